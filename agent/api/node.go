@@ -1,0 +1,128 @@
+// Package api is the agent's REST API: Patroni's, with a few more fields
+// (docs/design.md, section 3). It shows what the loop last saw and passes
+// requests on to it; it never touches PostgreSQL or Consul itself, so that many
+// or slow clients cannot disturb the loop.
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// Node is the agent as the API sees it.
+type Node interface {
+	// State is what the loop saw last. It does not block.
+	State() State
+	// Reload re-reads the configuration file and makes it take effect, as
+	// SIGHUP does.
+	Reload(ctx context.Context) error
+	// Restart restarts PostgreSQL in place.
+	Restart(ctx context.Context) error
+	// Reinitialize replaces this replica's data directory by a new clone.
+	Reinitialize(ctx context.Context, force bool) error
+	// Switchover asks the leader to hand over and waits for the outcome. With
+	// scheduled set it only leaves the request. Failover is the same without a
+	// leader named.
+	Switchover(ctx context.Context, request cluster.Failover) (Outcome, error)
+	// CancelSwitchover removes a scheduled request.
+	CancelSwitchover(ctx context.Context) error
+	// ChangeConfig changes the dynamic configuration: change gets the present
+	// one and returns the new one. A lost race gives ErrConflict.
+	ChangeConfig(ctx context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, error)
+}
+
+// Errors that a Node gives and the API turns into Patroni's status codes.
+var (
+	// ErrConflict: somebody else changed the same thing at the same time.
+	ErrConflict = errors.New("somebody else made a change at the same time: try again")
+	// ErrNone: there is nothing of that kind (no config, no scheduled request).
+	ErrNone = errors.New("there is none")
+	// ErrRefused: the request makes no sense in the present state; the text of
+	// the wrapping error says why.
+	ErrRefused = errors.New("refused")
+)
+
+// Outcome is how a switchover ended.
+type Outcome struct {
+	// Leader is who leads now.
+	Leader string
+	// Known is false when the time was over before the outcome was.
+	Known bool
+	// Done says that the leadership has changed hands.
+	Done bool
+	// Reason says why it did not.
+	Reason string
+	// Took is the time from the request to the new leader's lock.
+	Took time.Duration
+}
+
+// State is one moment of the agent. Nobody changes it once it is made.
+type State struct {
+	At      time.Time // wall clock
+	Name    string
+	Scope   string
+	Version string // the agent's, X.Y.Z
+	Tags    map[string]any
+
+	Cluster cluster.Snapshot
+	Dynamic cluster.Dynamic
+	// ConsulSeen is when Consul last answered; zero: never.
+	ConsulSeen time.Time
+	// LoopAt is when the loop last came round.
+	LoopAt time.Time
+	// Reason is the last decision in words.
+	Reason string
+
+	// Leader says that this member holds the lock and an unexpired lease.
+	Leader bool
+	// LeaseLeft is what is left of the lease, zero when none is held.
+	LeaseLeft time.Duration
+	// Guard says whether the guard runs and until when it lets PostgreSQL live.
+	GuardRunning  bool
+	GuardArmedFor time.Duration
+	// FailsafeActive says that the lease rests on the members instead of
+	// Consul.
+	FailsafeActive bool
+
+	// Member is what this member publishes under its own key.
+	Member   cluster.Member
+	Postgres Postgres
+}
+
+// Postgres is the local PostgreSQL as last observed.
+type Postgres struct {
+	// State is one of cluster.State*.
+	State string
+	// Accepting says that it answers SQL; without it the fields below are
+	// unknown.
+	Accepting        bool
+	InRecovery       bool
+	StartTime        time.Time
+	ServerVersion    int // server_version_num
+	SystemIdentifier string
+	Timeline         int
+	LSN              int64 // primary: write position
+	ReceivedLSN      int64 // replica
+	ReplayedLSN      int64
+	ReplayedAt       time.Time // zero: unknown
+	ReplayPaused     bool
+	// ReplicationState is "streaming", "in archive recovery" or empty.
+	ReplicationState string
+	Standbys         []Standby
+	PendingRestart   map[string]cluster.PendingChange
+	// Lag in bytes behind the leader's last published position (replica).
+	Lag int64
+}
+
+// Standby is one line of pg_stat_replication.
+type Standby struct {
+	User            string
+	ApplicationName string
+	ClientAddr      string
+	State           string
+	SyncState       string
+	SyncPriority    int
+}

@@ -1,0 +1,8 @@
+// Package cluster is the contract between everything that takes part in a
+// shard: the Consul key layout, the JSON values under those keys, and the
+// dynamic configuration. Agents, bouncers and commands read it; it does no I/O.
+//
+// Values that Patroni also reads or writes keep Patroni's format byte for byte
+// (docs/design.md, section 3 and 4), so that patronictl and Patroni members can
+// share a shard with Lictor.
+package cluster

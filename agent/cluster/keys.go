@@ -1,0 +1,102 @@
+package cluster
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Defaults for the two configurable parts of the key layout.
+const (
+	DefaultNamespace    = "service"
+	DefaultRoutesPrefix = "lictor"
+)
+
+// Keys names every Consul key of one shard. The zero value is not usable; make
+// one with NewKeys.
+type Keys struct {
+	namespace string
+	scope     string
+	lictor    string
+}
+
+// NewKeys returns the keys of the shard scope under namespace, with Lictor's
+// own keys under routesPrefix. Leading and trailing slashes are dropped, as
+// Patroni does; empty values mean the defaults.
+func NewKeys(namespace, scope, routesPrefix string) Keys {
+	clean := func(s, fallback string) string {
+		if s = strings.Trim(s, "/"); s == "" {
+			return fallback
+		}
+		return s
+	}
+	return Keys{
+		namespace: clean(namespace, DefaultNamespace),
+		scope:     strings.Trim(scope, "/"),
+		lictor:    clean(routesPrefix, DefaultRoutesPrefix),
+	}
+}
+
+// Scope is the shard's name.
+func (k Keys) Scope() string { return k.scope }
+
+// Namespace is the first part of every key of the shard.
+func (k Keys) Namespace() string { return k.namespace }
+
+// Prefix is the common prefix of the shard's keys, with its trailing slash.
+func (k Keys) Prefix() string { return k.namespace + "/" + k.scope + "/" }
+
+// Initialize holds the system identifier; it is empty while a member bootstraps.
+func (k Keys) Initialize() string { return k.Prefix() + "initialize" }
+
+// Config holds the dynamic configuration.
+func (k Keys) Config() string { return k.Prefix() + "config" }
+
+// Leader is the lock; its value is the leader's name.
+func (k Keys) Leader() string { return k.Prefix() + "leader" }
+
+// Members is the prefix of the members' own keys.
+func (k Keys) Members() string { return k.Prefix() + "members/" }
+
+// Member is the key of one member, held by its session.
+func (k Keys) Member(name string) string { return k.Members() + name }
+
+// Status carries the leader's position and its beats.
+func (k Keys) Status() string { return k.Prefix() + "status" }
+
+// History lists the ended timelines.
+func (k Keys) History() string { return k.Prefix() + "history" }
+
+// Failover is an operator's request for a switchover or failover.
+func (k Keys) Failover() string { return k.Prefix() + "failover" }
+
+// Sync names the members that hold every acknowledged commit.
+func (k Keys) Sync() string { return k.Prefix() + "sync" }
+
+// Failsafe lists the members that must agree before a leader goes on without
+// Consul.
+func (k Keys) Failsafe() string { return k.Prefix() + "failsafe" }
+
+// Routes is the prefix under which all shards' routes lie: a bouncer watches it
+// with one blocking query however many shards there are.
+func (k Keys) Routes() string { return k.lictor + "/routes/" }
+
+// Route is what a pooler needs to know of this shard.
+func (k Keys) Route() string { return k.Routes() + k.namespace + "/" + k.scope }
+
+// Bouncers is the prefix of the bouncers' presence keys.
+func (k Keys) Bouncers() string { return k.lictor + "/bouncers/" }
+
+// Handover describes a planned switchover in progress.
+func (k Keys) Handover() string {
+	return k.lictor + "/handovers/" + k.namespace + "/" + k.scope
+}
+
+// SplitRoute takes the key of a route apart. It fails on a key that is not
+// ROUTES/NAMESPACE/SCOPE; the namespace itself may contain slashes.
+func (k Keys) SplitRoute(key string) (namespace, scope string, err error) {
+	rest, found := strings.CutPrefix(key, k.Routes())
+	if i := strings.LastIndexByte(rest, '/'); found && i > 0 && i < len(rest)-1 {
+		return rest[:i], rest[i+1:], nil
+	}
+	return "", "", fmt.Errorf("route key %q is not %sNAMESPACE/SCOPE", key, k.Routes())
+}

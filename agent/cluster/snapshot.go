@@ -1,0 +1,147 @@
+package cluster
+
+import (
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strings"
+)
+
+// KV is one key as Consul returned it.
+type KV struct {
+	Key         string
+	Value       []byte
+	Session     string
+	ModifyIndex uint64
+}
+
+// Entry is a key that was read, with what is needed to write it again safely.
+// A key that does not exist has ModifyIndex 0 (Consul's indexes begin at 1).
+type Entry[T any] struct {
+	Value       T
+	Session     string
+	ModifyIndex uint64
+	// Err says why the value could not be understood; Value is then zero.
+	Err error
+}
+
+// Exists tells whether the key was there.
+func (e Entry[T]) Exists() bool { return e.ModifyIndex != 0 }
+
+// OK tells whether the key was there and was understood.
+func (e Entry[T]) OK() bool { return e.Exists() && e.Err == nil }
+
+// Snapshot is a shard as it stood in Consul at one index. A value that makes
+// no sense is reported in its entry and harms nothing else.
+type Snapshot struct {
+	Index      uint64
+	Initialize Entry[string]
+	// Config is the raw dynamic configuration; ParseDynamic reads it.
+	Config   Entry[[]byte]
+	Leader   Entry[string]
+	Status   Entry[Status]
+	Sync     Entry[Sync]
+	Failover Entry[Failover]
+	Failsafe Entry[map[string]string]
+	History  Entry[History]
+	Route    Entry[Route]
+	Members  []Entry[Member] // sorted by name
+}
+
+// ParseSnapshot sorts the keys of one shard into a snapshot. Keys that are not
+// the shard's are passed over.
+func ParseSnapshot(keys Keys, kvs []KV, index uint64) Snapshot {
+	s := Snapshot{Index: index}
+	for _, kv := range kvs {
+		switch {
+		case kv.Key == keys.Initialize():
+			s.Initialize = text(kv)
+		case kv.Key == keys.Leader():
+			s.Leader = text(kv)
+		case kv.Key == keys.Config():
+			s.Config = Entry[[]byte]{Value: kv.Value, ModifyIndex: kv.ModifyIndex}
+		case kv.Key == keys.Status():
+			s.Status = decode[Status](kv)
+		case kv.Key == keys.Sync():
+			s.Sync = decode[Sync](kv)
+		case kv.Key == keys.Failover():
+			s.Failover = decode[Failover](kv)
+		case kv.Key == keys.Failsafe():
+			s.Failsafe = decode[map[string]string](kv)
+		case kv.Key == keys.History():
+			s.History = decode[History](kv)
+		case kv.Key == keys.Route():
+			s.Route = decode[Route](kv)
+			if s.Route.OK() {
+				s.Route.Err = s.Route.Value.Validate()
+			}
+		case strings.HasPrefix(kv.Key, keys.Members()):
+			m := decode[Member](kv)
+			m.Value.Name = strings.TrimPrefix(kv.Key, keys.Members())
+			s.Members = append(s.Members, m)
+		}
+	}
+	sort.Slice(s.Members, func(i, j int) bool { return s.Members[i].Value.Name < s.Members[j].Value.Name })
+	return s
+}
+
+// Member returns the member of that name, if its key exists.
+func (s Snapshot) Member(name string) (Entry[Member], bool) {
+	for _, m := range s.Members {
+		if m.Value.Name == name {
+			return m, true
+		}
+	}
+	return Entry[Member]{}, false
+}
+
+// LeaderName is the holder of the lock, empty when nobody holds it. A leader
+// key without a session is nobody's: it cannot expire, and no agent writes one.
+func (s Snapshot) LeaderName() string {
+	if !s.Leader.Exists() || s.Leader.Session == "" {
+		return ""
+	}
+	return s.Leader.Value
+}
+
+// Problems lists the values that could not be understood, one error per key.
+func (s Snapshot) Problems() []error {
+	var errs []error
+	add := func(key string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("key %s: %w", key, err))
+		}
+	}
+	add("status", s.Status.Err)
+	add("sync", s.Sync.Err)
+	add("failover", s.Failover.Err)
+	add("failsafe", s.Failsafe.Err)
+	add("history", s.History.Err)
+	add("route", s.Route.Err)
+	for _, m := range s.Members {
+		add("members/"+m.Value.Name, m.Err)
+	}
+	if s.Leader.Exists() && s.Leader.Session != "" {
+		if _, found := s.Member(s.Leader.Value); !found {
+			add("leader", fmt.Errorf("names %q, which is not a member", s.Leader.Value))
+		}
+	}
+	return errs
+}
+
+func text(kv KV) Entry[string] {
+	return Entry[string]{Value: string(kv.Value), Session: kv.Session, ModifyIndex: kv.ModifyIndex}
+}
+
+func decode[T any](kv KV) Entry[T] {
+	e := Entry[T]{Session: kv.Session, ModifyIndex: kv.ModifyIndex}
+	if len(kv.Value) == 0 {
+		return e
+	}
+	if err := json.Unmarshal(kv.Value, &e.Value); err != nil {
+		var zero T
+		e.Value = zero
+		e.Err = fmt.Errorf("is not JSON of the expected shape: %w", err)
+	}
+	return e
+}

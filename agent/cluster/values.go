@@ -1,0 +1,234 @@
+package cluster
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Member is the value of a member's key: where it is and how it fares, in
+// Patroni's format.
+type Member struct {
+	// Name is the last part of the key, not in the JSON.
+	Name    string `json:"-"`
+	ConnURL string `json:"conn_url"`
+	APIURL  string `json:"api_url"`
+	State   string `json:"state"`
+	Role    string `json:"role"`
+	// Version is the agent's, of the form X.Y.Z: patronictl refuses others.
+	Version                string                   `json:"version"`
+	ProxyURL               string                   `json:"proxy_url,omitempty"`
+	Tags                   map[string]any           `json:"tags,omitempty"`
+	CheckpointAfterPromote *bool                    `json:"checkpoint_after_promote,omitempty"`
+	PendingRestart         bool                     `json:"pending_restart,omitempty"`
+	PendingRestartReason   map[string]PendingChange `json:"pending_restart_reason,omitempty"`
+	// XLogLocation is the write position of a primary, the received or
+	// replayed one of a replica, in bytes.
+	XLogLocation     int64          `json:"xlog_location,omitempty"`
+	ReplayLSN        int64          `json:"replay_lsn,omitempty"`
+	ReceiveLSN       int64          `json:"receive_lsn,omitempty"`
+	Timeline         int            `json:"timeline,omitempty"`
+	ReplicationState string         `json:"replication_state,omitempty"`
+	ScheduledRestart map[string]any `json:"scheduled_restart,omitempty"`
+	Pause            bool           `json:"pause,omitempty"`
+}
+
+// PendingChange is a parameter that takes effect with the next restart.
+type PendingChange struct {
+	OldValue string `json:"old_value"`
+	NewValue string `json:"new_value"`
+}
+
+// States of a member's PostgreSQL, in Patroni's words.
+const (
+	StateRunning      = "running"
+	StateStarting     = "starting"
+	StateStopping     = "stopping"
+	StateStopped      = "stopped"
+	StateCrashed      = "crashed"
+	StateRestarting   = "restarting"
+	StateStartFailed  = "start failed"
+	StateInitializing = "initializing new cluster"
+	StateInitFailed   = "initdb failed"
+	StateCreating     = "creating replica"
+)
+
+// Roles of a member, in Patroni 4's words. Patroni 3 writes "master".
+const (
+	RolePrimary       = "primary"
+	RoleMaster        = "master"
+	RoleReplica       = "replica"
+	RoleDemoted       = "demoted"
+	RolePromoted      = "promoted"
+	RoleUninitialized = "uninitialized"
+)
+
+// Tag returns a boolean tag; absent means false.
+func (m Member) Tag(name string) bool { return boolTag(m.Tags, name) }
+
+// NoFailover tells whether the member must never lead: the tag nofailover, or
+// a failover_priority of zero or less.
+func NoFailover(tags map[string]any) bool {
+	if boolTag(tags, "nofailover") {
+		return true
+	}
+	_, set := tags["failover_priority"]
+	return set && FailoverPriority(tags) <= 0
+}
+
+// FailoverPriority is the tag of that name, 1 when absent; of two equally
+// advanced members the one with the higher priority leads.
+func FailoverPriority(tags map[string]any) int {
+	switch v := tags["failover_priority"].(type) {
+	case int:
+		return v
+	case int64:
+		return int(v)
+	case float64:
+		return int(v)
+	case string:
+		if n, err := strconv.Atoi(v); err == nil {
+			return n
+		}
+	}
+	return 1
+}
+
+func boolTag(tags map[string]any, name string) bool {
+	switch v := tags[name].(type) {
+	case bool:
+		return v
+	case string:
+		return slices.Contains([]string{"true", "yes", "on", "1"}, strings.ToLower(v))
+	case int:
+		return v != 0
+	case float64:
+		return v != 0
+	}
+	return false
+}
+
+// Status is the value of the key `status`: the leader's position. Patroni's
+// format plus the field lictor, which carries the beat.
+type Status struct {
+	OpTime      int64            `json:"optime"`
+	Slots       map[string]int64 `json:"slots,omitempty"`
+	RetainSlots []string         `json:"retain_slots,omitempty"`
+	// Lictor is absent when the leader is Patroni: then Patroni's rules hold.
+	Lictor *Beat `json:"lictor,omitempty"`
+}
+
+// Beat is one renewal of the leader's lease (docs/design.md, section 5).
+type Beat struct {
+	// LeaseMS is how long the lease runs from the beat on, in milliseconds.
+	LeaseMS int64 `json:"lease_ms"`
+	// Number grows by one with every beat of an owner.
+	Number int64 `json:"beat"`
+	// Owner is the member that holds the lease.
+	Owner string `json:"owner"`
+	// Released says that the owner gave the lease up after its PostgreSQL had
+	// stopped.
+	Released bool `json:"released,omitempty"`
+	// Successor alone may take a released lease for the first half of its ttl.
+	Successor string `json:"successor,omitempty"`
+}
+
+// Lease is LeaseMS as a duration.
+func (b Beat) Lease() time.Duration { return time.Duration(b.LeaseMS) * time.Millisecond }
+
+// Failover is the value of the key `failover`: an operator's request. The
+// candidate is stored as "member", as Patroni does.
+type Failover struct {
+	Leader      string     `json:"leader,omitempty"`
+	Candidate   string     `json:"member,omitempty"`
+	ScheduledAt *time.Time `json:"scheduled_at,omitempty"`
+}
+
+// Empty tells whether nothing is asked for.
+func (f Failover) Empty() bool {
+	return f.Leader == "" && f.Candidate == "" && f.ScheduledAt == nil
+}
+
+// Sync is the value of the key `sync`: the members that hold every
+// acknowledged commit. Only they may lead.
+type Sync struct {
+	Leader      string  `json:"leader"`
+	Quorum      int     `json:"quorum"`
+	SyncStandby *string `json:"sync_standby"`
+}
+
+// NewSync makes the value for a leader and its synchronous standbys; names are
+// sorted and joined by commas, none is null.
+func NewSync(leader string, standbys []string) Sync {
+	s := Sync{Leader: leader}
+	if len(standbys) > 0 {
+		names := strings.Join(slices.Sorted(slices.Values(standbys)), ",")
+		s.SyncStandby = &names
+	}
+	return s
+}
+
+// Standbys lists the synchronous standbys.
+func (s Sync) Standbys() []string {
+	if s.SyncStandby == nil || *s.SyncStandby == "" {
+		return nil
+	}
+	return strings.Split(*s.SyncStandby, ",")
+}
+
+// Has tells whether name held every acknowledged commit when the key was
+// written: the leader itself or one of its synchronous standbys. Names compare
+// without case, as PostgreSQL compares application names.
+func (s Sync) Has(name string) bool {
+	return strings.EqualFold(s.Leader, name) || slices.ContainsFunc(s.Standbys(), func(n string) bool {
+		return strings.EqualFold(n, name)
+	})
+}
+
+// TimelineSwitch is one line of the key `history`: how a timeline ended.
+type TimelineSwitch struct {
+	Timeline  int
+	LSN       int64
+	Reason    string
+	Time      string // ISO 8601, may be empty
+	NewLeader string // may be empty
+}
+
+// MarshalJSON writes Patroni's array of three to five elements.
+func (t TimelineSwitch) MarshalJSON() ([]byte, error) {
+	line := []any{t.Timeline, t.LSN, t.Reason}
+	if t.Time != "" {
+		line = append(line, t.Time)
+		if t.NewLeader != "" {
+			line = append(line, t.NewLeader)
+		}
+	}
+	return json.Marshal(line)
+}
+
+// UnmarshalJSON reads Patroni's array of three to five elements.
+func (t *TimelineSwitch) UnmarshalJSON(b []byte) error {
+	var line []json.RawMessage
+	if err := json.Unmarshal(b, &line); err != nil {
+		return fmt.Errorf("history line is not an array: %w", err)
+	}
+	if len(line) < 3 {
+		return fmt.Errorf("history line has %d elements, must have at least 3", len(line))
+	}
+	*t = TimelineSwitch{}
+	for i, target := range []any{&t.Timeline, &t.LSN, &t.Reason, &t.Time, &t.NewLeader} {
+		if i >= len(line) {
+			break
+		}
+		if err := json.Unmarshal(line[i], target); err != nil {
+			return fmt.Errorf("history line, element %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// History is the value of the key `history`.
+type History []TimelineSwitch

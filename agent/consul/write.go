@@ -1,0 +1,236 @@
+package consul
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// Beat renews the lease: it succeeds only while the lock is held by the session
+// and the status is still the one that was written or read last. It returns the
+// new index of the status.
+func (s *Store) Beat(ctx context.Context, session string, statusIndex uint64, status cluster.Status) (uint64, error) {
+	ops := ops{}
+	ops.add(api.KVCheckSession, s.keys.Leader(), session, 0, nil)
+	ops.expect(s.keys.Status(), statusIndex)
+	ops.setJSON(s.keys.Status(), status)
+	return s.commit(ctx, "beat", ops, s.keys.Status())
+}
+
+// TakeOver is everything that a takeover checks and writes, in one transaction
+// (docs/design.md, section 5, rule 3). An index of zero means that the key must
+// not exist.
+type TakeOver struct {
+	Session, Name string
+	// StatusIndex, FailsafeIndex and LeaderIndex are those of the view that the
+	// decision rests on.
+	StatusIndex, FailsafeIndex, LeaderIndex uint64
+	// Status is the first beat.
+	Status cluster.Status
+	// Sync, if set, replaces the sync key at SyncIndex.
+	Sync      *cluster.Sync
+	SyncIndex uint64
+	// Route, if set, replaces the route at RouteIndex.
+	Route      *cluster.Route
+	RouteIndex uint64
+	// Initialize, if set, is written to the key initialize, which must not
+	// exist; Bootstrapped says that it exists, empty, held by our session.
+	Initialize   string
+	Bootstrapped bool
+	// Config, if set, is written unless there is one.
+	Config []byte
+}
+
+// TakeOver takes the lock. It returns the index of the status it wrote.
+func (s *Store) TakeOver(ctx context.Context, t TakeOver) (uint64, error) {
+	ops := ops{}
+	ops.expect(s.keys.Status(), t.StatusIndex)
+	ops.expect(s.keys.Failsafe(), t.FailsafeIndex)
+	switch {
+	case t.Bootstrapped:
+		// The system identifier replaces the empty value, and the key is let go
+		// so that it outlives the session.
+		ops.add(api.KVUnlock, s.keys.Initialize(), t.Session, 0, []byte(t.Initialize))
+	case t.Initialize != "":
+		ops.expect(s.keys.Initialize(), 0)
+		ops.add(api.KVSet, s.keys.Initialize(), "", 0, []byte(t.Initialize))
+	}
+	if t.Config != nil {
+		ops.expect(s.keys.Config(), 0)
+		ops.add(api.KVSet, s.keys.Config(), "", 0, t.Config)
+	}
+	if t.LeaderIndex != 0 {
+		ops.add(api.KVDeleteCAS, s.keys.Leader(), "", t.LeaderIndex, nil)
+	}
+	ops.add(api.KVLock, s.keys.Leader(), t.Session, 0, []byte(t.Name))
+	ops.setJSON(s.keys.Status(), t.Status)
+	if t.Sync != nil {
+		ops.expect(s.keys.Sync(), t.SyncIndex)
+		ops.setJSON(s.keys.Sync(), t.Sync)
+	}
+	if t.Route != nil {
+		ops.expect(s.keys.Route(), t.RouteIndex)
+		ops.setJSON(s.keys.Route(), t.Route)
+	}
+	return s.commit(ctx, "takeover", ops, s.keys.Status())
+}
+
+// Release writes a released status and lets the lock go. It is to be called
+// only after PostgreSQL has stopped and the lease was dropped.
+func (s *Store) Release(ctx context.Context, session string, statusIndex uint64, status cluster.Status) (uint64, error) {
+	ops := ops{}
+	ops.add(api.KVCheckSession, s.keys.Leader(), session, 0, nil)
+	ops.expect(s.keys.Status(), statusIndex)
+	ops.setJSON(s.keys.Status(), status)
+	ops.add(api.KVDelete, s.keys.Leader(), "", 0, nil)
+	return s.commit(ctx, "release", ops, s.keys.Status())
+}
+
+// Touch writes a member's own key, bound to its session. A key that another
+// session holds (that of the member's earlier run) is replaced if it still has
+// index; pass zero when the key is absent or ours.
+func (s *Store) Touch(ctx context.Context, session string, index uint64, member cluster.Member) error {
+	ops := ops{}
+	key := s.keys.Member(member.Name)
+	if index != 0 {
+		ops.add(api.KVDeleteCAS, key, "", index, nil)
+	}
+	value, err := json.Marshal(member)
+	if err != nil {
+		return fmt.Errorf("member key: %w", err)
+	}
+	ops.add(api.KVLock, key, session, 0, value)
+	_, err = s.commit(ctx, "member key", ops, key)
+	return err
+}
+
+// WriteAsLeader replaces a key, or deletes it when value is nil, if it still has
+// index (zero: does not exist) and the lock is held by session.
+func (s *Store) WriteAsLeader(ctx context.Context, session, key string, index uint64, value any) (uint64, error) {
+	ops := ops{}
+	ops.add(api.KVCheckSession, s.keys.Leader(), session, 0, nil)
+	switch {
+	case value == nil && index == 0:
+		return 0, nil
+	case value == nil:
+		ops.add(api.KVDeleteCAS, key, "", index, nil)
+	default:
+		ops.expect(key, index)
+		ops.setJSON(key, value)
+	}
+	return s.commit(ctx, key, ops, key)
+}
+
+// Write replaces a key if it still has index (zero: does not exist).
+func (s *Store) Write(ctx context.Context, key string, index uint64, value []byte) error {
+	ops := ops{}
+	ops.expect(key, index)
+	ops.add(api.KVSet, key, "", 0, value)
+	_, err := s.commit(ctx, key, ops, key)
+	return err
+}
+
+// BeginBootstrap wins the right to make the shard: the key initialize, empty
+// (as Patroni writes it) and held by the session, so that it vanishes if this
+// agent dies on the way. ErrConflict: somebody else has it.
+func (s *Store) BeginBootstrap(ctx context.Context, session string) error {
+	ops := ops{}
+	ops.expect(s.keys.Initialize(), 0)
+	ops.expect(s.keys.Leader(), 0)
+	ops.add(api.KVLock, s.keys.Initialize(), session, 0, nil)
+	_, err := s.commit(ctx, "initialize", ops, s.keys.Initialize())
+	return err
+}
+
+// EndBootstrap gives up a bootstrap that failed.
+func (s *Store) EndBootstrap(ctx context.Context, session string) error {
+	ops := ops{}
+	ops.add(api.KVCheckSession, s.keys.Initialize(), session, 0, nil)
+	ops.add(api.KVDelete, s.keys.Initialize(), "", 0, nil)
+	_, err := s.commit(ctx, "initialize", ops, s.keys.Initialize())
+	return err
+}
+
+// ops builds a transaction (https://developer.hashicorp.com/consul/api-docs/txn).
+type ops struct {
+	list api.TxnOps
+	err  error
+}
+
+func (o *ops) add(verb api.KVOp, key, session string, index uint64, value []byte) {
+	o.list = append(o.list, &api.TxnOp{KV: &api.KVTxnOp{Verb: verb, Key: key, Session: session, Index: index, Value: value}})
+}
+
+// expect makes the transaction fail unless the key still has this index, zero
+// meaning that it must not exist.
+func (o *ops) expect(key string, index uint64) {
+	if index == 0 {
+		o.add(api.KVCheckNotExists, key, "", 0, nil)
+		return
+	}
+	o.add(api.KVCheckIndex, key, "", index, nil)
+}
+
+func (o *ops) setJSON(key string, value any) {
+	b, err := json.Marshal(value)
+	if err != nil {
+		o.err = fmt.Errorf("key %s: %w", key, err)
+	}
+	o.add(api.KVSet, key, "", 0, b)
+}
+
+// commit runs the transaction and returns the index that key has after it.
+//
+// It is sent to one address after another only as long as it cannot have
+// reached Consul: a transaction sent twice could take effect twice.
+func (s *Store) commit(ctx context.Context, what string, o ops, key string) (uint64, error) {
+	if o.err != nil {
+		return 0, o.err
+	}
+	var (
+		ok     bool
+		answer *api.TxnResponse
+		sent   error
+	)
+	err := s.try(ctx, func(ctx context.Context, c *api.Client) error {
+		if sent != nil {
+			return nil
+		}
+		var err error
+		ok, answer, _, err = c.Txn().Txn(o.list, (&api.QueryOptions{}).WithContext(ctx))
+		if err != nil && !neverSent(err) && !refused(err) {
+			sent = err
+		}
+		return err
+	})
+	switch {
+	case sent != nil:
+		return 0, fmt.Errorf("%s: %w: %w", what, ErrUncertain, sent)
+	case err != nil:
+		return 0, fmt.Errorf("%s: %w", what, err)
+	case !ok:
+		return 0, fmt.Errorf("%s: %w%s", what, ErrConflict, refusal(answer))
+	}
+	for _, r := range answer.Results {
+		if r.KV != nil && r.KV.Key == key {
+			return r.KV.ModifyIndex, nil
+		}
+	}
+	return 0, nil
+}
+
+func refusal(answer *api.TxnResponse) string {
+	if answer == nil || len(answer.Errors) == 0 {
+		return ""
+	}
+	whys := make([]string, 0, len(answer.Errors))
+	for _, e := range answer.Errors {
+		whys = append(whys, e.What)
+	}
+	return " (" + strings.Join(whys, "; ") + ")"
+}

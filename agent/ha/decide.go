@@ -1,0 +1,54 @@
+package ha
+
+// Decide looks at a member and its shard and says what the member does now.
+//
+// The situations are tried in order of urgency; the first one that applies
+// decides. Whatever must stop a primary comes before whatever might start one.
+func Decide(v View) Decision {
+	for _, situation := range []func(View) (Decision, bool){
+		fencing,   // the right to accept commits is gone or about to go
+		uncertain, // a write to Consul has an unknown outcome
+		blind,     // Consul was never read
+		stopping,  // the agent was told to exit
+		giving,    // the lease was dropped for somebody else
+		paused,    // the operator said: hands off
+		leading,   // this member holds the lease
+		busy,      // a task runs: let it
+		starting,  // there is no usable data directory
+		following, // somebody else leads
+	} {
+		if d, applies := situation(v); applies {
+			return d
+		}
+	}
+	return electing(v) // nobody leads
+}
+
+// blind: an agent that has never heard of its shard starts nothing. Whether a
+// data directory may run as a primary is known to Consul alone.
+func blind(v View) (Decision, bool) {
+	if !v.Read.IsZero() {
+		return Decision{}, false
+	}
+	return wait("Consul has not answered yet: nothing is started"), true
+}
+
+// uncertain: a beat, takeover or release whose answer was lost may still have
+// taken effect, so nothing new is decided before Consul was read again. The
+// lease goes on running down meanwhile, and fencing comes before this.
+func uncertain(v View) (Decision, bool) {
+	switch {
+	case v.Lease.Uncertain:
+		return do("the outcome of the last write to Consul is unknown", Reread{}).by(v.fenceNext()), true
+	default:
+		return Decision{}, false
+	}
+}
+
+// busy: one task at a time.
+func busy(v View) (Decision, bool) {
+	if v.Task == TaskNone {
+		return Decision{}, false
+	}
+	return wait("busy: " + string(v.Task)), true
+}

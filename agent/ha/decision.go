@@ -1,0 +1,154 @@
+package ha
+
+import (
+	"fmt"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// Decision is what to do now, why, and when to look again at the latest.
+type Decision struct {
+	// Reason in words: logged when it changes, shown in the API.
+	Reason  string
+	Actions []Action
+	// Wake is when the next decision is due if nothing happens before; zero:
+	// at the next tick.
+	Wake cluster.Instant
+}
+
+// Action is one thing to do. Actions of a decision are begun in their order.
+type Action interface{ fmt.Stringer }
+
+// Beat renews the lease.
+type Beat struct{}
+
+// TakeOver takes the lock in one transaction that fails if any of these
+// indexes has moved; zero means that the key must not exist. In the same
+// transaction Sync, if set, replaces the key `sync`: a new primary is at first
+// the only member that holds every commit it acknowledges.
+type TakeOver struct {
+	Status    uint64
+	Failsafe  uint64
+	Leader    uint64
+	SyncIndex uint64
+	Sync      *cluster.Sync
+}
+
+// Release gives the lease up, for Successor or for anybody.
+type Release struct{ Successor string }
+
+// Reread asks for a consistent read of the shard.
+type Reread struct{}
+
+// AskPeers asks every other member how it fares.
+type AskPeers struct{}
+
+// Fence stops every process of PostgreSQL at once (SIGKILL) and drops the lease.
+type Fence struct{}
+
+// Demote stops PostgreSQL in an orderly way (fast shutdown), then drops the
+// lease. It interrupts a running task.
+type Demote struct{}
+
+// GiveUp ends a leadership that PostgreSQL cannot fill: its processes are
+// killed, the lease is dropped and offered to anybody.
+type GiveUp struct{}
+
+// Bootstrap makes a new shard if this member wins the key `initialize`.
+type Bootstrap struct{}
+
+// DiscardIncomplete clears away what a bootstrap or clone of our own left
+// unfinished.
+type DiscardIncomplete struct{}
+
+// Clone makes the data directory from another member.
+type Clone struct{ From string }
+
+// StartPrimary starts PostgreSQL as a primary; only a leader does so.
+type StartPrimary struct{}
+
+// StartReplica starts PostgreSQL as a replica of Upstream; empty: of nobody,
+// to find out how far its WAL goes.
+type StartReplica struct{ Upstream string }
+
+// Rejoin makes the data directory fit to follow Upstream, rewinding it or
+// cloning it anew where that is needed and allowed, and starts it.
+type Rejoin struct{ Upstream string }
+
+// Follow points a running replica at another upstream.
+type Follow struct{ Upstream string }
+
+// Promote makes the running replica the primary.
+type Promote struct{}
+
+// Handover stops PostgreSQL, waits until Successor has all of its WAL, drops
+// the lease and gives it to Successor.
+type Handover struct{ Successor string }
+
+// ClearFailover resets the key `failover`.
+type ClearFailover struct{ Index uint64 }
+
+// SetSync makes PostgreSQL's commits wait for exactly these standbys.
+type SetSync struct{ Standbys []string }
+
+// WriteSync replaces the key `sync` if it still has this index; a nil value
+// deletes it.
+type WriteSync struct {
+	Index uint64
+	Value *cluster.Sync
+}
+
+// Exit ends the agent.
+type Exit struct{}
+
+func (Beat) String() string       { return "beat" }
+func (t TakeOver) String() string { return fmt.Sprintf("take over (status at %d)", t.Status) }
+func (r Release) String() string {
+	if r.Successor == "" {
+		return "release the lease"
+	}
+	return "release the lease to " + r.Successor
+}
+func (Reread) String() string            { return "read Consul again" }
+func (AskPeers) String() string          { return "ask the other members" }
+func (Fence) String() string             { return "kill PostgreSQL" }
+func (Demote) String() string            { return "demote" }
+func (GiveUp) String() string            { return "give the lease up" }
+func (Bootstrap) String() string         { return "bootstrap" }
+func (DiscardIncomplete) String() string { return "clear away the unfinished data directory" }
+func (c Clone) String() string           { return "clone from " + c.From }
+func (StartPrimary) String() string      { return "start as primary" }
+func (s StartReplica) String() string    { return "start as replica of " + orNobody(s.Upstream) }
+func (r Rejoin) String() string          { return "rejoin as replica of " + r.Upstream }
+func (f Follow) String() string          { return "follow " + orNobody(f.Upstream) }
+func (Promote) String() string           { return "promote" }
+func (h Handover) String() string        { return "hand over to " + h.Successor }
+func (ClearFailover) String() string     { return "clear the failover key" }
+func (s SetSync) String() string         { return fmt.Sprintf("commits wait for %v", s.Standbys) }
+func (w WriteSync) String() string {
+	if w.Value == nil {
+		return "delete the sync key"
+	}
+	return fmt.Sprintf("sync key: %s with %v", w.Value.Leader, w.Value.Standbys())
+}
+func (Exit) String() string { return "exit" }
+
+func orNobody(name string) string {
+	if name == "" {
+		return "nobody"
+	}
+	return name
+}
+
+func do(reason string, actions ...Action) Decision {
+	return Decision{Reason: reason, Actions: actions}
+}
+
+func wait(reason string) Decision { return Decision{Reason: reason} }
+
+func (d Decision) by(wake cluster.Instant) Decision {
+	if d.Wake.IsZero() || wake.Before(d.Wake) {
+		d.Wake = wake
+	}
+	return d
+}

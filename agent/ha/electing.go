@@ -1,0 +1,230 @@
+package ha
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+const (
+	// askAhead is how long before the lease expires the peers are first asked,
+	// so that a silent one is known to be silent by then.
+	askAhead = time.Second
+	// answersAge is how long the peers' answers are good for.
+	answersAge = 2 * time.Second
+	// askAgain is how soon a member that had to stand back looks again.
+	askAgain = 500 * time.Millisecond
+)
+
+// electing: nobody leads, or the leader's lease is about to be over.
+//
+//	last beat                 this member                        decision
+//	our own, not released     primary, or down and was primary   take the lock again at once
+//	none, shard unknown       primary, or down and was primary   take the lock
+//	any                       PostgreSQL down                    start as a replica of nobody
+//	any                       must not lead (see unelectable)    wait
+//	released for us           up to date by the leader's word    take the lock
+//	released for another      within the first half of its ttl   wait
+//	somebody's, unreleased    lease not expired by our clock     wait until then
+//	expired, or released      a better member answers            wait for it
+//	expired, or released      the best that answers              take the lock
+func electing(v View) Decision {
+	b, pg := v.beat(), v.Postgres
+	if v.Lease.InFlight {
+		return wait("taking the lock")
+	}
+	if pg.Primary && v.lastLeader() {
+		if v.Session == "" {
+			return wait("waiting for a Consul session to take our own lock again")
+		}
+		return v.unlessFailing(do("nobody has led since us: taking our own lock again", v.takeOver()))
+	}
+	if !pg.Running {
+		return v.unlessFailing(do("nobody leads: starting as a replica to see how far our WAL goes", StartReplica{}))
+	}
+	if !pg.Accepting {
+		return wait("nobody leads; PostgreSQL is starting")
+	}
+	if why := v.unelectable(); why != "" {
+		return wait("nobody leads; " + why)
+	}
+	if v.Session == "" {
+		return wait("nobody leads; waiting for a Consul session")
+	}
+	expires := v.leaseExpires()
+	if b != nil && b.Released {
+		expires = v.StatusSeen
+		if b.Successor == v.Name {
+			return do("the lease was given to us by "+b.Owner, v.takeOver())
+		}
+		if b.Successor != "" {
+			expires = v.StatusSeen.Add(b.Lease() / 2)
+		}
+	}
+	if ask := expires.Add(-askAhead); v.Now.Before(ask) {
+		return wait("nobody leads; the lease is not over").by(ask)
+	}
+	if !v.peersFresh() {
+		return do("nobody leads; asking the others", AskPeers{}).by(expires)
+	}
+	if v.Now.Before(expires) {
+		return wait("nobody leads; the lease is not over").by(expires)
+	}
+	if !v.PeersDone {
+		return wait("nobody leads; waiting for the others' answers")
+	}
+	if why := v.standBack(); why != "" {
+		return wait("nobody leads; " + why).by(v.Now.Add(askAgain))
+	}
+	return do("nobody leads; this member is the best that answers", v.takeOver())
+}
+
+// lastLeader tells whether a primary, or one that is down, is the shard's latest:
+// the last beat is its own and was not released; or it runs and no beat says
+// otherwise; or the shard is new to Consul, and primary data that is brought to
+// it leads (standby data waits, see unelectable).
+func (v View) lastLeader() bool {
+	if b := v.beat(); b != nil {
+		return b.Owner == v.Name && !b.Released
+	}
+	return v.Postgres.Running || !v.Cluster.Initialize.Exists()
+}
+
+// takeOver is the transaction that takes the lock if the shard still is as this
+// view shows it. In synchronous mode the new leader is at first the only member
+// that holds what it will acknowledge.
+func (v View) takeOver() TakeOver {
+	t := TakeOver{
+		Status:    v.Cluster.Status.ModifyIndex,
+		Failsafe:  v.Cluster.Failsafe.ModifyIndex,
+		Leader:    v.Cluster.Leader.ModifyIndex,
+		SyncIndex: v.Cluster.Sync.ModifyIndex,
+	}
+	ours := v.Cluster.Sync.OK() && v.Cluster.Sync.Value.Leader == v.Name
+	if (v.Cluster.Sync.Exists() || v.Config.SynchronousMode != cluster.SyncOff) && !(v.Postgres.Primary && ours) {
+		value := cluster.NewSync(v.Name, nil)
+		t.Sync = &value
+	}
+	return t
+}
+
+// unelectable says why this member must not lead now.
+func (v View) unelectable() string {
+	pg := v.Postgres
+	forced := v.Cluster.Failover.OK() && v.Cluster.Failover.Value.Candidate == v.Name
+	switch {
+	case pg.Primary:
+		return "PostgreSQL runs as a primary that must be stopped first"
+	case NoFailover(v.Tags):
+		return "this member is tagged nofailover"
+	case !v.WatchdogOK:
+		return "the watchdog is required and does not work"
+	case !v.Cluster.Initialize.Exists():
+		return "the shard is new to Consul and this member's data is a standby's: waiting for its primary"
+	case v.failsafeForbids(v.Name) != "":
+		return v.failsafeForbids(v.Name)
+	case forced:
+		return ""
+	case v.syncForbids(v.Name) != "":
+		return v.syncForbids(v.Name)
+	}
+	if v.Cluster.Status.OK() {
+		if lag := v.Cluster.Status.Value.OpTime - pg.LSN; lag > v.Config.MaximumLagOnFailover {
+			return fmt.Sprintf("this member lags %d bytes behind the last known position, more than maximum_lag_on_failover", lag)
+		}
+	}
+	if r := v.Cluster.Route; v.Config.CheckTimeline && r.OK() && r.Value.Timeline > pg.Timeline && pg.Timeline > 0 {
+		return fmt.Sprintf("this member is on timeline %d, the shard was on %d", pg.Timeline, r.Value.Timeline)
+	}
+	return ""
+}
+
+// electable says why a peer could not lead, empty when it could.
+func (v View) electable(p Peer) string {
+	switch {
+	case !p.Answered:
+		return "does not answer"
+	case p.State != cluster.StateRunning:
+		return "is not running (" + p.State + ")"
+	case p.Primary:
+		return "runs as a primary"
+	case NoFailover(p.Tags):
+		return "is tagged nofailover"
+	case v.syncForbids(p.Name) != "":
+		return v.syncForbids(p.Name)
+	case v.failsafeForbids(p.Name) != "":
+		return v.failsafeForbids(p.Name)
+	}
+	return ""
+}
+
+// syncForbids: while the key sync names a leader, only it and its synchronous
+// standbys hold every acknowledged commit (I2). The key counts, not the
+// setting: the setting may have changed after the last commit.
+func (v View) syncForbids(name string) string {
+	key := v.Cluster.Sync
+	switch {
+	case key.Err != nil:
+		return "the sync key is not understood, so nobody is known to hold every commit: correct or delete it"
+	case key.Exists() && key.Value.Leader != "" && !key.Value.Has(name):
+		return "is not a synchronous standby of " + key.Value.Leader
+	}
+	return ""
+}
+
+// failsafeForbids: while the key failsafe exists, only the members in it may
+// take an expired lease (rule 5). The key counts, not the setting.
+func (v View) failsafeForbids(name string) string {
+	key := v.Cluster.Failsafe
+	if key.Err != nil {
+		return "the failsafe key is not understood: correct or delete it"
+	}
+	if _, listed := key.Value[name]; key.Exists() && !listed {
+		return "is not in the failsafe list"
+	}
+	return ""
+}
+
+// standBack says which peer should rather lead. A primary that still answers is
+// given time to be fenced by its own agent; one that is not within a lease is
+// ignored, for the transaction and its guard decide, not its word.
+func (v View) standBack() string {
+	me := Peer{Name: v.Name, Timeline: v.Postgres.Timeline, LSN: v.Postgres.LSN, Tags: v.Tags}
+	f := v.Cluster.Failover
+	for _, p := range v.Peers {
+		switch {
+		case p.Answered && p.Primary && p.State == cluster.StateRunning && v.Now.Before(v.leaseExpires().Add(v.Config.TTL)):
+			return p.Name + " still runs as a primary"
+		case v.electable(p) != "":
+			continue
+		case f.OK() && f.Value.Candidate == p.Name:
+			return p.Name + " was chosen by the operator"
+		case f.OK() && f.Value.Candidate == v.Name:
+			continue
+		case v.better(p, me):
+			return fmt.Sprintf("%s is ahead (timeline %d at %d, here timeline %d at %d)",
+				p.Name, p.Timeline, p.LSN, me.Timeline, me.LSN)
+		}
+	}
+	return ""
+}
+
+// better orders candidates: timeline, position, failover_priority. Equals may
+// race: the transaction lets one win.
+func (v View) better(a, b Peer) bool {
+	switch {
+	case a.Timeline != b.Timeline && a.Timeline > 0 && b.Timeline > 0:
+		return a.Timeline > b.Timeline
+	case a.LSN != b.LSN:
+		return a.LSN > b.LSN
+	default:
+		return cluster.FailoverPriority(a.Tags) > cluster.FailoverPriority(b.Tags)
+	}
+}
+
+// peersFresh tells whether the peers' answers, or the silence of those that
+// gave none, are recent.
+func (v View) peersFresh() bool {
+	return !v.PeersAsked.IsZero() && v.Now.Sub(v.PeersAsked) < answersAge
+}

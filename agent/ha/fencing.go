@@ -1,0 +1,91 @@
+package ha
+
+import "github.com/lictor-ha/lictor/agent/cluster"
+
+// fencing decides whether PostgreSQL may go on accepting commits. It comes
+// before everything else and needs nothing but the member's own clock.
+//
+//	lease    lock in Consul        PostgreSQL            decision
+//	held     somebody else's       any                   fence at once
+//	held     ours                  any, kill moment      fence at once
+//	held     ours                  any, demote moment    demote
+//	none     any                   primary, can retake   (electing takes the lock anew)
+//	none     any                   primary, otherwise    fence at once
+//
+// In pause mode (I5) the lock alone counts: a primary is fenced only when
+// somebody else holds it.
+func fencing(v View) (Decision, bool) {
+	if other := v.lockHolder(); other != "" && other != v.Name {
+		if !v.Lease.Until.IsZero() {
+			return do("the leader lock is held by "+other, Fence{}), true
+		}
+		if v.Postgres.Running && v.Postgres.Primary {
+			return do("running as a primary while "+other+" leads", Fence{}), true
+		}
+	}
+	if v.Config.Pause {
+		return Decision{}, false
+	}
+	if !v.Lease.Until.IsZero() {
+		switch {
+		case !v.Now.Before(v.Lease.Until.Add(-v.Fence.KillBefore)):
+			return do("the lease could not be renewed and is over", Fence{}), true
+		case !v.Now.Before(v.Lease.Until.Add(-v.Fence.DemoteBefore)):
+			if v.Task == TaskDemote {
+				return wait("demoting: the lease is about to end").by(v.fenceNext()), true
+			}
+			return do("the lease could not be renewed and is about to end", Demote{}).by(v.fenceNext()), true
+		}
+		return Decision{}, false
+	}
+	if v.Postgres.Running && v.Postgres.Primary && v.Task == TaskNone && !v.mayRetake() && !v.Lease.InFlight {
+		return do("running as a primary without a lease", Fence{}), true
+	}
+	return Decision{}, false
+}
+
+// lockHolder is who Consul shows to hold the lock.
+func (v View) lockHolder() string { return v.Cluster.LeaderName() }
+
+// mayRetake tells whether a primary that runs without a lease may try to take
+// its own lock anew: its agent was restarted, nobody has led since, and it is
+// not known that the lease is over. Consul's transaction has the last word.
+func (v View) mayRetake() bool {
+	if v.Read.IsZero() {
+		return v.Now.Before(v.adoptionEnds())
+	}
+	holder := v.lockHolder()
+	b := v.beat()
+	switch {
+	case holder != "" && holder != v.Name:
+		return false
+	case b == nil:
+		// A shard that no Lictor agent ever led: an existing primary that is
+		// being adopted (the data directory of record, if any, is ours).
+		return v.Now.Before(v.adoptionEnds())
+	case b.Owner != v.Name || b.Released:
+		return false
+	default:
+		return v.Now.Before(v.adoptionEnds())
+	}
+}
+
+// adoptionEnds bounds how long a primary found running may wait for its lock.
+// The guard of the earlier agent, if it lives, may end it sooner.
+func (v View) adoptionEnds() cluster.Instant {
+	if v.Adopted.IsZero() {
+		return 0
+	}
+	return v.Adopted.Add(v.Config.TTL)
+}
+
+// fenceNext is the next moment at which fencing would decide differently.
+func (v View) fenceNext() cluster.Instant {
+	if v.Lease.Until.IsZero() {
+		return 0
+	}
+	if demote := v.Lease.Until.Add(-v.Fence.DemoteBefore); v.Now.Before(demote) {
+		return demote
+	}
+	return v.Lease.Until.Add(-v.Fence.KillBefore)
+}

@@ -1,0 +1,56 @@
+package ha
+
+import "fmt"
+
+// following: somebody else leads.
+//
+//	PostgreSQL                            decision
+//	down                                  rejoin (rewinding where needed)
+//	replica on a branch that the leader
+//	  left behind                         rejoin
+//	replica of somebody else              follow the leader
+//	replica of the leader                 nothing
+func following(v View) (Decision, bool) {
+	leader := v.leader()
+	if leader == "" || leader == v.Name {
+		return Decision{}, false
+	}
+	m, found := v.Cluster.Member(leader)
+	if !found || !m.OK() {
+		if v.Postgres.Running {
+			return wait("following nobody: the key of the leader " + leader + " is missing or not understood"), true
+		}
+		return v.unlessFailing(do("the key of the leader "+leader+" is missing: starting as a replica of nobody", StartReplica{})), true
+	}
+	up := v.upstream(leader)
+	switch pg := v.Postgres; {
+	case !pg.Running:
+		if !isPrimary(m.Value.Role) {
+			return wait("waiting until " + leader + " is a primary"), true
+		}
+		return v.unlessFailing(do(leader+" leads", Rejoin{Upstream: up})), true
+	case !pg.Accepting:
+		return wait("following " + leader + "; PostgreSQL is starting"), true
+	case v.leftBehind(m.Value.Timeline) && isPrimary(m.Value.Role):
+		return v.unlessFailing(do(fmt.Sprintf("timeline %d ended before our position; %s is on timeline %d",
+			pg.Timeline, leader, m.Value.Timeline), Rejoin{Upstream: up})), true
+	case pg.Upstream != up:
+		return v.unlessFailing(do(leader+" leads", Follow{Upstream: up})), true
+	}
+	return wait("a replica, following " + leader), true
+}
+
+// leftBehind tells whether this replica's WAL goes beyond the point at which
+// the leader's history left the replica's timeline.
+func (v View) leftBehind(leaderTimeline int) bool {
+	pg := v.Postgres
+	if pg.Timeline == 0 || leaderTimeline <= pg.Timeline || pg.Streaming || !v.Cluster.History.OK() {
+		return false
+	}
+	for _, h := range v.Cluster.History.Value {
+		if h.Timeline == pg.Timeline {
+			return pg.LSN > h.LSN
+		}
+	}
+	return false
+}

@@ -1,0 +1,122 @@
+package ha
+
+import (
+	"fmt"
+	"time"
+)
+
+// handover: the operator asked the leader to give its place away (key
+// failover). The request is carried out or refused, never left lying.
+//
+//	request                                  decision
+//	for another leader, or for ourselves     clear it
+//	scheduled later                          wait until then
+//	scheduled too long ago                   clear it
+//	candidate can lead, or none named and
+//	  some member can                        hand over
+//	nobody can                               clear it, say why
+func handover(v View) Decision {
+	f := v.Cluster.Failover
+	switch {
+	case !f.Exists() || f.Err == nil && f.Value.Empty():
+		return Decision{}
+	case f.Err != nil:
+		return do("the failover key is not understood and is cleared: "+f.Err.Error(), ClearFailover{f.ModifyIndex})
+	}
+	refuse := func(why string) Decision {
+		return do("the switchover is refused: "+why, ClearFailover{f.ModifyIndex})
+	}
+	request := f.Value
+	if request.Leader != "" && request.Leader != v.Name {
+		return refuse("it names " + request.Leader + " as the leader, which is " + v.Name)
+	}
+	if request.Candidate == v.Name {
+		return refuse(v.Name + " leads already")
+	}
+	if at := request.ScheduledAt; at != nil {
+		switch late := v.Wall.Sub(*at); {
+		case late < 0:
+			return Decision{}.by(v.Now.Add(-late))
+		case late > v.Config.LoopWait*3/2+time.Second:
+			return refuse(fmt.Sprintf("it was scheduled for %s, too long ago", at.Format(time.RFC3339)))
+		}
+	}
+	if v.Config.Pause && request.Candidate == "" {
+		return refuse("in pause it needs a named candidate")
+	}
+	if !v.peersFresh() {
+		return do("the leader, asked to switch over", AskPeers{})
+	}
+	if !v.PeersDone {
+		return wait("the leader, asked to switch over")
+	}
+	best, why := Peer{}, "no other member answers"
+	for _, p := range v.Peers {
+		if request.Candidate != "" && p.Name != request.Candidate {
+			continue
+		}
+		if problem := v.successorProblem(p); problem != "" {
+			why = p.Name + " " + problem
+			continue
+		}
+		if best.Name == "" || v.better(p, best) {
+			best = p
+		}
+	}
+	if best.Name == "" {
+		return refuse(why)
+	}
+	return do("switching over to "+best.Name, Handover{Successor: best.Name})
+}
+
+// successorProblem says why a member cannot take over from this leader now.
+func (v View) successorProblem(p Peer) string {
+	if problem := v.electable(p); problem != "" {
+		return problem
+	}
+	if lag := v.Postgres.LSN - p.LSN; lag > v.Config.MaximumLagOnFailover {
+		return fmt.Sprintf("lags %d bytes behind, more than maximum_lag_on_failover", lag)
+	}
+	return ""
+}
+
+// giving: PostgreSQL was stopped and the lease dropped for somebody else, but
+// Consul does not show it yet.
+func giving(v View) (Decision, bool) {
+	b := v.beat()
+	if v.Giving == nil || b == nil || b.Owner != v.Name || b.Released || v.lockHolder() != v.Name {
+		return Decision{}, false
+	}
+	if v.Lease.InFlight {
+		return wait("giving the lease up"), true
+	}
+	return do("giving the lease up", Release{Successor: v.Giving.Successor}), true
+}
+
+// stopping: the agent was told to exit. PostgreSQL is stopped and the lease
+// given up, so that another member can lead at once; in pause everything stays
+// as it is (I5).
+func stopping(v View) (Decision, bool) {
+	if !v.Stopping {
+		return Decision{}, false
+	}
+	if d, applies := giving(v); applies {
+		return d, true
+	}
+	switch {
+	case v.Config.Pause:
+		return do("stopping; the shard is paused, so PostgreSQL and the lock stay", Exit{}), true
+	case v.Task != TaskNone:
+		d := wait("stopping, after: " + string(v.Task))
+		if !v.Lease.Until.IsZero() {
+			d.Actions = renew(v).Actions
+		}
+		return d.by(v.fenceNext()), true
+	case !v.Lease.Until.IsZero():
+		return do("stopping: the lease is given up", Handover{}), true
+	case v.Postgres.Running:
+		return do("stopping", Demote{}), true
+	default:
+		return do("stopped", Exit{}), true
+	}
+}

@@ -1,0 +1,237 @@
+package ha
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// timeUnit is how precisely times are told in reasons.
+const timeUnit = 100 * time.Millisecond
+
+// crashLoop is how many unexpected ends of PostgreSQL within minutes make a
+// leader give up if another member can lead.
+const crashLoop = 3
+
+// leading: this member holds the lease. It beats, whatever else happens, and
+// makes PostgreSQL be the primary.
+//
+//	PostgreSQL                              decision
+//	primary, accepting                      handover if asked for; synchronous replication
+//	replica, accepting                      promote
+//	running, not accepting                  wait for it, up to primary_start_timeout
+//	down                                    restart it in place
+//	down, primary_start_timeout over or 0,
+//	  or in a crash loop, and another
+//	  member can lead                       give the lease up
+func leading(v View) (Decision, bool) {
+	if v.Lease.Until.IsZero() {
+		return Decision{}, false
+	}
+	d := duty(v)
+	beat := renew(v)
+	d.Actions = append(beat.Actions, d.Actions...)
+	d = d.by(beat.Wake).by(v.fenceNext())
+	if d.Reason == "" {
+		d.Reason = beat.Reason
+	}
+	return d, true
+}
+
+// renew keeps lease and lock. A lock that vanished with its session, while the
+// lease runs, is taken again; nobody else may take it (rule 3).
+func renew(v View) Decision {
+	due := v.Lease.BeatSent.Add(v.Config.BeatInterval())
+	mine := v.Cluster.Leader.Exists() && v.Session != "" && v.Cluster.Leader.Session == v.Session
+	switch {
+	case v.Lease.InFlight:
+		return wait("the leader, with the lock")
+	case !mine && v.Session != "":
+		return do("the leader; its lock went with its session and is taken again", v.takeOver())
+	case !v.Now.Before(due):
+		return do("the leader, with the lock", Beat{})
+	default:
+		return wait("the leader, with the lock").by(due)
+	}
+}
+
+func duty(v View) Decision {
+	pg := v.Postgres
+	switch {
+	case v.Task != TaskNone:
+		return wait("the leader, busy: " + string(v.Task))
+	case !pg.Running:
+		return restartInPlace(v)
+	case !pg.Accepting:
+		if timeout := v.Config.PrimaryStartTimeout; !pg.DownSince.IsZero() && !v.Now.Before(pg.DownSince.Add(timeout)) {
+			return giveUpOr(v, "PostgreSQL did not come up within primary_start_timeout", Decision{})
+		}
+		return wait("the leader; PostgreSQL is starting")
+	case v.Config.Pause:
+		return handover(v)
+	case !pg.Primary:
+		return v.unlessFailing(do("the leader", Promote{}))
+	default:
+		if d := handover(v); d.Reason != "" || len(d.Actions) > 0 {
+			return d
+		}
+		return synchronous(v)
+	}
+}
+
+// restartInPlace: the leader's PostgreSQL is down. Starting it here is the
+// safest way back, as nothing acknowledged can be missing, but not for ever.
+func restartInPlace(v View) Decision {
+	pg := v.Postgres
+	if v.Config.Pause {
+		return wait("the leader; PostgreSQL is down and the shard is paused")
+	}
+	start := do("the leader; PostgreSQL is down and is started again", StartPrimary{})
+	if !pg.Primary {
+		start = do("the leader; PostgreSQL is down and is started again before its promotion", StartReplica{})
+	}
+	start = v.unlessFailing(start)
+	timeout := v.Config.PrimaryStartTimeout
+	switch {
+	case timeout == 0:
+		return giveUpOr(v, "PostgreSQL is down and primary_start_timeout is 0", start)
+	case !pg.DownSince.IsZero() && !v.Now.Before(pg.DownSince.Add(timeout)):
+		return giveUpOr(v, "PostgreSQL did not come up within primary_start_timeout", start)
+	case pg.Crashes >= crashLoop || v.Attempt.Kind == TaskStart && v.Attempt.Failures >= crashLoop:
+		return giveUpOr(v, "PostgreSQL fails again and again", start)
+	}
+	return start
+}
+
+// giveUpOr gives the lease up if another member says that it can lead, and
+// does the other thing if there is none.
+func giveUpOr(v View, reason string, otherwise Decision) Decision {
+	if !v.peersFresh() {
+		otherwise.Actions = append(otherwise.Actions[:len(otherwise.Actions):len(otherwise.Actions)], AskPeers{})
+		return otherwise
+	}
+	if !v.PeersDone {
+		return otherwise
+	}
+	for _, p := range v.Peers {
+		if v.electable(p) == "" {
+			return do(reason+"; "+p.Name+" can lead", GiveUp{})
+		}
+	}
+	return otherwise
+}
+
+// synchronous keeps the promise of the key `sync`: every member that it names
+// holds every acknowledged commit. So a name is taken out of the key before
+// PostgreSQL stops waiting for it, and put in only after PostgreSQL waits for
+// it and it has caught up.
+//
+//	mode  key                          PostgreSQL waits for   decision
+//	off   exists                       any                    delete the key
+//	off   absent                       somebody               wait for nobody
+//	on    not ours, or names one that
+//	      should go                    any                    write the key without it
+//	on    ours                         not the wanted ones    wait for the wanted ones
+//	on    lacks a caught-up one        the wanted ones        write the key with it
+func synchronous(v View) Decision {
+	pg, key := v.Postgres, v.Cluster.Sync
+	if v.Config.SynchronousMode == cluster.SyncOff {
+		switch {
+		case key.Exists():
+			return do("synchronous mode is off", WriteSync{Index: key.ModifyIndex})
+		case len(pg.SyncNames) > 0:
+			return do("synchronous mode is off", SetSync{})
+		}
+		return Decision{}
+	}
+	wanted := syncCandidates(v)
+	promised := key.Value.Standbys()
+	if !key.OK() || !strings.EqualFold(key.Value.Leader, v.Name) {
+		promised = nil
+	}
+	kept := slices.DeleteFunc(slices.Clone(promised), func(n string) bool { return !containsFold(wanted, n) })
+	waitFor := wanted
+	if len(wanted) == 0 && v.Config.SynchronousStrict {
+		waitFor = []string{"*"}
+	}
+	switch {
+	case !key.OK() || !strings.EqualFold(key.Value.Leader, v.Name) || len(kept) < len(promised):
+		return v.writeSync("a synchronous standby is gone", kept)
+	case !sameNames(pg.SyncNames, waitFor):
+		return do("synchronous standbys are chosen", SetSync{Standbys: waitFor})
+	}
+	caughtUp := slices.Clone(kept)
+	for _, s := range pg.Standbys {
+		if s.Streaming && s.Sync && pg.SyncSince > 0 && s.FlushLSN >= pg.SyncSince &&
+			containsFold(wanted, s.Name) && !containsFold(caughtUp, s.Name) {
+			caughtUp = append(caughtUp, s.Name)
+		}
+	}
+	if len(caughtUp) > len(kept) {
+		return v.writeSync("a synchronous standby has caught up", caughtUp)
+	}
+	return Decision{}
+}
+
+func (v View) writeSync(reason string, standbys []string) Decision {
+	value := cluster.NewSync(v.Name, standbys)
+	return do(reason, WriteSync{Index: v.Cluster.Sync.ModifyIndex, Value: &value})
+}
+
+// syncCandidates picks the standbys to wait for: those already promised as long
+// as they stream, then the most advanced ones, up to synchronous_node_count.
+func syncCandidates(v View) []string {
+	promised := v.Cluster.Sync.Value.Standbys()
+	var able []Standby
+	for _, s := range v.Postgres.Standbys {
+		m, found := v.member(s.Name)
+		if s.Streaming && found && !m.Tag("nosync") {
+			able = append(able, s)
+		}
+	}
+	slices.SortStableFunc(able, func(a, b Standby) int {
+		pa, pb := containsFold(promised, a.Name), containsFold(promised, b.Name)
+		switch {
+		case pa != pb && pa:
+			return -1
+		case pa != pb:
+			return 1
+		case a.FlushLSN != b.FlushLSN:
+			return int(min(1, max(-1, b.FlushLSN-a.FlushLSN)))
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	names := []string{}
+	for _, s := range able[:min(len(able), max(1, v.Config.SynchronousNodeCount))] {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+// member finds a member by the application_name that it streams under.
+func (v View) member(applicationName string) (cluster.Member, bool) {
+	for _, m := range v.Cluster.Members {
+		if m.OK() && strings.EqualFold(m.Value.Name, applicationName) {
+			return m.Value, true
+		}
+	}
+	return cluster.Member{}, false
+}
+
+func containsFold(names []string, name string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
+}
+
+func sameNames(a, b []string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for _, n := range a {
+		if !containsFold(b, n) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,234 @@
+package ha
+
+import (
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// View is everything a decision rests on, read at one moment. Nobody changes a
+// view once it is made.
+type View struct {
+	Now cluster.Instant
+	// Wall is the wall clock, for what an operator scheduled and nothing else.
+	Wall time.Time
+	Name string
+	Tags map[string]any
+
+	Config cluster.Dynamic
+	Fence  FenceMargins
+
+	// Cluster is the shard as last read from Consul; Read says when that was,
+	// zero when it was never read.
+	Cluster cluster.Snapshot
+	Read    cluster.Instant
+	// StatusSeen is when this agent first saw the status key at its present
+	// ModifyIndex (or first saw that there is none).
+	StatusSeen cluster.Instant
+	// Session is this agent's own Consul session, empty while there is none.
+	Session string
+
+	Lease    Lease
+	Postgres Postgres
+	Peers    []Peer
+	// PeersAsked is when the last round of questions to the peers began,
+	// PeersDone whether every one of them answered or failed to.
+	PeersAsked cluster.Instant
+	PeersDone  bool
+
+	// Adopted is when this agent found a primary that was already running;
+	// zero: it did not.
+	Adopted cluster.Instant
+	// Task is the long piece of work under way, if any.
+	Task TaskKind
+	// Attempt says how the last task failed and when it may be tried again.
+	Attempt Attempt
+
+	// Giving is set from the moment that a handover or a shutdown has stopped
+	// PostgreSQL and dropped the lease until Consul shows it released.
+	Giving *Giving
+	// Stopping says that the agent was told to exit.
+	Stopping bool
+	// WatchdogOK is false when a required watchdog does not work.
+	WatchdogOK bool
+}
+
+// FenceMargins are the moments before the end of the lease at which a leader
+// that could not renew it stops PostgreSQL (docs/design.md, ruling 4).
+type FenceMargins struct {
+	DemoteBefore time.Duration
+	KillBefore   time.Duration
+}
+
+// Lease is the leader's own account of its lease.
+type Lease struct {
+	// Until is the end of the lease; zero: none is held.
+	Until cluster.Instant
+	// BeatSent is when the last beat was sent, InFlight whether its answer, or
+	// that of a takeover or release, is still out.
+	BeatSent cluster.Instant
+	InFlight bool
+	// Uncertain says that the outcome of the last write is unknown: read
+	// before deciding.
+	Uncertain bool
+}
+
+// DataState says what is in the data directory.
+type DataState string
+
+// The states of a data directory.
+const (
+	DataEmpty      DataState = "empty"
+	DataIncomplete DataState = "incomplete" // our own bootstrap or clone was cut short
+	DataForeign    DataState = "foreign"    // not empty and not PostgreSQL's, or another major version
+	DataValid      DataState = "valid"
+)
+
+// Postgres is the state of the local PostgreSQL.
+type Postgres struct {
+	Data DataState
+	// DataProblem says why a foreign data directory cannot be used.
+	DataProblem      string
+	SystemIdentifier string
+	// Running says that a postmaster lives, Accepting that it answers SQL.
+	Running   bool
+	Accepting bool
+	// Primary is true outside recovery. Of a stopped PostgreSQL it says what
+	// it was.
+	Primary  bool
+	Timeline int
+	// LSN is the write position of a primary; of a replica the greater of what
+	// it received and replayed.
+	LSN int64
+	// Upstream is the member that this replica is set up to follow, empty:
+	// none.
+	Upstream string
+	// Streaming says that the WAL receiver is connected.
+	Streaming bool
+	// DownSince is when the postmaster was first seen gone without being told
+	// to; zero when it runs or was stopped on purpose.
+	DownSince cluster.Instant
+	// Crashes counts unexpected ends within the last minutes.
+	Crashes int
+	// Standbys are the replicas connected to this primary.
+	Standbys []Standby
+	// SyncNames are the members that PostgreSQL's synchronous_standby_names
+	// now makes commits wait for; SyncSince is the flush position read after
+	// that setting took effect: a standby beyond it holds every commit that was
+	// acknowledged under an earlier setting.
+	SyncNames []string
+	SyncSince int64
+}
+
+// Standby is one line of pg_stat_replication.
+type Standby struct {
+	Name      string // application_name: the member's name
+	Streaming bool
+	Sync      bool // sync_state is sync or quorum
+	FlushLSN  int64
+}
+
+// Peer is another member's answer when it was asked how it fares.
+type Peer struct {
+	Name     string
+	Answered bool
+	State    string
+	// Primary is true outside recovery.
+	Primary  bool
+	Timeline int
+	LSN      int64
+	Tags     map[string]any
+}
+
+// TaskKind names a long piece of work. At most one runs at a time, in the
+// background, while the leader goes on beating.
+type TaskKind string
+
+// The kinds of task.
+const (
+	TaskNone      TaskKind = ""
+	TaskBootstrap TaskKind = "bootstrap"
+	TaskClone     TaskKind = "clone"
+	TaskStart     TaskKind = "start"
+	TaskRejoin    TaskKind = "rejoin"
+	TaskPromote   TaskKind = "promote"
+	TaskDemote    TaskKind = "demote"
+	TaskHandover  TaskKind = "handover"
+	TaskRestart   TaskKind = "restart"
+	TaskReinit    TaskKind = "reinitialize"
+	TaskStop      TaskKind = "stop"
+)
+
+// Attempt remembers how often a task failed in a row.
+type Attempt struct {
+	Kind     TaskKind
+	Failures int
+	NotUntil cluster.Instant
+}
+
+// Giving is a lease on its way to somebody else.
+type Giving struct {
+	Successor string
+}
+
+// leader is the member that the shard follows according to Consul, empty when
+// nobody leads. A Lictor leader leads as long as its lease may run, even when
+// its lock vanished with its session (rule 3), and not a moment longer, even
+// when the lock still stands. A released lease belongs to nobody. A leader
+// without beats is Patroni's: its lock is all there is.
+func (v View) leader() string {
+	holder := v.Cluster.LeaderName()
+	b := v.beat()
+	switch {
+	case b == nil:
+		return holder
+	case b.Released || !v.Now.Before(v.leaseExpires()):
+		return ""
+	case holder != "":
+		return holder
+	default:
+		return b.Owner
+	}
+}
+
+// beat is the last beat that Consul showed, nil when there is none or when the
+// leader is Patroni.
+func (v View) beat() *cluster.Beat {
+	if !v.Cluster.Status.OK() {
+		return nil
+	}
+	return v.Cluster.Status.Value.Lictor
+}
+
+// DriftMargin is by how much two hosts' clocks may run apart: an observer adds
+// this share to the lease before it calls it expired (docs/design.md, section
+// 5, rule 2).
+const DriftMargin = 0.025
+
+func withDrift(d time.Duration) time.Duration {
+	return d + time.Duration(float64(d)*DriftMargin)
+}
+
+// leaseExpires is when this member may regard the shard's lease as expired, by
+// its own clock. A status that is missing, of unknown age or not understood
+// counts as a beat at the moment it was first seen.
+func (v View) leaseExpires() cluster.Instant {
+	lease := v.Config.TTL
+	if b := v.beat(); b != nil {
+		lease = b.Lease()
+	} else if v.Cluster.Status.OK() && v.Cluster.Status.Value.Lictor == nil {
+		// A Patroni leader has no lease: its session is all there is.
+		return v.StatusSeen
+	}
+	return v.StatusSeen.Add(withDrift(lease))
+}
+
+// upstream is the member to replicate from.
+func (v View) upstream(leader string) string {
+	if from, ok := v.Tags["replicatefrom"].(string); ok && from != "" && from != v.Name && from != leader {
+		if m, found := v.Cluster.Member(from); found && m.OK() && m.Value.State == cluster.StateRunning {
+			return from
+		}
+	}
+	return leader
+}
