@@ -13,6 +13,9 @@ const (
 	askAhead = time.Second
 	// answersAge is how long the peers' answers are good for.
 	answersAge = 2 * time.Second
+	// readAge is how old a reading of Consul may be to take the lock by it: one
+	// whose Consul agent hangs must look through another one first.
+	readAge = 2 * time.Second
 	// askAgain is how soon a member that had to stand back looks again.
 	askAgain = 500 * time.Millisecond
 )
@@ -22,6 +25,8 @@ const (
 //	last beat                 this member                        decision
 //	our own, not released     primary, or down and was primary   take the lock again at once
 //	none, shard unknown       primary, or down and was primary   take the lock
+//	our own, by a takeover
+//	  whose answer was lost   replica                            take the lock again
 //	any                       PostgreSQL down                    start as a replica of nobody
 //	any                       must not lead (see unelectable)    wait
 //	released for us           up to date by the leader's word    take the lock
@@ -34,7 +39,7 @@ func electing(v View) Decision {
 	if v.Lease.InFlight {
 		return wait("taking the lock")
 	}
-	if pg.Primary && v.lastLeader() {
+	if pg.Primary && v.lastLeader() || v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
 		if v.Session == "" {
 			return wait("waiting for a Consul session to take our own lock again")
 		}
@@ -71,6 +76,9 @@ func electing(v View) Decision {
 	if v.Now.Before(expires) {
 		return wait("nobody leads; the lease is not over").by(expires)
 	}
+	if v.Now.Sub(v.Read) > readAge {
+		return do("nobody leads by what was read last", Reread{})
+	}
 	if !v.PeersDone {
 		return wait("nobody leads; waiting for the others' answers")
 	}
@@ -89,6 +97,13 @@ func (v View) lastLeader() bool {
 		return b.Owner == v.Name && !b.Released
 	}
 	return v.Postgres.Running || !v.Cluster.Initialize.Exists()
+}
+
+// lockIsOurs tells whether our own live session holds the lock, though this
+// agent holds no lease: the answer to its takeover was lost.
+func (v View) lockIsOurs() bool {
+	b := v.beat()
+	return v.Session != "" && v.Cluster.Leader.Session == v.Session && b != nil && b.Owner == v.Name && !b.Released
 }
 
 // takeOver is the transaction that takes the lock if the shard still is as this

@@ -15,29 +15,49 @@ func following(v View) (Decision, bool) {
 	if leader == "" || leader == v.Name {
 		return Decision{}, false
 	}
+	return v.mindTheLease(follow(v, leader)), true
+}
+
+// mindTheLease makes sure that this member looks again when the leader's lease
+// ends, and knows by then how the others fare.
+func (v View) mindTheLease(d Decision) Decision {
+	if v.beat() == nil {
+		return d
+	}
+	expires := v.leaseExpires()
+	if ask := expires.Add(-askAhead); v.Now.Before(ask) {
+		return d.by(ask)
+	}
+	if !v.peersFresh() {
+		d.Actions = append(d.Actions[:len(d.Actions):len(d.Actions)], AskPeers{})
+	}
+	return d.by(expires)
+}
+
+func follow(v View, leader string) Decision {
 	m, found := v.Cluster.Member(leader)
 	if !found || !m.OK() {
 		if v.Postgres.Running {
-			return wait("following nobody: the key of the leader " + leader + " is missing or not understood"), true
+			return wait("following nobody: the key of the leader " + leader + " is missing or not understood")
 		}
-		return v.unlessFailing(do("the key of the leader "+leader+" is missing: starting as a replica of nobody", StartReplica{})), true
+		return v.unlessFailing(do("the key of the leader "+leader+" is missing: starting as a replica of nobody", StartReplica{}))
 	}
 	up := v.upstream(leader)
 	switch pg := v.Postgres; {
 	case !pg.Running:
 		if !isPrimary(m.Value.Role) {
-			return wait("waiting until " + leader + " is a primary"), true
+			return wait("waiting until " + leader + " is a primary")
 		}
-		return v.unlessFailing(do(leader+" leads", Rejoin{Upstream: up})), true
+		return v.unlessFailing(do(leader+" leads", Rejoin{Upstream: up}))
 	case !pg.Accepting:
-		return wait("following " + leader + "; PostgreSQL is starting"), true
+		return wait("following " + leader + "; PostgreSQL is starting")
 	case v.leftBehind(m.Value.Timeline) && isPrimary(m.Value.Role):
 		return v.unlessFailing(do(fmt.Sprintf("timeline %d ended before our position; %s is on timeline %d",
-			pg.Timeline, leader, m.Value.Timeline), Rejoin{Upstream: up})), true
+			pg.Timeline, leader, m.Value.Timeline), Rejoin{Upstream: up}))
 	case pg.Upstream != up:
-		return v.unlessFailing(do(leader+" leads", Follow{Upstream: up})), true
+		return v.unlessFailing(do(leader+" leads", Follow{Upstream: up}))
 	}
-	return wait("a replica, following " + leader), true
+	return wait("a replica, following " + leader)
 }
 
 // leftBehind tells whether this replica's WAL goes beyond the point at which
