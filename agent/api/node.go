@@ -73,6 +73,8 @@ type State struct {
 	ConsulSeen time.Time
 	// LoopAt is when the loop last came round.
 	LoopAt time.Time
+	// Refused says why the last request for a switchover was refused.
+	Refused string
 	// Reason is the last decision in words.
 	Reason string
 

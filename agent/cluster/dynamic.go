@@ -22,6 +22,11 @@ type Dynamic struct {
 	// that Lictor leaves alone.
 	Slots       map[string]any   `mapstructure:"slots"`
 	IgnoreSlots []map[string]any `mapstructure:"ignore_slots"`
+	// MemberSlotsTTL is how long the slot of a member that went away is kept.
+	MemberSlotsTTL time.Duration `mapstructure:"-"`
+	// StandbyCluster says which primary outside this shard its leader follows;
+	// empty: none. It is not supported yet: who finds it set must not promote.
+	StandbyCluster map[string]any `mapstructure:"standby_cluster"`
 	// Postgres is the shared part of PostgreSQL's own configuration.
 	Postgres DynamicPostgres `mapstructure:"postgresql"`
 	// Raw is the whole object as it stands in Consul, with the keys that

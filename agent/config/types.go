@@ -6,7 +6,10 @@
 // configuration, in package cluster.
 package config
 
-import "github.com/lictor-ha/lictor/agent/cluster"
+import (
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
+)
 
 // Config is one agent's file after all layers (files, environment, flags) have
 // been merged.
@@ -60,30 +63,8 @@ type Credentials struct {
 	Password string `mapstructure:"password"`
 }
 
-// Consul is how the agent reaches Consul. The bouncer has the same section.
-type Consul struct {
-	// Host is "host", "host:port" or a full http(s):// URL or unix:// path.
-	Host      string   `mapstructure:"host"`
-	Hosts     []string `mapstructure:"hosts"` // tried in order
-	Port      int      `mapstructure:"port"`
-	Scheme    string   `mapstructure:"scheme"`
-	URL       string   `mapstructure:"url"`
-	Token     string   `mapstructure:"token"`
-	TokenFile string   `mapstructure:"token_file"`
-	Verify    *bool    `mapstructure:"verify"`
-	CACert    string   `mapstructure:"cacert"`
-	Cert      string   `mapstructure:"cert"`
-	Key       string   `mapstructure:"key"`
-	// TLSServerName is the name expected in the server's certificate (SNI).
-	TLSServerName             string   `mapstructure:"tls_server_name"`
-	DC                        string   `mapstructure:"dc"`
-	Consistency               string   `mapstructure:"consistency"` // default, consistent, stale
-	Checks                    []string `mapstructure:"checks"`
-	RegisterService           bool     `mapstructure:"register_service"`
-	ServiceTags               []string `mapstructure:"service_tags"`
-	ServiceCheckInterval      string   `mapstructure:"service_check_interval"`
-	ServiceCheckTLSServerName string   `mapstructure:"service_check_tls_server_name"`
-}
+// Consul is how the agent reaches Consul.
+type Consul = settings.Consul
 
 // Bootstrap says how the very first member of a shard is made.
 type Bootstrap struct {

@@ -1,0 +1,88 @@
+# Lictor's build. `make help` lists the targets.
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+MAKEFLAGS   += --no-print-directory
+
+# The version comes from the last tag v*; before the first one, from the commit.
+VERSION ?= $(or $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null)),0.1.0$(addprefix +,$(shell git describe --always --dirty 2>/dev/null)))
+
+GO      ?= go
+ARGS    ?=
+REPORT  ?=
+# VCS stamping is off because the version is stamped here, and because it fails
+# in a clone that belongs to somebody else.
+GOBUILD  = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+UNIT     = $(GO) list ./... | grep -v '/e2e\(/\|$$\)'
+# How long all end-to-end tests of one package may take.
+E2E_TIMEOUT ?= 45m
+# How long `make soak` goes on breaking things.
+SOAK    ?= 30m
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
+
+.PHONY: build
+build: ## bin/lictor
+	@mkdir -p bin
+	$(GOBUILD) -o bin/lictor ./cmd/lictor
+
+.PHONY: deps
+deps: ## install the Debian packages that demo and tests need (as root), build Consul
+	@e2e/tools/deps.sh test
+	@e2e/tools/consul.sh
+
+.PHONY: demo
+demo: ## a sharded cluster on this machine; options in ARGS, e.g. ARGS="--once --report FILE"
+	@e2e/tools/deps.sh demo
+	@consul=$$(e2e/tools/consul.sh) && $(MAKE) build && CONSUL_BIN=$$consul exec bin/lictor demo $(ARGS)
+
+.PHONY: test
+test: ## everything CI runs: format, vet, unit and end-to-end tests
+	@e2e/tools/deps.sh test
+	@$(MAKE) lint-lite
+	@$(MAKE) test-unit
+	@$(MAKE) test-e2e
+
+.PHONY: test-unit
+test-unit: ## tests of single packages, with the race detector
+	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul && \
+		$(GO) test -race -timeout 15m $$($(UNIT))
+
+# The end-to-end packages run one after another (-p 1): each builds whole
+# clusters, and two at once would measure each other.
+.PHONY: test-e2e
+test-e2e: build ## tests with real Consul, PostgreSQL, PgBouncer and HAProxy
+	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
+		$(GO) test -p 1 -timeout $(E2E_TIMEOUT) ./e2e/...
+
+.PHONY: lint-lite
+lint-lite: ## gofmt and go vet
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go' 2>/dev/null | grep . || find . -name '*.go')); \
+		if [ -n "$$unformatted" ]; then echo "not gofmt-ed:" $$unformatted >&2; exit 1; fi
+	@$(GO) vet ./...
+
+.PHONY: lint
+lint: lint-lite ## all linters: gofumpt, staticcheck, golangci-lint
+	@bin=$$(e2e/tools/lint.sh) && \
+		unformatted=$$($$bin/gofumpt -l agent bouncer cmd e2e) && \
+		if [ -n "$$unformatted" ]; then echo "not gofumpt-ed:" $$unformatted >&2; exit 1; fi && \
+		$$bin/staticcheck ./... && \
+		$$bin/golangci-lint run ./...
+
+.PHONY: bench
+bench: build ## measure against the figures; writes docs/benchmarks.md and, with REPORT=FILE, JSON
+	@e2e/tools/deps.sh test
+	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
+		$(GO) run ./e2e/bench -markdown docs/benchmarks.md $(if $(REPORT),-report $(REPORT)) $(ARGS)
+
+.PHONY: soak
+soak: build ## random faults for SOAK (30m) against one cluster
+	@e2e/tools/deps.sh test
+	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor SOAK=$(SOAK) && \
+		$(GO) test -count 1 -timeout 0 -run Soak -v ./e2e/...
+
+.PHONY: clean
+clean: ## remove what the build made (the caches outside the tree stay)
+	rm -rf bin dist

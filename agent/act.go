@@ -1,0 +1,401 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// perform begins an action. It never waits.
+func (a *Agent) perform(action ha.Action) {
+	switch act := action.(type) {
+	case ha.Beat:
+		a.beat()
+	case ha.TakeOver:
+		a.takeOver(act, nil)
+	case ha.Release:
+		a.release(act.Successor)
+	case ha.Reread:
+		a.reread()
+	case ha.AskPeers:
+		a.askPeers()
+	case ha.WriteSync:
+		a.writeSync(act)
+	case ha.ClearFailover:
+		a.m.refused = a.m.reason
+		a.clearFailover(act.Index)
+	case ha.Exit:
+		a.m.exit = true
+	default:
+		a.begin(action)
+	}
+}
+
+// retryAfter is how soon a request to Consul that certainly failed is tried
+// again, with jitter so that many members do not knock together.
+func retryAfter() time.Duration { return 200*time.Millisecond + rand.N(200*time.Millisecond) }
+
+// leaseContext ends when the lease that the request is about would have to be
+// fenced: what is left of the lease is the request's timeout.
+func (a *Agent) leaseContext() (context.Context, context.CancelFunc) {
+	left := a.m.lease.Until().Add(-a.margins().KillBefore).Sub(a.clock())
+	return context.WithTimeout(a.ctx, max(left, time.Millisecond))
+}
+
+// effect runs work in the background and hands what it returns to the loop.
+func (a *Agent) effect(ctx context.Context, cancel context.CancelFunc, work func(context.Context) func()) {
+	a.goDo(func(context.Context) {
+		defer cancel()
+		a.post(work(ctx))
+	})
+}
+
+// nextStatus is the status that the next beat writes.
+func (a *Agent) nextStatus() cluster.Status {
+	return cluster.Status{
+		OpTime: a.m.pg.observed.LSN(),
+		Lictor: &cluster.Beat{
+			LeaseMS: a.m.dynamic.TTL.Milliseconds(),
+			Number:  a.m.beatCount + 1,
+			Owner:   a.cfg.Name,
+		},
+	}
+}
+
+// beat renews the lease. The lease counts from t0, which is read before
+// anything is sent: the leader's own view of it is the pessimistic one.
+func (a *Agent) beat() {
+	session, index, ttl := a.m.session, a.m.snapshot.Status.ModifyIndex, a.m.dynamic.TTL
+	status := a.nextStatus()
+	t0 := a.clock()
+	a.m.lease.Shorten(t0, ttl)
+	a.guard.arm(a.killAt())
+	a.m.inFlight, a.m.beatSent = true, t0
+	ctx, cancel := a.leaseContext()
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		newIndex, err := a.store.Beat(ctx, session, index, status)
+		return func() {
+			a.m.inFlight = false
+			switch {
+			case err == nil:
+				a.m.beatCount = status.Lictor.Number
+				a.sawOwnStatus(status, newIndex)
+				if err := a.m.lease.Extend(a.clock(), t0, ttl); err != nil {
+					a.log.Error().Err(err).Msg("the beat succeeded too late")
+				}
+				a.guard.arm(a.killAt())
+			default:
+				a.writeFailed("beat", err)
+			}
+		}
+	})
+}
+
+// writeFailed sorts the failures of a write to Consul: what certainly had no
+// effect is tried again soon; everything else needs a reading first.
+func (a *Agent) writeFailed(what string, err error) {
+	a.log.Warn().Err(err).Msg(what + " failed")
+	if errors.Is(err, consul.ErrConflict) || errors.Is(err, consul.ErrUncertain) {
+		a.m.uncertain = true
+		return
+	}
+	a.m.beatSent = a.clock().Add(retryAfter() - a.m.dynamic.BeatInterval())
+	a.wakeAfter(retryAfter())
+}
+
+// wakeAfter brings the loop round after d.
+func (a *Agent) wakeAfter(d time.Duration) {
+	a.goDo(func(ctx context.Context) {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			a.post(func() {})
+		case <-ctx.Done():
+		}
+	})
+}
+
+// sawOwnStatus notes the status that we have just written: readings that are
+// older must not replace it.
+func (a *Agent) sawOwnStatus(status cluster.Status, index uint64) {
+	a.m.snapshot.Status = cluster.Entry[cluster.Status]{Value: status, ModifyIndex: index}
+	a.m.floor = max(a.m.floor, index)
+	a.m.statusSeen = a.clock()
+}
+
+// bootstrapped is what a finished bootstrap adds to the first takeover.
+type bootstrapped struct{ systemIdentifier string }
+
+// finishBootstrap says to the data directory what Consul says by now: that it is
+// the shard's. Until then it counts as unfinished, so that a bootstrap which
+// Consul never heard of can be cleared away.
+func (a *Agent) finishBootstrap() {
+	id := a.m.bootstrapID
+	if id != "" && !a.m.inFlight && !a.m.uncertain && a.m.snapshot.Initialize.Value != id {
+		a.m.bootstrapID = "" // Consul has not taken it in, and will not
+		return
+	}
+	if id == "" && a.m.data.State == ha.DataIncomplete {
+		id = a.m.data.SystemIdentifier
+	}
+	if id == "" || a.m.snapshot.Initialize.Value != id {
+		return
+	}
+	if err := a.pg.FinishBootstrap(); err != nil {
+		a.once("bootstrap", "the finished bootstrap could not be marked as such", err.Error())
+		return
+	}
+	a.m.bootstrapID = ""
+	a.m.data = a.lookAtData(a.ctx)
+	a.m.pg.wasPrimary = a.m.data.wasPrimary
+	a.log.Info().Str("system_identifier", id).Msg("bootstrapped")
+}
+
+// takeOver takes the lock in one transaction. done, if set, is told the outcome
+// on the loop's goroutine.
+func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
+	if a.m.session == "" || a.m.inFlight {
+		return
+	}
+	ttl := a.m.dynamic.TTL
+	a.m.beatCount = 0
+	request := consul.TakeOver{
+		Session: a.m.session, Name: a.cfg.Name,
+		StatusIndex: t.Status, FailsafeIndex: t.Failsafe, LeaderIndex: t.Leader,
+		Status: a.nextStatus(),
+		Sync:   t.Sync, SyncIndex: t.SyncIndex,
+	}
+	if request.Status.OpTime == 0 {
+		request.Status.OpTime = a.m.snapshot.Status.Value.OpTime
+	}
+	switch {
+	case first != nil:
+		request.Bootstrapped, request.Initialize = true, first.systemIdentifier
+	case !a.m.snapshot.Initialize.Exists():
+		request.Initialize = a.m.data.SystemIdentifier
+	}
+	request.Config = nil
+	if !a.m.snapshot.Config.Exists() {
+		request.Config = a.initialConfig()
+	}
+	if route, ok := a.routeToWrite(); ok {
+		request.Route, request.RouteIndex = &route, a.m.snapshot.Route.ModifyIndex
+	}
+	t0 := a.clock()
+	a.m.inFlight, a.m.beatSent = true, t0
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		index, err := a.store.TakeOver(ctx, request)
+		return func() {
+			a.m.inFlight = false
+			if err != nil {
+				a.writeFailed("taking the lock", err)
+				return
+			}
+			a.m.beatCount = request.Status.Lictor.Number
+			a.sawOwnStatus(request.Status, index)
+			a.m.snapshot.Leader = cluster.Entry[string]{Value: a.cfg.Name, Session: request.Session, ModifyIndex: index}
+			if request.Sync != nil {
+				a.m.snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *request.Sync, ModifyIndex: index}
+			}
+			if request.Route != nil {
+				a.m.snapshot.Route = cluster.Entry[cluster.Route]{Value: *request.Route, ModifyIndex: index}
+			}
+			if request.Initialize != "" {
+				a.m.snapshot.Initialize = cluster.Entry[string]{Value: request.Initialize, ModifyIndex: index}
+			}
+			a.m.lease.Grant(t0, ttl)
+			a.guard.grant(a.killAt())
+			a.m.giving = nil
+			a.m.asked = 0
+			a.finishBootstrap()
+			a.log.Info().Dur("lease", a.m.lease.Until().Sub(a.clock())).Msg("took the leader lock")
+			a.reread()
+		}
+	})
+}
+
+// release gives the lease up in Consul. It is dropped here already.
+func (a *Agent) release(successor string) {
+	session, index := a.m.session, a.m.snapshot.Status.ModifyIndex
+	status := a.nextStatus()
+	status.OpTime = max(status.OpTime, a.m.data.checkpointLSN)
+	status.Lictor.Released, status.Lictor.Successor = true, successor
+	a.m.inFlight = true
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		newIndex, err := a.store.Release(ctx, session, index, status)
+		return func() {
+			a.m.inFlight = false
+			if err != nil {
+				a.writeFailed("release", err)
+				return
+			}
+			a.sawOwnStatus(status, newIndex)
+			a.m.snapshot.Leader = cluster.Entry[string]{}
+			a.m.giving = nil
+			a.log.Info().Str("successor", successor).Msg("gave the leader lock up")
+		}
+	})
+}
+
+// reread reads the shard consistently, once at a time.
+func (a *Agent) reread() {
+	if a.m.rereading {
+		return
+	}
+	a.m.rereading = true
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		snapshot, err := a.store.Read(ctx)
+		return func() {
+			a.m.rereading = false
+			if err != nil {
+				a.consulFailed(err)
+				a.wakeAfter(retryAfter())
+				return
+			}
+			if a.accept(snapshot, true) {
+				a.m.uncertain = false
+				return
+			}
+			a.wakeAfter(retryAfter())
+		}
+	})
+}
+
+// maxStaleReads is how many consistent readings in a row may be older than our
+// own last write before they are believed.
+const maxStaleReads = 5
+
+// accept makes a reading of Consul the loop's own unless it is older than what
+// the loop has written since.
+func (a *Agent) accept(snapshot cluster.Snapshot, complete bool) bool {
+	switch {
+	case !complete && snapshot.Index < max(a.m.snapshot.Index, a.m.floor):
+		// Overtaken by a newer reading, or the index went back: look properly.
+		a.reread()
+		return false
+	case snapshot.Index < a.m.floor:
+		// A reading that began before our last write. That Consul itself went
+		// back (a restored snapshot) shows in its staying so.
+		if a.m.staleReads++; a.m.staleReads < maxStaleReads {
+			return false
+		}
+	}
+	a.m.staleReads, a.m.floor = 0, 0
+	now := a.clock()
+	if !complete {
+		snapshot.Route = a.m.snapshot.Route
+	}
+	if snapshot.Status.ModifyIndex != a.m.snapshot.Status.ModifyIndex || a.m.read.IsZero() {
+		a.m.statusSeen = now
+	}
+	if a.m.read.IsZero() || a.m.consulDown {
+		a.log.Info().Str("leader", snapshot.LeaderName()).Int("members", len(snapshot.Members)).Msg("Consul answers")
+	}
+	a.m.consulDown = false
+	a.m.snapshot, a.m.read, a.m.readWall = snapshot, now, time.Now()
+	a.noteProblems(snapshot)
+	a.applyConfig(snapshot)
+	a.finishBootstrap()
+	a.clearStaleBootstrap(snapshot)
+	return true
+}
+
+// consulFailed says once, and again only after Consul has answered meanwhile,
+// that Consul does not answer.
+func (a *Agent) consulFailed(err error) {
+	if a.m.consulDown || a.ctx.Err() != nil {
+		return
+	}
+	a.m.consulDown = true
+	a.log.Warn().Err(err).Msg("Consul does not answer; trying again until it does")
+}
+
+// noteProblems reports values in Consul that make no sense, once each.
+func (a *Agent) noteProblems(snapshot cluster.Snapshot) {
+	err := errors.Join(snapshot.Problems()...)
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != a.m.problems && text != "" {
+		a.log.Error().Str("prefix", a.keys.Prefix()).Str("problems", text).Msg("values in Consul are not understood and passed over")
+	}
+	a.m.problems = text
+}
+
+// clearStaleBootstrap ends the session that an earlier run of this very member
+// left behind in the middle of a bootstrap, instead of waiting for its TTL.
+func (a *Agent) clearStaleBootstrap(snapshot cluster.Snapshot) {
+	init := snapshot.Initialize
+	if !init.Exists() || init.Value != "" || init.Session == "" || a.m.session == "" ||
+		init.Session == a.m.session || a.m.task.kind != ha.TaskNone {
+		return
+	}
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		name, err := a.store.SessionName(ctx, init.Session)
+		if err == nil && name == a.sessionName() {
+			err = a.store.DestroySession(ctx, init.Session)
+		}
+		return func() {
+			if err != nil {
+				a.log.Warn().Err(err).Msg("clearing away the session of our own unfinished bootstrap")
+			}
+		}
+	})
+}
+
+func (a *Agent) writeSync(w ha.WriteSync) {
+	var value any
+	if w.Value != nil {
+		value = *w.Value
+	}
+	a.writeAsLeader("sync", a.keys.Sync(), w.Index, value, func(index uint64) {
+		a.m.snapshot.Sync = cluster.Entry[cluster.Sync]{}
+		if w.Value != nil {
+			a.m.snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *w.Value, ModifyIndex: index}
+		}
+	})
+}
+
+func (a *Agent) clearFailover(index uint64) {
+	a.writeAsLeader("failover", a.keys.Failover(), index, cluster.Failover{}, func(index uint64) {
+		a.m.snapshot.Failover = cluster.Entry[cluster.Failover]{ModifyIndex: index}
+	})
+}
+
+// writeAsLeader writes one of the leader's own keys, one write per key at a
+// time; written is told the new index.
+func (a *Agent) writeAsLeader(what, key string, index uint64, value any, written func(index uint64)) {
+	if a.m.writing[key] || a.m.session == "" {
+		return
+	}
+	a.m.writing[key] = true
+	session := a.m.session
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		newIndex, err := a.store.WriteAsLeader(ctx, session, key, index, value)
+		return func() {
+			delete(a.m.writing, key)
+			if err != nil {
+				a.log.Warn().Err(err).Msg("writing the key " + what + " failed")
+				a.reread()
+				return
+			}
+			if strings.HasPrefix(key, a.keys.Prefix()) {
+				a.m.floor = max(a.m.floor, newIndex)
+			}
+			written(newIndex)
+		}
+	})
+}

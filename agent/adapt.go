@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"context"
+	"strings"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/postgres"
+)
+
+// This file turns one package's words into another's.
+
+func postgresSettings(cfg config.Config, log zerolog.Logger, launcher postgres.Launcher) postgres.Settings {
+	return postgres.Settings{
+		Scope: cfg.Scope, Name: cfg.Name, Postgres: cfg.Postgres, OSUser: cfg.Lictor.OSUser,
+		StateDir: cfg.Lictor.StateDir, Launcher: launcher, Log: log,
+	}
+}
+
+// lookAtData looks at the data directory.
+func (a *Agent) lookAtData(ctx context.Context) dataState {
+	d, err := a.pg.DataDir(ctx)
+	if err != nil {
+		return dataState{State: ha.DataForeign, Problem: err.Error()}
+	}
+	return dataState{
+		State: ha.DataState(d.State), Problem: d.Problem, SystemIdentifier: d.Control.SystemIdentifier,
+		Timeline: d.Control.Timeline, checkpointLSN: d.Control.CheckpointLSN,
+		wasPrimary: d.State == postgres.Valid && !d.Standby,
+	}
+}
+
+// peerOf is another member's answer as the decision core takes it.
+func peerOf(name string, s api.PeerStatus) ha.Peer {
+	return ha.Peer{
+		Name: name, Answered: true, State: s.State, Primary: s.Primary,
+		Timeline: s.Timeline, LSN: s.LSN, Tags: s.Tags,
+	}
+}
+
+// keepSlot tells whether a slot of nobody stays: permanent ones and those that
+// the operator said to ignore.
+func keepSlot(d cluster.Dynamic) func(postgres.Slot) bool {
+	return func(s postgres.Slot) bool {
+		if _, permanent := d.Slots[s.Name]; permanent {
+			return true
+		}
+		for _, m := range d.IgnoreSlots {
+			if matches(m, s) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// matches compares a slot with a matcher of name, type, database and plugin;
+// what a matcher leaves out matches anything.
+func matches(matcher map[string]any, s postgres.Slot) bool {
+	for key, value := range map[string]string{"name": s.Name, "type": s.Type, "database": s.Database, "plugin": s.Plugin} {
+		if want, set := matcher[key]; set && want != value {
+			return false
+		}
+	}
+	return len(matcher) > 0
+}
+
+// publicVersion is X.Y.Z: patronictl refuses what stands after it.
+func publicVersion(version string) string {
+	v, _, _ := strings.Cut(strings.TrimPrefix(version, "v"), "+")
+	v, _, _ = strings.Cut(v, "-")
+	if strings.Count(v, ".") != 2 {
+		return "0.0.0"
+	}
+	return v
+}

@@ -1,0 +1,194 @@
+// Package agent wires one member together. Its loop observes, lets package ha
+// decide, and acts:
+//
+//	agent.go     what an agent is made of; start and end
+//	loop.go      the loop: one goroutine that owns all state, woken by events
+//	observe.go   the view that a decision rests on
+//	act.go       short actions: beats, takeovers, releases, reads
+//	tasks.go     long ones: bootstrap, clone, start, promote, demote, handover
+//	publish.go   what others are told: member key, route, sync, history, slots
+//	watch.go     the goroutines that listen: Consul, PostgreSQL, peers, session
+//	requests.go  what operators ask for through the REST API
+//
+// Nothing in the loop waits: every effect runs in a goroutine of its own with a
+// deadline that derives from the lease, and posts its result back.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/postgres"
+)
+
+// Agent runs one member of a shard.
+type Agent struct {
+	cfg     config.Config
+	source  config.Source
+	version string
+	log     zerolog.Logger
+
+	keys  cluster.Keys
+	store *consul.Store
+	pg    *postgres.Instance
+	guard *guardian
+	peers *api.Client
+	clock fence.Clock
+
+	// ctx ends when the agent must end at once; work counts its goroutines.
+	ctx    context.Context
+	end    context.CancelFunc
+	work   sync.WaitGroup
+	events chan func()
+
+	// What other goroutines may read of the loop's state.
+	shown   atomic.Pointer[api.State]
+	dynamic atomic.Pointer[cluster.Dynamic]
+	changed *broadcast
+
+	kickSession  chan struct{}
+	kickPostgres chan struct{}
+
+	m member
+}
+
+// Options are what an agent needs besides its configuration.
+type Options struct {
+	Source  config.Source
+	Version string
+	Log     zerolog.Logger
+	// GuardCommand is the program and arguments that run a guard; the agent
+	// adds the guard's own flags.
+	GuardCommand []string
+}
+
+// New makes an agent. Nothing is started and nobody is contacted yet.
+func New(cfg config.Config, o Options) (*Agent, error) {
+	clients, err := cfg.Consul.ClientConfigs()
+	if err != nil {
+		return nil, err
+	}
+	store, err := consul.New(clients, cfg.Keys())
+	if err != nil {
+		return nil, err
+	}
+	peers, err := api.NewClient(cfg.Ctl, cfg.RestAPI)
+	if err != nil {
+		return nil, err
+	}
+	dynamic, _, err := cluster.ParseDynamic(cfg.Bootstrap.DCS)
+	if err != nil {
+		return nil, fmt.Errorf("bootstrap.dcs: %w", err)
+	}
+	a := &Agent{
+		cfg: cfg, source: o.Source, version: o.Version, log: o.Log,
+		keys: cfg.Keys(), store: store, peers: peers, clock: fence.Now,
+		events:       make(chan func(), 64),
+		changed:      newBroadcast(),
+		kickSession:  make(chan struct{}, 1),
+		kickPostgres: make(chan struct{}, 1),
+	}
+	a.guard = newGuardian(cfg, o)
+	a.pg, err = postgres.New(postgresSettings(cfg, o.Log, a.guard))
+	if err != nil {
+		return nil, err
+	}
+	a.m.dynamic = dynamic
+	a.m.told, a.m.writing = map[string]string{}, map[string]bool{}
+	a.dynamic.Store(&dynamic)
+	return a, nil
+}
+
+// stopLimit bounds an orderly stop: Patroni's users expect SIGTERM to be over
+// within 15 s.
+const stopLimit = 14 * time.Second
+
+// Run runs the agent until stop is closed and PostgreSQL has been stopped in an
+// orderly way, or until ctx ends, which leaves everything as it is. reload asks
+// for a re-reading of the configuration file.
+func (a *Agent) Run(ctx context.Context, stop <-chan struct{}, reload <-chan struct{}) error {
+	a.ctx, a.end = context.WithCancel(ctx)
+	defer a.work.Wait()
+	defer a.end()
+
+	server, err := api.NewServer(a.cfg.RestAPI, a, a.log)
+	if err != nil {
+		return err
+	}
+	server.Compat = a.cfg.Lictor.Compat
+	// A port that is taken must end this agent before it has touched anything.
+	if err := server.Listen(a.ctx); err != nil {
+		return err
+	}
+	a.show("starting")
+	if err := a.adopt(a.ctx); err != nil {
+		return err
+	}
+	serverFailed := make(chan error, 1)
+	a.goDo(func(ctx context.Context) {
+		if err := server.Serve(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			serverFailed <- err
+		}
+	})
+	a.goDo(a.keepSession)
+	a.goDo(a.watchConsul)
+	a.goDo(a.watchPostgres)
+	a.goDo(a.watchGuard)
+	return a.loop(stop, reload, serverFailed)
+}
+
+// goDo runs f in a goroutine that Run waits for.
+func (a *Agent) goDo(f func(context.Context)) {
+	a.work.Add(1)
+	go func() {
+		defer a.work.Done()
+		f(a.ctx)
+	}()
+}
+
+// post hands f to the loop, which alone may touch a.m.
+func (a *Agent) post(f func()) {
+	select {
+	case a.events <- f:
+	case <-a.ctx.Done():
+	}
+}
+
+// broadcast wakes everybody who waits for the loop to come round.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func newBroadcast() *broadcast { return &broadcast{ch: make(chan struct{})} }
+
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ch
+}
+
+func (b *broadcast) send() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.ch)
+	b.ch = make(chan struct{})
+}
+
+func kick(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,322 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// answerLimit bounds what a client reads of an answer.
+const answerLimit = 4 << 20
+
+// Client asks members over their REST API: peers before an election, and on
+// behalf of commands. It keeps connections open for the next question. How long
+// an answer may take is the context's to say.
+type Client struct {
+	http     *http.Client
+	username string
+	password string
+}
+
+// NewClient makes a client that presents the certificate and the credentials of
+// the section ctl or, where that has none, of restapi.
+//
+// A server's certificate must come from the authorities in ctl.cacert or
+// restapi.cafile; then its names are not compared, because members are addressed
+// by whatever connect_address says. Without such a file the system's
+// authorities count, and the name does. ctl.insecure without a client
+// certificate checks nothing.
+func NewClient(ctl config.Ctl, rest config.RestAPI) (*Client, error) {
+	cert, key, password := ctl.CertFile, ctl.KeyFile, ctl.KeyFilePassword
+	if cert == "" {
+		cert, key, password = rest.CertFile, rest.KeyFile, rest.KeyFilePassword
+	}
+	ca := ctl.CACert
+	if ca == "" {
+		ca = rest.CAFile
+	}
+	// A set that cannot be read later shows in the error of the next request
+	// that needs it; the last good one serves until then.
+	certs, err := newCertFiles(cert, key, ca, password, func(error) {})
+	if err != nil {
+		return nil, fmt.Errorf("certificates for the members' REST API: %w", err)
+	}
+	how := trustFull
+	switch {
+	case ctl.Insecure && cert == "":
+		how = trustAll
+	case ctl.Insecure || ca != "":
+		how = trustChain
+	}
+	login := ctl.Authentication
+	if login.Username == "" {
+		login = rest.Authentication
+	}
+	dialer := net.Dialer{KeepAlive: 5 * time.Second}
+	return &Client{
+		username: login.Username,
+		password: login.Password,
+		http: &http.Client{
+			Transport: &http.Transport{
+				// Members are neighbours: no proxy of the environment.
+				DialContext:         dialer.DialContext,
+				TLSClientConfig:     certs.clientConfig(how),
+				TLSHandshakeTimeout: 5 * time.Second,
+				MaxIdleConnsPerHost: 2,
+				IdleConnTimeout:     30 * time.Second,
+			},
+			// Credentials go to the member that was asked and nowhere else.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+// Close ends the connections that are kept open. The client may be used again.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Answer is what a member said to a request.
+type Answer struct {
+	Status int
+	// Text is the body, without space around it.
+	Text string
+	// Reason says why something failed, when the member runs Lictor and knows.
+	Reason string
+	// Took is how long a switchover took, if the member said so.
+	Took time.Duration
+}
+
+// OK tells whether the member did what was asked.
+func (a Answer) OK() bool { return a.Status >= 200 && a.Status < 300 }
+
+// Get asks for a path ("/cluster") of the member whose api_url is given.
+func (c *Client) Get(ctx context.Context, apiURL, path string) (Answer, error) {
+	return c.do(ctx, http.MethodGet, apiURL, path, nil)
+}
+
+// Post sends a request with a body that is written as JSON; nil sends none.
+func (c *Client) Post(ctx context.Context, apiURL, path string, body any) (Answer, error) {
+	return c.do(ctx, http.MethodPost, apiURL, path, body)
+}
+
+// Patch is like Post.
+func (c *Client) Patch(ctx context.Context, apiURL, path string, body any) (Answer, error) {
+	return c.do(ctx, http.MethodPatch, apiURL, path, body)
+}
+
+// Put is like Post.
+func (c *Client) Put(ctx context.Context, apiURL, path string, body any) (Answer, error) {
+	return c.do(ctx, http.MethodPut, apiURL, path, body)
+}
+
+// Delete asks for the removal of what a path names.
+func (c *Client) Delete(ctx context.Context, apiURL, path string) (Answer, error) {
+	return c.do(ctx, http.MethodDelete, apiURL, path, nil)
+}
+
+func (c *Client) do(ctx context.Context, method, apiURL, path string, body any) (Answer, error) {
+	target, err := memberURL(apiURL, path)
+	if err != nil {
+		return Answer{}, err
+	}
+	var content io.Reader
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return Answer{}, fmt.Errorf("%s %s: write the request as JSON: %w", method, target, err)
+		}
+		content = bytes.NewReader(encoded)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, content)
+	if err != nil {
+		return Answer{}, fmt.Errorf("%s %s: %w", method, target, err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	// Reading needs no login: what is not sent cannot be overheard.
+	if method != http.MethodGet && c.username != "" {
+		req.SetBasicAuth(c.username, c.password)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		// It names method and URL itself.
+		return Answer{}, fmt.Errorf("ask a member: %w", err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, answerLimit+1))
+	switch {
+	case err != nil:
+		return Answer{}, fmt.Errorf("%s %s: read the answer: %w", method, target, err)
+	case len(raw) > answerLimit:
+		return Answer{}, fmt.Errorf("%s %s: the answer is longer than %d bytes", method, target, answerLimit)
+	}
+	a := Answer{Status: resp.StatusCode, Text: strings.TrimSpace(string(raw)), Reason: resp.Header.Get(reasonHeader)}
+	if ms, err := strconv.ParseInt(resp.Header.Get(tookHeader), 10, 64); err == nil {
+		a.Took = time.Duration(ms) * time.Millisecond
+	}
+	return a, nil
+}
+
+// memberURL is the URL of a path at the member with that api_url.
+func memberURL(apiURL, path string) (string, error) {
+	u, err := url.Parse(apiURL)
+	switch {
+	case apiURL == "":
+		return "", errors.New("the member publishes no api_url")
+	case err != nil:
+		return "", fmt.Errorf("api_url of the member cannot be understood: %w", err)
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil:
+		return "", fmt.Errorf("api_url of the member: %q, must be http[s]://HOST:PORT/patroni", u.Redacted())
+	}
+	path, query, _ := strings.Cut(path, "?")
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/" + strings.TrimPrefix(path, "/"), RawQuery: query}).String(), nil
+}
+
+// PeerStatus is what a member, of Lictor or of Patroni, says about itself.
+type PeerStatus struct {
+	Name    string // empty: Patroni 3 does not say
+	Scope   string
+	Version string // the agent's
+	State   string
+	Role    string // in the member's own words
+	// Accepting says that PostgreSQL answered the member; without it the
+	// positions below are unknown.
+	Accepting bool
+	// Primary says that PostgreSQL is not in recovery.
+	Primary  bool
+	Timeline int
+	// LSN is the write position of a primary, the received or replayed one of a
+	// replica, whichever is further.
+	LSN              int64
+	ReceivedLSN      int64
+	ReplayedLSN      int64
+	ServerVersion    int
+	SystemIdentifier string
+	ReplicationState string
+	SyncStandby      bool // or a quorum standby
+	Tags             map[string]any
+	Pause            bool
+	PendingRestart   bool
+	Unlocked         bool // the member sees no leader
+	FailsafeActive   bool
+	WatchdogFailed   bool
+	ConsulSeen       time.Time // zero: never
+	// Lictor is nil when the member runs Patroni.
+	Lictor *PeerLictor
+}
+
+// PeerLictor is what only Lictor says about a member.
+type PeerLictor struct {
+	// Leads says that the member holds a lease, for LeaseLeft when it answered.
+	Leads         bool
+	LeaseLeft     time.Duration
+	GuardRunning  bool
+	GuardArmedFor time.Duration
+	Reason        string
+	// Beat is the last renewal that the member has seen; nil: none.
+	Beat *cluster.Beat
+	// LoopAge is how long ago its loop came round.
+	LoopAge time.Duration
+}
+
+// Status asks a member how it is.
+func (c *Client) Status(ctx context.Context, apiURL string) (PeerStatus, error) {
+	a, err := c.Get(ctx, apiURL, "/patroni")
+	if err != nil {
+		return PeerStatus{}, err
+	}
+	if a.Status != http.StatusOK {
+		return PeerStatus{}, fmt.Errorf("ask the member at %s how it is: it answered %d %s", apiURL, a.Status, http.StatusText(a.Status))
+	}
+	status, err := parseStatus([]byte(a.Text))
+	if err != nil {
+		return PeerStatus{}, fmt.Errorf("ask the member at %s how it is: %w", apiURL, err)
+	}
+	return status, nil
+}
+
+// peerXLog holds the positions of a primary or of a replica.
+type peerXLog struct {
+	Location int64 `json:"location"`
+	Received int64 `json:"received_location"`
+	Replayed int64 `json:"replayed_location"`
+}
+
+func parseStatus(raw []byte) (PeerStatus, error) {
+	var in struct {
+		State            string         `json:"state"`
+		Role             string         `json:"role"`
+		ServerVersion    int            `json:"server_version"`
+		XLog             *peerXLog      `json:"xlog"`
+		WAL              *peerXLog      `json:"wal"`
+		Timeline         int            `json:"timeline"`
+		SyncStandby      bool           `json:"sync_standby"`
+		QuorumStandby    bool           `json:"quorum_standby"`
+		ReplicationState string         `json:"replication_state"`
+		Pause            bool           `json:"pause"`
+		Unlocked         bool           `json:"cluster_unlocked"`
+		FailsafeActive   bool           `json:"failsafe_mode_is_active"`
+		DCSLastSeen      float64        `json:"dcs_last_seen"`
+		Tags             map[string]any `json:"tags"`
+		SystemIdentifier string         `json:"database_system_identifier"`
+		PendingRestart   bool           `json:"pending_restart"`
+		WatchdogFailed   bool           `json:"watchdog_failed"`
+		Patroni          agentStatus    `json:"patroni"`
+		Lictor           *lictorStatus  `json:"lictor"`
+	}
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return PeerStatus{}, fmt.Errorf("the status is not JSON of the expected shape: %w", err)
+	}
+	if in.State == "" && in.Role == "" {
+		return PeerStatus{}, errors.New("the status has neither state nor role: this is not a member's REST API")
+	}
+	out := PeerStatus{
+		Name: in.Patroni.Name, Scope: in.Patroni.Scope, Version: in.Patroni.Version,
+		State: in.State, Role: in.Role, Timeline: in.Timeline,
+		ServerVersion: in.ServerVersion, SystemIdentifier: in.SystemIdentifier,
+		ReplicationState: in.ReplicationState, SyncStandby: in.SyncStandby || in.QuorumStandby,
+		Tags: in.Tags, Pause: in.Pause, PendingRestart: in.PendingRestart, Unlocked: in.Unlocked,
+		FailsafeActive: in.FailsafeActive, WatchdogFailed: in.WatchdogFailed,
+	}
+	if in.DCSLastSeen > 0 {
+		out.ConsulSeen = time.Unix(int64(in.DCSLastSeen), 0)
+	}
+	xlog := in.XLog
+	if xlog == nil {
+		xlog = in.WAL
+	}
+	if xlog != nil {
+		out.Accepting = true
+		out.Primary = xlog.Location != 0
+		out.ReceivedLSN, out.ReplayedLSN = xlog.Received, xlog.Replayed
+		out.LSN = max(xlog.Location, xlog.Received, xlog.Replayed)
+	}
+	if l := in.Lictor; l != nil {
+		p := PeerLictor{
+			GuardRunning: l.Guard.Running, GuardArmedFor: milliseconds(l.Guard.ArmedForMS),
+			Reason: l.Reason, Beat: l.Beat,
+		}
+		if l.LeaseLeftMS != nil {
+			p.Leads, p.LeaseLeft = true, milliseconds(*l.LeaseLeftMS)
+		}
+		if l.LoopAgeMS != nil {
+			p.LoopAge = milliseconds(*l.LoopAgeMS)
+		}
+		out.Lictor = &p
+	}
+	return out, nil
+}
+
+func milliseconds(n int64) time.Duration { return time.Duration(n) * time.Millisecond }

@@ -1,0 +1,286 @@
+package api
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// compat3 is the value of Server.Compat that asks for Patroni 3's words.
+const compat3 = "patroni-3"
+
+// roleStandbyLeader is the member that leads a shard which follows another one.
+const roleStandbyLeader = "standby_leader"
+
+// nodeStatus is the body of GET /patroni and of the health checks. What is
+// optional is absent, not false.
+type nodeStatus struct {
+	State                string                           `json:"state"`
+	PostmasterStartTime  string                           `json:"postmaster_start_time,omitempty"`
+	Role                 string                           `json:"role"`
+	ServerVersion        int                              `json:"server_version,omitempty"`
+	XLog                 any                              `json:"xlog,omitempty"`
+	Timeline             int                              `json:"timeline,omitempty"`
+	SyncStandby          bool                             `json:"sync_standby,omitempty"`
+	QuorumStandby        bool                             `json:"quorum_standby,omitempty"`
+	ReplicationState     string                           `json:"replication_state,omitempty"`
+	Replication          []replicationLine                `json:"replication,omitempty"`
+	Pause                bool                             `json:"pause,omitempty"`
+	ClusterUnlocked      bool                             `json:"cluster_unlocked,omitempty"`
+	FailsafeModeIsActive bool                             `json:"failsafe_mode_is_active,omitempty"`
+	DCSLastSeen          int64                            `json:"dcs_last_seen"`
+	Tags                 map[string]any                   `json:"tags,omitempty"`
+	SystemIdentifier     string                           `json:"database_system_identifier,omitempty"`
+	PendingRestart       bool                             `json:"pending_restart,omitempty"`
+	PendingRestartReason map[string]cluster.PendingChange `json:"pending_restart_reason,omitempty"`
+	Patroni              agentStatus                      `json:"patroni"`
+	ScheduledRestart     map[string]any                   `json:"scheduled_restart,omitempty"`
+	Lictor               lictorStatus                     `json:"lictor"`
+}
+
+type primaryXLog struct {
+	Location int64 `json:"location"`
+}
+
+type replicaXLog struct {
+	ReceivedLocation  int64   `json:"received_location"`
+	ReplayedLocation  int64   `json:"replayed_location"`
+	ReplayedTimestamp *string `json:"replayed_timestamp"`
+	Paused            bool    `json:"paused"`
+}
+
+type replicationLine struct {
+	User            string  `json:"usename"`
+	ApplicationName string  `json:"application_name"`
+	ClientAddr      *string `json:"client_addr"`
+	State           string  `json:"state"`
+	SyncState       string  `json:"sync_state"`
+	SyncPriority    int     `json:"sync_priority"`
+}
+
+type agentStatus struct {
+	Version string `json:"version"`
+	Scope   string `json:"scope"`
+	Name    string `json:"name"`
+}
+
+// lictorStatus is what Patroni has no field for.
+type lictorStatus struct {
+	// LeaseLeftMS is absent when this member holds no lease.
+	LeaseLeftMS *int64      `json:"lease_left_ms,omitempty"`
+	Guard       guardStatus `json:"guard"`
+	Reason      string      `json:"reason"`
+	// Beat is the last renewal of the leader's lease that this member has seen;
+	// absent when there is none.
+	Beat *cluster.Beat `json:"beat,omitempty"`
+	// LoopAgeMS is how long ago the loop came round; absent before the first
+	// time.
+	LoopAgeMS *int64 `json:"loop_age_ms,omitempty"`
+}
+
+type guardStatus struct {
+	Running    bool  `json:"running"`
+	ArmedForMS int64 `json:"armed_for_ms"`
+}
+
+// status says all about a node.
+func (s *Server) status(state State) nodeStatus {
+	pg := state.Postgres
+	out := nodeStatus{
+		State:                pg.State,
+		Role:                 s.role(state),
+		Pause:                state.Dynamic.Pause,
+		ClusterUnlocked:      state.ConsulSeen.IsZero() || state.Cluster.LeaderName() == "",
+		FailsafeModeIsActive: state.FailsafeActive,
+		Tags:                 effectiveTags(state),
+		SystemIdentifier:     pg.SystemIdentifier,
+		PendingRestart:       len(pg.PendingRestart) > 0 || state.Member.PendingRestart,
+		PendingRestartReason: pg.PendingRestart,
+		Patroni:              agentStatus{Version: state.Version, Scope: state.Scope, Name: state.Name},
+		ScheduledRestart:     scheduledRestart(state.Member),
+		Lictor:               s.lictor(state),
+	}
+	if !state.ConsulSeen.IsZero() {
+		out.DCSLastSeen = state.ConsulSeen.Unix()
+	}
+	if !pg.Accepting {
+		if pg.State == cluster.StateRunning {
+			// It was started and did not stop, yet it does not answer.
+			out.State = "unknown"
+		}
+		return out
+	}
+	if !pg.StartTime.IsZero() {
+		out.PostmasterStartTime = pythonTime(pg.StartTime)
+	}
+	out.ServerVersion, out.Timeline = pg.ServerVersion, pg.Timeline
+	if pg.InRecovery {
+		x := replicaXLog{ReceivedLocation: pg.ReceivedLSN, ReplayedLocation: pg.ReplayedLSN, Paused: pg.ReplayPaused}
+		if x.ReceivedLocation == 0 {
+			x.ReceivedLocation = pg.ReplayedLSN
+		}
+		if !pg.ReplayedAt.IsZero() {
+			at := pythonTime(pg.ReplayedAt)
+			x.ReplayedTimestamp = &at
+		}
+		out.XLog = x
+		out.ReplicationState = pg.ReplicationState
+		out.SyncStandby = syncRole(state) == roleSyncStandby
+		out.QuorumStandby = syncRole(state) == roleQuorumStandby
+	} else {
+		out.XLog = primaryXLog{Location: pg.LSN}
+	}
+	for _, b := range pg.Standbys {
+		line := replicationLine{
+			User: b.User, ApplicationName: b.ApplicationName,
+			State: b.State, SyncState: b.SyncState, SyncPriority: b.SyncPriority,
+		}
+		if b.ClientAddr != "" {
+			line.ClientAddr = &b.ClientAddr
+		}
+		out.Replication = append(out.Replication, line)
+	}
+	return out
+}
+
+func (s *Server) lictor(state State) lictorStatus {
+	now := s.now()
+	out := lictorStatus{
+		Guard:  guardStatus{Running: state.GuardRunning},
+		Reason: state.Reason,
+		Beat:   state.Cluster.Status.Value.Lictor,
+	}
+	if !state.At.IsZero() {
+		passed := age(state.At, now)
+		out.Guard.ArmedForMS = max(0, state.GuardArmedFor-passed).Milliseconds()
+		if state.Leader {
+			left := max(0, state.LeaseLeft-passed).Milliseconds()
+			out.LeaseLeftMS = &left
+		}
+	}
+	if !state.LoopAt.IsZero() {
+		passed := age(state.LoopAt, now).Milliseconds()
+		out.LoopAgeMS = &passed
+	}
+	return out
+}
+
+// role is the node's role in the words of the Patroni that is spoken. When
+// PostgreSQL answers, it knows best.
+func (s *Server) role(state State) string {
+	role := state.Member.Role
+	if state.Postgres.Accepting {
+		switch {
+		case !state.Postgres.InRecovery:
+			role = cluster.RolePrimary
+		case state.Leader && isStandbyCluster(state.Dynamic.Raw):
+			role = roleStandbyLeader
+		default:
+			role = cluster.RoleReplica
+		}
+	}
+	switch {
+	case role == "":
+		return cluster.RoleUninitialized
+	case isPrimaryRole(role):
+		return s.primaryRole()
+	}
+	return role
+}
+
+func (s *Server) primaryRole() string {
+	if s.Compat == compat3 {
+		return cluster.RoleMaster
+	}
+	return cluster.RolePrimary
+}
+
+func isPrimaryRole(role string) bool {
+	return role == cluster.RolePrimary || role == cluster.RoleMaster
+}
+
+// effectiveTags are the tags that the member publishes.
+func effectiveTags(state State) map[string]any {
+	if state.Member.Tags != nil {
+		return state.Member.Tags
+	}
+	out := map[string]any{}
+	for name, value := range state.Tags {
+		if value == false && slices.Contains([]string{"nofailover", "clonefrom", "noloadbalance", "nosync", "nostream"}, name) {
+			continue
+		}
+		out[name] = value
+	}
+	return out
+}
+
+func boolTag(state State, name string) bool {
+	return cluster.Member{Tags: state.Tags}.Tag(name) || state.Member.Tag(name)
+}
+
+// syncRole is which of the synchronous roles a node has by the key sync, if any.
+func syncRole(state State) string {
+	c := state.Cluster
+	if !c.Sync.OK() || state.Dynamic.SynchronousMode == cluster.SyncOff || state.Dynamic.SynchronousMode == "" {
+		return ""
+	}
+	if !slices.ContainsFunc(c.Sync.Value.Standbys(), func(n string) bool { return strings.EqualFold(n, state.Name) }) {
+		return ""
+	}
+	if state.Dynamic.SynchronousMode == cluster.SyncQuorum {
+		return roleQuorumStandby
+	}
+	return roleSyncStandby
+}
+
+// isStandbyCluster tells whether a dynamic configuration makes the shard follow
+// another one.
+func isStandbyCluster(dynamic map[string]any) bool {
+	section, ok := dynamic["standby_cluster"].(map[string]any)
+	if !ok {
+		return false
+	}
+	for _, key := range []string{"host", "port", "restore_command"} {
+		if v, set := section[key]; set && v != nil && v != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// scheduledRestart is what may be told of a scheduled restart: all but the
+// moment by which the member recognises it.
+func scheduledRestart(m cluster.Member) map[string]any {
+	if m.ScheduledRestart == nil {
+		return nil
+	}
+	out := map[string]any{}
+	for k, v := range m.ScheduledRestart {
+		if k != "postmaster_start_time" {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// pythonTime writes a time as Patroni's clients know it: with a space, and with
+// six digits of a second or none.
+func pythonTime(t time.Time) string {
+	return t.UTC().Format(withFraction(t, "2006-01-02 15:04:05"))
+}
+
+// isoTime is ISO 8601 in the same manner, in the time's own zone.
+func isoTime(t time.Time) string {
+	return t.Format(withFraction(t, "2006-01-02T15:04:05"))
+}
+
+// withFraction completes a layout: with the fraction of the second, if there is
+// one, and the zone.
+func withFraction(t time.Time, layout string) string {
+	if t.Nanosecond()/1000 != 0 {
+		layout += ".000000"
+	}
+	return layout + "-07:00"
+}

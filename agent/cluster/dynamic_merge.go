@@ -1,0 +1,67 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+)
+
+// MergePatch lays patch over base as Patroni does: maps are merged key by key,
+// null removes a key, anything else takes the place of what was there. Neither
+// argument is changed, and the result shares no map with them.
+func MergePatch(base, patch map[string]any) map[string]any {
+	out := make(map[string]any, len(base)+len(patch))
+	for key, value := range base {
+		if inner, ok := value.(map[string]any); ok {
+			value = MergePatch(inner, nil)
+		}
+		out[key] = value
+	}
+	for key, value := range patch {
+		if value == nil {
+			delete(out, key)
+			continue
+		}
+		if inner, ok := value.(map[string]any); ok {
+			below, _ := out[key].(map[string]any)
+			value = MergePatch(below, inner)
+		}
+		out[key] = value
+	}
+	return out
+}
+
+// CanonicalJSON writes a dynamic configuration as it goes into Consul: compact,
+// keys sorted, whole numbers as whole numbers, and nothing escaped that need
+// not be, so that patronictl shows what was meant.
+func CanonicalJSON(config map[string]any) ([]byte, error) {
+	if config == nil {
+		return []byte("{}"), nil
+	}
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(config); err != nil {
+		return nil, fmt.Errorf("dynamic configuration cannot be written as JSON: %w", err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// decodeObject reads one JSON object. Numbers stay as they are written
+// (json.Number): 1048576 must not come back as 1.048576e+06.
+func decodeObject(value []byte) (map[string]any, error) {
+	decoder := json.NewDecoder(bytes.NewReader(value))
+	decoder.UseNumber()
+	var raw map[string]any
+	if err := decoder.Decode(&raw); err != nil {
+		return nil, fmt.Errorf("is not a JSON object: %w", err)
+	}
+	if raw == nil {
+		return nil, fmt.Errorf("is null, must be a JSON object")
+	}
+	if _, err := decoder.Token(); err != io.EOF { //nolint:errorlint // Token returns io.EOF itself
+		return nil, fmt.Errorf("has something after the JSON object")
+	}
+	return raw, nil
+}

@@ -1,0 +1,222 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agnivade/levenshtein"
+)
+
+// Defaults and limits of the timing rules, in seconds (docs/design.md, ruling 1).
+const (
+	DefaultTTL      = 8
+	MinTTL          = 3
+	MaxTTL          = 86400 // Consul's limit for a session
+	MinLoopWait     = 1
+	MinRetryTimeout = 1
+	// costlyTTL is the ttl from which on a warning says what it costs.
+	costlyTTL = 15
+)
+
+// Defaults of the other dynamic settings, which are Patroni's but for
+// failsafe_mode: Lictor's leader survives an outage of Consul unless that is
+// switched off.
+const (
+	DefaultMaximumLagOnFailover = 1 << 20
+	DefaultMaximumLagOnSyncNode = -1
+	DefaultPrimaryStartTimeout  = 300 * time.Second
+	DefaultMemberSlotsTTL       = 30 * time.Minute
+)
+
+// dynamicKeys are all keys that ParseDynamic reads.
+func dynamicKeys() []string {
+	return []string{
+		"ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover", "maximum_lag_on_syncnode",
+		"max_timelines_history", "check_timeline", "primary_start_timeout", "master_start_timeout",
+		"primary_stop_timeout", "master_stop_timeout", "synchronous_mode", "synchronous_mode_strict",
+		"synchronous_node_count", "failsafe_mode", "pause", "slots", "permanent_slots", "ignore_slots",
+		"member_slots_ttl", "standby_cluster", "postgresql",
+	}
+}
+
+// ParseDynamicJSON reads the value of the Consul key `config`. Whoever watches
+// the key keeps the last good configuration when this fails.
+func ParseDynamicJSON(value []byte) (Dynamic, []Warning, error) {
+	raw, err := decodeObject(value)
+	if err != nil {
+		return Dynamic{}, nil, err
+	}
+	return ParseDynamic(raw)
+}
+
+// ParseDynamic checks a dynamic configuration and fills in the defaults. All
+// problems are reported at once, each a Problem with setting, value and rule;
+// nothing is clamped. Keys that Lictor does not know stay in Raw as they are.
+// The argument is neither changed nor kept.
+func ParseDynamic(raw map[string]any) (Dynamic, []Warning, error) {
+	r := reader{raw: raw}
+	d := Dynamic{Raw: cloneTree(raw), Timing: r.timing()}
+	if d.Raw == nil {
+		d.Raw = map[string]any{}
+	}
+	d.MaximumLagOnFailover = r.bytes("maximum_lag_on_failover", DefaultMaximumLagOnFailover, 0)
+	d.MaximumLagOnSyncNode = r.bytes("maximum_lag_on_syncnode", DefaultMaximumLagOnSyncNode, -1)
+	d.MaxTimelinesHistory = int(r.number("max_timelines_history", 0, 0, math.MaxInt32))
+	d.CheckTimeline = r.boolean("check_timeline", false)
+	d.PrimaryStartTimeout = r.duration(r.pick("primary_start_timeout", "master_start_timeout"), DefaultPrimaryStartTimeout)
+	d.PrimaryStopTimeout = r.duration(r.pick("primary_stop_timeout", "master_stop_timeout"), 0)
+	d.SynchronousMode = r.syncMode()
+	d.SynchronousStrict = r.boolean("synchronous_mode_strict", false)
+	d.SynchronousNodeCount = int(r.number("synchronous_node_count", 1, 1, math.MaxInt32))
+	d.FailsafeMode = r.boolean("failsafe_mode", true)
+	d.Pause = r.boolean("pause", false)
+	d.Slots = r.slots(r.pick("slots", "permanent_slots"))
+	d.IgnoreSlots = r.matchers("ignore_slots")
+	d.MemberSlotsTTL = r.duration("member_slots_ttl", DefaultMemberSlotsTTL)
+	d.StandbyCluster = cloneTree(r.object("standby_cluster"))
+	d.Postgres = r.postgres()
+	r.consider(d)
+	if err := errors.Join(r.errs...); err != nil {
+		return Dynamic{}, r.warnings, err
+	}
+	return d, r.warnings, nil
+}
+
+// timing applies ruling 1: what is not set follows ttl, and a set of values that
+// breaks a rule is refused with its numbers.
+func (r *reader) timing() Timing {
+	before := len(r.errs)
+	ttl := r.seconds("ttl", DefaultTTL, MinTTL, MaxTTL)
+	loopWait := int64(2)
+	if ttl < DefaultTTL {
+		loopWait = 1
+	}
+	loopWait = r.seconds("loop_wait", loopWait, MinLoopWait, MaxTTL)
+	retry := max(MinRetryTimeout, min(10, (ttl-loopWait)/2))
+	retry = r.seconds("retry_timeout", retry, MinRetryTimeout, MaxTTL)
+	if sum := loopWait + 2*retry; len(r.errs) == before && sum > ttl {
+		r.errs = append(r.errs, Problem{
+			Path: "ttl", Value: fmt.Sprint(ttl),
+			Rule: fmt.Sprintf("loop_wait + 2 x retry_timeout must not be more than ttl, but %d + 2 x %d = %d: a leader could not try Consul twice before its lease ends",
+				loopWait, retry, sum),
+		})
+	}
+	return Timing{
+		TTL: time.Duration(ttl) * time.Second, LoopWait: time.Duration(loopWait) * time.Second,
+		RetryTimeout: time.Duration(retry) * time.Second,
+	}
+}
+
+func (r *reader) syncMode() SyncMode {
+	value := r.raw["synchronous_mode"]
+	if value == nil {
+		return SyncOff
+	}
+	if on, err := ParseBoolean(value); err == nil {
+		if on {
+			return SyncOn
+		}
+		return SyncOff
+	}
+	if text, ok := value.(string); ok && strings.EqualFold(strings.TrimSpace(text), string(SyncQuorum)) {
+		return SyncQuorum
+	}
+	r.fail("synchronous_mode", value, `must be true, false or "quorum"`)
+	return SyncOff
+}
+
+// slots reads the permanent slots: a name with type, database and plugin, or
+// with nothing for a physical one.
+func (r *reader) slots(key string) map[string]any {
+	slots := r.object(key)
+	for _, name := range slices.Sorted(maps.Keys(slots)) {
+		path := key + "." + name
+		if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || len(name) > 63 || name == "" {
+			r.fail(path, nil, "a slot's name has lower-case letters, digits and _ only, at most 63")
+		}
+		slot, isMap := slots[name].(map[string]any)
+		if !isMap {
+			if off, err := ParseBoolean(slots[name]); slots[name] != nil && slots[name] != "" && (err != nil || off) {
+				r.fail(path, slots[name], "must be a map of type, database and plugin")
+			}
+			continue
+		}
+		switch kind := slot["type"]; kind {
+		case nil, "physical":
+		case "logical":
+			for _, need := range []string{"database", "plugin"} {
+				if text, ok := slot[need].(string); !ok || text == "" {
+					r.fail(path+"."+need, nil, "must be set for a logical slot")
+				}
+			}
+		default:
+			r.fail(path+".type", kind, "must be physical or logical")
+		}
+	}
+	return cloneTree(slots)
+}
+
+func (r *reader) matchers(key string) []map[string]any {
+	var all []map[string]any
+	for i, item := range r.list(key) {
+		m, ok := item.(map[string]any)
+		if !ok {
+			r.fail(fmt.Sprintf("%s[%d]", key, i), item, "must be a map of name, type, database and plugin")
+			continue
+		}
+		all = append(all, cloneTree(m))
+	}
+	return all
+}
+
+func (r *reader) postgres() DynamicPostgres {
+	below := reader{raw: r.object("postgresql"), prefix: "postgresql."}
+	p := DynamicPostgres{
+		Parameters:         cloneTree(below.object("parameters")),
+		PgHBA:              below.lines("pg_hba"),
+		PgIdent:            below.lines("pg_ident"),
+		UsePgRewind:        below.optional("use_pg_rewind"),
+		UseSlots:           below.optional("use_slots"),
+		RecoveryConf:       cloneTree(below.object("recovery_conf")),
+		RemoveOnRewindFail: below.optional("remove_data_directory_on_rewind_failure"),
+		RemoveOnDiverged:   below.optional("remove_data_directory_on_diverged_timelines"),
+	}
+	for key, values := range map[string]map[string]any{"parameters": p.Parameters, "recovery_conf": p.RecoveryConf} {
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			switch values[name].(type) {
+			case map[string]any, []any:
+				below.fail(key+"."+name, values[name], "must be a single value")
+			}
+		}
+	}
+	r.errs = append(r.errs, below.errs...)
+	return p
+}
+
+// consider warns of what is allowed.
+func (r *reader) consider(d Dynamic) {
+	if ttl := d.TTL / time.Second; ttl > costlyTTL {
+		r.warn("ttl", "%d s: when a host is lost, its shard takes no writes for up to %d s; Lictor is safe from ttl %d up, its default is %d",
+			ttl, ttl+1, MinTTL, DefaultTTL)
+	}
+	if len(d.StandbyCluster) > 0 {
+		r.warn("standby_cluster", "standby clusters are not supported yet: the setting is kept but not followed")
+	}
+	known := dynamicKeys()
+	for _, key := range slices.Sorted(maps.Keys(r.raw)) {
+		if slices.Contains(known, key) {
+			continue
+		}
+		for _, name := range known {
+			if levenshtein.ComputeDistance(key, name) <= 2 {
+				r.warn(key, "is not a known setting and has no effect; did you mean %s?", name)
+				break
+			}
+		}
+	}
+}

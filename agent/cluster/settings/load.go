@@ -1,0 +1,118 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/agnivade/levenshtein"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// Source is where a configuration comes from.
+type Source struct {
+	// Path is a YAML file, or a directory of *.yml and *.yaml. Without one the
+	// whole YAML comes from LICTOR_CONFIGURATION or PATRONI_CONFIGURATION.
+	Path string
+	// Environ is the environment, as from os.Environ. Its variables go over the
+	// file.
+	Environ []string
+	// Flags are values by the paths of their settings, like postgresql.listen.
+	// They go over the environment.
+	Flags map[string]any
+}
+
+// Get returns the value of an environment variable, empty when there is none.
+func (s Source) Get(name string) string {
+	for _, entry := range s.Environ {
+		if value, ok := strings.CutPrefix(entry, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+func (s Source) String() string {
+	if s.Path == "" {
+		return "the environment"
+	}
+	return s.Path
+}
+
+// Load reads, layers and decodes a configuration into a pointer to its struct.
+// Then it calls check, which fills in defaults and checks what decoding cannot.
+// All problems are reported at once, each with the place its value comes from.
+// Warnings are returned with and without an error.
+func Load(source Source, schema Schema, into any, check func() ([]cluster.Warning, error)) ([]cluster.Warning, error) {
+	t := newTree()
+	if err := t.read(source); err != nil {
+		return t.warnings, refused(source, []error{err})
+	}
+	errs := schema.apply(t)
+	l := newLayers(reflect.TypeOf(into).Elem(), schema)
+	l.environment(source.Environ)
+	l.flags(source.Flags)
+	errs = append(errs, l.apply(t)...)
+	// Once more: what came from outside the files may need it, too.
+	errs = append(errs, schema.apply(t)...)
+	errs = append(errs, t.decode(into)...)
+
+	reported := map[string]bool{}
+	for _, err := range errs {
+		for _, p := range cluster.Problems(err) {
+			reported[p.Path] = true
+		}
+	}
+	warnings, err := check()
+	warnings = append(t.warnings, warnings...)
+	for _, p := range cluster.Problems(err) {
+		// What could not be decoded looks as if it were not set.
+		if !reported[p.Path] {
+			errs = append(errs, p)
+		}
+	}
+	for i, err := range errs {
+		if p, ok := err.(cluster.Problem); ok { //nolint:errorlint // only the bare form is located
+			errs[i] = t.locate(p)
+		}
+	}
+	return warnings, refused(source, errs)
+}
+
+func (t *tree) read(source Source) error {
+	if source.Path != "" {
+		return t.readPath(source.Path)
+	}
+	for _, prefix := range []string{ownPrefix, patroniPrefix} {
+		if text := source.Get(prefix + wholeVariable); text != "" {
+			return t.readText(prefix+wholeVariable, []byte(text))
+		}
+	}
+	return fmt.Errorf("no configuration: name a file or a directory, or set %s%s", ownPrefix, wholeVariable)
+}
+
+// refused puts a headline over the problems.
+func refused(source Source, errs []error) error {
+	err := errors.Join(errs...)
+	if err == nil {
+		return nil
+	}
+	return &Refused{Source: source.String(), Err: err}
+}
+
+// Refused says that a configuration is not valid. Err joins its problems.
+type Refused struct {
+	Source string
+	Err    error
+}
+
+func (r *Refused) Error() string {
+	return fmt.Sprintf("configuration from %s is refused:\n  %s", r.Source, strings.ReplaceAll(r.Err.Error(), "\n", "\n  "))
+}
+
+func (r *Refused) Unwrap() error { return r.Err }
+
+// near tells whether a variable's name looks like a slip of another's.
+func near(a, b string) bool { return levenshtein.ComputeDistance(a, b) <= 2 }

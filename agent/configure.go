@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// initialConfig is the dynamic configuration that this member writes when
+// Consul has none: bootstrap.dcs.
+func (a *Agent) initialConfig() []byte {
+	value, err := cluster.CanonicalJSON(a.cfg.Bootstrap.DCS)
+	if err != nil {
+		a.once("bootstrap.dcs", "bootstrap.dcs cannot be written as JSON", err.Error())
+		return []byte("{}")
+	}
+	return value
+}
+
+// applyConfig makes a new dynamic configuration take effect. One that is not
+// valid is reported, and the last good one stays.
+func (a *Agent) applyConfig(snapshot cluster.Snapshot) {
+	if !snapshot.Config.Exists() || snapshot.Config.ModifyIndex == a.m.configIndex {
+		return
+	}
+	a.m.configIndex = snapshot.Config.ModifyIndex
+	dynamic, warnings, err := cluster.ParseDynamicJSON(snapshot.Config.Value)
+	if err != nil {
+		a.log.Error().Err(err).Str("key", a.keys.Config()).Msg("the dynamic configuration is not valid; the last good one stays")
+		return
+	}
+	for _, w := range warnings {
+		a.log.Warn().Stringer("warning", w).Msg("dynamic configuration")
+	}
+	before := a.m.dynamic
+	a.m.dynamic = dynamic
+	a.dynamic.Store(&dynamic)
+	if before.TTL != dynamic.TTL && !a.m.lease.Until().IsZero() {
+		// Observers will soon count the new ttl: a shorter lease ends sooner, here
+		// and with the guard, before any beat tells them.
+		a.m.lease.Shorten(a.m.beatSent, dynamic.TTL)
+		a.guard.arm(a.killAt())
+	}
+	a.applyPostgresConfig()
+	a.log.Info().Dur("ttl", dynamic.TTL).Dur("loop_wait", dynamic.LoopWait).Dur("retry_timeout", dynamic.RetryTimeout).
+		Str("synchronous_mode", string(dynamic.SynchronousMode)).Msg("dynamic configuration applied")
+}
+
+// applyPostgresConfig hands PostgreSQL's part to PostgreSQL.
+func (a *Agent) applyPostgresConfig() {
+	a.pg.Apply(a.m.dynamic)
+	if !a.m.pg.running || a.m.task.kind != ha.TaskNone {
+		a.m.rewrite = a.m.pg.running // when the task is done
+		return
+	}
+	a.rewriteConfig()
+}
+
+// rewriteConfig writes PostgreSQL's configuration files anew, once at a time.
+func (a *Agent) rewriteConfig() {
+	if a.m.rewriting {
+		a.m.rewrite = true
+		return
+	}
+	a.m.rewrite, a.m.rewriting = false, true
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		err := a.pg.Rewrite(ctx)
+		return func() {
+			a.m.rewriting = false
+			if err != nil {
+				a.log.Error().Err(err).Msg("PostgreSQL's configuration could not be written; it stays as it was")
+			}
+			kick(a.kickPostgres)
+		}
+	})
+}
+
+// mayRewind tells whether the configuration allows pg_rewind.
+func (a *Agent) mayRewind() bool { return a.pg.UsePgRewind() }
+
+// mayRemoveData names the setting that allows to replace a data directory which
+// cannot be rewound, empty when none does (I7).
+func (a *Agent) mayRemoveData() string {
+	pg := a.m.dynamic.Postgres
+	switch {
+	case a.cfg.Postgres.RemoveOnRewindFail || pg.RemoveOnRewindFail != nil && *pg.RemoveOnRewindFail:
+		return "remove_data_directory_on_rewind_failure"
+	case a.cfg.Postgres.RemoveOnDiverged || pg.RemoveOnDiverged != nil && *pg.RemoveOnDiverged:
+		return "remove_data_directory_on_diverged_timelines"
+	}
+	return ""
+}
+
+// adopt takes charge of a PostgreSQL that runs already, and looks at the data
+// directory, before anything else happens.
+func (a *Agent) adopt(ctx context.Context) error {
+	a.pg.Apply(a.m.dynamic)
+	running, err := a.pg.Adopt()
+	if err != nil {
+		return fmt.Errorf("looking for a running PostgreSQL: %w", err)
+	}
+	a.m.data = a.lookAtData(ctx)
+	a.m.pg.wasPrimary = a.m.data.wasPrimary
+	a.m.pg.running = running
+	if !running {
+		return nil
+	}
+	limit, cancel := context.WithTimeout(ctx, a.m.dynamic.RetryTimeout)
+	defer cancel()
+	state, err := a.pg.Observe(limit)
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		a.log.Warn().Err(err).Msg("PostgreSQL runs but cannot be observed yet")
+	}
+	a.sawPostgres(state, a.m.data, nil)
+	if a.m.pg.primary() {
+		a.m.adopted = a.clock()
+	}
+	// What commits wait for now must go on until the key sync says otherwise.
+	a.log.Info().Bool("primary", a.m.pg.primary()).Msg("PostgreSQL runs already and is taken charge of")
+	return nil
+}
+
+// once logs a problem when it is new or has changed, until clearOnce.
+func (a *Agent) once(topic, message, detail string) {
+	if a.m.told[topic] == detail {
+		return
+	}
+	a.m.told[topic] = detail
+	a.log.Error().Str("detail", detail).Msg(message)
+}
+
+func (a *Agent) clearOnce(topic string) {
+	if _, told := a.m.told[topic]; told {
+		delete(a.m.told, topic)
+		a.log.Info().Str("topic", topic).Msg("well again")
+	}
+}

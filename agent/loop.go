@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// member is the state of the loop. Only the loop's goroutine touches it.
+type member struct {
+	// Consul
+	snapshot   cluster.Snapshot
+	read       cluster.Instant
+	readWall   time.Time
+	floor      uint64 // snapshots older than our own last write are stale
+	statusSeen cluster.Instant
+	session    string
+	rereading  bool
+	staleReads int
+	consulDown bool
+	writing    map[string]bool // the leader's own keys that are being written
+	problems   string          // what was logged last about values that make no sense
+
+	// The lease
+	lease     fence.Lease
+	beatSent  cluster.Instant
+	beatCount int64
+	inFlight  bool
+	uncertain bool
+	giving    *ha.Giving
+
+	// PostgreSQL
+	data     dataState
+	pg       pgState
+	adopted  cluster.Instant
+	crashes  []cluster.Instant
+	pgDown   cluster.Instant
+	upstream string
+
+	// Peers
+	answers []ha.Peer
+	asked   cluster.Instant
+	pending int
+
+	// Work
+	task     task
+	attempt  ha.Attempt
+	stopping bool
+	exit     bool
+
+	dynamic     cluster.Dynamic
+	configIndex uint64
+
+	published   published
+	told        map[string]string // problems that were logged, by topic
+	fencing     bool
+	settingSync bool
+	rewrite     bool // PostgreSQL's configuration is to be written when the task is done
+	rewriting   bool
+	// bootstrapID is the system identifier of a bootstrap that Consul may or may
+	// not have taken in yet.
+	bootstrapID string
+	reason      string
+	refused     string // why the last request for a switchover was refused
+}
+
+// loop runs until the agent has stopped in an orderly way or its context ends.
+func (a *Agent) loop(stop, reload <-chan struct{}, failed <-chan error) error {
+	var deadline <-chan time.Time
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case f := <-a.events:
+			f()
+			a.drain()
+		case <-timer.C:
+		case <-stop:
+			stop = nil
+			a.m.stopping = true
+			a.interruptTask()
+			limit := time.NewTimer(stopLimit)
+			defer limit.Stop()
+			deadline = limit.C
+			a.log.Info().Msg("asked to stop")
+		case <-reload:
+			a.reload()
+		case <-deadline:
+			a.log.Error().Dur("limit", stopLimit).Msg("could not stop in an orderly way in time; PostgreSQL is killed")
+			return a.pg.Kill(a.ctx)
+		case err := <-failed:
+			return err
+		case <-a.ctx.Done():
+			return context.Cause(a.ctx)
+		}
+		wake := a.step()
+		if a.m.exit {
+			return nil
+		}
+		timer.Reset(wake)
+	}
+}
+
+// drain takes all events that are there already, so that a burst costs one
+// decision.
+func (a *Agent) drain() {
+	for {
+		select {
+		case f := <-a.events:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// step observes, decides and acts once, and says when to come round again.
+func (a *Agent) step() time.Duration {
+	v := a.view()
+	d := ha.Decide(v)
+	a.note(v, d)
+	for _, action := range d.Actions {
+		a.perform(action)
+	}
+	a.publish()
+	a.show(d.Reason)
+	if a.m.rewrite && a.m.task.kind == ha.TaskNone {
+		a.rewriteConfig()
+	}
+	tick := a.m.dynamic.LoopWait
+	if !d.Wake.IsZero() {
+		tick = min(tick, d.Wake.Sub(a.clock()))
+	}
+	return max(tick, time.Millisecond)
+}
+
+// note logs a decision when it differs from the last one: one line with what is
+// done and why, and no repeated noise.
+func (a *Agent) note(v ha.View, d ha.Decision) {
+	if d.Reason == a.m.reason || d.Reason == "" {
+		return
+	}
+	a.m.reason = d.Reason
+	line := a.log.Info()
+	for _, action := range d.Actions {
+		if _, routine := action.(ha.Beat); !routine {
+			line = line.Stringer("action", action)
+		}
+	}
+	if !v.Lease.Until.IsZero() {
+		line = line.Dur("lease_left", v.Lease.Until.Sub(v.Now))
+	}
+	line.Msg(d.Reason)
+}

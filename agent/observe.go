@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/postgres"
+)
+
+// dataState is what is in the data directory, as last looked at.
+type dataState struct {
+	State            ha.DataState
+	Problem          string
+	SystemIdentifier string
+	Timeline         int
+	// checkpointLSN is that of the last checkpoint in the control file.
+	checkpointLSN int64
+	wasPrimary    bool // by its signal files
+}
+
+// pgState is PostgreSQL as last looked at.
+type pgState struct {
+	running  bool
+	observed postgres.State
+	// primaryKnown is the role of a postmaster that does not answer SQL (yet).
+	wasPrimary bool
+	syncNames  []string
+	syncSince  int64
+}
+
+// primary tells whether PostgreSQL is outside recovery, or was when it was last
+// seen.
+func (p pgState) primary() bool {
+	if p.observed.Accepting {
+		return !p.observed.InRecovery
+	}
+	return p.wasPrimary
+}
+
+// view is what the decision rests on.
+func (a *Agent) view() ha.View {
+	now := a.clock()
+	m := &a.m
+	v := ha.View{
+		Now: now, Wall: time.Now(), Name: a.cfg.Name, Tags: a.cfg.Tags,
+		Config: m.dynamic, Fence: a.margins(),
+		Cluster: m.snapshot, Read: m.read, StatusSeen: m.statusSeen, Session: m.session,
+		Lease: ha.Lease{
+			Until: m.lease.Until(), BeatSent: m.beatSent, InFlight: m.inFlight, Uncertain: m.uncertain,
+		},
+		Peers: m.answers, PeersAsked: m.asked, PeersDone: m.pending == 0,
+		Task: m.task.kind, Attempt: m.attempt, Giving: m.giving, Adopted: m.adopted,
+		Stopping: m.stopping, WatchdogOK: true,
+	}
+	o := m.pg.observed
+	v.Postgres = ha.Postgres{
+		Data: m.data.State, DataProblem: m.data.Problem, SystemIdentifier: m.data.SystemIdentifier,
+		Running: m.pg.running, Accepting: o.Accepting, Primary: m.pg.primary(),
+		Timeline: o.Timeline, LSN: o.LSN(),
+		Upstream: m.upstream, Streaming: o.ReplicationState == postgres.Streaming,
+		DownSince: m.pgDown, Crashes: m.recentCrashes(now),
+		SyncNames: m.pg.syncNames, SyncSince: m.pg.syncSince,
+	}
+	if m.bootstrapID != "" {
+		v.Postgres.Data = ha.DataValid // bootstrapped, and on its way into Consul
+	}
+	for _, s := range o.Standbys {
+		v.Postgres.Standbys = append(v.Postgres.Standbys, ha.Standby{
+			Name: s.ApplicationName, Streaming: s.State == postgres.Streaming,
+			Sync: s.SyncState == "sync" || s.SyncState == "quorum", FlushLSN: s.FlushLSN,
+		})
+	}
+	return v
+}
+
+// crashWindow is how long an unexpected end of PostgreSQL is remembered.
+const crashWindow = 3 * time.Minute
+
+func (m *member) recentCrashes(now cluster.Instant) int {
+	n := 0
+	for _, at := range m.crashes {
+		if now.Sub(at) < crashWindow {
+			n++
+		}
+	}
+	return n
+}
+
+// margins are the moments before the end of the lease at which PostgreSQL is
+// stopped and killed (docs/design.md, ruling 4).
+func (a *Agent) margins() ha.FenceMargins {
+	ttl := a.m.dynamic.TTL
+	margins := ha.FenceMargins{DemoteBefore: ttl / 4, KillBefore: ttl / 10}
+	if s := a.cfg.Lictor.Fence.DemoteBefore; s > 0 {
+		margins.DemoteBefore = time.Duration(s * float64(time.Second))
+	}
+	if s := a.cfg.Lictor.Fence.KillBefore; s > 0 {
+		margins.KillBefore = time.Duration(s * float64(time.Second))
+	}
+	return margins
+}
+
+// killAt is the guard's deadline: a little before the lease ends.
+func (a *Agent) killAt() cluster.Instant {
+	if a.m.lease.Until().IsZero() {
+		return 0
+	}
+	return a.m.lease.Until().Add(-a.margins().KillBefore)
+}
+
+// sawPostgres takes in what PostgreSQL looks like.
+func (a *Agent) sawPostgres(state postgres.State, data dataState, err error) {
+	m := &a.m
+	if err != nil {
+		a.once("postgres", "PostgreSQL runs but cannot be observed", err.Error())
+	} else {
+		a.clearOnce("postgres")
+	}
+	m.data = data
+	if m.pg.observed.Accepting {
+		m.pg.wasPrimary = !m.pg.observed.InRecovery
+	}
+	m.pg.running, m.pg.observed = state.Running, state
+	switch {
+	case state.Accepting:
+		m.pg.wasPrimary = !state.InRecovery
+		m.pgDown = 0
+	case !state.Running && data.State == ha.DataValid:
+		m.pg.wasPrimary = data.wasPrimary
+	}
+}
+
+// postmasterGone: the postmaster has ended. Unless it was told to, that counts
+// as a crash.
+func (a *Agent) postmasterGone() {
+	m := &a.m
+	m.pg.running = false
+	m.pg.wasPrimary = m.pg.primary()
+	m.pg.observed.Accepting, m.pg.observed.Running = false, false
+	if m.task.kind == ha.TaskNone && m.pgDown.IsZero() {
+		m.pgDown = a.clock()
+		m.crashes = append(m.crashes, m.pgDown)
+		a.log.Error().Msg("PostgreSQL ended without being told to; its log says why")
+	}
+	kick(a.kickPostgres)
+}
+
+// show makes the loop's state readable for the REST API.
+func (a *Agent) show(reason string) {
+	o := a.m.pg.observed
+	now := a.clock()
+	state := &api.State{
+		At: time.Now(), LoopAt: time.Now(), Name: a.cfg.Name, Scope: a.cfg.Scope, Version: publicVersion(a.version), Tags: publishedTags(a.cfg.Tags),
+		Cluster: a.m.snapshot, Dynamic: a.m.dynamic, ConsulSeen: a.m.readWall, Reason: reason, Refused: a.m.refused,
+		Leader: a.m.lease.Held(now), LeaseLeft: max(0, a.m.lease.Left(now)),
+		Member: a.memberValue(),
+		Postgres: api.Postgres{
+			State: a.pgStateName(), Accepting: o.Accepting && a.m.pg.running, InRecovery: !a.m.pg.primary(),
+			StartTime: o.StartTime, ServerVersion: o.ServerVersion, SystemIdentifier: a.m.data.SystemIdentifier,
+			Timeline: o.Timeline, LSN: o.LSN(), ReceivedLSN: o.ReceivedLSN, ReplayedLSN: o.ReplayedLSN,
+			ReplayedAt: o.ReplayedAt, ReplayPaused: o.ReplayPaused, ReplicationState: o.ReplicationState,
+			PendingRestart: o.PendingRestart,
+		},
+	}
+	state.GuardRunning, state.GuardArmedFor = a.guard.shown(now)
+	if o.InRecovery && a.m.snapshot.Status.OK() {
+		state.Postgres.Lag = max(0, a.m.snapshot.Status.Value.OpTime-o.LSN())
+	}
+	for _, s := range o.Standbys {
+		state.Postgres.Standbys = append(state.Postgres.Standbys, api.Standby{
+			User: s.User, ApplicationName: s.ApplicationName, ClientAddr: s.ClientAddr,
+			State: s.State, SyncState: s.SyncState, SyncPriority: s.SyncPriority,
+		})
+	}
+	a.shown.Store(state)
+	a.changed.send()
+}

@@ -1,0 +1,468 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// commandLine are the parameters that must be the same on all members, or that
+// others rely on. They come from the dynamic configuration alone and are passed
+// on the postmaster's command line, so that ALTER SYSTEM cannot change them
+// (Patroni's list, docs/design.md section 3).
+var commandLine = []struct {
+	name, fallback string
+	least          int // of a number; 0: not a number
+}{
+	{"wal_level", "replica", 0},
+	{"hot_standby", "on", 0},
+	{"max_connections", "100", 25},
+	{"max_wal_senders", "10", 3},
+	{"max_prepared_transactions", "0", -1},
+	{"max_locks_per_transaction", "64", 32},
+	{"track_commit_timestamp", "off", 0},
+	{"max_replication_slots", "10", 4},
+	{"max_worker_processes", "8", 2},
+	{"wal_log_hints", "on", 0},
+}
+
+// recoveryParameters are those that say what a standby follows; a leftover in
+// postgresql.auto.conf would win over the file.
+var recoveryParameters = map[string]bool{
+	"primary_conninfo": true, "primary_slot_name": true, "restore_command": true, "recovery_target": true,
+	"recovery_target_name": true, "recovery_target_time": true, "recovery_target_xid": true, "recovery_target_lsn": true,
+	"recovery_target_inclusive": true, "recovery_target_timeline": true, "recovery_target_action": true,
+	"promote_trigger_file": true, "recovery_min_apply_delay": true, "archive_cleanup_command": true,
+}
+
+// defaults are parameters that Lictor sets unless the configuration does.
+// wal_retrieve_retry_interval: a replica that turns to a new primary must not
+// wait 5 s when it comes a moment before its slot.
+var defaults = map[string]string{
+	"wal_keep_size":               "128MB",
+	"wal_retrieve_retry_interval": "500ms",
+	"password_encryption":         "scram-sha-256",
+}
+
+// renamed are parameters with another name or none in some versions, from the
+// release notes of each.
+var renamed = []struct {
+	name  string
+	since int // first version that has it
+	until int // last version that has it; 0: still there
+}{
+	{"wal_keep_segments", 0, 12},
+	{"wal_keep_size", 13, 0},
+	{"promote_trigger_file", 0, 15},
+	{"vacuum_defer_cleanup_age", 0, 15},
+	{"force_parallel_mode", 0, 15},
+	{"old_snapshot_threshold", 0, 16},
+	{"db_user_namespace", 0, 16},
+}
+
+// reloadableConninfo is the first version in which a standby takes a new
+// primary_conninfo without a restart (release notes of 13).
+const reloadableConninfo = 13
+
+// Apply takes a new dynamic configuration. It takes effect with the next
+// Rewrite or start.
+func (p *Instance) Apply(d cluster.Dynamic) {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	p.dynamic = d
+}
+
+// Reconfigure takes the local section of a configuration file that was read
+// anew. Addresses and directories stay: they need a new agent.
+func (p *Instance) Reconfigure(local config.Postgres) {
+	now := p.local.Load()
+	local.Listen, local.DataDir, local.BinDir, local.BinName = now.Listen, now.DataDir, now.BinDir, now.BinName
+	p.local.Store(&local)
+}
+
+// UsePgRewind tells whether a diverged data directory may be rewound.
+func (p *Instance) UsePgRewind() bool {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	return flag(p.local.Load().UsePgRewind, p.dynamic.Postgres.UsePgRewind, false)
+}
+
+// UseSlots tells whether replicas hold replication slots.
+func (p *Instance) UseSlots() bool {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	return flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true)
+}
+
+func flag(first, second *bool, fallback bool) bool {
+	switch {
+	case first != nil:
+		return *first
+	case second != nil:
+		return *second
+	}
+	return fallback
+}
+
+// writeFile replaces a file of the data directory in one step, as PostgreSQL's
+// user's.
+func (p *Instance) writeFile(path, content string) error {
+	f, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o600), renameio.IgnoreUmask())
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	defer f.Cleanup() //nolint:errcheck // nothing is left to clean after a success
+	if p.credential != nil {
+		if err := f.Chown(int(p.credential.Uid), int(p.credential.Gid)); err != nil {
+			return fmt.Errorf("writing %s: %w", path, err)
+		}
+	}
+	if _, err := f.WriteString(content); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+// as is in which role, and after whom, PostgreSQL runs or is to run.
+type as struct {
+	role     Role
+	upstream *Upstream
+}
+
+// writeConfig writes all of PostgreSQL's configuration files for a role.
+func (p *Instance) writeConfig(ctx context.Context, a as) error {
+	control, err := p.control(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.keepBaseConf(); err != nil {
+		return err
+	}
+	if a.upstream != nil {
+		if err := p.writePgpass(*a.upstream); err != nil {
+			return err
+		}
+	}
+	p.settings.Lock()
+	conf := p.postgresqlConf(a, control)
+	hba, ident := p.local.Load().PgHBA, p.local.Load().PgIdent
+	if len(hba) == 0 {
+		hba = p.dynamic.Postgres.PgHBA
+	}
+	if len(ident) == 0 {
+		ident = p.dynamic.Postgres.PgIdent
+	}
+	p.settings.Unlock()
+	if err := p.writeFile(p.inData("postgresql.conf"), conf); err != nil {
+		return err
+	}
+	const head = "# Written by Lictor from postgresql.%s; changes here are lost.\n"
+	if len(hba) > 0 {
+		if err := p.writeFile(p.inData("pg_hba.conf"), fmt.Sprintf(head, "pg_hba")+strings.Join(hba, "\n")+"\n"); err != nil {
+			return err
+		}
+	}
+	if len(ident) > 0 {
+		if err := p.writeFile(p.inData("pg_ident.conf"), fmt.Sprintf(head, "pg_ident")+strings.Join(ident, "\n")+"\n"); err != nil {
+			return err
+		}
+	}
+	return p.cleanAutoConf()
+}
+
+func (p *Instance) inData(name string) string { return filepath.Join(p.dataDir, name) }
+
+// keepBaseConf renames the postgresql.conf that was there before Lictor, once.
+func (p *Instance) keepBaseConf() error {
+	base := p.inData("postgresql.base.conf")
+	if _, err := os.Stat(base); err == nil {
+		return nil
+	}
+	err := os.Rename(p.inData("postgresql.conf"), base)
+	if errors.Is(err, os.ErrNotExist) {
+		return p.writeFile(base, "")
+	}
+	if err != nil {
+		return fmt.Errorf("keeping the original postgresql.conf: %w", err)
+	}
+	return nil
+}
+
+// parameters are those of the file, without the ones of the command line.
+func (p *Instance) parameters() map[string]string {
+	out := maps.Clone(defaults)
+	for _, layer := range []map[string]any{p.dynamic.Postgres.Parameters, p.local.Load().Parameters} {
+		for name, value := range layer {
+			out[name] = parameterText(value)
+		}
+	}
+	if segments, ok := out["wal_keep_segments"]; ok && p.major >= 13 {
+		if n, err := strconv.Atoi(segments); err == nil {
+			out["wal_keep_size"] = strconv.Itoa(n*16) + "MB"
+		}
+	}
+	for name := range out {
+		if !supported(name, p.major) || slices.Contains([]string{"listen_addresses", "port", "cluster_name"}, name) || recoveryParameters[name] && name != "restore_command" {
+			delete(out, name)
+		}
+	}
+	for _, c := range commandLine {
+		delete(out, c.name)
+	}
+	if p.syncNames != "" || p.dynamic.SynchronousMode == cluster.SyncOn || p.dynamic.SynchronousMode == cluster.SyncQuorum {
+		out["synchronous_standby_names"] = p.syncNames
+	}
+	return out
+}
+
+func supported(name string, major int) bool {
+	for _, r := range renamed {
+		if r.name == name {
+			return major >= r.since && (r.until == 0 || major <= r.until)
+		}
+	}
+	return true
+}
+
+func parameterText(value any) string {
+	switch v := value.(type) {
+	case bool:
+		if v {
+			return "on"
+		}
+		return "off"
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64)
+	case json.Number:
+		return v.String()
+	}
+	return fmt.Sprint(value)
+}
+
+// quote writes a value as postgresql.conf wants it: in single quotes, those
+// inside doubled, backslashes too.
+func quote(value string) string {
+	return "'" + strings.NewReplacer("'", "''", `\`, `\\`, "\n", " ").Replace(value) + "'"
+}
+
+func (p *Instance) postgresqlConf(a as, control Control) string {
+	var b strings.Builder
+	b.WriteString("# Written by Lictor; changes here are lost. Change the dynamic configuration, or postgresql.parameters.\n")
+	b.WriteString("include 'postgresql.base.conf'\n\n")
+	write := func(name, value string) { fmt.Fprintf(&b, "%s = %s\n", name, quote(value)) }
+	parameters := p.parameters()
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		write(name, parameters[name])
+	}
+	write("hba_file", p.inData("pg_hba.conf"))
+	write("ident_file", p.inData("pg_ident.conf"))
+	if a.role == Primary {
+		return b.String()
+	}
+	b.WriteString("\n# recovery\n")
+	write("recovery_target_timeline", "latest")
+	for _, name := range []string{"recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid", "recovery_target_lsn"} {
+		write(name, "")
+	}
+	for _, layer := range []map[string]any{p.dynamic.Postgres.RecoveryConf, p.local.Load().RecoveryConf} {
+		for _, name := range slices.Sorted(maps.Keys(layer)) {
+			if recoveryParameters[name] && name != "primary_conninfo" && name != "primary_slot_name" {
+				write(name, parameterText(layer[name]))
+			}
+		}
+	}
+	if a.upstream == nil {
+		write("primary_conninfo", "")
+		return b.String()
+	}
+	write("primary_conninfo", p.conninfo(*a.upstream, p.local.Load().Authentication.Replication, "", p.name))
+	if flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) {
+		write("primary_slot_name", SlotName(p.name))
+	}
+	return b.String()
+}
+
+// arguments are the postmaster's. A standby must not have less of some things
+// than its primary had (control).
+func (p *Instance) arguments(a as, control Control) []string {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	args := []string{
+		"-D", p.dataDir, "--config_file=" + p.inData("postgresql.conf"),
+		"--listen_addresses=" + p.listenHosts, "--port=" + strconv.Itoa(p.port), "--cluster_name=" + p.scope,
+	}
+	for name, value := range p.commandLineValues(a.role, control) {
+		args = append(args, "--"+name+"="+value)
+	}
+	slices.Sort(args[2:])
+	return args
+}
+
+// commandLineValues checks the dynamic configuration's values; a bad one falls
+// back to the default, as Patroni's users expect.
+func (p *Instance) commandLineValues(role Role, control Control) map[string]string {
+	out := map[string]string{}
+	for _, c := range commandLine {
+		value := c.fallback
+		if configured, ok := p.dynamic.Postgres.Parameters[c.name]; ok && c.name != "hot_standby" && c.name != "wal_log_hints" {
+			text := parameterText(configured)
+			n, err := strconv.Atoi(text)
+			if c.least == 0 || err == nil && n >= c.least {
+				value = text
+			}
+		}
+		if least, ok := control.Minima[c.name]; ok && role == Replica {
+			if n, err := strconv.Atoi(value); err == nil {
+				value = strconv.Itoa(max(n, least))
+			}
+		}
+		out[c.name] = value
+	}
+	return out
+}
+
+// conninfo is how to connect to upstream as role, without its password, which
+// is in the passfile. An empty database leaves it out.
+func (p *Instance) conninfo(u Upstream, role config.PgUser, database, applicationName string) string {
+	var parts []string
+	add := func(name, value string) {
+		if value != "" {
+			parts = append(parts, name+"="+conninfoValue(value))
+		}
+	}
+	add("host", u.Host)
+	add("port", strconv.Itoa(u.Port))
+	add("user", role.Username)
+	add("dbname", database)
+	add("passfile", p.pgpassPath())
+	add("application_name", applicationName)
+	add("connect_timeout", "3")
+	add("sslmode", role.SSLMode)
+	add("sslcert", role.SSLCert)
+	add("sslkey", role.SSLKey)
+	add("sslrootcert", role.SSLRootCert)
+	add("sslcrl", role.SSLCRL)
+	add("gssencmode", role.GSSEncMode)
+	add("channel_binding", role.ChannelBinding)
+	return strings.Join(parts, " ")
+}
+
+var plainConninfo = regexp.MustCompile(`^[A-Za-z0-9_./:@-]+$`)
+
+func conninfoValue(value string) string {
+	if plainConninfo.MatchString(value) {
+		return value
+	}
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
+}
+
+func (p *Instance) pgpassPath() string {
+	if p.local.Load().PgPass != "" {
+		return p.local.Load().PgPass
+	}
+	return p.stateFile("pgpass")
+}
+
+// writePgpass writes the passwords for an upstream where libpq finds them.
+func (p *Instance) writePgpass(u Upstream) error {
+	path := p.pgpassPath()
+	auth := p.local.Load().Authentication
+	escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace
+	var b strings.Builder
+	for _, role := range []config.PgUser{auth.Replication, auth.Rewind, auth.Superuser} {
+		if role.Username != "" && role.Password != "" {
+			fmt.Fprintf(&b, "%s:%d:*:%s:%s\n", escape(u.Host), u.Port, escape(role.Username), escape(role.Password))
+		}
+	}
+	return p.writeFile(path, b.String())
+}
+
+// cleanAutoConf takes recovery parameters out of postgresql.auto.conf.
+func (p *Instance) cleanAutoConf() error {
+	path := p.inData("postgresql.auto.conf")
+	content, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("postgresql.auto.conf: %w", err)
+	}
+	var b strings.Builder
+	changed := false
+	for line := range strings.Lines(string(content)) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		name, _, _ = strings.Cut(name, "=")
+		if recoveryParameters[strings.ToLower(name)] {
+			changed = true
+			continue
+		}
+		b.WriteString(line)
+	}
+	if !changed {
+		return nil
+	}
+	return p.writeFile(path, b.String())
+}
+
+// setSignalFile makes the data directory that of a standby, or of a primary.
+func (p *Instance) setSignalFile(role Role) error {
+	if role == Replica {
+		return p.writeFile(p.inData("standby.signal"), "")
+	}
+	for _, name := range []string{"standby.signal", "recovery.signal"} {
+		if err := os.Remove(p.inData(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("making the data directory a primary's: %w", err)
+		}
+	}
+	return nil
+}
+
+var syncNamesLine = regexp.MustCompile(`(?m)^synchronous_standby_names = '((?:[^']|'')*)'`)
+
+// readSyncNames takes synchronous_standby_names from the file that an earlier
+// run wrote: as long as the key `sync` promises it, commits must go on waiting.
+func (p *Instance) readSyncNames() string {
+	content, err := os.ReadFile(p.inData("postgresql.conf"))
+	if err != nil {
+		return ""
+	}
+	m := syncNamesLine.FindStringSubmatch(string(content))
+	if m == nil {
+		return ""
+	}
+	return strings.NewReplacer("''", "'", `\\`, `\`).Replace(m[1])
+}
+
+// SlotName is the name of a member's replication slot: lower case, - and . as
+// _, other characters as u and their decimal code (Patroni's rule).
+func SlotName(member string) string {
+	var b strings.Builder
+	for _, c := range strings.ToLower(member) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '_':
+			b.WriteRune(c)
+		case c == '-', c == '.':
+			b.WriteByte('_')
+		default:
+			fmt.Fprintf(&b, "u%04d", c)
+		}
+	}
+	name := b.String()
+	return name[:min(len(name), 63)]
+}

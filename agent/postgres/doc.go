@@ -1,0 +1,19 @@
+// Package postgres runs one local PostgreSQL, 12 to 18: its process, its
+// configuration files, its SQL, replication, rewinding, base backups and
+// promotion. It decides nothing; the agent's loop tells it what to do, one thing
+// at a time, while Observe and Exited may be used at any moment.
+//
+//	instance.go   what an instance is; running PostgreSQL's programs
+//	datadir.go    what is in the data directory, and the few ways to change that
+//	control.go    pg_control
+//	process.go    the postmaster: launching, adopting, ending, its leftovers
+//	conf.go       postgresql.conf, pg_hba.conf, pgpass, signal files
+//	start.go      start, stop, promote, follow
+//	observe.go    how it fares
+//	bootstrap.go  the first member of a shard
+//	replica.go    base backups and rewinding
+//	slots.go      replication slots, synchronous standbys, timeline history
+//
+// The data directory is sacred (docs/design.md, I7): only DiscardIncomplete and
+// RemoveForReinit take one away, and both say in their comments when.
+package postgres

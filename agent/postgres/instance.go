@@ -1,0 +1,294 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// Settings are what an instance is made from.
+type Settings struct {
+	Scope, Name string
+	Postgres    config.Postgres
+	// OSUser is the user that PostgreSQL runs as when this process is root's.
+	OSUser string
+	// StateDir holds the agent's own small files; empty: beside the data
+	// directory.
+	StateDir string
+	Launcher Launcher
+	Log      zerolog.Logger
+}
+
+// Instance is the local PostgreSQL.
+type Instance struct {
+	scope, name string
+	dataDir     string
+	stateDir    string
+	host        atomic.Pointer[string] // to connect to: the socket's directory or an address
+	port        int
+	listenHosts string
+	major       int
+	credential  *syscall.Credential
+	launcher    Launcher
+	log         zerolog.Logger
+
+	// local is never changed in place.
+	local atomic.Pointer[config.Postgres]
+	// settings guards what Apply and the loop's tasks change.
+	settings  sync.Mutex
+	dynamic   cluster.Dynamic
+	syncNames string // value of synchronous_standby_names
+	runs      as     // how PostgreSQL was started or adopted
+
+	process postmaster
+
+	sql  sync.Mutex
+	conn *pgx.Conn
+}
+
+// New makes an instance. It looks at the programs and at nothing else.
+func New(s Settings) (*Instance, error) {
+	hosts, port, err := splitListen(s.Postgres.Listen)
+	if err != nil {
+		return nil, err
+	}
+	p := &Instance{
+		scope: s.Scope, name: s.Name, launcher: s.Launcher, log: s.Log,
+		dataDir: filepath.Clean(s.Postgres.DataDir), listenHosts: hosts, port: port, stateDir: s.StateDir,
+	}
+	if p.stateDir == "" {
+		p.stateDir = filepath.Dir(p.dataDir)
+	}
+	p.local.Store(&s.Postgres)
+	host := localHost(hosts)
+	if dir := socketDir(s.Postgres); s.Postgres.UseUnixSocket && dir != "" {
+		host = dir
+	}
+	p.host.Store(&host)
+	if os.Geteuid() == 0 {
+		if p.credential, err = credentialOf(s.OSUser, p.dataDir); err != nil {
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, err := p.run(ctx, nil, "postgres", "--version")
+	if err != nil {
+		return nil, fmt.Errorf("postgresql.bin_dir: %w", err)
+	}
+	if p.major, err = parseMajor(out); err != nil {
+		return nil, err
+	}
+	p.syncNames = p.readSyncNames()
+	return p, nil
+}
+
+func (p *Instance) setRuns(a as) {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	p.runs = a
+}
+
+func (p *Instance) getRuns() as {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	return p.runs
+}
+
+func (p *Instance) setSyncNames(value string) {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	p.syncNames = value
+}
+
+func splitListen(listen string) (hosts string, port int, err error) {
+	i := strings.LastIndexByte(listen, ':')
+	if i < 0 {
+		return "", 0, fmt.Errorf("postgresql.listen: %q: must be host:port", listen)
+	}
+	if port, err = strconv.Atoi(listen[i+1:]); err != nil {
+		return "", 0, fmt.Errorf("postgresql.listen: %q: must be host:port", listen)
+	}
+	return strings.Trim(listen[:i], "[]"), port, nil
+}
+
+// localHost is where this host reaches an instance that listens on hosts.
+func localHost(hosts string) string {
+	for host := range strings.SplitSeq(hosts, ",") {
+		switch host = strings.TrimSpace(host); host {
+		case "*", "0.0.0.0", "", "localhost", "127.0.0.1":
+			return "127.0.0.1"
+		case "::":
+			return "::1"
+		}
+	}
+	first, _, _ := strings.Cut(hosts, ",")
+	return strings.TrimSpace(first)
+}
+
+// socketDir is the first absolute directory of unix_socket_directories.
+func socketDir(p config.Postgres) string {
+	list, _ := p.Parameters["unix_socket_directories"].(string)
+	if list == "" {
+		list = "/var/run/postgresql"
+	}
+	for dir := range strings.SplitSeq(list, ",") {
+		if dir = strings.TrimSpace(dir); filepath.IsAbs(dir) {
+			return dir
+		}
+	}
+	return ""
+}
+
+// credentialOf is the user to run PostgreSQL as, which refuses to run as root.
+func credentialOf(name, dataDir string) (*syscall.Credential, error) {
+	if name == "" {
+		name = "postgres"
+		var st syscall.Stat_t
+		if syscall.Stat(dataDir, &st) == nil && st.Uid != 0 {
+			name = strconv.Itoa(int(st.Uid))
+		}
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		if u, err = user.LookupId(name); err != nil {
+			return nil, fmt.Errorf("lictor.os_user: %s: no such user to run PostgreSQL as: %w", name, err)
+		}
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil || uid == 0 {
+		return nil, fmt.Errorf("lictor.os_user: %s: PostgreSQL must not run as root", name)
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("lictor.os_user: %s: %w", name, err)
+	}
+	c := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	ids, err := u.GroupIds()
+	if err != nil {
+		return nil, fmt.Errorf("lictor.os_user: %s: its groups: %w", name, err)
+	}
+	for _, id := range ids {
+		if n, err := strconv.ParseUint(id, 10, 32); err == nil {
+			c.Groups = append(c.Groups, uint32(n))
+		}
+	}
+	return c, nil
+}
+
+var versionNumber = regexp.MustCompile(`\) (\d+)`)
+
+func parseMajor(out string) (int, error) {
+	m := versionNumber.FindStringSubmatch(out)
+	if m == nil {
+		return 0, fmt.Errorf("postgres --version answers %q, which has no version", out)
+	}
+	major, err := strconv.Atoi(m[1])
+	if err != nil || major < 12 {
+		return 0, fmt.Errorf("PostgreSQL %s: the oldest that Lictor runs is 12", m[1])
+	}
+	return major, nil
+}
+
+// Major is the major version of the programs.
+func (p *Instance) Major() int { return p.major }
+
+// program is the path of one of PostgreSQL's programs.
+func (p *Instance) program(name string) (string, error) {
+	dir, alias := p.local.Load().BinDir, p.local.Load().BinName[name]
+	if alias != "" {
+		name = alias
+	}
+	if dir != "" {
+		name = filepath.Join(dir, name)
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("PostgreSQL's program %s is missing; set postgresql.bin_dir: %w", name, err)
+	}
+	return path, nil
+}
+
+// environ is the environment of PostgreSQL's programs: messages that can be
+// parsed, and none of libpq's variables that could lead them elsewhere.
+func environ(extra ...string) []string {
+	env := []string{"LC_ALL=C.UTF-8", "LANG=C.UTF-8"}
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		switch {
+		case strings.HasPrefix(name, "PG"), strings.HasPrefix(name, "LC_"), name == "LANG", name == "NOTIFY_SOCKET",
+			strings.HasPrefix(name, "LICTOR_"), strings.HasPrefix(name, "PATRONI_"), strings.HasPrefix(name, "CONSUL_"):
+		default:
+			env = append(env, kv)
+		}
+	}
+	return append(env, extra...)
+}
+
+// run runs one of PostgreSQL's programs as PostgreSQL's user and returns what
+// it printed. A canceled context ends it with SIGTERM, later SIGKILL.
+func (p *Instance) run(ctx context.Context, env []string, name string, args ...string) (string, error) {
+	path, err := p.program(name)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = environ(env...)
+	cmd.Dir = "/"
+	// The parent-death signal belongs to the thread that forks, so it cannot be
+	// used here: a program outlives a killed agent and is found by its marker.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential, Setpgid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Second
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = errors.Join(context.Cause(ctx), err)
+		}
+		return out.String(), fmt.Errorf("%s: %w: %s", name, err, tail(errOut.String()+out.String(), 1500))
+	}
+	return out.String(), nil
+}
+
+func tail(text string, most int) string {
+	text = strings.TrimSpace(text)
+	if len(text) > most {
+		text = "..." + text[len(text)-most:]
+	}
+	return text
+}
+
+// own gives a file that this process made to PostgreSQL's user.
+func (p *Instance) own(path string) error {
+	if p.credential == nil {
+		return nil
+	}
+	if err := os.Lchown(path, int(p.credential.Uid), int(p.credential.Gid)); err != nil {
+		return fmt.Errorf("giving %s to PostgreSQL's user: %w", path, err)
+	}
+	return nil
+}
+
+// stateFile is one of the agent's own files about this instance.
+func (p *Instance) stateFile(suffix string) string {
+	return filepath.Join(p.stateDir, "."+filepath.Base(p.dataDir)+".lictor-"+suffix)
+}

@@ -1,0 +1,281 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// Streaming is the state of a walsender or WAL receiver that streams.
+const Streaming = "streaming"
+
+// State is how PostgreSQL fares.
+type State struct {
+	// Running: a postmaster lives. Accepting: it answers SQL; without it what
+	// follows is unknown.
+	Running   bool
+	Accepting bool
+
+	InRecovery       bool
+	Timeline         int
+	WriteLSN         int64 // primary
+	ReceivedLSN      int64 // replica
+	ReplayedLSN      int64 // replica
+	ReplayedAt       time.Time
+	ReplayPaused     bool
+	ReplicationState string // "streaming", "in archive recovery" or empty
+	StartTime        time.Time
+	ServerVersion    int
+	SystemIdentifier string
+	SyncNames        string // synchronous_standby_names
+	Standbys         []StandbyState
+	PendingRestart   map[string]cluster.PendingChange
+}
+
+// LSN is how far the WAL goes: what a primary has written, or the greater of
+// what a replica has received and replayed.
+func (s State) LSN() int64 {
+	if !s.InRecovery {
+		return s.WriteLSN
+	}
+	return max(s.ReceivedLSN, s.ReplayedLSN)
+}
+
+// StandbyState is one line of pg_stat_replication.
+type StandbyState struct {
+	User            string `json:"usename"`
+	ApplicationName string `json:"application_name"`
+	ClientAddr      string `json:"client_addr"`
+	State           string `json:"state"`
+	SyncState       string `json:"sync_state"`
+	SyncPriority    int    `json:"sync_priority"`
+	FlushLSN        int64  `json:"flush"`
+}
+
+// observeSQL asks for everything at once. Functions that are not allowed in the
+// other role stand in a CASE, of which only one branch is executed.
+const observeSQL = `
+SELECT r.rec,
+  CASE WHEN r.rec THEN GREATEST(COALESCE((SELECT received_tli FROM pg_stat_get_wal_receiver()), 0),
+         (SELECT COALESCE(min_recovery_end_timeline, 0) FROM pg_control_recovery()), (SELECT timeline_id FROM pg_control_checkpoint()))
+       ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
+  CASE WHEN r.rec THEN 0 ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint END,
+  COALESCE(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::bigint, 0),
+  COALESCE(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint, 0),
+  pg_last_xact_replay_timestamp(),
+  CASE WHEN r.rec THEN pg_is_wal_replay_paused() ELSE false END,
+  CASE WHEN NOT r.rec THEN ''
+       WHEN (SELECT status FROM pg_stat_get_wal_receiver()) = 'streaming' THEN 'streaming'
+       WHEN current_setting('restore_command') <> '' THEN 'in archive recovery' ELSE '' END,
+  pg_postmaster_start_time(),
+  current_setting('server_version_num')::int,
+  (SELECT system_identifier::text FROM pg_control_system()),
+  current_setting('synchronous_standby_names'),
+  COALESCE((SELECT json_agg(json_build_object('usename', usename, 'application_name', application_name,
+     'client_addr', COALESCE(host(client_addr), ''), 'state', COALESCE(state, ''), 'sync_state', COALESCE(sync_state, ''),
+     'sync_priority', COALESCE(sync_priority, 0), 'flush', COALESCE(pg_wal_lsn_diff(flush_lsn, '0/0')::bigint, 0)))
+     FROM pg_stat_replication), '[]')::text
+FROM (SELECT pg_is_in_recovery() AS rec) r`
+
+// Observe looks at PostgreSQL. An error says why a running PostgreSQL could not
+// be asked; the state is then still right about Running.
+func (p *Instance) Observe(ctx context.Context) (State, error) {
+	if !p.Running() {
+		return State{}, nil
+	}
+	s := State{Running: true}
+	conn, err := p.connection(ctx)
+	if err != nil {
+		if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code == startingUp {
+			return s, nil
+		}
+		if !p.Running() {
+			return State{}, nil
+		}
+		return s, err
+	}
+	p.sql.Lock()
+	defer p.sql.Unlock()
+	var (
+		replayedAt *time.Time
+		standbys   string
+	)
+	err = conn.QueryRow(ctx, observeSQL).Scan(&s.InRecovery, &s.Timeline, &s.WriteLSN, &s.ReceivedLSN, &s.ReplayedLSN, &replayedAt,
+		&s.ReplayPaused, &s.ReplicationState, &s.StartTime, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &standbys)
+	if err == nil {
+		err = json.Unmarshal([]byte(standbys), &s.Standbys)
+	}
+	if err == nil {
+		s.PendingRestart, err = p.pendingRestart(ctx, conn, s)
+	}
+	if err != nil {
+		_ = conn.Close(context.WithoutCancel(ctx)) // a connection in an unknown state is not kept
+		if !p.Running() {
+			return State{}, nil
+		}
+		return State{Running: true}, fmt.Errorf("observing PostgreSQL: %w", err)
+	}
+	if replayedAt != nil {
+		s.ReplayedAt = *replayedAt
+	}
+	s.Accepting = true
+	return s, nil
+}
+
+// pendingRestart finds parameters that take effect with the next restart: those
+// of the file that PostgreSQL itself flags, and those of the command line that
+// are now configured otherwise.
+func (p *Instance) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) (map[string]cluster.PendingChange, error) {
+	names := make([]string, 0, len(commandLine))
+	for _, c := range commandLine {
+		names = append(names, c.name)
+	}
+	rows, err := conn.Query(ctx, "SELECT name, setting, pending_restart FROM pg_settings WHERE pending_restart OR name = ANY($1)", names)
+	if err != nil {
+		return nil, err
+	}
+	type setting struct {
+		Name    string
+		Setting string
+		Pending bool
+	}
+	settings, err := pgx.CollectRows(rows, pgx.RowToStructByPos[setting])
+	if err != nil {
+		return nil, err
+	}
+	role := Primary
+	if s.InRecovery {
+		role = Replica
+	}
+	p.settings.Lock()
+	file, wanted := p.parameters(), p.commandLineValues(role, Control{})
+	p.settings.Unlock()
+	pending := map[string]cluster.PendingChange{}
+	for _, now := range settings {
+		switch want, ours := wanted[now.Name]; {
+		case ours && want != now.Setting && !raised(role, want, now.Setting):
+			pending[now.Name] = cluster.PendingChange{OldValue: now.Setting, NewValue: want}
+		case !ours && now.Pending:
+			pending[now.Name] = cluster.PendingChange{OldValue: now.Setting, NewValue: file[now.Name]}
+		}
+	}
+	if len(pending) == 0 {
+		return nil, nil //nolint:nilnil // nothing is pending
+	}
+	return pending, nil
+}
+
+// raised tells whether a standby runs with more than is configured because its
+// primary had more when it made the WAL.
+func raised(role Role, want, now string) bool {
+	w, errW := strconv.Atoi(want)
+	n, errN := strconv.Atoi(now)
+	return role == Replica && errW == nil && errN == nil && n > w
+}
+
+// connection is the kept connection, made anew when it is broken.
+func (p *Instance) connection(ctx context.Context) (*pgx.Conn, error) {
+	p.sql.Lock()
+	defer p.sql.Unlock()
+	if p.conn != nil && !p.conn.IsClosed() {
+		return p.conn, nil
+	}
+	conn, err := p.dedicated(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.conn = conn
+	return conn, nil
+}
+
+// hangUp closes the kept connection, which would hold up a stop.
+func (p *Instance) hangUp() {
+	if !p.sql.TryLock() {
+		return // it is in use, and breaks with the server
+	}
+	defer p.sql.Unlock()
+	if p.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = p.conn.Close(ctx)
+		p.conn = nil
+	}
+}
+
+// dedicated opens a connection of the superuser; the caller closes it.
+func (p *Instance) dedicated(ctx context.Context) (*pgx.Conn, error) {
+	database := p.local.Load().Database
+	if database == "" {
+		database = "postgres"
+	}
+	return connect(ctx, *p.host.Load(), p.port, p.local.Load().Authentication.Superuser, database, "Lictor")
+}
+
+// connect opens a connection from parts alone: libpq's variables of the
+// environment have no say.
+func connect(ctx context.Context, host string, port int, role config.PgUser, database, applicationName string) (*pgx.Conn, error) {
+	text := "sslmode=prefer"
+	if role.SSLMode != "" {
+		text = "sslmode=" + role.SSLMode
+	}
+	for name, value := range map[string]string{
+		"host": host, "port": strconv.Itoa(port), "user": role.Username, "dbname": database, "sslcert": role.SSLCert,
+		"sslkey": role.SSLKey, "sslrootcert": role.SSLRootCert, "sslpassword": role.SSLPassword,
+	} {
+		if value != "" {
+			text += " " + name + "=" + conninfoValue(value)
+		}
+	}
+	c, err := pgx.ParseConfig(text)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d: the settings of %s are not valid", host, port, role.Username)
+	}
+	c.Password = role.Password
+	c.ConnectTimeout = 3 * time.Second
+	c.RuntimeParams = map[string]string{
+		"application_name": applicationName, "statement_timeout": "0", "search_path": "", "default_transaction_read_only": "off",
+		// Our own statements must not wait for standbys.
+		"synchronous_commit": "local",
+	}
+	c.DialFunc = (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 5 * time.Second}).DialContext
+	conn, err := pgx.ConnectConfig(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d as %s: %w", host, port, role.Username, err)
+	}
+	return conn, nil
+}
+
+// Reachable tells whether the PostgreSQL of an upstream answers as a primary.
+func (p *Instance) Reachable(ctx context.Context, u Upstream) bool {
+	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, "postgres", "Lictor")
+	if err != nil {
+		return false
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
+	var recovering bool
+	return conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering) == nil && !recovering
+}
+
+// Members are the names in a value of synchronous_standby_names that Lictor
+// wrote.
+func syncMembers(value string) []string {
+	var names []string
+	for _, m := range quotedName.FindAllStringSubmatch(value, -1) {
+		names = append(names, m[1])
+	}
+	if value == "*" {
+		names = []string{"*"}
+	}
+	return slices.Clip(names)
+}

@@ -1,0 +1,266 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/google/shlex"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Role is primary or replica.
+type Role string
+
+// The two roles.
+const (
+	Primary Role = "primary"
+	Replica Role = "replica"
+)
+
+// Upstream is a member to replicate from.
+type Upstream struct {
+	Name string
+	Host string
+	Port int
+}
+
+// StartAs says how to start.
+type StartAs struct {
+	Role Role
+	// Upstream is whom a replica follows; nil: nobody.
+	Upstream *Upstream
+}
+
+// acceptWithin is how long Start waits for SQL to be answered. A PostgreSQL that
+// needs longer (crash recovery) is watched by Observe.
+const acceptWithin = 5 * time.Second
+
+// Start starts PostgreSQL in a role. What an earlier postmaster left behind is
+// killed first. When it returns without an error the postmaster lives, and
+// mostly accepts connections.
+func (p *Instance) Start(ctx context.Context, s StartAs) error {
+	if p.Running() {
+		return errors.New("PostgreSQL runs already")
+	}
+	d, err := p.DataDir(ctx)
+	switch {
+	case err != nil:
+		return err
+	case d.State == Foreign:
+		return fmt.Errorf("not started: %s", d.Problem)
+	case d.State != Valid:
+		return fmt.Errorf("not started: the data directory is %s", d.State)
+	}
+	if _, err := os.Stat(p.stateFile("rewinding")); err == nil {
+		return errors.New("not started: a rewind of the data directory was cut short; it must be rewound again or cloned anew")
+	}
+	if err := p.killLeftovers(ctx); err != nil {
+		return err
+	}
+	a := as{role: s.Role, upstream: s.Upstream}
+	if s.Role == Replica {
+		p.setSyncNames("")
+	}
+	if err := p.writeConfig(ctx, a); err != nil {
+		return err
+	}
+	if err := p.setSignalFile(s.Role); err != nil {
+		return err
+	}
+	return p.launch(ctx, a, p.arguments(a, d.Control))
+}
+
+func (p *Instance) launch(ctx context.Context, a as, args []string) error {
+	path, err := p.program("postgres")
+	if err != nil {
+		return err
+	}
+	logFile := p.stateFile("postgres.log")
+	offset := fileSize(logFile)
+	pid, err := p.launcher.Start(ctx, Command{
+		Path: path, Args: args, Env: environ(), Dir: p.dataDir, Credential: p.credential, LogFile: logFile,
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.process.watch(pid); err != nil {
+		return fmt.Errorf("PostgreSQL ended at once: %s", logTail(logFile, offset))
+	}
+	p.setRuns(a)
+	gone := p.process.done()
+	limit, cancel := context.WithTimeout(ctx, acceptWithin)
+	defer cancel()
+	for {
+		attempt, cancel := context.WithTimeout(limit, time.Second)
+		_, err := p.connection(attempt)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code != startingUp {
+			return nil // it runs, and says why it lets nobody in: Observe reports it
+		}
+		select {
+		case <-gone:
+			return fmt.Errorf("PostgreSQL did not start: %s", logTail(logFile, offset))
+		case <-limit.Done():
+			return ctx.Err()
+		case <-time.After(pollEvery):
+		}
+	}
+}
+
+// startingUp is the SQLSTATE cannot_connect_now.
+const startingUp = "57P03"
+
+func fileSize(path string) int64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+func logTail(path string, offset int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return "its log cannot be read: " + err.Error()
+	}
+	defer f.Close()
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return "its log cannot be read: " + err.Error()
+	}
+	content, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil || len(content) == 0 {
+		return "it wrote nothing to its log " + path
+	}
+	return tail(string(content), 1500)
+}
+
+// Mode is how PostgreSQL is stopped.
+type Mode syscall.Signal
+
+// The ways to stop.
+const (
+	Fast      = Mode(syscall.SIGINT)  // transactions are aborted, standbys get all WAL
+	Immediate = Mode(syscall.SIGQUIT) // as a crash
+)
+
+// Stop stops PostgreSQL and waits until all of its processes have ended.
+func (p *Instance) Stop(ctx context.Context, mode Mode) error {
+	p.hangUp()
+	if err := p.signal(syscall.Signal(mode)); err != nil {
+		return err
+	}
+	if err := p.awaitExit(ctx); err != nil {
+		return err
+	}
+	return p.killLeftovers(ctx)
+}
+
+// Promote makes the running replica a primary and waits until it is one.
+func (p *Instance) Promote(ctx context.Context) error {
+	conn, err := p.dedicated(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
+	if _, err := conn.Exec(ctx, "SELECT pg_promote(false)"); err != nil {
+		return fmt.Errorf("promoting: %w", err)
+	}
+	for {
+		var recovering bool
+		if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering); err != nil {
+			return fmt.Errorf("promoting: %w", err)
+		}
+		if !recovering {
+			p.setRuns(as{role: Primary})
+			return nil
+		}
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return fmt.Errorf("promoting: %w", ctx.Err())
+		}
+	}
+}
+
+// Follow points the running replica at another upstream.
+func (p *Instance) Follow(ctx context.Context, u Upstream) error {
+	a := as{role: Replica, upstream: &u}
+	if err := p.writeConfig(ctx, a); err != nil {
+		return err
+	}
+	p.setRuns(a)
+	if p.major >= reloadableConninfo {
+		return p.signal(syscall.SIGHUP)
+	}
+	if err := p.Stop(ctx, Fast); err != nil {
+		return err
+	}
+	return p.Start(ctx, StartAs{Role: Replica, Upstream: &u})
+}
+
+// Rewrite writes the configuration files anew and makes PostgreSQL read them.
+func (p *Instance) Rewrite(ctx context.Context) error {
+	if !p.Running() {
+		return nil // the next start writes them
+	}
+	a := p.getRuns()
+	if err := p.writeConfig(ctx, a); err != nil {
+		return err
+	}
+	return p.signal(syscall.SIGHUP)
+}
+
+// Checkpoint makes a checkpoint.
+func (p *Instance) Checkpoint(ctx context.Context) error {
+	conn, err := p.dedicated(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
+	if _, err := conn.Exec(ctx, "CHECKPOINT"); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return nil
+}
+
+// PrePromote runs the command postgresql.pre_promote; a failure forbids the
+// promotion.
+func (p *Instance) PrePromote(ctx context.Context) error {
+	return p.script(ctx, "pre_promote", p.local.Load().PrePromote)
+}
+
+// BeforeStop runs the command postgresql.before_stop.
+func (p *Instance) BeforeStop(ctx context.Context) error {
+	return p.script(ctx, "before_stop", p.local.Load().BeforeStop)
+}
+
+// script runs a command of the configuration, split as a shell would, without
+// one. It runs as PostgreSQL's user, in the agent's directory.
+func (p *Instance) script(ctx context.Context, what, command string, extra ...string) error {
+	if command == "" {
+		return nil
+	}
+	words, err := shlex.Split(command)
+	if err != nil || len(words) == 0 {
+		return fmt.Errorf("postgresql.%s: %q cannot be split into words", what, command)
+	}
+	cmd := exec.CommandContext(ctx, words[0], append(words[1:], extra...)...)
+	cmd.Env = environ("PGPASSFILE="+p.pgpassPath(), "PGOPTIONS=-c synchronous_commit=local",
+		"PATH="+p.local.Load().BinDir+":"+os.Getenv("PATH"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential, Setpgid: true}
+	cmd.WaitDelay = time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", what, err, tail(string(out), 1000))
+	}
+	return nil
+}

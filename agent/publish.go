@@ -1,0 +1,419 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"net/url"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// published remembers what was told to others, so that nothing is written
+// twice.
+type published struct {
+	member   []byte // the member key's value
+	value    cluster.Member
+	touched  cluster.Instant
+	session  string // the session that it is bound to
+	touching bool
+	slots    string // the members that slots were made for, and when
+	slotsAt  cluster.Instant
+	slotting bool
+	history  int // the timeline whose history was written
+	// checkpointed is the timeline whose first checkpoint was made.
+	checkpointed  int
+	checkpointing bool
+	promotedTo    int
+}
+
+// publish tells others what has changed. It runs after every decision.
+func (a *Agent) publish() {
+	if a.m.read.IsZero() || a.m.exit {
+		return
+	}
+	a.touch()
+	if a.m.lease.Held(a.clock()) && a.lockIsOurs() {
+		a.writeRoute()
+		a.writeHistory()
+		a.keepSlots()
+		a.checkpointAfterPromotion()
+	}
+}
+
+func (a *Agent) lockIsOurs() bool {
+	l := a.m.snapshot.Leader
+	return l.Exists() && a.m.session != "" && l.Session == a.m.session
+}
+
+// memberValue is what this member says of itself under its own key.
+func (a *Agent) memberValue() cluster.Member {
+	o := a.m.pg.observed
+	m := cluster.Member{
+		Name:     a.cfg.Name,
+		ConnURL:  "postgres://" + a.cfg.Postgres.ConnectAddress + "/postgres",
+		APIURL:   a.apiScheme() + "://" + a.cfg.RestAPI.ConnectAddress + "/patroni",
+		State:    a.pgStateName(),
+		Role:     a.roleName(),
+		Version:  publicVersion(a.version),
+		Tags:     publishedTags(a.cfg.Tags),
+		Pause:    a.m.dynamic.Pause,
+		Timeline: 0,
+	}
+	if a.cfg.Postgres.ProxyAddress != "" {
+		m.ProxyURL = "postgres://" + a.cfg.Postgres.ProxyAddress + "/postgres"
+	}
+	if o.Accepting {
+		m.XLogLocation, m.Timeline = o.LSN(), o.Timeline
+		if o.InRecovery {
+			m.ReceiveLSN, m.ReplayLSN = o.ReceivedLSN, o.ReplayedLSN
+			m.ReplicationState = o.ReplicationState
+		} else if a.m.published.promotedTo == o.Timeline && a.m.published.checkpointed != o.Timeline {
+			done := false
+			m.CheckpointAfterPromote = &done
+		}
+		if len(o.PendingRestart) > 0 {
+			m.PendingRestart, m.PendingRestartReason = true, o.PendingRestart
+		}
+	}
+	return m
+}
+
+func (a *Agent) apiScheme() string {
+	if a.cfg.RestAPI.CertFile != "" {
+		return "https"
+	}
+	return "http"
+}
+
+// roleName is the role as Patroni names it.
+func (a *Agent) roleName() string {
+	primaryWord := cluster.RolePrimary
+	if a.cfg.Lictor.Compat == "patroni-3" {
+		primaryWord = cluster.RoleMaster
+	}
+	switch {
+	case a.m.data.State != ha.DataValid:
+		return cluster.RoleUninitialized
+	case a.m.pg.running && a.m.pg.primary():
+		return primaryWord
+	default:
+		return cluster.RoleReplica
+	}
+}
+
+// pgStateName is the state of PostgreSQL in Patroni's words.
+func (a *Agent) pgStateName() string {
+	switch a.m.task.kind {
+	case ha.TaskBootstrap:
+		return cluster.StateInitializing
+	case ha.TaskClone, ha.TaskReinit:
+		return cluster.StateCreating
+	case ha.TaskRestart:
+		return cluster.StateRestarting
+	case ha.TaskDemote, ha.TaskHandover:
+		if a.m.pg.running {
+			return cluster.StateStopping
+		}
+	}
+	switch {
+	case a.m.pg.running && a.m.pg.observed.Accepting:
+		return cluster.StateRunning
+	case a.m.pg.running:
+		return cluster.StateStarting
+	case a.m.attempt.Kind == ha.TaskStart && a.m.attempt.Failures > 0:
+		return cluster.StateStartFailed
+	case !a.m.pgDown.IsZero():
+		return cluster.StateCrashed
+	default:
+		return cluster.StateStopped
+	}
+}
+
+// publishedTags leaves out what Patroni leaves out: its boolean tags when they
+// are not true.
+func publishedTags(tags map[string]any) map[string]any {
+	out := map[string]any{}
+	for name, value := range tags {
+		switch name {
+		case "nofailover", "clonefrom", "noloadbalance", "nosync", "nostream":
+			_, byPriority := tags[map[string]string{"nofailover": "failover_priority", "nosync": "sync_priority"}[name]]
+			if !(cluster.Member{Tags: tags}).Tag(name) && !byPriority {
+				continue
+			}
+		}
+		out[name] = value
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return out
+}
+
+// touch writes the member key when it has changed, or when it is not bound to
+// our session.
+func (a *Agent) touch() {
+	p := &a.m.published
+	if p.touching || a.m.session == "" {
+		return
+	}
+	value := a.memberValue()
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		a.log.Error().Err(err).Msg("member key")
+		return
+	}
+	entry, exists := a.m.snapshot.Member(a.cfg.Name)
+	ours := exists && entry.Session == a.m.session
+	bound := p.session == a.m.session && (ours || !a.settled())
+	if bound && (bytes.Equal(encoded, p.member) || !a.worthWriting(value)) {
+		return
+	}
+	index := uint64(0)
+	if exists && entry.Session != a.m.session && p.session != a.m.session {
+		index = entry.ModifyIndex
+	}
+	p.touching = true
+	session := a.m.session
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		err := a.store.Touch(ctx, session, index, value)
+		return func() {
+			p.touching = false
+			if err == nil {
+				p.member, p.value, p.session, p.touched = encoded, value, session, a.clock()
+				return
+			}
+			a.log.Debug().Err(err).Msg("writing the member key failed")
+			p.session = ""
+			p.touching = true
+			a.reread()
+			a.afterwards(retryAfter(), func() { p.touching = false })
+		}
+	})
+}
+
+// worthWriting keeps mere progress in the WAL from being written more often than
+// once a loop_wait.
+func (a *Agent) worthWriting(value cluster.Member) bool {
+	before := a.m.published.value
+	for _, m := range []*cluster.Member{&before, &value} {
+		m.XLogLocation, m.ReceiveLSN, m.ReplayLSN = 0, 0, 0
+	}
+	return !reflect.DeepEqual(before, value) || a.clock().Sub(a.m.published.touched) >= a.m.dynamic.LoopWait
+}
+
+// settled tells whether Consul's answers must by now show our last member key.
+func (a *Agent) settled() bool {
+	return a.m.read.Sub(a.m.published.touched) > time.Second
+}
+
+// afterwards runs f on the loop's goroutine after d.
+func (a *Agent) afterwards(d time.Duration, f func()) {
+	a.goDo(func(ctx context.Context) {
+		pause(ctx, d)
+		a.post(f)
+	})
+}
+
+// routeToWrite is the route as this member would have it as the leader. It is
+// not ok when there is nothing to say, or when the route in Consul belongs to
+// another PostgreSQL cluster and must not be touched.
+func (a *Agent) routeToWrite() (cluster.Route, bool) {
+	known := a.m.snapshot.Route
+	id := a.m.data.SystemIdentifier
+	if id == "" {
+		return cluster.Route{}, false
+	}
+	if known.OK() && known.Value.SystemIdentifier != id {
+		a.once("route of another cluster", "the route in Consul has another system identifier and is left alone: "+
+			"two shards share namespace and scope, or the key must be deleted", known.Value.SystemIdentifier)
+		return cluster.Route{}, false
+	}
+	host, port := splitAddress(a.cfg.Postgres.ConnectAddress)
+	r := cluster.Route{
+		Version: cluster.RouteVersion, SystemIdentifier: id,
+		State: a.routeState(), Timeline: a.m.pg.observed.Timeline,
+		Leader:   cluster.RouteMember{Name: a.cfg.Name, Host: host, Port: port, Tags: publishedTags(a.cfg.Tags)},
+		Replicas: a.routeReplicas(),
+	}
+	if known.OK() {
+		if r.Timeline == 0 {
+			r.Timeline = known.Value.Timeline
+		}
+		if known.Value.Leader.Name == r.Leader.Name {
+			r.Since = known.Value.Since
+		}
+	}
+	r.Timeline = max(r.Timeline, 1)
+	if r.Since.IsZero() {
+		r.Since = time.Now().UTC().Truncate(time.Millisecond)
+	}
+	return r, true
+}
+
+func (a *Agent) routeState() cluster.RouteState {
+	switch {
+	case a.m.task.kind == ha.TaskHandover && a.m.task.successor != "":
+		return cluster.RouteHandover
+	case a.m.pg.running && a.m.pg.observed.Accepting && a.m.pg.primary() && a.m.task.kind != ha.TaskDemote:
+		return cluster.RouteOpen
+	case a.m.pg.running && !a.m.pg.primary():
+		return cluster.RoutePromoting
+	default:
+		return cluster.RouteDown
+	}
+}
+
+// routeReplicas lists the members that may serve reads.
+func (a *Agent) routeReplicas() []cluster.RouteMember {
+	replicas := []cluster.RouteMember{}
+	for _, m := range a.m.snapshot.Members {
+		if !m.OK() || m.Value.Name == a.cfg.Name || m.Value.State != cluster.StateRunning || m.Value.Role != cluster.RoleReplica ||
+			m.Value.Tag("noloadbalance") {
+			continue
+		}
+		u, err := url.Parse(m.Value.ConnURL)
+		if err != nil {
+			continue
+		}
+		host, port := splitAddress(u.Host)
+		if host == "" || port == 0 {
+			continue
+		}
+		replicas = append(replicas, cluster.RouteMember{Name: m.Value.Name, Host: host, Port: port, Tags: m.Value.Tags})
+	}
+	return replicas
+}
+
+func splitAddress(address string) (host string, port int) {
+	host, p, err := net.SplitHostPort(address)
+	if err != nil {
+		return address, 5432
+	}
+	port, err = strconv.Atoi(p)
+	if err != nil {
+		return host, 0
+	}
+	return host, port
+}
+
+// writeRoute writes the route when the topology has changed. Beats never touch
+// it: bouncers read it with one blocking query for all shards.
+func (a *Agent) writeRoute() {
+	known := a.m.snapshot.Route
+	r, ok := a.routeToWrite()
+	if !ok || known.OK() && known.Value.SameTopology(r) {
+		return
+	}
+	a.writeAsLeader("route", a.keys.Route(), known.ModifyIndex, r, func(index uint64) {
+		a.m.snapshot.Route = cluster.Entry[cluster.Route]{Value: r, ModifyIndex: index}
+		a.log.Info().Str("state", string(r.State)).Int("timeline", r.Timeline).Int("replicas", len(r.Replicas)).Msg("route written")
+	})
+}
+
+// writeHistory publishes how the timelines before ours ended.
+func (a *Agent) writeHistory() {
+	o := a.m.pg.observed
+	if !o.Accepting || o.InRecovery || o.Timeline <= 1 || a.m.published.history == o.Timeline {
+		return
+	}
+	lines, err := a.pg.TimelineHistory(o.Timeline)
+	if err != nil {
+		a.once("timeline history", "the history of the timelines cannot be read", err.Error())
+		return
+	}
+	known := a.m.snapshot.History
+	a.m.published.history = o.Timeline
+	merged := make(cluster.History, 0, len(lines))
+	for _, line := range lines {
+		i := slices.IndexFunc(known.Value, func(h cluster.TimelineSwitch) bool {
+			return h.Timeline == line.Timeline && h.LSN == line.LSN
+		})
+		switch {
+		case i >= 0:
+			line = known.Value[i]
+		case line.Timeline == o.Timeline-1:
+			line.Time = time.Now().Format("2006-01-02T15:04:05.000000-07:00")
+			line.NewLeader = a.cfg.Name
+		}
+		merged = append(merged, line)
+	}
+	if n := a.m.dynamic.MaxTimelinesHistory; n > 0 && len(merged) > n {
+		merged = merged[len(merged)-n:]
+	}
+	a.writeAsLeader("history", a.keys.History(), known.ModifyIndex, merged, func(index uint64) {
+		a.m.snapshot.History = cluster.Entry[cluster.History]{Value: merged, ModifyIndex: index}
+	})
+}
+
+// keepSlots keeps a replication slot for every member, so that a replica that
+// is away for a while finds its WAL.
+func (a *Agent) keepSlots() {
+	p := &a.m.published
+	if p.slotting || !a.m.pg.observed.Accepting || a.m.pg.observed.InRecovery || a.m.dynamic.Pause ||
+		!a.pg.UseSlots() {
+		return
+	}
+	var names []string
+	for _, m := range a.m.snapshot.Members {
+		from, _ := m.Value.Tags["replicatefrom"].(string)
+		_, fromMember := a.m.snapshot.Member(from)
+		if m.Value.Name != a.cfg.Name && (from == "" || from == a.cfg.Name || !fromMember) {
+			names = append(names, m.Value.Name)
+		}
+	}
+	key := strings.Join(names, ",")
+	if key == p.slots && a.clock().Sub(p.slotsAt) < slotsEvery {
+		return
+	}
+	p.slotting = true
+	dynamic := a.m.dynamic
+	ctx, cancel := context.WithTimeout(a.ctx, slotsEvery)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		err := a.pg.SyncSlots(ctx, names, keepSlot(dynamic))
+		return func() {
+			p.slotting = false
+			p.slotsAt = a.clock()
+			if err != nil {
+				a.once("slots", "replication slots could not be brought up to date", err.Error())
+				return
+			}
+			p.slots = key
+		}
+	})
+}
+
+// slotsEvery is how often slots are looked at when the members stay the same.
+const slotsEvery = 10 * time.Second
+
+// checkpointAfterPromotion makes the new timeline's first checkpoint, before
+// which nobody can rewind to it.
+func (a *Agent) checkpointAfterPromotion() {
+	p := &a.m.published
+	o := a.m.pg.observed
+	if p.checkpointing || !o.Accepting || o.InRecovery || p.promotedTo != o.Timeline || p.checkpointed == o.Timeline {
+		return
+	}
+	p.checkpointing = true
+	timeline := o.Timeline
+	ctx, cancel := context.WithCancel(a.ctx)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		err := a.pg.Checkpoint(ctx)
+		return func() {
+			p.checkpointing = false
+			if err != nil {
+				a.log.Warn().Err(err).Msg("the checkpoint after the promotion failed")
+				return
+			}
+			p.checkpointed = timeline
+		}
+	})
+}

@@ -1,0 +1,209 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// State is what the loop last saw (api.Node).
+func (a *Agent) State() api.State { return *a.shown.Load() }
+
+// ask runs f on the loop's goroutine and waits for what it returns.
+func (a *Agent) ask(ctx context.Context, f func() error) error {
+	answer := make(chan error, 1)
+	select {
+	case a.events <- func() { answer <- f() }:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-a.ctx.Done():
+		return errors.New("the agent is stopping")
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-a.ctx.Done():
+		return errors.New("the agent is stopping")
+	}
+}
+
+// await waits until condition holds for what the loop shows.
+func (a *Agent) await(ctx context.Context, condition func(api.State) bool) error {
+	for {
+		changed := a.changed.wait()
+		if condition(a.State()) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.ctx.Done():
+			return errors.New("the agent is stopping")
+		}
+	}
+}
+
+// Reload re-reads the configuration file, as SIGHUP does (api.Node).
+func (a *Agent) Reload(ctx context.Context) error {
+	return a.ask(ctx, func() error { a.reload(); return nil })
+}
+
+// reload makes what can change at run time take effect. A file that is not
+// valid changes nothing.
+func (a *Agent) reload() {
+	cfg, warnings, err := config.Load(a.source)
+	if err != nil {
+		a.log.Error().Err(err).Msg("the configuration file is not valid; the configuration stays as it was")
+		return
+	}
+	for _, w := range warnings {
+		a.log.Warn().Msg(w.String())
+	}
+	a.cfg.Tags = cfg.Tags
+	a.cfg.Postgres.Parameters, a.cfg.Postgres.PgHBA, a.cfg.Postgres.PgIdent = cfg.Postgres.Parameters, cfg.Postgres.PgHBA, cfg.Postgres.PgIdent
+	a.cfg.Postgres.Callbacks, a.cfg.Postgres.RecoveryConf = cfg.Postgres.Callbacks, cfg.Postgres.RecoveryConf
+	a.pg.Reconfigure(a.cfg.Postgres)
+	a.applyPostgresConfig()
+	a.log.Info().Msg("configuration reloaded")
+}
+
+// Restart restarts PostgreSQL in place (api.Node). The leader keeps its lease
+// and beats meanwhile.
+func (a *Agent) Restart(ctx context.Context) error {
+	done := make(chan error, 1)
+	if err := a.ask(ctx, func() error { return a.restart(done) }); err != nil {
+		return err
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-a.ctx.Done():
+		return errors.New("the agent is stopping")
+	}
+}
+
+// Reinitialize replaces this replica's data directory (api.Node).
+func (a *Agent) Reinitialize(ctx context.Context, force bool) error {
+	return a.ask(ctx, func() error { return a.reinitialize(force) })
+}
+
+// Switchover leaves the request in the key failover, where the leader finds it,
+// and waits for the outcome (api.Node).
+func (a *Agent) Switchover(ctx context.Context, request cluster.Failover) (api.Outcome, error) {
+	before := a.State()
+	began := time.Now()
+	old := before.Cluster.LeaderName()
+	value, err := json.Marshal(request)
+	if err != nil {
+		return api.Outcome{}, fmt.Errorf("the request: %w", err)
+	}
+	snapshot, err := a.store.Read(ctx)
+	if err != nil {
+		return api.Outcome{}, err
+	}
+	if err := a.ask(ctx, func() error { a.m.refused = ""; return nil }); err != nil {
+		return api.Outcome{}, err
+	}
+	if err := a.store.Write(ctx, a.keys.Failover(), snapshot.Failover.ModifyIndex, value); err != nil {
+		return api.Outcome{}, translate(err)
+	}
+	if request.ScheduledAt != nil {
+		return api.Outcome{Leader: old, Known: true}, nil
+	}
+	var last api.State
+	limit, cancel := context.WithTimeout(ctx, 2*before.Dynamic.TTL+30*time.Second)
+	defer cancel()
+	err = a.await(limit, func(s api.State) bool {
+		last = s
+		leader := s.Cluster.LeaderName()
+		cleared := s.Cluster.Failover.OK() && s.Cluster.Failover.Value.Empty() && s.Cluster.Failover.ModifyIndex > snapshot.Failover.ModifyIndex
+		return leader != "" && leader != old && leaderServes(s) || cleared && leader == old && s.Refused != ""
+	})
+	leader := last.Cluster.LeaderName()
+	return api.Outcome{
+		Leader: leader,
+		Known:  err == nil,
+		Done:   err == nil && leader != "" && leader != old,
+		Reason: last.Refused,
+		Took:   time.Since(began),
+	}, nil
+}
+
+// leaderServes tells whether the leader says of itself that it is a primary.
+func leaderServes(s api.State) bool {
+	m, found := s.Cluster.Member(s.Cluster.LeaderName())
+	return found && m.Value.State == cluster.StateRunning && m.Value.Role != cluster.RoleReplica
+}
+
+// CancelSwitchover clears a scheduled request (api.Node).
+func (a *Agent) CancelSwitchover(ctx context.Context) error {
+	snapshot, err := a.store.Read(ctx)
+	if err != nil {
+		return err
+	}
+	if !snapshot.Failover.OK() || snapshot.Failover.Value.ScheduledAt == nil {
+		return api.ErrNone
+	}
+	return translate(a.store.Write(ctx, a.keys.Failover(), snapshot.Failover.ModifyIndex, []byte("{}")))
+}
+
+// ChangeConfig changes the dynamic configuration (api.Node). What is not valid
+// is refused before it reaches Consul.
+func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, error) {
+	snapshot, err := a.store.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !snapshot.Config.Exists() {
+		return nil, api.ErrNone
+	}
+	old, _, err := cluster.ParseDynamicJSON(snapshot.Config.Value)
+	if err != nil {
+		return nil, fmt.Errorf("the present value of the key config: %w", err)
+	}
+	changed, err := change(old.Raw)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := cluster.ParseDynamic(changed); err != nil {
+		return nil, fmt.Errorf("%w: %w", api.ErrRefused, err)
+	}
+	value, err := json.Marshal(changed)
+	if err != nil {
+		return nil, fmt.Errorf("the new configuration: %w", err)
+	}
+	if err := a.store.Write(ctx, a.keys.Config(), snapshot.Config.ModifyIndex, value); err != nil {
+		return nil, translate(err)
+	}
+	return changed, nil
+}
+
+func translate(err error) error {
+	if errors.Is(err, consul.ErrConflict) {
+		return fmt.Errorf("%w: %w", api.ErrConflict, err)
+	}
+	return err
+}
+
+// restart and reinitialize run on the loop's goroutine.
+
+func (a *Agent) restart(done chan<- error) error {
+	if a.m.task.kind != ha.TaskNone {
+		return fmt.Errorf("%w: %s already in progress", api.ErrRefused, a.m.task.kind)
+	}
+	a.startTask(ha.TaskRestart, a.restartPostgres(), func(err error) { done <- err })
+	return nil
+}

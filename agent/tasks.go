@@ -1,0 +1,538 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/postgres"
+)
+
+// task is the long piece of work under way.
+type task struct {
+	kind      ha.TaskKind
+	successor string // of a handover
+	cancel    context.CancelFunc
+	finished  chan struct{}
+}
+
+// taskLimit bounds tasks that would otherwise wait for ever on a broken disk or
+// network; a clone of a large database may take its time.
+const (
+	handoverLimit = 10 * time.Second
+	backoffMin    = time.Second
+	backoffMax    = 10 * time.Second
+)
+
+// startTask runs work in the background. When it ends, its outcome is noted and
+// done, if set, is called, both on the loop's goroutine.
+func (a *Agent) startTask(kind ha.TaskKind, work func(context.Context) error, done func(error)) {
+	ctx, cancel := context.WithCancel(a.ctx)
+	finished := make(chan struct{})
+	before := a.m.task.finished
+	a.m.task = task{kind: kind, cancel: cancel, finished: finished}
+	a.goDo(func(context.Context) {
+		defer cancel()
+		if before != nil {
+			<-before // the task that this one interrupted
+		}
+		err := work(ctx)
+		data := a.lookAtData(a.ctx)
+		close(finished)
+		a.post(func() {
+			if a.m.task.finished != finished {
+				return // interrupted: its successor tells the outcome
+			}
+			a.m.task, a.m.data = task{}, data
+			a.m.pg.running = a.pg.Running()
+			if !a.m.pg.running {
+				a.m.pg.observed.Accepting = false
+				a.m.pg.wasPrimary = data.wasPrimary
+			}
+			a.noteAttempt(kind, err)
+			if done != nil {
+				done(err)
+			}
+			kick(a.kickPostgres)
+		})
+	})
+}
+
+// interruptTask ends a task that can be done again from its beginning.
+func (a *Agent) interruptTask() {
+	switch a.m.task.kind {
+	case ha.TaskBootstrap, ha.TaskClone, ha.TaskStart, ha.TaskRejoin, ha.TaskReinit:
+		a.m.task.cancel()
+	}
+}
+
+// noteAttempt remembers failures, so that a task that fails is not tried again
+// at once and for ever.
+func (a *Agent) noteAttempt(kind ha.TaskKind, err error) {
+	if err == nil || errors.Is(err, context.Canceled) {
+		if a.m.attempt.Kind == kind {
+			a.m.attempt = ha.Attempt{}
+		}
+		return
+	}
+	failures := 1
+	if a.m.attempt.Kind == kind {
+		failures = a.m.attempt.Failures + 1
+	}
+	backoff := min(backoffMin<<min(failures-1, 8), backoffMax)
+	a.m.attempt = ha.Attempt{Kind: kind, Failures: failures, NotUntil: a.clock().Add(backoff)}
+	a.log.Error().Err(err).Int("failures", failures).Dur("next_try", backoff).Msgf("%s failed", kind)
+}
+
+// begin starts the task that an action asks for. Fencing interrupts whatever
+// runs; everything else waits for its turn.
+func (a *Agent) begin(action ha.Action) {
+	switch act := action.(type) {
+	case ha.Fence:
+		a.fenceNow()
+		return
+	case ha.Demote:
+		a.demote()
+		return
+	case ha.GiveUp:
+		a.giveUp()
+		return
+	default:
+		if a.m.task.kind != ha.TaskNone {
+			return
+		}
+		switch act := act.(type) {
+		case ha.Bootstrap:
+			a.bootstrap()
+		case ha.DiscardIncomplete:
+			a.startTask(ha.TaskStart, a.pg.DiscardIncomplete, nil)
+		case ha.Clone:
+			a.clone(act.From)
+		case ha.StartPrimary:
+			a.startPostgres(postgres.Primary, "")
+		case ha.StartReplica:
+			a.startPostgres(postgres.Replica, act.Upstream)
+		case ha.Rejoin:
+			a.rejoin(act.Upstream)
+		case ha.Follow:
+			a.follow(act.Upstream)
+		case ha.Promote:
+			a.promote()
+		case ha.Handover:
+			a.handover(act.Successor)
+		case ha.SetSync:
+			a.setSync(act.Standbys)
+		}
+	}
+}
+
+// fenceNow kills every process of PostgreSQL. The lease is dropped here and
+// now: whatever answer still comes in, it is not taken up again.
+func (a *Agent) fenceNow() {
+	if a.m.fencing {
+		return
+	}
+	a.m.fencing = true
+	a.m.lease.Drop()
+	a.m.giving = nil
+	if a.m.task.cancel != nil {
+		a.m.task.cancel()
+	}
+	a.startTask(ha.TaskDemote, func(context.Context) error {
+		// The kill must go on even when the agent is told to end meanwhile.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), backoffMax)
+		defer cancel()
+		err := a.pg.Kill(ctx)
+		return errors.Join(err, a.guard.disarm(ctx))
+	}, func(error) {
+		a.m.fencing = false
+		a.m.stoppedOnPurpose()
+	})
+}
+
+// demote stops PostgreSQL in an orderly way and drops the lease when it has
+// stopped. The guard stays armed until then.
+func (a *Agent) demote() {
+	if a.m.task.kind == ha.TaskDemote {
+		return
+	}
+	if a.m.task.cancel != nil {
+		a.m.task.cancel()
+	}
+	a.startTask(ha.TaskDemote, a.stopPostgres, func(err error) {
+		if err == nil {
+			a.m.lease.Drop()
+			a.m.stoppedOnPurpose()
+		}
+	})
+}
+
+func (a *Agent) stopPostgres(ctx context.Context) error {
+	if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+		return err
+	}
+	return a.guard.disarm(ctx)
+}
+
+// stoppedOnPurpose notes that PostgreSQL is down because it was told to stop.
+func (m *member) stoppedOnPurpose() {
+	m.pg.wasPrimary = m.pg.primary()
+	m.pg.running, m.pg.observed.Running, m.pg.observed.Accepting = false, false, false
+	m.pgDown, m.upstream = 0, ""
+	m.adopted = 0
+}
+
+// giveUp ends a leadership that PostgreSQL cannot fill.
+func (a *Agent) giveUp() {
+	if a.m.task.kind == ha.TaskDemote {
+		return
+	}
+	if a.m.task.cancel != nil {
+		a.m.task.cancel()
+	}
+	a.startTask(ha.TaskDemote, func(ctx context.Context) error {
+		if err := a.pg.Kill(ctx); err != nil {
+			return err
+		}
+		return a.guard.disarm(ctx)
+	}, func(err error) {
+		if err == nil {
+			a.m.lease.Drop()
+			a.m.giving = &ha.Giving{}
+			a.m.stoppedOnPurpose()
+		}
+	})
+}
+
+// bootstrap makes the shard if this member wins the key initialize, which its
+// session holds: when this agent dies on the way, the key goes with the session
+// and any member may try again.
+func (a *Agent) bootstrap() {
+	session := a.m.session
+	if session == "" {
+		return
+	}
+	var done *bootstrapped
+	a.startTask(ha.TaskBootstrap, func(ctx context.Context) error {
+		if err := a.store.BeginBootstrap(ctx, session); err != nil {
+			if errors.Is(err, consul.ErrConflict) {
+				return nil // somebody else makes the shard
+			}
+			return err
+		}
+		a.log.Info().Msg("bootstrapping a new shard")
+		id, err := a.pg.Bootstrap(ctx, a.cfg.Bootstrap)
+		if err != nil {
+			// Whatever was made is marked as unfinished and cleared away later.
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), handoverLimit)
+			defer cancel()
+			return errors.Join(err, a.pg.Kill(clean), a.store.EndBootstrap(clean, session))
+		}
+		done = &bootstrapped{systemIdentifier: id}
+		return nil
+	}, func(err error) {
+		if err != nil || done == nil {
+			a.reread()
+			return
+		}
+		a.m.bootstrapID = done.systemIdentifier
+		a.m.data.SystemIdentifier = done.systemIdentifier
+		a.takeOver(ha.TakeOver{
+			Status: a.m.snapshot.Status.ModifyIndex, Failsafe: a.m.snapshot.Failsafe.ModifyIndex,
+			Leader: a.m.snapshot.Leader.ModifyIndex,
+		}, done)
+	})
+}
+
+// upstreamOf is how to reach a member's PostgreSQL.
+func (a *Agent) upstreamOf(name string) (postgres.Upstream, error) {
+	m, found := a.m.snapshot.Member(name)
+	if !found || !m.OK() {
+		return postgres.Upstream{}, fmt.Errorf("member %s: its key in Consul is missing or not understood", name)
+	}
+	u, err := url.Parse(m.Value.ConnURL)
+	if err != nil {
+		return postgres.Upstream{}, fmt.Errorf("member %s: conn_url: %w", name, err)
+	}
+	host, port := splitAddress(u.Host)
+	return postgres.Upstream{Name: name, Host: host, Port: port}, nil
+}
+
+// clone makes the data directory from another member and starts the replica.
+func (a *Agent) clone(from string) {
+	source, err := a.upstreamOf(from)
+	if err != nil {
+		a.noteAttempt(ha.TaskClone, err)
+		return
+	}
+	a.startTask(ha.TaskClone, func(ctx context.Context) error {
+		a.log.Info().Str("from", from).Msg("cloning")
+		if err := a.pg.BaseBackup(ctx, source, a.cloneProgress()); err != nil {
+			return err
+		}
+		return a.pg.Start(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &source})
+	}, func(err error) {
+		if err == nil {
+			a.m.upstream = from
+			a.log.Info().Str("from", from).Msg("cloned and started")
+		}
+	})
+}
+
+// startPostgres starts PostgreSQL. A primary is started by a leader alone, and
+// under an armed guard.
+func (a *Agent) startPostgres(role postgres.Role, upstream string) {
+	as := postgres.StartAs{Role: role}
+	if upstream != "" {
+		up, err := a.upstreamOf(upstream)
+		if err != nil {
+			a.noteAttempt(ha.TaskStart, err)
+			return
+		}
+		as.Upstream = &up
+	}
+	a.startTask(ha.TaskStart, func(ctx context.Context) error {
+		return a.pg.Start(ctx, as)
+	}, func(err error) {
+		if err == nil {
+			a.m.upstream = upstream
+		}
+	})
+}
+
+// rejoin makes this member a replica of upstream, rewinding its data directory
+// where its WAL has diverged, and cloning it anew only where the configuration
+// allows that (I7).
+func (a *Agent) rejoin(upstream string) {
+	up, err := a.upstreamOf(upstream)
+	if err != nil {
+		a.noteAttempt(ha.TaskRejoin, err)
+		return
+	}
+	leader := a.m.snapshot.LeaderName()
+	rewind, remove := a.mayRewind(), a.mayRemoveData()
+	a.startTask(ha.TaskRejoin, func(ctx context.Context) error {
+		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+			return err
+		}
+		outcome, err := a.pg.Rewind(ctx, up, rewind)
+		switch {
+		case err == nil:
+			a.log.Info().Str("upstream", upstream).Stringer("outcome", outcome).Msg("ready to follow")
+		case remove == "" || ctx.Err() != nil:
+			return err
+		default:
+			a.log.Warn().Err(err).Str("allowed_by", remove).Msg("cannot rewind; the data directory is replaced")
+			if err := a.pg.RemoveForReinit(ctx, postgres.Permission{
+				NotLeader: leader != "" && leader != a.cfg.Name, LeaderReachable: a.pg.Reachable(ctx, up), AllowedBy: remove,
+			}); err != nil {
+				return err
+			}
+			if err := a.pg.BaseBackup(ctx, up, a.cloneProgress()); err != nil {
+				return err
+			}
+		}
+		return a.pg.Start(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &up})
+	}, func(err error) {
+		if err == nil {
+			a.m.upstream = upstream
+		}
+	})
+}
+
+// follow points the running replica at another upstream.
+func (a *Agent) follow(upstream string) {
+	up, err := a.upstreamOf(upstream)
+	if err != nil {
+		a.noteAttempt(ha.TaskStart, err)
+		return
+	}
+	a.startTask(ha.TaskStart, func(ctx context.Context) error {
+		return a.pg.Follow(ctx, up)
+	}, func(err error) {
+		if err == nil {
+			a.m.upstream = upstream
+			a.log.Info().Str("upstream", upstream).Msg("following")
+		}
+	})
+}
+
+// promote makes the replica the primary. The guard is armed before, so that the
+// new primary cannot outlive the lease even if this agent dies on the way.
+func (a *Agent) promote() {
+	killAt := a.killAt()
+	a.startTask(ha.TaskPromote, func(ctx context.Context) error {
+		if err := a.guard.armNow(ctx, killAt); err != nil {
+			return fmt.Errorf("the guard could not be armed, so nothing is promoted: %w", err)
+		}
+		if err := a.pg.PrePromote(ctx); err != nil {
+			return err
+		}
+		return a.pg.Promote(ctx)
+	}, func(err error) {
+		if err == nil {
+			a.m.pg.observed.InRecovery, a.m.pg.wasPrimary = false, true
+			a.m.upstream = ""
+			a.m.published.promotedTo = 0
+			a.log.Info().Msg("promoted")
+		}
+	})
+}
+
+// handover stops PostgreSQL while the lease goes on being renewed, makes sure
+// that the successor has all of its WAL, and gives the lease to it. Without a
+// successor it is an orderly stop: whoever is best may lead next.
+func (a *Agent) handover(successor string) {
+	url := ""
+	if m, found := a.m.snapshot.Member(successor); found {
+		url = m.Value.APIURL
+	}
+	var dropped bool
+	a.startTask(ha.TaskHandover, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, handoverLimit)
+		defer cancel()
+		if successor != "" {
+			// So that the shutdown checkpoint has little left to write.
+			if err := a.pg.Checkpoint(ctx); err != nil {
+				return err
+			}
+		}
+		if err := a.pg.BeforeStop(ctx); err != nil {
+			a.log.Warn().Err(err).Msg("before_stop failed")
+		}
+		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+			return err
+		}
+		if successor == "" {
+			dropped = true
+			return a.guard.disarm(ctx)
+		}
+		if err := a.awaitWAL(ctx, url, a.lookAtData(ctx).checkpointLSN); err != nil {
+			return fmt.Errorf("%s has not received all WAL, so it stays the replica: %w", successor, err)
+		}
+		dropped = true
+		return a.guard.disarm(ctx)
+	}, func(err error) {
+		a.m.stoppedOnPurpose()
+		if dropped {
+			a.m.lease.Drop()
+			a.m.giving = &ha.Giving{Successor: successor}
+			return
+		}
+		a.m.refused = fmt.Sprintf("rolled back: %v", err)
+		a.clearFailover(a.m.snapshot.Failover.ModifyIndex)
+	})
+	a.m.task.successor = successor
+}
+
+// awaitWAL waits until the member behind url has received WAL beyond lsn. A
+// fast shutdown waits for connected standbys, so the first answer usually tells.
+func (a *Agent) awaitWAL(ctx context.Context, url string, lsn int64) error {
+	var last error
+	for ctx.Err() == nil {
+		status, err := a.peers.Status(ctx, url)
+		if p := peerOf("", status); err == nil && p.LSN > lsn {
+			return nil
+		}
+		last = err
+		pause(ctx, 20*time.Millisecond)
+	}
+	return errors.Join(ctx.Err(), last)
+}
+
+// setSync makes commits wait for standbys, then reads how far the WAL is: a
+// standby that has more than that holds everything acknowledged before.
+func (a *Agent) setSync(standbys []string) {
+	if a.m.settingSync {
+		return
+	}
+	a.m.settingSync = true
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		since, err := a.pg.SetSynchronousStandbys(ctx, standbys)
+		return func() {
+			a.m.settingSync = false
+			if err != nil {
+				a.log.Warn().Err(err).Msg("setting synchronous_standby_names failed")
+				return
+			}
+			a.m.pg.syncNames, a.m.pg.syncSince = standbys, since
+			a.log.Info().Strs("standbys", standbys).Msg("commits wait for these standbys")
+			kick(a.kickPostgres)
+		}
+	})
+}
+
+func (a *Agent) restartPostgres() func(context.Context) error {
+	as := postgres.StartAs{Role: postgres.Primary}
+	if !a.m.pg.primary() {
+		as.Role = postgres.Replica
+		if up, err := a.upstreamOf(a.m.upstream); err == nil {
+			as.Upstream = &up
+		}
+	}
+	return func(ctx context.Context) error {
+		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+			return err
+		}
+		return a.pg.Start(ctx, as)
+	}
+}
+
+// reinitialize replaces this replica's data directory by a new clone, as the
+// operator asked.
+func (a *Agent) reinitialize(bool) error {
+	leader := a.m.snapshot.LeaderName()
+	switch {
+	case leader == a.cfg.Name || a.m.lease.Held(a.clock()):
+		return fmt.Errorf("%w: I am the leader, can not reinitialize", api.ErrRefused)
+	case leader == "":
+		return fmt.Errorf("%w: Cluster has no leader, can not reinitialize", api.ErrRefused)
+	case a.m.task.kind != ha.TaskNone:
+		return fmt.Errorf("%w: %s already in progress", api.ErrRefused, a.m.task.kind)
+	}
+	up, err := a.upstreamOf(leader)
+	if err != nil {
+		return fmt.Errorf("%w: %w", api.ErrRefused, err)
+	}
+	a.startTask(ha.TaskReinit, func(ctx context.Context) error {
+		if !a.pg.Reachable(ctx, up) {
+			return fmt.Errorf("the leader %s does not answer, so the data directory stays", leader)
+		}
+		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+			return err
+		}
+		if err := a.pg.RemoveForReinit(ctx, postgres.Permission{
+			NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize",
+		}); err != nil {
+			return err
+		}
+		if err := a.pg.BaseBackup(ctx, up, a.cloneProgress()); err != nil {
+			return err
+		}
+		return a.pg.Start(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &up})
+	}, func(err error) {
+		if err == nil {
+			a.m.upstream = leader
+		}
+	})
+	return nil
+}
+
+// cloneProgress logs how far a clone is, at most every few seconds.
+func (a *Agent) cloneProgress() func(done, total int64) {
+	var last time.Time
+	return func(done, total int64) {
+		if time.Since(last) < 5*time.Second {
+			return
+		}
+		last = time.Now()
+		a.log.Info().Int64("bytes", done).Int64("of", total).Msg("cloning")
+	}
+}

@@ -1,0 +1,178 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/postgres"
+)
+
+const (
+	// watchFor is how long one blocking query waits for a change.
+	watchFor = 30 * time.Second
+	// watchGrace is what Consul may take beyond that: it adds up to 1/16 of
+	// jitter, and holds a request up to 7 s while it has no leader.
+	watchGrace = watchFor/16 + 7*time.Second
+	// watchBurst and watchEvery bound how often the watch may start anew when
+	// the shard changes without a pause.
+	watchBurst = 20
+	watchEvery = 20 * time.Millisecond
+)
+
+// watchConsul keeps one blocking query open on the shard.
+func (a *Agent) watchConsul(ctx context.Context) {
+	var index uint64
+	limit := rate.NewLimiter(rate.Every(watchEvery), watchBurst)
+	for limit.Wait(ctx) == nil {
+		query, cancel := context.WithTimeout(ctx, watchFor+watchGrace)
+		snapshot, next, err := a.store.Watch(query, index, watchFor)
+		cancel()
+		index = next
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			a.post(func() { a.consulFailed(err) })
+			pause(ctx, retryAfter())
+		default:
+			a.post(func() { a.accept(snapshot, false) })
+		}
+	}
+}
+
+// sessionName is Patroni's form of a session's name.
+func (a *Agent) sessionName() string { return a.cfg.Scope + "-" + a.cfg.Name }
+
+// keepSession makes a session and renews it, and makes another one when it is
+// lost. The session only backs the lock up; the lease does not depend on it.
+func (a *Agent) keepSession(ctx context.Context) {
+	var (
+		id  string
+		ttl time.Duration
+	)
+	for ctx.Err() == nil {
+		timing := a.dynamic.Load().Timing
+		request, cancel := context.WithTimeout(ctx, max(timing.RetryTimeout, time.Second))
+		err := a.renewSession(request, &id, &ttl, timing.TTL)
+		cancel()
+		wait := min(timing.LoopWait, consul.SessionTTL(timing.TTL)/3)
+		if err != nil {
+			a.post(func() { a.consulFailed(err) })
+			wait = retryAfter()
+		}
+		pause(ctx, wait)
+	}
+}
+
+func (a *Agent) renewSession(ctx context.Context, id *string, ttl *time.Duration, want time.Duration) error {
+	if *id != "" && consul.SessionTTL(*ttl) == consul.SessionTTL(want) {
+		err := a.store.RenewSession(ctx, *id)
+		if !errors.Is(err, consul.ErrNoSession) {
+			return err
+		}
+		a.log.Warn().Msg("the Consul session is gone; a new one is made")
+	}
+	created, err := a.store.CreateSession(ctx, a.sessionName(), want, a.cfg.Consul.Checks)
+	if err != nil {
+		return err
+	}
+	*id, *ttl = created, want
+	a.post(func() { a.m.session = created })
+	return nil
+}
+
+// exited is the end of the postmaster, nil when none runs.
+func exited(pg *postgres.Instance) <-chan struct{} {
+	if !pg.Running() {
+		return nil
+	}
+	return pg.Exited()
+}
+
+// observeEvery is how often PostgreSQL is looked at when nothing happens.
+const observeEvery = time.Second
+
+// watchPostgres looks at PostgreSQL again and again and tells when its
+// postmaster ends.
+func (a *Agent) watchPostgres(ctx context.Context) {
+	ticker := time.NewTicker(observeEvery)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		limit, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
+		state, err := a.pg.Observe(limit)
+		cancel()
+		data := a.lookAtData(ctx)
+		a.post(func() { a.sawPostgres(state, data, err) })
+		select {
+		case <-exited(a.pg):
+			a.post(func() { a.postmasterGone() })
+		case <-a.kickPostgres:
+		case <-ticker.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// askPeers asks every other member how it fares, all at once. The loop hears of
+// each answer as it comes; a silent member holds up nobody beyond peerPatience.
+const peerPatience = time.Second
+
+func (a *Agent) askPeers() {
+	if a.m.pending > 0 {
+		return
+	}
+	a.m.asked, a.m.answers, a.m.pending = a.clock(), nil, 1
+	round := a.m.asked
+	var peers []ha.Peer
+	var urls []string
+	for _, m := range a.m.snapshot.Members {
+		if m.OK() && m.Value.Name != a.cfg.Name {
+			peers = append(peers, ha.Peer{Name: m.Value.Name})
+			urls = append(urls, m.Value.APIURL)
+		}
+	}
+	a.goDo(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, peerPatience)
+		defer cancel()
+		var asking sync.WaitGroup
+		for i := range peers {
+			asking.Add(1)
+			go func() {
+				defer asking.Done()
+				peers[i] = a.askPeer(ctx, peers[i].Name, urls[i])
+			}()
+		}
+		asking.Wait()
+		a.post(func() {
+			if a.m.asked == round {
+				a.m.answers = peers
+			}
+			a.m.pending = 0
+		})
+	})
+}
+
+func (a *Agent) askPeer(ctx context.Context, name, url string) ha.Peer {
+	status, err := a.peers.Status(ctx, url)
+	if err != nil {
+		a.log.Debug().Err(err).Str("member", name).Msg("does not answer")
+		return ha.Peer{Name: name}
+	}
+	return peerOf(name, status)
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

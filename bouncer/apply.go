@@ -1,0 +1,171 @@
+package bouncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+const (
+	// standBound is how long a RELOAD may take to show. PgBouncer's is done
+	// when it answers; the rest is for one that somebody else causes meanwhile.
+	standBound = 2 * time.Second
+	standPace  = 20 * time.Millisecond
+)
+
+// errNotStanding says that PgBouncer took a file but not what is in it.
+var errNotStanding = errors.New("PgBouncer did not take the configuration")
+
+// applier brings a checked file into PgBouncer: install, RELOAD, read back; and
+// puts the last good file back when that fails.
+type applier struct {
+	config  Config
+	log     zerolog.Logger
+	console *console
+	// good is the last text that was verified.
+	good []byte
+}
+
+func (a *applier) lastGoodPath() string { return a.config.PgBouncer.Config + ".last-good" }
+
+// restore reads the last good file of an earlier run.
+func (a *applier) restore() error {
+	text, err := os.ReadFile(a.lastGoodPath())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("last good configuration: %w", err)
+	}
+	a.good = text
+	return nil
+}
+
+// reload makes PgBouncer take the installed file and returns the databases as
+// they stand. On errNotStanding the last good file is back in place.
+func (a *applier) reload(ctx context.Context, text []byte, file pgbouncer.File) (map[string]pgbouncer.Database, error) {
+	standing, err := a.take(ctx, file)
+	if err == nil {
+		return standing, nil
+	}
+	if !errors.Is(err, errNotStanding) && !errors.Is(err, pgbouncer.ErrRefused) {
+		return standing, err // unreachable: nothing is known, nothing is undone
+	}
+	if len(a.good) == 0 || string(a.good) == string(text) {
+		return standing, fmt.Errorf("%w; there is no other good configuration to go back to", err)
+	}
+	standing, undone := a.rollBack(ctx)
+	if undone != nil {
+		return standing, fmt.Errorf("%w; going back to the last good configuration failed: %w", err, undone)
+	}
+	return standing, fmt.Errorf("%w; the last good configuration is back in place", err)
+}
+
+func (a *applier) rollBack(ctx context.Context) (map[string]pgbouncer.Database, error) {
+	file, err := pgbouncer.ParseFile(a.good)
+	if err != nil {
+		return nil, fmt.Errorf("last good configuration: %w", err)
+	}
+	if _, err := install(a.config.PgBouncer.Config, a.good); err != nil {
+		return nil, err
+	}
+	return a.take(ctx, file)
+}
+
+// take reloads and reads back.
+func (a *applier) take(ctx context.Context, file pgbouncer.File) (map[string]pgbouncer.Database, error) {
+	if err := a.console.reload(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, standBound)
+	defer cancel()
+	for {
+		standing, err := a.console.databases(ctx)
+		if err != nil {
+			return nil, err
+		}
+		wrong := differences(file, standing)
+		if len(wrong) == 0 {
+			return standing, a.spotCheck(ctx, file)
+		}
+		select {
+		case <-ctx.Done():
+			return standing, fmt.Errorf("%w: %s; PgBouncer's log says why", errNotStanding, strings.Join(wrong, "; "))
+		case <-time.After(standPace):
+		}
+	}
+}
+
+// keep remembers text as the last good one.
+func (a *applier) keep(text []byte) error {
+	if string(a.good) == string(text) {
+		return nil
+	}
+	a.good = text
+	_, err := install(a.lastGoodPath(), text)
+	return err
+}
+
+// differences lists where PgBouncer's databases are not those of the file.
+func differences(file pgbouncer.File, standing map[string]pgbouncer.Database) (wrong []string) {
+	for _, e := range file.Databases {
+		if e.Name == "*" {
+			continue // not a database but a fallback; it is not shown
+		}
+		d, found := standing[e.Name]
+		switch {
+		case !found:
+			wrong = append(wrong, fmt.Sprintf("database %q is missing", e.Name))
+		case d.Host != e.Host() || e.Host() != "" && d.Port != e.Port():
+			wrong = append(wrong, fmt.Sprintf("database %q is at %q port %d, not at %q port %d", e.Name, d.Host, d.Port, e.Host(), e.Port()))
+		}
+		if len(wrong) > 5 {
+			return append(wrong, "...")
+		}
+	}
+	return wrong
+}
+
+// spotCheck compares those settings that a failover depends on and that RELOAD
+// changes: a file that was read to its end has them right.
+func (a *applier) spotCheck(ctx context.Context, file pgbouncer.File) error {
+	conn, err := a.console.use(ctx)
+	if err != nil {
+		return err
+	}
+	standing, err := bounded(ctx, conn.Config)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{
+		"server_connect_timeout", "server_login_retry", "query_wait_timeout", "server_check_delay", "default_pool_size", "max_client_conn",
+	} {
+		want, set := file.Settings[name]
+		have, known := standing[name]
+		if !set || !known || !have.Changeable {
+			continue
+		}
+		w, errW := strconv.ParseFloat(want, 64)
+		h, errH := strconv.ParseFloat(have.Value, 64)
+		if errW != nil || errH != nil || w != h {
+			return fmt.Errorf("%w: %s is %q, not %q; PgBouncer's log says why", errNotStanding, name, have.Value, want)
+		}
+	}
+	return nil
+}
+
+// stands tells whether every database of a shard that writers use leads to its
+// primary.
+func stands(v *ShardView, standing map[string]pgbouncer.Database) bool {
+	return len(standing) > 0 && !slices.ContainsFunc(v.Databases, func(d Database) bool {
+		at, found := standing[d.Name]
+		return !found || at.Host != v.route.Leader.Host || at.Port != v.route.Leader.Port
+	})
+}

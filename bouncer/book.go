@@ -1,0 +1,242 @@
+package bouncer
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// shardID names a shard: NAMESPACE/SCOPE.
+type shardID string
+
+// known is what a bouncer knows of one shard.
+type known struct {
+	Route cluster.Route `json:"route"`
+	// ModifyIndex is the index at which Consul had this value.
+	ModifyIndex uint64 `json:"modify_index"`
+	// Gone: the keys of all shards vanished at once, this one's is missing
+	// still. A route of whatever system identifier may take its place.
+	Gone bool `json:"gone,omitempty"`
+	// Confirmed: Consul said so since this bouncer started. What comes from the
+	// state file is good enough to send clients to, not to hold them back.
+	Confirmed bool `json:"-"`
+}
+
+// answer is what Consul said of the routes prefix.
+type answer struct {
+	Pairs []pair
+	// KnownLeader is Consul's word that it has a leader.
+	KnownLeader bool
+	// Consistent: read through a quorum, by somebody who noted Epoch before.
+	Consistent bool
+	Epoch      uint64
+}
+
+type pair struct {
+	Key         string
+	Value       []byte
+	ModifyIndex uint64
+}
+
+// outcome is what an answer changed.
+type outcome struct {
+	// Changed shards, in order of their names.
+	Changed []shardID
+	// Doubt: something in the answer must be confirmed by a consistent read
+	// before it is believed.
+	Doubt bool
+	// News are the problems that are new, Solved those that are over.
+	News, Solved []problem
+}
+
+// problem is what is wrong with one key, or with the whole answer (Key empty).
+type problem struct {
+	Key string
+	Err error
+}
+
+// errForeign says that a route belongs to another PostgreSQL cluster.
+var errForeign = errors.New("belongs to another PostgreSQL cluster")
+
+// book holds what is known of every shard. Its rules: an answer that Consul
+// gave without a leader changes nothing; a value that cannot be read changes
+// nothing; a route of another PostgreSQL cluster changes nothing; what is older
+// than what is known, or has vanished, is believed only when a consistent read
+// says it too; and never do all shards vanish at once, unless that is allowed.
+type book struct {
+	keys       cluster.Keys
+	only       map[shardID]bool // nil: all
+	allowEmpty bool
+
+	mu       sync.Mutex
+	shards   map[shardID]known
+	problems map[string]error
+	// epoch grows with each merge, so that a slow read is not taken for news.
+	epoch uint64
+}
+
+func newBook(c Config) *book {
+	b := &book{keys: c.keys(), allowEmpty: c.AllowEmpty, shards: map[shardID]known{}, problems: map[string]error{}}
+	if len(c.Shards) > 0 {
+		b.only = map[shardID]bool{}
+		for _, s := range c.Shards {
+			b.only[s.id()] = true
+		}
+	}
+	return b
+}
+
+func (s Shard) id() shardID { return shardID(s.Namespace + "/" + s.Scope) }
+
+// now returns the epoch; a consistent read notes it before it begins.
+func (b *book) now() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.epoch
+}
+
+// known returns what is known of every shard.
+func (b *book) known() map[shardID]known {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.shards)
+}
+
+// trouble returns the problems by key.
+func (b *book) trouble() map[string]error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.problems)
+}
+
+// restore puts back what a state file had.
+func (b *book) restore(shards map[shardID]known) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, k := range shards {
+		if b.serves(id) && k.Route.Validate() == nil {
+			k.Confirmed = false
+			b.shards[id] = k
+		}
+	}
+}
+
+func (b *book) serves(id shardID) bool { return b.only == nil || b.only[id] }
+
+// merge takes an answer in.
+func (b *book) merge(a answer) outcome {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out outcome
+	if !a.KnownLeader {
+		return out
+	}
+	// An answer that began before the last merge may be older than it.
+	final := a.Consistent && a.Epoch == b.epoch
+	b.epoch++
+	problems, present := map[string]error{}, map[shardID]bool{}
+	for _, p := range a.Pairs {
+		namespace, scope, err := b.keys.SplitRoute(p.Key)
+		if err != nil {
+			problems[p.Key] = err
+			continue
+		}
+		id := shardID(namespace + "/" + scope)
+		if !b.serves(id) {
+			continue
+		}
+		present[id] = true
+		b.take(id, p, final, problems, &out)
+	}
+	b.forget(present, final, problems, &out)
+	out.News, out.Solved = b.report(problems)
+	slices.Sort(out.Changed)
+	return out
+}
+
+// take takes one route in.
+func (b *book) take(id shardID, p pair, final bool, problems map[string]error, out *outcome) {
+	old, have := b.shards[id]
+	if have && p.ModifyIndex < old.ModifyIndex && !final {
+		out.Doubt = true
+		return
+	}
+	route, err := cluster.ParseRoute(p.Value)
+	if err == nil {
+		err = checkRoute(id, route)
+	}
+	if err != nil {
+		problems[p.Key] = fmt.Errorf("route of shard %s is malformed; its last good value stays: %w", id, err)
+		return
+	}
+	if have && !old.Gone && route.SystemIdentifier != old.Route.SystemIdentifier {
+		problems[p.Key] = fmt.Errorf("route of shard %s has system identifier %s, known is %s: it %w and is refused; "+
+			"if the shard was made anew on purpose, delete the key first", id, route.SystemIdentifier, old.Route.SystemIdentifier, errForeign)
+		return
+	}
+	b.shards[id] = known{Route: route, ModifyIndex: p.ModifyIndex, Confirmed: true}
+	if !have || !old.Confirmed || old.Gone || !route.SameTopology(old.Route) || !route.Since.Equal(old.Route.Since) {
+		out.Changed = append(out.Changed, id)
+	}
+}
+
+// forget lets the shards go whose keys are gone. Those that vanished all at once
+// stay, also when some of them come back: that is a Consul which lost its data
+// and is being filled again, not somebody who takes shards out of service.
+func (b *book) forget(present map[shardID]bool, final bool, problems map[string]error, out *outcome) {
+	var fresh, gone []shardID
+	for id, k := range b.shards {
+		switch {
+		case present[id]:
+		case k.Gone:
+			gone = append(gone, id)
+		default:
+			fresh = append(fresh, id)
+		}
+	}
+	slices.Sort(fresh)
+	switch {
+	case len(fresh) > 0 && !final:
+		out.Doubt = true
+	case b.allowEmpty || len(fresh) > 0 && len(fresh)+len(gone) < len(b.shards):
+		if b.allowEmpty {
+			fresh, gone = append(fresh, gone...), nil
+		}
+		for _, id := range fresh {
+			delete(b.shards, id)
+			out.Changed = append(out.Changed, id)
+		}
+	default:
+		for _, id := range fresh {
+			k := b.shards[id]
+			k.Gone = true
+			b.shards[id] = k
+		}
+		gone = append(gone, fresh...)
+	}
+	if len(gone) > 0 {
+		slices.Sort(gone)
+		problems[""] = fmt.Errorf("the routes of all shards have vanished from %s at once; still missing are %v, "+
+			"whose last known routes stay (allow_empty: true lets them go)", b.keys.Routes(), gone)
+	}
+}
+
+// report remembers the problems and returns those that came and went.
+func (b *book) report(problems map[string]error) (news, solved []problem) {
+	for _, key := range slices.Sorted(maps.Keys(problems)) {
+		if old := b.problems[key]; old == nil || old.Error() != problems[key].Error() {
+			news = append(news, problem{key, problems[key]})
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(b.problems)) {
+		if problems[key] == nil {
+			solved = append(solved, problem{key, b.problems[key]})
+		}
+	}
+	b.problems = problems
+	return news, solved
+}

@@ -1,0 +1,205 @@
+package bouncer
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+const ownSystem, otherSystem = "7000000000000000001", "7000000000000000002"
+
+func testRoute(host string) cluster.Route {
+	return cluster.Route{
+		Version: 1, SystemIdentifier: ownSystem, State: cluster.RouteOpen, Timeline: 1,
+		Leader: cluster.RouteMember{Name: "m-" + host, Host: host, Port: 5432}, Since: time.Unix(1000, 0).UTC(),
+	}
+}
+
+func testPair(t *testing.T, key string, index uint64, r cluster.Route) pair {
+	t.Helper()
+	value, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair{Key: key, Value: value, ModifyIndex: index}
+}
+
+func TestBook(t *testing.T) {
+	const s1, s2 = "lictor/routes/service/s1", "lictor/routes/service/s2"
+	p := func(key string, index uint64, host string) pair { return testPair(t, key, index, testRoute(host)) }
+	foreign := testRoute("c")
+	foreign.SystemIdentifier = otherSystem
+	poisoned := testRoute("c")
+	poisoned.Leader.Name = "x\nadmin_users = evil"
+	start := []pair{p(s1, 10, "a"), p(s2, 11, "b")}
+	watched := func(pairs ...pair) answer { return answer{Pairs: pairs, KnownLeader: true} }
+	consistent := func(epoch uint64, pairs ...pair) answer {
+		return answer{Pairs: pairs, KnownLeader: true, Consistent: true, Epoch: epoch}
+	}
+	for name, c := range map[string]struct {
+		answers    []answer // after start, which is epoch 1
+		allowEmpty bool
+		want       map[shardID]string // the leader's host
+		changed    []shardID          // by the last answer
+		doubt      bool
+		problem    string
+	}{
+		"unchanged":                    {answers: []answer{watched(start...)}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}},
+		"newer value":                  {answers: []answer{watched(p(s1, 12, "c"), start[1])}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}},
+		"new shard":                    {answers: []answer{watched(start[0], start[1], p("lictor/routes/other/x", 12, "d"))}, want: map[shardID]string{"service/s1": "a", "service/s2": "b", "other/x": "d"}, changed: []shardID{"other/x"}},
+		"no known leader":              {answers: []answer{{Pairs: []pair{p(s1, 12, "c")}}}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}},
+		"older value is doubted":       {answers: []answer{watched(p(s1, 9, "c"), start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
+		"older value, confirmed":       {answers: []answer{consistent(1, p(s1, 9, "c"), start[1])}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}},
+		"older value, read too early":  {answers: []answer{watched(p(s1, 12, "c"), start[1]), consistent(1, start...)}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, doubt: true},
+		"vanished is doubted":          {answers: []answer{watched(start[0])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
+		"vanished, confirmed":          {answers: []answer{consistent(1, start[0])}, want: map[shardID]string{"service/s1": "a"}, changed: []shardID{"service/s2"}},
+		"vanished, read too early":     {answers: []answer{watched(start...), consistent(1, start[0])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
+		"all vanished":                 {answers: []answer{consistent(1)}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "vanished"},
+		"all vanished, still":          {answers: []answer{consistent(1), watched()}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "vanished"},
+		"all vanished, allowed":        {answers: []answer{consistent(1)}, allowEmpty: true, want: map[shardID]string{}, changed: []shardID{"service/s1", "service/s2"}},
+		"all vanished, some back":      {answers: []answer{consistent(1), consistent(2, p(s1, 20, "c"))}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}, problem: "service/s2"},
+		"all vanished, made anew":      {answers: []answer{consistent(1), watched(testPair(t, s1, 20, foreign))}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}, problem: "service/s2"},
+		"malformed keeps the last":     {answers: []answer{watched(pair{s1, []byte("{"), 12}, p(s2, 13, "c"))}, want: map[shardID]string{"service/s1": "a", "service/s2": "c"}, changed: []shardID{"service/s2"}, problem: "malformed"},
+		"malformed is no deletion":     {answers: []answer{consistent(1, pair{s1, nil, 12}, start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "malformed"},
+		"control characters":           {answers: []answer{watched(testPair(t, s1, 12, poisoned), start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "control character"},
+		"control character in the key": {answers: []answer{watched(start[0], start[1], p("lictor/routes/service/s3\nuser=x", 12, "e"))}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "control character"},
+		"foreign is refused":           {answers: []answer{watched(testPair(t, s1, 12, foreign), start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "another PostgreSQL cluster"},
+		"foreign after a deletion":     {answers: []answer{consistent(1, start[1]), watched(testPair(t, s1, 12, foreign), start[1])}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}},
+		"a key that is no route":       {answers: []answer{watched(start[0], start[1], pair{"lictor/routes/x", nil, 12})}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "is not lictor/routes/NAMESPACE/SCOPE"},
+		"solved":                       {answers: []answer{watched(pair{s1, []byte("{"), 12}, start[1]), watched(p(s1, 13, "c"), start[1])}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBook(Config{AllowEmpty: c.allowEmpty})
+			if out := b.merge(watched(start...)); !slices.Equal(out.Changed, []shardID{"service/s1", "service/s2"}) {
+				t.Fatalf("start changed %v", out.Changed)
+			}
+			var out outcome
+			for _, a := range c.answers {
+				out = b.merge(a)
+			}
+			got := map[shardID]string{}
+			for id, k := range b.known() {
+				got[id] = k.Route.Leader.Host
+			}
+			if !maps.Equal(got, c.want) {
+				t.Errorf("known: %v, want %v", got, c.want)
+			}
+			if !slices.Equal(out.Changed, c.changed) {
+				t.Errorf("changed: %v, want %v", out.Changed, c.changed)
+			}
+			if out.Doubt != c.doubt {
+				t.Errorf("doubt: %v, want %v", out.Doubt, c.doubt)
+			}
+			var problems []string
+			for _, err := range b.trouble() {
+				problems = append(problems, err.Error())
+			}
+			if text := strings.Join(problems, "\n"); c.problem == "" && text != "" || !strings.Contains(text, c.problem) {
+				t.Errorf("problems: %q, want %q", text, c.problem)
+			}
+		})
+	}
+}
+
+func TestBookReportsOnce(t *testing.T) {
+	b := newBook(Config{})
+	bad := answer{Pairs: []pair{{"lictor/routes/service/s1", []byte("{"), 1}}, KnownLeader: true}
+	if out := b.merge(bad); len(out.News) != 1 || len(out.Solved) != 0 {
+		t.Fatalf("first: %+v", out)
+	}
+	if out := b.merge(bad); len(out.News) != 0 || len(out.Solved) != 0 {
+		t.Fatalf("second: %+v", out)
+	}
+	good := answer{Pairs: []pair{testPair(t, "lictor/routes/service/s1", 2, testRoute("a"))}, KnownLeader: true}
+	if out := b.merge(good); len(out.News) != 0 || len(out.Solved) != 1 {
+		t.Fatalf("solved: %+v", out)
+	}
+	foreign := testRoute("b")
+	foreign.SystemIdentifier = otherSystem
+	out := b.merge(answer{Pairs: []pair{testPair(t, "lictor/routes/service/s1", 3, foreign)}, KnownLeader: true})
+	if len(out.News) != 1 || !errors.Is(out.News[0].Err, errForeign) {
+		t.Fatalf("foreign: %+v", out)
+	}
+}
+
+func TestBookServesConfiguredShardsOnly(t *testing.T) {
+	b := newBook(Config{Shards: []Shard{{Scope: "s1", Namespace: "service"}}})
+	b.merge(answer{KnownLeader: true, Pairs: []pair{
+		testPair(t, "lictor/routes/service/s1", 1, testRoute("a")), testPair(t, "lictor/routes/service/s2", 1, testRoute("b")),
+		{"lictor/routes/service/s3", []byte("{"), 1},
+	}})
+	if known := b.known(); len(known) != 1 || len(b.trouble()) != 0 {
+		t.Fatalf("known %v, problems %v", known, b.trouble())
+	}
+}
+
+func TestStateSurvives(t *testing.T) {
+	path := t.TempDir() + "/state.json"
+	b := newBook(Config{RoutesPrefix: "p"})
+	b.merge(answer{KnownLeader: true, Pairs: []pair{testPair(t, "p/routes/service/s1", 7, testRoute("a"))}})
+	if err := (savedState{Version: stateVersion, RoutesPrefix: "p", Session: "x", Routes: b.known()}).save(path); err != nil {
+		t.Fatal(err)
+	}
+	s, err := loadState(path, "p")
+	if err != nil || s.Session != "x" {
+		t.Fatalf("%+v %v", s, err)
+	}
+	again := newBook(Config{RoutesPrefix: "p"})
+	again.restore(s.Routes)
+	k := again.known()["service/s1"]
+	if k.Route.Leader.Host != "a" || k.ModifyIndex != 7 || k.Confirmed {
+		t.Fatalf("restored %+v", k)
+	}
+	// Consul's word confirms it, which may be what starts a hold.
+	if out := again.merge(answer{KnownLeader: true, Pairs: []pair{testPair(t, "p/routes/service/s1", 7, testRoute("a"))}}); len(out.Changed) != 1 {
+		t.Fatalf("confirmation changed %v", out.Changed)
+	}
+	if s, err := loadState(path, "another"); err != nil || len(s.Routes) != 0 {
+		t.Fatalf("another prefix: %+v %v", s, err)
+	}
+	if _, err := install(path, []byte("{")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loadState(path, "p"); err == nil {
+		t.Fatal("a damaged file is no error")
+	}
+}
+
+// FuzzRoute: whatever Consul holds, what is known can be rendered, and what is
+// rendered says exactly what is known.
+func FuzzRoute(f *testing.F) {
+	good, err := json.Marshal(testRoute("10.0.0.1"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("service/s1", good)
+	f.Add("a b/c;d", []byte(strings.Replace(string(good), "m-10.0.0.1", `]\"'\\`, 1)))
+	f.Add("x/[pgbouncer]", good)
+	c := Config{
+		Name: "b1", Consul: testConfig(f).Consul, PgBouncer: PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"},
+	}
+	f.Fuzz(func(t *testing.T, id string, value []byte) {
+		b := newBook(c)
+		b.merge(answer{KnownLeader: true, Pairs: []pair{{"lictor/routes/" + id, value, 1}, {"lictor/routes/service/whole", good, 1}}})
+		views, _ := view(c, b.known())
+		feed := newFeed(nil)
+		defer feed.close()
+		text, err := (&renderer{config: c, feed: feed}).render(views, [3]int{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := check(text, views, c)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		if len(file.Databases) != 2*len(views) || file.Settings["admin_users"] != "pooler" {
+			t.Fatalf("%d shards, %d databases\n%s", len(views), len(file.Databases), text)
+		}
+	})
+}

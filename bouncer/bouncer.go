@@ -1,0 +1,286 @@
+package bouncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul-template/dependency"
+	"github.com/hashicorp/consul/api"
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
+)
+
+// Load reads a bouncer's configuration: the file (or all *.yml of a directory),
+// with over on top (flags; nil for none), and HashiCorp's CONSUL_* variables for
+// what both leave empty. Every problem is reported at once.
+func Load(path string, over map[string]any, getenv func(string) string) (Config, error) {
+	raw, err := settings.ReadFile(path)
+	if err != nil {
+		return Config{}, err
+	}
+	settings.Merge(raw, over)
+	c, err := decode(raw, getenv)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func decode(raw map[string]any, getenv func(string) string) (Config, error) {
+	var c Config
+	if err := settings.Decode(raw, &c); err != nil {
+		return Config{}, err
+	}
+	if err := errors.Join(c.Consul.FillFromEnvironment(getenv), c.complete()); err != nil {
+		return Config{}, err
+	}
+	_, addresses := c.Consul.Addresses()
+	if err := errors.Join(addresses, c.validate()); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// Run keeps PgBouncer right until ctx is done, and leaves it running as it is.
+// It returns an error only for what cannot get better by itself: an address that
+// cannot be listened on, a client certificate that cannot be read.
+func Run(ctx context.Context, c Config, log zerolog.Logger) error {
+	// consul-template says what it does, values included, to the standard
+	// logger, which nothing else of Lictor uses.
+	stdlog.SetOutput(io.Discard)
+	defer stdlog.SetOutput(os.Stderr)
+	clients, err := consulClients(c)
+	if err != nil {
+		return err
+	}
+	pool, err := newConsulPool(clients)
+	if err != nil {
+		return err
+	}
+	defer pool.close()
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %s: %w", c.Listen, err)
+	}
+	defer listener.Close()
+	url, err := c.url(listener.Addr().String())
+	if err != nil {
+		return err
+	}
+	log.Info().Str("name", c.Name).Str("listen", listener.Addr().String()).Str("url", url).
+		Str("config", c.PgBouncer.Config).Msg("bouncer starts")
+	return newBouncer(c, log, pool, url).run(ctx, listener)
+}
+
+// bouncer is all parts of a running bouncer.
+type bouncer struct {
+	config    Config
+	log       zerolog.Logger
+	feed      *feed
+	book      *book
+	link      *link
+	watcher   *watcher
+	conductor *conductor
+	presence  *presence
+	api       *listenerAPI
+	keeper    *keeper
+}
+
+func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bouncer {
+	b := &bouncer{config: c, log: log, book: newBook(c), feed: newFeed(func() (*dependency.ClientSet, error) { return clientSet(c) })}
+	b.keeper = &keeper{log: log, config: c, book: b.book, wake: make(chan struct{}, 1)}
+	saved, err := loadState(c.StateFile, c.RoutesPrefix)
+	if err != nil {
+		log.Error().Err(err).Msg("starting without the last good routes")
+	}
+	b.book.restore(saved.Routes)
+	b.keeper.session = saved.Session
+
+	console := &console{config: c}
+	co := &conductor{
+		config: c, log: log, book: b.book, renderer: &renderer{config: c, feed: b.feed}, console: console,
+		applier: &applier{config: c, log: log, console: console}, cutter: newCutter(log),
+		wake: make(chan struct{}, 1), holds: map[shardID]*hold{},
+	}
+	if err := co.applier.restore(); err != nil {
+		log.Error().Err(err).Msg("starting without a configuration to go back to")
+	}
+	b.conductor = co
+	b.link = &link{config: c, log: log, notify: co.notify}
+	b.watcher = newWatcher(log, pool, b.book, func() { co.notify(); b.keeper.notify() })
+	b.presence = &presence{
+		log: log, pool: pool, key: c.keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
+		change: make(chan struct{}, 1), remember: b.keeper.rememberSession,
+		value: func() presenceValue { return presenceValue{Name: c.Name, URL: url, Applied: co.shards()} },
+	}
+	co.link, co.pauser = b.link, newPauser(c, log, co.notify)
+	co.answered, co.applied = b.watcher.hasAnswered, b.presence.notify
+	b.api = &listenerAPI{config: c, log: log, conductor: co, watcher: b.watcher, link: b.link, book: b.book}
+	return b
+}
+
+// run runs all parts and waits for all of them.
+func (b *bouncer) run(parent context.Context, listener net.Listener) error {
+	ctx, cancel := context.WithCancel(parent)
+	var parts sync.WaitGroup
+	for _, part := range []func(context.Context){
+		b.conductor.run, b.link.run, b.watcher.watch, b.watcher.serve, b.presence.run, b.keeper.run,
+	} {
+		parts.Go(func() { part(ctx) })
+	}
+	err := b.api.serve(ctx, listener)
+	cancel()
+	parts.Wait()
+	b.feed.close()
+	b.log.Info().Msg("bouncer ends; PgBouncer goes on with what it has")
+	return err
+}
+
+// keeper writes the state file, apart from the way of a change to PgBouncer.
+type keeper struct {
+	log    zerolog.Logger
+	config Config
+	book   *book
+	wake   chan struct{}
+
+	mu      sync.Mutex
+	session string
+}
+
+func (k *keeper) notify() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (k *keeper) rememberSession(session string) {
+	k.mu.Lock()
+	k.session = session
+	k.mu.Unlock()
+	k.notify()
+}
+
+// run writes until ctx is done, and once more then.
+func (k *keeper) run(ctx context.Context) {
+	failed := false
+	for last := false; !last; {
+		select {
+		case <-k.wake:
+		case <-ctx.Done():
+			last = true
+		}
+		k.mu.Lock()
+		s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Session: k.session, Routes: k.book.known()}
+		k.mu.Unlock()
+		if len(s.Routes) == 0 && s.Session == "" {
+			continue
+		}
+		err := s.save(k.config.StateFile)
+		if err != nil && !failed {
+			k.log.Error().Err(err).Msg("the last good routes are not kept for a restart without Consul")
+		}
+		failed = err != nil
+	}
+}
+
+// Render writes to w what would be installed now: from Consul's routes or, when
+// Consul does not answer, from the last good ones.
+func Render(ctx context.Context, c Config, w io.Writer) error {
+	stdlog.SetOutput(io.Discard)
+	defer stdlog.SetOutput(os.Stderr)
+	clients, err := consulClients(c)
+	if err != nil {
+		return err
+	}
+	pool, err := newConsulPool(clients)
+	if err != nil {
+		return err
+	}
+	defer pool.close()
+	b := newBook(c)
+	saved, stateErr := loadState(c.StateFile, c.RoutesPrefix)
+	b.restore(saved.Routes)
+	watcher := newWatcher(zerolog.Nop(), pool, b, func() {})
+	a, err := watcher.read(ctx)
+	if err == nil {
+		b.merge(a)
+	} else if len(b.known()) == 0 {
+		return errors.Join(err, stateErr)
+	}
+	feed := newFeed(func() (*dependency.ClientSet, error) { return clientSet(c) })
+	defer feed.close()
+	views, left := view(c, b.known())
+	text, err := (&renderer{config: c, feed: feed}).renderWhenReady(ctx, views)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(text); err != nil {
+		return fmt.Errorf("writing what was rendered: %w", err)
+	}
+	_, err = check(text, views, c)
+	errs := []error{err}
+	for _, p := range left {
+		errs = append(errs, p.Err)
+	}
+	for _, problem := range b.trouble() {
+		errs = append(errs, problem)
+	}
+	return errors.Join(errs...)
+}
+
+// consulClients makes a client for each configured address.
+func consulClients(c Config) ([]*api.Client, error) {
+	configs, err := c.Consul.ClientConfigs()
+	if err != nil {
+		return nil, err
+	}
+	var clients []*api.Client
+	for _, config := range configs {
+		client, err := api.NewClient(config)
+		if err != nil {
+			return nil, fmt.Errorf("consul %s: %w", config.Address, err)
+		}
+		clients = append(clients, client)
+	}
+	return clients, nil
+}
+
+// clientSet makes the clients that a template's functions use: Consul as
+// configured, Vault and Nomad by their own environment variables.
+func clientSet(c Config) (*dependency.ClientSet, error) {
+	addresses, err := c.Consul.Addresses()
+	if err != nil {
+		return nil, err
+	}
+	first := addresses[0]
+	address := first.Host
+	if first.Scheme == "unix" {
+		address = "unix://" + address
+	}
+	set := dependency.NewClientSet()
+	err = set.CreateConsulClient(&dependency.CreateConsulClientInput{
+		Address: address, Token: c.Consul.Token, TokenFile: c.Consul.TokenFile,
+		SSLEnabled: first.Scheme == "https", SSLVerify: c.Consul.Verify == nil || *c.Consul.Verify,
+		SSLCert: c.Consul.Cert, SSLKey: c.Consul.Key, SSLCACert: c.Consul.CACert, ServerName: c.Consul.TLSServerName,
+		TransportDialTimeout: 3 * time.Second, TransportIdleConnTimeout: time.Minute, TransportMaxIdleConnsPerHost: 8,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("consul: %w", err)
+	}
+	if err := set.CreateVaultClient(&dependency.CreateVaultClientInput{SSLVerify: true}); err != nil {
+		return nil, fmt.Errorf("vault: %w", err)
+	}
+	if err := set.CreateNomadClient(&dependency.CreateNomadClientInput{SSLVerify: true}); err != nil {
+		return nil, fmt.Errorf("nomad: %w", err)
+	}
+	return set, nil
+}

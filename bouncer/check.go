@@ -1,0 +1,92 @@
+package bouncer
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+// checkRoute refuses what ParseRoute lets pass and a file of lines does not
+// bear.
+func checkRoute(id shardID, r cluster.Route) error {
+	texts := []string{string(id), r.Leader.Name, r.Leader.Host}
+	for _, m := range r.Replicas {
+		texts = append(texts, m.Name, m.Host)
+	}
+	for _, text := range texts {
+		if strings.ContainsFunc(text, isControl) {
+			return fmt.Errorf("%q holds a control character", text)
+		}
+	}
+	return nil
+}
+
+// check reads a rendered pgbouncer.ini and tells whether it may be installed:
+// it can be parsed, every shard is in it with the primary that is known, and
+// the bouncer does not lock itself out.
+func check(text []byte, views []*ShardView, c Config) (pgbouncer.File, error) {
+	file, err := pgbouncer.ParseFile(text)
+	if err != nil {
+		return pgbouncer.File{}, fmt.Errorf("the rendered file is not a pgbouncer.ini: %w", err)
+	}
+	var errs []error
+	for _, v := range views {
+		for _, d := range v.Databases {
+			errs = append(errs, checkDatabase(file, v, d))
+		}
+	}
+	errs = append(errs, checkAccess(file, c))
+	if err := errors.Join(errs...); err != nil {
+		return pgbouncer.File{}, fmt.Errorf("the rendered file is refused: %w", err)
+	}
+	return file, nil
+}
+
+func checkDatabase(file pgbouncer.File, v *ShardView, d Database) error {
+	leader := v.route.Leader
+	entry, found := file.Database(d.Name)
+	switch {
+	case !found:
+		return fmt.Errorf("shard %s: database %q is missing", v.id, d.Name)
+	case entry.Host() != leader.Host || entry.Port() != leader.Port:
+		return fmt.Errorf("shard %s: database %q leads to %q port %d, the primary is %s port %d",
+			v.id, d.Name, entry.Host(), entry.Port(), leader.Host, leader.Port)
+	}
+	// Whoever writes a template of their own may leave the readers out.
+	entry, found = file.Database(d.ReadOnlyName())
+	if !found {
+		return nil
+	}
+	for host := range strings.SplitSeq(entry.Host(), ",") {
+		members := append([]cluster.RouteMember{leader}, v.route.Replicas...)
+		if !slices.ContainsFunc(members, func(m cluster.RouteMember) bool { return m.Host == host && m.Port == entry.Port() }) {
+			return fmt.Errorf("shard %s: database %q leads to %q port %d, which is no member", v.id, d.ReadOnlyName(), host, entry.Port())
+		}
+	}
+	return nil
+}
+
+// checkAccess makes sure that the bouncer still reaches PgBouncer afterwards.
+func checkAccess(file pgbouncer.File, c Config) error {
+	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
+	if err != nil {
+		return fmt.Errorf("pgbouncer.admin: %w", err)
+	}
+	var errs []error
+	if port, set := file.Settings["listen_port"]; set && port != strconv.Itoa(address.Port) {
+		errs = append(errs, fmt.Errorf("listen_port is %s, but pgbouncer.admin is %s", port, address))
+	}
+	// The user "pgbouncer" on a unix socket needs no entry.
+	if user := c.PgBouncer.User; !(address.IsUnix() && user == DefaultUser) {
+		admins := strings.FieldsFunc(file.Settings["admin_users"], func(r rune) bool { return r == ',' || r == ' ' })
+		if !slices.Contains(admins, user) {
+			errs = append(errs, fmt.Errorf("admin_users lacks pgbouncer.user %q", user))
+		}
+	}
+	return errors.Join(errs...)
+}

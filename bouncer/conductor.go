@@ -1,0 +1,399 @@
+package bouncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+const (
+	// reconcilePace is how often PgBouncer is compared with what it should be,
+	// though nothing has happened: somebody else may have changed it.
+	reconcilePace = 10 * time.Second
+	// retryLeast and retryMost limit the pause before something that failed is
+	// tried again with nothing new.
+	retryLeast = 250 * time.Millisecond
+	retryMost  = 30 * time.Second
+	// lingerPace is when connections to a deposed primary are looked for once
+	// more: an attempt that was under way may have succeeded meanwhile.
+	lingerPace = time.Second
+)
+
+// conductor brings PgBouncer to what is known of the shards. One goroutine does
+// it, in passes; each pass looks at everything and does what is missing, so
+// that it does not matter which event woke it, or how many did. What comes
+// while a pass runs is dealt with by the next one: a burst becomes one RELOAD.
+type conductor struct {
+	config   Config
+	log      zerolog.Logger
+	book     *book
+	renderer *renderer
+	link     *link
+	console  *console
+	applier  *applier
+	pauser   *pauser
+	cutter   *cutter
+	// answered tells whether Consul has answered since the start.
+	answered func() bool
+	// applied is called after a pass that changed what is applied.
+	applied func()
+	wake    chan struct{}
+
+	// Of the goroutine alone:
+	holds      map[shardID]*hold
+	generation int // of the PgBouncer that has taken loaded
+	loaded     string
+	standing   map[string]pgbouncer.Database
+	// found are the databases that were paused when this PgBouncer was met:
+	// what an earlier bouncer held and this one must release.
+	found     map[string]bool
+	unheld    bool   // a PAUSE has to be tried again
+	refused   string // a text that PgBouncer did not take
+	retry     time.Duration
+	retryAt   time.Time
+	reconcile time.Time
+
+	mu     sync.Mutex
+	status map[shardID]ShardStatus
+	left   map[string]bool // shards that cannot be offered, and it was said
+	err    error
+}
+
+// notify wakes the conductor.
+func (c *conductor) notify() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run conducts until ctx is done.
+func (c *conductor) run(ctx context.Context) {
+	defer c.console.close()
+	defer c.pauser.close()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		case <-c.renderer.feed.news:
+		case <-timer.C:
+		}
+		timer.Reset(c.pass(ctx))
+	}
+}
+
+// pass does all that is to do now and returns when to look again.
+func (c *conductor) pass(ctx context.Context) time.Duration {
+	views, left := view(c.config, c.book.known())
+	maps.DeleteFunc(c.holds, func(id shardID, _ *hold) bool {
+		return !slices.ContainsFunc(views, func(v *ShardView) bool { return v.id == id })
+	})
+	link := c.link.now()
+	if link.Generation != c.generation {
+		c.meet(link.Generation)
+	}
+	c.look(ctx, link)
+	c.holdBack(ctx, link, views)
+	err := c.bring(ctx, link, views)
+	// A database that PgBouncer did not have before can be held only now.
+	c.holdBack(ctx, link, views)
+	if e := c.letGo(ctx, link, views); err == nil {
+		err = e
+	}
+	if link.Up && c.standing != nil {
+		c.cutter.cut(ctx, c.console, c.standing)
+	}
+	c.settle(err)
+	c.publish(views, left, err)
+	return c.next(link)
+}
+
+// meet begins with a PgBouncer that may have been started anew.
+func (c *conductor) meet(generation int) {
+	c.pauser.forget()
+	c.console.close()
+	c.generation, c.loaded, c.standing, c.found = generation, "", nil, nil
+	c.refused, c.retryAt = "", time.Time{}
+}
+
+// look reads the databases as they stand, before anything is done.
+func (c *conductor) look(ctx context.Context, link linkState) {
+	if !link.Up {
+		return
+	}
+	standing, err := c.console.databases(ctx)
+	if err != nil {
+		c.log.Debug().Err(err).Msg("looking at PgBouncer failed")
+		c.standing = nil // the link will tell whether it is gone
+		c.reconcile = time.Now().Add(lingerPace)
+		return
+	}
+	c.standing, c.reconcile = standing, time.Now().Add(reconcilePace)
+	if c.found == nil {
+		c.found = map[string]bool{}
+		for name, d := range standing {
+			c.found[name] = d.Paused
+		}
+		c.pauser.warm(ctx)
+	}
+}
+
+// holdBack makes the clients of shards without a primary wait.
+func (c *conductor) holdBack(ctx context.Context, link linkState, views []*ShardView) {
+	var waiting []string
+	c.unheld = false
+	for _, v := range views {
+		h := c.judge(v)
+		if h == nil || h.expired || !link.Up {
+			continue
+		}
+		for _, name := range v.written() {
+			if d, exists := c.standing[name]; exists && !d.Paused {
+				over, err := c.pauser.ended(name)
+				if err != nil {
+					c.log.Warn().Err(err).Str("shard", string(v.id)).Msg("PAUSE failed, trying again")
+				}
+				if over {
+					c.pauser.stop(name)
+				}
+				c.pauser.start(ctx, name)
+				c.unheld = true
+				waiting = append(waiting, name)
+			}
+		}
+	}
+	c.awaitPaused(ctx, waiting)
+}
+
+// judge keeps the hold of one shard and returns it, nil when its clients need
+// not wait.
+func (c *conductor) judge(v *ShardView) *hold {
+	h := c.holds[v.id]
+	if v.State == cluster.RouteOpen {
+		return nil
+	}
+	now := time.Now()
+	switch {
+	case h == nil && !v.confirmed && !c.foundPaused(v):
+		// Old knowledge is no reason to begin.
+		return nil
+	case h == nil:
+		h = &hold{since: now, deadline: now.Add(c.config.hold()), leader: v.route.Leader.Name}
+		c.holds[v.id] = h
+		c.log.Info().Str("shard", string(v.id)).Str("state", string(v.State)).Str("leader", h.leader).
+			Dur("at_most", c.config.hold()).Msg("holding clients")
+	case h.leader != v.route.Leader.Name:
+		h.leader, h.deadline, h.expired = v.route.Leader.Name, now.Add(c.config.hold()), false
+	case !h.expired && now.After(h.deadline):
+		h.expired = true
+		c.log.Warn().Str("shard", string(v.id)).Str("state", string(v.State)).Dur("held", now.Sub(h.since)).
+			Msg("still no primary; releasing clients, hold_timeout is over")
+	}
+	return h
+}
+
+// foundPaused tells whether a database of the shard is paused already.
+func (c *conductor) foundPaused(v *ShardView) bool {
+	return slices.ContainsFunc(v.written(), func(name string) bool { return c.standing[name].Paused })
+}
+
+// awaitPaused waits until PgBouncer has accepted the PAUSEs; queries must not
+// reach a new leader that is not yet a primary. PgBouncer tells of acceptance
+// only when asked.
+func (c *conductor) awaitPaused(ctx context.Context, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, pauseBound)
+	defer cancel()
+	for {
+		standing, err := c.console.databases(ctx)
+		if err != nil {
+			return
+		}
+		c.standing = standing
+		names = slices.DeleteFunc(names, func(name string) bool {
+			over, failed := c.pauser.ended(name)
+			return standing[name].Paused || over && failed != nil
+		})
+		if len(names) == 0 {
+			return
+		}
+		select {
+		case <-time.After(pausePace):
+		case <-ctx.Done():
+			c.log.Warn().Strs("databases", names).Msg("PgBouncer has not accepted PAUSE in time; going on")
+			return
+		}
+	}
+}
+
+// bring makes file and PgBouncer say what is known.
+func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardView) error {
+	if len(views) == 0 && !c.mayBeEmpty() {
+		return nil
+	}
+	version := pgbouncer.Version{}
+	if link.Up {
+		version = link.Version
+	}
+	text, err := c.renderer.render(views, version)
+	if err != nil {
+		return err
+	}
+	file, err := check(text, views, c.config)
+	if err != nil {
+		return err
+	}
+	if string(text) == c.refused && time.Now().Before(c.retryAt) {
+		return c.lastErr()
+	}
+	written, err := install(c.config.PgBouncer.Config, text)
+	if err != nil {
+		return err
+	}
+	if written {
+		c.log.Info().Str("file", c.config.PgBouncer.Config).Int("shards", len(views)).Msg("configuration written")
+	}
+	if !link.Up || c.standing == nil {
+		return nil
+	}
+	if !written && c.loaded == string(text) && len(differences(file, c.standing)) == 0 {
+		return nil
+	}
+	return c.reload(ctx, text, file, views)
+}
+
+// mayBeEmpty tells whether a file without any shard may be written: as the very
+// first one, so that PgBouncer can start, or when the operator allows it.
+func (c *conductor) mayBeEmpty() bool {
+	if _, err := os.Stat(c.config.PgBouncer.Config); errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	return c.config.AllowEmpty && c.answered()
+}
+
+func (c *conductor) reload(ctx context.Context, text []byte, file pgbouncer.File, views []*ShardView) error {
+	before, begun := c.standing, time.Now()
+	standing, err := c.applier.reload(ctx, text, file)
+	if standing != nil {
+		c.standing = standing
+	}
+	if err != nil {
+		c.loaded = ""
+		if errors.Is(err, errNotStanding) || errors.Is(err, pgbouncer.ErrRefused) {
+			c.refused = string(text)
+		}
+		return err
+	}
+	c.loaded, c.refused = string(text), ""
+	c.log.Info().Dur("took", time.Since(begun)).Int("shards", len(views)).Msg("RELOAD done and read back")
+	c.cutter.deposed(moved(views, before))
+	if err := c.applier.keep(text); err != nil {
+		return fmt.Errorf("keeping the last good configuration: %w", err)
+	}
+	return nil
+}
+
+// letGo releases the clients of those shards that have a primary, and PgBouncer
+// leads to it, and of those whose time is up.
+func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardView) error {
+	if !link.Up || c.standing == nil {
+		return nil
+	}
+	var errs []error
+	released := false
+	for _, v := range views {
+		h := c.holds[v.id]
+		ready := v.State == cluster.RouteOpen && stands(v, c.standing)
+		if !ready && (h == nil || !h.expired) {
+			continue
+		}
+		for _, name := range v.offered() {
+			if c.standing[name].Paused && (h != nil || c.found[name]) {
+				c.pauser.stop(name)
+				errs = append(errs, c.console.resume(ctx, name))
+				released = true
+			}
+			delete(c.found, name)
+		}
+		if ready && h != nil {
+			delete(c.holds, v.id)
+			c.log.Info().Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
+				Dur("held", time.Since(h.since)).Msg("clients released")
+		}
+	}
+	if released {
+		if standing, err := c.console.databases(ctx); err == nil {
+			c.standing = standing
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// settle decides when a failure is tried again.
+func (c *conductor) settle(err error) {
+	c.mu.Lock()
+	before := c.err
+	c.err = err
+	c.mu.Unlock()
+	if err == nil {
+		c.retry, c.retryAt = 0, time.Time{}
+		if before != nil {
+			c.log.Info().Msg("the configuration is applied again")
+		}
+		return
+	}
+	if !errors.Is(err, errWaiting) && time.Now().After(c.retryAt) {
+		c.retry = min(max(2*c.retry, retryLeast), retryMost)
+		c.retryAt = time.Now().Add(c.retry)
+	}
+	if before == nil || before.Error() != err.Error() {
+		c.log.Error().Err(err).Msg("the configuration could not be applied; PgBouncer keeps what it has")
+	}
+}
+
+func (c *conductor) lastErr() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// next is the time until the next pass if nothing happens.
+func (c *conductor) next(link linkState) time.Duration {
+	now := time.Now()
+	at := now.Add(time.Hour)
+	sooner := func(t time.Time) {
+		if !t.IsZero() && t.Before(at) {
+			at = t
+		}
+	}
+	if link.Up {
+		sooner(c.reconcile)
+		sooner(c.cutter.again)
+		if c.unheld {
+			sooner(now.Add(retryLeast))
+		}
+	}
+	sooner(c.retryAt)
+	for _, h := range c.holds {
+		if !h.expired {
+			sooner(h.deadline)
+		}
+	}
+	return max(at.Sub(now), time.Millisecond)
+}

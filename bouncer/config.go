@@ -1,0 +1,315 @@
+package bouncer
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+// Config is a bouncer's file (bouncer.yml) after all layers have been merged
+// and the defaults filled in. Make one with Load.
+type Config struct {
+	// Name tells bouncers apart in Consul; default: the host's name.
+	Name   string          `mapstructure:"name"`
+	Consul settings.Consul `mapstructure:"consul"`
+	// RoutesPrefix is the first part of Lictor's own Consul keys, as in the
+	// agents' lictor.routes_prefix.
+	RoutesPrefix string `mapstructure:"routes_prefix"`
+	// Listen is where /health, /status, /poke, /drain and /undrain are served.
+	Listen string `mapstructure:"listen"`
+	// ConnectAddress is how agents reach Listen; default: Listen, with the
+	// host's name in place of a wildcard.
+	ConnectAddress string `mapstructure:"connect_address"`
+	// Authentication protects drain and undrain; without it they are taken from
+	// this host only.
+	Authentication Credentials `mapstructure:"authentication"`
+	// Template is the path of a template that takes the place of the built-in
+	// pgbouncer.ini.ctmpl.
+	Template string `mapstructure:"template"`
+	// StateFile keeps the last good routes; default: beside pgbouncer.config.
+	StateFile string    `mapstructure:"state_file"`
+	PgBouncer PgBouncer `mapstructure:"pgbouncer"`
+	// Shards lists the shards to serve; none: all under the routes prefix, with
+	// the scope as the database's name.
+	Shards []Shard `mapstructure:"shards"`
+	// HoldTimeout is the longest time, in seconds, for which clients are held
+	// while their shard has no primary.
+	HoldTimeout float64 `mapstructure:"hold_timeout"`
+	// AllowEmpty lets the last shard leave PgBouncer when its route is deleted.
+	AllowEmpty bool `mapstructure:"allow_empty"`
+	Log        Log  `mapstructure:"log"`
+}
+
+// PgBouncer is the PgBouncer beside the bouncer.
+type PgBouncer struct {
+	// Config is the path of the pgbouncer.ini that the bouncer writes.
+	Config string `mapstructure:"config"`
+	// Admin is where the admin console listens: host:port or the directory of
+	// the unix socket and the port (/run/postgresql:6432).
+	Admin string `mapstructure:"admin"`
+	User  string `mapstructure:"user"`
+	// Password, PasswordFile: how User logs in; without both, the plain
+	// password that auth_file has for User.
+	Password     string `mapstructure:"password"`
+	PasswordFile string `mapstructure:"password_file"`
+	SSLMode      string `mapstructure:"sslmode"`
+	// Settings go into the section [pgbouncer], over the template's own.
+	Settings map[string]any `mapstructure:"settings"`
+}
+
+// Shard is one shard and how PgBouncer offers it.
+type Shard struct {
+	Scope     string `mapstructure:"scope"`
+	Namespace string `mapstructure:"namespace"`
+	// Databases are names in PgBouncer, each as "name" or, when PostgreSQL
+	// knows the database by another one, as "name=dbname"; default: the scope.
+	Databases []string `mapstructure:"databases"`
+	PoolSize  int      `mapstructure:"pool_size"`
+	PoolMode  string   `mapstructure:"pool_mode"`
+}
+
+// Credentials are a user name and its password.
+type Credentials struct {
+	Username string `mapstructure:"username"`
+	Password string `mapstructure:"password"`
+}
+
+// Log says what is logged and how; the command that makes the logger reads it.
+type Log struct {
+	Level  string `mapstructure:"level"`
+	Format string `mapstructure:"format"` // auto, console, json
+}
+
+// Defaults of the configuration.
+const (
+	DefaultListen      = "127.0.0.1:8009"
+	DefaultUser        = "pgbouncer"
+	DefaultHoldTimeout = 30 // seconds
+)
+
+var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+
+// complete fills in what was not set.
+func (c *Config) complete() error {
+	if c.Name == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("name: not set, and the host's name is unknown: %w", err)
+		}
+		c.Name = name
+	}
+	setDefault(&c.RoutesPrefix, cluster.DefaultRoutesPrefix)
+	setDefault(&c.Listen, DefaultListen)
+	setDefault(&c.PgBouncer.User, DefaultUser)
+	if c.HoldTimeout == 0 {
+		c.HoldTimeout = DefaultHoldTimeout
+	}
+	if c.PgBouncer.Config != "" {
+		setDefault(&c.StateFile, c.PgBouncer.Config+".routes.json")
+	}
+	for i := range c.Shards {
+		s := &c.Shards[i]
+		setDefault(&s.Namespace, cluster.DefaultNamespace)
+		s.Namespace = strings.Trim(s.Namespace, "/")
+		if len(s.Databases) == 0 && s.Scope != "" {
+			s.Databases = []string{s.Scope}
+		}
+	}
+	return nil
+}
+
+func setDefault(field *string, value string) {
+	if *field == "" {
+		*field = value
+	}
+}
+
+// validate checks every field and the relations between them; each problem
+// names the field, its value and the rule.
+func (c Config) validate() error {
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
+	}
+	if !plainName.MatchString(c.Name) {
+		bad("name", "%q, must consist of letters, digits, . _ and -", c.Name)
+	}
+	if _, port, err := net.SplitHostPort(c.Listen); err != nil || !isPort(port, 0) {
+		bad("listen", "%q, must be host:port", c.Listen)
+	}
+	if c.ConnectAddress != "" {
+		if host, port, err := net.SplitHostPort(c.ConnectAddress); err != nil || host == "" || !isPort(port, 1) {
+			bad("connect_address", "%q, must be host:port", c.ConnectAddress)
+		}
+	}
+	if (c.Authentication.Username == "") != (c.Authentication.Password == "") {
+		bad("authentication", "username and password must be set together")
+	}
+	if c.HoldTimeout < 1 || c.HoldTimeout > 3600 {
+		bad("hold_timeout", "%v, must be from 1 to 3600 seconds", c.HoldTimeout)
+	}
+	if c.PgBouncer.Config == "" {
+		bad("pgbouncer.config", "must be set: the path of the pgbouncer.ini to write")
+	} else if !filepath.IsAbs(c.PgBouncer.Config) {
+		bad("pgbouncer.config", "%q, must be an absolute path", c.PgBouncer.Config)
+	}
+	if c.PgBouncer.Admin == "" {
+		bad("pgbouncer.admin", "must be set: host:port or the directory of the unix socket and the port, /run/postgresql:6432")
+	} else if _, err := pgbouncer.ParseAddress(c.PgBouncer.Admin); err != nil {
+		bad("pgbouncer.admin", "%v", err)
+	}
+	if c.PgBouncer.Password != "" && c.PgBouncer.PasswordFile != "" {
+		bad("pgbouncer.password_file", "must not be set together with pgbouncer.password")
+	}
+	switch c.PgBouncer.SSLMode {
+	case "", "disable", "allow", "prefer", "require", "verify-ca", "verify-full":
+	default:
+		bad("pgbouncer.sslmode", "%q, must be one of disable, allow, prefer, require, verify-ca, verify-full", c.PgBouncer.SSLMode)
+	}
+	for name, value := range c.PgBouncer.Settings {
+		if err := checkSetting(name, value); err != nil {
+			bad("pgbouncer.settings."+name, "%v", err)
+		}
+	}
+	errs = append(errs, validateShards(c.Shards)...)
+	return errors.Join(errs...)
+}
+
+func validateShards(shards []Shard) (errs []error) {
+	scopes, databases := map[string]int{}, map[string]string{}
+	for i, s := range shards {
+		field := fmt.Sprintf("shards[%d]", i)
+		bad := func(name, format string, args ...any) {
+			errs = append(errs, fmt.Errorf("%s.%s: %s", field, name, fmt.Sprintf(format, args...)))
+		}
+		if s.Scope == "" || strings.Contains(s.Scope, "/") {
+			bad("scope", "%q, must be the name of a shard", s.Scope)
+		}
+		if first, twice := scopes[s.Namespace+"/"+s.Scope]; twice {
+			bad("scope", "%q is already shards[%d]", s.Scope, first)
+		}
+		scopes[s.Namespace+"/"+s.Scope] = i
+		for j, entry := range s.Databases {
+			d, err := parseDatabase(entry)
+			if err != nil {
+				bad(fmt.Sprintf("databases[%d]", j), "%v", err)
+				continue
+			}
+			for _, name := range []string{d.Name, d.ReadOnlyName()} {
+				if other, twice := databases[name]; twice {
+					bad(fmt.Sprintf("databases[%d]", j), "PgBouncer's database %q already belongs to %s", name, other)
+				}
+				databases[name] = field
+			}
+		}
+		if s.PoolSize < 0 {
+			bad("pool_size", "%d, must be 1 or more (0: PgBouncer's default_pool_size)", s.PoolSize)
+		}
+		switch s.PoolMode {
+		case "", "session", "transaction", "statement":
+		default:
+			bad("pool_mode", "%q, must be one of session, transaction, statement", s.PoolMode)
+		}
+	}
+	return errs
+}
+
+// Database is one database of a shard as PgBouncer offers it.
+type Database struct {
+	// Name is what clients ask PgBouncer for.
+	Name string
+	// DBName is what PostgreSQL calls it.
+	DBName string
+}
+
+// ReadOnlyName is the database by which clients reach the replicas.
+func (d Database) ReadOnlyName() string { return d.Name + "_ro" }
+
+func parseDatabase(s string) (Database, error) {
+	name, dbname, found := strings.Cut(s, "=")
+	if !found {
+		dbname = name
+	}
+	if name == "" || dbname == "" || name == "pgbouncer" || name == "*" || strings.ContainsFunc(s, isControl) {
+		return Database{}, fmt.Errorf("%q, must be the name of a database, or name=dbname", s)
+	}
+	return Database{Name: name, DBName: dbname}, nil
+}
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+func isPort(s string, lowest int) bool {
+	n, err := strconv.Atoi(s)
+	return err == nil && n >= lowest && n <= 65535
+}
+
+// hold is HoldTimeout as a duration.
+func (c Config) hold() time.Duration { return time.Duration(c.HoldTimeout * float64(time.Second)) }
+
+// keys names Lictor's own keys; those of a shard are not used.
+func (c Config) keys() cluster.Keys { return cluster.NewKeys("", "", c.RoutesPrefix) }
+
+// url is how agents reach the listener that was bound to address.
+func (c Config) url(address string) (string, error) {
+	if c.ConnectAddress != "" {
+		return "http://" + c.ConnectAddress, nil
+	}
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return "", fmt.Errorf("listen: %w", err)
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", fmt.Errorf("address of the listener: %w", err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		if host, err = os.Hostname(); err != nil {
+			return "", fmt.Errorf("connect_address is not set, and the host's name is unknown: %w", err)
+		}
+	}
+	return "http://" + net.JoinHostPort(host, port), nil
+}
+
+// admin says how to log in to the admin console. It is asked for each time, so
+// that a changed password is picked up.
+func (c Config) admin() (pgbouncer.Options, error) {
+	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
+	if err != nil {
+		return pgbouncer.Options{}, fmt.Errorf("pgbouncer.admin: %w", err)
+	}
+	o := pgbouncer.Options{Address: address, User: c.PgBouncer.User, Password: c.PgBouncer.Password, SSLMode: c.PgBouncer.SSLMode}
+	switch {
+	case o.Password != "":
+	case c.PgBouncer.PasswordFile != "":
+		text, err := os.ReadFile(c.PgBouncer.PasswordFile)
+		if err != nil {
+			return pgbouncer.Options{}, fmt.Errorf("pgbouncer.password_file: %w", err)
+		}
+		o.Password = strings.TrimRight(string(text), "\r\n")
+	default:
+		// Absent or unreadable: the console may trust a unix socket's peer. If
+		// it does not, its refusal says more than a missing file would.
+		if text, err := os.ReadFile(c.setting("auth_file")); err == nil {
+			if secret := pgbouncer.ParseUserlist(text)[o.User]; isPlainPassword(secret) {
+				o.Password = secret
+			}
+		}
+	}
+	return o, nil
+}
+
+var md5Hash = regexp.MustCompile(`^md5[0-9a-f]{32}$`)
+
+func isPlainPassword(secret string) bool {
+	return !strings.HasPrefix(secret, "SCRAM-SHA-256$") && !md5Hash.MatchString(secret)
+}

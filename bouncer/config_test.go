@@ -1,0 +1,147 @@
+package bouncer
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+const fullConfig = `
+name: pooler1
+consul:
+  hosts: [consul1:8500, consul2:8500]
+  token: secret
+routes_prefix: lictor
+listen: 0.0.0.0:8009
+connect_address: 10.0.0.7:8009
+authentication: {username: admin, password: secret}
+hold_timeout: 20
+pgbouncer:
+  config: /etc/pgbouncer/pgbouncer.ini
+  admin: /run/postgresql:6432
+  user: pooler
+  password_file: /etc/lictor/pooler.password
+  settings:
+    listen_addr: "*"
+    max_client_conn: 5000
+    server_login_retry: 0.5
+    so_reuseport: yes
+shards:
+  - scope: orders
+    databases: [orders, "orders_old=archive"]
+    pool_size: 50
+    pool_mode: session
+  - scope: users
+    namespace: db
+`
+
+func testConfig(t testing.TB) Config {
+	t.Helper()
+	raw, err := settings.Parse([]byte(fullConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := decode(raw, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestLoad(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bouncer.yml")
+	if err := os.WriteFile(path, []byte(fullConfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(path, map[string]any{"name": "other"}, func(name string) string {
+		return map[string]string{"CONSUL_CACERT": "/ca.pem"}[name]
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Name != "other" || c.Consul.CACert != "/ca.pem" || len(c.Consul.Hosts) != 2 {
+		t.Errorf("layers: %+v", c)
+	}
+	if c.Shards[1].id() != "db/users" || c.Shards[1].Databases[0] != "users" || c.Shards[0].Namespace != "service" {
+		t.Errorf("shards: %+v", c.Shards)
+	}
+	if c.StateFile != "/etc/pgbouncer/pgbouncer.ini.routes.json" || c.hold().Seconds() != 20 {
+		t.Errorf("defaults: %+v", c)
+	}
+	for name, want := range map[string]string{
+		"listen_addr": "*", "listen_port": "6432", "unix_socket_dir": "/run/postgresql", "max_client_conn": "5000",
+		"server_login_retry": "0.5", "auth_file": "/etc/pgbouncer/userlist.txt", "admin_users": "pooler",
+		"tcp_user_timeout": "2000", "pool_mode": "transaction", "cancel_wait_timeout": "",
+	} {
+		if got := c.setting(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if list := c.settings(pgbouncer.Version{1, 24, 1}); list[len(list)-1].Name != "so_reuseport" {
+		t.Errorf("settings of 1.24: %v", list)
+	}
+}
+
+func TestBadConfig(t *testing.T) {
+	for name, c := range map[string]struct{ old, new, want string }{
+		"unknown key":       {"routes_prefix:", "route_prefix:", "route_prefix"},
+		"unknown in shard":  {"pool_size:", "poolsize:", "poolsize"},
+		"wrong type":        {"hold_timeout: 20", "hold_timeout: [1]", "hold_timeout"},
+		"hold too long":     {"hold_timeout: 20", "hold_timeout: 4000", "hold_timeout: 4000, must be from 1 to 3600"},
+		"no config":         {"config: /etc/pgbouncer/pgbouncer.ini", "config: ''", "pgbouncer.config: must be set"},
+		"relative config":   {"config: /etc", "config: etc", "must be an absolute path"},
+		"no admin":          {"admin: /run/postgresql:6432", "admin: ''", "pgbouncer.admin: must be set"},
+		"bad admin":         {"admin: /run/postgresql:6432", "admin: host:port", "pgbouncer.admin"},
+		"two passwords":     {"user: pooler", "user: pooler\n  password: x", "pgbouncer.password_file"},
+		"setting mistyped":  {"max_client_conn:", "max_clientconn:", "did you mean max_client_conn?"},
+		"setting of a map":  {"max_client_conn: 5000", "max_client_conn: {a: 1}", "pgbouncer.settings.max_client_conn"},
+		"setting injection": {"max_client_conn: 5000", `max_client_conn: "1\nuser=root"`, "control characters"},
+		"no scope":          {"scope: orders", "scope: ''", "shards[0].scope"},
+		"shard twice":       {"scope: users\n    namespace: db", "scope: orders\n    databases: [x]", "already shards[0]"},
+		"database twice":    {`"orders_old=archive"`, "users", "already belongs to shards[0]"},
+		"reader's name":     {`"orders_old=archive"`, "orders_ro", "already belongs"},
+		"pool mode":         {"pool_mode: session", "pool_mode: fast", `shards[0].pool_mode: "fast"`},
+		"pool size":         {"pool_size: 50", "pool_size: -1", "shards[0].pool_size"},
+		"listen":            {"listen: 0.0.0.0:8009", "listen: nowhere", "listen:"},
+		"half credentials":  {", password: secret", "", "authentication"},
+		"consul scheme":     {"consul1:8500", "ftp://consul1", "consul"},
+		"name":              {"name: pooler1", "name: a/b", "name:"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := strings.Replace(fullConfig, c.old, c.new, 1)
+			if text == fullConfig {
+				t.Fatal("the case changes nothing")
+			}
+			raw, err := settings.Parse([]byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = decode(raw, func(string) string { return "" })
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("error is %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestPasswordFromUserlist(t *testing.T) {
+	dir := t.TempDir()
+	c := Config{PgBouncer: PgBouncer{Config: dir + "/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"}}
+	for text, want := range map[string]string{
+		"\"app\" \"x\"\n\"pooler\" \"se\"\"cret\"\n":         `se"cret`,
+		"\"pooler\" \"SCRAM-SHA-256$4096:a$b:c\"":            "",
+		"\"pooler\" \"md5d41d8cd98f00b204e9800998ecf8427e\"": "",
+		"pooler x": "",
+	} {
+		if err := os.WriteFile(dir+"/userlist.txt", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if o, err := c.admin(); err != nil || o.Password != want {
+			t.Errorf("%q gives %q, %v", text, o.Password, err)
+		}
+	}
+}

@@ -1,0 +1,68 @@
+package bouncer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// consulPool is the list of Consul addresses, one of which is in use. Whoever
+// meets a failure moves everybody on to the next address: the presence's
+// renewals thereby also find a local Consul agent that hangs while a blocking
+// query waits for it.
+type consulPool struct {
+	clients []*api.Client
+
+	mu      sync.Mutex
+	current int
+	// term ends when current changes.
+	term    context.Context
+	endTerm context.CancelFunc
+}
+
+func newConsulPool(clients []*api.Client) (*consulPool, error) {
+	if len(clients) == 0 {
+		return nil, fmt.Errorf("consul: no address is configured")
+	}
+	p := &consulPool{clients: clients}
+	p.term, p.endTerm = context.WithCancel(context.Background())
+	return p, nil
+}
+
+// use returns the client in use, its number, and a context that ends with ctx
+// or when another client takes its place. cancel must be called.
+func (p *consulPool) use(parent context.Context) (ctx context.Context, client *api.Client, number int, cancel func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ctx, end := context.WithCancel(parent)
+	stop := context.AfterFunc(p.term, end)
+	return ctx, p.clients[p.current], p.current, func() { stop(); end() }
+}
+
+// fail moves on to the next address, unless somebody already did.
+func (p *consulPool) fail(number int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current != number || len(p.clients) == 1 {
+		return
+	}
+	p.current = (p.current + 1) % len(p.clients)
+	p.endTerm()
+	p.term, p.endTerm = context.WithCancel(context.Background())
+}
+
+// inOrder lists the clients, the one in use first.
+func (p *consulPool) inOrder() []*api.Client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append(append([]*api.Client(nil), p.clients[p.current:]...), p.clients[:p.current]...)
+}
+
+// close ends the last term.
+func (p *consulPool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.endTerm()
+}

@@ -1,0 +1,23 @@
+// Package bouncer keeps a PgBouncer pointed at the primaries of all shards.
+//
+// It learns of routes (cluster.Route) from one blocking query on Consul and
+// from pokes over HTTP, holds the clients of a shard that has no primary
+// (PAUSE), and applies what has changed: render, check, install, RELOAD, read
+// back, RESUME. The parts, in the order in which a change passes them:
+//
+//	watch.go     Consul -> answers; decides nothing
+//	book.go      answers -> what is known of each shard; refuses what is wrong,
+//	             forgets nothing by accident (pure)
+//	render.go    what is known -> text, through a consul-template template
+//	check.go     is the text complete and does it say what is known? (pure)
+//	install.go   text -> file, atomically; the last good file
+//	conductor.go when to hold, apply, close connections and resume
+//	apply.go     RELOAD, read back, roll back
+//	hold.go      PAUSE and RESUME with their dead man's timer
+//	sockets.go   connections to a deposed primary are closed
+//	presence.go  tells Consul what has been applied
+//	http.go      tells the load balancer and operators
+//
+// PgBouncer is never started or stopped here, and goes on with what it has when
+// the bouncer ends.
+package bouncer

@@ -1,0 +1,494 @@
+package bouncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// load runs queries by n clients until stop is called, which returns the first
+// error and how many queries each member answered.
+func (w *world) load(n int) (count func(member int) int64, stop func() error) {
+	w.t.Helper()
+	var (
+		counts  [2]atomic.Int64
+		clients sync.WaitGroup
+		mu      sync.Mutex
+		first   error
+	)
+	ctx, cancel := context.WithCancel(w.ctx)
+	for range n {
+		conn := w.connect("s1")
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				member, err := w.ask(w.ctx, conn)
+				if err != nil {
+					mu.Lock()
+					first = errors.Join(first, err)
+					mu.Unlock()
+					return
+				}
+				counts[member].Add(1)
+				time.Sleep(2 * time.Millisecond) // think time
+			}
+		})
+	}
+	stop = func() error { cancel(); clients.Wait(); return first }
+	w.t.Cleanup(func() { _ = stop() })
+	return func(m int) int64 { return counts[m].Load() }, stop
+}
+
+func TestHandoverMakesClientsWait(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	count, stop := w.load(8)
+	w.await("load", func() error {
+		if count(0) < 20 {
+			return errors.New("too few queries yet")
+		}
+		return nil
+	})
+
+	w.put(w.keys.Route(), w.route(0, cluster.RouteHandover))
+	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held })
+	w.await("drained", func() error {
+		pools, err := w.admin().Pools(w.ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range pools {
+			if p.Database == "s1" && (p.ServersActive > 0 || p.ClientsWaiting < 8) {
+				return fmt.Errorf("%+v", p)
+			}
+		}
+		return nil
+	})
+	w.awaitHealthy() // clients wait, but nothing is wrong with this PgBouncer
+	before := count(0)
+	w.put(w.keys.Route(), w.route(1, cluster.RoutePromoting))
+	w.awaitShard("promoting", func(s ShardStatus) bool {
+		return s.Held && s.State == cluster.RoutePromoting && s.Leader == "db2" && s.VerifiedAt != nil
+	})
+	if got := count(0); got != before || count(1) > 0 {
+		t.Fatalf("queries ran while clients were held: %d -> %d, %d", before, got, count(1))
+	}
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	w.await("queries at the new primary", func() error {
+		if count(1) < 20 {
+			return errors.New("too few queries yet")
+		}
+		return nil
+	})
+	if err := stop(); err != nil {
+		t.Fatalf("clients saw an error: %v", err)
+	}
+	if w.paused() {
+		t.Fatal("the database is still paused")
+	}
+}
+
+func TestCancelledHandoverReleasesClients(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	// A transaction that does not end keeps PAUSE waiting for ever.
+	busy := w.connect("s1")
+	w.exec(busy, "BEGIN; SELECT 1")
+	w.put(w.keys.Route(), w.route(0, cluster.RouteHandover))
+	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held })
+	w.await("pause", func() error {
+		if !w.paused() {
+			return errors.New("not paused")
+		}
+		return nil
+	})
+	w.exec(busy, "SELECT 2") // the transaction goes on
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.awaitLeader(0)
+	w.await("release", func() error {
+		if w.paused() {
+			return errors.New("paused")
+		}
+		return nil
+	})
+	w.exec(busy, "COMMIT")
+	if got := w.where(w.connect("s1")); got != 0 {
+		t.Fatalf("query went to member %d", got)
+	}
+}
+
+func (w *world) exec(conn *pgconn.PgConn, sql string) {
+	w.t.Helper()
+	if _, err := conn.Exec(w.ctx, sql).ReadAll(); err != nil {
+		w.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// A client in a transaction on a primary that is lost would keep its connection
+// until TCP gives up; it must be freed, and must not delay the others.
+func TestLostPrimaryFreesItsClients(t *testing.T) {
+	w := newWorld(t, nil)
+	if !w.canDestroySockets() {
+		t.Skip("closing sockets is not permitted here")
+	}
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	stuck, client := w.connect("s1"), w.connect("s1")
+	w.exec(stuck, "BEGIN")
+	freed := make(chan error, 1)
+	go func() {
+		_, err := stuck.Exec(w.ctx, "SELECT pg_sleep(600)").ReadAll()
+		freed <- err
+	}()
+	w.await("client in its transaction", func() error {
+		servers, err := w.admin().Servers(w.ctx)
+		if err != nil {
+			return err
+		}
+		for _, s := range servers {
+			if s.Database == "s1" && s.State == "active" {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", servers)
+	})
+	w.put(w.keys.Route(), w.route(1, cluster.RoutePromoting))
+	w.awaitShard("promoting", func(s ShardStatus) bool { return s.Held && s.Leader == "db2" && s.VerifiedAt != nil })
+	select {
+	case err := <-freed:
+		if err == nil {
+			t.Fatal("the transaction on the lost primary ended without an error")
+		}
+	case <-w.ctx.Done():
+		t.Fatal("the client on the lost primary was not freed")
+	}
+	waiting := make(chan int, 1)
+	go func() {
+		if member, err := w.ask(w.ctx, client); err == nil {
+			waiting <- member
+		}
+		close(waiting)
+	}()
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	if member, ok := <-waiting; !ok || member != 1 {
+		t.Fatalf("the waiting client got member %d, %v", member, ok)
+	}
+}
+
+// canDestroySockets tries SOCK_DESTROY on a connection of its own.
+func (w *world) canDestroySockets() bool {
+	w.t.Helper()
+	p := newProxy(w.t, w.site.consul)
+	response, err := http.Get("http://" + p.address + "/v1/status/leader")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	n, err := closeSockets(w.ctx, func(s tcpSocket) bool { return s.remote.String() == p.address })
+	return err == nil && n > 0
+}
+
+func TestDeadMansTimerReleasesClients(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.HoldTimeout = 1 })
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteDown))
+	w.await("pause", func() error {
+		if !w.paused() {
+			return errors.New("not paused")
+		}
+		return nil
+	})
+	if got := w.where(w.connect("s1")); got != 0 { // waits for the timer
+		t.Fatalf("query went to member %d", got)
+	}
+	s := w.awaitShard("end of the hold", func(s ShardStatus) bool { return !s.Held })
+	if s.State != cluster.RouteDown {
+		t.Fatalf("state is %s", s.State)
+	}
+	// The same trouble does not hold clients twice, a new one does.
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.awaitLeader(0)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteDown))
+	w.awaitShard("second hold", func(s ShardStatus) bool { return s.Held })
+}
+
+func TestPgBouncerRestartedWhileHolding(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	kill := w.pgbouncer()
+	w.awaitLeader(0)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteHandover))
+	w.await("pause", func() error {
+		if !w.paused() {
+			return errors.New("not paused")
+		}
+		return nil
+	})
+	kill()
+	w.await("the loss being noticed", func() error {
+		var h Health
+		if code, err := w.http(http.MethodGet, "/health", &h); err != nil || code != http.StatusServiceUnavailable {
+			return fmt.Errorf("%d %w", code, err)
+		}
+		return nil
+	})
+	w.pgbouncer()
+	w.await("pause in the new PgBouncer", func() error {
+		s, err := w.status()
+		if err != nil || !s.PgBouncer.Answers {
+			return fmt.Errorf("%+v %w", s.PgBouncer, err)
+		}
+		if !w.paused() {
+			return errors.New("not paused")
+		}
+		return nil
+	})
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	if got := w.where(w.connect("s1")); got != 1 {
+		t.Fatalf("query went to member %d", got)
+	}
+}
+
+func TestBouncerRestartedWhileHolding(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	stop := w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteHandover))
+	w.await("pause", func() error {
+		if !w.paused() {
+			return errors.New("not paused")
+		}
+		return nil
+	})
+	stop()
+	if !w.paused() {
+		t.Fatal("the end of the bouncer released clients that have no primary")
+	}
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.bouncer()
+	w.awaitLeader(1)
+	if got := w.where(w.connect("s1")); got != 1 {
+		t.Fatalf("query went to member %d", got)
+	}
+}
+
+func TestServesWithoutConsul(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	stop := w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.proxy.set(true)
+	w.await("the outage being noticed", func() error {
+		s, err := w.status()
+		if err == nil && s.Consul.Connected {
+			err = errors.New("still connected")
+		}
+		return err
+	})
+	w.awaitHealthy()
+	stop()
+	// What was known must survive, with nothing but its own files.
+	if err := os.Remove(w.config.PgBouncer.Config); err != nil {
+		t.Fatal(err)
+	}
+	w.bouncer()
+	w.awaitLeader(0)
+	w.awaitHealthy()
+	if got := w.where(w.connect("s1")); got != 0 {
+		t.Fatalf("query went to member %d", got)
+	}
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.proxy.set(false)
+	w.awaitLeader(1)
+	if n := strings.Count(w.log.String(), "Consul cannot be reached"); n != 2 { // once per start
+		t.Fatalf("the outage was logged %d times", n)
+	}
+}
+
+// brokenTemplate is understood here and not by PgBouncer: the error is in a
+// section that it reads before the databases.
+const brokenTemplate = `[pgbouncer]
+{{ range settings }}{{ .Name }} = {{ .Value }}
+{{ end }}pool_mode_of_nobody = yes
+[databases]
+{{ range $s := shards }}{{ range .Databases }}{{ .Name }} = host={{ (primary $s).Host }} port={{ (primary $s).Port }}
+{{ end }}{{ end }}`
+
+func TestFailedReloadIsRolledBack(t *testing.T) {
+	var path string
+	w := newWorld(t, func(c *Config) {
+		path = c.PgBouncer.Config + ".ctmpl"
+		c.Template = path
+	})
+	good := strings.Replace(brokenTemplate, "pool_mode_of_nobody = yes\n", "", 1)
+	w.write("pgbouncer.ini.ctmpl", good)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	client := w.connect("s1")
+	if got := w.where(client); got != 0 {
+		t.Fatalf("query went to member %d", got)
+	}
+	before, err := os.ReadFile(path[:len(path)-len(".ctmpl")])
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	w.write("pgbouncer.ini.ctmpl", brokenTemplate)
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.await("the failure being reported", func() error {
+		var h Health
+		code, err := w.http(http.MethodGet, "/health", &h)
+		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(strings.Join(h.Reasons, " "), "last good configuration is back")) {
+			err = fmt.Errorf("%d %v", code, h.Reasons)
+		}
+		return err
+	})
+	w.await("the file being back", func() error {
+		text, err := os.ReadFile(w.config.PgBouncer.Config)
+		if err == nil && string(text) != string(before) {
+			err = fmt.Errorf("file is %s", text)
+		}
+		return err
+	})
+	if got := w.where(client); got != 0 {
+		t.Fatalf("after the rollback the query went to member %d", got)
+	}
+	w.write("pgbouncer.ini.ctmpl", good)
+	w.awaitLeader(1)
+	w.awaitHealthy()
+}
+
+func TestBadRoutesChangeNothing(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	s2 := cluster.NewKeys("", "s2", w.config.RoutesPrefix)
+	w.put(s2.Route(), w.route(1, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	installed := func() string {
+		text, err := os.ReadFile(w.config.PgBouncer.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	before := installed()
+	problem := func(key, part string) {
+		t.Helper()
+		w.await("problem "+part, func() error {
+			s, err := w.status()
+			if err == nil && !strings.Contains(s.Problems[key], part) {
+				err = fmt.Errorf("problems are %v", s.Problems)
+			}
+			return err
+		})
+		if got := installed(); got != before {
+			t.Fatalf("%s changed the file:\n%s", part, got)
+		}
+	}
+	foreign := w.route(1, cluster.RouteOpen)
+	foreign.SystemIdentifier = "7000000000000000002"
+	w.put(w.keys.Route(), foreign)
+	problem(w.keys.Route(), "another PostgreSQL cluster")
+	w.putRaw(w.keys.Route(), []byte(`{"version":`))
+	problem(w.keys.Route(), "malformed")
+	// All gone at once: nothing is believed.
+	if _, err := w.site.client.KV().DeleteTree(w.keys.Routes(), nil); err != nil {
+		t.Fatal(err)
+	}
+	problem("", "vanished")
+	// One of them back: the other one will follow, the file does not shrink.
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	if !strings.Contains(installed(), "s2") {
+		t.Fatal("s2 has left")
+	}
+	// One alone is deleted on purpose.
+	w.put(s2.Route(), w.route(1, cluster.RouteOpen))
+	w.await("all back", func() error {
+		s, err := w.status()
+		if err == nil && len(s.Problems) > 0 {
+			err = fmt.Errorf("problems are %v", s.Problems)
+		}
+		return err
+	})
+	if _, err := w.site.client.KV().Delete(s2.Route(), nil); err != nil {
+		t.Fatal(err)
+	}
+	w.await("s2 leaving", func() error {
+		if strings.Contains(installed(), "s2") {
+			return errors.New("s2 is still there")
+		}
+		return nil
+	})
+	w.awaitHealthy()
+}
+
+func TestPokeReadsThroughAnotherAddress(t *testing.T) {
+	var hanging *hangingServer
+	w := newWorld(t, func(c *Config) {
+		hanging = newHangingServer(t)
+		c.Consul.Hosts = []string{hanging.address, c.Consul.Host}
+		c.Consul.Host = ""
+	})
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.await("listener", func() error { _, err := w.status(); return err })
+	var body map[string]string
+	if code, err := w.http(http.MethodPost, "/poke", &body); err != nil || code != http.StatusAccepted {
+		t.Fatalf("poke: %d %v", code, err)
+	}
+	w.awaitLeader(0)
+}
+
+func TestDrain(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.awaitHealthy()
+	var body map[string]any
+	for _, step := range []struct {
+		path string
+		want int
+	}{{"/drain", http.StatusServiceUnavailable}, {"/undrain", http.StatusOK}} {
+		if code, err := w.http(http.MethodPost, step.path, &body); err != nil || code != http.StatusOK {
+			t.Fatalf("%s: %d %v", step.path, code, err)
+		}
+		if code, err := w.http(http.MethodGet, "/health", &body); err != nil || code != step.want {
+			t.Fatalf("health after %s: %d %v", step.path, code, err)
+		}
+	}
+}

@@ -1,0 +1,86 @@
+package bouncer
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/google/renameio/v2"
+)
+
+// newFileMode is for files that are not there yet: a pgbouncer.ini may hold
+// passwords.
+const newFileMode = 0o640
+
+// install puts text into place in one step that survives a crash of the host:
+// the file is the old one or the new one, never a part. Mode, owner and group
+// of an existing file stay; a new file gets the owner and group of its
+// directory, so that a PgBouncer of another user can read it. It tells whether
+// the file had to be written at all.
+func install(path string, text []byte) (written bool, err error) {
+	old, err := os.ReadFile(path)
+	if err == nil && bytes.Equal(old, text) {
+		return false, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("reading what is installed: %w", err)
+	}
+	// A link stays a link: what it points at is replaced.
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	file, err := renameio.NewPendingFile(path, renameio.WithPermissions(newFileMode), renameio.WithExistingPermissions())
+	if err != nil {
+		return false, fmt.Errorf("installing %s: %w", path, err)
+	}
+	defer file.Cleanup() //nolint:errcheck // nothing is left after a success
+	if err := keepOwner(file.File, path); err != nil {
+		return false, fmt.Errorf("installing %s: %w", path, err)
+	}
+	if _, err := file.Write(text); err != nil {
+		return false, fmt.Errorf("installing %s: %w", path, err)
+	}
+	// This syncs the file before the rename.
+	if err := file.CloseAtomicallyReplace(); err != nil {
+		return false, fmt.Errorf("installing %s: %w", path, err)
+	}
+	if err := syncDirectory(filepath.Dir(path)); err != nil {
+		return true, fmt.Errorf("installing %s: %w", path, err)
+	}
+	return true, nil
+}
+
+// keepOwner gives the new file the owner of the one it replaces.
+func keepOwner(file *os.File, path string) error {
+	model, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		model, err = os.Stat(filepath.Dir(path))
+	}
+	if err != nil {
+		return err
+	}
+	owner, ok := model.Sys().(*syscall.Stat_t)
+	if !ok || int(owner.Uid) == os.Geteuid() && int(owner.Gid) == os.Getegid() {
+		return nil
+	}
+	if err := file.Chown(int(owner.Uid), int(owner.Gid)); err != nil && os.Geteuid() == 0 {
+		return err
+	}
+	return nil // only root can give files away; the mode is kept in any case
+}
+
+func syncDirectory(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := dir.Sync(); err != nil {
+		return fmt.Errorf("syncing %s: %w", path, err)
+	}
+	return nil
+}

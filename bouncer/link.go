@@ -1,0 +1,188 @@
+package bouncer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+const (
+	// linkBound bounds a connection attempt and every simple command.
+	linkBound = 3 * time.Second
+	// linkPing is how often PgBouncer is asked whether it still answers. Its
+	// end needs no question: the connection ends with it.
+	linkPing = 2 * time.Second
+	// linkRetry is the pause between attempts to reach a PgBouncer that is not
+	// there; it is local and starts when it likes.
+	linkRetry = 100 * time.Millisecond
+)
+
+// link watches whether PgBouncer is there. It holds one connection to the admin
+// console whose end says at once that PgBouncer has ended.
+type link struct {
+	config Config
+	log    zerolog.Logger
+	notify func()
+
+	mu    sync.Mutex
+	state linkState
+}
+
+// linkState is what is known of PgBouncer.
+type linkState struct {
+	Up      bool
+	Version pgbouncer.Version
+	// Generation counts the times that it came up: each may be a new process.
+	Generation int
+	Since      time.Time
+	Err        error
+}
+
+func (l *link) now() linkState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state
+}
+
+// run watches until ctx is done.
+func (l *link) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := l.hold(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		l.down(err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(linkRetry):
+		}
+	}
+}
+
+// hold connects and returns when the connection has ended or no answer comes.
+func (l *link) hold(ctx context.Context) error {
+	conn, err := dialAdmin(ctx, l.config)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	version, err := bounded(ctx, conn.Version)
+	if err != nil {
+		return err
+	}
+	l.up(version)
+	for {
+		wait, cancel := context.WithTimeout(ctx, linkPing)
+		err := conn.AwaitEnd(wait)
+		cancel()
+		if err == nil && ctx.Err() == nil {
+			_, err = bounded(ctx, conn.Version)
+		}
+		if err != nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (l *link) up(v pgbouncer.Version) {
+	l.mu.Lock()
+	l.state = linkState{Up: true, Version: v, Generation: l.state.Generation + 1, Since: time.Now()}
+	l.mu.Unlock()
+	l.log.Info().Stringer("version", v).Str("admin", l.config.PgBouncer.Admin).Msg("PgBouncer answers")
+	l.notify()
+}
+
+// down notes a failure; it is logged once until PgBouncer was there again or
+// fails in another way.
+func (l *link) down(err error) {
+	l.mu.Lock()
+	known := !l.state.Up && l.state.Err != nil && err != nil && l.state.Err.Error() == err.Error()
+	was := l.state.Up
+	l.state.Up, l.state.Err = false, err
+	if was {
+		l.state.Since = time.Now()
+	}
+	l.mu.Unlock()
+	if !known {
+		l.log.Warn().Err(err).Msg("PgBouncer cannot be reached; its configuration file is kept right meanwhile")
+		l.notify()
+	}
+}
+
+func dialAdmin(ctx context.Context, c Config) (*pgbouncer.Conn, error) {
+	options, err := c.admin()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, linkBound)
+	defer cancel()
+	return pgbouncer.Connect(ctx, options)
+}
+
+// bounded runs one command of the admin console.
+func bounded[T any](ctx context.Context, command func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, linkBound)
+	defer cancel()
+	return command(ctx)
+}
+
+// console is the conductor's connection to the admin console, made anew when it
+// has broken. It belongs to one goroutine.
+type console struct {
+	config Config
+	conn   *pgbouncer.Conn
+}
+
+func (c *console) use(ctx context.Context) (*pgbouncer.Conn, error) {
+	if c.conn != nil && !c.conn.Closed() {
+		return c.conn, nil
+	}
+	conn, err := dialAdmin(ctx, c.config)
+	if err != nil {
+		return nil, err
+	}
+	c.conn = conn
+	return conn, nil
+}
+
+func (c *console) close() {
+	if c.conn != nil {
+		c.conn.Close()
+		c.conn = nil
+	}
+}
+
+// databases is SHOW DATABASES.
+func (c *console) databases(ctx context.Context) (map[string]pgbouncer.Database, error) {
+	conn, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return bounded(ctx, conn.Databases)
+}
+
+func (c *console) reload(ctx context.Context) error {
+	conn, err := c.use(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.Reload(ctx) })
+	return err
+}
+
+func (c *console) resume(ctx context.Context, database string) error {
+	conn, err := c.use(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.Resume(ctx, database) })
+	if err != nil {
+		return fmt.Errorf("releasing the clients of %s: %w", database, err)
+	}
+	return nil
+}

@@ -1,0 +1,198 @@
+package pgbouncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// DefaultPort is PgBouncer's own default.
+const DefaultPort = 6432
+
+// Errors that callers act on; test with errors.Is.
+var (
+	// ErrRefused: PgBouncer answered with an error.
+	ErrRefused = errors.New("refused by PgBouncer")
+	// ErrUnreachable: PgBouncer could not be asked, or its answer was lost. A
+	// command whose answer was lost may have taken effect.
+	ErrUnreachable = errors.New("PgBouncer does not answer")
+)
+
+// Address is where an admin console listens.
+type Address struct {
+	// Host is a host name or an address, or the absolute directory of a unix
+	// socket.
+	Host string
+	Port int
+}
+
+// ParseAddress reads "host:port", "host", "/directory:port" or "/directory".
+func ParseAddress(s string) (Address, error) {
+	if strings.HasPrefix(s, "/") {
+		dir, port, found := strings.Cut(s, ":")
+		if !found {
+			// The full name of the socket is what people copy from `ss` or `ls`.
+			if i := strings.LastIndex(dir, "/.s.PGSQL."); i >= 0 {
+				dir, port, found = dir[:i], dir[i+len("/.s.PGSQL."):], true
+			}
+		}
+		a := Address{Host: filepath.Clean(dir), Port: DefaultPort}
+		if !found {
+			return a, nil
+		}
+		return a, a.setPort(port, s)
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		if s == "" || strings.ContainsAny(s, ": \t") && net.ParseIP(s) == nil {
+			return Address{}, fmt.Errorf("%q is not host:port or the directory of a unix socket", s)
+		}
+		return Address{Host: strings.Trim(s, "[]"), Port: DefaultPort}, nil
+	}
+	if host == "" {
+		return Address{}, fmt.Errorf("%q has no host", s)
+	}
+	a := Address{Host: host}
+	return a, a.setPort(port, s)
+}
+
+func (a *Address) setPort(port, whole string) error {
+	n, err := strconv.Atoi(port)
+	if err != nil || n < 1 || n > 65535 {
+		return fmt.Errorf("%q: port %q must be from 1 to 65535", whole, port)
+	}
+	a.Port = n
+	return nil
+}
+
+// IsUnix tells whether a is a unix socket.
+func (a Address) IsUnix() bool { return strings.HasPrefix(a.Host, "/") }
+
+func (a Address) String() string {
+	if a.IsUnix() {
+		return a.Host + ":" + strconv.Itoa(a.Port)
+	}
+	return net.JoinHostPort(a.Host, strconv.Itoa(a.Port))
+}
+
+// Options say how to log in to an admin console.
+type Options struct {
+	Address  Address
+	User     string
+	Password string
+	// SSLMode is libpq's; empty: disable on a unix socket and on loopback,
+	// prefer elsewhere.
+	SSLMode string
+}
+
+// Conn is one connection to an admin console. It is not safe for concurrent
+// use. Every call is bounded by its context; a call that was cut off by it
+// leaves the connection closed.
+type Conn struct {
+	pg      *pgconn.PgConn
+	address Address
+}
+
+// Connect logs in to the admin console.
+func Connect(ctx context.Context, o Options) (*Conn, error) {
+	config, err := o.config()
+	if err != nil {
+		return nil, err
+	}
+	pg, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("admin console of PgBouncer at %s, user %s: %w", o.Address, o.User, classify(err))
+	}
+	return &Conn{pg: pg, address: o.Address}, nil
+}
+
+func (o Options) config() (*pgconn.Config, error) {
+	mode := o.SSLMode
+	if mode == "" {
+		mode = "prefer"
+		if ip := net.ParseIP(o.Address.Host); o.Address.IsUnix() || o.Address.Host == "localhost" || ip != nil && ip.IsLoopback() {
+			mode = "disable"
+		}
+	}
+	config, err := pgconn.ParseConfig("dbname=pgbouncer connect_timeout=5 sslmode=" + mode +
+		" user=" + quoteDSN(o.User) + " host=" + quoteDSN(o.Address.Host) + " port=" + strconv.Itoa(o.Address.Port))
+	if err != nil {
+		return nil, fmt.Errorf("connection settings for PgBouncer at %s: %w", o.Address, err)
+	}
+	// PG* variables of the environment are meant for PostgreSQL, not for the
+	// console: it refuses parameters that it does not know.
+	config.RuntimeParams = map[string]string{"application_name": "lictor"}
+	config.Password = o.Password
+	config.ValidateConnect, config.AfterConnect = nil, nil
+	dialer := &net.Dialer{KeepAlive: 5 * time.Second}
+	config.DialFunc = dialer.DialContext
+	return config, nil
+}
+
+func quoteDSN(s string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
+}
+
+// Close ends the connection. A command that PgBouncer still holds, such as a
+// PAUSE that waits for a transaction, is abandoned; its effect stays.
+func (c *Conn) Close() {
+	// Terminate is sent by a bounded write; a console that does not read must
+	// not hold its owner up.
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	_ = c.pg.Close(ctx)
+}
+
+// Closed tells whether the connection is of no more use.
+func (c *Conn) Closed() bool { return c.pg.IsClosed() }
+
+// AwaitEnd waits until PgBouncer ends the connection, which it does when it
+// ends itself, and returns why. When ctx is done first it returns nil and the
+// connection can be used further.
+func (c *Conn) AwaitEnd(ctx context.Context) error {
+	for {
+		err := c.pg.WaitForNotification(ctx)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil && !c.pg.IsClosed():
+			return nil
+		default:
+			return fmt.Errorf("admin console of PgBouncer at %s: %w", c.address, classify(err))
+		}
+	}
+}
+
+// exec runs one command and returns its rows by column name.
+func (c *Conn) exec(ctx context.Context, command string) ([]row, error) {
+	results, err := c.pg.Exec(ctx, command).ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("%s on PgBouncer at %s: %w", command, c.address, classify(err))
+	}
+	var rows []row
+	for _, result := range results {
+		for _, values := range result.Rows {
+			r := make(row, len(values))
+			for i, value := range values {
+				r[result.FieldDescriptions[i].Name] = string(value)
+			}
+			rows = append(rows, r)
+		}
+	}
+	return rows, nil
+}
+
+// classify makes the kind of a failure visible to errors.Is.
+func classify(err error) error {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		return fmt.Errorf("%w: %s", ErrRefused, refused.Message)
+	}
+	return fmt.Errorf("%w: %w", ErrUnreachable, err)
+}

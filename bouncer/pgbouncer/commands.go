@@ -1,0 +1,277 @@
+package pgbouncer
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Database is a row of SHOW DATABASES.
+type Database struct {
+	Name string
+	// Host is as in the file, a list included; empty: a unix socket.
+	Host     string
+	Port     int
+	Database string
+	PoolSize int
+	PoolMode string
+	// Connections is the number of server connections now.
+	Connections int
+	Paused      bool
+	Disabled    bool
+}
+
+// Pool is a row of SHOW POOLS.
+type Pool struct {
+	Database, User                        string
+	ClientsActive, ClientsWaiting         int
+	ServersActive, ServersIdle            int
+	ServersUsed, ServersTested, ServersIn int
+	// MaxWait is how long the oldest waiting client has waited, in seconds.
+	MaxWait int
+}
+
+// Server is a row of SHOW SERVERS: one connection to PostgreSQL.
+type Server struct {
+	Database, User, State string
+	Addr                  string
+	Port                  int
+	LocalAddr             string
+	LocalPort             int
+	// Link is the Ptr of the client that has the connection.
+	Link string
+}
+
+// Client is a row of SHOW CLIENTS.
+type Client struct {
+	Database, User, State string
+	Ptr                   string
+	// Link is the server connection that the client has.
+	Link string
+	// ID is what KILL_CLIENT takes; empty before PgBouncer 1.24.
+	ID string
+}
+
+// Setting is a row of SHOW CONFIG.
+type Setting struct {
+	Value string
+	// Changeable says that RELOAD makes a new value take effect.
+	Changeable bool
+}
+
+type row map[string]string
+
+func (r row) number(column string) int {
+	n, _ := strconv.Atoi(r[column]) // an absent or empty column counts as 0
+	return n
+}
+
+func (r row) yes(column string) bool {
+	switch strings.ToLower(r[column]) {
+	case "1", "t", "true", "yes":
+		return true
+	}
+	return false
+}
+
+// need fails when the console's answer lacks a column that decisions rest on: a
+// zero in its place would be taken for a fact.
+func need(rows []row, command string, columns ...string) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	for _, c := range columns {
+		if _, found := rows[0][c]; !found {
+			return fmt.Errorf("%s: the answer has no column %q; this version of PgBouncer is not supported", command, c)
+		}
+	}
+	return nil
+}
+
+// Databases is SHOW DATABASES by name, without the console itself.
+func (c *Conn) Databases(ctx context.Context) (map[string]Database, error) {
+	const command = "SHOW DATABASES"
+	rows, err := c.exec(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	if err := need(rows, command, "name", "host", "port", "database", "paused"); err != nil {
+		return nil, err
+	}
+	all := make(map[string]Database, len(rows))
+	for _, r := range rows {
+		if r["name"] == "pgbouncer" {
+			continue
+		}
+		all[r["name"]] = Database{
+			Name: r["name"], Host: r["host"], Port: r.number("port"), Database: r["database"],
+			PoolSize: r.number("pool_size"), PoolMode: r["pool_mode"],
+			Connections: r.number("current_connections"), Paused: r.yes("paused"), Disabled: r.yes("disabled"),
+		}
+	}
+	return all, nil
+}
+
+// Pools is SHOW POOLS, without the console's.
+func (c *Conn) Pools(ctx context.Context) ([]Pool, error) {
+	const command = "SHOW POOLS"
+	rows, err := c.exec(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	if err := need(rows, command, "database", "user", "cl_waiting", "sv_active"); err != nil {
+		return nil, err
+	}
+	var pools []Pool
+	for _, r := range rows {
+		if r["database"] == "pgbouncer" {
+			continue
+		}
+		pools = append(pools, Pool{
+			Database: r["database"], User: r["user"],
+			ClientsActive: r.number("cl_active"), ClientsWaiting: r.number("cl_waiting"),
+			ServersActive: r.number("sv_active"), ServersIdle: r.number("sv_idle"),
+			ServersUsed: r.number("sv_used"), ServersTested: r.number("sv_tested"), ServersIn: r.number("sv_login"),
+			MaxWait: r.number("maxwait"),
+		})
+	}
+	return pools, nil
+}
+
+// Servers is SHOW SERVERS.
+func (c *Conn) Servers(ctx context.Context) ([]Server, error) {
+	const command = "SHOW SERVERS"
+	rows, err := c.exec(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	if err := need(rows, command, "database", "state", "addr", "port", "local_port", "link"); err != nil {
+		return nil, err
+	}
+	var servers []Server
+	for _, r := range rows {
+		servers = append(servers, Server{
+			Database: r["database"], User: r["user"], State: r["state"],
+			Addr: r["addr"], Port: r.number("port"),
+			LocalAddr: r["local_addr"], LocalPort: r.number("local_port"), Link: r["link"],
+		})
+	}
+	return servers, nil
+}
+
+// Clients is SHOW CLIENTS.
+func (c *Conn) Clients(ctx context.Context) ([]Client, error) {
+	const command = "SHOW CLIENTS"
+	rows, err := c.exec(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	if err := need(rows, command, "database", "state", "ptr", "link"); err != nil {
+		return nil, err
+	}
+	var clients []Client
+	for _, r := range rows {
+		clients = append(clients, Client{
+			Database: r["database"], User: r["user"], State: r["state"], Ptr: r["ptr"], Link: r["link"], ID: r["id"],
+		})
+	}
+	return clients, nil
+}
+
+// Config is SHOW CONFIG by key.
+func (c *Conn) Config(ctx context.Context) (map[string]Setting, error) {
+	const command = "SHOW CONFIG"
+	rows, err := c.exec(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	if err := need(rows, command, "key", "value", "changeable"); err != nil {
+		return nil, err
+	}
+	all := make(map[string]Setting, len(rows))
+	for _, r := range rows {
+		all[r["key"]] = Setting{Value: r["value"], Changeable: r.yes("changeable")}
+	}
+	return all, nil
+}
+
+// Version is PgBouncer's, as three numbers.
+type Version [3]int
+
+var versionPattern = regexp.MustCompile(`(\d+)\.(\d+)(?:\.(\d+))?`)
+
+// ParseVersion reads "PgBouncer 1.18.0" and the like.
+func ParseVersion(s string) (Version, error) {
+	m := versionPattern.FindStringSubmatch(s)
+	if m == nil {
+		return Version{}, fmt.Errorf("%q names no version of PgBouncer", s)
+	}
+	var v Version
+	for i := range v {
+		v[i], _ = strconv.Atoi(m[i+1]) // digits, or empty for a missing third part
+	}
+	return v, nil
+}
+
+// AtLeast compares with major.minor.
+func (v Version) AtLeast(major, minor int) bool {
+	return v[0] > major || v[0] == major && v[1] >= minor
+}
+
+func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
+
+// Version is SHOW VERSION.
+func (c *Conn) Version(ctx context.Context) (Version, error) {
+	rows, err := c.exec(ctx, "SHOW VERSION")
+	if err != nil {
+		return Version{}, err
+	}
+	for _, r := range rows {
+		for _, value := range r {
+			return ParseVersion(value)
+		}
+	}
+	return Version{}, fmt.Errorf("SHOW VERSION on PgBouncer at %s: no answer", c.address)
+}
+
+// Reload makes PgBouncer read its file again. It is not atomic, and before 1.25
+// errors in the file are only in PgBouncer's log: read back what must stand.
+func (c *Conn) Reload(ctx context.Context) error {
+	_, err := c.exec(ctx, "RELOAD")
+	return err
+}
+
+// Pause makes new queries of a database wait, at once, and returns when no
+// transaction runs any more, which may be never. Cut off, the database stays
+// paused. A Resume on another connection leaves a waiting Pause hanging.
+func (c *Conn) Pause(ctx context.Context, database string) error {
+	_, err := c.exec(ctx, "PAUSE "+quoteName(database))
+	return err
+}
+
+// Resume ends a pause. It is an error (ErrRefused) when the database is not
+// paused.
+func (c *Conn) Resume(ctx context.Context, database string) error {
+	_, err := c.exec(ctx, "RESUME "+quoteName(database))
+	return err
+}
+
+// Reconnect closes every server connection of a database once it is released.
+func (c *Conn) Reconnect(ctx context.Context, database string) error {
+	_, err := c.exec(ctx, "RECONNECT "+quoteName(database))
+	return err
+}
+
+// KillClient drops one client (PgBouncer 1.24 and later).
+func (c *Conn) KillClient(ctx context.Context, id string) error {
+	if strings.Trim(id, "0123456789") != "" || id == "" {
+		return fmt.Errorf("KILL_CLIENT: %q is not the id of a client", id)
+	}
+	_, err := c.exec(ctx, "KILL_CLIENT "+id)
+	return err
+}
+
+// quoteName writes a database name as the console's parser expects it.
+func quoteName(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }

@@ -1,0 +1,272 @@
+package pgbouncer
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// File is a parsed pgbouncer.ini.
+type File struct {
+	// Databases is the section [databases], in the order of the file.
+	Databases []Entry
+	// Settings is the section [pgbouncer].
+	Settings map[string]string
+	// Other names the further sections ([users], [peers]) and their keys.
+	Other map[string]map[string]string
+}
+
+// Entry is one database and its connection string.
+type Entry struct {
+	Name   string
+	Params map[string]string
+	Line   int
+}
+
+// Host is the host parameter.
+func (e Entry) Host() string { return e.Params["host"] }
+
+// Port is the port parameter; PgBouncer's default is 5432.
+func (e Entry) Port() int {
+	if p, err := strconv.Atoi(e.Params["port"]); err == nil {
+		return p
+	}
+	return 5432
+}
+
+// Database returns the entry of that name.
+func (f File) Database(name string) (Entry, bool) {
+	for _, e := range f.Databases {
+		if e.Name == name {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}
+
+// SyntaxError says where a file cannot be understood.
+type SyntaxError struct {
+	Line int
+	Rule string
+}
+
+func (e *SyntaxError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Rule) }
+
+// ParseFile reads a pgbouncer.ini, more strictly than PgBouncer does: what it
+// accepts means the same to every version of PgBouncer. %include is refused,
+// because what an included file holds could not be checked before RELOAD.
+func ParseFile(text []byte) (File, error) {
+	f := File{Settings: map[string]string{}, Other: map[string]map[string]string{}}
+	if !utf8.Valid(text) {
+		return File{}, &SyntaxError{1, "the file is not UTF-8"}
+	}
+	section, seen := "", map[string]int{}
+	for i, line := range strings.Split(string(text), "\n") {
+		line = strings.TrimSuffix(line, "\r")
+		n := i + 1
+		if at := strings.IndexFunc(line, func(r rune) bool { return unicode.IsControl(r) && r != '\t' }); at >= 0 {
+			return File{}, &SyntaxError{n, fmt.Sprintf("control character %q", line[at])}
+		}
+		line = strings.Trim(line, " \t")
+		switch {
+		case line == "" || line[0] == ';' || line[0] == '#':
+			continue
+		case line[0] == '%':
+			return File{}, &SyntaxError{n, "%include is not allowed: what it brings in cannot be checked before RELOAD"}
+		case line[0] == '[':
+			name, rest, found := strings.Cut(line[1:], "]")
+			if !found || strings.TrimSpace(rest) != "" || name == "" {
+				return File{}, &SyntaxError{n, "a section is [name] on a line of its own"}
+			}
+			section = name
+			if section != "databases" && section != "pgbouncer" && f.Other[section] == nil {
+				f.Other[section] = map[string]string{}
+			}
+			continue
+		}
+		if section == "" {
+			return File{}, &SyntaxError{n, "a setting before the first [section]"}
+		}
+		key, value, err := splitSetting(line, section == "databases")
+		if err != nil {
+			return File{}, &SyntaxError{n, err.Error()}
+		}
+		if first := seen[section+"\x00"+key]; first > 0 {
+			return File{}, &SyntaxError{n, fmt.Sprintf("%q is set twice, first on line %d", key, first)}
+		}
+		seen[section+"\x00"+key] = n
+		switch section {
+		case "databases":
+			params, err := parseConnString(value)
+			if err != nil {
+				return File{}, &SyntaxError{n, fmt.Sprintf("database %q: %v", key, err)}
+			}
+			f.Databases = append(f.Databases, Entry{Name: key, Params: params, Line: n})
+		case "pgbouncer":
+			f.Settings[key] = value
+		default:
+			f.Other[section][key] = value
+		}
+	}
+	return f, nil
+}
+
+// splitSetting takes "key = value" apart. Names of databases may be quoted with
+// double quotes, doubled within.
+func splitSetting(line string, quotable bool) (key, value string, err error) {
+	rest := line
+	if quotable && line[0] == '"' {
+		var b strings.Builder
+		i := 1
+		for ; ; i++ {
+			if i >= len(line) {
+				return "", "", fmt.Errorf("the quoted name does not end")
+			}
+			if line[i] == '"' {
+				if i+1 < len(line) && line[i+1] == '"' {
+					i++
+				} else {
+					break
+				}
+			}
+			b.WriteByte(line[i])
+		}
+		key, rest = b.String(), line[i+1:]
+	} else {
+		end := strings.IndexFunc(line, func(r rune) bool { return !isPlainRune(r) && r != '*' })
+		if end < 0 {
+			end = len(line)
+		}
+		key, rest = line[:end], line[end:]
+	}
+	if key == "" {
+		return "", "", fmt.Errorf("a name must consist of letters, digits, _ - and . or, for a database, stand in double quotes")
+	}
+	rest = strings.TrimLeft(rest, " \t")
+	value, found := strings.CutPrefix(rest, "=")
+	if !found {
+		return "", "", fmt.Errorf("%q must be followed by = and a value", key)
+	}
+	return key, strings.Trim(value, " \t"), nil
+}
+
+func isPlainRune(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-' || r == '.'
+}
+
+// parseConnString reads "key=value key='quoted value'", quotes doubled within.
+func parseConnString(s string) (map[string]string, error) {
+	params := map[string]string{}
+	for s = strings.TrimLeft(s, " \t"); s != ""; s = strings.TrimLeft(s, " \t") {
+		end := strings.IndexFunc(s, func(r rune) bool { return !isPlainRune(r) })
+		if end < 0 {
+			end = len(s)
+		}
+		if end == 0 {
+			// The text itself may be a password.
+			return nil, fmt.Errorf("the connection string must be key=value pairs")
+		}
+		key := s[:end]
+		s = strings.TrimLeft(s[end:], " \t")
+		if s == "" || s[0] != '=' {
+			return nil, fmt.Errorf("%q must be followed by = and a value", key)
+		}
+		s = strings.TrimLeft(s[1:], " \t")
+		var value string
+		if strings.HasPrefix(s, "'") {
+			var err error
+			if value, s, err = cutQuoted(s); err != nil {
+				return nil, fmt.Errorf("%q: %w", key, err)
+			}
+			if s != "" && s[0] != ' ' && s[0] != '\t' {
+				return nil, fmt.Errorf("%q: nothing may follow the closing quote directly", key)
+			}
+		} else if end := strings.IndexAny(s, " \t"); end >= 0 {
+			value, s = s[:end], s[end:]
+		} else {
+			value, s = s, ""
+		}
+		if _, twice := params[key]; twice {
+			return nil, fmt.Errorf("%q is set twice", key)
+		}
+		params[key] = value
+	}
+	return params, nil
+}
+
+// cutQuoted reads a value in single quotes and returns what follows it.
+func cutQuoted(s string) (value, rest string, err error) {
+	var b strings.Builder
+	for i := 1; i < len(s); i++ {
+		if s[i] == '\'' {
+			if i+1 < len(s) && s[i+1] == '\'' {
+				i++
+			} else {
+				return b.String(), s[i+1:], nil
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return "", "", fmt.Errorf("the quoted value does not end")
+}
+
+// QuoteName writes the name of a database or user for pgbouncer.ini.
+func QuoteName(name string) string {
+	if name != "" && strings.IndexFunc(name, func(r rune) bool { return !isPlainRune(r) || r == '.' || r == '-' }) < 0 {
+		return name
+	}
+	return quoteName(name)
+}
+
+// QuoteValue writes a value of a connection string.
+func QuoteValue(value string) string {
+	if value != "" && !strings.ContainsAny(value, " \t'") {
+		return value
+	}
+	return "'" + strings.ReplaceAll(value, "'", "''") + "'"
+}
+
+// QuoteUserlist writes a name or a password for the file of users (auth_file).
+func QuoteUserlist(s string) (string, error) {
+	if strings.IndexFunc(s, unicode.IsControl) >= 0 {
+		return "", fmt.Errorf("a name or password with a control character cannot be written to auth_file")
+	}
+	return quoteName(s), nil
+}
+
+// ParseUserlist reads an auth_file: user names and their passwords or hashes.
+// Lines that it does not understand are skipped, as PgBouncer skips them.
+func ParseUserlist(text []byte) map[string]string {
+	users := map[string]string{}
+	for _, line := range strings.Split(string(text), "\n") {
+		line = strings.TrimSpace(line)
+		user, rest, ok := cutDoubleQuoted(line)
+		if !ok {
+			continue
+		}
+		if secret, _, ok := cutDoubleQuoted(strings.TrimSpace(rest)); ok {
+			users[user] = secret
+		}
+	}
+	return users
+}
+
+func cutDoubleQuoted(s string) (value, rest string, ok bool) {
+	if !strings.HasPrefix(s, `"`) {
+		return "", "", false
+	}
+	var b strings.Builder
+	for i := 1; i < len(s); i++ {
+		if s[i] == '"' {
+			if i+1 < len(s) && s[i+1] == '"' {
+				i++
+			} else {
+				return b.String(), s[i+1:], true
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return "", "", false
+}

@@ -1,0 +1,157 @@
+package bouncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/hashicorp/consul-template/template"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/templates"
+)
+
+// errWaiting says that a template needs data (a key, a secret) that has not
+// come yet.
+var errWaiting = errors.New("waiting for data")
+
+// renderer makes the text of pgbouncer.ini. It runs consul-template's template
+// engine itself, because what is rendered must be checked before it is
+// written; the data that a template asks for comes from feed.
+type renderer struct {
+	config Config
+	feed   *feed
+}
+
+// render executes the template over views. errWaiting: try again when the feed
+// says that there is news. version is that of the PgBouncer that runs, zero when
+// none is known to.
+func (r *renderer) render(views []*ShardView, version pgbouncer.Version) ([]byte, error) {
+	source, err := r.source()
+	if err != nil {
+		return nil, err
+	}
+	// What the template says may have changed, so it is taken anew each time.
+	t, err := template.NewTemplate(&template.NewTemplateInput{
+		Contents: string(source), ExtFuncMap: r.functions(views, version),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("template %s: %w", r.name(), err)
+	}
+	result, err := t.Execute(&template.ExecuteInput{Brain: r.feed.brain, Env: os.Environ()})
+	if err != nil {
+		return nil, fmt.Errorf("template %s: %w", r.name(), err)
+	}
+	if err := r.feed.follow(result.Used.List()); err != nil {
+		return nil, fmt.Errorf("template %s: %w", r.name(), err)
+	}
+	if missing := result.Missing.List(); len(missing) > 0 {
+		var names []string
+		for _, d := range missing {
+			names = append(names, d.String())
+		}
+		return nil, fmt.Errorf("template %s: %w: %s%s", r.name(), errWaiting, strings.Join(names, ", "), r.feed.excuse())
+	}
+	return result.Output, nil
+}
+
+func (r *renderer) name() string {
+	if r.config.Template != "" {
+		return r.config.Template
+	}
+	return templates.PgBouncer
+}
+
+func (r *renderer) source() ([]byte, error) {
+	if r.config.Template == "" {
+		return templates.Read(templates.PgBouncer)
+	}
+	text, err := os.ReadFile(r.config.Template)
+	if err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	if len(text) == 0 {
+		return nil, fmt.Errorf("template %s is empty", r.config.Template)
+	}
+	return text, nil
+}
+
+// functions are the bouncer's own; each shipped template lists them.
+func (r *renderer) functions(views []*ShardView, version pgbouncer.Version) map[string]any {
+	find := func(s any) (*ShardView, error) {
+		if v, ok := s.(*ShardView); ok {
+			return v, nil
+		}
+		name, ok := s.(string)
+		if !ok {
+			return nil, fmt.Errorf("%T is neither a shard nor the name of one", s)
+		}
+		var found []*ShardView
+		for _, v := range views {
+			if v.Scope == name || string(v.id) == name {
+				found = append(found, v)
+			}
+		}
+		switch len(found) {
+		case 1:
+			return found[0], nil
+		case 0:
+			return nil, fmt.Errorf("no route of shard %q is known", name)
+		}
+		return nil, fmt.Errorf("shard %q is not unique, write namespace/scope", name)
+	}
+	return map[string]any{
+		"shards":   func() []*ShardView { return views },
+		"shard":    func(name string) (*ShardView, error) { return find(name) },
+		"settings": func() []NamedSetting { return r.config.settings(version) },
+		"primary": func(s any) (cluster.RouteMember, error) {
+			v, err := find(s)
+			if err != nil {
+				return cluster.RouteMember{}, err
+			}
+			return v.route.Leader, nil
+		},
+		"replicas": func(s any) ([]cluster.RouteMember, error) {
+			v, err := find(s)
+			if err != nil {
+				return nil, err
+			}
+			return replicas(v.route), nil
+		},
+		"members": func(s any) ([]cluster.RouteMember, error) {
+			v, err := find(s)
+			if err != nil {
+				return nil, err
+			}
+			return append([]cluster.RouteMember{v.route.Leader}, v.route.Replicas...), nil
+		},
+		"readers": func(s any) (Readers, error) {
+			v, err := find(s)
+			if err != nil {
+				return Readers{}, err
+			}
+			return v.readers, nil
+		},
+		"ini_name":       pgbouncer.QuoteName,
+		"ini_value":      pgbouncer.QuoteValue,
+		"userlist_quote": pgbouncer.QuoteUserlist,
+	}
+}
+
+// renderWhenReady renders as soon as all data is there.
+func (r *renderer) renderWhenReady(ctx context.Context, views []*ShardView) ([]byte, error) {
+	for {
+		text, err := r.render(views, pgbouncer.Version{})
+		if !errors.Is(err, errWaiting) {
+			return text, err
+		}
+		select {
+		case <-r.feed.news:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", err, ctx.Err())
+		}
+	}
+}

@@ -1,0 +1,150 @@
+package bouncer
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/templates"
+)
+
+func goldenViews(c Config) []*ShardView {
+	orders := testRoute("10.0.0.1")
+	orders.Replicas = []cluster.RouteMember{
+		{Name: "r1", Host: "10.0.0.2", Port: 5432},
+		{Name: "r2", Host: "10.0.0.3", Port: 5432},
+		{Name: "r3", Host: "10.0.0.4", Port: 5432, Tags: map[string]any{"noloadbalance": true}},
+		{Name: "r4", Host: "10.0.0.5", Port: 5433},
+	}
+	users := testRoute("10.0.1.1")
+	users.State = cluster.RoutePromoting
+	views, _ := view(c, map[shardID]known{"service/orders": {Route: orders}, "db/users": {Route: users}})
+	return views
+}
+
+func TestRenderGolden(t *testing.T) {
+	c := testConfig(t)
+	feed := newFeed(nil)
+	defer feed.close()
+	views := goldenViews(c)
+	got, err := (&renderer{config: c, feed: feed}).render(views, pgbouncer.Version{1, 24, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden := filepath.Join("testdata", "pgbouncer.ini")
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(golden, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("rendered (UPDATE_GOLDEN=1 takes it as right):\n%s\nwant:\n%s", got, want)
+	}
+	if _, err := check(got, views, c); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReaders(t *testing.T) {
+	m := func(host string, port int, tags map[string]any) cluster.RouteMember {
+		return cluster.RouteMember{Name: host, Host: host, Port: port, Tags: tags}
+	}
+	for name, c := range map[string]struct {
+		replicas []cluster.RouteMember
+		want     Readers
+	}{
+		"none":            {nil, Readers{"p", 5432, true}},
+		"one":             {[]cluster.RouteMember{m("a", 5432, nil)}, Readers{"a", 5432, false}},
+		"two":             {[]cluster.RouteMember{m("b", 5432, nil), m("a", 5432, nil)}, Readers{"a,b", 5432, false}},
+		"noloadbalance":   {[]cluster.RouteMember{m("a", 5432, map[string]any{"noloadbalance": "true"})}, Readers{"p", 5432, true}},
+		"larger group":    {[]cluster.RouteMember{m("a", 5433, nil), m("b", 5432, nil), m("c", 5432, nil)}, Readers{"b,c", 5432, false}},
+		"one host, ports": {[]cluster.RouteMember{m("a", 5433, nil), m("a", 5434, nil)}, Readers{"a", 5434, false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := testRoute("p")
+			r.Replicas = c.replicas
+			if got := chooseReaders(r, "b2"); got != c.want {
+				t.Errorf("readers are %+v, want %+v", got, c.want)
+			}
+		})
+	}
+	spread := map[int]bool{}
+	r := testRoute("p")
+	r.Replicas = []cluster.RouteMember{m("a", 5433, nil), m("a", 5434, nil)}
+	for _, seed := range []string{"b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8"} {
+		spread[chooseReaders(r, seed).Port] = true
+	}
+	if len(spread) != 2 {
+		t.Errorf("all bouncers take the same replica: %v", spread)
+	}
+}
+
+func TestClashingDatabasesAreNotOffered(t *testing.T) {
+	views, problems := view(Config{}, map[shardID]known{
+		"a/s": {Route: testRoute("x")}, "b/s": {Route: testRoute("y")}, "b/s_ro": {Route: testRoute("z")}, "b/t": {Route: testRoute("z")},
+	})
+	if len(views) != 2 || views[0].id != "a/s" || views[1].id != "b/t" || len(problems) != 2 {
+		t.Fatalf("%d views, problems %v", len(views), problems)
+	}
+}
+
+// What a template of an operator's own may get wrong must not be installed.
+func TestCheckRefuses(t *testing.T) {
+	c := testConfig(t)
+	views := goldenViews(c)
+	good, err := os.ReadFile(filepath.Join("testdata", "pgbouncer.ini"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]struct{ old, new, want string }{
+		"empty":             {string(good), "", "is missing"},
+		"cut off":           {string(good)[len(good)/3:], "", "is"},
+		"wrong host":        {"host=10.0.0.1", "host=10.0.0.2", "the primary is 10.0.0.1"},
+		"no host":           {"host=10.0.1.1", "", "the primary is 10.0.1.1"},
+		"wrong port":        {"host=10.0.1.1 port=5432", "host=10.0.1.1 port=5433", "port 5433"},
+		"reader elsewhere":  {"host=10.0.0.2,10.0.0.3", "host=10.0.0.2,10.9.9.9", "which is no member"},
+		"no admin":          {"admin_users = pooler", "admin_users = other", "admin_users lacks"},
+		"port of listener":  {"listen_port = 6432", "listen_port = 7432", "listen_port is 7432"},
+		"control character": {"pool_mode = transaction", "pool_mode = trans\x07action", "control character"},
+		"include":           {"[pgbouncer]", "%include /etc/passwd\n[pgbouncer]", "%include"},
+		"no value":          {"port=5432", "port=<no value>", "must be followed by = and a value"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := strings.Replace(string(good), change.old, change.new, 1)
+			if text == string(good) {
+				t.Fatal("the case changes nothing")
+			}
+			if _, err := check([]byte(text), views, c); err == nil || !strings.Contains(err.Error(), change.want) {
+				t.Fatalf("error is %v, want %q", err, change.want)
+			}
+		})
+	}
+	if _, err := check(good, views, c); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUserlistEscapes(t *testing.T) {
+	got, err := pgbouncer.QuoteUserlist(`a"b`)
+	if err != nil || got != `"a""b"` {
+		t.Fatalf("%s %v", got, err)
+	}
+	if _, err := pgbouncer.QuoteUserlist("a\nb"); err == nil {
+		t.Fatal("a newline is taken")
+	}
+	for _, name := range []string{templates.Userlist, templates.HAProxy, templates.PgBouncer} {
+		if text, err := templates.Read(name); err != nil || len(text) == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

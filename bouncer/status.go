@@ -1,0 +1,114 @@
+package bouncer
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// ShardStatus is what a bouncer says of one shard, over HTTP and in its key.
+type ShardStatus struct {
+	Leader    string             `json:"leader"`
+	Host      string             `json:"host"`
+	Port      int                `json:"port"`
+	Timeline  int                `json:"timeline"`
+	State     cluster.RouteState `json:"state"`
+	Since     time.Time          `json:"since"`
+	Databases []string           `json:"databases"`
+	// VerifiedAt is when PgBouncer was first seen to lead to this primary;
+	// absent: it does not, as far as is known.
+	VerifiedAt *time.Time `json:"verified_at,omitempty"`
+	// Held: clients wait, at most until HoldUntil.
+	Held      bool       `json:"held,omitempty"`
+	HoldUntil *time.Time `json:"hold_until,omitempty"`
+	// Error is what is wrong with the shard's route.
+	Error string `json:"error,omitempty"`
+}
+
+func (s ShardStatus) equal(o ShardStatus) bool {
+	return s.Leader == o.Leader && s.Host == o.Host && s.Port == o.Port && s.Timeline == o.Timeline && s.State == o.State &&
+		s.Since.Equal(o.Since) && slices.Equal(s.Databases, o.Databases) && sameTime(s.VerifiedAt, o.VerifiedAt) &&
+		s.Held == o.Held && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error
+}
+
+func sameTime(a, b *time.Time) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Equal(*b)
+}
+
+// publish makes the outcome of a pass visible.
+func (c *conductor) publish(views []*ShardView, left []problem, err error) {
+	now := time.Now().UTC()
+	trouble := c.book.trouble()
+	status := make(map[shardID]ShardStatus, len(views))
+	c.mu.Lock()
+	for _, v := range views {
+		leader := v.route.Leader
+		s := ShardStatus{
+			Leader: leader.Name, Host: leader.Host, Port: leader.Port, Timeline: v.Timeline, State: v.State,
+			Since: v.route.Since, Databases: v.offered(),
+		}
+		if e := trouble[c.config.keys().Routes()+string(v.id)]; e != nil {
+			s.Error = e.Error()
+		}
+		if h := c.holds[v.id]; h != nil && !h.expired && v.State != cluster.RouteOpen {
+			until := h.deadline.UTC()
+			s.Held, s.HoldUntil = true, &until
+		}
+		if c.loaded != "" && stands(v, c.standing) {
+			s.VerifiedAt = &now
+			old := c.status[v.id]
+			if old.VerifiedAt != nil && old.Host == s.Host && old.Port == s.Port && old.Timeline == s.Timeline {
+				s.VerifiedAt = old.VerifiedAt
+			}
+		}
+		status[v.id] = s
+	}
+	changed := !maps.EqualFunc(status, c.status, ShardStatus.equal)
+	c.status = status
+	known := map[string]bool{}
+	for _, p := range left {
+		known[p.Key] = true
+		if !c.left[p.Key] {
+			c.log.Error().Msg(p.Err.Error())
+		}
+	}
+	c.left = known
+	c.mu.Unlock()
+	if changed {
+		c.applied()
+	}
+}
+
+// shards returns the status of every shard.
+func (c *conductor) shards() map[shardID]ShardStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.status)
+}
+
+// ready tells why PgBouncer should not get clients; nothing: it should.
+func (c *conductor) ready() (reasons []string) {
+	if link := c.link.now(); !link.Up {
+		reasons = append(reasons, fmt.Sprintf("PgBouncer cannot be reached: %v", link.Err))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		reasons = append(reasons, c.err.Error())
+	}
+	if len(c.status) == 0 {
+		reasons = append(reasons, "no route is known yet")
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.status)) {
+		if s := c.status[id]; s.VerifiedAt == nil {
+			reasons = append(reasons, fmt.Sprintf("shard %s: PgBouncer does not lead to %s yet", id, s.Leader))
+		}
+	}
+	return reasons
+}

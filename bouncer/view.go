@@ -1,0 +1,146 @@
+package bouncer
+
+import (
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// ShardView is one shard as templates see it.
+type ShardView struct {
+	Scope, Namespace string
+	Databases        []Database
+	PoolSize         int
+	PoolMode         string
+	State            cluster.RouteState
+	Timeline         int
+
+	id        shardID
+	route     cluster.Route
+	confirmed bool
+	readers   Readers
+}
+
+// Readers is where the readers of a shard go: a list of hosts that PgBouncer
+// takes turns in, all on one port.
+type Readers struct {
+	Host string
+	Port int
+	// primary: there is no replica to read from.
+	primary bool
+}
+
+// view turns what is known into what is rendered. A shard that cannot be
+// offered, because its database has the name of another shard's, is left out
+// and reported.
+func view(c Config, shards map[shardID]known) (views []*ShardView, problems []problem) {
+	configured := map[shardID]Shard{}
+	for _, s := range c.Shards {
+		configured[s.id()] = s
+	}
+	owner := map[string]shardID{}
+	for _, id := range slices.Sorted(maps.Keys(shards)) {
+		s, found := configured[id]
+		if !found {
+			s = discovered(id)
+		}
+		v := &ShardView{
+			Scope: s.Scope, Namespace: s.Namespace, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
+			State: shards[id].Route.State, Timeline: shards[id].Route.Timeline, id: id, route: shards[id].Route,
+			confirmed: shards[id].Confirmed,
+		}
+		if err := v.offer(s.Databases, owner); err != nil {
+			problems = append(problems, problem{string(id), err})
+			continue
+		}
+		v.readers = chooseReaders(v.route, c.Name+"/"+string(id))
+		views = append(views, v)
+	}
+	return views, problems
+}
+
+// discovered is a shard that the configuration does not name.
+func discovered(id shardID) Shard {
+	i := strings.LastIndexByte(string(id), '/')
+	scope := string(id[i+1:])
+	return Shard{Namespace: string(id[:i]), Scope: scope, Databases: []string{scope}}
+}
+
+// offer gives the shard its databases, unless a name is taken.
+func (v *ShardView) offer(entries []string, owner map[string]shardID) error {
+	for _, entry := range entries {
+		d, err := parseDatabase(entry)
+		if err != nil {
+			return fmt.Errorf("shard %s: database %w", v.id, err)
+		}
+		for _, name := range []string{d.Name, d.ReadOnlyName()} {
+			if other, taken := owner[name]; taken {
+				return fmt.Errorf("shard %s is not offered: PgBouncer's database %q already belongs to shard %s; "+
+					"list both under shards with databases of their own", v.id, name, other)
+			}
+		}
+		v.Databases = append(v.Databases, d)
+	}
+	for _, d := range v.Databases {
+		owner[d.Name], owner[d.ReadOnlyName()] = v.id, v.id
+	}
+	return nil
+}
+
+// replicas lists the replicas that take readers.
+func replicas(r cluster.Route) []cluster.RouteMember {
+	return slices.DeleteFunc(slices.Clone(r.Replicas), func(m cluster.RouteMember) bool {
+		return cluster.Member{Tags: m.Tags}.Tag("noloadbalance")
+	})
+}
+
+// chooseReaders picks the replicas for a shard's readers. PgBouncer takes turns
+// in a list of hosts, but has one port for all of them: where replicas listen
+// on several ports the largest group is taken and, of equal ones, each bouncer
+// takes its own.
+func chooseReaders(r cluster.Route, seed string) Readers {
+	groups := map[int][]string{}
+	for _, m := range replicas(r) {
+		groups[m.Port] = append(groups[m.Port], m.Host)
+	}
+	if len(groups) == 0 {
+		return Readers{Host: r.Leader.Host, Port: r.Leader.Port, primary: true}
+	}
+	largest := 0
+	for _, hosts := range groups {
+		largest = max(largest, len(hosts))
+	}
+	maps.DeleteFunc(groups, func(_ int, hosts []string) bool { return len(hosts) < largest })
+	ports := slices.Sorted(maps.Keys(groups))
+	h := fnv.New32a()
+	h.Write([]byte(seed)) // a hash takes every write
+	port := ports[int(h.Sum32()%uint32(len(ports)))]
+	slices.Sort(groups[port])
+	return Readers{Host: strings.Join(groups[port], ","), Port: port}
+}
+
+// offered lists all databases of the shard.
+func (v *ShardView) offered() []string {
+	var names []string
+	for _, d := range v.Databases {
+		names = append(names, d.Name, d.ReadOnlyName())
+	}
+	return names
+}
+
+// written lists the databases that lead to the primary: those to be held while
+// there is none.
+func (v *ShardView) written() []string {
+	var names []string
+	for _, d := range v.Databases {
+		names = append(names, d.Name)
+		if v.readers.primary {
+			names = append(names, d.ReadOnlyName())
+		}
+	}
+	return names
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lictor-ha/lictor/agent"
+	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/fence"
+)
+
+func agentCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "agent [FILE]",
+		Short: "Run one PostgreSQL member: hold its lock, run, replicate and fence it",
+		Long: "Runs in the foreground. FILE is a patroni.yml (or a directory of *.yml); without it the whole\n" +
+			"configuration comes from LICTOR_CONFIGURATION or PATRONI_CONFIGURATION. SIGTERM stops PostgreSQL in an\n" +
+			"orderly way and gives the lock up, SIGHUP reloads the configuration.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			source := configSource(args)
+			cfg, warnings, err := config.Load(source)
+			if err != nil {
+				return err
+			}
+			log, err := newLogger(cfg.Log.Level, cfg.Log.Format)
+			if err != nil {
+				return err
+			}
+			for _, w := range warnings {
+				log.Warn().Msg(w.String())
+			}
+			self, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("finding the lictor binary to run the guard with: %w", err)
+			}
+			a, err := agent.New(cfg, agent.Options{
+				Source: source, Version: version, Log: log, GuardCommand: []string{self, "guard"},
+			})
+			if err != nil {
+				return err
+			}
+			stop, reload, release := signals()
+			defer release()
+			return a.Run(cmd.Context(), stop, reload)
+		},
+	}
+}
+
+func configSource(args []string) config.Source {
+	source := config.Source{}
+	if len(args) > 0 {
+		source.Path = args[0]
+	}
+	return source
+}
+
+func guardCommand() *cobra.Command {
+	var o fence.GuardOptions
+	cmd := &cobra.Command{
+		Use:    "guard",
+		Short:  "Own PostgreSQL's kill switch (started by the agent)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return fence.RunGuard(cmd.Context(), o)
+		},
+	}
+	cmd.Flags().StringVar(&o.Socket, "socket", "", "unix socket to listen on")
+	cmd.Flags().StringVar(&o.DataDir, "data-dir", "", "data directory whose PostgreSQL is guarded")
+	return cmd
+}
+
+func validateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate [FILE]",
+		Short: "Check an agent's configuration without starting anything",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, warnings, err := config.Load(configSource(args))
+			for _, w := range warnings {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "valid")
+			return nil
+		},
+	}
+}
+
+func sampleConfigCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "sample-config",
+		Short: "Print a commented example of an agent's configuration",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := cmd.OutOrStdout().Write(config.Sample())
+			return err
+		},
+	}
+}

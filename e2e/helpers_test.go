@@ -1,0 +1,135 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/e2e/lab"
+	"github.com/lictor-ha/lictor/e2e/lab/labtest"
+)
+
+// patience bounds every wait in these tests. It says nothing about how fast
+// things are: that is measured by `make bench`.
+const patience = 2 * time.Minute
+
+// start builds a lab and waits until its shards are whole.
+func start(t *testing.T, opts lab.Options) *lab.Lab {
+	t.Helper()
+	l := labtest.New(t, opts)
+	ctx := within(t)
+	if err := l.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range l.Shards() {
+		if _, err := s.AwaitHealthy(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if !opts.Async {
+			if err := s.AwaitSync(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return l
+}
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// must fails the test on an error.
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// got is must for functions that also return a value.
+func got[T any](value T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		must(t, err)
+		return value
+	}
+}
+
+// await polls until probe gives no error.
+func await(ctx context.Context, t *testing.T, what string, probe func() error) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := probe()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
+// clients writes through the load balancer while change happens, waits until
+// the shard is whole again, and checks that nothing acknowledged was lost.
+func clients(t *testing.T, s *lab.Shard, change func(ctx context.Context)) *lab.Workload {
+	t.Helper()
+	ctx := within(t)
+	w := s.StartWorkload(ctx, lab.WorkloadOptions{})
+	t.Cleanup(w.Stop)
+	awaitWrites(ctx, t, w)
+	change(ctx)
+	awaitWrites(ctx, t, w)
+	w.Stop()
+	leader := got(s.AwaitHealthy(ctx))(t)
+	lost := got(w.LostAcked(ctx, leader))(t)
+	if lost.Count > 0 {
+		t.Errorf("%d of %d acknowledged rows are gone: %v", lost.Count, w.Writes.Acked(), lost.IDs)
+	}
+	t.Logf("acknowledged %d, errors %d, longest gap %s", w.Writes.Acked(), w.Writes.ErrorCount(),
+		w.Writes.LongestGap(time.Time{}, time.Now()))
+	return w
+}
+
+// awaitWrites waits until the clients have had some more rows acknowledged.
+func awaitWrites(ctx context.Context, t *testing.T, w *lab.Workload) {
+	t.Helper()
+	from := w.Writes.Acked()
+	await(ctx, t, "clients cannot write", func() error {
+		if n := w.Writes.Acked(); n < from+20 {
+			return fmt.Errorf("%d rows acknowledged since", n-from)
+		}
+		return nil
+	})
+}
+
+func put(ctx context.Context, t *testing.T, l *lab.Lab, key, value string) {
+	t.Helper()
+	must(t, l.Consul(ctx, func(ctx context.Context, c *api.Client) error {
+		_, err := c.KV().Put(&api.KVPair{Key: key, Value: []byte(value)}, (&api.WriteOptions{}).WithContext(ctx))
+		return err
+	}))
+}
+
+// switchover asks the leader's REST API to hand over to candidate.
+func switchover(ctx context.Context, t *testing.T, leader, candidate *lab.Member) {
+	t.Helper()
+	body, err := json.Marshal(map[string]string{"leader": leader.Name, "candidate": candidate.Name})
+	must(t, err)
+	status, answer, err := leader.Post(ctx, "/switchover", body)
+	must(t, err)
+	if status != http.StatusOK {
+		t.Fatalf("POST /switchover answers %d: %s", status, answer)
+	}
+}
