@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/api"
-	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/postgres"

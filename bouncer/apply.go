@@ -84,8 +84,8 @@ func (a *applier) take(ctx context.Context, file pgbouncer.File) (map[string]pgb
 	if err := a.console.reload(ctx); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, standBound)
-	defer cancel()
+	bound := time.NewTimer(standBound)
+	defer bound.Stop()
 	for {
 		standing, err := a.console.databases(ctx)
 		if err != nil {
@@ -97,6 +97,8 @@ func (a *applier) take(ctx context.Context, file pgbouncer.File) (map[string]pgb
 		}
 		select {
 		case <-ctx.Done():
+			return standing, ctx.Err()
+		case <-bound.C:
 			return standing, fmt.Errorf("%w: %s; PgBouncer's log says why", errNotStanding, strings.Join(wrong, "; "))
 		case <-time.After(standPace):
 		}

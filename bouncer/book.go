@@ -77,6 +77,8 @@ type book struct {
 	problems map[string]error
 	// epoch grows with each merge, so that a slow read is not taken for news.
 	epoch uint64
+	// changes grows with each change of shards.
+	changes uint64
 }
 
 func newBook(c Config) *book {
@@ -99,11 +101,12 @@ func (b *book) now() uint64 {
 	return b.epoch
 }
 
-// known returns what is known of every shard.
-func (b *book) known() map[shardID]known {
+// known returns what is known of every shard, and a number that is the same as
+// long as that is.
+func (b *book) known() (shards map[shardID]known, changes uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return maps.Clone(b.shards)
+	return maps.Clone(b.shards), b.changes
 }
 
 // trouble returns the problems by key.
@@ -155,6 +158,9 @@ func (b *book) merge(a answer) outcome {
 	b.forget(present, final, problems, &out)
 	out.News, out.Solved = b.report(problems)
 	slices.Sort(out.Changed)
+	if len(out.Changed) > 0 {
+		b.changes++
+	}
 	return out
 }
 

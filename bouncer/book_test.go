@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
 const ownSystem, otherSystem = "7000000000000000001", "7000000000000000002"
@@ -19,6 +20,11 @@ func testRoute(host string) cluster.Route {
 		Version: 1, SystemIdentifier: ownSystem, State: cluster.RouteOpen, Timeline: 1,
 		Leader: cluster.RouteMember{Name: "m-" + host, Host: host, Port: 5432}, Since: time.Unix(1000, 0).UTC(),
 	}
+}
+
+func knownTo(b *book) map[shardID]known {
+	shards, _ := b.known()
+	return shards
 }
 
 func testPair(t *testing.T, key string, index uint64, r cluster.Route) pair {
@@ -84,7 +90,7 @@ func TestBook(t *testing.T) {
 				out = b.merge(a)
 			}
 			got := map[shardID]string{}
-			for id, k := range b.known() {
+			for id, k := range knownTo(b) {
 				got[id] = k.Route.Leader.Host
 			}
 			if !maps.Equal(got, c.want) {
@@ -134,7 +140,7 @@ func TestBookServesConfiguredShardsOnly(t *testing.T) {
 		testPair(t, "lictor/routes/service/s1", 1, testRoute("a")), testPair(t, "lictor/routes/service/s2", 1, testRoute("b")),
 		{"lictor/routes/service/s3", []byte("{"), 1},
 	}})
-	if known := b.known(); len(known) != 1 || len(b.trouble()) != 0 {
+	if known := knownTo(b); len(known) != 1 || len(b.trouble()) != 0 {
 		t.Fatalf("known %v, problems %v", known, b.trouble())
 	}
 }
@@ -143,7 +149,7 @@ func TestStateSurvives(t *testing.T) {
 	path := t.TempDir() + "/state.json"
 	b := newBook(Config{RoutesPrefix: "p"})
 	b.merge(answer{KnownLeader: true, Pairs: []pair{testPair(t, "p/routes/service/s1", 7, testRoute("a"))}})
-	if err := (savedState{Version: stateVersion, RoutesPrefix: "p", Session: "x", Routes: b.known()}).save(path); err != nil {
+	if err := (savedState{Version: stateVersion, RoutesPrefix: "p", Session: "x", Routes: knownTo(b)}).save(path); err != nil {
 		t.Fatal(err)
 	}
 	s, err := loadState(path, "p")
@@ -152,7 +158,7 @@ func TestStateSurvives(t *testing.T) {
 	}
 	again := newBook(Config{RoutesPrefix: "p"})
 	again.restore(s.Routes)
-	k := again.known()["service/s1"]
+	k := knownTo(again)["service/s1"]
 	if k.Route.Leader.Host != "a" || k.ModifyIndex != 7 || k.Confirmed {
 		t.Fatalf("restored %+v", k)
 	}
@@ -181,16 +187,26 @@ func FuzzRoute(f *testing.F) {
 	f.Add("service/s1", good)
 	f.Add("a b/c;d", []byte(strings.Replace(string(good), "m-10.0.0.1", `]\"'\\`, 1)))
 	f.Add("x/[pgbouncer]", good)
+	f.Add("x/a=b", good)
+	f.Add("x/"+strings.Repeat("long", 20), good)
 	c := Config{
 		Name: "b1", Consul: testConfig(f).Consul, PgBouncer: PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"},
 	}
 	f.Fuzz(func(t *testing.T, id string, value []byte) {
 		b := newBook(c)
 		b.merge(answer{KnownLeader: true, Pairs: []pair{{"lictor/routes/" + id, value, 1}, {"lictor/routes/service/whole", good, 1}}})
-		views, _ := view(c, b.known())
+		views, _ := view(c, knownTo(b))
+		if !slices.ContainsFunc(views, func(v *ShardView) bool { return v.Scope == "whole" || v.Scope == "whole_ro" }) {
+			t.Fatal("one shard displaced another")
+		}
 		feed := newFeed(nil)
 		defer feed.close()
-		text, err := (&renderer{config: c, feed: feed}).render(views, [3]int{})
+		r := &renderer{config: c, feed: feed}
+		source, err := r.source()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := r.render(source, views, pgbouncer.Version{})
 		if err != nil {
 			t.Fatal(err)
 		}

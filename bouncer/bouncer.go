@@ -14,40 +14,7 @@ import (
 	"github.com/hashicorp/consul-template/dependency"
 	"github.com/hashicorp/consul/api"
 	"github.com/rs/zerolog"
-
-	"github.com/lictor-ha/lictor/agent/cluster/settings"
 )
-
-// Load reads a bouncer's configuration: the file (or all *.yml of a directory),
-// with over on top (flags; nil for none), and HashiCorp's CONSUL_* variables for
-// what both leave empty. Every problem is reported at once.
-func Load(path string, over map[string]any, getenv func(string) string) (Config, error) {
-	raw, err := settings.ReadFile(path)
-	if err != nil {
-		return Config{}, err
-	}
-	settings.Merge(raw, over)
-	c, err := decode(raw, getenv)
-	if err != nil {
-		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
-	}
-	return c, nil
-}
-
-func decode(raw map[string]any, getenv func(string) string) (Config, error) {
-	var c Config
-	if err := settings.Decode(raw, &c); err != nil {
-		return Config{}, err
-	}
-	if err := errors.Join(c.Consul.FillFromEnvironment(getenv), c.complete()); err != nil {
-		return Config{}, err
-	}
-	_, addresses := c.Consul.Addresses()
-	if err := errors.Join(addresses, c.validate()); err != nil {
-		return Config{}, err
-	}
-	return c, nil
-}
 
 // Run keeps PgBouncer right until ctx is done, and leaves it running as it is.
 // It returns an error only for what cannot get better by itself: an address that
@@ -179,7 +146,8 @@ func (k *keeper) run(ctx context.Context) {
 			last = true
 		}
 		k.mu.Lock()
-		s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Session: k.session, Routes: k.book.known()}
+		s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Session: k.session}
+		s.Routes, _ = k.book.known()
 		k.mu.Unlock()
 		if len(s.Routes) == 0 && s.Session == "" {
 			continue
@@ -213,12 +181,14 @@ func Render(ctx context.Context, c Config, w io.Writer) error {
 	a, err := watcher.read(ctx)
 	if err == nil {
 		b.merge(a)
-	} else if len(b.known()) == 0 {
+	}
+	shards, _ := b.known()
+	if err != nil && len(shards) == 0 {
 		return errors.Join(err, stateErr)
 	}
 	feed := newFeed(func() (*dependency.ClientSet, error) { return clientSet(c) })
 	defer feed.close()
-	views, left := view(c, b.known())
+	views, left := view(c, shards)
 	text, err := (&renderer{config: c, feed: feed}).renderWhenReady(ctx, views)
 	if err != nil {
 		return err

@@ -97,7 +97,7 @@ func TestTemplateFollowsConsulKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.write("pgbouncer.ini.ctmpl", string(text)+"stats_users = {{ key \"" + w.config.RoutesPrefix + "/stats\" }}\n")
+	w.write("pgbouncer.ini.ctmpl", string(text)+"stats_users = {{ key \""+w.config.RoutesPrefix+"/stats\" }}\n")
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	w.await("what is missing being named", func() error {

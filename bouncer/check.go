@@ -19,8 +19,8 @@ func checkRoute(id shardID, r cluster.Route) error {
 		texts = append(texts, m.Name, m.Host)
 	}
 	for _, text := range texts {
-		if strings.ContainsFunc(text, isControl) {
-			return fmt.Errorf("%q holds a control character", text)
+		if !isText(text) {
+			return fmt.Errorf("%q holds a control character or is not UTF-8", text)
 		}
 	}
 	return nil

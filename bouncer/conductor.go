@@ -52,6 +52,7 @@ type conductor struct {
 
 	// Of the goroutine alone:
 	holds      map[shardID]*hold
+	last       *rendering
 	generation int // of the PgBouncer that has taken loaded
 	loaded     string
 	standing   map[string]pgbouncer.Database
@@ -98,7 +99,8 @@ func (c *conductor) run(ctx context.Context) {
 
 // pass does all that is to do now and returns when to look again.
 func (c *conductor) pass(ctx context.Context) time.Duration {
-	views, left := view(c.config, c.book.known())
+	shards, changes := c.book.known()
+	views, left := view(c.config, shards)
 	maps.DeleteFunc(c.holds, func(id shardID, _ *hold) bool {
 		return !slices.ContainsFunc(views, func(v *ShardView) bool { return v.id == id })
 	})
@@ -108,7 +110,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	}
 	c.look(ctx, link)
 	c.holdBack(ctx, link, views)
-	err := c.bring(ctx, link, views)
+	err := c.bring(ctx, link, views, changes)
 	// A database that PgBouncer did not have before can be held only now.
 	c.holdBack(ctx, link, views)
 	if e := c.letGo(ctx, link, views); err == nil {
@@ -243,7 +245,7 @@ func (c *conductor) awaitPaused(ctx context.Context, names []string) {
 }
 
 // bring makes file and PgBouncer say what is known.
-func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardView) error {
+func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardView, changes uint64) error {
 	if len(views) == 0 && !c.mayBeEmpty() {
 		return nil
 	}
@@ -251,11 +253,7 @@ func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardVie
 	if link.Up {
 		version = link.Version
 	}
-	text, err := c.renderer.render(views, version)
-	if err != nil {
-		return err
-	}
-	file, err := check(text, views, c.config)
+	text, file, err := c.rendered(views, version, changes)
 	if err != nil {
 		return err
 	}
@@ -276,6 +274,37 @@ func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardVie
 		return nil
 	}
 	return c.reload(ctx, text, file, views)
+}
+
+// rendering is a checked text and what it was made from.
+type rendering struct {
+	source           string
+	version          pgbouncer.Version
+	changes, arrived uint64
+	text             []byte
+	file             pgbouncer.File
+}
+
+// rendered renders and checks, unless nothing has changed that it depends on: at
+// a thousand shards the regular look at PgBouncer would cost too much.
+func (c *conductor) rendered(views []*ShardView, version pgbouncer.Version, changes uint64) ([]byte, pgbouncer.File, error) {
+	source, err := c.renderer.source()
+	if err != nil {
+		return nil, pgbouncer.File{}, err
+	}
+	now := rendering{source: string(source), version: version, changes: changes, arrived: c.renderer.feed.arrived.Load()}
+	if last := c.last; last != nil && last.source == now.source && last.version == version &&
+		last.changes == changes && last.arrived == now.arrived {
+		return last.text, last.file, nil
+	}
+	if now.text, err = c.renderer.render(source, views, version); err != nil {
+		return nil, pgbouncer.File{}, err
+	}
+	if now.file, err = check(now.text, views, c.config); err != nil {
+		return nil, pgbouncer.File{}, err
+	}
+	c.last = &now
+	return now.text, now.file, nil
 }
 
 // mayBeEmpty tells whether a file without any shard may be written: as the very

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
@@ -97,6 +97,23 @@ const (
 	DefaultHoldTimeout = 30 // seconds
 )
 
+// Load reads a bouncer's configuration: the file, LICTOR_* variables over it,
+// flags over both, and HashiCorp's CONSUL_* variables for what all of them leave
+// empty. Every problem is reported at once. Warnings are returned with and
+// without an error.
+func Load(source settings.Source) (Config, []cluster.Warning, error) {
+	var c Config
+	warnings, err := settings.Load(source, settings.Schema{}, &c, func() ([]cluster.Warning, error) {
+		filled := errors.Join(c.Consul.FillFromEnvironment(source.Get), c.complete())
+		warnings, invalid := c.validate()
+		return warnings, errors.Join(filled, invalid)
+	})
+	if err != nil {
+		return Config{}, warnings, err
+	}
+	return c, warnings, nil
+}
+
 var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 // complete fills in what was not set.
@@ -104,7 +121,7 @@ func (c *Config) complete() error {
 	if c.Name == "" {
 		name, err := os.Hostname()
 		if err != nil {
-			return fmt.Errorf("name: not set, and the host's name is unknown: %w", err)
+			return cluster.Problem{Path: "name", Rule: fmt.Sprintf("must be set, as the host's name is unknown: %v", err)}
 		}
 		c.Name = name
 	}
@@ -134,96 +151,6 @@ func setDefault(field *string, value string) {
 	}
 }
 
-// validate checks every field and the relations between them; each problem
-// names the field, its value and the rule.
-func (c Config) validate() error {
-	var errs []error
-	bad := func(field, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
-	}
-	if !plainName.MatchString(c.Name) {
-		bad("name", "%q, must consist of letters, digits, . _ and -", c.Name)
-	}
-	if _, port, err := net.SplitHostPort(c.Listen); err != nil || !isPort(port, 0) {
-		bad("listen", "%q, must be host:port", c.Listen)
-	}
-	if c.ConnectAddress != "" {
-		if host, port, err := net.SplitHostPort(c.ConnectAddress); err != nil || host == "" || !isPort(port, 1) {
-			bad("connect_address", "%q, must be host:port", c.ConnectAddress)
-		}
-	}
-	if (c.Authentication.Username == "") != (c.Authentication.Password == "") {
-		bad("authentication", "username and password must be set together")
-	}
-	if c.HoldTimeout < 1 || c.HoldTimeout > 3600 {
-		bad("hold_timeout", "%v, must be from 1 to 3600 seconds", c.HoldTimeout)
-	}
-	if c.PgBouncer.Config == "" {
-		bad("pgbouncer.config", "must be set: the path of the pgbouncer.ini to write")
-	} else if !filepath.IsAbs(c.PgBouncer.Config) {
-		bad("pgbouncer.config", "%q, must be an absolute path", c.PgBouncer.Config)
-	}
-	if c.PgBouncer.Admin == "" {
-		bad("pgbouncer.admin", "must be set: host:port or the directory of the unix socket and the port, /run/postgresql:6432")
-	} else if _, err := pgbouncer.ParseAddress(c.PgBouncer.Admin); err != nil {
-		bad("pgbouncer.admin", "%v", err)
-	}
-	if c.PgBouncer.Password != "" && c.PgBouncer.PasswordFile != "" {
-		bad("pgbouncer.password_file", "must not be set together with pgbouncer.password")
-	}
-	switch c.PgBouncer.SSLMode {
-	case "", "disable", "allow", "prefer", "require", "verify-ca", "verify-full":
-	default:
-		bad("pgbouncer.sslmode", "%q, must be one of disable, allow, prefer, require, verify-ca, verify-full", c.PgBouncer.SSLMode)
-	}
-	for name, value := range c.PgBouncer.Settings {
-		if err := checkSetting(name, value); err != nil {
-			bad("pgbouncer.settings."+name, "%v", err)
-		}
-	}
-	errs = append(errs, validateShards(c.Shards)...)
-	return errors.Join(errs...)
-}
-
-func validateShards(shards []Shard) (errs []error) {
-	scopes, databases := map[string]int{}, map[string]string{}
-	for i, s := range shards {
-		field := fmt.Sprintf("shards[%d]", i)
-		bad := func(name, format string, args ...any) {
-			errs = append(errs, fmt.Errorf("%s.%s: %s", field, name, fmt.Sprintf(format, args...)))
-		}
-		if s.Scope == "" || strings.Contains(s.Scope, "/") {
-			bad("scope", "%q, must be the name of a shard", s.Scope)
-		}
-		if first, twice := scopes[s.Namespace+"/"+s.Scope]; twice {
-			bad("scope", "%q is already shards[%d]", s.Scope, first)
-		}
-		scopes[s.Namespace+"/"+s.Scope] = i
-		for j, entry := range s.Databases {
-			d, err := parseDatabase(entry)
-			if err != nil {
-				bad(fmt.Sprintf("databases[%d]", j), "%v", err)
-				continue
-			}
-			for _, name := range []string{d.Name, d.ReadOnlyName()} {
-				if other, twice := databases[name]; twice {
-					bad(fmt.Sprintf("databases[%d]", j), "PgBouncer's database %q already belongs to %s", name, other)
-				}
-				databases[name] = field
-			}
-		}
-		if s.PoolSize < 0 {
-			bad("pool_size", "%d, must be 1 or more (0: PgBouncer's default_pool_size)", s.PoolSize)
-		}
-		switch s.PoolMode {
-		case "", "session", "transaction", "statement":
-		default:
-			bad("pool_mode", "%q, must be one of session, transaction, statement", s.PoolMode)
-		}
-	}
-	return errs
-}
-
 // Database is one database of a shard as PgBouncer offers it.
 type Database struct {
 	// Name is what clients ask PgBouncer for.
@@ -235,23 +162,31 @@ type Database struct {
 // ReadOnlyName is the database by which clients reach the replicas.
 func (d Database) ReadOnlyName() string { return d.Name + "_ro" }
 
+// maxDatabaseName is PgBouncer's limit of 63 bytes, less what the readers' name
+// adds: a longer name makes PgBouncer refuse its whole file.
+const maxDatabaseName = 60
+
 func parseDatabase(s string) (Database, error) {
 	name, dbname, found := strings.Cut(s, "=")
 	if !found {
 		dbname = name
 	}
-	if name == "" || dbname == "" || name == "pgbouncer" || name == "*" || strings.ContainsFunc(s, isControl) {
-		return Database{}, fmt.Errorf("%q, must be the name of a database, or name=dbname", s)
+	d := Database{Name: name, DBName: dbname}
+	return d, d.validate()
+}
+
+func (d Database) validate() error {
+	switch {
+	case d.Name == "" || d.DBName == "" || d.Name == "pgbouncer" || d.Name == "*" || !isText(d.Name) || !isText(d.DBName):
+		return fmt.Errorf("%q must be the name of a database, or name=dbname", d.Name)
+	case len(d.Name) > maxDatabaseName:
+		return fmt.Errorf("%q must not be longer than %d bytes", d.Name, maxDatabaseName)
 	}
-	return Database{Name: name, DBName: dbname}, nil
+	return nil
 }
 
-func isControl(r rune) bool { return r < ' ' || r == 0x7f }
-
-func isPort(s string, lowest int) bool {
-	n, err := strconv.Atoi(s)
-	return err == nil && n >= lowest && n <= 65535
-}
+// isText tells whether s can stand on one line of a file.
+func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl) }
 
 // hold is HoldTimeout as a duration.
 func (c Config) hold() time.Duration { return time.Duration(c.HoldTimeout * float64(time.Second)) }

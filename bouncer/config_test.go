@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
@@ -14,7 +15,6 @@ const fullConfig = `
 name: pooler1
 consul:
   hosts: [consul1:8500, consul2:8500]
-  token: secret
 routes_prefix: lictor
 listen: 0.0.0.0:8009
 connect_address: 10.0.0.7:8009
@@ -39,13 +39,19 @@ shards:
     namespace: db
 `
 
-func testConfig(t testing.TB) Config {
+// loadText loads a configuration that is written to a file first.
+func loadText(t testing.TB, text string, source settings.Source) (Config, []cluster.Warning, error) {
 	t.Helper()
-	raw, err := settings.Parse([]byte(fullConfig))
-	if err != nil {
+	source.Path = filepath.Join(t.TempDir(), "bouncer.yml")
+	if err := os.WriteFile(source.Path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := decode(raw, func(string) string { return "" })
+	return Load(source)
+}
+
+func testConfig(t testing.TB) Config {
+	t.Helper()
+	c, _, err := loadText(t, fullConfig, settings.Source{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,28 +59,25 @@ func testConfig(t testing.TB) Config {
 }
 
 func TestLoad(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "bouncer.yml")
-	if err := os.WriteFile(path, []byte(fullConfig), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c, err := Load(path, map[string]any{"name": "other"}, func(name string) string {
-		return map[string]string{"CONSUL_CACERT": "/ca.pem"}[name]
+	c, warnings, err := loadText(t, fullConfig, settings.Source{
+		Environ: []string{"CONSUL_HTTP_TOKEN=secret", "LICTOR_HOLD_TIMEOUT=25", "LICTOR_PGBOUNCER_USER=admin"},
+		Flags:   map[string]any{"name": "other"},
 	})
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(err, warnings)
 	}
-	if c.Name != "other" || c.Consul.CACert != "/ca.pem" || len(c.Consul.Hosts) != 2 {
+	if c.Name != "other" || c.Consul.Token != "secret" || len(c.Consul.Hosts) != 2 || c.PgBouncer.User != "admin" {
 		t.Errorf("layers: %+v", c)
 	}
 	if c.Shards[1].id() != "db/users" || c.Shards[1].Databases[0] != "users" || c.Shards[0].Namespace != "service" {
 		t.Errorf("shards: %+v", c.Shards)
 	}
-	if c.StateFile != "/etc/pgbouncer/pgbouncer.ini.routes.json" || c.hold().Seconds() != 20 {
+	if c.StateFile != "/etc/pgbouncer/pgbouncer.ini.routes.json" || c.hold().Seconds() != 25 {
 		t.Errorf("defaults: %+v", c)
 	}
 	for name, want := range map[string]string{
 		"listen_addr": "*", "listen_port": "6432", "unix_socket_dir": "/run/postgresql", "max_client_conn": "5000",
-		"server_login_retry": "0.5", "auth_file": "/etc/pgbouncer/userlist.txt", "admin_users": "pooler",
+		"server_login_retry": "0.5", "auth_file": "/etc/pgbouncer/userlist.txt", "admin_users": "admin",
 		"tcp_user_timeout": "2000", "pool_mode": "transaction", "cancel_wait_timeout": "",
 	} {
 		if got := c.setting(name); got != want {
@@ -84,6 +87,9 @@ func TestLoad(t *testing.T) {
 	if list := c.settings(pgbouncer.Version{1, 24, 1}); list[len(list)-1].Name != "so_reuseport" {
 		t.Errorf("settings of 1.24: %v", list)
 	}
+	if _, warnings, err := loadText(t, strings.Replace(fullConfig, "hold_timeout: 20", "hold_timeout: 60", 1), settings.Source{}); err != nil || len(warnings) != 1 {
+		t.Errorf("hold longer than query_wait_timeout: %v %v", warnings, err)
+	}
 }
 
 func TestBadConfig(t *testing.T) {
@@ -91,7 +97,7 @@ func TestBadConfig(t *testing.T) {
 		"unknown key":       {"routes_prefix:", "route_prefix:", "route_prefix"},
 		"unknown in shard":  {"pool_size:", "poolsize:", "poolsize"},
 		"wrong type":        {"hold_timeout: 20", "hold_timeout: [1]", "hold_timeout"},
-		"hold too long":     {"hold_timeout: 20", "hold_timeout: 4000", "hold_timeout: 4000, must be from 1 to 3600"},
+		"hold too long":     {"hold_timeout: 20", "hold_timeout: 4000", "hold_timeout: 4000: must be from 1 to 3600"},
 		"no config":         {"config: /etc/pgbouncer/pgbouncer.ini", "config: ''", "pgbouncer.config: must be set"},
 		"relative config":   {"config: /etc", "config: etc", "must be an absolute path"},
 		"no admin":          {"admin: /run/postgresql:6432", "admin: ''", "pgbouncer.admin: must be set"},
@@ -116,11 +122,7 @@ func TestBadConfig(t *testing.T) {
 			if text == fullConfig {
 				t.Fatal("the case changes nothing")
 			}
-			raw, err := settings.Parse([]byte(text))
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = decode(raw, func(string) string { return "" })
+			_, _, err := loadText(t, text, settings.Source{})
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("error is %v, want %q", err, c.want)
 			}

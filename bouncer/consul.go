@@ -2,7 +2,9 @@ package bouncer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 
 	"github.com/hashicorp/consul/api"
@@ -51,6 +53,14 @@ func (p *consulPool) fail(number int) {
 	p.current = (p.current + 1) % len(p.clients)
 	p.endTerm()
 	p.term, p.endTerm = context.WithCancel(context.Background())
+}
+
+// noAnswer tells whether an error is the address's own, so that another one may
+// do better: no connection, no answer in time, a Consul that is not well. What
+// Consul refuses (a missing permission, say) it refuses everywhere.
+func noAnswer(err error) bool {
+	var status api.StatusError
+	return !errors.As(err, &status) || status.Code >= http.StatusInternalServerError || status.Code == http.StatusTooManyRequests
 }
 
 // inOrder lists the clients, the one in use first.

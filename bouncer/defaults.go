@@ -131,7 +131,7 @@ func checkSetting(name string, value any) error {
 	if _, isMap := value.(map[string]any); isMap {
 		return fmt.Errorf("must be a single value or a list")
 	}
-	if strings.ContainsFunc(settingValue(value), isControl) {
+	if !isText(settingValue(value)) {
 		return fmt.Errorf("must be one line without control characters")
 	}
 	return nil

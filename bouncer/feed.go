@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul-template/dependency"
@@ -30,6 +31,8 @@ type feed struct {
 	brain *template.Brain
 	// news has an element when some data has changed.
 	news chan struct{}
+	// arrived counts the changes.
+	arrived atomic.Uint64
 
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -127,6 +130,7 @@ func (f *feed) fetch(ctx context.Context, item *followed, set *dependency.Client
 }
 
 func (f *feed) notify() {
+	f.arrived.Add(1)
 	select {
 	case f.news <- struct{}{}:
 	default:

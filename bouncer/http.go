@@ -20,7 +20,7 @@ import (
 // httpBound bounds reading a request and writing its answer.
 const httpBound = 5 * time.Second
 
-// api is the bouncer's HTTP listener: for the load balancer (/health), for
+// listenerAPI is the bouncer's HTTP listener: for the load balancer (/health), for
 // agents (/poke) and for operators (/status, /drain, /undrain).
 type listenerAPI struct {
 	config    Config
@@ -160,7 +160,7 @@ func (a *listenerAPI) status() Status {
 	for key, err := range a.book.trouble() {
 		s.Problems[key] = err.Error()
 	}
-	known := a.book.known()
+	known, _ := a.book.known()
 	for id := range maps.Keys(a.book.only) {
 		if _, found := known[id]; !found {
 			s.Missing = append(s.Missing, id)

@@ -180,7 +180,7 @@ func attempt[T any](parent context.Context, pool *consulPool, request func(conte
 	ctx, cancel := context.WithTimeout(ctx, presenceBound)
 	defer cancel()
 	result, err := request(ctx, client)
-	if err != nil && parent.Err() == nil {
+	if err != nil && parent.Err() == nil && noAnswer(err) {
 		pool.fail(number)
 	}
 	return result, err

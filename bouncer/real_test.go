@@ -97,7 +97,10 @@ func newWorld(t *testing.T, edit func(*Config)) *world {
 	if edit != nil {
 		edit(&w.config)
 	}
-	if err := errors.Join(w.config.complete(), w.config.validate()); err != nil {
+	if err := w.config.complete(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.config.validate(); err != nil {
 		t.Fatal(err)
 	}
 	w.write("userlist.txt", `"pooler" "secret"`+"\n"+`"app" "app"`+"\n")

@@ -26,15 +26,10 @@ type renderer struct {
 	feed   *feed
 }
 
-// render executes the template over views. errWaiting: try again when the feed
+// render executes the text of a template over views. errWaiting: try again when the feed
 // says that there is news. version is that of the PgBouncer that runs, zero when
 // none is known to.
-func (r *renderer) render(views []*ShardView, version pgbouncer.Version) ([]byte, error) {
-	source, err := r.source()
-	if err != nil {
-		return nil, err
-	}
-	// What the template says may have changed, so it is taken anew each time.
+func (r *renderer) render(source []byte, views []*ShardView, version pgbouncer.Version) ([]byte, error) {
 	t, err := template.NewTemplate(&template.NewTemplateInput{
 		Contents: string(source), ExtFuncMap: r.functions(views, version),
 	})
@@ -65,6 +60,7 @@ func (r *renderer) name() string {
 	return templates.PgBouncer
 }
 
+// source reads the template, which may be edited at any time.
 func (r *renderer) source() ([]byte, error) {
 	if r.config.Template == "" {
 		return templates.Read(templates.PgBouncer)
@@ -143,8 +139,12 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version) map[
 
 // renderWhenReady renders as soon as all data is there.
 func (r *renderer) renderWhenReady(ctx context.Context, views []*ShardView) ([]byte, error) {
+	source, err := r.source()
+	if err != nil {
+		return nil, err
+	}
 	for {
-		text, err := r.render(views, pgbouncer.Version{})
+		text, err := r.render(source, views, pgbouncer.Version{})
 		if !errors.Is(err, errWaiting) {
 			return text, err
 		}

@@ -30,7 +30,12 @@ func TestRenderGolden(t *testing.T) {
 	feed := newFeed(nil)
 	defer feed.close()
 	views := goldenViews(c)
-	got, err := (&renderer{config: c, feed: feed}).render(views, pgbouncer.Version{1, 24, 1})
+	r := &renderer{config: c, feed: feed}
+	source, err := r.source()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := r.render(source, views, pgbouncer.Version{1, 24, 1})
 	if err != nil {
 		t.Fatal(err)
 	}

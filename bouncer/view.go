@@ -44,16 +44,21 @@ func view(c Config, shards map[shardID]known) (views []*ShardView, problems []pr
 	}
 	owner := map[string]shardID{}
 	for _, id := range slices.Sorted(maps.Keys(shards)) {
-		s, found := configured[id]
-		if !found {
-			s = discovered(id)
+		s, databases, err := configured[id], []Database(nil), error(nil)
+		if s.Scope == "" {
+			s, databases = discovered(id)
+		} else {
+			databases, err = s.databases()
 		}
 		v := &ShardView{
 			Scope: s.Scope, Namespace: s.Namespace, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
 			State: shards[id].Route.State, Timeline: shards[id].Route.Timeline, id: id, route: shards[id].Route,
 			confirmed: shards[id].Confirmed,
 		}
-		if err := v.offer(s.Databases, owner); err != nil {
+		if err == nil {
+			err = v.offer(databases, owner)
+		}
+		if err != nil {
 			problems = append(problems, problem{string(id), err})
 			continue
 		}
@@ -63,19 +68,30 @@ func view(c Config, shards map[shardID]known) (views []*ShardView, problems []pr
 	return views, problems
 }
 
-// discovered is a shard that the configuration does not name.
-func discovered(id shardID) Shard {
+// discovered is a shard that the configuration does not name; its scope is its
+// database.
+func discovered(id shardID) (Shard, []Database) {
 	i := strings.LastIndexByte(string(id), '/')
 	scope := string(id[i+1:])
-	return Shard{Namespace: string(id[:i]), Scope: scope, Databases: []string{scope}}
+	return Shard{Namespace: string(id[:i]), Scope: scope}, []Database{{Name: scope, DBName: scope}}
+}
+
+func (s Shard) databases() (list []Database, err error) {
+	for _, entry := range s.Databases {
+		d, err := parseDatabase(entry)
+		if err != nil {
+			return nil, fmt.Errorf("shard %s: %w", s.id(), err)
+		}
+		list = append(list, d)
+	}
+	return list, nil
 }
 
 // offer gives the shard its databases, unless a name is taken.
-func (v *ShardView) offer(entries []string, owner map[string]shardID) error {
-	for _, entry := range entries {
-		d, err := parseDatabase(entry)
-		if err != nil {
-			return fmt.Errorf("shard %s: database %w", v.id, err)
+func (v *ShardView) offer(databases []Database, owner map[string]shardID) error {
+	for _, d := range databases {
+		if err := d.validate(); err != nil {
+			return fmt.Errorf("shard %s is not offered: database %w", v.id, err)
 		}
 		for _, name := range []string{d.Name, d.ReadOnlyName()} {
 			if other, taken := owner[name]; taken {
@@ -83,9 +99,9 @@ func (v *ShardView) offer(entries []string, owner map[string]shardID) error {
 					"list both under shards with databases of their own", v.id, name, other)
 			}
 		}
-		v.Databases = append(v.Databases, d)
 	}
-	for _, d := range v.Databases {
+	v.Databases = databases
+	for _, d := range databases {
 		owner[d.Name], owner[d.ReadOnlyName()] = v.id, v.id
 	}
 	return nil

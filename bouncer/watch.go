@@ -78,7 +78,9 @@ func (w *watcher) watch(ctx context.Context) {
 		default:
 			index = 0
 			w.failed(err)
-			w.pool.fail(number)
+			if noAnswer(err) {
+				w.pool.fail(number)
+			}
 			select {
 			case <-time.After(pause/2 + rand.N(pause)):
 			case <-ctx.Done():

@@ -3,205 +3,172 @@ package config
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"os"
-	"reflect"
+	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/spf13/viper"
-
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 )
 
-// Source is where the configuration comes from: a file or directory, under the
-// environment. Without a path the whole YAML comes from LICTOR_CONFIGURATION or
-// PATRONI_CONFIGURATION.
-type Source struct{ Path string }
+// Source is where a configuration comes from: a file or directory, environment
+// variables over it, flags over both.
+type Source = settings.Source
 
-// Warning is something that is allowed but probably not meant.
-type Warning string
+// Warning is something that is allowed but probably not meant, or costs more
+// than its author may know.
+type Warning = cluster.Warning
 
-func (w Warning) String() string { return string(w) }
+// Defaults of the agent's own settings. Those of the dynamic configuration are
+// in package cluster.
+const (
+	DefaultPostgresPort   = "5432"
+	DefaultSuperuser      = "postgres"
+	DefaultDatabase       = "postgres"
+	DefaultPgCtlTimeout   = 60 // seconds
+	DefaultCompat         = "patroni-4"
+	DefaultWatchdogMode   = "off"
+	DefaultWatchdogDevice = "/dev/watchdog"
+	DefaultVerifyClient   = "none"
+	DefaultLogLevel       = "info"
+)
 
-// wholeConfiguration are the variables that may hold the whole YAML.
-var wholeConfiguration = [...]string{"LICTOR_CONFIGURATION", "PATRONI_CONFIGURATION"}
-
-// Load reads, layers, decodes and checks the configuration. Every problem is
-// reported at once.
+// Load reads, layers, decodes and checks an agent's configuration. All problems
+// are reported at once, each with setting, value, rule and place. A
+// configuration with an error must not be used.
 func Load(source Source) (Config, []Warning, error) {
-	raw, err := source.read()
+	var cfg Config
+	warnings, err := settings.Load(source, schema(), &cfg, func() ([]Warning, error) {
+		problems := []error{cfg.Consul.FillFromEnvironment(source.Get)}
+		more, err := cfg.complete()
+		warnings, invalid := cfg.Validate()
+		return append(more, warnings...), errors.Join(append(problems, err, invalid)...)
+	})
 	if err != nil {
-		return Config{}, nil, err
-	}
-	warnings, err := refuseOthers(raw)
-	if err != nil {
-		return Config{}, nil, err
-	}
-	environment(raw)
-	aliases(raw)
-	cfg := Config{}
-	if err := settings.Decode(raw, &cfg); err != nil {
-		return Config{}, nil, fmt.Errorf("configuration %s is refused:\n%w", source, err)
-	}
-	if err := cfg.Consul.FromEnvironment(os.Getenv); err != nil {
-		return Config{}, nil, err
-	}
-	cfg.setDefaults()
-	more, err := cfg.Validate()
-	warnings = append(warnings, more...)
-	warnings = append(warnings, source.readable(cfg)...)
-	if err != nil {
-		return Config{}, warnings, fmt.Errorf("configuration %s is refused:\n%w", source, err)
+		return Config{}, warnings, err
 	}
 	return cfg, warnings, nil
 }
 
-func (s Source) String() string {
-	if s.Path == "" {
-		return "of the environment"
+// complete fills in what was not set and brings the forms that Patroni takes
+// into the one that the agent uses.
+func (c *Config) complete() ([]Warning, error) {
+	setDefault(&c.Namespace, cluster.DefaultNamespace)
+	setDefault(&c.Consul.Consistency, "default")
+	setDefault(&c.RestAPI.VerifyClient, DefaultVerifyClient)
+	setDefault(&c.Watchdog.Mode, DefaultWatchdogMode)
+	setDefault(&c.Watchdog.Device, DefaultWatchdogDevice)
+	setDefault(&c.Watchdog.Driver, "default")
+	setDefault(&c.Lictor.Compat, DefaultCompat)
+	setDefault(&c.Lictor.RoutesPrefix, cluster.DefaultRoutesPrefix)
+	setDefault(&c.Postgres.Authentication.Superuser.Username, DefaultSuperuser)
+	setDefault(&c.Postgres.Database, DefaultDatabase)
+	if c.Postgres.PgCtlTimeout == 0 {
+		c.Postgres.PgCtlTimeout = DefaultPgCtlTimeout
 	}
-	return s.Path
+	c.Namespace = strings.Trim(c.Namespace, "/")
+	c.RestAPI.VerifyClient = strings.ToLower(c.RestAPI.VerifyClient)
+	c.Watchdog.Mode = watchdogMode(c.Watchdog.Mode)
+	c.Bootstrap.DCS = cluster.MergePatch(nil, c.Bootstrap.DCS)
+	c.addresses()
+	warnings := c.Log.complete()
+	return warnings, c.paths()
 }
 
-func (s Source) read() (map[string]any, error) {
-	if s.Path != "" {
-		return settings.ReadFile(s.Path)
-	}
-	for _, name := range wholeConfiguration {
-		if text := os.Getenv(name); text != "" {
-			raw, err := settings.Parse([]byte(text))
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
-			}
-			return raw, nil
-		}
-	}
-	return nil, fmt.Errorf("no configuration: name a file, or set %s", strings.Join(wholeConfiguration[:], " or "))
-}
-
-// readable warns about a file with passwords that others can read.
-func (s Source) readable(cfg Config) []Warning {
-	a := cfg.Postgres.Authentication
-	if s.Path == "" || a.Superuser.Password+a.Replication.Password+a.Rewind.Password+cfg.Consul.Token+cfg.RestAPI.Authentication.Password == "" {
-		return nil
-	}
-	info, err := os.Stat(s.Path)
-	if err != nil || info.Mode().Perm()&0o004 == 0 {
-		return nil
-	}
-	return []Warning{Warning(fmt.Sprintf("%s holds passwords and everybody can read it: chmod 640", s.Path))}
-}
-
-// otherStores are Patroni's sections for stores that Lictor does not speak.
-var otherStores = [...]string{"etcd", "etcd3", "zookeeper", "exhibitor", "kubernetes", "raft"}
-
-// unusedSections are known to Patroni and not used by Lictor.
-var unusedSections = [...]string{"citus", "citus_group", "mlock"}
-
-func refuseOthers(raw map[string]any) ([]Warning, error) {
-	var (
-		errs     []error
-		warnings []Warning
-	)
-	for _, store := range otherStores {
-		if _, set := raw[store]; set {
-			errs = append(errs, fmt.Errorf("%s: Lictor keeps its state in Consul alone: remove this section and configure consul", store))
-		}
-	}
-	for _, section := range unusedSections {
-		if _, set := raw[section]; set {
-			delete(raw, section)
-			warnings = append(warnings, Warning(section+": Patroni knows this section, Lictor does not use it"))
-		}
-	}
-	return warnings, errors.Join(errs...)
-}
-
-// aliases renames what Patroni also takes under another name.
-func aliases(raw map[string]any) {
-	if b, ok := raw["bootstrap"].(map[string]any); ok {
-		if v, set := b["post_init"]; set {
-			if _, both := b["post_bootstrap"]; !both {
-				b["post_bootstrap"] = v
-			}
-			delete(b, "post_init")
-		}
-	}
-	if p, ok := raw["postgresql"].(map[string]any); ok {
-		if _, set := p["create_replica_methods"]; !set && p["create_replica_method"] != nil {
-			p["create_replica_methods"] = p["create_replica_method"]
-		}
-		delete(p, "create_replica_method")
-		for _, key := range []string{"pg_hba", "pg_ident"} {
-			if text, ok := p[key].(string); ok {
-				p[key] = toAny(strings.Split(strings.TrimSpace(text), "\n"))
-			}
-		}
+func setDefault(field *string, value string) {
+	if *field == "" {
+		*field = value
 	}
 }
 
-func toAny(lines []string) []any {
-	out := make([]any, 0, len(lines))
-	for _, l := range lines {
-		out = append(out, l)
+// addresses derives where others connect to from where is listened, unless that
+// is every address: then only the operator knows.
+func (c *Config) addresses() {
+	if l := c.Postgres.Listen; l != "" && !strings.Contains(l, ":") {
+		c.Postgres.Listen = l + ":" + DefaultPostgresPort
 	}
-	return out
-}
-
-// environment lays LICTOR_<SECTION>_<KEY> over the file, and below it
-// PATRONI_<SECTION>_<KEY>. Viper finds them; it gets its keys with a delimiter
-// of its own and never sees the file, as it would fold the case of names that
-// belong to the user.
-func environment(raw map[string]any) {
-	const delimiter = "\x00"
-	v := viper.NewWithOptions(viper.KeyDelimiter(delimiter))
-	bind := func(name string, path ...string) {
-		key := strings.Join(path, delimiter)
-		_ = v.BindEnv(key, "LICTOR_"+name, "PATRONI_"+name) // fails only without a key
-		if value := v.GetString(key); value != "" {
-			settings.Set(raw, value, path...)
+	derive := func(connect *string, listen string) {
+		hosts, port, ok := splitAddress(listen)
+		if *connect != "" || !ok {
+			return
+		}
+		if i := slices.IndexFunc(hosts, func(h string) bool { return !isWildcard(h) }); i >= 0 {
+			*connect = net.JoinHostPort(hosts[i], port)
 		}
 	}
-	for _, name := range []string{"scope", "namespace", "name"} {
-		bind(strings.ToUpper(name), name)
-	}
-	for section, shape := range map[string]any{
-		"restapi": RestAPI{}, "ctl": Ctl{}, "consul": Consul{}, "postgresql": Postgres{},
-		"watchdog": Watchdog{}, "log": Log{}, "lictor": Lictor{},
+	derive(&c.RestAPI.ConnectAddress, c.RestAPI.Listen)
+	derive(&c.Postgres.ConnectAddress, c.Postgres.Listen)
+}
+
+// paths makes relative paths absolute: like Patroni's, they begin where the
+// agent was started.
+func (c *Config) paths() error {
+	var errs []error
+	for _, field := range []struct {
+		name string
+		path *string
+	}{
+		{"postgresql.data_dir", &c.Postgres.DataDir},
+		{"postgresql.config_dir", &c.Postgres.ConfigDir},
+		{"postgresql.bin_dir", &c.Postgres.BinDir},
+		{"postgresql.pgpass", &c.Postgres.PgPass},
+		{"lictor.state_dir", &c.Lictor.StateDir},
 	} {
-		for _, key := range scalarKeys(reflect.TypeOf(shape)) {
-			bind(strings.ToUpper(section+"_"+key), section, key)
+		if *field.path == "" {
+			continue
 		}
+		absolute, err := filepath.Abs(*field.path)
+		if err != nil {
+			errs = append(errs, problem(field.name, *field.path, fmt.Sprintf("cannot be made absolute: %v", err)))
+			continue
+		}
+		*field.path = absolute
 	}
-	for _, section := range []string{"restapi", "ctl"} {
-		for _, key := range []string{"username", "password"} {
-			bind(strings.ToUpper(section+"_"+key), section, "authentication", key)
-		}
-	}
-	for _, role := range []string{"superuser", "replication", "rewind"} {
-		for _, key := range scalarKeys(reflect.TypeOf(PgUser{})) {
-			bind(strings.ToUpper(role+"_"+key), "postgresql", "authentication", role, key)
-		}
+	return errors.Join(errs...)
+}
+
+// watchdogMode takes Patroni's other words for the modes.
+func watchdogMode(mode string) string {
+	switch m := strings.ToLower(mode); m {
+	case "require":
+		return "required"
+	case "auto", "on", "true", "yes":
+		return "automatic"
+	case "false", "no", "disable", "disabled":
+		return "off"
+	default:
+		return m
 	}
 }
 
-// scalarKeys lists the keys of a section that fit into one variable.
-func scalarKeys(t reflect.Type) []string {
-	var keys []string
-	for f := range slices.Values(reflect.VisibleFields(t)) {
-		kind := f.Type.Kind()
-		if kind == reflect.Pointer {
-			kind = f.Type.Elem().Kind()
-		}
-		key, _, _ := strings.Cut(f.Tag.Get("mapstructure"), ",")
-		scalar := kind == reflect.String || kind == reflect.Int || kind == reflect.Bool || kind == reflect.Float64 ||
-			kind == reflect.Slice && f.Type.Elem().Kind() == reflect.String
-		if key != "" && scalar {
-			keys = append(keys, key)
+// complete brings Python's words for logging into the logger's.
+func (l *Log) complete() []Warning {
+	var warnings []Warning
+	switch level := strings.ToLower(l.Level); level {
+	case "":
+		l.Level = DefaultLogLevel
+	case "notset":
+		l.Level = "debug"
+	case "critical", "fatal":
+		l.Level = "error"
+	case "warn":
+		l.Level = "warning"
+	default:
+		l.Level = level
+	}
+	if strings.Contains(l.Format, "%(") {
+		warnings = append(warnings, Warning{Path: "log.format", Text: "a format of Python's logging cannot be followed: lines are written as Patroni's default format has them (format: patroni)"})
+		l.Format = "patroni"
+	}
+	if strings.EqualFold(l.Type, "json") && l.Format == "" {
+		l.Format = "json"
+	}
+	for key, set := range map[string]bool{"log.dir": l.Dir != "", "log.dateformat": l.DateFormat != "", "log.loggers": len(l.Loggers) > 0} {
+		if set {
+			warnings = append(warnings, Warning{Path: key, Text: "has no effect: the log goes to stderr, for systemd's journal or the container's log"})
 		}
 	}
-	return keys
+	slices.SortFunc(warnings, func(a, b Warning) int { return strings.Compare(a.Path, b.Path) })
+	return warnings
 }
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

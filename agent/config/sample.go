@@ -3,8 +3,8 @@ package config
 import _ "embed"
 
 //go:embed sample.yml
-var sample []byte
+var sample string
 
 // Sample is the commented example that `lictor sample-config` prints. It is
-// refused until its passwords are set.
-func Sample() []byte { return sample }
+// refused until the placeholders in it have become passwords.
+func Sample() []byte { return []byte(sample) }

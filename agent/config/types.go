@@ -35,7 +35,7 @@ type RestAPI struct {
 	Authentication          Credentials       `mapstructure:"authentication"`
 	CertFile                string            `mapstructure:"certfile"`
 	KeyFile                 string            `mapstructure:"keyfile"`
-	KeyFilePassword         string            `mapstructure:"keyfile_password"`
+	KeyFilePassword         string            `mapstructure:"keyfile_password" json:"-"`
 	CAFile                  string            `mapstructure:"cafile"`
 	Ciphers                 string            `mapstructure:"ciphers"`
 	VerifyClient            string            `mapstructure:"verify_client"` // none, optional, required
@@ -52,7 +52,7 @@ type Ctl struct {
 	Insecure        bool        `mapstructure:"insecure"`
 	CertFile        string      `mapstructure:"certfile"`
 	KeyFile         string      `mapstructure:"keyfile"`
-	KeyFilePassword string      `mapstructure:"keyfile_password"`
+	KeyFilePassword string      `mapstructure:"keyfile_password" json:"-"`
 	CACert          string      `mapstructure:"cacert"`
 	Authentication  Credentials `mapstructure:"authentication"`
 }
@@ -60,10 +60,10 @@ type Ctl struct {
 // Credentials are a user name and its password.
 type Credentials struct {
 	Username string `mapstructure:"username"`
-	Password string `mapstructure:"password"`
+	Password string `mapstructure:"password" json:"-"`
 }
 
-// Consul is how the agent reaches Consul.
+// Consul is how the agent reaches Consul; the bouncer has the same section.
 type Consul = settings.Consul
 
 // Bootstrap says how the very first member of a shard is made.
@@ -84,7 +84,7 @@ type Bootstrap struct {
 
 // BootstrapUser is a role that is created once, after initdb.
 type BootstrapUser struct {
-	Password string   `mapstructure:"password"`
+	Password string   `mapstructure:"password" json:"-"`
 	Options  []string `mapstructure:"options"` // e.g. createrole, createdb
 }
 
@@ -132,11 +132,11 @@ type Authentication struct {
 // PgUser is a PostgreSQL role and how to log in as it (libpq's words).
 type PgUser struct {
 	Username       string `mapstructure:"username"`
-	Password       string `mapstructure:"password"`
+	Password       string `mapstructure:"password" json:"-"`
 	SSLMode        string `mapstructure:"sslmode"`
 	SSLCert        string `mapstructure:"sslcert"`
 	SSLKey         string `mapstructure:"sslkey"`
-	SSLPassword    string `mapstructure:"sslpassword"`
+	SSLPassword    string `mapstructure:"sslpassword" json:"-"`
 	SSLRootCert    string `mapstructure:"sslrootcert"`
 	SSLCRL         string `mapstructure:"sslcrl"`
 	SSLCRLDir      string `mapstructure:"sslcrldir"`
@@ -192,6 +192,30 @@ type Fence struct {
 	DemoteBefore float64 `mapstructure:"demote_before"` // default ttl/4
 	KillBefore   float64 `mapstructure:"kill_before"`   // default ttl/10
 }
+
+// String shows the configuration as YAML, without its secrets.
+func (c Config) String() string { return settings.Dump(c) }
+
+// GoString does, too.
+func (c Config) GoString() string { return c.String() }
+
+// String shows the role without its passwords.
+func (u PgUser) String() string { return settings.Dump(u) }
+
+// GoString does, too.
+func (u PgUser) GoString() string { return u.String() }
+
+// String shows the user without the password.
+func (c Credentials) String() string { return settings.Dump(c) }
+
+// GoString does, too.
+func (c Credentials) GoString() string { return c.String() }
+
+// String shows the user without the password.
+func (u BootstrapUser) String() string { return settings.Dump(u) }
+
+// GoString does, too.
+func (u BootstrapUser) GoString() string { return u.String() }
 
 // Keys are the Consul keys of this shard.
 func (c Config) Keys() cluster.Keys {

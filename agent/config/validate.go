@@ -4,223 +4,321 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+	"unicode"
+
+	"github.com/google/shlex"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 )
 
-func (c *Config) setDefaults() {
-	set := func(field *string, value string) {
-		if *field == "" {
-			*field = value
-		}
-	}
-	set(&c.Namespace, cluster.DefaultNamespace)
-	set(&c.RestAPI.Listen, "127.0.0.1:8008")
-	set(&c.RestAPI.ConnectAddress, c.RestAPI.Listen)
-	set(&c.RestAPI.VerifyClient, "none")
-	set(&c.Postgres.ConnectAddress, c.Postgres.Listen)
-	set(&c.Watchdog.Mode, "off")
-	set(&c.Watchdog.Device, "/dev/watchdog")
-	set(&c.Watchdog.Driver, "default")
-	set(&c.Lictor.Compat, "patroni-4")
-	set(&c.Lictor.RoutesPrefix, cluster.DefaultRoutesPrefix)
-	set(&c.Consul.Consistency, "default")
-	if c.Postgres.PgCtlTimeout == 0 {
-		c.Postgres.PgCtlTimeout = 60
-	}
-}
-
-// placeholder is what the sample configuration has in the place of passwords.
-const placeholder = "CHANGE-ME"
-
 // Validate checks what decoding cannot: what must be there, forms, ranges, and
-// how settings go together. All problems are reported at once.
+// how settings go together. All problems are reported at once, each one a
+// cluster.Problem.
 func (c Config) Validate() ([]Warning, error) {
-	var (
-		errs     []error
-		warnings []Warning
-	)
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	for field, value := range map[string]string{
-		"scope": c.Scope, "name": c.Name, "postgresql.listen": c.Postgres.Listen, "postgresql.data_dir": c.Postgres.DataDir,
-		"postgresql.authentication.superuser.username":   c.Postgres.Authentication.Superuser.Username,
-		"postgresql.authentication.replication.username": c.Postgres.Authentication.Replication.Username,
-	} {
-		if value == "" {
-			fail("%s: must be set", field)
-		}
-	}
-	for field, value := range map[string]string{"scope": c.Scope, "name": c.Name} {
-		if strings.ContainsAny(value, "/ \t\n,") {
-			fail("%s: %q: must not contain blanks, slashes or commas", field, value)
-		}
-	}
-	if d := c.Postgres.DataDir; d != "" {
-		if d = filepath.Clean(d); d == "/" || d == "." || d == "/root" || d == "/home" || d == "/etc" || d == "/var" {
-			fail("postgresql.data_dir: %q: must be a directory of its own", c.Postgres.DataDir)
-		}
-	}
-	for field, value := range map[string]string{
-		"restapi.listen": c.RestAPI.Listen, "restapi.connect_address": c.RestAPI.ConnectAddress,
-		"postgresql.listen": c.Postgres.Listen, "postgresql.connect_address": c.Postgres.ConnectAddress,
-		"postgresql.proxy_address": c.Postgres.ProxyAddress,
-	} {
-		if value == "" {
-			continue
-		}
-		if err := checkAddress(value, strings.HasSuffix(field, "listen")); err != nil {
-			fail("%s: %q: %w", field, value, err)
-		}
-	}
-	for field, choice := range map[string]struct {
-		value string
-		of    []string
-	}{
-		"restapi.verify_client": {c.RestAPI.VerifyClient, []string{"none", "optional", "required"}},
-		"watchdog.mode":         {c.Watchdog.Mode, []string{"off", "automatic", "required"}},
-		"watchdog.driver":       {c.Watchdog.Driver, []string{"default", "testing"}},
-		"lictor.compat":         {c.Lictor.Compat, []string{"patroni-3", "patroni-4"}},
-		"consul.consistency":    {c.Consul.Consistency, []string{"default", "consistent", "stale"}},
-		"log.format":            {c.Log.Format, []string{"", "auto", "console", "json", "patroni"}},
-		"log.level":             {strings.ToLower(c.Log.Level), []string{"", "debug", "info", "warning", "warn", "error", "critical"}},
-	} {
-		if !slices.Contains(choice.of, choice.value) {
-			fail("%s: %q: must be one of %s", field, choice.value, strings.Join(slices.DeleteFunc(choice.of, func(s string) bool { return s == "" }), ", "))
-		}
-	}
-	if (c.RestAPI.CertFile == "") != (c.RestAPI.KeyFile == "") && c.RestAPI.KeyFile != "" {
-		fail("restapi.certfile: must be set when restapi.keyfile is")
-	}
-	if c.RestAPI.VerifyClient == "required" && (c.RestAPI.CertFile == "" || c.RestAPI.CAFile == "") {
-		fail("restapi.verify_client: required needs restapi.certfile and restapi.cafile")
-	}
-	for _, role := range []struct{ name, password string }{
-		{"superuser", c.Postgres.Authentication.Superuser.Password},
-		{"replication", c.Postgres.Authentication.Replication.Password},
-		{"rewind", c.Postgres.Authentication.Rewind.Password},
-	} {
-		if strings.Contains(role.password, placeholder) {
-			fail("postgresql.authentication.%s.password: still holds the placeholder of the sample configuration", role.name)
-		}
-	}
-	if _, err := c.Consul.Addresses(); err != nil {
-		errs = append(errs, err)
-	}
-	for _, name := range sortedKeys(c.Bootstrap.Users) {
-		if c.Bootstrap.Users[name].Password == "" {
-			warnings = append(warnings, Warning(fmt.Sprintf("bootstrap.users.%s: has no password", name)))
-		}
-	}
-	errs = append(errs, c.checkInitDB()...)
-	errs = append(errs, c.checkMethods()...)
-	dynamic, more, err := cluster.ParseDynamic(c.Bootstrap.DCS)
-	if err != nil {
-		fail("bootstrap.dcs: %w", err)
-	} else {
-		errs = append(errs, c.Lictor.Fence.check(dynamic.Timing)...)
-	}
-	for _, w := range more {
-		warnings = append(warnings, Warning("bootstrap.dcs: "+w))
-	}
+	v := &validation{}
+	v.names(c)
+	v.restAPI(c.RestAPI, c.Ctl)
+	v.add(c.Consul.Validate())
 	if c.Consul.RegisterService {
-		warnings = append(warnings, "consul.register_service: not supported yet, no service is registered")
+		v.warn("consul.register_service", "is not supported yet: no service is registered")
 	}
-	if c.Watchdog.Mode == "required" {
-		fail("watchdog.mode: required is not supported yet: set it to off")
+	timing := v.bootstrap(c.Bootstrap)
+	v.postgres(c)
+	v.tags(c.Tags)
+	v.oneOf("log.level", c.Log.Level, "debug", "info", "warning", "error")
+	v.oneOf("log.format", c.Log.Format, "auto", "console", "json", "patroni")
+	v.oneOf("log.type", strings.ToLower(c.Log.Type), "plain", "json")
+	v.oneOf("lictor.compat", c.Lictor.Compat, "patroni-3", "patroni-4")
+	if timing.TTL > 0 { // else its own problem has been reported
+		v.fence(c.Lictor.Fence, timing)
+		v.watchdog(c, timing)
 	}
-	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-	return warnings, errors.Join(errs...)
+	return v.warnings, errors.Join(v.errs...)
 }
 
-func (f Fence) check(t cluster.Timing) []error {
-	var errs []error
-	ttl := t.TTL.Seconds()
-	demote, kill := f.DemoteBefore, f.KillBefore
-	if demote == 0 {
-		demote = ttl / 4
-	}
-	if kill == 0 {
-		kill = ttl / 10
-	}
-	if kill < 0 || demote <= kill {
-		errs = append(errs, fmt.Errorf("lictor.fence: demote_before %.1f must be more than kill_before %.1f, which must be more than 0", demote, kill))
-	}
-	if room := (t.TTL - t.BeatInterval()).Seconds(); demote >= room {
-		errs = append(errs, fmt.Errorf("lictor.fence.demote_before: %.1f: must be less than ttl less one beat (%.1f), or a leader demotes between two beats", demote, room))
-	}
-	return errs
+// validation collects what is wrong.
+type validation struct {
+	errs     []error
+	warnings []Warning
 }
 
-// checkAddress checks host:port; a listen address may name several hosts.
-func checkAddress(address string, listen bool) error {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("must be host:port: %w", err)
+// problem says that a value breaks a rule. Values that are not set are not
+// shown, and secrets never come here.
+func problem(path, value, rule string) cluster.Problem {
+	p := cluster.Problem{Path: path, Rule: rule}
+	if value != "" {
+		p.Value = strconv.Quote(settings.Redact(value))
 	}
+	return p
+}
+
+func (v *validation) fail(path, value, format string, args ...any) {
+	v.errs = append(v.errs, problem(path, value, fmt.Sprintf(format, args...)))
+}
+
+func (v *validation) warn(path, format string, args ...any) {
+	v.warnings = append(v.warnings, Warning{Path: path, Text: fmt.Sprintf(format, args...)})
+}
+
+func (v *validation) add(warnings []Warning, err error) {
+	v.warnings = append(v.warnings, warnings...)
+	v.errs = append(v.errs, err)
+}
+
+// oneOf checks a choice; what is not set is the default.
+func (v *validation) oneOf(path, value string, choices ...string) {
+	if value != "" && !slices.Contains(choices, value) {
+		v.fail(path, value, "must be one of %s", strings.Join(choices, ", "))
+	}
+}
+
+func (v *validation) required(path, value, example string) bool {
+	if value == "" {
+		v.fail(path, "", "must be set, e.g. %s", example)
+	}
+	return value != ""
+}
+
+// file checks a file that must be there already.
+func (v *validation) file(path, name string) {
+	if name == "" {
+		return
+	}
+	if err := settings.CheckFile(name); err != nil {
+		v.fail(path, name, "%v", err)
+	}
+}
+
+// command checks that a command can be split into words: no shell runs it.
+func (v *validation) command(path, text string) {
+	if text == "" {
+		return
+	}
+	if words, err := shlex.Split(text); err != nil || len(words) == 0 {
+		v.fail(path, text, "must be a command with its arguments, quoted as in a shell")
+	}
+}
+
+// names checks what becomes part of Consul's keys. PostgreSQL's application_name
+// is the member's name; synchronous standbys are listed with commas.
+func (v *validation) names(c Config) {
+	if v.required("scope", c.Scope, "shard1") {
+		v.word("scope", c.Scope, "/")
+	}
+	if v.required("name", c.Name, "db1") {
+		v.word("name", c.Name, `/,"'`)
+		if len(c.Name) > 63 {
+			v.fail("name", c.Name, "must not be longer than 63 bytes, which is all that PostgreSQL keeps of it")
+		}
+	}
+	for _, prefix := range []struct{ path, value string }{{"namespace", c.Namespace}, {"lictor.routes_prefix", c.Lictor.RoutesPrefix}} {
+		v.word(prefix.path, prefix.value, "")
+		if strings.Contains(prefix.value, "//") {
+			v.fail(prefix.path, prefix.value, "must not contain an empty part (//)")
+		}
+	}
+	if strings.Trim(c.Lictor.RoutesPrefix, "/") == strings.Trim(c.Namespace, "/") {
+		v.fail("lictor.routes_prefix", c.Lictor.RoutesPrefix, "must differ from namespace: a shard named routes would mix with the routes")
+	}
+}
+
+func (v *validation) word(path, value, without string) {
+	if strings.ContainsAny(value, without) || strings.ContainsFunc(value, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
+		rule := "must not contain blanks"
+		if without != "" {
+			rule += " or any of " + without
+		}
+		v.fail(path, value, "%s", rule)
+	}
+}
+
+func (v *validation) restAPI(r RestAPI, ctl Ctl) {
+	if v.required("restapi.listen", r.Listen, "0.0.0.0:8008") {
+		v.listen("restapi.listen", r.Listen, false)
+		v.connect("restapi.connect_address", r.ConnectAddress, "restapi.listen", r.Listen)
+	}
+	v.oneOf("restapi.verify_client", r.VerifyClient, "none", "optional", "required")
+	v.oneOf("restapi.server_tokens", strings.ToLower(r.ServerTokens), "original", "minimal", "productonly")
+	if r.VerifyClient != "none" && r.VerifyClient != "" && r.CertFile == "" {
+		v.fail("restapi.certfile", "", "must be set: restapi.verify_client is %s, and only TLS can verify a client", r.VerifyClient)
+	}
+	if r.KeyFile != "" && r.CertFile == "" {
+		v.fail("restapi.certfile", "", "must be set together with restapi.keyfile")
+	}
+	for path, name := range map[string]string{
+		"restapi.certfile": r.CertFile, "restapi.keyfile": r.KeyFile, "restapi.cafile": r.CAFile,
+		"ctl.certfile": ctl.CertFile, "ctl.keyfile": ctl.KeyFile, "ctl.cacert": ctl.CACert,
+	} {
+		v.file(path, name)
+	}
+	for path, password := range map[string]string{"restapi.keyfile_password": r.KeyFilePassword, "ctl.keyfile_password": ctl.KeyFilePassword} {
+		if password != "" {
+			v.fail(path, "", "is not supported: use a key file without a password that only the agent may read")
+		}
+	}
+	if ctl.KeyFile != "" && ctl.CertFile == "" {
+		v.fail("ctl.certfile", "", "must be set together with ctl.keyfile")
+	}
+	v.credentials("restapi.authentication", r.Authentication)
+	v.credentials("ctl.authentication", ctl.Authentication)
+	for i, entry := range r.Allowlist {
+		if _, _, err := net.ParseCIDR(entry); err != nil && strings.Contains(entry, "/") {
+			v.fail(fmt.Sprintf("restapi.allowlist[%d]", i), entry, "must be an address, a network like 10.0.0.0/8, or a host name")
+		}
+	}
+}
+
+func (v *validation) credentials(path string, c Credentials) {
+	if (c.Username == "") != (c.Password == "") {
+		v.fail(path, "", "username and password must be set together")
+	}
+	v.password(path+".password", c.Password)
+}
+
+// Placeholder stands in the sample configuration where a password belongs.
+const Placeholder = "CHANGE-ME"
+
+// password refuses what is no secret.
+func (v *validation) password(path, password string) {
+	switch {
+	case strings.Contains(password, Placeholder):
+		v.fail(path, "", "is still the placeholder of the sample configuration: choose a password")
+	case strings.ContainsAny(password, "\r\n\x00"):
+		v.fail(path, "", "must be one line")
+	case slices.Contains([]string{"zalando", "rep-pass", "rewind_password"}, password):
+		v.warn(path, "is the password of Patroni's published examples: choose another one")
+	}
+}
+
+// listen checks host:port; PostgreSQL may listen on several hosts.
+func (v *validation) listen(path, value string, several bool) {
+	hosts, _, ok := splitAddress(value)
+	switch {
+	case !ok:
+		v.fail(path, value, "must be host:port")
+	case len(hosts) > 1 && !several:
+		v.fail(path, value, "must be one host:port")
+	}
+}
+
+// connect checks where others connect to. It is derived from where is listened,
+// if that is an address.
+func (v *validation) connect(path, value, listenPath, listen string) {
+	if value == "" {
+		if _, _, ok := splitAddress(listen); ok {
+			v.fail(path, "", "must be set: %s is %s, and other hosts cannot connect to that", listenPath, listen)
+		}
+		return
+	}
+	hosts, _, ok := splitAddress(value)
+	switch {
+	case !ok || len(hosts) > 1:
+		v.fail(path, value, "must be host:port")
+	case isWildcard(hosts[0]):
+		v.fail(path, value, "must be an address or name that other hosts can connect to")
+	}
+}
+
+// splitAddress takes host:port apart; there may be several hosts, with commas.
+func splitAddress(text string) (hosts []string, port string, ok bool) {
+	i := strings.LastIndexByte(text, ':')
+	if i < 0 {
+		return nil, "", false
+	}
+	port = text[i+1:]
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-		return errors.New("the port must be from 1 to 65535")
+		return nil, "", false
 	}
-	if host == "" && !listen || !listen && strings.ContainsAny(host, ",*") {
-		return errors.New("the host must be one name or address")
+	for host := range strings.SplitSeq(text[:i], ",") {
+		host = strings.TrimSpace(host)
+		host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+		if strings.ContainsAny(host, " \t\r\n/@?#[]'\"=;") || strings.Contains(host, ":") && net.ParseIP(host) == nil {
+			return nil, "", false
+		}
+		hosts = append(hosts, host)
 	}
-	if !listen && (host == "0.0.0.0" || host == "::") {
-		return errors.New("other hosts cannot connect to this address: set connect_address")
-	}
-	return nil
+	return hosts, port, true
 }
 
-// forbiddenInitDB are options that the agent sets itself.
-var forbiddenInitDB = [...]string{"pgdata", "nosync", "pwfile", "sync-only", "version"}
+func isWildcard(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || host == "*" || ip != nil && ip.IsUnspecified()
+}
 
-func (c Config) checkInitDB() []error {
-	var errs []error
-	for i, option := range c.Bootstrap.InitDB {
-		name := ""
-		switch o := option.(type) {
-		case string:
-			name = o
-		case map[string]any:
-			if len(o) == 1 {
-				name = sortedKeys(o)[0]
+func (v *validation) tags(tags map[string]any) {
+	for _, name := range []string{"nofailover", "clonefrom", "noloadbalance", "nosync", "nostream"} {
+		if value := tags[name]; value != nil {
+			if _, err := cluster.ParseBoolean(value); err != nil {
+				v.fail("tags."+name, fmt.Sprint(value), "%v", err)
 			}
 		}
-		switch {
-		case name == "":
-			errs = append(errs, fmt.Errorf("bootstrap.initdb[%d]: %v: must be an option or a map of one option to its value", i, option))
-		case slices.Contains(forbiddenInitDB[:], name):
-			errs = append(errs, fmt.Errorf("bootstrap.initdb[%d]: %s: is set by Lictor", i, name))
+	}
+	for _, name := range []string{"failover_priority", "sync_priority"} {
+		if value := tags[name]; value != nil {
+			if n, err := cluster.ParseInteger(value); err != nil || n < 0 {
+				v.fail("tags."+name, fmt.Sprint(value), "must be a whole number, 0 or more")
+			}
 		}
 	}
-	return errs
+	if value := tags["replicatefrom"]; value != nil {
+		if _, ok := value.(string); !ok {
+			v.fail("tags.replicatefrom", fmt.Sprint(value), "must be the name of a member")
+		}
+	}
+	if on, err := cluster.ParseBoolean(tags["nofailover"]); err == nil && on && cluster.FailoverPriority(map[string]any{"failover_priority": tags["failover_priority"]}) > 0 && tags["failover_priority"] != nil {
+		v.warn("tags.failover_priority", "has no effect beside nofailover: true")
+	}
 }
 
-// checkMethods refuses keys of the open sections that name no method: they are
-// most likely misspelt.
-func (c Config) checkMethods() []error {
-	var errs []error
-	for _, name := range sortedKeys(c.Bootstrap.Methods) {
-		if name != c.Bootstrap.Method {
-			errs = append(errs, fmt.Errorf("bootstrap.%s: is not a known key, nor the method that bootstrap.method names%s", name, settings.Meant(Bootstrap{}, name)))
+// fence checks the moments, before the end of the lease, at which a leader that
+// cannot renew it stops PostgreSQL (docs/design.md, ruling 4).
+func (v *validation) fence(f Fence, t cluster.Timing) {
+	demote, kill := f.DemoteBefore, f.KillBefore
+	if demote == 0 {
+		demote = t.TTL.Seconds() / 4
+	}
+	if kill == 0 {
+		kill = t.TTL.Seconds() / 10
+	}
+	// A lease is renewed every beat; with no more left than this it would be
+	// fenced between two beats.
+	room := (t.TTL - t.BeatInterval()).Seconds()
+	show := func(n float64) string { return strconv.FormatFloat(n, 'g', -1, 64) }
+	for _, field := range []struct {
+		path  string
+		value float64
+	}{{"lictor.fence.demote_before", demote}, {"lictor.fence.kill_before", kill}} {
+		switch {
+		case !(field.value > 0): // NaN, too
+			v.fail(field.path, show(field.value), "must be more than 0 s")
+			return
+		case field.value >= room:
+			v.fail(field.path, show(field.value), "must be less than ttl - one beat = %s s, or the leader is fenced between two beats", show(room))
+			return
 		}
 	}
-	if m := c.Bootstrap.Method; m != "" && m != "initdb" {
-		errs = append(errs, fmt.Errorf("bootstrap.method: %s: custom methods are not supported yet", m))
+	if demote <= kill {
+		v.fail("lictor.fence.demote_before", show(demote), "must be more than lictor.fence.kill_before, which is %s s: PostgreSQL is stopped first and killed later", show(kill))
 	}
-	known := []string{"on_primary_start_timeout", "pg_ctl_options", "create_replica_method"}
-	for _, name := range sortedKeys(c.Postgres.Methods) {
-		if !slices.Contains(c.Postgres.CreateReplica, name) && !slices.Contains(known, name) {
-			errs = append(errs, fmt.Errorf("postgresql.%s: is not a known key, nor a method of postgresql.create_replica_methods%s", name, settings.Meant(Postgres{}, name)))
-		}
+}
+
+// watchdog checks the device's settings against the lease.
+func (v *validation) watchdog(c Config, t cluster.Timing) {
+	w := c.Watchdog
+	v.oneOf("watchdog.mode", w.Mode, "off", "automatic", "required")
+	v.oneOf("watchdog.driver", w.Driver, "default", "testing")
+	if w.SafetyMargin != nil && (*w.SafetyMargin < -1 || time.Duration(*w.SafetyMargin)*time.Second >= t.TTL) {
+		v.fail("watchdog.safety_margin", strconv.Itoa(*w.SafetyMargin), "must be from 0 to less than ttl (%s), or -1 for half of ttl", t.TTL)
 	}
-	for _, method := range c.Postgres.CreateReplica {
-		if method != "basebackup" {
-			errs = append(errs, fmt.Errorf("postgresql.create_replica_methods: %s: only basebackup is supported yet", method))
-		}
+	switch w.Mode {
+	case "required":
+		v.fail("watchdog.mode", w.Mode, "is not supported yet, and Lictor does not promote without a watchdog while pretending to have one: set it to off")
+	case "automatic":
+		v.warn("watchdog.mode", "the watchdog device is not used yet: a host that hangs as a whole is not reset")
 	}
-	return errs
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer"
 	"github.com/lictor-ha/lictor/e2e/demo"
 )
@@ -16,13 +17,16 @@ func bouncerCommand() *cobra.Command {
 		Short: "Watch the leaders of many shards and make PgBouncer follow them",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := bouncer.LoadConfig(args[0])
+			cfg, warnings, err := bouncer.Load(settings.Source{Path: args[0], Environ: os.Environ()})
 			if err != nil {
 				return err
 			}
 			log, err := newLogger(cfg.Log.Level, cfg.Log.Format)
 			if err != nil {
 				return err
+			}
+			for _, w := range warnings {
+				log.Warn().Msg(w.String())
 			}
 			stop, _, release := signals()
 			defer release()
@@ -43,7 +47,7 @@ func bouncerCommand() *cobra.Command {
 		Short: "Print the configuration that PgBouncer would get now",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := bouncer.LoadConfig(args[0])
+			cfg, _, err := bouncer.Load(settings.Source{Path: args[0], Environ: os.Environ()})
 			if err != nil {
 				return err
 			}

@@ -28,7 +28,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		agentCommand(), bouncerCommand(), guardCommand(),
+		agentCommand(), bouncerCommand(),
 		listCommand(), switchoverCommand(),
 		validateCommand(), sampleConfigCommand(), demoCommand(),
 	)

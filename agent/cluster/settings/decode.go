@@ -18,9 +18,8 @@ import (
 // and wrong types are problems, all of them at once; a map in the struct takes
 // any key. Names count with their case.
 func (t *tree) decode(into any) []error {
-	var meta mapstructure.Metadata
 	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
-		Result: into, Metadata: &meta, DecodeHook: convert,
+		Result: into, DecodeHook: convert,
 		MatchName: func(key, field string) bool { return key == field },
 	})
 	if err != nil {
@@ -32,21 +31,13 @@ func (t *tree) decode(into any) []error {
 		for _, name := range failedNames(err) {
 			path := dotted(name)
 			expected, _ := typeAt(root, path)
-			value, _ := t.lookup(strings.NewReplacer("[", ".[").Replace(path))
-			if value == nil {
-				value = t.item(path)
-			}
-			errs = append(errs, cluster.Problem{Path: path, Value: display(path, expected, value), Rule: "must be " + describe(expected)})
+			errs = append(errs, cluster.Problem{Path: path, Value: display(path, expected, t.item(path)), Rule: "must be " + describe(expected)})
 		}
 	}
-	slices.Sort(meta.Unused)
-	for _, name := range meta.Unused {
-		errs = append(errs, Unknown(reflect.New(root).Elem().Interface(), dotted(name)))
-	}
-	return errs
+	return append(errs, unknownKeys(root, t.values, "")...)
 }
 
-// item finds a value below a list.
+// item finds a value, below lists as well.
 func (t *tree) item(path string) any {
 	var value any = t.values
 	for path != "" {
@@ -73,27 +64,55 @@ func (t *tree) item(path string) any {
 
 // failedNames lists the settings that could not be decoded.
 func failedNames(err error) []string {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // a list is taken apart
+	//nolint:errorlint // each level of the error is taken apart
+	switch e := err.(type) {
+	case interface{ Unwrap() []error }:
 		var all []string
-		for _, e := range joined.Unwrap() {
-			all = append(all, failedNames(e)...)
+		for _, inner := range e.Unwrap() {
+			all = append(all, failedNames(inner)...)
 		}
 		return all
+	case *mapstructure.DecodeError:
+		if below := failedNames(e.Unwrap()); len(below) > 0 {
+			return below
+		}
+		return []string{e.Name()}
+	case interface{ Unwrap() error }:
+		return failedNames(e.Unwrap())
 	}
-	var inner *mapstructure.DecodeError
-	if !errors.As(err, &inner) {
-		return []string{""}
+	return nil
+}
+
+// unknownKeys walks a section and lists the keys that its struct does not have.
+func unknownKeys(t reflect.Type, value any, path string) (errs []error) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
 	}
-	var below []string
-	for _, name := range failedNames(inner.Unwrap()) {
-		if name != "" {
-			below = append(below, name)
+	switch v := value.(type) {
+	case map[string]any:
+		for _, key := range sortedKeys(v) {
+			below := join(path, key)
+			switch t.Kind() {
+			case reflect.Map:
+				errs = append(errs, unknownKeys(t.Elem(), v[key], below)...)
+			case reflect.Struct:
+				field, known := fieldByName(t, key)
+				switch {
+				case known:
+					errs = append(errs, unknownKeys(field.Type, v[key], below)...)
+				case !slices.ContainsFunc(reflect.VisibleFields(t), isRemain):
+					errs = append(errs, unknown(t, below, key))
+				}
+			}
+		}
+	case []any:
+		if t.Kind() == reflect.Slice {
+			for i, item := range v {
+				errs = append(errs, unknownKeys(t.Elem(), item, fmt.Sprintf("%s[%d]", path, i))...)
+			}
 		}
 	}
-	if below != nil {
-		return below
-	}
-	return []string{inner.Name()}
+	return errs
 }
 
 // convert makes of a value what the field takes, as far as YAML's writers expect
@@ -160,16 +179,20 @@ func number(to reflect.Type, value any) (any, error) {
 
 // Unknown is the problem of a key that the configuration does not have; config is
 // any value of its struct. It says which key was perhaps meant.
-func Unknown(config any, path string) error {
+func Unknown(config any, path string) cluster.Problem {
 	section, key := "", path
 	if i := strings.LastIndexByte(path, '.'); i >= 0 {
 		section, key = path[:i], path[i+1:]
 	}
+	t, _ := typeAt(reflect.TypeOf(config), section)
+	return unknown(t, path, key)
+}
+
+// unknown is the problem of a key that the section t does not have.
+func unknown(t reflect.Type, path, key string) cluster.Problem {
 	p := cluster.Problem{Path: path, Rule: "is not a known key"}
-	if t, ok := typeAt(reflect.TypeOf(config), section); ok {
-		if name := Closest(key, fieldNames(t)); name != "" {
-			p.Rule += "; did you mean " + name + "?"
-		}
+	if name := Closest(key, fieldNames(t)); name != "" {
+		p.Rule += "; did you mean " + name + "?"
 	}
 	return p
 }
@@ -315,10 +338,10 @@ func fieldByName(t reflect.Type, name string) (reflect.StructField, bool) {
 
 // fieldNames lists the keys of a section.
 func fieldNames(t reflect.Type) []string {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
+	for t != nil && (t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map) {
 		t = t.Elem()
 	}
-	if t.Kind() != reflect.Struct {
+	if t == nil || t.Kind() != reflect.Struct {
 		return nil
 	}
 	var names []string

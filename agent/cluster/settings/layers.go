@@ -118,7 +118,7 @@ func (l *layers) other(prefix, short, text string, known map[string]string) {
 			return
 		}
 	}
-	if l.user(short, text, "environment variable "+prefix+short) {
+	if l.user(prefix, short, text) {
 		return
 	}
 	// Programs have variables of their own with this prefix: only what looks
@@ -130,10 +130,10 @@ func (l *layers) other(prefix, short, text string, known map[string]string) {
 	}
 }
 
-// user takes PREFIX_<user>_PASSWORD and PREFIX_<user>_OPTIONS, Patroni's way to
+// user takes PATRONI_<user>_PASSWORD and PATRONI_<user>_OPTIONS, Patroni's way to
 // have users created at bootstrap.
-func (l *layers) user(short, text, origin string) bool {
-	if l.schema.UserVariables == "" {
+func (l *layers) user(prefix, short, text string) bool {
+	if prefix != patroniPrefix || l.schema.UserVariables == "" {
 		return false
 	}
 	base := splitPath(l.schema.UserVariables)
@@ -143,7 +143,7 @@ func (l *layers) user(short, text, origin string) bool {
 			if field == "options" {
 				value = toAny(SplitList(strings.Trim(strings.TrimSpace(text), "[]")))
 			}
-			l.users = append(l.users, override{path: append(base[:len(base):len(base)], name, field), value: value, origin: origin})
+			l.users = append(l.users, override{path: append(base[:len(base):len(base)], name, field), value: value, origin: "environment variable " + prefix + short})
 			return true
 		}
 	}

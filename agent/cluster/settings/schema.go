@@ -16,7 +16,7 @@ type Schema struct {
 	// each with the path that it sets. They count with LICTOR_, too.
 	Patroni map[string]string
 	// UserVariables has the path of the map whose users may be set with
-	// PREFIX_<user>_PASSWORD and PREFIX_<user>_OPTIONS; empty: none.
+	// PATRONI_<user>_PASSWORD and PATRONI_<user>_OPTIONS; empty: none.
 	UserVariables string
 	// Renamed are old names of settings and the new one of each, in full.
 	Renamed map[string]string

@@ -1,0 +1,297 @@
+package config
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
+)
+
+func (v *validation) postgres(c Config) {
+	p := c.Postgres
+	if v.required("postgresql.listen", p.Listen, "0.0.0.0:5432") {
+		v.listen("postgresql.listen", p.Listen, true)
+		v.connect("postgresql.connect_address", p.ConnectAddress, "postgresql.listen", p.Listen)
+	}
+	if p.ProxyAddress != "" {
+		v.connect("postgresql.proxy_address", p.ProxyAddress, "", "")
+	}
+	if v.required("postgresql.data_dir", p.DataDir, "/var/lib/postgresql/15/shard1") {
+		v.dataDir(p.DataDir)
+	}
+	if p.BinDir != "" {
+		if info, err := os.Stat(p.BinDir); err != nil || !info.IsDir() {
+			v.fail("postgresql.bin_dir", p.BinDir, "must be the directory of PostgreSQL's programs")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.BinName)) {
+		if !slices.Contains(programs(), name) {
+			v.fail("postgresql.bin_name."+name, p.BinName[name], "must be for one of %s", strings.Join(programs(), ", "))
+		}
+	}
+	if p.PgPass != "" && p.PgPass == p.DataDir {
+		v.fail("postgresql.pgpass", p.PgPass, "must be the path of a file")
+	}
+	v.authentication(p)
+	v.parameters("postgresql.parameters", p.Parameters)
+	v.parameters("postgresql.recovery_conf", p.RecoveryConf)
+	for key, command := range map[string]string{
+		"callbacks.on_start": p.Callbacks.OnStart, "callbacks.on_stop": p.Callbacks.OnStop,
+		"callbacks.on_restart": p.Callbacks.OnRestart, "callbacks.on_reload": p.Callbacks.OnReload,
+		"callbacks.on_role_change": p.Callbacks.OnRoleChange,
+		"pre_promote":              p.PrePromote, "before_stop": p.BeforeStop,
+	} {
+		v.command("postgresql."+key, command)
+	}
+	if p.PgCtlTimeout < 1 {
+		v.fail("postgresql.pg_ctl_timeout", fmt.Sprint(p.PgCtlTimeout), "must be at least 1 s")
+	}
+	v.baseBackup(p.BaseBackup)
+	v.methods(c)
+	if u := c.Lictor.OSUser; u != "" && os.Geteuid() == 0 {
+		account, err := user.Lookup(u)
+		switch {
+		case err != nil:
+			v.fail("lictor.os_user", u, "must be a user of this host")
+		case account.Uid == "0":
+			v.fail("lictor.os_user", u, "must not be root: PostgreSQL refuses to run as root")
+		}
+	}
+}
+
+// systemDirs hold more than one program's files.
+func systemDirs() []string {
+	return []string{
+		"/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/proc", "/root",
+		"/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/local", "/var", "/var/lib", "/var/run", "/var/tmp",
+	}
+}
+
+// dataDir refuses a directory that is not PostgreSQL's alone: a reinitialisation
+// would remove it.
+func (v *validation) dataDir(dir string) {
+	const path = "postgresql.data_dir"
+	dir = filepath.Clean(dir)
+	switch info, err := os.Stat(dir); {
+	case slices.Contains(systemDirs(), dir):
+		v.fail(path, dir, "must be a directory of its own: a new replica replaces all that is in it")
+	case slices.Contains(homes(), dir):
+		v.fail(path, dir, "must be a directory of its own, not a user's home: a new replica replaces all that is in it")
+	case err == nil && !info.IsDir():
+		v.fail(path, dir, "must be a directory")
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		v.fail(path, dir, "cannot be looked at: %v", errors.Unwrap(err))
+	}
+}
+
+// homes lists the home directories of this host's users.
+func homes() []string {
+	var dirs []string
+	if home, err := os.UserHomeDir(); err == nil {
+		dirs = append(dirs, filepath.Clean(home))
+	}
+	passwd, err := os.Open("/etc/passwd")
+	if err != nil {
+		return dirs
+	}
+	defer passwd.Close()
+	for lines := bufio.NewScanner(passwd); lines.Scan(); {
+		if fields := strings.Split(lines.Text(), ":"); len(fields) > 5 && fields[5] != "" {
+			dirs = append(dirs, filepath.Clean(fields[5]))
+		}
+	}
+	return dirs
+}
+
+// authentication checks the roles. Nobody has a default password: a superuser
+// without one must come through the unix socket, where PostgreSQL knows the
+// user of the process, or with a certificate.
+func (v *validation) authentication(p Postgres) {
+	a := p.Authentication
+	for _, role := range []struct {
+		name string
+		user PgUser
+	}{{"superuser", a.Superuser}, {"replication", a.Replication}, {"rewind", a.Rewind}} {
+		path, u := "postgresql.authentication."+role.name, role.user
+		v.password(path+".password", u.Password)
+		v.oneOf(path+".sslmode", u.SSLMode, "disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+		v.oneOf(path+".gssencmode", u.GSSEncMode, "disable", "prefer", "require")
+		v.oneOf(path+".channel_binding", u.ChannelBinding, "disable", "prefer", "require")
+		v.file(path+".sslcert", u.SSLCert)
+		v.file(path+".sslkey", u.SSLKey)
+		v.file(path+".sslcrl", u.SSLCRL)
+		if u.SSLRootCert != "system" {
+			v.file(path+".sslrootcert", u.SSLRootCert)
+		}
+		if u.Username == "" && u.Password != "" {
+			v.fail(path+".username", "", "must be set together with the password")
+		}
+	}
+	v.required("postgresql.authentication.replication.username", a.Replication.Username, "replicator")
+	if a.Superuser.Password == "" && a.Superuser.SSLCert == "" && !p.UseUnixSocket {
+		v.fail("postgresql.authentication.superuser.password", "",
+			"must be set, unless postgresql.use_unix_socket is true (peer authentication) or sslcert is set")
+	}
+	if a.Replication.Username != "" && a.Replication.Password == "" && a.Replication.SSLCert == "" {
+		v.warn("postgresql.authentication.replication.password", "is not set: replicas can only connect where pg_hba demands no password")
+	}
+	if a.Rewind.Username != "" && a.Rewind.Password == "" && a.Rewind.SSLCert == "" {
+		v.warn("postgresql.authentication.rewind.password", "is not set: pg_rewind can only connect where pg_hba demands no password")
+	}
+}
+
+func parameterName() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$`)
+}
+
+// parameters checks names and that values are single ones.
+func (v *validation) parameters(path string, parameters map[string]any) {
+	valid := parameterName()
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		switch value := parameters[name].(type) {
+		case map[string]any, []any:
+			v.fail(path+"."+name, "", "must be a single value")
+		case string:
+			if strings.ContainsAny(value, "\r\n\x00") {
+				v.fail(path+"."+name, "", "must be one line")
+			}
+		}
+		if !valid.MatchString(name) {
+			v.fail(path+"."+name, "", "is not the name of a parameter")
+		}
+	}
+}
+
+// bootstrap checks how a new shard is made, and returns the timing with which it
+// begins; zero when that is not valid.
+func (v *validation) bootstrap(b Bootstrap) cluster.Timing {
+	dynamic, warnings, err := cluster.ParseDynamic(b.DCS)
+	for _, p := range cluster.Problems(err) {
+		p.Path = "bootstrap.dcs." + p.Path
+		v.errs = append(v.errs, p)
+	}
+	for _, w := range warnings {
+		if w.Path != "standby_cluster" { // refused below
+			v.warn("bootstrap.dcs."+w.Path, "%s", w.Text)
+		}
+	}
+	if len(dynamic.StandbyCluster) > 0 {
+		v.fail("bootstrap.dcs.standby_cluster", "", "standby clusters are not supported yet: this shard would take writes of its own")
+	}
+	if err == nil {
+		if _, err := cluster.CanonicalJSON(b.DCS); err != nil {
+			v.fail("bootstrap.dcs", "", "must be possible to write as JSON: %v", errors.Unwrap(err))
+		}
+	}
+	v.parameters("bootstrap.dcs.postgresql.parameters", dynamic.Postgres.Parameters)
+	for i, option := range b.InitDB {
+		v.option(fmt.Sprintf("bootstrap.initdb[%d]", i), option, "pgdata", "nosync", "no-sync", "pwfile", "sync-only", "version")
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.Users)) {
+		v.password("bootstrap.users."+name+".password", b.Users[name].Password)
+		if b.Users[name].Password == "" {
+			v.warn("bootstrap.users."+name, "has no password")
+		}
+	}
+	v.command("bootstrap.post_bootstrap", b.PostBootstrap)
+	return dynamic.Timing
+}
+
+// option checks one option of initdb or pg_basebackup: a name, or a map of one
+// name to its value. Some are the agent's own.
+func (v *validation) option(path string, option any, own ...string) {
+	name := ""
+	switch o := option.(type) {
+	case string:
+		name = o
+	case map[string]any:
+		for key, value := range o {
+			switch value.(type) {
+			case map[string]any, []any, nil:
+			default:
+				name = key
+			}
+		}
+		if len(o) != 1 {
+			name = ""
+		}
+	}
+	name, _, _ = strings.Cut(strings.TrimLeft(name, "-"), "=")
+	switch {
+	case name == "" || strings.ContainsAny(name, " \t\r\n"):
+		v.fail(path, "", "must be the name of an option, or a map of one name to its value")
+	case slices.Contains(own, name):
+		v.fail(path, name, "must not be set: Lictor sets this option itself")
+	}
+}
+
+func (v *validation) baseBackup(options any) {
+	own := []string{
+		"pgdata", "format", "wal-method", "xlog-method", "gzip", "compress", "version", "dbname", "host", "port",
+		"username", "password", "no-password",
+	}
+	switch o := options.(type) {
+	case nil:
+	case []any:
+		for i, option := range o {
+			v.option(fmt.Sprintf("postgresql.basebackup[%d]", i), option, own...)
+		}
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(o)) {
+			v.option("postgresql.basebackup."+name, map[string]any{name: o[name]}, own...)
+		}
+	default:
+		v.fail("postgresql.basebackup", "", "must be a list or a map of pg_basebackup's options")
+	}
+}
+
+// methods checks the keys that are no settings: each must be a custom method
+// that is in use, or it is most likely a slip.
+func (v *validation) methods(c Config) {
+	custom := func(section, name, used string, value any, inUse bool) {
+		m, isMap := value.(map[string]any)
+		if !inUse || !isMap {
+			p := settings.Unknown(Config{}, section+"."+name)
+			if isMap {
+				p.Rule += "; a custom method must be named in " + used
+			}
+			v.errs = append(v.errs, p)
+			return
+		}
+		if command, _ := m["command"].(string); command != "" {
+			v.command(section+"."+name+".command", command)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Bootstrap.Methods)) {
+		// Patroni's files keep the map of a method that is not in use now.
+		inUse := name == c.Bootstrap.Method || hasCommand(c.Bootstrap.Methods[name])
+		custom("bootstrap", name, "bootstrap.method", c.Bootstrap.Methods[name], inUse)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Postgres.Methods)) {
+		inUse := slices.Contains(c.Postgres.CreateReplica, name) || hasCommand(c.Postgres.Methods[name])
+		custom("postgresql", name, "postgresql.create_replica_methods", c.Postgres.Methods[name], inUse)
+	}
+	if m := c.Bootstrap.Method; m != "" && m != "initdb" {
+		if m, ok := c.Bootstrap.Methods[m].(map[string]any); !ok || m["command"] == nil {
+			v.fail("bootstrap.method", c.Bootstrap.Method, "must be initdb, or have a section bootstrap.%s with a command", c.Bootstrap.Method)
+		}
+		v.warn("bootstrap.method", "custom methods are not supported yet: this member cannot make a new shard, it can only join one")
+	}
+	if methods := slices.DeleteFunc(slices.Clone(c.Postgres.CreateReplica), func(m string) bool { return m == "basebackup" }); len(methods) > 0 {
+		v.warn("postgresql.create_replica_methods", "custom methods are not supported yet: replicas are made with pg_basebackup instead of %s", strings.Join(methods, ", "))
+	}
+}
+
+func hasCommand(value any) bool {
+	m, _ := value.(map[string]any)
+	return m["command"] != nil
+}

@@ -1,0 +1,310 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// patience bounds every wait; it says nothing about how fast things are.
+const patience = time.Minute
+
+// secret is in every password of these tests, and nowhere else.
+const secret = "s3cr:et\\'"
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func binDir(t *testing.T) string {
+	t.Helper()
+	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if len(dirs) == 0 {
+		t.Skip("no PostgreSQL programs in /usr/lib/postgresql")
+	}
+	return dirs[len(dirs)-1]
+}
+
+// newDir is a directory that PostgreSQL's user can reach.
+func newDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "lictor-pg-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o777))
+	return dir
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func settings(t *testing.T, dir, name string) Settings {
+	t.Helper()
+	launcher := &DirectLauncher{}
+	yes := true
+	s := Settings{
+		Scope: "shard", Name: name, Launcher: launcher, Log: zerolog.New(zerolog.NewTestWriter(t)),
+		Postgres: config.Postgres{
+			Listen: fmt.Sprintf("127.0.0.1:%d", freePort(t)), DataDir: filepath.Join(dir, name), BinDir: binDir(t),
+			Parameters:  map[string]any{"fsync": "off", "unix_socket_directories": dir, "pg_stat_statements.max": 77},
+			UsePgRewind: &yes,
+		},
+	}
+	s.Postgres.Authentication.Superuser = config.PgUser{Username: "postgres", Password: secret + "super"}
+	s.Postgres.Authentication.Replication = config.PgUser{Username: "replicator", Password: secret + "repl"}
+	s.Postgres.Authentication.Rewind = config.PgUser{Username: "Rewinder", Password: secret + "rewind"}
+	return s
+}
+
+func newInstance(t *testing.T, s Settings) *Instance {
+	t.Helper()
+	p, err := New(s)
+	must(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := p.Kill(ctx); err != nil {
+			t.Error(err)
+		}
+		s.Launcher.(*DirectLauncher).reapers.Wait()
+	})
+	return p
+}
+
+func bootstrapped(ctx context.Context, t *testing.T, p *Instance) string {
+	t.Helper()
+	id, err := p.Bootstrap(ctx, config.Bootstrap{InitDB: []any{"data-checksums", map[string]any{"encoding": "UTF8"}}})
+	must(t, err)
+	must(t, p.FinishBootstrap())
+	return id
+}
+
+func upstream(p *Instance) Upstream { return Upstream{Name: p.name, Host: "127.0.0.1", Port: p.port} }
+
+func observe(ctx context.Context, t *testing.T, p *Instance, what string, holds func(State) bool) State {
+	t.Helper()
+	for {
+		s, err := p.Observe(ctx)
+		if err == nil && holds(s) {
+			return s
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: %+v %v", what, s, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func sql(ctx context.Context, t *testing.T, p *Instance, statement string) {
+	t.Helper()
+	conn, err := p.dedicated(ctx)
+	must(t, err)
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, statement)
+	must(t, err)
+}
+
+// The life of a shard's two members: bootstrap, clone, stream, promote, diverge,
+// rewind, crash.
+func TestTwoMembers(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	a, b := newInstance(t, settings(t, dir, "a")), newInstance(t, settings(t, dir, "b-1"))
+
+	if d, err := a.DataDir(ctx); err != nil || d.State != Empty {
+		t.Fatalf("before: %+v %v", d, err)
+	}
+	id := bootstrapped(ctx, t, a)
+	if a.Running() {
+		t.Error("runs after the bootstrap")
+	}
+	d, err := a.DataDir(ctx)
+	must(t, err)
+	if d.State != Valid || d.Control.SystemIdentifier != id || d.Standby {
+		t.Errorf("after the bootstrap: %+v, want system identifier %s", d, id)
+	}
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	s := observe(ctx, t, a, "primary", func(s State) bool { return s.Accepting })
+	if s.InRecovery || s.Timeline != 1 || s.WriteLSN == 0 || s.SystemIdentifier != id || s.StartTime.IsZero() || s.ServerVersion < 120000 {
+		t.Errorf("primary: %+v", s)
+	}
+	must(t, a.SyncSlots(ctx, []string{"b-1", "gone"}, func(Slot) bool { return false }))
+	must(t, a.SyncSlots(ctx, []string{"b-1"}, func(Slot) bool { return false }))
+
+	var lastDone int64
+	must(t, b.BaseBackup(ctx, upstream(a), func(done, _ int64) { lastDone = done }))
+	if lastDone == 0 {
+		t.Error("no progress was told")
+	}
+	up := upstream(a)
+	must(t, b.Start(ctx, StartAs{Role: Replica, Upstream: &up}))
+	observe(ctx, t, b, "replica streams", func(s State) bool { return s.InRecovery && s.ReplicationState == Streaming })
+	s = observe(ctx, t, a, "one standby", func(s State) bool { return len(s.Standbys) == 1 && s.Standbys[0].State == Streaming })
+	if s.Standbys[0].ApplicationName != "b-1" {
+		t.Errorf("standby: %+v", s.Standbys[0])
+	}
+
+	since, err := a.SetSynchronousStandbys(ctx, []string{"b-1"})
+	must(t, err)
+	s = observe(ctx, t, a, "synchronous", func(s State) bool {
+		return len(s.Standbys) == 1 && s.Standbys[0].SyncState == "sync" && s.Standbys[0].FlushLSN >= since
+	})
+	if s.SyncNames != `"b-1"` {
+		t.Errorf("synchronous_standby_names: %s", s.SyncNames)
+	}
+	t.Run("a restarted agent goes on waiting", func(t *testing.T) {
+		again, err := New(Settings{Scope: "shard", Name: "a", Postgres: *a.local.Load(), Launcher: &DirectLauncher{}, Log: zerolog.Nop()})
+		must(t, err)
+		if adopted, err := again.Adopt(); err != nil || !adopted {
+			t.Fatalf("adopted: %v %v", adopted, err)
+		}
+		must(t, again.Rewrite(ctx))
+		if got := again.SyncStandbys(); len(got) != 1 || got[0] != "b-1" {
+			t.Errorf("synchronous standbys: %v", got)
+		}
+		again.hangUp()
+	})
+	noSecrets(t, dir, a, b)
+
+	// a crashes with a backend that goes on, b is promoted, a's WAL goes on.
+	must(t, func() error { _, err := a.SetSynchronousStandbys(ctx, nil); return err }())
+	must(t, b.Promote(ctx))
+	observe(ctx, t, b, "promoted", func(s State) bool { return !s.InRecovery && s.Timeline == 2 })
+	must(t, b.Checkpoint(ctx))
+	history, err := b.TimelineHistory(2)
+	must(t, err)
+	if len(history) != 1 || history[0].Timeline != 1 || history[0].LSN == 0 || history[0].Reason == "" {
+		t.Errorf("history: %+v", history)
+	}
+	sql(ctx, t, a, "CREATE TABLE public.only_here AS SELECT generate_series(1, 1000)")
+	busy, err := a.dedicated(ctx)
+	must(t, err)
+	defer busy.Close(context.Background())
+	sleeping := make(chan error, 1)
+	go func() { _, err := busy.Exec(ctx, "SELECT pg_sleep(100)"); sleeping <- err }()
+	awaitBackends(ctx, t, a.dataDir)
+	must(t, a.signal(syscall.SIGKILL))
+	<-a.Exited()
+	if s, err := a.Observe(ctx); err != nil || s.Running {
+		t.Errorf("after the crash: %+v %v", s, err)
+	}
+	upB := upstream(b)
+	if _, err := a.Rewind(ctx, upB, false); err == nil || !strings.Contains(err.Error(), "use_pg_rewind") {
+		t.Errorf("rewound without permission: %v", err)
+	}
+	outcome, err := a.Rewind(ctx, upB, true)
+	must(t, err)
+	if outcome != Rewound {
+		t.Errorf("outcome: %s", outcome)
+	}
+	must(t, b.SyncSlots(ctx, []string{"a"}, func(Slot) bool { return false }))
+	must(t, a.Start(ctx, StartAs{Role: Replica, Upstream: &upB}))
+	observe(ctx, t, a, "the old primary streams", func(s State) bool {
+		return s.InRecovery && s.ReplicationState == Streaming && s.Timeline == 2
+	})
+	<-sleeping
+
+	// Stopped and started: nothing to rewind. Then followed back.
+	must(t, a.Stop(ctx, Fast))
+	if outcome, err := a.Rewind(ctx, upB, true); err != nil || outcome != NotNeeded {
+		t.Errorf("after a clean stop: %s %v", outcome, err)
+	}
+	must(t, a.Start(ctx, StartAs{Role: Replica, Upstream: &upB}))
+	observe(ctx, t, a, "streams again", func(s State) bool { return s.ReplicationState == Streaming })
+	noSecrets(t, dir, a, b)
+}
+
+// noSecrets looks for the tests' passwords where they must not be.
+func noSecrets(t *testing.T, dir string, instances ...*Instance) {
+	t.Helper()
+	out, err := exec.Command("ps", "axww", "-o", "args", "e").CombinedOutput()
+	must(t, err)
+	if strings.Contains(string(out), "s3cr:et") {
+		t.Error("a password is in the list of processes")
+	}
+	for _, p := range instances {
+		for _, file := range []string{p.inData("postgresql.conf"), p.inData("postgresql.auto.conf"), p.inData("postmaster.opts"), p.stateFile("postgres.log")} {
+			content, err := os.ReadFile(file)
+			must(t, err)
+			if strings.Contains(string(content), "s3cr") {
+				t.Errorf("a password is in %s", file)
+			}
+		}
+		if info, err := os.Stat(p.pgpassPath()); err == nil && info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v", p.pgpassPath(), info.Mode())
+		}
+	}
+	_ = dir
+}
+
+func awaitBackends(ctx context.Context, t *testing.T, dataDir string) {
+	t.Helper()
+	for ctx.Err() == nil {
+		pids, err := processes(dataDir)
+		must(t, err)
+		for _, pid := range pids {
+			title, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if strings.Contains(string(title), "SELECT") {
+				return
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("no backend is busy")
+}
+
+func TestPendingRestartAndReload(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	p.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: map[string]any{"max_connections": 133, "work_mem": "5MB", "shared_buffers": "64MB"}}})
+	must(t, p.Rewrite(ctx))
+	s := observe(ctx, t, p, "two parameters pend", func(s State) bool { return len(s.PendingRestart) == 2 })
+	if got := s.PendingRestart["max_connections"]; got != (cluster.PendingChange{OldValue: "100", NewValue: "133"}) {
+		t.Errorf("max_connections: %+v", got)
+	}
+	must(t, p.Stop(ctx, Fast))
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	observe(ctx, t, p, "nothing pends", func(s State) bool { return s.Accepting && len(s.PendingRestart) == 0 })
+}
+
+func TestStartTellsWhatIsWrong(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	bootstrapped(ctx, t, p)
+	taken, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p.port))
+	must(t, err)
+	if err := p.Start(ctx, StartAs{Role: Primary}); err == nil || !strings.Contains(err.Error(), "could not bind") {
+		t.Errorf("with its port taken: %v", err)
+	}
+	taken.Close()
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+}

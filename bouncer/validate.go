@@ -1,0 +1,133 @@
+package bouncer
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+// problems collects what is wrong with a configuration.
+type problems []error
+
+// add notes one problem; value is nil where it says nothing or is secret.
+func (p *problems) add(path string, value any, rule string, args ...any) {
+	problem := cluster.Problem{Path: path, Rule: fmt.Sprintf(rule, args...)}
+	switch v := value.(type) {
+	case nil:
+	case string:
+		problem.Value = strconv.Quote(v)
+	default:
+		problem.Value = fmt.Sprint(v)
+	}
+	*p = append(*p, problem)
+}
+
+// validate checks every field and the relations between them. Each problem is a
+// cluster.Problem.
+func (c Config) validate() ([]cluster.Warning, error) {
+	var bad problems
+	if !plainName.MatchString(c.Name) {
+		bad.add("name", c.Name, "must consist of letters, digits, . _ and -")
+	}
+	if _, port, err := net.SplitHostPort(c.Listen); err != nil || !isPort(port, 0) {
+		bad.add("listen", c.Listen, "must be host:port")
+	}
+	if c.ConnectAddress != "" {
+		if host, port, err := net.SplitHostPort(c.ConnectAddress); err != nil || host == "" || !isPort(port, 1) {
+			bad.add("connect_address", c.ConnectAddress, "must be host:port")
+		}
+	}
+	if (c.Authentication.Username == "") != (c.Authentication.Password == "") {
+		bad.add("authentication", nil, "username and password must be set together")
+	}
+	if c.HoldTimeout < 1 || c.HoldTimeout > 3600 {
+		bad.add("hold_timeout", c.HoldTimeout, "must be from 1 to 3600 seconds")
+	}
+	switch c.Log.Format {
+	case "", "auto", "console", "json":
+	default:
+		bad.add("log.format", c.Log.Format, "must be one of auto, console, json")
+	}
+	c.PgBouncer.validate(&bad)
+	validateShards(c.Shards, &bad)
+	warnings, err := c.Consul.Validate()
+	if wait, err := strconv.ParseFloat(c.setting("query_wait_timeout"), 64); err == nil && wait > 0 && wait <= c.HoldTimeout {
+		warnings = append(warnings, cluster.Warning{Path: "hold_timeout", Text: fmt.Sprintf(
+			"%v s is not shorter than pgbouncer.settings.query_wait_timeout (%v s): held clients are failed before they are released", c.HoldTimeout, wait)})
+	}
+	return warnings, errors.Join(append(bad, err)...)
+}
+
+func (p PgBouncer) validate(bad *problems) {
+	if p.Config == "" {
+		bad.add("pgbouncer.config", nil, "must be set: the path of the pgbouncer.ini to write")
+	} else if !filepath.IsAbs(p.Config) {
+		bad.add("pgbouncer.config", p.Config, "must be an absolute path")
+	}
+	if p.Admin == "" {
+		bad.add("pgbouncer.admin", nil, "must be set: host:port or the directory of the unix socket and the port, /run/postgresql:6432")
+	} else if _, err := pgbouncer.ParseAddress(p.Admin); err != nil {
+		bad.add("pgbouncer.admin", nil, "%v", err)
+	}
+	if p.Password != "" && p.PasswordFile != "" {
+		bad.add("pgbouncer.password_file", p.PasswordFile, "must not be set together with pgbouncer.password")
+	}
+	switch p.SSLMode {
+	case "", "disable", "allow", "prefer", "require", "verify-ca", "verify-full":
+	default:
+		bad.add("pgbouncer.sslmode", p.SSLMode, "must be one of disable, allow, prefer, require, verify-ca, verify-full")
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Settings)) {
+		if err := checkSetting(name, p.Settings[name]); err != nil {
+			bad.add("pgbouncer.settings."+name, nil, "%v", err)
+		}
+	}
+}
+
+func validateShards(shards []Shard, bad *problems) {
+	scopes, databases := map[shardID]int{}, map[string]int{}
+	for i, s := range shards {
+		path := fmt.Sprintf("shards[%d].", i)
+		if s.Scope == "" || strings.Contains(s.Scope, "/") || !isText(s.Scope) {
+			bad.add(path+"scope", s.Scope, "must be the name of a shard")
+		}
+		if first, twice := scopes[s.id()]; twice {
+			bad.add(path+"scope", s.Scope, "is already shards[%d]", first)
+		}
+		scopes[s.id()] = i
+		for j, entry := range s.Databases {
+			d, err := parseDatabase(entry)
+			if err != nil {
+				bad.add(fmt.Sprintf("%sdatabases[%d]", path, j), nil, "%v", err)
+				continue
+			}
+			for _, name := range []string{d.Name, d.ReadOnlyName()} {
+				if first, twice := databases[name]; twice {
+					bad.add(fmt.Sprintf("%sdatabases[%d]", path, j), entry, "PgBouncer's database %q already belongs to shards[%d]", name, first)
+				}
+				databases[name] = i
+			}
+		}
+		if s.PoolSize < 0 {
+			bad.add(path+"pool_size", s.PoolSize, "must be 1 or more; 0 is PgBouncer's default_pool_size")
+		}
+		switch s.PoolMode {
+		case "", "session", "transaction", "statement":
+		default:
+			bad.add(path+"pool_mode", s.PoolMode, "must be one of session, transaction, statement")
+		}
+	}
+}
+
+func isPort(s string, lowest int) bool {
+	n, err := strconv.Atoi(s)
+	return err == nil && n >= lowest && n <= 65535
+}

@@ -1,0 +1,314 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/e2e/lab"
+	"github.com/lictor-ha/lictor/e2e/lab/labtest"
+)
+
+// One lab for what ends as it began: a whole shard with poolers, under clients.
+func TestShard(t *testing.T) {
+	l := start(t, lab.Options{})
+	s := l.Shard(0)
+	ctx := within(t)
+	must(t, s.Prepare(ctx))
+	must(t, l.AwaitServing(ctx))
+	must(t, l.AwaitPoolers(ctx))
+
+	t.Run("three members started at once made one cluster", func(t *testing.T) {
+		ids := map[string]bool{}
+		for _, m := range s.Members() {
+			ids[got(m.Status(ctx))(t).SystemIdentifier] = true
+		}
+		if len(ids) != 1 {
+			t.Errorf("system identifiers: %v", ids)
+		}
+	})
+
+	t.Run("switchover", func(t *testing.T) {
+		old := got(s.Leader(ctx))(t)
+		var next *lab.Member
+		clients(t, s, func(ctx context.Context) {
+			snapshot := got(s.Snapshot(ctx))(t)
+			next = s.Member(snapshot.Sync.Value.Standbys()[0])
+			must(t, s.Switchover(ctx, old, next))
+		})
+		if leader := got(s.Leader(ctx))(t); leader != next {
+			t.Errorf("leader: got %s, want %s", leader.Name, next.Name)
+		}
+		h := got(s.Snapshot(ctx))(t).History.Value
+		if len(h) == 0 || h[len(h)-1].NewLeader != next.Name {
+			t.Errorf("history: %+v", h)
+		}
+	})
+
+	t.Run("switchover to a member that does not exist is refused", func(t *testing.T) {
+		leader := got(s.Leader(ctx))(t)
+		status, answer, err := leader.Post(ctx, "/switchover", map[string]string{"leader": leader.Name, "candidate": "ghost"})
+		must(t, err)
+		if status != 412 || !strings.Contains(answer, "candidate does not exists") {
+			t.Errorf("got %d %q", status, answer)
+		}
+	})
+
+	t.Run("PostgreSQL killed: the leader starts it again", func(t *testing.T) {
+		leader := got(s.AwaitHealthy(ctx))(t)
+		before := got(leader.Status(ctx))(t)
+		clients(t, s, func(ctx context.Context) {
+			pm := got(leader.Postmaster())(t)
+			must(t, pm.Signal(syscall.SIGKILL))
+		})
+		after := got(leader.Status(ctx))(t)
+		if now := got(s.Leader(ctx))(t); now != leader || after.Timeline != before.Timeline {
+			t.Errorf("leader %s on timeline %d, was %s on %d", now.Name, after.Timeline, leader.Name, before.Timeline)
+		}
+	})
+
+	t.Run("agent killed and restarted within its lease: nothing happens", func(t *testing.T) {
+		leader := got(s.AwaitHealthy(ctx))(t)
+		pid := got(leader.PostmasterPID())(t)
+		w := clients(t, s, func(ctx context.Context) {
+			must(t, leader.Process("agent").Kill(ctx))
+			must(t, leader.Process("agent").Start())
+			await(ctx, t, "the agent is not back as the leader", func() error {
+				status, body, err := leader.Get(ctx, "/primary")
+				if err == nil && status != 200 {
+					err = fmt.Errorf("GET /primary: %d %.200s", status, body)
+				}
+				return err
+			})
+		})
+		if n := w.Writes.ErrorCount(); n > 0 {
+			t.Errorf("clients saw %d errors: %v", n, w.Writes.Errors(time.Time{}, time.Now()))
+		}
+		if now := got(leader.PostmasterPID())(t); now != pid {
+			t.Errorf("PostgreSQL was restarted: pid %d, was %d", now, pid)
+		}
+	})
+
+	t.Run("host lost: another member leads, the lost one comes back", func(t *testing.T) {
+		old := got(s.AwaitHealthy(ctx))(t)
+		must(t, s.AwaitSync(ctx))
+		clients(t, s, func(ctx context.Context) {
+			must(t, old.Kill(ctx))
+			got(s.AwaitLeader(ctx, old))(t)
+			must(t, old.Start(ctx))
+		})
+	})
+
+	t.Run("data directory lost: the member is cloned anew", func(t *testing.T) {
+		leader := got(s.AwaitHealthy(ctx))(t)
+		replica := got(s.Replicas(ctx))(t)[0]
+		must(t, replica.Kill(ctx))
+		must(t, os.RemoveAll(replica.DataDir))
+		must(t, replica.Start(ctx))
+		if now := got(s.AwaitHealthy(ctx))(t); now != leader {
+			t.Errorf("leader: %s, was %s", now.Name, leader.Name)
+		}
+	})
+
+	t.Run("dynamic configuration reaches every member", func(t *testing.T) {
+		leader := got(s.AwaitHealthy(ctx))(t)
+		status, answer, err := leader.Patch(ctx, "/config", map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"work_mem": "7MB"}}})
+		must(t, err)
+		if status != 200 {
+			t.Fatalf("PATCH /config: %d %s", status, answer)
+		}
+		for _, m := range s.Members() {
+			await(ctx, t, m.Name+" does not have the new setting", func() error { return showIs(ctx, m, "work_mem", "7MB") })
+		}
+		status, answer, err = leader.Patch(ctx, "/config", map[string]any{"ttl": 2})
+		must(t, err)
+		if status/100 == 2 {
+			t.Errorf("a ttl of 2 was accepted: %d %s", status, answer)
+		}
+	})
+
+	t.Run("values in Consul that make no sense harm nothing", func(t *testing.T) {
+		leader := got(s.AwaitHealthy(ctx))(t)
+		good := got(s.Snapshot(ctx))(t)
+		clients(t, s, func(ctx context.Context) {
+			put(ctx, t, l, s.Keys.Config(), "{not json")
+			put(ctx, t, l, s.Keys.Route(), "no json either")
+			put(ctx, t, l, s.Keys.Member("ghost"), "[1]")
+			put(ctx, t, l, s.Keys.Failover(), "{\"leader\": 7}")
+			await(ctx, t, "the leader does not mend the route", func() error {
+				return got(s.Snapshot(ctx))(t).Route.Err
+			})
+			await(ctx, t, "the leader does not clear the request", func() error {
+				return got(s.Snapshot(ctx))(t).Failover.Err
+			})
+		})
+		if now := got(s.AwaitHealthy(ctx))(t); now != leader {
+			t.Errorf("leader: %s, was %s", now.Name, leader.Name)
+		}
+		put(ctx, t, l, s.Keys.Config(), string(good.Config.Value))
+	})
+
+	t.Run("everything restarted", func(t *testing.T) {
+		clients(t, s, func(ctx context.Context) {
+			for _, m := range s.Members() {
+				must(t, m.Kill(ctx))
+			}
+			for _, m := range s.Members() {
+				must(t, m.Start(ctx))
+			}
+			got(s.AwaitHealthy(ctx))(t)
+		})
+	})
+
+	t.Run("stopped in an orderly way: the next one leads at once", func(t *testing.T) {
+		old := got(s.AwaitHealthy(ctx))(t)
+		must(t, s.AwaitSync(ctx))
+		clients(t, s, func(ctx context.Context) {
+			must(t, old.Process("agent").Stop(ctx))
+			if pid, err := old.PostmasterPID(); err == nil {
+				t.Errorf("PostgreSQL still runs: pid %d", pid)
+			}
+			got(s.AwaitLeader(ctx, old))(t)
+			must(t, old.Start(ctx))
+		})
+	})
+}
+
+func showIs(ctx context.Context, m *lab.Member, name, want string) error {
+	conn, err := m.Connect(ctx, "postgres")
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var value string
+	if err := conn.QueryRow(ctx, "SELECT current_setting($1)", name).Scan(&value); err != nil {
+		return err
+	}
+	if value != want {
+		return fmt.Errorf("%s is %s, not %s", name, value, want)
+	}
+	return nil
+}
+
+// A leader key that names nobody who exists blocks the shard only until its
+// holder is gone; here it has no holder at all.
+func TestLeaderThatDoesNotExist(t *testing.T) {
+	l := labtest.New(t, lab.Options{Bouncers: -1})
+	s := l.Shard(0)
+	ctx := within(t)
+	must(t, l.StartConsul(ctx))
+	put(ctx, t, l, s.Keys.Leader(), "ghost")
+	for _, m := range s.Members() {
+		must(t, m.Start(ctx))
+	}
+	got(s.AwaitHealthy(ctx))(t)
+}
+
+// A bootstrap that is killed on the way is cleared away and made again.
+func TestBootstrapInterrupted(t *testing.T) {
+	l := labtest.New(t, lab.Options{Bouncers: -1})
+	s := l.Shard(0)
+	ctx := within(t)
+	must(t, l.StartConsul(ctx))
+	first := s.Members()[0]
+	must(t, first.Start(ctx))
+	await(ctx, t, "the bootstrap does not begin", func() error {
+		_, err := os.Stat(filepath.Join(first.DataDir, "PG_VERSION"))
+		return err
+	})
+	must(t, first.Kill(ctx))
+	snapshot := got(s.Snapshot(ctx))(t)
+	if snapshot.Initialize.Value != "" {
+		t.Fatalf("the bootstrap was over already: initialize holds %q", snapshot.Initialize.Value)
+	}
+	for _, m := range s.Members() {
+		must(t, m.Start(ctx))
+	}
+	got(s.AwaitHealthy(ctx))(t)
+}
+
+// An old primary that was cut off and wrote on alone is rewound when it comes
+// back: what only it had is gone, what the shard has acknowledged is there.
+func TestDivergedPrimaryIsRewound(t *testing.T) {
+	labtest.RequireNetns(t)
+	l := start(t, lab.Options{Substrate: lab.Netns, Async: true, Bouncers: -1, ConsulServers: 3})
+	s := l.Shard(0)
+	ctx := within(t)
+	old := got(s.Leader(ctx))(t)
+	must(t, exec(ctx, old, "CREATE TABLE t (who text)"))
+	must(t, exec(ctx, old, "INSERT INTO t VALUES ('before')"))
+	got(s.AwaitHealthy(ctx))(t)
+	// Replicas stop hearing of it before Consul does: WAL that nobody has.
+	for _, r := range got(s.Replicas(ctx))(t) {
+		must(t, old.CutTo(ctx, r.Host))
+	}
+	must(t, exec(ctx, old, "INSERT INTO t VALUES ('only here')"))
+	must(t, old.Isolate(ctx))
+	next := got(s.AwaitLeader(ctx, old))(t)
+	must(t, exec(ctx, next, "INSERT INTO t VALUES ('after')"))
+	must(t, old.Heal(ctx))
+	got(s.AwaitHealthy(ctx))(t)
+	rows := got(column(ctx, old, "SELECT who FROM t ORDER BY 1"))(t)
+	if !slices.Equal(rows, []string{"after", "before"}) {
+		t.Errorf("the old primary holds %v", rows)
+	}
+}
+
+func exec(ctx context.Context, m *lab.Member, sql string) error {
+	conn, err := m.Connect(ctx, "postgres")
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
+func column(ctx context.Context, m *lab.Member, sql string) ([]string, error) {
+	conn, err := m.Connect(ctx, "postgres")
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var values []string
+	for rows.Next() {
+		var v string
+		if err := rows.Scan(&v); err != nil {
+			return nil, err
+		}
+		values = append(values, v)
+	}
+	return values, rows.Err()
+}
+
+// A host that falls silent, with the Consul server on it or not, is replaced;
+// nothing acknowledged is lost.
+func TestHostFallsSilent(t *testing.T) {
+	labtest.RequireNetns(t)
+	l := start(t, lab.Options{Substrate: lab.Netns, TTL: 5})
+	s := l.Shard(0)
+	ctx := within(t)
+	must(t, s.Prepare(ctx))
+	must(t, l.AwaitServing(ctx))
+	old := got(s.Leader(ctx))(t)
+	clients(t, s, func(ctx context.Context) {
+		must(t, old.PowerOff(ctx))
+		got(s.AwaitLeader(ctx, old))(t)
+		must(t, old.Start(ctx))
+	})
+	if role := got(old.Status(ctx))(t).Role; role != cluster.RoleReplica {
+		t.Errorf("the old primary is %s", role)
+	}
+}
