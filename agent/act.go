@@ -290,10 +290,10 @@ func (a *Agent) accept(snapshot cluster.Snapshot, complete bool) bool {
 			return false
 		}
 	}
-	a.m.staleReads, a.m.floor = 0, 0
+	a.m.staleReads, a.m.floor = 0, snapshot.Index
 	now := a.clock()
-	if !complete {
-		snapshot.Route = a.m.snapshot.Route
+	if known := a.m.snapshot.Route; !complete || snapshot.Route.Exists() && snapshot.Route.ModifyIndex < known.ModifyIndex {
+		snapshot.Route = known
 	}
 	if snapshot.Status.ModifyIndex != a.m.snapshot.Status.ModifyIndex || a.m.read.IsZero() {
 		a.m.statusSeen = now
@@ -386,12 +386,13 @@ func (a *Agent) writeAsLeader(what, key string, index uint64, value any, written
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		newIndex, err := a.store.WriteAsLeader(ctx, session, key, index, value)
 		return func() {
-			delete(a.m.writing, key)
 			if err != nil {
 				a.log.Warn().Err(err).Msg("writing the key " + what + " failed")
 				a.reread()
+				a.afterwards(retryAfter(), func() { delete(a.m.writing, key) })
 				return
 			}
+			delete(a.m.writing, key)
 			if strings.HasPrefix(key, a.keys.Prefix()) {
 				a.m.floor = max(a.m.floor, newIndex)
 			}

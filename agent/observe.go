@@ -127,7 +127,9 @@ func (a *Agent) sawPostgres(state postgres.State, data dataState, err error) {
 	case state.Accepting:
 		m.pg.wasPrimary = !state.InRecovery
 		m.pgDown = 0
-	case !state.Running && data.State == ha.DataValid:
+	case state.Running && a.pg.StartedAs() != "":
+		m.pg.wasPrimary = a.pg.StartedAs() == postgres.Primary
+	case data.State == ha.DataValid:
 		m.pg.wasPrimary = data.wasPrimary
 	}
 }

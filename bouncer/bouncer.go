@@ -161,50 +161,81 @@ func (k *keeper) run(ctx context.Context) {
 }
 
 // Render writes to w what would be installed now: from Consul's routes or, when
-// Consul does not answer, from the last good ones.
+// Consul does not answer, from the last good ones. What is wrong with it is the
+// error; the text is written nevertheless.
 func Render(ctx context.Context, c Config, w io.Writer) error {
+	text, views, err := renderOnce(ctx, c, "")
+	if text == nil {
+		return err
+	}
+	if _, e := w.Write(text); e != nil {
+		return fmt.Errorf("writing what was rendered: %w", e)
+	}
+	_, unfit := check(text, views, c)
+	return errors.Join(err, unfit)
+}
+
+// RenderTemplate does the same with any other template, such as the shipped ones
+// for userlist.txt and haproxy.cfg (package templates), without the checks that
+// belong to pgbouncer.ini.
+func RenderTemplate(ctx context.Context, c Config, template string, w io.Writer) error {
+	text, _, err := renderOnce(ctx, c, template)
+	if text == nil {
+		return err
+	}
+	if _, e := w.Write(text); e != nil {
+		return fmt.Errorf("writing what was rendered: %w", e)
+	}
+	return err
+}
+
+// renderOnce renders the configured template, or another one. An error beside a
+// text says what was left out.
+func renderOnce(ctx context.Context, c Config, template string) ([]byte, []*ShardView, error) {
 	stdlog.SetOutput(io.Discard)
 	defer stdlog.SetOutput(os.Stderr)
 	clients, err := consulClients(c)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	pool, err := newConsulPool(clients)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	defer pool.close()
 	b := newBook(c)
 	saved, stateErr := loadState(c.StateFile, c.RoutesPrefix)
 	b.restore(saved.Routes)
-	watcher := newWatcher(zerolog.Nop(), pool, b, func() {})
-	a, err := watcher.read(ctx)
+	a, err := newWatcher(zerolog.Nop(), pool, b, func() {}).read(ctx)
 	if err == nil {
 		b.merge(a)
 	}
 	shards, _ := b.known()
 	if err != nil && len(shards) == 0 {
-		return errors.Join(err, stateErr)
+		return nil, nil, errors.Join(err, stateErr)
 	}
 	feed := newFeed(func() (*dependency.ClientSet, error) { return clientSet(c) })
 	defer feed.close()
+	r := &renderer{config: c, feed: feed}
+	source := []byte(template)
+	if template == "" {
+		if source, err = r.source(); err != nil {
+			return nil, nil, err
+		}
+	}
 	views, left := view(c, shards)
-	text, err := (&renderer{config: c, feed: feed}).renderWhenReady(ctx, views)
+	text, err := r.renderWhenReady(ctx, source, views)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	if _, err := w.Write(text); err != nil {
-		return fmt.Errorf("writing what was rendered: %w", err)
-	}
-	_, err = check(text, views, c)
-	errs := []error{err}
+	var errs []error
 	for _, p := range left {
 		errs = append(errs, p.Err)
 	}
 	for _, problem := range b.trouble() {
 		errs = append(errs, problem)
 	}
-	return errors.Join(errs...)
+	return text, views, errors.Join(errs...)
 }
 
 // consulClients makes a client for each configured address.

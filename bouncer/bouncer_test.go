@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -126,5 +127,46 @@ func TestTemplateFollowsConsulKeys(t *testing.T) {
 	}
 	if !strings.Contains(rendered.String(), "stats_users = second") || !strings.Contains(rendered.String(), "host=127.0.0.1") {
 		t.Fatalf("Render gives %s", rendered.String())
+	}
+}
+
+func TestOtherTemplates(t *testing.T) {
+	w := newWorld(t, nil)
+	r := w.route(0, cluster.RouteOpen)
+	r.Replicas = []cluster.RouteMember{w.site.members[1]}
+	w.put(w.keys.Route(), r)
+	// The template reads keys outside the test's own prefix.
+	t.Cleanup(func() {
+		_, _ = w.site.client.KV().DeleteTree("pgbouncer/users/", nil)
+		_, _ = w.site.client.KV().DeleteTree("service/s1/", nil)
+	})
+	w.putRaw("pgbouncer/users/app", []byte(`se"cret`))
+	w.putRaw(w.keys.Member("db1"), []byte(`{"api_url": "http://127.0.0.1:9008/patroni"}`))
+	render := func(name string) string {
+		t.Helper()
+		text, err := templates.Read(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		if err := RenderTemplate(w.ctx, w.config, string(text), &b); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	if got := render(templates.Userlist); got != `"app" "se""cret"`+"\n" {
+		t.Errorf("userlist.txt is %q", got)
+	}
+	haproxy := render(templates.HAProxy)
+	for _, want := range []string{"check port 9008", "check port 8008", "OPTIONS /primary", "bind *:5001"} {
+		if !strings.Contains(haproxy, want) {
+			t.Errorf("haproxy.cfg lacks %q:\n%s", want, haproxy)
+		}
+	}
+	w.write("haproxy.cfg", haproxy)
+	if _, err := exec.LookPath("haproxy"); err == nil {
+		if out, err := exec.Command("haproxy", "-c", "-f", w.dir+"/haproxy.cfg").CombinedOutput(); err != nil {
+			t.Errorf("haproxy refuses it: %v\n%s\n%s", err, out, haproxy)
+		}
 	}
 }

@@ -138,11 +138,7 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version) map[
 }
 
 // renderWhenReady renders as soon as all data is there.
-func (r *renderer) renderWhenReady(ctx context.Context, views []*ShardView) ([]byte, error) {
-	source, err := r.source()
-	if err != nil {
-		return nil, err
-	}
+func (r *renderer) renderWhenReady(ctx context.Context, source []byte, views []*ShardView) ([]byte, error) {
 	for {
 		text, err := r.render(source, views, pgbouncer.Version{})
 		if !errors.Is(err, errWaiting) {

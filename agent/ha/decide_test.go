@@ -181,7 +181,7 @@ func TestStarting(t *testing.T) {
 		{"unfinished data", view(down, func(v *View) { v.Postgres.Data = DataIncomplete }), "clear away the unfinished data directory", ""},
 		{"clone failed just now", view(empty, leads("b", 0), func(v *View) {
 			v.Attempt = Attempt{Kind: TaskClone, Failures: 2, NotUntil: now.Add(3 * time.Second)}
-		}), "", "next try after 2 failures"},
+		}), "", "try again after 2 failures"},
 	})
 }
 
@@ -207,7 +207,7 @@ func TestLeading(t *testing.T) {
 		{"timeout over", view(holdsLease(7*time.Second), crashed, func(v *View) { v.Postgres.DownSince = now.Add(-301 * time.Second) }, asked(peer("b", 1, 5000))), "give the lease up", "primary_start_timeout"},
 		{"crash loop", view(holdsLease(7*time.Second), crashed, func(v *View) { v.Postgres.Crashes = 3 }, asked(peer("b", 1, 5000))), "give the lease up", "again and again"},
 		{"cannot be started", view(holdsLease(7*time.Second), crashed, failed, asked(peer("b", 1, 5000))), "give the lease up", "again and again"},
-		{"cannot be started, alone", view(holdsLease(7*time.Second), crashed, failed, asked()), "", "next try"},
+		{"cannot be started, alone", view(holdsLease(7*time.Second), crashed, failed, asked()), "", "try again"},
 		{"paused and down", view(holdsLease(7*time.Second), crashed, paused_), "", "paused"},
 	})
 }

@@ -3,13 +3,9 @@ package ha
 import (
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
-
-// timeUnit is how precisely times are told in reasons.
-const timeUnit = 100 * time.Millisecond
 
 // crashLoop is how many unexpected ends of PostgreSQL within minutes make a
 // leader give up if another member can lead.

@@ -88,6 +88,5 @@ func (v View) unlessFailing(d Decision) Decision {
 	if len(d.Actions) == 0 || !v.Now.Before(v.Attempt.NotUntil) {
 		return d
 	}
-	return wait(fmt.Sprintf("%s; next try after %d failures in %s", d.Reason, v.Attempt.Failures,
-		v.Attempt.NotUntil.Sub(v.Now).Round(timeUnit))).by(v.Attempt.NotUntil)
+	return wait(fmt.Sprintf("%s; waiting to try again after %d failures", d.Reason, v.Attempt.Failures)).by(v.Attempt.NotUntil)
 }

@@ -190,6 +190,10 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err := p.writeFile(p.stateFile("rewinding"), u.Name+"\n"); err != nil {
 		return "", err
 	}
+	// A crashed directory is recovered in single-user mode, which knows no standby.
+	if err := p.setSignalFile(Primary); err != nil {
+		return "", err
+	}
 	if p.major < 13 && control.State != "shut down" && control.State != "shut down in recovery" {
 		if err := p.recoverAlone(ctx); err != nil {
 			return "", err
@@ -256,7 +260,9 @@ func (p *Instance) diverged(ctx context.Context, u Upstream, control Control) (b
 //
 //	state                    diverged when
 //	shut down                its shutdown checkpoint lies at or beyond the fork
-//	shut down in recovery    it replayed beyond the fork
+//	shut down in recovery,
+//	  in archive recovery    it replayed beyond the fork; what it received beyond
+//	                         and did not replay shows when it is started
 //	anything else (crashed)  unknown: pg_rewind looks
 //	timeline unknown there   yes
 func divergedFrom(history cluster.History, control Control, timeline int) bool {
@@ -267,7 +273,7 @@ func divergedFrom(history cluster.History, control Control, timeline int) bool {
 	switch fork := history[i].LSN; control.State {
 	case "shut down":
 		return control.CheckpointLSN >= fork
-	case "shut down in recovery":
+	case "shut down in recovery", "in archive recovery":
 		return max(control.MinRecovery, control.CheckpointLSN) > fork
 	default:
 		return true

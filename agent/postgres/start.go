@@ -37,6 +37,10 @@ type StartAs struct {
 	Upstream *Upstream
 }
 
+// StartedAs is the role that the running PostgreSQL was started in, or promoted
+// to; empty when it was found running.
+func (p *Instance) StartedAs() Role { return p.getRuns().role }
+
 // acceptWithin is how long Start waits for SQL to be answered. A PostgreSQL that
 // needs longer (crash recovery) is watched by Observe.
 const acceptWithin = 5 * time.Second
@@ -89,10 +93,10 @@ func (p *Instance) launch(ctx context.Context, a as, args []string) error {
 	if err != nil {
 		return err
 	}
+	p.setRuns(a)
 	if err := p.process.watch(pid); err != nil {
 		return fmt.Errorf("PostgreSQL ended at once: %s", logTail(logFile, offset))
 	}
-	p.setRuns(a)
 	gone := p.process.done()
 	limit, cancel := context.WithTimeout(ctx, acceptWithin)
 	defer cancel()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/agnivade/levenshtein"
@@ -69,7 +70,7 @@ func Load(source Source, schema Schema, into any, check func() ([]cluster.Warnin
 	warnings = append(t.warnings, warnings...)
 	for _, p := range cluster.Problems(err) {
 		// What could not be decoded looks as if it were not set.
-		if !reported[p.Path] {
+		if !covers(reported, p.Path) {
 			errs = append(errs, p)
 		}
 	}
@@ -78,7 +79,27 @@ func Load(source Source, schema Schema, into any, check func() ([]cluster.Warnin
 			errs[i] = t.locate(p)
 		}
 	}
+	slices.SortStableFunc(errs, func(a, b error) int { return strings.Compare(pathOf(a), pathOf(b)) })
 	return warnings, refused(source, errs)
+}
+
+// covers tells whether a problem of path, or of a section that it is in, has
+// been reported.
+func covers(reported map[string]bool, path string) bool {
+	for path != "" {
+		if reported[path] {
+			return true
+		}
+		path = path[:max(0, strings.LastIndexAny(path, ".["))]
+	}
+	return false
+}
+
+func pathOf(err error) string {
+	if p, ok := err.(cluster.Problem); ok { //nolint:errorlint // a wrapped one is no setting's
+		return p.Path
+	}
+	return ""
 }
 
 func (t *tree) read(source Source) error {
