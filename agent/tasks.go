@@ -366,6 +366,7 @@ func (a *Agent) follow(upstream string) {
 // new primary cannot outlive the lease even if this agent dies on the way.
 func (a *Agent) promote() {
 	killAt := a.killAt()
+	var seen postgres.State
 	a.startTask(ha.TaskPromote, func(ctx context.Context) error {
 		if err := a.guard.armNow(ctx, killAt); err != nil {
 			return fmt.Errorf("the guard could not be armed, so nothing is promoted: %w", err)
@@ -373,13 +374,18 @@ func (a *Agent) promote() {
 		if err := a.pg.PrePromote(ctx); err != nil {
 			return err
 		}
-		return a.pg.Promote(ctx)
+		if err := a.pg.Promote(ctx); err != nil {
+			return err
+		}
+		var err error
+		seen, err = a.pg.Observe(ctx)
+		return err
 	}, func(err error) {
 		if err == nil {
-			a.m.pg.observed.InRecovery, a.m.pg.wasPrimary = false, true
+			a.sawPostgres(seen, a.m.data, nil)
 			a.m.upstream = ""
-			a.m.published.promotedTo = 0
-			a.log.Info().Msg("promoted")
+			a.m.published.promotedTo = seen.Timeline
+			a.log.Info().Int("timeline", seen.Timeline).Msg("promoted")
 		}
 	})
 }

@@ -88,6 +88,7 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 		change: make(chan struct{}, 1), remember: b.keeper.rememberSession,
 		value: func() presenceValue { return presenceValue{Name: c.Name, URL: url, Applied: co.shards()} },
 	}
+	co.suspector = &suspector{config: c, log: log, link: b.link, book: b.book, notify: co.notify}
 	co.link, co.pauser = b.link, newPauser(c, log, co.notify)
 	co.answered, co.applied = b.watcher.hasAnswered, b.presence.notify
 	b.api = &listenerAPI{config: c, log: log, conductor: co, watcher: b.watcher, link: b.link, book: b.book}
@@ -99,7 +100,7 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(parent)
 	var parts sync.WaitGroup
 	for _, part := range []func(context.Context){
-		b.conductor.run, b.link.run, b.watcher.watch, b.watcher.serve, b.presence.run, b.keeper.run,
+		b.conductor.run, b.conductor.suspector.run, b.link.run, b.watcher.watch, b.watcher.serve, b.presence.run, b.keeper.run,
 	} {
 		parts.Go(func() { part(ctx) })
 	}

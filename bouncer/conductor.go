@@ -13,7 +13,6 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
@@ -35,15 +34,16 @@ const (
 // that it does not matter which event woke it, or how many did. What comes
 // while a pass runs is dealt with by the next one: a burst becomes one RELOAD.
 type conductor struct {
-	config   Config
-	log      zerolog.Logger
-	book     *book
-	renderer *renderer
-	link     *link
-	console  *console
-	applier  *applier
-	pauser   *pauser
-	cutter   *cutter
+	config    Config
+	log       zerolog.Logger
+	book      *book
+	renderer  *renderer
+	link      *link
+	console   *console
+	applier   *applier
+	pauser    *pauser
+	cutter    *cutter
+	suspector *suspector
 	// answered tells whether Consul has answered since the start.
 	answered func() bool
 	// applied is called after a pass that changed what is applied.
@@ -101,6 +101,9 @@ func (c *conductor) run(ctx context.Context) {
 func (c *conductor) pass(ctx context.Context) time.Duration {
 	shards, changes := c.book.known()
 	views, left := view(c.config, shards)
+	for _, v := range views {
+		v.ill = c.suspector.ill(v)
+	}
 	maps.DeleteFunc(c.holds, func(id shardID, _ *hold) bool {
 		return !slices.ContainsFunc(views, func(v *ShardView) bool { return v.id == id })
 	})
@@ -185,18 +188,18 @@ func (c *conductor) holdBack(ctx context.Context, link linkState, views []*Shard
 // not wait.
 func (c *conductor) judge(v *ShardView) *hold {
 	h := c.holds[v.id]
-	if v.State == cluster.RouteOpen {
+	if v.served() {
 		return nil
 	}
 	now := time.Now()
 	switch {
-	case h == nil && !v.confirmed && !c.foundPaused(v):
+	case h == nil && !v.confirmed && !v.ill && !c.foundPaused(v):
 		// Old knowledge is no reason to begin.
 		return nil
 	case h == nil:
 		h = &hold{since: now, deadline: now.Add(c.config.hold()), leader: v.route.Leader.Name}
 		c.holds[v.id] = h
-		c.log.Info().Str("shard", string(v.id)).Str("state", string(v.State)).Str("leader", h.leader).
+		c.log.Info().Str("shard", string(v.id)).Str("state", string(v.State)).Bool("answers", !v.ill).Str("leader", h.leader).
 			Dur("at_most", c.config.hold()).Msg("holding clients")
 	case h.leader != v.route.Leader.Name:
 		h.leader, h.deadline, h.expired = v.route.Leader.Name, now.Add(c.config.hold()), false
@@ -348,7 +351,7 @@ func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardVie
 	released := false
 	for _, v := range views {
 		h := c.holds[v.id]
-		ready := v.State == cluster.RouteOpen && stands(v, c.standing)
+		ready := v.served() && stands(v, c.standing)
 		if !ready && (h == nil || !h.expired) {
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -490,5 +491,71 @@ func TestDrain(t *testing.T) {
 		if code, err := w.http(http.MethodGet, "/health", &body); err != nil || code != step.want {
 			t.Fatalf("health after %s: %d %v", step.path, code, err)
 		}
+	}
+}
+
+// A primary that has died is known here long before its lease has run out: new
+// queries wait at once, for it to come back or for another one.
+func TestDeadPrimaryMakesClientsWait(t *testing.T) {
+	for name, back := range map[string]bool{"comes back": true, "is replaced": false} {
+		t.Run(strings.ReplaceAll(name, " ", ""), func(t *testing.T) {
+			w := newWorld(t, nil)
+			member := cluster.RouteMember{Name: "db9", Host: "127.0.0.1", Port: freePort(t)}
+			data := w.dir + "/data"
+			stop, err := w.site.runPostgres(data, member.Port)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { stop(syscall.SIGQUIT) })
+			if err := createDatabase(member); err != nil {
+				t.Fatal(err)
+			}
+			r := w.route(0, cluster.RouteOpen)
+			r.Leader = member
+			w.put(w.keys.Route(), r)
+			w.bouncer()
+			w.pgbouncer()
+			w.awaitHealthy()
+			client := w.connect("s1")
+			w.exec(client, "SELECT 1")
+			stop(syscall.SIGQUIT) // the immediate end: no checkpoint
+			w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Ill })
+			w.await("pause", func() error {
+				if !w.paused() {
+					return errors.New("not paused")
+				}
+				return nil
+			})
+			answer := make(chan error, 1)
+			go func() {
+				_, err := client.Exec(w.ctx, "SELECT 1").ReadAll()
+				answer <- err
+			}()
+			w.await("the client waiting", func() error {
+				pools, err := w.admin().Pools(w.ctx)
+				for _, p := range pools {
+					if p.ClientsWaiting > 0 {
+						return err
+					}
+				}
+				return fmt.Errorf("%+v %w", pools, err)
+			})
+			if back {
+				again, err := w.site.runPostgres(data, member.Port)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { again(syscall.SIGQUIT) })
+			} else {
+				w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+			}
+			if err := <-answer; err != nil {
+				t.Fatalf("the waiting client saw an error: %v", err)
+			}
+			w.awaitShard("end of the hold", func(s ShardStatus) bool { return !s.Held && !s.Ill && s.VerifiedAt != nil })
+			if w.paused() {
+				t.Fatal("the database is still paused")
+			}
+		})
 	}
 }

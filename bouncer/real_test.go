@@ -86,7 +86,7 @@ func newWorld(t *testing.T, edit func(*Config)) *world {
 	w := &world{t: t, ctx: ctx, site: &shared, port: freePort(t), log: &logBuffer{}}
 	w.dir = ownDir(t)
 	w.proxy = newProxy(t, shared.consul)
-	prefix := "test-" + strings.ToLower(t.Name())
+	prefix := "test-" + strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
 	w.keys = cluster.NewKeys("", "s1", prefix)
 	w.config = Config{
 		Name: "b1", RoutesPrefix: prefix, Listen: "127.0.0.1:0",
@@ -385,32 +385,16 @@ func (s *site) startPostgres() error {
 	}
 	for i, port := range ports {
 		data := filepath.Join(s.dir, "pg"+strconv.Itoa(i))
-		if err := os.Mkdir(data, 0o700); err != nil {
-			return err
-		}
-		if err := giveAway(data); err != nil {
-			return err
-		}
-		init := unprivileged(exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "app", "-A", "trust", "--no-sync", "--no-instructions"))
-		if i > 0 {
-			init = unprivileged(exec.Command("cp", "-a", filepath.Join(s.dir, "pg0.seed")+"/.", data))
-		}
-		if out, err := init.CombinedOutput(); err != nil {
-			return fmt.Errorf("%v: %w: %s", init.Args, err, out)
-		}
 		if i == 0 {
-			if out, err := exec.Command("cp", "-a", data, filepath.Join(s.dir, "pg0.seed")).CombinedOutput(); err != nil {
-				return fmt.Errorf("copying: %w: %s", err, out)
+			if err := makeSeed(bin, filepath.Join(s.dir, "seed")); err != nil {
+				return err
 			}
 		}
-		cmd := unprivileged(exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port),
-			"-c", "listen_addresses=127.0.0.1,127.0.0.2", "-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=1MB",
-			"-c", "max_connections=50"))
-		cmd.Dir = data
-		if err := cmd.Start(); err != nil {
+		stop, err := s.runPostgres(data, port)
+		if err != nil {
 			return err
 		}
-		s.stop = append(s.stop, func() { _ = cmd.Process.Signal(syscall.SIGQUIT); _ = cmd.Wait() })
+		s.stop = append(s.stop, func() { stop(syscall.SIGQUIT) })
 		s.members[i] = cluster.RouteMember{Name: "db" + strconv.Itoa(i+1), Host: "127.0.0.1", Port: port}
 	}
 	for _, m := range s.members {
@@ -419,6 +403,46 @@ func (s *site) startPostgres() error {
 		}
 	}
 	return nil
+}
+
+// makeSeed makes the data directory that all instances are copies of.
+func makeSeed(bin, data string) error {
+	if err := os.Mkdir(data, 0o700); err != nil {
+		return err
+	}
+	if err := giveAway(data); err != nil {
+		return err
+	}
+	init := unprivileged(exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "app", "-A", "trust", "--no-sync", "--no-instructions"))
+	if out, err := init.CombinedOutput(); err != nil {
+		return fmt.Errorf("%v: %w: %s", init.Args, err, out)
+	}
+	return nil
+}
+
+// runPostgres runs an instance, with a copy of the seed as its data when it has
+// none yet. stop ends all its processes by a signal to the postmaster; after
+// SIGKILL the backends find out by themselves.
+func (s *site) runPostgres(data string, port int) (stop func(syscall.Signal), err error) {
+	if _, err := os.Stat(data); err != nil {
+		if out, err := exec.Command("cp", "-a", filepath.Join(s.dir, "seed"), data).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("copying: %w: %s", err, out)
+		}
+	}
+	cmd := unprivileged(exec.Command(filepath.Join(postgresBin(), "postgres"), "-D", data, "-p", strconv.Itoa(port),
+		"-c", "listen_addresses=127.0.0.1,127.0.0.2", "-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=1MB",
+		"-c", "max_connections=50"))
+	cmd.Dir = data
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	var once sync.Once
+	return func(sig syscall.Signal) {
+		once.Do(func() {
+			_ = cmd.Process.Signal(sig)
+			_ = cmd.Wait()
+		})
+	}, nil
 }
 
 func createDatabase(m cluster.RouteMember) error {

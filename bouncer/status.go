@@ -24,6 +24,9 @@ type ShardStatus struct {
 	// Held: clients wait, at most until HoldUntil.
 	Held      bool       `json:"held,omitempty"`
 	HoldUntil *time.Time `json:"hold_until,omitempty"`
+	// Ill: PgBouncer has lost its connections to the primary, which does not
+	// answer either.
+	Ill bool `json:"ill,omitempty"`
 	// Error is what is wrong with the shard's route.
 	Error string `json:"error,omitempty"`
 }
@@ -31,7 +34,7 @@ type ShardStatus struct {
 func (s ShardStatus) equal(o ShardStatus) bool {
 	return s.Leader == o.Leader && s.Host == o.Host && s.Port == o.Port && s.Timeline == o.Timeline && s.State == o.State &&
 		s.Since.Equal(o.Since) && slices.Equal(s.Databases, o.Databases) && sameTime(s.VerifiedAt, o.VerifiedAt) &&
-		s.Held == o.Held && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error
+		s.Held == o.Held && s.Ill == o.Ill && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error
 }
 
 func sameTime(a, b *time.Time) bool {
@@ -51,12 +54,12 @@ func (c *conductor) publish(views []*ShardView, left []problem, err error) {
 		leader := v.route.Leader
 		s := ShardStatus{
 			Leader: leader.Name, Host: leader.Host, Port: leader.Port, Timeline: v.Timeline, State: v.State,
-			Since: v.route.Since, Databases: v.offered(),
+			Since: v.route.Since, Databases: v.offered(), Ill: v.ill,
 		}
 		if e := trouble[c.config.keys().Routes()+string(v.id)]; e != nil {
 			s.Error = e.Error()
 		}
-		if h := c.holds[v.id]; h != nil && !h.expired && v.State != cluster.RouteOpen {
+		if h := c.holds[v.id]; h != nil && !h.expired && !v.served() {
 			until := h.deadline.UTC()
 			s.Held, s.HoldUntil = true, &until
 		}

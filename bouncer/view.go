@@ -23,7 +23,12 @@ type ShardView struct {
 	route     cluster.Route
 	confirmed bool
 	readers   Readers
+	// ill: the primary does not answer PgBouncer.
+	ill bool
 }
+
+// served tells whether the shard has a primary that clients can be sent to.
+func (v *ShardView) served() bool { return v.State == cluster.RouteOpen && !v.ill }
 
 // Readers is where the readers of a shard go: a list of hosts that PgBouncer
 // takes turns in, all on one port.

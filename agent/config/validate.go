@@ -38,6 +38,7 @@ func (c Config) Validate() ([]Warning, error) {
 		v.fence(c.Lictor.Fence, timing)
 		v.watchdog(c, timing)
 	}
+	slices.SortStableFunc(v.warnings, func(a, b Warning) int { return strings.Compare(a.Path, b.Path) })
 	return v.warnings, errors.Join(v.errs...)
 }
 
@@ -144,6 +145,13 @@ func (v *validation) restAPI(r RestAPI, ctl Ctl) {
 	}
 	v.oneOf("restapi.verify_client", r.VerifyClient, "none", "optional", "required")
 	v.oneOf("restapi.server_tokens", strings.ToLower(r.ServerTokens), "original", "minimal", "productonly")
+	for path, set := range map[string]bool{
+		"restapi.ciphers": r.Ciphers != "", "restapi.request_queue_size": r.RequestQueueSize != 0, "restapi.server_tokens": r.ServerTokens != "",
+	} {
+		if set {
+			v.warn(path, "has no effect: the server chooses its ciphers, queues nothing and does not tell its version")
+		}
+	}
 	if r.VerifyClient != "none" && r.VerifyClient != "" && r.CertFile == "" {
 		v.fail("restapi.certfile", "", "must be set: restapi.verify_client is %s, and only TLS can verify a client", r.VerifyClient)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/consul/api"
@@ -216,7 +217,8 @@ func (s *Store) commit(ctx context.Context, what string, o ops, key string) (uin
 	case !ok:
 		return 0, fmt.Errorf("%s: %w%s", what, ErrConflict, refusal(answer))
 	}
-	for _, r := range answer.Results {
+	// A check of the key stands before the write to it: the last word counts.
+	for _, r := range slices.Backward(answer.Results) {
 		if r.KV != nil && r.KV.Key == key {
 			return r.KV.ModifyIndex, nil
 		}

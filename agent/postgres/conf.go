@@ -272,9 +272,8 @@ func (p *Instance) postgresqlConf(a as, control Control) string {
 	}
 	write("hba_file", p.inData("pg_hba.conf"))
 	write("ident_file", p.inData("pg_ident.conf"))
-	if a.role == Primary {
-		return b.String()
-	}
+	// A primary ignores these; were they left out after a promotion, PostgreSQL
+	// would call for a restart because of them.
 	b.WriteString("\n# recovery\n")
 	write("recovery_target_timeline", "latest")
 	for _, name := range []string{"recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid", "recovery_target_lsn"} {
@@ -287,7 +286,7 @@ func (p *Instance) postgresqlConf(a as, control Control) string {
 			}
 		}
 	}
-	if a.upstream == nil {
+	if a.upstream == nil || a.role == Primary {
 		write("primary_conninfo", "")
 		return b.String()
 	}

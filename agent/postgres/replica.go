@@ -187,6 +187,9 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err := p.killLeftovers(ctx); err != nil {
 		return "", err
 	}
+	if err := p.awaitCheckpoint(ctx, u); err != nil {
+		return "", err
+	}
 	if err := p.writeFile(p.stateFile("rewinding"), u.Name+"\n"); err != nil {
 		return "", err
 	}
@@ -211,6 +214,39 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 		return "", fmt.Errorf("rewind: %w", err)
 	}
 	return Rewound, nil
+}
+
+// checkpointWithin is how long a rewind waits for the upstream's first
+// checkpoint on its timeline.
+const checkpointWithin = time.Minute
+
+// awaitCheckpoint waits until the upstream's control file names the timeline
+// that it is on. Before that, pg_rewind would look at the old one and find
+// nothing to do.
+func (p *Instance) awaitCheckpoint(ctx context.Context, u Upstream) error {
+	ctx, cancel := context.WithTimeout(ctx, checkpointWithin)
+	defer cancel()
+	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, "postgres", "Lictor")
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
+	for {
+		var done bool
+		err := conn.QueryRow(ctx, `SELECT pg_is_in_recovery() OR timeline_id = ('x' || left(pg_walfile_name(
+			CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_lsn() END), 8))::bit(32)::int FROM pg_control_checkpoint()`).Scan(&done)
+		switch {
+		case err != nil:
+			return fmt.Errorf("waiting for the first checkpoint of %s: %w", u.Name, err)
+		case done:
+			return nil
+		}
+		select {
+		case <-time.After(10 * pollEvery):
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the first checkpoint of %s: %w", u.Name, ctx.Err())
+		}
+	}
 }
 
 // recoverAlone lets a crashed PostgreSQL before 13 recover in single-user mode,
