@@ -143,6 +143,7 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}, reload <-chan str
 	})
 	a.goDo(a.keepSession)
 	a.goDo(a.watchConsul)
+	a.goDo(a.watchRoute)
 	a.goDo(a.watchPostgres)
 	a.goDo(a.watchGuard)
 	return a.loop(stop, reload, serverFailed)

@@ -366,7 +366,7 @@ func (a *Agent) keepSlots() {
 	for _, m := range a.m.snapshot.Members {
 		from, _ := m.Value.Tags["replicatefrom"].(string)
 		_, fromMember := a.m.snapshot.Member(from)
-		if m.Value.Name != a.cfg.Name && (from == "" || from == a.cfg.Name || !fromMember) {
+		if m.OK() && m.Value.Name != a.cfg.Name && (from == "" || from == a.cfg.Name || !fromMember) {
 			names = append(names, m.Value.Name)
 		}
 	}

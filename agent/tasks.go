@@ -218,10 +218,12 @@ func (a *Agent) bootstrap() {
 		return
 	}
 	var done *bootstrapped
+	lost := false
 	a.startTask(ha.TaskBootstrap, func(ctx context.Context) error {
 		if err := a.store.BeginBootstrap(ctx, session); err != nil {
 			if errors.Is(err, consul.ErrConflict) {
-				return nil // somebody else makes the shard
+				lost = true // somebody else makes the shard
+				return nil
 			}
 			return err
 		}
@@ -236,6 +238,9 @@ func (a *Agent) bootstrap() {
 		done = &bootstrapped{systemIdentifier: id}
 		return nil
 	}, func(err error) {
+		if lost {
+			a.m.attempt = ha.Attempt{Kind: ha.TaskBootstrap, Failures: 1, NotUntil: a.clock().Add(backoffMin)}
+		}
 		if err != nil || done == nil {
 			a.reread()
 			return

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/postgres"
@@ -43,6 +44,38 @@ func (a *Agent) watchConsul(ctx context.Context) {
 		default:
 			a.post(func() { a.accept(snapshot, false) })
 		}
+	}
+}
+
+// watchRoute keeps one blocking query open on the shard's route, which lies
+// under another prefix: whoever takes the lock writes it in the same transaction
+// and must know its index, and a leader mends what somebody else wrote there.
+func (a *Agent) watchRoute(ctx context.Context) {
+	var index uint64
+	limit := rate.NewLimiter(rate.Every(watchEvery), watchBurst)
+	for limit.Wait(ctx) == nil {
+		query, cancel := context.WithTimeout(ctx, watchFor+watchGrace)
+		route, next, err := a.store.WatchRoute(query, index, watchFor)
+		cancel()
+		index = next
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			pause(ctx, retryAfter()) // watchConsul tells
+		default:
+			a.post(func() { a.sawRoute(route) })
+		}
+	}
+}
+
+// sawRoute takes in the route unless what is known is newer.
+func (a *Agent) sawRoute(route cluster.Entry[cluster.Route]) {
+	if route.ModifyIndex > a.m.snapshot.Route.ModifyIndex {
+		a.m.snapshot.Route = route
+		a.noteProblems(a.m.snapshot)
+	} else if !route.Exists() && a.m.snapshot.Route.Exists() {
+		a.reread() // deleted, or read before it was written
 	}
 }
 

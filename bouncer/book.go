@@ -109,6 +109,13 @@ func (b *book) known() (shards map[shardID]known, changes uint64) {
 	return maps.Clone(b.shards), b.changes
 }
 
+// version is the number that known returns.
+func (b *book) version() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.changes
+}
+
 // trouble returns the problems by key.
 func (b *book) trouble() map[string]error {
 	b.mu.Lock()
@@ -124,6 +131,7 @@ func (b *book) restore(shards map[shardID]known) {
 		if b.serves(id) && k.Route.Validate() == nil {
 			k.Confirmed = false
 			b.shards[id] = k
+			b.changes++
 		}
 	}
 }

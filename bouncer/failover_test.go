@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
 // load runs queries by n clients until stop is called, which returns the first
@@ -519,6 +521,18 @@ func TestDeadPrimaryMakesClientsWait(t *testing.T) {
 			client := w.connect("s1")
 			w.exec(client, "SELECT 1")
 			stop(syscall.SIGQUIT) // the immediate end: no checkpoint
+			w.await("PgBouncer noticing", func() error {
+				servers, err := w.admin().Servers(w.ctx)
+				if err == nil && slices.ContainsFunc(servers, func(s pgbouncer.Server) bool { return s.Database == "s1" }) {
+					err = fmt.Errorf("%+v", servers)
+				}
+				return err
+			})
+			answer := make(chan error, 1)
+			go func() {
+				_, err := client.Exec(w.ctx, "SELECT 1").ReadAll()
+				answer <- err
+			}()
 			w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Ill })
 			w.await("pause", func() error {
 				if !w.paused() {
@@ -526,11 +540,6 @@ func TestDeadPrimaryMakesClientsWait(t *testing.T) {
 				}
 				return nil
 			})
-			answer := make(chan error, 1)
-			go func() {
-				_, err := client.Exec(w.ctx, "SELECT 1").ReadAll()
-				answer <- err
-			}()
 			w.await("the client waiting", func() error {
 				pools, err := w.admin().Pools(w.ctx)
 				for _, p := range pools {

@@ -15,8 +15,11 @@ import (
 )
 
 const (
-	// suspectPace is how often PgBouncer's pools are looked at.
-	suspectPace = 500 * time.Millisecond
+	// suspectLeast and suspectMost limit how often PgBouncer's pools are looked
+	// at; between them it is suspectPerPool for each pool, which bounds the cost.
+	suspectLeast   = 200 * time.Millisecond
+	suspectMost    = time.Second
+	suspectPerPool = 500 * time.Microsecond
 	// sickPace is how often a primary that does not answer is tried again.
 	sickPace   = 200 * time.Millisecond
 	probeBound = time.Second
@@ -59,8 +62,12 @@ func addressOf(v *ShardView) string {
 func (s *suspector) run(ctx context.Context) {
 	console := &console{config: s.config}
 	defer console.close()
-	working := map[string]int{} // server connections at the last look
-	pace := time.NewTimer(suspectPace)
+	working := map[string]int{} // server connections at the last look, by database
+	var (
+		views   []*ShardView
+		changes uint64
+	)
+	pace := time.NewTimer(suspectLeast)
 	defer pace.Stop()
 	for {
 		select {
@@ -69,12 +76,15 @@ func (s *suspector) run(ctx context.Context) {
 		case <-pace.C:
 		}
 		if s.link.now().Up {
-			known, _ := s.book.known()
-			views, _ := view(s.config, known)
+			if changes != s.book.version() {
+				var known map[shardID]known
+				known, changes = s.book.known()
+				views, _ = view(s.config, known)
+			}
 			s.probe(ctx, s.suspects(ctx, console, views, working))
 		}
 		s.mu.Lock()
-		next := suspectPace
+		next := min(max(suspectLeast, time.Duration(len(working))*suspectPerPool), suspectMost)
 		if len(s.sick) > 0 {
 			next = sickPace
 		}

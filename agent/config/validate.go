@@ -152,7 +152,7 @@ func (v *validation) restAPI(r RestAPI, ctl Ctl) {
 			v.warn(path, "has no effect: the server chooses its ciphers, queues nothing and does not tell its version")
 		}
 	}
-	if r.VerifyClient != "none" && r.VerifyClient != "" && r.CertFile == "" {
+	if (r.VerifyClient == "optional" || r.VerifyClient == "required") && r.CertFile == "" {
 		v.fail("restapi.certfile", "", "must be set: restapi.verify_client is %s, and only TLS can verify a client", r.VerifyClient)
 	}
 	if r.KeyFile != "" && r.CertFile == "" {

@@ -132,7 +132,7 @@ func (v *validation) authentication(p Postgres) {
 		if u.SSLRootCert != "system" {
 			v.file(path+".sslrootcert", u.SSLRootCert)
 		}
-		if u.Username == "" && u.Password != "" {
+		if role.name == "rewind" && u.Username == "" && u.Password != "" {
 			v.fail(path+".username", "", "must be set together with the password")
 		}
 	}

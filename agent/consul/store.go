@@ -175,6 +175,36 @@ func (s *Store) Watch(ctx context.Context, index uint64, wait time.Duration) (cl
 	return snapshot, index, nil
 }
 
+// WatchRoute waits until the shard's route has changed since index, or until
+// wait is over.
+func (s *Store) WatchRoute(ctx context.Context, index uint64, wait time.Duration) (cluster.Entry[cluster.Route], uint64, error) {
+	var route cluster.Entry[cluster.Route]
+	err := s.try(ctx, func(ctx context.Context, c *api.Client) error {
+		opts := (&api.QueryOptions{WaitIndex: index, WaitTime: wait}).WithContext(ctx)
+		pair, meta, err := c.KV().Get(s.keys.Route(), opts)
+		switch {
+		case err != nil:
+			return err
+		case meta.LastIndex == 0 || !meta.KnownLeader:
+			return errNoLeader
+		}
+		route = cluster.Entry[cluster.Route]{}
+		if pair != nil {
+			route = cluster.ParseSnapshot(s.keys, []cluster.KV{toKV(pair)}, meta.LastIndex).Route
+		}
+		if meta.LastIndex < index {
+			index = 0
+		} else {
+			index = meta.LastIndex
+		}
+		return nil
+	})
+	if err != nil {
+		return route, index, fmt.Errorf("watching the route %s: %w", s.keys.Route(), err)
+	}
+	return route, index, nil
+}
+
 func toKVs(pairs api.KVPairs) []cluster.KV {
 	kvs := make([]cluster.KV, 0, len(pairs))
 	for _, p := range pairs {

@@ -142,7 +142,6 @@ func (s *Store) Write(ctx context.Context, key string, index uint64, value []byt
 func (s *Store) BeginBootstrap(ctx context.Context, session string) error {
 	ops := ops{}
 	ops.expect(s.keys.Initialize(), 0)
-	ops.expect(s.keys.Leader(), 0)
 	ops.add(api.KVLock, s.keys.Initialize(), session, 0, nil)
 	_, err := s.commit(ctx, "initialize", ops, s.keys.Initialize())
 	return err

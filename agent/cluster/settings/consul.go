@@ -285,13 +285,19 @@ func (c Consul) Validate() ([]cluster.Warning, error) {
 			fail("service_check_interval", c.ServiceCheckInterval, "must be a time with its unit, like 5s")
 		}
 	}
-	if (c.CACert != "" || c.Cert != "" || c.TLSServerName != "") && len(addresses) > 0 &&
-		!slices.ContainsFunc(addresses, func(a Address) bool { return a.Scheme == "https" }) {
+	https := slices.ContainsFunc(addresses, func(a Address) bool { return a.Scheme == "https" })
+	if errors.Join(errs...) == nil && https {
+		// What a client would refuse is better known before anything starts.
+		if _, err := c.tls(); err != nil {
+			errs = append(errs, cluster.Problem{Path: "consul", Rule: err.Error()})
+		}
+	}
+	if (c.CACert != "" || c.Cert != "" || c.TLSServerName != "") && len(addresses) > 0 && !https {
 		warnings = append(warnings, cluster.Warning{
 			Path: "consul", Text: "certificates are configured, but Consul is reached over " + addresses[0].Scheme + ": set scheme: https, or write host as an https:// URL",
 		})
 	}
-	if c.Verify != nil && !*c.Verify && slices.ContainsFunc(addresses, func(a Address) bool { return a.Scheme == "https" }) {
+	if c.Verify != nil && !*c.Verify && https {
 		warnings = append(warnings, cluster.Warning{
 			Path: "consul.verify", Text: "Consul's certificate is not checked: whoever is between can read the token and decide who leads",
 		})

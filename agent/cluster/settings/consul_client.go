@@ -168,8 +168,8 @@ func (a *authorized) CloseIdleConnections() {
 	}
 }
 
-// Token is the ACL token as it is now: the one of the file, if there is a file.
-// It is for programs that are handed a token instead of a client.
+// CurrentToken is the ACL token as it is now: the one of the file, if there is
+// a file. It is for programs that are handed a token instead of a client.
 func (c Consul) CurrentToken() (string, error) { return c.tokens().token() }
 
 func (c Consul) tokens() tokenSource {

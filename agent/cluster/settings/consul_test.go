@@ -148,6 +148,11 @@ func TestConsulValidate(t *testing.T) {
 	cert, key := newCertificate(t, dir, "client")
 	both := filepath.Join(dir, "both.pem")
 	write(t, both, read(t, cert)+read(t, key), 0o600)
+	authorities := filepath.Join(dir, "authorities")
+	if err := os.Mkdir(authorities, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(authorities, "ca.crt"), read(t, cert), 0o600)
 	no := false
 	for name, tt := range map[string]struct {
 		consul  Consul
@@ -161,8 +166,10 @@ func TestConsulValidate(t *testing.T) {
 		"token with a line's end":    {Consul{Token: "hush\n"}, "consul.token: must not begin or end with a blank", ""},
 		"no token file":              {Consul{TokenFile: filepath.Join(dir, "none")}, "consul.token_file", ""},
 		"token file is a directory":  {Consul{TokenFile: dir}, "is not a file", ""},
-		"no CA":                      {Consul{CACert: filepath.Join(dir, "none")}, "there is no such file", ""},
-		"directory of CAs":           {Consul{CACert: dir, Scheme: "https"}, "", ""},
+		"no CA":                      {Consul{CACert: filepath.Join(dir, "none"), Scheme: "https"}, "there is no such file", ""},
+		"directory of CAs":           {Consul{CACert: authorities, Scheme: "https"}, "", ""},
+		"a CA that is none":          {Consul{CACert: key, Scheme: "https"}, "consul.cacert", ""},
+		"a key that does not fit":    {Consul{Cert: cert, Key: cert, Scheme: "https"}, "consul.cert", ""},
 		"certificate, no key":        {Consul{Cert: cert, Scheme: "https"}, "consul.key: must be set", ""},
 		"certificate with its key":   {Consul{Cert: both, Scheme: "https"}, "", ""},
 		"key, no certificate":        {Consul{Key: key, Scheme: "https"}, "consul.cert: must be set together with consul.key", ""},

@@ -289,7 +289,7 @@ func TestLayersRefuse(t *testing.T) {
 	}{
 		"a list":          {[]string{"LICTOR_SERVER_HOSTS={a: b}"}, nil, "server.hosts: a map: must be a list of texts (environment variable LICTOR_SERVER_HOSTS)"},
 		"a broken list":   {[]string{"LICTOR_SERVER_HOSTS=[a"}, nil, "server.hosts: must be a list: a, b or YAML (environment variable LICTOR_SERVER_HOSTS)"},
-		"a map":           {[]string{"LICTOR_TAGS=Zone"}, nil, "tags: must be a map"},
+		"a map":           {[]string{"LICTOR_TAGS=[Zone]"}, nil, "tags: must be a map"},
 		"an unknown flag": {nil, map[string]any{"server.lisen": "a"}, "server.lisen: is not a known key; did you mean listen?"},
 		"another store":   {[]string{"PATRONI_ETCD_HOST=a"}, nil, "PATRONI_ETCD_HOST: use consul"},
 	} {
@@ -364,7 +364,7 @@ func TestLoadWarns(t *testing.T) {
 		want    string
 	}{
 		"old name":             {"server: {bind: a}", "", ""},
-		"old name and new":     {"server: {bind: a, listen: b}", "", "server.bind: is an old name of server.listen and has no effect beside it"},
+		"old name and new":     {"server: {bind: a, listen: b}", "", "server.bind: is an old name of server.listen and has no effect beside it (program.yml, line 1, column 10)"},
 		"unused":               {"server: {speed: 5}", "", "server.speed: has no effect: it is always fast (program.yml, line 1, column 10)"},
 		"key set twice":        {"name: a\nname: b", "", "name: is set twice, the last one counts (program.yml, line 2, column 1)"},
 		"variable's slip":      {"", "LICTOR_SERVER_LISTN=a", "LICTOR_SERVER_LISTN: is not a known variable and has no effect; did you mean LICTOR_SERVER_LISTEN?"},
