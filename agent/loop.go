@@ -87,7 +87,9 @@ func (a *Agent) loop(stop, reload <-chan struct{}, failed <-chan error) error {
 			deadline = limit.C
 			a.log.Info().Msg("asked to stop")
 		case <-reload:
-			a.reload()
+			if err := a.reload(); err != nil {
+				a.log.Error().Err(err).Msg("reload failed")
+			}
 		case <-deadline:
 			a.log.Error().Dur("limit", stopLimit).Msg("could not stop in an orderly way in time; PostgreSQL is killed")
 			return a.pg.Kill(a.ctx)
@@ -98,6 +100,9 @@ func (a *Agent) loop(stop, reload <-chan struct{}, failed <-chan error) error {
 		}
 		wake := a.step()
 		if a.m.exit {
+			if !a.pg.Running() {
+				a.dismissGuard()
+			}
 			return nil
 		}
 		timer.Reset(wake)

@@ -56,16 +56,15 @@ func (a *Agent) await(ctx context.Context, condition func(api.State) bool) error
 
 // Reload re-reads the configuration file, as SIGHUP does (api.Node).
 func (a *Agent) Reload(ctx context.Context) error {
-	return a.ask(ctx, func() error { a.reload(); return nil })
+	return a.ask(ctx, a.reload)
 }
 
 // reload makes what can change at run time take effect. A file that is not
 // valid changes nothing.
-func (a *Agent) reload() {
+func (a *Agent) reload() error {
 	cfg, warnings, err := config.Load(a.source)
 	if err != nil {
-		a.log.Error().Err(err).Msg("the configuration file is not valid; the configuration stays as it was")
-		return
+		return fmt.Errorf("the configuration stays as it was: %w", err)
 	}
 	for _, w := range warnings {
 		a.log.Warn().Msg(w.String())
@@ -76,6 +75,7 @@ func (a *Agent) reload() {
 	a.pg.Reconfigure(a.cfg.Postgres)
 	a.applyPostgresConfig()
 	a.log.Info().Msg("configuration reloaded")
+	return nil
 }
 
 // Restart restarts PostgreSQL in place (api.Node). The leader keeps its lease
@@ -181,7 +181,7 @@ func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (m
 	if _, _, err := cluster.ParseDynamic(changed); err != nil {
 		return nil, fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}
-	value, err := json.Marshal(changed)
+	value, err := cluster.CanonicalJSON(changed)
 	if err != nil {
 		return nil, fmt.Errorf("the new configuration: %w", err)
 	}

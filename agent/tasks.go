@@ -293,6 +293,7 @@ func (a *Agent) clone(from string) {
 // under an armed guard.
 func (a *Agent) startPostgres(role postgres.Role, upstream string) {
 	as := postgres.StartAs{Role: role}
+	killAt := a.killAt()
 	if upstream != "" {
 		up, err := a.upstreamOf(upstream)
 		if err != nil {
@@ -302,6 +303,11 @@ func (a *Agent) startPostgres(role postgres.Role, upstream string) {
 		as.Upstream = &up
 	}
 	a.startTask(ha.TaskStart, func(ctx context.Context) error {
+		if role == postgres.Primary {
+			if err := a.guard.armNow(ctx, killAt); err != nil {
+				return fmt.Errorf("the guard could not be armed, so no primary is started: %w", err)
+			}
+		}
 		return a.pg.Start(ctx, as)
 	}, func(err error) {
 		if err == nil {

@@ -133,6 +133,8 @@ func (v View) unelectable() string {
 		return "PostgreSQL runs as a primary that must be stopped first"
 	case NoFailover(v.Tags):
 		return "this member is tagged nofailover"
+	case len(v.Config.StandbyCluster) > 0:
+		return "the shard is configured as a standby cluster, which Lictor does not run yet: nothing is promoted"
 	case !v.WatchdogOK:
 		return "the watchdog is required and does not work"
 	case !v.Cluster.Initialize.Exists():

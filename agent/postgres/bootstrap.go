@@ -2,12 +2,19 @@ package postgres
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 
@@ -20,10 +27,17 @@ import (
 // be called when Consul knows the shard. Whatever happens on the way, the marker
 // says that the directory is ours to clear away.
 func (p *Instance) Bootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
-	if err := p.mark(markBootstrap); err != nil {
+	if b.Method != "" && b.Method != "initdb" {
+		return "", fmt.Errorf("bootstrap.method: %s: custom methods are not supported yet, only initdb", b.Method)
+	}
+	options, err := initdbOptions(b.InitDB)
+	if err != nil {
 		return "", err
 	}
-	if err := p.initdb(ctx, b); err != nil {
+	if err := p.mark(markBootstrap, ""); err != nil {
+		return "", err
+	}
+	if err := p.initdb(ctx, options); err != nil {
 		return "", err
 	}
 	if err := p.bootstrapHBA(b); err != nil {
@@ -42,50 +56,63 @@ func (p *Instance) Bootstrap(ctx context.Context, b config.Bootstrap) (systemIde
 // FinishBootstrap says that the bootstrapped data directory is the shard's.
 func (p *Instance) FinishBootstrap() error { return p.unmark() }
 
-func (p *Instance) initdb(ctx context.Context, b config.Bootstrap) error {
-	super := p.local.Load().Authentication.Superuser
-	args := []string{"--pgdata=" + p.dataDir, "--username=" + super.Username}
-	auth := false
-	for _, option := range b.InitDB {
+// initdbOptions turns bootstrap.initdb into arguments: names, and maps of a name
+// to its value. Some are the agent's own, or would make what is no data
+// directory to rely on.
+func initdbOptions(list []any) ([]string, error) {
+	var args []string
+	add := func(name string, value any) error {
+		name = strings.TrimLeft(name, "-")
+		bare, _, _ := strings.Cut(name, "=")
+		if slices.Contains([]string{"pgdata", "D", "nosync", "no-sync", "N", "pwfile", "pwprompt", "W", "sync-only", "S", "version", "V", "username", "U"}, bare) {
+			return fmt.Errorf("bootstrap.initdb: %s must not be set: Lictor sets it itself", bare)
+		}
+		switch value {
+		case nil, true:
+			args = append(args, "--"+name)
+		case false:
+		default:
+			args = append(args, "--"+name+"="+fmt.Sprint(value))
+		}
+		return nil
+	}
+	for _, option := range list {
 		switch o := option.(type) {
 		case string:
-			args = append(args, "--"+o)
-		case map[string]any:
-			for name, value := range o {
-				args = append(args, "--"+name+"="+fmt.Sprint(value))
-				auth = auth || strings.HasPrefix(name, "auth")
+			if err := add(o, nil); err != nil {
+				return nil, err
 			}
+		case map[string]any:
+			for _, name := range slices.Sorted(maps.Keys(o)) {
+				if err := add(name, o[name]); err != nil {
+					return nil, err
+				}
+			}
+		default:
+			return nil, fmt.Errorf("bootstrap.initdb: %v must be the name of an option, or a map of one name to its value", option)
 		}
 	}
+	return args, nil
+}
+
+func (p *Instance) initdb(ctx context.Context, options []string) error {
+	super := p.local.Load().Authentication.Superuser
+	args := append([]string{"--pgdata=" + p.dataDir, "--username=" + super.Username}, options...)
+	auth := slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "--auth") })
 	if super.Password != "" {
-		file, err := p.secretFile(super.Password)
-		if err != nil {
+		// Under a name of its own: one that a killed agent left is found.
+		file := p.stateFile("pwfile")
+		defer os.Remove(file)
+		if err := p.writeFile(file, super.Password+"\n"); err != nil {
 			return err
 		}
-		defer os.Remove(file)
 		args = append(args, "--pwfile="+file)
 		if !auth {
 			args = append(args, "--auth=scram-sha-256")
 		}
 	}
-	_, err := p.run(ctx, nil, "initdb", args...)
+	_, err := p.runOnData(ctx, nil, "initdb", args...)
 	return err
-}
-
-// secretFile holds a password for a moment, readable to PostgreSQL's user alone.
-func (p *Instance) secretFile(secret string) (string, error) {
-	f, err := os.CreateTemp("", "lictor-")
-	if err != nil {
-		return "", fmt.Errorf("file for a password: %w", err)
-	}
-	defer f.Close()
-	if err := p.own(f.Name()); err != nil {
-		return "", err
-	}
-	if _, err := f.WriteString(secret + "\n"); err != nil {
-		return "", fmt.Errorf("file for a password: %w", err)
-	}
-	return f.Name(), nil
 }
 
 // bootstrapHBA writes who may log in, unless postgresql.pg_hba will: the lines of
@@ -151,7 +178,7 @@ func (p *Instance) makeRoles(ctx context.Context, socketDir string, b config.Boo
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
+	defer hangUpOn(conn)
 	auth := p.local.Load().Authentication
 	if err := createRole(ctx, conn, auth.Replication, "LOGIN REPLICATION"); err != nil {
 		return err
@@ -208,10 +235,41 @@ func createRole(ctx context.Context, conn *pgx.Conn, role config.PgUser, options
 	if _, err := conn.Exec(ctx, "SET password_encryption = 'scram-sha-256'"); err != nil {
 		return fmt.Errorf("role %s: %w", role.Username, err)
 	}
-	if _, err := conn.Exec(ctx, "ALTER ROLE "+name+" PASSWORD "+literal(role.Password)); err != nil {
+	password, err := scramVerifier(role.Password)
+	if err != nil {
+		return fmt.Errorf("role %s: %w", role.Username, err)
+	}
+	if _, err := conn.Exec(ctx, "ALTER ROLE "+name+" PASSWORD "+literal(password)); err != nil {
 		return fmt.Errorf("role %s: its password was not accepted", role.Username)
 	}
 	return nil
+}
+
+// scramVerifier is what PostgreSQL keeps of a password (RFC 5803), made here so
+// that the password itself stays out of logs and pg_stat_statements. One with
+// other than ASCII characters would have to be normalised first and is left to
+// PostgreSQL.
+func scramVerifier(password string) (string, error) {
+	if strings.ContainsFunc(password, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return password, nil
+	}
+	const iterations = 4096 // PostgreSQL's own default
+	salt := make([]byte, 16)
+	if _, err := rand.Read(salt); err != nil {
+		return "", fmt.Errorf("salt: %w", err)
+	}
+	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
+	if err != nil {
+		return "", fmt.Errorf("password: %w", err)
+	}
+	mac := func(text string) []byte {
+		h := hmac.New(sha256.New, salted)
+		h.Write([]byte(text))
+		return h.Sum(nil)
+	}
+	stored := sha256.Sum256(mac("Client Key"))
+	encode := base64.StdEncoding.EncodeToString
+	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, encode(salt), encode(stored[:]), encode(mac("Server Key"))), nil
 }
 
 // literal quotes text for SQL with standard_conforming_strings on.

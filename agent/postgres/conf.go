@@ -25,18 +25,50 @@ import (
 // (Patroni's list, docs/design.md section 3).
 var commandLine = []struct {
 	name, fallback string
-	least          int // of a number; 0: not a number
+	accept         func(text string) (value string, ok bool)
 }{
-	{"wal_level", "replica", 0},
-	{"hot_standby", "on", 0},
-	{"max_connections", "100", 25},
-	{"max_wal_senders", "10", 3},
-	{"max_prepared_transactions", "0", -1},
-	{"max_locks_per_transaction", "64", 32},
-	{"track_commit_timestamp", "off", 0},
-	{"max_replication_slots", "10", 4},
-	{"max_worker_processes", "8", 2},
-	{"wal_log_hints", "on", 0},
+	{"wal_level", "replica", walLevel},
+	{"hot_standby", "on", fixed},
+	{"max_connections", "100", atLeast(25)},
+	{"max_wal_senders", "10", atLeast(3)},
+	{"max_prepared_transactions", "0", atLeast(0)},
+	{"max_locks_per_transaction", "64", atLeast(32)},
+	{"track_commit_timestamp", "off", onOff},
+	{"max_replication_slots", "10", atLeast(4)},
+	{"max_worker_processes", "8", atLeast(2)},
+	{"wal_log_hints", "on", fixed},
+}
+
+// fixed: the fallback is the only value that a member of a shard may have.
+func fixed(string) (string, bool) { return "", false }
+
+func atLeast(least int) func(string) (string, bool) {
+	return func(text string) (string, bool) {
+		n, err := strconv.Atoi(strings.TrimSpace(text))
+		return strconv.Itoa(n), err == nil && n >= least
+	}
+}
+
+// walLevel takes hot_standby, the name that replica had before version 9.6.
+func walLevel(text string) (string, bool) {
+	switch text = strings.ToLower(strings.TrimSpace(text)); text {
+	case "hot_standby":
+		return "replica", true
+	case "replica", "logical":
+		return text, true
+	}
+	return "", false
+}
+
+// onOff takes the words for a truth value that PostgreSQL does.
+func onOff(text string) (string, bool) {
+	switch strings.ToLower(strings.TrimSpace(text)) {
+	case "on", "true", "yes", "1", "t", "y":
+		return "on", true
+	case "off", "false", "no", "0", "f", "n":
+		return "off", true
+	}
+	return "", false
 }
 
 // recoveryParameters are those that say what a standby follows; a leftover in
@@ -207,8 +239,16 @@ func (p *Instance) keepBaseConf() error {
 // parameters are those of the file, without the ones of the command line.
 func (p *Instance) parameters() map[string]string {
 	out := maps.Clone(defaults)
+	if p.major < 13 {
+		out["wal_keep_segments"] = "8"
+	}
 	for _, layer := range []map[string]any{p.dynamic.Postgres.Parameters, p.local.Load().Parameters} {
 		for name, value := range layer {
+			name = strings.ToLower(name)
+			if value == nil { // as in the dynamic configuration: back to the default
+				delete(out, name)
+				continue
+			}
 			out[name] = parameterText(value)
 		}
 	}
@@ -225,10 +265,18 @@ func (p *Instance) parameters() map[string]string {
 	for _, c := range commandLine {
 		delete(out, c.name)
 	}
-	if p.syncNames != "" || p.dynamic.SynchronousMode == cluster.SyncOn || p.dynamic.SynchronousMode == cluster.SyncQuorum {
-		out["synchronous_standby_names"] = p.syncNames
+	if p.ownsSyncNames() {
+		delete(out, syncNames)
 	}
 	return out
+}
+
+const syncNames = "synchronous_standby_names"
+
+// ownsSyncNames tells whether commits wait for whom the agent says, and not for
+// whom the user's parameters say.
+func (p *Instance) ownsSyncNames() bool {
+	return p.syncNames != "" || p.dynamic.SynchronousMode == cluster.SyncOn || p.dynamic.SynchronousMode == cluster.SyncQuorum
 }
 
 func supported(name string, major int) bool {
@@ -263,12 +311,19 @@ func quote(value string) string {
 
 func (p *Instance) postgresqlConf(a as, control Control) string {
 	var b strings.Builder
-	b.WriteString("# Written by Lictor; changes here are lost. Change the dynamic configuration, or postgresql.parameters.\n")
-	b.WriteString("include 'postgresql.base.conf'\n\n")
+	b.WriteString(confHead + "; changes here are lost. Change the dynamic configuration, or postgresql.parameters.\n")
+	base := "postgresql.base.conf"
+	if custom := p.local.Load().CustomConf; custom != "" {
+		base = custom
+	}
+	fmt.Fprintf(&b, "include %s\n\n", quote(base))
 	write := func(name, value string) { fmt.Fprintf(&b, "%s = %s\n", name, quote(value)) }
 	parameters := p.parameters()
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
 		write(name, parameters[name])
+	}
+	if p.ownsSyncNames() {
+		fmt.Fprintf(&b, "%s = %s %s\n", syncNames, quote(p.syncNames), syncNamesMark)
 	}
 	write("hba_file", p.inData("pg_hba.conf"))
 	write("ident_file", p.inData("pg_ident.conf"))
@@ -319,10 +374,8 @@ func (p *Instance) commandLineValues(role Role, control Control) map[string]stri
 	out := map[string]string{}
 	for _, c := range commandLine {
 		value := c.fallback
-		if configured, ok := p.dynamic.Postgres.Parameters[c.name]; ok && c.name != "hot_standby" && c.name != "wal_log_hints" {
-			text := parameterText(configured)
-			n, err := strconv.Atoi(text)
-			if c.least == 0 || err == nil && n >= c.least {
+		if configured, ok := p.dynamic.Postgres.Parameters[c.name]; ok {
+			if text, ok := c.accept(parameterText(configured)); ok {
 				value = text
 			}
 		}
@@ -384,7 +437,11 @@ func (p *Instance) writePgpass(u Upstream) error {
 	auth := p.local.Load().Authentication
 	escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace
 	var b strings.Builder
-	for _, role := range []config.PgUser{auth.Replication, auth.Rewind, auth.Superuser} {
+	roles := []config.PgUser{auth.Replication, auth.Rewind}
+	if auth.Rewind.Username == "" {
+		roles = append(roles, auth.Superuser) // which rewinds then
+	}
+	for _, role := range roles {
 		if role.Username != "" && role.Password != "" {
 			fmt.Fprintf(&b, "%s:%d:*:%s:%s\n", escape(u.Host), u.Port, escape(role.Username), escape(role.Password))
 		}
@@ -432,21 +489,54 @@ func (p *Instance) setSignalFile(role Role) error {
 	return nil
 }
 
-var syncNamesLine = regexp.MustCompile(`(?m)^synchronous_standby_names = '((?:[^']|'')*)'`)
+const (
+	confHead      = "# Written by Lictor"
+	syncNamesMark = "# synchronous_mode"
+)
+
+var (
+	syncNamesLine       = regexp.MustCompile(`(?m)^synchronous_standby_names = '((?:[^']|'')*)'(.*)$`)
+	primaryConninfoLine = regexp.MustCompile(`(?m)^primary_conninfo = '((?:[^']|'')*)'`)
+	conninfoPart        = regexp.MustCompile(`(\w+) *= *('(?:[^'\\]|\\.)*'|[^\s']\S*)`)
+)
+
+// conninfoAddress finds host and port in a connection string.
+func conninfoAddress(conninfo string) (host string, port int, err error) {
+	port = 5432
+	for _, m := range conninfoPart.FindAllStringSubmatch(conninfo, -1) {
+		value := strings.NewReplacer(`\\`, `\`, `\'`, `'`).Replace(strings.TrimSuffix(strings.TrimPrefix(m[2], "'"), "'"))
+		switch m[1] {
+		case "host":
+			host = value
+		case "port":
+			if port, err = strconv.Atoi(value); err != nil {
+				return "", 0, fmt.Errorf("primary_conninfo: port %q", value)
+			}
+		}
+	}
+	if host == "" {
+		return "", 0, errors.New("primary_conninfo: it has no host")
+	}
+	return host, port, nil
+}
 
 // readSyncNames takes synchronous_standby_names from the file that an earlier
-// run wrote: as long as the key `sync` promises it, commits must go on waiting.
+// run, or Patroni, wrote: as long as the key `sync` promises it, commits must go
+// on waiting. What the user's parameters set is not taken for that.
 func (p *Instance) readSyncNames() string {
 	content, err := os.ReadFile(p.inData("postgresql.conf"))
 	if err != nil {
 		return ""
 	}
 	m := syncNamesLine.FindStringSubmatch(string(content))
-	if m == nil {
+	if m == nil || strings.HasPrefix(string(content), confHead) && strings.TrimSpace(m[2]) != syncNamesMark {
 		return ""
 	}
-	return strings.NewReplacer("''", "'", `\\`, `\`).Replace(m[1])
+	return unquote(m[1])
 }
+
+// unquote is the reverse of quote, without the outer quotes.
+func unquote(text string) string { return strings.NewReplacer("''", "'", `\\`, `\`).Replace(text) }
 
 // SlotName is the name of a member's replication slot: lower case, - and . as
 // _, other characters as u and their decimal code (Patroni's rule).

@@ -1,12 +1,16 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 )
 
 // Control is what pg_control says of a cluster.
@@ -23,14 +27,51 @@ type Control struct {
 	Minima map[string]int
 }
 
+// controlCache keeps what was read from pg_control for as long as the file
+// stays the same: it is asked for every second, and changes with checkpoints.
+type controlCache struct {
+	mu     sync.Mutex
+	raw    []byte
+	parsed Control
+}
+
 // control reads pg_control with pg_controldata, whose output in the C locale has
 // kept its labels since version 12.
 func (p *Instance) control(ctx context.Context) (Control, error) {
+	raw, err := os.ReadFile(p.inData(filepath.Join("global", "pg_control")))
+	if err != nil {
+		return Control{}, fmt.Errorf("control file: %w", err)
+	}
+	p.controls.mu.Lock()
+	defer p.controls.mu.Unlock()
+	if bytes.Equal(raw, p.controls.raw) {
+		return p.controls.parsed.clone(), nil
+	}
 	out, err := p.run(ctx, nil, "pg_controldata", "-D", p.dataDir)
 	if err != nil {
 		return Control{}, err
 	}
-	return parseControl(out)
+	c, err := parseControl(out)
+	if err != nil {
+		return Control{}, err
+	}
+	p.controls.raw, p.controls.parsed = raw, c
+	return c.clone(), nil
+}
+
+func (c Control) clone() Control {
+	c.Minima = maps.Clone(c.Minima)
+	return c
+}
+
+// made is when initdb made the cluster, to the second: the upper half of its
+// system identifier (PostgreSQL's src/backend/access/transam/xlog.c).
+func (c Control) made() time.Time {
+	id, err := strconv.ParseUint(c.SystemIdentifier, 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(int64(id>>32), 0)
 }
 
 func parseControl(out string) (Control, error) {

@@ -2,13 +2,12 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -45,8 +44,9 @@ const (
 // DataDir looks at the data directory.
 //
 // A directory counts as Incomplete only if the marker, made before the work
-// began in a directory that was empty, still names this very directory (by
-// inode): a directory that was put there since is not ours to touch.
+// began in a directory that was empty, still names this very directory and
+// nothing in it is older or of another cluster: what was put there since is not
+// ours to touch.
 func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
 	entries, err := os.ReadDir(p.dataDir)
 	switch {
@@ -59,10 +59,12 @@ func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
 	if len(entries) == 0 {
 		return DataDir{State: Empty}, nil
 	}
-	if kind, err := p.marked(); err != nil {
+	switch found, control, err := p.unfinished(ctx); {
+	case errors.Is(err, errNotOurs):
+		return DataDir{State: Foreign, Problem: err.Error()}, nil
+	case err != nil:
 		return DataDir{}, err
-	} else if kind != "" {
-		control, _ := p.control(ctx) // there may be none yet
+	case found != nil:
 		return DataDir{State: Incomplete, Control: control}, nil
 	}
 	major, err := p.dataMajor()
@@ -81,27 +83,42 @@ func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
 		}
 		return DataDir{State: Foreign, Problem: fmt.Sprintf("its control file cannot be read: %v", err)}, nil
 	}
-	d := DataDir{State: Valid, Control: control}
+	return DataDir{State: Valid, Control: control, Standby: p.hasSignalFile()}, nil
+}
+
+// hasSignalFile tells whether PostgreSQL would start in recovery.
+func (p *Instance) hasSignalFile() bool {
 	for _, name := range []string{"standby.signal", "recovery.signal"} {
-		if _, err := os.Stat(filepath.Join(p.dataDir, name)); err == nil {
-			d.Standby = true
+		if _, err := os.Stat(p.inData(name)); err == nil {
+			return true
 		}
 	}
-	return d, nil
+	return false
 }
 
 func (p *Instance) markerPath() string { return p.stateFile("unfinished") }
 
+// marker says whose unfinished work a data directory holds.
+type marker struct {
+	Kind    string    `json:"kind"`
+	DataDir string    `json:"data_dir"`
+	ID      string    `json:"id"` // identity
+	Made    time.Time `json:"made"`
+	// SystemIdentifier is that of the cluster which is cloned.
+	SystemIdentifier string `json:"system_identifier,omitempty"`
+}
+
+// errNotOurs: there is a marker, but what is in the directory contradicts it.
+var errNotOurs = errors.New("it does not hold what its marker says")
+
+// clockSlack is how far the clock may have been set back between the writing of
+// a marker and the initdb after it.
+const clockSlack = 10 * time.Minute
+
 // mark makes the data directory if need be, checks that it is empty, and notes
 // on disk that what will be in it is our own unfinished work.
-func (p *Instance) mark(kind string) error {
-	if err := os.MkdirAll(p.dataDir, 0o700); err != nil {
-		return fmt.Errorf("making the data directory: %w", err)
-	}
-	if err := os.Chmod(p.dataDir, 0o700); err != nil {
-		return fmt.Errorf("data directory: %w", err)
-	}
-	if err := p.own(p.dataDir); err != nil {
+func (p *Instance) mark(kind, systemIdentifier string) error {
+	if err := p.makeDataDir(); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(p.dataDir)
@@ -113,37 +130,99 @@ func (p *Instance) mark(kind string) error {
 			return fmt.Errorf("the data directory %s is not empty (%s): nothing is put into it", p.dataDir, e.Name())
 		}
 	}
-	id, err := inode(p.dataDir)
+	return p.writeMarker(kind, systemIdentifier)
+}
+
+// makeDataDir makes the data directory, or the one that a link of this name
+// points at, PostgreSQL's own.
+func (p *Instance) makeDataDir() error {
+	if err := os.MkdirAll(filepath.Dir(p.dataDir), 0o755); err != nil {
+		return fmt.Errorf("making the data directory's parent: %w", err)
+	}
+	if err := os.Mkdir(p.dataDir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("making the data directory (make it yourself, or set postgresql.data_dir): %w", err)
+	}
+	dir, err := filepath.EvalSymlinks(p.dataDir)
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return p.own(dir)
+}
+
+func (p *Instance) writeMarker(kind, systemIdentifier string) error {
+	id, err := identity(p.dataDir)
 	if err != nil {
 		return err
 	}
-	content := fmt.Sprintf("%s %s %s\n", kind, id, p.dataDir)
-	if err := renameio.WriteFile(p.markerPath(), []byte(content), 0o600); err != nil {
+	content, err := json.Marshal(marker{
+		Kind: kind, DataDir: p.dataDir, ID: id, Made: time.Now().UTC(), SystemIdentifier: systemIdentifier,
+	})
+	if err != nil {
+		return fmt.Errorf("marker of unfinished work: %w", err)
+	}
+	if err := p.makeStateDir(); err != nil {
+		return err
+	}
+	if err := renameio.WriteFile(p.markerPath(), content, 0o600); err != nil {
 		return fmt.Errorf("writing the marker of unfinished work (set lictor.state_dir to a writable directory): %w", err)
+	}
+	// A rewind that was cut short concerned what was here before.
+	if err := p.forgetRewind(); err != nil {
+		return err
 	}
 	return syncDir(p.stateDir)
 }
 
-// marked tells what unfinished work of ours the data directory holds, empty for
-// none. A marker of another directory does not count.
-func (p *Instance) marked() (string, error) {
+// marked reads the marker; nil if there is none, or if it is another
+// directory's.
+func (p *Instance) marked() (*marker, error) {
 	content, err := os.ReadFile(p.markerPath())
 	if errors.Is(err, os.ErrNotExist) {
-		return "", nil
+		return nil, nil //nolint:nilnil // no marker is no failure
 	}
 	if err != nil {
-		return "", fmt.Errorf("marker of unfinished work: %w", err)
+		return nil, fmt.Errorf("marker of unfinished work: %w", err)
 	}
-	kind, rest, _ := strings.Cut(strings.TrimSpace(string(content)), " ")
-	id, path, _ := strings.Cut(rest, " ")
-	now, err := inode(p.dataDir)
+	var m marker
+	if err := json.Unmarshal(content, &m); err != nil {
+		return nil, fmt.Errorf("the marker of unfinished work %s is damaged; remove it if the data directory is in order: %w", p.markerPath(), err)
+	}
+	id, err := identity(p.dataDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil //nolint:nilnil // what it was about is gone
+	}
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if path != p.dataDir || id != now || kind != markBootstrap && kind != markClone {
-		return "", nil
+	if m.DataDir != p.dataDir || m.ID != id || m.Kind != markBootstrap && m.Kind != markClone {
+		return nil, nil //nolint:nilnil // another directory's marker
 	}
-	return kind, nil
+	return &m, nil
+}
+
+// unfinished tells what unfinished work of ours the data directory holds, nil
+// for none. A cluster that was made before the marker of its bootstrap, or that
+// is not the one of which the marker says that it was being cloned, is somebody's
+// data: an operator has put it there.
+func (p *Instance) unfinished(ctx context.Context) (*marker, Control, error) {
+	m, err := p.marked()
+	if err != nil || m == nil {
+		return nil, Control{}, err
+	}
+	control, err := p.control(ctx)
+	if err != nil {
+		return m, Control{}, ctx.Err() // there may be none yet
+	}
+	older := m.Kind == markBootstrap && control.made().Before(m.Made.Add(-clockSlack))
+	other := m.SystemIdentifier != "" && m.SystemIdentifier != control.SystemIdentifier
+	if older || other {
+		return nil, control, fmt.Errorf("%w: %s says that a %s was left unfinished in %s, where there is another cluster (system identifier %s) now: "+
+			"remove that file if the cluster is to be used, or else empty the directory", errNotOurs, p.markerPath(), m.Kind, p.dataDir, control.SystemIdentifier)
+	}
+	return m, control, nil
 }
 
 // unmark says that the work is finished: the data directory is from now on as
@@ -159,19 +238,24 @@ func (p *Instance) unmark() error {
 // unfinished: a clone is removed, for its source has everything; a bootstrap is
 // moved aside. A directory without our marker is never touched.
 func (p *Instance) DiscardIncomplete(ctx context.Context) error {
-	kind, err := p.marked()
+	m, _, err := p.unfinished(ctx)
 	switch {
 	case err != nil:
 		return err
-	case kind == "":
+	case m == nil:
 		return fmt.Errorf("%s holds no unfinished work of ours and is left alone", p.dataDir)
 	}
 	if err := p.Kill(ctx); err != nil {
 		return err
 	}
-	if kind == markBootstrap {
-		aside := p.dataDir + ".failed." + time.Now().UTC().Format("20060102T150405.000")
-		if err := os.Rename(p.dataDir, aside); err == nil {
+	if err := p.killWriters(ctx); err != nil {
+		return err
+	}
+	if err := os.Remove(p.stateFile("pwfile")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("removing what initdb was given: %w", err)
+	}
+	if m.Kind == markBootstrap {
+		if aside, err := p.moveAside(); err == nil {
 			p.log.Warn().Str("moved_to", aside).Msg("an unfinished bootstrap was moved aside; delete it when you have looked at it")
 			return p.unmark()
 		}
@@ -180,8 +264,30 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 	if err := p.empty(); err != nil {
 		return err
 	}
-	p.log.Warn().Str("data_dir", p.dataDir).Str("unfinished", kind).Msg("cleared away")
+	p.log.Warn().Str("data_dir", p.dataDir).Str("unfinished", m.Kind).Msg("cleared away")
 	return p.unmark()
+}
+
+// moveAside renames the data directory. Of a link it is the target that is
+// renamed, so that the next one is made on the same disk.
+func (p *Instance) moveAside() (string, error) {
+	dir, err := filepath.EvalSymlinks(p.dataDir)
+	if err != nil {
+		return "", fmt.Errorf("moving the data directory aside: %w", err)
+	}
+	aside := dir + ".failed." + time.Now().UTC().Format("20060102T150405.000")
+	if err := os.Rename(dir, aside); err != nil {
+		return "", fmt.Errorf("moving the data directory aside: %w", err)
+	}
+	if dir != p.dataDir {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return "", fmt.Errorf("making the data directory: %w", err)
+		}
+		if err := p.own(dir); err != nil {
+			return "", err
+		}
+	}
+	return aside, nil
 }
 
 // Permission says why a data directory may be removed. Every field must be
@@ -206,26 +312,23 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 	case allowed.AllowedBy == "":
 		return errors.New("the data directory stays: nobody asked for its removal")
 	}
-	if d, err := p.DataDir(ctx); err != nil {
+	d, err := p.DataDir(ctx)
+	switch {
+	case err != nil:
 		return err
-	} else if d.State == Foreign {
+	case d.State == Foreign:
 		return fmt.Errorf("the data directory stays: %s", d.Problem)
-	} else if d.State == Empty {
+	case d.State == Empty:
 		return nil
 	}
 	if pid := p.process.pid(); pid != 0 {
 		return fmt.Errorf("the data directory stays: PostgreSQL (pid %d) runs in it", pid)
 	}
-	if err := p.killLeftovers(ctx); err != nil {
+	if err := p.killWriters(ctx); err != nil {
 		return err
 	}
-	id, err := inode(p.dataDir)
-	if err != nil {
+	if err := p.writeMarker(markClone, d.Control.SystemIdentifier); err != nil {
 		return err
-	}
-	content := fmt.Sprintf("%s %s %s\n", markClone, id, p.dataDir)
-	if err := renameio.WriteFile(p.markerPath(), []byte(content), 0o600); err != nil {
-		return fmt.Errorf("writing the marker of unfinished work (set lictor.state_dir to a writable directory): %w", err)
 	}
 	p.log.Warn().Str("data_dir", p.dataDir).Str("allowed_by", allowed.AllowedBy).Msg("removing the data directory's content to clone it anew")
 	if err := p.empty(); err != nil {
@@ -253,13 +356,19 @@ func (p *Instance) empty() error {
 	return nil
 }
 
-// inode names a directory for as long as it exists.
-func inode(dir string) (string, error) {
-	var st syscall.Stat_t
-	if err := syscall.Stat(dir, &st); err != nil {
+// identity names a directory for as long as it exists: by its inode and, since
+// file systems use a freed inode again at once, by when it was made. The device's
+// number may be another one after a boot; it counts only where the file system
+// does not know the time.
+func identity(dir string) (string, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
 		return "", fmt.Errorf("data directory %s: %w", dir, err)
 	}
-	return fmt.Sprintf("%d:%d", st.Dev, st.Ino), nil
+	if st.Mask&unix.STATX_BTIME == 0 {
+		return fmt.Sprintf("%d:%d:%d", st.Dev_major, st.Dev_minor, st.Ino), nil
+	}
+	return fmt.Sprintf("%d@%d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
 }
 
 func syncDir(dir string) error {

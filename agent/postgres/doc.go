@@ -12,7 +12,9 @@
 //	observe.go    how it fares
 //	bootstrap.go  the first member of a shard
 //	replica.go    base backups and rewinding
-//	slots.go      replication slots, synchronous standbys, timeline history
+//	diverged.go   whether this member's WAL has left the upstream's
+//	slots.go      replication slots, timeline history
+//	synchronous.go  whom commits wait for
 //
 // The data directory is sacred (docs/design.md, I7): only DiscardIncomplete and
 // RemoveForReinit take one away, and both say in their comments when.

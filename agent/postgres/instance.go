@@ -60,8 +60,11 @@ type Instance struct {
 
 	process postmaster
 
-	sql  sync.Mutex
-	conn *pgx.Conn
+	// sql holds the kept connection, or nil, while nobody uses it: who takes it
+	// out is its only user, and waits no longer than its own context.
+	sql chan *pgx.Conn
+
+	controls controlCache
 }
 
 // New makes an instance. It looks at the programs and at nothing else.
@@ -73,10 +76,13 @@ func New(s Settings) (*Instance, error) {
 	p := &Instance{
 		scope: s.Scope, name: s.Name, launcher: s.Launcher, log: s.Log,
 		dataDir: filepath.Clean(s.Postgres.DataDir), listenHosts: hosts, port: port, stateDir: s.StateDir,
+		sql: make(chan *pgx.Conn, 1),
 	}
+	p.sql <- nil
 	if p.stateDir == "" {
 		p.stateDir = filepath.Dir(p.dataDir)
 	}
+	p.stateDir = filepath.Clean(p.stateDir)
 	p.local.Store(&s.Postgres)
 	host := localHost(hosts)
 	if dir := socketDir(s.Postgres); s.Postgres.UseUnixSocket && dir != "" {
@@ -98,6 +104,9 @@ func New(s Settings) (*Instance, error) {
 		return nil, err
 	}
 	p.syncNames = p.readSyncNames()
+	if err := p.makeStateDir(); err != nil && s.StateDir != "" {
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -246,17 +255,33 @@ func environ(extra ...string) []string {
 // run runs one of PostgreSQL's programs as PostgreSQL's user and returns what
 // it printed. A canceled context ends it with SIGTERM, later SIGKILL.
 func (p *Instance) run(ctx context.Context, env []string, name string, args ...string) (string, error) {
+	return p.runIn(ctx, "/", env, name, args...)
+}
+
+// runOnData runs a program that writes into the data directory. It has that as
+// its working directory, as PostgreSQL's own processes do: the parent-death
+// signal belongs to the thread that forks and cannot be used here, so after a
+// SIGKILL of the agent this is how the program is found and ended.
+func (p *Instance) runOnData(ctx context.Context, env []string, name string, args ...string) (string, error) {
+	return p.runIn(ctx, p.dataDir, env, name, args...)
+}
+
+func (p *Instance) runIn(ctx context.Context, dir string, env []string, name string, args ...string) (string, error) {
 	path, err := p.program(name)
 	if err != nil {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = environ(env...)
-	cmd.Dir = "/"
-	// The parent-death signal belongs to the thread that forks, so it cannot be
-	// used here: a program outlives a killed agent and is found by its marker.
+	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential, Setpgid: true}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	// To the whole group: pg_basebackup has a child that goes on otherwise.
+	cmd.Cancel = func() error {
+		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM); err != nil {
+			return os.ErrProcessDone
+		}
+		return nil
+	}
 	cmd.WaitDelay = 5 * time.Second
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
@@ -288,7 +313,25 @@ func (p *Instance) own(path string) error {
 	return nil
 }
 
-// stateFile is one of the agent's own files about this instance.
+// stateFile is one of the agent's own files about this instance. In a state
+// directory that may be shared it is named after the whole path of the data
+// directory.
 func (p *Instance) stateFile(suffix string) string {
-	return filepath.Join(p.stateDir, "."+filepath.Base(p.dataDir)+".lictor-"+suffix)
+	name := filepath.Base(p.dataDir)
+	if p.stateDir != filepath.Dir(p.dataDir) {
+		name = strings.ReplaceAll(strings.Trim(p.dataDir, "/"), "/", "-")
+	}
+	return filepath.Join(p.stateDir, "."+name+".lictor-"+suffix)
+}
+
+// makeStateDir makes the directory of the agent's own files, through which
+// PostgreSQL's user must be able to go: its passfile and log are there.
+func (p *Instance) makeStateDir() error {
+	if _, err := os.Stat(p.stateDir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(p.stateDir, 0o700); err != nil {
+		return fmt.Errorf("making the state directory (set lictor.state_dir to one that can be written): %w", err)
+	}
+	return p.own(p.stateDir)
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"time"
 
@@ -40,6 +39,7 @@ type State struct {
 	SystemIdentifier string
 	SyncNames        string // synchronous_standby_names
 	Standbys         []StandbyState
+	Slots            []Slot
 	PendingRestart   map[string]cluster.PendingChange
 }
 
@@ -60,7 +60,9 @@ type StandbyState struct {
 	State           string `json:"state"`
 	SyncState       string `json:"sync_state"`
 	SyncPriority    int    `json:"sync_priority"`
+	WriteLSN        int64  `json:"write"`
 	FlushLSN        int64  `json:"flush"`
+	ReplayLSN       int64  `json:"replay"`
 }
 
 // observeSQL asks for everything at once. Functions that are not allowed in the
@@ -84,8 +86,13 @@ SELECT r.rec,
   current_setting('synchronous_standby_names'),
   COALESCE((SELECT json_agg(json_build_object('usename', usename, 'application_name', application_name,
      'client_addr', COALESCE(host(client_addr), ''), 'state', COALESCE(state, ''), 'sync_state', COALESCE(sync_state, ''),
-     'sync_priority', COALESCE(sync_priority, 0), 'flush', COALESCE(pg_wal_lsn_diff(flush_lsn, '0/0')::bigint, 0)))
-     FROM pg_stat_replication), '[]')::text
+     'sync_priority', COALESCE(sync_priority, 0), 'write', COALESCE(pg_wal_lsn_diff(write_lsn, '0/0')::bigint, 0),
+     'flush', COALESCE(pg_wal_lsn_diff(flush_lsn, '0/0')::bigint, 0),
+     'replay', COALESCE(pg_wal_lsn_diff(replay_lsn, '0/0')::bigint, 0)))
+     FROM pg_stat_replication), '[]')::text,
+  COALESCE((SELECT json_agg(json_build_object('slot_name', slot_name, 'slot_type', slot_type, 'plugin', COALESCE(plugin, ''),
+     'database', COALESCE(database, ''), 'active', active, 'restart_lsn', COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0)))
+     FROM pg_replication_slots WHERE NOT temporary), '[]')::text
 FROM (SELECT pg_is_in_recovery() AS rec) r`
 
 // Observe looks at PostgreSQL. An error says why a running PostgreSQL could not
@@ -95,7 +102,7 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 		return State{}, nil
 	}
 	s := State{Running: true}
-	conn, err := p.connection(ctx)
+	conn, err := p.take(ctx)
 	if err != nil {
 		if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code == startingUp {
 			return s, nil
@@ -105,22 +112,24 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 		}
 		return s, err
 	}
-	p.sql.Lock()
-	defer p.sql.Unlock()
+	defer p.give(conn)
 	var (
-		replayedAt *time.Time
-		standbys   string
+		replayedAt      *time.Time
+		standbys, slots string
 	)
 	err = conn.QueryRow(ctx, observeSQL).Scan(&s.InRecovery, &s.Timeline, &s.WriteLSN, &s.ReceivedLSN, &s.ReplayedLSN, &replayedAt,
-		&s.ReplayPaused, &s.ReplicationState, &s.StartTime, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &standbys)
+		&s.ReplayPaused, &s.ReplicationState, &s.StartTime, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &standbys, &slots)
 	if err == nil {
 		err = json.Unmarshal([]byte(standbys), &s.Standbys)
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(slots), &s.Slots)
 	}
 	if err == nil {
 		s.PendingRestart, err = p.pendingRestart(ctx, conn, s)
 	}
 	if err != nil {
-		_ = conn.Close(context.WithoutCancel(ctx)) // a connection in an unknown state is not kept
+		hangUpOn(conn) // a connection in an unknown state is not kept
 		if !p.Running() {
 			return State{}, nil
 		}
@@ -184,33 +193,45 @@ func raised(role Role, want, now string) bool {
 	return role == Replica && errW == nil && errN == nil && n > w
 }
 
-// connection is the kept connection, made anew when it is broken.
-func (p *Instance) connection(ctx context.Context) (*pgx.Conn, error) {
-	p.sql.Lock()
-	defer p.sql.Unlock()
-	if p.conn != nil && !p.conn.IsClosed() {
-		return p.conn, nil
+// take takes the kept connection, made anew when it is broken. Who takes it
+// gives it back.
+func (p *Instance) take(ctx context.Context) (*pgx.Conn, error) {
+	var conn *pgx.Conn
+	select {
+	case conn = <-p.sql:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for the connection to PostgreSQL: %w", ctx.Err())
+	}
+	if conn != nil && !conn.IsClosed() {
+		return conn, nil
 	}
 	conn, err := p.dedicated(ctx)
 	if err != nil {
+		p.give(nil)
 		return nil, err
 	}
-	p.conn = conn
 	return conn, nil
 }
 
-// hangUp closes the kept connection, which would hold up a stop.
+func (p *Instance) give(conn *pgx.Conn) { p.sql <- conn }
+
+// hangUp closes the kept connection, which has no use when PostgreSQL ends.
 func (p *Instance) hangUp() {
-	if !p.sql.TryLock() {
-		return // it is in use, and breaks with the server
+	select {
+	case conn := <-p.sql:
+		if conn != nil {
+			hangUpOn(conn)
+		}
+		p.give(nil)
+	default: // it is in use, and breaks with the server
 	}
-	defer p.sql.Unlock()
-	if p.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = p.conn.Close(ctx)
-		p.conn = nil
-	}
+}
+
+// hangUpOn closes a connection without waiting for a server that hangs.
+func hangUpOn(conn interface{ Close(context.Context) error }) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // nothing is left to be done about it
 }
 
 // dedicated opens a connection of the superuser; the caller closes it.
@@ -262,20 +283,7 @@ func (p *Instance) Reachable(ctx context.Context, u Upstream) bool {
 	if err != nil {
 		return false
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
+	defer hangUpOn(conn)
 	var recovering bool
 	return conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering) == nil && !recovering
-}
-
-// Members are the names in a value of synchronous_standby_names that Lictor
-// wrote.
-func syncMembers(value string) []string {
-	var names []string
-	for _, m := range quotedName.FindAllStringSubmatch(value, -1) {
-		names = append(names, m[1])
-	}
-	if value == "*" {
-		names = []string{"*"}
-	}
-	return slices.Clip(names)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/fence"
 )
 
 // patience bounds every wait; it says nothing about how fast things are.
@@ -267,7 +268,7 @@ func noSecrets(t *testing.T, dir string, instances ...*Instance) {
 func awaitBackends(ctx context.Context, t *testing.T, dataDir string) {
 	t.Helper()
 	for ctx.Err() == nil {
-		pids, err := processes(dataDir)
+		pids, err := fence.Processes(dataDir)
 		must(t, err)
 		for _, pid := range pids {
 			title, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))

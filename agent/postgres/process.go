@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/agent/fence"
 )
 
 // Command is how the postmaster is started.
@@ -34,8 +37,11 @@ type Launcher interface {
 }
 
 // DirectLauncher makes the postmaster a child in a session of its own, so that
-// it outlives the agent. Close waits for the children that have ended.
+// it outlives the agent.
 type DirectLauncher struct{ reapers sync.WaitGroup }
+
+// Wait waits until every postmaster that it started has ended and was reaped.
+func (l *DirectLauncher) Wait() { l.reapers.Wait() }
 
 // Start starts the postmaster.
 func (l *DirectLauncher) Start(_ context.Context, c Command) (int, error) {
@@ -56,10 +62,9 @@ func (l *DirectLauncher) Start(_ context.Context, c Command) (int, error) {
 
 // postmaster is the running postmaster, if any.
 type postmaster struct {
-	mu      sync.Mutex
-	id      int
-	gone    chan struct{} // closed when it has ended
-	changed chan struct{} // closed when another postmaster is watched
+	mu   sync.Mutex
+	id   int
+	gone chan struct{} // closed when it has ended
 }
 
 func (m *postmaster) pid() int {
@@ -140,98 +145,61 @@ func (p *Instance) Adopt() (bool, error) {
 	if err != nil || pid <= 0 {
 		return false, nil // a leftover that PostgreSQL itself will complain about
 	}
-	if !belongs(pid, p.dataDir) {
+	if !fence.Belongs(pid, p.dataDir) {
 		return false, nil
 	}
-	if err := p.process.watch(pid); err != nil {
+	if err := p.process.watch(pid); errors.Is(err, unix.ESRCH) {
 		return false, nil // it has ended meanwhile
+	} else if err != nil {
+		return false, err
 	}
+	if !fence.Belongs(pid, p.dataDir) {
+		return false, nil // the pid was used again meanwhile
+	}
+	p.setRuns(p.adoptedAs())
 	return p.Running(), nil
 }
 
-// belongs tells whether a process is PostgreSQL's and works in the data
-// directory: every process of an instance has it as its working directory.
-func belongs(pid int, dataDir string) bool {
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	if err != nil || !strings.HasPrefix(filepath.Base(strings.TrimSuffix(exe, " (deleted)")), "postgres") {
-		return false
+// adoptedAs is the role and upstream of a PostgreSQL that was running before
+// this agent, as its files have it: rewriting them must not make a replica
+// forget whom it follows.
+func (p *Instance) adoptedAs() as {
+	if !p.hasSignalFile() {
+		return as{role: Primary}
 	}
-	var work, data syscall.Stat_t
-	return syscall.Stat(fmt.Sprintf("/proc/%d/cwd", pid), &work) == nil && syscall.Stat(dataDir, &data) == nil &&
-		work.Dev == data.Dev && work.Ino == data.Ino
-}
-
-// processes lists all processes of the instance.
-func processes(dataDir string) ([]int, error) {
-	entries, err := os.ReadDir("/proc")
+	a := as{role: Replica}
+	content, err := os.ReadFile(p.inData("postgresql.conf"))
 	if err != nil {
-		return nil, fmt.Errorf("listing processes: %w", err)
+		return a
 	}
-	var pids []int
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil && belongs(pid, dataDir) {
-			pids = append(pids, pid)
-		}
+	m := primaryConninfoLine.FindStringSubmatch(string(content))
+	if m == nil {
+		return a
 	}
-	return pids, nil
+	host, port, err := conninfoAddress(unquote(m[1]))
+	if err != nil {
+		return a
+	}
+	a.upstream = &Upstream{Name: net.JoinHostPort(host, strconv.Itoa(port)), Host: host, Port: port}
+	return a
 }
 
 // killLeftovers kills every process of the instance, also backends whose
 // postmaster is gone and which may still commit, and waits until none is left.
 func (p *Instance) killLeftovers(ctx context.Context) error {
-	for {
-		pids, err := processes(p.dataDir)
-		if err != nil {
-			return err
-		}
-		if len(pids) == 0 {
-			return nil
-		}
-		for _, pid := range pids {
-			if err := killAndWait(ctx, pid, p.dataDir); err != nil {
-				return err
-			}
-		}
-	}
+	return fence.KillProcesses(ctx, p.dataDir)
 }
 
-// killAndWait kills one process. The pidfd is opened before the last check, so
-// that a pid that is used again is never hit.
-func killAndWait(ctx context.Context, pid int, dataDir string) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("killing process %d of PostgreSQL: %w", pid, err)
-	}
-	defer unix.Close(fd)
-	if !belongs(pid, dataDir) {
-		return nil
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("killing process %d of PostgreSQL: %w", pid, err)
-	}
-	for ctx.Err() == nil {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 50)
-		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
-			return nil
-		}
-	}
-	return fmt.Errorf("process %d of PostgreSQL does not end after SIGKILL (a hung disk?): %w", pid, ctx.Err())
+// killWriters kills, besides the instance's own processes, the programs that an
+// agent which was killed may have left at work on the data directory
+// (runOnData).
+func (p *Instance) killWriters(ctx context.Context) error {
+	return fence.KillProcesses(ctx, p.dataDir, "initdb", "pg_basebackup", "pg_rewind", "pg_receivewal")
 }
 
 // Kill ends every process of the instance at once.
 func (p *Instance) Kill(ctx context.Context) error {
-	p.hangUp()
-	if pid := p.process.pid(); pid != 0 {
-		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			if belongs(pid, p.dataDir) {
-				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-			}
-			_ = unix.Close(fd)
-		}
-	}
+	defer p.hangUp()
 	if err := p.killLeftovers(ctx); err != nil {
 		return err
 	}
@@ -257,19 +225,12 @@ func (p *Instance) signal(sig syscall.Signal) error {
 	if pid == 0 {
 		return nil
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
+	fd, err := fence.Signal(pid, p.dataDir, sig)
 	if err != nil {
-		return fmt.Errorf("postmaster (pid %d): %w", pid, err)
+		return fmt.Errorf("postmaster: %w", err)
 	}
-	defer unix.Close(fd)
-	if !belongs(pid, p.dataDir) {
-		return nil
-	}
-	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("signal %s to the postmaster (pid %d): %w", sig, pid, err)
+	if fd >= 0 {
+		return unix.Close(fd)
 	}
 	return nil
 }

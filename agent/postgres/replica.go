@@ -8,15 +8,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
+)
 
-	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/config"
+// cloning and rewinding are the application names of connections that serve to
+// make a member, and are none.
+const (
+	cloning   = "Lictor base backup"
+	rewinding = "Lictor rewind"
 )
 
 // progressEvery is how often the size of a growing clone is looked at.
@@ -26,7 +27,11 @@ const progressEvery = 2 * time.Second
 // is told how many bytes there are and how many are expected (0: unknown). On
 // failure what was made is removed again; killed on the way, it is found marked.
 func (p *Instance) BaseBackup(ctx context.Context, u Upstream, progress func(done, total int64)) error {
-	if err := p.mark(markClone); err != nil {
+	systemIdentifier, err := p.identify(ctx, u)
+	if err != nil {
+		return fmt.Errorf("cloning from %s: %w", u.Name, err)
+	}
+	if err := p.mark(markClone, systemIdentifier); err != nil {
 		return err
 	}
 	if err := p.writePgpass(u); err != nil {
@@ -35,20 +40,22 @@ func (p *Instance) BaseBackup(ctx context.Context, u Upstream, progress func(don
 	stop := p.watchSize(ctx, u, progress)
 	args := append([]string{
 		"--pgdata=" + p.dataDir, "--wal-method=stream", "--no-password",
-		"--dbname=" + p.conninfo(u, p.local.Load().Authentication.Replication, "", p.name),
+		// Not under the member's name: the WAL that the backup streams would be
+		// taken for a synchronous standby's and acknowledge commits.
+		"--dbname=" + p.conninfo(u, p.local.Load().Authentication.Replication, "", cloning),
 	}, p.baseBackupOptions()...)
-	var err error
-	for range 2 {
-		if _, err = p.run(ctx, nil, "pg_basebackup", args...); err == nil || ctx.Err() != nil {
-			break
+	if _, err = p.runOnData(ctx, nil, "pg_basebackup", args...); err != nil && ctx.Err() == nil {
+		first := err
+		if err = p.empty(); err == nil {
+			_, err = p.runOnData(ctx, nil, "pg_basebackup", args...)
 		}
-		if err := p.empty(); err != nil {
-			break
+		if err != nil && err.Error() != first.Error() {
+			err = errors.Join(first, err)
 		}
 	}
 	stop()
 	if err != nil {
-		if cleanup := p.empty(); cleanup != nil {
+		if cleanup := errors.Join(p.killWriters(context.WithoutCancel(ctx)), p.empty()); cleanup != nil {
 			return errors.Join(err, cleanup)
 		}
 		return errors.Join(fmt.Errorf("cloning from %s: %w", u.Name, err), p.unmark())
@@ -174,8 +181,11 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err := p.writePgpass(u); err != nil {
 		return "", err
 	}
-	_, interrupted := os.Stat(p.stateFile("rewinding"))
-	if interrupted != nil {
+	interrupted, err := p.rewindCutShort()
+	if err != nil {
+		return "", err
+	}
+	if !interrupted {
 		needed, err := p.diverged(ctx, u, control)
 		if err != nil || !needed {
 			return NotNeeded, err
@@ -184,13 +194,17 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if !allowed {
 		return "", fmt.Errorf("%w: set use_pg_rewind, or reinitialize it", ErrDiverged)
 	}
-	if err := p.killLeftovers(ctx); err != nil {
+	if err := p.killWriters(ctx); err != nil {
 		return "", err
 	}
 	if err := p.awaitCheckpoint(ctx, u); err != nil {
 		return "", err
 	}
-	if err := p.writeFile(p.stateFile("rewinding"), u.Name+"\n"); err != nil {
+	id, err := identity(p.dataDir)
+	if err != nil {
+		return "", err
+	}
+	if err := p.writeFile(p.stateFile("rewinding"), id+"\n"); err != nil {
 		return "", err
 	}
 	// A crashed directory is recovered in single-user mode, which knows no standby.
@@ -206,14 +220,32 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if role.Username == "" {
 		role = p.local.Load().Authentication.Superuser
 	}
-	source := p.conninfo(u, role, "postgres", p.name)
-	if _, err := p.run(ctx, []string{"PGPASSFILE=" + p.pgpassPath()}, "pg_rewind", "--target-pgdata="+p.dataDir, "--source-server="+source); err != nil {
+	source := p.conninfo(u, role, "postgres", rewinding)
+	if _, err := p.runOnData(ctx, []string{"PGPASSFILE=" + p.pgpassPath()}, "pg_rewind", "--target-pgdata="+p.dataDir, "--source-server="+source); err != nil {
 		return "", fmt.Errorf("%w and could not be rewound (pg_rewind needs wal_log_hints or data checksums, and the WAL back to the fork): %w", ErrDiverged, err)
 	}
-	if err := os.Remove(p.stateFile("rewinding")); err != nil {
-		return "", fmt.Errorf("rewind: %w", err)
+	return Rewound, p.forgetRewind()
+}
+
+// rewindCutShort tells whether a rewind of this very data directory has begun
+// and not ended.
+func (p *Instance) rewindCutShort() (bool, error) {
+	content, err := os.ReadFile(p.stateFile("rewinding"))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
 	}
-	return Rewound, nil
+	if err != nil {
+		return false, fmt.Errorf("note of an unfinished rewind: %w", err)
+	}
+	id, err := identity(p.dataDir)
+	return strings.TrimSpace(string(content)) == id, err
+}
+
+func (p *Instance) forgetRewind() error {
+	if err := os.Remove(p.stateFile("rewinding")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("note of an unfinished rewind: %w", err)
+	}
+	return nil
 }
 
 // checkpointWithin is how long a rewind waits for the upstream's first
@@ -230,7 +262,7 @@ func (p *Instance) awaitCheckpoint(ctx context.Context, u Upstream) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
+	defer hangUpOn(conn)
 	for {
 		var done bool
 		err := conn.QueryRow(ctx, `SELECT pg_is_in_recovery() OR timeline_id = ('x' || left(pg_walfile_name(
@@ -252,112 +284,6 @@ func (p *Instance) awaitCheckpoint(ctx context.Context, u Upstream) error {
 // recoverAlone lets a crashed PostgreSQL before 13 recover in single-user mode,
 // as pg_rewind needs it; later ones do so themselves.
 func (p *Instance) recoverAlone(ctx context.Context) error {
-	_, err := p.run(ctx, nil, "postgres", "--single", "-D", p.dataDir, "-c", "archive_mode=on", "-c", "archive_command=false", "template1")
+	_, err := p.runOnData(ctx, nil, "postgres", "--single", "-D", p.dataDir, "-c", "archive_mode=on", "-c", "archive_command=false", "template1")
 	return err
-}
-
-// diverged compares the data directory with the upstream's history through the
-// replication protocol (PostgreSQL's documentation, 55.4 Streaming Replication
-// Protocol: IDENTIFY_SYSTEM, TIMELINE_HISTORY).
-func (p *Instance) diverged(ctx context.Context, u Upstream, control Control) (bool, error) {
-	conn, err := p.replicationConn(ctx, u)
-	if err != nil {
-		return false, err
-	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
-	row, err := queryRow(ctx, conn, "IDENTIFY_SYSTEM")
-	if err != nil || len(row) < 3 {
-		return false, fmt.Errorf("asking %s who it is: %w", u.Name, err)
-	}
-	if id := string(row[0]); id != control.SystemIdentifier {
-		return false, fmt.Errorf("%s has the system identifier %s, this data directory %s: they are not of one cluster", u.Name, id, control.SystemIdentifier)
-	}
-	upstream, err := strconv.Atoi(string(row[1]))
-	if err != nil {
-		return false, fmt.Errorf("asking %s who it is: timeline %q", u.Name, row[1])
-	}
-	local := max(control.Timeline, control.MinRecoveryTimeline)
-	if upstream <= local {
-		return upstream < local, nil
-	}
-	row, err = queryRow(ctx, conn, "TIMELINE_HISTORY "+strconv.Itoa(upstream))
-	if err != nil || len(row) < 2 {
-		return false, fmt.Errorf("asking %s for the history of timeline %d: %w", u.Name, upstream, err)
-	}
-	history, err := parseHistory(string(row[1]))
-	if err != nil {
-		return false, err
-	}
-	return divergedFrom(history, control, local), nil
-}
-
-// divergedFrom compares where a data directory stands with where the upstream's
-// history left its timeline.
-//
-//	state                    diverged when
-//	shut down                its shutdown checkpoint lies at or beyond the fork
-//	shut down in recovery,
-//	  in archive recovery    it replayed beyond the fork; what it received beyond
-//	                         and did not replay shows when it is started
-//	anything else (crashed)  unknown: pg_rewind looks
-//	timeline unknown there   yes
-func divergedFrom(history cluster.History, control Control, timeline int) bool {
-	i := slices.IndexFunc(history, func(h cluster.TimelineSwitch) bool { return h.Timeline == timeline })
-	if i < 0 {
-		return true
-	}
-	switch fork := history[i].LSN; control.State {
-	case "shut down":
-		return control.CheckpointLSN >= fork
-	case "shut down in recovery", "in archive recovery":
-		return max(control.MinRecovery, control.CheckpointLSN) > fork
-	default:
-		return true
-	}
-}
-
-func (p *Instance) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgConn, error) {
-	role := p.local.Load().Authentication.Replication
-	c, err := pgconn.ParseConfig("sslmode=prefer")
-	if err != nil {
-		return nil, fmt.Errorf("replication connection: %w", err)
-	}
-	if role.SSLMode != "" || role.SSLRootCert != "" || role.SSLCert != "" {
-		c, err = pgconn.ParseConfig(sslText(role))
-		if err != nil {
-			return nil, fmt.Errorf("replication connection: the TLS settings of %s are not valid", role.Username)
-		}
-	}
-	for _, f := range append([]*pgconn.FallbackConfig{}, c.Fallbacks...) {
-		f.Host, f.Port = u.Host, uint16(u.Port)
-	}
-	c.Host, c.Port, c.User, c.Password, c.Database = u.Host, uint16(u.Port), role.Username, role.Password, ""
-	c.RuntimeParams = map[string]string{"replication": "true", "application_name": "Lictor"}
-	c.ConnectTimeout = 3 * time.Second
-	conn, err := pgconn.ConnectConfig(ctx, c)
-	if err != nil {
-		return nil, fmt.Errorf("replication connection to %s as %s: %w", u.Name, role.Username, err)
-	}
-	return conn, nil
-}
-
-func sslText(role config.PgUser) string {
-	text := "sslmode=" + conninfoValue(role.SSLMode)
-	for name, value := range map[string]string{"sslcert": role.SSLCert, "sslkey": role.SSLKey, "sslrootcert": role.SSLRootCert} {
-		if value != "" {
-			text += " " + name + "=" + conninfoValue(value)
-		}
-	}
-	return text
-}
-
-func queryRow(ctx context.Context, conn *pgconn.PgConn, command string) ([][]byte, error) {
-	results, err := conn.Exec(ctx, command).ReadAll()
-	if err != nil {
-		return nil, err
-	}
-	if len(results) == 0 || len(results[0].Rows) == 0 {
-		return nil, errors.New("no answer")
-	}
-	return results[0].Rows[0], nil
 }

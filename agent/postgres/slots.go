@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -20,11 +17,12 @@ import (
 
 // Slot is one replication slot.
 type Slot struct {
-	Name     string
-	Type     string // physical, logical
-	Plugin   string
-	Database string
-	Active   bool
+	Name       string `json:"slot_name"`
+	Type       string `json:"slot_type"` // physical, logical
+	Plugin     string `json:"plugin"`
+	Database   string `json:"database"`
+	Active     bool   `json:"active"`
+	RestartLSN int64  `json:"restart_lsn"` // 0: none
 }
 
 // SyncSlots makes a physical slot for each of the members and drops inactive
@@ -34,9 +32,9 @@ func (p *Instance) SyncSlots(ctx context.Context, members []string, keep func(Sl
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
-	rows, err := conn.Query(ctx, `SELECT slot_name::text, slot_type, COALESCE(plugin, '')::text, COALESCE(database, '')::text, active
-		FROM pg_replication_slots WHERE NOT temporary`)
+	defer hangUpOn(conn)
+	rows, err := conn.Query(ctx, `SELECT slot_name::text, slot_type, COALESCE(plugin, '')::text, COALESCE(database, '')::text, active,
+		COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0) FROM pg_replication_slots WHERE NOT temporary`)
 	if err != nil {
 		return fmt.Errorf("listing replication slots: %w", err)
 	}
@@ -65,74 +63,6 @@ func (p *Instance) SyncSlots(ctx context.Context, members []string, keep func(Sl
 		}
 	}
 	return errors.Join(errs...)
-}
-
-var quotedName = regexp.MustCompile(`"((?:[^"]|"")*)"`)
-
-// syncStandbyNames is the value of synchronous_standby_names that waits for all
-// of the standbys; "*" alone waits for anybody.
-func syncStandbyNames(standbys []string) string {
-	if len(standbys) == 1 && standbys[0] == "*" {
-		return "*"
-	}
-	names := make([]string, 0, len(standbys))
-	for _, s := range standbys {
-		names = append(names, `"`+strings.ReplaceAll(s, `"`, `""`)+`"`)
-	}
-	switch len(names) {
-	case 0:
-		return ""
-	case 1:
-		return names[0]
-	}
-	return fmt.Sprintf("%d (%s)", len(names), strings.Join(names, ","))
-}
-
-// SyncStandbys are the standbys that the configuration file makes commits wait
-// for.
-func (p *Instance) SyncStandbys() []string {
-	p.settings.Lock()
-	defer p.settings.Unlock()
-	return syncMembers(p.syncNames)
-}
-
-// SetSynchronousStandbys makes commits wait for the standbys, and returns the
-// flush position after that took effect: whoever has flushed it has every
-// commit that was acknowledged before.
-func (p *Instance) SetSynchronousStandbys(ctx context.Context, standbys []string) (int64, error) {
-	value := syncStandbyNames(standbys)
-	p.setSyncNames(value)
-	if err := p.writeConfig(ctx, p.getRuns()); err != nil {
-		return 0, err
-	}
-	if err := p.signal(syscall.SIGHUP); err != nil {
-		return 0, err
-	}
-	conn, err := p.dedicated(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
-	for {
-		var (
-			now string
-			lsn int64
-		)
-		// A new session reads the file as the postmaster read it last; an old
-		// one would show its own, older reading until it is idle again.
-		if err := conn.QueryRow(ctx, "SELECT current_setting('synchronous_standby_names'), pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint").
-			Scan(&now, &lsn); err != nil {
-			return 0, fmt.Errorf("synchronous_standby_names: %w", err)
-		}
-		if now == value {
-			return lsn, nil
-		}
-		select {
-		case <-time.After(pollEvery):
-		case <-ctx.Done():
-			return 0, fmt.Errorf("synchronous_standby_names did not take effect: %w", ctx.Err())
-		}
-	}
 }
 
 // TimelineHistory reads how the timelines before this one ended

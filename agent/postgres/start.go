@@ -61,8 +61,10 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 	case d.State != Valid:
 		return fmt.Errorf("not started: the data directory is %s", d.State)
 	}
-	if _, err := os.Stat(p.stateFile("rewinding")); err == nil {
-		return errors.New("not started: a rewind of the data directory was cut short; it must be rewound again or cloned anew")
+	if cut, err := p.rewindCutShort(); err != nil {
+		return err
+	} else if cut {
+		return fmt.Errorf("not started: a rewind of the data directory was cut short (%s): it must be rewound again or cloned anew", p.stateFile("rewinding"))
 	}
 	if err := p.killLeftovers(ctx); err != nil {
 		return err
@@ -102,9 +104,10 @@ func (p *Instance) launch(ctx context.Context, a as, args []string) error {
 	defer cancel()
 	for {
 		attempt, cancel := context.WithTimeout(limit, time.Second)
-		_, err := p.connection(attempt)
+		conn, err := p.take(attempt)
 		cancel()
 		if err == nil {
+			p.give(conn)
 			return nil
 		}
 		if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code != startingUp {
@@ -174,7 +177,7 @@ func (p *Instance) Promote(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
+	defer hangUpOn(conn)
 	if _, err := conn.Exec(ctx, "SELECT pg_promote(false)"); err != nil {
 		return fmt.Errorf("promoting: %w", err)
 	}
@@ -229,7 +232,7 @@ func (p *Instance) Checkpoint(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is done with
+	defer hangUpOn(conn)
 	if _, err := conn.Exec(ctx, "CHECKPOINT"); err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}

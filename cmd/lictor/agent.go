@@ -8,6 +8,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/fence"
 )
 
 func agentCommand() *cobra.Command {
@@ -54,6 +55,20 @@ func configSource(args []string) config.Source {
 		source.Path = args[0]
 	}
 	return source
+}
+
+func guardCommand() *cobra.Command {
+	var o fence.GuardOptions
+	cmd := &cobra.Command{
+		Use:    "guard",
+		Short:  "Own PostgreSQL's kill switch (started by the agent)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE:   func(cmd *cobra.Command, _ []string) error { return fence.RunGuard(cmd.Context(), o) },
+	}
+	cmd.Flags().StringVar(&o.Socket, "socket", "", "unix socket to listen on")
+	cmd.Flags().StringVar(&o.DataDir, "data-dir", "", "data directory whose PostgreSQL is guarded")
+	return cmd
 }
 
 func validateCommand() *cobra.Command {

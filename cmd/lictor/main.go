@@ -28,7 +28,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		agentCommand(), bouncerCommand(),
+		agentCommand(), guardCommand(), bouncerCommand(),
 		listCommand(), switchoverCommand(),
 		validateCommand(), sampleConfigCommand(), demoCommand(),
 	)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -101,7 +102,10 @@ func switchoverCommand() *cobra.Command {
 				return fmt.Errorf("asking %s: %w", now, err)
 			}
 			if !answer.OK() {
-				return fmt.Errorf("%s (%s)", answer.Text, answer.Reason)
+				if answer.Reason != "" {
+					return fmt.Errorf("%s: %s", answer.Text, answer.Reason)
+				}
+				return errors.New(answer.Text)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s in %s\n", answer.Text, answer.Took.Round(time.Millisecond))
 			return nil

@@ -1,0 +1,421 @@
+package fence
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// GuardOptions are the command line of a guard.
+type GuardOptions struct {
+	Socket  string
+	DataDir string
+}
+
+// guardVersion is the version of the protocol between agent and guard: a newer
+// agent may meet an older guard.
+const guardVersion = 1
+
+// guardRequest is one line from the agent, guardAnswer the line that answers it.
+type guardRequest struct {
+	Op    string          `json:"op"` // start, arm, grant, disarm, status, quit
+	Until cluster.Instant `json:"until,omitempty"`
+	Start *GuardStart     `json:"start,omitempty"`
+}
+
+type guardAnswer struct {
+	Version int             `json:"version"`
+	Error   string          `json:"error,omitempty"`
+	PID     int             `json:"pid,omitempty"`
+	Until   cluster.Instant `json:"until"` // zero: disarmed
+	Fired   bool            `json:"fired"`
+}
+
+// GuardStart is how the guard is to start the postmaster.
+type GuardStart struct {
+	Path       string              `json:"path"`
+	Args       []string            `json:"args"`
+	Env        []string            `json:"env"`
+	Dir        string              `json:"dir"`
+	Credential *syscall.Credential `json:"credential,omitempty"`
+	LogFile    string              `json:"log_file"`
+}
+
+// idleFor is how long a guard without PostgreSQL and without an agent stays.
+const idleFor = time.Minute
+
+// guard is the process that owns PostgreSQL's kill switch.
+type guard struct {
+	dataDir string
+
+	mu     sync.Mutex
+	until  cluster.Instant // zero: disarmed
+	fired  bool
+	moved  chan struct{} // the deadline has changed
+	agents int
+	quit   context.CancelFunc
+
+	starts chan guardLaunch
+}
+
+type guardLaunch struct {
+	start  GuardStart
+	answer chan guardLaunched
+}
+
+type guardLaunched struct {
+	pid int
+	err error
+}
+
+// RunGuard is the guard process (docs/design.md, section 5, rule 4). It is the
+// parent of the postmaster, and kills all of PostgreSQL when the deadline that
+// the agent set has passed, whether the agent still lives or not. A deadline that
+// has passed is not moved any more: only a new lease (grant) arms it again.
+//
+// It ignores SIGTERM and SIGINT: whoever wants it gone stops PostgreSQL first.
+// If it is killed all the same, the kernel signals the postmaster (SIGQUIT, the
+// parent-death signal).
+func RunGuard(ctx context.Context, o GuardOptions) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ignoreSignals()
+	privilege()
+	listener, err := listenUnix(o.Socket)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	g := &guard{dataDir: o.DataDir, moved: make(chan struct{}, 1), quit: cancel, starts: make(chan guardLaunch)}
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel()
+	work.Go(func() { g.launcher(ctx) })
+	work.Go(func() { g.switchOff(ctx) })
+	work.Go(func() { g.idle(ctx) })
+	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
+	defer stop()
+	for {
+		conn, err := listener.AcceptUnix()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("guard: %w", err)
+		}
+		work.Go(func() { g.serve(ctx, conn) })
+	}
+}
+
+// privilege makes the guard hard to starve and to kill, as far as it may.
+func privilege() {
+	_ = unix.Mlockall(unix.MCL_CURRENT)
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -20)
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0o600)
+}
+
+// listenUnix listens on a socket that only this user and root may use. A socket
+// that nobody answers on is a leftover; one that is answered is another guard's.
+func listenUnix(path string) (*net.UnixListener, error) {
+	if conn, err := net.Dial("unix", path); err == nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("guard: another guard answers on %s", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("guard: leftover socket: %w", err)
+	}
+	old := unix.Umask(0o177)
+	defer unix.Umask(old)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("guard: listening on %s (a long path? set lictor.state_dir): %w", path, err)
+	}
+	return l, nil
+}
+
+// launcher starts postmasters from one thread that lives as long as the guard:
+// the parent-death signal is sent when the thread that forked ends (prctl(2),
+// PR_SET_PDEATHSIG).
+func (g *guard) launcher(ctx context.Context) {
+	runtime.LockOSThread()
+	var children sync.WaitGroup
+	defer children.Wait()
+	for {
+		select {
+		case l := <-g.starts:
+			cmd, err := launch(l.start)
+			if err != nil {
+				l.answer <- guardLaunched{err: err}
+				continue
+			}
+			children.Go(func() { _ = cmd.Wait() }) // how it ended is in its log
+			l.answer <- guardLaunched{pid: cmd.Process.Pid}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func launch(s GuardStart) (*exec.Cmd, error) {
+	out, err := os.OpenFile(s.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("PostgreSQL's log: %w", err)
+	}
+	defer out.Close()
+	cmd := exec.Command(s.Path, s.Args...) //nolint:noctx // the postmaster outlives this request
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = s.Env, s.Dir, out, out
+	// Go sets the signal after it has changed the user, which would clear it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: s.Credential, Pdeathsig: syscall.SIGQUIT}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", s.Path, err)
+	}
+	return cmd, nil
+}
+
+// switchOff waits for the deadline and kills PostgreSQL when it comes. The timer
+// is of CLOCK_BOOTTIME, so that a host which was suspended fires it at once.
+func (g *guard) switchOff(ctx context.Context) {
+	for {
+		g.mu.Lock()
+		until := g.until
+		g.mu.Unlock()
+		if until.IsZero() {
+			select {
+			case <-g.moved:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		if !g.waitUntil(ctx, until) {
+			if ctx.Err() != nil {
+				return
+			}
+			continue // the deadline has moved
+		}
+		g.mu.Lock()
+		due := g.until == until
+		if due {
+			g.fired = true
+			g.until = 0
+		}
+		g.mu.Unlock()
+		if due {
+			g.kill(ctx)
+		}
+	}
+}
+
+// kill does not give up: a process on a hung disk dies when the disk lets go.
+func (g *guard) kill(ctx context.Context) {
+	fmt.Fprintf(os.Stderr, "%s the lease was not renewed in time: killing PostgreSQL in %s\n", time.Now().Format(time.RFC3339Nano), g.dataDir)
+	for ctx.Err() == nil {
+		limit, cancel := context.WithTimeout(ctx, time.Second)
+		err := KillProcesses(limit, g.dataDir)
+		cancel()
+		if err == nil {
+			return
+		}
+		fmt.Fprintln(os.Stderr, err)
+	}
+}
+
+// waitUntil waits for an instant, and tells false when the deadline moved first.
+func (g *guard) waitUntil(ctx context.Context, until cluster.Instant) bool {
+	if !Now().Before(until) {
+		return true
+	}
+	timer, err := newBootTimer(until)
+	if err != nil {
+		return true // without a timer the safe thing is to fire
+	}
+	fired := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		var b [8]byte
+		if n, _ := timer.Read(b[:]); n == len(b) {
+			close(fired)
+		}
+	})
+	defer waiting.Wait()
+	defer timer.Close()
+	select {
+	case <-fired:
+		return true
+	case <-g.moved:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// newBootTimer is a timer file that becomes readable at an instant
+// (timerfd_create(2)).
+func newBootTimer(at cluster.Instant) (*os.File, error) {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_BOOTTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("guard: timer: %w", err)
+	}
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(at))}
+	if err := unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME, &spec, nil); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("guard: timer: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "timerfd"), nil
+}
+
+// idle ends a guard that nobody needs.
+func (g *guard) idle(ctx context.Context) {
+	tick := time.NewTicker(idleFor)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			g.mu.Lock()
+			alone := g.agents == 0
+			g.mu.Unlock()
+			if pids, err := Processes(g.dataDir); alone && err == nil && len(pids) == 0 {
+				g.quit()
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (g *guard) serve(ctx context.Context, conn *net.UnixConn) {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	if !trusted(conn) {
+		return
+	}
+	g.count(1)
+	defer g.count(-1)
+	lines := bufio.NewReader(conn)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return // the agent has gone; the deadline stays
+		}
+		var request guardRequest
+		answer := guardAnswer{}
+		if err := json.Unmarshal(line, &request); err != nil {
+			answer.Error = "not understood: " + err.Error()
+		} else {
+			answer = g.answer(ctx, request)
+		}
+		answer.Version = guardVersion
+		b, err := json.Marshal(answer)
+		if err != nil {
+			return
+		}
+		if _, err := conn.Write(append(b, '\n')); err != nil {
+			return
+		}
+	}
+}
+
+// trusted lets only the guard's own user and root command it.
+func trusted(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	ok := false
+	_ = raw.Control(func(fd uintptr) {
+		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		ok = err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
+	})
+	return ok
+}
+
+func (g *guard) count(by int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.agents += by
+}
+
+func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
+	answer := guardAnswer{}
+	switch r.Op {
+	case "start":
+		if r.Start == nil {
+			answer.Error = "start: what to start is missing"
+			break
+		}
+		l := guardLaunch{start: *r.Start, answer: make(chan guardLaunched, 1)}
+		select {
+		case g.starts <- l:
+			done := <-l.answer
+			answer.PID = done.pid
+			if done.err != nil {
+				answer.Error = done.err.Error()
+			}
+		case <-ctx.Done():
+			answer.Error = "the guard is ending"
+		}
+	case "arm", "grant":
+		answer.Error = g.arm(r.Until, r.Op == "grant")
+	case "disarm":
+		g.set(0, false)
+	case "quit":
+		if pids, err := Processes(g.dataDir); err != nil || len(pids) > 0 {
+			answer.Error = "PostgreSQL runs: stop it first"
+			break
+		}
+		g.quit()
+	case "status":
+	default:
+		answer.Error = "unknown request " + r.Op
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	answer.Until, answer.Fired = g.until, g.fired
+	return answer
+}
+
+// arm sets the deadline. Once it has passed, only a new lease moves it.
+func (g *guard) arm(until cluster.Instant, newLease bool) string {
+	g.mu.Lock()
+	passed := g.fired || !g.until.IsZero() && !Now().Before(g.until)
+	g.mu.Unlock()
+	switch {
+	case until.IsZero():
+		return "a deadline must be given"
+	case passed && !newLease:
+		return "the deadline has passed and is not moved any more"
+	}
+	g.set(until, false)
+	return ""
+}
+
+func (g *guard) set(until cluster.Instant, fired bool) {
+	g.mu.Lock()
+	g.until, g.fired = until, fired
+	g.mu.Unlock()
+	select {
+	case g.moved <- struct{}{}:
+	default:
+	}
+}
+
+// ignoreSignals: a guard ends when nothing is left to guard.
+func ignoreSignals() {
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+}

@@ -1,0 +1,210 @@
+package fence
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// GuardClient is the agent's end of the guard. It starts a guard when none
+// answers. Its methods may be called from several goroutines.
+type GuardClient struct {
+	command []string
+	options GuardOptions
+	logFile string
+
+	mu    sync.Mutex
+	conn  net.Conn
+	lines *bufio.Reader
+	child sync.WaitGroup
+}
+
+// GuardStatus is what the guard says of itself.
+type GuardStatus struct {
+	// Until is its deadline, zero when it is disarmed.
+	Until cluster.Instant
+	// Fired says that it has killed PostgreSQL since it was armed last.
+	Fired bool
+}
+
+// NewGuardClient makes a client of the guard for a data directory. command is
+// the program, and its first arguments, that runs a guard.
+func NewGuardClient(command []string, o GuardOptions, logFile string) *GuardClient {
+	return &GuardClient{command: command, options: o, logFile: logFile}
+}
+
+// answerWithin bounds one request to the guard, which does nothing slow.
+const answerWithin = 2 * time.Second
+
+// Start makes the guard start a postmaster and returns its pid.
+func (c *GuardClient) Start(ctx context.Context, s GuardStart) (int, error) {
+	answer, err := c.ask(ctx, guardRequest{Op: "start", Start: &s})
+	return answer.PID, err
+}
+
+// Arm sets or moves the deadline of the present lease. The guard refuses when
+// its deadline has passed.
+func (c *GuardClient) Arm(ctx context.Context, until cluster.Instant) error {
+	_, err := c.ask(ctx, guardRequest{Op: "arm", Until: until})
+	return err
+}
+
+// Grant sets the deadline of a new lease.
+func (c *GuardClient) Grant(ctx context.Context, until cluster.Instant) error {
+	_, err := c.ask(ctx, guardRequest{Op: "grant", Until: until})
+	return err
+}
+
+// Disarm takes the deadline away: PostgreSQL is stopped, or a replica.
+func (c *GuardClient) Disarm(ctx context.Context) error {
+	_, err := c.ask(ctx, guardRequest{Op: "disarm"})
+	return err
+}
+
+// Status asks the guard how it stands.
+func (c *GuardClient) Status(ctx context.Context) (GuardStatus, error) {
+	answer, err := c.ask(ctx, guardRequest{Op: "status"})
+	return GuardStatus{Until: answer.Until, Fired: answer.Fired}, err
+}
+
+// Quit ends the guard if PostgreSQL does not run, and waits for it if it is our
+// child.
+func (c *GuardClient) Quit(ctx context.Context) error {
+	c.mu.Lock()
+	if c.conn == nil {
+		if err := c.dial(ctx); err != nil {
+			c.mu.Unlock()
+			return nil // none runs
+		}
+	}
+	c.mu.Unlock()
+	if _, err := c.ask(ctx, guardRequest{Op: "quit"}); err != nil {
+		return err
+	}
+	c.child.Wait()
+	return nil
+}
+
+// Close leaves the guard running.
+func (c *GuardClient) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hangUp()
+}
+
+func (c *GuardClient) hangUp() {
+	if c.conn != nil {
+		_ = c.conn.Close()
+		c.conn = nil
+	}
+}
+
+// ask sends one request, to a guard that is started first if none runs. Lost
+// connections are made anew once: every request may be repeated, except a
+// start, of which the caller sees the processes.
+func (c *GuardClient) ask(ctx context.Context, r guardRequest) (guardAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var last error
+	for range 2 {
+		if c.conn == nil {
+			if err := c.connect(ctx); err != nil {
+				return guardAnswer{}, fmt.Errorf("guard: %w", err)
+			}
+		}
+		answer, err := c.exchange(ctx, r)
+		if err == nil {
+			if answer.Error != "" {
+				return answer, fmt.Errorf("guard: %s", answer.Error)
+			}
+			return answer, nil
+		}
+		c.hangUp()
+		last = err
+		if r.Op == "start" || ctx.Err() != nil {
+			break
+		}
+	}
+	return guardAnswer{}, fmt.Errorf("guard: %w", last)
+}
+
+func (c *GuardClient) exchange(ctx context.Context, r guardRequest) (guardAnswer, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := c.conn.SetDeadline(deadline); err != nil {
+			return guardAnswer{}, err
+		}
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return guardAnswer{}, err
+	}
+	if _, err := c.conn.Write(append(b, '\n')); err != nil {
+		return guardAnswer{}, err
+	}
+	line, err := c.lines.ReadBytes('\n')
+	if err != nil {
+		return guardAnswer{}, err
+	}
+	var answer guardAnswer
+	return answer, json.Unmarshal(line, &answer)
+}
+
+func (c *GuardClient) dial(ctx context.Context) error {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.options.Socket)
+	if err != nil {
+		return err
+	}
+	c.conn, c.lines = conn, bufio.NewReader(conn)
+	return nil
+}
+
+// connect connects to the guard that runs, or starts one: in a session of its
+// own, so that it outlives this agent.
+func (c *GuardClient) connect(ctx context.Context) error {
+	if err := c.dial(ctx); err == nil {
+		return nil
+	}
+	if len(c.command) == 0 {
+		return errors.New("no program to run it with")
+	}
+	out, err := os.OpenFile(c.logFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return fmt.Errorf("its log: %w", err)
+	}
+	defer out.Close()
+	args := append(c.command[1:len(c.command):len(c.command)], "--socket", c.options.Socket, "--data-dir", c.options.DataDir)
+	cmd := exec.Command(c.command[0], args...) //nolint:noctx // it outlives this request
+	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting it: %w", err)
+	}
+	ended := make(chan error, 1)
+	c.child.Go(func() { ended <- cmd.Wait() })
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := c.dial(ctx); err == nil {
+			return nil
+		}
+		select {
+		case err := <-ended:
+			return fmt.Errorf("it ended at once, see %s: %w", c.logFile, err)
+		case <-ctx.Done():
+			return fmt.Errorf("it does not answer on %s: %w", c.options.Socket, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}

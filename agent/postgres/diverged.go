@@ -1,0 +1,199 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// ErrSameTimeline: both have written on a timeline of the same number. pg_rewind
+// sees no difference there.
+var ErrSameTimeline = fmt.Errorf("%w on a timeline of the same number, which pg_rewind cannot mend", ErrDiverged)
+
+// diverged compares the data directory with the upstream's history through the
+// replication protocol (PostgreSQL's documentation, 55.4 Streaming Replication
+// Protocol: IDENTIFY_SYSTEM, TIMELINE_HISTORY).
+func (p *Instance) diverged(ctx context.Context, u Upstream, control Control) (bool, error) {
+	conn, err := p.replicationConn(ctx, u)
+	if err != nil {
+		return false, err
+	}
+	defer hangUpOn(conn)
+	id, upstream, position, err := identifySystem(ctx, conn)
+	if err != nil {
+		return false, fmt.Errorf("asking %s who it is: %w", u.Name, err)
+	}
+	if id != control.SystemIdentifier {
+		return false, fmt.Errorf("%s has the system identifier %s, this data directory %s: they are not of one cluster", u.Name, id, control.SystemIdentifier)
+	}
+	local := max(control.Timeline, control.MinRecoveryTimeline)
+	if upstream < local {
+		return true, nil
+	}
+	var history cluster.History
+	if upstream > 1 {
+		row, err := queryRow(ctx, conn, "TIMELINE_HISTORY "+strconv.Itoa(upstream))
+		if err != nil || len(row) < 2 {
+			return false, fmt.Errorf("asking %s for the history of timeline %d: %w", u.Name, upstream, err)
+		}
+		if history, err = parseHistory(string(row[1])); err != nil {
+			return false, err
+		}
+	}
+	if upstream == local {
+		return false, p.sameTimeline(ctx, conn, u, control, local, history, position)
+	}
+	diverged, fork := divergedFrom(history, control, local)
+	if diverged || control.State == "shut down" {
+		return diverged, nil
+	}
+	return p.walGoesOn(ctx, local, fork)
+}
+
+// sameTimeline finds two members that were both promoted to a timeline of the
+// same number: they left the one before at different places, or the data
+// directory is further than a primary of that timeline.
+func (p *Instance) sameTimeline(ctx context.Context, conn *pgconn.PgConn, u Upstream, control Control, timeline int, history cluster.History, position int64) error {
+	own, err := p.TimelineHistory(timeline)
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // archived and removed: nothing to compare
+		return err
+	}
+	same := func(a, b cluster.TimelineSwitch) bool { return a.Timeline == b.Timeline && a.LSN == b.LSN }
+	if len(own) > 0 && !slices.EqualFunc(own, history, same) {
+		return fmt.Errorf("%w: reinitialize this member", ErrSameTimeline)
+	}
+	at := max(control.CheckpointLSN, control.MinRecovery)
+	if at <= position || p.major < 14 { // before 14 it cannot be asked whether it is a primary
+		return nil
+	}
+	row, err := queryRow(ctx, conn, "SHOW in_hot_standby")
+	if err != nil || len(row) < 1 {
+		return fmt.Errorf("asking %s whether it is a primary: %w", u.Name, err)
+	}
+	if string(row[0]) == "off" {
+		return fmt.Errorf("%w: it is at %s, the primary %s at %s; reinitialize this member", ErrSameTimeline, FormatLSN(at), u.Name, FormatLSN(position))
+	}
+	return nil
+}
+
+// divergedFrom compares where a data directory is known to stand with where the
+// upstream's history left its timeline, the fork.
+//
+//	state               diverged when
+//	timeline unknown    always
+//	shut down           its shutdown checkpoint lies at or beyond the fork
+//	otherwise           its checkpoint does, or it has replayed beyond the fork
+//
+// Not diverged is the last word for a primary that was shut down. Others may
+// have more WAL than the control file knows of: see walGoesOn.
+func divergedFrom(history cluster.History, control Control, timeline int) (diverged bool, fork int64) {
+	i := slices.IndexFunc(history, func(h cluster.TimelineSwitch) bool { return h.Timeline == timeline })
+	if i < 0 {
+		return true, 0
+	}
+	fork = history[i].LSN
+	return control.CheckpointLSN >= fork || control.State != "shut down" && control.MinRecovery > fork, fork
+}
+
+// walGoesOn tells whether the local WAL of a timeline has a record at the fork:
+// what a crashed primary wrote there, or what a standby received and has not
+// replayed yet, but would before it ever asks an upstream.
+func (p *Instance) walGoesOn(ctx context.Context, timeline int, fork int64) (bool, error) {
+	_, err := p.run(ctx, nil, "pg_waldump", "--path="+p.inData("pg_wal"), "--timeline="+strconv.Itoa(timeline), "--start="+FormatLSN(fork), "--limit=1")
+	if err == nil {
+		return true, nil
+	}
+	if ctx.Err() != nil {
+		return false, err
+	}
+	for _, nothing := range []string{"could not find a valid record", "could not find file", "could not locate WAL file", "No such file"} {
+		if strings.Contains(err.Error(), nothing) {
+			return false, nil
+		}
+	}
+	return true, nil // pg_rewind may look
+}
+
+// identify asks an upstream for its system identifier.
+func (p *Instance) identify(ctx context.Context, u Upstream) (string, error) {
+	conn, err := p.replicationConn(ctx, u)
+	if err != nil {
+		return "", err
+	}
+	defer hangUpOn(conn)
+	id, _, _, err := identifySystem(ctx, conn)
+	return id, err
+}
+
+func identifySystem(ctx context.Context, conn *pgconn.PgConn) (id string, timeline int, position int64, err error) {
+	row, err := queryRow(ctx, conn, "IDENTIFY_SYSTEM")
+	if err != nil {
+		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
+	}
+	if len(row) < 3 {
+		return "", 0, 0, errors.New("IDENTIFY_SYSTEM: the answer has less than three columns")
+	}
+	if timeline, err = strconv.Atoi(string(row[1])); err != nil {
+		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: timeline %q", row[1])
+	}
+	if position, err = ParseLSN(string(row[2])); err != nil {
+		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
+	}
+	return string(row[0]), timeline, position, nil
+}
+
+func (p *Instance) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgConn, error) {
+	role := p.local.Load().Authentication.Replication
+	c, err := pgconn.ParseConfig("sslmode=prefer")
+	if err != nil {
+		return nil, fmt.Errorf("replication connection: %w", err)
+	}
+	if role.SSLMode != "" || role.SSLRootCert != "" || role.SSLCert != "" {
+		c, err = pgconn.ParseConfig(sslText(role))
+		if err != nil {
+			return nil, fmt.Errorf("replication connection: the TLS settings of %s are not valid", role.Username)
+		}
+	}
+	for _, f := range append([]*pgconn.FallbackConfig{}, c.Fallbacks...) {
+		f.Host, f.Port = u.Host, uint16(u.Port)
+	}
+	c.Host, c.Port, c.User, c.Password, c.Database = u.Host, uint16(u.Port), role.Username, role.Password, ""
+	c.RuntimeParams = map[string]string{"replication": "true", "application_name": "Lictor"}
+	c.ConnectTimeout = 3 * time.Second
+	conn, err := pgconn.ConnectConfig(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("replication connection to %s as %s: %w", u.Name, role.Username, err)
+	}
+	return conn, nil
+}
+
+func sslText(role config.PgUser) string {
+	text := "sslmode=" + conninfoValue(role.SSLMode)
+	for name, value := range map[string]string{"sslcert": role.SSLCert, "sslkey": role.SSLKey, "sslrootcert": role.SSLRootCert} {
+		if value != "" {
+			text += " " + name + "=" + conninfoValue(value)
+		}
+	}
+	return text
+}
+
+func queryRow(ctx context.Context, conn *pgconn.PgConn, command string) ([][]byte, error) {
+	results, err := conn.Exec(ctx, command).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	if len(results) == 0 || len(results[0].Rows) == 0 {
+		return nil, errors.New("no answer")
+	}
+	return results[0].Rows[0], nil
+}
