@@ -103,6 +103,21 @@ func TestShard(t *testing.T) {
 		}
 	})
 
+	t.Run("agent killed for good: its guard ends PostgreSQL before another member leads", func(t *testing.T) {
+		ctx := within(t)
+		old := got(s.AwaitHealthy(ctx))(t)
+		must(t, s.AwaitSync(ctx))
+		postmaster := got(old.Postmaster())(t)
+		clients(t, s, func(ctx context.Context) {
+			must(t, old.Process("agent").Kill(ctx))
+			got(s.AwaitLeader(ctx, old))(t)
+			if err := postmaster.Signal(syscall.Signal(0)); err == nil {
+				t.Error("the old primary still runs while another member leads")
+			}
+			must(t, old.Start(ctx))
+		})
+	})
+
 	t.Run("host lost: another member leads, the lost one comes back", func(t *testing.T) {
 		ctx := within(t)
 		old := got(s.AwaitHealthy(ctx))(t)

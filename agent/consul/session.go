@@ -2,7 +2,9 @@ package consul
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -53,8 +55,11 @@ func (s *Store) CreateSession(ctx context.Context, name string, ttl time.Duratio
 // RenewSession renews a session. ErrNoSession says that it is gone for good.
 func (s *Store) RenewSession(ctx context.Context, id string) error {
 	err := s.try(ctx, func(ctx context.Context, c *api.Client) error {
-		entry, _, err := c.Session().Renew(id, (&api.WriteOptions{}).WithContext(ctx))
-		if err == nil && entry == nil {
+		// The Go client's own method hides the status code, by which try tells
+		// whether another address may do better.
+		_, err := c.Raw().Write("/v1/session/renew/"+id, nil, nil, (&api.WriteOptions{}).WithContext(ctx))
+		var status api.StatusError
+		if errors.As(err, &status) && status.Code == http.StatusNotFound {
 			return ErrNoSession
 		}
 		return err

@@ -3,7 +3,9 @@ package consul
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -194,7 +196,7 @@ func (s *Store) commit(ctx context.Context, what string, o ops, key string) (uin
 	}
 	var (
 		ok     bool
-		answer *api.TxnResponse
+		answer api.TxnResponse
 		sent   error
 	)
 	err := s.try(ctx, func(ctx context.Context, c *api.Client) error {
@@ -202,7 +204,7 @@ func (s *Store) commit(ctx context.Context, what string, o ops, key string) (uin
 			return nil
 		}
 		var err error
-		ok, answer, _, err = c.Txn().Txn(o.list, (&api.QueryOptions{}).WithContext(ctx))
+		ok, answer, err = transact(ctx, c, o.list)
 		if err != nil && !neverSent(err) && !refused(err) {
 			sent = err
 		}
@@ -225,8 +227,23 @@ func (s *Store) commit(ctx context.Context, what string, o ops, key string) (uin
 	return 0, nil
 }
 
-func refusal(answer *api.TxnResponse) string {
-	if answer == nil || len(answer.Errors) == 0 {
+// transact sends one transaction. (The Go client's own method hides the status
+// code, without which a refusal cannot be told from an unknown outcome.)
+func transact(ctx context.Context, c *api.Client, list api.TxnOps) (bool, api.TxnResponse, error) {
+	var answer api.TxnResponse
+	_, err := c.Raw().Write("/v1/txn", list, &answer, (&api.WriteOptions{}).WithContext(ctx))
+	var status api.StatusError
+	if errors.As(err, &status) && status.Code == http.StatusConflict {
+		if err := json.Unmarshal([]byte(status.Body), &answer); err != nil {
+			return false, api.TxnResponse{}, fmt.Errorf("why the transaction was refused: %w", err)
+		}
+		return false, answer, nil
+	}
+	return err == nil, answer, err
+}
+
+func refusal(answer api.TxnResponse) string {
+	if len(answer.Errors) == 0 {
 		return ""
 	}
 	whys := make([]string, 0, len(answer.Errors))

@@ -109,35 +109,57 @@ func (c *GuardClient) hangUp() {
 	}
 }
 
-// ask sends one request, to a guard that is started first if none runs. Lost
-// connections are made anew once: every request may be repeated, except a
-// start, of which the caller sees the processes.
+// ask sends one request, to a guard that is started first if none runs. A lost
+// connection is made anew until ctx ends: every request may be repeated, except a
+// start, which therefore begins with a question that may.
 func (c *GuardClient) ask(ctx context.Context, r guardRequest) (guardAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var last error
-	for range 2 {
-		if c.conn == nil {
-			if err := c.connect(ctx); err != nil {
-				return guardAnswer{}, fmt.Errorf("guard: %w", err)
-			}
+	if r.Op == "start" {
+		if _, err := c.persist(ctx, guardRequest{Op: "status"}); err != nil {
+			return guardAnswer{}, err
 		}
 		answer, err := c.exchange(ctx, r)
-		if err == nil {
-			if answer.Error != "" {
-				return answer, fmt.Errorf("guard: %s", answer.Error)
-			}
-			return answer, nil
+		if err != nil {
+			c.hangUp()
+			return guardAnswer{}, fmt.Errorf("guard: %w", err)
 		}
-		c.hangUp()
-		last = err
-		if r.Op == "start" || ctx.Err() != nil {
-			break
+		return answer, answer.err()
+	}
+	return c.persist(ctx, r)
+}
+
+// repeatAfter gives a guard that is just being killed time to be gone.
+const repeatAfter = 10 * time.Millisecond
+
+func (c *GuardClient) persist(ctx context.Context, r guardRequest) (guardAnswer, error) {
+	for {
+		var err error
+		if c.conn == nil {
+			err = c.connect(ctx)
+		}
+		if err == nil {
+			var answer guardAnswer
+			if answer, err = c.exchange(ctx, r); err == nil {
+				return answer, answer.err()
+			}
+			c.hangUp()
+		}
+		select {
+		case <-time.After(repeatAfter):
+		case <-ctx.Done():
+			return guardAnswer{}, fmt.Errorf("guard: %w", errors.Join(err, ctx.Err()))
 		}
 	}
-	return guardAnswer{}, fmt.Errorf("guard: %w", last)
+}
+
+func (a guardAnswer) err() error {
+	if a.Error != "" {
+		return errors.New("guard: " + a.Error)
+	}
+	return nil
 }
 
 func (c *GuardClient) exchange(ctx context.Context, r guardRequest) (guardAnswer, error) {

@@ -1,0 +1,284 @@
+package fence
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// asGuard makes the test binary run as a guard.
+const asGuard = "LICTOR_TEST_GUARD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asGuard) != "" {
+		o := GuardOptions{}
+		for i := 1; i+1 < len(os.Args); i += 2 {
+			switch os.Args[i] {
+			case "--socket":
+				o.Socket = os.Args[i+1]
+			case "--data-dir":
+				o.DataDir = os.Args[i+1]
+			}
+		}
+		if err := RunGuard(context.Background(), o); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// instance is a real PostgreSQL, with a guard for it.
+type instance struct {
+	dir, data, bin string
+	port           int
+	credential     *syscall.Credential
+	client         *GuardClient
+}
+
+func newInstance(t *testing.T) *instance {
+	t.Helper()
+	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if len(bins) == 0 {
+		t.Skip("no PostgreSQL programs in /usr/lib/postgresql")
+	}
+	dir, err := os.MkdirTemp("", "lictor-g-")
+	must(t, err)
+	must(t, os.Chmod(dir, 0o777))
+	p := &instance{dir: dir, data: filepath.Join(dir, "data"), bin: bins[len(bins)-1]}
+	if os.Geteuid() == 0 {
+		u, err := user.Lookup("postgres")
+		must(t, err)
+		uid, err := strconv.ParseUint(u.Uid, 10, 32)
+		must(t, err)
+		gid, err := strconv.ParseUint(u.Gid, 10, 32)
+		must(t, err)
+		p.credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	p.port = l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	t.Setenv(asGuard, "1")
+	p.client = p.newClient()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := KillProcesses(ctx, p.data); err != nil {
+			t.Error(err)
+		}
+		if err := p.client.Quit(ctx); err != nil {
+			t.Error(err)
+		}
+		os.RemoveAll(dir)
+	})
+	p.run(t, "initdb", "-D", p.data, "-A", "trust", "-U", "postgres", "-N")
+	return p
+}
+
+func (p *instance) newClient() *GuardClient {
+	return NewGuardClient([]string{os.Args[0]}, GuardOptions{Socket: filepath.Join(p.dir, "guard.sock"), DataDir: p.data}, filepath.Join(p.dir, "guard.log"))
+}
+
+func (p *instance) run(t *testing.T, program string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(p.bin, program), args...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", program, err, out)
+	}
+}
+
+func (p *instance) start(ctx context.Context, t *testing.T) int {
+	t.Helper()
+	pid, err := p.client.Start(ctx, GuardStart{
+		Path: filepath.Join(p.bin, "postgres"), Dir: p.data, Credential: p.credential, LogFile: filepath.Join(p.dir, "log"),
+		Args: []string{"-D", p.data, "-p", strconv.Itoa(p.port), "-k", p.dir, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"},
+	})
+	must(t, err)
+	await(ctx, t, "PostgreSQL does not start", func() bool {
+		return exec.Command(filepath.Join(p.bin, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(p.port)).Run() == nil
+	})
+	return pid
+}
+
+// busy runs a statement that would go on for long, and waits until its backend
+// is at it.
+func (p *instance) busy(ctx context.Context, t *testing.T) {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "psql"), "-h", "127.0.0.1", "-p", strconv.Itoa(p.port), "-U", "postgres", "-c", "SELECT pg_sleep(1000)")
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	await(ctx, t, "no backend is busy", func() bool {
+		pids, err := Processes(p.data)
+		must(t, err)
+		for _, pid := range pids {
+			title, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if strings.Contains(string(title), "SELECT") {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func (p *instance) gone(t *testing.T) bool {
+	t.Helper()
+	pids, err := Processes(p.data)
+	must(t, err)
+	return len(pids) == 0
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func await(ctx context.Context, t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal(what)
+		}
+	}
+}
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+const soon = 300 * time.Millisecond
+
+func TestGuardKillsAtTheDeadline(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	p.start(ctx, t)
+	p.busy(ctx, t)
+	far := Now().Add(time.Hour)
+	must(t, p.client.Grant(ctx, far))
+	must(t, p.client.Arm(ctx, far.Add(time.Minute)))
+	must(t, p.client.Arm(ctx, Now().Add(soon))) // a shorter lease
+	p.client.Close()                            // the agent is gone; the deadline stays
+	await(ctx, t, "PostgreSQL outlives its lease", func() bool { return p.gone(t) })
+
+	again := p.newClient()
+	defer again.Close()
+	s, err := again.Status(ctx)
+	must(t, err)
+	if !s.Fired || !s.Until.IsZero() {
+		t.Errorf("after it has fired: %+v", s)
+	}
+	if err := again.Arm(ctx, Now().Add(time.Hour)); err == nil {
+		t.Error("a lease that is over was extended")
+	}
+	must(t, again.Grant(ctx, Now().Add(time.Hour)))
+	must(t, again.Disarm(ctx))
+}
+
+// A backend whose postmaster was killed may still commit.
+func TestGuardKillsOrphans(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	pid := p.start(ctx, t)
+	p.busy(ctx, t)
+	must(t, p.client.Grant(ctx, Now().Add(soon)))
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	await(ctx, t, "an orphan outlives the lease", func() bool { return p.gone(t) })
+}
+
+// The parent-death signal: no primary outlives its guard.
+func TestPostmasterDiesWithItsGuard(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	pid := p.start(ctx, t)
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	must(t, err)
+	fields := strings.Fields(string(stat)[strings.LastIndexByte(string(stat), ')')+1:])
+	parent, err := strconv.Atoi(fields[1])
+	must(t, err)
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", parent))
+	must(t, err)
+	if self, _ := os.Executable(); exe != self {
+		t.Fatalf("the postmaster's parent is %s, not the guard", exe)
+	}
+	must(t, syscall.Kill(parent, syscall.SIGKILL))
+	await(ctx, t, "PostgreSQL outlives its guard", func() bool { return p.gone(t) })
+	// The next request starts another guard.
+	s, err := p.client.Status(ctx)
+	must(t, err)
+	if !s.Until.IsZero() || s.Fired {
+		t.Errorf("a new guard: %+v", s)
+	}
+}
+
+func TestGuardStaysWhilePostgresRuns(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	p.start(ctx, t)
+	if err := p.client.Quit(ctx); err == nil {
+		t.Error("the guard left a running PostgreSQL alone")
+	}
+	if p.gone(t) {
+		t.Error("PostgreSQL is gone")
+	}
+	must(t, p.client.Disarm(ctx))
+}
+
+func TestKillProcessesSparesOthers(t *testing.T) {
+	ctx, p, other := within(t), newInstance(t), newInstance(t)
+	p.start(ctx, t)
+	other.start(ctx, t)
+	bystander := exec.Command("sleep", "1000")
+	bystander.Dir = p.data
+	must(t, bystander.Start())
+	t.Cleanup(func() { _ = bystander.Process.Kill(); _ = bystander.Wait() })
+	must(t, KillProcesses(ctx, p.data))
+	if !p.gone(t) {
+		t.Error("something is left")
+	}
+	if other.gone(t) {
+		t.Error("another PostgreSQL was killed")
+	}
+	if err := bystander.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("a program that is not PostgreSQL's was killed: %v", err)
+	}
+	fd, err := Signal(bystander.Process.Pid, p.data, unix.SIGKILL)
+	if fd >= 0 || err != nil {
+		t.Errorf("signalled a program that is not PostgreSQL's: %d %v", fd, err)
+	}
+}
+
+func TestBootTimer(t *testing.T) {
+	for _, at := range []cluster.Instant{Now().Add(-time.Hour), Now().Add(10 * time.Millisecond)} {
+		timer, err := newBootTimer(at)
+		must(t, err)
+		var b [8]byte
+		if _, err := timer.Read(b[:]); err != nil {
+			t.Error(err)
+		}
+		if Now().Before(at) {
+			t.Error("fired too early")
+		}
+		must(t, timer.Close())
+	}
+}
