@@ -105,8 +105,10 @@ func (a *Agent) writeFailed(what string, err error) {
 		a.m.uncertain = true
 		return
 	}
-	a.m.beatSent = a.clock().Add(retryAfter() - a.m.dynamic.BeatInterval())
-	a.wakeAfter(retryAfter())
+	after := retryAfter()
+	a.m.notBefore = a.clock().Add(after)
+	a.m.beatSent = a.m.notBefore.Add(-a.m.dynamic.BeatInterval())
+	a.wakeAfter(after)
 }
 
 // wakeAfter brings the loop round after d.
@@ -248,7 +250,7 @@ func (a *Agent) release(successor string) {
 
 // reread reads the shard consistently, once at a time.
 func (a *Agent) reread() {
-	if a.m.rereading {
+	if a.m.rereading || a.clock().Before(a.m.rereadNotBefore) {
 		return
 	}
 	a.m.rereading = true
@@ -257,16 +259,16 @@ func (a *Agent) reread() {
 		snapshot, err := a.store.Read(ctx)
 		return func() {
 			a.m.rereading = false
-			if err != nil {
-				a.consulFailed(err)
-				a.wakeAfter(retryAfter())
-				return
-			}
-			if a.accept(snapshot, true) {
+			if err == nil && a.accept(snapshot, true) {
 				a.m.uncertain = false
 				return
 			}
-			a.wakeAfter(retryAfter())
+			if err != nil {
+				a.consulFailed(err)
+			}
+			after := retryAfter()
+			a.m.rereadNotBefore = a.clock().Add(after)
+			a.wakeAfter(after)
 		}
 	})
 }

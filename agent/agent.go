@@ -57,8 +57,10 @@ type Agent struct {
 	dynamic atomic.Pointer[cluster.Dynamic]
 	changed *broadcast
 
-	kickSession  chan struct{}
 	kickPostgres chan struct{}
+	// taskEdge counts the beginnings and ends of tasks: an observation that
+	// spans one may show what is no longer so.
+	taskEdge atomic.Int64
 
 	m member
 }
@@ -96,7 +98,6 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		keys: cfg.Keys(), store: store, peers: peers, clock: fence.Now,
 		events:       make(chan func(), 64),
 		changed:      newBroadcast(),
-		kickSession:  make(chan struct{}, 1),
 		kickPostgres: make(chan struct{}, 1),
 	}
 	a.guard = newGuardian(cfg, o)

@@ -115,7 +115,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		a.log.Warn().Err(err).Msg("PostgreSQL runs but cannot be observed yet")
 	}
-	a.sawPostgres(state, a.m.data, nil)
+	a.sawPostgres(state, nil, nil)
 	if a.m.pg.primary() {
 		a.m.adopted = a.clock()
 	}

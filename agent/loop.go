@@ -19,10 +19,13 @@ type member struct {
 	statusSeen cluster.Instant
 	session    string
 	rereading  bool
-	staleReads int
-	consulDown bool
-	writing    map[string]bool // the leader's own keys that are being written
-	problems   string          // what was logged last about values that make no sense
+	// rereadNotBefore and notBefore space out what fails.
+	rereadNotBefore cluster.Instant
+	notBefore       cluster.Instant
+	staleReads      int
+	consulDown      bool
+	writing         map[string]bool // the leader's own keys that are being written
+	problems        string          // what was logged last about values that make no sense
 
 	// The lease
 	lease     fence.Lease

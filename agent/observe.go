@@ -48,7 +48,7 @@ func (a *Agent) view() ha.View {
 		Config: m.dynamic, Fence: a.margins(),
 		Cluster: m.snapshot, Read: m.read, StatusSeen: m.statusSeen, Session: m.session,
 		Lease: ha.Lease{
-			Until: m.lease.Until(), BeatSent: m.beatSent, InFlight: m.inFlight, Uncertain: m.uncertain,
+			Until: m.lease.Until(), BeatSent: m.beatSent, InFlight: m.inFlight, Uncertain: m.uncertain, NotBefore: m.notBefore,
 		},
 		Peers: m.answers, PeersAsked: m.asked, PeersDone: m.pending == 0,
 		Task: m.task.kind, Attempt: m.attempt, Giving: m.giving, Adopted: m.adopted,
@@ -111,14 +111,17 @@ func (a *Agent) killAt() cluster.Instant {
 }
 
 // sawPostgres takes in what PostgreSQL looks like.
-func (a *Agent) sawPostgres(state postgres.State, data dataState, err error) {
+// data is nil when the data directory was not looked at, as it runs.
+func (a *Agent) sawPostgres(state postgres.State, data *dataState, err error) {
 	m := &a.m
 	if err != nil {
 		a.once("postgres", "PostgreSQL runs but cannot be observed", err.Error())
 	} else {
 		a.clearOnce("postgres")
 	}
-	m.data = data
+	if data != nil {
+		m.data = *data
+	}
 	if m.pg.observed.Accepting {
 		m.pg.wasPrimary = !m.pg.observed.InRecovery
 	}
@@ -129,8 +132,8 @@ func (a *Agent) sawPostgres(state postgres.State, data dataState, err error) {
 		m.pgDown = 0
 	case state.Running && a.pg.StartedAs() != "":
 		m.pg.wasPrimary = a.pg.StartedAs() == postgres.Primary
-	case data.State == ha.DataValid:
-		m.pg.wasPrimary = data.wasPrimary
+	case m.data.State == ha.DataValid:
+		m.pg.wasPrimary = m.data.wasPrimary
 	}
 }
 

@@ -35,6 +35,7 @@ func (a *Agent) startTask(kind ha.TaskKind, work func(context.Context) error, do
 	ctx, cancel := context.WithCancel(a.ctx)
 	finished := make(chan struct{})
 	before := a.m.task.finished
+	a.taskEdge.Add(1)
 	a.m.task = task{kind: kind, cancel: cancel, finished: finished}
 	a.goDo(func(context.Context) {
 		defer cancel()
@@ -43,6 +44,7 @@ func (a *Agent) startTask(kind ha.TaskKind, work func(context.Context) error, do
 		}
 		err := work(ctx)
 		data := a.lookAtData(a.ctx)
+		a.taskEdge.Add(1)
 		close(finished)
 		a.post(func() {
 			if a.m.task.finished != finished {
@@ -100,7 +102,7 @@ func (a *Agent) begin(action ha.Action) {
 		a.demote()
 		return
 	case ha.GiveUp:
-		a.giveUp()
+		a.giveUp(act.Successor)
 		return
 	default:
 		if a.m.task.kind != ha.TaskNone {
@@ -188,7 +190,7 @@ func (m *member) stoppedOnPurpose() {
 }
 
 // giveUp ends a leadership that PostgreSQL cannot fill.
-func (a *Agent) giveUp() {
+func (a *Agent) giveUp(successor string) {
 	if a.m.task.kind == ha.TaskDemote {
 		return
 	}
@@ -203,7 +205,7 @@ func (a *Agent) giveUp() {
 	}, func(err error) {
 		if err == nil {
 			a.m.lease.Drop()
-			a.m.giving = &ha.Giving{}
+			a.m.giving = &ha.Giving{Successor: successor}
 			a.m.stoppedOnPurpose()
 		}
 	})
@@ -393,7 +395,7 @@ func (a *Agent) promote() {
 		return err
 	}, func(err error) {
 		if err == nil {
-			a.sawPostgres(seen, a.m.data, nil)
+			a.sawPostgres(seen, nil, nil)
 			a.m.upstream = ""
 			a.m.published.promotedTo = seen.Timeline
 			a.log.Info().Int("timeline", seen.Timeline).Msg("promoted")

@@ -137,11 +137,20 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 	ticker := time.NewTicker(observeEvery)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
+		edge := a.taskEdge.Load()
 		limit, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
 		state, err := a.pg.Observe(limit)
 		cancel()
-		data := a.lookAtData(ctx)
-		a.post(func() { a.sawPostgres(state, data, err) })
+		var data *dataState
+		if !state.Running {
+			d := a.lookAtData(ctx)
+			data = &d
+		}
+		a.post(func() {
+			if a.taskEdge.Load() == edge {
+				a.sawPostgres(state, data, err)
+			}
+		})
 		select {
 		case <-exited(a.pg):
 			a.post(func() { a.postmasterGone() })

@@ -73,11 +73,17 @@ func ParseSnapshot(keys Keys, kvs []KV, index uint64) Snapshot {
 		case kv.Key == keys.Route():
 			s.Route = decode[Route](kv)
 			if s.Route.OK() {
-				s.Route.Err = s.Route.Value.Validate()
+				if s.Route.Err = s.Route.Value.Validate(); s.Route.Err != nil {
+					s.Route.Value = Route{}
+				}
 			}
 		case strings.HasPrefix(kv.Key, keys.Members()):
+			name := strings.TrimPrefix(kv.Key, keys.Members())
+			if name == "" || strings.Contains(name, "/") {
+				continue // a folder, as Consul's own UI makes them, or below one
+			}
 			m := decode[Member](kv)
-			m.Value.Name = strings.TrimPrefix(kv.Key, keys.Members())
+			m.Value.Name = name
 			s.Members = append(s.Members, m)
 		}
 	}

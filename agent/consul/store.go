@@ -88,6 +88,16 @@ func (s *Store) try(ctx context.Context, f func(context.Context, *api.Client) er
 	return errors.Join(errs...)
 }
 
+// holdFor is how long Consul may hold a blocking query: its answer that nothing
+// has changed must come before the attempt is over, or a quiet shard would look
+// like a Consul that hangs. (Consul adds up to 1/16 of jitter.)
+func holdFor(ctx context.Context, wait time.Duration) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline)*3/4)
+	}
+	return wait
+}
+
 // unavailable tells whether an error says nothing about the request itself.
 func unavailable(err error) bool {
 	var status api.StatusError
@@ -153,7 +163,7 @@ func (s *Store) Read(ctx context.Context) (cluster.Snapshot, error) {
 func (s *Store) Watch(ctx context.Context, index uint64, wait time.Duration) (cluster.Snapshot, uint64, error) {
 	var snapshot cluster.Snapshot
 	err := s.try(ctx, func(ctx context.Context, c *api.Client) error {
-		opts := (&api.QueryOptions{WaitIndex: index, WaitTime: wait}).WithContext(ctx)
+		opts := (&api.QueryOptions{WaitIndex: index, WaitTime: holdFor(ctx, wait)}).WithContext(ctx)
 		pairs, meta, err := c.KV().List(s.keys.Prefix(), opts)
 		switch {
 		case err != nil:
@@ -180,7 +190,7 @@ func (s *Store) Watch(ctx context.Context, index uint64, wait time.Duration) (cl
 func (s *Store) WatchRoute(ctx context.Context, index uint64, wait time.Duration) (cluster.Entry[cluster.Route], uint64, error) {
 	var route cluster.Entry[cluster.Route]
 	err := s.try(ctx, func(ctx context.Context, c *api.Client) error {
-		opts := (&api.QueryOptions{WaitIndex: index, WaitTime: wait}).WithContext(ctx)
+		opts := (&api.QueryOptions{WaitIndex: index, WaitTime: holdFor(ctx, wait)}).WithContext(ctx)
 		pair, meta, err := c.KV().Get(s.keys.Route(), opts)
 		switch {
 		case err != nil:

@@ -201,7 +201,7 @@ func (s *Store) commit(ctx context.Context, what string, o ops, key string) (uin
 	)
 	err := s.try(ctx, func(ctx context.Context, c *api.Client) error {
 		if sent != nil {
-			return nil
+			return nil //nolint:nilerr // told below; the next request begins at this address
 		}
 		var err error
 		ok, answer, err = transact(ctx, c, o.list)

@@ -202,12 +202,15 @@ func TestLeading(t *testing.T) {
 		{"crashed", view(holdsLease(7*time.Second), crashed), "start as primary", "started again"},
 		{"crashed before its promotion", view(holdsLease(7*time.Second), crashed, func(v *View) { v.Postgres.Primary = false }), "start as replica of nobody", "before its promotion"},
 		{"crashed, timeout 0, others unknown", view(holdsLease(7*time.Second), crashed, func(v *View) { v.Config.PrimaryStartTimeout = 0 }), "start as primary; ask the other members", ""},
-		{"crashed, timeout 0, another can lead", view(holdsLease(7*time.Second), crashed, func(v *View) { v.Config.PrimaryStartTimeout = 0 }, asked(peer("b", 1, 5000))), "give the lease up", "b can lead"},
+		{"crashed, timeout 0, another can lead", view(holdsLease(7*time.Second), crashed, func(v *View) { v.Config.PrimaryStartTimeout = 0 }, asked(peer("b", 1, 5000))), "give the lease up to b", "b can lead"},
 		{"crashed, timeout 0, nobody can lead", view(holdsLease(7*time.Second), crashed, func(v *View) { v.Config.PrimaryStartTimeout = 0 }, asked(Peer{Name: "b"})), "start as primary", ""},
-		{"timeout over", view(holdsLease(7*time.Second), crashed, func(v *View) { v.Postgres.DownSince = now.Add(-301 * time.Second) }, asked(peer("b", 1, 5000))), "give the lease up", "primary_start_timeout"},
-		{"crash loop", view(holdsLease(7*time.Second), crashed, func(v *View) { v.Postgres.Crashes = 3 }, asked(peer("b", 1, 5000))), "give the lease up", "again and again"},
-		{"cannot be started", view(holdsLease(7*time.Second), crashed, failed, asked(peer("b", 1, 5000))), "give the lease up", "again and again"},
+		{"timeout over", view(holdsLease(7*time.Second), crashed, func(v *View) { v.Postgres.DownSince = now.Add(-301 * time.Second) }, asked(peer("b", 1, 5000))), "give the lease up to b", "primary_start_timeout"},
+		{"crash loop", view(holdsLease(7*time.Second), crashed, func(v *View) { v.Postgres.Crashes = 3 }, asked(peer("b", 1, 5000))), "give the lease up to b", "again and again"},
+		{"cannot be started", view(holdsLease(7*time.Second), crashed, failed, asked(peer("b", 1, 5000))), "give the lease up to b", "again and again"},
 		{"cannot be started, alone", view(holdsLease(7*time.Second), crashed, failed, asked()), "", "try again"},
+		{"cannot be promoted", view(holdsLease(7*time.Second), func(v *View) {
+			v.Postgres.Primary, v.Attempt = false, Attempt{Kind: TaskPromote, Failures: 3}
+		}, asked(peer("b", 1, 4000), peer("c", 1, 5000))), "give the lease up to c", "promotion fails"},
 		{"paused and down", view(holdsLease(7*time.Second), crashed, paused_), "", "paused"},
 	})
 }
@@ -352,6 +355,8 @@ func TestElecting(t *testing.T) {
 		{"PostgreSQL starting", view(leads("b", just), func(v *View) { v.Postgres.Accepting = false }), "", "is starting"},
 		{"was primary, down, nobody led since", view(leads("a", just), down, primary), take, "our own lock"},
 		{"was primary, down, lease still runs", view(leads("a", time.Second), down, primary), take, "our own lock"},
+		{"was primary, down, Consul silent for a lease", view(leads("a", just), down, primary, func(v *View) { v.Read = now.Add(-ttl - time.Second) }), "start as replica of nobody", ""},
+		{"was primary, down, takeover just failed", view(leads("a", just), down, primary, func(v *View) { v.Lease.NotBefore = now.Add(time.Second) }), "", "could not be taken"},
 		{"answer to our takeover was lost", view(leads("a", time.Second)), take, "our own lock"},
 		{"no status key: the full time from first sight", view(func(v *View) { v.StatusSeen = now.Add(-8 * time.Second) }, asked()), "", "not over"},
 		{"no status key: over", view(func(v *View) { v.StatusSeen = now.Add(-9 * time.Second) }, asked()), "take over (status at 0)", ""},

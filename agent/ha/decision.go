@@ -51,8 +51,8 @@ type Fence struct{}
 type Demote struct{}
 
 // GiveUp ends a leadership that PostgreSQL cannot fill: its processes are
-// killed, the lease is dropped and offered to anybody.
-type GiveUp struct{}
+// killed, the lease is dropped and offered to Successor.
+type GiveUp struct{ Successor string }
 
 // Bootstrap makes a new shard if this member wins the key `initialize`.
 type Bootstrap struct{}
@@ -113,7 +113,7 @@ func (Reread) String() string            { return "read Consul again" }
 func (AskPeers) String() string          { return "ask the other members" }
 func (Fence) String() string             { return "kill PostgreSQL" }
 func (Demote) String() string            { return "demote" }
-func (GiveUp) String() string            { return "give the lease up" }
+func (g GiveUp) String() string          { return "give the lease up to " + g.Successor }
 func (Bootstrap) String() string         { return "bootstrap" }
 func (DiscardIncomplete) String() string { return "clear away the unfinished data directory" }
 func (c Clone) String() string           { return "clone from " + c.From }
@@ -147,6 +147,9 @@ func do(reason string, actions ...Action) Decision {
 func wait(reason string) Decision { return Decision{Reason: reason} }
 
 func (d Decision) by(wake cluster.Instant) Decision {
+	if wake.IsZero() {
+		return d
+	}
 	if d.Wake.IsZero() || wake.Before(d.Wake) {
 		d.Wake = wake
 	}

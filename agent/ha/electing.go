@@ -25,6 +25,8 @@ const (
 //	last beat                 this member                        decision
 //	our own, not released     primary, or down and was primary   take the lock again at once
 //	none, shard unknown       primary, or down and was primary   take the lock
+//	our own, Consul silent
+//	  for a whole lease       down and was primary               start as a replica of nobody
 //	our own, by a takeover
 //	  whose answer was lost   replica                            take the lock again
 //	any                       PostgreSQL down                    start as a replica of nobody
@@ -39,7 +41,10 @@ func electing(v View) Decision {
 	if v.Lease.InFlight {
 		return wait("taking the lock")
 	}
-	if pg.Primary && v.lastLeader() || v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
+	if v.Now.Before(v.Lease.NotBefore) {
+		return wait("nobody leads; the lock could not be taken").by(v.Lease.NotBefore)
+	}
+	if pg.Primary && v.lastLeader() && !v.outOfTouch() || v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
 		if v.Session == "" {
 			return wait("waiting for a Consul session to take our own lock again")
 		}
@@ -97,6 +102,13 @@ func (v View) lastLeader() bool {
 		return b.Owner == v.Name && !b.Released
 	}
 	return v.Postgres.Running || !v.Cluster.Initialize.Exists()
+}
+
+// outOfTouch tells whether PostgreSQL is down and Consul has not been heard of
+// for a whole lease: then it is rather started as a replica, to serve reads,
+// than kept down for a lock that cannot be taken.
+func (v View) outOfTouch() bool {
+	return !v.Postgres.Running && v.Now.Sub(v.Read) > v.Config.TTL
 }
 
 // lockIsOurs tells whether our own live session holds the lock, though this

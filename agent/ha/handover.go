@@ -87,8 +87,8 @@ func giving(v View) (Decision, bool) {
 	if v.Giving == nil || b == nil || b.Owner != v.Name || b.Released || v.lockHolder() != v.Name {
 		return Decision{}, false
 	}
-	if v.Lease.InFlight {
-		return wait("giving the lease up"), true
+	if v.Lease.InFlight || v.Now.Before(v.Lease.NotBefore) {
+		return wait("giving the lease up").by(v.Lease.NotBefore), true
 	}
 	return do("giving the lease up", Release{Successor: v.Giving.Successor}), true
 }

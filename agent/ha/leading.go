@@ -68,7 +68,11 @@ func duty(v View) Decision {
 	case v.Config.Pause:
 		return handover(v)
 	case !pg.Primary:
-		return v.unlessFailing(do("the leader", Promote{}))
+		promote := v.unlessFailing(do("the leader", Promote{}))
+		if v.Attempt.Kind == TaskPromote && v.Attempt.Failures >= crashLoop {
+			return giveUpOr(v, "the promotion fails again and again", promote)
+		}
+		return promote
 	default:
 		if d := handover(v); d.Reason != "" || len(d.Actions) > 0 {
 			return d
@@ -111,12 +115,18 @@ func giveUpOr(v View, reason string, otherwise Decision) Decision {
 	if !v.PeersDone {
 		return otherwise
 	}
+	best := Peer{}
 	for _, p := range v.Peers {
-		if v.electable(p) == "" {
-			return do(reason+"; "+p.Name+" can lead", GiveUp{})
+		if v.electable(p) == "" && (best.Name == "" || v.better(p, best)) {
+			best = p
 		}
 	}
-	return otherwise
+	if best.Name == "" {
+		return otherwise
+	}
+	// Named, so that this member, whose WAL may well be ahead, does not take the
+	// lease back at once.
+	return do(reason+"; "+best.Name+" can lead", GiveUp{Successor: best.Name})
 }
 
 // synchronous keeps the promise of the key `sync`: every member that it names

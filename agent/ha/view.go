@@ -71,6 +71,8 @@ type Lease struct {
 	// Uncertain says that the outcome of the last write is unknown: read
 	// before deciding.
 	Uncertain bool
+	// NotBefore is when a takeover or release that failed may be tried again.
+	NotBefore cluster.Instant
 }
 
 // DataState says what is in the data directory.

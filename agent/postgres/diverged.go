@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,11 +54,13 @@ func (p *Instance) diverged(ctx context.Context, u Upstream, control Control) (b
 	if upstream == local {
 		return false, p.sameTimeline(ctx, conn, u, control, local, history, position)
 	}
-	diverged, fork := divergedFrom(history, control, local)
-	if diverged || control.State == "shut down" {
-		return diverged, nil
+	if divergedFrom(history, control, local) {
+		return true, nil
 	}
-	return p.walGoesOn(ctx, local, fork)
+	if control.State == "shut down" {
+		return false, nil
+	}
+	return p.walDiverged(ctx, history, local, upstream)
 }
 
 // sameTimeline finds two members that were both promoted to a timeline of the
@@ -95,14 +98,45 @@ func (p *Instance) sameTimeline(ctx context.Context, conn *pgconn.PgConn, u Upst
 //	otherwise           its checkpoint does, or it has replayed beyond the fork
 //
 // Not diverged is the last word for a primary that was shut down. Others may
-// have more WAL than the control file knows of: see walGoesOn.
-func divergedFrom(history cluster.History, control Control, timeline int) (diverged bool, fork int64) {
+// have more WAL than the control file knows of: see walDiverged.
+func divergedFrom(history cluster.History, control Control, timeline int) bool {
 	i := slices.IndexFunc(history, func(h cluster.TimelineSwitch) bool { return h.Timeline == timeline })
 	if i < 0 {
-		return true, 0
+		return true
 	}
-	fork = history[i].LSN
-	return control.CheckpointLSN >= fork || control.State != "shut down" && control.MinRecovery > fork, fork
+	fork := history[i].LSN
+	return control.CheckpointLSN >= fork || control.State != "shut down" && control.MinRecovery > fork
+}
+
+// walDiverged tells whether there is local WAL that is no part of the upstream's
+// history: on a timeline that it does not have, or beyond the fork of one that it
+// has. PostgreSQL would replay that before it ever asks the upstream. timeline is
+// the oldest that is looked at; the control file of a standby may lag behind by
+// more than one.
+func (p *Instance) walDiverged(ctx context.Context, history cluster.History, timeline, upstream int) (bool, error) {
+	known := map[int]bool{upstream: true}
+	for _, h := range history {
+		known[h.Timeline] = true
+	}
+	files, err := filepath.Glob(p.inData("pg_wal/????????.history"))
+	if err != nil {
+		return false, fmt.Errorf("looking for timelines: %w", err)
+	}
+	for _, file := range files {
+		tli, err := strconv.ParseInt(strings.TrimSuffix(filepath.Base(file), ".history"), 16, 32)
+		if err == nil && int(tli) > timeline && !known[int(tli)] {
+			return true, nil
+		}
+	}
+	for _, h := range history {
+		if h.Timeline < timeline {
+			continue
+		}
+		if on, err := p.walGoesOn(ctx, h.Timeline, h.LSN); err != nil || on {
+			return on, err
+		}
+	}
+	return false, nil
 }
 
 // walGoesOn tells whether the local WAL of a timeline has a record at the fork:

@@ -276,12 +276,7 @@ func (p *Instance) runIn(ctx context.Context, dir string, env []string, name str
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential, Setpgid: true}
 	// To the whole group: pg_basebackup has a child that goes on otherwise.
-	cmd.Cancel = func() error {
-		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM); err != nil {
-			return os.ErrProcessDone
-		}
-		return nil
-	}
+	cmd.Cancel = func() error { return signalGroup(cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
@@ -292,6 +287,14 @@ func (p *Instance) runIn(ctx context.Context, dir string, env []string, name str
 		return out.String(), fmt.Errorf("%s: %w: %s", name, err, tail(errOut.String()+out.String(), 1500))
 	}
 	return out.String(), nil
+}
+
+// signalGroup signals a child that leads a process group, and all of the group.
+func signalGroup(pid int, sig syscall.Signal) error {
+	if err := syscall.Kill(-pid, sig); err != nil {
+		return os.ErrProcessDone
+	}
+	return nil
 }
 
 func tail(text string, most int) string {

@@ -150,7 +150,9 @@ func (p *Instance) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) 
 	for _, c := range commandLine {
 		names = append(names, c.name)
 	}
-	rows, err := conn.Query(ctx, "SELECT name, setting, pending_restart FROM pg_settings WHERE pending_restart OR name = ANY($1)", names)
+	rows, err := conn.Query(ctx, `SELECT name, CASE WHEN pending_restart AND name <> ALL($1) THEN current_setting(name) ELSE setting END, pending_restart,
+		CASE WHEN pending_restart THEN COALESCE((SELECT f.setting FROM pg_file_settings f WHERE lower(f.name) = lower(s.name) ORDER BY f.seqno DESC LIMIT 1), boot_val, '') ELSE '' END
+		FROM pg_settings s WHERE pending_restart OR name = ANY($1)`, names)
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +160,7 @@ func (p *Instance) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) 
 		Name    string
 		Setting string
 		Pending bool
+		File    string // what the files say
 	}
 	settings, err := pgx.CollectRows(rows, pgx.RowToStructByPos[setting])
 	if err != nil {
@@ -168,7 +171,7 @@ func (p *Instance) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) 
 		role = Replica
 	}
 	p.settings.Lock()
-	file, wanted := p.parameters(), p.commandLineValues(role, Control{})
+	wanted := p.commandLineValues(role, Control{})
 	p.settings.Unlock()
 	pending := map[string]cluster.PendingChange{}
 	for _, now := range settings {
@@ -176,7 +179,7 @@ func (p *Instance) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) 
 		case ours && want != now.Setting && !raised(role, want, now.Setting):
 			pending[now.Name] = cluster.PendingChange{OldValue: now.Setting, NewValue: want}
 		case !ours && now.Pending:
-			pending[now.Name] = cluster.PendingChange{OldValue: now.Setting, NewValue: file[now.Name]}
+			pending[now.Name] = cluster.PendingChange{OldValue: now.Setting, NewValue: now.File}
 		}
 	}
 	if len(pending) == 0 {

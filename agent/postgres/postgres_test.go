@@ -295,6 +295,14 @@ func TestPendingRestartAndReload(t *testing.T) {
 	must(t, p.Stop(ctx, Fast))
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
 	observe(ctx, t, p, "nothing pends", func(s State) bool { return s.Accepting && len(s.PendingRestart) == 0 })
+
+	// A parameter that is taken away goes back to what PostgreSQL's own file says.
+	p.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: map[string]any{"max_connections": 133}}})
+	must(t, p.Rewrite(ctx))
+	s = observe(ctx, t, p, "one parameter pends", func(s State) bool { return len(s.PendingRestart) == 1 })
+	if got := s.PendingRestart["shared_buffers"]; got != (cluster.PendingChange{OldValue: "64MB", NewValue: "128MB"}) {
+		t.Errorf("shared_buffers: %+v", got)
+	}
 }
 
 func TestStartTellsWhatIsWrong(t *testing.T) {

@@ -194,8 +194,11 @@ func (p *Instance) killLeftovers(ctx context.Context) error {
 // agent which was killed may have left at work on the data directory
 // (runOnData).
 func (p *Instance) killWriters(ctx context.Context) error {
-	return fence.KillProcesses(ctx, p.dataDir, "initdb", "pg_basebackup", "pg_rewind", "pg_receivewal")
+	return fence.KillProcesses(ctx, p.dataDir, writers()...)
 }
+
+// writers are the programs that runOnData runs, besides postgres.
+func writers() []string { return []string{"initdb", "pg_basebackup", "pg_rewind", "pg_receivewal"} }
 
 // Kill ends every process of the instance at once.
 func (p *Instance) Kill(ctx context.Context) error {

@@ -20,6 +20,9 @@ const (
 	rewinding = "Lictor rewind"
 )
 
+// cleanWithin is how long the clearing away after a failed clone may take.
+const cleanWithin = 10 * time.Second
+
 // progressEvery is how often the size of a growing clone is looked at.
 const progressEvery = 2 * time.Second
 
@@ -55,8 +58,14 @@ func (p *Instance) BaseBackup(ctx context.Context, u Upstream, progress func(don
 	}
 	stop()
 	if err != nil {
-		if cleanup := errors.Join(p.killWriters(context.WithoutCancel(ctx)), p.empty()); cleanup != nil {
-			return errors.Join(err, cleanup)
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanWithin)
+		defer cancel()
+		cleanup := p.killWriters(clean)
+		if cleanup == nil {
+			cleanup = p.empty()
+		}
+		if cleanup != nil { // the marker stays: it is cleared away later
+			return errors.Join(fmt.Errorf("cloning from %s: %w", u.Name, err), cleanup)
 		}
 		return errors.Join(fmt.Errorf("cloning from %s: %w", u.Name, err), p.unmark())
 	}

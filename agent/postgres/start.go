@@ -261,9 +261,12 @@ func (p *Instance) script(ctx context.Context, what, command string, extra ...st
 		return fmt.Errorf("postgresql.%s: %q cannot be split into words", what, command)
 	}
 	cmd := exec.CommandContext(ctx, words[0], append(words[1:], extra...)...)
-	cmd.Env = environ("PGPASSFILE="+p.pgpassPath(), "PGOPTIONS=-c synchronous_commit=local",
-		"PATH="+p.local.Load().BinDir+":"+os.Getenv("PATH"))
+	cmd.Env = environ("PGPASSFILE="+p.pgpassPath(), "PGOPTIONS=-c synchronous_commit=local")
+	if dir := p.local.Load().BinDir; dir != "" { // an empty part would stand for the working directory
+		cmd.Env = append(cmd.Env, "PATH="+dir+":"+os.Getenv("PATH"))
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential, Setpgid: true}
+	cmd.Cancel = func() error { return signalGroup(cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", what, err, tail(string(out), 1000))

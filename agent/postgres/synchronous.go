@@ -81,17 +81,18 @@ func (p *Instance) SetSynchronousStandbys(ctx context.Context, standbys []string
 	if err := p.signal(syscall.SIGHUP); err != nil {
 		return 0, err
 	}
-	why := "PostgreSQL has not been asked"
+	why := ""
 	for {
-		var (
-			lsn int64
-			err error
-		)
-		if lsn, why, err = p.synchronousSince(ctx, value, standbys); err != nil {
+		lsn, now, err := p.synchronousSince(ctx, value, standbys)
+		switch {
+		case err != nil && !p.Running():
 			return 0, fmt.Errorf("synchronous_standby_names: %w", err)
-		}
-		if why == "" {
+		case err != nil && why == "":
+			why = err.Error()
+		case err == nil && now == "":
 			return lsn, nil
+		case err == nil:
+			why = now
 		}
 		select {
 		case <-time.After(pollEvery):

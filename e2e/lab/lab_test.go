@@ -3,6 +3,7 @@ package lab_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"os"
 	"syscall"
@@ -195,7 +196,10 @@ func TestFaultsOfTheNetwork(t *testing.T) {
 	if err := server.Isolate(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := reachable(); !errors.Is(err, context.DeadlineExceeded) {
+	// Which of the two deadlines, the context's or the socket's, is seen first is
+	// chance; both are timeouts, and a host that answers gives neither.
+	var silent net.Error
+	if err := reachable(); !errors.As(err, &silent) || !silent.Timeout() {
 		t.Fatalf("an isolated host answers: %v", err)
 	}
 	if err := server.Heal(ctx); err != nil {

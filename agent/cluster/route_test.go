@@ -1,0 +1,155 @@
+package cluster
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func goodRoute() Route {
+	return Route{
+		Version: RouteVersion, SystemIdentifier: "7300000000000000001", State: RouteOpen, Timeline: 2,
+		Leader:   RouteMember{Name: "a", Host: "10.0.0.1", Port: 5432, Tags: map[string]any{"Zone": "x"}},
+		Replicas: []RouteMember{{Name: "b", Host: "fd00::2", Port: 65535}, {Name: "c", Host: "c.example.com", Port: 1}},
+		Since:    time.Date(2026, 11, 21, 2, 50, 8, 922841000, time.UTC),
+	}
+}
+
+func TestRouteRoundTrip(t *testing.T) {
+	want := goodRoute()
+	got, err := ParseRoute([]byte(encode(t, want)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	newer := strings.Replace(encode(t, want), `{"version":1`, `{"version":2,"what_a_later_version_adds":[1]`, 1)
+	if got, err := ParseRoute([]byte(newer)); err != nil || got.Leader.Name != "a" {
+		t.Errorf("a newer agent's: %+v, %v", got, err)
+	}
+}
+
+func TestRouteValidate(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*Route)
+		want   string // in the message; empty: valid
+	}{
+		"good":                 {func(*Route) {}, ""},
+		"promoting":            {func(r *Route) { r.State = RoutePromoting }, ""},
+		"handover":             {func(r *Route) { r.State = RouteHandover }, ""},
+		"down":                 {func(r *Route) { r.State = RouteDown }, ""},
+		"newer version":        {func(r *Route) { r.Version = 9 }, ""},
+		"no replicas":          {func(r *Route) { r.Replicas = nil }, ""},
+		"no time":              {func(r *Route) { r.Since = time.Time{} }, ""},
+		"largest identifier":   {func(r *Route) { r.SystemIdentifier = "18446744073709551615" }, ""},
+		"no version":           {func(r *Route) { r.Version = 0 }, "version: 0"},
+		"negative version":     {func(r *Route) { r.Version = -1 }, "version: -1"},
+		"no state":             {func(r *Route) { r.State = "" }, `state: ""`},
+		"unknown state":        {func(r *Route) { r.State = "Open" }, `state: "Open"`},
+		"no identifier":        {func(r *Route) { r.SystemIdentifier = "" }, "system_identifier"},
+		"identifier in hex":    {func(r *Route) { r.SystemIdentifier = "0x12" }, "system_identifier"},
+		"negative identifier":  {func(r *Route) { r.SystemIdentifier = "-1" }, "system_identifier"},
+		"other digits":         {func(r *Route) { r.SystemIdentifier = "٧" }, "system_identifier"},
+		"no timeline":          {func(r *Route) { r.Timeline = 0 }, "timeline: 0"},
+		"no leader":            {func(r *Route) { r.Leader = RouteMember{} }, "leader.name"},
+		"no host":              {func(r *Route) { r.Leader.Host = "" }, "leader.host"},
+		"host with a space":    {func(r *Route) { r.Leader.Host = "a b" }, "leader.host"},
+		"host with a setting":  {func(r *Route) { r.Leader.Host = "h port=1" }, "leader.host"},
+		"host with a new line": {func(r *Route) { r.Leader.Host = "h\nevil = 1" }, "leader.host"},
+		"host with a quote":    {func(r *Route) { r.Leader.Host = "h'" }, "leader.host"},
+		"several hosts":        {func(r *Route) { r.Leader.Host = "a,b" }, "leader.host"},
+		"a comment":            {func(r *Route) { r.Leader.Host = "a;b" }, "leader.host"},
+		"no port":              {func(r *Route) { r.Leader.Port = 0 }, "leader.port: 0"},
+		"port too large":       {func(r *Route) { r.Leader.Port = 65536 }, "leader.port: 65536"},
+		"negative port":        {func(r *Route) { r.Leader.Port = -1 }, "leader.port: -1"},
+		"a bad replica":        {func(r *Route) { r.Replicas[1].Port = 0 }, "replicas[1].port"},
+		"a nameless replica":   {func(r *Route) { r.Replicas[0].Name = "" }, "replicas[0].name"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := goodRoute()
+			test.change(&r)
+			err := r.Validate()
+			switch {
+			case test.want == "" && err != nil:
+				t.Error(err)
+			case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)):
+				t.Errorf("%v, want one about %s", err, test.want)
+			}
+		})
+	}
+	err := Route{}.Validate()
+	for _, field := range []string{"version", "state", "system_identifier", "timeline", "leader"} {
+		if err == nil || !strings.Contains(err.Error(), field+":") && !strings.Contains(err.Error(), field+".") {
+			t.Errorf("all is wrong, but %s is not told: %v", field, err)
+		}
+	}
+}
+
+func TestParseRouteRefuses(t *testing.T) {
+	for _, in := range []string{``, `null`, `{}`, `[]`, `"open"`, `{"version":"1"}`, `{`, encode(t, goodRoute()) + "x"} {
+		if r, err := ParseRoute([]byte(in)); err == nil {
+			t.Errorf("%s: read as %+v", in, r)
+		}
+	}
+}
+
+func TestSameTopology(t *testing.T) {
+	r := goodRoute()
+	later := goodRoute()
+	later.Since = later.Since.Add(time.Hour)
+	if !r.SameTopology(later) {
+		t.Error("another time is another topology")
+	}
+	if r.Since.IsZero() || later.Since.IsZero() {
+		t.Error("the times were changed")
+	}
+	for what, change := range map[string]func(*Route){
+		"state":    func(o *Route) { o.State = RouteDown },
+		"leader":   func(o *Route) { o.Leader.Port++ },
+		"tag":      func(o *Route) { o.Leader.Tags = nil },
+		"replica":  func(o *Route) { o.Replicas = o.Replicas[:1] },
+		"timeline": func(o *Route) { o.Timeline++ },
+	} {
+		o := goodRoute()
+		change(&o)
+		if r.SameTopology(o) {
+			t.Errorf("another %s is the same topology", what)
+		}
+	}
+}
+
+// A route that passes can be rendered: nothing in a line of its own or beside
+// its place, and it survives being written again.
+func FuzzParseRoute(f *testing.F) {
+	good, err := json.Marshal(goodRoute())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{"version":1,"state":"down","system_identifier":"1","timeline":1,"leader":{"name":"a","host":"h","port":1},"replicas":null}`))
+	f.Add([]byte(`{"version":1e0}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r, err := ParseRoute(in)
+		if err != nil {
+			return
+		}
+		for _, m := range append([]RouteMember{r.Leader}, r.Replicas...) {
+			if m.Name == "" || m.Host == "" || strings.ContainsAny(m.Host, " \t\r\n'\"=,;") || m.Port < 1 || m.Port > 65535 {
+				t.Fatalf("passed: %+v", m)
+			}
+		}
+		out, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParseRoute(out)
+		if err != nil || !again.SameTopology(r) {
+			t.Fatalf("%s came back as %s, %v", in, out, err)
+		}
+	})
+}

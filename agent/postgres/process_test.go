@@ -1,0 +1,283 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/fence"
+)
+
+// pair is a primary and a replica that streams from it.
+func pair(ctx context.Context, t *testing.T) (a, b *Instance) {
+	t.Helper()
+	dir := newDir(t)
+	a, b = newInstance(t, settings(t, dir, "a")), newInstance(t, settings(t, dir, "b"))
+	bootstrapped(ctx, t, a)
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	must(t, a.SyncSlots(ctx, []string{"b"}, func(Slot) bool { return false }))
+	must(t, b.BaseBackup(ctx, upstream(a), nil))
+	follow(ctx, t, b, a)
+	return a, b
+}
+
+// follow starts b as a replica of a and waits until it streams.
+func follow(ctx context.Context, t *testing.T, b, a *Instance) {
+	t.Helper()
+	up := upstream(a)
+	must(t, b.Start(ctx, StartAs{Role: Replica, Upstream: &up}))
+	observe(ctx, t, b, "streams", func(s State) bool { return s.InRecovery && s.ReplicationState == Streaming })
+}
+
+// caughtUp waits until b has all of a's WAL.
+func caughtUp(ctx context.Context, t *testing.T, a, b *Instance) {
+	t.Helper()
+	s, err := a.Observe(ctx)
+	must(t, err)
+	observe(ctx, t, b, "caught up", func(r State) bool { return r.ReplayedLSN >= s.WriteLSN })
+}
+
+func crash(t *testing.T, p *Instance) {
+	t.Helper()
+	gone := p.Exited()
+	must(t, p.signal(syscall.SIGKILL))
+	<-gone
+}
+
+// A backend outlives its postmaster, keeps the port and shared memory, and might
+// still commit: Start does away with it.
+func TestStartAfterCrashWithABusyBackend(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	busy, err := p.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(busy)
+	ended := make(chan error, 1)
+	// One that sleeps would notice the end of its postmaster; this one does not.
+	go func() { _, err := busy.Exec(ctx, "DO 'BEGIN LOOP NULL; END LOOP; END'"); ended <- err }()
+	observed, err := p.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(observed)
+	for found := false; !found; {
+		must(t, observed.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'DO %' AND state = 'active')").Scan(&found))
+	}
+	crash(t, p)
+	if p.Running() {
+		t.Error("runs without its postmaster")
+	}
+	left, err := fence.Processes(p.dataDir)
+	must(t, err)
+	if len(left) == 0 {
+		t.Error("this test should find a backend left")
+	}
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	if err := <-ended; err == nil || ctx.Err() != nil {
+		t.Errorf("the old backend went on: %v", err)
+	}
+	observe(ctx, t, p, "accepts", func(s State) bool { return s.Accepting && !s.InRecovery })
+}
+
+func TestKillLeavesNothing(t *testing.T) {
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	// Frozen processes, and a postmaster that nobody watches.
+	pids, err := fence.Processes(a.dataDir)
+	must(t, err)
+	for _, pid := range pids {
+		must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	}
+	must(t, a.Kill(ctx))
+	crash(t, b)
+	must(t, b.Kill(ctx))
+	for _, p := range []*Instance{a, b} {
+		if pids, err := fence.Processes(p.dataDir); err != nil || len(pids) != 0 {
+			t.Errorf("%s: %v %v", p.name, pids, err)
+		}
+	}
+}
+
+// A restarted agent takes charge of what runs and forgets neither role nor
+// upstream; what only looks like its PostgreSQL it leaves alone.
+func TestAdopt(t *testing.T) {
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	again := func(p *Instance) *Instance {
+		second, err := New(Settings{Scope: "shard", Name: p.name, Postgres: *p.local.Load(), Launcher: &DirectLauncher{}, Log: zerolog.Nop()})
+		must(t, err)
+		return second
+	}
+	second := again(b)
+	if running, err := second.Adopt(); err != nil || !running {
+		t.Fatalf("adopted: %v %v", running, err)
+	}
+	second.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: map[string]any{"work_mem": "7MB"}}})
+	must(t, second.Rewrite(ctx))
+	var mem, conninfo string
+	for mem != "7MB" && ctx.Err() == nil {
+		conn, err := second.dedicated(ctx)
+		must(t, err)
+		must(t, conn.QueryRow(ctx, "SELECT current_setting('work_mem'), current_setting('primary_conninfo')").Scan(&mem, &conninfo))
+		hangUpOn(conn)
+	}
+	if !strings.Contains(conninfo, fmt.Sprintf("port=%d", a.port)) || strings.Contains(conninfo, "s3cr") {
+		t.Errorf("after rewriting: work_mem %s, primary_conninfo %q", mem, conninfo)
+	}
+	observe(ctx, t, second, "still streams", func(s State) bool { return s.ReplicationState == Streaming })
+	must(t, second.Stop(ctx, Fast))
+	<-b.Exited()
+
+	t.Run("stale postmaster.pid", func(t *testing.T) {
+		for _, content := range []string{fmt.Sprintf("%d\n", os.Getpid()), fmt.Sprintf("%d\n", a.process.pid()), "999999999\n", "x", ""} {
+			put(t, b.inData("postmaster.pid"), content)
+			if running, err := again(b).Adopt(); err != nil || running {
+				t.Errorf("postmaster.pid %q: %v %v", content, running, err)
+			}
+		}
+		must(t, os.Remove(b.inData("postmaster.pid")))
+	})
+}
+
+// A frozen PostgreSQL holds up nobody beyond the context.
+func TestObserveFrozen(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	observe(ctx, t, p, "accepts", func(s State) bool { return s.Accepting })
+	pids, err := fence.Processes(p.dataDir)
+	must(t, err)
+	for _, pid := range pids {
+		must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	}
+	for range 2 { // over the kept connection, and over a new one
+		limit, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		if s, err := p.Observe(limit); err == nil || !s.Running || s.Accepting {
+			t.Errorf("frozen: %+v %v", s, err)
+		}
+		cancel()
+	}
+	for _, pid := range pids {
+		must(t, syscall.Kill(pid, syscall.SIGCONT))
+	}
+	observe(ctx, t, p, "thawed", func(s State) bool { return s.Accepting })
+}
+
+// Commits wait only when the checkpointer has read who for. As long as it has
+// not, no position may be promised.
+func TestSynchronousAwaitsTheCheckpointer(t *testing.T) {
+	ctx := within(t)
+	a, _ := pair(ctx, t)
+	conn, err := a.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(conn)
+	var checkpointer int
+	must(t, conn.QueryRow(ctx, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").Scan(&checkpointer))
+	must(t, syscall.Kill(checkpointer, syscall.SIGSTOP))
+	limit, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	_, err = a.SetSynchronousStandbys(limit, []string{"b"})
+	if err == nil || !strings.Contains(err.Error(), "checkpointer") {
+		t.Errorf("with a frozen checkpointer: %v", err)
+	}
+	must(t, syscall.Kill(checkpointer, syscall.SIGCONT))
+	since, err := a.SetSynchronousStandbys(ctx, []string{"b"})
+	must(t, err)
+	observe(ctx, t, a, "b is synchronous", func(s State) bool {
+		return len(s.Standbys) == 1 && s.Standbys[0].SyncState == "sync" && s.Standbys[0].FlushLSN >= since
+	})
+	// Nobody by that name is connected: commits wait, and the change itself works.
+	if _, err := a.SetSynchronousStandbys(ctx, []string{"nobody"}); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.SetSynchronousStandbys(ctx, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDivergence(t *testing.T) {
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	c := newInstance(t, settings(t, newDir(t), "c")) // of the first hour, so that it has all WAL that a rewind needs
+	must(t, c.BaseBackup(ctx, upstream(a), nil))
+
+	t.Run("a crashed primary of which the new one has everything", func(t *testing.T) {
+		sql(ctx, t, a, "CREATE TABLE public.t AS SELECT 1")
+		caughtUp(ctx, t, a, b)
+		crash(t, a)
+		must(t, a.killLeftovers(ctx)) // or the WAL would go on
+		must(t, b.Promote(ctx))
+		if outcome, err := a.Rewind(ctx, upstream(b), false); err != nil || outcome != NotNeeded {
+			t.Fatalf("%s %v", outcome, err)
+		}
+		must(t, b.SyncSlots(ctx, []string{"a"}, func(Slot) bool { return false }))
+		follow(ctx, t, a, b)
+		caughtUp(ctx, t, b, a)
+	})
+	t.Run("a crashed standby", func(t *testing.T) {
+		sql(ctx, t, b, "CREATE TABLE public.u AS SELECT 1")
+		caughtUp(ctx, t, b, a)
+		must(t, a.Kill(ctx))
+		if outcome, err := a.Rewind(ctx, upstream(b), false); err != nil || outcome != NotNeeded {
+			t.Fatalf("%s %v", outcome, err)
+		}
+		follow(ctx, t, a, b)
+	})
+	t.Run("a standby with WAL that it has not replayed", func(t *testing.T) {
+		// a has received what the fork to come does not have.
+		caughtUp(ctx, t, b, a)
+		sql(ctx, t, a, "SELECT pg_wal_replay_pause()")
+		observe(ctx, t, a, "paused", func(s State) bool { return s.ReplayPaused })
+		must(t, b.SyncSlots(ctx, []string{"a", "c"}, func(Slot) bool { return false }))
+		follow(ctx, t, c, b)
+		caughtUp(ctx, t, b, c)
+		must(t, c.Stop(ctx, Fast)) // here c's timeline will begin
+		sql(ctx, t, b, "CREATE TABLE public.lost AS SELECT generate_series(1, 1000)")
+		s, err := b.Observe(ctx)
+		must(t, err)
+		observe(ctx, t, a, "received", func(r State) bool { return r.ReceivedLSN >= s.WriteLSN })
+		must(t, b.Kill(ctx))
+		must(t, a.Stop(ctx, Immediate))
+		must(t, c.Start(ctx, StartAs{Role: Replica}))
+		must(t, c.Promote(ctx))
+		if _, err := a.Rewind(ctx, upstream(c), false); err == nil {
+			t.Error("taken as not diverged")
+		}
+		must(t, c.Checkpoint(ctx))
+		if outcome, err := a.Rewind(ctx, upstream(c), true); err != nil || outcome != Rewound {
+			t.Fatalf("%s %v", outcome, err)
+		}
+		must(t, c.SyncSlots(ctx, []string{"a"}, func(Slot) bool { return false }))
+		follow(ctx, t, a, c)
+	})
+}
+
+// Two members were promoted to the same timeline, each without the other's
+// knowledge. pg_rewind would call that well.
+func TestTwoPrimariesOfOneTimeline(t *testing.T) {
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	dir := newDir(t)
+	c := newInstance(t, settings(t, dir, "c"))
+	must(t, c.BaseBackup(ctx, upstream(a), nil))
+	must(t, a.SyncSlots(ctx, []string{"b", "c"}, func(Slot) bool { return false }))
+	follow(ctx, t, c, a)
+	caughtUp(ctx, t, a, b)
+	caughtUp(ctx, t, a, c)
+	must(t, a.Kill(ctx))
+	must(t, b.Promote(ctx))
+	must(t, c.Promote(ctx))
+	sql(ctx, t, b, "CREATE TABLE public.only_here AS SELECT generate_series(1, 10000)")
+	must(t, b.Stop(ctx, Fast))
+	if _, err := b.Rewind(ctx, upstream(c), true); err == nil || !strings.Contains(err.Error(), "reinitialize") {
+		t.Errorf("rewound: %v", err)
+	}
+}

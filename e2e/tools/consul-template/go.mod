@@ -1,0 +1,3 @@
+module github.com/lictor-ha/lictor/e2e/tools/consul-template
+
+go 1.26
