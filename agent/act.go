@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -100,11 +101,12 @@ func (a *Agent) beat() {
 // writeFailed sorts the failures of a write to Consul: what certainly had no
 // effect is tried again soon; everything else needs a reading first.
 func (a *Agent) writeFailed(what string, err error) {
-	a.log.Warn().Err(err).Msg(what + " failed")
 	if errors.Is(err, consul.ErrConflict) || errors.Is(err, consul.ErrUncertain) {
+		a.log.Warn().Err(err).Msg(what + " failed")
 		a.m.uncertain = true
 		return
 	}
+	a.consulFailed(fmt.Errorf("%s: %w", what, err))
 	after := retryAfter()
 	a.m.notBefore = a.clock().Add(after)
 	a.m.beatSent = a.m.notBefore.Add(-a.m.dynamic.BeatInterval())

@@ -106,7 +106,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		return nil, err
 	}
 	a.m.dynamic = dynamic
-	a.m.told, a.m.writing = map[string]string{}, map[string]bool{}
+	a.m.told, a.m.writing, a.m.reasons = map[string]string{}, map[string]bool{}, map[string]cluster.Instant{}
 	a.dynamic.Store(&dynamic)
 	return a, nil
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -67,7 +68,8 @@ type member struct {
 	// not have taken in yet.
 	bootstrapID string
 	reason      string
-	refused     string // why the last request for a switchover was refused
+	reasons     map[string]cluster.Instant // when each was logged last
+	refused     string                     // why the last request for a switchover was refused
 }
 
 // loop runs until the agent has stopped in an orderly way or its context ends.
@@ -145,6 +147,9 @@ func (a *Agent) step() time.Duration {
 	return max(tick, time.Millisecond)
 }
 
+// repeatReasons is how soon a reason is logged again that comes and goes.
+const repeatReasons = 30 * time.Second
+
 // note logs a decision when it differs from the last one: one line with what is
 // done and why, and no repeated noise.
 func (a *Agent) note(v ha.View, d ha.Decision) {
@@ -152,12 +157,24 @@ func (a *Agent) note(v ha.View, d ha.Decision) {
 		return
 	}
 	a.m.reason = d.Reason
-	line := a.log.Info()
+	line, weighty := a.log.Info(), false
 	for _, action := range d.Actions {
-		if _, routine := action.(ha.Beat); !routine {
-			line = line.Stringer("action", action)
+		switch action.(type) {
+		case ha.Beat:
+			continue
+		case ha.Reread, ha.AskPeers, ha.TakeOver:
+		default:
+			weighty = true
 		}
+		line = line.Stringer("action", action)
 	}
+	// Reasons that alternate while something is tried again and again are told
+	// now and then; what changes something is told every time.
+	if last, told := a.m.reasons[d.Reason]; told && !weighty && v.Now.Sub(last) < repeatReasons {
+		return
+	}
+	a.m.reasons[d.Reason] = v.Now
+	maps.DeleteFunc(a.m.reasons, func(_ string, at cluster.Instant) bool { return v.Now.Sub(at) >= repeatReasons })
 	if !v.Lease.Until.IsZero() {
 		line = line.Dur("lease_left", v.Lease.Until.Sub(v.Now))
 	}

@@ -86,30 +86,30 @@ func TestParseSnapshotPassesOver(t *testing.T) {
 func TestParseSnapshotWithBadValues(t *testing.T) {
 	k := NewKeys("", "batman", "")
 	for _, test := range []struct {
-		key, field string
-		err        func(Snapshot) (err error, exists, zero bool)
+		key, name, field string
+		look             func(Snapshot) (exists, zero bool, err error)
 	}{
-		{k.Status(), "Status", func(s Snapshot) (error, bool, bool) {
-			return s.Status.Err, s.Status.Exists() && !s.Status.OK(), cmp.Equal(s.Status.Value, Status{})
+		{k.Status(), "status", "Status", func(s Snapshot) (exists, zero bool, err error) {
+			return s.Status.Exists() && !s.Status.OK(), cmp.Equal(s.Status.Value, Status{}), s.Status.Err
 		}},
-		{k.Sync(), "Sync", func(s Snapshot) (error, bool, bool) {
-			return s.Sync.Err, s.Sync.Exists() && !s.Sync.OK(), cmp.Equal(s.Sync.Value, Sync{})
+		{k.Sync(), "sync", "Sync", func(s Snapshot) (exists, zero bool, err error) {
+			return s.Sync.Exists() && !s.Sync.OK(), cmp.Equal(s.Sync.Value, Sync{}), s.Sync.Err
 		}},
-		{k.Failover(), "Failover", func(s Snapshot) (error, bool, bool) {
-			return s.Failover.Err, s.Failover.Exists() && !s.Failover.OK(), s.Failover.Value.Empty()
+		{k.Failover(), "failover", "Failover", func(s Snapshot) (exists, zero bool, err error) {
+			return s.Failover.Exists() && !s.Failover.OK(), s.Failover.Value.Empty(), s.Failover.Err
 		}},
-		{k.Failsafe(), "Failsafe", func(s Snapshot) (error, bool, bool) {
-			return s.Failsafe.Err, s.Failsafe.Exists() && !s.Failsafe.OK(), s.Failsafe.Value == nil
+		{k.Failsafe(), "failsafe", "Failsafe", func(s Snapshot) (exists, zero bool, err error) {
+			return s.Failsafe.Exists() && !s.Failsafe.OK(), s.Failsafe.Value == nil, s.Failsafe.Err
 		}},
-		{k.History(), "History", func(s Snapshot) (error, bool, bool) {
-			return s.History.Err, s.History.Exists() && !s.History.OK(), s.History.Value == nil
+		{k.History(), "history", "History", func(s Snapshot) (exists, zero bool, err error) {
+			return s.History.Exists() && !s.History.OK(), s.History.Value == nil, s.History.Err
 		}},
-		{k.Route(), "Route", func(s Snapshot) (error, bool, bool) {
-			return s.Route.Err, s.Route.Exists() && !s.Route.OK(), cmp.Equal(s.Route.Value, Route{})
+		{k.Route(), "route", "Route", func(s Snapshot) (exists, zero bool, err error) {
+			return s.Route.Exists() && !s.Route.OK(), cmp.Equal(s.Route.Value, Route{}), s.Route.Err
 		}},
-		{k.Member("b"), "Members", func(s Snapshot) (error, bool, bool) {
+		{k.Member("b"), "members/b", "Members", func(s Snapshot) (exists, zero bool, err error) {
 			m, found := s.Member("b")
-			return m.Err, found && !m.OK(), cmp.Equal(m.Value, Member{Name: "b"})
+			return found && !m.OK(), cmp.Equal(m.Value, Member{Name: "b"}), m.Err
 		}},
 	} {
 		for _, bad := range []string{`{`, `x`, `"text"`, `[1]`, `12`, `{"optime":"x","leader":1,"member":[],"a":1,"state":3}`, "\x00\xff", `{} {}`} {
@@ -119,13 +119,13 @@ func TestParseSnapshotWithBadValues(t *testing.T) {
 			kv.Value = []byte(bad)
 			shard[test.key] = kv
 			got := parse(k, shard)
-			err, exists, zero := test.err(got)
+			exists, zero, err := test.look(got)
 			if err == nil || !exists || !zero {
 				t.Errorf("%s = %q: error %v, exists and not OK %v, value zero %v", test.key, bad, err, exists, zero)
 			}
 			problems := got.Problems()
-			if name := test.key[strings.LastIndex(test.key, "batman")+len("batman"):]; len(problems) != 1 || !strings.Contains(problems[0].Error(), "key "+strings.ToLower(test.field[:3])) {
-				t.Errorf("%s%s = %q: problems %v", test.key, name, bad, problems)
+			if len(problems) != 1 || !strings.HasPrefix(problems[0].Error(), "key "+test.name+": ") {
+				t.Errorf("%s = %q: problems %v", test.key, bad, problems)
 			}
 			if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Snapshot{}, test.field)); diff != "" {
 				t.Errorf("%s = %q harms something else:\n%s", test.key, bad, diff)

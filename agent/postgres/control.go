@@ -44,7 +44,7 @@ func (p *Instance) control(ctx context.Context) (Control, error) {
 	}
 	p.controls.mu.Lock()
 	defer p.controls.mu.Unlock()
-	if bytes.Equal(raw, p.controls.raw) {
+	if len(raw) > 0 && bytes.Equal(raw, p.controls.raw) {
 		return p.controls.parsed.clone(), nil
 	}
 	out, err := p.run(ctx, nil, "pg_controldata", "-D", p.dataDir)

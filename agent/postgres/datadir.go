@@ -64,6 +64,9 @@ func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
 		return DataDir{State: Foreign, Problem: err.Error()}, nil
 	case err != nil:
 		return DataDir{}, err
+	case found != nil && found.Kind != markBootstrap:
+		// What a clone has copied so far says nothing about the clone.
+		return DataDir{State: Incomplete}, nil
 	case found != nil:
 		return DataDir{State: Incomplete, Control: control}, nil
 	}
@@ -115,20 +118,21 @@ var errNotOurs = errors.New("it does not hold what its marker says")
 // a marker and the initdb after it.
 const clockSlack = 10 * time.Minute
 
-// mark makes the data directory if need be, checks that it is empty, and notes
+// mark checks that the data directory is empty, makes it if need be, and notes
 // on disk that what will be in it is our own unfinished work.
 func (p *Instance) mark(kind, systemIdentifier string) error {
-	if err := p.makeDataDir(); err != nil {
-		return err
-	}
+	// First of all: what is somebody else's must not even change its owner.
 	entries, err := os.ReadDir(p.dataDir)
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	for _, e := range entries {
 		if e.Name() != "lost+found" {
 			return fmt.Errorf("the data directory %s is not empty (%s): nothing is put into it", p.dataDir, e.Name())
 		}
+	}
+	if err := p.makeDataDir(); err != nil {
+		return err
 	}
 	return p.writeMarker(kind, systemIdentifier)
 }
@@ -320,6 +324,12 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 		return fmt.Errorf("the data directory stays: %s", d.Problem)
 	case d.State == Empty:
 		return nil
+	}
+	// Somebody else may have started one.
+	if !p.Running() {
+		if _, err := p.Adopt(); err != nil {
+			return err
+		}
 	}
 	if pid := p.process.pid(); pid != 0 {
 		return fmt.Errorf("the data directory stays: PostgreSQL (pid %d) runs in it", pid)

@@ -177,6 +177,13 @@ func TestBaseBackupInterrupted(t *testing.T) {
 		for !frozen() && ctx.Err() == nil {
 			time.Sleep(time.Millisecond)
 		}
+		// Its connections must not pass for the synchronous standby of this name.
+		s := observe(ctx, t, a, "the backup is seen", func(s State) bool { return len(s.Standbys) > 0 })
+		for _, standby := range s.Standbys {
+			if standby.ApplicationName == p.name {
+				t.Errorf("the backup has the name of the member: %+v", standby)
+			}
+		}
 		cancel()
 		if err := <-made; err == nil {
 			t.Fatal("it succeeded")

@@ -169,6 +169,23 @@ func TestObserveFrozen(t *testing.T) {
 		must(t, syscall.Kill(pid, syscall.SIGCONT))
 	}
 	observe(ctx, t, p, "thawed", func(s State) bool { return s.Accepting })
+
+	// Nor does another user of the connection.
+	conn, err := p.take(ctx)
+	must(t, err)
+	limit, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	looked := make(chan error, 1)
+	go func() { _, err := p.Observe(limit); looked <- err }()
+	select {
+	case err := <-looked:
+		if err == nil {
+			t.Error("observed over a connection that was in use")
+		}
+	case <-ctx.Done():
+		t.Error("it waits for ever")
+	}
+	p.give(conn)
 }
 
 // Commits wait only when the checkpointer has read who for. As long as it has
