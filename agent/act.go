@@ -83,17 +83,17 @@ func (a *Agent) beat() {
 		newIndex, err := a.store.Beat(ctx, session, index, status)
 		return func() {
 			a.m.inFlight = false
-			switch {
-			case err == nil:
-				a.m.beatCount = status.Lictor.Number
-				a.sawOwnStatus(status, newIndex)
-				if err := a.m.lease.Extend(a.clock(), t0, ttl); err != nil {
-					a.log.Error().Err(err).Msg("the beat succeeded too late")
-				}
-				a.guard.arm(a.killAt())
-			default:
+			if err != nil {
 				a.writeFailed("beat", err)
+				return
 			}
+			a.m.beatCount = status.Lictor.Number
+			a.sawOwnStatus(status, newIndex)
+			if err := a.m.lease.Extend(a.clock(), t0, ttl); err != nil {
+				a.log.Error().Err(err).Msg("the beat succeeded too late")
+				return
+			}
+			a.guard.arm(a.killAt())
 		}
 	})
 }

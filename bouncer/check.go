@@ -82,7 +82,7 @@ func checkAccess(file pgbouncer.File, c Config) error {
 		errs = append(errs, fmt.Errorf("listen_port is %s, but pgbouncer.admin is %s", port, address))
 	}
 	// The user "pgbouncer" on a unix socket needs no entry.
-	if user := c.PgBouncer.User; !(address.IsUnix() && user == DefaultUser) {
+	if user := c.PgBouncer.User; !address.IsUnix() || user != DefaultUser {
 		admins := strings.FieldsFunc(file.Settings["admin_users"], func(r rune) bool { return r == ',' || r == ' ' })
 		if !slices.Contains(admins, user) {
 			errs = append(errs, fmt.Errorf("admin_users lacks pgbouncer.user %q", user))

@@ -123,7 +123,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 		c.cutter.cut(ctx, c.console, c.standing)
 	}
 	c.settle(err)
-	c.publish(views, left, err)
+	c.publish(views, left)
 	return c.next(link)
 }
 

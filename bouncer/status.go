@@ -45,7 +45,7 @@ func sameTime(a, b *time.Time) bool {
 }
 
 // publish makes the outcome of a pass visible.
-func (c *conductor) publish(views []*ShardView, left []problem, err error) {
+func (c *conductor) publish(views []*ShardView, left []problem) {
 	now := time.Now().UTC()
 	trouble := c.book.trouble()
 	status := make(map[shardID]ShardStatus, len(views))

@@ -49,7 +49,11 @@ func view(c Config, shards map[shardID]known) (views []*ShardView, problems []pr
 	}
 	owner := map[string]shardID{}
 	for _, id := range slices.Sorted(maps.Keys(shards)) {
-		s, databases, err := configured[id], []Database(nil), error(nil)
+		var (
+			s         = configured[id]
+			databases []Database
+			err       error
+		)
 		if s.Scope == "" {
 			s, databases = discovered(id)
 		} else {

@@ -95,7 +95,7 @@ func RunGuard(ctx context.Context, o GuardOptions) error {
 	defer cancel()
 	ignoreSignals()
 	privilege()
-	listener, err := listenUnix(o.Socket)
+	listener, err := listenUnix(ctx, o.Socket)
 	if err != nil {
 		return err
 	}
@@ -130,8 +130,8 @@ func privilege() {
 
 // listenUnix listens on a socket that only this user and root may use. A socket
 // that nobody answers on is a leftover; one that is answered is another guard's.
-func listenUnix(path string) (*net.UnixListener, error) {
-	if conn, err := net.Dial("unix", path); err == nil {
+func listenUnix(ctx context.Context, path string) (*net.UnixListener, error) {
+	if conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path); err == nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("guard: another guard answers on %s", path)
 	}
@@ -299,7 +299,7 @@ func (g *guard) idle(ctx context.Context) {
 }
 
 func (g *guard) serve(ctx context.Context, conn *net.UnixConn) {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	if !trusted(conn) {

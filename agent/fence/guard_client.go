@@ -84,7 +84,7 @@ func (c *GuardClient) Quit(ctx context.Context) error {
 	if c.conn == nil {
 		if err := c.dial(ctx); err != nil {
 			c.mu.Unlock()
-			return nil // none runs
+			return nil //nolint:nilerr // none runs
 		}
 	}
 	c.mu.Unlock()

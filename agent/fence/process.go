@@ -60,18 +60,19 @@ func KillProcesses(ctx context.Context, dataDir string, programs ...string) erro
 		if len(pids) == 0 {
 			return nil
 		}
-		var held []int
+		var (
+			held []int
+			errs []error
+		)
 		for _, pid := range pids {
 			fd, err := Signal(pid, dataDir, unix.SIGKILL, programs...)
-			if err != nil {
-				return errors.Join(err, closeAll(held))
-			}
 			if fd >= 0 {
 				held = append(held, fd)
 			}
+			errs = append(errs, err) // the others are killed all the same
 		}
-		err = awaitEnd(ctx, held)
-		if err = errors.Join(err, closeAll(held)); err != nil {
+		errs = append(errs, awaitEnd(ctx, held), closeAll(held))
+		if err := errors.Join(errs...); err != nil {
 			return fmt.Errorf("PostgreSQL in %s does not end after SIGKILL (a hung disk?): %w", dataDir, err)
 		}
 	}

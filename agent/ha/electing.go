@@ -129,7 +129,7 @@ func (v View) takeOver() TakeOver {
 		SyncIndex: v.Cluster.Sync.ModifyIndex,
 	}
 	ours := v.Cluster.Sync.OK() && v.Cluster.Sync.Value.Leader == v.Name
-	if (v.Cluster.Sync.Exists() || v.Config.SynchronousMode != cluster.SyncOff) && !(v.Postgres.Primary && ours) {
+	if (v.Cluster.Sync.Exists() || v.Config.SynchronousMode != cluster.SyncOff) && (!v.Postgres.Primary || !ours) {
 		value := cluster.NewSync(v.Name, nil)
 		t.Sync = &value
 	}

@@ -150,7 +150,7 @@ func (p *Instance) privately(ctx context.Context, control Control, work func(soc
 	if err := p.writeFile(hba, "local all all trust\n"); err != nil {
 		return err
 	}
-	if err := p.writeConfig(ctx, as{role: Primary}); err != nil {
+	if err := p.writeConfig(as{role: Primary}); err != nil {
 		return err
 	}
 	host := p.host.Swap(&dir)
@@ -168,7 +168,7 @@ func (p *Instance) privately(ctx context.Context, control Control, work func(soc
 
 // rewindFunctions are what pg_rewind needs of a role that is no superuser
 // (PostgreSQL's documentation, pg_rewind, Notes).
-var rewindFunctions = []string{
+var rewindFunctions = []string{ //nolint:gochecknoglobals // a table that nothing changes
 	"pg_catalog.pg_ls_dir(text, boolean, boolean)", "pg_catalog.pg_stat_file(text, boolean)",
 	"pg_catalog.pg_read_binary_file(text)", "pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean)",
 }
@@ -213,7 +213,7 @@ func (p *Instance) makeRoles(ctx context.Context, socketDir string, b config.Boo
 }
 
 // roleOptions are the options of CREATE ROLE that a bootstrap user may have.
-var roleOptions = []string{
+var roleOptions = []string{ //nolint:gochecknoglobals // a table that nothing changes
 	"SUPERUSER", "NOSUPERUSER", "CREATEDB", "NOCREATEDB", "CREATEROLE", "NOCREATEROLE", "INHERIT", "NOINHERIT",
 	"LOGIN", "NOLOGIN", "REPLICATION", "NOREPLICATION", "BYPASSRLS", "NOBYPASSRLS",
 }

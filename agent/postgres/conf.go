@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,7 +22,7 @@ import (
 // others rely on. They come from the dynamic configuration alone and are passed
 // on the postmaster's command line, so that ALTER SYSTEM cannot change them
 // (Patroni's list, docs/design.md section 3).
-var commandLine = []struct {
+var commandLine = []struct { //nolint:gochecknoglobals // a table that nothing changes
 	name, fallback string
 	accept         func(text string) (value string, ok bool)
 }{
@@ -73,7 +72,7 @@ func onOff(text string) (string, bool) {
 
 // recoveryParameters are those that say what a standby follows; a leftover in
 // postgresql.auto.conf would win over the file.
-var recoveryParameters = map[string]bool{
+var recoveryParameters = map[string]bool{ //nolint:gochecknoglobals // a table that nothing changes
 	"primary_conninfo": true, "primary_slot_name": true, "restore_command": true, "recovery_target": true,
 	"recovery_target_name": true, "recovery_target_time": true, "recovery_target_xid": true, "recovery_target_lsn": true,
 	"recovery_target_inclusive": true, "recovery_target_timeline": true, "recovery_target_action": true,
@@ -83,7 +82,7 @@ var recoveryParameters = map[string]bool{
 // defaults are parameters that Lictor sets unless the configuration does.
 // wal_retrieve_retry_interval: a replica that turns to a new primary must not
 // wait 5 s when it comes a moment before its slot.
-var defaults = map[string]string{
+var defaults = map[string]string{ //nolint:gochecknoglobals // a table that nothing changes
 	"wal_keep_size":               "128MB",
 	"wal_retrieve_retry_interval": "500ms",
 	"password_encryption":         "scram-sha-256",
@@ -91,7 +90,7 @@ var defaults = map[string]string{
 
 // renamed are parameters with another name or none in some versions, from the
 // release notes of each.
-var renamed = []struct {
+var renamed = []struct { //nolint:gochecknoglobals // a table that nothing changes
 	name  string
 	since int // first version that has it
 	until int // last version that has it; 0: still there
@@ -178,11 +177,7 @@ type as struct {
 }
 
 // writeConfig writes all of PostgreSQL's configuration files for a role.
-func (p *Instance) writeConfig(ctx context.Context, a as) error {
-	control, err := p.control(ctx)
-	if err != nil {
-		return err
-	}
+func (p *Instance) writeConfig(a as) error {
 	if err := p.keepBaseConf(); err != nil {
 		return err
 	}
@@ -192,7 +187,7 @@ func (p *Instance) writeConfig(ctx context.Context, a as) error {
 		}
 	}
 	p.settings.Lock()
-	conf := p.postgresqlConf(a, control)
+	conf := p.postgresqlConf(a)
 	hba, ident := p.local.Load().PgHBA, p.local.Load().PgIdent
 	if len(hba) == 0 {
 		hba = p.dynamic.Postgres.PgHBA
@@ -309,7 +304,7 @@ func quote(value string) string {
 	return "'" + strings.NewReplacer("'", "''", `\`, `\\`, "\n", " ").Replace(value) + "'"
 }
 
-func (p *Instance) postgresqlConf(a as, control Control) string {
+func (p *Instance) postgresqlConf(a as) string {
 	var b strings.Builder
 	b.WriteString(confHead + "; changes here are lost. Change the dynamic configuration, or postgresql.parameters.\n")
 	base := "postgresql.base.conf"

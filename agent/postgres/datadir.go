@@ -73,6 +73,7 @@ func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
 	major, err := p.dataMajor()
 	switch {
 	case err != nil:
+		//nolint:nilerr // that there is no PG_VERSION is the finding
 		return DataDir{State: Foreign, Problem: p.dataDir + " is not empty and not a PostgreSQL data directory: " +
 			"empty it or set postgresql.data_dir to another one"}, nil
 	case major != p.major:

@@ -230,7 +230,9 @@ func TestTwoMembers(t *testing.T) {
 	observe(ctx, t, a, "the old primary streams", func(s State) bool {
 		return s.InRecovery && s.ReplicationState == Streaming && s.Timeline == 2
 	})
-	<-sleeping
+	if err := <-sleeping; err == nil {
+		t.Error("a statement outlived its postmaster")
+	}
 
 	// Stopped and started: nothing to rewind. Then followed back.
 	must(t, a.Stop(ctx, Fast))

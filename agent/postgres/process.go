@@ -143,7 +143,7 @@ func (p *Instance) Adopt() (bool, error) {
 	first, _, _ := strings.Cut(string(content), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(first))
 	if err != nil || pid <= 0 {
-		return false, nil // a leftover that PostgreSQL itself will complain about
+		return false, nil //nolint:nilerr // a leftover that PostgreSQL itself will complain about
 	}
 	if !fence.Belongs(pid, p.dataDir) {
 		return false, nil

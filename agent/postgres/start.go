@@ -73,7 +73,7 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 	if s.Role == Replica {
 		p.setSyncNames("")
 	}
-	if err := p.writeConfig(ctx, a); err != nil {
+	if err := p.writeConfig(a); err != nil {
 		return err
 	}
 	if err := p.setSignalFile(s.Role); err != nil {
@@ -201,7 +201,7 @@ func (p *Instance) Promote(ctx context.Context) error {
 // Follow points the running replica at another upstream.
 func (p *Instance) Follow(ctx context.Context, u Upstream) error {
 	a := as{role: Replica, upstream: &u}
-	if err := p.writeConfig(ctx, a); err != nil {
+	if err := p.writeConfig(a); err != nil {
 		return err
 	}
 	p.setRuns(a)
@@ -220,7 +220,7 @@ func (p *Instance) Rewrite(ctx context.Context) error {
 		return nil // the next start writes them
 	}
 	a := p.getRuns()
-	if err := p.writeConfig(ctx, a); err != nil {
+	if err := p.writeConfig(a); err != nil {
 		return err
 	}
 	return p.signal(syscall.SIGHUP)

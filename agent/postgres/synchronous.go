@@ -75,7 +75,7 @@ func (p *Instance) SyncStandbys() []string {
 func (p *Instance) SetSynchronousStandbys(ctx context.Context, standbys []string) (int64, error) {
 	value := syncStandbyNames(standbys)
 	p.setSyncNames(value)
-	if err := p.writeConfig(ctx, p.getRuns()); err != nil {
+	if err := p.writeConfig(p.getRuns()); err != nil {
 		return 0, err
 	}
 	if err := p.signal(syscall.SIGHUP); err != nil {

@@ -116,7 +116,7 @@ func ParseFile(text []byte) (File, error) {
 // splitSetting takes "key = value" apart. Names of databases may be quoted with
 // double quotes, doubled within.
 func splitSetting(line string, quotable bool) (key, value string, err error) {
-	rest := line
+	var rest string
 	if quotable && line[0] == '"' {
 		var b strings.Builder
 		i := 1
