@@ -1,0 +1,443 @@
+// Command bench measures Lictor against the figures that it is held to, and
+// Debian's Patroni with consul-template beside it in the same run (`make bench`).
+// All write gaps are from the clients' own records.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/e2e/lab"
+)
+
+func main() {
+	markdown := flag.String("markdown", "", "write a page to this file")
+	report := flag.String("report", "", "write all runs as JSON to this file")
+	only := flag.String("only", "", "names of series, separated by commas (default: all)")
+	runs := flag.Int("runs", 5, "runs of each scenario")
+	flag.Parse()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	b := &bench{markdown: *markdown, report: *report, runs: *runs}
+	if *only != "" {
+		b.only = strings.Split(*only, ",")
+	}
+	if err := b.all(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// figure is one line of the result: all runs of one scenario on one system.
+type figure struct {
+	System   string    `json:"system"`
+	Scenario string    `json:"scenario"`
+	Unit     string    `json:"unit"`
+	Target   float64   `json:"target,omitempty"` // 0: none
+	Values   []float64 `json:"values"`
+	Errors   []int     `json:"client_errors,omitempty"`
+	Lost     int64     `json:"lost_acked"`
+}
+
+func (f figure) median() float64 {
+	v := slices.Sorted(slices.Values(f.Values))
+	if len(v)%2 == 1 {
+		return v[len(v)/2]
+	}
+	return (v[len(v)/2-1] + v[len(v)/2]) / 2
+}
+
+type bench struct {
+	markdown, report string
+	only             []string
+	runs             int
+	figures          []figure
+}
+
+// system is something that keeps a shard available.
+type system struct {
+	name    string
+	options lab.Options
+	// targets in seconds, by scenario; what is missing is not measured.
+	scenarios map[string]float64
+}
+
+const (
+	hostLoss   = "host lost, silent: write gap"
+	switchover = "switchover: write gap"
+	crash      = "postmaster killed: write gap"
+)
+
+func (b *bench) all(ctx context.Context) error {
+	template, err := program("CONSUL_TEMPLATE_BIN", "e2e/tools/consul-template.sh")
+	if err != nil {
+		return err
+	}
+	patroni := func(ttl, loopWait, retry int) lab.Options {
+		return lab.Options{
+			TTL: ttl, LoopWait: loopWait, RetryTimeout: retry,
+			Database: lab.Patroni{}, Pooler: consulTemplate{program: template},
+		}
+	}
+	systems := []system{
+		{"lictor, defaults (ttl 8)", lab.Options{}, map[string]float64{hostLoss: 12, switchover: 1.5, crash: 3}},
+		{"lictor, ttl 5", lab.Options{TTL: 5}, map[string]float64{hostLoss: 7}},
+		{"patroni, fast (20/1/3)", patroni(20, 1, 3), map[string]float64{hostLoss: 0, switchover: 0, crash: 0}},
+		{"patroni, defaults (30/10/10)", patroni(30, 10, 10), map[string]float64{hostLoss: 0, switchover: 0, crash: 0}},
+	}
+	steps := []struct {
+		name string
+		run  func(context.Context) error
+	}{{"start", b.start}, {"idle", b.idle}}
+	for _, s := range systems {
+		steps = append(steps, struct {
+			name string
+			run  func(context.Context) error
+		}{s.name, func(ctx context.Context) error { return b.measure(ctx, s) }})
+	}
+	for _, step := range steps {
+		if b.only != nil && !slices.ContainsFunc(b.only, func(o string) bool { return strings.Contains(step.name, o) }) {
+			continue
+		}
+		fmt.Fprintln(os.Stderr, time.Now().Format(time.TimeOnly), step.name)
+		if err := step.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+		if err := b.write(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// program is the path that an environment variable names, else the one that a
+// script prints.
+func program(variable, script string) (string, error) {
+	if path := os.Getenv(variable); path != "" {
+		return path, nil
+	}
+	out, err := exec.Command(script).Output()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", script, err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// newLab builds a shard on hosts that can be cut off, with Consul on hosts of
+// its own, and waits until it is whole.
+func newLab(ctx context.Context, o lab.Options) (*lab.Lab, error) {
+	dir, err := os.MkdirTemp("", "lictor-bench-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
+	o.Dir, o.Substrate = dir, lab.Netns
+	l, err := lab.New(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Start(ctx); err != nil {
+		return l, err
+	}
+	s := l.Shard(0)
+	if err := whole(ctx, s); err != nil {
+		return l, err
+	}
+	if o.Bouncers < 0 {
+		return l, nil
+	}
+	if err := s.Prepare(ctx); err != nil {
+		return l, err
+	}
+	return l, l.AwaitServing(ctx)
+}
+
+func whole(ctx context.Context, s *lab.Shard) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	if _, err := s.AwaitHealthy(ctx); err != nil {
+		return err
+	}
+	return s.AwaitSync(ctx)
+}
+
+func closeLab(l *lab.Lab) {
+	if l == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := l.Close(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: closing the lab:", err)
+	}
+}
+
+func (b *bench) measure(ctx context.Context, sys system) error {
+	l, err := newLab(ctx, sys.options)
+	defer func() { closeLab(l) }()
+	if err != nil {
+		return err
+	}
+	for _, scenario := range []string{switchover, crash, hostLoss} {
+		target, wanted := sys.scenarios[scenario]
+		if !wanted {
+			continue
+		}
+		f := figure{System: sys.name, Scenario: scenario, Unit: "s", Target: target}
+		for range b.runs {
+			gap, errs, lost, err := once(ctx, l.Shard(0), scenario)
+			if err != nil {
+				return fmt.Errorf("%s: %w", scenario, err)
+			}
+			f.Values, f.Errors = append(f.Values, gap.Seconds()), append(f.Errors, errs)
+			f.Lost += lost
+			fmt.Fprintf(os.Stderr, "%s   %s: %.2f s, %d errors, %d lost\n", time.Now().Format(time.TimeOnly), scenario, gap.Seconds(), errs, lost)
+		}
+		b.figures = append(b.figures, f)
+		if err := b.write(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// once runs one scenario under clients, from a whole shard to a whole shard.
+func once(ctx context.Context, s *lab.Shard, scenario string) (gap time.Duration, errs int, lost int64, err error) {
+	if err := whole(ctx, s); err != nil {
+		return 0, 0, 0, err
+	}
+	old, err := s.Leader(ctx)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	w := s.StartWorkload(ctx, lab.WorkloadOptions{})
+	defer w.Stop()
+	if err := moreWrites(ctx, w); err != nil {
+		return 0, 0, 0, err
+	}
+	from := time.Now()
+	switch scenario {
+	case switchover:
+		snapshot, err := s.Snapshot(ctx)
+		if err != nil {
+			return 0, 0, 0, err
+		}
+		if err := s.Switchover(ctx, old, s.Member(snapshot.Sync.Value.Standbys()[0])); err != nil {
+			return 0, 0, 0, err
+		}
+	case crash:
+		postmaster, err := old.Postmaster()
+		if err != nil {
+			return 0, 0, 0, err
+		}
+		if err := postmaster.Signal(syscall.SIGKILL); err != nil {
+			return 0, 0, 0, err
+		}
+	case hostLoss:
+		if err := old.PowerOff(ctx); err != nil {
+			return 0, 0, 0, err
+		}
+		if _, err := s.AwaitLeader(ctx, old); err != nil {
+			return 0, 0, 0, err
+		}
+	}
+	if err := moreWrites(ctx, w); err != nil {
+		return 0, 0, 0, err
+	}
+	if scenario == hostLoss {
+		if err := old.Start(ctx); err != nil {
+			return 0, 0, 0, err
+		}
+	}
+	if err := whole(ctx, s); err != nil {
+		return 0, 0, 0, err
+	}
+	if err := moreWrites(ctx, w); err != nil {
+		return 0, 0, 0, err
+	}
+	to := time.Now()
+	w.Stop()
+	loss, err := w.LostAcked(ctx)
+	return w.Writes.LongestGap(from, to), len(w.Writes.Errors(from, to)), loss.Lost, err
+}
+
+// moreWrites waits until the clients have had some more rows acknowledged.
+func moreWrites(ctx context.Context, w *lab.Workload) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	from := w.Writes.Acked()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for w.Writes.Acked() < from+50 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("clients cannot write: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// start measures how long the demo's cluster takes until it serves.
+func (b *bench) start(ctx context.Context) error {
+	f := figure{System: "lictor, demo", Scenario: "2 shards of 3 serve after the start", Unit: "s", Target: 40}
+	for range b.runs {
+		dir, err := os.MkdirTemp("", "lictor-bench-")
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(dir, "report.json")
+		cmd := exec.CommandContext(ctx, os.Getenv("LICTOR_BIN"), "demo", "--once", "--report", path)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("lictor demo: %w: %s", err, out)
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		var report struct {
+			StartupMS int64 `json:"startup_ms"`
+		}
+		if err := json.Unmarshal(content, &report); err != nil {
+			return err
+		}
+		f.Values = append(f.Values, float64(report.StartupMS)/1000)
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	b.figures = append(b.figures, f)
+	return nil
+}
+
+// idle measures what an agent of an idle shard at loop_wait 10 costs.
+func (b *bench) idle(ctx context.Context) error {
+	l, err := newLab(ctx, lab.Options{TTL: 30, LoopWait: 10, RetryTimeout: 10, Bouncers: -1})
+	defer func() { closeLab(l) }()
+	if err != nil {
+		return err
+	}
+	before := map[string]float64{}
+	memory := figure{System: "lictor, agents (30/10/10)", Scenario: "resident memory of an agent", Unit: "MiB", Target: 40}
+	cpu := figure{System: "lictor, agents (30/10/10)", Scenario: "CPU of an idle agent in a minute", Unit: "s", Target: 0.05}
+	for _, m := range l.Members() {
+		if before[m.Name], err = cpuSeconds(m.Process("agent").PID()); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-time.After(time.Minute):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for _, m := range l.Members() {
+		pid := m.Process("agent").PID()
+		now, err := cpuSeconds(pid)
+		if err != nil {
+			return err
+		}
+		rss, err := residentMiB(pid)
+		if err != nil {
+			return err
+		}
+		cpu.Values, memory.Values = append(cpu.Values, now-before[m.Name]), append(memory.Values, rss)
+	}
+	b.figures = append(b.figures, memory, cpu)
+	return nil
+}
+
+// cpuSeconds is the user and system time of a process; its clock ticks are 10
+// ms on Linux (proc(5), sysconf(3) _SC_CLK_TCK).
+func cpuSeconds(pid int) (float64, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, errU := strconv.ParseFloat(fields[11], 64)
+	system, errS := strconv.ParseFloat(fields[12], 64)
+	if errU != nil || errS != nil {
+		return 0, fmt.Errorf("process %d: its times are not numbers", pid)
+	}
+	return (user + system) / 100, nil
+}
+
+func residentMiB(pid int) (float64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			return kib / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("process %d: no VmRSS", pid)
+}
+
+func (b *bench) write() error {
+	if b.report != "" {
+		content, err := json.MarshalIndent(map[string]any{"figures": b.figures}, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(b.report, append(content, '\n'), 0o644); err != nil {
+			return err
+		}
+	}
+	if b.markdown == "" {
+		return nil
+	}
+	return os.WriteFile(b.markdown, []byte(b.page()), 0o644)
+}
+
+func (b *bench) page() string {
+	var p strings.Builder
+	var uname unix.Utsname
+	_ = unix.Uname(&uname)
+	fmt.Fprintf(&p, `# Benchmarks
+
+Written by `+"`make bench`"+` on %s; every figure is of that run. %d cores, Linux %s, PostgreSQL 15, PgBouncer 1.18, HAProxy, Consul 1.20.1
+with raft_multiplier 1 on three hosts of its own, Patroni 3.0.2 with consul-template 0.41.1 as the peer. Hosts are network namespaces; a lost host is
+silent. One shard of three members, synchronous replication, two PgBouncers with the same settings behind HAProxy. A client inserts a row every
+10 ms; a write gap is the longest time between two acknowledged inserts. Patroni's three numbers are ttl, loop_wait and retry_timeout.
+
+| what | system | median | range | runs | target | client errors | acknowledged rows lost |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+`, time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), unix.ByteSliceToString(uname.Release[:]))
+	figures := slices.Clone(b.figures)
+	slices.SortStableFunc(figures, func(a, b figure) int { return strings.Compare(a.Scenario, b.Scenario) })
+	for _, f := range figures {
+		target, errs := "", ""
+		if f.Target > 0 {
+			met := "met"
+			if f.median() > f.Target {
+				met = "**missed**"
+			}
+			target = fmt.Sprintf("<= %g %s, %s", f.Target, f.Unit, met)
+		}
+		if len(f.Errors) > 0 {
+			errs = fmt.Sprintf("%d to %d", slices.Min(f.Errors), slices.Max(f.Errors))
+		}
+		fmt.Fprintf(&p, "| %s | %s | %.2f %s | %.2f to %.2f | %d | %s | %s | %d |\n", f.Scenario, f.System, f.median(), f.Unit,
+			slices.Min(f.Values), slices.Max(f.Values), len(f.Values), target, errs, f.Lost)
+	}
+	return p.String()
+}
