@@ -273,17 +273,17 @@ func TestDivergedPrimaryIsRewound(t *testing.T) {
 	s := l.Shard(0)
 	ctx := within(t)
 	old := got(s.Leader(ctx))(t)
-	must(t, exec(ctx, old, "CREATE TABLE t (who text)"))
-	must(t, exec(ctx, old, "INSERT INTO t VALUES ('before')"))
+	must(t, execute(ctx, old, "CREATE TABLE t (who text)"))
+	must(t, execute(ctx, old, "INSERT INTO t VALUES ('before')"))
 	got(s.AwaitHealthy(ctx))(t)
 	// Replicas stop hearing of it before Consul does: WAL that nobody has.
 	for _, r := range got(s.Replicas(ctx))(t) {
 		must(t, old.CutTo(ctx, r.Host))
 	}
-	must(t, exec(ctx, old, "INSERT INTO t VALUES ('only here')"))
+	must(t, execute(ctx, old, "INSERT INTO t VALUES ('only here')"))
 	must(t, old.Isolate(ctx))
 	next := got(s.AwaitLeader(ctx, old))(t)
-	must(t, exec(ctx, next, "INSERT INTO t VALUES ('after')"))
+	must(t, execute(ctx, next, "INSERT INTO t VALUES ('after')"))
 	must(t, old.Heal(ctx))
 	got(s.AwaitHealthy(ctx))(t)
 	rows := got(column(ctx, old, "SELECT who FROM t ORDER BY 1"))(t)
@@ -292,7 +292,7 @@ func TestDivergedPrimaryIsRewound(t *testing.T) {
 	}
 }
 
-func exec(ctx context.Context, m *lab.Member, sql string) error {
+func execute(ctx context.Context, m *lab.Member, sql string) error {
 	conn, err := m.Connect(ctx, "postgres")
 	if err != nil {
 		return err

@@ -1,0 +1,118 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/e2e/lab"
+	"github.com/lictor-ha/lictor/e2e/lab/labtest"
+)
+
+// Without Consul nothing is started, not even data that was a primary; with it
+// the shard comes up by itself.
+func TestNoConsul(t *testing.T) {
+	l := labtest.New(t, lab.Options{Bouncers: -1})
+	s := l.Shard(0)
+	ctx := within(t)
+	for _, m := range s.Members() {
+		must(t, m.Start(ctx))
+	}
+	for _, m := range s.Members() {
+		await(ctx, t, m.Name+" does not say that it has no Consul", func() error {
+			status, body, err := m.Get(ctx, "/patroni")
+			if err == nil && (status != 200 || !strings.Contains(string(body), "Consul has not answered yet")) {
+				t.Logf("%d %s", status, body)
+				err = os.ErrNotExist
+			}
+			return err
+		})
+		if entries, err := os.ReadDir(m.DataDir); err == nil && len(entries) > 0 {
+			t.Errorf("%s has begun a data directory", m.Name)
+		}
+	}
+	must(t, l.StartConsul(ctx))
+	got(s.AwaitHealthy(ctx))(t)
+
+	// The same with data that was a primary.
+	leader := got(s.Leader(ctx))(t)
+	for _, h := range l.Hosts() {
+		must(t, h.Kill(ctx))
+	}
+	must(t, leader.Start(ctx))
+	await(ctx, t, "the old leader does not say that it has no Consul", func() error {
+		_, body, err := leader.Get(ctx, "/patroni")
+		if err == nil && !strings.Contains(string(body), "Consul has not answered yet") {
+			err = os.ErrNotExist
+		}
+		return err
+	})
+	if _, err := leader.PostmasterPID(); err == nil {
+		if _, err := leader.Postmaster(); err == nil {
+			t.Error("a primary was started without Consul")
+		}
+	}
+}
+
+// A data directory that is not the shard's is refused and left as it is.
+func TestForeignDataDirectory(t *testing.T) {
+	l := start(t, lab.Options{Bouncers: -1, Members: 2, Async: true})
+	s := l.Shard(0)
+	ctx := within(t)
+	got(s.AwaitHealthy(ctx))(t)
+	replica := got(s.Replicas(ctx))(t)[0]
+	must(t, replica.Kill(ctx))
+	must(t, os.RemoveAll(replica.DataDir))
+	must(t, os.Mkdir(replica.DataDir, 0o755))
+	photo := filepath.Join(replica.DataDir, "holiday.jpg")
+	must(t, os.WriteFile(photo, []byte("beach"), 0o644))
+	must(t, replica.Start(ctx))
+	await(ctx, t, "the member does not refuse it", func() error {
+		_, body, err := replica.Get(ctx, "/patroni")
+		if err == nil && !strings.Contains(string(body), "not a PostgreSQL data directory") {
+			t.Logf("%s", body)
+			err = os.ErrNotExist
+		}
+		return err
+	})
+	if content, err := os.ReadFile(photo); err != nil || string(content) != "beach" {
+		t.Errorf("the file was touched: %q %v", content, err)
+	}
+}
+
+// What is wrong with a configuration is said at once, field by field, and
+// nothing is started.
+func TestBadConfig(t *testing.T) {
+	program := os.Getenv("LICTOR_BIN")
+	if program == "" {
+		program = filepath.Join("..", "bin", "lictor")
+	}
+	file := filepath.Join(t.TempDir(), "agent.yml")
+	must(t, os.WriteFile(file, []byte(`
+scope: shard1
+nmae: db1
+restapi: {listen: 127.0.0.1:8008}
+etcd: {host: 127.0.0.1}
+bootstrap: {dcs: {ttl: 5, loop_wait: 2, retry_timeout: 2}}
+postgresql: {listen: "127.0.0.1:5432", data_dir: /tmp/nowhere, authentication: {superuser: {username: postgres, password: hush}}}
+`), 0o600))
+	for _, command := range []string{"validate", "agent"} {
+		out, err := exec.Command(program, command, file).CombinedOutput()
+		if err == nil {
+			t.Errorf("%s accepted it", command)
+		}
+		for _, want := range []string{"did you mean name", "etcd", "loop_wait + 2"} {
+			if !strings.Contains(string(out), want) {
+				t.Errorf("%s does not say %q: %s", command, want, out)
+			}
+		}
+		if strings.Contains(string(out), "hush") {
+			t.Errorf("%s prints a password", command)
+		}
+	}
+	if out, err := exec.Command(program, "sample-config").Output(); err != nil || len(out) < 1000 {
+		t.Errorf("sample-config: %v, %d bytes", err, len(out))
+	}
+}
