@@ -112,6 +112,10 @@ postgresql: {listen: "127.0.0.1:5432", data_dir: /tmp/nowhere, authentication: {
 			t.Errorf("%s prints a password", command)
 		}
 	}
+	out, err := exec.Command(program, "validate", "--set", "log.level=loudest", file).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "loudest") {
+		t.Errorf("--set was not heard: %s", out)
+	}
 	if out, err := exec.Command(program, "sample-config").Output(); err != nil || len(out) < 1000 {
 		t.Errorf("sample-config: %v, %d bytes", err, len(out))
 	}

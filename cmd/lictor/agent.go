@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +13,8 @@ import (
 )
 
 func agentCommand() *cobra.Command {
-	return &cobra.Command{
+	var set []string
+	cmd := &cobra.Command{
 		Use:   "agent [FILE]",
 		Short: "Run one PostgreSQL member: hold its lock, run, replicate and fence it",
 		Long: "Runs in the foreground. FILE is a patroni.yml (or a directory of *.yml); without it the whole\n" +
@@ -20,7 +22,10 @@ func agentCommand() *cobra.Command {
 			"orderly way and gives the lock up, SIGHUP reloads the configuration.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			source := configSource(args)
+			source, err := configSource(args, set)
+			if err != nil {
+				return err
+			}
 			cfg, warnings, err := config.Load(source)
 			if err != nil {
 				return err
@@ -47,14 +52,29 @@ func agentCommand() *cobra.Command {
 			return a.Run(cmd.Context(), stop, reload)
 		},
 	}
+	setFlag(cmd, &set)
+	return cmd
 }
 
-func configSource(args []string) config.Source {
-	source := config.Source{Environ: os.Environ()}
+func setFlag(cmd *cobra.Command, set *[]string) {
+	cmd.Flags().StringArrayVar(set, "set", nil, "override a setting, e.g. --set restapi.listen=127.0.0.1:8009; may be repeated")
+}
+
+// configSource is the file that the arguments name, under the environment, under
+// what --set says.
+func configSource(args, set []string) (config.Source, error) {
+	source := config.Source{Environ: os.Environ(), Flags: map[string]any{}}
 	if len(args) > 0 {
 		source.Path = args[0]
 	}
-	return source
+	for _, s := range set {
+		path, value, found := strings.Cut(s, "=")
+		if !found || path == "" {
+			return source, fmt.Errorf("--set %s: must be section.key=value", s)
+		}
+		source.Flags[path] = value
+	}
+	return source, nil
 }
 
 func guardCommand() *cobra.Command {
@@ -72,12 +92,17 @@ func guardCommand() *cobra.Command {
 }
 
 func validateCommand() *cobra.Command {
-	return &cobra.Command{
+	var set []string
+	cmd := &cobra.Command{
 		Use:   "validate [FILE]",
 		Short: "Check an agent's configuration without starting anything",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, warnings, err := config.Load(configSource(args))
+			source, err := configSource(args, set)
+			if err != nil {
+				return err
+			}
+			_, warnings, err := config.Load(source)
 			for _, w := range warnings {
 				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
 			}
@@ -88,6 +113,8 @@ func validateCommand() *cobra.Command {
 			return nil
 		},
 	}
+	setFlag(cmd, &set)
+	return cmd
 }
 
 func sampleConfigCommand() *cobra.Command {

@@ -21,7 +21,11 @@ type shard struct {
 }
 
 func openShard(path string) (shard, error) {
-	cfg, _, err := config.Load(configSource([]string{path}))
+	source, err := configSource([]string{path}, nil)
+	if err != nil {
+		return shard{}, err
+	}
+	cfg, _, err := config.Load(source)
 	if err != nil {
 		return shard{}, err
 	}
