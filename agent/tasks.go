@@ -21,8 +21,9 @@ type task struct {
 	finished  chan struct{}
 }
 
-// taskLimit bounds tasks that would otherwise wait for ever on a broken disk or
-// network; a clone of a large database may take its time.
+// handoverLimit is the deadline of a handover (docs/design.md, ruling 7); after it
+// the old primary goes on. A task that failed is tried again after a time that
+// doubles from backoffMin to backoffMax.
 const (
 	handoverLimit = 10 * time.Second
 	backoffMin    = time.Second

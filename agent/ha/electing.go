@@ -143,7 +143,7 @@ func (v View) unelectable() string {
 	switch {
 	case pg.Primary:
 		return "PostgreSQL runs as a primary that must be stopped first"
-	case NoFailover(v.Tags):
+	case cluster.NoFailover(v.Tags):
 		return "this member is tagged nofailover"
 	case len(v.Config.StandbyCluster) > 0:
 		return "the shard is configured as a standby cluster, which Lictor does not run yet: nothing is promoted"
@@ -178,7 +178,7 @@ func (v View) electable(p Peer) string {
 		return "is not running (" + p.State + ")"
 	case p.Primary:
 		return "runs as a primary"
-	case NoFailover(p.Tags):
+	case cluster.NoFailover(p.Tags):
 		return "is tagged nofailover"
 	case v.syncForbids(p.Name) != "":
 		return v.syncForbids(p.Name)

@@ -50,15 +50,12 @@ func fill(v View) Decision {
 	case init.Exists():
 		return wait("the key initialize is empty and nobody holds it: a bootstrap by Patroni is under way or was cut short; " +
 			"if nobody bootstraps, delete the key")
-	case NoFailover(v.Tags):
+	case cluster.NoFailover(v.Tags):
 		return wait("the data directory is empty: waiting for a leader, as nofailover members do not bootstrap")
 	default:
 		return do("the shard does not exist yet", Bootstrap{})
 	}
 }
-
-// NoFailover tells whether a member with these tags must never lead.
-func NoFailover(tags map[string]any) bool { return cluster.NoFailover(tags) }
 
 // cloneSource picks the member to clone from: a running replica with the tag
 // clonefrom, else the leader.

@@ -158,7 +158,6 @@ const (
 	TaskHandover  TaskKind = "handover"
 	TaskRestart   TaskKind = "restart"
 	TaskReinit    TaskKind = "reinitialize"
-	TaskStop      TaskKind = "stop"
 )
 
 // Attempt remembers how often a task failed in a row.
