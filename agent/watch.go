@@ -128,15 +128,19 @@ func exited(pg *postgres.Instance) <-chan struct{} {
 	return pg.Exited()
 }
 
-// observeEvery is how often PostgreSQL is looked at when nothing happens.
-const observeEvery = time.Second
+// observeEvery is how often PostgreSQL is looked at when nothing happens: a share
+// of loop_wait, so that whoever asks for a calm loop gets one.
+func observeEvery(loopWait time.Duration) time.Duration {
+	return min(max(loopWait/3, time.Second), 5*time.Second)
+}
 
 // watchPostgres looks at PostgreSQL again and again and tells when its
 // postmaster ends.
 func (a *Agent) watchPostgres(ctx context.Context) {
-	ticker := time.NewTicker(observeEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for ctx.Err() == nil {
+		timer.Reset(observeEvery(a.dynamic.Load().LoopWait))
 		edge := a.taskEdge.Load()
 		limit, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
 		state, err := a.pg.Observe(limit)
@@ -155,7 +159,7 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 		case <-exited(a.pg):
 			a.post(func() { a.postmasterGone() })
 		case <-a.kickPostgres:
-		case <-ticker.C:
+		case <-timer.C:
 		case <-ctx.Done():
 		}
 	}

@@ -28,6 +28,7 @@ func main() {
 	markdown := flag.String("markdown", "", "write a page to this file")
 	report := flag.String("report", "", "write all runs as JSON to this file")
 	only := flag.String("only", "", "names of series, separated by commas (default: all)")
+	resume := flag.Bool("resume", false, "keep the figures that the report holds already, and measure what it lacks")
 	runs := flag.Int("runs", 5, "runs of each scenario")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
@@ -35,6 +36,12 @@ func main() {
 	b := &bench{markdown: *markdown, report: *report, runs: *runs}
 	if *only != "" {
 		b.only = strings.Split(*only, ",")
+	}
+	if *resume {
+		if err := b.load(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
 	}
 	if err := b.all(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -196,7 +203,7 @@ func (b *bench) measure(ctx context.Context, sys system) error {
 	}
 	for _, scenario := range []string{switchover, crash, hostLoss} {
 		target, wanted := sys.scenarios[scenario]
-		if !wanted {
+		if !wanted || b.has(sys.name, scenario) {
 			continue
 		}
 		f := figure{System: sys.name, Scenario: scenario, Unit: "s", Target: target}
@@ -392,6 +399,26 @@ func residentMiB(pid int) (float64, error) {
 	return 0, fmt.Errorf("process %d: no VmRSS", pid)
 }
 
+// load takes in the figures of the report.
+func (b *bench) load() error {
+	content, err := os.ReadFile(b.report)
+	if err != nil {
+		return err
+	}
+	var report struct {
+		Figures []figure `json:"figures"`
+	}
+	if err := json.Unmarshal(content, &report); err != nil {
+		return fmt.Errorf("%s: %w", b.report, err)
+	}
+	b.figures = report.Figures
+	return b.write()
+}
+
+func (b *bench) has(system, scenario string) bool {
+	return slices.ContainsFunc(b.figures, func(f figure) bool { return f.System == system && f.Scenario == scenario })
+}
+
 func (b *bench) write() error {
 	if b.report != "" {
 		content, err := json.MarshalIndent(map[string]any{"figures": b.figures}, "", "  ")
@@ -414,10 +441,10 @@ func (b *bench) page() string {
 	_ = unix.Uname(&uname)
 	fmt.Fprintf(&p, `# Benchmarks
 
-Written by `+"`make bench`"+` on %s; every figure is of that run. %d cores, Linux %s, PostgreSQL 15, PgBouncer 1.18, HAProxy, Consul 1.20.1
+Written by `+"`make bench`"+` on %s; every figure was measured by it (`+"`ARGS=-resume`"+` goes on where an earlier run ended). %d cores, Linux %s, PostgreSQL 15, PgBouncer 1.18, HAProxy, Consul 1.20.1
 with raft_multiplier 1 on three hosts of its own, Patroni 3.0.2 with consul-template 0.41.1 as the peer. Hosts are network namespaces; a lost host is
 silent. One shard of three members, synchronous replication, two PgBouncers with the same settings behind HAProxy. A client inserts a row every
-10 ms; a write gap is the longest time between two acknowledged inserts. Patroni's three numbers are ttl, loop_wait and retry_timeout.
+10 ms; a write gap is the longest time between two acknowledged inserts. Patroni's three numbers are ttl, loop_wait and retry_timeout. What stands in no line was not measured.
 
 | what | system | median | range | runs | target | client errors | acknowledged rows lost |
 | --- | --- | --- | --- | --- | --- | --- | --- |

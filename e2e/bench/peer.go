@@ -56,7 +56,7 @@ func (c consulTemplate) Install(l *lab.Lab, b *lab.Bouncer) ([]lab.Spec, error) 
 	}
 	return []lab.Spec{spec, {
 		Name: "consul-template", Path: c.program, Args: []string{
-			"-consul-addr", l.ConsulHosts()[0], "-template", source + ":" + b.ConfigPath + ":kill -HUP $(cat " + pid + ")",
+			"-consul-addr", l.ConsulHosts()[0], "-template", source + ":" + b.ConfigPath + ":kill -HUP $(cat " + pid + ") || true",
 		},
 	}}, nil
 }
