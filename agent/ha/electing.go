@@ -188,20 +188,6 @@ func (v View) electable(p Peer) string {
 	return ""
 }
 
-// syncForbids: while the key sync names a leader, only it and its synchronous
-// standbys hold every acknowledged commit (I2). The key counts, not the
-// setting: the setting may have changed after the last commit.
-func (v View) syncForbids(name string) string {
-	key := v.Cluster.Sync
-	switch {
-	case key.Err != nil:
-		return "the sync key is not understood, so nobody is known to hold every commit: correct or delete it"
-	case key.Exists() && key.Value.Leader != "" && !key.Value.Has(name):
-		return "is not a synchronous standby of " + key.Value.Leader
-	}
-	return ""
-}
-
 // failsafeForbids: while the key failsafe exists, only the members in it may
 // take an expired lease (rule 5). The key counts, not the setting.
 func (v View) failsafeForbids(name string) string {
