@@ -28,6 +28,10 @@ func (a *Agent) perform(action ha.Action) {
 		a.askPeers()
 	case ha.WriteSync:
 		a.writeSync(act)
+	case ha.AskFailsafe:
+		a.askFailsafe()
+	case ha.WriteFailsafe:
+		a.writeFailsafe(act)
 	case ha.ClearFailover:
 		a.m.refused = a.m.reason
 		a.clearFailover(act.Index)
@@ -45,8 +49,7 @@ func retryAfter() time.Duration { return 200*time.Millisecond + rand.N(200*time.
 // leaseContext ends when the lease that the request is about would have to be
 // fenced: what is left of the lease is the request's timeout.
 func (a *Agent) leaseContext() (context.Context, context.CancelFunc) {
-	left := a.m.lease.Until().Add(-a.margins().KillBefore).Sub(a.clock())
-	return context.WithTimeout(a.ctx, max(left, time.Millisecond))
+	return context.WithTimeout(a.ctx, max(a.killAt().Sub(a.clock()), time.Millisecond))
 }
 
 // effect runs work in the background and hands what it returns to the loop.
@@ -57,59 +60,61 @@ func (a *Agent) effect(ctx context.Context, cancel context.CancelFunc, work func
 	})
 }
 
-// nextStatus is the status that the next beat writes.
-func (a *Agent) nextStatus() cluster.Status {
+// statusNumber is the status that beat number n writes.
+func (a *Agent) statusNumber(n int64) cluster.Status {
 	return cluster.Status{
 		OpTime: a.m.pg.observed.LSN(),
-		Lictor: &cluster.Beat{
-			LeaseMS: a.m.dynamic.TTL.Milliseconds(),
-			Number:  a.m.beatCount + 1,
-			Owner:   a.cfg.Name,
-		},
+		Lictor: &cluster.Beat{LeaseMS: a.m.dynamic.TTL.Milliseconds(), Number: n, Owner: a.cfg.Name},
 	}
 }
 
 // beat renews the lease. The lease counts from t0, which is read before
 // anything is sent: the leader's own view of it is the pessimistic one.
 func (a *Agent) beat() {
-	session, index, ttl := a.m.session, a.m.snapshot.Status.ModifyIndex, a.m.dynamic.TTL
-	status := a.nextStatus()
+	session, index, ttl := a.m.session, a.m.Snapshot.Status.ModifyIndex, a.m.dynamic.TTL
 	t0 := a.clock()
-	a.m.lease.Shorten(t0, ttl)
-	a.guard.arm(a.killAt())
-	a.m.inFlight, a.m.beatSent = true, t0
+	status := a.statusNumber(a.m.tenure.BeginBeat(t0, ttl))
+	a.armGuard()
 	ctx, cancel := a.leaseContext()
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		newIndex, err := a.store.Beat(ctx, session, index, status)
 		return func() {
-			a.m.inFlight = false
 			if err != nil {
 				a.writeFailed("beat", err)
 				return
 			}
-			a.m.beatCount = status.Lictor.Number
-			a.sawOwnStatus(status, newIndex)
-			if err := a.m.lease.Extend(a.clock(), t0, ttl); err != nil {
+			a.m.WroteStatus(a.clock(), status, newIndex)
+			if err := a.m.tenure.BeatSucceeded(a.clock(), t0, ttl); err != nil {
 				a.log.Error().Err(err).Msg("the beat succeeded too late")
 				return
 			}
-			a.guard.arm(a.killAt())
+			a.armGuard()
 		}
 	})
 }
 
-// writeFailed sorts the failures of a write to Consul: what certainly had no
-// effect is tried again soon; everything else needs a reading first.
+// outcome sorts the failures of a write to Consul.
+func outcome(err error) ha.Outcome {
+	switch {
+	case errors.Is(err, consul.ErrConflict):
+		return ha.Refused
+	case errors.Is(err, consul.ErrUncertain):
+		return ha.Unknown
+	default:
+		return ha.NoEffect
+	}
+}
+
+// writeFailed notes a beat, takeover or release that did not succeed.
 func (a *Agent) writeFailed(what string, err error) {
-	if errors.Is(err, consul.ErrConflict) || errors.Is(err, consul.ErrUncertain) {
+	o, after := outcome(err), retryAfter()
+	a.m.tenure.WriteFailed(o, a.clock().Add(after), a.m.dynamic.BeatInterval())
+	if o != ha.NoEffect {
 		a.log.Warn().Err(err).Msg(what + " failed")
-		a.m.uncertain = true
+		kick(a.kickSession) // it may be gone
 		return
 	}
 	a.consulFailed(fmt.Errorf("%s: %w", what, err))
-	after := retryAfter()
-	a.m.notBefore = a.clock().Add(after)
-	a.m.beatSent = a.m.notBefore.Add(-a.m.dynamic.BeatInterval())
 	a.wakeAfter(after)
 }
 
@@ -126,14 +131,6 @@ func (a *Agent) wakeAfter(d time.Duration) {
 	})
 }
 
-// sawOwnStatus notes the status that we have just written: readings that are
-// older must not replace it.
-func (a *Agent) sawOwnStatus(status cluster.Status, index uint64) {
-	a.m.snapshot.Status = cluster.Entry[cluster.Status]{Value: status, ModifyIndex: index}
-	a.m.floor = max(a.m.floor, index)
-	a.m.statusSeen = a.clock()
-}
-
 // bootstrapped is what a finished bootstrap adds to the first takeover.
 type bootstrapped struct{ systemIdentifier string }
 
@@ -142,14 +139,14 @@ type bootstrapped struct{ systemIdentifier string }
 // Consul never heard of can be cleared away.
 func (a *Agent) finishBootstrap() {
 	id := a.m.bootstrapID
-	if id != "" && !a.m.inFlight && !a.m.uncertain && a.m.snapshot.Initialize.Value != id {
+	if l := a.m.tenure.Lease(); id != "" && !l.InFlight && !l.Uncertain && a.m.Snapshot.Initialize.Value != id {
 		a.m.bootstrapID = "" // Consul has not taken it in, and will not
 		return
 	}
 	if id == "" && a.m.data.State == ha.DataIncomplete {
 		id = a.m.data.SystemIdentifier
 	}
-	if id == "" || a.m.snapshot.Initialize.Value != id {
+	if id == "" || a.m.Snapshot.Initialize.Value != id {
 		return
 	}
 	if err := a.pg.FinishBootstrap(); err != nil {
@@ -162,65 +159,64 @@ func (a *Agent) finishBootstrap() {
 	a.log.Info().Str("system_identifier", id).Msg("bootstrapped")
 }
 
-// takeOver takes the lock in one transaction. done, if set, is told the outcome
-// on the loop's goroutine.
+// takeOver takes the lock in one transaction; first is set after a bootstrap.
 func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
-	if a.m.session == "" || a.m.inFlight {
+	if a.m.session == "" || a.m.tenure.Writing() {
 		return
 	}
 	ttl := a.m.dynamic.TTL
-	a.m.beatCount = 0
 	request := consul.TakeOver{
 		Session: a.m.session, Name: a.cfg.Name,
 		StatusIndex: t.Status, FailsafeIndex: t.Failsafe, LeaderIndex: t.Leader,
-		Status: a.nextStatus(),
+		Status: a.statusNumber(1),
 		Sync:   t.Sync, SyncIndex: t.SyncIndex,
 	}
 	if request.Status.OpTime == 0 {
-		request.Status.OpTime = a.m.snapshot.Status.Value.OpTime
+		request.Status.OpTime = a.m.Snapshot.Status.Value.OpTime
 	}
 	switch {
 	case first != nil:
 		request.Bootstrapped, request.Initialize = true, first.systemIdentifier
-	case !a.m.snapshot.Initialize.Exists():
+	case !a.m.Snapshot.Initialize.Exists():
 		request.Initialize = a.m.data.SystemIdentifier
 	}
-	request.Config = nil
-	if !a.m.snapshot.Config.Exists() {
+	if !a.m.Snapshot.Config.Exists() {
 		request.Config = a.initialConfig()
 	}
 	if route, ok := a.routeToWrite(); ok {
-		request.Route, request.RouteIndex = &route, a.m.snapshot.Route.ModifyIndex
+		request.Route, request.RouteIndex = &route, a.m.Snapshot.Route.ModifyIndex
 	}
+	deposed := a.unreleasedOwner()
 	t0 := a.clock()
-	a.m.inFlight, a.m.beatSent = true, t0
+	a.m.tenure.BeginTakeOver(t0)
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		index, err := a.store.TakeOver(ctx, request)
 		return func() {
-			a.m.inFlight = false
 			if err != nil {
 				a.writeFailed("taking the lock", err)
 				return
 			}
-			a.m.beatCount = request.Status.Lictor.Number
-			a.sawOwnStatus(request.Status, index)
-			a.m.snapshot.Leader = cluster.Entry[string]{Value: a.cfg.Name, Session: request.Session, ModifyIndex: index}
+			a.m.WroteStatus(a.clock(), request.Status, index)
+			a.m.Snapshot.Leader = cluster.Entry[string]{Value: a.cfg.Name, Session: request.Session, ModifyIndex: index}
 			if request.Sync != nil {
-				a.m.snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *request.Sync, ModifyIndex: index}
+				a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *request.Sync, ModifyIndex: index}
 			}
 			if request.Route != nil {
-				a.m.snapshot.Route = cluster.Entry[cluster.Route]{Value: *request.Route, ModifyIndex: index}
+				a.m.Snapshot.Route = cluster.Entry[cluster.Route]{Value: *request.Route, ModifyIndex: index}
 			}
 			if request.Initialize != "" {
-				a.m.snapshot.Initialize = cluster.Entry[string]{Value: request.Initialize, ModifyIndex: index}
+				a.m.Snapshot.Initialize = cluster.Entry[string]{Value: request.Initialize, ModifyIndex: index}
 			}
-			a.m.lease.Grant(t0, ttl)
-			a.guard.grant(a.killAt())
-			a.m.giving = nil
-			a.m.asked = 0
+			a.m.tenure.TookOver(t0, ttl)
+			if !a.m.dynamic.Pause {
+				a.guard.grant(a.killAt(), a.memo())
+			}
 			a.finishBootstrap()
-			a.log.Info().Dur("lease", a.m.lease.Until().Sub(a.clock())).Msg("took the leader lock")
+			a.log.Info().Dur("lease", a.leaseLeft(a.clock())).Msg("took the leader lock")
+			if deposed != "" {
+				a.depose(deposed, index)
+			}
 			a.reread()
 		}
 	})
@@ -228,23 +224,21 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 
 // release gives the lease up in Consul. It is dropped here already.
 func (a *Agent) release(successor string) {
-	session, index := a.m.session, a.m.snapshot.Status.ModifyIndex
-	status := a.nextStatus()
+	session, index := a.m.session, a.m.Snapshot.Status.ModifyIndex
+	status := a.statusNumber(a.m.tenure.BeginRelease())
 	status.OpTime = max(status.OpTime, a.m.data.checkpointLSN)
 	status.Lictor.Released, status.Lictor.Successor = true, successor
-	a.m.inFlight = true
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		newIndex, err := a.store.Release(ctx, session, index, status)
 		return func() {
-			a.m.inFlight = false
 			if err != nil {
 				a.writeFailed("release", err)
 				return
 			}
-			a.sawOwnStatus(status, newIndex)
-			a.m.snapshot.Leader = cluster.Entry[string]{}
-			a.m.giving = nil
+			a.m.WroteStatus(a.clock(), status, newIndex)
+			a.m.Snapshot.Leader = cluster.Entry[string]{}
+			a.m.tenure.Released()
 			a.log.Info().Str("successor", successor).Msg("gave the leader lock up")
 		}
 	})
@@ -256,13 +250,14 @@ func (a *Agent) reread() {
 		return
 	}
 	a.m.rereading = true
+	failures := a.m.tenure.Failures()
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		snapshot, err := a.store.Read(ctx)
 		return func() {
 			a.m.rereading = false
 			if err == nil && a.accept(snapshot, true) {
-				a.m.uncertain = false
+				a.m.tenure.Reread(failures)
 				return
 			}
 			if err != nil {
@@ -275,38 +270,24 @@ func (a *Agent) reread() {
 	})
 }
 
-// maxStaleReads is how many consistent readings in a row may be older than our
-// own last write before they are believed.
-const maxStaleReads = 5
-
-// accept makes a reading of Consul the loop's own unless it is older than what
-// the loop has written since.
-func (a *Agent) accept(snapshot cluster.Snapshot, complete bool) bool {
-	switch {
-	case !complete && snapshot.Index < max(a.m.snapshot.Index, a.m.floor):
-		// Overtaken by a newer reading, or the index went back: look properly.
+// accept makes a reading of Consul the loop's own unless what is known is
+// younger.
+func (a *Agent) accept(snapshot cluster.Snapshot, consistent bool) bool {
+	first := a.m.Read.IsZero()
+	switch a.m.Accept(a.clock(), snapshot, consistent) {
+	case ha.Overtaken:
 		a.reread()
 		return false
-	case snapshot.Index < a.m.floor:
-		// A reading that began before our last write. That Consul itself went
-		// back (a restored snapshot) shows in its staying so.
-		if a.m.staleReads++; a.m.staleReads < maxStaleReads {
-			return false
-		}
+	case ha.Stale:
+		return false
+	case ha.Taken:
 	}
-	a.m.staleReads, a.m.floor = 0, snapshot.Index
-	now := a.clock()
-	if known := a.m.snapshot.Route; !complete || snapshot.Route.Exists() && snapshot.Route.ModifyIndex < known.ModifyIndex {
-		snapshot.Route = known
-	}
-	if snapshot.Status.ModifyIndex != a.m.snapshot.Status.ModifyIndex || a.m.read.IsZero() {
-		a.m.statusSeen = now
-	}
-	if a.m.read.IsZero() || a.m.consulDown {
+	if first || a.m.consulDown {
 		a.log.Info().Str("leader", snapshot.LeaderName()).Int("members", len(snapshot.Members)).Msg("Consul answers")
 	}
 	a.m.consulDown = false
-	a.m.snapshot, a.m.read, a.m.readWall = snapshot, now, time.Now()
+	a.m.readWall = time.Now()
+	a.m.tenure.ListKnown(snapshot.Failsafe.ModifyIndex, snapshot.Failsafe.Value)
 	a.noteProblems(snapshot)
 	a.applyConfig(snapshot)
 	a.finishBootstrap()
@@ -365,16 +346,16 @@ func (a *Agent) writeSync(w ha.WriteSync) {
 		value = *w.Value
 	}
 	a.writeAsLeader("sync", a.keys.Sync(), w.Index, value, func(index uint64) {
-		a.m.snapshot.Sync = cluster.Entry[cluster.Sync]{}
+		a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{}
 		if w.Value != nil {
-			a.m.snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *w.Value, ModifyIndex: index}
+			a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *w.Value, ModifyIndex: index}
 		}
 	})
 }
 
 func (a *Agent) clearFailover(index uint64) {
 	a.writeAsLeader("failover", a.keys.Failover(), index, cluster.Failover{}, func(index uint64) {
-		a.m.snapshot.Failover = cluster.Entry[cluster.Failover]{ModifyIndex: index}
+		a.m.Snapshot.Failover = cluster.Entry[cluster.Failover]{ModifyIndex: index}
 	})
 }
 
@@ -398,7 +379,7 @@ func (a *Agent) writeAsLeader(what, key string, index uint64, value any, written
 			}
 			delete(a.m.writing, key)
 			if strings.HasPrefix(key, a.keys.Prefix()) {
-				a.m.floor = max(a.m.floor, newIndex)
+				a.m.Wrote(newIndex)
 			}
 			written(newIndex)
 		}

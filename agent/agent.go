@@ -6,6 +6,7 @@
 //	observe.go   the view that a decision rests on
 //	act.go       short actions: beats, takeovers, releases, reads
 //	tasks.go     long ones: bootstrap, clone, start, promote, demote, handover
+//	failsafe.go  what a leader without Consul asks of the others, and they of us
 //	publish.go   what others are told: member key, route, sync, history, slots
 //	watch.go     the goroutines that listen: Consul, PostgreSQL, peers, session
 //	requests.go  what operators ask for through the REST API
@@ -43,8 +44,10 @@ type Agent struct {
 	store *consul.Store
 	pg    *postgres.Instance
 	guard *guardian
-	peers *api.Client
-	clock fence.Clock
+	// runnable tells whether the binary installed by now can be run.
+	runnable func(context.Context) error
+	peers    *api.Client
+	clock    fence.Clock
 
 	// ctx ends when the agent must end at once; work counts its goroutines.
 	ctx    context.Context
@@ -58,6 +61,7 @@ type Agent struct {
 	changed *broadcast
 
 	kickPostgres chan struct{}
+	kickSession  chan struct{}
 	// taskEdge counts the beginnings and ends of tasks: an observation that
 	// spans one may show what is no longer so.
 	taskEdge atomic.Int64
@@ -73,7 +77,20 @@ type Options struct {
 	// GuardCommand is the program and arguments that run a guard; the agent
 	// adds the guard's own flags.
 	GuardCommand []string
+	// Runnable tells whether the binary that is installed by now can be run.
+	Runnable func(context.Context) error
 }
+
+// Signals are an agent's wishes from outside. Stop is closed, the others send.
+type Signals struct {
+	Stop    <-chan struct{} // stop PostgreSQL in an orderly way, and end
+	Reload  <-chan struct{} // read the configuration file again
+	Upgrade <-chan struct{} // leave everything as it is, and end with ErrUpgrade
+}
+
+// ErrUpgrade: the agent has ended so that another binary goes on in its place. Its
+// PostgreSQL runs, its lease is with the guard.
+var ErrUpgrade = errors.New("another binary takes over")
 
 // New makes an agent. Nothing is started and nobody is contacted yet.
 func New(cfg config.Config, o Options) (*Agent, error) {
@@ -95,10 +112,11 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, source: o.Source, version: o.Version, log: o.Log,
-		keys: cfg.Keys(), store: store, peers: peers, clock: fence.Now,
+		keys: cfg.Keys(), store: store, peers: peers, clock: fence.Now, runnable: o.Runnable,
 		events:       make(chan func(), 64),
 		changed:      newBroadcast(),
 		kickPostgres: make(chan struct{}, 1),
+		kickSession:  make(chan struct{}, 1),
 	}
 	a.guard = newGuardian(cfg, o)
 	a.pg, err = postgres.New(postgresSettings(cfg, o.Log, a.guard))
@@ -115,10 +133,10 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 // within 15 s.
 const stopLimit = 14 * time.Second
 
-// Run runs the agent until stop is closed and PostgreSQL has been stopped in an
-// orderly way, or until ctx ends, which leaves everything as it is. reload asks
-// for a re-reading of the configuration file.
-func (a *Agent) Run(ctx context.Context, stop <-chan struct{}, reload <-chan struct{}) error {
+// Run runs the agent until it is told to stop and PostgreSQL has been stopped in
+// an orderly way, or to make room for another binary (ErrUpgrade), or until ctx
+// ends, which leaves everything as it is, too.
+func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.ctx, a.end = context.WithCancel(ctx)
 	defer a.work.Wait()
 	defer a.end()
@@ -133,7 +151,8 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}, reload <-chan str
 		return err
 	}
 	a.show("starting")
-	if err := a.adopt(a.ctx); err != nil {
+	session, err := a.adopt(a.ctx)
+	if err != nil {
 		return err
 	}
 	serverFailed := make(chan error, 1)
@@ -142,12 +161,12 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}, reload <-chan str
 			serverFailed <- err
 		}
 	})
-	a.goDo(a.keepSession)
+	a.goDo(func(ctx context.Context) { a.keepSession(ctx, session) })
 	a.goDo(a.watchConsul)
 	a.goDo(a.watchRoute)
 	a.goDo(a.watchPostgres)
 	a.goDo(a.watchGuard)
-	return a.loop(stop, reload, serverFailed)
+	return a.loop(signals, serverFailed)
 }
 
 // goDo runs f in a goroutine that Run waits for.

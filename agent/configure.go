@@ -38,11 +38,14 @@ func (a *Agent) applyConfig(snapshot cluster.Snapshot) {
 	before := a.m.dynamic
 	a.m.dynamic = dynamic
 	a.dynamic.Store(&dynamic)
-	if before.TTL != dynamic.TTL && !a.m.lease.Until().IsZero() {
+	if before.TTL != dynamic.TTL && !a.m.tenure.Until().IsZero() {
 		// Observers will soon count the new ttl: a shorter lease ends sooner, here
 		// and with the guard, before any beat tells them.
-		a.m.lease.Shorten(a.m.beatSent, dynamic.TTL)
-		a.guard.arm(a.killAt())
+		a.m.tenure.Shorten(dynamic.TTL)
+		a.armGuard()
+	}
+	if before.Pause != dynamic.Pause {
+		a.armGuard()
 	}
 	a.applyPostgresConfig()
 	a.log.Info().Dur("ttl", dynamic.TTL).Dur("loop_wait", dynamic.LoopWait).Dur("retry_timeout", dynamic.RetryTimeout).
@@ -96,18 +99,19 @@ func (a *Agent) mayRemoveData() string {
 }
 
 // adopt takes charge of a PostgreSQL that runs already, and looks at the data
-// directory, before anything else happens.
-func (a *Agent) adopt(ctx context.Context) error {
+// directory, before anything else happens. It returns the Consul session of the
+// agent's earlier run, if the guard remembers one.
+func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	a.pg.Apply(a.m.dynamic)
 	running, err := a.pg.Adopt()
 	if err != nil {
-		return fmt.Errorf("looking for a running PostgreSQL: %w", err)
+		return "", fmt.Errorf("looking for a running PostgreSQL: %w", err)
 	}
 	a.m.data = a.lookAtData(ctx)
 	a.m.pg.wasPrimary = a.m.data.wasPrimary
 	a.m.pg.running = running
 	if !running {
-		return nil
+		return "", nil
 	}
 	limit, cancel := context.WithTimeout(ctx, a.m.dynamic.RetryTimeout)
 	defer cancel()
@@ -118,10 +122,34 @@ func (a *Agent) adopt(ctx context.Context) error {
 	a.sawPostgres(state, nil, nil)
 	if a.m.pg.primary() {
 		a.m.adopted = a.clock()
+		session = a.resume(limit)
 	}
 	// What commits wait for now must go on until the key sync says otherwise.
 	a.log.Info().Bool("primary", a.m.pg.primary()).Msg("PostgreSQL runs already and is taken charge of")
-	return nil
+	return session, nil
+}
+
+// resume goes on with the lease of the agent's earlier run, as the guard remembers
+// it: without a word to Consul, which may be away.
+func (a *Agent) resume(ctx context.Context) (session string) {
+	memo, until, ok := a.guard.recall(ctx)
+	if !ok {
+		return ""
+	}
+	// The guard has the last word on how long PostgreSQL lives.
+	now := a.clock()
+	if err := a.m.tenure.Resume(now, memo.Memo); err != nil || !now.Before(until) {
+		a.m.tenure.Drop()
+		return ""
+	}
+	a.m.Snapshot.Status.ModifyIndex = memo.Index
+	if dynamic, _, err := cluster.ParseDynamicJSON(memo.Config); len(memo.Config) > 0 && err == nil {
+		a.m.dynamic = dynamic
+		a.dynamic.Store(&dynamic)
+		a.pg.Apply(dynamic)
+	}
+	a.log.Info().Dur("lease_left", a.leaseLeft(a.clock())).Msg("going on with the lease of the agent's earlier run")
+	return memo.Session
 }
 
 // once logs a problem when it is new or has changed, until clearOnce.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"path/filepath"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
@@ -25,11 +27,10 @@ type guardian struct {
 	// after another, so that an old deadline never arms it after a disarm.
 	order sync.Mutex
 
-	mu      sync.Mutex
-	until   cluster.Instant // left by the loop, not yet sent
-	isGrant bool
-	known   cluster.Instant // what the guard has
-	broken  string
+	mu     sync.Mutex
+	left   orders          // by the loop, not yet sent
+	known  cluster.Instant // what the guard has
+	broken string
 }
 
 func newGuardian(cfg config.Config, o Options) *guardian {
@@ -52,29 +53,58 @@ func (g *guardian) Start(ctx context.Context, c postgres.Command) (int, error) {
 	})
 }
 
+// orders are what the loop wants of the guard. The latest replace earlier ones.
+type orders struct {
+	until  cluster.Instant // zero: nothing
+	grant  bool            // of a new lease
+	disarm bool
+	memo   memo
+}
+
+// memo is what the guard remembers for the agent.
+type memo struct {
+	ha.Memo
+	// Config is the dynamic configuration in force: Consul may be away.
+	Config json.RawMessage `json:"config,omitempty"`
+}
+
 // arm leaves a new deadline of the present lease for the guard.
-func (g *guardian) arm(until cluster.Instant) { g.leave(until, false) }
+func (g *guardian) arm(until cluster.Instant, m memo) { g.leave(orders{until: until, memo: m}) }
 
 // grant leaves the deadline of a new lease for the guard.
-func (g *guardian) grant(until cluster.Instant) { g.leave(until, true) }
+func (g *guardian) grant(until cluster.Instant, m memo) {
+	g.leave(orders{until: until, memo: m, grant: true})
+}
 
-func (g *guardian) leave(until cluster.Instant, grant bool) {
-	if until.IsZero() {
+// standDown leaves for the guard that nothing is to be guarded: the shard is
+// paused.
+func (g *guardian) standDown() { g.leave(orders{disarm: true}) }
+
+func (g *guardian) leave(o orders) {
+	if o.until.IsZero() && !o.disarm {
 		return
 	}
 	g.mu.Lock()
-	g.until, g.isGrant = until, grant || g.isGrant && !g.until.IsZero()
+	o.grant = o.grant || g.left.grant && !o.disarm
+	g.left = o
 	g.mu.Unlock()
 	kick(g.post)
 }
 
 // armNow sets the deadline of a new lease and waits until the guard has it.
-func (g *guardian) armNow(ctx context.Context, until cluster.Instant) error {
+func (g *guardian) armNow(ctx context.Context, until cluster.Instant, m memo) error {
 	g.order.Lock()
 	defer g.order.Unlock()
-	err := g.client.Grant(ctx, until)
+	err := g.client.Grant(ctx, until, encodeMemo(m))
 	g.note(until, err)
 	return err
+}
+
+// remember has the guard remember a memo, and waits until it does.
+func (g *guardian) remember(ctx context.Context, m memo) error {
+	g.order.Lock()
+	defer g.order.Unlock()
+	return g.client.Remember(ctx, encodeMemo(m))
 }
 
 // disarm takes the deadline away and waits until it is.
@@ -82,7 +112,7 @@ func (g *guardian) disarm(ctx context.Context) error {
 	g.order.Lock()
 	defer g.order.Unlock()
 	g.mu.Lock()
-	g.until, g.isGrant = 0, false
+	g.left = orders{}
 	g.mu.Unlock()
 	err := g.client.Disarm(ctx)
 	g.note(0, err)
@@ -94,17 +124,48 @@ func (g *guardian) send(ctx context.Context) {
 	g.order.Lock()
 	defer g.order.Unlock()
 	g.mu.Lock()
-	until, grant := g.until, g.isGrant
-	g.until, g.isGrant = 0, false
+	o := g.left
+	g.left = orders{}
 	g.mu.Unlock()
-	if until.IsZero() {
-		return
+	switch {
+	case o.disarm:
+		g.note(0, g.client.Disarm(ctx))
+	case o.until.IsZero():
+	case o.grant:
+		g.note(o.until, g.client.Grant(ctx, o.until, encodeMemo(o.memo)))
+	default:
+		g.note(o.until, g.client.Arm(ctx, o.until, encodeMemo(o.memo)))
 	}
-	ask := g.client.Arm
-	if grant {
-		ask = g.client.Grant
+}
+
+// recall asks a guard that an earlier run of this agent left what it remembers.
+// It is not ok when there is none, or when it has killed PostgreSQL.
+func (g *guardian) recall(ctx context.Context) (m memo, until cluster.Instant, ok bool) {
+	status, err := g.client.Recall(ctx)
+	if err != nil || status.Fired || status.Until.IsZero() || len(status.Memo) == 0 || json.Unmarshal(status.Memo, &m) != nil {
+		return memo{}, 0, false
 	}
-	g.note(until, ask(ctx, until))
+	g.note(status.Until, nil)
+	return m, status.Until, true
+}
+
+func encodeMemo(m memo) json.RawMessage {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return nil // a memo holds nothing that could not be encoded
+	}
+	return b
+}
+
+// idle tells whether the guard has been told all that the loop left.
+func (g *guardian) idle() bool {
+	if !g.order.TryLock() {
+		return false
+	}
+	defer g.order.Unlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.left.until.IsZero() && !g.left.disarm
 }
 
 // note remembers what the guard has, and says once when it cannot be told.
@@ -159,4 +220,23 @@ func (a *Agent) dismissGuard() {
 	if err := a.guard.client.Quit(ctx); err != nil {
 		a.log.Debug().Err(err).Msg("the guard stays")
 	}
+}
+
+// memo is what must outlive this process.
+func (a *Agent) memo() memo {
+	m := memo{Memo: a.m.tenure.Memo(a.m.session, a.m.Snapshot.Status.ModifyIndex)}
+	if json.Valid(a.m.Snapshot.Config.Value) {
+		m.Config = a.m.Snapshot.Config.Value
+	}
+	return m
+}
+
+// armGuard moves the guard's deadline with the lease. In pause nothing is killed
+// on its own (I5).
+func (a *Agent) armGuard() {
+	if a.m.dynamic.Pause {
+		a.guard.standDown()
+		return
+	}
+	a.guard.arm(a.killAt(), a.memo())
 }

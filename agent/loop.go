@@ -6,35 +6,23 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
 // member is the state of the loop. Only the loop's goroutine touches it.
 type member struct {
 	// Consul
-	snapshot   cluster.Snapshot
-	read       cluster.Instant
-	readWall   time.Time
-	floor      uint64 // snapshots older than our own last write are stale
-	statusSeen cluster.Instant
-	session    string
-	rereading  bool
-	// rereadNotBefore and notBefore space out what fails.
-	rereadNotBefore cluster.Instant
-	notBefore       cluster.Instant
-	staleReads      int
+	ha.Outlook
+	readWall        time.Time
+	session         string
+	rereading       bool
+	rereadNotBefore cluster.Instant // spaces out readings that fail
 	consulDown      bool
 	writing         map[string]bool // the leader's own keys that are being written
 	problems        string          // what was logged last about values that make no sense
 
-	// The lease
-	lease     fence.Lease
-	beatSent  cluster.Instant
-	beatCount int64
-	inFlight  bool
-	uncertain bool
-	giving    *ha.Giving
+	// The lease, and what this member has written and promised
+	tenure ha.Tenure
 
 	// PostgreSQL
 	data     dataState
@@ -53,6 +41,7 @@ type member struct {
 	task     task
 	attempt  ha.Attempt
 	stopping bool
+	upgrade  bool
 	exit     bool
 
 	dynamic     cluster.Dynamic
@@ -73,7 +62,7 @@ type member struct {
 }
 
 // loop runs until the agent has stopped in an orderly way or its context ends.
-func (a *Agent) loop(stop, reload <-chan struct{}, failed <-chan error) error {
+func (a *Agent) loop(signals Signals, failed <-chan error) error {
 	var deadline <-chan time.Time
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -83,15 +72,17 @@ func (a *Agent) loop(stop, reload <-chan struct{}, failed <-chan error) error {
 			f()
 			a.drain()
 		case <-timer.C:
-		case <-stop:
-			stop = nil
+		case <-signals.Stop:
+			signals.Stop = nil
 			a.m.stopping = true
 			a.interruptTask()
 			limit := time.NewTimer(stopLimit)
 			defer limit.Stop()
 			deadline = limit.C
 			a.log.Info().Msg("asked to stop")
-		case <-reload:
+		case <-signals.Upgrade:
+			a.checkUpgrade()
+		case <-signals.Reload:
 			if err := a.reload(); err != nil {
 				a.log.Error().Err(err).Msg("reload failed")
 			}
@@ -104,6 +95,9 @@ func (a *Agent) loop(stop, reload <-chan struct{}, failed <-chan error) error {
 			return context.Cause(a.ctx)
 		}
 		wake := a.step()
+		if a.mayUpgrade() {
+			return ErrUpgrade
+		}
 		if a.m.exit {
 			if !a.pg.Running() {
 				a.dismissGuard()
@@ -112,6 +106,30 @@ func (a *Agent) loop(stop, reload <-chan struct{}, failed <-chan error) error {
 		}
 		timer.Reset(wake)
 	}
+}
+
+// checkUpgrade makes sure that the binary which is installed by now can be run
+// before it is given this one's place.
+func (a *Agent) checkUpgrade() {
+	ctx, cancel := context.WithTimeout(a.ctx, backoffMax)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		err := a.runnable(ctx)
+		return func() {
+			if err != nil {
+				a.log.Error().Err(err).Msg("asked to go on with the binary that is installed by now, but it cannot be run; nothing changes")
+				return
+			}
+			a.m.upgrade = true
+			a.log.Info().Str("busy", string(a.m.task.kind)).Msg("asked to go on with the binary that is installed by now; done as soon as nothing is under way")
+		}
+	})
+}
+
+// mayUpgrade tells whether this process may end for another binary: nothing is
+// under way that would be broken off, and the guard has the latest deadline.
+func (a *Agent) mayUpgrade() bool {
+	return a.m.upgrade && !a.m.stopping && a.m.task.kind == ha.TaskNone && !a.m.tenure.Writing() && !a.m.settingSync &&
+		len(a.m.writing) == 0 && !a.m.rewriting && a.guard.idle()
 }
 
 // drain takes all events that are there already, so that a burst costs one

@@ -46,12 +46,10 @@ func (a *Agent) view() ha.View {
 	v := ha.View{
 		Now: now, Wall: time.Now(), Name: a.cfg.Name, Tags: a.cfg.Tags,
 		Config: m.dynamic, Fence: a.margins(),
-		Cluster: m.snapshot, Read: m.read, StatusSeen: m.statusSeen, Session: m.session,
-		Lease: ha.Lease{
-			Until: m.lease.Until(), BeatSent: m.beatSent, InFlight: m.inFlight, Uncertain: m.uncertain, NotBefore: m.notBefore,
-		},
+		Cluster: m.Snapshot, Read: m.Read, StatusSeen: m.StatusSeen, Session: m.session,
+		Lease: m.tenure.Lease(), Promise: m.tenure.Promise(), Giving: m.tenure.Giving(),
 		Peers: m.answers, PeersAsked: m.asked, PeersDone: m.pending == 0,
-		Task: m.task.kind, Attempt: m.attempt, Giving: m.giving, Adopted: m.adopted,
+		Task: m.task.kind, Attempt: m.attempt, Adopted: m.adopted,
 		Stopping: m.stopping, WatchdogOK: true,
 	}
 	o := m.pg.observed
@@ -104,10 +102,11 @@ func (a *Agent) margins() ha.FenceMargins {
 
 // killAt is the guard's deadline: a little before the lease ends.
 func (a *Agent) killAt() cluster.Instant {
-	if a.m.lease.Until().IsZero() {
+	until := a.m.tenure.Until()
+	if until.IsZero() {
 		return 0
 	}
-	return a.m.lease.Until().Add(-a.margins().KillBefore)
+	return until.Add(-a.margins().KillBefore)
 }
 
 // sawPostgres takes in what PostgreSQL looks like.
@@ -152,14 +151,22 @@ func (a *Agent) postmasterGone() {
 	kick(a.kickPostgres)
 }
 
+// leaseLeft is how long the lease still runs, zero when none is held.
+func (a *Agent) leaseLeft(now cluster.Instant) time.Duration {
+	if !a.m.tenure.Held(now) {
+		return 0
+	}
+	return a.m.tenure.Until().Sub(now)
+}
+
 // show makes the loop's state readable for the REST API.
 func (a *Agent) show(reason string) {
 	o := a.m.pg.observed
 	now := a.clock()
 	state := &api.State{
 		At: time.Now(), LoopAt: time.Now(), Name: a.cfg.Name, Scope: a.cfg.Scope, Version: publicVersion(a.version), Tags: publishedTags(a.cfg.Tags),
-		Cluster: a.m.snapshot, Dynamic: a.m.dynamic, ConsulSeen: a.m.readWall, Reason: reason, Refused: a.m.refused,
-		Leader: a.m.lease.Held(now), LeaseLeft: max(0, a.m.lease.Left(now)),
+		Cluster: a.m.Snapshot, Dynamic: a.m.dynamic, ConsulSeen: a.m.readWall, Reason: reason, Refused: a.m.refused,
+		Leader: a.m.tenure.Held(now), LeaseLeft: a.leaseLeft(now), FailsafeActive: a.m.tenure.OnFailsafe(),
 		Member: a.memberValue(),
 		Postgres: api.Postgres{
 			State: a.pgStateName(), Accepting: o.Accepting && a.m.pg.running, InRecovery: !a.m.pg.primary(),
@@ -170,8 +177,8 @@ func (a *Agent) show(reason string) {
 		},
 	}
 	state.GuardRunning, state.GuardArmedFor = a.guard.shown(now)
-	if o.InRecovery && a.m.snapshot.Status.OK() {
-		state.Postgres.Lag = max(0, a.m.snapshot.Status.Value.OpTime-o.LSN())
+	if o.InRecovery && a.m.Snapshot.Status.OK() {
+		state.Postgres.Lag = max(0, a.m.Snapshot.Status.Value.OpTime-o.LSN())
 	}
 	for _, s := range o.Standbys {
 		state.Postgres.Standbys = append(state.Postgres.Standbys, api.Standby{

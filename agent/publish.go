@@ -36,11 +36,11 @@ type published struct {
 
 // publish tells others what has changed. It runs after every decision.
 func (a *Agent) publish() {
-	if a.m.read.IsZero() || a.m.exit {
+	if a.m.Read.IsZero() || a.m.exit {
 		return
 	}
 	a.touch()
-	if a.m.lease.Held(a.clock()) && a.lockIsOurs() {
+	if a.m.tenure.Held(a.clock()) && a.lockIsOurs() {
 		a.writeRoute()
 		a.writeHistory()
 		a.keepSlots()
@@ -49,7 +49,7 @@ func (a *Agent) publish() {
 }
 
 func (a *Agent) lockIsOurs() bool {
-	l := a.m.snapshot.Leader
+	l := a.m.Snapshot.Leader
 	return l.Exists() && a.m.session != "" && l.Session == a.m.session
 }
 
@@ -170,7 +170,7 @@ func (a *Agent) touch() {
 		a.log.Error().Err(err).Msg("member key")
 		return
 	}
-	entry, exists := a.m.snapshot.Member(a.cfg.Name)
+	entry, exists := a.m.Snapshot.Member(a.cfg.Name)
 	ours := exists && entry.Session == a.m.session
 	bound := p.session == a.m.session && (ours || !a.settled())
 	if bound && (bytes.Equal(encoded, p.member) || !a.worthWriting(value)) {
@@ -212,7 +212,7 @@ func (a *Agent) worthWriting(value cluster.Member) bool {
 
 // settled tells whether Consul's answers must by now show our last member key.
 func (a *Agent) settled() bool {
-	return a.m.read.Sub(a.m.published.touched) > time.Second
+	return a.m.Read.Sub(a.m.published.touched) > time.Second
 }
 
 // afterwards runs f on the loop's goroutine after d.
@@ -227,7 +227,7 @@ func (a *Agent) afterwards(d time.Duration, f func()) {
 // not ok when there is nothing to say, or when the route in Consul belongs to
 // another PostgreSQL cluster and must not be touched.
 func (a *Agent) routeToWrite() (cluster.Route, bool) {
-	known := a.m.snapshot.Route
+	known := a.m.Snapshot.Route
 	id := a.m.data.SystemIdentifier
 	if id == "" {
 		return cluster.Route{}, false
@@ -275,7 +275,7 @@ func (a *Agent) routeState() cluster.RouteState {
 // routeReplicas lists the members that may serve reads.
 func (a *Agent) routeReplicas() []cluster.RouteMember {
 	replicas := []cluster.RouteMember{}
-	for _, m := range a.m.snapshot.Members {
+	for _, m := range a.m.Snapshot.Members {
 		if !m.OK() || m.Value.Name == a.cfg.Name || m.Value.State != cluster.StateRunning || m.Value.Role != cluster.RoleReplica ||
 			m.Value.Tag("noloadbalance") {
 			continue
@@ -308,13 +308,13 @@ func splitAddress(address string) (host string, port int) {
 // writeRoute writes the route when the topology has changed. Beats never touch
 // it: bouncers read it with one blocking query for all shards.
 func (a *Agent) writeRoute() {
-	known := a.m.snapshot.Route
+	known := a.m.Snapshot.Route
 	r, ok := a.routeToWrite()
 	if !ok || known.OK() && known.Value.SameTopology(r) {
 		return
 	}
 	a.writeAsLeader("route", a.keys.Route(), known.ModifyIndex, r, func(index uint64) {
-		a.m.snapshot.Route = cluster.Entry[cluster.Route]{Value: r, ModifyIndex: index}
+		a.m.Snapshot.Route = cluster.Entry[cluster.Route]{Value: r, ModifyIndex: index}
 		a.log.Info().Str("state", string(r.State)).Int("timeline", r.Timeline).Int("replicas", len(r.Replicas)).Msg("route written")
 	})
 }
@@ -330,7 +330,7 @@ func (a *Agent) writeHistory() {
 		a.once("timeline history", "the history of the timelines cannot be read", err.Error())
 		return
 	}
-	known := a.m.snapshot.History
+	known := a.m.Snapshot.History
 	a.m.published.history = o.Timeline
 	merged := make(cluster.History, 0, len(lines))
 	for _, line := range lines {
@@ -350,7 +350,7 @@ func (a *Agent) writeHistory() {
 		merged = merged[len(merged)-n:]
 	}
 	a.writeAsLeader("history", a.keys.History(), known.ModifyIndex, merged, func(index uint64) {
-		a.m.snapshot.History = cluster.Entry[cluster.History]{Value: merged, ModifyIndex: index}
+		a.m.Snapshot.History = cluster.Entry[cluster.History]{Value: merged, ModifyIndex: index}
 	})
 }
 
@@ -363,9 +363,9 @@ func (a *Agent) keepSlots() {
 		return
 	}
 	var names []string
-	for _, m := range a.m.snapshot.Members {
+	for _, m := range a.m.Snapshot.Members {
 		from, _ := m.Value.Tags["replicatefrom"].(string)
-		_, fromMember := a.m.snapshot.Member(from)
+		_, fromMember := a.m.Snapshot.Member(from)
 		if m.OK() && m.Value.Name != a.cfg.Name && (from == "" || from == a.cfg.Name || !fromMember) {
 			names = append(names, m.Value.Name)
 		}

@@ -141,8 +141,7 @@ func (a *Agent) fenceNow() {
 		return
 	}
 	a.m.fencing = true
-	a.m.lease.Drop()
-	a.m.giving = nil
+	a.m.tenure.Drop()
 	if a.m.task.cancel != nil {
 		a.m.task.cancel()
 	}
@@ -169,7 +168,7 @@ func (a *Agent) demote() {
 	}
 	a.startTask(ha.TaskDemote, a.stopPostgres, func(err error) {
 		if err == nil {
-			a.m.lease.Drop()
+			a.m.tenure.Drop()
 			a.m.stoppedOnPurpose()
 		}
 	})
@@ -205,8 +204,7 @@ func (a *Agent) giveUp(successor string) {
 		return a.guard.disarm(ctx)
 	}, func(err error) {
 		if err == nil {
-			a.m.lease.Drop()
-			a.m.giving = &ha.Giving{Successor: successor}
+			a.m.tenure.GiveTo(successor)
 			a.m.stoppedOnPurpose()
 		}
 	})
@@ -251,15 +249,15 @@ func (a *Agent) bootstrap() {
 		a.m.bootstrapID = done.systemIdentifier
 		a.m.data.SystemIdentifier = done.systemIdentifier
 		a.takeOver(ha.TakeOver{
-			Status: a.m.snapshot.Status.ModifyIndex, Failsafe: a.m.snapshot.Failsafe.ModifyIndex,
-			Leader: a.m.snapshot.Leader.ModifyIndex,
+			Status: a.m.Snapshot.Status.ModifyIndex, Failsafe: a.m.Snapshot.Failsafe.ModifyIndex,
+			Leader: a.m.Snapshot.Leader.ModifyIndex,
 		}, done)
 	})
 }
 
 // upstreamOf is how to reach a member's PostgreSQL.
 func (a *Agent) upstreamOf(name string) (postgres.Upstream, error) {
-	m, found := a.m.snapshot.Member(name)
+	m, found := a.m.Snapshot.Member(name)
 	if !found || !m.OK() {
 		return postgres.Upstream{}, fmt.Errorf("member %s: its key in Consul is missing or not understood", name)
 	}
@@ -296,7 +294,7 @@ func (a *Agent) clone(from string) {
 // under an armed guard.
 func (a *Agent) startPostgres(role postgres.Role, upstream string) {
 	as := postgres.StartAs{Role: role}
-	killAt := a.killAt()
+	killAt, memo := a.killAt(), a.memo()
 	if upstream != "" {
 		up, err := a.upstreamOf(upstream)
 		if err != nil {
@@ -307,7 +305,7 @@ func (a *Agent) startPostgres(role postgres.Role, upstream string) {
 	}
 	a.startTask(ha.TaskStart, func(ctx context.Context) error {
 		if role == postgres.Primary {
-			if err := a.guard.armNow(ctx, killAt); err != nil {
+			if err := a.guard.armNow(ctx, killAt, memo); err != nil {
 				return fmt.Errorf("the guard could not be armed, so no primary is started: %w", err)
 			}
 		}
@@ -328,7 +326,7 @@ func (a *Agent) rejoin(upstream string) {
 		a.noteAttempt(ha.TaskRejoin, err)
 		return
 	}
-	leader := a.m.snapshot.LeaderName()
+	leader := a.m.Snapshot.LeaderName()
 	rewind, remove := a.mayRewind(), a.mayRemoveData()
 	a.startTask(ha.TaskRejoin, func(ctx context.Context) error {
 		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
@@ -379,10 +377,10 @@ func (a *Agent) follow(upstream string) {
 // promote makes the replica the primary. The guard is armed before, so that the
 // new primary cannot outlive the lease even if this agent dies on the way.
 func (a *Agent) promote() {
-	killAt := a.killAt()
+	killAt, memo := a.killAt(), a.memo()
 	var seen postgres.State
 	a.startTask(ha.TaskPromote, func(ctx context.Context) error {
-		if err := a.guard.armNow(ctx, killAt); err != nil {
+		if err := a.guard.armNow(ctx, killAt, memo); err != nil {
 			return fmt.Errorf("the guard could not be armed, so nothing is promoted: %w", err)
 		}
 		if err := a.pg.PrePromote(ctx); err != nil {
@@ -409,7 +407,7 @@ func (a *Agent) promote() {
 // successor it is an orderly stop: whoever is best may lead next.
 func (a *Agent) handover(successor string) {
 	url := ""
-	if m, found := a.m.snapshot.Member(successor); found {
+	if m, found := a.m.Snapshot.Member(successor); found {
 		url = m.Value.APIURL
 	}
 	var dropped bool
@@ -440,12 +438,11 @@ func (a *Agent) handover(successor string) {
 	}, func(err error) {
 		a.m.stoppedOnPurpose()
 		if dropped {
-			a.m.lease.Drop()
-			a.m.giving = &ha.Giving{Successor: successor}
+			a.m.tenure.GiveTo(successor)
 			return
 		}
 		a.m.refused = fmt.Sprintf("rolled back: %v", err)
-		a.clearFailover(a.m.snapshot.Failover.ModifyIndex)
+		a.clearFailover(a.m.Snapshot.Failover.ModifyIndex)
 	})
 	a.m.task.successor = successor
 }
@@ -507,9 +504,9 @@ func (a *Agent) restartPostgres() func(context.Context) error {
 // reinitialize replaces this replica's data directory by a new clone, as the
 // operator asked.
 func (a *Agent) reinitialize(bool) error {
-	leader := a.m.snapshot.LeaderName()
+	leader := a.m.Snapshot.LeaderName()
 	switch {
-	case leader == a.cfg.Name || a.m.lease.Held(a.clock()):
+	case leader == a.cfg.Name || a.m.tenure.Held(a.clock()):
 		return fmt.Errorf("%w: I am the leader, can not reinitialize", api.ErrRefused)
 	case leader == "":
 		return fmt.Errorf("%w: Cluster has no leader, can not reinitialize", api.ErrRefused)

@@ -71,10 +71,10 @@ func (a *Agent) watchRoute(ctx context.Context) {
 
 // sawRoute takes in the route unless what is known is newer.
 func (a *Agent) sawRoute(route cluster.Entry[cluster.Route]) {
-	if route.ModifyIndex > a.m.snapshot.Route.ModifyIndex {
-		a.m.snapshot.Route = route
-		a.noteProblems(a.m.snapshot)
-	} else if !route.Exists() && a.m.snapshot.Route.Exists() {
+	if route.ModifyIndex > a.m.Snapshot.Route.ModifyIndex {
+		a.m.Snapshot.Route = route
+		a.noteProblems(a.m.Snapshot)
+	} else if !route.Exists() && a.m.Snapshot.Route.Exists() {
 		a.reread() // deleted, or read before it was written
 	}
 }
@@ -82,13 +82,11 @@ func (a *Agent) sawRoute(route cluster.Entry[cluster.Route]) {
 // sessionName is Patroni's form of a session's name.
 func (a *Agent) sessionName() string { return a.cfg.Scope + "-" + a.cfg.Name }
 
-// keepSession makes a session and renews it, and makes another one when it is
-// lost. The session only backs the lock up; the lease does not depend on it.
-func (a *Agent) keepSession(ctx context.Context) {
-	var (
-		id  string
-		ttl time.Duration
-	)
+// keepSession makes a session, or goes on with that of the agent's earlier run,
+// renews it, and makes another one when it is lost. The session only backs the
+// lock up; the lease does not depend on it.
+func (a *Agent) keepSession(ctx context.Context, earlier string) {
+	id, ttl := earlier, a.dynamic.Load().TTL
 	for ctx.Err() == nil {
 		timing := a.dynamic.Load().Timing
 		request, cancel := context.WithTimeout(ctx, max(timing.RetryTimeout, time.Second))
@@ -99,13 +97,17 @@ func (a *Agent) keepSession(ctx context.Context) {
 			a.post(func() { a.consulFailed(err) })
 			wait = retryAfter()
 		}
-		pause(ctx, wait)
+		pauseOr(ctx, wait, a.kickSession)
 	}
 }
 
 func (a *Agent) renewSession(ctx context.Context, id *string, ttl *time.Duration, want time.Duration) error {
 	if *id != "" && consul.SessionTTL(*ttl) == consul.SessionTTL(want) {
 		err := a.store.RenewSession(ctx, *id)
+		if err == nil {
+			renewed := *id
+			a.post(func() { a.m.session = renewed })
+		}
 		if !errors.Is(err, consul.ErrNoSession) {
 			return err
 		}
@@ -177,7 +179,7 @@ func (a *Agent) askPeers() {
 	round := a.m.asked
 	var peers []ha.Peer
 	var urls []string
-	for _, m := range a.m.snapshot.Members {
+	for _, m := range a.m.Snapshot.Members {
 		if m.OK() && m.Value.Name != a.cfg.Name {
 			peers = append(peers, ha.Peer{Name: m.Value.Name})
 			urls = append(urls, m.Value.APIURL)
@@ -214,11 +216,15 @@ func (a *Agent) askPeer(ctx context.Context, name, url string) ha.Peer {
 }
 
 // pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) {
+func pause(ctx context.Context, d time.Duration) { pauseOr(ctx, d, nil) }
+
+// pauseOr waits for d, a kick or the end of ctx.
+func pauseOr(ctx context.Context, d time.Duration, kicked <-chan struct{}) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+	case <-kicked:
 	case <-ctx.Done():
 	}
 }

@@ -24,6 +24,8 @@ type fakeNode struct {
 	reinitialize     func(context.Context, bool) error
 	switchover       func(context.Context, cluster.Failover) (Outcome, error)
 	cancelSwitchover func(context.Context) error
+	failsafe         func(context.Context, FailsafeRequest) error
+	deposed          func(context.Context, Deposition) error
 	changeConfig     func(context.Context, func(map[string]any) (map[string]any, error)) (map[string]any, error)
 }
 
@@ -32,6 +34,20 @@ var _ Node = (*fakeNode)(nil)
 var errUnexpected = errors.New("the node was asked for something that the test does not expect")
 
 func (n *fakeNode) State() State { return n.state() }
+
+func (n *fakeNode) Failsafe(ctx context.Context, r FailsafeRequest) error {
+	if n.failsafe == nil {
+		return errUnexpected
+	}
+	return n.failsafe(ctx, r)
+}
+
+func (n *fakeNode) Deposed(ctx context.Context, d Deposition) error {
+	if n.deposed == nil {
+		return errUnexpected
+	}
+	return n.deposed(ctx, d)
+}
 
 func (n *fakeNode) Reload(ctx context.Context) error {
 	if n.reload == nil {

@@ -27,6 +27,11 @@ type Node interface {
 	// scheduled set it only leaves the request. Failover is the same without a
 	// leader named.
 	Switchover(ctx context.Context, request cluster.Failover) (Outcome, error)
+	// Failsafe promises a leader that cannot reach Consul not to take the lock
+	// for as long as it asks, or says why not.
+	Failsafe(ctx context.Context, r FailsafeRequest) error
+	// Deposed hears that another member has taken the lock.
+	Deposed(ctx context.Context, d Deposition) error
 	// CancelSwitchover removes a scheduled request.
 	CancelSwitchover(ctx context.Context) error
 	// ChangeConfig changes the dynamic configuration: change gets the present

@@ -133,6 +133,10 @@ func (s *Server) handler(method, segment string) (h changeHandler, bodyNeeded bo
 		return s.switchover, true
 	case "POST failover":
 		return s.failover, true
+	case "POST failsafe":
+		return s.failsafe, true
+	case "POST deposed":
+		return s.deposed, true
 	case "DELETE switchover":
 		return s.cancelSwitchover, false
 	}

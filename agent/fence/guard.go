@@ -32,9 +32,12 @@ const guardVersion = 1
 
 // guardRequest is one line from the agent, guardAnswer the line that answers it.
 type guardRequest struct {
-	Op    string          `json:"op"` // start, arm, grant, disarm, status, quit
+	Op    string          `json:"op"` // start, arm, grant, disarm, remember, status, quit
 	Until cluster.Instant `json:"until,omitempty"`
 	Start *GuardStart     `json:"start,omitempty"`
+	// Memo is what the agent wants to find again after a restart. A request
+	// without one leaves the last as it is; a disarm forgets it.
+	Memo json.RawMessage `json:"memo,omitempty"`
 }
 
 type guardAnswer struct {
@@ -43,6 +46,7 @@ type guardAnswer struct {
 	PID     int             `json:"pid,omitempty"`
 	Until   cluster.Instant `json:"until"` // zero: disarmed
 	Fired   bool            `json:"fired"`
+	Memo    json.RawMessage `json:"memo,omitempty"`
 }
 
 // GuardStart is how the guard is to start the postmaster.
@@ -62,12 +66,12 @@ const idleFor = time.Minute
 type guard struct {
 	dataDir string
 
-	mu     sync.Mutex
-	until  cluster.Instant // zero: disarmed
-	fired  bool
-	moved  chan struct{} // the deadline has changed
-	agents int
-	quit   context.CancelFunc
+	mu       sync.Mutex
+	deadline Deadline
+	memo     json.RawMessage
+	moved    chan struct{} // the deadline has changed
+	agents   int
+	quit     context.CancelFunc
 
 	starts chan guardLaunch
 }
@@ -191,7 +195,7 @@ func launch(s GuardStart) (*exec.Cmd, error) {
 func (g *guard) switchOff(ctx context.Context) {
 	for {
 		g.mu.Lock()
-		until := g.until
+		until := g.deadline.Until
 		g.mu.Unlock()
 		if until.IsZero() {
 			select {
@@ -208,10 +212,10 @@ func (g *guard) switchOff(ctx context.Context) {
 			continue // the deadline has moved
 		}
 		g.mu.Lock()
-		due := g.until == until
+		due := g.deadline.Due(Now())
 		if due {
-			g.fired = true
-			g.until = 0
+			g.deadline.Fire()
+			g.memo = nil
 		}
 		g.mu.Unlock()
 		if due {
@@ -371,9 +375,11 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 			answer.Error = "the guard is ending"
 		}
 	case "arm", "grant":
-		answer.Error = g.arm(r.Until, r.Op == "grant")
+		answer.Error = g.change(r.Memo, func(d *Deadline) error { return d.Arm(Now(), r.Until, r.Op == "grant") })
 	case "disarm":
-		g.set(0, false)
+		answer.Error = g.change(json.RawMessage{}, func(d *Deadline) error { d.Disarm(); return nil })
+	case "remember":
+		answer.Error = g.change(r.Memo, func(*Deadline) error { return nil })
 	case "quit":
 		if pids, err := Processes(g.dataDir); err != nil || len(pids) > 0 {
 			answer.Error = "PostgreSQL runs: stop it first"
@@ -386,33 +392,25 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	answer.Until, answer.Fired = g.until, g.fired
+	answer.Until, answer.Fired, answer.Memo = g.deadline.Until, g.deadline.Fired, g.memo
 	return answer
 }
 
-// arm sets the deadline. Once it has passed, only a new lease moves it.
-func (g *guard) arm(until cluster.Instant, newLease bool) string {
+// change changes the deadline and what the agent wants remembered.
+func (g *guard) change(memo json.RawMessage, move func(*Deadline) error) string {
 	g.mu.Lock()
-	passed := g.fired || !g.until.IsZero() && !Now().Before(g.until)
-	g.mu.Unlock()
-	switch {
-	case until.IsZero():
-		return "a deadline must be given"
-	case passed && !newLease:
-		return "the deadline has passed and is not moved any more"
+	defer g.mu.Unlock()
+	if err := move(&g.deadline); err != nil {
+		return err.Error()
 	}
-	g.set(until, false)
-	return ""
-}
-
-func (g *guard) set(until cluster.Instant, fired bool) {
-	g.mu.Lock()
-	g.until, g.fired = until, fired
-	g.mu.Unlock()
+	if memo != nil {
+		g.memo = memo
+	}
 	select {
 	case g.moved <- struct{}{}:
 	default:
 	}
+	return ""
 }
 
 // ignoreSignals: a guard ends when nothing is left to guard.

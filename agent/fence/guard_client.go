@@ -35,6 +35,8 @@ type GuardStatus struct {
 	Until cluster.Instant
 	// Fired says that it has killed PostgreSQL since it was armed last.
 	Fired bool
+	// Memo is what the agent told it to remember, nil when nothing.
+	Memo json.RawMessage
 }
 
 // NewGuardClient makes a client of the guard for a data directory. command is
@@ -52,20 +54,27 @@ func (c *GuardClient) Start(ctx context.Context, s GuardStart) (int, error) {
 	return answer.PID, err
 }
 
-// Arm sets or moves the deadline of the present lease. The guard refuses when
-// its deadline has passed.
-func (c *GuardClient) Arm(ctx context.Context, until cluster.Instant) error {
-	_, err := c.ask(ctx, guardRequest{Op: "arm", Until: until})
+// Arm sets or moves the deadline of the present lease, and has the guard remember
+// memo, unless that is nil. The guard refuses when its deadline has passed.
+func (c *GuardClient) Arm(ctx context.Context, until cluster.Instant, memo json.RawMessage) error {
+	_, err := c.ask(ctx, guardRequest{Op: "arm", Until: until, Memo: memo})
 	return err
 }
 
 // Grant sets the deadline of a new lease.
-func (c *GuardClient) Grant(ctx context.Context, until cluster.Instant) error {
-	_, err := c.ask(ctx, guardRequest{Op: "grant", Until: until})
+func (c *GuardClient) Grant(ctx context.Context, until cluster.Instant, memo json.RawMessage) error {
+	_, err := c.ask(ctx, guardRequest{Op: "grant", Until: until, Memo: memo})
 	return err
 }
 
-// Disarm takes the deadline away: PostgreSQL is stopped, or a replica.
+// Remember has the guard remember memo and leaves its deadline as it is.
+func (c *GuardClient) Remember(ctx context.Context, memo json.RawMessage) error {
+	_, err := c.ask(ctx, guardRequest{Op: "remember", Memo: memo})
+	return err
+}
+
+// Disarm takes the deadline away, and what the guard remembers with it:
+// PostgreSQL is stopped, or a replica.
 func (c *GuardClient) Disarm(ctx context.Context) error {
 	_, err := c.ask(ctx, guardRequest{Op: "disarm"})
 	return err
@@ -74,7 +83,20 @@ func (c *GuardClient) Disarm(ctx context.Context) error {
 // Status asks the guard how it stands.
 func (c *GuardClient) Status(ctx context.Context) (GuardStatus, error) {
 	answer, err := c.ask(ctx, guardRequest{Op: "status"})
-	return GuardStatus{Until: answer.Until, Fired: answer.Fired}, err
+	return GuardStatus{Until: answer.Until, Fired: answer.Fired, Memo: answer.Memo}, err
+}
+
+// Recall asks the guard that runs already how it stands. It starts none.
+func (c *GuardClient) Recall(ctx context.Context) (GuardStatus, error) {
+	c.mu.Lock()
+	if c.conn == nil {
+		if err := c.dial(ctx); err != nil {
+			c.mu.Unlock()
+			return GuardStatus{}, fmt.Errorf("guard: %w", err)
+		}
+	}
+	c.mu.Unlock()
+	return c.Status(ctx)
 }
 
 // Quit ends the guard if PostgreSQL does not run, and waits for it if it is our

@@ -178,10 +178,10 @@ func TestGuardKillsAtTheDeadline(t *testing.T) {
 	p.start(ctx, t)
 	p.busy(ctx, t)
 	far := Now().Add(time.Hour)
-	must(t, p.client.Grant(ctx, far))
-	must(t, p.client.Arm(ctx, far.Add(time.Minute)))
-	must(t, p.client.Arm(ctx, Now().Add(soon))) // a shorter lease
-	p.client.Close()                            // the agent is gone; the deadline stays
+	must(t, p.client.Grant(ctx, far, nil))
+	must(t, p.client.Arm(ctx, far.Add(time.Minute), nil))
+	must(t, p.client.Arm(ctx, Now().Add(soon), nil)) // a shorter lease
+	p.client.Close()                                 // the agent is gone; the deadline stays
 	await(ctx, t, "PostgreSQL outlives its lease", func() bool { return p.gone(t) })
 
 	again := p.newClient()
@@ -191,10 +191,10 @@ func TestGuardKillsAtTheDeadline(t *testing.T) {
 	if !s.Fired || !s.Until.IsZero() {
 		t.Errorf("after it has fired: %+v", s)
 	}
-	if err := again.Arm(ctx, Now().Add(time.Hour)); err == nil {
+	if err := again.Arm(ctx, Now().Add(time.Hour), nil); err == nil {
 		t.Error("a lease that is over was extended")
 	}
-	must(t, again.Grant(ctx, Now().Add(time.Hour)))
+	must(t, again.Grant(ctx, Now().Add(time.Hour), nil))
 	must(t, again.Disarm(ctx))
 }
 
@@ -203,7 +203,7 @@ func TestGuardKillsOrphans(t *testing.T) {
 	ctx, p := within(t), newInstance(t)
 	pid := p.start(ctx, t)
 	p.busy(ctx, t)
-	must(t, p.client.Grant(ctx, Now().Add(soon)))
+	must(t, p.client.Grant(ctx, Now().Add(soon), nil))
 	must(t, syscall.Kill(pid, syscall.SIGKILL))
 	await(ctx, t, "an orphan outlives the lease", func() bool { return p.gone(t) })
 }

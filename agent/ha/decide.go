@@ -18,7 +18,7 @@ func Decide(v View) Decision {
 		following, // somebody else leads
 	} {
 		if d, applies := situation(v); applies {
-			return d
+			return failsafe(v, d)
 		}
 	}
 	return electing(v) // nobody leads
@@ -27,22 +27,20 @@ func Decide(v View) Decision {
 // blind: an agent that has never heard of its shard starts nothing. Whether a
 // data directory may run as a primary is known to Consul alone.
 func blind(v View) (Decision, bool) {
-	if !v.Read.IsZero() {
+	if !v.Read.IsZero() || !v.Lease.Until.IsZero() {
 		return Decision{}, false
 	}
 	return wait("Consul has not answered yet: nothing is started"), true
 }
 
 // uncertain: a beat, takeover or release whose answer was lost may still have
-// taken effect, so nothing new is decided before Consul was read again. The
-// lease goes on running down meanwhile, and fencing comes before this.
+// taken effect, so nothing new is decided before Consul was read again. A leader
+// goes on with its duty meanwhile (leading.go).
 func uncertain(v View) (Decision, bool) {
-	switch {
-	case v.Lease.Uncertain:
-		return do("the outcome of the last write to Consul is unknown", Reread{}).by(v.fenceNext()), true
-	default:
+	if !v.Lease.Uncertain || !v.Lease.Until.IsZero() {
 		return Decision{}, false
 	}
+	return do("the outcome of the last write to Consul is unknown", Reread{}), true
 }
 
 // busy: one task at a time.

@@ -59,6 +59,7 @@ func holdsLease(left time.Duration) func(*View) {
 		leads("a", 0)(v)
 		v.Lease.Until = now.Add(left)
 		v.Lease.BeatSent = v.Lease.Until.Add(-ttl)
+		v.Lease.Renewed = v.Lease.BeatSent
 		v.Postgres.Primary, v.Postgres.Upstream, v.Postgres.Streaming = true, "", false
 	}
 }
@@ -196,7 +197,7 @@ func TestLeading(t *testing.T) {
 		{"beats while a task runs", view(beatDue, func(v *View) { v.Task = TaskRestart }), "beat", "busy: restart"},
 		{"session lost, lease runs", view(holdsLease(7*time.Second), lockGone), "take over (status at 45)", "taken again"},
 		{"lock by an earlier session of ours", view(holdsLease(7*time.Second), func(v *View) { v.Session = "new" }), "take over (status at 45)", "taken again"},
-		{"no session yet", view(holdsLease(7*time.Second), func(v *View) { v.Session = "" }), "", "with the lock"},
+		{"no session yet", view(holdsLease(7*time.Second), func(v *View) { v.Session = "" }), "", "waiting for a Consul session"},
 		{"replica is promoted", view(holdsLease(7*time.Second), func(v *View) { v.Postgres.Primary = false }), "promote", ""},
 		{"starting", view(holdsLease(7*time.Second), func(v *View) { v.Postgres.Accepting = false }), "", "is starting"},
 		{"crashed", view(holdsLease(7*time.Second), crashed), "start as primary", "started again"},

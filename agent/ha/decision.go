@@ -2,6 +2,8 @@ package ha
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -42,6 +44,17 @@ type Reread struct{}
 
 // AskPeers asks every other member how it fares.
 type AskPeers struct{}
+
+// AskFailsafe asks every member of the failsafe list to promise that it will not
+// take the lock, so that the lease can be prolonged without Consul.
+type AskFailsafe struct{}
+
+// WriteFailsafe replaces the key failsafe if it still has this index; a nil list
+// deletes it.
+type WriteFailsafe struct {
+	Index uint64
+	List  map[string]string // name to API URL
+}
 
 // Fence stops every process of PostgreSQL at once (SIGKILL) and drops the lease.
 type Fence struct{}
@@ -109,8 +122,15 @@ func (r Release) String() string {
 	}
 	return "release the lease to " + r.Successor
 }
-func (Reread) String() string            { return "read Consul again" }
-func (AskPeers) String() string          { return "ask the other members" }
+func (Reread) String() string      { return "read Consul again" }
+func (AskPeers) String() string    { return "ask the other members" }
+func (AskFailsafe) String() string { return "ask the members to let the lease go on" }
+func (w WriteFailsafe) String() string {
+	if w.List == nil {
+		return "delete the failsafe key"
+	}
+	return fmt.Sprintf("failsafe key: %v", slices.Sorted(maps.Keys(w.List)))
+}
 func (Fence) String() string             { return "kill PostgreSQL" }
 func (Demote) String() string            { return "demote" }
 func (g GiveUp) String() string          { return "give the lease up to " + g.Successor }
@@ -147,11 +167,14 @@ func do(reason string, actions ...Action) Decision {
 func wait(reason string) Decision { return Decision{Reason: reason} }
 
 func (d Decision) by(wake cluster.Instant) Decision {
-	if wake.IsZero() {
-		return d
-	}
-	if d.Wake.IsZero() || wake.Before(d.Wake) {
-		d.Wake = wake
-	}
+	d.Wake = earlier(d.Wake, wake)
 	return d
+}
+
+// earlier is the earlier of two moments, zero meaning never.
+func earlier(a, b cluster.Instant) cluster.Instant {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }

@@ -23,6 +23,7 @@ const (
 // electing: nobody leads, or the leader's lease is about to be over.
 //
 //	last beat                 this member                        decision
+//	any                       has promised not to take it        wait until the promise ends
 //	our own, not released     primary, or down and was primary   take the lock again at once
 //	none, shard unknown       primary, or down and was primary   take the lock
 //	our own, Consul silent
@@ -43,6 +44,9 @@ func electing(v View) Decision {
 	}
 	if v.Now.Before(v.Lease.NotBefore) {
 		return wait("nobody leads; the lock could not be taken").by(v.Lease.NotBefore)
+	}
+	if p := v.promised(); p != nil {
+		return wait("the lock is promised to " + p.Leader + " for now").by(p.Until)
 	}
 	if pg.Primary && v.lastLeader() && !v.outOfTouch() || v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
 		if v.Session == "" {

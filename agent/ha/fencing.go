@@ -7,6 +7,7 @@ import "github.com/lictor-ha/lictor/agent/cluster"
 //
 //	lease    lock in Consul        PostgreSQL            decision
 //	held     somebody else's       any                   fence at once
+//	held     taken, says the taker any                   fence at once
 //	held     ours                  any, kill moment      fence at once
 //	held     ours                  any, demote moment    demote
 //	none     any                   primary, can retake   (electing takes the lock anew)
@@ -22,6 +23,9 @@ func fencing(v View) (Decision, bool) {
 		if v.Postgres.Running && v.Postgres.Primary {
 			return do("running as a primary while "+other+" leads", Fence{}), true
 		}
+	}
+	if !v.Lease.Until.IsZero() && v.Lease.Deposed > v.Cluster.Status.ModifyIndex {
+		return do("another member says that it has taken the lock", Fence{}), true
 	}
 	if v.Config.Pause {
 		return Decision{}, false

@@ -25,6 +25,9 @@ func (v View) mindTheLease(d Decision) Decision {
 		return d
 	}
 	expires := v.leaseExpires()
+	if p := v.promised(); p != nil {
+		expires = max(expires, p.Until)
+	}
 	if ask := expires.Add(-askAhead); v.Now.Before(ask) {
 		return d.by(ask)
 	}

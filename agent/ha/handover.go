@@ -26,6 +26,9 @@ func handover(v View) Decision {
 	refuse := func(why string) Decision {
 		return do("the switchover is refused: "+why, ClearFailover{f.ModifyIndex})
 	}
+	if !v.inTouch() {
+		return Decision{}
+	}
 	request := f.Value
 	if request.Leader != "" && request.Leader != v.Name {
 		return refuse("it names " + request.Leader + " as the leader, which is " + v.Name)
@@ -104,6 +107,8 @@ func stopping(v View) (Decision, bool) {
 		return d, true
 	}
 	switch {
+	case v.Giving != nil && v.Now.Sub(v.Read) > v.Config.TTL:
+		return do("stopped; Consul does not answer, so that the lease runs out there", Exit{}), true
 	case v.Config.Pause:
 		return do("stopping; the shard is paused, so PostgreSQL and the lock stay", Exit{}), true
 	case v.Task != TaskNone:

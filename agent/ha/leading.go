@@ -1,5 +1,7 @@
 package ha
 
+import "github.com/lictor-ha/lictor/agent/cluster"
+
 // crashLoop is how many unexpected ends of PostgreSQL within minutes make a
 // leader give up if another member can lead.
 const crashLoop = 3
@@ -32,17 +34,29 @@ func leading(v View) (Decision, bool) {
 // renew keeps lease and lock. A lock that vanished with its session, while the
 // lease runs, is taken again; nobody else may take it (rule 3).
 func renew(v View) Decision {
+	holds := "the leader, with the lock"
+	if v.onFailsafe() {
+		holds = "the leader, by the other members' word: Consul does not answer"
+	}
 	due := v.Lease.BeatSent.Add(v.Config.BeatInterval())
 	mine := v.Cluster.Leader.Exists() && v.Session != "" && v.Cluster.Leader.Session == v.Session
 	switch {
 	case v.Lease.InFlight:
-		return wait("the leader, with the lock")
-	case !mine && v.Session != "":
+		return wait(holds)
+	case v.Lease.Uncertain:
+		return do("the leader; the outcome of its last write to Consul is unknown", Reread{})
+	case v.Read.IsZero():
+		return wait("the leader by the lease of its earlier run; Consul has not answered yet")
+	case v.Now.Before(v.Lease.NotBefore):
+		return wait(holds).by(v.Lease.NotBefore)
+	case v.Session == "":
+		return wait("the leader; waiting for a Consul session")
+	case !mine:
 		return do("the leader; its lock went with its session and is taken again", v.takeOver())
 	case !v.Now.Before(due):
-		return do("the leader, with the lock", Beat{})
+		return do(holds, Beat{})
 	default:
-		return wait("the leader, with the lock").by(due)
+		return wait(holds).by(due)
 	}
 }
 
@@ -58,6 +72,8 @@ func duty(v View) Decision {
 			return giveUpOr(v, "PostgreSQL did not come up within primary_start_timeout", Decision{})
 		}
 		return wait("the leader; PostgreSQL is starting")
+	case v.Read.IsZero():
+		return Decision{} // what is to be done besides is in Consul
 	case v.Config.Pause:
 		return handover(v)
 	case !pg.Primary:
@@ -66,12 +82,25 @@ func duty(v View) Decision {
 			return giveUpOr(v, "the promotion fails again and again", promote)
 		}
 		return promote
-	default:
-		if d := handover(v); d.Reason != "" || len(d.Actions) > 0 {
-			return d
-		}
-		return synchronous(v)
 	}
+	var wake cluster.Instant
+	for _, chore := range []func(View) Decision{handover, synchronous, failsafeList} {
+		d := chore(v)
+		if d.Reason != "" || len(d.Actions) > 0 {
+			return d.by(wake)
+		}
+		wake = earlier(wake, d.Wake)
+	}
+	return Decision{Wake: wake}
+}
+
+// inTouch tells whether Consul has renewed the lease lately. Without it nothing
+// is begun that needs Consul to be finished.
+func (v View) inTouch() bool { return v.Now.Sub(v.Lease.Renewed) <= v.Config.TTL/2 }
+
+// onFailsafe tells whether the lease has outlived what Consul gave.
+func (v View) onFailsafe() bool {
+	return v.Lease.Failsafe && v.Lease.Until > v.Lease.Renewed.Add(v.Config.TTL)
 }
 
 // restartInPlace: the leader's PostgreSQL is down. Starting it here is the
@@ -101,6 +130,9 @@ func restartInPlace(v View) Decision {
 // giveUpOr gives the lease up if another member says that it can lead, and
 // does the other thing if there is none.
 func giveUpOr(v View, reason string, otherwise Decision) Decision {
+	if !v.inTouch() {
+		return otherwise
+	}
 	if !v.peersFresh() {
 		otherwise.Actions = append(otherwise.Actions[:len(otherwise.Actions):len(otherwise.Actions)], AskPeers{})
 		return otherwise

@@ -28,7 +28,9 @@ type View struct {
 	// Session is this agent's own Consul session, empty while there is none.
 	Session string
 
-	Lease    Lease
+	Lease Lease
+	// Promise is what this member has promised to a leader without Consul.
+	Promise  *Promise
 	Postgres Postgres
 	Peers    []Peer
 	// PeersAsked is when the last round of questions to the peers began,
@@ -73,6 +75,18 @@ type Lease struct {
 	Uncertain bool
 	// NotBefore is when a takeover or release that failed may be tried again.
 	NotBefore cluster.Instant
+	// Renewed is when the last beat or takeover that succeeded was sent: what
+	// the lease owes to Consul.
+	Renewed cluster.Instant
+	// Failsafe says that the key failsafe is certain to exist, so that the
+	// members in it may stand in for Consul; Asking that they are being asked,
+	// Asked since when, or when they were asked last.
+	Failsafe bool
+	Asking   bool
+	Asked    cluster.Instant
+	// Deposed is the index of the status with which another member says it has
+	// taken the lock.
+	Deposed uint64
 }
 
 // DataState says what is in the data directory.
@@ -183,7 +197,12 @@ func (v View) leader() string {
 	switch {
 	case b == nil:
 		return holder
-	case b.Released || !v.Now.Before(v.leaseExpires()):
+	case b.Released:
+		return ""
+	case !v.Now.Before(v.leaseExpires()):
+		if p := v.promised(); p != nil {
+			return p.Leader // goes on without Consul
+		}
 		return ""
 	case holder != "":
 		return holder

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -19,7 +21,8 @@ func agentCommand() *cobra.Command {
 		Short: "Run one PostgreSQL member: hold its lock, run, replicate and fence it",
 		Long: "Runs in the foreground. FILE is a patroni.yml (or a directory of *.yml); without it the whole\n" +
 			"configuration comes from LICTOR_CONFIGURATION or PATRONI_CONFIGURATION. SIGTERM stops PostgreSQL in an\n" +
-			"orderly way and gives the lock up, SIGHUP reloads the configuration.",
+			"orderly way and gives the lock up, SIGHUP reloads the configuration, SIGUSR2 goes on in the same process with\n" +
+			"the binary that is installed by now, without touching PostgreSQL.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			source, err := configSource(args, set)
@@ -37,19 +40,24 @@ func agentCommand() *cobra.Command {
 			for _, w := range warnings {
 				log.Warn().Msg(w.String())
 			}
-			self, err := os.Executable()
+			self, err := installed()
 			if err != nil {
-				return fmt.Errorf("finding the lictor binary to run the guard with: %w", err)
+				return err
 			}
 			a, err := agent.New(cfg, agent.Options{
 				Source: source, Version: version, Log: log, GuardCommand: []string{self, "guard"},
+				Runnable: func(ctx context.Context) error { return runnable(ctx, self) },
 			})
 			if err != nil {
 				return err
 			}
-			stop, reload, release := signals()
-			defer release()
-			return a.Run(cmd.Context(), stop, reload)
+			s := listenForSignals()
+			err = a.Run(cmd.Context(), agent.Signals{Stop: s.stop, Reload: s.reload, Upgrade: s.upgrade})
+			s.release()
+			if errors.Is(err, agent.ErrUpgrade) {
+				return execute(self)
+			}
+			return err
 		},
 	}
 	setFlag(cmd, &set)

@@ -1,8 +1,9 @@
 package main
 
 import (
-	"context"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -28,17 +29,9 @@ func bouncerCommand() *cobra.Command {
 			for _, w := range warnings {
 				log.Warn().Msg(w.String())
 			}
-			stop, _, release := signals()
-			defer release()
-			ctx, cancel := context.WithCancel(cmd.Context())
+			signal.Ignore(syscall.SIGHUP) // it has nothing to reload, and must not end by it
+			ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, os.Interrupt)
 			defer cancel()
-			go func() {
-				select {
-				case <-stop:
-					cancel()
-				case <-ctx.Done():
-				}
-			}()
 			return bouncer.Run(ctx, cfg, log)
 		},
 	}

@@ -6,9 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -36,38 +34,6 @@ func main() {
 		fmt.Fprintln(os.Stderr, "lictor:", err)
 		os.Exit(1)
 	}
-}
-
-// signals turns SIGTERM and SIGINT into stop, SIGHUP into reload, until release
-// is called.
-func signals() (stop chan struct{}, reload chan struct{}, release func()) {
-	stop, reload = make(chan struct{}), make(chan struct{}, 1)
-	ch := make(chan os.Signal, 4)
-	quit := make(chan struct{})
-	done := make(chan struct{})
-	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	go func() {
-		defer close(done)
-		stopped := false
-		for {
-			select {
-			case s := <-ch:
-				switch {
-				case s == syscall.SIGHUP:
-					select {
-					case reload <- struct{}{}:
-					default:
-					}
-				case !stopped:
-					stopped = true
-					close(stop)
-				}
-			case <-quit:
-				return
-			}
-		}
-	}()
-	return stop, reload, func() { signal.Stop(ch); close(quit); <-done }
 }
 
 // newLogger logs for people on a terminal and as JSON elsewhere; format may ask

@@ -1,4 +1,4 @@
-package fence
+package ha
 
 import (
 	"errors"
@@ -51,38 +51,38 @@ func TestLease(t *testing.T) {
 		}, 112},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var l Lease
+			var l lease
 			for i, s := range test.steps {
 				var err error
 				switch s.do {
 				case "grant":
-					l.Grant(at(s.t0), s.ttl)
+					l.grant(at(s.t0), s.ttl)
 				case "extend":
-					err = l.Extend(at(s.now), at(s.t0), s.ttl)
+					err = l.extend(at(s.now), at(s.t0), s.ttl)
 				case "shorten":
-					l.Shorten(at(s.t0), s.ttl)
+					l.shorten(at(s.t0), s.ttl)
 				case "drop":
-					l.Drop()
+					l.drop()
 				}
 				if errors.Is(err, ErrLeaseOver) != s.over {
 					t.Errorf("step %d, %s: %v", i, s.do, err)
 				}
 			}
 			end := at(test.until)
-			if l.Until() != end {
-				t.Fatalf("until %s, want %s", l.Until(), end)
+			if l.until != end {
+				t.Fatalf("until %s, want %s", l.until, end)
 			}
 			if end.IsZero() {
-				if l.Held(0) || l.Held(at(1)) || l.Left(at(1)) != 0 {
-					t.Errorf("no lease, but held: %v, left %s", l.Held(at(1)), l.Left(at(1)))
+				if l.held(0) || l.held(at(1)) || l.left(at(1)) != 0 {
+					t.Errorf("no lease, but held: %v, left %s", l.held(at(1)), l.left(at(1)))
 				}
 				return
 			}
-			if !l.Held(end-1) || l.Held(end) || l.Held(end+1) {
-				t.Errorf("held before, at and after the end: %v %v %v", l.Held(end-1), l.Held(end), l.Held(end+1))
+			if !l.held(end-1) || l.held(end) || l.held(end+1) {
+				t.Errorf("held before, at and after the end: %v %v %v", l.held(end-1), l.held(end), l.held(end+1))
 			}
-			if l.Left(end.Add(-time.Second)) != time.Second || l.Left(end) != 0 || l.Left(end.Add(time.Second)) != -time.Second {
-				t.Errorf("left: %s %s %s", l.Left(end.Add(-time.Second)), l.Left(end), l.Left(end.Add(time.Second)))
+			if l.left(end.Add(-time.Second)) != time.Second || l.left(end) != 0 || l.left(end.Add(time.Second)) != -time.Second {
+				t.Errorf("left: %s %s %s", l.left(end.Add(-time.Second)), l.left(end), l.left(end.Add(time.Second)))
 			}
 		})
 	}
@@ -94,47 +94,33 @@ func FuzzLease(f *testing.F) {
 	f.Add([]byte{0, 8, 1, 3, 2, 8, 1, 0, 4, 8})
 	f.Add([]byte{200, 1, 100, 2, 50, 3})
 	f.Fuzz(func(t *testing.T, moves []byte) {
-		var l Lease
+		var l lease
 		now := at(1000)
-		l.Grant(now, 8*time.Second)
-		granted := l.Until()
+		l.grant(now, 8*time.Second)
+		granted := l.until
 		for i := 0; i+1 < len(moves); i += 2 {
 			now = now.Add(time.Duration(moves[i]) * 100 * time.Millisecond)
 			ttl := time.Duration(moves[i+1]%30+1) * time.Second
 			t0 := now.Add(-time.Duration(moves[i+1]) * 50 * time.Millisecond)
-			before, held := l.Until(), l.Held(now)
+			before, held := l.until, l.held(now)
 			if moves[i]%5 == 0 {
-				l.Shorten(t0, ttl)
-				if l.Until() > before || l.Until() > t0.Add(ttl) {
-					t.Fatalf("shortened from %s to %s", before, l.Until())
+				l.shorten(t0, ttl)
+				if l.until > before || l.until > t0.Add(ttl) {
+					t.Fatalf("shortened from %s to %s", before, l.until)
 				}
 				continue
 			}
-			err := l.Extend(now, t0, ttl)
+			err := l.extend(now, t0, ttl)
 			switch {
 			case held != (err == nil):
 				t.Fatalf("held at %s: %v, but %v", now, held, err)
-			case !held && l.Until() != before:
-				t.Fatalf("over at %s, moved from %s to %s", now, before, l.Until())
-			case l.Until() < before:
-				t.Fatalf("an extension shortened from %s to %s", before, l.Until())
-			case l.Until() > max(before, t0.Add(ttl), granted):
-				t.Fatalf("until %s, sent at %s for %s", l.Until(), t0, ttl)
+			case !held && l.until != before:
+				t.Fatalf("over at %s, moved from %s to %s", now, before, l.until)
+			case l.until < before:
+				t.Fatalf("an extension shortened from %s to %s", before, l.until)
+			case l.until > max(before, t0.Add(ttl), granted):
+				t.Fatalf("until %s, sent at %s for %s", l.until, t0, ttl)
 			}
 		}
 	})
-}
-
-func TestNowMovesForward(t *testing.T) {
-	last := Now()
-	if last <= 0 {
-		t.Fatalf("since boot: %s", last)
-	}
-	for range 1000 {
-		now := Now()
-		if now < last {
-			t.Fatalf("%s after %s", now, last)
-		}
-		last = now
-	}
 }

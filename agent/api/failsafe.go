@@ -1,0 +1,89 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// FailsafeRequest is what a leader that cannot reach Consul asks of every member
+// in the failsafe list (POST /failsafe): Patroni's fields, and Lictor's lease.
+type FailsafeRequest struct {
+	Name    string           `json:"name"`
+	ConnURL string           `json:"conn_url"`
+	APIURL  string           `json:"api_url"`
+	Slots   map[string]int64 `json:"slots,omitempty"`
+	Lictor  *FailsafeLease   `json:"lictor,omitempty"`
+}
+
+// FailsafeLease is how long the member is asked not to take the lock, and the
+// ModifyIndex of the leader's own status that it knows of.
+type FailsafeLease struct {
+	LeaseMS int64  `json:"lease_ms"`
+	Index   uint64 `json:"index"`
+}
+
+// Deposition is what a new leader tells the one whose lease has run out (POST
+// /deposed): who leads, and the ModifyIndex of the status it has written.
+type Deposition struct {
+	Leader string `json:"leader"`
+	Index  uint64 `json:"index"`
+}
+
+// accepted is Patroni's word for a promise given.
+const accepted = "Accepted"
+
+func (s *Server) failsafe(ctx context.Context, body map[string]any) answer {
+	var r FailsafeRequest
+	if err := remarshal(body, &r); err != nil || r.Name == "" {
+		return failed(http.StatusBadRequest)
+	}
+	if err := s.node.Failsafe(ctx, r); err != nil {
+		return text(http.StatusInternalServerError, err.Error())
+	}
+	return text(http.StatusOK, accepted)
+}
+
+func (s *Server) deposed(ctx context.Context, body map[string]any) answer {
+	var d Deposition
+	if err := remarshal(body, &d); err != nil || d.Leader == "" || d.Index == 0 {
+		return failed(http.StatusBadRequest)
+	}
+	if err := s.node.Deposed(ctx, d); err != nil {
+		return text(http.StatusConflict, err.Error())
+	}
+	return text(http.StatusOK, "Heard")
+}
+
+// remarshal gives an object its type.
+func remarshal(body map[string]any, into any) error {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, into)
+}
+
+// Failsafe asks a member to promise not to take the lock. The error says why it
+// does not, or why it cannot be asked.
+func (c *Client) Failsafe(ctx context.Context, apiURL string, r FailsafeRequest) error {
+	return c.tell(ctx, apiURL, "/failsafe", r)
+}
+
+// Depose tells a member that it does not lead any more.
+func (c *Client) Depose(ctx context.Context, apiURL string, d Deposition) error {
+	return c.tell(ctx, apiURL, "/deposed", d)
+}
+
+func (c *Client) tell(ctx context.Context, apiURL, path string, body any) error {
+	a, err := c.Post(ctx, apiURL, path, body)
+	if err != nil {
+		return err
+	}
+	if a.Status != http.StatusOK {
+		return fmt.Errorf("%s%s answers %d: %s", strings.TrimSuffix(apiURL, "/patroni"), path, a.Status, a.Text)
+	}
+	return nil
+}

@@ -1,0 +1,171 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// askFailsafe asks every member that could take the lock to promise not to, all
+// at once, and prolongs the lease when all have. A member that does not answer in
+// time is asked again in the next round.
+func (a *Agent) askFailsafe() {
+	t0 := a.clock()
+	lease := a.m.tenure.BeginFailsafe(t0)
+	members := a.m.tenure.FailsafeMembers(a.cfg.Name)
+	request := api.FailsafeRequest{
+		Name: a.cfg.Name, ConnURL: a.memberValue().ConnURL, APIURL: a.memberValue().APIURL,
+		Lictor: &api.FailsafeLease{LeaseMS: lease.Milliseconds(), Index: a.m.Snapshot.Status.ModifyIndex},
+	}
+	left := a.killAt().Sub(t0)
+	ctx, cancel := context.WithTimeout(a.ctx, max(min(left, a.m.dynamic.TTL/4), time.Millisecond))
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		asking, ctx := errgroup.WithContext(ctx) // the first refusal ends the round
+		for _, m := range members {
+			asking.Go(func() error {
+				if err := a.peers.Failsafe(ctx, m.URL, request); err != nil {
+					return fmt.Errorf("%s: %w", m.Name, err)
+				}
+				return nil
+			})
+		}
+		err := asking.Wait()
+		return func() { a.failsafeAnswered(t0, lease, err) }
+	})
+}
+
+func (a *Agent) failsafeAnswered(t0 cluster.Instant, lease time.Duration, refusal error) {
+	before := a.m.tenure.OnFailsafe()
+	if err := a.m.tenure.FailsafeAnswered(a.clock(), t0, lease, refusal == nil); err != nil {
+		a.log.Error().Err(err).Msg("the members agreed too late")
+		return
+	}
+	switch {
+	case refusal != nil:
+		a.log.Warn().Err(refusal).Dur("lease_left", a.leaseLeft(a.clock())).
+			Msg("not every member agrees that the leader goes on without Consul")
+		a.wakeAfter(retryAfter())
+	case !before && a.m.tenure.OnFailsafe():
+		a.log.Warn().Msg("Consul does not answer; going on as the leader, as all members agree")
+	}
+	a.armGuard()
+}
+
+// Failsafe answers a leader that cannot reach Consul (api.Node).
+func (a *Agent) Failsafe(ctx context.Context, r api.FailsafeRequest) error {
+	return a.ask(ctx, func() error {
+		if r.Lictor == nil {
+			return fmt.Errorf("%w: the request carries no lease: this shard is led by Lictor", api.ErrRefused)
+		}
+		before := a.m.tenure.Promise()
+		err := a.m.tenure.Agree(a.view(), ha.FailsafeRequest{
+			Leader: r.Name, Lease: time.Duration(r.Lictor.LeaseMS) * time.Millisecond, Index: r.Lictor.Index,
+		})
+		switch {
+		case err != nil:
+			a.log.Warn().Err(err).Str("leader", r.Name).Msg("refused to let a leader go on without Consul")
+		case before == nil || before.Until.Before(a.clock()):
+			a.log.Warn().Str("leader", r.Name).Msg("promised not to take the lock while the leader cannot reach Consul")
+		}
+		return err
+	})
+}
+
+// writeFailsafe replaces the list of members that have to agree, or deletes it.
+// The guard knows of the list before Consul can, so that an agent that is
+// restarted in between asks these members too.
+func (a *Agent) writeFailsafe(w ha.WriteFailsafe) {
+	key := a.keys.Failsafe()
+	if a.m.writing[key] || a.m.session == "" {
+		return
+	}
+	a.m.tenure.BeginList(w.List)
+	memo := a.memo()
+	var value any
+	if w.List != nil {
+		value = w.List
+	}
+	a.m.writing[key] = true
+	session := a.m.session
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		newIndex, err := uint64(0), a.guard.remember(ctx, memo)
+		if err == nil {
+			newIndex, err = a.store.WriteAsLeader(ctx, session, key, w.Index, value)
+		}
+		return func() {
+			if err != nil {
+				a.log.Warn().Err(err).Msg("writing the key failsafe failed")
+				a.reread()
+				a.afterwards(retryAfter(), func() { delete(a.m.writing, key) })
+				return
+			}
+			delete(a.m.writing, key)
+			a.m.Wrote(newIndex)
+			a.m.Snapshot.Failsafe = cluster.Entry[map[string]string]{Value: w.List, ModifyIndex: newIndex}
+			a.m.tenure.ListKnown(newIndex, w.List)
+			a.armGuard()
+			a.log.Info().Int("members", len(w.List)).Msg("failsafe list written")
+		}
+	})
+}
+
+// unreleasedOwner is the member whose lease ran out without being given up: it may
+// not know yet.
+func (a *Agent) unreleasedOwner() string {
+	s := a.m.Snapshot.Status
+	if !s.OK() || s.Value.Lictor == nil || s.Value.Lictor.Released || s.Value.Lictor.Owner == a.cfg.Name {
+		return ""
+	}
+	return s.Value.Lictor.Owner
+}
+
+// deposeEvery is how often a deposed leader that does not answer is told again.
+const deposeEvery = time.Second
+
+// depose tells the old leader that it is deposed, until it has heard it or this
+// member does not lead any more: its clock may have stood still with the whole
+// host (docs/design.md, section 5, rule 6).
+func (a *Agent) depose(name string, index uint64) {
+	m, found := a.m.Snapshot.Member(name)
+	if !found || !m.OK() {
+		return // its member key has gone with its session: it was away for long
+	}
+	url := m.Value.APIURL
+	a.goDo(func(ctx context.Context) {
+		for ctx.Err() == nil && a.State().Cluster.LeaderName() == a.cfg.Name {
+			ask, cancel := context.WithTimeout(ctx, deposeEvery)
+			err := a.peers.Depose(ask, url, api.Deposition{Leader: a.cfg.Name, Index: index})
+			cancel()
+			if err == nil {
+				a.log.Info().Str("member", name).Msg("the old leader has heard that it is deposed")
+				return
+			}
+			pause(ctx, deposeEvery)
+		}
+	})
+}
+
+// Deposed hears that another member has taken the lock (api.Node).
+func (a *Agent) Deposed(ctx context.Context, d api.Deposition) error {
+	return a.ask(ctx, func() error {
+		if d.Leader == a.cfg.Name || d.Leader == "" {
+			return fmt.Errorf("%w: %q cannot have deposed this member", api.ErrRefused, d.Leader)
+		}
+		if _, known := a.m.Snapshot.Member(d.Leader); !known && !a.m.Read.IsZero() {
+			return fmt.Errorf("%w: %q is not a member of this shard", api.ErrRefused, d.Leader)
+		}
+		a.m.tenure.Depose(d.Index)
+		if a.m.tenure.Held(a.clock()) && d.Index > a.m.Snapshot.Status.ModifyIndex {
+			a.log.Error().Str("by", d.Leader).Msg("deposed: another member has taken the lock")
+		}
+		a.reread()
+		return nil
+	})
+}

@@ -1,0 +1,70 @@
+package ha
+
+import "github.com/lictor-ha/lictor/agent/cluster"
+
+// Outlook is what a member knows of its shard, and since when (docs/design.md,
+// section 5, rule 2). Readings come from a blocking query, which may be
+// overtaken, and from consistent reads. Like a Tenure it is told the time. The
+// zero value is a member that never heard of its shard.
+type Outlook struct {
+	// Snapshot is the shard as last read, or written by this member since.
+	Snapshot cluster.Snapshot
+	// Read is when it was read last; zero: never.
+	Read cluster.Instant
+	// StatusSeen is when the status was first seen at its present ModifyIndex,
+	// or first seen to be absent.
+	StatusSeen cluster.Instant
+
+	floor uint64 // of our own last write: older readings are stale
+	stale int    // consistent readings in a row that were older
+}
+
+// Acceptance says what became of a reading.
+type Acceptance int
+
+// What may become of a reading.
+const (
+	// Taken: it is the outlook now.
+	Taken Acceptance = iota
+	// Overtaken: it is older than what is known; a consistent read must tell.
+	Overtaken
+	// Stale: a consistent reading that began before our own last write.
+	Stale
+)
+
+// maxStaleReads is how many consistent readings in a row may be older than our
+// own last write before they are believed: Consul itself has gone back then (a
+// snapshot was restored).
+const maxStaleReads = 5
+
+// Accept takes in a reading, made at now, unless what is known is younger.
+// consistent says that it was a consistent read of everything, the route too.
+func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent bool) Acceptance {
+	switch {
+	case !consistent && s.Index < max(o.Snapshot.Index, o.floor):
+		return Overtaken
+	case s.Index < o.floor:
+		if o.stale++; o.stale < maxStaleReads {
+			return Stale
+		}
+	}
+	o.stale, o.floor = 0, s.Index
+	if known := o.Snapshot.Route; !consistent || s.Route.Exists() && s.Route.ModifyIndex < known.ModifyIndex {
+		s.Route = known
+	}
+	if s.Status.ModifyIndex != o.Snapshot.Status.ModifyIndex || o.Read.IsZero() {
+		o.StatusSeen = now
+	}
+	o.Snapshot, o.Read = s, now
+	return Taken
+}
+
+// Wrote notes a write of this member, which has given some key this index.
+func (o *Outlook) Wrote(index uint64) { o.floor = max(o.floor, index) }
+
+// WroteStatus notes the status that this member has written at now.
+func (o *Outlook) WroteStatus(now cluster.Instant, s cluster.Status, index uint64) {
+	o.Snapshot.Status = cluster.Entry[cluster.Status]{Value: s, ModifyIndex: index}
+	o.StatusSeen = now
+	o.Wrote(index)
+}

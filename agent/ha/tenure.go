@@ -1,0 +1,215 @@
+package ha
+
+import (
+	"errors"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// Tenure is a member's account of its dealings with the lock: its lease, its
+// writes to Consul and what is known of their outcome, what it may rely on when
+// Consul is gone, and what it has promised to another leader. These are the
+// rules of docs/design.md, section 5, that concern one member; what it does with
+// them is decided by Decide.
+//
+// A tenure is as pure as Decide: it is told the time and the outcomes, and holds
+// no clock. It is not safe for use by several goroutines. The zero value is a
+// member that never wrote anything.
+type Tenure struct {
+	lease lease
+	// renewed is the moment of sending of the last beat or takeover that
+	// succeeded, sent that of the last one at all.
+	renewed, sent cluster.Instant
+	writing       bool
+	// takingOver says that the write which is under way, or whose outcome is not
+	// known, is a takeover.
+	takingOver bool
+	uncertain  bool
+	failures   uint64 // writes that failed, so that a reading is known to be younger
+	notBefore  cluster.Instant
+	beats      int64
+	// shortest is the shortest lease that a beat which may stand in Consul
+	// carries: an observer that forgot its promise counts no more than that.
+	shortest time.Duration
+	giving   *Giving
+
+	lists   failsafeLists
+	asking  bool
+	asked   cluster.Instant // when the last failsafe round began
+	relying bool            // the lease was last prolonged by failsafe
+	promise *Promise
+	deposed uint64
+}
+
+// Lease is how a decision sees the tenure.
+func (t *Tenure) Lease() Lease {
+	return Lease{
+		Until: t.lease.until, Renewed: t.renewed, BeatSent: t.sent, InFlight: t.writing, Uncertain: t.uncertain, NotBefore: t.notBefore,
+		Failsafe: t.lists.usable(), Asking: t.asking, Asked: t.asked, Deposed: t.deposed,
+	}
+}
+
+// Held tells whether the lease runs at now.
+func (t *Tenure) Held(now cluster.Instant) bool { return t.lease.held(now) }
+
+// Until is the end of the lease; zero: there is none.
+func (t *Tenure) Until() cluster.Instant { return t.lease.until }
+
+// Giving is the lease on its way to somebody else, nil when it is not.
+func (t *Tenure) Giving() *Giving { return t.giving }
+
+// Writing tells whether a beat, takeover or release is under way.
+func (t *Tenure) Writing() bool { return t.writing }
+
+// OnFailsafe tells whether the lease rests on the members instead of Consul.
+func (t *Tenure) OnFailsafe() bool { return t.relying && t.lease.until != 0 }
+
+// BeginBeat notes a beat that is about to be sent, at t0, and returns its
+// number. The lease is cut to what the beat will give before it is sent, as
+// observers may count the new ttl from then on (rule 1).
+func (t *Tenure) BeginBeat(t0 cluster.Instant, ttl time.Duration) int64 {
+	t.lease.shorten(t0, ttl)
+	t.shortest = min(t.shortest, ttl)
+	t.writing, t.takingOver, t.sent = true, false, t0
+	return t.beats + 1
+}
+
+// BeatSucceeded prolongs the lease, counted from t0, the moment at which the
+// beat was sent, unless it has run out meanwhile (ErrLeaseOver).
+func (t *Tenure) BeatSucceeded(now, t0 cluster.Instant, ttl time.Duration) error {
+	t.writing = false
+	t.beats++
+	t.renewed, t.shortest = t0, ttl
+	err := t.lease.extend(now, t0, ttl)
+	if err == nil {
+		t.relying = false
+	}
+	return err
+}
+
+// BeginTakeOver notes a takeover that is about to be sent, at t0.
+func (t *Tenure) BeginTakeOver(t0 cluster.Instant) {
+	t.beats = 0
+	t.writing, t.takingOver, t.sent = true, true, t0
+}
+
+// TookOver begins a lease, counted from t0, the moment of sending.
+func (t *Tenure) TookOver(t0 cluster.Instant, ttl time.Duration) {
+	t.writing, t.takingOver, t.uncertain = false, false, false
+	t.beats = 1
+	t.renewed, t.shortest = t0, ttl
+	t.giving, t.promise, t.relying, t.asked, t.deposed = nil, nil, false, 0, 0
+	t.lease.grant(t0, ttl)
+}
+
+// BeginRelease notes a release that is about to be sent. PostgreSQL has stopped
+// and the lease was dropped before.
+func (t *Tenure) BeginRelease() int64 {
+	t.writing, t.takingOver = true, false
+	return t.beats + 1
+}
+
+// Released notes that Consul shows the lease released.
+func (t *Tenure) Released() { t.writing, t.giving = false, nil }
+
+// Outcome of a write to Consul that did not succeed.
+type Outcome int
+
+// The outcomes.
+const (
+	// NoEffect: it certainly did not reach Consul, or was turned down.
+	NoEffect Outcome = iota
+	// Refused: a check of the transaction failed: the shard is not as it was
+	// thought to be.
+	Refused
+	// Unknown: it may take effect, now or later.
+	Unknown
+)
+
+// WriteFailed notes that the write under way did not succeed. One that had no
+// effect may be tried again at again; the others need a reading first.
+func (t *Tenure) WriteFailed(o Outcome, again cluster.Instant, beatInterval time.Duration) {
+	t.writing = false
+	t.failures++
+	if o != NoEffect {
+		t.uncertain = true
+		return
+	}
+	t.takingOver = false
+	t.notBefore = again
+	t.sent = again.Add(-beatInterval) // so that a beat is due then
+}
+
+// Failures counts the writes that failed; a reading that settles what they left
+// open must have begun after the last of them.
+func (t *Tenure) Failures() uint64 { return t.failures }
+
+// Reread notes that Consul was read, consistently, by a reading which began when
+// there had been failures failed writes.
+func (t *Tenure) Reread(failures uint64) {
+	if failures != t.failures {
+		return
+	}
+	t.uncertain = false
+	t.takingOver = t.takingOver && t.writing
+}
+
+// Shorten cuts the lease when a shorter ttl becomes known.
+func (t *Tenure) Shorten(ttl time.Duration) { t.lease.shorten(t.sent, ttl) }
+
+// Drop ends the lease: PostgreSQL has stopped, or is being killed.
+func (t *Tenure) Drop() {
+	t.lease.drop()
+	t.giving, t.relying = nil, false
+}
+
+// GiveTo ends the lease and offers it to successor; empty: to anybody.
+func (t *Tenure) GiveTo(successor string) {
+	t.Drop()
+	t.giving = &Giving{Successor: successor}
+}
+
+// Depose notes that another member says it has taken the lock with the status at
+// index.
+func (t *Tenure) Depose(index uint64) { t.deposed = max(t.deposed, index) }
+
+// Memo is what must outlive the agent's process, so that a restarted agent
+// within the same lease goes on where it was, even without Consul. The guard
+// keeps it (rule 5).
+type Memo struct {
+	Until    cluster.Instant     `json:"until"`
+	Shortest time.Duration       `json:"shortest"`
+	Beats    int64               `json:"beats"`
+	Session  string              `json:"session"`
+	Index    uint64              `json:"index"` // of the status that was seen last
+	Lists    []map[string]string `json:"lists,omitempty"`
+	ListedAt uint64              `json:"listed_at,omitempty"`
+	// Listed says that the first of the lists is known to have stood in Consul,
+	// Leaving that its deletion was sent since.
+	Listed  bool `json:"listed,omitempty"`
+	Leaving bool `json:"leaving,omitempty"`
+}
+
+// Memo makes the memo; session and index are the agent's.
+func (t *Tenure) Memo(session string, index uint64) Memo {
+	return Memo{
+		Until: t.lease.until, Shortest: t.shortest, Beats: t.beats, Session: session, Index: index,
+		Lists: t.lists.all(), ListedAt: t.lists.index, Listed: t.lists.known != nil, Leaving: t.lists.leaving,
+	}
+}
+
+// errNotOurs: the memo cannot be resumed.
+var errNotOurs = errors.New("the lease of the agent's earlier run is over")
+
+// Resume takes up the lease of the agent's earlier run. The guard has vouched
+// that PostgreSQL has not been killed since.
+func (t *Tenure) Resume(now cluster.Instant, m Memo) error {
+	if !now.Before(m.Until) {
+		return errNotOurs
+	}
+	t.lease.until, t.shortest, t.beats = m.Until, m.Shortest, m.Beats
+	t.renewed = m.Until.Add(-m.Shortest)
+	t.lists.resume(m)
+	return nil
+}

@@ -1,0 +1,365 @@
+package ha
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// leader is a tenure that has taken the lock with a takeover sent at second 100.
+func leader() *Tenure {
+	var t Tenure
+	t.BeginTakeOver(at(100))
+	t.TookOver(at(100), ttl)
+	return &t
+}
+
+func TestTenureBeats(t *testing.T) {
+	l := leader()
+	if n := l.BeginBeat(at(102), ttl); n != 2 || !l.Writing() {
+		t.Fatalf("beat number %d, writing %v", n, l.Writing())
+	}
+	if err := l.BeatSucceeded(at(103), at(102), ttl); err != nil || l.Until() != at(110) || l.Writing() {
+		t.Fatalf("%v, until %s", err, l.Until())
+	}
+	// The answer to a beat that comes after the end revives nothing.
+	l.BeginBeat(at(104), ttl)
+	if err := l.BeatSucceeded(at(110), at(104), ttl); !errors.Is(err, ErrLeaseOver) || l.Held(at(110)) {
+		t.Errorf("late answer: %v, until %s", err, l.Until())
+	}
+}
+
+func TestTenureShorterTTL(t *testing.T) {
+	l := leader()
+	l.BeginBeat(at(102), 3*time.Second)
+	if l.Until() != at(105) {
+		t.Errorf("cut to %s before the beat is sent, want 105 s", l.Until())
+	}
+	// Whoever asks the members now must not ask for longer than an observer
+	// counts who has seen that beat and forgotten its promise.
+	if lease := l.BeginFailsafe(at(103)); lease != 3*time.Second {
+		t.Errorf("failsafe for %s", lease)
+	}
+}
+
+func TestTenureFailures(t *testing.T) {
+	for name, test := range map[string]struct {
+		outcome   Outcome
+		uncertain bool
+	}{
+		"no effect": {NoEffect, false},
+		"refused":   {Refused, true},
+		"unknown":   {Unknown, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := leader()
+			l.BeginBeat(at(102), ttl)
+			l.WriteFailed(test.outcome, at(103), 2*time.Second)
+			got := l.Lease()
+			if got.Uncertain != test.uncertain || got.InFlight || got.Until != at(108) {
+				t.Errorf("%+v", got)
+			}
+			if !test.uncertain && (got.NotBefore != at(103) || got.BeatSent != at(101)) {
+				t.Errorf("tried again: %+v", got)
+			}
+		})
+	}
+}
+
+func TestRereadSettlesOnlyOlderFailures(t *testing.T) {
+	l := leader()
+	before := l.Failures()
+	l.BeginBeat(at(102), ttl)
+	l.WriteFailed(Unknown, 0, 0)
+	l.Reread(before)
+	if !l.Lease().Uncertain {
+		t.Error("settled by a reading that began before the write failed")
+	}
+	l.Reread(l.Failures())
+	if l.Lease().Uncertain {
+		t.Error("not settled")
+	}
+}
+
+func TestFailsafeLists(t *testing.T) {
+	abc := map[string]string{"a": "ua", "b": "ub", "c": "uc"}
+	ab := map[string]string{"a": "ua", "b": "ub"}
+	abd := map[string]string{"a": "ua", "b": "ub", "d": "ud"}
+	type step func(*Tenure)
+	known := func(index uint64, list map[string]string) step {
+		return func(t *Tenure) { t.ListKnown(index, list) }
+	}
+	begin := func(list map[string]string) step { return func(t *Tenure) { t.BeginList(list) } }
+	restart := func(t *Tenure) {
+		b, err := json.Marshal(t.Memo("s", 7))
+		var m Memo
+		if err == nil {
+			err = json.Unmarshal(b, &m)
+		}
+		*t = Tenure{}
+		if err != nil || t.Resume(at(101), m) != nil {
+			panic("cannot resume")
+		}
+	}
+	for name, test := range map[string]struct {
+		steps  []step
+		usable bool
+		asked  string // the others that have to agree
+	}{
+		"never read":                     {nil, false, ""},
+		"absent":                         {[]step{known(0, nil)}, false, ""},
+		"written, unknown":               {[]step{begin(abc)}, false, "bc"},
+		"written and known":              {[]step{begin(abc), known(5, abc)}, true, "bc"},
+		"found":                          {[]step{known(5, abc)}, true, "bc"},
+		"replaced, unknown":              {[]step{known(5, abc), begin(abd)}, true, "bcd"},
+		"replaced, read before":          {[]step{known(5, abc), begin(abd), known(5, abc)}, true, "bcd"},
+		"replaced twice, unknown":        {[]step{known(5, ab), begin(abc), begin(abd)}, true, "bcd"},
+		"replaced and known":             {[]step{known(5, abc), begin(ab), known(6, ab)}, true, "b"},
+		"a later write settles all":      {[]step{known(5, ab), begin(abc), begin(abd), known(6, abd)}, true, "bd"},
+		"deletion sent":                  {[]step{known(5, abc), begin(nil)}, false, "bc"},
+		"deletion sent, still there":     {[]step{known(5, abc), begin(nil), known(5, abc)}, false, "bc"},
+		"deleted":                        {[]step{known(5, abc), begin(nil), known(0, nil)}, false, ""},
+		"deletion sent, written again":   {[]step{known(5, abc), begin(nil), begin(abc), known(6, abc)}, true, "bc"},
+		"not understood":                 {[]step{known(5, abc), known(6, nil)}, false, ""},
+		"restart":                        {[]step{known(5, abc), restart}, true, "bc"},
+		"restart, replaced, unknown":     {[]step{known(5, ab), begin(abd), restart, known(5, ab)}, true, "bd"},
+		"restart, first write unknown":   {[]step{begin(ab), restart}, false, "b"},
+		"restart after a deletion":       {[]step{known(5, abc), begin(nil), restart, known(5, abc)}, false, "bc"},
+		"restart, then seen as replaced": {[]step{known(5, ab), begin(abd), restart, known(6, abd)}, true, "bd"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := leader()
+			for _, s := range test.steps {
+				s(l)
+			}
+			asked := ""
+			for _, m := range l.FailsafeMembers("a") {
+				asked += m.Name
+			}
+			if l.Lease().Failsafe != test.usable || asked != test.asked {
+				t.Errorf("usable %v, asks %q; want %v, %q", l.Lease().Failsafe, asked, test.usable, test.asked)
+			}
+		})
+	}
+}
+
+func TestFailsafeAnswered(t *testing.T) {
+	list := map[string]string{"a": "ua", "b": "ub"}
+	for name, test := range map[string]struct {
+		now    float64
+		agreed bool
+		before func(*Tenure)
+		until  float64
+		err    bool
+		active bool
+	}{
+		"all agree":                {now: 105, agreed: true, until: 112, active: true},
+		"one does not":             {now: 105, until: 108},
+		"after the lease":          {now: 108, agreed: true, until: 108, err: true},
+		"the key is being deleted": {now: 105, agreed: true, until: 108, err: true, before: func(l *Tenure) { l.BeginList(nil) }},
+		"dropped meanwhile":        {now: 105, agreed: true, err: true, before: func(l *Tenure) { l.Drop() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := leader()
+			l.ListKnown(5, list)
+			lease := l.BeginFailsafe(at(104))
+			if test.before != nil {
+				test.before(l)
+			}
+			err := l.FailsafeAnswered(at(test.now), at(104), lease, test.agreed)
+			if (err != nil) != test.err || l.Until() != at(test.until) || l.OnFailsafe() != test.active {
+				t.Errorf("%v, until %s, on failsafe %v", err, l.Until(), l.OnFailsafe())
+			}
+		})
+	}
+}
+
+func TestAgree(t *testing.T) {
+	ask := FailsafeRequest{Leader: "b", Lease: ttl, Index: 45} // the status that leads("b") shows
+	other := func(v *View) { leads("c", 0)(v); v.Cluster.Status.ModifyIndex = 46 }
+	promised := func(to string, index uint64) func(*Tenure) {
+		return func(t *Tenure) { t.promise = &Promise{Leader: to, Until: now.Add(time.Second), Index: index} }
+	}
+	for name, test := range map[string]struct {
+		view   View
+		tenure func(*Tenure)
+		ask    FailsafeRequest
+		ok     bool
+	}{
+		"a replica of the leader":               {view: view(leads("b", time.Second)), ask: ask, ok: true},
+		"never heard of Consul":                 {view: view(newShard, func(v *View) { v.Read = 0 }), ask: ask, ok: true},
+		"knows a beat that the leader does not": {view: view(leads("b", 0)), ask: FailsafeRequest{Leader: "b", Lease: ttl, Index: 44}, ok: true},
+		"our own name":                          {view: view(leads("b", 0)), ask: FailsafeRequest{Leader: "a", Lease: ttl, Index: 45}},
+		"no lease":                              {view: view(leads("b", 0)), ask: FailsafeRequest{Leader: "b", Index: 45}},
+		"leads itself":                          {view: view(holdsLease(ttl)), ask: ask, tenure: func(t *Tenure) { *t = *leader() }},
+		"runs as a primary":                     {view: view(leads("b", 0), primary), ask: ask},
+		"a takeover is under way":               {view: view(leads("b", 0)), ask: ask, tenure: func(t *Tenure) { t.BeginTakeOver(now) }},
+		"the outcome of a takeover is unknown": {view: view(leads("b", 0)), ask: ask, tenure: func(t *Tenure) {
+			t.BeginTakeOver(now)
+			t.WriteFailed(Unknown, 0, 0)
+		}},
+		"a takeover had no effect": {view: view(leads("b", 0)), ask: ask, ok: true, tenure: func(t *Tenure) {
+			t.BeginTakeOver(now)
+			t.WriteFailed(NoEffect, 0, 0)
+		}},
+		"somebody has led since":                {view: view(other), ask: ask},
+		"the leader has released since":         {view: view(leads("b", 0), released("")), ask: FailsafeRequest{Leader: "b", Lease: ttl, Index: 44}},
+		"promised to another":                   {view: view(leads("b", 0)), ask: ask, tenure: promised("c", 45)},
+		"promised to another who lost it since": {view: view(leads("b", 0)), ask: ask, tenure: promised("c", 44), ok: true},
+		"promised to the same":                  {view: view(leads("b", 0)), ask: ask, tenure: promised("b", 45), ok: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var l Tenure
+			if test.tenure != nil {
+				test.tenure(&l)
+			}
+			v := test.view
+			v.Promise = l.Promise()
+			err := l.Agree(v, test.ask)
+			if (err == nil) != test.ok {
+				t.Fatalf("got %v", err)
+			}
+			if err != nil && !errors.Is(err, ErrDisagree) {
+				t.Errorf("%v is not ErrDisagree", err)
+			}
+			if p := l.Promise(); test.ok && (p == nil || p.Leader != "b" || p.Until != now.Add(ttl+ttl/40)) {
+				t.Errorf("promise %+v", p)
+			}
+		})
+	}
+}
+
+func TestPromiseKept(t *testing.T) {
+	promise := func(v *View) { v.Promise = &Promise{Leader: "b", Until: now.Add(time.Second), Index: 45} }
+	over := func(v *View) { v.Promise = &Promise{Leader: "b", Until: now, Index: 45} }
+	expired := []func(*View){leads("b", 20*time.Second), asked(peer("c", 1, 5000))}
+	with := func(more ...func(*View)) View { return view(append(expired, more...)...) }
+	runSituations(t, []situationTest{
+		{"no promise", with(), "take over (status at 45)", "best"},
+		{"promised", with(promise), "", "following b"},
+		{"the promise has run out", with(over), "take over (status at 45)", "best"},
+		{"released to us since", with(promise, released("a"), func(v *View) { v.Cluster.Status.ModifyIndex = 46 }), "take over (status at 46)", "given to us"},
+		{"released before", with(promise, released("a")), "", "promised to b"},
+		{"our own lock, promised away", view(holdsLease(time.Second), func(v *View) { v.Lease = Lease{}; v.Postgres.Primary = false }, promise), "", "promised to b"},
+	})
+}
+
+func TestFailsafeDecisions(t *testing.T) {
+	// The last beat that succeeded was sent ago before now.
+	cutOff := func(ago time.Duration) func(*View) {
+		return func(v *View) {
+			holdsLease(ttl - ago)(v)
+			v.Config.FailsafeMode = true
+			v.Lease.Renewed, v.Lease.BeatSent = now.Add(-ago), now.Add(-ago)
+			v.Lease.InFlight, v.Lease.Failsafe = true, true
+			list := map[string]string{}
+			for i := range v.Cluster.Members {
+				v.Cluster.Members[i].Value.APIURL = "u"
+				list[v.Cluster.Members[i].Value.Name] = "u"
+			}
+			v.Cluster.Failsafe = cluster.Entry[map[string]string]{Value: list, ModifyIndex: 30}
+		}
+	}
+	on := func(v *View) { v.Lease.InFlight, v.Lease.BeatSent = false, now.Add(-100*time.Millisecond) }
+	const ask = "ask the members to let the lease go on"
+	runSituations(t, []situationTest{
+		{"the beat may still be answered", view(cutOff(3900 * time.Millisecond)), "", "with the lock"},
+		{"the beat is not answered", view(cutOff(4 * time.Second)), ask, "with the lock"},
+		{"asking", view(cutOff(4*time.Second), func(v *View) { v.Lease.Asking = true }), "", "with the lock"},
+		{"asked just now", view(cutOff(4*time.Second), func(v *View) { v.Lease.Asked = now.Add(-100 * time.Millisecond) }), "", ""},
+		{"somebody did not agree", view(cutOff(5*time.Second), func(v *View) { v.Lease.Asked = now.Add(-time.Second) }), ask, ""},
+		{"all agreed lately", view(cutOff(9*time.Second), func(v *View) {
+			v.Lease.Until, v.Lease.Asked = now.Add(7*time.Second), now.Add(-time.Second)
+		}), "", "other members' word"},
+		{"all agreed a while ago", view(cutOff(9*time.Second), func(v *View) {
+			v.Lease.Until, v.Lease.Asked = now.Add(6*time.Second), now.Add(-2*time.Second)
+		}), ask, "other members' word"},
+		{"the list is not certain", view(cutOff(5*time.Second), func(v *View) { v.Lease.Failsafe = false }), "", ""},
+		{"failsafe mode is off", view(cutOff(5*time.Second), func(v *View) { v.Config.FailsafeMode = false }), "", ""},
+		{"failsafe mode was switched off", view(cutOff(0), on, func(v *View) { v.Config.FailsafeMode = false }), "delete the failsafe key", ""},
+		{"demoting begins, and it is asked still", view(cutOff(6100 * time.Millisecond)), "demote; " + ask, ""},
+		{"the lease is over", view(cutOff(7300 * time.Millisecond)), "kill PostgreSQL", ""},
+		{"PostgreSQL is restarted meanwhile", view(cutOff(4*time.Second), down), "start as primary; " + ask, ""},
+		{"the outcome of the beat is unknown", view(cutOff(4*time.Second), on, func(v *View) { v.Lease.Uncertain = true }), "read Consul again; " + ask, ""},
+		{"a restarted agent that has not heard of Consul", view(cutOff(4*time.Second), on, func(v *View) {
+			v.Read, v.Cluster, v.Session = 0, cluster.Snapshot{}, ""
+		}), ask, "earlier run"},
+
+		{"the list lacks a member", view(cutOff(0), on, func(v *View) { delete(v.Cluster.Failsafe.Value, "c") }), "failsafe key: [a b c]", ""},
+		{"the list has a member that left", view(cutOff(0), on, func(v *View) { v.Cluster.Members = v.Cluster.Members[:2] }), "failsafe key: [a b]", ""},
+		{"the list is missing", view(cutOff(0), on, func(v *View) {
+			v.Cluster.Failsafe, v.Lease.Failsafe = cluster.Entry[map[string]string]{}, false
+		}), "failsafe key: [a b c]", ""},
+		{"the list is right", view(cutOff(0), on), "", "with the lock"},
+		{"a deletion that was sent is taken back", view(cutOff(0), on, func(v *View) { v.Lease.Failsafe = false }), "failsafe key: [a b c]", ""},
+		{"our own key is not there yet", view(cutOff(0), on, func(v *View) { v.Cluster.Members = v.Cluster.Members[1:] }), "", "with the lock"},
+	})
+}
+
+func TestDeposed(t *testing.T) {
+	deposed := func(index uint64) func(*View) { return func(v *View) { v.Lease.Deposed = index } }
+	runSituations(t, []situationTest{
+		{"by a newer status", view(holdsLease(7*time.Second), deposed(46)), "kill PostgreSQL", "another member"},
+		{"before our own last beat", view(holdsLease(7*time.Second), deposed(45)), "", "with the lock"},
+	})
+	l := leader()
+	l.Depose(50)
+	l.Depose(40)
+	if got := l.Lease().Deposed; got != 50 {
+		t.Errorf("deposed by the status at %d", got)
+	}
+	l.BeginTakeOver(at(200))
+	l.TookOver(at(200), ttl)
+	if got := l.Lease().Deposed; got != 0 {
+		t.Errorf("after a takeover: %d", got)
+	}
+}
+
+func TestResume(t *testing.T) {
+	l := leader()
+	m := l.Memo("session", 45)
+	var next Tenure
+	if err := next.Resume(at(107), m); err != nil || next.Until() != at(108) || next.Lease().Renewed != at(100) {
+		t.Errorf("%v: %+v", err, next.Lease())
+	}
+	if n := next.BeginBeat(at(107), ttl); n != 2 {
+		t.Errorf("beat number %d", n)
+	}
+	var late Tenure
+	if err := late.Resume(at(108), m); err == nil || late.Held(at(107)) {
+		t.Errorf("resumed a lease that is over: %v", err)
+	}
+	if !reflect.DeepEqual(late, Tenure{}) {
+		t.Errorf("left behind: %+v", late)
+	}
+}
+
+func TestOutlook(t *testing.T) {
+	status := func(snapshot, index uint64) cluster.Snapshot {
+		return cluster.Snapshot{Index: snapshot, Status: cluster.Entry[cluster.Status]{ModifyIndex: index}}
+	}
+	var o Outlook
+	expect := func(what string, got, want Acceptance, seen cluster.Instant) {
+		t.Helper()
+		if got != want || o.StatusSeen != seen {
+			t.Errorf("%s: %v, status seen at %s; want %v, %s", what, got, o.StatusSeen, want, seen)
+		}
+	}
+	expect("first", o.Accept(at(1), status(10, 8), false), Taken, at(1))
+	expect("nothing new", o.Accept(at(2), status(10, 8), false), Taken, at(1))
+	expect("overtaken", o.Accept(at(3), status(9, 7), false), Overtaken, at(1))
+	expect("a beat", o.Accept(at(4), status(12, 12), false), Taken, at(4))
+	o.WroteStatus(at(5), cluster.Status{}, 20)
+	expect("older than our write", o.Accept(at(6), status(15, 12), false), Overtaken, at(5))
+	expect("consistent, but older", o.Accept(at(7), status(15, 12), true), Stale, at(5))
+	expect("consistent", o.Accept(at(8), status(20, 20), true), Taken, at(5))
+	o.Wrote(30)
+	for range maxStaleReads - 1 {
+		expect("Consul went back", o.Accept(at(9), status(16, 3), true), Stale, at(5))
+	}
+	expect("Consul went back and stays there", o.Accept(at(9), status(16, 3), true), Taken, at(9))
+}
