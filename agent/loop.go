@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -57,6 +58,7 @@ type member struct {
 	// not have taken in yet.
 	bootstrapID string
 	reason      string
+	others      []string                   // primaries beside this one
 	reasons     map[string]cluster.Instant // when each was logged last
 	refused     string                     // why the last request for a switchover was refused
 }
@@ -153,6 +155,7 @@ func (a *Agent) step() time.Duration {
 	for _, action := range d.Actions {
 		a.perform(action)
 	}
+	a.raiseAlarm(v.OtherPrimaries())
 	a.publish()
 	a.show(d.Reason)
 	if a.m.rewrite && a.m.task.kind == ha.TaskNone {
@@ -163,6 +166,20 @@ func (a *Agent) step() time.Duration {
 		tick = min(tick, d.Wake.Sub(a.clock()))
 	}
 	return max(tick, time.Millisecond)
+}
+
+// raiseAlarm says loudly, whenever it changes, that there is another primary.
+func (a *Agent) raiseAlarm(others []string) {
+	if slices.Equal(others, a.m.others) {
+		return
+	}
+	a.m.others = others
+	if len(others) > 0 {
+		a.log.Error().Strs("members", others).Msg("TWO PRIMARIES: other members of this shard run as a primary, too; " +
+			"the ones without a lease fence themselves, see that nothing was written there")
+		return
+	}
+	a.log.Warn().Msg("there is no other primary any more")
 }
 
 // repeatReasons is how soon a reason is logged again that comes and goes.

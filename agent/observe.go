@@ -166,7 +166,7 @@ func (a *Agent) show(reason string) {
 	state := &api.State{
 		At: time.Now(), LoopAt: time.Now(), Name: a.cfg.Name, Scope: a.cfg.Scope, Version: publicVersion(a.version), Tags: publishedTags(a.cfg.Tags),
 		Cluster: a.m.Snapshot, Dynamic: a.m.dynamic, ConsulSeen: a.m.readWall, Reason: reason, Refused: a.m.refused,
-		Leader: a.m.tenure.Held(now), LeaseLeft: a.leaseLeft(now), FailsafeActive: a.m.tenure.OnFailsafe(),
+		Leader: a.m.tenure.Held(now), LeaseLeft: a.leaseLeft(now), FailsafeActive: a.m.tenure.OnFailsafe(), OtherPrimaries: a.m.others,
 		Member: a.memberValue(),
 		Postgres: api.Postgres{
 			State: a.pgStateName(), Accepting: o.Accepting && a.m.pg.running, InRecovery: !a.m.pg.primary(),

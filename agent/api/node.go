@@ -93,6 +93,9 @@ type State struct {
 	// FailsafeActive says that the lease rests on the members instead of
 	// Consul.
 	FailsafeActive bool
+	// OtherPrimaries are other members that were seen to run as a primary though
+	// this one holds the lease.
+	OtherPrimaries []string
 
 	// Member is what this member publishes under its own key.
 	Member   cluster.Member

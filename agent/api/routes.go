@@ -32,6 +32,10 @@ func failed(status int) answer { return text(status, http.StatusText(status)) }
 // check. HEAD and OPTIONS are GET without a body.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	segment, _, _ := strings.Cut(strings.TrimLeft(r.URL.Path, "/"), "/")
+	if segment == "metrics" && r.Method == http.MethodGet {
+		s.metrics().ServeHTTP(w, r)
+		return
+	}
 	switch r.Method {
 	case http.MethodGet:
 		s.write(w, r, s.read(r, segment))

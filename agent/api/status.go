@@ -72,6 +72,8 @@ type lictorStatus struct {
 	LeaseLeftMS *int64      `json:"lease_left_ms,omitempty"`
 	Guard       guardStatus `json:"guard"`
 	Reason      string      `json:"reason"`
+	// OtherPrimaries must be empty.
+	OtherPrimaries []string `json:"other_primaries,omitempty"`
 	// Beat is the last renewal of the leader's lease that this member has seen;
 	// absent when there is none.
 	Beat *cluster.Beat `json:"beat,omitempty"`
@@ -149,8 +151,8 @@ func (s *Server) lictor(state State) lictorStatus {
 	now := s.now()
 	out := lictorStatus{
 		Guard:  guardStatus{Running: state.GuardRunning},
-		Reason: state.Reason,
-		Beat:   state.Cluster.Status.Value.Lictor,
+		Reason: state.Reason, OtherPrimaries: state.OtherPrimaries,
+		Beat: state.Cluster.Status.Value.Lictor,
 	}
 	if !state.At.IsZero() {
 		passed := age(state.At, now)

@@ -60,6 +60,7 @@ func holdsLease(left time.Duration) func(*View) {
 		v.Lease.Until = now.Add(left)
 		v.Lease.BeatSent = v.Lease.Until.Add(-ttl)
 		v.Lease.Renewed = v.Lease.BeatSent
+		v.PeersAsked, v.PeersDone = now.Add(-answersAge), true
 		v.Postgres.Primary, v.Postgres.Upstream, v.Postgres.Streaming = true, "", false
 	}
 }

@@ -55,6 +55,9 @@ func (v View) lockHolder() string { return v.Cluster.LeaderName() }
 // its own lock anew: its agent was restarted, nobody has led since, and it is
 // not known that the lease is over. Consul's transaction has the last word.
 func (v View) mayRetake() bool {
+	if len(v.OtherPrimaries()) > 0 {
+		return false
+	}
 	if v.Read.IsZero() {
 		return v.Now.Before(v.adoptionEnds())
 	}
@@ -81,6 +84,21 @@ func (v View) adoptionEnds() cluster.Instant {
 		return 0
 	}
 	return v.Adopted.Add(v.Config.TTL)
+}
+
+// OtherPrimaries are the other members that said lately that they run as a
+// primary. While this member is one, too, or holds the lease, that must not be.
+func (v View) OtherPrimaries() []string {
+	var names []string
+	if v.Lease.Until.IsZero() && !(v.Postgres.Running && v.Postgres.Primary) || !v.peersFresh() {
+		return nil
+	}
+	for _, p := range v.Peers {
+		if p.Answered && p.Primary && p.State == cluster.StateRunning {
+			names = append(names, p.Name)
+		}
+	}
+	return names
 }
 
 // fenceNext is the next moment at which fencing would decide differently.

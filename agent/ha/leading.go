@@ -1,10 +1,18 @@
 package ha
 
-import "github.com/lictor-ha/lictor/agent/cluster"
+import (
+	"slices"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
 
 // crashLoop is how many unexpected ends of PostgreSQL within minutes make a
 // leader give up if another member can lead.
 const crashLoop = 3
+
+// patrolEvery is how often, at the most, a leader looks for another primary.
+const patrolEvery = 5 * time.Second
 
 // leading: this member holds the lease. It beats, whatever else happens, and
 // makes PostgreSQL be the primary.
@@ -24,6 +32,11 @@ func leading(v View) (Decision, bool) {
 	d := duty(v)
 	beat := renew(v)
 	d.Actions = append(beat.Actions, d.Actions...)
+	if patrol := v.PeersAsked.Add(max(v.Config.LoopWait, patrolEvery)); v.Now.Before(patrol) {
+		d = d.by(patrol)
+	} else if !slices.Contains(d.Actions, Action(AskPeers{})) {
+		d.Actions = append(d.Actions, AskPeers{}) // is there another primary?
+	}
 	d = d.by(beat.Wake).by(v.fenceNext())
 	if d.Reason == "" {
 		d.Reason = beat.Reason

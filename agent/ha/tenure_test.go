@@ -363,3 +363,30 @@ func TestOutlook(t *testing.T) {
 	}
 	expect("Consul went back and stays there", o.Accept(at(9), status(16, 3), true), Taken, at(9))
 }
+
+func TestOtherPrimaries(t *testing.T) {
+	another := peer("b", 2, 5000)
+	another.Primary = true
+	adopted := func(v *View) { leads("a", time.Second)(v); v.Adopted = now.Add(-time.Second) }
+	for name, test := range map[string]struct {
+		view View
+		want int
+	}{
+		"the leader sees none":        {view(holdsLease(7*time.Second), asked(peer("b", 1, 1), peer("c", 1, 1))), 0},
+		"the leader sees one":         {view(holdsLease(7*time.Second), asked(another)), 1},
+		"a primary without a lease":   {view(adopted, primary, asked(another)), 1},
+		"a replica: that is no alarm": {view(leads("b", 0), asked(another)), 0},
+		"an answer that is too old":   {view(holdsLease(7*time.Second), asked(another), func(v *View) { v.PeersAsked = now.Add(-time.Minute) }), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := test.view.OtherPrimaries(); len(got) != test.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+	runSituations(t, []situationTest{
+		{"a leader with a lease goes on, and says so", view(holdsLease(7*time.Second), asked(another)), "", "with the lock"},
+		{"found running, alone", view(adopted, primary, asked(peer("b", 1, 1))), "take over (status at 45)", "our own lock"},
+		{"found running, beside another", view(adopted, primary, asked(another)), "kill PostgreSQL", "without a lease"},
+	})
+}
