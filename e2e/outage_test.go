@@ -1,0 +1,177 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/e2e/lab"
+)
+
+// outageTTL keeps these tests short: an outage must outlast the lease.
+const outageTTL = 5 * time.Second
+
+// Without Consul the leader goes on as long as the members see each other, and
+// not a moment longer.
+func TestConsulOutage(t *testing.T) {
+	l := start(t, lab.Options{TTL: int(outageTTL / time.Second)})
+	s := l.Shard(0)
+	ctx := within(t)
+	must(t, s.Prepare(ctx))
+	must(t, l.AwaitServing(ctx))
+	must(t, l.AwaitPoolers(ctx))
+
+	each := func(ctx context.Context, do func(*lab.ConsulServer, context.Context) error) {
+		t.Helper()
+		for _, c := range l.ConsulServers() {
+			must(t, do(c, ctx))
+		}
+	}
+	kill := func(c *lab.ConsulServer, ctx context.Context) error { return c.Kill(ctx) }
+	freeze := func(c *lab.ConsulServer, ctx context.Context) error { return c.Freeze(ctx) }
+	thaw := func(c *lab.ConsulServer, ctx context.Context) error { return c.Thaw(ctx) }
+
+	t.Run("killed: no write fails, though the leader's agent is restarted meanwhile", func(t *testing.T) {
+		leader := got(s.Leader(ctx))(t)
+		before := got(leader.Postmaster())(t)
+		w := clients(t, s, func(ctx context.Context) {
+			each(ctx, kill)
+			awaitFailsafe(ctx, t, leader)
+			agent := leader.Processes()[0]
+			must(t, agent.Kill(ctx))
+			must(t, leader.Start(ctx))
+			awaitFailsafe(ctx, t, leader)
+			holdFor(ctx, t, 2*outageTTL)
+			awaitFailsafe(ctx, t, leader)
+			must(t, l.StartConsul(ctx))
+			awaitConsulLease(ctx, t, leader)
+		})
+		unharmed(t, s, leader, before, w)
+	})
+
+	t.Run("hanging: no write fails", func(t *testing.T) {
+		leader := got(s.Leader(ctx))(t)
+		before := got(leader.Postmaster())(t)
+		w := clients(t, s, func(ctx context.Context) {
+			each(ctx, freeze)
+			awaitFailsafe(ctx, t, leader)
+			holdFor(ctx, t, 2*outageTTL)
+			awaitFailsafe(ctx, t, leader)
+			each(ctx, thaw)
+			awaitConsulLease(ctx, t, leader)
+		})
+		unharmed(t, s, leader, before, w)
+	})
+
+	t.Run("a member that does not answer: the leader gives up in time", func(t *testing.T) {
+		ctx := within(t)
+		leader := got(s.Leader(ctx))(t)
+		replica := got(s.Replicas(ctx))(t)[0]
+		each(ctx, kill)
+		awaitFailsafe(ctx, t, leader)
+		must(t, replica.Kill(ctx))
+		await(ctx, t, "the leader goes on", func() error {
+			status, err := leader.Status(ctx)
+			if err == nil && (status.Primary() || status.Lictor.LeaseLeftMS != nil) {
+				err = fmt.Errorf("%s says that it is %s", leader.Name, status.Role)
+			}
+			return err
+		})
+		must(t, l.StartConsul(ctx))
+		must(t, replica.Start(ctx))
+		_ = got(s.AwaitHealthy(ctx))(t)
+		must(t, s.AwaitSync(ctx))
+	})
+}
+
+// A new binary takes the agent's place: same process, same PostgreSQL, same lease.
+func TestUpgradeInPlace(t *testing.T) {
+	l := start(t, lab.Options{})
+	s := l.Shard(0)
+	ctx := within(t)
+	must(t, s.Prepare(ctx))
+	must(t, l.AwaitServing(ctx))
+	must(t, l.AwaitPoolers(ctx))
+	leader := got(s.Leader(ctx))(t)
+	before := got(leader.Postmaster())(t)
+	agent := leader.Processes()[0]
+	pid := agent.PID()
+	w := clients(t, s, func(ctx context.Context) {
+		for _, m := range s.Members() {
+			must(t, m.Processes()[0].Signal(syscall.SIGUSR2))
+		}
+		await(ctx, t, "the leader's agent did not take up its own lease", func() error {
+			log, err := os.ReadFile(agent.LogPath())
+			if err == nil && !strings.Contains(string(log), "going on with the lease of the agent's earlier run") {
+				err = errors.New("its log does not say so")
+			}
+			return err
+		})
+		holdFor(ctx, t, lictorTTL)
+	})
+	unharmed(t, s, leader, before, w)
+	if agent.PID() != pid || !agent.Running() {
+		t.Errorf("the agent was process %d and is %d, running: %v", pid, agent.PID(), agent.Running())
+	}
+}
+
+// lictorTTL is the default ttl (docs/design.md, ruling 1).
+const lictorTTL = 8 * time.Second
+
+// awaitFailsafe waits until the leader says that it goes on without Consul.
+func awaitFailsafe(ctx context.Context, t *testing.T, leader *lab.Member) {
+	t.Helper()
+	awaitLease(ctx, t, leader, true)
+}
+
+// awaitConsulLease waits until the leader's lease rests on Consul again.
+func awaitConsulLease(ctx context.Context, t *testing.T, leader *lab.Member) {
+	t.Helper()
+	awaitLease(ctx, t, leader, false)
+}
+
+func awaitLease(ctx context.Context, t *testing.T, leader *lab.Member, failsafe bool) {
+	t.Helper()
+	await(ctx, t, "failsafe of "+leader.Name, func() error {
+		status, err := leader.Status(ctx)
+		switch {
+		case err != nil:
+			return err
+		case status.Lictor.LeaseLeftMS == nil || status.FailsafeActive != failsafe:
+			return fmt.Errorf("failsafe active: %v, lease: %v", status.FailsafeActive, status.Lictor.LeaseLeftMS)
+		}
+		return nil
+	})
+}
+
+// holdFor lets a fault last: the one wait here that nothing can tell the end of.
+func holdFor(ctx context.Context, t *testing.T, d time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		t.Fatal(ctx.Err())
+	}
+}
+
+// unharmed checks that the same PostgreSQL leads and no client saw an error.
+func unharmed(t *testing.T, s *lab.Shard, leader *lab.Member, before lab.ProcessInfo, w *lab.Workload) {
+	t.Helper()
+	ctx := within(t)
+	if now := got(s.Leader(ctx))(t); now != leader {
+		t.Errorf("%s leads, %s did before", now.Name, leader.Name)
+	}
+	if now := got(leader.Postmaster())(t); now.PID != before.PID {
+		t.Errorf("PostgreSQL was restarted: process %d, was %d", now.PID, before.PID)
+	}
+	if n := w.Writes.ErrorCount(); n > 0 {
+		t.Errorf("%d writes failed: %v", n, w.Writes.Errors(time.Time{}, time.Now())[0])
+	}
+}
