@@ -2,6 +2,7 @@ package fence
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -281,4 +282,37 @@ func TestBootTimer(t *testing.T) {
 		}
 		must(t, timer.Close())
 	}
+}
+
+// What the agent wants to find again after a restart outlives it, and nothing
+// outlives PostgreSQL.
+func TestGuardRemembers(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	if _, err := p.client.Recall(ctx); err == nil {
+		t.Error("recalled from a guard that does not run")
+	}
+	p.start(ctx, t)
+	recalled := func(want string) {
+		t.Helper()
+		again := p.newClient()
+		defer again.Close()
+		s, err := again.Recall(ctx)
+		must(t, err)
+		if string(s.Memo) != want {
+			t.Errorf("remembers %q, want %q", s.Memo, want)
+		}
+	}
+	recalled("")
+	must(t, p.client.Grant(ctx, Now().Add(time.Hour), json.RawMessage(`{"lists":1}`)))
+	recalled(`{"lists":1}`)
+	must(t, p.client.Arm(ctx, Now().Add(2*time.Hour), nil))
+	recalled(`{"lists":1}`)
+	must(t, p.client.Remember(ctx, json.RawMessage(`{"lists":2}`)))
+	p.client.Close() // the agent is gone
+	recalled(`{"lists":2}`)
+	must(t, p.client.Disarm(ctx))
+	recalled("")
+	must(t, p.client.Grant(ctx, Now().Add(soon), json.RawMessage(`{"lists":3}`)))
+	await(ctx, t, "PostgreSQL outlives its lease", func() bool { return p.gone(t) })
+	recalled("")
 }
