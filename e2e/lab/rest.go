@@ -44,7 +44,7 @@ type NodeStatus struct {
 	SyncStandby      bool   `json:"sync_standby"`
 	// FailsafeActive says that the leader goes on without Consul.
 	FailsafeActive bool `json:"failsafe_mode_is_active"`
-	XLog             struct {
+	XLog           struct {
 		Location         int64 `json:"location"`
 		ReceivedLocation int64 `json:"received_location"`
 		ReplayedLocation int64 `json:"replayed_location"`
