@@ -92,7 +92,7 @@ func TestBadConfig(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "agent.yml")
 	must(t, os.WriteFile(file, []byte(`
 scope: shard1
-nmae: db1
+naem: db1
 restapi: {listen: 127.0.0.1:8008}
 etcd: {host: 127.0.0.1}
 bootstrap: {dcs: {ttl: 5, loop_wait: 2, retry_timeout: 2}}

@@ -90,7 +90,8 @@ func (v View) adoptionEnds() cluster.Instant {
 // primary. While this member is one, too, or holds the lease, that must not be.
 func (v View) OtherPrimaries() []string {
 	var names []string
-	if v.Lease.Until.IsZero() && !(v.Postgres.Running && v.Postgres.Primary) || !v.peersFresh() {
+	primary := v.Postgres.Running && v.Postgres.Primary
+	if v.Lease.Until.IsZero() && !primary || !v.peersFresh() {
 		return nil
 	}
 	for _, p := range v.Peers {

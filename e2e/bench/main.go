@@ -97,7 +97,7 @@ const (
 )
 
 func (b *bench) all(ctx context.Context) error {
-	template, err := program("CONSUL_TEMPLATE_BIN", "e2e/tools/consul-template.sh")
+	template, err := program(ctx, "CONSUL_TEMPLATE_BIN", "e2e/tools/consul-template.sh")
 	if err != nil {
 		return err
 	}
@@ -143,11 +143,11 @@ func (b *bench) all(ctx context.Context) error {
 
 // program is the path that an environment variable names, else the one that a
 // script prints.
-func program(variable, script string) (string, error) {
+func program(ctx context.Context, variable, script string) (string, error) {
 	if path := os.Getenv(variable); path != "" {
 		return path, nil
 	}
-	out, err := exec.Command(script).Output()
+	out, err := exec.CommandContext(ctx, script).Output()
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", script, err)
 	}
