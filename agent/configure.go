@@ -124,6 +124,10 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 		a.m.adopted = a.clock()
 		session = a.resume(limit)
 	}
+	if _, err := a.guard.client.Recall(limit); err != nil {
+		a.log.Warn().Msg("no guard has started this PostgreSQL: if the one that is started for it now is killed, no signal ends PostgreSQL; " +
+			"restart PostgreSQL through the agent at a convenient moment (POST /restart)")
+	}
 	// What commits wait for now must go on until the key sync says otherwise.
 	a.log.Info().Bool("primary", a.m.pg.primary()).Msg("PostgreSQL runs already and is taken charge of")
 	return session, nil

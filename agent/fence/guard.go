@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -125,11 +127,31 @@ func RunGuard(ctx context.Context, o GuardOptions) error {
 	}
 }
 
-// privilege makes the guard hard to starve and to kill, as far as it may.
+// privilege makes the guard hard to starve and to kill, as far as it may. The
+// guard leads a process group of its own, of which setpriority(2) reaches every
+// thread; PostgreSQL gets another group, and the usual priority (launch).
 func privilege() {
 	_ = unix.Mlockall(unix.MCL_CURRENT)
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -20)
+	if unix.Getpgrp() == os.Getpid() {
+		_ = unix.Setpriority(unix.PRIO_PGRP, 0, guardNice)
+	}
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0o600)
+}
+
+const (
+	guardNice = -20
+	usualNice = 0
+)
+
+// oomEnvironment lets the postmaster keep the guard's protection from the
+// out-of-memory killer, and its backends not (PostgreSQL, section 19.4.4, Linux
+// Memory Overcommit), unless the environment says otherwise.
+func oomEnvironment(env []string) []string {
+	const file = "PG_OOM_ADJUST_FILE="
+	if slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, file) }) {
+		return env
+	}
+	return append(env[:len(env):len(env)], file+"/proc/self/oom_score_adj", "PG_OOM_ADJUST_VALUE=0")
 }
 
 // listenUnix listens on a socket that only this user and root may use. A socket
@@ -181,12 +203,13 @@ func launch(s GuardStart) (*exec.Cmd, error) {
 	}
 	defer out.Close()
 	cmd := exec.Command(s.Path, s.Args...) //nolint:noctx // the postmaster outlives this request
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = s.Env, s.Dir, out, out
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = oomEnvironment(s.Env), s.Dir, out, out
 	// Go sets the signal after it has changed the user, which would clear it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: s.Credential, Pdeathsig: syscall.SIGQUIT}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", s.Path, err)
 	}
+	_ = unix.Setpriority(unix.PRIO_PROCESS, cmd.Process.Pid, usualNice) // its backends inherit it
 	return cmd, nil
 }
 

@@ -233,6 +233,31 @@ func TestPostmasterDiesWithItsGuard(t *testing.T) {
 	}
 }
 
+// PostgreSQL shares neither the guard's priority nor, but for the postmaster, its
+// protection from the out-of-memory killer.
+func TestPostgresHasTheUsualPriority(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	postmaster := p.start(ctx, t)
+	pids, err := Processes(p.data)
+	must(t, err)
+	if len(pids) < 2 {
+		t.Errorf("only processes %v", pids)
+	}
+	for _, pid := range pids {
+		// getpriority(2): the system call gives 20 - nice.
+		nice, err := unix.Getpriority(unix.PRIO_PROCESS, pid)
+		must(t, err)
+		if nice != 20 {
+			t.Errorf("process %d runs at nice %d", pid, 20-nice)
+		}
+		adj, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+		must(t, err)
+		if pid != postmaster && strings.TrimSpace(string(adj)) != "0" {
+			t.Errorf("process %d has oom_score_adj %s", pid, adj)
+		}
+	}
+}
+
 func TestGuardStaysWhilePostgresRuns(t *testing.T) {
 	ctx, p := within(t), newInstance(t)
 	p.start(ctx, t)
