@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -92,6 +93,11 @@ const (
 	switchover = "switchover: write gap"
 	crash      = "postmaster killed: write gap"
 
+	undisturbed  = "nothing for 60 s: write gap"
+	consulKilled = "all Consul servers killed for 60 s: write gap"
+	consulHangs  = "all Consul servers stopped (SIGSTOP) for 60 s: write gap"
+	outage       = time.Minute
+
 	demoSystem = "lictor, demo"
 	idleSystem = "lictor, agents (30/10/10)"
 )
@@ -108,7 +114,8 @@ func (b *bench) all(ctx context.Context) error {
 		}
 	}
 	systems := []system{
-		{"lictor, defaults (ttl 8)", lab.Options{}, map[string]float64{hostLoss: 12, switchover: 1.5, crash: 3}, false},
+		{"lictor, defaults (ttl 8)", lab.Options{}, map[string]float64{hostLoss: 11, switchover: 1.5, crash: 3, undisturbed: 0, consulKilled: 0, consulHangs: 0}, false},
+		{"lictor, ttl 3", lab.Options{TTL: 3}, map[string]float64{hostLoss: 4.5}, false},
 		{"lictor, ttl 5", lab.Options{TTL: 5}, map[string]float64{hostLoss: 7}, false},
 		{"patroni, fast (20/1/3)", patroni(20, 1, 3), map[string]float64{hostLoss: 0, switchover: 0, crash: 0}, true},
 		{"patroni, defaults (30/10/10)", patroni(30, 10, 10), map[string]float64{hostLoss: 0, switchover: 0, crash: 0}, true},
@@ -211,14 +218,14 @@ func (b *bench) measure(ctx context.Context, sys system) error {
 	if err != nil {
 		return err
 	}
-	for _, scenario := range []string{switchover, crash, hostLoss} {
+	for _, scenario := range []string{undisturbed, consulKilled, consulHangs, switchover, crash, hostLoss} {
 		target, wanted := sys.scenarios[scenario]
 		if !wanted || b.has(sys.name, scenario) {
 			continue
 		}
 		f := figure{System: sys.name, Scenario: scenario, Unit: "s", Target: target}
 		for range b.runs {
-			gap, errs, lost, err := once(ctx, l.Shard(0), scenario)
+			gap, errs, lost, err := once(ctx, l, scenario)
 			if err != nil && sys.peer && len(f.Values) > 0 {
 				f.Ended = err.Error()
 				fmt.Fprintf(os.Stderr, "%s   %s: ended: %v\n", time.Now().Format(time.TimeOnly), scenario, err)
@@ -240,7 +247,8 @@ func (b *bench) measure(ctx context.Context, sys system) error {
 }
 
 // once runs one scenario under clients, from a whole shard to a whole shard.
-func once(ctx context.Context, s *lab.Shard, scenario string) (gap time.Duration, errs int, lost int64, err error) {
+func once(ctx context.Context, l *lab.Lab, scenario string) (gap time.Duration, errs int, lost int64, err error) {
+	s := l.Shard(0)
 	if err := whole(ctx, s); err != nil {
 		return 0, 0, 0, err
 	}
@@ -255,6 +263,12 @@ func once(ctx context.Context, s *lab.Shard, scenario string) (gap time.Duration
 	}
 	from := time.Now()
 	switch scenario {
+	case undisturbed:
+		err = sleep(ctx, outage)
+	case consulKilled:
+		err = errors.Join(consulServers(ctx, l, (*lab.ConsulServer).Kill), sleep(ctx, outage), l.StartConsul(ctx))
+	case consulHangs:
+		err = errors.Join(consulServers(ctx, l, (*lab.ConsulServer).Freeze), sleep(ctx, outage), consulServers(ctx, l, (*lab.ConsulServer).Thaw))
 	case switchover:
 		snapshot, err := s.Snapshot(ctx)
 		if err != nil {
@@ -279,6 +293,9 @@ func once(ctx context.Context, s *lab.Shard, scenario string) (gap time.Duration
 			return 0, 0, 0, err
 		}
 	}
+	if err != nil {
+		return 0, 0, 0, err
+	}
 	if err := moreWrites(ctx, w); err != nil {
 		return 0, 0, 0, err
 	}
@@ -297,6 +314,25 @@ func once(ctx context.Context, s *lab.Shard, scenario string) (gap time.Duration
 	w.Stop()
 	loss, err := w.LostAcked(ctx)
 	return w.Writes.LongestGap(from, to), len(w.Writes.Errors(from, to)), loss.Lost, err
+}
+
+func consulServers(ctx context.Context, l *lab.Lab, do func(*lab.ConsulServer, context.Context) error) error {
+	var errs []error
+	for _, c := range l.ConsulServers() {
+		errs = append(errs, do(c, ctx))
+	}
+	return errors.Join(errs...)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // moreWrites waits until the clients have had some more rows acknowledged.
