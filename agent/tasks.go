@@ -9,6 +9,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
@@ -28,6 +29,9 @@ const (
 	handoverLimit = 10 * time.Second
 	backoffMin    = time.Second
 	backoffMax    = 10 * time.Second
+	// lingering is how long killed processes may wait for a hung disk before they
+	// are left to the kernel.
+	lingering = 2 * time.Second
 )
 
 // startTask runs work in the background. When it ends, its outcome is noted and
@@ -198,7 +202,9 @@ func (a *Agent) giveUp(successor string) {
 		a.m.task.cancel()
 	}
 	a.startTask(ha.TaskDemote, func(ctx context.Context) error {
-		if err := a.pg.Kill(ctx); err != nil {
+		kill, cancel := context.WithTimeout(ctx, lingering)
+		defer cancel()
+		if err := a.pg.Kill(kill); err != nil && !errors.Is(err, fence.ErrLingering) {
 			return err
 		}
 		return a.guard.disarm(ctx)

@@ -47,35 +47,66 @@ func Processes(dataDir string, programs ...string) ([]int, error) {
 	return pids, nil
 }
 
+// ErrLingering: every process has been sent SIGKILL, but not all have ended, as
+// the disk they wait for hangs. They are harmless: the kernel ends them before
+// they could run, and so answer a client, again (signal(7)).
+var ErrLingering = errors.New("killed, but some of its processes still wait for a disk that hangs")
+
 // KillProcesses kills every process of the PostgreSQL in a data directory and
-// waits until none is left. All are signalled before the first one is waited
-// for: a backend must not have time to finish a commit. Programs that are named
-// are killed with it.
+// waits until none is left, or until ctx ends (ErrLingering). All are signalled
+// before the first one is waited for: a backend must not have time to finish a
+// commit. Programs that are named are killed with it.
 func KillProcesses(ctx context.Context, dataDir string, programs ...string) error {
-	for {
-		pids, err := Processes(dataDir, programs...)
-		if err != nil {
-			return err
+	held := map[int]int{} // pid to pidfd, of those that were signalled
+	defer func() {
+		for _, fd := range held {
+			_ = unix.Close(fd)
 		}
-		if len(pids) == 0 {
+	}()
+	for {
+		// A process may have been forked while the others were signalled, so
+		// look again until there is no new one.
+		more, err := killMore(held, dataDir, programs)
+		if err != nil {
+			return fmt.Errorf("killing PostgreSQL in %s: %w", dataDir, err)
+		}
+		if more {
+			continue
+		}
+		if len(held) == 0 {
 			return nil
 		}
-		var (
-			held []int
-			errs []error
-		)
-		for _, pid := range pids {
-			fd, err := Signal(pid, dataDir, unix.SIGKILL, programs...)
-			if fd >= 0 {
-				held = append(held, fd)
-			}
-			errs = append(errs, err) // the others are killed all the same
-		}
-		errs = append(errs, awaitEnd(ctx, held), closeAll(held))
-		if err := errors.Join(errs...); err != nil {
-			return fmt.Errorf("PostgreSQL in %s does not end after SIGKILL (a hung disk?): %w", dataDir, err)
+		if err := awaitEnd(ctx, held); err != nil {
+			return fmt.Errorf("PostgreSQL in %s: %w: %w", dataDir, ErrLingering, err)
 		}
 	}
+}
+
+// killMore kills the processes that are not among held yet and tells whether
+// there were any. It forgets those that have ended.
+func killMore(held map[int]int, dataDir string, programs []string) (more bool, err error) {
+	for pid, fd := range held {
+		if ended(fd, 0) {
+			_ = unix.Close(fd)
+			delete(held, pid)
+		}
+	}
+	pids, err := Processes(dataDir, programs...)
+	if err != nil {
+		return false, err
+	}
+	var errs []error
+	for _, pid := range pids {
+		if _, signalled := held[pid]; signalled {
+			continue
+		}
+		fd, err := Signal(pid, dataDir, unix.SIGKILL, programs...)
+		if fd >= 0 {
+			held[pid], more = fd, true
+		}
+		errs = append(errs, err) // the others are killed all the same
+	}
+	return more, errors.Join(errs...)
 }
 
 // Signal signals one process of the PostgreSQL in a data directory and returns
@@ -90,7 +121,7 @@ func Signal(pid int, dataDir string, sig unix.Signal, programs ...string) (pidfd
 		return -1, fmt.Errorf("process %d of PostgreSQL: %w", pid, err)
 	}
 	if !Belongs(pid, dataDir, programs...) {
-		return -1, closeAll([]int{fd})
+		return -1, unix.Close(fd)
 	}
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil {
 		_ = unix.Close(fd)
@@ -105,25 +136,24 @@ func Signal(pid int, dataDir string, sig unix.Signal, programs ...string) (pidfd
 // pollMS bounds one wait for the end of a process, so that ctx is looked at.
 const pollMS = 50
 
-func awaitEnd(ctx context.Context, pidfds []int) error {
+// ended tells whether the process of a pidfd has ended, waiting for it that long.
+func ended(pidfd, ms int) bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, ms)
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0
+		}
+	}
+}
+
+// awaitEnd waits until all have ended.
+func awaitEnd(ctx context.Context, pidfds map[int]int) error {
 	for _, fd := range pidfds {
-		for {
-			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, pollMS)
-			if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
-				break
-			}
+		for !ended(fd, pollMS) {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 		}
 	}
 	return nil
-}
-
-func closeAll(fds []int) error {
-	var errs []error
-	for _, fd := range fds {
-		errs = append(errs, unix.Close(fd))
-	}
-	return errors.Join(errs...)
 }
