@@ -60,11 +60,11 @@ func (a *Agent) effect(ctx context.Context, cancel context.CancelFunc, work func
 	})
 }
 
-// statusNumber is the status that beat number n writes.
-func (a *Agent) statusNumber(n int64) cluster.Status {
+// nextStatus is the status that replaces the one that is known.
+func (a *Agent) nextStatus() cluster.Status {
 	return cluster.Status{
 		OpTime: a.m.pg.observed.LSN(),
-		Lictor: &cluster.Beat{LeaseMS: a.m.dynamic.TTL.Milliseconds(), Number: n, Owner: a.cfg.Name},
+		Lictor: &cluster.Beat{LeaseMS: a.m.dynamic.TTL.Milliseconds(), Number: a.m.NextBeat(), Owner: a.cfg.Name},
 	}
 }
 
@@ -73,7 +73,8 @@ func (a *Agent) statusNumber(n int64) cluster.Status {
 func (a *Agent) beat() {
 	session, index, ttl := a.m.session, a.m.Snapshot.Status.ModifyIndex, a.m.dynamic.TTL
 	t0 := a.clock()
-	status := a.statusNumber(a.m.tenure.BeginBeat(t0, ttl))
+	status := a.nextStatus()
+	a.m.tenure.BeginBeat(t0, ttl)
 	a.armGuard()
 	ctx, cancel := a.leaseContext()
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
@@ -111,7 +112,9 @@ func (a *Agent) writeFailed(what string, err error) {
 	a.m.tenure.WriteFailed(o, a.clock().Add(after), a.m.dynamic.BeatInterval())
 	if o != ha.NoEffect {
 		a.log.Warn().Err(err).Msg(what + " failed")
-		kick(a.kickSession) // it may be gone
+		kick(a.kickSession)                                 // it may be gone
+		a.m.Snapshot.Route = cluster.Entry[cluster.Route]{} // perhaps it was this that has changed
+		a.wakeAfter(after)
 		return
 	}
 	a.consulFailed(fmt.Errorf("%s: %w", what, err))
@@ -168,7 +171,7 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 	request := consul.TakeOver{
 		Session: a.m.session, Name: a.cfg.Name,
 		StatusIndex: t.Status, FailsafeIndex: t.Failsafe, LeaderIndex: t.Leader,
-		Status: a.statusNumber(1),
+		Status: a.nextStatus(),
 		Sync:   t.Sync, SyncIndex: t.SyncIndex,
 	}
 	if request.Status.OpTime == 0 {
@@ -191,22 +194,23 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 	a.m.tenure.BeginTakeOver(t0)
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		index, err := a.store.TakeOver(ctx, request)
+		written, err := a.store.TakeOver(ctx, request)
 		return func() {
 			if err != nil {
 				a.writeFailed("taking the lock", err)
 				return
 			}
+			index := written[a.keys.Status()]
 			a.m.WroteStatus(a.clock(), request.Status, index)
-			a.m.Snapshot.Leader = cluster.Entry[string]{Value: a.cfg.Name, Session: request.Session, ModifyIndex: index}
+			a.m.Snapshot.Leader = cluster.Entry[string]{Value: a.cfg.Name, Session: request.Session, ModifyIndex: written[a.keys.Leader()]}
 			if request.Sync != nil {
-				a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *request.Sync, ModifyIndex: index}
+				a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *request.Sync, ModifyIndex: written[a.keys.Sync()]}
 			}
 			if request.Route != nil {
-				a.m.Snapshot.Route = cluster.Entry[cluster.Route]{Value: *request.Route, ModifyIndex: index}
+				a.m.Snapshot.Route = cluster.Entry[cluster.Route]{Value: *request.Route, ModifyIndex: written[a.keys.Route()]}
 			}
 			if request.Initialize != "" {
-				a.m.Snapshot.Initialize = cluster.Entry[string]{Value: request.Initialize, ModifyIndex: index}
+				a.m.Snapshot.Initialize = cluster.Entry[string]{Value: request.Initialize, ModifyIndex: written[a.keys.Initialize()]}
 			}
 			a.m.tenure.TookOver(t0, ttl)
 			if !a.m.dynamic.Pause {
@@ -225,7 +229,8 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 // release gives the lease up in Consul. It is dropped here already.
 func (a *Agent) release(successor string) {
 	session, index := a.m.session, a.m.Snapshot.Status.ModifyIndex
-	status := a.statusNumber(a.m.tenure.BeginRelease())
+	status := a.nextStatus()
+	a.m.tenure.BeginRelease()
 	status.OpTime = max(status.OpTime, a.m.data.checkpointLSN)
 	status.Lictor.Released, status.Lictor.Successor = true, successor
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)

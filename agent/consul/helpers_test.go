@@ -213,9 +213,9 @@ func (s shard) takeover(session, name string) TakeOver {
 func (s shard) leader(name string) (session string, index uint64) {
 	s.t.Helper()
 	session = s.session(name)
-	index, err := s.TakeOver(s.ctx, s.takeover(session, name))
+	written, err := s.TakeOver(s.ctx, s.takeover(session, name))
 	must(s.t, err)
-	return session, index
+	return session, written[s.keys.Status()]
 }
 
 func (s shard) wantLeader(name, session string) {

@@ -57,8 +57,9 @@ func testWatch(t *testing.T, s shard) {
 	}
 	session := s.session("a")
 	change := begin(func() (cluster.Snapshot, uint64, error) { return s.Watch(s.ctx, index, patience) })
-	written, err := s.TakeOver(s.ctx, s.takeover(session, "a"))
+	all, err := s.TakeOver(s.ctx, s.takeover(session, "a"))
 	must(t, err)
+	written := all[s.keys.Status()]
 	got := <-change
 	must(t, got.err)
 	if got.index < written || got.value.LeaderName() != "a" || got.value.Status.ModifyIndex != written {
@@ -110,8 +111,9 @@ func testWatchRoute(t *testing.T, s shard) {
 			}
 		}
 	})
-	written, err := s.TakeOver(s.ctx, s.takeover(session, "a"))
+	all, err := s.TakeOver(s.ctx, s.takeover(session, "a"))
 	must(t, err)
+	written := all[s.keys.Status()]
 	got := <-change
 	must(t, got.err)
 	if !got.value.OK() || got.value.ModifyIndex != written || got.value.Value.Leader.Name != "a" {

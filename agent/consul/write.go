@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/hashicorp/consul/api"
@@ -22,7 +21,8 @@ func (s *Store) Beat(ctx context.Context, session string, statusIndex uint64, st
 	ops.add(api.KVCheckSession, s.keys.Leader(), session, 0, nil)
 	ops.expect(s.keys.Status(), statusIndex)
 	ops.setJSON(s.keys.Status(), status)
-	return s.commit(ctx, "beat", ops, s.keys.Status())
+	written, err := s.commit(ctx, "beat", ops)
+	return written[s.keys.Status()], err
 }
 
 // TakeOver is everything that a takeover checks and writes, in one transaction
@@ -49,8 +49,13 @@ type TakeOver struct {
 	Config []byte
 }
 
-// TakeOver takes the lock. It returns the index of the status it wrote.
-func (s *Store) TakeOver(ctx context.Context, t TakeOver) (uint64, error) {
+// Indexes are the ModifyIndexes that keys have after a transaction. They need not
+// be the transaction's own: a key that is set to the value it has already keeps
+// its index (Consul, agent/consul/state/kvs.go, kvsSetTxn).
+type Indexes map[string]uint64
+
+// TakeOver takes the lock.
+func (s *Store) TakeOver(ctx context.Context, t TakeOver) (Indexes, error) {
 	ops := ops{}
 	ops.expect(s.keys.Status(), t.StatusIndex)
 	ops.expect(s.keys.Failsafe(), t.FailsafeIndex)
@@ -80,7 +85,7 @@ func (s *Store) TakeOver(ctx context.Context, t TakeOver) (uint64, error) {
 		ops.expect(s.keys.Route(), t.RouteIndex)
 		ops.setJSON(s.keys.Route(), t.Route)
 	}
-	return s.commit(ctx, "takeover", ops, s.keys.Status())
+	return s.commit(ctx, "takeover", ops)
 }
 
 // Release writes a released status and lets the lock go. It is to be called
@@ -91,7 +96,8 @@ func (s *Store) Release(ctx context.Context, session string, statusIndex uint64,
 	ops.expect(s.keys.Status(), statusIndex)
 	ops.setJSON(s.keys.Status(), status)
 	ops.add(api.KVDelete, s.keys.Leader(), "", 0, nil)
-	return s.commit(ctx, "release", ops, s.keys.Status())
+	written, err := s.commit(ctx, "release", ops)
+	return written[s.keys.Status()], err
 }
 
 // Touch writes a member's own key, bound to its session. A key that another
@@ -108,7 +114,7 @@ func (s *Store) Touch(ctx context.Context, session string, index uint64, member 
 		return fmt.Errorf("member key: %w", err)
 	}
 	ops.add(api.KVLock, key, session, 0, value)
-	_, err = s.commit(ctx, "member key", ops, key)
+	_, err = s.commit(ctx, "member key", ops)
 	return err
 }
 
@@ -122,11 +128,17 @@ func (s *Store) WriteAsLeader(ctx context.Context, session, key string, index ui
 		return 0, nil
 	case value == nil:
 		ops.add(api.KVDeleteCAS, key, "", index, nil)
+	case index == 0:
+		ops.expect(key, 0)
+		ops.setJSON(key, value)
 	default:
-		ops.expect(key, index)
+		// Made anew, so that its index moves even when the value is the same: an
+		// earlier write of unknown outcome, which checks the index, is void then.
+		ops.add(api.KVDeleteCAS, key, "", index, nil)
 		ops.setJSON(key, value)
 	}
-	return s.commit(ctx, key, ops, key)
+	written, err := s.commit(ctx, key, ops)
+	return written[key], err
 }
 
 // Write replaces a key if it still has index (zero: does not exist).
@@ -134,7 +146,7 @@ func (s *Store) Write(ctx context.Context, key string, index uint64, value []byt
 	ops := ops{}
 	ops.expect(key, index)
 	ops.add(api.KVSet, key, "", 0, value)
-	_, err := s.commit(ctx, key, ops, key)
+	_, err := s.commit(ctx, key, ops)
 	return err
 }
 
@@ -145,7 +157,7 @@ func (s *Store) BeginBootstrap(ctx context.Context, session string) error {
 	ops := ops{}
 	ops.expect(s.keys.Initialize(), 0)
 	ops.add(api.KVLock, s.keys.Initialize(), session, 0, nil)
-	_, err := s.commit(ctx, "initialize", ops, s.keys.Initialize())
+	_, err := s.commit(ctx, "initialize", ops)
 	return err
 }
 
@@ -154,7 +166,7 @@ func (s *Store) EndBootstrap(ctx context.Context, session string) error {
 	ops := ops{}
 	ops.add(api.KVCheckSession, s.keys.Initialize(), session, 0, nil)
 	ops.add(api.KVDelete, s.keys.Initialize(), "", 0, nil)
-	_, err := s.commit(ctx, "initialize", ops, s.keys.Initialize())
+	_, err := s.commit(ctx, "initialize", ops)
 	return err
 }
 
@@ -186,13 +198,13 @@ func (o *ops) setJSON(key string, value any) {
 	o.add(api.KVSet, key, "", 0, b)
 }
 
-// commit runs the transaction and returns the index that key has after it.
+// commit runs the transaction and returns the indexes that its keys have after it.
 //
 // It is sent to one address after another only as long as it cannot have
 // reached Consul: a transaction sent twice could take effect twice.
-func (s *Store) commit(ctx context.Context, what string, o ops, key string) (uint64, error) {
+func (s *Store) commit(ctx context.Context, what string, o ops) (Indexes, error) {
 	if o.err != nil {
-		return 0, o.err
+		return nil, o.err
 	}
 	var (
 		ok     bool
@@ -212,19 +224,20 @@ func (s *Store) commit(ctx context.Context, what string, o ops, key string) (uin
 	})
 	switch {
 	case sent != nil:
-		return 0, fmt.Errorf("%s: %w: %w", what, ErrUncertain, sent)
+		return nil, fmt.Errorf("%s: %w: %w", what, ErrUncertain, sent)
 	case err != nil:
-		return 0, fmt.Errorf("%s: %w", what, err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	case !ok:
-		return 0, fmt.Errorf("%s: %w%s", what, ErrConflict, refusal(answer))
+		return nil, fmt.Errorf("%s: %w%s", what, ErrConflict, refusal(answer))
 	}
-	// A check of the key stands before the write to it: the last word counts.
-	for _, r := range slices.Backward(answer.Results) {
-		if r.KV != nil && r.KV.Key == key {
-			return r.KV.ModifyIndex, nil
+	// A check of a key stands before the write to it: the last word counts.
+	written := Indexes{}
+	for _, r := range answer.Results {
+		if r.KV != nil {
+			written[r.KV.Key] = r.KV.ModifyIndex
 		}
 	}
-	return 0, nil
+	return written, nil
 }
 
 // transact sends one transaction. (The Go client's own method hides the status

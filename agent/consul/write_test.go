@@ -17,6 +17,7 @@ func TestWrites(t *testing.T) {
 		"beat":                      testBeat,
 		"takeover of a held lock":   testTakeOverHeld,
 		"takeover of a moved shard": testTakeOverMoved,
+		"takeover, same route":      testTakeOverSameRoute,
 		"release":                   testRelease,
 		"bootstrap":                 testBootstrap,
 		"bootstrap given up":        testBootstrapGivenUp,
@@ -67,8 +68,9 @@ func testBeat(t *testing.T, s shard) {
 func testTakeOverHeld(t *testing.T, s shard) {
 	a, last := s.leader("a")
 	b := s.session("b")
-	index, err := s.TakeOver(s.ctx, s.takeover(b, "b"))
+	written, err := s.TakeOver(s.ctx, s.takeover(b, "b"))
 	must(t, err)
+	index := written[s.keys.Status()]
 	s.wantLeader("b", b)
 	now := s.read()
 	for key, got := range map[string]uint64{
@@ -95,6 +97,24 @@ func testTakeOverHeld(t *testing.T, s shard) {
 	_, err = s.TakeOver(s.ctx, s.takeover(again, "b"))
 	must(t, err)
 	s.wantLeader("b", again)
+}
+
+// A restarted agent takes its own lock again, and the route is what it was:
+// Consul leaves its index as it is then, and so must whoever writes it next.
+func testTakeOverSameRoute(t *testing.T, s shard) {
+	s.leader("a")
+	before := s.read().Route.ModifyIndex
+	again := s.session("a")
+	plan := s.takeover(again, "a")
+	plan.Route = new(s.read().Route.Value)
+	written, err := s.TakeOver(s.ctx, plan)
+	must(t, err)
+	now := s.read()
+	if written[s.keys.Status()] != s.read().Status.ModifyIndex || written[s.keys.Route()] != now.Route.ModifyIndex || now.Route.ModifyIndex != before {
+		t.Errorf("told %v; the route has index %d and had %d", written, now.Route.ModifyIndex, before)
+	}
+	_, err = s.WriteAsLeader(s.ctx, again, s.keys.Route(), written[s.keys.Route()], route("b"))
+	must(t, err)
 }
 
 func testTakeOverMoved(t *testing.T, s shard) {
@@ -303,6 +323,12 @@ func testWriteAsLeader(t *testing.T, s shard) {
 	if second <= first {
 		t.Errorf("index %d after %d", second, first)
 	}
+	same, err := s.WriteAsLeader(s.ctx, a, key, second, map[string]string{"a": "2"})
+	must(t, err)
+	if got := s.read().Failsafe; same <= second || got.ModifyIndex != same {
+		t.Errorf("the same value again: told index %d, is %d, was %d", same, got.ModifyIndex, second)
+	}
+	second = same
 	for what, attempt := range map[string]func() (uint64, error){
 		"an older index":           func() (uint64, error) { return s.WriteAsLeader(s.ctx, a, key, first, map[string]string{}) },
 		"a key that exists":        func() (uint64, error) { return s.WriteAsLeader(s.ctx, a, key, 0, map[string]string{}) },

@@ -59,6 +59,17 @@ func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent boo
 	return Taken
 }
 
+// NextBeat is the number of the beat that replaces the status which is known. It
+// differs from that status's own, whoever wrote it: Consul leaves the ModifyIndex
+// of a key as it is when it is set to the value that it has already, and then
+// nobody would see the beat.
+func (o *Outlook) NextBeat() int64 {
+	if b := o.Snapshot.Status.Value.Lictor; b != nil {
+		return b.Number + 1
+	}
+	return 1
+}
+
 // Wrote notes a write of this member, which has given some key this index.
 func (o *Outlook) Wrote(index uint64) { o.floor = max(o.floor, index) }
 

@@ -28,7 +28,6 @@ type Tenure struct {
 	uncertain  bool
 	failures   uint64 // writes that failed, so that a reading is known to be younger
 	notBefore  cluster.Instant
-	beats      int64
 	// shortest is the shortest lease that a beat which may stand in Consul
 	// carries: an observer that forgot its promise counts no more than that.
 	shortest time.Duration
@@ -65,21 +64,18 @@ func (t *Tenure) Writing() bool { return t.writing }
 // OnFailsafe tells whether the lease rests on the members instead of Consul.
 func (t *Tenure) OnFailsafe() bool { return t.relying && t.lease.until != 0 }
 
-// BeginBeat notes a beat that is about to be sent, at t0, and returns its
-// number. The lease is cut to what the beat will give before it is sent, as
+// BeginBeat notes a beat that is about to be sent, at t0. The lease is cut to what the beat will give before it is sent, as
 // observers may count the new ttl from then on (rule 1).
-func (t *Tenure) BeginBeat(t0 cluster.Instant, ttl time.Duration) int64 {
+func (t *Tenure) BeginBeat(t0 cluster.Instant, ttl time.Duration) {
 	t.lease.shorten(t0, ttl)
 	t.shortest = min(t.shortest, ttl)
 	t.writing, t.takingOver, t.sent = true, false, t0
-	return t.beats + 1
 }
 
 // BeatSucceeded prolongs the lease, counted from t0, the moment at which the
 // beat was sent, unless it has run out meanwhile (ErrLeaseOver).
 func (t *Tenure) BeatSucceeded(now, t0 cluster.Instant, ttl time.Duration) error {
 	t.writing = false
-	t.beats++
 	t.renewed, t.shortest = t0, ttl
 	err := t.lease.extend(now, t0, ttl)
 	if err == nil {
@@ -90,14 +86,12 @@ func (t *Tenure) BeatSucceeded(now, t0 cluster.Instant, ttl time.Duration) error
 
 // BeginTakeOver notes a takeover that is about to be sent, at t0.
 func (t *Tenure) BeginTakeOver(t0 cluster.Instant) {
-	t.beats = 0
 	t.writing, t.takingOver, t.sent = true, true, t0
 }
 
 // TookOver begins a lease, counted from t0, the moment of sending.
 func (t *Tenure) TookOver(t0 cluster.Instant, ttl time.Duration) {
 	t.writing, t.takingOver, t.uncertain = false, false, false
-	t.beats = 1
 	t.renewed, t.shortest = t0, ttl
 	t.giving, t.promise, t.relying, t.asked, t.deposed = nil, nil, false, 0, 0
 	t.lease.grant(t0, ttl)
@@ -105,10 +99,7 @@ func (t *Tenure) TookOver(t0 cluster.Instant, ttl time.Duration) {
 
 // BeginRelease notes a release that is about to be sent. PostgreSQL has stopped
 // and the lease was dropped before.
-func (t *Tenure) BeginRelease() int64 {
-	t.writing, t.takingOver = true, false
-	return t.beats + 1
-}
+func (t *Tenure) BeginRelease() { t.writing, t.takingOver = true, false }
 
 // Released notes that Consul shows the lease released.
 func (t *Tenure) Released() { t.writing, t.giving = false, nil }
@@ -127,17 +118,17 @@ const (
 	Unknown
 )
 
-// WriteFailed notes that the write under way did not succeed. One that had no
-// effect may be tried again at again; the others need a reading first.
+// WriteFailed notes that the write under way did not succeed. It may be tried
+// again at again; unless it certainly had no effect, after a reading.
 func (t *Tenure) WriteFailed(o Outcome, again cluster.Instant, beatInterval time.Duration) {
 	t.writing = false
 	t.failures++
+	t.notBefore = again
 	if o != NoEffect {
 		t.uncertain = true
 		return
 	}
 	t.takingOver = false
-	t.notBefore = again
 	t.sent = again.Add(-beatInterval) // so that a beat is due then
 }
 
@@ -180,7 +171,6 @@ func (t *Tenure) Depose(index uint64) { t.deposed = max(t.deposed, index) }
 type Memo struct {
 	Until    cluster.Instant     `json:"until"`
 	Shortest time.Duration       `json:"shortest"`
-	Beats    int64               `json:"beats"`
 	Session  string              `json:"session"`
 	Index    uint64              `json:"index"` // of the status that was seen last
 	Lists    []map[string]string `json:"lists,omitempty"`
@@ -194,7 +184,7 @@ type Memo struct {
 // Memo makes the memo; session and index are the agent's.
 func (t *Tenure) Memo(session string, index uint64) Memo {
 	return Memo{
-		Until: t.lease.until, Shortest: t.shortest, Beats: t.beats, Session: session, Index: index,
+		Until: t.lease.until, Shortest: t.shortest, Session: session, Index: index,
 		Lists: t.lists.all(), ListedAt: t.lists.index, Listed: t.lists.known != nil, Leaving: t.lists.leaving,
 	}
 }
@@ -208,7 +198,7 @@ func (t *Tenure) Resume(now cluster.Instant, m Memo) error {
 	if !now.Before(m.Until) {
 		return errNotOurs
 	}
-	t.lease.until, t.shortest, t.beats = m.Until, m.Shortest, m.Beats
+	t.lease.until, t.shortest = m.Until, m.Shortest
 	t.renewed = m.Until.Add(-m.Shortest)
 	t.lists.resume(m)
 	return nil
