@@ -204,6 +204,7 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 			a.m.WroteStatus(a.clock(), request.Status, index)
 			a.m.Snapshot.Leader = cluster.Entry[string]{Value: a.cfg.Name, Session: request.Session, ModifyIndex: written[a.keys.Leader()]}
 			if request.Sync != nil {
+				a.m.syncUncertain = false
 				a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *request.Sync, ModifyIndex: written[a.keys.Sync()]}
 			}
 			if request.Route != nil {
@@ -351,6 +352,7 @@ func (a *Agent) writeSync(w ha.WriteSync) {
 		value = *w.Value
 	}
 	a.writeAsLeader("sync", a.keys.Sync(), w.Index, value, func(index uint64) {
+		a.m.syncUncertain = false
 		a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{}
 		if w.Value != nil {
 			a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *w.Value, ModifyIndex: index}
@@ -378,6 +380,7 @@ func (a *Agent) writeAsLeader(what, key string, index uint64, value any, written
 		return func() {
 			if err != nil {
 				a.log.Warn().Err(err).Msg("writing the key " + what + " failed")
+				a.m.syncUncertain = a.m.syncUncertain || key == a.keys.Sync() && errors.Is(err, consul.ErrUncertain)
 				a.reread()
 				a.afterwards(retryAfter(), func() { delete(a.m.writing, key) })
 				return

@@ -147,6 +147,7 @@ func (a *Agent) resume(ctx context.Context) (session string) {
 		return ""
 	}
 	a.m.Snapshot.Status.ModifyIndex = memo.Index
+	a.m.syncUncertain = true // the earlier run may have had one under way
 	if dynamic, _, err := cluster.ParseDynamicJSON(memo.Config); len(memo.Config) > 0 && err == nil {
 		a.m.dynamic = dynamic
 		a.dynamic.Store(&dynamic)

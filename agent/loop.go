@@ -52,8 +52,10 @@ type member struct {
 	told        map[string]string // problems that were logged, by topic
 	fencing     bool
 	settingSync bool
-	rewrite     bool // PostgreSQL's configuration is to be written when the task is done
-	rewriting   bool
+	// syncUncertain: a write of the key sync may still land.
+	syncUncertain bool
+	rewrite       bool // PostgreSQL's configuration is to be written when the task is done
+	rewriting     bool
 	// bootstrapID is the system identifier of a bootstrap that Consul may or may
 	// not have taken in yet.
 	bootstrapID string

@@ -51,6 +51,7 @@ func (a *Agent) view() ha.View {
 		Peers: m.answers, PeersAsked: m.asked, PeersDone: m.pending == 0,
 		Task: m.task.kind, Attempt: m.attempt, Adopted: m.adopted,
 		Stopping: m.stopping, WatchdogOK: true,
+		SyncWriting: m.writing[a.keys.Sync()], SyncUncertain: m.syncUncertain,
 	}
 	o := m.pg.observed
 	v.Postgres = ha.Postgres{
@@ -67,7 +68,8 @@ func (a *Agent) view() ha.View {
 	for _, s := range o.Standbys {
 		v.Postgres.Standbys = append(v.Postgres.Standbys, ha.Standby{
 			Name: s.ApplicationName, Streaming: s.State == postgres.Streaming,
-			Sync: s.SyncState == "sync" || s.SyncState == "quorum", FlushLSN: s.FlushLSN,
+			Sync:     s.SyncState == "sync" || s.SyncState == "quorum",
+			WriteLSN: s.WriteLSN, FlushLSN: s.FlushLSN, ReplayLSN: s.ReplayLSN,
 		})
 	}
 	return v

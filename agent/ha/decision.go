@@ -101,8 +101,12 @@ type Handover struct{ Successor string }
 // ClearFailover resets the key `failover`.
 type ClearFailover struct{ Index uint64 }
 
-// SetSync makes PostgreSQL's commits wait for exactly these standbys.
-type SetSync struct{ Standbys []string }
+// SetSync makes PostgreSQL's commits wait for these standbys: for any Any of
+// them, or for all when Any is 0.
+type SetSync struct {
+	Standbys []string
+	Any      int
+}
 
 // WriteSync replaces the key `sync` if it still has this index; a nil value
 // deletes it.
@@ -144,12 +148,21 @@ func (f Follow) String() string          { return "follow " + orNobody(f.Upstrea
 func (Promote) String() string           { return "promote" }
 func (h Handover) String() string        { return "hand over to " + h.Successor }
 func (ClearFailover) String() string     { return "clear the failover key" }
-func (s SetSync) String() string         { return fmt.Sprintf("commits wait for %v", s.Standbys) }
+func (s SetSync) String() string {
+	if s.Any > 0 {
+		return fmt.Sprintf("commits wait for any %d of %v", s.Any, s.Standbys)
+	}
+	return fmt.Sprintf("commits wait for %v", s.Standbys)
+}
 func (w WriteSync) String() string {
 	if w.Value == nil {
 		return "delete the sync key"
 	}
-	return fmt.Sprintf("sync key: %s with %v", w.Value.Leader, w.Value.Standbys())
+	text := fmt.Sprintf("sync key: %s with %v", w.Value.Leader, w.Value.Standbys())
+	if w.Value.Quorum > 0 {
+		text += fmt.Sprintf(", quorum %d", w.Value.Quorum)
+	}
+	return text
 }
 func (Exit) String() string { return "exit" }
 

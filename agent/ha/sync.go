@@ -1,95 +1,328 @@
 package ha
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// synchronous keeps the promise of the key `sync`: every member that it names
-// holds every acknowledged commit. So a name is taken out of the key before
-// PostgreSQL stops waiting for it, and put in only after PostgreSQL waits for
-// it and it has caught up.
+// syncPromise is what the key `sync` promises for its leader L: of the voters,
+// each may lead once it has seen quorum others of {L} and the voters at or
+// behind its own position. No voters: only L itself may lead.
+type syncPromise struct {
+	voters []string
+	quorum int
+}
+
+// syncWait is what PostgreSQL's commits wait for: num of the names.
+type syncWait struct {
+	names []string // "*" alone: anybody
+	num   int
+}
+
+// keptBy is the invariant of synchronous replication. Of V voters a candidate
+// and the quorum Q that it sees make Q+1; a commit that waited for n of the
+// names S is held by at least n-|S\V| voters. The two share a member, so that the
+// candidate, being the most advanced of its Q+1, holds the commit, if
 //
-//	mode  key                          PostgreSQL waits for   decision
-//	off   exists                       any                    delete the key
-//	off   absent                       somebody               wait for nobody
-//	on    not ours, or names one that
-//	      should go                    any                    write the key without it
-//	on    ours                         not the wanted ones    wait for the wanted ones
-//	on    lacks a caught-up one        the wanted ones        write the key with it
+//	(Q+1) + (n-|S\V|) > |V|,  that is  Q + n >= |V ∪ S|.
+//
+// With Q=0 this means: every voter is waited for.
+//
+// The key and the setting cannot change at one moment, so every step must leave
+// a pair that satisfies it, whichever write is the last before a crash, and be
+// right about commits that were acknowledged under earlier settings:
+//
+//   - the setting changes only to one that satisfies it together with the key as
+//     it certainly is (no write of the key under way or of unknown outcome);
+//   - voters may be taken out of the key at any time, as V shrinks by as much as
+//     the number of those that hold a commit at the most;
+//   - voters are let in, or Q is lowered, only when the setting is certainly in
+//     force and enough of the new voters have reached the position that was read
+//     after it took effect (SyncSince): they hold everything older, and the
+//     setting sees to everything newer.
+func (p syncPromise) keptBy(w syncWait) bool {
+	return len(p.voters) == 0 || !w.anybody() && p.quorum+w.num >= len(union(p.voters, w.names))
+}
+
+func (w syncWait) anybody() bool { return len(w.names) == 1 && w.names[0] == "*" }
+
+// synchronous keeps the key `sync` and PostgreSQL's setting together, in steps
+// that keep the invariant of syncPromise.keptBy.
+//
+//	mode        key                        PostgreSQL waits for    decision
+//	any         being written              any                     wait
+//	off         exists                     any                     delete the key
+//	off         absent                     somebody, or unknown    wait for nobody
+//	on, quorum  not ours                   any                     write it: nobody but us
+//	on, quorum  last write uncertain       any                     write it anew as it is
+//	on, quorum  names some, none is able   any                     take all out of the key
+//	on, quorum  names nobody, none is able not as asked for        wait for nobody; strict: for anybody
+//	on, quorum  names more that are gone
+//	            than its quorum            any                     take those out of the key
+//	on, quorum  ours                       not what leads to the
+//	                                       wanted ones, or unknown wait for these
+//	on, quorum  not the wanted ones        enough have caught up   write the wanted ones
+//	on, quorum  lacks a caught-up one      not enough have         write the key with it
 func synchronous(v View) Decision {
 	pg, key := v.Postgres, v.Cluster.Sync
+	if v.SyncWriting {
+		return Decision{}
+	}
 	if v.Config.SynchronousMode == cluster.SyncOff {
 		switch {
 		case key.Exists():
 			return do("synchronous mode is off", WriteSync{Index: key.ModifyIndex})
-		case len(pg.SyncNames) > 0:
+		case len(pg.SyncNames) > 0 || pg.SyncUnsure:
 			return do("synchronous mode is off", SetSync{})
 		}
 		return Decision{}
 	}
-	wanted := syncCandidates(v)
-	promised := key.Value.Standbys()
-	if !key.OK() || !strings.EqualFold(key.Value.Leader, v.Name) {
-		promised = nil
-	}
-	kept := slices.DeleteFunc(slices.Clone(promised), func(n string) bool { return !containsFold(wanted, n) })
-	waitFor := wanted
-	if len(wanted) == 0 && v.Config.SynchronousStrict {
-		waitFor = []string{"*"}
-	}
+	now := syncPromise{voters: key.Value.Standbys(), quorum: max(0, key.Value.Quorum)}
 	switch {
-	case !key.OK() || !strings.EqualFold(key.Value.Leader, v.Name) || len(kept) < len(promised):
-		return v.writeSync("a synchronous standby is gone", kept)
-	case !sameNames(pg.SyncNames, waitFor):
-		return do("synchronous standbys are chosen", SetSync{Standbys: waitFor})
+	case !key.OK() || !strings.EqualFold(key.Value.Leader, v.Name):
+		return v.writeSync("nobody but the new leader holds every commit yet", syncPromise{})
+	case v.SyncUncertain:
+		return v.writeSync("the outcome of the last write of the sync key is unknown", now)
 	}
-	caughtUp := slices.Clone(kept)
-	for _, s := range pg.Standbys {
-		if s.Streaming && s.Sync && pg.SyncSince > 0 && s.FlushLSN >= pg.SyncSince &&
-			containsFold(wanted, s.Name) && !containsFold(caughtUp, s.Name) {
-			caughtUp = append(caughtUp, s.Name)
+	able := v.syncCandidates(now.voters)
+	wanted, wait := v.syncTarget(able)
+	if len(able) == 0 {
+		if len(now.voters) > 0 {
+			return v.writeSync("a synchronous standby is gone: none is left", wanted)
+		}
+		return v.waitFor(wait)
+	}
+	bridge, ok := bridgeTo(now, wanted, wait, v.connected(now.voters))
+	if !ok {
+		return v.writeSync("a synchronous standby is gone", v.withoutGone(now))
+	}
+	if d := v.waitFor(bridge); len(d.Actions) > 0 || pg.SyncUnsure {
+		return d
+	}
+	caughtUp := v.caughtUp()
+	partly := syncPromise{voters: slices.Clone(now.voters), quorum: now.quorum}
+	for _, name := range wanted.voters {
+		if containsFold(caughtUp, name) && !containsFold(now.voters, name) {
+			partly.voters = append(partly.voters, name)
 		}
 	}
-	if len(caughtUp) > len(kept) {
-		return v.writeSync("a synchronous standby has caught up", caughtUp)
+	for _, next := range []syncPromise{wanted, partly} {
+		switch {
+		case next.same(now):
+			return Decision{}
+		case !next.keptBy(bridge) || !next.holdsOlder(now, caughtUp):
+			continue
+		case slices.ContainsFunc(next.voters, func(n string) bool { return !containsFold(now.voters, n) }):
+			return v.writeSync("a synchronous standby has caught up", next)
+		}
+		return v.writeSync("the synchronous standbys have changed", next)
 	}
 	return Decision{}
 }
 
-func (v View) writeSync(reason string, standbys []string) Decision {
-	value := cluster.NewSync(v.Name, standbys)
+// bridgeTo is what PostgreSQL should wait for now on the way to the wanted
+// promise: something that keeps the present promise and the wanted one. It is the
+// wanted setting if that does, else the same names with a greater number, else
+// the present voters as well, as long as they are connected. There is none when
+// more voters are gone than the quorum allows for.
+func bridgeTo(now, wanted syncPromise, wait syncWait, connected []string) (syncWait, bool) {
+	for _, names := range [][]string{wait.names, union(wait.names, connected)} {
+		num := max(wait.num, len(union(wanted.voters, names))-wanted.quorum)
+		if len(now.voters) > 0 {
+			num = max(num, len(union(now.voters, names))-now.quorum)
+		}
+		if num <= len(names) {
+			return syncWait{names: names, num: num}, true
+		}
+	}
+	return syncWait{}, false
+}
+
+// holdsOlder tells whether enough voters hold every commit that was acknowledged
+// before the present setting took effect: those that have caught up with that
+// moment do; and of the present voters all but quorum do, of whom some may be left
+// out.
+func (p syncPromise) holdsOlder(now syncPromise, caughtUp []string) bool {
+	if len(p.voters) == 0 {
+		return true
+	}
+	sure, added := 0, 0
+	for _, name := range p.voters {
+		switch caught := containsFold(caughtUp, name); {
+		case caught && !containsFold(now.voters, name):
+			sure, added = sure+1, added+1
+		case caught:
+			sure++
+		}
+	}
+	left := 0
+	for _, name := range now.voters {
+		if !containsFold(p.voters, name) {
+			left++
+		}
+	}
+	return max(sure, len(now.voters)-now.quorum-left+added)+p.quorum >= len(p.voters)
+}
+
+func (p syncPromise) same(q syncPromise) bool {
+	return p.quorum == q.quorum && sameNames(p.voters, q.voters)
+}
+
+// withoutGone takes voters that are not connected out until no more of them are
+// left than the quorum.
+func (v View) withoutGone(p syncPromise) syncPromise {
+	connected := v.connected(p.voters)
+	kept, gone := syncPromise{quorum: p.quorum}, 0
+	for _, name := range p.voters {
+		if !containsFold(connected, name) {
+			if gone++; gone > p.quorum {
+				continue
+			}
+		}
+		kept.voters = append(kept.voters, name)
+	}
+	if len(kept.voters) == 0 {
+		kept.quorum = 0
+	}
+	return kept
+}
+
+// syncTarget is the promise to aim at, and what PostgreSQL waits for then: as many
+// standbys as synchronous_node_count says, all of them named (on), or any of all
+// that are able (quorum).
+func (v View) syncTarget(able []string) (syncPromise, syncWait) {
+	if len(able) == 0 {
+		if v.Config.SynchronousStrict {
+			return syncPromise{}, syncWait{names: []string{"*"}, num: 1}
+		}
+		return syncPromise{}, syncWait{}
+	}
+	num := min(len(able), max(1, v.Config.SynchronousNodeCount))
+	if v.Config.SynchronousMode != cluster.SyncQuorum {
+		able = able[:num]
+	}
+	return syncPromise{voters: able, quorum: len(able) - num}, syncWait{names: able, num: num}
+}
+
+// waitFor makes PostgreSQL wait for w unless it certainly does so already.
+func (v View) waitFor(w syncWait) Decision {
+	set := SetSync{Standbys: w.names}
+	if v.Config.SynchronousMode == cluster.SyncQuorum {
+		set.Any = w.num
+	}
+	if !v.Postgres.SyncUnsure && set.Any == v.Postgres.SyncAny && sameNames(v.Postgres.SyncNames, w.names) {
+		return Decision{}
+	}
+	return do("synchronous standbys are chosen", set)
+}
+
+func (v View) writeSync(reason string, p syncPromise) Decision {
+	value := cluster.NewSync(v.Name, p.voters)
+	value.Quorum = p.quorum
+	if v.SyncUncertain {
+		value.After = v.Cluster.Sync.ModifyIndex
+	}
 	return do(reason, WriteSync{Index: v.Cluster.Sync.ModifyIndex, Value: &value})
 }
 
-// syncCandidates picks the standbys to wait for: those already promised as long
-// as they stream, then the most advanced ones, up to synchronous_node_count.
-func syncCandidates(v View) []string {
-	promised := v.Cluster.Sync.Value.Standbys()
+// syncBeforePromotion: in strict mode no commit may be acknowledged by the new
+// primary alone, so it waits for anybody from its first commit on.
+func (v View) syncBeforePromotion() (Decision, bool) {
+	if v.Config.SynchronousMode == cluster.SyncOff || !v.Config.SynchronousStrict {
+		return Decision{}, false
+	}
+	_, wait := v.syncTarget(nil)
+	d := v.waitFor(wait)
+	return d, len(d.Actions) > 0
+}
+
+// syncCandidates are the members that could be synchronous standbys, best first:
+// connected and streaming, not tagged nosync, and, with maximum_lag_on_syncnode, not
+// lagging behind the most advanced of them (a single one: behind the primary) by
+// more than that. Of equal sync_priority, those promised already come first, so
+// that a short lead in the WAL changes nothing; then the most advanced by the
+// position that synchronous_commit asks for.
+func (v View) syncCandidates(promised []string) []string {
 	var able []Standby
-	for _, s := range v.Postgres.Standbys {
+	for _, s := range v.standbys() {
 		m, found := v.member(s.Name)
-		if s.Streaming && found && !m.Tag("nosync") {
+		if s.Streaming && found && !strings.EqualFold(s.Name, v.Name) && !m.Tag("nosync") && syncPriority(m) > 0 {
 			able = append(able, s)
 		}
 	}
-	slices.SortStableFunc(able, func(a, b Standby) int {
-		pa, pb := containsFold(promised, a.Name), containsFold(promised, b.Name)
-		switch {
-		case pa != pb && pa:
-			return -1
-		case pa != pb:
-			return 1
-		case a.FlushLSN != b.FlushLSN:
-			return int(min(1, max(-1, b.FlushLSN-a.FlushLSN)))
+	if limit := v.Config.MaximumLagOnSyncNode; limit > 0 && len(able) > 0 {
+		best := v.Postgres.LSN
+		if len(able) > 1 {
+			best = v.position(slices.MaxFunc(able, func(a, b Standby) int { return cmp.Compare(v.position(a), v.position(b)) }))
 		}
-		return strings.Compare(a.Name, b.Name)
+		able = slices.DeleteFunc(able, func(s Standby) bool { return best-v.position(s) > limit })
+	}
+	slices.SortStableFunc(able, func(a, b Standby) int {
+		first, _ := v.member(a.Name)
+		second, _ := v.member(b.Name)
+		return cmp.Or(
+			cmp.Compare(syncPriority(second), syncPriority(first)),
+			-compareBool(containsFold(promised, a.Name), containsFold(promised, b.Name)),
+			cmp.Compare(v.position(b), v.position(a)),
+			strings.Compare(a.Name, b.Name),
+		)
 	})
-	names := []string{}
-	for _, s := range able[:min(len(able), max(1, v.Config.SynchronousNodeCount))] {
+	names := make([]string, 0, len(able))
+	for _, s := range able {
 		names = append(names, s.Name)
+	}
+	return names
+}
+
+// position is how far a standby is, in the sense of synchronous_commit.
+func (v View) position(s Standby) int64 {
+	switch v.Postgres.SynchronousCommit {
+	case "remote_apply":
+		return s.ReplayLSN
+	case "remote_write":
+		return s.WriteLSN
+	}
+	return s.FlushLSN
+}
+
+// standbys are the connected standbys, one line for each name. Two connections
+// under one name count as one that is no further than the slower: PostgreSQL
+// counts each of them, so that neither alone proves anything.
+func (v View) standbys() []Standby {
+	var out []Standby
+	for _, s := range v.Postgres.Standbys {
+		i := slices.IndexFunc(out, func(o Standby) bool { return strings.EqualFold(o.Name, s.Name) })
+		if i < 0 {
+			out = append(out, s)
+			continue
+		}
+		o := &out[i]
+		o.Streaming, o.Sync = o.Streaming && s.Streaming, o.Sync && s.Sync
+		o.WriteLSN, o.FlushLSN, o.ReplayLSN = min(o.WriteLSN, s.WriteLSN), min(o.FlushLSN, s.FlushLSN), min(o.ReplayLSN, s.ReplayLSN)
+	}
+	return out
+}
+
+// connected are those of names that stream.
+func (v View) connected(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+		return !slices.ContainsFunc(v.Postgres.Standbys, func(s Standby) bool { return s.Streaming && strings.EqualFold(s.Name, n) })
+	})
+}
+
+// caughtUp are the standbys that hold every commit acknowledged under an earlier
+// setting.
+func (v View) caughtUp() []string {
+	var names []string
+	for _, s := range v.standbys() {
+		if s.Streaming && s.Sync && v.Postgres.SyncSince > 0 && s.FlushLSN >= v.Postgres.SyncSince {
+			names = append(names, s.Name)
+		}
 	}
 	return names
 }
@@ -104,20 +337,22 @@ func (v View) member(applicationName string) (cluster.Member, bool) {
 	return cluster.Member{}, false
 }
 
-func containsFold(names []string, name string) bool {
-	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
-}
-
-func sameNames(a, b []string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for _, n := range a {
-		if !containsFold(b, n) {
-			return false
+// syncPriority is the tag sync_priority, 1 when absent: members with a higher one
+// are chosen first, those with 0 never.
+func syncPriority(m cluster.Member) int {
+	switch n := m.Tags["sync_priority"].(type) {
+	case int:
+		return n
+	case int64:
+		return int(n)
+	case float64:
+		return int(n)
+	case string:
+		if i, err := strconv.Atoi(n); err == nil {
+			return i
 		}
 	}
-	return true
+	return 1
 }
 
 // syncForbids: while the key sync names a leader, only it and its synchronous
@@ -132,4 +367,99 @@ func (v View) syncForbids(name string) string {
 		return "is not a synchronous standby of " + key.Value.Leader
 	}
 	return ""
+}
+
+// forcedByOperator tells whether an operator asked for a failover to this member,
+// whatever it may lose. A switchover, which names the leader as well, is no such
+// thing: its leader may have died on the way.
+func (v View) forcedByOperator(name string) bool {
+	f := v.Cluster.Failover
+	return f.OK() && f.Value.Leader == "" && f.Value.Candidate == name
+}
+
+// quorumProblem says why this member cannot be sure to hold every acknowledged
+// commit: the key sync asks for a quorum, and fewer of its leader and voters have
+// shown their position, or one is ahead. A member that does not say how far it is
+// (PostgreSQL down, timeline unknown) does not count.
+func (v View) quorumProblem() string {
+	key := v.Cluster.Sync
+	switch {
+	case v.forcedByOperator(v.Name):
+		return ""
+	case v.syncForbids(v.Name) != "":
+		return v.syncForbids(v.Name)
+	case !key.Exists() || key.Value.Leader == "" || strings.EqualFold(key.Value.Leader, v.Name) || key.Value.Quorum <= 0:
+		return ""
+	}
+	seen := map[string]bool{}
+	ahead := ""
+	for _, p := range v.Peers {
+		if !p.Answered || p.State != cluster.StateRunning || p.LSN <= 0 || p.Timeline <= 0 ||
+			strings.EqualFold(p.Name, v.Name) || !key.Value.Has(p.Name) {
+			continue
+		}
+		if p.Timeline > v.Postgres.Timeline || p.Timeline == v.Postgres.Timeline && p.LSN > v.Postgres.LSN {
+			ahead = "; " + p.Name + " is ahead"
+			continue
+		}
+		seen[strings.ToLower(p.Name)] = true
+	}
+	if len(seen) >= key.Value.Quorum {
+		return ""
+	}
+	return fmt.Sprintf("to be sure of every commit it must see %d of %s and its standbys %v at or behind its own position, and sees %d%s",
+		key.Value.Quorum, key.Value.Leader, key.Value.Standbys(), len(seen), ahead)
+}
+
+// quorumFirst is what must come before the lock is taken while the key sync asks
+// for a quorum. The positions count only if they were asked for when the old
+// leader could acknowledge nothing any more: after its lease ended (ended), and
+// after what this member has promised to it.
+func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
+	key := v.Cluster.Sync
+	if !key.Exists() || key.Value.Quorum <= 0 || strings.EqualFold(key.Value.Leader, v.Name) || v.forcedByOperator(v.Name) {
+		return Decision{}, false
+	}
+	if p := v.Promise; p != nil && ended.Before(p.Until) {
+		ended = p.Until
+	}
+	problem := v.quorumProblem()
+	switch {
+	case !v.peersFresh() || v.PeersAsked.Before(ended):
+		return do("nobody leads; asking for the positions of the synchronous standbys", AskPeers{}), true
+	case problem == "":
+		return Decision{}, false
+	case !v.PeersDone:
+		return wait("nobody leads; waiting for the positions of the synchronous standbys"), true
+	}
+	return wait("nobody leads; " + problem).by(v.Now.Add(askAgain)), true
+}
+
+// union is the names of a, and those of b that are not among them.
+func union(a, b []string) []string {
+	out := slices.Clone(a)
+	for _, n := range b {
+		if !containsFold(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func containsFold(names []string, name string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
+}
+
+func sameNames(a, b []string) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(n string) bool { return !containsFold(b, n) })
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
 }

@@ -51,6 +51,11 @@ type View struct {
 	Giving *Giving
 	// Stopping says that the agent was told to exit.
 	Stopping bool
+	// SyncWriting says that a write of the key sync is under way, SyncUncertain
+	// that one had an unknown outcome and none has succeeded since: a late one
+	// could still land.
+	SyncWriting   bool
+	SyncUncertain bool
 	// WatchdogOK is false when a required watchdog does not work.
 	WatchdogOK bool
 }
@@ -134,6 +139,14 @@ type Postgres struct {
 	// acknowledged under an earlier setting.
 	SyncNames []string
 	SyncSince int64
+	// SyncAny is how many of SyncNames a commit waits for; 0: for all of them.
+	SyncAny int
+	// SyncUnsure: what PostgreSQL waits for is not known for certain: a change of
+	// it is under way or failed, this agent has not set it yet, or PostgreSQL
+	// shows another value. SyncNames and SyncSince are then not to be built on.
+	SyncUnsure bool
+	// SynchronousCommit is PostgreSQL's setting of that name.
+	SynchronousCommit string
 }
 
 // Standby is one line of pg_stat_replication.
@@ -141,7 +154,9 @@ type Standby struct {
 	Name      string // application_name: the member's name
 	Streaming bool
 	Sync      bool // sync_state is sync or quorum
+	WriteLSN  int64
 	FlushLSN  int64
+	ReplayLSN int64
 }
 
 // Peer is another member's answer when it was asked how it fares.
