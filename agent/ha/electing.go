@@ -151,6 +151,8 @@ func (v View) unelectable() string {
 		return "this member is tagged nofailover"
 	case len(v.Config.StandbyCluster) > 0:
 		return "the shard is configured as a standby cluster, which Lictor does not run yet: nothing is promoted"
+	case pg.DiskTrouble != "":
+		return "its data directory cannot be written: " + pg.DiskTrouble
 	case !v.WatchdogOK:
 		return "the watchdog is required and does not work"
 	case !v.Cluster.Initialize.Exists():

@@ -18,6 +18,8 @@ const patrolEvery = 5 * time.Second
 // makes PostgreSQL be the primary.
 //
 //	PostgreSQL                              decision
+//	its disk full, read-only or hung for
+//	  a lease, and another member can lead  give the lease up
 //	primary, accepting                      handover if asked for; synchronous replication
 //	replica, accepting                      promote
 //	running, not accepting                  wait for it, up to primary_start_timeout
@@ -78,6 +80,10 @@ func duty(v View) Decision {
 	switch {
 	case v.Task != TaskNone:
 		return wait("the leader, busy: " + string(v.Task))
+	case pg.DiskTrouble != "" && !v.Config.Pause && !v.Now.Before(pg.DiskSince.Add(v.Config.TTL)):
+		sound := v
+		sound.Postgres.DiskTrouble = ""
+		return giveUpOr(v, "the data directory cannot be written: "+pg.DiskTrouble, duty(sound))
 	case !pg.Running:
 		return restartInPlace(v)
 	case !pg.Accepting:

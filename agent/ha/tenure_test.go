@@ -362,6 +362,23 @@ func TestOutlook(t *testing.T) {
 	expect("Consul went back and stays there", o.Accept(at(9), status(16, 3), true), Taken, at(9))
 }
 
+func TestBadDisk(t *testing.T) {
+	full := func(lasting time.Duration) func(*View) {
+		return func(v *View) { v.Postgres.DiskTrouble, v.Postgres.DiskSince = "no space left", now.Add(-lasting) }
+	}
+	lease := holdsLease(7 * time.Second)
+	other := asked(peer("b", 1, 5000))
+	runSituations(t, []situationTest{
+		{"for a moment", view(lease, other, full(ttl-time.Millisecond)), "", "with the lock"},
+		{"for a lease, and another can lead", view(lease, other, full(ttl)), "give the lease up to b", "no space left"},
+		{"for a lease, and nobody can lead", view(lease, asked(), full(ttl)), "", "with the lock"},
+		{"for a lease, and PostgreSQL is down", view(lease, other, down, full(ttl)), "give the lease up to b", "no space left"},
+		{"in pause", view(lease, other, full(ttl), paused_), "", "with the lock"},
+		{"Consul does not answer", view(lease, other, full(ttl), func(v *View) { v.Lease.Renewed = now.Add(-5 * time.Second) }), "", "with the lock"},
+		{"of a member that could lead otherwise", view(leads("b", 20*time.Second), asked(), full(0)), "", "cannot be written"},
+	})
+}
+
 func TestOtherPrimaries(t *testing.T) {
 	another := peer("b", 2, 5000)
 	another.Primary = true

@@ -121,6 +121,10 @@ type Postgres struct {
 	// LSN is the write position of a primary; of a replica the greater of what
 	// it received and replayed.
 	LSN int64
+	// DiskTrouble says what is wrong with writing to the data directory, in
+	// words, empty when nothing is; DiskSince is when it was first seen.
+	DiskTrouble string
+	DiskSince   cluster.Instant
 	// Upstream is the member that this replica is set up to follow, empty:
 	// none.
 	Upstream string
