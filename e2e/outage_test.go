@@ -175,3 +175,42 @@ func unharmed(t *testing.T, s *lab.Shard, leader *lab.Member, before lab.Process
 		t.Errorf("%d writes failed: %v", n, w.Writes.Errors(time.Time{}, time.Now())[0])
 	}
 }
+
+// In pause nothing is killed, demoted or promoted on its own (I5): not even the
+// PostgreSQL of a leader whose agent is gone for longer than its lease.
+func TestPause(t *testing.T) {
+	l := start(t, lab.Options{TTL: int(outageTTL / time.Second)})
+	s := l.Shard(0)
+	ctx := within(t)
+	must(t, s.Prepare(ctx))
+	must(t, l.AwaitServing(ctx))
+	must(t, l.AwaitPoolers(ctx))
+	leader := got(s.Leader(ctx))(t)
+	before := got(leader.Postmaster())(t)
+	pause := func(on any) {
+		t.Helper()
+		status, text, err := leader.Patch(ctx, "/config", map[string]any{"pause": on})
+		must(t, err)
+		if status != 200 {
+			t.Fatalf("pause %v: %d %s", on, status, text)
+		}
+	}
+	w := clients(t, s, func(ctx context.Context) {
+		pause(true)
+		await(ctx, t, "the pause is not seen by all", func() error {
+			snapshot, err := s.Snapshot(ctx)
+			for _, m := range snapshot.Members {
+				if err == nil && !m.Value.Pause {
+					err = fmt.Errorf("%s is not paused", m.Value.Name)
+				}
+			}
+			return err
+		})
+		must(t, leader.Processes()[0].Kill(ctx))
+		holdFor(ctx, t, 2*outageTTL)
+		must(t, leader.Start(ctx))
+		awaitLease(ctx, t, leader, false)
+		pause(nil)
+	})
+	unharmed(t, s, leader, before, w)
+}
