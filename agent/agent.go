@@ -8,6 +8,8 @@
 //	tasks.go     long ones: bootstrap, clone, start, promote, demote, handover
 //	failsafe.go  what a leader without Consul asks of the others, and they of us
 //	publish.go   what others are told: member key, route, sync, history, slots
+//	guardian.go, watchdog.go
+//	             the deadlines that guard and watchdog device get
 //	watch.go     the goroutines that listen: Consul, PostgreSQL, peers, session
 //	requests.go  what operators ask for through the REST API
 //
@@ -40,10 +42,11 @@ type Agent struct {
 	version string
 	log     zerolog.Logger
 
-	keys  cluster.Keys
-	store *consul.Store
-	pg    *postgres.Instance
-	guard *guardian
+	keys     cluster.Keys
+	store    *consul.Store
+	pg       *postgres.Instance
+	guard    *guardian
+	watchdog *fence.Watchdog
 	// runnable tells whether the binary installed by now can be run.
 	runnable func(context.Context) error
 	peers    *api.Client
@@ -119,6 +122,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		kickSession:  make(chan struct{}, 1),
 	}
 	a.guard = newGuardian(cfg, o)
+	a.watchdog = newWatchdog(cfg)
 	a.pg, err = postgres.New(postgresSettings(cfg, o.Log, a.guard))
 	if err != nil {
 		return nil, err
@@ -166,6 +170,8 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo(a.watchRoute)
 	a.goDo(a.watchPostgres)
 	a.goDo(a.watchGuard)
+	a.goDo(a.watchdog.Run)
+	a.tellLastReset()
 	return a.loop(signals, serverFailed)
 }
 

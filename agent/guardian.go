@@ -33,13 +33,20 @@ type guardian struct {
 	broken string
 }
 
-func newGuardian(cfg config.Config, o Options) *guardian {
+// statePrefix is how the names of the files begin that are kept beside the data
+// directory.
+func statePrefix(cfg config.Config) string {
 	dataDir := filepath.Clean(cfg.Postgres.DataDir)
 	dir := cfg.Lictor.StateDir
 	if dir == "" {
 		dir = filepath.Dir(dataDir)
 	}
-	prefix := filepath.Join(dir, "."+filepath.Base(dataDir)+".lictor-guard")
+	return filepath.Join(dir, "."+filepath.Base(dataDir)+".lictor")
+}
+
+func newGuardian(cfg config.Config, o Options) *guardian {
+	dataDir := filepath.Clean(cfg.Postgres.DataDir)
+	prefix := statePrefix(cfg) + "-guard"
 	return &guardian{
 		client: fence.NewGuardClient(o.GuardCommand, fence.GuardOptions{Socket: prefix + ".sock", DataDir: dataDir}, prefix+".log"),
 		log:    o.Log, post: make(chan struct{}, 1),

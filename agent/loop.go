@@ -103,6 +103,7 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 			return ErrUpgrade
 		}
 		if a.m.exit {
+			a.disableWatchdog()
 			if !a.pg.Running() {
 				a.dismissGuard()
 			}
@@ -157,6 +158,7 @@ func (a *Agent) step() time.Duration {
 	for _, action := range d.Actions {
 		a.perform(action)
 	}
+	a.mindWatchdog(v)
 	a.raiseAlarm(v.OtherPrimaries())
 	a.publish()
 	a.show(d.Reason)

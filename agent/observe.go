@@ -50,9 +50,10 @@ func (a *Agent) view() ha.View {
 		Lease: m.tenure.Lease(), Promise: m.tenure.Promise(), Giving: m.tenure.Giving(),
 		Peers: m.answers, PeersAsked: m.asked, PeersDone: m.pending == 0,
 		Task: m.task.kind, Attempt: m.attempt, Adopted: m.adopted,
-		Stopping: m.stopping, WatchdogOK: true,
+		Stopping:    m.stopping,
 		SyncWriting: m.writing[a.keys.Sync()], SyncUncertain: m.syncUncertain,
 	}
+	v.WatchdogOK, v.WatchdogProblem = a.watchdogOK()
 	o := m.pg.observed
 	v.Postgres = ha.Postgres{
 		Data: m.data.State, DataProblem: m.data.Problem, SystemIdentifier: m.data.SystemIdentifier,
@@ -91,15 +92,8 @@ func (m *member) recentCrashes(now cluster.Instant) int {
 // margins are the moments before the end of the lease at which PostgreSQL is
 // stopped and killed (docs/design.md, ruling 4).
 func (a *Agent) margins() ha.FenceMargins {
-	ttl := a.m.dynamic.TTL
-	margins := ha.FenceMargins{DemoteBefore: ttl / 4, KillBefore: ttl / 10}
-	if s := a.cfg.Lictor.Fence.DemoteBefore; s > 0 {
-		margins.DemoteBefore = time.Duration(s * float64(time.Second))
-	}
-	if s := a.cfg.Lictor.Fence.KillBefore; s > 0 {
-		margins.KillBefore = time.Duration(s * float64(time.Second))
-	}
-	return margins
+	demote, kill := a.cfg.Lictor.Fence.Margins(a.m.dynamic.TTL)
+	return ha.FenceMargins{DemoteBefore: demote, KillBefore: kill}
 }
 
 // killAt is the guard's deadline: a little before the lease ends.
@@ -168,7 +162,7 @@ func (a *Agent) show(reason string) {
 	state := &api.State{
 		At: time.Now(), LoopAt: time.Now(), Name: a.cfg.Name, Scope: a.cfg.Scope, Version: publicVersion(a.version), Tags: publishedTags(a.cfg.Tags),
 		Cluster: a.m.Snapshot, Dynamic: a.m.dynamic, ConsulSeen: a.m.readWall, Reason: reason, Refused: a.m.refused,
-		Leader: a.m.tenure.Held(now), LeaseLeft: a.leaseLeft(now), FailsafeActive: a.m.tenure.OnFailsafe(), OtherPrimaries: a.m.others,
+		Leader: a.m.tenure.Held(now), LeaseLeft: a.leaseLeft(now), FailsafeActive: a.m.tenure.OnFailsafe(), OtherPrimaries: a.m.others, Watchdog: a.watchdog.State(),
 		Member: a.memberValue(),
 		Postgres: api.Postgres{
 			State: a.pgStateName(), Accepting: o.Accepting && a.m.pg.running, InRecovery: !a.m.pg.primary(),

@@ -301,6 +301,7 @@ func (a *Agent) clone(from string) {
 func (a *Agent) startPostgres(role postgres.Role, upstream string) {
 	as := postgres.StartAs{Role: role}
 	killAt, memo := a.killAt(), a.memo()
+	until, timing := a.m.tenure.Until(), a.watchdogTiming()
 	if upstream != "" {
 		up, err := a.upstreamOf(upstream)
 		if err != nil {
@@ -313,6 +314,9 @@ func (a *Agent) startPostgres(role postgres.Role, upstream string) {
 		if role == postgres.Primary {
 			if err := a.guard.armNow(ctx, killAt, memo); err != nil {
 				return fmt.Errorf("the guard could not be armed, so no primary is started: %w", err)
+			}
+			if err := a.activateWatchdog(ctx, until, timing); err != nil {
+				return fmt.Errorf("no primary is started: %w", err)
 			}
 		}
 		return a.pg.Start(ctx, as)
@@ -384,10 +388,14 @@ func (a *Agent) follow(upstream string) {
 // new primary cannot outlive the lease even if this agent dies on the way.
 func (a *Agent) promote() {
 	killAt, memo := a.killAt(), a.memo()
+	until, timing := a.m.tenure.Until(), a.watchdogTiming()
 	var seen postgres.State
 	a.startTask(ha.TaskPromote, func(ctx context.Context) error {
 		if err := a.guard.armNow(ctx, killAt, memo); err != nil {
 			return fmt.Errorf("the guard could not be armed, so nothing is promoted: %w", err)
+		}
+		if err := a.activateWatchdog(ctx, until, timing); err != nil {
+			return fmt.Errorf("nothing is promoted: %w", err)
 		}
 		if err := a.pg.PrePromote(ctx); err != nil {
 			return err

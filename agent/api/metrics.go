@@ -99,6 +99,14 @@ func (c *collector) lictor(state State, status lictorStatus, gauge sendGauge) {
 	gauge("lictor_guard_running", "1 if the guard answers the agent.", flag(status.Guard.Running))
 	gauge("lictor_guard_armed_seconds", "How long the guard still lets PostgreSQL live, 0 when it is disarmed.", float64(status.Guard.ArmedForMS)/1000)
 	gauge("lictor_other_primaries", "Other members of the shard that were seen to run as a primary: must be 0.", float64(len(state.OtherPrimaries)))
+	if w := status.Watchdog; w != nil {
+		gauge("lictor_watchdog_active", "1 if the watchdog device counts down for a lease.", flag(w.Active))
+		gauge("lictor_watchdog_working", "1 if the last keepalive of the watchdog device succeeded.", flag(w.Working))
+		gauge("lictor_watchdog_timeout_seconds", "What the watchdog device is set to, 0 when it does not run.", float64(w.TimeoutMS)/1000)
+		gauge("lictor_watchdog_time_left_seconds", "How long until the watchdog device resets the host unless it is kept alive.", float64(w.TimeLeftMS)/1000)
+		gauge("lictor_watchdog_keepalives", "Keepalives that were sent since the agent's start.", float64(w.KeepAlives))
+		gauge("lictor_watchdog_last_reset", "1 if the host was reset, with the cause as far as it is known.", flag(w.LastReset != ""), "cause", w.LastReset)
+	}
 	if status.LoopAgeMS != nil {
 		gauge("lictor_loop_age_seconds", "How long ago the agent's loop came round.", float64(*status.LoopAgeMS)/1000)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/fence"
 )
 
 // Node is the agent as the API sees it.
@@ -96,6 +97,8 @@ type State struct {
 	// OtherPrimaries are other members that were seen to run as a primary though
 	// this one holds the lease.
 	OtherPrimaries []string
+	// Watchdog is the state of the watchdog device.
+	Watchdog fence.WatchdogState
 
 	// Member is what this member publishes under its own key.
 	Member   cluster.Member

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/fence"
 )
 
 // compat3 is the value of Server.Compat that asks for Patroni 3's words.
@@ -30,6 +31,7 @@ type nodeStatus struct {
 	Pause                bool                             `json:"pause,omitempty"`
 	ClusterUnlocked      bool                             `json:"cluster_unlocked,omitempty"`
 	FailsafeModeIsActive bool                             `json:"failsafe_mode_is_active,omitempty"`
+	WatchdogFailed       bool                             `json:"watchdog_failed,omitempty"`
 	DCSLastSeen          int64                            `json:"dcs_last_seen"`
 	Tags                 map[string]any                   `json:"tags,omitempty"`
 	SystemIdentifier     string                           `json:"database_system_identifier,omitempty"`
@@ -71,7 +73,9 @@ type lictorStatus struct {
 	// LeaseLeftMS is absent when this member holds no lease.
 	LeaseLeftMS *int64      `json:"lease_left_ms,omitempty"`
 	Guard       guardStatus `json:"guard"`
-	Reason      string      `json:"reason"`
+	// Watchdog is absent when its mode is off.
+	Watchdog *watchdogStatus `json:"watchdog,omitempty"`
+	Reason   string          `json:"reason"`
 	// OtherPrimaries must be empty.
 	OtherPrimaries []string `json:"other_primaries,omitempty"`
 	// Beat is the last renewal of the leader's lease that this member has seen;
@@ -85,6 +89,32 @@ type lictorStatus struct {
 type guardStatus struct {
 	Running    bool  `json:"running"`
 	ArmedForMS int64 `json:"armed_for_ms"`
+}
+
+// watchdogStatus is the state of the watchdog device; times are milliseconds.
+type watchdogStatus struct {
+	Mode       string `json:"mode"`
+	Device     string `json:"device"`
+	Identity   string `json:"identity,omitempty"`
+	Active     bool   `json:"active"`
+	Working    bool   `json:"working"`
+	TimeoutMS  int64  `json:"timeout_ms"`
+	TimeLeftMS int64  `json:"time_left_ms"`
+	Nowayout   *bool  `json:"nowayout,omitempty"`
+	KeepAlives uint64 `json:"keepalives"`
+	LastReset  string `json:"last_reset,omitempty"`
+	LastError  string `json:"last_error,omitempty"`
+}
+
+func newWatchdogStatus(w fence.WatchdogState) *watchdogStatus {
+	if w.Mode == "" || w.Mode == "off" {
+		return nil
+	}
+	return &watchdogStatus{
+		Mode: w.Mode, Device: w.Device, Identity: w.Identity, Active: w.Active, Working: w.Working,
+		TimeoutMS: w.Timeout.Milliseconds(), TimeLeftMS: w.TimeLeft.Milliseconds(), Nowayout: w.Nowayout,
+		KeepAlives: w.KeepAlives, LastReset: w.LastReset, LastError: w.LastError,
+	}
 }
 
 // status says all about a node.
@@ -103,6 +133,9 @@ func (s *Server) status(state State) nodeStatus {
 		Patroni:              agentStatus{Version: state.Version, Scope: state.Scope, Name: state.Name},
 		ScheduledRestart:     scheduledRestart(state.Member),
 		Lictor:               s.lictor(state),
+	}
+	if w := out.Lictor.Watchdog; w != nil && state.Leader && !w.Working {
+		out.WatchdogFailed = true
 	}
 	if !state.ConsulSeen.IsZero() {
 		out.DCSLastSeen = state.ConsulSeen.Unix()
@@ -150,7 +183,7 @@ func (s *Server) status(state State) nodeStatus {
 func (s *Server) lictor(state State) lictorStatus {
 	now := s.now()
 	out := lictorStatus{
-		Guard:  guardStatus{Running: state.GuardRunning},
+		Guard: guardStatus{Running: state.GuardRunning}, Watchdog: newWatchdogStatus(state.Watchdog),
 		Reason: state.Reason, OtherPrimaries: state.OtherPrimaries,
 		Beat: state.Cluster.Status.Value.Lictor,
 	}

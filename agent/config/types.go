@@ -7,6 +7,8 @@
 package config
 
 import (
+	"time"
+
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 )
@@ -191,6 +193,19 @@ type Lictor struct {
 type Fence struct {
 	DemoteBefore float64 `mapstructure:"demote_before"` // default ttl/4
 	KillBefore   float64 `mapstructure:"kill_before"`   // default ttl/10
+}
+
+// Margins are how long before the end of a lease of ttl PostgreSQL is stopped, and
+// killed (docs/design.md, section 10, ruling 4).
+func (f Fence) Margins(ttl time.Duration) (demoteBefore, killBefore time.Duration) {
+	demoteBefore, killBefore = ttl/4, ttl/10
+	if f.DemoteBefore > 0 {
+		demoteBefore = time.Duration(f.DemoteBefore * float64(time.Second))
+	}
+	if f.KillBefore > 0 {
+		killBefore = time.Duration(f.KillBefore * float64(time.Second))
+	}
+	return demoteBefore, killBefore
 }
 
 // String shows the configuration as YAML, without its secrets.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/agent/fence"
 )
 
 // Validate checks what decoding cannot: what must be there, forms, ranges, and
@@ -323,10 +324,15 @@ func (v *validation) watchdog(c Config, t cluster.Timing) {
 	if w.SafetyMargin != nil && (*w.SafetyMargin < -1 || time.Duration(*w.SafetyMargin)*time.Second >= t.TTL) {
 		v.fail("watchdog.safety_margin", strconv.Itoa(*w.SafetyMargin), "must be from 0 to less than ttl (%s), or -1 for half of ttl", t.TTL)
 	}
-	switch w.Mode {
-	case "required":
-		v.fail("watchdog.mode", w.Mode, "is not supported yet, and Lictor does not promote without a watchdog while pretending to have one: set it to off")
-	case "automatic":
-		v.warn("watchdog.mode", "the watchdog device is not used yet: a host that hangs as a whole is not reset")
+	if w.Mode == "off" {
+		return
+	}
+	demote, kill := c.Lictor.Fence.Margins(t.TTL)
+	timing := fence.WatchdogTiming{TTL: t.TTL, DemoteBefore: demote, KillBefore: kill}
+	if err := timing.Check(w.Mode == "required"); err != nil {
+		v.errs = append(v.errs, err) // it names the field
+	}
+	if _, err := fence.WatchdogTimeout(t.TTL, w.SafetyMargin); err != nil {
+		v.errs = append(v.errs, err) // it names the field
 	}
 }

@@ -48,7 +48,7 @@ func electing(v View) Decision {
 	if p := v.promised(); p != nil {
 		return wait("the lock is promised to " + p.Leader + " for now").by(p.Until)
 	}
-	if pg.Primary && v.lastLeader() && !v.outOfTouch() || v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
+	if pg.Primary && v.lastLeader() && !v.outOfTouch() && v.WatchdogOK || v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
 		if v.Session == "" {
 			return wait("waiting for a Consul session to take our own lock again")
 		}
@@ -154,7 +154,7 @@ func (v View) unelectable() string {
 	case pg.DiskTrouble != "":
 		return "its data directory cannot be written: " + pg.DiskTrouble
 	case !v.WatchdogOK:
-		return "the watchdog is required and does not work"
+		return "the watchdog is required and does not work: " + v.WatchdogProblem
 	case !v.Cluster.Initialize.Exists():
 		return "the shard is new to Consul and this member's data is a standby's: waiting for its primary"
 	case v.failsafeForbids(v.Name) != "":

@@ -18,6 +18,7 @@ const patrolEvery = 5 * time.Second
 // makes PostgreSQL be the primary.
 //
 //	PostgreSQL                              decision
+//	the required watchdog does not work     give the lease up, or demote
 //	its disk full, read-only or hung for
 //	  a lease, and another member can lead  give the lease up
 //	primary, accepting                      handover if asked for; synchronous replication
@@ -84,6 +85,8 @@ func duty(v View) Decision {
 		sound := v
 		sound.Postgres.DiskTrouble = ""
 		return giveUpOr(v, "the data directory cannot be written: "+pg.DiskTrouble, duty(sound))
+	case !v.WatchdogOK && !v.Config.Pause && (pg.Running && pg.Primary || v.Attempt.Failures > 0):
+		return unwatched(v)
 	case !pg.Running:
 		return restartInPlace(v)
 	case !pg.Accepting:
@@ -120,6 +123,17 @@ func (v View) inTouch() bool { return v.Now.Sub(v.Lease.Renewed) <= v.Config.TTL
 // onFailsafe tells whether the lease has outlived what Consul gave.
 func (v View) onFailsafe() bool {
 	return v.Lease.Failsafe && v.Lease.Until > v.Lease.Renewed.Add(v.Config.TTL)
+}
+
+// unwatched: the required watchdog does not work, so this member must not lead,
+// whether another one can or not.
+func unwatched(v View) Decision {
+	why := "the watchdog is required and does not work: " + v.WatchdogProblem
+	d := giveUpOr(v, why, wait(why))
+	if len(d.Actions) == 0 {
+		return do(why+"; no other member can lead", Demote{})
+	}
+	return d
 }
 
 // restartInPlace: the leader's PostgreSQL is down. Starting it here is the

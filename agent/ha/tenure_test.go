@@ -418,3 +418,20 @@ func TestNextBeatDiffersFromTheStatusThatItReplaces(t *testing.T) {
 		}
 	}
 }
+
+func TestRequiredWatchdogThatDoesNotWork(t *testing.T) {
+	broken := func(v *View) { v.WatchdogOK, v.WatchdogProblem = false, "no such device" }
+	lease := holdsLease(7 * time.Second)
+	ourLast := func(v *View) { leads("a", 20*time.Second)(v); v.Postgres.Primary = true }
+	runSituations(t, []situationTest{
+		{"leads, and another can", view(lease, broken, asked(peer("b", 1, 5000))), "give the lease up to b", "no such device"},
+		{"leads, and nobody else can", view(lease, broken, asked()), "demote", "no other member"},
+		{"leads in pause", view(lease, broken, asked(), paused_), "", "with the lock"},
+		{"leads, not promoted yet", view(lease, broken, asked(), func(v *View) { v.Postgres.Primary = false }), "promote", ""},
+		{"leads, and cannot be promoted for it", view(lease, broken, asked(peer("b", 1, 5000)), func(v *View) {
+			v.Postgres.Primary, v.Attempt = false, Attempt{Kind: TaskPromote, Failures: 1}
+		}), "give the lease up to b", "no such device"},
+		{"led last, and is down", view(ourLast, broken, down, asked()), "start as replica of nobody", "nobody leads"},
+		{"could lead", view(leads("b", 20*time.Second), broken, asked()), "", "no such device"},
+	})
+}

@@ -58,6 +58,8 @@ type View struct {
 	SyncUncertain bool
 	// WatchdogOK is false when a required watchdog does not work.
 	WatchdogOK bool
+	// WatchdogProblem says why, in words.
+	WatchdogProblem string
 }
 
 // FenceMargins are the moments before the end of the lease at which a leader
