@@ -92,7 +92,11 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 			}
 		case <-deadline:
 			a.log.Error().Dur("limit", stopLimit).Msg("could not stop in an orderly way in time; PostgreSQL is killed")
-			return a.pg.Kill(a.ctx)
+			err := a.pg.Kill(a.ctx)
+			if err == nil {
+				a.disableWatchdog()
+			}
+			return err
 		case err := <-failed:
 			return err
 		case <-a.ctx.Done():
