@@ -8,6 +8,7 @@
 //	tasks.go     long ones: bootstrap, clone, start, promote, demote, handover
 //	failsafe.go  what a leader without Consul asks of the others, and they of us
 //	publish.go   what others are told: member key, route, sync, history, slots
+//	disk.go      whether the data directory can be written
 //	guardian.go, watchdog.go
 //	             the deadlines that guard and watchdog device get
 //	watch.go     the goroutines that listen: Consul, PostgreSQL, peers, session
@@ -47,6 +48,7 @@ type Agent struct {
 	pg       *postgres.Instance
 	guard    *guardian
 	watchdog *fence.Watchdog
+	probe    *postgres.DiskProbe
 	// runnable tells whether the binary installed by now can be run.
 	runnable func(context.Context) error
 	peers    *api.Client
@@ -80,6 +82,8 @@ type Options struct {
 	// GuardCommand is the program and arguments that run a guard; the agent
 	// adds the guard's own flags.
 	GuardCommand []string
+	// ProbeCommand is the program and arguments that run a disk probe.
+	ProbeCommand []string
 	// Runnable tells whether the binary that is installed by now can be run.
 	Runnable func(context.Context) error
 }
@@ -127,6 +131,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.probe = a.pg.DiskProbe(o.ProbeCommand)
 	a.m.dynamic = dynamic
 	a.m.told, a.m.writing, a.m.reasons = map[string]string{}, map[string]bool{}, map[string]cluster.Instant{}
 	a.dynamic.Store(&dynamic)
@@ -170,6 +175,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo(a.watchRoute)
 	a.goDo(a.watchPostgres)
 	a.goDo(a.watchGuard)
+	a.goDo(a.watchDisk)
 	a.goDo(a.watchdog.Run)
 	a.tellLastReset()
 	return a.loop(signals, serverFailed)

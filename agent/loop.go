@@ -52,6 +52,7 @@ type member struct {
 	told        map[string]string // problems that were logged, by topic
 	fencing     bool
 	settingSync bool
+	disk        disk
 	// syncUncertain: a write of the key sync may still land.
 	syncUncertain bool
 	rewrite       bool // PostgreSQL's configuration is to be written when the task is done

@@ -27,7 +27,10 @@ type pgState struct {
 	// primaryKnown is the role of a postmaster that does not answer SQL (yet).
 	wasPrimary bool
 	syncNames  []string
+	syncAny    int
 	syncSince  int64
+	syncValue  string // what PostgreSQL must show for these to hold
+	syncSet    bool   // they were set by this agent, successfully
 }
 
 // primary tells whether PostgreSQL is outside recovery, or was when it was last
@@ -61,7 +64,10 @@ func (a *Agent) view() ha.View {
 		Timeline: o.Timeline, LSN: o.LSN(),
 		Upstream: m.upstream, Streaming: o.ReplicationState == postgres.Streaming,
 		DownSince: m.pgDown, Crashes: m.recentCrashes(now),
-		SyncNames: m.pg.syncNames, SyncSince: m.pg.syncSince,
+		SyncNames: m.pg.syncNames, SyncAny: m.pg.syncAny, SyncSince: m.pg.syncSince,
+		SyncUnsure:        !m.pg.syncSet || m.settingSync || o.Accepting && o.SyncNames != m.pg.syncValue,
+		SynchronousCommit: a.pg.SynchronousCommit(),
+		DiskTrouble:       m.disk.trouble, DiskSince: m.disk.since,
 	}
 	if m.bootstrapID != "" {
 		v.Postgres.Data = ha.DataValid // bootstrapped, and on its way into Consul

@@ -133,7 +133,7 @@ func (a *Agent) begin(action ha.Action) {
 		case ha.Handover:
 			a.handover(act.Successor)
 		case ha.SetSync:
-			a.setSync(act.Standbys)
+			a.setSync(act)
 		}
 	}
 }
@@ -310,6 +310,7 @@ func (a *Agent) startPostgres(role postgres.Role, upstream string) {
 		}
 		as.Upstream = &up
 	}
+	a.m.pg.syncSet = false // a replica's file waits for nobody
 	a.startTask(ha.TaskStart, func(ctx context.Context) error {
 		if role == postgres.Primary {
 			if err := a.guard.armNow(ctx, killAt, memo); err != nil {
@@ -338,6 +339,7 @@ func (a *Agent) rejoin(upstream string) {
 	}
 	leader := a.m.Snapshot.LeaderName()
 	rewind, remove := a.mayRewind(), a.mayRemoveData()
+	a.m.pg.syncSet = false
 	a.startTask(ha.TaskRejoin, func(ctx context.Context) error {
 		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
 			return err
@@ -477,23 +479,26 @@ func (a *Agent) awaitWAL(ctx context.Context, url string, lsn int64) error {
 }
 
 // setSync makes commits wait for standbys, then reads how far the WAL is: a
-// standby that has more than that holds everything acknowledged before.
-func (a *Agent) setSync(standbys []string) {
+// standby that has more than that holds everything acknowledged before. What was
+// in force is not known for certain from the beginning of the attempt on.
+func (a *Agent) setSync(s ha.SetSync) {
 	if a.m.settingSync {
 		return
 	}
-	a.m.settingSync = true
+	a.m.settingSync, a.m.pg.syncSet = true, false
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		since, err := a.pg.SetSynchronousStandbys(ctx, standbys)
+		set, err := a.pg.SetSynchronous(ctx, postgres.SyncSetting{Names: s.Standbys, Any: s.Any})
 		return func() {
 			a.m.settingSync = false
 			if err != nil {
 				a.log.Warn().Err(err).Msg("setting synchronous_standby_names failed")
 				return
 			}
-			a.m.pg.syncNames, a.m.pg.syncSince = standbys, since
-			a.log.Info().Strs("standbys", standbys).Msg("commits wait for these standbys")
+			pg := &a.m.pg
+			pg.syncNames, pg.syncAny, pg.syncSince, pg.syncValue, pg.syncSet = s.Standbys, s.Any, set.Since, set.Value, true
+			pg.observed.SyncNames = set.Value // an older observation does not make it unsure again
+			a.log.Info().Strs("standbys", s.Standbys).Int("any", s.Any).Msg("commits wait for these standbys")
 			kick(a.kickPostgres)
 		}
 	})

@@ -152,12 +152,20 @@ func (f Failover) Empty() bool {
 	return f.Leader == "" && f.Candidate == "" && f.ScheduledAt == nil
 }
 
-// Sync is the value of the key `sync`: the members that hold every
-// acknowledged commit. Only they may lead.
+// Sync is the value of the key `sync`: the members that may lead without losing
+// an acknowledged commit.
 type Sync struct {
-	Leader      string  `json:"leader"`
+	Leader string `json:"leader"`
+	// Quorum is how many of the leader and the standbys, besides itself, a
+	// standby must see at or behind its own position before it may lead: 0 when
+	// every standby holds every acknowledged commit. Patroni 3 does not write it.
 	Quorum      int     `json:"quorum"`
 	SyncStandby *string `json:"sync_standby"`
+	// After is the ModifyIndex of the value that this one replaced, set when the
+	// write had to be a change: Consul moves no index for a value that is equal
+	// to the old one, and a write that comes late must fail. Patroni passes over
+	// it.
+	After uint64 `json:"after,omitempty"`
 }
 
 // NewSync makes the value for a leader and its synchronous standbys; names are

@@ -169,6 +169,17 @@ func TestSync(t *testing.T) {
 	if got := encode(t, NewSync("a", nil)); got != `{"leader":"a","quorum":0,"sync_standby":null}` {
 		t.Errorf("nobody: %s", got)
 	}
+	var three, four Sync // as Patroni 3 and 4 write it
+	if err := json.Unmarshal([]byte(`{"leader":"a","sync_standby":"b,c"}`), &three); err != nil || three.Quorum != 0 {
+		t.Errorf("of Patroni 3: %+v, %v", three, err)
+	}
+	if err := json.Unmarshal([]byte(`{"leader":"a","quorum":1,"sync_standby":"b,c"}`), &four); err != nil || four.Quorum != 1 {
+		t.Errorf("of Patroni 4: %+v, %v", four, err)
+	}
+	four.After = 47
+	if got := encode(t, four); got != `{"leader":"a","quorum":1,"sync_standby":"b,c","after":47}` {
+		t.Errorf("with quorum: %s", got)
+	}
 	for name, want := range map[string]bool{
 		"node1": true, "NODE1": true, "pg-b": true, "PG-B": true, "Node2": true, "node": false, "node4": false, "node2,node3": false, "": false, "pg_b": false,
 	} {

@@ -70,6 +70,9 @@ func electing(v View) Decision {
 	if b != nil && b.Released {
 		expires = v.StatusSeen
 		if b.Successor == v.Name {
+			if d, first := v.quorumFirst(expires); first {
+				return d
+			}
 			return do("the lease was given to us by "+b.Owner, v.takeOver())
 		}
 		if b.Successor != "" {
@@ -93,6 +96,9 @@ func electing(v View) Decision {
 	}
 	if why := v.standBack(); why != "" {
 		return wait("nobody leads; " + why).by(v.Now.Add(askAgain))
+	}
+	if d, first := v.quorumFirst(expires); first {
+		return d
 	}
 	return do("nobody leads; this member is the best that answers", v.takeOver())
 }
@@ -143,7 +149,7 @@ func (v View) takeOver() TakeOver {
 // unelectable says why this member must not lead now.
 func (v View) unelectable() string {
 	pg := v.Postgres
-	forced := v.Cluster.Failover.OK() && v.Cluster.Failover.Value.Candidate == v.Name
+	forced := v.forcedByOperator(v.Name)
 	switch {
 	case pg.Primary:
 		return "PostgreSQL runs as a primary that must be stopped first"

@@ -96,9 +96,12 @@ func duty(v View) Decision {
 		return wait("the leader; PostgreSQL is starting")
 	case v.Read.IsZero():
 		return Decision{} // what is to be done besides is in Consul
-	case v.Config.Pause:
+	case v.Config.Pause && !pg.Primary:
 		return handover(v)
 	case !pg.Primary:
+		if d, first := v.syncBeforePromotion(); first {
+			return d
+		}
 		promote := v.unlessFailing(do("the leader", Promote{}))
 		if v.Attempt.Kind == TaskPromote && v.Attempt.Failures >= crashLoop {
 			return giveUpOr(v, "the promotion fails again and again", promote)

@@ -2,8 +2,8 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -21,10 +21,7 @@ func syncStandbyNames(standbys []string) string {
 	if len(standbys) == 1 && standbys[0] == "*" {
 		return "*"
 	}
-	names := make([]string, 0, len(standbys))
-	for _, s := range standbys {
-		names = append(names, `"`+strings.ReplaceAll(s, `"`, `""`)+`"`)
-	}
+	names := quotedNames(standbys)
 	switch len(names) {
 	case 0:
 		return ""
@@ -32,6 +29,14 @@ func syncStandbyNames(standbys []string) string {
 		return names[0]
 	}
 	return fmt.Sprintf("%d (%s)", len(names), strings.Join(names, ","))
+}
+
+func quotedNames(names []string) []string {
+	quoted := make([]string, 0, len(names))
+	for _, n := range names {
+		quoted = append(quoted, `"`+strings.ReplaceAll(n, `"`, `""`)+`"`)
+	}
+	return quoted
 }
 
 var (
@@ -64,114 +69,247 @@ func (p *Instance) SyncStandbys() []string {
 	return syncMembers(p.syncNames)
 }
 
-// SetSynchronousStandbys makes commits wait for the standbys, and returns the
-// flush position after that took effect: whoever has flushed it has every
-// commit that was acknowledged before.
+// SyncSetting is whom commits wait for. Lictor's own sessions never wait.
+type SyncSetting struct {
+	// Names are members; "*" alone is anybody, none nobody.
+	Names []string
+	// Any is how many of them suffice (ANY), 0: all are needed.
+	Any int
+}
+
+// value is the setting as synchronous_standby_names has it. A quorum is written
+// as one even if it is of one, as Patroni does.
+func (s SyncSetting) value() string {
+	if s.Any == 0 || len(s.Names) == 0 {
+		return syncStandbyNames(s.Names)
+	}
+	list := "*"
+	if !s.anybody() {
+		list = strings.Join(quotedNames(s.Names), ",")
+	}
+	return fmt.Sprintf("ANY %d (%s)", s.Any, list)
+}
+
+func (s SyncSetting) anybody() bool { return len(s.Names) == 1 && s.Names[0] == "*" }
+
+func (s SyncSetting) has(name string) bool {
+	return s.anybody() || slices.ContainsFunc(s.Names, func(n string) bool { return strings.EqualFold(n, name) })
+}
+
+// SyncInForce says since when commits wait as they were told to.
+type SyncInForce struct {
+	// Value is what synchronous_standby_names shows from now on, unless somebody
+	// else changes it. While commits wait for nobody and synchronous_mode is off,
+	// it is what the user's own parameters say.
+	Value string
+	// Since is a flush position in bytes: commits beyond it were released under
+	// this setting only, and whoever has flushed it holds all others. 0 on a
+	// replica, and while commits wait for nobody.
+	Since int64
+}
+
+// SetSynchronousStandbys makes commits wait for all of the standbys and returns
+// the flush position since when they do.
+func (p *Instance) SetSynchronousStandbys(ctx context.Context, standbys []string) (int64, error) {
+	set, err := p.SetSynchronous(ctx, SyncSetting{Names: standbys})
+	return set.Since, err
+}
+
+// SetSynchronous makes commits wait as s says and returns when that is in force. If
+// it fails, the old setting may be in force as well as the new one.
 //
 // That a session shows the new value says little: commits wait when the
 // checkpointer has read it, and are released by what each WAL sender has read
 // (PostgreSQL's src/backend/replication/syncrep.c). So the position is taken only
 // after all of these have.
-func (p *Instance) SetSynchronousStandbys(ctx context.Context, standbys []string) (int64, error) {
-	value := syncStandbyNames(standbys)
-	p.setSyncNames(value)
+func (p *Instance) SetSynchronous(ctx context.Context, s SyncSetting) (SyncInForce, error) {
+	p.setSyncNames(s.value())
 	if err := p.writeConfig(p.getRuns()); err != nil {
-		return 0, err
+		return SyncInForce{}, err
 	}
+	set := SyncInForce{Value: p.syncNamesInFile()}
 	if err := p.signal(syscall.SIGHUP); err != nil {
-		return 0, err
+		return SyncInForce{}, err
 	}
-	why := ""
+	var (
+		conn *pgx.Conn
+		why  string
+	)
+	defer func() {
+		if conn != nil {
+			hangUpOn(conn)
+		}
+	}()
 	for {
-		lsn, now, err := p.synchronousSince(ctx, value, standbys)
-		switch {
-		case err != nil && !p.Running():
-			return 0, fmt.Errorf("synchronous_standby_names: %w", err)
-		case err != nil && why == "":
-			why = err.Error()
-		case err == nil && now == "":
-			return lsn, nil
-		case err == nil:
-			why = now
+		var (
+			err error
+			who string
+		)
+		if conn == nil {
+			conn, who, err = p.sessionThatKnows(ctx, set.Value)
+		}
+		if conn != nil {
+			if set.Since, who, err = synchronousSince(ctx, conn, s); err == nil && who == "" {
+				return set, nil
+			}
+		}
+		if err == nil {
+			why = who
+		} else {
+			if !p.Running() {
+				return SyncInForce{}, fmt.Errorf("synchronous_standby_names: %w", err)
+			}
+			if ctx.Err() == nil || why == "" {
+				why = err.Error()
+			}
+			if conn != nil { // it may be broken
+				hangUpOn(conn)
+				conn = nil
+			}
 		}
 		select {
 		case <-time.After(pollEvery):
 		case <-ctx.Done():
-			return 0, fmt.Errorf("synchronous_standby_names did not take effect (%s): %w", why, ctx.Err())
+			return SyncInForce{}, fmt.Errorf("synchronous_standby_names did not take effect (%s): %w", why, ctx.Err())
 		}
 	}
 }
 
-// synchronousSince returns the flush position if all of PostgreSQL knows the
-// value, or else who does not.
-func (p *Instance) synchronousSince(ctx context.Context, value string, standbys []string) (lsn int64, why string, err error) {
-	// A session that is new and knows the value proves that the postmaster is
-	// done with passing the signal on: it does one thing at a time.
+// syncNamesInFile is the value of synchronous_standby_names in the configuration
+// file: the agent's, or the user's while the agent has none.
+func (p *Instance) syncNamesInFile() string {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	if p.ownsSyncNames() {
+		return p.syncNames
+	}
+	return p.parameters()[syncNames]
+}
+
+// SynchronousCommit is the parameter synchronous_commit as it is configured.
+func (p *Instance) SynchronousCommit() string {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	if value, set := p.parameters()["synchronous_commit"]; set {
+		return strings.ToLower(value)
+	}
+	return "on"
+}
+
+// sessionThatKnows opens a session if a new one has the value of
+// synchronous_standby_names; otherwise it says what it has. That it is new and has
+// it proves that the postmaster is done with passing the signal on: it does one
+// thing at a time.
+func (p *Instance) sessionThatKnows(ctx context.Context, value string) (_ *pgx.Conn, why string, err error) {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
-		return 0, "", err
+		return nil, "", err
 	}
-	defer hangUpOn(conn)
 	var now string
 	if err := conn.QueryRow(ctx, "SELECT current_setting('synchronous_standby_names')").Scan(&now); err != nil {
-		return 0, "", err
+		hangUpOn(conn)
+		return nil, "", fmt.Errorf("reading synchronous_standby_names: %w", err)
 	}
-	switch {
-	case now != value:
-		return 0, "the postmaster has not read it", nil
-	case value == "": // commits that wait a moment longer do no harm
-		return 0, "", nil
+	if now != value {
+		hangUpOn(conn)
+		return nil, fmt.Sprintf("PostgreSQL shows %q instead of %q; if that stays so, somebody has set it with ALTER SYSTEM", now, value), nil
+	}
+	return conn, "", nil
+}
+
+// synchronousSince returns the flush position if all of PostgreSQL knows the
+// setting, or else who does not.
+func synchronousSince(ctx context.Context, conn *pgx.Conn, s SyncSetting) (since int64, why string, err error) {
+	if len(s.Names) == 0 {
+		return 0, "", nil // commits that wait a moment longer do no harm
 	}
 	if why, err := checkpointerKnows(ctx, conn); err != nil || why != "" {
 		return 0, why, err
 	}
-	rows, err := conn.Query(ctx, "SELECT application_name, sync_priority > 0 FROM pg_stat_replication WHERE state IN ('streaming', 'catchup')")
-	if err != nil {
-		return 0, "", err
+	var recovery bool
+	if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovery); err != nil || recovery {
+		return 0, "", err // a replica has nothing that waits
 	}
-	counted := map[string]bool{}
-	var name string
-	var counts bool
-	if _, err := pgx.ForEachRow(rows, []any{&name, &counts}, func() error { counted[name] = counts; return nil }); err != nil {
-		return 0, "", err
+	if why, err := walSendersKnow(ctx, conn, s); err != nil || why != "" {
+		return 0, why, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(counted)) {
-		if listed := value == "*" || slices.ContainsFunc(standbys, func(s string) bool { return strings.EqualFold(s, name) }); listed != counted[name] {
-			return 0, "the WAL sender of " + name + " has not read it", nil
-		}
-	}
-	err = conn.QueryRow(ctx, "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint").Scan(&lsn)
-	return lsn, "", err
+	err = conn.QueryRow(ctx, "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint").Scan(&since)
+	return since, "", err
 }
 
-// checkpointerKnows tells whether the checkpointer has handled every SIGHUP that
-// it was sent; otherwise why not. It has when none is pending and it sleeps (so
-// that its signal handler has run, which lets it sleep nowhere before it has
-// read the files), and then is seen waiting for work.
-func checkpointerKnows(ctx context.Context, conn *pgx.Conn) (why string, err error) {
-	const find = "SELECT pid, COALESCE(wait_event, '') FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
-	var (
-		pid   int
-		event string
-	)
-	if err := conn.QueryRow(ctx, find).Scan(&pid, &event); err != nil {
-		return "", fmt.Errorf("looking for the checkpointer: %w", err)
-	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+// walSendersKnow tells whether every WAL sender that may release commits has read
+// the setting; otherwise why not. The priority of a sender says whether its own
+// reading of the setting lists it, but not how many others that wants: a sender
+// that was listed before as well must be seen waiting for work after it has
+// handled its signal.
+func walSendersKnow(ctx context.Context, conn *pgx.Conn, s SyncSetting) (why string, err error) {
+	rows, err := conn.Query(ctx, `SELECT pid, application_name, sync_priority > 0 FROM pg_stat_replication
+		WHERE state IN ('streaming', 'catchup') ORDER BY application_name`)
 	if err != nil {
-		return "", fmt.Errorf("looking at the checkpointer: %w", err)
+		return "", fmt.Errorf("looking for the WAL senders: %w", err)
 	}
-	if !sleepsWithoutSIGHUP(string(status)) {
-		return "the checkpointer (pid " + strconv.Itoa(pid) + ") has not read it", nil
+	type sender struct {
+		PID    int
+		Name   string
+		Counts bool
 	}
-	if err := conn.QueryRow(ctx, find).Scan(&pid, &event); err != nil {
+	senders, err := pgx.CollectRows(rows, pgx.RowToStructByPos[sender])
+	if err != nil {
+		return "", fmt.Errorf("looking for the WAL senders: %w", err)
+	}
+	for _, sender := range senders {
+		if s.has(sender.Name) != sender.Counts {
+			return "the WAL sender of " + sender.Name + " has not read it", nil
+		}
+		if !sender.Counts {
+			continue
+		}
+		if why, err := hasReread(ctx, conn, "the WAL sender of "+sender.Name, sender.PID, "WalSenderMain"); err != nil || why != "" {
+			return why, err
+		}
+	}
+	return "", nil
+}
+
+// checkpointerKnows tells whether the checkpointer has read the setting;
+// otherwise why not.
+func checkpointerKnows(ctx context.Context, conn *pgx.Conn) (why string, err error) {
+	var pid int
+	if err := conn.QueryRow(ctx, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").Scan(&pid); err != nil {
 		return "", fmt.Errorf("looking for the checkpointer: %w", err)
 	}
-	switch event {
-	case "CheckpointerMain", "CheckpointWriteDelay":
-		return "", nil
+	return hasReread(ctx, conn, "the checkpointer", pid, "CheckpointerMain", "CheckpointWriteDelay")
+}
+
+// hasReread tells whether a process has handled every SIGHUP that it was sent;
+// otherwise why not. It has when none is pending and it is seen waiting for work
+// after that: its handler has run by then, and woken it, so that it would not
+// wait before it has read the files. As a process passes through its wait when it
+// was woken, it must sleep there, and still be there afterwards.
+func hasReread(ctx context.Context, conn *pgx.Conn, who string, pid int, waits ...string) (why string, err error) {
+	who += " (pid " + strconv.Itoa(pid) + ")"
+	for range 2 {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		switch {
+		case errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH):
+			return who + " has ended meanwhile", nil
+		case err != nil:
+			return "", fmt.Errorf("looking at %s: %w", who, err)
+		case !sleepsWithoutSIGHUP(string(status)):
+			return who + " has not read it", nil
+		}
+		var event string
+		err = conn.QueryRow(ctx, "SELECT COALESCE(wait_event, '') FROM pg_stat_activity WHERE pid = $1", pid).Scan(&event)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return who + " has ended meanwhile", nil
+		case err != nil:
+			return "", fmt.Errorf("looking at %s: %w", who, err)
+		case !slices.Contains(waits, event):
+			return who + " is busy", nil
+		}
 	}
-	return "the checkpointer (pid " + strconv.Itoa(pid) + ") is busy", nil
+	return "", nil
 }
 
 // sleepsWithoutSIGHUP reads /proc/PID/status (proc_pid_status(5)).

@@ -45,7 +45,7 @@ func agentCommand() *cobra.Command {
 				return err
 			}
 			a, err := agent.New(cfg, agent.Options{
-				Source: source, Version: version, Log: log, GuardCommand: []string{self, "guard"},
+				Source: source, Version: version, Log: log, GuardCommand: []string{self, "guard"}, ProbeCommand: []string{self, "probe-disk"},
 				Runnable: func(ctx context.Context) error { return runnable(ctx, self) },
 			})
 			if err != nil {

@@ -26,7 +26,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		agentCommand(), guardCommand(), bouncerCommand(),
+		agentCommand(), guardCommand(), probeDiskCommand(), bouncerCommand(),
 		listCommand(), switchoverCommand(),
 		validateCommand(), sampleConfigCommand(), demoCommand(),
 	)

@@ -1,0 +1,99 @@
+package postgres
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+)
+
+// probeName begins with PostgreSQL's prefix of temporary files, which
+// pg_basebackup leaves out wherever it is, and pg_rewind below the data
+// directory's top level. One that was left behind is written over by the next
+// probe.
+const probeName = "pgsql_tmp.lictor-probe"
+
+// probeSize is one page of PostgreSQL.
+const probeSize = 8192
+
+// RunDiskProbe is the child's part of DiskProbe: it reports to out that it begins,
+// writes into the data directory and, if that is on another filesystem, into the
+// directory of the WAL, and reports what became of it. An error says that it
+// could not report.
+func RunDiskProbe(dataDir string, out io.Writer) error {
+	report := json.NewEncoder(out)
+	if err := report.Encode(probeReport{Begins: true}); err != nil {
+		return fmt.Errorf("reporting: %w", err)
+	}
+	found := probeReport{}
+	if err := probeDisk(dataDir); err != nil {
+		found = probeReport{Trouble: troubleOf(err), Problem: err.Error()}
+	}
+	if err := report.Encode(found); err != nil {
+		return fmt.Errorf("reporting: %w", err)
+	}
+	return nil
+}
+
+func probeDisk(dataDir string) error {
+	// Into base, where the name keeps it out of pg_rewind. A directory that is
+	// empty, or not PostgreSQL's, has none and stays as it is.
+	base, wal := filepath.Join(dataDir, "base"), filepath.Join(dataDir, "pg_wal")
+	if err := probeWrite(base); err != nil {
+		return err
+	}
+	var here, there syscall.Stat_t
+	if err := syscall.Stat(base, &here); err != nil {
+		return fmt.Errorf("looking at %s: %w", base, err)
+	}
+	if err := syscall.Stat(wal, &there); err != nil {
+		return fmt.Errorf("looking at %s: %w", wal, err)
+	}
+	if here.Dev == there.Dev {
+		return nil
+	}
+	return probeWrite(wal)
+}
+
+func probeWrite(dir string) (err error) {
+	path := filepath.Join(dir, probeName)
+	page := make([]byte, probeSize)
+	// Not zeros: a filesystem that compresses would make a hole of them.
+	if _, err := rand.Read(page); err != nil {
+		return fmt.Errorf("making a page: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("making a file: %w", err)
+	}
+	defer func() {
+		err = errors.Join(err, f.Close(), os.Remove(path))
+	}()
+	if _, err := f.Write(page); err != nil {
+		return fmt.Errorf("writing a page: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("syncing a page: %w", err)
+	}
+	return nil
+}
+
+func troubleOf(err error) DiskTrouble {
+	is := func(any ...syscall.Errno) bool {
+		return slices.ContainsFunc(any, func(e syscall.Errno) bool { return errors.Is(err, e) })
+	}
+	switch {
+	case is(syscall.EIO, syscall.ENXIO, syscall.ENODEV, syscall.EUCLEAN, syscall.ETIMEDOUT, syscall.ESHUTDOWN, syscall.ESTALE):
+		return DiskIOError
+	case is(syscall.EROFS):
+		return DiskReadOnly
+	case is(syscall.ENOSPC, syscall.EDQUOT):
+		return DiskFull
+	}
+	return DiskUnusable
+}
