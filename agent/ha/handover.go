@@ -5,6 +5,10 @@ import (
 	"time"
 )
 
+// refusalAge is how old the answers may be on which a switchover is refused: they
+// may have been given before it was asked for, to a leader on patrol.
+const refusalAge = 300 * time.Millisecond
+
 // handover: the operator asked the leader to give its place away (key
 // failover). The request is carried out or refused, never left lying.
 //
@@ -65,6 +69,9 @@ func handover(v View) Decision {
 		if best.Name == "" || v.better(p, best) {
 			best = p
 		}
+	}
+	if best.Name == "" && v.Now.Sub(v.PeersAsked) > refusalAge {
+		return do("the leader, asked to switch over; asking the others anew", AskPeers{})
 	}
 	if best.Name == "" {
 		return refuse(why)

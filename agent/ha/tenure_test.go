@@ -362,6 +362,20 @@ func TestOutlook(t *testing.T) {
 	expect("Consul went back and stays there", o.Accept(at(9), status(16, 3), true), Taken, at(9))
 }
 
+// Answers that a patrol got before the switchover was asked for refuse nothing.
+func TestSwitchoverIsNotRefusedOnOldAnswers(t *testing.T) {
+	starting := peer("b", 1, 5000)
+	starting.State = cluster.StateStarting
+	lease := holdsLease(7 * time.Second)
+	to := request(cluster.Failover{Leader: "a", Candidate: "b"})
+	old := func(v *View) { v.PeersAsked = now.Add(-time.Second) }
+	runSituations(t, []situationTest{
+		{"old answers", view(lease, to, asked(starting), old), "ask the other members", "anew"},
+		{"new answers", view(lease, to, asked(starting)), "clear the failover key", "not running"},
+		{"old answers, and it can", view(lease, to, asked(peer("b", 1, 5000)), old), "hand over to b", ""},
+	})
+}
+
 func TestBadDisk(t *testing.T) {
 	full := func(lasting time.Duration) func(*View) {
 		return func(v *View) { v.Postgres.DiskTrouble, v.Postgres.DiskSince = "no space left", now.Add(-lasting) }
