@@ -311,17 +311,27 @@ func (a *Agent) consulFailed(err error) {
 	a.log.Warn().Err(err).Msg("Consul does not answer; trying again until it does")
 }
 
+// problemGrace is how long a value in Consul must make no sense before that is
+// said: a leader whose session was lost has no member key for a moment.
+const problemGrace = 3 * time.Second
+
 // noteProblems reports values in Consul that make no sense, once each.
 func (a *Agent) noteProblems(snapshot cluster.Snapshot) {
-	err := errors.Join(snapshot.Problems()...)
 	text := ""
-	if err != nil {
+	if err := errors.Join(snapshot.Problems()...); err != nil {
 		text = err.Error()
 	}
-	if text != a.m.problems && text != "" {
+	if text != a.m.problems {
+		a.m.problems, a.m.problemsSince = text, a.clock()
+		if text != "" {
+			a.afterwards(problemGrace, func() { a.noteProblems(a.m.Snapshot) })
+		}
+		return
+	}
+	if text != "" && !a.m.problemsSince.IsZero() && a.clock().Sub(a.m.problemsSince) >= problemGrace {
+		a.m.problemsSince = 0
 		a.log.Error().Str("prefix", a.keys.Prefix()).Str("problems", text).Msg("values in Consul are not understood and passed over")
 	}
-	a.m.problems = text
 }
 
 // clearStaleBootstrap ends the session that an earlier run of this very member

@@ -20,7 +20,8 @@ type member struct {
 	rereadNotBefore cluster.Instant // spaces out readings that fail
 	consulDown      bool
 	writing         map[string]bool // the leader's own keys that are being written
-	problems        string          // what was logged last about values that make no sense
+	problems        string          // values that make no sense
+	problemsSince   cluster.Instant // when they were seen first; zero: they were logged
 
 	// The lease, and what this member has written and promised
 	tenure ha.Tenure

@@ -24,6 +24,8 @@ type dataState struct {
 type pgState struct {
 	running  bool
 	observed postgres.State
+	// observedAt is when the look at it began.
+	observedAt cluster.Instant
 	// primaryKnown is the role of a postmaster that does not answer SQL (yet).
 	wasPrimary bool
 	syncNames  []string
@@ -177,6 +179,9 @@ func (a *Agent) show(reason string) {
 			ReplayedAt: o.ReplayedAt, ReplayPaused: o.ReplayPaused, ReplicationState: o.ReplicationState,
 			PendingRestart: o.PendingRestart,
 		},
+	}
+	if at := a.m.pg.observedAt; !at.IsZero() {
+		state.ObservedAt = state.At.Add(-now.Sub(at))
 	}
 	state.GuardRunning, state.GuardArmedFor = a.guard.shown(now)
 	if o.InRecovery && a.m.Snapshot.Status.OK() {

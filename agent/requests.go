@@ -54,6 +54,14 @@ func (a *Agent) await(ctx context.Context, condition func(api.State) bool) error
 	}
 }
 
+// Observe looks at PostgreSQL anew (api.Node).
+func (a *Agent) Observe(ctx context.Context) {
+	asked := time.Now()
+	kick(a.kickPostgres)
+	// If that takes too long, the age of what is shown tells.
+	_ = a.await(ctx, func(s api.State) bool { return s.ObservedAt.After(asked) })
+}
+
 // Reload re-reads the configuration file, as SIGHUP does (api.Node).
 func (a *Agent) Reload(ctx context.Context) error {
 	return a.ask(ctx, a.reload)

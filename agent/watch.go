@@ -144,6 +144,7 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 	for ctx.Err() == nil {
 		timer.Reset(observeEvery(a.dynamic.Load().LoopWait))
 		edge := a.taskEdge.Load()
+		began := a.clock()
 		limit, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
 		state, err := a.pg.Observe(limit)
 		cancel()
@@ -155,6 +156,9 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 		a.post(func() {
 			if a.taskEdge.Load() == edge {
 				a.sawPostgres(state, data, err)
+				if err == nil {
+					a.m.pg.observedAt = began
+				}
 			}
 		})
 		select {
@@ -207,12 +211,20 @@ func (a *Agent) askPeers() {
 }
 
 func (a *Agent) askPeer(ctx context.Context, name, url string) ha.Peer {
-	status, err := a.peers.Status(ctx, url)
+	asked := a.clock()
+	status, err := a.peers.Observe(ctx, url)
 	if err != nil {
 		a.log.Debug().Err(err).Str("member", name).Msg("does not answer")
 		return ha.Peer{Name: name}
 	}
-	return peerOf(name, status)
+	peer := peerOf(name, status)
+	if l := status.Lictor; l != nil {
+		peer.Observed = 1 // never
+		if l.ObservedAge >= 0 {
+			peer.Observed = asked.Add(-l.ObservedAge - time.Millisecond) // the age is cut to whole ones
+		}
+	}
+	return peer
 }
 
 // pause waits for d or the end of ctx.

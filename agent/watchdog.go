@@ -42,7 +42,8 @@ func (a *Agent) mindWatchdog(v ha.View) {
 	switch {
 	case v.Config.Pause || v.Lease.Until.IsZero() && !primary:
 		a.watchdog.StandDown()
-	case a.m.tenure.Held(v.Now) && primary:
+	case a.m.tenure.Held(v.Now) && (primary || a.watchdog.State().Active):
+		// Also while PostgreSQL is being promoted, or recovers from a crash.
 		a.watchdog.KeepAlive(a.m.tenure.Until(), a.watchdogTiming())
 	}
 	if problem := a.watchdog.State().LastError; problem != "" {

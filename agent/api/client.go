@@ -229,11 +229,22 @@ type PeerLictor struct {
 	Beat *cluster.Beat
 	// LoopAge is how long ago its loop came round.
 	LoopAge time.Duration
+	// ObservedAge is how long ago it looked at PostgreSQL; negative: never.
+	ObservedAge time.Duration
 }
 
 // Status asks a member how it is.
 func (c *Client) Status(ctx context.Context, apiURL string) (PeerStatus, error) {
-	a, err := c.Get(ctx, apiURL, "/patroni")
+	return c.status(ctx, apiURL, "/patroni")
+}
+
+// Observe asks a member to look at its PostgreSQL and tell how it is now.
+func (c *Client) Observe(ctx context.Context, apiURL string) (PeerStatus, error) {
+	return c.status(ctx, apiURL, "/patroni?"+observeQuery)
+}
+
+func (c *Client) status(ctx context.Context, apiURL, path string) (PeerStatus, error) {
+	a, err := c.Get(ctx, apiURL, path)
 	if err != nil {
 		return PeerStatus{}, err
 	}
@@ -306,7 +317,10 @@ func parseStatus(raw []byte) (PeerStatus, error) {
 	if l := in.Lictor; l != nil {
 		p := PeerLictor{
 			GuardRunning: l.Guard.Running, GuardArmedFor: milliseconds(l.Guard.ArmedForMS),
-			Reason: l.Reason, Beat: l.Beat,
+			Reason: l.Reason, Beat: l.Beat, ObservedAge: -1,
+		}
+		if l.ObservedAgeMS != nil {
+			p.ObservedAge = milliseconds(*l.ObservedAgeMS)
 		}
 		if l.LeaseLeftMS != nil {
 			p.Leads, p.LeaseLeft = true, milliseconds(*l.LeaseLeftMS)

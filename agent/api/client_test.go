@@ -94,7 +94,7 @@ func TestStatusOfLictorMembers(t *testing.T) {
 	}
 	want := &PeerLictor{
 		Leads: true, LeaseLeft: 6 * time.Second, GuardRunning: true, GuardArmedFor: 5 * time.Second, Reason: "leading",
-		Beat: &cluster.Beat{LeaseMS: 8000, Number: 42, Owner: "node1"}, LoopAge: time.Second,
+		Beat: &cluster.Beat{LeaseMS: 8000, Number: 42, Owner: "node1"}, LoopAge: time.Second, ObservedAge: -1,
 	}
 	if !reflect.DeepEqual(got.Lictor, want) {
 		t.Errorf("%+v, want %+v", got.Lictor, want)
@@ -249,5 +249,44 @@ func TestClientFollowsNewAuthorities(t *testing.T) {
 	writeFile(t, ca, readFile(t, cert)+readFile(t, ca))
 	if _, err := client.Status(t.Context(), server.url); err != nil {
 		t.Errorf("after the file changed: %v", err)
+	}
+}
+
+// A question before an election waits for a new look at PostgreSQL, and the answer
+// tells how old that is; a look that takes too long holds up nobody.
+func TestObserve(t *testing.T) {
+	at := time.Now()
+	for name, test := range map[string]struct {
+		look func(*State)
+		min  time.Duration
+		max  time.Duration
+	}{
+		"a new look":      {func(s *State) { s.ObservedAt = time.Now() }, 0, 10 * time.Second},
+		"an old one":      {func(s *State) { s.ObservedAt = at.Add(-time.Hour) }, time.Hour, 2 * time.Hour},
+		"never looked at": {func(*State) {}, -1, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			state := replicaState(at)
+			node := fixed(state)
+			node.state = func() State { return state }
+			asked := 0
+			node.observe = func(context.Context) { asked++; test.look(&state) }
+			server := start(t, config.RestAPI{}, node, func(*Server) {})
+			client, err := NewClient(config.Ctl{}, config.RestAPI{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			got, err := client.Observe(t.Context(), server.url+"/patroni")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if age := got.Lictor.ObservedAge; asked != 1 || age < test.min || age > test.max {
+				t.Errorf("looked %d times, age %s", asked, age)
+			}
+			if _, err := client.Status(t.Context(), server.url+"/patroni"); err != nil || asked != 1 {
+				t.Errorf("a plain question: %v, looked %d times", err, asked)
+			}
+		})
 	}
 }

@@ -24,6 +24,7 @@ type fakeNode struct {
 	reinitialize     func(context.Context, bool) error
 	switchover       func(context.Context, cluster.Failover) (Outcome, error)
 	cancelSwitchover func(context.Context) error
+	observe          func(context.Context)
 	failsafe         func(context.Context, FailsafeRequest) error
 	deposed          func(context.Context, Deposition) error
 	changeConfig     func(context.Context, func(map[string]any) (map[string]any, error)) (map[string]any, error)
@@ -34,6 +35,12 @@ var _ Node = (*fakeNode)(nil)
 var errUnexpected = errors.New("the node was asked for something that the test does not expect")
 
 func (n *fakeNode) State() State { return n.state() }
+
+func (n *fakeNode) Observe(ctx context.Context) {
+	if n.observe != nil {
+		n.observe(ctx)
+	}
+}
 
 func (n *fakeNode) Failsafe(ctx context.Context, r FailsafeRequest) error {
 	if n.failsafe == nil {

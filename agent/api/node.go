@@ -28,6 +28,9 @@ type Node interface {
 	// scheduled set it only leaves the request. Failover is the same without a
 	// leader named.
 	Switchover(ctx context.Context, request cluster.Failover) (Outcome, error)
+	// Observe looks at PostgreSQL anew and returns when State shows it, or when
+	// ctx ends.
+	Observe(ctx context.Context)
 	// Failsafe promises a leader that cannot reach Consul not to take the lock
 	// for as long as it asks, or says why not.
 	Failsafe(ctx context.Context, r FailsafeRequest) error
@@ -75,6 +78,8 @@ type State struct {
 
 	Cluster cluster.Snapshot
 	Dynamic cluster.Dynamic
+	// ObservedAt is when PostgreSQL was looked at last; zero: never.
+	ObservedAt time.Time
 	// ConsulSeen is when Consul last answered; zero: never.
 	ConsulSeen time.Time
 	// LoopAt is when the loop last came round.

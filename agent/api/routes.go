@@ -46,11 +46,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// read answers a question. It only looks at the last state, so it never waits.
+// read answers a question. It looks at the last state, and does not wait unless it
+// is asked to.
 func (s *Server) read(r *http.Request, segment string) answer {
 	state := s.node.State()
 	switch segment {
 	case "patroni":
+		if r.URL.Query().Has(observeQuery) {
+			ctx, cancel := context.WithTimeout(r.Context(), observeLimit)
+			defer cancel()
+			s.node.Observe(ctx)
+			state = s.node.State()
+		}
 		return jsonAnswer(http.StatusOK, s.status(state))
 	case "cluster":
 		return jsonAnswer(http.StatusOK, NewClusterView(state.Scope, state.Cluster))
@@ -76,6 +83,13 @@ func (s *Server) read(r *http.Request, segment string) answer {
 	}
 	return jsonAnswer(s.health(state, r.URL), s.status(state))
 }
+
+// A question with this query wants to know how far PostgreSQL is now: members ask
+// so before an election. All other answers tell what was seen last.
+const (
+	observeQuery = "observe"
+	observeLimit = 500 * time.Millisecond
+)
 
 // change runs a request that wants something done, once its sender has shown
 // that it may.

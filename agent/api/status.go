@@ -84,6 +84,9 @@ type lictorStatus struct {
 	// LoopAgeMS is how long ago the loop came round; absent before the first
 	// time.
 	LoopAgeMS *int64 `json:"loop_age_ms,omitempty"`
+	// ObservedAgeMS is how long ago PostgreSQL was looked at, absent before the
+	// first time.
+	ObservedAgeMS *int64 `json:"observed_age_ms,omitempty"`
 }
 
 type guardStatus struct {
@@ -194,6 +197,10 @@ func (s *Server) lictor(state State) lictorStatus {
 			left := max(0, state.LeaseLeft-passed).Milliseconds()
 			out.LeaseLeftMS = &left
 		}
+	}
+	if !state.ObservedAt.IsZero() {
+		passed := age(state.ObservedAt, now).Milliseconds()
+		out.ObservedAgeMS = &passed
 	}
 	if !state.LoopAt.IsZero() {
 		passed := age(state.LoopAt, now).Milliseconds()

@@ -423,9 +423,11 @@ func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
 	if p := v.Promise; p != nil && ended.Before(p.Until) {
 		ended = p.Until
 	}
-	problem := v.quorumProblem()
+	current := v
+	current.Peers = slices.DeleteFunc(slices.Clone(v.Peers), func(p Peer) bool { return !p.Observed.IsZero() && p.Observed.Before(ended) })
+	problem := current.quorumProblem()
 	switch {
-	case !v.peersFresh() || v.PeersAsked.Before(ended):
+	case !v.peersFresh() || v.PeersAsked.Before(ended) || problem != "" && v.PeersDone && len(current.Peers) < len(v.Peers):
 		return do("nobody leads; asking for the positions of the synchronous standbys", AskPeers{}), true
 	case problem == "":
 		return Decision{}, false

@@ -449,3 +449,24 @@ func TestRequiredWatchdogThatDoesNotWork(t *testing.T) {
 		{"could lead", view(leads("b", 20*time.Second), broken, asked()), "", "no such device"},
 	})
 }
+
+// A commit may be acknowledged until the old leader's lease has ended: what a
+// member knew of its WAL before that proves nothing.
+func TestQuorumNeedsPositionsReadAfterTheLease(t *testing.T) {
+	quorum := func(v *View) {
+		value := cluster.NewSync("b", []string{"a", "c"})
+		value.Quorum = 1
+		v.Cluster.Sync = cluster.Entry[cluster.Sync]{Value: value, ModifyIndex: 47}
+	}
+	expired := leads("b", ttl+ttl/40+time.Second) // its end was a second ago
+	observed := func(ago time.Duration) func(*View) {
+		c := peer("c", 1, 5000)
+		c.Observed = now.Add(-ago)
+		return asked(c)
+	}
+	runSituations(t, []situationTest{
+		{"read after the end", view(expired, quorum, observed(500*time.Millisecond)), "take over (status at 45)", "best"},
+		{"read before the end", view(expired, quorum, observed(1100*time.Millisecond)), "ask the other members", "positions"},
+		{"without a quorum that does not matter", view(expired, observed(time.Hour)), "take over (status at 45)", "best"},
+	})
+}

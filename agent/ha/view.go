@@ -175,6 +175,9 @@ type Peer struct {
 	Timeline int
 	LSN      int64
 	Tags     map[string]any
+	// Observed is when, at the earliest, the member has looked at its PostgreSQL
+	// for this answer, by our clock; zero: when it was asked.
+	Observed cluster.Instant
 }
 
 // TaskKind names a long piece of work. At most one runs at a time, in the
