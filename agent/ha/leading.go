@@ -109,7 +109,7 @@ func duty(v View) Decision {
 		return promote
 	}
 	var wake cluster.Instant
-	for _, chore := range []func(View) Decision{handover, synchronous, failsafeList} {
+	for _, chore := range []func(View) Decision{handover, failsafeList, synchronous} {
 		d := chore(v)
 		if d.Reason != "" || len(d.Actions) > 0 {
 			return d.by(wake)

@@ -176,8 +176,12 @@ type as struct {
 	upstream *Upstream
 }
 
-// writeConfig writes all of PostgreSQL's configuration files for a role.
+// writeConfig writes all of PostgreSQL's configuration files for a role, one
+// caller at a time: a slower one must not put back what an earlier moment wanted,
+// least of all whom commits wait for.
 func (p *Instance) writeConfig(a as) error {
+	p.files.Lock()
+	defer p.files.Unlock()
 	if err := p.keepBaseConf(); err != nil {
 		return err
 	}

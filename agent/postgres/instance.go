@@ -58,6 +58,8 @@ type Instance struct {
 	syncNames string // value of synchronous_standby_names
 	runs      as     // how PostgreSQL was started or adopted
 
+	files sync.Mutex // held while the configuration files are written
+
 	process postmaster
 
 	// sql holds the kept connection, or nil, while nobody uses it: who takes it

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -100,7 +101,7 @@ func (s SyncSetting) has(name string) bool {
 type SyncInForce struct {
 	// Value is what synchronous_standby_names shows from now on, unless somebody
 	// else changes it. While commits wait for nobody and synchronous_mode is off,
-	// it is what the user's own parameters say.
+	// it is what the user's own parameters say, or ALTER SYSTEM.
 	Value string
 	// Since is a flush position in bytes: commits beyond it were released under
 	// this setting only, and whoever has flushed it holds all others. 0 on a
@@ -127,11 +128,11 @@ func (p *Instance) SetSynchronous(ctx context.Context, s SyncSetting) (SyncInFor
 	if err := p.writeConfig(p.getRuns()); err != nil {
 		return SyncInForce{}, err
 	}
-	set := SyncInForce{Value: p.syncNamesInFile()}
 	if err := p.signal(syscall.SIGHUP); err != nil {
 		return SyncInForce{}, err
 	}
 	var (
+		set  SyncInForce
 		conn *pgx.Conn
 		why  string
 	)
@@ -146,7 +147,7 @@ func (p *Instance) SetSynchronous(ctx context.Context, s SyncSetting) (SyncInFor
 			who string
 		)
 		if conn == nil {
-			conn, who, err = p.sessionThatKnows(ctx, set.Value)
+			conn, set.Value, who, err = p.sessionThatKnows(ctx, s)
 		}
 		if conn != nil {
 			if set.Since, who, err = synchronousSince(ctx, conn, s); err == nil && who == "" {
@@ -199,22 +200,28 @@ func (p *Instance) SynchronousCommit() string {
 // sessionThatKnows opens a session if a new one has the value of
 // synchronous_standby_names; otherwise it says what it has. That it is new and has
 // it proves that the postmaster is done with passing the signal on: it does one
-// thing at a time.
-func (p *Instance) sessionThatKnows(ctx context.Context, value string) (_ *pgx.Conn, why string, err error) {
+// thing at a time. Where commits need wait for nobody, what somebody has set with
+// ALTER SYSTEM, which wins over the file, is accepted: it takes nothing away.
+func (p *Instance) sessionThatKnows(ctx context.Context, s SyncSetting) (_ *pgx.Conn, value, why string, err error) {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
-		return nil, "", err
+		return nil, "", "", err
 	}
-	var now string
-	if err := conn.QueryRow(ctx, "SELECT current_setting('synchronous_standby_names')").Scan(&now); err != nil {
-		hangUpOn(conn)
-		return nil, "", fmt.Errorf("reading synchronous_standby_names: %w", err)
+	var now, file string
+	err = conn.QueryRow(ctx, `SELECT current_setting('synchronous_standby_names'),
+		COALESCE((SELECT sourcefile FROM pg_settings WHERE name = 'synchronous_standby_names'), '')`).Scan(&now, &file)
+	switch value := p.syncNamesInFile(); {
+	case err != nil:
+		err = fmt.Errorf("reading synchronous_standby_names: %w", err)
+	case now == value, len(s.Names) == 0 && filepath.Base(file) == "postgresql.auto.conf":
+		return conn, now, "", nil
+	case filepath.Base(file) == "postgresql.auto.conf":
+		why = fmt.Sprintf("it was set to %q with ALTER SYSTEM; use ALTER SYSTEM RESET synchronous_standby_names", now)
+	default:
+		why = "the postmaster has not read it"
 	}
-	if now != value {
-		hangUpOn(conn)
-		return nil, fmt.Sprintf("PostgreSQL shows %q instead of %q; if that stays so, somebody has set it with ALTER SYSTEM", now, value), nil
-	}
-	return conn, "", nil
+	hangUpOn(conn)
+	return nil, "", why, err
 }
 
 // synchronousSince returns the flush position if all of PostgreSQL knows the

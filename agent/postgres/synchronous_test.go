@@ -150,6 +150,35 @@ func TestSynchronousBeforePromotion(t *testing.T) {
 	}
 }
 
+// A change of other settings at the same moment does not put the old value back.
+func TestSynchronousWhileTheFilesAreRewritten(t *testing.T) {
+	ctx := within(t)
+	a := newInstance(t, settings(t, newDir(t), "a"))
+	bootstrapped(ctx, t, a)
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	rewriting, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() {
+		for rewriting.Err() == nil {
+			if err := a.Rewrite(ctx); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for i := range 30 {
+		name := fmt.Sprintf("b%d", i)
+		a.setSyncNames(name)
+		must(t, a.writeConfig(a.getRuns()))
+		if got := a.readSyncNames(); got != name {
+			t.Fatalf("the file has %q, want %q", got, name)
+		}
+	}
+	stop()
+	must(t, <-done)
+}
+
 // When Lictor's own setting ends, the user's comes back; ALTER SYSTEM is noticed.
 func TestSynchronousOfTheUser(t *testing.T) {
 	ctx, dir := within(t), newDir(t)
@@ -167,8 +196,11 @@ func TestSynchronousOfTheUser(t *testing.T) {
 	sql(ctx, t, a, "ALTER SYSTEM SET synchronous_standby_names = 'mine'")
 	limit, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
-	if _, err := a.SetSynchronous(limit, SyncSetting{Names: []string{"b"}}); err == nil || !strings.Contains(err.Error(), "ALTER SYSTEM") {
+	if _, err := a.SetSynchronous(limit, SyncSetting{Names: []string{"b"}}); err == nil || !strings.Contains(err.Error(), "ALTER SYSTEM RESET") {
 		t.Errorf("against ALTER SYSTEM: %v", err)
+	}
+	if set, err := a.SetSynchronous(ctx, SyncSetting{}); err != nil || set.Value != "mine" {
+		t.Errorf("nobody, with ALTER SYSTEM: %+v %v", set, err)
 	}
 }
 
