@@ -13,11 +13,16 @@ REPORT  ?=
 # VCS stamping is off because the version is stamped here, and because it fails
 # in a clone that belongs to somebody else.
 GOBUILD  = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
-UNIT     = $(GO) list ./... | grep -v '/e2e\(/\|$$\)'
+# agent/postgres runs, breaks and rewinds whole clusters of PostgreSQL.
+UNIT     = $(GO) list ./... | grep -v '/e2e\(/\|$$\)\|/agent/postgres$$\|/agent/simulation$$'
 # How long all end-to-end tests of one package may take.
 E2E_TIMEOUT ?= 45m
-# How long `make soak` goes on breaking things.
-SOAK    ?= 30m
+# Of `make soak`: how many simulated schedules, from which seed on; of `make lab`:
+# names of faults (all), and how many rounds of them by chance (each one once).
+SEEDS   ?= 50000
+SEED    ?=
+FAULTS  ?=
+ROUNDS  ?=
 
 .PHONY: help
 help: ## list the targets
@@ -46,16 +51,17 @@ test: ## everything CI runs: format, vet, unit and end-to-end tests
 	@$(MAKE) test-e2e
 
 .PHONY: test-unit
-test-unit: ## tests of single packages, with the race detector
+test-unit: ## tests of single packages with the race detector, and the simulator
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul && \
 		$(GO) test -race -timeout 15m $$($(UNIT))
+	@$(GO) test -timeout 15m ./agent/simulation
 
 # The end-to-end packages run one after another (-p 1): each builds whole
 # clusters, and two at once would measure each other.
 .PHONY: test-e2e
 test-e2e: build ## tests with real Consul, PostgreSQL, PgBouncer and HAProxy
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
-		$(GO) test -p 1 -timeout $(E2E_TIMEOUT) ./e2e/...
+		$(GO) test -p 1 -timeout $(E2E_TIMEOUT) ./agent/postgres ./e2e/...
 
 .PHONY: lint-lite
 lint-lite: ## gofmt and go vet
@@ -77,11 +83,12 @@ bench: build ## measure against the figures; writes docs/benchmarks.md and, with
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
 		$(GO) run ./e2e/bench -markdown docs/benchmarks.md $(if $(REPORT),-report $(REPORT)) $(ARGS)
 
-.PHONY: soak
-soak: build ## random faults for SOAK (30m) against one cluster
+.PHONY: lab
+lab: build ## real faults on a real shard: FAULTS=a,b ROUNDS=n SEED=n REPORT=FILE; ARGS=-list names them
 	@e2e/tools/deps.sh test
-	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor SOAK=$(SOAK) && \
-		$(GO) test -count 1 -timeout 0 -run Soak -v ./e2e/...
+	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
+		$(GO) run ./e2e/faults/cmd/lab $(addprefix -faults ,$(FAULTS)) $(addprefix -rounds ,$(ROUNDS)) $(addprefix -seed ,$(SEED)) \
+			$(addprefix -report ,$(REPORT)) $(ARGS)
 
 .PHONY: clean
 clean: ## remove what the build made (the caches outside the tree stay)
