@@ -209,6 +209,7 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 			}
 			if request.Route != nil {
 				a.m.Snapshot.Route = cluster.Entry[cluster.Route]{Value: *request.Route, ModifyIndex: written[a.keys.Route()]}
+				a.poke(*request.Route, written[a.keys.Route()])
 			}
 			if request.Initialize != "" {
 				a.m.Snapshot.Initialize = cluster.Entry[string]{Value: request.Initialize, ModifyIndex: written[a.keys.Initialize()]}

@@ -54,6 +54,7 @@ type member struct {
 	fencing     bool
 	settingSync bool
 	disk        disk
+	announced   cluster.Handover // a handover whose announcement is to be taken back
 	// syncUncertain: a write of the key sync may still land.
 	syncUncertain bool
 	rewrite       bool // PostgreSQL's configuration is to be written when the task is done

@@ -40,6 +40,7 @@ func (a *Agent) publish() {
 		return
 	}
 	a.touch()
+	a.endHandover()
 	if a.m.tenure.Held(a.clock()) && a.lockIsOurs() {
 		a.writeRoute()
 		a.writeHistory()
@@ -315,6 +316,9 @@ func (a *Agent) writeRoute() {
 	}
 	a.writeAsLeader("route", a.keys.Route(), known.ModifyIndex, r, func(index uint64) {
 		a.m.Snapshot.Route = cluster.Entry[cluster.Route]{Value: r, ModifyIndex: index}
+		if !known.OK() || known.Value.State != r.State || known.Value.Leader.Name != r.Leader.Name || known.Value.Timeline != r.Timeline {
+			a.poke(r, index)
+		}
 		a.log.Info().Str("state", string(r.State)).Int("timeline", r.Timeline).Int("replicas", len(r.Replicas)).Msg("route written")
 	})
 }

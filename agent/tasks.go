@@ -131,7 +131,7 @@ func (a *Agent) begin(action ha.Action) {
 		case ha.Promote:
 			a.promote()
 		case ha.Handover:
-			a.handover(act.Successor)
+			a.handover(act)
 		case ha.SetSync:
 			a.setSync(act)
 		}
@@ -416,51 +416,6 @@ func (a *Agent) promote() {
 			a.log.Info().Int("timeline", seen.Timeline).Msg("promoted")
 		}
 	})
-}
-
-// handover stops PostgreSQL while the lease goes on being renewed, makes sure
-// that the successor has all of its WAL, and gives the lease to it. Without a
-// successor it is an orderly stop: whoever is best may lead next.
-func (a *Agent) handover(successor string) {
-	url := ""
-	if m, found := a.m.Snapshot.Member(successor); found {
-		url = m.Value.APIURL
-	}
-	var dropped bool
-	a.startTask(ha.TaskHandover, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, handoverLimit)
-		defer cancel()
-		if successor != "" {
-			// So that the shutdown checkpoint has little left to write.
-			if err := a.pg.Checkpoint(ctx); err != nil {
-				return err
-			}
-		}
-		if err := a.pg.BeforeStop(ctx); err != nil {
-			a.log.Warn().Err(err).Msg("before_stop failed")
-		}
-		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
-			return err
-		}
-		if successor == "" {
-			dropped = true
-			return a.guard.disarm(ctx)
-		}
-		if err := a.awaitWAL(ctx, url, a.lookAtData(ctx).checkpointLSN); err != nil {
-			return fmt.Errorf("%s has not received all WAL, so it stays the replica: %w", successor, err)
-		}
-		dropped = true
-		return a.guard.disarm(ctx)
-	}, func(err error) {
-		a.m.stoppedOnPurpose()
-		if dropped {
-			a.m.tenure.GiveTo(successor)
-			return
-		}
-		a.m.refused = fmt.Sprintf("rolled back: %v", err)
-		a.clearFailover(a.m.Snapshot.Failover.ModifyIndex)
-	})
-	a.m.task.successor = successor
 }
 
 // awaitWAL waits until the member behind url has received WAL beyond lsn. A

@@ -110,6 +110,24 @@ func (c *Client) Post(ctx context.Context, apiURL, path string, body any) (Answe
 	return c.do(ctx, http.MethodPost, apiURL, path, body)
 }
 
+// PostJSON sends a request to a member or a bouncer and reads the JSON that it
+// answers into into, unless that is nil. Any status but 2xx is an error.
+func (c *Client) PostJSON(ctx context.Context, apiURL, path string, body, into any) error {
+	a, err := c.Post(ctx, apiURL, path, body)
+	switch {
+	case err != nil:
+		return err
+	case !a.OK():
+		return fmt.Errorf("%s%s answers %d: %s", strings.TrimSuffix(apiURL, "/"), path, a.Status, a.Text)
+	case into == nil:
+		return nil
+	}
+	if err := json.Unmarshal([]byte(a.Text), into); err != nil {
+		return fmt.Errorf("%s%s: the answer is not JSON of the expected shape: %w", strings.TrimSuffix(apiURL, "/"), path, err)
+	}
+	return nil
+}
+
 // Patch is like Post.
 func (c *Client) Patch(ctx context.Context, apiURL, path string, body any) (Answer, error) {
 	return c.do(ctx, http.MethodPatch, apiURL, path, body)

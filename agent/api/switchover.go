@@ -101,6 +101,13 @@ func (s *Server) wanted(act action, request map[string]any, state State) (cluste
 	if wanted.Candidate == "" {
 		wanted.Candidate = words[2]
 	}
+	if onBusy := request["on_busy"]; onBusy != nil {
+		word, _ := onBusy.(string)
+		if !slices.Contains([]string{cluster.OnBusyCancel, cluster.OnBusyWait, cluster.OnBusyRefuse}, word) {
+			return refuse(http.StatusBadRequest, "on_busy should be cancel, wait or refuse")
+		}
+		wanted.OnBusy = word
+	}
 	scheduled := request["scheduled_at"] != nil && request["scheduled_at"] != ""
 	switch {
 	case !act.planned && wanted.Candidate == "":

@@ -145,7 +145,18 @@ type Failover struct {
 	Leader      string     `json:"leader,omitempty"`
 	Candidate   string     `json:"member,omitempty"`
 	ScheduledAt *time.Time `json:"scheduled_at,omitempty"`
+	// OnBusy is Lictor's: what to do with transactions that still run when the
+	// poolers hold the clients; empty is OnBusyCancel. Patroni passes it over.
+	OnBusy string `json:"on_busy,omitempty"`
 }
+
+// What a switchover does with transactions that still run when the poolers hold
+// the shard's clients.
+const (
+	OnBusyCancel = "cancel" // they get two seconds, then they are broken off
+	OnBusyWait   = "wait"   // they get half of the handover's deadline, then it is called off
+	OnBusyRefuse = "refuse" // it is called off at once
+)
 
 // Empty tells whether nothing is asked for.
 func (f Failover) Empty() bool {

@@ -190,6 +190,15 @@ func (o *ops) expect(key string, index uint64) {
 	o.add(api.KVCheckIndex, key, "", index, nil)
 }
 
+// lockJSON sets a key and locks it with a session.
+func (o *ops) lockJSON(key, session string, value any) {
+	b, err := json.Marshal(value)
+	if err != nil {
+		o.err = fmt.Errorf("key %s: %w", key, err)
+	}
+	o.add(api.KVLock, key, session, 0, b)
+}
+
 func (o *ops) setJSON(key string, value any) {
 	b, err := json.Marshal(value)
 	if err != nil {

@@ -25,6 +25,7 @@ func TestWrites(t *testing.T) {
 		"touch":                     testTouch,
 		"write as leader":           testWriteAsLeader,
 		"write":                     testWrite,
+		"handover":                  testHandover,
 		"session":                   testSession,
 		"permission denied":         func(t *testing.T, s shard) { testDenied(t, s, consul.address) },
 		"read":                      testRead,
@@ -352,6 +353,48 @@ func testWriteAsLeader(t *testing.T, s shard) {
 	must(t, err)
 	if _, err = s.WriteAsLeader(s.ctx, a, key, 0, func() {}); err == nil || errors.Is(err, ErrUncertain) || errors.Is(err, ErrConflict) {
 		t.Errorf("what is no JSON: %v", err)
+	}
+}
+
+func testHandover(t *testing.T, s shard) {
+	a, _ := s.leader("a")
+	b := s.session("b")
+	announced := func() *api.KVPair {
+		t.Helper()
+		pair, _, err := s.clients[0].KV().Get(s.keys.Handover(), nil)
+		must(t, err)
+		return pair
+	}
+	plan := cluster.Handover{ID: "1", Leader: "a", Successor: "b", DeadlineMS: 10000, State: cluster.HandoverAnnounced}
+	wants(t, "announced by another", s.Announce(s.ctx, b, plan), ErrConflict)
+	must(t, s.Announce(s.ctx, a, plan))
+	got := announced()
+	if h, err := cluster.ParseHandover(got.Value); err != nil || h != plan || got.Session != a {
+		t.Errorf("announced %+v, held by %q: %v", h, got.Session, err)
+	}
+	plan.ID = "2" // what an earlier one left is replaced
+	must(t, s.Announce(s.ctx, a, plan))
+	must(t, s.EndHandover(s.ctx, b))
+	if got := announced(); got == nil {
+		t.Error("taken back by another")
+	}
+	must(t, s.EndHandover(s.ctx, a))
+	if got := announced(); got != nil {
+		t.Errorf("not taken back: %s", got.Value)
+	}
+	must(t, s.EndHandover(s.ctx, a)) // there is none
+
+	bouncer := func(name, value string) {
+		t.Helper()
+		_, _, err := s.clients[0].KV().Acquire(&api.KVPair{Key: s.keys.Bouncers() + name, Value: []byte(value), Session: b}, nil)
+		must(t, err)
+	}
+	bouncer("x", `{"name":"x","url":"http://10.0.0.9:8009","all":true}`)
+	bouncer("y", `{`)
+	list, err := s.Bouncers(s.ctx)
+	must(t, err)
+	if len(list) != 1 || list[0].Name != "x" || !list[0].Serves("service", "any") {
+		t.Errorf("bouncers: %+v", list)
 	}
 }
 

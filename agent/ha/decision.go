@@ -96,7 +96,11 @@ type Promote struct{}
 
 // Handover stops PostgreSQL, waits until Successor has all of its WAL, drops
 // the lease and gives it to Successor.
-type Handover struct{ Successor string }
+type Handover struct {
+	Successor string
+	// OnBusy is what the operator wants done with running transactions.
+	OnBusy string
+}
 
 // ClearFailover resets the key `failover`.
 type ClearFailover struct{ Index uint64 }

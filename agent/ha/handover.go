@@ -76,7 +76,7 @@ func handover(v View) Decision {
 	if best.Name == "" {
 		return refuse(why)
 	}
-	return do("switching over to "+best.Name, Handover{Successor: best.Name})
+	return do("switching over to "+best.Name, Handover{Successor: best.Name, OnBusy: request.OnBusy})
 }
 
 // successorProblem says why a member cannot take over from this leader now.

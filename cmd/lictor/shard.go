@@ -68,7 +68,7 @@ func listCommand() *cobra.Command {
 }
 
 func switchoverCommand() *cobra.Command {
-	var file, leader, candidate string
+	var file, leader, candidate, onBusy string
 	cmd := &cobra.Command{
 		Use:   "switchover -c FILE [--leader NAME] [--candidate NAME]",
 		Short: "Hand a shard over to another member",
@@ -101,6 +101,9 @@ func switchoverCommand() *cobra.Command {
 			if candidate == "" {
 				delete(body, "candidate")
 			}
+			if onBusy != "" {
+				body["on_busy"] = onBusy
+			}
 			answer, err := client.Post(ctx, m.Value.APIURL, "/switchover", body)
 			if err != nil {
 				return fmt.Errorf("asking %s: %w", now, err)
@@ -117,6 +120,7 @@ func switchoverCommand() *cobra.Command {
 	}
 	configFlag(cmd, &file)
 	cmd.Flags().StringVar(&leader, "leader", "", "refuse unless this member leads")
+	cmd.Flags().StringVar(&onBusy, "on-busy", "", "transactions that still run when the poolers hold the clients: cancel (after 2 s, the default), wait, refuse")
 	cmd.Flags().StringVar(&candidate, "candidate", "", "the member that is to lead (default: the best)")
 	return cmd
 }

@@ -1,0 +1,228 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/postgres"
+)
+
+// This file is the planned change of primary: the poolers are asked to hold the
+// shard's clients, PostgreSQL is stopped with all of its WAL received, and the
+// lease is given to the successor by name (docs/design.md, sections 4 and 7).
+
+const (
+	// quietPatience is how long transactions may still run, once their clients
+	// are held, before a handover that may cancel them goes on.
+	quietPatience = 2 * time.Second
+	// pokeLimit bounds telling a bouncer that a route was written; a bouncer that
+	// does not hear it reads of it in Consul.
+	pokeLimit = time.Second
+	// answerSlack is what a bouncer's answer may take beyond the time that it was
+	// asked to wait.
+	answerSlack = 500 * time.Millisecond
+)
+
+// handover stops PostgreSQL while the lease goes on being renewed, makes sure
+// that the successor has all of its WAL, and gives the lease to it. Without a
+// successor it is an orderly stop: whoever is best may lead next.
+func (a *Agent) handover(h ha.Handover) {
+	successor := h.Successor
+	url := ""
+	if m, found := a.m.Snapshot.Member(successor); found {
+		url = m.Value.APIURL
+	}
+	plan := cluster.Handover{
+		ID: rand.Text(), Leader: a.cfg.Name, Successor: successor, Timeline: a.m.pg.observed.Timeline,
+		DeadlineMS: handoverLimit.Milliseconds(), State: cluster.HandoverAnnounced,
+	}
+	session := a.m.session
+	var announced, stopped, dropped bool
+	a.startTask(ha.TaskHandover, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, handoverLimit)
+		defer cancel()
+		if successor != "" {
+			// So that the shutdown checkpoint has little left to write.
+			if err := a.pg.Checkpoint(ctx); err != nil {
+				return err
+			}
+			announced = true
+			if err := a.holdClients(ctx, session, plan, h.OnBusy); err != nil {
+				return err
+			}
+		}
+		if err := a.pg.BeforeStop(ctx); err != nil {
+			a.log.Warn().Err(err).Msg("before_stop failed")
+		}
+		stopped = true
+		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+			return err
+		}
+		if successor == "" {
+			dropped = true
+			return a.guard.disarm(ctx)
+		}
+		if err := a.awaitWAL(ctx, url, a.lookAtData(ctx).checkpointLSN); err != nil {
+			return fmt.Errorf("%s has not received all WAL, so it stays the replica: %w", successor, err)
+		}
+		dropped = true
+		return a.guard.disarm(ctx)
+	}, func(err error) {
+		if stopped {
+			a.m.stoppedOnPurpose()
+		}
+		if announced {
+			a.m.announced = plan
+		}
+		if dropped {
+			a.m.tenure.GiveTo(successor)
+			return
+		}
+		a.m.refused = fmt.Sprintf("rolled back: %v", err)
+		a.clearFailover(a.m.Snapshot.Failover.ModifyIndex)
+	})
+	a.m.task.successor = successor
+}
+
+// holdClients announces the handover and waits until every bouncer holds the
+// shard's clients and their transactions have ended. A bouncer that does not
+// answer holds up nothing: its clients see what they would without it.
+func (a *Agent) holdClients(ctx context.Context, session string, plan cluster.Handover, onBusy string) error {
+	bouncers, err := a.bouncers(ctx)
+	if err != nil || len(bouncers) == 0 {
+		return err
+	}
+	if err := a.store.Announce(ctx, session, plan); err != nil {
+		return fmt.Errorf("announcing the handover: %w", err)
+	}
+	patience := quietPatience
+	switch onBusy {
+	case cluster.OnBusyWait:
+		patience = handoverLimit / 2
+	case cluster.OnBusyRefuse:
+		patience = 0
+	}
+	busy, held := 0, 0
+	for _, answer := range a.tellBouncers(ctx, bouncers, plan, patience) {
+		switch {
+		case answer.err != nil:
+			a.log.Warn().Err(answer.err).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
+		case answer.Problem != "":
+			a.log.Warn().Str("problem", answer.Problem).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
+		default:
+			held++
+			busy += answer.Busy
+		}
+	}
+	a.log.Info().Int("bouncers", len(bouncers)).Int("holding", held).Int("busy", busy).Msg("clients are held for the handover")
+	if busy > 0 && (onBusy == cluster.OnBusyWait || onBusy == cluster.OnBusyRefuse) {
+		return fmt.Errorf("%d transactions (in session pooling: sessions) of clients still run; end them, or ask for on_busy: cancel", busy)
+	}
+	return ctx.Err()
+}
+
+// bouncers are those that serve this shard.
+func (a *Agent) bouncers(ctx context.Context) ([]cluster.Bouncer, error) {
+	all, err := a.store.Bouncers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var mine []cluster.Bouncer
+	for _, b := range all {
+		if b.Serves(a.cfg.Namespace, a.cfg.Scope) {
+			mine = append(mine, b)
+		}
+	}
+	return mine, nil
+}
+
+// told is a bouncer's answer to a handover, or why there is none.
+type told struct {
+	cluster.HandoverAnswer
+	bouncer string
+	err     error
+}
+
+// tellBouncers tells all bouncers of a handover at once, who may wait with their
+// answers.
+func (a *Agent) tellBouncers(ctx context.Context, bouncers []cluster.Bouncer, plan cluster.Handover, wait time.Duration) []told {
+	request := cluster.HandoverRequest{
+		Namespace: a.cfg.Namespace, Scope: a.cfg.Scope, Handover: plan, WaitMS: wait.Milliseconds(),
+	}
+	answers := make([]told, len(bouncers))
+	var telling sync.WaitGroup
+	for i, b := range bouncers {
+		telling.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, wait+answerSlack)
+			defer cancel()
+			answers[i].bouncer = b.Name
+			answers[i].err = a.peers.PostJSON(ctx, b.URL, "/handover", request, &answers[i].HandoverAnswer)
+			if answers[i].err == nil && answers[i].ID != plan.ID {
+				answers[i].err = errors.New("it answers to another handover")
+			}
+		})
+	}
+	telling.Wait()
+	return answers
+}
+
+// endHandover takes back the announcement of a handover that is over: this member
+// leads and serves again, or another one does. The routes tell the bouncers the
+// rest.
+func (a *Agent) endHandover() {
+	plan := a.m.announced
+	serving := a.m.tenure.Held(a.clock()) && a.m.pg.running && a.m.pg.observed.Accepting && a.m.pg.primary() && !a.m.writing[a.keys.Route()]
+	other := a.m.Snapshot.LeaderName() != "" && a.m.Snapshot.LeaderName() != a.cfg.Name && a.m.Snapshot.Route.Value.Leader.Name != a.cfg.Name
+	if plan.ID == "" || a.m.task.kind == ha.TaskHandover || !serving && !other {
+		return
+	}
+	a.m.announced = cluster.Handover{}
+	plan.State = cluster.HandoverDone
+	if serving {
+		plan.State = cluster.HandoverCancelled
+	}
+	session := a.m.session
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		err := a.store.EndHandover(ctx, session)
+		if bouncers, listed := a.bouncers(ctx); listed == nil {
+			a.tellBouncers(ctx, bouncers, plan, 0) // those that do not hear it read it
+		}
+		return func() {
+			if err != nil {
+				a.log.Warn().Err(err).Msg("the announcement of the handover could not be taken back; it ends with its deadline")
+			}
+		}
+	})
+}
+
+// poke tells all bouncers at once that the route has changed, so that none waits
+// for a Consul agent which hangs.
+func (a *Agent) poke(route cluster.Route, index uint64) {
+	ctx, cancel := context.WithTimeout(a.ctx, 2*pokeLimit)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		bouncers, err := a.bouncers(ctx)
+		if err != nil {
+			return func() { a.log.Debug().Err(err).Msg("bouncers could not be poked") }
+		}
+		poke := cluster.Poke{Namespace: a.cfg.Namespace, Scope: a.cfg.Scope, Index: index, Route: &route}
+		var poking sync.WaitGroup
+		for _, b := range bouncers {
+			poking.Go(func() {
+				ctx, cancel := context.WithTimeout(ctx, pokeLimit)
+				defer cancel()
+				if err := a.peers.PostJSON(ctx, b.URL, "/poke", poke, nil); err != nil {
+					a.log.Debug().Err(err).Str("bouncer", b.Name).Msg("could not be poked")
+				}
+			})
+		}
+		poking.Wait()
+		return func() {}
+	})
+}
