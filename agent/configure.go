@@ -38,13 +38,9 @@ func (a *Agent) applyConfig(snapshot cluster.Snapshot) {
 	before := a.m.dynamic
 	a.m.dynamic = dynamic
 	a.dynamic.Store(&dynamic)
-	if before.TTL != dynamic.TTL && !a.m.tenure.Until().IsZero() {
-		// Observers will soon count the new ttl: a shorter lease ends sooner, here
-		// and with the guard, before any beat tells them.
-		a.m.tenure.Shorten(dynamic.TTL)
-		a.armGuard()
-	}
+	// A shorter ttl cuts the lease when the beat that tells of it is sent.
 	if before.Pause != dynamic.Pause {
+		a.m.tenure.BeatSoon() // the pause is in force when the others know of it
 		a.armGuard()
 	}
 	a.applyPostgresConfig()

@@ -238,10 +238,15 @@ func (a *Agent) memo() memo {
 	return m
 }
 
+// pauseInForce tells whether this member may rest on the pause (ha.View).
+func (a *Agent) pauseInForce() bool {
+	return ha.View{Name: a.cfg.Name, Config: a.m.dynamic, Cluster: a.m.Snapshot}.PauseInForce()
+}
+
 // armGuard moves the guard's deadline with the lease. In pause nothing is killed
-// on its own (I5).
+// on its own (I5), from the beat on that says so.
 func (a *Agent) armGuard() {
-	if a.m.dynamic.Pause {
+	if a.pauseInForce() {
 		a.guard.standDown()
 		return
 	}

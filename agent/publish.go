@@ -65,7 +65,7 @@ func (a *Agent) memberValue() cluster.Member {
 		Role:     a.roleName(),
 		Version:  publicVersion(a.version),
 		Tags:     publishedTags(a.cfg.Tags),
-		Pause:    a.m.dynamic.Pause,
+		Pause:    a.pauseInForce(),
 		Timeline: 0,
 	}
 	if a.cfg.Postgres.ProxyAddress != "" {

@@ -40,7 +40,7 @@ func (a *Agent) activateWatchdog(ctx context.Context, until cluster.Instant, tim
 func (a *Agent) mindWatchdog(v ha.View) {
 	primary := v.Postgres.Running && v.Postgres.Primary
 	switch {
-	case v.Config.Pause || v.Lease.Until.IsZero() && !primary:
+	case v.PauseInForce() || v.Lease.Until.IsZero() && !primary:
 		a.watchdog.StandDown()
 	case a.m.tenure.Held(v.Now) && (primary || a.watchdog.State().Active):
 		// Also while PostgreSQL is being promoted, or recovers from a crash.

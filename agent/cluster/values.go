@@ -132,6 +132,9 @@ type Beat struct {
 	// Released says that the owner gave the lease up after its PostgreSQL had
 	// stopped.
 	Released bool `json:"released,omitempty"`
+	// Paused says that the owner beat in pause: it may run as a primary beyond its
+	// lease, so nobody takes that lease on his own.
+	Paused bool `json:"paused,omitempty"`
 	// Successor alone may take a released lease for the first half of its ttl.
 	Successor string `json:"successor,omitempty"`
 }

@@ -69,8 +69,13 @@ func lockGone(v *View) { v.Cluster.Leader = cluster.Entry[string]{} }
 func down(v *View) {
 	v.Postgres.Running, v.Postgres.Accepting, v.Postgres.Streaming = false, false, false
 }
-func primary(v *View)  { v.Postgres.Primary, v.Postgres.Streaming = true, false }
-func paused_(v *View)  { v.Config.Pause = true }
+func primary(v *View) { v.Postgres.Primary, v.Postgres.Streaming = true, false }
+func paused_(v *View) {
+	v.Config.Pause = true
+	if b := v.Cluster.Status.Value.Lictor; b != nil {
+		b.Paused = true
+	}
+}
 func empty(v *View)    { down(v); v.Postgres.Data = DataEmpty }
 func newShard(v *View) { v.Cluster = cluster.Snapshot{Index: 1} }
 func released(to string) func(*View) {

@@ -157,6 +157,9 @@ func (v View) unelectable() string {
 		return "this member is tagged nofailover"
 	case len(v.Config.StandbyCluster) > 0:
 		return "the shard is configured as a standby cluster, which Lictor does not run yet: nothing is promoted"
+	case v.ledInPause() && !forced:
+		return v.beat().Owner + " led in pause when it was last heard of, and may still run as a primary: make sure that it does not, " +
+			"then fail over to a named candidate"
 	case pg.DiskTrouble != "":
 		return "its data directory cannot be written: " + pg.DiskTrouble
 	case !v.WatchdogOK:
@@ -179,6 +182,12 @@ func (v View) unelectable() string {
 		return fmt.Sprintf("this member is on timeline %d, the shard was on %d", pg.Timeline, r.Value.Timeline)
 	}
 	return ""
+}
+
+// ledInPause tells whether the last leader may have outlived its lease.
+func (v View) ledInPause() bool {
+	b := v.beat()
+	return b != nil && b.Paused && !b.Released && b.Owner != v.Name
 }
 
 // electable says why a peer could not lead, empty when it could.

@@ -13,8 +13,8 @@ import "github.com/lictor-ha/lictor/agent/cluster"
 //	none     any                   primary, can retake   (electing takes the lock anew)
 //	none     any                   primary, otherwise    fence at once
 //
-// In pause mode (I5) the lock alone counts: a primary is fenced only when
-// somebody else holds it.
+// In pause mode (I5), once a beat has told the others so, the lock alone counts: a
+// primary is fenced only when somebody else holds it.
 func fencing(v View) (Decision, bool) {
 	if other := v.lockHolder(); other != "" && other != v.Name {
 		if !v.Lease.Until.IsZero() {
@@ -27,7 +27,7 @@ func fencing(v View) (Decision, bool) {
 	if !v.Lease.Until.IsZero() && v.Lease.Deposed > v.Cluster.Status.ModifyIndex {
 		return do("another member says that it has taken the lock", Fence{}), true
 	}
-	if v.Config.Pause {
+	if v.PauseInForce() {
 		return Decision{}, false
 	}
 	if !v.Lease.Until.IsZero() {
@@ -46,6 +46,14 @@ func fencing(v View) (Decision, bool) {
 		return do("running as a primary without a lease", Fence{}), true
 	}
 	return Decision{}, false
+}
+
+// PauseInForce tells whether a leader may rest on the pause: its lease's end fences
+// it no more. That begins with a beat which says so, for the others take a lease
+// whose last beat does not.
+func (v View) PauseInForce() bool {
+	b := v.beat()
+	return v.Config.Pause && (b == nil || b.Owner != v.Name || b.Paused)
 }
 
 // lockHolder is who Consul shows to hold the lock.

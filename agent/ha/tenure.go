@@ -146,8 +146,8 @@ func (t *Tenure) Reread(failures uint64) {
 	t.takingOver = t.takingOver && t.writing
 }
 
-// Shorten cuts the lease when a shorter ttl becomes known.
-func (t *Tenure) Shorten(ttl time.Duration) { t.lease.shorten(t.sent, ttl) }
+// BeatSoon makes a beat due: there is something that others must know at once.
+func (t *Tenure) BeatSoon() { t.sent = 0 }
 
 // Drop ends the lease: PostgreSQL has stopped, or is being killed.
 func (t *Tenure) Drop() {

@@ -362,6 +362,22 @@ func TestOutlook(t *testing.T) {
 	expect("Consul went back and stays there", o.Accept(at(9), status(16, 3), true), Taken, at(9))
 }
 
+// A pause that others cannot know of does not keep a primary alive beyond its
+// lease, and a leader that rests on the pause is not replaced.
+func TestPauseIsInForceWithTheBeatThatSaysSo(t *testing.T) {
+	told := func(v *View) { v.Cluster.Status.Value.Lictor.Paused = true }
+	over := func(v *View) { holdsLease(time.Millisecond)(v); v.Lease.InFlight = true }
+	runSituations(t, []situationTest{
+		{"the lease ends, and no beat has told of the pause", view(over, func(v *View) { v.Config.Pause = true }), "kill PostgreSQL", "over"},
+		{"the lease ends, and a beat has told of the pause", view(over, paused_, told), "", "with the lock"},
+		{"the last leader was paused", view(leads("b", 20*time.Second), told, asked()), "", "led in pause"},
+		{"the last leader was paused, and stopped in an orderly way", view(leads("b", 20*time.Second), told, released(""), asked()), "take over (status at 45)", ""},
+		{"the last leader was paused, and the operator decides", view(leads("b", 20*time.Second), told, asked(),
+			request(cluster.Failover{Candidate: "a"})), "take over (status at 45)", ""},
+		{"it was this member", view(leads("a", 20*time.Second), told, func(v *View) { v.Postgres.Primary, v.Adopted = true, now }), "take over (status at 45)", "our own lock"},
+	})
+}
+
 // Answers that a patrol got before the switchover was asked for refuse nothing.
 func TestSwitchoverIsNotRefusedOnOldAnswers(t *testing.T) {
 	starting := peer("b", 1, 5000)
