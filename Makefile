@@ -61,7 +61,13 @@ test-unit: ## tests of single packages with the race detector, and the simulator
 .PHONY: test-e2e
 test-e2e: build ## tests with real Consul, PostgreSQL, PgBouncer and HAProxy
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
-		$(GO) test -p 1 -timeout $(E2E_TIMEOUT) ./agent/postgres ./e2e/...
+		$(GO) test -p 1 -timeout $(E2E_TIMEOUT) ./agent/postgres $$($(GO) list ./e2e/... | grep -v '/e2e/vm\(/\|$$\)')
+
+.PHONY: test-watchdog
+test-watchdog: build ## the watchdog in virtual machines: softdog and i6300esb, a real agent and PostgreSQL
+	@e2e/tools/deps.sh test
+	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
+		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v ./e2e/vm
 
 .PHONY: lint-lite
 lint-lite: ## gofmt and go vet

@@ -1,0 +1,8 @@
+// Package vm proves the watchdog in virtual machines: QEMU under software
+// emulation, kernels of Debian, the softdog and i6300esb drivers, and in it a
+// real Consul, agent and PostgreSQL (docs/watchdog.md).
+//
+// prepare.sh unpacks kernels and PostgreSQL; a Machine is one run of QEMU; the
+// program in guest is its first process, which plays a scenario and tells what
+// happens on the serial console (package event).
+package vm
