@@ -234,7 +234,7 @@ func (a *Agent) release(successor string) {
 	status := a.nextStatus()
 	a.m.tenure.BeginRelease()
 	status.OpTime = max(status.OpTime, a.m.data.checkpointLSN)
-	status.Lictor.Released, status.Lictor.Successor = true, successor
+	status.Lictor.Released, status.Lictor.Successor, status.Lictor.Complete = true, successor, a.m.complete
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		newIndex, err := a.store.Release(ctx, session, index, status)

@@ -81,6 +81,7 @@ func (a *Agent) handover(h ha.Handover) {
 			a.m.announced = plan
 		}
 		if dropped {
+			a.m.complete = successor != ""
 			a.m.tenure.GiveTo(successor)
 			return
 		}

@@ -54,6 +54,7 @@ type member struct {
 	fencing     bool
 	settingSync bool
 	disk        disk
+	complete    bool             // the successor of the lease that is given up has all WAL
 	announced   cluster.Handover // a handover whose announcement is to be taken back
 	// syncUncertain: a write of the key sync may still land.
 	syncUncertain bool

@@ -23,6 +23,7 @@ type published struct {
 	value    cluster.Member
 	touched  cluster.Instant
 	session  string // the session that it is bound to
+	index    uint64 // that Consul gave it then
 	touching bool
 	slots    string // the members that slots were made for, and when
 	slotsAt  cluster.Instant
@@ -174,6 +175,9 @@ func (a *Agent) touch() {
 	entry, exists := a.m.Snapshot.Member(a.cfg.Name)
 	ours := exists && entry.Session == a.m.session
 	bound := p.session == a.m.session && (ours || !a.settled())
+	if a.settled() && ours && entry.ModifyIndex > p.index {
+		bound = false // an earlier write of ours has landed late
+	}
 	if bound && (bytes.Equal(encoded, p.member) || !a.worthWriting(value)) {
 		return
 	}
@@ -185,11 +189,12 @@ func (a *Agent) touch() {
 	session := a.m.session
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		err := a.store.Touch(ctx, session, index, value)
+		written, err := a.store.Touch(ctx, session, index, value)
 		return func() {
 			p.touching = false
 			if err == nil {
 				p.member, p.value, p.session, p.touched = encoded, value, session, a.clock()
+				p.index = written
 				return
 			}
 			a.log.Debug().Err(err).Msg("writing the member key failed")

@@ -57,9 +57,10 @@ func (a *Agent) startTask(kind ha.TaskKind, work func(context.Context) error, do
 			}
 			a.m.task, a.m.data = task{}, data
 			a.m.pg.running = a.pg.Running()
+			// What it was before the task says nothing of what it is now.
+			a.m.pg.wasPrimary = data.wasPrimary
 			if !a.m.pg.running {
 				a.m.pg.observed.Accepting = false
-				a.m.pg.wasPrimary = data.wasPrimary
 			}
 			a.noteAttempt(kind, err)
 			if done != nil {
@@ -210,6 +211,7 @@ func (a *Agent) giveUp(successor string) {
 		return a.guard.disarm(ctx)
 	}, func(err error) {
 		if err == nil {
+			a.m.complete = false
 			a.m.tenure.GiveTo(successor)
 			a.m.stoppedOnPurpose()
 		}

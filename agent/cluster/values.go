@@ -132,6 +132,9 @@ type Beat struct {
 	// Released says that the owner gave the lease up after its PostgreSQL had
 	// stopped.
 	Released bool `json:"released,omitempty"`
+	// Complete says that the successor has received all WAL of an owner that was
+	// shut down cleanly: it need not look who else has what.
+	Complete bool `json:"complete,omitempty"`
 	// Paused says that the owner beat in pause: it may run as a primary beyond its
 	// lease, so nobody takes that lease on his own.
 	Paused bool `json:"paused,omitempty"`

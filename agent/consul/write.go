@@ -102,8 +102,8 @@ func (s *Store) Release(ctx context.Context, session string, statusIndex uint64,
 
 // Touch writes a member's own key, bound to its session. A key that another
 // session holds (that of the member's earlier run) is replaced if it still has
-// index; pass zero when the key is absent or ours.
-func (s *Store) Touch(ctx context.Context, session string, index uint64, member cluster.Member) error {
+// index; pass zero when the key is absent or ours. It returns the key's new index.
+func (s *Store) Touch(ctx context.Context, session string, index uint64, member cluster.Member) (uint64, error) {
 	ops := ops{}
 	key := s.keys.Member(member.Name)
 	if index != 0 {
@@ -111,11 +111,11 @@ func (s *Store) Touch(ctx context.Context, session string, index uint64, member 
 	}
 	value, err := json.Marshal(member)
 	if err != nil {
-		return fmt.Errorf("member key: %w", err)
+		return 0, fmt.Errorf("member key: %w", err)
 	}
 	ops.add(api.KVLock, key, session, 0, value)
-	_, err = s.commit(ctx, "member key", ops)
-	return err
+	written, err := s.commit(ctx, "member key", ops)
+	return written[key], err
 }
 
 // WriteAsLeader replaces a key, or deletes it when value is nil, if it still has

@@ -290,16 +290,20 @@ func testInitializeAndConfig(t *testing.T, s shard) {
 func testTouch(t *testing.T, s shard) {
 	member := cluster.Member{Name: "a", State: cluster.StateRunning, Role: cluster.RoleReplica, Version: "4.0.0"}
 	before, after := s.session("a"), s.session("a")
-	must(t, s.Touch(s.ctx, before, 0, member))
+	touch := func(session string, index uint64) error {
+		_, err := s.Touch(s.ctx, session, index, member)
+		return err
+	}
+	must(t, touch(before, 0))
 	old, found := s.read().Member("a")
 	if !found || old.Session != before {
 		t.Fatalf("member: %+v", old)
 	}
-	wants(t, "over another session's key", s.Touch(s.ctx, after, 0, member), ErrConflict)
-	wants(t, "over a key that was written meanwhile", s.Touch(s.ctx, after, old.ModifyIndex+1, member), ErrConflict)
-	must(t, s.Touch(s.ctx, after, old.ModifyIndex, member))
+	wants(t, "over another session's key", touch(after, 0), ErrConflict)
+	wants(t, "over a key that was written meanwhile", touch(after, old.ModifyIndex+1), ErrConflict)
+	must(t, touch(after, old.ModifyIndex))
 	member.State = cluster.StateStopping
-	must(t, s.Touch(s.ctx, after, 0, member))
+	must(t, touch(after, 0))
 	must(t, s.DestroySession(s.ctx, before))
 	if got, _ := s.read().Member("a"); got.Session != after || got.Value.State != cluster.StateStopping {
 		t.Errorf("replaced: %+v", got)

@@ -266,7 +266,8 @@ func TestHandover(t *testing.T) {
 		{"candidate not synchronous", view(lease, syncKey("a", "c"), func(v *View) {
 			v.Config.SynchronousMode = cluster.SyncOn
 		}, request(cluster.Failover{Candidate: "b"}), asked(peer("b", 1, 5000))), "clear the failover key", "not a synchronous standby"},
-		{"other leader named", view(lease, request(cluster.Failover{Leader: "b"})), "clear the failover key", "names b"},
+		{"other leader named", view(lease, request(cluster.Failover{Leader: "b", Candidate: "c"})), "clear the failover key", "names b"},
+		{"this is its outcome", view(lease, request(cluster.Failover{Leader: "b"})), "clear the failover key", "is done"},
 		{"ourselves", view(lease, request(cluster.Failover{Leader: "b", Candidate: "a"})), "clear the failover key", ""},
 		{"scheduled", view(lease, request(cluster.Failover{Leader: "a", ScheduledAt: at(time.Hour)})), "", ""},
 		{"scheduled, missed", view(lease, request(cluster.Failover{Leader: "a", ScheduledAt: at(-time.Hour)})), "clear the failover key", "too long ago"},

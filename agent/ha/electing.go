@@ -70,7 +70,7 @@ func electing(v View) Decision {
 	if b != nil && b.Released {
 		expires = v.StatusSeen
 		if b.Successor == v.Name {
-			if d, first := v.quorumFirst(expires); first {
+			if d, first := v.quorumFirst(expires); first && !b.Complete {
 				return d
 			}
 			return do("the lease was given to us by "+b.Owner, v.takeOver())

@@ -64,16 +64,19 @@ func follow(v View, leader string) Decision {
 }
 
 // leftBehind tells whether this replica's WAL goes beyond the point at which
-// the leader's history left the replica's timeline.
+// the leader's history left the replica's timeline, or is none of its history.
 func (v View) leftBehind(leaderTimeline int) bool {
 	pg := v.Postgres
 	if pg.Timeline == 0 || leaderTimeline <= pg.Timeline || pg.Streaming || !v.Cluster.History.OK() {
 		return false
 	}
-	for _, h := range v.Cluster.History.Value {
+	history := v.Cluster.History.Value
+	for _, h := range history {
 		if h.Timeline == pg.Timeline {
 			return pg.LSN > h.LSN
 		}
 	}
-	return false
+	// A timeline that is none of the leader's ancestors, unless it is so old that
+	// the history does not tell (max_timelines_history).
+	return len(history) > 0 && pg.Timeline > history[0].Timeline
 }

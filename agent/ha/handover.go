@@ -34,6 +34,9 @@ func handover(v View) Decision {
 		return Decision{}
 	}
 	request := f.Value
+	if request.Leader != "" && request.Leader != v.Name && (request.Candidate == v.Name || request.Candidate == "") {
+		return do("the switchover from "+request.Leader+" is done", ClearFailover{f.ModifyIndex})
+	}
 	if request.Leader != "" && request.Leader != v.Name {
 		return refuse("it names " + request.Leader + " as the leader, which is " + v.Name)
 	}

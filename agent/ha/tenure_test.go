@@ -486,3 +486,43 @@ func TestQuorumNeedsPositionsReadAfterTheLease(t *testing.T) {
 		{"without a quorum that does not matter", view(expired, observed(time.Hour)), "take over (status at 45)", "best"},
 	})
 }
+
+func TestSuccessorOfACleanHandoverAsksForNoQuorum(t *testing.T) {
+	quorum := func(v *View) {
+		value := cluster.NewSync("b", []string{"a", "c"})
+		value.Quorum = 1
+		v.Cluster.Sync = cluster.Entry[cluster.Sync]{Value: value, ModifyIndex: 47}
+	}
+	complete := func(v *View) { v.Cluster.Status.Value.Lictor.Complete = true }
+	runSituations(t, []situationTest{
+		{"it has all WAL", view(leads("b", 0), quorum, released("a"), complete), "take over (status at 45)", "given to us"},
+		{"its leader gave up", view(leads("b", 0), quorum, released("a")), "ask the other members", "positions"},
+	})
+}
+
+func TestLeftBehind(t *testing.T) {
+	history := func(timelines ...int) func(*View) {
+		return func(v *View) {
+			var h cluster.History
+			for _, n := range timelines {
+				h = append(h, cluster.TimelineSwitch{Timeline: n, LSN: int64(1000 * n), Reason: "x"})
+			}
+			v.Cluster.History = cluster.Entry[cluster.History]{Value: h, ModifyIndex: 49}
+		}
+	}
+	on := func(timeline int, lsn int64) func(*View) {
+		return func(v *View) { v.Postgres.Timeline, v.Postgres.LSN, v.Postgres.Streaming = timeline, lsn, false }
+	}
+	led := func(timeline int) func(*View) {
+		return func(v *View) { leads("b", 0)(v); v.Cluster.Members[1].Value.Timeline = timeline }
+	}
+	const rejoin, nothing = "rejoin as replica of b", ""
+	runSituations(t, []situationTest{
+		{"beyond the switch", view(led(3), history(1, 2), on(2, 2001)), rejoin, ""},
+		{"before the switch", view(led(3), history(1, 2), on(2, 2000)), nothing, ""},
+		{"on a branch that is none of the leader's", view(led(4), history(1, 2), on(3, 2500)), rejoin, ""},
+		{"older than the history tells", view(led(4), history(2, 3), on(1, 500)), nothing, ""},
+		{"the same timeline", view(led(3), history(1, 2), on(3, 9000)), nothing, ""},
+		{"streaming", view(led(3), history(1, 2), on(2, 2001), func(v *View) { v.Postgres.Streaming = true }), nothing, ""},
+	})
+}

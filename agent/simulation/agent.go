@@ -1,0 +1,400 @@
+package simulation
+
+import (
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// agent is one run of an agent's process: what package agent does around
+// ha.Decide, without its goroutines. The names are those of package agent.
+type agent struct {
+	host    *host
+	dead    bool
+	stopped int           // faults that keep it from running (SIGSTOP)
+	starved time.Duration // by how much everything comes late
+	held    []func()
+	timer   int // so that only the timer that was set last counts
+	stepped bool
+	// firstRead is when Consul was read first, for mutants.
+	firstRead cluster.Instant
+
+	ha.Outlook
+	tenure          ha.Tenure
+	session         string
+	sessionTimer    int
+	rereading       bool
+	rereadNotBefore cluster.Instant
+	writing         map[string]bool
+
+	pg         pgState
+	observedAt cluster.Instant // when the last look at it began
+	adopted    cluster.Instant
+	crashes    []cluster.Instant
+	pgDown     cluster.Instant
+	upstream   string
+
+	answers []ha.Peer
+	asked   cluster.Instant
+	pending bool
+
+	task     *task
+	taskEdge int
+	attempt  ha.Attempt
+	stopping bool
+	fencing  bool
+
+	dynamic     cluster.Dynamic
+	configIndex uint64
+
+	settingSync, syncUncertain bool
+
+	guardian guardian
+	touched  struct {
+		told     told
+		session  string
+		at       cluster.Instant
+		touching bool
+	}
+	history int
+	reason  string
+	shown   ha.Peer // what other members are told
+}
+
+// pgState is PostgreSQL as the agent saw it last.
+type pgState struct {
+	running, wasPrimary bool
+	observed            observed
+	syncNames           []string
+	syncAny             int
+	syncSince           int64
+	syncValue           string
+	syncSet             bool
+}
+
+func (p pgState) primary() bool {
+	if p.observed.accepting {
+		return !p.observed.recovery
+	}
+	return p.wasPrimary
+}
+
+// startAgent begins a run of the agent's process.
+func (h *host) startAgent() {
+	if h.agent != nil || !h.up {
+		return
+	}
+	a := &agent{host: h, writing: map[string]bool{}, dynamic: h.w.schedule.bootConfig()}
+	a.guardian.a = a
+	h.agent = a
+	h.goesOn()
+	h.w.say("%s: the agent starts", h.name)
+	a.adopt()
+	a.later(h.w.between(0, 5*time.Millisecond), a.keepSession)
+	a.later(h.w.between(0, 5*time.Millisecond), func() { a.watchConsul(0) })
+	a.later(0, a.watchPostgres)
+	a.later(0, a.step)
+}
+
+// die is the end of the process, by whatever means.
+func (a *agent) die() {
+	a.dead, a.held = true, nil
+	if a.host.agent == a {
+		a.host.agent = nil
+	}
+}
+
+// do runs something in the agent's process.
+func (a *agent) do(f func()) {
+	if a.starved > 0 && !a.dead {
+		a.host.w.after(a.host.w.between(0, a.starved), func() { a.now(f) })
+		return
+	}
+	a.now(f)
+}
+
+func (a *agent) now(f func()) {
+	a.host.process(func() {
+		switch {
+		case a.dead:
+		case a.stopped > 0:
+			a.held = append(a.held, f)
+		default:
+			f()
+		}
+	})
+}
+
+// post runs something on the loop, which then comes round.
+func (a *agent) post(f func()) { a.do(func() { f(); a.step() }) }
+
+// later runs something in the agent's process after a time.
+func (a *agent) later(d time.Duration, f func()) { a.host.w.after(d, func() { a.do(f) }) }
+
+func (a *agent) clock() cluster.Instant { return a.host.clock() }
+
+// wakeAfter brings the loop round after d.
+func (a *agent) wakeAfter(d time.Duration) { a.later(d, a.step) }
+
+func (a *agent) retryAfter() time.Duration {
+	return a.host.w.between(200*time.Millisecond, 400*time.Millisecond)
+}
+
+// step observes, decides and acts once, and sets the timer.
+func (a *agent) step() {
+	if a.dead || a.stepped {
+		return
+	}
+	v := a.view()
+	a.host.w.mutant.see(a, &v)
+	d := ha.Decide(v)
+	if d.Reason != a.reason && d.Reason != "" {
+		a.reason = d.Reason
+		a.host.w.say("%s: %s %v", a.host.name, d.Reason, d.Actions)
+	}
+	a.host.w.judge.decided(a, v, d)
+	a.stepped = true // what an action calls back at once does not come round in between
+	for _, action := range d.Actions {
+		a.perform(action)
+		if a.dead {
+			return
+		}
+	}
+	a.stepped = false
+	a.publish()
+	a.shown = a.peerValue()
+	tick := a.dynamic.LoopWait
+	if !d.Wake.IsZero() {
+		tick = min(tick, d.Wake.Sub(a.clock()))
+	}
+	a.timer++
+	timer := a.timer
+	a.host.w.at(a.host.when(a.clock().Add(max(tick, time.Millisecond))), func() {
+		if timer == a.timer {
+			a.do(func() {
+				if timer == a.timer {
+					a.step()
+				}
+			})
+		}
+	})
+}
+
+// view is what the decision rests on (agent/observe.go).
+func (a *agent) view() ha.View {
+	o := a.pg.observed
+	v := ha.View{
+		Now: a.clock(), Wall: time.Unix(0, 0).Add(a.host.w.now), Name: a.host.name, Tags: a.host.tags,
+		Config: a.dynamic, Fence: a.margins(),
+		Cluster: a.Snapshot, Read: a.Read, StatusSeen: a.StatusSeen, Session: a.session,
+		Lease: a.tenure.Lease(), Promise: a.tenure.Promise(), Giving: a.tenure.Giving(),
+		Peers: a.answers, PeersAsked: a.asked, PeersDone: !a.pending,
+		Attempt: a.attempt, Adopted: a.adopted, Stopping: a.stopping,
+		SyncWriting: a.writing[keySync], SyncUncertain: a.syncUncertain,
+		WatchdogOK: true,
+	}
+	if a.task != nil {
+		v.Task = a.task.kind
+	}
+	crashes := 0
+	for _, at := range a.crashes {
+		if v.Now.Sub(at) < crashWindow {
+			crashes++
+		}
+	}
+	v.Postgres = ha.Postgres{
+		Data: ha.DataValid, SystemIdentifier: systemIdentifier,
+		Running: a.pg.running, Accepting: o.accepting, Primary: a.pg.primary(),
+		Timeline: o.timeline, LSN: o.lsn,
+		Upstream: a.upstream, Streaming: o.streaming,
+		DownSince: a.pgDown, Crashes: crashes,
+		Standbys: o.standbys, SyncNames: a.pg.syncNames, SyncAny: a.pg.syncAny, SyncSince: a.pg.syncSince,
+		SyncUnsure:        !a.pg.syncSet || a.settingSync || o.accepting && o.syncValue != a.pg.syncValue,
+		SynchronousCommit: "on",
+	}
+	return v
+}
+
+const (
+	crashWindow      = 3 * time.Minute
+	systemIdentifier = "7000000000000000001"
+)
+
+func (a *agent) margins() ha.FenceMargins {
+	margins := ha.FenceMargins{DemoteBefore: a.dynamic.TTL / 4, KillBefore: a.dynamic.TTL / 10}
+	if k := a.host.w.schedule.KillBefore; k > 0 {
+		margins.DemoteBefore, margins.KillBefore = 2*k, k
+	}
+	return margins
+}
+
+func (a *agent) killAt() cluster.Instant {
+	until := a.tenure.Until()
+	if until.IsZero() {
+		return 0
+	}
+	return until.Add(-a.margins().KillBefore)
+}
+
+// adopt takes charge of what runs already (agent/configure.go).
+func (a *agent) adopt() {
+	pg := &a.host.pg
+	a.pg.wasPrimary, a.pg.running = pg.primary, pg.running
+	if !pg.running {
+		return
+	}
+	a.sawPostgres(pg.observe())
+	if a.pg.primary() {
+		a.adopted = a.clock()
+		a.resume()
+	}
+}
+
+// resume goes on with the lease that the guard remembers.
+func (a *agent) resume() {
+	g := &a.host.guard
+	if !g.alive || g.stopped > 0 || g.deadline.Fired || g.deadline.Until.IsZero() || g.memo == nil {
+		return
+	}
+	now, memo := a.clock(), *g.memo
+	if err := a.tenure.Resume(now, memo.Memo); err != nil || !now.Before(g.deadline.Until) {
+		a.tenure.Drop()
+		return
+	}
+	a.Snapshot.Status.ModifyIndex = memo.Index
+	a.syncUncertain = true
+	a.dynamic = memo.config
+	a.session = memo.Session
+	a.host.w.say("%s: goes on with its lease, %s left", a.host.name, a.tenure.Until().Sub(now))
+}
+
+// sawPostgres takes in what PostgreSQL looks like.
+func (a *agent) sawPostgres(o observed) {
+	if a.pg.observed.accepting {
+		a.pg.wasPrimary = !a.pg.observed.recovery
+	}
+	a.pg.running, a.pg.observed = o.running, o
+	switch {
+	case o.accepting:
+		a.pg.wasPrimary, a.pgDown = !o.recovery, 0
+	default:
+		a.pg.wasPrimary = a.host.pg.primary
+	}
+}
+
+// postmasterGone: the postmaster has ended.
+func (a *agent) postmasterGone() {
+	if a.host.pg.running {
+		return
+	}
+	a.pg.running = false
+	a.pg.wasPrimary = a.pg.primary()
+	a.pg.observed.accepting, a.pg.observed.running = false, false
+	if a.task == nil && a.pgDown.IsZero() {
+		a.pgDown = a.clock()
+		a.crashes = append(a.crashes, a.pgDown)
+	}
+	a.step()
+}
+
+// stoppedOnPurpose notes that PostgreSQL is down because it was told to stop.
+func (a *agent) stoppedOnPurpose() {
+	a.pg.wasPrimary = a.pg.primary()
+	a.pg.running, a.pg.observed.running, a.pg.observed.accepting = false, false, false
+	a.pgDown, a.upstream, a.adopted = 0, "", 0
+}
+
+// guardian keeps the guard's deadline in step with the lease (agent/guardian.go):
+// orders reach the guard one after another; of those that the loop leaves, the
+// latest replaces earlier ones.
+type guardian struct {
+	a     *agent
+	left  *guardOrder
+	sent  bool // an order that was left is waiting for its turn
+	queue []func(done func())
+	busy  bool
+}
+
+type guardOrder struct {
+	until  cluster.Instant
+	memo   guardMemo
+	grant  bool
+	disarm bool
+}
+
+func (g *guardian) leave(o guardOrder) {
+	if o.until.IsZero() && !o.disarm {
+		return
+	}
+	o.grant = o.grant || g.left != nil && g.left.grant && !o.disarm
+	g.left = &o
+	if g.sent {
+		return
+	}
+	g.sent = true
+	g.enqueue(func(done func()) {
+		g.sent = false
+		order := g.left
+		g.left = nil
+		switch {
+		case order == nil:
+			done()
+		case order.disarm:
+			g.a.host.guard.disarm(done)
+		default:
+			g.a.host.guard.arm(order.until, order.memo, order.grant, func(error) { done() })
+		}
+	})
+}
+
+func (g *guardian) enqueue(job func(done func())) {
+	g.queue = append(g.queue, job)
+	g.next()
+}
+
+func (g *guardian) next() {
+	if g.busy || len(g.queue) == 0 {
+		return
+	}
+	job := g.queue[0]
+	g.queue = g.queue[1:]
+	g.busy = true
+	job(func() { g.a.do(func() { g.busy = false; g.next() }) })
+}
+
+// armNow sets the deadline of a new lease; done hears when the guard has it.
+func (g *guardian) armNow(until cluster.Instant, memo guardMemo, done func(error)) {
+	g.enqueue(func(next func()) {
+		g.a.host.guard.arm(until, memo, true, func(err error) {
+			next()
+			g.a.do(func() { done(err) })
+		})
+	})
+}
+
+func (g *guardian) disarm(done func()) {
+	g.enqueue(func(next func()) {
+		g.left = nil
+		g.a.host.guard.disarm(func() { next(); g.a.do(done) })
+	})
+}
+
+func (g *guardian) remember(memo guardMemo, done func()) {
+	g.enqueue(func(next func()) {
+		g.a.host.guard.remember(memo, func() { next(); g.a.do(done) })
+	})
+}
+
+func (a *agent) memo() guardMemo {
+	return guardMemo{Memo: a.tenure.Memo(a.session, a.Snapshot.Status.ModifyIndex), config: a.dynamic}
+}
+
+// armGuard moves the guard's deadline with the lease.
+func (a *agent) armGuard() {
+	if (ha.View{Name: a.host.name, Config: a.dynamic, Cluster: a.Snapshot}).PauseInForce() {
+		a.guardian.leave(guardOrder{disarm: true})
+		return
+	}
+	a.guardian.leave(guardOrder{until: a.killAt(), memo: a.memo()})
+}

@@ -1,0 +1,19 @@
+// Package simulation runs members of a shard in virtual time: the code of
+// agent/ha and the guard's rule of agent/fence as they are, around them models of
+// everything else (docs/simulation.md).
+//
+//	schedule.go, generate.go  what happens: faults and operators' wishes, as a list
+//	world.go                  virtual time, hosts, their clocks, the network
+//	consul.go, requests.go    a model of Consul, and how requests reach it or do not
+//	postgres.go, wal.go       a model of PostgreSQL, its WAL, and clients that commit
+//	guard.go                  the guard's process around fence.Deadline
+//	agent.go, writes.go, tasks.go, listen.go
+//	                          what package agent does around the decision
+//	faults.go                 how each event of a schedule is carried out
+//	judge.go                  the invariants I1 to I7 of docs/design.md, section 5
+//	mutant.go                 rules that can be switched off, to see that it is noticed
+//	shrink.go                 from a long failing schedule to a short one
+//
+// One schedule runs in one goroutine, and depends on nothing but itself: the
+// same schedule gives the same run, event for event.
+package simulation

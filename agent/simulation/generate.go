@@ -1,0 +1,116 @@
+package simulation
+
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+// Generate makes the random schedule of a seed.
+func Generate(seed uint64) Schedule {
+	r := rand.New(rand.NewPCG(seed, 1))
+	pick := func(n int) int { return r.IntN(n) }
+	s := Schedule{
+		Seed: seed, Members: 3 + pick(3), Length: 10 * time.Minute, Rest: 2 * time.Minute,
+		Config: map[string]any{"ttl": []int{3, 5, 8, 8, 15, 30}[pick(6)], "failsafe_mode": pick(3) > 0},
+	}
+	switch pick(5) {
+	case 0, 1:
+		s.Config["synchronous_mode"] = true
+	case 2:
+		s.Config["synchronous_mode"] = "quorum"
+	}
+	if _, on := s.Config["synchronous_mode"]; on {
+		if pick(4) == 0 {
+			s.Config["synchronous_mode_strict"] = true
+		}
+		if s.Members > 3 && pick(2) == 0 {
+			s.Config["synchronous_node_count"] = 2
+		}
+	}
+	for range s.Members {
+		s.Drift = append(s.Drift, (r.Float64()*2-1)*0.01)
+	}
+	if pick(3) == 0 {
+		s.NoFailover = []int{1 + pick(s.Members-1)}
+	}
+	mean := []float64{8, 15, 30, 60}[pick(4)]
+	at := 10.0
+	for {
+		at += r.ExpFloat64() * mean
+		if at >= s.Length.Seconds() {
+			return s
+		}
+		s.Events = append(s.Events, randomEvent(r, s.Members, time.Duration(at*float64(time.Second))))
+	}
+}
+
+// kinds are all kinds of event with how often each is drawn.
+func kinds() []struct {
+	kind  Kind
+	share int
+} {
+	return []struct {
+		kind  Kind
+		share int
+	}{
+		{KillAgent, 8}, {StopAgent, 8}, {StarveAgent, 4}, {EndAgent, 4}, {KillGuard, 4}, {StopGuard, 3}, {KillAgentAndGuard, 3},
+		{KillPostmaster, 6}, {SlowPostgres, 4}, {LagReplica, 5}, {HostLoss, 6}, {FreezeHost, 2},
+		{CutOneWay, 8}, {CutBoth, 8}, {Isolate, 8}, {CutFromMembers, 4}, {SlowNetwork, 4}, {LateWatch, 4},
+		{ConsulHang, 5}, {ConsulDown, 4}, {ConsulLeaderLoss, 5}, {SessionLoss, 6},
+		{Switchover, 8}, {Pause, 2}, {SetTTL, 3}, {SetSyncMode, 2}, {SetFailsafe, 3},
+	}
+}
+
+func randomEvent(r *rand.Rand, members int, at time.Duration) Event {
+	all := kinds()
+	total := 0
+	for _, k := range all {
+		total += k.share
+	}
+	n := r.IntN(total)
+	i := 0
+	for n >= all[i].share {
+		n -= all[i].share
+		i++
+	}
+	e := Event{At: at, Kind: all[i].kind, Member: r.IntN(members)}
+	// Mostly seconds, sometimes a minute.
+	e.For = time.Duration(math.Exp(r.Float64()*6.5-2) * float64(time.Second))
+	switch e.Kind {
+	case CutOneWay, CutBoth:
+		e.Other = r.IntN(members) // another member, or Consul
+		if e.Other >= e.Member {
+			e.Other++
+		}
+		if r.IntN(2) == 0 {
+			e.Other = members
+		}
+		if r.IntN(2) == 0 && e.Kind == CutOneWay {
+			e.Member, e.Other = e.Other, e.Member
+		}
+	case KillAgent, KillAgentAndGuard:
+		if r.IntN(2) == 0 {
+			e.For = time.Duration(r.Int64N(int64(time.Second)))
+		}
+	case ConsulLeaderLoss:
+		e.For = time.Duration(r.Int64N(int64(5 * time.Second)))
+	case SlowPostgres:
+		e.Value = 1 + r.IntN(20)
+	case SlowNetwork:
+		e.Value = 50 + r.IntN(2000)
+	case SetTTL:
+		e.Value = []int{3, 5, 8, 15, 30}[r.IntN(5)]
+	case SetSyncMode:
+		e.Text = []string{"off", "on", "quorum"}[r.IntN(3)]
+	case SetFailsafe:
+		e.Value = r.IntN(2)
+	case Pause:
+		e.For = min(e.For, time.Minute)
+	}
+	switch e.Kind {
+	case KillGuard, KillPostmaster, SessionLoss, Switchover, SetTTL, SetSyncMode, SetFailsafe:
+		e.For = 0
+	}
+	return e
+}

@@ -1,0 +1,114 @@
+package simulation
+
+import (
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// guard is the process that kills PostgreSQL when the lease has run out.
+type guard struct {
+	host     *host
+	alive    bool
+	stopped  int // faults that keep it from running (SIGSTOP)
+	deadline fence.Deadline
+	memo     *guardMemo
+	held     []func()
+}
+
+// guardMemo is what the guard keeps for the agent.
+type guardMemo struct {
+	ha.Memo
+	config cluster.Dynamic
+}
+
+// run runs something in the guard's process, later while it is stopped.
+func (g *guard) run(do func()) {
+	g.host.process(func() {
+		if g.stopped > 0 {
+			g.held = append(g.held, do)
+			return
+		}
+		do()
+	})
+}
+
+// command is one order of the agent. A guard that has gone is started again.
+func (g *guard) command(do func(), done func()) {
+	w := g.host.w
+	w.after(w.between(50*time.Microsecond, 2*time.Millisecond), func() {
+		g.run(func() {
+			g.alive = true
+			do()
+			if done != nil {
+				done()
+			}
+		})
+	})
+}
+
+// arm sets or moves the deadline.
+func (g *guard) arm(until cluster.Instant, memo guardMemo, newLease bool, done func(error)) {
+	var err error
+	g.command(func() {
+		if err = g.deadline.Arm(g.host.clock(), until, newLease); err == nil {
+			g.memo = &memo
+			g.watch()
+		}
+	}, func() {
+		if done != nil {
+			done(err)
+		}
+	})
+}
+
+// watch waits for the deadline as it is now.
+func (g *guard) watch() {
+	until := g.deadline.Until
+	g.host.w.at(g.host.when(until), func() {
+		g.run(func() {
+			if !g.alive || g.deadline.Until != until || !g.deadline.Due(g.host.clock()) || g.host.w.mutant.GuardOff {
+				return
+			}
+			g.deadline.Fire()
+			g.memo = nil
+			g.host.w.say("%s: the guard kills PostgreSQL", g.host.name)
+			g.host.pg.kill(func() {})
+		})
+	})
+}
+
+func (g *guard) disarm(done func()) {
+	g.command(func() {
+		g.deadline.Disarm()
+		g.memo = nil
+	}, done)
+}
+
+func (g *guard) remember(memo guardMemo, done func()) {
+	g.command(func() { g.memo = &memo }, done)
+}
+
+// die is the guard's end: the kernel signals the postmaster.
+func (g *guard) die() {
+	if !g.alive {
+		return
+	}
+	held := g.held
+	*g = guard{host: g.host}
+	for _, f := range held {
+		g.host.w.after(0, func() { g.run(f) }) // said again to the next guard
+	}
+	w := g.host.w
+	w.say("%s: the guard is gone", g.host.name)
+	life := g.host.pg.life
+	w.after(w.between(time.Millisecond, 100*time.Millisecond), func() {
+		g.host.process(func() {
+			if g.host.pg.life == life {
+				g.host.pg.end()
+			}
+		})
+	})
+}

@@ -1,0 +1,220 @@
+package simulation
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// Violation is an invariant that did not hold.
+type Violation struct {
+	At        time.Duration // true time since the beginning
+	Invariant string        // I1 to I6 of docs/design.md, section 5
+	Text      string
+}
+
+func (v *Violation) Error() string {
+	return fmt.Sprintf("%s at %.3fs: %s", v.Invariant, v.At.Seconds(), v.Text)
+}
+
+// judge watches over a run. It sees everything, which no member does.
+type judge struct {
+	w         *world
+	violation *Violation
+	status    cluster.Status // in Consul
+	replaced  cluster.Status // by the last takeover
+	branches  []*branch      // with commits that the key sync vouches for
+	clean     *cleanHandover
+	tally     Tally
+}
+
+// Tally counts what happened in a run, so that a test can tell that it tested
+// something.
+type Tally struct {
+	Promotions, Takeovers, Commits, Failsafe int
+}
+
+// cleanHandover is a switchover whose successor has all WAL.
+type cleanHandover struct {
+	by, to   string
+	branch   *branch
+	released instant // when Consul showed it; zero: not yet
+	taken    string  // by whom
+	early    bool    // taken while it was the successor's alone
+}
+
+func (j *judge) fail(invariant, format string, args ...any) {
+	if j.violation != nil {
+		return
+	}
+	j.violation = &Violation{At: j.w.now, Invariant: invariant, Text: fmt.Sprintf(format, args...)}
+	j.w.say("VIOLATION %v", j.violation)
+}
+
+// onePrimary is I1, but for hosts whose processes do not run.
+func (j *judge) onePrimary() {
+	var first *host
+	for _, h := range j.w.hosts {
+		if !h.pg.writable || !h.up || h.exempt() {
+			continue
+		}
+		if first != nil {
+			j.fail("I1", "%s and %s accept commits at one time", first.name, h.name)
+			return
+		}
+		first = h
+	}
+}
+
+// alone: whoever takes the lock does so when nobody else can accept commits any more,
+// long before it does so itself. That is stronger than I1, and what the lease is for.
+func (j *judge) alone(h *host) {
+	for _, other := range j.w.hosts {
+		if other != h && other.pg.writable && other.up && !other.exempt() {
+			j.fail("I1", "%s takes the lock while %s accepts commits", h.name, other.name)
+		}
+	}
+}
+
+func (j *judge) writable(h *host) {
+	j.w.say("%s: accepts commits (timeline %d at %d)", h.name, h.pg.at.branch.timeline, h.pg.at.lsn)
+	j.onePrimary()
+}
+
+// acknowledged: a client was told that its commit is safe.
+func (j *judge) acknowledged(h *host, lsn int64) {
+	b := h.pg.at.branch
+	j.tally.Commits++
+	if !h.exempt() {
+		b.acked = max(b.acked, lsn)
+	}
+	if _, vouched := j.w.consul.keys[keySync]; vouched {
+		if b.promised == 0 {
+			j.branches = append(j.branches, b)
+		}
+		b.promised = max(b.promised, lsn)
+	}
+}
+
+// promoted: a member has become a primary from a position.
+func (j *judge) promoted(h *host, from position) {
+	j.tally.Promotions++
+	j.w.say("%s: promoted from timeline %d at %d", h.name, from.branch.timeline, from.lsn)
+	if cluster.NoFailover(h.tags) {
+		j.fail("I6", "%s is tagged nofailover and was promoted", h.name)
+	}
+	for _, b := range j.branches {
+		if has := from.upTo(b); has < b.promised {
+			j.fail("I2", "%s was promoted with %d of timeline %d, where %d was acknowledged in synchronous mode", h.name, has, b.timeline, b.promised)
+		}
+	}
+	if lag := j.replaced.OpTime - from.lsn; lag > maximumLag {
+		j.fail("I3", "%s was promoted %d bytes behind the last position in Consul", h.name, lag)
+	}
+	if c := j.clean; c != nil && c.taken == h.name {
+		if has := from.upTo(c.branch); has < c.branch.acked && (h.name == c.to || c.early) {
+			j.fail("I3", "%s handed over to %s; %s was promoted with %d, acknowledged was %d", c.by, c.to, h.name, has, c.branch.acked)
+		}
+		j.clean = nil
+	}
+}
+
+// handedOver: a member has stopped its PostgreSQL for a successor that has all WAL.
+func (j *judge) handedOver(h *host, to string) {
+	j.clean = &cleanHandover{by: h.name, to: to, branch: h.pg.at.branch}
+}
+
+// committed sees every transaction that took effect.
+func (j *judge) committed(h *host, ops []op) {
+	for _, o := range ops {
+		switch {
+		case o.verb == lock && o.key == keyLeader:
+			j.tally.Takeovers++
+			j.alone(h)
+			j.replaced = j.status
+			if c := j.clean; c != nil && c.taken == "" {
+				if h.name == c.by {
+					j.clean = nil
+				} else {
+					alone := time.Duration(float64(j.status.Lictor.Lease()) / 2 * 0.98)
+					c.taken, c.early = h.name, c.released > 0 && j.w.now-c.released < alone
+				}
+			}
+		case o.verb == set && o.key == keyStatus:
+			j.status = o.value.(cluster.Status)
+			if b := j.status.Lictor; b.Released && j.clean != nil && j.clean.by == b.Owner {
+				j.clean.released = j.w.now
+			}
+		case o.verb == deleteCAS && o.key == keySync:
+			if _, still := j.w.consul.keys[keySync]; !still {
+				j.forget()
+			}
+		}
+	}
+}
+
+// forget: the key sync is gone, so it vouches for nothing any more.
+func (j *judge) forget() {
+	for _, b := range j.branches {
+		b.promised = 0
+	}
+	j.branches = nil
+}
+
+// decided sees every decision: I5.
+func (j *judge) decided(a *agent, v ha.View, d ha.Decision) {
+	if !v.Config.Pause || !v.PauseInForce() || a.stopping {
+		return
+	}
+	asked := v.Cluster.Failover.OK() && v.Cluster.Failover.Value.Candidate != ""
+	for _, action := range d.Actions {
+		switch action.(type) {
+		case ha.Promote, ha.Demote, ha.StartPrimary, ha.StartReplica, ha.Rejoin, ha.Follow, ha.GiveUp, ha.Handover:
+			if !asked {
+				j.fail("I5", "%s in pause: %s", a.host.name, action)
+			}
+		case ha.Fence:
+			if other := v.Cluster.LeaderName(); (other == "" || other == a.host.name) && v.Lease.Deposed == 0 {
+				j.fail("I5", "%s in pause: %s", a.host.name, action)
+			}
+		}
+	}
+}
+
+// whole is I4: every fault is over, and the shard is whole again: one member accepts
+// commits, the others follow it.
+func (j *judge) whole() string {
+	var primary *host
+	for _, h := range j.w.hosts {
+		if h.pg.writable {
+			primary = h
+		}
+	}
+	if primary == nil {
+		return "no member accepts commits: " + j.reasons()
+	}
+	for _, h := range j.w.hosts {
+		if h != primary && !h.pg.streaming {
+			return h.name + " does not follow " + primary.name + ": " + j.reasons()
+		}
+	}
+	if primary.pg.at.branch.acked <= primary.pg.at.branch.fork {
+		return primary.name + " acknowledges nothing"
+	}
+	return ""
+}
+
+func (j *judge) reasons() string {
+	var all []string
+	for _, h := range j.w.hosts {
+		why := "its agent does not run"
+		if h.agent != nil {
+			why = h.agent.reason
+		}
+		all = append(all, h.name+": "+why)
+	}
+	return strings.Join(all, "; ")
+}

@@ -1,0 +1,98 @@
+package simulation
+
+import (
+	"maps"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// Mutant switches rules off, at the border of the code that is tested: what a
+// decision is shown, what a transaction checks, which moments a tenure is told. The
+// zero value is Lictor as it is.
+type Mutant struct {
+	TakeOverUnchecked bool // the takeover does not check that the status is the one that was seen
+	BeatUnchecked     bool // the beat does not
+	ReleaseUnchecked  bool // the release does not
+	LeaseFromReply    bool // the lease counts from the answer, not from the moment of sending
+	ExpiredExtended   bool // a beat that succeeded late revives the lease
+	GuardOff          bool
+	GuardNotShortened bool // a shorter ttl shortens neither lease nor guard before the beat is sent
+	ListIgnored       bool // members that are not in the failsafe list take the lock
+	ListForgotten     bool // a failsafe list whose write is uncertain is not asked
+	FlagObeyed        bool // the setting failsafe_mode counts, not the key
+	PromiseIgnored    bool
+	SessionIsLease    bool // a lock that vanished counts as a lease that is over
+	NoDriftMargin     bool
+	OwnTTL            bool // observers count their own ttl, not that of the status
+	NoWait            bool // a status of unknown age counts as old
+	SuccessorIgnored  bool // a released lease is anybody's
+	SyncTooEarly      bool // the key sync names standbys before they have caught up
+	QuorumUnasked     bool // the positions of the other voters are not waited for
+}
+
+// change leaves the check of the status out.
+func (m *Mutant) change(ops []op, unchecked bool) []op {
+	if !unchecked {
+		return ops
+	}
+	var kept []op
+	for _, o := range ops {
+		if o.key != keyStatus || o.verb != checkIndex && o.verb != checkNotExists {
+			kept = append(kept, o)
+		}
+	}
+	return kept
+}
+
+// see changes what a decision is shown.
+func (m *Mutant) see(a *agent, v *ha.View) {
+	if *m == (Mutant{}) {
+		return
+	}
+	beat := v.Cluster.Status.Value.Lictor
+	changed := func(change func(b *cluster.Beat)) {
+		if beat != nil {
+			b := *beat
+			change(&b)
+			v.Cluster.Status.Value.Lictor, beat = &b, &b
+		}
+	}
+	if key := v.Cluster.Failsafe; key.Exists() && (m.ListIgnored || m.FlagObeyed && !v.Config.FailsafeMode) && v.Lease.Until.IsZero() {
+		list := maps.Clone(key.Value)
+		list[v.Name] = "http://" + v.Name
+		v.Cluster.Failsafe.Value = list
+	}
+	if m.PromiseIgnored {
+		v.Promise = nil
+	}
+	if m.SessionIsLease && v.Cluster.LeaderName() == "" && beat != nil && beat.Owner != v.Name && !v.Read.IsZero() {
+		v.StatusSeen = 1
+	}
+	if m.NoDriftMargin && beat != nil && beat.Owner != v.Name {
+		v.StatusSeen = v.StatusSeen.Add(-time.Duration(float64(beat.Lease()) * ha.DriftMargin))
+	}
+	if m.OwnTTL {
+		changed(func(b *cluster.Beat) { b.LeaseMS = v.Config.TTL.Milliseconds() })
+	}
+	if m.NoWait && !v.Read.IsZero() && v.StatusSeen == a.firstRead && beat != nil && beat.Owner != v.Name {
+		v.StatusSeen = 1
+	}
+	if m.SuccessorIgnored {
+		changed(func(b *cluster.Beat) {
+			if b.Released {
+				b.Successor = ""
+			}
+		})
+	}
+	if m.SyncTooEarly {
+		v.Postgres.SyncSince = 1
+		for i := range v.Postgres.Standbys {
+			v.Postgres.Standbys[i].Sync = true
+		}
+	}
+	if m.QuorumUnasked && v.Lease.Until.IsZero() && v.Cluster.Sync.Exists() {
+		v.Cluster.Sync.Value.Quorum = 0
+	}
+}

@@ -1,0 +1,175 @@
+package simulation
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// directed is a schedule that leads straight to where a rule counts.
+func directed(members int, config map[string]any, events ...Event) Schedule {
+	return Schedule{Members: members, Config: config, Events: events, Length: 2 * time.Minute, Rest: time.Minute}
+}
+
+// sec is a moment or a duration in seconds.
+func sec(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+func ev(at float64, kind Kind, member int) Event {
+	return Event{At: sec(at), Kind: kind, Member: member}
+}
+
+func during(at, length float64, kind Kind, member int) Event {
+	return Event{At: sec(at), For: sec(length), Kind: kind, Member: member}
+}
+
+func (e Event) to(other int) Event     { e.Other = other; return e }
+func (e Event) with(value int) Event   { e.Value = value; return e }
+func (e Event) text(text string) Event { e.Text = text; return e }
+
+// killed checks that a schedule is survived, however its details fall, and that with
+// the rule switched off some way of falling is not.
+func killed(t *testing.T, m Mutant, s Schedule, invariants ...string) {
+	t.Helper()
+	if *simSeed != 0 {
+		s.Seed = *simSeed
+		tell(t, s, Options{Mutant: m})
+		return
+	}
+	t.Parallel()
+	const seeds = 60
+	noticed := 0
+	for seed := uint64(1); seed <= seeds; seed++ {
+		s.Seed = seed
+		if v := Run(s, Options{}).Violation; v != nil {
+			report(t, s, Options{})
+			return
+		}
+		v := Run(s, Options{Mutant: m}).Violation
+		switch {
+		case v == nil:
+		case slices.Contains(invariants, v.Invariant):
+			noticed++
+		default:
+			t.Errorf("seed %d: noticed, but as %v, not %v", seed, v, invariants)
+		}
+	}
+	if noticed == 0 {
+		t.Errorf("the rule can be left out without any of %d runs noticing:\n%s", seeds, s)
+	}
+	t.Logf("noticed in %d of %d runs", noticed, seeds)
+}
+
+const (
+	a = iota
+	b
+	c
+	d
+)
+
+// alone is a shard whose leader does without failsafe.
+func alone(ttl int) map[string]any { return map[string]any{"ttl": ttl, "failsafe_mode": false} }
+
+func TestMutantGuardOff(t *testing.T) {
+	killed(t, Mutant{GuardOff: true}, directed(3, alone(8), during(30, 20, StopAgent, a)), "I1")
+}
+
+func TestMutantSessionLossIsLeaseLoss(t *testing.T) {
+	killed(t, Mutant{SessionIsLease: true}, directed(3, alone(8), during(30, 20, Isolate, a), ev(30.5, SessionLoss, a)), "I1")
+}
+
+func TestMutantNoWaitAfterARestart(t *testing.T) {
+	killed(t, Mutant{NoWait: true}, directed(3, alone(8), during(30, 1, KillAgent, b), during(30.5, 20, Isolate, a)), "I1")
+}
+
+func TestMutantNoDriftMargin(t *testing.T) {
+	s := directed(3, alone(30), during(40, 60, StopAgent, a))
+	s.Drift, s.KillBefore = []float64{-0.01, 0.01, 0.01}, sec(0.05)
+	killed(t, Mutant{NoDriftMargin: true}, s, "I1")
+}
+
+func TestMutantLeaseFromReply(t *testing.T) {
+	s := directed(3, alone(8), during(30, 15, SlowOneWay, 3).to(a).with(3000), during(44, 30, Isolate, a), during(44, 30, StopAgent, a))
+	s.KillBefore = sec(0.05)
+	killed(t, Mutant{LeaseFromReply: true}, s, "I1")
+}
+
+func TestMutantExpiredLeaseExtended(t *testing.T) {
+	killed(t, Mutant{ExpiredExtended: true}, directed(3, alone(8),
+		during(29, 5, SlowNetwork, a).with(2000), during(31, 15, StopAgent, a), during(36, 30, Isolate, a)), "I1")
+}
+
+// The late beat lands between what b reads and b's takeover.
+func TestMutantTakeOverUnchecked(t *testing.T) {
+	s := directed(3, alone(8), during(31, 30, LateWatch, b), during(30, 5, CutOneWay, a).to(3), during(32, 30, CutFromMembers, a),
+		ev(34.5, KillPostmaster, c), ev(35.5, KillPostmaster, c), ev(36.5, KillPostmaster, c))
+	s.KillBefore = sec(0.05)
+	killed(t, Mutant{TakeOverUnchecked: true}, s, "I1")
+}
+
+// A beat that was sent under the shorter ttl lands after its sender has taken the
+// lock anew, with the longer one.
+func TestMutantBeatUnchecked(t *testing.T) {
+	s := directed(3, alone(3), during(28, 6.5, StopAgent, b), during(29.5, 3.5, CutOneWay, a).to(3), ev(30, SetTTL, a).with(30),
+		during(35, 40, Isolate, a))
+	s.NoFailover = []int{c}
+	killed(t, Mutant{BeatUnchecked: true}, s, "I1")
+}
+
+// A release that was given up for lost lands when its sender leads again.
+func TestMutantReleaseUnchecked(t *testing.T) {
+	s := directed(3, alone(8), ev(30, Switchover, b), during(30, 1.2, SlowOneWay, a).to(3).with(20000), during(31.2, 12, StopAgent, b),
+		during(41, 30, Isolate, a))
+	s.NoFailover = []int{c}
+	killed(t, Mutant{ReleaseUnchecked: true}, s, "I1", "I3")
+}
+
+func TestMutantOwnTTL(t *testing.T) {
+	killed(t, Mutant{OwnTTL: true}, directed(3, alone(30), during(40, 50, Isolate, a), ev(41, SetTTL, a).with(3)), "I1")
+}
+
+func TestMutantGuardNotShortened(t *testing.T) {
+	killed(t, Mutant{GuardNotShortened: true}, directed(3, alone(30),
+		during(39, 30, SlowNetwork, a).with(1500), ev(40, SetTTL, a).with(3), during(42.5, 40, StopAgent, a)), "I1")
+}
+
+func TestMutantSuccessorIgnored(t *testing.T) {
+	killed(t, Mutant{SuccessorIgnored: true}, directed(3, alone(8),
+		during(27, 60, LagReplica, c), during(29, 20, StarveAgent, b), ev(30, Switchover, b)), "I3")
+}
+
+// newcomer: d is away when the leader writes the failsafe list, and comes back when
+// the leader cannot reach Consul.
+func newcomer(more ...Event) Schedule {
+	return directed(4, map[string]any{"ttl": 8}, slices.Concat([]Event{
+		during(10, 50, EndAgent, d), during(45, 60, CutBoth, a).to(4),
+	}, more)...)
+}
+
+func TestMutantFailsafeListIgnored(t *testing.T) {
+	killed(t, Mutant{ListIgnored: true}, newcomer(), "I1")
+}
+
+func TestMutantFailsafeFlagInsteadOfKey(t *testing.T) {
+	killed(t, Mutant{FlagObeyed: true}, newcomer(ev(50, SetFailsafe, a).with(0)), "I1")
+}
+
+func TestMutantPromiseIgnored(t *testing.T) {
+	killed(t, Mutant{PromiseIgnored: true}, directed(3, map[string]any{"ttl": 8}, during(45, 60, CutBoth, a).to(3)), "I1")
+}
+
+// The list with d in it is written, and the answer lost.
+func TestMutantUncertainListForgotten(t *testing.T) {
+	killed(t, Mutant{ListForgotten: true}, directed(4, map[string]any{"ttl": 8},
+		during(10, 50, EndAgent, d), during(58, 10, SlowNetwork, a).with(2000), during(61.5, 50, CutOneWay, 4).to(a)), "I1")
+}
+
+func TestMutantSyncKeyTooEarly(t *testing.T) {
+	killed(t, Mutant{SyncTooEarly: true}, directed(3, map[string]any{"ttl": 8, "synchronous_mode": true},
+		during(20, 2, EndAgent, b), during(20, 2, EndAgent, c), during(21.5, 60, LagReplica, b), during(21.5, 60, LagReplica, c),
+		during(27, 60, HostLoss, a)), "I2")
+}
+
+func TestMutantQuorumUnasked(t *testing.T) {
+	killed(t, Mutant{QuorumUnasked: true}, directed(3, map[string]any{"ttl": 8, "synchronous_mode": "quorum"},
+		during(30, 60, LagReplica, b), during(32.5, 40, StopAgent, c), during(33, 60, HostLoss, a)), "I2")
+}

@@ -1,0 +1,260 @@
+package simulation
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// postgres is one member's PostgreSQL with its data directory.
+type postgres struct {
+	host *host
+	at   position
+	// running: there are processes; ready: SQL is answered; writable: commits are
+	// accepted.
+	running, ready, writable, stopping bool
+	primary                            bool // outside recovery; of a stopped one: by its files
+	upstream                           string
+	streaming                          bool
+	waits                              waits
+	pending                            []int64 // commits that wait for standbys
+	life                               int     // so that what was begun in an earlier one ends without effect
+
+	lagging int // faults that keep it from receiving
+	slow    time.Duration
+}
+
+// waits is synchronous_standby_names.
+type waits struct {
+	names []string
+	any   int
+}
+
+func (s waits) value() string {
+	if len(s.names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d (%s)", s.any, strings.Join(s.names, ","))
+}
+
+var errStopped = errors.New("PostgreSQL was stopped meanwhile")
+
+// takes is how long a piece of work of PostgreSQL takes.
+func (p *postgres) takes(low, high time.Duration) time.Duration {
+	return p.host.w.between(low, high) + p.host.w.between(0, p.slow)
+}
+
+// later goes on with a piece of work unless this life of PostgreSQL has ended by then.
+func (p *postgres) later(d time.Duration, do func(), lost func()) {
+	life := p.life
+	p.host.w.after(d, func() {
+		p.host.process(func() {
+			if p.life == life {
+				do()
+			} else {
+				lost()
+			}
+		})
+	})
+}
+
+// start starts the postmaster; done hears of it when SQL is answered.
+func (p *postgres) start(primary bool, upstream string, done func(error)) {
+	if p.running {
+		done(errors.New("it runs already"))
+		return
+	}
+	p.life++
+	p.running, p.stopping, p.primary, p.upstream = true, false, primary, upstream
+	if !primary {
+		p.waits = waits{} // its file is written anew
+	}
+	p.later(p.takes(50*time.Millisecond, time.Second), func() {
+		p.ready = true
+		if primary {
+			p.accept()
+		}
+		done(nil)
+	}, func() { done(errStopped) })
+}
+
+// accept begins to accept commits.
+func (p *postgres) accept() {
+	p.writable = true
+	p.host.w.judge.writable(p.host)
+}
+
+// promote ends recovery on a new timeline.
+func (p *postgres) promote(done func(error)) {
+	if !p.ready || p.primary || p.stopping {
+		done(errors.New("no replica runs"))
+		return
+	}
+	p.later(p.takes(20*time.Millisecond, 800*time.Millisecond), func() {
+		if p.primary || p.stopping {
+			done(errStopped)
+			return
+		}
+		old := p.at
+		p.at = position{branch: &branch{timeline: p.host.w.nextTimeline(old), parent: old.branch, fork: old.lsn}, lsn: old.lsn + 1}
+		p.primary, p.streaming, p.upstream = true, false, ""
+		p.host.w.judge.promoted(p.host, old)
+		p.accept()
+		done(nil)
+	}, func() { done(errStopped) })
+}
+
+// nextTimeline is the number that a promotion takes: after the highest of which there
+// is a history file. With an archive that all share these are all of them.
+func (w *world) nextTimeline(from position) int {
+	if w.schedule.NoArchive {
+		return from.branch.timeline + 1
+	}
+	w.timeline++
+	return w.timeline
+}
+
+// stop is a fast shutdown: clients are thrown out, standbys get what is left.
+func (p *postgres) stop(done func(error)) {
+	if !p.running {
+		done(nil)
+		return
+	}
+	if p.stopping {
+		p.later(p.takes(20*time.Millisecond, 500*time.Millisecond), func() { p.stop(done) }, func() { done(nil) })
+		return
+	}
+	p.stopping, p.ready = true, false
+	p.later(p.host.w.between(0, 30*time.Millisecond), func() { p.writable, p.pending = false, nil }, func() {})
+	p.later(p.takes(40*time.Millisecond, 600*time.Millisecond), func() {
+		if p.primary {
+			p.at.lsn += 120 // the shutdown checkpoint
+			for _, s := range p.host.w.hosts {
+				if s.pg.upstream == p.host.name && s.pg.lagging == 0 {
+					p.drainTo(s)
+				}
+			}
+		}
+		p.end()
+		done(nil)
+	}, func() { done(nil) })
+}
+
+// drainTo is the end of a walsender at a shutdown: it sends all that is left.
+func (p *postgres) drainTo(s *host) {
+	if s.up && !s.frozen && s.pg.ready && !s.pg.primary && p.host.w.net.both(s.id, p.host.id) && p.at.holds(s.pg.at) {
+		s.pg.at = p.at
+	}
+}
+
+// kill ends all processes, whatever they do.
+func (p *postgres) kill(done func()) {
+	p.host.w.after(p.host.w.between(time.Millisecond, 15*time.Millisecond), func() {
+		p.host.process(func() {
+			p.end()
+			done()
+		})
+	})
+}
+
+// end is that of all processes.
+func (p *postgres) end() {
+	was := p.running
+	p.life++
+	p.running, p.ready, p.writable, p.stopping, p.streaming, p.pending = false, false, false, false, false, nil
+	if was && p.host.agent != nil {
+		a := p.host.agent
+		a.later(p.host.w.between(0, 3*time.Millisecond), a.postmasterGone)
+	}
+}
+
+// setSync changes whom commits wait for, and tells how far the WAL was afterwards.
+// done is called with zero when it failed, whether it took effect or not.
+func (p *postgres) setSync(s waits, done func(since int64)) {
+	w := p.host.w
+	p.later(p.takes(time.Millisecond, 30*time.Millisecond), func() {
+		if !p.ready || w.chance(0.05) && w.chance(0.5) {
+			done(0)
+			return
+		}
+		p.waits = s
+		failed := w.chance(0.02)
+		p.later(p.takes(time.Millisecond, 20*time.Millisecond), func() {
+			if failed || !p.ready {
+				done(0)
+				return
+			}
+			done(p.at.lsn)
+		}, func() { done(0) })
+	}, func() { done(0) })
+}
+
+// rejoin makes the data directory fit to follow another member: rewound where it has
+// diverged, made anew where it is empty.
+func (p *postgres) rejoin(up *host, done func(error)) {
+	w := p.host.w
+	reachable := func() bool {
+		return up.up && !up.frozen && up.pg.ready && w.net.both(p.host.id, up.id)
+	}
+	life := p.life
+	p.host.w.after(p.takes(10*time.Millisecond, 100*time.Millisecond), func() {
+		p.host.process(func() {
+			switch {
+			case p.life != life:
+				done(errStopped)
+			case !reachable():
+				done(errors.New("the upstream is not reachable"))
+			case up.pg.at.holds(p.at):
+				done(nil)
+			case !up.pg.primary:
+				done(errors.New("the upstream is no primary to rewind from"))
+			default:
+				w.after(p.takes(200*time.Millisecond, 3*time.Second), func() {
+					p.host.process(func() {
+						if p.life != life || !reachable() || !up.pg.primary {
+							done(errStopped)
+							return
+						}
+						p.at = up.pg.at
+						done(nil)
+					})
+				})
+			}
+		})
+	})
+}
+
+// observed is PostgreSQL as it is seen at one moment.
+type observed struct {
+	running, accepting, recovery bool
+	timeline                     int
+	lsn                          int64
+	streaming                    bool
+	syncValue                    string
+	standbys                     []ha.Standby
+}
+
+func (p *postgres) observe() observed {
+	o := observed{running: p.running}
+	if !p.ready || p.stopping {
+		return o
+	}
+	o.accepting, o.recovery = true, !p.primary
+	o.timeline, o.lsn = p.at.branch.timeline, p.at.lsn
+	o.streaming, o.syncValue = p.streaming, p.waits.value()
+	if p.primary {
+		for _, s := range p.host.w.hosts {
+			if p.streamsTo(s) {
+				o.standbys = append(o.standbys, ha.Standby{
+					Name: s.name, Streaming: true, Sync: slices.Contains(p.waits.names, s.name),
+					WriteLSN: s.pg.at.lsn, FlushLSN: s.pg.at.lsn, ReplayLSN: s.pg.at.lsn,
+				})
+			}
+		}
+	}
+	return o
+}

@@ -1,0 +1,250 @@
+package simulation
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// instant is true time since the beginning of the run. Members never see it:
+// each has a clock of its own.
+type instant = time.Duration
+
+// event is something that happens at a moment of true time.
+type event struct {
+	at  instant
+	seq uint64 // of two at one moment, the one that was planned first
+	do  func()
+}
+
+// queue is a binary heap of events. (container/heap would allocate for each.)
+type queue []event
+
+func (e event) before(o event) bool { return e.at < o.at || e.at == o.at && e.seq < o.seq }
+
+func (q *queue) push(e event) {
+	h := append(*q, e)
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h[i].before(h[up]) {
+			break
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+	*q = h
+}
+
+func (q *queue) pop() event {
+	h := *q
+	first, last := h[0], len(h)-1
+	h[0], h[last] = h[last], event{}
+	h = h[:last]
+	for i := 0; ; {
+		down := 2*i + 1
+		if down >= last {
+			break
+		}
+		if down+1 < last && h[down+1].before(h[down]) {
+			down++
+		}
+		if !h[down].before(h[i]) {
+			break
+		}
+		h[i], h[down] = h[down], h[i]
+		i = down
+	}
+	*q = h
+	return first
+}
+
+// world is one run.
+type world struct {
+	schedule Schedule
+	mutant   Mutant
+	now      instant
+	seq      uint64
+	events   queue
+	random   *rand.Rand
+	consul   consul
+	net      network
+	hosts    []*host
+	judge    judge
+	config   map[string]any // the dynamic configuration as the operator has it
+	parsed   map[uint64]cluster.Dynamic
+	heals    []*heal
+	timeline int                                 // the highest ever
+	trace    func(at time.Duration, line string) // nil: nobody listens
+}
+
+// host is a machine: a clock, a PostgreSQL, a guard, an agent.
+type host struct {
+	w      *world
+	id     int
+	name   string
+	tags   map[string]any
+	rate   float64 // of its clock
+	offset instant // of its clock: uptime at the beginning
+
+	up     bool
+	frozen bool    // the whole host stands still
+	thawed instant // when its processes last began to run again
+	held   []func()
+
+	pg    postgres
+	guard guard
+	agent *agent // nil: its process does not run
+	// away: the operator or a fault keeps the agent from being started again.
+	away int
+}
+
+// at plans something.
+func (w *world) at(t instant, do func()) {
+	w.seq++
+	w.events.push(event{at: max(t, w.now), seq: w.seq, do: do})
+}
+
+func (w *world) after(d time.Duration, do func()) { w.at(w.now+d, do) }
+
+// between is a random duration.
+func (w *world) between(low, high time.Duration) time.Duration {
+	if high <= low {
+		return low
+	}
+	return low + time.Duration(w.random.Int64N(int64(high-low)))
+}
+
+func (w *world) chance(p float64) bool { return w.random.Float64() < p }
+
+// tooMuch is how many events no run has that makes sense: some loop spins.
+const tooMuch = 2_000_000
+
+// run lets time pass until the moment, or until something was violated.
+func (w *world) run(until instant) {
+	for len(w.events) > 0 && w.judge.violation == nil && w.events[0].at <= until {
+		if w.seq > tooMuch {
+			w.judge.fail("busy", "%d events so far, %d of them to come: %s", w.seq, len(w.events), w.judge.reasons())
+		}
+		e := w.events.pop()
+		w.now = e.at
+		e.do()
+	}
+	if w.judge.violation == nil {
+		w.now = until
+	}
+}
+
+func (w *world) say(format string, args ...any) {
+	if w.trace != nil {
+		w.trace(w.now, fmt.Sprintf(format, args...))
+	}
+}
+
+// clock is the host's CLOCK_BOOTTIME.
+func (h *host) clock() cluster.Instant {
+	return cluster.Instant(h.offset + time.Duration(float64(h.w.now)*h.rate))
+}
+
+// when is the true time at which the host's clock shows i.
+func (h *host) when(i cluster.Instant) instant {
+	t := instant(float64(time.Duration(i)-h.offset) / h.rate)
+	for h.offset+time.Duration(float64(t)*h.rate) < time.Duration(i) {
+		t++ // a timer never fires early
+	}
+	return t
+}
+
+// process runs something on the host, later if the host stands still just now, never
+// if it is down by then.
+func (h *host) process(do func()) {
+	switch {
+	case !h.up:
+	case h.frozen:
+		h.held = append(h.held, do)
+	default:
+		do()
+	}
+}
+
+// exempt tells whether neither guard nor agent of the host run, or did until just
+// now: then only a watchdog could exclude two primaries (docs/design.md, ruling 10).
+func (h *host) exempt() bool {
+	return h.frozen || h.unguarded() || h.thawed > 0 && h.w.now-h.thawed < time.Second
+}
+
+// unguarded tells whether the guard is stopped, and the agent does not run as it
+// must either.
+func (h *host) unguarded() bool {
+	return h.guard.stopped > 0 && (h.agent == nil || h.agent.stopped > 0 || h.agent.starved > 0)
+}
+
+// network is who can send to whom. Consul is the last node.
+type network struct {
+	w     *world
+	nodes int
+	cut   []int // how many faults cut the way from i to j
+	slow  []time.Duration
+	late  []time.Duration // by how much each member's watch comes late
+	held  []parcel
+}
+
+// stale is by how much an answer to a blocking query comes late, old by then.
+func (n *network) stale(h *host) time.Duration {
+	if n.late[h.id] == 0 {
+		return 0
+	}
+	return n.w.between(0, n.late[h.id])
+}
+
+// parcel is a message on a way that is cut: its sender goes on sending it.
+type parcel struct {
+	from, to int
+	do       func()
+}
+
+func (n *network) path(from, to int) int { return from*n.nodes + to }
+
+func (n *network) open(from, to int) bool {
+	return n.cut[n.path(from, to)] == 0 && n.alive(from) && n.alive(to)
+}
+
+// both tells whether a connection between the two works.
+func (n *network) both(a, b int) bool { return n.open(a, b) && n.open(b, a) }
+
+func (n *network) alive(node int) bool {
+	return node >= len(n.w.hosts) || n.w.hosts[node].up && !n.w.hosts[node].frozen
+}
+
+// send carries a message: at once, when the way is open again, or never.
+func (n *network) send(from, to int, do func()) {
+	if n.cut[n.path(from, to)] > 0 {
+		if n.w.chance(0.5) {
+			n.held = append(n.held, parcel{from, to, do})
+		}
+		return
+	}
+	latency := n.w.between(100*time.Microsecond, 2*time.Millisecond)
+	if s := n.slow[n.path(from, to)]; s > 0 {
+		latency += n.w.between(0, s)
+	}
+	n.w.after(latency, do)
+}
+
+func (n *network) change(from, to, by int) {
+	p := n.path(from, to)
+	n.cut[p] += by
+	if n.cut[p] > 0 {
+		return
+	}
+	kept := n.held[:0]
+	for _, parcel := range n.held {
+		if parcel.from == from && parcel.to == to {
+			n.w.after(n.w.between(0, 2*time.Second), parcel.do)
+		} else {
+			kept = append(kept, parcel)
+		}
+	}
+	n.held = kept
+}
