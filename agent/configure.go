@@ -39,8 +39,8 @@ func (a *Agent) applyConfig(snapshot cluster.Snapshot) {
 	a.m.dynamic = dynamic
 	a.dynamic.Store(&dynamic)
 	// A shorter ttl cuts the lease when the beat that tells of it is sent.
-	if before.Pause != dynamic.Pause {
-		a.m.tenure.BeatSoon() // the pause is in force when the others know of it
+	if before.Pause != dynamic.Pause || before.TTL != dynamic.TTL {
+		a.m.tenure.BeatSoon() // both are in force when the others know of them
 		a.armGuard()
 	}
 	a.applyPostgresConfig()

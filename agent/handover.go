@@ -42,7 +42,7 @@ func (a *Agent) handover(h ha.Handover) {
 		ID: rand.Text(), Leader: a.cfg.Name, Successor: successor, Timeline: a.m.pg.observed.Timeline,
 		DeadlineMS: handoverLimit.Milliseconds(), State: cluster.HandoverAnnounced,
 	}
-	session := a.m.session
+	session, asked := a.m.session, a.m.Snapshot.Failover.ModifyIndex
 	var announced, stopped, dropped bool
 	a.startTask(ha.TaskHandover, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, handoverLimit)
@@ -82,6 +82,9 @@ func (a *Agent) handover(h ha.Handover) {
 		}
 		if dropped {
 			a.m.complete = successor != ""
+			if successor != "" {
+				a.m.handedOver = asked
+			}
 			a.m.tenure.GiveTo(successor)
 			return
 		}

@@ -55,6 +55,7 @@ type member struct {
 	settingSync bool
 	disk        disk
 	complete    bool             // the successor of the lease that is given up has all WAL
+	handedOver  uint64           // the request that was carried out last
 	announced   cluster.Handover // a handover whose announcement is to be taken back
 	// syncUncertain: a write of the key sync may still land.
 	syncUncertain bool

@@ -52,7 +52,7 @@ func (a *Agent) view() ha.View {
 		Now: now, Wall: time.Now(), Name: a.cfg.Name, Tags: a.cfg.Tags,
 		Config: m.dynamic, Fence: a.margins(),
 		Cluster: m.Snapshot, Read: m.Read, StatusSeen: m.StatusSeen, Session: m.session,
-		Lease: m.tenure.Lease(), Promise: m.tenure.Promise(), Giving: m.tenure.Giving(),
+		Lease: m.tenure.Lease(), Promise: m.tenure.Promise(), Giving: m.tenure.Giving(), HandedOver: m.handedOver,
 		Peers: m.answers, PeersAsked: m.asked, PeersDone: m.pending == 0,
 		Task: m.task.kind, Attempt: m.attempt, Adopted: m.adopted,
 		Stopping:    m.stopping,
@@ -100,7 +100,11 @@ func (m *member) recentCrashes(now cluster.Instant) int {
 // margins are the moments before the end of the lease at which PostgreSQL is
 // stopped and killed (docs/design.md, ruling 4).
 func (a *Agent) margins() ha.FenceMargins {
-	demote, kill := a.cfg.Lictor.Fence.Margins(a.m.dynamic.TTL)
+	ttl := a.m.dynamic.TTL
+	if length := a.m.tenure.Length(); length > 0 {
+		ttl = min(ttl, length) // a ttl that was raised helps no lease that runs already
+	}
+	demote, kill := a.cfg.Lictor.Fence.Margins(ttl)
 	return ha.FenceMargins{DemoteBefore: demote, KillBefore: kill}
 }
 

@@ -214,3 +214,36 @@ func TestPause(t *testing.T) {
 	})
 	unharmed(t, s, leader, before, w)
 }
+
+// A ttl that is changed at run time, to both sides, harms nobody.
+func TestChangeOfTTL(t *testing.T) {
+	l := start(t, lab.Options{TTL: int(outageTTL / time.Second)})
+	s := l.Shard(0)
+	ctx := within(t)
+	must(t, s.Prepare(ctx))
+	must(t, l.AwaitServing(ctx))
+	must(t, l.AwaitPoolers(ctx))
+	leader := got(s.Leader(ctx))(t)
+	before := got(leader.Postmaster())(t)
+	change := func(ttl, loopWait, retry int, within func(left time.Duration) bool) {
+		t.Helper()
+		status, text, err := leader.Patch(ctx, "/config", map[string]any{"ttl": ttl, "loop_wait": loopWait, "retry_timeout": retry})
+		must(t, err)
+		if status != 200 {
+			t.Fatalf("ttl %d: %d %s", ttl, status, text)
+		}
+		await(ctx, t, "the lease follows the ttl", func() error {
+			n, err := leader.Status(ctx)
+			if err == nil && (n.Lictor.LeaseLeftMS == nil || !within(time.Duration(*n.Lictor.LeaseLeftMS)*time.Millisecond)) {
+				err = fmt.Errorf("lease: %v", n.Lictor.LeaseLeftMS)
+			}
+			return err
+		})
+	}
+	w := clients(t, s, func(ctx context.Context) {
+		change(30, 10, 10, func(left time.Duration) bool { return left > 2*outageTTL })
+		change(5, 1, 2, func(left time.Duration) bool { return left <= outageTTL })
+		holdFor(ctx, t, outageTTL)
+	})
+	unharmed(t, s, leader, before, w)
+}

@@ -193,7 +193,7 @@ func failsafe(v View, d Decision) Decision {
 	if l.Until.IsZero() || !l.Failsafe || !v.Config.FailsafeMode || !v.Now.Before(l.Until.Add(-v.Fence.KillBefore)) || v.Task == TaskDemote {
 		return d
 	}
-	due := max(l.Renewed.Add(v.Config.BeatInterval()+v.failsafePatience()), l.Asked.Add(v.failsafeEvery()))
+	due := max(l.Renewed.Add(v.beatInterval()+v.failsafePatience()), l.Asked.Add(v.failsafeEvery()))
 	switch {
 	case l.Asking:
 		return d
@@ -206,7 +206,7 @@ func failsafe(v View, d Decision) Decision {
 
 // failsafePatience is how long a beat may go unanswered before the members are
 // asked (docs/design.md, ruling 3).
-func (v View) failsafePatience() time.Duration { return min(v.Config.RetryTimeout, v.Config.TTL/4) }
+func (v View) failsafePatience() time.Duration { return min(v.Config.RetryTimeout, v.ttl()/4) }
 
 // failsafeAgain is how soon a round in which somebody did not agree is repeated.
 const failsafeAgain = 300 * time.Millisecond
@@ -214,10 +214,10 @@ const failsafeAgain = 300 * time.Millisecond
 // failsafeEvery spaces the rounds: as often as beats while all agree, faster
 // while the lease runs down.
 func (v View) failsafeEvery() time.Duration {
-	if v.Lease.Until.Sub(v.Lease.Asked) < v.Config.TTL*3/4 {
+	if v.Lease.Until.Sub(v.Lease.Asked) < v.ttl()*3/4 {
 		return failsafeAgain
 	}
-	return v.Config.BeatInterval()
+	return v.beatInterval()
 }
 
 // failsafeList keeps the key failsafe in step with the members.

@@ -33,6 +33,9 @@ func handover(v View) Decision {
 	if !v.inTouch() {
 		return Decision{}
 	}
+	if f.ModifyIndex == v.HandedOver {
+		return do("the switchover has failed: the successor did not take the lock", ClearFailover{f.ModifyIndex})
+	}
 	request := f.Value
 	if request.Leader != "" && request.Leader != v.Name && (request.Candidate == v.Name || request.Candidate == "") {
 		return do("the switchover from "+request.Leader+" is done", ClearFailover{f.ModifyIndex})

@@ -54,7 +54,7 @@ func renew(v View) Decision {
 	if v.onFailsafe() {
 		holds = "the leader, by the other members' word: Consul does not answer"
 	}
-	due := v.Lease.BeatSent.Add(v.Config.BeatInterval())
+	due := v.Lease.BeatSent.Add(v.beatInterval())
 	mine := v.Cluster.Leader.Exists() && v.Session != "" && v.Cluster.Leader.Session == v.Session
 	switch {
 	case v.Lease.InFlight:
@@ -121,11 +121,11 @@ func duty(v View) Decision {
 
 // inTouch tells whether Consul has renewed the lease lately. Without it nothing
 // is begun that needs Consul to be finished.
-func (v View) inTouch() bool { return v.Now.Sub(v.Lease.Renewed) <= v.Config.TTL/2 }
+func (v View) inTouch() bool { return v.Now.Sub(v.Lease.Renewed) <= v.ttl()/2 }
 
 // onFailsafe tells whether the lease has outlived what Consul gave.
 func (v View) onFailsafe() bool {
-	return v.Lease.Failsafe && v.Lease.Until > v.Lease.Renewed.Add(v.Config.TTL)
+	return v.Lease.Failsafe && v.Lease.Until > v.Lease.Renewed.Add(v.ttl())
 }
 
 // unwatched: the required watchdog does not work, so this member must not lead,

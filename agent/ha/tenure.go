@@ -45,7 +45,7 @@ type Tenure struct {
 func (t *Tenure) Lease() Lease {
 	return Lease{
 		Until: t.lease.until, Renewed: t.renewed, BeatSent: t.sent, InFlight: t.writing, Uncertain: t.uncertain, NotBefore: t.notBefore,
-		Failsafe: t.lists.usable(), Asking: t.asking, Asked: t.asked, Deposed: t.deposed,
+		Length: t.Length(), Failsafe: t.lists.usable(), Asking: t.asking, Asked: t.asked, Deposed: t.deposed,
 	}
 }
 
@@ -54,6 +54,16 @@ func (t *Tenure) Held(now cluster.Instant) bool { return t.lease.held(now) }
 
 // Until is the end of the lease; zero: there is none.
 func (t *Tenure) Until() cluster.Instant { return t.lease.until }
+
+// Length is how long the lease in force was granted for, the shorter one while it
+// is being changed; zero: there is none. Everything that happens before its end is
+// counted by it, and not by a ttl that has only been read.
+func (t *Tenure) Length() time.Duration {
+	if t.lease.until.IsZero() {
+		return 0
+	}
+	return t.shortest
+}
 
 // Giving is the lease on its way to somebody else, nil when it is not.
 func (t *Tenure) Giving() *Giving { return t.giving }

@@ -526,3 +526,45 @@ func TestLeftBehind(t *testing.T) {
 		{"streaming", view(led(3), history(1, 2), on(2, 2001), func(v *View) { v.Postgres.Streaming = true }), nothing, ""},
 	})
 }
+
+// A ttl that was raised, but that no beat has told of yet, changes nothing of the
+// lease that runs.
+func TestRaisedTTL(t *testing.T) {
+	raised := func(left time.Duration) View {
+		return view(holdsLease(left), func(v *View) {
+			v.Lease.Length = ttl
+			v.Config.TTL, v.Config.LoopWait, v.Config.RetryTimeout = 30*time.Second, 10*time.Second, 10*time.Second
+		})
+	}
+	runSituations(t, []situationTest{
+		{"plenty of lease", raised(7 * time.Second), "", "with the lock"},
+		{"a beat is due by the lease in force", raised(6 * time.Second), "beat", "with the lock"},
+	})
+	l := leader()
+	if l.Length() != ttl {
+		t.Errorf("granted for %s", l.Length())
+	}
+	l.BeginBeat(at(102), 30*time.Second)
+	if l.Length() != ttl {
+		t.Errorf("while it is being raised: %s", l.Length())
+	}
+	if err := l.BeatSucceeded(at(103), at(102), 30*time.Second); err != nil || l.Length() != 30*time.Second {
+		t.Errorf("raised: %s, %v", l.Length(), err)
+	}
+	l.BeginBeat(at(104), 5*time.Second)
+	if l.Length() != 5*time.Second {
+		t.Errorf("while it is being cut: %s", l.Length())
+	}
+	l.Drop()
+	if l.Length() != 0 {
+		t.Errorf("without a lease: %s", l.Length())
+	}
+}
+
+func TestSwitchoverIsTriedOnce(t *testing.T) {
+	to := request(cluster.Failover{Leader: "a", Candidate: "b"})
+	tried := func(v *View) { v.HandedOver = v.Cluster.Failover.ModifyIndex }
+	runSituations(t, []situationTest{
+		{"its successor did not take the lock", view(holdsLease(7*time.Second), to, asked(peer("b", 1, 5000)), tried), "clear the failover key", "did not take"},
+	})
+}

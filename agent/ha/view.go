@@ -49,6 +49,9 @@ type View struct {
 	// Giving is set from the moment that a handover or a shutdown has stopped
 	// PostgreSQL and dropped the lease until Consul shows it released.
 	Giving *Giving
+	// HandedOver is the index of the request whose handover this member has carried
+	// out last.
+	HandedOver uint64
 	// Stopping says that the agent was told to exit.
 	Stopping bool
 	// SyncWriting says that a write of the key sync is under way, SyncUncertain
@@ -85,6 +88,8 @@ type Lease struct {
 	// Renewed is when the last beat or takeover that succeeded was sent: what
 	// the lease owes to Consul.
 	Renewed cluster.Instant
+	// Length is how long the lease in force was granted for; zero: none is.
+	Length time.Duration
 	// Failsafe says that the key failsafe is certain to exist, so that the
 	// members in it may stand in for Consul; Asking that they are being asked,
 	// Asked since when, or when they were asked last.
@@ -209,6 +214,18 @@ type Attempt struct {
 type Giving struct {
 	Successor string
 }
+
+// ttl is that of the lease in force, or the configured one where that is shorter
+// or there is no lease.
+func (v View) ttl() time.Duration {
+	if v.Lease.Length > 0 {
+		return min(v.Lease.Length, v.Config.TTL)
+	}
+	return v.Config.TTL
+}
+
+// beatInterval is how often a lease of that ttl is renewed.
+func (v View) beatInterval() time.Duration { return min(v.Config.BeatInterval(), v.ttl()/4) }
 
 // leader is the member that the shard follows according to Consul, empty when
 // nobody leads. A Lictor leader leads as long as its lease may run, even when
