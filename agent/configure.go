@@ -116,11 +116,14 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 		a.log.Warn().Err(err).Msg("PostgreSQL runs but cannot be observed yet")
 	}
 	a.sawPostgres(state, nil, nil)
+	ask, done := context.WithTimeout(ctx, a.m.dynamic.RetryTimeout)
+	defer done()
+	guard := a.guard.recall(ask)
 	if a.m.pg.primary() {
-		a.m.adopted = a.clock()
-		session = a.resume(limit)
+		a.m.adopted, a.m.adoptedUntil = a.clock(), guard.until
+		session = a.resume(guard)
 	}
-	if _, err := a.guard.client.Recall(limit); err != nil {
+	if guard.none {
 		a.log.Warn().Msg("no guard has started this PostgreSQL: if the one that is started for it now is killed, no signal ends PostgreSQL; " +
 			"restart PostgreSQL through the agent at a convenient moment (POST /restart)")
 	}
@@ -131,15 +134,10 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 
 // resume goes on with the lease of the agent's earlier run, as the guard remembers
 // it: without a word to Consul, which may be away.
-func (a *Agent) resume(ctx context.Context) (session string) {
-	memo, until, ok := a.guard.recall(ctx)
-	if !ok {
-		return ""
-	}
+func (a *Agent) resume(guard recalled) (session string) {
+	now, memo := a.clock(), guard.memo
 	// The guard has the last word on how long PostgreSQL lives.
-	now := a.clock()
-	if err := a.m.tenure.Resume(now, memo.Memo); err != nil || !now.Before(until) {
-		a.m.tenure.Drop()
+	if memo == nil || !now.Before(guard.until) || a.m.tenure.Resume(now, memo.Memo) != nil {
 		return ""
 	}
 	a.m.Snapshot.Status.ModifyIndex = memo.Index

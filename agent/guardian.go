@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"sync"
 	"time"
@@ -145,15 +146,38 @@ func (g *guardian) send(ctx context.Context) {
 	}
 }
 
-// recall asks a guard that an earlier run of this agent left what it remembers.
-// It is not ok when there is none, or when it has killed PostgreSQL.
-func (g *guardian) recall(ctx context.Context) (m memo, until cluster.Instant, ok bool) {
+// recalled is what the guard of an agent's earlier run knows.
+type recalled struct {
+	memo *memo // nil: nothing
+	// until is the guard's deadline, zero when it is disarmed or when none runs.
+	// It lies in the past when the guard has fired, or does not answer: then
+	// nobody knows how long PostgreSQL may run.
+	until cluster.Instant
+	none  bool // no guard runs
+}
+
+// longAgo is a moment in the past.
+const longAgo = cluster.Instant(1)
+
+// recall asks the guard that an earlier run of this agent left.
+func (g *guardian) recall(ctx context.Context) recalled {
 	status, err := g.client.Recall(ctx)
-	if err != nil || status.Fired || status.Until.IsZero() || len(status.Memo) == 0 || json.Unmarshal(status.Memo, &m) != nil {
-		return memo{}, 0, false
+	switch {
+	case errors.Is(err, fence.ErrNoGuard):
+		return recalled{none: true}
+	case err != nil:
+		g.log.Error().Err(err).Msg("the guard runs, but does not answer")
+		return recalled{until: longAgo}
+	case status.Fired:
+		return recalled{until: longAgo}
 	}
 	g.note(status.Until, nil)
-	return m, status.Until, true
+	r := recalled{until: status.Until}
+	var m memo
+	if !status.Until.IsZero() && len(status.Memo) > 0 && json.Unmarshal(status.Memo, &m) == nil {
+		r.memo = &m
+	}
+	return r
 }
 
 func encodeMemo(m memo) json.RawMessage {

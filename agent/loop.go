@@ -27,12 +27,14 @@ type member struct {
 	tenure ha.Tenure
 
 	// PostgreSQL
-	data     dataState
-	pg       pgState
-	adopted  cluster.Instant
-	crashes  []cluster.Instant
-	pgDown   cluster.Instant
-	upstream string
+	data    dataState
+	pg      pgState
+	adopted cluster.Instant
+	// adoptedUntil is the deadline of the guard that was found with it.
+	adoptedUntil cluster.Instant
+	crashes      []cluster.Instant
+	pgDown       cluster.Instant
+	upstream     string
 
 	// Peers
 	answers []ha.Peer

@@ -86,12 +86,19 @@ func (c *GuardClient) Status(ctx context.Context) (GuardStatus, error) {
 	return GuardStatus{Until: answer.Until, Fired: answer.Fired, Memo: answer.Memo}, err
 }
 
-// Recall asks the guard that runs already how it stands. It starts none.
+// ErrNoGuard: no guard runs for the data directory.
+var ErrNoGuard = errors.New("none runs")
+
+// Recall asks the guard that runs already how it stands. It starts none
+// (ErrNoGuard).
 func (c *GuardClient) Recall(ctx context.Context) (GuardStatus, error) {
 	c.mu.Lock()
 	if c.conn == nil {
 		if err := c.dial(ctx); err != nil {
 			c.mu.Unlock()
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+				err = fmt.Errorf("%w: %w", ErrNoGuard, err)
+			}
 			return GuardStatus{}, fmt.Errorf("guard: %w", err)
 		}
 	}

@@ -136,6 +136,7 @@ func TestBlindStartsNothing(t *testing.T) {
 		{"stopped primary", view(blindView, down, primary), "", "Consul has not answered"},
 		{"replica runs on", view(blindView), "", "Consul has not answered"},
 		{"adopted primary, just found", view(blindView, primary, func(v *View) { v.Adopted = now }), "", "Consul has not answered"},
+		{"adopted primary, its guard silent", view(blindView, primary, func(v *View) { v.Adopted, v.AdoptedUntil = now, 1 }), "kill PostgreSQL", "without a lease"},
 		{"adopted primary, a lease ago", view(blindView, primary, func(v *View) { v.Adopted = now.Add(-ttl) }), "kill PostgreSQL", "without a lease"},
 	})
 }
@@ -151,7 +152,14 @@ func TestFencing(t *testing.T) {
 		{"lock is another's, beat under way", view(holdsLease(7*time.Second), leads("b", 0), func(v *View) { v.Lease.InFlight = true }), "kill PostgreSQL", "held by b"},
 		{"primary while another leads", view(primary, leads("b", 0)), "kill PostgreSQL", "while b leads"},
 		{"primary while another's lease runs without its lock", view(primary, leads("b", 0), lockGone), "kill PostgreSQL", "without a lease"},
-		{"primary, own lock, just adopted", view(primary, leads("a", 0), func(v *View) { v.Adopted = now }), "take over (status at 45)", "taking our own lock"},
+		{"primary, own lock, just adopted", view(primary, leads("a", 0), func(v *View) { v.Adopted, v.AdoptedUntil = now, now.Add(ttl/2) }), "take over (status at 45)", "taking our own lock"},
+		{"primary, own lock, adopted until now", view(primary, leads("a", 0), func(v *View) { v.Adopted, v.AdoptedUntil = now, now }), "kill PostgreSQL", "without a lease"},
+		{"primary, own lock, adopted without a deadline", view(primary, leads("a", 0), func(v *View) { v.Adopted = now }), "kill PostgreSQL", "without a lease"},
+		{"primary, led in pause, adopted without a deadline", view(primary, leads("a", 0), func(v *View) {
+			v.Adopted = now
+			v.Cluster.Status.Value.Lictor.Paused = true
+		}), "take over (status at 45)", "taking our own lock"},
+		{"primary that nobody ever led, adopted without a guard", view(primary, func(v *View) { v.Adopted = now }), "take over (status at 0)", "taking our own lock"},
 		{"primary, own lock, never adopted", view(primary, leads("a", 0)), "kill PostgreSQL", "without a lease"},
 		{"primary, own lease released", view(primary, leads("a", 0), released(""), func(v *View) { v.Adopted = now }), "kill PostgreSQL", "without a lease"},
 		{"paused, lease over", view(holdsLease(-time.Second), paused_), "take over (status at 45)", "paused"},

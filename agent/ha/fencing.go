@@ -85,10 +85,18 @@ func (v View) mayRetake() bool {
 	}
 }
 
-// adoptionEnds bounds how long a primary found running may wait for its lock.
-// The guard of the earlier agent, if it lives, may end it sooner.
+// adoptionEnds bounds how long a primary found running may wait for its lock: by
+// the deadline that its guard has, which tells how much of the lease is left.
+// Without a deadline there must not have been a lease either: the shard was never
+// led by Lictor, or the last beat was paused.
 func (v View) adoptionEnds() cluster.Instant {
-	if v.Adopted.IsZero() {
+	b := v.beat()
+	switch {
+	case v.Adopted.IsZero():
+		return 0
+	case !v.AdoptedUntil.IsZero():
+		return v.AdoptedUntil
+	case b != nil && b.Owner == v.Name && !b.Paused:
 		return 0
 	}
 	return v.Adopted.Add(v.Config.TTL)

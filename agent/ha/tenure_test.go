@@ -412,7 +412,10 @@ func TestBadDisk(t *testing.T) {
 func TestOtherPrimaries(t *testing.T) {
 	another := peer("b", 2, 5000)
 	another.Primary = true
-	adopted := func(v *View) { leads("a", time.Second)(v); v.Adopted = now.Add(-time.Second) }
+	adopted := func(v *View) {
+		leads("a", time.Second)(v)
+		v.Adopted, v.AdoptedUntil = now.Add(-time.Second), now.Add(time.Second)
+	}
 	for name, test := range map[string]struct {
 		view View
 		want int

@@ -41,6 +41,10 @@ type View struct {
 	// Adopted is when this agent found a primary that was already running;
 	// zero: it did not.
 	Adopted cluster.Instant
+	// AdoptedUntil is the deadline of the guard that was found with it; zero: the
+	// guard was disarmed, or there was none. A guard that does not answer counts as
+	// one whose deadline has passed.
+	AdoptedUntil cluster.Instant
 	// Task is the long piece of work under way, if any.
 	Task TaskKind
 	// Attempt says how the last task failed and when it may be tried again.

@@ -31,19 +31,23 @@ type agent struct {
 	pg         pgState
 	observedAt cluster.Instant // when the last look at it began
 	adopted    cluster.Instant
-	crashes    []cluster.Instant
-	pgDown     cluster.Instant
-	upstream   string
+	// adoptedUntil is the deadline of the guard that was found (agent/guardian.go, recall).
+	adoptedUntil cluster.Instant
+	crashes      []cluster.Instant
+	pgDown       cluster.Instant
+	upstream     string
 
 	answers []ha.Peer
 	asked   cluster.Instant
 	pending bool
 
-	task     *task
-	taskEdge int
-	attempt  ha.Attempt
-	stopping bool
-	fencing  bool
+	task       *task
+	taskEdge   int
+	attempt    ha.Attempt
+	stopping   bool
+	fencing    bool
+	handedOver uint64 // the request that was carried out last
+	complete   bool   // the successor of the lease that is given up has all WAL
 
 	dynamic     cluster.Dynamic
 	configIndex uint64
@@ -54,6 +58,7 @@ type agent struct {
 	touched  struct {
 		told     told
 		session  string
+		index    uint64
 		at       cluster.Instant
 		touching bool
 	}
@@ -188,9 +193,9 @@ func (a *agent) view() ha.View {
 		Now: a.clock(), Wall: time.Unix(0, 0).Add(a.host.w.now), Name: a.host.name, Tags: a.host.tags,
 		Config: a.dynamic, Fence: a.margins(),
 		Cluster: a.Snapshot, Read: a.Read, StatusSeen: a.StatusSeen, Session: a.session,
-		Lease: a.tenure.Lease(), Promise: a.tenure.Promise(), Giving: a.tenure.Giving(),
+		Lease: a.tenure.Lease(), Promise: a.tenure.Promise(), Giving: a.tenure.Giving(), HandedOver: a.handedOver,
 		Peers: a.answers, PeersAsked: a.asked, PeersDone: !a.pending,
-		Attempt: a.attempt, Adopted: a.adopted, Stopping: a.stopping,
+		Attempt: a.attempt, Adopted: a.adopted, AdoptedUntil: a.adoptedUntil, Stopping: a.stopping,
 		SyncWriting: a.writing[keySync], SyncUncertain: a.syncUncertain,
 		WatchdogOK: true,
 	}
@@ -222,7 +227,11 @@ const (
 )
 
 func (a *agent) margins() ha.FenceMargins {
-	margins := ha.FenceMargins{DemoteBefore: a.dynamic.TTL / 4, KillBefore: a.dynamic.TTL / 10}
+	ttl := a.dynamic.TTL
+	if length := a.tenure.Length(); length > 0 {
+		ttl = min(ttl, length)
+	}
+	margins := ha.FenceMargins{DemoteBefore: ttl / 4, KillBefore: ttl / 10}
 	if k := a.host.w.schedule.KillBefore; k > 0 {
 		margins.DemoteBefore, margins.KillBefore = 2*k, k
 	}
@@ -247,6 +256,12 @@ func (a *agent) adopt() {
 	a.sawPostgres(pg.observe())
 	if a.pg.primary() {
 		a.adopted = a.clock()
+		if g := &a.host.guard; g.alive {
+			a.adoptedUntil = g.deadline.Until
+			if g.stopped > 0 || g.deadline.Fired {
+				a.adoptedUntil = 1
+			}
+		}
 		a.resume()
 	}
 }

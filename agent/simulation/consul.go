@@ -228,8 +228,8 @@ func (c *consul) end(s *consulSession) {
 	}
 }
 
-// arrive takes a request in.
-func (c *consul) arrive(do func()) {
+// arrive takes a request in; fail, if there is one, hears that Consul has no leader.
+func (c *consul) arrive(do, fail func()) {
 	switch c.state {
 	case consulUp:
 		do()
@@ -238,8 +238,10 @@ func (c *consul) arrive(do func()) {
 			c.backlog = append(c.backlog, do)
 		}
 	case consulElecting:
-		if c.w.chance(0.5) {
+		if fail == nil || c.w.chance(0.5) {
 			c.backlog = append(c.backlog, do)
+		} else {
+			fail()
 		}
 	case consulDown:
 	}
@@ -254,7 +256,7 @@ func (c *consul) become(s consulState) {
 		backlog := c.backlog
 		c.backlog = nil
 		for _, do := range backlog {
-			c.w.after(c.w.between(0, time.Second), func() { c.arrive(do) })
+			c.w.after(c.w.between(0, time.Second), func() { c.arrive(do, nil) })
 		}
 		for _, s := range c.sessions {
 			c.renew(s)

@@ -34,7 +34,7 @@ func Generate(seed uint64) Schedule {
 	if pick(3) == 0 {
 		s.NoFailover = []int{1 + pick(s.Members-1)}
 	}
-	mean := []float64{8, 15, 30, 60}[pick(4)]
+	mean := []float64{4, 8, 15, 30, 60}[pick(5)]
 	at := 10.0
 	for {
 		at += r.ExpFloat64() * mean

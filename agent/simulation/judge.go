@@ -35,6 +35,8 @@ type judge struct {
 // something.
 type Tally struct {
 	Promotions, Takeovers, Commits, Failsafe int
+	// Interruptions is how often a primary ceased to accept commits.
+	Interruptions int
 }
 
 // cleanHandover is a switchover whose successor has all WAL.

@@ -50,7 +50,7 @@ func (a *agent) watchConsul(index uint64) {
 			w.consul.waiting = append(w.consul.waiting, waiter{index: index, answer: reply, broken: func() {
 				a.do(func() { again(index, a.retryAfter()) })
 			}})
-		})
+		}, nil)
 	})
 	w.at(a.host.when(a.clock().Add(watchFor)), func() {
 		if !answered {
@@ -306,10 +306,6 @@ type told struct {
 	pause    bool
 }
 
-// progress is how often the member key is written because WAL went on; what it says
-// of that is left out here.
-const progress = 10 * time.Second
-
 // touch writes the member key when it has changed, or is not bound to our session.
 func (a *agent) touch() {
 	t := &a.touched
@@ -319,8 +315,12 @@ func (a *agent) touch() {
 	now := told{state: a.stateName(), primary: a.pg.running && a.pg.primary(), timeline: a.pg.observed.timeline, pause: a.dynamic.Pause}
 	entry, exists := a.Snapshot.Member(a.host.name)
 	settled := a.Read.Sub(t.at) > time.Second
-	bound := t.session == a.session && (exists && entry.Session == a.session || !settled)
-	if bound && now == t.told && a.clock().Sub(t.at) < progress {
+	ours := exists && entry.Session == a.session
+	bound := t.session == a.session && (ours || !settled)
+	if settled && ours && entry.ModifyIndex > t.index {
+		bound = false // an earlier write of ours has landed late
+	}
+	if bound && now == t.told {
 		return
 	}
 	value := cluster.Member{
@@ -337,8 +337,9 @@ func (a *agent) touch() {
 	}
 	ops = append(ops, op{verb: lock, key: key, session: session, value: value})
 	t.touching = true
-	a.transact(a.dynamic.RetryTimeout, ops, func(_ map[string]uint64, err error) {
+	a.transact(a.dynamic.RetryTimeout, ops, func(indexes map[string]uint64, err error) {
 		if err == nil {
+			t.index = indexes[key]
 			t.touching, t.told, t.session, t.at = false, now, session, a.clock()
 			return
 		}

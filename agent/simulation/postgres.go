@@ -88,6 +88,14 @@ func (p *postgres) accept() {
 	p.host.w.judge.writable(p.host)
 }
 
+// refuse ends to accept commits.
+func (p *postgres) refuse() {
+	if p.writable {
+		p.host.w.judge.tally.Interruptions++
+	}
+	p.writable, p.pending = false, nil
+}
+
 // promote ends recovery on a new timeline.
 func (p *postgres) promote(done func(error)) {
 	if !p.ready || p.primary || p.stopping {
@@ -129,7 +137,7 @@ func (p *postgres) stop(done func(error)) {
 		return
 	}
 	p.stopping, p.ready = true, false
-	p.later(p.host.w.between(0, 30*time.Millisecond), func() { p.writable, p.pending = false, nil }, func() {})
+	p.later(p.host.w.between(0, 30*time.Millisecond), p.refuse, func() {})
 	p.later(p.takes(40*time.Millisecond, 600*time.Millisecond), func() {
 		if p.primary {
 			p.at.lsn += 120 // the shutdown checkpoint
@@ -164,8 +172,9 @@ func (p *postgres) kill(done func()) {
 // end is that of all processes.
 func (p *postgres) end() {
 	was := p.running
+	p.refuse()
 	p.life++
-	p.running, p.ready, p.writable, p.stopping, p.streaming, p.pending = false, false, false, false, false, nil
+	p.running, p.ready, p.stopping, p.streaming = false, false, false, false
 	if was && p.host.agent != nil {
 		a := p.host.agent
 		a.later(p.host.w.between(0, 3*time.Millisecond), a.postmasterGone)

@@ -5,14 +5,79 @@ import (
 	"time"
 )
 
-// TestQuietShard: without faults nothing changes hands.
-func TestQuietShard(t *testing.T) {
+// TestWithoutAFaultNothingChangesHands: whatever an operator sets, and whatever
+// hiccup Consul has, the primary goes on accepting commits.
+func TestWithoutAFaultNothingChangesHands(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		config map[string]any
+		events []Event
+	}{
+		{"asynchronous", map[string]any{"ttl": 8}, nil},
+		{"synchronous", map[string]any{"ttl": 8, "synchronous_mode": true}, nil},
+		{"quorum", map[string]any{"ttl": 8, "synchronous_mode": "quorum"}, nil},
+		{"strict", map[string]any{"ttl": 8, "synchronous_mode": true, "synchronous_mode_strict": true}, nil},
+		{"ttl lowered", map[string]any{"ttl": 30}, []Event{ev(30, SetTTL, a).with(3)}},
+		{"ttl raised", map[string]any{"ttl": 3}, []Event{ev(30, SetTTL, a).with(30)}},
+		{"ttl raised a little", map[string]any{"ttl": 8}, []Event{ev(30, SetTTL, a).with(30)}},
+		{"pause", map[string]any{"ttl": 8}, []Event{during(30, 30, Pause, a)}},
+		{"pause without Consul", map[string]any{"ttl": 8}, []Event{during(30, 60, Pause, a), during(40, 30, ConsulDown, a)}},
+		{"synchronous mode changes", map[string]any{"ttl": 8}, []Event{
+			ev(30, SetSyncMode, a).text("on"), ev(50, SetSyncMode, a).text("quorum"), ev(70, SetSyncMode, a).text("off"),
+		}},
+		{"failsafe off and on", map[string]any{"ttl": 8}, []Event{ev(30, SetFailsafe, a).with(0), ev(50, SetFailsafe, a).with(1)}},
+		{"every session lost", map[string]any{"ttl": 8}, []Event{ev(30, SessionLoss, a), ev(50, SessionLoss, b), ev(60, SessionLoss, a)}},
+		{"Consul elects", map[string]any{"ttl": 8, "failsafe_mode": false}, []Event{during(30, 3, ConsulLeaderLoss, a)}},
+		{"the agent is killed", map[string]any{"ttl": 8, "failsafe_mode": false}, []Event{during(30, 1, KillAgent, a)}},
+		{"Consul hangs", map[string]any{"ttl": 8}, []Event{during(30, 60, ConsulHang, a)}},
+		{"Consul is down", map[string]any{"ttl": 8}, []Event{during(30, 60, ConsulDown, a)}},
+		{"the leader alone cannot reach Consul", map[string]any{"ttl": 8}, []Event{during(30, 60, CutBoth, a).to(3)}},
+		{"Consul is down, and the agent is killed", map[string]any{"ttl": 8}, []Event{during(30, 60, ConsulDown, a), during(45, 1, KillAgent, a)}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := directed(3, test.config, test.events...)
+			for seed := uint64(1); seed <= 10; seed++ {
+				s.Seed = seed
+				if r := Run(s, Options{}); r.Violation != nil || r.Tally.Interruptions > 0 || r.Tally.Commits < 600 {
+					t.Errorf("%v, %+v", r.Violation, r.Tally)
+					tell(t, s, Options{})
+					return
+				}
+			}
+		})
+	}
+}
+
+// TestSwitchover: one promotion, one short gap, nothing lost.
+func TestSwitchover(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []any{false, true, "quorum"} {
-		s := Schedule{Seed: 1, Members: 3, Length: 2 * time.Minute, Rest: time.Minute, Config: map[string]any{"ttl": 8, "synchronous_mode": mode}}
-		r := Run(s, Options{})
-		if r.Violation != nil || r.Tally.Takeovers != 1 || r.Tally.Promotions != 0 || r.Tally.Commits < 300 {
-			t.Errorf("synchronous_mode %v: %v, %+v", mode, r.Violation, r.Tally)
-			replay(t, s, Options{})
+		s := directed(3, map[string]any{"ttl": 8, "synchronous_mode": mode}, ev(30, Switchover, b))
+		for seed := uint64(1); seed <= 20; seed++ {
+			s.Seed = seed
+			if r := Run(s, Options{}); r.Violation != nil || r.Tally.Interruptions != 1 || r.Tally.Promotions != 1 {
+				t.Errorf("synchronous_mode %v: %v, %+v", mode, r.Violation, r.Tally)
+				tell(t, s, Options{})
+				return
+			}
+		}
+	}
+}
+
+// TestFailover: how soon after a host was lost another member accepts commits.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	s := directed(3, map[string]any{"ttl": 8}, during(30, 60, HostLoss, a))
+	s.Length = 45 * time.Second
+	for seed := uint64(1); seed <= 20; seed++ {
+		s.Seed = seed
+		if r := Run(s, Options{}); r.Violation != nil || r.Tally.Promotions != 1 {
+			t.Errorf("%v, %+v", r.Violation, r.Tally)
+			tell(t, s, Options{})
+			return
 		}
 	}
 }

@@ -65,6 +65,8 @@ func ask[T any](a *agent, timeout time.Duration, work func(*consul) (T, error), 
 			w.consul.arrive(func() {
 				value, err := work(&w.consul)
 				w.net.send(there, me, func() { a.do(func() { finish(value, err) }) })
+			}, func() {
+				w.net.send(there, me, func() { a.do(func() { finish(nothing, errUncertain) }) })
 			})
 		})
 	})

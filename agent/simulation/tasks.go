@@ -55,10 +55,9 @@ func (t *task) end(err error) {
 			return // interrupted: its successor tells the outcome
 		}
 		a.task = nil
-		a.pg.running = a.host.pg.running
+		a.pg.running, a.pg.wasPrimary = a.host.pg.running, a.host.pg.primary
 		if !a.pg.running {
 			a.pg.observed.accepting = false
-			a.pg.wasPrimary = a.host.pg.primary
 		}
 		a.noteAttempt(t.kind, err)
 		if t.done != nil {
@@ -201,6 +200,7 @@ func (a *agent) giveUp(successor string) {
 		})
 	}, func(err error) {
 		if err == nil {
+			a.complete = false
 			a.tenure.GiveTo(successor)
 			a.stoppedOnPurpose()
 		}
@@ -296,7 +296,7 @@ func (a *agent) promote() {
 // handover stops PostgreSQL while the lease goes on being renewed, makes sure that
 // the successor has all of its WAL, and gives the lease to it.
 func (a *agent) handover(successor string) {
-	dropped := false
+	dropped, asked := false, a.Snapshot.Failover.ModifyIndex
 	a.startTask(ha.TaskHandover, func(t *task) {
 		deadline := a.clock().Add(handoverLimit)
 		a.host.w.at(a.host.when(deadline), func() { t.ends(errors.New("the handover took too long")) })
@@ -318,7 +318,9 @@ func (a *agent) handover(successor string) {
 		if dropped {
 			if successor != "" {
 				a.host.w.judge.handedOver(a.host, successor)
+				a.handedOver = asked
 			}
+			a.complete = successor != ""
 			a.tenure.GiveTo(successor)
 			return
 		}

@@ -162,7 +162,7 @@ func (a *agent) release(successor string) {
 	status := a.nextStatus()
 	a.tenure.BeginRelease()
 	status.OpTime = max(status.OpTime, a.host.pg.at.lsn)
-	status.Lictor.Released, status.Lictor.Successor = true, successor
+	status.Lictor.Released, status.Lictor.Successor, status.Lictor.Complete = true, successor, a.complete
 	ops := []op{
 		{verb: checkSession, key: keyLeader, session: session},
 		expect(keyStatus, index),
@@ -230,7 +230,7 @@ func (a *agent) applyConfig(s cluster.Snapshot) {
 	}
 	before := a.dynamic
 	a.dynamic = dynamic
-	if before.Pause != dynamic.Pause {
+	if before.Pause != dynamic.Pause || before.TTL != dynamic.TTL {
 		a.tenure.BeatSoon()
 		a.armGuard()
 	}
