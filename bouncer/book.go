@@ -21,6 +21,8 @@ type known struct {
 	// Gone: the keys of all shards vanished at once, this one's is missing
 	// still. A route of whatever system identifier may take its place.
 	Gone bool `json:"gone,omitempty"`
+	// Patroni: this comes from Patroni's keys, not from a route.
+	Patroni bool `json:"patroni,omitempty"`
 	// Confirmed: Consul said so since this bouncer started. What comes from the
 	// state file is good enough to send clients to, not to hold them back.
 	Confirmed bool `json:"-"`
@@ -70,11 +72,14 @@ var errForeign = errors.New("belongs to another PostgreSQL cluster")
 type book struct {
 	keys       cluster.Keys
 	only       map[shardID]bool // nil: all
+	patroni    map[shardID]bool // those whose routes are not looked at
 	allowEmpty bool
 
 	mu       sync.Mutex
 	shards   map[shardID]known
 	problems map[string]error
+	// wrong is what is wrong with shards that Patroni runs.
+	wrong map[string]error
 	// epoch grows with each merge, so that a slow read is not taken for news.
 	epoch uint64
 	// changes grows with each change of shards.
@@ -82,11 +87,15 @@ type book struct {
 }
 
 func newBook(c Config) *book {
-	b := &book{keys: c.keys(), allowEmpty: c.AllowEmpty, shards: map[shardID]known{}, problems: map[string]error{}}
+	b := &book{
+		keys: c.keys(), allowEmpty: c.AllowEmpty, shards: map[shardID]known{}, problems: map[string]error{},
+		patroni: map[shardID]bool{}, wrong: map[string]error{},
+	}
 	if len(c.Shards) > 0 {
 		b.only = map[shardID]bool{}
 		for _, s := range c.Shards {
 			b.only[s.id()] = true
+			b.patroni[s.id()] = s.Patroni
 		}
 	}
 	return b
@@ -116,11 +125,21 @@ func (b *book) version() uint64 {
 	return b.changes
 }
 
-// trouble returns the problems by key.
+// has tells whether a shard's route is known as Consul had it at index, or later.
+func (b *book) has(id shardID, index uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k, found := b.shards[id]
+	return found && k.Confirmed && k.ModifyIndex >= index
+}
+
+// trouble returns the problems by key, or by shard where Patroni runs it.
 func (b *book) trouble() map[string]error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return maps.Clone(b.problems)
+	all := maps.Clone(b.problems)
+	maps.Copy(all, b.wrong)
+	return all
 }
 
 // restore puts back what a state file had.
@@ -157,7 +176,7 @@ func (b *book) merge(a answer) outcome {
 			continue
 		}
 		id := shardID(namespace + "/" + scope)
-		if !b.serves(id) {
+		if !b.serves(id) || b.patroni[id] {
 			continue
 		}
 		present[id] = true
@@ -175,7 +194,7 @@ func (b *book) merge(a answer) outcome {
 // take takes one route in.
 func (b *book) take(id shardID, p pair, final bool, problems map[string]error, out *outcome) {
 	old, have := b.shards[id]
-	if have && p.ModifyIndex < old.ModifyIndex && !final {
+	if have && !old.Patroni && p.ModifyIndex < old.ModifyIndex && !final {
 		out.Doubt = true
 		return
 	}
@@ -193,7 +212,7 @@ func (b *book) take(id shardID, p pair, final bool, problems map[string]error, o
 		return
 	}
 	b.shards[id] = known{Route: route, ModifyIndex: p.ModifyIndex, Confirmed: true}
-	if !have || !old.Confirmed || old.Gone || !route.SameTopology(old.Route) || !route.Since.Equal(old.Route.Since) {
+	if !have || !old.Confirmed || old.Gone || old.Patroni || !route.SameTopology(old.Route) || !route.Since.Equal(old.Route.Since) {
 		out.Changed = append(out.Changed, id)
 	}
 }
@@ -203,7 +222,12 @@ func (b *book) take(id shardID, p pair, final bool, problems map[string]error, o
 // and is being filled again, not somebody who takes shards out of service.
 func (b *book) forget(present map[shardID]bool, final bool, problems map[string]error, out *outcome) {
 	var fresh, gone []shardID
+	routed := 0
 	for id, k := range b.shards {
+		if k.Patroni {
+			continue
+		}
+		routed++
 		switch {
 		case present[id]:
 		case k.Gone:
@@ -216,7 +240,7 @@ func (b *book) forget(present map[shardID]bool, final bool, problems map[string]
 	switch {
 	case len(fresh) > 0 && !final:
 		out.Doubt = true
-	case b.allowEmpty || len(fresh) > 0 && len(fresh)+len(gone) < len(b.shards):
+	case b.allowEmpty || len(fresh) > 0 && len(fresh)+len(gone) < routed:
 		if b.allowEmpty {
 			fresh, gone = append(fresh, gone...), nil
 		}

@@ -8,43 +8,90 @@ import (
 	stdlog "log"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/consul-template/dependency"
 	"github.com/hashicorp/consul/api"
 	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// Run keeps PgBouncer right until ctx is done, and leaves it running as it is.
-// It returns an error only for what cannot get better by itself: an address that
-// cannot be listened on, a client certificate that cannot be read.
-func Run(ctx context.Context, c Config, log zerolog.Logger) error {
+// Run keeps PgBouncer right until ctx is done, and leaves it running as it is,
+// unless it started it itself. It returns an error only for what cannot get better
+// by itself: an address that cannot be listened on, a client certificate that
+// cannot be read. A configuration that comes through changes takes the place of c
+// at once; PgBouncer and its clients notice nothing. nil: none will come.
+func Run(ctx context.Context, c Config, changes <-chan Config, log zerolog.Logger) error {
 	// consul-template says what it does, values included, to the standard
 	// logger, which nothing else of Lictor uses.
 	stdlog.SetOutput(io.Discard)
 	defer stdlog.SetOutput(os.Stderr)
+	if len(c.PgBouncer.Command) > 0 {
+		supervised, end := context.WithCancel(ctx)
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer end()
+		s := &supervisor{config: c, log: log}
+		running.Go(func() { s.run(supervised) })
+	}
+	for {
+		next, err := runUntilChanged(ctx, c, changes, log)
+		if err != nil || next == nil {
+			return err
+		}
+		log.Info().Msg("the configuration has changed")
+		if !slices.Equal(next.PgBouncer.Command, c.PgBouncer.Command) {
+			log.Warn().Msg("another pgbouncer.command takes effect at the bouncer's next start")
+			next.PgBouncer.Command = c.PgBouncer.Command
+		}
+		c = *next
+	}
+}
+
+// runUntilChanged runs with one configuration and returns the one to go on with,
+// nil when ctx is done.
+func runUntilChanged(parent context.Context, c Config, changes <-chan Config, log zerolog.Logger) (*Config, error) {
 	clients, err := consulClients(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	pool, err := newConsulPool(clients)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer pool.close()
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen)
+	listener, err := (&net.ListenConfig{}).Listen(parent, "tcp", c.Listen)
 	if err != nil {
-		return fmt.Errorf("listen: %s: %w", c.Listen, err)
+		return nil, fmt.Errorf("listen: %s: %w", c.Listen, err)
 	}
 	defer listener.Close()
 	url, err := c.url(listener.Addr().String())
 	if err != nil {
-		return err
+		return nil, err
 	}
+	ctx, cancel := context.WithCancel(parent)
+	defer cancel()
+	var (
+		next    *Config
+		waiting sync.WaitGroup
+	)
+	waiting.Go(func() {
+		select {
+		case changed := <-changes:
+			next = &changed
+			cancel()
+		case <-ctx.Done():
+		}
+	})
 	log.Info().Str("name", c.Name).Str("listen", listener.Addr().String()).Str("url", url).
 		Str("config", c.PgBouncer.Config).Msg("bouncer starts")
-	return newBouncer(c, log, pool, url).run(ctx, listener)
+	err = newBouncer(c, log, pool, url).run(ctx, listener)
+	cancel()
+	waiting.Wait()
+	return next, err
 }
 
 // bouncer is all parts of a running bouncer.
@@ -54,11 +101,15 @@ type bouncer struct {
 	feed      *feed
 	book      *book
 	link      *link
+	handovers *handovers
 	watcher   *watcher
+	respond   *responder
+	patroni   *patroniFollower
 	conductor *conductor
 	presence  *presence
 	api       *listenerAPI
 	keeper    *keeper
+	files     []*fileKeeper
 }
 
 func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bouncer {
@@ -70,28 +121,45 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	}
 	b.book.restore(saved.Routes)
 	b.keeper.session = saved.Session
+	b.handovers = newHandovers(c.keys(), b.book.serves)
 
 	console := &console{config: c}
 	co := &conductor{
 		config: c, log: log, book: b.book, renderer: &renderer{config: c, feed: b.feed}, console: console,
 		applier: &applier{config: c, log: log, console: console}, cutter: newCutter(log),
-		wake: make(chan struct{}, 1), holds: map[shardID]*hold{},
+		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[shardID]*hold{},
 	}
 	if err := co.applier.restore(); err != nil {
 		log.Error().Err(err).Msg("starting without a configuration to go back to")
 	}
 	b.conductor = co
 	b.link = &link{config: c, log: log, notify: co.notify}
-	b.watcher = newWatcher(log, pool, b.book, func() { co.notify(); b.keeper.notify() })
+	b.files = newFileKeepers(c, log, b.book, b.link)
+	b.watcher = newWatcher(log, pool, b.book, b.handovers, func() {
+		co.notify()
+		b.keeper.notify()
+		for _, f := range b.files {
+			f.notify()
+		}
+	})
+	b.patroni = &patroniFollower{config: c, log: log, pool: pool, book: b.book, changed: b.watcher.changed, answered: b.watcher.hasAnswered}
 	b.presence = &presence{
 		log: log, pool: pool, key: c.keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
 		change: make(chan struct{}, 1), remember: b.keeper.rememberSession,
-		value: func() presenceValue { return presenceValue{Name: c.Name, URL: url, Applied: co.shards()} },
+		value: func() cluster.Bouncer { return presenceOf(c, url, co.shards()) },
+	}
+	b.respond = &responder{
+		log: log, pool: pool, name: c.Name, prefix: c.RoutesPrefix, handovers: b.handovers, session: b.keeper.currentSession,
 	}
 	co.suspector = &suspector{config: c, log: log, link: b.link, book: b.book, notify: co.notify}
 	co.link, co.pauser = b.link, newPauser(c, log, co.notify)
 	co.answered, co.applied = b.watcher.hasAnswered, b.presence.notify
-	b.api = &listenerAPI{config: c, log: log, conductor: co, watcher: b.watcher, link: b.link, book: b.book}
+	b.keeper.draining = saved.Draining
+	b.api = &listenerAPI{keep: b.keeper.rememberDraining, config: c, log: log, conductor: co, watcher: b.watcher, link: b.link, book: b.book, handovers: b.handovers, files: b.files}
+	b.api.draining.Store(saved.Draining)
+	if saved.Draining {
+		log.Warn().Msg("still draining, as before: `lictor bouncer undrain` ends it")
+	}
 	return b
 }
 
@@ -100,9 +168,14 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(parent)
 	var parts sync.WaitGroup
 	for _, part := range []func(context.Context){
-		b.conductor.run, b.conductor.suspector.run, b.link.run, b.watcher.watch, b.watcher.serve, b.presence.run, b.keeper.run,
+		b.conductor.run, b.conductor.suspector.run, b.link.run, b.watcher.watch,
+		b.watcher.watchHandovers, b.watcher.serve, b.respond.run, b.patroni.run,
+		b.presence.run, b.keeper.run,
 	} {
 		parts.Go(func() { part(ctx) })
+	}
+	for _, f := range b.files {
+		parts.Go(func() { f.run(ctx) })
 	}
 	err := b.api.serve(ctx, listener)
 	cancel()
@@ -119,8 +192,9 @@ type keeper struct {
 	book   *book
 	wake   chan struct{}
 
-	mu      sync.Mutex
-	session string
+	mu       sync.Mutex
+	session  string
+	draining bool
 }
 
 func (k *keeper) notify() {
@@ -128,6 +202,19 @@ func (k *keeper) notify() {
 	case k.wake <- struct{}{}:
 	default:
 	}
+}
+
+func (k *keeper) rememberDraining(on bool) {
+	k.mu.Lock()
+	k.draining = on
+	k.mu.Unlock()
+	k.notify()
+}
+
+func (k *keeper) currentSession() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.session
 }
 
 func (k *keeper) rememberSession(session string) {
@@ -147,10 +234,10 @@ func (k *keeper) run(ctx context.Context) {
 			last = true
 		}
 		k.mu.Lock()
-		s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Session: k.session}
+		s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Session: k.session, Draining: k.draining}
 		s.Routes, _ = k.book.known()
 		k.mu.Unlock()
-		if len(s.Routes) == 0 && s.Session == "" {
+		if len(s.Routes) == 0 && s.Session == "" && !s.Draining {
 			continue
 		}
 		err := s.save(k.config.StateFile)
@@ -207,7 +294,7 @@ func renderOnce(ctx context.Context, c Config, template string) ([]byte, []*Shar
 	b := newBook(c)
 	saved, stateErr := loadState(c.StateFile, c.RoutesPrefix)
 	b.restore(saved.Routes)
-	a, err := newWatcher(zerolog.Nop(), pool, b, func() {}).read(ctx)
+	a, err := newWatcher(zerolog.Nop(), pool, b, newHandovers(c.keys(), b.serves), func() {}).read(ctx)
 	if err == nil {
 		b.merge(a)
 	}
@@ -225,7 +312,7 @@ func renderOnce(ctx context.Context, c Config, template string) ([]byte, []*Shar
 		}
 	}
 	views, left := view(c, shards)
-	text, err := r.renderWhenReady(ctx, source, views)
+	text, err := r.renderWhenReady(ctx, source, views, askVersion(ctx, c))
 	if err != nil {
 		return nil, nil, err
 	}

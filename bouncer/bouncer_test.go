@@ -41,7 +41,7 @@ func TestRouteChangeMovesQueries(t *testing.T) {
 		if err != nil || kv == nil {
 			return errors.Join(err, errors.New("no key"))
 		}
-		var v presenceValue
+		var v cluster.Bouncer
 		if err := json.Unmarshal(kv.Value, &v); err != nil {
 			return err
 		}

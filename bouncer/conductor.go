@@ -44,6 +44,7 @@ type conductor struct {
 	pauser    *pauser
 	cutter    *cutter
 	suspector *suspector
+	handovers *handovers
 	// answered tells whether Consul has answered since the start.
 	answered func() bool
 	// applied is called after a pass that changed what is applied.
@@ -52,14 +53,21 @@ type conductor struct {
 
 	// Of the goroutine alone:
 	holds      map[shardID]*hold
+	seen       *viewed
 	last       *rendering
 	generation int // of the PgBouncer that has taken loaded
 	loaded     string
 	standing   map[string]pgbouncer.Database
 	// found are the databases that were paused when this PgBouncer was met:
 	// what an earlier bouncer held and this one must release.
-	found     map[string]bool
-	unheld    bool   // a PAUSE has to be tried again
+	found  map[string]bool
+	unheld bool // a PAUSE has to be tried again
+	// installed is the version that would be started while none runs; nil: it
+	// was not asked for yet.
+	installed *pgbouncer.Version
+	// counting is when transactions and clients are to be counted again, for a
+	// handover that holds them; 0: not at all.
+	counting  time.Duration
 	refused   string // a text that PgBouncer did not take
 	retry     time.Duration
 	retryAt   time.Time
@@ -99,10 +107,9 @@ func (c *conductor) run(ctx context.Context) {
 
 // pass does all that is to do now and returns when to look again.
 func (c *conductor) pass(ctx context.Context) time.Duration {
-	shards, changes := c.book.known()
-	views, left := view(c.config, shards)
+	views, left, changes := c.views()
 	for _, v := range views {
-		v.ill = c.suspector.ill(v)
+		v.ill, v.handover = c.suspector.ill(v), c.handovers.holds(v.id, v.route, v.index)
 	}
 	maps.DeleteFunc(c.holds, func(id shardID, _ *hold) bool {
 		return !slices.ContainsFunc(views, func(v *ShardView) bool { return v.id == id })
@@ -113,6 +120,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	}
 	c.look(ctx, link)
 	c.holdBack(ctx, link, views)
+	c.answer(ctx, link, views)
 	err := c.bring(ctx, link, views, changes)
 	// A database that PgBouncer did not have before can be held only now.
 	c.holdBack(ctx, link, views)
@@ -125,6 +133,24 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	c.settle(err)
 	c.publish(views, left)
 	return c.next(link)
+}
+
+// views is what is known of the shards, made anew only when that has changed: the
+// regular look at PgBouncer must cost little at a thousand shards.
+func (c *conductor) views() (views []*ShardView, left []problem, changes uint64) {
+	if c.seen == nil || c.seen.changes != c.book.version() {
+		shards, changes := c.book.known()
+		views, left := view(c.config, shards)
+		c.seen = &viewed{views, left, changes}
+	}
+	return c.seen.views, c.seen.left, c.seen.changes
+}
+
+// viewed is what view made of the book.
+type viewed struct {
+	views   []*ShardView
+	left    []problem
+	changes uint64
 }
 
 // meet begins with a PgBouncer that may have been started anew.
@@ -157,106 +183,12 @@ func (c *conductor) look(ctx context.Context, link linkState) {
 	}
 }
 
-// holdBack makes the clients of shards without a primary wait.
-func (c *conductor) holdBack(ctx context.Context, link linkState, views []*ShardView) {
-	var waiting []string
-	c.unheld = false
-	for _, v := range views {
-		h := c.judge(v)
-		if h == nil || h.expired || !link.Up {
-			continue
-		}
-		for _, name := range v.written() {
-			if d, exists := c.standing[name]; exists && !d.Paused {
-				over, err := c.pauser.ended(name)
-				if err != nil {
-					c.log.Warn().Err(err).Str("shard", string(v.id)).Msg("PAUSE failed, trying again")
-				}
-				if over {
-					c.pauser.stop(name)
-				}
-				c.pauser.start(ctx, name)
-				c.unheld = true
-				waiting = append(waiting, name)
-			}
-		}
-	}
-	c.awaitPaused(ctx, waiting)
-}
-
-// judge keeps the hold of one shard and returns it, nil when its clients need
-// not wait.
-func (c *conductor) judge(v *ShardView) *hold {
-	h := c.holds[v.id]
-	if v.served() {
-		return nil
-	}
-	now := time.Now()
-	switch {
-	case h == nil && !v.confirmed && !v.ill && !c.foundPaused(v):
-		// Old knowledge is no reason to begin.
-		return nil
-	case h == nil:
-		h = &hold{since: now, deadline: now.Add(c.config.hold()), leader: v.route.Leader.Name}
-		c.holds[v.id] = h
-		c.log.Info().Str("shard", string(v.id)).Str("state", string(v.State)).Bool("answers", !v.ill).Str("leader", h.leader).
-			Dur("at_most", c.config.hold()).Msg("holding clients")
-	case h.leader != v.route.Leader.Name:
-		h.leader, h.deadline, h.expired = v.route.Leader.Name, now.Add(c.config.hold()), false
-	case !h.expired && now.After(h.deadline):
-		h.expired = true
-		c.log.Warn().Str("shard", string(v.id)).Str("state", string(v.State)).Dur("held", now.Sub(h.since)).
-			Msg("still no primary; releasing clients, hold_timeout is over")
-	}
-	return h
-}
-
-// foundPaused tells whether a database of the shard is paused already.
-func (c *conductor) foundPaused(v *ShardView) bool {
-	return slices.ContainsFunc(v.written(), func(name string) bool { return c.standing[name].Paused })
-}
-
-// awaitPaused waits until PgBouncer has accepted the PAUSEs; queries must not
-// reach a new leader that is not yet a primary. PgBouncer tells of acceptance
-// only when asked.
-func (c *conductor) awaitPaused(ctx context.Context, names []string) {
-	if len(names) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, pauseBound)
-	defer cancel()
-	for {
-		standing, err := c.console.databases(ctx)
-		if err != nil {
-			return
-		}
-		c.standing = standing
-		names = slices.DeleteFunc(names, func(name string) bool {
-			over, failed := c.pauser.ended(name)
-			return standing[name].Paused || over && failed != nil
-		})
-		if len(names) == 0 {
-			return
-		}
-		select {
-		case <-time.After(pausePace):
-		case <-ctx.Done():
-			c.log.Warn().Strs("databases", names).Msg("PgBouncer has not accepted PAUSE in time; going on")
-			return
-		}
-	}
-}
-
 // bring makes file and PgBouncer say what is known.
 func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardView, changes uint64) error {
 	if len(views) == 0 && !c.mayBeEmpty() {
 		return nil
 	}
-	version := pgbouncer.Version{}
-	if link.Up {
-		version = link.Version
-	}
-	text, file, err := c.rendered(views, version, changes)
+	text, file, err := c.rendered(views, c.version(ctx, link), changes)
 	if err != nil {
 		return err
 	}
@@ -310,6 +242,20 @@ func (c *conductor) rendered(views []*ShardView, version pgbouncer.Version, chan
 	return now.text, now.file, nil
 }
 
+// version is that of the PgBouncer that the file is for: the one that runs, else the
+// one that would be started.
+func (c *conductor) version(ctx context.Context, link linkState) pgbouncer.Version {
+	if link.Up {
+		c.installed = nil
+		return link.Version
+	}
+	if c.installed == nil {
+		v := c.config.installedVersion(ctx)
+		c.installed = &v
+	}
+	return *c.installed
+}
+
 // mayBeEmpty tells whether a file without any shard may be written: as the very
 // first one, so that PgBouncer can start, or when the operator allows it.
 func (c *conductor) mayBeEmpty() bool {
@@ -339,42 +285,6 @@ func (c *conductor) reload(ctx context.Context, text []byte, file pgbouncer.File
 		return fmt.Errorf("keeping the last good configuration: %w", err)
 	}
 	return nil
-}
-
-// letGo releases the clients of those shards that have a primary, and PgBouncer
-// leads to it, and of those whose time is up.
-func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardView) error {
-	if !link.Up || c.standing == nil {
-		return nil
-	}
-	var errs []error
-	released := false
-	for _, v := range views {
-		h := c.holds[v.id]
-		ready := v.served() && stands(v, c.standing)
-		if !ready && (h == nil || !h.expired) {
-			continue
-		}
-		for _, name := range v.offered() {
-			if c.standing[name].Paused && (h != nil || c.found[name]) {
-				c.pauser.stop(name)
-				errs = append(errs, c.console.resume(ctx, name))
-				released = true
-			}
-			delete(c.found, name)
-		}
-		if ready && h != nil {
-			delete(c.holds, v.id)
-			c.log.Info().Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
-				Dur("held", time.Since(h.since)).Msg("clients released")
-		}
-	}
-	if released {
-		if standing, err := c.console.databases(ctx); err == nil {
-			c.standing = standing
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // settle decides when a failure is tried again.
@@ -422,6 +332,11 @@ func (c *conductor) next(link linkState) time.Duration {
 		}
 	}
 	sooner(c.retryAt)
+	sooner(c.handovers.until())
+	sooner(c.handovers.unknown())
+	if c.counting > 0 {
+		sooner(now.Add(c.counting))
+	}
 	for _, h := range c.holds {
 		if !h.expired {
 			sooner(h.deadline)

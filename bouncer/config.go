@@ -19,6 +19,8 @@ import (
 // Config is a bouncer's file (bouncer.yml) after all layers have been merged
 // and the defaults filled in. Make one with Load.
 type Config struct {
+	// Version is Lictor's, for agents and operators to see.
+	Version string `mapstructure:"-"`
 	// Name tells bouncers apart in Consul; default: the host's name.
 	Name   string          `mapstructure:"name"`
 	Consul settings.Consul `mapstructure:"consul"`
@@ -42,6 +44,8 @@ type Config struct {
 	// Shards lists the shards to serve; none: all under the routes prefix, with
 	// the scope as the database's name.
 	Shards []Shard `mapstructure:"shards"`
+	// Files are further files to keep, userlist.txt and haproxy.cfg for instance.
+	Files []File `mapstructure:"files"`
 	// HoldTimeout is the longest time, in seconds, for which clients are held
 	// while their shard has no primary.
 	HoldTimeout float64 `mapstructure:"hold_timeout"`
@@ -65,6 +69,19 @@ type PgBouncer struct {
 	SSLMode      string `mapstructure:"sslmode"`
 	// Settings go into the section [pgbouncer], over the template's own.
 	Settings map[string]any `mapstructure:"settings"`
+	// Peers are the addresses (host:port) of all PgBouncers behind one load
+	// balancer, this one's own included, in the same order on every host: a
+	// request to cancel a query may arrive at any of them. PeerID is the place
+	// of this one in the list, from 1. PgBouncer 1.19 and later.
+	Peers  []string `mapstructure:"peers"`
+	PeerID int      `mapstructure:"peer_id"`
+	// Command runs PgBouncer in the foreground; empty: it is run by somebody
+	// else. The bouncer starts it, starts it again when it ends, and ends it
+	// when it ends itself.
+	Command []string `mapstructure:"command"`
+	// StopTimeout is how long, in seconds, PgBouncer may take to let running
+	// transactions end when the bouncer ends.
+	StopTimeout float64 `mapstructure:"stop_timeout"`
 }
 
 // Shard is one shard and how PgBouncer offers it.
@@ -76,6 +93,23 @@ type Shard struct {
 	Databases []string `mapstructure:"databases"`
 	PoolSize  int      `mapstructure:"pool_size"`
 	PoolMode  string   `mapstructure:"pool_mode"`
+	// Patroni: follow Patroni's own keys, also where there is a route; without
+	// it they are followed as long as there is none.
+	Patroni bool `mapstructure:"patroni"`
+	// MaxReplicaLag is how many bytes of WAL a replica may be behind and still
+	// take readers, where Patroni runs the shard; Lictor's leaders decide it by
+	// their own configuration.
+	MaxReplicaLag int64 `mapstructure:"max_replica_lag"`
+}
+
+// File is a file that the bouncer keeps beside pgbouncer.ini.
+type File struct {
+	// Template is the name of one of Lictor's (userlist.txt.ctmpl,
+	// haproxy.cfg.ctmpl) or the path of a file.
+	Template string `mapstructure:"template"`
+	Path     string `mapstructure:"path"`
+	// Command makes a change take effect. PgBouncer's auth_file needs none.
+	Command []string `mapstructure:"command"`
 }
 
 // Credentials are a user name and its password.
@@ -95,6 +129,7 @@ const (
 	DefaultListen      = "127.0.0.1:8009"
 	DefaultUser        = "pgbouncer"
 	DefaultHoldTimeout = 30 // seconds
+	DefaultStopTimeout = 30 // seconds
 )
 
 // Load reads a bouncer's configuration: the file, LICTOR_* variables over it,
@@ -130,6 +165,9 @@ func (c *Config) complete() error {
 	setDefault(&c.PgBouncer.User, DefaultUser)
 	if c.HoldTimeout == 0 {
 		c.HoldTimeout = DefaultHoldTimeout
+	}
+	if c.PgBouncer.StopTimeout == 0 {
+		c.PgBouncer.StopTimeout = DefaultStopTimeout
 	}
 	if c.PgBouncer.Config != "" {
 		setDefault(&c.StateFile, c.PgBouncer.Config+".routes.json")

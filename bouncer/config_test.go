@@ -116,6 +116,12 @@ func TestBadConfig(t *testing.T) {
 		"half credentials":  {", password: secret", "", "authentication"},
 		"consul scheme":     {"consul1:8500", "ftp://consul1", "consul"},
 		"name":              {"name: pooler1", "name: a/b", "name:"},
+		"file's template":   {"shards:", "files: [{template: x.ctmpl, path: /x}]\nshards:", "files[0].template"},
+		"file's path":       {"shards:", "files: [{template: userlist.txt.ctmpl, path: x}]\nshards:", "files[0].path"},
+		"file twice":        {"shards:", "files: [{template: /a, path: /x}, {template: /b, path: /x}]\nshards:", "already that of files[0]"},
+		"pgbouncer.ini":     {"shards:", "files: [{template: /a, path: /etc/pgbouncer/pgbouncer.ini}]\nshards:", "not pgbouncer.config"},
+		"peers without id":  {"  settings:", "  peers: [a:1]\n  settings:", "pgbouncer.peer_id"},
+		"replica lag":       {"pool_size: 50", "max_replica_lag: -1", "max_replica_lag"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Replace(fullConfig, c.old, c.new, 1)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 )
@@ -68,6 +69,53 @@ func (p *consulPool) inOrder() []*api.Client {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append(append([]*api.Client(nil), p.clients[p.current:]...), p.clients[:p.current]...)
+}
+
+// readHedge is how long a read waits for one Consul address before it also asks
+// the next: longer than a healthy one takes, and less than anybody notices.
+const readHedge = 30 * time.Millisecond
+
+// hedged makes one request of the first Consul address that answers it: each next
+// one is asked too when those before it are slow.
+func hedged[T any](ctx context.Context, pool *consulPool, request func(context.Context, *api.Client) (T, error)) (none T, err error) {
+	type result struct {
+		value T
+		err   error
+	}
+	clients := pool.inOrder()
+	results := make(chan result, len(clients))
+	ctx, cancel := context.WithCancel(ctx)
+	var asked sync.WaitGroup
+	defer asked.Wait() // after cancel
+	defer cancel()
+	var errs []error
+	next, open := 0, 0
+	hedge := time.NewTimer(0)
+	defer hedge.Stop()
+	for {
+		select {
+		case <-hedge.C:
+			if next < len(clients) {
+				client := clients[next]
+				asked.Go(func() {
+					value, err := request(ctx, client)
+					results <- result{value, err}
+				})
+				next, open = next+1, open+1
+				hedge.Reset(readHedge)
+			}
+		case r := <-results:
+			if r.err == nil {
+				return r.value, nil
+			}
+			errs = append(errs, r.err)
+			open--
+			if open == 0 && next == len(clients) {
+				return none, errors.Join(errs...)
+			}
+			hedge.Reset(0)
+		}
+	}
 }
 
 // close ends the last term.

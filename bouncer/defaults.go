@@ -25,6 +25,9 @@ func (c Config) settings(version pgbouncer.Version) []NamedSetting {
 	list := c.defaultSettings()
 	if version.AtLeast(1, 19) {
 		list = append(list, NamedSetting{"cancel_wait_timeout", "5"})
+		if len(c.PgBouncer.Peers) > 0 {
+			list = append(list, NamedSetting{"peer_id", strconv.Itoa(c.PgBouncer.PeerID)})
+		}
 	}
 	for _, name := range slices.Sorted(func(yield func(string) bool) {
 		for name := range c.PgBouncer.Settings {
@@ -38,6 +41,26 @@ func (c Config) settings(version pgbouncer.Version) []NamedSetting {
 			list[i].Value = value
 		} else {
 			list = append(list, NamedSetting{name, value})
+		}
+	}
+	return list
+}
+
+// A Peer is one PgBouncer that takes requests to cancel for the others.
+type Peer struct {
+	ID   int
+	Host string
+	Port int
+}
+
+// peers are the lines of the section [peers], which PgBouncer has since 1.19.
+func (c Config) peers(version pgbouncer.Version) (list []Peer) {
+	if !version.AtLeast(1, 19) {
+		return nil
+	}
+	for i, peer := range c.PgBouncer.Peers {
+		if a, err := pgbouncer.ParseAddress(peer); err == nil { // validated
+			list = append(list, Peer{i + 1, a.Host, a.Port})
 		}
 	}
 	return list

@@ -21,7 +21,7 @@ import (
 const httpBound = 5 * time.Second
 
 // listenerAPI is the bouncer's HTTP listener: for the load balancer (/health), for
-// agents (/poke) and for operators (/status, /drain, /undrain).
+// agents (/poke, /handover) and for operators (/status, /drain, /undrain).
 type listenerAPI struct {
 	config    Config
 	log       zerolog.Logger
@@ -29,7 +29,11 @@ type listenerAPI struct {
 	watcher   *watcher
 	link      *link
 	book      *book
+	handovers *handovers
+	files     []*fileKeeper
 	draining  atomic.Bool
+	// keep is told of draining, so that a restart does not end it.
+	keep func(draining bool)
 }
 
 // Health is the body of /health.
@@ -40,12 +44,17 @@ type Health struct {
 
 // Status is the body of /status.
 type Status struct {
-	Name      string                  `json:"name"`
-	Health    Health                  `json:"health"`
-	Draining  bool                    `json:"draining"`
-	Consul    consulStatus            `json:"consul"`
-	PgBouncer pgbouncerStatus         `json:"pgbouncer"`
-	Shards    map[shardID]ShardStatus `json:"shards"`
+	Name      string          `json:"name"`
+	Health    Health          `json:"health"`
+	Draining  bool            `json:"draining"`
+	Consul    consulStatus    `json:"consul"`
+	PgBouncer pgbouncerStatus `json:"pgbouncer"`
+	// Clients is the number of clients that are connected, as of the last look,
+	// at most seconds ago; absent: it is not known.
+	Clients *int                    `json:"clients,omitempty"`
+	Shards  map[shardID]ShardStatus `json:"shards"`
+	// Files are the further files that are kept, by path.
+	Files map[string]FileStatus `json:"files,omitempty"`
 	// Missing are configured shards of which no route is known.
 	Missing []shardID `json:"missing,omitempty"`
 	// Problems are keys under the routes prefix that cannot be followed.
@@ -96,10 +105,8 @@ func (a *listenerAPI) handler() http.Handler {
 		reply(w, code, h)
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, a.status()) })
-	mux.HandleFunc("POST /poke", func(w http.ResponseWriter, _ *http.Request) {
-		a.watcher.poke()
-		reply(w, http.StatusAccepted, map[string]string{"message": "reading the routes"})
-	})
+	mux.HandleFunc("POST /poke", a.poke)
+	mux.HandleFunc("POST /handover", a.handover)
 	mux.HandleFunc("POST /drain", a.operator(func(w http.ResponseWriter) { a.drain(w, true) }))
 	mux.HandleFunc("POST /undrain", a.operator(func(w http.ResponseWriter) { a.drain(w, false) }))
 	return mux
@@ -110,7 +117,7 @@ func (a *listenerAPI) operator(next func(http.ResponseWriter)) http.HandlerFunc 
 	return func(w http.ResponseWriter, r *http.Request) {
 		want := a.config.Authentication
 		if want.Username == "" {
-			if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !from.Addr().Unmap().IsLoopback() {
+			if !fromOwnHost(r) {
 				reply(w, http.StatusForbidden, map[string]string{
 					"error": "without authentication in bouncer.yml this is taken from the bouncer's own host only",
 				})
@@ -130,9 +137,28 @@ func (a *listenerAPI) operator(next func(http.ResponseWriter)) http.HandlerFunc 
 	}
 }
 
+// fromOwnHost tells whether a request comes from this host: over loopback, or from
+// the address that it came to.
+func fromOwnHost(r *http.Request) bool {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return false
+	}
+	if from.Addr().Unmap().IsLoopback() {
+		return true
+	}
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return false
+	}
+	to, err := netip.ParseAddrPort(local.String())
+	return err == nil && to.Addr().Unmap() == from.Addr().Unmap()
+}
+
 func (a *listenerAPI) drain(w http.ResponseWriter, on bool) {
 	if a.draining.Swap(on) != on {
 		a.log.Info().Bool("draining", on).Msg("drain switched")
+		a.keep(on)
 	}
 	reply(w, http.StatusOK, map[string]bool{"draining": on})
 }
@@ -156,6 +182,21 @@ func (a *listenerAPI) status() Status {
 		s.PgBouncer.Version = link.Version.String()
 	} else if link.Err != nil {
 		s.PgBouncer.Error = link.Err.Error()
+	}
+	for _, f := range a.files {
+		if s.Files == nil {
+			s.Files = map[string]FileStatus{}
+		}
+		s.Files[f.file.Path] = f.now()
+	}
+	if seen := a.conductor.suspector.clients(); seen != nil {
+		s.Clients = &seen.clients
+		for id, shard := range s.Shards {
+			for _, name := range shard.Databases {
+				shard.ClientsWaiting += seen.waiting[name]
+			}
+			s.Shards[id] = shard
+		}
 	}
 	for key, err := range a.book.trouble() {
 		s.Problems[key] = err.Error()

@@ -11,6 +11,9 @@ import (
 
 	"github.com/hashicorp/consul/api"
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
 const (
@@ -20,19 +23,17 @@ const (
 	presenceTTL = 15 * time.Second
 	// presenceRenew is how often the session is renewed.
 	presenceRenew = 5 * time.Second
+	// presenceCheck is after how many renewals it is looked whether the key is
+	// still there: somebody may have deleted it.
+	presenceCheck = 6
 	// presenceBound bounds one request. It also is how soon a Consul agent that
 	// hangs is found out.
 	presenceBound = 2 * time.Second
 	presenceRetry = time.Second
+	// presencePace limits how often the key is written: in a storm of changes it
+	// would be large, and the same to whoever reads it.
+	presencePace = time.Second
 )
-
-// presenceValue is the value of the key lictor/bouncers/NAME.
-type presenceValue struct {
-	Name string `json:"name"`
-	// URL is where this bouncer is poked and asked.
-	URL     string                  `json:"url"`
-	Applied map[shardID]ShardStatus `json:"applied"`
-}
 
 // presence tells Consul that this bouncer lives and what it has applied. The
 // key belongs to a session, with which it vanishes.
@@ -41,7 +42,7 @@ type presence struct {
 	pool   *consulPool
 	key    string
 	name   string
-	value  func() presenceValue
+	value  func() cluster.Bouncer
 	change chan struct{}
 	// remember is told the session, so that a restarted bouncer can go on with
 	// it instead of waiting for it to expire.
@@ -49,6 +50,8 @@ type presence struct {
 
 	session string
 	written []byte
+	// stale: the value may have changed since it was written.
+	stale bool
 
 	mu  sync.Mutex
 	err error
@@ -68,6 +71,8 @@ func (p *presence) run(ctx context.Context) {
 	defer tick.Stop()
 	retry := time.NewTimer(0)
 	defer retry.Stop()
+	pace := rate.NewLimiter(rate.Every(presencePace), 3)
+	renewals := 0
 	for {
 		renew := false
 		select {
@@ -76,10 +81,17 @@ func (p *presence) run(ctx context.Context) {
 			return
 		case <-tick.C:
 			renew = true
+			renewals++
 		case <-p.change:
+			p.stale = true
+			if r := pace.Reserve(); r.Delay() > 0 {
+				retry.Reset(r.Delay())
+				r.Cancel()
+				continue
+			}
 		case <-retry.C:
 		}
-		err := p.keep(ctx, renew)
+		err := p.keep(ctx, renew, renewals%presenceCheck == 0)
 		p.note(ctx, err)
 		if err != nil {
 			retry.Reset(presenceRetry)
@@ -90,8 +102,9 @@ func (p *presence) run(ctx context.Context) {
 // errTaken says that another bouncer has the key.
 var errTaken = errors.New("the key is held by another session: another bouncer of this name, or this one's predecessor, which expires soon")
 
-// keep renews the session and writes the key if it has changed.
-func (p *presence) keep(ctx context.Context, renew bool) error {
+// keep renews the session and writes the key if it has changed, with check also if
+// somebody has removed it.
+func (p *presence) keep(ctx context.Context, renew, check bool) error {
 	if p.session == "" {
 		session, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (string, error) {
 			id, _, err := c.Session().CreateNoChecks(&api.SessionEntry{
@@ -116,21 +129,26 @@ func (p *presence) keep(ctx context.Context, renew bool) error {
 		}
 		if entry == nil {
 			p.session, p.written = "", nil
-			return p.keep(ctx, false)
+			return p.keep(ctx, false, false)
 		}
 	}
-	return p.write(ctx, renew)
+	if check = check && renew; !check && !p.stale && p.written != nil {
+		return nil
+	}
+	return p.write(ctx, check)
 }
 
 // write puts the value into the key, when it is not what it was. With check it
 // also makes sure that nobody has removed the key meanwhile.
 func (p *presence) write(ctx context.Context, check bool) error {
+	p.stale = true // until it is written
 	value, err := json.Marshal(p.value())
 	if err != nil {
 		return fmt.Errorf("key %s: %w", p.key, err)
 	}
 	if bytes.Equal(value, p.written) {
 		if !check {
+			p.stale = false
 			return nil
 		}
 		kv, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
@@ -141,6 +159,7 @@ func (p *presence) write(ctx context.Context, check bool) error {
 			return fmt.Errorf("key %s: %w", p.key, err)
 		}
 		if kv != nil && kv.Session == p.session {
+			p.stale = false
 			return nil
 		}
 	}
@@ -154,7 +173,7 @@ func (p *presence) write(ctx context.Context, check bool) error {
 	if !ok {
 		return fmt.Errorf("key %s: %w", p.key, errTaken)
 	}
-	p.written = value
+	p.written, p.stale = value, false
 	return nil
 }
 

@@ -61,9 +61,17 @@ type world struct {
 	keys   cluster.Keys
 	proxy  *proxy // between the bouncer and Consul
 	log    *logBuffer
+	// changes are configurations that take the place of the bouncer's.
+	changes chan Config
 }
 
 func newWorld(t *testing.T, edit func(*Config)) *world {
+	t.Helper()
+	return newWorldFor(t, 50*time.Second, edit)
+}
+
+// newWorldFor is newWorld for a test that takes longer.
+func newWorldFor(t *testing.T, limit time.Duration, edit func(*Config)) *world {
 	t.Helper()
 	for _, program := range []string{"pgbouncer", filepath.Join(postgresBin(), "postgres")} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -81,9 +89,9 @@ func newWorld(t *testing.T, edit func(*Config)) *world {
 	if shared.err != nil {
 		t.Fatal(shared.err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
-	w := &world{t: t, ctx: ctx, site: &shared, port: freePort(t), log: &logBuffer{}}
+	w := &world{t: t, ctx: ctx, site: &shared, port: freePort(t), log: &logBuffer{}, changes: make(chan Config)}
 	w.dir = ownDir(t)
 	w.proxy = newProxy(t, shared.consul)
 	prefix := "test-" + strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
@@ -151,7 +159,9 @@ func (w *world) bouncer() (stop func()) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.ctx)
 	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, w.config, zerolog.New(w.log).Level(zerolog.DebugLevel)) }()
+	go func() {
+		ended <- Run(ctx, w.config, w.changes, zerolog.New(w.log).Level(zerolog.DebugLevel).With().Timestamp().Logger())
+	}()
 	var once sync.Once
 	stop = func() {
 		once.Do(func() {

@@ -24,6 +24,8 @@ var errWaiting = errors.New("waiting for data")
 type renderer struct {
 	config Config
 	feed   *feed
+	// label names the template in messages; empty: that of pgbouncer.ini.
+	label string
 }
 
 // render executes the text of a template over views. errWaiting: try again when the feed
@@ -54,6 +56,9 @@ func (r *renderer) render(source []byte, views []*ShardView, version pgbouncer.V
 }
 
 func (r *renderer) name() string {
+	if r.label != "" {
+		return r.label
+	}
 	if r.config.Template != "" {
 		return r.config.Template
 	}
@@ -103,6 +108,7 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version) map[
 		"shards":   func() []*ShardView { return views },
 		"shard":    func(name string) (*ShardView, error) { return find(name) },
 		"settings": func() []NamedSetting { return r.config.settings(version) },
+		"peers":    func() []Peer { return r.config.peers(version) },
 		"primary": func(s any) (cluster.RouteMember, error) {
 			v, err := find(s)
 			if err != nil {
@@ -138,9 +144,9 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version) map[
 }
 
 // renderWhenReady renders as soon as all data is there.
-func (r *renderer) renderWhenReady(ctx context.Context, source []byte, views []*ShardView) ([]byte, error) {
+func (r *renderer) renderWhenReady(ctx context.Context, source []byte, views []*ShardView, version pgbouncer.Version) ([]byte, error) {
 	for {
-		text, err := r.render(source, views, pgbouncer.Version{})
+		text, err := r.render(source, views, version)
 		if !errors.Is(err, errWaiting) {
 			return text, err
 		}

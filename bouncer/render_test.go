@@ -60,6 +60,46 @@ func TestRenderGolden(t *testing.T) {
 	}
 }
 
+// A request to cancel may arrive at any PgBouncer behind the load balancer; those
+// before 1.19 do not start with what newer ones need for that.
+func TestPeers(t *testing.T) {
+	c := testConfig(t)
+	c.PgBouncer.Peers, c.PgBouncer.PeerID = []string{"10.0.0.11:6432", "/run/pgb two:6433"}, 2
+	if _, err := c.validate(); err != nil {
+		t.Fatal(err)
+	}
+	feed := newFeed(nil)
+	defer feed.close()
+	r := &renderer{config: c, feed: feed}
+	source, err := r.source()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for version, want := range map[pgbouncer.Version]bool{{1, 18, 0}: false, {1, 19, 0}: true, {1, 25, 0}: true, {}: false} {
+		text, err := r.render(source, goldenViews(c), version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := check(text, goldenViews(c), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		peers, has := file.Other["peers"]
+		if has != want || (file.Settings["peer_id"] == "2") != want {
+			t.Errorf("%v: %v, peer_id %q", version, peers, file.Settings["peer_id"])
+		}
+		if want && (peers["1"] != "host=10.0.0.11 port=6432" || peers["2"] != "host='/run/pgb two' port=6433") {
+			t.Errorf("%v: %v", version, peers)
+		}
+	}
+	for _, id := range []int{0, -1, 3} {
+		c.PgBouncer.PeerID = id
+		if _, err := c.validate(); err == nil {
+			t.Errorf("peer_id %d was taken", id)
+		}
+	}
+}
+
 func TestReaders(t *testing.T) {
 	m := func(host string, port int, tags map[string]any) cluster.RouteMember {
 		return cluster.RouteMember{Name: host, Host: host, Port: port, Tags: tags}

@@ -14,9 +14,11 @@ type savedState struct {
 	Version int `json:"version"`
 	// RoutesPrefix is where the routes came from; those of another prefix are
 	// of no use.
-	RoutesPrefix string            `json:"routes_prefix"`
-	Session      string            `json:"session,omitempty"`
-	Routes       map[shardID]known `json:"routes"`
+	RoutesPrefix string `json:"routes_prefix"`
+	Session      string `json:"session,omitempty"`
+	// Draining: an operator has not yet ended it.
+	Draining bool              `json:"draining,omitempty"`
+	Routes   map[shardID]known `json:"routes"`
 }
 
 const stateVersion = 1

@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -24,6 +25,14 @@ type ShardStatus struct {
 	// Held: clients wait, at most until HoldUntil.
 	Held      bool       `json:"held,omitempty"`
 	HoldUntil *time.Time `json:"hold_until,omitempty"`
+	// Paused: PgBouncer holds the clients of all databases that lead to the
+	// primary.
+	Paused bool `json:"paused,omitempty"`
+	// ClientsWaiting is the number of clients that wait for a server connection,
+	// as of the last look, at most seconds ago.
+	ClientsWaiting int `json:"clients_waiting,omitempty"`
+	// Handover is the id of the planned switchover that holds the clients.
+	Handover string `json:"handover,omitempty"`
 	// Ill: PgBouncer has lost its connections to the primary, which does not
 	// answer either.
 	Ill bool `json:"ill,omitempty"`
@@ -34,7 +43,7 @@ type ShardStatus struct {
 func (s ShardStatus) equal(o ShardStatus) bool {
 	return s.Leader == o.Leader && s.Host == o.Host && s.Port == o.Port && s.Timeline == o.Timeline && s.State == o.State &&
 		s.Since.Equal(o.Since) && slices.Equal(s.Databases, o.Databases) && sameTime(s.VerifiedAt, o.VerifiedAt) &&
-		s.Held == o.Held && s.Ill == o.Ill && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error
+		s.Held == o.Held && s.Paused == o.Paused && s.Handover == o.Handover && s.Ill == o.Ill && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error
 }
 
 func sameTime(a, b *time.Time) bool {
@@ -56,13 +65,17 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 			Leader: leader.Name, Host: leader.Host, Port: leader.Port, Timeline: v.Timeline, State: v.State,
 			Since: v.route.Since, Databases: v.offered(), Ill: v.ill,
 		}
-		if e := trouble[c.config.keys().Routes()+string(v.id)]; e != nil {
+		if e := cmp.Or(trouble[c.config.keys().Routes()+string(v.id)], trouble[string(v.id)]); e != nil {
 			s.Error = e.Error()
 		}
 		if h := c.holds[v.id]; h != nil && !h.expired && !v.served() {
 			until := h.deadline.UTC()
 			s.Held, s.HoldUntil = true, &until
 		}
+		if v.handover != nil {
+			s.Handover = v.handover.ID
+		}
+		s.Paused = c.paused(v)
 		if c.loaded != "" && stands(v, c.standing) {
 			s.VerifiedAt = &now
 			old := c.status[v.id]
@@ -86,6 +99,11 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 	if changed {
 		c.applied()
 	}
+}
+
+// paused tells whether PgBouncer holds the clients of a shard.
+func (c *conductor) paused(v *ShardView) bool {
+	return len(c.standing) > 0 && !slices.ContainsFunc(v.written(), func(name string) bool { return !c.standing[name].Paused })
 }
 
 // shards returns the status of every shard.
@@ -114,4 +132,20 @@ func (c *conductor) ready() (reasons []string) {
 		}
 	}
 	return reasons
+}
+
+// presenceOf is what the bouncer's key says.
+func presenceOf(c Config, url string, shards map[shardID]ShardStatus) cluster.Bouncer {
+	b := cluster.Bouncer{
+		Name: c.Name, URL: url, Version: c.Version, All: len(c.Shards) == 0, Applied: make(map[string]cluster.BouncerShard, len(shards)),
+	}
+	for _, s := range c.Shards {
+		b.Shards = append(b.Shards, string(s.id()))
+	}
+	for id, s := range shards {
+		b.Applied[string(id)] = cluster.BouncerShard{
+			Leader: s.Leader, Timeline: s.Timeline, State: s.State, VerifiedAt: s.VerifiedAt, Held: s.Held,
+		}
+	}
+	return b
 }

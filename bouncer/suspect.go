@@ -3,7 +3,9 @@ package bouncer
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -45,6 +47,28 @@ type suspector struct {
 
 	mu   sync.Mutex
 	sick map[shardID]string // the address that does not answer
+	// seen is what the last look at the pools found; nil: it failed.
+	seen *poolsSeen
+}
+
+// poolsSeen counts clients.
+type poolsSeen struct {
+	clients int
+	waiting map[string]int // by database
+}
+
+// clients returns how many clients are connected and, by database, wait; nil when
+// that is not known.
+func (s *suspector) clients() *poolsSeen {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen
+}
+
+func (s *suspector) see(seen *poolsSeen) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen = seen
 }
 
 // ill tells whether the primary of a shard is known not to answer.
@@ -52,6 +76,24 @@ func (s *suspector) ill(v *ShardView) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sick[v.id] != "" && s.sick[v.id] == addressOf(v)
+}
+
+func (s *suspector) anybodyIll() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sick) > 0
+}
+
+// ownersOf finds the shards of those databases that lead to a primary.
+func ownersOf(c Config, known map[shardID]known) map[string]*ShardView {
+	views, _ := view(c, known)
+	owners := make(map[string]*ShardView, len(views))
+	for _, v := range views {
+		for _, name := range v.written() {
+			owners[name] = v
+		}
+	}
+	return owners
 }
 
 func addressOf(v *ShardView) string {
@@ -64,7 +106,7 @@ func (s *suspector) run(ctx context.Context) {
 	defer console.close()
 	working := map[string]int{} // server connections at the last look, by database
 	var (
-		views   []*ShardView
+		owners  map[string]*ShardView // by database that leads to a primary
 		changes uint64
 	)
 	pace := time.NewTimer(suspectLeast)
@@ -75,18 +117,23 @@ func (s *suspector) run(ctx context.Context) {
 			return
 		case <-pace.C:
 		}
-		if s.link.now().Up {
+		if !s.link.now().Up {
+			s.see(nil)
+		} else {
 			if changes != s.book.version() {
 				var known map[shardID]known
 				known, changes = s.book.known()
-				views, _ = view(s.config, known)
+				owners = ownersOf(s.config, known)
 			}
-			s.probe(ctx, s.suspects(ctx, console, views, working))
+			s.probe(ctx, s.suspects(ctx, console, owners, working))
 		}
 		s.mu.Lock()
 		next := min(max(suspectLeast, time.Duration(len(working))*suspectPerPool), suspectMost)
-		if len(s.sick) > 0 {
+		switch {
+		case len(s.sick) > 0:
 			next = sickPace
+		case len(working) == 0:
+			next = suspectMost // no client has asked for anything yet
 		}
 		s.mu.Unlock()
 		pace.Reset(next)
@@ -95,7 +142,7 @@ func (s *suspector) run(ctx context.Context) {
 
 // suspects lists the shards whose primary is to be probed: those of pools that
 // have no working connection, but had some or need some; and all that are sick.
-func (s *suspector) suspects(ctx context.Context, console *console, views []*ShardView, working map[string]int) (list []*ShardView) {
+func (s *suspector) suspects(ctx context.Context, console *console, owners map[string]*ShardView, working map[string]int) (list []*ShardView) {
 	var pools []pgbouncer.Pool
 	conn, err := console.use(ctx)
 	if err == nil {
@@ -103,22 +150,36 @@ func (s *suspector) suspects(ctx context.Context, console *console, views []*Sha
 	}
 	if err != nil {
 		s.log.Debug().Err(err).Msg("PgBouncer's pools cannot be looked at")
+		s.see(nil)
 		return nil
 	}
 	now, wanted := map[string]int{}, map[string]bool{}
+	seen := &poolsSeen{waiting: map[string]int{}}
+	defer s.see(seen)
 	for _, p := range pools {
+		seen.clients += p.ClientsActive + p.ClientsWaiting
+		if p.ClientsWaiting > 0 {
+			seen.waiting[p.Database] += p.ClientsWaiting
+		}
 		now[p.Database] += p.ServersActive + p.ServersIdle + p.ServersUsed + p.ServersTested
 		wanted[p.Database] = wanted[p.Database] || p.ClientsWaiting > 0 || p.ServersIn > 0
 	}
-	for _, v := range views {
-		suspect := s.ill(v)
-		for _, name := range v.written() {
-			suspect = suspect || now[name] == 0 && (wanted[name] || working[name] > 0)
-		}
-		if suspect {
-			list = append(list, v)
+	suspected := map[*ShardView]bool{}
+	for _, names := range []map[string]int{now, working} {
+		for name := range names {
+			if v := owners[name]; v != nil && now[name] == 0 && (wanted[name] || working[name] > 0) {
+				suspected[v] = true
+			}
 		}
 	}
+	if s.anybodyIll() {
+		for _, v := range owners {
+			if s.ill(v) {
+				suspected[v] = true
+			}
+		}
+	}
+	list = slices.Collect(maps.Keys(suspected))
 	clear(working)
 	for name, n := range now {
 		working[name] = n

@@ -57,6 +57,7 @@ func (c Config) validate() ([]cluster.Warning, error) {
 		bad.add("log.format", c.Log.Format, "must be one of auto, console, json")
 	}
 	c.PgBouncer.validate(&bad)
+	c.validateFiles(&bad)
 	validateShards(c.Shards, &bad)
 	warnings, err := c.Consul.Validate()
 	if wait, err := strconv.ParseFloat(c.setting("query_wait_timeout"), 64); err == nil && wait > 0 && wait <= c.HoldTimeout {
@@ -85,9 +86,48 @@ func (p PgBouncer) validate(bad *problems) {
 	default:
 		bad.add("pgbouncer.sslmode", p.SSLMode, "must be one of disable, allow, prefer, require, verify-ca, verify-full")
 	}
+	for i, peer := range p.Peers {
+		if a, err := pgbouncer.ParseAddress(peer); err != nil || !isText(a.Host) {
+			bad.add(fmt.Sprintf("pgbouncer.peers[%d]", i), peer, "must be host:port or the directory of a unix socket and the port")
+		}
+	}
+	if len(p.Peers) > 0 && (p.PeerID < 1 || p.PeerID > len(p.Peers)) {
+		bad.add("pgbouncer.peer_id", p.PeerID, "must be the place of this PgBouncer in pgbouncer.peers, from 1 to %d", len(p.Peers))
+	}
+	if len(p.Peers) == 0 && p.PeerID != 0 {
+		bad.add("pgbouncer.peer_id", p.PeerID, "needs pgbouncer.peers")
+	}
+	if len(p.Command) > 0 && p.Command[0] == "" {
+		bad.add("pgbouncer.command", nil, "must begin with a program")
+	}
+	if p.StopTimeout < 0 || p.StopTimeout > 3600 {
+		bad.add("pgbouncer.stop_timeout", p.StopTimeout, "must be from 0 to 3600 seconds")
+	}
 	for _, name := range slices.Sorted(maps.Keys(p.Settings)) {
 		if err := checkSetting(name, p.Settings[name]); err != nil {
 			bad.add("pgbouncer.settings."+name, nil, "%v", err)
+		}
+	}
+}
+
+func (c Config) validateFiles(bad *problems) {
+	paths := map[string]int{}
+	for i, f := range c.Files {
+		at := fmt.Sprintf("files[%d].", i)
+		if f.Template == "" {
+			bad.add(at+"template", nil, "must be set: the name of one of Lictor's templates or a path")
+		} else if _, err := f.source(); err != nil && !strings.Contains(f.Template, "/") {
+			bad.add(at+"template", f.Template, "is none of Lictor's; a file is given as a path with a slash")
+		}
+		if first, twice := paths[f.Path]; twice {
+			bad.add(at+"path", f.Path, "is already that of files[%d]", first)
+		}
+		paths[f.Path] = i
+		if !filepath.IsAbs(f.Path) || f.Path == c.PgBouncer.Config {
+			bad.add(at+"path", f.Path, "must be an absolute path, and not pgbouncer.config")
+		}
+		if len(f.Command) > 0 && f.Command[0] == "" {
+			bad.add(at+"command", nil, "must begin with a program")
 		}
 	}
 }
@@ -118,6 +158,9 @@ func validateShards(shards []Shard, bad *problems) {
 		}
 		if s.PoolSize < 0 {
 			bad.add(path+"pool_size", s.PoolSize, "must be 1 or more; 0 is PgBouncer's default_pool_size")
+		}
+		if s.MaxReplicaLag < 0 {
+			bad.add(path+"max_replica_lag", s.MaxReplicaLag, "must be 1 or more bytes; 0 is the default of %d", int64(defaultReplicaLag))
 		}
 		switch s.PoolMode {
 		case "", "session", "transaction", "statement":

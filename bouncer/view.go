@@ -23,12 +23,18 @@ type ShardView struct {
 	route     cluster.Route
 	confirmed bool
 	readers   Readers
+	// index is the ModifyIndex that Consul gave the route.
+	index uint64
 	// ill: the primary does not answer PgBouncer.
 	ill bool
+	// handover is the planned switchover that holds the clients, if any.
+	handover *cluster.Handover
 }
 
 // served tells whether the shard has a primary that clients can be sent to.
-func (v *ShardView) served() bool { return v.State == cluster.RouteOpen && !v.ill }
+func (v *ShardView) served() bool {
+	return v.State == cluster.RouteOpen && !v.ill && v.handover == nil
+}
 
 // Readers is where the readers of a shard go: a list of hosts that PgBouncer
 // takes turns in, all on one port.
@@ -62,7 +68,7 @@ func view(c Config, shards map[shardID]known) (views []*ShardView, problems []pr
 		v := &ShardView{
 			Scope: s.Scope, Namespace: s.Namespace, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
 			State: shards[id].Route.State, Timeline: shards[id].Route.Timeline, id: id, route: shards[id].Route,
-			confirmed: shards[id].Confirmed,
+			confirmed: shards[id].Confirmed, index: shards[id].ModifyIndex,
 		}
 		if err == nil {
 			err = v.offer(databases, owner)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -14,33 +13,25 @@ import (
 )
 
 const (
-	// watchWait is how long one blocking query lasts when nothing changes. It
-	// also limits for how long a Consul agent that hangs goes unnoticed by the
-	// watch; the presence's renewals notice it sooner.
-	watchWait = 30 * time.Second
-	// watchGrace: Consul adds up to a sixteenth to the wait.
-	watchGrace = watchWait/16 + 3*time.Second
-	// watchBackoffLeast and -Most limit the pause after an error.
-	watchBackoffLeast = 200 * time.Millisecond
-	watchBackoffMost  = 10 * time.Second
-	// readHedge is how long a poke's read waits for one Consul address before
-	// it also asks the next.
-	readHedge = 100 * time.Millisecond
 	readBound = 5 * time.Second
+	// readAgain is the pause before a read that failed is tried again, while
+	// something waits for it.
+	readAgain = 200 * time.Millisecond
 )
 
-// watcher learns the routes from Consul: by one blocking query, and by
-// consistent reads when it is poked or when the book is in doubt.
+// watcher learns the routes and the handovers from Consul: by one blocking query
+// for each, and by consistent reads of the routes when it is poked or when the
+// book is in doubt.
 type watcher struct {
-	log  zerolog.Logger
-	pool *consulPool
-	book *book
-	// changed is called when the book has changed.
+	log       zerolog.Logger
+	pool      *consulPool
+	book      *book
+	handovers *handovers
+	// changed is called when the book or the handovers have changed.
 	changed func()
 	pokes   chan struct{}
-	// restarts limits how fast the blocking query may return, reads how fast
-	// pokes are followed.
-	restarts, reads *rate.Limiter
+	// reads limits how fast pokes are followed.
+	reads *rate.Limiter
 
 	mu sync.Mutex
 	// since is when Consul answered first after a failure, or since when it
@@ -48,68 +39,57 @@ type watcher struct {
 	since    time.Time
 	err      error
 	answered bool
+	// handoverErr is why the handovers cannot be watched.
+	handoverErr error
 }
 
-func newWatcher(log zerolog.Logger, pool *consulPool, b *book, changed func()) *watcher {
+func newWatcher(log zerolog.Logger, pool *consulPool, b *book, h *handovers, changed func()) *watcher {
 	return &watcher{
-		log: log, pool: pool, book: b, changed: changed, pokes: make(chan struct{}, 1), since: time.Now(),
-		restarts: rate.NewLimiter(20, 20), reads: rate.NewLimiter(20, 20),
+		log: log, pool: pool, book: b, handovers: h, changed: changed, pokes: make(chan struct{}, 1), since: time.Now(),
+		reads: rate.NewLimiter(20, 20),
 	}
 }
 
-// errNoLeader: the answer came from a Consul that has no leader.
-var errNoLeader = errors.New("consul has no leader")
-
-// watch runs the blocking query until ctx is done.
+// watch follows the routes until ctx is done.
 func (w *watcher) watch(ctx context.Context) {
-	var index uint64
-	pause := watchBackoffLeast
-	for w.restarts.Wait(ctx) == nil {
-		next, number, err := w.query(ctx, index)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err == nil && next < index:
-			// The index may go back when the newest key is deleted or Consul was
-			// restored: what it then says of changes is of no use.
-			index = 0
-		case err == nil:
-			index, pause = max(next, 1), watchBackoffLeast
-		default:
-			index = 0
-			w.failed(err)
-			if noAnswer(err) {
-				w.pool.fail(number)
-			}
-			select {
-			case <-time.After(pause/2 + rand.N(pause)):
-			case <-ctx.Done():
-				return
-			}
-			pause = min(2*pause, watchBackoffMost)
+	prefix := w.book.keys.Routes()
+	w.follow(ctx, prefix, w.failed, func(pairs api.KVPairs, _ uint64) {
+		w.take(answer{Pairs: convert(pairs), KnownLeader: true})
+	})
+}
+
+// watchHandovers follows the handovers until ctx is done.
+func (w *watcher) watchHandovers(ctx context.Context) {
+	w.follow(ctx, w.handovers.keys.Handovers(), w.noHandovers, func(pairs api.KVPairs, index uint64) {
+		w.noHandovers(nil)
+		changed, ended, problems := w.handovers.merge(pairs, index)
+		for _, p := range problems {
+			w.log.Error().Str("key", p.Key).Msg(p.Err.Error())
 		}
+		w.heard(changed, ended)
+	})
+}
+
+// heard acts on what was heard of handovers.
+func (w *watcher) heard(changed, ended bool) {
+	if ended {
+		w.poke()
+	}
+	if changed {
+		w.changed()
 	}
 }
 
-// query asks once and hands the answer to the book. It is cut short when
-// somebody finds the Consul address not to answer.
-func (w *watcher) query(parent context.Context, index uint64) (next uint64, number int, err error) {
-	ctx, client, number, end := w.pool.use(parent)
-	defer end()
-	ctx, cancel := context.WithTimeout(ctx, watchWait+watchGrace)
-	defer cancel()
-	options := &api.QueryOptions{WaitIndex: index, WaitTime: watchWait}
-	pairs, meta, err := client.KV().List(w.book.keys.Routes(), options.WithContext(ctx))
-	if err == nil && !meta.KnownLeader {
-		err = errNoLeader
+// noHandovers says so once when the handovers cannot be watched while the routes
+// can, a missing permission for instance: then clients of a planned switchover
+// see errors.
+func (w *watcher) noHandovers(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil && w.handoverErr == nil && w.err == nil {
+		w.log.Warn().Err(err).Msg("handovers cannot be watched")
 	}
-	if err != nil {
-		return 0, number, fmt.Errorf("watching %s: %w", w.book.keys.Routes(), err)
-	}
-	if meta.LastIndex >= index {
-		w.take(answer{Pairs: convert(pairs), KnownLeader: meta.KnownLeader})
-	}
-	return meta.LastIndex, number, nil
+	w.handoverErr = err
 }
 
 // take hands an answer to the book and says what it made of it.
@@ -166,68 +146,58 @@ func (w *watcher) serve(ctx context.Context) {
 		if w.reads.Wait(ctx) != nil {
 			return
 		}
+		begun := time.Now()
 		a, err := w.read(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
 				w.failed(err)
 			}
+			if w.handovers.ending() {
+				select {
+				case <-time.After(readAgain):
+				case <-ctx.Done():
+				}
+				w.poke()
+			}
 			continue
 		}
 		w.take(a)
+		if w.handovers.refreshed(begun) {
+			w.changed()
+		}
 	}
 }
 
-// read reads all routes consistently, from the first Consul address that
-// answers: each next one is asked too when those before it are slow.
+// read reads all routes consistently, from the first Consul address that answers.
 func (w *watcher) read(ctx context.Context) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	epoch := w.book.now()
-	type result struct {
-		answer answer
-		err    error
+	pairs, err := hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (api.KVPairs, error) {
+		pairs, meta, err := c.KV().List(w.book.keys.Routes(), (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+		return pairs, led(meta, err)
+	})
+	if err != nil {
+		return answer{}, fmt.Errorf("reading %s: %w", w.book.keys.Routes(), err)
 	}
-	clients := w.pool.inOrder()
-	results := make(chan result, len(clients))
-	var asked sync.WaitGroup
-	defer asked.Wait() // after cancel
+	return answer{Pairs: convert(pairs), KnownLeader: true, Consistent: true, Epoch: epoch}, nil
+}
+
+// readHandover reads the handover of one shard consistently.
+func (w *watcher) readHandover(ctx context.Context, id shardID) error {
+	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
-	ask := func(client *api.Client) {
-		pairs, meta, err := client.KV().List(w.book.keys.Routes(), (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
-		if err == nil && !meta.KnownLeader {
-			err = errNoLeader
-		}
-		if err != nil {
-			results <- result{err: err}
-			return
-		}
-		results <- result{answer: answer{Pairs: convert(pairs), KnownLeader: true, Consistent: true, Epoch: epoch}}
+	key := w.handovers.keys.Handovers() + string(id)
+	pair, err := hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
+		pair, meta, err := c.KV().Get(key, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+		return pair, led(meta, err)
+	})
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", key, err)
 	}
-	var errs []error
-	next, open := 0, 0
-	hedge := time.NewTimer(0)
-	defer hedge.Stop()
-	for {
-		select {
-		case <-hedge.C:
-			if next < len(clients) {
-				client := clients[next]
-				asked.Go(func() { ask(client) })
-				next, open = next+1, open+1
-				hedge.Reset(readHedge)
-			}
-		case r := <-results:
-			if r.err == nil {
-				return r.answer, nil
-			}
-			errs = append(errs, r.err)
-			open--
-			if open == 0 && next == len(clients) {
-				return answer{}, fmt.Errorf("reading %s: %w", w.book.keys.Routes(), errors.Join(errs...))
-			}
-			hedge.Reset(0)
-		}
-	}
+	changed, ended, err := w.handovers.put(id, pair)
+	w.heard(changed, ended)
+	return err
 }
 
 // works and failed say so once per change.

@@ -54,14 +54,23 @@ func ParseAddress(s string) (Address, error) {
 		if s == "" || strings.ContainsAny(s, ": \t") && net.ParseIP(s) == nil {
 			return Address{}, fmt.Errorf("%q is not host:port or the directory of a unix socket", s)
 		}
-		return Address{Host: strings.Trim(s, "[]"), Port: DefaultPort}, nil
+		host = s
+		if inner, found := strings.CutPrefix(s, "["); found {
+			host = strings.TrimSuffix(inner, "]")
+		}
+		if !isHost(host) {
+			return Address{}, fmt.Errorf("%q is not host:port or the directory of a unix socket", s)
+		}
+		return Address{Host: host, Port: DefaultPort}, nil
 	}
-	if host == "" {
+	if !isHost(host) {
 		return Address{}, fmt.Errorf("%q has no host", s)
 	}
 	a := Address{Host: host}
 	return a, a.setPort(port, s)
 }
+
+func isHost(s string) bool { return s != "" && s[0] != '/' && !strings.ContainsAny(s, "[]'\" \t\r\n") }
 
 func (a *Address) setPort(port, whole string) error {
 	n, err := strconv.Atoi(port)
@@ -169,7 +178,7 @@ func (c *Conn) AwaitEnd(ctx context.Context) error {
 	}
 }
 
-// exec runs one command and returns its rows by column name.
+// exec runs one command and returns its rows.
 func (c *Conn) exec(ctx context.Context, command string) ([]row, error) {
 	results, err := c.pg.Exec(ctx, command).ReadAll()
 	if err != nil {
@@ -177,12 +186,12 @@ func (c *Conn) exec(ctx context.Context, command string) ([]row, error) {
 	}
 	var rows []row
 	for _, result := range results {
+		columns := make(map[string]int, len(result.FieldDescriptions))
+		for i, field := range result.FieldDescriptions {
+			columns[field.Name] = i
+		}
 		for _, values := range result.Rows {
-			r := make(row, len(values))
-			for i, value := range values {
-				r[result.FieldDescriptions[i].Name] = string(value)
-			}
-			rows = append(rows, r)
+			rows = append(rows, row{columns, values})
 		}
 	}
 	return rows, nil

@@ -61,15 +61,28 @@ type Setting struct {
 	Changeable bool
 }
 
-type row map[string]string
+// row is one row of an answer; all rows of an answer share columns, as there may be
+// thousands.
+type row struct {
+	columns map[string]int
+	values  [][]byte
+}
+
+// text is a column's value, empty when there is none.
+func (r row) text(column string) string {
+	if i, found := r.columns[column]; found && i < len(r.values) {
+		return string(r.values[i])
+	}
+	return ""
+}
 
 func (r row) number(column string) int {
-	n, _ := strconv.Atoi(r[column]) // an absent or empty column counts as 0
+	n, _ := strconv.Atoi(r.text(column)) // an absent or empty column counts as 0
 	return n
 }
 
 func (r row) yes(column string) bool {
-	switch strings.ToLower(r[column]) {
+	switch strings.ToLower(r.text(column)) {
 	case "1", "t", "true", "yes":
 		return true
 	}
@@ -83,7 +96,7 @@ func need(rows []row, command string, columns ...string) error {
 		return nil
 	}
 	for _, c := range columns {
-		if _, found := rows[0][c]; !found {
+		if _, found := rows[0].columns[c]; !found {
 			return fmt.Errorf("%s: the answer has no column %q; this version of PgBouncer is not supported", command, c)
 		}
 	}
@@ -92,22 +105,26 @@ func need(rows []row, command string, columns ...string) error {
 
 // Databases is SHOW DATABASES by name, without the console itself.
 func (c *Conn) Databases(ctx context.Context) (map[string]Database, error) {
-	const command = "SHOW DATABASES"
-	rows, err := c.exec(ctx, command)
+	rows, err := c.exec(ctx, "SHOW DATABASES")
 	if err != nil {
 		return nil, err
 	}
+	return databases(rows)
+}
+
+func databases(rows []row) (map[string]Database, error) {
+	const command = "SHOW DATABASES"
 	if err := need(rows, command, "name", "host", "port", "database", "paused"); err != nil {
 		return nil, err
 	}
 	all := make(map[string]Database, len(rows))
 	for _, r := range rows {
-		if r["name"] == "pgbouncer" {
+		if r.text("name") == "pgbouncer" {
 			continue
 		}
-		all[r["name"]] = Database{
-			Name: r["name"], Host: r["host"], Port: r.number("port"), Database: r["database"],
-			PoolSize: r.number("pool_size"), PoolMode: r["pool_mode"],
+		all[r.text("name")] = Database{
+			Name: r.text("name"), Host: r.text("host"), Port: r.number("port"), Database: r.text("database"),
+			PoolSize: r.number("pool_size"), PoolMode: r.text("pool_mode"),
 			Connections: r.number("current_connections"), Paused: r.yes("paused"), Disabled: r.yes("disabled"),
 		}
 	}
@@ -116,83 +133,99 @@ func (c *Conn) Databases(ctx context.Context) (map[string]Database, error) {
 
 // Pools is SHOW POOLS, without the console's.
 func (c *Conn) Pools(ctx context.Context) ([]Pool, error) {
-	const command = "SHOW POOLS"
-	rows, err := c.exec(ctx, command)
+	rows, err := c.exec(ctx, "SHOW POOLS")
 	if err != nil {
 		return nil, err
 	}
+	return pools(rows)
+}
+
+func pools(rows []row) ([]Pool, error) {
+	const command = "SHOW POOLS"
 	if err := need(rows, command, "database", "user", "cl_waiting", "sv_active"); err != nil {
 		return nil, err
 	}
-	var pools []Pool
+	var list []Pool
 	for _, r := range rows {
-		if r["database"] == "pgbouncer" {
+		if r.text("database") == "pgbouncer" {
 			continue
 		}
-		pools = append(pools, Pool{
-			Database: r["database"], User: r["user"],
+		list = append(list, Pool{
+			Database: r.text("database"), User: r.text("user"),
 			ClientsActive: r.number("cl_active"), ClientsWaiting: r.number("cl_waiting"),
 			ServersActive: r.number("sv_active"), ServersIdle: r.number("sv_idle"),
 			ServersUsed: r.number("sv_used"), ServersTested: r.number("sv_tested"), ServersIn: r.number("sv_login"),
 			MaxWait: r.number("maxwait"),
 		})
 	}
-	return pools, nil
+	return list, nil
 }
 
 // Servers is SHOW SERVERS.
 func (c *Conn) Servers(ctx context.Context) ([]Server, error) {
-	const command = "SHOW SERVERS"
-	rows, err := c.exec(ctx, command)
+	rows, err := c.exec(ctx, "SHOW SERVERS")
 	if err != nil {
 		return nil, err
 	}
+	return servers(rows)
+}
+
+func servers(rows []row) ([]Server, error) {
+	const command = "SHOW SERVERS"
 	if err := need(rows, command, "database", "state", "addr", "port", "local_port", "link"); err != nil {
 		return nil, err
 	}
-	var servers []Server
+	var list []Server
 	for _, r := range rows {
-		servers = append(servers, Server{
-			Database: r["database"], User: r["user"], State: r["state"],
-			Addr: r["addr"], Port: r.number("port"),
-			LocalAddr: r["local_addr"], LocalPort: r.number("local_port"), Link: r["link"],
+		list = append(list, Server{
+			Database: r.text("database"), User: r.text("user"), State: r.text("state"),
+			Addr: r.text("addr"), Port: r.number("port"),
+			LocalAddr: r.text("local_addr"), LocalPort: r.number("local_port"), Link: r.text("link"),
 		})
 	}
-	return servers, nil
+	return list, nil
 }
 
 // Clients is SHOW CLIENTS.
 func (c *Conn) Clients(ctx context.Context) ([]Client, error) {
-	const command = "SHOW CLIENTS"
-	rows, err := c.exec(ctx, command)
+	rows, err := c.exec(ctx, "SHOW CLIENTS")
 	if err != nil {
 		return nil, err
 	}
+	return clients(rows)
+}
+
+func clients(rows []row) ([]Client, error) {
+	const command = "SHOW CLIENTS"
 	if err := need(rows, command, "database", "state", "ptr", "link"); err != nil {
 		return nil, err
 	}
-	var clients []Client
+	var list []Client
 	for _, r := range rows {
-		clients = append(clients, Client{
-			Database: r["database"], User: r["user"], State: r["state"], Ptr: r["ptr"], Link: r["link"], ID: r["id"],
+		list = append(list, Client{
+			Database: r.text("database"), User: r.text("user"), State: r.text("state"), Ptr: r.text("ptr"), Link: r.text("link"), ID: r.text("id"),
 		})
 	}
-	return clients, nil
+	return list, nil
 }
 
 // Config is SHOW CONFIG by key.
 func (c *Conn) Config(ctx context.Context) (map[string]Setting, error) {
-	const command = "SHOW CONFIG"
-	rows, err := c.exec(ctx, command)
+	rows, err := c.exec(ctx, "SHOW CONFIG")
 	if err != nil {
 		return nil, err
 	}
+	return config(rows)
+}
+
+func config(rows []row) (map[string]Setting, error) {
+	const command = "SHOW CONFIG"
 	if err := need(rows, command, "key", "value", "changeable"); err != nil {
 		return nil, err
 	}
 	all := make(map[string]Setting, len(rows))
 	for _, r := range rows {
-		all[r["key"]] = Setting{Value: r["value"], Changeable: r.yes("changeable")}
+		all[r.text("key")] = Setting{Value: r.text("value"), Changeable: r.yes("changeable")}
 	}
 	return all, nil
 }
@@ -229,8 +262,8 @@ func (c *Conn) Version(ctx context.Context) (Version, error) {
 		return Version{}, err
 	}
 	for _, r := range rows {
-		for _, value := range r {
-			return ParseVersion(value)
+		if len(r.values) > 0 {
+			return ParseVersion(string(r.values[0]))
 		}
 	}
 	return Version{}, fmt.Errorf("SHOW VERSION on PgBouncer at %s: no answer", c.address)

@@ -1,24 +1,33 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/signal"
+	"strings"
+	"sync"
 	"syscall"
+	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer"
 	"github.com/lictor-ha/lictor/e2e/demo"
+	"github.com/lictor-ha/lictor/templates"
 )
 
 func bouncerCommand() *cobra.Command {
+	var allowEmpty bool
 	cmd := &cobra.Command{
 		Use:   "bouncer FILE",
 		Short: "Watch the leaders of many shards and make PgBouncer follow them",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, warnings, err := bouncer.Load(settings.Source{Path: args[0], Environ: os.Environ()})
+			cfg, warnings, err := loadBouncer(args[0], allowEmpty)
 			if err != nil {
 				return err
 			}
@@ -27,27 +36,178 @@ func bouncerCommand() *cobra.Command {
 				return err
 			}
 			for _, w := range warnings {
-				log.Warn().Msg(w.String())
+				log.Warn().Msg(w)
 			}
-			signal.Ignore(syscall.SIGHUP) // it has nothing to reload, and must not end by it
 			ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, os.Interrupt)
+			hangups := make(chan os.Signal, 1)
+			signal.Notify(hangups, syscall.SIGHUP)
+			defer signal.Stop(hangups)
+			changes := make(chan bouncer.Config)
+			var reloading sync.WaitGroup
+			defer reloading.Wait()
 			defer cancel()
-			return bouncer.Run(ctx, cfg, log)
+			reloading.Go(func() { reloadBouncer(ctx, hangups, args[0], allowEmpty, changes, log) })
+			return bouncer.Run(ctx, cfg, changes, log)
 		},
 	}
-	cmd.AddCommand(&cobra.Command{
+	cmd.PersistentFlags().BoolVar(&allowEmpty, "allow-empty", false, "let the last shards leave PgBouncer when all routes are deleted")
+	cmd.AddCommand(renderCommand(&allowEmpty), drainCommand(), undrainCommand(), bouncerStatusCommand())
+	return cmd
+}
+
+// loadBouncer reads a bouncer's file, with the environment over it.
+func loadBouncer(path string, allowEmpty bool) (bouncer.Config, []string, error) {
+	cfg, warnings, err := bouncer.Load(settings.Source{Path: path, Environ: os.Environ()})
+	if err != nil {
+		return bouncer.Config{}, nil, err
+	}
+	cfg.Version = version
+	cfg.AllowEmpty = cfg.AllowEmpty || allowEmpty
+	var texts []string
+	for _, w := range warnings {
+		texts = append(texts, w.String())
+	}
+	return cfg, texts, nil
+}
+
+// reloadBouncer reads the file again at each SIGHUP, until ctx is done.
+func reloadBouncer(
+	ctx context.Context, hangups <-chan os.Signal, path string, allowEmpty bool, changes chan<- bouncer.Config, log zerolog.Logger,
+) {
+	for {
+		select {
+		case <-hangups:
+		case <-ctx.Done():
+			return
+		}
+		cfg, warnings, err := loadBouncer(path, allowEmpty)
+		if err != nil {
+			log.Error().Err(err).Msg("the configuration stays as it was")
+			continue
+		}
+		for _, w := range warnings {
+			log.Warn().Msg(w)
+		}
+		select {
+		case changes <- cfg:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func renderCommand(allowEmpty *bool) *cobra.Command {
+	var (
+		dryRun   bool
+		template string
+	)
+	cmd := &cobra.Command{
 		Use:   "render FILE",
 		Short: "Print the configuration that PgBouncer would get now",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, _, err := bouncer.Load(settings.Source{Path: args[0], Environ: os.Environ()})
+			cfg, _, err := loadBouncer(args[0], *allowEmpty)
 			if err != nil {
 				return err
 			}
+			switch {
+			case dryRun && template != "":
+				return fmt.Errorf("--dry-run compares pgbouncer.ini, it does not go with --template")
+			case dryRun:
+				return bouncer.DryRun(cmd.Context(), cfg, cmd.OutOrStdout())
+			case template != "":
+				text, err := readTemplate(template)
+				if err != nil {
+					return err
+				}
+				return bouncer.RenderTemplate(cmd.Context(), cfg, text, cmd.OutOrStdout())
+			}
 			return bouncer.Render(cmd.Context(), cfg, cmd.OutOrStdout())
 		},
-	})
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print how the installed file would change, as a diff")
+	cmd.Flags().StringVar(&template, "template", "", "render this template instead: a file, or the name of one that Lictor ships")
 	return cmd
+}
+
+// readTemplate reads a file or, by its name, a template that Lictor ships.
+func readTemplate(name string) (string, error) {
+	if !strings.ContainsRune(name, os.PathSeparator) {
+		if text, err := templates.Read(name); err == nil {
+			return string(text), nil
+		}
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return "", fmt.Errorf("template: %w", err)
+	}
+	return string(text), nil
+}
+
+func drainCommand() *cobra.Command {
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "drain FILE",
+		Short: "Make the load balancer send no more clients to this host's PgBouncer",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, _, err := loadBouncer(args[0], false)
+			if err != nil {
+				return err
+			}
+			if err := bouncer.Drain(cmd.Context(), cfg, true); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "draining: /health answers 503")
+			if wait <= 0 {
+				return nil
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+			defer cancel()
+			return bouncer.AwaitClientsGone(ctx, cfg, func(n int) { fmt.Fprintf(cmd.OutOrStdout(), "%d clients are connected\n", n) })
+		},
+	}
+	cmd.Flags().DurationVar(&wait, "wait", 0, "wait at most so long until no client is connected, 5m for instance")
+	return cmd
+}
+
+func undrainCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "undrain FILE",
+		Short: "Let the load balancer send clients again",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, _, err := loadBouncer(args[0], false)
+			if err != nil {
+				return err
+			}
+			if err := bouncer.Drain(cmd.Context(), cfg, false); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "not draining")
+			return nil
+		},
+	}
+}
+
+func bouncerStatusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status FILE",
+		Short: "Print what the running bouncer knows, as JSON",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, _, err := loadBouncer(args[0], false)
+			if err != nil {
+				return err
+			}
+			status, err := bouncer.AskStatus(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			out := json.NewEncoder(cmd.OutOrStdout())
+			out.SetIndent("", "  ")
+			return out.Encode(status)
+		},
+	}
 }
 
 func demoCommand() *cobra.Command {

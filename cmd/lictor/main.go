@@ -27,7 +27,7 @@ func main() {
 	}
 	root.AddCommand(
 		agentCommand(), guardCommand(), probeDiskCommand(), bouncerCommand(),
-		listCommand(), switchoverCommand(),
+		listCommand(), switchoverCommand(), routesCommand(),
 		validateCommand(), sampleConfigCommand(), demoCommand(),
 	)
 	if err := root.ExecuteContext(context.Background()); err != nil {

@@ -1,0 +1,66 @@
+package bouncer
+
+import (
+	"fmt"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// What the book knows from Patroni's keys instead of from a route.
+
+// routed tells whether a route of Lictor's is known of a shard.
+func (b *book) routed(id shardID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k, found := b.shards[id]
+	return found && !k.Patroni
+}
+
+// get returns what is known of one shard.
+func (b *book) get(id shardID) (known, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k, found := b.shards[id]
+	return k, found
+}
+
+// followed takes in what Patroni's keys say of a shard. A route of Lictor's stays
+// where there is one.
+func (b *book) followed(id shardID, route cluster.Route, index uint64) (changed bool, err error) {
+	if err := route.Validate(); err != nil {
+		return false, fmt.Errorf("shard %s: what Patroni's keys say makes no route: %w", id, err)
+	}
+	if err := checkRoute(id, route); err != nil {
+		return false, fmt.Errorf("shard %s: what Patroni's keys say makes no route: %w", id, err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old, have := b.shards[id]
+	if have && !old.Patroni && !old.Gone && !b.patroni[id] {
+		return false, nil
+	}
+	if have && !old.Gone && route.SystemIdentifier != old.Route.SystemIdentifier {
+		return false, fmt.Errorf("shard %s: Patroni's cluster has system identifier %s, known is %s: it %w and is refused",
+			id, route.SystemIdentifier, old.Route.SystemIdentifier, errForeign)
+	}
+	b.shards[id] = known{Route: route, ModifyIndex: index, Confirmed: true, Patroni: true}
+	if have && old.Confirmed && !old.Gone && old.Patroni && route.SameTopology(old.Route) && route.Since.Equal(old.Route.Since) {
+		return false, nil
+	}
+	b.changes++
+	return true, nil
+}
+
+// foundWrong notes what is wrong with a shard that Patroni runs, nil: nothing. It
+// tells whether that is new.
+func (b *book) foundWrong(id shardID, err error) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	key, old := string(id), b.wrong[string(id)]
+	if err == nil {
+		delete(b.wrong, key)
+		return old != nil
+	}
+	b.wrong[key] = err
+	return old == nil || old.Error() != err.Error()
+}

@@ -1,0 +1,137 @@
+package bouncer
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
+
+// holdBack makes the clients of shards without a primary wait.
+func (c *conductor) holdBack(ctx context.Context, link linkState, views []*ShardView) {
+	var waiting []string
+	c.unheld = false
+	for _, v := range views {
+		h := c.judge(v)
+		if h == nil || h.expired || !link.Up {
+			continue
+		}
+		for _, name := range v.written() {
+			if d, exists := c.standing[name]; exists && !d.Paused {
+				over, err := c.pauser.ended(name)
+				if err != nil {
+					c.log.Warn().Err(err).Str("shard", string(v.id)).Msg("PAUSE failed, trying again")
+				}
+				if over {
+					c.pauser.stop(name)
+				}
+				c.pauser.start(ctx, name)
+				c.unheld = true
+				waiting = append(waiting, name)
+			}
+		}
+	}
+	c.awaitPaused(ctx, waiting)
+}
+
+// judge keeps the hold of one shard and returns it, nil when its clients need
+// not wait.
+func (c *conductor) judge(v *ShardView) *hold {
+	h := c.holds[v.id]
+	if v.served() {
+		return nil
+	}
+	now := time.Now()
+	switch {
+	case h == nil && !v.confirmed && !v.ill && v.handover == nil && !c.foundPaused(v):
+		// Old knowledge is no reason to begin.
+		return nil
+	case h == nil:
+		h = &hold{since: now, deadline: now.Add(c.config.hold()), leader: v.route.Leader.Name}
+		c.holds[v.id] = h
+		c.log.Info().Str("shard", string(v.id)).Str("state", string(v.State)).Bool("answers", !v.ill).Str("leader", h.leader).
+			Bool("planned", v.handover != nil).Dur("at_most", c.config.hold()).Msg("holding clients")
+	case h.leader != v.route.Leader.Name:
+		h.leader, h.deadline, h.expired = v.route.Leader.Name, now.Add(c.config.hold()), false
+	case !h.expired && now.After(h.deadline):
+		h.expired = true
+		c.log.Warn().Str("shard", string(v.id)).Str("state", string(v.State)).Dur("held", now.Sub(h.since)).
+			Msg("still no primary; releasing clients, hold_timeout is over")
+	}
+	return h
+}
+
+// foundPaused tells whether a database of the shard is paused already.
+func (c *conductor) foundPaused(v *ShardView) bool {
+	return slices.ContainsFunc(v.written(), func(name string) bool { return c.standing[name].Paused })
+}
+
+// awaitPaused waits until PgBouncer has accepted the PAUSEs; queries must not
+// reach a new leader that is not yet a primary. PgBouncer tells of acceptance
+// only when asked.
+func (c *conductor) awaitPaused(ctx context.Context, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, pauseBound)
+	defer cancel()
+	for {
+		standing, err := c.console.databases(ctx)
+		if err != nil {
+			return
+		}
+		c.standing = standing
+		names = slices.DeleteFunc(names, func(name string) bool {
+			over, failed := c.pauser.ended(name)
+			return standing[name].Paused || over && failed != nil
+		})
+		if len(names) == 0 {
+			return
+		}
+		select {
+		case <-time.After(pausePace):
+		case <-ctx.Done():
+			c.log.Warn().Strs("databases", names).Msg("PgBouncer has not accepted PAUSE in time; going on")
+			return
+		}
+	}
+}
+
+// letGo releases the clients of those shards that have a primary, and PgBouncer
+// leads to it, and of those whose time is up.
+func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardView) error {
+	if !link.Up || c.standing == nil {
+		return nil
+	}
+	if !c.handovers.unknown().IsZero() {
+		return nil
+	}
+	var errs []error
+	released := false
+	for _, v := range views {
+		h := c.holds[v.id]
+		ready := v.served() && stands(v, c.standing)
+		if !ready && (h == nil || !h.expired) {
+			continue
+		}
+		for _, name := range v.offered() {
+			if c.standing[name].Paused && (h != nil || c.found[name]) {
+				c.pauser.stop(name)
+				errs = append(errs, c.console.resume(ctx, name))
+				released = true
+			}
+			delete(c.found, name)
+		}
+		if ready && h != nil {
+			delete(c.holds, v.id)
+			c.log.Info().Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
+				Dur("held", time.Since(h.since)).Msg("clients released")
+		}
+	}
+	if released {
+		if standing, err := c.console.databases(ctx); err == nil {
+			c.standing = standing
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,90 @@
+package bouncer
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+)
+
+// clientsPace is how often Drain looks whether the clients have gone.
+const clientsPace = 500 * time.Millisecond
+
+// ownURL is how the bouncer of this configuration is reached from its own host.
+func (c Config) ownURL() (string, error) {
+	host, port, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return "", fmt.Errorf("listen: %w", err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+		if ip != nil && ip.To4() == nil {
+			host = "::1"
+		}
+	}
+	return "http://" + net.JoinHostPort(host, port), nil
+}
+
+// AskStatus asks the running bouncer of this configuration how it stands.
+func AskStatus(ctx context.Context, c Config) (Status, error) {
+	url, err := c.ownURL()
+	if err != nil {
+		return Status{}, err
+	}
+	s, err := askStatus(ctx, url)
+	if err != nil {
+		return Status{}, err
+	}
+	return *s, nil
+}
+
+// Drain makes the running bouncer of this configuration say to the load balancer
+// that its PgBouncer should get no clients, or that it may again.
+func Drain(ctx context.Context, c Config, on bool) error {
+	url, err := c.ownURL()
+	if err != nil {
+		return err
+	}
+	path := "/undrain"
+	if on {
+		path = "/drain"
+	}
+	var answer struct {
+		Draining bool `json:"draining"`
+	}
+	if err := request(ctx, http.MethodPost, url+path, c.Authentication, &answer); err != nil {
+		return err
+	}
+	if answer.Draining != on {
+		return fmt.Errorf("bouncer at %s: it says draining is %v", url, answer.Draining)
+	}
+	return nil
+}
+
+// AwaitClientsGone waits until no client is connected to the PgBouncer of the
+// running bouncer, and reports each count that differs from the one before.
+func AwaitClientsGone(ctx context.Context, c Config, report func(clients int)) error {
+	last := -1
+	for {
+		s, err := AskStatus(ctx, c)
+		if err != nil {
+			return err
+		}
+		if s.Clients == nil {
+			return fmt.Errorf("the bouncer does not know how many clients there are: %s", s.PgBouncer.Error)
+		}
+		if *s.Clients != last {
+			last = *s.Clients
+			report(last)
+		}
+		if last == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(clientsPace):
+		case <-ctx.Done():
+			return fmt.Errorf("%d clients are still connected: %w", last, ctx.Err())
+		}
+	}
+}

@@ -1,0 +1,52 @@
+package bouncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/aymanbagabas/go-udiff"
+
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+// DryRun writes to w how the installed configuration would change if a bouncer
+// applied now what Consul says, as a unified diff; nothing when it would not.
+// What speaks against applying it is the error.
+func DryRun(ctx context.Context, c Config, w io.Writer) error {
+	text, views, err := renderOnce(ctx, c, "")
+	if text == nil {
+		return err
+	}
+	installed, e := os.ReadFile(c.PgBouncer.Config)
+	if e != nil && !errors.Is(e, fs.ErrNotExist) {
+		return fmt.Errorf("reading what is installed: %w", e)
+	}
+	diff := udiff.Unified(c.PgBouncer.Config, c.PgBouncer.Config+" (new)", string(installed), string(text))
+	if _, e := io.WriteString(w, diff); e != nil {
+		return fmt.Errorf("writing the difference: %w", e)
+	}
+	_, unfit := check(text, views, c)
+	if len(views) == 0 && len(installed) > 0 && !c.AllowEmpty {
+		unfit = errors.Join(unfit, errors.New("no route is known: a bouncer would leave the file as it is (allow_empty)"))
+	}
+	return errors.Join(err, unfit)
+}
+
+// askVersion is the version of the PgBouncer that runs, else of the one that would
+// be started.
+func askVersion(ctx context.Context, c Config) pgbouncer.Version {
+	conn, err := dialAdmin(ctx, c)
+	if err != nil {
+		return c.installedVersion(ctx)
+	}
+	defer conn.Close()
+	version, err := bounded(ctx, conn.Version)
+	if err != nil {
+		return c.installedVersion(ctx)
+	}
+	return version
+}

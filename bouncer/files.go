@@ -1,0 +1,208 @@
+package bouncer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul-template/dependency"
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/templates"
+)
+
+const (
+	// filePace is how often a template is looked at, which may be edited at any
+	// time, and what failed is tried again.
+	filePace = 10 * time.Second
+	// fileCommandBound bounds the command that makes a file take effect.
+	fileCommandBound = 30 * time.Second
+)
+
+// fileKeeper keeps one further file right: the users of PgBouncer from Consul or
+// Vault, the configuration of HAProxy. It is apart from pgbouncer.ini, so that a
+// secret that does not come holds up no failover.
+type fileKeeper struct {
+	file     File
+	config   Config
+	log      zerolog.Logger
+	book     *book
+	link     *link
+	renderer *renderer
+	wake     chan struct{}
+
+	mu     sync.Mutex
+	status FileStatus
+}
+
+// FileStatus is what /status says of a file.
+type FileStatus struct {
+	// ChangedAt is when it was last written since the bouncer's start.
+	ChangedAt *time.Time `json:"changed_at,omitempty"`
+	Error     string     `json:"error,omitempty"`
+}
+
+func newFileKeepers(c Config, log zerolog.Logger, b *book, l *link) (keepers []*fileKeeper) {
+	for _, f := range c.Files {
+		keepers = append(keepers, &fileKeeper{
+			file: f, config: c, log: log.With().Str("file", f.Path).Logger(), book: b, link: l, wake: make(chan struct{}, 1),
+			renderer: &renderer{config: c, feed: newFeed(func() (*dependency.ClientSet, error) { return clientSet(c) }), label: f.Template},
+		})
+	}
+	return keepers
+}
+
+func (k *fileKeeper) notify() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (k *fileKeeper) now() FileStatus {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.status
+}
+
+// run keeps the file until ctx is done.
+func (k *fileKeeper) run(ctx context.Context) {
+	defer k.renderer.feed.close()
+	console := &console{config: k.config}
+	defer console.close()
+	tick := time.NewTicker(filePace)
+	defer tick.Stop()
+	due := false // what was written has not taken effect yet
+	for {
+		k.note(ctx, k.bring(ctx, console, &due))
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.wake:
+		case <-k.renderer.feed.news:
+		case <-tick.C:
+		}
+	}
+}
+
+// bring renders, checks, installs and makes take effect, as far as that is to do.
+func (k *fileKeeper) bring(ctx context.Context, console *console, due *bool) error {
+	source, err := k.file.source()
+	if err != nil {
+		return err
+	}
+	known, _ := k.book.known()
+	views, _ := view(k.config, known)
+	text, err := k.renderer.render(source, views, k.link.now().Version)
+	if err != nil {
+		return err
+	}
+	if err := k.check(text); err != nil {
+		return err
+	}
+	written, err := install(k.file.Path, text)
+	if written {
+		*due = true
+		now := time.Now().UTC()
+		k.mu.Lock()
+		k.status.ChangedAt = &now
+		k.mu.Unlock()
+		k.log.Info().Msg("file written")
+	}
+	if err != nil || !*due {
+		return err
+	}
+	if err := k.takeEffect(ctx, console); err != nil {
+		return err
+	}
+	*due = false
+	return nil
+}
+
+// check refuses what would take something away rather than bring something.
+func (k *fileKeeper) check(text []byte) error {
+	if len(bytes.TrimSpace(text)) == 0 {
+		return errors.New("what was rendered is empty; the file stays as it is")
+	}
+	if k.file.Path != k.config.setting("auth_file") {
+		return nil
+	}
+	users := pgbouncer.ParseUserlist(text)
+	if len(users) == 0 {
+		return errors.New("what was rendered has no user; the file stays as it is")
+	}
+	address, err := pgbouncer.ParseAddress(k.config.PgBouncer.Admin)
+	if err != nil {
+		return fmt.Errorf("pgbouncer.admin: %w", err)
+	}
+	user := k.config.PgBouncer.User
+	if _, found := users[user]; !found && (!address.IsUnix() || user != DefaultUser) {
+		return fmt.Errorf("what was rendered lacks pgbouncer.user %q, the bouncer would lock itself out; the file stays as it is", user)
+	}
+	return nil
+}
+
+// takeEffect runs the file's command; for PgBouncer's own users it is RELOAD.
+func (k *fileKeeper) takeEffect(ctx context.Context, console *console) error {
+	if len(k.file.Command) > 0 {
+		ctx, cancel := context.WithTimeout(ctx, fileCommandBound)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, k.file.Command[0], k.file.Command[1:]...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("command %s: %w: %s", k.file.Command[0], err, abridgeText(out))
+		}
+		k.log.Info().Str("command", k.file.Command[0]).Msg("file has taken effect")
+		return nil
+	}
+	if k.file.Path != k.config.setting("auth_file") || !k.link.now().Up {
+		return nil // a PgBouncer that starts reads it
+	}
+	if err := console.reload(ctx); err != nil {
+		return err
+	}
+	k.log.Info().Msg("RELOAD done")
+	return nil
+}
+
+func abridgeText(out []byte) string { return strings.TrimSpace(string(out[:min(len(out), 500)])) }
+
+// note keeps what is wrong, and says it once.
+func (k *fileKeeper) note(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	k.mu.Lock()
+	before := k.status.Error
+	k.status.Error = ""
+	if err != nil {
+		k.status.Error = err.Error()
+	}
+	k.mu.Unlock()
+	switch {
+	case err != nil && before != err.Error() && errors.Is(err, errWaiting):
+		k.log.Info().Err(err).Msg("file waits")
+	case err != nil && before != err.Error():
+		k.log.Error().Err(err).Msg("file is not kept")
+	case err == nil && before != "":
+		k.log.Info().Msg("file is kept again")
+	}
+}
+
+// source reads the template: one of Lictor's by its name, or a file.
+func (f File) source() ([]byte, error) {
+	if !strings.Contains(f.Template, "/") {
+		return templates.Read(f.Template)
+	}
+	text, err := os.ReadFile(f.Template)
+	if err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	return text, nil
+}

@@ -1,0 +1,104 @@
+package bouncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// Users come from Consul, and haproxy.cfg from the routes; a user more is a key
+// more, and keys that are lost lock nobody out.
+func TestKeepsFurtherFiles(t *testing.T) {
+	var users string
+	w := newWorld(t, func(c *Config) {
+		dir := filepath.Dir(c.PgBouncer.Config)
+		users = c.RoutesPrefix + "/users"
+		c.Files = []File{
+			{Template: filepath.Join(dir, "users.ctmpl"), Path: filepath.Join(dir, "userlist.txt")},
+			{Template: "haproxy.cfg.ctmpl", Path: filepath.Join(dir, "haproxy.cfg"), Command: []string{"touch", filepath.Join(dir, "reloaded")}},
+		}
+		c.PgBouncer.Settings = map[string]any{"auth_type": "plain"}
+	})
+	set := func(name, password string) {
+		t.Helper()
+		if _, err := w.site.client.KV().Put(&api.KVPair{Key: users + "/" + name, Value: []byte(password)}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("pooler", "secret")
+	set("app", "app")
+	w.write("users.ctmpl", fmt.Sprintf(`{{ range ls %q }}{{ userlist_quote .Key }} {{ userlist_quote .Value }}
+{{ end }}`, users))
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	login := func(user, password string) error {
+		ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
+		defer cancel()
+		conn, err := pgconn.Connect(ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=%s password=%s dbname=s1 sslmode=disable", w.port, user, password))
+		if err != nil {
+			return err
+		}
+		return conn.Close(ctx)
+	}
+	w.await("haproxy.cfg", func() error {
+		text, err := os.ReadFile(filepath.Join(w.dir, "haproxy.cfg"))
+		if err == nil && !strings.Contains(string(text), "listen s1_primary") {
+			err = fmt.Errorf("it is %s", text)
+		}
+		if err == nil {
+			_, err = os.Stat(filepath.Join(w.dir, "reloaded"))
+		}
+		return err
+	})
+	if err := login("app", "app"); err != nil {
+		t.Fatal(err)
+	}
+	set("app", "changed")
+	w.await("the new password", func() error {
+		if err := login("app", "changed"); err != nil {
+			return err
+		}
+		if login("app", "app") == nil {
+			return errors.New("the old password works")
+		}
+		return nil
+	})
+	before, err := os.ReadFile(filepath.Join(w.dir, "userlist.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	problem := func(part string) {
+		t.Helper()
+		w.await("problem "+part, func() error {
+			s, err := w.status()
+			if err == nil && !strings.Contains(s.Files[filepath.Join(w.dir, "userlist.txt")].Error, part) {
+				err = fmt.Errorf("%+v", s.Files)
+			}
+			return err
+		})
+		if now, err := os.ReadFile(filepath.Join(w.dir, "userlist.txt")); err != nil || string(now) != string(before) {
+			t.Fatalf("the file has changed: %s %v", now, err)
+		}
+	}
+	if _, err := w.site.client.KV().Delete(users+"/pooler", nil); err != nil {
+		t.Fatal(err)
+	}
+	problem("lacks pgbouncer.user")
+	if _, err := w.site.client.KV().DeleteTree(users, nil); err != nil {
+		t.Fatal(err)
+	}
+	problem("empty")
+	w.awaitHealthy() // PgBouncer has what it needs
+}

@@ -1,0 +1,260 @@
+package bouncer
+
+import (
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// handoverGrace is how long a bouncer that starts leaves those clients held that
+// it finds held, while Consul does not say why.
+const handoverGrace = 5 * time.Second
+
+// handovers holds the planned switchovers that leaders have announced. Each holds
+// its shard's clients until the route leads to the successor, it is called off,
+// or its deadline has passed. Its rules: an announcement counts only while a
+// session holds its key; the end of one counts only once the routes have been
+// read after it, for the new route may not have come yet; and each is followed
+// once, so that one whose time is up does not begin again.
+type handovers struct {
+	keys   cluster.Keys
+	serves func(shardID) bool
+	clock  func() time.Time
+
+	// begun is when this bouncer began.
+	begun time.Time
+
+	mu  sync.Mutex
+	all map[shardID]*handover
+	// listed: Consul has said which handovers there are.
+	listed bool
+	// answered is closed and made anew with each answer and each end.
+	answered chan struct{}
+}
+
+// handover is one switchover as this bouncer knows it.
+type handover struct {
+	value cluster.Handover
+	// announced and index are the key's ModifyIndex, of the announcement and now.
+	announced, index uint64
+	seen             time.Time
+	// ended is when its end was heard of.
+	ended time.Time
+	// over: it holds nobody any more, and will not.
+	over   bool
+	answer cluster.HandoverAnswer
+}
+
+func newHandovers(keys cluster.Keys, serves func(shardID) bool) *handovers {
+	return &handovers{keys: keys, serves: serves, clock: time.Now, begun: time.Now(), all: map[shardID]*handover{}, answered: make(chan struct{})}
+}
+
+// merge takes in what a list of all handovers says, which Consul had at index.
+// ended: the routes must be read.
+func (h *handovers) merge(pairs api.KVPairs, index uint64) (changed, ended bool, problems []problem) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	present := map[shardID]bool{}
+	changed, h.listed = !h.listed, true
+	for _, p := range pairs {
+		namespace, scope, err := h.keys.SplitHandover(p.Key)
+		if err != nil {
+			problems = append(problems, problem{p.Key, err})
+			continue
+		}
+		id := shardID(namespace + "/" + scope)
+		present[id] = true
+		c, e, err := h.take(id, p)
+		if err != nil {
+			problems = append(problems, problem{p.Key, err})
+		}
+		changed, ended = changed || c, ended || e
+	}
+	for id, one := range h.all {
+		// An answer from before the announcement says nothing of it.
+		if !present[id] && index > one.index && h.end(one) {
+			changed, ended = true, true
+		}
+	}
+	return changed, ended, problems
+}
+
+// put takes in one key that was read consistently; nil: it is not there.
+func (h *handovers) put(id shardID, p *api.KVPair) (changed, ended bool, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p != nil {
+		return h.take(id, p)
+	}
+	if one := h.all[id]; one != nil && h.end(one) {
+		return true, true, nil
+	}
+	return false, false, nil
+}
+
+func (h *handovers) take(id shardID, p *api.KVPair) (changed, ended bool, err error) {
+	if !h.serves(id) {
+		return false, false, nil
+	}
+	old := h.all[id]
+	if old != nil && p.ModifyIndex <= old.index && (p.Session != "" || !old.ended.IsZero()) {
+		return false, false, nil
+	}
+	value, err := cluster.ParseHandover(p.Value)
+	if err != nil {
+		return false, false, fmt.Errorf("handover of shard %s is not followed: %w", id, err)
+	}
+	// The loss of a session does not always change the key's index.
+	void := value.State != cluster.HandoverAnnounced || p.Session == ""
+	if old != nil && old.value.ID == value.ID {
+		old.index = max(old.index, p.ModifyIndex)
+		if void {
+			e := h.end(old)
+			return e, e, nil
+		}
+		return false, false, nil
+	}
+	if void {
+		if old != nil && h.end(old) {
+			return true, true, nil
+		}
+		return false, false, nil
+	}
+	h.all[id] = &handover{value: value, announced: p.ModifyIndex, index: p.ModifyIndex, seen: h.clock()}
+	return true, false, nil
+}
+
+// end notes that a handover is called off or done.
+func (h *handovers) end(one *handover) bool {
+	if one.over || !one.ended.IsZero() {
+		return false
+	}
+	one.ended = h.clock()
+	h.tell()
+	return true
+}
+
+// refreshed says that the routes were read consistently, from begun on. It tells
+// whether that was awaited.
+func (h *handovers) refreshed(begun time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	awaited := false
+	for _, one := range h.all {
+		if !one.over && !one.ended.IsZero() && !one.ended.After(begun) {
+			one.over, awaited = true, true
+		}
+	}
+	return awaited
+}
+
+// ending tells whether an end waits for the routes to be read.
+func (h *handovers) ending() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, one := range h.all {
+		if !one.over && !one.ended.IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
+// unknown returns until when it is not known whether there are handovers; zero: it
+// is. A bouncer that was restarted in one would release clients that have no
+// primary; without Consul it cannot wait for ever.
+func (h *handovers) unknown() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if until := h.begun.Add(handoverGrace); !h.listed && h.clock().Before(until) {
+		return until
+	}
+	return time.Time{}
+}
+
+// holds returns the handover that holds a shard's clients, nil when none does.
+// The route is what is known of the shard, which Consul had at index.
+func (h *handovers) holds(id shardID, route cluster.Route, index uint64) *cluster.Handover {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	one := h.all[id]
+	if one == nil {
+		return nil
+	}
+	if !one.over {
+		arrived := route.State == cluster.RouteOpen && index > one.announced &&
+			(route.Leader.Name != one.value.Leader || one.value.Timeline > 0 && route.Timeline > one.value.Timeline)
+		one.over = arrived || !h.clock().Before(one.seen.Add(one.value.Deadline()))
+	}
+	if one.over {
+		if one.ended.IsZero() {
+			one.ended = h.clock()
+			h.tell()
+		}
+		return nil
+	}
+	value := one.value
+	return &value
+}
+
+// until is when the first of those that hold clients gives up; zero: none does.
+func (h *handovers) until() (first time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, one := range h.all {
+		if at := one.seen.Add(one.value.Deadline()); !one.over && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	return first
+}
+
+// respond notes how a handover stands here, and tells those who wait for it.
+func (h *handovers) respond(id shardID, a cluster.HandoverAnswer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	one := h.all[id]
+	if one == nil || one.value.ID != a.ID {
+		return
+	}
+	a.TookMS = h.clock().Sub(one.seen).Milliseconds()
+	if before := one.answer; before.ID == a.ID {
+		before.TookMS = a.TookMS
+		if before == a {
+			return
+		}
+	}
+	one.answer = a
+	h.tell()
+}
+
+// tell wakes those who wait for answers.
+func (h *handovers) tell() {
+	close(h.answered)
+	h.answered = make(chan struct{})
+}
+
+// standing is a handover and how it stands here.
+type standing struct {
+	Value  cluster.Handover
+	Answer cluster.HandoverAnswer
+	// Over: it holds nobody any more, or is about to.
+	Over bool
+}
+
+// current returns all handovers, and a channel that is closed when one of them has
+// a new answer or has ended.
+func (h *handovers) current() (all map[shardID]standing, answered <-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all = make(map[shardID]standing, len(h.all))
+	for id, one := range maps.All(h.all) {
+		all[id] = standing{one.value, one.answer, one.over || !one.ended.IsZero()}
+	}
+	return all, h.answered
+}

@@ -1,0 +1,421 @@
+package bouncer
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+// announcement is a leader's side of a handover.
+type announcement struct {
+	w       *world
+	value   cluster.Handover
+	session string
+}
+
+// announce writes a handover of shard s1 as its leader does.
+func (w *world) announce(id string, deadline time.Duration) *announcement {
+	w.t.Helper()
+	session, _, err := w.site.client.Session().CreateNoChecks(&api.SessionEntry{LockDelay: time.Millisecond}, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	a := &announcement{w: w, session: session, value: cluster.Handover{
+		ID: id, Leader: "db1", Successor: "db2", Timeline: 1, DeadlineMS: deadline.Milliseconds(), State: cluster.HandoverAnnounced,
+	}}
+	w.t.Cleanup(a.destroySession)
+	a.write(cluster.HandoverAnnounced)
+	return a
+}
+
+func (a *announcement) destroySession() { _, _ = a.w.site.client.Session().Destroy(a.session, nil) }
+
+func (a *announcement) write(state cluster.HandoverState) {
+	a.w.t.Helper()
+	a.value.State = state
+	value, err := json.Marshal(a.value)
+	if err != nil {
+		a.w.t.Fatal(err)
+	}
+	ok, _, err := a.w.site.client.KV().Acquire(&api.KVPair{Key: a.w.keys.Handover(), Value: value, Session: a.session}, nil)
+	if err != nil || !ok {
+		a.w.t.Fatalf("writing the handover: %v %v", ok, err)
+	}
+}
+
+// ask posts the handover to the bouncer.
+func (a *announcement) ask(wait time.Duration) (int, cluster.HandoverAnswer) {
+	a.w.t.Helper()
+	code, answer, err := a.post(wait)
+	if err != nil {
+		a.w.t.Fatal(err)
+	}
+	return code, answer
+}
+
+func (a *announcement) post(wait time.Duration) (int, cluster.HandoverAnswer, error) {
+	var answer cluster.HandoverAnswer
+	code, err := a.w.post("/handover", cluster.HandoverRequest{
+		Namespace: "service", Scope: "s1", Handover: a.value, WaitMS: wait.Milliseconds(),
+	}, &answer)
+	return code, answer, err
+}
+
+func (w *world) post(path string, body, into any) (int, error) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return 0, err
+	}
+	request, err := http.NewRequestWithContext(w.ctx, http.MethodPost, "http://"+w.config.Listen+path, bytes.NewReader(text))
+	if err != nil {
+		return 0, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	return response.StatusCode, json.NewDecoder(response.Body).Decode(into)
+}
+
+// answer reads the bouncer's key.
+func (a *announcement) answer() (cluster.HandoverAnswer, *api.KVPair, error) {
+	pair, _, err := a.w.site.client.KV().Get(a.w.keys.HandoverAnswer("b1"), nil)
+	if err != nil || pair == nil {
+		return cluster.HandoverAnswer{}, nil, err
+	}
+	var answer cluster.HandoverAnswer
+	return answer, pair, json.Unmarshal(pair.Value, &answer)
+}
+
+// awaitPaused waits until PgBouncer, which may still be starting, holds the clients
+// of shard s1 or does not.
+func (w *world) awaitPaused(want bool) {
+	w.t.Helper()
+	options, err := w.config.admin()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.await(fmt.Sprintf("paused: %v", want), func() error {
+		conn, err := pgbouncer.Connect(w.ctx, options)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		all, err := conn.Databases(w.ctx)
+		if d, found := all["s1"]; err == nil && (!found || d.Paused != want) {
+			err = fmt.Errorf("%+v", d)
+		}
+		return err
+	})
+}
+
+// serving starts a world whose shard s1 is led by member 0.
+func serving(t *testing.T, edit func(*Config)) *world {
+	w := newWorld(t, edit)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	return w
+}
+
+// The whole of a planned switchover, under load and without an error.
+func TestAcknowledgedHandover(t *testing.T) {
+	w := serving(t, nil)
+	count, stop := w.load(8)
+	w.await("load", func() error {
+		if count(0) < 20 {
+			return errors.New("too few queries yet")
+		}
+		return nil
+	})
+	a := w.announce("h1", 30*time.Second)
+	code, answer := a.ask(20 * time.Second)
+	if code != http.StatusOK || !answer.Quiet() || answer.ID != "h1" || answer.Bouncer != "b1" || answer.Problem != "" {
+		t.Fatalf("answer is %d %+v", code, answer)
+	}
+	w.await("the answer in Consul", func() error {
+		got, pair, err := a.answer()
+		if err != nil || pair == nil || pair.Session == "" || !got.Quiet() || got.ID != "h1" {
+			return fmt.Errorf("%+v %+v %w", got, pair, err)
+		}
+		return nil
+	})
+	w.await("all clients waiting", func() error {
+		if _, answer := a.ask(0); answer.ClientsWaiting != 8 {
+			return fmt.Errorf("%+v", answer)
+		}
+		return nil
+	})
+	before := count(0) // only now: a client counts its answer when it has it
+	w.awaitHealthy()
+	w.put(w.keys.Route(), w.route(1, cluster.RoutePromoting))
+	w.awaitShard("promoting", func(s ShardStatus) bool { return s.Held && s.Leader == "db2" && s.VerifiedAt != nil })
+	if got := count(0); got != before || count(1) > 0 {
+		t.Fatalf("queries ran while clients were held: %d -> %d, %d", before, got, count(1))
+	}
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	a.write(cluster.HandoverDone)
+	w.await("queries at the new primary", func() error {
+		if count(1) < 20 {
+			return errors.New("too few queries yet")
+		}
+		return nil
+	})
+	if err := stop(); err != nil {
+		t.Fatalf("clients saw an error: %v", err)
+	}
+	w.await("the answer's removal", func() error {
+		if _, pair, err := a.answer(); err != nil || pair != nil {
+			return fmt.Errorf("%+v %w", pair, err)
+		}
+		return nil
+	})
+}
+
+// A leader that cannot reach the bouncer over HTTP still has its answer.
+func TestHandoverByConsulAlone(t *testing.T) {
+	w := serving(t, nil)
+	a := w.announce("h1", 30*time.Second)
+	w.await("the answer in Consul", func() error {
+		got, _, err := a.answer()
+		if err != nil || !got.Quiet() {
+			return fmt.Errorf("%+v %w", got, err)
+		}
+		return nil
+	})
+	if !w.paused() {
+		t.Fatal("answered, but not paused")
+	}
+}
+
+func TestHandoverEnds(t *testing.T) {
+	for name, end := range map[string]func(*announcement){
+		"cancelled": func(a *announcement) { a.write(cluster.HandoverCancelled) },
+		"told": func(a *announcement) {
+			a.write(cluster.HandoverCancelled)
+			if code, answer := a.ask(0); code != http.StatusOK || answer.Paused {
+				a.w.t.Errorf("answer is %d %+v", code, answer)
+			}
+		},
+		"deleted": func(a *announcement) {
+			if _, err := a.w.site.client.KV().Delete(a.w.keys.Handover(), nil); err != nil {
+				a.w.t.Fatal(err)
+			}
+		},
+		"leader lost": (*announcement).destroySession,
+	} {
+		t.Run(strings.ReplaceAll(name, " ", ""), func(t *testing.T) {
+			w := serving(t, nil)
+			client := w.connect("s1")
+			w.exec(client, "SELECT 1") // in a pool without a server, even a login waits
+			a := w.announce("h1", 5*time.Minute)
+			if code, answer := a.ask(0); code != http.StatusOK || !answer.Paused {
+				t.Fatalf("answer is %d %+v", code, answer)
+			}
+			end(a)
+			if got := w.where(client); got != 0 {
+				t.Fatalf("query went to member %d", got)
+			}
+			w.awaitPaused(false)
+		})
+	}
+}
+
+// A leader that hangs leaves its announcement where it is: nobody waits longer
+// than it said.
+func TestHandoverDeadline(t *testing.T) {
+	w := serving(t, nil)
+	a := w.announce("h1", 500*time.Millisecond)
+	if code, answer := a.ask(0); code != http.StatusOK || !answer.Paused {
+		t.Fatalf("answer is %d %+v", code, answer)
+	}
+	if got := w.where(w.connect("s1")); got != 0 {
+		t.Fatalf("query went to member %d", got)
+	}
+	if code, answer := a.ask(0); code != http.StatusConflict {
+		t.Fatalf("after the deadline the answer is %d %+v", code, answer)
+	}
+}
+
+func TestDeadMansTimerEndsHandover(t *testing.T) {
+	w := serving(t, func(c *Config) { c.HoldTimeout = 1 })
+	a := w.announce("h1", 5*time.Minute)
+	if code, answer := a.ask(0); code != http.StatusOK || !answer.Paused {
+		t.Fatalf("answer is %d %+v", code, answer)
+	}
+	if got := w.where(w.connect("s1")); got != 0 {
+		t.Fatalf("query went to member %d", got)
+	}
+	w.await("the answer saying so", func() error {
+		_, answer, err := a.post(0)
+		if err == nil && (answer.Paused || !strings.Contains(answer.Problem, "hold_timeout")) {
+			err = fmt.Errorf("%+v", answer)
+		}
+		return err
+	})
+}
+
+// The leader learns how many transactions it would cut off, and when they end.
+func TestHandoverAwaitsTransactions(t *testing.T) {
+	w := serving(t, nil)
+	busy := w.connect("s1")
+	w.exec(busy, "BEGIN; SELECT 1")
+	a := w.announce("h1", 30*time.Second)
+	code, answer := a.ask(0)
+	if code != http.StatusOK || !answer.Paused || answer.Busy != 1 || answer.Quiet() {
+		t.Fatalf("answer is %d %+v", code, answer)
+	}
+	if code, answer = a.ask(300 * time.Millisecond); code != http.StatusOK || answer.Busy != 1 {
+		t.Fatalf("answer is %d %+v", code, answer)
+	}
+	waited := make(chan error, 1)
+	go func() {
+		code, answer, err := a.post(20 * time.Second)
+		if err == nil && (code != http.StatusOK || !answer.Quiet()) {
+			err = fmt.Errorf("answer is %d %+v", code, answer)
+		}
+		waited <- err
+	}()
+	w.exec(busy, "SELECT 2")
+	w.exec(busy, "COMMIT")
+	if err := <-waited; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Whoever reaches the listener can say what he likes.
+func TestHandoverIsNotBelievedUnread(t *testing.T) {
+	w := serving(t, nil)
+	forged := &announcement{w: w, value: cluster.Handover{ID: "x", Leader: "db1", DeadlineMS: 60000, State: cluster.HandoverAnnounced}}
+	if code, answer := forged.ask(0); code != http.StatusConflict || answer.Paused || answer.Problem == "" {
+		t.Fatalf("answer is %d %+v", code, answer)
+	}
+	if w.paused() {
+		t.Fatal("a forged handover paused the shard")
+	}
+	forged.value.ID = ""
+	if code, answer := forged.ask(0); code != http.StatusBadRequest {
+		t.Fatalf("answer is %d %+v", code, answer)
+	}
+}
+
+// The bouncer's local Consul agent hangs: neither poke nor handover may wait for it.
+func TestHandoverReadsThroughAnotherAddress(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.Consul.Hosts = []string{newHangingServer(t).address, c.Consul.Host}
+		c.Consul.Host = ""
+	})
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.await("listener", func() error { _, err := w.status(); return err })
+	var body map[string]string
+	if code, err := w.post("/poke", cluster.Poke{Namespace: "service", Scope: "s1", Index: 1}, &body); err != nil || code != http.StatusAccepted {
+		t.Fatalf("poke: %d %v", code, err)
+	}
+	w.awaitLeader(0)
+	a := w.announce("h1", 30*time.Second)
+	if code, answer := a.ask(0); code != http.StatusOK || !answer.Paused {
+		t.Fatalf("answer is %d %+v", code, answer)
+	}
+}
+
+func TestHandoverWithoutPgBouncer(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	kill := w.pgbouncer()
+	w.awaitLeader(0)
+	kill()
+	w.await("the loss being noticed", func() error {
+		s, err := w.status()
+		if err == nil && s.PgBouncer.Answers {
+			err = errors.New("it is still thought to be there")
+		}
+		return err
+	})
+	if code, answer := w.announce("h1", 30*time.Second).ask(0); code != http.StatusServiceUnavailable || answer.Paused || answer.Problem == "" {
+		t.Fatalf("answer is %d %+v", code, answer)
+	}
+	// The next PgBouncer holds the clients from its start on.
+	w.pgbouncer()
+	w.await("the new one", func() error {
+		if s, err := w.status(); err != nil || !s.PgBouncer.Answers {
+			return fmt.Errorf("%+v %w", s.PgBouncer, err)
+		}
+		return nil
+	})
+	w.awaitPaused(true)
+}
+
+// A bouncer that dies in a handover leaves the clients held; the next one goes on
+// with it, or releases them when it is over.
+func TestBouncerRestartedInHandover(t *testing.T) {
+	for name, cancelled := range map[string]bool{"goes on": false, "is over": true} {
+		t.Run(strings.ReplaceAll(name, " ", ""), func(t *testing.T) {
+			w := newWorld(t, nil)
+			w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+			stop := w.bouncer()
+			w.pgbouncer()
+			w.awaitLeader(0)
+			a := w.announce("h1", 5*time.Minute)
+			if code, answer := a.ask(0); code != http.StatusOK || !answer.Paused {
+				t.Fatalf("answer is %d %+v", code, answer)
+			}
+			stop()
+			if cancelled {
+				a.write(cluster.HandoverCancelled)
+			}
+			w.bouncer()
+			if !cancelled {
+				w.await("the answer of the new one", func() error {
+					_, answer, err := a.post(0)
+					if err == nil && !answer.Paused {
+						err = fmt.Errorf("%+v", answer)
+					}
+					return err
+				})
+				a.write(cluster.HandoverCancelled)
+			}
+			w.awaitPaused(false)
+			if got := w.where(w.connect("s1")); got != 0 {
+				t.Fatalf("query went to member %d", got)
+			}
+		})
+	}
+}
+
+// An agent finds in a bouncer's key how to reach it and whom it serves.
+func TestPresence(t *testing.T) {
+	w := serving(t, func(c *Config) { c.Shards = []Shard{{Scope: "s1"}} })
+	var b cluster.Bouncer
+	w.await("the key", func() error {
+		pair, _, err := w.site.client.KV().Get(w.keys.Bouncers()+"b1", nil)
+		if err != nil || pair == nil || pair.Session == "" {
+			return fmt.Errorf("%+v %w", pair, err)
+		}
+		if b, err = cluster.ParseBouncer(pair.Value); err != nil {
+			return err
+		}
+		if s := b.Applied["service/s1"]; s.Leader != "db1" || s.VerifiedAt == nil || s.State != cluster.RouteOpen {
+			return fmt.Errorf("%+v", b)
+		}
+		return nil
+	})
+	if b.URL != "http://"+w.config.Listen || b.All || !b.Serves("service", "s1") || b.Serves("service", "s2") {
+		t.Fatalf("%+v", b)
+	}
+}

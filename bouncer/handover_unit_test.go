@@ -1,0 +1,138 @@
+package bouncer
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// handoverCase is a clock that the test moves, and one shard.
+type handoverCase struct {
+	t   *testing.T
+	now time.Time
+	h   *handovers
+}
+
+func newHandoverCase(t *testing.T) *handoverCase {
+	c := &handoverCase{t: t, now: time.Unix(1000, 0)}
+	c.h = newHandovers(cluster.NewKeys("", "s1", ""), func(shardID) bool { return true })
+	c.h.clock = func() time.Time { return c.now }
+	return c
+}
+
+func handoverPair(t *testing.T, id string, state cluster.HandoverState, index uint64, session string) *api.KVPair {
+	t.Helper()
+	value, err := json.Marshal(cluster.Handover{ID: id, Leader: "db1", Successor: "db2", Timeline: 1, DeadlineMS: 10000, State: state})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &api.KVPair{Key: "lictor/handovers/service/s1", Value: value, ModifyIndex: index, Session: session}
+}
+
+func (c *handoverCase) see(index uint64, pairs ...*api.KVPair) (ended bool) {
+	c.t.Helper()
+	_, ended, problems := c.h.merge(pairs, index)
+	if len(problems) > 0 {
+		c.t.Fatalf("%v", problems)
+	}
+	return ended
+}
+
+func (c *handoverCase) holds(leader string, timeline int, state cluster.RouteState, index uint64) bool {
+	r := cluster.Route{State: state, Timeline: timeline, Leader: cluster.RouteMember{Name: leader}}
+	return c.h.holds("service/s1", r, index) != nil
+}
+
+func TestHandoverHoldsUntil(t *testing.T) {
+	announced := func(t *testing.T) *api.KVPair { return handoverPair(t, "x", cluster.HandoverAnnounced, 10, "session") }
+	type moment struct {
+		leader   string
+		timeline int
+		state    cluster.RouteState
+		index    uint64
+		want     bool
+	}
+	for name, test := range map[string]struct {
+		happens func(*handoverCase)
+		moment
+	}{
+		"nothing happens":         {func(*handoverCase) {}, moment{"db1", 1, cluster.RouteOpen, 5, true}},
+		"replicas change":         {func(*handoverCase) {}, moment{"db1", 1, cluster.RouteOpen, 12, true}},
+		"the successor promotes":  {func(*handoverCase) {}, moment{"db2", 1, cluster.RoutePromoting, 12, true}},
+		"the successor serves":    {func(*handoverCase) {}, moment{"db2", 2, cluster.RouteOpen, 12, false}},
+		"somebody else serves":    {func(*handoverCase) {}, moment{"db3", 2, cluster.RouteOpen, 12, false}},
+		"the leader was promoted": {func(*handoverCase) {}, moment{"db1", 2, cluster.RouteOpen, 12, false}},
+		// It was announced by a leader of whom this bouncer has not heard yet.
+		"an older route of another": {func(*handoverCase) {}, moment{"db0", 0, cluster.RouteOpen, 9, true}},
+		"the deadline passes":       {func(c *handoverCase) { c.now = c.now.Add(10 * time.Second) }, moment{"db1", 1, cluster.RouteOpen, 5, false}},
+		"just before it":            {func(c *handoverCase) { c.now = c.now.Add(10*time.Second - 1) }, moment{"db1", 1, cluster.RouteOpen, 5, true}},
+		"cancelled, routes not read yet": {func(c *handoverCase) {
+			if !c.see(12, handoverPair(t, "x", cluster.HandoverCancelled, 12, "session")) {
+				t.Error("nobody is asked to read the routes")
+			}
+			c.h.refreshed(c.now.Add(-1))
+		}, moment{"db1", 1, cluster.RouteOpen, 5, true}},
+		"cancelled": {func(c *handoverCase) {
+			c.see(12, handoverPair(t, "x", cluster.HandoverCancelled, 12, "session"))
+			c.h.refreshed(c.now)
+		}, moment{"db1", 1, cluster.RouteOpen, 5, false}},
+		"done": {func(c *handoverCase) {
+			c.see(12, handoverPair(t, "x", cluster.HandoverDone, 12, "session"))
+			c.h.refreshed(c.now)
+		}, moment{"db1", 1, cluster.RouteOpen, 5, false}},
+		"deleted": {func(c *handoverCase) {
+			c.see(12)
+			c.h.refreshed(c.now)
+		}, moment{"db1", 1, cluster.RouteOpen, 5, false}},
+		"an old answer without it": {func(c *handoverCase) {
+			c.see(9)
+			c.h.refreshed(c.now)
+		}, moment{"db1", 1, cluster.RouteOpen, 5, true}},
+		"the leader's session ends": {func(c *handoverCase) {
+			c.see(10, handoverPair(t, "x", cluster.HandoverAnnounced, 10, ""))
+			c.h.refreshed(c.now)
+		}, moment{"db1", 1, cluster.RouteOpen, 5, false}},
+		"it is announced again after the deadline": {func(c *handoverCase) {
+			c.now = c.now.Add(time.Minute)
+			c.holds("db1", 1, cluster.RouteOpen, 5)
+			c.see(12, handoverPair(t, "x", cluster.HandoverAnnounced, 12, "session"))
+		}, moment{"db1", 1, cluster.RouteOpen, 5, false}},
+		"another one follows": {func(c *handoverCase) {
+			c.now = c.now.Add(time.Minute)
+			c.holds("db1", 1, cluster.RouteOpen, 5)
+			c.see(12, handoverPair(t, "y", cluster.HandoverAnnounced, 12, "session"))
+		}, moment{"db1", 1, cluster.RouteOpen, 5, true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newHandoverCase(t)
+			c.see(10, announced(t))
+			test.happens(c)
+			if got := c.holds(test.leader, test.timeline, test.state, test.index); got != test.want {
+				t.Errorf("holds: %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// What a leader left behind that died long ago holds nobody.
+func TestVoidHandoverHoldsNobody(t *testing.T) {
+	for name, p := range map[string]*api.KVPair{
+		"without a session": handoverPair(t, "x", cluster.HandoverAnnounced, 10, ""),
+		"done":              handoverPair(t, "x", cluster.HandoverDone, 10, "session"),
+		"cancelled":         handoverPair(t, "x", cluster.HandoverCancelled, 10, "session"),
+	} {
+		c := newHandoverCase(t)
+		c.see(10, p)
+		if c.holds("db1", 1, cluster.RouteOpen, 5) {
+			t.Errorf("%s: it holds", name)
+		}
+	}
+	c := newHandoverCase(t)
+	if _, _, problems := c.h.merge(api.KVPairs{{Key: "lictor/handovers/service/s1", Value: []byte(`{`), ModifyIndex: 1, Session: "s"}}, 1); len(problems) != 1 {
+		t.Errorf("problems are %v", problems)
+	}
+}

@@ -1,0 +1,134 @@
+package bouncer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// What agents ask of a bouncer. Anybody who reaches the listener may ask: nothing
+// that a request says is believed before it was read from Consul.
+
+const (
+	// bodyLimit bounds a request's body, in bytes.
+	bodyLimit = 1 << 16
+	// handoverWaitMost limits how long a reply may wait.
+	handoverWaitMost = 30 * time.Second
+	// handoverWaitLeast is what a reply waits for PgBouncer to accept PAUSE.
+	handoverWaitLeast = time.Second
+)
+
+// decode reads a request's body; an empty one is nothing.
+func decode(w http.ResponseWriter, r *http.Request, into any) error {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodyLimit)).Decode(into)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("the body is not what %s takes: %w", r.URL.Path, err)
+	}
+	return nil
+}
+
+// poke reads the routes, unless what the poke tells of is known.
+func (a *listenerAPI) poke(w http.ResponseWriter, r *http.Request) {
+	var p cluster.Poke
+	if err := decode(w, r, &p); err != nil {
+		reply(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
+		return
+	}
+	message := "reading the routes"
+	if id := shardID(p.Namespace + "/" + p.Scope); p.Index > 0 && a.book.has(id, p.Index) {
+		message = "known already"
+	} else {
+		a.log.Debug().Str("shard", string(id)).Uint64("index", p.Index).Str("from", r.RemoteAddr).Msg("poked")
+		a.watcher.poke()
+	}
+	reply(w, http.StatusAccepted, map[string]string{"message": message})
+}
+
+// handover holds a shard's clients for a planned switchover, and replies how that
+// stands.
+func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
+	var q cluster.HandoverRequest
+	err := decode(w, r, &q)
+	if err == nil {
+		err = q.Validate()
+	}
+	answer := cluster.HandoverAnswer{ID: q.ID, Bouncer: a.config.Name}
+	fail := func(code int, format string, args ...any) {
+		answer.Problem = fmt.Sprintf(format, args...)
+		reply(w, code, answer)
+	}
+	if err != nil {
+		fail(http.StatusBadRequest, "%v", err)
+		return
+	}
+	id := shardID(q.Namespace + "/" + q.Scope)
+	if !a.book.serves(id) {
+		fail(http.StatusNotFound, "shard %s is not served here", id)
+		return
+	}
+	one, found := a.handoverOf(id)
+	if !found || one.Value.ID != q.ID || one.Over != (q.State != cluster.HandoverAnnounced) {
+		if err := a.watcher.readHandover(r.Context(), id); err != nil {
+			fail(http.StatusServiceUnavailable, "%v", err)
+			return
+		}
+		one, found = a.handoverOf(id)
+	}
+	switch {
+	case q.State != cluster.HandoverAnnounced:
+		reply(w, http.StatusOK, answer) // whatever was held is let go
+	case !found || one.Value.ID != q.ID || one.Over:
+		fail(http.StatusConflict, "Consul has no such handover of shard %s, or it is over", id)
+	default:
+		a.awaitQuiet(w, r, id, q)
+	}
+}
+
+func (a *listenerAPI) handoverOf(id shardID) (standing, bool) {
+	all, _ := a.handovers.current()
+	one, found := all[id]
+	return one, found
+}
+
+// awaitQuiet replies once nothing of the shard runs here, or when the time for
+// that is over.
+func (a *listenerAPI) awaitQuiet(w http.ResponseWriter, r *http.Request, id shardID, q cluster.HandoverRequest) {
+	wait := min(max(time.Duration(q.WaitMS)*time.Millisecond, 0), handoverWaitMost)
+	// The listener's own bounds are for short requests.
+	bound, control := time.Now().Add(wait+handoverWaitLeast+httpBound), http.NewResponseController(w)
+	if err := errors.Join(control.SetReadDeadline(bound), control.SetWriteDeadline(bound)); err != nil {
+		a.log.Debug().Err(err).Msg("a reply may be cut off")
+	}
+	paused := time.NewTimer(max(wait, handoverWaitLeast))
+	defer paused.Stop()
+	for {
+		all, answered := a.handovers.current()
+		one := all[id]
+		if one.Value.ID != q.ID || one.Over {
+			reply(w, http.StatusConflict, cluster.HandoverAnswer{ID: q.ID, Bouncer: a.config.Name, Problem: "the handover is over"})
+			return
+		}
+		if ours := one.Answer.ID == q.ID; ours && (one.Answer.Quiet() || wait == 0 && one.Answer.Paused) {
+			reply(w, http.StatusOK, one.Answer)
+			return
+		}
+		select {
+		case <-answered:
+		case <-paused.C:
+			code := http.StatusOK
+			one.Answer.ID, one.Answer.Bouncer = q.ID, a.config.Name
+			if !one.Answer.Paused {
+				code = http.StatusServiceUnavailable
+			}
+			reply(w, code, one.Answer)
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}

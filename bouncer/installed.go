@@ -1,0 +1,56 @@
+package bouncer
+
+import (
+	"context"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+// programBound bounds asking the program for its version.
+const programBound = 2 * time.Second
+
+// program finds the PgBouncer that would be started next: the one of the
+// configured command, else the one of this host, if PgBouncer runs here at all.
+func (c Config) program() string {
+	isPgBouncer := func(arg string) bool { return filepath.Base(arg) == "pgbouncer" }
+	if i := slices.IndexFunc(c.PgBouncer.Command, isPgBouncer); i >= 0 {
+		return c.PgBouncer.Command[i]
+	}
+	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
+	if ip := net.ParseIP(address.Host); err != nil || !address.IsUnix() && address.Host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return ""
+	}
+	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// installedVersion is the version of the PgBouncer that would be started next,
+// zero when that is not known: then the file is one for the oldest.
+func (c Config) installedVersion(ctx context.Context) pgbouncer.Version {
+	path := c.program()
+	if path == "" {
+		return pgbouncer.Version{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, programBound)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return pgbouncer.Version{}
+	}
+	first, _, _ := strings.Cut(string(out), "\n")
+	version, err := pgbouncer.ParseVersion(first)
+	if err != nil {
+		return pgbouncer.Version{}
+	}
+	return version
+}

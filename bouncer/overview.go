@@ -1,0 +1,259 @@
+package bouncer
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// RouteRow is one shard as one bouncer has it.
+type RouteRow struct {
+	Shard string `json:"shard"`
+	// Bouncer is empty when none has the shard.
+	Bouncer string `json:"bouncer,omitempty"`
+	// Answers: this is what the bouncer says now; else it is what its key in
+	// Consul had, and Problem says why it could not be asked.
+	Answers  bool               `json:"answers"`
+	Leader   string             `json:"leader"`
+	Address  string             `json:"address,omitempty"`
+	Timeline int                `json:"timeline"`
+	State    cluster.RouteState `json:"state"`
+	// Since is when the leader took the lock.
+	Since time.Time `json:"since,omitzero"`
+	// VerifiedAt is when PgBouncer was first seen to lead there; absent: it does
+	// not, as far as is known.
+	VerifiedAt *time.Time `json:"verified_at,omitempty"`
+	Paused     bool       `json:"paused"`
+	// ClientsWaiting is the number of clients that wait for a server connection.
+	ClientsWaiting int `json:"clients_waiting"`
+	// Behind: the route in Consul names another leader, timeline or state.
+	Behind  bool   `json:"behind,omitempty"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// overviewBound bounds a question to one bouncer.
+const overviewBound = 3 * time.Second
+
+// Overview asks Consul for all routes and bouncers, and every bouncer what it has
+// made of them. c need not be the configuration of one of them.
+func Overview(ctx context.Context, c Config) ([]RouteRow, error) {
+	clients, err := consulClients(c)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := newConsulPool(clients)
+	if err != nil {
+		return nil, err
+	}
+	defer pool.close()
+	list := func(prefix string) (api.KVPairs, error) {
+		ctx, cancel := context.WithTimeout(ctx, readBound)
+		defer cancel()
+		pairs, err := hedged(ctx, pool, func(ctx context.Context, c *api.Client) (api.KVPairs, error) {
+			pairs, meta, err := c.KV().List(prefix, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+			return pairs, led(meta, err)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", prefix, err)
+		}
+		return pairs, nil
+	}
+	keys := c.keys()
+	routes, err := list(keys.Routes())
+	if err != nil {
+		return nil, err
+	}
+	bouncers, err := list(keys.Bouncers())
+	if err != nil {
+		return nil, err
+	}
+	return overview(keys, routes, askAll(ctx, bouncers)), nil
+}
+
+// asked is what is known of one bouncer.
+type asked struct {
+	key    cluster.Bouncer
+	status *Status
+	err    error
+}
+
+func askAll(ctx context.Context, pairs api.KVPairs) []asked {
+	all := make([]asked, len(pairs))
+	var asking sync.WaitGroup
+	for i, p := range pairs {
+		if all[i].key, all[i].err = cluster.ParseBouncer(p.Value); all[i].err != nil {
+			all[i].key.Name = cmp.Or(all[i].key.Name, p.Key)
+			continue
+		}
+		asking.Go(func() { all[i].status, all[i].err = askStatus(ctx, all[i].key.URL) })
+	}
+	asking.Wait()
+	return all
+}
+
+func askStatus(ctx context.Context, url string) (*Status, error) {
+	var s Status
+	if err := request(ctx, http.MethodGet, url+"/status", Credentials{}, &s); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// request makes one bounded request of a bouncer's listener.
+func request(ctx context.Context, method, url string, user Credentials, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, overviewBound)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return fmt.Errorf("bouncer at %s: %w", url, err)
+	}
+	if user.Username != "" {
+		r.SetBasicAuth(user.Username, user.Password)
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	response, err := (&http.Client{Transport: transport}).Do(r)
+	if err != nil {
+		return fmt.Errorf("bouncer at %s: %w", url, err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<24))
+	if err != nil {
+		return fmt.Errorf("bouncer at %s: %w", url, err)
+	}
+	var refused struct {
+		Error string `json:"error"`
+	}
+	if response.StatusCode != http.StatusOK {
+		if err := json.Unmarshal(text, &refused); err != nil || refused.Error == "" {
+			refused.Error = response.Status
+		}
+		return fmt.Errorf("bouncer at %s: %s", url, refused.Error)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return fmt.Errorf("bouncer at %s: its answer is not understood: %w", url, err)
+	}
+	return nil
+}
+
+// overview puts together what the routes and the bouncers say.
+func overview(keys cluster.Keys, pairs api.KVPairs, bouncers []asked) []RouteRow {
+	routes, problems := map[string]cluster.Route{}, map[string]string{}
+	shards := map[string]bool{}
+	for _, p := range pairs {
+		namespace, scope, err := keys.SplitRoute(p.Key)
+		if err != nil {
+			continue // no shard's
+		}
+		id := namespace + "/" + scope
+		shards[id] = true
+		if r, err := cluster.ParseRoute(p.Value); err != nil {
+			problems[id] = err.Error()
+		} else {
+			routes[id] = r
+		}
+	}
+	var rows []RouteRow
+	served := map[string]bool{}
+	for _, b := range bouncers {
+		for _, row := range b.rows() {
+			served[row.Shard] = true
+			if r, found := routes[row.Shard]; found {
+				row.Behind = row.Leader != r.Leader.Name || row.Timeline != r.Timeline || row.State != r.State
+			}
+			row.Problem = cmp.Or(row.Problem, problems[row.Shard])
+			rows = append(rows, row)
+		}
+	}
+	for id := range shards {
+		if served[id] {
+			continue
+		}
+		r, problem := routes[id], cmp.Or(problems[id], "no bouncer has it")
+		row := RouteRow{Shard: id, Leader: r.Leader.Name, Timeline: r.Timeline, State: r.State, Since: r.Since, Problem: problem}
+		if r.Leader.Host != "" {
+			row.Address = address(r.Leader.Host, r.Leader.Port)
+		}
+		rows = append(rows, row)
+	}
+	slices.SortFunc(rows, func(a, b RouteRow) int {
+		return cmp.Or(cmp.Compare(a.Shard, b.Shard), cmp.Compare(a.Bouncer, b.Bouncer))
+	})
+	return rows
+}
+
+func (b asked) rows() (rows []RouteRow) {
+	if b.status == nil {
+		for _, id := range slices.Sorted(maps.Keys(b.key.Applied)) {
+			s := b.key.Applied[id]
+			rows = append(rows, RouteRow{
+				Shard: id, Bouncer: b.key.Name, Leader: s.Leader, Timeline: s.Timeline, State: s.State,
+				VerifiedAt: s.VerifiedAt, Paused: s.Held, Problem: b.err.Error(),
+			})
+		}
+		return rows
+	}
+	for _, id := range slices.Sorted(maps.Keys(b.status.Shards)) {
+		s := b.status.Shards[id]
+		rows = append(rows, RouteRow{
+			Shard: string(id), Bouncer: b.status.Name, Answers: true, Leader: s.Leader, Address: address(s.Host, s.Port), Timeline: s.Timeline,
+			State: s.State, Since: s.Since, VerifiedAt: s.VerifiedAt, Paused: s.Paused, ClientsWaiting: s.ClientsWaiting, Problem: s.Error,
+		})
+	}
+	return rows
+}
+
+func address(host string, port int) string { return host + ":" + strconv.Itoa(port) }
+
+// FormatRoutes writes rows as a table. Times are ages before now.
+func FormatRoutes(w io.Writer, rows []RouteRow, now time.Time) error {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var errs []error
+	line := func(format string, args ...any) {
+		_, err := fmt.Fprintf(out, format, args...)
+		errs = append(errs, err)
+	}
+	line("SHARD\tBOUNCER\tPRIMARY\tADDRESS\tTL\tSTATE\tSINCE\tVERIFIED\tPAUSED\tWAITING\tPROBLEM\n")
+	for _, r := range rows {
+		verified, paused, problem := "no", "", r.Problem
+		if r.VerifiedAt != nil {
+			verified = age(*r.VerifiedAt, now)
+		}
+		if r.Paused {
+			paused = "yes"
+		}
+		if problem == "" && r.Behind {
+			problem = "Consul's route is newer"
+		}
+		line("%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n", r.Shard, cmp.Or(r.Bouncer, "-"), r.Leader, r.Address, r.Timeline, r.State,
+			age(r.Since, now), verified, paused, r.ClientsWaiting, problem)
+	}
+	return errors.Join(append(errs, out.Flush())...)
+}
+
+func age(t, now time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	d := max(now.Sub(t), 0)
+	switch {
+	case d < 10*time.Second:
+		return d.Round(100*time.Millisecond).String() + " ago"
+	case d < 48*time.Hour:
+		return d.Round(time.Second).String() + " ago"
+	}
+	return strconv.Itoa(int(d.Hours()/24)) + " days ago"
+}

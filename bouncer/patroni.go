@@ -1,0 +1,190 @@
+package bouncer
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+const (
+	// patroniWait is how long one blocking query on a leader lasts, and so how
+	// old the list of replicas may be: Patroni's members write their keys all
+	// the time, too often to be woken by each.
+	patroniWait = 10 * time.Second
+	// patroniPromotion is the same while a leader is being promoted, when its
+	// member's key is watched.
+	patroniPromotion = time.Second
+	patroniBound     = 5 * time.Second
+	// patroniRate is how many times a second a shard may be read.
+	patroniRate = 5
+	// patroniSurvey is how often it is looked which shards are Patroni's.
+	patroniSurvey = time.Second
+)
+
+// patroniFollower follows the shards that Patroni runs: those that say so, and those of
+// the configuration for which Lictor's agents have written no route. Each costs
+// one open query; Consul allows one address 200 connections
+// (limits.http_max_conns_per_client).
+type patroniFollower struct {
+	config  Config
+	log     zerolog.Logger
+	pool    *consulPool
+	book    *book
+	changed func()
+	// answered tells whether Consul has said which routes there are.
+	answered func() bool
+}
+
+// run follows until ctx is done.
+func (p *patroniFollower) run(ctx context.Context) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	followed := map[shardID]context.CancelFunc{}
+	survey := time.NewTicker(patroniSurvey)
+	defer survey.Stop()
+	for {
+		for _, s := range p.config.Shards {
+			id := s.id()
+			want := s.Patroni || p.answered() && !p.book.routed(id)
+			stop, does := followed[id]
+			switch {
+			case want && !does:
+				one, cancel := context.WithCancel(ctx)
+				followed[id] = cancel
+				running.Go(func() { p.follow(one, s) })
+			case does && !want:
+				stop()
+				delete(followed, id)
+			}
+		}
+		select {
+		case <-survey.C:
+		case <-ctx.Done():
+			for _, stop := range followed {
+				stop()
+			}
+			return
+		}
+	}
+}
+
+// follow follows one shard until ctx is done.
+func (p *patroniFollower) follow(ctx context.Context, s Shard) {
+	defer p.book.foundWrong(s.id(), nil)
+	keys := cluster.NewKeys(s.Namespace, s.Scope, p.config.RoutesPrefix)
+	pause := watchBackoffLeast
+	// A query on a leader that is not there returns whenever anything changes.
+	restarts := rate.NewLimiter(patroniRate, patroniRate)
+	for restarts.Wait(ctx) == nil {
+		snapshot, err := p.read(ctx, keys)
+		open := false
+		if err == nil {
+			pause = watchBackoffLeast
+			open, err = p.take(s, snapshot)
+		}
+		p.note(ctx, s, err)
+		if err == nil {
+			err = p.await(ctx, keys, snapshot, open)
+		}
+		if err != nil {
+			select {
+			case <-time.After(pause/2 + rand.N(pause)):
+			case <-ctx.Done():
+			}
+			pause = min(2*pause, patroniWait)
+		}
+	}
+}
+
+// read reads all keys of a shard consistently.
+func (p *patroniFollower) read(ctx context.Context, keys cluster.Keys) (cluster.Snapshot, error) {
+	ctx, cancel := context.WithTimeout(ctx, patroniBound)
+	defer cancel()
+	type result struct {
+		pairs api.KVPairs
+		index uint64
+	}
+	r, err := hedged(ctx, p.pool, func(ctx context.Context, c *api.Client) (result, error) {
+		pairs, meta, err := c.KV().List(keys.Prefix(), (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+		if err = led(meta, err); err != nil {
+			return result{}, err
+		}
+		return result{pairs, meta.LastIndex}, nil
+	})
+	if err != nil {
+		return cluster.Snapshot{}, fmt.Errorf("reading %s: %w", keys.Prefix(), err)
+	}
+	kvs := make([]cluster.KV, len(r.pairs))
+	for i, pair := range r.pairs {
+		kvs[i] = cluster.KV{Key: pair.Key, Value: pair.Value, Session: pair.Session, ModifyIndex: pair.ModifyIndex}
+	}
+	return cluster.ParseSnapshot(keys, kvs, r.index), nil
+}
+
+// take hands what was read to the book, and tells whether the leader serves.
+func (p *patroniFollower) take(s Shard, snapshot cluster.Snapshot) (open bool, err error) {
+	var before *cluster.Route
+	if k, found := p.book.get(s.id()); found {
+		before = &k.Route
+	}
+	maxLag := s.MaxReplicaLag
+	if maxLag == 0 {
+		maxLag = defaultReplicaLag
+	}
+	route, index, err := patroniRoute(snapshot, before, maxLag, time.Now())
+	if err != nil {
+		return false, fmt.Errorf("shard %s, which Patroni runs: %w", s.id(), err)
+	}
+	changed, err := p.book.followed(s.id(), route, index)
+	if changed {
+		p.log.Info().Str("shard", string(s.id())).Str("leader", route.Leader.Name).Str("state", string(route.State)).
+			Int("replicas", len(route.Replicas)).Msg("Patroni's keys have changed")
+		p.changed()
+	}
+	return route.State == cluster.RouteOpen || snapshot.LeaderName() == "", err
+}
+
+// await waits until there may be something new: another leader or, while one is
+// being promoted, anything of a member.
+func (p *patroniFollower) await(parent context.Context, keys cluster.Keys, s cluster.Snapshot, open bool) error {
+	ctx, client, number, end := p.pool.use(parent)
+	defer end()
+	wait := patroniWait
+	if !open {
+		wait = patroniPromotion
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait+wait/16+watchGrace)
+	defer cancel()
+	options := (&api.QueryOptions{WaitIndex: max(s.Index, 1), WaitTime: wait}).WithContext(ctx)
+	var err error
+	if open {
+		_, _, err = client.KV().Get(keys.Leader(), options)
+	} else {
+		_, _, err = client.KV().List(keys.Members(), options)
+	}
+	if err != nil && parent.Err() == nil && noAnswer(err) {
+		p.pool.fail(number)
+	}
+	if err != nil {
+		return fmt.Errorf("watching %s: %w", keys.Prefix(), err)
+	}
+	return nil
+}
+
+// note keeps what is wrong with a shard, and says it once.
+func (p *patroniFollower) note(ctx context.Context, s Shard, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	if p.book.foundWrong(s.id(), err) && err != nil {
+		p.log.Error().Err(err).Str("shard", string(s.id())).Msg("shard cannot be followed")
+	}
+}

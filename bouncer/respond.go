@@ -1,0 +1,187 @@
+package bouncer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+const (
+	// busyPace is how often the transactions are counted whose end a handover
+	// waits for.
+	busyPace = 50 * time.Millisecond
+	// quietPace is how often the waiting clients are counted when all have ended.
+	quietPace = 500 * time.Millisecond
+)
+
+// answer tells the leaders of announced handovers how their shards stand here.
+func (c *conductor) answer(ctx context.Context, link linkState, views []*ShardView) {
+	c.counting = 0
+	var pools map[string]poolCount
+	offered := map[shardID]*ShardView{}
+	for _, v := range views {
+		offered[v.id] = v
+	}
+	all, _ := c.handovers.current()
+	for id, one := range all {
+		if one.Over {
+			continue
+		}
+		a := cluster.HandoverAnswer{ID: one.Value.ID, Bouncer: c.config.Name}
+		v := offered[id]
+		switch h := c.holds[id]; {
+		case !link.Up || c.standing == nil:
+			a.Problem = "PgBouncer cannot be reached"
+		case v == nil:
+			a.Paused = true // no client can ask for it
+		case v.handover == nil:
+			continue // over by now
+		case h != nil && h.expired:
+			a.Problem = "the clients were released, hold_timeout is over"
+		default:
+			if pools == nil {
+				pools = c.countPools(ctx)
+			}
+			a.Paused = pools != nil
+			for _, name := range v.written() {
+				d, exists := c.standing[name]
+				a.Paused = a.Paused && (!exists || d.Paused)
+				a.Busy += pools[name].active
+				a.ClientsWaiting += pools[name].waiting
+			}
+			if !a.Paused {
+				a.Problem = "PgBouncer has not accepted PAUSE yet"
+			}
+			if !a.Quiet() {
+				c.counting = busyPace
+			} else if c.counting == 0 {
+				c.counting = quietPace
+			}
+		}
+		c.handovers.respond(id, a)
+	}
+}
+
+// poolCount sums a database's pools up.
+type poolCount struct{ active, waiting int }
+
+func (c *conductor) countPools(ctx context.Context) map[string]poolCount {
+	conn, err := c.console.use(ctx)
+	if err != nil {
+		return nil
+	}
+	pools, err := bounded(ctx, conn.Pools)
+	if err != nil {
+		c.log.Debug().Err(err).Msg("PgBouncer's pools cannot be looked at")
+		return nil
+	}
+	counts := map[string]poolCount{}
+	for _, p := range pools {
+		n := counts[p.Database]
+		counts[p.Database] = poolCount{n.active + p.ServersActive, n.waiting + p.ClientsWaiting}
+	}
+	return counts
+}
+
+// responder writes the answers to handovers into Consul, for leaders that cannot
+// reach this bouncer, and removes them when the handover is over.
+type responder struct {
+	log       zerolog.Logger
+	pool      *consulPool
+	name      string
+	prefix    string
+	handovers *handovers
+	// session returns the one that holds this bouncer's keys, empty: none.
+	session func() string
+}
+
+// run writes until ctx is done; what is left then goes with the session.
+func (r *responder) run(ctx context.Context) {
+	written := map[shardID]cluster.HandoverAnswer{}
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		all, answered := r.handovers.current()
+		if err := r.bring(ctx, all, written); err != nil && ctx.Err() == nil {
+			r.log.Warn().Err(err).Msg("an answer to a handover could not be written; its leader has it only if it asks over HTTP")
+			retry.Reset(presenceRetry)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-answered:
+		case <-retry.C:
+		}
+	}
+}
+
+// bring makes the keys say what is to be said. It writes what a leader acts upon,
+// not every count.
+func (r *responder) bring(ctx context.Context, all map[shardID]standing, written map[shardID]cluster.HandoverAnswer) error {
+	for id, one := range all {
+		old, was := written[id]
+		switch {
+		case one.Over && was:
+			if err := r.remove(ctx, id); err != nil {
+				return err
+			}
+			delete(written, id)
+		case one.Over || one.Answer.ID != one.Value.ID || one.Answer.ID == old.ID && one.Answer.Paused == old.Paused &&
+			one.Answer.Quiet() == old.Quiet() && one.Answer.Problem == old.Problem:
+		default:
+			// A write whose answer is lost may have taken effect: it is to be
+			// removed later, and to be made again now.
+			written[id] = cluster.HandoverAnswer{}
+			if err := r.write(ctx, id, one.Answer); err != nil {
+				return err
+			}
+			written[id] = one.Answer
+		}
+	}
+	return nil
+}
+
+func (r *responder) key(id shardID) string {
+	i := strings.LastIndexByte(string(id), '/')
+	return cluster.NewKeys(string(id[:i]), string(id[i+1:]), r.prefix).HandoverAnswer(r.name)
+}
+
+func (r *responder) write(ctx context.Context, id shardID, a cluster.HandoverAnswer) error {
+	session := r.session()
+	if session == "" {
+		return fmt.Errorf("key %s: this bouncer has no session in Consul", r.key(id))
+	}
+	value, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Errorf("key %s: %w", r.key(id), err)
+	}
+	ok, err := attempt(ctx, r.pool, func(ctx context.Context, c *api.Client) (bool, error) {
+		ok, _, err := c.KV().Acquire(&api.KVPair{Key: r.key(id), Value: value, Session: session}, (&api.WriteOptions{}).WithContext(ctx))
+		return ok, err
+	})
+	if err == nil && !ok {
+		err = errTaken
+	}
+	if err != nil {
+		return fmt.Errorf("key %s: %w", r.key(id), err)
+	}
+	return nil
+}
+
+func (r *responder) remove(ctx context.Context, id shardID) error {
+	_, err := attempt(ctx, r.pool, func(ctx context.Context, c *api.Client) (struct{}, error) {
+		_, err := c.KV().Delete(r.key(id), (&api.WriteOptions{}).WithContext(ctx))
+		return struct{}{}, err
+	})
+	if err != nil {
+		return fmt.Errorf("key %s: %w", r.key(id), err)
+	}
+	return nil
+}
