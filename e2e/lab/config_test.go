@@ -94,7 +94,7 @@ func fakeLab(t *testing.T) *Lab {
 	l.Options.Database, l.Options.Pooler = Lictor{}, LictorBouncer{}
 	for _, add := range []func() error{
 		func() error { return l.addBalancer(t.Context()) },
-		func() error { return l.addConsul(t.Context()) },
+		func() error { return l.addConsulHosts(t.Context()) },
 		func() error { return l.addShard(t.Context(), 0) },
 		func() error { return l.addBouncer(t.Context(), 0) },
 	} {

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
@@ -26,31 +25,61 @@ type ConsulServer struct {
 	client    *api.Client
 }
 
-func (l *Lab) addConsul(ctx context.Context) error {
+// consulProcess is the name of Consul's process on its host.
+const consulProcess = "consul"
+
+// The usual ports of Consul.
+const (
+	consulHTTP = 8500
+	consulSerf = 8301
+	consulRPC  = 8300
+)
+
+// ConsulPorts are all ports of a Consul server on a host that has an address of
+// its own, for CutPorts.
+func ConsulPorts() []int { return []int{consulHTTP, consulSerf, consulRPC} }
+
+// addConsulHosts makes a host for each Consul server.
+func (l *Lab) addConsulHosts(ctx context.Context) error {
 	for i := range l.Options.ConsulServers {
 		host, err := l.addHost(ctx, "consul"+strconv.Itoa(i+1))
 		if err != nil {
 			return err
 		}
-		s := &ConsulServer{Host: host}
-		var port int
-		for _, p := range []struct {
-			field *int
-			usual int
-		}{{&port, 8500}, {&s.serf, 8301}, {&s.rpc, 8300}} {
-			if *p.field, err = host.port(p.usual); err != nil {
-				return err
-			}
+		if err := l.addConsul(host); err != nil {
+			return err
 		}
-		s.HTTP = net.JoinHostPort(host.Address, strconv.Itoa(port))
-		s.client, err = api.NewClient(&api.Config{Address: s.HTTP, Scheme: "http", HttpClient: l.http})
-		if err != nil {
-			return fmt.Errorf("client of %s: %w", s.Name, err)
-		}
-		l.consul = append(l.consul, s)
 	}
 	return nil
 }
+
+// addConsul defines a Consul server on a host.
+func (l *Lab) addConsul(host *Host) error {
+	s := &ConsulServer{Host: host}
+	var port int
+	var err error
+	for _, p := range []struct {
+		field *int
+		usual int
+	}{{&port, consulHTTP}, {&s.serf, consulSerf}, {&s.rpc, consulRPC}} {
+		if *p.field, err = host.port(p.usual); err != nil {
+			return err
+		}
+	}
+	s.HTTP = net.JoinHostPort(host.Address, strconv.Itoa(port))
+	s.client, err = api.NewClient(&api.Config{Address: s.HTTP, Scheme: "http", HttpClient: l.http})
+	if err != nil {
+		return fmt.Errorf("client of %s: %w", s.Name, err)
+	}
+	l.consul = append(l.consul, s)
+	return nil
+}
+
+// Client is a client of this server.
+func (s *ConsulServer) Client() *api.Client { return s.client }
+
+// Consul is the server's process: the host may have others.
+func (s *ConsulServer) Consul() *Process { return s.Process(consulProcess) }
 
 // specs writes the configuration of the server.
 func (s *ConsulServer) specs() ([]Spec, error) {
@@ -98,7 +127,7 @@ func (s *ConsulServer) specs() ([]Spec, error) {
 	return []Spec{{
 		// As the lab's own user: root's cache, where Consul was built, is closed
 		// to others.
-		Name: "consul", Path: s.lab.Options.Programs.Consul, Args: []string{"agent", "-config-file=" + path},
+		Name: consulProcess, Path: s.lab.Options.Programs.Consul, Args: []string{"agent", "-config-file=" + path},
 		// The servers elect a leader together; one alone is ready when its
 		// API answers.
 		Ready: func(ctx context.Context) error {
@@ -106,10 +135,6 @@ func (s *ConsulServer) specs() ([]Spec, error) {
 			return err
 		},
 	}}, nil
-}
-
-func (l *Lab) isConsul(h *Host) bool {
-	return slices.ContainsFunc(l.consul, func(s *ConsulServer) bool { return s.Host == h })
 }
 
 // ConsulHosts are the HTTP addresses of all servers, for configuration files.
@@ -121,12 +146,23 @@ func (l *Lab) ConsulHosts() []string {
 	return hosts
 }
 
+// consulHostsFor is ConsulHosts with the server on the host itself first.
+func (l *Lab) consulHostsFor(h *Host) []string {
+	hosts := l.ConsulHosts()
+	for i, s := range l.consul {
+		if s.Host == h {
+			hosts[0], hosts[i] = hosts[i], hosts[0]
+		}
+	}
+	return hosts
+}
+
 // Consul runs f with a client of the first server that answers f without an
 // error; when none does it returns all their errors. Each try has two seconds.
 func (l *Lab) Consul(ctx context.Context, f func(ctx context.Context, client *api.Client) error) error {
 	var errs []error
 	for _, s := range l.consul {
-		if !s.Process("consul").Running() {
+		if !s.Consul().Running() {
 			errs = append(errs, fmt.Errorf("%s does not run", s.Name))
 			continue
 		}

@@ -94,7 +94,9 @@ func (h *Host) Process(name string) *Process {
 
 // Start brings the host up: its network first, if PowerOff took it, then every
 // process that does not run, one after another, each awaited.
-func (h *Host) Start(ctx context.Context) error {
+func (h *Host) Start(ctx context.Context) error { return h.start(ctx, h.Processes()) }
+
+func (h *Host) start(ctx context.Context, processes []*Process) error {
 	h.mu.Lock()
 	off := h.powerOff
 	h.powerOff = false
@@ -104,7 +106,7 @@ func (h *Host) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, p := range h.Processes() {
+	for _, p := range processes {
 		if p.Running() {
 			continue
 		}
@@ -119,6 +121,13 @@ func (h *Host) Start(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Run starts a process on the host beside those that belong to it: Start does
+// not start it again. The caller ends it, at the latest Close does.
+func (h *Host) Run(spec Spec) (*Process, error) {
+	p := &Process{Spec: spec, host: h}
+	return p, p.Start()
 }
 
 // Kill ends every process of the host at once with SIGKILL: those that the lab
@@ -214,6 +223,20 @@ func (h *Host) CutTo(ctx context.Context, other *Host) error {
 	return h.changeFaults(ctx, func(f *faults) { f.cuts[[2]string{h.ns.port, other.ns.port}] = true })
 }
 
+// CutPorts drops what this host and another one send to or from the given ports
+// of TCP and UDP, in both directions; all else passes.
+func (h *Host) CutPorts(ctx context.Context, other *Host, ports ...int) error {
+	if h.ns == nil || other.ns == nil {
+		return fmt.Errorf("hosts %s and %s: faults of the network need the netns substrate", h.Name, other.Name)
+	}
+	return h.changeFaults(ctx, func(f *faults) {
+		for _, port := range ports {
+			f.ports[portCut{h.ns.port, other.ns.port, port}] = true
+			f.ports[portCut{other.ns.port, h.ns.port, port}] = true
+		}
+	})
+}
+
 // Heal takes back every fault of the network that touches the host.
 func (h *Host) Heal(ctx context.Context) error {
 	return h.changeFaults(ctx, func(f *faults) {
@@ -221,6 +244,11 @@ func (h *Host) Heal(ctx context.Context) error {
 		for cut := range f.cuts {
 			if cut[0] == h.ns.port || cut[1] == h.ns.port {
 				delete(f.cuts, cut)
+			}
+		}
+		for cut := range f.ports {
+			if cut.from == h.ns.port || cut.to == h.ns.port {
+				delete(f.ports, cut)
 			}
 		}
 	})

@@ -39,6 +39,7 @@ type Lab struct {
 	shards   []*Shard
 	bouncers []*Bouncer
 	balancer *Balancer
+	volumes  []*Volume
 
 	// gate is held for reading while a process is started; once it is shut
 	// nothing is started any more.
@@ -124,12 +125,21 @@ func (l *Lab) layOut(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := l.addConsul(ctx); err != nil {
-		return err
+	if !l.Options.ConsulOnMembers {
+		if err := l.addConsulHosts(ctx); err != nil {
+			return err
+		}
 	}
 	for i := range l.Options.Shards {
 		if err := l.addShard(ctx, i); err != nil {
 			return err
+		}
+	}
+	if l.Options.ConsulOnMembers {
+		for _, m := range l.Members()[:l.Options.ConsulServers] {
+			if err := l.addConsul(m.Host); err != nil {
+				return err
+			}
 		}
 	}
 	for i := range l.Options.Bouncers {
@@ -225,10 +235,8 @@ func (l *Lab) Start(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for _, h := range l.hosts {
-		if !l.isConsul(h) {
-			group.Go(func() error { return h.Start(ctx) })
-		}
+	for _, h := range l.hosts { // what runs already stays as it is
+		group.Go(func() error { return h.Start(ctx) })
 	}
 	l.Options.Progress(fmt.Sprintf("starting %d members in %d shards, %d poolers", len(l.Members()), len(l.shards), len(l.bouncers)))
 	return group.Wait()
@@ -240,7 +248,7 @@ func (l *Lab) StartConsul(ctx context.Context) error {
 	begun := time.Now()
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, s := range l.consul {
-		group.Go(func() error { return s.Start(groupCtx) })
+		group.Go(func() error { return s.start(groupCtx, []*Process{s.Process(consulProcess)}) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -261,7 +269,6 @@ func (l *Lab) Close(ctx context.Context) error {
 	if l.record == nil {
 		return nil
 	}
-	removeSharedMemory(l.Dir)
 	if err := emptyDir(l.Dir); err != nil {
 		return err
 	}
@@ -295,9 +302,18 @@ func (l *Lab) stop(ctx context.Context) error {
 			s.netns[ns.inode] = true
 		}
 	}
-	errs := []error{killAll(ctx, s)}
-	if errs[0] == nil {
+	var errs []error
+	for _, v := range l.volumes { // what hangs in a write cannot be killed
+		errs = append(errs, v.Thaw())
+	}
+	killed := killAll(ctx, s)
+	errs = append(errs, killed)
+	if killed == nil {
 		l.waiters.Wait()
+	}
+	removeSharedMemory(l.Dir)
+	for _, v := range l.volumes {
+		errs = append(errs, unmountVolume(ctx, v.Dir))
 	}
 	if l.spawner != nil {
 		l.spawner.close()

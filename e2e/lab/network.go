@@ -48,6 +48,13 @@ type namespace struct {
 type faults struct {
 	isolated map[string]bool    // ports
 	cuts     map[[2]string]bool // from port, to port
+	ports    map[portCut]bool
+}
+
+// portCut drops one service between two ports of the bridge, in one direction.
+type portCut struct {
+	from, to string
+	service  int // a port number of TCP and UDP
 }
 
 func newNetwork(ctx context.Context, rec *record) (*network, error) {
@@ -57,7 +64,7 @@ func newNetwork(ctx context.Context, rec *record) (*network, error) {
 	}
 	n := &network{
 		id: hex.EncodeToString(id), record: rec,
-		faults: faults{isolated: map[string]bool{}, cuts: map[[2]string]bool{}},
+		faults: faults{isolated: map[string]bool{}, cuts: map[[2]string]bool{}, ports: map[portCut]bool{}},
 	}
 	var err error
 	if n.sw, err = n.addNamespace(ctx, "switch"); err != nil {
@@ -139,6 +146,11 @@ func (f faults) ruleset() string {
 	}
 	for cut := range f.cuts {
 		rules = append(rules, fmt.Sprintf("    iifname %q oifname %q drop", cut[0], cut[1]))
+	}
+	for cut := range f.ports {
+		for _, side := range []string{"dport", "sport"} {
+			rules = append(rules, fmt.Sprintf("    iifname %q oifname %q meta l4proto { tcp, udp } th %s %d drop", cut.from, cut.to, side, cut.service))
+		}
 	}
 	slices.Sort(rules)
 	lines := []string{

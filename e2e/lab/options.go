@@ -30,6 +30,13 @@ type Options struct {
 	Members       int // members of each shard, 3
 	Bouncers      int // PgBouncer hosts, 2; negative: none, and no load balancer
 	ConsulServers int // 3
+	// ConsulOnMembers puts the Consul servers on the hosts of the first members
+	// instead of on hosts of their own; a member asks the server on its own
+	// host first. It needs Netns and at least as many members as servers.
+	ConsulOnMembers bool
+	// VolumeMB, when set, gives each member's data directory a file system of
+	// its own of that many megabytes. It needs root.
+	VolumeMB int
 
 	// TTL, LoopWait and RetryTimeout, in seconds, become the shards' dynamic
 	// configuration; zero: the agents' own default.
@@ -98,6 +105,12 @@ func (o Options) validate() error {
 		}
 	default:
 		errs = append(errs, fmt.Errorf("substrate: %q, must be loopback or netns", o.Substrate))
+	}
+	if o.ConsulOnMembers && (o.Substrate != Netns || o.ConsulServers > o.Shards*o.Members) {
+		errs = append(errs, fmt.Errorf("consul_on_members: needs substrate netns and %d members", o.ConsulServers))
+	}
+	if o.VolumeMB != 0 && (os.Geteuid() != 0 || o.VolumeMB < 300) {
+		errs = append(errs, fmt.Errorf("volume_mb: %d; volumes need root and at least 300 MB", o.VolumeMB))
 	}
 	for name, value := range map[string]int{"shards": o.Shards, "members": o.Members, "consul_servers": o.ConsulServers} {
 		if value < 1 || value > 50 {

@@ -31,6 +31,8 @@ type entry struct {
 	Name  string `json:"name,omitempty"`
 	// Netns is a network namespace of the lab.
 	Netns string `json:"netns,omitempty"`
+	// Mount is where a volume of the lab is mounted.
+	Mount string `json:"mount,omitempty"`
 }
 
 // record is the open record of a living lab.
@@ -122,14 +124,23 @@ func Clean(ctx context.Context, dir string) error {
 			s.netns[inode] = true
 		}
 	}
+	for _, mount := range left.mounts { // what hangs in a write cannot be killed
+		_ = volumeControl(mount, fiThaw, "thawing") // one that is no longer mounted says no
+	}
 	if err := killAll(ctx, s); err != nil {
 		return fmt.Errorf("killing what a lab left in %s: %w", dir, err)
+	}
+	removeSharedMemory(dir)
+	for _, mount := range left.mounts {
+		// Emptying the directory would else empty the volume, and then fail.
+		if err := unmountVolume(ctx, mount); err != nil {
+			return err
+		}
 	}
 	var errs []error
 	for _, name := range left.netns {
 		errs = append(errs, deleteNetns(ctx, name))
 	}
-	removeSharedMemory(dir)
 	errs = append(errs, emptyDir(dir))
 	return errors.Join(errs...)
 }
@@ -138,6 +149,7 @@ func Clean(ctx context.Context, dir string) error {
 type leftovers struct {
 	processes map[int]uint64
 	netns     []string
+	mounts    []string
 }
 
 // parseRecord reads a record. A line that was cut off by a crash is passed
@@ -158,6 +170,9 @@ func parseRecord(content []byte, boot string) leftovers {
 		}
 		if strings.HasPrefix(e.Netns, netnsPrefix) {
 			left.netns = append(left.netns, e.Netns)
+		}
+		if filepath.Base(e.Mount) == volumeDir {
+			left.mounts = append(left.mounts, e.Mount)
 		}
 	}
 	return left
@@ -200,9 +215,11 @@ func emptyDir(dir string) error {
 // none. It is best effort: a segment of 56 bytes is not worth an error.
 func removeSharedMemory(dir string) {
 	pidFiles, err := filepath.Glob(filepath.Join(dir, hostsDir, "*", dataDir, "postmaster.pid"))
-	if err != nil {
+	onVolumes, err2 := filepath.Glob(filepath.Join(dir, hostsDir, "*", volumeDir, dataDir, "postmaster.pid"))
+	if err != nil || err2 != nil {
 		return
 	}
+	pidFiles = append(pidFiles, onVolumes...)
 	for _, path := range pidFiles {
 		content, err := os.ReadFile(path)
 		if err != nil {

@@ -37,6 +37,8 @@ type Member struct {
 	DataDir  string
 	// SocketDir is where PostgreSQL puts its unix socket.
 	SocketDir string
+	// Volume is the file system of DataDir; nil without Options.VolumeMB.
+	Volume *Volume
 }
 
 // The usual ports of a host that has an address of its own.
@@ -59,6 +61,12 @@ func (l *Lab) addShard(ctx context.Context, number int) error {
 		m := &Member{Host: host, Shard: s, DataDir: filepath.Join(host.Dir, dataDir), SocketDir: host.Dir}
 		if err := checkSocketPath(m.SocketDir); err != nil {
 			return err
+		}
+		if l.Options.VolumeMB > 0 {
+			if m.Volume, err = l.addVolume(ctx, host); err != nil {
+				return err
+			}
+			m.DataDir = filepath.Join(m.Volume.Dir, dataDir)
 		}
 		if m.Postgres, err = host.ListenAddress(postgresPort); err != nil {
 			return err
