@@ -89,6 +89,10 @@ bench: build ## measure against the figures; writes docs/benchmarks.md and, with
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
 		$(GO) run ./e2e/bench -markdown docs/benchmarks.md $(if $(REPORT),-report $(REPORT)) $(ARGS)
 
+.PHONY: soak
+soak: ## SEEDS (50000) simulated schedules on all cores, from the seed SEED on
+	@$(GO) test -count 1 -timeout 0 -v -run TestRandomSchedules ./agent/simulation -sim.seeds $(SEEDS) $(addprefix -sim.first ,$(SEED)) $(ARGS)
+
 .PHONY: lab
 lab: build ## real faults on a real shard: FAULTS=a,b ROUNDS=n SEED=n REPORT=FILE; ARGS=-list names them
 	@e2e/tools/deps.sh test
