@@ -191,7 +191,8 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 	}
 	deposed := a.unreleasedOwner()
 	t0 := a.clock()
-	a.m.tenure.BeginTakeOver(t0)
+	a.m.tenure.BeginTakeOver(t0, ttl)
+	a.armGuard()
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		written, err := a.store.TakeOver(ctx, request)

@@ -264,7 +264,7 @@ func (a *Agent) memo() memo {
 
 // pauseInForce tells whether this member may rest on the pause (ha.View).
 func (a *Agent) pauseInForce() bool {
-	return ha.View{Name: a.cfg.Name, Config: a.m.dynamic, Cluster: a.m.Snapshot}.PauseInForce()
+	return ha.View{Name: a.cfg.Name, Config: a.m.dynamic, Cluster: a.m.Snapshot, Read: a.m.Read}.PauseInForce()
 }
 
 // armGuard moves the guard's deadline with the lease. In pause nothing is killed

@@ -205,8 +205,18 @@ func (v View) electable(p Peer) string {
 		return v.syncForbids(p.Name)
 	case v.failsafeForbids(p.Name) != "":
 		return v.failsafeForbids(p.Name)
+	case v.lag(p.LSN) > v.Config.MaximumLagOnFailover && !v.forcedByOperator(p.Name):
+		return "lags more than maximum_lag_on_failover"
 	}
 	return ""
+}
+
+// lag is how far a position is behind the last one that the leader has told.
+func (v View) lag(lsn int64) int64 {
+	if !v.Cluster.Status.OK() {
+		return 0
+	}
+	return v.Cluster.Status.Value.OpTime - lsn
 }
 
 // failsafeForbids: while the key failsafe exists, only the members in it may

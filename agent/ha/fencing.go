@@ -53,7 +53,7 @@ func fencing(v View) (Decision, bool) {
 // whose last beat does not.
 func (v View) PauseInForce() bool {
 	b := v.beat()
-	return v.Config.Pause && (b == nil || b.Owner != v.Name || b.Paused)
+	return v.Config.Pause && !v.Read.IsZero() && (b == nil || b.Owner != v.Name || b.Paused)
 }
 
 // lockHolder is who Consul shows to hold the lock.

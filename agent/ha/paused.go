@@ -12,6 +12,8 @@ func paused(v View) (Decision, bool) {
 		return Decision{}, false
 	case v.Task != TaskNone:
 		return wait("paused, busy: " + string(v.Task)), true
+	case v.Now.Before(v.Lease.NotBefore):
+		return wait("paused; the lock could not be taken").by(v.Lease.NotBefore), true
 	case v.Postgres.Running && v.Postgres.Primary && v.Session != "" && !v.Lease.InFlight:
 		return do("paused; a primary without a lock takes it", v.takeOver()), true
 	default:

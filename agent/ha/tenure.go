@@ -94,8 +94,12 @@ func (t *Tenure) BeatSucceeded(now, t0 cluster.Instant, ttl time.Duration) error
 	return err
 }
 
-// BeginTakeOver notes a takeover that is about to be sent, at t0.
-func (t *Tenure) BeginTakeOver(t0 cluster.Instant) {
+// BeginTakeOver notes a takeover that is about to be sent, at t0. A leader that
+// takes its own lock again still has a lease: as before a beat, it is cut to what
+// observers may count from then on.
+func (t *Tenure) BeginTakeOver(t0 cluster.Instant, ttl time.Duration) {
+	t.lease.shorten(t0, ttl)
+	t.shortest = min(t.shortest, ttl)
 	t.writing, t.takingOver, t.sent = true, true, t0
 }
 

@@ -13,7 +13,7 @@ import (
 // leader is a tenure that has taken the lock with a takeover sent at second 100.
 func leader() *Tenure {
 	var t Tenure
-	t.BeginTakeOver(at(100))
+	t.BeginTakeOver(at(100), ttl)
 	t.TookOver(at(100), ttl)
 	return &t
 }
@@ -198,13 +198,13 @@ func TestAgree(t *testing.T) {
 		"no lease":                              {view: view(leads("b", 0)), ask: FailsafeRequest{Leader: "b", Index: 45}},
 		"leads itself":                          {view: view(holdsLease(ttl)), ask: ask, tenure: func(t *Tenure) { *t = *leader() }},
 		"runs as a primary":                     {view: view(leads("b", 0), primary), ask: ask},
-		"a takeover is under way":               {view: view(leads("b", 0)), ask: ask, tenure: func(t *Tenure) { t.BeginTakeOver(now) }},
+		"a takeover is under way":               {view: view(leads("b", 0)), ask: ask, tenure: func(t *Tenure) { t.BeginTakeOver(now, ttl) }},
 		"the outcome of a takeover is unknown": {view: view(leads("b", 0)), ask: ask, tenure: func(t *Tenure) {
-			t.BeginTakeOver(now)
+			t.BeginTakeOver(now, ttl)
 			t.WriteFailed(Unknown, 0, 0)
 		}},
 		"a takeover had no effect": {view: view(leads("b", 0)), ask: ask, ok: true, tenure: func(t *Tenure) {
-			t.BeginTakeOver(now)
+			t.BeginTakeOver(now, ttl)
 			t.WriteFailed(NoEffect, 0, 0)
 		}},
 		"somebody has led since":                {view: view(other), ask: ask},
@@ -313,7 +313,7 @@ func TestDeposed(t *testing.T) {
 	if got := l.Lease().Deposed; got != 50 {
 		t.Errorf("deposed by the status at %d", got)
 	}
-	l.BeginTakeOver(at(200))
+	l.BeginTakeOver(at(200), ttl)
 	l.TookOver(at(200), ttl)
 	if got := l.Lease().Deposed; got != 0 {
 		t.Errorf("after a takeover: %d", got)
@@ -570,4 +570,15 @@ func TestSwitchoverIsTriedOnce(t *testing.T) {
 	runSituations(t, []situationTest{
 		{"its successor did not take the lock", view(holdsLease(7*time.Second), to, asked(peer("b", 1, 5000)), tried), "clear the failover key", "did not take"},
 	})
+}
+
+// A leader whose session was lost takes its own lock again with a shorter ttl: that
+// may take effect though its answer is lost.
+func TestTakingOurOwnLockWithAShorterTTL(t *testing.T) {
+	l := leader()
+	l.BeginTakeOver(at(102), 3*time.Second)
+	l.WriteFailed(Unknown, 0, 0)
+	if l.Until() != at(105) || l.Length() != 3*time.Second {
+		t.Errorf("until %s, length %s", l.Until(), l.Length())
+	}
 }

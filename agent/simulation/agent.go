@@ -28,11 +28,10 @@ type agent struct {
 	rereadNotBefore cluster.Instant
 	writing         map[string]bool
 
-	pg         pgState
-	observedAt cluster.Instant // when the last look at it began
-	adopted    cluster.Instant
-	// adoptedUntil is the deadline of the guard that was found (agent/guardian.go, recall).
-	adoptedUntil cluster.Instant
+	pg           pgState
+	observedAt   cluster.Instant // when the last look at it began
+	adopted      cluster.Instant
+	adoptedUntil cluster.Instant // the deadline of the guard that was found
 	crashes      []cluster.Instant
 	pgDown       cluster.Instant
 	upstream     string
@@ -255,26 +254,16 @@ func (a *agent) adopt() {
 	}
 	a.sawPostgres(pg.observe())
 	if a.pg.primary() {
-		a.adopted = a.clock()
-		if g := &a.host.guard; g.alive {
-			a.adoptedUntil = g.deadline.Until
-			if g.stopped > 0 || g.deadline.Fired {
-				a.adoptedUntil = 1
-			}
-		}
-		a.resume()
+		until, memo := a.host.guard.recall()
+		a.adopted, a.adoptedUntil = a.clock(), until
+		a.resume(until, memo)
 	}
 }
 
 // resume goes on with the lease that the guard remembers.
-func (a *agent) resume() {
-	g := &a.host.guard
-	if !g.alive || g.stopped > 0 || g.deadline.Fired || g.deadline.Until.IsZero() || g.memo == nil {
-		return
-	}
-	now, memo := a.clock(), *g.memo
-	if err := a.tenure.Resume(now, memo.Memo); err != nil || !now.Before(g.deadline.Until) {
-		a.tenure.Drop()
+func (a *agent) resume(until cluster.Instant, memo *guardMemo) {
+	now := a.clock()
+	if memo == nil || !now.Before(until) || a.tenure.Resume(now, memo.Memo) != nil {
 		return
 	}
 	a.Snapshot.Status.ModifyIndex = memo.Index
@@ -407,7 +396,7 @@ func (a *agent) memo() guardMemo {
 
 // armGuard moves the guard's deadline with the lease.
 func (a *agent) armGuard() {
-	if (ha.View{Name: a.host.name, Config: a.dynamic, Cluster: a.Snapshot}).PauseInForce() {
+	if (ha.View{Name: a.host.name, Config: a.dynamic, Cluster: a.Snapshot, Read: a.Read}).PauseInForce() {
 		a.guardian.leave(guardOrder{disarm: true})
 		return
 	}

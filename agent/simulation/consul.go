@@ -313,15 +313,6 @@ func (c *consul) leaderNamed() string {
 	return e.value.(string)
 }
 
-// status is the status as it stands, for the judge.
-func (c *consul) status() (cluster.Status, bool) {
-	e, found := c.keys[keyStatus]
-	if !found {
-		return cluster.Status{}, false
-	}
-	return e.value.(cluster.Status), true
-}
-
 // put is an operator's write: no check, no session.
 func (c *consul) put(key string, value any) {
 	c.commit([]op{{verb: set, key: key, value: value}})

@@ -54,11 +54,33 @@ func kinds() []struct {
 		kind  Kind
 		share int
 	}{
-		{KillAgent, 8}, {StopAgent, 8}, {StarveAgent, 4}, {EndAgent, 4}, {KillGuard, 4}, {StopGuard, 3}, {KillAgentAndGuard, 3},
-		{KillPostmaster, 6}, {SlowPostgres, 4}, {LagReplica, 5}, {HostLoss, 6}, {FreezeHost, 2},
-		{CutOneWay, 8}, {CutBoth, 8}, {Isolate, 8}, {CutFromMembers, 4}, {SlowNetwork, 4}, {LateWatch, 4},
-		{ConsulHang, 5}, {ConsulDown, 4}, {ConsulLeaderLoss, 5}, {SessionLoss, 6},
-		{Switchover, 8}, {Pause, 2}, {SetTTL, 3}, {SetSyncMode, 2}, {SetFailsafe, 3},
+		{KillAgent, 8},
+		{StopAgent, 8},
+		{StarveAgent, 4},
+		{EndAgent, 4},
+		{KillGuard, 4},
+		{StopGuard, 3},
+		{KillAgentAndGuard, 3},
+		{KillPostmaster, 6},
+		{SlowPostgres, 4},
+		{LagReplica, 5},
+		{HostLoss, 6},
+		{FreezeHost, 2},
+		{CutOneWay, 8},
+		{CutBoth, 8},
+		{Isolate, 8},
+		{CutFromMembers, 4},
+		{SlowNetwork, 4},
+		{LateWatch, 4},
+		{ConsulHang, 5},
+		{ConsulDown, 4},
+		{ConsulLeaderLoss, 5},
+		{SessionLoss, 6},
+		{Switchover, 8},
+		{Pause, 2},
+		{SetTTL, 3},
+		{SetSyncMode, 2},
+		{SetFailsafe, 3},
 	}
 }
 

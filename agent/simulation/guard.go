@@ -112,3 +112,18 @@ func (g *guard) die() {
 		})
 	})
 }
+
+// recall is what a restarted agent learns: the deadline, and what is remembered. A
+// guard that does not answer counts as one whose deadline has passed.
+func (g *guard) recall() (until cluster.Instant, memo *guardMemo) {
+	const longAgo = 1
+	switch {
+	case !g.alive:
+		return 0, nil
+	case g.stopped > 0, g.deadline.Fired:
+		return longAgo, nil
+	case g.deadline.Until.IsZero():
+		return 0, nil
+	}
+	return g.deadline.Until, g.memo
+}

@@ -108,6 +108,9 @@ func (j *judge) promoted(h *host, from position) {
 	if cluster.NoFailover(h.tags) {
 		j.fail("I6", "%s is tagged nofailover and was promoted", h.name)
 	}
+	if h.exempt() {
+		return // it stood still in the middle of it, and is fenced now
+	}
 	for _, b := range j.branches {
 		if has := from.upTo(b); has < b.promised {
 			j.fail("I2", "%s was promoted with %d of timeline %d, where %d was acknowledged in synchronous mode", h.name, has, b.timeline, b.promised)

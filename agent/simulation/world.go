@@ -175,10 +175,10 @@ func (h *host) exempt() bool {
 }
 
 // unguarded tells whether the guard is stopped, and the agent does not run as it
-// must either, or has been started again and could not ask the guard.
+// must either.
 func (h *host) unguarded() bool {
 	a := h.agent
-	return h.guard.stopped > 0 && (a == nil || a.stopped > 0 || a.starved > 0 || a.adopted > 0 && a.tenure.Until().IsZero())
+	return h.guard.stopped > 0 && (a == nil || a.stopped > 0 || a.starved > 0)
 }
 
 // network is who can send to whom. Consul is the last node.

@@ -124,7 +124,8 @@ func (a *agent) takeOver(t ha.TakeOver) {
 	}
 	deposed := a.unreleasedOwner()
 	t0 := a.clock()
-	a.tenure.BeginTakeOver(t0)
+	a.tenure.BeginTakeOver(t0, ttl)
+	a.armGuard()
 	a.transact(a.dynamic.RetryTimeout, m.change(ops, m.TakeOverUnchecked), func(indexes map[string]uint64, err error) {
 		if err != nil {
 			a.writeFailed("taking the lock", err)

@@ -19,6 +19,9 @@ type Runner struct {
 	Seed uint64
 	// Artifacts is a directory for what explains a violation; empty: nowhere.
 	Artifacts string
+	// KeepOver, when set, keeps the same for rounds in which writes stopped for
+	// longer than that, violation or not.
+	KeepOver time.Duration
 
 	played int
 }
@@ -74,7 +77,7 @@ type Round struct {
 func (r *Runner) Play(ctx context.Context, f Fault) (Round, error) {
 	r.played++
 	p := &play{
-		site: r.Site, fault: f, artifacts: r.Artifacts,
+		site: r.Site, fault: f, artifacts: r.Artifacts, keepOver: r.KeepOver,
 		round: Round{
 			Number: r.played, Seed: r.Seed, Fault: f.Name, Begun: time.Now(),
 			TTL: int(r.Site.Timing.TTL / time.Second), Async: r.Site.Options.Async, Dynamic: r.Site.Options.Dynamic,
@@ -92,6 +95,7 @@ type play struct {
 	site      *Site
 	fault     Fault
 	artifacts string
+	keepOver  time.Duration
 	round     Round
 
 	writes  *lab.Workload
@@ -351,7 +355,8 @@ func (p *play) judge(ctx context.Context, before, after sight) error {
 	for name := range pictures {
 		p.violate("the history of the %s is not linearizable", name)
 	}
-	if len(p.round.Violations) > 0 {
+	slow := p.keepOver > 0 && p.round.WriteGapMS > p.keepOver.Milliseconds()
+	if len(p.round.Violations) > 0 || slow {
 		p.keep(pictures)
 	}
 	return nil

@@ -35,6 +35,7 @@ func main() {
 	})
 	flag.DurationVar(&c.options.Outage, "outage", 20*time.Second, "how long faults last that only time ends")
 	flag.StringVar(&c.options.Dir, "dir", "", "directory of the lab (default: a temporary one)")
+	flag.DurationVar(&c.keepOver, "keep-over", 0, "keep logs and histories, too, of rounds in which writes stopped for longer")
 	flag.BoolVar(&c.keep, "keep", false, "leave the lab's files, logs and data, in -dir")
 	flag.Parse()
 	chosen, err := faults.Choose(*names)
@@ -70,6 +71,7 @@ type command struct {
 	report, artifacts string
 	appendReport      bool
 	keep              bool
+	keepOver          time.Duration
 
 	done []faults.Round
 }
@@ -145,7 +147,7 @@ func (c *command) onOneSite(ctx context.Context, plan []faults.Fault) (rest []fa
 		defer cancel()
 		err = errors.Join(err, site.Close(closeCtx, c.keep))
 	}()
-	runner := &faults.Runner{Site: site, Seed: c.seed + uint64(len(c.done)), Artifacts: c.artifacts}
+	runner := &faults.Runner{Site: site, Seed: c.seed + uint64(len(c.done)), Artifacts: c.artifacts, KeepOver: c.keepOver}
 	for i, f := range plan {
 		if f.Available != nil {
 			if err := f.Available(site); err != nil {

@@ -1,0 +1,33 @@
+package simulation
+
+import "testing"
+
+// survived checks that a schedule is survived, however its details fall.
+func survived(t *testing.T, s Schedule) {
+	t.Helper()
+	t.Parallel()
+	for seed := uint64(1); seed <= 60; seed++ {
+		s.Seed = seed
+		if v := Run(s, Options{}).Violation; v != nil {
+			report(t, s, Options{})
+			return
+		}
+	}
+}
+
+// A leader takes its own lock again with a shorter lease than the one that runs, and
+// does not hear that it succeeded: the others count the shorter one.
+func TestFoundShorterLeaseByTakeover(t *testing.T) {
+	survived(t, directed(3, alone(30), during(39, 40, SlowNetwork, a).with(2000), ev(40, SessionLoss, a), ev(40.2, SetTTL, a).with(3)))
+}
+
+// A leader reads of a pause but cannot tell the others; its agent is restarted.
+func TestFoundPauseThatNobodyHeardOf(t *testing.T) {
+	survived(t, directed(3, map[string]any{"ttl": 8}, during(30, 40, CutOneWay, a).to(3), during(35, 4, Pause, a),
+		during(36.5, 0.5, KillAgent, a), during(48, 30, Isolate, a)))
+}
+
+// The candidate of a switchover that was never begun lags too far to lead.
+func TestFoundCandidateThatLags(t *testing.T) {
+	survived(t, directed(3, alone(8), during(15, 80, LagReplica, c), during(34, 60, HostLoss, a), ev(34.5, Switchover, c)))
+}
