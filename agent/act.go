@@ -76,9 +76,13 @@ func (a *Agent) beat() {
 	status := a.nextStatus()
 	a.m.tenure.BeginBeat(t0, ttl)
 	a.armGuard()
+	shortened := a.guardShortened()
 	ctx, cancel := a.leaseContext()
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		newIndex, err := a.store.Beat(ctx, session, index, status)
+		newIndex, err := uint64(0), shortened(ctx)
+		if err == nil {
+			newIndex, err = a.store.Beat(ctx, session, index, status)
+		}
 		return func() {
 			if err != nil {
 				a.writeFailed("beat", err)
@@ -193,9 +197,14 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 	t0 := a.clock()
 	a.m.tenure.BeginTakeOver(t0, ttl)
 	a.armGuard()
+	shortened := a.guardShortened()
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		written, err := a.store.TakeOver(ctx, request)
+		var written consul.Indexes
+		err := shortened(ctx)
+		if err == nil {
+			written, err = a.store.TakeOver(ctx, request)
+		}
 		return func() {
 			if err != nil {
 				a.writeFailed("taking the lock", err)
@@ -217,7 +226,7 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 			}
 			a.m.tenure.TookOver(t0, ttl)
 			if !a.m.dynamic.Pause {
-				a.guard.grant(a.killAt(), a.memo())
+				a.guard.grant(a.memo())
 			}
 			a.finishBootstrap()
 			a.log.Info().Dur("lease", a.leaseLeft(a.clock())).Msg("took the leader lock")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"sync"
 	"time"
@@ -30,7 +31,9 @@ type guardian struct {
 
 	mu     sync.Mutex
 	left   orders          // by the loop, not yet sent
+	newest memo            // the latest of those that anybody passed on
 	known  cluster.Instant // what the guard has
+	may    cluster.Instant // the latest deadline that it may have: not each order is answered
 	broken string
 }
 
@@ -57,41 +60,42 @@ func newGuardian(cfg config.Config, o Options) *guardian {
 // Start makes the guard the postmaster's parent (postgres.Launcher).
 func (g *guardian) Start(ctx context.Context, c postgres.Command) (int, error) {
 	return g.client.Start(ctx, fence.GuardStart{
-		Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir, Credential: c.Credential, LogFile: c.LogFile,
+		Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir, Credential: c.Credential, LogFile: c.LogFile, Primary: c.Primary,
 	})
 }
 
 // orders are what the loop wants of the guard. The latest replace earlier ones.
 type orders struct {
-	until  cluster.Instant // zero: nothing
-	grant  bool            // of a new lease
+	grant  bool // of a new lease
 	disarm bool
 	memo   memo
 }
 
-// memo is what the guard remembers for the agent.
+// memo is what the guard is told: the deadline, and what it remembers for the agent.
 type memo struct {
 	ha.Memo
 	// Config is the dynamic configuration in force: Consul may be away.
 	Config json.RawMessage `json:"config,omitempty"`
+
+	killAt  cluster.Instant // the deadline; zero: there is no lease
+	version uint64          // counts the memos: tasks may pass on theirs late
 }
 
 // arm leaves a new deadline of the present lease for the guard.
-func (g *guardian) arm(until cluster.Instant, m memo) { g.leave(orders{until: until, memo: m}) }
+func (g *guardian) arm(m memo) { g.leave(orders{memo: m}) }
 
 // grant leaves the deadline of a new lease for the guard.
-func (g *guardian) grant(until cluster.Instant, m memo) {
-	g.leave(orders{until: until, memo: m, grant: true})
-}
+func (g *guardian) grant(m memo) { g.leave(orders{memo: m, grant: true}) }
 
 // standDown leaves for the guard that nothing is to be guarded: the shard is
 // paused.
 func (g *guardian) standDown() { g.leave(orders{disarm: true}) }
 
 func (g *guardian) leave(o orders) {
-	if o.until.IsZero() && !o.disarm {
+	if o.memo.killAt.IsZero() && !o.disarm {
 		return
 	}
+	g.latest(o.memo)
 	g.mu.Lock()
 	o.grant = o.grant || g.left.grant && !o.disarm
 	g.left = o
@@ -99,12 +103,53 @@ func (g *guardian) leave(o orders) {
 	kick(g.post)
 }
 
+// latest is the newest memo that anybody has passed on: m, or one by which the loop
+// has overtaken the task that passes on m.
+func (g *guardian) latest(m memo) memo {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if m.version > g.newest.version {
+		g.newest = m
+	}
+	return g.newest
+}
+
 // armNow sets the deadline of a new lease and waits until the guard has it.
-func (g *guardian) armNow(ctx context.Context, until cluster.Instant, m memo) error {
+func (g *guardian) armNow(ctx context.Context, m memo) error {
 	g.order.Lock()
 	defer g.order.Unlock()
-	err := g.client.Grant(ctx, until, encodeMemo(m))
-	g.note(until, err)
+	return g.tell(ctx, m, g.client.Grant)
+}
+
+// shorten waits until the guard has no later deadline than this one: before a beat
+// is sent which makes the lease shorter (docs/design.md, section 5, rule 1). It does
+// not wait for a guard that has none.
+func (g *guardian) shorten(ctx context.Context, m memo) error {
+	m = g.latest(m)
+	g.mu.Lock()
+	late := m.killAt.Before(g.may)
+	g.mu.Unlock()
+	if m.killAt.IsZero() || !late {
+		return nil
+	}
+	g.order.Lock()
+	defer g.order.Unlock()
+	if err := g.tell(ctx, m, g.client.Arm); err != nil {
+		return fmt.Errorf("the lease cannot be made shorter before the guard knows: %w", err)
+	}
+	return nil
+}
+
+// tell has the guard take the latest deadline. The order is held.
+func (g *guardian) tell(ctx context.Context, m memo, as func(context.Context, cluster.Instant, json.RawMessage) error) error {
+	m = g.latest(m)
+	g.mu.Lock()
+	if g.may.Before(m.killAt) {
+		g.may = m.killAt
+	}
+	g.mu.Unlock()
+	err := as(ctx, m.killAt, encodeMemo(m))
+	g.note(m.killAt, err)
 	return err
 }
 
@@ -112,7 +157,7 @@ func (g *guardian) armNow(ctx context.Context, until cluster.Instant, m memo) er
 func (g *guardian) remember(ctx context.Context, m memo) error {
 	g.order.Lock()
 	defer g.order.Unlock()
-	return g.client.Remember(ctx, encodeMemo(m))
+	return g.client.Remember(ctx, encodeMemo(g.latest(m)))
 }
 
 // disarm takes the deadline away and waits until it is.
@@ -138,11 +183,11 @@ func (g *guardian) send(ctx context.Context) {
 	switch {
 	case o.disarm:
 		g.note(0, g.client.Disarm(ctx))
-	case o.until.IsZero():
+	case o.memo.killAt.IsZero():
 	case o.grant:
-		g.note(o.until, g.client.Grant(ctx, o.until, encodeMemo(o.memo)))
+		_ = g.tell(ctx, o.memo, g.client.Grant) // noted
 	default:
-		g.note(o.until, g.client.Arm(ctx, o.until, encodeMemo(o.memo)))
+		_ = g.tell(ctx, o.memo, g.client.Arm)
 	}
 }
 
@@ -196,7 +241,7 @@ func (g *guardian) idle() bool {
 	defer g.order.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.left.until.IsZero() && !g.left.disarm
+	return g.left.memo.killAt.IsZero() && !g.left.disarm
 }
 
 // note remembers what the guard has, and says once when it cannot be told.
@@ -204,7 +249,7 @@ func (g *guardian) note(until cluster.Instant, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err == nil {
-		g.known = until
+		g.known, g.may = until, until
 		if g.broken != "" {
 			g.log.Info().Msg("the guard is told again")
 		}
@@ -255,7 +300,8 @@ func (a *Agent) dismissGuard() {
 
 // memo is what must outlive this process.
 func (a *Agent) memo() memo {
-	m := memo{Memo: a.m.tenure.Memo(a.m.session, a.m.Snapshot.Status.ModifyIndex)}
+	a.m.memos++
+	m := memo{Memo: a.m.tenure.Memo(a.m.session, a.m.Snapshot.Status.ModifyIndex), killAt: a.killAt(), version: a.m.memos}
 	if json.Valid(a.m.Snapshot.Config.Value) {
 		m.Config = a.m.Snapshot.Config.Value
 	}
@@ -274,5 +320,15 @@ func (a *Agent) armGuard() {
 		a.guard.standDown()
 		return
 	}
-	a.guard.arm(a.killAt(), a.memo())
+	a.guard.arm(a.memo())
+}
+
+// guardShortened is what must have succeeded before a beat or takeover is sent: the
+// guard knows the end of a lease that is cut.
+func (a *Agent) guardShortened() func(context.Context) error {
+	if a.pauseInForce() || a.m.tenure.Until().IsZero() {
+		return func(context.Context) error { return nil }
+	}
+	memo := a.memo()
+	return func(ctx context.Context) error { return a.guard.shorten(ctx, memo) }
 }

@@ -32,6 +32,7 @@ type member struct {
 	adopted cluster.Instant
 	// adoptedUntil is the deadline of the guard that was found with it.
 	adoptedUntil cluster.Instant
+	memos        uint64 // that were made for the guard
 	crashes      []cluster.Instant
 	pgDown       cluster.Instant
 	upstream     string

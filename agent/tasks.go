@@ -302,7 +302,7 @@ func (a *Agent) clone(from string) {
 // under an armed guard.
 func (a *Agent) startPostgres(role postgres.Role, upstream string) {
 	as := postgres.StartAs{Role: role}
-	killAt, memo := a.killAt(), a.memo()
+	memo := a.memo()
 	until, timing := a.m.tenure.Until(), a.watchdogTiming()
 	if upstream != "" {
 		up, err := a.upstreamOf(upstream)
@@ -315,7 +315,7 @@ func (a *Agent) startPostgres(role postgres.Role, upstream string) {
 	a.m.pg.syncSet = false // a replica's file waits for nobody
 	a.startTask(ha.TaskStart, func(ctx context.Context) error {
 		if role == postgres.Primary {
-			if err := a.guard.armNow(ctx, killAt, memo); err != nil {
+			if err := a.guard.armNow(ctx, memo); err != nil {
 				return fmt.Errorf("the guard could not be armed, so no primary is started: %w", err)
 			}
 			if err := a.activateWatchdog(ctx, until, timing); err != nil {
@@ -391,11 +391,11 @@ func (a *Agent) follow(upstream string) {
 // promote makes the replica the primary. The guard is armed before, so that the
 // new primary cannot outlive the lease even if this agent dies on the way.
 func (a *Agent) promote() {
-	killAt, memo := a.killAt(), a.memo()
+	memo := a.memo()
 	until, timing := a.m.tenure.Until(), a.watchdogTiming()
 	var seen postgres.State
 	a.startTask(ha.TaskPromote, func(ctx context.Context) error {
-		if err := a.guard.armNow(ctx, killAt, memo); err != nil {
+		if err := a.guard.armNow(ctx, memo); err != nil {
 			return fmt.Errorf("the guard could not be armed, so nothing is promoted: %w", err)
 		}
 		if err := a.activateWatchdog(ctx, until, timing); err != nil {

@@ -23,7 +23,7 @@ func (d *Deadline) Arm(now, until cluster.Instant, newLease bool) error {
 	switch {
 	case until.IsZero():
 		return errors.New("a deadline must be given")
-	case !newLease && (d.Fired || d.Due(now)):
+	case !newLease && d.Over(now):
 		return ErrDeadlinePassed
 	}
 	d.Until, d.Fired = until, false
@@ -35,6 +35,9 @@ func (d *Deadline) Disarm() { *d = Deadline{} }
 
 // Due tells whether PostgreSQL must be killed now.
 func (d *Deadline) Due(now cluster.Instant) bool { return !d.Until.IsZero() && !now.Before(d.Until) }
+
+// Over tells whether the deadline has passed, and no new one was set since.
+func (d *Deadline) Over(now cluster.Instant) bool { return d.Fired || d.Due(now) }
 
 // Fire notes that PostgreSQL is being killed.
 func (d *Deadline) Fire() { *d = Deadline{Fired: true} }

@@ -40,6 +40,9 @@ type guardRequest struct {
 	// Memo is what the agent wants to find again after a restart. A request
 	// without one leaves the last as it is; a disarm forgets it.
 	Memo json.RawMessage `json:"memo,omitempty"`
+	// Asked is when the agent asked, by CLOCK_BOOTTIME. What was asked on a
+	// connection that was given up may be read after what was asked later.
+	Asked cluster.Instant `json:"asked,omitempty"` // zero: by an agent that does not say
 }
 
 type guardAnswer struct {
@@ -59,6 +62,9 @@ type GuardStart struct {
 	Dir        string              `json:"dir"`
 	Credential *syscall.Credential `json:"credential,omitempty"`
 	LogFile    string              `json:"log_file"`
+	// Primary: it will accept writes under a lease, and is not started when the
+	// deadline has passed.
+	Primary bool `json:"primary,omitempty"`
 }
 
 // idleFor is how long a guard without PostgreSQL and without an agent stays.
@@ -71,7 +77,8 @@ type guard struct {
 	mu       sync.Mutex
 	deadline Deadline
 	memo     json.RawMessage
-	moved    chan struct{} // the deadline has changed
+	asked    cluster.Instant // when the last change was
+	moved    chan struct{}   // the deadline has changed
 	agents   int
 	quit     context.CancelFunc
 
@@ -183,17 +190,35 @@ func (g *guard) launcher(ctx context.Context) {
 	for {
 		select {
 		case l := <-g.starts:
+			if l.start.Primary && g.over() {
+				l.answer <- guardLaunched{err: ErrDeadlinePassed}
+				continue
+			}
 			cmd, err := launch(l.start)
 			if err != nil {
 				l.answer <- guardLaunched{err: err}
 				continue
 			}
 			children.Go(func() { _ = cmd.Wait() }) // how it ended is in its log
+			if l.start.Primary && g.over() {
+				// The kill at the deadline may have missed a process that was just
+				// being made.
+				_ = cmd.Process.Kill()
+				l.answer <- guardLaunched{err: ErrDeadlinePassed}
+				continue
+			}
 			l.answer <- guardLaunched{pid: cmd.Process.Pid}
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// over tells whether the deadline has passed and no new lease was granted since.
+func (g *guard) over() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.deadline.Over(Now())
 }
 
 func launch(s GuardStart) (*exec.Cmd, error) {
@@ -398,11 +423,11 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 			answer.Error = "the guard is ending"
 		}
 	case "arm", "grant":
-		answer.Error = g.change(r.Memo, func(d *Deadline) error { return d.Arm(Now(), r.Until, r.Op == "grant") })
+		answer.Error = g.change(r, r.Memo, func(d *Deadline) error { return d.Arm(Now(), r.Until, r.Op == "grant") })
 	case "disarm":
-		answer.Error = g.change(json.RawMessage{}, func(d *Deadline) error { d.Disarm(); return nil })
+		answer.Error = g.change(r, json.RawMessage{}, func(d *Deadline) error { d.Disarm(); return nil })
 	case "remember":
-		answer.Error = g.change(r.Memo, func(*Deadline) error { return nil })
+		answer.Error = g.change(r, r.Memo, func(*Deadline) error { return nil })
 	case "quit":
 		if pids, err := Processes(g.dataDir); err != nil || len(pids) > 0 {
 			answer.Error = "PostgreSQL runs: stop it first"
@@ -420,9 +445,13 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 }
 
 // change changes the deadline and what the agent wants remembered.
-func (g *guard) change(memo json.RawMessage, move func(*Deadline) error) string {
+func (g *guard) change(r guardRequest, memo json.RawMessage, move func(*Deadline) error) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if !r.Asked.IsZero() && r.Asked.Before(g.asked) {
+		return "a later request has overtaken this one"
+	}
+	g.asked = r.Asked
 	if err := move(&g.deadline); err != nil {
 		return err.Error()
 	}

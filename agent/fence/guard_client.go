@@ -197,6 +197,7 @@ func (c *GuardClient) exchange(ctx context.Context, r guardRequest) (guardAnswer
 			return guardAnswer{}, err
 		}
 	}
+	r.Asked = Now()
 	b, err := json.Marshal(r)
 	if err != nil {
 		return guardAnswer{}, err

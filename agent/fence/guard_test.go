@@ -105,12 +105,16 @@ func (p *instance) run(t *testing.T, program string, args ...string) {
 	}
 }
 
-func (p *instance) start(ctx context.Context, t *testing.T) int {
-	t.Helper()
-	pid, err := p.client.Start(ctx, GuardStart{
+func (p *instance) postgres() GuardStart {
+	return GuardStart{
 		Path: filepath.Join(p.bin, "postgres"), Dir: p.data, Credential: p.credential, LogFile: filepath.Join(p.dir, "log"),
 		Args: []string{"-D", p.data, "-p", strconv.Itoa(p.port), "-k", p.dir, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"},
-	})
+	}
+}
+
+func (p *instance) start(ctx context.Context, t *testing.T) int {
+	t.Helper()
+	pid, err := p.client.Start(ctx, p.postgres())
 	must(t, err)
 	await(ctx, t, "PostgreSQL does not start", func() bool {
 		return exec.Command(filepath.Join(p.bin, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(p.port)).Run() == nil
@@ -197,6 +201,45 @@ func TestGuardKillsAtTheDeadline(t *testing.T) {
 	}
 	must(t, again.Grant(ctx, Now().Add(time.Hour), nil))
 	must(t, again.Disarm(ctx))
+}
+
+// A start that was under way while the lease ran out.
+func TestGuardStartsNoPrimaryAfterTheDeadline(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	must(t, p.client.Grant(ctx, Now().Add(time.Millisecond), nil))
+	await(ctx, t, "the guard does not fire", func() bool {
+		s, err := p.client.Status(ctx)
+		must(t, err)
+		return s.Fired
+	})
+	primary := p.postgres()
+	primary.Primary = true
+	if _, err := p.client.Start(ctx, primary); err == nil || !strings.Contains(err.Error(), ErrDeadlinePassed.Error()) {
+		t.Errorf("started without a lease: %v", err)
+	}
+	if !p.gone(t) {
+		t.Error("PostgreSQL runs")
+	}
+	p.start(ctx, t) // a replica may run
+	must(t, p.client.Disarm(ctx))
+}
+
+// A guard that was stopped reads what was asked on two connections in any order.
+func TestGuardHeedsTheLatestRequest(t *testing.T) {
+	ctx, asked := within(t), Now()
+	far := asked.Add(time.Hour)
+	g := &guard{moved: make(chan struct{}, 1)}
+	for _, r := range []guardRequest{
+		{Op: "grant", Until: far, Asked: asked},
+		{Op: "arm", Until: far.Add(-time.Minute), Asked: asked + 2},
+	} {
+		if a := g.answer(ctx, r); a.Error != "" {
+			t.Fatal(a.Error)
+		}
+	}
+	if a := g.answer(ctx, guardRequest{Op: "arm", Until: far.Add(time.Minute), Asked: asked + 1}); a.Error == "" || a.Until != far.Add(-time.Minute) {
+		t.Errorf("an earlier request was heeded after a later one: %+v", a)
+	}
 }
 
 // A backend whose postmaster was killed may still commit.

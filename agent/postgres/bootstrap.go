@@ -157,7 +157,7 @@ func (p *Instance) privately(ctx context.Context, control Control, work func(soc
 	defer p.host.Store(host)
 	args := append(p.arguments(as{role: Primary}, control), "--listen_addresses=", "--unix_socket_directories="+dir, "--hba_file="+hba,
 		"--synchronous_standby_names=")
-	if err := p.launch(ctx, as{role: Primary}, args); err != nil {
+	if err := p.launch(ctx, as{role: Primary}, args, false); err != nil {
 		return err
 	}
 	if err := work(dir); err != nil {

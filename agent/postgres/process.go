@@ -28,6 +28,9 @@ type Command struct {
 	Credential *syscall.Credential
 	// LogFile gets what PostgreSQL writes to stderr, appended.
 	LogFile string
+	// Primary says that it will accept writes under a lease: a guard whose deadline
+	// has passed does not start it. A bootstrap does not, it has no lease yet.
+	Primary bool
 }
 
 // Launcher starts the postmaster, which need not become a child of this

@@ -79,10 +79,12 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 	if err := p.setSignalFile(s.Role); err != nil {
 		return err
 	}
-	return p.launch(ctx, a, p.arguments(a, d.Control))
+	return p.launch(ctx, a, p.arguments(a, d.Control), s.Role == Primary)
 }
 
-func (p *Instance) launch(ctx context.Context, a as, args []string) error {
+// launch starts the postmaster and waits until it accepts connections. With leased
+// it is a primary under a lease.
+func (p *Instance) launch(ctx context.Context, a as, args []string, leased bool) error {
 	path, err := p.program("postgres")
 	if err != nil {
 		return err
@@ -90,7 +92,7 @@ func (p *Instance) launch(ctx context.Context, a as, args []string) error {
 	logFile := p.stateFile("postgres.log")
 	offset := fileSize(logFile)
 	pid, err := p.launcher.Start(ctx, Command{
-		Path: path, Args: args, Env: environ(), Dir: p.dataDir, Credential: p.credential, LogFile: logFile,
+		Path: path, Args: args, Env: environ(), Dir: p.dataDir, Credential: p.credential, LogFile: logFile, Primary: leased,
 	})
 	if err != nil {
 		return err

@@ -54,6 +54,7 @@ type agent struct {
 	settingSync, syncUncertain bool
 
 	guardian guardian
+	memos    uint64
 	touched  struct {
 		told     told
 		session  string
@@ -318,19 +319,22 @@ type guardian struct {
 	sent  bool // an order that was left is waiting for its turn
 	queue []func(done func())
 	busy  bool
+	may   cluster.Instant // the latest deadline that the guard may have
+	// newest is the latest memo that anybody passed on.
+	newest guardMemo
 }
 
 type guardOrder struct {
-	until  cluster.Instant
 	memo   guardMemo
 	grant  bool
 	disarm bool
 }
 
 func (g *guardian) leave(o guardOrder) {
-	if o.until.IsZero() && !o.disarm {
+	if o.memo.killAt.IsZero() && !o.disarm {
 		return
 	}
+	g.latest(o.memo)
 	o.grant = o.grant || g.left != nil && g.left.grant && !o.disarm
 	g.left = &o
 	if g.sent {
@@ -345,9 +349,9 @@ func (g *guardian) leave(o guardOrder) {
 		case order == nil:
 			done()
 		case order.disarm:
-			g.a.host.guard.disarm(done)
+			g.a.host.guard.disarm(func() { g.may = 0; done() })
 		default:
-			g.a.host.guard.arm(order.until, order.memo, order.grant, func(error) { done() })
+			g.tell(order.memo, order.grant, func(error) { done() })
 		}
 	})
 }
@@ -368,11 +372,55 @@ func (g *guardian) next() {
 }
 
 // armNow sets the deadline of a new lease; done hears when the guard has it.
-func (g *guardian) armNow(until cluster.Instant, memo guardMemo, done func(error)) {
+func (g *guardian) armNow(memo guardMemo, done func(error)) {
 	g.enqueue(func(next func()) {
-		g.a.host.guard.arm(until, memo, true, func(err error) {
+		g.tell(memo, true, func(err error) {
 			next()
 			g.a.do(func() { done(err) })
+		})
+	})
+}
+
+// latest is the newest memo that anybody has passed on.
+func (g *guardian) latest(memo guardMemo) guardMemo {
+	if memo.version > g.newest.version {
+		g.newest = memo
+	}
+	return g.newest
+}
+
+// tell has the guard take the latest deadline.
+func (g *guardian) tell(memo guardMemo, grant bool, done func(error)) {
+	memo = g.latest(memo)
+	if g.may.Before(memo.killAt) {
+		g.may = memo.killAt
+	}
+	g.a.host.guard.arm(memo.killAt, memo, grant, func(err error) {
+		if err == nil {
+			g.may = memo.killAt
+		}
+		done(err)
+	})
+}
+
+// shorten sends only when the guard has no later deadline than the lease allows.
+func (g *guardian) shorten(memo guardMemo, limit time.Duration, done func(error)) {
+	if memo = g.latest(memo); memo.killAt.IsZero() || !memo.killAt.Before(g.may) {
+		done(nil)
+		return
+	}
+	over := false
+	finish := func(err error) {
+		if !over {
+			over = true
+			done(err)
+		}
+	}
+	g.a.later(limit, func() { finish(errNotSent) })
+	g.enqueue(func(next func()) {
+		g.tell(memo, false, func(err error) {
+			next()
+			g.a.do(func() { finish(err) })
 		})
 	})
 }
@@ -380,25 +428,33 @@ func (g *guardian) armNow(until cluster.Instant, memo guardMemo, done func(error
 func (g *guardian) disarm(done func()) {
 	g.enqueue(func(next func()) {
 		g.left = nil
-		g.a.host.guard.disarm(func() { next(); g.a.do(done) })
+		g.a.host.guard.disarm(func() { g.may = 0; next(); g.a.do(done) })
 	})
 }
 
 func (g *guardian) remember(memo guardMemo, done func()) {
 	g.enqueue(func(next func()) {
-		g.a.host.guard.remember(memo, func() { next(); g.a.do(done) })
+		g.a.host.guard.remember(g.latest(memo), func() { next(); g.a.do(done) })
 	})
 }
 
 func (a *agent) memo() guardMemo {
-	return guardMemo{Memo: a.tenure.Memo(a.session, a.Snapshot.Status.ModifyIndex), config: a.dynamic}
+	a.memos++
+	return guardMemo{
+		Memo: a.tenure.Memo(a.session, a.Snapshot.Status.ModifyIndex), config: a.dynamic,
+		killAt: a.killAt(), version: a.memos,
+	}
+}
+
+func (a *agent) pauseInForce() bool {
+	return ha.View{Name: a.host.name, Config: a.dynamic, Cluster: a.Snapshot, Read: a.Read}.PauseInForce()
 }
 
 // armGuard moves the guard's deadline with the lease.
 func (a *agent) armGuard() {
-	if (ha.View{Name: a.host.name, Config: a.dynamic, Cluster: a.Snapshot, Read: a.Read}).PauseInForce() {
+	if a.pauseInForce() {
 		a.guardian.leave(guardOrder{disarm: true})
 		return
 	}
-	a.guardian.leave(guardOrder{until: a.killAt(), memo: a.memo()})
+	a.guardian.leave(guardOrder{memo: a.memo()})
 }

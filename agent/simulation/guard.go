@@ -21,7 +21,9 @@ type guard struct {
 // guardMemo is what the guard keeps for the agent.
 type guardMemo struct {
 	ha.Memo
-	config cluster.Dynamic
+	config  cluster.Dynamic
+	killAt  cluster.Instant
+	version uint64
 }
 
 // run runs something in the guard's process, later while it is stopped.
@@ -62,6 +64,17 @@ func (g *guard) arm(until cluster.Instant, memo guardMemo, newLease bool, done f
 			done(err)
 		}
 	})
+}
+
+// start launches a primary, unless the deadline has passed.
+func (g *guard) start(launch func(), refused func(error)) {
+	g.command(func() {
+		if g.deadline.Over(g.host.clock()) && !g.host.w.mutant.GuardOff {
+			refused(fence.ErrDeadlinePassed)
+			return
+		}
+		launch()
+	}, nil)
 }
 
 // watch waits for the deadline as it is now.

@@ -55,7 +55,7 @@ func TestWithoutAFaultNothingChangesHands(t *testing.T) {
 func TestSwitchover(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []any{false, true, "quorum"} {
-		s := directed(3, map[string]any{"ttl": 8, "synchronous_mode": mode}, ev(30, Switchover, b))
+		s := directed(3, map[string]any{"ttl": 8, "synchronous_mode": mode, "synchronous_node_count": 2}, ev(30, Switchover, b))
 		for seed := uint64(1); seed <= 20; seed++ {
 			s.Seed = seed
 			if r := Run(s, Options{}); r.Violation != nil || r.Tally.Interruptions != 1 || r.Tally.Promotions != 1 {

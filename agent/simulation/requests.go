@@ -97,6 +97,23 @@ func (a *agent) transact(timeout time.Duration, ops []op, done func(indexes map[
 	})
 }
 
+// transactShortened sends once the guard knows the end of a lease that was cut.
+func (a *agent) transactShortened(timeout time.Duration, ops []op, done func(indexes map[string]uint64, err error)) {
+	if a.tenure.Until().IsZero() || a.pauseInForce() || a.host.w.mutant.GuardNotShortened {
+		a.transact(timeout, ops, done)
+		return
+	}
+	deadline := a.clock().Add(timeout)
+	a.guardian.shorten(a.memo(), timeout, func(err error) {
+		if err == nil {
+			a.transact(max(deadline.Sub(a.clock()), time.Millisecond), ops, done)
+			return
+		}
+		done(nil, errNotSent)
+		a.step()
+	})
+}
+
 // call asks another member over REST. serve runs on that member, done on our loop;
 // ok is false when there was no answer in time.
 func call[T any](a *agent, to *host, timeout time.Duration, serve func(*agent, func(T)), done func(answer T, ok bool)) {

@@ -209,7 +209,7 @@ func (a *agent) giveUp(successor string) {
 
 // startPostgres starts PostgreSQL, a primary only under an armed guard.
 func (a *agent) startPostgres(primary bool, upstream string) {
-	killAt, memo := a.killAt(), a.memo()
+	memo := a.memo()
 	a.pg.syncSet = false
 	a.startTask(ha.TaskStart, func(t *task) {
 		start := func() { a.host.pg.start(primary, upstream, t.ends) }
@@ -217,12 +217,12 @@ func (a *agent) startPostgres(primary bool, upstream string) {
 			start()
 			return
 		}
-		a.guardian.armNow(killAt, memo, func(err error) {
+		a.guardian.armNow(memo, func(err error) {
 			if err != nil {
 				t.ends(err)
 				return
 			}
-			t.then(start)
+			t.then(func() { a.host.guard.start(start, t.ends) })
 		})
 	}, func(err error) {
 		if err == nil {
@@ -270,10 +270,10 @@ func (a *agent) follow(upstream string) {
 
 // promote makes the replica the primary, under an armed guard.
 func (a *agent) promote() {
-	killAt, memo := a.killAt(), a.memo()
+	memo := a.memo()
 	var seen observed
 	a.startTask(ha.TaskPromote, func(t *task) {
-		a.guardian.armNow(killAt, memo, func(err error) {
+		a.guardian.armNow(memo, func(err error) {
 			if err != nil {
 				t.ends(err)
 				return

@@ -56,9 +56,9 @@ func (a *agent) beat() {
 	t0 := a.clock()
 	status := a.nextStatus()
 	if m.GuardNotShortened {
-		kept := a.killAt()
+		kept := a.memo()
 		a.tenure.BeginBeat(t0, ttl)
-		a.guardian.leave(guardOrder{until: kept, memo: a.memo()})
+		a.guardian.leave(guardOrder{memo: kept})
 	} else {
 		a.tenure.BeginBeat(t0, ttl)
 		a.armGuard()
@@ -68,7 +68,7 @@ func (a *agent) beat() {
 		expect(keyStatus, index),
 		{verb: set, key: keyStatus, value: status},
 	}
-	a.transact(a.leaseTimeout(), m.change(ops, m.BeatUnchecked), func(indexes map[string]uint64, err error) {
+	a.transactShortened(a.leaseTimeout(), m.change(ops, m.BeatUnchecked), func(indexes map[string]uint64, err error) {
 		if err != nil {
 			a.writeFailed("beat", err)
 			return
@@ -83,7 +83,7 @@ func (a *agent) beat() {
 				return
 			}
 			a.tenure.TookOver(a.clock(), ttl)
-			a.guardian.leave(guardOrder{until: a.killAt(), memo: a.memo(), grant: true})
+			a.guardian.leave(guardOrder{memo: a.memo(), grant: true})
 			return
 		}
 		a.armGuard()
@@ -126,7 +126,7 @@ func (a *agent) takeOver(t ha.TakeOver) {
 	t0 := a.clock()
 	a.tenure.BeginTakeOver(t0, ttl)
 	a.armGuard()
-	a.transact(a.dynamic.RetryTimeout, m.change(ops, m.TakeOverUnchecked), func(indexes map[string]uint64, err error) {
+	a.transactShortened(a.dynamic.RetryTimeout, m.change(ops, m.TakeOverUnchecked), func(indexes map[string]uint64, err error) {
 		if err != nil {
 			a.writeFailed("taking the lock", err)
 			return
@@ -148,7 +148,7 @@ func (a *agent) takeOver(t ha.TakeOver) {
 		a.tenure.TookOver(from, ttl)
 		a.host.w.say("%s: took the lock, lease of %s", a.host.name, a.tenure.Until().Sub(a.clock()))
 		if !a.dynamic.Pause {
-			a.guardian.leave(guardOrder{until: a.killAt(), memo: a.memo(), grant: true})
+			a.guardian.leave(guardOrder{memo: a.memo(), grant: true})
 		}
 		if deposed != "" {
 			a.depose(deposed, index)
