@@ -64,7 +64,8 @@ func (a *Agent) effect(ctx context.Context, cancel context.CancelFunc, work func
 func (a *Agent) nextStatus() cluster.Status {
 	return cluster.Status{
 		OpTime: a.m.pg.observed.LSN(),
-		Lictor: &cluster.Beat{LeaseMS: a.m.dynamic.TTL.Milliseconds(), Number: a.m.NextBeat(), Owner: a.cfg.Name, Paused: a.m.dynamic.Pause},
+		Lictor: &cluster.Beat{LeaseMS: a.m.dynamic.TTL.Milliseconds(), Number: a.m.NextBeat(), Owner: a.cfg.Name, Paused: a.m.dynamic.Pause,
+			Timeline: a.m.NextTimeline(a.m.pg.observed.Timeline, false)},
 	}
 }
 
@@ -178,6 +179,7 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 		Status: a.nextStatus(),
 		Sync:   t.Sync, SyncIndex: t.SyncIndex,
 	}
+	request.Status.Lictor.Timeline = a.m.NextTimeline(a.m.pg.observed.Timeline, !a.m.pg.primary())
 	if request.Status.OpTime == 0 {
 		request.Status.OpTime = a.m.Snapshot.Status.Value.OpTime
 	}

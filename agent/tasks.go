@@ -391,7 +391,7 @@ func (a *Agent) follow(upstream string) {
 // promote makes the replica the primary. The guard is armed before, so that the
 // new primary cannot outlive the lease even if this agent dies on the way.
 func (a *Agent) promote() {
-	memo := a.memo()
+	memo, above := a.memo(), a.m.Timeline()-1
 	until, timing := a.m.tenure.Until(), a.watchdogTiming()
 	var seen postgres.State
 	a.startTask(ha.TaskPromote, func(ctx context.Context) error {
@@ -404,7 +404,7 @@ func (a *Agent) promote() {
 		if err := a.pg.PrePromote(ctx); err != nil {
 			return err
 		}
-		if err := a.pg.Promote(ctx); err != nil {
+		if err := a.pg.Promote(ctx, above); err != nil {
 			return err
 		}
 		var err error

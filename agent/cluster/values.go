@@ -138,6 +138,9 @@ type Beat struct {
 	// Paused says that the owner beat in pause: it may run as a primary beyond its
 	// lease, so nobody takes that lease on his own.
 	Paused bool `json:"paused,omitempty"`
+	// Timeline is the highest number of a timeline that a leader of this shard has
+	// taken, or may be about to: the next promotion takes a higher one.
+	Timeline int `json:"timeline,omitempty"`
 	// Successor alone may take a released lease for the first half of its ttl.
 	Successor string `json:"successor,omitempty"`
 }

@@ -70,6 +70,28 @@ func (o *Outlook) NextBeat() int64 {
 	return 1
 }
 
+// NextTimeline is the highest timeline that may be in use once the status which
+// replaces the one that is known stands in Consul. own is that of this member's
+// data directory; promotes says that the status is a takeover's which is to be
+// followed by a promotion. A leader that promotes and is lost at once would
+// otherwise leave a timeline whose number its successor takes too: PostgreSQL knows
+// only of those that have reached it (its documentation, 26.3.6 Timelines).
+func (o *Outlook) NextTimeline(own int, promotes bool) int {
+	highest := max(own, o.Timeline())
+	if promotes {
+		highest++
+	}
+	return highest
+}
+
+// Timeline is the highest timeline that may be in use, as far as the status tells.
+func (o *Outlook) Timeline() int {
+	if b := o.Snapshot.Status.Value.Lictor; b != nil {
+		return b.Timeline
+	}
+	return 0
+}
+
 // Wrote notes a write of this member, which has given some key this index.
 func (o *Outlook) Wrote(index uint64) { o.floor = max(o.floor, index) }
 

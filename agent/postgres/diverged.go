@@ -124,8 +124,11 @@ func (p *Instance) walDiverged(ctx context.Context, history cluster.History, tim
 	}
 	for _, file := range files {
 		tli, err := strconv.ParseInt(strings.TrimSuffix(filepath.Base(file), ".history"), 16, 32)
-		if err == nil && int(tli) > timeline && !known[int(tli)] {
-			return true, nil
+		if err != nil || int(tli) <= timeline || known[int(tli)] {
+			continue
+		}
+		if marked, err := isSkipped(file); err != nil || !marked {
+			return true, err
 		}
 	}
 	for _, h := range history {

@@ -196,7 +196,7 @@ func TestTwoMembers(t *testing.T) {
 
 	// a crashes with a backend that goes on, b is promoted, a's WAL goes on.
 	must(t, func() error { _, err := a.SetSynchronousStandbys(ctx, nil); return err }())
-	must(t, b.Promote(ctx))
+	must(t, b.Promote(ctx, 0))
 	observe(ctx, t, b, "promoted", func(s State) bool { return !s.InRecovery && s.Timeline == 2 })
 	must(t, b.Checkpoint(ctx))
 	history, err := b.TimelineHistory(2)

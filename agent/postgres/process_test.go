@@ -231,7 +231,7 @@ func TestDivergence(t *testing.T) {
 		caughtUp(ctx, t, a, b)
 		crash(t, a)
 		must(t, a.killLeftovers(ctx)) // or the WAL would go on
-		must(t, b.Promote(ctx))
+		must(t, b.Promote(ctx, 0))
 		if outcome, err := a.Rewind(ctx, upstream(b), false); err != nil || outcome != NotNeeded {
 			t.Fatalf("%s %v", outcome, err)
 		}
@@ -264,7 +264,7 @@ func TestDivergence(t *testing.T) {
 		must(t, b.Kill(ctx))
 		must(t, a.Stop(ctx, Immediate))
 		must(t, c.Start(ctx, StartAs{Role: Replica}))
-		must(t, c.Promote(ctx))
+		must(t, c.Promote(ctx, 0))
 		if _, err := a.Rewind(ctx, upstream(c), false); err == nil {
 			t.Error("taken as not diverged")
 		}
@@ -290,8 +290,8 @@ func TestTwoPrimariesOfOneTimeline(t *testing.T) {
 	caughtUp(ctx, t, a, b)
 	caughtUp(ctx, t, a, c)
 	must(t, a.Kill(ctx))
-	must(t, b.Promote(ctx))
-	must(t, c.Promote(ctx))
+	must(t, b.Promote(ctx, 0))
+	must(t, c.Promote(ctx, 0))
 	sql(ctx, t, b, "CREATE TABLE public.only_here AS SELECT generate_series(1, 10000)")
 	must(t, b.Stop(ctx, Fast))
 	if _, err := b.Rewind(ctx, upstream(c), true); err == nil || !strings.Contains(err.Error(), "reinitialize") {

@@ -69,6 +69,9 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 	if err := p.killLeftovers(ctx); err != nil {
 		return err
 	}
+	if err := p.unskipTimelines(); err != nil {
+		return fmt.Errorf("not started: %w", err)
+	}
 	a := as{role: s.Role, upstream: s.Upstream}
 	if s.Role == Replica {
 		p.setSyncNames("")
@@ -173,13 +176,17 @@ func (p *Instance) Stop(ctx context.Context, mode Mode) error {
 	return p.killLeftovers(ctx)
 }
 
-// Promote makes the running replica a primary and waits until it is one.
-func (p *Instance) Promote(ctx context.Context) error {
+// Promote makes the running replica a primary, on a timeline with a number above
+// one that may be taken, and waits until it is one.
+func (p *Instance) Promote(ctx context.Context, above int) error {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return err
 	}
 	defer hangUpOn(conn)
+	if err := p.skipTimelines(ctx, conn, above); err != nil {
+		return fmt.Errorf("promoting: %w", err)
+	}
 	if _, err := conn.Exec(ctx, "SELECT pg_promote(false)"); err != nil {
 		return fmt.Errorf("promoting: %w", err)
 	}

@@ -143,7 +143,7 @@ func TestSynchronousBeforePromotion(t *testing.T) {
 	if set.Value != "*" || set.Since != 0 {
 		t.Errorf("on a replica: %+v", set)
 	}
-	must(t, b.Promote(ctx))
+	must(t, b.Promote(ctx, 0))
 	s := observe(ctx, t, b, "promoted", func(s State) bool { return s.Accepting && !s.InRecovery })
 	if s.SyncNames != "*" {
 		t.Errorf("after the promotion: %q", s.SyncNames)

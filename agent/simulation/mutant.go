@@ -30,6 +30,7 @@ type Mutant struct {
 	SuccessorIgnored  bool // a released lease is anybody's
 	SyncTooEarly      bool // the key sync names standbys before they have caught up
 	QuorumUnasked     bool // the positions of the other voters are not waited for
+	TimelineUntold    bool // the status does not tell which timelines may be in use
 }
 
 // change leaves the check of the status out.

@@ -132,6 +132,14 @@ func TestMutantGuardNotShortened(t *testing.T) {
 		during(39, 30, SlowNetwork, a).with(1500), ev(40, SetTTL, a).with(3), during(42.5, 40, StopAgent, a)), "I1")
 }
 
+// b promotes and is lost before d, which is cut off, has seen anything of the new
+// timeline; c has, and must not lead.
+func TestMutantTimelineUntold(t *testing.T) {
+	s := directed(4, alone(8), during(30, 300, HostLoss, a), during(29, 31, CutFromMembers, d), during(45, 300, HostLoss, b))
+	s.NoFailover, s.NoArchive = []int{c}, true
+	killed(t, Mutant{TimelineUntold: true}, s, "I4")
+}
+
 func TestMutantSuccessorIgnored(t *testing.T) {
 	killed(t, Mutant{SuccessorIgnored: true}, directed(3, alone(8),
 		during(27, 60, LagReplica, c), during(29, 20, StarveAgent, b), ev(30, Switchover, b)), "I3")

@@ -96,8 +96,8 @@ func (p *postgres) refuse() {
 	p.writable, p.pending = false, nil
 }
 
-// promote ends recovery on a new timeline.
-func (p *postgres) promote(done func(error)) {
+// promote ends recovery on a new timeline, with a number above one that may be taken.
+func (p *postgres) promote(above int, done func(error)) {
 	if !p.ready || p.primary || p.stopping {
 		done(errors.New("no replica runs"))
 		return
@@ -108,7 +108,7 @@ func (p *postgres) promote(done func(error)) {
 			return
 		}
 		old := p.at
-		p.at = position{branch: &branch{timeline: p.host.w.nextTimeline(old), parent: old.branch, fork: old.lsn}, lsn: old.lsn + 1}
+		p.at = position{branch: &branch{timeline: p.host.w.nextTimeline(old, above), parent: old.branch, fork: old.lsn}, lsn: old.lsn + 1}
 		p.primary, p.streaming, p.upstream = true, false, ""
 		p.host.w.judge.promoted(p.host, old)
 		p.accept()
@@ -118,9 +118,9 @@ func (p *postgres) promote(done func(error)) {
 
 // nextTimeline is the number that a promotion takes: after the highest of which there
 // is a history file. With an archive that all share these are all of them.
-func (w *world) nextTimeline(from position) int {
+func (w *world) nextTimeline(from position, above int) int {
 	if w.schedule.NoArchive {
-		return from.branch.timeline + 1
+		return max(from.branch.timeline, above) + 1
 	}
 	w.timeline++
 	return w.timeline

@@ -270,7 +270,10 @@ func (a *agent) follow(upstream string) {
 
 // promote makes the replica the primary, under an armed guard.
 func (a *agent) promote() {
-	memo := a.memo()
+	memo, above := a.memo(), a.Timeline()-1
+	if a.host.w.mutant.TimelineUntold {
+		above = 0
+	}
 	var seen observed
 	a.startTask(ha.TaskPromote, func(t *task) {
 		a.guardian.armNow(memo, func(err error) {
@@ -279,7 +282,7 @@ func (a *agent) promote() {
 				return
 			}
 			t.then(func() {
-				a.host.pg.promote(func(err error) {
+				a.host.pg.promote(above, func(err error) {
 					seen = a.host.pg.observe()
 					t.ends(err)
 				})

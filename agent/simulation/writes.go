@@ -41,7 +41,8 @@ func (a *agent) perform(action ha.Action) {
 func (a *agent) nextStatus() cluster.Status {
 	return cluster.Status{
 		OpTime: a.pg.observed.lsn,
-		Lictor: &cluster.Beat{LeaseMS: a.dynamic.TTL.Milliseconds(), Number: a.NextBeat(), Owner: a.host.name, Paused: a.dynamic.Pause},
+		Lictor: &cluster.Beat{LeaseMS: a.dynamic.TTL.Milliseconds(), Number: a.NextBeat(), Owner: a.host.name, Paused: a.dynamic.Pause,
+			Timeline: a.NextTimeline(a.pg.observed.timeline, false)},
 	}
 }
 
@@ -107,6 +108,7 @@ func (a *agent) takeOver(t ha.TakeOver) {
 	}
 	ttl, session := a.dynamic.TTL, a.session
 	status := a.nextStatus()
+	status.Lictor.Timeline = a.NextTimeline(a.pg.observed.timeline, !a.pg.primary())
 	if status.OpTime == 0 {
 		status.OpTime = a.Snapshot.Status.Value.OpTime
 	}

@@ -1,0 +1,91 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// skipped marks a history file that stands for a timeline which another member may
+// have begun, and which never reached this one.
+const skipped = "skipped by lictor"
+
+// maxSkipped bounds how many numbers are passed over at once: more is a mistake.
+const maxSkipped = 1000
+
+// skipTimelines makes the next promotion take a number above one. PostgreSQL takes
+// the first for which it finds no history file (findNewestTimeLine in
+// src/backend/access/transam/timeline.c), so those in between get one. It says that
+// its timeline left ours long before now, so that a standby which comes upon it in
+// the meantime does not follow it (rescanLatestTimeLine in xlogrecovery.c).
+func (p *Instance) skipTimelines(ctx context.Context, conn *pgx.Conn, above int) error {
+	var own int // or an earlier one: files that exist already stay as they are
+	const query = "SELECT greatest(timeline_id, (SELECT min_recovery_end_timeline FROM pg_control_recovery())) FROM pg_control_checkpoint()"
+	if err := conn.QueryRow(ctx, query).Scan(&own); err != nil {
+		return fmt.Errorf("asking for the timeline: %w", err)
+	}
+	if above-own > maxSkipped {
+		return fmt.Errorf("the shard's status says that timeline %d may be in use, this member is on %d: too far apart to be true", above, own)
+	}
+	for n := own + 1; n <= above; n++ {
+		err := p.writeNew(p.historyFile(n), fmt.Sprintf("%d\t0/1\t%s\n", own, skipped))
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("passing over timeline %d: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// writeNew writes a file of PostgreSQL's that must not exist yet.
+func (p *Instance) writeNew(file, content string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	if p.credential != nil {
+		err = errors.Join(err, f.Chown(int(p.credential.Uid), int(p.credential.Gid)))
+	}
+	return errors.Join(err, f.Close())
+}
+
+// unskipTimelines removes the marks that no promotion has followed, of an earlier
+// run that was cut short: a standby that finds such a file when it starts takes it
+// for the timeline to follow. The others stay, because a walreceiver asks the
+// primary for the history of each timeline up to the primary's
+// (WalRcvFetchTimeLineHistoryFiles in walreceiver.c).
+func (p *Instance) unskipTimelines() error {
+	files, err := filepath.Glob(p.inData("pg_wal/????????.history"))
+	if err != nil {
+		return fmt.Errorf("looking for timelines: %w", err)
+	}
+	slices.Sort(files) // hexadecimal numbers of eight digits
+	for _, file := range slices.Backward(files) {
+		if marked, err := isSkipped(file); err != nil || !marked {
+			return err
+		}
+		if err := os.Remove(file); err != nil {
+			return fmt.Errorf("the mark of a timeline that was passed over: %w", err)
+		}
+	}
+	return nil
+}
+
+// isSkipped tells whether a history file stands for a timeline that was passed over.
+func isSkipped(file string) (bool, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return false, fmt.Errorf("reading the history of a timeline: %w", err)
+	}
+	return bytes.Contains(content, []byte("\t"+skipped+"\n")), nil
+}
+
+func (p *Instance) historyFile(timeline int) string {
+	return p.inData(fmt.Sprintf("pg_wal/%08X.history", timeline))
+}
