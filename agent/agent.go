@@ -12,7 +12,12 @@
 //	guardian.go, watchdog.go
 //	             the deadlines that guard and watchdog device get
 //	watch.go     the goroutines that listen: Consul, PostgreSQL, peers, session
-//	requests.go  what operators ask for through the REST API
+//	requests.go, restart.go, reinit.go
+//	             what operators ask for through the REST API
+//	schedule.go  a restart that they ask for at some time
+//	callbacks.go the operators' own scripts, when PostgreSQL's role or state changes
+//	service.go   what systemd is told
+//	meter.go     counts and durations for GET /metrics
 //
 // Nothing in the loop waits: every effect runs in a goroutine of its own with a
 // deadline that derives from the lease, and posts its result back.
@@ -33,7 +38,9 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/logging"
 	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/systemd"
 )
 
 // Agent runs one member of a shard.
@@ -51,8 +58,14 @@ type Agent struct {
 	probe    *postgres.DiskProbe
 	// runnable tells whether the binary installed by now can be run.
 	runnable func(context.Context) error
-	peers    *api.Client
-	clock    fence.Clock
+	logging  *logging.Log
+	systemd  *systemd.Notifier
+	meter    *meter
+	// callbacks runs the operator's scripts, each within scriptLimit.
+	callbacks   *callbacks
+	scriptLimit time.Duration
+	peers       *api.Client
+	clock       fence.Clock
 
 	// ctx ends when the agent must end at once; work counts its goroutines.
 	ctx    context.Context
@@ -63,6 +76,7 @@ type Agent struct {
 	// What other goroutines may read of the loop's state.
 	shown   atomic.Pointer[api.State]
 	dynamic atomic.Pointer[cluster.Dynamic]
+	cloned  atomic.Pointer[cloned]
 	changed *broadcast
 
 	kickPostgres chan struct{}
@@ -86,6 +100,10 @@ type Options struct {
 	ProbeCommand []string
 	// Runnable tells whether the binary that is installed by now can be run.
 	Runnable func(context.Context) error
+	// Logging is where Log comes from: a reload changes its level. It may be nil.
+	Logging *logging.Log
+	// Systemd hears how the agent fares; nil: nobody does.
+	Systemd *systemd.Notifier
 }
 
 // Signals are an agent's wishes from outside. Stop is closed, the others send.
@@ -105,6 +123,10 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	meter := newMeter()
+	for _, c := range clients {
+		c.HttpClient.Transport = &timed{meter: meter, next: c.HttpClient.Transport}
+	}
 	store, err := consul.New(clients, cfg.Keys())
 	if err != nil {
 		return nil, err
@@ -120,6 +142,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, source: o.Source, version: o.Version, log: o.Log,
 		keys: cfg.Keys(), store: store, peers: peers, clock: fence.Now, runnable: o.Runnable,
+		logging: o.Logging, systemd: o.Systemd, meter: meter,
 		events:       make(chan func(), 64),
 		changed:      newBroadcast(),
 		kickPostgres: make(chan struct{}, 1),
@@ -132,6 +155,20 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		return nil, err
 	}
 	a.probe = a.pg.DiskProbe(o.ProbeCommand)
+	a.scriptLimit = cfg.Lictor.ScriptLimit()
+	a.callbacks = newCallbacks(a.scriptLimit, o.Log)
+	a.callbacks.keep = a.pg.KeepTold
+	a.callbacks.run = func(ctx context.Context, action, role, command string) error {
+		began := time.Now()
+		err := a.pg.Callback(ctx, command, action, role)
+		outcome := "done"
+		if err != nil {
+			outcome = "failed"
+		}
+		meter.callbacks.WithLabelValues(action, outcome).Observe(time.Since(began).Seconds())
+		return err
+	}
+	a.callbacks.ended = func() { a.post(func() {}) } // an upgrade may wait for them
 	a.m.dynamic = dynamic
 	a.m.told, a.m.writing, a.m.reasons = map[string]string{}, map[string]bool{}, map[string]cluster.Instant{}
 	a.dynamic.Store(&dynamic)
@@ -149,12 +186,14 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.ctx, a.end = context.WithCancel(ctx)
 	defer a.work.Wait()
 	defer a.end()
+	defer a.finishCallbacks()
 
 	server, err := api.NewServer(a.cfg.RestAPI, a, a.log)
 	if err != nil {
 		return err
 	}
 	server.Compat = a.cfg.Lictor.Compat
+	server.Collectors = a.meter.collectors()
 	// A port that is taken must end this agent before it has touched anything.
 	if err := server.Listen(a.ctx); err != nil {
 		return err
@@ -177,6 +216,10 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo(a.watchGuard)
 	a.goDo(a.watchDisk)
 	a.goDo(a.watchdog.Run)
+	a.goDo(a.callbacks.work)
+	a.goDo(a.tellSystemd)
+	a.goDo(a.keepAlive)
+	a.systemd.Ready()
 	a.tellLastReset()
 	return a.loop(signals, serverFailed)
 }

@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
 // initialConfig is the dynamic configuration that this member writes when
-// Consul has none: bootstrap.dcs.
+// Consul has none: the one that is kept with the data, else bootstrap.dcs.
 func (a *Agent) initialConfig() []byte {
+	if cached := a.m.cachedConfig; cached != nil {
+		return cached
+	}
 	value, err := cluster.CanonicalJSON(a.cfg.Bootstrap.DCS)
 	if err != nil {
 		a.once("bootstrap.dcs", "bootstrap.dcs cannot be written as JSON", err.Error())
@@ -44,8 +50,30 @@ func (a *Agent) applyConfig(snapshot cluster.Snapshot) {
 		a.armGuard()
 	}
 	a.applyPostgresConfig()
+	a.cacheConfig(snapshot.Config.Value)
 	a.log.Info().Dur("ttl", dynamic.TTL).Dur("loop_wait", dynamic.LoopWait).Dur("retry_timeout", dynamic.RetryTimeout).
 		Str("synchronous_mode", string(dynamic.SynchronousMode)).Msg("dynamic configuration applied")
+}
+
+// reconfigure makes what can change at run time of the agent's own file take
+// effect, and says what of it cannot.
+func (a *Agent) reconfigure(cfg config.Config) {
+	if a.logging != nil {
+		a.logging.Hide(settings.Secrets(cfg))
+		if err := a.logging.Set(cfg.Log.Level); err != nil {
+			a.log.Error().Err(err).Msg("the log's level stays as it was")
+		}
+	}
+	if changed := a.cfg.NeedsNewAgent(cfg); len(changed) > 0 {
+		a.log.Warn().Strs("settings", changed).Msg("these have changed and take effect when the agent is started anew")
+	}
+	a.cfg.Tags, a.cfg.Log = cfg.Tags, cfg.Log
+	a.cfg.Postgres.Callbacks = cfg.Postgres.Callbacks
+	a.cfg.Postgres.RemoveOnRewindFail, a.cfg.Postgres.RemoveOnDiverged = cfg.Postgres.RemoveOnRewindFail, cfg.Postgres.RemoveOnDiverged
+	a.pg.Reconfigure(cfg.Postgres)
+	a.m.reloadAsked = true
+	a.applyPostgresConfig()
+	a.log.Info().Msg("configuration reloaded")
 }
 
 // applyPostgresConfig hands PostgreSQL's part to PostgreSQL.
@@ -67,15 +95,74 @@ func (a *Agent) rewriteConfig() {
 	a.m.rewrite, a.m.rewriting = false, true
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		err := a.pg.Rewrite(ctx)
+		changed, err := a.pg.Rewrite(ctx)
 		return func() {
 			a.m.rewriting = false
+			a.m.reloadAsked = a.m.reloadAsked || changed
 			if err != nil {
 				a.log.Error().Err(err).Msg("PostgreSQL's configuration could not be written; it stays as it was")
+			} else if changed {
+				a.checkFiles()
 			}
 			kick(a.kickPostgres)
 		}
 	})
+}
+
+// checkFiles asks PostgreSQL what it does not take of its new configuration: that
+// would keep it from starting the next time. It was written past the REST API,
+// which refuses such values.
+func (a *Agent) checkFiles() {
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		problems, err := a.pg.ConfigProblems(ctx)
+		return func() {
+			switch {
+			case err != nil: // PostgreSQL does not answer, which is told elsewhere
+			case len(problems) > 0:
+				a.once("settings", "PostgreSQL does not take its new configuration and would not start with it; mend it before the next restart", strings.Join(problems, "; "))
+			default:
+				a.clearOnce("settings")
+			}
+		}
+	})
+}
+
+// checkChange checks what a request would change of PostgreSQL's settings.
+func (a *Agent) checkChange(ctx context.Context, old, changed cluster.Dynamic) error {
+	ctx, cancel := context.WithTimeout(ctx, changed.RetryTimeout)
+	defer cancel()
+	return a.pg.CheckChange(ctx, old, changed)
+}
+
+// cacheConfig keeps the dynamic configuration with the data.
+func (a *Agent) cacheConfig(value []byte) {
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	a.effect(ctx, cancel, func(context.Context) func() {
+		err := a.pg.CacheDynamic(value)
+		return func() {
+			if err != nil {
+				a.once("cached configuration", "the dynamic configuration cannot be kept with the data", err.Error())
+				return
+			}
+			a.clearOnce("cached configuration")
+		}
+	})
+}
+
+// recallConfig begins with the dynamic configuration that is kept with the data.
+func (a *Agent) recallConfig() {
+	cached, err := a.pg.CachedDynamic()
+	if err != nil || cached == nil {
+		return
+	}
+	dynamic, _, err := cluster.ParseDynamicJSON(cached)
+	if err != nil {
+		a.log.Warn().Err(err).Msg("the dynamic configuration that is kept with the data is not valid and is not used")
+		return
+	}
+	a.m.cachedConfig, a.m.dynamic = cached, dynamic
+	a.dynamic.Store(&dynamic)
 }
 
 // mayRewind tells whether the configuration allows pg_rewind.
@@ -98,6 +185,7 @@ func (a *Agent) mayRemoveData() string {
 // directory, before anything else happens. It returns the Consul session of the
 // agent's earlier run, if the guard remembers one.
 func (a *Agent) adopt(ctx context.Context) (session string, err error) {
+	a.recallConfig()
 	a.pg.Apply(a.m.dynamic)
 	running, err := a.pg.Adopt()
 	if err != nil {
@@ -106,6 +194,7 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	a.m.data = a.lookAtData(ctx)
 	a.m.pg.wasPrimary = a.m.data.wasPrimary
 	a.m.pg.running = running
+	a.recallTold()
 	if !running {
 		return "", nil
 	}

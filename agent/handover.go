@@ -44,6 +44,7 @@ func (a *Agent) handover(h ha.Handover) {
 	}
 	session, asked := a.m.session, a.m.Snapshot.Failover.ModifyIndex
 	var announced, stopped, dropped bool
+	scriptsLimit := min(a.beforeStopLimit(), handoverLimit/2)
 	a.startTask(ha.TaskHandover, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, handoverLimit)
 		defer cancel()
@@ -57,9 +58,7 @@ func (a *Agent) handover(h ha.Handover) {
 				return err
 			}
 		}
-		if err := a.pg.BeforeStop(ctx); err != nil {
-			a.log.Warn().Err(err).Msg("before_stop failed")
-		}
+		a.beforeStop(ctx, scriptsLimit)
 		stopped = true
 		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
 			return err

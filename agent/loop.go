@@ -51,6 +51,9 @@ type member struct {
 
 	dynamic     cluster.Dynamic
 	configIndex uint64
+	// cachedConfig is the dynamic configuration that was kept with the data when
+	// the agent started.
+	cachedConfig []byte
 
 	published   published
 	told        map[string]string // problems that were logged, by topic
@@ -71,6 +74,15 @@ type member struct {
 	others      []string                   // primaries beside this one
 	reasons     map[string]cluster.Instant // when each was logged last
 	refused     string                     // why the last request for a switchover was refused
+	teller      teller
+	stopBy      cluster.Instant // when an orderly stop must be over; zero: none is under way
+	barredUntil cluster.Instant // pre_promote has failed: this member does not want to lead before
+	reloadAsked bool            // the file was read anew, which on_reload is told of
+	journal     journal
+
+	planned      plannedRestart // a restart that is scheduled
+	planRecalled bool           // that of an earlier run was looked for
+	leavingSync  bool           // this standby asks the leader to do without it
 }
 
 // loop runs until the agent has stopped in an orderly way or its context ends.
@@ -91,6 +103,7 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 			limit := time.NewTimer(stopLimit)
 			defer limit.Stop()
 			deadline = limit.C
+			a.systemd.Stopping()
 			a.log.Info().Msg("asked to stop")
 		case <-signals.Upgrade:
 			a.checkUpgrade()
@@ -110,7 +123,9 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 		case <-a.ctx.Done():
 			return context.Cause(a.ctx)
 		}
+		began := time.Now()
 		wake := a.step()
+		a.meter.steps.Observe(time.Since(began).Seconds())
 		if a.mayUpgrade() {
 			return ErrUpgrade
 		}
@@ -146,7 +161,7 @@ func (a *Agent) checkUpgrade() {
 // under way that would be broken off, and the guard has the latest deadline.
 func (a *Agent) mayUpgrade() bool {
 	return a.m.upgrade && !a.m.stopping && a.m.task.kind == ha.TaskNone && !a.m.tenure.Writing() && !a.m.settingSync &&
-		len(a.m.writing) == 0 && !a.m.rewriting && a.guard.idle()
+		len(a.m.writing) == 0 && !a.m.rewriting && a.guard.idle() && a.callbacks.idle()
 }
 
 // drain takes all events that are there already, so that a burst costs one
@@ -164,15 +179,19 @@ func (a *Agent) drain() {
 
 // step observes, decides and acts once, and says when to come round again.
 func (a *Agent) step() time.Duration {
+	a.callBack()
 	v := a.view()
 	d := ha.Decide(v)
 	a.note(v, d)
 	for _, action := range d.Actions {
 		a.perform(action)
 	}
+	a.m.teller.saw(a.m.task.kind)
 	a.mindWatchdog(v)
 	a.raiseAlarm(v.OtherPrimaries())
+	a.mindPlan()
 	a.publish()
+	a.record(d.Reason)
 	a.show(d.Reason)
 	if a.m.rewrite && a.m.task.kind == ha.TaskNone {
 		a.rewriteConfig()
@@ -181,6 +200,7 @@ func (a *Agent) step() time.Duration {
 	if !d.Wake.IsZero() {
 		tick = min(tick, d.Wake.Sub(a.clock()))
 	}
+	tick = a.untilPlan(tick)
 	return max(tick, time.Millisecond)
 }
 

@@ -49,7 +49,7 @@ func (a *Agent) view() ha.View {
 	now := a.clock()
 	m := &a.m
 	v := ha.View{
-		Now: now, Wall: time.Now(), Name: a.cfg.Name, Tags: a.cfg.Tags,
+		Now: now, Wall: time.Now(), Name: a.cfg.Name, Tags: a.tags(),
 		Config: m.dynamic, Fence: a.margins(),
 		Cluster: m.Snapshot, Read: m.Read, StatusSeen: m.StatusSeen, Session: m.session,
 		Lease: m.tenure.Lease(), Promise: m.tenure.Promise(), Giving: m.tenure.Giving(), HandedOver: m.handedOver,
@@ -172,10 +172,10 @@ func (a *Agent) show(reason string) {
 	o := a.m.pg.observed
 	now := a.clock()
 	state := &api.State{
-		At: time.Now(), LoopAt: time.Now(), Name: a.cfg.Name, Scope: a.cfg.Scope, Version: publicVersion(a.version), Tags: publishedTags(a.cfg.Tags),
+		At: time.Now(), LoopAt: time.Now(), Name: a.cfg.Name, Scope: a.cfg.Scope, Version: publicVersion(a.version), Tags: publishedTags(a.tags()),
 		Cluster: a.m.Snapshot, Dynamic: a.m.dynamic, ConsulSeen: a.m.readWall, Reason: reason, Refused: a.m.refused,
 		Leader: a.m.tenure.Held(now), LeaseLeft: a.leaseLeft(now), FailsafeActive: a.m.tenure.OnFailsafe(), OtherPrimaries: a.m.others, Watchdog: a.watchdog.State(),
-		Member: a.memberValue(),
+		Member: a.memberValue(), Task: a.progress(),
 		Postgres: api.Postgres{
 			State: a.pgStateName(), Accepting: o.Accepting && a.m.pg.running, InRecovery: !a.m.pg.primary(),
 			StartTime: o.StartTime, ServerVersion: o.ServerVersion, SystemIdentifier: a.m.data.SystemIdentifier,
@@ -198,5 +198,6 @@ func (a *Agent) show(reason string) {
 		})
 	}
 	a.shown.Store(state)
+	a.showStatus(reason)
 	a.changed.send()
 }

@@ -65,10 +65,14 @@ func (a *Agent) memberValue() cluster.Member {
 		State:    a.pgStateName(),
 		Role:     a.roleName(),
 		Version:  publicVersion(a.version),
-		Tags:     publishedTags(a.cfg.Tags),
+		Tags:     publishedTags(a.tags()),
 		Pause:    a.pauseInForce(),
 		Timeline: 0,
 	}
+	if a.m.leavingSync {
+		m.Tags = withNosync(m.Tags)
+	}
+	m.ScheduledRestart = a.m.planned.value()
 	if a.cfg.Postgres.ProxyAddress != "" {
 		m.ProxyURL = "postgres://" + a.cfg.Postgres.ProxyAddress + "/postgres"
 	}

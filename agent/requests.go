@@ -11,11 +11,16 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/consul"
-	"github.com/lictor-ha/lictor/agent/ha"
 )
 
-// State is what the loop last saw (api.Node).
-func (a *Agent) State() api.State { return *a.shown.Load() }
+// State is what the loop last saw (api.Node), and how far a clone is by now.
+func (a *Agent) State() api.State {
+	s := *a.shown.Load()
+	if c := a.cloned.Load(); c != nil && s.Task.Kind != "" && !c.began.Before(s.Task.Since) {
+		s.Task.From, s.Task.Bytes, s.Task.Total = c.from, c.bytes, c.total
+	}
+	return s
+}
 
 // ask runs f on the loop's goroutine and waits for what it returns.
 func (a *Agent) ask(ctx context.Context, f func() error) error {
@@ -25,7 +30,7 @@ func (a *Agent) ask(ctx context.Context, f func() error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-a.ctx.Done():
-		return errors.New("the agent is stopping")
+		return errStopping
 	}
 	select {
 	case err := <-answer:
@@ -33,7 +38,7 @@ func (a *Agent) ask(ctx context.Context, f func() error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-a.ctx.Done():
-		return errors.New("the agent is stopping")
+		return errStopping
 	}
 }
 
@@ -49,7 +54,7 @@ func (a *Agent) await(ctx context.Context, condition func(api.State) bool) error
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-a.ctx.Done():
-			return errors.New("the agent is stopping")
+			return errStopping
 		}
 	}
 }
@@ -70,42 +75,19 @@ func (a *Agent) Reload(ctx context.Context) error {
 // reload makes what can change at run time take effect. A file that is not
 // valid changes nothing.
 func (a *Agent) reload() error {
+	a.systemd.Reloading()
+	defer a.systemd.Ready()
 	cfg, warnings, err := config.Load(a.source)
 	if err != nil {
+		a.meter.reloads.WithLabelValues("refused").Inc()
 		return fmt.Errorf("the configuration stays as it was: %w", err)
 	}
+	a.meter.reloads.WithLabelValues("done").Inc()
 	for _, w := range warnings {
 		a.log.Warn().Msg(w.String())
 	}
-	a.cfg.Tags = cfg.Tags
-	a.cfg.Postgres.Parameters, a.cfg.Postgres.PgHBA, a.cfg.Postgres.PgIdent = cfg.Postgres.Parameters, cfg.Postgres.PgHBA, cfg.Postgres.PgIdent
-	a.cfg.Postgres.Callbacks, a.cfg.Postgres.RecoveryConf = cfg.Postgres.Callbacks, cfg.Postgres.RecoveryConf
-	a.pg.Reconfigure(a.cfg.Postgres)
-	a.applyPostgresConfig()
-	a.log.Info().Msg("configuration reloaded")
+	a.reconfigure(cfg)
 	return nil
-}
-
-// Restart restarts PostgreSQL in place (api.Node). The leader keeps its lease
-// and beats meanwhile.
-func (a *Agent) Restart(ctx context.Context) error {
-	done := make(chan error, 1)
-	if err := a.ask(ctx, func() error { return a.restart(done) }); err != nil {
-		return err
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-a.ctx.Done():
-		return errors.New("the agent is stopping")
-	}
-}
-
-// Reinitialize replaces this replica's data directory (api.Node).
-func (a *Agent) Reinitialize(ctx context.Context, force bool) error {
-	return a.ask(ctx, func() error { return a.reinitialize(force) })
 }
 
 // Switchover leaves the request in the key failover, where the leader finds it,
@@ -186,7 +168,11 @@ func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (m
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err := cluster.ParseDynamic(changed); err != nil {
+	next, _, err := cluster.ParseDynamic(changed)
+	if err == nil {
+		err = a.checkChange(ctx, old, next)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}
 	value, err := cluster.CanonicalJSON(changed)
@@ -204,14 +190,4 @@ func translate(err error) error {
 		return fmt.Errorf("%w: %w", api.ErrConflict, err)
 	}
 	return err
-}
-
-// restart and reinitialize run on the loop's goroutine.
-
-func (a *Agent) restart(done chan<- error) error {
-	if a.m.task.kind != ha.TaskNone {
-		return fmt.Errorf("%w: %s already in progress", api.ErrRefused, a.m.task.kind)
-	}
-	a.startTask(ha.TaskRestart, a.restartPostgres(), func(err error) { done <- err })
-	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/ha"
@@ -17,6 +16,7 @@ import (
 // task is the long piece of work under way.
 type task struct {
 	kind      ha.TaskKind
+	since     time.Time
 	successor string // of a handover
 	cancel    context.CancelFunc
 	finished  chan struct{}
@@ -41,7 +41,7 @@ func (a *Agent) startTask(kind ha.TaskKind, work func(context.Context) error, do
 	finished := make(chan struct{})
 	before := a.m.task.finished
 	a.taskEdge.Add(1)
-	a.m.task = task{kind: kind, cancel: cancel, finished: finished}
+	a.m.task = task{kind: kind, since: time.Now(), cancel: cancel, finished: finished}
 	a.goDo(func(context.Context) {
 		defer cancel()
 		if before != nil {
@@ -73,10 +73,19 @@ func (a *Agent) startTask(kind ha.TaskKind, work func(context.Context) error, do
 
 // interruptTask ends a task that can be done again from its beginning.
 func (a *Agent) interruptTask() {
-	switch a.m.task.kind {
-	case ha.TaskBootstrap, ha.TaskClone, ha.TaskStart, ha.TaskRejoin, ha.TaskReinit:
+	if a.m.task.repeatable() {
 		a.m.task.cancel()
 	}
+}
+
+// repeatable tells whether a task can be broken off and done again from its
+// beginning.
+func (t task) repeatable() bool {
+	switch t.kind {
+	case ha.TaskBootstrap, ha.TaskClone, ha.TaskStart, ha.TaskRejoin, ha.TaskReinit:
+		return true
+	}
+	return false
 }
 
 // noteAttempt remembers failures, so that a task that fails is not tried again
@@ -171,7 +180,11 @@ func (a *Agent) demote() {
 	if a.m.task.cancel != nil {
 		a.m.task.cancel()
 	}
-	a.startTask(ha.TaskDemote, a.stopPostgres, func(err error) {
+	limit := a.beforeStopLimit()
+	a.startTask(ha.TaskDemote, func(ctx context.Context) error {
+		a.beforeStop(ctx, limit)
+		return a.stopPostgres(ctx)
+	}, func(err error) {
 		if err == nil {
 			a.m.tenure.Drop()
 			a.m.stoppedOnPurpose()
@@ -286,7 +299,7 @@ func (a *Agent) clone(from string) {
 	}
 	a.startTask(ha.TaskClone, func(ctx context.Context) error {
 		a.log.Info().Str("from", from).Msg("cloning")
-		if err := a.pg.BaseBackup(ctx, source, a.cloneProgress()); err != nil {
+		if err := a.pg.BaseBackup(ctx, source, a.cloneProgress(from)); err != nil {
 			return err
 		}
 		return a.pg.Start(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &source})
@@ -359,7 +372,7 @@ func (a *Agent) rejoin(upstream string) {
 			}); err != nil {
 				return err
 			}
-			if err := a.pg.BaseBackup(ctx, up, a.cloneProgress()); err != nil {
+			if err := a.pg.BaseBackup(ctx, up, a.cloneProgress(upstream)); err != nil {
 				return err
 			}
 		}
@@ -394,6 +407,7 @@ func (a *Agent) promote() {
 	memo, above := a.memo(), a.m.Timeline()-1
 	until, timing := a.m.tenure.Until(), a.watchdogTiming()
 	var seen postgres.State
+	var forbidden error
 	a.startTask(ha.TaskPromote, func(ctx context.Context) error {
 		if err := a.guard.armNow(ctx, memo); err != nil {
 			return fmt.Errorf("the guard could not be armed, so nothing is promoted: %w", err)
@@ -401,8 +415,8 @@ func (a *Agent) promote() {
 		if err := a.activateWatchdog(ctx, until, timing); err != nil {
 			return fmt.Errorf("nothing is promoted: %w", err)
 		}
-		if err := a.pg.PrePromote(ctx); err != nil {
-			return err
+		if forbidden = a.prePromote(ctx); forbidden != nil {
+			return errors.Join(forbidden, a.guard.disarm(ctx))
 		}
 		if err := a.pg.Promote(ctx, above); err != nil {
 			return err
@@ -411,6 +425,9 @@ func (a *Agent) promote() {
 		seen, err = a.pg.Observe(ctx)
 		return err
 	}, func(err error) {
+		if forbidden != nil {
+			a.forbidPromotion()
+		}
 		if err == nil {
 			a.sawPostgres(seen, nil, nil)
 			a.m.upstream = ""
@@ -459,72 +476,4 @@ func (a *Agent) setSync(s ha.SetSync) {
 			kick(a.kickPostgres)
 		}
 	})
-}
-
-func (a *Agent) restartPostgres() func(context.Context) error {
-	as := postgres.StartAs{Role: postgres.Primary}
-	if !a.m.pg.primary() {
-		as.Role = postgres.Replica
-		if up, err := a.upstreamOf(a.m.upstream); err == nil {
-			as.Upstream = &up
-		}
-	}
-	return func(ctx context.Context) error {
-		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
-			return err
-		}
-		return a.pg.Start(ctx, as)
-	}
-}
-
-// reinitialize replaces this replica's data directory by a new clone, as the
-// operator asked.
-func (a *Agent) reinitialize(bool) error {
-	leader := a.m.Snapshot.LeaderName()
-	switch {
-	case leader == a.cfg.Name || a.m.tenure.Held(a.clock()):
-		return fmt.Errorf("%w: I am the leader, can not reinitialize", api.ErrRefused)
-	case leader == "":
-		return fmt.Errorf("%w: Cluster has no leader, can not reinitialize", api.ErrRefused)
-	case a.m.task.kind != ha.TaskNone:
-		return fmt.Errorf("%w: %s already in progress", api.ErrRefused, a.m.task.kind)
-	}
-	up, err := a.upstreamOf(leader)
-	if err != nil {
-		return fmt.Errorf("%w: %w", api.ErrRefused, err)
-	}
-	a.startTask(ha.TaskReinit, func(ctx context.Context) error {
-		if !a.pg.Reachable(ctx, up) {
-			return fmt.Errorf("the leader %s does not answer, so the data directory stays", leader)
-		}
-		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
-			return err
-		}
-		if err := a.pg.RemoveForReinit(ctx, postgres.Permission{
-			NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize",
-		}); err != nil {
-			return err
-		}
-		if err := a.pg.BaseBackup(ctx, up, a.cloneProgress()); err != nil {
-			return err
-		}
-		return a.pg.Start(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &up})
-	}, func(err error) {
-		if err == nil {
-			a.m.upstream = leader
-		}
-	})
-	return nil
-}
-
-// cloneProgress logs how far a clone is, at most every few seconds.
-func (a *Agent) cloneProgress() func(done, total int64) {
-	var last time.Time
-	return func(done, total int64) {
-		if time.Since(last) < 5*time.Second {
-			return
-		}
-		last = time.Now()
-		a.log.Info().Int64("bytes", done).Int64("of", total).Msg("cloning")
-	}
 }

@@ -32,7 +32,19 @@ type access struct {
 	networks []netip.Prefix
 	names    []string
 	members  bool
+
+	// local says that the server listens on a loopback address.
+	local bool
 }
+
+// open tells whether nothing was configured that says who may change something.
+func (a access) open() bool {
+	return !a.demandLogin && !a.demandCert && len(a.networks) == 0 && len(a.names) == 0 && !a.members
+}
+
+// openText is for people: nothing is compared with it, as Patroni lets such a
+// request pass.
+const openText = "changes from other hosts need restapi.authentication, restapi.verify_client or restapi.allowlist in this member's configuration"
 
 func newAccess(cfg config.RestAPI, demandCert bool) access {
 	a := access{
@@ -64,6 +76,9 @@ type denial struct {
 
 // check returns nil when the request may change something.
 func (a access) check(r *http.Request, state State) *denial {
+	if a.open() && !a.local && !a.near(r, state) {
+		return &denial{http.StatusForbidden, openText}
+	}
 	if !a.listed(r.Context(), r.RemoteAddr, state) {
 		return &denial{http.StatusForbidden, "Access is denied"}
 	}
@@ -82,6 +97,24 @@ func (a access) check(r *http.Request, state State) *denial {
 		return &denial{http.StatusUnauthorized, "not authenticated"}
 	}
 	return nil
+}
+
+// near tells whether an unauthenticated request may pass where nothing was
+// configured: it comes from this host, or it is what members tell each other
+// without an operator, and comes from a member's address.
+func (a access) near(r *http.Request, state State) bool {
+	source, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return false
+	}
+	if source.Addr().Unmap().IsLoopback() {
+		return true
+	}
+	switch segmentOf(r) {
+	case "failsafe", "deposed":
+		return access{members: true}.listed(r.Context(), r.RemoteAddr, state)
+	}
+	return false
 }
 
 // listed tells whether a client's address is in the allowlist.

@@ -13,12 +13,9 @@ import (
 	"time"
 )
 
-// Limits of operations. They bound how long a client waits; by then something
-// is wrong that it can look up in the log.
-const (
-	quickLimit   = 20 * time.Second // one or two writes to Consul
-	restartLimit = 10 * time.Minute // a shutdown checkpoint and a crash recovery
-)
+// quickLimit bounds one or two writes to Consul; by then something is wrong that a
+// client can look up in the log.
+const quickLimit = 20 * time.Second
 
 // patchConfig merges a patch into the dynamic configuration.
 func (s *Server) patchConfig(ctx context.Context, patch map[string]any) answer {
@@ -88,103 +85,6 @@ func (s *Server) reload(ctx context.Context, _ map[string]any) answer {
 	return text(http.StatusAccepted, "reload scheduled")
 }
 
-// restart restarts PostgreSQL now, if the conditions of the request hold.
-func (s *Server) restart(ctx context.Context, request map[string]any) answer {
-	state := s.node.State()
-	schedule, scheduled := request["schedule"]
-	if scheduled && state.Dynamic.Pause {
-		return text(http.StatusInternalServerError, "Can't schedule restart in the paused state")
-	}
-	conditions, problem := s.restartConditions(request)
-	if problem != nil {
-		return *problem
-	}
-	if scheduled {
-		if _, problem := parseSchedule(schedule, "restart", s.now()); problem != nil {
-			return *problem
-		}
-		return text(http.StatusServiceUnavailable, "scheduled restarts are not supported yet")
-	}
-	if !conditions.hold(s, state) {
-		return text(http.StatusServiceUnavailable, "restart conditions are not satisfied")
-	}
-	ctx, cancel := context.WithTimeout(ctx, conditions.timeout)
-	defer cancel()
-	err := s.node.Restart(ctx)
-	switch {
-	case err == nil:
-		return text(http.StatusOK, "restarted successfully")
-	case errors.Is(err, ErrRefused):
-		return text(http.StatusServiceUnavailable, refusal(err))
-	case errors.Is(err, context.DeadlineExceeded):
-		return text(http.StatusServiceUnavailable, "postgres is still starting")
-	}
-	s.log.Error().Err(err).Msg("REST API: restart")
-	return because(text(http.StatusServiceUnavailable, "restart failed"), err.Error())
-}
-
-// restartConditions say whether a restart is wanted; what is not set asks for
-// nothing.
-type restartConditions struct {
-	role    string
-	below   int // server_version_num that the server must be older than
-	pending bool
-	timeout time.Duration
-}
-
-func (s *Server) restartConditions(request map[string]any) (restartConditions, *answer) {
-	c := restartConditions{timeout: restartLimit}
-	refuse := func(format string, args ...any) (restartConditions, *answer) {
-		a := text(http.StatusBadRequest, fmt.Sprintf(format, args...))
-		return c, &a
-	}
-	for _, key := range slices.Sorted(maps.Keys(request)) {
-		value := request[key]
-		switch key {
-		case "schedule":
-		case "role":
-			role, _ := value.(string)
-			allowed, words := []string{"master", "primary", "replica"}, "primary or replica"
-			if s.Compat != compat3 {
-				allowed, words = append(allowed, roleStandbyLeader), "primary, standby_leader, or replica"
-			}
-			if !slices.Contains(allowed, role) {
-				return refuse("PostgreSQL role should be either %s", words)
-			}
-			c.role = role
-		case "postgres_version":
-			n, problem := parseVersion(value)
-			if problem != "" {
-				return refuse("%s", problem)
-			}
-			c.below = n
-		case "timeout":
-			d, err := parseSeconds(value)
-			if err != nil {
-				return refuse("Timeout should be a positive number of seconds")
-			}
-			c.timeout = min(d, restartLimit)
-		case "restart_pending":
-			c.pending = isTrue(value)
-		default:
-			return refuse("Unknown filter for the scheduled restart: %s", key)
-		}
-	}
-	return c, nil
-}
-
-func (c restartConditions) hold(s *Server, state State) bool {
-	role := s.role(state)
-	sameRole := c.role == "" || c.role == role || isPrimaryRole(c.role) && isPrimaryRole(role)
-	old := c.below == 0 || state.Postgres.ServerVersion < c.below
-	return sameRole && old && (!c.pending || len(state.Postgres.PendingRestart) > 0 || state.Member.PendingRestart)
-}
-
-// deleteRestart removes a scheduled restart; there never is one.
-func (s *Server) deleteRestart(context.Context, map[string]any) answer {
-	return text(http.StatusNotFound, "no restarts are scheduled")
-}
-
 // reinitialize replaces this replica by a new clone. It answers once that has
 // begun.
 func (s *Server) reinitialize(ctx context.Context, request map[string]any) answer {
@@ -197,7 +97,7 @@ func (s *Server) reinitialize(ctx context.Context, request map[string]any) answe
 	}
 	ctx, cancel := context.WithTimeout(ctx, quickLimit)
 	defer cancel()
-	err := s.node.Reinitialize(ctx, isTrue(request["force"]))
+	err := s.node.Reinitialize(ctx, ReinitRequest{Force: isTrue(request["force"]), FromLeader: isTrue(request["from_leader"])})
 	switch {
 	case err == nil:
 		return text(http.StatusOK, "reinitialize started")

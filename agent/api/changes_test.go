@@ -164,58 +164,6 @@ func TestRouting(t *testing.T) {
 	}
 }
 
-func restarting(err error) func(*fakeNode) {
-	return func(n *fakeNode) { n.restart = func(context.Context) error { return err } }
-}
-
-func TestRestart(t *testing.T) {
-	well := restarting(nil)
-	pending := func(s *State) { s.Postgres.PendingRestart = map[string]cluster.PendingChange{"a": {}} }
-	const unsatisfied = "restart conditions are not satisfied"
-	const unparsed = "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601"
-	for _, e := range []exchange{
-		{name: "now", node: well, body: `{}`, status: 200, want: "restarted successfully"},
-		{name: "no body", node: well, status: 200, want: "restarted successfully"},
-		{name: "role", node: well, body: `{"role":"primary"}`, status: 200},
-		{name: "role in old words", node: well, body: `{"role":"master"}`, status: 200},
-		{name: "role in new words, Patroni 3", compat: "patroni-3", node: well, body: `{"role":"primary"}`, status: 200},
-		{name: "other role", body: `{"role":"replica"}`, status: 503, want: unsatisfied},
-		{name: "odd role", body: `{"role":"king"}`, status: 400, want: "PostgreSQL role should be either primary, standby_leader, or replica"},
-		{name: "odd role, Patroni 3", compat: "patroni-3", body: `{"role":"king"}`, status: 400, want: "PostgreSQL role should be either primary or replica"},
-		{name: "older than that", node: well, body: `{"postgres_version":"15.21"}`, status: 200},
-		{name: "not older", body: `{"postgres_version":"15.20"}`, status: 503, want: unsatisfied},
-		{name: "odd version", body: `{"postgres_version":"new"}`, status: 400, want: "Invalid PostgreSQL version: new"},
-		{name: "short version", body: `{"postgres_version":"15"}`, status: 400, want: "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: 15"},
-		{name: "pending", node: well, state: pending, body: `{"restart_pending":true}`, status: 200},
-		{name: "not pending", body: `{"restart_pending":"on"}`, status: 503, want: unsatisfied},
-		{name: "whether pending or not", node: well, body: `{"restart_pending":false}`, status: 200},
-		{name: "timeout", node: well, body: `{"timeout":"10s"}`, status: 200},
-		{name: "bad timeout", body: `{"timeout":"-1"}`, status: 400, want: "Timeout should be a positive number of seconds"},
-		{name: "timeout of what", body: `{"timeout":[1]}`, status: 400, want: "Timeout should be a positive number of seconds"},
-		{name: "unknown filter", body: `{"colour":"red"}`, status: 400, want: "Unknown filter for the scheduled restart: colour"},
-		{
-			name: "timeout passes", body: `{"timeout":"1ms"}`, status: 503, want: "postgres is still starting",
-			node: func(n *fakeNode) {
-				n.restart = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-			},
-		},
-		{name: "busy", node: restarting(fmt.Errorf("clone already in progress: %w", ErrRefused)), status: 503, want: "clone already in progress"},
-		{name: "failed", node: restarting(errors.New("no\nspace")), status: 503, want: "restart failed", reason: "no space"},
-		{name: "scheduled", body: `{"schedule":"2099-01-01T00:00:00+00:00"}`, status: 503, want: "scheduled restarts are not supported yet"},
-		{
-			name: "scheduled, paused", state: func(s *State) { s.Dynamic.Pause = true },
-			body: `{"schedule":"2099-01-01T00:00:00+00:00"}`, status: 500, want: "Can't schedule restart in the paused state",
-		},
-		{name: "scheduled without zone", body: `{"schedule":"2099-01-01T00:00"}`, status: 400, want: "Timezone information is mandatory for the scheduled restart"},
-		{name: "scheduled in the past", body: `{"schedule":"2009-01-01 00:00:00+02"}`, status: 422, want: "Cannot schedule restart in the past"},
-		{name: "scheduled some time", body: `{"schedule":"soon"}`, status: 422, want: unparsed},
-		{name: "scheduled at a number", body: `{"schedule":12}`, status: 422, want: unparsed},
-	} {
-		e.method, e.path = "POST", "/restart"
-		t.Run(e.name, func(t *testing.T) { e.run(t, primaryState(time.Now())) })
-	}
-}
-
 func TestReload(t *testing.T) {
 	reloading := func(err error) func(*fakeNode) {
 		return func(n *fakeNode) { n.reload = func(context.Context) error { return err } }
@@ -230,20 +178,22 @@ func TestReload(t *testing.T) {
 }
 
 func TestReinitialize(t *testing.T) {
-	forced := func(want bool, err error) func(*fakeNode) {
+	asked := func(want ReinitRequest, err error) func(*fakeNode) {
 		return func(n *fakeNode) {
-			n.reinitialize = func(_ context.Context, force bool) error {
-				if force != want {
-					return fmt.Errorf("force is %v", force)
+			n.reinitialize = func(_ context.Context, r ReinitRequest) error {
+				if r != want {
+					return fmt.Errorf("asked for %+v", r)
 				}
 				return err
 			}
 		}
 	}
+	forced := func(force bool, err error) func(*fakeNode) { return asked(ReinitRequest{Force: force}, err) }
 	for _, e := range []exchange{
 		{name: "begun", node: forced(false, nil), status: 200, want: "reinitialize started"},
 		{name: "by force", node: forced(true, nil), body: `{"force":true}`, status: 200, want: "reinitialize started"},
 		{name: "by force, in words", node: forced(true, nil), body: `{"force":"true"}`, status: 200, want: "reinitialize started"},
+		{name: "from the leader", node: asked(ReinitRequest{FromLeader: true}, nil), body: `{"from_leader":true}`, status: 200, want: "reinitialize started"},
 		{name: "busy", node: forced(false, fmt.Errorf("%w: restart already in progress", ErrRefused)), status: 503, want: "restart already in progress"},
 		{name: "failed", node: forced(false, errors.New("no space")), status: 503, want: "reinitialize failed", reason: "no space"},
 		{

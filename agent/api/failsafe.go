@@ -40,6 +40,11 @@ func (s *Server) failsafe(ctx context.Context, body map[string]any) answer {
 	if err := remarshal(body, &r); err != nil || r.Name == "" {
 		return failed(http.StatusBadRequest)
 	}
+	if state := s.node.State(); r.Lictor == nil && state.Leader {
+		return text(http.StatusInternalServerError, "Running as a leader")
+	} else if r.Lictor == nil && !state.Dynamic.FailsafeMode {
+		return failed(http.StatusBadGateway)
+	}
 	if err := s.node.Failsafe(ctx, r); err != nil {
 		return text(http.StatusInternalServerError, err.Error())
 	}

@@ -36,6 +36,8 @@ func TestFailsafeAndDeposed(t *testing.T) {
 	for _, e := range []exchange{
 		{name: "agreed", node: agrees, path: "/failsafe", body: request, status: 200, want: "Accepted"},
 		{name: "not agreed", node: disagrees, path: "/failsafe", body: request, status: 500, want: "Running as a leader"},
+		{name: "Patroni's, to a leader", path: "/failsafe", body: `{"name":"node2"}`, status: 500, want: "Running as a leader"},
+		{name: "Patroni's, failsafe mode off", state: func(s *State) { s.Leader = false }, path: "/failsafe", body: `{"name":"node2"}`, status: 502},
 		{name: "no name", node: agrees, path: "/failsafe", body: `{"api_url":"u"}`, status: 400},
 		{name: "a lease that is no number", node: agrees, path: "/failsafe", body: `{"name":"node1","lictor":{"lease_ms":"x"}}`, status: 400},
 		{name: "empty", node: agrees, path: "/failsafe", body: `{}`, status: 400},

@@ -297,6 +297,15 @@ func TestStatus(t *testing.T) {
 			"database_system_identifier":"7277694203142172922","patroni":{"version":"1.2.3","scope":"batman","name":"node2"},
 			"scheduled_restart":{"schedule":"2099-01-01T00:00:00+00:00"},
 			"lictor":{"guard":{"running":true,"armed_for_ms":0},"reason":"following node1","loop_age_ms":1000}}`},
+		{"being cloned anew", "", replicaState(at), func(s *State) {
+			s.Postgres = Postgres{State: "creating replica"}
+			s.Member.Role = "uninitialized"
+			s.Task = Progress{Kind: "reinitialize", Since: at.Add(-5 * time.Second), From: "node1", Bytes: 1000, Total: 4000}
+		}, `{"state":"creating replica","role":"uninitialized","dcs_last_seen":1795230000,
+			"patroni":{"version":"1.2.3","scope":"batman","name":"node2"},
+			"lictor":{"guard":{"running":true,"armed_for_ms":0},"reason":"following node1",
+			 "task":{"kind":"reinitialize","for_ms":6000,"from":"node1","bytes":1000,"total_bytes":4000},
+			 "beat":{"lease_ms":8000,"beat":42,"owner":"node1"},"loop_age_ms":1000}}`},
 		{"crashed primary", "", primaryState(at), func(s *State) {
 			s.Postgres = Postgres{State: "crashed"}
 			s.Member.Role = "master"

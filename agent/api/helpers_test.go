@@ -21,7 +21,9 @@ type fakeNode struct {
 	state            func() State
 	reload           func(context.Context) error
 	restart          func(context.Context) error
-	reinitialize     func(context.Context, bool) error
+	scheduleRestart  func(context.Context, RestartRequest) error
+	cancelRestart    func(context.Context) error
+	reinitialize     func(context.Context, ReinitRequest) error
 	switchover       func(context.Context, cluster.Failover) (Outcome, error)
 	cancelSwitchover func(context.Context) error
 	observe          func(context.Context)
@@ -70,11 +72,25 @@ func (n *fakeNode) Restart(ctx context.Context) error {
 	return n.restart(ctx)
 }
 
-func (n *fakeNode) Reinitialize(ctx context.Context, force bool) error {
+func (n *fakeNode) ScheduleRestart(ctx context.Context, r RestartRequest) error {
+	if n.scheduleRestart == nil {
+		return errUnexpected
+	}
+	return n.scheduleRestart(ctx, r)
+}
+
+func (n *fakeNode) CancelRestart(ctx context.Context) error {
+	if n.cancelRestart == nil {
+		return ErrNone
+	}
+	return n.cancelRestart(ctx)
+}
+
+func (n *fakeNode) Reinitialize(ctx context.Context, r ReinitRequest) error {
 	if n.reinitialize == nil {
 		return errUnexpected
 	}
-	return n.reinitialize(ctx, force)
+	return n.reinitialize(ctx, r)
 }
 
 func (n *fakeNode) Switchover(ctx context.Context, f cluster.Failover) (Outcome, error) {

@@ -14,6 +14,8 @@ import (
 func (s *Server) metrics() http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(&collector{server: s})
+	state := s.node.State()
+	prometheus.WrapRegistererWith(prometheus.Labels{"scope": state.Scope, "name": state.Name}, registry).MustRegister(s.Collectors...)
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
 }
 
@@ -81,6 +83,8 @@ func (c *collector) patroni(state State, status nodeStatus, gauge sendGauge, cou
 	}
 	gauge("patroni_xlog_replayed_timestamp", "When the last replayed transaction was committed, in seconds since 1970, 0 if unknown.", replayed)
 	gauge("patroni_xlog_paused", "1 if the replay is paused.", flag(replica && pg.ReplayPaused))
+	gauge("patroni_postgres_streaming", "1 if this replica streams.", flag(replica && pg.ReplicationState == "streaming"))
+	gauge("patroni_postgres_in_archive_recovery", "1 if this replica reads WAL from the archive.", flag(replica && pg.ReplicationState == "in archive recovery"))
 	gauge("patroni_postgres_server_version", "Version of PostgreSQL, as server_version_num.", float64(pg.ServerVersion))
 	gauge("patroni_cluster_unlocked", "1 if nobody holds the leader lock.", flag(status.ClusterUnlocked))
 	gauge("patroni_failsafe_mode_is_active", "1 if the lease rests on the members instead of Consul.", flag(state.FailsafeActive))
@@ -96,6 +100,10 @@ func (c *collector) lictor(state State, status lictorStatus, gauge sendGauge) {
 		left = float64(*status.LeaseLeftMS) / 1000
 	}
 	gauge("lictor_lease_left_seconds", "How long the lease still runs, 0 when this member holds none.", left)
+	gauge("lictor_build_info", "1, with the agent's version.", 1, "version", state.Version)
+	gauge("lictor_lease_duration_seconds", "How long a lease is: the setting ttl.", state.Dynamic.TTL.Seconds())
+	gauge("lictor_replica_lag_bytes", "How far this replica is behind what the leader has published last, 0 elsewhere.", only(state.Postgres.InRecovery, state.Postgres.Lag))
+	gauge("lictor_members", "Members of the shard in Consul.", float64(len(state.Cluster.Members)))
 	gauge("lictor_guard_running", "1 if the guard answers the agent.", flag(status.Guard.Running))
 	gauge("lictor_guard_armed_seconds", "How long the guard still lets PostgreSQL live, 0 when it is disarmed.", float64(status.Guard.ArmedForMS)/1000)
 	gauge("lictor_other_primaries", "Other members of the shard that were seen to run as a primary: must be 0.", float64(len(state.OtherPrimaries)))

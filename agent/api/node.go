@@ -20,10 +20,17 @@ type Node interface {
 	// Reload re-reads the configuration file and makes it take effect, as
 	// SIGHUP does.
 	Reload(ctx context.Context) error
-	// Restart restarts PostgreSQL in place.
+	// Restart restarts PostgreSQL in place and returns when it accepts connections
+	// again.
 	Restart(ctx context.Context) error
-	// Reinitialize replaces this replica's data directory by a new clone.
-	Reinitialize(ctx context.Context, force bool) error
+	// ScheduleRestart has PostgreSQL restarted at the request's time, if its
+	// conditions hold then. ErrConflict: another one is scheduled.
+	ScheduleRestart(ctx context.Context, r RestartRequest) error
+	// CancelRestart takes a scheduled restart back. ErrNone: there is none.
+	CancelRestart(ctx context.Context) error
+	// Reinitialize replaces this replica's data directory by a new clone. It
+	// returns when that has begun.
+	Reinitialize(ctx context.Context, r ReinitRequest) error
 	// Switchover asks the leader to hand over and waits for the outcome. With
 	// scheduled set it only leaves the request. Failover is the same without a
 	// leader named.
@@ -53,6 +60,27 @@ var (
 	// the wrapping error says why.
 	ErrRefused = errors.New("refused")
 )
+
+// ReinitRequest says how a replica is to be made anew.
+type ReinitRequest struct {
+	// Force breaks off what is under way, where that can be done again.
+	Force bool
+	// FromLeader clones from the leader, not from a replica with the tag clonefrom.
+	FromLeader bool
+}
+
+// Progress is a long piece of work under way.
+type Progress struct {
+	// Kind is what it is, in one word: clone, reinitialize, restart, ...
+	Kind string
+	// Since is when it began.
+	Since time.Time
+	// From is the member that a clone is made from, empty where nothing is cloned.
+	From string
+	// Bytes is how much there is of a clone, Total how much there will be; zero:
+	// not known.
+	Bytes, Total int64
+}
 
 // Outcome is how a switchover ended.
 type Outcome struct {
@@ -104,6 +132,9 @@ type State struct {
 	OtherPrimaries []string
 	// Watchdog is the state of the watchdog device.
 	Watchdog fence.WatchdogState
+
+	// Task is the long piece of work under way, its Kind empty when there is none.
+	Task Progress
 
 	// Member is what this member publishes under its own key.
 	Member   cluster.Member

@@ -31,7 +31,7 @@ func failed(status int) answer { return text(status, http.StatusText(status)) }
 // segment of its path. Every GET that has no route of its own is a health
 // check. HEAD and OPTIONS are GET without a body.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	segment, _, _ := strings.Cut(strings.TrimLeft(r.URL.Path, "/"), "/")
+	segment := segmentOf(r)
 	if segment == "metrics" && r.Method == http.MethodGet {
 		s.metrics().ServeHTTP(w, r)
 		return
@@ -44,6 +44,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.change(w, r, segment)
 	}
+}
+
+// segmentOf is the first segment of a request's path.
+func segmentOf(r *http.Request) string {
+	segment, _, _ := strings.Cut(strings.TrimLeft(r.URL.Path, "/"), "/")
+	return segment
 }
 
 // read answers a question. It looks at the last state, and does not wait unless it

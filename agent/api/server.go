@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/config"
@@ -22,7 +23,8 @@ import (
 //	routes.go      which request goes where; how answers and bodies look
 //	health.go      the health checks of load balancers and supervisors
 //	status.go      GET /patroni
-//	changes.go     PATCH and PUT /config, reload, restart, reinitialize
+//	changes.go     PATCH and PUT /config, reload, reinitialize
+//	restart.go     restart, now or at some time
 //	switchover.go  switchover and failover
 //	access.go      who may change something
 type Server struct {
@@ -30,6 +32,9 @@ type Server struct {
 	// master where patroni-4 (the default) says primary. Set it before the
 	// server is used.
 	Compat string
+	// Collectors are metrics that GET /metrics has besides those of the node's
+	// state. Set them before the server is used.
+	Collectors []prometheus.Collector
 
 	node     Node
 	log      zerolog.Logger
@@ -134,6 +139,12 @@ func (s *Server) Listen(ctx context.Context) error {
 	l, err := lc.Listen(ctx, "tcp", s.listen)
 	if err != nil {
 		return fmt.Errorf("REST API: listen at %s (restapi.listen): %w", s.listen, err)
+	}
+	if addr, ok := l.Addr().(*net.TCPAddr); ok {
+		s.access.local = addr.IP.IsLoopback()
+	}
+	if s.access.open() && !s.access.local {
+		s.log.Warn().Str("restapi.listen", s.listen).Msg("the REST API listens on more than the loopback address and nothing says who may change something; " + openText)
 	}
 	s.listener = &connLimit{Listener: l, max: s.limits.conns}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,6 +153,44 @@ func TestAuthentication(t *testing.T) {
 			}
 			if tt.status >= 400 && got.header.Get("Content-Type") != "text/html" {
 				t.Errorf("Content-Type: %q", got.header.Get("Content-Type"))
+			}
+		})
+	}
+}
+
+// Where nothing was configured, changes are for this host and, of what members tell
+// each other, for members.
+func TestChangesNeedSomethingConfigured(t *testing.T) {
+	state := primaryState(time.Now())
+	for _, c := range []struct {
+		name, path, from string
+		cfg              config.RestAPI
+		local            bool
+		status           int // 0: let in
+	}{
+		{name: "loopback listener", path: "/restart", from: "10.9.9.9:1", local: true},
+		{name: "this host", path: "/restart", from: "127.0.0.1:1"},
+		{name: "this host, mapped", path: "/restart", from: "[::ffff:127.0.0.1]:1"},
+		{name: "another host", path: "/restart", from: "10.9.9.9:1", status: 403},
+		{name: "a member, as an operator", path: "/restart", from: "10.0.0.2:1", status: 403},
+		{name: "a member, as a member", path: "/failsafe", from: "10.0.0.2:1"},
+		{name: "a member that is deposed", path: "/deposed", from: "10.0.0.3:1"},
+		{name: "another host as a member", path: "/failsafe", from: "10.9.9.9:1", status: 403},
+		{name: "allowlist", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Allowlist: []string{"10.9.0.0/16"}}},
+		{name: "login", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}}, status: 401},
+		{name: "login without a password is none", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u"}}, status: 403},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := newAccess(c.cfg, false)
+			a.local = c.local
+			r := httptest.NewRequest(http.MethodPost, c.path, nil)
+			r.RemoteAddr = c.from
+			denied := a.check(r, state)
+			if got := denied; (got == nil) != (c.status == 0) || got != nil && got.status != c.status {
+				t.Errorf("got %+v, want %d", got, c.status)
+			}
+			if denied != nil && denied.status == 403 && !strings.Contains(denied.text, "restapi.authentication") {
+				t.Errorf("%q does not say what to do", denied.text)
 			}
 		})
 	}

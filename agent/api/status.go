@@ -78,6 +78,8 @@ type lictorStatus struct {
 	Reason   string          `json:"reason"`
 	// OtherPrimaries must be empty.
 	OtherPrimaries []string `json:"other_primaries,omitempty"`
+	// Task is the long piece of work under way, absent when there is none.
+	Task *taskStatus `json:"task,omitempty"`
 	// Beat is the last renewal of the leader's lease that this member has seen;
 	// absent when there is none.
 	Beat *cluster.Beat `json:"beat,omitempty"`
@@ -87,6 +89,16 @@ type lictorStatus struct {
 	// ObservedAgeMS is how long ago PostgreSQL was looked at, absent before the
 	// first time.
 	ObservedAgeMS *int64 `json:"observed_age_ms,omitempty"`
+}
+
+// taskStatus is a long piece of work; bytes are absent when it is no clone or they
+// are not known.
+type taskStatus struct {
+	Kind       string `json:"kind"`
+	ForMS      int64  `json:"for_ms"`
+	From       string `json:"from,omitempty"`
+	Bytes      int64  `json:"bytes,omitempty"`
+	TotalBytes int64  `json:"total_bytes,omitempty"`
 }
 
 type guardStatus struct {
@@ -198,6 +210,9 @@ func (s *Server) lictor(state State) lictorStatus {
 			out.LeaseLeftMS = &left
 		}
 	}
+	if t := state.Task; t.Kind != "" {
+		out.Task = &taskStatus{Kind: t.Kind, ForMS: age(t.Since, now).Milliseconds(), From: t.From, Bytes: t.Bytes, TotalBytes: t.Total}
+	}
 	if !state.ObservedAt.IsZero() {
 		passed := age(state.ObservedAt, now).Milliseconds()
 		out.ObservedAgeMS = &passed
@@ -209,9 +224,17 @@ func (s *Server) lictor(state State) lictorStatus {
 	return out
 }
 
-// role is the node's role in the words of the Patroni that is spoken. When
-// PostgreSQL answers, it knows best.
+// role is the node's role in the words of the Patroni that is spoken.
 func (s *Server) role(state State) string {
+	role := roleOf(state)
+	if isPrimaryRole(role) {
+		return s.primaryRole()
+	}
+	return role
+}
+
+// roleOf is the node's role. When PostgreSQL answers, it knows best.
+func roleOf(state State) string {
 	role := state.Member.Role
 	if state.Postgres.Accepting {
 		switch {
@@ -223,11 +246,8 @@ func (s *Server) role(state State) string {
 			role = cluster.RoleReplica
 		}
 	}
-	switch {
-	case role == "":
+	if role == "" {
 		return cluster.RoleUninitialized
-	case isPrimaryRole(role):
-		return s.primaryRole()
 	}
 	return role
 }
@@ -300,7 +320,7 @@ func scheduledRestart(m cluster.Member) map[string]any {
 	}
 	out := map[string]any{}
 	for k, v := range m.ScheduledRestart {
-		if k != "postmaster_start_time" {
+		if k != postmasterStart {
 			out[k] = v
 		}
 	}

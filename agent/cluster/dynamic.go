@@ -7,25 +7,46 @@ import "time"
 // names, units (whole seconds, bytes) and merge rules.
 type Dynamic struct {
 	Timing
-	MaximumLagOnFailover int64         `mapstructure:"maximum_lag_on_failover"` // bytes
-	MaximumLagOnSyncNode int64         `mapstructure:"maximum_lag_on_syncnode"` // bytes; -1: off
-	MaxTimelinesHistory  int           `mapstructure:"max_timelines_history"`   // 0: all
-	CheckTimeline        bool          `mapstructure:"check_timeline"`
-	PrimaryStartTimeout  time.Duration `mapstructure:"-"` // primary_start_timeout, alias master_start_timeout
-	PrimaryStopTimeout   time.Duration `mapstructure:"-"` // primary_stop_timeout, alias master_stop_timeout; 0: no limit
-	SynchronousMode      SyncMode      `mapstructure:"-"` // off, on, quorum
-	SynchronousStrict    bool          `mapstructure:"synchronous_mode_strict"`
-	SynchronousNodeCount int           `mapstructure:"synchronous_node_count"`
-	FailsafeMode         bool          `mapstructure:"failsafe_mode"`
-	Pause                bool          `mapstructure:"pause"`
-	// Slots are permanent replication slots, IgnoreSlots are matchers of slots
-	// that Lictor leaves alone.
-	Slots       map[string]any   `mapstructure:"slots"`
+	// MaximumLagOnFailover is how many bytes of WAL a member may be behind the leader's last word and
+	// still lead. It bounds what asynchronous replication can lose.
+	MaximumLagOnFailover int64 `mapstructure:"maximum_lag_on_failover"`
+	// MaximumLagOnSyncNode is how many bytes a synchronous standby may be behind before a better one
+	// takes its place; -1: any number.
+	MaximumLagOnSyncNode int64 `mapstructure:"maximum_lag_on_syncnode"`
+	// MaxTimelinesHistory is how many timelines the key history keeps (a number); 0: all.
+	MaxTimelinesHistory int `mapstructure:"max_timelines_history"`
+	// CheckTimeline keeps a member whose timeline is older than the shard's from leading.
+	CheckTimeline bool `mapstructure:"check_timeline"`
+	// PrimaryStartTimeout is how long a crashed primary may take to come back, in seconds, before
+	// another member leads; 0: at once, if another one can. Alias: master_start_timeout.
+	PrimaryStartTimeout time.Duration `mapstructure:"-"`
+	// PrimaryStopTimeout is how long a primary may take to stop, in seconds; 0: no limit. Without
+	// effect so far: the lease bounds it. Alias: master_stop_timeout.
+	PrimaryStopTimeout time.Duration `mapstructure:"-"`
+	// SynchronousMode makes commits wait for standbys, and lets only members that have every
+	// acknowledged commit lead: false, true, or quorum (any of several standbys may acknowledge).
+	SynchronousMode SyncMode `mapstructure:"-"`
+	// SynchronousStrict makes writes wait rather than be accepted on the primary alone when no standby
+	// is there. Safer, and less available.
+	SynchronousStrict bool `mapstructure:"synchronous_mode_strict"`
+	// SynchronousNodeCount is how many standbys must have each commit (a number).
+	SynchronousNodeCount int `mapstructure:"synchronous_node_count"`
+	// FailsafeMode lets a leader go on without Consul as long as every member that could take its lock
+	// promises not to. Patroni's default is false.
+	FailsafeMode bool `mapstructure:"failsafe_mode"`
+	// Pause says hands off: nothing is promoted, demoted or restarted by itself until it is over. Set
+	// it with lictor pause.
+	Pause bool `mapstructure:"pause"`
+	// Slots are permanent replication slots, by name: they are not dropped. Logical ones are not
+	// carried over to a new primary yet. Alias: permanent_slots.
+	Slots map[string]any `mapstructure:"slots"`
+	// IgnoreSlots are matchers (name, type, database, plugin) of slots that Lictor leaves alone.
 	IgnoreSlots []map[string]any `mapstructure:"ignore_slots"`
-	// MemberSlotsTTL is how long the slot of a member that went away is kept.
+	// MemberSlotsTTL is how long the slot of a member that went away is kept, in seconds. Without
+	// effect so far: it is kept as long as the member's key is.
 	MemberSlotsTTL time.Duration `mapstructure:"-"`
-	// StandbyCluster says which primary outside this shard its leader follows;
-	// empty: none. It is not supported yet: who finds it set must not promote.
+	// StandbyCluster says which primary outside this shard its leader follows. It is not supported
+	// yet: who finds it set does not promote.
 	StandbyCluster map[string]any `mapstructure:"standby_cluster"`
 	// Postgres is the shared part of PostgreSQL's own configuration.
 	Postgres DynamicPostgres `mapstructure:"postgresql"`
@@ -37,8 +58,15 @@ type Dynamic struct {
 // Timing are the settings from which every deadline is derived (docs/design.md,
 // section 5 and ruling 1).
 type Timing struct {
-	TTL          time.Duration
-	LoopWait     time.Duration
+	// TTL is the lease: how long a leader may accept writes after its last beat was sent, and so about
+	// how long a shard takes no writes when its primary's host is lost. From 3 up; less is quicker,
+	// more forgives slower networks and busier machines.
+	TTL time.Duration
+	// LoopWait is the pause between two rounds of the agent's loop, and between two beats where ttl/4
+	// is not shorter. Default: 2; 1 below ttl 8.
+	LoopWait time.Duration
+	// RetryTimeout is how long Consul or PostgreSQL may fail to answer before the agent acts on it;
+	// loop_wait + 2 x retry_timeout must fit into ttl. Default: what is left of ttl, at most 10.
 	RetryTimeout time.Duration
 }
 
@@ -57,12 +85,25 @@ const (
 
 // DynamicPostgres is the section `postgresql` of the dynamic configuration.
 type DynamicPostgres struct {
-	Parameters         map[string]any `mapstructure:"parameters"`
-	PgHBA              []string       `mapstructure:"pg_hba"`
-	PgIdent            []string       `mapstructure:"pg_ident"`
-	UsePgRewind        *bool          `mapstructure:"use_pg_rewind"`
-	UseSlots           *bool          `mapstructure:"use_slots"`
-	RecoveryConf       map[string]any `mapstructure:"recovery_conf"`
-	RemoveOnRewindFail *bool          `mapstructure:"remove_data_directory_on_rewind_failure"`
-	RemoveOnDiverged   *bool          `mapstructure:"remove_data_directory_on_diverged_timelines"`
+	// Parameters are PostgreSQL's, for all members. Those that must be the same everywhere
+	// (max_connections, max_worker_processes, max_wal_senders, max_locks_per_transaction,
+	// max_prepared_transactions, wal_level, track_commit_timestamp) are taken from here only.
+	Parameters map[string]any `mapstructure:"parameters"`
+	// PgHBA are the lines of pg_hba.conf for members that have none of their own.
+	PgHBA []string `mapstructure:"pg_hba"`
+	// PgIdent are the lines of pg_ident.conf for members that have none of their own.
+	PgIdent []string `mapstructure:"pg_ident"`
+	// UsePgRewind lets an old primary be rewound, where the member's own file does not say. Default:
+	// false.
+	UsePgRewind *bool `mapstructure:"use_pg_rewind"`
+	// UseSlots makes the leader keep a replication slot for each member; it goes over the member's own
+	// file. Default: true.
+	UseSlots *bool `mapstructure:"use_slots"`
+	// RecoveryConf are recovery parameters of replicas.
+	RecoveryConf map[string]any `mapstructure:"recovery_conf"`
+	// RemoveOnRewindFail lets a data directory be copied anew when pg_rewind fails. Default: false.
+	RemoveOnRewindFail *bool `mapstructure:"remove_data_directory_on_rewind_failure"`
+	// RemoveOnDiverged lets a data directory be copied anew when it has diverged and may not be
+	// rewound. Default: false.
+	RemoveOnDiverged *bool `mapstructure:"remove_data_directory_on_diverged_timelines"`
 }

@@ -32,6 +32,7 @@ const (
 	DefaultWatchdogDevice = "/dev/watchdog"
 	DefaultVerifyClient   = "none"
 	DefaultLogLevel       = "info"
+	DefaultScriptTimeout  = 30 // seconds
 )
 
 // Load reads, layers, decodes and checks an agent's configuration. All problems

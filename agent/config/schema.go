@@ -48,6 +48,7 @@ func schema() settings.Schema {
 		Adjust: map[string]settings.Adjuster{
 			"postgresql.pg_ctl_timeout":  settings.WholeSeconds,
 			"watchdog.safety_margin":     settings.WholeSeconds,
+			"lictor.script_timeout":      settings.WholeSeconds,
 			"lictor.fence.demote_before": seconds,
 			"lictor.fence.kill_before":   seconds,
 			"postgresql.pg_hba":          settings.Lines,
@@ -69,7 +70,7 @@ func schema() settings.Schema {
 		s.Unused[key] = onlyDynamic
 	}
 	// Lictor's own section needs no second LICTOR_.
-	for _, key := range []string{"routes_prefix", "state_dir", "os_user", "compat", "fence.demote_before", "fence.kill_before"} {
+	for _, key := range []string{"routes_prefix", "state_dir", "os_user", "compat", "fence.demote_before", "fence.kill_before", "script_timeout"} {
 		s.Variables[variable(key)] = "lictor." + key
 	}
 	return s

@@ -16,52 +16,91 @@ import (
 // Config is one agent's file after all layers (files, environment, flags) have
 // been merged.
 type Config struct {
-	Scope     string         `mapstructure:"scope"`
-	Namespace string         `mapstructure:"namespace"`
-	Name      string         `mapstructure:"name"`
-	RestAPI   RestAPI        `mapstructure:"restapi"`
-	Ctl       Ctl            `mapstructure:"ctl"`
-	Consul    Consul         `mapstructure:"consul"`
-	Bootstrap Bootstrap      `mapstructure:"bootstrap"`
-	Postgres  Postgres       `mapstructure:"postgresql"`
-	Watchdog  Watchdog       `mapstructure:"watchdog"`
-	Tags      map[string]any `mapstructure:"tags"`
-	Log       Log            `mapstructure:"log"`
-	Lictor    Lictor         `mapstructure:"lictor"`
+	// Scope is the shard's name, the same on all its members. It is part of the keys in Consul and
+	// PostgreSQL's cluster_name.
+	Scope string `mapstructure:"scope"`
+	// Namespace is the first part of the shard's keys in Consul.
+	Namespace string `mapstructure:"namespace"`
+	// Name is this member's name, another one on each member. It is PostgreSQL's application_name on a
+	// replica, by which synchronous standbys are told apart.
+	Name      string    `mapstructure:"name"`
+	RestAPI   RestAPI   `mapstructure:"restapi"`
+	Ctl       Ctl       `mapstructure:"ctl"`
+	Consul    Consul    `mapstructure:"consul"`
+	Bootstrap Bootstrap `mapstructure:"bootstrap"`
+	Postgres  Postgres  `mapstructure:"postgresql"`
+	Watchdog  Watchdog  `mapstructure:"watchdog"`
+	// Tags say what is special about this member: nofailover (never leads), failover_priority (of two
+	// members with the same data the higher one leads; 0 is as nofailover), clonefrom (new replicas
+	// are copied from here), noloadbalance (no reads are sent here), nosync (never a synchronous
+	// standby), sync_priority, nostream, replicatefrom (the member to stream from). Tags of any other
+	// name are published as they are.
+	Tags   map[string]any `mapstructure:"tags"`
+	Log    Log            `mapstructure:"log"`
+	Lictor Lictor         `mapstructure:"lictor"`
 }
 
 // RestAPI is where and how the agent's REST API listens.
 type RestAPI struct {
-	Listen                  string            `mapstructure:"listen"`
-	ConnectAddress          string            `mapstructure:"connect_address"`
-	Authentication          Credentials       `mapstructure:"authentication"`
-	CertFile                string            `mapstructure:"certfile"`
-	KeyFile                 string            `mapstructure:"keyfile"`
-	KeyFilePassword         string            `mapstructure:"keyfile_password" json:"-"`
-	CAFile                  string            `mapstructure:"cafile"`
-	Ciphers                 string            `mapstructure:"ciphers"`
-	VerifyClient            string            `mapstructure:"verify_client"` // none, optional, required
-	Allowlist               []string          `mapstructure:"allowlist"`
-	AllowlistIncludeMembers bool              `mapstructure:"allowlist_include_members"`
-	HTTPExtraHeaders        map[string]string `mapstructure:"http_extra_headers"`
-	HTTPSExtraHeaders       map[string]string `mapstructure:"https_extra_headers"`
-	RequestQueueSize        int               `mapstructure:"request_queue_size"`
-	ServerTokens            string            `mapstructure:"server_tokens"`
+	// Listen is where the REST API listens, host:port. Load balancers, the other members and
+	// operators' commands must reach it.
+	Listen string `mapstructure:"listen"`
+	// ConnectAddress is how others reach the API, host:port. It stands in the member's key in Consul.
+	// Default: listen, if that is an address.
+	ConnectAddress string      `mapstructure:"connect_address"`
+	Authentication Credentials `mapstructure:"authentication"`
+	// CertFile is the file of the server's certificate; with it the API speaks https only. A renewed
+	// file is picked up without a restart.
+	CertFile string `mapstructure:"certfile"`
+	// KeyFile is the file of the certificate's key, if certfile does not hold it as well.
+	KeyFile string `mapstructure:"keyfile"`
+	// KeyFilePassword is the password of the key file; such files are refused.
+	KeyFilePassword string `mapstructure:"keyfile_password" json:"-"`
+	// CAFile is the file of the authorities whose client certificates are taken, and that this agent
+	// checks other members' certificates by.
+	CAFile string `mapstructure:"cafile"`
+	// Ciphers are OpenSSL's names of the ciphers to offer. Without effect: Go's TLS chooses.
+	Ciphers string `mapstructure:"ciphers"`
+	// VerifyClient says who must show a client certificate: none; optional: requests that change
+	// something; required: everybody, health checks too.
+	VerifyClient string `mapstructure:"verify_client"`
+	// Allowlist are the addresses, networks and host names from which requests may change something;
+	// empty: every one that has the password.
+	Allowlist []string `mapstructure:"allowlist"`
+	// AllowlistIncludeMembers adds the shard's members to the allowlist.
+	AllowlistIncludeMembers bool `mapstructure:"allowlist_include_members"`
+	// HTTPExtraHeaders are headers that every answer carries.
+	HTTPExtraHeaders map[string]string `mapstructure:"http_extra_headers"`
+	// HTTPSExtraHeaders are headers that answers over https carry; they go over those for http.
+	HTTPSExtraHeaders map[string]string `mapstructure:"https_extra_headers"`
+	// RequestQueueSize is how many connections may wait to be accepted (a number). Without effect: the
+	// server queues nothing.
+	RequestQueueSize int `mapstructure:"request_queue_size"`
+	// ServerTokens says what the header Server tells. Without effect: it does not tell the version.
+	ServerTokens string `mapstructure:"server_tokens"`
 }
 
 // Ctl is how commands reach the members' REST API.
 type Ctl struct {
-	Insecure        bool        `mapstructure:"insecure"`
-	CertFile        string      `mapstructure:"certfile"`
-	KeyFile         string      `mapstructure:"keyfile"`
-	KeyFilePassword string      `mapstructure:"keyfile_password" json:"-"`
-	CACert          string      `mapstructure:"cacert"`
-	Authentication  Credentials `mapstructure:"authentication"`
+	// Insecure lets the commands take any certificate from a member's API.
+	Insecure bool `mapstructure:"insecure"`
+	// CertFile is the file of the client certificate that the commands show.
+	CertFile string `mapstructure:"certfile"`
+	// KeyFile is the file of its key, if certfile does not hold it as well.
+	KeyFile string `mapstructure:"keyfile"`
+	// KeyFilePassword is the password of the key file; such files are refused.
+	KeyFilePassword string `mapstructure:"keyfile_password" json:"-"`
+	// CACert is the file of the authorities by which the commands check members' certificates.
+	// Default: restapi.cafile.
+	CACert         string      `mapstructure:"cacert"`
+	Authentication Credentials `mapstructure:"authentication"`
 }
 
 // Credentials are a user name and its password.
 type Credentials struct {
+	// Username is the name to log in with.
 	Username string `mapstructure:"username"`
+	// Password is its password. Without both, nothing is asked for.
 	Password string `mapstructure:"password" json:"-"`
 }
 
@@ -70,56 +109,109 @@ type Consul = settings.Consul
 
 // Bootstrap says how the very first member of a shard is made.
 type Bootstrap struct {
-	// DCS becomes the dynamic configuration of a new shard.
+	// DCS becomes the dynamic configuration of a new shard; afterwards the key in Consul counts and
+	// this is not read.
 	DCS map[string]any `mapstructure:"dcs"`
-	// InitDB lists options of initdb: strings ("data-checksums") and
-	// single-key maps ({encoding: UTF8}).
+	// InitDB lists options of initdb: texts (data-checksums) and maps of one name to its value
+	// ({encoding: UTF8}).
 	InitDB []any `mapstructure:"initdb"`
-	// Method names a custom bootstrap method; its map is in Methods.
-	Method        string                   `mapstructure:"method"`
-	PgHBA         []string                 `mapstructure:"pg_hba"`
-	Users         map[string]BootstrapUser `mapstructure:"users"`
-	PostBootstrap string                   `mapstructure:"post_bootstrap"` // alias post_init
+	// Method names the way to make the first member: initdb, or a custom method with a section
+	// bootstrap.<method>. Custom methods are not supported yet: such a member can join a shard, not
+	// make one. Default: initdb.
+	Method string `mapstructure:"method"`
+	// PgHBA are lines that go into pg_hba.conf after initdb, where postgresql.pg_hba is not set.
+	PgHBA []string `mapstructure:"pg_hba"`
+	// Users are roles to create once in a new shard: a name with password and options.
+	Users map[string]BootstrapUser `mapstructure:"users"`
+	// PostBootstrap is a command that runs once in a new shard, with a connection string as its last
+	// argument; if it fails, the bootstrap is undone. Alias: post_init.
+	PostBootstrap string `mapstructure:"post_bootstrap"`
 	// Methods holds every other key of the section: bootstrap.<method>.
 	Methods map[string]any `mapstructure:",remain"`
 }
 
 // BootstrapUser is a role that is created once, after initdb.
 type BootstrapUser struct {
-	Password string   `mapstructure:"password" json:"-"`
-	Options  []string `mapstructure:"options"` // e.g. createrole, createdb
+	// Password is the role's password.
+	Password string `mapstructure:"password" json:"-"`
+	// Options are attributes of CREATE ROLE, createdb for instance.
+	Options []string `mapstructure:"options"`
 }
 
 // Postgres is the local part of PostgreSQL's configuration.
 type Postgres struct {
-	Listen         string            `mapstructure:"listen"` // host[,host]:port
-	ConnectAddress string            `mapstructure:"connect_address"`
-	ProxyAddress   string            `mapstructure:"proxy_address"`
-	DataDir        string            `mapstructure:"data_dir"`
-	ConfigDir      string            `mapstructure:"config_dir"`
-	BinDir         string            `mapstructure:"bin_dir"` // empty: $PATH
-	BinName        map[string]string `mapstructure:"bin_name"`
-	PgPass         string            `mapstructure:"pgpass"`
-	Authentication Authentication    `mapstructure:"authentication"`
-	// Parameters are PostgreSQL's; values keep their YAML type until written.
-	Parameters         map[string]any `mapstructure:"parameters"`
-	PgHBA              []string       `mapstructure:"pg_hba"`
-	PgIdent            []string       `mapstructure:"pg_ident"`
-	UseUnixSocket      bool           `mapstructure:"use_unix_socket"`
-	UseUnixSocketRepl  bool           `mapstructure:"use_unix_socket_repl"`
-	Callbacks          Callbacks      `mapstructure:"callbacks"`
-	BaseBackup         any            `mapstructure:"basebackup"` // list or map of pg_basebackup options
-	CreateReplica      []string       `mapstructure:"create_replica_methods"`
-	RecoveryConf       map[string]any `mapstructure:"recovery_conf"`
-	CustomConf         string         `mapstructure:"custom_conf"`
-	UsePgRewind        *bool          `mapstructure:"use_pg_rewind"`
-	UseSlots           *bool          `mapstructure:"use_slots"`
-	RemoveOnRewindFail bool           `mapstructure:"remove_data_directory_on_rewind_failure"`
-	RemoveOnDiverged   bool           `mapstructure:"remove_data_directory_on_diverged_timelines"`
-	PrePromote         string         `mapstructure:"pre_promote"`
-	BeforeStop         string         `mapstructure:"before_stop"`
-	PgCtlTimeout       int            `mapstructure:"pg_ctl_timeout"` // seconds
-	Database           string         `mapstructure:"database"`
+	// Listen is where PostgreSQL listens: host:port, several hosts with commas. The port may be left
+	// out: 5432.
+	Listen string `mapstructure:"listen"`
+	// ConnectAddress is how poolers, clients and replicas reach PostgreSQL, host:port. It stands in
+	// the member's key and in the route. Default: listen, if that is an address.
+	ConnectAddress string `mapstructure:"connect_address"`
+	// ProxyAddress is how clients reach a pooler beside this PostgreSQL, host:port. It is published in
+	// the member's key (proxy_url), nothing else.
+	ProxyAddress string `mapstructure:"proxy_address"`
+	// DataDir is PostgreSQL's data directory, and its alone: a new replica replaces all that is in it.
+	DataDir string `mapstructure:"data_dir"`
+	// ConfigDir is the directory of PostgreSQL's configuration files. Without effect so far: they are
+	// kept in data_dir.
+	ConfigDir string `mapstructure:"config_dir"`
+	// BinDir is the directory of PostgreSQL's programs. Default: $PATH.
+	BinDir string `mapstructure:"bin_dir"`
+	// BinName renames programs of PostgreSQL: initdb, pg_ctl, postgres, pg_basebackup, pg_rewind,
+	// pg_controldata, pg_isready.
+	BinName map[string]string `mapstructure:"bin_name"`
+	// PgPass is a file that the agent writes the passwords of replication to, for libpq. Default: in
+	// lictor.state_dir.
+	PgPass         string         `mapstructure:"pgpass"`
+	Authentication Authentication `mapstructure:"authentication"`
+	// Parameters are PostgreSQL's, for this member; they go over those of the dynamic configuration.
+	// Parameters that must be the same on all members are taken from there only. Values keep their
+	// YAML type until written.
+	Parameters map[string]any `mapstructure:"parameters"`
+	// PgHBA is the whole of pg_hba.conf, line by line; not set: the file is left alone. It must let
+	// the members' replication in.
+	PgHBA []string `mapstructure:"pg_hba"`
+	// PgIdent is the whole of pg_ident.conf, line by line; not set: the file is left alone.
+	PgIdent []string `mapstructure:"pg_ident"`
+	// UseUnixSocket makes the agent connect through the unix socket. With peer authentication there
+	// the superuser needs no password.
+	UseUnixSocket bool `mapstructure:"use_unix_socket"`
+	// UseUnixSocketRepl makes local replication connect through the unix socket. Without effect so
+	// far: it uses TCP.
+	UseUnixSocketRepl bool      `mapstructure:"use_unix_socket_repl"`
+	Callbacks         Callbacks `mapstructure:"callbacks"`
+	// BaseBackup are options of pg_basebackup for new replicas: a list of texts and one-name maps, or
+	// a map.
+	BaseBackup any `mapstructure:"basebackup"`
+	// CreateReplica lists ways to make a replica, in order. Only basebackup works so far; others are
+	// warned of and replaced by it.
+	CreateReplica []string `mapstructure:"create_replica_methods"`
+	// RecoveryConf are PostgreSQL's recovery parameters for replicas, restore_command for instance.
+	RecoveryConf map[string]any `mapstructure:"recovery_conf"`
+	// CustomConf is the path of a file that postgresql.conf includes in place of postgresql.base.conf.
+	CustomConf string `mapstructure:"custom_conf"`
+	// UsePgRewind lets an old primary whose WAL has diverged be rewound instead of copied anew. It
+	// needs data checksums or wal_log_hints. Default: false, or what the dynamic configuration says.
+	UsePgRewind *bool `mapstructure:"use_pg_rewind"`
+	// UseSlots makes the leader keep a replication slot for each member, so that a member that was
+	// away for a while finds its WAL. It also means that WAL is kept as long as a member is away.
+	// Default: true; a value in the dynamic configuration goes over this one.
+	UseSlots *bool `mapstructure:"use_slots"`
+	// RemoveOnRewindFail lets the data directory be removed and copied anew when pg_rewind fails. Off,
+	// because a failed rewind may be the last copy of something.
+	RemoveOnRewindFail bool `mapstructure:"remove_data_directory_on_rewind_failure"`
+	// RemoveOnDiverged lets the data directory be removed and copied anew when it has diverged and may
+	// not be rewound.
+	RemoveOnDiverged bool `mapstructure:"remove_data_directory_on_diverged_timelines"`
+	// PrePromote is a command that runs before a promotion; if it fails, the member does not promote.
+	PrePromote string `mapstructure:"pre_promote"`
+	// BeforeStop is a command that runs before PostgreSQL is stopped in an orderly way; it cannot
+	// forbid the stop.
+	BeforeStop string `mapstructure:"before_stop"`
+	// PgCtlTimeout is how long starts and stops may take, in seconds. Without effect so far: starts
+	// are watched, and stops are bounded by the lease.
+	PgCtlTimeout int `mapstructure:"pg_ctl_timeout"`
+	// Database is the database that the agent itself connects to.
+	Database string `mapstructure:"database"`
 	// Methods holds every other key: the maps of replica creation methods.
 	Methods map[string]any `mapstructure:",remain"`
 }
@@ -133,66 +225,116 @@ type Authentication struct {
 
 // PgUser is a PostgreSQL role and how to log in as it (libpq's words).
 type PgUser struct {
-	Username       string `mapstructure:"username"`
-	Password       string `mapstructure:"password" json:"-"`
-	SSLMode        string `mapstructure:"sslmode"`
-	SSLCert        string `mapstructure:"sslcert"`
-	SSLKey         string `mapstructure:"sslkey"`
-	SSLPassword    string `mapstructure:"sslpassword" json:"-"`
-	SSLRootCert    string `mapstructure:"sslrootcert"`
-	SSLCRL         string `mapstructure:"sslcrl"`
-	SSLCRLDir      string `mapstructure:"sslcrldir"`
-	GSSEncMode     string `mapstructure:"gssencmode"`
+	// Username is the role's name. Without one for rewind the superuser rewinds.
+	Username string `mapstructure:"username"`
+	// Password is the role's password.
+	Password string `mapstructure:"password" json:"-"`
+	// SSLMode is libpq's: how far TLS is asked for. Default: libpq's (prefer).
+	SSLMode string `mapstructure:"sslmode"`
+	// SSLCert is the file of the client certificate.
+	SSLCert string `mapstructure:"sslcert"`
+	// SSLKey is the file of its key.
+	SSLKey string `mapstructure:"sslkey"`
+	// SSLPassword is the password of that file.
+	SSLPassword string `mapstructure:"sslpassword" json:"-"`
+	// SSLRootCert is the file of the authorities that PostgreSQL's certificate is checked by; system:
+	// those of the host.
+	SSLRootCert string `mapstructure:"sslrootcert"`
+	// SSLCRL is a file of revoked certificates.
+	SSLCRL string `mapstructure:"sslcrl"`
+	// SSLCRLDir is a directory of such files.
+	SSLCRLDir string `mapstructure:"sslcrldir"`
+	// GSSEncMode is libpq's gssencmode.
+	GSSEncMode string `mapstructure:"gssencmode"`
+	// ChannelBinding is libpq's channel_binding.
 	ChannelBinding string `mapstructure:"channel_binding"`
 }
 
 // Callbacks are the commands that are run when something happened to the local
 // PostgreSQL.
 type Callbacks struct {
-	OnStart      string `mapstructure:"on_start"`
-	OnStop       string `mapstructure:"on_stop"`
-	OnRestart    string `mapstructure:"on_restart"`
-	OnReload     string `mapstructure:"on_reload"`
+	// OnStart is run after PostgreSQL has started. All callbacks get the action, the role and the
+	// scope as arguments; one runs at a time, at most lictor.script_timeout.
+	OnStart string `mapstructure:"on_start"`
+	// OnStop is run after PostgreSQL has stopped.
+	OnStop string `mapstructure:"on_stop"`
+	// OnRestart is run after PostgreSQL was restarted.
+	OnRestart string `mapstructure:"on_restart"`
+	// OnReload is run after PostgreSQL has read its configuration again.
+	OnReload string `mapstructure:"on_reload"`
+	// OnRoleChange is run after a promotion or demotion, instead of the others.
 	OnRoleChange string `mapstructure:"on_role_change"`
 }
 
 // Watchdog is the device that resets a host which hangs.
 type Watchdog struct {
-	Mode         string `mapstructure:"mode"` // off, automatic, required
-	Device       string `mapstructure:"device"`
-	SafetyMargin *int   `mapstructure:"safety_margin"` // seconds; -1: half of ttl
-	Driver       string `mapstructure:"driver"`        // default, testing
+	// Mode says what a missing device means: off (nothing is opened), automatic (a warning), required
+	// (the member does not lead without it). See docs/watchdog.md.
+	Mode string `mapstructure:"mode"`
+	// Device is the watchdog's device file.
+	Device string `mapstructure:"device"`
+	// SafetyMargin is how long before the lease's end the device resets the host, in seconds; -1: half
+	// of ttl. Default: 5 from ttl 20 on, else 1.
+	SafetyMargin *int `mapstructure:"safety_margin"`
+	// Driver is default for a real device; testing: a fifo that tests read.
+	Driver string `mapstructure:"driver"`
 }
 
 // Log says what is logged and how.
 type Log struct {
-	Level      string            `mapstructure:"level"`
-	Format     string            `mapstructure:"format"` // auto, console, json, patroni
-	DateFormat string            `mapstructure:"dateformat"`
-	Dir        string            `mapstructure:"dir"`
-	Type       string            `mapstructure:"type"`
-	Loggers    map[string]string `mapstructure:"loggers"`
+	// Level is the least severity that is logged.
+	Level string `mapstructure:"level"`
+	// Format is how lines look: console, json, patroni (as Patroni's default). Default: auto, which is
+	// console on a terminal and JSON elsewhere.
+	Format string `mapstructure:"format"`
+	// DateFormat is Python's. Without effect: lines carry the time as their format says.
+	DateFormat string `mapstructure:"dateformat"`
+	// Dir is a directory for log files. Without effect: the log goes to stderr, for the journal or the
+	// container's log.
+	Dir string `mapstructure:"dir"`
+	// Type is plain or json; json is the same as format json.
+	Type string `mapstructure:"type"`
+	// Loggers are Python's levels by module. Without effect.
+	Loggers map[string]string `mapstructure:"loggers"`
 }
 
 // Lictor holds what Patroni does not have.
 type Lictor struct {
-	// RoutesPrefix is the first part of Lictor's own Consul keys.
+	// RoutesPrefix is the first part of Lictor's own keys in Consul (routes, bouncers, handovers).
+	// Agents and bouncers must agree on it.
 	RoutesPrefix string `mapstructure:"routes_prefix"`
-	// StateDir is where the agent keeps its own small files (markers of
-	// unfinished work, the guard's socket); empty: beside the data directory.
+	// StateDir is where the agent keeps its own small files (markers of unfinished work, the guard's
+	// socket). Default: beside the data directory.
 	StateDir string `mapstructure:"state_dir"`
-	// OSUser is the user that PostgreSQL runs as when the agent was started as
-	// root; empty: the owner of the data directory, else "postgres".
+	// OSUser is the user that PostgreSQL runs as when the agent was started as root. Default: the
+	// owner of the data directory, else postgres.
 	OSUser string `mapstructure:"os_user"`
-	Compat string `mapstructure:"compat"` // patroni-3, patroni-4
+	// Compat is whose words REST API and member keys use: patroni-4 says primary, patroni-3 master.
+	// For tools and Patroni members of that version.
+	Compat string `mapstructure:"compat"`
 	Fence  Fence  `mapstructure:"fence"`
+	// ScriptTimeout is how long callbacks, pre_promote and before_stop may run, in seconds. Default:
+	// 30.
+	ScriptTimeout int `mapstructure:"script_timeout"`
+}
+
+// ScriptLimit is ScriptTimeout as a duration, with its default.
+func (l Lictor) ScriptLimit() time.Duration {
+	if l.ScriptTimeout == 0 {
+		return DefaultScriptTimeout * time.Second
+	}
+	return time.Duration(l.ScriptTimeout) * time.Second
 }
 
 // Fence moves the moments, before the end of the lease, at which a leader that
 // could not renew it stops PostgreSQL. Seconds; zero: a share of ttl.
 type Fence struct {
-	DemoteBefore float64 `mapstructure:"demote_before"` // default ttl/4
-	KillBefore   float64 `mapstructure:"kill_before"`   // default ttl/10
+	// DemoteBefore is how long before the end of its lease, in seconds, a leader that could not renew
+	// it begins to stop PostgreSQL. Default: ttl/4.
+	DemoteBefore float64 `mapstructure:"demote_before"`
+	// KillBefore is how long before the end of the lease, in seconds, the guard kills what is left of
+	// PostgreSQL. It must come after the demotion and leave room for the kill itself. Default: ttl/10.
+	KillBefore float64 `mapstructure:"kill_before"`
 }
 
 // Margins are how long before the end of a lease of ttl PostgreSQL is stopped, and

@@ -34,6 +34,9 @@ func (c Config) Validate() ([]Warning, error) {
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warning", "error")
 	v.oneOf("log.format", c.Log.Format, "auto", "console", "json", "patroni")
 	v.oneOf("log.type", strings.ToLower(c.Log.Type), "plain", "json")
+	if n := c.Lictor.ScriptTimeout; n < 0 {
+		v.fail("lictor.script_timeout", strconv.Itoa(n), "must be at least 1 s")
+	}
 	v.oneOf("lictor.compat", c.Lictor.Compat, "patroni-3", "patroni-4")
 	if timing.TTL > 0 { // else its own problem has been reported
 		v.fence(c.Lictor.Fence, timing)

@@ -14,8 +14,8 @@ const refusalAge = 300 * time.Millisecond
 //
 //	request                                  decision
 //	for another leader, or for ourselves     clear it
-//	scheduled later                          wait until then
-//	scheduled too long ago                   clear it
+//	scheduled later, or paused when due      wait until then
+//	1.5 loop_waits late, or more             clear it
 //	candidate can lead, or none named and
 //	  some member can                        hand over
 //	nobody can                               clear it, say why
@@ -50,7 +50,9 @@ func handover(v View) Decision {
 		switch late := v.Wall.Sub(*at); {
 		case late < 0:
 			return Decision{}.by(v.Now.Add(-late))
-		case late > v.Config.LoopWait*3/2+time.Second:
+		case v.Config.Pause:
+			return Decision{}
+		case late > v.Config.LoopWait*3/2:
 			return refuse(fmt.Sprintf("it was scheduled for %s, too long ago", at.Format(time.RFC3339)))
 		}
 	}

@@ -25,21 +25,29 @@ import (
 var commandLine = []struct { //nolint:gochecknoglobals // a table that nothing changes
 	name, fallback string
 	accept         func(text string) (value string, ok bool)
+	rule           string
 }{
-	{"wal_level", "replica", walLevel},
-	{"hot_standby", "on", fixed},
-	{"max_connections", "100", atLeast(25)},
-	{"max_wal_senders", "10", atLeast(3)},
-	{"max_prepared_transactions", "0", atLeast(0)},
-	{"max_locks_per_transaction", "64", atLeast(32)},
-	{"track_commit_timestamp", "off", onOff},
-	{"max_replication_slots", "10", atLeast(4)},
-	{"max_worker_processes", "8", atLeast(2)},
-	{"wal_log_hints", "on", fixed},
+	{"wal_level", "replica", walLevel, "must be replica or logical"},
+	{"hot_standby", "on", fixed, "is always on in a shard"},
+	{"max_connections", "100", atLeast(25), "must be a whole number, at least 25"},
+	{"max_wal_senders", "10", atLeast(3), "must be a whole number, at least 3"},
+	{"max_prepared_transactions", "0", atLeast(0), "must be a whole number, at least 0"},
+	{"max_locks_per_transaction", "64", atLeast(32), "must be a whole number, at least 32"},
+	{"track_commit_timestamp", "off", onOff, "must be on or off"},
+	{"max_replication_slots", "10", atLeast(4), "must be a whole number, at least 4"},
+	{"max_worker_processes", "8", atLeast(2), "must be a whole number, at least 2"},
+	{"wal_log_hints", "on", fixed, "is always on in a shard: pg_rewind needs it"},
 }
 
-// fixed: the fallback is the only value that a member of a shard may have.
-func fixed(string) (string, bool) { return "", false }
+// addressParameters are the command line's, too; they follow from the agent's own
+// file.
+var addressParameters = []string{"listen_addresses", "port", "cluster_name"} //nolint:gochecknoglobals // a table that nothing changes
+
+// fixed: the fallback, on, is the only value that a member of a shard may have.
+func fixed(text string) (string, bool) {
+	value, ok := onOff(text)
+	return value, ok && value == "on"
+}
 
 func atLeast(least int) func(string) (string, bool) {
 	return func(text string) (string, bool) {
@@ -257,7 +265,7 @@ func (p *Instance) parameters() map[string]string {
 		}
 	}
 	for name := range out {
-		if !supported(name, p.major) || slices.Contains([]string{"listen_addresses", "port", "cluster_name"}, name) || recoveryParameters[name] && name != "restore_command" {
+		if !supported(name, p.major) || slices.Contains(addressParameters, name) || recoveryParameters[name] && name != "restore_command" {
 			delete(out, name)
 		}
 	}

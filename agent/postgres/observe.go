@@ -144,7 +144,8 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 
 // pendingRestart finds parameters that take effect with the next restart: those
 // of the file that PostgreSQL itself flags, and those of the command line that
-// are now configured otherwise.
+// are now configured otherwise. A standby that runs with more than is configured,
+// because its primary had more when it made the WAL, is restarted after that.
 func (p *Instance) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) (map[string]cluster.PendingChange, error) {
 	names := make([]string, 0, len(commandLine))
 	for _, c := range commandLine {
@@ -176,7 +177,7 @@ func (p *Instance) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) 
 	pending := map[string]cluster.PendingChange{}
 	for _, now := range settings {
 		switch want, ours := wanted[now.Name]; {
-		case ours && want != now.Setting && !raised(role, want, now.Setting):
+		case ours && want != now.Setting:
 			pending[now.Name] = cluster.PendingChange{OldValue: now.Setting, NewValue: want}
 		case !ours && now.Pending:
 			pending[now.Name] = cluster.PendingChange{OldValue: now.Setting, NewValue: now.File}
@@ -186,14 +187,6 @@ func (p *Instance) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) 
 		return nil, nil //nolint:nilnil // nothing is pending
 	}
 	return pending, nil
-}
-
-// raised tells whether a standby runs with more than is configured because its
-// primary had more when it made the WAL.
-func raised(role Role, want, now string) bool {
-	w, errW := strconv.Atoi(want)
-	n, errN := strconv.Atoi(now)
-	return role == Replica && errW == nil && errN == nil && n > w
 }
 
 // take takes the kept connection, made anew when it is broken. Who takes it

@@ -186,7 +186,7 @@ func TestTwoMembers(t *testing.T) {
 		if adopted, err := again.Adopt(); err != nil || !adopted {
 			t.Fatalf("adopted: %v %v", adopted, err)
 		}
-		must(t, again.Rewrite(ctx))
+		rewrite(ctx, t, again)
 		if got := again.SyncStandbys(); len(got) != 1 || got[0] != "b-1" {
 			t.Errorf("synchronous standbys: %v", got)
 		}
@@ -289,7 +289,7 @@ func TestPendingRestartAndReload(t *testing.T) {
 	bootstrapped(ctx, t, p)
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
 	p.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: map[string]any{"max_connections": 133, "work_mem": "5MB", "shared_buffers": "64MB"}}})
-	must(t, p.Rewrite(ctx))
+	rewrite(ctx, t, p)
 	s := observe(ctx, t, p, "two parameters pend", func(s State) bool { return len(s.PendingRestart) == 2 })
 	if got := s.PendingRestart["max_connections"]; got != (cluster.PendingChange{OldValue: "100", NewValue: "133"}) {
 		t.Errorf("max_connections: %+v", got)
@@ -300,7 +300,7 @@ func TestPendingRestartAndReload(t *testing.T) {
 
 	// A parameter that is taken away goes back to what PostgreSQL's own file says.
 	p.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: map[string]any{"max_connections": 133}}})
-	must(t, p.Rewrite(ctx))
+	rewrite(ctx, t, p)
 	s = observe(ctx, t, p, "one parameter pends", func(s State) bool { return len(s.PendingRestart) == 1 })
 	if got := s.PendingRestart["shared_buffers"]; got != (cluster.PendingChange{OldValue: "64MB", NewValue: "128MB"}) {
 		t.Errorf("shared_buffers: %+v", got)
@@ -318,4 +318,12 @@ func TestStartTellsWhatIsWrong(t *testing.T) {
 	}
 	taken.Close()
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
+}
+
+// rewrite writes the configuration files anew and tells whether they have changed.
+func rewrite(ctx context.Context, t *testing.T, p *Instance) bool {
+	t.Helper()
+	changed, err := p.Rewrite(ctx)
+	must(t, err)
+	return changed
 }

@@ -120,7 +120,7 @@ func TestAdopt(t *testing.T) {
 		t.Fatalf("adopted: %v %v", running, err)
 	}
 	second.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: map[string]any{"work_mem": "7MB"}}})
-	must(t, second.Rewrite(ctx))
+	rewrite(ctx, t, second)
 	var mem, conninfo string
 	for mem != "7MB" && ctx.Err() == nil {
 		conn, err := second.dedicated(ctx)

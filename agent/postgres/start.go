@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 
-	"github.com/google/shlex"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -223,16 +222,27 @@ func (p *Instance) Follow(ctx context.Context, u Upstream) error {
 	return p.Start(ctx, StartAs{Role: Replica, Upstream: &u})
 }
 
-// Rewrite writes the configuration files anew and makes PostgreSQL read them.
-func (p *Instance) Rewrite(ctx context.Context) error {
+// Rewrite writes the configuration files anew and makes PostgreSQL read them. It
+// tells whether they have changed.
+func (p *Instance) Rewrite(context.Context) (changed bool, err error) {
 	if !p.Running() {
-		return nil // the next start writes them
+		return false, nil // the next start writes them
 	}
-	a := p.getRuns()
-	if err := p.writeConfig(a); err != nil {
-		return err
+	before := p.configuration()
+	if err := p.writeConfig(p.getRuns()); err != nil {
+		return false, err
 	}
-	return p.signal(syscall.SIGHUP)
+	return p.configuration() != before, p.signal(syscall.SIGHUP)
+}
+
+// configuration is what the configuration files say.
+func (p *Instance) configuration() string {
+	var all strings.Builder
+	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
+		content, err := os.ReadFile(p.inData(name))
+		fmt.Fprintf(&all, "%s\n%v\n%s\n", name, err, content)
+	}
+	return all.String()
 }
 
 // Checkpoint makes a checkpoint.
@@ -244,41 +254,6 @@ func (p *Instance) Checkpoint(ctx context.Context) error {
 	defer hangUpOn(conn)
 	if _, err := conn.Exec(ctx, "CHECKPOINT"); err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
-	}
-	return nil
-}
-
-// PrePromote runs the command postgresql.pre_promote; a failure forbids the
-// promotion.
-func (p *Instance) PrePromote(ctx context.Context) error {
-	return p.script(ctx, "pre_promote", p.local.Load().PrePromote)
-}
-
-// BeforeStop runs the command postgresql.before_stop.
-func (p *Instance) BeforeStop(ctx context.Context) error {
-	return p.script(ctx, "before_stop", p.local.Load().BeforeStop)
-}
-
-// script runs a command of the configuration, split as a shell would, without
-// one. It runs as PostgreSQL's user, in the agent's directory.
-func (p *Instance) script(ctx context.Context, what, command string, extra ...string) error {
-	if command == "" {
-		return nil
-	}
-	words, err := shlex.Split(command)
-	if err != nil || len(words) == 0 {
-		return fmt.Errorf("postgresql.%s: %q cannot be split into words", what, command)
-	}
-	cmd := exec.CommandContext(ctx, words[0], append(words[1:], extra...)...)
-	cmd.Env = environ("PGPASSFILE="+p.pgpassPath(), "PGOPTIONS=-c synchronous_commit=local")
-	if dir := p.local.Load().BinDir; dir != "" { // an empty part would stand for the working directory
-		cmd.Env = append(cmd.Env, "PATH="+dir+":"+os.Getenv("PATH"))
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential, Setpgid: true}
-	cmd.Cancel = func() error { return signalGroup(cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", what, err, tail(string(out), 1000))
 	}
 	return nil
 }

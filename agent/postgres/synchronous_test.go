@@ -160,7 +160,7 @@ func TestSynchronousWhileTheFilesAreRewritten(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		for rewriting.Err() == nil {
-			if err := a.Rewrite(ctx); err != nil {
+			if _, err := a.Rewrite(ctx); err != nil {
 				done <- err
 				return
 			}

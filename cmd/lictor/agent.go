@@ -10,8 +10,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lictor-ha/lictor/agent"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/systemd"
 )
 
 func agentCommand() *cobra.Command {
@@ -21,8 +23,9 @@ func agentCommand() *cobra.Command {
 		Short: "Run one PostgreSQL member: hold its lock, run, replicate and fence it",
 		Long: "Runs in the foreground. FILE is a patroni.yml (or a directory of *.yml); without it the whole\n" +
 			"configuration comes from LICTOR_CONFIGURATION or PATRONI_CONFIGURATION. SIGTERM stops PostgreSQL in an\n" +
-			"orderly way and gives the lock up, SIGHUP reloads the configuration, SIGUSR2 goes on in the same process with\n" +
-			"the binary that is installed by now, without touching PostgreSQL.",
+			"orderly way and gives the lock up, SIGHUP reloads the configuration, SIGUSR1 switches the log to the level\n" +
+			"debug and back, SIGUSR2 goes on in the same process with the binary that is installed by now, without touching\n" +
+			"PostgreSQL.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			source, err := configSource(args, set)
@@ -33,7 +36,13 @@ func agentCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := newLogger(cfg.Log.Level, cfg.Log.Format)
+			logs, err := newLog(cfg.Log.Level, cfg.Log.Format)
+			if err != nil {
+				return err
+			}
+			logs.Hide(settings.Secrets(cfg))
+			log := logs.Logger()
+			notifier, err := systemd.New()
 			if err != nil {
 				return err
 			}
@@ -47,11 +56,12 @@ func agentCommand() *cobra.Command {
 			a, err := agent.New(cfg, agent.Options{
 				Source: source, Version: version, Log: log, GuardCommand: []string{self, "guard"}, ProbeCommand: []string{self, "probe-disk"},
 				Runnable: func(ctx context.Context) error { return runnable(ctx, self) },
+				Logging:  logs, Systemd: notifier,
 			})
 			if err != nil {
 				return err
 			}
-			s := listenForSignals()
+			s := listenForSignals(func() { log.Warn().Str("level", logs.ToggleDebug()).Msg("log level switched by SIGUSR1") })
 			err = a.Run(cmd.Context(), agent.Signals{Stop: s.stop, Reload: s.reload, Upgrade: s.upgrade})
 			s.release()
 			if errors.Is(err, agent.ErrUpgrade) {

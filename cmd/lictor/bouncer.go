@@ -11,10 +11,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/agent/logging"
+	"github.com/lictor-ha/lictor/agent/systemd"
 	"github.com/lictor-ha/lictor/bouncer"
 	"github.com/lictor-ha/lictor/e2e/demo"
 	"github.com/lictor-ha/lictor/templates"
@@ -31,7 +32,13 @@ func bouncerCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := newLogger(cfg.Log.Level, cfg.Log.Format)
+			logs, err := newLog(cfg.Log.Level, cfg.Log.Format)
+			if err != nil {
+				return err
+			}
+			logs.Hide(settings.Secrets(cfg))
+			log := logs.Logger()
+			notifier, err := systemd.New()
 			if err != nil {
 				return err
 			}
@@ -39,14 +46,20 @@ func bouncerCommand() *cobra.Command {
 				log.Warn().Msg(w)
 			}
 			ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, os.Interrupt)
-			hangups := make(chan os.Signal, 1)
-			signal.Notify(hangups, syscall.SIGHUP)
+			hangups := make(chan os.Signal, 2)
+			signal.Notify(hangups, syscall.SIGHUP, syscall.SIGUSR1)
 			defer signal.Stop(hangups)
 			changes := make(chan bouncer.Config)
 			var reloading sync.WaitGroup
 			defer reloading.Wait()
 			defer cancel()
-			reloading.Go(func() { reloadBouncer(ctx, hangups, args[0], allowEmpty, changes, log) })
+			reloading.Go(func() { reloadBouncer(ctx, hangups, args[0], allowEmpty, changes, logs, notifier) })
+			reloading.Go(func() {
+				if err := notifier.Run(ctx); err != nil {
+					log.Error().Err(err).Msg("systemd does not hear of the bouncer")
+				}
+			})
+			notifier.Ready()
 			return bouncer.Run(ctx, cfg, changes, log)
 		},
 	}
@@ -70,21 +83,33 @@ func loadBouncer(path string, allowEmpty bool) (bouncer.Config, []string, error)
 	return cfg, texts, nil
 }
 
-// reloadBouncer reads the file again at each SIGHUP, until ctx is done.
+// reloadBouncer reads the file again at each SIGHUP, and switches debug lines on and
+// off at each SIGUSR1, until ctx is done.
 func reloadBouncer(
-	ctx context.Context, hangups <-chan os.Signal, path string, allowEmpty bool, changes chan<- bouncer.Config, log zerolog.Logger,
+	ctx context.Context, hangups <-chan os.Signal, path string, allowEmpty bool, changes chan<- bouncer.Config, logs *logging.Log, notifier *systemd.Notifier,
 ) {
+	log := logs.Logger()
 	for {
 		select {
-		case <-hangups:
+		case got := <-hangups:
+			if got == syscall.SIGUSR1 {
+				log.Warn().Str("level", logs.ToggleDebug()).Msg("log level switched by SIGUSR1")
+				continue
+			}
 		case <-ctx.Done():
 			return
 		}
+		notifier.Reloading()
 		cfg, warnings, err := loadBouncer(path, allowEmpty)
+		if err == nil {
+			err = logs.Set(cfg.Log.Level)
+		}
 		if err != nil {
 			log.Error().Err(err).Msg("the configuration stays as it was")
+			notifier.Ready()
 			continue
 		}
+		logs.Hide(settings.Secrets(cfg))
 		for _, w := range warnings {
 			log.Warn().Msg(w)
 		}
@@ -92,6 +117,7 @@ func reloadBouncer(
 		case changes <- cfg:
 		case <-ctx.Done():
 		}
+		notifier.Ready()
 	}
 }
 

@@ -6,65 +6,90 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
-	"time"
 
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/lictor-ha/lictor/agent/logging"
+	"github.com/lictor-ha/lictor/agent/operator"
 )
 
 // version is set by the build (Makefile); X.Y.Z, as patronictl expects.
 var version = "0.1.0"
 
 func main() {
-	root := &cobra.Command{
+	root, began := rootCommand()
+	err := root.ExecuteContext(context.Background())
+	if err == nil {
+		return
+	}
+	if !*began {
+		err = operator.Usage(err)
+	}
+	fmt.Fprintln(os.Stderr, "lictor:", err)
+	os.Exit(operator.ExitCode(err))
+}
+
+// Groups of commands in the help.
+const (
+	groupShards   = "shards"
+	groupServices = "services"
+	groupSetUp    = "setup"
+)
+
+// rootCommand makes the tree of commands. began tells, after it was executed,
+// whether a command began: an error before that is one of the command line.
+func rootCommand() (root *cobra.Command, began *bool) {
+	root = &cobra.Command{
 		Use:           "lictor",
 		Short:         "High availability for sharded PostgreSQL, native to Consul",
+		Long:          "High availability for sharded PostgreSQL, native to Consul.\n\n" + operator.ExitCodes,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(
-		agentCommand(), guardCommand(), probeDiskCommand(), bouncerCommand(),
-		listCommand(), switchoverCommand(), routesCommand(),
-		validateCommand(), sampleConfigCommand(), demoCommand(),
+	root.SetHelpCommandGroupID(groupSetUp)
+	root.SetCompletionCommandGroupID(groupSetUp)
+	root.AddGroup(
+		&cobra.Group{ID: groupShards, Title: "Shards:"}, &cobra.Group{ID: groupServices, Title: "Services:"},
+		&cobra.Group{ID: groupSetUp, Title: "Setting up:"},
 	)
-	if err := root.ExecuteContext(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, "lictor:", err)
-		os.Exit(1)
+	root.AddCommand(
+		listCommand(), topologyCommand(), fleetCommand(), doctorCommand(), eventsCommand(), historyCommand(),
+		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), restartCommand(), reloadCommand(),
+		reinitCommand(), pauseCommand(true), pauseCommand(false), queryCommand(), dsnCommand(), flushCommand(), removeCommand(),
+		versionCommand(), guardCommand(), probeDiskCommand(), docsCommand(),
+	)
+	for group, commands := range map[string][]*cobra.Command{
+		groupShards:   {routesCommand()},
+		groupServices: {agentCommand(), bouncerCommand()},
+		groupSetUp:    {validateCommand(), sampleConfigCommand(), demoCommand()},
+	} {
+		for _, cmd := range commands {
+			cmd.GroupID = group
+			root.AddCommand(cmd)
+		}
+	}
+	began = new(bool)
+	noteBegin(root, began)
+	return root, began
+}
+
+// noteBegin has every command say when it begins.
+func noteBegin(cmd *cobra.Command, began *bool) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			*began = true
+			return run(cmd, args)
+		}
+	}
+	for _, below := range cmd.Commands() {
+		noteBegin(below, began)
 	}
 }
 
-// newLogger logs for people on a terminal and as JSON elsewhere; format may ask
-// for one of console, json, patroni.
-func newLogger(level, format string) (zerolog.Logger, error) {
-	l := zerolog.InfoLevel
-	if level != "" {
-		name := strings.ToLower(level)
-		if name == "warning" {
-			name = "warn"
-		}
-		var err error
-		if l, err = zerolog.ParseLevel(name); err != nil {
-			return zerolog.Nop(), fmt.Errorf("log.level: %q: must be one of debug, info, warning, error", level)
-		}
-	}
-	zerolog.TimeFieldFormat = time.RFC3339Nano
-	out := zerolog.New(os.Stderr)
-	switch {
-	case format == "patroni":
-		// Its users parse lines whose level starts at the character 24.
-		out = zerolog.New(zerolog.ConsoleWriter{
-			Out: os.Stderr, NoColor: true, TimeFormat: "2006-01-02 15:04:05,000",
-			FormatLevel: func(v any) string { return strings.ToUpper(fmt.Sprint(v)) + ":" },
-		})
-	case format == "console", (format == "" || format == "auto") && term.IsTerminal(int(os.Stderr.Fd())):
-		out = zerolog.New(zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: "15:04:05.000"})
-	}
-	return out.Level(l).With().Timestamp().Logger(), nil
-}
-
-func contextWithTimeout(cmd *cobra.Command, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(cmd.Context(), d)
+// newLog logs to stderr, for people on a terminal and as JSON elsewhere; format may
+// ask for one of console, json, patroni.
+func newLog(level, format string) (*logging.Log, error) {
+	return logging.New(level, format, os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
 }

@@ -1,131 +1,138 @@
 package main
 
 import (
-	"errors"
-	"fmt"
+	"context"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/lictor-ha/lictor/agent/api"
-	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/config"
-	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/operator"
 )
 
-// shard is what the operator's commands need: the shard in Consul, and its
-// members' REST API.
-type shard struct {
-	cfg   config.Config
-	store *consul.Store
+// operate is what the operator's commands have in common: where Consul is, which
+// shard is meant, and how the result is shown.
+type operate struct {
+	flags  operator.Flags
+	output string
+	// watch is how often the result is shown again; 0: once.
+	watch  float64
+	watch2 bool
 }
 
-func openShard(path string) (shard, error) {
-	source, err := configSource([]string{path}, nil)
-	if err != nil {
-		return shard{}, err
-	}
-	cfg, _, err := config.Load(source)
-	if err != nil {
-		return shard{}, err
-	}
-	clients, err := cfg.Consul.ClientConfigs()
-	if err != nil {
-		return shard{}, err
-	}
-	store, err := consul.New(clients, cfg.Keys())
-	return shard{cfg, store}, err
+// command completes a command of the operator's: its flags, its group, and
+// completion of the names of shards and members.
+func (o *operate) command(cmd *cobra.Command) *cobra.Command {
+	f := cmd.Flags()
+	f.StringVarP(&o.flags.Config, "config", "c", "",
+		"an agent's, bouncer's or patronictl's configuration file (default: "+operator.ConfigVariable+", ~/.config/lictor/lictor.yml)")
+	f.StringVar(&o.flags.Consul, "consul", "", "where Consul is: host, host:port or URL")
+	f.StringVar(&o.flags.Token, "consul-token-file", "", "a file with the token for Consul")
+	f.StringVarP(&o.flags.Namespace, "namespace", "n", "", "the first part of the shards' keys in Consul (default service)")
+	f.BoolVarP(&o.flags.Insecure, "insecure", "k", false, "do not check the certificates of the members' REST API")
+	cmd.GroupID = groupShards
+	return cmd
 }
 
-const readTimeout = 10 * time.Second
+// ofShard is command for one that is about a shard, which --scope may name, too.
+func (o *operate) ofShard(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().StringVar(&o.flags.Scope, "scope", "", "the shard (default: the configured one, or the only one)")
+	if cmd.ValidArgsFunction == nil {
+		cmd.ValidArgsFunction = o.complete
+	}
+	_ = cmd.RegisterFlagCompletionFunc("scope", o.completeScope) // fails only for a flag that does not exist
+	return o.command(cmd)
+}
 
-func (s shard) read(cmd *cobra.Command) (cluster.Snapshot, error) {
-	ctx, cancel := contextWithTimeout(cmd, readTimeout)
+// formatted adds --output.
+func (o *operate) formatted(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().StringVarP(&o.output, "output", "o", string(operator.Pretty), strings.Join(operator.Formats(), ", "))
+	cmd.Flags().StringVarP(&o.output, "format", "f", string(operator.Pretty), "the same as --output, patronictl's word")
+	_ = cmd.Flags().MarkHidden("format")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(operator.Formats(), cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// watched adds --watch.
+func (o *operate) watched(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().Float64VarP(&o.watch, "watch", "w", 0, "show it again every so many seconds")
+	cmd.Flags().BoolVarP(&o.watch2, "watch2", "W", false, "show it again every 2 seconds")
+	cmd.Flags().Lookup("watch2").Hidden = true
+	return cmd
+}
+
+func (o *operate) every() time.Duration {
+	if o.watch2 && o.watch == 0 {
+		o.watch = 2
+	}
+	return time.Duration(o.watch * float64(time.Second))
+}
+
+// interruptible ends with SIGINT and SIGTERM.
+func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+}
+
+// onSite runs f for a Consul with its shards, again and again if that is asked for.
+func (o *operate) onSite(cmd *cobra.Command, f func(ctx context.Context, c *operator.Console, site *operator.Site) error) error {
+	format, err := operator.ParseFormat(o.output)
+	if err != nil {
+		return err
+	}
+	settings, err := operator.Load(o.flags, os.Environ())
+	if err != nil {
+		return err
+	}
+	site, err := operator.Connect(settings)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := interruptible(cmd)
 	defer cancel()
-	return s.store.Read(ctx)
+	return operator.Terminal(format).Watch(ctx, o.every(), func(ctx context.Context, c *operator.Console) error { return f(ctx, c, site) })
 }
 
-func listCommand() *cobra.Command {
-	var file string
-	cmd := &cobra.Command{
-		Use:   "list -c FILE",
-		Short: "Show the members of a shard",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := openShard(file)
-			if err != nil {
-				return err
-			}
-			snapshot, err := s.read(cmd)
-			if err != nil {
-				return err
-			}
-			return api.FormatList(cmd.OutOrStdout(), s.cfg.Scope, snapshot)
-		},
+// onShard runs f for the shard that is meant: the first argument, if there is one.
+func (o *operate) onShard(cmd *cobra.Command, args []string, f func(ctx context.Context, c *operator.Console, s *operator.Shard) error) error {
+	scope := o.flags.Scope
+	if len(args) > 0 {
+		scope = args[0]
 	}
-	configFlag(cmd, &file)
-	return cmd
+	return o.onSite(cmd, func(ctx context.Context, c *operator.Console, site *operator.Site) error {
+		s, err := site.Open(ctx, scope)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		return f(ctx, c, s)
+	})
 }
 
-func switchoverCommand() *cobra.Command {
-	var file, leader, candidate, onBusy string
-	cmd := &cobra.Command{
-		Use:   "switchover -c FILE [--leader NAME] [--candidate NAME]",
-		Short: "Hand a shard over to another member",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := openShard(file)
-			if err != nil {
-				return err
-			}
-			snapshot, err := s.read(cmd)
-			if err != nil {
-				return err
-			}
-			now := snapshot.LeaderName()
-			m, found := snapshot.Member(now)
-			switch {
-			case now == "" || !found:
-				return fmt.Errorf("shard %s has no leader: nothing can be switched over", s.cfg.Scope)
-			case leader != "" && leader != now:
-				return fmt.Errorf("shard %s is led by %s, not by %s", s.cfg.Scope, now, leader)
-			}
-			client, err := api.NewClient(s.cfg.Ctl, s.cfg.RestAPI)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			ctx, cancel := contextWithTimeout(cmd, 3*time.Minute)
-			defer cancel()
-			body := map[string]string{"leader": now, "candidate": candidate}
-			if candidate == "" {
-				delete(body, "candidate")
-			}
-			if onBusy != "" {
-				body["on_busy"] = onBusy
-			}
-			answer, err := client.Post(ctx, m.Value.APIURL, "/switchover", body)
-			if err != nil {
-				return fmt.Errorf("asking %s: %w", now, err)
-			}
-			if !answer.OK() {
-				if answer.Reason != "" {
-					return fmt.Errorf("%s: %s", answer.Text, answer.Reason)
-				}
-				return errors.New(answer.Text)
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s in %s\n", answer.Text, answer.Took.Round(time.Millisecond))
-			return nil
-		},
+// completeLimit bounds asking Consul for completion: a shell waits for it.
+const completeLimit = time.Second
+
+func (o *operate) completeScope(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return o.complete(cmd, nil, prefix)
+}
+
+// complete proposes names of shards, then of the shard's members.
+func (o *operate) complete(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	settings, err := operator.Load(o.flags, os.Environ())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	configFlag(cmd, &file)
-	cmd.Flags().StringVar(&leader, "leader", "", "refuse unless this member leads")
-	cmd.Flags().StringVar(&onBusy, "on-busy", "", "transactions that still run when the poolers hold the clients: cancel (after 2 s, the default), wait, refuse")
-	cmd.Flags().StringVar(&candidate, "candidate", "", "the member that is to lead (default: the best)")
-	return cmd
-}
-
-func configFlag(cmd *cobra.Command, file *string) {
-	cmd.Flags().StringVarP(file, "config", "c", "", "an agent's configuration file")
-	_ = cmd.MarkFlagRequired("config") // fails only for a flag that does not exist
+	site, err := operator.Connect(settings)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeLimit)
+	defer cancel()
+	names, err := site.Names(ctx, args)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }

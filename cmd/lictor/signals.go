@@ -12,21 +12,24 @@ import (
 )
 
 // signalled are the wishes that signals express: SIGTERM and SIGINT stop, SIGHUP
-// reloads, SIGUSR2 goes on with the binary that is installed by now.
+// reloads, SIGUSR1 switches debug lines on and off, SIGUSR2 goes on with the binary
+// that is installed by now.
 type signalled struct {
 	stop, reload, upgrade chan struct{}
+	debug                 func()
 
 	ch         chan os.Signal
 	quit, done chan struct{}
 }
 
-// listenForSignals listens until release is called.
-func listenForSignals() *signalled {
+// listenForSignals listens until release is called; debug is called at SIGUSR1.
+func listenForSignals(debug func()) *signalled {
 	s := &signalled{
-		stop: make(chan struct{}), reload: make(chan struct{}, 1), upgrade: make(chan struct{}, 1),
+		debug: debug,
+		stop:  make(chan struct{}), reload: make(chan struct{}, 1), upgrade: make(chan struct{}, 1),
 		ch: make(chan os.Signal, 4), quit: make(chan struct{}), done: make(chan struct{}),
 	}
-	signal.Notify(s.ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2)
+	signal.Notify(s.ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 	go s.listen()
 	return s
 }
@@ -40,6 +43,8 @@ func (s *signalled) listen() {
 			switch {
 			case got == syscall.SIGHUP:
 				post(s.reload)
+			case got == syscall.SIGUSR1:
+				s.debug()
 			case got == syscall.SIGUSR2:
 				post(s.upgrade)
 			case !stopped:

@@ -19,27 +19,53 @@ const DefaultConsulPort = 8500
 
 // Consul is how agent and bouncer reach Consul: the section `consul` of both.
 type Consul struct {
-	// Host is "host", "host:port", a full http(s):// URL or a unix:// path.
-	Host      string   `mapstructure:"host"`
-	Hosts     []string `mapstructure:"hosts"` // as Host; tried in order
-	Port      int      `mapstructure:"port"`
-	Scheme    string   `mapstructure:"scheme"`
-	URL       string   `mapstructure:"url"`
-	Token     string   `mapstructure:"token" json:"-"`
-	TokenFile string   `mapstructure:"token_file"` // read for every request
-	Verify    *bool    `mapstructure:"verify"`     // false: any certificate will do
-	CACert    string   `mapstructure:"cacert"`     // a file, or a directory of files
-	Cert      string   `mapstructure:"cert"`
-	Key       string   `mapstructure:"key"`
-	// TLSServerName is the name expected in the server's certificate (SNI).
-	TLSServerName             string   `mapstructure:"tls_server_name"`
-	DC                        string   `mapstructure:"dc"`
-	Consistency               string   `mapstructure:"consistency"` // default, consistent, stale
-	Checks                    []string `mapstructure:"checks"`
-	RegisterService           bool     `mapstructure:"register_service"`
-	ServiceTags               []string `mapstructure:"service_tags"`
-	ServiceCheckInterval      string   `mapstructure:"service_check_interval"`
-	ServiceCheckTLSServerName string   `mapstructure:"service_check_tls_server_name"`
+	// Host is Consul's HTTP API: host, host:port, a full http(s):// URL or a unix:// path. Default:
+	// 127.0.0.1:8500.
+	Host string `mapstructure:"host"`
+	// Hosts are several such addresses, tried in order: one that hangs or has no leader costs a part
+	// of a request's time, not the lease. Give the local agent first and two servers.
+	Hosts []string `mapstructure:"hosts"`
+	// Port is the port where host has none (a port number). Default: 8500.
+	Port int `mapstructure:"port"`
+	// Scheme is how Consul is reached where host is no URL: http or https. Default: http.
+	Scheme string `mapstructure:"scheme"`
+	// URL is the same as host with a URL.
+	URL string `mapstructure:"url"`
+	// Token is the ACL token. Better a token_file: a configuration file is read by more people.
+	Token string `mapstructure:"token" json:"-"`
+	// TokenFile is a file with the ACL token; it is read for every request, so that a rotated token
+	// needs no restart.
+	TokenFile string `mapstructure:"token_file"`
+	// Verify says whether Consul's certificate is checked; false: any will do, and whoever is between
+	// can decide who leads. Default: true.
+	Verify *bool `mapstructure:"verify"`
+	// CACert is a file, or a directory of files, of the authorities for Consul's certificate. Default:
+	// those of the host.
+	CACert string `mapstructure:"cacert"`
+	// Cert is the file of the client certificate.
+	Cert string `mapstructure:"cert"`
+	// Key is the file of its key, if cert does not hold it as well.
+	Key string `mapstructure:"key"`
+	// TLSServerName is the name expected in Consul's certificate (SNI), where it is not the host's.
+	TLSServerName string `mapstructure:"tls_server_name"`
+	// DC is the datacenter. Default: that of the Consul agent.
+	DC string `mapstructure:"dc"`
+	// Consistency is Patroni's. Without effect: reads that decide are consistent, watches are default.
+	Consistency string `mapstructure:"consistency"`
+	// Checks are health checks of the Consul node whose failing ends the session. None by default, as
+	// a flapping check must not cost a leader its lock.
+	Checks []string `mapstructure:"checks"`
+	// RegisterService makes the member a service in Consul's catalogue. Without effect so far: it is
+	// warned of.
+	RegisterService bool `mapstructure:"register_service"`
+	// ServiceTags are further tags of that service. Without effect so far.
+	ServiceTags []string `mapstructure:"service_tags"`
+	// ServiceCheckInterval is how often Consul checks that service, with a unit (5s). Without effect
+	// so far.
+	ServiceCheckInterval string `mapstructure:"service_check_interval"`
+	// ServiceCheckTLSServerName is the name expected in the member's certificate by that check.
+	// Without effect so far.
+	ServiceCheckTLSServerName string `mapstructure:"service_check_tls_server_name"`
 }
 
 // String shows the section without its token.

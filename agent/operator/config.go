@@ -1,0 +1,327 @@
+package operator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/aymanbagabas/go-udiff"
+	"github.com/google/shlex"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/consul"
+)
+
+// ShowConfig shows the dynamic configuration as YAML, or as JSON.
+func ShowConfig(ctx context.Context, c *Console, s *Shard) error {
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	config, err := parseConfig(snapshot.Config.Value)
+	if err != nil {
+		return fmt.Errorf("the key %s: %w", s.Keys.Config(), err)
+	}
+	out, err := configText(config)
+	if c.Format == JSON {
+		out, err = cluster.CanonicalJSON(config)
+		out = append(out, '\n')
+	}
+	if err != nil {
+		return err
+	}
+	_, err = c.Out.Write(out)
+	return err
+}
+
+// EditOptions say how edit-config changes the dynamic configuration: by what Set
+// and Pg say, by a file, or by hand.
+type EditOptions struct {
+	Set []string // path=value; the value is YAML, null removes the key
+	Pg  []string // the same, below postgresql.parameters
+	// Apply merges a YAML file, Replace takes its content for all; "-" is the
+	// standard input.
+	Apply, Replace string
+	// Editor is the command to edit with.
+	Editor string
+	Quiet  bool // show no diff
+	Force  bool // do not ask
+}
+
+func (o EditOptions) byHand() bool {
+	return len(o.Set) == 0 && len(o.Pg) == 0 && o.Apply == "" && o.Replace == ""
+}
+
+// EditConfig changes the dynamic configuration: it shows what will change, refuses
+// what the agents would not take, asks, and writes it if nobody else has changed
+// it meanwhile.
+func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error {
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	if !snapshot.Config.Exists() {
+		return refusedf("shard %s has no dynamic configuration yet: its first leader writes it", s.Scope)
+	}
+	before, err := parseConfig(snapshot.Config.Value)
+	if err != nil && o.Replace == "" {
+		return fmt.Errorf("the key %s: %w; put it right with edit-config --replace", s.Keys.Config(), err)
+	}
+	after, err := o.change(ctx, c, before)
+	if err != nil {
+		return err
+	}
+	_, warnings, err := cluster.ParseDynamic(after)
+	if err != nil {
+		return refusedf("the new configuration is not valid, nothing has changed:\n%w", err)
+	}
+	diff, err := configDiff(before, after)
+	if err != nil {
+		return err
+	}
+	if diff == "" {
+		c.Say("Not changed")
+		return nil
+	}
+	if !o.Quiet {
+		fmt.Fprint(c.Out, colourDiff(diff, c.Colour))
+	}
+	for _, w := range warnings {
+		c.Warn("warning: %s", w)
+	}
+	if !o.Force {
+		question := "Apply these changes to all members of " + s.Scope + "?"
+		if snapshot.LeaderName() == "" {
+			question = "Nobody leads " + s.Scope + " now. " + question
+		}
+		if err := c.Confirm(question); err != nil {
+			return err
+		}
+	}
+	value, err := cluster.CanonicalJSON(after)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
+	err = s.store.Write(ctx, s.Keys.Config(), snapshot.Config.ModifyIndex, value)
+	switch {
+	case errors.Is(err, consul.ErrConflict):
+		return refusedf("somebody else has changed the configuration meanwhile; nothing was written, try again")
+	case errors.Is(err, consul.ErrUncertain):
+		return unknownf("writing the configuration: %w; see lictor show-config", err)
+	case err != nil:
+		return err
+	}
+	c.Say("Configuration changed")
+	return nil
+}
+
+// change makes the new configuration from the present one.
+func (o EditOptions) change(ctx context.Context, c *Console, before map[string]any) (map[string]any, error) {
+	if o.byHand() {
+		return editByHand(ctx, c, o.Editor, before)
+	}
+	after := cluster.MergePatch(before, nil)
+	if o.Replace != "" {
+		content, err := readInput(c, o.Replace)
+		if err != nil {
+			return nil, err
+		}
+		if after, err = parseConfig(content); err != nil {
+			return nil, usagef("--replace %s: %w", o.Replace, err)
+		}
+	}
+	if o.Apply != "" {
+		content, err := readInput(c, o.Apply)
+		if err != nil {
+			return nil, err
+		}
+		patch, err := parseConfig(content)
+		if err != nil {
+			return nil, usagef("--apply %s: %w", o.Apply, err)
+		}
+		after = cluster.MergePatch(after, patch)
+	}
+	for _, group := range []struct {
+		flag   string
+		prefix []string
+		list   []string
+	}{{"--set", nil, o.Set}, {"--pg", []string{"postgresql", "parameters"}, o.Pg}} {
+		for _, assignment := range group.list {
+			patch, err := parseAssignment(assignment, group.prefix)
+			if err != nil {
+				return nil, usagef("%s %s: %w", group.flag, assignment, err)
+			}
+			after = cluster.MergePatch(after, patch)
+		}
+	}
+	return after, nil
+}
+
+// parseAssignment turns path=value into a patch. Dots part the path below prefix;
+// a parameter's own dot, as in pg_stat_statements.max, stays: there is nothing
+// below a parameter.
+func parseAssignment(assignment string, prefix []string) (map[string]any, error) {
+	path, written, found := strings.Cut(assignment, "=")
+	if path = strings.TrimSpace(path); !found || path == "" {
+		return nil, errors.New("must be name=value")
+	}
+	var value any
+	if err := yaml.Unmarshal([]byte(written), &value); err != nil {
+		return nil, fmt.Errorf("the value is not YAML: %w", err)
+	}
+	var steps []string
+	parameter, isParameter := strings.CutPrefix(path, "postgresql.parameters.")
+	switch {
+	case len(prefix) > 0:
+		steps = append(append(steps, prefix...), path)
+	case isParameter:
+		steps = []string{"postgresql", "parameters", parameter}
+	default:
+		steps = strings.Split(path, ".")
+	}
+	for i := len(steps) - 1; i >= 0; i-- {
+		if steps[i] == "" {
+			return nil, errors.New("a part of the name is empty")
+		}
+		value = map[string]any{steps[i]: value}
+	}
+	return value.(map[string]any), nil //nolint:forcetypeassert // there is at least one step
+}
+
+// parseConfig reads a configuration in YAML, of which JSON is a part.
+func parseConfig(content []byte) (map[string]any, error) {
+	if len(bytes.TrimSpace(content)) == 0 {
+		return map[string]any{}, nil
+	}
+	var value any
+	if err := yaml.Unmarshal(content, &value); err != nil {
+		return nil, fmt.Errorf("is not YAML: %w", err)
+	}
+	switch config := value.(type) {
+	case nil:
+		return map[string]any{}, nil
+	case map[string]any:
+		return config, nil
+	}
+	return nil, errors.New("must be a map of settings")
+}
+
+func configText(config map[string]any) ([]byte, error) {
+	if len(config) == 0 {
+		return nil, nil
+	}
+	return yamlText(config)
+}
+
+// configDiff is empty when two configurations say the same.
+func configDiff(before, after map[string]any) (string, error) {
+	a, err := configText(before)
+	if err != nil {
+		return "", err
+	}
+	b, err := configText(after)
+	if err != nil {
+		return "", err
+	}
+	return udiff.Unified("now", "new", string(a), string(b)), nil
+}
+
+func colourDiff(diff string, colour bool) string {
+	lines := strings.SplitAfter(diff, "\n")
+	for i, line := range lines {
+		content, end := strings.TrimSuffix(line, "\n"), line[len(strings.TrimSuffix(line, "\n")):]
+		style := Plain
+		switch {
+		case strings.HasPrefix(line, "+++"), strings.HasPrefix(line, "---"):
+			style = Strong
+		case strings.HasPrefix(line, "@@"):
+			style = Faint
+		case strings.HasPrefix(line, "+"):
+			style = Good
+		case strings.HasPrefix(line, "-"):
+			style = Bad
+		}
+		lines[i] = paint(content, style, colour) + end
+	}
+	return strings.Join(lines, "")
+}
+
+func readInput(c *Console, name string) ([]byte, error) {
+	if name == "-" {
+		content, err := io.ReadAll(c.In)
+		if err != nil {
+			return nil, fmt.Errorf("reading the standard input: %w", err)
+		}
+		return content, nil
+	}
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return nil, Usage(err)
+	}
+	return content, nil
+}
+
+// editByHand lets a person edit the configuration, again while it is not valid.
+func editByHand(ctx context.Context, c *Console, editor string, before map[string]any) (map[string]any, error) {
+	if !c.Interactive {
+		return nil, usagef("nobody can edit here (standard input is no terminal): use --set, --pg, --apply or --replace")
+	}
+	command, err := shlex.Split(editor)
+	if err != nil || len(command) == 0 {
+		return nil, usagef("EDITOR=%q is no command", editor)
+	}
+	dir, err := os.MkdirTemp("", "lictor-edit-")
+	if err != nil {
+		return nil, fmt.Errorf("edit-config: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "config.yml")
+	content, err := configText(before)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		return nil, fmt.Errorf("edit-config: %w", err)
+	}
+	for {
+		run := exec.CommandContext(ctx, command[0], append(command[1:], path)...)
+		run.Stdin, run.Stdout, run.Stderr = c.In, c.Out, c.Err
+		if err := run.Run(); err != nil {
+			return nil, fmt.Errorf("the editor %s: %w", command[0], err)
+		}
+		edited, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("edit-config: %w", err)
+		}
+		after, err := parseConfig(edited)
+		if err == nil {
+			_, _, err = cluster.ParseDynamic(after)
+		}
+		if err == nil {
+			return after, nil
+		}
+		c.Warn("This is not valid:\n%v", err)
+		if err := c.Confirm("Edit it again?"); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Editor is the command that people want to edit with.
+func Editor(get func(string) string) string {
+	for _, variable := range []string{"VISUAL", "EDITOR"} {
+		if command := get(variable); command != "" {
+			return command
+		}
+	}
+	return "vi"
+}

@@ -1,0 +1,104 @@
+package operator
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// Console is where a command talks to.
+type Console struct {
+	In       io.Reader
+	Out, Err io.Writer
+	// Interactive says that a person sits there.
+	Interactive bool
+	// Colour says that Out shows colours.
+	Colour bool
+	Format Format
+
+	lines *bufio.Reader
+}
+
+// Terminal is the console of this process. There are colours on a terminal unless
+// NO_COLOR is set (https://no-color.org) or the terminal is dumb.
+func Terminal(f Format) *Console {
+	onTerminal := term.IsTerminal(int(os.Stdout.Fd()))
+	return &Console{
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Format: f,
+		Interactive: term.IsTerminal(int(os.Stdin.Fd())),
+		Colour:      onTerminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
+	}
+}
+
+// Say writes a line for people.
+func (c *Console) Say(format string, args ...any) { fmt.Fprintf(c.Out, format+"\n", args...) }
+
+// Warn writes a line beside the results.
+func (c *Console) Warn(format string, args ...any) { fmt.Fprintf(c.Err, format+"\n", args...) }
+
+// Show writes a table in the wanted format.
+func (c *Console) Show(t Table) error { return t.Write(c.Out, c.Format, c.Colour) }
+
+// Confirm asks a question whose answer must be yes. Nothing that a command will
+// do should surprise who answers: question says all of it.
+func (c *Console) Confirm(question string) error {
+	answer, err := c.Ask(question + " [y/N]: ")
+	if err != nil {
+		return err
+	}
+	if a := strings.ToLower(answer); a != "y" && a != "yes" {
+		return refusedf("nothing was done: the answer was %q, not yes", answer)
+	}
+	return nil
+}
+
+// Ask asks a question and returns the answer without the space around it. The
+// answer may also come from a pipe.
+func (c *Console) Ask(question string) (string, error) {
+	if c.lines == nil {
+		c.lines = bufio.NewReader(c.In)
+	}
+	fmt.Fprint(c.Err, question)
+	line, err := c.lines.ReadString('\n')
+	if err != nil && (!errors.Is(err, io.EOF) || line == "") {
+		return "", refusedf("nothing was done: nobody has answered (%w); where nobody can, say --force", err)
+	}
+	return strings.TrimSpace(line), nil
+}
+
+// Watch runs show again and again until ctx ends, each time on a screen of its
+// own; once when every is 0.
+func (c *Console) Watch(ctx context.Context, every time.Duration, show func(ctx context.Context, c *Console) error) error {
+	if every <= 0 {
+		return show(ctx, c)
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		var screen strings.Builder
+		page := *c
+		page.Out = &screen
+		if err := show(ctx, &page); err != nil {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // the person has seen enough
+			}
+			fmt.Fprintf(&screen, "%v\n", err)
+		}
+		if c.Colour {
+			fmt.Fprint(c.Out, "\x1b[H\x1b[2J") // to the corner, and clear
+		}
+		fmt.Fprint(c.Out, screen.String())
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

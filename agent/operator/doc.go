@@ -1,0 +1,22 @@
+// Package operator is what stands behind the operator's commands: it reads
+// shards from Consul, asks members over their REST API, and shows the answers.
+//
+//	settings.go    where Consul is and which shard is meant: files, environment, flags
+//	shard.go       one shard: its keys, its members' REST API
+//	failure.go     how a command can end, and the exit code of each way
+//	table.go       tables for people, JSON, YAML and TSV for programs
+//	console.go     terminal, colours, prompts, --watch
+//	list.go        list and topology
+//	history.go     history and events
+//	fleet.go       all shards at once
+//	config.go      show-config and edit-config
+//	switchover.go  switchover and failover
+//	restart.go     restart, of members and of a whole shard
+//	maintain.go    reload, reinit, pause, resume, flush, remove
+//	query.go       query, dsn, version
+//	doctor*.go     what is wrong or will be, and what to do
+//
+// Reading is one thing and judging another: what a command shows is made by pure
+// functions from what was read, and tested as such. Nothing here decides for the
+// shard; the agents do, and a command tells what they did.
+package operator

@@ -1,0 +1,209 @@
+package operator
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// sqlFacts is what a member's PostgreSQL says of itself.
+type sqlFacts struct {
+	Recovering bool              `json:"recovering"`
+	Settings   map[string]string `json:"settings"`
+	// Clock is PostgreSQL's time in seconds since 1970.
+	Clock   float64       `json:"clock"`
+	Slots   []slotFact    `json:"slots"`
+	Senders []senderFact  `json:"senders"`
+	skew    time.Duration // its clock minus ours, as far as that can be known
+}
+
+type slotFact struct {
+	Name   string `json:"name"`
+	Type   string `json:"type"`
+	Active bool   `json:"active"`
+	// Retained is how much WAL the slot keeps, in bytes.
+	Retained int64  `json:"retained"`
+	Status   string `json:"status"` // wal_status; empty before 13
+}
+
+type senderFact struct {
+	Name  string `json:"name"`
+	State string `json:"state"`
+	// Behind is what the standby has not replayed yet, in bytes.
+	Behind int64 `json:"behind"`
+}
+
+// factsSQL asks for everything at once, as JSON. (Slots keep WAL from restart_lsn
+// on, see pg_replication_slots.)
+const factsSQL = `
+WITH position AS (
+  SELECT pg_is_in_recovery() AS recovering,
+    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn)
+SELECT json_build_object(
+  'recovering', recovering,
+  'clock', extract(epoch FROM clock_timestamp()),
+  'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN (
+     'fsync', 'full_page_writes', 'wal_level', 'hot_standby', 'max_wal_senders', 'max_replication_slots', 'wal_log_hints', 'data_checksums',
+     'synchronous_commit', 'restart_after_crash', 'server_version',
+     'max_slot_wal_keep_size', 'recovery_target_timeline', 'password_encryption')),
+  'slots', COALESCE((SELECT json_agg(json_build_object('name', slot_name, 'type', slot_type, 'active', active,
+     'retained', COALESCE(pg_wal_lsn_diff(lsn, restart_lsn), 0)::bigint, 'status', COALESCE(to_jsonb(s) ->> 'wal_status', '')))
+     FROM pg_replication_slots s WHERE NOT temporary), '[]'),
+  'senders', COALESCE((SELECT json_agg(json_build_object('name', application_name, 'state', state,
+     'behind', COALESCE(pg_wal_lsn_diff(lsn, replay_lsn), 0)::bigint)) FROM pg_stat_replication), '[]'))::text
+FROM position`
+
+func (s *Site) lookAtPostgres(ctx context.Context, m cluster.Member) (*sqlFacts, error) {
+	if s.Postgres.Authentication.Superuser.Username == "" {
+		return nil, nil //nolint:nilnil // without a role nothing is asked
+	}
+	conn, err := s.connect(ctx, m, QueryOptions{})
+	if err != nil {
+		return nil, err
+	}
+	defer hangUp(conn)
+	var out string
+	began := time.Now()
+	if err := conn.QueryRow(ctx, factsSQL).Scan(&out); err != nil {
+		return nil, fmt.Errorf("asking PostgreSQL of %s: %w", m.Name, err)
+	}
+	ended := time.Now()
+	f := &sqlFacts{}
+	if err := json.Unmarshal([]byte(out), f); err != nil {
+		return nil, fmt.Errorf("what PostgreSQL of %s says: %w", m.Name, err)
+	}
+	f.skew = skew(time.UnixMicro(int64(f.Clock*1e6)), began, ended)
+	return f, nil
+}
+
+// skew is how far another clock must be off that showed at some time between two
+// moments of ours; zero when it may be right.
+func skew(at, began, ended time.Time) time.Duration {
+	switch {
+	case at.Before(began):
+		return at.Sub(began)
+	case at.After(ended):
+		return at.Sub(ended)
+	}
+	return 0
+}
+
+const (
+	// muchSkew is from where on clocks that differ mislead people who compare logs.
+	muchSkew = time.Second
+	// muchWAL is how much WAL a slot that nobody uses may keep before it is told.
+	muchWAL = 1 << 30
+)
+
+// examinePostgres judges a member's PostgreSQL: settings, replication, slots, clock.
+func examinePostgres(m memberFacts) []Finding {
+	d := diagnosis{area: "postgresql"}
+	who := m.scope + "/" + m.member.Name
+	if m.sqlErr != nil {
+		d.add(Wrong, who, "see that PostgreSQL runs, and postgresql.authentication.superuser in the configuration file", "it cannot be asked: %v", m.sqlErr)
+		return d.findings
+	}
+	if m.sql == nil {
+		return nil
+	}
+	f := m.sql
+	if f.Recovering == m.leads {
+		d.add(Wrong, who, "see the agent's log", "%s, but PostgreSQL is %s", map[bool]string{true: "it has the lock", false: "it does not lead"}[m.leads],
+			map[bool]string{true: "in recovery", false: "a primary"}[f.Recovering])
+	}
+	if off := f.skew.Abs(); off > muchSkew {
+		d.add(Worth, who, "let chrony or systemd-timesyncd set it", "its clock is off by %s from this host's: leases do not depend on clocks, schedules, logs and certificates do", duration(off))
+	}
+	d.settings(who, m)
+	d.slots(who, m)
+	if m.leads {
+		d.replication(who, m)
+	}
+	if len(d.findings) == 0 {
+		d.fine(who, "PostgreSQL %s: settings, slots and clock", f.Settings["server_version"])
+	}
+	return d.findings
+}
+
+func (d *diagnosis) settings(who string, m memberFacts) {
+	set, members := m.sql.Settings, len(m.shard.snapshot.Members)
+	for _, rule := range []struct {
+		name, bad string
+		level     Level
+		why, do   string
+	}{
+		{"fsync", "off", Wrong, "a crash of the host can destroy the data", "set fsync: on"},
+		{"full_page_writes", "off", Wrong, "a crash of the host can leave torn pages", "set full_page_writes: on"},
+		{"synchronous_commit", "off", Worth, "commits are acknowledged before they are on disk: the last ones are lost in a crash", "set synchronous_commit: on"},
+		{"wal_level", "minimal", Wrong, "nothing can replicate", "set wal_level: replica in the dynamic configuration"},
+		{"hot_standby", "off", Wrong, "a replica answers nobody, its agent neither", "set hot_standby: on"},
+		{"restart_after_crash", "off", Worth, "one crashing backend costs a failover", "set restart_after_crash: on"},
+		{"password_encryption", "md5", Worth, "passwords are kept as md5 hashes, which can be used as they are", "set password_encryption: scram-sha-256, and set the passwords again"},
+	} {
+		if set[rule.name] == rule.bad {
+			d.add(rule.level, who, rule.do, "%s is %s: %s", rule.name, rule.bad, rule.why)
+		}
+	}
+	if set["wal_log_hints"] == "off" && set["data_checksums"] == "off" {
+		d.add(Worth, who, "set wal_log_hints: on, or enable checksums with pg_checksums", "neither wal_log_hints nor data checksums are on: pg_rewind cannot work, an old primary is cloned anew")
+	}
+	if senders, err := strconv.Atoi(set["max_wal_senders"]); err == nil && senders < members+1 {
+		d.add(Wrong, who, fmt.Sprintf("set max_wal_senders to %d or more", members+2), "max_wal_senders is %d: too few for %d members and a clone", senders, members)
+	}
+	if slots, err := strconv.Atoi(set["max_replication_slots"]); err == nil && slots < members {
+		d.add(Wrong, who, fmt.Sprintf("set max_replication_slots to %d or more", members+2), "max_replication_slots is %d: too few for %d members", slots, members)
+	}
+	if limit := set["max_slot_wal_keep_size"]; limit == "-1" && m.leads {
+		d.add(Worth, who, "set max_slot_wal_keep_size below what the disk has free", "max_slot_wal_keep_size is unlimited: the slot of a member that is away can fill the disk")
+	}
+	for name, change := range m.status.pending() {
+		d.add(Worth, who, "lictor restart --pending "+m.scope, "%s takes effect with the next restart (%s -> %s)", name, change[0], change[1])
+	}
+}
+
+// pending are the parameters that wait for a restart.
+func (s *restStatus) pending() map[string][2]string {
+	out := map[string][2]string{}
+	if s != nil {
+		for name, change := range s.PendingReason {
+			out[name] = [2]string{change.Old, change.New}
+		}
+	}
+	return out
+}
+
+func (d *diagnosis) slots(who string, m memberFacts) {
+	for _, slot := range m.sql.Slots {
+		switch {
+		case slot.Status == "lost":
+			d.add(Wrong, who, "drop it; its reader must be made anew", "slot %s has lost WAL that it needs", slot.Name)
+		case !slot.Active && slot.Retained > muchWAL:
+			d.add(Worth, who, "bring its reader back, or drop it with pg_drop_replication_slot", "nobody reads slot %s, which keeps %s of WAL", slot.Name, size(slot.Retained))
+		}
+	}
+}
+
+// replication judges whether every running member streams from the primary.
+func (d *diagnosis) replication(who string, m memberFacts) {
+	streams := map[string]senderFact{}
+	for _, s := range m.sql.Senders {
+		streams[s.Name] = s
+	}
+	for _, other := range m.shard.snapshot.Members {
+		from, _ := other.Value.Tags["replicatefrom"].(string)
+		if other.Value.Name == m.member.Name || other.Value.State != cluster.StateRunning || from != "" && from != m.member.Name {
+			continue
+		}
+		s, connected := streams[other.Value.Name]
+		switch {
+		case !connected:
+			d.add(Wrong, who, "see PostgreSQL's log on "+other.Value.Name+": pg_hba, password, slot, network", "%s does not stream from it", other.Value.Name)
+		case s.State != "streaming":
+			d.add(Worth, who, "wait; if it stays so, see the replica's disk and network", "%s is in state %s", other.Value.Name, s.State)
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Exit codes of the commands: scripts may rely on them.
+const (
+	ExitDone       = 0
+	ExitFailed     = 1 // something that was needed did not work
+	ExitUsage      = 2 // the command line or a file it names makes no sense
+	ExitRefused    = 3 // the shard, or the person who was asked, said no; nothing has changed
+	ExitRolledBack = 4 // it was begun, and everything is as before
+	ExitUnknown    = 5 // what was asked may or may not have taken effect, or may yet
+	ExitFindings   = 6 // doctor has found what needs doing
+)
+
+// ExitCodes explains the exit codes to people.
+const ExitCodes = `Exit codes:
+  0  done
+  1  failed: something that was needed did not work
+  2  usage: the command line, or a file that it names, makes no sense
+  3  refused, by the shard or at a prompt: nothing has changed
+  4  rolled back: it was begun, and everything is as before
+  5  unknown: it may or may not have taken effect, or may yet
+  6  doctor found problems`
+
+// failure is an error with the exit code of its kind.
+type failure struct {
+	code int
+	err  error
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// Usage marks an error as one of the command line.
+func Usage(err error) error { return &failure{ExitUsage, err} }
+
+func usagef(format string, args ...any) error { return Usage(fmt.Errorf(format, args...)) }
+
+func refusedf(format string, args ...any) error {
+	return &failure{ExitRefused, fmt.Errorf(format, args...)}
+}
+
+func rolledBack(err error) error { return &failure{ExitRolledBack, err} }
+
+func unknownf(format string, args ...any) error {
+	return &failure{ExitUnknown, fmt.Errorf(format, args...)}
+}
+
+// ExitCode is the exit code for what a command returned.
+func ExitCode(err error) int {
+	var f *failure
+	switch {
+	case err == nil:
+		return ExitDone
+	case errors.As(err, &f):
+		return f.code
+	}
+	return ExitFailed
+}
+
+// ended tells whether an error only says that a context is over: then nobody
+// knows what became of the request.
+func ended(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}

@@ -1,0 +1,394 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	consulapi "github.com/hashicorp/consul/api"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// FleetOptions say which shards are shown, and how.
+type FleetOptions struct {
+	Scopes []string // none: all
+	// Alarms shows only shards with alarms; Check makes them an error.
+	Alarms, Check bool
+	// Quiet asks no leader for what is left of its lease: Consul alone is read.
+	Quiet bool
+}
+
+// Fleet shows all shards in one table, from a few reads of Consul however many
+// shards there are. What is left of a lease only its leader knows: all leaders are
+// asked at once, and those that do not answer at once show a question mark.
+func Fleet(ctx context.Context, c *Console, site *Site, o FleetOptions) error {
+	f, err := site.readFleet(ctx)
+	if err != nil {
+		return err
+	}
+	if len(o.Scopes) > 0 {
+		for _, scope := range o.Scopes {
+			if !slices.ContainsFunc(f.shards, func(s fleetShard) bool { return s.scope == scope }) {
+				return usagef("there is no shard %s below %s/", scope, site.Namespace)
+			}
+		}
+		f.shards = slices.DeleteFunc(f.shards, func(s fleetShard) bool { return !slices.Contains(o.Scopes, s.scope) })
+	}
+	if !o.Quiet {
+		if err := f.askLeaders(ctx, site); err != nil {
+			return err
+		}
+	}
+	alarmed := 0
+	t := fleetTable()
+	for _, s := range f.shards {
+		alarms := s.alarms(site.Namespace, f.bouncers)
+		if len(alarms) > 0 {
+			alarmed++
+		} else if o.Alarms {
+			continue
+		}
+		t.Rows = append(t.Rows, s.row(alarms, site.Namespace, f.bouncers))
+	}
+	t.Notes = []string{"", fmt.Sprintf("%s, %d with alarms, %s", count(len(f.shards), "shard"), alarmed, count(len(f.bouncers), "bouncer"))}
+	if err := c.Show(t); err != nil {
+		return err
+	}
+	if o.Check && alarmed > 0 {
+		return &failure{ExitFindings, fmt.Errorf("%d of %d shards have alarms", alarmed, len(f.shards))}
+	}
+	return nil
+}
+
+// fleet is all that Consul knows of all shards.
+type fleet struct {
+	shards   []fleetShard // sorted by name
+	bouncers []cluster.Bouncer
+}
+
+// fleetShard is one shard of a fleet.
+type fleetShard struct {
+	scope    string
+	snapshot cluster.Snapshot
+	dynamic  cluster.Dynamic
+	problem  error // of the dynamic configuration
+	lease    lease
+}
+
+// lease is what a leader says is left of its lease.
+type lease struct {
+	asked, known bool
+	left         time.Duration
+}
+
+// readFleet reads three prefixes at once: the shards', the routes', the bouncers'.
+func (s *Site) readFleet(ctx context.Context) (fleet, error) {
+	common := s.keys("x")
+	var shards, routes, bouncers consulapi.KVPairs
+	reading, ctx := errgroup.WithContext(ctx)
+	for prefix, into := range map[string]*consulapi.KVPairs{
+		s.Namespace + "/": &shards, common.Routes() + s.Namespace + "/": &routes, common.Bouncers(): &bouncers,
+	} {
+		reading.Go(func() (err error) {
+			*into, err = s.list(ctx, prefix)
+			return err
+		})
+	}
+	if err := reading.Wait(); err != nil {
+		return fleet{}, err
+	}
+	return s.parseFleet(shards, routes, bouncers), nil
+}
+
+func (s *Site) parseFleet(shards, routes, bouncers consulapi.KVPairs) fleet {
+	byScope, real := map[string][]cluster.KV{}, map[string]bool{}
+	take := func(pairs consulapi.KVPairs, prefix string) {
+		for _, p := range pairs {
+			scope, rest, _ := strings.Cut(strings.TrimPrefix(p.Key, prefix), "/")
+			real[scope] = real[scope] || shardKey(rest)
+			if rest == "history" {
+				continue // long, and of no interest here
+			}
+			byScope[scope] = append(byScope[scope], cluster.KV{Key: p.Key, Value: p.Value, Session: p.Session, ModifyIndex: p.ModifyIndex})
+		}
+	}
+	take(shards, s.Namespace+"/")
+	take(routes, s.keys("x").Routes()+s.Namespace+"/")
+	var f fleet
+	for scope, kvs := range byScope {
+		if !real[scope] {
+			continue
+		}
+		one := fleetShard{scope: scope, snapshot: cluster.ParseSnapshot(s.keys(scope), kvs, 0)}
+		if one.snapshot.Config.Exists() {
+			one.dynamic, _, one.problem = cluster.ParseDynamicJSON(one.snapshot.Config.Value)
+		}
+		f.shards = append(f.shards, one)
+	}
+	slices.SortFunc(f.shards, func(a, b fleetShard) int { return strings.Compare(a.scope, b.scope) })
+	for _, p := range bouncers {
+		if b, err := cluster.ParseBouncer(p.Value); err == nil && p.Session != "" {
+			f.bouncers = append(f.bouncers, b)
+		}
+	}
+	return f
+}
+
+const (
+	// leaseLimit is how long is waited for what leaders say of their leases.
+	leaseLimit = 250 * time.Millisecond
+	// leadersAtOnce is how many leaders are asked at the same time.
+	leadersAtOnce = 64
+)
+
+// askLeaders asks all leaders what is left of their leases.
+func (f *fleet) askLeaders(ctx context.Context, site *Site) error {
+	client, err := api.NewClient(site.Ctl, site.RestAPI)
+	if err != nil {
+		return Usage(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, leaseLimit)
+	defer cancel()
+	var asking sync.WaitGroup
+	turns := make(chan struct{}, leadersAtOnce)
+	for i := range f.shards {
+		s := &f.shards[i]
+		m, found := s.snapshot.Member(s.snapshot.LeaderName())
+		if !found || m.Value.APIURL == "" || s.snapshot.Status.Value.Lictor == nil {
+			continue
+		}
+		s.lease.asked = true
+		asking.Go(func() {
+			select {
+			case turns <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			defer func() { <-turns }()
+			if status, err := client.Status(ctx, m.Value.APIURL); err == nil && status.Lictor != nil && status.Lictor.Leads {
+				s.lease.known, s.lease.left = true, status.Lictor.LeaseLeft
+			}
+		})
+	}
+	asking.Wait()
+	return nil
+}
+
+func fleetTable() Table {
+	return Table{Columns: []Column{
+		{Name: "Shard", Key: "shard"}, {Name: "Primary", Key: "primary"}, {Name: "Replicas", Key: "replicas", Right: true},
+		{Name: "Sync", Key: "sync"}, {Name: "Lag", Key: "lag_bytes", Right: true}, {Name: "TL", Key: "timeline", Right: true},
+		{Name: "Lease left", Key: "lease_left_ms", Right: true}, {Name: "Route", Key: "route"}, {Name: "Bouncers", Key: "bouncers", Right: true},
+		{Name: "Alarms", Key: "alarms"},
+	}}
+}
+
+func (s fleetShard) row(alarms []string, namespace string, bouncers []cluster.Bouncer) []Cell {
+	leader, found := s.snapshot.Member(s.snapshot.LeaderName())
+	row := make([]Cell, 0, len(fleetTable().Columns))
+	primary := styled(s.snapshot.LeaderName(), Strong)
+	if primary.Text == "" {
+		primary = styled("none", Bad)
+		primary.Value = ""
+	}
+	running, replicas := 0, 0
+	var lag int64 = -1
+	for _, m := range s.snapshot.Members {
+		if m.Value.Name == s.snapshot.LeaderName() {
+			continue
+		}
+		replicas++
+		if m.Value.State != cluster.StateRunning {
+			continue
+		}
+		running++
+		if m.Value.XLogLocation > 0 {
+			lag = max(lag, s.snapshot.Status.Value.OpTime-m.Value.XLogLocation, 0)
+		}
+	}
+	row = append(row, text(s.scope), primary, Cell{Text: fmt.Sprintf("%d/%d", running, replicas)}, s.sync(), Cell{}, Cell{})
+	if running < replicas {
+		row[2].Style = Bad
+	}
+	if lag >= 0 {
+		row[4] = Cell{Text: size(lag), Value: lag}
+		if lag >= remarkableLag {
+			row[4].Style = Warning
+		}
+	}
+	if found && leader.Value.Timeline > 0 {
+		row[5] = number(leader.Value.Timeline)
+	}
+	return append(row, s.lease.cell(), s.route(), s.routed(namespace, bouncers), alarmCell(alarms))
+}
+
+func (s fleetShard) sync() Cell {
+	switch {
+	case s.dynamic.SynchronousMode == "" || s.dynamic.SynchronousMode == cluster.SyncOff:
+		return styled("off", Faint)
+	case len(s.snapshot.Sync.Value.Standbys()) == 0:
+		return styled("none", Bad)
+	}
+	return text(strings.Join(s.snapshot.Sync.Value.Standbys(), ","))
+}
+
+func (l lease) cell() Cell {
+	switch {
+	case l.known:
+		return Cell{Text: duration(l.left), Value: l.left.Milliseconds()}
+	case l.asked:
+		return styled("?", Warning)
+	}
+	return Cell{}
+}
+
+func (s fleetShard) route() Cell {
+	r := s.snapshot.Route
+	switch {
+	case !r.Exists():
+		return styled("none", Faint)
+	case r.Err != nil:
+		return styled("invalid", Bad)
+	case r.Value.State != cluster.RouteOpen:
+		return styled(string(r.Value.State), Warning)
+	}
+	return styled(string(r.Value.State), Good)
+}
+
+// routed counts the bouncers that lead to the route's leader.
+func (s fleetShard) routed(namespace string, bouncers []cluster.Bouncer) Cell {
+	there, all := 0, 0
+	for _, b := range bouncers {
+		if b.Serves(namespace, s.scope) {
+			all++
+			if s.behind(namespace, b) == "" {
+				there++
+			}
+		}
+	}
+	if all == 0 {
+		return Cell{}
+	}
+	c := Cell{Text: fmt.Sprintf("%d/%d", there, all)}
+	if there < all {
+		c.Style = Bad
+	}
+	return c
+}
+
+// behind says how a bouncer differs from the route, empty when it does not.
+func (s fleetShard) behind(namespace string, b cluster.Bouncer) string {
+	route := s.snapshot.Route.Value
+	applied, has := b.Applied[namespace+"/"+s.scope]
+	switch {
+	case !has:
+		return "bouncer " + b.Name + " does not have it"
+	case applied.Leader != route.Leader.Name || applied.Timeline != route.Timeline:
+		return fmt.Sprintf("bouncer %s leads to %s on timeline %d", b.Name, orNobody(applied.Leader), applied.Timeline)
+	case route.State == cluster.RouteOpen && applied.Held:
+		return "bouncer " + b.Name + " holds the clients"
+	case route.State == cluster.RouteOpen && applied.VerifiedAt == nil:
+		return "bouncer " + b.Name + " has not verified it"
+	}
+	return ""
+}
+
+func alarmCell(alarms []string) Cell {
+	if len(alarms) == 0 {
+		return Cell{}
+	}
+	return Cell{Text: strings.Join(alarms, "; "), Value: alarms, Style: Bad}
+}
+
+// alarms says what is not as it should be with a shard, as far as Consul tells.
+func (s fleetShard) alarms(namespace string, bouncers []cluster.Bouncer) []string {
+	var alarms []string
+	add := func(is bool, format string, args ...any) {
+		if is {
+			alarms = append(alarms, fmt.Sprintf(format, args...))
+		}
+	}
+	snapshot, leaderName := s.snapshot, s.snapshot.LeaderName()
+	beat := snapshot.Status.Value.Lictor
+	add(leaderName == "", "no leader")
+	for _, err := range snapshot.Problems() {
+		add(true, "%v", err)
+	}
+	add(s.problem != nil, "the dynamic configuration is not valid")
+	add(s.dynamic.Pause, "paused")
+	leader, _ := snapshot.Member(leaderName)
+	streams := beat != nil // Patroni 3 does not say
+	for _, m := range snapshot.Members {
+		v := m.Value
+		add(m.OK() && v.State != cluster.StateRunning, "%s is %s", v.Name, v.State)
+		add(v.PendingRestart, "%s waits for a restart", v.Name)
+		if v.Name == leaderName || v.State != cluster.StateRunning || leaderName == "" {
+			continue
+		}
+		add(v.Role == cluster.RolePrimary || v.Role == cluster.RoleMaster, "%s says that it is a primary, too", v.Name)
+		add(v.Timeline > 0 && leader.Value.Timeline > 0 && v.Timeline != leader.Value.Timeline, "%s is on timeline %d", v.Name, v.Timeline)
+		add(streams && v.ReplicationState == "", "%s does not replicate", v.Name)
+		lag := snapshot.Status.Value.OpTime - v.XLogLocation
+		add(v.XLogLocation > 0 && s.dynamic.MaximumLagOnFailover > 0 && lag > s.dynamic.MaximumLagOnFailover, "%s lags %s", v.Name, size(lag))
+	}
+	add(len(snapshot.Members) == 1, "no replica")
+	on := s.dynamic.SynchronousMode != "" && s.dynamic.SynchronousMode != cluster.SyncOff
+	add(on && len(snapshot.Members) > 1 && len(snapshot.Sync.Value.Standbys()) == 0, "no synchronous standby")
+	return append(alarms, s.routeAlarms(namespace, bouncers)...)
+}
+
+func (s fleetShard) routeAlarms(namespace string, bouncers []cluster.Bouncer) []string {
+	r, leader := s.snapshot.Route, s.snapshot.LeaderName()
+	beat := s.snapshot.Status.Value.Lictor
+	switch {
+	case !r.Exists() && beat == nil: // Patroni writes none
+		return nil
+	case !r.Exists():
+		return []string{"no route"}
+	case r.Err != nil:
+		return nil // among the problems
+	case s.snapshot.Initialize.Value != "" && r.Value.SystemIdentifier != s.snapshot.Initialize.Value:
+		return []string{"the route belongs to another cluster"}
+	case leader != "" && r.Value.Leader.Name != leader:
+		return []string{"the route leads to " + r.Value.Leader.Name}
+	case r.Value.State != cluster.RouteOpen:
+		return []string{"the route is " + string(r.Value.State)}
+	}
+	var alarms []string
+	for _, b := range bouncers {
+		if b.Serves(namespace, s.scope) {
+			if problem := s.behind(namespace, b); problem != "" {
+				alarms = append(alarms, problem)
+			}
+		}
+	}
+	return alarms
+}
+
+// count writes how many there are of something.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// size writes a number of bytes as people read it.
+func size(n int64) string {
+	switch {
+	case n < 1<<10:
+		return fmt.Sprintf("%d B", n)
+	case n < 1<<20:
+		return fmt.Sprintf("%d kB", n>>10)
+	case n < 10<<30:
+		return fmt.Sprintf("%d MB", n>>20)
+	}
+	return fmt.Sprintf("%d GB", n>>30)
+}

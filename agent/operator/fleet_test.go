@@ -1,0 +1,71 @@
+package operator
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+func TestAlarms(t *testing.T) {
+	verified := time.Now()
+	bouncer := func(b cluster.BouncerShard) []cluster.Bouncer {
+		return []cluster.Bouncer{{Name: "p", All: true, Applied: map[string]cluster.BouncerShard{"service/x": b}}}
+	}
+	right := cluster.BouncerShard{Leader: "a", Timeline: 2, State: cluster.RouteOpen, VerifiedAt: &verified}
+	for _, c := range []struct {
+		name     string
+		edit     func(*cluster.Snapshot)
+		shard    func(*fleetShard)
+		bouncers []cluster.Bouncer
+		want     string // all alarms, joined
+	}{
+		{name: "all is well", bouncers: bouncer(right)},
+		{name: "another shard's bouncer", bouncers: []cluster.Bouncer{{Name: "p", Shards: []string{"service/y"}}}},
+		{name: "no leader", edit: func(s *cluster.Snapshot) { s.Leader = cluster.Entry[string]{} }, want: "no leader"},
+		{name: "a leader that is no member", edit: func(s *cluster.Snapshot) { s.Leader.Value = "z" }, want: `names "z"`},
+		{name: "stopped", edit: func(s *cluster.Snapshot) { s.Members[1].Value.State = cluster.StateStopped }, want: "b is stopped"},
+		{name: "another primary", edit: func(s *cluster.Snapshot) { s.Members[1].Value.Role = cluster.RolePrimary }, want: "b says that it is a primary, too"},
+		{name: "another timeline", edit: func(s *cluster.Snapshot) { s.Members[2].Value.Timeline = 1 }, want: "c is on timeline 1"},
+		{name: "no replication", edit: func(s *cluster.Snapshot) { s.Members[2].Value.ReplicationState = "" }, want: "c does not replicate"},
+		{name: "lag", edit: func(s *cluster.Snapshot) { s.Members[2].Value.XLogLocation -= 3 << 20 }, want: "c lags 3 MB"},
+		{name: "alone", edit: func(s *cluster.Snapshot) { s.Members = s.Members[:1] }, want: "no replica"},
+		{name: "restart", edit: func(s *cluster.Snapshot) { s.Members[0].Value.PendingRestart = true }, want: "a waits for a restart"},
+		{name: "pause", shard: func(s *fleetShard) { s.dynamic.Pause = true }, want: "paused"},
+		{name: "configuration", shard: func(s *fleetShard) { s.problem = errors.New("ttl") }, want: "the dynamic configuration is not valid"},
+		{name: "synchronous", shard: func(s *fleetShard) { s.dynamic.SynchronousMode = cluster.SyncOn }, want: "no synchronous standby"},
+		{name: "no route", edit: func(s *cluster.Snapshot) { s.Route = cluster.Entry[cluster.Route]{} }, want: "no route"},
+		{name: "no route of Patroni", edit: func(s *cluster.Snapshot) {
+			s.Route, s.Status.Value.Lictor = cluster.Entry[cluster.Route]{}, nil
+			s.Members[1].Value.ReplicationState = ""
+		}},
+		{name: "another cluster's route", edit: func(s *cluster.Snapshot) { s.Route.Value.SystemIdentifier = "1" }, want: "the route belongs to another cluster"},
+		{name: "old route", edit: func(s *cluster.Snapshot) { s.Route.Value.Leader.Name = "b" }, want: "the route leads to b"},
+		{name: "closed route", edit: func(s *cluster.Snapshot) { s.Route.Value.State = cluster.RoutePromoting }, want: "the route is promoting"},
+		{name: "bouncer behind", bouncers: bouncer(cluster.BouncerShard{Leader: "b", Timeline: 1}), want: "bouncer p leads to b on timeline 1"},
+		{name: "bouncer holds", bouncers: bouncer(cluster.BouncerShard{Leader: "a", Timeline: 2, Held: true}), want: "bouncer p holds the clients"},
+		{name: "bouncer unsure", bouncers: bouncer(cluster.BouncerShard{Leader: "a", Timeline: 2}), want: "bouncer p has not verified it"},
+		{name: "bouncer without it", bouncers: []cluster.Bouncer{{Name: "p", All: true}}, want: "bouncer p does not have it"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := fleetShard{scope: "x", snapshot: shardOf(c.edit), dynamic: cluster.Dynamic{MaximumLagOnFailover: 1 << 20}}
+			if c.shard != nil {
+				c.shard(&s)
+			}
+			got := strings.Join(s.alarms("service", c.bouncers), "; ")
+			if (got == "") != (c.want == "") || !strings.Contains(got, c.want) || strings.Contains(got, ";") {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+			if row := s.row(nil, "service", c.bouncers); len(row) != len(fleetTable().Columns) {
+				t.Errorf("%d cells", len(row))
+			}
+			for _, f := range examineShard(s, "service", c.bouncers) {
+				if f.Level == Wrong && f.Do == "" {
+					t.Errorf("nothing to do about %q", f.What)
+				}
+			}
+		})
+	}
+}

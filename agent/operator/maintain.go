@@ -1,0 +1,368 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	consulapi "github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// Reload has members read their configuration file again.
+func Reload(ctx context.Context, c *Console, s *Shard, names []string, role string, force bool) error {
+	if err := checkRole(role); err != nil {
+		return err
+	}
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	members, err := s.members(snapshot, names, role)
+	if err != nil {
+		return err
+	}
+	if !force {
+		if err := c.Confirm(fmt.Sprintf("The configuration files of %s will be read again. Go on?", namesOf(members))); err != nil {
+			return err
+		}
+	}
+	return forEach(members, func(m cluster.Member) error {
+		answer, err := s.do(ctx, m, http.MethodPost, "/reload", nil)
+		if err != nil {
+			return fmt.Errorf("reload of %s: %w", m.Name, err)
+		}
+		if !answer.OK() {
+			return fmt.Errorf("Failed: reload for member %s, status code=%d, (%s)", m.Name, answer.Status, words(answer)) //nolint:staticcheck // patronictl's words
+		}
+		c.Say("Reload request received for member %s", m.Name)
+		return nil
+	})
+}
+
+func namesOf(members []cluster.Member) string {
+	names := make([]string, len(members))
+	for i, m := range members {
+		names[i] = m.Name
+	}
+	return strings.Join(names, ", ")
+}
+
+func words(a api.Answer) string {
+	if a.Reason != "" {
+		return a.Text + ": " + a.Reason
+	}
+	return a.Text
+}
+
+// forEach does something with every member, whatever became of the others, and
+// returns all errors; the exit code is that of the first.
+func forEach(members []cluster.Member, do func(cluster.Member) error) error {
+	var errs []error
+	for _, m := range members {
+		errs = append(errs, do(m))
+	}
+	return errors.Join(errs...)
+}
+
+// do sends a short request to a member.
+func (s *Shard) do(ctx context.Context, m cluster.Member, method, path string, body any) (api.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, changeLimit)
+	defer cancel()
+	switch method {
+	case http.MethodPost:
+		return s.client.Post(ctx, m.APIURL, path, body)
+	case http.MethodPatch:
+		return s.client.Patch(ctx, m.APIURL, path, body)
+	case http.MethodDelete:
+		return s.client.Delete(ctx, m.APIURL, path)
+	}
+	return s.client.Get(ctx, m.APIURL, path)
+}
+
+// ReinitOptions say how replicas get their data anew.
+type ReinitOptions struct {
+	Members []string
+	// Force breaks off what the member is doing, and asks nothing.
+	Force bool
+	// Wait waits until the members replicate again, and shows how they fare.
+	Wait bool
+}
+
+// Reinit replaces replicas' data directories by new copies of the leader's.
+func Reinit(ctx context.Context, c *Console, s *Shard, o ReinitOptions) error {
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	if len(o.Members) == 0 {
+		return usagef("name the members of %s that are to be cloned anew; they are %s", s.Scope, strings.Join(memberNames(snapshot), ", "))
+	}
+	members, err := s.members(snapshot, o.Members, "")
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		if m.Name == snapshot.LeaderName() {
+			return refusedf("%s leads %s: its data is the one that counts. Switch over first", m.Name, s.Scope)
+		}
+	}
+	if !o.Force {
+		question := fmt.Sprintf("All data of PostgreSQL on %s will be deleted and copied anew from %s. Go on?", namesOf(members), orNobody(snapshot.LeaderName()))
+		if err := c.Confirm(question); err != nil {
+			return err
+		}
+	}
+	return forEach(members, func(m cluster.Member) error { return s.reinitOne(ctx, c, m, o) })
+}
+
+func (s *Shard) reinitOne(ctx context.Context, c *Console, m cluster.Member, o ReinitOptions) error {
+	before, err := s.status(ctx, m)
+	if err != nil {
+		return fmt.Errorf("reinitialize of %s: %w", m.Name, err)
+	}
+	answer, err := s.do(ctx, m, http.MethodPost, "/reinitialize", map[string]any{"force": o.Force})
+	if err == nil && !answer.OK() && !o.Force && strings.HasSuffix(words(answer), "already in progress") {
+		if err := c.Confirm(fmt.Sprintf("%s: %s. Break it off and clone anew?", m.Name, words(answer))); err != nil {
+			return err
+		}
+		answer, err = s.do(ctx, m, http.MethodPost, "/reinitialize", map[string]any{"force": true})
+	}
+	switch {
+	case err != nil && neverSent(err):
+		return fmt.Errorf("reinitialize of %s: %w", m.Name, err)
+	case err != nil:
+		return unknownf("reinitialize of %s: no answer: %w", m.Name, err)
+	case !answer.OK():
+		return &failure{ExitRefused, fmt.Errorf("Failed: reinitialize for member %s, status code=%d, (%s)", m.Name, answer.Status, words(answer))} //nolint:staticcheck // patronictl's words
+	}
+	c.Say("Success: reinitialize for member %s", m.Name)
+	if !o.Wait {
+		return nil
+	}
+	began, told := time.Now(), ""
+	err = await(ctx, func(ctx context.Context) error {
+		now, err := s.status(ctx, m)
+		if err != nil {
+			return err
+		}
+		what := now.State
+		if now.State == cluster.StateRunning {
+			what = "running, " + orElse(now.ReplicationState, "not streaming yet")
+		}
+		if now.State == cluster.StateRunning && now.Started != before.Started && now.ReplicationState != "" {
+			return nil
+		}
+		if what != told {
+			told = what
+			c.Say("%6s  %s is %s", duration(time.Since(began)), m.Name, what)
+		}
+		return errors.New(m.Name + " is " + what)
+	})
+	if err != nil {
+		return unknownf("reinitialize of %s: %w", m.Name, err)
+	}
+	c.Say("Reinitialize is completed on %s in %s", m.Name, duration(time.Since(began)))
+	return nil
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// Pause switches maintenance mode on or off: in pause nobody is promoted, demoted
+// or started on his own. With wait it returns when every member says so.
+func Pause(ctx context.Context, c *Console, s *Shard, on, wait bool) error {
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	dynamic, _, err := cluster.ParseDynamicJSON(snapshot.Config.Value)
+	if err != nil {
+		return fmt.Errorf("the key %s: %w", s.Keys.Config(), err)
+	}
+	if dynamic.Pause == on {
+		return refusedf("Cluster is %s paused", map[bool]string{true: "already", false: "not"}[on])
+	}
+	var value any
+	if on {
+		value = true
+	}
+	answer, err := s.anyMember(ctx, snapshot, http.MethodPatch, "/config", map[string]any{"pause": value})
+	if err != nil {
+		return err
+	}
+	if !answer.OK() {
+		return fmt.Errorf("Failed: %s cluster management status code=%d, (%s)", pauseWord(on), answer.Status, words(answer)) //nolint:staticcheck // patronictl's words
+	}
+	if wait {
+		limit, cancel := context.WithTimeout(ctx, dynamic.TTL+2*dynamic.LoopWait+changeLimit)
+		defer cancel()
+		c.Say("'%s' request sent, waiting until it is recognized by all nodes", pauseWord(on))
+		if err := await(limit, func(ctx context.Context) error { return s.allPaused(ctx, on) }); err != nil {
+			return unknownf("%s is in Consul, but not all members have taken it in: %w", pauseWord(on), err)
+		}
+	}
+	c.Say("Success: cluster management is %sd", pauseWord(on))
+	return nil
+}
+
+func pauseWord(on bool) string { return map[bool]string{true: "pause", false: "resume"}[on] }
+
+func (s *Shard) allPaused(ctx context.Context, on bool) error {
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range snapshot.Members {
+		if m.Value.Pause != on {
+			return errors.New(m.Value.Name + " does not say so yet")
+		}
+	}
+	return nil
+}
+
+// anyMember sends a request to the leader and, where that cannot be reached, to
+// the other members.
+func (s *Shard) anyMember(ctx context.Context, snapshot cluster.Snapshot, method, path string, body any) (api.Answer, error) {
+	var errs []error
+	ordered := append(membersNamed(snapshot, true), membersNamed(snapshot, false)...)
+	for _, m := range ordered {
+		answer, err := s.do(ctx, m, method, path, body)
+		if err == nil {
+			return answer, nil
+		}
+		if !neverSent(err) {
+			return api.Answer{}, unknownf("%s: no answer: %w", m.Name, err)
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", m.Name, err))
+	}
+	if len(errs) == 0 {
+		return api.Answer{}, refusedf("shard %s has no members", s.Scope)
+	}
+	return api.Answer{}, fmt.Errorf("no member of %s can be reached: %w", s.Scope, errors.Join(errs...))
+}
+
+func membersNamed(snapshot cluster.Snapshot, leading bool) []cluster.Member {
+	var out []cluster.Member
+	for _, m := range snapshot.Members {
+		if m.OK() && (m.Value.Name == snapshot.LeaderName()) == leading {
+			out = append(out, m.Value)
+		}
+	}
+	return out
+}
+
+// Flush drops what was scheduled: restarts of members, or the switchover.
+func Flush(ctx context.Context, c *Console, s *Shard, what string, names []string, role string, force bool) error {
+	if err := checkRole(role); err != nil {
+		return err
+	}
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	switch what {
+	case "switchover":
+		answer, err := s.anyMember(ctx, snapshot, http.MethodDelete, "/switchover", nil)
+		if err != nil {
+			return err
+		}
+		if !answer.OK() {
+			return refusedf("Failed: flush switchover, status code=%d, (%s)", answer.Status, words(answer))
+		}
+		c.Say("Success: %s", words(answer))
+		return nil
+	case "restart":
+	default:
+		return usagef("flush %s: must be restart or switchover", what)
+	}
+	members, err := s.members(snapshot, names, role)
+	if err != nil {
+		return err
+	}
+	if !force {
+		if err := c.Confirm(fmt.Sprintf("The scheduled restarts of %s will be dropped. Go on?", namesOf(members))); err != nil {
+			return err
+		}
+	}
+	return forEach(members, func(m cluster.Member) error {
+		if len(m.ScheduledRestart) == 0 {
+			c.Say("No scheduled restart for member %s", m.Name)
+			return nil
+		}
+		answer, err := s.do(ctx, m, http.MethodDelete, "/restart", nil)
+		if err != nil {
+			return fmt.Errorf("flush restart of %s: %w", m.Name, err)
+		}
+		if !answer.OK() {
+			return refusedf("Failed: flush scheduled restart for member %s, status code=%d, (%s)", m.Name, answer.Status, words(answer))
+		}
+		c.Say("Success: flush scheduled restart for member %s", m.Name)
+		return nil
+	})
+}
+
+// removeWords are what must be typed before a shard is removed; patronictl asks for
+// the same.
+const removeWords = "Yes I am aware"
+
+// Remove deletes all that Consul knows of a shard, and asks three times before.
+// Members that run make their keys again.
+func Remove(ctx context.Context, c *Console, s *Shard) error {
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.Show(listTable(s.Scope, snapshot, ListOptions{})); err != nil {
+		return err
+	}
+	name, err := c.Ask("Please confirm the cluster name to remove: ")
+	if err != nil {
+		return err
+	}
+	if name != s.Scope {
+		return refusedf("nothing was removed: the cluster is %s, not %s", s.Scope, name)
+	}
+	question := fmt.Sprintf("All that Consul knows of %s will be deleted: members, configuration, history, route. The data of PostgreSQL stays, "+
+		"the poolers lose the shard, and a leader that still runs is demoted.\nTo go on, type %q: ", s.Scope, removeWords)
+	answer, err := c.Ask(question)
+	if err != nil {
+		return err
+	}
+	if answer != removeWords {
+		return refusedf("nothing was removed: you did not type %q", removeWords)
+	}
+	if leader := snapshot.LeaderName(); leader != "" {
+		answer, err := c.Ask("This cluster currently is healthy. Please specify the leader name to continue: ")
+		if err != nil {
+			return err
+		}
+		if answer != leader {
+			return refusedf("nothing was removed: %s is not the leader", answer)
+		}
+	}
+	return s.site.query(ctx, func(ctx context.Context, client *consulapi.Client) error {
+		o := (&consulapi.WriteOptions{}).WithContext(ctx)
+		for _, key := range []string{s.Keys.Route(), s.Keys.Handover(), s.Keys.Events()} {
+			if _, err := client.KV().Delete(key, o); err != nil {
+				return err
+			}
+		}
+		for _, prefix := range []string{s.Keys.HandoverAnswers(), s.Keys.Prefix()} {
+			if _, err := client.KV().DeleteTree(prefix, o); err != nil {
+				return err
+			}
+		}
+		c.Say("%s is removed from Consul", s.Scope)
+		return nil
+	})
+}

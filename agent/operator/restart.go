@@ -1,0 +1,298 @@
+package operator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// RestartOptions say which members are restarted, and on what condition.
+type RestartOptions struct {
+	Members []string // none: the whole shard
+	Role    string
+	Any     bool // one of them, by chance
+	// Pending restarts only members with parameters that wait for a restart.
+	Pending bool
+	// Below restarts only members whose PostgreSQL is older, 15.3 for instance.
+	Below string
+	// Scheduled is when, as ParseWhen reads it; empty: now.
+	Scheduled string
+	// Timeout is how long a restart may take; 0: the agent's own limit.
+	Timeout time.Duration
+	// InPlace restarts the primary where it is, instead of by a handover.
+	InPlace bool
+	Force   bool
+}
+
+// restartLimit bounds the restart of one member.
+const restartLimit = 10 * time.Minute
+
+// Restart restarts PostgreSQL on members of a shard. Of a whole shard the replicas
+// go first, one after another; then the primary hands over to one of them, which
+// restarts it as a replica while the poolers hold the clients. Members that are
+// named are restarted in place.
+func Restart(ctx context.Context, c *Console, s *Shard, o RestartOptions) error {
+	if err := checkRole(o.Role); err != nil {
+		return err
+	}
+	when, err := ParseWhen(o.Scheduled, time.Now())
+	if err != nil {
+		return usagef("--scheduled: %w", err)
+	}
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	members, err := o.pick(s, snapshot)
+	if err != nil {
+		return err
+	}
+	if len(members) == 0 {
+		c.Say("No member of %s waits for a restart", s.Scope)
+		return nil
+	}
+	plan := o.plan(snapshot, members, when)
+	if !o.Force {
+		if err := c.Show(listTable(s.Scope, snapshot, ListOptions{})); err != nil {
+			return err
+		}
+		if err := c.Confirm(plan.question(s.Scope, when)); err != nil {
+			return err
+		}
+	}
+	for _, m := range plan.inPlace {
+		if err := s.restartOne(ctx, c, m, o, when); err != nil {
+			return err
+		}
+		if when == nil && len(plan.inPlace) > 1 {
+			if err := s.awaitMember(ctx, m.Name); err != nil {
+				return fmt.Errorf("%s was restarted and is not back: %w; the other members were left alone", m.Name, err)
+			}
+		}
+	}
+	if plan.handover != "" {
+		return s.restartByHandover(ctx, c, plan.handover)
+	}
+	return nil
+}
+
+// pick are the members that are meant.
+func (o RestartOptions) pick(s *Shard, snapshot cluster.Snapshot) ([]cluster.Member, error) {
+	members, err := s.members(snapshot, o.Members, o.Role)
+	if err != nil {
+		return nil, err
+	}
+	if o.Pending {
+		members = slices.DeleteFunc(members, func(m cluster.Member) bool { return !m.PendingRestart })
+	}
+	if o.Any && len(members) > 1 {
+		members = []cluster.Member{members[rand.N(len(members))]}
+	}
+	return members, nil
+}
+
+// restartPlan is what will be done, in this order.
+type restartPlan struct {
+	inPlace  []cluster.Member
+	handover string // the leader that hands over at the end; empty: none
+	leader   string // the leader, if it is restarted in place
+}
+
+func (o RestartOptions) plan(snapshot cluster.Snapshot, members []cluster.Member, when *time.Time) restartPlan {
+	var plan restartPlan
+	whole := len(o.Members) == 0 && !o.Any && when == nil && !o.InPlace && o.Below == ""
+	for _, m := range members {
+		switch {
+		case m.Name != snapshot.LeaderName():
+			plan.inPlace = append(plan.inPlace, m)
+		case whole && hasSuccessor(snapshot):
+			plan.handover = m.Name
+		default:
+			plan.leader = m.Name
+		}
+	}
+	if plan.leader != "" {
+		m, _ := snapshot.Member(plan.leader)
+		plan.inPlace = append(plan.inPlace, m.Value)
+	}
+	return plan
+}
+
+// hasSuccessor tells whether some other member may lead.
+func hasSuccessor(snapshot cluster.Snapshot) bool {
+	return slices.ContainsFunc(snapshot.Members, func(m cluster.Entry[cluster.Member]) bool {
+		return m.OK() && m.Value.Name != snapshot.LeaderName() && m.Value.State == cluster.StateRunning && !cluster.NoFailover(m.Value.Tags)
+	})
+}
+
+func (p restartPlan) question(scope string, when *time.Time) string {
+	var names []string
+	for _, m := range p.inPlace {
+		names = append(names, m.Name)
+	}
+	if when != nil {
+		return fmt.Sprintf("At %s PostgreSQL will be restarted on %s. Schedule it?", when.Local().Format(time.RFC3339), strings.Join(names, ", "))
+	}
+	var steps []string
+	if len(names) > 0 {
+		steps = append(steps, fmt.Sprintf("PostgreSQL will be restarted on %s, one after another", strings.Join(names, ", ")))
+	}
+	if p.leader != "" {
+		steps = append(steps, p.leader+" is the primary: its clients lose their connections and wait or fail while it restarts")
+	}
+	if p.handover != "" {
+		steps = append(steps, fmt.Sprintf("then %s hands over to one of the replicas, while the poolers hold the clients, and comes back restarted, as a replica", p.handover))
+	}
+	return strings.Join(steps, "; ") + ". Go on?"
+}
+
+func (s *Shard) restartOne(ctx context.Context, c *Console, m cluster.Member, o RestartOptions, when *time.Time) error {
+	body := map[string]any{}
+	if when != nil {
+		body["schedule"] = when.Format(time.RFC3339)
+	}
+	if o.Pending {
+		body["restart_pending"] = true
+	}
+	if o.Below != "" {
+		body["postgres_version"] = o.Below
+	}
+	limit := restartLimit
+	if o.Timeout > 0 {
+		body["timeout"] = fmt.Sprintf("%dms", o.Timeout.Milliseconds())
+		limit = o.Timeout + changeLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	began := time.Now()
+	answer, err := s.client.Post(ctx, m.APIURL, "/restart", body)
+	switch {
+	case err != nil && neverSent(err):
+		return fmt.Errorf("restart of %s: %w", m.Name, err)
+	case err != nil:
+		return unknownf("restart of %s: no answer: %w", m.Name, err)
+	case answer.Status == http.StatusOK:
+		c.Say("Success: restart on member %s (%s)", m.Name, duration(time.Since(began)))
+		return nil
+	case answer.OK():
+		c.Say("Success: restart scheduled on member %s", m.Name)
+		return nil
+	}
+	words := answer.Text
+	if answer.Reason != "" {
+		words += ": " + answer.Reason
+	}
+	failed := fmt.Errorf("Failed: restart for member %s, status code=%d, (%s)", m.Name, answer.Status, words) //nolint:staticcheck // patronictl's words
+	if answer.Status == http.StatusBadRequest || answer.Status == http.StatusConflict || answer.Status == http.StatusUnprocessableEntity ||
+		strings.Contains(words, "conditions are not satisfied") || strings.HasSuffix(words, "already in progress") {
+		return &failure{ExitRefused, failed}
+	}
+	return failed
+}
+
+// memberStatus is the part of GET /patroni that tells whether a member is back.
+type memberStatus struct {
+	State            string `json:"state"`
+	Role             string `json:"role"`
+	Started          string `json:"postmaster_start_time"`
+	ReplicationState string `json:"replication_state"`
+	PendingRestart   bool   `json:"pending_restart"`
+	ServerVersion    int    `json:"server_version"`
+	Patroni          struct {
+		Version string `json:"version"`
+	} `json:"patroni"`
+}
+
+func (m memberStatus) primary() bool {
+	return m.Role == cluster.RolePrimary || m.Role == cluster.RoleMaster
+}
+
+func (s *Shard) status(ctx context.Context, m cluster.Member) (memberStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	answer, err := s.client.Get(ctx, m.APIURL, "/patroni")
+	if err != nil {
+		return memberStatus{}, err
+	}
+	var status memberStatus
+	if err := json.Unmarshal([]byte(answer.Text), &status); err != nil {
+		return memberStatus{}, fmt.Errorf("%s answers no status: %w", m.Name, err)
+	}
+	return status, nil
+}
+
+// awaitMember waits until a member runs and, as a replica, streams; in synchronous
+// mode also until the leader has a synchronous standby, so that nothing holds a
+// handover up.
+func (s *Shard) awaitMember(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, restartLimit)
+	defer cancel()
+	return await(ctx, func(ctx context.Context) error {
+		snapshot, err := s.Read(ctx)
+		if err != nil {
+			return err
+		}
+		m, found := snapshot.Member(name)
+		if !found {
+			return fmt.Errorf("%s is not in Consul", name)
+		}
+		status, err := s.status(ctx, m.Value)
+		switch {
+		case err != nil:
+			return err
+		case status.State != cluster.StateRunning:
+			return fmt.Errorf("%s is %s", name, status.State)
+		case !status.primary() && status.ReplicationState != "streaming" && status.ReplicationState != "in archive recovery":
+			return fmt.Errorf("%s does not stream yet", name)
+		case snapshot.Sync.OK() && snapshot.Sync.Exists() && len(snapshot.Sync.Value.Standbys()) == 0 && len(snapshot.Members) > 1:
+			return errors.New("there is no synchronous standby yet")
+		}
+		return nil
+	})
+}
+
+// restartByHandover lets the leader hand over: it comes back as a replica, with a
+// PostgreSQL that was started anew.
+func (s *Shard) restartByHandover(ctx context.Context, c *Console, leader string) error {
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	if now := snapshot.LeaderName(); now != leader {
+		return refusedf("%s leads %s by now, not %s: the last step, its restart, was left out", orNobody(now), s.Scope, leader)
+	}
+	m, _ := snapshot.Member(leader)
+	before, err := s.status(ctx, m.Value)
+	if err != nil {
+		return fmt.Errorf("the handover from %s: %w", leader, err)
+	}
+	dynamic, _, err := cluster.ParseDynamicJSON(snapshot.Config.Value)
+	if err != nil {
+		return fmt.Errorf("the key %s: %w", s.Keys.Config(), err)
+	}
+	said, err := s.ask(ctx, snapshot, dynamic, act{"switchover", true}, cluster.Failover{Leader: leader})
+	if err != nil {
+		return fmt.Errorf("all others were restarted, %s was not: %w", leader, err)
+	}
+	c.Say("%s", said)
+	if err := s.awaitMember(ctx, leader); err != nil {
+		return fmt.Errorf("%s handed over and is not back as a replica: %w", leader, err)
+	}
+	after, err := s.status(ctx, m.Value)
+	if err != nil {
+		return fmt.Errorf("%s after the handover: %w", leader, err)
+	}
+	if after.Started == before.Started {
+		return fmt.Errorf("%s handed over, but its PostgreSQL still runs since %s", leader, after.Started)
+	}
+	c.Say("Success: restart on member %s", leader)
+	return nil
+}

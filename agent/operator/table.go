@@ -1,0 +1,346 @@
+package operator
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Format is how a result is written.
+type Format string
+
+// The formats. Pretty is for people; the others have every column under its
+// key, and never colours.
+const (
+	Pretty Format = "pretty"
+	JSON   Format = "json"
+	YAML   Format = "yaml"
+	TSV    Format = "tsv"
+)
+
+// Formats are all formats.
+func Formats() []string { return []string{string(Pretty), string(JSON), string(YAML), string(TSV)} }
+
+// ParseFormat reads the name of a format.
+func ParseFormat(name string) (Format, error) {
+	if name == "" || name == "yml" {
+		name = map[string]string{"": string(Pretty), "yml": string(YAML)}[name]
+	}
+	if !slices.Contains(Formats(), name) {
+		return "", usagef("--output %s: must be one of %s", name, strings.Join(Formats(), ", "))
+	}
+	return Format(name), nil
+}
+
+// Style is how much a cell wants to be seen.
+type Style int
+
+// The styles.
+const (
+	Plain  Style = iota
+	Strong       // the one to look for
+	Good
+	Faint
+	Warning
+	Bad
+)
+
+// escape is the style's SGR sequence (ECMA-48, 8.3.117).
+func (s Style) escape() string {
+	return map[Style]string{Strong: "\x1b[1m", Good: "\x1b[32m", Faint: "\x1b[2m", Warning: "\x1b[33m", Bad: "\x1b[1;31m"}[s]
+}
+
+// paint puts text into a style, if there are colours.
+func paint(text string, s Style, colour bool) string {
+	if !colour || s.escape() == "" || text == "" {
+		return text
+	}
+	return s.escape() + text + "\x1b[0m"
+}
+
+// Cell is one value: as text, and as programs get it.
+type Cell struct {
+	Text  string
+	Value any // nil: Text
+	Style Style
+}
+
+// text makes a plain cell.
+func text(s string) Cell { return Cell{Text: s} }
+
+func styled(s string, style Style) Cell { return Cell{Text: s, Style: style} }
+
+// number makes a cell whose value is a number.
+func number[T int | int64](n T) Cell { return Cell{Text: fmt.Sprint(n), Value: n} }
+
+func (c Cell) value() any {
+	if c.Value != nil {
+		return c.Value
+	}
+	return c.Text
+}
+
+func (c Cell) empty() bool { return c.Text == "" && c.Value == nil }
+
+// Column is one column of a table.
+type Column struct {
+	Name  string
+	Key   string // for programs; empty: Name
+	Right bool
+	// Programs says that people do not need the column: its value stands in the
+	// title.
+	Programs bool
+}
+
+func (c Column) key() string {
+	if c.Key != "" {
+		return c.Key
+	}
+	return c.Name
+}
+
+// Table is the result of a command. All formats are made from it.
+type Table struct {
+	Title   string
+	Columns []Column
+	Rows    [][]Cell
+	// Notes follow the table, for people only.
+	Notes []string
+	// Framed draws lines around the table, as patronictl does.
+	Framed bool
+}
+
+// Write writes a table in a format.
+func (t Table) Write(w io.Writer, f Format, colour bool) error {
+	var out []byte
+	var err error
+	switch f {
+	case JSON:
+		out, err = t.json()
+	case YAML:
+		out, err = t.yaml()
+	case TSV:
+		out = t.tsv()
+	default:
+		out = []byte(t.pretty(colour))
+	}
+	if err != nil {
+		return fmt.Errorf("writing the result as %s: %w", f, err)
+	}
+	_, err = w.Write(out)
+	return err
+}
+
+// json is a list of objects in the order of the columns, without what is empty.
+func (t Table) json() ([]byte, error) {
+	var out bytes.Buffer
+	out.WriteString("[")
+	for i, row := range t.Rows {
+		if i > 0 {
+			out.WriteString(",")
+		}
+		out.WriteString("\n  {")
+		first := true
+		for j, c := range t.Columns {
+			if row[j].empty() {
+				continue
+			}
+			key, err := jsonText(c.key())
+			if err != nil {
+				return nil, err
+			}
+			value, err := jsonText(row[j].value())
+			if err != nil {
+				return nil, err
+			}
+			if !first {
+				out.WriteString(", ")
+			}
+			first = false
+			fmt.Fprintf(&out, "%s: %s", key, value)
+		}
+		out.WriteString("}")
+	}
+	if len(t.Rows) > 0 {
+		out.WriteString("\n")
+	}
+	out.WriteString("]\n")
+	return out.Bytes(), nil
+}
+
+// jsonText is json.Marshal without escapes for HTML.
+func jsonText(value any) ([]byte, error) {
+	var out bytes.Buffer
+	e := json.NewEncoder(&out)
+	e.SetEscapeHTML(false)
+	err := e.Encode(value)
+	return bytes.TrimSpace(out.Bytes()), err
+}
+
+func (t Table) yaml() ([]byte, error) {
+	list := yaml.Node{Kind: yaml.SequenceNode}
+	for _, row := range t.Rows {
+		record := yaml.Node{Kind: yaml.MappingNode}
+		for j, c := range t.Columns {
+			if row[j].empty() {
+				continue
+			}
+			var key, value yaml.Node
+			key.SetString(c.key())
+			if err := value.Encode(row[j].value()); err != nil {
+				return nil, err
+			}
+			record.Content = append(record.Content, &key, &value)
+		}
+		list.Content = append(list.Content, &record)
+	}
+	return yamlText(&list)
+}
+
+func yamlText(value any) ([]byte, error) {
+	var out bytes.Buffer
+	e := yaml.NewEncoder(&out)
+	e.SetIndent(2)
+	if err := e.Encode(value); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), e.Close()
+}
+
+// tsv is one line per row, below the names of the columns. Tabs and line ends in
+// values become blanks.
+func (t Table) tsv() []byte {
+	var out bytes.Buffer
+	clean := strings.NewReplacer("\t", " ", "\n", " ", "\r", " ")
+	keys := make([]string, len(t.Columns))
+	for i, c := range t.Columns {
+		keys[i] = c.key()
+	}
+	out.WriteString(strings.Join(keys, "\t") + "\n")
+	for _, row := range t.Rows {
+		cells := make([]string, len(row))
+		for i, c := range row {
+			cells[i] = clean.Replace(c.Text)
+		}
+		out.WriteString(strings.Join(cells, "\t") + "\n")
+	}
+	return out.Bytes()
+}
+
+// pretty draws the table for people.
+func (t Table) pretty(colour bool) string {
+	d := drawing{colour: colour, framed: t.Framed}
+	for i, c := range t.Columns {
+		if c.Programs {
+			continue
+		}
+		width := utf8.RuneCountInString(c.Name)
+		for _, row := range t.Rows {
+			for line := range strings.SplitSeq(row[i].Text, "\n") {
+				width = max(width, utf8.RuneCountInString(line))
+			}
+			d.tall = d.tall || strings.Contains(row[i].Text, "\n")
+		}
+		d.shown, d.widths, d.right = append(d.shown, i), append(d.widths, width), append(d.right, c.Right)
+	}
+	head := make([]Cell, len(t.Columns))
+	for i, c := range t.Columns {
+		head[i] = styled(c.Name, Strong)
+	}
+	d.title(t.Title)
+	d.row(head)
+	d.edge()
+	for i, row := range t.Rows {
+		if d.tall && i > 0 {
+			d.edge()
+		}
+		d.row(row)
+	}
+	d.edge()
+	for _, note := range t.Notes {
+		d.out.WriteString(note + "\n")
+	}
+	return d.out.String()
+}
+
+// drawing is a table being drawn.
+type drawing struct {
+	out    strings.Builder
+	colour bool
+	framed bool
+	tall   bool // some cell has several lines
+	shown  []int
+	widths []int
+	right  []bool
+}
+
+func (d *drawing) line() string {
+	var edge strings.Builder
+	for _, w := range d.widths {
+		edge.WriteString("+" + strings.Repeat("-", w+2))
+	}
+	return edge.String() + "+"
+}
+
+func (d *drawing) edge() {
+	if d.framed {
+		d.out.WriteString(d.line() + "\n")
+	}
+}
+
+func (d *drawing) title(title string) {
+	switch {
+	case !d.framed && title != "":
+		d.out.WriteString(paint(title, Strong, d.colour) + "\n")
+	case d.framed && title == "":
+		d.edge()
+	case d.framed:
+		edge := d.line()
+		words := []rune(" " + title + " ")
+		words = words[:min(len(words), max(len(edge)-2, 0))]
+		d.out.WriteString("+" + paint(string(words), Strong, d.colour) + edge[1+len(words):] + "\n")
+	}
+}
+
+func (d *drawing) row(row []Cell) {
+	height := 1
+	lines := make([][]string, len(d.shown))
+	for i, column := range d.shown {
+		lines[i] = strings.Split(row[column].Text, "\n")
+		height = max(height, len(lines[i]))
+	}
+	for n := range height {
+		var line strings.Builder
+		for i, column := range d.shown {
+			content := ""
+			if n < len(lines[i]) {
+				content = lines[i][n]
+			}
+			fill := strings.Repeat(" ", d.widths[i]-utf8.RuneCountInString(content))
+			content = paint(content, row[column].Style, d.colour)
+			if d.right[i] {
+				content = fill + content
+			} else {
+				content += fill
+			}
+			switch {
+			case d.framed:
+				line.WriteString("| " + content + " ")
+			case i > 0:
+				line.WriteString("  " + content)
+			default:
+				line.WriteString(content)
+			}
+		}
+		if d.framed {
+			line.WriteString("|")
+		}
+		d.out.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+	}
+}

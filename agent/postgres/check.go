@@ -1,0 +1,243 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// This file checks settings of PostgreSQL before they are written anywhere: one
+// that it does not take would keep it from starting the next time, on every
+// member.
+
+// CheckChange checks what differs between two dynamic configurations: the
+// parameters by name, type and limits of the PostgreSQL that runs here, and the
+// lines of pg_hba. What stays as it was is not looked at. Each problem names the
+// setting and the rule. While PostgreSQL does not answer, the rules that need it
+// are left out.
+func (p *Instance) CheckChange(ctx context.Context, before, after cluster.Dynamic) error {
+	var errs []error
+	if !slices.Equal(before.Postgres.PgHBA, after.Postgres.PgHBA) {
+		errs = append(errs, cluster.CheckHBA("postgresql.pg_hba", after.Postgres.PgHBA)...)
+	}
+	changed := map[string]string{}
+	for name, value := range after.Postgres.Parameters {
+		old, was := before.Postgres.Parameters[name]
+		if value == nil || was && old != nil && parameterText(old) == parameterText(value) {
+			continue
+		}
+		if problem := checkOwn(name, parameterText(value)); problem != "" {
+			errs = append(errs, cluster.Problem{Path: parameterPath(name), Value: parameterText(value), Rule: problem})
+			continue
+		}
+		changed[strings.ToLower(name)] = parameterText(value)
+	}
+	known, err := p.knownParameters(ctx, slices.Collect(maps.Keys(changed)))
+	if err != nil {
+		return errors.Join(errs...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(changed)) {
+		if problem := p.checkParameter(name, changed[name], known); problem != "" {
+			errs = append(errs, cluster.Problem{Path: parameterPath(name), Value: changed[name], Rule: problem})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func parameterPath(name string) string { return "postgresql.parameters." + name }
+
+var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$`)
+
+// checkOwn applies the rules for names, and for the parameters that the members of
+// a shard must have alike.
+func checkOwn(name, value string) string {
+	switch {
+	case !parameterName.MatchString(name):
+		return "is not the name of a parameter"
+	case strings.ContainsAny(value, "\r\n\x00"):
+		return "must be one line"
+	case slices.Contains(addressParameters, strings.ToLower(name)):
+		return "is each member's own: it follows from postgresql.listen and scope of the agent's file"
+	}
+	for _, c := range commandLine {
+		if c.name != strings.ToLower(name) {
+			continue
+		}
+		if _, ok := c.accept(value); !ok {
+			return c.rule
+		}
+	}
+	return ""
+}
+
+// knownParameter is a line of pg_settings.
+type knownParameter struct {
+	Type        string
+	Unit        string
+	Least, Most string
+	Choices     []string
+	Context     string
+}
+
+// knownParameters asks the server.
+func (p *Instance) knownParameters(ctx context.Context, names []string) (map[string]knownParameter, error) {
+	conn, err := p.dedicated(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer hangUpOn(conn)
+	rows, err := conn.Query(ctx, `SELECT lower(name), vartype, COALESCE(unit, ''), COALESCE(min_val, ''), COALESCE(max_val, ''),
+		COALESCE(enumvals, '{}'), context FROM pg_settings WHERE lower(name) = ANY($1)`, names)
+	if err != nil {
+		return nil, fmt.Errorf("pg_settings: %w", err)
+	}
+	known := map[string]knownParameter{}
+	var name string
+	var k knownParameter
+	if _, err := pgx.ForEachRow(rows, []any{&name, &k.Type, &k.Unit, &k.Least, &k.Most, &k.Choices, &k.Context}, func() error {
+		k.Choices = slices.Clone(k.Choices)
+		known[name] = k
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("pg_settings: %w", err)
+	}
+	return known, nil
+}
+
+func (p *Instance) checkParameter(name, value string, all map[string]knownParameter) string {
+	k, found := all[name]
+	switch {
+	case !found && strings.Contains(name, "."):
+		return "" // an extension's
+	case !found && !supported(name, p.major):
+		return "" // another version's: members may run several, and it is left out here
+	case !found && recoveryParameters[name]:
+		return ""
+	case !found:
+		return fmt.Sprintf("PostgreSQL %d has no such parameter", p.major)
+	case k.Context == "internal":
+		return "cannot be changed"
+	}
+	switch k.Type {
+	case "bool":
+		if !isBool(value) {
+			return "must be on or off"
+		}
+	case "enum":
+		if !slices.ContainsFunc(k.Choices, func(c string) bool { return strings.EqualFold(c, value) }) && !isBool(value) {
+			return "must be one of " + strings.Join(k.Choices, ", ")
+		}
+	case "integer", "real":
+		return checkNumber(value, k)
+	}
+	return ""
+}
+
+// isBool takes the words for a truth value, also shortened, as PostgreSQL does.
+func isBool(value string) bool {
+	value = strings.ToLower(value)
+	if value == "1" || value == "0" || value == "on" || value == "of" || value == "off" {
+		return true
+	}
+	for _, word := range []string{"true", "false", "yes", "no"} {
+		if value != "" && strings.HasPrefix(word, value) {
+			return true
+		}
+	}
+	return false
+}
+
+var number = regexp.MustCompile(`^([+-]?(?:0[xX][0-9a-fA-F]+|[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?|[0-9]+\.))\s*([A-Za-z]*)$`)
+
+// checkNumber reads a number with one of PostgreSQL's units and compares it with
+// the limits (PostgreSQL's documentation, section 20.1.1).
+func checkNumber(value string, k knownParameter) string {
+	m := number.FindStringSubmatch(strings.TrimSpace(value))
+	if m == nil {
+		return "must be a number"
+	}
+	n, err := strconv.ParseFloat(m[1], 64)
+	if whole, errInt := strconv.ParseInt(m[1], 0, 64); errInt == nil && k.Type == "integer" {
+		n = float64(whole) // also octal, as the mode of a file
+	} else if err != nil {
+		return "must be a number"
+	}
+	if unit := m[2]; unit != "" {
+		base, sizes := baseUnit(k.Unit)
+		if base == 0 {
+			return "must be a number without a unit"
+		}
+		factor, ok := sizes[unit]
+		if !ok {
+			return "its unit must be one of " + strings.Join(slices.SortedFunc(maps.Keys(sizes), func(a, b string) int {
+				return int(math.Copysign(1, sizes[a]-sizes[b]))
+			}), ", ")
+		}
+		n = n * factor / base
+	}
+	if k.Type == "integer" {
+		n = math.RoundToEven(n)
+	}
+	least, errLeast := strconv.ParseFloat(k.Least, 64)
+	most, errMost := strconv.ParseFloat(k.Most, 64)
+	if errLeast == nil && n < least || errMost == nil && n > most {
+		unit := ""
+		if k.Unit != "" {
+			unit = " (in units of " + k.Unit + ")"
+		}
+		return fmt.Sprintf("must be from %s to %s%s", k.Least, k.Most, unit)
+	}
+	return ""
+}
+
+// baseUnit is how much one unit of pg_settings is, and what others are, in bytes
+// or microseconds; 0: the parameter has no unit.
+func baseUnit(unit string) (float64, map[string]float64) {
+	memory := map[string]float64{"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+	duration := map[string]float64{"us": 1, "ms": 1e3, "s": 1e6, "min": 60e6, "h": 3600e6, "d": 86400e6}
+	count := strings.TrimRight(unit, "kMGTBusminhd")
+	factor := 1.0
+	if n, err := strconv.ParseFloat(count, 64); err == nil {
+		factor = n
+	}
+	suffix := strings.TrimPrefix(unit, count)
+	if size, ok := memory[suffix]; ok {
+		return factor * size, memory
+	}
+	if size, ok := duration[suffix]; ok {
+		return factor * size, duration
+	}
+	return 0, nil
+}
+
+// ConfigProblems are what the running PostgreSQL does not take of its
+// configuration files, as it says: with these it would not start again.
+func (p *Instance) ConfigProblems(ctx context.Context) ([]string, error) {
+	conn, err := p.dedicated(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer hangUpOn(conn)
+	rows, err := conn.Query(ctx, `SELECT format('%s line %s: %s%s', sourcefile, sourceline, COALESCE(name || ' = ' || quote_literal(setting) || ': ', ''), error)
+		FROM pg_file_settings f WHERE error IS NOT NULL
+		AND NOT EXISTS (SELECT FROM pg_settings s WHERE lower(s.name) = lower(f.name) AND s.pending_restart) -- it is good, for the next start
+		UNION ALL SELECT format('pg_hba.conf line %s: %s', line_number, error) FROM pg_hba_file_rules WHERE error IS NOT NULL`)
+	if err != nil {
+		return nil, fmt.Errorf("checking the configuration files: %w", err)
+	}
+	problems, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("checking the configuration files: %w", err)
+	}
+	return problems, nil
+}
