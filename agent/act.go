@@ -196,6 +196,7 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 		request.Route, request.RouteIndex = &route, a.m.Snapshot.Route.ModifyIndex
 	}
 	deposed := a.unreleasedOwner()
+	syncBefore := a.m.Snapshot.Sync
 	t0 := a.clock()
 	a.m.tenure.BeginTakeOver(t0, ttl)
 	a.armGuard()
@@ -215,7 +216,9 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 			index := written[a.keys.Status()]
 			a.m.WroteStatus(a.clock(), request.Status, index)
 			a.m.Snapshot.Leader = cluster.Entry[string]{Value: a.cfg.Name, Session: request.Session, ModifyIndex: written[a.keys.Leader()]}
+			a.m.syncBefore = cluster.Entry[cluster.Sync]{}
 			if request.Sync != nil {
+				a.m.syncBefore = syncBefore
 				a.m.syncUncertain = false
 				a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *request.Sync, ModifyIndex: written[a.keys.Sync()]}
 			}

@@ -156,11 +156,11 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	}
 	a.probe = a.pg.DiskProbe(o.ProbeCommand)
 	a.scriptLimit = cfg.Lictor.ScriptLimit()
-	a.callbacks = newCallbacks(a.scriptLimit, o.Log)
+	a.callbacks = newCallbacks(o.Log)
 	a.callbacks.keep = a.pg.KeepTold
 	a.callbacks.run = func(ctx context.Context, action, role, command string) error {
 		began := time.Now()
-		err := a.pg.Callback(ctx, command, action, role)
+		err := a.pg.Callback(ctx, a.scriptLimit, command, action, role)
 		outcome := "done"
 		if err != nil {
 			outcome = "failed"

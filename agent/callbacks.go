@@ -144,11 +144,11 @@ func (a *Agent) recallTold() {
 
 // callbacks runs scripts in their order, one at a time.
 type callbacks struct {
-	run   func(ctx context.Context, action, role, command string) error
-	keep  func(postgres.Told) error
-	limit time.Duration
-	log   zerolog.Logger
-	wake  chan struct{}
+	// run runs one within its limit.
+	run  func(ctx context.Context, action, role, command string) error
+	keep func(postgres.Told) error
+	log  zerolog.Logger
+	wake chan struct{}
 	// ended is told whenever nothing is left to be run.
 	ended func()
 
@@ -158,8 +158,8 @@ type callbacks struct {
 	empty chan struct{} // closed when nothing is left, for who waits
 }
 
-func newCallbacks(limit time.Duration, log zerolog.Logger) *callbacks {
-	return &callbacks{limit: limit, log: log, wake: make(chan struct{}, 1), ended: func() {}}
+func newCallbacks(log zerolog.Logger) *callbacks {
+	return &callbacks{log: log, wake: make(chan struct{}, 1), ended: func() {}}
 }
 
 func (c *callbacks) add(cb callback) {
@@ -227,9 +227,7 @@ func (c *callbacks) call(ctx context.Context, cb callback) {
 		return
 	}
 	began := time.Now()
-	limit, cancel := context.WithTimeout(ctx, c.limit)
-	defer cancel()
-	if err := c.run(limit, cb.action, cb.role, cb.command); err != nil {
+	if err := c.run(ctx, cb.action, cb.role, cb.command); err != nil {
 		c.log.Error().Err(err).Str("callback", cb.action).Str("role", cb.role).Dur("took", time.Since(began)).Msg("a callback failed")
 		return
 	}
@@ -270,12 +268,10 @@ func (a *Agent) finishCallbacks() {
 // beforeStop runs the operator's before_stop within a limit. Its failure does not
 // keep PostgreSQL running.
 func (a *Agent) beforeStop(ctx context.Context, limit time.Duration) {
-	if limit <= 0 {
+	if limit <= 0 || !a.pg.Running() {
 		return
 	}
-	limited, cancel := context.WithTimeout(ctx, min(limit, a.scriptLimit))
-	defer cancel()
-	if err := a.pg.BeforeStop(limited); err != nil {
+	if err := a.pg.BeforeStop(ctx, min(limit, a.scriptLimit)); err != nil {
 		a.log.Warn().Err(err).Msg("before_stop failed; PostgreSQL is stopped all the same")
 	}
 }
@@ -295,9 +291,7 @@ func (a *Agent) beforeStopLimit() time.Duration {
 
 // prePromote runs the operator's pre_promote within a limit.
 func (a *Agent) prePromote(ctx context.Context) error {
-	limited, cancel := context.WithTimeout(ctx, a.scriptLimit)
-	defer cancel()
-	if err := a.pg.PrePromote(limited); err != nil {
+	if err := a.pg.PrePromote(ctx, a.scriptLimit); err != nil {
 		return fmt.Errorf("nothing is promoted: %w", err)
 	}
 	return nil
@@ -307,11 +301,28 @@ func (a *Agent) prePromote(ctx context.Context) error {
 // the others may lead.
 func (a *Agent) forbidPromotion() {
 	a.m.barredUntil = a.clock().Add(a.m.dynamic.TTL)
-	if a.m.tenure.Held(a.clock()) {
-		a.log.Warn().Dur("for", a.m.dynamic.TTL).Msg("pre_promote has failed: the leader lock is given up, and this member does not want to lead for a while")
+	if !a.m.tenure.Held(a.clock()) {
+		return
+	}
+	a.log.Warn().Dur("for", a.m.dynamic.TTL).Msg("pre_promote has failed: the leader lock is given up, and this member does not want to lead for a while")
+	give := func() {
 		a.m.complete = false
 		a.m.tenure.GiveTo("")
 	}
+	before := a.m.syncBefore
+	if !before.OK() {
+		give()
+		return
+	}
+	// The takeover has said that this member alone holds what will be acknowledged.
+	// It was no primary and has acknowledged nothing: whoever held everything before
+	// still does, and may lead.
+	a.writeAsLeader("sync", a.keys.Sync(), a.m.Snapshot.Sync.ModifyIndex, before.Value, func(index uint64) {
+		a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: before.Value, ModifyIndex: index}
+		if a.m.tenure.Held(a.clock()) && a.m.task.kind == ha.TaskNone {
+			give()
+		}
+	})
 }
 
 // tags are this member's. One whose pre_promote has failed just now does not want

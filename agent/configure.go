@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
 // initialConfig is the dynamic configuration that this member writes when
@@ -126,6 +128,28 @@ func (a *Agent) checkFiles() {
 			}
 		}
 	})
+}
+
+// warnOfReplicas says before a restart of the primary which replicas would not be
+// able to replay its WAL any more: they must not have less of these settings, and so
+// are to be restarted first where they are raised.
+func (a *Agent) warnOfReplicas() {
+	if !a.m.pg.primary() {
+		return
+	}
+	for name, change := range a.m.pg.observed.PendingRestart {
+		raised, err := strconv.Atoi(change.NewValue)
+		if err != nil || !postgres.BindsStandbys(name) {
+			continue
+		}
+		for _, m := range a.m.Snapshot.Members {
+			runs, err := strconv.Atoi(m.Value.PendingRestartReason[name].OldValue)
+			if m.OK() && m.Value.Name != a.cfg.Name && err == nil && runs < raised {
+				a.log.Warn().Str("member", m.Value.Name).Str("parameter", name).Int("runs_with", runs).Int("primary_with", raised).
+					Msg("this replica will stop replaying WAL until it is restarted, too: where a parameter is raised, restart replicas first")
+			}
+		}
+	}
 }
 
 // checkChange checks what a request would change of PostgreSQL's settings.

@@ -24,6 +24,8 @@ type journal struct {
 const (
 	// eventsEvery is how often the key of events is written at most.
 	eventsEvery = time.Second
+	// eventsRetry is when it is tried again after that has failed.
+	eventsRetry = 10 * time.Second
 	// firstWritePatience is how long the first write after a promotion is looked
 	// for.
 	firstWritePatience = 30 * time.Second
@@ -41,7 +43,7 @@ func (a *Agent) record(reason string) {
 		Request: m.Snapshot.Failover.Value, Refused: m.refused, Reason: reason,
 		Primary: m.pg.running && m.pg.observed.Accepting && m.pg.primary(), Down: !m.pgDown.IsZero(),
 		Timeline: m.pg.observed.Timeline, Wrote: j.wrote,
-		Paused: m.dynamic.Pause, Failsafe: m.tenure.OnFailsafe(), Config: m.dynamic.Raw,
+		Paused: m.dynamic.Pause, Failsafe: m.tenure.OnFailsafe(), Config: m.dynamic.Raw, ConfigIndex: m.configIndex,
 	}
 	if b := v.Beat; b != nil && b.Owner != a.cfg.Name {
 		v.Gone = v.Gone || b.Released || !now.Before(m.StatusSeen.Add(b.Lease()))
@@ -78,9 +80,10 @@ func (a *Agent) watchFirstWrite() {
 				j.watching, j.wrote = false, at
 				return
 			}
-			// Without clients there is none; it is looked for once.
+			// Without clients there is none; it is looked for as long as the recorder
+			// waits for it.
 			a.log.Debug().Err(err).Msg("no first write was seen after the promotion")
-			a.afterwards(firstWritePatience, func() { j.watching = false })
+			a.afterwards(eventsEvery, func() { j.watching = false })
 		}
 	})
 }
@@ -101,12 +104,17 @@ func (a *Agent) writeEvents(leads bool, now cluster.Instant) {
 		err := a.addEvents(ctx, session, key, pending)
 		return func() {
 			j.writing = false
+			after := eventsEvery
 			if err != nil {
 				j.Failed()
-				a.log.Debug().Err(err).Msg("the events could not be written; they are kept")
+				a.once("events", "what happened could not be written to Consul; it is kept until it can", err.Error())
+				after = eventsRetry
+				j.notUntil = a.clock().Add(after)
+			} else {
+				a.clearOnce("events")
 			}
 			if len(j.Pending()) > 0 {
-				a.wakeAfter(eventsEvery)
+				a.wakeAfter(after)
 			}
 		}
 	})

@@ -67,7 +67,7 @@ func (a *Agent) handover(h ha.Handover) {
 			dropped = true
 			return a.guard.disarm(ctx)
 		}
-		if err := a.awaitWAL(ctx, url, a.lookAtData(ctx).checkpointLSN); err != nil {
+		if err := a.awaitWAL(ctx, url, plan.Timeline, a.lookAtData(ctx).checkpointLSN); err != nil {
 			return fmt.Errorf("%s has not received all WAL, so it stays the replica: %w", successor, err)
 		}
 		dropped = true

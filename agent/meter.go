@@ -45,7 +45,7 @@ func newMeter() *meter {
 	// From a quick handover to a failover with a long lease.
 	outage := []float64{.05, .1, .2, .35, .5, .75, 1, 1.5, 2, 3, 5, 8, 12, 20, 30, 60, 120, 300}
 	quick := []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}
-	return &meter{
+	m := &meter{
 		steps: prometheus.NewHistogram(histogram("lictor_loop_duration_seconds",
 			"How long the loop took to observe, decide and begin to act. It never waits, so this is its own work.", quick)),
 		consul: prometheus.NewHistogramVec(histogram("lictor_consul_request_duration_seconds",
@@ -65,6 +65,14 @@ func newMeter() *meter {
 			"How often the agent's own file was read anew.")), []string{"outcome"}),
 		counted: map[eventKey]countedEvent{},
 	}
+	// So that a rate can be told from the first failure on.
+	for _, operation := range []string{"read", "write", "transaction", "session", "watch"} {
+		m.failures.WithLabelValues(operation)
+	}
+	for _, outcome := range []string{"done", "refused"} {
+		m.reloads.WithLabelValues(outcome)
+	}
+	return m
 }
 
 // collectors are the metrics to be registered.

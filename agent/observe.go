@@ -61,7 +61,8 @@ func (a *Agent) view() ha.View {
 	v.WatchdogOK, v.WatchdogProblem = a.watchdogOK()
 	o := m.pg.observed
 	v.Postgres = ha.Postgres{
-		Data: m.data.State, DataProblem: m.data.Problem, SystemIdentifier: m.data.SystemIdentifier,
+		RestoresAlone: m.data.State == ha.DataEmpty && a.pg.ClonesWithoutLeader(),
+		Data:          m.data.State, DataProblem: m.data.Problem, SystemIdentifier: m.data.SystemIdentifier,
 		Running: m.pg.running, Accepting: o.Accepting, Primary: m.pg.primary(),
 		Timeline: o.Timeline, LSN: o.LSN(),
 		Upstream: m.upstream, Streaming: o.ReplicationState == postgres.Streaming,

@@ -33,6 +33,8 @@ type published struct {
 	checkpointed  int
 	checkpointing bool
 	promotedTo    int
+	// lagging replicas take no readers.
+	lagging map[string]bool
 }
 
 // publish tells others what has changed. It runs after every decision.
@@ -282,9 +284,10 @@ func (a *Agent) routeState() cluster.RouteState {
 	}
 }
 
-// routeReplicas lists the members that may serve reads.
+// routeReplicas lists the members that may serve reads: not those that lag.
 func (a *Agent) routeReplicas() []cluster.RouteMember {
-	replicas := []cluster.RouteMember{}
+	replicas, lagging := []cluster.RouteMember{}, map[string]bool{}
+	defer func() { a.m.published.lagging = lagging }()
 	for _, m := range a.m.Snapshot.Members {
 		if !m.OK() || m.Value.Name == a.cfg.Name || m.Value.State != cluster.StateRunning || m.Value.Role != cluster.RoleReplica ||
 			m.Value.Tag("noloadbalance") {
@@ -296,6 +299,9 @@ func (a *Agent) routeReplicas() []cluster.RouteMember {
 		}
 		host, port := splitAddress(u.Host)
 		if host == "" || port == 0 {
+			continue
+		}
+		if lagging[m.Value.Name] = lags(replicaLag(a.m.pg.observed, m.Value), a.m.published.lagging[m.Value.Name]); lagging[m.Value.Name] {
 			continue
 		}
 		replicas = append(replicas, cluster.RouteMember{Name: m.Value.Name, Host: host, Port: port, Tags: m.Value.Tags})

@@ -32,7 +32,7 @@ func (a *Agent) reinitialize(r api.ReinitRequest) error {
 		return fmt.Errorf("%w: I am the leader, can not reinitialize", api.ErrRefused)
 	case leader == "":
 		return fmt.Errorf("%w: Cluster has no leader, can not reinitialize", api.ErrRefused)
-	case a.m.task.kind != ha.TaskNone && !(r.Force && a.m.task.repeatable()):
+	case a.m.task.kind != ha.TaskNone && (!r.Force || !a.m.task.repeatable()):
 		return fmt.Errorf("%w: %s already in progress", api.ErrRefused, a.m.task.kind)
 	}
 	up, err := a.upstreamOf(leader)
@@ -63,7 +63,7 @@ func (a *Agent) reinitialize(r api.ReinitRequest) error {
 			return err
 		}
 		a.log.Info().Str("from", source.Name).Msg("the data directory was removed on an operator's demand; cloning")
-		if err := a.pg.BaseBackup(ctx, source, a.cloneProgress(source.Name)); err != nil {
+		if err := a.pg.MakeReplica(ctx, &source, "", a.cloneProgress(source.Name)); err != nil {
 			return err
 		}
 		return a.pg.Start(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &up})

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -160,11 +161,15 @@ func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (m
 	if !snapshot.Config.Exists() {
 		return nil, api.ErrNone
 	}
-	old, _, err := cluster.ParseDynamicJSON(snapshot.Config.Value)
+	raw, err := cluster.DecodeObject(snapshot.Config.Value)
 	if err != nil {
 		return nil, fmt.Errorf("the present value of the key config: %w", err)
 	}
-	changed, err := change(old.Raw)
+	old, _, err := cluster.ParseDynamic(raw)
+	if err != nil {
+		a.log.Warn().Err(err).Msg("the dynamic configuration that is to be changed is not valid itself")
+	}
+	changed, err := change(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -178,6 +183,9 @@ func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (m
 	value, err := cluster.CanonicalJSON(changed)
 	if err != nil {
 		return nil, fmt.Errorf("the new configuration: %w", err)
+	}
+	if present, err := cluster.CanonicalJSON(raw); err == nil && bytes.Equal(present, value) {
+		return changed, nil // nothing to be told to anybody
 	}
 	if err := a.store.Write(ctx, a.keys.Config(), snapshot.Config.ModifyIndex, value); err != nil {
 		return nil, translate(err)

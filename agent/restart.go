@@ -98,7 +98,9 @@ func (a *Agent) restartPostgres() func(context.Context) error {
 			as.Upstream = &up
 		}
 	}
+	a.warnOfReplicas()
 	return func(ctx context.Context) error {
+		a.beforeStop(ctx, a.scriptLimit)
 		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
 			return err
 		}

@@ -36,7 +36,9 @@ func TestPlannedRestart(t *testing.T) {
 		{name: "nothing pending", request: api.RestartRequest{Pending: true}, want: dropPlan},
 		{
 			name: "pending", request: api.RestartRequest{Pending: true}, want: carryOut,
-			change: func(s *api.State) { s.Postgres.PendingRestart = map[string]cluster.PendingChange{"max_connections": {}} },
+			change: func(s *api.State) {
+				s.Postgres.PendingRestart = map[string]cluster.PendingChange{"max_connections": {}}
+			},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

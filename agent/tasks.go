@@ -290,19 +290,25 @@ func (a *Agent) upstreamOf(name string) (postgres.Upstream, error) {
 	return postgres.Upstream{Name: name, Host: host, Port: port}, nil
 }
 
-// clone makes the data directory from another member and starts the replica.
+// clone makes the data directory from another member, or without one (from is
+// empty) by the operator's own method, and starts the replica.
 func (a *Agent) clone(from string) {
-	source, err := a.upstreamOf(from)
-	if err != nil {
-		a.noteAttempt(ha.TaskClone, err)
-		return
+	var source *postgres.Upstream
+	if from != "" {
+		up, err := a.upstreamOf(from)
+		if err != nil {
+			a.noteAttempt(ha.TaskClone, err)
+			return
+		}
+		source = &up
 	}
+	shard := a.m.Snapshot.Initialize.Value
 	a.startTask(ha.TaskClone, func(ctx context.Context) error {
 		a.log.Info().Str("from", from).Msg("cloning")
-		if err := a.pg.BaseBackup(ctx, source, a.cloneProgress(from)); err != nil {
+		if err := a.pg.MakeReplica(ctx, source, shard, a.cloneProgress(from)); err != nil {
 			return err
 		}
-		return a.pg.Start(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &source})
+		return a.pg.Start(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: source})
 	}, func(err error) {
 		if err == nil {
 			a.m.upstream = from
@@ -372,7 +378,7 @@ func (a *Agent) rejoin(upstream string) {
 			}); err != nil {
 				return err
 			}
-			if err := a.pg.BaseBackup(ctx, up, a.cloneProgress(upstream)); err != nil {
+			if err := a.pg.MakeReplica(ctx, &up, "", a.cloneProgress(upstream)); err != nil {
 				return err
 			}
 		}
@@ -437,13 +443,13 @@ func (a *Agent) promote() {
 	})
 }
 
-// awaitWAL waits until the member behind url has received WAL beyond lsn. A
-// fast shutdown waits for connected standbys, so the first answer usually tells.
-func (a *Agent) awaitWAL(ctx context.Context, url string, lsn int64) error {
+// awaitWAL waits until the member behind url has received WAL of our timeline beyond
+// lsn. A fast shutdown waits for connected standbys, so the first answer usually tells.
+func (a *Agent) awaitWAL(ctx context.Context, url string, timeline int, lsn int64) error {
 	var last error
 	for ctx.Err() == nil {
 		status, err := a.peers.Status(ctx, url)
-		if p := peerOf("", status); err == nil && p.LSN > lsn {
+		if p := peerOf("", status); err == nil && p.Timeline == timeline && p.LSN > lsn {
 			return nil
 		}
 		last = err

@@ -116,7 +116,8 @@ func TestScheduledRestartUnderTheMembersKey(t *testing.T) {
 		{RestartRequest{At: at}, started, `{"schedule":"2099-01-01T01:00:00+01:00","postmaster_start_time":"2026-11-21 02:49:57.598387+00:00"}`},
 		{RestartRequest{At: at}, time.Time{}, `{"schedule":"2099-01-01T01:00:00+01:00"}`},
 		{
-			RestartRequest{At: at, Role: "replica", Version: "15.21", Pending: true, Timeout: time.Minute}, time.Time{},
+			RestartRequest{At: at, Role: "replica", Version: "15.21", Pending: true, Timeout: time.Minute},
+			time.Time{},
 			`{"schedule":"2099-01-01T01:00:00+01:00","role":"replica","postgres_version":"15.21","restart_pending":true,"timeout":60}`,
 		},
 		{RestartRequest{At: at, Timeout: 1500 * time.Millisecond}, time.Time{}, `{"schedule":"2099-01-01T01:00:00+01:00","timeout":1.5}`},

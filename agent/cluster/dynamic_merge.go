@@ -48,9 +48,9 @@ func CanonicalJSON(config map[string]any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// decodeObject reads one JSON object. Numbers stay as they are written
+// DecodeObject reads one JSON object, such as the value of the key config. Numbers stay as they are written
 // (json.Number): 1048576 must not come back as 1.048576e+06.
-func decodeObject(value []byte) (map[string]any, error) {
+func DecodeObject(value []byte) (map[string]any, error) {
 	decoder := json.NewDecoder(bytes.NewReader(value))
 	decoder.UseNumber()
 	var raw map[string]any

@@ -47,7 +47,7 @@ func dynamicKeys() []string {
 // ParseDynamicJSON reads the value of the Consul key `config`. Whoever watches
 // the key keeps the last good configuration when this fails.
 func ParseDynamicJSON(value []byte) (Dynamic, []Warning, error) {
-	raw, err := decodeObject(value)
+	raw, err := DecodeObject(value)
 	if err != nil {
 		return Dynamic{}, nil, err
 	}

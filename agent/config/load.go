@@ -73,8 +73,8 @@ func (c *Config) complete() ([]Warning, error) {
 	c.Watchdog.Mode = watchdogMode(c.Watchdog.Mode)
 	c.Bootstrap.DCS = cluster.MergePatch(nil, c.Bootstrap.DCS)
 	c.addresses()
-	warnings := c.Log.complete()
-	return warnings, c.paths()
+	warnings := append(c.Log.complete(), c.exposed()...)
+	return warnings, errors.Join(c.readSecrets(), c.paths())
 }
 
 func setDefault(field *string, value string) {

@@ -45,7 +45,7 @@ func TestPatroniVariables(t *testing.T) {
 	want := Config{
 		Scope: "Scope", Name: "Name", Namespace: "ns",
 		RestAPI: RestAPI{
-			Listen: "10.0.0.2:8008", ConnectAddress: "10.0.0.3:8008", Authentication: Credentials{"username", "password"}, CAFile: file, CertFile: file, KeyFile: file,
+			Listen: "10.0.0.2:8008", ConnectAddress: "10.0.0.3:8008", Authentication: Credentials{Username: "username", Password: "password"}, CAFile: file, CertFile: file, KeyFile: file,
 			VerifyClient: "required", Allowlist: []string{"10.0.0.0/8", "10.1.1.1"}, AllowlistIncludeMembers: true, HTTPExtraHeaders: map[string]string{"X-A": "b"},
 		},
 		Ctl: Ctl{Insecure: true, CertFile: file, KeyFile: file, CACert: file},

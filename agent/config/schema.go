@@ -84,6 +84,7 @@ func patroniVariables() map[string]string {
 	names := map[string]string{
 		"NAME": "name", "SCOPE": "scope", "NAMESPACE": "namespace",
 		"RESTAPI_USERNAME": "restapi.authentication.username", "RESTAPI_PASSWORD": "restapi.authentication.password",
+		"RESTAPI_PASSWORD_FILE": "restapi.authentication.password_file", "CTL_PASSWORD_FILE": "ctl.authentication.password_file",
 		"CTL_USERNAME": "ctl.authentication.username", "CTL_PASSWORD": "ctl.authentication.password",
 		// Names of Patroni 1.
 		"LOGLEVEL": "log.level", "LOGFORMAT": "log.format", "LOG_DATEFMT": "log.dateformat",
@@ -102,7 +103,7 @@ func patroniVariables() map[string]string {
 		}
 	}
 	for _, role := range []string{"superuser", "replication", "rewind"} {
-		for key := range strings.FieldsSeq("username password sslmode sslcert sslkey sslpassword sslrootcert sslcrl sslcrldir gssencmode channel_binding") {
+		for key := range strings.FieldsSeq("username password password_file sslmode sslcert sslkey sslpassword sslrootcert sslcrl sslcrldir gssencmode channel_binding") {
 			names[variable(role+"."+key)] = "postgresql.authentication." + role + "." + key
 		}
 	}

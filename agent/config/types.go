@@ -102,6 +102,8 @@ type Credentials struct {
 	Username string `mapstructure:"username"`
 	// Password is its password. Without both, nothing is asked for.
 	Password string `mapstructure:"password" json:"-"`
+	// PasswordFile is a file with the password instead, read anew with every reload.
+	PasswordFile string `mapstructure:"password_file"`
 }
 
 // Consul is how the agent reaches Consul; the bouncer has the same section.
@@ -136,6 +138,8 @@ type BootstrapUser struct {
 	Password string `mapstructure:"password" json:"-"`
 	// Options are attributes of CREATE ROLE, createdb for instance.
 	Options []string `mapstructure:"options"`
+	// PasswordFile is a file with the password instead.
+	PasswordFile string `mapstructure:"password_file"`
 }
 
 // Postgres is the local part of PostgreSQL's configuration.
@@ -242,12 +246,14 @@ type PgUser struct {
 	SSLRootCert string `mapstructure:"sslrootcert"`
 	// SSLCRL is a file of revoked certificates.
 	SSLCRL string `mapstructure:"sslcrl"`
-	// SSLCRLDir is a directory of such files.
+	// SSLCRLDir is a directory of such files. Without effect so far: use sslcrl.
 	SSLCRLDir string `mapstructure:"sslcrldir"`
 	// GSSEncMode is libpq's gssencmode.
 	GSSEncMode string `mapstructure:"gssencmode"`
 	// ChannelBinding is libpq's channel_binding.
 	ChannelBinding string `mapstructure:"channel_binding"`
+	// PasswordFile is a file with the password instead, read anew with every reload.
+	PasswordFile string `mapstructure:"password_file"`
 }
 
 // Callbacks are the commands that are run when something happened to the local

@@ -44,6 +44,8 @@ func (v *validation) postgres(c Config) {
 	v.authentication(p)
 	v.parameters("postgresql.parameters", p.Parameters)
 	v.parameters("postgresql.recovery_conf", p.RecoveryConf)
+	v.errs = append(v.errs, cluster.CheckHBA("postgresql.pg_hba", p.PgHBA)...)
+	v.errs = append(v.errs, cluster.CheckHBA("bootstrap.pg_hba", c.Bootstrap.PgHBA)...)
 	for key, command := range map[string]string{
 		"callbacks.on_start": p.Callbacks.OnStart, "callbacks.on_stop": p.Callbacks.OnStop,
 		"callbacks.on_restart": p.Callbacks.OnRestart, "callbacks.on_reload": p.Callbacks.OnReload,
@@ -284,10 +286,6 @@ func (v *validation) methods(c Config) {
 		if m, ok := c.Bootstrap.Methods[m].(map[string]any); !ok || m["command"] == nil {
 			v.fail("bootstrap.method", c.Bootstrap.Method, "must be initdb, or have a section bootstrap.%s with a command", c.Bootstrap.Method)
 		}
-		v.warn("bootstrap.method", "custom methods are not supported yet: this member cannot make a new shard, it can only join one")
-	}
-	if methods := slices.DeleteFunc(slices.Clone(c.Postgres.CreateReplica), func(m string) bool { return m == "basebackup" }); len(methods) > 0 {
-		v.warn("postgresql.create_replica_methods", "custom methods are not supported yet: replicas are made with pg_basebackup instead of %s", strings.Join(methods, ", "))
 	}
 }
 

@@ -46,7 +46,7 @@ const (
 
 // The phases of a change of leader, in their order.
 const (
-	Noticed    = "noticed"     // that nobody leads; of a switchover: the request
+	Noticed    = "noticed"     // that nobody leads; of a switchover: that the old leader has handed over
 	Elected    = "elected"     // the lock is the new leader's
 	Promoted   = "promoted"    // PostgreSQL accepts writes
 	Routed     = "routed"      // the open route is in Consul

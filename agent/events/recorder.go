@@ -45,8 +45,10 @@ type View struct {
 	Paused, Failsafe bool
 	// Others are the other members that run.
 	Others []string
-	// Config is the dynamic configuration.
-	Config map[string]any
+	// Config is the dynamic configuration, ConfigIndex what Consul counts its
+	// changes with.
+	Config      map[string]any
+	ConfigIndex uint64
 }
 
 // Recorder turns what one member sees into events. Only a leader's events count:
@@ -257,7 +259,10 @@ func (r *Recorder) reign(v View) {
 	for _, name := range missing(v.Others, r.last.Others) {
 		r.note(v, Event{Kind: MemberBack, To: name})
 	}
-	if changed := changes(r.last.Config, v.Config, ""); len(changed) > 0 && r.last.Config != nil && !onlyPause(changed) {
+	if v.ConfigIndex == r.last.ConfigIndex || r.last.Config == nil {
+		return
+	}
+	if changed := changes(r.last.Config, v.Config, ""); len(changed) > 0 && !onlyPause(changed) {
 		r.note(v, Event{Kind: Configured, Cause: strings.Join(changed, ", ")})
 	}
 }

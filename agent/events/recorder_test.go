@@ -23,6 +23,7 @@ func at(ms int64, edit func(*View)) View {
 		Others: []string{"a", "c"},
 	}
 	edit(&v)
+	v.ConfigIndex = uint64(len(fmt.Sprint(v.Config)))
 	return v
 }
 

@@ -270,6 +270,7 @@ func TestHandover(t *testing.T) {
 		{"named candidate", view(lease, request(cluster.Failover{Leader: "a", Candidate: "b"}), asked(peer("b", 1, 5000), peer("c", 1, 5000))), "hand over to b", ""},
 		{"best candidate", view(lease, request(cluster.Failover{Leader: "a"}), asked(peer("b", 1, 4000), peer("c", 1, 5000))), "hand over to c", ""},
 		{"candidate silent", view(lease, request(cluster.Failover{Leader: "a", Candidate: "b"}), asked(Peer{Name: "b"}, peer("c", 1, 5000))), "clear the failover key", "b does not answer"},
+		{"candidate on another timeline", view(lease, request(cluster.Failover{Candidate: "b"}), asked(peer("b", 2, 6000))), "clear the failover key", "does not follow timeline 1"},
 		{"candidate lags", view(lease, request(cluster.Failover{Candidate: "b"}), asked(peer("b", 1, 5000-2<<20))), "clear the failover key", "lags"},
 		{"candidate not synchronous", view(lease, syncKey("a", "c"), func(v *View) {
 			v.Config.SynchronousMode = cluster.SyncOn
@@ -294,6 +295,7 @@ func TestStopping(t *testing.T) {
 		{"leader", view(holdsLease(7*time.Second), stop), "hand over to ", "given up"},
 		{"leader, handing over", view(holdsLease(6*time.Second), stop, func(v *View) { v.Task = TaskHandover }), "beat", "handover"},
 		{"replica", view(leads("b", 0), stop), "demote", ""},
+		{"taking the lock", view(leads("b", 0), stop, func(v *View) { v.Lease.InFlight = true }), "", "answer"},
 		{"stopped", view(leads("b", 0), stop, down), "exit", ""},
 		{"not released yet", view(leads("a", 0), stop, down, func(v *View) { v.Giving = &Giving{} }), "release the lease", ""},
 		{"paused", view(holdsLease(7*time.Second), stop, paused_), "exit", "stay"},
@@ -357,6 +359,11 @@ func TestElecting(t *testing.T) {
 		{"nofailover", view(leads("b", just), asked(), func(v *View) { v.Tags = map[string]any{"nofailover": true} }), "", "nofailover"},
 		{"standby cluster", view(leads("b", just), asked(), func(v *View) { v.Config.StandbyCluster = map[string]any{"host": "x"} }), "", "standby cluster"},
 		{"priority 0", view(leads("b", just), asked(), func(v *View) { v.Tags = map[string]any{"failover_priority": 0} }), "", "nofailover"},
+		{"far on a timeline that the shard has left", view(leads("b", just), asked(), func(v *View) {
+			v.Cluster.Status.Value.OpTime = 6000 + 2<<20
+			v.Postgres.LSN = 6000 + 2<<20
+			v.Cluster.History = cluster.Entry[cluster.History]{Value: cluster.History{{Timeline: 1, LSN: 5000}}, ModifyIndex: 3}
+		}), "", "lags"},
 		{"lags too far", view(leads("b", just), asked(), func(v *View) { v.Cluster.Status.Value.OpTime = 5000 + 2<<20 }), "", "lags"},
 		{"watchdog required", view(leads("b", just), asked(), func(v *View) { v.WatchdogOK = false }), "", "watchdog"},
 		{"synchronous standby", view(leads("b", just), asked(), syncKey("b", "a")), take, ""},

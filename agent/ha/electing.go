@@ -173,10 +173,8 @@ func (v View) unelectable() string {
 	case v.syncForbids(v.Name) != "":
 		return v.syncForbids(v.Name)
 	}
-	if v.Cluster.Status.OK() {
-		if lag := v.Cluster.Status.Value.OpTime - pg.LSN; lag > v.Config.MaximumLagOnFailover {
-			return fmt.Sprintf("this member lags %d bytes behind the last known position, more than maximum_lag_on_failover", lag)
-		}
+	if lag := v.lag(pg.Timeline, pg.LSN); lag > v.Config.MaximumLagOnFailover {
+		return fmt.Sprintf("this member lags %d bytes behind the last known position, more than maximum_lag_on_failover", lag)
 	}
 	if r := v.Cluster.Route; v.Config.CheckTimeline && r.OK() && r.Value.Timeline > pg.Timeline && pg.Timeline > 0 {
 		return fmt.Sprintf("this member is on timeline %d, the shard was on %d", pg.Timeline, r.Value.Timeline)
@@ -205,16 +203,23 @@ func (v View) electable(p Peer) string {
 		return v.syncForbids(p.Name)
 	case v.failsafeForbids(p.Name) != "":
 		return v.failsafeForbids(p.Name)
-	case v.lag(p.LSN) > v.Config.MaximumLagOnFailover && !v.forcedByOperator(p.Name):
+	case v.lag(p.Timeline, p.LSN) > v.Config.MaximumLagOnFailover && !v.forcedByOperator(p.Name):
 		return "lags more than maximum_lag_on_failover"
 	}
 	return ""
 }
 
-// lag is how far a position is behind the last one that the leader has told.
-func (v View) lag(lsn int64) int64 {
+// lag is how far a position is behind the last one that the leader has told. What a
+// member has of a timeline beyond the point at which the shard left it is none of the
+// shard's.
+func (v View) lag(timeline int, lsn int64) int64 {
 	if !v.Cluster.Status.OK() {
 		return 0
+	}
+	for _, left := range v.Cluster.History.Value {
+		if left.Timeline == timeline {
+			lsn = min(lsn, left.LSN)
+		}
 	}
 	return v.Cluster.Status.Value.OpTime - lsn
 }

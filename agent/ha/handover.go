@@ -92,6 +92,10 @@ func (v View) successorProblem(p Peer) string {
 	if problem := v.electable(p); problem != "" {
 		return problem
 	}
+	if ours := v.Postgres.Timeline; p.Timeline > 0 && ours > 0 && p.Timeline != ours {
+		// Its position may be beyond ours, and yet it has nothing of what we wrote.
+		return fmt.Sprintf("is on timeline %d and does not follow timeline %d yet", p.Timeline, ours)
+	}
 	if lag := v.Postgres.LSN - p.LSN; lag > v.Config.MaximumLagOnFailover {
 		return fmt.Sprintf("lags %d bytes behind, more than maximum_lag_on_failover", lag)
 	}
@@ -134,6 +138,9 @@ func stopping(v View) (Decision, bool) {
 		return d.by(v.fenceNext()), true
 	case !v.Lease.Until.IsZero():
 		return do("stopping: the lease is given up", Handover{}), true
+	case v.Lease.InFlight:
+		// A takeover that succeeds is given up in order; else the lock would stay.
+		return wait("stopping, after Consul's answer"), true
 	case v.Postgres.Running:
 		return do("stopping", Demote{}), true
 	default:

@@ -15,7 +15,8 @@ import (
 //	empty        any                  running       clone (clonefrom member first)
 //	empty        absent               none          bootstrap, unless nofailover
 //	empty        held by a session    none          wait: somebody bootstraps
-//	empty        has an id            none          wait for a leader
+//	empty        has an id            none          restore a backup, if a method can without a
+//	                                                leader, else wait for one
 func starting(v View) (Decision, bool) {
 	pg := v.Postgres
 	switch pg.Data {
@@ -43,6 +44,8 @@ func fill(v View) Decision {
 	}
 	init := v.Cluster.Initialize
 	switch {
+	case init.Exists() && init.Value != "" && v.Postgres.RestoresAlone:
+		return do("the data directory is empty and nobody leads: restoring it without a leader (no_leader)", Clone{})
 	case init.Exists() && init.Value != "":
 		return wait("the data directory is empty: waiting for a leader to clone from")
 	case init.Exists() && init.Session != "":

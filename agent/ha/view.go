@@ -119,6 +119,9 @@ const (
 // Postgres is the state of the local PostgreSQL.
 type Postgres struct {
 	Data DataState
+	// RestoresAlone: a method of create_replica_methods makes a replica without a
+	// leader.
+	RestoresAlone bool
 	// DataProblem says why a foreign data directory cannot be used.
 	DataProblem      string
 	SystemIdentifier string

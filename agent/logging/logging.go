@@ -77,11 +77,11 @@ func (l *Log) Set(level string) error {
 	return nil
 }
 
-// ToggleDebug switches between debug and the level that was set, and returns the
-// one that is in force now.
+// ToggleDebug switches between debug and the level that was set (info, where that is
+// debug), and returns the one that is in force now.
 func (l *Log) ToggleDebug() string {
 	if l.level.Load() == int32(zerolog.DebugLevel) {
-		l.level.Store(l.set.Load())
+		l.level.Store(max(l.set.Load(), int32(zerolog.InfoLevel)))
 	} else {
 		l.level.Store(int32(zerolog.DebugLevel))
 	}

@@ -127,10 +127,14 @@ func (s *Site) lookAtMembers(ctx context.Context, f fleet) []Finding {
 
 // report shows the findings, worst first, and makes problems an error.
 func report(c *Console, findings []Finding, o DoctorOptions) error {
+	findings = slices.Clone(findings)
 	slices.SortStableFunc(findings, func(a, b Finding) int { return int(b.Level) - int(a.Level) })
 	found := map[Level]int{}
 	t := Table{Columns: []Column{
-		{Name: "Level", Key: "level"}, {Name: "Area", Key: "area"}, {Name: "Subject", Key: "subject"}, {Name: "What", Key: "what"},
+		{Name: "Level", Key: "level"},
+		{Name: "Area", Key: "area"},
+		{Name: "Subject", Key: "subject"},
+		{Name: "What", Key: "what"},
 		{Name: "What to do", Key: "do", Programs: true},
 	}}
 	style := map[Level]Style{Fine: Good, Worth: Warning, Wrong: Bad}

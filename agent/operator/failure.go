@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"context"
 	"errors"
 	"fmt"
 )
@@ -61,10 +60,4 @@ func ExitCode(err error) int {
 		return f.code
 	}
 	return ExitFailed
-}
-
-// ended tells whether an error only says that a context is over: then nobody
-// knows what became of the request.
-func ended(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }

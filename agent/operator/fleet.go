@@ -183,9 +183,15 @@ func (f *fleet) askLeaders(ctx context.Context, site *Site) error {
 
 func fleetTable() Table {
 	return Table{Columns: []Column{
-		{Name: "Shard", Key: "shard"}, {Name: "Primary", Key: "primary"}, {Name: "Replicas", Key: "replicas", Right: true},
-		{Name: "Sync", Key: "sync"}, {Name: "Lag", Key: "lag_bytes", Right: true}, {Name: "TL", Key: "timeline", Right: true},
-		{Name: "Lease left", Key: "lease_left_ms", Right: true}, {Name: "Route", Key: "route"}, {Name: "Bouncers", Key: "bouncers", Right: true},
+		{Name: "Shard", Key: "shard"},
+		{Name: "Primary", Key: "primary"},
+		{Name: "Replicas", Key: "replicas", Right: true},
+		{Name: "Sync", Key: "sync"},
+		{Name: "Lag", Key: "lag_bytes", Right: true},
+		{Name: "TL", Key: "timeline", Right: true},
+		{Name: "Lease left", Key: "lease_left_ms", Right: true},
+		{Name: "Route", Key: "route"},
+		{Name: "Bouncers", Key: "bouncers", Right: true},
 		{Name: "Alarms", Key: "alarms"},
 	}}
 }

@@ -25,7 +25,6 @@ func TestAlarms(t *testing.T) {
 		{name: "all is well", bouncers: bouncer(right)},
 		{name: "another shard's bouncer", bouncers: []cluster.Bouncer{{Name: "p", Shards: []string{"service/y"}}}},
 		{name: "no leader", edit: func(s *cluster.Snapshot) { s.Leader = cluster.Entry[string]{} }, want: "no leader"},
-		{name: "a leader that is no member", edit: func(s *cluster.Snapshot) { s.Leader.Value = "z" }, want: `names "z"`},
 		{name: "stopped", edit: func(s *cluster.Snapshot) { s.Members[1].Value.State = cluster.StateStopped }, want: "b is stopped"},
 		{name: "another primary", edit: func(s *cluster.Snapshot) { s.Members[1].Value.Role = cluster.RolePrimary }, want: "b says that it is a primary, too"},
 		{name: "another timeline", edit: func(s *cluster.Snapshot) { s.Members[2].Value.Timeline = 1 }, want: "c is on timeline 1"},

@@ -30,8 +30,14 @@ func History(ctx context.Context, c *Console, s *Shard) error {
 
 func historyTable(h cluster.History, log events.Log) Table {
 	t := Table{Framed: true, Columns: []Column{
-		{Name: "TL", Right: true}, {Name: "LSN", Right: true}, {Name: "Reason"}, {Name: "Timestamp"}, {Name: "New Leader"},
-		{Name: "Change"}, {Name: "Took", Right: true}, {Name: "Cause"},
+		{Name: "TL", Right: true},
+		{Name: "LSN", Right: true},
+		{Name: "Reason"},
+		{Name: "Timestamp"},
+		{Name: "New Leader"},
+		{Name: "Change"},
+		{Name: "Took", Key: "took_ms", Right: true},
+		{Name: "Cause"},
 	}}
 	for _, line := range h {
 		row := []Cell{number(line.Timeline), number(line.LSN), text(line.Reason), text(line.Time), text(line.NewLeader), {}, {}, {}}
@@ -94,8 +100,12 @@ func phaseColumns() []string {
 
 func eventsTable(log events.Log) Table {
 	t := Table{Columns: []Column{
-		{Name: "Time", Key: "time"}, {Name: "What", Key: "kind"}, {Name: "Who", Key: "who"}, {Name: "Outcome", Key: "outcome"},
-		{Name: "Timeline", Key: "timeline", Right: true}, {Name: "Took", Key: "took_ms", Right: true},
+		{Name: "Time", Key: "time"},
+		{Name: "What", Key: "kind"},
+		{Name: "Who", Key: "who"},
+		{Name: "Outcome", Key: "outcome"},
+		{Name: "Timeline", Key: "timeline", Right: true},
+		{Name: "Took", Key: "took_ms", Right: true},
 	}}
 	for _, phase := range phaseColumns() {
 		t.Columns = append(t.Columns, Column{
@@ -107,7 +117,9 @@ func eventsTable(log events.Log) Table {
 	for _, e := range log.Events {
 		row := []Cell{
 			{Text: e.At.Local().Format("2006-01-02 15:04:05.000"), Value: e.At.Format(time.RFC3339Nano)},
-			text(string(e.Kind)), text(who(e)), outcomeCell(e.Outcome), {}, tookCell(e.Took()),
+			text(string(e.Kind)), text(who(e)), outcomeCell(e.Outcome),
+			{},
+			tookCell(e.Took()),
 		}
 		if e.Timeline > 0 {
 			row[4] = number(e.Timeline)
@@ -127,8 +139,10 @@ func eventsTable(log events.Log) Table {
 		t.Rows = append(t.Rows, append(row, text(e.Cause), text(e.By)))
 	}
 	if changes {
-		t.Notes = []string{"", "Time is when it began: the last sign of life of the old leader, or the operator's request. Each phase is counted from the one before;",
-			"Took ends when the poolers have the new route. First write is the first transaction that wrote, if any was seen."}
+		t.Notes = []string{
+			"", "Time is when it began: the last sign of life of the old leader, or the operator's request. Each phase is counted from the one before;",
+			"Took ends when the poolers have the new route. First write is the first transaction that wrote, if any was seen.",
+		}
 	}
 	return t
 }

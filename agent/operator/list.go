@@ -28,46 +28,56 @@ func List(ctx context.Context, c *Console, site *Site, scopes []string, o ListOp
 	if len(scopes) == 0 && site.Scope != "" {
 		scopes = []string{site.Scope}
 	}
-	if len(scopes) == 0 {
-		var err error
-		if scopes, err = site.Scopes(ctx); err != nil {
-			return err
-		}
-		if len(scopes) == 0 {
-			return fmt.Errorf("there are no shards below %s/ in Consul", site.Namespace)
-		}
+	shards, err := site.readShards(ctx, scopes)
+	if err != nil {
+		return err
+	}
+	if c.Format == Pretty && o.Timestamp {
+		c.Say("%s", time.Now().Format(time.RFC3339))
 	}
 	var all Table
-	for i, scope := range scopes {
-		shard, err := site.open(scope)
-		if err != nil {
-			return err
-		}
-		snapshot, err := shard.Read(ctx)
-		shard.Close()
-		if err != nil {
-			return err
-		}
-		t := listTable(scope, snapshot, o)
-		if o.Timestamp && c.Format == Pretty {
-			c.Say("%s", time.Now().Format(time.RFC3339))
-		}
-		if c.Format == Pretty {
+	for i, s := range shards {
+		t := listTable(s.scope, s.snapshot, o)
+		switch {
+		case c.Format == Pretty:
 			if err := c.Show(t); err != nil {
 				return err
 			}
-			continue
-		}
-		if i == 0 {
+		case i == 0:
 			all = t
-			continue
+		default:
+			all.Rows = append(all.Rows, t.Rows...)
 		}
-		all.Rows = append(all.Rows, t.Rows...)
 	}
 	if c.Format == Pretty {
 		return nil
 	}
 	return c.Show(all)
+}
+
+// readShards reads the named shards one by one, or all at once.
+func (s *Site) readShards(ctx context.Context, scopes []string) ([]fleetShard, error) {
+	if len(scopes) == 0 {
+		f, err := s.readFleet(ctx)
+		if err == nil && len(f.shards) == 0 {
+			err = fmt.Errorf("there are no shards below %s/ in Consul", s.Namespace)
+		}
+		return f.shards, err
+	}
+	var shards []fleetShard
+	for _, scope := range scopes {
+		shard, err := s.open(scope)
+		if err != nil {
+			return nil, err
+		}
+		snapshot, err := shard.Read(ctx)
+		shard.Close()
+		if err != nil {
+			return nil, err
+		}
+		shards = append(shards, fleetShard{scope: scope, snapshot: snapshot})
+	}
+	return shards, nil
 }
 
 // listTable makes the table of one shard. Programs get all columns, people those
@@ -77,8 +87,13 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 	t := Table{
 		Framed: true, Title: fmt.Sprintf("Cluster: %s (%s)", scope, systemName(s)),
 		Columns: []Column{
-			{Name: "Cluster", Programs: true}, {Name: "Member"}, {Name: "Host"}, {Name: "Role"}, {Name: "State"},
-			{Name: "TL", Right: true}, {Name: "Lag in MB", Right: true},
+			{Name: "Cluster", Programs: true},
+			{Name: "Member"},
+			{Name: "Host"},
+			{Name: "Role"},
+			{Name: "State"},
+			{Name: "TL", Right: true},
+			{Name: "Lag in MB", Right: true},
 		},
 	}
 	pending := o.shown(view, func(m api.MemberView) bool { return m.PendingRestart })
@@ -97,7 +112,12 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 	for _, m := range view.Members {
 		row := []Cell{
 			text(scope), text(m.Name), text(address(m, withPort)), roleCell(m.Role), stateCell(m.State),
-			{}, {}, {}, text(pendingReason(m.PendingRestartReason)), text(scheduleText(m.ScheduledRestart)), tagsCell(m.Tags), {}, {},
+			{},
+			{},
+			{},
+			text(pendingReason(m.PendingRestartReason)), text(scheduleText(m.ScheduledRestart)), tagsCell(m.Tags),
+			{},
+			{},
 		}
 		if indented := names[m.Name]; indented != "" {
 			row[1].Text = indented

@@ -38,7 +38,7 @@ func Reload(ctx context.Context, c *Console, s *Shard, names []string, role stri
 			return fmt.Errorf("reload of %s: %w", m.Name, err)
 		}
 		if !answer.OK() {
-			return fmt.Errorf("Failed: reload for member %s, status code=%d, (%s)", m.Name, answer.Status, words(answer)) //nolint:staticcheck // patronictl's words
+			return fmt.Errorf("reload of %s: %s (status %d)", m.Name, words(answer), answer.Status)
 		}
 		c.Say("Reload request received for member %s", m.Name)
 		return nil
@@ -90,6 +90,8 @@ type ReinitOptions struct {
 	Members []string
 	// Force breaks off what the member is doing, and asks nothing.
 	Force bool
+	// FromLeader clones from the leader, not from a replica with the tag clonefrom.
+	FromLeader bool
 	// Wait waits until the members replicate again, and shows how they fare.
 	Wait bool
 }
@@ -113,7 +115,7 @@ func Reinit(ctx context.Context, c *Console, s *Shard, o ReinitOptions) error {
 		}
 	}
 	if !o.Force {
-		question := fmt.Sprintf("All data of PostgreSQL on %s will be deleted and copied anew from %s. Go on?", namesOf(members), orNobody(snapshot.LeaderName()))
+		question := fmt.Sprintf("All data of PostgreSQL on %s will be deleted and copied anew from the shard, which %s leads. Go on?", namesOf(members), orNobody(snapshot.LeaderName()))
 		if err := c.Confirm(question); err != nil {
 			return err
 		}
@@ -126,12 +128,14 @@ func (s *Shard) reinitOne(ctx context.Context, c *Console, m cluster.Member, o R
 	if err != nil {
 		return fmt.Errorf("reinitialize of %s: %w", m.Name, err)
 	}
-	answer, err := s.do(ctx, m, http.MethodPost, "/reinitialize", map[string]any{"force": o.Force})
+	request := map[string]any{"force": o.Force, "from_leader": o.FromLeader}
+	answer, err := s.do(ctx, m, http.MethodPost, "/reinitialize", request)
 	if err == nil && !answer.OK() && !o.Force && strings.HasSuffix(words(answer), "already in progress") {
 		if err := c.Confirm(fmt.Sprintf("%s: %s. Break it off and clone anew?", m.Name, words(answer))); err != nil {
 			return err
 		}
-		answer, err = s.do(ctx, m, http.MethodPost, "/reinitialize", map[string]any{"force": true})
+		request["force"] = true
+		answer, err = s.do(ctx, m, http.MethodPost, "/reinitialize", request)
 	}
 	switch {
 	case err != nil && neverSent(err):
@@ -139,7 +143,7 @@ func (s *Shard) reinitOne(ctx context.Context, c *Console, m cluster.Member, o R
 	case err != nil:
 		return unknownf("reinitialize of %s: no answer: %w", m.Name, err)
 	case !answer.OK():
-		return &failure{ExitRefused, fmt.Errorf("Failed: reinitialize for member %s, status code=%d, (%s)", m.Name, answer.Status, words(answer))} //nolint:staticcheck // patronictl's words
+		return refusedf("reinitialize of %s: %s (status %d)", m.Name, words(answer), answer.Status)
 	}
 	c.Say("Success: reinitialize for member %s", m.Name)
 	if !o.Wait {
@@ -151,16 +155,13 @@ func (s *Shard) reinitOne(ctx context.Context, c *Console, m cluster.Member, o R
 		if err != nil {
 			return err
 		}
-		what := now.State
-		if now.State == cluster.StateRunning {
-			what = "running, " + orElse(now.ReplicationState, "not streaming yet")
-		}
 		if now.State == cluster.StateRunning && now.Started != before.Started && now.ReplicationState != "" {
 			return nil
 		}
+		what := cloning(now)
 		if what != told {
 			told = what
-			c.Say("%6s  %s is %s", duration(time.Since(began)), m.Name, what)
+			c.Say("%8s  %s is %s", duration(time.Since(began)), m.Name, what)
 		}
 		return errors.New(m.Name + " is " + what)
 	})
@@ -169,6 +170,20 @@ func (s *Shard) reinitOne(ctx context.Context, c *Console, m cluster.Member, o R
 	}
 	c.Say("Reinitialize is completed on %s in %s", m.Name, duration(time.Since(began)))
 	return nil
+}
+
+// cloning says how far a member is that is made anew, in steps of ten percent.
+func cloning(now memberStatus) string {
+	task := now.Lictor.Task
+	switch {
+	case now.State == cluster.StateRunning:
+		return "running, " + orElse(now.ReplicationState, "not streaming yet")
+	case task == nil || task.From == "":
+		return now.State
+	case task.TotalBytes <= 0:
+		return now.State + " from " + task.From
+	}
+	return fmt.Sprintf("%s from %s: %d %% of %s", now.State, task.From, min(100, task.Bytes*100/task.TotalBytes/10*10), size(task.TotalBytes))
 }
 
 func orElse(s, otherwise string) string {
@@ -201,7 +216,7 @@ func Pause(ctx context.Context, c *Console, s *Shard, on, wait bool) error {
 		return err
 	}
 	if !answer.OK() {
-		return fmt.Errorf("Failed: %s cluster management status code=%d, (%s)", pauseWord(on), answer.Status, words(answer)) //nolint:staticcheck // patronictl's words
+		return fmt.Errorf("%s: %s (status %d)", pauseWord(on), words(answer), answer.Status)
 	}
 	if wait {
 		limit, cancel := context.WithTimeout(ctx, dynamic.TTL+2*dynamic.LoopWait+changeLimit)
@@ -277,7 +292,7 @@ func Flush(ctx context.Context, c *Console, s *Shard, what string, names []strin
 			return err
 		}
 		if !answer.OK() {
-			return refusedf("Failed: flush switchover, status code=%d, (%s)", answer.Status, words(answer))
+			return refusedf("flush switchover: %s (status %d)", words(answer), answer.Status)
 		}
 		c.Say("Success: %s", words(answer))
 		return nil
@@ -304,7 +319,7 @@ func Flush(ctx context.Context, c *Console, s *Shard, what string, names []strin
 			return fmt.Errorf("flush restart of %s: %w", m.Name, err)
 		}
 		if !answer.OK() {
-			return refusedf("Failed: flush scheduled restart for member %s, status code=%d, (%s)", m.Name, answer.Status, words(answer))
+			return refusedf("flush restart of %s: %s (status %d)", m.Name, words(answer), answer.Status)
 		}
 		c.Say("Success: flush scheduled restart for member %s", m.Name)
 		return nil

@@ -64,7 +64,7 @@ func Restart(ctx context.Context, c *Console, s *Shard, o RestartOptions) error 
 		if err := c.Show(listTable(s.Scope, snapshot, ListOptions{})); err != nil {
 			return err
 		}
-		if err := c.Confirm(plan.question(s.Scope, when)); err != nil {
+		if err := c.Confirm(plan.question(when)); err != nil {
 			return err
 		}
 	}
@@ -133,7 +133,7 @@ func hasSuccessor(snapshot cluster.Snapshot) bool {
 	})
 }
 
-func (p restartPlan) question(scope string, when *time.Time) string {
+func (p restartPlan) question(when *time.Time) string {
 	var names []string
 	for _, m := range p.inPlace {
 		names = append(names, m.Name)
@@ -186,13 +186,10 @@ func (s *Shard) restartOne(ctx context.Context, c *Console, m cluster.Member, o 
 		c.Say("Success: restart scheduled on member %s", m.Name)
 		return nil
 	}
-	words := answer.Text
-	if answer.Reason != "" {
-		words += ": " + answer.Reason
-	}
-	failed := fmt.Errorf("Failed: restart for member %s, status code=%d, (%s)", m.Name, answer.Status, words) //nolint:staticcheck // patronictl's words
+	said := words(answer)
+	failed := fmt.Errorf("restart of %s: %s (status %d)", m.Name, said, answer.Status)
 	if answer.Status == http.StatusBadRequest || answer.Status == http.StatusConflict || answer.Status == http.StatusUnprocessableEntity ||
-		strings.Contains(words, "conditions are not satisfied") || strings.HasSuffix(words, "already in progress") {
+		strings.Contains(said, "conditions are not satisfied") || strings.HasSuffix(said, "already in progress") {
 		return &failure{ExitRefused, failed}
 	}
 	return failed
@@ -209,6 +206,13 @@ type memberStatus struct {
 	Patroni          struct {
 		Version string `json:"version"`
 	} `json:"patroni"`
+	Lictor struct {
+		Task *struct {
+			From       string `json:"from"`
+			Bytes      int64  `json:"bytes"`
+			TotalBytes int64  `json:"total_bytes"`
+		} `json:"task"`
+	} `json:"lictor"`
 }
 
 func (m memberStatus) primary() bool {

@@ -253,23 +253,20 @@ func neverSent(err error) bool {
 
 // verdict judges what a member answered.
 func verdict(answer api.Answer, a act) (string, error) {
-	words := answer.Text
-	if answer.Reason != "" {
-		words += ": " + answer.Reason
-	}
+	said := words(answer)
 	switch {
 	case answer.Status == http.StatusOK:
 		if answer.Took > 0 {
-			words += " in " + duration(answer.Took)
+			said += " in " + duration(answer.Took)
 		}
-		return words, nil
+		return said, nil
 	case answer.OK():
-		return words, nil
+		return said, nil
 	case answer.Status == http.StatusBadRequest, answer.Status == http.StatusConflict, answer.Status == http.StatusPreconditionFailed,
 		answer.Status == http.StatusUnprocessableEntity, strings.HasPrefix(answer.Text, "failed to write"):
-		return "", refusedf("%s", words)
+		return "", refusedf("%s", said)
 	case strings.HasSuffix(answer.Text, "status unknown"):
-		return "", unknownf("%s; see lictor list and lictor events", words)
+		return "", unknownf("%s; see lictor list and lictor events", said)
 	}
 	switch outcome, cause := events.Conclude(answer.Reason); outcome {
 	case events.Refused:
@@ -278,7 +275,7 @@ func verdict(answer api.Answer, a act) (string, error) {
 		return "", rolledBack(fmt.Errorf("the %s was rolled back: %s", a.name, cause))
 	case events.Done, events.UnderWay:
 	}
-	return "", fmt.Errorf("%s (status %d)", words, answer.Status)
+	return "", fmt.Errorf("%s (status %d)", said, answer.Status)
 }
 
 // outcome waits in Consul for how a request ends whose answer did not come.

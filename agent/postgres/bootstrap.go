@@ -21,14 +21,14 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
-// Bootstrap makes the data directory of a new shard: initdb, roles, the user's
-// own command. While it does, PostgreSQL listens on a private socket alone. It is
+// Bootstrap makes the data directory of a new shard: initdb or the user's own
+// method, roles, the user's own command. While it does, PostgreSQL listens on a private socket alone. It is
 // stopped again in the end and still marked as unfinished: FinishBootstrap is to
 // be called when Consul knows the shard. Whatever happens on the way, the marker
 // says that the directory is ours to clear away.
 func (p *Instance) Bootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
 	if b.Method != "" && b.Method != "initdb" {
-		return "", fmt.Errorf("bootstrap.method: %s: custom methods are not supported yet, only initdb", b.Method)
+		return p.customBootstrap(ctx, b)
 	}
 	options, err := initdbOptions(b.InitDB)
 	if err != nil {
@@ -110,6 +110,9 @@ func (p *Instance) initdb(ctx context.Context, options []string) error {
 		if !auth {
 			args = append(args, "--auth=scram-sha-256")
 		}
+	} else if !auth {
+		// initdb's own default would let every user of this host in.
+		args = append(args, "--auth-local=peer", "--auth-host=scram-sha-256")
 	}
 	_, err := p.runOnData(ctx, nil, "initdb", args...)
 	return err
@@ -138,6 +141,11 @@ func (p *Instance) bootstrapHBA(b config.Bootstrap) error {
 // privately runs PostgreSQL as a primary that only this process can reach:
 // without TCP, on a socket in a directory of its own.
 func (p *Instance) privately(ctx context.Context, control Control, work func(socketDir string) error) error {
+	return p.privatelyWith(ctx, control, nil, work)
+}
+
+// privatelyWith is privately with further arguments for PostgreSQL.
+func (p *Instance) privatelyWith(ctx context.Context, control Control, extra []string, work func(socketDir string) error) error {
 	dir, err := os.MkdirTemp("", "lictor-")
 	if err != nil {
 		return fmt.Errorf("private directory: %w", err)
@@ -157,6 +165,7 @@ func (p *Instance) privately(ctx context.Context, control Control, work func(soc
 	defer p.host.Store(host)
 	args := append(p.arguments(as{role: Primary}, control), "--listen_addresses=", "--unix_socket_directories="+dir, "--hba_file="+hba,
 		"--synchronous_standby_names=")
+	args = append(args, extra...)
 	if err := p.launch(ctx, as{role: Primary}, args, false); err != nil {
 		return err
 	}
@@ -180,6 +189,11 @@ func (p *Instance) makeRoles(ctx context.Context, socketDir string, b config.Boo
 	}
 	defer hangUpOn(conn)
 	auth := p.local.Load().Authentication
+	if b.Method != "" && b.Method != "initdb" { // initdb has made it
+		if err := createRole(ctx, conn, auth.Superuser, "LOGIN SUPERUSER"); err != nil {
+			return err
+		}
+	}
 	if err := createRole(ctx, conn, auth.Replication, "LOGIN REPLICATION"); err != nil {
 		return err
 	}
@@ -209,7 +223,7 @@ func (p *Instance) makeRoles(ctx context.Context, socketDir string, b config.Boo
 		return nil
 	}
 	dsn := fmt.Sprintf("host=%s port=%s user=%s dbname=postgres", conninfoValue(socketDir), strconv.Itoa(p.port), conninfoValue(auth.Superuser.Username))
-	return p.script(ctx, "post_bootstrap", b.PostBootstrap, dsn)
+	return p.script(ctx, script{what: "post_bootstrap", command: b.PostBootstrap, args: []string{dsn}})
 }
 
 // roleOptions are the options of CREATE ROLE that a bootstrap user may have.

@@ -85,7 +85,7 @@ func TestBootstrapRefusals(t *testing.T) {
 		change func(*config.Bootstrap)
 		want   string
 	}{
-		"custom method":     {func(b *config.Bootstrap) { b.Method = "clone" }, "bootstrap.method"},
+		"custom method":     {func(b *config.Bootstrap) { b.Method = "clone" }, "bootstrap.clone.command"},
 		"option of our own": {func(b *config.Bootstrap) { b.InitDB = []any{"nosync"} }, "nosync"},
 		"initdb fails":      {func(b *config.Bootstrap) { b.InitDB = []any{map[string]any{"encoding": "no-such"}} }, "no-such"},
 		"bad role option": {func(b *config.Bootstrap) {

@@ -54,6 +54,14 @@ func (p *Instance) CheckChange(ctx context.Context, before, after cluster.Dynami
 	return errors.Join(errs...)
 }
 
+// BindsStandbys tells whether a standby must not have less of a parameter than its
+// primary (PostgreSQL's documentation, section 27.4.4).
+func BindsStandbys(parameter string) bool {
+	return slices.Contains([]string{
+		"max_connections", "max_prepared_transactions", "max_locks_per_transaction", "max_worker_processes", "max_wal_senders",
+	}, parameter)
+}
+
 func parameterPath(name string) string { return "postgresql.parameters." + name }
 
 var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$`)

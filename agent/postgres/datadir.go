@@ -35,10 +35,13 @@ type DataDir struct {
 	Standby bool
 }
 
-// The two kinds of unfinished work that a marker can stand for.
+// The kinds of unfinished work that a marker can stand for.
 const (
 	markBootstrap = "bootstrap"
 	markClone     = "clone"
+	// markCustom is a bootstrap by the operator's own method: unlike initdb it may
+	// bring a cluster that was made long ago.
+	markCustom = "custom bootstrap"
 )
 
 // DataDir looks at the data directory.
@@ -64,7 +67,7 @@ func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
 		return DataDir{State: Foreign, Problem: err.Error()}, nil
 	case err != nil:
 		return DataDir{}, err
-	case found != nil && found.Kind != markBootstrap:
+	case found != nil && found.Kind == markClone:
 		// What a clone has copied so far says nothing about the clone.
 		return DataDir{State: Incomplete}, nil
 	case found != nil:
@@ -202,7 +205,7 @@ func (p *Instance) marked() (*marker, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.DataDir != p.dataDir || m.ID != id || m.Kind != markBootstrap && m.Kind != markClone {
+	if m.DataDir != p.dataDir || m.ID != id || !slices.Contains([]string{markBootstrap, markClone, markCustom}, m.Kind) {
 		return nil, nil //nolint:nilnil // another directory's marker
 	}
 	return &m, nil
@@ -253,13 +256,13 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 	if err := p.Kill(ctx); err != nil {
 		return err
 	}
-	if err := p.killWriters(ctx); err != nil {
+	if err := errors.Join(p.killWriters(ctx), p.killMethods(ctx)); err != nil {
 		return err
 	}
 	if err := os.Remove(p.stateFile("pwfile")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing what initdb was given: %w", err)
 	}
-	if m.Kind == markBootstrap {
+	if m.Kind != markClone {
 		if aside, err := p.moveAside(); err == nil {
 			p.log.Warn().Str("moved_to", aside).Msg("an unfinished bootstrap was moved aside; delete it when you have looked at it")
 			return p.unmark()
@@ -340,6 +343,10 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 	}
 	if err := p.writeMarker(markClone, d.Control.SystemIdentifier); err != nil {
 		return err
+	}
+	if p.KeepsData() {
+		p.log.Warn().Str("data_dir", p.dataDir).Str("allowed_by", allowed.AllowedBy).Msg("the data directory's content is left to a method of create_replica_methods that keeps it")
+		return nil
 	}
 	p.log.Warn().Str("data_dir", p.dataDir).Str("allowed_by", allowed.AllowedBy).Msg("removing the data directory's content to clone it anew")
 	if err := p.empty(); err != nil {

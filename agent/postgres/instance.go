@@ -57,6 +57,11 @@ type Instance struct {
 	dynamic   cluster.Dynamic
 	syncNames string // value of synchronous_standby_names
 	runs      as     // how PostgreSQL was started or adopted
+	// reached is the timeline that PostgreSQL, started then, was seen on.
+	reached struct {
+		start    time.Time
+		timeline int
+	}
 
 	files sync.Mutex // held while the configuration files are written
 

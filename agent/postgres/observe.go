@@ -138,8 +138,22 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 	if replayedAt != nil {
 		s.ReplayedAt = *replayedAt
 	}
+	s.Timeline = p.furthestTimeline(s)
 	s.Accepting = true
 	return s, nil
+}
+
+// furthestTimeline is the timeline that a running replica has reached. Once its WAL
+// receiver has ended, only the control file tells of one, which is behind until the
+// next restartpoint; yet no timeline is ever left again.
+func (p *Instance) furthestTimeline(s State) int {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	if s.InRecovery && p.reached.start.Equal(s.StartTime) {
+		s.Timeline = max(s.Timeline, p.reached.timeline)
+	}
+	p.reached.start, p.reached.timeline = s.StartTime, s.Timeline
+	return s.Timeline
 }
 
 // pendingRestart finds parameters that take effect with the next restart: those

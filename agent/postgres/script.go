@@ -12,66 +12,108 @@ import (
 	"github.com/google/shlex"
 )
 
-// PrePromote runs the command postgresql.pre_promote; a failure forbids the
-// promotion.
-func (p *Instance) PrePromote(ctx context.Context) error {
-	return p.script(ctx, "pre_promote", p.local.Load().PrePromote)
+// PrePromote runs the command postgresql.pre_promote, at most for limit; a failure
+// forbids the promotion.
+func (p *Instance) PrePromote(ctx context.Context, limit time.Duration) error {
+	return p.script(ctx, script{what: "pre_promote", command: p.local.Load().PrePromote, limit: limit})
 }
 
-// BeforeStop runs the command postgresql.before_stop.
-func (p *Instance) BeforeStop(ctx context.Context) error {
-	return p.script(ctx, "before_stop", p.local.Load().BeforeStop)
+// BeforeStop runs the command postgresql.before_stop, at most for limit.
+func (p *Instance) BeforeStop(ctx context.Context, limit time.Duration) error {
+	return p.script(ctx, script{what: "before_stop", command: p.local.Load().BeforeStop, limit: limit})
 }
 
-// Callback runs one of the commands of postgresql.callbacks with Patroni's
-// arguments: what happened, the role, and the shard's name.
-func (p *Instance) Callback(ctx context.Context, command, action, role string) error {
-	return p.script(ctx, "callbacks."+action, command, action, role, p.scope)
+// Callback runs one of the commands of postgresql.callbacks, at most for limit, with
+// Patroni's arguments: what happened, the role, and the shard's name.
+func (p *Instance) Callback(ctx context.Context, limit time.Duration, command, action, role string) error {
+	return p.script(ctx, script{what: "callbacks." + action, command: command, args: []string{action, role, p.scope}, limit: limit})
+}
+
+// script is one run of a command of the configuration.
+type script struct {
+	what    string // the setting below postgresql
+	command string // split as a shell would, without one; empty: nothing is run
+	args    []string
+	env     []string
+	limit   time.Duration // zero: none
 }
 
 // scriptGrace is how long a script that took too long may take to end, from
-// SIGTERM to SIGKILL, and how long the output of one that has ended is waited for
-// when it has left something in the background that holds it.
+// SIGTERM to SIGKILL (but no more than a quarter of its limit), and how long the
+// output of one that has ended is waited for when it has left something in the
+// background that holds it.
 const scriptGrace = time.Second
 
-// script runs a command of the configuration, split as a shell would, without
-// one. It runs as PostgreSQL's user, in the agent's directory, in a process group
-// of its own: when its time is over the whole group gets SIGTERM and a moment to
-// end, when it is called off SIGKILL at once.
-func (p *Instance) script(ctx context.Context, what, command string, extra ...string) error {
-	if command == "" {
+// script runs as PostgreSQL's user, in the agent's directory, in a process group of
+// its own: when its limit is over the whole group gets SIGTERM and a moment to end;
+// when ctx ends, SIGKILL at once, also within that moment: fencing waits for
+// nothing.
+func (p *Instance) script(ctx context.Context, s script) error {
+	if s.command == "" {
 		return nil
 	}
-	words, err := shlex.Split(command)
+	words, err := shlex.Split(s.command)
 	if err != nil || len(words) == 0 {
-		return fmt.Errorf("postgresql.%s: %q cannot be split into words", what, command)
+		return fmt.Errorf("postgresql.%s: %q cannot be split into words", s.what, s.command)
 	}
-	cmd := exec.CommandContext(ctx, words[0], append(words[1:], extra...)...)
-	cmd.Env = environ("PGPASSFILE="+p.pgpassPath(), "PGOPTIONS=-c synchronous_commit=local")
+	cmd := exec.Command(words[0], append(words[1:], s.args...)...) //nolint:noctx // its group is ended below
+	cmd.Env = environ(append(s.env, "PGPASSFILE="+p.pgpassPath(), "PGOPTIONS=-c synchronous_commit=local")...)
 	if dir := p.local.Load().BinDir; dir != "" { // an empty part would stand for the working directory
 		cmd.Env = append(cmd.Env, "PATH="+dir+":"+os.Getenv("PATH"))
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential, Setpgid: true}
-	cmd.Cancel = func() error {
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return signalGroup(cmd.Process.Pid, syscall.SIGTERM)
-		}
-		return signalGroup(cmd.Process.Pid, syscall.SIGKILL)
-	}
 	cmd.WaitDelay = scriptGrace
 	out := &lastWords{}
 	cmd.Stdout, cmd.Stderr = out, out
-	err = cmd.Run()
-	if ctx.Err() != nil && cmd.Process != nil {
-		_ = signalGroup(cmd.Process.Pid, syscall.SIGKILL) // what has not ended by itself
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s: %w", s.what, err)
 	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("%s: %w", s.what, err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	cut, err := s.await(ctx, cmd.Process.Pid, ended)
 	switch {
-	case err == nil, errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil:
+	case cut != nil:
+		return fmt.Errorf("%s: it was ended with all that it had started: %w: %s", s.what, cut, out)
+	case err == nil, errors.Is(err, exec.ErrWaitDelay):
 		return nil // what it left in the background is its own business
-	case ctx.Err() != nil:
-		return fmt.Errorf("%s: it was ended with all that it had started: %w: %s", what, context.Cause(ctx), out)
 	}
-	return fmt.Errorf("%s: %w: %s", what, err, out)
+	return fmt.Errorf("%s: %w: %s", s.what, err, out)
+}
+
+// await waits for the end of a script's process group, and brings it about when its
+// time is over; cut says why.
+func (s script) await(ctx context.Context, group int, ended <-chan error) (cut, err error) {
+	var over, kill <-chan time.Time
+	if s.limit > 0 {
+		timer := time.NewTimer(s.limit)
+		defer timer.Stop()
+		over = timer.C
+	}
+	done := ctx.Done()
+	for {
+		select {
+		case err := <-ended:
+			if cut != nil {
+				_ = signalGroup(group, syscall.SIGKILL) // what has not ended with it
+			}
+			return cut, err
+		case <-over:
+			cut = fmt.Errorf("it took more than %s", s.limit)
+			_ = signalGroup(group, syscall.SIGTERM)
+			grace := time.NewTimer(min(scriptGrace, s.limit/4))
+			defer grace.Stop()
+			kill = grace.C
+		case <-kill:
+			_ = signalGroup(group, syscall.SIGKILL)
+		case <-done:
+			done = nil
+			cut = errors.Join(cut, context.Cause(ctx))
+			_ = signalGroup(group, syscall.SIGKILL)
+		}
+	}
 }
 
 // lastWords keeps the end of what a script prints.

@@ -37,7 +37,7 @@ func TestCallbackArguments(t *testing.T) {
 	p := newInstance(t, settings(t, dir, "a"))
 	script := writeScript(t, dir, "cb", `printf '%s|' "$@" > "$0.said"; id -un >> "$0.said"; echo PATH=$PATH NS=$NOTIFY_SOCKET >> "$0.said"`)
 	t.Setenv("NOTIFY_SOCKET", "/nowhere")
-	must(t, p.Callback(ctx, script+" 'one argument'", "on_role_change", "primary"))
+	must(t, p.Callback(ctx, time.Minute, script+" 'one argument'", "on_role_change", "primary"))
 	lines := strings.Split(awaitFile(ctx, t, script+".said"), "\n")
 	if !strings.HasPrefix(lines[0], "one argument|on_role_change|primary|"+p.scope+"|") {
 		t.Errorf("arguments %s", lines[0])
@@ -48,54 +48,47 @@ func TestCallbackArguments(t *testing.T) {
 	if !strings.HasSuffix(lines[1], "NS=") {
 		t.Errorf("it speaks to systemd: %s", lines[1])
 	}
-	err := p.Callback(ctx, writeScript(t, dir, "bad", "echo out of order >&2; exit 3"), "on_start", "replica")
+	err := p.Callback(ctx, time.Minute, writeScript(t, dir, "bad", "echo out of order >&2; exit 3"), "on_start", "replica")
 	if err == nil || !strings.Contains(err.Error(), "callbacks.on_start: exit status 3: out of order") {
 		t.Errorf("a failure: %v", err)
 	}
 }
 
 // A script that takes too long is ended with everything that it has started, also
-// with what ignores SIGTERM; one that is called off is killed at once.
+// with what ignores SIGTERM; one that is called off is killed at once, also when its
+// time was over just before.
 func TestStuckScript(t *testing.T) {
 	dir := newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
-	for name, stop := range map[string]func(context.Context, context.CancelFunc, string) (context.Context, func()){
-		"limit": func(ctx context.Context, _ context.CancelFunc, _ string) (context.Context, func()) {
-			limited, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-			return limited, func() { cancel() }
-		},
-		"called off": func(ctx context.Context, cancel context.CancelFunc, pidFile string) (context.Context, func()) {
-			go func() {
-				for ctx.Err() == nil {
-					if content, err := os.ReadFile(pidFile); err == nil && strings.HasSuffix(string(content), "\n") {
-						cancel()
-					}
-					time.Sleep(5 * time.Millisecond)
-				}
-			}()
-			return ctx, cancel
-		},
+	for name, test := range map[string]struct {
+		limit  time.Duration
+		cancel bool
+	}{
+		"limit": {400 * time.Millisecond, false}, "called off": {time.Hour, true}, "called off within its grace": {time.Nanosecond, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			all := within(t)
 			ctx, cancel := context.WithCancel(all)
 			defer cancel()
-			pidFile := filepath.Join(dir, "pid-"+strings.Fields(name)[0])
-			script := writeScript(t, dir, "stuck-"+strings.Fields(name)[0],
-				`sh -c 'trap "" TERM; echo $$ > `+pidFile+`; while :; do sleep 60; done' & trap "" TERM; wait; while :; do sleep 60; done`)
-			limited, release := stop(ctx, cancel, pidFile)
-			defer release()
-			err := p.Callback(limited, script, "on_start", "replica")
-			if err == nil || !strings.Contains(err.Error(), "callbacks.on_start: it was ended with all that it had started") {
+			name := strings.ReplaceAll(name, " ", "-")
+			pidFile := filepath.Join(dir, "pid-"+name)
+			script := writeScript(t, dir, "stuck-"+name,
+				`trap "" TERM; sh -c 'trap "" TERM; echo $$ > `+pidFile+`; while :; do sleep 60; done' & wait; while :; do sleep 60; done`)
+			ended := make(chan error, 1)
+			go func() { ended <- p.Callback(ctx, test.limit, script, "on_start", "replica") }()
+			pid := 0
+			if test.limit != time.Nanosecond { // else it may be ended before it has begun
+				var err error
+				pid, err = strconv.Atoi(awaitFile(all, t, pidFile))
+				must(t, err)
+			}
+			if test.cancel {
+				cancel()
+			}
+			if err := <-ended; err == nil || pid != 0 && !strings.Contains(err.Error(), "callbacks.on_start: it was ended with all that it had started") {
 				t.Fatalf("%v", err)
 			}
-			content, readErr := os.ReadFile(pidFile)
-			if readErr != nil {
-				return // it was ended before it had begun
-			}
-			pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
-			must(t, err)
-			for syscall.Kill(pid, 0) == nil {
+			for pid != 0 && syscall.Kill(pid, 0) == nil {
 				if all.Err() != nil {
 					t.Fatalf("process %d, which the script has started, lives", pid)
 				}
@@ -110,7 +103,7 @@ func TestScriptInTheBackground(t *testing.T) {
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	script := writeScript(t, dir, "bg", `sleep 300 & echo $! > "$0.pid"`)
-	must(t, p.Callback(ctx, script, "on_start", "replica"))
+	must(t, p.Callback(ctx, time.Minute, script, "on_start", "replica"))
 	pid, err := strconv.Atoi(awaitFile(ctx, t, script+".pid"))
 	must(t, err)
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {

@@ -361,6 +361,9 @@ func (g *guardian) enqueue(job func(done func())) {
 	g.next()
 }
 
+// answerWithin is how long the agent waits for the guard (agent/fence).
+const answerWithin = 2 * time.Second
+
 func (g *guardian) next() {
 	if g.busy || len(g.queue) == 0 {
 		return
@@ -368,7 +371,15 @@ func (g *guardian) next() {
 	job := g.queue[0]
 	g.queue = g.queue[1:]
 	g.busy = true
-	job(func() { g.a.do(func() { g.busy = false; g.next() }) })
+	over := false
+	next := func() {
+		if !over {
+			over, g.busy = true, false
+			g.next()
+		}
+	}
+	job(func() { g.a.do(next) })
+	g.a.later(answerWithin, next)
 }
 
 // armNow sets the deadline of a new lease; done hears when the guard has it.

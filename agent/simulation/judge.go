@@ -93,12 +93,20 @@ func (j *judge) acknowledged(h *host, lsn int64) {
 	if !h.exempt() {
 		b.acked = max(b.acked, lsn)
 	}
-	if _, vouched := j.w.consul.keys[keySync]; vouched {
+	if j.vouched(h) {
 		if b.promised == 0 {
 			j.branches = append(j.branches, b)
 		}
 		b.promised = max(b.promised, lsn)
 	}
+}
+
+// vouched tells whether a commit is acknowledged in synchronous mode: the key sync
+// stands, and is the member's own, or its PostgreSQL still waits for standbys. One that
+// stood still while the mode was switched on by another leader promises nothing.
+func (j *judge) vouched(h *host) bool {
+	e, found := j.w.consul.keys[keySync]
+	return found && (e.value.(cluster.Sync).Leader == h.name || len(h.pg.waits.names) > 0)
 }
 
 // promoted: a member has become a primary from a position.
@@ -116,7 +124,7 @@ func (j *judge) promoted(h *host, from position) {
 			j.fail("I2", "%s was promoted with %d of timeline %d, where %d was acknowledged in synchronous mode", h.name, has, b.timeline, b.promised)
 		}
 	}
-	if lag := j.replaced.OpTime - from.lsn; lag > maximumLag {
+	if lag := j.replaced.OpTime - j.known(from); lag > maximumLag {
 		j.fail("I3", "%s was promoted %d bytes behind the last position in Consul", h.name, lag)
 	}
 	if c := j.clean; c != nil && c.taken == h.name {
@@ -125,6 +133,18 @@ func (j *judge) promoted(h *host, from position) {
 		}
 		j.clean = nil
 	}
+}
+
+// known is how far a position is on the shard's line, as far as the key history tells.
+func (j *judge) known(from position) int64 {
+	if e, found := j.w.consul.keys[keyHistory]; found {
+		for _, left := range e.value.(cluster.History) {
+			if left.Timeline == from.branch.timeline {
+				return min(from.lsn, left.LSN)
+			}
+		}
+	}
+	return from.lsn
 }
 
 // handedOver: a member has stopped its PostgreSQL for a successor that has all WAL.

@@ -333,11 +333,11 @@ func (a *agent) handover(successor string) {
 
 // awaitWAL waits until the successor has all WAL.
 func (a *agent) awaitWAL(t *task, successor string, drop func()) {
-	end := a.host.pg.at.lsn
+	end, timeline := a.host.pg.at.lsn, a.host.pg.at.branch.timeline
 	to := a.host.w.hostNamed(successor)
 	call(a, to, time.Second, serveStatus, func(p ha.Peer, ok bool) {
 		t.then(func() {
-			if ok && p.LSN >= end {
+			if ok && p.Timeline == timeline && p.LSN >= end {
 				drop()
 				return
 			}

@@ -61,7 +61,7 @@ func agentCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s := listenForSignals(func() { log.Warn().Str("level", logs.ToggleDebug()).Msg("log level switched by SIGUSR1") })
+			s := listenForSignals(func() { log.Warn().Str("now", logs.ToggleDebug()).Msg("log level switched by SIGUSR1") })
 			err = a.Run(cmd.Context(), agent.Signals{Stop: s.stop, Reload: s.reload, Upgrade: s.upgrade})
 			s.release()
 			if errors.Is(err, agent.ErrUpgrade) {

@@ -93,7 +93,7 @@ func reloadBouncer(
 		select {
 		case got := <-hangups:
 			if got == syscall.SIGUSR1 {
-				log.Warn().Str("level", logs.ToggleDebug()).Msg("log level switched by SIGUSR1")
+				log.Warn().Str("now", logs.ToggleDebug()).Msg("log level switched by SIGUSR1")
 				continue
 			}
 		case <-ctx.Done():

@@ -126,6 +126,7 @@ func reinitCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&reinit.Force, "force", false, "ask nothing, and break off what the member is doing")
+	cmd.Flags().BoolVar(&reinit.FromLeader, "from-leader", false, "copy from the leader, not from a replica with the tag clonefrom")
 	cmd.Flags().BoolVar(&reinit.Wait, "wait", false, "wait until the members replicate again")
 	return o.ofShard(cmd)
 }

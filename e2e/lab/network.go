@@ -22,6 +22,9 @@ const netnsPrefix = "lictor-"
 
 const netnsDir = "/run/netns"
 
+// networkPrefix holds the addresses of all hosts of a Netns lab.
+const networkPrefix = "10.77.0.0/24"
+
 // network is the switch of a Netns lab: a bridge in a namespace of its own, so
 // that nothing of it is seen from outside and several labs do not meet. Faults
 // are rules on the bridge; the hosts are untouched and notice nothing.

@@ -90,10 +90,14 @@ func memberConfig(l *Lab, m *Member) map[string]any {
 	role := func(name, password string) map[string]any {
 		return map[string]any{"username": name, "password": password}
 	}
+	restAPI := map[string]any{"listen": m.REST, "connect_address": m.REST}
+	if l.network != nil {
+		restAPI["allowlist"] = []any{networkPrefix} // who may change something must be said
+	}
 	return map[string]any{
 		"scope":   m.Shard.Name,
 		"name":    m.Name,
-		"restapi": map[string]any{"listen": m.REST, "connect_address": m.REST},
+		"restapi": restAPI,
 		"bootstrap": map[string]any{
 			"dcs":    l.Options.dynamic(),
 			"initdb": []any{map[string]any{"encoding": "UTF8"}, map[string]any{"locale": "C.UTF-8"}, "data-checksums"},

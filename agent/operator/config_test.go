@@ -1,0 +1,106 @@
+package operator
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestChangeOfConfiguration(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "patch.yml")
+	if err := os.WriteFile(file, []byte("ttl: 10\npostgresql:\n  parameters: {work_mem: null, jit: off}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := func() map[string]any {
+		return map[string]any{"ttl": 8, "postgresql": map[string]any{"parameters": map[string]any{"work_mem": "4MB", "pg_stat_statements.max": 100}}}
+	}
+	parameters := func(p map[string]any) map[string]any { return map[string]any{"parameters": p} }
+	for _, c := range []struct {
+		name  string
+		o     EditOptions
+		stdin string
+		want  map[string]any
+		fails string
+	}{
+		{"set", EditOptions{Set: []string{"ttl=10", "failsafe_mode=false", "a.b.c=[1, x]"}}, "", map[string]any{
+			"ttl": 10, "failsafe_mode": false, "a": map[string]any{"b": map[string]any{"c": []any{1, "x"}}}, "postgresql": before()["postgresql"],
+		}, ""},
+		{"remove", EditOptions{Set: []string{"ttl=null", "postgresql="}}, "", map[string]any{}, ""},
+		{"a parameter with a dot", EditOptions{Pg: []string{"pg_stat_statements.max=200"}, Set: []string{"postgresql.parameters.pg_stat_statements.track=all"}}, "", map[string]any{
+			"ttl": 8, "postgresql": parameters(map[string]any{"work_mem": "4MB", "pg_stat_statements.max": 200, "pg_stat_statements.track": "all"}),
+		}, ""},
+		{"a value with =", EditOptions{Pg: []string{`log_line_prefix="%m a=b "`}}, "", map[string]any{
+			"ttl": 8, "postgresql": parameters(map[string]any{"work_mem": "4MB", "pg_stat_statements.max": 100, "log_line_prefix": "%m a=b "}),
+		}, ""},
+		{"apply", EditOptions{Apply: file}, "", map[string]any{
+			"ttl": 10, "postgresql": parameters(map[string]any{"pg_stat_statements.max": 100, "jit": "off"}),
+		}, ""},
+		{"replace", EditOptions{Replace: "-", Set: []string{"ttl=9"}}, `{"loop_wait": 1, "ttl": 20}`, map[string]any{"loop_wait": 1, "ttl": 9}, ""},
+		{"no value", EditOptions{Set: []string{"ttl"}}, "", nil, "name=value"},
+		{"no name", EditOptions{Set: []string{"a..b=1"}}, "", nil, "part of the name is empty"},
+		{"no YAML", EditOptions{Set: []string{"a=[1"}}, "", nil, "not YAML"},
+		{"no map", EditOptions{Apply: "-"}, "- a\n", nil, "must be a map"},
+		{"no file", EditOptions{Apply: "/nowhere"}, "", nil, "no such file"},
+		{"nobody can edit", EditOptions{Editor: "true"}, "", nil, "standard input is no terminal"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			now := before()
+			got, err := c.o.change(context.Background(), &Console{In: strings.NewReader(c.stdin), Out: t.Output(), Err: t.Output()}, now)
+			if c.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), c.fails) || ExitCode(err) != ExitUsage {
+					t.Fatalf("got %v (%d), want %s", err, ExitCode(err), c.fails)
+				}
+				return
+			}
+			if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
+				t.Error(err, diff)
+			}
+			if diff := cmp.Diff(before(), now); diff != "" {
+				t.Errorf("the argument was changed: %s", diff)
+			}
+		})
+	}
+}
+
+// An editor that first writes nonsense: the person is shown what is wrong and edits
+// again.
+func TestEditByHand(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "editor")
+	content := "#!/bin/sh\nif [ -e \"$0.once\" ]; then echo 'ttl: 10' > \"$2\"; else touch \"$0.once\"; echo 'ttl: 1' > \"$2\"; fi\n"
+	if err := os.WriteFile(script, []byte(content), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	answers := filepath.Join(t.TempDir(), "answers")
+	if err := os.WriteFile(answers, []byte("y\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in, err := os.Open(answers) // a file, so that the editor gets it and not a copy
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	var out strings.Builder
+	c := &Console{In: in, Out: &out, Err: &out, Interactive: true}
+	got, err := EditOptions{Editor: script + " --wait"}.change(t.Context(), c, map[string]any{"ttl": 8})
+	if diff := cmp.Diff(map[string]any{"ttl": 10}, got); err != nil || diff != "" || !strings.Contains(out.String(), "ttl: 1: must be") {
+		t.Errorf("%v %s\n%s", err, diff, out.String())
+	}
+}
+
+func TestConfigDiff(t *testing.T) {
+	same, err := configDiff(map[string]any{"a": 1}, map[string]any{"a": 1})
+	if err != nil || same != "" {
+		t.Errorf("%q %v", same, err)
+	}
+	diff, err := configDiff(map[string]any{"a": 1, "b": 2}, map[string]any{"a": 1, "b": 3})
+	if err != nil || !strings.Contains(diff, "-b: 2\n+b: 3\n") {
+		t.Errorf("%q %v", diff, err)
+	}
+	if coloured := colourDiff("+b\n", true); coloured != "\x1b[32m+b\x1b[0m\n" {
+		t.Errorf("%q", coloured)
+	}
+}

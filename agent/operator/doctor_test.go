@@ -1,0 +1,177 @@
+package operator
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	consulapi "github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// judged checks that exactly one finding is not fine, that it says what it should,
+// and what to do; an empty want means that all is fine.
+func judged(t *testing.T, findings []Finding, level Level, want string) {
+	t.Helper()
+	var bad []Finding
+	for _, f := range findings {
+		if f.Level != Fine {
+			bad = append(bad, f)
+		}
+	}
+	switch {
+	case want == "" && len(bad) == 0 && len(findings) > 0:
+	case want != "" && len(bad) == 1 && strings.Contains(bad[0].What, want) && bad[0].Level == level && bad[0].Do != "":
+	default:
+		t.Errorf("got %+v of %d findings, want %s %q", bad, len(findings), level, want)
+	}
+}
+
+func TestExamineConsul(t *testing.T) {
+	healthy := func() consulFacts {
+		return consulFacts{
+			address: "http://c1:8500", leader: "10.0.0.1:8300", servers: []string{"10.0.0.1:8300", "10.0.0.2:8300", "10.0.0.3:8300"},
+			election: 3 * time.Second, multiplier: 1, latency: time.Millisecond,
+			autopilot: &consulapi.AutopilotConfiguration{CleanupDeadServers: true}, health: &consulapi.OperatorHealthReply{Healthy: true},
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		edit  func(*consulFacts)
+		lease time.Duration
+		hosts []string
+		level Level
+		want  string
+	}{
+		{name: "all is well"},
+		{name: "slow elections", edit: func(f *consulFacts) { f.election, f.multiplier = 15*time.Second, 5 }, level: Worth, want: "raft_multiplier 5"},
+		{name: "slow", edit: func(f *consulFacts) { f.latency = time.Second }, level: Worth, want: "takes 1.0 s"},
+		{name: "no leader", edit: func(f *consulFacts) { f.leader, f.servers, f.blind = "", nil, []string{"the keys (500)"} }, level: Wrong, want: "could not look at the keys"},
+		{name: "a token that may not see", edit: func(f *consulFacts) { f.blind = []string{"autopilot"} }, level: Worth, want: "autopilot"},
+		{name: "alone", edit: func(f *consulFacts) { f.servers = f.servers[:1] }, level: Wrong, want: "one server"},
+		{name: "two", edit: func(f *consulFacts) { f.servers = f.servers[:2] }, level: Worth, want: "2 servers"},
+		{name: "ill", edit: func(f *consulFacts) {
+			f.health.Servers = []consulapi.ServerHealth{{Name: "c2", SerfStatus: "failed"}}
+		}, level: Wrong, want: "not healthy"},
+		{name: "on database hosts", hosts: []string{"10.0.0.2"}, level: Worth, want: "run on database hosts"},
+		{name: "on database hosts, with a minimum", hosts: []string{"10.0.0.2"}, edit: func(f *consulFacts) { f.autopilot.MinQuorum = 3 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := healthy()
+			if c.edit != nil {
+				c.edit(&f)
+			}
+			judged(t, examineConsul([]consulFacts{f}, 8*time.Second, c.hosts), c.level, c.want)
+		})
+	}
+}
+
+// leading makes the facts of a shard's leader as its REST API tells them.
+func leading(t *testing.T, status string) memberFacts {
+	t.Helper()
+	snapshot := shardOf(nil)
+	m := memberFacts{
+		scope: "x", member: snapshot.Members[0].Value, leads: true,
+		shard: fleetShard{scope: "x", snapshot: snapshot, dynamic: cluster.Dynamic{Timing: cluster.Timing{TTL: 8 * time.Second, LoopWait: 2 * time.Second}}},
+	}
+	if err := json.Unmarshal([]byte(status), &m.status); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestExamineMember(t *testing.T) {
+	const dog = `"watchdog":{"mode":"required","device":"/dev/watchdog","working":true,"active":true}`
+	for _, c := range []struct {
+		name, status string
+		level        Level
+		want         string
+	}{
+		{"all is well", `{"state":"running","lictor":{"lease_left_ms":7000,"loop_age_ms":10,"guard":{"running":true,"armed_for_ms":6000},` + dog + `}}`, Fine, ""},
+		{"Patroni", `{"state":"running"}`, Worth, "runs Patroni"},
+		{"hangs", `{"state":"running","lictor":{"lease_left_ms":7000,"loop_age_ms":9000,"guard":{"running":true},` + dog + `}}`, Wrong, "last came round 9.0 s ago"},
+		{"no guard", `{"state":"running","lictor":{"lease_left_ms":7000,"guard":{"running":false},` + dog + `}}`, Wrong, "without a guard"},
+		{"no lease", `{"state":"running","lictor":{"guard":{"running":true},` + dog + `}}`, Wrong, "holds no lease"},
+		{"little left", `{"state":"running","lictor":{"lease_left_ms":1500,"guard":{"running":true},` + dog + `}}`, Worth, "only 1.5 s"},
+		{"failsafe", `{"state":"running","failsafe_mode_is_active":true,"lictor":{"lease_left_ms":7000,"guard":{"running":true},` + dog + `}}`, Worth, "not on Consul"},
+		{"two primaries", `{"state":"running","lictor":{"lease_left_ms":7000,"guard":{"running":true},"other_primaries":["b"],` + dog + `}}`, Wrong, "b"},
+		{"no watchdog", `{"state":"running","lictor":{"lease_left_ms":7000,"guard":{"running":true}}}`, Worth, "no watchdog"},
+		{"broken watchdog", `{"state":"running","watchdog_failed":true,"lictor":{"lease_left_ms":7000,"guard":{"running":true},"watchdog":{"device":"/dev/watchdog","last_error":"busy"}}}`, Wrong, "busy"},
+	} {
+		t.Run(c.name, func(t *testing.T) { judged(t, examineMember(leading(t, c.status)), c.level, c.want) })
+	}
+	silent := leading(t, `{}`)
+	silent.statusErr = errors.New("connection refused")
+	judged(t, examineMember(silent), Wrong, "connection refused")
+}
+
+func TestExaminePostgres(t *testing.T) {
+	healthy := func() *sqlFacts {
+		return &sqlFacts{
+			Settings: map[string]string{
+				"fsync": "on", "full_page_writes": "on", "wal_level": "replica", "max_wal_senders": "10", "max_replication_slots": "10",
+				"wal_log_hints": "on", "data_checksums": "off", "max_slot_wal_keep_size": "10240", "server_version": "15.4",
+			},
+			Senders: []senderFact{{Name: "b", State: "streaming"}, {Name: "c", State: "streaming"}},
+			Slots:   []slotFact{{Name: "b", Active: true, Retained: 2 << 30}},
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		edit  func(*sqlFacts)
+		level Level
+		want  string
+	}{
+		{name: "all is well", edit: func(*sqlFacts) {}},
+		{"in recovery", func(f *sqlFacts) { f.Recovering = true }, Wrong, "in recovery"},
+		{"fsync", func(f *sqlFacts) { f.Settings["fsync"] = "off" }, Wrong, "fsync is off"},
+		{"rewind", func(f *sqlFacts) { f.Settings["wal_log_hints"] = "off" }, Worth, "pg_rewind cannot work"},
+		{"senders", func(f *sqlFacts) { f.Settings["max_wal_senders"] = "3" }, Wrong, "max_wal_senders is 3"},
+		{"slots", func(f *sqlFacts) { f.Settings["max_replication_slots"] = "2" }, Wrong, "max_replication_slots is 2"},
+		{"full disk", func(f *sqlFacts) { f.Settings["max_slot_wal_keep_size"] = "-1" }, Worth, "fill the disk"},
+		{"forgotten slot", func(f *sqlFacts) { f.Slots[0].Active = false }, Worth, "nobody reads slot b, which keeps 2048 MB"},
+		{"lost slot", func(f *sqlFacts) { f.Slots[0].Status = "lost" }, Wrong, "has lost WAL"},
+		{"a replica that does not stream", func(f *sqlFacts) { f.Senders = f.Senders[:1] }, Wrong, "c does not stream"},
+		{"a replica that catches up", func(f *sqlFacts) { f.Senders[1].State = "catchup" }, Worth, "c is in state catchup"},
+		{"clock", func(f *sqlFacts) { f.skew = -3 * time.Second }, Worth, "off by 3.0 s"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := leading(t, `{}`)
+			m.sql = healthy()
+			c.edit(m.sql)
+			judged(t, examinePostgres(m), c.level, c.want)
+		})
+	}
+	silent := leading(t, `{}`)
+	silent.sqlErr = errors.New("connection refused")
+	judged(t, examinePostgres(silent), Wrong, "connection refused")
+}
+
+func TestSkew(t *testing.T) {
+	began := time.Now()
+	ended := began.Add(time.Second)
+	for at, want := range map[time.Duration]time.Duration{500 * time.Millisecond: 0, -2 * time.Second: -2 * time.Second, 4 * time.Second: 3 * time.Second} {
+		if got := skew(began.Add(at), began, ended); got != want {
+			t.Errorf("%s: %s, want %s", at, got, want)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	var out strings.Builder
+	c := &Console{Out: &out, Err: &out, Format: Pretty}
+	findings := []Finding{{Level: Fine, What: "fine"}, {Level: Worth, What: "worth", Do: "this"}}
+	if err := report(c, findings, DoctorOptions{}); err != nil || !strings.Contains(out.String(), "-> this") || strings.Contains(out.String(), "ok ") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	if err := report(c, append(findings, Finding{Level: Wrong}), DoctorOptions{}); ExitCode(err) != ExitFindings {
+		t.Error(err)
+	}
+	out.Reset()
+	if err := report(c, findings[:1], DoctorOptions{}); err != nil || !strings.Contains(out.String(), "1 check fine") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}

@@ -1,0 +1,405 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/fence"
+)
+
+// This file fills a data directory with the operator's own commands: a new shard
+// (bootstrap.method) and a new replica (postgresql.create_replica_methods), as
+// Patroni's users know them. I7 holds for them as for initdb and pg_basebackup:
+// they begin in an empty directory that is marked as ours, and what they leave is
+// used only if it is the shard's.
+
+// method is a custom way to fill the data directory.
+type method struct {
+	name    string
+	command string
+	// parameters are handed over as --KEY=VALUE, with those of the agent.
+	parameters map[string]any
+	noParams   bool
+	noLeader   bool // works without a leader
+	keepData   bool // works on what is there
+}
+
+// customMethod reads the map of a method.
+func customMethod(name string, value any) (method, error) {
+	m := method{name: name, command: name, parameters: map[string]any{}}
+	settings, isMap := value.(map[string]any)
+	if value != nil && !isMap {
+		return m, fmt.Errorf("method %s: must be a map with a command", name)
+	}
+	maps.Copy(m.parameters, settings)
+	if command, ok := m.parameters["command"].(string); ok && command != "" {
+		m.command = command
+	}
+	delete(m.parameters, "command")
+	for key, field := range map[string]*bool{"no_params": &m.noParams, "no_leader": &m.noLeader, "no_master": &m.noLeader, "keep_data": &m.keepData} {
+		if v, set := m.parameters[key]; set && v != nil {
+			on, err := cluster.ParseBoolean(v)
+			if err != nil {
+				return m, fmt.Errorf("method %s: %s: %w", name, key, err)
+			}
+			*field = *field || on
+		}
+	}
+	return m, nil
+}
+
+// arguments are the method's own parameters and the agent's, as Patroni orders and
+// writes them: sorted, --KEY=VALUE; with no_params the method's own alone.
+func (m method) arguments(agents map[string]string) []string {
+	all := map[string]string{}
+	for key, value := range m.parameters {
+		all[key] = parameterWord(value)
+	}
+	if m.noParams {
+		for _, key := range []string{"no_params", "no_leader", "no_master", "keep_data"} {
+			delete(all, key)
+		}
+	} else {
+		maps.Copy(all, agents)
+	}
+	args := make([]string, 0, len(all))
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		args = append(args, "--"+key+"="+all[key])
+	}
+	return args
+}
+
+// parameterWord writes a value of the configuration file as a script of Patroni's
+// expects it.
+func parameterWord(value any) string {
+	switch v := value.(type) {
+	case bool:
+		if v {
+			return "True"
+		}
+		return "False"
+	case nil:
+		return ""
+	}
+	return parameterText(value)
+}
+
+// methodMark is the variable by which a method's processes are found that have
+// outlived their agent.
+const methodMark = "FILLED_DATA_DIR"
+
+func (p *Instance) runMethod(ctx context.Context, what string, m method, args []string) error {
+	return p.script(ctx, script{what: what + " " + m.name, command: m.command, args: args, env: []string{methodMark + "=" + p.dataDir}})
+}
+
+// killMethods kills the processes of methods that an agent which was killed has
+// left at work on the data directory.
+func (p *Instance) killMethods(ctx context.Context) error {
+	want := methodMark + "=" + p.dataDir
+	for {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return fmt.Errorf("looking for what fills the data directory: %w", err)
+		}
+		left := 0
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || pid == os.Getpid() {
+				continue
+			}
+			environment, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
+			if err == nil && slices.Contains(strings.Split(string(environment), "\x00"), want) && !fence.Belongs(pid, p.dataDir) {
+				left++
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by now
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return fmt.Errorf("%d processes that fill the data directory do not end: %w", left, ctx.Err())
+		}
+	}
+}
+
+// customBootstrap fills the data directory of a new shard with the command of
+// bootstrap.METHOD, and runs PostgreSQL on it until it has ended its recovery.
+func (p *Instance) customBootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
+	m, err := customMethod(b.Method, b.Methods[b.Method])
+	if err != nil {
+		return "", fmt.Errorf("bootstrap: %w", err)
+	}
+	if m.command == m.name {
+		return "", fmt.Errorf("bootstrap.%s.command: must be set", m.name)
+	}
+	recovery, _ := m.parameters["recovery_conf"].(map[string]any)
+	keep, err := cluster.ParseBoolean(orFalse(m.parameters["keep_existing_recovery_conf"]))
+	if err != nil {
+		return "", fmt.Errorf("bootstrap.%s.keep_existing_recovery_conf: %w", m.name, err)
+	}
+	for _, ours := range []string{"recovery_conf", "keep_existing_recovery_conf", "no_params"} {
+		delete(m.parameters, ours)
+	}
+	if err := p.mark(markCustom, ""); err != nil {
+		return "", err
+	}
+	if err := p.runMethod(ctx, "bootstrap", m, m.arguments(map[string]string{"scope": p.scope, "datadir": p.dataDir})); err != nil {
+		return "", err
+	}
+	control, err := p.restored(ctx)
+	if err != nil {
+		return "", fmt.Errorf("bootstrap %s: %w", m.name, err)
+	}
+	// From now on the marker knows the cluster that is ours to move aside.
+	if err := p.writeMarker(markCustom, control.SystemIdentifier); err != nil {
+		return "", err
+	}
+	args, err := p.prepareRecovery(recovery, keep)
+	if err != nil {
+		return "", err
+	}
+	roles := func(socketDir string) error {
+		if err := p.awaitPrimary(ctx); err != nil {
+			return fmt.Errorf("bootstrap %s: %w", m.name, err)
+		}
+		return p.makeRoles(ctx, socketDir, b)
+	}
+	if err := p.privatelyWith(ctx, control, args, roles); err != nil {
+		return "", err
+	}
+	return control.SystemIdentifier, nil
+}
+
+func orFalse(value any) any {
+	if value == nil {
+		return false
+	}
+	return value
+}
+
+// restored looks at what a method has put into the data directory.
+func (p *Instance) restored(ctx context.Context) (Control, error) {
+	major, err := p.dataMajor()
+	if err != nil {
+		return Control{}, fmt.Errorf("the command has ended well and left no PostgreSQL data directory in %s: %w", p.dataDir, err)
+	}
+	if major != p.major {
+		return Control{}, fmt.Errorf("the command has left a data directory of PostgreSQL %d, the programs are %d", major, p.major)
+	}
+	// Backups keep configuration files that live elsewhere as copies.
+	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
+		if _, err := os.Stat(p.inData(name)); err == nil {
+			continue
+		}
+		content, err := os.ReadFile(p.inData(name + ".backup"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return Control{}, fmt.Errorf("%s: %w", name, err)
+		}
+		if err := p.writeFile(p.inData(name), string(content)); err != nil {
+			return Control{}, err
+		}
+	}
+	return p.control(ctx)
+}
+
+// prepareRecovery makes the restored directory recover as recovery_conf says, or
+// not at all, and returns the arguments that PostgreSQL is started with for it.
+func (p *Instance) prepareRecovery(recovery map[string]any, keep bool) ([]string, error) {
+	if len(recovery) == 0 {
+		if keep {
+			return nil, nil
+		}
+		return nil, p.setSignalFile(Primary)
+	}
+	if err := p.setSignalFile(Primary); err != nil { // no standby.signal: it would never end
+		return nil, err
+	}
+	if err := p.writeFile(p.inData("recovery.signal"), ""); err != nil {
+		return nil, err
+	}
+	// What the primary of the backup had is not known: only a hot standby asks.
+	args := []string{"--hot_standby=off"}
+	if _, set := recovery["recovery_target_action"]; !set {
+		args = append(args, "--recovery_target_action=promote")
+	}
+	for _, name := range slices.Sorted(maps.Keys(recovery)) {
+		if !recoveryParameters[strings.ToLower(name)] {
+			return nil, fmt.Errorf("bootstrap: recovery_conf.%s: is no parameter of recovery", name)
+		}
+		args = append(args, "--"+strings.ToLower(name)+"="+parameterText(recovery[name]))
+	}
+	return args, nil
+}
+
+// awaitPrimary waits until PostgreSQL, which is recovering from an archive, accepts
+// writes. How long that takes nobody knows: ctx bounds it.
+func (p *Instance) awaitPrimary(ctx context.Context) error {
+	gone := p.process.done()
+	for {
+		conn, err := p.dedicated(ctx)
+		if err == nil {
+			var recovering bool
+			err = conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering)
+			hangUpOn(conn)
+			if err == nil && !recovering {
+				return nil
+			}
+		}
+		select {
+		case <-gone:
+			return fmt.Errorf("PostgreSQL ended while it recovered: %s", logTail(p.stateFile("postgres.log"), max(0, fileSize(p.stateFile("postgres.log"))-4096)))
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the end of the recovery: %w", errors.Join(ctx.Err(), err))
+		case <-time.After(10 * pollEvery):
+		}
+	}
+}
+
+// basebackup is the method that is built in.
+const basebackup = "basebackup"
+
+// replicaMethods are those of postgresql.create_replica_methods, in their order.
+func (p *Instance) replicaMethods() ([]method, error) {
+	local := p.local.Load()
+	if len(local.CreateReplica) == 0 {
+		return []method{{name: basebackup}}, nil
+	}
+	methods := make([]method, 0, len(local.CreateReplica))
+	for _, name := range local.CreateReplica {
+		if name == basebackup {
+			methods = append(methods, method{name: basebackup})
+			continue
+		}
+		m, err := customMethod(name, local.Methods[name])
+		if err != nil {
+			return nil, fmt.Errorf("postgresql.create_replica_methods: %w", err)
+		}
+		methods = append(methods, m)
+	}
+	return methods, nil
+}
+
+// ClonesWithoutLeader tells whether a replica can be made though nobody leads.
+func (p *Instance) ClonesWithoutLeader() bool {
+	methods, err := p.replicaMethods()
+	return err == nil && slices.ContainsFunc(methods, func(m method) bool { return m.noLeader })
+}
+
+// KeepsData tells whether a method makes a replica out of what is in the data
+// directory: then it is not emptied before.
+func (p *Instance) KeepsData() bool {
+	methods, err := p.replicaMethods()
+	return err == nil && len(methods) > 0 && methods[0].keepData
+}
+
+// MakeReplica fills the data directory with the first of the configured methods
+// that succeeds: pg_basebackup from an upstream, or the operator's commands.
+// Without an upstream only those run that need none. systemIdentifier is the
+// shard's; what another cluster's backup has left is cleared away again. progress
+// is as for BaseBackup.
+func (p *Instance) MakeReplica(ctx context.Context, u *Upstream, systemIdentifier string, progress func(done, total int64)) error {
+	methods, err := p.replicaMethods()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range methods {
+		if u == nil && !m.noLeader {
+			continue
+		}
+		if m.name == basebackup {
+			if err = p.emptyAgain(ctx); err == nil {
+				err = p.BaseBackup(ctx, *u, progress)
+			}
+		} else {
+			err = p.customReplica(ctx, m, u, systemIdentifier)
+		}
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		p.log.Warn().Err(err).Str("method", m.name).Msg("a method of create_replica_methods has failed; the next one is tried")
+		errs = append(errs, err)
+	}
+	if len(errs) == 0 {
+		return errors.New("no leader to clone from, and postgresql.create_replica_methods has none that works without (no_leader)")
+	}
+	return errors.Join(errs...)
+}
+
+// customReplica runs one of the operator's methods.
+func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, systemIdentifier string) error {
+	connstring := ""
+	if u != nil {
+		id, err := p.identify(ctx, *u)
+		if err != nil {
+			return fmt.Errorf("method %s: %w", m.name, err)
+		}
+		systemIdentifier = id
+		if err := p.writePgpass(*u); err != nil {
+			return err
+		}
+		connstring = p.conninfo(*u, p.local.Load().Authentication.Replication, "", cloning)
+	}
+	if !m.keepData {
+		if err := p.emptyAgain(ctx); err != nil {
+			return err
+		}
+	}
+	if marked, err := p.marked(); err != nil {
+		return err
+	} else if marked == nil || marked.Kind != markClone {
+		if err := p.mark(markClone, systemIdentifier); err != nil {
+			return err
+		}
+	}
+	err := p.runMethod(ctx, "method", m, m.arguments(map[string]string{
+		"scope": p.scope, "role": string(Replica), "datadir": p.dataDir, "connstring": connstring,
+	}))
+	if err == nil {
+		var control Control
+		if control, err = p.restored(ctx); err == nil && systemIdentifier != "" && control.SystemIdentifier != systemIdentifier {
+			err = fmt.Errorf("it has restored another cluster (system identifier %s) than the shard's (%s)", control.SystemIdentifier, systemIdentifier)
+			// Until here it is ours, and of no use to anybody.
+			err = errors.Join(err, p.empty(), p.unmark())
+			return fmt.Errorf("method %s: %w", m.name, err)
+		}
+	}
+	if err != nil {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanWithin)
+		defer cancel()
+		return fmt.Errorf("method %s: %w", m.name, errors.Join(err, p.killMethods(clean), p.emptyAgain(clean)))
+	}
+	return p.unmark()
+}
+
+// emptyAgain clears away what an earlier method has left; it does nothing where
+// there is no marker that says so.
+func (p *Instance) emptyAgain(ctx context.Context) error {
+	marked, err := p.marked()
+	if err != nil || marked == nil || marked.Kind != markClone {
+		return err
+	}
+	if err := p.killWriters(ctx); err != nil {
+		return err
+	}
+	if err := p.empty(); err != nil {
+		return err
+	}
+	return p.unmark()
+}

@@ -1,0 +1,15 @@
+package lab
+
+import (
+	"context"
+	"os/exec"
+)
+
+// Command is a program that is to run where the lab's clients are; on Netns that is
+// a host of its own. The caller sets what else it needs, starts it and waits for it.
+func (l *Lab) Command(ctx context.Context, path string, args ...string) *exec.Cmd {
+	if l.clients == nil {
+		return exec.CommandContext(ctx, path, args...)
+	}
+	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", l.clients.name, path}, args...)...)
+}
