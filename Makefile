@@ -10,6 +10,7 @@ VERSION ?= $(or $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' --
 GO      ?= go
 ARGS    ?=
 REPORT  ?=
+ONLY    ?=
 # VCS stamping is off because the version is stamped here, and because it fails
 # in a clone that belongs to somebody else.
 GOBUILD  = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
@@ -69,6 +70,16 @@ test-watchdog: build ## the watchdog in virtual machines: softdog and i6300esb, 
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
 		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v ./e2e/vm
 
+.PHONY: test-ansible
+test-ansible: ## the Ansible collection and the packages on systemd hosts (as root); lint
+	@e2e/tools/deps.sh ansible
+	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_TEST_ANSIBLE=1 && \
+		$(GO) test -count 1 -timeout 90m -v ./e2e/ansible
+
+.PHONY: packages
+packages: ## dist/: .deb and .rpm for linux amd64 and arm64, bills of materials, checksums
+	@GO=$(GO) packages/build.sh '$(VERSION)' dist
+
 .PHONY: lint-lite
 lint-lite: ## gofmt and go vet
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go' 2>/dev/null | grep . || find . -name '*.go')); \
@@ -84,10 +95,10 @@ lint: lint-lite ## all linters: gofumpt, staticcheck, golangci-lint
 		$$bin/golangci-lint run ./...
 
 .PHONY: bench
-bench: build ## measure against the figures; writes docs/benchmarks.md and, with REPORT=FILE, JSON
+bench: build ## measure against the figures; writes docs/benchmarks.md and, with REPORT=FILE, JSON; ONLY=bouncer: the bouncer's alone
 	@e2e/tools/deps.sh test
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
-		$(GO) run ./e2e/bench -markdown docs/benchmarks.md $(if $(REPORT),-report $(REPORT)) $(ARGS)
+		$(GO) run ./e2e/bench -markdown docs/benchmarks.md $(addprefix -only ,$(ONLY)) $(addprefix -report ,$(REPORT)) $(ARGS)
 
 .PHONY: soak
 soak: ## SEEDS (50000) simulated schedules on all cores, from the seed SEED on
@@ -99,6 +110,11 @@ lab: build ## real faults on a real shard: FAULTS=a,b ROUNDS=n SEED=n REPORT=FIL
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
 		$(GO) run ./e2e/faults/cmd/lab $(addprefix -faults ,$(FAULTS)) $(addprefix -rounds ,$(ROUNDS)) $(addprefix -seed ,$(SEED)) \
 			$(addprefix -report ,$(REPORT)) $(ARGS)
+
+.PHONY: docs
+docs: ## docs/settings.md and docs/cli from the code
+	@$(GO) run ./e2e/docs/cmd/settings
+	@$(GO) run ./cmd/lictor docs --markdown docs/cli
 
 .PHONY: clean
 clean: ## remove what the build made (the caches outside the tree stay)

@@ -64,8 +64,10 @@ func (a *Agent) effect(ctx context.Context, cancel context.CancelFunc, work func
 func (a *Agent) nextStatus() cluster.Status {
 	return cluster.Status{
 		OpTime: a.m.pg.observed.LSN(),
-		Lictor: &cluster.Beat{LeaseMS: a.m.dynamic.TTL.Milliseconds(), Number: a.m.NextBeat(), Owner: a.cfg.Name, Paused: a.m.dynamic.Pause,
-			Timeline: a.m.NextTimeline(a.m.pg.observed.Timeline, false)},
+		Lictor: &cluster.Beat{
+			LeaseMS: a.m.dynamic.TTL.Milliseconds(), Number: a.m.NextBeat(), Owner: a.cfg.Name, Paused: a.m.dynamic.Pause,
+			Timeline: a.m.NextTimeline(a.m.pg.observed.Timeline, false),
+		},
 	}
 }
 

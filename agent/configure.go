@@ -52,7 +52,7 @@ func (a *Agent) applyConfig(snapshot cluster.Snapshot) {
 		a.armGuard()
 	}
 	a.applyPostgresConfig()
-	a.cacheConfig(snapshot.Config.Value)
+	a.m.configToCache = snapshot.Config.Value
 	a.log.Info().Dur("ttl", dynamic.TTL).Dur("loop_wait", dynamic.LoopWait).Dur("retry_timeout", dynamic.RetryTimeout).
 		Str("synchronous_mode", string(dynamic.SynchronousMode)).Msg("dynamic configuration applied")
 }
@@ -159,8 +159,14 @@ func (a *Agent) checkChange(ctx context.Context, old, changed cluster.Dynamic) e
 	return a.pg.CheckChange(ctx, old, changed)
 }
 
-// cacheConfig keeps the dynamic configuration with the data.
-func (a *Agent) cacheConfig(value []byte) {
+// cacheConfig keeps the dynamic configuration with the data, once there are any and
+// nobody is at work on them.
+func (a *Agent) cacheConfig() {
+	value := a.m.configToCache
+	if value == nil || a.m.task.kind != ha.TaskNone || a.m.data.State != ha.DataValid {
+		return
+	}
+	a.m.configToCache = nil
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(context.Context) func() {
 		err := a.pg.CacheDynamic(value)

@@ -45,6 +45,7 @@ func (a *Agent) handover(h ha.Handover) {
 	session, asked := a.m.session, a.m.Snapshot.Failover.ModifyIndex
 	var announced, stopped, dropped bool
 	scriptsLimit := min(a.beforeStopLimit(), handoverLimit/2)
+	a.m.published.holding = false
 	a.startTask(ha.TaskHandover, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, handoverLimit)
 		defer cancel()
@@ -57,6 +58,7 @@ func (a *Agent) handover(h ha.Handover) {
 			if err := a.holdClients(ctx, session, plan, h.OnBusy); err != nil {
 				return err
 			}
+			a.post(func() { a.m.published.holding = true })
 		}
 		a.beforeStop(ctx, scriptsLimit)
 		stopped = true

@@ -54,6 +54,8 @@ type member struct {
 	// cachedConfig is the dynamic configuration that was kept with the data when
 	// the agent started.
 	cachedConfig []byte
+	// configToCache is the one that is to be kept there now, nil when it is.
+	configToCache []byte
 
 	published   published
 	told        map[string]string // problems that were logged, by topic
@@ -195,6 +197,7 @@ func (a *Agent) step() time.Duration {
 	a.publish()
 	a.record(d.Reason)
 	a.show(d.Reason)
+	a.cacheConfig()
 	if a.m.rewrite && a.m.task.kind == ha.TaskNone {
 		a.rewriteConfig()
 	}

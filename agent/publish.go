@@ -33,6 +33,9 @@ type published struct {
 	checkpointed  int
 	checkpointing bool
 	promotedTo    int
+	// holding: clients are held for the handover under way. The route says so only
+	// then: nobody is to wait for the checkpoint before it.
+	holding bool
 	// lagging replicas take no readers.
 	lagging map[string]bool
 }
@@ -273,7 +276,7 @@ func (a *Agent) routeToWrite() (cluster.Route, bool) {
 
 func (a *Agent) routeState() cluster.RouteState {
 	switch {
-	case a.m.task.kind == ha.TaskHandover && a.m.task.successor != "":
+	case a.m.task.kind == ha.TaskHandover && a.m.task.successor != "" && a.m.published.holding:
 		return cluster.RouteHandover
 	case a.m.pg.running && a.m.pg.observed.Accepting && a.m.pg.primary() && a.m.task.kind != ha.TaskDemote:
 		return cluster.RouteOpen

@@ -40,6 +40,7 @@ func (a *Agent) watchConsul(ctx context.Context) {
 			return
 		case err != nil:
 			a.post(func() { a.consulFailed(err) })
+			index = 0 // Consul may come back with other data, whose index is lower
 			pause(ctx, retryAfter())
 		default:
 			a.post(func() { a.accept(snapshot, false) })
@@ -62,6 +63,7 @@ func (a *Agent) watchRoute(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
+			index = 0
 			pause(ctx, retryAfter()) // watchConsul tells
 		default:
 			a.post(func() { a.sawRoute(route) })

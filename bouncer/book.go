@@ -198,6 +198,9 @@ func (b *book) take(id shardID, p pair, final bool, problems map[string]error, o
 		out.Doubt = true
 		return
 	}
+	if have && !final && old.Confirmed && !old.Gone && !old.Patroni && p.ModifyIndex == old.ModifyIndex {
+		return // the same value: a thousand routes are not read for the sake of one
+	}
 	route, err := cluster.ParseRoute(p.Value)
 	if err == nil {
 		err = checkRoute(id, route)

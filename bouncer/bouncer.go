@@ -114,7 +114,7 @@ type bouncer struct {
 
 func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bouncer {
 	b := &bouncer{config: c, log: log, book: newBook(c), feed: newFeed(func() (*dependency.ClientSet, error) { return clientSet(c) })}
-	b.keeper = &keeper{log: log, config: c, book: b.book, wake: make(chan struct{}, 1)}
+	b.keeper = &keeper{log: log, config: c, book: b.book, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
 	saved, err := loadState(c.StateFile, c.RoutesPrefix)
 	if err != nil {
 		log.Error().Err(err).Msg("starting without the last good routes")
@@ -142,16 +142,18 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 			f.notify()
 		}
 	})
+	b.watcher.holding = co.holding.Load
 	b.patroni = &patroniFollower{config: c, log: log, pool: pool, book: b.book, changed: b.watcher.changed, answered: b.watcher.hasAnswered}
 	b.presence = &presence{
 		log: log, pool: pool, key: c.keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
 		change: make(chan struct{}, 1), remember: b.keeper.rememberSession,
 		value: func() cluster.Bouncer { return presenceOf(c, url, co.shards()) },
 	}
+	pool.moved = b.presence.notify
 	b.respond = &responder{
 		log: log, pool: pool, name: c.Name, prefix: c.RoutesPrefix, handovers: b.handovers, session: b.keeper.currentSession,
 	}
-	co.suspector = &suspector{config: c, log: log, link: b.link, book: b.book, notify: co.notify}
+	co.suspector = &suspector{config: c, log: log, link: b.link, book: b.book, notify: co.notify, refresh: b.watcher.refresh}
 	co.link, co.pauser = b.link, newPauser(c, log, co.notify)
 	co.answered, co.applied = b.watcher.hasAnswered, b.presence.notify
 	b.keeper.draining = saved.Draining
@@ -185,12 +187,17 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	return err
 }
 
+// keepAfter is how much later than a change the state file is written.
+const keepAfter = 500 * time.Millisecond
+
 // keeper writes the state file, apart from the way of a change to PgBouncer.
 type keeper struct {
 	log    zerolog.Logger
 	config Config
 	book   *book
 	wake   chan struct{}
+	// urgent asks for a write at once.
+	urgent chan struct{}
 
 	mu       sync.Mutex
 	session  string
@@ -208,7 +215,10 @@ func (k *keeper) rememberDraining(on bool) {
 	k.mu.Lock()
 	k.draining = on
 	k.mu.Unlock()
-	k.notify()
+	select {
+	case k.urgent <- struct{}{}:
+	default:
+	}
 }
 
 func (k *keeper) currentSession() string {
@@ -230,6 +240,13 @@ func (k *keeper) run(ctx context.Context) {
 	for last := false; !last; {
 		select {
 		case <-k.wake:
+			select { // a burst is written once, and PgBouncer is served first
+			case <-time.After(keepAfter):
+			case <-k.urgent:
+			case <-ctx.Done():
+				last = true
+			}
+		case <-k.urgent:
 		case <-ctx.Done():
 			last = true
 		}

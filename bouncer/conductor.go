@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -58,10 +59,14 @@ type conductor struct {
 	generation int // of the PgBouncer that has taken loaded
 	loaded     string
 	standing   map[string]pgbouncer.Database
+	readBack   time.Time // when loaded was verified
+	published  time.Time // when the status was made public
 	// found are the databases that were paused when this PgBouncer was met:
 	// what an earlier bouncer held and this one must release.
 	found  map[string]bool
 	unheld bool // a PAUSE has to be tried again
+	// soon is when a planned PAUSE is tried that waits for logins.
+	soon time.Time
 	// installed is the version that would be started while none runs; nil: it
 	// was not asked for yet.
 	installed *pgbouncer.Version
@@ -72,6 +77,9 @@ type conductor struct {
 	retry     time.Duration
 	retryAt   time.Time
 	reconcile time.Time
+
+	// holding: clients of some shard are held.
+	holding atomic.Bool
 
 	mu     sync.Mutex
 	status map[shardID]ShardStatus
@@ -107,6 +115,7 @@ func (c *conductor) run(ctx context.Context) {
 
 // pass does all that is to do now and returns when to look again.
 func (c *conductor) pass(ctx context.Context) time.Duration {
+	c.soon = time.Time{}
 	views, left, changes := c.views()
 	for _, v := range views {
 		v.ill, v.handover = c.suspector.ill(v), c.handovers.holds(v.id, v.route, v.index)
@@ -127,10 +136,15 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	if e := c.letGo(ctx, link, views); err == nil {
 		err = e
 	}
+	// Nobody waits for this: it is for the next failure.
+	if e := c.keepGood(); err == nil {
+		err = e
+	}
 	if link.Up && c.standing != nil {
 		c.cutter.cut(ctx, c.console, c.standing)
 	}
 	c.settle(err)
+	c.holding.Store(len(c.holds) > 0)
 	c.publish(views, left)
 	return c.next(link)
 }
@@ -163,8 +177,8 @@ func (c *conductor) meet(generation int) {
 
 // look reads the databases as they stand, before anything is done.
 func (c *conductor) look(ctx context.Context, link linkState) {
-	if !link.Up {
-		return
+	if !link.Up || c.standing != nil && len(c.holds) == 0 && time.Now().Before(c.reconcile) {
+		return // nothing is held, and the last look is recent
 	}
 	standing, err := c.console.databases(ctx)
 	if err != nil {
@@ -278,10 +292,18 @@ func (c *conductor) reload(ctx context.Context, text []byte, file pgbouncer.File
 		}
 		return err
 	}
-	c.loaded, c.refused = string(text), ""
+	c.loaded, c.refused, c.readBack = string(text), "", time.Now()
 	c.log.Info().Dur("took", time.Since(begun)).Int("shards", len(views)).Msg("RELOAD done and read back")
 	c.cutter.deposed(moved(views, before))
-	if err := c.applier.keep(text); err != nil {
+	return nil
+}
+
+// keepGood remembers what was verified as the configuration to go back to.
+func (c *conductor) keepGood() error {
+	if c.loaded == "" {
+		return nil
+	}
+	if err := c.applier.keep([]byte(c.loaded)); err != nil {
 		return fmt.Errorf("keeping the last good configuration: %w", err)
 	}
 	return nil
@@ -331,6 +353,7 @@ func (c *conductor) next(link linkState) time.Duration {
 			sooner(now.Add(retryLeast))
 		}
 	}
+	sooner(c.soon)
 	sooner(c.retryAt)
 	sooner(c.handovers.until())
 	sooner(c.handovers.unknown())

@@ -7,14 +7,35 @@ import (
 	"time"
 )
 
+const (
+	// loginPatience is how long a planned PAUSE waits for logins to the primary to
+	// end. PAUSE closes a connection that is just logging in, which PgBouncer takes
+	// for a failed login, and the first queries after RESUME get an error for it
+	// (check_fast_fail in its objects.c).
+	loginPatience = 300 * time.Millisecond
+	loginPace     = 5 * time.Millisecond
+)
+
 // holdBack makes the clients of shards without a primary wait.
 func (c *conductor) holdBack(ctx context.Context, link linkState, views []*ShardView) {
-	var waiting []string
+	var (
+		waiting []string
+		pools   map[string]poolCount
+	)
 	c.unheld = false
 	for _, v := range views {
 		h := c.judge(v)
 		if h == nil || h.expired || !link.Up {
 			continue
+		}
+		if v.planned() && time.Since(h.since) < loginPatience {
+			if pools == nil {
+				pools = c.countPools(ctx)
+			}
+			if slices.ContainsFunc(v.written(), func(name string) bool { return pools[name].logins > 0 && !c.standing[name].Paused }) {
+				c.soon = time.Now().Add(loginPace)
+				continue
+			}
 		}
 		for _, name := range v.written() {
 			if d, exists := c.standing[name]; exists && !d.Paused {

@@ -21,16 +21,17 @@ import (
 type Config struct {
 	// Version is Lictor's, for agents and operators to see.
 	Version string `mapstructure:"-"`
-	// Name tells bouncers apart in Consul; default: the host's name.
+	// Name tells bouncers apart in Consul. Default: the host's name.
 	Name   string          `mapstructure:"name"`
 	Consul settings.Consul `mapstructure:"consul"`
-	// RoutesPrefix is the first part of Lictor's own Consul keys, as in the
-	// agents' lictor.routes_prefix.
+	// RoutesPrefix is the first part of Lictor's own Consul keys, as in the agents'
+	// lictor.routes_prefix.
 	RoutesPrefix string `mapstructure:"routes_prefix"`
-	// Listen is where /health, /status, /poke, /drain and /undrain are served.
+	// Listen is where /health, /status, /poke, /drain and /undrain are served, host:port. Agents and
+	// the load balancer must reach it.
 	Listen string `mapstructure:"listen"`
-	// ConnectAddress is how agents reach Listen; default: Listen, with the
-	// host's name in place of a wildcard.
+	// ConnectAddress is how agents reach Listen, host:port. Default: listen, with the host's name in
+	// place of a wildcard.
 	ConnectAddress string `mapstructure:"connect_address"`
 	// Authentication protects drain and undrain; without it they are taken from
 	// this host only.
@@ -38,7 +39,8 @@ type Config struct {
 	// Template is the path of a template that takes the place of the built-in
 	// pgbouncer.ini.ctmpl.
 	Template string `mapstructure:"template"`
-	// StateFile keeps the last good routes; default: beside pgbouncer.config.
+	// StateFile keeps the last good routes, for a start without Consul. Default: pgbouncer.config with
+	// .routes.json.
 	StateFile string    `mapstructure:"state_file"`
 	PgBouncer PgBouncer `mapstructure:"pgbouncer"`
 	// Shards lists the shards to serve; none: all under the routes prefix, with
@@ -46,8 +48,8 @@ type Config struct {
 	Shards []Shard `mapstructure:"shards"`
 	// Files are further files to keep, userlist.txt and haproxy.cfg for instance.
 	Files []File `mapstructure:"files"`
-	// HoldTimeout is the longest time, in seconds, for which clients are held
-	// while their shard has no primary.
+	// HoldTimeout is the longest time, in seconds, for which clients are held while their shard has no
+	// primary: a dead man's timer. Keep it below query_wait_timeout, or held clients fail instead.
 	HoldTimeout float64 `mapstructure:"hold_timeout"`
 	// AllowEmpty lets the last shard leave PgBouncer when its route is deleted.
 	AllowEmpty bool `mapstructure:"allow_empty"`
@@ -56,49 +58,58 @@ type Config struct {
 
 // PgBouncer is the PgBouncer beside the bouncer.
 type PgBouncer struct {
-	// Config is the path of the pgbouncer.ini that the bouncer writes.
+	// Config is the path of the pgbouncer.ini that the bouncer writes; the last good one is kept
+	// beside it.
 	Config string `mapstructure:"config"`
 	// Admin is where the admin console listens: host:port or the directory of
 	// the unix socket and the port (/run/postgresql:6432).
 	Admin string `mapstructure:"admin"`
-	User  string `mapstructure:"user"`
-	// Password, PasswordFile: how User logs in; without both, the plain
-	// password that auth_file has for User.
-	Password     string `mapstructure:"password"`
+	// User logs in to the admin console.
+	User string `mapstructure:"user"`
+	// Password is the password of User. Default: the plain password that auth_file has for it.
+	Password string `mapstructure:"password"`
+	// PasswordFile is a file with it.
 	PasswordFile string `mapstructure:"password_file"`
-	SSLMode      string `mapstructure:"sslmode"`
-	// Settings go into the section [pgbouncer], over the template's own.
+	// SSLMode is libpq's, for the admin console. Default: disable on this host, prefer elsewhere.
+	SSLMode string `mapstructure:"sslmode"`
+	// Settings go into the section [pgbouncer], over the template's own. A name that PgBouncer does
+	// not know is an error.
 	Settings map[string]any `mapstructure:"settings"`
-	// Peers are the addresses (host:port) of all PgBouncers behind one load
-	// balancer, this one's own included, in the same order on every host: a
-	// request to cancel a query may arrive at any of them. PeerID is the place
-	// of this one in the list, from 1. PgBouncer 1.19 and later.
-	Peers  []string `mapstructure:"peers"`
-	PeerID int      `mapstructure:"peer_id"`
+	// Peers are the addresses (host:port) of all PgBouncers behind one load balancer, this one's own
+	// included, in the same order on every host: a request to cancel a query may arrive at any of
+	// them. PgBouncer 1.19 and later.
+	Peers []string `mapstructure:"peers"`
+	// PeerID is the place of this PgBouncer in peers, from 1 (a number).
+	PeerID int `mapstructure:"peer_id"`
 	// Command runs PgBouncer in the foreground; empty: it is run by somebody
 	// else. The bouncer starts it, starts it again when it ends, and ends it
 	// when it ends itself.
 	Command []string `mapstructure:"command"`
-	// StopTimeout is how long, in seconds, PgBouncer may take to let running
-	// transactions end when the bouncer ends.
+	// StopTimeout is how long, in seconds, PgBouncer may take to let running transactions end when the
+	// bouncer ends; with command only.
 	StopTimeout float64 `mapstructure:"stop_timeout"`
 }
 
 // Shard is one shard and how PgBouncer offers it.
 type Shard struct {
-	Scope     string `mapstructure:"scope"`
+	// Scope is the shard's name.
+	Scope string `mapstructure:"scope"`
+	// Namespace is the first part of its keys in Consul. Default: service.
 	Namespace string `mapstructure:"namespace"`
-	// Databases are names in PgBouncer, each as "name" or, when PostgreSQL
-	// knows the database by another one, as "name=dbname"; default: the scope.
+	// Databases are names in PgBouncer, each as name or, when PostgreSQL knows the database by another
+	// one, as name=dbname; each has a second one with _ro at its end for readers. Default: the scope.
 	Databases []string `mapstructure:"databases"`
-	PoolSize  int      `mapstructure:"pool_size"`
-	PoolMode  string   `mapstructure:"pool_mode"`
-	// Patroni: follow Patroni's own keys, also where there is a route; without
-	// it they are followed as long as there is none.
+	// PoolSize is PgBouncer's pool_size for these databases (connections). Default: PgBouncer's
+	// default_pool_size.
+	PoolSize int `mapstructure:"pool_size"`
+	// PoolMode is PgBouncer's pool_mode for them. Default: PgBouncer's, transaction unless settings
+	// say otherwise.
+	PoolMode string `mapstructure:"pool_mode"`
+	// Patroni makes the bouncer follow Patroni's own keys also where there is a route; without it they
+	// are followed as long as there is none.
 	Patroni bool `mapstructure:"patroni"`
-	// MaxReplicaLag is how many bytes of WAL a replica may be behind and still
-	// take readers, where Patroni runs the shard; Lictor's leaders decide it by
-	// their own configuration.
+	// MaxReplicaLag is how many bytes of WAL a replica may be behind and still take readers, where
+	// Patroni runs the shard; Lictor's leaders decide it by their own configuration. Default: 16 MiB.
 	MaxReplicaLag int64 `mapstructure:"max_replica_lag"`
 }
 
@@ -107,21 +118,27 @@ type File struct {
 	// Template is the name of one of Lictor's (userlist.txt.ctmpl,
 	// haproxy.cfg.ctmpl) or the path of a file.
 	Template string `mapstructure:"template"`
-	Path     string `mapstructure:"path"`
+	// Path is the file to keep, absolute.
+	Path string `mapstructure:"path"`
 	// Command makes a change take effect. PgBouncer's auth_file needs none.
 	Command []string `mapstructure:"command"`
 }
 
 // Credentials are a user name and its password.
 type Credentials struct {
+	// Username is the name to log in with.
 	Username string `mapstructure:"username"`
+	// Password is its password.
 	Password string `mapstructure:"password"`
 }
 
 // Log says what is logged and how; the command that makes the logger reads it.
 type Log struct {
-	Level  string `mapstructure:"level"`
-	Format string `mapstructure:"format"` // auto, console, json
+	// Level is the least severity that is logged: debug, info, warning, error. Default: info.
+	Level string `mapstructure:"level"`
+	// Format is how lines look: console or json. Default: auto, which is console on a terminal and
+	// JSON elsewhere.
+	Format string `mapstructure:"format"`
 }
 
 // Defaults of the configuration.

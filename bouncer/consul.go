@@ -23,13 +23,15 @@ type consulPool struct {
 	// term ends when current changes.
 	term    context.Context
 	endTerm context.CancelFunc
+	// moved is called when another address is in use.
+	moved func()
 }
 
 func newConsulPool(clients []*api.Client) (*consulPool, error) {
 	if len(clients) == 0 {
 		return nil, fmt.Errorf("consul: no address is configured")
 	}
-	p := &consulPool{clients: clients}
+	p := &consulPool{clients: clients, moved: func() {}}
 	p.term, p.endTerm = context.WithCancel(context.Background())
 	return p, nil
 }
@@ -44,6 +46,27 @@ func (p *consulPool) use(parent context.Context) (ctx context.Context, client *a
 	return ctx, p.clients[p.current], p.current, func() { stop(); end() }
 }
 
+// other returns the client that follows the one in use, and a context that ends
+// with ctx or when another one is in use. There is none when only one address is
+// configured. cancel must be called.
+func (p *consulPool) other(parent context.Context) (ctx context.Context, client *api.Client, inUse int, cancel func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ctx, end := context.WithCancel(parent)
+	stop := context.AfterFunc(p.term, end)
+	return ctx, p.clients[(p.current+1)%len(p.clients)], p.current, func() { stop(); end() }
+}
+
+// single tells whether there is no other address to turn to.
+func (p *consulPool) single() bool { return len(p.clients) == 1 }
+
+// inUse is the number of the client in use.
+func (p *consulPool) inUse() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.current
+}
+
 // fail moves on to the next address, unless somebody already did.
 func (p *consulPool) fail(number int) {
 	p.mu.Lock()
@@ -54,6 +77,7 @@ func (p *consulPool) fail(number int) {
 	p.current = (p.current + 1) % len(p.clients)
 	p.endTerm()
 	p.term, p.endTerm = context.WithCancel(context.Background())
+	p.moved()
 }
 
 // noAnswer tells whether an error is the address's own, so that another one may

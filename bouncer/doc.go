@@ -14,6 +14,7 @@
 //	conductor.go when to hold, apply, close connections and resume
 //	apply.go     RELOAD, read back, roll back
 //	hold.go      PAUSE and RESUME with their dead man's timer
+//	sentinel.go  finds a Consul address that is silent
 //	suspect.go   finds a primary that does not answer before Consul can tell
 //	sockets.go   connections to a deposed primary are closed
 //	presence.go  tells Consul what has been applied

@@ -51,11 +51,14 @@ func (w *watcher) follow(ctx context.Context, prefix string, failed func(error),
 			// The index may go back when the newest key is deleted or Consul was
 			// restored: what it then says of changes is of no use.
 			index = 0
+			w.reached.set(prefix, 0)
 		case err == nil:
 			take(pairs, next)
 			index, pause = max(next, 1), watchBackoffLeast
+			w.reached.set(prefix, next)
 		default:
 			index = 0
+			w.reached.set(prefix, 0)
 			failed(err)
 			if noAnswer(err) {
 				w.pool.fail(number)

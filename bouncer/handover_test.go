@@ -2,15 +2,20 @@ package bouncer
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
@@ -418,4 +423,53 @@ func TestPresence(t *testing.T) {
 	if b.URL != "http://"+w.config.Listen || b.All || !b.Serves("service", "s1") || b.Serves("service", "s2") {
 		t.Fatalf("%+v", b)
 	}
+}
+
+// PAUSE would cut off a login, which PgBouncer remembers as a failed one and tells
+// clients of after RESUME: it waits for logins, though not for ever.
+func TestHandoverAwaitsLogins(t *testing.T) {
+	silent := newHangingServer(t) // takes connections and never answers
+	w := newWorld(t, func(c *Config) {
+		c.PgBouncer.Settings = map[string]any{"server_connect_timeout": 40}
+	})
+	host, port, err := net.SplitHostPort(silent.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := w.route(0, cluster.RouteOpen)
+	r.Leader.Name, r.Leader.Host = "db1", host
+	if r.Leader.Port, err = strconv.Atoi(port); err != nil {
+		t.Fatal(err)
+	}
+	w.put(w.keys.Route(), r)
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeaderNamed("db1")
+	ctx, cancel := context.WithCancel(w.ctx)
+	var client sync.WaitGroup
+	client.Go(func() { // it will never have a server
+		if conn, err := pgconn.Connect(ctx, w.dsn("s1")); err == nil {
+			_ = conn.Close(context.WithoutCancel(ctx))
+		}
+	})
+	w.await("a login", func() error {
+		pools, err := w.admin().Pools(w.ctx)
+		for _, p := range pools {
+			if p.ServersIn > 0 {
+				return err
+			}
+		}
+		return fmt.Errorf("%+v %w", pools, err)
+	})
+	a := w.announce("h1", 30*time.Second)
+	if code, answer := a.ask(10 * time.Second); code != http.StatusOK || !answer.Quiet() || answer.TookMS < loginPatience.Milliseconds() {
+		t.Errorf("answer is %d %+v", code, answer)
+	}
+	cancel()
+	client.Wait()
+}
+
+func (w *world) awaitLeaderNamed(name string) {
+	w.t.Helper()
+	w.awaitShard("leader "+name, func(s ShardStatus) bool { return s.Leader == name && s.VerifiedAt != nil })
 }

@@ -21,7 +21,7 @@ import (
 const httpBound = 5 * time.Second
 
 // listenerAPI is the bouncer's HTTP listener: for the load balancer (/health), for
-// agents (/poke, /handover) and for operators (/status, /drain, /undrain).
+// agents (/poke, /handover) and for operators (/status, /drain, /undrain, /metrics).
 type listenerAPI struct {
 	config    Config
 	log       zerolog.Logger
@@ -105,6 +105,7 @@ func (a *listenerAPI) handler() http.Handler {
 		reply(w, code, h)
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, a.status()) })
+	mux.Handle("GET /metrics", a.metrics())
 	mux.HandleFunc("POST /poke", a.poke)
 	mux.HandleFunc("POST /handover", a.handover)
 	mux.HandleFunc("POST /drain", a.operator(func(w http.ResponseWriter) { a.drain(w, true) }))

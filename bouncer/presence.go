@@ -49,6 +49,9 @@ type presence struct {
 	remember func(session string)
 
 	session string
+	// made is the number of the Consul address that the session was made at: it
+	// belongs to that agent's node, and ends when Consul gives the node up.
+	made    int
 	written []byte
 	// stale: the value may have changed since it was written.
 	stale bool
@@ -106,19 +109,16 @@ var errTaken = errors.New("the key is held by another session: another bouncer o
 // somebody has removed it.
 func (p *presence) keep(ctx context.Context, renew, check bool) error {
 	if p.session == "" {
-		session, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (string, error) {
-			id, _, err := c.Session().CreateNoChecks(&api.SessionEntry{
-				Name: "lictor-bouncer " + p.name, TTL: presenceTTL.String(), Behavior: api.SessionBehaviorDelete,
-				// The client leaves zero out, and Consul then takes 15 s.
-				LockDelay: time.Millisecond,
-			}, (&api.WriteOptions{}).WithContext(ctx))
-			return id, err
-		})
+		session, number, err := p.create(ctx)
 		if err != nil {
-			return fmt.Errorf("creating the session: %w", err)
+			return err
 		}
-		p.session, p.written = session, nil
+		p.session, p.made, p.written = session, number, nil
 		p.remember(session)
+	} else if p.made != p.pool.inUse() {
+		if err := p.move(ctx); err != nil {
+			return err
+		}
 	} else if renew || p.written == nil {
 		entry, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (*api.SessionEntry, error) {
 			entry, _, err := c.Session().Renew(p.session, (&api.WriteOptions{}).WithContext(ctx))
@@ -136,6 +136,69 @@ func (p *presence) keep(ctx context.Context, renew, check bool) error {
 		return nil
 	}
 	return p.write(ctx, check)
+}
+
+// create makes a session, at the Consul address with that number.
+func (p *presence) create(ctx context.Context) (session string, number int, err error) {
+	number = p.pool.inUse()
+	session, err = attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (string, error) {
+		id, _, err := c.Session().CreateNoChecks(&api.SessionEntry{
+			Name: "lictor-bouncer " + p.name, TTL: presenceTTL.String(), Behavior: api.SessionBehaviorDelete,
+			// The client leaves zero out, and Consul then takes 15 s.
+			LockDelay: time.Millisecond,
+		}, (&api.WriteOptions{}).WithContext(ctx))
+		return id, err
+	})
+	if err != nil {
+		return "", 0, fmt.Errorf("creating the session: %w", err)
+	}
+	return session, number, nil
+}
+
+// move takes the key over with a session of the Consul address that is in use now:
+// the node that the old one belongs to may be lost, and Consul ends its sessions
+// when it gives the node up. Agents that look for bouncers just then, because their
+// primary was on the same host, would not find this one.
+func (p *presence) move(ctx context.Context) error {
+	session, number, err := p.create(ctx)
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(p.value())
+	if err != nil {
+		return fmt.Errorf("key %s: %w", p.key, err)
+	}
+	old := p.session
+	done, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (bool, error) {
+		done, _, _, err := c.Txn().Txn(api.TxnOps{
+			{KV: &api.KVTxnOp{Verb: api.KVUnlock, Key: p.key, Value: value, Session: old}},
+			{KV: &api.KVTxnOp{Verb: api.KVLock, Key: p.key, Value: value, Session: session}},
+		}, (&api.QueryOptions{}).WithContext(ctx))
+		return done, err
+	})
+	if err != nil {
+		p.end(ctx, session)
+		return fmt.Errorf("key %s: %w", p.key, err)
+	}
+	p.session, p.made, p.written = session, number, value
+	if !done { // the old session has lost the key already
+		p.written = nil
+	}
+	p.stale = p.stale || !done
+	p.remember(session)
+	p.end(ctx, old)
+	return nil
+}
+
+// end removes a session, which otherwise expires.
+func (p *presence) end(ctx context.Context, session string) {
+	_, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (struct{}, error) {
+		_, err := c.Session().Destroy(session, (&api.WriteOptions{}).WithContext(ctx))
+		return struct{}{}, err
+	})
+	if err != nil {
+		p.log.Debug().Err(err).Msg("a session could not be removed; it expires")
+	}
 }
 
 // write puts the value into the key, when it is not what it was. With check it
@@ -182,13 +245,7 @@ func (p *presence) leave(ctx context.Context) {
 	if p.session == "" {
 		return
 	}
-	_, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (struct{}, error) {
-		_, err := c.Session().Destroy(p.session, (&api.WriteOptions{}).WithContext(ctx))
-		return struct{}{}, err
-	})
-	if err != nil {
-		p.log.Debug().Err(err).Msg("the session could not be removed; it expires")
-	}
+	p.end(ctx, p.session)
 }
 
 // attempt runs one bounded request and moves on to the next Consul address when

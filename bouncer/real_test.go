@@ -557,6 +557,31 @@ type proxy struct {
 	mu    sync.Mutex
 	cut   bool
 	conns map[net.Conn]bool
+	// hung, when it is not nil, is closed when the proxy passes data on again.
+	hung chan struct{}
+}
+
+// hang makes the proxy keep its connections and take new ones, but pass nothing
+// on, as a process does that was stopped.
+func (p *proxy) hang(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hung != nil {
+		close(p.hung)
+		p.hung = nil
+	}
+	if on {
+		p.hung = make(chan struct{})
+	}
+}
+
+func (p *proxy) awaitThaw() {
+	p.mu.Lock()
+	hung := p.hung
+	p.mu.Unlock()
+	if hung != nil {
+		<-hung
+	}
 }
 
 func newProxy(t *testing.T, target string) *proxy {
@@ -578,6 +603,7 @@ func newProxy(t *testing.T, target string) *proxy {
 	})
 	t.Cleanup(func() {
 		_ = l.Close()
+		p.hang(false)
 		p.set(true)
 		running.Wait()
 	})
@@ -600,16 +626,17 @@ func (p *proxy) pass(conn net.Conn) {
 	}
 	defer p.remove(up)
 	var half sync.WaitGroup
-	half.Go(func() { copyUntilEnd(up, conn) })
-	half.Go(func() { copyUntilEnd(conn, up) })
+	half.Go(func() { p.copyUntilEnd(up, conn) })
+	half.Go(func() { p.copyUntilEnd(conn, up) })
 	half.Wait()
 }
 
-func copyUntilEnd(to, from net.Conn) {
+func (p *proxy) copyUntilEnd(to, from net.Conn) {
 	defer to.Close()
 	buffer := make([]byte, 1<<15)
 	for {
 		n, err := from.Read(buffer)
+		p.awaitThaw()
 		if _, e := to.Write(buffer[:n]); err != nil || e != nil {
 			return
 		}

@@ -70,7 +70,7 @@ func (c *conductor) answer(ctx context.Context, link linkState, views []*ShardVi
 }
 
 // poolCount sums a database's pools up.
-type poolCount struct{ active, waiting int }
+type poolCount struct{ active, waiting, logins int }
 
 func (c *conductor) countPools(ctx context.Context) map[string]poolCount {
 	conn, err := c.console.use(ctx)
@@ -85,7 +85,7 @@ func (c *conductor) countPools(ctx context.Context) map[string]poolCount {
 	counts := map[string]poolCount{}
 	for _, p := range pools {
 		n := counts[p.Database]
-		counts[p.Database] = poolCount{n.active + p.ServersActive, n.waiting + p.ClientsWaiting}
+		counts[p.Database] = poolCount{n.active + p.ServersActive, n.waiting + p.ClientsWaiting, n.logins + p.ServersIn}
 	}
 	return counts
 }

@@ -77,7 +77,11 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 		}
 		s.Paused = c.paused(v)
 		if c.loaded != "" && stands(v, c.standing) {
-			s.VerifiedAt = &now
+			verified := now
+			if c.readBack.After(c.published) {
+				verified = c.readBack.UTC()
+			}
+			s.VerifiedAt = &verified
 			old := c.status[v.id]
 			if old.VerifiedAt != nil && old.Host == s.Host && old.Port == s.Port && old.Timeline == s.Timeline {
 				s.VerifiedAt = old.VerifiedAt
@@ -85,6 +89,7 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 		}
 		status[v.id] = s
 	}
+	c.published = now
 	changed := !maps.EqualFunc(status, c.status, ShardStatus.equal)
 	c.status = status
 	known := map[string]bool{}

@@ -3,6 +3,7 @@ package bouncer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -19,7 +20,7 @@ import (
 const (
 	// suspectLeast and suspectMost limit how often PgBouncer's pools are looked
 	// at; between them it is suspectPerPool for each pool, which bounds the cost.
-	suspectLeast   = 200 * time.Millisecond
+	suspectLeast   = 400 * time.Millisecond
 	suspectMost    = time.Second
 	suspectPerPool = 500 * time.Microsecond
 	// sickPace is how often a primary that does not answer is tried again.
@@ -29,9 +30,12 @@ const (
 	probeAtOnce = 16
 	// cannotConnectNow is PostgreSQL's answer while it starts, recovers or stops.
 	cannotConnectNow = "57P03"
-	// probeUser need not exist: PostgreSQL refuses it only once it serves.
-	probeUser = "lictor_probe"
+	// inHotStandby is reported at login from PostgreSQL 14 on.
+	inHotStandby = "in_hot_standby"
 )
+
+// errReplica says that what was a primary is one no more.
+var errReplica = errors.New("PostgreSQL answers as a replica")
 
 // suspector finds primaries that do not answer before Consul can know of it, from
 // what PgBouncer itself meets: a pool that has lost all its server connections is
@@ -44,12 +48,17 @@ type suspector struct {
 	link   *link
 	book   *book
 	notify func()
+	// refresh reads the routes from Consul.
+	refresh func(context.Context) error
 
 	mu   sync.Mutex
-	sick map[shardID]string // the address that does not answer
+	sick map[shardID]sickness
 	// seen is what the last look at the pools found; nil: it failed.
 	seen *poolsSeen
 }
+
+// sickness is why a primary cannot be used.
+type sickness struct{ address, reason string }
 
 // poolsSeen counts clients.
 type poolsSeen struct {
@@ -75,7 +84,13 @@ func (s *suspector) see(seen *poolsSeen) {
 func (s *suspector) ill(v *ShardView) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sick[v.id] != "" && s.sick[v.id] == addressOf(v)
+	return s.sick[v.id].address == addressOf(v)
+}
+
+func (s *suspector) sickness(id shardID) sickness {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sick[id]
 }
 
 func (s *suspector) anybodyIll() bool {
@@ -189,7 +204,7 @@ func (s *suspector) suspects(ctx context.Context, console *console, owners map[s
 
 // probe knocks at the primaries of shards and remembers which do not answer.
 func (s *suspector) probe(ctx context.Context, views []*ShardView) {
-	current := map[shardID]string{}
+	current := map[shardID]sickness{}
 	slots := make(chan struct{}, probeAtOnce)
 	var (
 		mu     sync.Mutex
@@ -203,12 +218,16 @@ func (s *suspector) probe(ctx context.Context, views []*ShardView) {
 			if err == nil || ctx.Err() != nil {
 				return
 			}
-			if !s.ill(v) {
+			switch before := s.sickness(v.id); {
+			case !s.ill(v):
 				s.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
 					Msg("the primary does not answer, and PgBouncer has no connection to it")
+			case errors.Is(err, errReplica) && before.reason != err.Error():
+				s.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
+					Msg("the primary is back, but as a replica; its clients wait for the new one")
 			}
 			mu.Lock()
-			current[v.id] = addressOf(v)
+			current[v.id] = sickness{addressOf(v), err.Error()}
 			mu.Unlock()
 		})
 	}
@@ -217,15 +236,41 @@ func (s *suspector) probe(ctx context.Context, views []*ShardView) {
 		return
 	}
 	s.mu.Lock()
+	recovered := slices.ContainsFunc(slices.Collect(maps.Keys(s.sick)), func(id shardID) bool { return current[id].address == "" })
+	s.mu.Unlock()
+	// What answers again may have been deposed meanwhile, and serve as a replica:
+	// clients are sent to it only when Consul still says that it leads.
+	if recovered && s.refresh(ctx) != nil {
+		return
+	}
+	s.mu.Lock()
 	changed := len(current) != len(s.sick)
-	for id, address := range current {
-		changed = changed || s.sick[id] != address
+	for id, one := range current {
+		changed = changed || s.sick[id].address != one.address
 	}
 	s.sick = current
 	s.mu.Unlock()
 	if changed {
 		s.notify()
 	}
+}
+
+// login is how a primary that was found sick is tried again: as the user of
+// PgBouncer's console. It need not exist there, as PostgreSQL refuses a user only
+// once it serves; where it exists, PostgreSQL also says whether it is a primary.
+func (s *suspector) login(v *ShardView) (*pgconn.Config, error) {
+	config, err := pgconn.ParseConfig("sslmode=disable")
+	if err != nil {
+		return nil, err
+	}
+	options, err := s.config.admin()
+	if err != nil {
+		return nil, err
+	}
+	config.Host, config.Port = v.route.Leader.Host, uint16(v.route.Leader.Port)
+	config.User, config.Password, config.Database = options.User, options.Password, v.Databases[0].DBName
+	config.RuntimeParams, config.Fallbacks = map[string]string{}, nil
+	return config, nil
 }
 
 // knock tells why a primary cannot be used. Whether a suspect is there takes no
@@ -241,15 +286,17 @@ func (s *suspector) knock(ctx context.Context, v *ShardView) error {
 		}
 		return err
 	}
-	config, err := pgconn.ParseConfig("sslmode=disable user=" + probeUser + " dbname=" + probeUser)
+	config, err := s.login(v)
 	if err != nil {
 		return err
 	}
-	config.Host, config.Port, config.Password = v.route.Leader.Host, uint16(v.route.Leader.Port), ""
-	config.RuntimeParams, config.Fallbacks = map[string]string{}, nil
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err == nil {
-		return conn.Close(ctx)
+		recovering := conn.ParameterStatus(inHotStandby) == "on"
+		if err := conn.Close(ctx); err != nil || !recovering {
+			return err
+		}
+		return fmt.Errorf("%s: %w", addressOf(v), errReplica)
 	}
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code != cannotConnectNow {

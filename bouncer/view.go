@@ -36,6 +36,11 @@ func (v *ShardView) served() bool {
 	return v.State == cluster.RouteOpen && !v.ill && v.handover == nil
 }
 
+// planned tells whether the primary gives up by itself, and still serves.
+func (v *ShardView) planned() bool {
+	return v.State == cluster.RouteHandover || v.handover != nil && v.State == cluster.RouteOpen
+}
+
 // Readers is where the readers of a shard go: a list of hosts that PgBouncer
 // takes turns in, all on one port.
 type Readers struct {

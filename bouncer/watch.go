@@ -17,6 +17,8 @@ const (
 	// readAgain is the pause before a read that failed is tried again, while
 	// something waits for it.
 	readAgain = 200 * time.Millisecond
+	// readHolding is how often the routes are read while clients are held.
+	readHolding = time.Second
 )
 
 // watcher learns the routes and the handovers from Consul: by one blocking query
@@ -32,6 +34,11 @@ type watcher struct {
 	pokes   chan struct{}
 	// reads limits how fast pokes are followed.
 	reads *rate.Limiter
+	// reached is how far the blocking queries have come.
+	reached *progress
+	// holding tells whether clients are held: then the routes are read again and
+	// again, in case that nobody else tells of the new primary.
+	holding func() bool
 
 	mu sync.Mutex
 	// since is when Consul answered first after a failure, or since when it
@@ -46,13 +53,16 @@ type watcher struct {
 func newWatcher(log zerolog.Logger, pool *consulPool, b *book, h *handovers, changed func()) *watcher {
 	return &watcher{
 		log: log, pool: pool, book: b, handovers: h, changed: changed, pokes: make(chan struct{}, 1), since: time.Now(),
-		reads: rate.NewLimiter(20, 20),
+		reads: rate.NewLimiter(20, 20), reached: newProgress(), holding: func() bool { return false },
 	}
 }
 
 // watch follows the routes until ctx is done.
 func (w *watcher) watch(ctx context.Context) {
 	prefix := w.book.keys.Routes()
+	var guarded sync.WaitGroup
+	defer guarded.Wait()
+	guarded.Go(func() { w.sentinel(ctx, prefix) })
 	w.follow(ctx, prefix, w.failed, func(pairs api.KVPairs, _ uint64) {
 		w.take(answer{Pairs: convert(pairs), KnownLeader: true})
 	})
@@ -137,35 +147,46 @@ func (w *watcher) poke() {
 
 // serve follows pokes until ctx is done.
 func (w *watcher) serve(ctx context.Context) {
+	again := time.NewTicker(readHolding)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.pokes:
+		case <-again.C:
+			if !w.holding() {
+				continue
+			}
 		}
 		if w.reads.Wait(ctx) != nil {
 			return
 		}
-		begun := time.Now()
-		a, err := w.read(ctx)
-		if err != nil {
-			if ctx.Err() == nil {
-				w.failed(err)
+		if w.refresh(ctx) != nil && w.handovers.ending() {
+			select {
+			case <-time.After(readAgain):
+			case <-ctx.Done():
 			}
-			if w.handovers.ending() {
-				select {
-				case <-time.After(readAgain):
-				case <-ctx.Done():
-				}
-				w.poke()
-			}
-			continue
-		}
-		w.take(a)
-		if w.handovers.refreshed(begun) {
-			w.changed()
+			w.poke()
 		}
 	}
+}
+
+// refresh reads the routes consistently and takes them in.
+func (w *watcher) refresh(ctx context.Context) error {
+	begun := time.Now()
+	a, err := w.read(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.failed(err)
+		}
+		return err
+	}
+	w.take(a)
+	if w.handovers.refreshed(begun) {
+		w.changed()
+	}
+	return nil
 }
 
 // read reads all routes consistently, from the first Consul address that answers.

@@ -117,9 +117,10 @@ type Bootstrap struct {
 	// InitDB lists options of initdb: texts (data-checksums) and maps of one name to its value
 	// ({encoding: UTF8}).
 	InitDB []any `mapstructure:"initdb"`
-	// Method names the way to make the first member: initdb, or a custom method with a section
-	// bootstrap.<method>. Custom methods are not supported yet: such a member can join a shard, not
-	// make one. Default: initdb.
+	// Method names the way to make the first member: initdb, or a method of one's own with a section
+	// bootstrap.<method>: its command gets --scope=, --datadir= and the section's other keys
+	// (no_params: true leaves the first two out), and fills the empty data directory. With
+	// recovery_conf PostgreSQL then recovers from the archive until it is promoted. Default: initdb.
 	Method string `mapstructure:"method"`
 	// PgHBA are lines that go into pg_hba.conf after initdb, where postgresql.pg_hba is not set.
 	PgHBA []string `mapstructure:"pg_hba"`
@@ -186,8 +187,11 @@ type Postgres struct {
 	// BaseBackup are options of pg_basebackup for new replicas: a list of texts and one-name maps, or
 	// a map.
 	BaseBackup any `mapstructure:"basebackup"`
-	// CreateReplica lists ways to make a replica, in order. Only basebackup works so far; others are
-	// warned of and replaced by it.
+	// CreateReplica lists ways to make a replica; the first that succeeds is taken. basebackup is
+	// pg_basebackup; another name has a section postgresql.<name> with a command, which gets
+	// --scope=, --role=replica, --datadir=, --connstring= and the section's other keys. no_leader:
+	// true says that it works without a leader, keep_data: true that it starts from the data that is
+	// there, no_params: true that it gets the section's own keys alone. Default: basebackup.
 	CreateReplica []string `mapstructure:"create_replica_methods"`
 	// RecoveryConf are PostgreSQL's recovery parameters for replicas, restore_command for instance.
 	RecoveryConf map[string]any `mapstructure:"recovery_conf"`
@@ -206,7 +210,8 @@ type Postgres struct {
 	// RemoveOnDiverged lets the data directory be removed and copied anew when it has diverged and may
 	// not be rewound.
 	RemoveOnDiverged bool `mapstructure:"remove_data_directory_on_diverged_timelines"`
-	// PrePromote is a command that runs before a promotion; if it fails, the member does not promote.
+	// PrePromote is a command that runs before a promotion; if it fails, the member does not promote,
+	// gives the lock up, and does not want to lead for one ttl.
 	PrePromote string `mapstructure:"pre_promote"`
 	// BeforeStop is a command that runs before PostgreSQL is stopped in an orderly way; it cannot
 	// forbid the stop.
@@ -246,7 +251,7 @@ type PgUser struct {
 	SSLRootCert string `mapstructure:"sslrootcert"`
 	// SSLCRL is a file of revoked certificates.
 	SSLCRL string `mapstructure:"sslcrl"`
-	// SSLCRLDir is a directory of such files. Without effect so far: use sslcrl.
+	// SSLCRLDir is a directory of such files, from PostgreSQL 14 on.
 	SSLCRLDir string `mapstructure:"sslcrldir"`
 	// GSSEncMode is libpq's gssencmode.
 	GSSEncMode string `mapstructure:"gssencmode"`

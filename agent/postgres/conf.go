@@ -417,6 +417,9 @@ func (p *Instance) conninfo(u Upstream, role config.PgUser, database, applicatio
 	add("sslkey", role.SSLKey)
 	add("sslrootcert", role.SSLRootCert)
 	add("sslcrl", role.SSLCRL)
+	if p.major >= 14 {
+		add("sslcrldir", role.SSLCRLDir)
+	}
 	add("gssencmode", role.GSSEncMode)
 	add("channel_binding", role.ChannelBinding)
 	return strings.Join(parts, " ")

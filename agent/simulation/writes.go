@@ -41,8 +41,10 @@ func (a *agent) perform(action ha.Action) {
 func (a *agent) nextStatus() cluster.Status {
 	return cluster.Status{
 		OpTime: a.pg.observed.lsn,
-		Lictor: &cluster.Beat{LeaseMS: a.dynamic.TTL.Milliseconds(), Number: a.NextBeat(), Owner: a.host.name, Paused: a.dynamic.Pause,
-			Timeline: a.NextTimeline(a.pg.observed.timeline, false)},
+		Lictor: &cluster.Beat{
+			LeaseMS: a.dynamic.TTL.Milliseconds(), Number: a.NextBeat(), Owner: a.host.name, Paused: a.dynamic.Pause,
+			Timeline: a.NextTimeline(a.pg.observed.timeline, false),
+		},
 	}
 }
 

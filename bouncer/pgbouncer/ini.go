@@ -16,6 +16,8 @@ type File struct {
 	Settings map[string]string
 	// Other names the further sections ([users], [peers]) and their keys.
 	Other map[string]map[string]string
+	// byName are the places of Databases; a name stands there once.
+	byName map[string]int
 }
 
 // Entry is one database and its connection string.
@@ -38,10 +40,8 @@ func (e Entry) Port() int {
 
 // Database returns the entry of that name.
 func (f File) Database(name string) (Entry, bool) {
-	for _, e := range f.Databases {
-		if e.Name == name {
-			return e, true
-		}
+	if i, found := f.byName[name]; found {
+		return f.Databases[i], true
 	}
 	return Entry{}, false
 }
@@ -58,7 +58,7 @@ func (e *SyntaxError) Error() string { return fmt.Sprintf("line %d: %s", e.Line,
 // accepts means the same to every version of PgBouncer. %include is refused,
 // because what an included file holds could not be checked before RELOAD.
 func ParseFile(text []byte) (File, error) {
-	f := File{Settings: map[string]string{}, Other: map[string]map[string]string{}}
+	f := File{Settings: map[string]string{}, Other: map[string]map[string]string{}, byName: map[string]int{}}
 	if !utf8.Valid(text) {
 		return File{}, &SyntaxError{1, "the file is not UTF-8"}
 	}
@@ -103,6 +103,7 @@ func ParseFile(text []byte) (File, error) {
 			if err != nil {
 				return File{}, &SyntaxError{n, fmt.Sprintf("database %q: %v", key, err)}
 			}
+			f.byName[key] = len(f.Databases)
 			f.Databases = append(f.Databases, Entry{Name: key, Params: params, Line: n})
 		case "pgbouncer":
 			f.Settings[key] = value

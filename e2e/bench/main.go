@@ -34,6 +34,13 @@ func main() {
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
+	if suite, part, _ := strings.Cut(*only, "/"); suite == "bouncer" {
+		if err := bouncerSuite(ctx, *report, part); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	b := &bench{markdown: *markdown, report: *report, runs: *runs}
 	if *only != "" {
 		b.only = strings.Split(*only, ",")
@@ -123,7 +130,7 @@ func (b *bench) all(ctx context.Context) error {
 	steps := []struct {
 		name string
 		run  func(context.Context) error
-	}{{"start", b.start}, {"idle", b.idle}}
+	}{{"start", b.start}, {"idle", b.idle}, {"api: commands", b.commands}, {"api", b.healthChecks}}
 	for _, s := range systems {
 		steps = append(steps, struct {
 			name string
@@ -468,7 +475,7 @@ func (b *bench) load() error {
 
 // begun tells whether the report that is resumed has what start or idle measure.
 func (b *bench) begun(step string) bool {
-	system := map[string]string{"start": demoSystem, "idle": idleSystem}[step]
+	system := map[string]string{"start": demoSystem, "idle": idleSystem, "api: commands": commandSystem, "api": apiSystem}[step]
 	return slices.ContainsFunc(b.figures, func(f figure) bool { return f.System == system })
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that the programs are there that the demo (deps.sh demo) or the
-# tests (deps.sh test) run. As root on Debian it installs the packages that are
+# Makes sure that the programs are there that the demo (deps.sh demo), the tests
+# (deps.sh test) or those of the Ansible collection (deps.sh ansible) run. As root on Debian it installs the packages that are
 # missing, without starting a service or creating a PostgreSQL cluster; as
 # another user it says what is missing and how to install it.
 set -euo pipefail
@@ -36,6 +36,8 @@ test)
 	need gcc command -v gcc # for go test -race
 	need libc6-dev test -e /usr/include/stdio.h
 	need procps command -v ps
+	need ansible-core command -v ansible-playbook
+	need yamllint command -v yamllint
 	need patroni command -v patroni
 	need python3-consul has_python_consul
 	if ((EUID == 0)); then # only root can make network namespaces
@@ -43,8 +45,19 @@ test)
 		need nftables command -v nft
 	fi
 	;;
+ansible)
+	need ansible-core command -v ansible-playbook
+	need ansible-lint command -v ansible-lint
+	need yamllint command -v yamllint
+	need openssl command -v openssl
+	need openssh-client command -v ssh-keygen
+	need systemd-container command -v systemd-nspawn
+	need mmdebstrap command -v mmdebstrap
+	need iproute2 command -v ip
+	need procps command -v ps
+	;;
 *)
-	echo "usage: ${0##*/} [demo|test]" >&2
+	echo "usage: ${0##*/} [demo|test|ansible]" >&2
 	exit 2
 	;;
 esac

@@ -1,0 +1,173 @@
+#!/usr/bin/python
+# Copyright: the Lictor authors
+# Apache License 2.0 (see LICENSE)
+"""Policies and tokens of Consul's ACLs: what is missing is made, what differs is changed."""
+
+from __future__ import absolute_import, division, print_function
+
+__metaclass__ = type
+
+DOCUMENTATION = r"""
+module: consul_acl
+short_description: Keep policies and tokens of Consul's ACLs
+description:
+  - Makes and updates ACL policies (by name) and tokens (by accessor id). Others are left alone.
+  - Supports check mode and diff. Secrets of tokens are not shown.
+options:
+  url:
+    description: Consul's HTTP API.
+    type: str
+    default: http://127.0.0.1:8500
+  token:
+    description: A token that may write ACLs.
+    type: str
+    required: true
+  policies:
+    description: Policies, each with name and rules, and optionally description.
+    type: list
+    elements: dict
+    default: []
+  tokens:
+    description: >-
+      Tokens, each with accessor_id, secret_id and description, and optionally policies (names)
+      and node_identities (dictionaries with node and datacenter).
+    type: list
+    elements: dict
+    default: []
+  timeout:
+    description: Seconds to wait for Consul to have ACLs ready.
+    type: int
+    default: 60
+author: The Lictor authors
+"""
+
+EXAMPLES = r"""
+- name: Keep ACLs
+  lictor_ha.lictor.consul_acl:
+    token: "{{ consul_management_token }}"
+    policies:
+      - {name: readers, rules: 'key_prefix "" { policy = "read" }'}
+    tokens:
+      - {accessor_id: 3fdf..., secret_id: 9ab1..., description: a reader, policies: [readers]}
+"""
+
+RETURN = r"""
+written:
+  description: Names of the policies and descriptions of the tokens that were made or changed.
+  type: list
+  elements: str
+  returned: always
+"""
+
+import json
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.urls import fetch_url
+
+
+class Consul(object):
+    def __init__(self, module):
+        self.module = module
+        self.deadline = time.time() + module.params["timeout"]
+
+    def ask(self, method, path, body=None):
+        """The answer, or None when there is no such thing. Waits while Consul gets ready."""
+        headers = {"X-Consul-Token": self.module.params["token"], "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body)
+        while True:
+            response, info = fetch_url(
+                self.module, self.module.params["url"] + path, method=method, data=data, headers=headers, timeout=10
+            )
+            status, text = info["status"], info.get("body") or ""
+            if status == 200:
+                return json.loads(response.read() or "null")
+            if isinstance(text, bytes):
+                text = text.decode("utf-8", "replace")
+            # Consul answers 403 for a token that does not exist.
+            if status == 404 or (status == 403 and "ACL not found" in text and method == "GET" and "/token/" in path):
+                return None
+            early = status in (-1, 500) or "ACL not found" in text or "not bootstrapped" in text
+            if not early or time.time() > self.deadline:
+                self.module.fail_json(msg="%s %s: %s %s" % (method, path, status, text or info.get("msg")))
+            time.sleep(0.25)
+
+
+def wanted_token(token):
+    return {
+        "AccessorID": token["accessor_id"],
+        "Description": token.get("description", ""),
+        "Policies": sorted(token.get("policies") or []),
+        "NodeIdentities": sorted("%s/%s" % (n["node"], n["datacenter"]) for n in token.get("node_identities") or []),
+    }
+
+
+def found_token(token):
+    if token is None:
+        return {}
+    return {
+        "AccessorID": token["AccessorID"],
+        "Description": token.get("Description", ""),
+        "Policies": sorted(p["Name"] for p in token.get("Policies") or []),
+        "NodeIdentities": sorted("%s/%s" % (n["NodeName"], n["Datacenter"]) for n in token.get("NodeIdentities") or []),
+    }
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "default": "http://127.0.0.1:8500"},
+            "token": {"type": "str", "required": True, "no_log": True},
+            "policies": {"type": "list", "elements": "dict", "default": []},
+            "tokens": {"type": "list", "elements": "dict", "default": [], "no_log": True},
+            "timeout": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    consul = Consul(module)
+    before, after, written = {}, {}, []
+
+    for policy in module.params["policies"]:
+        body = {"Name": policy["name"], "Rules": policy["rules"], "Description": policy.get("description", "")}
+        found = consul.ask("GET", "/v1/acl/policy/name/" + policy["name"])
+        known = {key: found.get(key, "") for key in body} if found else {}
+        if known == body:
+            continue
+        before["policy " + policy["name"]], after["policy " + policy["name"]] = known, body
+        written.append(policy["name"])
+        if not module.check_mode:
+            path = "/v1/acl/policy" + ("/" + found["ID"] if found else "")
+            consul.ask("PUT", path, body)
+
+    for token in module.params["tokens"]:
+        want = wanted_token(token)
+        found = consul.ask("GET", "/v1/acl/token/" + token["accessor_id"])
+        known = found_token(found)
+        same_secret = found is None or found.get("SecretID") == token["secret_id"]
+        if found is not None and not same_secret:
+            module.fail_json(
+                msg="token %s (%s) has another secret in Consul: delete it there (consul acl token delete), or give this one another accessor_id"
+                % (token["accessor_id"], want["Description"])
+            )
+        if known == want:
+            continue
+        before["token " + token["accessor_id"]], after["token " + token["accessor_id"]] = known, want
+        written.append(want["Description"])
+        if not module.check_mode:
+            body = {
+                "AccessorID": token["accessor_id"],
+                "SecretID": token["secret_id"],
+                "Description": want["Description"],
+                "Policies": [{"Name": name} for name in want["Policies"]],
+                "NodeIdentities": [
+                    {"NodeName": n["node"], "Datacenter": n["datacenter"]} for n in token.get("node_identities") or []
+                ],
+            }
+            consul.ask("PUT", "/v1/acl/token" + ("/" + token["accessor_id"] if found else ""), body)
+
+    text = {name: json.dumps(value, indent=2, sort_keys=True) + "\n" for name, value in (("before", before), ("after", after))}
+    module.exit_json(changed=bool(written), written=written, diff=text)
+
+
+if __name__ == "__main__":
+    main()

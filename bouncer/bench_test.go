@@ -1,0 +1,69 @@
+package bouncer
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/hashicorp/consul-template/dependency"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+const benchShards = 1000
+
+func benchPairs(b *testing.B, config Config) []pair {
+	b.Helper()
+	var pairs []pair
+	for i := range benchShards {
+		r := testRoute(fmt.Sprintf("10.0.%d.%d", i/250, i%250+1))
+		for m := range 2 {
+			r.Replicas = append(r.Replicas, cluster.RouteMember{Name: fmt.Sprintf("db%d", m), Host: fmt.Sprintf("10.%d.%d.%d", m+1, i/250, i%250+1), Port: 5432})
+		}
+		value, err := json.Marshal(r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		key := cluster.NewKeys("", fmt.Sprintf("shard%04d", i), config.RoutesPrefix).Route()
+		pairs = append(pairs, pair{key, value, uint64(i + 1)})
+	}
+	return pairs
+}
+
+// One route of a thousand has changed.
+func BenchmarkMerge(b *testing.B) {
+	config := testConfig(b)
+	config.Shards = nil
+	book, pairs := newBook(config), benchPairs(b, config)
+	book.merge(answer{Pairs: pairs, KnownLeader: true})
+	for i := 0; b.Loop(); i++ {
+		pairs[i%benchShards].ModifyIndex = uint64(benchShards + 1 + i)
+		book.merge(answer{Pairs: pairs, KnownLeader: true})
+	}
+}
+
+func BenchmarkRender(b *testing.B) {
+	config := testConfig(b)
+	config.Shards = nil
+	book := newBook(config)
+	book.merge(answer{Pairs: benchPairs(b, config), KnownLeader: true})
+	shards, _ := book.known()
+	feed := newFeed(func() (*dependency.ClientSet, error) { return nil, nil })
+	defer feed.close()
+	r := &renderer{config: config, feed: feed}
+	source, err := r.source()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		views, _ := view(config, shards)
+		text, err := r.render(source, views, pgbouncer.Version{1, 18})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := check(text, views, config); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

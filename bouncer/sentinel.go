@@ -1,0 +1,125 @@
+package bouncer
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"golang.org/x/time/rate"
+)
+
+const (
+	// sentinelRate is how many times a second the sentinel's query may return.
+	sentinelRate = 5
+	// sentinelHedge is how much later than another address the one in use may say
+	// that something has changed. It is what a bouncer may be late by when its
+	// Consul agent hangs.
+	sentinelHedge = 50 * time.Millisecond
+	// sentinelPatience is how long the address in use may know less than another
+	// one before it is taken for one that hangs. A follower learns of a write one
+	// of Raft's heartbeats after the leader at the latest.
+	sentinelPatience = time.Second
+)
+
+// sentinel keeps a second blocking query on prefix open, at another Consul
+// address and for the names of the keys only, until ctx is done. A blocking query
+// that is silent because its Consul hangs, or because its host was lost, looks
+// just like one for which nothing has changed: the sentinel tells the difference.
+func (w *watcher) sentinel(ctx context.Context, prefix string) {
+	if w.pool.single() {
+		return
+	}
+	var index uint64
+	pause := watchBackoffLeast
+	restarts := rate.NewLimiter(sentinelRate, sentinelRate)
+	for restarts.Wait(ctx) == nil {
+		next, inUse, err := w.peek(ctx, prefix, index)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			index = 0
+			select {
+			case <-time.After(pause/2 + rand.N(pause)):
+			case <-ctx.Done():
+			}
+			pause = min(2*pause, watchBackoffMost)
+		case next < index:
+			index = 0
+		default:
+			index, pause = max(next, 1), watchBackoffLeast
+			w.compare(ctx, prefix, next, inUse)
+		}
+	}
+}
+
+// peek asks once for the index of prefix.
+func (w *watcher) peek(parent context.Context, prefix string, index uint64) (next uint64, inUse int, err error) {
+	ctx, client, inUse, end := w.pool.other(parent)
+	defer end()
+	ctx, cancel := context.WithTimeout(ctx, watchWait+watchGrace)
+	defer cancel()
+	options := &api.QueryOptions{WaitIndex: index, WaitTime: watchWait}
+	_, meta, err := client.KV().Keys(prefix, "", options.WithContext(ctx))
+	if err = led(meta, err); err != nil {
+		return 0, inUse, err
+	}
+	return meta.LastIndex, inUse, nil
+}
+
+// compare waits for the address in use to say what another one has said. When it
+// does not do so at once the routes are read elsewhere, when it does not do so at
+// all somebody else takes its place.
+func (w *watcher) compare(ctx context.Context, prefix string, index uint64, inUse int) {
+	if w.reached.await(ctx, prefix, index, sentinelHedge) || ctx.Err() != nil {
+		return
+	}
+	w.poke()
+	if w.reached.await(ctx, prefix, index, sentinelPatience) || ctx.Err() != nil {
+		return
+	}
+	w.log.Warn().Msg("a Consul address is silent while another one knows of changes; going on with the next")
+	w.pool.fail(inUse)
+}
+
+// progress is how far the blocking queries have come, by prefix.
+type progress struct {
+	mu      sync.Mutex
+	indexes map[string]uint64
+	moved   chan struct{}
+}
+
+func newProgress() *progress {
+	return &progress{indexes: map[string]uint64{}, moved: make(chan struct{})}
+}
+
+func (p *progress) set(prefix string, index uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.indexes[prefix] = index
+	close(p.moved)
+	p.moved = make(chan struct{})
+}
+
+// await tells whether index is reached before limit is over.
+func (p *progress) await(ctx context.Context, prefix string, index uint64, limit time.Duration) bool {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		p.mu.Lock()
+		reached, moved := p.indexes[prefix] >= index, p.moved
+		p.mu.Unlock()
+		if reached {
+			return true
+		}
+		select {
+		case <-moved:
+		case <-timer.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}

@@ -1,0 +1,478 @@
+package docs
+
+import (
+	"go/ast"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/e2e/faults"
+)
+
+const root = "../.."
+
+func pages(t *testing.T) []*page {
+	t.Helper()
+	all, err := readPages(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func sections(t *testing.T) []Section {
+	t.Helper()
+	all, err := Sections(root, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// lictor is the program: LICTOR_BIN, or built for this test.
+func lictor(t *testing.T) string {
+	t.Helper()
+	if binary := os.Getenv("LICTOR_BIN"); binary != "" {
+		return binary
+	}
+	binary := filepath.Join(t.TempDir(), "lictor")
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", binary, "./cmd/lictor")
+	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return binary
+}
+
+func TestSettingsPageIsCurrent(t *testing.T) {
+	have, err := os.ReadFile(filepath.Join(root, "docs", "settings.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if Page(sections(t)) != string(have) {
+		t.Error("docs/settings.md is not what the code says: go run ./e2e/docs/cmd/settings")
+	}
+}
+
+func TestEverySettingIsExplained(t *testing.T) {
+	for _, section := range sections(t) {
+		for _, s := range section.Settings {
+			if len(s.Meaning) < 10 {
+				t.Errorf("%s: %s: its field %s needs a comment that says what it means and why (%q)", section.Title, s.Path, s.Field, s.Meaning)
+			}
+			if unit, _, _ := strings.Cut(s.Type, ","); unit == "number" && !strings.Contains(s.Meaning, "a number") {
+				t.Errorf("%s: %s: the comment of %s does not say the unit", section.Title, s.Path, s.Field)
+			}
+		}
+	}
+}
+
+// The dynamic configuration is read key by key: what is read must be documented.
+func TestEveryDynamicSettingIsListed(t *testing.T) {
+	listed := map[string]bool{"master_start_timeout": true, "master_stop_timeout": true, "permanent_slots": true} // aliases
+	for _, section := range sections(t) {
+		for _, s := range section.Settings {
+			name, _, _ := strings.Cut(s.Path, ".")
+			listed[name] = true
+		}
+	}
+	files, err := parseDir(filepath.Join(root, "agent", "cluster"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range files {
+		for _, decl := range file.Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok && f.Name.Name == "dynamicKeys" {
+				ast.Inspect(f, func(n ast.Node) bool {
+					if literal, ok := n.(*ast.BasicLit); ok {
+						found++
+						if key := strings.Trim(literal.Value, `"`); !listed[key] {
+							t.Errorf("%s is read and not documented", key)
+						}
+					}
+					return true
+				})
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("cluster.dynamicKeys was not found")
+	}
+}
+
+// A setting that no code outside the configuration's own packages looks at must
+// say that it has no effect, and one that says so must not be looked at.
+func TestSettingsWithoutEffectSaySo(t *testing.T) {
+	used := map[string]bool{}
+	err := goFiles(root, []string{"agent", "bouncer", "cmd"}, func(path string, file *ast.File) error {
+		// Validation looks at everything; the operator's commands show it.
+		for _, own := range []string{"agent/config/", "agent/cluster/dynamic", "agent/cluster/settings/consul.go", "bouncer/config.go", "bouncer/validate.go"} {
+			if strings.HasPrefix(path, own) {
+				return nil
+			}
+		}
+		if !strings.HasSuffix(path, "_test.go") {
+			ast.Inspect(file, func(n ast.Node) bool {
+				if s, ok := n.(*ast.SelectorExpr); ok {
+					used[s.Sel.Name] = true
+				}
+				return true
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Read through methods of their own packages.
+	own := []string{
+		"DCS", "Hosts", "Port", "Scheme", "URL", "Token", "TokenFile", "Verify", "CACert", "Cert", "Key", "TLSServerName", "DC", "Host", "Insecure",
+		"RoutesPrefix", "ScriptTimeout", "DemoteBefore", "KillBefore", "HoldTimeout", "PasswordFile", "SSLMode", "Databases", "SafetyMargin", "Type", "KeyFilePassword",
+		"User", "ConnectAddress", "Settings", "Command", "StateFile",
+	}
+	for _, section := range sections(t) {
+		for _, s := range section.Settings {
+			says := strings.Contains(s.Meaning, "Without effect") || strings.Contains(s.Meaning, "refused") || strings.Contains(s.Meaning, "not supported")
+			if !used[s.Field] && !slices.Contains(own, s.Field) && !says {
+				t.Errorf("%s: no code looks at it: let the comment of %s say \"Without effect\", or use it", s.Path, s.Field)
+			}
+		}
+	}
+}
+
+func TestLinks(t *testing.T) {
+	all := pages(t)
+	byPath := map[string]*page{}
+	for _, p := range all {
+		byPath[p.path] = p
+	}
+	for _, p := range all {
+		for _, link := range p.links {
+			if strings.Contains(link.text, "://") || strings.HasPrefix(link.text, "mailto:") {
+				continue
+			}
+			target, anchor, _ := strings.Cut(link.text, "#")
+			path := p.path
+			if target != "" {
+				path = filepath.Join(filepath.Dir(p.path), target)
+			}
+			if _, err := os.Stat(filepath.Join(root, path)); err != nil {
+				t.Errorf("%s:%d: %s leads nowhere", p.path, link.line, link.text)
+				continue
+			}
+			if anchor != "" && byPath[path] != nil && !byPath[path].anchors[anchor] {
+				t.Errorf("%s:%d: %s has no heading #%s", p.path, link.line, path, anchor)
+			}
+		}
+	}
+}
+
+var (
+	pathForm     = regexp.MustCompile(`^(?:\./)?((?:agent|bouncer|cmd|docs|e2e|ansible|packages|templates)/[A-Za-z0-9_./@-]*)$`)
+	makeForm     = regexp.MustCompile(`(?:^|[ (])make ([a-z][a-z0-9-]*)`)
+	goTestForm   = regexp.MustCompile(`go (?:test|run) ([^|#]*)`)
+	runForm      = regexp.MustCompile(`-run[ =]('[^']*'|\S+)`)
+	testForm     = regexp.MustCompile(`\bTest[A-Z][A-Za-z0-9]*\b`)
+	faultsForm   = regexp.MustCompile(`FAULTS=([a-z0-9,-]+)`)
+	scenarioForm = regexp.MustCompile(`--scenario ([a-z-]+)`)
+	lictorForm   = regexp.MustCompile(`(?:^|[^\w/.-])(lictor(?: .*)?)$`)
+	alertForm    = regexp.MustCompile(`^Lictor[A-Z][A-Za-z]+$`)
+	settingForm  = regexp.MustCompile(`^[a-z_]+(?:\.[a-z_]+)+$`)
+)
+
+func TestNamedFilesExist(t *testing.T) {
+	for _, p := range pages(t) {
+		for _, span := range p.spans {
+			m := pathForm.FindStringSubmatch(span.text)
+			if m == nil || strings.Contains(m[1], "...") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(root, m[1])); err != nil && !strings.HasPrefix(m[1], "ansible/playbooks/host_vars") {
+				t.Errorf("%s:%d: there is no %s", p.path, span.line, m[1])
+			}
+		}
+	}
+}
+
+func TestNamedTargetsExist(t *testing.T) {
+	targets, err := readTargets(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pages(t) {
+		p.code(func(line int, text string) {
+			for _, m := range makeForm.FindAllStringSubmatch(text, -1) {
+				if !targets[m[1]] {
+					t.Errorf("%s:%d: there is no target %s", p.path, line, m[1])
+				}
+			}
+		})
+	}
+}
+
+func TestNamedTestsExist(t *testing.T) {
+	all, err := readTests(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pages(t) {
+		for i, line := range strings.Split(p.text, "\n") {
+			for _, command := range goTestForm.FindAllStringSubmatch(line, -1) {
+				run := runForm.FindStringSubmatch(command[1])
+				for _, word := range strings.Fields(command[1]) {
+					folder, isFolder := strings.CutPrefix(strings.Trim(word, "`'\".,;:)"), "./")
+					if !isFolder {
+						continue
+					}
+					if _, err := os.Stat(filepath.Join(root, strings.TrimSuffix(folder, "..."))); err != nil {
+						t.Errorf("%s:%d: there is no package ./%s", p.path, i+1, folder)
+						continue
+					}
+					if run == nil {
+						continue
+					}
+					for part := range strings.SplitSeq(strings.Trim(run[1], "'`\".,;:)"), "|") {
+						if ok, err := all.matches(folder, part); err != nil || !ok {
+							t.Errorf("%s:%d: -run %s finds no test in ./%s (%v)", p.path, i+1, part, folder, err)
+						}
+					}
+				}
+			}
+			if strings.Contains(line, "-run") {
+				continue // a pattern, looked at above
+			}
+			for _, name := range testForm.FindAllString(line, -1) {
+				if !all.has(name) {
+					t.Errorf("%s:%d: there is no test %s", p.path, i+1, name)
+				}
+			}
+		}
+	}
+}
+
+func TestNamedFaultsExist(t *testing.T) {
+	for _, p := range pages(t) {
+		p.code(func(line int, text string) {
+			for _, m := range faultsForm.FindAllStringSubmatch(text, -1) {
+				if m[1] == "name" || m[1] == "a,b" {
+					continue
+				}
+				if _, err := faults.Choose(m[1]); err != nil {
+					t.Errorf("%s:%d: %v", p.path, line, err)
+				}
+			}
+		})
+	}
+}
+
+func TestCommands(t *testing.T) {
+	binary := lictor(t)
+	t.Run("named", func(t *testing.T) { namedCommandsExist(t, binary) })
+	t.Run("run", func(t *testing.T) { commandsOfPagesRun(t, binary) })
+}
+
+func namedCommandsExist(t *testing.T, binary string) {
+	t.Helper()
+	known, err := readCommands(t.Context(), binary, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if known["bouncer drain"] == nil || !known["list"]["config"] {
+		t.Fatalf("the commands were not understood: %v", known)
+	}
+	scenarios, err := os.ReadFile(filepath.Join(root, "e2e", "demo", "scenario.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pages(t) {
+		p.code(func(line int, text string) {
+			for _, m := range scenarioForm.FindAllStringSubmatch(text, -1) {
+				if !strings.Contains(string(scenarios), `"`+m[1]+`"`) {
+					t.Errorf("%s:%d: there is no scenario %s", p.path, line, m[1])
+				}
+			}
+			if m := lictorForm.FindStringSubmatch(text); m != nil && strings.HasPrefix(m[1], "lictor ") {
+				if problem := known.problem(m[1]); problem != "" {
+					t.Errorf("%s:%d: %s", p.path, line, problem)
+				}
+			}
+		})
+	}
+}
+
+func TestNamedAlertsExist(t *testing.T) {
+	rules, err := os.ReadFile(filepath.Join(root, "docs", "monitoring", "alerts.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := os.ReadFile(filepath.Join(root, "docs", "runbooks", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(string(rules), -1) {
+		if !strings.Contains(string(index), "`"+m[1]+"`") {
+			t.Errorf("docs/runbooks/README.md does not say what to do on %s", m[1])
+		}
+	}
+	for _, p := range pages(t) {
+		for _, span := range p.spans {
+			if alertForm.MatchString(span.text) && !strings.Contains(string(rules), "alert: "+span.text+"\n") {
+				t.Errorf("%s:%d: there is no alert %s", p.path, span.line, span.text)
+			}
+		}
+	}
+}
+
+func TestNamedSettingsExist(t *testing.T) {
+	known := map[string]bool{}
+	heads := map[string]bool{}
+	for _, section := range sections(t) {
+		for _, s := range section.Settings {
+			path := strings.ReplaceAll(s.Path, "[]", "")
+			for path != "" {
+				known[path] = true
+				path = path[:max(0, strings.LastIndexByte(path, '.'))]
+			}
+			if head, _, found := strings.Cut(strings.ReplaceAll(s.Path, "[]", ""), "."); found {
+				heads[head] = true
+			}
+		}
+	}
+	for _, p := range pages(t) {
+		if strings.HasPrefix(p.path, "docs/patroni-compat") || strings.HasPrefix(p.path, "docs/facts") {
+			continue // about others' settings
+		}
+		for _, span := range p.spans {
+			path := span.text
+			if !settingForm.MatchString(path) || !heads[path[:strings.IndexByte(path, '.')]] {
+				continue
+			}
+			if ext := filepath.Ext(path); slices.Contains([]string{".yml", ".ini", ".conf", ".md", ".go", ".service", ".txt", ".json", ".sh", ".reason"}, ext) {
+				continue
+			}
+			// What stands below a map of free names.
+			for _, free := range []string{"postgresql.parameters.", "postgresql.recovery_conf.", "pgbouncer.settings.", "bootstrap.dcs.", "tags."} {
+				if strings.HasPrefix(path, free) {
+					path = strings.TrimSuffix(free, ".")
+				}
+			}
+			if !known[path] {
+				t.Errorf("%s:%d: there is no setting %s", p.path, span.line, span.text)
+			}
+		}
+	}
+}
+
+// Somebody who was woken needs the same parts in the same order.
+func TestRunbooksHaveTheirParts(t *testing.T) {
+	names, err := filepath.Glob(filepath.Join(root, "docs", "runbooks", "*.md"))
+	if err != nil || len(names) < 10 {
+		t.Fatal(names, err)
+	}
+	index, err := os.ReadFile(filepath.Join(root, "docs", "runbooks", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		base := filepath.Base(name)
+		if base == "README.md" {
+			continue
+		}
+		if !strings.Contains(string(index), "("+base+")") {
+			t.Errorf("the index has no %s", base)
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := 0
+		for _, part := range []string{"**Symptom.**", "## What it means", "## Look at", "## Do", "## When to stop"} {
+			i := strings.Index(string(text)[at:], part)
+			if i < 0 {
+				t.Errorf("%s: %q is missing, or not in its place", base, part)
+				break
+			}
+			at += i
+		}
+	}
+}
+
+var placeholderForm = regexp.MustCompile(`\b[ABNX]\b|\.\.\.|\d+|;|: `)
+
+// In tables of what "the member says" or "the agent says" the first column quotes
+// the program: X, N and ... stand for what varies.
+func TestRunbooksQuoteTheProgram(t *testing.T) {
+	said, err := literals(root, "agent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	quotes := 0
+	for _, p := range pages(t) {
+		if !strings.HasPrefix(p.path, "docs/runbooks/") {
+			continue
+		}
+		inTable := false
+		for i, line := range strings.Split(p.text, "\n") {
+			cells := strings.Split(line, "|")
+			switch {
+			case len(cells) < 3:
+				inTable = false
+				continue
+			case strings.Contains(cells[1], "the member says") || strings.Contains(cells[1], "the agent says"):
+				inTable = true
+				continue
+			case !inTable || strings.Contains(cells[1], "---"):
+				continue
+			}
+			for _, part := range placeholderForm.Split(strings.TrimSpace(cells[1]), -1) {
+				if part = strings.Trim(part, " ,.`"); len(part) < 8 {
+					continue
+				}
+				quotes++
+				if !slices.ContainsFunc(said, func(text string) bool { return strings.Contains(text, part) }) {
+					t.Errorf("%s:%d: the agent nowhere says %q", p.path, i+1, part)
+				}
+			}
+		}
+	}
+	if quotes < 20 {
+		t.Errorf("only %d quotations were found", quotes)
+	}
+}
+
+func commandsOfPagesRun(t *testing.T, binary string) {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "bin")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	absolute, err := filepath.Abs(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(absolute, filepath.Join(bin, "lictor")); err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, p := range pages(t) {
+		for _, fence := range p.fences {
+			if fence.info != "sh run" {
+				continue
+			}
+			ran++
+			cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", strings.Join(fence.lines, "\n"))
+			cmd.Dir, cmd.Env = root, append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s:%d: %v\n%s", p.path, fence.line, err, out)
+			}
+		}
+	}
+	if ran == 0 {
+		t.Error("no page has a fence marked \"sh run\"")
+	}
+}

@@ -1,0 +1,188 @@
+package docs
+
+import (
+	"context"
+	"fmt"
+	"go/ast"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// tests are the names of all test functions, by the folder of their package.
+type tests map[string][]string
+
+func readTests(root string) (tests, error) {
+	all := tests{}
+	err := goFiles(root, []string{"agent", "bouncer", "cmd", "e2e"}, func(path string, file *ast.File) error {
+		if !strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		for _, decl := range file.Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, "Test") {
+				dir := filepath.Dir(path)
+				all[dir] = append(all[dir], f.Name.Name)
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+// has tells whether a test of this name is anywhere.
+func (t tests) has(name string) bool {
+	for _, names := range t {
+		for _, n := range names {
+			if n == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// matches tells whether -run pattern finds a test in a package, or below it for
+// a folder that ends in "...".
+func (t tests) matches(folder, pattern string) (bool, error) {
+	top, _, _ := strings.Cut(pattern, "/")
+	want, err := regexp.Compile(top)
+	if err != nil {
+		return false, fmt.Errorf("-run %s: %w", pattern, err)
+	}
+	below, all := strings.CutSuffix(folder, "...")
+	for dir, names := range t {
+		if dir != folder && (!all || !strings.HasPrefix(dir+"/", below)) {
+			continue
+		}
+		for _, n := range names {
+			if want.MatchString(n) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+var targetForm = regexp.MustCompile(`(?m)^([a-z0-9-]+):`)
+
+// readTargets are the Makefile's.
+func readTargets(root string) (map[string]bool, error) {
+	text, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		return nil, fmt.Errorf("targets: %w", err)
+	}
+	targets := map[string]bool{}
+	for _, m := range targetForm.FindAllStringSubmatch(string(text), -1) {
+		targets[m[1]] = true
+	}
+	return targets, nil
+}
+
+// commands are the flags of every command of lictor, by its words ("bouncer drain").
+type commands map[string]map[string]bool
+
+var flagForm = regexp.MustCompile(`(?m)^\s+(?:-(\w), )?--([a-z0-9-]+)`)
+
+// readCommands asks the program itself: it writes a page per command.
+func readCommands(ctx context.Context, lictor, dir string) (commands, error) {
+	if out, err := exec.CommandContext(ctx, lictor, "docs", "--markdown", dir).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%s docs: %w: %s", lictor, err, out)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "lictor*.md"))
+	if err != nil {
+		return nil, fmt.Errorf("commands: %w", err)
+	}
+	all := commands{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("commands: %w", err)
+		}
+		name := strings.TrimSuffix(filepath.Base(file), ".md")
+		name = strings.TrimPrefix(strings.TrimPrefix(name, "lictor"), "_")
+		flags := map[string]bool{"help": true, "h": true}
+		for _, m := range flagForm.FindAllStringSubmatch(string(text), -1) {
+			flags[m[1]], flags[m[2]] = true, true
+		}
+		all[strings.ReplaceAll(name, "_", " ")] = flags
+	}
+	return all, nil
+}
+
+var endsCommand = regexp.MustCompile(`\s#\s.*$|\s+[|&;].*$|\s+[<>].*$|\s*\).*$`)
+
+// problem says what is wrong with a command line of lictor; its first word is
+// "lictor".
+func (c commands) problem(line string) string {
+	line = endsCommand.ReplaceAllString(line, "")
+	words := strings.Fields(line)[1:]
+	name := ""
+	for len(words) > 0 {
+		next := strings.TrimSpace(name + " " + words[0])
+		if c[next] == nil {
+			break
+		}
+		name, words = next, words[1:]
+	}
+	if name == "" {
+		if len(words) > 0 && regexp.MustCompile(`^[a-z][a-z-]*$`).MatchString(words[0]) {
+			return "there is no command lictor " + words[0]
+		}
+		return ""
+	}
+	for _, word := range words {
+		flag, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
+		if dashes := len(word) - len(strings.TrimLeft(word, "-")); dashes > 0 && flag != "" && !c[name][flag] {
+			return fmt.Sprintf("lictor %s has no flag %s", name, word)
+		}
+	}
+	return ""
+}
+
+// literals are the texts that a program says: its string literals, those that are
+// added up as one.
+func literals(root string, dirs ...string) ([]string, error) {
+	var all []string
+	err := goFiles(root, dirs, func(path string, file *ast.File) error {
+		if strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if e, ok := n.(ast.Expr); ok {
+				if text := added(e); text != "" {
+					all = append(all, text)
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	return all, err
+}
+
+// added is the text of a literal, or of a sum of literals and other things, which
+// leave a gap.
+func added(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		if text, err := strconv.Unquote(e.Value); err == nil && e.Kind == token.STRING {
+			return text
+		}
+	case *ast.BinaryExpr:
+		if left, right := added(e.X), added(e.Y); e.Op == token.ADD && left+right != "" {
+			return left + gapIf(left == "" || right == "") + right
+		}
+	}
+	return ""
+}
+
+func gapIf(gap bool) string {
+	if gap {
+		return "\x00"
+	}
+	return ""
+}

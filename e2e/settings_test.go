@@ -1,0 +1,508 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/lictor-ha/lictor/e2e/lab"
+	"github.com/lictor-ha/lictor/e2e/lab/labtest"
+)
+
+// The scripts of a member write what they are called with into files beside its
+// data: callbacks one line each, PATH and all.
+const (
+	callbackScript = `#!/bin/sh
+[ -e "$1/stuck" ] && { trap "" TERM; touch "$1/began"; while :; do sleep 60; done; }
+printf '%s\n' "$2 $3 $4" >> "$1/callbacks"
+`
+	prePromoteScript = `#!/bin/sh
+echo pre_promote >> "$1/callbacks"
+[ ! -e "$1/forbid" ]
+`
+	beforeStopScript = `#!/bin/sh
+echo before_stop >> "$1/callbacks"
+[ -e "$1/stuck_stop" ] && { trap "" TERM; while :; do sleep 60; done; }
+exit 0
+`
+)
+
+// scripted installs agents with scripts, and keeps each one's configuration.
+type scripted struct {
+	dir     string // of the scripts
+	configs map[string]map[string]any
+}
+
+func (s *scripted) edit(m *lab.Member, config map[string]any) {
+	postgres := config["postgresql"].(map[string]any)
+	callbacks := map[string]any{}
+	for _, action := range []string{"on_start", "on_stop", "on_restart", "on_reload", "on_role_change"} {
+		callbacks[action] = filepath.Join(s.dir, "callback") + " " + m.Dir
+	}
+	postgres["callbacks"] = callbacks
+	postgres["pre_promote"] = filepath.Join(s.dir, "pre_promote") + " " + m.Dir
+	postgres["before_stop"] = filepath.Join(s.dir, "before_stop") + " " + m.Dir
+	config["watchdog"] = map[string]any{"mode": "automatic", "device": filepath.Join(m.Dir, "no-watchdog")}
+	config["log"] = map[string]any{"level": "INFO", "format": "patroni"}
+	lictor, ok := config["lictor"].(map[string]any)
+	if !ok {
+		lictor = map[string]any{}
+		config["lictor"] = lictor
+	}
+	lictor["script_timeout"] = 3
+	s.configs[m.Name] = config
+}
+
+// rewrite changes a member's file; a reload makes it known.
+func (s *scripted) rewrite(t *testing.T, l *lab.Lab, m *lab.Member, change func(config map[string]any)) {
+	t.Helper()
+	change(s.configs[m.Name])
+	content := got(yaml.Marshal(s.configs[m.Name]))(t)
+	must(t, l.WriteFile(filepath.Join(m.Dir, "agent.yml"), content, 0o600))
+}
+
+func called(m *lab.Member) []string {
+	content, err := os.ReadFile(filepath.Join(m.Dir, "callbacks"))
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimSpace(string(content)), "\n")
+}
+
+// awaitCalled waits until exactly these calls have been made since the last time.
+func awaitCalled(ctx context.Context, t *testing.T, m *lab.Member, want ...string) {
+	t.Helper()
+	await(ctx, t, "calls of "+m.Name, func() error {
+		if have := called(m); !slices.Equal(have, want) {
+			return fmt.Errorf("called %q, want %q", have, want)
+		}
+		return nil
+	})
+	must(t, os.Remove(filepath.Join(m.Dir, "callbacks")))
+}
+
+func agentLog(t *testing.T, m *lab.Member) string {
+	t.Helper()
+	return string(got(os.ReadFile(m.Process("agent").LogPath()))(t))
+}
+
+// One lab for what an operator sets and is told: scripts, settings, metrics, logs.
+func TestOperatorsSettings(t *testing.T) {
+	scripts := &scripted{dir: t.TempDir(), configs: map[string]map[string]any{}}
+	letIn(t, scripts.dir)
+	for name, content := range map[string]string{"callback": callbackScript, "pre_promote": prePromoteScript, "before_stop": beforeStopScript} {
+		must(t, os.WriteFile(filepath.Join(scripts.dir, name), []byte(content), 0o755)) //nolint:gosec // another user runs it
+	}
+	l := labtest.New(t, lab.Options{
+		Members: 2, Bouncers: 1, ConsulServers: 1, Database: lab.Lictor{Edit: scripts.edit},
+		Dynamic: map[string]any{"maximum_lag_on_failover": 16 << 20},
+	})
+	ctx := within(t)
+	must(t, l.Start(ctx))
+	s := l.Shard(0)
+	a := got(s.AwaitHealthy(ctx))(t)
+	must(t, s.AwaitSync(ctx))
+	b := got(s.Replicas(ctx))(t)[0]
+	scope := s.Name
+	awaitCalled(ctx, t, a, "on_start primary "+scope) // none during the bootstrap
+	awaitCalled(ctx, t, b, "on_start replica "+scope)
+
+	pending := func(ctx context.Context, m *lab.Member, name, change string) {
+		t.Helper()
+		await(ctx, t, "pending restart of "+m.Name, func() error {
+			_, body, err := m.Get(ctx, "/patroni")
+			if err != nil {
+				return err
+			}
+			var status struct {
+				Pending bool `json:"pending_restart"`
+				Reason  map[string]struct {
+					Old string `json:"old_value"`
+					New string `json:"new_value"`
+				} `json:"pending_restart_reason"`
+			}
+			if err := json.Unmarshal(body, &status); err != nil {
+				return err
+			}
+			have := ""
+			if r, ok := status.Reason[name]; ok {
+				have = r.Old + " -> " + r.New
+			}
+			if have != change || status.Pending != (change != "") {
+				return fmt.Errorf("pending %v: %+v", status.Pending, status.Reason)
+			}
+			for _, member := range got(s.Snapshot(ctx))(t).Members {
+				if member.Value.Name == m.Name && member.Value.PendingRestart != (change != "") {
+					return fmt.Errorf("the member key says pending_restart: %v", member.Value.PendingRestart)
+				}
+			}
+			return nil
+		})
+	}
+	setting := func(ctx context.Context, m *lab.Member, name, want string) {
+		t.Helper()
+		await(ctx, t, name+" of "+m.Name, func() error {
+			conn, err := m.Connect(ctx, "postgres")
+			if err != nil {
+				return err
+			}
+			defer conn.Close(ctx)
+			var have string
+			if err := conn.QueryRow(ctx, "SELECT current_setting($1)", name).Scan(&have); err != nil || have != want {
+				return fmt.Errorf("is %q, want %q: %w", have, want, err)
+			}
+			return nil
+		})
+	}
+
+	t.Run("a dynamic parameter is applied everywhere and reload scripts are called once", func(t *testing.T) {
+		ctx := within(t)
+		status, answer, err := a.Patch(ctx, "/config", map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"work_mem": "5MB"}}})
+		if must(t, err); status != http.StatusOK || !strings.Contains(answer, `"work_mem":"5MB"`) || !strings.Contains(answer, `"shared_buffers"`) {
+			t.Fatalf("%d %s", status, answer)
+		}
+		for _, m := range []*lab.Member{a, b} {
+			setting(ctx, m, "work_mem", "5MB")
+		}
+		awaitCalled(ctx, t, a, "on_reload primary "+scope)
+		awaitCalled(ctx, t, b, "on_reload replica "+scope)
+	})
+
+	t.Run("the dynamic configuration is kept with the data", func(t *testing.T) {
+		ctx := within(t)
+		for _, m := range []*lab.Member{a, b} {
+			await(ctx, t, "patroni.dynamic.json of "+m.Name, func() error {
+				content, err := os.ReadFile(filepath.Join(m.DataDir, "patroni.dynamic.json"))
+				if err != nil || !strings.Contains(string(content), `"work_mem":"5MB"`) {
+					return fmt.Errorf("%s: %w", content, err)
+				}
+				return nil
+			})
+		}
+	})
+
+	t.Run("a change that does not concern PostgreSQL calls nothing", func(t *testing.T) {
+		ctx := within(t)
+		status, answer, err := a.Patch(ctx, "/config", map[string]any{"maximum_lag_on_failover": 17 << 20})
+		if must(t, err); status != http.StatusOK {
+			t.Fatalf("%d %s", status, answer)
+		}
+		await(ctx, t, "applied", func() error {
+			if !strings.Contains(agentLog(t, b), "dynamic configuration applied") {
+				return fmt.Errorf("not yet")
+			}
+			return nil
+		})
+	})
+
+	t.Run("a bad change is refused before anybody sees it", func(t *testing.T) {
+		ctx := within(t)
+		for _, test := range []struct {
+			patch any
+			want  string
+		}{
+			{map[string]any{"ttl": 2}, "ttl: 2: must be at least 3 s"},
+			{map[string]any{"ttl": 6, "loop_wait": 5, "retry_timeout": 3}, "loop_wait + 2 x retry_timeout"},
+			{map[string]any{"synchronous_node_count": 0}, "synchronous_node_count: 0: must be at least 1"},
+			{map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"work_mem": "5XB"}}}, "postgresql.parameters.work_mem: 5XB: its unit must be one of"},
+			{map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"max_connections": 3}}}, "postgresql.parameters.max_connections: 3: must be a whole number, at least 25"},
+			{map[string]any{"postgresql": map[string]any{"pg_hba": []string{"host all all all scrum"}}}, "postgresql.pg_hba[0]"},
+		} {
+			status, answer, err := b.Patch(ctx, "/config", test.patch)
+			if must(t, err); status != http.StatusBadRequest || !strings.Contains(answer, test.want) {
+				t.Errorf("%v: %d %s, want %s", test.patch, status, answer, test.want)
+			}
+		}
+	})
+
+	t.Run("a local setting wins, and the log's level changes with SIGHUP", func(t *testing.T) {
+		ctx := within(t)
+		scripts.rewrite(t, l, b, func(config map[string]any) {
+			config["postgresql"].(map[string]any)["parameters"].(map[string]any)["work_mem"] = "7MB"
+			config["log"].(map[string]any)["level"] = "DEBUG"
+		})
+		must(t, b.Process("agent").Signal(syscall.SIGHUP))
+		setting(ctx, b, "work_mem", "7MB")
+		setting(ctx, a, "work_mem", "5MB")
+		awaitCalled(ctx, t, b, "on_reload replica "+scope)
+		must(t, b.Process("agent").Signal(syscall.SIGUSR1))
+		await(ctx, t, "SIGUSR1", func() error {
+			if !strings.Contains(agentLog(t, b), "log level switched by SIGUSR1 now=info") {
+				return fmt.Errorf("not yet")
+			}
+			return nil
+		})
+	})
+
+	t.Run("a parameter that needs a restart", func(t *testing.T) {
+		ctx := within(t)
+		status, answer, err := a.Patch(ctx, "/config", map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"max_connections": 120}}})
+		if must(t, err); status != http.StatusOK {
+			t.Fatalf("%d %s", status, answer)
+		}
+		for _, m := range []*lab.Member{b, a} { // replicas first
+			pending(ctx, m, "max_connections", "100 -> 120")
+			status, answer, err := m.Post(ctx, "/restart", map[string]any{})
+			if must(t, err); status != http.StatusOK {
+				t.Fatalf("restart of %s: %d %s", m.Name, status, answer)
+			}
+			pending(ctx, m, "max_connections", "")
+			setting(ctx, m, "max_connections", "120")
+		}
+		awaitCalled(ctx, t, b, "before_stop", "on_restart replica "+scope)
+		awaitCalled(ctx, t, a, "before_stop", "on_restart primary "+scope)
+	})
+
+	t.Run("a switchover tells both of their roles, once and in order", func(t *testing.T) {
+		ctx := within(t)
+		must(t, s.AwaitSync(ctx))
+		must(t, s.Switchover(ctx, a, b))
+		awaitCalled(ctx, t, b, "pre_promote", "on_role_change primary "+scope)
+		awaitCalled(ctx, t, a, "before_stop", "on_role_change replica "+scope)
+		got(s.AwaitHealthy(ctx))(t)
+		must(t, s.AwaitSync(ctx))
+		a, b = b, a
+	})
+
+	t.Run("a primary whose agent and PostgreSQL die, with a stuck script", func(t *testing.T) {
+		ctx := within(t)
+		must(t, os.WriteFile(filepath.Join(a.Dir, "stuck"), nil, 0o644)) //nolint:gosec // no secret
+		must(t, a.Process("agent").Signal(syscall.SIGHUP))               // on_reload hangs
+		await(ctx, t, "on_reload", func() error {
+			_, err := os.Stat(filepath.Join(a.Dir, "began"))
+			return err
+		})
+		must(t, a.Process("agent").Signal(syscall.SIGSTOP))
+		leader := got(s.AwaitLeader(ctx, a))(t)
+		awaitCalled(ctx, t, leader, "pre_promote", "on_role_change primary "+scope)
+		must(t, a.Process("agent").Signal(syscall.SIGCONT))
+		must(t, os.Remove(filepath.Join(a.Dir, "stuck")))
+		got(s.AwaitHealthy(ctx))(t)
+		await(ctx, t, "the stuck script's end", func() error {
+			if !strings.Contains(agentLog(t, a), "a callback failed") {
+				return fmt.Errorf("not yet")
+			}
+			return nil
+		})
+		await(ctx, t, "the new role", func() error {
+			have := called(a)
+			if len(have) == 0 || have[len(have)-1] != "on_role_change replica "+scope {
+				return fmt.Errorf("called %q", have)
+			}
+			return nil
+		})
+		must(t, os.Remove(filepath.Join(a.Dir, "callbacks")))
+		must(t, s.AwaitSync(ctx))
+		a, b = b, a
+	})
+
+	t.Run("pre_promote forbids a promotion: the lock is given up", func(t *testing.T) {
+		ctx := within(t)
+		forbid := filepath.Join(b.Dir, "forbid")
+		must(t, os.WriteFile(forbid, nil, 0o644)) //nolint:gosec // no secret
+		status, answer, err := a.Post(ctx, "/switchover", map[string]string{"leader": a.Name, "candidate": b.Name})
+		if must(t, err); status == http.StatusOK && !strings.Contains(answer, `instead of`) {
+			t.Errorf("the candidate must not be promoted: %d %s", status, answer)
+		}
+		leader := got(s.AwaitHealthy(ctx))(t)
+		if leader != a {
+			t.Errorf("%s leads, though its pre_promote forbids it", leader.Name)
+		}
+		if !strings.Contains(agentLog(t, b), "the leader lock is given up") {
+			t.Errorf("%s does not say that it has given the lock up", b.Name)
+		}
+		must(t, os.Remove(forbid))
+		awaitCalled(ctx, t, b, "pre_promote")
+		must(t, s.AwaitSync(ctx))
+		must(t, os.Remove(filepath.Join(a.Dir, "callbacks")))
+	})
+
+	t.Run("a stuck before_stop does not hold up a demotion", func(t *testing.T) {
+		ctx := within(t)
+		status, answer, err := a.Patch(ctx, "/config", map[string]any{"failsafe_mode": false})
+		if must(t, err); status != http.StatusOK {
+			t.Fatalf("%d %s", status, answer)
+		}
+		await(ctx, t, "failsafe_mode off", func() error {
+			if snapshot := got(s.Snapshot(ctx))(t); snapshot.Failsafe.Exists() {
+				return fmt.Errorf("the failsafe list is still there")
+			}
+			return nil
+		})
+		stuck := filepath.Join(a.Dir, "stuck_stop")
+		must(t, os.WriteFile(stuck, nil, 0o644)) //nolint:gosec // no secret
+		server := l.ConsulServers()[0].Processes()[0]
+		must(t, server.Signal(syscall.SIGSTOP))
+		defer func() { must(t, server.Signal(syscall.SIGCONT)) }()
+		awaitCalled(ctx, t, a, "before_stop", "on_role_change demoted "+scope)
+		if text := agentLog(t, a); !strings.Contains(text, "before_stop failed; PostgreSQL is stopped all the same") {
+			t.Error("it is not said that before_stop has failed")
+		}
+		must(t, os.Remove(stuck))
+	})
+	leader := got(s.AwaitHealthy(within(t)))(t)
+	must(t, s.AwaitSync(within(t)))
+	if leader != a {
+		a, b = b, a
+	}
+	must(t, os.RemoveAll(filepath.Join(a.Dir, "callbacks")))
+	must(t, os.RemoveAll(filepath.Join(b.Dir, "callbacks")))
+
+	t.Run("metrics", func(t *testing.T) { checkMetrics(t, l, a, b) })
+	t.Run("logs", func(t *testing.T) { checkLogs(t, l, a, b) })
+	t.Run("the bouncer's level changes, too", func(t *testing.T) {
+		ctx := within(t)
+		p := l.BouncerHosts()[0].Process("bouncer")
+		must(t, p.Signal(syscall.SIGUSR1))
+		await(ctx, t, "SIGUSR1", func() error {
+			if text := string(got(os.ReadFile(p.LogPath()))(t)); !strings.Contains(text, `"now":"debug"`) {
+				return fmt.Errorf("not yet")
+			}
+			return nil
+		})
+	})
+
+	t.Run("an orderly stop waits for its script", func(t *testing.T) {
+		ctx := within(t)
+		must(t, b.Process("agent").Stop(ctx))
+		awaitCalled(ctx, t, b, "before_stop", "on_stop replica "+scope)
+		must(t, b.Process("agent").Start())
+		awaitCalled(ctx, t, b, "on_start replica "+scope)
+	})
+
+	t.Run("systemd hears how the agent fares", func(t *testing.T) {
+		ctx := within(t)
+		path := filepath.Join(b.Dir, "notify")
+		conn := got(net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"}))(t)
+		said := make(chan string, 1000)
+		var listening sync.WaitGroup
+		listening.Go(func() {
+			for buf := make([]byte, 4096); ; {
+				n, err := conn.Read(buf)
+				if err != nil {
+					return
+				}
+				said <- string(buf[:n])
+			}
+		})
+		defer listening.Wait()
+		defer func() { _ = conn.Close() }()
+		hear := func(want string) {
+			t.Helper()
+			for {
+				select {
+				case text := <-said:
+					if strings.HasPrefix(text, want) {
+						return
+					}
+				case <-ctx.Done():
+					t.Fatalf("systemd does not hear %q", want)
+				}
+			}
+		}
+		agent := b.Process("agent")
+		must(t, agent.Stop(ctx))
+		agent.Env = append(agent.Env, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=300000")
+		must(t, agent.Start())
+		hear("READY=1")
+		hear("STATUS=shard " + scope + ", member " + b.Name + ": replica, running; a replica, following " + a.Name)
+		hear("WATCHDOG=1")
+		hear("WATCHDOG=1") // again and again
+		must(t, agent.Signal(syscall.SIGHUP))
+		hear("RELOADING=1\nMONOTONIC_USEC=")
+		hear("READY=1")
+		must(t, agent.Signal(syscall.SIGTERM))
+		hear("STOPPING=1")
+		<-agent.Done()
+	})
+}
+
+// checkLogs reads what the agents have logged: levels where Patroni's users look
+// for them, no secret, no noise.
+func checkLogs(t *testing.T, l *lab.Lab, members ...*lab.Member) {
+	t.Helper()
+	line := regexp.MustCompile(`^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR): \S`)
+	for _, m := range members {
+		text := agentLog(t, m)
+		for _, secret := range []string{l.Secrets.Superuser, l.Secrets.Replication, l.Secrets.Rewind} {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s has logged a secret", m.Name)
+			}
+		}
+		last, repeated := "", 0
+		for text := range strings.Lines(text) {
+			if !line.MatchString(text) {
+				t.Errorf("%s: %q is not in Patroni's format", m.Name, text)
+			}
+			if len(text) > 24 && text[24:] == last {
+				repeated++
+			}
+			last = text[min(24, len(text)):]
+		}
+		if repeated > 5 {
+			t.Errorf("%s has logged %d lines that say what the line before said", m.Name, repeated)
+		}
+	}
+}
+
+// checkMetrics compares what the documents name with what is really answered.
+func checkMetrics(t *testing.T, l *lab.Lab, members ...*lab.Member) {
+	t.Helper()
+	ctx := within(t)
+	var answered bytes.Buffer
+	for _, m := range members {
+		status, body, err := m.Get(ctx, "/metrics")
+		if must(t, err); status != http.StatusOK {
+			t.Fatalf("%d %s", status, body)
+		}
+		answered.Write(body)
+	}
+	for _, b := range l.BouncerHosts() {
+		request := got(http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.API+"/metrics", nil))(t)
+		response, err := l.HTTP().Do(request)
+		must(t, err)
+		_, err = answered.ReadFrom(response.Body)
+		response.Body.Close()
+		must(t, err)
+	}
+	have := map[string]bool{}
+	for text := range strings.Lines(answered.String()) {
+		if fields := strings.Fields(text); len(fields) > 3 && fields[0] == "#" && fields[1] == "HELP" {
+			have[fields[2]] = true
+		}
+	}
+	named := regexp.MustCompile(`\b(?:lictor|patroni)_[a-z0-9_]+`)
+	suffix := regexp.MustCompile(`_(?:bucket|sum|count)$`)
+	documented := map[string]bool{}
+	for _, path := range []string{"../docs/metrics.md", "../docs/monitoring/grafana-lictor.json", "../docs/monitoring/alerts.yml"} {
+		for _, name := range named.FindAllString(string(got(os.ReadFile(path))(t)), -1) {
+			documented[name] = documented[name] || strings.HasSuffix(path, ".md")
+			if !have[name] && !have[suffix.ReplaceAllString(name, "")] {
+				t.Errorf("%s names %s, which nobody answers", path, name)
+			}
+		}
+	}
+	for name := range have {
+		if named.MatchString(name) && !documented[name] {
+			t.Errorf("docs/metrics.md says nothing of %s", name)
+		}
+	}
+	count := regexp.MustCompile(`lictor_leader_changes_total\{cause="operator",kind="switchover",name="[^"]+",outcome="done",scope="[^"]+"\} (\d+)`)
+	if m := count.FindStringSubmatch(answered.String()); m == nil || got(strconv.Atoi(m[1]))(t) < 1 {
+		t.Errorf("the switchover was not counted")
+	}
+}
