@@ -40,6 +40,10 @@ func uncertain(v View) (Decision, bool) {
 	if !v.Lease.Uncertain || !v.Lease.Until.IsZero() {
 		return Decision{}, false
 	}
+	if v.outOfTouch() && v.Task == TaskNone && v.Postgres.Data == DataValid && !v.Config.Pause && !v.Stopping && !v.Now.Before(v.Attempt.NotUntil) {
+		// Whatever became of the write: a replica of nobody harms nothing.
+		return do("Consul does not answer: starting as a replica, to serve reads", StartReplica{}, Reread{}), true
+	}
 	return do("the outcome of the last write to Consul is unknown", Reread{}), true
 }
 

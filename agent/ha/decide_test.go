@@ -167,12 +167,19 @@ func TestFencing(t *testing.T) {
 	})
 }
 
+func silentFor(d time.Duration) func(*View) {
+	return func(v *View) { v.Read = v.Now.Add(-d) }
+}
+
 func TestUncertainReadsFirst(t *testing.T) {
 	uncertainLease := func(v *View) { v.Lease.Uncertain = true }
 	runSituations(t, []situationTest{
 		{"leader", view(holdsLease(7*time.Second), uncertainLease), "read Consul again", "unknown"},
 		{"leader at its demote moment", view(holdsLease(2*time.Second), uncertainLease), "demote", "about to end"},
 		{"candidate", view(leads("b", time.Minute), uncertainLease, asked()), "read Consul again", "unknown"},
+		{"fenced, Consul silent for a lease", view(leads("a", 0), down, uncertainLease, silentFor(11*time.Second)), "start as replica of nobody; read Consul again", "to serve reads"},
+		{"fenced, Consul silent for less", view(leads("a", 0), down, uncertainLease, silentFor(time.Second)), "read Consul again", "unknown"},
+		{"fenced in pause, Consul silent", view(leads("a", 0), down, paused_, uncertainLease, silentFor(11*time.Second)), "read Consul again", "unknown"},
 	})
 }
 
