@@ -1,8 +1,6 @@
 package api
 
 import (
-	"errors"
-	"strings"
 	"testing"
 	"time"
 
@@ -18,103 +16,6 @@ func keys(pairs ...string) cluster.Snapshot {
 		kvs = append(kvs, cluster.KV{Key: k.Prefix() + pairs[i], Value: []byte(pairs[i+1]), Session: "s", ModifyIndex: 7})
 	}
 	return cluster.ParseSnapshot(k, kvs, 7)
-}
-
-// The tables were compared with those that patronictl 3.0.2 prints for the same
-// keys; it leaves the system identifier out of the title, which 4.x puts there.
-func TestFormatList(t *testing.T) {
-	const id = "7277694203142172922"
-	tests := []struct {
-		name string
-		keys []string
-		want string
-	}{
-		{"three members, one synchronous, one starting", []string{
-			"initialize", id, "leader", "node1", "status", `{"optime":104857600}`,
-			"sync", `{"leader":"node1","sync_standby":"node2"}`,
-			"members/node3", `{"conn_url":"postgres://10.0.0.3:5432/postgres","state":"starting","role":"replica"}`,
-			"members/node1", `{"conn_url":"postgres://10.0.0.1:5432/postgres","state":"running","role":"primary","timeline":2,"xlog_location":104857600}`,
-			"members/node2", `{"conn_url":"postgres://10.0.0.2:5432/postgres","state":"running","replication_state":"streaming","role":"replica","timeline":2,"xlog_location":104857600}`,
-		}, `
-+ Cluster: batman (7277694203142172922) -------+----+-----------+
-| Member | Host     | Role         | State     | TL | Lag in MB |
-+--------+----------+--------------+-----------+----+-----------+
-| node1  | 10.0.0.1 | Leader       | running   |  2 |           |
-| node2  | 10.0.0.2 | Sync Standby | streaming |  2 |         0 |
-| node3  | 10.0.0.3 | Replica      | starting  |    |   unknown |
-+--------+----------+--------------+-----------+----+-----------+
-`},
-		{"tags, pending restart, ports, pause, switchover to come", []string{
-			"initialize", id, "leader", "node1", "status", `{"optime":104857600}`, "config", `{"pause":true}`,
-			"failover", `{"leader":"node1","member":"node2","scheduled_at":"2099-01-01T00:00:00+00:00"}`,
-			"members/node1", `{"conn_url":"postgres://10.0.0.1:5432/postgres","state":"running","timeline":12,"pending_restart":true,"tags":{"nofailover":true,"zone":"eu-1"}}`,
-			"members/node2", `{"conn_url":"postgres://10.0.0.1:5433/postgres","state":"running","timeline":12,"xlog_location":102236160,"tags":{"a":"1"}}`,
-		}, `
-+ Cluster: batman (7277694203142172922) -----+----+-----------+-----------------+------------------+
-| Member | Host          | Role    | State   | TL | Lag in MB | Pending restart | Tags             |
-+--------+---------------+---------+---------+----+-----------+-----------------+------------------+
-| node1  | 10.0.0.1:5432 | Leader  | running | 12 |           | *               | nofailover: true |
-|        |               |         |         |    |           |                 | zone: eu-1       |
-+--------+---------------+---------+---------+----+-----------+-----------------+------------------+
-| node2  | 10.0.0.1:5433 | Replica | running | 12 |         2 |                 | a: '1'           |
-+--------+---------------+---------+---------+----+-----------+-----------------+------------------+
- Maintenance mode: on
- Switchover scheduled at: 2099-01-01T00:00:00+00:00
-                    from: node1
-                      to: node2
-`},
-		{"scheduled restart, nobody leads", []string{
-			"initialize", "",
-			"members/node1", `{"conn_url":"postgres://10.0.0.1:5432/postgres","state":"running","timeline":12,"scheduled_restart":{"schedule":"2099-01-01T00:00:00+00:00","postgres_version":"15.4"}}`,
-		}, `
-+ Cluster: batman (initializing) -------+----+-----------+---------------------------------------------+
-| Member | Host     | Role    | State   | TL | Lag in MB | Scheduled restart                           |
-+--------+----------+---------+---------+----+-----------+---------------------------------------------+
-| node1  | 10.0.0.1 | Replica | running | 12 |   unknown | 2099-01-01T00:00:00+00:00 if version < 15.4 |
-+--------+----------+---------+---------+----+-----------+---------------------------------------------+
-`},
-		{"standby cluster, a member that makes no sense", []string{
-			"initialize", id, "leader", "node1", "config", `{"standby_cluster":{"host":"10.9.0.1"}}`,
-			"members/node1", `{"conn_url":"postgres://[fd00::1]:5432/postgres","state":"running","timeline":1}`,
-			"members/node2", `nonsense`,
-		}, `
-+ Cluster: batman (7277694203142172922) ------+----+-----------+
-| Member | Host    | Role           | State   | TL | Lag in MB |
-+--------+---------+----------------+---------+----+-----------+
-| node1  | fd00::1 | Standby Leader | running |  1 |           |
-| node2  |         | Replica        |         |    |   unknown |
-+--------+---------+----------------+---------+----+-----------+
-`},
-		{"nothing", nil, `
-+ Cluster: batman (uninitialized) --+-----------+
-| Member | Host | Role | State | TL | Lag in MB |
-+--------+------+------+-------+----+-----------+
-+--------+------+------+-------+----+-----------+
-`},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			var out strings.Builder
-			if err := FormatList(&out, "batman", keys(tt.keys...)); err != nil {
-				t.Fatal(err)
-			}
-			if got := "\n" + out.String(); got != tt.want {
-				t.Errorf("got%s\nwant%s", got, tt.want)
-			}
-		})
-	}
-}
-
-type brokenWriter struct{}
-
-var errBroken = errors.New("broken")
-
-func (brokenWriter) Write([]byte) (int, error) { return 0, errBroken }
-
-func TestFormatListReportsWriteErrors(t *testing.T) {
-	if err := FormatList(brokenWriter{}, "batman", keys()); !errors.Is(err, errBroken) {
-		t.Errorf("%v", err)
-	}
 }
 
 func TestClusterView(t *testing.T) {

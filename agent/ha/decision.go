@@ -158,6 +158,7 @@ func (s SetSync) String() string {
 	}
 	return fmt.Sprintf("commits wait for %v", s.Standbys)
 }
+
 func (w WriteSync) String() string {
 	if w.Value == nil {
 		return "delete the sync key"

@@ -363,6 +363,9 @@ func (r *rollout) testHostKilled(t *testing.T) {
 	if err := r.host(leader).awaitUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	r.await(t, "the old primary as a replica", func() error {
+		return r.tryAsk(t.Context(), http.MethodGet, leader, "8008", "/replica", "", nil)
+	})
 	for port, members := range map[string]int{"8008": 3, "8018": 3, "8028": 2} {
 		r.awaitHealthy(t, port, members)
 	}
