@@ -20,7 +20,7 @@ type postgres struct {
 	primary                            bool // outside recovery; of a stopped one: by its files
 	upstream                           string
 	streaming                          bool
-	waits                              waits
+	waits, wanted                      waits   // in force, and in the file that the next reload reads
 	pending                            []int64 // commits that wait for standbys
 	life                               int     // so that what was begun in an earlier one ends without effect
 
@@ -185,12 +185,13 @@ func (p *postgres) end() {
 // done is called with zero when it failed, whether it took effect or not.
 func (p *postgres) setSync(s waits, done func(since int64)) {
 	w := p.host.w
+	p.wanted = s
 	p.later(p.takes(time.Millisecond, 30*time.Millisecond), func() {
 		if !p.ready || w.chance(0.05) && w.chance(0.5) {
 			done(0)
 			return
 		}
-		p.waits = s
+		p.waits = p.wanted // a later change, if there is one by now
 		failed := w.chance(0.02)
 		p.later(p.takes(time.Millisecond, 20*time.Millisecond), func() {
 			if failed || !p.ready {
