@@ -448,7 +448,7 @@ func (a *Agent) promote() {
 func (a *Agent) awaitWAL(ctx context.Context, url string, timeline int, lsn int64) error {
 	var last error
 	for ctx.Err() == nil {
-		status, err := a.peers.Status(ctx, url)
+		status, err := a.peers.Observe(ctx, url)
 		if p := peerOf("", status); err == nil && p.Timeline == timeline && p.LSN > lsn {
 			return nil
 		}
