@@ -31,6 +31,8 @@ type load struct {
 	commit int
 	errors []string
 	worst  time.Duration
+	// worstIs says when and where the longest transaction was.
+	worstIs string
 }
 
 // startLoad runs two clients for each database until stop is called.
@@ -46,10 +48,10 @@ func (s *site) startLoad(ctx context.Context, address, password string, database
 }
 
 // stop ends the clients after the transaction under way.
-func (l *load) stop() (commits int, errors []string, worst time.Duration) {
+func (l *load) stop() (commits int, errors []string, longest string) {
 	l.cancel()
 	l.done.Wait()
-	return l.commit, l.errors, l.worst
+	return l.commit, l.errors, l.worstIs
 }
 
 func (l *load) client(ctx context.Context, s *site, address, password, database string, number int) {
@@ -68,7 +70,7 @@ func (l *load) client(ctx context.Context, s *site, address, password, database 
 				l.failed(fmt.Errorf("client %d of %s: %w", number, database, err))
 				break
 			}
-			l.committed(time.Since(start))
+			l.committed(database, start)
 		}
 		closing, cancel := context.WithTimeout(life, time.Second)
 		_ = conn.Close(closing)
@@ -105,11 +107,15 @@ func transaction(ctx context.Context, conn *pgx.Conn) error {
 	})
 }
 
-func (l *load) committed(took time.Duration) {
+func (l *load) committed(database string, start time.Time) {
+	took := time.Since(start)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.commit++
-	l.worst = max(l.worst, took)
+	if took > l.worst {
+		l.worst = took
+		l.worstIs = fmt.Sprintf("%s (%s, from %s)", took.Round(time.Millisecond), database, start.Format("15:04:05.000"))
+	}
 }
 
 func (l *load) failed(err error) {

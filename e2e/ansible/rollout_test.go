@@ -157,8 +157,8 @@ func (r *rollout) underLoad(t *testing.T, change func(), databases ...string) {
 	t.Helper()
 	l := r.startLoad(t.Context(), r.nlb, appPassword, databases...)
 	defer func() {
-		commits, errors, worst := l.stop()
-		t.Logf("clients of %v: %d transactions, %d errors, the longest took %s", databases, commits, len(errors), worst.Round(time.Millisecond))
+		commits, errors, longest := l.stop()
+		t.Logf("clients of %v: %d transactions, %d errors, the longest took %s", databases, commits, len(errors), longest)
 		for _, e := range errors {
 			t.Error(e)
 		}
@@ -175,6 +175,55 @@ func (r *rollout) testSite(t *testing.T) {
 		r.makeTable(t, database)
 	}
 	r.underLoad(t, func() { sleep(t.Context(), time.Second) }, "orders", "users")
+	r.checkMonitoring(t)
+	r.checkRights(t)
+}
+
+// checkMonitoring: Prometheus reaches all that it was told to scrape.
+func (r *rollout) checkMonitoring(t *testing.T) {
+	t.Helper()
+	r.await(t, "all targets to be up", func() error {
+		var answer struct {
+			Data struct {
+				Result []struct {
+					Metric struct{ Instance string }
+					Value  [2]any
+				}
+			}
+		}
+		if err := r.tryAsk(t.Context(), http.MethodGet, "nlb1", "9090", "/api/v1/query?query=up", "", &answer); err != nil {
+			return err
+		}
+		for _, target := range answer.Data.Result {
+			if target.Value[1] != "1" {
+				return fmt.Errorf("%s is down", target.Metric.Instance)
+			}
+		}
+		const want = 3 + 2*3 + 2 // Consul's servers, agents, bouncers
+		if n := len(answer.Data.Result); n != want {
+			return fmt.Errorf("%d targets, want %d", n, want)
+		}
+		return nil
+	})
+}
+
+// checkRights: what an agent's token must not do, Consul refuses.
+func (r *rollout) checkRights(t *testing.T) {
+	t.Helper()
+	const put = `curl -s -o /dev/null -w '%%{http_code}' -X PUT -d '{}' -H "X-Consul-Token: $(cat %s)" http://127.0.0.1:8500/v1/kv/%s`
+	for _, tt := range []struct{ host, token, key string }{
+		{"db1", "/etc/lictor/agents/orders.token", "service/users/leader"},
+		{"db1", "/etc/lictor/agents/orders.token", "lictor/routes/service/users"},
+		{"db1", "/etc/lictor/agents/orders.token", "lictor/bouncers/pooler1"},
+		{"pooler1", "/etc/lictor/bouncer.token", "lictor/routes/service/orders"},
+		{"pooler1", "/etc/lictor/bouncer.token", "service/orders/leader"},
+		{"pooler1", "/dev/null", "lictor/bouncers/pooler1"},
+	} {
+		got, err := r.host(tt.host).run(t.Context(), fmt.Sprintf(put, tt.token, tt.key))
+		if err != nil || got != "403" {
+			t.Errorf("%s writes %s with the token %s: Consul answers %s, want 403: %v", tt.host, tt.key, tt.token, got, err)
+		}
+	}
 }
 
 func (r *rollout) makeTable(t *testing.T, database string) {
@@ -369,9 +418,9 @@ func (r *rollout) testHostKilled(t *testing.T) {
 	for port, members := range map[string]int{"8008": 3, "8018": 3, "8028": 2} {
 		r.awaitHealthy(t, port, members)
 	}
-	commits, errors, worst := l.stop()
+	commits, errors, longest := l.stop()
 	t.Logf("%s was killed, %s took over: %d transactions, %d errors, the longest transaction took %s; the host is back and all shards are whole",
-		leader, successor, commits, len(errors), worst.Round(time.Millisecond))
+		leader, successor, commits, len(errors), longest)
 }
 
 // await retries until what is true, and fails the test when it does not become so.
