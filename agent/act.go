@@ -25,7 +25,7 @@ func (a *Agent) perform(action ha.Action) {
 	case ha.Reread:
 		a.reread()
 	case ha.AskPeers:
-		a.askPeers()
+		a.askPeers(act.Part)
 	case ha.WriteSync:
 		a.writeSync(act)
 	case ha.AskFailsafe:
@@ -305,6 +305,9 @@ func (a *Agent) accept(snapshot cluster.Snapshot, consistent bool) bool {
 	case ha.Stale:
 		return false
 	case ha.Taken:
+	}
+	if first {
+		a.m.Resume(a.cfg.Name, a.m.upstream != "")
 	}
 	if first || a.m.consulDown {
 		a.log.Info().Str("leader", snapshot.LeaderName()).Int("members", len(snapshot.Members)).Msg("Consul answers")

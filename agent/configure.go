@@ -235,6 +235,7 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 		a.log.Warn().Err(err).Msg("PostgreSQL runs but cannot be observed yet")
 	}
 	a.sawPostgres(state, nil, nil)
+	a.m.upstream = a.pg.Upstream()
 	ask, done := context.WithTimeout(ctx, a.m.dynamic.RetryTimeout)
 	defer done()
 	guard := a.guard.recall(ask)

@@ -152,6 +152,27 @@ func (a *Agent) depose(name string, index uint64) {
 	})
 }
 
+// Part has PostgreSQL receive nothing more from the old leader (api.Node).
+func (a *Agent) Part(ctx context.Context, p api.Parting) error {
+	err := a.ask(ctx, func() error {
+		if _, known := a.m.Snapshot.Member(p.Candidate); !known || p.Candidate == a.cfg.Name {
+			return fmt.Errorf("%w: %q is not another member of this shard", api.ErrRefused, p.Candidate)
+		}
+		if err := a.view().MayPart(p.Index); err != nil {
+			return err
+		}
+		if p.Index > a.m.Parted {
+			a.log.Info().Str("candidate", p.Candidate).Uint64("status", p.Index).Msg("parting from the old leader, for an election")
+		}
+		a.m.Part(p.Index)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return a.await(ctx, func(s api.State) bool { return s.Parted >= p.Index })
+}
+
 // Deposed hears that another member has taken the lock (api.Node).
 func (a *Agent) Deposed(ctx context.Context, d api.Deposition) error {
 	return a.ask(ctx, func() error {

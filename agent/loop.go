@@ -40,7 +40,9 @@ type member struct {
 	// Peers
 	answers []ha.Peer
 	asked   cluster.Instant
-	pending int
+	// askedToPart is the status that they were asked to part from first; zero: none.
+	askedToPart uint64
+	pending     int
 
 	// Work
 	task     task

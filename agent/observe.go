@@ -53,7 +53,7 @@ func (a *Agent) view() ha.View {
 		Config: m.dynamic, Fence: a.margins(),
 		Cluster: m.Snapshot, Read: m.Read, StatusSeen: m.StatusSeen, Session: m.session,
 		Lease: m.tenure.Lease(), Promise: m.tenure.Promise(), Giving: m.tenure.Giving(), HandedOver: m.handedOver,
-		Peers: m.answers, PeersAsked: m.asked, PeersDone: m.pending == 0,
+		Peers: m.answers, PeersAsked: m.asked, PeersDone: m.pending == 0, PeersParted: m.askedToPart, Parted: m.Parted,
 		Task: m.task.kind, Attempt: m.attempt, Adopted: m.adopted, AdoptedUntil: m.adoptedUntil,
 		Stopping:    m.stopping,
 		SyncWriting: m.writing[a.keys.Sync()], SyncUncertain: m.syncUncertain,
@@ -184,6 +184,9 @@ func (a *Agent) show(reason string) {
 			ReplayedAt: o.ReplayedAt, ReplayPaused: o.ReplayPaused, ReplicationState: o.ReplicationState,
 			PendingRestart: o.PendingRestart,
 		},
+	}
+	if a.m.upstream == "" && a.m.task.kind == ha.TaskNone && !a.m.pg.primary() {
+		state.Parted = a.m.Parted
 	}
 	if at := a.m.pg.observedAt; !at.IsZero() {
 		state.ObservedAt = state.At.Add(-now.Sub(at))

@@ -45,6 +45,9 @@ func (a *Agent) reinitialize(r api.ReinitRequest) error {
 			return fmt.Errorf("%w: %w", api.ErrRefused, err)
 		}
 	}
+	if a.m.Parted > 0 {
+		return fmt.Errorf("%w: a candidate for the leadership counts on what this member has: try again when the shard has a leader", api.ErrRefused)
+	}
 	a.interruptTask()
 	a.startTask(ha.TaskReinit, func(ctx context.Context) error {
 		defer a.rejoinSync(ctx)

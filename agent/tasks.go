@@ -390,8 +390,18 @@ func (a *Agent) rejoin(upstream string) {
 	})
 }
 
-// follow points the running replica at another upstream.
+// follow points the running replica at another upstream, or at nobody.
 func (a *Agent) follow(upstream string) {
+	if upstream == "" {
+		a.startTask(ha.TaskStart, a.pg.Unfollow, func(err error) {
+			if err == nil {
+				a.m.upstream = ""
+				a.m.pg.observed.ReplicationState = ""
+				a.log.Info().Msg("following nobody")
+			}
+		})
+		return
+	}
 	up, err := a.upstreamOf(upstream)
 	if err != nil {
 		a.noteAttempt(ha.TaskStart, err)

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/ha"
@@ -177,11 +178,13 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 // each answer as it comes; a silent member holds up nobody beyond peerPatience.
 const peerPatience = time.Second
 
-func (a *Agent) askPeers() {
+// If part is not zero, it asks them first to part from the old leader, whose last
+// status has that index.
+func (a *Agent) askPeers(part uint64) {
 	if a.m.pending > 0 {
 		return
 	}
-	a.m.asked, a.m.answers, a.m.pending = a.clock(), nil, 1
+	a.m.asked, a.m.askedToPart, a.m.answers, a.m.pending = a.clock(), part, nil, 1
 	round := a.m.asked
 	var peers []ha.Peer
 	var urls []string
@@ -199,7 +202,7 @@ func (a *Agent) askPeers() {
 			asking.Add(1)
 			go func() {
 				defer asking.Done()
-				peers[i] = a.askPeer(ctx, peers[i].Name, urls[i])
+				peers[i] = a.askPeer(ctx, peers[i].Name, urls[i], part)
 			}()
 		}
 		asking.Wait()
@@ -212,7 +215,8 @@ func (a *Agent) askPeers() {
 	})
 }
 
-func (a *Agent) askPeer(ctx context.Context, name, url string) ha.Peer {
+func (a *Agent) askPeer(ctx context.Context, name, url string, part uint64) ha.Peer {
+	parted := a.askToPart(ctx, name, url, part)
 	asked := a.clock()
 	status, err := a.peers.Observe(ctx, url)
 	if err != nil {
@@ -220,6 +224,7 @@ func (a *Agent) askPeer(ctx context.Context, name, url string) ha.Peer {
 		return ha.Peer{Name: name}
 	}
 	peer := peerOf(name, status)
+	peer.Parted = parted
 	if l := status.Lictor; l != nil {
 		peer.Observed = 1 // never
 		if l.ObservedAge >= 0 {
@@ -227,6 +232,23 @@ func (a *Agent) askPeer(ctx context.Context, name, url string) ha.Peer {
 		}
 	}
 	return peer
+}
+
+// askToPart asks a member to part from the old leader and returns the status under
+// which it has. A member of Patroni's knows nothing of that: what it answers must do.
+func (a *Agent) askToPart(ctx context.Context, name, url string, part uint64) uint64 {
+	if part == 0 {
+		return 0
+	}
+	known, err := a.peers.Part(ctx, url, api.Parting{Candidate: a.cfg.Name, Index: part})
+	if err != nil {
+		a.log.Debug().Err(err).Str("member", name).Msg("does not part from the old leader")
+		return 0
+	}
+	if !known {
+		a.log.Debug().Str("member", name).Msg("cannot part from the old leader: it runs Patroni")
+	}
+	return part
 }
 
 // pause waits for d or the end of ctx.

@@ -82,6 +82,11 @@ func (a access) check(r *http.Request, state State) *denial {
 	if !a.listed(r.Context(), r.RemoteAddr, state) {
 		return &denial{http.StatusForbidden, "Access is denied"}
 	}
+	// A browser names the page that makes it send such a request, and can be made to
+	// send it from any page, with its own address and certificate. Programs name none.
+	if !a.demandLogin && r.Header.Get("Origin") != "" {
+		return &denial{http.StatusForbidden, "changes are not taken from web pages without restapi.authentication"}
+	}
 	if a.demandCert && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
 		return &denial{http.StatusForbidden, "client certificate required"}
 	}
@@ -111,7 +116,7 @@ func (a access) near(r *http.Request, state State) bool {
 		return true
 	}
 	switch segmentOf(r) {
-	case "failsafe", "deposed":
+	case "failsafe", "deposed", "part":
 		return access{members: true}.listed(r.Context(), r.RemoteAddr, state)
 	}
 	return false

@@ -32,6 +32,14 @@ type Deposition struct {
 	Index  uint64 `json:"index"`
 }
 
+// Parting is what a candidate asks of a synchronous standby before it takes the lock
+// of a leader whose lease has run out (POST /part): to receive nothing more from it,
+// until Consul shows a newer status than the one with this ModifyIndex.
+type Parting struct {
+	Candidate string `json:"candidate"`
+	Index     uint64 `json:"index"`
+}
+
 // accepted is Patroni's word for a promise given.
 const accepted = "Accepted"
 
@@ -62,6 +70,19 @@ func (s *Server) deposed(ctx context.Context, body map[string]any) answer {
 	return text(http.StatusOK, "Heard")
 }
 
+func (s *Server) part(ctx context.Context, body map[string]any) answer {
+	var p Parting
+	if err := remarshal(body, &p); err != nil || p.Candidate == "" || p.Index == 0 {
+		return failed(http.StatusBadRequest)
+	}
+	ctx, cancel := context.WithTimeout(ctx, observeLimit)
+	defer cancel()
+	if err := s.node.Part(ctx, p); err != nil {
+		return text(http.StatusConflict, err.Error())
+	}
+	return text(http.StatusOK, "Parted")
+}
+
 // remarshal gives an object its type.
 func remarshal(body map[string]any, into any) error {
 	b, err := json.Marshal(body)
@@ -82,13 +103,33 @@ func (c *Client) Depose(ctx context.Context, apiURL string, d Deposition) error 
 	return c.tell(ctx, apiURL, "/deposed", d)
 }
 
+// Part asks a member to receive nothing more from the old leader; it returns when it
+// does not. The error says why it does not, or why it cannot be asked. known is
+// false when the member cannot part, because it runs Patroni.
+func (c *Client) Part(ctx context.Context, apiURL string, p Parting) (known bool, err error) {
+	a, err := c.Post(ctx, apiURL, "/part", p)
+	switch {
+	case err != nil:
+		return true, err
+	case a.Status == http.StatusNotImplemented:
+		return false, nil
+	case a.Status != http.StatusOK:
+		return true, notDone(apiURL, "/part", a)
+	}
+	return true, nil
+}
+
 func (c *Client) tell(ctx context.Context, apiURL, path string, body any) error {
 	a, err := c.Post(ctx, apiURL, path, body)
 	if err != nil {
 		return err
 	}
 	if a.Status != http.StatusOK {
-		return fmt.Errorf("%s%s answers %d: %s", strings.TrimSuffix(apiURL, "/patroni"), path, a.Status, a.Text)
+		return notDone(apiURL, path, a)
 	}
 	return nil
+}
+
+func notDone(apiURL, path string, a Answer) error {
+	return fmt.Errorf("%s%s answers %d: %s", strings.TrimSuffix(apiURL, "/patroni"), path, a.Status, a.Text)
 }

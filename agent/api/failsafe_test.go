@@ -32,6 +32,14 @@ func TestFailsafeAndDeposed(t *testing.T) {
 			return nil
 		}
 	}
+	parts := func(n *fakeNode) {
+		n.part = func(_ context.Context, p Parting) error {
+			if p != (Parting{Candidate: "node2", Index: 43}) {
+				return errors.New("misread")
+			}
+			return nil
+		}
+	}
 	const request = `{"name":"node1","api_url":"http://10.0.0.1:8008/patroni","lictor":{"lease_ms":8000,"index":42}}`
 	for _, e := range []exchange{
 		{name: "agreed", node: agrees, path: "/failsafe", body: request, status: 200, want: "Accepted"},
@@ -45,6 +53,10 @@ func TestFailsafeAndDeposed(t *testing.T) {
 		{name: "deposed by nobody", node: hears, path: "/deposed", body: `{"index":43}`, status: 400},
 		{name: "deposed without an index", node: hears, path: "/deposed", body: `{"leader":"node2"}`, status: 400},
 		{name: "deposed, refused", node: hears, path: "/deposed", body: `{"leader":"node3","index":43}`, status: 409, want: "misread"},
+		{name: "parted", node: parts, path: "/part", body: `{"candidate":"node2","index":43}`, status: 200, want: "Parted"},
+		{name: "parted for nobody", node: parts, path: "/part", body: `{"index":43}`, status: 400},
+		{name: "parted without an index", node: parts, path: "/part", body: `{"candidate":"node2"}`, status: 400},
+		{name: "parted, refused", node: parts, path: "/part", body: `{"candidate":"node3","index":43}`, status: 409, want: "misread"},
 	} {
 		e.method = http.MethodPost
 		t.Run(e.name, func(t *testing.T) { e.run(t, primaryState(time.Now())) })

@@ -29,6 +29,7 @@ type fakeNode struct {
 	observe          func(context.Context)
 	failsafe         func(context.Context, FailsafeRequest) error
 	deposed          func(context.Context, Deposition) error
+	part             func(context.Context, Parting) error
 	changeConfig     func(context.Context, func(map[string]any) (map[string]any, error)) (map[string]any, error)
 }
 
@@ -56,6 +57,13 @@ func (n *fakeNode) Deposed(ctx context.Context, d Deposition) error {
 		return errUnexpected
 	}
 	return n.deposed(ctx, d)
+}
+
+func (n *fakeNode) Part(ctx context.Context, p Parting) error {
+	if n.part == nil {
+		return errUnexpected
+	}
+	return n.part(ctx, p)
 }
 
 func (n *fakeNode) Reload(ctx context.Context) error {

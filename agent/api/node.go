@@ -43,6 +43,9 @@ type Node interface {
 	Failsafe(ctx context.Context, r FailsafeRequest) error
 	// Deposed hears that another member has taken the lock.
 	Deposed(ctx context.Context, d Deposition) error
+	// Part has PostgreSQL receive nothing more from the old leader and returns when
+	// it does not.
+	Part(ctx context.Context, p Parting) error
 	// CancelSwitchover removes a scheduled request.
 	CancelSwitchover(ctx context.Context) error
 	// ChangeConfig changes the dynamic configuration: change gets the present
@@ -112,6 +115,9 @@ type State struct {
 	ConsulSeen time.Time
 	// LoopAt is when the loop last came round.
 	LoopAt time.Time
+	// Parted is the status (its ModifyIndex) under which this member receives nothing
+	// more from the old leader; zero: it may.
+	Parted uint64
 	// Refused says why the last request for a switchover was refused.
 	Refused string
 	// Reason is the last decision in words.

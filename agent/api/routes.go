@@ -161,6 +161,8 @@ func (s *Server) handler(method, segment string) (h changeHandler, bodyNeeded bo
 		return s.failsafe, true
 	case "POST deposed":
 		return s.deposed, true
+	case "POST part":
+		return s.part, true
 	case "DELETE switchover":
 		return s.cancelSwitchover, false
 	}

@@ -15,6 +15,7 @@ func Decide(v View) Decision {
 		leading,   // this member holds the lease
 		busy,      // a task runs: let it
 		starting,  // there is no usable data directory
+		parted,    // a candidate counts on this member's receiving nothing
 		following, // somebody else leads
 	} {
 		if d, applies := situation(v); applies {

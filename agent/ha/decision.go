@@ -43,7 +43,11 @@ type Release struct{ Successor string }
 type Reread struct{}
 
 // AskPeers asks every other member how it fares.
-type AskPeers struct{}
+type AskPeers struct {
+	// Part asks them first to part from the old leader, whose last status has this
+	// index; zero: it does not.
+	Part uint64
+}
 
 // AskFailsafe asks every member of the failsafe list to promise that it will not
 // take the lock, so that the lease can be prolonged without Consul.
@@ -130,8 +134,13 @@ func (r Release) String() string {
 	}
 	return "release the lease to " + r.Successor
 }
-func (Reread) String() string      { return "read Consul again" }
-func (AskPeers) String() string    { return "ask the other members" }
+func (Reread) String() string { return "read Consul again" }
+func (a AskPeers) String() string {
+	if a.Part > 0 {
+		return fmt.Sprintf("ask the other members, parted from the old leader (status at %d)", a.Part)
+	}
+	return "ask the other members"
+}
 func (AskFailsafe) String() string { return "ask the members to let the lease go on" }
 func (w WriteFailsafe) String() string {
 	if w.List == nil {

@@ -14,6 +14,9 @@ type Outlook struct {
 	// StatusSeen is when the status was first seen at its present ModifyIndex,
 	// or first seen to be absent.
 	StatusSeen cluster.Instant
+	// Parted is the status (its ModifyIndex) under which this member has parted from
+	// the old leader (parting.go); zero: it has not, or the shard has gone on since.
+	Parted uint64
 
 	floor uint64 // of our own last write: older readings are stale
 	stale int    // consistent readings in a row that were older
@@ -54,6 +57,9 @@ func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent boo
 	}
 	if s.Status.ModifyIndex != o.Snapshot.Status.ModifyIndex || o.Read.IsZero() {
 		o.StatusSeen = now
+	}
+	if o.goesOn(s) {
+		o.Parted = 0
 	}
 	o.Snapshot, o.Read = s, now
 	return Taken
@@ -98,6 +104,6 @@ func (o *Outlook) Wrote(index uint64) { o.floor = max(o.floor, index) }
 // WroteStatus notes the status that this member has written at now.
 func (o *Outlook) WroteStatus(now cluster.Instant, s cluster.Status, index uint64) {
 	o.Snapshot.Status = cluster.Entry[cluster.Status]{Value: s, ModifyIndex: index}
-	o.StatusSeen = now
+	o.StatusSeen, o.Parted = now, 0
 	o.Wrote(index)
 }

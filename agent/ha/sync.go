@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -394,7 +395,7 @@ func (v View) quorumProblem() string {
 	seen := map[string]bool{}
 	ahead := ""
 	for _, p := range v.Peers {
-		if !p.Answered || p.State != cluster.StateRunning || p.LSN <= 0 || p.Timeline <= 0 ||
+		if !p.Answered || p.Primary || p.State != cluster.StateRunning || p.LSN <= 0 || p.Timeline <= 0 ||
 			strings.EqualFold(p.Name, v.Name) || !key.Value.Has(p.Name) {
 			continue
 		}
@@ -414,7 +415,8 @@ func (v View) quorumProblem() string {
 // quorumFirst is what must come before the lock is taken while the key sync asks
 // for a quorum. The positions count only if they were asked for when the old
 // leader could acknowledge nothing any more: after its lease ended (ended), and
-// after what this member has promised to it.
+// after what this member has promised to it; and, as nobody may have fenced it,
+// of members that have parted from it.
 func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
 	key := v.Cluster.Sync
 	if !key.Exists() || key.Value.Quorum <= 0 || strings.EqualFold(key.Value.Leader, v.Name) || v.forcedByOperator(v.Name) {
@@ -423,19 +425,31 @@ func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
 	if p := v.Promise; p != nil && ended.Before(p.Until) {
 		ended = p.Until
 	}
+	part := v.mustPart()
 	current := v
-	current.Peers = slices.DeleteFunc(slices.Clone(v.Peers), func(p Peer) bool { return !p.Observed.IsZero() && p.Observed.Before(ended) })
+	current.Peers = slices.DeleteFunc(slices.Clone(v.Peers), func(p Peer) bool {
+		return p.Answered && p.Parted < part || !p.Observed.IsZero() && p.Observed.Before(ended)
+	})
 	problem := current.quorumProblem()
-	switch {
-	case !v.peersFresh() || v.PeersAsked.Before(ended) || problem != "" && v.PeersDone && len(current.Peers) < len(v.Peers):
-		return do("nobody leads; asking for the positions of the synchronous standbys", AskPeers{}), true
+	again := v.PeersAsked.Add(partAgain)
+	switch ask := do("nobody leads; asking for the positions of the synchronous standbys", AskPeers{Part: part}); {
+	case !v.peersFresh() || v.PeersAsked.Before(ended) || v.PeersParted < part:
+		return ask, true
 	case problem == "":
 		return Decision{}, false
 	case !v.PeersDone:
 		return wait("nobody leads; waiting for the positions of the synchronous standbys"), true
+	case len(current.Peers) == len(v.Peers):
+		return wait("nobody leads; " + problem).by(v.Now.Add(askAgain)), true
+	case v.Now.Before(again):
+		return wait("nobody leads; not all synchronous standbys have parted from the old leader").by(again), true
+	default:
+		return ask, true
 	}
-	return wait("nobody leads; " + problem).by(v.Now.Add(askAgain)), true
 }
+
+// partAgain is how soon members that were not ready to part are asked again.
+const partAgain = 100 * time.Millisecond
 
 // union is the names of a, and those of b that are not among them.
 func union(a, b []string) []string {

@@ -481,11 +481,11 @@ func TestQuorumNeedsPositionsReadAfterTheLease(t *testing.T) {
 	observed := func(ago time.Duration) func(*View) {
 		c := peer("c", 1, 5000)
 		c.Observed = now.Add(-ago)
-		return asked(c)
+		return askedToPart(45, c)
 	}
 	runSituations(t, []situationTest{
 		{"read after the end", view(expired, quorum, observed(500*time.Millisecond)), "take over (status at 45)", "best"},
-		{"read before the end", view(expired, quorum, observed(1100*time.Millisecond)), "ask the other members", "positions"},
+		{"read before the end", view(expired, quorum, observed(1100*time.Millisecond)), "ask the other members, parted from the old leader (status at 45)", "positions"},
 		{"without a quorum that does not matter", view(expired, observed(time.Hour)), "take over (status at 45)", "best"},
 	})
 }

@@ -37,6 +37,11 @@ type View struct {
 	// PeersDone whether every one of them answered or failed to.
 	PeersAsked cluster.Instant
 	PeersDone  bool
+	// PeersParted is the status that they were asked to part from first; zero: none.
+	PeersParted uint64
+	// Parted is the status (its ModifyIndex) under which this member has parted from
+	// the old leader; zero: it has not, or the shard has gone on since.
+	Parted uint64
 
 	// Adopted is when this agent found a primary that was already running;
 	// zero: it did not.
@@ -190,6 +195,9 @@ type Peer struct {
 	// Observed is when, at the earliest, the member has looked at its PostgreSQL
 	// for this answer, by our clock; zero: when it was asked.
 	Observed cluster.Instant
+	// Parted is the status under which it has parted from the old leader when it
+	// was asked to; zero: it was not asked, or did not.
+	Parted uint64
 }
 
 // TaskKind names a long piece of work. At most one runs at a time, in the

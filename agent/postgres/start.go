@@ -206,22 +206,6 @@ func (p *Instance) Promote(ctx context.Context, above int) error {
 	}
 }
 
-// Follow points the running replica at another upstream.
-func (p *Instance) Follow(ctx context.Context, u Upstream) error {
-	a := as{role: Replica, upstream: &u}
-	if err := p.writeConfig(a); err != nil {
-		return err
-	}
-	p.setRuns(a)
-	if p.major >= reloadableConninfo {
-		return p.signal(syscall.SIGHUP)
-	}
-	if err := p.Stop(ctx, Fast); err != nil {
-		return err
-	}
-	return p.Start(ctx, StartAs{Role: Replica, Upstream: &u})
-}
-
 // Rewrite writes the configuration files anew and makes PostgreSQL read them. It
 // tells whether they have changed.
 func (p *Instance) Rewrite(context.Context) (changed bool, err error) {

@@ -38,7 +38,9 @@ type agent struct {
 
 	answers []ha.Peer
 	asked   cluster.Instant
-	pending bool
+	// askedToPart is the status that they were asked to part from first.
+	askedToPart uint64
+	pending     bool
 
 	task       *task
 	taskEdge   int
@@ -194,7 +196,7 @@ func (a *agent) view() ha.View {
 		Config: a.dynamic, Fence: a.margins(),
 		Cluster: a.Snapshot, Read: a.Read, StatusSeen: a.StatusSeen, Session: a.session,
 		Lease: a.tenure.Lease(), Promise: a.tenure.Promise(), Giving: a.tenure.Giving(), HandedOver: a.handedOver,
-		Peers: a.answers, PeersAsked: a.asked, PeersDone: !a.pending,
+		Peers: a.answers, PeersAsked: a.asked, PeersDone: !a.pending, PeersParted: a.askedToPart, Parted: a.Parted,
 		Attempt: a.attempt, Adopted: a.adopted, AdoptedUntil: a.adoptedUntil, Stopping: a.stopping,
 		SyncWriting: a.writing[keySync], SyncUncertain: a.syncUncertain,
 		WatchdogOK: true,
@@ -254,6 +256,7 @@ func (a *agent) adopt() {
 		return
 	}
 	a.sawPostgres(pg.observe())
+	a.upstream = pg.upstream
 	if a.pg.primary() {
 		until, memo := a.host.guard.recall()
 		a.adopted, a.adoptedUntil = a.clock(), until

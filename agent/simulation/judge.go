@@ -106,9 +106,6 @@ func (j *judge) acknowledged(h *host, lsn int64) {
 // stood still while the mode was switched on by another leader promises nothing.
 func (j *judge) vouched(h *host) bool {
 	e, found := j.w.consul.keys[keySync]
-	if h.exempt() && h.pg.waits.any > 0 {
-		return false // a voter goes on acknowledging to it after it has told its position (docs/reliability.md)
-	}
 	return found && (e.value.(cluster.Sync).Leader == h.name || len(h.pg.waits.names) > 0)
 }
 

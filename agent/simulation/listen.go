@@ -148,12 +148,13 @@ func serveObserve(a *agent, answer func(seen)) {
 	})
 }
 
-// askPeers asks every other member how it fares, all at once.
-func (a *agent) askPeers() {
+// askPeers asks every other member how it fares, all at once; if part is not zero, they
+// are asked to part from the old leader first.
+func (a *agent) askPeers(part uint64) {
 	if a.pending {
 		return
 	}
-	a.asked, a.answers, a.pending = a.clock(), nil, true
+	a.asked, a.askedToPart, a.answers, a.pending = a.clock(), part, nil, true
 	var peers []ha.Peer
 	for _, m := range a.Snapshot.Members {
 		if m.OK() && m.Value.Name != a.host.name {
@@ -165,18 +166,68 @@ func (a *agent) askPeers() {
 	if open == 0 {
 		a.later(0, func() { finish(); a.step() })
 	}
-	for i := range peers {
+	observe := func(i int, parted uint64) {
 		asked := a.clock()
 		call(a, a.host.w.hostNamed(peers[i].Name), time.Second, serveObserve, func(s seen, ok bool) {
 			if ok {
 				peers[i] = s.peer
 				peers[i].Observed = asked.Add(-s.age - time.Millisecond)
+				peers[i].Parted = parted
 			}
 			if open--; open == 0 {
 				finish()
 			}
 		})
 	}
+	for i := range peers {
+		if part == 0 {
+			observe(i, 0)
+			continue
+		}
+		call(a, a.host.w.hostNamed(peers[i].Name), time.Second, servePart(part), func(err error, ok bool) {
+			if ok && err == nil {
+				observe(i, part)
+			} else {
+				observe(i, 0)
+			}
+		})
+	}
+}
+
+// partLimit is how long a member may take to part from the old leader (agent/api).
+const partLimit = 500 * time.Millisecond
+
+// servePart parts from the old leader for an election (agent/failsafe.go).
+func servePart(index uint64) func(*agent, func(error)) {
+	return func(a *agent, answer func(error)) {
+		a.post(func() {
+			v := a.view()
+			a.host.w.mutant.see(a, &v)
+			if err := v.MayPart(index); err != nil {
+				answer(err)
+				return
+			}
+			if a.host.w.mutant.VoterStays {
+				answer(nil)
+				return
+			}
+			a.Part(index)
+			a.awaitParted(index, a.clock().Add(partLimit), answer)
+		})
+	}
+}
+
+func (a *agent) awaitParted(index uint64, limit cluster.Instant, answer func(error)) {
+	a.later(a.host.w.between(0, 5*time.Millisecond), func() {
+		switch {
+		case a.upstream == "" && a.task == nil && !a.pg.primary() && a.Parted >= index:
+			answer(nil)
+		case a.clock().Before(limit):
+			a.awaitParted(index, limit, answer)
+		default:
+			answer(errCancelled)
+		}
+	})
 }
 
 // askFailsafe asks every member that could take the lock to promise not to.

@@ -181,3 +181,12 @@ func TestMutantQuorumUnasked(t *testing.T) {
 	killed(t, Mutant{QuorumUnasked: true}, directed(3, map[string]any{"ttl": 8, "synchronous_mode": "quorum"},
 		during(30, 60, LagReplica, b), during(32.5, 40, StopAgent, c), during(33, 60, HostLoss, a)), "I2")
 }
+
+// unfenced is a leader that nobody fences, with a voter that does not hear of its
+// successor: nothing but that voter's parting keeps its commits from being acknowledged.
+func unfenced() Schedule {
+	return directed(3, map[string]any{"ttl": 8, "synchronous_mode": "quorum"},
+		during(28, 60, CutBoth, c).to(3), during(30, 60, StopAgent, a), during(30, 60, StopGuard, a), during(120, 30, HostLoss, b))
+}
+
+func TestMutantVoterStays(t *testing.T) { killed(t, Mutant{VoterStays: true}, unfenced(), "I2") }

@@ -21,7 +21,7 @@ func (a *agent) perform(action ha.Action) {
 	case ha.Reread:
 		a.reread()
 	case ha.AskPeers:
-		a.askPeers()
+		a.askPeers(act.Part)
 	case ha.WriteSync:
 		a.writeSync(act)
 	case ha.AskFailsafe:
@@ -207,7 +207,8 @@ func (a *agent) reread() {
 
 // accept makes a reading of Consul the loop's own unless what is known is younger.
 func (a *agent) accept(s cluster.Snapshot, consistent bool) bool {
-	if a.Read.IsZero() {
+	first := a.Read.IsZero()
+	if first {
 		a.firstRead = a.clock()
 	}
 	switch a.Accept(a.clock(), s, consistent) {
@@ -217,6 +218,9 @@ func (a *agent) accept(s cluster.Snapshot, consistent bool) bool {
 	case ha.Stale:
 		return false
 	case ha.Taken:
+	}
+	if first {
+		a.Resume(a.host.name, a.upstream != "")
 	}
 	a.tenure.ListKnown(s.Failsafe.ModifyIndex, s.Failsafe.Value)
 	a.applyConfig(s)

@@ -18,6 +18,7 @@ import (
 func crashes() []Fault {
 	crash := Expect{Leader: MayChange, Writes: Failover, AsyncLoss: true}
 	lost := Expect{Leader: MustChange, Writes: Failover, AsyncLoss: true}
+	unfenced := Expect{Leader: MustChange, Writes: Failover, AsyncLoss: true, Frozen: true}
 	return []Fault{
 		{Name: "kill-postmaster", Inject: killPostmaster, Hold: newPostmaster, Expect: crash},
 		{Name: "kill-agent", Inject: killAgent, Expect: Expect{Leader: Stays, Writes: Nothing}},
@@ -25,6 +26,7 @@ func crashes() []Fault {
 		{Name: "stop-agent", Inject: stopAgent, Hold: pastLease, Expect: lost},
 		{Name: "kill-guard", Inject: killGuard, Hold: newPostmaster, Expect: crash},
 		{Name: "stop-guard", Inject: stopGuard, Hold: pastLease, Expect: crash},
+		{Name: "stop-agent-and-guard", Inject: stopAgentAndGuard, Hold: failover, Expect: unfenced},
 		{Name: "kill-agent-and-guard", Inject: killAgentAndGuard, Hold: failover, Expect: lost},
 		{Name: "kill-postmaster-and-guard", Inject: killPostmasterAndGuard, Hold: newPostmaster, Expect: crash},
 	}
@@ -107,6 +109,17 @@ func stopGuard(ctx context.Context, s *Stage) error {
 		return nil
 	})
 	return guard.Signal(syscall.SIGSTOP)
+}
+
+// stopAgentAndGuard leaves a primary that nobody fences, as long as there is no
+// watchdog.
+func stopAgentAndGuard(_ context.Context, s *Stage) error {
+	guard, err := guardOf(s.Primary)
+	if err != nil {
+		return err
+	}
+	s.Target("stopping (SIGSTOP) agent and guard of", s.Primary.Name)
+	return errors.Join(s.freeze(agent(s.Primary)), s.freeze(guard))
 }
 
 // killAgentAndGuard leaves PostgreSQL with nobody to look after it but the

@@ -59,8 +59,8 @@ type Expect struct {
 	Writes Cost
 	// AsyncLoss: without synchronous mode, acknowledged rows may be lost.
 	AsyncLoss bool
-	// Frozen: the processes of the primary's host stood still as a whole, which
-	// only a watchdog covers; an overlap is measured and no violation.
+	// Frozen: whatever could fence the primary stood still, which only a watchdog
+	// covers; an overlap is measured and no violation.
 	Frozen bool
 }
 

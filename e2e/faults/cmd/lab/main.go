@@ -13,8 +13,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/lictor-ha/lictor/e2e/faults"
 )
@@ -30,9 +33,7 @@ func main() {
 	flag.BoolVar(&c.appendReport, "append", false, "add to what the report holds already")
 	flag.IntVar(&c.options.TTL, "ttl", 0, "ttl of the shard, in seconds (default: Lictor's)")
 	flag.BoolVar(&c.options.Async, "async", false, "asynchronous replication")
-	flag.Func("dynamic", "JSON that is merged over the shard's dynamic configuration, e.g. '{\"synchronous_mode\":\"quorum\"}'", func(s string) error {
-		return json.Unmarshal([]byte(s), &c.options.Dynamic)
-	})
+	flag.Func("set", "`name=value` of the shard's dynamic configuration, e.g. synchronous_mode=quorum; may be repeated", c.set)
 	flag.DurationVar(&c.options.Outage, "outage", 20*time.Second, "how long faults last that only time ends")
 	flag.StringVar(&c.options.Dir, "dir", "", "directory of the lab (default: a temporary one)")
 	flag.DurationVar(&c.keepOver, "keep-over", 0, "keep logs and histories, too, of rounds in which writes stopped for longer")
@@ -61,6 +62,23 @@ func main() {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		os.Exit(1) //nolint:gocritic // stop only takes the signal handler away
 	}
+}
+
+// set notes one setting of the dynamic configuration.
+func (c *command) set(s string) error {
+	name, text, found := strings.Cut(s, "=")
+	if !found || name == "" {
+		return errors.New("must be name=value")
+	}
+	var value any
+	if err := yaml.Unmarshal([]byte(text), &value); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if c.options.Dynamic == nil {
+		c.options.Dynamic = map[string]any{}
+	}
+	c.options.Dynamic[name] = value
+	return nil
 }
 
 type command struct {

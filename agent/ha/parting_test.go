@@ -1,0 +1,153 @@
+package ha
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// askedToPart: the peers were asked to part under the status at index, and have.
+func askedToPart(index uint64, peers ...Peer) func(*View) {
+	for i := range peers {
+		peers[i].Parted = index
+	}
+	return func(v *View) {
+		asked(peers...)(v)
+		v.PeersParted = index
+	}
+}
+
+func quorumOfB(v *View) {
+	value := cluster.NewSync("b", []string{"a", "c"})
+	value.Quorum = 1
+	v.Cluster.Sync = cluster.Entry[cluster.Sync]{Value: value, ModifyIndex: 47}
+}
+
+// The word of a voter that may still acknowledge commits of the old leader is worth
+// nothing.
+func TestCandidateCountsVotersThatHaveParted(t *testing.T) {
+	expired := leads("b", ttl+ttl/40+time.Second)
+	stays := peer("c", 1, 5000)
+	earlier := stays
+	earlier.Parted = 44
+	primary := peer("b", 1, 4000)
+	primary.Primary = true
+	const ask = "ask the other members, parted from the old leader (status at 45)"
+	refused := func(ago time.Duration) func(*View) {
+		return func(v *View) {
+			askedToPart(45)(v)
+			v.Peers, v.PeersAsked = []Peer{stays}, now.Add(-ago)
+		}
+	}
+	runSituations(t, []situationTest{
+		{"parted", view(expired, quorumOfB, askedToPart(45, stays)), "take over (status at 45)", "best"},
+		{"not asked to", view(expired, quorumOfB, asked(stays)), ask, "positions"},
+		{"under an earlier status", view(expired, quorumOfB, asked(earlier), func(v *View) { v.PeersParted = 44 }), ask, "positions"},
+		{"did not, just now", view(expired, quorumOfB, refused(50*time.Millisecond)), "", "not all synchronous standbys have parted"},
+		{"did not, a while ago", view(expired, quorumOfB, refused(partAgain)), ask, "positions"},
+		{"not asked, as the leader has stopped", view(leads("b", 0), quorumOfB, released(""), asked(stays), func(v *View) { v.StatusSeen = now.Add(-time.Second) }),
+			"take over (status at 45)", "best"},
+		{"does not matter without a quorum", view(expired, asked(stays)), "take over (status at 45)", "best"},
+	})
+	v := view(expired, quorumOfB, askedToPart(45, primary))
+	if problem := v.quorumProblem(); problem == "" {
+		t.Error("the position of a member that runs as a primary was counted")
+	}
+}
+
+func TestPartedFollowsNobody(t *testing.T) {
+	under := func(v *View) { v.Parted = 45 }
+	follows := func(v *View) { v.Postgres.Upstream, v.Postgres.Streaming = "b", true }
+	receives := func(v *View) { v.Postgres.Upstream, v.Postgres.Streaming = "", true }
+	nobody := func(v *View) { v.Postgres.Upstream, v.Postgres.Streaming = "", false }
+	runSituations(t, []situationTest{
+		{"follows still", view(leads("b", 0), under, follows), "follow nobody", "a candidate counts"},
+		{"receives still", view(leads("b", 0), under, receives), "follow nobody", "a candidate counts"},
+		{"follows nobody", view(leads("b", 0), under, nobody), "", "until b is seen to lead on"},
+		{"is down", view(leads("b", 0), under, nobody, down), "start as replica of nobody", "parted"},
+		{"has not parted", view(leads("b", 0), nobody), "follow b", "b leads"},
+		{"may lead itself", view(leads("b", ttl+ttl/40+time.Second), under, nobody, asked()), "take over (status at 45)", "best"},
+		{"in pause", view(leads("b", 0), under, follows, paused_), "", "paused"},
+	})
+}
+
+func TestMayPart(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		view  View
+		index uint64
+		may   bool
+	}{
+		{"a replica", view(leads("b", 0)), 45, true},
+		{"a replica that is behind", view(leads("b", 0)), 46, true},
+		{"a newer status was seen", view(leads("b", 0)), 44, false},
+		{"no status", view(leads("b", 0)), 0, false},
+		{"the leader", view(holdsLease(time.Second)), 45, false},
+		{"a primary", view(leads("b", 0), primary), 45, false},
+		{"promised", view(leads("b", 0), func(v *View) { v.Promise = &Promise{Leader: "b", Until: now.Add(1), Index: 45} }), 45, false},
+		{"paused", view(leads("b", 0), paused_), 45, false},
+		{"busy", view(leads("b", 0), func(v *View) { v.Task = TaskRejoin }), 45, false},
+		{"down", view(leads("b", 0), down), 45, false},
+	} {
+		if err := tt.view.MayPart(tt.index); (err == nil) != tt.may {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
+func TestPartedUntilTheShardGoesOn(t *testing.T) {
+	at := func(index, status uint64) cluster.Snapshot {
+		return cluster.Snapshot{Index: index, Status: cluster.Entry[cluster.Status]{ModifyIndex: status}}
+	}
+	for _, tt := range []struct {
+		name    string
+		reading cluster.Snapshot
+		parted  uint64
+	}{
+		{"the same status", at(46, 45), 45},
+		{"an older status", at(45, 44), 45},
+		{"a newer status", at(46, 46), 0},
+	} {
+		o := Outlook{Snapshot: at(45, 44), Read: 1}
+		o.Part(45)
+		if o.Accept(2, tt.reading, true); o.Parted != tt.parted {
+			t.Errorf("%s: parted under %d, want %d", tt.name, o.Parted, tt.parted)
+		}
+	}
+	o := Outlook{Snapshot: at(45, 45), Read: 1}
+	o.Part(45)
+	if o.Accept(2, at(30, 30), false) != Overtaken || o.Parted != 45 {
+		t.Error("a reading that was overtaken counts")
+	}
+	for range maxStaleReads {
+		o.Accept(3, at(30, 30), true)
+	}
+	if o.Parted != 0 {
+		t.Error("parted for ever though Consul has gone back")
+	}
+}
+
+// An agent that has just begun does not know what it has promised before.
+func TestResumeParted(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		self      string
+		quorum    int
+		receiving bool
+		parted    uint64
+	}{
+		{"a voter that follows nobody", "a", 1, false, 45},
+		{"a voter that follows", "a", 1, true, 0},
+		{"the leader", "b", 1, false, 0},
+		{"not a voter", "d", 1, false, 0},
+		{"no quorum", "a", 0, false, 0},
+	} {
+		v := view(leads("b", 0), quorumOfB)
+		v.Cluster.Sync.Value.Quorum = tt.quorum
+		o := Outlook{Snapshot: v.Cluster}
+		if o.Resume(tt.self, tt.receiving); o.Parted != tt.parted {
+			t.Errorf("%s: parted under %d, want %d", tt.name, o.Parted, tt.parted)
+		}
+	}
+}

@@ -1,0 +1,95 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Follow points the running replica at another upstream.
+func (p *Instance) Follow(ctx context.Context, u Upstream) error {
+	a := as{role: Replica, upstream: &u}
+	if err := p.writeConfig(a); err != nil {
+		return err
+	}
+	p.setRuns(a)
+	if p.major >= reloadableConninfo {
+		return p.signal(syscall.SIGHUP)
+	}
+	if err := p.Stop(ctx, Fast); err != nil {
+		return err
+	}
+	return p.Start(ctx, StartAs{Role: Replica, Upstream: &u})
+}
+
+// Unfollow makes the running replica follow nobody. When it returns without an error,
+// the replica receives and acknowledges nothing any more: its position stays where it
+// is, but for what it has yet to replay.
+//
+// That a WAL receiver ends with the setting cannot be relied on: the startup process
+// looks after it only when it has replayed all there is. So it is ended here, after
+// the startup process was told of the setting.
+func (p *Instance) Unfollow(ctx context.Context) error {
+	a := as{role: Replica}
+	if err := p.writeConfig(a); err != nil {
+		return err
+	}
+	p.setRuns(a)
+	if p.major < reloadableConninfo {
+		if err := p.Stop(ctx, Fast); err != nil {
+			return err
+		}
+		return p.Start(ctx, StartAs{Role: Replica})
+	}
+	if err := p.signal(syscall.SIGHUP); err != nil {
+		return err
+	}
+	told := false
+	for {
+		receiver, err := p.walReceiver(ctx, &told)
+		switch {
+		case err != nil && !p.Running():
+			return fmt.Errorf("following nobody: %w", err)
+		case err == nil && told && receiver == 0:
+			return nil
+		case err == nil && told:
+			// One that has ended meanwhile is as good.
+			if err := unix.Kill(receiver, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("ending the WAL receiver: %w", err)
+			}
+		}
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return fmt.Errorf("following nobody did not take effect: %w", errors.Join(err, ctx.Err()))
+		}
+	}
+}
+
+// walReceiver is the process id of the WAL receiver, also of one that is not
+// connected yet; zero: there is none. told becomes true when a new session has the
+// setting that nobody is followed: the postmaster is then done with passing the
+// signal on to the startup process, as it does one thing at a time.
+func (p *Instance) walReceiver(ctx context.Context, told *bool) (pid int, err error) {
+	conn, err := p.dedicated(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer hangUpOn(conn)
+	err = conn.QueryRow(ctx, `SELECT current_setting('primary_conninfo') = '',
+		COALESCE((SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver' LIMIT 1), 0)`).Scan(told, &pid)
+	return pid, err
+}
+
+// Upstream is the name of whom the replica that runs is set up to follow; of one that
+// was found running its address; empty: nobody.
+func (p *Instance) Upstream() string {
+	if a := p.getRuns(); a.upstream != nil {
+		return a.upstream.Name
+	}
+	return ""
+}
