@@ -56,6 +56,8 @@ type Agent struct {
 	guard    *guardian
 	watchdog *fence.Watchdog
 	probe    *postgres.DiskProbe
+	// catalogue is nil where no service is registered.
+	catalogue *catalogue
 	// runnable tells whether the binary installed by now can be run.
 	runnable func(context.Context) error
 	logging  *logging.Log
@@ -154,6 +156,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.catalogue = newCatalogue(store, cfg.Consul, cfg.Scope, cfg.Name)
 	a.probe = a.pg.DiskProbe(o.ProbeCommand)
 	a.scriptLimit = cfg.Lictor.ScriptLimit()
 	a.callbacks = newCallbacks(o.Log)
@@ -216,6 +219,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo(a.watchGuard)
 	a.goDo(a.watchDisk)
 	a.goDo(a.watchdog.Run)
+	a.goDo(a.keepCatalogue)
 	a.goDo(a.callbacks.work)
 	a.goDo(a.tellSystemd)
 	a.goDo(a.keepAlive)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"syscall"
 	"testing"
 
+	consulapi "github.com/hashicorp/consul/api"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lictor-ha/lictor/e2e/lab"
@@ -56,6 +58,8 @@ func (s *scripted) edit(m *lab.Member, config map[string]any) {
 	postgres["callbacks"] = callbacks
 	postgres["pre_promote"] = filepath.Join(s.dir, "pre_promote") + " " + m.Dir
 	postgres["before_stop"] = filepath.Join(s.dir, "before_stop") + " " + m.Dir
+	consul := config["consul"].(map[string]any)
+	consul["register_service"], consul["service_tags"], consul["service_check_interval"] = true, []string{"blue"}, "1s"
 	config["watchdog"] = map[string]any{"mode": "automatic", "device": filepath.Join(m.Dir, "no-watchdog")}
 	config["log"] = map[string]any{"level": "INFO", "format": "patroni"}
 	lictor, ok := config["lictor"].(map[string]any)
@@ -98,6 +102,30 @@ func awaitCalled(ctx context.Context, t *testing.T, m *lab.Member, want ...strin
 func agentLog(t *testing.T, m *lab.Member) string {
 	t.Helper()
 	return string(got(os.ReadFile(m.Process("agent").LogPath()))(t))
+}
+
+// awaitCatalogue waits until the healthy services of a shard with a tag are those of
+// these members.
+func awaitCatalogue(ctx context.Context, t *testing.T, l *lab.Lab, scope, tag string, members ...*lab.Member) {
+	t.Helper()
+	want := map[string]bool{}
+	for _, m := range members {
+		want[scope+"/"+m.Name] = true
+	}
+	await(ctx, t, "services "+tag, func() error {
+		have := map[string]bool{}
+		err := l.Consul(ctx, func(ctx context.Context, client *consulapi.Client) error {
+			entries, _, err := client.Health().Service(scope, tag, true, new(consulapi.QueryOptions).WithContext(ctx))
+			for _, e := range entries {
+				have[e.Service.ID] = true
+			}
+			return err
+		})
+		if err == nil && !maps.Equal(have, want) {
+			err = fmt.Errorf("are %v, want %v", have, want)
+		}
+		return err
+	})
 }
 
 // One lab for what an operator sets and is told: scripts, settings, metrics, logs.
@@ -278,6 +306,13 @@ func TestOperatorsSettings(t *testing.T) {
 		a, b = b, a
 	})
 
+	t.Run("Consul's catalogue follows the roles", func(t *testing.T) {
+		ctx := within(t)
+		awaitCatalogue(ctx, t, l, scope, "primary", a)
+		awaitCatalogue(ctx, t, l, scope, "replica", b)
+		awaitCatalogue(ctx, t, l, scope, "blue", a, b)
+	})
+
 	t.Run("a primary whose agent and PostgreSQL die, with a stuck script", func(t *testing.T) {
 		ctx := within(t)
 		must(t, os.WriteFile(filepath.Join(a.Dir, "stuck"), nil, 0o644)) //nolint:gosec // no secret
@@ -380,6 +415,7 @@ func TestOperatorsSettings(t *testing.T) {
 		ctx := within(t)
 		must(t, b.Process("agent").Stop(ctx))
 		awaitCalled(ctx, t, b, "before_stop", "on_stop replica "+scope)
+		awaitCatalogue(ctx, t, l, scope, "blue", a)
 		must(t, b.Process("agent").Start())
 		awaitCalled(ctx, t, b, "on_start replica "+scope)
 	})

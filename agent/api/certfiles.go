@@ -144,8 +144,9 @@ func stampOf(path string) fileStamp {
 }
 
 // serverConfig makes the TLS configuration of a server that asks clients for
-// certificates as auth says.
-func (f *certFiles) serverConfig(auth tls.ClientAuthType) *tls.Config {
+// certificates as auth says and offers these ciphers for TLS 1.2, nil for the
+// library's choice.
+func (f *certFiles) serverConfig(auth tls.ClientAuthType, ciphers []uint16) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
@@ -158,6 +159,7 @@ func (f *certFiles) serverConfig(auth tls.ClientAuthType) *tls.Config {
 			if set.server == nil {
 				set.server = &tls.Config{
 					MinVersion:   tls.VersionTLS12,
+					CipherSuites: ciphers,
 					Certificates: []tls.Certificate{*set.cert},
 					ClientCAs:    set.pool,
 					ClientAuth:   auth,

@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
 // quickLimit bounds one or two writes to Consul; by then something is wrong that a
@@ -22,7 +23,7 @@ func (s *Server) patchConfig(ctx context.Context, patch map[string]any) answer {
 	ctx, cancel := context.WithTimeout(ctx, quickLimit)
 	defer cancel()
 	config, err := s.node.ChangeConfig(ctx, func(present map[string]any) (map[string]any, error) {
-		return mergePatch(present, patch), nil
+		return cluster.MergePatch(present, patch), nil
 	})
 	return s.configAnswer(config, err, http.StatusServiceUnavailable)
 }
@@ -50,28 +51,6 @@ func (s *Server) configAnswer(config map[string]any, err error, otherwise int) a
 	}
 	s.log.Error().Err(err).Msg("REST API: the dynamic configuration was not changed")
 	return failed(otherwise)
-}
-
-// mergePatch returns present with patch merged in: objects are merged key by
-// key, null removes a key, anything else replaces it. Neither argument changes.
-func mergePatch(present, patch map[string]any) map[string]any {
-	out := maps.Clone(present)
-	if out == nil {
-		out = map[string]any{}
-	}
-	for key, value := range patch {
-		object, isObject := value.(map[string]any)
-		switch {
-		case value == nil:
-			delete(out, key)
-		case isObject:
-			below, _ := out[key].(map[string]any)
-			out[key] = mergePatch(below, object)
-		default:
-			out[key] = value
-		}
-	}
-	return out
 }
 
 // reload re-reads the configuration file.
@@ -112,10 +91,17 @@ func (s *Server) reinitialize(ctx context.Context, request map[string]any) answe
 // scripts compare, have no room for it.
 const reasonHeader = "Lictor-Reason"
 
+// reasonLimit bounds it, in bytes: PostgreSQL's log may have a lot to say, and clients
+// drop an answer with a line that is too long (Python's http.client at 64 KB).
+const reasonLimit = 2 << 10
+
 func because(a answer, reason string) answer {
 	reason = strings.Join(strings.Fields(reason), " ")
 	if reason == "" {
 		return a
+	}
+	if len(reason) > reasonLimit {
+		reason = strings.ToValidUTF8(reason[:reasonLimit], "") + "..."
 	}
 	if a.headers == nil {
 		a.headers = map[string]string{}

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
@@ -210,18 +210,15 @@ func TestReinitialize(t *testing.T) {
 	}
 }
 
-func TestMergePatchLeavesItsArgumentsAlone(t *testing.T) {
-	present := map[string]any{"a": map[string]any{"b": 1}}
-	patch := map[string]any{"a": map[string]any{"b": nil, "c": map[string]any{"d": nil}}}
-	got := mergePatch(present, patch)
-	if want := map[string]any{"a": map[string]any{"c": map[string]any{}}}; !reflect.DeepEqual(got, want) {
-		t.Errorf("%v, want %v", got, want)
+// A client drops an answer whose header is too long, and nothing may end a line in it.
+func TestReasonsAreShort(t *testing.T) {
+	a := because(text(503, "restart failed"), "PostgreSQL did not start:\r\n "+strings.Repeat("ö", reasonLimit))
+	reason := a.headers[reasonHeader]
+	if len(reason) > reasonLimit+3 || !strings.HasPrefix(reason, "PostgreSQL did not start: ö") || !utf8.ValidString(reason) {
+		t.Errorf("%d bytes: %.40q", len(reason), reason)
 	}
-	if !reflect.DeepEqual(present, map[string]any{"a": map[string]any{"b": 1}}) || len(patch["a"].(map[string]any)) != 2 {
-		t.Errorf("changed: %v, %v", present, patch)
-	}
-	if got := mergePatch(nil, map[string]any{"a": 1}); !reflect.DeepEqual(got, map[string]any{"a": 1}) {
-		t.Errorf("onto nothing: %v", got)
+	if a := because(text(503, "x"), " \n"); a.headers != nil {
+		t.Errorf("no reason: %v", a.headers)
 	}
 }
 

@@ -49,13 +49,20 @@ func judge(s State, now time.Time, maxLag int64) verdict {
 		sync:    syncRole(s) == roleSyncStandby,
 		quorum:  syncRole(s) == roleQuorumStandby,
 	}
-	v.leader = s.Leader && leaseHolds(s, now)
+	v.leader = s.Leader && leaseHolds(s, now) || pausedLeader(s)
 	v.primary = v.leader && v.running && !pg.InRecovery && !standbyCluster
 	v.standbyLeader = v.leader && v.running && pg.InRecovery && standbyCluster
 	behind := s.Cluster.Status.Value.OpTime - pg.ReplayedLSN
 	v.replica = v.running && pg.InRecovery && !s.Leader &&
 		!boolTag(s, "noloadbalance") && (maxLag < 0 || behind <= maxLag)
 	return v
+}
+
+// pausedLeader tells whether a primary goes on in pause though its lease could not be
+// renewed: nothing demotes it, so no health check takes it out of service either, as
+// long as nobody else is known to lead.
+func pausedLeader(s State) bool {
+	return s.Dynamic.Pause && s.Cluster.LeaderName() == s.Name && s.Postgres.Accepting && !s.Postgres.InRecovery
 }
 
 // fresh tells whether the loop came round within limit before now.

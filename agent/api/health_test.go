@@ -50,6 +50,13 @@ func TestHealthChecks(t *testing.T) {
 			s.At, s.LeaseLeft = now().Add(-3*time.Second), 3*time.Second
 		}, "/health"},
 		{"PostgreSQL is a primary, but the lease is not held", primaryState(now()), func(s *State) { s.Leader = false }, "/health"},
+		{"paused, and Consul does not renew the lease", primaryState(now()), func(s *State) { s.Leader, s.LeaseLeft, s.Dynamic.Pause = false, 0, true }, primaryPaths},
+		{"paused, and another member leads", primaryState(now()), func(s *State) {
+			s.Leader, s.Dynamic.Pause, s.Cluster.Leader.Value = false, true, "node2"
+		}, "/health"},
+		{"paused, and nobody leads", primaryState(now()), func(s *State) {
+			s.Leader, s.Dynamic.Pause, s.Cluster.Leader.Value = false, true, ""
+		}, "/health"},
 		{"the lease is held, promotion is not over", primaryState(now()), func(s *State) { s.Postgres.InRecovery = true }, "/leader /health"},
 		{"the lease is held, PostgreSQL does not answer", primaryState(now()), func(s *State) { s.Postgres.Accepting = false }, "/leader"},
 		{"the lease is held, PostgreSQL is starting", primaryState(now()), func(s *State) { s.Postgres.State = "starting" }, "/leader"},

@@ -65,13 +65,14 @@ func (c *collector) patroni(state State, status nodeStatus, gauge sendGauge, cou
 	gauge("patroni_version", "Version of the agent, as a number: 1.2.3 is 010203.", versionNumber(state.Version))
 	gauge("patroni_postgres_running", "1 if PostgreSQL runs.", flag(pg.State == cluster.StateRunning))
 	gauge("patroni_postmaster_start_time", "When PostgreSQL was started, in seconds since 1970.", start)
-	gauge("patroni_primary", "1 if this member is the primary and holds the leader lock.", flag(primary && state.Leader))
+	leads := flag(primary && (state.Leader || pausedLeader(state)))
+	gauge("patroni_primary", "1 if this member is the primary and holds the leader lock, or goes on in pause without it.", leads)
 	if c.server.Compat == compat3 {
-		gauge("patroni_master", "1 if this member is the primary and holds the leader lock.", flag(primary && state.Leader))
+		gauge("patroni_master", "1 if this member is the primary and holds the leader lock, or goes on in pause without it.", leads)
 	}
 	counter("patroni_xlog_location", "Write position of the primary in bytes, 0 elsewhere.", only(primary, pg.LSN))
 	gauge("patroni_standby_leader", "1 if this member leads a standby cluster.", flag(status.Role == roleStandbyLeader))
-	gauge("patroni_replica", "1 if this member is a replica.", flag(pg.Accepting && pg.InRecovery))
+	gauge("patroni_replica", "1 if this member is a replica.", flag(pg.Accepting && status.Role == cluster.RoleReplica))
 	gauge("patroni_sync_standby", "1 if this member is a synchronous standby.", flag(status.SyncStandby))
 	gauge("patroni_quorum_standby", "1 if this member is a quorum standby.", flag(status.QuorumStandby))
 	replica := pg.Accepting && pg.InRecovery

@@ -43,6 +43,7 @@ type Server struct {
 	headers  map[string]string
 	certs    *certFiles // nil: plain HTTP
 	auth     tls.ClientAuthType
+	ciphers  []uint16 // for TLS 1.2; nil: the library's choice
 	limits   limits
 	now      func() time.Time
 	started  time.Time
@@ -85,6 +86,10 @@ func NewServer(cfg config.RestAPI, node Node, log zerolog.Logger) (*Server, erro
 	s.auth, err = clientAuth(cfg.VerifyClient)
 	if err != nil {
 		return nil, err
+	}
+	// What of it has no effect was said when the configuration was checked.
+	if s.ciphers, _, err = config.ParseCiphers(cfg.Ciphers); err != nil {
+		return nil, fmt.Errorf("restapi.ciphers: %w", err)
 	}
 	for name, value := range cfg.HTTPExtraHeaders {
 		s.headers[name] = value
@@ -165,7 +170,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	listener := s.listener
 	if s.certs != nil {
-		listener = tls.NewListener(listener, s.certs.serverConfig(s.auth))
+		listener = tls.NewListener(listener, s.certs.serverConfig(s.auth, s.ciphers))
 	}
 	server := &http.Server{
 		Handler:           s,

@@ -18,6 +18,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,8 +167,13 @@ func TestChangesNeedSomethingConfigured(t *testing.T) {
 		name, path, from string
 		cfg              config.RestAPI
 		local            bool
+		origin           string
 		status           int // 0: let in
 	}{
+		{name: "a web page in a browser on this host", path: "/restart", from: "127.0.0.1:1", local: true, origin: "https://example.com", status: 403},
+		{name: "one that was rebound to this address", path: "/restart", from: "127.0.0.1:1", local: true, origin: "http://127.0.0.1:8008", status: 403},
+		{name: "a web page behind the allowlist", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Allowlist: []string{"10.9.0.0/16"}}, origin: "null", status: 403},
+		{name: "a console that logs in", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}}, origin: "https://console.example.com", status: 401},
 		{name: "loopback listener", path: "/restart", from: "10.9.9.9:1", local: true},
 		{name: "this host", path: "/restart", from: "127.0.0.1:1"},
 		{name: "this host, mapped", path: "/restart", from: "[::ffff:127.0.0.1]:1"},
@@ -175,6 +181,7 @@ func TestChangesNeedSomethingConfigured(t *testing.T) {
 		{name: "a member, as an operator", path: "/restart", from: "10.0.0.2:1", status: 403},
 		{name: "a member, as a member", path: "/failsafe", from: "10.0.0.2:1"},
 		{name: "a member that is deposed", path: "/deposed", from: "10.0.0.3:1"},
+		{name: "a member that parts", path: "/part", from: "10.0.0.3:1"},
 		{name: "another host as a member", path: "/failsafe", from: "10.9.9.9:1", status: 403},
 		{name: "allowlist", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Allowlist: []string{"10.9.0.0/16"}}},
 		{name: "login", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}}, status: 401},
@@ -185,6 +192,9 @@ func TestChangesNeedSomethingConfigured(t *testing.T) {
 			a.local = c.local
 			r := httptest.NewRequest(http.MethodPost, c.path, nil)
 			r.RemoteAddr = c.from
+			if c.origin != "" {
+				r.Header.Set("Origin", c.origin)
+			}
 			denied := a.check(r, state)
 			if got := denied; (got == nil) != (c.status == 0) || got != nil && got.status != c.status {
 				t.Errorf("got %+v, want %d", got, c.status)
@@ -267,6 +277,31 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	newCert(t, dir, "member", "second, a longer name")
 	if got := shown(); got != "second, a longer name" {
 		t.Errorf("shows %q after the change", got)
+	}
+}
+
+// restapi.ciphers narrows what a client may choose with TLS 1.2.
+func TestCiphers(t *testing.T) {
+	file := newCert(t, t.TempDir(), "member", "member")
+	server := start(t, config.RestAPI{CertFile: file, Ciphers: "ECDHE+AESGCM:!AES128"}, fixed(primaryState(time.Now())))
+	agreed := func(newest uint16, offered ...uint16) (uint16, error) {
+		conn := tls.Client(dial(t, server), &tls.Config{InsecureSkipVerify: true, MaxVersion: newest, CipherSuites: offered})
+		err := conn.HandshakeContext(t.Context())
+		return conn.ConnectionState().CipherSuite, err
+	}
+	wanted := []uint16{tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384}
+	others := []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}
+	if got, err := agreed(tls.VersionTLS12, append(others, wanted...)...); err != nil || !slices.Contains(wanted, got) {
+		t.Errorf("agreed on %s, %v", tls.CipherSuiteName(got), err)
+	}
+	if got, err := agreed(tls.VersionTLS12, others...); err == nil {
+		t.Errorf("agreed on %s", tls.CipherSuiteName(got))
+	}
+	if _, err := agreed(tls.VersionTLS13); err != nil {
+		t.Errorf("TLS 1.3: %v", err)
+	}
+	if _, err := NewServer(config.RestAPI{Listen: "127.0.0.1:0", CertFile: file, Ciphers: "AES256-SHA"}, nil, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "restapi.ciphers: ") {
+		t.Errorf("a string that leaves nothing: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 )
 
 // MergePatch lays patch over base as Patroni does: maps are merged key by key,
@@ -30,6 +31,29 @@ func MergePatch(base, patch map[string]any) map[string]any {
 		out[key] = value
 	}
 	return out
+}
+
+// PatchBetween is the patch that MergePatch turns before into after with. Values
+// that are null count as absent.
+func PatchBetween(before, after map[string]any) map[string]any {
+	patch := map[string]any{}
+	for key, was := range before {
+		if is, kept := after[key]; was != nil && (!kept || is == nil) {
+			patch[key] = nil
+		}
+	}
+	for key, is := range after {
+		was, had := before[key].(map[string]any)
+		inner, isMap := is.(map[string]any)
+		switch {
+		case is == nil || reflect.DeepEqual(before[key], is):
+		case had && isMap:
+			patch[key] = PatchBetween(was, inner)
+		default:
+			patch[key] = is
+		}
+	}
+	return patch
 }
 
 // CanonicalJSON writes a dynamic configuration as it goes into Consul: compact,

@@ -200,6 +200,47 @@ func TestParseDynamicKeepsItsArgumentAlone(t *testing.T) {
 	}
 }
 
+func TestPatchBetween(t *testing.T) {
+	type m = map[string]any
+	for _, c := range []struct{ before, after, patch m }{
+		{m{}, m{}, m{}},
+		{m{"ttl": 8, "a": "b"}, m{"ttl": 8, "a": "b"}, m{}},
+		{m{"ttl": 8}, m{"ttl": 9, "x": 1}, m{"ttl": 9, "x": 1}},
+		{m{"ttl": 8, "x": 1}, m{"x": 1}, m{"ttl": nil}},
+		{m{"ttl": 8, "x": 1}, m{"ttl": nil, "x": 1}, m{"ttl": nil}},
+		{m{"ttl": nil}, m{"x": nil}, m{}},
+		{m{"p": m{"q": m{"a": 1, "b": 2}, "r": 3}}, m{"p": m{"q": m{"a": 1, "b": 4}, "r": 3}}, m{"p": m{"q": m{"b": 4}}}},
+		{m{"p": m{"a": 1}}, m{"p": m{}}, m{"p": m{"a": nil}}},
+		{m{"p": m{"a": 1}}, m{"p": 5}, m{"p": 5}},
+		{m{"p": 5}, m{"p": m{"a": 1}}, m{"p": m{"a": 1}}},
+		{m{"l": []any{"a", "b"}}, m{"l": []any{"b"}}, m{"l": []any{"b"}}},
+	} {
+		got := PatchBetween(c.before, c.after)
+		if !reflect.DeepEqual(got, c.patch) {
+			t.Errorf("from %v to %v: %v, want %v", c.before, c.after, got, c.patch)
+		}
+		// Without what is null.
+		if merged, want := MergePatch(nil, MergePatch(c.before, got)), MergePatch(nil, c.after); !reflect.DeepEqual(merged, want) {
+			t.Errorf("%v merged into %v makes %v, want %v", got, c.before, merged, want)
+		}
+	}
+}
+
+func TestMergePatchLeavesItsArgumentsAlone(t *testing.T) {
+	present := map[string]any{"a": map[string]any{"b": 1}}
+	patch := map[string]any{"a": map[string]any{"b": nil, "c": map[string]any{"d": nil}}}
+	got := MergePatch(present, patch)
+	if want := map[string]any{"a": map[string]any{"c": map[string]any{}}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if !reflect.DeepEqual(present, map[string]any{"a": map[string]any{"b": 1}}) || len(patch["a"].(map[string]any)) != 2 {
+		t.Errorf("changed: %v, %v", present, patch)
+	}
+	if got := MergePatch(nil, map[string]any{"a": 1}); !reflect.DeepEqual(got, map[string]any{"a": 1}) {
+		t.Errorf("onto nothing: %v", got)
+	}
+}
+
 func TestMergePatch(t *testing.T) {
 	type m = map[string]any
 	for name, tt := range map[string]struct{ base, patch, want m }{

@@ -338,7 +338,6 @@ func TestWarned(t *testing.T) {
 		"log: {type: json, format: [a]}":                                 "log.format: Lictor's JSON lines have fields of their own",
 		"postgresql: {krbsrvname: postgres}":                             "postgresql.krbsrvname: has no effect",
 		"bootstrap: {users: {a: {}}}":                                    "bootstrap.users.a: has no password",
-		"consul: {register_service: true}":                               "consul.register_service: is not supported yet",
 		"consul: {cacert: /etc/passwd}":                                  "Consul is reached over http",
 		"bootstrap: {dcs: {loopwait: 5}}":                                "bootstrap.dcs.loopwait: is not a known setting and has no effect; did you mean loop_wait?",
 		"tags: {nofailover: true, failover_priority: 2}":                 "tags.failover_priority: has no effect beside nofailover: true",

@@ -59,7 +59,8 @@ type RestAPI struct {
 	// CAFile is the file of the authorities whose client certificates are taken, and that this agent
 	// checks other members' certificates by.
 	CAFile string `mapstructure:"cafile"`
-	// Ciphers are OpenSSL's names of the ciphers to offer. Without effect: Go's TLS chooses.
+	// Ciphers are the ciphers to offer for TLS 1.2, as a cipher string of OpenSSL (ECDHE+AESGCM:!SHA).
+	// It narrows what Go's TLS offers; what it has not is warned of. Default: all with forward secrecy.
 	Ciphers string `mapstructure:"ciphers"`
 	// VerifyClient says who must show a client certificate: none; optional: requests that change
 	// something; required: everybody, health checks too.

@@ -25,9 +25,6 @@ func (c Config) Validate() ([]Warning, error) {
 	v.names(c)
 	v.restAPI(c.RestAPI, c.Ctl)
 	v.add(c.Consul.Validate())
-	if c.Consul.RegisterService {
-		v.warn("consul.register_service", "is not supported yet: no service is registered")
-	}
 	timing := v.bootstrap(c.Bootstrap)
 	v.postgres(c)
 	v.tags(c.Tags)
@@ -150,11 +147,21 @@ func (v *validation) restAPI(r RestAPI, ctl Ctl) {
 	v.oneOf("restapi.verify_client", r.VerifyClient, "none", "optional", "required")
 	v.oneOf("restapi.server_tokens", strings.ToLower(r.ServerTokens), "original", "minimal", "productonly")
 	for path, set := range map[string]bool{
-		"restapi.ciphers": r.Ciphers != "", "restapi.request_queue_size": r.RequestQueueSize != 0, "restapi.server_tokens": r.ServerTokens != "",
+		"restapi.request_queue_size": r.RequestQueueSize != 0, "restapi.server_tokens": r.ServerTokens != "",
 	} {
 		if set {
-			v.warn(path, "has no effect: the server chooses its ciphers, queues nothing and does not tell its version")
+			v.warn(path, "has no effect: the server queues nothing and does not tell its version")
 		}
+	}
+	_, notes, err := ParseCiphers(r.Ciphers)
+	for _, note := range notes {
+		v.warn("restapi.ciphers", "%s", note)
+	}
+	switch {
+	case err != nil:
+		v.fail("restapi.ciphers", r.Ciphers, "%v", err)
+	case r.Ciphers != "" && r.CertFile == "":
+		v.warn("restapi.ciphers", "has no effect without restapi.certfile: nothing is encrypted")
 	}
 	if (r.VerifyClient == "optional" || r.VerifyClient == "required") && r.CertFile == "" {
 		v.fail("restapi.certfile", "", "must be set: restapi.verify_client is %s, and only TLS can verify a client", r.VerifyClient)

@@ -49,6 +49,7 @@ func wants(t *testing.T, what string, err, target error) {
 // server is a Consul of its own, without neighbours.
 type server struct {
 	address string
+	dns     string
 	process *os.Process
 }
 
@@ -98,12 +99,12 @@ func ready(ctx context.Context, t *testing.T, s server) bool {
 
 func runConsul(t *testing.T, binary string) (s server, ended <-chan struct{}, log *bytes.Buffer) {
 	t.Helper()
-	ports := freePorts(t, 3)
-	s.address = "127.0.0.1:" + ports[0]
+	ports := freePorts(t, 4)
+	s.address, s.dns = "127.0.0.1:"+ports[0], "127.0.0.1:"+ports[3]
 	log = &bytes.Buffer{}
 	cmd := exec.CommandContext(t.Context(), binary, "agent", "-dev", "-node=alone", "-disable-host-node-id", "-log-level=warn",
 		"-bind=127.0.0.1", "-client=127.0.0.1", "-http-port="+ports[0], "-server-port="+ports[1], "-serf-lan-port="+ports[2],
-		"-serf-wan-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-dns-port=-1",
+		"-serf-wan-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-dns-port="+ports[3],
 		`-hcl=acl { enabled = true, default_policy = "allow" }`)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = t.TempDir(), []string{"PATH=" + os.Getenv("PATH")}, log, log
 	// Should the test binary be killed, Consul goes with it. The signal belongs to

@@ -31,6 +31,7 @@ func TestWrites(t *testing.T) {
 		"read":                      testRead,
 		"watch":                     testWatch,
 		"watch the route":           testWatchRoute,
+		"service":                   func(t *testing.T, s shard) { testService(t, s, consul.dns) },
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newShard(t, consul.address)) })
 	}

@@ -55,16 +55,16 @@ type Consul struct {
 	// Checks are health checks of the Consul node whose failing ends the session. None by default, as
 	// a flapping check must not cost a leader its lock.
 	Checks []string `mapstructure:"checks"`
-	// RegisterService makes the member a service in Consul's catalogue. Without effect so far: it is
-	// warned of.
+	// RegisterService makes the member a service in Consul's catalogue, under the scope's name, with
+	// its role as a tag: Consul DNS then answers primary.SCOPE.service.consul. Needs the right to
+	// write that service.
 	RegisterService bool `mapstructure:"register_service"`
-	// ServiceTags are further tags of that service. Without effect so far.
+	// ServiceTags are further tags of that service.
 	ServiceTags []string `mapstructure:"service_tags"`
-	// ServiceCheckInterval is how often Consul checks that service, with a unit (5s). Without effect
-	// so far.
+	// ServiceCheckInterval is how often Consul checks that service by the member's REST API, with a
+	// unit. Default: 5s.
 	ServiceCheckInterval string `mapstructure:"service_check_interval"`
 	// ServiceCheckTLSServerName is the name expected in the member's certificate by that check.
-	// Without effect so far.
 	ServiceCheckTLSServerName string `mapstructure:"service_check_tls_server_name"`
 }
 

@@ -3,6 +3,8 @@ package settings
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -48,6 +50,12 @@ func (s Source) String() string {
 // Warnings are returned with and without an error.
 func Load(source Source, schema Schema, into any, check func() ([]cluster.Warning, error)) ([]cluster.Warning, error) {
 	t := newTree()
+	if source.Path != "" {
+		var failed *fs.PathError
+		if _, err := os.Stat(source.Path); errors.As(err, &failed) {
+			return nil, fmt.Errorf("the configuration %s cannot be read: %w", failed.Path, failed.Err)
+		}
+	}
 	if err := t.read(source); err != nil {
 		return t.warnings, refused(source, []error{err})
 	}
