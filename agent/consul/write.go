@@ -78,8 +78,7 @@ func (s *Store) TakeOver(ctx context.Context, t TakeOver) (Indexes, error) {
 	ops.add(api.KVLock, s.keys.Leader(), t.Session, 0, []byte(t.Name))
 	ops.setJSON(s.keys.Status(), t.Status)
 	if t.Sync != nil {
-		ops.expect(s.keys.Sync(), t.SyncIndex)
-		ops.setJSON(s.keys.Sync(), t.Sync)
+		ops.replace(s.keys.Sync(), t.SyncIndex, t.Sync)
 	}
 	if t.Route != nil {
 		ops.expect(s.keys.Route(), t.RouteIndex)
@@ -128,14 +127,8 @@ func (s *Store) WriteAsLeader(ctx context.Context, session, key string, index ui
 		return 0, nil
 	case value == nil:
 		ops.add(api.KVDeleteCAS, key, "", index, nil)
-	case index == 0:
-		ops.expect(key, 0)
-		ops.setJSON(key, value)
 	default:
-		// Made anew, so that its index moves even when the value is the same: an
-		// earlier write of unknown outcome, which checks the index, is void then.
-		ops.add(api.KVDeleteCAS, key, "", index, nil)
-		ops.setJSON(key, value)
+		ops.replace(key, index, value)
 	}
 	written, err := s.commit(ctx, key, ops)
 	return written[key], err
@@ -188,6 +181,19 @@ func (o *ops) expect(key string, index uint64) {
 		return
 	}
 	o.add(api.KVCheckIndex, key, "", index, nil)
+}
+
+// replace sets a key that must still have this index (zero: must not exist). It is made
+// anew, so that its index moves even when the value is the same, which Consul would
+// leave as it is: an earlier write of unknown outcome, which checks the index, is void
+// then.
+func (o *ops) replace(key string, index uint64, value any) {
+	if index == 0 {
+		o.expect(key, 0)
+	} else {
+		o.add(api.KVDeleteCAS, key, "", index, nil)
+	}
+	o.setJSON(key, value)
 }
 
 // lockJSON sets a key and locks it with a session.

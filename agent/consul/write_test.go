@@ -18,6 +18,7 @@ func TestWrites(t *testing.T) {
 		"takeover of a held lock":   testTakeOverHeld,
 		"takeover of a moved shard": testTakeOverMoved,
 		"takeover, same route":      testTakeOverSameRoute,
+		"takeover, late sync write": testTakeOverLateSync,
 		"release":                   testRelease,
 		"bootstrap":                 testBootstrap,
 		"bootstrap given up":        testBootstrapGivenUp,
@@ -99,6 +100,25 @@ func testTakeOverHeld(t *testing.T, s shard) {
 	_, err = s.TakeOver(s.ctx, s.takeover(again, "b"))
 	must(t, err)
 	s.wantLeader("b", again)
+}
+
+// A leader takes its own lock again in synchronous mode, and a write of the key sync
+// that it sent before, whose answer was lost, lands afterwards.
+func testTakeOverLateSync(t *testing.T, s shard) {
+	session, _ := s.leader("a")
+	_, err := s.WriteAsLeader(s.ctx, session, s.keys.Sync(), s.read().Sync.ModifyIndex, cluster.NewSync("a", nil))
+	must(t, err)
+	before := s.read().Sync.ModifyIndex
+	plan := s.takeover(session, "a")
+	alone := cluster.NewSync("a", nil)
+	plan.Sync, plan.SyncIndex = &alone, before
+	_, err = s.TakeOver(s.ctx, plan)
+	must(t, err)
+	_, err = s.WriteAsLeader(s.ctx, session, s.keys.Sync(), before, cluster.NewSync("a", []string{"c"}))
+	wants(t, "a write of the key sync from before the takeover", err, ErrConflict)
+	if now := s.read().Sync; now.ModifyIndex == before || len(now.Value.Standbys()) != 0 {
+		t.Errorf("the key sync: %+v, before %d", now, before)
+	}
 }
 
 // A restarted agent takes its own lock again, and the route is what it was:

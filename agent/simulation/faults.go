@@ -223,7 +223,8 @@ func stopGuard(w *world, e Event) func() {
 	}
 }
 
-// goesOn notes that the agent or the guard runs again, of which neither may have.
+// goesOn notes that the agent or the guard runs again, of which neither may have, or
+// that a guard which did not run has ended.
 func (h *host) goesOn() {
 	if h.guard.stopped > 0 {
 		h.thawed = h.w.now

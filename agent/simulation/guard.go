@@ -109,6 +109,7 @@ func (g *guard) die() {
 	if !g.alive {
 		return
 	}
+	g.host.goesOn() // what it did not do while it was stopped, its end does now
 	held := g.held
 	*g = guard{host: g.host}
 	for _, f := range held {

@@ -29,6 +29,7 @@ type Mutant struct {
 	NoWait            bool // a status of unknown age counts as old
 	SuccessorIgnored  bool // a released lease is anybody's
 	SyncTooEarly      bool // the key sync names standbys before they have caught up
+	SyncIndexKept     bool // a takeover leaves the index of a key sync that it does not change
 	VoterStays        bool // a voter goes on receiving from the old leader during an election
 	QuorumUnasked     bool // the positions of the other voters are not waited for
 	TimelineUntold    bool // the status does not tell which timelines may be in use

@@ -182,6 +182,13 @@ func TestMutantQuorumUnasked(t *testing.T) {
 		during(30, 60, LagReplica, b), during(32.5, 40, StopAgent, c), during(33, 60, HostLoss, a)), "I2")
 }
 
+// A leader's write of the key sync is under way while it loses its lease and takes its
+// own lock again, with the key as it was: the write must not land after that.
+func TestMutantSyncIndexKept(t *testing.T) {
+	killed(t, Mutant{SyncIndexKept: true}, directed(3, map[string]any{"failsafe_mode": false, "synchronous_mode": true, "ttl": 3},
+		during(30, 3, EndAgent, b), during(30, 3, EndAgent, c), during(34.5, 7, CutOneWay, a).to(3), during(42.5, 60, StopAgent, a)), "I2")
+}
+
 // unfenced is a leader that nobody fences, with a voter that does not hear of its
 // successor: nothing but that voter's parting keeps its commits from being acknowledged.
 func unfenced() Schedule {

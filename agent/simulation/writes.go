@@ -124,7 +124,7 @@ func (a *agent) takeOver(t ha.TakeOver) {
 	}
 	ops = append(ops, op{verb: lock, key: keyLeader, session: session, value: a.host.name}, op{verb: set, key: keyStatus, value: status})
 	if t.Sync != nil {
-		ops = append(ops, expect(keySync, t.SyncIndex), op{verb: set, key: keySync, value: *t.Sync})
+		ops = append(ops, replace(keySync, t.SyncIndex, *t.Sync, m.SyncIndexKept)...)
 	}
 	deposed := a.unreleasedOwner()
 	t0 := a.clock()
@@ -274,11 +274,18 @@ func leaderOps(session, key string, index uint64, value any) []op {
 		return nil
 	case value == nil:
 		return append(ops, op{verb: deleteCAS, key: key, index: index})
-	case index == 0:
-		return append(ops, expect(key, 0), op{verb: set, key: key, value: value})
 	default:
-		return append(ops, op{verb: deleteCAS, key: key, index: index}, op{verb: set, key: key, value: value})
+		return append(ops, replace(key, index, value, false)...)
 	}
+}
+
+// replace sets a key that must have this index, so that it gets another one even when
+// the value is the same (agent/consul, ops.replace).
+func replace(key string, index uint64, value any, keptIfSame bool) []op {
+	if index == 0 || keptIfSame {
+		return []op{expect(key, index), {verb: set, key: key, value: value}}
+	}
+	return []op{{verb: deleteCAS, key: key, index: index}, {verb: set, key: key, value: value}}
 }
 
 func (a *agent) writeAsLeader(key string, index uint64, value any, written func(uint64)) {
