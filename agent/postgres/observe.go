@@ -66,15 +66,17 @@ type StandbyState struct {
 }
 
 // observeSQL asks for everything at once. Functions that are not allowed in the
-// other role stand in a CASE, of which only one branch is executed.
+// other role stand in a CASE, of which only one branch is executed. A standby's
+// positions are read before its timeline, so that what it has received on a new one
+// is never taken for WAL of the old one: that would look like a fork.
 const observeSQL = `
 SELECT r.rec,
   CASE WHEN r.rec THEN GREATEST(COALESCE((SELECT received_tli FROM pg_stat_get_wal_receiver()), 0),
          (SELECT COALESCE(min_recovery_end_timeline, 0) FROM pg_control_recovery()), (SELECT timeline_id FROM pg_control_checkpoint()))
        ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
   CASE WHEN r.rec THEN 0 ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint END,
-  COALESCE(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::bigint, 0),
-  COALESCE(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint, 0),
+  COALESCE(pg_wal_lsn_diff(r.received, '0/0')::bigint, 0),
+  COALESCE(pg_wal_lsn_diff(r.replayed, '0/0')::bigint, 0),
   pg_last_xact_replay_timestamp(),
   CASE WHEN r.rec THEN pg_is_wal_replay_paused() ELSE false END,
   CASE WHEN NOT r.rec THEN ''
@@ -93,7 +95,7 @@ SELECT r.rec,
   COALESCE((SELECT json_agg(json_build_object('slot_name', slot_name, 'slot_type', slot_type, 'plugin', COALESCE(plugin, ''),
      'database', COALESCE(database, ''), 'active', active, 'restart_lsn', COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0)))
      FROM pg_replication_slots WHERE NOT temporary), '[]')::text
-FROM (SELECT pg_is_in_recovery() AS rec) r`
+FROM (SELECT pg_is_in_recovery() AS rec, pg_last_wal_receive_lsn() AS received, pg_last_wal_replay_lsn() AS replayed) r`
 
 // Observe looks at PostgreSQL. An error says why a running PostgreSQL could not
 // be asked; the state is then still right about Running.

@@ -39,8 +39,12 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// binDir is where PostgreSQL's programs are: POSTGRES_BIN, when set.
 func binDir(t *testing.T) string {
 	t.Helper()
+	if dir := os.Getenv("POSTGRES_BIN"); dir != "" {
+		return dir
+	}
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	if len(dirs) == 0 {
 		t.Skip("no PostgreSQL programs in /usr/lib/postgresql")

@@ -190,14 +190,20 @@ func (p *Instance) adoptedAs() as {
 // killLeftovers kills every process of the instance, also backends whose
 // postmaster is gone and which may still commit, and waits until none is left.
 func (p *Instance) killLeftovers(ctx context.Context) error {
-	return fence.KillProcesses(ctx, p.dataDir)
+	if err := fence.KillProcesses(ctx, p.dataDir); err != nil {
+		return err
+	}
+	return p.removeEmptyLocks()
 }
 
 // killWriters kills, besides the instance's own processes, the programs that an
 // agent which was killed may have left at work on the data directory
 // (runOnData).
 func (p *Instance) killWriters(ctx context.Context) error {
-	return fence.KillProcesses(ctx, p.dataDir, writers()...)
+	if err := fence.KillProcesses(ctx, p.dataDir, writers()...); err != nil {
+		return err
+	}
+	return p.removeEmptyLocks()
 }
 
 // writers are the programs that runOnData runs, besides postgres.

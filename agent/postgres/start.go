@@ -74,6 +74,9 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 	a := as{role: s.Role, upstream: s.Upstream}
 	if s.Role == Replica {
 		p.setSyncNames("")
+		if err := p.uncoverWAL(ctx, d.Control); err != nil {
+			return fmt.Errorf("not started: %w", err)
+		}
 	}
 	if err := p.writeConfig(a); err != nil {
 		return err

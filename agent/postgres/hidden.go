@@ -1,0 +1,99 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// uncoverWAL removes segments that hide WAL of an older timeline and hold nothing that
+// it does not. A WAL receiver that follows its upstream to a new timeline receives the
+// segment of the fork from its beginning. If the standby is stopped before it has got
+// as far as the fork again, recovery takes the newer timeline's segment of that number
+// (XLogFileReadAnyTLI in src/backend/access/transam/xlogrecovery.c), comes to its end
+// before the fork, and gives up: "WAL location ... belongs to timeline ..., but
+// previous recovered WAL file came from timeline ...". It does so at every start.
+func (p *Instance) uncoverWAL(ctx context.Context, control Control) error {
+	files, err := filepath.Glob(p.inData("pg_wal/????????.history"))
+	if err != nil {
+		return fmt.Errorf("looking for timelines: %w", err)
+	}
+	slices.Sort(files)
+	for _, file := range files {
+		tli, err := strconv.ParseInt(strings.TrimSuffix(filepath.Base(file), ".history"), 16, 32)
+		if err != nil || int(tli) <= control.Timeline {
+			continue
+		}
+		if marked, err := isSkipped(file); err != nil {
+			return err
+		} else if marked {
+			continue
+		}
+		if err := p.uncoverTimeline(ctx, int(tli)); err != nil {
+			return fmt.Errorf("timeline %d: %w", tli, err)
+		}
+	}
+	return nil
+}
+
+func (p *Instance) uncoverTimeline(ctx context.Context, timeline int) error {
+	history, err := p.TimelineHistory(timeline)
+	if err != nil || len(history) == 0 {
+		return err
+	}
+	fork := history[len(history)-1].LSN
+	segment, err := p.segmentAt(timeline, fork)
+	if err != nil || segment == "" {
+		return err
+	}
+	older := false
+	for _, h := range history {
+		name, err := p.segmentAt(h.Timeline, fork)
+		if err != nil {
+			return err
+		}
+		older = older || name != ""
+	}
+	if !older {
+		return nil // it hides nothing
+	}
+	if on, err := p.walGoesOn(ctx, timeline, fork); err != nil || on {
+		return err
+	}
+	if err := os.Remove(segment); err != nil {
+		return fmt.Errorf("a segment that was received in part: %w", err)
+	}
+	p.log.Info().Str("segment", filepath.Base(segment)).Str("fork", FormatLSN(fork)).
+		Msg("a segment of a new timeline that was received in part, and not up to the fork, is removed: it hides the WAL before; the rest is received again")
+	return nil
+}
+
+// segmentAt is the file with a timeline's WAL at a position, empty when there is none.
+func (p *Instance) segmentAt(timeline int, lsn int64) (string, error) {
+	files, err := filepath.Glob(p.inData(fmt.Sprintf("pg_wal/%08X????????????????", timeline)))
+	if err != nil || len(files) == 0 {
+		return "", err
+	}
+	info, err := os.Stat(files[0])
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("a WAL segment: %w", err)
+	}
+	size := info.Size() // segments have their full size from the beginning
+	if size <= 0 {
+		return "", nil
+	}
+	const perLog = int64(1) << 32
+	name := p.inData(fmt.Sprintf("pg_wal/%08X%08X%08X", timeline, lsn/perLog, lsn%perLog/size))
+	if !slices.Contains(files, name) {
+		return "", nil
+	}
+	return name, nil
+}
