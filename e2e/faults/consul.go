@@ -20,6 +20,7 @@ func consulFaults() []Fault {
 		{Name: "consul-leader-loss", Inject: consulLeaderLoss, Hold: outage, Expect: nothing},
 		{Name: "consul-all-hang", Inject: consulHangs, Hold: outage, Expect: nothing},
 		{Name: "consul-all-killed", Inject: consulKilled, Hold: outage, Expect: nothing},
+		{Name: "consul-data-loss", Inject: consulDataLoss, Hold: briefly, Expect: nothing},
 		{Name: "consul-rolling-leave", Inject: consulRollingLeave, Expect: nothing},
 		{Name: "consul-agent-restart", Inject: consulAgentRestart, Expect: nothing},
 		{
@@ -57,6 +58,16 @@ func consulKilled(_ context.Context, s *Stage) error {
 		errs = append(errs, server.Consul().Signal(syscall.SIGKILL))
 	}
 	return errors.Join(errs...)
+}
+
+// consulDataLoss makes Consul anew, without anything in it.
+func consulDataLoss(ctx context.Context, s *Stage) error {
+	var errs []error
+	for _, server := range s.Lab.ConsulServers() {
+		s.Target("killing Consul, and removing its data, on", server.Name)
+		errs = append(errs, server.Consul().Kill(ctx), server.Wipe())
+	}
+	return errors.Join(append(errs, s.Lab.StartConsul(ctx))...)
 }
 
 // consulRollingLeave is how Consul is upgraded: server by server, the leader

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -81,6 +82,11 @@ func (s *ConsulServer) Client() *api.Client { return s.client }
 // Consul is the server's process: the host may have others.
 func (s *ConsulServer) Consul() *Process { return s.Process(consulProcess) }
 
+// Wipe removes all that a Consul server which does not run knows.
+func (s *ConsulServer) Wipe() error { return os.RemoveAll(s.dataDir()) }
+
+func (s *ConsulServer) dataDir() string { return filepath.Join(s.Dir, "consul") }
+
 // specs writes the configuration of the server.
 func (s *ConsulServer) specs() ([]Spec, error) {
 	_, port, err := net.SplitHostPort(s.HTTP)
@@ -99,7 +105,7 @@ func (s *ConsulServer) specs() ([]Spec, error) {
 		"server":           true,
 		"bootstrap_expect": len(s.lab.consul),
 		"node_name":        s.Name,
-		"data_dir":         filepath.Join(s.Dir, "consul"),
+		"data_dir":         s.dataDir(),
 		"bind_addr":        s.Address,
 		"client_addr":      s.Address,
 		"ports": map[string]int{
