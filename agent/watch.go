@@ -202,16 +202,16 @@ func (a *Agent) askPeers(part uint64) {
 			asking.Add(1)
 			go func() {
 				defer asking.Done()
-				peers[i] = a.askPeer(ctx, peers[i].Name, urls[i], part)
+				peer := a.askPeer(ctx, peers[i].Name, urls[i], part)
+				a.post(func() {
+					if a.m.asked == round {
+						a.m.answers = append(a.m.answers, peer)
+					}
+				})
 			}()
 		}
 		asking.Wait()
-		a.post(func() {
-			if a.m.asked == round {
-				a.m.answers = peers
-			}
-			a.m.pending = 0
-		})
+		a.post(func() { a.m.pending = 0 })
 	})
 }
 

@@ -16,6 +16,9 @@ const (
 	// readAge is how old a reading of Consul may be to take the lock by it: one
 	// whose Consul agent hangs must look through another one first.
 	readAge = 2 * time.Second
+	// enoughTime is what members that live need to answer: when a quorum has by then,
+	// the silent ones are not waited for.
+	enoughTime = 200 * time.Millisecond
 	// askAgain is how soon a member that had to stand back looks again.
 	askAgain = 500 * time.Millisecond
 )
@@ -92,7 +95,13 @@ func electing(v View) Decision {
 		return do("nobody leads by what was read last", Reread{})
 	}
 	if !v.PeersDone {
-		return wait("nobody leads; waiting for the others' answers")
+		waiting := wait("nobody leads; waiting for the others' answers")
+		switch enough := v.PeersAsked.Add(enoughTime); {
+		case !v.quorumSeen(expires):
+			return waiting
+		case v.Now.Before(enough):
+			return waiting.by(enough)
+		}
 	}
 	if why := v.standBack(); why != "" {
 		return wait("nobody leads; " + why).by(v.Now.Add(askAgain))

@@ -33,6 +33,9 @@ func TestCandidateCountsVotersThatHaveParted(t *testing.T) {
 	earlier.Parted = 44
 	primary := peer("b", 1, 4000)
 	primary.Primary = true
+	unfinished := func(ago time.Duration) func(*View) {
+		return func(v *View) { v.PeersDone, v.PeersAsked = false, now.Add(-ago) }
+	}
 	const ask = "ask the other members, parted from the old leader (status at 45)"
 	refused := func(ago time.Duration) func(*View) {
 		return func(v *View) {
@@ -46,6 +49,10 @@ func TestCandidateCountsVotersThatHaveParted(t *testing.T) {
 		{"under an earlier status", view(expired, quorumOfB, asked(earlier), func(v *View) { v.PeersParted = 44 }), ask, "positions"},
 		{"did not, just now", view(expired, quorumOfB, refused(50*time.Millisecond)), "", "not all synchronous standbys have parted"},
 		{"did not, a while ago", view(expired, quorumOfB, refused(partAgain)), ask, "positions"},
+		{"a silent member is not waited for, with a quorum", view(expired, quorumOfB, askedToPart(45, stays), unfinished(enoughTime)), "take over (status at 45)", "best"},
+		{"but given the time that others need", view(expired, quorumOfB, askedToPart(45, stays), unfinished(enoughTime-1)), "", "waiting for the others"},
+		{"and waited for without a quorum", view(expired, quorumOfB, askedToPart(45), unfinished(enoughTime)), "", "waiting for the others"},
+		{"or where none is needed", view(expired, asked(stays), unfinished(enoughTime)), "", "waiting for the others"},
 		{"not asked, as the leader has stopped", view(leads("b", 0), quorumOfB, released(""), asked(stays), func(v *View) { v.StatusSeen = now.Add(-time.Second) }),
 			"take over (status at 45)", "best"},
 		{"does not matter without a quorum", view(expired, asked(stays)), "take over (status at 45)", "best"},

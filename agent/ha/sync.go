@@ -448,6 +448,17 @@ func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
 	}
 }
 
+// quorumSeen tells whether the key sync asks for a quorum, and enough of its members
+// have answered.
+func (v View) quorumSeen(ended cluster.Instant) bool {
+	key := v.Cluster.Sync
+	if !key.Exists() || key.Value.Quorum <= 0 || strings.EqualFold(key.Value.Leader, v.Name) || v.forcedByOperator(v.Name) {
+		return false
+	}
+	_, first := v.quorumFirst(ended)
+	return !first
+}
+
 // partAgain is how soon members that were not ready to part are asked again.
 const partAgain = 100 * time.Millisecond
 

@@ -161,8 +161,8 @@ func (a *agent) askPeers(part uint64) {
 			peers = append(peers, ha.Peer{Name: m.Value.Name})
 		}
 	}
-	open := len(peers)
-	finish := func() { a.answers, a.pending = peers, false }
+	open, round := len(peers), a.asked
+	finish := func() { a.pending = false }
 	if open == 0 {
 		a.later(0, func() { finish(); a.step() })
 	}
@@ -173,6 +173,9 @@ func (a *agent) askPeers(part uint64) {
 				peers[i] = s.peer
 				peers[i].Observed = asked.Add(-s.age - time.Millisecond)
 				peers[i].Parted = parted
+			}
+			if a.asked == round {
+				a.answers = append(a.answers, peers[i])
 			}
 			if open--; open == 0 {
 				finish()
