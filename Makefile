@@ -24,6 +24,8 @@ SEEDS   ?= 50000
 SEED    ?=
 FAULTS  ?=
 ROUNDS  ?=
+# Of `make test-versions`: the Debian release whose versions are used.
+DEBIAN  ?= trixie
 
 .PHONY: help
 help: ## list the targets
@@ -76,6 +78,19 @@ test-ansible: ## the Ansible collection and the packages on systemd hosts (as ro
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_TEST_ANSIBLE=1 && \
 		$(GO) test -count 1 -timeout 90m -v ./e2e/ansible
 
+# The binaries are Debian DEBIAN's, unpacked outside the tree (some 250 MB in
+# /var/cache/lictor, a minute or two the first time); what it does not bring is this
+# machine's. Some nine minutes.
+.PHONY: test-versions
+test-versions: build ## tests with another Debian's versions (as root): DEBIAN=trixie (PostgreSQL 17, PgBouncer 1.24, Patroni 4) or bullseye (PostgreSQL 13)
+	@e2e/tools/deps.sh versions
+	@consul=$$(e2e/tools/consul.sh) && dir=$$(e2e/tools/versions.sh $(DEBIAN)) && \
+		export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor PATH=$$dir/programs:$$PATH && \
+		export POSTGRES_BIN=$$(echo $$dir/usr/lib/postgresql/*/bin) && \
+		$$POSTGRES_BIN/postgres --version && pgbouncer --version | sed -n 1p && patronictl version && \
+		$(GO) test -p 1 -count 1 -timeout $(E2E_TIMEOUT) ./agent/postgres ./agent/fence ./bouncer/... ./e2e/bouncer $(if $(filter trixie,$(DEBIAN)),./e2e/clients) && \
+		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -run '^(TestShard|TestDivergedPrimaryIsRewound)$$' ./e2e
+
 .PHONY: packages
 packages: ## dist/: .deb and .rpm for linux amd64 and arm64, bills of materials, checksums
 	@GO=$(GO) packages/build.sh '$(VERSION)' dist
@@ -98,7 +113,7 @@ lint: lint-lite ## all linters: gofumpt, staticcheck, golangci-lint
 bench: build ## measure against the figures; writes docs/benchmarks.md and, with REPORT=FILE, JSON; ONLY=bouncer: the bouncer's alone
 	@e2e/tools/deps.sh test
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
-		$(GO) run ./e2e/bench -markdown docs/benchmarks.md $(addprefix -only ,$(ONLY)) $(addprefix -report ,$(REPORT)) $(ARGS)
+		$(GO) run ./e2e/bench $(if $(ONLY),-only $(ONLY),-markdown docs/benchmarks.md) $(addprefix -report ,$(REPORT)) $(ARGS)
 
 .PHONY: soak
 soak: ## SEEDS (50000) simulated schedules on all cores, from the seed SEED on

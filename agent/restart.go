@@ -30,6 +30,13 @@ func (a *Agent) Restart(ctx context.Context) error {
 		return err
 	}
 	before := a.State().Postgres
+	if before.Accepting {
+		// It may have been changed past the REST API, which checks.
+		if problems, err := a.pg.ConfigProblems(ctx); err == nil && len(problems) > 0 {
+			return fmt.Errorf("%w: PostgreSQL would not start again with its configuration: %s; mend it first (lictor edit-config)",
+				api.ErrRefused, strings.Join(problems, "; "))
+		}
+	}
 	switch {
 	case replica:
 		defer a.rejoinSync(ctx)

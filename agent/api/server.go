@@ -27,6 +27,7 @@ import (
 //	restart.go     restart, now or at some time
 //	switchover.go  switchover and failover
 //	access.go      who may change something
+//	pace.go        how often clients can have PostgreSQL looked at
 type Server struct {
 	// Compat is the version of Patroni whose words are spoken: patroni-3 says
 	// master where patroni-4 (the default) says primary. Set it before the
@@ -80,7 +81,7 @@ func NewServer(cfg config.RestAPI, node Node, log zerolog.Logger) (*Server, erro
 		return nil, err
 	}
 	s := &Server{
-		node: node, log: log, listen: listen, limits: defaultLimits(),
+		node: &pacedNode{Node: node, pace: pace{interval: observePace}}, log: log, listen: listen, limits: defaultLimits(),
 		now: time.Now, started: time.Now(), headers: map[string]string{},
 	}
 	s.auth, err = clientAuth(cfg.VerifyClient)

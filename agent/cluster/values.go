@@ -130,7 +130,7 @@ type Beat struct {
 	// Owner is the member that holds the lease.
 	Owner string `json:"owner"`
 	// Released says that the owner gave the lease up after its PostgreSQL had
-	// stopped.
+	// stopped, or that an operator overrode it (lictor failover --force).
 	Released bool `json:"released,omitempty"`
 	// Complete says that the successor has received all WAL of an owner that was
 	// shut down cleanly: it need not look who else has what.

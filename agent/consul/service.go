@@ -31,9 +31,7 @@ type Service struct {
 
 // Equal tells whether two services are the same.
 func (s Service) Equal(o Service) bool {
-	tags := slices.Equal(s.Tags, o.Tags)
-	s.Tags, o.Tags = nil, nil
-	return tags && s.ID == o.ID && s.Name == o.Name && s.Address == o.Address && s.Port == o.Port && s.CheckURL == o.CheckURL &&
+	return slices.Equal(s.Tags, o.Tags) && s.ID == o.ID && s.Name == o.Name && s.Address == o.Address && s.Port == o.Port && s.CheckURL == o.CheckURL &&
 		s.CheckInterval == o.CheckInterval && s.CheckServerName == o.CheckServerName && s.Forget == o.Forget
 }
 
@@ -72,7 +70,7 @@ func (s *Store) HasService(ctx context.Context, id string) (bool, error) {
 func (s *Store) DeregisterService(ctx context.Context, id string) error {
 	err := s.clients[0].Agent().ServiceDeregisterOpts(id, (&api.QueryOptions{}).WithContext(ctx))
 	var status api.StatusError
-	if err != nil && !(errors.As(err, &status) && status.Code == http.StatusNotFound) {
+	if err != nil && (!errors.As(err, &status) || status.Code != http.StatusNotFound) {
 		return fmt.Errorf("taking the service %s from the Consul agent %s: %w", id, s.clients[0].address, err)
 	}
 	return nil

@@ -178,7 +178,7 @@ func (r *Recorder) beginReign(v View) {
 	switch b := r.beat; {
 	case b == nil && r.leader == "":
 		e.Kind = Bootstrap
-	case b != nil && b.Released && b.Successor == v.Self:
+	case b != nil && b.Released && b.Successor == v.Self && !r.overridden(v):
 		e.Kind, e.From, e.Cause = Switchover, b.Owner, "asked for by an operator"
 		if !r.asked.at.IsZero() {
 			start = r.asked.at
@@ -203,6 +203,13 @@ func (r *Recorder) beginReign(v View) {
 	r.change.mark(Elected, v.Now)
 	r.noticed, r.asked, r.request = 0, moment{}, cluster.Failover{}
 	r.advance(v)
+}
+
+// overridden tells whether the lease was given to this member by an operator, who
+// overrode its owner, and not by the owner, who has this member receive all of its WAL
+// before.
+func (r *Recorder) overridden(v View) bool {
+	return !r.asked.at.IsZero() && r.request.Leader == "" && r.request.Candidate == v.Self && !r.beat.Complete
 }
 
 func (r *Recorder) whyFailed(v View) string {
@@ -317,8 +324,8 @@ func (r *Recorder) requests(v View) {
 		return
 	}
 	outcome, cause := Conclude(v.Refused)
-	if outcome == "" {
-		return
+	if outcome == "" || before.Candidate == v.Self {
+		return // it leads already: by this very request, most likely
 	}
 	e := Event{Kind: Switchover, By: v.Self, From: v.Self, To: before.Candidate, Outcome: outcome, Cause: shorten(cause)}
 	e.At = asked.wall.UTC().Truncate(time.Millisecond)
@@ -342,7 +349,7 @@ func Conclude(words string) (o Outcome, cause string) {
 func (r *Recorder) crashes(v View) {
 	switch {
 	case v.Down && !r.last.Down:
-		r.note(v, Event{Kind: Crash, To: v.Self, Outcome: UnderWay, Cause: "PostgreSQL ended without being told to; its log says why"})
+		r.note(v, Event{Kind: Crash, To: v.Self, Outcome: UnderWay, Cause: "PostgreSQL does not run any more; its log, or the agent's, says why"})
 		r.crash = &opened{Event: r.pending[len(r.pending)-1], start: v.Now}
 	case r.crash != nil && v.Primary:
 		r.crash.mark(Recovered, v.Now)

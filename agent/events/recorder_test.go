@@ -72,6 +72,22 @@ func TestRecorder(t *testing.T) {
 			}},
 		},
 		{
+			name: "an operator overrides the lease",
+			views: []View{
+				at(0, same0), at(1000, gone),
+				at(2000, func(v *View) { v.Gone, v.Leader, v.Request = true, "", cluster.Failover{Candidate: "b"} }),
+				at(2100, func(v *View) {
+					v.Gone, v.Leader, v.Request, v.Beat = true, "", cluster.Failover{Candidate: "b"}, released
+				}),
+				at(2200, leads(same0)), at(2700, leads(routed)),
+			},
+			want: []Event{{
+				At: base, Kind: Failover, By: "b", From: "a", To: "b", Outcome: Done, Timeline: 2, TookMS: 2700,
+				Cause:  "an operator asked for a failover to b",
+				Phases: []Phase{{Noticed, 1000}, {Elected, 2200}, {Promoted, 2700}, {Routed, 2700}},
+			}},
+		},
+		{
 			name: "switchover",
 			views: []View{
 				at(0, same0),
@@ -173,7 +189,7 @@ func TestRecorder(t *testing.T) {
 			),
 			want: []Event{{
 				At: base.Add(2 * time.Second), Kind: Crash, By: "b", To: "b", Outcome: Done, TookMS: 2000,
-				Cause: "PostgreSQL ended without being told to; its log says why", Phases: []Phase{{Recovered, 2000}},
+				Cause: "PostgreSQL does not run any more; its log, or the agent's, says why", Phases: []Phase{{Recovered, 2000}},
 			}},
 		},
 		{

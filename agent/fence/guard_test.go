@@ -54,6 +54,9 @@ type instance struct {
 func newInstance(t *testing.T) *instance {
 	t.Helper()
 	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if dir := os.Getenv("POSTGRES_BIN"); dir != "" {
+		bins = []string{dir}
+	}
 	if len(bins) == 0 {
 		t.Skip("no PostgreSQL programs in /usr/lib/postgresql")
 	}

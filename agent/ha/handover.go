@@ -43,6 +43,9 @@ func handover(v View) Decision {
 	if request.Leader != "" && request.Leader != v.Name {
 		return refuse("it names " + request.Leader + " as the leader, which is " + v.Name)
 	}
+	if request.Candidate == v.Name && request.Leader == "" {
+		return do("the failover to "+v.Name+" is done", ClearFailover{f.ModifyIndex})
+	}
 	if request.Candidate == v.Name {
 		return refuse(v.Name + " leads already")
 	}

@@ -53,8 +53,10 @@ func TestCandidateCountsVotersThatHaveParted(t *testing.T) {
 		{"but given the time that others need", view(expired, quorumOfB, askedToPart(45, stays), unfinished(enoughTime-1)), "", "waiting for the others"},
 		{"and waited for without a quorum", view(expired, quorumOfB, askedToPart(45), unfinished(enoughTime)), "", "waiting for the others"},
 		{"or where none is needed", view(expired, asked(stays), unfinished(enoughTime)), "", "waiting for the others"},
-		{"not asked, as the leader has stopped", view(leads("b", 0), quorumOfB, released(""), asked(stays), func(v *View) { v.StatusSeen = now.Add(-time.Second) }),
-			"take over (status at 45)", "best"},
+		{
+			"not asked, as the leader has stopped", view(leads("b", 0), quorumOfB, released(""), asked(stays), func(v *View) { v.StatusSeen = now.Add(-time.Second) }),
+			"take over (status at 45)", "best",
+		},
 		{"does not matter without a quorum", view(expired, asked(stays)), "take over (status at 45)", "best"},
 	})
 	v := view(expired, quorumOfB, askedToPart(45, primary))

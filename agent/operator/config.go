@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,7 +87,7 @@ func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error 
 	if err != nil {
 		return err
 	}
-	if diff == "" {
+	if diff == "" || before != nil && len(cluster.PatchBetween(before, after)) == 0 {
 		c.Say("Not changed")
 		return nil
 	}
@@ -105,6 +106,46 @@ func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error 
 			return err
 		}
 	}
+	if err := s.writeConfig(ctx, c, snapshot, before, after); err != nil {
+		return err
+	}
+	c.Say("Configuration changed")
+	return nil
+}
+
+// writeConfig writes a new configuration unless somebody else has changed it since
+// it was read. It goes by way of a member, whose PostgreSQL says whether it takes the
+// values of parameters: one that it does not take would keep all members from starting
+// again. Patroni's members, and those that cannot be reached, are not asked, nor is
+// anybody where the present configuration, which before is nil for, makes no sense.
+func (s *Shard) writeConfig(ctx context.Context, c *Console, snapshot cluster.Snapshot, before, after map[string]any) error {
+	conflict := refusedf("somebody else has changed the configuration meanwhile; nothing was written, try again")
+	if snapshot.Status.Value.Lictor != nil && before != nil {
+		now, err := s.Read(ctx)
+		if err != nil {
+			return err
+		}
+		if now.Config.ModifyIndex != snapshot.Config.ModifyIndex {
+			return conflict
+		}
+		answer, err := s.anyMember(ctx, now, http.MethodPatch, "/config", cluster.PatchBetween(before, after))
+		switch {
+		case err != nil && !neverSent(err):
+			return err
+		case err != nil:
+			c.Warn("warning: no member can be reached, so PostgreSQL has not checked the values: %v", err)
+		case answer.OK():
+			return nil
+		case answer.Status == http.StatusConflict:
+			return conflict
+		case answer.Status == http.StatusBadRequest:
+			return refusedf("the new configuration is not valid, nothing has changed:\n%s", words(answer))
+		case answer.Status == http.StatusUnauthorized, answer.Status == http.StatusForbidden:
+			return fmt.Errorf("nothing has changed: %s (status %d)", words(answer), answer.Status)
+		default:
+			return fmt.Errorf("the member's log says why the configuration was not changed: %s (status %d)", words(answer), answer.Status)
+		}
+	}
 	value, err := cluster.CanonicalJSON(after)
 	if err != nil {
 		return err
@@ -114,14 +155,11 @@ func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error 
 	err = s.store.Write(ctx, s.Keys.Config(), snapshot.Config.ModifyIndex, value)
 	switch {
 	case errors.Is(err, consul.ErrConflict):
-		return refusedf("somebody else has changed the configuration meanwhile; nothing was written, try again")
+		return conflict
 	case errors.Is(err, consul.ErrUncertain):
 		return unknownf("writing the configuration: %w; see lictor show-config", err)
-	case err != nil:
-		return err
 	}
-	c.Say("Configuration changed")
-	return nil
+	return err
 }
 
 // change makes the new configuration from the present one.

@@ -22,6 +22,8 @@ type Console struct {
 	// Colour says that Out shows colours.
 	Colour bool
 	Format Format
+	// Width is how many columns the terminal has that Out is, 0 when it is none.
+	Width int
 
 	lines *bufio.Reader
 }
@@ -30,8 +32,13 @@ type Console struct {
 // NO_COLOR is set (https://no-color.org) or the terminal is dumb.
 func Terminal(f Format) *Console {
 	onTerminal := term.IsTerminal(int(os.Stdout.Fd()))
+	width, _, err := term.GetSize(int(os.Stdout.Fd()))
+	if err != nil || !onTerminal {
+		width = 0
+	}
 	return &Console{
-		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Format: f,
+		Width: width,
+		In:    os.Stdin, Out: os.Stdout, Err: os.Stderr, Format: f,
 		Interactive: term.IsTerminal(int(os.Stdin.Fd())),
 		Colour:      onTerminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 	}
@@ -44,14 +51,17 @@ func (c *Console) Say(format string, args ...any) { fmt.Fprintf(c.Out, format+"\
 func (c *Console) Warn(format string, args ...any) { fmt.Fprintf(c.Err, format+"\n", args...) }
 
 // Show writes a table in the wanted format.
-func (c *Console) Show(t Table) error { return t.Write(c.Out, c.Format, c.Colour) }
+func (c *Console) Show(t Table) error {
+	t.Width = c.Width
+	return t.Write(c.Out, c.Format, c.Colour)
+}
 
 // Confirm asks a question whose answer must be yes. Nothing that a command will
 // do should surprise who answers: question says all of it.
 func (c *Console) Confirm(question string) error {
 	answer, err := c.Ask(question + " [y/N]: ")
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; where nobody can answer, say --force", err)
 	}
 	if a := strings.ToLower(answer); a != "y" && a != "yes" {
 		return refusedf("nothing was done: the answer was %q, not yes", answer)
@@ -68,7 +78,8 @@ func (c *Console) Ask(question string) (string, error) {
 	fmt.Fprint(c.Err, question)
 	line, err := c.lines.ReadString('\n')
 	if err != nil && (!errors.Is(err, io.EOF) || line == "") {
-		return "", refusedf("nothing was done: nobody has answered (%w); where nobody can, say --force", err)
+		fmt.Fprintln(c.Err) // the error begins a line
+		return "", refusedf("nothing was done: nobody has answered (%w)", err)
 	}
 	return strings.TrimSpace(line), nil
 }
@@ -89,7 +100,7 @@ func (c *Console) Watch(ctx context.Context, every time.Duration, show func(ctx 
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // the person has seen enough
 			}
-			fmt.Fprintf(&screen, "%v\n", err)
+			fmt.Fprintln(&screen, Explain(err))
 		}
 		if c.Colour {
 			fmt.Fprint(c.Out, "\x1b[H\x1b[2J") // to the corner, and clear

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -62,10 +63,15 @@ const doctorsAtOnce = 16
 func Doctor(ctx context.Context, c *Console, site *Site, o DoctorOptions) error {
 	findings := examineConfig(site.Settings, o.Environ)
 	f, err := site.readFleet(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, errNoShards):
+		d := diagnosis{area: "shard"}
+		d.add(Worth, site.Namespace+"/", "start the agents, or name another --namespace", "%v", err)
+		findings = append(findings, d.findings...)
+	case err != nil:
 		d := diagnosis{area: "consul"}
 		d.add(Wrong, strings.Join(site.addresses(), ", "), "see that Consul runs and has a leader (consul operator raft list-peers), and that the token may read",
-			"the shards cannot be read: %v", err)
+			"the shards cannot be read: %s", Explain(err))
 		return report(c, append(findings, d.findings...), o)
 	}
 	if len(o.Scopes) == 0 && site.Scope != "" {
@@ -134,7 +140,7 @@ func report(c *Console, findings []Finding, o DoctorOptions) error {
 		{Name: "Level", Key: "level"},
 		{Name: "Area", Key: "area"},
 		{Name: "Subject", Key: "subject"},
-		{Name: "What", Key: "what"},
+		{Name: "What", Key: "what", Prose: true},
 		{Name: "What to do", Key: "do", Programs: true},
 	}}
 	style := map[Level]Style{Fine: Good, Worth: Warning, Wrong: Bad}

@@ -152,7 +152,11 @@ func examineShard(s fleetShard, namespace string, bouncers []cluster.Bouncer) []
 		d.add(Wrong, s.scope, "put it right with lictor edit-config", "the dynamic configuration is not valid: %v", s.problem)
 	}
 	for _, alarm := range s.alarms(namespace, bouncers) {
-		d.add(Wrong, s.scope, whatHelps(alarm), "%s", alarm)
+		level := Wrong
+		if strings.HasSuffix(alarm, waitsForRestart) {
+			level = Worth
+		}
+		d.add(level, s.scope, whatHelps(alarm), "%s", alarm)
 	}
 	candidates := 0
 	for _, m := range s.snapshot.Members {
@@ -182,8 +186,9 @@ func whatHelps(alarm string) string {
 	for _, known := range []struct{ part, do string }{
 		{"no leader", "lictor list and the agents' logs say why nobody may lead; lictor failover makes a named member lead"},
 		{"paused", "lictor resume, when the maintenance is over"},
-		{"waits for a restart", "lictor restart --pending"},
+		{waitsForRestart, "lictor restart --pending"},
 		{"a primary, too", "see whether it runs (its key outlives it for a while); if so, stop it at once unless it holds the lease, and see what was written there"},
+		{"has not been heard of", "see whether its host and its agent run; its key vanishes with its Consul session, a while after them"},
 		{"is on timeline", "see its log; lictor reinit makes it anew"},
 		{"does not replicate", "see PostgreSQL's log on both sides: pg_hba, password, slot, network"},
 		{"lags", "see pg_stat_replication on the primary, and the replica's disk and long queries"},

@@ -3,6 +3,8 @@ package operator
 import (
 	"errors"
 	"fmt"
+
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
 )
 
 // Exit codes of the commands: scripts may rely on them.
@@ -53,11 +55,14 @@ func unknownf(format string, args ...any) error {
 // ExitCode is the exit code for what a command returned.
 func ExitCode(err error) int {
 	var f *failure
+	var refused *settings.Refused
 	switch {
 	case err == nil:
 		return ExitDone
 	case errors.As(err, &f):
 		return f.code
+	case errors.As(err, &refused): // of agent, bouncer and validate
+		return ExitUsage
 	}
 	return ExitFailed
 }

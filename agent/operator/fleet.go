@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -91,20 +92,39 @@ type lease struct {
 func (s *Site) readFleet(ctx context.Context) (fleet, error) {
 	common := s.keys("x")
 	var shards, routes, bouncers consulapi.KVPairs
-	reading, ctx := errgroup.WithContext(ctx)
+	reading, until := errgroup.WithContext(ctx)
 	for prefix, into := range map[string]*consulapi.KVPairs{
 		s.Namespace + "/": &shards, common.Routes() + s.Namespace + "/": &routes, common.Bouncers(): &bouncers,
 	} {
 		reading.Go(func() (err error) {
-			*into, err = s.list(ctx, prefix)
+			*into, err = s.list(until, prefix)
 			return err
 		})
 	}
 	if err := reading.Wait(); err != nil {
 		return fleet{}, err
 	}
-	return s.parseFleet(shards, routes, bouncers), nil
+	f := s.parseFleet(shards, routes, bouncers)
+	if len(f.shards) == 0 {
+		return fleet{}, s.whyNone(ctx)
+	}
+	return f, nil
 }
+
+// whyNone is the error where there are no shards. Consul leaves out of a list what a
+// token may not read, and says nothing; asked for one key, it says so.
+func (s *Site) whyNone(ctx context.Context) error {
+	err := s.query(ctx, func(ctx context.Context, c *consulapi.Client) error {
+		_, _, err := c.KV().Get(s.Namespace+"/", (&consulapi.QueryOptions{}).WithContext(ctx))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("reading %s/: %w", s.Namespace, err)
+	}
+	return fmt.Errorf("%w below %s/ in Consul", errNoShards, s.Namespace)
+}
+
+var errNoShards = errors.New("there are no shards")
 
 func (s *Site) parseFleet(shards, routes, bouncers consulapi.KVPairs) fleet {
 	byScope, real := map[string][]cluster.KV{}, map[string]bool{}
@@ -192,7 +212,7 @@ func fleetTable() Table {
 		{Name: "Lease left", Key: "lease_left_ms", Right: true},
 		{Name: "Route", Key: "route"},
 		{Name: "Bouncers", Key: "bouncers", Right: true},
-		{Name: "Alarms", Key: "alarms"},
+		{Name: "Alarms", Key: "alarms", Prose: true},
 	}}
 }
 
@@ -211,7 +231,7 @@ func (s fleetShard) row(alarms []string, namespace string, bouncers []cluster.Bo
 			continue
 		}
 		replicas++
-		if m.Value.State != cluster.StateRunning {
+		if m.Value.State != cluster.StateRunning || unheard(s.snapshot, m) {
 			continue
 		}
 		running++
@@ -311,71 +331,6 @@ func alarmCell(alarms []string) Cell {
 		return Cell{}
 	}
 	return Cell{Text: strings.Join(alarms, "; "), Value: alarms, Style: Bad}
-}
-
-// alarms says what is not as it should be with a shard, as far as Consul tells.
-func (s fleetShard) alarms(namespace string, bouncers []cluster.Bouncer) []string {
-	var alarms []string
-	add := func(is bool, format string, args ...any) {
-		if is {
-			alarms = append(alarms, fmt.Sprintf(format, args...))
-		}
-	}
-	snapshot, leaderName := s.snapshot, s.snapshot.LeaderName()
-	beat := snapshot.Status.Value.Lictor
-	add(leaderName == "", "no leader")
-	for _, err := range snapshot.Problems() {
-		add(true, "%v", err)
-	}
-	add(s.problem != nil, "the dynamic configuration is not valid")
-	add(s.dynamic.Pause, "paused")
-	leader, _ := snapshot.Member(leaderName)
-	streams := beat != nil // Patroni 3 does not say
-	for _, m := range snapshot.Members {
-		v := m.Value
-		add(m.OK() && v.State != cluster.StateRunning, "%s is %s", v.Name, v.State)
-		add(v.PendingRestart, "%s waits for a restart", v.Name)
-		if v.Name == leaderName || v.State != cluster.StateRunning || leaderName == "" {
-			continue
-		}
-		add(v.Role == cluster.RolePrimary || v.Role == cluster.RoleMaster, "%s says that it is a primary, too", v.Name)
-		add(v.Timeline > 0 && leader.Value.Timeline > 0 && v.Timeline != leader.Value.Timeline, "%s is on timeline %d", v.Name, v.Timeline)
-		add(streams && v.ReplicationState == "", "%s does not replicate", v.Name)
-		lag := snapshot.Status.Value.OpTime - v.XLogLocation
-		add(v.XLogLocation > 0 && s.dynamic.MaximumLagOnFailover > 0 && lag > s.dynamic.MaximumLagOnFailover, "%s lags %s", v.Name, size(lag))
-	}
-	add(len(snapshot.Members) == 1, "no replica")
-	on := s.dynamic.SynchronousMode != "" && s.dynamic.SynchronousMode != cluster.SyncOff
-	add(on && len(snapshot.Members) > 1 && len(snapshot.Sync.Value.Standbys()) == 0, "no synchronous standby")
-	return append(alarms, s.routeAlarms(namespace, bouncers)...)
-}
-
-func (s fleetShard) routeAlarms(namespace string, bouncers []cluster.Bouncer) []string {
-	r, leader := s.snapshot.Route, s.snapshot.LeaderName()
-	beat := s.snapshot.Status.Value.Lictor
-	switch {
-	case !r.Exists() && beat == nil: // Patroni writes none
-		return nil
-	case !r.Exists():
-		return []string{"no route"}
-	case r.Err != nil:
-		return nil // among the problems
-	case s.snapshot.Initialize.Value != "" && r.Value.SystemIdentifier != s.snapshot.Initialize.Value:
-		return []string{"the route belongs to another cluster"}
-	case leader != "" && r.Value.Leader.Name != leader:
-		return []string{"the route leads to " + r.Value.Leader.Name}
-	case r.Value.State != cluster.RouteOpen:
-		return []string{"the route is " + string(r.Value.State)}
-	}
-	var alarms []string
-	for _, b := range bouncers {
-		if b.Serves(namespace, s.scope) {
-			if problem := s.behind(namespace, b); problem != "" {
-				alarms = append(alarms, problem)
-			}
-		}
-	}
-	return alarms
 }
 
 // count writes how many there are of something.

@@ -21,12 +21,19 @@ func TestAlarms(t *testing.T) {
 		shard    func(*fleetShard)
 		bouncers []cluster.Bouncer
 		want     string // all alarms, joined
+		replicas string // empty: not looked at
 	}{
 		{name: "all is well", bouncers: bouncer(right)},
 		{name: "another shard's bouncer", bouncers: []cluster.Bouncer{{Name: "p", Shards: []string{"service/y"}}}},
 		{name: "no leader", edit: func(s *cluster.Snapshot) { s.Leader = cluster.Entry[string]{} }, want: "no leader"},
 		{name: "stopped", edit: func(s *cluster.Snapshot) { s.Members[1].Value.State = cluster.StateStopped }, want: "b is stopped"},
-		{name: "another primary", edit: func(s *cluster.Snapshot) { s.Members[1].Value.Role = cluster.RolePrimary }, want: "b says that it is a primary, too"},
+		{name: "another primary", edit: func(s *cluster.Snapshot) {
+			s.Members[1].Value.Role, s.Members[1].ModifyIndex = cluster.RolePrimary, s.Leader.ModifyIndex+1
+		}, want: "b says that it is a primary, too"},
+		{name: "the former leader's host has died, and its key remains", edit: func(s *cluster.Snapshot) {
+			s.Members[1].Value.Role, s.Members[1].Value.Timeline, s.Members[1].Value.ReplicationState = cluster.RoleMaster, 1, ""
+			s.Leader.ModifyIndex = s.Members[1].ModifyIndex + 1
+		}, want: "b has not been heard of since a took over", replicas: "1/2"},
 		{name: "another timeline", edit: func(s *cluster.Snapshot) { s.Members[2].Value.Timeline = 1 }, want: "c is on timeline 1"},
 		{name: "no replication", edit: func(s *cluster.Snapshot) { s.Members[2].Value.ReplicationState = "" }, want: "c does not replicate"},
 		{name: "lag", edit: func(s *cluster.Snapshot) { s.Members[2].Value.XLogLocation -= 3 << 20 }, want: "c lags 3 MB"},
@@ -57,8 +64,12 @@ func TestAlarms(t *testing.T) {
 			if (got == "") != (c.want == "") || !strings.Contains(got, c.want) || strings.Contains(got, ";") {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
-			if row := s.row(nil, "service", c.bouncers); len(row) != len(fleetTable().Columns) {
+			row := s.row(nil, "service", c.bouncers)
+			if len(row) != len(fleetTable().Columns) {
 				t.Errorf("%d cells", len(row))
+			}
+			if c.replicas != "" && row[2].Text != c.replicas {
+				t.Errorf("replicas: %s, want %s", row[2].Text, c.replicas)
 			}
 			for _, f := range examineShard(s, "service", c.bouncers) {
 				if f.Level == Wrong && f.Do == "" {

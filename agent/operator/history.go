@@ -112,7 +112,7 @@ func eventsTable(log events.Log) Table {
 			Name: strings.ToUpper(phase[:1]) + phase[1:], Key: strings.ReplaceAll(phase, " ", "_") + "_ms", Right: true,
 		})
 	}
-	t.Columns = append(t.Columns, Column{Name: "Why", Key: "cause"}, Column{Name: "Recorded by", Key: "recorded_by", Programs: true})
+	t.Columns = append(t.Columns, Column{Name: "Why", Key: "cause", Prose: true}, Column{Name: "Recorded by", Key: "recorded_by", Programs: true})
 	changes := false
 	for _, e := range log.Events {
 		row := []Cell{
@@ -140,8 +140,8 @@ func eventsTable(log events.Log) Table {
 	}
 	if changes {
 		t.Notes = []string{
-			"", "Time is when it began: the last sign of life of the old leader, or the operator's request. Each phase is counted from the one before;",
-			"Took ends when the poolers have the new route. First write is the first transaction that wrote, if any was seen.",
+			"", "Time is when it began: the last sign of life of the old leader, or the operator's request. Each phase is counted from the one before; " +
+				"Took ends when the poolers have the new route. First write is the first transaction that wrote, if any was seen.",
 		}
 	}
 	return t
@@ -170,7 +170,9 @@ func tookCell(d time.Duration) Cell {
 	return Cell{Text: duration(d), Value: d.Milliseconds()}
 }
 
-// duration writes a time as people read it: 350 ms, 8.3 s, 12 min.
+// Duration writes a time as people read it: 350 ms, 8.3 s, 12 min.
+func Duration(d time.Duration) string { return duration(d) }
+
 func duration(d time.Duration) string {
 	switch {
 	case d < 10*time.Millisecond:

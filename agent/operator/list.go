@@ -59,9 +59,6 @@ func List(ctx context.Context, c *Console, site *Site, scopes []string, o ListOp
 func (s *Site) readShards(ctx context.Context, scopes []string) ([]fleetShard, error) {
 	if len(scopes) == 0 {
 		f, err := s.readFleet(ctx)
-		if err == nil && len(f.shards) == 0 {
-			err = fmt.Errorf("there are no shards below %s/ in Consul", s.Namespace)
-		}
 		return f.shards, err
 	}
 	var shards []fleetShard
@@ -120,7 +117,7 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 			{},
 		}
 		if indented := names[m.Name]; indented != "" {
-			row[1].Text = indented
+			row[1] = Cell{Text: indented, Value: m.Name}
 		}
 		if m.Timeline != 0 {
 			row[5] = number(m.Timeline)
@@ -133,6 +130,11 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 			row[7] = styled("*", Warning)
 		}
 		t.Rows = append(t.Rows, row)
+	}
+	for _, m := range s.Members {
+		if unheard(s, m) {
+			t.Notes = append(t.Notes, fmt.Sprintf(" %s led before and has not been heard of since %s took over", m.Value.Name, s.LeaderName()))
+		}
 	}
 	if view.Pause {
 		t.Notes = append(t.Notes, " Maintenance mode: on")

@@ -53,11 +53,16 @@ func namesOf(members []cluster.Member) string {
 	return strings.Join(names, ", ")
 }
 
+// words are what a member said, and what helps where it did not know who asks.
 func words(a api.Answer) string {
+	said := a.Text
 	if a.Reason != "" {
-		return a.Text + ": " + a.Reason
+		said += ": " + a.Reason
 	}
-	return a.Text
+	if a.Status == http.StatusUnauthorized {
+		said += "; restapi.authentication or ctl.authentication of the configuration file must be the members'"
+	}
+	return said
 }
 
 // forEach does something with every member, whatever became of the others, and
@@ -178,6 +183,8 @@ func cloning(now memberStatus) string {
 	switch {
 	case now.State == cluster.StateRunning:
 		return "running, " + orElse(now.ReplicationState, "not streaming yet")
+	case task == nil && now.State != cluster.StateCreating && now.Lictor.Reason != "":
+		return now.State + ": " + now.Lictor.Reason
 	case task == nil || task.From == "":
 		return now.State
 	case task.TotalBytes <= 0:

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
@@ -154,12 +155,27 @@ func (s *Site) connect(ctx context.Context, m cluster.Member, o QueryOptions) (*
 	defer cancel()
 	conn, err := pgx.ConnectConfig(limit, parsed)
 	if err != nil {
+		hint := ""
 		if parsed.Password == "" {
-			err = errors.Join(err, errors.New("no password is known: name the agent's configuration file with --config, or set PGPASSWORD or ~/.pgpass"))
+			hint = "; no password is known: name the agent's configuration file with --config, or set PGPASSWORD or ~/.pgpass"
 		}
-		return nil, fmt.Errorf("connecting to PostgreSQL of %s at %s: %w", m.Name, net.JoinHostPort(host, strconv.Itoa(port)), err)
+		return nil, fmt.Errorf("connecting to PostgreSQL of %s at %s as %s: %w%s", m.Name, net.JoinHostPort(host, strconv.Itoa(port)), parsed.User, cause(err), hint)
 	}
 	return conn, nil
+}
+
+// cause is what of a failed connection says most: the server's own word, or the
+// network's. The library tells of every attempt, with and without TLS, in a line each.
+func cause(err error) error {
+	var own *pgconn.PgError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.As(err, &op):
+		return op.Err
+	}
+	return err
 }
 
 // conninfo writes libpq's key=value form; what is empty is left out.

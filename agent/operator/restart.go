@@ -8,10 +8,12 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
 // RestartOptions say which members are restarted, and on what condition.
@@ -60,6 +62,11 @@ func Restart(ctx context.Context, c *Console, s *Shard, o RestartOptions) error 
 		return nil
 	}
 	plan := o.plan(snapshot, members, when)
+	if lowered := plan.lowered(snapshot); lowered != "" {
+		c.Warn("warning: %s: replicas may not have less than their primary has had, so it takes effect only when the primary is restarted in place first "+
+			"(lictor restart %s %s; its clients lose their connections), and the replicas after it (lictor restart --pending)",
+			lowered, s.Scope, snapshot.LeaderName())
+	}
 	if !o.Force {
 		if err := c.Show(listTable(s.Scope, snapshot, ListOptions{})); err != nil {
 			return err
@@ -79,9 +86,48 @@ func Restart(ctx context.Context, c *Console, s *Shard, o RestartOptions) error 
 		}
 	}
 	if plan.handover != "" {
-		return s.restartByHandover(ctx, c, plan.handover)
+		if err := s.restartByHandover(ctx, c, plan.handover); err != nil {
+			return err
+		}
+	}
+	if when == nil {
+		s.tellPending(ctx, c, members)
 	}
 	return nil
+}
+
+// tellPending says which members wait for a restart all the same.
+func (s *Shard) tellPending(ctx context.Context, c *Console, members []cluster.Member) {
+	for _, m := range members {
+		// One that does not answer now has said before that it was restarted.
+		if now, err := s.status(ctx, m); err == nil && now.PendingRestart {
+			var names []string
+			for name, change := range now.PendingReason {
+				names = append(names, fmt.Sprintf("%s %s->%s", name, change.OldValue, change.NewValue))
+			}
+			slices.Sort(names)
+			c.Warn("warning: %s was restarted and waits for another restart: %s", m.Name, strings.Join(names, ", "))
+		}
+	}
+}
+
+// lowered names the settings that are to become less than replicas must have, when a
+// plan does not restart the primary alone and in place: they would not take effect.
+func (p restartPlan) lowered(snapshot cluster.Snapshot) string {
+	if p.leader != "" && len(p.inPlace) == 1 {
+		return ""
+	}
+	leader, _ := snapshot.Member(snapshot.LeaderName())
+	var all []string
+	for name, change := range leader.Value.PendingRestartReason {
+		before, errB := strconv.Atoi(change.OldValue)
+		after, errA := strconv.Atoi(change.NewValue)
+		if errA == nil && errB == nil && after < before && postgres.BindsStandbys(name) {
+			all = append(all, fmt.Sprintf("%s is to be lowered from %d to %d", name, before, after))
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
 }
 
 // pick are the members that are meant.
@@ -197,17 +243,19 @@ func (s *Shard) restartOne(ctx context.Context, c *Console, m cluster.Member, o 
 
 // memberStatus is the part of GET /patroni that tells whether a member is back.
 type memberStatus struct {
-	State            string `json:"state"`
-	Role             string `json:"role"`
-	Started          string `json:"postmaster_start_time"`
-	ReplicationState string `json:"replication_state"`
-	PendingRestart   bool   `json:"pending_restart"`
-	ServerVersion    int    `json:"server_version"`
+	State            string                           `json:"state"`
+	Role             string                           `json:"role"`
+	Started          string                           `json:"postmaster_start_time"`
+	ReplicationState string                           `json:"replication_state"`
+	PendingRestart   bool                             `json:"pending_restart"`
+	PendingReason    map[string]cluster.PendingChange `json:"pending_restart_reason"`
+	ServerVersion    int                              `json:"server_version"`
 	Patroni          struct {
 		Version string `json:"version"`
 	} `json:"patroni"`
 	Lictor struct {
-		Task *struct {
+		Reason string `json:"reason"`
+		Task   *struct {
 			From       string `json:"from"`
 			Bytes      int64  `json:"bytes"`
 			TotalBytes int64  `json:"total_bytes"`

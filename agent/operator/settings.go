@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,6 +26,8 @@ type Settings struct {
 	RestAPI   config.RestAPI  `mapstructure:"restapi"`
 	Postgres  Postgres        `mapstructure:"postgresql"`
 	Lictor    Lictor          `mapstructure:"lictor"`
+	// Prefix is lictor.routes_prefix in a bouncer's file.
+	Prefix string `mapstructure:"routes_prefix"`
 	// Other holds all other sections, unread.
 	Other map[string]any `mapstructure:",remain"`
 	// Path is the file; empty: there was none.
@@ -164,5 +167,8 @@ func plainText(value any) (any, string, error) { return fmt.Sprint(value), "", n
 
 // keys are those of one shard; all shards have Lictor's prefixes in common.
 func (s Settings) keys(scope string) cluster.Keys {
-	return cluster.NewKeys(s.Namespace, scope, s.Lictor.RoutesPrefix)
+	return cluster.NewKeys(s.Namespace, scope, s.RoutesPrefix())
 }
+
+// RoutesPrefix is the first part of Lictor's own keys, empty for the default.
+func (s Settings) RoutesPrefix() string { return cmp.Or(s.Lictor.RoutesPrefix, s.Prefix) }

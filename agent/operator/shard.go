@@ -137,7 +137,7 @@ func (s *Site) Open(ctx context.Context, scope string) (*Shard, error) {
 		case err != nil:
 			return nil, err
 		case len(scopes) == 0:
-			return nil, fmt.Errorf("there are no shards below %s/ in Consul", s.Namespace)
+			return nil, s.whyNone(ctx)
 		case len(scopes) > 1:
 			return nil, usagef("which shard? Name one of %s", abridged(scopes, 10))
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -27,7 +26,8 @@ type ChangeOptions struct {
 	Scheduled string
 	// OnBusy is what to do with transactions that still run: cancel, wait, refuse.
 	OnBusy string
-	// Force asks nothing. A failover then overrides the failsafe list, too.
+	// Force asks nothing. A failover of a shard that nobody leads then overrides
+	// the failsafe list and the last leader's lease, too.
 	Force bool
 }
 
@@ -54,11 +54,18 @@ func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) 
 	if err != nil {
 		return usagef("--scheduled: %w", err)
 	}
+	if busy := []string{"", cluster.OnBusyCancel, cluster.OnBusyWait, cluster.OnBusyRefuse}; !slices.Contains(busy, o.OnBusy) {
+		return usagef("--on-busy: %q, must be one of %s", o.OnBusy, strings.Join(busy[1:], ", "))
+	}
 	snapshot, err := s.Read(ctx)
 	if err != nil {
 		return err
 	}
-	candidates, err := s.mayChange(snapshot, a, o)
+	dynamic, _, err := cluster.ParseDynamicJSON(snapshot.Config.Value)
+	if err != nil {
+		c.Warn("warning: the dynamic configuration is not understood: %v", err)
+	}
+	candidates, err := s.mayChange(snapshot, dynamic, a, o, when == nil)
 	if err != nil {
 		return err
 	}
@@ -68,16 +75,15 @@ func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) 
 		}
 	}
 	if o.Candidate == "" && !o.Force {
-		if o.Candidate, err = c.Ask(fmt.Sprintf("Candidate, of %s [the best]: ", strings.Join(candidates, ", "))); err != nil {
-			return err
+		if o.Candidate, err = c.Ask(a.whichCandidate(candidates)); err != nil {
+			return fmt.Errorf("%w; where nobody can answer, say --force", err)
+		}
+		if o.Candidate == "" && !a.planned {
+			return usagef("a failover needs a candidate: nothing was done")
 		}
 	}
 	if o.Candidate != "" && !slices.Contains(candidates, o.Candidate) {
-		return refusedf("%s cannot lead %s; candidates are: %s", o.Candidate, s.Scope, abridged(candidates, 10))
-	}
-	dynamic, _, err := cluster.ParseDynamicJSON(snapshot.Config.Value)
-	if err != nil {
-		c.Warn("warning: the dynamic configuration is not understood: %v", err)
+		return refusedf("%s cannot lead %s: %s; candidates are: %s", o.Candidate, s.Scope, whyNot(snapshot, o.Candidate), abridged(candidates, 10))
 	}
 	costs := mayCost(snapshot, dynamic, a, o.Candidate)
 	for _, warning := range costs {
@@ -88,16 +94,11 @@ func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) 
 			return err
 		}
 	}
-	if o.Force && !a.planned {
-		if err := s.overrideFailsafe(ctx, c, snapshot, o.Candidate); err != nil {
-			return err
-		}
-	}
 	request := cluster.Failover{Leader: snapshot.LeaderName(), Candidate: o.Candidate, ScheduledAt: when, OnBusy: o.OnBusy}
 	if !a.planned {
 		request.Leader = ""
 	}
-	said, err := s.ask(ctx, snapshot, dynamic, a, request)
+	said, err := s.carryOut(ctx, c, snapshot, dynamic, a, request, o.Force)
 	if err != nil {
 		return err
 	}
@@ -105,8 +106,49 @@ func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) 
 	return nil
 }
 
-// mayChange lists who may lead instead, or says why nobody may.
-func (s *Shard) mayChange(snapshot cluster.Snapshot, a act, o ChangeOptions) ([]string, error) {
+// carryOut has a request done, and says how that ended.
+func (s *Shard) carryOut(ctx context.Context, c *Console, snapshot cluster.Snapshot, d cluster.Dynamic, a act, request cluster.Failover, force bool) (string, error) {
+	began, overridden := time.Now(), false
+	if !a.planned && force {
+		var err error
+		if overridden, err = s.override(ctx, c, snapshot, request); err != nil {
+			return "", err
+		}
+	}
+	if !overridden {
+		return s.ask(ctx, snapshot, d, a, request)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*d.TTL+time.Minute)
+	defer cancel()
+	return s.outcome(ctx, snapshot, request, began, nil)
+}
+
+// whichCandidate asks for the candidate. A failover's must be named.
+func (a act) whichCandidate(candidates []string) string {
+	among := abridged(candidates, 10)
+	if a.planned {
+		return fmt.Sprintf("Candidate, of %s [the best]: ", among)
+	}
+	return fmt.Sprintf("Candidate, of %s: ", among)
+}
+
+// whyNot says why a member is no candidate.
+func whyNot(snapshot cluster.Snapshot, name string) string {
+	m, found := snapshot.Member(name)
+	switch {
+	case !found:
+		return "it is not a member"
+	case name == snapshot.LeaderName():
+		return "it leads already"
+	case cluster.NoFailover(m.Value.Tags):
+		return "it is tagged nofailover"
+	}
+	return "it is no synchronous standby, so it may lack acknowledged commits"
+}
+
+// mayChange lists who may lead instead, or says why nobody may. Who may do so later is
+// seen then.
+func (s *Shard) mayChange(snapshot cluster.Snapshot, d cluster.Dynamic, a act, o ChangeOptions, now bool) ([]string, error) {
 	leader := snapshot.LeaderName()
 	switch {
 	case a.planned && leader == "":
@@ -116,16 +158,26 @@ func (s *Shard) mayChange(snapshot cluster.Snapshot, a act, o ChangeOptions) ([]
 	case !a.planned && o.Candidate == "" && o.Force:
 		return nil, usagef("a failover needs --candidate")
 	}
+	// A planned change loses nothing: only who holds all acknowledged commits may lead.
+	synchronous := a.planned && now && d.SynchronousMode != "" && d.SynchronousMode != cluster.SyncOff
 	var candidates []string
+	lacking := 0
 	for _, m := range snapshot.Members {
-		if m.OK() && m.Value.Name != leader && !cluster.NoFailover(m.Value.Tags) {
+		switch {
+		case !m.OK() || m.Value.Name == leader || cluster.NoFailover(m.Value.Tags):
+		case synchronous && !snapshot.Sync.Value.Has(m.Value.Name):
+			lacking++
+		default:
 			candidates = append(candidates, m.Value.Name)
 		}
 	}
-	if len(candidates) == 0 {
-		return nil, refusedf("No candidates found to %s to", a.name)
+	switch {
+	case len(candidates) > 0:
+		return candidates, nil
+	case lacking > 0:
+		return nil, refusedf("No candidates found to %s to: there is no synchronous standby now, so nobody else holds all acknowledged commits", a.name)
 	}
-	return candidates, nil
+	return nil, refusedf("No candidates found to %s to", a.name)
 }
 
 func orNobody(name string) string {
@@ -182,24 +234,6 @@ func mayCost(snapshot cluster.Snapshot, d cluster.Dynamic, a act, candidate stri
 	return costs
 }
 
-func notListed(snapshot cluster.Snapshot, candidate string) bool {
-	_, listed := snapshot.Failsafe.Value[candidate]
-	return snapshot.Failsafe.Exists() && !listed
-}
-
-// overrideFailsafe removes the failsafe list when nobody leads and the candidate is
-// not in it, because an operator takes the responsibility (docs/design.md, section
-// 5, rule 5). The candidate's own wait for the end of the lease stays.
-func (s *Shard) overrideFailsafe(ctx context.Context, c *Console, snapshot cluster.Snapshot, candidate string) error {
-	if snapshot.LeaderName() != "" || !notListed(snapshot, candidate) {
-		return nil
-	}
-	c.Warn("The failsafe list is overridden, because of --force.")
-	ctx, cancel := context.WithTimeout(ctx, readLimit)
-	defer cancel()
-	return s.site.deleteAt(ctx, s.Keys.Failsafe(), snapshot.Failsafe.ModifyIndex)
-}
-
 // ask asks the leader (or, without one, the candidate) and judges its answer. A
 // member that cannot be reached is asked by way of the key failover.
 func (s *Shard) ask(ctx context.Context, snapshot cluster.Snapshot, d cluster.Dynamic, a act, request cluster.Failover) (string, error) {
@@ -244,12 +278,6 @@ func (s *Shard) ask(ctx context.Context, snapshot cluster.Snapshot, d cluster.Dy
 }
 
 var errUnreachable = errors.New("it publishes no REST API")
-
-// neverSent tells whether a request cannot have reached the member.
-func neverSent(err error) bool {
-	var op *net.OpError
-	return errors.Is(err, errUnreachable) || errors.As(err, &op) && op.Op == "dial"
-}
 
 // verdict judges what a member answered.
 func verdict(answer api.Answer, a act) (string, error) {
@@ -300,8 +328,10 @@ func (s *Shard) outcome(ctx context.Context, before cluster.Snapshot, request cl
 		return fmt.Errorf("%s leads, a request to %s waits", orNobody(leader), orNobody(request.Candidate))
 	})
 	switch {
-	case err != nil:
+	case err != nil && why != nil:
 		return "", unknownf("the outcome is unknown: %w (the member did not answer: %w); see lictor list and lictor events", err, why)
+	case err != nil:
+		return "", unknownf("the outcome is unknown: %w; see lictor list and lictor events", err)
 	case said == "":
 		return "", refusedf("%s still leads %s and has dropped the request; lictor events %s says why", old, s.Scope, s.Scope)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
 )
 
 func TestVerdict(t *testing.T) {
@@ -27,7 +28,7 @@ func TestVerdict(t *testing.T) {
 		{api.Answer{Status: 503, Text: "Switchover failed", Reason: "the switchover has failed: the successor did not take the lock"}, ExitRolledBack, "did not take the lock"},
 		{api.Answer{Status: 503, Text: "Switchover status unknown"}, ExitUnknown, "unknown"},
 		{api.Answer{Status: 503, Text: "Switchover failed", Reason: "Consul is away"}, ExitFailed, "Consul is away"},
-		{api.Answer{Status: 401, Text: "no auth header received"}, ExitFailed, "no auth header received (status 401)"},
+		{api.Answer{Status: 401, Text: "no auth header received"}, ExitFailed, "no auth header received; restapi.authentication"},
 	} {
 		said, err := verdict(c.answer, act{"switchover", true})
 		if err != nil {
@@ -40,6 +41,12 @@ func TestVerdict(t *testing.T) {
 }
 
 func TestExitCodesSurviveWrapping(t *testing.T) {
+	if _, err := Load(Flags{Config: "/no/such/file.yml"}, nil); ExitCode(err) != ExitUsage || strings.Contains(err.Error(), "\n") {
+		t.Errorf("a file that is not there: %d, %v", ExitCode(err), err)
+	}
+	if code := ExitCode(fmt.Errorf("more: %w", &settings.Refused{Source: "x", Err: errors.New("y")})); code != ExitUsage {
+		t.Errorf("an agent's file that is not valid: %d", code)
+	}
 	for code, err := range map[int]error{
 		ExitDone: nil, ExitFailed: errors.New("x"), ExitUsage: Usage(errors.New("x")), ExitRefused: refusedf("x"),
 		ExitRolledBack: rolledBack(errors.New("x")), ExitUnknown: unknownf("x"),
@@ -159,6 +166,37 @@ func TestRestartPlan(t *testing.T) {
 				t.Errorf("the question says nothing of the handover: %s", question)
 			}
 		})
+	}
+}
+
+// A lowered setting takes effect only when the primary is restarted first, and in place.
+func TestLoweredSettings(t *testing.T) {
+	reason := func(name, before, after string) func(*cluster.Snapshot) {
+		return func(s *cluster.Snapshot) {
+			s.Members[0].Value.PendingRestartReason = map[string]cluster.PendingChange{name: {OldValue: before, NewValue: after}}
+		}
+	}
+	for _, c := range []struct {
+		name string
+		edit func(*cluster.Snapshot)
+		o    RestartOptions
+		want string
+	}{
+		{"lowered", reason("max_connections", "200", "100"), RestartOptions{}, "max_connections is to be lowered from 200 to 100"},
+		{"raised", reason("max_connections", "100", "200"), RestartOptions{}, ""},
+		{"replicas may have less of it", reason("shared_buffers", "200", "100"), RestartOptions{}, ""},
+		{"the primary first", reason("max_connections", "200", "100"), RestartOptions{Members: []string{"a"}}, ""},
+		{"a replica first", reason("max_connections", "200", "100"), RestartOptions{Members: []string{"b"}}, "max_connections is to be lowered from 200 to 100"},
+		{"nothing waits", nil, RestartOptions{}, ""},
+	} {
+		s := shardOf(c.edit)
+		members, err := (&Shard{Scope: "x"}).members(s, c.o.Members, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.o.plan(s, members, nil).lowered(s); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
 	}
 }
 

@@ -96,6 +96,8 @@ type Column struct {
 	// Programs says that people do not need the column: its value stands in the
 	// title.
 	Programs bool
+	// Prose says that lines may be broken between words.
+	Prose bool
 }
 
 func (c Column) key() string {
@@ -114,6 +116,9 @@ type Table struct {
 	Notes []string
 	// Framed draws lines around the table, as patronictl does.
 	Framed bool
+	// Width is how many columns the terminal has, 0 when there is none. What has no
+	// frame is folded to it.
+	Width int
 }
 
 // Write writes a table in a format.
@@ -126,7 +131,7 @@ func (t Table) Write(w io.Writer, f Format, colour bool) error {
 	case YAML:
 		out, err = t.yaml()
 	case TSV:
-		out = t.tsv()
+		out, err = t.tsv()
 	default:
 		out = []byte(t.pretty(colour))
 	}
@@ -214,8 +219,8 @@ func yamlText(value any) ([]byte, error) {
 }
 
 // tsv is one line per row, below the names of the columns. Tabs and line ends in
-// values become blanks.
-func (t Table) tsv() []byte {
+// values become blanks; what is more than one value is written as JSON.
+func (t Table) tsv() ([]byte, error) {
 	var out bytes.Buffer
 	clean := strings.NewReplacer("\t", " ", "\n", " ", "\r", " ")
 	keys := make([]string, len(t.Columns))
@@ -226,28 +231,33 @@ func (t Table) tsv() []byte {
 	for _, row := range t.Rows {
 		cells := make([]string, len(row))
 		for i, c := range row {
-			cells[i] = clean.Replace(c.Text)
+			text, isText := c.value().(string)
+			if !isText {
+				encoded, err := jsonText(c.Value)
+				if err != nil {
+					return nil, err
+				}
+				text = string(encoded)
+			}
+			cells[i] = clean.Replace(text)
 		}
 		out.WriteString(strings.Join(cells, "\t") + "\n")
 	}
-	return out.Bytes()
+	return out.Bytes(), nil
 }
 
 // pretty draws the table for people.
 func (t Table) pretty(colour bool) string {
 	d := drawing{colour: colour, framed: t.Framed}
+	t, folded := t.fit()
 	for i, c := range t.Columns {
-		if c.Programs {
+		if c.Programs || slices.Contains(folded, i) {
 			continue
 		}
-		width := utf8.RuneCountInString(c.Name)
 		for _, row := range t.Rows {
-			for line := range strings.SplitSeq(row[i].Text, "\n") {
-				width = max(width, utf8.RuneCountInString(line))
-			}
 			d.tall = d.tall || strings.Contains(row[i].Text, "\n")
 		}
-		d.shown, d.widths, d.right = append(d.shown, i), append(d.widths, width), append(d.right, c.Right)
+		d.shown, d.widths, d.right = append(d.shown, i), append(d.widths, t.width(i)), append(d.right, c.Right)
 	}
 	head := make([]Cell, len(t.Columns))
 	for i, c := range t.Columns {
@@ -261,10 +271,11 @@ func (t Table) pretty(colour bool) string {
 			d.edge()
 		}
 		d.row(row)
+		d.below(t, row, folded)
 	}
 	d.edge()
 	for _, note := range t.Notes {
-		d.out.WriteString(note + "\n")
+		d.out.WriteString(wrapped(note, t.Width) + "\n")
 	}
 	return d.out.String()
 }

@@ -3,6 +3,7 @@ package operator
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -61,7 +62,11 @@ func TestTable(t *testing.T) {
 - Cluster: a
   Member: <b>
 `},
-		{"TSV", sample(), TSV, true, "Cluster\tMember\tlag_mb\tTags\na\tgrün\t7\tx: 1 z: 2\na\t<b>\t\t\n"},
+		{"TSV", sample(), TSV, true, "Cluster\tMember\tlag_mb\tTags\na\tgrün\t7\t{\"x\":1,\"z\":2}\na\t<b>\t\t\n"},
+		// A column in milliseconds holds milliseconds.
+		{"TSV has what programs get", Table{Columns: []Column{{Name: "Took", Key: "took_ms"}, {Name: "Why"}}, Rows: [][]Cell{
+			{tookCell(8400 * time.Millisecond), text("a\tb\nc")}, {{}, styled("none", Bad)},
+		}}, TSV, false, "took_ms\tWhy\n8400\ta b c\n\tnone\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out strings.Builder

@@ -76,17 +76,37 @@ func (p *Instance) sameTimeline(ctx context.Context, conn *pgconn.PgConn, u Upst
 		return fmt.Errorf("%w: reinitialize this member", ErrSameTimeline)
 	}
 	at := max(control.CheckpointLSN, control.MinRecovery)
-	if at <= position || p.major < 14 { // before 14 it cannot be asked whether it is a primary
+	if at <= position {
 		return nil
 	}
-	row, err := queryRow(ctx, conn, "SHOW in_hot_standby")
-	if err != nil || len(row) < 1 {
+	primary, err := p.isPrimary(ctx, conn, u)
+	if err != nil {
 		return fmt.Errorf("asking %s whether it is a primary: %w", u.Name, err)
 	}
-	if string(row[0]) == "off" {
+	if primary {
 		return fmt.Errorf("%w: it is at %s, the primary %s at %s; reinitialize this member", ErrSameTimeline, FormatLSN(at), u.Name, FormatLSN(position))
 	}
 	return nil
+}
+
+// isPrimary asks an upstream whether it is one. A replication connection can be
+// asked for in_hot_standby, which PostgreSQL before 14 does not have.
+func (p *Instance) isPrimary(ctx context.Context, conn *pgconn.PgConn, u Upstream) (bool, error) {
+	if p.major >= 14 {
+		row, err := queryRow(ctx, conn, "SHOW in_hot_standby")
+		if err != nil {
+			return false, err
+		}
+		return len(row) > 0 && string(row[0]) == "off", nil
+	}
+	sql, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, "postgres", "Lictor")
+	if err != nil {
+		return false, err
+	}
+	defer hangUpOn(sql)
+	var primary bool
+	err = sql.QueryRow(ctx, "SELECT NOT pg_is_in_recovery()").Scan(&primary)
+	return primary, err
 }
 
 // divergedFrom compares where a data directory is known to stand with where the

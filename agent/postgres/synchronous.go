@@ -151,7 +151,12 @@ func (p *Instance) SetSynchronous(ctx context.Context, s SyncSetting) (SyncInFor
 		}
 		if conn != nil {
 			if set.Since, who, err = synchronousSince(ctx, conn, s); err == nil && who == "" {
-				return set, nil
+				if set.Since == 0 {
+					return set, nil
+				}
+				if err = releaseWaiting(ctx, conn); err == nil {
+					return set, nil
+				}
 			}
 		}
 		if err == nil {
@@ -242,6 +247,22 @@ func synchronousSince(ctx context.Context, conn *pgx.Conn, s SyncSetting) (since
 	}
 	err = conn.QueryRow(ctx, "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint").Scan(&since)
 	return since, "", err
+}
+
+// releaseWaiting lets go what waits by the old setting and need not by the new one. A
+// WAL sender releases commits when its standby reports something, not when it reads
+// the setting (syncrep.c). A standby that has all WAL reports nothing until its
+// wal_receiver_status_interval is over, 10 s by default, and when all clients wait
+// nobody writes WAL: so this writes some, and waits for nobody itself.
+func releaseWaiting(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, "SET synchronous_commit = local"); err != nil {
+		return fmt.Errorf("releasing commits that wait for standbys which need not have them any more: %w", err)
+	}
+	// A commit flushes WAL at once only if something was written before it.
+	if _, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'lictor', '')"); err != nil {
+		return fmt.Errorf("releasing commits that wait for standbys which need not have them any more: %w", err)
+	}
+	return nil
 }
 
 // walSendersKnow tells whether every WAL sender that may release commits has read

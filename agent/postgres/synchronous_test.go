@@ -98,13 +98,27 @@ func TestSynchronousThreeMembers(t *testing.T) {
 		done <- err
 	}()
 	awaitSQL(ctx, t, a, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+	// The background writer writes WAL every 15 s.
+	other, err := a.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(other)
+	var writer int
+	must(t, other.QueryRow(ctx, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'background writer'").Scan(&writer))
+	must(t, syscall.Kill(writer, syscall.SIGSTOP))
+	t.Cleanup(func() { _ = syscall.Kill(writer, syscall.SIGCONT) })
 	select {
 	case err := <-done:
 		t.Errorf("committed without c: %v", err)
 	default:
 	}
-	_, err = a.SetSynchronous(ctx, SyncSetting{Names: []string{"b", "c"}, Any: 1})
+	set, err := a.SetSynchronous(ctx, SyncSetting{Names: []string{"b", "c"}, Any: 1})
 	must(t, err)
+	// b has all WAL and has said so: it takes new WAL to make it report again at once.
+	var flushed int64
+	must(t, other.QueryRow(ctx, "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint").Scan(&flushed))
+	if flushed <= set.Since {
+		t.Errorf("no WAL was written since %d: the commit waits for b's wal_receiver_status_interval", set.Since)
+	}
 	must(t, <-done)
 }
 

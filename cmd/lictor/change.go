@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
+	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -46,7 +49,9 @@ func failoverCommand() *cobra.Command {
 		Use:   "failover [SHARD]",
 		Short: "Make a named member lead, also when nobody does",
 		Long: "For when a shard has no leader, or the candidate could not take over in an orderly way. Before anything is done it\n" +
-			"says what can be lost. --force asks nothing and, when nobody leads, overrides the failsafe list as well.",
+			"says what can be lost. --force asks nothing and, when nobody leads, overrides what else would keep the candidate\n" +
+			"waiting: the failsafe list, and a lease that the last leader has not released. That one is told to stop; if it still\n" +
+			"runs and cannot be told, both take writes until its lease ends, and one's are lost: make sure that it is gone.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.onShard(cmd, args, func(ctx context.Context, c *operator.Console, s *operator.Shard) error {
@@ -55,7 +60,7 @@ func failoverCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&change.Candidate, "candidate", "", "the member that is to lead")
-	cmd.Flags().BoolVar(&change.Force, "force", false, "ask nothing, and override the failsafe list")
+	cmd.Flags().BoolVar(&change.Force, "force", false, "ask nothing, and override the failsafe list and the last lease")
 	return o.ofShard(cmd)
 }
 
@@ -69,7 +74,8 @@ func restartCommand() *cobra.Command {
 		Short: "Restart PostgreSQL on members, or on a whole shard without an error for its clients",
 		Long: "Without members the whole shard is restarted: the replicas one after another, then the primary hands over to one\n" +
 			"of them, while the poolers hold the clients, and comes back as a replica. Members that are named are restarted in\n" +
-			"place.",
+			"place. A setting that replicas must have as much of as their primary (max_connections, ...) and that is lowered\n" +
+			"takes effect only when the primary is restarted in place before the replicas: name it first, then the others.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			restart.Members = rest(args)
 			return o.onShard(cmd, args, func(ctx context.Context, c *operator.Console, s *operator.Shard) error {
@@ -83,11 +89,38 @@ func restartCommand() *cobra.Command {
 	f.BoolVar(&restart.Pending, "pending", false, "only members with settings that wait for a restart")
 	f.StringVar(&restart.Below, "pg-version", "", "only members whose PostgreSQL is older than this, 15.3 for instance")
 	f.StringVar(&restart.Scheduled, "scheduled", "", "when: now, +10m, or a time like 2026-11-21T22:00+01:00")
-	f.DurationVar(&restart.Timeout, "timeout", 0, "how long the restart of one member may take, 30s for instance")
+	f.Var((*seconds)(&restart.Timeout), "timeout", "how long the restart of one member may take: seconds, or with a unit, 2m for instance")
 	f.BoolVar(&restart.InPlace, "in-place", false, "restart the primary where it is, instead of by a handover")
 	f.BoolVar(&restart.Force, "force", false, "ask nothing")
 	return o.ofShard(cmd)
 }
+
+// seconds is a flag for a time: a number of seconds, as patronictl takes it, or one
+// with a unit.
+type seconds time.Duration
+
+// Set reads the flag.
+func (s *seconds) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if n, notNumber := strconv.ParseFloat(text, 64); notNumber == nil {
+		d, err = time.Duration(n*float64(time.Second)), nil
+	}
+	if err != nil || d <= 0 {
+		return errors.New("must be a time like 30, 30s or 2m")
+	}
+	*s = seconds(d)
+	return nil
+}
+
+func (s *seconds) String() string {
+	if *s == 0 {
+		return ""
+	}
+	return time.Duration(*s).String()
+}
+
+// Type is what the help says.
+func (s *seconds) Type() string { return "time" }
 
 func reloadCommand() *cobra.Command {
 	var (

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -42,5 +43,14 @@ func TestDocsAreCurrent(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(man, "lictor-switchover.1")); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestSecondsFlag(t *testing.T) {
+	for text, want := range map[string]time.Duration{"30": 30 * time.Second, "0.5": 500 * time.Millisecond, "2m": 2 * time.Minute, "x": 0, "0": 0, "-1s": 0} {
+		var got seconds
+		if err := got.Set(text); (err == nil) != (want > 0) || time.Duration(got) != want {
+			t.Errorf("%q: %v, %v", text, time.Duration(got), err)
+		}
 	}
 }

@@ -19,14 +19,17 @@ var version = "0.1.0"
 
 func main() {
 	root, began := rootCommand()
-	err := root.ExecuteContext(context.Background())
+	cmd, err := root.ExecuteContextC(context.Background())
 	if err == nil {
 		return
 	}
 	if !*began {
 		err = operator.Usage(err)
+		if cmd != root {
+			err = fmt.Errorf("%w; usage: %s", err, cmd.UseLine())
+		}
 	}
-	fmt.Fprintln(os.Stderr, "lictor:", err)
+	fmt.Fprintln(os.Stderr, "lictor:", operator.Explain(err))
 	os.Exit(operator.ExitCode(err))
 }
 

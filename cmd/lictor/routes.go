@@ -1,42 +1,106 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/operator"
 	"github.com/lictor-ha/lictor/bouncer"
 )
 
 func routesCommand() *cobra.Command {
 	var (
-		file   string
+		o      operate
 		asJSON bool
 	)
 	cmd := &cobra.Command{
-		Use:   "routes -c FILE",
+		Use:   "routes",
 		Short: "Show where every bouncer sends the clients of every shard",
-		Args:  cobra.NoArgs,
+		Long: "Shows every shard at every bouncer: the primary that it leads to, since when, verified since when, held or not, and\n" +
+			"how many clients wait. Consul tells which bouncers there are; they are asked themselves, all at once.",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, _, err := loadBouncer(file, false)
-			if err != nil {
-				return err
-			}
-			rows, err := bouncer.Overview(cmd.Context(), cfg)
-			if err != nil {
-				return err
-			}
 			if asJSON {
-				out := json.NewEncoder(cmd.OutOrStdout())
-				out.SetIndent("", "  ")
-				return out.Encode(rows)
+				o.output = string(operator.JSON)
 			}
-			return bouncer.FormatRoutes(cmd.OutOrStdout(), rows, time.Now())
+			return o.onSite(cmd, func(ctx context.Context, c *operator.Console, site *operator.Site) error {
+				rows, err := bouncer.Overview(ctx, bouncer.Config{Consul: site.Consul, RoutesPrefix: site.RoutesPrefix()})
+				if err != nil {
+					return fmt.Errorf("the bouncers: %w", err)
+				}
+				if c.Format == operator.JSON {
+					out := json.NewEncoder(c.Out)
+					out.SetIndent("", "  ")
+					return out.Encode(rows)
+				}
+				if len(rows) == 0 && c.Format == operator.Pretty {
+					c.Say("There is neither a route nor a bouncer in Consul.")
+					return nil
+				}
+				return c.Show(routesTable(rows, time.Now()))
+			})
 		},
 	}
-	cmd.Flags().StringVarP(&file, "config", "c", "", "a bouncer's configuration file; it tells where Consul is")
-	_ = cmd.MarkFlagRequired("config") // fails only for a flag that does not exist
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+	cmd.Flags().BoolVar(&asJSON, "json", false, "the same as --output json")
+	_ = cmd.Flags().MarkHidden("json") // the flag exists
+	return o.watched(o.formatted(o.command(cmd)))
+}
+
+func routesTable(rows []bouncer.RouteRow, now time.Time) operator.Table {
+	t := operator.Table{Columns: []operator.Column{
+		{Name: "Shard", Key: "shard"},
+		{Name: "Bouncer", Key: "bouncer"},
+		{Name: "Primary", Key: "leader"},
+		{Name: "Address", Key: "address"},
+		{Name: "TL", Key: "timeline", Right: true},
+		{Name: "State", Key: "state"},
+		{Name: "Since", Key: "since", Right: true},
+		{Name: "Verified", Key: "verified_at", Right: true},
+		{Name: "Paused", Key: "paused"},
+		{Name: "Waiting", Key: "clients_waiting", Right: true},
+		{Name: "Problem", Key: "problem", Prose: true},
+	}}
+	plain := func(s string) operator.Cell { return operator.Cell{Text: s} }
+	when := func(at time.Time) operator.Cell {
+		if at.IsZero() {
+			return operator.Cell{}
+		}
+		return operator.Cell{Text: operator.Duration(max(0, now.Sub(at))) + " ago", Value: at.Format(time.RFC3339Nano)}
+	}
+	for _, r := range rows {
+		state := operator.Cell{Text: string(r.State), Style: operator.Warning}
+		if r.State == cluster.RouteOpen {
+			state.Style = operator.Good
+		}
+		verified, paused := operator.Cell{Text: "no", Value: "", Style: operator.Bad}, operator.Cell{Text: "", Value: r.Paused}
+		if r.VerifiedAt != nil {
+			verified = when(*r.VerifiedAt)
+		}
+		if r.Paused {
+			paused.Text, paused.Style = "yes", operator.Warning
+		}
+		name := plain(r.Bouncer)
+		problem := operator.Cell{Text: r.Problem, Style: operator.Bad}
+		switch {
+		case r.Bouncer == "":
+			// Nobody is there who could verify anything.
+			name, verified = operator.Cell{Text: "none", Value: "", Style: operator.Warning}, operator.Cell{}
+		case r.Problem == "" && r.Behind:
+			problem.Text = "Consul's route is newer"
+		}
+		t.Rows = append(t.Rows, []operator.Cell{
+			plain(r.Shard), name, plain(r.Leader), plain(r.Address),
+			{Text: fmt.Sprint(r.Timeline), Value: r.Timeline},
+			state,
+			when(r.Since), verified, paused,
+			{Text: fmt.Sprint(r.ClientsWaiting), Value: r.ClientsWaiting},
+			problem,
+		})
+	}
+	return t
 }

@@ -8,4 +8,5 @@
 //	host.go    one host: boot, power cut, power off
 //	run.go     ansible-playbook and what it says
 //	load.go    clients through the load balancer, whose errors are counted
+//	depot.go   packages and downloads that the hosts fetch over HTTP
 package ansible

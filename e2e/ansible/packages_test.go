@@ -49,22 +49,43 @@ func TestPackages(t *testing.T) {
 	if err != nil || !strings.Contains(string(bill), `"pkg:golang/github.com/hashicorp/consul/api@`) || !strings.Contains(string(bill), `"bomFormat": "CycloneDX"`) {
 		t.Errorf("the bill of materials does not name Consul's client: %v", err)
 	}
-	if _, err := exec.LookPath("dpkg-deb"); err != nil {
-		t.Skip("no dpkg-deb here: the content is not looked at")
-	}
-	content, err := output(ctx, time.Minute, "dpkg-deb", "--contents", filepath.Join(dist, "lictor_1.2.3_amd64.deb"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{
-		"usr/bin/lictor", "usr/lib/systemd/system/lictor-agent@.service", "usr/lib/systemd/system/lictor-bouncer.service",
-		"usr/lib/systemd/system/lictor-softdog.service", "usr/lib/sysusers.d/lictor.conf", "usr/lib/udev/rules.d/60-lictor-watchdog.rules",
-		"usr/share/lictor/modules-load.d/softdog.conf", "usr/share/bash-completion/completions/lictor", "usr/share/zsh/vendor-completions/_lictor",
-		"usr/share/fish/vendor_completions.d/lictor.fish", "usr/share/man/man1/lictor.1.gz", "usr/share/man/man1/lictor-agent.1.gz",
-		"usr/share/doc/lictor/examples/agent.yml", "usr/share/doc/lictor/examples/bouncer.yml", "usr/share/doc/lictor/sbom.cdx.json",
+	for _, kind := range []struct {
+		tool []string
+		pkg  string
+		own  []string // where this family of distributions wants it
+	}{
+		{
+			tool: []string{"dpkg-deb", "--contents"}, pkg: "lictor_1.2.3_amd64.deb",
+			own: []string{"usr/share/zsh/vendor-completions/_lictor"},
+		},
+		{
+			tool: []string{"rpm", "--query", "--package", "--list"}, pkg: "lictor-1.2.3-1.x86_64.rpm",
+			own: []string{"usr/share/zsh/site-functions/_lictor", "usr/lib/systemd/system/lictor-bouncer.service.d/10-user.conf"},
+		},
 	} {
-		if !strings.Contains(content, " ./"+want+"\n") && !strings.HasSuffix(content, " ./"+want) {
-			t.Errorf("the package lacks %s", want)
+		if _, err := exec.LookPath(kind.tool[0]); err != nil {
+			t.Logf("no %s here: the content of %s is not looked at", kind.tool[0], kind.pkg)
+			continue
+		}
+		listed, err := output(ctx, time.Minute, kind.tool[0], append(kind.tool[1:], filepath.Join(dist, kind.pkg))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		content := map[string]bool{}
+		for line := range strings.Lines(listed) {
+			fields := strings.Fields(line) // the path comes last
+			content[strings.TrimLeft(fields[len(fields)-1], "./")] = true
+		}
+		for _, want := range append([]string{
+			"usr/bin/lictor", "usr/lib/systemd/system/lictor-agent@.service", "usr/lib/systemd/system/lictor-bouncer.service",
+			"usr/lib/systemd/system/lictor-softdog.service", "usr/lib/sysusers.d/lictor.conf", "usr/lib/udev/rules.d/60-lictor-watchdog.rules",
+			"usr/share/lictor/modules-load.d/softdog.conf", "usr/share/bash-completion/completions/lictor",
+			"usr/share/fish/vendor_completions.d/lictor.fish", "usr/share/man/man1/lictor.1.gz", "usr/share/man/man1/lictor-agent.1.gz",
+			"usr/share/doc/lictor/examples/agent.yml", "usr/share/doc/lictor/examples/bouncer.yml", "usr/share/doc/lictor/sbom.cdx.json",
+		}, kind.own...) {
+			if !content[want] {
+				t.Errorf("%s lacks %s", kind.pkg, want)
+			}
 		}
 	}
 }

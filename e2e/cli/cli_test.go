@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/lictor-ha/lictor/agent/operator"
 	"github.com/lictor-ha/lictor/e2e/lab"
 	"github.com/lictor-ha/lictor/e2e/lab/labtest"
@@ -47,6 +49,7 @@ func TestCommands(t *testing.T) {
 		{"fleet and doctor", testFleetAndDoctor},
 		{"failover", testFailover},
 		{"forced failover", testForcedFailover},
+		{"overridden lease", testOverrideLease},
 		{"remove", testRemove},
 	} {
 		if !t.Run(step.name, func(t *testing.T) {
@@ -204,6 +207,8 @@ func testConfig(o *operatorSeat) {
 	o.ends(operator.ExitRefused, "ttl", "", "edit-config", "--set", "ttl=2", "--force")
 	o.ends(operator.ExitRefused, "nothing was done", "n\n", "edit-config", "--set", "maximum_lag_on_failover=2097152")
 	o.ends(operator.ExitUsage, "name=value", "", "edit-config", "--pg", "work_mem", "--force")
+	// PostgreSQL itself is asked: with this one no member would start again.
+	o.ends(operator.ExitRefused, "postgresql.parameters.work_mem", "", "edit-config", "--pg", "work_mem=99zz", "--force")
 	out := o.run("y\n", "edit-config", "--pg", "work_mem=7MB", "--set", "postgresql.parameters.max_connections=150").out
 	if !strings.Contains(out, "+    work_mem: 7MB") || !strings.Contains(out, "Configuration changed") {
 		o.t.Errorf("the diff: %s", out)
@@ -291,7 +296,7 @@ func testSwitchover(o *operatorSeat) {
 	standby := snapshot.Sync.Value.Standbys()[0]
 	for _, m := range o.shard.Members() {
 		if m != old && m.Name != standby {
-			o.ends(operator.ExitRefused, "candidate name does not match with sync_standby", "", "switchover", "--candidate", m.Name, "--force")
+			o.ends(operator.ExitRefused, "no synchronous standby", "", "switchover", "--candidate", m.Name, "--force")
 		}
 	}
 	out := o.run(standby+"\ny\n", "switchover")
@@ -501,6 +506,64 @@ func testForcedFailover(o *operatorSeat) {
 	if e := o.event("failover", "done", old.Name+" -> "+standby); !strings.Contains(fmt.Sprint(e["cause"]), "an operator asked for a failover to "+standby) {
 		o.t.Errorf("event: %v", e)
 	}
+	if err := old.Start(o.ctx()); err != nil {
+		o.t.Fatal(err)
+	}
+	if now := o.healthy(); now.Name != standby {
+		o.t.Errorf("%s leads", now.Name)
+	}
+}
+
+// When nobody leads, and a lease that its owner has not released would keep everybody
+// waiting for minutes, an operator who takes the responsibility need not wait.
+func testOverrideLease(o *operatorSeat) {
+	old := o.healthy()
+	o.must("edit-config", "--set", "ttl=300", "--force")
+	o.await(func() error {
+		snapshot, err := o.shard.Snapshot(o.ctx())
+		if err != nil {
+			return err
+		}
+		if b := snapshot.Status.Value.Lictor; b == nil || b.Lease() != 300*time.Second {
+			return fmt.Errorf("no beat with the new lease: %+v", b)
+		}
+		return nil
+	})
+	o.healthy()
+	snapshot, err := o.shard.Snapshot(o.ctx())
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	standby := snapshot.Sync.Value.Standbys()[0]
+	if err := old.Kill(o.ctx()); err != nil {
+		o.t.Fatal(err)
+	}
+	// The session follows ttl, too: which one it was in the end is seen now.
+	if snapshot, err = o.shard.Snapshot(o.ctx()); err != nil {
+		o.t.Fatal(err)
+	}
+	// Otherwise Consul would take as long as the lease to find out.
+	if err := o.lab.Consul(o.ctx(), func(ctx context.Context, client *api.Client) error {
+		_, err := client.Session().Destroy(snapshot.Leader.Session, (&api.WriteOptions{}).WithContext(ctx))
+		return err
+	}); err != nil {
+		o.t.Fatal(err)
+	}
+	o.await(func() error {
+		if list := o.must("list"); strings.Contains(list, "Leader") {
+			return errors.New("the lock is still held")
+		}
+		return nil
+	})
+	r := o.run("", "failover", "--candidate", standby, "--force")
+	if r.code != operator.ExitDone || !strings.Contains(r.out, standby+" leads") || !strings.Contains(r.err, "The lease of "+old.Name+" is overridden") ||
+		!strings.Contains(r.err, "may still run as a primary") {
+		o.t.Errorf("failover: %d %s %s", r.code, r.out, r.err)
+	}
+	if e := o.event("failover", "done", old.Name+" -> "+standby); !strings.Contains(fmt.Sprint(e["cause"]), "an operator asked for a failover to "+standby) {
+		o.t.Errorf("event: %v", e)
+	}
+	o.must("edit-config", "--set", "ttl=5", "--force")
 	if err := old.Start(o.ctx()); err != nil {
 		o.t.Fatal(err)
 	}

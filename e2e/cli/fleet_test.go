@@ -28,6 +28,11 @@ func TestFleetOf300(t *testing.T) {
 	if err := l.StartConsul(ctx); err != nil {
 		t.Fatal(err)
 	}
+	// A monitor that looks in the wrong place must not find that all is well.
+	nothing := exec.CommandContext(ctx, program(l), "fleet", "--check", "--namespace", "elsewhere", "--consul", l.ConsulHosts()[0])
+	if out, err := nothing.CombinedOutput(); err == nil || !strings.Contains(string(out), "there are no shards below elsewhere/") {
+		t.Errorf("a fleet of nothing: %v: %s", err, out)
+	}
 	trouble := map[string]struct{ key, value, alarm string }{
 		"s007": {"service/s007/leader", "", "no leader"},
 		"s100": {"service/s100/members/s100-db2", `{"conn_url":"postgres://10.2.0.100:5432/postgres","api_url":"http://127.0.0.1:1/patroni","state":"stopped","role":"replica","version":"0.1.0"}`, "s100-db2 is stopped"},
@@ -35,10 +40,11 @@ func TestFleetOf300(t *testing.T) {
 		"s102": {"lictor/routes/service/s102", `{"version":1,"system_identifier":"1","state":"open","timeline":1,"leader":{"name":"x","host":"h","port":1},"replicas":[]}`, "another cluster"},
 		"s103": {"service/s103/config", `{"pause":true}`, "paused"},
 	}
+	// Its many transactions have the test's own limit.
+	if err := SeedFleet(ctx, l.ConsulServers()[0].Client(), 300, "http://127.0.0.1:1/patroni"); err != nil {
+		t.Fatal(err)
+	}
 	err := l.Consul(ctx, func(ctx context.Context, c *api.Client) error {
-		if err := SeedFleet(ctx, c, 300, "http://127.0.0.1:1/patroni"); err != nil {
-			return err
-		}
 		for _, it := range trouble {
 			var err error
 			if it.value == "" {

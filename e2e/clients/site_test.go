@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,6 +32,9 @@ type site struct {
 	*lab.Shard
 	lab *lab.Lab
 	dir string // of the clients' files
+
+	patronictl string // its path
+	patroni4   bool   // it is of Patroni 4, not 3
 }
 
 func newSite(t *testing.T) *site {
@@ -45,9 +49,14 @@ func newSite(t *testing.T) *site {
 		}},
 	})
 	ctx := within(t)
+	patronictl, err := exec.LookPath("patronictl")
+	must(t, err)
 	must(t, l.Start(ctx))
-	s := &site{Shard: l.Shard(0), lab: l, dir: t.TempDir()}
+	s := &site{Shard: l.Shard(0), lab: l, dir: t.TempDir(), patronictl: patronictl}
 	s.whole(t)
+	version, err := s.run(t, "", patronictl, "version")
+	must(t, err)
+	s.patroni4 = strings.Contains(version, "patronictl version 4.")
 	config, err := yaml.Marshal(map[string]any{
 		"scope":   s.Name,
 		"consul":  map[string]any{"host": l.ConsulHosts()[0]},
@@ -98,7 +107,7 @@ func (s *site) run(t *testing.T, input, path string, args ...string) (string, er
 // ctl runs patronictl, which must succeed and say what is wanted.
 func (s *site) ctl(t *testing.T, wants []string, args ...string) string {
 	t.Helper()
-	out, err := s.run(t, "", "/usr/bin/patronictl", append([]string{"-c", s.file("patronictl.yml")}, args...)...)
+	out, err := s.run(t, "", s.patronictl, append([]string{"-c", s.file("patronictl.yml")}, args...)...)
 	if err != nil {
 		t.Fatalf("patronictl %s: %v", args[0], err)
 	}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that the programs are there that the demo (deps.sh demo), the tests
-# (deps.sh test) or those of the Ansible collection (deps.sh ansible) run. As root on Debian it installs the packages that are
+# (deps.sh test), those with other versions (deps.sh versions) or those of the Ansible collection (deps.sh ansible) run. As root on Debian it installs the packages that are
 # missing, without starting a service or creating a PostgreSQL cluster; as
 # another user it says what is missing and how to install it.
 set -euo pipefail
@@ -32,7 +32,7 @@ need pgbouncer command -v pgbouncer
 need haproxy command -v haproxy
 case $purpose in
 demo) ;;
-test)
+test | versions)
 	need gcc command -v gcc # for go test -race
 	need libc6-dev test -e /usr/include/stdio.h
 	need procps command -v ps
@@ -43,6 +43,9 @@ test)
 	if ((EUID == 0)); then # only root can make network namespaces
 		need iproute2 command -v ip
 		need nftables command -v nft
+	fi
+	if [[ $purpose == versions ]]; then
+		need mmdebstrap command -v mmdebstrap
 	fi
 	;;
 ansible)
@@ -57,7 +60,7 @@ ansible)
 	need procps command -v ps
 	;;
 *)
-	echo "usage: ${0##*/} [demo|test|ansible]" >&2
+	echo "usage: ${0##*/} [demo|test|versions|ansible]" >&2
 	exit 2
 	;;
 esac

@@ -53,7 +53,7 @@ func Load(source Source, schema Schema, into any, check func() ([]cluster.Warnin
 	if source.Path != "" {
 		var failed *fs.PathError
 		if _, err := os.Stat(source.Path); errors.As(err, &failed) {
-			return nil, fmt.Errorf("the configuration %s cannot be read: %w", failed.Path, failed.Err)
+			return nil, &Refused{Source: failed.Path, Err: failed, unread: true}
 		}
 	}
 	if err := t.read(source); err != nil {
@@ -135,9 +135,15 @@ func refused(source Source, errs []error) error {
 type Refused struct {
 	Source string
 	Err    error
+	// unread says that there is nothing that could be valid: Err is an *fs.PathError.
+	unread bool
 }
 
 func (r *Refused) Error() string {
+	var failed *fs.PathError
+	if r.unread && errors.As(r.Err, &failed) {
+		return fmt.Sprintf("the configuration %s cannot be read: %v", r.Source, failed.Err)
+	}
 	return fmt.Sprintf("configuration from %s is refused:\n  %s", r.Source, strings.ReplaceAll(r.Err.Error(), "\n", "\n  "))
 }
 

@@ -23,17 +23,32 @@ options:
     type: str
     required: true
   policies:
-    description: Policies, each with name and rules, and optionally description.
+    description: Policies that must be there.
     type: list
     elements: dict
     default: []
+    suboptions:
+      name: {description: "Its name, by which it is found.", type: str, required: true}
+      rules: {description: Its rules., type: str, required: true}
+      description: {description: What it is for., type: str, default: ""}
   tokens:
-    description: >-
-      Tokens, each with accessor_id, secret_id and description, and optionally policies (names)
-      and node_identities (dictionaries with node and datacenter).
+    description: Tokens that must be there.
     type: list
     elements: dict
     default: []
+    suboptions:
+      accessor_id: {description: "A UUID, by which it is found.", type: str, required: true}
+      secret_id: {description: The secret; that of a token that is there already is not changed., type: str, required: true}
+      description: {description: What it is for., type: str, required: true}
+      policies: {description: Names of its policies., type: list, elements: str, default: []}
+      node_identities:
+        description: Nodes whose agents it is for.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          node: {description: The node's name., type: str, required: true}
+          datacenter: {description: Its datacenter., type: str, required: true}
   timeout:
     description: Seconds to wait for Consul to have ACLs ready.
     type: int
@@ -96,9 +111,9 @@ class Consul(object):
 def wanted_token(token):
     return {
         "AccessorID": token["accessor_id"],
-        "Description": token.get("description", ""),
-        "Policies": sorted(token.get("policies") or []),
-        "NodeIdentities": sorted("%s/%s" % (n["node"], n["datacenter"]) for n in token.get("node_identities") or []),
+        "Description": token["description"],
+        "Policies": sorted(token["policies"]),
+        "NodeIdentities": sorted("%s/%s" % (n["node"], n["datacenter"]) for n in token["node_identities"]),
     }
 
 
@@ -118,8 +133,23 @@ def main():
         argument_spec={
             "url": {"type": "str", "default": "http://127.0.0.1:8500"},
             "token": {"type": "str", "required": True, "no_log": True},
-            "policies": {"type": "list", "elements": "dict", "default": []},
-            "tokens": {"type": "list", "elements": "dict", "default": [], "no_log": True},
+            "policies": {"type": "list", "elements": "dict", "default": [], "options": {
+                "name": {"type": "str", "required": True},
+                "rules": {"type": "str", "required": True},
+                "description": {"type": "str", "default": ""},
+            }},
+            # Not all of a token is secret: Ansible blots what is out of everything that
+            # the module says, and a node may have a name that is part of many words.
+            "tokens": {"type": "list", "elements": "dict", "default": [], "no_log": False, "options": {
+                "accessor_id": {"type": "str", "required": True},
+                "secret_id": {"type": "str", "required": True, "no_log": True},
+                "description": {"type": "str", "required": True},
+                "policies": {"type": "list", "elements": "str", "default": []},
+                "node_identities": {"type": "list", "elements": "dict", "default": [], "options": {
+                    "node": {"type": "str", "required": True},
+                    "datacenter": {"type": "str", "required": True},
+                }},
+            }},
             "timeout": {"type": "int", "default": 60},
         },
         supports_check_mode=True,
@@ -128,7 +158,7 @@ def main():
     before, after, written = {}, {}, []
 
     for policy in module.params["policies"]:
-        body = {"Name": policy["name"], "Rules": policy["rules"], "Description": policy.get("description", "")}
+        body = {"Name": policy["name"], "Rules": policy["rules"], "Description": policy["description"]}
         found = consul.ask("GET", "/v1/acl/policy/name/" + policy["name"])
         known = {key: found.get(key, "") for key in body} if found else {}
         if known == body:
@@ -160,7 +190,7 @@ def main():
                 "Description": want["Description"],
                 "Policies": [{"Name": name} for name in want["Policies"]],
                 "NodeIdentities": [
-                    {"NodeName": n["node"], "Datacenter": n["datacenter"]} for n in token.get("node_identities") or []
+                    {"NodeName": n["node"], "Datacenter": n["datacenter"]} for n in token["node_identities"]
                 ],
             }
             consul.ask("PUT", "/v1/acl/token" + ("/" + token["accessor_id"] if found else ""), body)

@@ -1,0 +1,101 @@
+package operator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	consulapi "github.com/hashicorp/consul/api"
+)
+
+// Explain is what a command says of the error that it ends with: in one line, where
+// that is possible, what failed and what to do about it. The common failures around
+// Consul and the members' REST API get words of their own.
+func Explain(err error) string {
+	var status consulapi.StatusError
+	switch {
+	case errors.As(err, &status) && status.Code == http.StatusForbidden:
+		return fmt.Sprintf("%v; Consul does not know the token, or it may not do that: see consul.token_file or consul.token, and --consul-token-file", err)
+	case errors.As(err, &status) && status.Code == http.StatusInternalServerError && strings.Contains(status.Body, "No cluster leader"):
+		return "Consul has no leader now: most of its servers must run and see each other (consul operator raft list-peers)"
+	}
+	var consul, members []string
+	for _, u := range failedRequests(err) {
+		at, parsed := url.Parse(u.URL)
+		if parsed != nil {
+			continue
+		}
+		said := at.Host + ": " + why(u.Err)
+		switch {
+		case strings.HasPrefix(at.Path, "/v1/") && !slices.Contains(consul, said):
+			consul = append(consul, said)
+		case !strings.HasPrefix(at.Path, "/v1/"):
+			members = append(members, said)
+		}
+	}
+	said := strings.ReplaceAll(err.Error(), "\n", "; ") // one line for all members
+	switch {
+	case len(consul) > 0 && len(members) == 0 && noTLS(err):
+		return fmt.Sprintf("Consul cannot be asked at %s; see consul.cacert, consul.cert and consul.scheme of the configuration file", strings.Join(consul, ", "))
+	case len(consul) > 0 && len(members) == 0:
+		return fmt.Sprintf("Consul cannot be asked at %s; see that its agent runs there, or name another one with --consul or consul.host", strings.Join(consul, ", "))
+	case len(members) > 0 && len(consul) == 0 && noTLS(err):
+		return said + "; see ctl.cacert and ctl.certfile (or restapi.cafile and restapi.certfile) of the configuration file, which --config names"
+	case len(members) > 0 && len(consul) == 0:
+		return said + "; see that the agent runs there, and that its restapi.connect_address can be reached from here"
+	}
+	return err.Error()
+}
+
+// neverSent tells whether a request cannot have reached the member: nobody was there,
+// or the two have not agreed on TLS, which comes before the request.
+func neverSent(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, errUnreachable) || errors.As(err, &op) && op.Op == "dial" || noTLS(err)
+}
+
+// noTLS tells whether a request has failed because one side did not accept the
+// other's certificate, or does not speak TLS.
+func noTLS(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	var alert *net.OpError // crypto/tls wraps an alert of the other side so
+	return errors.As(err, &certificate) || errors.As(err, &record) || errors.As(err, &alert) && alert.Op == "remote error" ||
+		err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") // net/http has no value for it
+}
+
+// failedRequests are the HTTP requests without an answer in a tree of errors.
+func failedRequests(err error) []*url.Error {
+	if u, is := err.(*url.Error); is { //nolint:errorlint // the tree is walked here
+		return []*url.Error{u}
+	}
+	switch e := err.(type) { //nolint:errorlint // the same
+	case interface{ Unwrap() error }:
+		return failedRequests(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		var all []*url.Error
+		for _, one := range e.Unwrap() {
+			all = append(all, failedRequests(one)...)
+		}
+		return all
+	}
+	return nil
+}
+
+// why is the cause of a request's failure, without what was said around it.
+func why(err error) string {
+	var op *net.OpError
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
+	case errors.As(err, &op):
+		return strings.TrimPrefix(op.Err.Error(), "connect: ")
+	}
+	return err.Error()
+}

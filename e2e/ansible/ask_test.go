@@ -1,0 +1,126 @@
+package ansible
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// patience bounds every wait for something to become true.
+const patience = 2 * time.Minute
+
+// await retries until what is true, and fails the test when it does not become so.
+func (r *rollout) await(t *testing.T, what string, try func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) || t.Context().Err() != nil {
+			t.Fatalf("waiting for %s: %v", what, err)
+		}
+		sleep(t.Context(), 100*time.Millisecond)
+	}
+}
+
+type clusterView struct {
+	Members []struct{ Name, Role, State string }
+}
+
+// leader is the leader of the shard whose agents listen on a port.
+func (r *rollout) leader(t *testing.T, port string) (name string) {
+	t.Helper()
+	r.await(t, "a leader", func() error {
+		var view clusterView
+		if err := r.tryAsk(t.Context(), http.MethodGet, r.member, port, "/cluster", "", &view); err != nil {
+			return err
+		}
+		for _, m := range view.Members {
+			if m.Role == "leader" && m.State == "running" {
+				name = m.Name
+				return nil
+			}
+		}
+		return fmt.Errorf("no leader in %v", view)
+	})
+	return name
+}
+
+// awaitHealthy waits until a shard has a leader and all members stream.
+func (r *rollout) awaitHealthy(t *testing.T, port string, members int) {
+	t.Helper()
+	r.await(t, "the shard to be whole", func() error {
+		var view clusterView
+		if err := r.tryAsk(t.Context(), http.MethodGet, r.member, port, "/cluster", "", &view); err != nil {
+			return err
+		}
+		leaders, streaming := 0, 0
+		for _, m := range view.Members {
+			switch {
+			case m.Role == "leader" && m.State == "running":
+				leaders++
+			case m.State == "streaming":
+				streaming++
+			}
+		}
+		if leaders != 1 || streaming != members-1 {
+			return fmt.Errorf("shard of port %s: %v", port, view)
+		}
+		return nil
+	})
+}
+
+// postmaster is the pid and start of orders' postmaster on a host.
+func (r *rollout) postmaster(t *testing.T, name string) string {
+	t.Helper()
+	text, err := r.host(name).run(t.Context(), "sed -n '1p;3p' /var/lib/postgresql/15/orders/postmaster.pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func (r *rollout) ask(t *testing.T, method, name, port, path, body string, into any) {
+	t.Helper()
+	if err := r.tryAsk(t.Context(), method, name, port, path, body, into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tryAsk asks an agent's REST API, with the site's password.
+func (r *rollout) tryAsk(ctx context.Context, method, name, port, path, body string, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	url := "http://" + net.JoinHostPort(r.host(name).address, port) + path
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	password, err := os.ReadFile(filepath.Join(r.dir, "secrets/api"))
+	if err != nil {
+		return err
+	}
+	req.SetBasicAuth("lictor", strings.TrimSpace(string(password)))
+	client := &http.Client{Transport: &http.Transport{DialContext: r.dial, DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %s: %s", method, url, resp.Status)
+	}
+	if into == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(into)
+}
