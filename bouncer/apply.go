@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -79,6 +80,16 @@ func (a *applier) rollBack(ctx context.Context) (map[string]pgbouncer.Database, 
 	return a.take(ctx, file)
 }
 
+// putBack installs the last good file, if there is one, for a PgBouncer that will be
+// started.
+func (a *applier) putBack() error {
+	if len(a.good) == 0 {
+		return nil
+	}
+	_, err := install(a.config.PgBouncer.Config, a.good)
+	return err
+}
+
 // take reloads and reads back.
 func (a *applier) take(ctx context.Context, file pgbouncer.File) (map[string]pgbouncer.Database, error) {
 	if err := a.console.reload(ctx); err != nil {
@@ -135,8 +146,9 @@ func differences(file pgbouncer.File, standing map[string]pgbouncer.Database) (w
 	return wrong
 }
 
-// spotCheck compares those settings that a failover depends on and that RELOAD
-// changes: a file that was read to its end has them right.
+// spotCheck looks whether PgBouncer has the settings of the file. Before 1.25 it
+// does not tell of a file that it could not read to the end, and might not even
+// change anything visible at RELOAD, though it could not start with it any more.
 func (a *applier) spotCheck(ctx context.Context, file pgbouncer.File) error {
 	conn, err := a.console.use(ctx)
 	if err != nil {
@@ -146,21 +158,41 @@ func (a *applier) spotCheck(ctx context.Context, file pgbouncer.File) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{
-		"server_connect_timeout", "server_login_retry", "query_wait_timeout", "server_check_delay", "default_pool_size", "max_client_conn",
-	} {
-		want, set := file.Settings[name]
+	for _, name := range slices.Sorted(maps.Keys(file.Settings)) {
+		want := file.Settings[name]
 		have, known := standing[name]
-		if !set || !known || !have.Changeable {
-			continue
-		}
-		w, errW := strconv.ParseFloat(want, 64)
-		h, errH := strconv.ParseFloat(have.Value, 64)
-		if errW != nil || errH != nil || w != h {
+		switch {
+		case !known && name == "service_name": // SHOW CONFIG has it as job_name
+		case !known:
+			return fmt.Errorf("%w: it has no setting %s", errNotStanding, name)
+		case have.Changeable && !sameSetting(name, want, have.Value):
 			return fmt.Errorf("%w: %s is %q, not %q; PgBouncer's log says why", errNotStanding, name, have.Value, want)
 		}
 	}
 	return nil
+}
+
+// sameSetting compares a value with what SHOW CONFIG makes of it, which writes
+// numbers and switches in its own way. Texts are not compared, except where one
+// that is not understood is passed over.
+func sameSetting(name, want, have string) bool {
+	if want == have {
+		return true
+	}
+	h, err := strconv.ParseFloat(have, 64)
+	if err != nil {
+		return name != "pool_mode"
+	}
+	if w, err := strconv.ParseFloat(want, 64); err == nil {
+		return w == h
+	}
+	switch strings.ToLower(want) {
+	case "yes", "true", "on", "y", "t":
+		return h == 1
+	case "no", "false", "off", "n", "f":
+		return h == 0
+	}
+	return false
 }
 
 // stands tells whether every database of a shard that writers use leads to its

@@ -23,8 +23,9 @@ import (
 // unless it started it itself. It returns an error only for what cannot get better
 // by itself: an address that cannot be listened on, a client certificate that
 // cannot be read. A configuration that comes through changes takes the place of c
-// at once; PgBouncer and its clients notice nothing. nil: none will come.
-func Run(ctx context.Context, c Config, changes <-chan Config, log zerolog.Logger) error {
+// at once; PgBouncer and its clients notice nothing. nil: none will come. manager
+// is told of each configuration once that it stands.
+func Run(ctx context.Context, c Config, changes <-chan Config, manager Manager, log zerolog.Logger) error {
 	// consul-template says what it does, values included, to the standard
 	// logger, which nothing else of Lictor uses.
 	stdlog.SetOutput(io.Discard)
@@ -37,8 +38,8 @@ func Run(ctx context.Context, c Config, changes <-chan Config, log zerolog.Logge
 		s := &supervisor{config: c, log: log}
 		running.Go(func() { s.run(supervised) })
 	}
-	for {
-		next, err := runUntilChanged(ctx, c, changes, log)
+	for restarted := false; ; restarted = true {
+		next, err := runUntilChanged(ctx, c, changes, manager, restarted, log)
 		if err != nil || next == nil {
 			return err
 		}
@@ -53,7 +54,9 @@ func Run(ctx context.Context, c Config, changes <-chan Config, log zerolog.Logge
 
 // runUntilChanged runs with one configuration and returns the one to go on with,
 // nil when ctx is done.
-func runUntilChanged(parent context.Context, c Config, changes <-chan Config, log zerolog.Logger) (*Config, error) {
+func runUntilChanged(
+	parent context.Context, c Config, changes <-chan Config, manager Manager, restarted bool, log zerolog.Logger,
+) (*Config, error) {
 	clients, err := consulClients(c)
 	if err != nil {
 		return nil, err
@@ -88,7 +91,9 @@ func runUntilChanged(parent context.Context, c Config, changes <-chan Config, lo
 	})
 	log.Info().Str("name", c.Name).Str("listen", listener.Addr().String()).Str("url", url).
 		Str("config", c.PgBouncer.Config).Msg("bouncer starts")
-	err = newBouncer(c, log, pool, url).run(ctx, listener)
+	b := newBouncer(c, log, pool, url)
+	b.conductor.manager, b.conductor.restarted = manager, restarted
+	err = b.run(ctx, listener)
 	cancel()
 	waiting.Wait()
 	return next, err
@@ -153,7 +158,9 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	b.respond = &responder{
 		log: log, pool: pool, name: c.Name, prefix: c.RoutesPrefix, handovers: b.handovers, session: b.keeper.currentSession,
 	}
-	co.suspector = &suspector{config: c, log: log, link: b.link, book: b.book, notify: co.notify, refresh: b.watcher.refresh}
+	co.suspector = newSuspector(c, log, b.link, b.book)
+	co.suspector.notify, co.suspector.refresh = co.notify, b.watcher.refresh
+	co.suspector.connected = func() bool { return b.watcher.status().Connected }
 	co.link, co.pauser = b.link, newPauser(c, log, co.notify)
 	co.answered, co.applied = b.watcher.hasAnswered, b.presence.notify
 	b.keeper.draining = saved.Draining

@@ -51,6 +51,9 @@ type conductor struct {
 	// applied is called after a pass that changed what is applied.
 	applied func()
 	wake    chan struct{}
+	manager Manager
+	// restarted: with another configuration, in a bouncer that ran already.
+	restarted bool
 
 	// Of the goroutine alone:
 	holds      map[shardID]*hold
@@ -74,9 +77,11 @@ type conductor struct {
 	// handover that holds them; 0: not at all.
 	counting  time.Duration
 	refused   string // a text that PgBouncer did not take
+	unfit     string // the template that it came from
 	retry     time.Duration
 	retryAt   time.Time
 	reconcile time.Time
+	told      bool // the manager knows that this configuration stands
 
 	// holding: clients of some shard are held.
 	holding atomic.Bool
@@ -146,6 +151,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	c.settle(err)
 	c.holding.Store(len(c.holds) > 0)
 	c.publish(views, left)
+	c.report(link, views, err)
 	return c.next(link)
 }
 
@@ -208,6 +214,11 @@ func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardVie
 	}
 	if string(text) == c.refused && time.Now().Before(c.retryAt) {
 		return c.lastErr()
+	}
+	if !link.Up && c.unfit == c.last.source {
+		// The next PgBouncer could not start with it, also if this one ended
+		// before it could refuse it once more.
+		return errors.Join(c.lastErr(), c.applier.putBack())
 	}
 	written, err := install(c.config.PgBouncer.Config, text)
 	if err != nil {
@@ -288,11 +299,11 @@ func (c *conductor) reload(ctx context.Context, text []byte, file pgbouncer.File
 	if err != nil {
 		c.loaded = ""
 		if errors.Is(err, errNotStanding) || errors.Is(err, pgbouncer.ErrRefused) {
-			c.refused = string(text)
+			c.refused, c.unfit = string(text), c.last.source
 		}
 		return err
 	}
-	c.loaded, c.refused, c.readBack = string(text), "", time.Now()
+	c.loaded, c.refused, c.unfit, c.readBack = string(text), "", "", time.Now()
 	c.log.Info().Dur("took", time.Since(begun)).Int("shards", len(views)).Msg("RELOAD done and read back")
 	c.cutter.deposed(moved(views, before))
 	return nil
@@ -352,6 +363,9 @@ func (c *conductor) next(link linkState) time.Duration {
 		if c.unheld {
 			sooner(now.Add(retryLeast))
 		}
+	}
+	if every := c.manager.KeepAliveEvery(); every > 0 {
+		sooner(now.Add(every))
 	}
 	sooner(c.soon)
 	sooner(c.retryAt)

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"time"
+
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
 const (
@@ -14,13 +17,26 @@ const (
 	// (check_fast_fail in its objects.c).
 	loginPatience = 300 * time.Millisecond
 	loginPace     = 5 * time.Millisecond
+	// loginRetryMost bounds loginRetry.
+	loginRetryMost = 2 * time.Second
 )
+
+// loginRetry is for how long PgBouncer tries no other login after one that has
+// failed (server_login_retry). Clients that are released earlier would not be served
+// earlier, and those that come then would get an error.
+func (c Config) loginRetry() time.Duration {
+	seconds, err := strconv.ParseFloat(c.setting("server_login_retry"), 64)
+	if err != nil || seconds <= 0 {
+		return 0
+	}
+	return min(time.Duration(seconds*float64(time.Second)), loginRetryMost)
+}
 
 // holdBack makes the clients of shards without a primary wait.
 func (c *conductor) holdBack(ctx context.Context, link linkState, views []*ShardView) {
 	var (
-		waiting []string
-		pools   map[string]poolCount
+		waiting, careful []string
+		pools            map[string]poolCount
 	)
 	c.unheld = false
 	for _, v := range views {
@@ -28,7 +44,8 @@ func (c *conductor) holdBack(ctx context.Context, link linkState, views []*Shard
 		if h == nil || h.expired || !link.Up {
 			continue
 		}
-		if v.planned() && time.Since(h.since) < loginPatience {
+		patient := v.planned() && time.Since(h.since) < loginPatience
+		if patient {
 			if pools == nil {
 				pools = c.countPools(ctx)
 			}
@@ -40,19 +57,28 @@ func (c *conductor) holdBack(ctx context.Context, link linkState, views []*Shard
 		for _, name := range v.written() {
 			if d, exists := c.standing[name]; exists && !d.Paused {
 				over, err := c.pauser.ended(name)
-				if err != nil {
+				if err != nil && !errors.Is(err, errLogins) {
 					c.log.Warn().Err(err).Str("shard", string(v.id)).Msg("PAUSE failed, trying again")
 				}
 				if over {
 					c.pauser.stop(name)
 				}
-				c.pauser.start(ctx, name)
+				c.pauser.start(ctx, name, patient)
+				if !v.planned() {
+					h.paused = time.Now()
+				}
+				if patient {
+					careful = append(careful, name)
+				}
 				c.unheld = true
 				waiting = append(waiting, name)
 			}
 		}
 	}
 	c.awaitPaused(ctx, waiting)
+	if slices.ContainsFunc(careful, func(name string) bool { return !c.standing[name].Paused }) {
+		c.soon = time.Now().Add(loginPace)
+	}
 }
 
 // judge keeps the hold of one shard and returns it, nil when its clients need
@@ -135,10 +161,22 @@ func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardVie
 		if !ready && (h == nil || !h.expired) {
 			continue
 		}
+		if h != nil && !h.expired {
+			if at := h.paused.Add(c.config.loginRetry()); time.Now().Before(at) {
+				if c.soon.IsZero() || at.Before(c.soon) {
+					c.soon = at
+				}
+				continue
+			}
+		}
 		for _, name := range v.offered() {
 			if c.standing[name].Paused && (h != nil || c.found[name]) {
 				c.pauser.stop(name)
-				errs = append(errs, c.console.resume(ctx, name))
+				err := c.console.resume(ctx, name)
+				if errors.Is(err, pgbouncer.ErrUnreachable) {
+					return errors.Join(append(errs, err)...) // it would be waited for again and again
+				}
+				errs = append(errs, err)
 				released = true
 			}
 			delete(c.found, name)

@@ -15,11 +15,13 @@
 //	apply.go     RELOAD, read back, roll back
 //	hold.go      PAUSE and RESUME with their dead man's timer
 //	sentinel.go  finds a Consul address that is silent
-//	suspect.go   finds a primary that does not answer before Consul can tell
+//	suspect.go   finds a primary that does not answer before Consul can tell,
+//	             from PgBouncer's pools and, by ended.go, the kernel; probe.go asks it
 //	sockets.go   connections to a deposed primary are closed
 //	presence.go  tells Consul what has been applied
 //	http.go      tells the load balancer and operators
+//	manager.go   tells whoever runs the bouncer, systemd for instance
 //
-// PgBouncer is never started or stopped here, and goes on with what it has when
-// the bouncer ends.
+// PgBouncer goes on with what it has when the bouncer ends, unless the bouncer was
+// told to run it (supervise.go).
 package bouncer

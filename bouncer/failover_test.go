@@ -350,11 +350,12 @@ func TestFailedReloadIsRolledBack(t *testing.T) {
 		path = c.PgBouncer.Config + ".ctmpl"
 		c.Template = path
 	})
+	w.manager.every = 10 * time.Millisecond
 	good := strings.Replace(brokenTemplate, "pool_mode_of_nobody = yes\n", "", 1)
 	w.write("pgbouncer.ini.ctmpl", good)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
-	w.pgbouncer()
+	kill := w.pgbouncer()
 	w.awaitLeader(0)
 	client := w.connect("s1")
 	if got := w.where(client); got != 0 {
@@ -365,16 +366,22 @@ func TestFailedReloadIsRolledBack(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// It is refused also as long as it would change no database.
 	w.write("pgbouncer.ini.ctmpl", brokenTemplate)
+	refused := func() {
+		t.Helper()
+		w.await("the failure being reported", func() error {
+			var h Health
+			code, err := w.http(http.MethodGet, "/health", &h)
+			if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(strings.Join(h.Reasons, " "), "last good configuration is back")) {
+				err = fmt.Errorf("%d %v", code, h.Reasons)
+			}
+			return err
+		})
+	}
+	refused()
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
-	w.await("the failure being reported", func() error {
-		var h Health
-		code, err := w.http(http.MethodGet, "/health", &h)
-		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(strings.Join(h.Reasons, " "), "last good configuration is back")) {
-			err = fmt.Errorf("%d %v", code, h.Reasons)
-		}
-		return err
-	})
+	refused()
 	w.await("the file being back", func() error {
 		text, err := os.ReadFile(w.config.PgBouncer.Config)
 		if err == nil && string(text) != string(before) {
@@ -385,6 +392,36 @@ func TestFailedReloadIsRolledBack(t *testing.T) {
 	if got := w.where(client); got != 0 {
 		t.Fatalf("after the rollback the query went to member %d", got)
 	}
+	// It is not what the next PgBouncer finds, which could not start with it.
+	kill()
+	w.await("the loss being noticed", func() error {
+		s, err := w.status()
+		if err == nil && s.PgBouncer.Answers {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+	looked := strings.Count(w.log.String(), "routes have changed")
+	r := w.route(1, cluster.RouteOpen)
+	r.Since = r.Since.Add(time.Second)
+	w.put(w.keys.Route(), r)
+	w.await("another change meanwhile", func() error {
+		if strings.Count(w.log.String(), "routes have changed") == looked {
+			return errors.New("not seen")
+		}
+		return nil
+	})
+	passes := w.manager.alive.Load()
+	w.await("some more tries", func() error {
+		if n := w.manager.alive.Load(); n < passes+100 {
+			return fmt.Errorf("%d", n-passes)
+		}
+		return nil
+	})
+	if text, err := os.ReadFile(w.config.PgBouncer.Config); err != nil || string(text) != string(before) {
+		t.Fatalf("PgBouncer would start with %s, %v", text, err)
+	}
+	w.pgbouncer()
 	w.write("pgbouncer.ini.ctmpl", good)
 	w.awaitLeader(1)
 	w.awaitHealthy()

@@ -461,6 +461,9 @@ func TestHandoverAwaitsLogins(t *testing.T) {
 		}
 		return fmt.Errorf("%+v %w", pools, err)
 	})
+	if err := pauseBy(w.ctx, w.admin(), "s1", true); !errors.Is(err, errLogins) {
+		t.Errorf("PAUSE would cut off a login: %v", err)
+	}
 	a := w.announce("h1", 30*time.Second)
 	if code, answer := a.ask(10 * time.Second); code != http.StatusOK || !answer.Quiet() || answer.TookMS < loginPatience.Milliseconds() {
 		t.Errorf("answer is %d %+v", code, answer)

@@ -2,7 +2,9 @@ package bouncer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +31,9 @@ type hold struct {
 	leader string
 	// expired: the dead man's timer has released the clients.
 	expired bool
+	// paused is when PAUSE was last asked for without notice, when logins had
+	// failed maybe.
+	paused time.Time
 }
 
 // pauser runs PAUSE commands. Each waits on a connection of its own, since it
@@ -63,8 +68,12 @@ func newPauser(c Config, log zerolog.Logger, notify func()) *pauser {
 	}
 }
 
-// start begins to pause a database, unless that is under way.
-func (p *pauser) start(ctx context.Context, database string) {
+// errLogins says that PAUSE would have cut off logins.
+var errLogins = errors.New("logins to the primary are under way")
+
+// start begins to pause a database, unless that is under way. With careful it fails
+// with errLogins instead of cutting off logins.
+func (p *pauser) start(ctx context.Context, database string, careful bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.pauses[database] != nil || p.closed {
@@ -75,7 +84,7 @@ func (p *pauser) start(ctx context.Context, database string) {
 	p.pauses[database] = one
 	p.running.Go(func() {
 		defer cancel()
-		one.err = p.run(ctx, database)
+		one.err = p.run(ctx, database, careful)
 		close(one.ended)
 		if one.err == nil {
 			p.notify()
@@ -83,7 +92,7 @@ func (p *pauser) start(ctx context.Context, database string) {
 	})
 }
 
-func (p *pauser) run(ctx context.Context, database string) error {
+func (p *pauser) run(ctx context.Context, database string, careful bool) error {
 	select {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
@@ -92,7 +101,7 @@ func (p *pauser) run(ctx context.Context, database string) error {
 	}
 	// A kept connection may have died with its PgBouncer: then a new one.
 	if conn := p.takeIdle(); conn != nil {
-		if err := conn.Pause(ctx, database); err == nil || ctx.Err() != nil || !conn.Closed() {
+		if err := pauseBy(ctx, conn, database, careful); err == nil || ctx.Err() != nil || !conn.Closed() {
 			p.giveBack(conn)
 			return err
 		}
@@ -102,12 +111,27 @@ func (p *pauser) run(ctx context.Context, database string) error {
 	if err != nil {
 		return fmt.Errorf("holding the clients of %s: %w", database, err)
 	}
-	err = conn.Pause(ctx, database)
+	err = pauseBy(ctx, conn, database, careful)
 	p.giveBack(conn)
 	if err != nil {
 		return fmt.Errorf("holding the clients of %s: %w", database, err)
 	}
 	return nil
+}
+
+// pauseBy pauses a database. With careful it looks for logins right before: the less
+// time there is in between, the fewer can begin.
+func pauseBy(ctx context.Context, conn *pgbouncer.Conn, database string, careful bool) error {
+	if careful {
+		pools, err := bounded(ctx, conn.Pools)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(pools, func(p pgbouncer.Pool) bool { return p.Database == database && p.ServersIn > 0 }) {
+			return errLogins
+		}
+	}
+	return conn.Pause(ctx, database)
 }
 
 func (p *pauser) takeIdle() *pgbouncer.Conn {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -12,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -217,43 +215,3 @@ func (b asked) rows() (rows []RouteRow) {
 }
 
 func address(host string, port int) string { return host + ":" + strconv.Itoa(port) }
-
-// FormatRoutes writes rows as a table. Times are ages before now.
-func FormatRoutes(w io.Writer, rows []RouteRow, now time.Time) error {
-	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	var errs []error
-	line := func(format string, args ...any) {
-		_, err := fmt.Fprintf(out, format, args...)
-		errs = append(errs, err)
-	}
-	line("SHARD\tBOUNCER\tPRIMARY\tADDRESS\tTL\tSTATE\tSINCE\tVERIFIED\tPAUSED\tWAITING\tPROBLEM\n")
-	for _, r := range rows {
-		verified, paused, problem := "no", "", r.Problem
-		if r.VerifiedAt != nil {
-			verified = age(*r.VerifiedAt, now)
-		}
-		if r.Paused {
-			paused = "yes"
-		}
-		if problem == "" && r.Behind {
-			problem = "Consul's route is newer"
-		}
-		line("%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n", r.Shard, cmp.Or(r.Bouncer, "-"), r.Leader, r.Address, r.Timeline, r.State,
-			age(r.Since, now), verified, paused, r.ClientsWaiting, problem)
-	}
-	return errors.Join(append(errs, out.Flush())...)
-}
-
-func age(t, now time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	d := max(now.Sub(t), 0)
-	switch {
-	case d < 10*time.Second:
-		return d.Round(100*time.Millisecond).String() + " ago"
-	case d < 48*time.Hour:
-		return d.Round(time.Second).String() + " ago"
-	}
-	return strconv.Itoa(int(d.Hours()/24)) + " days ago"
-}

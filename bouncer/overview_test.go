@@ -2,14 +2,18 @@ package bouncer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"text/tabwriter"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -45,7 +49,7 @@ func TestOverview(t *testing.T) {
 	}
 	rows := overview(cluster.NewKeys("", "", ""), pairs, bouncers)
 	var table bytes.Buffer
-	if err := FormatRoutes(&table, rows, now); err != nil {
+	if err := formatRoutes(&table, rows, now); err != nil {
 		t.Fatal(err)
 	}
 	want := `
@@ -180,4 +184,44 @@ func TestDryRunShowsTheDifference(t *testing.T) {
 	if err := DryRun(w.ctx, w.config, &out); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// formatRoutes writes rows as a table, to compare them. Times are ages before now.
+func formatRoutes(w io.Writer, rows []RouteRow, now time.Time) error {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var errs []error
+	line := func(format string, args ...any) {
+		_, err := fmt.Fprintf(out, format, args...)
+		errs = append(errs, err)
+	}
+	line("SHARD\tBOUNCER\tPRIMARY\tADDRESS\tTL\tSTATE\tSINCE\tVERIFIED\tPAUSED\tWAITING\tPROBLEM\n")
+	for _, r := range rows {
+		verified, paused, problem := "no", "", r.Problem
+		if r.VerifiedAt != nil {
+			verified = age(*r.VerifiedAt, now)
+		}
+		if r.Paused {
+			paused = "yes"
+		}
+		if problem == "" && r.Behind {
+			problem = "Consul's route is newer"
+		}
+		line("%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n", r.Shard, cmp.Or(r.Bouncer, "-"), r.Leader, r.Address, r.Timeline, r.State,
+			age(r.Since, now), verified, paused, r.ClientsWaiting, problem)
+	}
+	return errors.Join(append(errs, out.Flush())...)
+}
+
+func age(t, now time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	d := max(now.Sub(t), 0)
+	switch {
+	case d < 10*time.Second:
+		return d.Round(100*time.Millisecond).String() + " ago"
+	case d < 48*time.Hour:
+		return d.Round(time.Second).String() + " ago"
+	}
+	return strconv.Itoa(int(d.Hours()/24)) + " days ago"
 }

@@ -63,6 +63,7 @@ type world struct {
 	log    *logBuffer
 	// changes are configurations that take the place of the bouncer's.
 	changes chan Config
+	manager *manager
 }
 
 func newWorld(t *testing.T, edit func(*Config)) *world {
@@ -91,7 +92,7 @@ func newWorldFor(t *testing.T, limit time.Duration, edit func(*Config)) *world {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
-	w := &world{t: t, ctx: ctx, site: &shared, port: freePort(t), log: &logBuffer{}, changes: make(chan Config)}
+	w := &world{t: t, ctx: ctx, site: &shared, port: freePort(t), log: &logBuffer{}, changes: make(chan Config), manager: &manager{}}
 	w.dir = ownDir(t)
 	w.proxy = newProxy(t, shared.consul)
 	prefix := "test-" + strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
@@ -160,7 +161,7 @@ func (w *world) bouncer() (stop func()) {
 	ctx, cancel := context.WithCancel(w.ctx)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Run(ctx, w.config, w.changes, zerolog.New(w.log).Level(zerolog.DebugLevel).With().Timestamp().Logger())
+		ended <- Run(ctx, w.config, w.changes, w.manager, zerolog.New(w.log).Level(zerolog.DebugLevel).With().Timestamp().Logger())
 	}()
 	var once sync.Once
 	stop = func() {
@@ -325,6 +326,9 @@ func (w *world) where(conn *pgconn.PgConn) int {
 	return member
 }
 
+// errElsewhere says that a query was answered by none of the site's members.
+var errElsewhere = errors.New("answered by another server")
+
 func (w *world) ask(ctx context.Context, conn *pgconn.PgConn) (int, error) {
 	results, err := conn.Exec(ctx, "SELECT inet_server_port()").ReadAll()
 	if err != nil {
@@ -336,7 +340,7 @@ func (w *world) ask(ctx context.Context, conn *pgconn.PgConn) (int, error) {
 			return i, nil
 		}
 	}
-	return 0, fmt.Errorf("answer from unknown port %s", port)
+	return 0, fmt.Errorf("%w: port %s", errElsewhere, port)
 }
 
 func (s *site) start(consul string) error {
@@ -423,7 +427,7 @@ func makeSeed(bin, data string) error {
 	if err := giveAway(data); err != nil {
 		return err
 	}
-	init := unprivileged(exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "app", "-A", "trust", "--no-sync", "--no-instructions"))
+	init := unprivileged(exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "app", "-A", "trust", "--no-sync"))
 	if out, err := init.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w: %s", init.Args, err, out)
 	}
@@ -471,7 +475,11 @@ func createDatabase(m cluster.RouteMember) error {
 	}
 }
 
+// postgresBin is where PostgreSQL's programs are: POSTGRES_BIN, when set.
 func postgresBin() string {
+	if dir := os.Getenv("POSTGRES_BIN"); dir != "" {
+		return dir
+	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	if len(found) == 0 {
 		if path, err := exec.LookPath("postgres"); err == nil {
@@ -480,6 +488,21 @@ func postgresBin() string {
 		return ""
 	}
 	return found[0]
+}
+
+// needInHotStandby skips a test with a PostgreSQL that does not say of itself
+// whether it is a primary: those before 14.
+func needInHotStandby(t *testing.T) {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(postgresBin(), "postgres"), "--version").Output() // postgres (PostgreSQL) 15.20 (Debian ...)
+	if err != nil {
+		t.Skipf("PostgreSQL is needed: %v", err)
+	}
+	_, version, _ := strings.Cut(string(out), "(PostgreSQL) ")
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); err == nil && n < 14 {
+		t.Skipf("PostgreSQL %d has no in_hot_standby", n)
+	}
 }
 
 // unprivileged makes a command run as postgres when the tests run as root:

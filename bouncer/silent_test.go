@@ -147,7 +147,7 @@ func (w *world) waiting(prepare func(member cluster.RouteMember)) (answer <-chan
 	go func() {
 		at, err := w.ask(w.ctx, client)
 		if err == nil && at != 1 {
-			err = fmt.Errorf("it reached the primary that was lost")
+			err = fmt.Errorf("it reached member %d", at)
 		}
 		got <- err
 	}()
@@ -193,8 +193,30 @@ func TestLostPrimaryIsBackWhileConsulIsSilent(t *testing.T) {
 	}
 }
 
+// Except when it says itself that it is one: members run a primary only as long as
+// nobody else may.
+func TestLostPrimaryIsBackAndSaysSo(t *testing.T) {
+	needInHotStandby(t)
+	w := newWorldFor(t, 25*time.Second, nil) // less than hold_timeout
+	answer, back := w.waiting(func(m cluster.RouteMember) {
+		if err := execute(m, "CREATE ROLE pooler LOGIN"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	w.proxy.set(true)
+	back(nil)
+	if err := <-answer; !errors.Is(err, errElsewhere) {
+		t.Fatalf("the waiting client got %v", err)
+	}
+	s := w.awaitShard("end of the hold", func(s ShardStatus) bool { return !s.Held && !s.Ill })
+	if s.State != cluster.RouteOpen {
+		t.Errorf("state %s", s.State)
+	}
+}
+
 // Nor is one that has become a replica before Consul knows of a new primary.
 func TestLostPrimaryIsBackAsReplica(t *testing.T) {
+	needInHotStandby(t)
 	w := newWorld(t, nil)
 	answer, back := w.waiting(func(m cluster.RouteMember) {
 		if err := execute(m, "CREATE ROLE pooler LOGIN"); err != nil {

@@ -35,6 +35,9 @@ const (
 // tcpSocket is a TCP connection of this network namespace.
 type tcpSocket struct {
 	family, state byte
+	// unanswered counts how often the kernel has sent something again that the
+	// other side's kernel has not acknowledged, since it last did.
+	unanswered    int
 	local, remote netip.AddrPort
 	// id is the kernel's own name of the socket (inet_diag_sockid).
 	id [sockIDSize]byte
@@ -51,16 +54,11 @@ var errNotPermitted = errors.New("closing connections needs the capability CAP_N
 // (docs/design.md, ruling 7): the process that has the socket gets an error at
 // once, whatever it waits for. It returns how many were closed.
 func closeSockets(ctx context.Context, choose func(tcpSocket) bool) (closed int, err error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
+	fd, err := diagSocket()
 	if err != nil {
-		return 0, fmt.Errorf("netlink socket: %w", err)
+		return 0, err
 	}
 	defer unix.Close(fd) //nolint:errcheck // nothing was written that could be lost
-	// The kernel answers in the course of the call; the timeout is a backstop.
-	timeout := unix.Timeval{Sec: 2}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
-		return 0, fmt.Errorf("netlink socket: %w", err)
-	}
 	var errs []error
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		sockets, err := listSockets(ctx, fd, family)
@@ -83,6 +81,40 @@ func closeSockets(ctx context.Context, choose func(tcpSocket) bool) (closed int,
 		}
 	}
 	return closed, errors.Join(errs...)
+}
+
+// anySocket tells whether choose picks any TCP connection.
+func anySocket(ctx context.Context, choose func(tcpSocket) bool) (bool, error) {
+	fd, err := diagSocket()
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing was written that could be lost
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		sockets, err := listSockets(ctx, fd, family)
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(sockets, choose) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// diagSocket asks the kernel for sockets.
+func diagSocket() (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return -1, fmt.Errorf("netlink socket: %w", err)
+	}
+	// The kernel answers in the course of the call; the timeout is a backstop.
+	timeout := unix.Timeval{Sec: 2}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("netlink socket: %w", err)
+	}
+	return fd, nil
 }
 
 // listSockets reads all TCP connections of one family.
@@ -190,7 +222,7 @@ func parseSocket(body []byte) (tcpSocket, bool) {
 	if len(body) < diagMsgLeast {
 		return tcpSocket{}, false
 	}
-	s := tcpSocket{family: body[0], state: body[1]}
+	s := tcpSocket{family: body[0], state: body[1], unanswered: int(body[3])}
 	copy(s.id[:], body[4:])
 	address := func(at int) netip.Addr {
 		if s.family == unix.AF_INET {

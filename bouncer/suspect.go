@@ -3,16 +3,14 @@ package bouncer
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
 	"net"
-	"slices"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
@@ -23,11 +21,22 @@ const (
 	suspectLeast   = 400 * time.Millisecond
 	suspectMost    = time.Second
 	suspectPerPool = 500 * time.Microsecond
+	// suspectAtOnce is how soon they are looked at again when the end of a
+	// connection is a reason to.
+	suspectAtOnce = 10 * time.Millisecond
+	// suspectWait is how long a client may wait for a server connection before
+	// the primary is looked for, though PgBouncer has connections to it: it
+	// cannot tell those of a host that fell silent from those at work.
+	suspectWait = 500 * time.Millisecond
 	// sickPace is how often a primary that does not answer is tried again.
-	sickPace   = 200 * time.Millisecond
+	sickPace = 200 * time.Millisecond
+	// probeBound and sickBound are how long a primary may take to answer: a suspect,
+	// and one that was found not to answer, which may be busy once it is back.
 	probeBound = time.Second
-	// probeAtOnce limits the probes that run together.
-	probeAtOnce = 16
+	sickBound  = 3 * time.Second
+	// probeAtOnce limits the probes that run together; those of hosts that are
+	// silent take their time.
+	probeAtOnce = 64
 	// cannotConnectNow is PostgreSQL's answer while it starts, recovers or stops.
 	cannotConnectNow = "57P03"
 	// inHotStandby is reported at login from PostgreSQL 14 on.
@@ -48,13 +57,28 @@ type suspector struct {
 	link   *link
 	book   *book
 	notify func()
-	// refresh reads the routes from Consul.
-	refresh func(context.Context) error
+	// refresh reads the routes from Consul; connected tells whether it is thought
+	// to answer.
+	refresh   func(context.Context) error
+	connected func() bool
+	// hurry asks for a look at once.
+	hurry chan struct{}
 
 	mu   sync.Mutex
 	sick map[shardID]sickness
+	// probing are those that are being probed.
+	probing map[shardID]bool
+	// ports are those on which primaries listen; nil: they are not known yet.
+	ports map[int]bool
 	// seen is what the last look at the pools found; nil: it failed.
 	seen *poolsSeen
+}
+
+func newSuspector(c Config, log zerolog.Logger, l *link, b *book) *suspector {
+	return &suspector{
+		config: c, log: log, link: l, book: b, hurry: make(chan struct{}, 1),
+		sick: map[shardID]sickness{}, probing: map[shardID]bool{},
+	}
 }
 
 // sickness is why a primary cannot be used.
@@ -87,16 +111,18 @@ func (s *suspector) ill(v *ShardView) bool {
 	return s.sick[v.id].address == addressOf(v)
 }
 
-func (s *suspector) sickness(id shardID) sickness {
+// ended is told of a connection that has ended. When it may have been one to a
+// primary the pools are looked at; a zero remote may have been anything.
+func (s *suspector) ended(remote netip.AddrPort) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sick[id]
-}
-
-func (s *suspector) anybodyIll() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.sick) > 0
+	of := !remote.IsValid() || s.ports == nil || s.ports[int(remote.Port())]
+	s.mu.Unlock()
+	if of {
+		select {
+		case s.hurry <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // ownersOf finds the shards of those databases that lead to a primary.
@@ -111,6 +137,17 @@ func ownersOf(c Config, known map[shardID]known) map[string]*ShardView {
 	return owners
 }
 
+// listensOn notes where primaries listen.
+func (s *suspector) listensOn(owners map[string]*ShardView) {
+	ports := map[int]bool{}
+	for _, v := range owners {
+		ports[v.route.Leader.Port] = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ports = ports
+}
+
 func addressOf(v *ShardView) string {
 	return net.JoinHostPort(v.route.Leader.Host, strconv.Itoa(v.route.Leader.Port))
 }
@@ -119,6 +156,10 @@ func addressOf(v *ShardView) string {
 func (s *suspector) run(ctx context.Context) {
 	console := &console{config: s.config}
 	defer console.close()
+	probes := &prober{suspector: s, slots: make(chan struct{}, probeAtOnce), back: make(chan finding)}
+	defer probes.running.Wait()
+	probes.running.Go(func() { (&endings{log: s.log, ended: s.ended}).run(ctx) })
+	probes.running.Go(func() { probes.confirm(ctx) })
 	working := map[string]int{} // server connections at the last look, by database
 	var (
 		owners  map[string]*ShardView // by database that leads to a primary
@@ -126,11 +167,16 @@ func (s *suspector) run(ctx context.Context) {
 	)
 	pace := time.NewTimer(suspectLeast)
 	defer pace.Stop()
+	hurry := rate.NewLimiter(rate.Every(suspectAtOnce), 1)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-pace.C:
+		case <-s.hurry:
+			if hurry.Wait(ctx) != nil {
+				return
+			}
 		}
 		if !s.link.now().Up {
 			s.see(nil)
@@ -139,8 +185,11 @@ func (s *suspector) run(ctx context.Context) {
 				var known map[shardID]known
 				known, changes = s.book.known()
 				owners = ownersOf(s.config, known)
+				s.listensOn(owners)
 			}
-			s.probe(ctx, s.suspects(ctx, console, owners, working))
+			for _, one := range s.suspects(ctx, console, owners, working) {
+				probes.start(ctx, one)
+			}
 		}
 		s.mu.Lock()
 		next := min(max(suspectLeast, time.Duration(len(working))*suspectPerPool), suspectMost)
@@ -155,9 +204,17 @@ func (s *suspector) run(ctx context.Context) {
 	}
 }
 
+// suspect is a shard whose primary is to be probed.
+type suspect struct {
+	*ShardView
+	// working: PgBouncer has connections to it.
+	working bool
+}
+
 // suspects lists the shards whose primary is to be probed: those of pools that
-// have no working connection, but had some or need some; and all that are sick.
-func (s *suspector) suspects(ctx context.Context, console *console, owners map[string]*ShardView, working map[string]int) (list []*ShardView) {
+// have no working connection, but had some or need some; those whose clients wait
+// though there are connections; and all that are sick.
+func (s *suspector) suspects(ctx context.Context, console *console, owners map[string]*ShardView, working map[string]int) (list []suspect) {
 	var pools []pgbouncer.Pool
 	conn, err := console.use(ctx)
 	if err == nil {
@@ -168,7 +225,7 @@ func (s *suspector) suspects(ctx context.Context, console *console, owners map[s
 		s.see(nil)
 		return nil
 	}
-	now, wanted := map[string]int{}, map[string]bool{}
+	now, wanted, slow := map[string]int{}, map[string]bool{}, map[string]bool{}
 	seen := &poolsSeen{waiting: map[string]int{}}
 	defer s.see(seen)
 	for _, p := range pools {
@@ -178,23 +235,29 @@ func (s *suspector) suspects(ctx context.Context, console *console, owners map[s
 		}
 		now[p.Database] += p.ServersActive + p.ServersIdle + p.ServersUsed + p.ServersTested
 		wanted[p.Database] = wanted[p.Database] || p.ClientsWaiting > 0 || p.ServersIn > 0
+		slow[p.Database] = slow[p.Database] || p.MaxWait >= suspectWait
 	}
-	suspected := map[*ShardView]bool{}
+	suspected := map[*ShardView]bool{} // and whether there are connections
 	for _, names := range []map[string]int{now, working} {
 		for name := range names {
-			if v := owners[name]; v != nil && now[name] == 0 && (wanted[name] || working[name] > 0) {
-				suspected[v] = true
+			v := owners[name]
+			switch {
+			case v == nil:
+			case now[name] == 0 && (wanted[name] || working[name] > 0):
+				suspected[v] = false
+			case now[name] > 0 && slow[name]:
+				if _, already := suspected[v]; !already {
+					suspected[v] = true
+				}
 			}
 		}
 	}
-	if s.anybodyIll() {
-		for _, v := range owners {
-			if s.ill(v) {
-				suspected[v] = true
-			}
-		}
+	for _, v := range s.keepSick(owners) {
+		suspected[v] = false
 	}
-	list = slices.Collect(maps.Keys(suspected))
+	for v, has := range suspected {
+		list = append(list, suspect{v, has})
+	}
 	clear(working)
 	for name, n := range now {
 		working[name] = n
@@ -202,105 +265,21 @@ func (s *suspector) suspects(ctx context.Context, console *console, owners map[s
 	return list
 }
 
-// probe knocks at the primaries of shards and remembers which do not answer.
-func (s *suspector) probe(ctx context.Context, views []*ShardView) {
-	current := map[shardID]sickness{}
-	slots := make(chan struct{}, probeAtOnce)
-	var (
-		mu     sync.Mutex
-		probes sync.WaitGroup
-	)
-	for _, v := range views {
-		slots <- struct{}{}
-		probes.Go(func() {
-			defer func() { <-slots }()
-			err := s.knock(ctx, v)
-			if err == nil || ctx.Err() != nil {
-				return
-			}
-			switch before := s.sickness(v.id); {
-			case !s.ill(v):
-				s.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
-					Msg("the primary does not answer, and PgBouncer has no connection to it")
-			case errors.Is(err, errReplica) && before.reason != err.Error():
-				s.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
-					Msg("the primary is back, but as a replica; its clients wait for the new one")
-			}
-			mu.Lock()
-			current[v.id] = sickness{addressOf(v), err.Error()}
-			mu.Unlock()
-		})
-	}
-	probes.Wait()
-	if ctx.Err() != nil {
-		return
-	}
+// keepSick lists the shards whose primary is sick, and forgets primaries that are
+// none any more.
+func (s *suspector) keepSick(owners map[string]*ShardView) (list []*ShardView) {
 	s.mu.Lock()
-	recovered := slices.ContainsFunc(slices.Collect(maps.Keys(s.sick)), func(id shardID) bool { return current[id].address == "" })
-	s.mu.Unlock()
-	// What answers again may have been deposed meanwhile, and serve as a replica:
-	// clients are sent to it only when Consul still says that it leads.
-	if recovered && s.refresh(ctx) != nil {
-		return
+	defer s.mu.Unlock()
+	if len(s.sick) == 0 {
+		return nil
 	}
-	s.mu.Lock()
-	changed := len(current) != len(s.sick)
-	for id, one := range current {
-		changed = changed || s.sick[id].address != one.address
-	}
-	s.sick = current
-	s.mu.Unlock()
-	if changed {
-		s.notify()
-	}
-}
-
-// login is how a primary that was found sick is tried again: as the user of
-// PgBouncer's console. It need not exist there, as PostgreSQL refuses a user only
-// once it serves; where it exists, PostgreSQL also says whether it is a primary.
-func (s *suspector) login(v *ShardView) (*pgconn.Config, error) {
-	config, err := pgconn.ParseConfig("sslmode=disable")
-	if err != nil {
-		return nil, err
-	}
-	options, err := s.config.admin()
-	if err != nil {
-		return nil, err
-	}
-	config.Host, config.Port = v.route.Leader.Host, uint16(v.route.Leader.Port)
-	config.User, config.Password, config.Database = options.User, options.Password, v.Databases[0].DBName
-	config.RuntimeParams, config.Fallbacks = map[string]string{}, nil
-	return config, nil
-}
-
-// knock tells why a primary cannot be used. Whether a suspect is there takes no
-// more than a connection, of which PostgreSQL's log says nothing; one that was
-// found sick must also be past its start.
-func (s *suspector) knock(ctx context.Context, v *ShardView) error {
-	ctx, cancel := context.WithTimeout(ctx, probeBound)
-	defer cancel()
-	if !s.ill(v) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addressOf(v))
-		if err == nil {
-			err = conn.Close()
+	keep := map[shardID]sickness{}
+	for _, v := range owners {
+		if one := s.sick[v.id]; one.address == addressOf(v) {
+			keep[v.id] = one
+			list = append(list, v)
 		}
-		return err
 	}
-	config, err := s.login(v)
-	if err != nil {
-		return err
-	}
-	conn, err := pgconn.ConnectConfig(ctx, config)
-	if err == nil {
-		recovering := conn.ParameterStatus(inHotStandby) == "on"
-		if err := conn.Close(ctx); err != nil || !recovering {
-			return err
-		}
-		return fmt.Errorf("%s: %w", addressOf(v), errReplica)
-	}
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) && refused.Code != cannotConnectNow {
-		return nil // it serves, though not us
-	}
-	return err
+	s.sick = keep
+	return list
 }

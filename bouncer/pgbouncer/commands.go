@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Database is a row of SHOW DATABASES.
@@ -29,8 +30,8 @@ type Pool struct {
 	ClientsActive, ClientsWaiting         int
 	ServersActive, ServersIdle            int
 	ServersUsed, ServersTested, ServersIn int
-	// MaxWait is how long the oldest waiting client has waited, in seconds.
-	MaxWait int
+	// MaxWait is how long the oldest waiting client has waited.
+	MaxWait time.Duration
 }
 
 // Server is a row of SHOW SERVERS: one connection to PostgreSQL.
@@ -155,7 +156,7 @@ func pools(rows []row) ([]Pool, error) {
 			ClientsActive: r.number("cl_active"), ClientsWaiting: r.number("cl_waiting"),
 			ServersActive: r.number("sv_active"), ServersIdle: r.number("sv_idle"),
 			ServersUsed: r.number("sv_used"), ServersTested: r.number("sv_tested"), ServersIn: r.number("sv_login"),
-			MaxWait: r.number("maxwait"),
+			MaxWait: time.Duration(r.number("maxwait"))*time.Second + time.Duration(r.number("maxwait_us"))*time.Microsecond,
 		})
 	}
 	return list, nil

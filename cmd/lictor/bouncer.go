@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -53,19 +54,42 @@ func bouncerCommand() *cobra.Command {
 			var reloading sync.WaitGroup
 			defer reloading.Wait()
 			defer cancel()
-			reloading.Go(func() { reloadBouncer(ctx, hangups, args[0], allowEmpty, changes, logs, notifier) })
+			manager := &bouncerManager{Notifier: notifier}
+			reloading.Go(func() { reloadBouncer(ctx, hangups, args[0], allowEmpty, changes, logs, manager) })
 			reloading.Go(func() {
 				if err := notifier.Run(ctx); err != nil {
 					log.Error().Err(err).Msg("systemd does not hear of the bouncer")
 				}
 			})
-			notifier.Ready()
-			return bouncer.Run(ctx, cfg, changes, log)
+			return bouncer.Run(ctx, cfg, changes, manager, log)
 		},
 	}
 	cmd.PersistentFlags().BoolVar(&allowEmpty, "allow-empty", false, "let the last shards leave PgBouncer when all routes are deleted")
 	cmd.AddCommand(renderCommand(&allowEmpty), drainCommand(), undrainCommand(), bouncerStatusCommand())
 	return cmd
+}
+
+// bouncerManager tells systemd of a bouncer. A reload is one only after the start.
+type bouncerManager struct {
+	*systemd.Notifier
+	ready atomic.Bool
+}
+
+func (m *bouncerManager) Ready() {
+	m.ready.Store(true)
+	m.Notifier.Ready()
+}
+
+func (m *bouncerManager) reloading() {
+	if m.ready.Load() {
+		m.Reloading()
+	}
+}
+
+func (m *bouncerManager) reloaded() {
+	if m.ready.Load() {
+		m.Notifier.Ready()
+	}
 }
 
 // loadBouncer reads a bouncer's file, with the environment over it.
@@ -86,7 +110,7 @@ func loadBouncer(path string, allowEmpty bool) (bouncer.Config, []string, error)
 // reloadBouncer reads the file again at each SIGHUP, and switches debug lines on and
 // off at each SIGUSR1, until ctx is done.
 func reloadBouncer(
-	ctx context.Context, hangups <-chan os.Signal, path string, allowEmpty bool, changes chan<- bouncer.Config, logs *logging.Log, notifier *systemd.Notifier,
+	ctx context.Context, hangups <-chan os.Signal, path string, allowEmpty bool, changes chan<- bouncer.Config, logs *logging.Log, manager *bouncerManager,
 ) {
 	log := logs.Logger()
 	for {
@@ -99,14 +123,14 @@ func reloadBouncer(
 		case <-ctx.Done():
 			return
 		}
-		notifier.Reloading()
+		manager.reloading()
 		cfg, warnings, err := loadBouncer(path, allowEmpty)
 		if err == nil {
 			err = logs.Set(cfg.Log.Level)
 		}
 		if err != nil {
 			log.Error().Err(err).Msg("the configuration stays as it was")
-			notifier.Ready()
+			manager.reloaded()
 			continue
 		}
 		logs.Hide(settings.Secrets(cfg))
@@ -114,10 +138,9 @@ func reloadBouncer(
 			log.Warn().Msg(w)
 		}
 		select {
-		case changes <- cfg:
+		case changes <- cfg: // the bouncer says when it stands
 		case <-ctx.Done():
 		}
-		notifier.Ready()
 	}
 }
 

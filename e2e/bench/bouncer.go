@@ -20,12 +20,14 @@ type bouncerReport struct {
 	// Requests counts what an idle bouncer asks of Consul, by number of shards.
 	Requests map[string]float64 `json:"consul_requests_per_minute,omitempty"`
 	// CPU is that of a bouncer without clients at 1,000 shards.
-	CPU            float64            `json:"cpu_idle_s_per_minute"`
-	CPUByShards    map[string]float64 `json:"cpu_idle_s_per_minute_by_shards,omitempty"`
-	Memory         float64            `json:"memory_mib_1000_shards,omitempty"`
-	MemoryMost     float64            `json:"memory_most_mib_1000_shards,omitempty"`
-	ZoneLoss       *zoneFigures       `json:"zone_loss,omitempty"`
-	ConsulTemplate *peerFigures       `json:"consul_template,omitempty"`
+	CPU         float64            `json:"cpu_idle_s_per_minute"`
+	CPUByShards map[string]float64 `json:"cpu_idle_s_per_minute_by_shards,omitempty"`
+	Memory      float64            `json:"memory_mib_1000_shards,omitempty"`
+	MemoryMost  float64            `json:"memory_most_mib_1000_shards,omitempty"`
+	ZoneLoss    *zoneFigures       `json:"zone_loss,omitempty"`
+	// Losses are of unplanned failovers, by what was lost.
+	Losses         map[string]*lossFigures `json:"unplanned,omitempty"`
+	ConsulTemplate *peerFigures            `json:"consul_template,omitempty"`
 	// Load is the machine's load average over a minute, before and after.
 	Load []float64 `json:"load_average"`
 }
@@ -48,7 +50,7 @@ type peerFigures struct {
 }
 
 // bouncerSuite measures the bouncer. part, when it is not empty, is one of
-// propagation, switchover and zone.
+// propagation, switchover, unplanned and zone.
 func bouncerSuite(ctx context.Context, report, part string) error {
 	r := bouncerReport{Load: []float64{loadAverage()}}
 	if part != "" && report != "" { // go on with what is there
@@ -62,7 +64,7 @@ func bouncerSuite(ctx context.Context, report, part string) error {
 	for _, step := range []struct {
 		name string
 		run  func(context.Context, *bouncerReport) error
-	}{{"propagation", propagation}, {"switchover", switchovers}, {"zone", zoneLoss}} {
+	}{{"propagation", propagation}, {"switchover", switchovers}, {"unplanned", losses}, {"zone", zoneLoss}} {
 		if part != "" && part != step.name {
 			continue
 		}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -32,7 +33,10 @@ func main() {
 	resume := flag.Bool("resume", false, "keep the figures that the report holds already, and measure what it lacks")
 	runs := flag.Int("runs", 5, "runs of each scenario")
 	flag.Parse()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	// A lab is closed also when somebody ends the benchmark.
+	ended, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ended, time.Hour)
 	defer cancel()
 	if suite, part, _ := strings.Cut(*only, "/"); suite == "bouncer" {
 		if err := bouncerSuite(ctx, *report, part); err != nil {

@@ -1,0 +1,67 @@
+package bouncer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+)
+
+// Manager is who runs the bouncer as a service, systemd for instance. Nobody ever
+// waits for it.
+type Manager interface {
+	// Ready says that the bouncer serves its API, and that a configuration stands
+	// which is made of what is known of the shards: PgBouncer has it, or can be
+	// started with it. After a change of the bouncer's own configuration it says
+	// that the change is dealt with, for better or worse.
+	Ready()
+	// Alive says that the loop which brings changes to PgBouncer has come round.
+	Alive()
+	// KeepAliveEvery is how often Alive must be called at the least; zero: never.
+	KeepAliveEvery() time.Duration
+	// Status says in one line how things are.
+	Status(text string)
+}
+
+// report tells the manager how a pass went.
+func (c *conductor) report(link linkState, views []*ShardView, err error) {
+	c.manager.Alive()
+	c.manager.Status(c.summary())
+	if c.told || !c.inPlace(link, views, err) && (!c.restarted || !c.failedForNow(err)) {
+		return
+	}
+	c.told = true
+	c.manager.Ready()
+}
+
+// inPlace tells whether there is a configuration that PgBouncer has or, while none
+// runs, can be started with.
+func (c *conductor) inPlace(link linkState, views []*ShardView, err error) bool {
+	switch {
+	case err != nil || len(views) == 0 && !c.answered():
+		return false
+	case link.Up && len(views) > 0:
+		return c.loaded != ""
+	case !link.Up && (link.Err == nil || len(c.config.PgBouncer.Command) > 0):
+		return false // it was not looked for yet, or is about to be started
+	}
+	_, err = os.Stat(c.config.PgBouncer.Config)
+	return err == nil
+}
+
+// failedForNow tells whether a pass has failed for a reason that is not about to
+// go away by itself.
+func (c *conductor) failedForNow(err error) bool { return err != nil && !errors.Is(err, errWaiting) }
+
+// summary is one line about all shards.
+func (c *conductor) summary() string {
+	if reasons := c.ready(); len(reasons) > 0 {
+		first, _, _ := strings.Cut(reasons[0], "\n")
+		return fmt.Sprintf("not ready: %s", first)
+	}
+	if held := len(c.holds); held > 0 {
+		return fmt.Sprintf("%d shards, the clients of %d are held", len(c.shards()), held)
+	}
+	return fmt.Sprintf("%d shards, all routes applied and verified", len(c.shards()))
+}

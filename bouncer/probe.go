@@ -1,0 +1,264 @@
+package bouncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// prober knocks at the primaries of suspects. Each probe runs by itself: a host that
+// says nothing holds up no other shard.
+type prober struct {
+	*suspector
+	slots chan struct{}
+	// back are primaries that were sick and answer again.
+	back    chan finding
+	running sync.WaitGroup
+}
+
+// finding is a primary that answers.
+type finding struct {
+	*ShardView
+	// primary: it has said that it is one.
+	primary bool
+}
+
+// start probes a shard's primary, unless that is under way; when too many are, the
+// next look starts it.
+func (p *prober) start(ctx context.Context, one suspect) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.probing[one.id] {
+		return
+	}
+	select {
+	case p.slots <- struct{}{}:
+	default:
+		return
+	}
+	p.probing[one.id] = true
+	p.running.Go(func() {
+		primary, err := p.knock(ctx, one)
+		if ctx.Err() == nil {
+			p.found(ctx, one.ShardView, primary, err)
+		}
+		p.mu.Lock()
+		delete(p.probing, one.id)
+		p.mu.Unlock()
+		<-p.slots
+	})
+}
+
+// found notes what a probe has found.
+func (p *prober) found(ctx context.Context, v *ShardView, primary bool, err error) {
+	p.mu.Lock()
+	before := p.sick[v.id]
+	was := before.address == addressOf(v)
+	if err != nil {
+		p.sick[v.id] = sickness{addressOf(v), err.Error()}
+	}
+	p.mu.Unlock()
+	switch {
+	case err == nil && was:
+		select {
+		case p.back <- finding{v, primary}:
+		case <-ctx.Done():
+		}
+	case err == nil:
+	case !was:
+		p.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).Msg("the primary does not answer")
+		p.notify()
+	case errors.Is(err, errReplica) && before.reason != err.Error():
+		p.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
+			Msg("the primary is back, but as a replica; its clients wait for the new one")
+	}
+}
+
+// confirm lets those go on that answer again, until ctx is done. They may have been
+// deposed meanwhile, and serve as a replica: clients are sent there only when
+// Consul still says that it leads. While Consul does not answer, its own word that
+// it is a primary will do: members run one only as long as nobody else may.
+func (p *prober) confirm(ctx context.Context) {
+	for {
+		var batch []finding
+		select {
+		case one := <-p.back:
+			batch = append(batch, one)
+		case <-ctx.Done():
+			return
+		}
+		for more := true; more; {
+			select {
+			case one := <-p.back:
+				batch = append(batch, one)
+			default:
+				more = false
+			}
+		}
+		confirmed := p.connected() && p.refresh(ctx) == nil
+		if ctx.Err() != nil {
+			return
+		}
+		changed := false
+		p.mu.Lock()
+		for _, one := range batch {
+			if (confirmed || one.primary) && p.sick[one.id].address == addressOf(one.ShardView) {
+				delete(p.sick, one.id)
+				changed = true
+				if !confirmed {
+					p.log.Warn().Str("shard", string(one.id)).Str("leader", one.route.Leader.Name).
+						Msg("the primary answers again and says that it is one, though Consul cannot be asked")
+				}
+			}
+		}
+		p.mu.Unlock()
+		if changed {
+			p.notify()
+		}
+	}
+}
+
+// knock tells why a primary cannot be used, and whether it is sure to be one. A
+// suspect is asked in a way of which PostgreSQL's log mostly says nothing; one that
+// was found sick must also be a primary, as far as it tells.
+func (p *prober) knock(ctx context.Context, one suspect) (primary bool, err error) {
+	if p.ill(one.ShardView) {
+		ctx, cancel := context.WithTimeout(ctx, sickBound)
+		defer cancel()
+		return p.ask(ctx, one.ShardView)
+	}
+	bound, cancel := context.WithTimeout(ctx, probeBound)
+	defer cancel()
+	if !one.working {
+		return false, p.greet(bound, one.ShardView)
+	}
+	err = reach(bound, addressOf(one.ShardView))
+	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() && !p.silent(ctx, one.ShardView) {
+		return false, nil // busy, or we are
+	}
+	return false, err
+}
+
+// silent tells whether the host of a primary leaves something unanswered on the
+// connections that there are: its kernel answers also when the host is overloaded.
+func (p *prober) silent(ctx context.Context, v *ShardView) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeBound)
+	defer cancel()
+	addresses, err := addressesOf(ctx, v.route.Leader.Host)
+	if err != nil {
+		return true
+	}
+	silent, err := anySocket(ctx, func(s tcpSocket) bool {
+		return s.state == tcpEstablished && s.unanswered > 0 && int(s.remote.Port()) == v.route.Leader.Port && slices.Contains(addresses, s.remote.Addr())
+	})
+	if err != nil {
+		p.log.Debug().Err(err).Msg("connections cannot be looked at")
+	}
+	return silent || err != nil
+}
+
+// reach tells whether a host takes connections, which even a busy one does. Two are
+// tried, as one packet may be lost.
+func reach(ctx context.Context, address string) error {
+	const attempts = 2
+	ctx, cancel := context.WithCancel(ctx)
+	var dialing sync.WaitGroup
+	defer dialing.Wait() // after cancel
+	defer cancel()
+	results := make(chan error, attempts)
+	for range attempts {
+		dialing.Go(func() {
+			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+			if err == nil {
+				err = conn.Close()
+			}
+			results <- err
+		})
+	}
+	var err error
+	for range attempts {
+		if err = <-results; err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// greet begins a login and goes away at PostgreSQL's first word, which is a request
+// for a password where it serves: nobody hears of that, clients do it to ask their
+// user.
+func (p *prober) greet(ctx context.Context, v *ShardView) error {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addressOf(v))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if deadline, set := ctx.Deadline(); set {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	frontend := pgproto3.NewFrontend(conn, conn)
+	frontend.Send(&pgproto3.StartupMessage{
+		ProtocolVersion: pgproto3.ProtocolVersionNumber,
+		Parameters:      map[string]string{"user": p.config.PgBouncer.User, "database": v.Databases[0].DBName},
+	})
+	if err := frontend.Flush(); err != nil {
+		return err
+	}
+	said, err := frontend.Receive()
+	if err != nil {
+		return err
+	}
+	if refused, is := said.(*pgproto3.ErrorResponse); is && refused.Code == cannotConnectNow {
+		return fmt.Errorf("%s: %s", addressOf(v), refused.Message)
+	}
+	return nil
+}
+
+// ask logs in as the user of PgBouncer's console. It need not exist there, as
+// PostgreSQL refuses a user only once it serves; where it exists, PostgreSQL also
+// says whether it is a primary.
+func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error) {
+	config, err := p.login(v)
+	if err != nil {
+		return false, err
+	}
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err == nil {
+		recovering := conn.ParameterStatus(inHotStandby)
+		if err := conn.Close(ctx); err != nil {
+			return false, err
+		}
+		if recovering == "on" {
+			return false, fmt.Errorf("%s: %w", addressOf(v), errReplica)
+		}
+		return recovering == "off", nil
+	}
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code != cannotConnectNow {
+		return false, nil // it serves, though not us
+	}
+	return false, err
+}
+
+func (p *prober) login(v *ShardView) (*pgconn.Config, error) {
+	config, err := pgconn.ParseConfig("sslmode=disable")
+	if err != nil {
+		return nil, err
+	}
+	options, err := p.config.admin()
+	if err != nil {
+		return nil, err
+	}
+	config.Host, config.Port = v.route.Leader.Host, uint16(v.route.Leader.Port)
+	config.User, config.Password, config.Database = options.User, options.Password, v.Databases[0].DBName
+	config.RuntimeParams, config.Fallbacks = map[string]string{}, nil
+	return config, nil
+}

@@ -1,0 +1,202 @@
+package bouncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// fakePostgres answers every login with said.
+func fakePostgres(t *testing.T, said pgproto3.BackendMessage) cluster.RouteMember {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	served.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			backend := pgproto3.NewBackend(conn, conn)
+			if _, err := backend.ReceiveStartupMessage(); err == nil {
+				backend.Send(said)
+				_ = backend.Flush()
+			}
+			_ = conn.Close()
+		}
+	})
+	t.Cleanup(func() { _ = listener.Close(); served.Wait() })
+	return cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port}
+}
+
+// A primary that takes connections and serves nobody, because it recovers from the
+// crash of a backend, is as good as none; one that wants a password is there.
+func TestGreeting(t *testing.T) {
+	recovering := &pgproto3.ErrorResponse{Severity: "FATAL", Code: cannotConnectNow, Message: "the database system is in recovery mode"}
+	full := &pgproto3.ErrorResponse{Severity: "FATAL", Code: "53300", Message: "sorry, too many clients already"}
+	free := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: freePort(t)}
+	for name, test := range map[string]struct {
+		at     cluster.RouteMember
+		serves bool
+	}{
+		"password": {fakePostgres(t, &pgproto3.AuthenticationSASL{AuthMechanisms: []string{"SCRAM-SHA-256"}}), true},
+		"full":     {fakePostgres(t, full), true},
+		"recovers": {fakePostgres(t, recovering), false},
+		"refused":  {free, false},
+	} {
+		v := &ShardView{id: "service/s1", route: cluster.Route{Leader: test.at}, Databases: []Database{{"s1", "s1"}}}
+		p := &prober{suspector: newSuspector(Config{PgBouncer: PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil)}
+		_, err := p.knock(t.Context(), suspect{v, false})
+		if (err == nil) != test.serves {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := p.knock(t.Context(), suspect{v, true}); (err == nil) != (name != "refused") {
+			t.Errorf("%s, with connections: %v", name, err)
+		}
+	}
+}
+
+// A host that takes no new connections in time, though its kernel has answered
+// everything on those that there are, is busy: its clients are not held.
+func TestBusyHostIsNotSilent(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	loopback := [4]byte{127, 0, 0, 1}
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: loopback}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: name.(*unix.SockaddrInet4).Port}
+	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []Database{{"s1", "s1"}}}
+	for full := false; !full; { // nobody accepts, until the kernel takes no more
+		conn, err := net.DialTimeout("tcp", addressOf(v), 100*time.Millisecond)
+		if full = err != nil; !full {
+			defer conn.Close()
+		}
+	}
+	p := &prober{suspector: newSuspector(Config{PgBouncer: PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil)}
+	if _, err := p.knock(t.Context(), suspect{v, true}); err != nil {
+		t.Errorf("with connections: %v", err)
+	}
+	if _, err := p.knock(t.Context(), suspect{v, false}); err == nil {
+		t.Error("without connections it serves nobody")
+	}
+}
+
+// The end of a connection is heard of at once, from whatever process.
+func TestEndingsAreHeard(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	heard := make(chan struct{})
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	defer cancel()
+	want := netip.MustParseAddrPort(listener.Addr().String())
+	var first sync.Once
+	failed := &logBuffer{}
+	e := &endings{log: zerolog.New(failed), ended: func(remote netip.AddrPort) {
+		if remote == want {
+			first.Do(func() { close(heard) })
+		}
+	}}
+	listening.Go(func() { e.run(ctx) })
+	for {
+		client, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		server, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// As after the crash of a host whose kernel lives.
+		if err := errors.Join(server.(*net.TCPConn).SetLinger(0), server.Close(), client.Close()); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-heard:
+			return
+		case <-ctx.Done():
+			t.Fatal("not heard")
+		default:
+		}
+		if text := failed.String(); text != "" {
+			t.Skip(text)
+		}
+	}
+}
+
+// An end of a connection makes the pools be looked at if it may be a primary's.
+func TestEndingsHurryTheLook(t *testing.T) {
+	s := newSuspector(Config{}, zerolog.Nop(), nil, nil)
+	s.listensOn(map[string]*ShardView{"s1": {route: cluster.Route{Leader: cluster.RouteMember{Host: "db1", Port: 5432}}}})
+	for remote, hurries := range map[netip.AddrPort]bool{
+		netip.MustParseAddrPort("10.0.0.1:5432"): true, netip.MustParseAddrPort("10.0.0.1:8500"): false, {}: true,
+	} {
+		s.ended(remote)
+		s.ended(remote) // must not wait
+		got := false
+		select {
+		case <-s.hurry:
+			got = true
+		default:
+		}
+		if got != hurries {
+			t.Errorf("%s: %v", remote, got)
+		}
+	}
+}
+
+// While a backend's crash makes PostgreSQL recover in place, clients that come wait
+// for it: it is there, but lets nobody in.
+func TestRecoveringPrimaryMakesClientsWait(t *testing.T) {
+	w := newWorld(t, nil)
+	member := fakePostgres(t, &pgproto3.ErrorResponse{Severity: "FATAL", Code: cannotConnectNow, Message: "the database system is in recovery mode"})
+	r := w.route(0, cluster.RouteOpen)
+	w.put(w.keys.Route(), r)
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	client := w.connect("s1")
+	w.exec(client, "SELECT 1")
+	r.Leader, r.Timeline = member, 2
+	w.put(w.keys.Route(), r)
+	w.awaitShard("the new leader", func(s ShardStatus) bool { return s.Port == member.Port && s.VerifiedAt != nil })
+	answer := make(chan error, 1)
+	go func() {
+		at, err := w.ask(w.ctx, client)
+		if err == nil && at != 1 {
+			err = fmt.Errorf("it reached member %d", at)
+		}
+		answer <- err
+	}()
+	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Ill && s.Paused })
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	if err := <-answer; err != nil {
+		t.Fatalf("the waiting client got %v", err)
+	}
+}
