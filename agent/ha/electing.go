@@ -166,7 +166,7 @@ func (v View) unelectable() string {
 		return "this member is tagged nofailover"
 	case len(v.Config.StandbyCluster) > 0:
 		return "the shard is configured as a standby cluster, which Lictor does not run yet: nothing is promoted"
-	case v.ledInPause() && !forced:
+	case v.ledInPause(v.Name) && !forced:
 		return v.beat().Owner + " led in pause when it was last heard of, and may still run as a primary: make sure that it does not, " +
 			"then fail over to a named candidate"
 	case pg.DiskTrouble != "":
@@ -191,10 +191,11 @@ func (v View) unelectable() string {
 	return ""
 }
 
-// ledInPause tells whether the last leader may have outlived its lease.
-func (v View) ledInPause() bool {
+// ledInPause tells whether the last leader, another one than this member, may have
+// outlived its lease.
+func (v View) ledInPause(name string) bool {
 	b := v.beat()
-	return b != nil && b.Paused && !b.Released && b.Owner != v.Name
+	return b != nil && b.Paused && !b.Released && b.Owner != name
 }
 
 // electable says why a peer could not lead, empty when it could.
@@ -256,7 +257,7 @@ func (v View) standBack() string {
 		switch {
 		case p.Answered && p.Primary && p.State == cluster.StateRunning && v.Now.Before(v.leaseExpires().Add(v.Config.TTL)):
 			return p.Name + " still runs as a primary"
-		case v.electable(p) != "":
+		case v.electable(p) != "", v.ledInPause(p.Name) && !v.forcedByOperator(p.Name), v.needsQuorum(p.Name) && ahead(me, p):
 			continue
 		case f.OK() && f.Value.Candidate == p.Name:
 			return p.Name + " was chosen by the operator"
@@ -268,6 +269,11 @@ func (v View) standBack() string {
 		}
 	}
 	return ""
+}
+
+// ahead tells whether a has WAL that b lacks.
+func ahead(a, b Peer) bool {
+	return a.Timeline > b.Timeline || a.Timeline == b.Timeline && a.LSN > b.LSN
 }
 
 // better orders candidates: timeline, position, failover_priority. Equals may

@@ -65,6 +65,27 @@ func TestCandidateCountsVotersThatHaveParted(t *testing.T) {
 	}
 }
 
+// Whom the operator has chosen, and who cannot lead, is not waited for.
+func TestChosenCandidateThatCannotLead(t *testing.T) {
+	expired := leads("b", ttl+ttl/40+time.Second)
+	chosen := request(cluster.Failover{Leader: "b", Candidate: "c"})
+	behind := func(v *View) { askedToPart(45, peer("c", 1, 4000))(v) }
+	level := func(v *View) { askedToPart(45, peer("c", 1, v.Postgres.LSN))(v) }
+	ours := func(v *View) { v.Cluster.Status.Value.Lictor.Owner, v.Cluster.Status.Value.Lictor.Paused = "a", true }
+	runSituations(t, []situationTest{
+		{"it is behind, and a quorum is needed", view(expired, quorumOfB, chosen, behind), "take over (status at 45)", "best"},
+		{"it is level", view(expired, quorumOfB, chosen, level), "", "c was chosen by the operator"},
+		{"it is behind, without a quorum", view(expired, chosen, behind), "", "c was chosen by the operator"},
+		{"this member led in pause", view(expired, chosen, behind, ours), "take over (status at 45)", "best"},
+	})
+	// A promise that its leader has voided by a release need not be waited for.
+	void := func(v *View) { v.Promise = &Promise{Leader: "b", Until: now.Add(time.Minute), Index: 44} }
+	v := view(leads("b", 0), quorumOfB, released(""), asked(peer("c", 1, 4000)), void, func(v *View) { v.StatusSeen = now.Add(-time.Second) })
+	if d, first := v.quorumFirst(v.StatusSeen); first {
+		t.Errorf("a void promise: %s %v", d.Reason, d.Actions)
+	}
+}
+
 func TestPartedFollowsNobody(t *testing.T) {
 	under := func(v *View) { v.Parted = 45 }
 	follows := func(v *View) { v.Postgres.Upstream, v.Postgres.Streaming = "b", true }

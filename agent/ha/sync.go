@@ -418,11 +418,11 @@ func (v View) quorumProblem() string {
 // after what this member has promised to it; and, as nobody may have fenced it,
 // of members that have parted from it.
 func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
-	key := v.Cluster.Sync
-	if !key.Exists() || key.Value.Quorum <= 0 || strings.EqualFold(key.Value.Leader, v.Name) || v.forcedByOperator(v.Name) {
+	if !v.needsQuorum(v.Name) {
 		return Decision{}, false
 	}
-	if p := v.Promise; p != nil && ended.Before(p.Until) {
+	// One that still runs is void: its leader has released the lease since.
+	if p := v.Promise; p != nil && ended.Before(p.Until) && !v.Now.Before(p.Until) {
 		ended = p.Until
 	}
 	part := v.mustPart()
@@ -448,11 +448,17 @@ func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
 	}
 }
 
+// needsQuorum tells whether a member may lead only once it has seen a quorum at or
+// behind its own position.
+func (v View) needsQuorum(name string) bool {
+	key := v.Cluster.Sync
+	return key.Exists() && key.Value.Quorum > 0 && !strings.EqualFold(key.Value.Leader, name) && !v.forcedByOperator(name)
+}
+
 // quorumSeen tells whether the key sync asks for a quorum, and enough of its members
 // have answered.
 func (v View) quorumSeen(ended cluster.Instant) bool {
-	key := v.Cluster.Sync
-	if !key.Exists() || key.Value.Quorum <= 0 || strings.EqualFold(key.Value.Leader, v.Name) || v.forcedByOperator(v.Name) {
+	if !v.needsQuorum(v.Name) {
 		return false
 	}
 	_, first := v.quorumFirst(ended)
