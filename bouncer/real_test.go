@@ -25,6 +25,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/e2e/testport"
 )
 
 // site is the software that all real tests share: one Consul and two
@@ -372,7 +373,7 @@ func (s *site) start(consul string) error {
 }
 
 func (s *site) startConsul(consul string) error {
-	ports, err := freePorts(3)
+	ports, err := testport.Free(3)
 	if err != nil {
 		return err
 	}
@@ -393,7 +394,7 @@ func (s *site) startConsul(consul string) error {
 
 func (s *site) startPostgres() error {
 	bin := postgresBin()
-	ports, err := freePorts(2)
+	ports, err := testport.Free(2)
 	if err != nil {
 		return err
 	}
@@ -552,24 +553,11 @@ func ownDir(t *testing.T) string {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	ports, err := freePorts(1)
+	ports, err := testport.Free(1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ports[0]
-}
-
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }
 
 // proxy passes TCP connections on, until it is cut.

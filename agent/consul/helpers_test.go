@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/e2e/testport"
 )
 
 // patience bounds every wait; it says nothing about how fast things are.
@@ -146,12 +146,11 @@ func (s server) stop(t *testing.T) {
 
 func freePorts(t *testing.T, n int) []string {
 	t.Helper()
+	free, err := testport.Free(n)
+	must(t, err)
 	var ports []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		defer l.Close()
-		ports = append(ports, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+	for _, p := range free {
+		ports = append(ports, strconv.Itoa(p))
 	}
 	return ports
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/e2e/testport"
 )
 
 // asGuard makes the test binary run as a guard.
@@ -73,10 +73,9 @@ func newInstance(t *testing.T) *instance {
 		must(t, err)
 		p.credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := testport.Free(1)
 	must(t, err)
-	p.port = l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	p.port = ports[0]
 	t.Setenv(asGuard, "1")
 	p.client = p.newClient()
 	t.Cleanup(func() {

@@ -17,6 +17,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/e2e/testport"
 )
 
 // patience bounds every wait; it says nothing about how fast things are.
@@ -64,10 +65,9 @@ func newDir(t *testing.T) string {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := testport.Free(1)
 	must(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return ports[0]
 }
 
 func settings(t *testing.T, dir, name string) Settings {
