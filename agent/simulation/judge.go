@@ -160,7 +160,11 @@ func (j *judge) committed(h *host, ops []op) {
 			j.tally.Takeovers++
 			j.alone(h)
 			j.replaced = j.status
-			if c := j.clean; c != nil && c.taken == "" {
+			switch c := j.clean; {
+			case c == nil:
+			case c.taken != "" && c.taken != h.name:
+				j.clean = nil // the one who took it was never promoted
+			case c.taken == "":
 				if h.name == c.by {
 					j.clean = nil
 				} else {
