@@ -24,8 +24,8 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
-	"github.com/lictor-ha/lictor/e2e/testport"
 )
 
 // site is the software that all real tests share: one Consul and two
@@ -373,7 +373,7 @@ func (s *site) start(consul string) error {
 }
 
 func (s *site) startConsul(consul string) error {
-	ports, err := testport.Free(3)
+	ports, err := testkit.FreePorts(3)
 	if err != nil {
 		return err
 	}
@@ -394,7 +394,7 @@ func (s *site) startConsul(consul string) error {
 
 func (s *site) startPostgres() error {
 	bin := postgresBin()
-	ports, err := testport.Free(2)
+	ports, err := testkit.FreePorts(2)
 	if err != nil {
 		return err
 	}
@@ -553,7 +553,7 @@ func ownDir(t *testing.T) string {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	ports, err := testport.Free(1)
+	ports, err := testkit.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}

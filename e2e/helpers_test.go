@@ -2,12 +2,12 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/e2e/lab"
 	"github.com/lictor-ha/lictor/e2e/lab/labtest"
 )
@@ -37,20 +37,10 @@ func start(t *testing.T, opts lab.Options) *lab.Lab {
 	return l
 }
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
+func within(t *testing.T) context.Context { t.Helper(); return testkit.Within(t, patience) }
 
 // must fails the test on an error.
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func must(t *testing.T, err error) { t.Helper(); testkit.Must(t, err) }
 
 // got is must for functions that also return a value.
 func got[T any](value T, err error) func(*testing.T) T {
@@ -61,22 +51,9 @@ func got[T any](value T, err error) func(*testing.T) T {
 	}
 }
 
-// await polls until probe gives no error.
 func await(ctx context.Context, t *testing.T, what string, probe func() error) {
 	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := probe()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
+	testkit.Await(ctx, t, what, probe)
 }
 
 // clients writes through the load balancer while change happens, waits until
@@ -86,9 +63,9 @@ func clients(t *testing.T, s *lab.Shard, change func(ctx context.Context)) *lab.
 	ctx := within(t)
 	w := s.StartWorkload(ctx, lab.WorkloadOptions{})
 	t.Cleanup(w.Stop)
-	awaitWrites(ctx, t, w)
+	labtest.AwaitWrites(ctx, t, w)
 	change(ctx)
-	awaitWrites(ctx, t, w)
+	labtest.AwaitWrites(ctx, t, w)
 	w.Stop()
 	_ = got(s.AwaitHealthy(ctx))(t)
 	loss := got(w.LostAcked(ctx))(t)
@@ -98,18 +75,6 @@ func clients(t *testing.T, s *lab.Shard, change func(ctx context.Context)) *lab.
 	t.Logf("acknowledged %d, errors %d, longest gap %s", w.Writes.Acked(), w.Writes.ErrorCount(),
 		w.Writes.LongestGap(time.Time{}, time.Now()))
 	return w
-}
-
-// awaitWrites waits until the clients have had some more rows acknowledged.
-func awaitWrites(ctx context.Context, t *testing.T, w *lab.Workload) {
-	t.Helper()
-	from := w.Writes.Acked()
-	await(ctx, t, "clients cannot write", func() error {
-		if n := w.Writes.Acked(); n < from+20 {
-			return fmt.Errorf("%d rows acknowledged since", n-from)
-		}
-		return nil
-	})
 }
 
 func put(ctx context.Context, t *testing.T, l *lab.Lab, key, value string) {

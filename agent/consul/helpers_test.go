@@ -18,25 +18,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/e2e/testport"
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 // patience bounds every wait; it says nothing about how fast things are.
 const patience = time.Minute
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
+func within(t *testing.T) context.Context { t.Helper(); return testkit.Within(t, patience) }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func must(t *testing.T, err error) { t.Helper(); testkit.Must(t, err) }
 
 // wants fails the test unless err is target; a nil target wants success.
 func wants(t *testing.T, what string, err, target error) {
@@ -146,7 +136,7 @@ func (s server) stop(t *testing.T) {
 
 func freePorts(t *testing.T, n int) []string {
 	t.Helper()
-	free, err := testport.Free(n)
+	free, err := testkit.FreePorts(n)
 	must(t, err)
 	var ports []string
 	for _, p := range free {

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/e2e/testport"
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 // asGuard makes the test binary run as a guard.
@@ -73,7 +73,7 @@ func newInstance(t *testing.T) *instance {
 		must(t, err)
 		p.credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	}
-	ports, err := testport.Free(1)
+	ports, err := testkit.FreePorts(1)
 	must(t, err)
 	p.port = ports[0]
 	t.Setenv(asGuard, "1")
@@ -151,12 +151,7 @@ func (p *instance) gone(t *testing.T) bool {
 	return len(pids) == 0
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func must(t *testing.T, err error) { t.Helper(); testkit.Must(t, err) }
 
 func await(ctx context.Context, t *testing.T, what string, holds func() bool) {
 	t.Helper()
@@ -171,12 +166,7 @@ func await(ctx context.Context, t *testing.T, what string, holds func() bool) {
 	}
 }
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
+func within(t *testing.T) context.Context { t.Helper(); return testkit.Within(t, time.Minute) }
 
 const soon = 300 * time.Millisecond
 

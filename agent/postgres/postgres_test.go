@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
-	"github.com/lictor-ha/lictor/e2e/testport"
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 // patience bounds every wait; it says nothing about how fast things are.
@@ -26,19 +27,9 @@ const patience = time.Minute
 // secret is in every password of these tests, and nowhere else.
 const secret = "s3cr:et\\'"
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
+func within(t *testing.T) context.Context { t.Helper(); return testkit.Within(t, patience) }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func must(t *testing.T, err error) { t.Helper(); testkit.Must(t, err) }
 
 // binDir is where PostgreSQL's programs are: POSTGRES_BIN, when set.
 func binDir(t *testing.T) string {
@@ -53,6 +44,30 @@ func binDir(t *testing.T) string {
 	return dirs[len(dirs)-1]
 }
 
+// directLauncher makes the postmaster a child in a session of its own, so that
+// it outlives the agent.
+type directLauncher struct{ reapers sync.WaitGroup }
+
+// Wait waits until every postmaster that it started has ended and was reaped.
+func (l *directLauncher) Wait() { l.reapers.Wait() }
+
+// Start starts the postmaster.
+func (l *directLauncher) Start(_ context.Context, c Command) (int, error) {
+	out, err := os.OpenFile(c.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return 0, fmt.Errorf("PostgreSQL's log: %w", err)
+	}
+	defer out.Close()
+	cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // the postmaster outlives its start
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = c.Env, c.Dir, out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: c.Credential}
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("starting %s: %w", c.Path, err)
+	}
+	l.reapers.Go(func() { _ = cmd.Wait() }) // how it ended is in its log
+	return cmd.Process.Pid, nil
+}
+
 // newDir is a directory that PostgreSQL's user can reach.
 func newDir(t *testing.T) string {
 	t.Helper()
@@ -65,14 +80,14 @@ func newDir(t *testing.T) string {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	ports, err := testport.Free(1)
+	ports, err := testkit.FreePorts(1)
 	must(t, err)
 	return ports[0]
 }
 
 func settings(t *testing.T, dir, name string) Settings {
 	t.Helper()
-	launcher := &DirectLauncher{}
+	launcher := &directLauncher{}
 	yes := true
 	s := Settings{
 		Scope: "shard", Name: name, Launcher: launcher, Log: zerolog.New(zerolog.NewTestWriter(t)),
@@ -98,7 +113,7 @@ func newInstance(t *testing.T, s Settings) *Instance {
 		if err := p.Kill(ctx); err != nil {
 			t.Error(err)
 		}
-		s.Launcher.(*DirectLauncher).reapers.Wait()
+		s.Launcher.(*directLauncher).reapers.Wait()
 	})
 	return p
 }
@@ -185,7 +200,7 @@ func TestTwoMembers(t *testing.T) {
 		t.Errorf("synchronous_standby_names: %s", s.SyncNames)
 	}
 	t.Run("a restarted agent goes on waiting", func(t *testing.T) {
-		again, err := New(Settings{Scope: "shard", Name: "a", Postgres: *a.local.Load(), Launcher: &DirectLauncher{}, Log: zerolog.Nop()})
+		again, err := New(Settings{Scope: "shard", Name: "a", Postgres: *a.local.Load(), Launcher: &directLauncher{}, Log: zerolog.Nop()})
 		must(t, err)
 		if adopted, err := again.Adopt(); err != nil || !adopted {
 			t.Fatalf("adopted: %v %v", adopted, err)

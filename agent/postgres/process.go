@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -37,30 +36,6 @@ type Command struct {
 // process: its end is seen through a pidfd.
 type Launcher interface {
 	Start(ctx context.Context, cmd Command) (pid int, err error)
-}
-
-// DirectLauncher makes the postmaster a child in a session of its own, so that
-// it outlives the agent.
-type DirectLauncher struct{ reapers sync.WaitGroup }
-
-// Wait waits until every postmaster that it started has ended and was reaped.
-func (l *DirectLauncher) Wait() { l.reapers.Wait() }
-
-// Start starts the postmaster.
-func (l *DirectLauncher) Start(_ context.Context, c Command) (int, error) {
-	out, err := os.OpenFile(c.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
-	if err != nil {
-		return 0, fmt.Errorf("PostgreSQL's log: %w", err)
-	}
-	defer out.Close()
-	cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // the postmaster outlives its start
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = c.Env, c.Dir, out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: c.Credential}
-	if err := cmd.Start(); err != nil {
-		return 0, fmt.Errorf("starting %s: %w", c.Path, err)
-	}
-	l.reapers.Go(func() { _ = cmd.Wait() }) // how it ended is in its log
-	return cmd.Process.Pid, nil
 }
 
 // postmaster is the running postmaster, if any.

@@ -3,7 +3,6 @@ package bouncer
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/e2e/lab"
 	"github.com/lictor-ha/lictor/e2e/lab/labtest"
 )
@@ -47,48 +47,13 @@ func healthy(ctx context.Context, t *testing.T, s *lab.Shard) *lab.Member {
 	return leader
 }
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
+func within(t *testing.T) context.Context { t.Helper(); return testkit.Within(t, patience) }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func must(t *testing.T, err error) { t.Helper(); testkit.Must(t, err) }
 
-// await polls until probe gives no error.
 func await(ctx context.Context, t *testing.T, what string, probe func() error) {
 	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := probe()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
-}
-
-// awaitWrites waits until the clients have had some more rows acknowledged.
-func awaitWrites(ctx context.Context, t *testing.T, w *lab.Workload) {
-	t.Helper()
-	from := w.Writes.Acked()
-	await(ctx, t, "clients cannot write", func() error {
-		if n := w.Writes.Acked(); n < from+20 {
-			return fmt.Errorf("%d rows acknowledged since", n-from)
-		}
-		return nil
-	})
+	testkit.Await(ctx, t, what, probe)
 }
 
 // status is a bouncer's word on itself and on its shard.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/e2e/lab"
+	"github.com/lictor-ha/lictor/e2e/lab/labtest"
 )
 
 // matrix runs every fault in every phase: go test ./e2e/bouncer -run TestBouncer/faults-in-phases -matrix
@@ -140,13 +141,13 @@ func faultsInPhases(t *testing.T, l *lab.Lab, s *lab.Shard) {
 				for _, b := range l.BouncerHosts() { // each PgBouncer by itself
 					w := s.StartWorkload(ctx, lab.WorkloadOptions{Address: b.PgBouncer, ReadEvery: -1})
 					t.Cleanup(w.Stop)
-					awaitWrites(ctx, t, w)
+					labtest.AwaitWrites(ctx, t, w)
 					works = append(works, w)
 				}
 				strikeIn(ctx, t, l, s, phase.reached, fault.strike)
 				healthy(ctx, t, s)
 				for _, w := range works {
-					awaitWrites(ctx, t, w)
+					labtest.AwaitWrites(ctx, t, w)
 					w.Stop()
 				}
 				atRest(ctx, t, l, s, works)

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/e2e/vm/event"
 )
 
@@ -101,12 +102,7 @@ func (w *workshop) start(ctx context.Context, t *testing.T, v variant, o Machine
 	return m
 }
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
+func within(t *testing.T) context.Context { t.Helper(); return testkit.Within(t, patience) }
 
 // await waits for an event, and end for the machine's end.
 func await(ctx context.Context, t *testing.T, m *Machine, name event.Name) Timed {

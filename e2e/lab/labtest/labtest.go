@@ -3,12 +3,14 @@ package labtest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/e2e/lab"
 )
 
@@ -82,6 +84,18 @@ func Serving(ctx context.Context, t testing.TB, opts lab.Options) *lab.Lab {
 		}
 	}
 	return l
+}
+
+// AwaitWrites waits until the clients have had some more rows acknowledged.
+func AwaitWrites(ctx context.Context, t testing.TB, w *lab.Workload) {
+	t.Helper()
+	from := w.Writes.Acked()
+	testkit.Await(ctx, t, "clients cannot write", func() error {
+		if n := w.Writes.Acked(); n < from+20 {
+			return fmt.Errorf("%d rows acknowledged since", n-from)
+		}
+		return nil
+	})
 }
 
 // closeOnSignal closes the lab before the process dies of SIGINT or SIGTERM.

@@ -1,5 +1,4 @@
-// Package testport finds ports for servers that a test starts.
-package testport
+package testkit
 
 import (
 	"context"
@@ -18,10 +17,10 @@ const (
 	fallback = 32768 // Linux's default for the beginning of that range
 )
 
-// Free returns n ports of 127.0.0.1 on which nobody listens. The kernel gives them to
+// FreePorts returns n ports of 127.0.0.1 on which nobody listens. The kernel gives them to
 // no outgoing connection either (ip_local_port_range of ip(7)): one that it chose for
 // us might be gone by the time that the server listens there.
-func Free(n int) ([]int, error) {
+func FreePorts(n int) ([]int, error) {
 	low := fallback
 	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
 		if fields := strings.Fields(string(text)); len(fields) == 2 {
