@@ -184,9 +184,7 @@ func TestFaultsOfTheNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := l.ConsulServers()[0]
-	reachable := func() error {
-		ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
-		defer cancel()
+	reachable := func(ctx context.Context) error {
 		conn, err := l.Dial(ctx, "tcp", server.HTTP)
 		if err == nil {
 			_ = conn.Close()
@@ -199,13 +197,15 @@ func TestFaultsOfTheNetwork(t *testing.T) {
 	// Which of the two deadlines, the context's or the socket's, is seen first is
 	// chance; both are timeouts, and a host that answers gives neither.
 	var silent net.Error
-	if err := reachable(); !errors.As(err, &silent) || !silent.Timeout() {
+	limited, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	if err := reachable(limited); !errors.As(err, &silent) || !silent.Timeout() {
 		t.Fatalf("an isolated host answers: %v", err)
 	}
 	if err := server.Heal(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := reachable(); err != nil {
+	if err := reachable(ctx); err != nil {
 		t.Fatalf("a healed host does not answer: %v", err)
 	}
 	// What the first server says to the second is lost, so the leader that the
@@ -213,7 +213,7 @@ func TestFaultsOfTheNetwork(t *testing.T) {
 	if err := server.CutTo(ctx, l.ConsulServers()[1].Host); err != nil {
 		t.Fatal(err)
 	}
-	if err := reachable(); err != nil {
+	if err := reachable(ctx); err != nil {
 		t.Fatalf("a cut between two others is felt: %v", err)
 	}
 	if err := l.AwaitConsul(ctx); err != nil {

@@ -1,7 +1,6 @@
 package lab_test
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
@@ -91,8 +90,6 @@ func TestConsulOnMembers(t *testing.T) {
 	}
 	pooler := l.BouncerHosts()[0]
 	dial := func(address string) error {
-		ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
-		defer cancel()
 		conn, err := l.Dial(ctx, "tcp", address)
 		if err != nil {
 			return err
