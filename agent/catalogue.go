@@ -37,6 +37,9 @@ type catalogue struct {
 	tags     []string
 	interval time.Duration
 	tlsName  string
+
+	told   consul.Service // what Consul knows; zero: nothing, or not known
+	looked time.Time      // when it was made sure of
 }
 
 // newCatalogue is nil where no service is wanted.
@@ -90,72 +93,82 @@ func (c *catalogue) service(s api.State) (consul.Service, error) {
 	}, nil
 }
 
-// keepCatalogue keeps the service in step with the member until the agent ends.
+// follow brings the catalogue in step with the member.
+func (c *catalogue) follow(ctx context.Context, s api.State) error {
+	ctx, cancel := context.WithTimeout(ctx, serviceLimit)
+	defer cancel()
+	switch s.Member.State {
+	case cluster.StateRunning:
+		want, err := c.service(s)
+		if err != nil {
+			return err
+		}
+		return c.register(ctx, want)
+	case cluster.StateStopped:
+		return c.withdraw(ctx)
+	}
+	return nil
+}
+
+// register makes the service known unless Consul has it as it is to be, of which it
+// makes sure now and then.
+func (c *catalogue) register(ctx context.Context, want consul.Service) error {
+	if c.told.Equal(want) {
+		if time.Since(c.looked) < serviceLook {
+			return nil
+		}
+		known, err := c.store.HasService(ctx, c.id)
+		if err != nil {
+			return err
+		}
+		c.looked = time.Now()
+		if known {
+			return nil
+		}
+	}
+	if err := c.store.RegisterService(ctx, want); err != nil {
+		return err
+	}
+	c.told, c.looked = want, time.Now()
+	return nil
+}
+
+func (c *catalogue) withdraw(ctx context.Context) error {
+	if c.told.ID == "" {
+		return nil
+	}
+	if err := c.store.DeregisterService(ctx, c.id); err != nil {
+		return err
+	}
+	c.told = consul.Service{}
+	return nil
+}
+
+// keepCatalogue keeps the service in step with the member until the agent ends, and
+// takes it back then if PostgreSQL was stopped.
 func (a *Agent) keepCatalogue(ctx context.Context) {
 	c := a.catalogue
 	if c == nil {
 		return
 	}
-	var (
-		told    consul.Service // zero: none, or not known
-		looked  time.Time
-		problem string
-	)
-	request := func(f func(context.Context) error) bool {
-		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), serviceLimit)
-		defer cancel()
-		err := f(limit)
-		switch {
-		case err == nil:
-			problem = ""
-		case err.Error() != problem:
-			problem = err.Error()
-			a.log.Warn().Err(err).Msg("the member's service in Consul's catalogue is not up to date")
-		}
-		return err == nil
-	}
-	stopped := func() {
-		if told.ID != "" && request(func(ctx context.Context) error { return c.store.DeregisterService(ctx, c.id) }) {
-			told = consul.Service{}
-		}
-	}
-	for {
+	problem := ""
+	for ctx.Err() == nil {
 		changed := a.changed.wait()
-		state := a.State()
-		ok := true
-		switch state.Member.State {
-		case cluster.StateRunning:
-			want, err := c.service(state)
-			known := told.Equal(want)
-			if known && time.Since(looked) >= serviceLook {
-				ok = request(func(ctx context.Context) (err error) { known, err = c.store.HasService(ctx, c.id); return err })
-				looked = time.Now()
+		if err := c.follow(ctx, a.State()); err != nil {
+			if text := err.Error(); text != problem && ctx.Err() == nil {
+				problem = text
+				a.log.Warn().Err(err).Msg("the member's service in Consul's catalogue is not up to date")
 			}
-			if ok && !known {
-				ok = request(func(ctx context.Context) error {
-					if err != nil {
-						return err
-					}
-					return c.store.RegisterService(ctx, want)
-				})
-				if ok {
-					told, looked = want, time.Now()
-					a.log.Info().Str("service", c.name).Strs("tags", want.Tags).Msg("registered in Consul's catalogue")
-				}
-			}
-		case cluster.StateStopped:
-			stopped()
-		}
-		if !ok {
 			pause(ctx, serviceLimit)
+			continue
 		}
+		problem = ""
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			if a.State().Member.State == cluster.StateStopped {
-				stopped()
-			}
-			return
 		}
+	}
+	if err := c.follow(context.WithoutCancel(ctx), a.State()); err != nil {
+		a.log.Warn().Err(err).Msg("the member's service stays in Consul's catalogue until its check has failed for long")
 	}
 }
