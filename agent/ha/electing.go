@@ -251,7 +251,7 @@ func (v View) failsafeForbids(name string) string {
 // given time to be fenced by its own agent; one that is not within a lease is
 // ignored, for the transaction and its guard decide, not its word.
 func (v View) standBack() string {
-	me := Peer{Name: v.Name, Timeline: v.Postgres.Timeline, LSN: v.Postgres.LSN, Tags: v.Tags}
+	me := v.self()
 	f := v.Cluster.Failover
 	for _, p := range v.Peers {
 		switch {
@@ -269,6 +269,11 @@ func (v View) standBack() string {
 		}
 	}
 	return ""
+}
+
+// self is this member as the others see it.
+func (v View) self() Peer {
+	return Peer{Name: v.Name, Timeline: v.Postgres.Timeline, LSN: v.Postgres.LSN, Tags: v.Tags}
 }
 
 // ahead tells whether a has WAL that b lacks.

@@ -45,12 +45,3 @@ func (l *lease) drop() { l.until = 0 }
 
 // held tells whether the lease runs at now.
 func (l *lease) held(now cluster.Instant) bool { return !l.until.IsZero() && now.Before(l.until) }
-
-// left is how long the lease still runs, negative when it is over, zero when
-// there is none.
-func (l *lease) left(now cluster.Instant) time.Duration {
-	if l.until.IsZero() {
-		return 0
-	}
-	return l.until.Sub(now)
-}

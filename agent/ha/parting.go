@@ -87,12 +87,3 @@ func parted(v View) (Decision, bool) {
 	}
 	return v.mindTheLease(wait("parted from the old leader until " + leader + " is seen to lead on")), true
 }
-
-// mustPart is the status that the voters must part from before their positions
-// count; zero: the old leader has stopped its PostgreSQL, or is Patroni's.
-func (v View) mustPart() uint64 {
-	if b := v.beat(); b == nil || b.Released {
-		return 0
-	}
-	return v.Cluster.Status.ModifyIndex
-}

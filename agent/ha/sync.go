@@ -2,11 +2,9 @@ package ha
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -377,96 +375,6 @@ func (v View) forcedByOperator(name string) bool {
 	f := v.Cluster.Failover
 	return f.OK() && f.Value.Leader == "" && f.Value.Candidate == name
 }
-
-// quorumProblem says why this member cannot be sure to hold every acknowledged
-// commit: the key sync asks for a quorum, and fewer of its leader and voters have
-// shown their position, or one is ahead. A member that does not say how far it is
-// (PostgreSQL down, timeline unknown) does not count.
-func (v View) quorumProblem() string {
-	key := v.Cluster.Sync
-	switch {
-	case v.forcedByOperator(v.Name):
-		return ""
-	case v.syncForbids(v.Name) != "":
-		return v.syncForbids(v.Name)
-	case !key.Exists() || key.Value.Leader == "" || strings.EqualFold(key.Value.Leader, v.Name) || key.Value.Quorum <= 0:
-		return ""
-	}
-	seen := map[string]bool{}
-	ahead := ""
-	for _, p := range v.Peers {
-		if !p.Answered || p.Primary || p.State != cluster.StateRunning || p.LSN <= 0 || p.Timeline <= 0 ||
-			strings.EqualFold(p.Name, v.Name) || !key.Value.Has(p.Name) {
-			continue
-		}
-		if p.Timeline > v.Postgres.Timeline || p.Timeline == v.Postgres.Timeline && p.LSN > v.Postgres.LSN {
-			ahead = "; " + p.Name + " is ahead"
-			continue
-		}
-		seen[strings.ToLower(p.Name)] = true
-	}
-	if len(seen) >= key.Value.Quorum {
-		return ""
-	}
-	return fmt.Sprintf("to be sure of every commit it must see %d of %s and its standbys %v at or behind its own position, and sees %d%s",
-		key.Value.Quorum, key.Value.Leader, key.Value.Standbys(), len(seen), ahead)
-}
-
-// quorumFirst is what must come before the lock is taken while the key sync asks
-// for a quorum. The positions count only if they were asked for when the old
-// leader could acknowledge nothing any more: after its lease ended (ended), and
-// after what this member has promised to it; and, as nobody may have fenced it,
-// of members that have parted from it.
-func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
-	if !v.needsQuorum(v.Name) {
-		return Decision{}, false
-	}
-	// One that still runs is void: its leader has released the lease since.
-	if p := v.Promise; p != nil && ended.Before(p.Until) && !v.Now.Before(p.Until) {
-		ended = p.Until
-	}
-	part := v.mustPart()
-	current := v
-	current.Peers = slices.DeleteFunc(slices.Clone(v.Peers), func(p Peer) bool {
-		return p.Answered && p.Parted < part || !p.Observed.IsZero() && p.Observed.Before(ended)
-	})
-	problem := current.quorumProblem()
-	again := v.PeersAsked.Add(partAgain)
-	switch ask := do("nobody leads; asking for the positions of the synchronous standbys", AskPeers{Part: part}); {
-	case !v.peersFresh() || v.PeersAsked.Before(ended) || v.PeersParted < part:
-		return ask, true
-	case problem == "":
-		return Decision{}, false
-	case !v.PeersDone:
-		return wait("nobody leads; waiting for the positions of the synchronous standbys"), true
-	case len(current.Peers) == len(v.Peers):
-		return wait("nobody leads; " + problem).by(v.Now.Add(askAgain)), true
-	case v.Now.Before(again):
-		return wait("nobody leads; not all synchronous standbys have parted from the old leader").by(again), true
-	default:
-		return ask, true
-	}
-}
-
-// needsQuorum tells whether a member may lead only once it has seen a quorum at or
-// behind its own position.
-func (v View) needsQuorum(name string) bool {
-	key := v.Cluster.Sync
-	return key.Exists() && key.Value.Quorum > 0 && !strings.EqualFold(key.Value.Leader, name) && !v.forcedByOperator(name)
-}
-
-// quorumSeen tells whether the key sync asks for a quorum, and enough of its members
-// have answered.
-func (v View) quorumSeen(ended cluster.Instant) bool {
-	if !v.needsQuorum(v.Name) {
-		return false
-	}
-	_, first := v.quorumFirst(ended)
-	return !first
-}
-
-// partAgain is how soon members that were not ready to part are asked again.
-const partAgain = 100 * time.Millisecond
 
 // union is the names of a, and those of b that are not among them.
 func union(a, b []string) []string {
