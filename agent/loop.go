@@ -42,7 +42,7 @@ type member struct {
 	asked   cluster.Instant
 	// askedToPart is the status that they were asked to part from first; zero: none.
 	askedToPart uint64
-	pending     int
+	asking      bool
 
 	// Work
 	task     task

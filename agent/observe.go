@@ -53,7 +53,7 @@ func (a *Agent) view() ha.View {
 		Config: m.dynamic, Fence: a.margins(),
 		Cluster: m.Snapshot, Read: m.Read, StatusSeen: m.StatusSeen, Session: m.session,
 		Lease: m.tenure.Lease(), Promise: m.tenure.Promise(), Giving: m.tenure.Giving(), HandedOver: m.handedOver,
-		Peers: m.answers, PeersAsked: m.asked, PeersDone: m.pending == 0, PeersParted: m.askedToPart, Parted: m.Parted,
+		Peers: m.answers, PeersAsked: m.asked, PeersDone: !m.asking, PeersParted: m.askedToPart, Parted: m.Parted,
 		Task: m.task.kind, Attempt: m.attempt, Adopted: m.adopted, AdoptedUntil: m.adoptedUntil,
 		Stopping:    m.stopping,
 		SyncWriting: m.writing[a.keys.Sync()], SyncUncertain: m.syncUncertain,

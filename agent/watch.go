@@ -181,10 +181,10 @@ const peerPatience = time.Second
 // If part is not zero, it asks them first to part from the old leader, whose last
 // status has that index.
 func (a *Agent) askPeers(part uint64) {
-	if a.m.pending > 0 {
+	if a.m.asking {
 		return
 	}
-	a.m.asked, a.m.askedToPart, a.m.answers, a.m.pending = a.clock(), part, nil, 1
+	a.m.asked, a.m.askedToPart, a.m.answers, a.m.asking = a.clock(), part, nil, true
 	round := a.m.asked
 	var peers []ha.Peer
 	var urls []string
@@ -211,7 +211,7 @@ func (a *Agent) askPeers(part uint64) {
 			}()
 		}
 		asking.Wait()
-		a.post(func() { a.m.pending = 0 })
+		a.post(func() { a.m.asking = false })
 	})
 }
 
