@@ -295,6 +295,34 @@ func TestOperatorsSettings(t *testing.T) {
 		awaitCalled(ctx, t, a, "before_stop", "on_restart primary "+scope)
 	})
 
+	t.Run("PostgreSQL is not restarted with a configuration that it would not start with", func(t *testing.T) {
+		ctx := within(t)
+		good := string(got(s.Snapshot(ctx))(t).Config.Value)
+		began := got(a.Postmaster())(t)
+		var config map[string]any
+		must(t, json.Unmarshal([]byte(good), &config))
+		config["postgresql"].(map[string]any)["parameters"].(map[string]any)["maintenance_work_mem"] = "99zz"
+		key := "service/" + scope + "/config"
+		told := func() {
+			t.Helper()
+			awaitCalled(ctx, t, a, "on_reload primary "+scope)
+			awaitCalled(ctx, t, b, "on_reload replica "+scope)
+		}
+		put(ctx, t, l, key, string(got(json.Marshal(config))(t))) // past the REST API, as patronictl does it
+		told()
+		for _, m := range []*lab.Member{a, b} {
+			status, answer, err := m.Post(ctx, "/restart", map[string]any{})
+			if must(t, err); status == http.StatusOK || !strings.Contains(answer, "maintenance_work_mem") {
+				t.Errorf("%s: restart: %d %s", m.Name, status, answer)
+			}
+		}
+		if now := got(a.Postmaster())(t); now.PID != began.PID {
+			t.Error("PostgreSQL was restarted")
+		}
+		put(ctx, t, l, key, good)
+		told()
+	})
+
 	t.Run("a switchover tells both of their roles, once and in order", func(t *testing.T) {
 		ctx := within(t)
 		must(t, s.AwaitSync(ctx))
