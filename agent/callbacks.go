@@ -107,7 +107,7 @@ func (a *Agent) callBack() {
 	o := m.pg.observed
 	s := situation{
 		up: m.pg.running && o.Accepting && m.data.State == ha.DataValid, down: !m.pg.running && !a.pg.Running(), started: o.StartTime, role: a.roleName(),
-		primary: m.teller.told.Role == cluster.RolePrimary || m.teller.told.Role == cluster.RoleMaster,
+		primary: cluster.IsPrimary(m.teller.told.Role),
 		task:    m.task.kind, stopping: m.stopping, leads: m.tenure.Held(a.clock()),
 		reloaded: m.reloadAsked && !m.rewriting && !m.rewrite,
 	}

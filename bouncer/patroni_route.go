@@ -45,7 +45,7 @@ func patroniRoute(s cluster.Snapshot, before *cluster.Route, maxLag int64, now t
 	} else {
 		r.Since = now.UTC().Truncate(time.Millisecond)
 	}
-	switch leads := m.Value.Role == cluster.RolePrimary || m.Value.Role == cluster.RoleMaster; {
+	switch leads := cluster.IsPrimary(m.Value.Role); {
 	case leads && m.Value.State == cluster.StateRunning:
 		r.State = cluster.RouteOpen
 	case !leads:

@@ -41,16 +41,11 @@ func (p *pace) moment(now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.next.Before(now) {
-		p.next = latest(now, p.next.Add(p.interval))
+		if p.next = p.next.Add(p.interval); p.next.Before(now) {
+			p.next = now
+		}
 	}
 	return p.next
-}
-
-func latest(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
 }
 
 // pacedNode is a node that is asked to look at PostgreSQL no more often than that.

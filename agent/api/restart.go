@@ -98,7 +98,7 @@ func SameStart(named string, started time.Time) bool {
 func (r RestartRequest) Unmet(state State) string {
 	role := roleOf(state)
 	switch below, _ := parseVersion(r.Version); {
-	case r.Role != "" && r.Role != role && (!isPrimaryRole(r.Role) || !isPrimaryRole(role)):
+	case r.Role != "" && r.Role != role && (!cluster.IsPrimary(r.Role) || !cluster.IsPrimary(role)):
 		return "its role is " + role
 	case r.Version != "" && state.Postgres.ServerVersion >= below:
 		return "its PostgreSQL is not older than " + r.Version

@@ -227,7 +227,7 @@ func (s *Server) lictor(state State) lictorStatus {
 // role is the node's role in the words of the Patroni that is spoken.
 func (s *Server) role(state State) string {
 	role := roleOf(state)
-	if isPrimaryRole(role) {
+	if cluster.IsPrimary(role) {
 		return s.primaryRole()
 	}
 	return role
@@ -259,10 +259,6 @@ func (s *Server) primaryRole() string {
 	return cluster.RolePrimary
 }
 
-func isPrimaryRole(role string) bool {
-	return role == cluster.RolePrimary || role == cluster.RoleMaster
-}
-
 // effectiveTags are the tags that the member publishes.
 func effectiveTags(state State) map[string]any {
 	if state.Member.Tags != nil {
@@ -285,7 +281,7 @@ func boolTag(state State, name string) bool {
 // syncRole is which of the synchronous roles a node has by the key sync, if any.
 func syncRole(state State) string {
 	c := state.Cluster
-	if !c.Sync.OK() || state.Dynamic.SynchronousMode == cluster.SyncOff || state.Dynamic.SynchronousMode == "" {
+	if !c.Sync.OK() || !state.Dynamic.SynchronousMode.On() {
 		return ""
 	}
 	if !slices.ContainsFunc(c.Sync.Value.Standbys(), func(n string) bool { return strings.EqualFold(n, state.Name) }) {

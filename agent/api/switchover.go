@@ -142,7 +142,7 @@ func (s *Server) wanted(act action, request map[string]any, state State) (cluste
 func impossible(act action, wanted cluster.Failover, state State) string {
 	c := state.Cluster
 	leader := c.LeaderName()
-	synchronous := state.Dynamic.SynchronousMode == cluster.SyncOn || state.Dynamic.SynchronousMode == cluster.SyncQuorum
+	synchronous := state.Dynamic.SynchronousMode.On()
 	standbys := c.Sync.Value.Standbys()
 	isStandby := func(name string) bool {
 		return slices.ContainsFunc(standbys, func(n string) bool { return strings.EqualFold(n, name) })

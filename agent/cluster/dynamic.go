@@ -83,6 +83,10 @@ const (
 	SyncQuorum SyncMode = "quorum"
 )
 
+// On tells whether commits wait for standbys at all; the mode of a configuration that
+// was not read is off.
+func (m SyncMode) On() bool { return m == SyncOn || m == SyncQuorum }
+
 // DynamicPostgres is the section `postgresql` of the dynamic configuration.
 type DynamicPostgres struct {
 	// Parameters are PostgreSQL's, for all members. Those that must be the same everywhere

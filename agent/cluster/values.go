@@ -66,6 +66,9 @@ const (
 	RoleUninitialized = "uninitialized"
 )
 
+// IsPrimary tells whether a role is that of a primary, in Patroni 4's word or in 3's.
+func IsPrimary(role string) bool { return role == RolePrimary || role == RoleMaster }
+
 // Tag returns a boolean tag; absent means false.
 func (m Member) Tag(name string) bool { return boolTag(m.Tags, name) }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -49,7 +50,7 @@ func (c *Config) readSecrets() error {
 		}
 		*password = secret
 	}
-	for _, name := range sortedKeys(c.Bootstrap.Users) {
+	for _, name := range slices.Sorted(maps.Keys(c.Bootstrap.Users)) {
 		user := c.Bootstrap.Users[name]
 		if user.PasswordFile == "" {
 			continue
@@ -67,15 +68,6 @@ func (c *Config) readSecrets() error {
 		c.Bootstrap.Users[name] = user
 	}
 	return errors.Join(errs...)
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // readSecret reads the one line of a file.
@@ -114,7 +106,7 @@ func (c Config) exposed() []Warning {
 		files["bootstrap.users."+name+".password_file"] = user.PasswordFile
 	}
 	var warnings []Warning
-	for _, path := range sortedKeys(files) {
+	for _, path := range slices.Sorted(maps.Keys(files)) {
 		info, err := os.Stat(files[path])
 		if files[path] != "" && err == nil && info.Mode().Perm()&0o004 != 0 {
 			warnings = append(warnings, cluster.Warning{Path: path, Text: fmt.Sprintf("%s can be read by every user of this host: chmod 600", files[path])})

@@ -80,7 +80,7 @@ func cloneSource(v View, leader string) (from, problem string) {
 }
 
 func isPrimary(role string) bool {
-	return role == cluster.RolePrimary || role == cluster.RoleMaster || role == "standby_leader"
+	return cluster.IsPrimary(role) || role == "standby_leader"
 }
 
 // unlessFailing holds a decision back while its task has just failed.

@@ -77,19 +77,14 @@ func Doctor(ctx context.Context, c *Console, site *Site, o DoctorOptions) error 
 	if len(o.Scopes) == 0 && site.Scope != "" {
 		o.Scopes = []string{site.Scope}
 	}
-	for _, scope := range o.Scopes {
-		if !slices.ContainsFunc(f.shards, func(s fleetShard) bool { return s.scope == scope }) {
-			d := diagnosis{area: "shard"}
-			d.add(Wrong, scope, "start its agents, or check scope and namespace", "there is no such shard below %s/ in Consul", site.Namespace)
-			findings = append(findings, d.findings...)
-		}
-	}
-	if len(o.Scopes) > 0 {
-		f.shards = slices.DeleteFunc(f.shards, func(s fleetShard) bool { return !slices.Contains(o.Scopes, s.scope) })
+	for _, scope := range f.only(o.Scopes) {
+		d := diagnosis{area: "shard"}
+		d.add(Wrong, scope, "start its agents, or check scope and namespace", "there is no such shard below %s/ in Consul", site.Namespace)
+		findings = append(findings, d.findings...)
 	}
 	findings = append(findings, examineConsul(site.lookAtConsul(ctx), shortestLease(f), databaseHosts(f))...)
 	for _, s := range f.shards {
-		findings = append(findings, examineShard(s, site.Namespace, f.bouncers)...)
+		findings = append(findings, examineShard(s)...)
 	}
 	findings = append(findings, site.lookAtMembers(ctx, f)...)
 	findings = append(findings, site.lookAtBouncers(ctx, f)...)
@@ -106,7 +101,7 @@ func (s *Site) lookAtMembers(ctx context.Context, f fleet) []Finding {
 			}
 		}
 	}
-	client, err := s.newClient()
+	client, err := s.memberClient()
 	if err != nil {
 		d := diagnosis{area: "config"}
 		d.add(Wrong, s.Path, "correct the sections ctl and restapi", "the members' REST API cannot be asked: %v", err)

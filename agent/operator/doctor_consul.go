@@ -110,18 +110,18 @@ func examineConsul(all []consulFacts, lease time.Duration, databases []string) [
 		if f.leader == "" {
 			continue
 		}
-		d.fine(f.address, "answers in %s, led by %s", duration(f.latency), f.leader)
+		d.fine(f.address, "answers in %s, led by %s", Duration(f.latency), f.leader)
 		if lease > 0 && f.latency > lease/10 {
 			d.add(Worth, f.address, "look at the servers' disks and network: every beat is such a round trip",
-				"a read with a quorum takes %s, with leases of %s", duration(f.latency), duration(lease))
+				"a read with a quorum takes %s, with leases of %s", Duration(f.latency), Duration(lease))
 		}
 		if f.election > 0 && lease > 0 {
 			if f.election > lease {
 				d.add(Worth, f.address, "set performance { raft_multiplier = 1 } on all servers, or raise ttl",
 					"after the loss of its leader Consul may need %s to elect another (raft_multiplier %d), longer than the shortest lease of %s",
-					duration(f.election), f.multiplier, duration(lease))
+					Duration(f.election), f.multiplier, Duration(lease))
 			} else {
-				d.fine(f.address, "elects a leader within %s (raft_multiplier %d)", duration(f.election), f.multiplier)
+				d.fine(f.address, "elects a leader within %s (raft_multiplier %d)", Duration(f.election), f.multiplier)
 			}
 		}
 	}

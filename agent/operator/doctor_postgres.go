@@ -23,7 +23,6 @@ type sqlFacts struct {
 
 type slotFact struct {
 	Name   string `json:"name"`
-	Type   string `json:"type"`
 	Active bool   `json:"active"`
 	// Retained is how much WAL the slot keeps, in bytes.
 	Retained int64  `json:"retained"`
@@ -33,8 +32,6 @@ type slotFact struct {
 type senderFact struct {
 	Name  string `json:"name"`
 	State string `json:"state"`
-	// Behind is what the standby has not replayed yet, in bytes.
-	Behind int64 `json:"behind"`
 }
 
 // factsSQL asks for everything at once, as JSON. (Slots keep WAL from restart_lsn
@@ -49,12 +46,11 @@ SELECT json_build_object(
   'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN (
      'fsync', 'full_page_writes', 'wal_level', 'hot_standby', 'max_wal_senders', 'max_replication_slots', 'wal_log_hints', 'data_checksums',
      'synchronous_commit', 'restart_after_crash', 'server_version',
-     'max_slot_wal_keep_size', 'recovery_target_timeline', 'password_encryption')),
-  'slots', COALESCE((SELECT json_agg(json_build_object('name', slot_name, 'type', slot_type, 'active', active,
+     'max_slot_wal_keep_size', 'password_encryption')),
+  'slots', COALESCE((SELECT json_agg(json_build_object('name', slot_name, 'active', active,
      'retained', COALESCE(pg_wal_lsn_diff(lsn, restart_lsn), 0)::bigint, 'status', COALESCE(to_jsonb(s) ->> 'wal_status', '')))
      FROM pg_replication_slots s WHERE NOT temporary), '[]'),
-  'senders', COALESCE((SELECT json_agg(json_build_object('name', application_name, 'state', state,
-     'behind', COALESCE(pg_wal_lsn_diff(lsn, replay_lsn), 0)::bigint)) FROM pg_stat_replication), '[]'))::text
+  'senders', COALESCE((SELECT json_agg(json_build_object('name', application_name, 'state', state)) FROM pg_stat_replication), '[]'))::text
 FROM position`
 
 func (s *Site) lookAtPostgres(ctx context.Context, m cluster.Member) (*sqlFacts, error) {
@@ -116,7 +112,7 @@ func examinePostgres(m memberFacts) []Finding {
 			map[bool]string{true: "in recovery", false: "a primary"}[f.Recovering])
 	}
 	if off := f.skew.Abs(); off > muchSkew {
-		d.add(Worth, who, "let chrony or systemd-timesyncd set it", "its clock is off by %s from this host's: leases do not depend on clocks, schedules, logs and certificates do", duration(off))
+		d.add(Worth, who, "let chrony or systemd-timesyncd set it", "its clock is off by %s from this host's: leases do not depend on clocks, schedules, logs and certificates do", Duration(off))
 	}
 	d.settings(who, m)
 	d.slots(who, m)
@@ -160,20 +156,9 @@ func (d *diagnosis) settings(who string, m memberFacts) {
 	if limit := set["max_slot_wal_keep_size"]; limit == "-1" && m.leads {
 		d.add(Worth, who, "set max_slot_wal_keep_size below what the disk has free", "max_slot_wal_keep_size is unlimited: the slot of a member that is away can fill the disk")
 	}
-	for name, change := range m.status.pending() {
-		d.add(Worth, who, "lictor restart --pending "+m.scope, "%s takes effect with the next restart (%s -> %s)", name, change[0], change[1])
+	for name, change := range m.status.PendingReason {
+		d.add(Worth, who, "lictor restart --pending "+m.scope, "%s takes effect with the next restart (%s -> %s)", name, change.OldValue, change.NewValue)
 	}
-}
-
-// pending are the parameters that wait for a restart.
-func (s *restStatus) pending() map[string][2]string {
-	out := map[string][2]string{}
-	if s != nil {
-		for name, change := range s.PendingReason {
-			out[name] = [2]string{change.Old, change.New}
-		}
-	}
-	return out
 }
 
 func (d *diagnosis) slots(who string, m memberFacts) {

@@ -12,7 +12,6 @@ import (
 	consulapi "github.com/hashicorp/consul/api"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
@@ -33,13 +32,8 @@ func Fleet(ctx context.Context, c *Console, site *Site, o FleetOptions) error {
 	if err != nil {
 		return err
 	}
-	if len(o.Scopes) > 0 {
-		for _, scope := range o.Scopes {
-			if !slices.ContainsFunc(f.shards, func(s fleetShard) bool { return s.scope == scope }) {
-				return usagef("there is no shard %s below %s/", scope, site.Namespace)
-			}
-		}
-		f.shards = slices.DeleteFunc(f.shards, func(s fleetShard) bool { return !slices.Contains(o.Scopes, s.scope) })
+	if missing := f.only(o.Scopes); len(missing) > 0 {
+		return usagef("there is no shard %s below %s/", missing[0], site.Namespace)
 	}
 	if !o.Quiet {
 		if err := f.askLeaders(ctx, site); err != nil {
@@ -49,13 +43,13 @@ func Fleet(ctx context.Context, c *Console, site *Site, o FleetOptions) error {
 	alarmed := 0
 	t := fleetTable()
 	for _, s := range f.shards {
-		alarms := s.alarms(site.Namespace, f.bouncers)
+		alarms := s.alarms()
 		if len(alarms) > 0 {
 			alarmed++
 		} else if o.Alarms {
 			continue
 		}
-		t.Rows = append(t.Rows, s.row(alarms, site.Namespace, f.bouncers))
+		t.Rows = append(t.Rows, s.row(alarms))
 	}
 	t.Notes = []string{"", fmt.Sprintf("%s, %d with alarms, %s", count(len(f.shards), "shard"), alarmed, count(len(f.bouncers), "bouncer"))}
 	if err := c.Show(t); err != nil {
@@ -80,6 +74,23 @@ type fleetShard struct {
 	dynamic  cluster.Dynamic
 	problem  error // of the dynamic configuration
 	lease    lease
+	id       string            // NAMESPACE/SCOPE: what bouncers call it
+	bouncers []cluster.Bouncer // those that serve it
+}
+
+// only leaves the shards of these names, all where none is named, and returns the names
+// of which there is no shard.
+func (f *fleet) only(scopes []string) (missing []string) {
+	if len(scopes) == 0 {
+		return nil
+	}
+	f.shards = slices.DeleteFunc(f.shards, func(s fleetShard) bool { return !slices.Contains(scopes, s.scope) })
+	for _, scope := range scopes {
+		if !slices.ContainsFunc(f.shards, func(s fleetShard) bool { return s.scope == scope }) {
+			missing = append(missing, scope)
+		}
+	}
+	return missing
 }
 
 // lease is what a leader says is left of its lease.
@@ -141,23 +152,34 @@ func (s *Site) parseFleet(shards, routes, bouncers consulapi.KVPairs) fleet {
 	take(shards, s.Namespace+"/")
 	take(routes, s.keys("x").Routes()+s.Namespace+"/")
 	var f fleet
+	for _, p := range bouncers {
+		if b, err := cluster.ParseBouncer(p.Value); err == nil && p.Session != "" {
+			f.bouncers = append(f.bouncers, b)
+		}
+	}
 	for scope, kvs := range byScope {
 		if !real[scope] {
 			continue
 		}
 		one := fleetShard{scope: scope, snapshot: cluster.ParseSnapshot(s.keys(scope), kvs, 0)}
+		one.servedBy(s.Namespace, f.bouncers)
 		if one.snapshot.Config.Exists() {
 			one.dynamic, _, one.problem = cluster.ParseDynamicJSON(one.snapshot.Config.Value)
 		}
 		f.shards = append(f.shards, one)
 	}
 	slices.SortFunc(f.shards, func(a, b fleetShard) int { return strings.Compare(a.scope, b.scope) })
-	for _, p := range bouncers {
-		if b, err := cluster.ParseBouncer(p.Value); err == nil && p.Session != "" {
-			f.bouncers = append(f.bouncers, b)
+	return f
+}
+
+// servedBy notes which bouncers serve the shard.
+func (s *fleetShard) servedBy(namespace string, all []cluster.Bouncer) {
+	s.id = namespace + "/" + s.scope
+	for _, b := range all {
+		if b.Serves(namespace, s.scope) {
+			s.bouncers = append(s.bouncers, b)
 		}
 	}
-	return f
 }
 
 const (
@@ -169,9 +191,9 @@ const (
 
 // askLeaders asks all leaders what is left of their leases.
 func (f *fleet) askLeaders(ctx context.Context, site *Site) error {
-	client, err := api.NewClient(site.Ctl, site.RestAPI)
+	client, err := site.memberClient()
 	if err != nil {
-		return Usage(err)
+		return err
 	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, leaseLimit)
@@ -216,7 +238,7 @@ func fleetTable() Table {
 	}}
 }
 
-func (s fleetShard) row(alarms []string, namespace string, bouncers []cluster.Bouncer) []Cell {
+func (s fleetShard) row(alarms []alarm) []Cell {
 	leader, found := s.snapshot.Member(s.snapshot.LeaderName())
 	row := make([]Cell, 0, len(fleetTable().Columns))
 	primary := styled(s.snapshot.LeaderName(), Strong)
@@ -252,12 +274,12 @@ func (s fleetShard) row(alarms []string, namespace string, bouncers []cluster.Bo
 	if found && leader.Value.Timeline > 0 {
 		row[5] = number(leader.Value.Timeline)
 	}
-	return append(row, s.lease.cell(), s.route(), s.routed(namespace, bouncers), alarmCell(alarms))
+	return append(row, s.lease.cell(), s.route(), s.routed(), alarmCell(alarms))
 }
 
 func (s fleetShard) sync() Cell {
 	switch {
-	case s.dynamic.SynchronousMode == "" || s.dynamic.SynchronousMode == cluster.SyncOff:
+	case !s.dynamic.SynchronousMode.On():
 		return styled("off", Faint)
 	case len(s.snapshot.Sync.Value.Standbys()) == 0:
 		return styled("none", Bad)
@@ -268,7 +290,7 @@ func (s fleetShard) sync() Cell {
 func (l lease) cell() Cell {
 	switch {
 	case l.known:
-		return Cell{Text: duration(l.left), Value: l.left.Milliseconds()}
+		return Cell{Text: Duration(l.left), Value: l.left.Milliseconds()}
 	case l.asked:
 		return styled("?", Warning)
 	}
@@ -289,18 +311,15 @@ func (s fleetShard) route() Cell {
 }
 
 // routed counts the bouncers that lead to the route's leader.
-func (s fleetShard) routed(namespace string, bouncers []cluster.Bouncer) Cell {
-	there, all := 0, 0
-	for _, b := range bouncers {
-		if b.Serves(namespace, s.scope) {
-			all++
-			if s.behind(namespace, b) == "" {
-				there++
-			}
-		}
-	}
+func (s fleetShard) routed() Cell {
+	there, all := 0, len(s.bouncers)
 	if all == 0 {
 		return Cell{}
+	}
+	for _, b := range s.bouncers {
+		if s.behind(b) == "" {
+			there++
+		}
 	}
 	c := Cell{Text: fmt.Sprintf("%d/%d", there, all)}
 	if there < all {
@@ -310,9 +329,9 @@ func (s fleetShard) routed(namespace string, bouncers []cluster.Bouncer) Cell {
 }
 
 // behind says how a bouncer differs from the route, empty when it does not.
-func (s fleetShard) behind(namespace string, b cluster.Bouncer) string {
+func (s fleetShard) behind(b cluster.Bouncer) string {
 	route := s.snapshot.Route.Value
-	applied, has := b.Applied[namespace+"/"+s.scope]
+	applied, has := b.Applied[s.id]
 	switch {
 	case !has:
 		return "bouncer " + b.Name + " does not have it"
@@ -326,11 +345,15 @@ func (s fleetShard) behind(namespace string, b cluster.Bouncer) string {
 	return ""
 }
 
-func alarmCell(alarms []string) Cell {
+func alarmCell(alarms []alarm) Cell {
 	if len(alarms) == 0 {
 		return Cell{}
 	}
-	return Cell{Text: strings.Join(alarms, "; "), Value: alarms, Style: Bad}
+	words := make([]string, len(alarms))
+	for i, a := range alarms {
+		words[i] = a.what
+	}
+	return Cell{Text: strings.Join(words, "; "), Value: words, Style: Bad}
 }
 
 // count writes how many there are of something.

@@ -9,48 +9,71 @@ import (
 // This file judges a shard by what Consul tells of it: `lictor fleet` shows its
 // alarms, `lictor doctor` says what to do about them.
 
-// waitsForRestart is the one alarm that nothing is broken with.
-const waitsForRestart = "waits for a restart"
+// alarm is something that is not as it should be with a shard.
+type alarm struct {
+	what string
+	do   string // what helps
+	// level is Wrong, or Worth where nothing is broken.
+	level Level
+}
+
+const (
+	ofTheRoute   = "see the leader's log; the key below lictor/routes/ is the leader's to write"
+	ofTheBouncer = "see that bouncer's log and lictor bouncer status"
+)
 
 // alarms says what is not as it should be with a shard, as far as Consul tells.
-func (s fleetShard) alarms(namespace string, bouncers []cluster.Bouncer) []string {
-	var alarms []string
-	add := func(is bool, format string, args ...any) {
+func (s fleetShard) alarms() []alarm {
+	var alarms []alarm
+	add := func(is bool, do, format string, args ...any) {
 		if is {
-			alarms = append(alarms, fmt.Sprintf(format, args...))
+			alarms = append(alarms, alarm{fmt.Sprintf(format, args...), do, Wrong})
 		}
 	}
 	snapshot, leaderName := s.snapshot, s.snapshot.LeaderName()
 	beat := snapshot.Status.Value.Lictor
-	add(leaderName == "", "no leader")
+	add(leaderName == "", "lictor list and the agents' logs say why nobody may lead; lictor failover makes a named member lead", "no leader")
 	for _, err := range snapshot.Problems() {
-		add(true, "%v", err)
+		add(true, "see the agents' logs", "%v", err)
 	}
-	add(s.problem != nil, "the dynamic configuration is not valid")
-	add(s.dynamic.Pause, "paused")
+	add(s.problem != nil, "put it right with lictor edit-config", "the dynamic configuration is not valid")
+	add(s.dynamic.Pause, "lictor resume, when the maintenance is over", "paused")
 	leader, _ := snapshot.Member(leaderName)
 	streams := beat != nil // Patroni 3 does not say
 	for _, m := range snapshot.Members {
 		v := m.Value
-		add(m.OK() && v.State != cluster.StateRunning, "%s is %s", v.Name, v.State)
-		add(v.PendingRestart, "%s %s", v.Name, waitsForRestart)
+		add(m.OK() && v.State != cluster.StateRunning, "see the agent's and PostgreSQL's log there", "%s is %s", v.Name, v.State)
+		if v.PendingRestart {
+			alarms = append(alarms, alarm{v.Name + " waits for a restart", "lictor restart --pending", Worth})
+		}
 		if unheard(snapshot, m) {
-			add(true, "%s has not been heard of since %s took over", v.Name, leaderName)
+			add(true, "see whether its host and its agent run; its key vanishes with its Consul session, a while after them",
+				"%s has not been heard of since %s took over", v.Name, leaderName)
 			continue
 		}
 		if v.Name == leaderName || v.State != cluster.StateRunning || leaderName == "" {
 			continue
 		}
-		add(v.Role == cluster.RolePrimary || v.Role == cluster.RoleMaster, "%s says that it is a primary, too", v.Name)
-		add(v.Timeline > 0 && leader.Value.Timeline > 0 && v.Timeline != leader.Value.Timeline, "%s is on timeline %d", v.Name, v.Timeline)
-		add(streams && v.ReplicationState == "", "%s does not replicate", v.Name)
+		add(cluster.IsPrimary(v.Role), "see whether it runs (its key outlives it for a while); if so, stop it at once unless it holds the lease, and see what was written there",
+			"%s says that it is a primary, too", v.Name)
+		add(v.Timeline > 0 && leader.Value.Timeline > 0 && v.Timeline != leader.Value.Timeline, "see its log; lictor reinit makes it anew",
+			"%s is on timeline %d", v.Name, v.Timeline)
+		add(streams && v.ReplicationState == "", "see PostgreSQL's log on both sides: pg_hba, password, slot, network", "%s does not replicate", v.Name)
 		lag := snapshot.Status.Value.OpTime - v.XLogLocation
-		add(v.XLogLocation > 0 && s.dynamic.MaximumLagOnFailover > 0 && lag > s.dynamic.MaximumLagOnFailover, "%s lags %s", v.Name, size(lag))
+		add(v.XLogLocation > 0 && s.dynamic.MaximumLagOnFailover > 0 && lag > s.dynamic.MaximumLagOnFailover,
+			"see pg_stat_replication on the primary, and the replica's disk and long queries", "%s lags %s", v.Name, size(lag))
 	}
-	add(len(snapshot.Members) == 1, "no replica")
-	on := s.dynamic.SynchronousMode != "" && s.dynamic.SynchronousMode != cluster.SyncOff
-	add(on && len(snapshot.Members) > 1 && len(snapshot.Sync.Value.Standbys()) == 0, "no synchronous standby")
-	return append(alarms, s.routeAlarms(namespace, bouncers)...)
+	add(len(snapshot.Members) == 1, "add a member: without one nothing can take over", "no replica")
+	add(s.dynamic.SynchronousMode.On() && len(snapshot.Members) > 1 && len(snapshot.Sync.Value.Standbys()) == 0,
+		"see that a replica streams and is not tagged nosync", "no synchronous standby")
+	if what, do := s.misrouted(); what != "" {
+		return append(alarms, alarm{what, do, Wrong})
+	}
+	for _, b := range s.bouncers {
+		what := s.behind(b)
+		add(s.snapshot.Route.OK() && what != "", ofTheBouncer, "%s", what)
+	}
+	return alarms
 }
 
 // unheard tells whether a member led before the present leader and has written
@@ -58,34 +81,25 @@ func (s fleetShard) alarms(namespace string, bouncers []cluster.Bouncer) []strin
 // its session: it still says that a primary runs there, which is no more than what
 // was true when it was written.
 func unheard(s cluster.Snapshot, m cluster.Entry[cluster.Member]) bool {
-	primary := m.Value.Role == cluster.RolePrimary || m.Value.Role == cluster.RoleMaster
-	return m.OK() && primary && s.LeaderName() != "" && m.Value.Name != s.LeaderName() && m.ModifyIndex < s.Leader.ModifyIndex
+	return m.OK() && cluster.IsPrimary(m.Value.Role) && s.LeaderName() != "" && m.Value.Name != s.LeaderName() && m.ModifyIndex < s.Leader.ModifyIndex
 }
 
-func (s fleetShard) routeAlarms(namespace string, bouncers []cluster.Bouncer) []string {
+// misrouted says what is not right with the route, and what helps.
+func (s fleetShard) misrouted() (what, do string) {
 	r, leader := s.snapshot.Route, s.snapshot.LeaderName()
-	beat := s.snapshot.Status.Value.Lictor
 	switch {
-	case !r.Exists() && beat == nil: // Patroni writes none
-		return nil
+	case !r.Exists() && s.snapshot.Status.Value.Lictor == nil: // Patroni writes none
+		return "", ""
 	case !r.Exists():
-		return []string{"no route"}
+		return "no route", "see the leader's log, and what its Consul token may write below lictor/routes/"
 	case r.Err != nil:
-		return nil // among the problems
+		return "", "" // among the problems
 	case s.snapshot.Initialize.Value != "" && r.Value.SystemIdentifier != s.snapshot.Initialize.Value:
-		return []string{"the route belongs to another cluster"}
+		return "the route belongs to another cluster", ofTheRoute
 	case leader != "" && r.Value.Leader.Name != leader:
-		return []string{"the route leads to " + r.Value.Leader.Name}
+		return "the route leads to " + r.Value.Leader.Name, ofTheRoute
 	case r.Value.State != cluster.RouteOpen:
-		return []string{"the route is " + string(r.Value.State)}
+		return "the route is " + string(r.Value.State), ofTheRoute
 	}
-	var alarms []string
-	for _, b := range bouncers {
-		if b.Serves(namespace, s.scope) {
-			if problem := s.behind(namespace, b); problem != "" {
-				alarms = append(alarms, problem)
-			}
-		}
-	}
-	return alarms
+	return "", ""
 }

@@ -60,18 +60,26 @@ func TestAlarms(t *testing.T) {
 			if c.shard != nil {
 				c.shard(&s)
 			}
-			got := strings.Join(s.alarms("service", c.bouncers), "; ")
+			s.servedBy("service", c.bouncers)
+			var all []string
+			for _, a := range s.alarms() {
+				all = append(all, a.what)
+				if a.do == "" {
+					t.Errorf("nothing to do about %q", a.what)
+				}
+			}
+			got := strings.Join(all, "; ")
 			if (got == "") != (c.want == "") || !strings.Contains(got, c.want) || strings.Contains(got, ";") {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
-			row := s.row(nil, "service", c.bouncers)
+			row := s.row(nil)
 			if len(row) != len(fleetTable().Columns) {
 				t.Errorf("%d cells", len(row))
 			}
 			if c.replicas != "" && row[2].Text != c.replicas {
 				t.Errorf("replicas: %s, want %s", row[2].Text, c.replicas)
 			}
-			for _, f := range examineShard(s, "service", c.bouncers) {
+			for _, f := range examineShard(s) {
 				if f.Level == Wrong && f.Do == "" {
 					t.Errorf("nothing to do about %q", f.What)
 				}

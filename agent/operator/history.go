@@ -133,7 +133,7 @@ func eventsTable(log events.Log) Table {
 			}
 			changes = true
 			// People get how long each phase took, programs when it was reached.
-			row = append(row, Cell{Text: "+" + duration(max(0, at-before)), Value: at.Milliseconds()})
+			row = append(row, Cell{Text: "+" + Duration(max(0, at-before)), Value: at.Milliseconds()})
 			before = at
 		}
 		t.Rows = append(t.Rows, append(row, text(e.Cause), text(e.By)))
@@ -167,13 +167,11 @@ func tookCell(d time.Duration) Cell {
 	if d == 0 {
 		return Cell{}
 	}
-	return Cell{Text: duration(d), Value: d.Milliseconds()}
+	return Cell{Text: Duration(d), Value: d.Milliseconds()}
 }
 
 // Duration writes a time as people read it: 350 ms, 8.3 s, 12 min.
-func Duration(d time.Duration) string { return duration(d) }
-
-func duration(d time.Duration) string {
+func Duration(d time.Duration) string {
 	switch {
 	case d < 10*time.Millisecond:
 		return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)

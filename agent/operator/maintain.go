@@ -1,10 +1,12 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -166,38 +168,35 @@ func (s *Shard) reinitOne(ctx context.Context, c *Console, m cluster.Member, o R
 		what := cloning(now)
 		if what != told {
 			told = what
-			c.Say("%8s  %s is %s", duration(time.Since(began)), m.Name, what)
+			c.Say("%8s  %s is %s", Duration(time.Since(began)), m.Name, what)
 		}
 		return errors.New(m.Name + " is " + what)
 	})
 	if err != nil {
 		return unknownf("reinitialize of %s: %w", m.Name, err)
 	}
-	c.Say("Reinitialize is completed on %s in %s", m.Name, duration(time.Since(began)))
+	c.Say("Reinitialize is completed on %s in %s", m.Name, Duration(time.Since(began)))
 	return nil
 }
 
 // cloning says how far a member is that is made anew, in steps of ten percent.
 func cloning(now memberStatus) string {
-	task := now.Lictor.Task
+	var own lictorStatus
+	if now.Lictor != nil {
+		own = *now.Lictor
+	}
+	task := own.Task
 	switch {
 	case now.State == cluster.StateRunning:
-		return "running, " + orElse(now.ReplicationState, "not streaming yet")
-	case task == nil && now.State != cluster.StateCreating && now.Lictor.Reason != "":
-		return now.State + ": " + now.Lictor.Reason
+		return "running, " + cmp.Or(now.ReplicationState, "not streaming yet")
+	case task == nil && now.State != cluster.StateCreating && own.Reason != "":
+		return now.State + ": " + own.Reason
 	case task == nil || task.From == "":
 		return now.State
 	case task.TotalBytes <= 0:
 		return now.State + " from " + task.From
 	}
 	return fmt.Sprintf("%s from %s: %d %% of %s", now.State, task.From, min(100, task.Bytes*100/task.TotalBytes/10*10), size(task.TotalBytes))
-}
-
-func orElse(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }
 
 // Pause switches maintenance mode on or off: in pause nobody is promoted, demoted
@@ -256,8 +255,7 @@ func (s *Shard) allPaused(ctx context.Context, on bool) error {
 // the other members.
 func (s *Shard) anyMember(ctx context.Context, snapshot cluster.Snapshot, method, path string, body any) (api.Answer, error) {
 	var errs []error
-	ordered := append(membersNamed(snapshot, true), membersNamed(snapshot, false)...)
-	for _, m := range ordered {
+	for _, m := range leaderFirst(snapshot) {
 		answer, err := s.do(ctx, m, method, path, body)
 		if err == nil {
 			return answer, nil
@@ -273,10 +271,14 @@ func (s *Shard) anyMember(ctx context.Context, snapshot cluster.Snapshot, method
 	return api.Answer{}, fmt.Errorf("no member of %s can be reached: %w", s.Scope, errors.Join(errs...))
 }
 
-func membersNamed(snapshot cluster.Snapshot, leading bool) []cluster.Member {
+func leaderFirst(snapshot cluster.Snapshot) []cluster.Member {
 	var out []cluster.Member
 	for _, m := range snapshot.Members {
-		if m.OK() && (m.Value.Name == snapshot.LeaderName()) == leading {
+		switch {
+		case !m.OK():
+		case m.Value.Name == snapshot.LeaderName():
+			out = slices.Insert(out, 0, m.Value)
+		default:
 			out = append(out, m.Value)
 		}
 	}

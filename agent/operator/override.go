@@ -24,8 +24,8 @@ import (
 // fences itself at once; one that nobody reaches goes on until its lease ends, as the
 // others agree to no more.
 
-// overrides says what would be overridden for a candidate, empty when nothing is in
-// its way.
+// overrides says what would be overridden for a candidate: the failsafe list, the last
+// lease.
 func overrides(snapshot cluster.Snapshot, candidate string) (list, lease bool) {
 	if snapshot.LeaderName() != "" {
 		return false, false
@@ -54,11 +54,7 @@ func (s *Shard) override(ctx context.Context, c *Console, snapshot cluster.Snaps
 	}
 	ctx, cancel := context.WithTimeout(ctx, readLimit)
 	defer cancel()
-	value, err := json.Marshal(request)
-	if err != nil {
-		return false, fmt.Errorf("the request: %w", err)
-	}
-	if err := s.store.Write(ctx, s.Keys.Failover(), snapshot.Failover.ModifyIndex, value); err != nil {
+	if err := s.leave(ctx, snapshot, request); err != nil {
 		return false, overrideFailed("the request", err)
 	}
 	if list {

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -139,7 +140,7 @@ func (s *Site) connect(ctx context.Context, m cluster.Member, o QueryOptions) (*
 		user.Password = o.Password
 	}
 	parsed, err := pgx.ParseConfig(conninfo(map[string]string{
-		"host": host, "port": strconv.Itoa(port), "user": user.Username, "dbname": orElse(o.Database, "postgres"), "sslmode": user.SSLMode,
+		"host": host, "port": strconv.Itoa(port), "user": user.Username, "dbname": cmp.Or(o.Database, "postgres"), "sslmode": user.SSLMode,
 		"sslcert": user.SSLCert, "sslkey": user.SSLKey, "sslrootcert": user.SSLRootCert,
 	}))
 	if err != nil {

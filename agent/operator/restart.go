@@ -2,7 +2,6 @@ package operator
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -180,16 +179,13 @@ func hasSuccessor(snapshot cluster.Snapshot) bool {
 }
 
 func (p restartPlan) question(when *time.Time) string {
-	var names []string
-	for _, m := range p.inPlace {
-		names = append(names, m.Name)
-	}
+	names := namesOf(p.inPlace)
 	if when != nil {
-		return fmt.Sprintf("At %s PostgreSQL will be restarted on %s. Schedule it?", when.Local().Format(time.RFC3339), strings.Join(names, ", "))
+		return fmt.Sprintf("At %s PostgreSQL will be restarted on %s. Schedule it?", when.Local().Format(time.RFC3339), names)
 	}
 	var steps []string
-	if len(names) > 0 {
-		steps = append(steps, fmt.Sprintf("PostgreSQL will be restarted on %s, one after another", strings.Join(names, ", ")))
+	if names != "" {
+		steps = append(steps, fmt.Sprintf("PostgreSQL will be restarted on %s, one after another", names))
 	}
 	if p.leader != "" {
 		steps = append(steps, p.leader+" is the primary: its clients lose their connections and wait or fail while it restarts")
@@ -226,7 +222,7 @@ func (s *Shard) restartOne(ctx context.Context, c *Console, m cluster.Member, o 
 	case err != nil:
 		return unknownf("restart of %s: no answer: %w", m.Name, err)
 	case answer.Status == http.StatusOK:
-		c.Say("Success: restart on member %s (%s)", m.Name, duration(time.Since(began)))
+		c.Say("Success: restart on member %s (%s)", m.Name, Duration(time.Since(began)))
 		return nil
 	case answer.OK():
 		c.Say("Success: restart scheduled on member %s", m.Name)
@@ -239,46 +235,6 @@ func (s *Shard) restartOne(ctx context.Context, c *Console, m cluster.Member, o 
 		return &failure{ExitRefused, failed}
 	}
 	return failed
-}
-
-// memberStatus is the part of GET /patroni that tells whether a member is back.
-type memberStatus struct {
-	State            string                           `json:"state"`
-	Role             string                           `json:"role"`
-	Started          string                           `json:"postmaster_start_time"`
-	ReplicationState string                           `json:"replication_state"`
-	PendingRestart   bool                             `json:"pending_restart"`
-	PendingReason    map[string]cluster.PendingChange `json:"pending_restart_reason"`
-	ServerVersion    int                              `json:"server_version"`
-	Patroni          struct {
-		Version string `json:"version"`
-	} `json:"patroni"`
-	Lictor struct {
-		Reason string `json:"reason"`
-		Task   *struct {
-			From       string `json:"from"`
-			Bytes      int64  `json:"bytes"`
-			TotalBytes int64  `json:"total_bytes"`
-		} `json:"task"`
-	} `json:"lictor"`
-}
-
-func (m memberStatus) primary() bool {
-	return m.Role == cluster.RolePrimary || m.Role == cluster.RoleMaster
-}
-
-func (s *Shard) status(ctx context.Context, m cluster.Member) (memberStatus, error) {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
-	defer cancel()
-	answer, err := s.client.Get(ctx, m.APIURL, "/patroni")
-	if err != nil {
-		return memberStatus{}, err
-	}
-	var status memberStatus
-	if err := json.Unmarshal([]byte(answer.Text), &status); err != nil {
-		return memberStatus{}, fmt.Errorf("%s answers no status: %w", m.Name, err)
-	}
-	return status, nil
 }
 
 // awaitMember waits until a member runs and, as a replica, streams; in synchronous

@@ -156,11 +156,20 @@ func (s *Site) open(scope string) (*Shard, error) {
 	if err != nil {
 		return nil, Usage(err)
 	}
+	client, err := s.memberClient()
+	if err != nil {
+		return nil, err
+	}
+	return &Shard{Scope: scope, Keys: keys, site: s, store: store, client: client}, nil
+}
+
+// memberClient makes a client for the members' REST API.
+func (s *Site) memberClient() (*api.Client, error) {
 	client, err := api.NewClient(s.Ctl, s.RestAPI)
 	if err != nil {
 		return nil, Usage(err)
 	}
-	return &Shard{Scope: scope, Keys: keys, site: s, store: store, client: client}, nil
+	return client, nil
 }
 
 // Close ends what connections there are.

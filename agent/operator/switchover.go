@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -159,7 +160,7 @@ func (s *Shard) mayChange(snapshot cluster.Snapshot, d cluster.Dynamic, a act, o
 		return nil, usagef("a failover needs --candidate")
 	}
 	// A planned change loses nothing: only who holds all acknowledged commits may lead.
-	synchronous := a.planned && now && d.SynchronousMode != "" && d.SynchronousMode != cluster.SyncOff
+	synchronous := a.planned && now && d.SynchronousMode.On()
 	var candidates []string
 	lacking := 0
 	for _, m := range snapshot.Members {
@@ -180,12 +181,7 @@ func (s *Shard) mayChange(snapshot cluster.Snapshot, d cluster.Dynamic, a act, o
 	return nil, refusedf("No candidates found to %s to", a.name)
 }
 
-func orNobody(name string) string {
-	if name == "" {
-		return "nobody"
-	}
-	return name
-}
+func orNobody(name string) string { return cmp.Or(name, "nobody") }
 
 // intention says what will happen, as a question.
 func (s *Shard) intention(snapshot cluster.Snapshot, a act, o ChangeOptions, when *time.Time) string {
@@ -220,7 +216,7 @@ func mayCost(snapshot cluster.Snapshot, d cluster.Dynamic, a act, candidate stri
 	if behind := snapshot.Status.Value.OpTime - m.Value.XLogLocation; m.Value.XLogLocation > 0 && behind > 0 && snapshot.LeaderName() == "" {
 		costs = append(costs, fmt.Sprintf("%s is %d bytes of WAL behind the last known position: what it lacks is lost", candidate, behind))
 	}
-	if d.SynchronousMode != "" && d.SynchronousMode != cluster.SyncOff && snapshot.Sync.Exists() && !snapshot.Sync.Value.Has(candidate) {
+	if d.SynchronousMode.On() && snapshot.Sync.Exists() && !snapshot.Sync.Value.Has(candidate) {
 		costs = append(costs, candidate+" is no synchronous standby: commits that were acknowledged and have not reached it are lost")
 	}
 	if b := snapshot.Status.Value.Lictor; b != nil && !b.Released && snapshot.LeaderName() == "" {
@@ -263,11 +259,7 @@ func (s *Shard) ask(ctx context.Context, snapshot cluster.Snapshot, d cluster.Dy
 		return verdict(answer, a)
 	}
 	if neverSent(err) {
-		value, failed := json.Marshal(request)
-		if failed == nil {
-			failed = s.store.Write(ctx, s.Keys.Failover(), snapshot.Failover.ModifyIndex, value)
-		}
-		if failed != nil && !errors.Is(failed, consul.ErrUncertain) {
+		if failed := s.leave(ctx, snapshot, request); failed != nil && !errors.Is(failed, consul.ErrUncertain) {
 			return "", fmt.Errorf("%s cannot be reached (%w), and the request could not be left in Consul: %w", orNobody(target), err, failed)
 		}
 		if request.ScheduledAt != nil {
@@ -275,6 +267,15 @@ func (s *Shard) ask(ctx context.Context, snapshot cluster.Snapshot, d cluster.Dy
 		}
 	}
 	return s.outcome(ctx, snapshot, request, began, err)
+}
+
+// leave leaves a request in the key failover, unless the key has changed since.
+func (s *Shard) leave(ctx context.Context, snapshot cluster.Snapshot, request cluster.Failover) error {
+	value, err := json.Marshal(request)
+	if err != nil {
+		return fmt.Errorf("the request: %w", err)
+	}
+	return s.store.Write(ctx, s.Keys.Failover(), snapshot.Failover.ModifyIndex, value)
 }
 
 var errUnreachable = errors.New("it publishes no REST API")
@@ -285,7 +286,7 @@ func verdict(answer api.Answer, a act) (string, error) {
 	switch {
 	case answer.Status == http.StatusOK:
 		if answer.Took > 0 {
-			said += " in " + duration(answer.Took)
+			said += " in " + Duration(answer.Took)
 		}
 		return said, nil
 	case answer.OK():
@@ -319,7 +320,7 @@ func (s *Shard) outcome(ctx context.Context, before cluster.Snapshot, request cl
 		m, _ := now.Member(leader)
 		switch {
 		case leader != "" && leader != old && m.Value.State == cluster.StateRunning && m.Value.Role != cluster.RoleReplica:
-			said = fmt.Sprintf("%s leads %s now, after %s", leader, s.Scope, duration(time.Since(began)))
+			said = fmt.Sprintf("%s leads %s now, after %s", leader, s.Scope, Duration(time.Since(began)))
 			return nil
 		case leader == old && leader != "" && now.Failover.ModifyIndex > before.Failover.ModifyIndex && now.Failover.Value.Empty():
 			said = ""
