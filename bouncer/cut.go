@@ -3,10 +3,8 @@ package bouncer
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -23,8 +21,6 @@ type deposed struct {
 	host     string
 	port     int
 }
-
-func (d deposed) String() string { return net.JoinHostPort(d.host, strconv.Itoa(d.port)) }
 
 // moved lists what the databases of views led to before, where that is no
 // longer so.

@@ -7,7 +7,6 @@ package templates
 import (
 	"embed"
 	"fmt"
-	"io/fs"
 )
 
 //go:embed *.ctmpl
@@ -27,13 +26,4 @@ func Read(name string) ([]byte, error) {
 		return nil, fmt.Errorf("built-in template: %w", err)
 	}
 	return text, nil
-}
-
-// Names lists all templates.
-func Names() ([]string, error) {
-	names, err := fs.Glob(files, "*.ctmpl")
-	if err != nil {
-		return nil, fmt.Errorf("built-in templates: %w", err)
-	}
-	return names, nil
 }

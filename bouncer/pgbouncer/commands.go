@@ -292,12 +292,6 @@ func (c *Conn) Resume(ctx context.Context, database string) error {
 	return err
 }
 
-// Reconnect closes every server connection of a database once it is released.
-func (c *Conn) Reconnect(ctx context.Context, database string) error {
-	_, err := c.exec(ctx, "RECONNECT "+quoteName(database))
-	return err
-}
-
 // KillClient drops one client (PgBouncer 1.24 and later).
 func (c *Conn) KillClient(ctx context.Context, id string) error {
 	if strings.Trim(id, "0123456789") != "" || id == "" {
