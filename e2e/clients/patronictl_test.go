@@ -133,7 +133,7 @@ func (s *site) configuration(t *testing.T) {
 		awaitValue(t, m, "SHOW work_mem", "7MB")
 	}
 	// An editor that takes a key away and adds one.
-	must(t, os.WriteFile(s.file("editor"), []byte("#!/bin/sh\nsed -i -e '/^loop_wait:/d' -e 's/work_mem: 7MB/work_mem: 8MB/' \"$1\"\n"), 0o755))
+	must(t, os.WriteFile(s.file("editor"), []byte("#!/bin/sh\nsed -i -e '/^loop_wait:/d' -e 's|work_mem: 7MB|work_mem: 8MB|' \"$1\"\n"), 0o755))
 	s.ctl(t, []string{"-loop_wait: 1", "Configuration changed"}, "edit-config", "--force")
 	for _, m := range s.Members() {
 		awaitValue(t, m, "SHOW work_mem", "8MB")

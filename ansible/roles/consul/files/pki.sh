@@ -8,7 +8,7 @@ umask 077
 dir=$1 what=$2
 mkdir -p "$dir"
 cd "$dir"
-work=$(mktemp -d ./work.XXXXXX)
+work=$(mktemp -d making.XXXXXX)
 trap 'rm -rf "$work"' EXIT
 case $what in
 ca)
