@@ -11,11 +11,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // depot serves a directory to the hosts over HTTP, as the package and download
@@ -32,7 +29,7 @@ func newDepot(ctx context.Context, s *site) (*depot, error) {
 	if err := os.Mkdir(d.dir, 0o755); err != nil { //nolint:gosec // all hosts may read it
 		return nil, err
 	}
-	listener, err := listenIn(ctx, s.netns(), "10.77.0.1:0")
+	listener, err := inside(s, func() (net.Listener, error) { return new(net.ListenConfig).Listen(ctx, "tcp", "10.77.0.1:0") })
 	if err != nil {
 		return nil, err
 	}
@@ -91,30 +88,4 @@ func (d *depot) debs(ctx context.Context, files ...string) error {
 		}
 	}
 	return os.WriteFile(filepath.Join(d.dir, "Packages"), []byte(index.String()), 0o600)
-}
-
-// listenIn listens inside a network namespace.
-func listenIn(ctx context.Context, netns, address string) (net.Listener, error) {
-	type listening struct {
-		listener net.Listener
-		err      error
-	}
-	done := make(chan listening, 1)
-	go func() {
-		// As in dialIn: the thread ends with this goroutine.
-		runtime.LockOSThread()
-		ns, err := os.Open("/run/netns/" + netns)
-		if err == nil {
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-			_ = ns.Close()
-		}
-		if err != nil {
-			done <- listening{nil, fmt.Errorf("entering the network namespace %s: %w", netns, err)}
-			return
-		}
-		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-		done <- listening{listener, err}
-	}()
-	l := <-done
-	return l.listener, l.err
 }

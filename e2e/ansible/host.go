@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -214,32 +213,4 @@ func sshOptions() []string {
 	return []string{
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5",
 	}
-}
-
-// dialIn connects from inside a network namespace.
-func dialIn(ctx context.Context, netns, network, address string) (net.Conn, error) {
-	type dialed struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan dialed, 1)
-	go func() {
-		// The thread is never unlocked: it ends with this goroutine, as nobody
-		// else may get one that is in another namespace. Addresses are numbers, so
-		// that the dialer needs no other thread.
-		runtime.LockOSThread()
-		ns, err := os.Open("/run/netns/" + netns)
-		if err == nil {
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-			_ = ns.Close()
-		}
-		if err != nil {
-			done <- dialed{nil, fmt.Errorf("entering the network namespace %s: %w", netns, err)}
-			return
-		}
-		conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, address)
-		done <- dialed{conn, err}
-	}()
-	d := <-done
-	return d.conn, d.err
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/e2e/netns"
 )
 
 // prefix begins the name of everything that a run makes on the machine: network
@@ -192,7 +194,18 @@ func emptyCgroup(ctx context.Context, group string) error {
 
 // dial connects from inside the bridge's namespace.
 func (s *site) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	return dialIn(ctx, s.netns(), network, address)
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	return inside(s, func() (net.Conn, error) { return dialer.DialContext(ctx, network, address) })
+}
+
+// inside calls do inside the bridge's namespace.
+func inside[T any](s *site, do func() (T, error)) (none T, err error) {
+	namespace, err := os.Open("/run/netns/" + s.netns())
+	if err != nil {
+		return none, err
+	}
+	defer namespace.Close()
+	return netns.In(namespace, do)
 }
 
 func commands(ctx context.Context, lines ...string) error {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/lictor-ha/lictor/e2e/netns"
 )
 
 // Lab is a whole installation. Its exported fields and the lists that its
@@ -335,7 +337,7 @@ func (l *Lab) Dial(ctx context.Context, network, address string) (net.Conn, erro
 	if l.clients == nil {
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}
-	return dialIn(ctx, l.clients, network, address)
+	return netns.In(l.clients.file, func() (net.Conn, error) { return new(net.Dialer).DialContext(ctx, network, address) })
 }
 
 // HTTP is a client whose connections come from where the lab's clients are. It

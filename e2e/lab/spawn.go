@@ -1,9 +1,7 @@
 package lab
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -71,26 +69,4 @@ func (s *spawner) start(ns *namespace, cmd *exec.Cmd) error {
 func (s *spawner) close() {
 	close(s.requests)
 	<-s.ended
-}
-
-// dialIn opens a connection from within a network namespace: a socket belongs
-// to the namespace of the thread that makes it, for good.
-func dialIn(ctx context.Context, ns *namespace, network, address string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	results := make(chan result, 1)
-	go func() {
-		// Not unlocked: the thread is in a foreign namespace and must end.
-		runtime.LockOSThread()
-		if err := unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET); err != nil {
-			results <- result{err: fmt.Errorf("entering network namespace %s: %w", ns.name, err)}
-			return
-		}
-		conn, err := new(net.Dialer).DialContext(ctx, network, address)
-		results <- result{conn, err}
-	}()
-	r := <-results
-	return r.conn, r.err
 }
