@@ -6,32 +6,10 @@ set -euo pipefail
 
 readonly version=1.20.1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=cache.sh
+. "$here/cache.sh"
 
-if [[ -n ${CONSUL_BIN:-} ]]; then
-	[[ -x $CONSUL_BIN ]] || {
-		echo "CONSUL_BIN=$CONSUL_BIN is not an executable file" >&2
-		exit 1
-	}
-	echo "$CONSUL_BIN"
-	exit
-fi
+build() { (cd "$here/consul" && CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$1" github.com/hashicorp/consul); }
 
-cache=${XDG_CACHE_HOME:-${HOME:?set HOME, XDG_CACHE_HOME or CONSUL_BIN}/.cache}/lictor
-binary=$cache/consul-$version
-
-if [[ ! -x $binary ]]; then
-	mkdir -p "$cache"
-	# Two builds at once would only be slower: the second waits for the first.
-	exec 9>"$binary.lock"
-	flock 9
-	if [[ ! -x $binary ]]; then
-		echo "Building Consul $version, once (a few minutes; cached as $binary) ..." >&2
-		building=$(mktemp "$binary.XXXXXX")
-		trap 'rm -f "$building"' EXIT
-		(cd "$here/consul" && CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$building" github.com/hashicorp/consul) >&2
-		chmod 755 "$building"
-		mv "$building" "$binary"
-		trap - EXIT
-	fi
-fi
-echo "$binary"
+given CONSUL_BIN
+once "consul-$version" "Consul $version (a few minutes)" build

@@ -4,30 +4,17 @@
 # tree. Nothing is installed.
 set -euo pipefail
 
-if [[ -n ${PROMTOOL:-} ]]; then
-	[[ -x $PROMTOOL ]] || {
-		echo "PROMTOOL=$PROMTOOL is not an executable file" >&2
-		exit 1
-	}
-	echo "$PROMTOOL"
-	exit
-fi
-if command -v promtool; then
-	exit
-fi
+# shellcheck source=cache.sh
+. "$(dirname "${BASH_SOURCE[0]}")/cache.sh"
 
-cache=${XDG_CACHE_HOME:-${HOME:?set HOME, XDG_CACHE_HOME or PROMTOOL}/.cache}/lictor
-binary=$cache/promtool
-if [[ ! -x $binary ]]; then
-	mkdir -p "$cache"
-	exec 9>"$binary.lock"
-	flock 9
-	if [[ ! -x $binary ]]; then
-		work=$(mktemp -d)
-		trap 'rm -rf "$work"' EXIT
-		chmod 755 "$work"
-		(cd "$work" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb unpacked) >&2
-		install -m 755 "$work/unpacked/usr/bin/promtool" "$binary"
-	fi
+unpack() {
+	local work=${1%/*}
+	chmod 755 "$work" # apt downloads as a user of its own
+	(cd "$work" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb unpacked)
+	install -m 755 "$work/unpacked/usr/bin/promtool" "$1"
+}
+
+given PROMTOOL
+if ! command -v promtool; then
+	once promtool "promtool" unpack
 fi
-echo "$binary"

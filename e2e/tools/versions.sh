@@ -20,11 +20,11 @@ bullseye) packages=(postgresql-13 postgresql-contrib patchelf) ;;
 	exit 2
 	;;
 esac
+# shellcheck source=cache.sh
+. "$(dirname "${BASH_SOURCE[0]}")/cache.sh"
 
 # Not in root's home, which is closed to PostgreSQL's user.
-cache=/var/cache/lictor
-key=$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-12)
-dir=$cache/versions-$release-$key
+dir=/var/cache/lictor/versions-$release-$(key cat "${BASH_SOURCE[0]}")
 
 # patch makes the ELF programs among its arguments run on the libraries below $dir,
 # where they will be.
@@ -38,74 +38,63 @@ patch() {
 	done
 }
 
-if [[ ! -d $dir ]]; then
+unpack() { # DIRECTORY
+	local root=$1 own sources here loader libraries patchelf
 	((EUID == 0)) || {
 		echo "${0##*/} must run as root" >&2
 		exit 1
 	}
-	mkdir -p "$cache"
-	exec 9>"$dir.lock"
-	flock 9
-	if [[ ! -d $dir ]]; then
-		# The machine's own sources, its mirror and its keys, for the other release.
-		sources=(/etc/apt/sources.list.d/*.sources)
-		[[ -e ${sources[0]} ]] || sources=(/etc/apt/sources.list)
-		echo "Unpacking Debian $release's ${packages[*]}, once (a minute or two; cached in $dir) ..." >&2
-		work=$(mktemp -d "$dir.XXXXXX")
-		trap 'rm -rf --one-file-system "$work"' EXIT
-		building=$work/root
-		own=$work/${sources[0]##*/}
-		# shellcheck source=/dev/null
-		here=$(. /etc/os-release && echo "$VERSION_CODENAME")
-		sed "s/\<$here\>/$release/g" "${sources[0]}" >"$own"
-		include=$(
-			IFS=,
-			echo "${packages[*]}"
-		)
-		mmdebstrap --quiet --variant=extract --include="$include" \
-			--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Apt::Install-Recommends "false"' \
-			--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-			"$release" "$building" "$own" >&2
+	# The machine's own sources, its mirror and its keys, for the other release.
+	sources=(/etc/apt/sources.list.d/*.sources)
+	[[ -e ${sources[0]} ]] || sources=(/etc/apt/sources.list)
+	own=${root%/*}/${sources[0]##*/}
+	# shellcheck source=/dev/null
+	here=$(. /etc/os-release && echo "$VERSION_CODENAME")
+	sed "s/\<$here\>/$release/g" "${sources[0]}" >"$own"
+	mmdebstrap --quiet --variant=extract --include="${packages[*]}" \
+		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Apt::Install-Recommends "false"' \
+		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+		"$release" "$root" "$own"
 
-		# One folder of libraries, also where /lib is not yet a link to /usr/lib.
-		[[ ! -d $building/lib ]] || cp -a "$building/lib/." "$building/usr/lib/"
-		find "$building" -mindepth 1 -maxdepth 1 ! -name usr -exec rm -rf --one-file-system {} +
-		# LLVM's library has a RUNPATH of its own, and so would find this machine's
-		# libraries: PostgreSQL does without what it cannot find at all.
-		rm -f "$building"/usr/lib/postgresql/*/lib/llvmjit*.so "$building"/usr/lib/*/libLLVM*
+	# One folder of libraries, also where /lib is not yet a link to /usr/lib.
+	[[ ! -d $root/lib ]] || cp -a "$root/lib/." "$root/usr/lib/"
+	find "$root" -mindepth 1 -maxdepth 1 ! -name usr -exec rm -rf --one-file-system {} +
+	# LLVM's library has a RUNPATH of its own, and so would find this machine's
+	# libraries: PostgreSQL does without what it cannot find at all.
+	rm -f "$root"/usr/lib/postgresql/*/lib/llvmjit*.so "$root"/usr/lib/*/libLLVM*
 
-		loader=$(echo "$building"/usr/lib/*/ld-linux*.so.*)
-		libraries=$(dirname "${loader#"$building/"}")
-		# patchelf itself runs before there are patched programs.
-		patchelf=("$loader" --library-path "$building/$libraries" "$building/usr/bin/patchelf")
-		patch "$building"/usr/lib/postgresql/*/bin/*
-		mkdir "$building/programs"
-		if [[ -e $building/usr/sbin/pgbouncer ]]; then
-			patch "$building/usr/sbin/pgbouncer"
-			ln "$building/usr/sbin/pgbouncer" "$building/programs/pgbouncer"
-		fi
-		if [[ -e $building/usr/bin/patronictl ]]; then
-			# Python is no position-independent program, which patchelf would break;
-			# nobody looks for its process.
-			cat >"$building/programs/patronictl" <<-WORDS
-				#!/bin/sh
-				PYTHONHOME=$dir/usr exec $dir/$libraries/${loader##*/} --library-path $dir/$libraries $dir/usr/bin/python3 $dir/usr/bin/patronictl "\$@"
-			WORDS
-			chmod 755 "$building/programs/patronictl"
-		fi
-		chmod 755 "$building"
-		mv "$building" "$dir"
-
-		check() { # They run in the place that they were made for, or not at all.
-			"$@" >&2 || {
-				rm -rf --one-file-system "$dir"
-				echo "$1 does not run here" >&2
-				exit 1
-			}
-		}
-		check "$dir"/usr/lib/postgresql/*/bin/postgres --version
-		[[ ! -e $dir/programs/pgbouncer ]] || check "$dir/programs/pgbouncer" --version
-		[[ ! -e $dir/programs/patronictl ]] || check "$dir/programs/patronictl" version
+	loader=$(echo "$root"/usr/lib/*/ld-linux*.so.*)
+	libraries=$(dirname "${loader#"$root/"}")
+	# patchelf itself runs before there are patched programs.
+	patchelf=("$loader" --library-path "$root/$libraries" "$root/usr/bin/patchelf")
+	patch "$root"/usr/lib/postgresql/*/bin/*
+	mkdir "$root/programs"
+	if [[ -e $root/usr/sbin/pgbouncer ]]; then
+		patch "$root/usr/sbin/pgbouncer"
+		ln "$root/usr/sbin/pgbouncer" "$root/programs/pgbouncer"
 	fi
-fi
-echo "$dir"
+	if [[ -e $root/usr/bin/patronictl ]]; then
+		# Python is no position-independent program, which patchelf would break;
+		# nobody looks for its process.
+		cat >"$root/programs/patronictl" <<-WORDS
+			#!/bin/sh
+			PYTHONHOME=$dir/usr exec $dir/$libraries/${loader##*/} --library-path $dir/$libraries $dir/usr/bin/python3 $dir/usr/bin/patronictl "\$@"
+		WORDS
+		chmod 755 "$root/programs/patronictl"
+	fi
+	chmod 755 "$root"
+}
+
+# runs checks programs, which run in the place that they were made for or not at all.
+runs() {
+	"$@" >/dev/null || {
+		rm -rf --one-file-system "$dir"
+		echo "$1 does not run here" >&2
+		exit 1
+	}
+}
+
+once "$dir" "Debian $release's ${packages[*]} (a minute or two)" unpack
+runs "$dir"/usr/lib/postgresql/*/bin/postgres --version
+[[ ! -e $dir/programs/pgbouncer ]] || runs "$dir/programs/pgbouncer" --version
+[[ ! -e $dir/programs/patronictl ]] || runs "$dir/programs/patronictl" version
