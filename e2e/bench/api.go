@@ -73,7 +73,7 @@ func (b *bench) healthChecks(ctx context.Context) error {
 			beat.Values = append(beat.Values, gap.Seconds())
 		}
 		for _, f := range []figure{cpu, slowest, beat} {
-			fmt.Fprintf(os.Stderr, "%s   %s: %.2f %s\n", time.Now().Format(time.TimeOnly), f.Scenario, f.median(), f.Unit)
+			progress("   %s: %.2f %s", f.Scenario, f.median(), f.Unit)
 		}
 		b.figures = append(b.figures, cpu, slowest, beat)
 	}
@@ -86,14 +86,7 @@ const beatSeconds = 2
 // loopbackLab is a shard on this host, so that questions do not have to pass from
 // one network namespace into another.
 func loopbackLab(ctx context.Context) (*lab.Lab, error) {
-	dir, err := os.MkdirTemp("", "lictor-bench-")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL's user must get in
-		return nil, err
-	}
-	l, err := lab.New(ctx, lab.Options{Dir: dir, Bouncers: -1})
+	l, err := unstarted(ctx, lab.Options{Bouncers: -1})
 	if err != nil {
 		return nil, err
 	}

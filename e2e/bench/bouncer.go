@@ -92,10 +92,6 @@ func (r bouncerReport) write(path string) error {
 	return os.WriteFile(path, append(content, '\n'), 0o644)
 }
 
-func progress(format string, args ...any) {
-	fmt.Fprintln(os.Stderr, time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
-}
-
 // loadAverage is the first number of /proc/loadavg.
 func loadAverage() float64 {
 	content, err := os.ReadFile("/proc/loadavg")

@@ -39,14 +39,7 @@ type rig struct {
 
 // newRig builds it with as many routes. Their leaders listen nowhere.
 func newRig(ctx context.Context, shards int, software lab.PoolerSoftware) (*rig, error) {
-	dir, err := os.MkdirTemp("", "lictor-bench-")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return nil, err
-	}
-	l, err := lab.New(ctx, lab.Options{Dir: dir, Members: 1, Bouncers: 1, Pooler: software})
+	l, err := unstarted(ctx, lab.Options{Members: 1, Bouncers: 1, Pooler: software})
 	if err != nil {
 		return nil, err
 	}
@@ -305,6 +298,6 @@ func (r *rig) idle(ctx context.Context) (requests, cpu, memory float64, err erro
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	memory, err = residentMiB(pid)
+	memory, err = memoryMiB(pid, "VmRSS")
 	return requests, after - before, memory, err
 }

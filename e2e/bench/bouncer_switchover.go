@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,11 +13,8 @@ import (
 )
 
 const (
-	switchoverRuns    = 20
-	switchoverClients = 200
-	// thinkTime is between a client's transactions, on average.
-	thinkTime = 500 * time.Millisecond
-	accounts  = 1000
+	switchoverRuns = 20
+	accounts       = 1000
 	// afterSwitchover is for how long clients are watched once the new leader serves.
 	afterSwitchover = 2 * time.Second
 )
@@ -52,17 +47,17 @@ func switchovers(ctx context.Context, r *bouncerReport) error {
 	if err := prepareBank(ctx, s); err != nil {
 		return err
 	}
-	f := &switchoverFigures{Clients: switchoverClients}
-	bank := startBank(ctx, s)
+	f := &switchoverFigures{Clients: crowdSize}
+	bank := startCrowd(ctx, s, transfer)
 	defer bank.stop()
-	if err := bank.awaitAll(ctx); err != nil {
+	if err := bank.awaitAll(ctx, time.Minute); err != nil {
 		return err
 	}
-	from, begun := bank.acked(), time.Now()
+	from, begun := bank.total(), time.Now()
 	if err := sleep(ctx, 5*time.Second); err != nil {
 		return err
 	}
-	f.TPS = float64(bank.acked()-from) / time.Since(begun).Seconds()
+	f.TPS = float64(bank.total()-from) / time.Since(begun).Seconds()
 	for range switchoverRuns {
 		wait, errs, err := oneSwitchover(ctx, s, bank)
 		if err != nil {
@@ -75,16 +70,15 @@ func switchovers(ctx context.Context, r *bouncerReport) error {
 		progress("   switchover %d: longest wait %.0f ms, %d errors", f.Runs, milliseconds(wait), len(errs))
 	}
 	bank.stop()
-	sorted := slices.Sorted(slices.Values(f.Waits))
-	f.Median, f.Worst = (sorted[(len(sorted)-1)/2]+sorted[len(sorted)/2])/2, sorted[len(sorted)-1]
-	if f.Lost, err = bank.lost(ctx); err != nil {
+	f.Median, f.Worst = median(f.Waits), slices.Max(f.Waits)
+	if f.Lost, err = lostTransfers(ctx, bank); err != nil {
 		return err
 	}
 	r.Switchover = f
 	return nil
 }
 
-func oneSwitchover(ctx context.Context, s *lab.Shard, bank *bank) (longest time.Duration, errs []string, err error) {
+func oneSwitchover(ctx context.Context, s *lab.Shard, bank *crowd) (longest time.Duration, errs []string, err error) {
 	if err := whole(ctx, s); err != nil {
 		return 0, nil, err
 	}
@@ -109,7 +103,7 @@ func oneSwitchover(ctx context.Context, s *lab.Shard, bank *bank) (longest time.
 	if err := sleep(ctx, afterSwitchover); err != nil {
 		return 0, nil, err
 	}
-	longest, errs = bank.longest()
+	longest, errs = waits(bank)
 	return longest, errs, nil
 }
 
@@ -131,72 +125,15 @@ func prepareBank(ctx context.Context, s *lab.Shard) error {
 	return err
 }
 
-// bank is 200 clients that move money as pgbench does: a transaction of several
-// statements, each a round trip.
-type bank struct {
-	shard  *lab.Shard
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-
-	mu     sync.Mutex
-	begun  map[int]time.Time // transactions under way
-	most   time.Duration
-	errs   []string
-	counts [switchoverClients]int64
-}
-
-func startBank(ctx context.Context, s *lab.Shard) *bank {
-	ctx, cancel := context.WithCancel(ctx)
-	b := &bank{shard: s, cancel: cancel, begun: map[int]time.Time{}}
-	for i := range switchoverClients {
-		b.done.Go(func() { b.client(ctx, i) })
-	}
-	return b
-}
-
-func (b *bank) stop() {
-	b.cancel()
-	b.done.Wait()
-}
-
-func (b *bank) client(ctx context.Context, me int) {
-	var conn *pgx.Conn
-	defer func() {
-		if conn != nil {
-			_ = conn.Close(context.WithoutCancel(ctx))
-		}
-	}()
-	for ctx.Err() == nil {
-		if sleep(ctx, rand.N(2*thinkTime)) != nil {
-			return
-		}
-		b.enter(me)
-		var err error
-		if conn == nil {
-			conn, err = b.shard.ConnectClient(ctx)
-		}
-		if err == nil {
-			err = b.transaction(ctx, conn, me)
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		b.leave(me, err)
-		if err != nil && conn != nil {
-			_ = conn.Close(ctx)
-			conn = nil
-		}
-	}
-}
-
-func (b *bank) transaction(ctx context.Context, conn *pgx.Conn, me int) error {
+// transfer moves money as pgbench does: a transaction of several statements, each a
+// round trip.
+func transfer(ctx context.Context, conn *pgx.Conn, client int, done int64) error {
 	account, delta := 1+rand.N(accounts), rand.N(1000)-500
-	number := b.count(me) + 1
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, "INSERT INTO ledger (client, number, account, delta) VALUES ($1, $2, $3, $4)", me, number, account, delta); err != nil {
+	if _, err := tx.Exec(ctx, "INSERT INTO ledger (client, number, account, delta) VALUES ($1, $2, $3, $4)", client, done+1, account, delta); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, "UPDATE accounts SET balance = balance + $1 WHERE id = $2", delta, account); err != nil {
@@ -209,81 +146,27 @@ func (b *bank) transaction(ctx context.Context, conn *pgx.Conn, me int) error {
 	return tx.Commit(ctx)
 }
 
-func (b *bank) enter(me int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.begun[me] = time.Now()
-}
-
-func (b *bank) leave(me int, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.most = max(b.most, time.Since(b.begun[me]))
-	delete(b.begun, me)
-	if err != nil {
-		b.errs = append(b.errs, err.Error())
-		return
-	}
-	b.counts[me]++
-}
-
-func (b *bank) count(me int) int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.counts[me]
-}
-
-func (b *bank) acked() (sum int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, n := range b.counts {
-		sum += n
-	}
-	return sum
-}
-
-// awaitAll waits until every client has made a transaction.
-func (b *bank) awaitAll(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for {
-		b.mu.Lock()
-		idle, errs := slices.Contains(b.counts[:], 0), slices.Clone(b.errs)
-		b.mu.Unlock()
-		if !idle {
-			return nil
-		}
-		if err := sleep(ctx, 50*time.Millisecond); err != nil {
-			return errors.Join(fmt.Errorf("not all clients can work: %w", err), fmt.Errorf("%v", errs[:min(3, len(errs))]))
+// waits are the longest wait since the last reset, that of transactions under way
+// too, and the errors.
+func waits(bank *crowd) (longest time.Duration, errs []string) {
+	_, ended, underWay := bank.turns()
+	for _, t := range append(ended, underWay...) {
+		longest = max(longest, t.took)
+		if t.err != nil {
+			errs = append(errs, t.err.Error())
 		}
 	}
+	return longest, errs
 }
 
-func (b *bank) reset() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.most, b.errs = 0, nil
-}
-
-// longest is the longest wait since reset, that of transactions under way too.
-func (b *bank) longest() (time.Duration, []string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	longest := b.most
-	for _, begun := range b.begun {
-		longest = max(longest, time.Since(begun))
-	}
-	return longest, slices.Clone(b.errs)
-}
-
-// lost compares what was acknowledged with what the primary has; money that was
-// moved half is lost as well.
-func (b *bank) lost(ctx context.Context) (int64, error) {
-	leader, err := b.shard.AwaitLeader(ctx)
+// lostTransfers compares what was acknowledged with what the primary has; money that
+// was moved half is lost as well.
+func lostTransfers(ctx context.Context, bank *crowd) (int64, error) {
+	leader, err := bank.shard.AwaitLeader(ctx)
 	if err != nil {
 		return 0, err
 	}
-	conn, err := leader.Connect(ctx, b.shard.Name)
+	conn, err := leader.Connect(ctx, bank.shard.Name)
 	if err != nil {
 		return 0, err
 	}
@@ -297,5 +180,5 @@ func (b *bank) lost(ctx context.Context) (int64, error) {
 	if difference != 0 {
 		return 0, fmt.Errorf("accounts and ledger differ by %d", difference)
 	}
-	return max(b.acked()-rows, 0), nil
+	return max(bank.total()-rows, 0), nil
 }

@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,8 +13,9 @@ import (
 )
 
 const (
-	lossRuns    = 5
-	lossClients = 200
+	lossRuns = 5
+	// lossPatience bounds how long the shard may take to serve everybody again.
+	lossPatience = 2 * time.Minute
 	// afterLoss is for how long clients are watched once the shard serves again.
 	afterLoss = 2 * time.Second
 )
@@ -51,24 +50,28 @@ func losses(ctx context.Context, r *bouncerReport) error {
 	if err := prepareBank(ctx, s); err != nil {
 		return err
 	}
-	t := startTellers(ctx, s)
-	defer t.stop()
+	tellers := startCrowd(ctx, s, tell)
+	defer tellers.stop()
 	r.Losses = map[string]*lossFigures{}
 	for _, kind := range []struct {
 		name   string
-		strike func(context.Context, *lab.Member) error
-		mend   func(context.Context, *lab.Member) error
+		strike func(*lab.Member, context.Context) error
+		host   bool // is lost, and has to be started again
 	}{
 		// Its agent sees it, and starts it again or gives up the lease.
-		{"postgres_killed", killPostgres, func(context.Context, *lab.Member) error { return nil }},
+		{"postgres_killed", killPostgres, false},
 		// The host says nothing more, and refuses nothing.
-		{"host_silent", func(ctx context.Context, m *lab.Member) error { return m.PowerOff(ctx) }, func(ctx context.Context, m *lab.Member) error { return m.Start(ctx) }},
+		{"host_silent", (*lab.Member).PowerOff, true},
 		// All of its processes end at once; the host refuses connections.
-		{"host_killed", func(ctx context.Context, m *lab.Member) error { return m.Kill(ctx) }, func(ctx context.Context, m *lab.Member) error { return m.Start(ctx) }},
+		{"host_killed", (*lab.Member).Kill, true},
 	} {
 		f := &lossFigures{Texts: map[string]int{}}
 		for range lossRuns {
-			if err := f.run(ctx, s, t, kind.strike, kind.mend); err != nil {
+			lost, err := f.run(ctx, tellers, kind.strike)
+			if err == nil && kind.host {
+				err = lost.Start(ctx)
+			}
+			if err != nil {
 				return fmt.Errorf("%s: %w", kind.name, err)
 			}
 		}
@@ -79,7 +82,7 @@ func losses(ctx context.Context, r *bouncerReport) error {
 }
 
 // killPostgres kills the postmaster; the agent does away with the rest.
-func killPostgres(_ context.Context, m *lab.Member) error {
+func killPostgres(m *lab.Member, _ context.Context) error {
 	postmaster, err := m.Postmaster()
 	if err != nil {
 		return err
@@ -87,142 +90,62 @@ func killPostgres(_ context.Context, m *lab.Member) error {
 	return postmaster.Signal(unix.SIGKILL)
 }
 
-func (f *lossFigures) run(ctx context.Context, s *lab.Shard, t *tellers, strike, mend func(context.Context, *lab.Member) error) error {
-	if err := whole(ctx, s); err != nil {
-		return err
+// run loses the primary of a whole shard and returns it.
+func (f *lossFigures) run(ctx context.Context, tellers *crowd, strike func(*lab.Member, context.Context) error) (*lab.Member, error) {
+	if err := whole(ctx, tellers.shard); err != nil {
+		return nil, err
 	}
-	leader, err := s.Leader(ctx)
+	leader, err := tellers.shard.Leader(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := t.awaitAll(ctx); err != nil {
-		return err
+	if err := tellers.awaitAll(ctx, lossPatience); err != nil {
+		return nil, err
 	}
-	t.reset()
-	if err := strike(ctx, leader); err != nil {
-		return err
+	tellers.reset()
+	if err := strike(leader, ctx); err != nil {
+		return nil, err
 	}
-	if err := t.awaitAll(ctx); err != nil {
-		return err
+	if err := tellers.awaitAll(ctx, lossPatience); err != nil {
+		return nil, err
 	}
 	if err := sleep(ctx, afterLoss); err != nil {
-		return err
+		return nil, err
 	}
-	f.take(t)
-	return mend(ctx, leader)
+	f.take(tellers)
+	return leader, nil
 }
 
-func (f *lossFigures) take(t *tellers) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (f *lossFigures) take(tellers *crowd) {
+	since, ended, underWay := tellers.turns()
 	f.Runs++
-	f.Statements += t.begun
-	f.Waits = append(f.Waits, milliseconds(t.most))
+	var longest time.Duration
 	unsent := 0
-	for text, n := range t.errs {
-		f.Texts[text] += n
-		if strings.Contains(text, "server login has been failing") || strings.Contains(text, "query_wait_timeout") || strings.Contains(text, "connecting") {
-			unsent += n
-		} else {
-			f.Sent += n
+	for _, t := range append(ended, underWay...) {
+		if t.begun.After(since) {
+			f.Statements++
 		}
 	}
+	for _, t := range ended {
+		if t.err == nil {
+			longest = max(longest, t.took)
+			continue
+		}
+		text := t.err.Error()
+		f.Texts[text]++
+		if strings.Contains(text, "server login has been failing") || strings.Contains(text, "query_wait_timeout") || strings.Contains(text, "connecting") {
+			unsent++
+		} else {
+			f.Sent++
+		}
+	}
+	f.Waits = append(f.Waits, milliseconds(longest))
 	f.Unsent += unsent
 	f.UnsentByRun = append(f.UnsentByRun, unsent)
 }
 
-// tellers are clients of one statement at a time.
-type tellers struct {
-	shard  *lab.Shard
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-
-	mu      sync.Mutex
-	begun   int
-	most    time.Duration
-	errs    map[string]int
-	waiting map[int]bool // those that have not had an answer since they were last awaited
-}
-
-func startTellers(ctx context.Context, s *lab.Shard) *tellers {
-	ctx, cancel := context.WithCancel(ctx)
-	t := &tellers{shard: s, cancel: cancel, errs: map[string]int{}, waiting: map[int]bool{}}
-	for i := range lossClients {
-		t.done.Go(func() { t.client(ctx, i) })
-	}
-	return t
-}
-
-func (t *tellers) stop() {
-	t.cancel()
-	t.done.Wait()
-}
-
-func (t *tellers) client(ctx context.Context, me int) {
-	var conn *pgx.Conn
-	defer func() {
-		if conn != nil {
-			_ = conn.Close(context.WithoutCancel(ctx))
-		}
-	}()
-	for sleep(ctx, rand.N(2*thinkTime)) == nil {
-		begun := time.Now()
-		t.mu.Lock()
-		t.begun++
-		t.mu.Unlock()
-		var err error
-		if conn == nil {
-			conn, err = t.shard.ConnectClient(ctx)
-		}
-		if err == nil {
-			_, err = conn.Exec(ctx, "INSERT INTO ledger (client, number, account, delta) VALUES ($1, 0, 1, 0)", me)
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		t.note(me, time.Since(begun), err)
-		if err != nil && conn != nil {
-			_ = conn.Close(ctx)
-			conn = nil
-		}
-	}
-}
-
-func (t *tellers) note(me int, took time.Duration, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err != nil {
-		t.errs[err.Error()]++
-		return
-	}
-	t.most = max(t.most, took)
-	delete(t.waiting, me)
-}
-
-// awaitAll waits until every client has had an answer from now on.
-func (t *tellers) awaitAll(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	t.mu.Lock()
-	for i := range lossClients {
-		t.waiting[i] = true
-	}
-	t.mu.Unlock()
-	for {
-		t.mu.Lock()
-		left, kinds := len(t.waiting), len(t.errs)
-		t.mu.Unlock()
-		if left == 0 {
-			return nil
-		}
-		if err := sleep(ctx, 20*time.Millisecond); err != nil {
-			return fmt.Errorf("%d clients get no answer, %d kinds of errors: %w", left, kinds, err)
-		}
-	}
-}
-
-func (t *tellers) reset() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.begun, t.most, t.errs = 0, 0, map[string]int{}
+// tell makes one statement.
+func tell(ctx context.Context, conn *pgx.Conn, client int, _ int64) error {
+	_, err := conn.Exec(ctx, "INSERT INTO ledger (client, number, account, delta) VALUES ($1, 0, 1, 0)", client)
+	return err
 }

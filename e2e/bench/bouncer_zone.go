@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -102,15 +101,8 @@ func zoneLoss(ctx context.Context, r *bouncerReport) error {
 
 // newZoneLab builds 12 shards of 3 small members.
 func newZoneLab(ctx context.Context) (*lab.Lab, error) {
-	dir, err := os.MkdirTemp("", "lictor-bench-")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return nil, err
-	}
-	l, err := lab.New(ctx, lab.Options{
-		Dir: dir, Substrate: lab.Netns, Shards: zoneShards, Members: zoneMembers, TTL: zoneTTL,
+	l, err := unstarted(ctx, lab.Options{
+		Substrate: lab.Netns, Shards: zoneShards, Members: zoneMembers, TTL: zoneTTL,
 		Parameters: map[string]any{
 			"shared_buffers": "8MB", "max_connections": 40, "wal_keep_size": "32MB", "max_wal_size": "64MB", "min_wal_size": "32MB",
 			"autovacuum_naptime": "5min", "jit": "off",

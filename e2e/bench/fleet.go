@@ -26,14 +26,7 @@ const (
 // three Consul servers with 300 shards in them. All leaders answer when they are
 // asked what is left of their leases.
 func (b *bench) commands(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "lictor-bench-")
-	if err != nil {
-		return err
-	}
-	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL's user must get in
-		return err
-	}
-	l, err := lab.New(ctx, lab.Options{Dir: dir, Bouncers: -1})
+	l, err := unstarted(ctx, lab.Options{Bouncers: -1})
 	if err != nil {
 		return err
 	}
@@ -72,7 +65,7 @@ func (b *bench) commands(ctx context.Context) error {
 			}
 			f.Values = append(f.Values, float64(time.Since(began).Microseconds())/1000)
 		}
-		fmt.Fprintf(os.Stderr, "%s   %s: %.0f ms\n", time.Now().Format(time.TimeOnly), m.scenario, f.median())
+		progress("   %s: %.0f ms", m.scenario, f.median())
 		b.figures = append(b.figures, f)
 	}
 	return nil

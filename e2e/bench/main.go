@@ -74,8 +74,10 @@ type figure struct {
 	Ended string `json:"ended,omitempty"`
 }
 
-func (f figure) median() float64 {
-	v := slices.Sorted(slices.Values(f.Values))
+func (f figure) median() float64 { return median(f.Values) }
+
+func median(values []float64) float64 {
+	v := slices.Sorted(slices.Values(values))
 	if len(v)%2 == 1 {
 		return v[len(v)/2]
 	}
@@ -121,7 +123,7 @@ func (b *bench) all(ctx context.Context) error {
 	patroni := func(ttl, loopWait, retry int) lab.Options {
 		return lab.Options{
 			TTL: ttl, LoopWait: loopWait, RetryTimeout: retry,
-			Database: lab.Patroni{}, Pooler: consulTemplate{program: template},
+			Database: lab.Patroni{}, Pooler: consulTemplate{template, patroniRoutes},
 		}
 	}
 	systems := []system{
@@ -148,7 +150,7 @@ func (b *bench) all(ctx context.Context) error {
 		if b.begun(step.name) {
 			continue
 		}
-		fmt.Fprintln(os.Stderr, time.Now().Format(time.TimeOnly), step.name)
+		progress("%s", step.name)
 		if err := step.run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
 		}
@@ -175,15 +177,8 @@ func program(ctx context.Context, variable, script string) (string, error) {
 // newLab builds a shard on hosts that can be cut off, with Consul on hosts of
 // its own, and waits until it is whole.
 func newLab(ctx context.Context, o lab.Options) (*lab.Lab, error) {
-	dir, err := os.MkdirTemp("", "lictor-bench-")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return nil, err
-	}
-	o.Dir, o.Substrate = dir, lab.Netns
-	l, err := lab.New(ctx, o)
+	o.Substrate = lab.Netns
+	l, err := unstarted(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -201,6 +196,19 @@ func newLab(ctx context.Context, o lab.Options) (*lab.Lab, error) {
 		return l, err
 	}
 	return l, l.AwaitServing(ctx)
+}
+
+// unstarted makes a lab in a directory of its own, which it removes.
+func unstarted(ctx context.Context, o lab.Options) (*lab.Lab, error) {
+	dir, err := os.MkdirTemp("", "lictor-bench-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL's user must get in
+		return nil, err
+	}
+	o.Dir = dir
+	return lab.New(ctx, o)
 }
 
 func whole(ctx context.Context, s *lab.Shard) error {
@@ -239,7 +247,7 @@ func (b *bench) measure(ctx context.Context, sys system) error {
 			gap, errs, lost, err := once(ctx, l, scenario)
 			if err != nil && sys.peer && len(f.Values) > 0 {
 				f.Ended = err.Error()
-				fmt.Fprintf(os.Stderr, "%s   %s: ended: %v\n", time.Now().Format(time.TimeOnly), scenario, err)
+				progress("   %s: ended: %v", scenario, err)
 				break
 			}
 			if err != nil {
@@ -247,7 +255,7 @@ func (b *bench) measure(ctx context.Context, sys system) error {
 			}
 			f.Values, f.Errors = append(f.Values, gap.Seconds()), append(f.Errors, errs)
 			f.Lost += lost
-			fmt.Fprintf(os.Stderr, "%s   %s: %.2f s, %d errors, %d lost\n", time.Now().Format(time.TimeOnly), scenario, gap.Seconds(), errs, lost)
+			progress("   %s: %.2f s, %d errors, %d lost", scenario, gap.Seconds(), errs, lost)
 		}
 		b.figures = append(b.figures, f)
 		if err := b.write(); err != nil {
@@ -335,6 +343,10 @@ func consulServers(ctx context.Context, l *lab.Lab, do func(*lab.ConsulServer, c
 	return errors.Join(errs...)
 }
 
+func progress(format string, args ...any) {
+	fmt.Fprintln(os.Stderr, time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
+}
+
 func sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -410,10 +422,8 @@ func (b *bench) idle(ctx context.Context) error {
 			return err
 		}
 	}
-	select {
-	case <-time.After(time.Minute):
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := sleep(ctx, time.Minute); err != nil {
+		return err
 	}
 	for _, m := range l.Members() {
 		pid := m.Process("agent").PID()
@@ -421,7 +431,7 @@ func (b *bench) idle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		rss, err := residentMiB(pid)
+		rss, err := memoryMiB(pid, "VmRSS")
 		if err != nil {
 			return err
 		}
@@ -447,18 +457,20 @@ func cpuSeconds(pid int) (float64, error) {
 	return (user + system) / 100, nil
 }
 
-func residentMiB(pid int) (float64, error) {
+// memoryMiB is a figure of a process's memory by its name in /proc/PID/status: VmRSS
+// is what is resident now, VmHWM the most so far.
+func memoryMiB(pid int, name string) (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
 			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
 			return kib / 1024, err
 		}
 	}
-	return 0, fmt.Errorf("process %d: no VmRSS", pid)
+	return 0, fmt.Errorf("process %d: no %s", pid, name)
 }
 
 // load takes in the figures of the report.

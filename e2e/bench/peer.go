@@ -10,9 +10,13 @@ import (
 )
 
 // consulTemplate keeps PgBouncer's routes as Patroni's users do today:
-// consul-template renders pgbouncer.ini from Patroni's keys and reloads
-// PgBouncer. PgBouncer has the settings that Lictor's template gives it.
-type consulTemplate struct{ program string }
+// consul-template renders pgbouncer.ini from keys in Consul and reloads PgBouncer.
+// PgBouncer has the settings that Lictor's template gives it.
+type consulTemplate struct {
+	program string
+	// databases is the template of the section [databases].
+	databases func(*lab.Lab) string
+}
 
 // tuned are Lictor's settings of PgBouncer (docs/design.md, ruling 7), besides
 // those that the lab gives every PgBouncer.
@@ -28,8 +32,25 @@ server_check_delay = 1
 ignore_startup_parameters = extra_float_digits
 `
 
-const route = `{{ with $leader := keyOrDefault "service/%[1]s/leader" "" }}{{ with keyOrDefault (printf "service/%[1]s/members/%%s" $leader) "" }}` +
+const patroniRoute = `{{ with $leader := keyOrDefault "service/%[1]s/leader" "" }}{{ with keyOrDefault (printf "service/%[1]s/members/%%s" $leader) "" }}` +
 	`{{ $u := (. | parseJSON).conn_url | split "/" }}{{ $a := index $u 2 | split ":" }}%[1]s = host={{ index $a 0 }} port={{ index $a 1 }}{{ end }}{{ end }}`
+
+// patroniRoutes leads to the primaries by Patroni's keys.
+func patroniRoutes(l *lab.Lab) string {
+	var routes []string
+	for _, s := range l.Shards() {
+		routes = append(routes, fmt.Sprintf(patroniRoute, s.Name))
+	}
+	return strings.Join(routes, "\n")
+}
+
+const everyRouteTemplate = `{{ range tree "lictor/routes/service" }}{{ $r := .Value | parseJSON }}` +
+	`{{ .Key }} = host={{ $r.leader.host }} port={{ $r.leader.port }} dbname={{ .Key }}
+{{ .Key }}_ro = host={{ range $i, $m := $r.replicas }}{{ if $i }},{{ end }}{{ $m.host }}{{ end }} port={{ $r.leader.port }} dbname={{ .Key }}
+{{ end }}`
+
+// lictorRoutes leads to the same databases as Lictor's bouncer, by the same keys.
+func lictorRoutes(*lab.Lab) string { return everyRouteTemplate }
 
 func (c consulTemplate) Install(l *lab.Lab, b *lab.Bouncer) ([]lab.Spec, error) {
 	spec, err := b.PgBouncerSpec()
@@ -45,11 +66,7 @@ func (c consulTemplate) Install(l *lab.Lab, b *lab.Bouncer) ([]lab.Spec, error) 
 	if err := os.WriteFile(b.ConfigPath, append(content, settings...), 0o644); err != nil {
 		return nil, err
 	}
-	var routes []string
-	for _, s := range l.Shards() {
-		routes = append(routes, fmt.Sprintf(route, s.Name))
-	}
-	template := strings.Replace(string(content), "[databases]\n", "[databases]\n"+strings.Join(routes, "\n")+"\n", 1) + settings
+	template := strings.Replace(string(content), "[databases]\n", "[databases]\n"+c.databases(l)+"\n", 1) + settings
 	source := filepath.Join(b.Dir, "pgbouncer.ini.ctmpl")
 	if err := os.WriteFile(source, []byte(template), 0o644); err != nil {
 		return nil, err
