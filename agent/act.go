@@ -289,6 +289,10 @@ func (a *Agent) reread() {
 			}
 			after := retryAfter()
 			a.m.rereadNotBefore = a.clock().Add(after)
+			if a.m.Read.IsZero() {
+				a.afterwards(after, a.reread) // no decision asks again: none is made yet
+				return
+			}
 			a.wakeAfter(after)
 		}
 	})

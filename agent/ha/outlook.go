@@ -29,7 +29,8 @@ type Acceptance int
 const (
 	// Taken: it is the outlook now.
 	Taken Acceptance = iota
-	// Overtaken: it is older than what is known; a consistent read must tell.
+	// Overtaken: it is older than what is known, or may be since nothing is known; a
+	// consistent read must tell.
 	Overtaken
 	// Stale: a consistent reading that began before our own last write.
 	Stale
@@ -44,7 +45,9 @@ const maxStaleReads = 5
 // consistent says that it was a consistent read of everything, the route too.
 func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent bool) Acceptance {
 	switch {
-	case !consistent && s.Index < max(o.Snapshot.Index, o.floor):
+	// A server that has just become Consul's leader answers by what it has applied of
+	// its log so far, which may be far behind (docs/facts.md, Consistency).
+	case !consistent && (o.Read.IsZero() || s.Index < max(o.Snapshot.Index, o.floor)):
 		return Overtaken
 	case s.Index < o.floor:
 		if o.stale++; o.stale < maxStaleReads {

@@ -347,7 +347,8 @@ func TestOutlook(t *testing.T) {
 			t.Errorf("%s: %v, status seen at %s; want %v, %s", what, got, o.StatusSeen, want, seen)
 		}
 	}
-	expect("first", o.Accept(at(1), status(10, 8), false), Taken, at(1))
+	expect("first, maybe of a Consul leader that is behind", o.Accept(at(1), status(7, 6), false), Overtaken, 0)
+	expect("first", o.Accept(at(1), status(10, 8), true), Taken, at(1))
 	expect("nothing new", o.Accept(at(2), status(10, 8), false), Taken, at(1))
 	expect("overtaken", o.Accept(at(3), status(9, 7), false), Overtaken, at(1))
 	expect("a beat", o.Accept(at(4), status(12, 12), false), Taken, at(4))

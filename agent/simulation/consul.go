@@ -35,7 +35,8 @@ type consulSession struct {
 	renewed int // how often, so that an old timer means nothing
 }
 
-// consul is one linearizable store.
+// consul is one linearizable store. Blocking queries alone may get what is not true
+// any more.
 type consul struct {
 	w         *world
 	state     consulState
@@ -48,6 +49,10 @@ type consul struct {
 	backlog   []func()
 	snapshot  cluster.Snapshot // as of the index changed, once asked for
 	snapshots bool
+	// A leader that was elected after an outage shows an old state until it has
+	// applied its log. applied is what the next one begins with.
+	behind, applied cluster.Snapshot
+	behindUntil     instant
 }
 
 // waiter is a blocking query.
@@ -253,6 +258,8 @@ func (c *consul) become(s consulState) {
 	c.state = s
 	switch s {
 	case consulUp:
+		c.behind, c.behindUntil = c.applied, c.w.now+instant(c.w.between(0, 300*time.Millisecond))
+		c.applied = c.read()
 		backlog := c.backlog
 		c.backlog = nil
 		for _, do := range backlog {
@@ -269,6 +276,14 @@ func (c *consul) become(s consulState) {
 		c.waiting = nil
 	case consulHangs, consulElecting:
 	}
+}
+
+// watched is what a blocking query is answered.
+func (c *consul) watched() cluster.Snapshot {
+	if c.w.now < c.behindUntil {
+		return c.behind
+	}
+	return c.read()
 }
 
 // read is the shard as it stands. Nobody changes what is in a snapshot.

@@ -27,7 +27,7 @@ func (a *agent) watchConsul(index uint64) {
 		return
 	}
 	reply := func() {
-		s, late := w.consul.read(), w.net.stale(a.host)
+		s, late := w.consul.watched(), w.net.stale(a.host)
 		w.after(late, func() {
 			w.net.send(there, me, func() {
 				a.do(func() {

@@ -109,8 +109,8 @@ func TestMutantTakeOverUnchecked(t *testing.T) {
 // A beat that was sent under the shorter ttl lands after its sender has taken the
 // lock anew, with the longer one.
 func TestMutantBeatUnchecked(t *testing.T) {
-	s := directed(3, alone(3), during(28, 6.5, StopAgent, b), during(29, 1.5, SlowOneWay, a).to(3).with(5000), ev(31, SetTTL, a).with(30),
-		during(33.2, 40, Isolate, a))
+	s := directed(3, alone(3), during(28, 6.5, StopAgent, b), during(29, 2.8, SlowOneWay, a).to(3).with(4000), ev(31, SetTTL, a).with(30),
+		during(32.9, 40, Isolate, a))
 	s.NoFailover = []int{c}
 	killed(t, Mutant{BeatUnchecked: true}, s, "I1")
 }

@@ -51,6 +51,23 @@ func TestWithoutAFaultNothingChangesHands(t *testing.T) {
 	}
 }
 
+// TestConsulComesBackBehind: what Consul's new leader shows before it has applied its
+// log, another leader of the shard too, ends no lease, not even to an agent that was
+// started meanwhile and knows nothing else.
+func TestConsulComesBackBehind(t *testing.T) {
+	t.Parallel()
+	s := directed(3, map[string]any{"ttl": 8, "synchronous_mode": true, "synchronous_node_count": 2}, during(10, 2, ConsulDown, a), ev(20, Switchover, b),
+		during(40, 40, ConsulDown, a), during(50, 1, KillAgent, b))
+	for seed := uint64(1); seed <= 20; seed++ {
+		s.Seed = seed
+		if r := Run(s, Options{}); r.Violation != nil || r.Tally.Promotions != 1 || r.Tally.Interruptions != 1 {
+			t.Errorf("%v, %+v", r.Violation, r.Tally)
+			tell(t, s, Options{})
+			return
+		}
+	}
+}
+
 // TestSwitchover: one promotion, one short gap, nothing lost.
 func TestSwitchover(t *testing.T) {
 	t.Parallel()

@@ -199,6 +199,9 @@ func (a *agent) reread() {
 		} else {
 			after := a.retryAfter()
 			a.rereadNotBefore = a.clock().Add(after)
+			if a.Read.IsZero() {
+				a.host.w.at(a.host.when(a.rereadNotBefore), func() { a.do(a.reread) })
+			}
 			a.wakeAfter(after)
 		}
 		a.step()
