@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 // patience bounds every wait for something to become true.
@@ -19,17 +21,7 @@ const patience = 2 * time.Minute
 // await retries until what is true, and fails the test when it does not become so.
 func (r *rollout) await(t *testing.T, what string, try func() error) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) || t.Context().Err() != nil {
-			t.Fatalf("waiting for %s: %v", what, err)
-		}
-		sleep(t.Context(), 100*time.Millisecond)
-	}
+	testkit.Await(testkit.Within(t, patience), t, "waiting for "+what, try)
 }
 
 type clusterView struct {

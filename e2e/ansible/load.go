@@ -27,10 +27,10 @@ type load struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
-	mu     sync.Mutex
-	commit int
-	errors []string
-	worst  time.Duration
+	mu      sync.Mutex
+	commits map[string]int // by database
+	errors  []string
+	worst   time.Duration
 	// worstIs says when and where the longest transaction was.
 	worstIs string
 }
@@ -38,7 +38,7 @@ type load struct {
 // startLoad runs two clients for each database until stop is called.
 func (s *site) startLoad(ctx context.Context, address, password string, databases ...string) *load {
 	ctx, cancel := context.WithCancel(ctx)
-	l := &load{cancel: cancel}
+	l := &load{cancel: cancel, commits: map[string]int{}}
 	for _, database := range databases {
 		for i := range 2 {
 			l.done.Go(func() { l.client(ctx, s, address, password, database, i) })
@@ -51,7 +51,22 @@ func (s *site) startLoad(ctx context.Context, address, password string, database
 func (l *load) stop() (commits int, errors []string, longest string) {
 	l.cancel()
 	l.done.Wait()
-	return l.commit, l.errors, l.worstIs
+	for _, n := range l.commits {
+		commits += n
+	}
+	return commits, l.errors, l.worstIs
+}
+
+// served is an error as long as one of the databases has committed nothing.
+func (l *load) served(databases ...string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, database := range databases {
+		if l.commits[database] == 0 {
+			return fmt.Errorf("%s has committed no transaction; errors: %q", database, l.errors)
+		}
+	}
+	return nil
 }
 
 func (l *load) client(ctx context.Context, s *site, address, password, database string, number int) {
@@ -111,7 +126,7 @@ func (l *load) committed(database string, start time.Time) {
 	took := time.Since(start)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.commit++
+	l.commits[database]++
 	if took > l.worst {
 		l.worst = took
 		l.worstIs = fmt.Sprintf("%s (%s, from %s)", took.Round(time.Millisecond), database, start.Format("15:04:05.000"))

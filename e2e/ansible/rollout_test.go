@@ -173,8 +173,8 @@ func (r *rollout) mustPlay(t *testing.T, playbook string, args ...string) result
 	return got
 }
 
-// underLoad runs a change while clients of the databases go on, and reports every
-// error that one of them saw.
+// underLoad runs a change while clients of the databases go on, until each database
+// has served some, and reports every error that one of them saw.
 func (r *rollout) underLoad(t *testing.T, change func(), databases ...string) {
 	t.Helper()
 	l := r.startLoad(t.Context(), r.entry, appPassword, databases...)
@@ -184,11 +184,9 @@ func (r *rollout) underLoad(t *testing.T, change func(), databases ...string) {
 		for _, e := range errors {
 			t.Error(e)
 		}
-		if commits == 0 {
-			t.Error("no transaction was committed")
-		}
 	}()
 	change()
+	r.await(t, "a transaction in each database", func() error { return l.served(databases...) })
 }
 
 func (r *rollout) testSite(t *testing.T) {
@@ -196,7 +194,7 @@ func (r *rollout) testSite(t *testing.T) {
 	for _, database := range []string{"orders", "users"} {
 		r.makeTable(t, database)
 	}
-	r.underLoad(t, func() { sleep(t.Context(), time.Second) }, "orders", "users")
+	r.underLoad(t, func() {}, "orders", "users")
 	r.checkMonitoring(t)
 	r.checkRights(t)
 	r.checkCatalogue(t)
