@@ -16,6 +16,8 @@ ONLY    ?=
 GOBUILD  = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # agent/postgres runs, breaks and rewinds whole clusters of PostgreSQL.
 UNIT     = $(GO) list ./... | grep -v '/e2e\(/\|$$\)\|/agent/postgres$$\|/agent/simulation$$'
+# What end-to-end tests run. (A plain `export X=$$(command)` would lose the command's exit status.)
+PROGRAMS = consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor
 # How long all end-to-end tests of one package may take.
 E2E_TIMEOUT ?= 45m
 # Of `make soak`: how many simulated schedules, from which seed on; of `make lab`:
@@ -63,13 +65,13 @@ test-unit: ## tests of single packages with the race detector, and the simulator
 # clusters, and two at once would measure each other.
 .PHONY: test-e2e
 test-e2e: build ## tests with real Consul, PostgreSQL, PgBouncer and HAProxy
-	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
+	@$(PROGRAMS) && \
 		$(GO) test -p 1 -timeout $(E2E_TIMEOUT) ./agent/postgres $$($(GO) list ./e2e/... | grep -v '/e2e/vm\(/\|$$\)')
 
 .PHONY: test-watchdog
 test-watchdog: build ## the watchdog in virtual machines: softdog and i6300esb, a real agent and PostgreSQL
 	@e2e/tools/deps.sh test
-	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
+	@$(PROGRAMS) && \
 		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v ./e2e/vm
 
 .PHONY: test-ansible
@@ -84,8 +86,8 @@ test-ansible: ## the Ansible collection and the packages on systemd hosts (as ro
 .PHONY: test-versions
 test-versions: build ## tests with another Debian's versions (as root): DEBIAN=trixie (PostgreSQL 17, PgBouncer 1.24, Patroni 4) or bullseye (PostgreSQL 13)
 	@e2e/tools/deps.sh versions
-	@consul=$$(e2e/tools/consul.sh) && dir=$$(e2e/tools/versions.sh $(DEBIAN)) && \
-		export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor PATH=$$dir/programs:$$PATH && \
+	@$(PROGRAMS) && dir=$$(e2e/tools/versions.sh $(DEBIAN)) && \
+		export PATH=$$dir/programs:$$PATH && \
 		export POSTGRES_BIN=$$(echo $$dir/usr/lib/postgresql/*/bin) && \
 		$$POSTGRES_BIN/postgres --version && pgbouncer --version | sed -n 1p && patronictl version && \
 		$(GO) test -p 1 -count 1 -timeout $(E2E_TIMEOUT) ./agent/postgres ./agent/fence ./bouncer/... ./e2e/bouncer $(if $(filter trixie,$(DEBIAN)),./e2e/clients) && \
@@ -112,7 +114,7 @@ lint: lint-lite ## all linters: gofumpt, staticcheck, golangci-lint
 .PHONY: bench
 bench: build ## measure against the figures; writes docs/benchmarks.md and, with REPORT=FILE, JSON; ONLY=bouncer: the bouncer's alone
 	@e2e/tools/deps.sh test
-	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
+	@$(PROGRAMS) && \
 		$(GO) run ./e2e/bench $(if $(ONLY),-only $(ONLY),-markdown docs/benchmarks.md) $(addprefix -report ,$(REPORT)) $(ARGS)
 
 .PHONY: soak
@@ -122,7 +124,7 @@ soak: ## SEEDS (50000) simulated schedules on all cores, from the seed SEED on
 .PHONY: lab
 lab: build ## real faults on a real shard: FAULTS=a,b ROUNDS=n SEED=n REPORT=FILE; ARGS=-list names them
 	@e2e/tools/deps.sh test
-	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor && \
+	@$(PROGRAMS) && \
 		$(GO) run ./e2e/faults/cmd/lab $(addprefix -faults ,$(FAULTS)) $(addprefix -rounds ,$(ROUNDS)) $(addprefix -seed ,$(SEED)) \
 			$(addprefix -report ,$(REPORT)) $(ARGS)
 
