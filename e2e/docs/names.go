@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -36,10 +37,8 @@ func readTests(root string) (tests, error) {
 // has tells whether a test of this name is anywhere.
 func (t tests) has(name string) bool {
 	for _, names := range t {
-		for _, n := range names {
-			if n == name {
-				return true
-			}
+		if slices.Contains(names, name) {
+			return true
 		}
 	}
 	return false
@@ -58,10 +57,8 @@ func (t tests) matches(folder, pattern string) (bool, error) {
 		if dir != folder && (!all || !strings.HasPrefix(dir+"/", below)) {
 			continue
 		}
-		for _, n := range names {
-			if want.MatchString(n) {
-				return true, nil
-			}
+		if slices.ContainsFunc(names, want.MatchString) {
+			return true, nil
 		}
 	}
 	return false, nil
