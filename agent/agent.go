@@ -5,9 +5,14 @@
 //	loop.go      the loop: one goroutine that owns all state, woken by events
 //	observe.go   the view that a decision rests on
 //	act.go       short actions: beats, takeovers, releases, reads
-//	tasks.go     long ones: bootstrap, clone, start, promote, demote, handover
+//	tasks.go     long ones: bootstrap, clone, start, promote, demote
+//	handover.go  the planned change of primary
 //	failsafe.go  what a leader without Consul asks of the others, and they of us
+//	configure.go the dynamic configuration and the agent's own file, taken up and again
 //	publish.go   what others are told: member key, route, sync, history, slots
+//	readers.go   which replicas the route sends readers to
+//	catalogue.go the member's service in Consul's catalogue
+//	events.go    what has happened, as the shard remembers it
 //	disk.go      whether the data directory can be written
 //	guardian.go, watchdog.go
 //	             the deadlines that guard and watchdog device get
@@ -17,6 +22,7 @@
 //	schedule.go  a restart that they ask for at some time
 //	callbacks.go the operators' own scripts, when PostgreSQL's role or state changes
 //	service.go   what systemd is told
+//	adapt.go     one package's words turned into another's
 //	meter.go     counts and durations for GET /metrics
 //
 // Nothing in the loop waits: every effect runs in a goroutine of its own with a

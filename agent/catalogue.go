@@ -2,9 +2,7 @@ package agent
 
 import (
 	"context"
-	"net"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -64,19 +62,13 @@ func serviceName(scope string) string {
 
 // service is what the catalogue is to say of a member that runs.
 func (c *catalogue) service(s api.State) (consul.Service, error) {
-	pg, err := url.Parse(s.Member.ConnURL)
+	host, port, err := s.Member.Address()
 	if err != nil {
 		return consul.Service{}, err
 	}
 	rest, err := url.Parse(s.Member.APIURL)
 	if err != nil {
 		return consul.Service{}, err
-	}
-	host, port := pg.Hostname(), 5432
-	if _, text, err := net.SplitHostPort(pg.Host); err == nil {
-		if port, err = strconv.Atoi(text); err != nil {
-			return consul.Service{}, err
-		}
 	}
 	role := strings.ReplaceAll(s.Member.Role, "_", "-")
 	tags := append(c.tags[:len(c.tags):len(c.tags)], role)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"net"
-	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
@@ -290,18 +289,13 @@ func (a *Agent) routeState() cluster.RouteState {
 // routeReplicas lists the members that may serve reads: not those that lag.
 func (a *Agent) routeReplicas() []cluster.RouteMember {
 	replicas, lagging := []cluster.RouteMember{}, map[string]bool{}
-	defer func() { a.m.published.lagging = lagging }()
 	for _, m := range a.m.Snapshot.Members {
 		if !m.OK() || m.Value.Name == a.cfg.Name || m.Value.State != cluster.StateRunning || m.Value.Role != cluster.RoleReplica ||
 			m.Value.Tag("noloadbalance") {
 			continue
 		}
-		u, err := url.Parse(m.Value.ConnURL)
+		host, port, err := m.Value.Address()
 		if err != nil {
-			continue
-		}
-		host, port := splitAddress(u.Host)
-		if host == "" || port == 0 {
 			continue
 		}
 		if lagging[m.Value.Name] = lags(replicaLag(a.m.pg.observed, m.Value), a.m.published.lagging[m.Value.Name]); lagging[m.Value.Name] {
@@ -309,6 +303,7 @@ func (a *Agent) routeReplicas() []cluster.RouteMember {
 		}
 		replicas = append(replicas, cluster.RouteMember{Name: m.Value.Name, Host: host, Port: port, Tags: m.Value.Tags})
 	}
+	a.m.published.lagging = lagging
 	return replicas
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/consul"
@@ -282,11 +281,10 @@ func (a *Agent) upstreamOf(name string) (postgres.Upstream, error) {
 	if !found || !m.OK() {
 		return postgres.Upstream{}, fmt.Errorf("member %s: its key in Consul is missing or not understood", name)
 	}
-	u, err := url.Parse(m.Value.ConnURL)
+	host, port, err := m.Value.Address()
 	if err != nil {
-		return postgres.Upstream{}, fmt.Errorf("member %s: conn_url: %w", name, err)
+		return postgres.Upstream{}, err
 	}
-	host, port := splitAddress(u.Host)
 	return postgres.Upstream{Name: name, Host: host, Port: port}, nil
 }
 

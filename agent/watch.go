@@ -174,41 +174,37 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 	}
 }
 
-// askPeers asks every other member how it fares, all at once. The loop hears of
-// each answer as it comes; a silent member holds up nobody beyond peerPatience.
+// peerPatience is how long a silent member holds up a round of questions.
 const peerPatience = time.Second
 
-// If part is not zero, it asks them first to part from the old leader, whose last
-// status has that index.
+// askPeers asks every other member how it fares, all at once; if part is not zero,
+// they are asked first to part from the old leader, whose last status has that index.
+// The loop hears of each answer as it comes.
 func (a *Agent) askPeers(part uint64) {
 	if a.m.asking {
 		return
 	}
 	a.m.asked, a.m.askedToPart, a.m.answers, a.m.asking = a.clock(), part, nil, true
 	round := a.m.asked
-	var peers []ha.Peer
-	var urls []string
+	var others []cluster.Member
 	for _, m := range a.m.Snapshot.Members {
 		if m.OK() && m.Value.Name != a.cfg.Name {
-			peers = append(peers, ha.Peer{Name: m.Value.Name})
-			urls = append(urls, m.Value.APIURL)
+			others = append(others, m.Value)
 		}
 	}
 	a.goDo(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, peerPatience)
 		defer cancel()
 		var asking sync.WaitGroup
-		for i := range peers {
-			asking.Add(1)
-			go func() {
-				defer asking.Done()
-				peer := a.askPeer(ctx, peers[i].Name, urls[i], part)
+		for _, m := range others {
+			asking.Go(func() {
+				peer := a.askPeer(ctx, m.Name, m.APIURL, part)
 				a.post(func() {
 					if a.m.asked == round {
 						a.m.answers = append(a.m.answers, peer)
 					}
 				})
-			}()
+			})
 		}
 		asking.Wait()
 		a.post(func() { a.m.asking = false })

@@ -3,6 +3,7 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,6 +69,22 @@ const (
 
 // IsPrimary tells whether a role is that of a primary, in Patroni 4's word or in 3's.
 func IsPrimary(role string) bool { return role == RolePrimary || role == RoleMaster }
+
+// Address is where the member's PostgreSQL listens, by its conn_url; without a port
+// there it is PostgreSQL's default.
+func (m Member) Address() (host string, port int, err error) {
+	u, err := url.Parse(m.ConnURL)
+	if err != nil || u.Hostname() == "" {
+		return "", 0, fmt.Errorf("member %s: conn_url %q is not the address of a PostgreSQL", m.Name, m.ConnURL)
+	}
+	if u.Port() == "" {
+		return u.Hostname(), 5432, nil
+	}
+	if port, err = strconv.Atoi(u.Port()); err != nil {
+		return "", 0, fmt.Errorf("member %s: conn_url: port: %w", m.Name, err)
+	}
+	return u.Hostname(), port, nil
+}
 
 // Tag returns a boolean tag; absent means false.
 func (m Member) Tag(name string) bool { return boolTag(m.Tags, name) }

@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -213,6 +215,29 @@ func TestHistory(t *testing.T) {
 		var h History
 		if err := json.Unmarshal([]byte(in), &h); err == nil {
 			t.Errorf("%s: read as %+v", in, h)
+		}
+	}
+}
+
+func TestMemberAddress(t *testing.T) {
+	for connURL, want := range map[string]string{
+		"postgres://10.0.0.1:5433/postgres":    "10.0.0.1 5433",
+		"postgres://db1/postgres":              "db1 5432",
+		"postgres://[fd00::1]:5433/":           "fd00::1 5433",
+		"":                                     "",
+		"postgres:///postgres":                 "",
+		"postgres://db1:x/":                    "",
+		"postgres://db1:99999999999999999999/": "",
+	} {
+		host, port, err := Member{Name: "a", ConnURL: connURL}.Address()
+		if want == "" {
+			if err == nil || !strings.Contains(err.Error(), "member a: conn_url") {
+				t.Errorf("%s: %s %d, %v", connURL, host, port, err)
+			}
+			continue
+		}
+		if got := fmt.Sprint(host, " ", port); err != nil || got != want {
+			t.Errorf("%s: %s, %v; want %s", connURL, got, err, want)
 		}
 	}
 }

@@ -201,7 +201,7 @@ func databaseHosts(f fleet) []string {
 	var hosts []string
 	for _, s := range f.shards {
 		for _, m := range s.snapshot.Members {
-			if host, _, err := postgresAddress(m.Value); err == nil && !slices.Contains(hosts, host) {
+			if host, _, err := m.Value.Address(); err == nil && !slices.Contains(hosts, host) {
 				hosts = append(hosts, host)
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,7 +34,7 @@ func DSN(ctx context.Context, c *Console, s *Shard, member, role string) error {
 	if err != nil {
 		return err
 	}
-	host, port, err := postgresAddress(m)
+	host, port, err := m.Address()
 	if err != nil {
 		return err
 	}
@@ -70,17 +69,6 @@ func (s *Shard) oneMember(ctx context.Context, name, role string) (cluster.Membe
 		return members[i], nil
 	}
 	return members[0], nil
-}
-
-func postgresAddress(m cluster.Member) (host string, port int, err error) {
-	u, err := url.Parse(m.ConnURL)
-	if err != nil || u.Hostname() == "" {
-		return "", 0, fmt.Errorf("%s publishes no address of PostgreSQL (conn_url %q)", m.Name, m.ConnURL)
-	}
-	if port, err = strconv.Atoi(u.Port()); err != nil {
-		port = 5432
-	}
-	return u.Hostname(), port, nil
 }
 
 // Query runs SQL on a member and shows what it returns.
@@ -128,7 +116,7 @@ const connectLimit = 5 * time.Second
 // connect connects to a member's PostgreSQL. What the options leave open comes from
 // the configuration file's superuser, the rest from libpq's variables and files.
 func (s *Site) connect(ctx context.Context, m cluster.Member, o QueryOptions) (*pgx.Conn, error) {
-	host, port, err := postgresAddress(m)
+	host, port, err := m.Address()
 	if err != nil {
 		return nil, err
 	}
