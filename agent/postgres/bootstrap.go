@@ -47,7 +47,7 @@ func (p *Instance) Bootstrap(ctx context.Context, b config.Bootstrap) (systemIde
 	if err != nil {
 		return "", err
 	}
-	if err := p.privately(ctx, control, func(socketDir string) error { return p.makeRoles(ctx, socketDir, b) }); err != nil {
+	if err := p.privately(ctx, control, nil, func(socketDir string) error { return p.makeRoles(ctx, socketDir, b) }); err != nil {
 		return "", err
 	}
 	return control.SystemIdentifier, nil
@@ -138,14 +138,9 @@ func (p *Instance) bootstrapHBA(b config.Bootstrap) error {
 	return p.writeFile(path, string(content)+"\n# from bootstrap.pg_hba\n"+strings.Join(lines, "\n")+"\n")
 }
 
-// privately runs PostgreSQL as a primary that only this process can reach:
-// without TCP, on a socket in a directory of its own.
-func (p *Instance) privately(ctx context.Context, control Control, work func(socketDir string) error) error {
-	return p.privatelyWith(ctx, control, nil, work)
-}
-
-// privatelyWith is privately with further arguments for PostgreSQL.
-func (p *Instance) privatelyWith(ctx context.Context, control Control, extra []string, work func(socketDir string) error) error {
+// privately runs PostgreSQL as a primary that only this process can reach: without
+// TCP, on a socket in a directory of its own. extra are further arguments for it.
+func (p *Instance) privately(ctx context.Context, control Control, extra []string, work func(socketDir string) error) error {
 	dir, err := os.MkdirTemp("", "lictor-")
 	if err != nil {
 		return fmt.Errorf("private directory: %w", err)

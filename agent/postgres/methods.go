@@ -177,7 +177,7 @@ func (p *Instance) customBootstrap(ctx context.Context, b config.Bootstrap) (sys
 		}
 		return p.makeRoles(ctx, socketDir, b)
 	}
-	if err := p.privatelyWith(ctx, control, args, roles); err != nil {
+	if err := p.privately(ctx, control, args, roles); err != nil {
 		return "", err
 	}
 	return control.SystemIdentifier, nil
@@ -371,16 +371,14 @@ func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, sys
 	err := p.runMethod(ctx, "method", m, m.arguments(map[string]string{
 		"scope": p.scope, "role": string(Replica), "datadir": p.dataDir, "connstring": connstring,
 	}))
+	var control Control
 	if err == nil {
-		var control Control
-		if control, err = p.restored(ctx); err == nil && systemIdentifier != "" && control.SystemIdentifier != systemIdentifier {
-			err = fmt.Errorf("it has restored another cluster (system identifier %s) than the shard's (%s)", control.SystemIdentifier, systemIdentifier)
-			// Until here it is ours, and of no use to anybody.
-			err = errors.Join(err, p.empty(), p.unmark())
-			return fmt.Errorf("method %s: %w", m.name, err)
-		}
+		control, err = p.restored(ctx)
 	}
-	if err != nil {
+	if err == nil && systemIdentifier != "" && control.SystemIdentifier != systemIdentifier {
+		err = fmt.Errorf("it has restored another cluster (system identifier %s) than the shard's (%s)", control.SystemIdentifier, systemIdentifier)
+	}
+	if err != nil { // what is there is ours, and of no use to anybody
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanWithin)
 		defer cancel()
 		return fmt.Errorf("method %s: %w", m.name, errors.Join(err, p.killMethods(clean), p.emptyAgain(clean)))

@@ -255,12 +255,14 @@ func synchronousSince(ctx context.Context, conn *pgx.Conn, s SyncSetting) (since
 // wal_receiver_status_interval is over, 10 s by default, and when all clients wait
 // nobody writes WAL: so this writes some, and waits for nobody itself.
 func releaseWaiting(ctx context.Context, conn *pgx.Conn) error {
-	if _, err := conn.Exec(ctx, "SET synchronous_commit = local"); err != nil {
-		return fmt.Errorf("releasing commits that wait for standbys which need not have them any more: %w", err)
-	}
-	// A commit flushes WAL at once only if something was written before it.
-	if _, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'lictor', '')"); err != nil {
-		return fmt.Errorf("releasing commits that wait for standbys which need not have them any more: %w", err)
+	for _, statement := range []string{
+		"SET synchronous_commit = local",
+		// A commit flushes WAL at once only if something was written before it.
+		"SELECT pg_logical_emit_message(true, 'lictor', '')",
+	} {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			return fmt.Errorf("releasing commits that wait for standbys which need not have them any more: %w", err)
+		}
 	}
 	return nil
 }
