@@ -18,29 +18,21 @@ func receivedLSN(ctx context.Context, t *testing.T, p *Instance) int64 {
 func TestUnfollow(t *testing.T) {
 	ctx := within(t)
 	a, b := pair(ctx, t)
-	sql := func(p *Instance, text string) {
-		t.Helper()
-		conn, err := p.dedicated(ctx)
-		must(t, err)
-		defer hangUpOn(conn)
-		_, err = conn.Exec(ctx, text)
-		must(t, err)
-	}
-	sql(a, "CREATE TABLE public.t (n int)")
+	sql(ctx, t, a, "CREATE TABLE public.t (n int)")
 	caughtUp(ctx, t, a, b)
-	sql(b, "SELECT pg_wal_replay_pause()")
-	sql(a, "INSERT INTO public.t SELECT generate_series(1, 1000)")
+	sql(ctx, t, b, "SELECT pg_wal_replay_pause()")
+	sql(ctx, t, a, "INSERT INTO public.t SELECT generate_series(1, 1000)")
 	must(t, b.Unfollow(ctx))
 	if b.Upstream() != "" {
 		t.Errorf("still follows %q", b.Upstream())
 	}
 	before := receivedLSN(ctx, t, b)
-	sql(a, "INSERT INTO public.t SELECT generate_series(1, 1000)")
+	sql(ctx, t, a, "INSERT INTO public.t SELECT generate_series(1, 1000)")
 	told := false
 	if receiver, err := b.walReceiver(ctx, &told); err != nil || receiver != 0 || !told {
 		t.Errorf("WAL receiver %d, told %v: %v", receiver, told, err)
 	}
-	sql(b, "SELECT pg_wal_replay_resume()")
+	sql(ctx, t, b, "SELECT pg_wal_replay_resume()")
 	observe(ctx, t, b, "has replayed what it had", func(s State) bool { return s.ReplayedLSN >= before })
 	if after := receivedLSN(ctx, t, b); after != before {
 		t.Errorf("it has received up to %d, and said %d", after, before)

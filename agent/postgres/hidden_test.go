@@ -11,11 +11,7 @@ import (
 func TestStartWithAPartOfANewTimeline(t *testing.T) {
 	ctx := within(t)
 	a, b := pair(ctx, t)
-	conn, err := a.dedicated(ctx)
-	must(t, err)
-	_, err = conn.Exec(ctx, "CREATE TABLE public.t AS SELECT generate_series(1, 20000) AS n")
-	must(t, err)
-	hangUpOn(conn)
+	sql(ctx, t, a, "CREATE TABLE public.t AS SELECT generate_series(1, 20000) AS n")
 	caughtUp(ctx, t, a, b)
 	must(t, b.Stop(ctx, Fast))
 	must(t, a.Stop(ctx, Fast))

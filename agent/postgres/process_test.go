@@ -153,11 +153,7 @@ func TestObserveFrozen(t *testing.T) {
 	bootstrapped(ctx, t, p)
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
 	observe(ctx, t, p, "accepts", func(s State) bool { return s.Accepting })
-	pids, err := fence.Processes(p.dataDir)
-	must(t, err)
-	for _, pid := range pids {
-		must(t, syscall.Kill(pid, syscall.SIGSTOP))
-	}
+	thaw := freeze(t, p)
 	for range 2 { // over the kept connection, and over a new one
 		limit, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 		if s, err := p.Observe(limit); err == nil || !s.Running || s.Accepting {
@@ -165,9 +161,7 @@ func TestObserveFrozen(t *testing.T) {
 		}
 		cancel()
 	}
-	for _, pid := range pids {
-		must(t, syscall.Kill(pid, syscall.SIGCONT))
-	}
+	thaw()
 	observe(ctx, t, p, "thawed", func(s State) bool { return s.Accepting })
 
 	// Nor does another user of the connection.

@@ -61,41 +61,72 @@ func TestStuckScript(t *testing.T) {
 	dir := newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	for name, test := range map[string]struct {
-		limit  time.Duration
-		cancel bool
+		limit   time.Duration
+		callOff string // when this file is there; empty: never
+		want    []string
 	}{
-		"limit": {400 * time.Millisecond, false}, "called off": {time.Hour, true}, "called off within its grace": {time.Nanosecond, true},
+		"limit":                       {limit: 400 * time.Millisecond, want: []string{"it took more than"}},
+		"called off":                  {limit: time.Hour, callOff: ".pid", want: []string{context.Canceled.Error()}},
+		"called off within its grace": {limit: 400 * time.Millisecond, callOff: ".term", want: []string{"it took more than", context.Canceled.Error()}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			all := within(t)
-			ctx, cancel := context.WithCancel(all)
-			defer cancel()
-			name := strings.ReplaceAll(name, " ", "-")
-			pidFile := filepath.Join(dir, "pid-"+name)
-			script := writeScript(t, dir, "stuck-"+name,
-				`trap "" TERM; sh -c 'trap "" TERM; echo $$ > `+pidFile+`; while :; do sleep 60; done' & wait; while :; do sleep 60; done`)
-			ended := make(chan error, 1)
-			go func() { ended <- p.Callback(ctx, test.limit, script, "on_start", "replica") }()
-			pid := 0
-			if test.limit != time.Nanosecond { // else it may be ended before it has begun
-				var err error
-				pid, err = strconv.Atoi(awaitFile(all, t, pidFile))
-				must(t, err)
-			}
-			if test.cancel {
-				cancel()
-			}
-			if err := <-ended; err == nil || pid != 0 && !strings.Contains(err.Error(), "callbacks.on_start: it was ended with all that it had started") {
-				t.Fatalf("%v", err)
-			}
-			for pid != 0 && syscall.Kill(pid, 0) == nil {
-				if all.Err() != nil {
-					t.Fatalf("process %d, which the script has started, lives", pid)
+			script := writeScript(t, dir, "stuck-"+strings.ReplaceAll(name, " ", "-"),
+				`trap 'echo > "$0.term"' TERM; sh -c 'trap "" TERM; echo $$ > "$0"; while :; do sleep 60; done' "$0.pid" & while :; do wait; done`)
+			// A busy machine may need longer than the limit to begin with the script, or
+			// longer than its grace to call it off.
+			for limit := test.limit; ; limit *= 2 {
+				pid, err := callStuck(all, t, p, script, limit, test.callOff)
+				if err == nil || !strings.Contains(err.Error(), "callbacks.on_start: ") {
+					t.Fatalf("%v", err)
 				}
-				time.Sleep(5 * time.Millisecond)
+				for pid != 0 && syscall.Kill(pid, 0) == nil {
+					if all.Err() != nil {
+						t.Fatalf("process %d, which the script has started, lives", pid)
+					}
+					time.Sleep(5 * time.Millisecond)
+				}
+				told := strings.Contains(err.Error(), "it was ended with all that it had started")
+				for _, want := range test.want {
+					told = told && strings.Contains(err.Error(), want)
+				}
+				if told && pid != 0 {
+					return
+				}
+				if all.Err() != nil {
+					t.Fatalf("%v", err)
+				}
 			}
 		})
 	}
+}
+
+// callStuck runs a script that writes two files, the process that it has started and
+// that it got SIGTERM, and calls it off when callOff, one of these, is there.
+func callStuck(all context.Context, t *testing.T, p *Instance, script string, limit time.Duration, callOff string) (pid int, err error) {
+	t.Helper()
+	for _, file := range []string{".pid", ".term"} {
+		must(t, os.RemoveAll(script+file))
+	}
+	ctx, cancel := context.WithCancel(all)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- p.Callback(ctx, limit, script, "on_start", "replica") }()
+	for waiting := true; waiting; {
+		select {
+		case err = <-ended:
+			waiting = false
+		case <-time.After(5 * time.Millisecond):
+			if content, err := os.ReadFile(script + callOff); callOff != "" && err == nil && len(content) > 0 {
+				cancel()
+			}
+		}
+	}
+	if content, err := os.ReadFile(script + ".pid"); err == nil && strings.HasSuffix(string(content), "\n") {
+		pid, err = strconv.Atoi(strings.TrimSpace(string(content)))
+		must(t, err)
+	}
+	return pid, err
 }
 
 // What a script leaves in the background neither holds it up nor is ended.

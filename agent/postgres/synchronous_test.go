@@ -83,7 +83,7 @@ func TestSynchronousThreeMembers(t *testing.T) {
 	}
 
 	// With c frozen a commit passes when any one will do, and waits for both.
-	freeze(ctx, t, c)
+	freeze(t, c)
 	_, err := a.SetSynchronous(ctx, SyncSetting{Names: []string{"b", "c"}, Any: 1})
 	must(t, err)
 	commits(ctx, t, a)
@@ -228,15 +228,19 @@ func staysOut(ctx context.Context, t *testing.T, p *Instance, s SyncSetting, rea
 	}
 }
 
-// freeze stops every process of an instance until the test ends.
-func freeze(ctx context.Context, t *testing.T, p *Instance) {
+// freeze stops every process of an instance until thaw, or the end of the test.
+func freeze(t *testing.T, p *Instance) (thaw func()) {
 	t.Helper()
 	pids, err := fence.Processes(p.dataDir)
 	must(t, err)
-	for _, pid := range pids {
-		must(t, syscall.Kill(pid, syscall.SIGSTOP))
-		t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	each := func(s syscall.Signal) {
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, s) // a backend may have ended meanwhile
+		}
 	}
+	t.Cleanup(func() { each(syscall.SIGCONT) })
+	each(syscall.SIGSTOP)
+	return func() { each(syscall.SIGCONT) }
 }
 
 // commits makes a transaction that waits as the setting says.

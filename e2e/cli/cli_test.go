@@ -496,10 +496,10 @@ func testForcedFailover(o *operatorSeat) {
 		o.t.Fatal(err)
 	}
 	standby := snapshot.Sync.Value.Standbys()[0]
+	o.ends(operator.ExitUsage, "needs --candidate", "", "failover", "--force")
 	if err := old.Kill(o.ctx()); err != nil {
 		o.t.Fatal(err)
 	}
-	o.ends(operator.ExitUsage, "needs --candidate", "", "failover", "--force")
 	if out := o.must("failover", "--candidate", standby, "--force"); !strings.Contains(out, standby+" leads") {
 		o.t.Errorf("failover: %s", out)
 	}

@@ -23,7 +23,7 @@ import (
 
 const (
 	// patience bounds every wait; it says nothing about how fast things are.
-	patience = time.Minute
+	patience = 2 * time.Minute
 
 	operator, secret = "operator", "a-password"
 )
