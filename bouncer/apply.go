@@ -74,7 +74,7 @@ func (a *applier) rollBack(ctx context.Context) (map[string]pgbouncer.Database, 
 	if err != nil {
 		return nil, fmt.Errorf("last good configuration: %w", err)
 	}
-	if _, err := install(a.config.PgBouncer.Config, a.good); err != nil {
+	if err := a.putBack(); err != nil {
 		return nil, err
 	}
 	return a.take(ctx, file)

@@ -68,7 +68,7 @@ type conductor struct {
 	// what an earlier bouncer held and this one must release.
 	found  map[string]bool
 	unheld bool // a PAUSE has to be tried again
-	// soon is when a planned PAUSE is tried that waits for logins.
+	// soon is when something is tried that waits for logins, PAUSE or RESUME.
 	soon time.Time
 	// installed is the version that would be started while none runs; nil: it
 	// was not asked for yet.

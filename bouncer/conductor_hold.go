@@ -50,34 +50,42 @@ func (c *conductor) holdBack(ctx context.Context, link linkState, views []*Shard
 				pools = c.countPools(ctx)
 			}
 			if slices.ContainsFunc(v.written(), func(name string) bool { return pools[name].logins > 0 && !c.standing[name].Paused }) {
-				c.soon = time.Now().Add(loginPace)
+				c.again(time.Now().Add(loginPace))
 				continue
 			}
 		}
 		for _, name := range v.written() {
-			if d, exists := c.standing[name]; exists && !d.Paused {
-				over, err := c.pauser.ended(name)
-				if err != nil && !errors.Is(err, errLogins) {
-					c.log.Warn().Err(err).Str("shard", string(v.id)).Msg("PAUSE failed, trying again")
-				}
-				if over {
-					c.pauser.stop(name)
-				}
-				c.pauser.start(ctx, name, patient)
-				if !v.planned() {
-					h.paused = time.Now()
-				}
-				if patient {
-					careful = append(careful, name)
-				}
-				c.unheld = true
-				waiting = append(waiting, name)
+			if d, exists := c.standing[name]; !exists || d.Paused {
+				continue
 			}
+			over, err := c.pauser.ended(name)
+			if err != nil && !errors.Is(err, errLogins) {
+				c.log.Warn().Err(err).Str("shard", string(v.id)).Msg("PAUSE failed, trying again")
+			}
+			if over {
+				c.pauser.stop(name)
+			}
+			c.pauser.start(ctx, name, patient)
+			if !v.planned() {
+				h.paused = time.Now()
+			}
+			if patient {
+				careful = append(careful, name)
+			}
+			c.unheld = true
+			waiting = append(waiting, name)
 		}
 	}
 	c.awaitPaused(ctx, waiting)
 	if slices.ContainsFunc(careful, func(name string) bool { return !c.standing[name].Paused }) {
-		c.soon = time.Now().Add(loginPace)
+		c.again(time.Now().Add(loginPace))
+	}
+}
+
+// again makes the next pass come at that time at the latest.
+func (c *conductor) again(at time.Time) {
+	if c.soon.IsZero() || at.Before(c.soon) {
+		c.soon = at
 	}
 }
 
@@ -163,9 +171,7 @@ func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardVie
 		}
 		if h != nil && !h.expired {
 			if at := h.paused.Add(c.config.loginRetry()); time.Now().Before(at) {
-				if c.soon.IsZero() || at.Before(c.soon) {
-					c.soon = at
-				}
+				c.again(at)
 				continue
 			}
 		}

@@ -59,12 +59,13 @@ type Config struct {
 // PgBouncer is the PgBouncer beside the bouncer.
 type PgBouncer struct {
 	// Config is the path of the pgbouncer.ini that the bouncer writes; the last good one is kept
-	// beside it.
+	// beside it, with .last-good at its end.
 	Config string `mapstructure:"config"`
 	// Admin is where the admin console listens: host:port or the directory of
 	// the unix socket and the port (/run/postgresql:6432).
 	Admin string `mapstructure:"admin"`
-	// User logs in to the admin console.
+	// User logs in to the admin console. PgBouncer lets pgbouncer in without a password over a unix
+	// socket, where both programs run as the same user of the system.
 	User string `mapstructure:"user"`
 	// Password is the password of User. Default: the plain password that auth_file has for it.
 	Password string `mapstructure:"password"`
@@ -77,16 +78,17 @@ type PgBouncer struct {
 	Settings map[string]any `mapstructure:"settings"`
 	// Peers are the addresses (host:port) of all PgBouncers behind one load balancer, this one's own
 	// included, in the same order on every host: a request to cancel a query may arrive at any of
-	// them. PgBouncer 1.19 and later.
+	// them. PgBouncer 1.19 and later, all on the same side of 1.21; it takes effect when PgBouncer
+	// starts.
 	Peers []string `mapstructure:"peers"`
 	// PeerID is the place of this PgBouncer in peers, from 1 (a number).
 	PeerID int `mapstructure:"peer_id"`
-	// Command runs PgBouncer in the foreground; empty: it is run by somebody
-	// else. The bouncer starts it, starts it again when it ends, and ends it
-	// when it ends itself.
+	// Command runs PgBouncer in the foreground, for containers; empty: it is run
+	// by somebody else. The bouncer starts it when its first file is there, starts
+	// it again when it ends, and ends it when it ends itself.
 	Command []string `mapstructure:"command"`
 	// StopTimeout is how long, in seconds, PgBouncer may take to let running transactions end when the
-	// bouncer ends; with command only.
+	// bouncer ends, before PgBouncer is ended by force; with command only.
 	StopTimeout float64 `mapstructure:"stop_timeout"`
 }
 
@@ -109,7 +111,8 @@ type Shard struct {
 	// are followed as long as there is none.
 	Patroni bool `mapstructure:"patroni"`
 	// MaxReplicaLag is how many bytes of WAL a replica may be behind and still take readers, where
-	// Patroni runs the shard; Lictor's leaders decide it by their own configuration. Default: 16 MiB.
+	// Patroni runs the shard; one that was further behind takes them again within half of it. Lictor's
+	// leaders decide it by their own configuration. Default: 16 MiB.
 	MaxReplicaLag int64 `mapstructure:"max_replica_lag"`
 }
 
@@ -126,7 +129,8 @@ type File struct {
 
 // Credentials are a user name and its password.
 type Credentials struct {
-	// Username is the name to log in with.
+	// Username is the name to log in with for drain and undrain. Without one they are taken from the
+	// bouncer's own host only.
 	Username string `mapstructure:"username"`
 	// Password is its password.
 	Password string `mapstructure:"password"`

@@ -46,16 +46,8 @@ func (p *consulPool) use(parent context.Context) (ctx context.Context, client *a
 	return ctx, p.clients[p.current], p.current, func() { stop(); end() }
 }
 
-// other returns the client that follows the one in use, and a context that ends
-// with ctx or when another one is in use. There is none when only one address is
-// configured. cancel must be called.
-func (p *consulPool) other(parent context.Context) (ctx context.Context, client *api.Client, inUse int, cancel func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	ctx, end := context.WithCancel(parent)
-	stop := context.AfterFunc(p.term, end)
-	return ctx, p.clients[(p.current+1)%len(p.clients)], p.current, func() { stop(); end() }
-}
+// client returns the client with that number; after the last comes the first.
+func (p *consulPool) client(number int) *api.Client { return p.clients[number%len(p.clients)] }
 
 // single tells whether there is no other address to turn to.
 func (p *consulPool) single() bool { return len(p.clients) == 1 }

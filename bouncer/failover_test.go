@@ -113,21 +113,11 @@ func TestCancelledHandoverReleasesClients(t *testing.T) {
 	w.exec(busy, "BEGIN; SELECT 1")
 	w.put(w.keys.Route(), w.route(0, cluster.RouteHandover))
 	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held })
-	w.await("pause", func() error {
-		if !w.paused() {
-			return errors.New("not paused")
-		}
-		return nil
-	})
+	w.awaitPaused(true)
 	w.exec(busy, "SELECT 2") // the transaction goes on
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.awaitLeader(0)
-	w.await("release", func() error {
-		if w.paused() {
-			return errors.New("paused")
-		}
-		return nil
-	})
+	w.awaitPaused(false)
 	w.exec(busy, "COMMIT")
 	if got := w.where(w.connect("s1")); got != 0 {
 		t.Fatalf("query went to member %d", got)
@@ -208,18 +198,14 @@ func (w *world) canDestroySockets() bool {
 }
 
 func TestDeadMansTimerReleasesClients(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.HoldTimeout = 1 })
+	t.Parallel() // it waits
+	w := newWorld(t, func(c *Config) { c.HoldTimeout = shortHold })
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	w.pgbouncer()
 	w.awaitLeader(0)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteDown))
-	w.await("pause", func() error {
-		if !w.paused() {
-			return errors.New("not paused")
-		}
-		return nil
-	})
+	w.awaitPaused(true)
 	if got := w.where(w.connect("s1")); got != 0 { // waits for the timer
 		t.Fatalf("query went to member %d", got)
 	}
@@ -241,12 +227,7 @@ func TestPgBouncerRestartedWhileHolding(t *testing.T) {
 	kill := w.pgbouncer()
 	w.awaitLeader(0)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteHandover))
-	w.await("pause", func() error {
-		if !w.paused() {
-			return errors.New("not paused")
-		}
-		return nil
-	})
+	w.awaitPaused(true)
 	kill()
 	w.await("the loss being noticed", func() error {
 		var h Health
@@ -256,16 +237,7 @@ func TestPgBouncerRestartedWhileHolding(t *testing.T) {
 		return nil
 	})
 	w.pgbouncer()
-	w.await("pause in the new PgBouncer", func() error {
-		s, err := w.status()
-		if err != nil || !s.PgBouncer.Answers {
-			return fmt.Errorf("%+v %w", s.PgBouncer, err)
-		}
-		if !w.paused() {
-			return errors.New("not paused")
-		}
-		return nil
-	})
+	w.awaitPaused(true)
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
 	w.awaitLeader(1)
 	if got := w.where(w.connect("s1")); got != 1 {
@@ -280,12 +252,7 @@ func TestBouncerRestartedWhileHolding(t *testing.T) {
 	w.pgbouncer()
 	w.awaitLeader(0)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteHandover))
-	w.await("pause", func() error {
-		if !w.paused() {
-			return errors.New("not paused")
-		}
-		return nil
-	})
+	w.awaitPaused(true)
 	stop()
 	if !w.paused() {
 		t.Fatal("the end of the bouncer released clients that have no primary")
@@ -378,6 +345,7 @@ func TestFailedReloadIsRolledBack(t *testing.T) {
 	}
 	refused()
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitShard("the change being refused too", func(s ShardStatus) bool { return s.Leader == w.site.members[1].Name && s.VerifiedAt == nil })
 	refused()
 	w.await("the file being back", func() error {
 		text, err := os.ReadFile(w.config.PgBouncer.Config)
@@ -492,10 +460,8 @@ func TestBadRoutesChangeNothing(t *testing.T) {
 }
 
 func TestPokeReadsThroughAnotherAddress(t *testing.T) {
-	var hanging *hangingServer
 	w := newWorld(t, func(c *Config) {
-		hanging = newHangingServer(t)
-		c.Consul.Hosts = []string{hanging.address, c.Consul.Host}
+		c.Consul.Hosts = []string{newHangingServer(t), c.Consul.Host}
 		c.Consul.Host = ""
 	})
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))

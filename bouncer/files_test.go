@@ -1,14 +1,12 @@
 package bouncer
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/consul/api"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -44,13 +42,11 @@ func TestKeepsFurtherFiles(t *testing.T) {
 	w.pgbouncer()
 	w.awaitLeader(0)
 	login := func(user, password string) error {
-		ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
-		defer cancel()
-		conn, err := pgconn.Connect(ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=%s password=%s dbname=s1 sslmode=disable", w.port, user, password))
+		conn, err := pgconn.Connect(w.ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=%s password=%s dbname=s1 sslmode=disable", w.port, user, password))
 		if err != nil {
 			return err
 		}
-		return conn.Close(ctx)
+		return conn.Close(w.ctx)
 	}
 	w.await("haproxy.cfg", func() error {
 		text, err := os.ReadFile(filepath.Join(w.dir, "haproxy.cfg"))

@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// watchWait is how long one blocking query lasts when nothing changes. It
-	// also limits for how long a Consul agent that hangs goes unnoticed by the
-	// watch; the presence's renewals notice it sooner.
+	// watchWait is how long one blocking query lasts when nothing changes. A
+	// Consul agent that hangs is found out sooner, by the sentinel and by the
+	// presence's renewals.
 	watchWait = time.Minute
 	// watchGrace: Consul adds up to a sixteenth to the wait.
 	watchGrace = watchWait/16 + 3*time.Second
@@ -36,54 +36,71 @@ func led(meta *api.QueryMeta, err error) error {
 	return err
 }
 
-// follow keeps one blocking query on prefix open until ctx is done, and hands
-// each answer and its index to take, each failure to failed.
-func (w *watcher) follow(ctx context.Context, prefix string, failed func(error), take func(pairs api.KVPairs, index uint64)) {
+// blocking asks one blocking query after the other, perSecond times a second at
+// most, until ctx is done. query is given the index to wait for something newer
+// than, 0 for an answer at once, and returns the index of the answer. It is no
+// answer when the index goes back, as it may when the newest key is deleted or
+// Consul was restored: what it then says of changes is of no use.
+func blocking(ctx context.Context, perSecond int, query func(index uint64) (next uint64, err error)) {
 	var index uint64
 	pause := watchBackoffLeast
-	restarts := rate.NewLimiter(watchRate, watchRate)
+	restarts := rate.NewLimiter(rate.Limit(perSecond), perSecond)
 	for restarts.Wait(ctx) == nil {
-		pairs, next, number, err := w.query(ctx, prefix, index)
+		next, err := query(index)
 		switch {
-		case ctx.Err() != nil:
-			return
-		case err == nil && next < index:
-			// The index may go back when the newest key is deleted or Consul was
-			// restored: what it then says of changes is of no use.
+		case err != nil:
 			index = 0
-			w.reached.set(prefix, 0)
-		case err == nil:
-			take(pairs, next)
-			index, pause = max(next, 1), watchBackoffLeast
-			w.reached.set(prefix, next)
-		default:
-			index = 0
-			w.reached.set(prefix, 0)
-			failed(err)
-			if noAnswer(err) {
-				w.pool.fail(number)
-			}
 			select {
 			case <-time.After(pause/2 + rand.N(pause)):
 			case <-ctx.Done():
-				return
 			}
 			pause = min(2*pause, watchBackoffMost)
+		case next < index:
+			index = 0
+		default:
+			index, pause = max(next, 1), watchBackoffLeast
 		}
 	}
 }
 
-// query asks once. It is cut short when somebody finds the Consul address not to
-// answer.
-func (w *watcher) query(parent context.Context, prefix string, index uint64) (pairs api.KVPairs, next uint64, number int, err error) {
-	ctx, client, number, end := w.pool.use(parent)
+// follow keeps one blocking query on prefix open until ctx is done, and hands
+// each answer and its index to take, each failure to failed.
+func (w *watcher) follow(ctx context.Context, prefix string, failed func(error), take func(pairs api.KVPairs, index uint64)) {
+	blocking(ctx, watchRate, func(index uint64) (uint64, error) {
+		var pairs api.KVPairs
+		next, number, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (meta *api.QueryMeta, err error) {
+			pairs, meta, err = w.pool.client(inUse).KV().List(prefix, options)
+			return meta, err
+		})
+		var reached uint64
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			failed(fmt.Errorf("watching %s: %w", prefix, err))
+			if noAnswer(err) {
+				w.pool.fail(number)
+			}
+		case next >= index:
+			take(pairs, next)
+			reached = next
+		}
+		w.reached.set(prefix, reached)
+		return next, err
+	})
+}
+
+// query asks once, and tells which Consul address was in use. It is cut short when
+// somebody finds that address not to answer.
+func (w *watcher) query(
+	parent context.Context, index uint64, ask func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error),
+) (next uint64, inUse int, err error) {
+	ctx, _, inUse, end := w.pool.use(parent)
 	defer end()
 	ctx, cancel := context.WithTimeout(ctx, watchWait+watchGrace)
 	defer cancel()
-	options := &api.QueryOptions{WaitIndex: index, WaitTime: watchWait}
-	pairs, meta, err := client.KV().List(prefix, options.WithContext(ctx))
+	meta, err := ask(inUse, (&api.QueryOptions{WaitIndex: index, WaitTime: watchWait}).WithContext(ctx))
 	if err = led(meta, err); err != nil {
-		return nil, 0, number, fmt.Errorf("watching %s: %w", prefix, err)
+		return 0, inUse, err
 	}
-	return pairs, meta.LastIndex, number, nil
+	return meta.LastIndex, inUse, nil
 }

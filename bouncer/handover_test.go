@@ -28,6 +28,10 @@ type announcement struct {
 	session string
 }
 
+// shortHold is the hold_timeout, in seconds, of tests that wait for it: long enough
+// for a busy machine to see the clients held before they are released.
+const shortHold = 10
+
 // announce writes a handover of shard s1 as its leader does.
 func (w *world) announce(id string, deadline time.Duration) *announcement {
 	w.t.Helper()
@@ -56,6 +60,23 @@ func (a *announcement) write(state cluster.HandoverState) {
 	if err != nil || !ok {
 		a.w.t.Fatalf("writing the handover: %v %v", ok, err)
 	}
+}
+
+// held asks the bouncer until it holds the clients. The answer to a leader that does
+// not wait may be that PgBouncer has not accepted PAUSE yet.
+func (a *announcement) held() (answer cluster.HandoverAnswer) {
+	a.w.t.Helper()
+	a.w.await("clients held for the handover", func() error {
+		var (
+			code int
+			err  error
+		)
+		if code, answer, err = a.post(0); err == nil && (code != http.StatusOK || !answer.Paused) {
+			err = fmt.Errorf("answer is %d %+v", code, answer)
+		}
+		return err
+	})
+	return answer
 }
 
 // ask posts the handover to the bouncer.
@@ -227,9 +248,7 @@ func TestHandoverEnds(t *testing.T) {
 			client := w.connect("s1")
 			w.exec(client, "SELECT 1") // in a pool without a server, even a login waits
 			a := w.announce("h1", 5*time.Minute)
-			if code, answer := a.ask(0); code != http.StatusOK || !answer.Paused {
-				t.Fatalf("answer is %d %+v", code, answer)
-			}
+			a.held()
 			end(a)
 			if got := w.where(client); got != 0 {
 				t.Fatalf("query went to member %d", got)
@@ -242,11 +261,10 @@ func TestHandoverEnds(t *testing.T) {
 // A leader that hangs leaves its announcement where it is: nobody waits longer
 // than it said.
 func TestHandoverDeadline(t *testing.T) {
+	t.Parallel() // it waits
 	w := serving(t, nil)
-	a := w.announce("h1", 500*time.Millisecond)
-	if code, answer := a.ask(0); code != http.StatusOK || !answer.Paused {
-		t.Fatalf("answer is %d %+v", code, answer)
-	}
+	a := w.announce("h1", shortHold*time.Second)
+	a.held()
 	if got := w.where(w.connect("s1")); got != 0 {
 		t.Fatalf("query went to member %d", got)
 	}
@@ -256,11 +274,10 @@ func TestHandoverDeadline(t *testing.T) {
 }
 
 func TestDeadMansTimerEndsHandover(t *testing.T) {
-	w := serving(t, func(c *Config) { c.HoldTimeout = 1 })
+	t.Parallel() // it waits
+	w := serving(t, func(c *Config) { c.HoldTimeout = shortHold })
 	a := w.announce("h1", 5*time.Minute)
-	if code, answer := a.ask(0); code != http.StatusOK || !answer.Paused {
-		t.Fatalf("answer is %d %+v", code, answer)
-	}
+	a.held()
 	if got := w.where(w.connect("s1")); got != 0 {
 		t.Fatalf("query went to member %d", got)
 	}
@@ -279,11 +296,10 @@ func TestHandoverAwaitsTransactions(t *testing.T) {
 	busy := w.connect("s1")
 	w.exec(busy, "BEGIN; SELECT 1")
 	a := w.announce("h1", 30*time.Second)
-	code, answer := a.ask(0)
-	if code != http.StatusOK || !answer.Paused || answer.Busy != 1 || answer.Quiet() {
-		t.Fatalf("answer is %d %+v", code, answer)
+	if answer := a.held(); answer.Busy != 1 || answer.Quiet() {
+		t.Fatalf("answer is %+v", answer)
 	}
-	if code, answer = a.ask(300 * time.Millisecond); code != http.StatusOK || answer.Busy != 1 {
+	if code, answer := a.ask(300 * time.Millisecond); code != http.StatusOK || answer.Busy != 1 {
 		t.Fatalf("answer is %d %+v", code, answer)
 	}
 	waited := make(chan error, 1)
@@ -320,7 +336,7 @@ func TestHandoverIsNotBelievedUnread(t *testing.T) {
 // The bouncer's local Consul agent hangs: neither poke nor handover may wait for it.
 func TestHandoverReadsThroughAnotherAddress(t *testing.T) {
 	w := newWorld(t, func(c *Config) {
-		c.Consul.Hosts = []string{newHangingServer(t).address, c.Consul.Host}
+		c.Consul.Hosts = []string{newHangingServer(t), c.Consul.Host}
 		c.Consul.Host = ""
 	})
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
@@ -332,10 +348,7 @@ func TestHandoverReadsThroughAnotherAddress(t *testing.T) {
 		t.Fatalf("poke: %d %v", code, err)
 	}
 	w.awaitLeader(0)
-	a := w.announce("h1", 30*time.Second)
-	if code, answer := a.ask(0); code != http.StatusOK || !answer.Paused {
-		t.Fatalf("answer is %d %+v", code, answer)
-	}
+	w.announce("h1", 30*time.Second).held()
 }
 
 func TestHandoverWithoutPgBouncer(t *testing.T) {
@@ -377,9 +390,7 @@ func TestBouncerRestartedInHandover(t *testing.T) {
 			w.pgbouncer()
 			w.awaitLeader(0)
 			a := w.announce("h1", 5*time.Minute)
-			if code, answer := a.ask(0); code != http.StatusOK || !answer.Paused {
-				t.Fatalf("answer is %d %+v", code, answer)
-			}
+			a.held()
 			stop()
 			if cancelled {
 				a.write(cluster.HandoverCancelled)
@@ -425,6 +436,40 @@ func TestPresence(t *testing.T) {
 	}
 }
 
+// A key that somebody else holds, a bouncer of the same name maybe, is left alone,
+// and said so of, until it is free.
+func TestPresenceOfTheSameName(t *testing.T) {
+	w := newWorld(t, nil)
+	key := w.config.keys().Bouncers() + w.config.Name
+	session, _, err := w.site.client.Session().CreateNoChecks(&api.SessionEntry{LockDelay: time.Millisecond}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	destroy := func() error { _, err := w.site.client.Session().Destroy(session, nil); return err }
+	t.Cleanup(func() { _ = destroy() })
+	if ok, _, err := w.site.client.KV().Acquire(&api.KVPair{Key: key, Value: []byte("another's"), Session: session}, nil); err != nil || !ok {
+		t.Fatalf("taking the key: %v %v", ok, err)
+	}
+	w.bouncer()
+	logged := func(text string) {
+		t.Helper()
+		w.await("a word on it", func() error {
+			if !strings.Contains(w.log.String(), text) {
+				return errors.New("none yet")
+			}
+			return nil
+		})
+	}
+	logged("agents do not see this bouncer")
+	if pair, _, err := w.site.client.KV().Get(key, nil); err != nil || pair == nil || pair.Session != session || string(pair.Value) != "another's" {
+		t.Fatalf("the key is %+v, %v", pair, err)
+	}
+	if err := destroy(); err != nil {
+		t.Fatal(err)
+	}
+	logged("agents see this bouncer again")
+}
+
 // PAUSE would cut off a login, which PgBouncer remembers as a failed one and tells
 // clients of after RESUME: it waits for logins, though not for ever.
 func TestHandoverAwaitsLogins(t *testing.T) {
@@ -432,7 +477,7 @@ func TestHandoverAwaitsLogins(t *testing.T) {
 	w := newWorld(t, func(c *Config) {
 		c.PgBouncer.Settings = map[string]any{"server_connect_timeout": 40}
 	})
-	host, port, err := net.SplitHostPort(silent.address)
+	host, port, err := net.SplitHostPort(silent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -444,7 +489,7 @@ func TestHandoverAwaitsLogins(t *testing.T) {
 	w.put(w.keys.Route(), r)
 	w.bouncer()
 	w.pgbouncer()
-	w.awaitLeaderNamed("db1")
+	w.awaitShard("leader", func(s ShardStatus) bool { return s.Port == r.Leader.Port && s.VerifiedAt != nil })
 	ctx, cancel := context.WithCancel(w.ctx)
 	var client sync.WaitGroup
 	client.Go(func() { // it will never have a server
@@ -452,27 +497,14 @@ func TestHandoverAwaitsLogins(t *testing.T) {
 			_ = conn.Close(context.WithoutCancel(ctx))
 		}
 	})
-	w.await("a login", func() error {
-		pools, err := w.admin().Pools(w.ctx)
-		for _, p := range pools {
-			if p.ServersIn > 0 {
-				return err
-			}
-		}
-		return fmt.Errorf("%+v %w", pools, err)
-	})
+	w.awaitPool("a login", func(p pgbouncer.Pool) bool { return p.ServersIn > 0 })
 	if err := pauseBy(w.ctx, w.admin(), "s1", true); !errors.Is(err, errLogins) {
 		t.Errorf("PAUSE would cut off a login: %v", err)
 	}
 	a := w.announce("h1", 30*time.Second)
-	if code, answer := a.ask(10 * time.Second); code != http.StatusOK || !answer.Quiet() || answer.TookMS < loginPatience.Milliseconds() {
+	if code, answer := a.ask(20 * time.Second); code != http.StatusOK || !answer.Quiet() || answer.TookMS < loginPatience.Milliseconds() {
 		t.Errorf("answer is %d %+v", code, answer)
 	}
 	cancel()
 	client.Wait()
-}
-
-func (w *world) awaitLeaderNamed(name string) {
-	w.t.Helper()
-	w.awaitShard("leader "+name, func(s ShardStatus) bool { return s.Leader == name && s.VerifiedAt != nil })
 }

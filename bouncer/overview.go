@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -214,4 +215,5 @@ func (b asked) rows() (rows []RouteRow) {
 	return rows
 }
 
-func address(host string, port int) string { return host + ":" + strconv.Itoa(port) }
+// address is host:port, with brackets around an IPv6 address.
+func address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

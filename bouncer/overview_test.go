@@ -2,18 +2,15 @@ package bouncer
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -48,20 +45,23 @@ func TestOverview(t *testing.T) {
 		{key: cluster.Bouncer{Name: "b3", Applied: map[string]cluster.BouncerShard{"service/s1": {Leader: "db2", Timeline: 2, State: cluster.RouteOpen}}}, err: errors.New("no answer")},
 	}
 	rows := overview(cluster.NewKeys("", "", ""), pairs, bouncers)
-	var table bytes.Buffer
-	if err := formatRoutes(&table, rows, now); err != nil {
-		t.Fatal(err)
+	row := func(shard, bouncer string) RouteRow {
+		return RouteRow{Shard: shard, Bouncer: bouncer, Leader: "db2", Address: "10.0.0.2:5432", Timeline: 2, State: cluster.RouteOpen, Since: route.Since}
 	}
-	want := `
-SHARD       BOUNCER  PRIMARY  ADDRESS        TL  STATE  SINCE     VERIFIED  PAUSED  WAITING  PROBLEM
-service/s1  b1       db2      10.0.0.2:5432  2   open   1m0s ago  3s ago            0        
-service/s1  b2       db1      10.0.0.2:5432  2   open   1m0s ago  no        yes     7        Consul's route is newer
-service/s1  b3       db2                     2   open             no                0        no answer
-service/s2  -        db2      10.0.0.2:5432  2   open   1m0s ago  no                0        no bouncer has it
-service/s3  -                                0                    no                0        route is not JSON of the expected shape: unexpected end of JSON input
-`
-	if got := "\n" + table.String(); got != want {
-		t.Errorf("table is %s", got)
+	first, second, third := row("service/s1", "b1"), row("service/s1", "b2"), row("service/s1", "b3")
+	first.Answers, first.VerifiedAt = true, &verified
+	second.Answers, second.Leader, second.Behind, second.Paused, second.ClientsWaiting = true, "db1", true, true, 7
+	third.Address, third.Since, third.Problem = "", time.Time{}, "no answer"
+	nobody := row("service/s2", "")
+	nobody.Problem = "no bouncer has it"
+	malformed := RouteRow{Shard: "service/s3", Problem: "route is not JSON of the expected shape: unexpected end of JSON input"}
+	for i, want := range []RouteRow{first, second, third, nobody, malformed} {
+		if i >= len(rows) || !reflect.DeepEqual(rows[i], want) {
+			t.Fatalf("rows are %+v; number %d is to be %+v", rows, i, want)
+		}
+	}
+	if len(rows) != 5 {
+		t.Errorf("rows are %+v", rows)
 	}
 }
 
@@ -184,44 +184,4 @@ func TestDryRunShowsTheDifference(t *testing.T) {
 	if err := DryRun(w.ctx, w.config, &out); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// formatRoutes writes rows as a table, to compare them. Times are ages before now.
-func formatRoutes(w io.Writer, rows []RouteRow, now time.Time) error {
-	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	var errs []error
-	line := func(format string, args ...any) {
-		_, err := fmt.Fprintf(out, format, args...)
-		errs = append(errs, err)
-	}
-	line("SHARD\tBOUNCER\tPRIMARY\tADDRESS\tTL\tSTATE\tSINCE\tVERIFIED\tPAUSED\tWAITING\tPROBLEM\n")
-	for _, r := range rows {
-		verified, paused, problem := "no", "", r.Problem
-		if r.VerifiedAt != nil {
-			verified = age(*r.VerifiedAt, now)
-		}
-		if r.Paused {
-			paused = "yes"
-		}
-		if problem == "" && r.Behind {
-			problem = "Consul's route is newer"
-		}
-		line("%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\n", r.Shard, cmp.Or(r.Bouncer, "-"), r.Leader, r.Address, r.Timeline, r.State,
-			age(r.Since, now), verified, paused, r.ClientsWaiting, problem)
-	}
-	return errors.Join(append(errs, out.Flush())...)
-}
-
-func age(t, now time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	d := max(now.Sub(t), 0)
-	switch {
-	case d < 10*time.Second:
-		return d.Round(100*time.Millisecond).String() + " ago"
-	case d < 48*time.Hour:
-		return d.Round(time.Second).String() + " ago"
-	}
-	return strconv.Itoa(int(d.Hours()/24)) + " days ago"
 }

@@ -2,9 +2,7 @@ package bouncer
 
 import (
 	"fmt"
-	"net/url"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -82,15 +80,9 @@ func patroniReplica(m cluster.Entry[cluster.Member], leader string, status clust
 }
 
 func patroniMember(m cluster.Member) (cluster.RouteMember, error) {
-	u, err := url.Parse(m.ConnURL)
-	if err != nil || u.Hostname() == "" {
-		return cluster.RouteMember{}, fmt.Errorf("member %s: conn_url is not the address of a PostgreSQL", m.Name)
+	host, port, err := m.Address()
+	if err != nil {
+		return cluster.RouteMember{}, err
 	}
-	r := cluster.RouteMember{Name: m.Name, Host: u.Hostname(), Port: 5432, Tags: m.Tags}
-	if p := u.Port(); p != "" {
-		if r.Port, err = strconv.Atoi(p); err != nil {
-			return cluster.RouteMember{}, fmt.Errorf("member %s: conn_url has the port %q", m.Name, p)
-		}
-	}
-	return r, nil
+	return cluster.RouteMember{Name: m.Name, Host: host, Port: port, Tags: m.Tags}, nil
 }

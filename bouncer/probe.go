@@ -20,6 +20,12 @@ type prober struct {
 	// back are primaries that were sick and answer again.
 	back    chan finding
 	running sync.WaitGroup
+	// probing are the shards whose primary is being probed, guarded by mu.
+	probing map[shardID]bool
+}
+
+func newProber(s *suspector) *prober {
+	return &prober{suspector: s, slots: make(chan struct{}, probeAtOnce), back: make(chan finding), probing: map[shardID]bool{}}
 }
 
 // finding is a primary that answers.

@@ -5,16 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,32 +22,8 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
-	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
-
-// site is the software that all real tests share: one Consul and two
-// PostgreSQL, which stand for the primaries of shards. It is started by the
-// first test that needs it and ended by TestMain.
-type site struct {
-	once    sync.Once
-	err     error
-	dir     string
-	consul  string // host:port
-	client  *api.Client
-	members [2]cluster.RouteMember
-	stop    []func()
-}
-
-var shared site
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	for i := len(shared.stop) - 1; i >= 0; i-- {
-		shared.stop[i]()
-	}
-	os.Exit(code)
-}
 
 // world is what one test has to itself.
 type world struct {
@@ -99,9 +73,10 @@ func newWorldFor(t *testing.T, limit time.Duration, edit func(*Config)) *world {
 	prefix := "test-" + strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
 	w.keys = cluster.NewKeys("", "s1", prefix)
 	w.config = Config{
-		Name: "b1", RoutesPrefix: prefix, Listen: "127.0.0.1:0",
-		Consul:    settings.Consul{Host: w.proxy.address},
-		PgBouncer: PgBouncer{Config: filepath.Join(w.dir, "pgbouncer.ini"), Admin: "127.0.0.1:" + strconv.Itoa(w.port), User: "pooler"},
+		Name: "b1", RoutesPrefix: prefix,
+		HoldTimeout: 300, // longer than any test: it is not what releases clients, unless a test wants it
+		Consul:      settings.Consul{Host: w.proxy.address},
+		PgBouncer:   PgBouncer{Config: filepath.Join(w.dir, "pgbouncer.ini"), Admin: "127.0.0.1:" + strconv.Itoa(w.port), User: "pooler"},
 	}
 	w.config.Listen = "127.0.0.1:" + strconv.Itoa(freePort(t))
 	if edit != nil {
@@ -293,6 +268,18 @@ func (w *world) admin() *pgbouncer.Conn {
 	return conn
 }
 
+// awaitPool waits for a pool of PgBouncer as it is wanted.
+func (w *world) awaitPool(what string, want func(pgbouncer.Pool) bool) {
+	w.t.Helper()
+	w.await(what, func() error {
+		pools, err := w.admin().Pools(w.ctx)
+		if err == nil && !slices.ContainsFunc(pools, want) {
+			err = fmt.Errorf("%+v", pools)
+		}
+		return err
+	})
+}
+
 func (w *world) paused() bool {
 	w.t.Helper()
 	all, err := w.admin().Databases(w.ctx)
@@ -344,341 +331,18 @@ func (w *world) ask(ctx context.Context, conn *pgconn.PgConn) (int, error) {
 	return 0, fmt.Errorf("%w: port %s", errElsewhere, port)
 }
 
-func (s *site) start(consul string) error {
-	var err error
-	if s.dir, err = os.MkdirTemp("", "lictor-bouncer"); err != nil {
-		return err
-	}
-	s.stop = append(s.stop, func() { _ = os.RemoveAll(s.dir) })
-	if err := os.Chmod(s.dir, 0o755); err != nil {
-		return err
-	}
-	if err := s.startConsul(consul); err != nil {
-		return err
-	}
-	if err := s.startPostgres(); err != nil {
-		return err
-	}
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		_, err := s.client.KV().Put(&api.KVPair{Key: "ready"}, nil)
-		if err == nil {
-			return nil
+// awaitMember1 asks where a query goes, which may have to wait. The channel gets nil
+// when it is the second member.
+func (w *world) awaitMember1(conn *pgconn.PgConn) <-chan error {
+	answer := make(chan error, 1)
+	go func() {
+		at, err := w.ask(w.ctx, conn)
+		if err == nil && at != 1 {
+			err = fmt.Errorf("it reached member %d", at)
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("consul takes no write: %w", err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-func (s *site) startConsul(consul string) error {
-	ports, err := testkit.FreePorts(3)
-	if err != nil {
-		return err
-	}
-	s.consul = "127.0.0.1:" + strconv.Itoa(ports[0])
-	cmd := exec.Command(consul, "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1",
-		"-http-port="+strconv.Itoa(ports[0]), "-server-port="+strconv.Itoa(ports[1]), "-serf-lan-port="+strconv.Itoa(ports[2]),
-		"-serf-wan-port=-1", "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-disable-host-node-id",
-		"-hcl=limits { http_max_conns_per_client = 1000 }", "-hcl=performance { raft_multiplier = 1 }")
-	cmd.Env = append(os.Environ(), "CONSUL_HTTP_ADDR=")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	s.stop = append(s.stop, func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	s.client, err = api.NewClient(&api.Config{Address: s.consul})
-	return err
-}
-
-func (s *site) startPostgres() error {
-	bin := postgresBin()
-	ports, err := testkit.FreePorts(2)
-	if err != nil {
-		return err
-	}
-	for i, port := range ports {
-		data := filepath.Join(s.dir, "pg"+strconv.Itoa(i))
-		if i == 0 {
-			if err := makeSeed(bin, filepath.Join(s.dir, "seed")); err != nil {
-				return err
-			}
-		}
-		stop, err := s.runPostgres(data, port)
-		if err != nil {
-			return err
-		}
-		s.stop = append(s.stop, func() { stop(syscall.SIGQUIT) })
-		s.members[i] = cluster.RouteMember{Name: "db" + strconv.Itoa(i+1), Host: "127.0.0.1", Port: port}
-	}
-	for _, m := range s.members {
-		if err := createDatabase(m); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// makeSeed makes the data directory that all instances are copies of.
-func makeSeed(bin, data string) error {
-	if err := os.Mkdir(data, 0o700); err != nil {
-		return err
-	}
-	if err := giveAway(data); err != nil {
-		return err
-	}
-	init := unprivileged(exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "app", "-A", "trust", "--no-sync"))
-	if out, err := init.CombinedOutput(); err != nil {
-		return fmt.Errorf("%v: %w: %s", init.Args, err, out)
-	}
-	return nil
-}
-
-// runPostgres runs an instance, with a copy of the seed as its data when it has
-// none yet. stop ends all its processes by a signal to the postmaster; after
-// SIGKILL the backends find out by themselves.
-func (s *site) runPostgres(data string, port int) (stop func(syscall.Signal), err error) {
-	if _, err := os.Stat(data); err != nil {
-		if out, err := exec.Command("cp", "-a", filepath.Join(s.dir, "seed"), data).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("copying: %w: %s", err, out)
-		}
-	}
-	cmd := unprivileged(exec.Command(filepath.Join(postgresBin(), "postgres"), "-D", data, "-p", strconv.Itoa(port),
-		"-c", "listen_addresses=127.0.0.1,127.0.0.2", "-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=1MB",
-		"-c", "max_connections=50"))
-	cmd.Dir = data
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	var once sync.Once
-	return func(sig syscall.Signal) {
-		once.Do(func() {
-			_ = cmd.Process.Signal(sig)
-			_ = cmd.Wait()
-		})
-	}, nil
-}
-
-func createDatabase(m cluster.RouteMember) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	for {
-		conn, err := pgconn.Connect(ctx, fmt.Sprintf("host=%s port=%d user=app dbname=postgres sslmode=disable", m.Host, m.Port))
-		if err == nil {
-			_, err = conn.Exec(ctx, "CREATE DATABASE s1").ReadAll()
-			return errors.Join(err, conn.Close(ctx))
-		}
-		if ctx.Err() != nil {
-			return err
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-// postgresBin is where PostgreSQL's programs are: POSTGRES_BIN, when set.
-func postgresBin() string {
-	if dir := os.Getenv("POSTGRES_BIN"); dir != "" {
-		return dir
-	}
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	if len(found) == 0 {
-		if path, err := exec.LookPath("postgres"); err == nil {
-			return filepath.Dir(path)
-		}
-		return ""
-	}
-	return found[0]
-}
-
-// needInHotStandby skips a test with a PostgreSQL that does not say of itself
-// whether it is a primary: those before 14.
-func needInHotStandby(t *testing.T) {
-	t.Helper()
-	out, err := exec.Command(filepath.Join(postgresBin(), "postgres"), "--version").Output() // postgres (PostgreSQL) 15.20 (Debian ...)
-	if err != nil {
-		t.Skipf("PostgreSQL is needed: %v", err)
-	}
-	_, version, _ := strings.Cut(string(out), "(PostgreSQL) ")
-	major, _, _ := strings.Cut(version, ".")
-	if n, err := strconv.Atoi(major); err == nil && n < 14 {
-		t.Skipf("PostgreSQL %d has no in_hot_standby", n)
-	}
-}
-
-// unprivileged makes a command run as postgres when the tests run as root:
-// neither PostgreSQL nor PgBouncer runs as root.
-func unprivileged(cmd *exec.Cmd) *exec.Cmd {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if uid, gid, ok := postgresUser(); ok {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: gid}
-	}
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	return cmd
-}
-
-func postgresUser() (uid, gid uint32, ok bool) {
-	if os.Geteuid() != 0 {
-		return 0, 0, false
-	}
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return 0, 0, false
-	}
-	n, errU := strconv.ParseUint(u.Uid, 10, 32)
-	g, errG := strconv.ParseUint(u.Gid, 10, 32)
-	return uint32(n), uint32(g), errU == nil && errG == nil
-}
-
-func giveAway(path string) error {
-	if uid, gid, ok := postgresUser(); ok {
-		return os.Chown(path, int(uid), int(gid))
-	}
-	return nil
-}
-
-// ownDir is a directory that PgBouncer can read; t.TempDir is root's alone.
-func ownDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "lictor-bouncer")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := giveAway(dir); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	ports, err := testkit.FreePorts(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ports[0]
-}
-
-// proxy passes TCP connections on, until it is cut.
-type proxy struct {
-	address string
-	target  string
-
-	mu    sync.Mutex
-	cut   bool
-	conns map[net.Conn]bool
-	// hung, when it is not nil, is closed when the proxy passes data on again.
-	hung chan struct{}
-}
-
-// hang makes the proxy keep its connections and take new ones, but pass nothing
-// on, as a process does that was stopped.
-func (p *proxy) hang(on bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.hung != nil {
-		close(p.hung)
-		p.hung = nil
-	}
-	if on {
-		p.hung = make(chan struct{})
-	}
-}
-
-func (p *proxy) awaitThaw() {
-	p.mu.Lock()
-	hung := p.hung
-	p.mu.Unlock()
-	if hung != nil {
-		<-hung
-	}
-}
-
-func newProxy(t *testing.T, target string) *proxy {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{address: l.Addr().String(), target: target, conns: map[net.Conn]bool{}}
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() { p.pass(conn) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		p.hang(false)
-		p.set(true)
-		running.Wait()
-	})
-	return p
-}
-
-func (p *proxy) pass(conn net.Conn) {
-	defer conn.Close()
-	if !p.add(conn) {
-		return
-	}
-	defer p.remove(conn)
-	up, err := net.Dial("tcp", p.target)
-	if err != nil {
-		return
-	}
-	defer up.Close()
-	if !p.add(up) {
-		return
-	}
-	defer p.remove(up)
-	var half sync.WaitGroup
-	half.Go(func() { p.copyUntilEnd(up, conn) })
-	half.Go(func() { p.copyUntilEnd(conn, up) })
-	half.Wait()
-}
-
-func (p *proxy) copyUntilEnd(to, from net.Conn) {
-	defer to.Close()
-	buffer := make([]byte, 1<<15)
-	for {
-		n, err := from.Read(buffer)
-		p.awaitThaw()
-		if _, e := to.Write(buffer[:n]); err != nil || e != nil {
-			return
-		}
-	}
-}
-
-func (p *proxy) add(c net.Conn) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.cut {
-		p.conns[c] = true
-	}
-	return !p.cut
-}
-
-func (p *proxy) remove(c net.Conn) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.conns, c)
-}
-
-// set cuts the proxy or mends it.
-func (p *proxy) set(cut bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.cut = cut
-	if cut {
-		for c := range p.conns {
-			_ = c.Close()
-		}
-	}
+		answer <- err
+	}()
+	return answer
 }
 
 // logBuffer collects output of several goroutines.
@@ -697,17 +361,4 @@ func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
-}
-
-// hangingServer takes connections and never answers.
-type hangingServer struct{ address string }
-
-func newHangingServer(t *testing.T) *hangingServer {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	return &hangingServer{l.Addr().String()}
 }

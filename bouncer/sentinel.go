@@ -2,12 +2,10 @@ package bouncer
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
-	"golang.org/x/time/rate"
 )
 
 const (
@@ -31,42 +29,16 @@ func (w *watcher) sentinel(ctx context.Context, prefix string) {
 	if w.pool.single() {
 		return
 	}
-	var index uint64
-	pause := watchBackoffLeast
-	restarts := rate.NewLimiter(sentinelRate, sentinelRate)
-	for restarts.Wait(ctx) == nil {
-		next, inUse, err := w.peek(ctx, prefix, index)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			index = 0
-			select {
-			case <-time.After(pause/2 + rand.N(pause)):
-			case <-ctx.Done():
-			}
-			pause = min(2*pause, watchBackoffMost)
-		case next < index:
-			index = 0
-		default:
-			index, pause = max(next, 1), watchBackoffLeast
+	blocking(ctx, sentinelRate, func(index uint64) (uint64, error) {
+		next, inUse, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error) {
+			_, meta, err := w.pool.client(inUse+1).KV().Keys(prefix, "", options)
+			return meta, err
+		})
+		if err == nil && next >= index {
 			w.compare(ctx, prefix, next, inUse)
 		}
-	}
-}
-
-// peek asks once for the index of prefix.
-func (w *watcher) peek(parent context.Context, prefix string, index uint64) (next uint64, inUse int, err error) {
-	ctx, client, inUse, end := w.pool.other(parent)
-	defer end()
-	ctx, cancel := context.WithTimeout(ctx, watchWait+watchGrace)
-	defer cancel()
-	options := &api.QueryOptions{WaitIndex: index, WaitTime: watchWait}
-	_, meta, err := client.KV().Keys(prefix, "", options.WithContext(ctx))
-	if err = led(meta, err); err != nil {
-		return 0, inUse, err
-	}
-	return meta.LastIndex, inUse, nil
+		return next, err
+	})
 }
 
 // compare waits for the address in use to say what another one has said. When it

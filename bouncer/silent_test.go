@@ -10,44 +10,45 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/consul/api"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
-// A Consul address whose blocking query is silent for ever, because its process was
-// stopped or its host was lost, is found out by what another one says.
-func TestSilentConsulAddressIsFoundOut(t *testing.T) {
-	var second *proxy
-	w := newWorld(t, func(c *Config) {
-		second = newProxy(t, shared.consul)
-		c.Consul.Hosts = []string{c.Consul.Host, second.address}
+// threeAddresses makes a world whose Consul has three addresses.
+func threeAddresses(t *testing.T) (w *world, addresses []*proxy) {
+	w = newWorld(t, func(c *Config) {
+		addresses = []*proxy{newProxy(t, shared.consul), newProxy(t, shared.consul)}
+		c.Consul.Hosts = []string{c.Consul.Host, addresses[0].address, addresses[1].address}
 		c.Consul.Host = ""
 	})
+	return w, append([]*proxy{w.proxy}, addresses...)
+}
+
+// watches runs a watcher alone, without the presence, which would notice a silent
+// Consul address after some seconds. await waits until it knows the leader.
+func (w *world) watches(holding bool) (pool *consulPool, await func(leader int)) {
+	w.t.Helper()
 	clients, err := consulClients(w.config)
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	pool, err := newConsulPool(clients)
-	if err != nil {
-		t.Fatal(err)
+	if pool, err = newConsulPool(clients); err != nil {
+		w.t.Fatal(err)
 	}
-	defer pool.close()
 	b := newBook(w.config)
-	// No presence, which would notice after some seconds.
 	watcher := newWatcher(zerolog.New(w.log), pool, b, newHandovers(w.config.keys(), b.serves), func() {})
+	watcher.holding = func() bool { return holding }
 	ctx, cancel := context.WithCancel(w.ctx)
 	var running sync.WaitGroup
-	defer running.Wait()
-	defer cancel()
 	running.Go(func() { watcher.watch(ctx) })
 	running.Go(func() { watcher.serve(ctx) })
-
-	await := func(leader int) {
+	w.t.Cleanup(func() { cancel(); running.Wait(); pool.close() })
+	return pool, func(leader int) {
+		w.t.Helper()
 		w.await("route", func() error {
 			if known := knownTo(b)["service/s1"]; known.Route.Leader.Name != w.site.members[leader].Name {
 				return fmt.Errorf("%+v", known)
@@ -55,22 +56,44 @@ func TestSilentConsulAddressIsFoundOut(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// A Consul address whose blocking query is silent for ever, because its process was
+// stopped or its host was lost, is found out by what another one says.
+func TestSilentConsulAddressIsFoundOut(t *testing.T) {
+	w, addresses := threeAddresses(t)
+	pool, await := w.watches(false)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	await(0)
-	w.proxy.hang(true)
+	first := pool.inUse()
+	addresses[first].hang(true)
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
 	await(1)
-	w.await("the other address in use", func() error {
-		if pool.inUse() != 1 {
+	w.await("another address in use", func() error {
+		if pool.inUse() == first {
 			return errors.New("still the silent one")
 		}
 		return nil
 	})
-	// And back, when the other one is lost too.
-	w.proxy.hang(false)
-	second.hang(true)
+	// And on, when that one is lost too.
+	addresses[first].hang(false)
+	addresses[pool.inUse()].hang(true)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	await(0)
+}
+
+// While clients are held the routes are read from any address that answers, though
+// neither of those that would tell of a change does.
+func TestRoutesAreReadWhileHolding(t *testing.T) {
+	w, addresses := threeAddresses(t)
+	pool, await := w.watches(true)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	await(0)
+	inUse := pool.inUse()
+	addresses[inUse].hang(true)
+	addresses[(inUse+1)%len(addresses)].hang(true)
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	await(1)
 }
 
 // A session belongs to the node of the Consul agent that it was made at, and ends
@@ -119,7 +142,7 @@ func (w *world) waiting(prepare func(member cluster.RouteMember)) (answer <-chan
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { stop(syscall.SIGQUIT) })
-	if err := createDatabase(member); err != nil {
+	if err := execute(member, "CREATE DATABASE s1"); err != nil {
 		w.t.Fatal(err)
 	}
 	if prepare != nil {
@@ -143,24 +166,9 @@ func (w *world) waiting(prepare func(member cluster.RouteMember)) (answer <-chan
 		}
 		return err
 	})
-	got := make(chan error, 1)
-	go func() {
-		at, err := w.ask(w.ctx, client)
-		if err == nil && at != 1 {
-			err = fmt.Errorf("it reached member %d", at)
-		}
-		got <- err
-	}()
+	got := w.awaitMember1(client)
 	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Ill && s.Paused })
-	w.await("the client waiting", func() error {
-		pools, err := w.admin().Pools(w.ctx)
-		for _, p := range pools {
-			if p.ClientsWaiting > 0 {
-				return err
-			}
-		}
-		return fmt.Errorf("%+v %w", pools, err)
-	})
+	w.awaitPool("the client waiting", func(p pgbouncer.Pool) bool { return p.ClientsWaiting > 0 })
 	return got, func(edit func(data string)) {
 		if edit != nil {
 			edit(data)
@@ -173,19 +181,48 @@ func (w *world) waiting(prepare func(member cluster.RouteMember)) (answer <-chan
 	}
 }
 
+// append adds text to a file.
+func (w *world) append(path, text string) {
+	w.t.Helper()
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	_, err = file.WriteString(text)
+	if err := errors.Join(err, file.Close()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // A primary that answers again is no reason to release clients while Consul cannot
 // say whether it still is one.
 func TestLostPrimaryIsBackWhileConsulIsSilent(t *testing.T) {
 	w := newWorld(t, nil)
 	answer, back := w.waiting(nil)
 	w.proxy.set(true)
-	back(nil)
-	w.await("a look at Consul", func() error {
+	w.await("Consul being missed", func() error {
 		if !strings.Contains(w.log.String(), "Consul cannot be reached") {
-			return errors.New("none yet")
+			return errors.New("not yet")
 		}
 		return nil
 	})
+	var log string
+	back(func(data string) {
+		log = filepath.Join(data, "log", "postgresql.log")
+		w.append(filepath.Join(data, "postgresql.conf"), "logging_collector = on\nlog_directory = 'log'\nlog_filename = 'postgresql.log'\n")
+	})
+	// Each probe starts when what the one before has found was handed on, and that is
+	// taken when what was found before it was dealt with.
+	w.await("a probe's answer being dealt with", func() error {
+		text, err := os.ReadFile(log)
+		if n := strings.Count(string(text), `role "pooler" does not exist`); err == nil && n < 3 {
+			err = fmt.Errorf("%d probes", n)
+		}
+		return err
+	})
+	if s, err := w.status(); err != nil || !s.Shards["service/s1"].Held {
+		t.Errorf("clients are not held any more: %+v, %v", s.Shards, err)
+	}
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
 	w.proxy.set(false)
 	if err := <-answer; err != nil {
@@ -197,7 +234,7 @@ func TestLostPrimaryIsBackWhileConsulIsSilent(t *testing.T) {
 // nobody else may.
 func TestLostPrimaryIsBackAndSaysSo(t *testing.T) {
 	needInHotStandby(t)
-	w := newWorldFor(t, 25*time.Second, nil) // less than hold_timeout
+	w := newWorld(t, nil)
 	answer, back := w.waiting(func(m cluster.RouteMember) {
 		if err := execute(m, "CREATE ROLE pooler LOGIN"); err != nil {
 			t.Fatal(err)
@@ -242,15 +279,4 @@ func TestLostPrimaryIsBackAsReplica(t *testing.T) {
 	if err := <-answer; err != nil {
 		t.Fatal(err)
 	}
-}
-
-func execute(m cluster.RouteMember, sql string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	conn, err := pgconn.Connect(ctx, fmt.Sprintf("host=%s port=%d user=app dbname=postgres sslmode=disable", m.Host, m.Port))
-	if err != nil {
-		return err
-	}
-	_, err = conn.Exec(ctx, sql).ReadAll()
-	return errors.Join(err, conn.Close(ctx))
 }

@@ -32,7 +32,8 @@ func supervised(t *testing.T) (w *world, pid func() int) {
 	if _, _, ok := postgresUser(); ok {
 		as = "setpriv --reuid=postgres --regid=postgres --clear-groups "
 	}
-	text := fmt.Sprintf("#!/bin/sh\necho $$ > %s\nexec %s%s \"$1\"\n", pidFile, as, program)
+	// The file is never seen half written.
+	text := fmt.Sprintf("#!/bin/sh\necho $$ > %[1]s.new\nmv %[1]s.new %[1]s\nexec %[2]s%[3]s \"$1\"\n", pidFile, as, program)
 	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -3,9 +3,7 @@ package bouncer
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"time"
 
@@ -66,8 +64,6 @@ type suspector struct {
 
 	mu   sync.Mutex
 	sick map[shardID]sickness
-	// probing are those that are being probed.
-	probing map[shardID]bool
 	// ports are those on which primaries listen; nil: they are not known yet.
 	ports map[int]bool
 	// seen is what the last look at the pools found; nil: it failed.
@@ -75,10 +71,7 @@ type suspector struct {
 }
 
 func newSuspector(c Config, log zerolog.Logger, l *link, b *book) *suspector {
-	return &suspector{
-		config: c, log: log, link: l, book: b, hurry: make(chan struct{}, 1),
-		sick: map[shardID]sickness{}, probing: map[shardID]bool{},
-	}
+	return &suspector{config: c, log: log, link: l, book: b, hurry: make(chan struct{}, 1), sick: map[shardID]sickness{}}
 }
 
 // sickness is why a primary cannot be used.
@@ -148,15 +141,13 @@ func (s *suspector) listensOn(owners map[string]*ShardView) {
 	s.ports = ports
 }
 
-func addressOf(v *ShardView) string {
-	return net.JoinHostPort(v.route.Leader.Host, strconv.Itoa(v.route.Leader.Port))
-}
+func addressOf(v *ShardView) string { return address(v.route.Leader.Host, v.route.Leader.Port) }
 
 // run looks until ctx is done.
 func (s *suspector) run(ctx context.Context) {
 	console := &console{config: s.config}
 	defer console.close()
-	probes := &prober{suspector: s, slots: make(chan struct{}, probeAtOnce), back: make(chan finding)}
+	probes := newProber(s)
 	defer probes.running.Wait()
 	probes.running.Go(func() { (&endings{log: s.log, ended: s.ended}).run(ctx) })
 	probes.running.Go(func() { probes.confirm(ctx) })

@@ -3,7 +3,6 @@ package bouncer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -60,12 +59,18 @@ func TestGreeting(t *testing.T) {
 		"refused":  {free, false},
 	} {
 		v := &ShardView{id: "service/s1", route: cluster.Route{Leader: test.at}, Databases: []Database{{"s1", "s1"}}}
-		p := &prober{suspector: newSuspector(Config{PgBouncer: PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil)}
-		_, err := p.knock(t.Context(), suspect{v, false})
-		if (err == nil) != test.serves {
+		p := newProber(newSuspector(Config{PgBouncer: PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil))
+		knock := func(working bool) (err error) {
+			late := net.Error(nil)
+			for again := true; again; again = errors.As(err, &late) && late.Timeout() { // a busy machine says nothing
+				_, err = p.knock(t.Context(), suspect{v, working})
+			}
+			return err
+		}
+		if err := knock(false); (err == nil) != test.serves {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := p.knock(t.Context(), suspect{v, true}); (err == nil) != (name != "refused") {
+		if err := knock(true); (err == nil) != (name != "refused") {
 			t.Errorf("%s, with connections: %v", name, err)
 		}
 	}
@@ -95,7 +100,7 @@ func TestBusyHostIsNotSilent(t *testing.T) {
 			defer conn.Close()
 		}
 	}
-	p := &prober{suspector: newSuspector(Config{PgBouncer: PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil)}
+	p := newProber(newSuspector(Config{PgBouncer: PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil))
 	if _, err := p.knock(t.Context(), suspect{v, true}); err != nil {
 		t.Errorf("with connections: %v", err)
 	}
@@ -197,14 +202,7 @@ func TestRecoveringPrimaryMakesClientsWait(t *testing.T) {
 	r.Leader, r.Timeline = member, 2
 	w.put(w.keys.Route(), r)
 	w.awaitShard("the new leader", func(s ShardStatus) bool { return s.Port == member.Port && s.VerifiedAt != nil })
-	answer := make(chan error, 1)
-	go func() {
-		at, err := w.ask(w.ctx, client)
-		if err == nil && at != 1 {
-			err = fmt.Errorf("it reached member %d", at)
-		}
-		answer <- err
-	}()
+	answer := w.awaitMember1(client)
 	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Ill && s.Paused })
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
 	if err := <-answer; err != nil {
