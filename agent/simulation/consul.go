@@ -258,7 +258,7 @@ func (c *consul) become(s consulState) {
 	c.state = s
 	switch s {
 	case consulUp:
-		c.behind, c.behindUntil = c.applied, c.w.now+instant(c.w.between(0, 300*time.Millisecond))
+		c.behind, c.behindUntil = c.applied, c.w.now+c.w.between(0, 300*time.Millisecond)
 		c.applied = c.read()
 		backlog := c.backlog
 		c.backlog = nil
