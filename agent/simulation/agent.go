@@ -256,7 +256,7 @@ func (a *agent) adopt() {
 		return
 	}
 	a.sawPostgres(pg.observe())
-	a.upstream = pg.upstream
+	a.upstream = pg.aim
 	if a.pg.primary() {
 		until, memo := a.host.guard.recall()
 		a.adopted, a.adoptedUntil = a.clock(), until

@@ -17,8 +17,8 @@ type postgres struct {
 	// running: there are processes; ready: SQL is answered; writable: commits are
 	// accepted.
 	running, ready, writable, stopping bool
-	primary                            bool // outside recovery; of a stopped one: by its files
-	upstream                           string
+	primary                            bool   // outside recovery; of a stopped one: by its files
+	upstream, aim                      string // whom it follows, and whom by the file that the next reload reads
 	streaming                          bool
 	waits, wanted                      waits   // in force, and in the file that the next reload reads
 	pending                            []int64 // commits that wait for standbys
@@ -69,7 +69,7 @@ func (p *postgres) start(primary bool, upstream string, done func(error)) {
 		return
 	}
 	p.life++
-	p.running, p.stopping, p.primary, p.upstream = true, false, primary, upstream
+	p.running, p.stopping, p.primary, p.upstream, p.aim = true, false, primary, upstream, upstream
 	if !primary {
 		p.waits = waits{} // its file is written anew
 	}
@@ -78,6 +78,16 @@ func (p *postgres) start(primary bool, upstream string, done func(error)) {
 		if primary {
 			p.accept()
 		}
+		done(nil)
+	}, func() { done(errStopped) })
+}
+
+// follow points a running replica at another upstream.
+func (p *postgres) follow(upstream string, done func(error)) {
+	p.aim = upstream
+	p.later(p.takes(time.Millisecond, 50*time.Millisecond), func() {
+		p.upstream = p.aim // that of a later change, if there is one by now
+		p.streaming = p.streaming && p.upstream != ""
 		done(nil)
 	}, func() { done(errStopped) })
 }

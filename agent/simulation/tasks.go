@@ -257,11 +257,7 @@ func (a *agent) rejoin(upstream string) {
 // follow points the running replica at another upstream.
 func (a *agent) follow(upstream string) {
 	a.startTask(ha.TaskStart, func(t *task) {
-		a.host.pg.later(a.host.pg.takes(time.Millisecond, 50*time.Millisecond), func() {
-			a.host.pg.upstream = upstream
-			a.host.pg.streaming = a.host.pg.streaming && upstream != ""
-			t.ends(nil)
-		}, func() { t.ends(errStopped) })
+		a.host.pg.follow(upstream, t.ends)
 	}, func(err error) {
 		if err == nil {
 			a.upstream = upstream
