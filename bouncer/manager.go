@@ -60,8 +60,11 @@ func (c *conductor) summary() string {
 		first, _, _ := strings.Cut(reasons[0], "\n")
 		return fmt.Sprintf("not ready: %s", first)
 	}
+	c.mu.Lock()
+	shards := len(c.status)
+	c.mu.Unlock()
 	if held := len(c.holds); held > 0 {
-		return fmt.Sprintf("%d shards, the clients of %d are held", len(c.shards()), held)
+		return fmt.Sprintf("%d shards, the clients of %d are held", shards, held)
 	}
-	return fmt.Sprintf("%d shards, all routes applied and verified", len(c.shards()))
+	return fmt.Sprintf("%d shards, all routes applied and verified", shards)
 }

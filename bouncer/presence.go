@@ -132,10 +132,30 @@ func (p *presence) keep(ctx context.Context, renew, check bool) error {
 			return p.keep(ctx, false, false)
 		}
 	}
-	if check = check && renew; !check && !p.stale && p.written != nil {
+	if check && renew && p.written != nil {
+		if there, err := p.there(ctx); err != nil {
+			return err
+		} else if !there {
+			p.written = nil
+		}
+	}
+	if !p.stale && p.written != nil {
 		return nil
 	}
-	return p.write(ctx, check)
+	return p.write(ctx)
+}
+
+// there tells whether the key is still there, with our session: somebody may have
+// removed it.
+func (p *presence) there(ctx context.Context) (bool, error) {
+	kv, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
+		kv, _, err := c.KV().Get(p.key, (&api.QueryOptions{}).WithContext(ctx))
+		return kv, err
+	})
+	if err != nil {
+		return false, fmt.Errorf("key %s: %w", p.key, err)
+	}
+	return kv != nil && kv.Session == p.session, nil
 }
 
 // create makes a session, at the Consul address with that number.
@@ -201,30 +221,16 @@ func (p *presence) end(ctx context.Context, session string) {
 	}
 }
 
-// write puts the value into the key, when it is not what it was. With check it
-// also makes sure that nobody has removed the key meanwhile.
-func (p *presence) write(ctx context.Context, check bool) error {
+// write puts the value into the key, when it is not what it was.
+func (p *presence) write(ctx context.Context) error {
 	p.stale = true // until it is written
 	value, err := json.Marshal(p.value())
 	if err != nil {
 		return fmt.Errorf("key %s: %w", p.key, err)
 	}
 	if bytes.Equal(value, p.written) {
-		if !check {
-			p.stale = false
-			return nil
-		}
-		kv, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
-			kv, _, err := c.KV().Get(p.key, (&api.QueryOptions{}).WithContext(ctx))
-			return kv, err
-		})
-		if err != nil {
-			return fmt.Errorf("key %s: %w", p.key, err)
-		}
-		if kv != nil && kv.Session == p.session {
-			p.stale = false
-			return nil
-		}
+		p.stale = false
+		return nil
 	}
 	ok, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (bool, error) {
 		ok, _, err := c.KV().Acquire(&api.KVPair{Key: p.key, Value: value, Session: p.session}, (&api.WriteOptions{}).WithContext(ctx))

@@ -77,14 +77,15 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 		}
 		s.Paused = c.paused(v)
 		if c.loaded != "" && stands(v, c.standing) {
-			verified := now
-			if c.readBack.After(c.published) {
-				verified = c.readBack.UTC()
-			}
-			s.VerifiedAt = &verified
 			old := c.status[v.id]
 			if old.VerifiedAt != nil && old.Host == s.Host && old.Port == s.Port && old.Timeline == s.Timeline {
 				s.VerifiedAt = old.VerifiedAt
+			} else {
+				verified := now
+				if c.readBack.After(c.published) {
+					verified = c.readBack.UTC()
+				}
+				s.VerifiedAt = &verified
 			}
 		}
 		status[v.id] = s
@@ -131,10 +132,15 @@ func (c *conductor) ready() (reasons []string) {
 	if len(c.status) == 0 {
 		reasons = append(reasons, "no route is known yet")
 	}
-	for _, id := range slices.Sorted(maps.Keys(c.status)) {
-		if s := c.status[id]; s.VerifiedAt == nil {
-			reasons = append(reasons, fmt.Sprintf("shard %s: PgBouncer does not lead to %s yet", id, s.Leader))
+	var behind []shardID
+	for id, s := range c.status {
+		if s.VerifiedAt == nil {
+			behind = append(behind, id)
 		}
+	}
+	slices.Sort(behind)
+	for _, id := range behind {
+		reasons = append(reasons, fmt.Sprintf("shard %s: PgBouncer does not lead to %s yet", id, c.status[id].Leader))
 	}
 	return reasons
 }

@@ -1,6 +1,7 @@
 package pgbouncer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -179,22 +180,39 @@ func (c *Conn) AwaitEnd(ctx context.Context) error {
 }
 
 // exec runs one command and returns its rows.
-func (c *Conn) exec(ctx context.Context, command string) ([]row, error) {
-	results, err := c.pg.Exec(ctx, command).ReadAll()
-	if err != nil {
-		return nil, fmt.Errorf("%s on PgBouncer at %s: %w", command, c.address, classify(err))
-	}
-	var rows []row
-	for _, result := range results {
-		columns := make(map[string]int, len(result.FieldDescriptions))
-		for i, field := range result.FieldDescriptions {
+func (c *Conn) exec(ctx context.Context, command string) (rows []row, err error) {
+	err = c.each(ctx, command, func(r row) error {
+		values := make([][]byte, len(r.values))
+		for i, v := range r.values {
+			values[i] = bytes.Clone(v)
+		}
+		rows = append(rows, row{r.columns, values})
+		return nil
+	})
+	return rows, err
+}
+
+// each runs one command and hands its rows to take until that fails. The values of a
+// row are gone when take returns: there may be thousands.
+func (c *Conn) each(ctx context.Context, command string, take func(row) error) error {
+	var taken error
+	results := c.pg.Exec(ctx, command)
+	for results.NextResult() {
+		result := results.ResultReader()
+		fields := result.FieldDescriptions()
+		columns := make(map[string]int, len(fields))
+		for i, field := range fields {
 			columns[field.Name] = i
 		}
-		for _, values := range result.Rows {
-			rows = append(rows, row{columns, values})
+		for taken == nil && result.NextRow() {
+			taken = take(row{columns, result.Values()})
 		}
+		_, _ = result.Close() // results.Close says the same
 	}
-	return rows, nil
+	if err := results.Close(); err != nil {
+		return fmt.Errorf("%s on PgBouncer at %s: %w", command, c.address, classify(err))
+	}
+	return taken
 }
 
 // classify makes the kind of a failure visible to errors.Is.

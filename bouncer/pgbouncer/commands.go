@@ -106,30 +106,29 @@ func need(rows []row, command string, columns ...string) error {
 
 // Databases is SHOW DATABASES by name, without the console itself.
 func (c *Conn) Databases(ctx context.Context) (map[string]Database, error) {
-	rows, err := c.exec(ctx, "SHOW DATABASES")
-	if err != nil {
+	all := map[string]Database{}
+	if err := c.each(ctx, showDatabases, func(r row) error { return addDatabase(all, r) }); err != nil {
 		return nil, err
 	}
-	return databases(rows)
+	return all, nil
 }
 
-func databases(rows []row) (map[string]Database, error) {
-	const command = "SHOW DATABASES"
-	if err := need(rows, command, "name", "host", "port", "database", "paused"); err != nil {
-		return nil, err
-	}
-	all := make(map[string]Database, len(rows))
-	for _, r := range rows {
-		if r.text("name") == "pgbouncer" {
-			continue
+const showDatabases = "SHOW DATABASES"
+
+func addDatabase(all map[string]Database, r row) error {
+	if len(all) == 0 {
+		if err := need([]row{r}, showDatabases, "name", "host", "port", "database", "paused"); err != nil {
+			return err
 		}
-		all[r.text("name")] = Database{
-			Name: r.text("name"), Host: r.text("host"), Port: r.number("port"), Database: r.text("database"),
+	}
+	if name := r.text("name"); name != "pgbouncer" {
+		all[name] = Database{
+			Name: name, Host: r.text("host"), Port: r.number("port"), Database: r.text("database"),
 			PoolSize: r.number("pool_size"), PoolMode: r.text("pool_mode"),
 			Connections: r.number("current_connections"), Paused: r.yes("paused"), Disabled: r.yes("disabled"),
 		}
 	}
-	return all, nil
+	return nil
 }
 
 // Pools is SHOW POOLS, without the console's.

@@ -44,7 +44,13 @@ func FuzzAnswers(f *testing.F) {
 			}
 			return true
 		}
-		all, err := databases(rows)
+		all := map[string]Database{}
+		var err error
+		for _, r := range rows {
+			if err = addDatabase(all, r); err != nil {
+				break
+			}
+		}
 		if want := has("name", "host", "port", "database", "paused"); (err == nil) != want {
 			t.Errorf("databases: %v", err)
 		}

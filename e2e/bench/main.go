@@ -4,7 +4,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -441,20 +440,17 @@ func (b *bench) idle(ctx context.Context) error {
 	return nil
 }
 
-// cpuSeconds is the user and system time of a process; its clock ticks are 10
-// ms on Linux (proc(5), sysconf(3) _SC_CLK_TCK).
+// cpuSeconds is the processor time of a process by its CPU-time clock
+// (clock_getcpuclockid(3); the number of that clock: Linux, posix-timers_types.h). The
+// times in /proc/PID/stat are counted by the tick in some kernels, which misses or
+// overrates a process that runs for microseconds.
 func cpuSeconds(pid int) (float64, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
+	const scheduled = 2 // CPUCLOCK_SCHED: what the scheduler has accounted
+	var used unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|scheduled), &used); err != nil {
+		return 0, fmt.Errorf("processor time of process %d: %w", pid, err)
 	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	user, errU := strconv.ParseFloat(fields[11], 64)
-	system, errS := strconv.ParseFloat(fields[12], 64)
-	if errU != nil || errS != nil {
-		return 0, fmt.Errorf("process %d: its times are not numbers", pid)
-	}
-	return (user + system) / 100, nil
+	return time.Duration(used.Nano()).Seconds(), nil
 }
 
 // memoryMiB is a figure of a process's memory by its name in /proc/PID/status: VmRSS
