@@ -83,6 +83,9 @@ func (j *judge) alone(h *host) {
 
 func (j *judge) writable(h *host) {
 	j.w.say("%s: accepts commits (timeline %d at %d)", h.name, h.pg.at.branch.timeline, h.pg.at.lsn)
+	if c := j.clean; c != nil && c.by == h.name && c.taken == "" {
+		j.clean = nil // its lock was its own again before it could give it away: it goes on
+	}
 	j.onePrimary()
 }
 
