@@ -39,6 +39,7 @@ type world struct {
 	// changes are configurations that take the place of the bouncer's.
 	changes chan Config
 	manager *manager
+	console *pgbouncer.Conn // the last that admin has opened
 }
 
 func newWorld(t *testing.T, edit func(*Config)) *world {
@@ -253,7 +254,8 @@ func (w *world) awaitHealthy() {
 	})
 }
 
-// admin asks PgBouncer's console.
+// admin asks PgBouncer's console, by a connection that lasts until it is called again:
+// whoever waits for something asks many times, and PgBouncer takes 100 clients.
 func (w *world) admin() *pgbouncer.Conn {
 	w.t.Helper()
 	options, err := w.config.admin()
@@ -264,7 +266,12 @@ func (w *world) admin() *pgbouncer.Conn {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(conn.Close)
+	if w.console != nil {
+		w.console.Close()
+	} else {
+		w.t.Cleanup(func() { w.console.Close() })
+	}
+	w.console = conn
 	return conn
 }
 
