@@ -45,17 +45,27 @@ func (e *endings) run(ctx context.Context) {
 	}
 }
 
-func (e *endings) listen(ctx context.Context) error {
+// openEndings opens a socket on which the kernel tells. It takes CAP_NET_ADMIN, and a
+// kernel with inet_diag.
+func openEndings() (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_INET_DIAG)
 	if err != nil {
-		return fmt.Errorf("netlink socket: %w", err)
+		return nil, fmt.Errorf("netlink socket: %w", err)
 	}
 	file := os.NewFile(uintptr(fd), "inet_diag")
-	defer file.Close()
 	groups := uint32(1<<(groupTCPDestroy-1) | 1<<(groupTCP6Destroy-1))
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
-		return fmt.Errorf("listening for the ends of connections: %w", err)
+		return nil, errors.Join(fmt.Errorf("listening for the ends of connections: %w", err), file.Close())
 	}
+	return file, nil
+}
+
+func (e *endings) listen(ctx context.Context) error {
+	file, err := openEndings()
+	if err != nil {
+		return err
+	}
+	defer file.Close()
 	defer context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })()
 	buffer := make([]byte, 1<<16)
 	for {
