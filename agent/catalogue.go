@@ -145,7 +145,7 @@ func (a *Agent) keepCatalogue(ctx context.Context) {
 	}
 	problem := ""
 	for ctx.Err() == nil {
-		changed := a.changed.wait()
+		changed, told := a.changed.wait(), c.told
 		if err := c.follow(ctx, a.State()); err != nil {
 			if text := err.Error(); text != problem && ctx.Err() == nil {
 				problem = text
@@ -155,12 +155,19 @@ func (a *Agent) keepCatalogue(ctx context.Context) {
 			continue
 		}
 		problem = ""
+		if c.told.ID != "" && !c.told.Equal(told) {
+			a.log.Info().Str("service", c.name).Strs("tags", c.told.Tags).Msg("registered in Consul's catalogue")
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
 		}
 	}
-	if err := c.follow(context.WithoutCancel(ctx), a.State()); err != nil {
+	state := a.State()
+	if state.Member.State != cluster.StateStopped {
+		return // PostgreSQL goes on without its agent
+	}
+	if err := c.follow(context.WithoutCancel(ctx), state); err != nil {
 		a.log.Warn().Err(err).Msg("the member's service stays in Consul's catalogue until its check has failed for long")
 	}
 }
