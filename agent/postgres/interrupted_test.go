@@ -55,7 +55,8 @@ func TestVictim(t *testing.T) {
 func killVictim(ctx context.Context, t *testing.T, dir string, reached func() bool, env ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestVictim$")
-	cmd.Env = append(append(os.Environ(), victimDir+"="+dir), env...)
+	// What it leaves when it is killed is removed with dir.
+	cmd.Env = append(append(os.Environ(), victimDir+"="+dir, "TMPDIR="+dir), env...)
 	out, err := os.Create(filepath.Join(dir, "victim.log"))
 	must(t, err)
 	defer out.Close()
