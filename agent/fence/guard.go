@@ -322,7 +322,9 @@ func newBootTimer(at cluster.Instant) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("guard: timer: %w", err)
 	}
-	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(at))}
+	// The kernel refuses a negative time, and zero would disarm the timer: an
+	// instant before the boot has passed like any other.
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(max(int64(at), 1))}
 	if err := unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME, &spec, nil); err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("guard: timer: %w", err)

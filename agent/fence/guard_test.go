@@ -344,7 +344,8 @@ func TestKillProcessesSparesOthers(t *testing.T) {
 }
 
 func TestBootTimer(t *testing.T) {
-	for _, at := range []cluster.Instant{Now().Add(-time.Hour), Now().Add(10 * time.Millisecond)} {
+	// Also before the machine was booted, and at that very moment.
+	for _, at := range []cluster.Instant{-cluster.Instant(time.Hour), 0, Now() / 2, Now().Add(10 * time.Millisecond)} {
 		timer, err := newBootTimer(at)
 		must(t, err)
 		var b [8]byte
