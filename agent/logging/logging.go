@@ -30,6 +30,30 @@ type Log struct {
 	level   atomic.Int32 // a zerolog.Level: the one in force
 	set     atomic.Int32 // the one that was asked for last by Set
 	secrets atomic.Pointer[[][]byte]
+	queue   *queue // nil: whoever logs writes
+}
+
+// NewQueued is New for a log of which nobody must ever wait, whoever reads it or does
+// not. Close it at the end, or its last lines are lost.
+func NewQueued(level, format string, out io.Writer, terminal bool) (*Log, error) {
+	q := newQueue(out)
+	l, err := New(level, format, q, terminal)
+	if err != nil {
+		return nil, err
+	}
+	l.queue = q
+	q.lost = func(lines int) {
+		l.base.Warn().Int("lines", lines).Msg("log lines were lost, as nobody took them in time")
+	}
+	go q.run() // until Close
+	return l, nil
+}
+
+// Close waits until all lines of a queued log are written, at most for limit.
+func (l *Log) Close(limit time.Duration) {
+	if l.queue != nil {
+		l.queue.close(limit)
+	}
 }
 
 // New makes a log that writes to out, which is a terminal or not. An unknown

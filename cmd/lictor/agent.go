@@ -40,6 +40,7 @@ func agentCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer logs.Close(lastLines)
 			logs.Hide(settings.Secrets(cfg))
 			log := logs.Logger()
 			notifier, err := systemd.New()
@@ -65,6 +66,7 @@ func agentCommand() *cobra.Command {
 			err = a.Run(cmd.Context(), agent.Signals{Stop: s.stop, Reload: s.reload, Upgrade: s.upgrade})
 			s.release()
 			if errors.Is(err, agent.ErrUpgrade) {
+				logs.Close(lastLines)
 				return execute(self)
 			}
 			return err

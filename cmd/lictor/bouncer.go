@@ -36,6 +36,7 @@ func bouncerCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer logs.Close(lastLines)
 			logs.Hide(settings.Secrets(cfg))
 			log := logs.Logger()
 			notifier, err := systemd.New()

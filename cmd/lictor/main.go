@@ -6,6 +6,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -91,8 +94,14 @@ func noteBegin(cmd *cobra.Command, began *bool) {
 	}
 }
 
+// lastLines is how long the end of a service waits for its last log lines.
+const lastLines = time.Second
+
 // newLog logs to stderr, for people on a terminal and as JSON elsewhere; format may
-// ask for one of console, json, patroni.
+// ask for one of console, json, patroni. A service neither waits for nor ends with
+// whoever reads its log: no lease is lost by it. The log is to be closed.
 func newLog(level, format string) (*logging.Log, error) {
-	return logging.New(level, format, os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
+	// Without a handler a write to a pipe that was closed ends a Go program.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	return logging.NewQueued(level, format, os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
 }
