@@ -146,8 +146,11 @@ type bootstrapped struct{ systemIdentifier string }
 
 // finishBootstrap says to the data directory what Consul says by now: that it is
 // the shard's. Until then it counts as unfinished, so that a bootstrap which
-// Consul never heard of can be cleared away.
+// Consul never heard of can be cleared away; meanwhile the view takes Consul's word.
 func (a *Agent) finishBootstrap() {
+	if a.m.finishing {
+		return
+	}
 	id := a.m.bootstrapID
 	if l := a.m.tenure.Lease(); id != "" && !l.InFlight && !l.Uncertain && a.m.Snapshot.Initialize.Value != id {
 		a.m.bootstrapID = "" // Consul has not taken it in, and will not
@@ -159,14 +162,25 @@ func (a *Agent) finishBootstrap() {
 	if id == "" || a.m.Snapshot.Initialize.Value != id {
 		return
 	}
-	if err := a.pg.FinishBootstrap(); err != nil {
-		a.once("bootstrap", "the finished bootstrap could not be marked as such", err.Error())
-		return
-	}
-	a.m.bootstrapID = ""
-	a.m.data = a.lookAtData(a.ctx)
-	a.m.pg.wasPrimary = a.m.data.wasPrimary
-	a.log.Info().Str("system_identifier", id).Msg("bootstrapped")
+	a.m.bootstrapID, a.m.finishing = id, true
+	ctx, cancel := context.WithCancel(a.ctx)
+	a.effect(ctx, cancel, func(ctx context.Context) func() {
+		err := a.pg.FinishBootstrap()
+		a.taskEdge.Add(1) // whoever looked before has seen an unfinished one
+		data := a.lookAtData(ctx)
+		return func() {
+			a.m.finishing = false
+			if err != nil {
+				a.once("bootstrap", "the finished bootstrap could not be marked as such", err.Error())
+				return
+			}
+			a.clearOnce("bootstrap")
+			a.m.bootstrapID = ""
+			a.m.data = data
+			a.m.pg.wasPrimary = data.wasPrimary
+			a.log.Info().Str("system_identifier", id).Msg("bootstrapped")
+		}
+	})
 }
 
 // takeOver takes the lock in one transaction; first is set after a bootstrap.

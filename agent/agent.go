@@ -87,6 +87,7 @@ type Agent struct {
 	cloned  atomic.Pointer[cloned]
 	changed *broadcast
 
+	reloading    chan struct{} // holds one while the configuration file is read anew
 	kickPostgres chan struct{}
 	kickSession  chan struct{}
 	// taskEdge counts the beginnings and ends of tasks: an observation that
@@ -153,6 +154,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		logging: o.Logging, systemd: o.Systemd, meter: meter,
 		events:       make(chan func(), 64),
 		changed:      newBroadcast(),
+		reloading:    make(chan struct{}, 1),
 		kickPostgres: make(chan struct{}, 1),
 		kickSession:  make(chan struct{}, 1),
 	}
@@ -193,7 +195,7 @@ const stopLimit = 14 * time.Second
 // ends, which leaves everything as it is, too.
 func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.ctx, a.end = context.WithCancel(ctx)
-	defer a.work.Wait()
+	defer a.awaitWork()
 	defer a.end()
 	defer a.finishCallbacks()
 
@@ -223,6 +225,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo(a.watchRoute)
 	a.goDo(a.watchPostgres)
 	a.goDo(a.watchGuard)
+	a.goDo(func(ctx context.Context) { a.watchReload(ctx, signals.Reload) })
 	a.goDo(a.watchDisk)
 	a.goDo(a.watchdog.Run)
 	a.goDo(a.keepCatalogue)
@@ -234,13 +237,33 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	return a.loop(signals, serverFailed)
 }
 
-// goDo runs f in a goroutine that Run waits for.
+// goDo runs f in a goroutine that Run waits for at its end.
 func (a *Agent) goDo(f func(context.Context)) {
 	a.work.Add(1)
 	go func() {
 		defer a.work.Done()
 		f(a.ctx)
 	}()
+}
+
+// workLimit is how long the end of the agent waits for what is under way.
+const workLimit = 5 * time.Second
+
+// awaitWork waits for all goroutines. One that waits for a disk that hangs cannot be
+// ended: it ends with the process.
+func (a *Agent) awaitWork() {
+	done := make(chan struct{})
+	go func() { // ends with them
+		a.work.Wait()
+		close(done)
+	}()
+	limit := time.NewTimer(workLimit)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+		a.log.Error().Dur("limit", workLimit).Msg("something still waits, for a disk that hangs perhaps; the agent ends without it")
+	}
 }
 
 // post hands f to the loop, which alone may touch a.m.

@@ -74,6 +74,7 @@ type member struct {
 	// bootstrapID is the system identifier of a bootstrap that Consul may or may
 	// not have taken in yet.
 	bootstrapID string
+	finishing   bool // the data directory is being told so
 	reason      string
 	others      []string                   // primaries beside this one
 	reasons     map[string]cluster.Instant // when each was logged last
@@ -113,13 +114,11 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 			a.log.Info().Msg("asked to stop")
 		case <-signals.Upgrade:
 			a.checkUpgrade()
-		case <-signals.Reload:
-			if err := a.reload(); err != nil {
-				a.log.Error().Err(err).Msg("reload failed")
-			}
 		case <-deadline:
 			a.log.Error().Dur("limit", stopLimit).Msg("could not stop in an orderly way in time; PostgreSQL is killed")
-			err := a.pg.Kill(a.ctx)
+			ctx, cancel := context.WithTimeout(a.ctx, backoffMax)
+			err := a.pg.Kill(ctx)
+			cancel()
 			if err == nil {
 				a.disableWatchdog()
 			}
@@ -167,7 +166,7 @@ func (a *Agent) checkUpgrade() {
 // under way that would be broken off, and the guard has the latest deadline.
 func (a *Agent) mayUpgrade() bool {
 	return a.m.upgrade && !a.m.stopping && a.m.task.kind == ha.TaskNone && !a.m.tenure.Writing() && !a.m.settingSync &&
-		len(a.m.writing) == 0 && !a.m.rewriting && a.guard.idle() && a.callbacks.idle()
+		len(a.m.writing) == 0 && !a.m.rewriting && !a.m.finishing && a.guard.idle() && a.callbacks.idle()
 }
 
 // drain takes all events that are there already, so that a burst costs one

@@ -28,6 +28,8 @@ type published struct {
 	slotsAt  cluster.Instant
 	slotting bool
 	history  int // the timeline whose history was written
+	// readingHistory: it is being read, or cannot be for now.
+	readingHistory bool
 	// checkpointed is the timeline whose first checkpoint was made.
 	checkpointed  int
 	checkpointing bool
@@ -338,17 +340,32 @@ func (a *Agent) writeRoute() {
 
 // writeHistory publishes how the timelines before ours ended.
 func (a *Agent) writeHistory() {
-	o := a.m.pg.observed
-	if !o.Accepting || o.InRecovery || o.Timeline <= 1 || a.m.published.history == o.Timeline {
+	p, o := &a.m.published, a.m.pg.observed
+	if !o.Accepting || o.InRecovery || o.Timeline <= 1 || p.history == o.Timeline || p.readingHistory || a.m.writing[a.keys.History()] {
 		return
 	}
-	lines, err := a.pg.TimelineHistory(o.Timeline)
-	if err != nil {
-		a.once("timeline history", "the history of the timelines cannot be read", err.Error())
-		return
-	}
+	p.readingHistory = true
+	ctx, cancel := context.WithCancel(a.ctx)
+	a.effect(ctx, cancel, func(context.Context) func() {
+		lines, err := a.pg.TimelineHistory(o.Timeline)
+		return func() {
+			if err != nil {
+				a.once("timeline history", "the history of the timelines cannot be read", err.Error())
+				a.afterwards(retryAfter(), func() { p.readingHistory = false })
+				return
+			}
+			p.readingHistory = false
+			a.clearOnce("timeline history")
+			if a.m.tenure.Held(a.clock()) && a.lockIsOurs() && a.m.pg.observed.Timeline == o.Timeline {
+				a.putHistory(o.Timeline, lines)
+			}
+		}
+	})
+}
+
+// putHistory writes the key history: what is known of a timeline's end stays.
+func (a *Agent) putHistory(timeline int, lines cluster.History) {
 	known := a.m.Snapshot.History
-	a.m.published.history = o.Timeline
 	merged := make(cluster.History, 0, len(lines))
 	for _, line := range lines {
 		i := slices.IndexFunc(known.Value, func(h cluster.TimelineSwitch) bool {
@@ -357,7 +374,7 @@ func (a *Agent) writeHistory() {
 		switch {
 		case i >= 0:
 			line = known.Value[i]
-		case line.Timeline == o.Timeline-1:
+		case line.Timeline == timeline-1:
 			line.Time = time.Now().Format("2006-01-02T15:04:05.000000-07:00")
 			line.NewLeader = a.cfg.Name
 		}
@@ -367,6 +384,7 @@ func (a *Agent) writeHistory() {
 		merged = merged[len(merged)-n:]
 	}
 	a.writeAsLeader("history", a.keys.History(), known.ModifyIndex, merged, func(index uint64) {
+		a.m.published.history = timeline
 		a.m.Snapshot.History = cluster.Entry[cluster.History]{Value: merged, ModifyIndex: index}
 	})
 }

@@ -68,14 +68,15 @@ func (a *Agent) Observe(ctx context.Context) {
 	_ = a.await(ctx, func(s api.State) bool { return s.ObservedAt.After(asked) })
 }
 
-// Reload re-reads the configuration file, as SIGHUP does (api.Node).
+// Reload re-reads the configuration file, as SIGHUP does (api.Node), and makes what
+// can change at run time take effect. A file that is not valid changes nothing.
 func (a *Agent) Reload(ctx context.Context) error {
-	return a.ask(ctx, a.reload)
-}
-
-// reload makes what can change at run time take effect. A file that is not
-// valid changes nothing.
-func (a *Agent) reload() error {
+	select { // one at a time: none takes effect after one that was read later
+	case a.reloading <- struct{}{}:
+		defer func() { <-a.reloading }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	a.systemd.Reloading()
 	defer a.systemd.Ready()
 	cfg, warnings, err := config.Load(a.source)
@@ -83,12 +84,28 @@ func (a *Agent) reload() error {
 		a.meter.reloads.WithLabelValues("refused").Inc()
 		return fmt.Errorf("the configuration stays as it was: %w", err)
 	}
-	a.meter.reloads.WithLabelValues("done").Inc()
 	for _, w := range warnings {
 		a.log.Warn().Msg(w.String())
 	}
-	a.reconfigure(cfg)
-	return nil
+	return a.ask(ctx, func() error {
+		a.meter.reloads.WithLabelValues("done").Inc()
+		a.reconfigure(cfg)
+		return nil
+	})
+}
+
+// watchReload reloads when it is told to.
+func (a *Agent) watchReload(ctx context.Context, asked <-chan struct{}) {
+	for {
+		select {
+		case <-asked:
+			if err := a.Reload(ctx); err != nil && ctx.Err() == nil {
+				a.log.Error().Err(err).Msg("reload failed")
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Switchover leaves the request in the key failover, where the leader finds it,

@@ -119,7 +119,7 @@ func (a *Agent) begin(action ha.Action) {
 		a.giveUp(act.Successor)
 		return
 	default:
-		if a.m.task.kind != ha.TaskNone {
+		if a.m.task.kind != ha.TaskNone || a.m.finishing {
 			return
 		}
 		switch act := act.(type) {
