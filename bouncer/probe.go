@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
 )
 
 // prober knocks at the primaries of suspects. Each probe runs by itself: a host that
@@ -236,7 +238,7 @@ func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error
 	if err != nil {
 		return false, err
 	}
-	conn, err := pgconn.ConnectConfig(ctx, config)
+	conn, err := pgauth.Connect(config, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, config) })
 	if err == nil {
 		recovering := conn.ParameterStatus(inHotStandby)
 		if err := conn.Close(ctx); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
@@ -142,7 +143,7 @@ func (s *Site) connect(ctx context.Context, m cluster.Member, o QueryOptions) (*
 	parsed.DialFunc = (&net.Dialer{Timeout: connectLimit, KeepAlive: connectLimit}).DialContext
 	limit, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(limit, parsed)
+	conn, err := pgauth.Connect(&parsed.Config, func() (*pgx.Conn, error) { return pgx.ConnectConfig(limit, parsed) })
 	if err != nil {
 		hint := ""
 		if parsed.Password == "" {

@@ -14,10 +14,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
@@ -255,19 +255,14 @@ func createRole(ctx context.Context, conn *pgx.Conn, role config.PgUser, options
 }
 
 // scramVerifier is what PostgreSQL keeps of a password (RFC 5803), made here so
-// that the password itself stays out of logs and pg_stat_statements. One with
-// other than ASCII characters would have to be normalised first and is left to
-// PostgreSQL.
+// that the password itself stays out of logs and pg_stat_statements.
 func scramVerifier(password string) (string, error) {
-	if strings.ContainsFunc(password, func(r rune) bool { return r > unicode.MaxASCII }) {
-		return password, nil
-	}
 	const iterations = 4096 // PostgreSQL's own default
 	salt := make([]byte, 16)
 	if _, err := rand.Read(salt); err != nil {
 		return "", fmt.Errorf("salt: %w", err)
 	}
-	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
+	salted, err := pbkdf2.Key(sha256.New, pgauth.Prepare(password), salt, iterations, sha256.Size)
 	if err != nil {
 		return "", fmt.Errorf("password: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
@@ -227,7 +228,7 @@ func (p *Instance) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgC
 	c.Host, c.Port, c.User, c.Password, c.Database = u.Host, uint16(u.Port), role.Username, role.Password, ""
 	c.RuntimeParams = map[string]string{"replication": "true", "application_name": "Lictor"}
 	c.ConnectTimeout = 3 * time.Second
-	conn, err := pgconn.ConnectConfig(ctx, c)
+	conn, err := pgauth.Connect(c, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, c) })
 	if err != nil {
 		return nil, fmt.Errorf("replication connection to %s as %s: %w", u.Name, role.Username, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
@@ -282,7 +283,7 @@ func connect(ctx context.Context, host string, port int, role config.PgUser, dat
 		"synchronous_commit": "local",
 	}
 	c.DialFunc = (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 5 * time.Second}).DialContext
-	conn, err := pgx.ConnectConfig(ctx, c)
+	conn, err := pgauth.Connect(&c.Config, func() (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, c) })
 	if err != nil {
 		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d as %s: %w", host, port, role.Username, err)
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
 )
 
 // DefaultPort is PgBouncer's own default.
@@ -116,7 +118,7 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	pg, err := pgconn.ConnectConfig(ctx, config)
+	pg, err := pgauth.Connect(config, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, config) })
 	if err != nil {
 		return nil, fmt.Errorf("admin console of PgBouncer at %s, user %s: %w", o.Address, o.User, classify(err))
 	}
