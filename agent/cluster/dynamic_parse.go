@@ -187,13 +187,10 @@ func (r *reader) postgres() DynamicPostgres {
 		RemoveOnDiverged:   below.optional("remove_data_directory_on_diverged_timelines"),
 	}
 	for key, values := range map[string]map[string]any{"parameters": p.Parameters, "recovery_conf": p.RecoveryConf} {
-		for _, name := range slices.Sorted(maps.Keys(values)) {
-			switch values[name].(type) {
-			case map[string]any, []any:
-				below.fail(key+"."+name, values[name], "must be a single value")
-			}
-		}
+		r.errs = append(r.errs, CheckParameters("postgresql."+key, values)...)
 	}
+	r.warnings = append(r.warnings, UnusedParameters("postgresql.parameters", p.Parameters, true)...)
+	r.warnings = append(r.warnings, UnusedRecovery("postgresql.recovery_conf", p.RecoveryConf)...)
 	r.errs = append(r.errs, below.errs...)
 	return p
 }

@@ -71,6 +71,9 @@ func TestParseDynamicRefuses(t *testing.T) {
 		"ignore_slots":        {`{"ignore_slots":["a"]}`, []string{`ignore_slots[0]: "a": must be a map`}},
 		"standby_cluster":     {`{"standby_cluster":"db9"}`, []string{"standby_cluster"}},
 		"postgresql":          {`{"postgresql":{"use_slots":"perhaps","pg_hba":"all","parameters":{"a":[1]}}}`, []string{"postgresql.use_slots", "postgresql.pg_hba", "postgresql.parameters.a: a list: must be a single value"}},
+		"data_directory":      {`{"postgresql":{"parameters":{"Data_Directory":"/x","config_file":"/y"}}}`, []string{"postgresql.parameters.Data_Directory: must not be set: PostgreSQL would run where neither", "postgresql.parameters.config_file: must not be set"}},
+		"parameters":          {`{"postgresql":{"parameters":{"a\ndata_directory":"/x","b":"1\nx = 2","c.d.e":1,"f":1,"F":2}}}`, []string{"data_directory: is not the name of a parameter", "postgresql.parameters.b: must be one line", "postgresql.parameters.c.d.e: is not the name", "postgresql.parameters.f: is the same parameter as F"}},
+		"recovery_conf":       {`{"postgresql":{"recovery_conf":{"data_directory":"/x"}}}`, []string{"postgresql.recovery_conf.data_directory: must not be set"}},
 		"pg_hba":              {`{"postgresql":{"pg_hba":[7]}}`, []string{"postgresql.pg_hba[0]: 7: must be text"}},
 		"not JSON":            {`ttl: 8`, []string{"is not a JSON object"}},
 		"nothing":             {``, []string{"is not a JSON object"}},
@@ -173,9 +176,13 @@ func TestTheNewNameGoesBeforeItsAlias(t *testing.T) {
 
 func TestParseDynamicWarns(t *testing.T) {
 	for value, want := range map[string]string{
-		`{"ttl":30,"loop_wait":10,"retry_timeout":10}`: "ttl: 30 s: when a host is lost, its shard takes no writes for up to 31 s",
-		`{"standby_cluster":{"host":"db9"}}`:           "standby_cluster: standby clusters are not supported yet",
-		`{"synchronus_mode":true}`:                     "synchronus_mode: is not a known setting and has no effect; did you mean synchronous_mode?",
+		`{"ttl":30,"loop_wait":10,"retry_timeout":10}`:                                      "ttl: 30 s: when a host is lost, its shard takes no writes for up to 31 s",
+		`{"standby_cluster":{"host":"db9"}}`:                                                "standby_cluster: standby clusters are not supported yet",
+		`{"postgresql":{"parameters":{"port":7}}}`:                                          "postgresql.parameters.port: has no effect: it follows from postgresql.listen",
+		`{"postgresql":{"parameters":{"max_connections":24}}}`:                              "postgresql.parameters.max_connections: 24: must be a whole number, at least 25; 100 is in force",
+		`{"postgresql":{"parameters":{"recovery_min_apply_delay":"1h"}}}`:                   "recovery_min_apply_delay: has no effect here: put it under postgresql.recovery_conf",
+		`{"postgresql":{"recovery_conf":{"work_mem":"1MB","recovery_end_command":"true"}}}`: "postgresql.recovery_conf.work_mem: has no effect",
+		`{"synchronus_mode":true}`:                                                          "synchronus_mode: is not a known setting and has no effect; did you mean synchronous_mode?",
 	} {
 		d, warnings, err := ParseDynamicJSON([]byte(value))
 		if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0].String(), want) {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -42,8 +41,10 @@ func (v *validation) postgres(c Config) {
 		v.fail("postgresql.pgpass", p.PgPass, "must be the path of a file")
 	}
 	v.authentication(p)
-	v.parameters("postgresql.parameters", p.Parameters)
-	v.parameters("postgresql.recovery_conf", p.RecoveryConf)
+	v.errs = append(v.errs, cluster.CheckParameters("postgresql.parameters", p.Parameters)...)
+	v.errs = append(v.errs, cluster.CheckParameters("postgresql.recovery_conf", p.RecoveryConf)...)
+	v.warnings = append(v.warnings, cluster.UnusedParameters("postgresql.parameters", p.Parameters, false)...)
+	v.warnings = append(v.warnings, cluster.UnusedRecovery("postgresql.recovery_conf", p.RecoveryConf)...)
 	v.errs = append(v.errs, cluster.CheckHBA("postgresql.pg_hba", p.PgHBA)...)
 	v.errs = append(v.errs, cluster.CheckHBA("bootstrap.pg_hba", c.Bootstrap.PgHBA)...)
 	for key, command := range map[string]string{
@@ -151,28 +152,6 @@ func (v *validation) authentication(p Postgres) {
 	}
 }
 
-func parameterName() *regexp.Regexp {
-	return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$`)
-}
-
-// parameters checks names and that values are single ones.
-func (v *validation) parameters(path string, parameters map[string]any) {
-	valid := parameterName()
-	for _, name := range slices.Sorted(maps.Keys(parameters)) {
-		switch value := parameters[name].(type) {
-		case map[string]any, []any:
-			v.fail(path+"."+name, "", "must be a single value")
-		case string:
-			if strings.ContainsAny(value, "\r\n\x00") {
-				v.fail(path+"."+name, "", "must be one line")
-			}
-		}
-		if !valid.MatchString(name) {
-			v.fail(path+"."+name, "", "is not the name of a parameter")
-		}
-	}
-}
-
 // bootstrap checks how a new shard is made, and returns the timing with which it
 // begins; zero when that is not valid.
 func (v *validation) bootstrap(b Bootstrap) cluster.Timing {
@@ -194,7 +173,6 @@ func (v *validation) bootstrap(b Bootstrap) cluster.Timing {
 			v.fail("bootstrap.dcs", "", "must be possible to write as JSON: %v", errors.Unwrap(err))
 		}
 	}
-	v.parameters("bootstrap.dcs.postgresql.parameters", dynamic.Postgres.Parameters)
 	for i, option := range b.InitDB {
 		v.option(fmt.Sprintf("bootstrap.initdb[%d]", i), option, "pgdata", "nosync", "no-sync", "pwfile", "sync-only", "version")
 	}

@@ -156,6 +156,9 @@ func (p *Instance) privately(ctx context.Context, control Control, extra []strin
 	if err := p.writeConfig(as{role: Primary}); err != nil {
 		return err
 	}
+	if err := p.checkPlace(); err != nil {
+		return fmt.Errorf("not started: %w", err)
+	}
 	host := p.host.Swap(&dir)
 	defer p.host.Store(host)
 	args := append(p.arguments(as{role: Primary}, control), "--listen_addresses=", "--unix_socket_directories="+dir, "--hba_file="+hba,

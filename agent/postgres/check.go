@@ -33,14 +33,14 @@ func (p *Instance) CheckChange(ctx context.Context, before, after cluster.Dynami
 	changed := map[string]string{}
 	for name, value := range after.Postgres.Parameters {
 		old, was := before.Postgres.Parameters[name]
-		if value == nil || was && old != nil && parameterText(old) == parameterText(value) {
+		if value == nil || was && old != nil && cluster.ParameterText(old) == cluster.ParameterText(value) {
 			continue
 		}
-		if problem := checkOwn(name, parameterText(value)); problem != "" {
-			errs = append(errs, cluster.Problem{Path: parameterPath(name), Value: parameterText(value), Rule: problem})
+		if problem := checkOwn(name, value); problem != "" {
+			errs = append(errs, cluster.Problem{Path: parameterPath(name), Value: cluster.ParameterText(value), Rule: problem})
 			continue
 		}
-		changed[strings.ToLower(name)] = parameterText(value)
+		changed[strings.ToLower(name)] = cluster.ParameterText(value)
 	}
 	known, err := p.knownParameters(ctx, slices.Collect(maps.Keys(changed)))
 	if err != nil {
@@ -64,25 +64,21 @@ func BindsStandbys(parameter string) bool {
 
 func parameterPath(name string) string { return "postgresql.parameters." + name }
 
-var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$`)
-
 // checkOwn applies the rules for names, and for the parameters that the members of
 // a shard must have alike.
-func checkOwn(name, value string) string {
-	switch {
-	case !parameterName.MatchString(name):
-		return "is not the name of a parameter"
-	case strings.ContainsAny(value, "\r\n\x00"):
-		return "must be one line"
-	case slices.Contains(addressParameters, strings.ToLower(name)):
+func checkOwn(name string, value any) string {
+	if rule := cluster.CheckParameter(name, value); rule != "" {
+		return rule
+	}
+	if slices.Contains(cluster.AddressParameters(), strings.ToLower(name)) {
 		return "is each member's own: it follows from postgresql.listen and scope of the agent's file"
 	}
-	for _, c := range commandLine {
-		if c.name != strings.ToLower(name) {
+	for _, c := range cluster.SharedParameters() {
+		if c.Name != strings.ToLower(name) {
 			continue
 		}
-		if _, ok := c.accept(value); !ok {
-			return c.rule
+		if _, ok := c.Accept(cluster.ParameterText(value)); !ok {
+			return c.Rule
 		}
 	}
 	return ""
@@ -129,7 +125,7 @@ func (p *Instance) checkParameter(name, value string, all map[string]knownParame
 		return "" // an extension's
 	case !found && !supported(name, p.major):
 		return "" // another version's: members may run several, and it is left out here
-	case !found && recoveryParameters[name]:
+	case !found && isRecovery(name):
 		return ""
 	case !found:
 		return fmt.Sprintf("PostgreSQL %d has no such parameter", p.major)

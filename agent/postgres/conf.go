@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,75 +16,6 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 )
-
-// commandLine are the parameters that must be the same on all members, or that
-// others rely on. They come from the dynamic configuration alone and are passed
-// on the postmaster's command line, so that ALTER SYSTEM cannot change them
-// (Patroni's list, docs/design.md section 3).
-var commandLine = []struct { //nolint:gochecknoglobals // a table that nothing changes
-	name, fallback string
-	accept         func(text string) (value string, ok bool)
-	rule           string
-}{
-	{"wal_level", "replica", walLevel, "must be replica or logical"},
-	{"hot_standby", "on", fixed, "is always on in a shard"},
-	{"max_connections", "100", atLeast(25), "must be a whole number, at least 25"},
-	{"max_wal_senders", "10", atLeast(3), "must be a whole number, at least 3"},
-	{"max_prepared_transactions", "0", atLeast(0), "must be a whole number, at least 0"},
-	{"max_locks_per_transaction", "64", atLeast(32), "must be a whole number, at least 32"},
-	{"track_commit_timestamp", "off", onOff, "must be on or off"},
-	{"max_replication_slots", "10", atLeast(4), "must be a whole number, at least 4"},
-	{"max_worker_processes", "8", atLeast(2), "must be a whole number, at least 2"},
-	{"wal_log_hints", "on", fixed, "is always on in a shard: pg_rewind needs it"},
-}
-
-// addressParameters are the command line's, too; they follow from the agent's own
-// file.
-var addressParameters = []string{"listen_addresses", "port", "cluster_name"} //nolint:gochecknoglobals // a table that nothing changes
-
-// fixed: the fallback, on, is the only value that a member of a shard may have.
-func fixed(text string) (string, bool) {
-	value, ok := onOff(text)
-	return value, ok && value == "on"
-}
-
-func atLeast(least int) func(string) (string, bool) {
-	return func(text string) (string, bool) {
-		n, err := strconv.Atoi(strings.TrimSpace(text))
-		return strconv.Itoa(n), err == nil && n >= least
-	}
-}
-
-// walLevel takes hot_standby, the name that replica had before version 9.6.
-func walLevel(text string) (string, bool) {
-	switch text = strings.ToLower(strings.TrimSpace(text)); text {
-	case "hot_standby":
-		return "replica", true
-	case "replica", "logical":
-		return text, true
-	}
-	return "", false
-}
-
-// onOff takes the words for a truth value that PostgreSQL does.
-func onOff(text string) (string, bool) {
-	switch strings.ToLower(strings.TrimSpace(text)) {
-	case "on", "true", "yes", "1", "t", "y":
-		return "on", true
-	case "off", "false", "no", "0", "f", "n":
-		return "off", true
-	}
-	return "", false
-}
-
-// recoveryParameters are those that say what a standby follows; a leftover in
-// postgresql.auto.conf would win over the file.
-var recoveryParameters = map[string]bool{ //nolint:gochecknoglobals // a table that nothing changes
-	"primary_conninfo": true, "primary_slot_name": true, "restore_command": true, "recovery_target": true,
-	"recovery_target_name": true, "recovery_target_time": true, "recovery_target_xid": true, "recovery_target_lsn": true,
-	"recovery_target_inclusive": true, "recovery_target_timeline": true, "recovery_target_action": true,
-	"promote_trigger_file": true, "recovery_min_apply_delay": true, "archive_cleanup_command": true,
-}
 
 // defaults are parameters that Lictor sets unless the configuration does.
 // wal_retrieve_retry_interval: a replica that turns to a new primary must not
@@ -198,31 +128,76 @@ func (p *Instance) writeConfig(a as) error {
 			return err
 		}
 	}
+	base, err := readConf(p.baseConf())
+	if err != nil {
+		return err
+	}
 	p.settings.Lock()
-	conf := p.postgresqlConf(a)
-	hba, ident := p.local.Load().PgHBA, p.local.Load().PgIdent
-	if len(hba) == 0 {
-		hba = p.dynamic.Postgres.PgHBA
-	}
-	if len(ident) == 0 {
-		ident = p.dynamic.Postgres.PgIdent
-	}
+	hba, ident := p.hbaFile(base), p.identFile(base)
+	conf := p.postgresqlConf(a, hba, ident)
 	p.settings.Unlock()
 	if err := p.writeFile(p.inData("postgresql.conf"), conf); err != nil {
 		return err
 	}
-	const head = "# Written by Lictor from postgresql.%s; changes here are lost.\n"
-	if len(hba) > 0 {
-		if err := p.writeFile(p.inData("pg_hba.conf"), fmt.Sprintf(head, "pg_hba")+strings.Join(hba, "\n")+"\n"); err != nil {
-			return err
+	for _, file := range []accessFile{hba, ident} {
+		if len(file.lines) == 0 {
+			continue
 		}
-	}
-	if len(ident) > 0 {
-		if err := p.writeFile(p.inData("pg_ident.conf"), fmt.Sprintf(head, "pg_ident")+strings.Join(ident, "\n")+"\n"); err != nil {
+		head := "# Written by Lictor from postgresql." + file.section + "; changes here are lost.\n"
+		if err := p.writeFile(file.path, head+strings.Join(file.lines, "\n")+"\n"); err != nil {
 			return err
 		}
 	}
 	return p.cleanAutoConf()
+}
+
+// accessFile is pg_hba.conf or pg_ident.conf: which file PostgreSQL reads, and what
+// the agent writes into it.
+type accessFile struct {
+	parameter string // hba_file or ident_file
+	section   string // pg_hba or pg_ident
+	path      string
+	base      bool     // the operator's own configuration file names it
+	lines     []string // none: the file is left alone
+}
+
+func (p *Instance) hbaFile(base []confSetting) accessFile {
+	local, dynamic := p.local.Load().PgHBA, p.dynamic.Postgres.PgHBA
+	return p.accessFile(accessFile{parameter: "hba_file", section: "pg_hba"}, base, local, dynamic)
+}
+
+func (p *Instance) identFile(base []confSetting) accessFile {
+	local, dynamic := p.local.Load().PgIdent, p.dynamic.Postgres.PgIdent
+	return p.accessFile(accessFile{parameter: "ident_file", section: "pg_ident"}, base, local, dynamic)
+}
+
+// accessFile finds out which file it is: the one that the parameters name, which is
+// the operator's own and left alone; else, where lines are configured, the one in the
+// data directory; else the one that the operator's own configuration file names. A
+// file of the operator's may reject whom another one lets in, so none is passed over
+// without a word.
+func (p *Instance) accessFile(f accessFile, base []confSetting, local, dynamic []string) accessFile {
+	f.path, f.lines = p.inData(f.section+".conf"), local
+	if len(f.lines) == 0 {
+		f.lines = dynamic
+	}
+	if named, set := p.parameters()[f.parameter]; set {
+		if filepath.Clean(named) != f.path {
+			if len(f.lines) > 0 {
+				p.tell("postgresql."+f.section, "not used: the parameter "+f.parameter+" names a file of yours, "+named)
+			}
+			f.path, f.lines = named, nil
+		}
+		return f
+	}
+	if line, set := lastOf(base, f.parameter); set {
+		if len(f.lines) == 0 {
+			f.path, f.base = line.Value, true
+		} else if filepath.Clean(line.Value) != f.path {
+			p.tell(f.parameter, line.where()+": not used: postgresql."+f.section+" has lines, which are written to "+f.path)
+		}
+	}
+	return f
 }
 
 func (p *Instance) inData(name string) string { return filepath.Join(p.dataDir, name) }
@@ -256,7 +231,7 @@ func (p *Instance) parameters() map[string]string {
 				delete(out, name)
 				continue
 			}
-			out[name] = parameterText(value)
+			out[name] = cluster.ParameterText(value)
 		}
 	}
 	if segments, ok := out["wal_keep_segments"]; ok && p.major >= 13 {
@@ -265,12 +240,12 @@ func (p *Instance) parameters() map[string]string {
 		}
 	}
 	for name := range out {
-		if !supported(name, p.major) || slices.Contains(addressParameters, name) || recoveryParameters[name] && name != "restore_command" {
+		if !supported(name, p.major) || cluster.PathRefusal(name) != "" || slices.Contains(cluster.AddressParameters(), name) || isRecovery(name) && name != "restore_command" {
 			delete(out, name)
 		}
 	}
-	for _, c := range commandLine {
-		delete(out, c.name)
+	for _, c := range cluster.SharedParameters() {
+		delete(out, c.Name)
 	}
 	if p.ownsSyncNames() {
 		delete(out, syncNames)
@@ -286,6 +261,10 @@ func (p *Instance) ownsSyncNames() bool {
 	return p.syncNames != "" || p.dynamic.SynchronousMode == cluster.SyncOn || p.dynamic.SynchronousMode == cluster.SyncQuorum
 }
 
+// isRecovery reports whether a parameter says what a standby follows: a leftover in
+// postgresql.auto.conf would win over the file.
+func isRecovery(name string) bool { return slices.Contains(cluster.RecoveryParameters(), name) }
+
 func supported(name string, major int) bool {
 	for _, r := range renamed {
 		if r.name == name {
@@ -295,31 +274,16 @@ func supported(name string, major int) bool {
 	return true
 }
 
-func parameterText(value any) string {
-	switch v := value.(type) {
-	case bool:
-		if v {
-			return "on"
-		}
-		return "off"
-	case float64:
-		return strconv.FormatFloat(v, 'f', -1, 64)
-	case json.Number:
-		return v.String()
-	}
-	return fmt.Sprint(value)
-}
-
 // quote writes a value as postgresql.conf wants it: in single quotes, those
 // inside doubled, backslashes too.
 func quote(value string) string {
-	return "'" + strings.NewReplacer("'", "''", `\`, `\\`, "\n", " ").Replace(value) + "'"
+	return "'" + strings.NewReplacer("'", "''", `\`, `\\`, "\n", `\n`, "\r", `\r`).Replace(value) + "'"
 }
 
-func (p *Instance) postgresqlConf(a as) string {
+func (p *Instance) postgresqlConf(a as, hba, ident accessFile) string {
 	var b strings.Builder
 	b.WriteString(confHead + "; changes here are lost. Change the dynamic configuration, or postgresql.parameters.\n")
-	base := "postgresql.base.conf"
+	base := "postgresql.base.conf" // beside this file, so that a copy of the directory is whole
 	if custom := p.local.Load().CustomConf; custom != "" {
 		base = custom
 	}
@@ -327,13 +291,18 @@ func (p *Instance) postgresqlConf(a as) string {
 	write := func(name, value string) { fmt.Fprintf(&b, "%s = %s\n", name, quote(value)) }
 	parameters := p.parameters()
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
-		write(name, parameters[name])
+		if name != hba.parameter && name != ident.parameter {
+			write(name, parameters[name])
+		}
 	}
 	if p.ownsSyncNames() {
 		fmt.Fprintf(&b, "%s = %s %s\n", syncNames, quote(p.syncNames), syncNamesMark)
 	}
-	write("hba_file", p.inData("pg_hba.conf"))
-	write("ident_file", p.inData("pg_ident.conf"))
+	for _, file := range []accessFile{hba, ident} {
+		if !file.base {
+			write(file.parameter, file.path)
+		}
+	}
 	// A primary ignores these; were they left out after a promotion, PostgreSQL
 	// would call for a restart because of them.
 	b.WriteString("\n# recovery\n")
@@ -343,8 +312,10 @@ func (p *Instance) postgresqlConf(a as) string {
 	}
 	for _, layer := range []map[string]any{p.dynamic.Postgres.RecoveryConf, p.local.Load().RecoveryConf} {
 		for _, name := range slices.Sorted(maps.Keys(layer)) {
-			if recoveryParameters[name] && name != "primary_conninfo" && name != "primary_slot_name" {
-				write(name, parameterText(layer[name]))
+			value := layer[name]
+			name = strings.ToLower(name)
+			if value != nil && isRecovery(name) && supported(name, p.major) && name != "primary_conninfo" && name != "primary_slot_name" {
+				write(name, cluster.ParameterText(value))
 			}
 		}
 	}
@@ -379,19 +350,23 @@ func (p *Instance) arguments(a as, control Control) []string {
 // back to the default, as Patroni's users expect.
 func (p *Instance) commandLineValues(role Role, control Control) map[string]string {
 	out := map[string]string{}
-	for _, c := range commandLine {
-		value := c.fallback
-		if configured, ok := p.dynamic.Postgres.Parameters[c.name]; ok {
-			if text, ok := c.accept(parameterText(configured)); ok {
+	configured := map[string]any{}
+	for name, value := range p.dynamic.Postgres.Parameters {
+		configured[strings.ToLower(name)] = value
+	}
+	for _, c := range cluster.SharedParameters() {
+		value := c.Fallback
+		if set := configured[c.Name]; set != nil {
+			if text, ok := c.Accept(cluster.ParameterText(set)); ok {
 				value = text
 			}
 		}
-		if least, ok := control.Minima[c.name]; ok && role == Replica {
+		if least, ok := control.Minima[c.Name]; ok && role == Replica {
 			if n, err := strconv.Atoi(value); err == nil {
 				value = strconv.Itoa(max(n, least))
 			}
 		}
-		out[c.name] = value
+		out[c.Name] = value
 	}
 	return out
 }
@@ -472,9 +447,7 @@ func (p *Instance) cleanAutoConf() error {
 	var b strings.Builder
 	changed := false
 	for line := range strings.Lines(string(content)) {
-		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-		name, _, _ = strings.Cut(name, "=")
-		if recoveryParameters[strings.ToLower(name)] {
+		if name, _, ok := confLine(line); ok && isRecovery(name) {
 			changed = true
 			continue
 		}
@@ -504,11 +477,7 @@ const (
 	syncNamesMark = "# synchronous_mode"
 )
 
-var (
-	syncNamesLine       = regexp.MustCompile(`(?m)^synchronous_standby_names = '((?:[^']|'')*)'(.*)$`)
-	primaryConninfoLine = regexp.MustCompile(`(?m)^primary_conninfo = '((?:[^']|'')*)'`)
-	conninfoPart        = regexp.MustCompile(`(\w+) *= *('(?:[^'\\]|\\.)*'|[^\s']\S*)`)
-)
+var conninfoPart = regexp.MustCompile(`(\w+) *= *('(?:[^'\\]|\\.)*'|[^\s']\S*)`)
 
 // conninfoAddress finds host and port in a connection string.
 func conninfoAddress(conninfo string) (host string, port int, err error) {
@@ -538,15 +507,19 @@ func (p *Instance) readSyncNames() string {
 	if err != nil {
 		return ""
 	}
-	m := syncNamesLine.FindStringSubmatch(string(content))
-	if m == nil || strings.HasPrefix(string(content), confHead) && strings.TrimSpace(m[2]) != syncNamesMark {
-		return ""
+	found := ""
+	for line := range strings.Lines(string(content)) {
+		name, value, ok := confLine(line)
+		if !ok || name != syncNames {
+			continue
+		}
+		found = value
+		if strings.HasPrefix(string(content), confHead) && !strings.HasSuffix(strings.TrimSpace(line), syncNamesMark) {
+			found = ""
+		}
 	}
-	return unquote(m[1])
+	return found
 }
-
-// unquote is the reverse of quote, without the outer quotes.
-func unquote(text string) string { return strings.NewReplacer("''", "'", `\\`, `\`).Replace(text) }
 
 // SlotName is the name of a member's replication slot: lower case, - and . as
 // _, other characters as u and their decimal code (Patroni's rule).

@@ -65,6 +65,9 @@ type Instance struct {
 
 	files sync.Mutex // held while the configuration files are written
 
+	// notes are what was said of settings that are not used as they are given.
+	notes sync.Map
+
 	process postmaster
 
 	// sql holds the kept connection, or nil, while nobody uses it: who takes it

@@ -92,7 +92,7 @@ func parameterWord(value any) string {
 	case nil:
 		return ""
 	}
-	return parameterText(value)
+	return cluster.ParameterText(value)
 }
 
 // methodMark is the variable by which a method's processes are found that have
@@ -236,10 +236,10 @@ func (p *Instance) prepareRecovery(recovery map[string]any, keep bool) ([]string
 		args = append(args, "--recovery_target_action=promote")
 	}
 	for _, name := range slices.Sorted(maps.Keys(recovery)) {
-		if !recoveryParameters[strings.ToLower(name)] {
+		if !isRecovery(strings.ToLower(name)) {
 			return nil, fmt.Errorf("bootstrap: recovery_conf.%s: is no parameter of recovery", name)
 		}
-		args = append(args, "--"+strings.ToLower(name)+"="+parameterText(recovery[name]))
+		args = append(args, "--"+strings.ToLower(name)+"="+cluster.ParameterText(recovery[name]))
 	}
 	return args, nil
 }

@@ -164,9 +164,9 @@ func (p *Instance) furthestTimeline(s State) int {
 // are now configured otherwise. A standby that runs with more than is configured,
 // because its primary had more when it made the WAL, is restarted after that.
 func (p *Instance) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) (map[string]cluster.PendingChange, error) {
-	names := make([]string, 0, len(commandLine))
-	for _, c := range commandLine {
-		names = append(names, c.name)
+	var names []string
+	for _, c := range cluster.SharedParameters() {
+		names = append(names, c.Name)
 	}
 	rows, err := conn.Query(ctx, `SELECT name, CASE WHEN pending_restart AND name <> ALL($1) THEN current_setting(name) ELSE setting END, pending_restart,
 		CASE WHEN pending_restart THEN COALESCE((SELECT f.setting FROM pg_file_settings f WHERE lower(f.name) = lower(s.name) ORDER BY f.seqno DESC LIMIT 1), boot_val, '') ELSE '' END

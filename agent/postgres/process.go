@@ -146,15 +146,19 @@ func (p *Instance) adoptedAs() as {
 		return as{role: Primary}
 	}
 	a := as{role: Replica}
-	content, err := os.ReadFile(p.inData("postgresql.conf"))
-	if err != nil {
+	var lines []confSetting
+	for _, file := range []string{"postgresql.conf", "postgresql.auto.conf"} { // pg_basebackup -R writes into the latter
+		more, err := readConf(p.inData(file))
+		if err != nil {
+			return a
+		}
+		lines = append(lines, more...)
+	}
+	line, set := lastOf(lines, "primary_conninfo")
+	if !set {
 		return a
 	}
-	m := primaryConninfoLine.FindStringSubmatch(string(content))
-	if m == nil {
-		return a
-	}
-	host, port, err := conninfoAddress(unquote(m[1]))
+	host, port, err := conninfoAddress(line.Value)
 	if err != nil {
 		return a
 	}

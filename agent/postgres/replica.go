@@ -203,6 +203,10 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if !allowed {
 		return "", fmt.Errorf("%w: set use_pg_rewind, or reinitialize it", ErrDiverged)
 	}
+	// pg_rewind starts PostgreSQL on a directory that has crashed.
+	if err := p.checkPlace(); err != nil {
+		return "", fmt.Errorf("not rewound: %w", err)
+	}
 	if err := p.killWriters(ctx); err != nil {
 		return "", err
 	}

@@ -81,6 +81,9 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 	if err := p.writeConfig(a); err != nil {
 		return err
 	}
+	if err := p.checkPlace(); err != nil {
+		return fmt.Errorf("not started: %w", err)
+	}
 	if err := p.setSignalFile(s.Role); err != nil {
 		return err
 	}

@@ -125,7 +125,7 @@ func TestWhoseSynchronousStandbyNames(t *testing.T) {
 	dir := newDir(t)
 	file := dir + "/postgresql.conf"
 	written := func(p *Instance) string {
-		put(t, file, p.postgresqlConf(as{role: Primary}))
+		put(t, file, p.postgresqlConf(as{role: Primary}, p.hbaFile(nil), p.identFile(nil)))
 		p.dataDir = dir
 		return p.readSyncNames()
 	}
