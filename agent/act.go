@@ -324,6 +324,10 @@ func (a *Agent) accept(snapshot cluster.Snapshot, consistent bool) bool {
 		return false
 	case ha.Taken:
 	}
+	if err := snapshot.Joins(a.cfg.Name); first && err != nil && !a.m.pg.running {
+		a.m.failed = fmt.Errorf("this agent ends before it starts PostgreSQL: %w", err)
+		return false
+	}
 	if first {
 		a.m.Resume(a.cfg.Name, a.m.upstream != "")
 	}
@@ -369,7 +373,7 @@ func (a *Agent) noteProblems(snapshot cluster.Snapshot) {
 	}
 	if text != "" && !a.m.problemsSince.IsZero() && a.clock().Sub(a.m.problemsSince) >= problemGrace {
 		a.m.problemsSince = 0
-		a.log.Error().Str("prefix", a.keys.Prefix()).Str("problems", text).Msg("values in Consul are not understood and passed over")
+		a.log.Error().Str("prefix", a.keys.Prefix()).Str("problems", text).Msg("values in Consul are wrong")
 	}
 }
 

@@ -48,6 +48,7 @@ type member struct {
 	task     task
 	attempt  ha.Attempt
 	stopping bool
+	failed   error // why the agent must end
 	upgrade  bool
 	exit     bool
 
@@ -127,6 +128,9 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 			return err
 		case <-a.ctx.Done():
 			return context.Cause(a.ctx)
+		}
+		if a.m.failed != nil {
+			return a.m.failed
 		}
 		began := time.Now()
 		wake := a.step()

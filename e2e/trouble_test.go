@@ -1,11 +1,15 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/e2e/lab"
 	"github.com/lictor-ha/lictor/e2e/lab/labtest"
@@ -80,6 +84,21 @@ func TestForeignDataDirectory(t *testing.T) {
 	if content, err := os.ReadFile(photo); err != nil || string(content) != "beach" {
 		t.Errorf("the file was touched: %q %v", content, err)
 	}
+
+	// Nor does a member join whose replication slot another one has.
+	must(t, replica.Kill(ctx))
+	must(t, l.Consul(ctx, func(ctx context.Context, c *api.Client) error {
+		_, err := c.KV().Delete("service/"+s.Name+"/members/"+replica.Name, (&api.WriteOptions{}).WithContext(ctx))
+		return err
+	}))
+	put(ctx, t, l, "service/"+s.Name+"/members/"+strings.ToUpper(replica.Name), `{"state":"running","role":"replica"}`)
+	_ = replica.Start(ctx) // it may end before it is ready
+	await(ctx, t, "the member joins one whose slot has the same name", func() error {
+		if !strings.Contains(agentLog(t, replica), "another member has the same replication slot") || replica.Process("agent").Running() {
+			return errors.New("the agent goes on")
+		}
+		return nil
+	})
 }
 
 // What is wrong with a configuration is said at once, field by field, and

@@ -110,7 +110,8 @@ func (s Snapshot) LeaderName() string {
 	return s.Leader.Value
 }
 
-// Problems lists the values that could not be understood, one error per key.
+// Problems lists the values that could not be understood, one error per key, and
+// members that cannot be in one shard.
 func (s Snapshot) Problems() []error {
 	var errs []error
 	add := func(key string, err error) {
@@ -126,6 +127,9 @@ func (s Snapshot) Problems() []error {
 	add("route", s.Route.Err)
 	for _, m := range s.Members {
 		add("members/"+m.Value.Name, m.Err)
+		if other := s.Namesake(m.Value.Name); other > m.Value.Name {
+			add("members/"+m.Value.Name, namesakeError(m.Value.Name, other))
+		}
 	}
 	if s.Leader.Exists() && s.Leader.Session != "" {
 		if _, found := s.Member(s.Leader.Value); !found {

@@ -22,7 +22,8 @@ type Config struct {
 	// Namespace is the first part of the shard's keys in Consul.
 	Namespace string `mapstructure:"namespace"`
 	// Name is this member's name, another one on each member. It is PostgreSQL's application_name on a
-	// replica, by which synchronous standbys are told apart.
+	// replica, by which synchronous standbys are told apart. Two names that differ in case, or in - . and _,
+	// alone make one replication slot: the second such member does not start.
 	Name      string    `mapstructure:"name"`
 	RestAPI   RestAPI   `mapstructure:"restapi"`
 	Ctl       Ctl       `mapstructure:"ctl"`

@@ -325,7 +325,7 @@ func (p *Instance) postgresqlConf(a as, hba, ident accessFile) string {
 	}
 	write("primary_conninfo", p.conninfo(*a.upstream, p.local.Load().Authentication.Replication, "", p.name))
 	if flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) {
-		write("primary_slot_name", SlotName(p.name))
+		write("primary_slot_name", cluster.SlotName(p.name))
 	}
 	return b.String()
 }
@@ -519,22 +519,4 @@ func (p *Instance) readSyncNames() string {
 		}
 	}
 	return found
-}
-
-// SlotName is the name of a member's replication slot: lower case, - and . as
-// _, other characters as u and their decimal code (Patroni's rule).
-func SlotName(member string) string {
-	var b strings.Builder
-	for _, c := range strings.ToLower(member) {
-		switch {
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '_':
-			b.WriteRune(c)
-		case c == '-', c == '.':
-			b.WriteByte('_')
-		default:
-			fmt.Fprintf(&b, "u%04d", c)
-		}
-	}
-	name := b.String()
-	return name[:min(len(name), 63)]
 }

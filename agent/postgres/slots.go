@@ -45,7 +45,7 @@ func (p *Instance) SyncSlots(ctx context.Context, members []string, keep func(Sl
 	var errs []error
 	wanted := map[string]bool{}
 	for _, m := range members {
-		name := SlotName(m)
+		name := cluster.SlotName(m)
 		wanted[name] = true
 		if slices.ContainsFunc(slots, func(s Slot) bool { return s.Name == name }) {
 			continue

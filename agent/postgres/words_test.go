@@ -160,16 +160,6 @@ func TestConninfo(t *testing.T) {
 	}
 }
 
-func TestSlotName(t *testing.T) {
-	for member, want := range map[string]string{
-		"Node-1.x": "node_1_x", "a b": "au0032b", "é": "u0233", strings.Repeat("x", 70): strings.Repeat("x", 63),
-	} {
-		if got := SlotName(member); got != want {
-			t.Errorf("%s: %s", member, got)
-		}
-	}
-}
-
 func TestInitdbOptions(t *testing.T) {
 	got, err := initdbOptions([]any{"data-checksums", map[string]any{"encoding": "UTF8"}, map[string]any{"allow-group-access": true, "debug": false}})
 	if want := []string{"--data-checksums", "--encoding=UTF8", "--allow-group-access"}; err != nil || !slices.Equal(got, want) {

@@ -1,0 +1,62 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// maxSlotName is the greatest length of a replication slot's name (PostgreSQL's
+// NAMEDATALEN - 1).
+const maxSlotName = 63
+
+// SlotName is the name of a member's replication slot: lower case, - and . as
+// _, other characters as u and their decimal code, cut to 63 bytes (Patroni's rule).
+// Different members can get one name by it; see Namesake.
+func SlotName(member string) string {
+	var b strings.Builder
+	for _, c := range strings.ToLower(member) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '_':
+			b.WriteRune(c)
+		case c == '-', c == '.':
+			b.WriteByte('_')
+		default:
+			fmt.Fprintf(&b, "u%04d", c)
+		}
+	}
+	name := b.String()
+	return name[:min(len(name), maxSlotName)]
+}
+
+// ErrNamesake: another member of the shard has a name that makes the same replication slot.
+var ErrNamesake = errors.New("another member has the same replication slot")
+
+// Joins returns an error that wraps ErrNamesake when the member called name, which has
+// no key yet, must not join the members that have one.
+func (s Snapshot) Joins(name string) error {
+	if _, known := s.Member(name); known {
+		return nil // it is told by Problems: which of the two should go is not known
+	}
+	if other := s.Namesake(name); other != "" {
+		return namesakeError(name, other)
+	}
+	return nil
+}
+
+func namesakeError(name, other string) error {
+	return fmt.Errorf("%w: the slot of %q and of %q is %q; give one of them another name (setting name)", ErrNamesake, name, other, SlotName(name))
+}
+
+// Namesake returns another member whose replication slot has the same name as that of
+// the member called name, empty when there is none. Only one of the two could stream;
+// names that differ in case alone are one name to synchronous_standby_names, too.
+func (s Snapshot) Namesake(name string) string {
+	slot := SlotName(name)
+	for _, m := range s.Members {
+		if m.Value.Name != name && SlotName(m.Value.Name) == slot {
+			return m.Value.Name
+		}
+	}
+	return ""
+}
