@@ -62,8 +62,12 @@ func (a *Agent) effect(ctx context.Context, cancel context.CancelFunc, work func
 
 // nextStatus is the status that replaces the one that is known.
 func (a *Agent) nextStatus() cluster.Status {
+	at := a.m.pg.observed.LSN()
+	if a.m.pg.observed.Replaying {
+		at = max(at, a.m.Snapshot.Status.Value.OpTime) // it has more than it knows yet
+	}
 	return cluster.Status{
-		OpTime: a.m.pg.observed.LSN(),
+		OpTime: at,
 		Lictor: &cluster.Beat{
 			LeaseMS: a.m.dynamic.TTL.Milliseconds(), Number: a.m.NextBeat(), Owner: a.cfg.Name, Paused: a.m.dynamic.Pause,
 			Timeline: a.m.NextTimeline(a.m.pg.observed.Timeline, false),

@@ -40,6 +40,8 @@ func peerOf(name string, s api.PeerStatus) ha.Peer {
 	return ha.Peer{
 		Name: name, Answered: true, State: s.State, Primary: s.Primary,
 		Timeline: s.Timeline, LSN: s.LSN, Tags: s.Tags,
+		// A member of Patroni's does not say: its word has to do.
+		Replaying: s.Lictor != nil && s.Lictor.Replaying,
 	}
 }
 

@@ -64,7 +64,7 @@ func (a *Agent) view() ha.View {
 		RestoresAlone: m.data.State == ha.DataEmpty && a.pg.ClonesWithoutLeader(),
 		Data:          m.data.State, DataProblem: m.data.Problem, SystemIdentifier: m.data.SystemIdentifier,
 		Running: m.pg.running, Accepting: o.Accepting, Primary: m.pg.primary(),
-		Timeline: o.Timeline, LSN: o.LSN(),
+		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying,
 		Upstream: m.upstream, Streaming: o.ReplicationState == postgres.Streaming,
 		DownSince: m.pgDown, Crashes: m.recentCrashes(now),
 		SyncNames: m.pg.syncNames, SyncAny: m.pg.syncAny, SyncSince: m.pg.syncSince,
@@ -181,7 +181,7 @@ func (a *Agent) show(reason string) {
 			State: a.pgStateName(), Accepting: o.Accepting && a.m.pg.running, InRecovery: !a.m.pg.primary(),
 			StartTime: o.StartTime, ServerVersion: o.ServerVersion, SystemIdentifier: a.m.data.SystemIdentifier,
 			Timeline: o.Timeline, LSN: o.LSN(), ReceivedLSN: o.ReceivedLSN, ReplayedLSN: o.ReplayedLSN,
-			ReplayedAt: o.ReplayedAt, ReplayPaused: o.ReplayPaused, ReplicationState: o.ReplicationState,
+			ReplayedAt: o.ReplayedAt, ReplayPaused: o.ReplayPaused, Replaying: o.Replaying, ReplicationState: o.ReplicationState,
 			PendingRestart: o.PendingRestart,
 		},
 	}

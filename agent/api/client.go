@@ -247,6 +247,9 @@ type PeerLictor struct {
 	Beat *cluster.Beat
 	// LoopAge is how long ago its loop came round.
 	LoopAge time.Duration
+	// Replaying says that the positions may not be all that the member has; also said
+	// of an older Lictor, which does not know.
+	Replaying bool
 	// ObservedAge is how long ago it looked at PostgreSQL; negative: never.
 	ObservedAge time.Duration
 }
@@ -336,6 +339,7 @@ func parseStatus(raw []byte) (PeerStatus, error) {
 		p := PeerLictor{
 			GuardRunning: l.Guard.Running, GuardArmedFor: milliseconds(l.Guard.ArmedForMS),
 			Reason: l.Reason, Beat: l.Beat, ObservedAge: -1,
+			Replaying: out.Accepting && !out.Primary && (l.Replaying == nil || *l.Replaying),
 		}
 		if l.ObservedAgeMS != nil {
 			p.ObservedAge = milliseconds(*l.ObservedAgeMS)

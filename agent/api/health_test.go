@@ -293,7 +293,7 @@ func TestStatus(t *testing.T) {
 			"dcs_last_seen":1795230000,"database_system_identifier":"7277694203142172922",
 			"patroni":{"version":"1.2.3","scope":"batman","name":"node2"},
 			"lictor":{"guard":{"running":false,"armed_for_ms":0},"reason":"following node1",
-			 "beat":{"lease_ms":8000,"beat":42,"owner":"node1"},"loop_age_ms":1000}}`},
+			 "beat":{"lease_ms":8000,"beat":42,"owner":"node1"},"loop_age_ms":1000,"replaying":false}}`},
 		{"PostgreSQL does not answer, nobody leads", "", replicaState(at), func(s *State) {
 			s.Postgres.Accepting = false
 			s.Cluster.Leader = cluster.Entry[string]{}

@@ -164,6 +164,9 @@ type Postgres struct {
 	ReplayedLSN      int64
 	ReplayedAt       time.Time // zero: unknown
 	ReplayPaused     bool
+	// Replaying: a replica may have more WAL than the positions say, from before its
+	// start.
+	Replaying bool
 	// ReplicationState is "streaming", "in archive recovery" or empty.
 	ReplicationState string
 	Standbys         []Standby

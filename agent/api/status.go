@@ -89,6 +89,9 @@ type lictorStatus struct {
 	// ObservedAgeMS is how long ago PostgreSQL was looked at, absent before the
 	// first time.
 	ObservedAgeMS *int64 `json:"observed_age_ms,omitempty"`
+	// Replaying says whether the replica may have more WAL than xlog says: it has
+	// not replayed all that it had when it was started. Absent without positions.
+	Replaying *bool `json:"replaying,omitempty"`
 }
 
 // taskStatus is a long piece of work; bytes are absent when it is no clone or they
@@ -216,6 +219,10 @@ func (s *Server) lictor(state State) lictorStatus {
 	if !state.ObservedAt.IsZero() {
 		passed := age(state.ObservedAt, now).Milliseconds()
 		out.ObservedAgeMS = &passed
+	}
+	if state.Postgres.Accepting && state.Postgres.InRecovery {
+		replaying := state.Postgres.Replaying
+		out.Replaying = &replaying
 	}
 	if !state.LoopAt.IsZero() {
 		passed := age(state.LoopAt, now).Milliseconds()

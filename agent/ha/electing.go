@@ -2,6 +2,7 @@ package ha
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -183,7 +184,11 @@ func (v View) unelectable() string {
 		return v.syncForbids(v.Name)
 	}
 	if lag := v.lag(pg.Timeline, pg.LSN); lag > v.Config.MaximumLagOnFailover {
-		return fmt.Sprintf("this member lags %d bytes behind the last known position, more than maximum_lag_on_failover", lag)
+		why := fmt.Sprintf("this member lags %d bytes behind the last known position, more than maximum_lag_on_failover", lag)
+		if pg.Replaying {
+			why += "; it is still replaying the WAL that it has"
+		}
+		return why
 	}
 	if r := v.Cluster.Route; v.Config.CheckTimeline && r.OK() && r.Value.Timeline > pg.Timeline && pg.Timeline > 0 {
 		return fmt.Sprintf("this member is on timeline %d, the shard was on %d", pg.Timeline, r.Value.Timeline)
@@ -213,10 +218,26 @@ func (v View) electable(p Peer) string {
 		return v.syncForbids(p.Name)
 	case v.failsafeForbids(p.Name) != "":
 		return v.failsafeForbids(p.Name)
+	case p.Replaying:
+		return stillReplays
 	case v.lag(p.Timeline, p.LSN) > v.Config.MaximumLagOnFailover && !v.forcedByOperator(p.Name):
 		return "lags more than maximum_lag_on_failover"
 	}
 	return ""
+}
+
+// stillReplays: what the member says of its position is not all that it has.
+const stillReplays = "still replays the WAL that it has"
+
+// mayBeAhead tells whether a peer that still replays is worth waiting for: it could
+// lead, and nothing but positions says who may. Where the key sync says it, the others
+// hold what counts. The wait ends a ttl after the lease.
+func (v View) mayBeAhead(p Peer) bool {
+	if !p.Answered || !p.Replaying || v.Cluster.Sync.Exists() && v.Cluster.Sync.Value.Leader != "" || !v.Now.Before(v.leaseExpires().Add(v.Config.TTL)) {
+		return false
+	}
+	p.Replaying, p.Timeline, p.LSN = false, 0, math.MaxInt64
+	return v.electable(p) == ""
 }
 
 // lag is how far a position is behind the last one that the leader has told. What a
@@ -257,6 +278,8 @@ func (v View) standBack() string {
 		switch {
 		case p.Answered && p.Primary && p.State == cluster.StateRunning && v.Now.Before(v.leaseExpires().Add(v.Config.TTL)):
 			return p.Name + " still runs as a primary"
+		case v.mayBeAhead(p) && !(f.OK() && f.Value.Candidate == v.Name):
+			return p.Name + " " + stillReplays + ", and may be ahead"
 		case v.electable(p) != "", v.ledInPause(p.Name) && !v.forcedByOperator(p.Name), v.needsQuorum(p.Name) && ahead(me, p):
 			continue
 		case f.OK() && f.Value.Candidate == p.Name:

@@ -18,6 +18,12 @@ func askedToPart(index uint64, peers ...Peer) func(*View) {
 	}
 }
 
+// replaying: the peer has more WAL than it says, or may have.
+func replaying(p Peer) Peer {
+	p.Replaying = true
+	return p
+}
+
 func quorumOfB(v *View) {
 	value := cluster.NewSync("b", []string{"a", "c"})
 	value.Quorum = 1
@@ -47,6 +53,10 @@ func TestCandidateCountsVotersThatHaveParted(t *testing.T) {
 		{"parted", view(expired, quorumOfB, askedToPart(45, stays)), "take over (status at 45)", "best"},
 		{"not asked to", view(expired, quorumOfB, asked(stays)), ask, "positions"},
 		{"under an earlier status", view(expired, quorumOfB, asked(earlier), func(v *View) { v.PeersParted = 44 }), ask, "positions"},
+		{"replays still", view(expired, quorumOfB, askedToPart(45, replaying(stays))), "", "c still replays the WAL that it has"},
+		{"replays still, asked a while ago", view(expired, quorumOfB, askedToPart(45, replaying(stays)), func(v *View) { v.PeersAsked = now.Add(-askAgain) }), ask, "positions"},
+		{"replays still, one of two that suffice", view(expired, quorumOfB, askedToPart(45, replaying(stays), peer("b", 1, 5000))), "take over (status at 45)", "best"},
+		{"we replay still: what we have at least will do", view(expired, quorumOfB, askedToPart(45, stays), func(v *View) { v.Postgres.Replaying = true }), "take over (status at 45)", "best"},
 		{"did not, just now", view(expired, quorumOfB, refused(50*time.Millisecond)), "", "not all synchronous standbys have parted"},
 		{"did not, a while ago", view(expired, quorumOfB, refused(partAgain)), ask, "positions"},
 		{"a silent member is not waited for, with a quorum", view(expired, quorumOfB, askedToPart(45, stays), unfinished(enoughTime)), "take over (status at 45)", "best"},

@@ -49,6 +49,8 @@ func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
 		return Decision{}, false
 	case !v.PeersDone:
 		return wait("nobody leads; waiting for the positions of the synchronous standbys"), true
+	case slices.ContainsFunc(current.Peers, func(p Peer) bool { return p.Replaying }) && !v.Now.Before(v.PeersAsked.Add(askAgain)):
+		return ask, true
 	case len(current.Peers) == len(v.Peers):
 		return wait("nobody leads; " + problem).by(v.Now.Add(askAgain)), true
 	case v.Now.Before(again):
@@ -71,7 +73,8 @@ func (v View) quorumSeen(ended cluster.Instant) bool {
 // quorumProblem says why this member cannot be sure to hold every acknowledged
 // commit, of which the key sync asks for a quorum: fewer of its leader and voters have
 // shown their position, or one is ahead. A member that does not say how far it is
-// (PostgreSQL down, timeline unknown) does not count.
+// (PostgreSQL down, timeline unknown, WAL left to be replayed) does not count. Of this
+// member's own position it is enough to know what it has at least.
 func (v View) quorumProblem() string {
 	key := v.Cluster.Sync
 	seen, further := map[string]bool{}, ""
@@ -80,8 +83,12 @@ func (v View) quorumProblem() string {
 			strings.EqualFold(p.Name, v.Name) || !key.Value.Has(p.Name) {
 			continue
 		}
+		if p.Replaying {
+			further += "; " + p.Name + " " + stillReplays
+			continue
+		}
 		if ahead(p, v.self()) {
-			further = "; " + p.Name + " is ahead"
+			further += "; " + p.Name + " is ahead"
 			continue
 		}
 		seen[strings.ToLower(p.Name)] = true

@@ -140,6 +140,10 @@ type Postgres struct {
 	// LSN is the write position of a primary; of a replica the greater of what
 	// it received and replayed.
 	LSN int64
+	// Replaying says that a replica has WAL from before its start which it has not
+	// replayed yet, or may have: timeline and LSN are no more than what it has at
+	// least.
+	Replaying bool
 	// DiskTrouble says what is wrong with writing to the data directory, in
 	// words, empty when nothing is; DiskSince is when it was first seen.
 	DiskTrouble string
@@ -191,7 +195,10 @@ type Peer struct {
 	Primary  bool
 	Timeline int
 	LSN      int64
-	Tags     map[string]any
+	// Replaying says that timeline and LSN are no more than what the member has at
+	// least: it replays WAL that it had received before it was started.
+	Replaying bool
+	Tags      map[string]any
 	// Observed is when, at the earliest, the member has looked at its PostgreSQL
 	// for this answer, by our clock; zero: when it was asked.
 	Observed cluster.Instant

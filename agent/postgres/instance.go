@@ -63,6 +63,8 @@ type Instance struct {
 		timeline int
 	}
 
+	recovery recovery // of the replica that runs
+
 	files sync.Mutex // held while the configuration files are written
 
 	// notes are what was said of settings that are not used as they are given.

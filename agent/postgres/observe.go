@@ -6,7 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,13 +31,16 @@ type State struct {
 	Running   bool
 	Accepting bool
 
-	InRecovery       bool
-	Timeline         int
-	WriteLSN         int64 // primary
-	ReceivedLSN      int64 // replica
-	ReplayedLSN      int64 // replica
-	ReplayedAt       time.Time
-	ReplayPaused     bool
+	InRecovery   bool
+	Timeline     int
+	WriteLSN     int64 // primary
+	ReceivedLSN  int64 // replica
+	ReplayedLSN  int64 // replica
+	ReplayedAt   time.Time
+	ReplayPaused bool
+	// Replaying: a replica may have WAL from before its start that it has not replayed
+	// yet. Timeline and positions are then no more than what it has at least.
+	Replaying        bool
 	ReplicationState string // "streaming", "in archive recovery" or empty
 	StartTime        time.Time
 	ServerVersion    int
@@ -77,6 +84,7 @@ SELECT r.rec,
        ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
   CASE WHEN r.rec THEN 0 ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint END,
   COALESCE(pg_wal_lsn_diff(r.received, '0/0')::bigint, 0),
+  r.received IS NOT NULL OR COALESCE(s.waits, false), COALESCE(s.pid, 0), COALESCE(s.started, 'epoch'),
   COALESCE(pg_wal_lsn_diff(r.replayed, '0/0')::bigint, 0),
   pg_last_xact_replay_timestamp(),
   CASE WHEN r.rec THEN pg_is_wal_replay_paused() ELSE false END,
@@ -96,7 +104,9 @@ SELECT r.rec,
   COALESCE((SELECT json_agg(json_build_object('slot_name', slot_name, 'slot_type', slot_type, 'plugin', COALESCE(plugin, ''),
      'database', COALESCE(database, ''), 'active', active, 'restart_lsn', COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0)))
      FROM pg_replication_slots WHERE NOT temporary), '[]')::text
-FROM (SELECT pg_is_in_recovery() AS rec, pg_last_wal_receive_lsn() AS received, pg_last_wal_replay_lsn() AS replayed) r`
+FROM (SELECT pg_is_in_recovery() AS rec, pg_last_wal_receive_lsn() AS received, pg_last_wal_replay_lsn() AS replayed) r
+LEFT JOIN (SELECT pid, backend_start AS started, COALESCE(wait_event, '') IN ('RecoveryWalStream', 'RecoveryWalAll', 'RecoveryRetrieveRetryInterval') AS waits
+  FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1) s ON r.rec`
 
 // Observe looks at PostgreSQL. An error says why a running PostgreSQL could not
 // be asked; the state is then still right about Running.
@@ -118,9 +128,10 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 	defer p.give(conn)
 	var (
 		replayedAt      *time.Time
+		startup         recovery
 		standbys, slots string
 	)
-	err = conn.QueryRow(ctx, observeSQL).Scan(&s.InRecovery, &s.Timeline, &s.WriteLSN, &s.ReceivedLSN, &s.ReplayedLSN, &replayedAt,
+	err = conn.QueryRow(ctx, observeSQL).Scan(&s.InRecovery, &s.Timeline, &s.WriteLSN, &s.ReceivedLSN, &startup.ended, &startup.pid, &startup.began, &s.ReplayedLSN, &replayedAt,
 		&s.ReplayPaused, &s.ReplicationState, &s.StartTime, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &standbys, &slots)
 	if err == nil {
 		err = json.Unmarshal([]byte(standbys), &s.Standbys)
@@ -141,9 +152,76 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 	if replayedAt != nil {
 		s.ReplayedAt = *replayedAt
 	}
+	s.Replaying = s.InRecovery && !p.replayEnded(startup)
+	if s.InRecovery && !s.Replaying && s.ReplicationState != Streaming {
+		if s.Timeline, err = p.timelineAt(s.Timeline, s.LSN()); err != nil {
+			return State{Running: true}, fmt.Errorf("observing PostgreSQL: %w", err)
+		}
+	}
 	s.Timeline = p.furthestTimeline(s)
 	s.Accepting = true
 	return s, nil
+}
+
+// recovery is what one startup process has come to. There is another one after a
+// crash of the standby's processes, which begins again at the last restartpoint, though
+// the postmaster is the same.
+type recovery struct {
+	pid   int
+	began time.Time
+	// ended: it has come to the end of the WAL that was there when it began.
+	ended bool
+}
+
+// replayEnded tells whether recovery has come to the end of the local WAL. What a standby
+// received before it was started it replays while it answers already, and of how far
+// that goes nothing in SQL or in the control file tells. But the startup process asks
+// for a WAL receiver, or waits, only when there is no more WAL locally, nor in the
+// archive (WaitForWALToBecomeAvailable in src/backend/access/transam/xlogrecovery.c);
+// and pg_last_wal_receive_lsn() is NULL until it has asked for one. The wait is
+// seen now and then only, so that it is remembered. It has one of these names:
+//
+//	12      RecoveryWalAll (a WAL receiver is at work), RecoveryWalStream (nothing to be had)
+//	13-18   RecoveryWalStream                           RecoveryRetrieveRetryInterval
+func (p *Instance) replayEnded(now recovery) bool {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	if r := &p.recovery; now.pid == 0 || now.pid != r.pid || !now.began.Equal(r.began) {
+		*r = now
+	} else {
+		r.ended = r.ended || now.ended
+	}
+	return p.recovery.pid != 0 && p.recovery.ended
+}
+
+// timelineAt is the timeline that a replica is on which has WAL up to lsn. The control
+// file knows of a timeline only from the next restartpoint on, and the WAL receiver
+// that received it may have been of an earlier life. WAL beyond the point at which a
+// timeline was left is of the next one if that has it.
+func (p *Instance) timelineAt(timeline int, lsn int64) (int, error) {
+	files, err := filepath.Glob(p.inData("pg_wal/????????.history"))
+	if err != nil {
+		return 0, fmt.Errorf("looking for timelines: %w", err)
+	}
+	slices.Sort(files)
+	for _, file := range slices.Backward(files) {
+		tli, err := strconv.ParseInt(strings.TrimSuffix(filepath.Base(file), ".history"), 16, 32)
+		if err != nil || int(tli) <= timeline {
+			continue
+		}
+		history, err := p.TimelineHistory(int(tli))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, err
+		}
+		own := slices.IndexFunc(history, func(h cluster.TimelineSwitch) bool { return h.Timeline == timeline })
+		if own < 0 || history[len(history)-1].LSN >= lsn {
+			continue
+		}
+		if segment, err := p.segmentAt(int(tli), lsn-1); err != nil || segment != "" {
+			return int(tli), err
+		}
+	}
+	return timeline, nil
 }
 
 // furthestTimeline is the timeline that a running replica has reached. Once its WAL

@@ -213,7 +213,7 @@ func (a *agent) view() ha.View {
 	v.Postgres = ha.Postgres{
 		Data: ha.DataValid, SystemIdentifier: systemIdentifier,
 		Running: a.pg.running, Accepting: o.accepting, Primary: a.pg.primary(),
-		Timeline: o.timeline, LSN: o.lsn,
+		Timeline: o.timeline, LSN: o.lsn, Replaying: o.replaying,
 		Upstream: a.upstream, Streaming: o.streaming,
 		DownSince: a.pgDown, Crashes: crashes,
 		Standbys: o.standbys, SyncNames: a.pg.syncNames, SyncAny: a.pg.syncAny, SyncSince: a.pg.syncSince,

@@ -120,7 +120,7 @@ func (a *agent) lookAtPostgres() {
 func (a *agent) peerValue() ha.Peer {
 	return ha.Peer{
 		Name: a.host.name, Answered: true, State: a.stateName(), Primary: a.pg.primary(),
-		Timeline: a.pg.observed.timeline, LSN: a.pg.observed.lsn, Tags: a.host.tags,
+		Timeline: a.pg.observed.timeline, LSN: a.pg.observed.lsn, Replaying: a.pg.observed.replaying, Tags: a.host.tags,
 	}
 }
 

@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -32,6 +33,7 @@ type Mutant struct {
 	SyncIndexKept     bool // a takeover leaves the index of a key sync that it does not change
 	VoterStays        bool // a voter goes on receiving from the old leader during an election
 	QuorumUnasked     bool // the positions of the other voters are not waited for
+	ReplayCounted     bool // the position of a voter that still replays counts
 	TimelineUntold    bool // the status does not tell which timelines may be in use
 }
 
@@ -93,6 +95,12 @@ func (m *Mutant) see(a *agent, v *ha.View) {
 		v.Postgres.SyncSince = 1
 		for i := range v.Postgres.Standbys {
 			v.Postgres.Standbys[i].Sync = true
+		}
+	}
+	if m.ReplayCounted {
+		v.Peers = slices.Clone(v.Peers)
+		for i := range v.Peers {
+			v.Peers[i].Replaying = false
 		}
 	}
 	if m.QuorumUnasked && v.Lease.Until.IsZero() && v.Cluster.Sync.Exists() {

@@ -182,6 +182,13 @@ func TestMutantQuorumUnasked(t *testing.T) {
 		during(30, 60, LagReplica, b), during(32.5, 40, StopAgent, c), during(33, 60, HostLoss, a)), "I2")
 }
 
+// c, which alone has acknowledged the last commits, is started anew just before the
+// election.
+func TestMutantReplayCounted(t *testing.T) {
+	killed(t, Mutant{ReplayCounted: true}, directed(3, map[string]any{"ttl": 8, "synchronous_mode": "quorum", "failsafe_mode": false},
+		during(30, 60, LagReplica, b), during(33, 60, HostLoss, a), ev(40.5, KillPostmaster, c)), "I2")
+}
+
 // A leader's write of the key sync is under way while it loses its lease and takes its
 // own lock again, with the key as it was: the write must not land after that.
 func TestMutantSyncIndexKept(t *testing.T) {

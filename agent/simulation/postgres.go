@@ -23,6 +23,10 @@ type postgres struct {
 	waits, wanted                      waits   // in force, and in the file that the next reload reads
 	pending                            []int64 // commits that wait for standbys
 	life                               int     // so that what was begun in an earlier one ends without effect
+	// replayFrom and replayEnds: a standby that was just started replays what it has,
+	// while it answers already; it receives nothing before it has.
+	replayFrom              int64
+	replayBegan, replayEnds instant
 
 	lagging int // faults that keep it from receiving
 	slow    time.Duration
@@ -77,9 +81,39 @@ func (p *postgres) start(primary bool, upstream string, done func(error)) {
 		p.ready = true
 		if primary {
 			p.accept()
+		} else {
+			p.beginReplay()
 		}
 		done(nil)
 	}, func() { done(errStopped) })
+}
+
+// beginReplay: a standby answers when it is consistent, which may be long before it
+// has replayed what it received in an earlier life.
+func (p *postgres) beginReplay() {
+	w := p.host.w
+	p.replayBegan, p.replayEnds = w.now, w.now
+	if w.chance(0.5) {
+		return
+	}
+	p.replayFrom = max(1, p.at.lsn-w.random.Int64N(200<<10))
+	p.replayEnds += p.takes(0, 3*time.Second)
+}
+
+// replaying tells whether there is WAL left from an earlier life.
+func (p *postgres) replaying() bool { return p.ready && !p.primary && p.host.w.now < p.replayEnds }
+
+// replayed is how far a standby has replayed, as SQL tells.
+func (p *postgres) replayed() position {
+	if !p.replaying() {
+		return p.at
+	}
+	share := float64(p.host.w.now-p.replayBegan) / float64(p.replayEnds-p.replayBegan)
+	at := position{branch: p.at.branch, lsn: p.replayFrom + int64(share*float64(p.at.lsn-p.replayFrom))}
+	for at.branch.parent != nil && at.lsn <= at.branch.fork {
+		at.branch = at.branch.parent
+	}
+	return at
 }
 
 // follow points a running replica at another upstream.
@@ -112,7 +146,8 @@ func (p *postgres) promote(above int, done func(error)) {
 		done(errors.New("no replica runs"))
 		return
 	}
-	p.later(p.takes(20*time.Millisecond, 800*time.Millisecond), func() {
+	// What is left is replayed first.
+	p.later(max(0, p.replayEnds-p.host.w.now)+p.takes(20*time.Millisecond, 800*time.Millisecond), func() {
 		if p.primary || p.stopping {
 			done(errStopped)
 			return
@@ -164,7 +199,7 @@ func (p *postgres) stop(done func(error)) {
 
 // drainTo is the end of a walsender at a shutdown: it sends all that is left.
 func (p *postgres) drainTo(s *host) {
-	if s.up && !s.frozen && s.pg.ready && !s.pg.primary && p.host.w.net.both(s.id, p.host.id) && p.at.holds(s.pg.at) {
+	if s.up && !s.frozen && s.pg.ready && !s.pg.primary && !s.pg.replaying() && p.host.w.net.both(s.id, p.host.id) && p.at.holds(s.pg.at) {
 		s.pg.at = p.at
 	}
 }
@@ -251,6 +286,7 @@ func (p *postgres) rejoin(up *host, done func(error)) {
 // observed is PostgreSQL as it is seen at one moment.
 type observed struct {
 	running, accepting, recovery bool
+	replaying                    bool // the position is not yet all that there is
 	timeline                     int
 	lsn                          int64
 	streaming                    bool
@@ -264,7 +300,8 @@ func (p *postgres) observe() observed {
 		return o
 	}
 	o.accepting, o.recovery = true, !p.primary
-	o.timeline, o.lsn = p.at.branch.timeline, p.at.lsn
+	at := p.replayed()
+	o.replaying, o.timeline, o.lsn = p.replaying(), at.branch.timeline, at.lsn
 	o.streaming, o.syncValue = p.streaming, p.waits.value()
 	if p.primary {
 		for _, s := range p.host.w.hosts {

@@ -86,7 +86,7 @@ func (p *postgres) receive() {
 	w := p.host.w
 	p.streaming = false
 	up := w.hostNamed(p.upstream)
-	if !p.ready || p.primary || up == nil || up == p.host || !p.host.up || p.host.frozen || p.cutShort() ||
+	if !p.ready || p.primary || p.replaying() || up == nil || up == p.host || !p.host.up || p.host.frozen || p.cutShort() ||
 		!up.up || up.frozen || !up.pg.ready && !up.pg.stopping || !w.net.both(p.host.id, up.id) || !up.pg.at.holds(p.at) {
 		return
 	}

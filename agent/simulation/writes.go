@@ -39,8 +39,12 @@ func (a *agent) perform(action ha.Action) {
 }
 
 func (a *agent) nextStatus() cluster.Status {
+	at := a.pg.observed.lsn
+	if a.pg.observed.replaying {
+		at = max(at, a.Snapshot.Status.Value.OpTime)
+	}
 	return cluster.Status{
-		OpTime: a.pg.observed.lsn,
+		OpTime: at,
 		Lictor: &cluster.Beat{
 			LeaseMS: a.dynamic.TTL.Milliseconds(), Number: a.NextBeat(), Owner: a.host.name, Paused: a.dynamic.Pause,
 			Timeline: a.NextTimeline(a.pg.observed.timeline, false),
