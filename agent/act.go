@@ -19,7 +19,9 @@ func (a *Agent) perform(action ha.Action) {
 	case ha.Beat:
 		a.beat()
 	case ha.TakeOver:
-		a.takeOver(act, nil)
+		a.takeOver(act, false)
+	case ha.Register:
+		a.takeOver(act.TakeOver, true)
 	case ha.Release:
 		a.release(act.Successor)
 	case ha.Reread:
@@ -145,50 +147,9 @@ func (a *Agent) wakeAfter(d time.Duration) {
 	})
 }
 
-// bootstrapped is what a finished bootstrap adds to the first takeover.
-type bootstrapped struct{ systemIdentifier string }
-
-// finishBootstrap says to the data directory what Consul says by now: that it is
-// the shard's. Until then it counts as unfinished, so that a bootstrap which
-// Consul never heard of can be cleared away; meanwhile the view takes Consul's word.
-func (a *Agent) finishBootstrap() {
-	if a.m.finishing {
-		return
-	}
-	id := a.m.bootstrapID
-	if l := a.m.tenure.Lease(); id != "" && !l.InFlight && !l.Uncertain && a.m.Snapshot.Initialize.Value != id {
-		a.m.bootstrapID = "" // Consul has not taken it in, and will not
-		return
-	}
-	if id == "" && a.m.data.State == ha.DataIncomplete {
-		id = a.m.data.SystemIdentifier
-	}
-	if id == "" || a.m.Snapshot.Initialize.Value != id {
-		return
-	}
-	a.m.bootstrapID, a.m.finishing = id, true
-	ctx, cancel := context.WithCancel(a.ctx)
-	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		err := a.pg.FinishBootstrap()
-		a.taskEdge.Add(1) // whoever looked before has seen an unfinished one
-		data := a.lookAtData(ctx)
-		return func() {
-			a.m.finishing = false
-			if err != nil {
-				a.once("bootstrap", "the finished bootstrap could not be marked as such", err.Error())
-				return
-			}
-			a.clearOnce("bootstrap")
-			a.m.bootstrapID = ""
-			a.m.data = data
-			a.m.pg.wasPrimary = data.wasPrimary
-			a.log.Info().Str("system_identifier", id).Msg("bootstrapped")
-		}
-	})
-}
-
-// takeOver takes the lock in one transaction; first is set after a bootstrap.
-func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
+// takeOver takes the lock in one transaction, which registers the shard as well if
+// this member has made it.
+func (a *Agent) takeOver(t ha.TakeOver, register bool) {
 	if a.m.session == "" || a.m.tenure.Writing() {
 		return
 	}
@@ -204,8 +165,8 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 		request.Status.OpTime = a.m.Snapshot.Status.Value.OpTime
 	}
 	switch {
-	case first != nil:
-		request.Bootstrapped, request.Initialize = true, first.systemIdentifier
+	case register:
+		request.Bootstrapped, request.Initialize = true, a.m.data.SystemIdentifier
 	case !a.m.Snapshot.Initialize.Exists():
 		request.Initialize = a.m.data.SystemIdentifier
 	}
@@ -253,7 +214,6 @@ func (a *Agent) takeOver(t ha.TakeOver, first *bootstrapped) {
 			if !a.m.dynamic.Pause {
 				a.guard.grant(a.memo())
 			}
-			a.finishBootstrap()
 			a.log.Info().Dur("lease", a.leaseLeft(a.clock())).Msg("took the leader lock")
 			if deposed != "" {
 				a.depose(deposed, index)
@@ -343,7 +303,6 @@ func (a *Agent) accept(snapshot cluster.Snapshot, consistent bool) bool {
 	a.m.tenure.ListKnown(snapshot.Failsafe.ModifyIndex, snapshot.Failsafe.Value)
 	a.noteProblems(snapshot)
 	a.applyConfig(snapshot)
-	a.finishBootstrap()
 	a.clearStaleBootstrap(snapshot)
 	return true
 }
@@ -381,23 +340,29 @@ func (a *Agent) noteProblems(snapshot cluster.Snapshot) {
 	}
 }
 
-// clearStaleBootstrap ends the session that an earlier run of this very member
-// left behind in the middle of a bootstrap, instead of waiting for its TTL.
+// clearStaleBootstrap ends a bootstrap of this member's that nobody works on any more:
+// one of this run that has failed and could not say so, or one that an earlier run left
+// behind with its session, instead of waiting for that one's TTL.
 func (a *Agent) clearStaleBootstrap(snapshot cluster.Snapshot) {
-	init := snapshot.Initialize
-	if !init.Exists() || init.Value != "" || init.Session == "" || a.m.session == "" ||
-		init.Session == a.m.session || a.m.task.kind != ha.TaskNone {
+	init, session := snapshot.Initialize, a.m.session
+	if !init.Exists() || init.Value != "" || init.Session == "" || session == "" || a.m.task.kind != ha.TaskNone ||
+		init.Session == session && (a.m.data.State == ha.DataBootstrapped || a.m.tenure.Writing()) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		name, err := a.store.SessionName(ctx, init.Session)
-		if err == nil && name == a.sessionName() {
-			err = a.store.DestroySession(ctx, init.Session)
+		var err error
+		if init.Session == session {
+			err = a.store.EndBootstrap(ctx, session)
+		} else {
+			var name string
+			if name, err = a.store.SessionName(ctx, init.Session); err == nil && name == a.sessionName() {
+				err = a.store.DestroySession(ctx, init.Session)
+			}
 		}
 		return func() {
-			if err != nil {
-				a.log.Warn().Err(err).Msg("clearing away the session of our own unfinished bootstrap")
+			if err != nil && !errors.Is(err, consul.ErrConflict) {
+				a.log.Warn().Err(err).Msg("clearing away our own unfinished bootstrap in Consul")
 			}
 		}
 	})

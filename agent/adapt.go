@@ -31,7 +31,7 @@ func (a *Agent) lookAtData(ctx context.Context) dataState {
 	return dataState{
 		State: ha.DataState(d.State), Problem: d.Problem, SystemIdentifier: d.Control.SystemIdentifier,
 		Timeline: d.Control.Timeline, checkpointLSN: d.Control.CheckpointLSN,
-		wasPrimary: d.State == postgres.Valid && !d.Standby,
+		wasPrimary: (d.State == postgres.Valid || d.State == postgres.Bootstrapped) && !d.Standby,
 	}
 }
 

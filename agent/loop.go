@@ -72,16 +72,12 @@ type member struct {
 	syncUncertain bool
 	rewrite       bool // PostgreSQL's configuration is to be written when the task is done
 	rewriting     bool
-	// bootstrapID is the system identifier of a bootstrap that Consul may or may
-	// not have taken in yet.
-	bootstrapID string
-	finishing   bool // the data directory is being told so
-	reason      string
-	others      []string                   // primaries beside this one
-	reasons     map[string]cluster.Instant // when each was logged last
-	refused     string                     // why the last request for a switchover was refused
-	teller      teller
-	stopBy      cluster.Instant // when an orderly stop must be over; zero: none is under way
+	reason        string
+	others        []string                   // primaries beside this one
+	reasons       map[string]cluster.Instant // when each was logged last
+	refused       string                     // why the last request for a switchover was refused
+	teller        teller
+	stopBy        cluster.Instant // when an orderly stop must be over; zero: none is under way
 	// syncBefore is the key sync as this member's takeover found it.
 	syncBefore  cluster.Entry[cluster.Sync]
 	barredUntil cluster.Instant // pre_promote has failed: this member does not want to lead before
@@ -170,7 +166,7 @@ func (a *Agent) checkUpgrade() {
 // under way that would be broken off, and the guard has the latest deadline.
 func (a *Agent) mayUpgrade() bool {
 	return a.m.upgrade && !a.m.stopping && a.m.task.kind == ha.TaskNone && !a.m.tenure.Writing() && !a.m.settingSync &&
-		len(a.m.writing) == 0 && !a.m.rewriting && !a.m.finishing && a.guard.idle() && a.callbacks.idle()
+		len(a.m.writing) == 0 && !a.m.rewriting && a.guard.idle() && a.callbacks.idle()
 }
 
 // drain takes all events that are there already, so that a burst costs one

@@ -72,9 +72,6 @@ func (a *Agent) view() ha.View {
 		SynchronousCommit: a.pg.SynchronousCommit(),
 		DiskTrouble:       m.disk.trouble, DiskSince: m.disk.since,
 	}
-	if m.bootstrapID != "" {
-		v.Postgres.Data = ha.DataValid // bootstrapped, and on its way into Consul
-	}
 	for _, s := range o.Standbys {
 		v.Postgres.Standbys = append(v.Postgres.Standbys, ha.Standby{
 			Name: s.ApplicationName, Streaming: s.State == postgres.Streaming,

@@ -28,6 +28,8 @@ const (
 	handoverLimit = 10 * time.Second
 	backoffMin    = time.Second
 	backoffMax    = 10 * time.Second
+	// backoffBootstrap is that of a bootstrap, whose failures cost more.
+	backoffBootstrap = 2 * time.Minute
 	// lingering is how long killed processes may wait for a hung disk before they
 	// are left to the kernel.
 	lingering = 2 * time.Second
@@ -100,7 +102,11 @@ func (a *Agent) noteAttempt(kind ha.TaskKind, err error) {
 	if a.m.attempt.Kind == kind {
 		failures = a.m.attempt.Failures + 1
 	}
-	backoff := min(backoffMin<<min(failures-1, 8), backoffMax)
+	most := backoffMax
+	if kind == ha.TaskBootstrap {
+		most = backoffBootstrap
+	}
+	backoff := min(backoffMin<<min(failures-1, 8), most)
 	a.m.attempt = ha.Attempt{Kind: kind, Failures: failures, NotUntil: a.clock().Add(backoff)}
 	a.log.Error().Err(err).Int("failures", failures).Dur("next_try", backoff).Msgf("%s failed", kind)
 }
@@ -119,12 +125,16 @@ func (a *Agent) begin(action ha.Action) {
 		a.giveUp(act.Successor)
 		return
 	default:
-		if a.m.task.kind != ha.TaskNone || a.m.finishing {
+		if a.m.task.kind != ha.TaskNone {
 			return
 		}
 		switch act := act.(type) {
 		case ha.Bootstrap:
 			a.bootstrap()
+		case ha.ClaimBootstrap:
+			a.claimBootstrap()
+		case ha.FinishBootstrap:
+			a.finishBootstrap()
 		case ha.DiscardIncomplete:
 			a.startTask(ha.TaskStart, a.pg.DiscardIncomplete, nil)
 		case ha.Clone:
@@ -238,7 +248,6 @@ func (a *Agent) bootstrap() {
 	if session == "" {
 		return
 	}
-	var done *bootstrapped
 	lost := false
 	a.startTask(ha.TaskBootstrap, func(ctx context.Context) error {
 		if err := a.store.BeginBootstrap(ctx, session); err != nil {
@@ -249,29 +258,41 @@ func (a *Agent) bootstrap() {
 			return err
 		}
 		a.log.Info().Msg("bootstrapping a new shard")
-		id, err := a.pg.Bootstrap(ctx, a.cfg.Bootstrap)
-		if err != nil {
+		if _, err := a.pg.Bootstrap(ctx, a.cfg.Bootstrap); err != nil {
 			// Whatever was made is marked as unfinished and cleared away later.
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), handoverLimit)
 			defer cancel()
 			return errors.Join(err, a.pg.Kill(clean), a.store.EndBootstrap(clean, session))
 		}
-		done = &bootstrapped{systemIdentifier: id}
 		return nil
-	}, func(err error) {
+	}, func(error) {
 		if lost {
 			a.m.attempt = ha.Attempt{Kind: ha.TaskBootstrap, Failures: 1, NotUntil: a.clock().Add(backoffMin)}
 		}
-		if err != nil || done == nil {
-			a.reread()
-			return
+		a.reread()
+	})
+}
+
+// claimBootstrap takes the key initialize for what was bootstrapped under a session
+// that is gone.
+func (a *Agent) claimBootstrap() {
+	session := a.m.session
+	a.startTask(ha.TaskBootstrap, func(ctx context.Context) error {
+		limit, cancel := context.WithTimeout(ctx, handoverLimit)
+		defer cancel()
+		return a.store.BeginBootstrap(limit, session)
+	}, func(error) { a.reread() })
+}
+
+// finishBootstrap says to the data directory what Consul says by now: that it is the
+// shard's. Until then it counts as unfinished, so that a bootstrap which Consul never
+// heard of can be cleared away.
+func (a *Agent) finishBootstrap() {
+	id := a.m.data.SystemIdentifier
+	a.startTask(ha.TaskBootstrap, func(context.Context) error { return a.pg.FinishBootstrap() }, func(err error) {
+		if err == nil {
+			a.log.Info().Str("system_identifier", id).Msg("bootstrapped")
 		}
-		a.m.bootstrapID = done.systemIdentifier
-		a.m.data.SystemIdentifier = done.systemIdentifier
-		a.takeOver(ha.TakeOver{
-			Status: a.m.Snapshot.Status.ModifyIndex, Failsafe: a.m.Snapshot.Failsafe.ModifyIndex,
-			Leader: a.m.Snapshot.Leader.ModifyIndex,
-		}, done)
 	})
 }
 

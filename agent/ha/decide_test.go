@@ -184,6 +184,10 @@ func TestUncertainReadsFirst(t *testing.T) {
 }
 
 func TestStarting(t *testing.T) {
+	made := func(v *View) { down(v); v.Postgres.Data = DataBootstrapped }
+	keyOf := func(session string) func(*View) {
+		return func(v *View) { v.Cluster.Initialize = cluster.Entry[string]{Session: session, ModifyIndex: 4} }
+	}
 	runSituations(t, []situationTest{
 		{"new shard", view(newShard, empty), "bootstrap", "does not exist"},
 		{"new shard, nofailover", view(newShard, empty, func(v *View) { v.Tags = map[string]any{"nofailover": true} }), "", "nofailover"},
@@ -201,6 +205,20 @@ func TestStarting(t *testing.T) {
 		{"foreign data", view(down, func(v *View) { v.Postgres.Data, v.Postgres.DataProblem = DataForeign, "it holds photos" }), "", "it holds photos"},
 		{"another shard's data", view(down, leads("b", 0), func(v *View) { v.Postgres.SystemIdentifier = "99" }), "", "its system identifier is 99"},
 		{"unfinished data", view(down, func(v *View) { v.Postgres.Data = DataIncomplete }), "clear away the unfinished data directory", ""},
+		{"bootstrapped, the key is ours", view(newShard, made, keyOf("sa")), "register the shard: take over (status at 0)", "registering"},
+		{"bootstrapped, under way", view(newShard, made, keyOf("sa"), func(v *View) { v.Lease.InFlight = true }), "", "registering"},
+		{"bootstrapped, refused just now", view(newShard, made, keyOf("sa"), func(v *View) { v.Lease.NotBefore = now.Add(time.Second) }), "", "could not be registered"},
+		{"bootstrapped, outcome unknown", view(newShard, made, keyOf("sa"), func(v *View) { v.Lease.Uncertain = true }), "read Consul again", "unknown"},
+		{"bootstrapped, Consul silent for a lease", view(newShard, made, keyOf("sa"), silentFor(time.Minute), func(v *View) { v.Lease.Uncertain = true }), "read Consul again", "unknown"},
+		{"bootstrapped, no session", view(newShard, made, keyOf("sa"), func(v *View) { v.Session = "" }), "", "waiting for a Consul session"},
+		{"bootstrapped, the key went with the session", view(newShard, made), "take the key initialize", "taken again"},
+		{"bootstrapped, another makes the shard", view(newShard, made, keyOf("sb")), "", "held by another session"},
+		{"bootstrapped, another has made the shard", view(made, func(v *View) { v.Cluster.Initialize.Value = "99" }), "clear away the unfinished data directory", "another member"},
+		{"bootstrapped, another has restored the same backup", view(made, leads("b", 0)), "clear away the unfinished data directory", "another member"},
+		{"bootstrapped, another has restored the same backup and ended", view(made, leads("b", time.Minute), lockGone), "clear away the unfinished data directory", "another member"},
+		{"bootstrapped, registered", view(made, leads("a", 0)), "finish the bootstrap", "is registered"},
+		{"bootstrapped, registered, the lease runs", view(made, holdsLease(7*time.Second)), "finish the bootstrap", "is registered"},
+		{"bootstrapped, somebody leads without the key", view(newShard, made, leads("b", 0)), "", "b leads a shard"},
 		{"clone failed just now", view(empty, leads("b", 0), func(v *View) {
 			v.Attempt = Attempt{Kind: TaskClone, Failures: 2, NotUntil: now.Add(3 * time.Second)}
 		}), "", "try again after 2 failures"},

@@ -74,6 +74,18 @@ type GiveUp struct{ Successor string }
 // Bootstrap makes a new shard if this member wins the key `initialize`.
 type Bootstrap struct{}
 
+// ClaimBootstrap takes the key `initialize` for a shard that this member has made
+// already.
+type ClaimBootstrap struct{}
+
+// Register is the takeover that also tells Consul of the shard which this member has
+// made.
+type Register struct{ TakeOver }
+
+// FinishBootstrap makes the bootstrapped data directory the shard's: from now on it is
+// as sacred as any.
+type FinishBootstrap struct{}
+
 // DiscardIncomplete clears away what a bootstrap or clone of our own left
 // unfinished.
 type DiscardIncomplete struct{}
@@ -152,6 +164,9 @@ func (Fence) String() string             { return "kill PostgreSQL" }
 func (Demote) String() string            { return "demote" }
 func (g GiveUp) String() string          { return "give the lease up to " + g.Successor }
 func (Bootstrap) String() string         { return "bootstrap" }
+func (ClaimBootstrap) String() string    { return "take the key initialize" }
+func (r Register) String() string        { return "register the shard: " + r.TakeOver.String() }
+func (FinishBootstrap) String() string   { return "finish the bootstrap" }
 func (DiscardIncomplete) String() string { return "clear away the unfinished data directory" }
 func (c Clone) String() string           { return "clone from " + c.From }
 func (StartPrimary) String() string      { return "start as primary" }

@@ -24,6 +24,7 @@ const patrolEvery = 5 * time.Second
 //	primary, accepting                      handover if asked for; synchronous replication
 //	replica, accepting                      promote
 //	running, not accepting                  wait for it, up to primary_start_timeout
+//	down, its bootstrap just registered     make the data directory the shard's
 //	down                                    restart it in place
 //	down, primary_start_timeout over or 0,
 //	  or in a crash loop, and another
@@ -87,6 +88,8 @@ func duty(v View) Decision {
 		return giveUpOr(v, "the data directory cannot be written: "+pg.DiskTrouble, duty(sound))
 	case !v.WatchdogOK && !v.Config.Pause && (pg.Running && pg.Primary || v.Attempt.Failures > 0):
 		return unwatched(v)
+	case pg.Data == DataBootstrapped:
+		return finishBootstrap(v)
 	case !pg.Running:
 		return restartInPlace(v)
 	case !pg.Accepting:

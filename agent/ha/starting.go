@@ -12,6 +12,10 @@ import (
 //	foreign      any                  any           refuse, touch nothing
 //	other shard  has another id       any           refuse, touch nothing
 //	incomplete   any                  any           clear away what was ours
+//	bootstrapped held by our session  none          register the shard, again and again
+//	bootstrapped absent               none          hold the key again, then as above
+//	bootstrapped has our id           ours, or none make the data directory the shard's
+//	bootstrapped has another's id     any           clear away what was ours
 //	empty        any                  running       clone (clonefrom member first)
 //	empty        absent               none          bootstrap, unless nofailover
 //	empty        held by a session    none          wait: somebody bootstraps
@@ -24,6 +28,8 @@ func starting(v View) (Decision, bool) {
 		return wait("the data directory is refused and left alone: " + pg.DataProblem), true
 	case DataIncomplete:
 		return v.unlessFailing(do("an unfinished data directory of our own was found", DiscardIncomplete{})), true
+	case DataBootstrapped:
+		return register(v), true
 	case DataEmpty:
 		return v.unlessFailing(fill(v)), true
 	}
@@ -32,6 +38,65 @@ func starting(v View) (Decision, bool) {
 			"move it away, or correct scope or namespace", pg.SystemIdentifier, id)), true
 	}
 	return Decision{}, false
+}
+
+// ledBy is the member that led the shard last, as far as Consul tells.
+func (v View) ledBy() string {
+	if holder := v.lockHolder(); holder != "" {
+		return holder
+	}
+	if b := v.beat(); b != nil {
+		return b.Owner
+	}
+	return ""
+}
+
+// registered reports whether Consul knows the shard that this member has made, as its
+// work.
+func (v View) registered() bool {
+	id, by := v.Cluster.Initialize.Value, v.ledBy()
+	return v.Postgres.Data == DataBootstrapped && id != "" && id == v.Postgres.SystemIdentifier && (by == "" || by == v.Name)
+}
+
+// register: this member has made the shard, and Consul does not know of it yet: the
+// transaction that says so was refused, or its answer lost, or the agent was
+// restarted before it. What was made (a backup that took hours to restore, maybe)
+// is kept until Consul names another cluster.
+func register(v View) Decision {
+	init, other := v.Cluster.Initialize, v.ledBy()
+	if other == v.Name {
+		other = ""
+	}
+	switch {
+	case v.Lease.InFlight:
+		return wait("bootstrapped: registering the shard")
+	// Two members that restore the same backup have the same identifier.
+	case init.Value != "" && (init.Value != v.Postgres.SystemIdentifier || other != ""):
+		return v.unlessFailing(do("another member has made the shard meanwhile: what was bootstrapped here is of no use", DiscardIncomplete{}))
+	case v.registered():
+		return finishBootstrap(v)
+	case other != "":
+		return wait("bootstrapped, but " + other + " leads a shard that the key initialize does not name: " +
+			"empty the data directory, or write that shard's system identifier to the key")
+	case v.Session == "":
+		return wait("bootstrapped: waiting for a Consul session to register the shard")
+	case v.Now.Before(v.Lease.NotBefore):
+		return wait("bootstrapped: the shard could not be registered yet").by(v.Lease.NotBefore)
+	case init.Session == v.Session:
+		t := v.takeOver()
+		t.SyncIndex, t.Sync = 0, nil // nobody but this member has any data
+		return do("bootstrapped: registering the shard", Register{TakeOver: t})
+	case init.Session != "":
+		return wait("bootstrapped, but the key initialize is held by another session: waiting for its end")
+	case init.Exists():
+		return wait("bootstrapped, but the key initialize is empty and nobody holds it: if nobody bootstraps, delete the key")
+	default:
+		return v.unlessFailing(do("bootstrapped: the key initialize has gone with a session and is taken again", ClaimBootstrap{}))
+	}
+}
+
+func finishBootstrap(v View) Decision {
+	return v.unlessFailing(do("bootstrapped, and the shard is registered", FinishBootstrap{}))
 }
 
 func fill(v View) Decision {

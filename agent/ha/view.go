@@ -115,10 +115,11 @@ type DataState string
 
 // The states of a data directory.
 const (
-	DataEmpty      DataState = "empty"
-	DataIncomplete DataState = "incomplete" // our own bootstrap or clone was cut short
-	DataForeign    DataState = "foreign"    // not empty and not PostgreSQL's, or another major version
-	DataValid      DataState = "valid"
+	DataEmpty        DataState = "empty"
+	DataIncomplete   DataState = "incomplete"   // our own bootstrap or clone was cut short
+	DataBootstrapped DataState = "bootstrapped" // our own bootstrap is finished, Consul may not know of it
+	DataForeign      DataState = "foreign"      // not empty and not PostgreSQL's, or another major version
+	DataValid        DataState = "valid"
 )
 
 // Postgres is the state of the local PostgreSQL.

@@ -23,13 +23,22 @@ import (
 
 // Bootstrap makes the data directory of a new shard: initdb or the user's own
 // method, roles, the user's own command. While it does, PostgreSQL listens on a private socket alone. It is
-// stopped again in the end and still marked as unfinished: FinishBootstrap is to
+// stopped again in the end and still marked as our own work: FinishBootstrap is to
 // be called when Consul knows the shard. Whatever happens on the way, the marker
 // says that the directory is ours to clear away.
 func (p *Instance) Bootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
+	fill := p.initdbBootstrap
 	if b.Method != "" && b.Method != "initdb" {
-		return p.customBootstrap(ctx, b)
+		fill = p.customBootstrap
 	}
+	if systemIdentifier, err = fill(ctx, b); err != nil {
+		return "", err
+	}
+	return systemIdentifier, p.markFinished(systemIdentifier)
+}
+
+// initdbBootstrap is the method that is built in.
+func (p *Instance) initdbBootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
 	options, err := initdbOptions(b.InitDB)
 	if err != nil {
 		return "", err

@@ -26,7 +26,7 @@ func TestBootstrap(t *testing.T) {
 	b.PostBootstrap = "/bin/sh -c 'echo \"$0 $PGOPTIONS\" > " + hook + "'"
 	id, err := p.Bootstrap(ctx, b)
 	must(t, err)
-	if d, err := p.DataDir(ctx); err != nil || d.State != Incomplete || d.Control.SystemIdentifier != id {
+	if d, err := p.DataDir(ctx); err != nil || d.State != Bootstrapped || d.Control.SystemIdentifier != id {
 		t.Errorf("before Consul knows the shard: %+v %v", d, err)
 	}
 	must(t, p.FinishBootstrap())

@@ -21,8 +21,10 @@ type DataState string
 const (
 	Empty      DataState = "empty" // missing or empty
 	Incomplete DataState = "incomplete"
-	Foreign    DataState = "foreign"
-	Valid      DataState = "valid"
+	// Bootstrapped: our own bootstrap has ended well, FinishBootstrap is still to come.
+	Bootstrapped DataState = "bootstrapped"
+	Foreign      DataState = "foreign"
+	Valid        DataState = "valid"
 )
 
 // DataDir is what is in the data directory.
@@ -70,6 +72,8 @@ func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
 	case found != nil && found.Kind == markClone:
 		// What a clone has copied so far says nothing about the clone.
 		return DataDir{State: Incomplete}, nil
+	case found != nil && found.Finished && control.SystemIdentifier == found.SystemIdentifier:
+		return DataDir{State: Bootstrapped, Control: control, Standby: p.hasSignalFile()}, nil
 	case found != nil:
 		return DataDir{State: Incomplete, Control: control}, nil
 	}
@@ -111,8 +115,10 @@ type marker struct {
 	DataDir string    `json:"data_dir"`
 	ID      string    `json:"id"` // identity
 	Made    time.Time `json:"made"`
-	// SystemIdentifier is that of the cluster which is cloned.
+	// SystemIdentifier is that of the cluster which is cloned, or was bootstrapped.
 	SystemIdentifier string `json:"system_identifier,omitempty"`
+	// Finished: the bootstrap has ended well.
+	Finished bool `json:"finished,omitempty"`
 }
 
 // errNotOurs: there is a marker, but what is in the directory contradicts it.
@@ -161,13 +167,31 @@ func (p *Instance) makeDataDir() error {
 }
 
 func (p *Instance) writeMarker(kind, systemIdentifier string) error {
+	return p.keepMarker(marker{Kind: kind, Made: time.Now().UTC(), SystemIdentifier: systemIdentifier})
+}
+
+// markFinished notes on disk that the bootstrap has ended well: whoever looks next has
+// only Consul to tell.
+func (p *Instance) markFinished(systemIdentifier string) error {
+	m, err := p.marked()
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		return fmt.Errorf("the marker of unfinished work %s has gone, or the data directory is another one now", p.markerPath())
+	}
+	m.SystemIdentifier, m.Finished = systemIdentifier, true
+	return p.keepMarker(*m)
+}
+
+// keepMarker writes a marker for the data directory that is there.
+func (p *Instance) keepMarker(m marker) error {
 	id, err := identity(p.dataDir)
 	if err != nil {
 		return err
 	}
-	content, err := json.Marshal(marker{
-		Kind: kind, DataDir: p.dataDir, ID: id, Made: time.Now().UTC(), SystemIdentifier: systemIdentifier,
-	})
+	m.DataDir, m.ID = p.dataDir, id
+	content, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("marker of unfinished work: %w", err)
 	}
@@ -244,7 +268,8 @@ func (p *Instance) unmark() error {
 
 // DiscardIncomplete clears away what a bootstrap or clone of our own left
 // unfinished: a clone is removed, for its source has everything; a bootstrap is
-// moved aside. A directory without our marker is never touched.
+// moved aside, in the place of the one before. A directory without our marker is
+// never touched.
 func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 	m, _, err := p.unfinished(ctx)
 	switch {
@@ -263,9 +288,13 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 		return fmt.Errorf("removing what initdb was given: %w", err)
 	}
 	if m.Kind != markClone {
-		if aside, err := p.moveAside(); err == nil {
-			p.log.Warn().Str("moved_to", aside).Msg("an unfinished bootstrap was moved aside; delete it when you have looked at it")
+		aside, err := p.moveAside()
+		if err == nil {
+			p.log.Warn().Str("moved_to", aside).Msg("an unfinished bootstrap was moved aside; the next one that fails takes its place")
 			return p.unmark()
+		}
+		if stuck := new(os.LinkError); !errors.As(err, &stuck) {
+			return err
 		}
 		// A mount point cannot be renamed: what our own initdb made is emptied.
 	}
@@ -274,28 +303,6 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 	}
 	p.log.Warn().Str("data_dir", p.dataDir).Str("unfinished", m.Kind).Msg("cleared away")
 	return p.unmark()
-}
-
-// moveAside renames the data directory. Of a link it is the target that is
-// renamed, so that the next one is made on the same disk.
-func (p *Instance) moveAside() (string, error) {
-	dir, err := filepath.EvalSymlinks(p.dataDir)
-	if err != nil {
-		return "", fmt.Errorf("moving the data directory aside: %w", err)
-	}
-	aside := dir + ".failed." + time.Now().UTC().Format("20060102T150405.000")
-	if err := os.Rename(dir, aside); err != nil {
-		return "", fmt.Errorf("moving the data directory aside: %w", err)
-	}
-	if dir != p.dataDir {
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-			return "", fmt.Errorf("making the data directory: %w", err)
-		}
-		if err := p.own(dir); err != nil {
-			return "", err
-		}
-	}
-	return aside, nil
 }
 
 // Permission says why a data directory may be removed. Every field must be

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,6 +32,15 @@ func listing(t *testing.T, dir string) []string {
 		return err
 	}))
 	return paths
+}
+
+// copyOf copies a program.
+func copyOf(t *testing.T, from, to string) string {
+	t.Helper()
+	content, err := os.ReadFile(from)
+	must(t, err)
+	must(t, os.WriteFile(to, content, 0o755)) //nolint:gosec // it is run
+	return to
 }
 
 // allowed is a permission that allows everything.
@@ -144,6 +154,49 @@ func TestDiscardIncomplete(t *testing.T) {
 		}
 		if err := p.DiscardIncomplete(ctx); err == nil {
 			t.Error("discarded twice")
+		}
+	})
+	t.Run("one bootstrap that failed is kept, and nothing else goes", func(t *testing.T) {
+		ctx, dir := within(t), newDir(t)
+		p := newInstance(t, settings(t, dir, "a"))
+		fail := func(what string) string {
+			t.Helper()
+			must(t, p.mark(markBootstrap, ""))
+			put(t, p.inData(what), "x")
+			put(t, p.inData("postmaster.pid"), "1\n") // it was killed
+			must(t, p.DiscardIncomplete(ctx))
+			found, _ := filepath.Glob(p.dataDir + ".failed.*/" + what)
+			if len(found) != 1 {
+				t.Fatalf("%s was not moved aside: %v", what, listing(t, dir))
+			}
+			return filepath.Dir(found[0])
+		}
+		put(t, p.dataDir+".failed.20260101T000000.000/precious", "x") // somebody else's
+		first := fail("first")
+		second := fail("second")
+		if _, err := os.Lstat(first); err == nil {
+			t.Error("the first is still there")
+		}
+		// Another directory in its place, or a link, is not ours.
+		must(t, os.Rename(second, second+".kept"))
+		put(t, filepath.Join(second, "precious"), "x")
+		third := fail("third")
+		must(t, os.Rename(third, third+".kept"))
+		must(t, os.Symlink(third+".kept", third))
+		fourth := fail("fourth")
+		for _, path := range []string{filepath.Join(second, "precious"), filepath.Join(second+".kept", "second"), filepath.Join(third, "third"), p.dataDir + ".failed.20260101T000000.000/precious"} {
+			if _, err := os.Stat(path); err != nil {
+				t.Error(err)
+			}
+		}
+		// One that somebody's PostgreSQL runs in stays.
+		used := exec.Command(copyOf(t, "/bin/sleep", filepath.Join(dir, "postgres-sleep")), "1000")
+		used.Dir = fourth
+		must(t, used.Start())
+		defer func() { _ = used.Process.Kill(); _ = used.Wait() }()
+		fail("fifth")
+		if _, err := os.Stat(filepath.Join(fourth, "fourth")); err != nil {
+			t.Error(err)
 		}
 	})
 	t.Run("clone is removed, and what its links point at stays", func(t *testing.T) {

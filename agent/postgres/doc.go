@@ -5,6 +5,7 @@
 //
 //	instance.go   what an instance is; running PostgreSQL's programs
 //	datadir.go    what is in the data directory, and the few ways to change that
+//	aside.go      the last bootstrap that failed is kept
 //	control.go    pg_control
 //	process.go    the postmaster: launching, adopting, ending, its leftovers
 //	conf.go       postgresql.conf, pg_hba.conf, pgpass, signal files

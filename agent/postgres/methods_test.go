@@ -91,7 +91,7 @@ func TestMethods(t *testing.T) {
 			t.Error("post_bootstrap was not called with a connection string")
 		}
 		// It is ours to clear away until Consul knows the shard, though the cluster is old.
-		if d, err := a.DataDir(ctx); err != nil || d.State != Incomplete || d.Control.SystemIdentifier != id {
+		if d, err := a.DataDir(ctx); err != nil || d.State != Bootstrapped || d.Control.SystemIdentifier != id {
 			t.Errorf("before Consul knows the shard: %+v %v", d, err)
 		}
 		must(t, a.FinishBootstrap())

@@ -1,0 +1,122 @@
+package postgres
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/lictor-ha/lictor/agent/fence"
+)
+
+// This file keeps the last bootstrap that failed beside the data directory, for an
+// operator to look at, and no more than one: what fails again and again must not fill
+// the disk.
+
+// asideInfix stands between the data directory's name and the time.
+const asideInfix = ".failed."
+
+// aside is a directory that was moved aside.
+type aside struct {
+	Path string `json:"path"`
+	ID   string `json:"id"` // identity, which a rename does not change
+}
+
+// moveAside renames the data directory and removes those that were moved aside
+// before. Of a link it is the target that is renamed, so that the next one is made on
+// the same disk.
+func (p *Instance) moveAside() (string, error) {
+	dir, err := filepath.EvalSymlinks(p.dataDir)
+	if err != nil {
+		return "", fmt.Errorf("moving the data directory aside: %w", err)
+	}
+	id, err := identity(dir)
+	if err != nil {
+		return "", err
+	}
+	earlier, err := p.asides()
+	if err != nil {
+		return "", err
+	}
+	now := aside{Path: dir + asideInfix + time.Now().UTC().Format("20060102T150405.000000"), ID: id}
+	// Noted before it is done: one that is not noted would stay for ever.
+	if err := p.noteAsides(append(earlier, now)); err != nil {
+		return "", err
+	}
+	if err := os.Rename(dir, now.Path); err != nil {
+		return "", errors.Join(fmt.Errorf("moving the data directory aside: %w", err), p.noteAsides(earlier))
+	}
+	if dir != p.dataDir {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return "", fmt.Errorf("making the data directory: %w", err)
+		}
+		if err := p.own(dir); err != nil {
+			return "", err
+		}
+	}
+	kept := []aside{now}
+	for _, a := range earlier {
+		if err := p.removeAside(a); err != nil {
+			p.log.Warn().Err(err).Str("path", a.Path).Msg("an earlier bootstrap that failed could not be removed")
+			kept = append(kept, a)
+		}
+	}
+	return now.Path, p.noteAsides(kept)
+}
+
+// removeAside removes a directory that was moved aside, if it is still that very one and
+// nobody has begun to use it.
+func (p *Instance) removeAside(a aside) error {
+	switch info, err := os.Lstat(a.Path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("what was moved aside: %w", err)
+	case !info.IsDir() || !strings.Contains(filepath.Base(a.Path), asideInfix):
+		return nil // not ours any more
+	}
+	if id, err := identity(a.Path); err != nil || id != a.ID {
+		return err
+	}
+	if pids, err := fence.Processes(a.Path, writers()...); err != nil || len(pids) > 0 {
+		return err
+	}
+	p.log.Info().Str("path", a.Path).Msg("removing an earlier bootstrap that failed")
+	if err := os.RemoveAll(a.Path); err != nil {
+		return fmt.Errorf("what was moved aside: %w", err)
+	}
+	return nil
+}
+
+// asides are the directories that were moved aside.
+func (p *Instance) asides() ([]aside, error) {
+	content, err := os.ReadFile(p.stateFile("failed"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("note of what was moved aside: %w", err)
+	}
+	var list []aside
+	if err := json.Unmarshal(content, &list); err != nil {
+		return nil, nil //nolint:nilerr // a damaged note names nothing that may be removed
+	}
+	return list, nil
+}
+
+func (p *Instance) noteAsides(list []aside) error {
+	content, err := json.Marshal(list)
+	if err != nil {
+		return fmt.Errorf("note of what was moved aside: %w", err)
+	}
+	if err := renameio.WriteFile(p.stateFile("failed"), content, 0o600); err != nil {
+		return fmt.Errorf("note of what was moved aside (set lictor.state_dir to a writable directory): %w", err)
+	}
+	return nil
+}
