@@ -103,7 +103,7 @@ func patroniVariables() map[string]string {
 		}
 	}
 	for _, role := range []string{"superuser", "replication", "rewind"} {
-		for key := range strings.FieldsSeq("username password password_file sslmode sslcert sslkey sslpassword sslrootcert sslcrl sslcrldir gssencmode channel_binding") {
+		for key := range strings.FieldsSeq("username password password_file sslmode sslcert sslkey sslpassword sslrootcert sslcrl sslcrldir sslnegotiation gssencmode channel_binding") {
 			names[variable(role+"."+key)] = "postgresql.authentication." + role + "." + key
 		}
 	}

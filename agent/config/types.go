@@ -255,6 +255,9 @@ type PgUser struct {
 	SSLCRL string `mapstructure:"sslcrl"`
 	// SSLCRLDir is a directory of such files, from PostgreSQL 14 on.
 	SSLCRLDir string `mapstructure:"sslcrldir"`
+	// SSLNegotiation is libpq's, from PostgreSQL 17 on: postgres, or direct for TLS from the first
+	// byte.
+	SSLNegotiation string `mapstructure:"sslnegotiation"`
 	// GSSEncMode is libpq's gssencmode.
 	GSSEncMode string `mapstructure:"gssencmode"`
 	// ChannelBinding is libpq's channel_binding.

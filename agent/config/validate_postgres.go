@@ -127,6 +127,8 @@ func (v *validation) authentication(p Postgres) {
 		path, u := "postgresql.authentication."+role.name, role.user
 		v.password(path+".password", u.Password)
 		v.oneOf(path+".sslmode", u.SSLMode, "disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+		v.oneOf(path+".sslnegotiation", u.SSLNegotiation, "postgres", "direct")
+		v.tls(path, u)
 		v.oneOf(path+".gssencmode", u.GSSEncMode, "disable", "prefer", "require")
 		v.oneOf(path+".channel_binding", u.ChannelBinding, "disable", "prefer", "require")
 		v.file(path+".sslcert", u.SSLCert)
@@ -149,6 +151,28 @@ func (v *validation) authentication(p Postgres) {
 	}
 	if a.Rewind.Username != "" && a.Rewind.Password == "" && a.Rewind.SSLCert == "" {
 		v.warn("postgresql.authentication.rewind.password", "is not set: pg_rewind can only connect where pg_hba demands no password")
+	}
+}
+
+// tls checks settings that go together.
+func (v *validation) tls(path string, u PgUser) {
+	if (u.SSLCert == "") != (u.SSLKey == "") {
+		v.fail(path+".sslkey", "", "must be set together with sslcert")
+	}
+	if u.SSLNegotiation == "direct" && !slices.Contains([]string{"require", "verify-ca", "verify-full"}, u.SSLMode) {
+		v.fail(path+".sslmode", u.SSLMode, "must be require, verify-ca or verify-full beside sslnegotiation: direct")
+	}
+	if (u.SSLMode == "verify-ca" || u.SSLMode == "verify-full") && u.SSLRootCert == "" {
+		v.warn(path+".sslrootcert", "is not set: sslmode %s verifies by ~/.postgresql/root.crt of the agent's user, and of PostgreSQL's user on replicas", u.SSLMode)
+	}
+	if (u.SSLCRL != "" || u.SSLCRLDir != "") && u.SSLRootCert == "" {
+		v.warn(path+".sslcrl", "has no effect without sslrootcert: no certificate is verified")
+	}
+	if u.GSSEncMode == "require" {
+		v.fail(path+".gssencmode", u.GSSEncMode, "is not supported: the agent itself cannot encrypt with GSSAPI; use sslmode, or gssencmode: prefer")
+	}
+	if u.SSLPassword != strings.TrimRight(u.SSLPassword, " \t\r\n\v\f") || strings.ContainsAny(u.SSLPassword, "\r\n\x00") {
+		v.fail(path+".sslpassword", "", "must be one line without blanks at its end: libpq reads it from a file")
 	}
 }
 

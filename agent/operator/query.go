@@ -8,7 +8,6 @@ import (
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,6 +16,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
 // QueryOptions say what is asked, of which member and as whom.
@@ -26,7 +26,7 @@ type QueryOptions struct {
 	Role     string // default: leader
 	User     string // default: the superuser of the configuration file
 	Password string
-	Database string // default: postgres
+	Database string // default: postgresql.database
 }
 
 // DSN shows how to connect to a member.
@@ -123,20 +123,17 @@ func (s *Site) connect(ctx context.Context, m cluster.Member, o QueryOptions) (*
 	}
 	user := s.Postgres.Authentication.Superuser
 	if o.User != "" && o.User != user.Username {
-		user = config.PgUser{Username: o.User, SSLMode: user.SSLMode, SSLRootCert: user.SSLRootCert}
+		user = config.PgUser{
+			Username: o.User, SSLMode: user.SSLMode, SSLRootCert: user.SSLRootCert, SSLCRL: user.SSLCRL, SSLCRLDir: user.SSLCRLDir,
+			SSLNegotiation: user.SSLNegotiation, ChannelBinding: user.ChannelBinding,
+		}
 	}
 	if o.Password != "" {
 		user.Password = o.Password
 	}
-	parsed, err := pgx.ParseConfig(conninfo(map[string]string{
-		"host": host, "port": strconv.Itoa(port), "user": user.Username, "dbname": cmp.Or(o.Database, "postgres"), "sslmode": user.SSLMode,
-		"sslcert": user.SSLCert, "sslkey": user.SSLKey, "sslrootcert": user.SSLRootCert,
-	}))
+	parsed, err := postgres.LoginConfig(host, port, user, cmp.Or(o.Database, s.Postgres.Database, config.DefaultDatabase))
 	if err != nil {
 		return nil, usagef("how to connect to %s: %w", m.Name, err)
-	}
-	if user.Password != "" {
-		parsed.Password = user.Password
 	}
 	parsed.RuntimeParams["application_name"] = "lictor"
 	parsed.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol // every value comes as text
@@ -166,19 +163,6 @@ func cause(err error) error {
 		return op.Err
 	}
 	return err
-}
-
-// conninfo writes libpq's key=value form; what is empty is left out.
-func conninfo(parts map[string]string) string {
-	quoted := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
-	var words []string
-	for key, value := range parts {
-		if value != "" {
-			words = append(words, key+"='"+quoted.Replace(value)+"'")
-		}
-	}
-	slices.Sort(words)
-	return strings.Join(words, " ")
 }
 
 func hangUp(conn *pgx.Conn) {

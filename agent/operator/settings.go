@@ -37,6 +37,7 @@ type Settings struct {
 // Postgres is how to log in to the members' PostgreSQL.
 type Postgres struct {
 	Authentication config.Authentication `mapstructure:"authentication"`
+	Database       string                `mapstructure:"database"`
 	Other          map[string]any        `mapstructure:",remain"`
 }
 

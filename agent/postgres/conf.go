@@ -323,7 +323,12 @@ func (p *Instance) postgresqlConf(a as, hba, ident accessFile) string {
 		write("primary_conninfo", "")
 		return b.String()
 	}
-	write("primary_conninfo", p.conninfo(*a.upstream, p.local.Load().Authentication.Replication, "", p.name))
+	replication := p.local.Load().Authentication.Replication
+	conninfo := p.conninfo(*a.upstream, replication, "", p.name)
+	if replication.SSLPassword != "" && p.major >= 13 { // it has no file of its own, as passwords have
+		conninfo += " sslpassword=" + conninfoValue(replication.SSLPassword)
+	}
+	write("primary_conninfo", conninfo)
 	if flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) {
 		write("primary_slot_name", cluster.SlotName(p.name))
 	}
@@ -396,8 +401,28 @@ func (p *Instance) conninfo(u Upstream, role config.PgUser, database, applicatio
 		add("sslcrldir", role.SSLCRLDir)
 	}
 	add("gssencmode", role.GSSEncMode)
-	add("channel_binding", role.ChannelBinding)
+	if p.major >= 13 {
+		add("channel_binding", role.ChannelBinding)
+	}
+	if p.major >= 17 {
+		add("sslnegotiation", role.SSLNegotiation)
+	}
 	return strings.Join(parts, " ")
+}
+
+// programConninfo is conninfo for one of PostgreSQL's programs, and the environment
+// that goes with it. The password of a key file must not stand among the arguments,
+// where every user of the host can read it: it is in a service file.
+func (p *Instance) programConninfo(u Upstream, role config.PgUser, database, applicationName string) (conninfo string, env []string, err error) {
+	conninfo, env = p.conninfo(u, role, database, applicationName), []string{"PGPASSFILE=" + p.pgpassPath()}
+	if role.SSLPassword == "" || p.major < 13 {
+		return conninfo, env, nil
+	}
+	file := p.stateFile("pgservice")
+	if err := p.writeFile(file, "[lictor]\nsslpassword="+role.SSLPassword+"\n"); err != nil {
+		return "", nil, err
+	}
+	return conninfo + " service=lictor", append(env, "PGSERVICEFILE="+file), nil
 }
 
 var plainConninfo = regexp.MustCompile(`^[A-Za-z0-9_./:@-]+$`)

@@ -9,13 +9,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
-	"github.com/lictor-ha/lictor/agent/config"
 )
 
 // ErrSameTimeline: both have written on a timeline of the same number. pg_rewind
@@ -100,7 +97,7 @@ func (p *Instance) isPrimary(ctx context.Context, conn *pgconn.PgConn, u Upstrea
 		}
 		return len(row) > 0 && string(row[0]) == "off", nil
 	}
-	sql, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, "postgres", "Lictor")
+	sql, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
 	if err != nil {
 		return false, err
 	}
@@ -208,41 +205,6 @@ func identifySystem(ctx context.Context, conn *pgconn.PgConn) (id string, timeli
 		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
 	}
 	return string(row[0]), timeline, position, nil
-}
-
-func (p *Instance) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgConn, error) {
-	role := p.local.Load().Authentication.Replication
-	c, err := pgconn.ParseConfig("sslmode=prefer")
-	if err != nil {
-		return nil, fmt.Errorf("replication connection: %w", err)
-	}
-	if role.SSLMode != "" || role.SSLRootCert != "" || role.SSLCert != "" {
-		c, err = pgconn.ParseConfig(sslText(role))
-		if err != nil {
-			return nil, fmt.Errorf("replication connection: the TLS settings of %s are not valid", role.Username)
-		}
-	}
-	for _, f := range append([]*pgconn.FallbackConfig{}, c.Fallbacks...) {
-		f.Host, f.Port = u.Host, uint16(u.Port)
-	}
-	c.Host, c.Port, c.User, c.Password, c.Database = u.Host, uint16(u.Port), role.Username, role.Password, ""
-	c.RuntimeParams = map[string]string{"replication": "true", "application_name": "Lictor"}
-	c.ConnectTimeout = 3 * time.Second
-	conn, err := pgauth.Connect(c, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, c) })
-	if err != nil {
-		return nil, fmt.Errorf("replication connection to %s as %s: %w", u.Name, role.Username, err)
-	}
-	return conn, nil
-}
-
-func sslText(role config.PgUser) string {
-	text := "sslmode=" + conninfoValue(role.SSLMode)
-	for name, value := range map[string]string{"sslcert": role.SSLCert, "sslkey": role.SSLKey, "sslrootcert": role.SSLRootCert} {
-		if value != "" {
-			text += " " + name + "=" + conninfoValue(value)
-		}
-	}
-	return text
 }
 
 func queryRow(ctx context.Context, conn *pgconn.PgConn, command string) ([][]byte, error) {

@@ -99,8 +99,8 @@ func parameterWord(value any) string {
 // outlived their agent.
 const methodMark = "FILLED_DATA_DIR"
 
-func (p *Instance) runMethod(ctx context.Context, what string, m method, args []string) error {
-	return p.script(ctx, script{what: what + " " + m.name, command: m.command, args: args, env: []string{methodMark + "=" + p.dataDir}})
+func (p *Instance) runMethod(ctx context.Context, what string, m method, args []string, env ...string) error {
+	return p.script(ctx, script{what: what + " " + m.name, command: m.command, args: args, env: append(env, methodMark+"="+p.dataDir)})
 }
 
 // killMethods kills the processes of methods that an agent which was killed has
@@ -344,7 +344,10 @@ func (p *Instance) MakeReplica(ctx context.Context, u *Upstream, systemIdentifie
 
 // customReplica runs one of the operator's methods.
 func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, systemIdentifier string) error {
-	connstring := ""
+	var (
+		connstring string
+		env        []string
+	)
 	if u != nil {
 		id, err := p.identify(ctx, *u)
 		if err != nil {
@@ -354,7 +357,9 @@ func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, sys
 		if err := p.writePgpass(*u); err != nil {
 			return err
 		}
-		connstring = p.conninfo(*u, p.local.Load().Authentication.Replication, "", cloning)
+		if connstring, env, err = p.programConninfo(*u, p.local.Load().Authentication.Replication, "", cloning); err != nil {
+			return err
+		}
 	}
 	if !m.keepData {
 		if err := p.emptyAgain(ctx); err != nil {
@@ -370,7 +375,7 @@ func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, sys
 	}
 	err := p.runMethod(ctx, "method", m, m.arguments(map[string]string{
 		"scope": p.scope, "role": string(Replica), "datadir": p.dataDir, "connstring": connstring,
-	}))
+	}), env...)
 	var control Control
 	if err == nil {
 		control, err = p.restored(ctx)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,8 +16,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
-	"github.com/lictor-ha/lictor/agent/config"
 )
 
 // Streaming is the state of a walsender or WAL receiver that streams.
@@ -325,52 +322,9 @@ func hangUpOn(conn interface{ Close(context.Context) error }) {
 	_ = conn.Close(ctx) // nothing is left to be done about it
 }
 
-// dedicated opens a connection of the superuser; the caller closes it.
-func (p *Instance) dedicated(ctx context.Context) (*pgx.Conn, error) {
-	database := p.local.Load().Database
-	if database == "" {
-		database = "postgres"
-	}
-	return connect(ctx, *p.host.Load(), p.port, p.local.Load().Authentication.Superuser, database, "Lictor")
-}
-
-// connect opens a connection from parts alone: libpq's variables of the
-// environment have no say.
-func connect(ctx context.Context, host string, port int, role config.PgUser, database, applicationName string) (*pgx.Conn, error) {
-	text := "sslmode=prefer"
-	if role.SSLMode != "" {
-		text = "sslmode=" + role.SSLMode
-	}
-	for name, value := range map[string]string{
-		"host": host, "port": strconv.Itoa(port), "user": role.Username, "dbname": database, "sslcert": role.SSLCert,
-		"sslkey": role.SSLKey, "sslrootcert": role.SSLRootCert, "sslpassword": role.SSLPassword,
-	} {
-		if value != "" {
-			text += " " + name + "=" + conninfoValue(value)
-		}
-	}
-	c, err := pgx.ParseConfig(text)
-	if err != nil {
-		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d: the settings of %s are not valid", host, port, role.Username)
-	}
-	c.Password = role.Password
-	c.ConnectTimeout = 3 * time.Second
-	c.RuntimeParams = map[string]string{
-		"application_name": applicationName, "statement_timeout": "0", "search_path": "", "default_transaction_read_only": "off",
-		// Our own statements must not wait for standbys.
-		"synchronous_commit": "local",
-	}
-	c.DialFunc = (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 5 * time.Second}).DialContext
-	conn, err := pgauth.Connect(&c.Config, func() (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, c) })
-	if err != nil {
-		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d as %s: %w", host, port, role.Username, err)
-	}
-	return conn, nil
-}
-
 // Reachable tells whether the PostgreSQL of an upstream answers as a primary.
 func (p *Instance) Reachable(ctx context.Context, u Upstream) bool {
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, "postgres", "Lictor")
+	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
 	if err != nil {
 		return false
 	}

@@ -40,17 +40,18 @@ func (p *Instance) BaseBackup(ctx context.Context, u Upstream, progress func(don
 	if err := p.writePgpass(u); err != nil {
 		return err
 	}
+	// Not under the member's name: the WAL that the backup streams would be
+	// taken for a synchronous standby's and acknowledge commits.
+	source, env, err := p.programConninfo(u, p.local.Load().Authentication.Replication, "", cloning)
+	if err != nil {
+		return err
+	}
 	stop := p.watchSize(ctx, u, progress)
-	args := append([]string{
-		"--pgdata=" + p.dataDir, "--wal-method=stream", "--no-password",
-		// Not under the member's name: the WAL that the backup streams would be
-		// taken for a synchronous standby's and acknowledge commits.
-		"--dbname=" + p.conninfo(u, p.local.Load().Authentication.Replication, "", cloning),
-	}, p.baseBackupOptions()...)
-	if _, err = p.runOnData(ctx, nil, "pg_basebackup", args...); err != nil && ctx.Err() == nil {
+	args := append([]string{"--pgdata=" + p.dataDir, "--wal-method=stream", "--no-password", "--dbname=" + source}, p.baseBackupOptions()...)
+	if _, err = p.runOnData(ctx, env, "pg_basebackup", args...); err != nil && ctx.Err() == nil {
 		first := err
 		if err = p.empty(); err == nil {
-			_, err = p.runOnData(ctx, nil, "pg_basebackup", args...)
+			_, err = p.runOnData(ctx, env, "pg_basebackup", args...)
 		}
 		if err != nil && err.Error() != first.Error() {
 			err = errors.Join(first, err)
@@ -129,7 +130,7 @@ func (p *Instance) watchSize(ctx context.Context, u Upstream, progress func(done
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		var total int64
-		if conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, "postgres", "Lictor"); err == nil {
+		if conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor"); err == nil {
 			_ = conn.QueryRow(ctx, "SELECT sum(pg_tablespace_size(oid))::bigint FROM pg_tablespace").Scan(&total)
 			_ = conn.Close(ctx)
 		}
@@ -213,6 +214,14 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err := p.awaitCheckpoint(ctx, u); err != nil {
 		return "", err
 	}
+	role := p.local.Load().Authentication.Rewind
+	if role.Username == "" {
+		role = p.local.Load().Authentication.Superuser
+	}
+	source, env, err := p.programConninfo(u, role, p.database(), rewinding)
+	if err != nil {
+		return "", err
+	}
 	id, err := identity(p.dataDir)
 	if err != nil {
 		return "", err
@@ -229,12 +238,7 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 			return "", err
 		}
 	}
-	role := p.local.Load().Authentication.Rewind
-	if role.Username == "" {
-		role = p.local.Load().Authentication.Superuser
-	}
-	source := p.conninfo(u, role, "postgres", rewinding)
-	if _, err := p.runOnData(ctx, []string{"PGPASSFILE=" + p.pgpassPath()}, "pg_rewind", "--target-pgdata="+p.dataDir, "--source-server="+source); err != nil {
+	if _, err := p.runOnData(ctx, env, "pg_rewind", "--target-pgdata="+p.dataDir, "--source-server="+source); err != nil {
 		return "", fmt.Errorf("%w and could not be rewound (pg_rewind needs wal_log_hints or data checksums, and the WAL back to the fork): %w", ErrDiverged, err)
 	}
 	return Rewound, p.forgetRewind()
@@ -271,7 +275,7 @@ const checkpointWithin = time.Minute
 func (p *Instance) awaitCheckpoint(ctx context.Context, u Upstream) error {
 	ctx, cancel := context.WithTimeout(ctx, checkpointWithin)
 	defer cancel()
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, "postgres", "Lictor")
+	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
 	if err != nil {
 		return err
 	}

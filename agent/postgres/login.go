@@ -1,0 +1,214 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// LoginConfig is how to connect to a PostgreSQL as a role. All that the role says of
+// TLS goes along. The host stands in the text that is parsed: without one the driver
+// takes the connection for one through a unix socket and drops TLS. What the role
+// leaves open comes from libpq's variables and files.
+func LoginConfig(host string, port int, role config.PgUser, database string) (*pgx.ConnConfig, error) {
+	text := ""
+	for name, value := range map[string]string{
+		"host": host, "port": strconv.Itoa(port), "user": role.Username, "dbname": database, "sslmode": role.SSLMode, "sslcert": role.SSLCert,
+		"sslkey": role.SSLKey, "sslpassword": role.SSLPassword, "sslrootcert": role.SSLRootCert,
+		"sslnegotiation": role.SSLNegotiation, "channel_binding": role.ChannelBinding,
+	} {
+		if value != "" {
+			text += " " + name + "=" + conninfoValue(value)
+		}
+	}
+	c, err := pgx.ParseConfig(text)
+	if err != nil {
+		// The text has secrets in it, what was wrong with a file has none.
+		if inner := errors.Unwrap(err); inner != nil {
+			return nil, fmt.Errorf("the settings of %s are not valid: %w", role.Username, inner)
+		}
+		return nil, fmt.Errorf("the settings of %s are not valid", role.Username)
+	}
+	if role.Password != "" {
+		c.Password = role.Password
+	}
+	if role.GSSEncMode == "require" {
+		return nil, fmt.Errorf("gssencmode of %s: the agent itself cannot encrypt with GSSAPI", role.Username)
+	}
+	lists, err := revocationLists(role)
+	if err != nil {
+		return nil, err
+	}
+	if len(lists) > 0 {
+		revokes(c.TLSConfig, lists)
+		for _, f := range c.Fallbacks {
+			revokes(f.TLSConfig, lists)
+		}
+	}
+	return c, nil
+}
+
+// dedicated opens a connection of the superuser; the caller closes it.
+func (p *Instance) dedicated(ctx context.Context) (*pgx.Conn, error) {
+	return connect(ctx, *p.host.Load(), p.port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
+}
+
+// database is the one that the agent connects to, on every member.
+func (p *Instance) database() string {
+	if database := p.local.Load().Database; database != "" {
+		return database
+	}
+	return config.DefaultDatabase
+}
+
+// connect opens a connection from parts alone: libpq's variables of the
+// environment have no say.
+func connect(ctx context.Context, host string, port int, role config.PgUser, database, applicationName string) (*pgx.Conn, error) {
+	role.SSLMode = cmp.Or(role.SSLMode, "prefer")
+	c, err := LoginConfig(host, port, role, database)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d: %w", host, port, err)
+	}
+	c.Password = role.Password
+	c.ConnectTimeout = 3 * time.Second
+	c.RuntimeParams = map[string]string{
+		"application_name": applicationName, "statement_timeout": "0", "search_path": "", "default_transaction_read_only": "off",
+		// Our own statements must not wait for standbys.
+		"synchronous_commit": "local",
+		// Names and passwords are written into statements as these say.
+		"standard_conforming_strings": "on", "client_encoding": "UTF8",
+	}
+	c.DialFunc = (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 5 * time.Second}).DialContext
+	conn, err := pgauth.Connect(&c.Config, func() (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, c) })
+	if err != nil {
+		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d as %s: %w", host, port, role.Username, err)
+	}
+	return conn, nil
+}
+
+// replicationConn opens a replication connection to an upstream.
+func (p *Instance) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgConn, error) {
+	role := p.local.Load().Authentication.Replication
+	role.SSLMode = cmp.Or(role.SSLMode, "prefer")
+	c, err := LoginConfig(u.Host, u.Port, role, "")
+	if err != nil {
+		return nil, fmt.Errorf("replication connection to %s: %w", u.Name, err)
+	}
+	c.Password, c.Database = role.Password, ""
+	c.RuntimeParams = map[string]string{"replication": "true", "application_name": "Lictor"}
+	c.ConnectTimeout = 3 * time.Second
+	conn, err := pgauth.Connect(&c.Config, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, &c.Config) })
+	if err != nil {
+		return nil, fmt.Errorf("replication connection to %s as %s: %w", u.Name, role.Username, err)
+	}
+	return conn, nil
+}
+
+// revocationLists reads what sslcrl and sslcrldir name. As in libpq they count only
+// where certificates are verified at all.
+func revocationLists(role config.PgUser) ([]*x509.RevocationList, error) {
+	var files []string
+	if role.SSLCRL != "" {
+		files = append(files, role.SSLCRL)
+	}
+	if role.SSLCRLDir != "" {
+		entries, err := os.ReadDir(role.SSLCRLDir)
+		if err != nil {
+			return nil, fmt.Errorf("sslcrldir of %s: %w", role.Username, err)
+		}
+		for _, e := range entries {
+			files = append(files, filepath.Join(role.SSLCRLDir, e.Name()))
+		}
+	}
+	var lists []*x509.RevocationList
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("revoked certificates for %s: %w", role.Username, err)
+		}
+		for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
+			if block.Type != "X509 CRL" {
+				continue
+			}
+			list, err := x509.ParseRevocationList(block.Bytes)
+			if err != nil {
+				return nil, fmt.Errorf("revoked certificates for %s: %s: %w", role.Username, file, err)
+			}
+			lists = append(lists, list)
+		}
+	}
+	if len(files) > 0 && len(lists) == 0 {
+		return nil, fmt.Errorf("revoked certificates for %s: %s: no list in it", role.Username, strings.Join(files, ", "))
+	}
+	return lists, nil
+}
+
+// revokes makes a TLS configuration that verifies the server's certificate refuse one
+// that is on the lists, and one whose issuer has none, as OpenSSL does for libpq.
+func revokes(c *tls.Config, lists []*x509.RevocationList) {
+	if c == nil || c.InsecureSkipVerify && c.VerifyPeerCertificate == nil {
+		return
+	}
+	c.VerifyConnection = func(state tls.ConnectionState) error {
+		intermediates := x509.NewCertPool()
+		for _, certificate := range state.PeerCertificates[1:] {
+			intermediates.AddCert(certificate)
+		}
+		// Whom the name belongs to has been verified before.
+		chains, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: c.RootCAs, Intermediates: intermediates})
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for _, chain := range chains {
+			if err := checkRevoked(chain, lists); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			return nil
+		}
+		return errors.Join(errs...)
+	}
+}
+
+func checkRevoked(chain []*x509.Certificate, lists []*x509.RevocationList) error {
+	for i, certificate := range chain[:max(len(chain)-1, 0)] {
+		issuer := chain[i+1]
+		covered := false
+		for _, list := range lists {
+			if list.CheckSignatureFrom(issuer) != nil {
+				continue
+			}
+			if !list.NextUpdate.IsZero() && list.NextUpdate.Before(time.Now()) {
+				return fmt.Errorf("the list of certificates that %s has revoked expired on %s", issuer.Subject, list.NextUpdate.Format(time.DateOnly))
+			}
+			covered = true
+			if slices.ContainsFunc(list.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool {
+				return e.SerialNumber.Cmp(certificate.SerialNumber) == 0
+			}) {
+				return fmt.Errorf("the certificate of %s was revoked", certificate.Subject)
+			}
+		}
+		if !covered {
+			return fmt.Errorf("no list of certificates that %s has revoked is in sslcrl or sslcrldir", issuer.Subject)
+		}
+	}
+	return nil
+}

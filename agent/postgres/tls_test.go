@@ -1,0 +1,161 @@
+package postgres
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// authority issues certificates for a test.
+type authority struct {
+	dir, file string
+	cert      *x509.Certificate
+	key       crypto.Signer
+}
+
+func newAuthority(t *testing.T, dir string) *authority {
+	t.Helper()
+	must(t, os.MkdirAll(dir, 0o755))
+	a := &authority{dir: dir, file: filepath.Join(dir, "ca.crt")}
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA " + dir}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	must(t, err)
+	a.cert, err = x509.ParseCertificate(der)
+	must(t, err)
+	a.key = key
+	a.write(t, a.file, &pem.Block{Type: "CERTIFICATE", Bytes: der}, 0o644)
+	return a
+}
+
+// write writes a file that PostgreSQL's user owns.
+func (a *authority) write(t *testing.T, path string, block *pem.Block, mode os.FileMode) {
+	t.Helper()
+	must(t, os.WriteFile(path, pem.EncodeToMemory(block), mode))
+	if os.Geteuid() == 0 {
+		c, err := credentialOf("postgres", "/")
+		must(t, err)
+		must(t, os.Chown(path, int(c.Uid), int(c.Gid)))
+	}
+}
+
+// issue makes a certificate; with a password its key is encrypted.
+func (a *authority) issue(t *testing.T, name string, serial int64, password string) (cert, key string) {
+	t.Helper()
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, private.Public(), a.key)
+	must(t, err)
+	cert, key = filepath.Join(a.dir, name+".crt"), filepath.Join(a.dir, name+".key")
+	a.write(t, cert, &pem.Block{Type: "CERTIFICATE", Bytes: der}, 0o644)
+	block := &pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(private)}
+	if password != "" {
+		block, err = x509.EncryptPEMBlock(rand.Reader, block.Type, block.Bytes, []byte(password), x509.PEMCipherAES256) //nolint:staticcheck // the form that sslpassword is for
+		must(t, err)
+	}
+	a.write(t, key, block, 0o600)
+	return cert, key
+}
+
+// revoke makes a list of revoked certificates.
+func (a *authority) revoke(t *testing.T, name string, serials ...int64) string {
+	t.Helper()
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
+	for _, n := range serials {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: big.NewInt(n), RevocationTime: time.Now()})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, a.cert, a.key)
+	must(t, err)
+	path := filepath.Join(a.dir, name)
+	a.write(t, path, &pem.Block{Type: "X509 CRL", Bytes: der}, 0o644)
+	return path
+}
+
+// A PostgreSQL that lets roles in by certificate over TLS and in no other way is
+// cloned, followed and asked; nothing goes in plain text, and a server that cannot be
+// verified is not talked to.
+func TestCertificatesOnly(t *testing.T) {
+	t.Parallel()
+	ctx, dir := within(t), newDir(t)
+	ca := newAuthority(t, filepath.Join(dir, "ca"))
+	cert, key := ca.issue(t, "server", 2, "")
+	role := func(name string, serial int64, password string) config.PgUser {
+		u := config.PgUser{Username: name, SSLMode: "verify-full", SSLRootCert: ca.file, SSLPassword: password, ChannelBinding: "prefer", GSSEncMode: "disable"}
+		u.SSLCert, u.SSLKey = ca.issue(t, name, serial, password)
+		return u
+	}
+	auth := config.Authentication{Superuser: role("postgres", 3, ""), Replication: role("replicator", 4, secret+" key"), Rewind: role("Rewinder", 5, secret)}
+	auth.Replication.SSLCRL = ca.revoke(t, "good.crl", 99)
+	member := func(name string) *Instance {
+		s := settings(t, dir, name)
+		s.Postgres.Authentication = auth
+		s.Postgres.Parameters["ssl"], s.Postgres.Parameters["ssl_ca_file"] = true, ca.file
+		s.Postgres.Parameters["ssl_cert_file"], s.Postgres.Parameters["ssl_key_file"] = cert, key
+		s.Postgres.PgHBA = []string{"hostssl all all 127.0.0.1/32 cert", "hostssl replication replicator 127.0.0.1/32 cert"}
+		return newInstance(t, s)
+	}
+	a, b := member("a"), member("b")
+	bootstrapped(ctx, t, a)
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	must(t, a.SyncSlots(ctx, []string{"b"}, func(Slot) bool { return false }))
+	must(t, b.BaseBackup(ctx, upstream(a), nil))
+	follow(ctx, t, b, a)
+	observe(ctx, t, b, "replica streams", func(s State) bool { return s.ReplicationState == Streaming })
+	if !b.Reachable(ctx, upstream(a)) {
+		t.Error("the primary is not reachable")
+	}
+	must(t, b.Stop(ctx, Fast))
+	if _, err := b.Rewind(ctx, upstream(a), true); err != nil {
+		t.Error(err)
+	}
+	noSecrets(t, dir, a)
+
+	elsewhere := newAuthority(t, filepath.Join(dir, "other"))
+	for name, change := range map[string]struct {
+		change func(*config.PgUser)
+		want   string
+	}{
+		"another authority":   {func(u *config.PgUser) { u.SSLRootCert = elsewhere.file }, "unknown authority"},
+		"revoked":             {func(u *config.PgUser) { u.SSLCRL = ca.revoke(t, "bad.crl", 2) }, "was revoked"},
+		"revoked, verify-ca":  {func(u *config.PgUser) { u.SSLMode, u.SSLCRL = "verify-ca", ca.revoke(t, "bad.crl", 2) }, "was revoked"},
+		"another's list":      {func(u *config.PgUser) { u.SSLCRL = elsewhere.revoke(t, "other.crl") }, "no list of certificates"},
+		"a directory of them": {func(u *config.PgUser) { u.SSLCRL, u.SSLCRLDir = "", filepath.Dir(elsewhere.revoke(t, "other.crl")) }, "no list of certificates"},
+		"plain text":          {func(u *config.PgUser) { u.SSLMode = "disable" }, "no encryption"},
+		"wrong key password":  {func(u *config.PgUser) { u.SSLPassword = "wrong" }, "decrypt"},
+	} {
+		local := *b.local.Load()
+		local.Authentication = auth
+		change.change(&local.Authentication.Replication)
+		b.Reconfigure(local)
+		if _, err := b.identify(ctx, upstream(a)); err == nil || !strings.Contains(err.Error(), change.want) || strings.Contains(err.Error(), secret) {
+			t.Errorf("%s: %v, want %s", name, err, change.want)
+		}
+	}
+	local := *b.local.Load()
+	local.Authentication = auth
+	b.Reconfigure(local)
+	_, err := b.identify(context.WithoutCancel(ctx), upstream(a))
+	must(t, err)
+}
