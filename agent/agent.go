@@ -144,10 +144,11 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	dynamic, _, err := cluster.ParseDynamic(cfg.Bootstrap.DCS)
+	dynamic, _, err := cfg.Lictor.Rules().Parse(cfg.Bootstrap.DCS)
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap.dcs: %w", err)
 	}
+	cfg.Bootstrap.DCS = inForce(cfg, dynamic, cfg.Bootstrap.DCS)
 	a := &Agent{
 		cfg: cfg, source: o.Source, version: o.Version, log: o.Log,
 		keys: cfg.Keys(), store: store, peers: peers, clock: fence.Now, runnable: o.Runnable,
@@ -203,7 +204,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	if err != nil {
 		return err
 	}
-	server.Compat = a.cfg.Lictor.Compat
+	server.Compat = a.cfg.Lictor.Speaks()
 	server.Collectors = a.meter.collectors()
 	// A port that is taken must end this agent before it has touched anything.
 	if err := server.Listen(a.ctx); err != nil {

@@ -14,6 +14,19 @@ import (
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
+// rules are those by which this agent reads the dynamic configuration.
+func (a *Agent) rules() cluster.Rules { return a.cfg.Lictor.Rules() }
+
+// inForce is a dynamic configuration as it is written for others to read: Patroni
+// 3.0 keeps timings that do not fit together, by patroni-4 what stands there is what
+// is in force.
+func inForce(cfg config.Config, d cluster.Dynamic, raw map[string]any) map[string]any {
+	if cfg.Lictor.Speaks() == config.DefaultCompat {
+		return d.WithTiming(raw)
+	}
+	return raw
+}
+
 // initialConfig is the dynamic configuration that this member writes when
 // Consul has none: the one that is kept with the data, else bootstrap.dcs.
 func (a *Agent) initialConfig() []byte {
@@ -35,11 +48,15 @@ func (a *Agent) applyConfig(snapshot cluster.Snapshot) {
 		return
 	}
 	a.m.configIndex = snapshot.Config.ModifyIndex
-	dynamic, warnings, err := cluster.ParseDynamicJSON(snapshot.Config.Value)
+	dynamic, warnings, err := a.rules().ParseJSON(snapshot.Config.Value)
 	if err != nil {
 		a.log.Error().Err(err).Str("key", a.keys.Config()).Msg("the dynamic configuration is not valid; the last good one stays")
+		if !a.m.configKnown || snapshot.Status.Exists() && snapshot.Status.Value.Lictor == nil {
+			a.heedStandbyCluster(snapshot.Config.Value)
+		}
 		return
 	}
+	a.m.configKnown = true
 	for _, w := range warnings {
 		a.log.Warn().Stringer("warning", w).Msg("dynamic configuration")
 	}
@@ -55,6 +72,21 @@ func (a *Agent) applyConfig(snapshot cluster.Snapshot) {
 	a.m.configToCache = snapshot.Config.Value
 	a.log.Info().Dur("ttl", dynamic.TTL).Dur("loop_wait", dynamic.LoopWait).Dur("retry_timeout", dynamic.RetryTimeout).
 		Str("synchronous_mode", string(dynamic.SynchronousMode)).Msg("dynamic configuration applied")
+}
+
+// heedStandbyCluster keeps this member from leading where the configuration that is
+// not taken may say for good reason that the shard follows another one: no valid one
+// of this shard is known, or it is led by Patroni, which does follow.
+func (a *Agent) heedStandbyCluster(value []byte) {
+	raw, err := cluster.DecodeObject(value)
+	if err != nil {
+		return
+	}
+	if standby, _ := raw["standby_cluster"].(map[string]any); len(standby) > 0 {
+		a.m.dynamic.StandbyCluster = standby
+		dynamic := a.m.dynamic
+		a.dynamic.Store(&dynamic)
+	}
 }
 
 // reconfigure makes what can change at run time of the agent's own file take
@@ -186,11 +218,13 @@ func (a *Agent) recallConfig() {
 	if err != nil || cached == nil {
 		return
 	}
-	dynamic, _, err := cluster.ParseDynamicJSON(cached)
+	dynamic, _, err := a.rules().ParseJSON(cached)
 	if err != nil {
 		a.log.Warn().Err(err).Msg("the dynamic configuration that is kept with the data is not valid and is not used")
+		a.heedStandbyCluster(cached)
 		return
 	}
+	a.m.configKnown = true
 	a.m.cachedConfig, a.m.dynamic = cached, dynamic
 	a.dynamic.Store(&dynamic)
 }
@@ -262,7 +296,8 @@ func (a *Agent) resume(guard recalled) (session string) {
 	}
 	a.m.Snapshot.Status.ModifyIndex = memo.Index
 	a.m.syncUncertain = true // the earlier run may have had one under way
-	if dynamic, _, err := cluster.ParseDynamicJSON(memo.Config); len(memo.Config) > 0 && err == nil {
+	if dynamic, _, err := a.rules().ParseJSON(memo.Config); len(memo.Config) > 0 && err == nil {
+		a.m.configKnown = true
 		a.m.dynamic = dynamic
 		a.dynamic.Store(&dynamic)
 		a.pg.Apply(dynamic)

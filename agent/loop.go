@@ -54,6 +54,8 @@ type member struct {
 
 	dynamic     cluster.Dynamic
 	configIndex uint64
+	// configKnown: a valid dynamic configuration of this shard has been read.
+	configKnown bool
 	// cachedConfig is the dynamic configuration that was kept with the data when
 	// the agent started.
 	cachedConfig []byte

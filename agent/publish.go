@@ -108,7 +108,7 @@ func (a *Agent) apiScheme() string {
 // roleName is the role as Patroni names it.
 func (a *Agent) roleName() string {
 	primaryWord := cluster.RolePrimary
-	if a.cfg.Lictor.Compat == "patroni-3" {
+	if a.cfg.Lictor.Speaks() == "patroni-3" {
 		primaryWord = cluster.RoleMaster
 	}
 	switch {

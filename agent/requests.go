@@ -182,7 +182,7 @@ func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (m
 	if err != nil {
 		return nil, fmt.Errorf("the present value of the key config: %w", err)
 	}
-	old, _, err := cluster.ParseDynamic(raw)
+	old, _, err := a.rules().Parse(raw)
 	if err != nil {
 		a.log.Warn().Err(err).Msg("the dynamic configuration that is to be changed is not valid itself")
 	}
@@ -190,13 +190,14 @@ func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (m
 	if err != nil {
 		return nil, err
 	}
-	next, _, err := cluster.ParseDynamic(changed)
+	next, _, err := a.rules().Parse(changed)
 	if err == nil {
 		err = a.checkChange(ctx, old, next)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}
+	changed = inForce(a.cfg, next, changed)
 	value, err := cluster.CanonicalJSON(changed)
 	if err != nil {
 		return nil, fmt.Errorf("the new configuration: %w", err)

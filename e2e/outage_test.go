@@ -217,7 +217,14 @@ func TestPause(t *testing.T) {
 
 // A ttl that is changed at run time, to both sides, harms nobody.
 func TestChangeOfTTL(t *testing.T) {
-	l := start(t, lab.Options{TTL: int(outageTTL / time.Second)})
+	l := start(t, lab.Options{TTL: int(outageTTL / time.Second), Database: lab.Lictor{Edit: func(_ *lab.Member, config map[string]any) {
+		lictor, _ := config["lictor"].(map[string]any)
+		if lictor == nil {
+			lictor = map[string]any{}
+			config["lictor"] = lictor
+		}
+		lictor["compat"] = "patroni-3" // takes sets that do not fit together
+	}}})
 	s := l.Shard(0)
 	ctx := within(t)
 	must(t, s.Prepare(ctx))
@@ -242,6 +249,11 @@ func TestChangeOfTTL(t *testing.T) {
 	}
 	w := clients(t, s, func(ctx context.Context) {
 		change(30, 10, 10, func(left time.Duration) bool { return left > 2*outageTTL })
+		change(20, 2, 10, func(left time.Duration) bool { return left > 10*time.Second && left <= 20*time.Second })
+		_, config, err := leader.Get(ctx, "/config")
+		if must(t, err); !strings.Contains(string(config), `"retry_timeout":10`) {
+			t.Errorf("what was given was not kept: %s", config)
+		}
 		change(5, 1, 2, func(left time.Duration) bool { return left <= outageTTL })
 		holdFor(ctx, t, outageTTL)
 	})

@@ -247,6 +247,7 @@ func TestOperatorsSettings(t *testing.T) {
 		}{
 			{map[string]any{"ttl": 2}, "ttl: 2: must be at least 3 s"},
 			{map[string]any{"ttl": 6, "loop_wait": 5, "retry_timeout": 3}, "loop_wait + 2 x retry_timeout"},
+			{map[string]any{"standby_cluster": map[string]any{"host": "db9", "port": 5432}}, "standby_cluster: standby clusters are not supported yet"},
 			{map[string]any{"synchronous_node_count": 0}, "synchronous_node_count: 0: must be at least 1"},
 			{map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"work_mem": "5XB"}}}, "postgresql.parameters.work_mem: 5XB: its unit must be one of"},
 			{map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"max_connections": 3}}}, "postgresql.parameters.max_connections: 3: must be a whole number, at least 25"},
@@ -256,6 +257,32 @@ func TestOperatorsSettings(t *testing.T) {
 			if must(t, err); status != http.StatusBadRequest || !strings.Contains(answer, test.want) {
 				t.Errorf("%v: %d %s, want %s", test.patch, status, answer, test.want)
 			}
+		}
+	})
+
+	t.Run("a standby cluster that is written into Consul is not taken, and the shard serves on", func(t *testing.T) {
+		ctx := within(t)
+		good := string(got(s.Snapshot(ctx))(t).Config.Value)
+		var config map[string]any
+		must(t, json.Unmarshal([]byte(good), &config))
+		config["standby_cluster"] = map[string]any{"host": "10.9.9.9", "port": 5432}
+		key := "service/" + scope + "/config"
+		put(ctx, t, l, key, string(got(json.Marshal(config))(t)))
+		for _, m := range []*lab.Member{a, b} {
+			await(ctx, t, "the refusal of "+m.Name, func() error {
+				if !strings.Contains(agentLog(t, m), "the last good one stays") {
+					return fmt.Errorf("not yet")
+				}
+				return nil
+			})
+		}
+		if status, body, err := a.Get(ctx, "/primary"); err != nil || status != http.StatusOK {
+			t.Errorf("GET /primary: %d %s, %v", status, body, err)
+		}
+		// Who mends it by a request is heard.
+		status, answer, err := a.Patch(ctx, "/config", map[string]any{"standby_cluster": nil})
+		if must(t, err); status != http.StatusOK || strings.Contains(answer, "standby_cluster") {
+			t.Errorf("%d %s", status, answer)
 		}
 	})
 

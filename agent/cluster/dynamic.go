@@ -46,7 +46,7 @@ type Dynamic struct {
 	// effect so far: it is kept as long as the member's key is.
 	MemberSlotsTTL time.Duration `mapstructure:"-"`
 	// StandbyCluster says which primary outside this shard its leader follows. It is not supported
-	// yet: who finds it set does not promote.
+	// yet, and refused.
 	StandbyCluster map[string]any `mapstructure:"standby_cluster"`
 	// Postgres is the shared part of PostgreSQL's own configuration.
 	Postgres DynamicPostgres `mapstructure:"postgresql"`

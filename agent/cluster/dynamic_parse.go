@@ -47,19 +47,36 @@ func dynamicKeys() []string {
 // ParseDynamicJSON reads the value of the Consul key `config`. Whoever watches
 // the key keeps the last good configuration when this fails.
 func ParseDynamicJSON(value []byte) (Dynamic, []Warning, error) {
+	return Rules{}.ParseJSON(value)
+}
+
+// Rules say how a dynamic configuration is read. By the zero value loop_wait and
+// retry_timeout must fit into ttl.
+type Rules struct {
+	// LowerTiming takes loop_wait and retry_timeout that do not fit into ttl, and
+	// lowers them as Patroni 4.1 does: for agents whose file says lictor.compat,
+	// and for programs that read what such an agent has taken.
+	LowerTiming bool
+}
+
+// ParseJSON is ParseDynamicJSON by these rules.
+func (rules Rules) ParseJSON(value []byte) (Dynamic, []Warning, error) {
 	raw, err := DecodeObject(value)
 	if err != nil {
 		return Dynamic{}, nil, err
 	}
-	return ParseDynamic(raw)
+	return rules.Parse(raw)
 }
 
 // ParseDynamic checks a dynamic configuration and fills in the defaults. All
 // problems are reported at once, each a Problem with setting, value and rule;
 // nothing is clamped. Keys that Lictor does not know stay in Raw as they are.
 // The argument is neither changed nor kept.
-func ParseDynamic(raw map[string]any) (Dynamic, []Warning, error) {
-	r := reader{raw: raw}
+func ParseDynamic(raw map[string]any) (Dynamic, []Warning, error) { return Rules{}.Parse(raw) }
+
+// Parse is ParseDynamic by these rules.
+func (rules Rules) Parse(raw map[string]any) (Dynamic, []Warning, error) {
+	r := reader{raw: raw, rules: rules}
 	d := Dynamic{Raw: cloneTree(raw), Timing: r.timing()}
 	if d.Raw == nil {
 		d.Raw = map[string]any{}
@@ -99,7 +116,13 @@ func (r *reader) timing() Timing {
 	loopWait = r.seconds("loop_wait", loopWait, MinLoopWait, MaxTTL)
 	retry := max(MinRetryTimeout, min(10, (ttl-loopWait)/2))
 	retry = r.seconds("retry_timeout", retry, MinRetryTimeout, MaxTTL)
-	if sum := loopWait + 2*retry; len(r.errs) == before && sum > ttl {
+	switch sum := loopWait + 2*retry; {
+	case len(r.errs) > before || sum <= ttl:
+	case r.rules.LowerTiming:
+		given := fmt.Sprintf("loop_wait %d and retry_timeout %d", loopWait, retry)
+		loopWait, retry = lower(ttl, loopWait, retry)
+		r.warn("ttl", "%s do not fit into ttl %d; in force: ttl %d, loop_wait %d, retry_timeout %d", given, ttl, ttl, loopWait, retry)
+	default:
 		r.errs = append(r.errs, Problem{
 			Path: "ttl", Value: fmt.Sprint(ttl),
 			Rule: fmt.Sprintf("loop_wait + 2 x retry_timeout must not be more than ttl, but %d + 2 x %d = %d: a leader could not try Consul twice before its lease ends",
@@ -110,6 +133,27 @@ func (r *reader) timing() Timing {
 		TTL: time.Duration(ttl) * time.Second, LoopWait: time.Duration(loopWait) * time.Second,
 		RetryTimeout: time.Duration(retry) * time.Second,
 	}
+}
+
+// lower makes loop_wait and retry_timeout fit into ttl as Patroni 4.1 does: the
+// first before the second.
+func lower(ttl, loopWait, retry int64) (lowerWait, lowerRetry int64) {
+	if MinLoopWait+2*retry > ttl {
+		return MinLoopWait, (ttl - MinLoopWait) / 2
+	}
+	return ttl - 2*retry, retry
+}
+
+// WithTiming is a configuration whose loop_wait and retry_timeout are those in
+// force, where they were lowered.
+func (d Dynamic) WithTiming(raw map[string]any) map[string]any {
+	given := reader{raw: raw}
+	if given.timing(); len(given.errs) == 0 {
+		return raw
+	}
+	out := cloneTree(raw)
+	out["loop_wait"], out["retry_timeout"] = int(d.LoopWait/time.Second), int(d.RetryTimeout/time.Second)
+	return out
 }
 
 func (r *reader) syncMode() SyncMode {
@@ -202,7 +246,7 @@ func (r *reader) consider(d Dynamic) {
 			ttl, ttl+1, MinTTL, DefaultTTL)
 	}
 	if len(d.StandbyCluster) > 0 {
-		r.warn("standby_cluster", "standby clusters are not supported yet: the setting is kept but not followed")
+		r.fail("standby_cluster", nil, "standby clusters are not supported yet: remove it (set it to null)")
 	}
 	known := dynamicKeys()
 	for _, key := range slices.Sorted(maps.Keys(r.raw)) {

@@ -11,6 +11,7 @@ import (
 type reader struct {
 	raw      map[string]any
 	prefix   string // of the paths in problems
+	rules    Rules
 	errs     []error
 	warnings []Warning
 }

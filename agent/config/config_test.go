@@ -69,7 +69,7 @@ func TestDefaults(t *testing.T) {
 			},
 		},
 		Watchdog: Watchdog{Mode: "off", Device: "/dev/watchdog", Driver: "default"},
-		Log:      Log{Level: "info"}, Lictor: Lictor{RoutesPrefix: "lictor", Compat: "patroni-4"},
+		Log:      Log{Level: "info"}, Lictor: Lictor{RoutesPrefix: "lictor"},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Error(diff)
@@ -316,6 +316,7 @@ func TestAccepted(t *testing.T) {
 		"postgresql: {use_unix_socket: true, authentication: {superuser: {password: ''}}}",
 		"bootstrap: {dcs: {ttl: 5}}",
 		"bootstrap: {dcs: {ttl: 3}}",
+		"lictor: {compat: patroni-4}",
 		"bootstrap: {dcs: {ttl: 3, failsafe_mode: false, synchronous_mode: on}}",
 		"lictor: {fence: {demote_before: 3, kill_before: 1}}",
 		"tags: {nofailover: true, clonefrom: no, replicatefrom: db2, custom: [1, {a: b}]}",
@@ -335,7 +336,9 @@ func TestAccepted(t *testing.T) {
 
 func TestWarned(t *testing.T) {
 	for change, want := range map[string]string{
-		"bootstrap: {dcs: {ttl: 30, loop_wait: 10, retry_timeout: 10}}": "bootstrap.dcs.ttl: 30 s: when a host is lost, its shard takes no writes for up to 31 s",
+		"bootstrap: {dcs: {ttl: 30, loop_wait: 10, retry_timeout: 10}}":                               "bootstrap.dcs.ttl: 30 s: when a host is lost, its shard takes no writes for up to 31 s",
+		"{lictor: {compat: patroni-4}, bootstrap: {dcs: {ttl: 10, loop_wait: 2, retry_timeout: 10}}}": "bootstrap.dcs.ttl: loop_wait 2 and retry_timeout 10 do not fit into ttl 10; in force: ttl 10, loop_wait 1, retry_timeout 4",
+		"{lictor: {compat: patroni-3}, bootstrap: {dcs: {ttl: 10, loop_wait: 2, retry_timeout: 10}}}": "in force: ttl 10, loop_wait 1, retry_timeout 4",
 		"ttl: 30":                                                        "ttl: has no effect: it is a setting of the whole shard: put it under bootstrap.dcs",
 		"thread_pool_size: 5":                                            "thread_pool_size: has no effect",
 		"log: {dir: /var/log}":                                           "log.dir: has no effect: the log goes to stderr",

@@ -61,7 +61,6 @@ func (c *Config) complete() ([]Warning, error) {
 	setDefault(&c.Watchdog.Mode, DefaultWatchdogMode)
 	setDefault(&c.Watchdog.Device, DefaultWatchdogDevice)
 	setDefault(&c.Watchdog.Driver, "default")
-	setDefault(&c.Lictor.Compat, DefaultCompat)
 	setDefault(&c.Lictor.RoutesPrefix, cluster.DefaultRoutesPrefix)
 	setDefault(&c.Postgres.Authentication.Superuser.Username, DefaultSuperuser)
 	setDefault(&c.Postgres.Database, DefaultDatabase)

@@ -65,7 +65,7 @@ func TestPatroniVariables(t *testing.T) {
 		},
 		Watchdog: Watchdog{Mode: "off", Device: "/dev/watchdog", Driver: "default"},
 		Log:      Log{Level: "debug", Format: "json", Loggers: map[string]string{"patroni.postmaster": "WARNING"}},
-		Lictor:   Lictor{RoutesPrefix: "lictor", Compat: "patroni-4"},
+		Lictor:   Lictor{RoutesPrefix: "lictor"},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Error(diff)

@@ -326,13 +326,28 @@ type Lictor struct {
 	// owner of the data directory, else postgres.
 	OSUser string `mapstructure:"os_user"`
 	// Compat is whose words REST API and member keys use: patroni-4 says primary, patroni-3 master.
-	// For tools and Patroni members of that version.
+	// For tools and Patroni members of that version. Where it is written, loop_wait and retry_timeout
+	// that do not fit into ttl are taken, and lowered as Patroni 4.1 does (patroni-3 keeps them in the
+	// dynamic configuration as they were given); where it is not, they are refused.
+	// Default: patroni-4.
 	Compat string `mapstructure:"compat"`
 	Fence  Fence  `mapstructure:"fence"`
 	// ScriptTimeout is how long callbacks, pre_promote and before_stop may run, in seconds. Default:
 	// 30.
 	ScriptTimeout int `mapstructure:"script_timeout"`
 }
+
+// Speaks is the version of Patroni whose words are used.
+func (l Lictor) Speaks() string {
+	if l.Compat == "" {
+		return DefaultCompat
+	}
+	return l.Compat
+}
+
+// Rules are those by which this agent reads the dynamic configuration: as Patroni
+// does where the file says which Patroni is meant.
+func (l Lictor) Rules() cluster.Rules { return cluster.Rules{LowerTiming: l.Compat != ""} }
 
 // ScriptLimit is ScriptTimeout as a duration, with its default.
 func (l Lictor) ScriptLimit() time.Duration {

@@ -25,7 +25,7 @@ func (c Config) Validate() ([]Warning, error) {
 	v.names(c)
 	v.restAPI(c.RestAPI, c.Ctl)
 	v.add(c.Consul.Validate())
-	timing := v.bootstrap(c.Bootstrap)
+	timing := v.bootstrap(c.Bootstrap, c.Lictor.Rules())
 	v.postgres(c)
 	v.tags(c.Tags)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warning", "error")

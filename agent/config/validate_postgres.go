@@ -178,19 +178,14 @@ func (v *validation) tls(path string, u PgUser) {
 
 // bootstrap checks how a new shard is made, and returns the timing with which it
 // begins; zero when that is not valid.
-func (v *validation) bootstrap(b Bootstrap) cluster.Timing {
-	dynamic, warnings, err := cluster.ParseDynamic(b.DCS)
+func (v *validation) bootstrap(b Bootstrap, rules cluster.Rules) cluster.Timing {
+	dynamic, warnings, err := rules.Parse(b.DCS)
 	for _, p := range cluster.Problems(err) {
 		p.Path = "bootstrap.dcs." + p.Path
 		v.errs = append(v.errs, p)
 	}
 	for _, w := range warnings {
-		if w.Path != "standby_cluster" { // refused below
-			v.warn("bootstrap.dcs."+w.Path, "%s", w.Text)
-		}
-	}
-	if len(dynamic.StandbyCluster) > 0 {
-		v.fail("bootstrap.dcs.standby_cluster", "", "standby clusters are not supported yet: this shard would take writes of its own")
+		v.warn("bootstrap.dcs."+w.Path, "%s", w.Text)
 	}
 	if err == nil {
 		if _, err := cluster.CanonicalJSON(b.DCS); err != nil {

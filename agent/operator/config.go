@@ -79,7 +79,11 @@ func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error 
 	if err != nil {
 		return err
 	}
-	_, warnings, err := cluster.ParseDynamic(after)
+	rules := s.site.rules()
+	if snapshot.Status.Exists() && snapshot.Status.Value.Lictor == nil {
+		rules = taken() // Patroni lowers it itself
+	}
+	_, warnings, err := rules.Parse(after)
 	if err != nil {
 		return refusedf("the new configuration is not valid, nothing has changed:\n%w", err)
 	}
@@ -112,6 +116,12 @@ func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error 
 	c.Say("Configuration changed")
 	return nil
 }
+
+// taken are the rules for reading what agents have taken.
+func taken() cluster.Rules { return cluster.Rules{LowerTiming: true} }
+
+// rules are those of the agents, as far as this file says it.
+func (s *Site) rules() cluster.Rules { return cluster.Rules{LowerTiming: s.Lictor.Compat != ""} }
 
 // writeConfig writes a new configuration unless somebody else has changed it since
 // it was read. It goes by way of a member, whose PostgreSQL says whether it takes the
@@ -342,7 +352,7 @@ func editByHand(ctx context.Context, c *Console, editor string, before map[strin
 		}
 		after, err := parseConfig(edited)
 		if err == nil {
-			_, _, err = cluster.ParseDynamic(after)
+			_, _, err = taken().Parse(after)
 		}
 		if err == nil {
 			return after, nil

@@ -164,7 +164,7 @@ func (s *Site) parseFleet(shards, routes, bouncers consulapi.KVPairs) fleet {
 		one := fleetShard{scope: scope, snapshot: cluster.ParseSnapshot(s.keys(scope), kvs, 0)}
 		one.servedBy(s.Namespace, f.bouncers)
 		if one.snapshot.Config.Exists() {
-			one.dynamic, _, one.problem = cluster.ParseDynamicJSON(one.snapshot.Config.Value)
+			one.dynamic, _, one.problem = s.rules().ParseJSON(one.snapshot.Config.Value)
 		}
 		f.shards = append(f.shards, one)
 	}

@@ -206,7 +206,7 @@ func Pause(ctx context.Context, c *Console, s *Shard, on, wait bool) error {
 	if err != nil {
 		return err
 	}
-	dynamic, _, err := cluster.ParseDynamicJSON(snapshot.Config.Value)
+	dynamic, _, err := taken().ParseJSON(snapshot.Config.Value)
 	if err != nil {
 		return fmt.Errorf("the key %s: %w", s.Keys.Config(), err)
 	}

@@ -282,7 +282,7 @@ func (s *Shard) restartByHandover(ctx context.Context, c *Console, leader string
 	if err != nil {
 		return fmt.Errorf("the handover from %s: %w", leader, err)
 	}
-	dynamic, _, err := cluster.ParseDynamicJSON(snapshot.Config.Value)
+	dynamic, _, err := taken().ParseJSON(snapshot.Config.Value)
 	if err != nil {
 		return fmt.Errorf("the key %s: %w", s.Keys.Config(), err)
 	}

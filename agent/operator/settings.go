@@ -44,6 +44,7 @@ type Postgres struct {
 // Lictor is where Lictor's own keys are.
 type Lictor struct {
 	RoutesPrefix string         `mapstructure:"routes_prefix"`
+	Compat       string         `mapstructure:"compat"`
 	Other        map[string]any `mapstructure:",remain"`
 }
 

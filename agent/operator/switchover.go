@@ -62,7 +62,7 @@ func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) 
 	if err != nil {
 		return err
 	}
-	dynamic, _, err := cluster.ParseDynamicJSON(snapshot.Config.Value)
+	dynamic, _, err := taken().ParseJSON(snapshot.Config.Value)
 	if err != nil {
 		c.Warn("warning: the dynamic configuration is not understood: %v", err)
 	}

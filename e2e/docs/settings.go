@@ -76,7 +76,7 @@ func Sections(root, dir string) ([]Section, error) {
 		{
 			Title: "Dynamic configuration",
 			Intro: "What all members of a shard share: the key `config` in Consul, at first `bootstrap.dcs`. `lictor edit-config`, `patronictl edit-config` and `PATCH /config` change it; " +
-				"members follow at once. What breaks a rule is refused, never clamped. Times are whole seconds or text with a unit (10s, 5min), sizes bytes or text with a unit (10MB).",
+				"members follow at once. What breaks a rule is refused, never clamped (but see lictor.compat). Times are whole seconds or text with a unit (10s, 5min), sizes bytes or text with a unit (10MB).",
 			Settings: walk(said, reflect.ValueOf(dynamic), ""), load: dynamicLoader,
 		},
 		{

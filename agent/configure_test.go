@@ -1,0 +1,61 @@
+package agent
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// A configuration that makes the shard a standby of another one is not taken. Who
+// cannot know that it was ever anything else does not lead by what is left.
+func TestStandbyClusterIsNotTaken(t *testing.T) {
+	for name, c := range map[string]struct{ known, patroni, keepsOff bool }{
+		"no valid one is known":   {false, false, true},
+		"the last good one stays": {true, false, false},
+		"Patroni's leader obeys":  {true, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &Agent{log: zerolog.Nop()}
+			a.m.configKnown = c.known
+			good, _, err := cluster.ParseDynamic(map[string]any{"ttl": 5})
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.m.dynamic = good
+			var s cluster.Snapshot
+			s.Config = cluster.Entry[[]byte]{Value: []byte(`{"ttl":30,"standby_cluster":{"host":"db9"}}`), ModifyIndex: 7}
+			s.Status.ModifyIndex = 8
+			if !c.patroni {
+				s.Status.Value.Lictor = &cluster.Beat{Owner: "a"}
+			}
+			a.applyConfig(s)
+			if keepsOff := len(a.m.dynamic.StandbyCluster) > 0; keepsOff != c.keepsOff {
+				t.Errorf("keeps off: %t, want %t", keepsOff, c.keepsOff)
+			}
+			if a.m.dynamic.TTL != good.TTL {
+				t.Errorf("ttl %s is in force, want %s", a.m.dynamic.TTL, good.TTL)
+			}
+		})
+	}
+}
+
+func TestTimingOfPatroniIsWrittenAsItsVersionDoes(t *testing.T) {
+	given := map[string]any{"ttl": 20, "loop_wait": 2, "retry_timeout": 10}
+	for compat, want := range map[string]map[string]any{
+		"patroni-3": given,
+		"patroni-4": {"ttl": 20, "loop_wait": 1, "retry_timeout": 9},
+	} {
+		cfg := config.Config{Lictor: config.Lictor{Compat: compat}}
+		d, warnings, err := cfg.Lictor.Rules().Parse(given)
+		if err != nil || len(warnings) == 0 {
+			t.Fatal(warnings, err)
+		}
+		if got := inForce(cfg, d, given); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, want %v", compat, got, want)
+		}
+	}
+}
