@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -33,18 +34,21 @@ type access struct {
 	names    []string
 	members  bool
 
-	// local says that the server listens on a loopback address.
-	local bool
+	// onHost says why a request does not come from a process on this host whose
+	// user may change something where nothing was configured.
+	onHost func(*http.Request) error
 }
 
-// open tells whether nothing was configured that says who may change something.
+// open reports whether nothing was configured that says who may change something.
 func (a access) open() bool {
 	return !a.demandLogin && !a.demandCert && len(a.networks) == 0 && len(a.names) == 0 && !a.members
 }
 
 // openText is for people: nothing is compared with it, as Patroni lets such a
 // request pass.
-const openText = "changes from other hosts need restapi.authentication, restapi.verify_client or restapi.allowlist in this member's configuration"
+const openText = "changes are taken from root and the agent's user on this host only; for others add to this member's file " +
+	"`restapi: {authentication: {username: ..., password: ...}}`, or for the hosts of the shard's members " +
+	"`restapi: {allowlist_include_members: true}`"
 
 func newAccess(cfg config.RestAPI, demandCert bool) access {
 	a := access{
@@ -53,6 +57,7 @@ func newAccess(cfg config.RestAPI, demandCert bool) access {
 		demandLogin: cfg.Authentication.Username != "" && cfg.Authentication.Password != "",
 		demandCert:  demandCert,
 		members:     cfg.AllowlistIncludeMembers,
+		onHost:      func(r *http.Request) error { return fromHost(r, []uint32{0, uint32(os.Geteuid())}) },
 	}
 	for _, entry := range cfg.Allowlist {
 		entry = strings.TrimSpace(entry)
@@ -76,8 +81,10 @@ type denial struct {
 
 // check returns nil when the request may change something.
 func (a access) check(r *http.Request, state State) *denial {
-	if a.open() && !a.local && !a.near(r, state) {
-		return &denial{http.StatusForbidden, openText}
+	if a.open() && !a.betweenMembers(r, state) {
+		if err := a.onHost(r); err != nil {
+			return &denial{http.StatusForbidden, openText + " (" + err.Error() + ")"}
+		}
 	}
 	if !a.listed(r.Context(), r.RemoteAddr, state) {
 		return &denial{http.StatusForbidden, "Access is denied"}
@@ -104,17 +111,9 @@ func (a access) check(r *http.Request, state State) *denial {
 	return nil
 }
 
-// near tells whether an unauthenticated request may pass where nothing was
-// configured: it comes from this host, or it is what members tell each other
-// without an operator, and comes from a member's address.
-func (a access) near(r *http.Request, state State) bool {
-	source, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return false
-	}
-	if source.Addr().Unmap().IsLoopback() {
-		return true
-	}
+// betweenMembers reports whether a request is what members tell each other without
+// an operator, and comes from a member's address.
+func (a access) betweenMembers(r *http.Request, state State) bool {
 	switch segmentOf(r) {
 	case "failsafe", "deposed", "part":
 		return access{members: true}.listed(r.Context(), r.RemoteAddr, state)

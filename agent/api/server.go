@@ -27,6 +27,7 @@ import (
 //	restart.go     restart, now or at some time
 //	switchover.go  switchover and failover
 //	access.go      who may change something
+//	peer.go        which user of this host has sent a request
 //	pace.go        how often clients can have PostgreSQL looked at
 type Server struct {
 	// Compat is the version of Patroni whose words are spoken: patroni-3 says
@@ -146,11 +147,8 @@ func (s *Server) Listen(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("REST API: listen at %s (restapi.listen): %w", s.listen, err)
 	}
-	if addr, ok := l.Addr().(*net.TCPAddr); ok {
-		s.access.local = addr.IP.IsLoopback()
-	}
-	if s.access.open() && !s.access.local {
-		s.log.Warn().Str("restapi.listen", s.listen).Msg("the REST API listens on more than the loopback address and nothing says who may change something; " + openText)
+	if addr, ok := l.Addr().(*net.TCPAddr); s.access.open() && !(ok && addr.IP.IsLoopback()) {
+		s.log.Warn().Str("restapi.listen", s.listen).Msg("nothing says who may change something; " + openText)
 	}
 	s.listener = &connLimit{Listener: l, max: s.limits.conns}
 	return nil

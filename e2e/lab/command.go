@@ -13,3 +13,11 @@ func (l *Lab) Command(ctx context.Context, path string, args ...string) *exec.Cm
 	}
 	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", l.clients.name, path}, args...)...)
 }
+
+// Command is a program that is to run on the host, as root.
+func (h *Host) Command(ctx context.Context, path string, args ...string) *exec.Cmd {
+	if h.ns == nil {
+		return exec.CommandContext(ctx, path, args...)
+	}
+	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", h.ns.name, path}, args...)...)
+}
