@@ -134,9 +134,15 @@ func exited(pg *postgres.Instance) <-chan struct{} {
 }
 
 // observeEvery is how often PostgreSQL is looked at when nothing happens: a share
-// of loop_wait, so that whoever asks for a calm loop gets one.
-func observeEvery(loopWait time.Duration) time.Duration {
-	return min(max(loopWait/3, time.Second), 5*time.Second)
+// of loop_wait, so that whoever asks for a calm loop gets one. A replica is looked at
+// more often: nobody else notices that it has lost its WAL receiver (postgres.State.NoReceiver),
+// which commits may wait for.
+func observeEvery(loopWait time.Duration, replica bool) time.Duration {
+	most := 5 * time.Second
+	if replica {
+		most = time.Second
+	}
+	return min(max(loopWait/3, time.Second), most)
 }
 
 // watchPostgres looks at PostgreSQL again and again and tells when its
@@ -144,13 +150,15 @@ func observeEvery(loopWait time.Duration) time.Duration {
 func (a *Agent) watchPostgres(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	replica := false
 	for ctx.Err() == nil {
-		timer.Reset(observeEvery(a.dynamic.Load().LoopWait))
+		timer.Reset(observeEvery(a.dynamic.Load().LoopWait, replica))
 		edge := a.taskEdge.Load()
 		began := a.clock()
 		limit, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
 		state, err := a.pg.Observe(limit)
 		cancel()
+		replica = state.InRecovery
 		var data *dataState
 		if !state.Running {
 			d := a.lookAtData(ctx)

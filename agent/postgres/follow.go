@@ -93,3 +93,16 @@ func (p *Instance) Upstream() string {
 	}
 	return ""
 }
+
+// wakePostmaster makes the postmaster look after what it was asked for. The startup
+// process asks for a new WAL receiver as soon as the old one has told it that it ends,
+// which the postmaster may learn after the request. It keeps the request then, but up to
+// version 15 it may go to sleep on it: when it hears of the end between its look at
+// requests and its select(). What wakes it is a new session, a signal, or the end of its
+// minute; else the startup process asks again after 15 s, as it looks every 5 s whether
+// more than 10 have passed (ServerLoop in src/backend/postmaster/postmaster.c,
+// WALRCV_STARTUP_TIMEOUT). Nothing of this is in a log.
+//
+// SIGUSR1 without a request means nothing to a postmaster that answers SQL: it looks
+// what there is to do, as it does for pg_ctl promote.
+func (p *Instance) wakePostmaster() error { return p.signal(syscall.SIGUSR1) }

@@ -39,6 +39,8 @@ type State struct {
 	// yet. Timeline and positions are then no more than what it has at least.
 	Replaying        bool
 	ReplicationState string // "streaming", "in archive recovery" or empty
+	// NoReceiver: a replica is set up to follow somebody, and no WAL receiver runs.
+	NoReceiver       bool
 	StartTime        time.Time
 	ServerVersion    int
 	SystemIdentifier string
@@ -88,6 +90,7 @@ SELECT r.rec,
   CASE WHEN NOT r.rec THEN ''
        WHEN (SELECT status FROM pg_stat_get_wal_receiver()) = 'streaming' THEN 'streaming'
        WHEN current_setting('restore_command') <> '' THEN 'in archive recovery' ELSE '' END,
+  r.rec AND current_setting('primary_conninfo') <> '' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'),
   pg_postmaster_start_time(),
   current_setting('server_version_num')::int,
   (SELECT system_identifier::text FROM pg_control_system()),
@@ -129,7 +132,7 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 		standbys, slots string
 	)
 	err = conn.QueryRow(ctx, observeSQL).Scan(&s.InRecovery, &s.Timeline, &s.WriteLSN, &s.ReceivedLSN, &startup.ended, &startup.pid, &startup.began, &s.ReplayedLSN, &replayedAt,
-		&s.ReplayPaused, &s.ReplicationState, &s.StartTime, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &standbys, &slots)
+		&s.ReplayPaused, &s.ReplicationState, &s.NoReceiver, &s.StartTime, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &standbys, &slots)
 	if err == nil {
 		err = json.Unmarshal([]byte(standbys), &s.Standbys)
 	}
@@ -148,6 +151,11 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 	}
 	if replayedAt != nil {
 		s.ReplayedAt = *replayedAt
+	}
+	if s.NoReceiver {
+		if err := p.wakePostmaster(); err != nil {
+			return State{Running: true}, fmt.Errorf("observing PostgreSQL: %w", err)
+		}
 	}
 	s.Replaying = s.InRecovery && !p.replayEnded(startup)
 	if s.InRecovery && !s.Replaying && s.ReplicationState != Streaming {

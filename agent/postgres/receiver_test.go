@@ -1,0 +1,147 @@
+package postgres
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A postmaster that hears of the WAL receiver's end a moment after the request for the
+// next one, and just before it goes to sleep, forgets the request for 15 s. A look at
+// the replica wakes it.
+func TestObserveWakesForgottenReceiver(t *testing.T) {
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	if b.Major() >= 16 {
+		t.Skip("the postmaster waits for events and signals at once since version 16")
+	}
+	// It can only be forgotten when it is asked for at once, not after a wait.
+	forgotten := false
+	for range 10 {
+		sql(ctx, t, a, "SELECT pg_sleep(1)") // beyond wal_retrieve_retry_interval
+		if forgotten = forgetReceiver(ctx, t, a, b); forgotten {
+			break
+		}
+		observe(ctx, t, b, "streams again by itself", func(s State) bool { return s.ReplicationState == Streaming })
+	}
+	if !forgotten {
+		t.Fatal("the postmaster did not forget the request in any of 10 rounds")
+	}
+	began := time.Now()
+	observe(ctx, t, b, "streams again", func(s State) bool { return s.ReplicationState == Streaming })
+	took := time.Since(began)
+	t.Logf("streamed again after %v", took)
+	if took > 8*time.Second { // PostgreSQL itself asks again after 10 at the earliest
+		t.Errorf("streamed again only after %v", took)
+	}
+}
+
+// forgetReceiver ends b's WAL receiver while its postmaster is slow to unblock signals,
+// and tells whether the postmaster sleeps without having started another one.
+func forgetReceiver(ctx context.Context, t *testing.T, a, b *Instance) bool {
+	t.Helper()
+	conn, err := b.take(ctx) // a new session would wake the postmaster
+	must(t, err)
+	defer b.give(conn)
+	slow := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestSlowToUnblock$", "-test.v")
+	slow.Env = append(os.Environ(), slowEnv+"="+strconv.Itoa(b.process.pid()))
+	out, err := slow.StdoutPipe()
+	must(t, err)
+	must(t, slow.Start())
+	defer func() {
+		_ = slow.Process.Kill()
+		_ = slow.Wait() // it was killed
+	}()
+	lines := bufio.NewScanner(out)
+	await := func(words ...string) string {
+		for lines.Scan() {
+			if strings.HasPrefix(lines.Text(), untraceable) {
+				t.Skip(lines.Text())
+			}
+			if slices.Contains(words, lines.Text()) {
+				return lines.Text()
+			}
+		}
+		t.Fatalf("the tracer ended before it said one of %v: %v", words, lines.Err())
+		return ""
+	}
+	await("traced")
+	sql(ctx, t, a, "SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+	return await("asleep", "awake") == "asleep"
+}
+
+const (
+	slowEnv     = "LICTOR_TEST_SLOW_TO_UNBLOCK"
+	untraceable = "processes may not be traced here"
+	// slowBy is much longer than a WAL receiver takes to end.
+	slowBy = 50 * time.Millisecond
+)
+
+// TestSlowToUnblock is not a test: forgetReceiver runs it as a program of its own. It
+// holds up a postmaster whenever it is about to unblock signals, and tells what it does
+// after it has heard of a child's end: it sleeps on, or looks what there is to do.
+func TestSlowToUnblock(t *testing.T) {
+	pid, err := strconv.Atoi(os.Getenv(slowEnv))
+	if err != nil {
+		t.Skip("run by another test")
+	}
+	runtime.LockOSThread() // the one that traces
+	if err := unix.PtraceSeize(pid); err != nil {
+		fmt.Printf("%s: %v\n", untraceable, err)
+		return
+	}
+	must(t, unix.PtraceInterrupt(pid))
+	told, heard := false, false
+	for {
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(pid, &status, unix.WALL, nil); err != nil || !status.Stopped() {
+			return
+		}
+		pass := 0
+		switch stop := status.StopSignal(); {
+		case stop == unix.SIGTRAP && status>>16 != 0: // PTRACE_EVENT_STOP: it is seized
+			if !told {
+				must(t, unix.PtraceSetOptions(pid, unix.PTRACE_O_TRACESYSGOOD))
+				fmt.Println("traced")
+				told = true
+			}
+		case stop == unix.SIGTRAP|0x80: // a system call
+			switch number, entering := systemCall(t, pid); {
+			case !entering:
+			case number == unix.SYS_RT_SIGPROCMASK && heard:
+				fmt.Println("awake")
+			case number == unix.SYS_RT_SIGPROCMASK:
+				time.Sleep(slowBy)
+			case number == unix.SYS_PSELECT6 && heard:
+				fmt.Println("asleep")
+			}
+		default:
+			heard = heard || stop == unix.SIGCHLD
+			pass = int(stop)
+		}
+		must(t, unix.PtraceSyscall(pid, pass))
+	}
+}
+
+// systemCall is what the stopped process is about to call, or is done with.
+func systemCall(t *testing.T, pid int) (number uint64, entering bool) {
+	t.Helper()
+	const getSyscallInfo, entry = 0x420e, 1 // ptrace(2)
+	var info [88]byte
+	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, getSyscallInfo, uintptr(pid), uintptr(len(info)), uintptr(unsafe.Pointer(&info)), 0, 0); errno != 0 {
+		t.Fatal(errno)
+	}
+	return binary.NativeEndian.Uint64(info[24:]), info[0] == entry
+}
