@@ -85,11 +85,17 @@ func setDefault(field *string, value string) {
 // addresses derives where others connect to from where is listened, unless that
 // is every address: then only the operator knows.
 func (c *Config) addresses() {
-	if l := c.Postgres.Listen; l != "" && !strings.Contains(l, ":") {
+	if l := c.Postgres.Listen; l != "" && (!strings.Contains(l, ":") || strings.HasSuffix(l, "]")) {
 		c.Postgres.Listen = l + ":" + DefaultPostgresPort
 	}
+	// Others take these apart as a URL has them, with brackets around an IPv6 address.
+	for _, address := range []*string{&c.Postgres.ConnectAddress, &c.Postgres.ProxyAddress, &c.RestAPI.ConnectAddress} {
+		if hosts, port, ok := SplitAddress(*address); ok && len(hosts) == 1 {
+			*address = net.JoinHostPort(hosts[0], port)
+		}
+	}
 	derive := func(connect *string, listen string) {
-		hosts, port, ok := splitAddress(listen)
+		hosts, port, ok := SplitAddress(listen)
 		if *connect != "" || !ok {
 			return
 		}

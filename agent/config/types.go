@@ -147,8 +147,8 @@ type BootstrapUser struct {
 
 // Postgres is the local part of PostgreSQL's configuration.
 type Postgres struct {
-	// Listen is where PostgreSQL listens: host:port, several hosts with commas. The port may be left
-	// out: 5432.
+	// Listen is where PostgreSQL listens: host:port, several hosts with commas, IPv6 addresses in
+	// brackets ('127.0.0.1, [::1]:5432'). The port may be left out: 5432.
 	Listen string `mapstructure:"listen"`
 	// ConnectAddress is how poolers, clients and replicas reach PostgreSQL, host:port. It stands in
 	// the member's key and in the route. Default: listen, if that is an address.
@@ -175,9 +175,10 @@ type Postgres struct {
 	// YAML type until written.
 	Parameters map[string]any `mapstructure:"parameters"`
 	// PgHBA is the whole of pg_hba.conf, line by line; not set: the file is left alone. It must let
-	// the members' replication in.
+	// the members' replication in. A hba_file among the parameters goes over it.
 	PgHBA []string `mapstructure:"pg_hba"`
-	// PgIdent is the whole of pg_ident.conf, line by line; not set: the file is left alone.
+	// PgIdent is the whole of pg_ident.conf, line by line; not set: the file is left alone. An
+	// ident_file among the parameters goes over it.
 	PgIdent []string `mapstructure:"pg_ident"`
 	// UseUnixSocket makes the agent connect through the unix socket. With peer authentication there
 	// the superuser needs no password.
@@ -198,6 +199,8 @@ type Postgres struct {
 	// RecoveryConf are PostgreSQL's recovery parameters for replicas, restore_command for instance.
 	RecoveryConf map[string]any `mapstructure:"recovery_conf"`
 	// CustomConf is the path of a file that postgresql.conf includes in place of postgresql.base.conf.
+	// A hba_file or ident_file in it is used where postgresql.pg_hba or pg_ident have no lines; a
+	// data_directory elsewhere keeps PostgreSQL from being started.
 	CustomConf string `mapstructure:"custom_conf"`
 	// UsePgRewind lets an old primary whose WAL has diverged be rewound instead of copied anew. It
 	// needs data checksums or wal_log_hints. Default: false, or what the dynamic configuration says.
@@ -221,7 +224,8 @@ type Postgres struct {
 	// PgCtlTimeout is how long starts and stops may take, in seconds. Without effect so far: starts
 	// are watched, and stops are bounded by the lease.
 	PgCtlTimeout int `mapstructure:"pg_ctl_timeout"`
-	// Database is the database that the agent itself connects to.
+	// Database is the database that the agent itself connects to. A bootstrap makes it, if nothing
+	// else has.
 	Database string `mapstructure:"database"`
 	// Methods holds every other key: the maps of replica creation methods.
 	Methods map[string]any `mapstructure:",remain"`

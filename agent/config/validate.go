@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -216,7 +217,7 @@ func (v *validation) password(path, password string) {
 
 // listen checks host:port; PostgreSQL may listen on several hosts.
 func (v *validation) listen(path, value string, several bool) {
-	hosts, _, ok := splitAddress(value)
+	hosts, _, ok := SplitAddress(value)
 	switch {
 	case !ok:
 		v.fail(path, value, "must be host:port")
@@ -229,12 +230,12 @@ func (v *validation) listen(path, value string, several bool) {
 // if that is an address.
 func (v *validation) connect(path, value, listenPath, listen string) {
 	if value == "" {
-		if _, _, ok := splitAddress(listen); ok {
+		if _, _, ok := SplitAddress(listen); ok {
 			v.fail(path, "", "must be set: %s is %s, and other hosts cannot connect to that", listenPath, listen)
 		}
 		return
 	}
-	hosts, _, ok := splitAddress(value)
+	hosts, _, ok := SplitAddress(value)
 	switch {
 	case !ok || len(hosts) > 1:
 		v.fail(path, value, "must be host:port")
@@ -243,20 +244,24 @@ func (v *validation) connect(path, value, listenPath, listen string) {
 	}
 }
 
-// splitAddress takes host:port apart; there may be several hosts, with commas.
-func splitAddress(text string) (hosts []string, port string, ok bool) {
+// SplitAddress takes host:port apart as Patroni does: there may be several hosts,
+// with commas and blanks, and those that are IPv6 addresses may be in brackets.
+func SplitAddress(text string) (hosts []string, port string, ok bool) {
 	i := strings.LastIndexByte(text, ':')
 	if i < 0 {
 		return nil, "", false
 	}
-	port = text[i+1:]
+	port = strings.TrimSpace(text[i+1:])
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return nil, "", false
 	}
 	for host := range strings.SplitSeq(text[:i], ",") {
 		host = strings.TrimSpace(host)
 		host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-		if strings.ContainsAny(host, " \t\r\n/@?#[]'\"=;") || strings.Contains(host, ":") && net.ParseIP(host) == nil {
+		if strings.ContainsAny(host, " \t\r\n/@?#[]'\"=;") {
+			return nil, "", false
+		}
+		if _, err := netip.ParseAddr(host); err != nil && strings.Contains(host, ":") {
 			return nil, "", false
 		}
 		hosts = append(hosts, host)

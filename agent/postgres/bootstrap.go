@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
 	"github.com/lictor-ha/lictor/agent/config"
@@ -168,8 +170,8 @@ func (p *Instance) privately(ctx context.Context, control Control, extra []strin
 	if err := p.checkPlace(); err != nil {
 		return fmt.Errorf("not started: %w", err)
 	}
-	host := p.host.Swap(&dir)
-	defer p.host.Store(host)
+	p.private.Store(&dir)
+	defer p.private.Store(nil)
 	args := append(p.arguments(as{role: Primary}, control), "--listen_addresses=", "--unix_socket_directories="+dir, "--hba_file="+hba,
 		"--synchronous_standby_names=")
 	args = append(args, extra...)
@@ -190,7 +192,7 @@ var rewindFunctions = []string{ //nolint:gochecknoglobals // a table that nothin
 }
 
 func (p *Instance) makeRoles(ctx context.Context, socketDir string, b config.Bootstrap) error {
-	conn, err := p.dedicated(ctx)
+	conn, err := p.anyDatabase(ctx)
 	if err != nil {
 		return err
 	}
@@ -226,11 +228,51 @@ func (p *Instance) makeRoles(ctx context.Context, socketDir string, b config.Boo
 			return err
 		}
 	}
-	if b.PostBootstrap == "" {
-		return nil
+	if b.PostBootstrap != "" {
+		dsn := fmt.Sprintf("host=%s port=%s user=%s dbname=%s", conninfoValue(socketDir), strconv.Itoa(p.port),
+			conninfoValue(auth.Superuser.Username), conninfoValue(conn.Config().Database))
+		if err := p.script(ctx, script{what: "post_bootstrap", command: b.PostBootstrap, args: []string{dsn}}); err != nil {
+			return err
+		}
 	}
-	dsn := fmt.Sprintf("host=%s port=%s user=%s dbname=postgres", conninfoValue(socketDir), strconv.Itoa(p.port), conninfoValue(auth.Superuser.Username))
-	return p.script(ctx, script{what: "post_bootstrap", command: b.PostBootstrap, args: []string{dsn}})
+	return p.makeDatabase(ctx, conn)
+}
+
+// anyDatabase connects to postgresql.database, or while that is not made yet to one
+// that initdb makes.
+func (p *Instance) anyDatabase(ctx context.Context) (*pgx.Conn, error) {
+	var (
+		first   error
+		missing *pgconn.PgError
+	)
+	for _, database := range []string{p.database(), "postgres", "template1"} {
+		conn, err := connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, database, "Lictor")
+		if err == nil {
+			return conn, nil
+		}
+		if first == nil {
+			first = err
+		}
+		if !errors.As(err, &missing) || missing.Code != "3D000" { // invalid_catalog_name
+			break
+		}
+	}
+	return nil, first
+}
+
+// makeDatabase makes postgresql.database where neither the restored cluster nor
+// post_bootstrap has: the agent could not observe PostgreSQL without it.
+func (p *Instance) makeDatabase(ctx context.Context, conn *pgx.Conn) error {
+	name := p.database()
+	var there bool
+	if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)", name).Scan(&there); err != nil || there {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
+		return fmt.Errorf("postgresql.database: making %s: %w", name, err)
+	}
+	p.log.Info().Str("database", name).Msg("made postgresql.database in the new shard")
+	return nil
 }
 
 // roleOptions are the options of CREATE ROLE that a bootstrap user may have.

@@ -132,6 +132,14 @@ func TestProgramsMissing(t *testing.T) {
 	if _, _, err := splitListen("nowhere"); err == nil {
 		t.Error("listen without a port is taken")
 	}
+	for listen, want := range map[string]string{
+		"127.0.0.1, [::1]:5432": "127.0.0.1,::1", "[::1]:5432": "::1", "::1:5432": "::1", "[::1], db1 ,*:5432": "::1,db1,*", "127.0.0.1,::1:5432": "127.0.0.1,::1",
+		"fe80::1%lo:5432": "fe80::1%lo",
+	} {
+		if hosts, port, err := splitListen(listen); hosts != want || port != 5432 || err != nil {
+			t.Errorf("%s: %s %d %v", listen, hosts, port, err)
+		}
+	}
 	for hosts, want := range map[string]string{"*": "127.0.0.1", "10.0.0.1,127.0.0.1": "127.0.0.1", "::": "::1", "10.0.0.1": "10.0.0.1"} {
 		if got := localHost(hosts); got != want {
 			t.Errorf("%s: %s", hosts, got)

@@ -42,7 +42,7 @@ type Instance struct {
 	scope, name string
 	dataDir     string
 	stateDir    string
-	host        atomic.Pointer[string] // to connect to: the socket's directory or an address
+	private     atomic.Pointer[string] // the directory of the only socket, while a bootstrap is at work
 	port        int
 	listenHosts string
 	major       int
@@ -96,11 +96,6 @@ func New(s Settings) (*Instance, error) {
 	}
 	p.stateDir = filepath.Clean(p.stateDir)
 	p.local.Store(&s.Postgres)
-	host := localHost(hosts)
-	if dir := socketDir(s.Postgres); s.Postgres.UseUnixSocket && dir != "" {
-		host = dir
-	}
-	p.host.Store(&host)
 	if os.Geteuid() == 0 {
 		if p.credential, err = credentialOf(s.OSUser, p.dataDir); err != nil {
 			return nil, err
@@ -140,43 +135,17 @@ func (p *Instance) setSyncNames(value string) {
 	p.syncNames = value
 }
 
+// splitListen takes postgresql.listen apart: listen_addresses, as PostgreSQL takes
+// them, and the port.
 func splitListen(listen string) (hosts string, port int, err error) {
-	i := strings.LastIndexByte(listen, ':')
-	if i < 0 {
+	list, text, ok := config.SplitAddress(listen)
+	if ok {
+		port, err = strconv.Atoi(text)
+	}
+	if !ok || err != nil {
 		return "", 0, fmt.Errorf("postgresql.listen: %q: must be host:port", listen)
 	}
-	if port, err = strconv.Atoi(listen[i+1:]); err != nil {
-		return "", 0, fmt.Errorf("postgresql.listen: %q: must be host:port", listen)
-	}
-	return strings.Trim(listen[:i], "[]"), port, nil
-}
-
-// localHost is where this host reaches an instance that listens on hosts.
-func localHost(hosts string) string {
-	for host := range strings.SplitSeq(hosts, ",") {
-		switch host = strings.TrimSpace(host); host {
-		case "*", "0.0.0.0", "", "localhost", "127.0.0.1":
-			return "127.0.0.1"
-		case "::":
-			return "::1"
-		}
-	}
-	first, _, _ := strings.Cut(hosts, ",")
-	return strings.TrimSpace(first)
-}
-
-// socketDir is the first absolute directory of unix_socket_directories.
-func socketDir(p config.Postgres) string {
-	list, _ := p.Parameters["unix_socket_directories"].(string)
-	if list == "" {
-		list = "/var/run/postgresql"
-	}
-	for dir := range strings.SplitSeq(list, ",") {
-		if dir = strings.TrimSpace(dir); filepath.IsAbs(dir) {
-			return dir
-		}
-	}
-	return ""
+	return strings.Join(list, ","), port, nil
 }
 
 // credentialOf is the user to run PostgreSQL as, which refuses to run as root.

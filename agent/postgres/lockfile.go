@@ -23,11 +23,15 @@ func (p *Instance) removeEmptyLocks() error {
 	if err := removeEmpty(p.inData("postmaster.pid"), 0); err != nil {
 		return err
 	}
-	dir := socketDir(*p.local.Load())
-	if dir == "" {
-		return nil
+	for _, dir := range p.socketDirs() {
+		if !filepath.IsAbs(dir) {
+			continue
+		}
+		if err := removeEmpty(filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(p.port)+".lock"), emptyLockAge); err != nil {
+			return err
+		}
 	}
-	return removeEmpty(filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(p.port)+".lock"), emptyLockAge)
+	return nil
 }
 
 // removeEmpty removes a file without content that is at least that old.

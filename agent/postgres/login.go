@@ -67,7 +67,7 @@ func LoginConfig(host string, port int, role config.PgUser, database string) (*p
 
 // dedicated opens a connection of the superuser; the caller closes it.
 func (p *Instance) dedicated(ctx context.Context) (*pgx.Conn, error) {
-	return connect(ctx, *p.host.Load(), p.port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
+	return connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
 }
 
 // database is the one that the agent connects to, on every member.

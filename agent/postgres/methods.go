@@ -249,7 +249,7 @@ func (p *Instance) prepareRecovery(recovery map[string]any, keep bool) ([]string
 func (p *Instance) awaitPrimary(ctx context.Context) error {
 	gone := p.process.done()
 	for {
-		conn, err := p.dedicated(ctx)
+		conn, err := p.anyDatabase(ctx)
 		if err == nil {
 			var recovering bool
 			err = conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering)
