@@ -42,6 +42,7 @@ func peerOf(name string, s api.PeerStatus) ha.Peer {
 		Timeline: s.Timeline, LSN: s.LSN, Tags: s.Tags,
 		// A member of Patroni's does not say: its word has to do.
 		Replaying: s.Lictor != nil && s.Lictor.Replaying,
+		Restoring: s.Lictor != nil && s.Lictor.Restoring,
 	}
 }
 

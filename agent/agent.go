@@ -13,6 +13,7 @@
 //	readers.go   which replicas the route sends readers to
 //	catalogue.go the member's service in Consul's catalogue
 //	events.go    what has happened, as the shard remembers it
+//	loss.go      what a member whose data were replaced must get again
 //	disk.go      whether the data directory can be written
 //	guardian.go, watchdog.go
 //	             the deadlines that guard and watchdog device get

@@ -258,6 +258,7 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	a.m.data = a.lookAtData(ctx)
 	a.m.pg.wasPrimary = a.m.data.wasPrimary
 	a.m.pg.running = running
+	a.m.loss = a.pg.Loss()
 	a.recallTold()
 	if !running {
 		return "", nil
@@ -269,7 +270,7 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 		a.log.Warn().Err(err).Msg("PostgreSQL runs but cannot be observed yet")
 	}
 	a.sawPostgres(state, nil, nil)
-	a.m.upstream = a.pg.Upstream()
+	a.follows(a.pg.Upstream())
 	ask, done := context.WithTimeout(ctx, a.m.dynamic.RetryTimeout)
 	defer done()
 	guard := a.guard.recall(ask)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
 // member is the state of the loop. Only the loop's goroutine touches it.
@@ -45,12 +46,16 @@ type member struct {
 	asking      bool
 
 	// Work
-	task     task
-	attempt  ha.Attempt
-	stopping bool
-	failed   error // why the agent must end
-	upgrade  bool
-	exit     bool
+	task    task
+	attempt ha.Attempt
+	// loss says what the data that were replaced may have acknowledged; nil: they were
+	// not, or have got everything again.
+	loss       *postgres.Loss
+	askingGoal bool
+	stopping   bool
+	failed     error // why the agent must end
+	upgrade    bool
+	exit       bool
 
 	dynamic     cluster.Dynamic
 	configIndex uint64
@@ -197,6 +202,7 @@ func (a *Agent) step() time.Duration {
 	a.mindWatchdog(v)
 	a.raiseAlarm(v.OtherPrimaries())
 	a.mindPlan()
+	a.mindLoss(v)
 	a.publish()
 	a.record(d.Reason)
 	a.show(d.Reason)

@@ -33,7 +33,13 @@ type pgState struct {
 	syncSince  int64
 	syncValue  string // what PostgreSQL must show for these to hold
 	syncSet    bool   // they were set by this agent, successfully
+	// alone is when it was last found to have ended its WAL receiver, to follow nobody.
+	alone cluster.Instant
 }
+
+// seenAlone tells whether PostgreSQL was looked at since it follows nobody: what it
+// received before that, and acknowledged, its position then includes.
+func (p pgState) seenAlone() bool { return p.observedAt > p.alone }
 
 // primary tells whether PostgreSQL is outside recovery, or was when it was last
 // seen.
@@ -64,7 +70,7 @@ func (a *Agent) view() ha.View {
 		RestoresAlone: m.data.State == ha.DataEmpty && a.pg.ClonesWithoutLeader(),
 		Data:          m.data.State, DataProblem: m.data.Problem, SystemIdentifier: m.data.SystemIdentifier,
 		Running: m.pg.running, Accepting: o.Accepting, Primary: m.pg.primary(),
-		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying,
+		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying, Restoring: a.restoring(),
 		Upstream: m.upstream, Streaming: o.ReplicationState == postgres.Streaming,
 		DownSince: m.pgDown, Crashes: m.recentCrashes(now),
 		SyncNames: m.pg.syncNames, SyncAny: m.pg.syncAny, SyncSince: m.pg.syncSince,
@@ -178,12 +184,15 @@ func (a *Agent) show(reason string) {
 			State: a.pgStateName(), Accepting: o.Accepting && a.m.pg.running, InRecovery: !a.m.pg.primary(),
 			StartTime: o.StartTime, ServerVersion: o.ServerVersion, SystemIdentifier: a.m.data.SystemIdentifier,
 			Timeline: o.Timeline, LSN: o.LSN(), ReceivedLSN: o.ReceivedLSN, ReplayedLSN: o.ReplayedLSN,
-			ReplayedAt: o.ReplayedAt, ReplayPaused: o.ReplayPaused, Replaying: o.Replaying, ReplicationState: o.ReplicationState,
+			ReplayedAt: o.ReplayedAt, ReplayPaused: o.ReplayPaused, Replaying: o.Replaying, Restoring: a.restoring(), ReplicationState: o.ReplicationState,
 			PendingRestart: o.PendingRestart,
 		},
 	}
 	if a.m.upstream == "" && a.m.task.kind == ha.TaskNone && !a.m.pg.primary() {
 		state.Parted = a.m.Parted
+		if a.m.pg.seenAlone() {
+			state.ObservedParted = a.m.Parted
+		}
 	}
 	if at := a.m.pg.observedAt; !at.IsZero() {
 		state.ObservedAt = state.At.Add(-now.Sub(at))

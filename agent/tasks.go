@@ -49,14 +49,14 @@ func (a *Agent) startTask(kind ha.TaskKind, work func(context.Context) error, do
 			<-before // the task that this one interrupted
 		}
 		err := work(ctx)
-		data := a.lookAtData(a.ctx)
+		data, loss := a.lookAtData(a.ctx), a.pg.Loss()
 		a.taskEdge.Add(1)
 		close(finished)
 		a.post(func() {
 			if a.m.task.finished != finished {
 				return // interrupted: its successor tells the outcome
 			}
-			a.m.task, a.m.data = task{}, data
+			a.m.task, a.m.data, a.m.loss = task{}, data, loss
 			a.m.pg.running = a.pg.Running()
 			// What it was before the task says nothing of what it is now.
 			a.m.pg.wasPrimary = data.wasPrimary
@@ -363,9 +363,17 @@ func (a *Agent) startPostgres(role postgres.Role, upstream string) {
 		return a.pg.Start(ctx, as)
 	}, func(err error) {
 		if err == nil {
-			a.m.upstream = upstream
+			a.follows(upstream)
 		}
 	})
+}
+
+// follows notes whom the replica follows by now.
+func (a *Agent) follows(upstream string) {
+	a.m.upstream = upstream
+	if upstream == "" {
+		a.m.pg.alone = a.clock()
+	}
 }
 
 // rejoin makes this member a replica of upstream, rewinding its data directory
@@ -414,7 +422,7 @@ func (a *Agent) follow(upstream string) {
 	if upstream == "" {
 		a.startTask(ha.TaskStart, a.pg.Unfollow, func(err error) {
 			if err == nil {
-				a.m.upstream = ""
+				a.follows("")
 				a.m.pg.observed.ReplicationState = ""
 				a.log.Info().Msg("following nobody")
 			}

@@ -230,7 +230,8 @@ func (a *Agent) askPeer(ctx context.Context, name, url string, part uint64) ha.P
 	peer := peerOf(name, status)
 	peer.Parted = parted
 	if l := status.Lictor; l != nil {
-		peer.Observed = 1 // never
+		peer.Parted = min(parted, l.Parted) // it may have looked before it parted
+		peer.Observed = 1                   // never
 		if l.ObservedAge >= 0 {
 			peer.Observed = asked.Add(-l.ObservedAge - time.Millisecond) // the age is cut to whole ones
 		}

@@ -250,6 +250,12 @@ type PeerLictor struct {
 	// Replaying says that the positions may not be all that the member has; also said
 	// of an older Lictor, which does not know.
 	Replaying bool
+	// Restoring says that its data were replaced, and may not have again all that they
+	// had acknowledged before.
+	Restoring bool
+	// Parted is the status under which it had parted from the old leader before it
+	// looked; zero: it had not.
+	Parted uint64
 	// ObservedAge is how long ago it looked at PostgreSQL; negative: never.
 	ObservedAge time.Duration
 }
@@ -340,6 +346,7 @@ func parseStatus(raw []byte) (PeerStatus, error) {
 			GuardRunning: l.Guard.Running, GuardArmedFor: milliseconds(l.Guard.ArmedForMS),
 			Reason: l.Reason, Beat: l.Beat, ObservedAge: -1,
 			Replaying: out.Accepting && !out.Primary && (l.Replaying == nil || *l.Replaying),
+			Restoring: l.Restoring, Parted: l.Parted,
 		}
 		if l.ObservedAgeMS != nil {
 			p.ObservedAge = milliseconds(*l.ObservedAgeMS)

@@ -118,6 +118,9 @@ type State struct {
 	// Parted is the status (its ModifyIndex) under which this member receives nothing
 	// more from the old leader; zero: it may.
 	Parted uint64
+	// ObservedParted is the same if PostgreSQL was looked at, for what is shown here,
+	// after its WAL receiver had ended; else zero.
+	ObservedParted uint64
 	// Refused says why the last request for a switchover was refused.
 	Refused string
 	// Reason is the last decision in words.
@@ -167,6 +170,9 @@ type Postgres struct {
 	// Replaying: a replica may have more WAL than the positions say, from before its
 	// start.
 	Replaying bool
+	// Restoring: its data were removed, rewound or cloned, and may not have again all
+	// that they had acknowledged before.
+	Restoring bool
 	// ReplicationState is "streaming", "in archive recovery" or empty.
 	ReplicationState string
 	Standbys         []Standby

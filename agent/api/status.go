@@ -92,6 +92,12 @@ type lictorStatus struct {
 	// Replaying says whether the replica may have more WAL than xlog says: it has
 	// not replayed all that it had when it was started. Absent without positions.
 	Replaying *bool `json:"replaying,omitempty"`
+	// Restoring says that the data were removed, rewound or cloned, and may not have
+	// again all that they had acknowledged before.
+	Restoring bool `json:"restoring,omitempty"`
+	// Parted is the status (its ModifyIndex) under which this member had parted from
+	// the old leader when it began to look at PostgreSQL; absent when it had not.
+	Parted uint64 `json:"parted,omitempty"`
 }
 
 // taskStatus is a long piece of work; bytes are absent when it is no clone or they
@@ -203,7 +209,8 @@ func (s *Server) lictor(state State) lictorStatus {
 	out := lictorStatus{
 		Guard: guardStatus{Running: state.GuardRunning}, Watchdog: newWatchdogStatus(state.Watchdog),
 		Reason: state.Reason, OtherPrimaries: state.OtherPrimaries,
-		Beat: state.Cluster.Status.Value.Lictor,
+		Beat:      state.Cluster.Status.Value.Lictor,
+		Restoring: state.Postgres.Restoring, Parted: state.ObservedParted,
 	}
 	if !state.At.IsZero() {
 		passed := age(state.At, now)

@@ -182,6 +182,8 @@ func (v View) unelectable() string {
 		return ""
 	case v.syncForbids(v.Name) != "":
 		return v.syncForbids(v.Name)
+	case v.restoringForbids(pg.Restoring) != "":
+		return v.restoringForbids(pg.Restoring)
 	}
 	if lag := v.lag(pg.Timeline, pg.LSN); lag > v.Config.MaximumLagOnFailover {
 		why := fmt.Sprintf("this member lags %d bytes behind the last known position, more than maximum_lag_on_failover", lag)
@@ -218,6 +220,8 @@ func (v View) electable(p Peer) string {
 		return v.syncForbids(p.Name)
 	case v.failsafeForbids(p.Name) != "":
 		return v.failsafeForbids(p.Name)
+	case v.restoringForbids(p.Restoring) != "":
+		return v.restoringForbids(p.Restoring)
 	case p.Replaying:
 		return stillReplays
 	case v.lag(p.Timeline, p.LSN) > v.Config.MaximumLagOnFailover && !v.forcedByOperator(p.Name):

@@ -145,6 +145,9 @@ type Postgres struct {
 	// replayed yet, or may have: timeline and LSN are no more than what it has at
 	// least.
 	Replaying bool
+	// Restoring says that the data were removed, rewound or cloned, and may not have
+	// again what they had acknowledged before (restoring.go).
+	Restoring bool
 	// DiskTrouble says what is wrong with writing to the data directory, in
 	// words, empty when nothing is; DiskSince is when it was first seen.
 	DiskTrouble string
@@ -199,12 +202,15 @@ type Peer struct {
 	// Replaying says that timeline and LSN are no more than what the member has at
 	// least: it replays WAL that it had received before it was started.
 	Replaying bool
+	// Restoring is as in Postgres.
+	Restoring bool
 	Tags      map[string]any
 	// Observed is when, at the earliest, the member has looked at its PostgreSQL
 	// for this answer, by our clock; zero: when it was asked.
 	Observed cluster.Instant
-	// Parted is the status under which it has parted from the old leader when it
-	// was asked to; zero: it was not asked, or did not.
+	// Parted is the status under which it had parted from the old leader, as it was
+	// asked to, when it began to look at its PostgreSQL for this answer; zero: it was
+	// not asked, or had not.
 	Parted uint64
 }
 

@@ -198,6 +198,11 @@ func (p *Instance) keepMarker(m marker) error {
 	if err := p.makeStateDir(); err != nil {
 		return err
 	}
+	if m.Kind == markClone {
+		if err := p.noteLoss(); err != nil {
+			return err
+		}
+	}
 	if err := renameio.WriteFile(p.markerPath(), content, 0o600); err != nil {
 		return fmt.Errorf("writing the marker of unfinished work (set lictor.state_dir to a writable directory): %w", err)
 	}

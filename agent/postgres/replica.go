@@ -226,6 +226,9 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err != nil {
 		return "", err
 	}
+	if err := p.noteLoss(); err != nil {
+		return "", err
+	}
 	if err := p.writeFile(p.stateFile("rewinding"), id+"\n"); err != nil {
 		return "", err
 	}

@@ -42,6 +42,11 @@ type agent struct {
 	askedToPart uint64
 	pending     bool
 
+	data       ha.DataState
+	loss       *loss
+	askingGoal bool
+	alone      cluster.Instant // when it was last found to have ended its WAL receiver
+
 	task       *task
 	taskEdge   int
 	attempt    ha.Attempt
@@ -169,6 +174,7 @@ func (a *agent) step() {
 		}
 	}
 	a.stepped = false
+	a.mindLoss(v)
 	a.publish()
 	a.shown = a.peerValue()
 	tick := a.dynamic.LoopWait
@@ -211,9 +217,9 @@ func (a *agent) view() ha.View {
 		}
 	}
 	v.Postgres = ha.Postgres{
-		Data: ha.DataValid, SystemIdentifier: systemIdentifier,
+		Data: a.data, SystemIdentifier: systemIdentifier,
 		Running: a.pg.running, Accepting: o.accepting, Primary: a.pg.primary(),
-		Timeline: o.timeline, LSN: o.lsn, Replaying: o.replaying,
+		Timeline: o.timeline, LSN: o.lsn, Replaying: o.replaying, Restoring: a.restoring(),
 		Upstream: a.upstream, Streaming: o.streaming,
 		DownSince: a.pgDown, Crashes: crashes,
 		Standbys: o.standbys, SyncNames: a.pg.syncNames, SyncAny: a.pg.syncAny, SyncSince: a.pg.syncSince,
@@ -252,11 +258,12 @@ func (a *agent) killAt() cluster.Instant {
 func (a *agent) adopt() {
 	pg := &a.host.pg
 	a.pg.wasPrimary, a.pg.running = pg.primary, pg.running
+	a.data, a.loss = pg.data(), pg.loss
 	if !pg.running {
 		return
 	}
 	a.sawPostgres(pg.observe())
-	a.upstream = pg.aim
+	a.follows(pg.aim)
 	if a.pg.primary() {
 		until, memo := a.host.guard.recall()
 		a.adopted, a.adoptedUntil = a.clock(), until

@@ -6,6 +6,7 @@
 //	world.go                  virtual time, hosts, their clocks, the network
 //	consul.go, requests.go    a model of Consul, and how requests reach it or do not
 //	postgres.go, wal.go       a model of PostgreSQL, its WAL, and clients that commit
+//	loss.go                   data that are removed, rewound or cloned
 //	guard.go                  the guard's process around fence.Deadline
 //	agent.go, writes.go, tasks.go, listen.go
 //	                          what package agent does around the decision

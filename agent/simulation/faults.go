@@ -36,6 +36,8 @@ const (
 	SetTTL            Kind = "set-ttl"              // to Value seconds
 	SetSyncMode       Kind = "set-synchronous-mode" // to Text
 	SetFailsafe       Kind = "set-failsafe-mode"    // to Value, 0 or 1
+	Reinit            Kind = "reinitialize"
+	LoseData          Kind = "lose-data" // all that is on the disk, the agent's own files too
 )
 
 // fault is one kind of event: which of an event's fields it reads, and what it does.
@@ -134,6 +136,13 @@ func faults() map[Kind]fault {
 		Pause:       {inject: pause},
 		SetTTL:      {value: true, inject: setTTL},
 		SetSyncMode: {inject: setSyncMode},
+		Reinit: {member: true, inject: func(w *world, e Event) func() {
+			if a := w.hosts[e.Member].agent; a != nil {
+				a.post(a.reinitialize)
+			}
+			return nil
+		}},
+		LoseData: {member: true, inject: loseData},
 		SetFailsafe: {value: true, inject: func(w *world, e Event) func() {
 			w.reconfigure(map[string]any{"failsafe_mode": e.Value != 0})
 			return nil
@@ -265,6 +274,24 @@ func hostLoss(w *world, e Event) func() {
 		h.offset -= h.offset + time.Duration(float64(w.now)*h.rate) - time.Second // it has just booted
 		w.after(w.between(0, 2*time.Second), h.revive)
 	}
+}
+
+// loseData replaces a member's disk by an empty one, and boots it, while another member
+// leads that has all that was acknowledged: else nobody could make that good.
+func loseData(w *world, e Event) func() {
+	h, leader := w.hosts[e.Member], w.hostNamed(w.consul.leaderNamed())
+	if leader == nil || leader == h || !leader.pg.writable {
+		return nil
+	}
+	if key, found := w.consul.keys[keySync]; found && key.value.(cluster.Sync).Leader != leader.name {
+		return nil
+	}
+	heal := hostLoss(w, e)
+	if heal == nil {
+		return nil
+	}
+	h.pg.empty, h.pg.loss, h.pg.primary, h.pg.at = true, nil, false, position{branch: w.root}
+	return heal
 }
 
 func freezeHost(w *world, e Event) func() {

@@ -81,6 +81,8 @@ func kinds() []struct {
 		{SetTTL, 3},
 		{SetSyncMode, 2},
 		{SetFailsafe, 3},
+		{Reinit, 4},
+		{LoseData, 2},
 	}
 }
 
@@ -131,7 +133,7 @@ func randomEvent(r *rand.Rand, members int, at time.Duration) Event {
 		e.For = min(e.For, time.Minute)
 	}
 	switch e.Kind {
-	case KillGuard, KillPostmaster, SessionLoss, Switchover, SetTTL, SetSyncMode, SetFailsafe:
+	case KillGuard, Reinit, KillPostmaster, SessionLoss, Switchover, SetTTL, SetSyncMode, SetFailsafe:
 		e.For = 0
 	}
 	return e

@@ -107,8 +107,8 @@ func (a *agent) kickPostgres() { a.later(a.dispatch(), a.lookAtPostgres) }
 func (a *agent) lookAtPostgres() {
 	edge, began := a.taskEdge, a.clock()
 	o := a.host.pg.observe()
-	a.later(a.host.w.between(0, 4*time.Millisecond), func() {
-		if a.taskEdge == edge {
+	a.later(a.host.pg.takes(0, 4*time.Millisecond), func() {
+		if a.taskEdge == edge && began > a.observedAt {
 			a.sawPostgres(o)
 			a.observedAt = began
 			a.step()
@@ -120,8 +120,18 @@ func (a *agent) lookAtPostgres() {
 func (a *agent) peerValue() ha.Peer {
 	return ha.Peer{
 		Name: a.host.name, Answered: true, State: a.stateName(), Primary: a.pg.primary(),
-		Timeline: a.pg.observed.timeline, LSN: a.pg.observed.lsn, Replaying: a.pg.observed.replaying, Tags: a.host.tags,
+		Timeline: a.pg.observed.timeline, LSN: a.pg.observed.lsn, Replaying: a.pg.observed.replaying, Restoring: a.restoring(), Tags: a.host.tags,
+		Parted: a.observedParted(),
 	}
+}
+
+// observedParted is the status under which this member had parted when it looked at
+// its PostgreSQL.
+func (a *agent) observedParted() uint64 {
+	if a.upstream != "" || a.task != nil || a.pg.primary() || a.observedAt <= a.alone {
+		return 0
+	}
+	return a.Parted
 }
 
 func serveStatus(a *agent, answer func(ha.Peer)) { a.do(func() { answer(a.shown) }) }
@@ -137,6 +147,10 @@ func serveObserve(a *agent, answer func(seen)) {
 	a.do(func() {
 		edge, began := a.taskEdge, a.clock()
 		o := a.host.pg.observe()
+		if a.host.w.chance(0.05) || a.host.pg.slow > 0 && a.host.w.chance(0.8) { // that takes too long: what is known must do
+			answer(seen{a.shown, a.clock().Sub(a.observedAt)})
+			return
+		}
 		a.later(a.host.w.between(0, 4*time.Millisecond), func() {
 			if a.taskEdge == edge {
 				a.sawPostgres(o)
@@ -172,7 +186,10 @@ func (a *agent) askPeers(part uint64) {
 			if ok {
 				peers[i] = s.peer
 				peers[i].Observed = asked.Add(-s.age - time.Millisecond)
-				peers[i].Parted = parted
+				peers[i].Parted = min(parted, s.peer.Parted)
+				if a.host.w.mutant.VoterStays {
+					peers[i].Parted = parted
+				}
 			}
 			if a.asked == round {
 				a.answers = append(a.answers, peers[i])

@@ -33,6 +33,7 @@ type Mutant struct {
 	SyncIndexKept     bool // a takeover leaves the index of a key sync that it does not change
 	VoterStays        bool // a voter goes on receiving from the old leader during an election
 	QuorumUnasked     bool // the positions of the other voters are not waited for
+	RestoringCounted  bool // a member whose data were replaced counts and leads as before
 	ReplayCounted     bool // the position of a voter that still replays counts
 	TimelineUntold    bool // the status does not tell which timelines may be in use
 }
@@ -96,6 +97,13 @@ func (m *Mutant) see(a *agent, v *ha.View) {
 		for i := range v.Postgres.Standbys {
 			v.Postgres.Standbys[i].Sync = true
 		}
+	}
+	if m.RestoringCounted {
+		v.Peers = slices.Clone(v.Peers)
+		for i := range v.Peers {
+			v.Peers[i].Restoring = false
+		}
+		v.Postgres.Restoring = false
 	}
 	if m.ReplayCounted {
 		v.Peers = slices.Clone(v.Peers)

@@ -189,6 +189,12 @@ func TestMutantReplayCounted(t *testing.T) {
 		during(30, 60, LagReplica, b), during(33, 60, HostLoss, a), ev(40.5, KillPostmaster, c)), "I2")
 }
 
+// b, which alone has acknowledged the last commits, is cloned anew from c, which lags.
+func TestMutantRestoringCounted(t *testing.T) {
+	killed(t, Mutant{RestoringCounted: true}, directed(3, map[string]any{"ttl": 8, "synchronous_mode": "quorum", "failsafe_mode": false},
+		during(27, 60, LagReplica, c), ev(30, Reinit, b), during(30.1, 60, LagReplica, b), during(34, 60, HostLoss, a)), "I2")
+}
+
 // A leader's write of the key sync is under way while it loses its lease and takes its
 // own lock again, with the key as it was: the write must not land after that.
 func TestMutantSyncIndexKept(t *testing.T) {

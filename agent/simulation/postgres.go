@@ -23,6 +23,10 @@ type postgres struct {
 	waits, wanted                      waits   // in force, and in the file that the next reload reads
 	pending                            []int64 // commits that wait for standbys
 	life                               int     // so that what was begun in an earlier one ends without effect
+	// empty: there is nothing in the data directory; loss, losses: loss.go.
+	empty  bool
+	loss   *loss
+	losses int
 	// replayFrom and replayEnds: a standby that was just started replays what it has,
 	// while it answers already; it receives nothing before it has.
 	replayFrom              int64
@@ -68,8 +72,8 @@ func (p *postgres) later(d time.Duration, do func(), lost func()) {
 
 // start starts the postmaster; done hears of it when SQL is answered.
 func (p *postgres) start(primary bool, upstream string, done func(error)) {
-	if p.running {
-		done(errors.New("it runs already"))
+	if p.running || p.empty {
+		done(errors.New("it runs already, or there is nothing to start"))
 		return
 	}
 	p.life++
@@ -253,7 +257,7 @@ func (p *postgres) setSync(s waits, done func(since int64)) {
 func (p *postgres) rejoin(up *host, done func(error)) {
 	w := p.host.w
 	reachable := func() bool {
-		return up.up && !up.frozen && up.pg.ready && w.net.both(p.host.id, up.id)
+		return up.up && !up.frozen && up.pg.ready && !p.empty && w.net.both(p.host.id, up.id)
 	}
 	life := p.life
 	p.host.w.after(p.takes(10*time.Millisecond, 100*time.Millisecond), func() {
@@ -268,6 +272,7 @@ func (p *postgres) rejoin(up *host, done func(error)) {
 			case !up.pg.primary:
 				done(errors.New("the upstream is no primary to rewind from"))
 			default:
+				p.noteLoss()
 				w.after(p.takes(200*time.Millisecond, 3*time.Second), func() {
 					p.host.process(func() {
 						if p.life != life || !reachable() || !up.pg.primary {

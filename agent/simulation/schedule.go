@@ -171,7 +171,7 @@ func newWorld(s Schedule, o Options) *world {
 	w.net = network{w: w, nodes: nodes, cut: make([]int, nodes*nodes), slow: make([]time.Duration, nodes*nodes), late: make([]time.Duration, nodes)}
 	w.config = map[string]any{"maximum_lag_on_failover": maximumLag}
 	w.reconfigure(s.Config)
-	root := &branch{timeline: 1}
+	w.root = &branch{timeline: 1}
 	for i := range s.Members {
 		h := &host{w: w, id: i, name: memberName(i), rate: 1, offset: w.between(time.Hour, 1000*time.Hour), up: true, tags: map[string]any{}}
 		if i < len(s.Drift) {
@@ -180,7 +180,7 @@ func newWorld(s Schedule, o Options) *world {
 		if slices.Contains(s.NoFailover, i) {
 			h.tags["nofailover"] = true
 		}
-		h.pg = postgres{host: h, at: position{root, 1000}, primary: i == 0}
+		h.pg = postgres{host: h, at: position{w.root, 1000}, primary: i == 0}
 		h.guard = guard{host: h}
 		w.hosts = append(w.hosts, h)
 	}

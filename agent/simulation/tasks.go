@@ -55,6 +55,7 @@ func (t *task) end(err error) {
 			return // interrupted: its successor tells the outcome
 		}
 		a.task = nil
+		a.data, a.loss = a.host.pg.data(), a.host.pg.loss
 		a.pg.running, a.pg.wasPrimary = a.host.pg.running, a.host.pg.primary
 		if !a.pg.running {
 			a.pg.observed.accepting = false
@@ -139,6 +140,8 @@ func (a *agent) begin(action ha.Action) {
 		a.startPostgres(false, act.Upstream)
 	case ha.Rejoin:
 		a.rejoin(act.Upstream)
+	case ha.Clone:
+		a.clone(act.From)
 	case ha.Follow:
 		a.follow(act.Upstream)
 	case ha.Promote:
@@ -226,7 +229,7 @@ func (a *agent) startPostgres(primary bool, upstream string) {
 		})
 	}, func(err error) {
 		if err == nil {
-			a.upstream = upstream
+			a.follows(upstream)
 		}
 	})
 }
@@ -260,7 +263,7 @@ func (a *agent) follow(upstream string) {
 		a.host.pg.follow(upstream, t.ends)
 	}, func(err error) {
 		if err == nil {
-			a.upstream = upstream
+			a.follows(upstream)
 		}
 	})
 }

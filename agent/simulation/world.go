@@ -71,6 +71,7 @@ type world struct {
 	consul   consul
 	net      network
 	hosts    []*host
+	root     *branch // of all history
 	judge    judge
 	config   map[string]any // the dynamic configuration as the operator has it
 	parsed   map[uint64]cluster.Dynamic

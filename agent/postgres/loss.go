@@ -1,0 +1,99 @@
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/renameio/v2"
+)
+
+// Loss says that the data of this member were replaced: removed and cloned anew, or
+// rewound. What they had acknowledged lies before a position of the leader's that was
+// asked for since. It is kept beside the data directory from before the first file is
+// touched until the member has come to that position.
+type Loss struct {
+	// ID tells one loss from the next.
+	ID string `json:"id"`
+	// Timeline and LSN are the position; zero: it is not known yet.
+	Timeline int   `json:"timeline,omitempty"`
+	LSN      int64 `json:"lsn,omitempty"`
+}
+
+// Loss is the one that was noted last, nil when there is none. One that cannot be read
+// counts as one of which nothing is known.
+func (p *Instance) Loss() *Loss {
+	content, err := os.ReadFile(p.stateFile("loss"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var l Loss
+	if err == nil {
+		err = json.Unmarshal(content, &l)
+	}
+	if err != nil {
+		p.log.Error().Err(err).Str("file", p.stateFile("loss")).Msg("it is not known what the data that were replaced had acknowledged")
+		return &Loss{}
+	}
+	return &l
+}
+
+// noteLoss is called before data that may have acknowledged something are touched.
+func (p *Instance) noteLoss() error { return p.writeLoss(Loss{ID: rand.Text()}) }
+
+// KeepLoss keeps what is known by now, unless there was another loss since.
+func (p *Instance) KeepLoss(l Loss) error {
+	if now := p.Loss(); now == nil || now.ID != l.ID {
+		return errors.New("the data have been replaced again meanwhile")
+	}
+	return p.writeLoss(l)
+}
+
+func (p *Instance) writeLoss(l Loss) error {
+	content, err := json.Marshal(l)
+	if err == nil {
+		err = p.makeStateDir()
+	}
+	if err == nil {
+		err = renameio.WriteFile(p.stateFile("loss"), content, 0o600)
+	}
+	if err == nil {
+		err = syncDir(p.stateDir)
+	}
+	if err != nil {
+		return fmt.Errorf("noting that the data are replaced (set lictor.state_dir to a writable directory): %w", err)
+	}
+	return nil
+}
+
+// ForgetLoss ends it, unless there was another one since.
+func (p *Instance) ForgetLoss(id string) error {
+	if now := p.Loss(); now == nil || now.ID != id {
+		return nil
+	}
+	if err := os.Remove(p.stateFile("loss")); err != nil {
+		return fmt.Errorf("noting that the data are whole again: %w", err)
+	}
+	return syncDir(p.stateDir)
+}
+
+// PositionOf asks a primary how far its WAL goes.
+func (p *Instance) PositionOf(ctx context.Context, u Upstream) (timeline int, lsn int64, err error) {
+	conn, err := p.replicationConn(ctx, u)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer hangUpOn(conn)
+	primary, err := p.isPrimary(ctx, conn, u)
+	if err != nil {
+		return 0, 0, fmt.Errorf("asking %s whether it is a primary: %w", u.Name, err)
+	}
+	if !primary {
+		return 0, 0, fmt.Errorf("%s is no primary", u.Name)
+	}
+	_, timeline, lsn, err = identifySystem(ctx, conn)
+	return timeline, lsn, err
+}
