@@ -56,7 +56,7 @@ func (p *Instance) moveAside() (string, error) {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return "", fmt.Errorf("making the data directory: %w", err)
 		}
-		if err := p.own(dir); err != nil {
+		if err := p.restrict(dir); err != nil {
 			return "", err
 		}
 	}

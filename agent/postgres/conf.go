@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 )
@@ -84,28 +82,6 @@ func flag(first, second *bool, fallback bool) bool {
 		return *second
 	}
 	return fallback
-}
-
-// writeFile replaces a file of the data directory in one step, as PostgreSQL's
-// user's.
-func (p *Instance) writeFile(path, content string) error {
-	f, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o600), renameio.IgnoreUmask())
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	defer f.Cleanup() //nolint:errcheck // nothing is left to clean after a success
-	if p.credential != nil {
-		if err := f.Chown(int(p.credential.Uid), int(p.credential.Gid)); err != nil {
-			return fmt.Errorf("writing %s: %w", path, err)
-		}
-	}
-	if _, err := f.WriteString(content); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return nil
 }
 
 // as is in which role, and after whom, PostgreSQL runs or is to run.

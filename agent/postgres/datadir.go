@@ -160,10 +160,7 @@ func (p *Instance) makeDataDir() error {
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return fmt.Errorf("data directory: %w", err)
-	}
-	return p.own(dir)
+	return p.restrict(dir)
 }
 
 func (p *Instance) writeMarker(kind, systemIdentifier string) error {

@@ -70,6 +70,9 @@ func (p *Instance) BaseBackup(ctx context.Context, u Upstream, progress func(don
 		}
 		return errors.Join(fmt.Errorf("cloning from %s: %w", u.Name, err), p.unmark())
 	}
+	if err := p.takeOverAccess(); err != nil {
+		return err // it is marked, and begun anew
+	}
 	if progress != nil {
 		size := dirSize(p.dataDir)
 		progress(size, size)

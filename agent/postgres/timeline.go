@@ -49,8 +49,9 @@ func (p *Instance) writeNew(file, content string) error {
 		return err
 	}
 	_, err = f.WriteString(content)
+	err = errors.Join(err, f.Chmod(p.fileMode()))
 	if p.credential != nil {
-		err = errors.Join(err, f.Chown(int(p.credential.Uid), int(p.credential.Gid)))
+		err = errors.Join(err, f.Chown(int(p.credential.Uid), p.groupIn(filepath.Dir(file))))
 	}
 	return errors.Join(err, f.Close())
 }
