@@ -235,7 +235,6 @@ func TestRefused(t *testing.T) {
 		"data_dir below a file":     {"postgresql: {data_dir: " + plain + "/x}", "cannot be looked at"},
 		"bin_dir":                   {"postgresql: {bin_dir: " + none + "}", "postgresql.bin_dir"},
 		"bin_name":                  {"postgresql: {bin_name: {psql: a}}", "postgresql.bin_name.psql"},
-		"superuser's password":      {"postgresql: {authentication: {superuser: {password: ''}}}", "postgresql.authentication.superuser.password: must be set, unless postgresql.use_unix_socket"},
 		"replication user":          {"postgresql: {authentication: {replication: {username: ''}}}", "postgresql.authentication.replication.username: must be set"},
 		"password without user":     {"postgresql: {authentication: {rewind: {password: hush}}}", "postgresql.authentication.rewind.username: must be set together"},
 		"password of two lines":     {"postgresql: {authentication: {rewind: {username: a, password: \"hush\\nhush\"}}}", "postgresql.authentication.rewind.password: must be one line"},
@@ -357,6 +356,7 @@ func TestWarned(t *testing.T) {
 		"tags: {nofailover: true, failover_priority: 2}":                 "tags.failover_priority: has no effect beside nofailover: true",
 		"postgresql: {authentication: {superuser: {password: zalando}}}": "is the password of Patroni's published examples",
 		"postgresql: {authentication: {replication: {password: }}}":      "replicas can only connect where pg_hba demands no password",
+		"postgresql: {authentication: {superuser: {password: ''}}}":      "postgresql.authentication.superuser.password: is not set: the agent can only connect where pg_hba demands no password",
 		"postgresql: {authentication: {rewind: {username: a}}}":          "pg_rewind can only connect where pg_hba demands no password",
 	} {
 		text := change

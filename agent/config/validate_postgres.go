@@ -115,9 +115,8 @@ func homes() []string {
 	return dirs
 }
 
-// authentication checks the roles. Nobody has a default password: a superuser
-// without one must come through the unix socket, where PostgreSQL knows the
-// user of the process, or with a certificate.
+// authentication checks the roles. Nobody has a default password; without one
+// pg_hba must let the role in by other means, or a passfile has it.
 func (v *validation) authentication(p Postgres) {
 	a := p.Authentication
 	for _, role := range []struct {
@@ -143,14 +142,14 @@ func (v *validation) authentication(p Postgres) {
 	}
 	v.required("postgresql.authentication.replication.username", a.Replication.Username, "replicator")
 	if a.Superuser.Password == "" && a.Superuser.SSLCert == "" && !p.UseUnixSocket {
-		v.fail("postgresql.authentication.superuser.password", "",
-			"must be set, unless postgresql.use_unix_socket is true (peer authentication) or sslcert is set")
+		v.warn("postgresql.authentication.superuser.password",
+			"is not set: the agent can only connect where pg_hba demands no password, or the passfile of its user (~/.pgpass) has one")
 	}
 	if a.Replication.Username != "" && a.Replication.Password == "" && a.Replication.SSLCert == "" {
-		v.warn("postgresql.authentication.replication.password", "is not set: replicas can only connect where pg_hba demands no password")
+		v.warn("postgresql.authentication.replication.password", "is not set: replicas can only connect where pg_hba demands no password, or the passfile of the agent's user (~/.pgpass) has one")
 	}
 	if a.Rewind.Username != "" && a.Rewind.Password == "" && a.Rewind.SSLCert == "" {
-		v.warn("postgresql.authentication.rewind.password", "is not set: pg_rewind can only connect where pg_hba demands no password")
+		v.warn("postgresql.authentication.rewind.password", "is not set: pg_rewind can only connect where pg_hba demands no password, or the passfile of the agent's user (~/.pgpass) has one")
 	}
 }
 

@@ -417,7 +417,10 @@ func (p *Instance) pgpassPath() string {
 	return p.stateFile("pgpass")
 }
 
-// writePgpass writes the passwords for an upstream where libpq finds them.
+// writePgpass writes the passwords for an upstream where libpq finds them: those of
+// the configuration, else those of the agent's own passfile, which PostgreSQL's user
+// may not be able to read. Where the configuration has none, a file that it names is
+// the operator's.
 func (p *Instance) writePgpass(u Upstream) error {
 	path := p.pgpassPath()
 	auth := p.local.Load().Authentication
@@ -427,7 +430,20 @@ func (p *Instance) writePgpass(u Upstream) error {
 	if auth.Rewind.Username == "" {
 		roles = append(roles, auth.Superuser) // which rewinds then
 	}
-	for _, role := range roles {
+	none := !slices.ContainsFunc(roles, func(r config.PgUser) bool { return r.Password != "" })
+	if none && p.local.Load().PgPass != "" {
+		return nil
+	}
+	for i, role := range roles {
+		if role.Username != "" && role.Password == "" {
+			database := p.database()
+			if i == 0 {
+				database = replicationDatabase
+			}
+			if c, err := LoginConfig(u.Host, u.Port, config.PgUser{Username: role.Username}, database); err == nil {
+				role.Password = c.Password
+			}
+		}
 		if role.Username != "" && role.Password != "" {
 			fmt.Fprintf(&b, "%s:%d:*:%s:%s\n", escape(u.Host), u.Port, escape(role.Username), escape(role.Password))
 		}

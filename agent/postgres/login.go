@@ -78,15 +78,14 @@ func (p *Instance) database() string {
 	return config.DefaultDatabase
 }
 
-// connect opens a connection from parts alone: libpq's variables of the
-// environment have no say.
+// connect opens a connection as the role says. A password that it does not have
+// comes from the passfile of the agent's user, as with Patroni.
 func connect(ctx context.Context, host string, port int, role config.PgUser, database, applicationName string) (*pgx.Conn, error) {
 	role.SSLMode = cmp.Or(role.SSLMode, "prefer")
 	c, err := LoginConfig(host, port, role, database)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d: %w", host, port, err)
 	}
-	c.Password = role.Password
 	c.ConnectTimeout = 3 * time.Second
 	c.RuntimeParams = map[string]string{
 		"application_name": applicationName, "statement_timeout": "0", "search_path": "", "default_transaction_read_only": "off",
@@ -103,15 +102,18 @@ func connect(ctx context.Context, host string, port int, role config.PgUser, dat
 	return conn, nil
 }
 
+// replicationDatabase is what a passfile calls replication connections.
+const replicationDatabase = "replication"
+
 // replicationConn opens a replication connection to an upstream.
 func (p *Instance) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgConn, error) {
 	role := p.local.Load().Authentication.Replication
 	role.SSLMode = cmp.Or(role.SSLMode, "prefer")
-	c, err := LoginConfig(u.Host, u.Port, role, "")
+	c, err := LoginConfig(u.Host, u.Port, role, replicationDatabase)
 	if err != nil {
 		return nil, fmt.Errorf("replication connection to %s: %w", u.Name, err)
 	}
-	c.Password, c.Database = role.Password, ""
+	c.Database = ""
 	c.RuntimeParams = map[string]string{"replication": "true", "application_name": "Lictor"}
 	c.ConnectTimeout = 3 * time.Second
 	conn, err := pgauth.Connect(&c.Config, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, &c.Config) })
