@@ -4,11 +4,8 @@
 package logging
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -29,7 +26,7 @@ type Log struct {
 	base    zerolog.Logger
 	level   atomic.Int32 // a zerolog.Level: the one in force
 	set     atomic.Int32 // the one that was asked for last by Set
-	secrets atomic.Pointer[[][]byte]
+	secrets atomic.Pointer[secrets]
 	queue   *queue // nil: whoever logs writes
 }
 
@@ -132,49 +129,6 @@ func parseLevel(level string) (zerolog.Level, error) {
 		return zerolog.ErrorLevel, nil
 	}
 	return 0, fmt.Errorf("log.level: %q: must be one of debug, info, warning, error", level)
-}
-
-// shortestSecret is the length from which on a secret is looked for in lines.
-// What is shorter is no secret, and would blot out ordinary words.
-const shortestSecret = 4
-
-// Hide replaces these secrets, from now on, wherever a line has one. It is a net
-// beneath the code that never logs them: texts that come from elsewhere (an error
-// of PostgreSQL, the output of a script) may quote what they were given.
-func (l *Log) Hide(secrets []string) {
-	var forms [][]byte
-	for _, s := range secrets {
-		if len(s) < shortestSecret {
-			continue
-		}
-		forms = append(forms, []byte(s))
-		if quoted, err := json.Marshal(s); err == nil {
-			forms = append(forms, quoted[1:len(quoted)-1])
-		}
-	}
-	slices.SortFunc(forms, func(a, b []byte) int { return len(b) - len(a) }) // one may be part of another
-	forms = slices.CompactFunc(forms, bytes.Equal)
-	l.secrets.Store(&forms)
-}
-
-// veil takes secrets out of lines.
-type veil struct {
-	out     io.Writer
-	secrets *atomic.Pointer[[][]byte]
-}
-
-// Write implements io.Writer.
-func (v *veil) Write(line []byte) (int, error) {
-	n := len(line)
-	if secrets := v.secrets.Load(); secrets != nil {
-		for _, s := range *secrets {
-			line = bytes.ReplaceAll(line, s, []byte("(hidden)"))
-		}
-	}
-	if _, err := v.out.Write(line); err != nil {
-		return 0, fmt.Errorf("writing the log: %w", err)
-	}
-	return n, nil
 }
 
 // timeLayout is what the hook writes and the console reads.

@@ -117,3 +117,50 @@ func TestSecretsAreHidden(t *testing.T) {
 		t.Errorf("detail: %q", line["detail"])
 	}
 }
+
+// A password that is an ordinary word is hidden where a secret stands, and the word
+// itself stays.
+func TestWordsThatAreSecrets(t *testing.T) {
+	var out bytes.Buffer
+	l, err := New("info", "json", &out, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger := l.Logger()
+	l.Hide([]string{"password", "postgres", "rep-pass", "on", "x'y:z"})
+	for _, c := range []struct{ text, want string }{
+		{"authentication.replication.password: is the password of Patroni's published examples", ""},
+		{`password authentication failed for user "postgres"`, ""},
+		{"/usr/lib/postgresql/15/bin/postgres -D /srv/postgres on", ""},
+		{"postgresql.parameters: postgres_fdw.application_name", ""},
+		{"connecting to PostgreSQL at db1:5432 as postgres: refused", ""},
+		{"host=db1 user=postgres password=postgres dbname=postgres", "host=db1 user=postgres password=(hidden) dbname=postgres"},
+		{"password='rep-pass' host=db1", "password='(hidden)' host=db1"},
+		{`{"password": "postgres", "user": "postgres"}`, `{"password": "(hidden)", "user": "postgres"}`},
+		{"ALTER ROLE postgres PASSWORD 'postgres'", "ALTER ROLE postgres PASSWORD '(hidden)'"},
+		{"postgres://postgres:postgres@db1/postgres", "postgres://postgres:(hidden)@db1/postgres"},
+		{"db1:5432:*:postgres:postgres", "db1:5432:*:postgres:(hidden)"},
+		{"env PGPASSWORD=password run --password on", "env PGPASSWORD=(hidden) run --password (hidden)"},
+		{"X-Consul-Token: postgres", "X-Consul-Token: (hidden)"},
+		{"GET /v1/kv/x?token=rep-pass&dc=a", "GET /v1/kv/x?token=(hidden)&dc=a"},
+		{"Authorization: Basic cG9zdGdyZXM6cGFzc3dvcmQ=", "Authorization: Basic (hidden)"}, // postgres:password
+		{`password='x\'y:z'`, "password='(hidden)'"},
+		{"it said x'y:z", "it said (hidden)"},
+		{`a:1:*:b:x'y\:z`, "a:1:*:b:(hidden)"},
+		{"PASSWORD 'x''y:z'", "PASSWORD '(hidden)'"},
+	} {
+		out.Reset()
+		logger.Info().Str("detail", c.text).Msg("m")
+		var line map[string]string
+		if err := json.Unmarshal(out.Bytes(), &line); err != nil {
+			t.Fatalf("%s: %v", out.String(), err)
+		}
+		want := c.want
+		if want == "" {
+			want = c.text
+		}
+		if line["detail"] != want {
+			t.Errorf("%q became %q, want %q", c.text, line["detail"], want)
+		}
+	}
+}

@@ -14,8 +14,16 @@ const hidden = "(hidden)"
 
 // isSecret tells by a setting's name whether its value must not be shown.
 func isSecret(name string) bool {
-	name = strings.ToLower(name)
-	return name == "token" || name == "secret" || strings.HasSuffix(name, "password") || strings.HasSuffix(name, "_token") || name == "authorization"
+	name = strings.ReplaceAll(strings.ToLower(name), "-", "_")
+	if name == "authorization" || name == "pass" {
+		return true
+	}
+	for _, end := range []string{"password", "passwd", "passphrase", "_pass", "token", "secret", "secret_key", "access_key", "api_key"} {
+		if strings.HasSuffix(name, end) && name != "no_password" {
+			return true
+		}
+	}
+	return false
 }
 
 // holdsSecrets tells whether a tree has a secret anywhere.

@@ -2,8 +2,26 @@ package settings
 
 import (
 	"fmt"
+	"net/url"
 	"reflect"
+	"strings"
 )
+
+// within are the secrets in a text that is no secret itself: a conninfo, a command,
+// a URL.
+func within(text string) (found []string) {
+	for _, m := range secretText().FindAllStringSubmatch(text, -1) {
+		found = append(found, strings.Trim(m[3], `'"`))
+	}
+	for word := range strings.FieldsSeq(text) {
+		if u, err := url.Parse(word); err == nil && u.User != nil {
+			if password, set := u.User.Password(); set && password != "" {
+				found = append(found, password)
+			}
+		}
+	}
+	return found
+}
 
 // Secrets are the values of a configuration that must not be shown, wherever in
 // it they stand: by the names of their settings.
@@ -34,8 +52,11 @@ func collect(v reflect.Value, secret bool, out *[]string) {
 			collect(v.Index(i), secret, out)
 		}
 	case reflect.String:
-		if secret && v.Len() > 0 {
+		switch {
+		case secret && v.Len() > 0:
 			*out = append(*out, v.String())
+		case !secret:
+			*out = append(*out, within(v.String())...)
 		}
 	}
 }
