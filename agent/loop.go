@@ -242,7 +242,7 @@ func (a *Agent) note(v ha.View, d ha.Decision) {
 		return
 	}
 	a.m.reason = d.Reason
-	line, weighty := a.log.Info(), false
+	actions, weighty := []string(nil), false
 	for _, action := range d.Actions {
 		switch action.(type) {
 		case ha.Beat:
@@ -251,7 +251,7 @@ func (a *Agent) note(v ha.View, d ha.Decision) {
 		default:
 			weighty = true
 		}
-		line = line.Stringer("action", action)
+		actions = append(actions, action.String())
 	}
 	// Reasons that alternate while something is tried again and again are told
 	// now and then; what changes something is told every time.
@@ -260,6 +260,10 @@ func (a *Agent) note(v ha.View, d ha.Decision) {
 	}
 	a.m.reasons[d.Reason] = v.Now
 	maps.DeleteFunc(a.m.reasons, func(_ string, at cluster.Instant) bool { return v.Now.Sub(at) >= repeatReasons })
+	line := a.log.Info()
+	if len(actions) > 0 {
+		line = line.Strs("action", actions) // a key stands once in a line
+	}
 	if !v.Lease.Until.IsZero() {
 		line = line.Dur("lease_left", v.Lease.Until.Sub(v.Now))
 	}

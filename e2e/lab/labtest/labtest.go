@@ -44,6 +44,9 @@ func New(t testing.TB, opts lab.Options) *lab.Lab {
 	stopWatching := closeOnSignal(l)
 	t.Cleanup(func() {
 		stopWatching()
+		for _, problem := range repeatedKeys(l.Dir) {
+			t.Error(problem)
+		}
 		if t.Failed() {
 			t.Log(l.LogTail(25))
 		}
