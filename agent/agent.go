@@ -166,6 +166,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.guard.client.Postmaster = a.pg.PID
 	a.catalogue = newCatalogue(store, cfg.Consul, cfg.Scope, cfg.Name)
 	a.probe = a.pg.DiskProbe(o.ProbeCommand)
 	a.scriptLimit = cfg.Lictor.ScriptLimit()

@@ -251,7 +251,7 @@ func (a *Agent) mayRemoveData() string {
 func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	a.recallConfig()
 	a.pg.Apply(a.m.dynamic)
-	running, err := a.pg.Adopt()
+	running, err := a.pg.Adopt(ctx)
 	if err != nil {
 		return "", fmt.Errorf("looking for a running PostgreSQL: %w", err)
 	}

@@ -64,6 +64,24 @@ func (g *guardian) Start(ctx context.Context, c postgres.Command) (int, error) {
 	})
 }
 
+// Held is the postmaster that a guard which runs holds (postgres.Launcher).
+func (g *guardian) Held(ctx context.Context) int {
+	ctx, cancel := context.WithTimeout(ctx, heldWithin)
+	defer cancel()
+	status, err := g.client.Recall(ctx)
+	if err != nil {
+		return 0
+	}
+	return status.Postmaster
+}
+
+// heldWithin is how long a guard may take to say whom it holds; one that does not
+// say is found by its children.
+const heldWithin = time.Second
+
+// Parent is the guard, of which PostgreSQL's processes descend (postgres.Launcher).
+func (g *guardian) Parent() int { return g.client.PID() }
+
 // orders are what the loop wants of the guard. The latest replace earlier ones.
 type orders struct {
 	grant  bool // of a new lease

@@ -33,6 +33,8 @@ const (
 	// lingering is how long killed processes may wait for a hung disk before they
 	// are left to the kernel.
 	lingering = 2 * time.Second
+	// killAgainAfter spaces out kills that fail at once.
+	killAgainAfter = 200 * time.Millisecond
 )
 
 // startTask runs work in the background. When it ends, its outcome is noted and
@@ -172,11 +174,17 @@ func (a *Agent) fenceNow() {
 		// The kill must go on even when the agent is told to end meanwhile.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), backoffMax)
 		defer cancel()
-		err := a.pg.Kill(ctx)
-		return errors.Join(err, a.guard.disarm(ctx))
-	}, func(error) {
+		if err := a.pg.Kill(ctx); err != nil && !errors.Is(err, fence.ErrLingering) {
+			// It may live: the guard keeps its deadline, and it is killed again.
+			pause(ctx, killAgainAfter)
+			return err
+		}
+		return a.guard.disarm(ctx)
+	}, func(err error) {
 		a.m.fencing = false
-		a.m.stoppedOnPurpose()
+		if err == nil || !a.pg.Running() {
+			a.m.stoppedOnPurpose()
+		}
 	})
 }
 

@@ -38,11 +38,13 @@ type guardRequest struct {
 	Until cluster.Instant `json:"until,omitempty"`
 	Start *GuardStart     `json:"start,omitempty"`
 	// Memo is what the agent wants to find again after a restart. A request
-	// without one leaves the last as it is; a disarm forgets it.
+	// without one leaves the last as it is; a disarm without one forgets it.
 	Memo json.RawMessage `json:"memo,omitempty"`
 	// Asked is when the agent asked, by CLOCK_BOOTTIME. What was asked on a
 	// connection that was given up may be read after what was asked later.
 	Asked cluster.Instant `json:"asked,omitempty"` // zero: by an agent that does not say
+	// Postmaster is the one that runs: a guard that cannot hold it is not armed.
+	Postmaster int `json:"postmaster,omitempty"` // zero: none, or by an agent that does not say
 }
 
 type guardAnswer struct {
@@ -52,6 +54,8 @@ type guardAnswer struct {
 	Until   cluster.Instant `json:"until"` // zero: disarmed
 	Fired   bool            `json:"fired"`
 	Memo    json.RawMessage `json:"memo,omitempty"`
+	// Postmaster is the one that the guard holds, zero: none.
+	Postmaster int `json:"postmaster,omitempty"`
 }
 
 // GuardStart is how the guard is to start the postmaster.
@@ -73,12 +77,14 @@ const idleFor = time.Minute
 // guard is the process that owns PostgreSQL's kill switch.
 type guard struct {
 	dataDir string
+	target  *Target
 
 	mu       sync.Mutex
 	deadline Deadline
 	memo     json.RawMessage
 	asked    cluster.Instant // when the last change was
 	moved    chan struct{}   // the deadline has changed
+	killing  chan struct{}   // closed when the kill at the last deadline has succeeded; nil: there was none
 	agents   int
 	quit     context.CancelFunc
 
@@ -100,6 +106,10 @@ type guardLaunched struct {
 // the agent set has passed, whether the agent still lives or not. A deadline that
 // has passed is not moved any more: only a new lease (grant) arms it again.
 //
+// It knows PostgreSQL by its processes and not by a path: the postmaster is held by
+// its pidfd, and the guard is the parent of orphans, too. So what becomes of the data
+// directory's name or of its disk does not matter.
+//
 // It ignores SIGTERM and SIGINT: whoever wants it gone stops PostgreSQL first.
 // If it is killed all the same, the kernel signals the postmaster (SIGQUIT, the
 // parent-death signal).
@@ -108,16 +118,22 @@ func RunGuard(ctx context.Context, o GuardOptions) error {
 	defer cancel()
 	ignoreSignals()
 	privilege()
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("guard: becoming the parent of orphans: %w", err)
+	}
 	listener, err := listenUnix(ctx, o.Socket)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
-	g := &guard{dataDir: o.DataDir, moved: make(chan struct{}, 1), quit: cancel, starts: make(chan guardLaunch)}
+	target := NewTarget(o.DataDir)
+	target.Parent = os.Getpid
+	g := &guard{dataDir: o.DataDir, target: target, moved: make(chan struct{}, 1), quit: cancel, starts: make(chan guardLaunch)}
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer cancel()
 	work.Go(func() { g.launcher(ctx) })
+	work.Go(func() { reap(ctx) })
 	work.Go(func() { g.switchOff(ctx) })
 	work.Go(func() { g.idle(ctx) })
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
@@ -185,8 +201,7 @@ func listenUnix(ctx context.Context, path string) (*net.UnixListener, error) {
 // PR_SET_PDEATHSIG).
 func (g *guard) launcher(ctx context.Context) {
 	runtime.LockOSThread()
-	var children sync.WaitGroup
-	defer children.Wait()
+	defer g.target.awaitEnd()
 	for {
 		select {
 		case l := <-g.starts:
@@ -194,20 +209,61 @@ func (g *guard) launcher(ctx context.Context) {
 				l.answer <- guardLaunched{err: ErrDeadlinePassed}
 				continue
 			}
-			cmd, err := launch(l.start)
-			if err != nil {
-				l.answer <- guardLaunched{err: err}
+			if !g.killed(goneWithin) {
+				// What is started now would be killed with it.
+				l.answer <- guardLaunched{err: errNotGone}
 				continue
 			}
-			children.Go(func() { _ = cmd.Wait() }) // how it ended is in its log
-			if l.start.Primary && g.over() {
+			pid, err := g.launch(l.start)
+			if err == nil && l.start.Primary && g.over() {
 				// The kill at the deadline may have missed a process that was just
 				// being made.
-				_ = cmd.Process.Kill()
-				l.answer <- guardLaunched{err: ErrDeadlinePassed}
-				continue
+				pid, err = 0, errors.Join(ErrDeadlinePassed, g.target.Signal(unix.SIGKILL))
 			}
-			l.answer <- guardLaunched{pid: cmd.Process.Pid}
+			l.answer <- guardLaunched{pid: pid, err: err}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// goneWithin is how long a request waits for the end of processes that were killed.
+const goneWithin = time.Second
+
+var errNotGone = errors.New("the PostgreSQL that was killed at the deadline has not ended yet")
+
+// killed waits until the kill at the last deadline, if there was one, has succeeded.
+func (g *guard) killed(within time.Duration) bool {
+	g.mu.Lock()
+	done := g.killing
+	g.mu.Unlock()
+	if done == nil {
+		return true
+	}
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// reap takes the exit status of postmasters, which is in their log, and of orphans.
+func reap(ctx context.Context) {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGCHLD)
+	defer signal.Stop(ended)
+	for {
+		for {
+			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+			if pid <= 0 && !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		select {
+		case <-ended:
 		case <-ctx.Done():
 			return
 		}
@@ -221,21 +277,25 @@ func (g *guard) over() bool {
 	return g.deadline.Over(Now())
 }
 
-func launch(s GuardStart) (*exec.Cmd, error) {
+// launch starts a postmaster and holds it by the pidfd that the kernel gives with it.
+func (g *guard) launch(s GuardStart) (int, error) {
 	out, err := os.OpenFile(s.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 	if err != nil {
-		return nil, fmt.Errorf("PostgreSQL's log: %w", err)
+		return 0, fmt.Errorf("PostgreSQL's log: %w", err)
 	}
 	defer out.Close()
+	pidfd := -1
 	cmd := exec.Command(s.Path, s.Args...) //nolint:noctx // the postmaster outlives this request
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = oomEnvironment(s.Env), s.Dir, out, out
 	// Go sets the signal after it has changed the user, which would clear it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: s.Credential, Pdeathsig: syscall.SIGQUIT}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: s.Credential, Pdeathsig: syscall.SIGQUIT, PidFD: &pidfd}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting %s: %w", s.Path, err)
+		return 0, fmt.Errorf("starting %s: %w", s.Path, err)
 	}
-	_ = unix.Setpriority(unix.PRIO_PROCESS, cmd.Process.Pid, usualNice) // its backends inherit it
-	return cmd, nil
+	pid := cmd.Process.Pid
+	g.target.hold(pid, pidfd)
+	_ = unix.Setpriority(unix.PRIO_PROCESS, pid, usualNice) // its backends inherit it
+	return pid, cmd.Process.Release()                       // it is reaped with all others
 }
 
 // switchOff waits for the deadline and kills PostgreSQL when it comes. The timer
@@ -263,11 +323,12 @@ func (g *guard) switchOff(ctx context.Context) {
 		due := g.deadline.Due(Now())
 		if due {
 			g.deadline.Fire()
-			g.memo = nil
+			g.memo, g.killing = nil, make(chan struct{})
 		}
 		g.mu.Unlock()
 		if due {
 			g.kill(ctx)
+			close(g.killing)
 		}
 	}
 }
@@ -277,7 +338,7 @@ func (g *guard) kill(ctx context.Context) {
 	fmt.Fprintf(os.Stderr, "%s the lease was not renewed in time: killing PostgreSQL in %s\n", time.Now().Format(time.RFC3339Nano), g.dataDir)
 	for ctx.Err() == nil {
 		limit, cancel := context.WithTimeout(ctx, time.Second)
-		err := KillProcesses(limit, g.dataDir)
+		err := g.target.Kill(limit)
 		cancel()
 		if err == nil {
 			return
@@ -342,7 +403,7 @@ func (g *guard) idle(ctx context.Context) {
 			g.mu.Lock()
 			alone := g.agents == 0
 			g.mu.Unlock()
-			if pids, err := Processes(g.dataDir); alone && err == nil && len(pids) == 0 {
+			if pids, err := g.target.Processes(); alone && err == nil && len(pids) == 0 {
 				g.quit()
 				return
 			}
@@ -425,14 +486,27 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 			answer.Error = "the guard is ending"
 		}
 	case "arm", "grant":
+		if r.Postmaster != 0 {
+			if err := g.target.Hold(r.Postmaster); err != nil {
+				answer.Error = "not armed, as the guard cannot hold PostgreSQL: " + err.Error()
+				break
+			}
+		}
 		answer.Error = g.change(r, r.Memo, func(d *Deadline) error { return d.Arm(Now(), r.Until, r.Op == "grant") })
 	case "disarm":
-		answer.Error = g.change(r, json.RawMessage{}, func(d *Deadline) error { d.Disarm(); return nil })
+		memo := r.Memo
+		if memo == nil {
+			memo = json.RawMessage{}
+		}
+		answer.Error = g.change(r, memo, func(d *Deadline) error { d.Disarm(); return nil })
 	case "remember":
 		answer.Error = g.change(r, r.Memo, func(*Deadline) error { return nil })
 	case "quit":
-		if pids, err := Processes(g.dataDir); err != nil || len(pids) > 0 {
-			answer.Error = "PostgreSQL runs: stop it first"
+		if pids, err := g.left(goneWithin); err != nil || len(pids) > 0 {
+			answer.Error = fmt.Sprintf("PostgreSQL runs: stop it first (processes %v)", pids)
+			if err != nil {
+				answer.Error = err.Error()
+			}
 			break
 		}
 		g.quit()
@@ -442,8 +516,20 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	answer.Until, answer.Fired, answer.Memo = g.deadline.Until, g.deadline.Fired, g.memo
+	answer.Until, answer.Fired, answer.Memo, answer.Postmaster = g.deadline.Until, g.deadline.Fired, g.memo, g.target.Postmaster()
 	return answer
+}
+
+// left lists PostgreSQL's processes, those that are just ending if they have not after
+// a while.
+func (g *guard) left(within time.Duration) ([]int, error) {
+	for until := Now().Add(within); ; {
+		pids, err := g.target.Processes()
+		if err != nil || len(pids) == 0 || g.target.Postmaster() != 0 || !Now().Before(until) {
+			return pids, err
+		}
+		time.Sleep(pollMS * time.Millisecond)
+	}
 }
 
 // change changes the deadline and what the agent wants remembered.

@@ -13,12 +13,18 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
 // GuardClient is the agent's end of the guard. It starts a guard when none
 // answers. Its methods may be called from several goroutines.
 type GuardClient struct {
+	// Postmaster is the one that runs, zero: none. The guard is armed only if it can
+	// hold it. Nil: the guard is not told.
+	Postmaster func() int
+
 	command []string
 	options GuardOptions
 	logFile string
@@ -37,6 +43,8 @@ type GuardStatus struct {
 	Fired bool
 	// Memo is what the agent told it to remember, nil when nothing.
 	Memo json.RawMessage
+	// Postmaster is the one that it holds, zero: none.
+	Postmaster int
 }
 
 // NewGuardClient makes a client of the guard for a data directory. command is
@@ -57,14 +65,21 @@ func (c *GuardClient) Start(ctx context.Context, s GuardStart) (int, error) {
 // Arm sets or moves the deadline of the present lease, and has the guard remember
 // memo, unless that is nil. The guard refuses when its deadline has passed.
 func (c *GuardClient) Arm(ctx context.Context, until cluster.Instant, memo json.RawMessage) error {
-	_, err := c.ask(ctx, guardRequest{Op: "arm", Until: until, Memo: memo})
+	_, err := c.ask(ctx, guardRequest{Op: "arm", Until: until, Memo: memo, Postmaster: c.postmaster()})
 	return err
 }
 
 // Grant sets the deadline of a new lease.
 func (c *GuardClient) Grant(ctx context.Context, until cluster.Instant, memo json.RawMessage) error {
-	_, err := c.ask(ctx, guardRequest{Op: "grant", Until: until, Memo: memo})
+	_, err := c.ask(ctx, guardRequest{Op: "grant", Until: until, Memo: memo, Postmaster: c.postmaster()})
 	return err
+}
+
+func (c *GuardClient) postmaster() int {
+	if c.Postmaster == nil {
+		return 0
+	}
+	return c.Postmaster()
 }
 
 // Remember has the guard remember memo and leaves its deadline as it is.
@@ -80,10 +95,47 @@ func (c *GuardClient) Disarm(ctx context.Context) error {
 	return err
 }
 
+// StandDown takes the deadline away and has the guard remember memo: PostgreSQL runs
+// on without one.
+func (c *GuardClient) StandDown(ctx context.Context, memo json.RawMessage) error {
+	answer, err := c.ask(ctx, guardRequest{Op: "disarm", Memo: memo})
+	if err == nil && len(answer.Memo) == 0 { // an earlier version forgets
+		return c.Remember(ctx, memo)
+	}
+	return err
+}
+
 // Status asks the guard how it stands.
 func (c *GuardClient) Status(ctx context.Context) (GuardStatus, error) {
 	answer, err := c.ask(ctx, guardRequest{Op: "status"})
-	return GuardStatus{Until: answer.Until, Fired: answer.Fired, Memo: answer.Memo}, err
+	return GuardStatus{Until: answer.Until, Fired: answer.Fired, Memo: answer.Memo, Postmaster: answer.Postmaster}, err
+}
+
+// knockWithin bounds how long the guard's socket may take to connect, which the
+// kernel does, also for a guard that is stopped.
+const knockWithin = 200 * time.Millisecond
+
+// PID is that of the guard that runs, zero: none does. It starts none.
+func (c *GuardClient) PID() int {
+	ctx, cancel := context.WithTimeout(context.Background(), knockWithin)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.options.Socket)
+	if err != nil {
+		return 0
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	pid := 0
+	_ = raw.Control(func(fd uintptr) {
+		// Of whoever has called listen (unix(7), SO_PEERCRED).
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	return pid
 }
 
 // ErrNoGuard: no guard runs for the data directory.

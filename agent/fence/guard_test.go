@@ -25,6 +25,10 @@ import (
 const asGuard = "LICTOR_TEST_GUARD"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asFuse) != "" {
+		serveFuse()
+		os.Exit(0)
+	}
 	if os.Getenv(asGuard) != "" {
 		o := GuardOptions{}
 		for i := 1; i+1 < len(os.Args); i += 2 {
@@ -119,21 +123,45 @@ func (p *instance) start(ctx context.Context, t *testing.T) int {
 	t.Helper()
 	pid, err := p.client.Start(ctx, p.postgres())
 	must(t, err)
+	p.ready(ctx, t)
+	return pid
+}
+
+func (p *instance) ready(ctx context.Context, t *testing.T) {
+	t.Helper()
 	await(ctx, t, "PostgreSQL does not start", func() bool {
 		return exec.Command(filepath.Join(p.bin, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(p.port)).Run() == nil
 	})
-	return pid
+}
+
+func (p *instance) sql(t *testing.T, statement string) {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(p.bin, "psql"), "-h", "127.0.0.1", "-p", strconv.Itoa(p.port), "-U", "postgres", "-c", statement).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 }
 
 // busy runs a statement without an end, and waits until its backend is at it. One
 // that sleeps would notice the end of its postmaster; this one does not.
 func (p *instance) busy(ctx context.Context, t *testing.T) {
 	t.Helper()
+	p.busyAmong(ctx, t, func() ([]int, error) { return Processes(p.data) })
+}
+
+// busyOf does so where the data directory does not tell.
+func (p *instance) busyOf(ctx context.Context, t *testing.T, postmaster int) {
+	t.Helper()
+	p.busyAmong(ctx, t, func() ([]int, error) { return processes(t, postmaster), nil })
+}
+
+func (p *instance) busyAmong(ctx context.Context, t *testing.T, processes func() ([]int, error)) {
+	t.Helper()
 	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "psql"), "-h", "127.0.0.1", "-p", strconv.Itoa(p.port), "-U", "postgres", "-c", "DO 'BEGIN LOOP NULL; END LOOP; END'")
 	must(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	await(ctx, t, "no backend is busy", func() bool {
-		pids, err := Processes(p.data)
+		pids, err := processes()
 		must(t, err)
 		for _, pid := range pids {
 			title, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
@@ -221,7 +249,7 @@ func TestGuardStartsNoPrimaryAfterTheDeadline(t *testing.T) {
 func TestGuardHeedsTheLatestRequest(t *testing.T) {
 	ctx, asked := within(t), Now()
 	far := asked.Add(time.Hour)
-	g := &guard{moved: make(chan struct{}, 1)}
+	g := &guard{target: NewTarget(t.TempDir()), moved: make(chan struct{}, 1)}
 	for _, r := range []guardRequest{
 		{Op: "grant", Until: far, Asked: asked},
 		{Op: "arm", Until: far.Add(-time.Minute), Asked: asked + 2},
@@ -337,9 +365,8 @@ func TestKillProcessesSparesOthers(t *testing.T) {
 	if err := bystander.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("a program that is not PostgreSQL's was killed: %v", err)
 	}
-	fd, err := Signal(bystander.Process.Pid, p.data, unix.SIGKILL)
-	if fd >= 0 || err != nil {
-		t.Errorf("signalled a program that is not PostgreSQL's: %d %v", fd, err)
+	if err := NewTarget(p.data).Hold(bystander.Process.Pid); !errors.Is(err, ErrNotPostgres) {
+		t.Errorf("holds a program that is not PostgreSQL's: %v", err)
 	}
 }
 

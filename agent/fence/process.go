@@ -1,7 +1,6 @@
 package fence
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,134 +8,118 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// Belongs tells whether a process is PostgreSQL's and works in the data
+// identity is which directory it is, whatever its name is by now.
+type identity struct {
+	major, minor uint32
+	ino          uint64
+	born         unix.StatxTimestamp // an inode's number is given again
+	dated        bool
+}
+
+func (a identity) same(b identity) bool {
+	return a.major == b.major && a.minor == b.minor && a.ino == b.ino && (!a.dated || !b.dated || a.born == b.born)
+}
+
+// identify asks for the identity of what a path leads to, and no more of the file
+// system than what the kernel has in its memory already: of a directory that some
+// process works in this is all there is to know, also when its disk hangs or fails
+// (statx(2), AT_STATX_DONT_SYNC). path is its name without links.
+func identify(of string) (id identity, path string, err error) {
+	fd, err := unix.Open(of, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return identity{}, "", fmt.Errorf("%s: %w", of, err)
+	}
+	defer unix.Close(fd)
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
+		return identity{}, "", fmt.Errorf("%s: %w", of, err)
+	}
+	path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return identity{}, "", fmt.Errorf("%s: its path: %w", of, err)
+	}
+	return identity{
+		major: st.Dev_major, minor: st.Dev_minor, ino: st.Ino, born: st.Btime, dated: st.Mask&unix.STATX_BTIME != 0,
+	}, strings.TrimSuffix(path, deleted), nil
+}
+
+// deleted is what the kernel adds to the path of what was removed.
+const deleted = " (deleted)"
+
+// workDir is the path of a process's working directory as the kernel knows it.
+func workDir(pid int) string {
+	path, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(path, deleted)
+}
+
+// isPostgres reports whether a process runs PostgreSQL, or one of the programs that
+// are named.
+func isPostgres(pid int, programs ...string) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return false // it has ended, or it is the kernel's or another user's
+	}
+	name := filepath.Base(strings.TrimSuffix(exe, deleted))
+	return strings.HasPrefix(name, "postgres") || slices.Contains(programs, name)
+}
+
+// parentOf is the parent of a process that has not ended.
+func parentOf(pid int) (parent int, alive bool) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, false
+	}
+	// The program's name, in parentheses, may hold anything (proc_pid_stat(5)).
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 2 || fields[0] == "Z" || fields[0] == "X" {
+		return 0, false
+	}
+	parent, err = strconv.Atoi(fields[1])
+	return parent, err == nil
+}
+
+// parents lists all processes that have not ended, with the parent of each.
+func parents() (map[int]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("listing processes: %w", err)
+	}
+	all := map[int]int{}
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			if parent, alive := parentOf(pid); alive {
+				all[pid] = parent
+			}
+		}
+	}
+	return all, nil
+}
+
+// Belongs reports whether a process is PostgreSQL's and works in the data
 // directory: every process of an instance has it as its working directory, also
 // a backend whose postmaster is gone. Other programs count when they are named.
 func Belongs(pid int, dataDir string, programs ...string) bool {
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	if err != nil {
-		return false
-	}
-	name := filepath.Base(strings.TrimSuffix(exe, " (deleted)"))
-	if !strings.HasPrefix(name, "postgres") && !slices.Contains(programs, name) {
-		return false
-	}
-	var work, data syscall.Stat_t
-	return syscall.Stat(fmt.Sprintf("/proc/%d/cwd", pid), &work) == nil && syscall.Stat(dataDir, &data) == nil &&
-		work.Dev == data.Dev && work.Ino == data.Ino
+	t := NewTarget(dataDir)
+	return t.judge(pid, t.homes(lookLong), programs) == ours
 }
 
 // Processes lists all processes of the PostgreSQL in a data directory, and of
 // the programs that are named.
 func Processes(dataDir string, programs ...string) ([]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("listing processes: %w", err)
-	}
-	var pids []int
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil && Belongs(pid, dataDir, programs...) {
-			pids = append(pids, pid)
-		}
-	}
-	return pids, nil
-}
-
-// ErrLingering: every process has been sent SIGKILL, but not all have ended, as
-// the disk they wait for hangs. They are harmless: the kernel ends them before
-// they could run, and so answer a client, again (signal(7)).
-var ErrLingering = errors.New("killed, but some of its processes still wait for a disk that hangs")
-
-// KillProcesses kills every process of the PostgreSQL in a data directory and
-// waits until none is left, or until ctx ends (ErrLingering). All are signalled
-// before the first one is waited for: a backend must not have time to finish a
-// commit. Programs that are named are killed with it.
-func KillProcesses(ctx context.Context, dataDir string, programs ...string) error {
-	held := map[int]int{} // pid to pidfd, of those that were signalled
-	defer func() {
-		for _, fd := range held {
-			_ = unix.Close(fd)
-		}
-	}()
-	for {
-		// A process may have been forked while the others were signalled, so
-		// look again until there is no new one.
-		more, err := killMore(held, dataDir, programs)
-		if err != nil {
-			return fmt.Errorf("killing PostgreSQL in %s: %w", dataDir, err)
-		}
-		if more {
-			continue
-		}
-		if len(held) == 0 {
-			return nil
-		}
-		if err := awaitEnd(ctx, held); err != nil {
-			return fmt.Errorf("PostgreSQL in %s: %w: %w", dataDir, ErrLingering, err)
-		}
-	}
-}
-
-// killMore kills the processes that are not among held yet and tells whether
-// there were any. It forgets those that have ended.
-func killMore(held map[int]int, dataDir string, programs []string) (more bool, err error) {
-	for pid, fd := range held {
-		if ended(fd, 0) {
-			_ = unix.Close(fd)
-			delete(held, pid)
-		}
-	}
-	pids, err := Processes(dataDir, programs...)
-	if err != nil {
-		return false, err
-	}
-	var errs []error
-	for _, pid := range pids {
-		if _, signalled := held[pid]; signalled {
-			continue
-		}
-		fd, err := Signal(pid, dataDir, unix.SIGKILL, programs...)
-		if fd >= 0 {
-			held[pid], more = fd, true
-		}
-		errs = append(errs, err) // the others are killed all the same
-	}
-	return more, errors.Join(errs...)
-}
-
-// Signal signals one process of the PostgreSQL in a data directory and returns
-// its pidfd, -1 when it is gone. The pidfd is opened before the process is
-// verified, so that a pid that is used again is never hit.
-func Signal(pid int, dataDir string, sig unix.Signal, programs ...string) (pidfd int, err error) {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return -1, nil
-	}
-	if err != nil {
-		return -1, fmt.Errorf("process %d of PostgreSQL: %w", pid, err)
-	}
-	if !Belongs(pid, dataDir, programs...) {
-		return -1, unix.Close(fd)
-	}
-	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil {
-		_ = unix.Close(fd)
-		if errors.Is(err, unix.ESRCH) {
-			return -1, nil
-		}
-		return -1, fmt.Errorf("signalling process %d of PostgreSQL: %w", pid, err)
-	}
-	return fd, nil
+	return NewTarget(dataDir).Processes(programs...)
 }
 
 // pollMS bounds one wait for the end of a process, so that ctx is looked at.
 const pollMS = 50
 
-// ended tells whether the process of a pidfd has ended, waiting for it that long.
+// ended reports whether the process of a pidfd has ended, waiting for it that long.
 func ended(pidfd, ms int) bool {
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, ms)
@@ -146,14 +129,10 @@ func ended(pidfd, ms int) bool {
 	}
 }
 
-// awaitEnd waits until all have ended.
-func awaitEnd(ctx context.Context, pidfds map[int]int) error {
-	for _, fd := range pidfds {
-		for !ended(fd, pollMS) {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-		}
+// signalFD signals the process of a pidfd, unless it has ended.
+func signalFD(pidfd int, sig unix.Signal) error {
+	if err := unix.PidfdSendSignal(pidfd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
 	}
 	return nil
 }

@@ -47,7 +47,7 @@ func TestUnixSocketOfEveryLayer(t *testing.T) {
 	answers(ctx, p, "dynamic 1")
 	again, err := New(s)
 	must(t, err)
-	if adopted, err := again.Adopt(); err != nil || !adopted {
+	if adopted, err := again.Adopt(ctx); err != nil || !adopted {
 		t.Fatal(adopted, err)
 	}
 	answers(ctx, again, "dynamic 1")

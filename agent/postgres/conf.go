@@ -317,7 +317,8 @@ func (p *Instance) arguments(a as, control Control) []string {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	args := []string{
-		"-D", p.dataDir, "--config_file=" + p.inData("postgresql.conf"),
+		// What is guarded is this directory, whatever a configuration file says.
+		"-D", p.dataDir, "--data_directory=" + p.dataDir, "--config_file=" + p.inData("postgresql.conf"),
 		"--listen_addresses=" + p.listenHosts, "--port=" + strconv.Itoa(p.port), "--cluster_name=" + p.scope,
 	}
 	for name, value := range p.commandLineValues(a.role, control) {

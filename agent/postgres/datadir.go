@@ -340,7 +340,7 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 	}
 	// Somebody else may have started one.
 	if !p.Running() {
-		if _, err := p.Adopt(); err != nil {
+		if _, err := p.Adopt(ctx); err != nil {
 			return err
 		}
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/fence"
 )
 
 // Settings are what an instance is made from.
@@ -71,6 +72,8 @@ type Instance struct {
 	notes sync.Map
 
 	process postmaster
+	// target is what is killed: all of PostgreSQL's processes.
+	target *fence.Target
 
 	// sql holds the kept connection, or nil, while nobody uses it: who takes it
 	// out is its only user, and waits no longer than its own context.
@@ -91,6 +94,8 @@ func New(s Settings) (*Instance, error) {
 		sql: make(chan *pgx.Conn, 1),
 	}
 	p.sql <- nil
+	p.target = fence.NewTarget(p.dataDir)
+	p.target.Parent = s.Launcher.Parent
 	if p.stateDir == "" {
 		p.stateDir = filepath.Dir(p.dataDir)
 	}

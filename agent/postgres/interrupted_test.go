@@ -129,7 +129,7 @@ func TestBootstrapKilled(t *testing.T) {
 		pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
 		must(t, err)
 		t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
-		if running, err := p.Adopt(); err != nil || !running {
+		if running, err := p.Adopt(ctx); err != nil || !running {
 			t.Errorf("the orphan is not seen: %v %v", running, err)
 		}
 		must(t, p.Kill(ctx))

@@ -6,30 +6,87 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 )
+
+// namedPostmaster is the process that postmaster.pid names, zero when there is no such
+// file or it makes no sense. It may be anybody's by now.
+func (p *Instance) namedPostmaster() (int, error) {
+	content, err := os.ReadFile(p.inData("postmaster.pid"))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("postmaster.pid: %w", err)
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(first))
+	if err != nil || pid <= 0 {
+		return 0, nil //nolint:nilerr // a leftover
+	}
+	return pid, nil
+}
+
+// A postmaster that was killed between making a lock file and writing it, or whose
+// host lost power, leaves it empty. PostgreSQL refuses to start as long as there is
+// one (CreateLockFile in its miscinit.c), since it might belong to a server that is
+// starting.
 
 // emptyLockAge is how old the empty lock file of a socket must be to be taken for
 // a leftover: the directory of sockets is shared with other instances, one of
 // which might be starting just now.
 const emptyLockAge = 10 * time.Second
 
-// removeEmptyLocks removes lock files that a postmaster has made and not yet
-// written when it was killed, or its host lost power. PostgreSQL refuses to start
-// as long as there is one (CreateLockFile in its miscinit.c), since it might
-// belong to a server that is starting; it has to be called when no process of the
-// instance is left.
-func (p *Instance) removeEmptyLocks() error {
+// clearLocks clears lock files away that would keep PostgreSQL from starting although
+// no process of the instance is left, which must be known when it is called.
+func (p *Instance) clearLocks() error {
 	if err := removeEmpty(p.inData("postmaster.pid"), 0); err != nil {
+		return err
+	}
+	if err := p.disbelieve(p.inData("postmaster.pid")); err != nil {
 		return err
 	}
 	for _, dir := range p.socketDirs() {
 		if !filepath.IsAbs(dir) {
 			continue
 		}
-		if err := removeEmpty(filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(p.port)+".lock"), emptyLockAge); err != nil {
+		socket := filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(p.port)+".lock")
+		if err := removeEmpty(socket, emptyLockAge); err != nil {
 			return err
 		}
+		if err := p.disbelieve(socket); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nobody is a pid that no process has: the kernel's limit is lower (PID_MAX_LIMIT).
+const nobody = 1 << 30
+
+// disbelieve makes a lock file of this instance name nobody when it names a living
+// process: none is ours, so the pid was given again, after a crash of the host most
+// often. PostgreSQL believes such a file as long as a process of its own user has that
+// pid. The rest of the file stays: by it PostgreSQL looks for shared memory in use.
+func (p *Instance) disbelieve(path string) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil //nolint:nilerr // PostgreSQL itself tells what is wrong with it
+	}
+	lines := strings.Split(string(content), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(lines[0]))
+	if err != nil || pid <= 0 || len(lines) < 2 || filepath.Clean(lines[1]) != p.dataDir && filepath.Dir(path) != p.dataDir {
+		return nil //nolint:nilerr // not ours, or of no use
+	}
+	if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
+		return nil // PostgreSQL sees that itself
+	}
+	p.log.Warn().Int("pid", pid).Str("file", path).Msg("lock file names a process that is not PostgreSQL's; ignored")
+	lines[0] = strconv.Itoa(nobody)
+	if err := p.writeFile(path, strings.Join(lines, "\n")); err != nil {
+		return fmt.Errorf("correcting a lock file that names a process of somebody else: %w", err)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func TestStartAfterKillWhileLocking(t *testing.T) {
 	if text, err := os.ReadFile(socket); err != nil || len(text) == 0 {
 		t.Errorf("the lock of the socket: %q, %v", text, err)
 	}
-	must(t, p.removeEmptyLocks())
+	must(t, p.clearLocks())
 	if _, err := os.Stat(p.inData("postmaster.pid")); err != nil {
 		t.Error(err)
 	}

@@ -95,6 +95,7 @@ SELECT r.rec,
   current_setting('server_version_num')::int,
   (SELECT system_identifier::text FROM pg_control_system()),
   current_setting('synchronous_standby_names'),
+  current_setting('data_directory'),
   COALESCE((SELECT json_agg(json_build_object('usename', usename, 'application_name', application_name,
      'client_addr', COALESCE(host(client_addr), ''), 'state', COALESCE(state, ''), 'sync_state', COALESCE(sync_state, ''),
      'sync_priority', COALESCE(sync_priority, 0), 'write', COALESCE(pg_wal_lsn_diff(write_lsn, '0/0')::bigint, 0),
@@ -130,9 +131,13 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 		replayedAt      *time.Time
 		startup         recovery
 		standbys, slots string
+		dataDir         string
 	)
 	err = conn.QueryRow(ctx, observeSQL).Scan(&s.InRecovery, &s.Timeline, &s.WriteLSN, &s.ReceivedLSN, &startup.ended, &startup.pid, &startup.began, &s.ReplayedLSN, &replayedAt,
-		&s.ReplayPaused, &s.ReplicationState, &s.NoReceiver, &s.StartTime, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &standbys, &slots)
+		&s.ReplayPaused, &s.ReplicationState, &s.NoReceiver, &s.StartTime, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &dataDir, &standbys, &slots)
+	if err == nil {
+		err = p.worksHere(dataDir)
+	}
 	if err == nil {
 		err = json.Unmarshal([]byte(standbys), &s.Standbys)
 	}
@@ -227,6 +232,39 @@ func (p *Instance) timelineAt(timeline int, lsn int64) (int, error) {
 		}
 	}
 	return timeline, nil
+}
+
+// errElsewhere: PostgreSQL works in another directory than the one that it is to.
+var errElsewhere = errors.New("its data directory is not the one that is configured")
+
+// worksHere compares the data directory that PostgreSQL says it works in with the one
+// that is configured, which all else is about: control file, rewind, disk probe.
+func (p *Instance) worksHere(says string) error {
+	if filepath.Clean(says) == p.dataDir {
+		return nil
+	}
+	its, err := os.Stat(says)
+	if err != nil {
+		return fmt.Errorf("%w: it works in %s, not in %s: %w", errElsewhere, says, p.dataDir, err)
+	}
+	here, err := os.Stat(p.dataDir)
+	if err != nil {
+		return fmt.Errorf("%w: it works in %s, not in %s: %w", errElsewhere, says, p.dataDir, err)
+	}
+	if !os.SameFile(its, here) {
+		return fmt.Errorf("%w: it works in %s, not in %s; remove data_directory from its settings", errElsewhere, says, p.dataDir)
+	}
+	return nil
+}
+
+// checkDataDir asks a running PostgreSQL where it works. Only errElsewhere says that
+// it is not here.
+func (p *Instance) checkDataDir(ctx context.Context, conn *pgx.Conn) error {
+	var dir string
+	if err := conn.QueryRow(ctx, "SELECT current_setting('data_directory')").Scan(&dir); err != nil {
+		return fmt.Errorf("asking PostgreSQL for its data directory: %w", err)
+	}
+	return p.worksHere(dir)
 }
 
 // furthestTimeline is the timeline that a running replica has reached. Once its WAL

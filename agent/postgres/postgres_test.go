@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -46,7 +47,10 @@ func binDir(t *testing.T) string {
 
 // directLauncher makes the postmaster a child in a session of its own, so that
 // it outlives the agent.
-type directLauncher struct{ reapers sync.WaitGroup }
+type directLauncher struct {
+	reapers sync.WaitGroup
+	extra   []string // arguments
+}
 
 // Wait waits until every postmaster that it started has ended and was reaped.
 func (l *directLauncher) Wait() { l.reapers.Wait() }
@@ -58,7 +62,7 @@ func (l *directLauncher) Start(_ context.Context, c Command) (int, error) {
 		return 0, fmt.Errorf("PostgreSQL's log: %w", err)
 	}
 	defer out.Close()
-	cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // the postmaster outlives its start
+	cmd := exec.Command(c.Path, slices.Concat(c.Args, l.extra)...) //nolint:noctx // the postmaster outlives its start
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = c.Env, c.Dir, out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: c.Credential}
 	if err := cmd.Start(); err != nil {
@@ -67,6 +71,12 @@ func (l *directLauncher) Start(_ context.Context, c Command) (int, error) {
 	l.reapers.Go(func() { _ = cmd.Wait() }) // how it ended is in its log
 	return cmd.Process.Pid, nil
 }
+
+// Held is nothing: it remembers nothing.
+func (*directLauncher) Held(context.Context) int { return 0 }
+
+// Parent is nobody.
+func (*directLauncher) Parent() int { return 0 }
 
 // newDir is a directory that PostgreSQL's user can reach.
 func newDir(t *testing.T) string {
@@ -202,7 +212,7 @@ func TestTwoMembers(t *testing.T) {
 	t.Run("a restarted agent goes on waiting", func(t *testing.T) {
 		again, err := New(Settings{Scope: "shard", Name: "a", Postgres: *a.local.Load(), Launcher: &directLauncher{}, Log: zerolog.Nop()})
 		must(t, err)
-		if adopted, err := again.Adopt(); err != nil || !adopted {
+		if adopted, err := again.Adopt(ctx); err != nil || !adopted {
 			t.Fatalf("adopted: %v %v", adopted, err)
 		}
 		rewrite(ctx, t, again)

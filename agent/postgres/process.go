@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -36,6 +34,11 @@ type Command struct {
 // process: its end is seen through a pidfd.
 type Launcher interface {
 	Start(ctx context.Context, cmd Command) (pid int, err error)
+	// Held is the postmaster that lives and that it has started, also for an earlier
+	// run of this process; zero: none is known.
+	Held(ctx context.Context) (pid int)
+	// Parent is the process all of whose descendants are PostgreSQL's; zero: none.
+	Parent() (pid int)
 }
 
 // postmaster is the running postmaster, if any.
@@ -106,25 +109,28 @@ func waitReadable(file *os.File) {
 // Exited fires when the postmaster that runs now ends; nil when none runs.
 func (p *Instance) Exited() <-chan struct{} { return p.process.done() }
 
+// PID is that of the postmaster, zero when none lives.
+func (p *Instance) PID() int { return p.process.pid() }
+
 // Running tells whether a postmaster lives.
 func (p *Instance) Running() bool { return p.process.pid() != 0 }
 
-// Adopt takes charge of a postmaster that runs in the data directory already.
-func (p *Instance) Adopt() (bool, error) {
-	content, err := os.ReadFile(filepath.Join(p.dataDir, "postmaster.pid"))
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return false, nil
+// Adopt takes charge of a postmaster that runs already: the one that the launcher
+// holds, or the one that the data directory names.
+func (p *Instance) Adopt(ctx context.Context) (bool, error) {
+	if pid := p.launcher.Held(ctx); pid != 0 {
+		// Whatever has become of the name of its directory.
+		if err := p.hold(pid); err != nil && !errors.Is(err, unix.ESRCH) {
+			return false, err
+		}
+		if p.Running() {
+			p.setRuns(p.adoptedAs())
+			return true, nil
+		}
 	}
-	if err != nil {
-		return false, fmt.Errorf("postmaster.pid: %w", err)
-	}
-	first, _, _ := strings.Cut(string(content), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(first))
-	if err != nil || pid <= 0 {
-		return false, nil //nolint:nilerr // a leftover that PostgreSQL itself will complain about
-	}
-	if !fence.Belongs(pid, p.dataDir) {
-		return false, nil
+	pid, err := p.namedPostmaster()
+	if err != nil || pid == 0 || !fence.Belongs(pid, p.dataDir) {
+		return false, err
 	}
 	if err := p.process.watch(pid); errors.Is(err, unix.ESRCH) {
 		return false, nil // it has ended meanwhile
@@ -134,8 +140,19 @@ func (p *Instance) Adopt() (bool, error) {
 	if !fence.Belongs(pid, p.dataDir) {
 		return false, nil // the pid was used again meanwhile
 	}
+	if err := p.target.Hold(pid); err != nil {
+		return false, err
+	}
 	p.setRuns(p.adoptedAs())
 	return p.Running(), nil
+}
+
+// hold follows a postmaster of ours, and keeps it in hand to signal and to kill it.
+func (p *Instance) hold(pid int) error {
+	if err := p.process.watch(pid); err != nil {
+		return err
+	}
+	return p.target.Hold(pid)
 }
 
 // adoptedAs is the role and upstream of a PostgreSQL that was running before
@@ -169,20 +186,20 @@ func (p *Instance) adoptedAs() as {
 // killLeftovers kills every process of the instance, also backends whose
 // postmaster is gone and which may still commit, and waits until none is left.
 func (p *Instance) killLeftovers(ctx context.Context) error {
-	if err := fence.KillProcesses(ctx, p.dataDir); err != nil {
+	if err := p.target.Kill(ctx); err != nil {
 		return err
 	}
-	return p.removeEmptyLocks()
+	return p.clearLocks()
 }
 
 // killWriters kills, besides the instance's own processes, the programs that an
 // agent which was killed may have left at work on the data directory
 // (runOnData).
 func (p *Instance) killWriters(ctx context.Context) error {
-	if err := fence.KillProcesses(ctx, p.dataDir, writers()...); err != nil {
+	if err := p.target.Kill(ctx, writers()...); err != nil {
 		return err
 	}
-	return p.removeEmptyLocks()
+	return p.clearLocks()
 }
 
 // writers are the programs that runOnData runs, besides postgres.
@@ -211,20 +228,7 @@ func (p *Instance) awaitExit(ctx context.Context) error {
 }
 
 // signal sends the running postmaster a signal.
-func (p *Instance) signal(sig syscall.Signal) error {
-	pid := p.process.pid()
-	if pid == 0 {
-		return nil
-	}
-	fd, err := fence.Signal(pid, p.dataDir, sig)
-	if err != nil {
-		return fmt.Errorf("postmaster: %w", err)
-	}
-	if fd >= 0 {
-		return unix.Close(fd)
-	}
-	return nil
-}
+func (p *Instance) signal(sig syscall.Signal) error { return p.target.Signal(sig) }
 
 // pollEvery is how often a state of PostgreSQL that cannot be awaited is asked
 // for.

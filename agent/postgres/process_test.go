@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -116,7 +119,7 @@ func TestAdopt(t *testing.T) {
 		return second
 	}
 	second := again(b)
-	if running, err := second.Adopt(); err != nil || !running {
+	if running, err := second.Adopt(ctx); err != nil || !running {
 		t.Fatalf("adopted: %v %v", running, err)
 	}
 	second.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: map[string]any{"work_mem": "7MB"}}})
@@ -138,7 +141,7 @@ func TestAdopt(t *testing.T) {
 	t.Run("stale postmaster.pid", func(t *testing.T) {
 		for _, content := range []string{fmt.Sprintf("%d\n", os.Getpid()), fmt.Sprintf("%d\n", a.process.pid()), "999999999\n", "x", ""} {
 			put(t, b.inData("postmaster.pid"), content)
-			if running, err := again(b).Adopt(); err != nil || running {
+			if running, err := again(b).Adopt(ctx); err != nil || running {
 				t.Errorf("postmaster.pid %q: %v %v", content, running, err)
 			}
 		}
@@ -285,5 +288,66 @@ func TestTwoPrimariesOfOneTimeline(t *testing.T) {
 	must(t, b.Stop(ctx, Fast))
 	if _, err := b.Rewind(ctx, upstream(c), true); err == nil || !strings.Contains(err.Error(), "reinitialize") {
 		t.Errorf("rewound: %v", err)
+	}
+}
+
+// A PostgreSQL that works elsewhere than it was told to is not left running.
+func TestDataDirectoryElsewhere(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	s := settings(t, dir, "a")
+	p := newInstance(t, s)
+	bootstrapped(ctx, t, p)
+	elsewhere := filepath.Join(dir, "elsewhere")
+	if out, err := exec.Command("cp", "-a", p.dataDir, elsewhere).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s.Launcher.(*directLauncher).extra = []string{"--data_directory=" + elsewhere}
+	if err := p.Start(ctx, StartAs{Role: Primary}); !errors.Is(err, errElsewhere) || !strings.Contains(err.Error(), elsewhere) {
+		t.Errorf("started elsewhere: %v", err)
+	}
+	if p.Running() {
+		t.Error("it runs on")
+	}
+	if pids, err := fence.Processes(elsewhere); err != nil || len(pids) > 0 {
+		t.Errorf("left: %v %v", pids, err)
+	}
+}
+
+// postmaster.pid names a process of somebody else by now, as after the host was
+// started again: it is left alone, and PostgreSQL starts.
+func TestLockFileNamesSomebodyElse(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	p, other := newInstance(t, settings(t, dir, "a")), newInstance(t, settings(t, dir, "b"))
+	bootstrapped(ctx, t, p)
+	bootstrapped(ctx, t, other)
+	must(t, other.Start(ctx, StartAs{Role: Primary}))
+	// PostgreSQL believes a lock file when a process of its own user has that pid.
+	bystander := exec.Command("sleep", "1000")
+	bystander.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential}
+	must(t, bystander.Start())
+	t.Cleanup(func() { _ = bystander.Process.Kill(); _ = bystander.Wait() })
+	socket := filepath.Join(dir, fmt.Sprintf(".s.PGSQL.%d.lock", p.port))
+	for name, pid := range map[string]int{"a program": bystander.Process.Pid, "another PostgreSQL": other.process.pid()} {
+		lock := fmt.Sprintf("%d\n%s\n%d\n%d\n%s\n127.0.0.1\n%12d %10d\nready   \n", pid, p.dataDir, time.Now().Unix(), p.port, dir, 1, 1)
+		put(t, p.inData("postmaster.pid"), lock)
+		put(t, socket, lock)
+		must(t, p.own(p.inData("postmaster.pid")))
+		must(t, p.own(socket))
+		if err := p.Start(ctx, StartAs{Role: Primary}); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		observe(ctx, t, p, "accepts", func(s State) bool { return s.Accepting })
+		must(t, p.Stop(ctx, Fast))
+	}
+	if err := bystander.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("a program of somebody else's was killed: %v", err)
+	}
+	observe(ctx, t, other, "another PostgreSQL runs on", func(s State) bool { return s.Accepting })
+
+	// A socket of one that lives is its own.
+	must(t, other.clearLocks())
+	if _, err := os.Stat(filepath.Join(dir, fmt.Sprintf(".s.PGSQL.%d.lock", other.port))); err != nil {
+		t.Error("the lock file of a socket in use was removed")
 	}
 }

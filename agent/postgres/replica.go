@@ -307,6 +307,6 @@ func (p *Instance) awaitCheckpoint(ctx context.Context, u Upstream) error {
 // recoverAlone lets a crashed PostgreSQL before 13 recover in single-user mode,
 // as pg_rewind needs it; later ones do so themselves.
 func (p *Instance) recoverAlone(ctx context.Context) error {
-	_, err := p.runOnData(ctx, nil, "postgres", "--single", "-D", p.dataDir, "-c", "archive_mode=on", "-c", "archive_command=false", "template1")
+	_, err := p.runOnData(ctx, nil, "postgres", "--single", "-D", p.dataDir, "-c", "data_directory="+p.dataDir, "-c", "archive_mode=on", "-c", "archive_command=false", "template1")
 	return err
 }

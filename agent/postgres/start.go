@@ -106,8 +106,8 @@ func (p *Instance) launch(ctx context.Context, a as, args []string, leased bool)
 		return err
 	}
 	p.setRuns(a)
-	if err := p.process.watch(pid); err != nil {
-		return fmt.Errorf("PostgreSQL ended at once: %s", logTail(logFile, offset))
+	if err := p.hold(pid); err != nil {
+		return fmt.Errorf("PostgreSQL ended at once: %s: %w", logTail(logFile, offset), err)
 	}
 	gone := p.process.done()
 	limit, cancel := context.WithTimeout(ctx, acceptWithin)
@@ -117,7 +117,11 @@ func (p *Instance) launch(ctx context.Context, a as, args []string, leased bool)
 		conn, err := p.take(attempt)
 		cancel()
 		if err == nil {
+			err = p.checkDataDir(limit, conn)
 			p.give(conn)
+			if errors.Is(err, errElsewhere) {
+				return errors.Join(fmt.Errorf("PostgreSQL is stopped again: %w", err), p.Kill(ctx))
+			}
 			return nil
 		}
 		if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code != startingUp {
