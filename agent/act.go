@@ -85,10 +85,10 @@ func (a *Agent) beat() {
 	status := a.nextStatus()
 	a.m.tenure.BeginBeat(t0, ttl)
 	a.armGuard()
-	shortened := a.guardShortened()
+	told := a.guardTold(t0, ttl)
 	ctx, cancel := a.leaseContext()
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		newIndex, err := uint64(0), shortened(ctx)
+		newIndex, err := uint64(0), told(ctx)
 		if err == nil {
 			newIndex, err = a.store.Beat(ctx, session, index, status)
 		}
@@ -181,11 +181,11 @@ func (a *Agent) takeOver(t ha.TakeOver, register bool) {
 	t0 := a.clock()
 	a.m.tenure.BeginTakeOver(t0, ttl)
 	a.armGuard()
-	shortened := a.guardShortened()
+	told := a.guardTold(t0, ttl)
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		var written consul.Indexes
-		err := shortened(ctx)
+		err := told(ctx)
 		if err == nil {
 			written, err = a.store.TakeOver(ctx, request)
 		}
@@ -211,7 +211,9 @@ func (a *Agent) takeOver(t ha.TakeOver, register bool) {
 				a.m.Snapshot.Initialize = cluster.Entry[string]{Value: request.Initialize, ModifyIndex: written[a.keys.Initialize()]}
 			}
 			a.m.tenure.TookOver(t0, ttl)
-			if !a.m.dynamic.Pause {
+			if a.m.dynamic.Pause {
+				a.armGuard() // which is to remember the pause
+			} else {
 				a.guard.grant(a.memo())
 			}
 			a.log.Info().Dur("lease", a.leaseLeft(a.clock())).Msg("took the leader lock")

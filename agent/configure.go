@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -276,6 +277,7 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	guard := a.guard.recall(ask)
 	if a.m.pg.primary() {
 		a.m.adopted, a.m.adoptedUntil = a.clock(), guard.until
+		a.m.adoptedPaused, a.m.adoptedUnled = guard.paused, guard.unled
 		session = a.resume(guard)
 	}
 	if guard.none {
@@ -291,20 +293,36 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 // it: without a word to Consul, which may be away.
 func (a *Agent) resume(guard recalled) (session string) {
 	now, memo := a.clock(), guard.memo
+	switch {
+	case memo == nil:
+		return ""
+	case guard.paused:
+		// It rests on the pause; the lock is taken anew when Consul answers.
+		a.m.tenure.ResumeLists(memo.Memo)
+		a.resumeConfig(memo.Config)
+		a.log.Info().Msg("going on with the pause of the agent's earlier run")
+		return memo.Session
 	// The guard has the last word on how long PostgreSQL lives.
-	if memo == nil || !now.Before(guard.until) || a.m.tenure.Resume(now, memo.Memo) != nil {
+	case !now.Before(guard.until), a.m.tenure.Resume(now, memo.Memo) != nil:
 		return ""
 	}
 	a.m.Snapshot.Status.ModifyIndex = memo.Index
 	a.m.syncUncertain = true // the earlier run may have had one under way
-	if dynamic, _, err := a.rules().ParseJSON(memo.Config); len(memo.Config) > 0 && err == nil {
-		a.m.configKnown = true
-		a.m.dynamic = dynamic
-		a.dynamic.Store(&dynamic)
-		a.pg.Apply(dynamic)
-	}
+	a.resumeConfig(memo.Config)
 	a.log.Info().Dur("lease_left", a.leaseLeft(a.clock())).Msg("going on with the lease of the agent's earlier run")
 	return memo.Session
+}
+
+// resumeConfig takes up the dynamic configuration that the guard remembers.
+func (a *Agent) resumeConfig(config json.RawMessage) {
+	dynamic, _, err := a.rules().ParseJSON(config)
+	if len(config) == 0 || err != nil {
+		return
+	}
+	a.m.configKnown = true
+	a.m.dynamic = dynamic
+	a.dynamic.Store(&dynamic)
+	a.pg.Apply(dynamic)
 }
 
 // once logs a problem when it is new or has changed, until clearOnce.

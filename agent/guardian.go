@@ -35,6 +35,9 @@ type guardian struct {
 	known  cluster.Instant // what the guard has
 	may    cluster.Instant // the latest deadline that it may have: not each order is answered
 	broken string
+	// resting: the guard may remember that a pause is in force.
+	resting bool
+	led     ledMark
 }
 
 // statePrefix is how the names of the files begin that are kept beside the data
@@ -53,6 +56,7 @@ func newGuardian(cfg config.Config, o Options) *guardian {
 	prefix := statePrefix(cfg) + "-guard"
 	return &guardian{
 		client: fence.NewGuardClient(o.GuardCommand, fence.GuardOptions{Socket: prefix + ".sock", DataDir: dataDir}, prefix+".log"),
+		led:    ledMark{path: statePrefix(cfg) + "-led"},
 		log:    o.Log, post: make(chan struct{}, 1),
 	}
 }
@@ -105,9 +109,14 @@ func (g *guardian) arm(m memo) { g.leave(orders{memo: m}) }
 // grant leaves the deadline of a new lease for the guard.
 func (g *guardian) grant(m memo) { g.leave(orders{memo: m, grant: true}) }
 
-// standDown leaves for the guard that nothing is to be guarded: the shard is
-// paused.
-func (g *guardian) standDown() { g.leave(orders{disarm: true}) }
+// standDown leaves for the guard that nothing is to be guarded, as the shard is
+// paused, and that it is to remember so.
+func (g *guardian) standDown(m memo) {
+	g.mu.Lock()
+	g.resting = true
+	g.mu.Unlock()
+	g.leave(orders{disarm: true, memo: m})
+}
 
 func (g *guardian) leave(o orders) {
 	if o.memo.killAt.IsZero() && !o.disarm {
@@ -134,9 +143,43 @@ func (g *guardian) latest(m memo) memo {
 
 // armNow sets the deadline of a new lease and waits until the guard has it.
 func (g *guardian) armNow(ctx context.Context, m memo) error {
+	if err := g.led.make(m.killAt); err != nil {
+		return err
+	}
 	g.order.Lock()
 	defer g.order.Unlock()
 	return g.tell(ctx, m, g.client.Grant)
+}
+
+// leads makes sure, before a beat or takeover is sent, that a restarted agent will know
+// of the lease: until is its end, should it succeed. What the guard remembers of a pause
+// is forgotten before a status says that there is none.
+func (g *guardian) leads(ctx context.Context, m memo, until cluster.Instant) error {
+	if err := g.led.make(until); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	resting := g.resting
+	g.mu.Unlock()
+	if m.Paused || !resting {
+		return nil
+	}
+	g.order.Lock()
+	defer g.order.Unlock()
+	m = g.latest(m)
+	var err error
+	if m.killAt.IsZero() {
+		err = g.client.Remember(ctx, encodeMemo(m))
+	} else {
+		err = g.tell(ctx, m, g.client.Arm)
+	}
+	if err != nil {
+		return fmt.Errorf("the pause cannot end before the guard knows: %w", err)
+	}
+	g.mu.Lock()
+	g.resting = false
+	g.mu.Unlock()
+	return nil
 }
 
 // shorten waits until the guard has no later deadline than this one: before a beat
@@ -187,6 +230,12 @@ func (g *guardian) disarm(ctx context.Context) error {
 	g.mu.Unlock()
 	err := g.client.Disarm(ctx)
 	g.note(0, err)
+	if err == nil {
+		g.mu.Lock()
+		g.resting = false
+		g.mu.Unlock()
+		err = g.led.remove()
+	}
 	return err
 }
 
@@ -200,7 +249,7 @@ func (g *guardian) send(ctx context.Context) {
 	g.mu.Unlock()
 	switch {
 	case o.disarm:
-		g.note(0, g.client.Disarm(ctx))
+		g.note(0, g.client.StandDown(ctx, encodeMemo(g.latest(o.memo))))
 	case o.memo.killAt.IsZero():
 	case o.grant:
 		_ = g.tell(ctx, o.memo, g.client.Grant) // noted
@@ -217,6 +266,9 @@ type recalled struct {
 	// nobody knows how long PostgreSQL may run.
 	until cluster.Instant
 	none  bool // no guard runs
+	// paused: it rests on a pause that was in force. unled: no run of this agent has
+	// led with the PostgreSQL that runs.
+	paused, unled bool
 }
 
 // longAgo is a moment in the past.
@@ -227,7 +279,9 @@ func (g *guardian) recall(ctx context.Context) recalled {
 	status, err := g.client.Recall(ctx)
 	switch {
 	case errors.Is(err, fence.ErrNoGuard):
-		return recalled{none: true}
+		r := recalled{none: true}
+		r.until, r.unled = g.led.read()
+		return r
 	case err != nil:
 		g.log.Error().Err(err).Msg("the guard runs, but does not answer")
 		return recalled{until: longAgo}
@@ -237,8 +291,19 @@ func (g *guardian) recall(ctx context.Context) recalled {
 	g.note(status.Until, nil)
 	r := recalled{until: status.Until}
 	var m memo
-	if !status.Until.IsZero() && len(status.Memo) > 0 && json.Unmarshal(status.Memo, &m) == nil {
+	if len(status.Memo) > 0 && json.Unmarshal(status.Memo, &m) == nil {
 		r.memo = &m
+	}
+	switch {
+	case !status.Until.IsZero():
+	case r.memo != nil && r.memo.Paused:
+		r.paused = true
+		g.mu.Lock()
+		g.resting = true
+		g.mu.Unlock()
+	default:
+		r.memo = nil
+		r.until, r.unled = g.led.read()
 	}
 	return r
 }
@@ -320,6 +385,7 @@ func (a *Agent) dismissGuard() {
 func (a *Agent) memo() memo {
 	a.m.memos++
 	m := memo{Memo: a.m.tenure.Memo(a.m.session, a.m.Snapshot.Status.ModifyIndex), killAt: a.killAt(), version: a.m.memos}
+	m.Paused = a.pauseInForce()
 	if json.Valid(a.m.Snapshot.Config.Value) {
 		m.Config = a.m.Snapshot.Config.Value
 	}
@@ -328,25 +394,33 @@ func (a *Agent) memo() memo {
 
 // pauseInForce tells whether this member may rest on the pause (ha.View).
 func (a *Agent) pauseInForce() bool {
-	return ha.View{Name: a.cfg.Name, Config: a.m.dynamic, Cluster: a.m.Snapshot, Read: a.m.Read}.PauseInForce()
+	return ha.View{Name: a.cfg.Name, Config: a.m.dynamic, Cluster: a.m.Snapshot, Read: a.m.Read, AdoptedPaused: a.m.adoptedPaused}.PauseInForce()
 }
 
 // armGuard moves the guard's deadline with the lease. In pause nothing is killed
 // on its own (I5), from the beat on that says so.
 func (a *Agent) armGuard() {
 	if a.pauseInForce() {
-		a.guard.standDown()
+		a.guard.standDown(a.memo())
 		return
 	}
 	a.guard.arm(a.memo())
 }
 
-// guardShortened is what must have succeeded before a beat or takeover is sent: the
-// guard knows the end of a lease that is cut.
-func (a *Agent) guardShortened() func(context.Context) error {
-	if a.pauseInForce() || a.m.tenure.Until().IsZero() {
-		return func(context.Context) error { return nil }
+// guardTold is what must have succeeded before a beat or takeover that is sent at t0 for
+// a lease of ttl: the guard knows the end of a lease that is cut, and a restarted agent
+// will know that there may be one.
+func (a *Agent) guardTold(t0 cluster.Instant, ttl time.Duration) func(context.Context) error {
+	memo, until := a.memo(), t0.Add(ttl-a.margins().KillBefore)
+	memo.Paused = a.m.dynamic.Pause // as the status will say
+	shorten := !a.pauseInForce() && !a.m.tenure.Until().IsZero()
+	return func(ctx context.Context) error {
+		if err := a.guard.leads(ctx, memo, until); err != nil {
+			return err
+		}
+		if !shorten {
+			return nil
+		}
+		return a.guard.shorten(ctx, memo)
 	}
-	memo := a.memo()
-	return func(ctx context.Context) error { return a.guard.shorten(ctx, memo) }
 }

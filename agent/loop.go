@@ -33,10 +33,12 @@ type member struct {
 	adopted cluster.Instant
 	// adoptedUntil is the deadline of the guard that was found with it.
 	adoptedUntil cluster.Instant
-	memos        uint64 // that were made for the guard
-	crashes      []cluster.Instant
-	pgDown       cluster.Instant
-	upstream     string
+	// adoptedPaused, adoptedUnled: ha.View.
+	adoptedPaused, adoptedUnled bool
+	memos                       uint64 // that were made for the guard
+	crashes                     []cluster.Instant
+	pgDown                      cluster.Instant
+	upstream                    string
 
 	// Peers
 	answers []ha.Peer

@@ -57,10 +57,11 @@ func (a *Agent) view() ha.View {
 	v := ha.View{
 		Now: now, Wall: time.Now(), Name: a.cfg.Name, Tags: a.tags(),
 		Config: m.dynamic, Fence: a.margins(),
-		Cluster: m.Snapshot, Read: m.Read, StatusSeen: m.StatusSeen, Session: m.session,
+		Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, Session: m.session,
 		Lease: m.tenure.Lease(), Promise: m.tenure.Promise(), Giving: m.tenure.Giving(), HandedOver: m.handedOver,
 		Peers: m.answers, PeersAsked: m.asked, PeersDone: !m.asking, PeersParted: m.askedToPart, Parted: m.Parted,
 		Task: m.task.kind, Attempt: m.attempt, Adopted: m.adopted, AdoptedUntil: m.adoptedUntil,
+		AdoptedPaused: m.adoptedPaused, AdoptedUnled: m.adoptedUnled,
 		Stopping:    m.stopping,
 		SyncWriting: m.writing[a.keys.Sync()], SyncUncertain: m.syncUncertain,
 	}

@@ -221,7 +221,7 @@ func (m *member) stoppedOnPurpose() {
 	m.pg.wasPrimary = m.pg.primary()
 	m.pg.running, m.pg.observed.Running, m.pg.observed.Accepting = false, false, false
 	m.pgDown, m.upstream = 0, ""
-	m.adopted = 0
+	m.adopted, m.adoptedPaused, m.adoptedUnled = 0, false, false
 }
 
 // giveUp ends a leadership that PostgreSQL cannot fill.

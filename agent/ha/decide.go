@@ -25,10 +25,11 @@ func Decide(v View) Decision {
 	return electing(v) // nobody leads
 }
 
-// blind: an agent that has never heard of its shard starts nothing. Whether a
-// data directory may run as a primary is known to Consul alone.
+// blind: an agent that has never heard of its shard starts nothing, and stops nothing
+// unless it is told to end. Whether a data directory may run as a primary is known to
+// Consul alone.
 func blind(v View) (Decision, bool) {
-	if !v.Read.IsZero() || !v.Lease.Until.IsZero() {
+	if !v.Read.IsZero() || !v.Lease.Until.IsZero() || v.Stopping {
 		return Decision{}, false
 	}
 	return wait("Consul has not answered yet: nothing is started"), true

@@ -50,10 +50,14 @@ func fencing(v View) (Decision, bool) {
 
 // PauseInForce tells whether a leader may rest on the pause: its lease's end fences
 // it no more. That begins with a beat which says so, for the others take a lease
-// whose last beat does not.
+// whose last beat does not. A restarted agent goes on with what its guard remembers
+// of that, until Consul says how it stands.
 func (v View) PauseInForce() bool {
+	if v.Read.IsZero() {
+		return v.AdoptedPaused
+	}
 	b := v.beat()
-	return v.Config.Pause && !v.Read.IsZero() && (b == nil || b.Owner != v.Name || b.Paused)
+	return v.Config.Pause && (b == nil || b.Owner != v.Name || b.Paused)
 }
 
 // lockHolder is who Consul shows to hold the lock.
@@ -67,7 +71,9 @@ func (v View) mayRetake() bool {
 		return false
 	}
 	if v.Read.IsZero() {
-		return v.Now.Before(v.adoptionEnds())
+		// Where this agent never led there is no lease of its own that could be over:
+		// an existing primary is not its to kill while it knows nothing of the shard.
+		return v.AdoptedUnled || v.Now.Before(v.adoptionEnds())
 	}
 	holder := v.lockHolder()
 	b := v.beat()
@@ -88,7 +94,8 @@ func (v View) mayRetake() bool {
 // adoptionEnds bounds how long a primary found running may wait for its lock: by
 // the deadline that its guard has, which tells how much of the lease is left.
 // Without a deadline there must not have been a lease either: the shard was never
-// led by Lictor, or the last beat was paused.
+// led by Lictor, or the last beat was paused. Such a primary has waited for Consul, and
+// has its time from Consul's first answer on.
 func (v View) adoptionEnds() cluster.Instant {
 	b := v.beat()
 	switch {
@@ -98,6 +105,9 @@ func (v View) adoptionEnds() cluster.Instant {
 		return v.AdoptedUntil
 	case b != nil && b.Owner == v.Name && !b.Paused:
 		return 0
+	}
+	if v.AdoptedUnled || v.AdoptedPaused {
+		return max(v.Adopted, v.FirstRead).Add(v.Config.TTL)
 	}
 	return v.Adopted.Add(v.Config.TTL)
 }

@@ -11,6 +11,8 @@ type Outlook struct {
 	Snapshot cluster.Snapshot
 	// Read is when it was read last; zero: never.
 	Read cluster.Instant
+	// FirstRead is when it was read first; zero: never.
+	FirstRead cluster.Instant
 	// StatusSeen is when the status was first seen at its present ModifyIndex,
 	// or first seen to be absent.
 	StatusSeen cluster.Instant
@@ -63,6 +65,9 @@ func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent boo
 	}
 	if o.goesOn(s) {
 		o.Parted = 0
+	}
+	if o.FirstRead.IsZero() {
+		o.FirstRead = now
 	}
 	o.Snapshot, o.Read = s, now
 	return Taken

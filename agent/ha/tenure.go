@@ -193,6 +193,8 @@ type Memo struct {
 	// Leaving that its deletion was sent since.
 	Listed  bool `json:"listed,omitempty"`
 	Leaving bool `json:"leaving,omitempty"`
+	// Paused says that a pause is in force (View.PauseInForce).
+	Paused bool `json:"paused,omitempty"`
 }
 
 // Memo makes the memo; session and index are the agent's.
@@ -202,6 +204,10 @@ func (t *Tenure) Memo(session string, index uint64) Memo {
 		Lists: t.lists.all(), ListedAt: t.lists.index, Listed: t.lists.known != nil, Leaving: t.lists.leaving,
 	}
 }
+
+// ResumeLists takes up the failsafe lists of the agent's earlier run, which rested on a
+// pause and not on its lease.
+func (t *Tenure) ResumeLists(m Memo) { t.lists.resume(m) }
 
 // errNotOurs: the memo cannot be resumed.
 var errNotOurs = errors.New("the lease of the agent's earlier run is over")

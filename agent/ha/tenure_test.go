@@ -379,6 +379,33 @@ func TestPauseIsInForceWithTheBeatThatSaysSo(t *testing.T) {
 	})
 }
 
+// What a restarted agent found may be older than anything that Consul tells it.
+func TestPauseOutlivesTheAgent(t *testing.T) {
+	found := func(v *View) { v.Read, v.Cluster, v.Adopted = 0, cluster.Snapshot{}, now.Add(-time.Hour) }
+	resting := func(v *View) { v.AdoptedPaused, v.Config.Pause = true, true }
+	unled := func(v *View) { v.AdoptedUnled = true }
+	told := func(v *View) { v.Cluster.Status.Value.Lictor.Paused = true }
+	since := func(ago time.Duration) func(*View) {
+		return func(v *View) { v.Adopted, v.FirstRead = now.Add(-time.Hour), now.Add(-ago) }
+	}
+	const forgets, takes = "kill PostgreSQL", "take over (status at 45)"
+	runSituations(t, []situationTest{
+		{"Consul is away, nothing is remembered", view(primary, found), forgets, "without a lease"},
+		{"Consul is away, in pause", view(primary, found, resting), "", "Consul has not answered"},
+		{"Consul is away, in pause, told to end", view(primary, found, resting, func(v *View) { v.Stopping = true }), "exit", "PostgreSQL and the lock stay"},
+		{"Consul is away, never led here", view(primary, found, unled), "", "Consul has not answered"},
+		{"Consul is away, never led here, told to end", view(primary, found, unled, func(v *View) { v.Stopping = true }), "demote", "stopping"},
+		{"Consul is away, nothing runs, told to end", view(found, down, func(v *View) { v.Stopping = true }), "exit", "stopped"},
+		{"Consul answers, in pause", view(primary, leads("a", 0), told, resting, since(0)), takes, "paused"},
+		{"Consul answers, the pause has ended", view(primary, leads("a", 0), told, resting, since(0), func(v *View) { v.Config.Pause = false }), takes, "our own lock"},
+		{"Consul answers, the pause ended long ago", view(primary, leads("a", 0), told, resting, since(ttl), func(v *View) { v.Config.Pause = false }), forgets, "without a lease"},
+		{"Consul answers, a beat has ended the pause", view(primary, leads("a", 0), resting, since(0)), forgets, "without a lease"},
+		{"Consul answers, another leads", view(primary, leads("b", 0), resting, since(0)), forgets, "while b leads"},
+		{"Consul answers, nobody ever led", view(primary, unled, since(0)), "take over (status at 0)", "our own lock"},
+		{"Consul answers, another leads an existing primary", view(primary, leads("b", 0), unled, since(0)), forgets, "while b leads"},
+	})
+}
+
 // Answers that a patrol got before the switchover was asked for refuse nothing.
 func TestSwitchoverIsNotRefusedOnOldAnswers(t *testing.T) {
 	starting := peer("b", 1, 5000)

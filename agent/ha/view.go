@@ -22,6 +22,8 @@ type View struct {
 	// zero when it was never read.
 	Cluster cluster.Snapshot
 	Read    cluster.Instant
+	// FirstRead is when it was read first; zero: never.
+	FirstRead cluster.Instant
 	// StatusSeen is when this agent first saw the status key at its present
 	// ModifyIndex (or first saw that there is none).
 	StatusSeen cluster.Instant
@@ -50,6 +52,11 @@ type View struct {
 	// guard was disarmed, or there was none. A guard that does not answer counts as
 	// one whose deadline has passed.
 	AdoptedUntil cluster.Instant
+	// AdoptedPaused: the guard remembers that a pause was in force (PauseInForce) when
+	// the agent's earlier run ended.
+	AdoptedPaused bool
+	// AdoptedUnled: no run of this agent has led with the primary that was found.
+	AdoptedUnled bool
 	// Task is the long piece of work under way, if any.
 	Task TaskKind
 	// Attempt says how the last task failed and when it may be tried again.

@@ -32,9 +32,11 @@ type agent struct {
 	observedAt   cluster.Instant // when the last look at it began
 	adopted      cluster.Instant
 	adoptedUntil cluster.Instant // the deadline of the guard that was found
-	crashes      []cluster.Instant
-	pgDown       cluster.Instant
-	upstream     string
+	// adoptedPaused, adoptedUnled: ha.View.
+	adoptedPaused, adoptedUnled bool
+	crashes                     []cluster.Instant
+	pgDown                      cluster.Instant
+	upstream                    string
 
 	answers []ha.Peer
 	asked   cluster.Instant
@@ -200,10 +202,10 @@ func (a *agent) view() ha.View {
 	v := ha.View{
 		Now: a.clock(), Wall: time.Unix(0, 0).Add(a.host.w.now), Name: a.host.name, Tags: a.host.tags,
 		Config: a.dynamic, Fence: a.margins(),
-		Cluster: a.Snapshot, Read: a.Read, StatusSeen: a.StatusSeen, Session: a.session,
+		Cluster: a.Snapshot, Read: a.Read, FirstRead: a.FirstRead, StatusSeen: a.StatusSeen, Session: a.session,
 		Lease: a.tenure.Lease(), Promise: a.tenure.Promise(), Giving: a.tenure.Giving(), HandedOver: a.handedOver,
 		Peers: a.answers, PeersAsked: a.asked, PeersDone: !a.pending, PeersParted: a.askedToPart, Parted: a.Parted,
-		Attempt: a.attempt, Adopted: a.adopted, AdoptedUntil: a.adoptedUntil, Stopping: a.stopping,
+		Attempt: a.attempt, Adopted: a.adopted, AdoptedUntil: a.adoptedUntil, AdoptedPaused: a.adoptedPaused, AdoptedUnled: a.adoptedUnled, Stopping: a.stopping,
 		SyncWriting: a.writing[keySync], SyncUncertain: a.syncUncertain,
 		WatchdogOK: true,
 	}
@@ -265,15 +267,22 @@ func (a *agent) adopt() {
 	a.sawPostgres(pg.observe())
 	a.follows(pg.aim)
 	if a.pg.primary() {
-		until, memo := a.host.guard.recall()
-		a.adopted, a.adoptedUntil = a.clock(), until
-		a.resume(until, memo)
+		until, memo, paused, unled := a.host.guard.recall()
+		a.adopted, a.adoptedUntil, a.adoptedPaused, a.adoptedUnled = a.clock(), until, paused, unled
+		a.guardian.resting = paused
+		a.resume(until, memo, paused)
 	}
 }
 
 // resume goes on with the lease that the guard remembers.
-func (a *agent) resume(until cluster.Instant, memo *guardMemo) {
+func (a *agent) resume(until cluster.Instant, memo *guardMemo, paused bool) {
 	now := a.clock()
+	if paused {
+		a.tenure.ResumeLists(memo.Memo)
+		a.dynamic, a.session = memo.config, memo.Session
+		a.host.w.say("%s: goes on with the pause", a.host.name)
+		return
+	}
 	if memo == nil || !now.Before(until) || a.tenure.Resume(now, memo.Memo) != nil {
 		return
 	}
@@ -317,7 +326,7 @@ func (a *agent) postmasterGone() {
 func (a *agent) stoppedOnPurpose() {
 	a.pg.wasPrimary = a.pg.primary()
 	a.pg.running, a.pg.observed.running, a.pg.observed.accepting = false, false, false
-	a.pgDown, a.upstream, a.adopted = 0, "", 0
+	a.pgDown, a.upstream, a.adopted, a.adoptedPaused, a.adoptedUnled = 0, "", 0, false, false
 }
 
 // guardian keeps the guard's deadline in step with the lease (agent/guardian.go):
@@ -332,6 +341,8 @@ type guardian struct {
 	may   cluster.Instant // the latest deadline that the guard may have
 	// newest is the latest memo that anybody passed on.
 	newest guardMemo
+	// resting: the guard may remember that a pause is in force.
+	resting bool
 }
 
 type guardOrder struct {
@@ -359,7 +370,7 @@ func (g *guardian) leave(o guardOrder) {
 		case order == nil:
 			done()
 		case order.disarm:
-			g.a.host.guard.disarm(func() { g.may = 0; done() })
+			g.a.host.guard.standDown(g.latest(order.memo), func() { g.may = 0; done() })
 		default:
 			g.tell(order.memo, order.grant, func(error) { done() })
 		}
@@ -394,6 +405,9 @@ func (g *guardian) next() {
 
 // armNow sets the deadline of a new lease; done hears when the guard has it.
 func (g *guardian) armNow(memo guardMemo, done func(error)) {
+	if g.a.host.led.IsZero() {
+		g.a.host.led = memo.killAt
+	}
 	g.enqueue(func(next func()) {
 		g.tell(memo, true, func(err error) {
 			next()
@@ -449,7 +463,44 @@ func (g *guardian) shorten(memo guardMemo, limit time.Duration, done func(error)
 func (g *guardian) disarm(done func()) {
 	g.enqueue(func(next func()) {
 		g.left = nil
-		g.a.host.guard.disarm(func() { g.may = 0; next(); g.a.do(done) })
+		g.a.host.guard.disarm(func() {
+			g.may, g.resting, g.a.host.led = 0, false, 0
+			next()
+			g.a.do(done)
+		})
+	})
+}
+
+// leads makes sure that a restarted agent will know of the lease, and that the guard
+// does not remember a pause, before a status says that there is none.
+func (g *guardian) leads(memo guardMemo, until cluster.Instant, limit time.Duration, done func(error)) {
+	if g.a.host.led.IsZero() {
+		g.a.host.led = until
+	}
+	if memo.Paused || !g.resting {
+		done(nil)
+		return
+	}
+	over := false
+	finish := func(err error) {
+		if !over {
+			over = true
+			g.resting = g.resting && err != nil
+			done(err)
+		}
+	}
+	g.a.later(limit, func() { finish(errNotSent) })
+	g.enqueue(func(next func()) {
+		memo := g.latest(memo)
+		told := func(err error) {
+			next()
+			g.a.do(func() { finish(err) })
+		}
+		if memo.killAt.IsZero() {
+			g.a.host.guard.remember(memo, func() { told(nil) })
+			return
+		}
+		g.tell(memo, false, told)
 	})
 }
 
@@ -461,20 +512,23 @@ func (g *guardian) remember(memo guardMemo, done func()) {
 
 func (a *agent) memo() guardMemo {
 	a.memos++
-	return guardMemo{
+	m := guardMemo{
 		Memo: a.tenure.Memo(a.session, a.Snapshot.Status.ModifyIndex), config: a.dynamic,
 		killAt: a.killAt(), version: a.memos,
 	}
+	m.Paused = a.pauseInForce()
+	return m
 }
 
 func (a *agent) pauseInForce() bool {
-	return ha.View{Name: a.host.name, Config: a.dynamic, Cluster: a.Snapshot, Read: a.Read}.PauseInForce()
+	return ha.View{Name: a.host.name, Config: a.dynamic, Cluster: a.Snapshot, Read: a.Read, AdoptedPaused: a.adoptedPaused}.PauseInForce()
 }
 
 // armGuard moves the guard's deadline with the lease.
 func (a *agent) armGuard() {
 	if a.pauseInForce() {
-		a.guardian.leave(guardOrder{disarm: true})
+		a.guardian.resting = true
+		a.guardian.leave(guardOrder{disarm: true, memo: a.memo()})
 		return
 	}
 	a.guardian.leave(guardOrder{memo: a.memo()})

@@ -100,6 +100,14 @@ func (g *guard) disarm(done func()) {
 	}, done)
 }
 
+// standDown takes the deadline away and remembers that the shard is paused.
+func (g *guard) standDown(memo guardMemo, done func()) {
+	g.command(func() {
+		g.deadline.Disarm()
+		g.memo = &memo
+	}, done)
+}
+
 func (g *guard) remember(memo guardMemo, done func()) {
 	g.command(func() { g.memo = &memo }, done)
 }
@@ -128,16 +136,18 @@ func (g *guard) die() {
 }
 
 // recall is what a restarted agent learns: the deadline, and what is remembered. A
-// guard that does not answer counts as one whose deadline has passed.
-func (g *guard) recall() (until cluster.Instant, memo *guardMemo) {
+// guard that does not answer counts as one whose deadline has passed. Without a guard's
+// word the mark tells whether this member has led, and how long it may have.
+func (g *guard) recall() (until cluster.Instant, memo *guardMemo, paused, unled bool) {
 	const longAgo = 1
 	switch {
 	case !g.alive:
-		return 0, nil
 	case g.stopped > 0, g.deadline.Fired:
-		return longAgo, nil
-	case g.deadline.Until.IsZero():
-		return 0, nil
+		return longAgo, nil, false, false
+	case !g.deadline.Until.IsZero():
+		return g.deadline.Until, g.memo, false, false
+	case g.memo != nil && g.memo.Paused:
+		return 0, g.memo, true, false
 	}
-	return g.deadline.Until, g.memo
+	return g.host.led, nil, false, g.host.led.IsZero()
 }

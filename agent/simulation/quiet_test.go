@@ -23,6 +23,12 @@ func TestWithoutAFaultNothingChangesHands(t *testing.T) {
 		{"ttl raised a little", map[string]any{"ttl": 8}, []Event{ev(30, SetTTL, a).with(30)}},
 		{"pause", map[string]any{"ttl": 8}, []Event{during(30, 30, Pause, a)}},
 		{"pause without Consul", map[string]any{"ttl": 8}, []Event{during(30, 60, Pause, a), during(40, 30, ConsulDown, a)}},
+		{"pause without Consul, and the agent is killed", map[string]any{"ttl": 8}, []Event{
+			during(30, 60, Pause, a), during(40, 30, ConsulDown, a), during(45, 1, KillAgent, a), during(60, 3, KillAgent, a),
+		}},
+		{"pause, and the agent is killed as it begins", map[string]any{"ttl": 8}, []Event{
+			during(30, 60, Pause, a), during(33, 30, ConsulDown, a), during(33.5, 1, KillAgent, a),
+		}},
 		{"synchronous mode changes", map[string]any{"ttl": 8}, []Event{
 			ev(30, SetSyncMode, a).text("on"), ev(50, SetSyncMode, a).text("quorum"), ev(70, SetSyncMode, a).text("off"),
 		}},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
@@ -97,20 +98,27 @@ func (a *agent) transact(timeout time.Duration, ops []op, done func(indexes map[
 	})
 }
 
-// transactShortened sends once the guard knows the end of a lease that was cut.
-func (a *agent) transactShortened(timeout time.Duration, ops []op, done func(indexes map[string]uint64, err error)) {
-	if a.tenure.Until().IsZero() || a.pauseInForce() || a.host.w.mutant.GuardNotShortened {
-		a.transact(timeout, ops, done)
-		return
-	}
+// transactTold sends a beat or takeover once the guard knows the end of a lease that was
+// cut, and nothing of a pause that the status ends (guardTold in agent/guardian.go).
+func (a *agent) transactTold(t0 cluster.Instant, ttl, timeout time.Duration, ops []op, done func(indexes map[string]uint64, err error)) {
 	deadline := a.clock().Add(timeout)
-	a.guardian.shorten(a.memo(), timeout, func(err error) {
+	send := func(err error) {
 		if err == nil {
 			a.transact(max(deadline.Sub(a.clock()), time.Millisecond), ops, done)
 			return
 		}
 		done(nil, errNotSent)
 		a.step()
+	}
+	memo := a.memo()
+	memo.Paused = a.dynamic.Pause // as the status will say
+	shorten := !a.tenure.Until().IsZero() && !a.pauseInForce() && !a.host.w.mutant.GuardNotShortened
+	a.guardian.leads(memo, t0.Add(ttl-a.margins().KillBefore), timeout, func(err error) {
+		if err != nil || !shorten {
+			send(err)
+			return
+		}
+		a.guardian.shorten(memo, timeout, send)
 	})
 }
 

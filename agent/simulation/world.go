@@ -96,7 +96,8 @@ type host struct {
 
 	pg    postgres
 	guard guard
-	agent *agent // nil: its process does not run
+	agent *agent          // nil: its process does not run
+	led   cluster.Instant // the mark that this member has led, and until when (agent/led.go); zero: none
 	// away: the operator or a fault keeps the agent from being started again.
 	away int
 }

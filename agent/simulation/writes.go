@@ -75,7 +75,7 @@ func (a *agent) beat() {
 		expect(keyStatus, index),
 		{verb: set, key: keyStatus, value: status},
 	}
-	a.transactShortened(a.leaseTimeout(), m.change(ops, m.BeatUnchecked), func(indexes map[string]uint64, err error) {
+	a.transactTold(t0, ttl, a.leaseTimeout(), m.change(ops, m.BeatUnchecked), func(indexes map[string]uint64, err error) {
 		if err != nil {
 			a.writeFailed("beat", err)
 			return
@@ -134,7 +134,7 @@ func (a *agent) takeOver(t ha.TakeOver) {
 	t0 := a.clock()
 	a.tenure.BeginTakeOver(t0, ttl)
 	a.armGuard()
-	a.transactShortened(a.dynamic.RetryTimeout, m.change(ops, m.TakeOverUnchecked), func(indexes map[string]uint64, err error) {
+	a.transactTold(t0, ttl, a.dynamic.RetryTimeout, m.change(ops, m.TakeOverUnchecked), func(indexes map[string]uint64, err error) {
 		if err != nil {
 			a.writeFailed("taking the lock", err)
 			return
@@ -155,7 +155,9 @@ func (a *agent) takeOver(t ha.TakeOver) {
 		}
 		a.tenure.TookOver(from, ttl)
 		a.host.w.say("%s: took the lock, lease of %s", a.host.name, a.tenure.Until().Sub(a.clock()))
-		if !a.dynamic.Pause {
+		if a.dynamic.Pause {
+			a.armGuard()
+		} else {
 			a.guardian.leave(guardOrder{memo: a.memo(), grant: true})
 		}
 		if deposed != "" {
