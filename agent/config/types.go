@@ -121,8 +121,10 @@ type Bootstrap struct {
 	InitDB []any `mapstructure:"initdb"`
 	// Method names the way to make the first member: initdb, or a method of one's own with a section
 	// bootstrap.<method>: its command gets --scope=, --datadir= and the section's other keys
-	// (no_params: true leaves the first two out), and fills the empty data directory. With
-	// recovery_conf PostgreSQL then recovers from the archive until it is promoted. Default: initdb.
+	// (no_params: true leaves the first two out), and makes the data directory, of which it finds none
+	// or, if it fails without, an empty one. With recovery_conf PostgreSQL then recovers from the
+	// archive until it is promoted; with keep_existing_recovery_conf: true as the command has written
+	// it (docs/backups.md). Default: initdb.
 	Method string `mapstructure:"method"`
 	// PgHBA are lines that go into pg_hba.conf after initdb, where postgresql.pg_hba is not set.
 	PgHBA []string `mapstructure:"pg_hba"`
@@ -194,7 +196,8 @@ type Postgres struct {
 	// pg_basebackup; another name has a section postgresql.<name> with a command, which gets
 	// --scope=, --role=replica, --datadir=, --connstring= and the section's other keys. no_leader:
 	// true says that it works without a leader, keep_data: true that it starts from the data that is
-	// there, no_params: true that it gets the section's own keys alone. Default: basebackup.
+	// there, no_params: true that it gets the section's own keys alone. As in a bootstrap it finds no
+	// data directory or an empty one (docs/backups.md). Default: basebackup.
 	CreateReplica []string `mapstructure:"create_replica_methods"`
 	// RecoveryConf are PostgreSQL's recovery parameters for replicas, restore_command for instance.
 	RecoveryConf map[string]any `mapstructure:"recovery_conf"`

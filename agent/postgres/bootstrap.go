@@ -33,6 +33,9 @@ func (p *Instance) Bootstrap(ctx context.Context, b config.Bootstrap) (systemIde
 	if b.Method != "" && b.Method != "initdb" {
 		fill = p.customBootstrap
 	}
+	if err := p.killMethods(ctx); err != nil { // of an agent that was killed
+		return "", err
+	}
 	if systemIdentifier, err = fill(ctx, b); err != nil {
 		return "", err
 	}
@@ -58,7 +61,7 @@ func (p *Instance) initdbBootstrap(ctx context.Context, b config.Bootstrap) (sys
 	if err != nil {
 		return "", err
 	}
-	if err := p.privately(ctx, control, nil, func(socketDir string) error { return p.makeRoles(ctx, socketDir, b) }); err != nil {
+	if err := p.privately(ctx, control, as{role: Primary}, func(socketDir string) error { return p.makeRoles(ctx, socketDir, b) }); err != nil {
 		return "", err
 	}
 	return control.SystemIdentifier, nil
@@ -150,8 +153,8 @@ func (p *Instance) bootstrapHBA(b config.Bootstrap) error {
 }
 
 // privately runs PostgreSQL as a primary that only this process can reach: without
-// TCP, on a socket in a directory of its own. extra are further arguments for it.
-func (p *Instance) privately(ctx context.Context, control Control, extra []string, work func(socketDir string) error) error {
+// TCP, on a socket in a directory of its own, after the recovery that run asks for.
+func (p *Instance) privately(ctx context.Context, control Control, run as, work func(socketDir string) error) error {
 	dir, err := os.MkdirTemp("", "lictor-")
 	if err != nil {
 		return fmt.Errorf("private directory: %w", err)
@@ -164,7 +167,7 @@ func (p *Instance) privately(ctx context.Context, control Control, extra []strin
 	if err := p.writeFile(hba, "local all all trust\n"); err != nil {
 		return err
 	}
-	if err := p.writeConfig(as{role: Primary}); err != nil {
+	if err := p.writeConfig(run); err != nil {
 		return err
 	}
 	if err := p.checkPlace(); err != nil {
@@ -172,10 +175,12 @@ func (p *Instance) privately(ctx context.Context, control Control, extra []strin
 	}
 	p.private.Store(&dir)
 	defer p.private.Store(nil)
-	args := append(p.arguments(as{role: Primary}, control), "--listen_addresses=", "--unix_socket_directories="+dir, "--hba_file="+hba,
+	args := append(p.arguments(run, control), "--listen_addresses=", "--unix_socket_directories="+dir, "--hba_file="+hba,
 		"--synchronous_standby_names=")
-	args = append(args, extra...)
-	if err := p.launch(ctx, as{role: Primary}, args, false); err != nil {
+	if run.recovery != nil { // what the primary of the backup had is not known: only a hot standby asks
+		args = append(args, "--hot_standby=off")
+	}
+	if err := p.launch(ctx, run, args, false); err != nil {
 		return err
 	}
 	if err := work(dir); err != nil {

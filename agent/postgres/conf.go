@@ -88,6 +88,9 @@ func flag(first, second *bool, fallback bool) bool {
 type as struct {
 	role     Role
 	upstream *Upstream
+	// recovery is that of a bootstrap from a backup: parameters of a recovery from an
+	// archive; nil: there is none.
+	recovery map[string]string
 }
 
 // writeConfig writes all of PostgreSQL's configuration files for a role, one
@@ -282,8 +285,12 @@ func (p *Instance) postgresqlConf(a as, hba, ident accessFile) string {
 	// A primary ignores these; were they left out after a promotion, PostgreSQL
 	// would call for a restart because of them.
 	b.WriteString("\n# recovery\n")
+	if a.recovery != nil {
+		p.recoveryLines(a.recovery, write)
+		return b.String()
+	}
 	write("recovery_target_timeline", "latest")
-	for _, name := range []string{"recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid", "recovery_target_lsn"} {
+	for _, name := range recoveryTargets {
 		write(name, "")
 	}
 	for _, layer := range []map[string]any{p.dynamic.Postgres.RecoveryConf, p.local.Load().RecoveryConf} {

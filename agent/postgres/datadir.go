@@ -113,7 +113,7 @@ func (p *Instance) markerPath() string { return p.stateFile("unfinished") }
 type marker struct {
 	Kind    string    `json:"kind"`
 	DataDir string    `json:"data_dir"`
-	ID      string    `json:"id"` // identity
+	ID      string    `json:"id"` // identity; empty: a method has still to make it
 	Made    time.Time `json:"made"`
 	// SystemIdentifier is that of the cluster which is cloned, or was bootstrapped.
 	SystemIdentifier string `json:"system_identifier,omitempty"`
@@ -184,7 +184,7 @@ func (p *Instance) markFinished(systemIdentifier string) error {
 // keepMarker writes a marker for the data directory that is there.
 func (p *Instance) keepMarker(m marker) error {
 	id, err := identity(p.dataDir)
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	m.DataDir, m.ID = p.dataDir, id
@@ -230,6 +230,16 @@ func (p *Instance) marked() (*marker, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if m.ID == "" && m.DataDir == p.dataDir {
+		born, err := birth(p.dataDir)
+		if err != nil {
+			return nil, err
+		}
+		if born.Before(m.Made.Add(-time.Second)) { // the clock of file systems is a little behind
+			return nil, nil //nolint:nilnil // it was moved there
+		}
+		return &m, nil
 	}
 	if m.DataDir != p.dataDir || m.ID != id || !slices.Contains([]string{markBootstrap, markClone, markCustom}, m.Kind) {
 		return nil, nil //nolint:nilnil // another directory's marker
@@ -289,13 +299,13 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 	if err := os.Remove(p.stateFile("pwfile")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing what initdb was given: %w", err)
 	}
-	if m.Kind != markClone {
+	if m.Kind != markClone || m.ID == "" { // nobody has seen who made that one
 		aside, err := p.moveAside()
 		if err == nil {
-			p.log.Warn().Str("moved_to", aside).Msg("an unfinished bootstrap was moved aside; the next one that fails takes its place")
+			p.log.Warn().Str("moved_to", aside).Msg("an unfinished data directory was moved aside; the next one that fails takes its place")
 			return p.unmark()
 		}
-		if stuck := new(os.LinkError); !errors.As(err, &stuck) {
+		if stuck := new(os.LinkError); !errors.As(err, &stuck) || m.ID == "" {
 			return err
 		}
 		// A mount point cannot be renamed: what our own initdb made is emptied.
@@ -396,6 +406,18 @@ func identity(dir string) (string, error) {
 		return fmt.Sprintf("%d:%d:%d", st.Dev_major, st.Dev_minor, st.Ino), nil
 	}
 	return fmt.Sprintf("%d@%d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
+}
+
+// birth is when a directory was made.
+func birth(dir string) (time.Time, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_BTIME, &st); err != nil {
+		return time.Time{}, fmt.Errorf("data directory %s: %w", dir, err)
+	}
+	if st.Mask&unix.STATX_BTIME == 0 {
+		return time.Time{}, fmt.Errorf("%w: a method was to make %s, and the file system does not tell when it was made: empty it", errNotOurs, dir)
+	}
+	return time.Unix(st.Btime.Sec, int64(st.Btime.Nsec)), nil
 }
 
 func syncDir(dir string) error {

@@ -5,6 +5,7 @@
 //
 //	instance.go   what an instance is; running PostgreSQL's programs
 //	datadir.go    what is in the data directory, and the few ways to change that
+//	absent.go     data directories that a method makes itself
 //	aside.go      the last bootstrap that failed is kept
 //	control.go    pg_control
 //	process.go    the postmaster: launching, adopting, ending, its leftovers
@@ -12,6 +13,8 @@
 //	start.go      start, stop, promote, follow
 //	observe.go    how it fares
 //	bootstrap.go  the first member of a shard
+//	methods.go    the operator's own commands for both
+//	recovery.go   the recovery of a shard that is made from a backup
 //	replica.go    base backups and rewinding
 //	diverged.go   whether this member's WAL has left the upstream's
 //	slots.go      replication slots, timeline history

@@ -135,6 +135,53 @@ func (p *Instance) killMethods(ctx context.Context) error {
 	}
 }
 
+// fill runs a method, between whose start and end the marker m stands. A method that
+// makes the data directory itself must not find one (cp -a, mv), others want it to be
+// there (pgBackRest): it finds none where it can make one, and if it fails without having
+// made it, it is run once more with an empty one. A mount point or a link is always
+// there, and so is what a method that keeps data works on.
+func (p *Instance) fill(ctx context.Context, what string, m method, args []string, mark marker, env ...string) error {
+	found, err := p.marked()
+	if err != nil {
+		return err
+	}
+	run := func() error { return p.runMethod(ctx, what, m, args, env...) }
+	if m.keepData && found != nil && found.Kind == markClone {
+		return run()
+	}
+	if err := p.mark(mark.Kind, mark.SystemIdentifier); err != nil {
+		return err
+	}
+	if m.keepData {
+		return run()
+	}
+	mark.Made = time.Now().UTC()
+	if none, err := p.removeEmpty(mark); err != nil {
+		return err
+	} else if !none {
+		return run()
+	}
+	stop := p.recognise(mark)
+	err = run()
+	switch made, remarked := stop(); {
+	case remarked != nil:
+		return errors.Join(err, remarked)
+	case made && !p.absent():
+		return err
+	case made || ctx.Err() != nil:
+		return errors.Join(err, p.unmark())
+	}
+	if markErr := p.mark(mark.Kind, mark.SystemIdentifier); markErr != nil || err == nil {
+		return markErr // who looks at what it has left finds nothing
+	}
+	p.log.Info().Err(err).Str("method", m.name).Msg("the command has failed without making the data directory; it is run once more with an empty one")
+	again := run()
+	if again != nil && again.Error() != err.Error() {
+		again = errors.Join(err, fmt.Errorf("with an empty data directory: %w", again))
+	}
+	return again
+}
+
 // customBootstrap fills the data directory of a new shard with the command of
 // bootstrap.METHOD, and runs PostgreSQL on it until it has ended its recovery.
 func (p *Instance) customBootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
@@ -153,10 +200,7 @@ func (p *Instance) customBootstrap(ctx context.Context, b config.Bootstrap) (sys
 	for _, ours := range []string{"recovery_conf", "keep_existing_recovery_conf", "no_params"} {
 		delete(m.parameters, ours)
 	}
-	if err := p.mark(markCustom, ""); err != nil {
-		return "", err
-	}
-	if err := p.runMethod(ctx, "bootstrap", m, m.arguments(map[string]string{"scope": p.scope, "datadir": p.dataDir})); err != nil {
+	if err := p.fill(ctx, "bootstrap", m, m.arguments(map[string]string{"scope": p.scope, "datadir": p.dataDir}), marker{Kind: markCustom}); err != nil {
 		return "", err
 	}
 	control, err := p.restored(ctx)
@@ -167,9 +211,9 @@ func (p *Instance) customBootstrap(ctx context.Context, b config.Bootstrap) (sys
 	if err := p.writeMarker(markCustom, control.SystemIdentifier); err != nil {
 		return "", err
 	}
-	args, err := p.prepareRecovery(recovery, keep)
+	run, err := p.prepareRecovery(recovery, keep)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("bootstrap %s: %w", m.name, err)
 	}
 	roles := func(socketDir string) error {
 		if err := p.awaitPrimary(ctx); err != nil {
@@ -177,7 +221,7 @@ func (p *Instance) customBootstrap(ctx context.Context, b config.Bootstrap) (sys
 		}
 		return p.makeRoles(ctx, socketDir, b)
 	}
-	if err := p.privately(ctx, control, args, roles); err != nil {
+	if err := p.privately(ctx, control, run, roles); err != nil {
 		return "", err
 	}
 	return control.SystemIdentifier, nil
@@ -199,6 +243,9 @@ func (p *Instance) restored(ctx context.Context) (Control, error) {
 	if major != p.major {
 		return Control{}, fmt.Errorf("the command has left a data directory of PostgreSQL %d, the programs are %d", major, p.major)
 	}
+	if err := p.closeToOthers(); err != nil {
+		return Control{}, err
+	}
 	// Backups keep configuration files that live elsewhere as copies.
 	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
 		if _, err := os.Stat(p.inData(name)); err == nil {
@@ -213,59 +260,6 @@ func (p *Instance) restored(ctx context.Context) (Control, error) {
 		}
 	}
 	return p.control(ctx)
-}
-
-// prepareRecovery makes the restored directory recover as recovery_conf says, or
-// not at all, and returns the arguments that PostgreSQL is started with for it.
-func (p *Instance) prepareRecovery(recovery map[string]any, keep bool) ([]string, error) {
-	if len(recovery) == 0 {
-		if keep {
-			return nil, nil
-		}
-		return nil, p.setSignalFile(Primary)
-	}
-	if err := p.setSignalFile(Primary); err != nil { // no standby.signal: it would never end
-		return nil, err
-	}
-	if err := p.writeFile(p.inData("recovery.signal"), ""); err != nil {
-		return nil, err
-	}
-	// What the primary of the backup had is not known: only a hot standby asks.
-	args := []string{"--hot_standby=off"}
-	if _, set := recovery["recovery_target_action"]; !set {
-		args = append(args, "--recovery_target_action=promote")
-	}
-	for _, name := range slices.Sorted(maps.Keys(recovery)) {
-		if !isRecovery(strings.ToLower(name)) {
-			return nil, fmt.Errorf("bootstrap: recovery_conf.%s: is no parameter of recovery", name)
-		}
-		args = append(args, "--"+strings.ToLower(name)+"="+cluster.ParameterText(recovery[name]))
-	}
-	return args, nil
-}
-
-// awaitPrimary waits until PostgreSQL, which is recovering from an archive, accepts
-// writes. How long that takes nobody knows: ctx bounds it.
-func (p *Instance) awaitPrimary(ctx context.Context) error {
-	gone := p.process.done()
-	for {
-		conn, err := p.anyDatabase(ctx)
-		if err == nil {
-			var recovering bool
-			err = conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering)
-			hangUpOn(conn)
-			if err == nil && !recovering {
-				return nil
-			}
-		}
-		select {
-		case <-gone:
-			return fmt.Errorf("PostgreSQL ended while it recovered: %s", logTail(p.stateFile("postgres.log"), max(0, fileSize(p.stateFile("postgres.log"))-4096)))
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for the end of the recovery: %w", errors.Join(ctx.Err(), err))
-		case <-time.After(10 * pollEvery):
-		}
-	}
 }
 
 // basebackup is the method that is built in.
@@ -313,6 +307,9 @@ func (p *Instance) KeepsData() bool {
 func (p *Instance) MakeReplica(ctx context.Context, u *Upstream, systemIdentifier string, progress func(done, total int64)) error {
 	methods, err := p.replicaMethods()
 	if err != nil {
+		return err
+	}
+	if err := p.killMethods(ctx); err != nil { // of an agent that was killed
 		return err
 	}
 	var errs []error
@@ -366,16 +363,9 @@ func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, sys
 			return err
 		}
 	}
-	if marked, err := p.marked(); err != nil {
-		return err
-	} else if marked == nil || marked.Kind != markClone {
-		if err := p.mark(markClone, systemIdentifier); err != nil {
-			return err
-		}
-	}
-	err := p.runMethod(ctx, "method", m, m.arguments(map[string]string{
+	err := p.fill(ctx, "method", m, m.arguments(map[string]string{
 		"scope": p.scope, "role": string(Replica), "datadir": p.dataDir, "connstring": connstring,
-	}), env...)
+	}), marker{Kind: markClone, SystemIdentifier: systemIdentifier}, env...)
 	var control Control
 	if err == nil {
 		control, err = p.restored(ctx)

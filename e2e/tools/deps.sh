@@ -39,6 +39,7 @@ test | versions)
 	need ansible-core command -v ansible-playbook
 	need yamllint command -v yamllint
 	need patroni command -v patroni
+	need pgbackrest command -v pgbackrest
 	need python3-consul has_python_consul
 	if ((EUID == 0)); then # only root can make network namespaces
 		need iproute2 command -v ip

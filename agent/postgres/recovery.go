@@ -1,0 +1,150 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// recoveryTargets are the parameters of which PostgreSQL takes one at the most.
+var recoveryTargets = []string{"recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid", "recovery_target_lsn"} //nolint:gochecknoglobals // a table that nothing changes
+
+// prepareRecovery makes the restored directory recover as recovery_conf says, or as the
+// command has left it (keep), or not at all, and says how PostgreSQL is to run for it.
+func (p *Instance) prepareRecovery(configured map[string]any, keep bool) (as, error) {
+	left, err := p.recoveryLeft()
+	if err != nil {
+		return as{}, err
+	}
+	signal := p.exists("recovery.signal")
+	run := as{role: Primary}
+	switch {
+	case len(configured) > 0:
+		if keep {
+			p.log.Warn().Msg("recovery_conf is set, so that keep_existing_recovery_conf has no effect")
+		}
+		run.recovery = map[string]string{}
+		for name, value := range configured {
+			lower := strings.ToLower(name)
+			if !isRecovery(lower) {
+				return as{}, fmt.Errorf("recovery_conf.%s: is no parameter of recovery", name)
+			}
+			run.recovery[lower] = cluster.ParameterText(value)
+		}
+	case keep && p.exists("standby.signal"):
+		return as{}, errors.New("keep_existing_recovery_conf: the command has left standby.signal, so that the recovery would never end: let it restore for a recovery to a target or to the end of the archive")
+	case keep && signal:
+		run.recovery = left
+	default:
+		if target := targetOf(left); keep && target != "" {
+			return as{}, fmt.Errorf("keep_existing_recovery_conf: the command has left %s = %s and no recovery.signal, so that PostgreSQL would not stop there", target, left[target])
+		}
+		if signal {
+			p.log.Warn().Msg("the recovery settings that the command has left are not used: set keep_existing_recovery_conf: true, or recovery_conf")
+		}
+		return run, p.setSignalFile(Primary)
+	}
+	if target := targetOf(run.recovery); target != "" {
+		p.log.Info().Str(target, run.recovery[target]).Msg("recovering to a target")
+	}
+	switch action := run.recovery["recovery_target_action"]; action {
+	case "pause":
+		p.log.Warn().Msg("recovery_target_action: pause would keep the shard from being made; it is promoted at the target")
+		fallthrough
+	case "":
+		run.recovery["recovery_target_action"] = "promote"
+	}
+	if err := p.setSignalFile(Primary); err != nil { // no standby.signal: it would never end
+		return as{}, err
+	}
+	return run, p.writeFile(p.inData("recovery.signal"), "")
+}
+
+// recoveryLeft are the parameters of recovery that the configuration files have which a
+// command has left, as PostgreSQL would read them.
+func (p *Instance) recoveryLeft() (map[string]string, error) {
+	left := map[string]string{}
+	for _, name := range []string{"postgresql.conf", "postgresql.auto.conf"} {
+		lines, err := readConf(p.inData(name))
+		if err != nil {
+			return nil, err
+		}
+		for _, line := range lines {
+			if isRecovery(line.Name) {
+				left[line.Name] = line.Value
+			}
+		}
+	}
+	maps.DeleteFunc(left, func(name, value string) bool {
+		return value == "" || name == "primary_conninfo" || name == "primary_slot_name" || !supported(name, p.major)
+	})
+	return left, nil
+}
+
+func targetOf(recovery map[string]string) string {
+	for _, name := range recoveryTargets {
+		if recovery[name] != "" {
+			return name
+		}
+	}
+	return ""
+}
+
+func (p *Instance) exists(name string) bool {
+	_, err := os.Lstat(p.inData(name))
+	return err == nil
+}
+
+// recoveryLines are those of postgresql.conf for a recovery from an archive. Targets that
+// are not set come first, and as empty: PostgreSQL forgets a target when it reads another
+// one that is empty, or takes both for set.
+func (p *Instance) recoveryLines(recovery map[string]string, write func(name, value string)) {
+	for _, name := range recoveryTargets {
+		if recovery[name] == "" {
+			write(name, "")
+		}
+	}
+	if _, set := recovery["restore_command"]; !set {
+		for _, layer := range []map[string]any{p.dynamic.Postgres.RecoveryConf, p.local.Load().RecoveryConf} {
+			for name, value := range layer {
+				if strings.EqualFold(name, "restore_command") && value != nil {
+					write("restore_command", cluster.ParameterText(value))
+				}
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(recovery)) {
+		write(name, recovery[name])
+	}
+}
+
+// awaitPrimary waits until PostgreSQL, which is recovering from an archive, accepts
+// writes. How long that takes nobody knows: ctx bounds it.
+func (p *Instance) awaitPrimary(ctx context.Context) error {
+	gone := p.process.done()
+	for {
+		conn, err := p.anyDatabase(ctx)
+		if err == nil {
+			var recovering bool
+			err = conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering)
+			hangUpOn(conn)
+			if err == nil && !recovering {
+				return nil
+			}
+		}
+		select {
+		case <-gone:
+			return fmt.Errorf("PostgreSQL ended while it recovered: %s", logTail(p.stateFile("postgres.log"), max(0, fileSize(p.stateFile("postgres.log"))-4096)))
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the end of the recovery: %w", errors.Join(ctx.Err(), err))
+		case <-time.After(10 * pollEvery):
+		}
+	}
+}
