@@ -14,15 +14,17 @@ import (
 func CheckHBA(path string, lines []string) []error {
 	var errs []error
 	continued := ""
-	for i, line := range lines {
-		line = continued + line
-		if rest, more := strings.CutSuffix(line, `\`); more {
-			continued = rest + " "
-			continue
-		}
-		continued = ""
-		if rule := hbaProblem(hbaFields(line)); rule != "" {
-			errs = append(errs, Problem{Path: fmt.Sprintf("%s[%d]", path, i), Value: fmt.Sprintf("%.100q", line), Rule: rule})
+	for i, entry := range lines {
+		for line := range strings.SplitSeq(entry, "\n") { // an entry may hold several
+			line = continued + strings.TrimSuffix(line, "\r")
+			if rest, more := strings.CutSuffix(line, `\`); more {
+				continued = rest
+				continue
+			}
+			continued = ""
+			if rule := hbaProblem(hbaFields(line)); rule != "" {
+				errs = append(errs, Problem{Path: fmt.Sprintf("%s[%d]", path, i), Value: fmt.Sprintf("%.100q", line), Rule: rule})
+			}
 		}
 	}
 	return errs

@@ -23,14 +23,16 @@ func TestCheckHBA(t *testing.T) {
 		`host all all all ldap ldapserver=x ldapprefix="cn=, dc=org"`: "",
 		"include_if_exists more.conf":                                 "",
 
-		"hostt all all all md5":      "must begin with",
-		"host all all md5":           "must be: host",
-		"local all peer":             "must be: local",
-		"host all all 10.0.0.1 md5":  "needs its mask",
-		"host all all 10.0.0/8 md5":  "is not a network",
-		"host all all all scram":     `"scram" is no method`,
-		"local all all # peer":       "must be: local",
-		"host all all 10.0.0.0/64 x": "is not a network",
+		"hostt all all all md5":     "must begin with",
+		"host all all md5":          "must be: host",
+		"local all peer":            "must be: local",
+		"host all all 10.0.0.1 md5": "needs its mask",
+		"host all all 10.0.0/8 md5": "is not a network",
+		"host all all all scram":    `"scram" is no method`,
+		"local all all # peer":      "must be: local",
+
+		"local all all peer\nhost all all all scram": `"scram" is no method`,
+		"host all all 10.0.0.0/64 x":                 "is not a network",
 	} {
 		errs := CheckHBA("postgresql.pg_hba", []string{"local all all peer", line})
 		switch {

@@ -112,11 +112,20 @@ func (v *validation) command(path, text string) {
 func (v *validation) names(c Config) {
 	if v.required("scope", c.Scope, "shard1") {
 		v.word("scope", c.Scope, "/")
+		if len(c.Scope) > maxName || !isASCII(c.Scope) {
+			v.warn("scope", "is cut or changed where PostgreSQL shows it as cluster_name, which has at most 63 ASCII characters")
+		}
 	}
 	if v.required("name", c.Name, "db1") {
 		v.word("name", c.Name, `/,"'`)
-		if len(c.Name) > 63 {
+		if len(c.Name) > maxName {
 			v.fail("name", c.Name, "must not be longer than 63 bytes, which is all that PostgreSQL keeps of it")
+		}
+		if !isASCII(c.Name) {
+			v.fail("name", c.Name, "must have ASCII characters only: PostgreSQL replaces others in application_name, and the member could not be a synchronous standby")
+		}
+		if c.Name == "*" {
+			v.fail("name", c.Name, "must not be *, which stands for any standby in synchronous_standby_names")
 		}
 	}
 	for _, prefix := range []struct{ path, value string }{{"namespace", c.Namespace}, {"lictor.routes_prefix", c.Lictor.RoutesPrefix}} {
@@ -127,6 +136,24 @@ func (v *validation) names(c Config) {
 	}
 	if strings.Trim(c.Lictor.RoutesPrefix, "/") == strings.Trim(c.Namespace, "/") {
 		v.fail("lictor.routes_prefix", c.Lictor.RoutesPrefix, "must differ from namespace: a shard named routes would mix with the routes")
+	}
+}
+
+// maxName is how many bytes of a name PostgreSQL keeps (NAMEDATALEN - 1).
+const maxName = 63
+
+func isASCII(text string) bool {
+	return !strings.ContainsFunc(text, func(r rune) bool { return r > unicode.MaxASCII })
+}
+
+// identifier checks the name of a role or database: PostgreSQL cuts a longer one, and
+// files such as pgpass have one line for each.
+func (v *validation) identifier(path, name string) {
+	switch {
+	case len(name) > maxName:
+		v.fail(path, name, "must not be longer than 63 bytes, which is all that PostgreSQL keeps of it")
+	case strings.ContainsFunc(name, unicode.IsControl):
+		v.fail(path, name, "must not contain control characters")
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
@@ -41,6 +42,16 @@ func (v *validation) postgres(c Config) {
 		v.fail("postgresql.pgpass", p.PgPass, "must be the path of a file")
 	}
 	v.authentication(p)
+	v.identifier("postgresql.database", p.Database)
+	if strings.ContainsFunc(p.CustomConf, unicode.IsControl) {
+		v.fail("postgresql.custom_conf", p.CustomConf, "must not contain control characters")
+	}
+	if len(p.PgHBA) > 0 && has(p.Parameters, "hba_file") {
+		v.warn("postgresql.pg_hba", "has no effect: the parameter hba_file names a file of yours")
+	}
+	if len(p.PgIdent) > 0 && has(p.Parameters, "ident_file") {
+		v.warn("postgresql.pg_ident", "has no effect: the parameter ident_file names a file of yours")
+	}
 	v.errs = append(v.errs, cluster.CheckParameters("postgresql.parameters", p.Parameters)...)
 	v.errs = append(v.errs, cluster.CheckParameters("postgresql.recovery_conf", p.RecoveryConf)...)
 	v.warnings = append(v.warnings, cluster.UnusedParameters("postgresql.parameters", p.Parameters, false)...)
@@ -69,6 +80,16 @@ func (v *validation) postgres(c Config) {
 			v.fail("lictor.os_user", u, "must not be root: PostgreSQL refuses to run as root")
 		}
 	}
+}
+
+// has reports whether a parameter is set; PostgreSQL's names have no case.
+func has(parameters map[string]any, name string) bool {
+	for key, value := range parameters {
+		if value != nil && strings.EqualFold(key, name) {
+			return true
+		}
+	}
+	return false
 }
 
 // systemDirs hold more than one program's files.
@@ -124,6 +145,7 @@ func (v *validation) authentication(p Postgres) {
 		user PgUser
 	}{{"superuser", a.Superuser}, {"replication", a.Replication}, {"rewind", a.Rewind}} {
 		path, u := "postgresql.authentication."+role.name, role.user
+		v.identifier(path+".username", u.Username)
 		v.password(path+".password", u.Password)
 		v.oneOf(path+".sslmode", u.SSLMode, "disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 		v.oneOf(path+".sslnegotiation", u.SSLNegotiation, "postgres", "direct")
@@ -195,6 +217,7 @@ func (v *validation) bootstrap(b Bootstrap, rules cluster.Rules) cluster.Timing 
 		v.option(fmt.Sprintf("bootstrap.initdb[%d]", i), option, "pgdata", "nosync", "no-sync", "pwfile", "sync-only", "version")
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.Users)) {
+		v.identifier("bootstrap.users."+name, name)
 		v.password("bootstrap.users."+name+".password", b.Users[name].Password)
 		if b.Users[name].Password == "" {
 			v.warn("bootstrap.users."+name, "has no password")

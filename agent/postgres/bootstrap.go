@@ -140,7 +140,7 @@ func (p *Instance) bootstrapHBA(b config.Bootstrap) error {
 	if len(lines) == 0 {
 		replication := p.local.Load().Authentication.Replication.Username
 		lines = []string{
-			"host replication " + replication + " all scram-sha-256",
+			"host replication " + quoteHBA(replication) + " all scram-sha-256",
 			"host all all all scram-sha-256",
 		}
 	}
@@ -151,6 +151,10 @@ func (p *Instance) bootstrapHBA(b config.Bootstrap) error {
 	}
 	return p.writeFile(path, string(content)+"\n# from bootstrap.pg_hba\n"+strings.Join(lines, "\n")+"\n")
 }
+
+// quoteHBA writes a name as pg_hba.conf takes it: in double quotes, so that all, a
+// leading + or @, a comma, a blank or a # means nothing special.
+func quoteHBA(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 // privately runs PostgreSQL as a primary that only this process can reach: without
 // TCP, on a socket in a directory of its own, after the recovery that run asks for.
@@ -290,12 +294,21 @@ var roleOptions = []string{ //nolint:gochecknoglobals // a table that nothing ch
 // never stands in PostgreSQL's log: logging of statements is off for it.
 func createRole(ctx context.Context, conn *pgx.Conn, role config.PgUser, options string) error {
 	name := pgx.Identifier{role.Username}.Sanitize()
-	statement := fmt.Sprintf("DO $lictor$ BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %s) THEN ALTER ROLE %s WITH %s; ELSE CREATE ROLE %s WITH %s; END IF; END $lictor$",
-		literal(role.Username), name, options, name, options)
-	for _, sql := range []string{"SET log_statement = 'none'", "SET log_min_error_statement = 'panic'", "SET log_min_duration_statement = -1", statement} {
+	for _, sql := range []string{"SET log_statement = 'none'", "SET log_min_error_statement = 'panic'", "SET log_min_duration_statement = -1"} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("role %s: %w", role.Username, err)
 		}
+	}
+	var there bool
+	if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)", role.Username).Scan(&there); err != nil {
+		return fmt.Errorf("role %s: %w", role.Username, err)
+	}
+	verb := "CREATE"
+	if there {
+		verb = "ALTER"
+	}
+	if _, err := conn.Exec(ctx, verb+" ROLE "+name+" WITH "+options); err != nil {
+		return fmt.Errorf("role %s: %w", role.Username, err)
 	}
 	if role.Password == "" {
 		return nil

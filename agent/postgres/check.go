@@ -232,10 +232,14 @@ func (p *Instance) ConfigProblems(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	defer hangUpOn(conn)
-	rows, err := conn.Query(ctx, `SELECT format('%s line %s: %s%s', sourcefile, sourceline, COALESCE(name || ' = ' || quote_literal(setting) || ': ', ''), error)
+	query := `SELECT format('%s line %s: %s%s', sourcefile, sourceline, COALESCE(name || ' = ' || quote_literal(setting) || ': ', ''), error)
 		FROM pg_file_settings f WHERE error IS NOT NULL
 		AND NOT EXISTS (SELECT FROM pg_settings s WHERE lower(s.name) = lower(f.name) AND s.pending_restart) -- it is good, for the next start
-		UNION ALL SELECT format('pg_hba.conf line %s: %s', line_number, error) FROM pg_hba_file_rules WHERE error IS NOT NULL`)
+		UNION ALL SELECT format('%s line %s: %s', current_setting('hba_file'), line_number, error) FROM pg_hba_file_rules WHERE error IS NOT NULL`
+	if p.major >= 15 {
+		query += ` UNION ALL SELECT format('%s line %s: %s', current_setting('ident_file'), line_number, error) FROM pg_ident_file_mappings WHERE error IS NOT NULL`
+	}
+	rows, err := conn.Query(ctx, query)
 	if err != nil {
 		return nil, fmt.Errorf("checking the configuration files: %w", err)
 	}

@@ -114,6 +114,7 @@ func (p *Instance) writeConfig(a as) error {
 	p.settings.Lock()
 	hba, ident := p.hbaFile(base), p.identFile(base)
 	conf := p.postgresqlConf(a, hba, ident)
+	p.tellSettings(base)
 	p.settings.Unlock()
 	if err := p.writeFile(p.inData("postgresql.conf"), conf); err != nil {
 		return err
@@ -213,7 +214,7 @@ func (p *Instance) parameters() map[string]string {
 			out[name] = cluster.ParameterText(value)
 		}
 	}
-	if segments, ok := out["wal_keep_segments"]; ok && p.major >= 13 {
+	if segments, ok := out["wal_keep_segments"]; ok && p.major >= 13 && !p.configured("wal_keep_size") {
 		if n, err := strconv.Atoi(segments); err == nil {
 			out["wal_keep_size"] = strconv.Itoa(n*16) + "MB"
 		}
@@ -230,6 +231,18 @@ func (p *Instance) parameters() map[string]string {
 		delete(out, syncNames)
 	}
 	return out
+}
+
+// configured reports whether one of the user's layers has a value for a parameter.
+func (p *Instance) configured(name string) bool {
+	for _, layer := range []map[string]any{p.dynamic.Postgres.Parameters, p.local.Load().Parameters} {
+		for key, value := range layer {
+			if value != nil && strings.EqualFold(key, name) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 const syncNames = "synchronous_standby_names"

@@ -344,6 +344,12 @@ func (p *Instance) take(ctx context.Context) (*pgx.Conn, error) {
 		p.give(nil)
 		return nil, err
 	}
+	// PostgreSQL 14 and later may end sessions that are idle, which this one mostly is.
+	if _, err := conn.Exec(ctx, "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"); err != nil {
+		hangUpOn(conn)
+		p.give(nil)
+		return nil, fmt.Errorf("connecting to PostgreSQL: %w", err)
+	}
 	return conn, nil
 }
 

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -62,10 +65,72 @@ func (p *Instance) isOwnPlace(line confSetting) bool {
 	return err == nil && os.SameFile(named, there)
 }
 
-// tell says once, and again when it is something else, that a setting is not used as
-// it is given.
+// tell says once that a setting is not used as it is given.
 func (p *Instance) tell(setting, why string) {
-	if before, told := p.notes.Swap(setting, why); !told || before != why {
+	if _, told := p.notes.LoadOrStore([2]string{setting, why}, true); !told {
 		p.log.Warn().Str("setting", setting).Str("reason", why).Msg("setting is not used as given")
+	}
+}
+
+// tellSettings tells which of the user's settings are not used as they are given, as
+// far as only this member knows: of the file, of this version of PostgreSQL, or beside
+// other settings. What the settings alone show is told when they are read.
+func (p *Instance) tellSettings(base []confSetting) {
+	for _, layer := range []map[string]any{
+		p.dynamic.Postgres.Parameters, p.local.Load().Parameters, p.dynamic.Postgres.RecoveryConf, p.local.Load().RecoveryConf,
+	} {
+		for name, value := range layer {
+			name = strings.ToLower(name)
+			switch {
+			case value == nil:
+			case name == "wal_keep_segments" && p.major >= 13 && p.configured("wal_keep_size"):
+				p.tell(name, "not used: wal_keep_size is set, too")
+			case name == "wal_keep_segments" && p.major >= 13:
+				why := fmt.Sprintf("PostgreSQL %d has wal_keep_size instead, which is set to as much", p.major)
+				if _, err := strconv.Atoi(cluster.ParameterText(value)); err != nil {
+					why = "not used: it is not a number"
+				}
+				p.tell(name, why)
+			case !supported(name, p.major):
+				p.tell(name, fmt.Sprintf("not used: PostgreSQL %d has no such parameter", p.major))
+			case name == syncNames && p.ownsSyncNames():
+				p.tell(name, "not used: synchronous_mode is on, so the agent says whom commits wait for")
+			}
+		}
+	}
+	auto, err := readConf(p.inData("postgresql.auto.conf"))
+	if err != nil {
+		return // PostgreSQL itself tells what is wrong with it
+	}
+	lines := append(slices.Clone(base), auto...)
+	force := p.commandLineValues(Primary, Control{})
+	for _, shared := range cluster.SharedParameters() {
+		line, set := lastOf(lines, shared.Name)
+		if value, _ := shared.Accept(line.Value); set && value != force[shared.Name] && !p.setForAll(shared.Name) {
+			p.tell(shared.Name, fmt.Sprintf("%s: %s is not used, %s is in force: all members must have the same, so it is taken from "+
+				"postgresql.parameters of the dynamic configuration alone", line.where(), line.Value, force[shared.Name]))
+		}
+	}
+}
+
+// setForAll reports whether the dynamic configuration has a value for a parameter.
+func (p *Instance) setForAll(name string) bool {
+	for key, value := range p.dynamic.Postgres.Parameters {
+		if value != nil && strings.EqualFold(key, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// tellRaised tells what a standby runs with more of than is configured.
+func (p *Instance) tellRaised(role Role, control Control) {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	wanted, given := p.commandLineValues(role, Control{}), p.commandLineValues(role, control)
+	for _, shared := range cluster.SharedParameters() {
+		if name := shared.Name; wanted[name] != given[name] {
+			p.tell(name, fmt.Sprintf("raised from %s to %s: the primary had as much when it wrote the WAL that is to be replayed", wanted[name], given[name]))
+		}
 	}
 }

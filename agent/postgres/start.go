@@ -87,6 +87,7 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 	if err := p.setSignalFile(s.Role); err != nil {
 		return err
 	}
+	p.tellRaised(a.role, d.Control)
 	return p.launch(ctx, a, p.arguments(a, d.Control), s.Role == Primary)
 }
 

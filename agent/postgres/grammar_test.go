@@ -1,0 +1,105 @@
+package postgres
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// Names with all that means something in SQL, pg_hba.conf, pgpass, connection strings
+// or postgresql.conf mean only themselves: PostgreSQL says so.
+func TestNamesInEveryGrammar(t *testing.T) {
+	t.Parallel()
+	ctx, dir := within(t), newDir(t)
+	const replicator, super = `+all, "@f" #x$lictor$'\\:`, `Su per=:ü, #`
+	member := func(name string) *Instance {
+		s := settings(t, dir, name)
+		s.Postgres.Authentication.Replication.Username, s.Postgres.Authentication.Superuser.Username = replicator, super
+		s.Postgres.Authentication.Rewind.Username, s.Postgres.Authentication.Rewind.Password = "", ""
+		s.Postgres.Parameters["standard_conforming_strings"], s.Postgres.Parameters["idle_session_timeout"] = "off", "1h"
+		if binMajor(t, s) < 14 {
+			delete(s.Postgres.Parameters, "idle_session_timeout")
+		}
+		return newInstance(t, s)
+	}
+	a, b := member("a"), member(`b(1)*;b`)
+	bootstrapped(ctx, t, a)
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	must(t, a.SyncSlots(ctx, []string{b.name}, func(Slot) bool { return false }))
+	must(t, b.BaseBackup(ctx, upstream(a), nil))
+	follow(ctx, t, b, a)
+	caughtUp(ctx, t, a, b)
+	conn, err := a.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(conn)
+	var roles, standby, owner string
+	must(t, conn.QueryRow(ctx, `SELECT (SELECT string_agg(u, '|') FROM pg_hba_file_rules, unnest(user_name) u WHERE database = '{replication}' AND u <> 'all'),
+		(SELECT application_name FROM pg_stat_replication), current_user`).Scan(&roles, &standby, &owner))
+	if roles != replicator || standby != b.name || owner != super {
+		t.Errorf("pg_hba.conf lets %q in, the standby is %q, the superuser %q", roles, standby, owner)
+	}
+	_, err = a.SetSynchronousStandbys(ctx, []string{b.name})
+	must(t, err)
+	observe(ctx, t, a, "synchronous", func(s State) bool { return len(s.Standbys) == 1 && s.Standbys[0].SyncState == "sync" })
+
+	// What config.Validate refuses in a member's name, PostgreSQL would change.
+	var changed string
+	must(t, conn.QueryRow(ctx, "SELECT set_config('application_name', 'dübel', false)").Scan(&changed))
+	if changed == "dübel" {
+		t.Error("PostgreSQL takes application names that are not ASCII: config refuses them in vain")
+	}
+	if a.Major() >= 14 { // the agent's session is idle between two looks
+		kept, err := a.take(ctx)
+		must(t, err)
+		defer a.give(kept)
+		var idle string
+		must(t, kept.QueryRow(ctx, "SHOW idle_session_timeout").Scan(&idle))
+		if idle != "0" {
+			t.Errorf("the agent's session may be ended after %s", idle)
+		}
+	}
+}
+
+func binMajor(t *testing.T, s Settings) int {
+	t.Helper()
+	p, err := New(s)
+	must(t, err)
+	return p.Major()
+}
+
+// What is not used as it is given is told, once.
+func TestToldWhatIsNotUsed(t *testing.T) {
+	dir := newDir(t)
+	var log bytes.Buffer
+	p := unwired(16, config.Postgres{Parameters: map[string]any{"force_parallel_mode": "on", "wal_keep_segments": 7}}, cluster.DynamicPostgres{
+		Parameters: map[string]any{"max_wal_senders": 20, "wal_keep_size": "1GB"},
+	})
+	p.dataDir, p.syncNames, p.log = dir, `"b"`, zerolog.New(&log)
+	p.dynamic.Postgres.Parameters[syncNames] = "theirs"
+	put(t, p.inData("postgresql.auto.conf"), "max_connections = '500'\nmax_wal_senders = '5'\n")
+	for range 2 {
+		p.tellSettings([]confSetting{{Name: "max_locks_per_transaction", Value: "64"}, {Name: "max_worker_processes", Value: "16", File: "/base", Line: 3}})
+		p.tellRaised(Replica, Control{Minima: map[string]int{"max_connections": 300}})
+	}
+	lines := log.String()
+	for _, want := range []string{
+		`"force_parallel_mode","reason":"not used: PostgreSQL 16 has no such`, `"wal_keep_segments","reason":"not used: wal_keep_size is set`,
+		`"synchronous_standby_names","reason":"not used: synchronous_mode`, `postgresql.auto.conf line 1: 500 is not used, 100 is in force`,
+		`/base line 3: 16 is not used, 8 is in force`, `raised from 100 to 300`,
+	} {
+		if strings.Count(lines, want) != 1 {
+			t.Errorf("%s is told %d times", want, strings.Count(lines, want))
+		}
+	}
+	if n := strings.Count(lines, "\n"); n != 6 {
+		t.Errorf("%d lines: %s", n, lines)
+	}
+	if got := p.parameters()["wal_keep_size"]; got != "1GB" {
+		t.Errorf("wal_keep_size = %s", got)
+	}
+}
