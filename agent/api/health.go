@@ -93,6 +93,9 @@ func (s *Server) health(state State, u *url.URL) int {
 		}
 	}
 	v := judge(state, s.now(), maxLag)
+	if wanted := query.Get("replication_state"); wanted != "" && state.Postgres.ReplicationState != wanted {
+		v.replica = false
+	}
 	path := u.Path
 	if path == "/" || path == "" {
 		path = "/primary"
@@ -193,10 +196,28 @@ func (s *Server) liveness(state State) int {
 const startLimit = 30 * time.Second
 
 // readiness answers whether the member serves: it leads, or its PostgreSQL runs
-// and Consul is known.
-func (s *Server) readiness(state State) int {
+// and, as from Patroni 4.1 on, streams and is not too far behind in replaying (mode
+// apply, the default) or receiving (mode write). Patroni 3 only asks that Consul is
+// known.
+func (s *Server) readiness(state State, query url.Values) int {
 	v := judge(state, s.now(), -1)
-	if v.leader || v.running && v.known {
+	switch {
+	case v.leader:
+		return http.StatusOK
+	case !v.running || !v.known:
+		return http.StatusServiceUnavailable
+	case s.Compat == compat3:
+		return http.StatusOK
+	}
+	limit := state.Dynamic.MaximumLagOnFailover
+	if n, err := parseBytes(query.Get("lag")); err == nil {
+		limit = n
+	}
+	at := state.Postgres.ReplayedLSN
+	if query.Get("mode") == "write" {
+		at = max(at, state.Postgres.ReceivedLSN)
+	}
+	if state.Postgres.ReplicationState == "streaming" && at > 0 && state.Cluster.Status.Value.OpTime-at <= limit {
 		return http.StatusOK
 	}
 	return http.StatusServiceUnavailable

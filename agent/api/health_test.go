@@ -142,6 +142,11 @@ func TestHealthCheckFilters(t *testing.T) {
 		{replica, "/replica?lag=much", 200},
 		{replica, "/read-only?lag=1kB", 503},
 		{replica, "/async?lag=1kB", 503},
+		{replica, "/replica?replication_state=streaming", 200},
+		{replica, "/replica?replication_state=in+archive+recovery", 503},
+		{replica, "/read-only?replication_state=x", 503},
+		{replica, "/replica?replication_state=", 200},
+		{primary, "/primary?replication_state=x", 200},
 		{primary, "/primary?lag=0", 200},
 		{primary, "/read-only?lag=0", 200},
 		{replica, "/replica?tag_zone=eu-1", 200},
@@ -213,10 +218,37 @@ func TestLivenessAndReadiness(t *testing.T) {
 			if got := s.liveness(tt.state); got != tt.liveness {
 				t.Errorf("liveness %d, want %d", got, tt.liveness)
 			}
-			if got := s.readiness(tt.state); got != tt.readiness {
+			if got := s.readiness(tt.state, url.Values{}); got != tt.readiness {
 				t.Errorf("readiness %d, want %d", got, tt.readiness)
 			}
 		})
+	}
+	for _, tt := range []struct {
+		query  string
+		change func(*State)
+		want   int
+	}{
+		{"", func(s *State) { s.Postgres.ReplicationState = "" }, 503},
+		{"", func(s *State) { s.Postgres.ReplicationState = "in archive recovery" }, 503},
+		{"", func(s *State) { s.Dynamic.MaximumLagOnFailover = 1<<20 - 1 }, 503},
+		{"lag=1MB", func(s *State) { s.Dynamic.MaximumLagOnFailover = 0 }, 200},
+		{"lag=1023kB", nil, 503},
+		{"lag=much", nil, 200},
+		{"lag=1kB&mode=write", func(s *State) { s.Postgres.ReceivedLSN = s.Cluster.Status.Value.OpTime }, 200},
+		{"lag=1kB&mode=apply", func(s *State) { s.Postgres.ReceivedLSN = s.Cluster.Status.Value.OpTime }, 503},
+		{"lag=1GB", func(s *State) { s.Postgres.ReplayedLSN, s.Postgres.ReceivedLSN = 0, 0 }, 503},
+	} {
+		state := replicaState(now())
+		if tt.change != nil {
+			tt.change(&state)
+		}
+		query, err := url.ParseQuery(tt.query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := stopped(t, state).readiness(state, query); got != tt.want {
+			t.Errorf("readiness?%s: %d, want %d", tt.query, got, tt.want)
+		}
 	}
 	s := stopped(t, State{})
 	s.started = now().Add(-2*startLimit - time.Second)

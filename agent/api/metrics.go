@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -89,6 +90,16 @@ func (c *collector) patroni(state State, status nodeStatus, gauge sendGauge, cou
 	gauge("patroni_postgres_server_version", "Version of PostgreSQL, as server_version_num.", float64(pg.ServerVersion))
 	gauge("patroni_cluster_unlocked", "1 if nobody holds the leader lock.", flag(status.ClusterUnlocked))
 	gauge("patroni_failsafe_mode_is_active", "1 if the lease rests on the members instead of Consul.", flag(state.FailsafeActive))
+	gauge("patroni_failsafe_mode_enabled", "1 if failsafe_mode is on in the dynamic configuration.", flag(state.Dynamic.FailsafeMode))
+	_, promises := state.Cluster.Failsafe.Value[state.Name]
+	gauge("patroni_failsafe_member", "1 if this member is in the key failsafe.", flag(state.Cluster.Failsafe.OK() && promises))
+	priority := 0
+	if tags := effectiveTags(state); !cluster.NoFailover(tags) {
+		priority = cluster.FailoverPriority(tags)
+	}
+	gauge("patroni_failover_priority", "Failover priority of this member, 0 if it must not lead.", float64(priority))
+	gauge("patroni_postgres_state", "State of PostgreSQL as Patroni numbers it: 0=initdb, 1=initdb_failed, 2=custom_bootstrap, 3=custom_bootstrap_failed, 4=creating_replica, "+
+		"5=running, 6=starting, 7=bootstrap_starting, 8=start_failed, 9=restarting, 10=restart_failed, 11=stopping, 12=stopped, 13=stop_failed, 14=crashed; -1=unknown.", stateNumber(status.State))
 	counter("patroni_postgres_timeline", "Timeline of PostgreSQL.", float64(pg.Timeline))
 	gauge("patroni_dcs_last_seen", "When Consul last answered, in seconds since 1970, 0 if never.", float64(status.DCSLastSeen))
 	gauge("patroni_pending_restart", "1 if PostgreSQL must be restarted for a setting to take effect.", flag(status.PendingRestart))
@@ -122,6 +133,15 @@ func (c *collector) lictor(state State, status lictorStatus, gauge sendGauge) {
 	if beat := status.Beat; beat != nil {
 		gauge("lictor_beat", "Number of the last renewal of the leader's lease that was seen.", float64(beat.Number), "owner", beat.Owner)
 	}
+}
+
+// stateNumber is the number that Patroni gives to a state for ever.
+func stateNumber(state string) float64 {
+	return float64(slices.Index([]string{
+		cluster.StateInitializing, cluster.StateInitFailed, "running custom bootstrap script", "custom bootstrap failed", cluster.StateCreating,
+		cluster.StateRunning, cluster.StateStarting, "starting after custom bootstrap", cluster.StateStartFailed, cluster.StateRestarting,
+		"restart failed", cluster.StateStopping, cluster.StateStopped, "stop failed", cluster.StateCrashed,
+	}, state))
 }
 
 func flag(b bool) float64 {

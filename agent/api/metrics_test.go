@@ -17,6 +17,9 @@ func TestMetrics(t *testing.T) {
 	at := time.Now()
 	leader, replica := primaryState(at), replicaState(at)
 	leader.FailsafeActive = true
+	leader.Dynamic.FailsafeMode = true
+	leader.Cluster.Failsafe = cluster.Entry[map[string]string]{ModifyIndex: 3, Value: map[string]string{"node1": "http://node1"}}
+	replica.Tags = map[string]any{"nofailover": true}
 	leader.OtherPrimaries = []string{"node2"}
 	leader.Cluster.Status = cluster.Entry[cluster.Status]{ModifyIndex: 9, Value: cluster.Status{Lictor: &cluster.Beat{Number: 7, Owner: "node1", LeaseMS: 8000}}}
 	for name, test := range map[string]struct {
@@ -32,12 +35,18 @@ func TestMetrics(t *testing.T) {
 			`patroni_postgres_server_version{name="node1",scope="batman"} 150020`,
 			`lictor_guard_running{name="node1",scope="batman"} 1`,
 			`lictor_other_primaries{name="node1",scope="batman"} 1`,
+			`patroni_postgres_state{name="node1",scope="batman"} 5`,
+			`patroni_failover_priority{name="node1",scope="batman"} 1`,
+			`patroni_failsafe_mode_enabled{name="node1",scope="batman"} 1`,
+			`patroni_failsafe_member{name="node1",scope="batman"} 1`,
 			`lictor_beat{name="node1",owner="node1",scope="batman"} 7`,
 		}},
 		"replica": {replica, []string{
 			`patroni_primary{name="node2",scope="batman"} 0`,
 			`patroni_replica{name="node2",scope="batman"} 1`,
 			`patroni_xlog_replayed_location{name="node2",scope="batman"} 1.03809024e+08`,
+			`patroni_failover_priority{name="node2",scope="batman"} 0`,
+			`patroni_failsafe_member{name="node2",scope="batman"} 0`,
 			`lictor_lease_left_seconds{name="node2",scope="batman"} 0`,
 			`lictor_other_primaries{name="node2",scope="batman"} 0`,
 		}},

@@ -85,7 +85,7 @@ func (s *Server) read(r *http.Request, segment string) answer {
 	case "liveness":
 		return answer{status: s.liveness(state)}
 	case "readiness":
-		return answer{status: s.readiness(state)}
+		return answer{status: s.readiness(state, r.URL.Query())}
 	}
 	return jsonAnswer(s.health(state, r.URL), s.status(state))
 }
