@@ -248,16 +248,74 @@ func (r *reader) consider(d Dynamic) {
 	if len(d.StandbyCluster) > 0 {
 		r.fail("standby_cluster", nil, "standby clusters are not supported yet: remove it (set it to null)")
 	}
-	known := dynamicKeys()
-	for _, key := range slices.Sorted(maps.Keys(r.raw)) {
+	r.unknown("", r.raw, dynamicKeys()...)
+	r.unknown("postgresql.", asMap(r.raw["postgresql"]), postgresKeys()...)
+	for _, section := range []string{"slots", "permanent_slots"} {
+		slots := asMap(r.raw[section])
+		for _, name := range slices.Sorted(maps.Keys(slots)) {
+			r.unknown(section+"."+name+".", asMap(slots[name]), slotKeys()...)
+		}
+	}
+	matchers, _ := r.raw["ignore_slots"].([]any)
+	for i, m := range matchers {
+		r.unknown(fmt.Sprintf("ignore_slots[%d].", i), asMap(m), append(slotKeys(), "name")...)
+	}
+	for key, alias := range map[string]string{
+		"primary_start_timeout": "master_start_timeout", "primary_stop_timeout": "master_stop_timeout", "slots": "permanent_slots",
+	} {
+		if r.raw[key] != nil && r.raw[alias] != nil {
+			r.warn(alias, "has no effect beside %s", key)
+		}
+	}
+}
+
+// postgresKeys are those of the section postgresql.
+func postgresKeys() []string {
+	return []string{
+		"parameters", "pg_hba", "pg_ident", "use_pg_rewind", "use_slots", "recovery_conf",
+		"remove_data_directory_on_rewind_failure", "remove_data_directory_on_diverged_timelines",
+	}
+}
+
+// slotKeys are those of a permanent slot.
+func slotKeys() []string { return []string{"type", "database", "plugin"} }
+
+// RoleKeys are Patroni's settings for one role alone, which Lictor does not know.
+func RoleKeys() []string {
+	var keys []string
+	for _, setting := range []string{"parameters", "pg_hba", "pg_ident"} {
+		for _, role := range []string{"primary", "replica", "standby_leader"} {
+			keys = append(keys, setting+"_"+role)
+		}
+	}
+	return keys
+}
+
+// RoleKeysText says what becomes of them.
+const RoleKeysText = "has no effect so far: PostgreSQL gets the same settings in every role"
+
+func asMap(value any) map[string]any {
+	m, _ := value.(map[string]any)
+	return m
+}
+
+// unknown warns of the keys of a section that are none of these.
+func (r *reader) unknown(prefix string, section map[string]any, known ...string) {
+	for _, key := range slices.Sorted(maps.Keys(section)) {
 		if slices.Contains(known, key) {
 			continue
 		}
+		if prefix == "postgresql." && slices.Contains(RoleKeys(), key) {
+			r.warn(prefix+key, "%s", RoleKeysText)
+			continue
+		}
+		text := "is not a known setting of the dynamic configuration and has no effect"
 		for _, name := range known {
 			if levenshtein.ComputeDistance(key, name) <= 2 {
-				r.warn(key, "is not a known setting and has no effect; did you mean %s?", name)
+				text = "is not a known setting and has no effect; did you mean " + name + "?"
 				break
 			}
 		}
+		r.warn(prefix+key, "%s", text)
 	}
 }

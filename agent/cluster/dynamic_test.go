@@ -118,7 +118,7 @@ func TestParseDynamicReads(t *testing.T) {
 		"ignore_slots":[{"name":"x"}],"member_slots_ttl":"1h","my_own":{"deep":[1,{"Case":true}]},
 		"postgresql":{"use_pg_rewind":true,"use_slots":false,"parameters":{"pg_stat_statements.max":5000,"work_mem":"4MB"},"pg_hba":["local all all peer"],"recovery_conf":{"restore_command":"cp"}}}`
 	d, warnings, err := ParseDynamicJSON([]byte(value))
-	if err != nil || len(warnings) != 0 {
+	if err != nil || len(warnings) != 1 || warnings[0].Path != "my_own" {
 		t.Fatal(warnings, err)
 	}
 	yes, no := true, false
@@ -219,6 +219,13 @@ func TestParseDynamicWarns(t *testing.T) {
 		`{"postgresql":{"parameters":{"max_connections":24}}}`:                              "postgresql.parameters.max_connections: 24: must be a whole number, at least 25; 100 is in force",
 		`{"postgresql":{"parameters":{"recovery_min_apply_delay":"1h"}}}`:                   "recovery_min_apply_delay: has no effect here: put it under postgresql.recovery_conf",
 		`{"postgresql":{"recovery_conf":{"work_mem":"1MB","recovery_end_command":"true"}}}`: "postgresql.recovery_conf.work_mem: has no effect",
+		`{"my_own":{"deep":1}}`:                                                             "my_own: is not a known setting of the dynamic configuration and has no effect",
+		`{"postgresql":{"use_pg_rewnd":true}}`:                                              "postgresql.use_pg_rewnd: is not a known setting and has no effect; did you mean use_pg_rewind?",
+		`{"postgresql":{"callbacks":{"on_start":"x"}}}`:                                     "postgresql.callbacks: is not a known setting of the dynamic configuration",
+		`{"postgresql":{"parameters_replica":{"a":1}}}`:                                     "postgresql.parameters_replica: has no effect so far",
+		`{"slots":{"a":{"type":"physical","lsn":"0/1"}}}`:                                   "slots.a.lsn: is not a known setting",
+		`{"ignore_slots":[{"nam":"x"}]}`:                                                    "ignore_slots[0].nam: is not a known setting and has no effect; did you mean name?",
+		`{"primary_start_timeout":10,"master_start_timeout":20}`:                            "master_start_timeout: has no effect beside primary_start_timeout",
 		`{"synchronus_mode":true}`:                                                          "synchronus_mode: is not a known setting and has no effect; did you mean synchronous_mode?",
 	} {
 		_, warnings, err := ParseDynamicJSON([]byte(value))

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 )
 
@@ -34,6 +35,7 @@ func schema() settings.Schema {
 		Unused: map[string]string{
 			"thread_pool_size":               "Lictor has no pool of threads",
 			"thread_stack_size":              "Lictor has no pool of threads",
+			"restapi.thread_pool_size":       "Lictor has no pool of threads",
 			"log.traceback_level":            "errors are logged in words",
 			"log.max_queue_size":             onlyStderr,
 			"log.file_size":                  onlyStderr,
@@ -68,6 +70,9 @@ func schema() settings.Schema {
 		"synchronous_node_count", "failsafe_mode", "standby_cluster", "slots", "ignore_slots",
 	} {
 		s.Unused[key] = onlyDynamic
+	}
+	for _, key := range cluster.RoleKeys() {
+		s.Unused["postgresql."+key] = strings.TrimPrefix(cluster.RoleKeysText, "has no effect so far: ")
 	}
 	// Lictor's own section needs no second LICTOR_.
 	for _, key := range []string{"routes_prefix", "state_dir", "os_user", "compat", "fence.demote_before", "fence.kill_before", "script_timeout"} {

@@ -316,6 +316,9 @@ func (v *validation) tags(tags map[string]any) {
 			}
 		}
 	}
+	if on, err := cluster.ParseBoolean(tags["nostream"]); err == nil && on {
+		v.warn("tags.nostream", "has no effect so far: the member streams")
+	}
 	if value := tags["replicatefrom"]; value != nil {
 		if _, ok := value.(string); !ok {
 			v.fail("tags.replicatefrom", fmt.Sprint(value), "must be the name of a member")
