@@ -210,6 +210,16 @@ func TestPause(t *testing.T) {
 		holdFor(ctx, t, 2*outageTTL)
 		must(t, leader.Start(ctx))
 		awaitLease(ctx, t, leader, false)
+
+		// The same while nobody could tell the agent of the pause.
+		for _, c := range l.ConsulServers() {
+			must(t, c.Kill(ctx))
+		}
+		must(t, leader.Processes()[0].Kill(ctx))
+		must(t, leader.Start(ctx))
+		holdFor(ctx, t, 2*outageTTL)
+		must(t, l.StartConsul(ctx))
+		awaitLease(ctx, t, leader, false)
 		pause(nil)
 	})
 	unharmed(t, s, leader, before, w)
