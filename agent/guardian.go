@@ -112,9 +112,7 @@ func (g *guardian) grant(m memo) { g.leave(orders{memo: m, grant: true}) }
 // standDown leaves for the guard that nothing is to be guarded, as the shard is
 // paused, and that it is to remember so.
 func (g *guardian) standDown(m memo) {
-	g.mu.Lock()
-	g.resting = true
-	g.mu.Unlock()
+	g.rests()
 	g.leave(orders{disarm: true, memo: m})
 }
 
@@ -143,7 +141,7 @@ func (g *guardian) latest(m memo) memo {
 
 // armNow sets the deadline of a new lease and waits until the guard has it.
 func (g *guardian) armNow(ctx context.Context, m memo) error {
-	if err := g.led.make(m.killAt); err != nil {
+	if err := g.led.leads(m.killAt); err != nil {
 		return err
 	}
 	g.order.Lock()
@@ -155,14 +153,14 @@ func (g *guardian) armNow(ctx context.Context, m memo) error {
 // of the lease: until is its end, should it succeed. What the guard remembers of a pause
 // is forgotten before a status says that there is none.
 func (g *guardian) leads(ctx context.Context, m memo, until cluster.Instant) error {
-	if err := g.led.make(until); err != nil {
-		return err
-	}
 	g.mu.Lock()
 	resting := g.resting
 	g.mu.Unlock()
-	if m.Paused || !resting {
+	if m.Paused && resting {
 		return nil
+	}
+	if err := g.led.leads(until); err != nil || !resting {
+		return err
 	}
 	g.order.Lock()
 	defer g.order.Unlock()
@@ -249,7 +247,11 @@ func (g *guardian) send(ctx context.Context) {
 	g.mu.Unlock()
 	switch {
 	case o.disarm:
-		g.note(0, g.client.StandDown(ctx, encodeMemo(g.latest(o.memo))))
+		err := g.client.StandDown(ctx, encodeMemo(g.latest(o.memo)))
+		if err == nil {
+			err = g.led.rests()
+		}
+		g.note(0, err)
 	case o.memo.killAt.IsZero():
 	case o.grant:
 		_ = g.tell(ctx, o.memo, g.client.Grant) // noted
@@ -279,9 +281,7 @@ func (g *guardian) recall(ctx context.Context) recalled {
 	status, err := g.client.Recall(ctx)
 	switch {
 	case errors.Is(err, fence.ErrNoGuard):
-		r := recalled{none: true}
-		r.until, r.unled = g.led.read()
-		return r
+		return g.marked(recalled{none: true})
 	case err != nil:
 		g.log.Error().Err(err).Msg("the guard runs, but does not answer")
 		return recalled{until: longAgo}
@@ -298,14 +298,33 @@ func (g *guardian) recall(ctx context.Context) recalled {
 	case !status.Until.IsZero():
 	case r.memo != nil && r.memo.Paused:
 		r.paused = true
-		g.mu.Lock()
-		g.resting = true
-		g.mu.Unlock()
+		g.rests()
 	default:
 		r.memo = nil
-		r.until, r.unled = g.led.read()
+		r = g.marked(r)
 	}
 	return r
+}
+
+// marked adds what the mark beside the data says, when no guard knows.
+func (g *guardian) marked(r recalled) recalled {
+	switch said := g.led.read(); {
+	case said == nil:
+		r.unled = true
+	case said.paused:
+		r.paused = true
+		g.rests()
+	default:
+		r.until = said.until
+	}
+	return r
+}
+
+// rests notes that the guard, or the mark, may say that a pause is in force.
+func (g *guardian) rests() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.resting = true
 }
 
 func encodeMemo(m memo) json.RawMessage {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -13,13 +12,20 @@ import (
 
 // ledMark is the file beside the data directory that says that this agent may have led
 // with the PostgreSQL that runs, since this boot of the host, and until when, as far as
-// was known at its last takeover. It outlives agent and guard. Without it an existing
-// primary was never Lictor's, and is not killed while Consul does not answer.
+// was known at its last takeover; or that it rests on a pause. It outlives agent and
+// guard. Without it an existing primary was never Lictor's, and is not killed while
+// Consul does not answer.
 type ledMark struct {
 	path string
 
-	mu    sync.Mutex
-	until cluster.Instant // what the file says; zero: there is none
+	mu sync.Mutex
+	// said is what this run has written, nil: nothing.
+	said *ledState
+}
+
+type ledState struct {
+	until  cluster.Instant // zero: there was no lease
+	paused bool
 }
 
 // bootID names this boot of the host.
@@ -31,27 +37,42 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(id)), nil
 }
 
-// make writes the mark of a lease that may last until then, unless there is one by this
-// run already: the guard has the deadlines of what follows.
-func (l *ledMark) make(until cluster.Instant) error {
+// leads makes sure that there is a mark, of a lease that may last until then unless there
+// is one already: the guard has the deadlines of what follows. A pause is over with it.
+func (l *ledMark) leads(until cluster.Instant) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.until.IsZero() || until.IsZero() {
+	if until.IsZero() || l.said != nil && !l.said.paused {
 		return nil
 	}
+	return l.write(ledState{until: until})
+}
+
+// rests makes the mark say that a pause is in force.
+func (l *ledMark) rests() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.said != nil && l.said.paused {
+		return nil
+	}
+	return l.write(ledState{paused: true})
+}
+
+func (l *ledMark) write(s ledState) error {
 	boot, err := bootID()
 	if err != nil {
 		return err
 	}
+	text := fmt.Sprintf("%s %d %t\n", boot, s.until, s.paused)
 	// It need not outlive the host: no process does.
 	temporary := l.path + ".new"
-	if err := os.WriteFile(temporary, []byte(boot+" "+strconv.FormatInt(int64(until), 10)+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(temporary, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("marking that this member leads: %w", err)
 	}
 	if err := os.Rename(temporary, l.path); err != nil {
 		return fmt.Errorf("marking that this member leads: %w", err)
 	}
-	l.until = until
+	l.said = &s
 	return nil
 }
 
@@ -59,28 +80,31 @@ func (l *ledMark) make(until cluster.Instant) error {
 func (l *ledMark) remove() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.until = 0
+	l.said = nil
 	if err := os.Remove(l.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("the mark that this member leads: %w", err)
 	}
 	return nil
 }
 
-// read is what an earlier run has left. A mark that cannot be read counts as one of a
-// lease that is over.
-func (l *ledMark) read() (until cluster.Instant, unled bool) {
+// read is what an earlier run has left, nil: it never led. A mark that cannot be read
+// counts as one of a lease that is over.
+func (l *ledMark) read() *ledState {
 	content, err := os.ReadFile(l.path)
 	if errors.Is(err, os.ErrNotExist) {
-		return 0, true
+		return nil
 	}
-	boot, bootErr := bootID()
-	said, moment, _ := strings.Cut(strings.TrimSpace(string(content)), " ")
-	at, atErr := strconv.ParseInt(moment, 10, 64)
+	var boot string
+	var s ledState
+	now, bootErr := bootID()
+	_, scanErr := fmt.Sscanf(string(content), "%s %d %t", &boot, (*int64)(&s.until), &s.paused)
 	switch {
-	case errors.Join(err, bootErr, atErr) != nil:
-		return longAgo, false
-	case said != boot:
-		return 0, true
+	case errors.Join(err, bootErr, scanErr) != nil:
+		return &ledState{until: longAgo}
+	case boot != now:
+		return nil
+	case !s.paused:
+		s.until = max(s.until, longAgo)
 	}
-	return max(cluster.Instant(at), longAgo), false
+	return &s
 }

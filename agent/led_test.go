@@ -1,0 +1,43 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/testkit"
+)
+
+func TestLedMark(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "led")
+	said := func(want *ledState) {
+		t.Helper()
+		got := (&ledMark{path: path}).read() // as a later run sees it
+		if (got == nil) != (want == nil) || got != nil && *got != *want {
+			t.Errorf("says %+v, want %+v", got, want)
+		}
+	}
+	must := func(err error) { t.Helper(); testkit.Must(t, err) }
+	mark := &ledMark{path: path}
+	said(nil)
+	must(mark.leads(0)) // there is no lease
+	said(nil)
+	must(mark.leads(70))
+	must(mark.leads(90))
+	said(&ledState{until: 70})
+	must(mark.rests())
+	said(&ledState{paused: true})
+	must(mark.leads(120))
+	said(&ledState{until: 120})
+	must(mark.remove())
+	must(mark.remove())
+	said(nil)
+	must(os.WriteFile(path, []byte("another-boot 5 false\n"), 0o600))
+	said(nil)
+	must((&ledMark{path: path}).leads(50)) // by another run
+	said(&ledState{until: 50})
+	for _, broken := range []string{"", "x", "half a mark"} {
+		must(os.WriteFile(path, []byte(broken), 0o600))
+		said(&ledState{until: longAgo})
+	}
+}
