@@ -97,7 +97,7 @@ func (p *Instance) isPrimary(ctx context.Context, conn *pgconn.PgConn, u Upstrea
 		}
 		return len(row) > 0 && string(row[0]) == "off", nil
 	}
-	sql, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
+	sql, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		return false, err
 	}

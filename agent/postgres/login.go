@@ -65,9 +65,12 @@ func LoginConfig(host string, port int, role config.PgUser, database string) (*p
 	return c, nil
 }
 
+// agentName is the application_name of the agent's own connections.
+const agentName = "Lictor"
+
 // dedicated opens a connection of the superuser; the caller closes it.
 func (p *Instance) dedicated(ctx context.Context) (*pgx.Conn, error) {
-	return connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
+	return connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 }
 
 // database is the one that the agent connects to, on every member.
@@ -95,7 +98,14 @@ func connect(ctx context.Context, host string, port int, role config.PgUser, dat
 		"standard_conforming_strings": "on", "client_encoding": "UTF8",
 	}
 	c.DialFunc = (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 5 * time.Second}).DialContext
-	conn, err := pgauth.Connect(&c.Config, func() (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, c) })
+	login := func() (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, c) }
+	conn, err := pgauth.Connect(&c.Config, login)
+	if noSlot(err) {
+		asWalsender(c)
+		if other, second := pgauth.Connect(&c.Config, login); second == nil {
+			conn, err = other, nil
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d as %s: %w", host, port, role.Username, err)
 	}
@@ -104,6 +114,22 @@ func connect(ctx context.Context, host string, port int, role config.PgUser, dat
 
 // replicationDatabase is what a passfile calls replication connections.
 const replicationDatabase = "replication"
+
+// noSlot reports whether a login failed for want of a connection slot
+// (too_many_connections): sessions of superusers can take the reserved ones, too.
+func noSlot(err error) bool {
+	refused := new(pgconn.PgError)
+	return errors.As(err, &refused) && refused.Code == "53300"
+}
+
+// asWalsender makes a connection use one of the slots that are kept for walsenders
+// (max_wal_senders, beside max_connections since version 12). One that is connected to
+// a database takes SQL, by the simple protocol, and pg_hba.conf sees no difference
+// (PostgreSQL's documentation, streaming replication protocol).
+func asWalsender(c *pgx.ConnConfig) {
+	c.RuntimeParams["replication"] = "database"
+	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+}
 
 // replicationConn opens a replication connection to an upstream.
 func (p *Instance) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgConn, error) {
@@ -114,7 +140,7 @@ func (p *Instance) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgC
 		return nil, fmt.Errorf("replication connection to %s: %w", u.Name, err)
 	}
 	c.Database = ""
-	c.RuntimeParams = map[string]string{"replication": "true", "application_name": "Lictor"}
+	c.RuntimeParams = map[string]string{"replication": "true", "application_name": agentName}
 	c.ConnectTimeout = 3 * time.Second
 	conn, err := pgauth.Connect(&c.Config, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, &c.Config) })
 	if err != nil {

@@ -101,7 +101,7 @@ SELECT r.rec,
      'sync_priority', COALESCE(sync_priority, 0), 'write', COALESCE(pg_wal_lsn_diff(write_lsn, '0/0')::bigint, 0),
      'flush', COALESCE(pg_wal_lsn_diff(flush_lsn, '0/0')::bigint, 0),
      'replay', COALESCE(pg_wal_lsn_diff(replay_lsn, '0/0')::bigint, 0)))
-     FROM pg_stat_replication), '[]')::text,
+     FROM pg_stat_replication WHERE NOT (application_name = '` + agentName + `' AND state = 'startup')), '[]')::text,
   COALESCE((SELECT json_agg(json_build_object('slot_name', slot_name, 'slot_type', slot_type, 'plugin', COALESCE(plugin, ''),
      'database', COALESCE(database, ''), 'active', active, 'restart_lsn', COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0)))
      FROM pg_replication_slots WHERE NOT temporary), '[]')::text
@@ -376,7 +376,7 @@ func hangUpOn(conn interface{ Close(context.Context) error }) {
 
 // Reachable tells whether the PostgreSQL of an upstream answers as a primary.
 func (p *Instance) Reachable(ctx context.Context, u Upstream) bool {
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
+	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		return false
 	}

@@ -133,7 +133,7 @@ func (p *Instance) watchSize(ctx context.Context, u Upstream, progress func(done
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		var total int64
-		if conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor"); err == nil {
+		if conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName); err == nil {
 			_ = conn.QueryRow(ctx, "SELECT sum(pg_tablespace_size(oid))::bigint FROM pg_tablespace").Scan(&total)
 			_ = conn.Close(ctx)
 		}
@@ -281,7 +281,7 @@ const checkpointWithin = time.Minute
 func (p *Instance) awaitCheckpoint(ctx context.Context, u Upstream) error {
 	ctx, cancel := context.WithTimeout(ctx, checkpointWithin)
 	defer cancel()
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
+	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,72 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Sessions that take every connection slot, those reserved for superusers too, keep
+// the agent from nothing.
+func TestNoFreeConnectionSlot(t *testing.T) {
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	caughtUp(ctx, t, a, b)
+	for _, p := range []*Instance{a, b} {
+		p.hangUp()
+		exhaust(ctx, t, p)
+	}
+
+	if s, err := b.Observe(ctx); err != nil || !s.Accepting || !s.InRecovery || s.ReplicationState != Streaming || s.LSN() == 0 {
+		t.Fatalf("the replica: %+v %v", s, err)
+	}
+	s, err := a.Observe(ctx)
+	if err != nil || !s.Accepting || s.InRecovery || s.WriteLSN == 0 {
+		t.Fatalf("the primary: %+v %v", s, err)
+	}
+	for _, standby := range s.Standbys {
+		if standby.ApplicationName != b.name {
+			t.Errorf("the agent's own connection counts as a standby: %+v", standby)
+		}
+	}
+	if _, err := a.SetSynchronous(ctx, SyncSetting{Names: []string{b.name}}); err != nil {
+		t.Error(err)
+	}
+	must(t, a.SyncSlots(ctx, []string{b.name, "c"}, func(Slot) bool { return false }))
+	must(t, a.Checkpoint(ctx))
+	if !a.Reachable(ctx, upstream(a)) {
+		t.Error("the primary cannot be reached")
+	}
+	if _, err := a.ConfigProblems(ctx); err != nil {
+		t.Error(err)
+	}
+	must(t, a.Stop(ctx, Fast))
+
+	must(t, b.Promote(ctx, 0))
+	if s, err := b.Observe(ctx); err != nil || s.InRecovery || s.Timeline != 2 {
+		t.Errorf("after the promotion: %+v %v", s, err)
+	}
+	must(t, b.Stop(ctx, Fast))
+}
+
+// exhaust opens idle sessions of the superuser until no slot is left.
+func exhaust(ctx context.Context, t *testing.T, p *Instance) {
+	t.Helper()
+	c, err := pgx.ParseConfig("")
+	must(t, err)
+	c.Host, c.Port, c.Database = p.address(), uint16(p.port), "postgres"
+	c.User, c.Password = "postgres", secret+"super"
+	c.TLSConfig, c.Fallbacks = nil, nil
+	for range 200 {
+		conn, err := pgx.ConnectConfig(ctx, c)
+		if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code == "53300" {
+			return
+		}
+		must(t, err)
+		t.Cleanup(func() { hangUpOn(conn) })
+	}
+	t.Fatal("there is no end of connections")
+}
