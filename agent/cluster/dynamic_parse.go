@@ -248,6 +248,12 @@ func (r *reader) consider(d Dynamic) {
 	if len(d.StandbyCluster) > 0 {
 		r.fail("standby_cluster", nil, "standby clusters are not supported yet: remove it (set it to null)")
 	}
+	if d.PrimaryStopTimeout != 0 {
+		r.warn(r.pick("primary_stop_timeout", "master_stop_timeout"), "has no effect: the lease bounds how long a primary may take to stop")
+	}
+	if d.MemberSlotsTTL != DefaultMemberSlotsTTL {
+		r.warn("member_slots_ttl", "has no effect: a slot is kept as long as its member's key is")
+	}
 	r.unknown("", r.raw, dynamicKeys()...)
 	r.unknown("postgresql.", asMap(r.raw["postgresql"]), postgresKeys()...)
 	for _, section := range []string{"slots", "permanent_slots"} {

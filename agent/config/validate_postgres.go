@@ -46,6 +46,10 @@ func (v *validation) postgres(c Config) {
 	if strings.ContainsFunc(p.CustomConf, unicode.IsControl) {
 		v.fail("postgresql.custom_conf", p.CustomConf, "must not contain control characters")
 	}
+	v.unusedPostgres(p)
+	if len(c.Bootstrap.PgHBA) > 0 && has(p.Parameters, "hba_file") {
+		v.warn("bootstrap.pg_hba", "has no effect: the parameter hba_file names a file of yours")
+	}
 	if len(p.PgHBA) > 0 && has(p.Parameters, "hba_file") {
 		v.warn("postgresql.pg_hba", "has no effect: the parameter hba_file names a file of yours")
 	}
@@ -79,6 +83,19 @@ func (v *validation) postgres(c Config) {
 		case account.Uid == "0":
 			v.fail("lictor.os_user", u, "must not be root: PostgreSQL refuses to run as root")
 		}
+	}
+}
+
+// unusedPostgres tells of settings that Patroni has and that do nothing here.
+func (v *validation) unusedPostgres(p Postgres) {
+	if p.ConfigDir != "" && filepath.Clean(p.ConfigDir) != filepath.Clean(p.DataDir) {
+		v.warn("postgresql.config_dir", "has no effect: the configuration files are in data_dir; name a file of yours in custom_conf, or in the parameters hba_file and ident_file")
+	}
+	if p.UseUnixSocketRepl {
+		v.warn("postgresql.use_unix_socket_repl", "has no effect: replication connections use TCP")
+	}
+	if p.PgCtlTimeout != DefaultPgCtlTimeout {
+		v.warn("postgresql.pg_ctl_timeout", "has no effect: starts are watched, and stops are bounded by the lease")
 	}
 }
 
