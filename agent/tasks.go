@@ -174,18 +174,27 @@ func (a *Agent) fenceNow() {
 		// The kill must go on even when the agent is told to end meanwhile.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), backoffMax)
 		defer cancel()
-		if err := a.pg.Kill(ctx); err != nil && !errors.Is(err, fence.ErrLingering) {
-			// It may live: the guard keeps its deadline, and it is killed again.
-			pause(ctx, killAgainAfter)
-			return err
-		}
-		return a.guard.disarm(ctx)
+		return a.killPostgres(ctx)
 	}, func(err error) {
 		a.m.fencing = false
 		if err == nil || !a.pg.Running() {
 			a.m.stoppedOnPurpose()
 		}
 	})
+}
+
+// killPostgres kills PostgreSQL and disarms the guard. What lingers is left to the
+// kernel. On any other error PostgreSQL may live: the guard keeps its deadline, and it
+// is killed again.
+func (a *Agent) killPostgres(ctx context.Context) error {
+	if err := a.pg.Kill(ctx); err != nil && !errors.Is(err, fence.ErrLingering) {
+		pause(ctx, killAgainAfter)
+		return err
+	}
+	// The kill may have taken all the time that there was.
+	disarm, cancel := context.WithTimeout(context.WithoutCancel(ctx), lingering)
+	defer cancel()
+	return a.guard.disarm(disarm)
 }
 
 // demote stops PostgreSQL in an orderly way and drops the lease when it has
@@ -235,10 +244,7 @@ func (a *Agent) giveUp(successor string) {
 	a.startTask(ha.TaskDemote, func(ctx context.Context) error {
 		kill, cancel := context.WithTimeout(ctx, lingering)
 		defer cancel()
-		if err := a.pg.Kill(kill); err != nil && !errors.Is(err, fence.ErrLingering) {
-			return err
-		}
-		return a.guard.disarm(ctx)
+		return a.killPostgres(kill)
 	}, func(err error) {
 		if err == nil {
 			a.m.complete = false

@@ -336,6 +336,7 @@ func (g *guard) switchOff(ctx context.Context) {
 // kill does not give up: a process on a hung disk dies when the disk lets go.
 func (g *guard) kill(ctx context.Context) {
 	fmt.Fprintf(os.Stderr, "%s the lease was not renewed in time: killing PostgreSQL in %s\n", time.Now().Format(time.RFC3339Nano), g.dataDir)
+	told := ""
 	for ctx.Err() == nil {
 		limit, cancel := context.WithTimeout(ctx, time.Second)
 		err := g.target.Kill(limit)
@@ -343,9 +344,19 @@ func (g *guard) kill(ctx context.Context) {
 		if err == nil {
 			return
 		}
-		fmt.Fprintln(os.Stderr, err)
+		if err.Error() != told {
+			told = err.Error()
+			fmt.Fprintln(os.Stderr, told)
+		}
+		select { // one that failed at once
+		case <-time.After(killAgainAfter):
+		case <-ctx.Done():
+		}
 	}
 }
+
+// killAgainAfter spaces kills out that do not succeed.
+const killAgainAfter = 100 * time.Millisecond
 
 // waitUntil waits for an instant, and tells false when the deadline moved first.
 func (g *guard) waitUntil(ctx context.Context, until cluster.Instant) bool {

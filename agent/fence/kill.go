@@ -36,7 +36,10 @@ func (t *Target) Kill(ctx context.Context, programs ...string) error {
 		if err != nil {
 			return fmt.Errorf("killing PostgreSQL in %s: %w", t.dataDir, err)
 		}
-		if more && ctx.Err() == nil {
+		if more {
+			if ctx.Err() != nil {
+				return fmt.Errorf("killing PostgreSQL in %s, which forks on: %w", t.dataDir, ctx.Err())
+			}
 			continue
 		}
 		if len(k.pidfds) == 0 && t.Postmaster() == 0 {
@@ -46,7 +49,9 @@ func (t *Target) Kill(ctx context.Context, programs ...string) error {
 			t.forget()
 			return nil
 		}
-		if err := k.await(ctx); err != nil {
+		if err := k.await(ctx); doubt != nil && err != nil {
+			return fmt.Errorf("killing PostgreSQL in %s: %w: %w", t.dataDir, doubt, err)
+		} else if err != nil {
 			return fmt.Errorf("PostgreSQL in %s: %w: %w", t.dataDir, ErrLingering, err)
 		}
 	}
