@@ -72,7 +72,8 @@ func (a *authority) issue(t *testing.T, name string, serial int64, password stri
 	a.write(t, cert, &pem.Block{Type: "CERTIFICATE", Bytes: der}, 0o644)
 	block := &pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(private)}
 	if password != "" {
-		block, err = x509.EncryptPEMBlock(rand.Reader, block.Type, block.Bytes, []byte(password), x509.PEMCipherAES256) //nolint:staticcheck // the form that sslpassword is for
+		//lint:ignore SA1019 the form that sslpassword is for
+		block, err = x509.EncryptPEMBlock(rand.Reader, block.Type, block.Bytes, []byte(password), x509.PEMCipherAES256) //nolint:staticcheck // see above
 		must(t, err)
 	}
 	a.write(t, key, block, 0o600)
