@@ -251,6 +251,7 @@ func TestOperatorsSettings(t *testing.T) {
 			{map[string]any{"synchronous_node_count": 0}, "synchronous_node_count: 0: must be at least 1"},
 			{map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"work_mem": "5XB"}}}, "postgresql.parameters.work_mem: 5XB: its unit must be one of"},
 			{map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"max_connections": 3}}}, "postgresql.parameters.max_connections: 3: must be a whole number, at least 25"},
+			{map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"Data_Directory": "/x"}}}, "postgresql.parameters.Data_Directory: must not be set"},
 			{map[string]any{"postgresql": map[string]any{"pg_hba": []string{"host all all all scrum"}}}, "postgresql.pg_hba[0]"},
 		} {
 			status, answer, err := b.Patch(ctx, "/config", test.patch)
