@@ -37,8 +37,7 @@ type published struct {
 	// holding: clients are held for the handover under way. The route says so only
 	// then: nobody is to wait for the checkpoint before it.
 	holding bool
-	// lagging replicas take no readers.
-	lagging map[string]bool
+	readers readers
 }
 
 // publish tells others what has changed. It runs after every decision.
@@ -288,9 +287,12 @@ func (a *Agent) routeState() cluster.RouteState {
 	}
 }
 
-// routeReplicas lists the members that may serve reads: not those that lag.
+// routeReplicas lists the members that may serve reads (readers.go).
 func (a *Agent) routeReplicas() []cluster.RouteMember {
-	replicas, lagging := []cluster.RouteMember{}, map[string]bool{}
+	replicas, now := []cluster.RouteMember{}, a.clock()
+	before := readers{lagging: a.m.published.readers.lagging, silent: a.m.published.readers.silent}
+	r := readers{passed: a.m.published.readers.passed, lagging: map[string]bool{}, silent: map[string]cluster.Instant{}}
+	r.saw(now, a.m.pg.observed)
 	for _, m := range a.m.Snapshot.Members {
 		if !m.OK() || m.Value.Name == a.cfg.Name || m.Value.State != cluster.StateRunning || m.Value.Role != cluster.RoleReplica ||
 			m.Value.Tag("noloadbalance") {
@@ -300,12 +302,18 @@ func (a *Agent) routeReplicas() []cluster.RouteMember {
 		if err != nil {
 			continue
 		}
-		if lagging[m.Value.Name] = lags(replicaLag(a.m.pg.observed, m.Value), a.m.published.lagging[m.Value.Name]); lagging[m.Value.Name] {
+		name := m.Value.Name
+		r.lagging[name] = before.lagging[name]
+		if since, silent := before.silent[name]; silent {
+			r.silent[name] = since
+		}
+		had := slices.ContainsFunc(a.m.Snapshot.Route.Value.Replicas, func(m cluster.RouteMember) bool { return m.Name == name })
+		if !r.serve(now, a.m.pg.observed, m.Value, had, a.m.dynamic) {
 			continue
 		}
 		replicas = append(replicas, cluster.RouteMember{Name: m.Value.Name, Host: host, Port: port, Tags: m.Value.Tags})
 	}
-	a.m.published.lagging = lagging
+	a.m.published.readers = r // who is no replica any more is forgotten
 	return replicas
 }
 

@@ -13,6 +13,12 @@ type Dynamic struct {
 	// MaximumLagOnSyncNode is how many bytes a synchronous standby may be behind before a better one
 	// takes its place; -1: any number.
 	MaximumLagOnSyncNode int64 `mapstructure:"maximum_lag_on_syncnode"`
+	// MaximumLagForReaders is how many bytes of WAL a replica may be behind in replaying and still be
+	// in the route; one that was further behind comes back within half of it. Only replicas that stream
+	// are in the route.
+	MaximumLagForReaders int64 `mapstructure:"maximum_lag_for_readers"`
+	// MaximumDelayForReaders is the same in seconds; 0: any time.
+	MaximumDelayForReaders time.Duration `mapstructure:"-"`
 	// MaxTimelinesHistory is how many timelines the key history keeps (a number); 0: all.
 	MaxTimelinesHistory int `mapstructure:"max_timelines_history"`
 	// CheckTimeline keeps a member whose timeline is older than the shard's from leading.

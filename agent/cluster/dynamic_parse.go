@@ -29,6 +29,7 @@ const (
 const (
 	DefaultMaximumLagOnFailover = 1 << 20
 	DefaultMaximumLagOnSyncNode = -1
+	DefaultMaximumLagForReaders = 16 << 20
 	DefaultPrimaryStartTimeout  = 300 * time.Second
 	DefaultMemberSlotsTTL       = 30 * time.Minute
 )
@@ -36,7 +37,7 @@ const (
 // dynamicKeys are all keys that ParseDynamic reads.
 func dynamicKeys() []string {
 	return []string{
-		"ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover", "maximum_lag_on_syncnode",
+		"ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover", "maximum_lag_on_syncnode", "maximum_lag_for_readers", "maximum_delay_for_readers",
 		"max_timelines_history", "check_timeline", "primary_start_timeout", "master_start_timeout",
 		"primary_stop_timeout", "master_stop_timeout", "synchronous_mode", "synchronous_mode_strict",
 		"synchronous_node_count", "failsafe_mode", "pause", "slots", "permanent_slots", "ignore_slots",
@@ -83,6 +84,8 @@ func (rules Rules) Parse(raw map[string]any) (Dynamic, []Warning, error) {
 	}
 	d.MaximumLagOnFailover = r.bytes("maximum_lag_on_failover", DefaultMaximumLagOnFailover, 0)
 	d.MaximumLagOnSyncNode = r.bytes("maximum_lag_on_syncnode", DefaultMaximumLagOnSyncNode, -1)
+	d.MaximumLagForReaders = r.bytes("maximum_lag_for_readers", DefaultMaximumLagForReaders, 0)
+	d.MaximumDelayForReaders = r.duration("maximum_delay_for_readers", 0)
 	d.MaxTimelinesHistory = int(r.number("max_timelines_history", 0, 0, math.MaxInt32))
 	d.CheckTimeline = r.boolean("check_timeline", false)
 	d.PrimaryStartTimeout = r.duration(r.pick("primary_start_timeout", "master_start_timeout"), DefaultPrimaryStartTimeout)

@@ -103,7 +103,7 @@ func TestParseDynamicDefaults(t *testing.T) {
 		t.Fatal(warnings, err)
 	}
 	want := Dynamic{
-		Timing: seconds(8, 2, 3), MaximumLagOnFailover: 1048576, MaximumLagOnSyncNode: -1, PrimaryStartTimeout: 300 * time.Second,
+		Timing: seconds(8, 2, 3), MaximumLagOnFailover: 1048576, MaximumLagOnSyncNode: -1, MaximumLagForReaders: 16 << 20, PrimaryStartTimeout: 300 * time.Second,
 		SynchronousMode: SyncOff, SynchronousNodeCount: 1, FailsafeMode: true, MemberSlotsTTL: 30 * time.Minute, Raw: map[string]any{},
 	}
 	if diff := cmp.Diff(want, d); diff != "" {

@@ -3,6 +3,7 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
 	"strconv"
@@ -102,27 +103,17 @@ func NoFailover(tags map[string]any) bool {
 // FailoverPriority is the tag of that name, 1 when absent; of two equally
 // advanced members the one with the higher priority leads.
 func FailoverPriority(tags map[string]any) int {
-	switch v := tags["failover_priority"].(type) {
-	case int:
-		return v
-	case int64:
-		return int(v)
-	case float64:
-		return int(v)
-	case string:
-		if n, err := strconv.Atoi(v); err == nil {
-			return n
-		}
+	if n, err := ParseInteger(tags["failover_priority"]); err == nil {
+		return int(max(math.MinInt32, min(math.MaxInt32, n)))
 	}
 	return 1
 }
 
 func boolTag(tags map[string]any, name string) bool {
+	if on, err := ParseBoolean(tags[name]); err == nil {
+		return on
+	}
 	switch v := tags[name].(type) {
-	case bool:
-		return v
-	case string:
-		return slices.Contains([]string{"true", "yes", "on", "1"}, strings.ToLower(v))
 	case int:
 		return v != 0
 	case float64:

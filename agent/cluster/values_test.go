@@ -241,3 +241,17 @@ func TestMemberAddress(t *testing.T) {
 		}
 	}
 }
+
+// What validation takes for a tag is what it means.
+func TestTagsMeanWhatIsTaken(t *testing.T) {
+	for _, on := range []any{true, "on", " TRUE ", "1", 1, int64(1), json.Number("1")} {
+		if !NoFailover(map[string]any{"nofailover": on}) {
+			t.Errorf("nofailover: %#v is off", on)
+		}
+	}
+	for _, priority := range []any{7, int64(7), " 7 ", "7", 7.0, json.Number("7"), uint64(7)} {
+		if got := FailoverPriority(map[string]any{"failover_priority": priority}); got != 7 {
+			t.Errorf("failover_priority: %#v is %d", priority, got)
+		}
+	}
+}
