@@ -117,6 +117,11 @@ func TestConfig(t *testing.T) {
 		{name: "patch: no config yet", method: "PATCH", node: configError(ErrNone), body: `{"ttl":1}`, status: 503},
 		{name: "patch: refused", method: "PATCH", node: configError(fmt.Errorf("ttl: 1, must be 3 or more: %w", ErrRefused)), body: `{"ttl":1}`, status: 400, want: "ttl: 1, must be 3 or more"},
 		{name: "patch: failed", method: "PATCH", node: configError(errors.New("no Consul")), body: `{"ttl":1}`, status: 503},
+		{
+			name: "numbers stay as they were written", method: "PUT", node: holding(nil), status: 200,
+			body: `{"a":12345678901234567890123,"b":1.10,"c":1.5,"d":[0.1000]}`, want: `{"a":12345678901234567890123,"b":1.10,"c":1.5,"d":[0.1000]}`,
+		},
+		{name: "a key twice", method: "PUT", node: holding(nil), body: `{"postgresql":{"parameters":{"a":1,"b":2,"a":3}}}`, status: 400, want: "postgresql.parameters.a: is there twice"},
 		{name: "put replaces", method: "PUT", node: holding(map[string]any{"ttl": 8}), body: `{"loop_wait":1}`, status: 200, want: `{"loop_wait":1}`},
 		{name: "put: failed", method: "PUT", node: configError(errors.New("no Consul")), body: `{"ttl":1}`, status: 502},
 		{name: "put: none", method: "PUT", node: configError(ErrNone), body: `{"ttl":1}`, status: 502},

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
 // answer is what a handler gives back; it is written in one place.
@@ -113,9 +116,13 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request, segment string) 
 		s.write(w, r, a)
 		return
 	}
-	body, problem := s.body(w, r, bodyNeeded)
+	body, problem, why := s.body(w, r, bodyNeeded)
 	if problem != 0 {
-		s.write(w, r, failed(problem))
+		a := failed(problem)
+		if why != "" {
+			a = text(problem, why)
+		}
+		s.write(w, r, a)
 		return
 	}
 	a := s.operate(r, handler, body)
@@ -171,26 +178,29 @@ func (s *Server) handler(method, segment string) (h changeHandler, bodyNeeded bo
 
 // body reads a JSON object. The status is 0 when that worked: an object that
 // has to be there must not be empty.
-func (s *Server) body(w http.ResponseWriter, r *http.Request, needed bool) (map[string]any, int) {
+func (s *Server) body(w http.ResponseWriter, r *http.Request, needed bool) (object map[string]any, status int, why string) {
 	if needed && r.Header.Get("Content-Length") == "" {
-		return nil, http.StatusLengthRequired
+		return nil, http.StatusLengthRequired, ""
 	}
 	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.limits.body))
 	if err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			return nil, http.StatusRequestEntityTooLarge
+			return nil, http.StatusRequestEntityTooLarge, ""
 		}
-		return nil, http.StatusBadRequest
+		return nil, http.StatusBadRequest, ""
 	}
 	if len(raw) == 0 && !needed {
-		return map[string]any{}, 0
+		return map[string]any{}, 0, ""
 	}
-	object, err := decodeObject(raw)
+	object, err = decodeObject(raw)
 	if err != nil || (needed && len(object) == 0) {
-		return nil, http.StatusBadRequest
+		return nil, http.StatusBadRequest, ""
 	}
-	return object, 0
+	if path := cluster.RepeatedKey(raw); path != "" {
+		return nil, http.StatusBadRequest, path + ": is there twice"
+	}
+	return object, 0, ""
 }
 
 // decodeObject reads a JSON object. Whole numbers become int: as floats large
@@ -225,10 +235,10 @@ func plainNumbers(v any) any {
 		if n, err := v.Int64(); err == nil {
 			return int(n)
 		}
-		if f, err := v.Float64(); err == nil {
+		if f, err := v.Float64(); err == nil && strconv.FormatFloat(f, 'g', -1, 64) == v.String() {
 			return f
 		}
-		return v.String()
+		return v // as it was written
 	}
 	return v
 }

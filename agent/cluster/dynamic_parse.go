@@ -66,7 +66,11 @@ func (rules Rules) ParseJSON(value []byte) (Dynamic, []Warning, error) {
 	if err != nil {
 		return Dynamic{}, nil, err
 	}
-	return rules.Parse(raw)
+	d, warnings, err := rules.Parse(raw)
+	if path := RepeatedKey(value); path != "" {
+		warnings = append(warnings, Warning{Path: path, Text: "is there twice, and the last one counts"})
+	}
+	return d, warnings, err
 }
 
 // ParseDynamic checks a dynamic configuration and fills in the defaults. All

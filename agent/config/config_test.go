@@ -375,6 +375,7 @@ func TestWarned(t *testing.T) {
 		"postgresql: {parameters: {hba_file: /etc/hba}, pg_hba: [local all all peer]}": "postgresql.pg_hba: has no effect: the parameter hba_file",
 		"postgresql: {parameters: {max_connections: 500}}":                             "postgresql.parameters.max_connections: has no effect here: all members must have the same",
 		"bootstrap: {dcs: {primary_stop_timeout: 30}}":                                 "bootstrap.dcs.primary_stop_timeout: has no effect",
+		"log: {level: CRITICAL}":                                                       "log.level: critical: Lictor has no level above error: error is in force",
 	} {
 		text := change
 		if strings.Contains(change, "replication: {password: }") {

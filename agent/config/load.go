@@ -157,6 +157,7 @@ func (l *Log) complete() []Warning {
 	case "notset":
 		l.Level = "debug"
 	case "critical", "fatal":
+		warnings = append(warnings, Warning{Path: "log.level", Text: level + ": Lictor has no level above error: error is in force"})
 		l.Level = "error"
 	case "warn":
 		l.Level = "warning"

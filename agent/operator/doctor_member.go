@@ -109,6 +109,9 @@ func examineShard(s fleetShard) []Finding {
 	if s.problem != nil {
 		d.add(Wrong, s.scope, "put it right with lictor edit-config", "the dynamic configuration is not valid: %v", s.problem)
 	}
+	for _, w := range s.warnings {
+		d.add(Worth, s.scope, "change it with lictor edit-config, if it is not meant", "the dynamic configuration: %s", w)
+	}
 	for _, a := range s.alarms() {
 		d.add(a.level, s.scope, a.do, "%s", a.what)
 	}

@@ -175,3 +175,23 @@ func TestReport(t *testing.T) {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 }
+
+// What an agent only warns of in its log, the doctor tells.
+func TestDoctorTellsWarningsOfTheDynamicConfiguration(t *testing.T) {
+	d, warnings, err := cluster.Rules{LowerTiming: true}.Parse(map[string]any{"ttl": 8, "loop_wait": 5, "retry_timeout": 3, "synchronous_mode": true, "postgresql": map[string]any{"use_slot": true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for _, f := range examineShard(fleetShard{scope: "x", dynamic: d, warnings: warnings}) {
+		if f.Level == Worth {
+			told = append(told, f.What)
+		}
+	}
+	all := strings.Join(told, "; ")
+	for _, want := range []string{"in force: ttl 8, loop_wait 2, retry_timeout 3", "postgresql.use_slot: is not a known setting and has no effect; did you mean use_slots?"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("%q is not told in %q", want, all)
+		}
+	}
+}

@@ -72,7 +72,8 @@ type fleetShard struct {
 	scope    string
 	snapshot cluster.Snapshot
 	dynamic  cluster.Dynamic
-	problem  error // of the dynamic configuration
+	problem  error             // of the dynamic configuration
+	warnings []cluster.Warning // of it, too
 	lease    lease
 	id       string            // NAMESPACE/SCOPE: what bouncers call it
 	bouncers []cluster.Bouncer // those that serve it
@@ -164,7 +165,7 @@ func (s *Site) parseFleet(shards, routes, bouncers consulapi.KVPairs) fleet {
 		one := fleetShard{scope: scope, snapshot: cluster.ParseSnapshot(s.keys(scope), kvs, 0)}
 		one.servedBy(s.Namespace, f.bouncers)
 		if one.snapshot.Config.Exists() {
-			one.dynamic, _, one.problem = s.rules().ParseJSON(one.snapshot.Config.Value)
+			one.dynamic, one.warnings, one.problem = s.rules().ParseJSON(one.snapshot.Config.Value)
 		}
 		f.shards = append(f.shards, one)
 	}
