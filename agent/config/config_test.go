@@ -195,6 +195,7 @@ func TestRefused(t *testing.T) {
 		"restapi.keyfile alone":     {"restapi: {keyfile: " + plain + "}", "restapi.certfile: must be set together with restapi.keyfile"},
 		"restapi.keyfile_password":  {"restapi: {keyfile_password: hush}", "restapi.keyfile_password: is not supported"},
 		"restapi.authentication":    {"restapi: {authentication: {username: a}}", "restapi.authentication: username and password must be set together"},
+		"script_timeout":            {"lictor: {script_timeout: 0}", "lictor.script_timeout: 0: must be at least 1 s"},
 		"restapi.allowlist":         {"restapi: {allowlist: [10.0.0.0/33]}", "restapi.allowlist[0]"},
 		"restapi.server_tokens":     {"restapi: {server_tokens: all}", "restapi.server_tokens"},
 		"ctl.cacert":                {"ctl: {cacert: " + none + "}", "ctl.cacert"},

@@ -50,7 +50,7 @@ func schema() settings.Schema {
 		Adjust: map[string]settings.Adjuster{
 			"postgresql.pg_ctl_timeout":  settings.WholeSeconds,
 			"watchdog.safety_margin":     settings.WholeSeconds,
-			"lictor.script_timeout":      settings.WholeSeconds,
+			"lictor.script_timeout":      scriptTimeout,
 			"lictor.fence.demote_before": seconds,
 			"lictor.fence.kill_before":   seconds,
 			"postgresql.pg_hba":          settings.Lines,
@@ -138,6 +138,15 @@ func seconds(value any) (any, string, error) {
 		return nil, "", errors.New("must be a number of seconds, or one with a unit (ms, s, min)")
 	}
 	return d.Seconds(), "", nil
+}
+
+// scriptTimeout refuses what would mean the default without saying so.
+func scriptTimeout(value any) (any, string, error) {
+	n, note, err := settings.WholeSeconds(value)
+	if err == nil && n == 0 {
+		err = errors.New("must be at least 1 s")
+	}
+	return n, note, err
 }
 
 // logFormat takes the list of fields that Patroni 4 has for JSON.
