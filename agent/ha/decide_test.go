@@ -229,6 +229,7 @@ func TestLeading(t *testing.T) {
 	beatDue := holdsLease(6 * time.Second)
 	failed := func(v *View) { v.Attempt = Attempt{Kind: TaskStart, Failures: 3, NotUntil: now.Add(time.Second)} }
 	crashed := func(v *View) { down(v); v.Postgres.DownSince = now.Add(-time.Second) }
+	recovers := func(v *View) { v.Postgres.Accepting, v.Postgres.DownSince = false, now.Add(-301*time.Second) }
 	runSituations(t, []situationTest{
 		{"beat due", view(beatDue), "beat", "with the lock"},
 		{"beat not due", view(holdsLease(7 * time.Second)), "", "with the lock"},
@@ -252,6 +253,8 @@ func TestLeading(t *testing.T) {
 			v.Postgres.Primary, v.Attempt = false, Attempt{Kind: TaskPromote, Failures: 3}
 		}, asked(peer("b", 1, 4000), peer("c", 1, 5000))), "give the lease up to c", "promotion fails"},
 		{"paused and down", view(holdsLease(7*time.Second), crashed, paused_), "", "paused"},
+		{"in crash recovery for too long", view(holdsLease(7*time.Second), recovers, asked(peer("b", 1, 5000))), "give the lease up to b", "primary_start_timeout"},
+		{"paused and in crash recovery for too long", view(holdsLease(7*time.Second), recovers, paused_, asked(peer("b", 1, 5000))), "", "paused"},
 	})
 }
 

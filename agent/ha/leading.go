@@ -23,7 +23,8 @@ const patrolEvery = 5 * time.Second
 //	  a lease, and another member can lead  give the lease up
 //	primary, accepting                      handover if asked for; synchronous replication
 //	replica, accepting                      promote
-//	running, not accepting                  wait for it, up to primary_start_timeout
+//	running, not accepting                  wait for it, up to primary_start_timeout;
+//	                                        in pause as long as it takes
 //	down, its bootstrap just registered     make the data directory the shard's
 //	down                                    restart it in place
 //	down, primary_start_timeout over or 0,
@@ -93,6 +94,9 @@ func duty(v View) Decision {
 	case !pg.Running:
 		return restartInPlace(v)
 	case !pg.Accepting:
+		if v.Config.Pause {
+			return wait("the leader; PostgreSQL is starting and the shard is paused")
+		}
 		if timeout := v.Config.PrimaryStartTimeout; !pg.DownSince.IsZero() && !v.Now.Before(pg.DownSince.Add(timeout)) {
 			return giveUpOr(v, "PostgreSQL did not come up within primary_start_timeout", Decision{})
 		}
