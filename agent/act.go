@@ -177,7 +177,6 @@ func (a *Agent) takeOver(t ha.TakeOver, register bool) {
 		request.Route, request.RouteIndex = &route, a.m.Snapshot.Route.ModifyIndex
 	}
 	deposed := a.unreleasedOwner()
-	syncBefore := a.m.Snapshot.Sync
 	t0 := a.clock()
 	a.m.tenure.BeginTakeOver(t0, ttl)
 	a.armGuard()
@@ -197,9 +196,7 @@ func (a *Agent) takeOver(t ha.TakeOver, register bool) {
 			index := written[a.keys.Status()]
 			a.m.WroteStatus(a.clock(), request.Status, index)
 			a.m.Snapshot.Leader = cluster.Entry[string]{Value: a.cfg.Name, Session: request.Session, ModifyIndex: written[a.keys.Leader()]}
-			a.m.syncBefore = cluster.Entry[cluster.Sync]{}
 			if request.Sync != nil {
-				a.m.syncBefore = syncBefore
 				a.m.syncUncertain = false
 				a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *request.Sync, ModifyIndex: written[a.keys.Sync()]}
 			}
@@ -376,7 +373,7 @@ func (a *Agent) writeSync(w ha.WriteSync) {
 		value = *w.Value
 	}
 	a.writeAsLeader("sync", a.keys.Sync(), w.Index, value, func(index uint64) {
-		a.m.syncUncertain = false
+		a.m.syncUncertain, a.m.syncBefore = false, nil
 		a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{}
 		if w.Value != nil {
 			a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *w.Value, ModifyIndex: index}

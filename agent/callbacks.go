@@ -305,24 +305,8 @@ func (a *Agent) forbidPromotion() {
 		return
 	}
 	a.log.Warn().Dur("for", a.m.dynamic.TTL).Msg("pre_promote has failed: the leader lock is given up, and this member does not want to lead for a while")
-	give := func() {
-		a.m.complete = false
-		a.m.tenure.GiveTo("")
-	}
-	before := a.m.syncBefore
-	if !before.OK() {
-		give()
-		return
-	}
-	// The takeover has said that this member alone holds what will be acknowledged.
-	// It was no primary and has acknowledged nothing: whoever held everything before
-	// still does, and may lead.
-	a.writeAsLeader("sync", a.keys.Sync(), a.m.Snapshot.Sync.ModifyIndex, before.Value, func(index uint64) {
-		a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: before.Value, ModifyIndex: index}
-		if a.m.tenure.Held(a.clock()) && a.m.task.kind == ha.TaskNone {
-			give()
-		}
-	})
+	a.m.complete = false
+	a.m.tenure.GiveTo("")
 }
 
 // tags are this member's. One whose pre_promote has failed just now does not want

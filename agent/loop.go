@@ -87,8 +87,8 @@ type member struct {
 	refused       string                     // why the last request for a switchover was refused
 	teller        teller
 	stopBy        cluster.Instant // when an orderly stop must be over; zero: none is under way
-	// syncBefore is the key sync as this member's takeover found it.
-	syncBefore  cluster.Entry[cluster.Sync]
+	// syncBefore is the key sync as it was before a promotion that did not happen.
+	syncBefore  *cluster.Entry[cluster.Sync]
 	barredUntil cluster.Instant // pre_promote has failed: this member does not want to lead before
 	reloadAsked bool            // the file was read anew, which on_reload is told of
 	journal     journal

@@ -63,7 +63,7 @@ func (a *Agent) view() ha.View {
 		Task: m.task.kind, Attempt: m.attempt, Adopted: m.adopted, AdoptedUntil: m.adoptedUntil,
 		AdoptedPaused: m.adoptedPaused, AdoptedUnled: m.adoptedUnled,
 		Stopping:    m.stopping,
-		SyncWriting: m.writing[a.keys.Sync()], SyncUncertain: m.syncUncertain,
+		SyncWriting: m.writing[a.keys.Sync()], SyncUncertain: m.syncUncertain, SyncBefore: m.syncBefore,
 	}
 	v.WatchdogOK, v.WatchdogProblem = a.watchdogOK()
 	o := m.pg.observed

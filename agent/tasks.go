@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/ha"
@@ -142,15 +143,15 @@ func (a *Agent) begin(action ha.Action) {
 		case ha.Clone:
 			a.clone(act.From)
 		case ha.StartPrimary:
-			a.startPostgres(postgres.Primary, "")
+			a.startPostgres(postgres.Primary, "", act.Sync)
 		case ha.StartReplica:
-			a.startPostgres(postgres.Replica, act.Upstream)
+			a.startPostgres(postgres.Replica, act.Upstream, nil)
 		case ha.Rejoin:
 			a.rejoin(act.Upstream)
 		case ha.Follow:
 			a.follow(act.Upstream)
 		case ha.Promote:
-			a.promote()
+			a.promote(act)
 		case ha.Handover:
 			a.handover(act)
 		case ha.SetSync:
@@ -352,8 +353,11 @@ func (a *Agent) clone(from string) {
 
 // startPostgres starts PostgreSQL. A primary is started by a leader alone, and
 // under an armed guard.
-func (a *Agent) startPostgres(role postgres.Role, upstream string) {
+func (a *Agent) startPostgres(role postgres.Role, upstream string, waits *ha.SetSync) {
 	as := postgres.StartAs{Role: role}
+	if waits != nil {
+		as.Sync = &postgres.SyncSetting{Names: waits.Standbys, Any: waits.Any}
+	}
 	memo := a.memo()
 	until, timing := a.m.tenure.Until(), a.watchdogTiming()
 	if upstream != "" {
@@ -364,7 +368,7 @@ func (a *Agent) startPostgres(role postgres.Role, upstream string) {
 		}
 		as.Upstream = &up
 	}
-	a.m.pg.syncSet = false // a replica's file waits for nobody
+	a.m.pg.syncSet = false // a replica's file waits for nobody, and a primary's is set anew
 	a.startTask(ha.TaskStart, func(ctx context.Context) error {
 		if role == postgres.Primary {
 			if err := a.guard.armNow(ctx, memo); err != nil {
@@ -459,12 +463,35 @@ func (a *Agent) follow(upstream string) {
 }
 
 // promote makes the replica the primary. The guard is armed before, so that the
-// new primary cannot outlive the lease even if this agent dies on the way.
-func (a *Agent) promote() {
+// new primary cannot outlive the lease even if this agent dies on the way. The key sync
+// is replaced when nothing is left to be done but the promotion itself.
+func (a *Agent) promote(p ha.Promote) {
 	memo, above := a.memo(), a.m.Timeline()-1
 	until, timing := a.m.tenure.Until(), a.watchdogTiming()
-	var seen postgres.State
-	var forbidden error
+	session, limit, before := a.m.session, a.m.dynamic.RetryTimeout, a.m.Snapshot.Sync
+	var (
+		seen      postgres.State
+		forbidden error
+		replaced  struct {
+			index     uint64
+			uncertain bool
+			promoted  bool // or perhaps
+		}
+	)
+	replace := func(ctx context.Context) error {
+		if p.Sync == nil {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		var err error
+		replaced.index, err = a.store.WriteAsLeader(ctx, session, a.keys.Sync(), p.SyncIndex, *p.Sync)
+		replaced.uncertain = errors.Is(err, consul.ErrUncertain)
+		if err != nil {
+			return fmt.Errorf("nothing is promoted: the key sync could not be replaced: %w", err)
+		}
+		return nil
+	}
 	a.startTask(ha.TaskPromote, func(ctx context.Context) error {
 		if err := a.guard.armNow(ctx, memo); err != nil {
 			return fmt.Errorf("the guard could not be armed, so nothing is promoted: %w", err)
@@ -475,23 +502,56 @@ func (a *Agent) promote() {
 		if forbidden = a.prePromote(ctx); forbidden != nil {
 			return errors.Join(forbidden, a.guard.disarm(ctx))
 		}
-		if err := a.pg.Promote(ctx, above); err != nil {
-			return err
+		err := a.pg.PromoteAfter(ctx, above, replace)
+		if err == nil {
+			replaced.promoted = true
+			seen, err = a.pg.Observe(ctx)
+		} else if replaced.index != 0 {
+			replaced.promoted = !a.unpromoted()
 		}
-		var err error
-		seen, err = a.pg.Observe(ctx)
+		a.post(func() { // also when this task is interrupted
+			if replaced.index != 0 {
+				a.m.Wrote(replaced.index)
+				a.m.syncUncertain = false
+				a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *p.Sync, ModifyIndex: replaced.index}
+			}
+			a.m.syncUncertain = a.m.syncUncertain || replaced.uncertain
+			a.m.syncBefore = nil
+			if !replaced.promoted && (replaced.index != 0 || replaced.uncertain) {
+				a.m.syncBefore = &before
+			}
+		})
 		return err
 	}, func(err error) {
 		if forbidden != nil {
 			a.forbidPromotion()
 		}
-		if err == nil {
-			a.sawPostgres(seen, nil, nil)
-			a.m.upstream = ""
-			a.m.published.promotedTo = seen.Timeline
-			a.log.Info().Int("timeline", seen.Timeline).Msg("promoted")
+		if err != nil {
+			a.reread()
+			return
 		}
+		a.sawPostgres(seen, nil, nil)
+		a.m.upstream = ""
+		a.m.published.promotedTo = seen.Timeline
+		a.log.Info().Int("timeline", seen.Timeline).Msg("promoted")
 	})
+}
+
+// unpromoted makes sure that a promotion which failed does not happen after all, and
+// tells whether that is certain. PostgreSQL may have been asked already, and goes on with
+// it: so it is ended. It takes away standby.signal before it accepts the first commit.
+func (a *Agent) unpromoted() bool {
+	if a.ctx.Err() != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), backoffMax)
+	defer cancel()
+	if err := a.pg.Kill(ctx); err != nil {
+		a.log.Error().Err(err).Msg("a PostgreSQL whose promotion failed could not be ended")
+		return false
+	}
+	d := a.lookAtData(ctx)
+	return d.State == ha.DataValid && !d.wasPrimary
 }
 
 // awaitWAL waits until the member behind url has received WAL of our timeline beyond

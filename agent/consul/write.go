@@ -35,7 +35,8 @@ type TakeOver struct {
 	StatusIndex, FailsafeIndex, LeaderIndex uint64
 	// Status is the first beat.
 	Status cluster.Status
-	// Sync, if set, replaces the sync key at SyncIndex.
+	// Sync, if set, replaces the sync key at SyncIndex; else the key must have that
+	// index.
 	Sync      *cluster.Sync
 	SyncIndex uint64
 	// Route, if set, replaces the route at RouteIndex.
@@ -79,6 +80,8 @@ func (s *Store) TakeOver(ctx context.Context, t TakeOver) (Indexes, error) {
 	ops.setJSON(s.keys.Status(), t.Status)
 	if t.Sync != nil {
 		ops.replace(s.keys.Sync(), t.SyncIndex, t.Sync)
+	} else {
+		ops.expect(s.keys.Sync(), t.SyncIndex)
 	}
 	if t.Route != nil {
 		ops.expect(s.keys.Route(), t.RouteIndex)

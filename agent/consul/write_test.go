@@ -177,6 +177,9 @@ func testTakeOverMoved(t *testing.T, s shard) {
 	_, err = s.WriteAsLeader(s.ctx, a, s.keys.Sync(), plan.SyncIndex, cluster.NewSync("a", []string{"c"}))
 	must(t, err)
 	refused("the sync key moved", plan)
+	plan = s.takeover(b, "b")
+	plan.Sync, plan.SyncIndex = nil, plan.SyncIndex-1
+	refused("the sync key, which it does not replace, moved", plan)
 
 	plan = s.takeover(b, "b")
 	plan.LeaderIndex = 0

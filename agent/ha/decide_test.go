@@ -423,8 +423,9 @@ func TestElecting(t *testing.T) {
 	})
 }
 
-// A takeover carries the indexes of everything that it rests on, and makes the
-// new leader the only one that may lead after it.
+// A takeover carries the indexes of everything that it rests on. What the key sync
+// promises goes on until the new leader is about to be promoted: then it is the only
+// one that may lead.
 func TestTakeOverChecks(t *testing.T) {
 	v := view(leads("b", time.Minute), asked(), syncKey("b", "a"))
 	d := Decide(v)
@@ -435,9 +436,30 @@ func TestTakeOverChecks(t *testing.T) {
 	if !ok || got.Status != 45 || got.Leader != 40 || got.Failsafe != 0 || got.SyncIndex != 47 {
 		t.Errorf("got %+v", d.Actions[0])
 	}
-	if got.Sync == nil || got.Sync.Leader != "a" || len(got.Sync.Standbys()) != 0 {
+	if got.Sync != nil {
+		t.Errorf("sync: got %+v, want the promise of before", got.Sync)
+	}
+	replica := func(v *View) { v.Postgres.Primary = false }
+	v = view(holdsLease(7*time.Second), replica, syncKey("b", "a"))
+	promote, ok := findAction[Promote](Decide(v))
+	if !ok || promote.SyncIndex != 47 || promote.Sync == nil || promote.Sync.Leader != "a" || len(promote.Sync.Standbys()) != 0 {
+		t.Errorf("%+v", promote)
+	}
+	// A primary that runs already acknowledges commits: its takeover says so at once.
+	v = view(leads("b", time.Minute), asked(), syncKey("b", "a"), primary)
+	if got := v.takeOver(); got.Sync == nil || got.Sync.Leader != "a" || len(got.Sync.Standbys()) != 0 {
 		t.Errorf("sync: got %+v, want a alone", got.Sync)
 	}
+}
+
+func findAction[T Action](d Decision) (T, bool) {
+	for _, action := range d.Actions {
+		if found, ok := action.(T); ok {
+			return found, true
+		}
+	}
+	var none T
+	return none, false
 }
 
 func TestWakeIsTheNextMomentThatMatters(t *testing.T) {

@@ -26,8 +26,8 @@ type Beat struct{}
 
 // TakeOver takes the lock in one transaction that fails if any of these
 // indexes has moved; zero means that the key must not exist. In the same
-// transaction Sync, if set, replaces the key `sync`: a new primary is at first
-// the only member that holds every commit it acknowledges.
+// transaction Sync, if set, replaces the key `sync`: for a primary that runs already,
+// which is the only member that certainly holds every commit it acknowledges.
 type TakeOver struct {
 	Status    uint64
 	Failsafe  uint64
@@ -93,8 +93,10 @@ type DiscardIncomplete struct{}
 // Clone makes the data directory from another member.
 type Clone struct{ From string }
 
-// StartPrimary starts PostgreSQL as a primary; only a leader does so.
-type StartPrimary struct{}
+// StartPrimary starts PostgreSQL as a primary; only a leader does so. From its first
+// commit on its commits wait as Sync says; nil: as its configuration file says, for whom
+// they waited before.
+type StartPrimary struct{ Sync *SetSync }
 
 // StartReplica starts PostgreSQL as a replica of Upstream; empty: of nobody,
 // to find out how far its WAL goes.
@@ -107,8 +109,13 @@ type Rejoin struct{ Upstream string }
 // Follow points a running replica at another upstream.
 type Follow struct{ Upstream string }
 
-// Promote makes the running replica the primary.
-type Promote struct{}
+// Promote makes the running replica the primary. Sync, if set, replaces the key `sync`
+// at SyncIndex in the last step before, without which nothing is promoted: a new
+// primary is at first the only member that holds every commit it acknowledges.
+type Promote struct {
+	SyncIndex uint64
+	Sync      *cluster.Sync
+}
 
 // Handover stops PostgreSQL, waits until Successor has all of its WAL, drops
 // the lease and gives it to Successor.

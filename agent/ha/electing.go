@@ -139,8 +139,9 @@ func (v View) lockIsOurs() bool {
 }
 
 // takeOver is the transaction that takes the lock if the shard still is as this
-// view shows it. In synchronous mode the new leader is at first the only member
-// that holds what it will acknowledge.
+// view shows it. What the key sync promises goes on while the new leader is a
+// replica: it acknowledges nothing, and if it never is promoted, whoever could lead
+// before still can.
 func (v View) takeOver() TakeOver {
 	t := TakeOver{
 		Status:    v.Cluster.Status.ModifyIndex,
@@ -149,7 +150,7 @@ func (v View) takeOver() TakeOver {
 		SyncIndex: v.Cluster.Sync.ModifyIndex,
 	}
 	ours := v.Cluster.Sync.OK() && v.Cluster.Sync.Value.Leader == v.Name
-	if (v.Cluster.Sync.Exists() || v.Config.SynchronousMode != cluster.SyncOff) && (!v.Postgres.Primary || !ours) {
+	if (v.Cluster.Sync.Exists() || v.Config.SynchronousMode != cluster.SyncOff) && v.Postgres.Primary && !ours {
 		value := cluster.NewSync(v.Name, nil)
 		t.Sync = &value
 	}

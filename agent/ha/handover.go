@@ -139,6 +139,10 @@ func stopping(v View) (Decision, bool) {
 			d.Actions = renew(v).Actions
 		}
 		return d.by(v.fenceNext()), true
+	case !v.Lease.Until.IsZero() && v.mustGiveBack():
+		d := v.giveBack()
+		d.Actions = append(renew(v).Actions, d.Actions...)
+		return d.by(v.fenceNext()), true
 	case !v.Lease.Until.IsZero():
 		return do("stopping: the lease is given up", Handover{}), true
 	case v.Lease.InFlight:

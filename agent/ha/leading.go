@@ -83,6 +83,8 @@ func duty(v View) Decision {
 	switch {
 	case v.Task != TaskNone:
 		return wait("the leader, busy: " + string(v.Task))
+	case v.mustGiveBack() && !v.Config.Pause:
+		return v.giveBack()
 	case pg.DiskTrouble != "" && !v.Config.Pause && !v.Now.Before(pg.DiskSince.Add(v.Config.TTL)):
 		sound := v
 		sound.Postgres.DiskTrouble = ""
@@ -109,7 +111,7 @@ func duty(v View) Decision {
 		if d, first := v.syncBeforePromotion(); first {
 			return d
 		}
-		promote := v.unlessFailing(do("the leader", Promote{}))
+		promote := v.unlessFailing(do("the leader", v.promote()))
 		if v.Attempt.Kind == TaskPromote && v.Attempt.Failures >= crashLoop {
 			return giveUpOr(v, "the promotion fails again and again", promote)
 		}
@@ -153,7 +155,7 @@ func restartInPlace(v View) Decision {
 	if v.Config.Pause {
 		return wait("the leader; PostgreSQL is down and the shard is paused")
 	}
-	start := do("the leader; PostgreSQL is down and is started again", StartPrimary{})
+	start := v.startPrimary()
 	if !pg.Primary {
 		start = do("the leader; PostgreSQL is down and is started again before its promotion", StartReplica{})
 	}

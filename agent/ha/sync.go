@@ -230,14 +230,90 @@ func (v View) writeSync(reason string, p syncPromise) Decision {
 }
 
 // syncBeforePromotion: in strict mode no commit may be acknowledged by the new
-// primary alone, so it waits for anybody from its first commit on.
+// primary alone, so it waits for anybody from its first commit on. And the promotion
+// replaces the key, of which no other write may be under way.
 func (v View) syncBeforePromotion() (Decision, bool) {
+	if v.SyncWriting {
+		return wait("the leader; the sync key is being written"), true
+	}
 	if v.Config.SynchronousMode == cluster.SyncOff || !v.Config.SynchronousStrict {
 		return Decision{}, false
 	}
 	_, wait := v.syncTarget(nil)
 	d := v.waitFor(wait)
 	return d, len(d.Actions) > 0
+}
+
+// promote is the promotion, bound to the key sync that says that nobody else holds what
+// this member acknowledges from then on.
+func (v View) promote() Promote {
+	if !v.Cluster.Sync.Exists() && v.Config.SynchronousMode == cluster.SyncOff {
+		return Promote{}
+	}
+	alone := cluster.NewSync(v.Name, nil)
+	return Promote{SyncIndex: v.Cluster.Sync.ModifyIndex, Sync: &alone}
+}
+
+// mustGiveBack: a promotion has replaced the key and then failed. This member has
+// acknowledged nothing, so whoever held every commit before still does, and may lead.
+func (v View) mustGiveBack() bool {
+	key := v.Cluster.Sync
+	alone := key.OK() && strings.EqualFold(key.Value.Leader, v.Name) && len(key.Value.Standbys()) == 0
+	return v.SyncBefore != nil && !v.Postgres.Primary && (alone || v.SyncUncertain)
+}
+
+func (v View) giveBack() Decision {
+	if v.SyncWriting {
+		return wait("the leader; the sync key is being written")
+	}
+	d := WriteSync{Index: v.Cluster.Sync.ModifyIndex}
+	if before := v.SyncBefore; before.OK() {
+		value := before.Value
+		value.After = v.Cluster.Sync.ModifyIndex
+		d.Value = &value
+	}
+	return do("the promotion has failed; what the sync key promised before holds again", d)
+}
+
+// startPrimary starts a primary with a setting that fits the key sync, as that certainly
+// is. What its configuration file says did when it was written; but a file may have
+// been lost, or written by somebody else.
+//
+//	Consul   mode   key                     decision
+//	silent   any    any                     start with what the file says
+//	answers  any    being written           wait
+//	answers  off    absent                  start with what the file says
+//	answers  any    not ours, or absent     write it: nobody but us
+//	answers  any    last write uncertain    write it anew as it is
+//	answers  any    ours                    start with what keeps it
+func (v View) startPrimary() Decision {
+	const why = "the leader; PostgreSQL is down and is started again"
+	key := v.Cluster.Sync
+	promise := syncPromise{voters: key.Value.Standbys(), quorum: max(0, key.Value.Quorum)}
+	switch {
+	case v.Read.IsZero() || !v.inTouch():
+		return do(why, StartPrimary{})
+	case v.SyncWriting:
+		return wait(why + " when the sync key is written")
+	case !key.Exists() && v.Config.SynchronousMode == cluster.SyncOff:
+		return do(why, StartPrimary{})
+	case !key.OK() || !strings.EqualFold(key.Value.Leader, v.Name):
+		return v.writeSync(why+" when the sync key says that nobody else holds every commit", syncPromise{})
+	case v.SyncUncertain:
+		return v.writeSync(why+" when it is certain what the sync key says", promise)
+	}
+	set := SetSync{Standbys: promise.voters}
+	if n := len(promise.voters) - promise.quorum; n < len(promise.voters) || v.Config.SynchronousMode == cluster.SyncQuorum {
+		set.Any = n
+	}
+	if len(promise.voters) == 0 && v.Config.SynchronousMode != cluster.SyncOff {
+		_, none := v.syncTarget(nil)
+		set = SetSync{Standbys: none.names}
+		if v.Config.SynchronousMode == cluster.SyncQuorum {
+			set.Any = none.num
+		}
+	}
+	return do(why, StartPrimary{Sync: &set})
 }
 
 // syncCandidates are the members that could be synchronous standbys, best first:

@@ -75,6 +75,9 @@ type View struct {
 	// could still land.
 	SyncWriting   bool
 	SyncUncertain bool
+	// SyncBefore is the key sync as this member has replaced it for a promotion that
+	// certainly did not happen; nil: there was none, or it was written back.
+	SyncBefore *cluster.Entry[cluster.Sync]
 	// WatchdogOK is false when a required watchdog does not work.
 	WatchdogOK bool
 	// WatchdogProblem says why, in words.

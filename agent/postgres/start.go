@@ -34,6 +34,9 @@ type StartAs struct {
 	Role Role
 	// Upstream is whom a replica follows; nil: nobody.
 	Upstream *Upstream
+	// Sync is whom a primary's commits wait for from the first one on; nil: for whom
+	// its configuration file says.
+	Sync *SyncSetting
 }
 
 // StartedAs is the role that the running PostgreSQL was started in, or promoted
@@ -72,11 +75,21 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 		return fmt.Errorf("not started: %w", err)
 	}
 	a := as{role: s.Role, upstream: s.Upstream}
-	if s.Role == Replica {
+	switch {
+	case s.Role == Replica:
+		// First: data that are a primary's must not forget whom their commits wait for.
+		if err := p.setSignalFile(Replica); err != nil {
+			return err
+		}
+		if err := syncDir(p.dataDir); err != nil {
+			return err
+		}
 		p.setSyncNames("")
 		if err := p.uncoverWAL(ctx, d.Control); err != nil {
 			return fmt.Errorf("not started: %w", err)
 		}
+	case s.Sync != nil:
+		p.setSyncNames(s.Sync.value())
 	}
 	if err := p.writeConfig(a); err != nil {
 		return err
@@ -189,6 +202,12 @@ func (p *Instance) Stop(ctx context.Context, mode Mode) error {
 // Promote makes the running replica a primary, on a timeline with a number above
 // one that may be taken, and waits until it is one.
 func (p *Instance) Promote(ctx context.Context, above int) error {
+	return p.PromoteAfter(ctx, above, func(context.Context) error { return nil })
+}
+
+// PromoteAfter is Promote with something to be done when nothing is left but to ask
+// PostgreSQL; its error ends the promotion.
+func (p *Instance) PromoteAfter(ctx context.Context, above int, last func(context.Context) error) error {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return err
@@ -196,6 +215,9 @@ func (p *Instance) Promote(ctx context.Context, above int) error {
 	defer hangUpOn(conn)
 	if err := p.skipTimelines(ctx, conn, above); err != nil {
 		return fmt.Errorf("promoting: %w", err)
+	}
+	if err := last(ctx); err != nil {
+		return err
 	}
 	if _, err := conn.Exec(ctx, "SELECT pg_promote(false)"); err != nil {
 		return fmt.Errorf("promoting: %w", err)

@@ -61,6 +61,8 @@ type agent struct {
 	configIndex uint64
 
 	settingSync, syncUncertain bool
+	syncBefore                 *cluster.Entry[cluster.Sync]
+	barredUntil                cluster.Instant // pre_promote has failed
 
 	guardian guardian
 	memos    uint64
@@ -200,13 +202,13 @@ func (a *agent) step() {
 func (a *agent) view() ha.View {
 	o := a.pg.observed
 	v := ha.View{
-		Now: a.clock(), Wall: time.Unix(0, 0).Add(a.host.w.now), Name: a.host.name, Tags: a.host.tags,
+		Now: a.clock(), Wall: time.Unix(0, 0).Add(a.host.w.now), Name: a.host.name, Tags: a.tags(),
 		Config: a.dynamic, Fence: a.margins(),
 		Cluster: a.Snapshot, Read: a.Read, FirstRead: a.FirstRead, StatusSeen: a.StatusSeen, Session: a.session,
 		Lease: a.tenure.Lease(), Promise: a.tenure.Promise(), Giving: a.tenure.Giving(), HandedOver: a.handedOver,
 		Peers: a.answers, PeersAsked: a.asked, PeersDone: !a.pending, PeersParted: a.askedToPart, Parted: a.Parted,
 		Attempt: a.attempt, Adopted: a.adopted, AdoptedUntil: a.adoptedUntil, AdoptedPaused: a.adoptedPaused, AdoptedUnled: a.adoptedUnled, Stopping: a.stopping,
-		SyncWriting: a.writing[keySync], SyncUncertain: a.syncUncertain,
+		SyncWriting: a.writing[keySync], SyncUncertain: a.syncUncertain, SyncBefore: a.syncBefore,
 		WatchdogOK: true,
 	}
 	if a.task != nil {
@@ -229,6 +231,15 @@ func (a *agent) view() ha.View {
 		SynchronousCommit: "on",
 	}
 	return v
+}
+
+// tags are the member's; one whose pre_promote has failed does not want to lead for a
+// while.
+func (a *agent) tags() map[string]any {
+	if a.barredUntil.IsZero() || !a.clock().Before(a.barredUntil) {
+		return a.host.tags
+	}
+	return map[string]any{"nofailover": true}
 }
 
 const (

@@ -36,6 +36,7 @@ const (
 	SetTTL            Kind = "set-ttl"              // to Value seconds
 	SetSyncMode       Kind = "set-synchronous-mode" // to Text
 	SetFailsafe       Kind = "set-failsafe-mode"    // to Value, 0 or 1
+	FailPostgres      Kind = "fail-postgres"        // its starts and promotions
 	Reinit            Kind = "reinitialize"
 	LoseData          Kind = "lose-data" // all that is on the disk, the agent's own files too
 )
@@ -136,6 +137,11 @@ func faults() map[Kind]fault {
 		Pause:       {inject: pause},
 		SetTTL:      {value: true, inject: setTTL},
 		SetSyncMode: {inject: setSyncMode},
+		FailPostgres: {member: true, inject: func(w *world, e Event) func() {
+			pg := &w.hosts[e.Member].pg
+			pg.failing++
+			return func() { pg.failing-- }
+		}},
 		Reinit: {member: true, inject: func(w *world, e Event) func() {
 			if a := w.hosts[e.Member].agent; a != nil {
 				a.post(a.reinitialize)

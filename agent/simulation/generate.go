@@ -82,6 +82,7 @@ func kinds() []struct {
 		{SetSyncMode, 2},
 		{SetFailsafe, 3},
 		{Reinit, 4},
+		{FailPostgres, 4},
 		{LoseData, 2},
 	}
 }

@@ -105,11 +105,12 @@ func (j *judge) acknowledged(h *host, lsn int64) {
 }
 
 // vouched tells whether a commit is acknowledged in synchronous mode: the key sync
-// stands, and is the member's own, or its PostgreSQL still waits for standbys. One that
-// stood still while the mode was switched on by another leader promises nothing.
+// stands, and it or the lock is the member's own, or its PostgreSQL still waits for
+// standbys. One that stood still while the mode was switched on by another leader
+// promises nothing.
 func (j *judge) vouched(h *host) bool {
 	e, found := j.w.consul.keys[keySync]
-	return found && (e.value.(cluster.Sync).Leader == h.name || len(h.pg.waits.names) > 0)
+	return found && (e.value.(cluster.Sync).Leader == h.name || j.w.consul.leaderNamed() == h.name || len(h.pg.waits.names) > 0)
 }
 
 // promoted: a member has become a primary from a position.

@@ -120,7 +120,7 @@ func (a *agent) lookAtPostgres() {
 func (a *agent) peerValue() ha.Peer {
 	return ha.Peer{
 		Name: a.host.name, Answered: true, State: a.stateName(), Primary: a.pg.primary(),
-		Timeline: a.pg.observed.timeline, LSN: a.pg.observed.lsn, Replaying: a.pg.observed.replaying, Restoring: a.restoring(), Tags: a.host.tags,
+		Timeline: a.pg.observed.timeline, LSN: a.pg.observed.lsn, Replaying: a.pg.observed.replaying, Restoring: a.restoring(), Tags: a.tags(),
 		Parted: a.observedParted(),
 	}
 }
@@ -395,7 +395,7 @@ func (a *agent) touch() {
 		return
 	}
 	value := cluster.Member{
-		Name: a.host.name, APIURL: "http://" + a.host.name, State: now.state, Role: cluster.RoleReplica, Tags: a.host.tags,
+		Name: a.host.name, APIURL: "http://" + a.host.name, State: now.state, Role: cluster.RoleReplica, Tags: a.tags(),
 		Timeline: now.timeline, Pause: now.pause,
 	}
 	if now.primary {

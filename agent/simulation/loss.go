@@ -128,7 +128,7 @@ func (a *agent) remake(t *task, from, upstream string) {
 			t.ends(err)
 			return
 		}
-		t.then(func() { a.host.pg.start(false, upstream, t.ends) })
+		t.then(func() { a.host.pg.start(false, upstream, nil, t.ends) })
 	})
 }
 

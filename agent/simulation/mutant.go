@@ -35,6 +35,9 @@ type Mutant struct {
 	QuorumUnasked     bool // the positions of the other voters are not waited for
 	RestoringCounted  bool // a member whose data were replaced counts and leads as before
 	ReplayCounted     bool // the position of a voter that still replays counts
+	PromoteUnbound    bool // a promotion does not replace the key sync
+	PromiseKept       bool // what a promotion that failed has replaced is not given back
+	StartUnfit        bool // a primary's start does not see to what the key sync says, and one as a replica forgets it first
 	TimelineUntold    bool // the status does not tell which timelines may be in use
 }
 

@@ -195,6 +195,21 @@ func TestMutantRestoringCounted(t *testing.T) {
 		during(27, 60, LagReplica, c), ev(30, Reinit, b), during(30.1, 60, LagReplica, b), during(34, 60, HostLoss, a)), "I2")
 }
 
+// b is promoted, hears nothing from Consul from then on, and acknowledges commits alone.
+func TestMutantPromoteUnbound(t *testing.T) {
+	killed(t, Mutant{PromoteUnbound: true}, directed(3, map[string]any{"ttl": 8, "synchronous_mode": true, "synchronous_node_count": 2, "failsafe_mode": false},
+		during(30, 60, HostLoss, a), during(35, 8, SlowPostgres, b).with(4), during(37.5, 40, Isolate, b)), "I2")
+}
+
+// a breaks off a start as a replica when it has lost its lease, takes its own lock again
+// when it hears of Consul for a moment, and cannot change the key sync before its first
+// commits: it must not have forgotten that they wait for b.
+func TestMutantStartUnfit(t *testing.T) {
+	killed(t, Mutant{StartUnfit: true}, directed(3, map[string]any{"ttl": 8, "synchronous_mode": true, "failsafe_mode": false},
+		during(29, 36, StopAgent, b), during(29, 36, StopAgent, c), during(30, 14, CutBoth, a).to(3), during(30, 14, FailPostgres, a),
+		during(44, 5, SlowPostgres, a).with(4), during(43.9, 60, LagReplica, b), during(43.9, 60, LagReplica, c), during(46, 60, CutBoth, a).to(3)), "I2")
+}
+
 // A leader's write of the key sync is under way while it loses its lease and takes its
 // own lock again, with the key as it was: the write must not land after that.
 func TestMutantSyncIndexKept(t *testing.T) {

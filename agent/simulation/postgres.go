@@ -33,6 +33,9 @@ type postgres struct {
 	replayBegan, replayEnds instant
 
 	lagging int // faults that keep it from receiving
+	// failing: faults that make starts break off and promotions fail; two: every
+	// promotion, and no start.
+	failing int
 	slow    time.Duration
 }
 
@@ -71,16 +74,17 @@ func (p *postgres) later(d time.Duration, do func(), lost func()) {
 }
 
 // start starts the postmaster; done hears of it when SQL is answered.
-func (p *postgres) start(primary bool, upstream string, done func(error)) {
+func (p *postgres) start(primary bool, upstream string, sync *waits, done func(error)) {
 	if p.running || p.empty {
 		done(errors.New("it runs already, or there is nothing to start"))
 		return
 	}
+	if !p.writeFiles(primary, sync) {
+		done(errBrokenOff)
+		return
+	}
 	p.life++
 	p.running, p.stopping, p.primary, p.upstream, p.aim = true, false, primary, upstream, upstream
-	if !primary {
-		p.waits = waits{} // its file is written anew
-	}
 	p.later(p.takes(50*time.Millisecond, time.Second), func() {
 		p.ready = true
 		if primary {
@@ -90,6 +94,37 @@ func (p *postgres) start(primary bool, upstream string, done func(error)) {
 		}
 		done(nil)
 	}, func() { done(errStopped) })
+}
+
+var errBrokenOff = errors.New("it broke off")
+
+// writeFiles writes standby.signal, or takes it away, and whom commits wait for. It may
+// break off after each step (agent/postgres/start.go).
+func (p *postgres) writeFiles(primary bool, sync *waits) bool {
+	breaks := func() bool {
+		return p.failing == 1 && p.host.w.chance(0.5) || p.host.w.chance(0.01)
+	}
+	role := func() { p.primary = primary }
+	names := func() {
+		switch {
+		case !primary:
+			p.waits = waits{}
+		case sync != nil && !p.host.w.mutant.StartUnfit:
+			p.waits = *sync
+		}
+		p.wanted = p.waits
+	}
+	steps := []func(){names, role}
+	if !primary && !p.host.w.mutant.StartUnfit {
+		steps = []func(){role, names}
+	}
+	for _, step := range steps {
+		if breaks() {
+			return false
+		}
+		step()
+	}
+	return !breaks()
 }
 
 // beginReplay: a standby answers when it is consistent, which may be long before it
@@ -145,9 +180,34 @@ func (p *postgres) refuse() {
 }
 
 // promote ends recovery on a new timeline, with a number above one that may be taken.
-func (p *postgres) promote(above int, done func(error)) {
+// last is what must succeed when nothing is left but to ask PostgreSQL.
+func (p *postgres) promote(above int, last func(then func(error)), done func(error)) {
+	fails := func() bool { return p.failing > 0 && p.host.w.chance(0.5) || p.host.w.chance(0.01) }
+	if !p.ready || p.primary || p.stopping || fails() {
+		done(errors.New("no replica runs, or it has no connection left"))
+		return
+	}
+	last(func(err error) {
+		switch {
+		case err != nil:
+			done(err)
+		case fails() || p.failing > 1:
+			if p.host.w.chance(0.5) { // it has been asked all the same
+				p.ask(above, func(error) {})
+			}
+			p.host.w.after(p.host.w.between(0, 500*time.Millisecond), func() {
+				p.host.process(func() { done(errors.New("the promotion failed")) })
+			})
+		default:
+			p.ask(above, done)
+		}
+	})
+}
+
+// ask has PostgreSQL end its recovery.
+func (p *postgres) ask(above int, done func(error)) {
 	if !p.ready || p.primary || p.stopping {
-		done(errors.New("no replica runs"))
+		done(errStopped)
 		return
 	}
 	// What is left is replayed first.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
@@ -135,9 +136,9 @@ func (a *agent) begin(action ha.Action) {
 	}
 	switch act := action.(type) {
 	case ha.StartPrimary:
-		a.startPostgres(true, "")
+		a.startPostgres(true, "", act.Sync)
 	case ha.StartReplica:
-		a.startPostgres(false, act.Upstream)
+		a.startPostgres(false, act.Upstream, nil)
 	case ha.Rejoin:
 		a.rejoin(act.Upstream)
 	case ha.Clone:
@@ -145,7 +146,7 @@ func (a *agent) begin(action ha.Action) {
 	case ha.Follow:
 		a.follow(act.Upstream)
 	case ha.Promote:
-		a.promote()
+		a.promote(act)
 	case ha.Handover:
 		a.handover(act.Successor)
 	case ha.SetSync:
@@ -211,11 +212,15 @@ func (a *agent) giveUp(successor string) {
 }
 
 // startPostgres starts PostgreSQL, a primary only under an armed guard.
-func (a *agent) startPostgres(primary bool, upstream string) {
+func (a *agent) startPostgres(primary bool, upstream string, sync *ha.SetSync) {
 	memo := a.memo()
+	var setting *waits
+	if sync != nil {
+		setting = &waits{names: sync.Standbys, any: sync.Any}
+	}
 	a.pg.syncSet = false
 	a.startTask(ha.TaskStart, func(t *task) {
-		start := func() { a.host.pg.start(primary, upstream, t.ends) }
+		start := func() { a.host.pg.start(primary, upstream, setting, t.ends) }
 		if !primary {
 			start()
 			return
@@ -246,7 +251,7 @@ func (a *agent) rejoin(upstream string) {
 						t.ends(err)
 						return
 					}
-					t.then(func() { a.host.pg.start(false, upstream, t.ends) })
+					t.then(func() { a.host.pg.start(false, upstream, nil, t.ends) })
 				})
 			})
 		})
@@ -269,30 +274,87 @@ func (a *agent) follow(upstream string) {
 }
 
 // promote makes the replica the primary, under an armed guard.
-func (a *agent) promote() {
+func (a *agent) promote(p ha.Promote) {
+	m := &a.host.w.mutant
 	memo, above := a.memo(), a.Timeline()-1
-	if a.host.w.mutant.TimelineUntold {
+	if m.TimelineUntold {
 		above = 0
 	}
 	var seen observed
+	forbidden, session, before := false, a.session, a.Snapshot.Sync
+	replaced, uncertain := uint64(0), false
+	// note keeps what became of the key, also when the task is interrupted.
+	note := func(promoted bool) {
+		a.do(func() {
+			if replaced != 0 {
+				a.Wrote(replaced)
+				a.syncUncertain = false
+				a.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *p.Sync, ModifyIndex: replaced}
+			}
+			a.syncUncertain = a.syncUncertain || uncertain
+			a.syncBefore = nil
+			if !promoted && (replaced != 0 || uncertain) && !m.PromiseKept {
+				a.syncBefore = &before
+			}
+		})
+	}
 	a.startTask(ha.TaskPromote, func(t *task) {
+		last := func(then func(error)) {
+			if p.Sync == nil || m.PromoteUnbound {
+				then(nil)
+				return
+			}
+			ops := append([]op{{verb: checkSession, key: keyLeader, session: session}}, replace(keySync, p.SyncIndex, *p.Sync, m.SyncIndexKept)...)
+			a.transact(a.dynamic.RetryTimeout, ops, func(indexes map[string]uint64, err error) {
+				if err == nil {
+					replaced = indexes[keySync]
+				}
+				uncertain = errors.Is(err, errUncertain)
+				if t.cancelled || t.finished {
+					note(false)
+					return
+				}
+				then(err)
+			})
+		}
+		ended := func(err error) {
+			seen = a.host.pg.observe()
+			if err == nil || replaced == 0 {
+				note(err == nil)
+				t.ends(err)
+				return
+			}
+			a.host.pg.kill(func() { // what was asked for may come after all
+				note(a.host.pg.primary)
+				t.ends(err)
+			})
+		}
 		a.guardian.armNow(memo, func(err error) {
 			if err != nil {
 				t.ends(err)
 				return
 			}
 			t.then(func() {
-				a.host.pg.promote(above, func(err error) {
-					seen = a.host.pg.observe()
-					t.ends(err)
-				})
+				if a.host.pg.failing > 0 && a.host.w.chance(0.2) {
+					forbidden = true
+					a.guardian.disarm(func() { t.ends(errors.New("pre_promote failed")) })
+					return
+				}
+				a.host.pg.promote(above, last, ended)
 			})
 		})
 	}, func(err error) {
-		if err == nil {
-			a.sawPostgres(seen)
-			a.upstream = ""
+		if forbidden && a.tenure.Held(a.clock()) {
+			a.barredUntil = a.clock().Add(a.dynamic.TTL)
+			a.complete = false
+			a.tenure.GiveTo("")
 		}
+		if err != nil {
+			a.reread()
+			return
+		}
+		a.sawPostgres(seen)
+		a.upstream = ""
 	})
 }
 

@@ -129,6 +129,8 @@ func (a *agent) takeOver(t ha.TakeOver) {
 	ops = append(ops, op{verb: lock, key: keyLeader, session: session, value: a.host.name}, op{verb: set, key: keyStatus, value: status})
 	if t.Sync != nil {
 		ops = append(ops, replace(keySync, t.SyncIndex, *t.Sync, m.SyncIndexKept)...)
+	} else {
+		ops = append(ops, expect(keySync, t.SyncIndex))
 	}
 	deposed := a.unreleasedOwner()
 	t0 := a.clock()
@@ -260,7 +262,7 @@ func (a *agent) writeSync(w ha.WriteSync) {
 		value = *w.Value
 	}
 	a.writeAsLeader(keySync, w.Index, value, func(index uint64) {
-		a.syncUncertain = false
+		a.syncUncertain, a.syncBefore = false, nil
 		a.Snapshot.Sync = cluster.Entry[cluster.Sync]{}
 		if w.Value != nil {
 			a.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *w.Value, ModifyIndex: index}

@@ -1,0 +1,82 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+)
+
+// shownNames is whom commits wait for, as PostgreSQL shows it.
+func shownNames(ctx context.Context, t *testing.T, p *Instance) string {
+	t.Helper()
+	return observe(ctx, t, p, "answers", func(s State) bool { return s.Accepting }).SyncNames
+}
+
+// A primary's commits wait for whom they waited before, also when a start as a replica
+// has broken off in between; and for whom the start says, whatever the file does.
+func TestPrimaryStartsWithItsStandbys(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	mine := settings(t, dir, "a")
+	p := newInstance(t, mine)
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	_, err := p.SetSynchronous(ctx, SyncSetting{Names: []string{"b"}})
+	must(t, err)
+	must(t, p.Stop(ctx, Fast))
+
+	signal := p.inData("standby.signal")
+	must(t, os.Mkdir(signal, 0o700)) // it cannot be written
+	if err := p.Start(ctx, StartAs{Role: Replica}); err == nil {
+		t.Fatal("started as a replica")
+	}
+	must(t, os.Remove(signal))
+	if again := newInstance(t, mine); again.syncNames != `"b"` {
+		t.Errorf("an agent that begins anew finds %q", again.syncNames)
+	}
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	if names := shownNames(ctx, t, p); names != `"b"` {
+		t.Errorf("commits wait for %q", names)
+	}
+	must(t, p.Stop(ctx, Fast))
+
+	must(t, p.Start(ctx, StartAs{Role: Primary, Sync: &SyncSetting{Names: []string{"b", "c"}, Any: 1}}))
+	if names := shownNames(ctx, t, p); names != `ANY 1 ("b","c")` {
+		t.Errorf("commits wait for %q", names)
+	}
+	must(t, p.Stop(ctx, Fast))
+	must(t, p.Start(ctx, StartAs{Role: Primary, Sync: &SyncSetting{}}))
+	if names := shownNames(ctx, t, p); names != "" {
+		t.Errorf("commits wait for %q", names)
+	}
+}
+
+// What must come before a promotion comes before it, and its failure ends it.
+func TestPromoteAfter(t *testing.T) {
+	ctx := within(t)
+	_, b := pair(ctx, t)
+	bad := errors.New("the key could not be written")
+	called := false
+	err := b.PromoteAfter(ctx, 0, func(ctx context.Context) error {
+		called = true
+		if s, err := b.Observe(ctx); err != nil || !s.InRecovery {
+			t.Errorf("it is promoted already: %+v %v", s, err)
+		}
+		return bad
+	})
+	if !called || !errors.Is(err, bad) {
+		t.Errorf("called: %v; %v", called, err)
+	}
+	if s, err := b.Observe(ctx); err != nil || !s.InRecovery {
+		t.Errorf("promoted all the same: %+v %v", s, err)
+	}
+	// standby.signal is what tells afterwards whether a promotion has happened.
+	if d, err := b.DataDir(ctx); err != nil || !d.Standby {
+		t.Errorf("%+v %v", d, err)
+	}
+	must(t, b.Promote(ctx, 0))
+	must(t, b.Kill(ctx))
+	if d, err := b.DataDir(ctx); err != nil || d.Standby {
+		t.Errorf("after the promotion: %+v %v", d, err)
+	}
+}
