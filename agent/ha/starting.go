@@ -84,7 +84,7 @@ func register(v View) Decision {
 		return wait("bootstrapped: the shard could not be registered yet").by(v.Lease.NotBefore)
 	case init.Session == v.Session:
 		t := v.takeOver()
-		t.SyncIndex, t.Sync = 0, nil // nobody but this member has any data
+		t.Sync = nil // nobody but this member has any data
 		return do("bootstrapped: registering the shard", Register{TakeOver: t})
 	case init.Session != "":
 		return wait("bootstrapped, but the key initialize is held by another session: waiting for its end")
