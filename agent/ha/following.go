@@ -55,7 +55,7 @@ func follow(v View, leader string) Decision {
 	case !pg.Accepting:
 		return wait("following " + leader + "; PostgreSQL is starting")
 	case v.leftBehind(m.Value.Timeline) && isPrimary(m.Value.Role):
-		return v.unlessFailing(do(fmt.Sprintf("timeline %d ended before our position; %s is on timeline %d",
+		return v.unlessFailing(do(fmt.Sprintf("timeline %d ended before our position, or is another's; %s is on timeline %d",
 			pg.Timeline, leader, m.Value.Timeline), Rejoin{Upstream: up}))
 	case pg.Upstream != up:
 		return v.unlessFailing(do(leader+" leads", Follow{Upstream: up}))
@@ -64,9 +64,13 @@ func follow(v View, leader string) Decision {
 }
 
 // leftBehind tells whether this replica's WAL goes beyond the point at which
-// the leader's history left the replica's timeline, or is none of its history.
+// the leader's history left the replica's timeline, or is none of its history. (The
+// leader's timeline is the one that its key tells: a moment late at the most.)
 func (v View) leftBehind(leaderTimeline int) bool {
 	pg := v.Postgres
+	if leaderTimeline > 0 && pg.Timeline > leaderTimeline && !pg.Streaming {
+		return true // a promotion of its own that came to nothing
+	}
 	if pg.Timeline == 0 || leaderTimeline <= pg.Timeline || pg.Streaming || !v.Cluster.History.OK() {
 		return false
 	}

@@ -87,3 +87,22 @@ func TestPrimaryStartsAsTheKeySays(t *testing.T) {
 		}
 	}
 }
+
+// A replica whose own promotion came to nothing is on a timeline that its leader does
+// not have: it would follow for ever and receive nothing.
+func TestReplicaOnATimelineOfItsOwn(t *testing.T) {
+	on := func(leader, own int, streaming bool) func(*View) {
+		return func(v *View) {
+			v.Postgres.Timeline, v.Postgres.Streaming = own, streaming
+			for i := range v.Cluster.Members {
+				v.Cluster.Members[i].Value.Timeline = leader
+			}
+		}
+	}
+	runSituations(t, []situationTest{
+		{"receives nothing", view(leads("b", 0), on(4, 5, false)), "rejoin as replica of b", "is another's"},
+		{"streams: the leader's key is late", view(leads("b", 0), on(4, 5, true)), "", "following b"},
+		{"the leader's timeline is not known", view(leads("b", 0), on(0, 5, false)), "", "following b"},
+		{"on the same", view(leads("b", 0), on(5, 5, false)), "", "following b"},
+	})
+}
