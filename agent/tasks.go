@@ -404,6 +404,10 @@ func (a *Agent) rejoin(upstream string) {
 		return
 	}
 	leader := a.m.Snapshot.LeaderName()
+	primary, err := a.upstreamOf(leader)
+	if err != nil {
+		primary, leader = postgres.Upstream{}, ""
+	}
 	rewind, remove := a.mayRewind(), a.mayRemoveData()
 	a.m.pg.syncSet = false
 	a.startTask(ha.TaskRejoin, func(ctx context.Context) error {
@@ -414,16 +418,21 @@ func (a *Agent) rejoin(upstream string) {
 		switch {
 		case err == nil:
 			a.log.Info().Str("upstream", upstream).Stringer("outcome", outcome).Msg("ready to follow")
-		case remove == "" || ctx.Err() != nil:
-			return err
+		case remove == "" || ctx.Err() != nil || !errors.Is(err, postgres.ErrDiverged):
+			return err // a rewind that could not even begin is tried again
 		default:
 			a.log.Warn().Err(err).Str("allowed_by", remove).Msg("cannot rewind; the data directory is replaced")
+			// Whom this member follows need not be the leader (replicatefrom), nor answer.
+			source := up
+			if !a.pg.Answers(ctx, up) {
+				source = primary
+			}
 			if err := a.pg.RemoveForReinit(ctx, postgres.Permission{
-				NotLeader: leader != "" && leader != a.cfg.Name, LeaderReachable: a.pg.Reachable(ctx, up), AllowedBy: remove,
+				NotLeader: leader != "" && leader != a.cfg.Name, LeaderReachable: leader != "" && a.pg.Reachable(ctx, primary), AllowedBy: remove,
 			}); err != nil {
 				return err
 			}
-			if err := a.pg.MakeReplica(ctx, &up, "", a.cloneProgress(upstream)); err != nil {
+			if err := a.pg.MakeReplica(ctx, &source, "", a.cloneProgress(source.Name)); err != nil {
 				return err
 			}
 		}

@@ -343,3 +343,62 @@ func TestHostFallsSilent(t *testing.T) {
 		t.Errorf("the old primary is %s", role)
 	}
 }
+
+// A member that follows a replica, and has diverged, is cloned anew though the one that it
+// follows is no primary: it is the leader that must answer.
+func TestDivergedFollowerOfAReplica(t *testing.T) {
+	follower := func(m *lab.Member) bool { return m == m.Shard.Members()[2] }
+	l := labtest.New(t, lab.Options{
+		Members: 3, Bouncers: -1, ConsulServers: 1, Async: true,
+		Database: lab.Lictor{Edit: func(m *lab.Member, config map[string]any) {
+			postgres := config["postgresql"].(map[string]any)
+			postgres["use_pg_rewind"], postgres["remove_data_directory_on_diverged_timelines"] = false, true
+			dcs := config["bootstrap"].(map[string]any)["dcs"].(map[string]any)
+			if section, ok := dcs["postgresql"].(map[string]any); ok {
+				delete(section, "use_pg_rewind")
+			}
+			if follower(m) {
+				config["tags"] = map[string]any{"replicatefrom": m.Shard.Members()[1].Name, "nofailover": true}
+			}
+		}},
+	})
+	ctx := within(t)
+	must(t, l.StartConsul(ctx))
+	s := l.Shard(0)
+	m := s.Members()
+	must(t, m[0].Start(ctx)) // it makes the shard
+	got(s.AwaitLeader(ctx))(t)
+	must(t, m[1].Start(ctx))
+	must(t, m[2].Start(ctx))
+	got(s.AwaitHealthy(ctx, m[2]))(t)
+	follows := func() error {
+		status, err := m[2].Status(ctx)
+		if err == nil && (status.Primary() || status.Timeline != 1) {
+			err = fmt.Errorf("%+v", status)
+		}
+		return err
+	}
+	await(ctx, t, "the follower is no replica", follows)
+	must(t, m[2].Processes()[0].Stop(ctx))
+	// It is promoted by hand.
+	control := func(args ...string) {
+		t.Helper()
+		cmd := m[2].Command(ctx, filepath.Join(l.Options.Programs.PostgresBin, "pg_ctl"), append([]string{"-D", m[2].DataDir, "-w", "-l", "/dev/null"}, args...)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: ownerOf(t, m[2].DataDir)}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("pg_ctl %v: %v: %s", args, err, out)
+		}
+	}
+	control("start")
+	control("promote")
+	control("stop")
+	must(t, m[2].Start(ctx))
+	await(ctx, t, "the follower is not cloned anew", follows)
+}
+
+// ownerOf is the user that a directory belongs to.
+func ownerOf(t *testing.T, dir string) *syscall.Credential {
+	t.Helper()
+	owner := got(os.Stat(dir))(t).Sys().(*syscall.Stat_t)
+	return &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}
+}

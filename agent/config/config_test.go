@@ -490,3 +490,13 @@ func FuzzLoad(f *testing.F) {
 		_ = c.String()
 	})
 }
+
+func TestSocketsInside(t *testing.T) {
+	for directories, want := range map[string]string{
+		"/run/postgresql": "", "": "", "@abstract": "", ".": ".", "/run, ../x": "", "/run, x": "x", "/data/pg": "/data/pg", `"/data/pg/run"`: "/data/pg/run", "/data/pgx": "",
+	} {
+		if got := SocketsInside(directories, "/data/pg/"); got != want {
+			t.Errorf("%q: %q, want %q", directories, got, want)
+		}
+	}
+}

@@ -60,6 +60,16 @@ func (v *validation) postgres(c Config) {
 	v.errs = append(v.errs, cluster.CheckParameters("postgresql.recovery_conf", p.RecoveryConf)...)
 	v.warnings = append(v.warnings, cluster.UnusedParameters("postgresql.parameters", p.Parameters, false)...)
 	v.warnings = append(v.warnings, cluster.UnusedRecovery("postgresql.recovery_conf", p.RecoveryConf)...)
+	for _, layer := range []struct {
+		path       string
+		parameters map[string]any
+	}{{"postgresql.parameters", p.Parameters}, {"bootstrap.dcs.postgresql.parameters", dcsParameters(c.Bootstrap.DCS)}} {
+		if value, ok := layer.parameters["unix_socket_directories"].(string); ok {
+			if inside := SocketsInside(value, p.DataDir); inside != "" {
+				v.warn(layer.path+".unix_socket_directories", "%s lies in the data directory: pg_rewind cannot read a socket, so no member can be rewound from this one", inside)
+			}
+		}
+	}
 	v.errs = append(v.errs, cluster.CheckHBA("postgresql.pg_hba", p.PgHBA)...)
 	v.errs = append(v.errs, cluster.CheckHBA("bootstrap.pg_hba", c.Bootstrap.PgHBA)...)
 	for key, command := range map[string]string{
@@ -328,4 +338,30 @@ func (v *validation) methods(c Config) {
 func hasCommand(value any) bool {
 	m, _ := value.(map[string]any)
 	return m["command"] != nil
+}
+
+func dcsParameters(dcs map[string]any) map[string]any {
+	postgresql, _ := dcs["postgresql"].(map[string]any)
+	parameters, _ := postgresql["parameters"].(map[string]any)
+	return parameters
+}
+
+// SocketsInside is the first of the directories of unix_socket_directories that lies in
+// the data directory, to which a relative one belongs; empty: none does.
+func SocketsInside(directories, dataDir string) string {
+	dataDir = filepath.Clean(dataDir)
+	for _, dir := range strings.Split(directories, ",") {
+		dir = strings.Trim(strings.TrimSpace(dir), `"`)
+		if dir == "" || strings.HasPrefix(dir, "@") { // none, or one without a file
+			continue
+		}
+		clean := filepath.Clean(dir)
+		if !filepath.IsAbs(clean) {
+			clean = filepath.Join(dataDir, clean)
+		}
+		if clean == dataDir || strings.HasPrefix(clean, dataDir+"/") {
+			return dir
+		}
+	}
+	return ""
 }

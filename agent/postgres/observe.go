@@ -374,6 +374,16 @@ func hangUpOn(conn interface{ Close(context.Context) error }) {
 	_ = conn.Close(ctx) // nothing is left to be done about it
 }
 
+// Answers reports whether the PostgreSQL of an upstream answers, whatever its role.
+func (p *Instance) Answers(ctx context.Context, u Upstream) bool {
+	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
+	if err != nil {
+		return false
+	}
+	hangUpOn(conn)
+	return true
+}
+
 // Reachable tells whether the PostgreSQL of an upstream answers as a primary.
 func (p *Instance) Reachable(ctx context.Context, u Upstream) bool {
 	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/config"
 )
 
 // cloning and rewinding are the application names of connections that serve to
@@ -184,8 +186,9 @@ var ErrDiverged = errors.New("this member's WAL has diverged from the upstream's
 
 // Rewind makes the stopped data directory fit to follow an upstream. Whether it
 // has diverged is found out with two questions to the upstream; only where that
-// cannot tell (after a crash) does pg_rewind decide. A rewind that was cut
-// short leaves a mark, and nothing is started before it was done again.
+// cannot tell (after a crash) does pg_rewind decide. A rewind that broke off once it had
+// begun to write leaves a mark: such a directory is neither started nor rewound again,
+// but has to be cloned anew (PostgreSQL's documentation, pg_rewind, Warning).
 func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (RewindOutcome, error) {
 	control, err := p.control(ctx)
 	if err != nil {
@@ -198,11 +201,12 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err != nil {
 		return "", err
 	}
-	if !interrupted {
-		needed, err := p.diverged(ctx, u, control)
-		if err != nil || !needed {
-			return NotNeeded, err
-		}
+	if interrupted {
+		return "", fmt.Errorf("%w, and a rewind of it has broken off (%s), so that it is half-written: clone it anew (reinit, or set remove_data_directory_on_rewind_failure)",
+			ErrDiverged, p.stateFile("rewinding"))
+	}
+	if needed, err := p.diverged(ctx, u, control); err != nil || !needed {
+		return NotNeeded, err
 	}
 	if !allowed {
 		return "", fmt.Errorf("%w: set use_pg_rewind, or reinitialize it", ErrDiverged)
@@ -214,7 +218,7 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err := p.killWriters(ctx); err != nil {
 		return "", err
 	}
-	if err := p.awaitCheckpoint(ctx, u); err != nil {
+	if err := p.readyForRewind(ctx, u); err != nil {
 		return "", err
 	}
 	role := p.local.Load().Authentication.Rewind
@@ -244,11 +248,19 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 			return "", err
 		}
 	}
-	if _, err := p.runOnData(ctx, env, "pg_rewind", "--target-pgdata="+p.dataDir, "--source-server="+source); err != nil {
-		return "", fmt.Errorf("%w and could not be rewound (pg_rewind needs wal_log_hints or data checksums, and the WAL back to the fork): %w", ErrDiverged, err)
+	out, err := p.runOnData(ctx, env, "pg_rewind", "--progress", "--target-pgdata="+p.dataDir, "--source-server="+source)
+	if err == nil {
+		return Rewound, p.forgetRewind()
 	}
-	return Rewound, p.forgetRewind()
+	if strings.Contains(strings.ToLower(out+err.Error()), rewindWrites) {
+		return "", fmt.Errorf("%w, and its rewind has broken off, so that it is half-written: clone it anew (reinit, or set remove_data_directory_on_rewind_failure): %w", ErrDiverged, err)
+	}
+	return "", errors.Join(fmt.Errorf("%w and could not be rewound: %w", ErrDiverged, err), p.forgetRewind())
 }
+
+// rewindWrites is what pg_rewind --progress prints, in lower case, when it begins to
+// write (src/bin/pg_rewind/pg_rewind.c, main).
+const rewindWrites = "need to copy"
 
 // rewindCutShort tells whether a rewind of this very data directory has begun
 // and not ended.
@@ -275,10 +287,10 @@ func (p *Instance) forgetRewind() error {
 // checkpoint on its timeline.
 const checkpointWithin = time.Minute
 
-// awaitCheckpoint waits until the upstream's control file names the timeline
+// readyForRewind waits until the upstream's control file names the timeline
 // that it is on. Before that, pg_rewind would look at the old one and find
-// nothing to do.
-func (p *Instance) awaitCheckpoint(ctx context.Context, u Upstream) error {
+// nothing to do. What would break it off half-way is told before it begins.
+func (p *Instance) readyForRewind(ctx context.Context, u Upstream) error {
 	ctx, cancel := context.WithTimeout(ctx, checkpointWithin)
 	defer cancel()
 	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
@@ -286,6 +298,14 @@ func (p *Instance) awaitCheckpoint(ctx context.Context, u Upstream) error {
 		return err
 	}
 	defer hangUpOn(conn)
+	var sockets, data string
+	if err := conn.QueryRow(ctx, "SELECT current_setting('unix_socket_directories'), current_setting('data_directory')").Scan(&sockets, &data); err != nil {
+		return fmt.Errorf("asking %s where its sockets are: %w", u.Name, err)
+	}
+	if inside := config.SocketsInside(sockets, data); inside != "" {
+		return fmt.Errorf("%w and cannot be rewound: the unix socket of %s lies in its data directory (unix_socket_directories: %s), where pg_rewind would break off; "+
+			"set it to another directory, or reinitialize this member", ErrDiverged, u.Name, inside)
+	}
 	for {
 		var done bool
 		err := conn.QueryRow(ctx, `SELECT pg_is_in_recovery() OR timeline_id = ('x' || left(pg_walfile_name(

@@ -66,7 +66,7 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 	if cut, err := p.rewindCutShort(); err != nil {
 		return err
 	} else if cut {
-		return fmt.Errorf("not started: a rewind of the data directory was cut short (%s): it must be rewound again or cloned anew", p.stateFile("rewinding"))
+		return fmt.Errorf("not started: a rewind of the data directory was cut short (%s): it is half-written and must be cloned anew (reinit)", p.stateFile("rewinding"))
 	}
 	if err := p.killLeftovers(ctx); err != nil {
 		return err

@@ -1,0 +1,78 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A rewind that has begun to write and broke off is not repeated on what it left; one
+// that could not begin is. What would break it off is told before.
+func TestRewindThatBreaksOff(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	a := newInstance(t, settings(t, dir, "a"))
+	bootstrapped(ctx, t, a)
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	s := settings(t, dir, "b")
+	runs := filepath.Join(dir, "runs")
+	says := filepath.Join(dir, "says")
+	program := writeScript(t, dir, "pg_rewind", "echo run >> "+runs+"; cat "+says+" >&2; exit 1")
+	relative, err := filepath.Rel(s.Postgres.BinDir, program)
+	must(t, err)
+	s.Postgres.BinName = map[string]string{"pg_rewind": relative}
+	b := newInstance(t, s)
+	must(t, b.BaseBackup(ctx, upstream(a), nil))
+	// Both go their ways.
+	must(t, b.Start(ctx, StartAs{Role: Primary}))
+	sql(ctx, t, b, "CREATE TABLE public.other ()")
+	must(t, b.Stop(ctx, Fast))
+	must(t, a.Stop(ctx, Fast))
+	must(t, a.Start(ctx, StartAs{Role: Replica}))
+	observe(ctx, t, a, "a replica", func(s State) bool { return s.InRecovery && s.Accepting })
+	must(t, a.Promote(ctx, 0))
+
+	rewind := func() error {
+		t.Helper()
+		_, err := b.Rewind(ctx, upstream(a), true)
+		if !errors.Is(err, ErrDiverged) {
+			t.Fatalf("%v", err)
+		}
+		return err
+	}
+	count := func() int {
+		content, _ := os.ReadFile(runs)
+		return strings.Count(string(content), "run")
+	}
+	put(t, says, "pg_rewind: error: could not find previous WAL record\n")
+	must(t, os.Chmod(says, 0o644)) //nolint:gosec // another user reads it
+	for i := range 2 {
+		if err := rewind(); !strings.Contains(err.Error(), "previous WAL record") || strings.Contains(err.Error(), "half-written") || count() != i+1 {
+			t.Errorf("%d runs: %v", count(), err)
+		}
+	}
+	put(t, says, "pg_rewind: need to copy 33 MB (total source directory size is 51 MB)\npg_rewind: error: could not fetch file list: the cause\n")
+	if err := rewind(); !strings.Contains(err.Error(), "half-written") || !strings.Contains(err.Error(), "the cause") {
+		t.Errorf("%v", err)
+	}
+	if err := rewind(); !strings.Contains(err.Error(), "half-written") || count() != 3 {
+		t.Errorf("%d runs: %v", count(), err)
+	}
+	if err := b.Start(ctx, StartAs{Role: Replica}); err == nil || !strings.Contains(err.Error(), "cut short") {
+		t.Errorf("started: %v", err)
+	}
+
+	t.Run("a socket in the source's data directory", func(t *testing.T) {
+		must(t, b.forgetRewind())
+		must(t, a.Stop(ctx, Fast))
+		local := *a.local.Load()
+		local.Parameters = map[string]any{"fsync": "off", "unix_socket_directories": fmt.Sprintf("%s, .", dir)}
+		a.Reconfigure(local)
+		must(t, a.Start(ctx, StartAs{Role: Primary}))
+		if err := rewind(); !strings.Contains(err.Error(), "unix_socket_directories: .") || count() != 3 {
+			t.Errorf("%d runs: %v", count(), err)
+		}
+	})
+}
