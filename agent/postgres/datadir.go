@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -283,7 +284,7 @@ func (p *Instance) unmark() error {
 // moved aside, in the place of the one before. A directory without our marker is
 // never touched.
 func (p *Instance) DiscardIncomplete(ctx context.Context) error {
-	m, _, err := p.unfinished(ctx)
+	m, control, err := p.unfinished(ctx)
 	switch {
 	case err != nil:
 		return err
@@ -300,7 +301,7 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 		return fmt.Errorf("removing what initdb was given: %w", err)
 	}
 	if m.Kind != markClone || m.ID == "" { // nobody has seen who made that one
-		aside, err := p.moveAside()
+		aside, err := p.moveAside(cmp.Or(m.SystemIdentifier, control.SystemIdentifier))
 		if err == nil {
 			p.log.Warn().Str("moved_to", aside).Msg("an unfinished data directory was moved aside; the next one that fails takes its place")
 			return p.unmark()
@@ -310,7 +311,7 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 		}
 		// A mount point cannot be renamed: what our own initdb made is emptied.
 	}
-	if err := p.empty(); err != nil {
+	if err := p.empty(cmp.Or(m.SystemIdentifier, control.SystemIdentifier)); err != nil {
 		return err
 	}
 	p.log.Warn().Str("data_dir", p.dataDir).Str("unfinished", m.Kind).Msg("cleared away")
@@ -360,6 +361,9 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 	if err := p.killWriters(ctx); err != nil {
 		return err
 	}
+	if err := p.mayEmpty(d.Control.SystemIdentifier); err != nil {
+		return fmt.Errorf("the data directory stays: %w", err)
+	}
 	if err := p.writeMarker(markClone, d.Control.SystemIdentifier); err != nil {
 		return err
 	}
@@ -368,16 +372,24 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 		return nil
 	}
 	p.log.Warn().Str("data_dir", p.dataDir).Str("allowed_by", allowed.AllowedBy).Msg("removing the data directory's content to clone it anew")
-	if err := p.empty(); err != nil {
+	if err := p.empty(d.Control.SystemIdentifier); err != nil {
 		return err
 	}
 	return p.unmark()
 }
 
 // empty removes what is in the data directory but not the directory, which may
-// be a mount point or a link. Links inside are removed, not followed: what
-// tablespaces point at stays.
-func (p *Instance) empty() error {
+// be a mount point or a link. WAL and tablespaces to which it has links go with it
+// (outside.go); other links are removed, not followed.
+func (p *Instance) empty(systemIdentifier string) error {
+	out, err := p.outsides(systemIdentifier)
+	if err != nil {
+		return err
+	}
+	defer closeOutsides(out)
+	if err := p.emptyOutside(out); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(p.dataDir)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)

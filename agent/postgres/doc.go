@@ -7,6 +7,7 @@
 //	datadir.go    what is in the data directory, and the few ways to change that
 //	absent.go     data directories that a method makes itself
 //	aside.go      the last bootstrap that failed is kept
+//	outside.go    WAL and tablespaces to which it has links
 //	control.go    pg_control
 //	process.go    the postmaster: launching, adopting, ending, its leftovers
 //	conf.go       postgresql.conf, pg_hba.conf, pgpass, signal files

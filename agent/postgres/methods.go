@@ -391,7 +391,7 @@ func (p *Instance) emptyAgain(ctx context.Context) error {
 	if err := p.killWriters(ctx); err != nil {
 		return err
 	}
-	if err := p.empty(); err != nil {
+	if err := p.empty(marked.SystemIdentifier); err != nil {
 		return err
 	}
 	return p.unmark()

@@ -1,0 +1,223 @@
+package postgres
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// This file is about what lies outside of the data directory and belongs to it: its WAL
+// and its tablespaces, to which it has links. It goes with the data directory, by the same
+// rules (docs/design.md, I7): what does not look like this very cluster's stays, and with
+// it the whole data directory. Everything is done through one handle of the directory, so
+// that a link which is changed meanwhile leads nowhere else.
+
+// outside is a directory to which the data directory has a link.
+type outside struct {
+	link  string
+	path  string // where it really is
+	root  *os.Root
+	names []string // of what is this cluster's in it
+}
+
+var (
+	walNames = regexp.MustCompile(`^([0-9A-F]{24}(\.partial|\.[0-9A-F]{8}\.backup)?|[0-9A-F]{8}\.history|archive_status|summaries|xlogtemp\.[0-9]+|pgsql_tmp\..*|RECOVERYXLOG|RECOVERYHISTORY)$`)
+	segment  = regexp.MustCompile(`^[0-9A-F]{24}$`)
+)
+
+// outsides finds what lies outside, and refuses what may be somebody else's.
+// systemIdentifier is the cluster's; empty: not known.
+func (p *Instance) outsides(systemIdentifier string) (found []outside, err error) {
+	defer func() {
+		if err != nil {
+			closeOutsides(found)
+			found = nil
+		}
+	}()
+	links := []string{p.inData("pg_wal")}
+	spaces, err := os.ReadDir(p.inData("pg_tblspc"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("tablespaces: %w", err)
+	}
+	for _, e := range spaces {
+		if _, err := strconv.ParseUint(e.Name(), 10, 32); err == nil {
+			links = append(links, filepath.Join(p.inData("pg_tblspc"), e.Name()))
+		}
+	}
+	for _, link := range links {
+		if info, err := os.Lstat(link); err != nil || info.Mode()&fs.ModeSymlink == 0 {
+			continue // not there, or in the data directory
+		}
+		root, err := os.OpenRoot(link)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return found, fmt.Errorf("%s: %w", link, err)
+		}
+		o := outside{link: link, root: root}
+		found = append(found, o)
+		last := &found[len(found)-1]
+		if err := p.claim(last, systemIdentifier); err != nil {
+			return found, fmt.Errorf("%s leads to %s, which is not to be emptied: %w; empty it yourself, or remove the link", link, last.path, err)
+		}
+	}
+	return found, nil
+}
+
+func closeOutsides(list []outside) {
+	for _, o := range list {
+		_ = o.root.Close()
+	}
+}
+
+// claim finds out what of a directory is this cluster's.
+func (p *Instance) claim(o *outside, systemIdentifier string) error {
+	dir, err := o.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if o.path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd())); err != nil {
+		return fmt.Errorf("finding out where it is: %w", err)
+	}
+	data, err := filepath.EvalSymlinks(p.dataDir)
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if beneath(o.path, data) && o.path != data {
+		return nil // it goes with the data directory
+	}
+	if state, err := filepath.EvalSymlinks(p.stateDir); beneath(data, o.path) || err == nil && beneath(state, o.path) {
+		return errors.New("the data directory or the agent's own files are in it")
+	}
+	for above := o.path; ; above = filepath.Dir(above) {
+		if _, err := os.Lstat(filepath.Join(above, "PG_VERSION")); err == nil {
+			return fmt.Errorf("it belongs to another data directory, %s", above)
+		}
+		if above == filepath.Dir(above) {
+			break
+		}
+	}
+	if mine, err := sameOwner(dir, data); err != nil || !mine {
+		return errors.Join(err, errors.New("it does not belong to PostgreSQL's user"))
+	}
+	if pid := p.usedByOthers(o.path); pid != 0 {
+		return fmt.Errorf("another PostgreSQL (pid %d) uses it", pid)
+	}
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	if filepath.Base(o.link) != "pg_wal" {
+		ours := regexp.MustCompile(fmt.Sprintf(`^PG_%d_[0-9]+$`, p.major))
+		for _, e := range entries {
+			if e.IsDir() && ours.MatchString(e.Name()) {
+				o.names = append(o.names, e.Name())
+			}
+		}
+		return nil
+	}
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case name == "lost+found":
+		case !walNames.MatchString(name):
+			return fmt.Errorf("it holds %s, which is no WAL", name)
+		case segment.MatchString(name) && systemIdentifier != "":
+			if id := segmentOf(o.root, name); id != "" && id != systemIdentifier {
+				return fmt.Errorf("its WAL is that of another cluster (system identifier %s)", id)
+			}
+			o.names = append(o.names, name)
+		default:
+			o.names = append(o.names, name)
+		}
+	}
+	return nil
+}
+
+// beneath reports whether a path is a directory or lies in it.
+func beneath(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+func sameOwner(dir *os.File, data string) (bool, error) {
+	a, err := dir.Stat()
+	if err != nil {
+		return false, err
+	}
+	b, err := os.Stat(data)
+	if err != nil {
+		return false, fmt.Errorf("data directory: %w", err)
+	}
+	return a.Sys().(*syscall.Stat_t).Uid == b.Sys().(*syscall.Stat_t).Uid, nil
+}
+
+// segmentOf is the system identifier in the first page of a WAL segment, empty when there
+// is none (src/include/access/xlog_internal.h, XLogLongPageHeaderData).
+func segmentOf(root *os.Root, name string) string {
+	const longHeader, longFlag = 32, 2
+	f, err := root.Open(name)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	head := make([]byte, longHeader)
+	if n, err := f.Read(head); err != nil || n < longHeader || binary.NativeEndian.Uint16(head[2:])&longFlag == 0 {
+		return ""
+	}
+	return strconv.FormatUint(binary.NativeEndian.Uint64(head[24:]), 10)
+}
+
+// usedByOthers finds a PostgreSQL of another data directory that has a file open in a
+// directory; 0: there is none.
+func (p *Instance) usedByOthers(dir string) int {
+	data, _ := filepath.EvalSymlinks(p.dataDir)
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, process := range processes {
+		if process == fmt.Sprintf("/proc/%d", os.Getpid()) {
+			continue
+		}
+		if exe, err := os.Readlink(process + "/exe"); err != nil || !strings.HasPrefix(filepath.Base(exe), "postgres") {
+			continue
+		}
+		if cwd, err := os.Readlink(process + "/cwd"); err != nil || cwd == data {
+			continue
+		}
+		files, _ := filepath.Glob(process + "/fd/*")
+		if slices.ContainsFunc(files, func(f string) bool { to, err := os.Readlink(f); return err == nil && beneath(to, dir) }) {
+			pid, _ := strconv.Atoi(filepath.Base(process))
+			return pid
+		}
+	}
+	return 0
+}
+
+// emptyOutside removes what is this cluster's in the directories to which it has links.
+func (p *Instance) emptyOutside(list []outside) error {
+	for _, o := range list {
+		for _, name := range o.names {
+			if err := o.root.RemoveAll(name); err != nil {
+				return fmt.Errorf("emptying %s, to which %s leads: %w", o.path, o.link, err)
+			}
+		}
+		if len(o.names) > 0 {
+			p.log.Warn().Str("link", o.link).Str("path", o.path).Msg("emptied with the data directory that leads to it")
+		}
+	}
+	return nil
+}
+
+// mayEmpty says why the data directory cannot be emptied, before anything of it is.
+func (p *Instance) mayEmpty(systemIdentifier string) error {
+	list, err := p.outsides(systemIdentifier)
+	closeOutsides(list)
+	return err
+}

@@ -1,0 +1,186 @@
+package postgres
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Bootstrap, clone and reinit can be repeated though WAL and tablespaces lie elsewhere.
+func TestWALAndTablespacesOutside(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	a := newInstance(t, settings(t, dir, "a"))
+	b := bootstrapOptions()
+	b.InitDB = append(b.InitDB, map[string]any{"waldir": filepath.Join(dir, "a-wal")})
+	b.PostBootstrap = "/bin/false"
+	for range 2 {
+		if _, err := a.Bootstrap(ctx, b); err == nil || !strings.Contains(err.Error(), "post_bootstrap") {
+			t.Fatalf("%v", err)
+		}
+		must(t, a.Kill(ctx))
+		must(t, a.DiscardIncomplete(ctx))
+	}
+	b.PostBootstrap = ""
+	_, err := a.Bootstrap(ctx, b)
+	must(t, err)
+	must(t, a.FinishBootstrap())
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	space := filepath.Join(dir, "a-space")
+	must(t, os.Mkdir(space, 0o700))
+	must(t, a.own(space))
+	sql(ctx, t, a, "CREATE TABLESPACE elsewhere LOCATION '"+space+"'")
+	sql(ctx, t, a, "CREATE TABLE public.t TABLESPACE elsewhere AS SELECT 1 AS i")
+
+	s := settings(t, dir, "c")
+	s.Postgres.BaseBackup = []any{
+		map[string]any{"waldir": filepath.Join(dir, "c-wal")},
+		map[string]any{"tablespace-mapping": space + "=" + filepath.Join(dir, "c-space")},
+	}
+	c := newInstance(t, s)
+	must(t, c.BaseBackup(ctx, upstream(a), nil))
+	put(t, filepath.Join(dir, "c-wal", "precious"), "x")
+	before := listing(t, dir)
+	if err := c.RemoveForReinit(ctx, allowed()); err == nil || !strings.Contains(err.Error(), "precious") {
+		t.Errorf("%v", err)
+	}
+	if d, err := c.DataDir(ctx); err != nil || d.State != Valid {
+		t.Errorf("after the refusal: %+v %v", d, err)
+	}
+	if after := listing(t, dir); !slices.Equal(before, after) {
+		t.Error("something was changed")
+	}
+	must(t, os.Remove(filepath.Join(dir, "c-wal", "precious")))
+	for range 2 {
+		must(t, c.RemoveForReinit(ctx, allowed()))
+		must(t, c.BaseBackup(ctx, upstream(a), nil))
+	}
+	// WAL of another cluster under the link.
+	other := newInstance(t, settings(t, dir, "other"))
+	bootstrapped(ctx, t, other)
+	must(t, os.Rename(other.inData("pg_wal"), filepath.Join(dir, "other-wal")))
+	must(t, os.Remove(c.inData("pg_wal")))
+	must(t, os.Symlink(filepath.Join(dir, "other-wal"), c.inData("pg_wal")))
+	if err := c.RemoveForReinit(ctx, allowed()); err == nil || !strings.Contains(err.Error(), "another cluster") {
+		t.Errorf("%v", err)
+	}
+	if found, _ := filepath.Glob(filepath.Join(dir, "other-wal", "0*")); len(found) == 0 {
+		t.Error("another cluster's WAL is gone")
+	}
+}
+
+// Links that lead to what is somebody else's are not followed, and nothing goes.
+func TestLinksThatAreAbused(t *testing.T) {
+	const wal = "000000010000000000000001"
+	for name, test := range map[string]struct {
+		link string
+		// to makes what the link leads to.
+		to   func(t *testing.T, p *Instance, dir string) string
+		want string
+	}{
+		"/":          {"pg_wal", func(*testing.T, *Instance, string) string { return "/" }, "the data directory"},
+		"a parent":   {"pg_wal", func(_ *testing.T, _ *Instance, dir string) string { return dir }, "the data directory"},
+		"its parent": {"pg_wal", func(*testing.T, *Instance, string) string { return ".." }, "the data directory"},
+		"itself":     {"pg_tblspc/16384", func(_ *testing.T, p *Instance, _ string) string { return p.dataDir }, "the data directory"},
+		"another instance's directory": {"pg_tblspc/16384", func(t *testing.T, p *Instance, dir string) string {
+			put(t, filepath.Join(dir, "other", "PG_VERSION"), "15")
+			put(t, filepath.Join(dir, "other", fmt.Sprintf("PG_%d_1", p.major), "x"), "x")
+			return filepath.Join(dir, "other")
+		}, "another data directory"},
+		"another instance's WAL": {"pg_wal", func(t *testing.T, p *Instance, dir string) string {
+			put(t, filepath.Join(dir, "other", "PG_VERSION"), "15")
+			put(t, filepath.Join(dir, "other", "pg_wal", wal), "x")
+			must(t, p.own(filepath.Join(dir, "other", "pg_wal")))
+			return filepath.Join(dir, "other", "pg_wal")
+		}, "another data directory"},
+		"other things": {"pg_wal", func(t *testing.T, p *Instance, dir string) string {
+			put(t, filepath.Join(dir, "x", wal), "x")
+			put(t, filepath.Join(dir, "x", "photo.jpg"), "x")
+			must(t, p.own(filepath.Join(dir, "x")))
+			return filepath.Join(dir, "x")
+		}, "photo.jpg"},
+		"another link on the way": {"pg_wal", func(t *testing.T, _ *Instance, dir string) string {
+			must(t, os.Symlink(dir, filepath.Join(dir, "way")))
+			return filepath.Join(dir, "way")
+		}, "the data directory"},
+		"another user's": {"pg_wal", func(t *testing.T, p *Instance, dir string) string {
+			if p.credential == nil {
+				t.Skip("not root")
+			}
+			put(t, filepath.Join(dir, "x", wal), "x")
+			return filepath.Join(dir, "x")
+		}, "PostgreSQL's user"},
+		"in use by another PostgreSQL": {"pg_wal", func(t *testing.T, p *Instance, dir string) string {
+			put(t, filepath.Join(dir, "x", wal), "x")
+			must(t, p.own(filepath.Join(dir, "x")))
+			held, err := os.Open(filepath.Join(dir, "x", wal))
+			must(t, err)
+			defer held.Close()
+			other := exec.Command(copyOf(t, "/bin/sleep", filepath.Join(dir, "postgres-sleep")), "1000")
+			other.Dir, other.Stdin = dir, held
+			must(t, other.Start())
+			t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })
+			return filepath.Join(dir, "x")
+		}, "another PostgreSQL"},
+	} {
+		for _, kind := range []string{markClone, markBootstrap} {
+			t.Run(name+", "+kind, func(t *testing.T) {
+				ctx, dir := within(t), newDir(t)
+				p := newInstance(t, settings(t, dir, "a"))
+				must(t, p.mark(kind, ""))
+				must(t, os.MkdirAll(p.inData("pg_tblspc"), 0o700))
+				must(t, os.Symlink(test.to(t, p, dir), p.inData(test.link)))
+				if _, err := p.outsides(""); err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("%v", err)
+				}
+				content := func() (paths []string) {
+					for _, path := range listing(t, dir) {
+						if !strings.HasPrefix(path, p.dataDir) && !strings.Contains(path, ".lictor-") {
+							paths = append(paths, path)
+						}
+					}
+					return paths
+				}
+				before := content()
+				err := p.DiscardIncomplete(ctx)
+				if kind == markClone && (err == nil || !strings.Contains(err.Error(), test.want)) {
+					t.Errorf("discarded: %v", err)
+				}
+				if _, err := os.Lstat(p.inData(test.link)); kind == markClone && err != nil {
+					t.Error(err)
+				}
+				if after := content(); !slices.Equal(before, after) {
+					t.Errorf("changed:\n%v\n%v", before, after)
+				}
+			})
+		}
+	}
+	t.Run("a link that is changed midway", func(t *testing.T) {
+		dir := newDir(t)
+		p := newInstance(t, settings(t, dir, "a"))
+		must(t, p.mark(markClone, ""))
+		mine, theirs := filepath.Join(dir, "mine"), filepath.Join(dir, "theirs")
+		for _, d := range []string{mine, theirs} {
+			put(t, filepath.Join(d, wal), "x")
+			must(t, p.own(d))
+		}
+		must(t, os.Symlink(mine, p.inData("pg_wal")))
+		out, err := p.outsides("")
+		must(t, err)
+		defer closeOutsides(out)
+		must(t, os.Remove(p.inData("pg_wal")))
+		must(t, os.Symlink(theirs, p.inData("pg_wal")))
+		must(t, os.Rename(mine, mine+".moved"))
+		must(t, os.Symlink(theirs, mine))
+		must(t, p.emptyOutside(out))
+		if _, err := os.Stat(filepath.Join(theirs, wal)); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(mine+".moved", wal)); err == nil {
+			t.Error("what was its own is still there")
+		}
+	})
+}
