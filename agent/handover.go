@@ -62,12 +62,17 @@ func (a *Agent) handover(h ha.Handover) {
 		}
 		a.beforeStop(ctx, scriptsLimit)
 		stopped = true
-		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
-			return err
-		}
 		if successor == "" {
+			if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+				return err
+			}
 			dropped = true
 			return a.guard.disarm(ctx)
+		}
+		if err := a.pg.StopWhen(ctx, postgres.Fast, func(ctx context.Context, checkpoint int64) error {
+			return a.awaitWAL(ctx, url, plan.Timeline, checkpoint)
+		}); err != nil {
+			return err
 		}
 		if err := a.awaitWAL(ctx, url, plan.Timeline, a.lookAtData(ctx).checkpointLSN); err != nil {
 			return fmt.Errorf("%s has not received all WAL, so it stays the replica: %w", successor, err)

@@ -26,6 +26,8 @@ type pgState struct {
 	observed postgres.State
 	// observedAt is when the look at it began.
 	observedAt cluster.Instant
+	// shutDown is since when it has been seen shut down without an end.
+	shutDown cluster.Instant
 	// primaryKnown is the role of a postmaster that does not answer SQL (yet).
 	wasPrimary bool
 	syncNames  []string
@@ -73,7 +75,7 @@ func (a *Agent) view() ha.View {
 		Running: m.pg.running, Accepting: o.Accepting, Primary: m.pg.primary(),
 		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying, Restoring: a.restoring(),
 		Upstream: m.upstream, Streaming: o.ReplicationState == postgres.Streaming,
-		DownSince: m.pgDown, Crashes: m.recentCrashes(now),
+		ShutDown: m.pg.shutDown, DownSince: m.pgDown, Crashes: m.recentCrashes(now),
 		SyncNames: m.pg.syncNames, SyncAny: m.pg.syncAny, SyncSince: m.pg.syncSince,
 		SyncUnsure:        !m.pg.syncSet || m.settingSync || o.Accepting && o.SyncNames != m.pg.syncValue,
 		SynchronousCommit: a.pg.SynchronousCommit(),
@@ -138,6 +140,11 @@ func (a *Agent) sawPostgres(state postgres.State, data *dataState, err error) {
 		m.pg.wasPrimary = !m.pg.observed.InRecovery
 	}
 	m.pg.running, m.pg.observed = state.Running, state
+	if !state.ShutDown {
+		m.pg.shutDown = 0
+	} else if m.pg.shutDown.IsZero() {
+		m.pg.shutDown = a.clock()
+	}
 	switch {
 	case state.Accepting:
 		m.pg.wasPrimary = !state.InRecovery
@@ -153,7 +160,7 @@ func (a *Agent) sawPostgres(state postgres.State, data *dataState, err error) {
 // as a crash.
 func (a *Agent) postmasterGone() {
 	m := &a.m
-	m.pg.running = false
+	m.pg.running, m.pg.shutDown = false, 0
 	m.pg.wasPrimary = m.pg.primary()
 	m.pg.observed.Accepting, m.pg.observed.Running = false, false
 	if m.task.kind == ha.TaskNone && m.pgDown.IsZero() {

@@ -137,6 +137,8 @@ func (a *Agent) pgStateName() string {
 	switch {
 	case a.m.pg.running && a.m.pg.observed.Accepting:
 		return cluster.StateRunning
+	case a.m.pg.running && a.m.pg.observed.Stopping:
+		return cluster.StateStopping
 	case a.m.pg.running:
 		return cluster.StateStarting
 	case a.m.attempt.Kind == ha.TaskStart && a.m.attempt.Failures > 0:

@@ -108,7 +108,8 @@ func (a *Agent) restartPostgres() func(context.Context) error {
 	a.warnOfReplicas()
 	return func(ctx context.Context) error {
 		a.beforeStop(ctx, a.scriptLimit)
-		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+		// Standbys get the rest of the WAL when it is back.
+		if err := a.pg.StopWhen(ctx, postgres.Fast, func(context.Context, int64) error { return nil }); err != nil {
 			return err
 		}
 		return a.pg.Start(ctx, as)

@@ -138,6 +138,8 @@ func (a *Agent) begin(action ha.Action) {
 			a.claimBootstrap()
 		case ha.FinishBootstrap:
 			a.finishBootstrap()
+		case ha.EndShutDown:
+			a.startTask(ha.TaskStart, a.pg.EndShutDown, nil)
 		case ha.DiscardIncomplete:
 			a.startTask(ha.TaskStart, a.pg.DiscardIncomplete, nil)
 		case ha.Clone:

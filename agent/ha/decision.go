@@ -86,6 +86,9 @@ type Register struct{ TakeOver }
 // as sacred as any.
 type FinishBootstrap struct{}
 
+// EndShutDown ends the processes of a PostgreSQL that is shut down and does not end.
+type EndShutDown struct{}
+
 // DiscardIncomplete clears away what a bootstrap or clone of our own left
 // unfinished.
 type DiscardIncomplete struct{}
@@ -174,6 +177,7 @@ func (Bootstrap) String() string         { return "bootstrap" }
 func (ClaimBootstrap) String() string    { return "take the key initialize" }
 func (r Register) String() string        { return "register the shard: " + r.TakeOver.String() }
 func (FinishBootstrap) String() string   { return "finish the bootstrap" }
+func (EndShutDown) String() string       { return "end what is left of PostgreSQL" }
 func (DiscardIncomplete) String() string { return "clear away the unfinished data directory" }
 func (c Clone) String() string           { return "clone from " + c.From }
 func (StartPrimary) String() string      { return "start as primary" }

@@ -23,6 +23,7 @@ const patrolEvery = 5 * time.Second
 //	  a lease, and another member can lead  give the lease up
 //	primary, accepting                      handover if asked for; synchronous replication
 //	replica, accepting                      promote
+//	shut down by somebody else              end what is left of it (see shutDown)
 //	running, not accepting                  wait for it, up to primary_start_timeout;
 //	                                        in pause as long as it takes
 //	down, its bootstrap just registered     make the data directory the shard's
@@ -95,6 +96,9 @@ func duty(v View) Decision {
 		return finishBootstrap(v)
 	case !pg.Running:
 		return restartInPlace(v)
+	case !pg.ShutDown.IsZero():
+		d, _ := shutDown(v)
+		return d
 	case !pg.Accepting:
 		if v.Config.Pause {
 			return wait("the leader; PostgreSQL is starting and the shard is paused")

@@ -158,6 +158,9 @@ type Postgres struct {
 	// Restoring says that the data were removed, rewound or cloned, and may not have
 	// again what they had acknowledged before (restoring.go).
 	Restoring bool
+	// ShutDown is since when PostgreSQL has been seen shut down by somebody else, with
+	// processes left that do not end; zero: it is not.
+	ShutDown cluster.Instant
 	// DiskTrouble says what is wrong with writing to the data directory, in
 	// words, empty when nothing is; DiskSince is when it was first seen.
 	DiskTrouble string

@@ -27,6 +27,9 @@ type State struct {
 	// follows is unknown.
 	Running   bool
 	Accepting bool
+	// Stopping: it was told to stop, by whomever. ShutDown: its shutdown checkpoint is
+	// made, and only processes are left that pass WAL on.
+	Stopping, ShutDown bool
 
 	InRecovery   bool
 	Timeline     int
@@ -119,6 +122,10 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 	conn, err := p.take(ctx)
 	if err != nil {
 		if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code == startingUp {
+			if s.Stopping = p.isStopping(); s.Stopping {
+				c, err := p.control(ctx)
+				s.ShutDown = err == nil && c.IsShutDown()
+			}
 			return s, nil
 		}
 		if !p.Running() {

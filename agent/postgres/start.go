@@ -178,27 +178,6 @@ func logTail(path string, offset int64) string {
 	return tail(string(content), 1500)
 }
 
-// Mode is how PostgreSQL is stopped.
-type Mode syscall.Signal
-
-// The ways to stop.
-const (
-	Fast      = Mode(syscall.SIGINT)  // transactions are aborted, standbys get all WAL
-	Immediate = Mode(syscall.SIGQUIT) // as a crash
-)
-
-// Stop stops PostgreSQL and waits until all of its processes have ended.
-func (p *Instance) Stop(ctx context.Context, mode Mode) error {
-	p.hangUp()
-	if err := p.signal(syscall.Signal(mode)); err != nil {
-		return err
-	}
-	if err := p.awaitExit(ctx); err != nil {
-		return err
-	}
-	return p.killLeftovers(ctx)
-}
-
 // Promote makes the running replica a primary, on a timeline with a number above
 // one that may be taken, and waits until it is one.
 func (p *Instance) Promote(ctx context.Context, above int) error {

@@ -1,0 +1,173 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Mode is how PostgreSQL is stopped.
+type Mode syscall.Signal
+
+// The ways to stop.
+const (
+	Fast      = Mode(syscall.SIGINT)  // transactions are aborted, standbys get all WAL
+	Immediate = Mode(syscall.SIGQUIT) // as a crash
+)
+
+const (
+	// archiverPatience is how long an archive_command may go on when PostgreSQL is shut
+	// down but for it and whoever has to have the WAL has it. What it has not archived by
+	// then is archived after the next start; a command that was cut off is repeated.
+	archiverPatience = 2 * time.Second
+	// reapLimit bounds ending the processes of a PostgreSQL that is shut down when the
+	// time for stopping it is over.
+	reapLimit = 2 * time.Second
+)
+
+// Stop stops PostgreSQL and waits until all of its processes have ended. Its standbys
+// get all WAL, for as long as ctx allows.
+func (p *Instance) Stop(ctx context.Context, mode Mode) error {
+	return p.StopWhen(ctx, mode, func(ctx context.Context, _ int64) error { return p.awaitSenders(ctx) })
+}
+
+// StopWhen stops PostgreSQL as Stop does, and lets served say when the standbys have
+// what they must have. It is called once the control file says that PostgreSQL is shut
+// down, with the position of its last checkpoint; it returns nil when they have, and
+// its context ends when PostgreSQL has. What is left by then, an archive_command that
+// hangs or a WAL sender whose standby does not answer, is ended: nothing that was
+// acknowledged depends on it. So it is when the deadline of ctx passes.
+func (p *Instance) StopWhen(ctx context.Context, mode Mode, served func(ctx context.Context, checkpoint int64) error) error {
+	p.hangUp()
+	if err := p.signal(syscall.Signal(mode)); err != nil {
+		return err
+	}
+	checkpoint, err := p.awaitShutdown(ctx)
+	if err == nil && checkpoint > 0 {
+		err = p.awaitServed(ctx, checkpoint, served)
+	}
+	switch {
+	case err == nil:
+		return p.killLeftovers(ctx)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) && checkpoint > 0:
+		// It cannot be told to go on, and serves nobody as it is.
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), reapLimit)
+		defer cancel()
+		return errors.Join(err, p.killLeftovers(limit))
+	}
+	return err
+}
+
+// awaitShutdown waits until the postmaster has ended, or, with the position of its
+// shutdown checkpoint, until nothing is left for it but to pass WAL on.
+func (p *Instance) awaitShutdown(ctx context.Context) (checkpoint int64, err error) {
+	gone := p.process.done()
+	if gone == nil {
+		return 0, nil
+	}
+	for {
+		if c, err := p.control(ctx); err == nil && c.IsShutDown() {
+			return c.CheckpointLSN, nil
+		}
+		select {
+		case <-gone:
+			return 0, nil
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return 0, fmt.Errorf("the postmaster has not ended: %w", ctx.Err())
+		}
+	}
+}
+
+// awaitServed waits until the postmaster has ended, or, a while after the standbys
+// have been served, no more.
+func (p *Instance) awaitServed(ctx context.Context, checkpoint int64, served func(context.Context, int64) error) error {
+	gone := p.process.done()
+	serving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answer := make(chan error, 1)
+	go func() { answer <- served(serving, checkpoint) }()
+	var err error
+	select {
+	case <-gone:
+		cancel()
+		<-answer
+		return nil
+	case err = <-answer:
+	}
+	if err != nil {
+		if err := p.awaitExit(ctx); err == nil {
+			return nil
+		}
+		return fmt.Errorf("PostgreSQL is shut down, but its processes do not end: %w", err)
+	}
+	timer := time.NewTimer(archiverPatience)
+	defer timer.Stop()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+	case <-timer.C:
+		p.log.Warn().Msg("PostgreSQL is shut down, but its processes do not end (an archive_command, or a standby that does not answer); they are ended")
+	}
+	return nil
+}
+
+// awaitSenders waits until no WAL sender is left: each ends when its standby has all
+// WAL (PostgreSQL's src/backend/replication/walsender.c, WalSndDone).
+func (p *Instance) awaitSenders(ctx context.Context) error {
+	for {
+		pids, err := p.target.Processes()
+		if err != nil {
+			return err
+		}
+		sending := false
+		for _, pid := range pids {
+			sending = sending || isWalsender(pid)
+		}
+		if !sending {
+			return nil
+		}
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// isWalsender reports whether a process of PostgreSQL's has the title of a WAL sender
+// (init_ps_display in src/backend/utils/misc/ps_status.c; cluster_name comes before).
+func isWalsender(pid int) bool {
+	title, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.HasPrefix(string(title), "postgres:") && strings.Contains(string(title), "walsender ")
+}
+
+// IsShutDown reports whether the control file says that PostgreSQL has made its
+// shutdown checkpoint, as a primary or as a standby.
+func (c Control) IsShutDown() bool { return strings.HasPrefix(c.State, "shut down") }
+
+// isStopping reports whether the postmaster says in its own file that it is shutting
+// down: to a client the refusal looks as it does during a start (cannot_connect_now).
+func (p *Instance) isStopping() bool {
+	content, err := os.ReadFile(filepath.Join(p.dataDir, "postmaster.pid"))
+	if err != nil {
+		return false
+	}
+	lines := strings.Split(string(content), "\n")
+	// LOCK_FILE_LINE_PM_STATUS in src/include/utils/pidfile.h
+	return len(lines) >= 8 && strings.TrimSpace(lines[7]) == "stopping"
+}
+
+// EndShutDown ends what is left of a PostgreSQL that is shut down. One that is not is
+// left alone.
+func (p *Instance) EndShutDown(ctx context.Context) error {
+	if c, err := p.control(ctx); err != nil || !c.IsShutDown() || !p.isStopping() {
+		return err
+	}
+	return p.Kill(ctx)
+}

@@ -1,0 +1,153 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/testkit"
+)
+
+// hanging are parameters of a PostgreSQL whose archive_command does not end.
+func hanging(s Settings) Settings {
+	s.Postgres.Parameters["archive_mode"] = "on"
+	s.Postgres.Parameters["archive_command"] = "exec sleep 1234"
+	return s
+}
+
+// An archive_command that hangs keeps the postmaster alive when all that matters is
+// done; a bootstrap, a stop and a handover end nevertheless, and leave nothing behind.
+func TestStopWithAnArchiveThatHangs(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	a, b := newInstance(t, hanging(settings(t, dir, "a"))), newInstance(t, settings(t, dir, "b"))
+	hook := "/bin/sh -c 'psql -X \"$0\" -c \"CREATE TABLE t ()\" -c \"SELECT pg_switch_wal()\"'"
+	_, err := a.Bootstrap(ctx, config.Bootstrap{PostBootstrap: hook})
+	must(t, err)
+	must(t, a.FinishBootstrap())
+
+	start := func() {
+		t.Helper()
+		must(t, a.Start(ctx, StartAs{Role: Primary}))
+		sql(ctx, t, a, "CREATE TABLE IF NOT EXISTS public.t ()")
+		sql(ctx, t, a, "DROP TABLE public.t")
+		sql(ctx, t, a, "SELECT pg_switch_wal()")
+		awaitArchiver(ctx, t, a)
+	}
+	ended := func() {
+		t.Helper()
+		if a.Running() {
+			t.Fatal("the postmaster runs")
+		}
+		if c, err := a.control(ctx); err != nil || c.State != "shut down" {
+			t.Errorf("the control file says %q: %v", c.State, err)
+		}
+		if pids, err := a.target.Processes(); err != nil || len(pids) > 0 {
+			t.Errorf("processes are left: %v %v", pids, err)
+		}
+		if archives(t, a) {
+			t.Error("archive_command is left")
+		}
+	}
+	start()
+	must(t, a.SyncSlots(ctx, []string{"b"}, func(Slot) bool { return false }))
+	must(t, b.BaseBackup(ctx, upstream(a), nil))
+	follow(ctx, t, b, a)
+	must(t, a.Stop(ctx, Fast))
+	ended()
+
+	start()
+	observe(ctx, t, b, "streams", func(s State) bool { return s.ReplicationState == Streaming })
+	var checkpoint int64
+	must(t, a.StopWhen(ctx, Fast, func(ctx context.Context, at int64) error {
+		checkpoint = at
+		for {
+			if s, err := b.Observe(ctx); err == nil && s.ReceivedLSN > at {
+				return nil
+			} else if ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
+	}))
+	ended()
+	if c, err := a.control(ctx); err != nil || c.CheckpointLSN != checkpoint || checkpoint == 0 {
+		t.Errorf("told of a checkpoint at %d, it is at %d: %v", checkpoint, c.CheckpointLSN, err)
+	}
+
+	// Nobody has what it must have: the deadline ends it, clean, and tells.
+	start()
+	limit, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if err := a.StopWhen(limit, Fast, func(ctx context.Context, _ int64) error { <-ctx.Done(); return ctx.Err() }); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a stop that came too late: %v", err)
+	}
+	ended()
+
+	// Stopped by somebody else: that is not a start.
+	start()
+	stop := exec.CommandContext(ctx, "kill", "-INT", "--", strconv.Itoa(a.process.pid()))
+	must(t, stop.Run())
+	observe(ctx, t, a, "is stopping", func(s State) bool { return s.Running && !s.Accepting && s.Stopping && s.ShutDown })
+	must(t, a.EndShutDown(ctx))
+	ended()
+
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	must(t, a.EndShutDown(ctx))
+	if s, err := a.Observe(ctx); err != nil || !s.Accepting {
+		t.Errorf("one that serves was ended: %+v %v", s, err)
+	}
+}
+
+// A standby that does not answer holds up a stop only until those that matter are
+// served.
+func TestStopWithASilentStandby(t *testing.T) {
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	caughtUp(ctx, t, a, b)
+	var receiver int
+	for receiver == 0 {
+		told := true
+		var err error
+		receiver, err = b.walReceiver(ctx, &told)
+		must(t, err)
+	}
+	must(t, syscall.Kill(receiver, syscall.SIGSTOP))
+	defer func() { _ = syscall.Kill(receiver, syscall.SIGCONT) }()
+	must(t, a.StopWhen(ctx, Fast, func(context.Context, int64) error { return nil }))
+	if c, err := a.control(ctx); err != nil || c.State != "shut down" || a.Running() {
+		t.Errorf("%+v %v", c, err)
+	}
+}
+
+// awaitArchiver waits until the archive_command that hangs runs.
+func awaitArchiver(ctx context.Context, t *testing.T, p *Instance) {
+	t.Helper()
+	testkit.Await(ctx, t, "archive_command", func() error {
+		if !archives(t, p) {
+			return errors.New("it does not run")
+		}
+		return nil
+	})
+}
+
+// archives reports whether the archive_command that hangs runs.
+func archives(t *testing.T, p *Instance) bool {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	must(t, err)
+	for _, file := range files {
+		command, _ := os.ReadFile(file)
+		dir, _ := os.Readlink(filepath.Join(filepath.Dir(file), "cwd"))
+		if strings.HasPrefix(string(command), "sleep\x001234") && dir == p.dataDir {
+			return true
+		}
+	}
+	return false
+}
