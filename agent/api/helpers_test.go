@@ -158,9 +158,10 @@ func primaryState(at time.Time) State {
 	return State{
 		At: at, Name: "node1", Scope: "batman", Version: "1.2.3",
 		Cluster: snapshot(),
-		Dynamic: cluster.Dynamic{MaximumLagOnFailover: 1 << 20,
-			Timing:          cluster.Timing{TTL: 8 * time.Second, LoopWait: 2 * time.Second, RetryTimeout: 3 * time.Second},
-			SynchronousMode: cluster.SyncOff,
+		Dynamic: cluster.Dynamic{
+			MaximumLagOnFailover: 1 << 20,
+			Timing:               cluster.Timing{TTL: 8 * time.Second, LoopWait: 2 * time.Second, RetryTimeout: 3 * time.Second},
+			SynchronousMode:      cluster.SyncOff,
 		},
 		ConsulSeen: at, LoopAt: at, Reason: "leading",
 		Leader: true, LeaseLeft: 7 * time.Second, GuardRunning: true, GuardArmedFor: 6 * time.Second,

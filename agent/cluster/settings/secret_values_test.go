@@ -20,8 +20,10 @@ func TestSecrets(t *testing.T) {
 	got := Secrets(section{
 		Token: "t0ken", File: "/etc/token", User: &user{"app", "one"},
 		Users: map[string]user{"x": {"x", "two"}},
-		Method: map[string]any{"restore": map[string]any{"repo_password": "three", "command": "restore", "s3-access-key": "four", "cipher-pass": "five",
-			"conninfo": "host=a password='six' user=b", "url": "https://u:seven@host/", "password_file": "/etc/x"}},
+		Method: map[string]any{"restore": map[string]any{
+			"repo_password": "three", "command": "restore", "s3-access-key": "four", "cipher-pass": "five",
+			"conninfo": "host=a password='six' user=b", "url": "https://u:seven@host/", "password_file": "/etc/x",
+		}},
 	})
 	slices.Sort(got)
 	if want := []string{"five", "four", "one", "seven", "six", "t0ken", "three", "two"}; !slices.Equal(got, want) {
