@@ -43,6 +43,8 @@ type member struct {
 	// Peers
 	answers []ha.Peer
 	asked   cluster.Instant
+	// askedLSN is this member's own position as it was known then.
+	askedLSN int64
 	// askedToPart is the status that they were asked to part from first; zero: none.
 	askedToPart uint64
 	asking      bool

@@ -24,8 +24,10 @@ type dataState struct {
 type pgState struct {
 	running  bool
 	observed postgres.State
-	// observedAt is when the look at it began.
+	// observedAt is when the look at it began, and leaderLSN the leader's position that
+	// was known then: what is behind that lags. Zero: not known.
 	observedAt cluster.Instant
+	leaderLSN  int64
 	// shutDown is since when it has been seen shut down without an end.
 	shutDown cluster.Instant
 	// primaryKnown is the role of a postmaster that does not answer SQL (yet).
@@ -61,7 +63,7 @@ func (a *Agent) view() ha.View {
 		Config: m.dynamic, Fence: a.margins(),
 		Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, Session: m.session,
 		Lease: m.tenure.Lease(), Promise: m.tenure.Promise(), Giving: m.tenure.Giving(), HandedOver: m.handedOver,
-		Peers: m.answers, PeersAsked: m.asked, PeersDone: !m.asking, PeersParted: m.askedToPart, Parted: m.Parted,
+		Peers: m.answers, PeersAsked: m.asked, PeersDone: !m.asking, PeersAskedLSN: m.askedLSN, PeersParted: m.askedToPart, Parted: m.Parted,
 		Task: m.task.kind, Attempt: m.attempt, Adopted: m.adopted, AdoptedUntil: m.adoptedUntil,
 		AdoptedPaused: m.adoptedPaused, AdoptedUnled: m.adoptedUnled,
 		Stopping:    m.stopping,
@@ -156,6 +158,25 @@ func (a *Agent) sawPostgres(state postgres.State, data *dataState, err error) {
 	}
 }
 
+// sawPostgresAt takes in a look that began at a moment. The leader's position is only
+// compared with it if it was known by then: else one that was written meanwhile, perhaps
+// a whole segment further, would pass for a lag.
+func (m *member) sawPostgresAt(began cluster.Instant) {
+	m.pg.observedAt = began
+	if s := m.Snapshot.Status; s.OK() && !m.StatusSeen.IsZero() && !began.Before(m.StatusSeen) {
+		m.pg.leaderLSN = s.Value.OpTime
+	}
+}
+
+// leaderLSN is the leader's position that PostgreSQL's are to be compared with. After a
+// failover the shard may be behind what the old leader had.
+func (m *member) leaderLSN() int64 {
+	if !m.Snapshot.Status.OK() {
+		return 0
+	}
+	return min(m.pg.leaderLSN, m.Snapshot.Status.Value.OpTime)
+}
+
 // postmasterGone: the postmaster has ended. Unless it was told to, that counts
 // as a crash.
 func (a *Agent) postmasterGone() {
@@ -206,8 +227,8 @@ func (a *Agent) show(reason string) {
 		state.ObservedAt = state.At.Add(-now.Sub(at))
 	}
 	state.GuardRunning, state.GuardArmedFor = a.guard.shown(now)
-	if o.InRecovery && a.m.Snapshot.Status.OK() {
-		state.Postgres.Lag = max(0, a.m.Snapshot.Status.Value.OpTime-o.LSN())
+	if o.InRecovery {
+		state.Postgres.LeaderLSN = a.m.leaderLSN()
 	}
 	for _, s := range o.Standbys {
 		state.Postgres.Standbys = append(state.Postgres.Standbys, api.Standby{

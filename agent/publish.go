@@ -86,6 +86,7 @@ func (a *Agent) memberValue() cluster.Member {
 		if o.InRecovery {
 			m.ReceiveLSN, m.ReplayLSN = o.ReceivedLSN, o.ReplayedLSN
 			m.ReplicationState = o.ReplicationState
+			m.Lictor = &cluster.MemberLictor{LeaderLSN: a.m.leaderLSN()}
 		} else if a.m.published.promotedTo == o.Timeline && a.m.published.checkpointed != o.Timeline {
 			done := false
 			m.CheckpointAfterPromote = &done
@@ -223,6 +224,9 @@ func (a *Agent) worthWriting(value cluster.Member) bool {
 	before := a.m.published.value
 	for _, m := range []*cluster.Member{&before, &value} {
 		m.XLogLocation, m.ReceiveLSN, m.ReplayLSN = 0, 0, 0
+		if m.Lictor != nil {
+			m.Lictor = &cluster.MemberLictor{}
+		}
 	}
 	return !reflect.DeepEqual(before, value) || a.clock().Sub(a.m.published.touched) >= a.m.dynamic.LoopWait
 }

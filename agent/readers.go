@@ -100,7 +100,11 @@ func (r *readers) serve(now cluster.Instant, leader postgres.State, replica clus
 	if r.lagging[name] {
 		share = 2
 	}
-	r.lagging[name] = leader.LSN()-position > limits.MaximumLagForReaders/share ||
+	end := leader.LSN()
+	if l := replica.Lictor; l != nil && l.LeaderLSN > 0 && position == replica.ReplayLSN {
+		end = min(end, l.LeaderLSN) // its key's position is of an earlier moment than the leader's
+	}
+	r.lagging[name] = end-position > limits.MaximumLagForReaders/share ||
 		limits.MaximumDelayForReaders > 0 && r.delay(now, position) > limits.MaximumDelayForReaders/time.Duration(share)
 	return !r.lagging[name]
 }

@@ -168,7 +168,7 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 			if a.taskEdge.Load() == edge {
 				a.sawPostgres(state, data, err)
 				if err == nil {
-					a.m.pg.observedAt = began
+					a.m.sawPostgresAt(began)
 				}
 			}
 		})
@@ -193,6 +193,7 @@ func (a *Agent) askPeers(part uint64) {
 		return
 	}
 	a.m.asked, a.m.askedToPart, a.m.answers, a.m.asking = a.clock(), part, nil, true
+	a.m.askedLSN = a.m.pg.observed.LSN()
 	round := a.m.asked
 	var others []cluster.Member
 	for _, m := range a.m.Snapshot.Members {

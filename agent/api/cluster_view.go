@@ -95,7 +95,7 @@ func NewClusterView(scope string, s cluster.Snapshot) ClusterView {
 			if slices.ContainsFunc(s.Sync.Value.Standbys(), func(n string) bool { return strings.EqualFold(n, m.Name) }) {
 				v.Role = standbyRole
 			}
-			v.Lags = lagsOf(m, s.Status.Value.OpTime)
+			v.Lags = lagsOf(s, m)
 		case isStandbyCluster(map[string]any{"standby_cluster": config.StandbyCluster}):
 			v.Role = roleStandbyLeader
 		default:
@@ -110,21 +110,23 @@ func NewClusterView(scope string, s cluster.Snapshot) ClusterView {
 	return view
 }
 
-func lagsOf(m cluster.Member, leader int64) *Lags {
-	var out Lags
-	out.ReceiveLSN, out.ReceiveLag = position(m.ReceiveLSN, leader)
-	out.ReplayLSN, out.ReplayLag = position(m.ReplayLSN, leader)
-	out.LSN, out.Lag = position(m.XLogLocation, leader)
-	return &out
-}
-
-// position is a WAL position and its distance from the leader's; positions
-// begin above zero, so zero means that none was published.
-func position(lsn, leader int64) (where, lag any) {
-	if lsn == 0 {
-		return unknown, unknown
+func lagsOf(s cluster.Snapshot, m cluster.Member) *Lags {
+	// Positions begin above zero, so zero means that none was published.
+	position := func(lsn int64) (where, lag any) {
+		where, lag = unknown, unknown
+		if lsn > 0 {
+			where = formatLSN(lsn)
+		}
+		if bytes, known := s.Lag(m, lsn); known {
+			lag = bytes
+		}
+		return where, lag
 	}
-	return formatLSN(lsn), max(0, leader-lsn)
+	var out Lags
+	out.ReceiveLSN, out.ReceiveLag = position(m.ReceiveLSN)
+	out.ReplayLSN, out.ReplayLag = position(m.ReplayLSN)
+	out.LSN, out.Lag = position(m.XLogLocation)
+	return &out
 }
 
 // formatLSN writes a WAL position as PostgreSQL does.

@@ -52,7 +52,7 @@ func judge(s State, now time.Time, maxLag int64) verdict {
 	v.leader = s.Leader && leaseHolds(s, now) || pausedLeader(s)
 	v.primary = v.leader && v.running && !pg.InRecovery && !standbyCluster
 	v.standbyLeader = v.leader && v.running && pg.InRecovery && standbyCluster
-	behind := s.Cluster.Status.Value.OpTime - pg.ReplayedLSN
+	behind, _ := pg.Lag(pg.ReplayedLSN) // as with Patroni, what is not known is no lag here
 	v.replica = v.running && pg.InRecovery && !s.Leader &&
 		!boolTag(s, "noloadbalance") && (maxLag < 0 || behind <= maxLag)
 	return v
@@ -217,7 +217,8 @@ func (s *Server) readiness(state State, query url.Values) int {
 	if query.Get("mode") == "write" {
 		at = max(at, state.Postgres.ReceivedLSN)
 	}
-	if state.Postgres.ReplicationState == "streaming" && at > 0 && state.Cluster.Status.Value.OpTime-at <= limit {
+	behind, _ := state.Postgres.Lag(at)
+	if state.Postgres.ReplicationState == "streaming" && at > 0 && behind <= limit {
 		return http.StatusOK
 	}
 	return http.StatusServiceUnavailable

@@ -125,12 +125,19 @@ func TestHealthCheckFilters(t *testing.T) {
 	replica.Tags = map[string]any{"zone": "eu-1", "weight": 3, "fast": true, "clonefrom": false, "none": nil}
 	primary := primaryState(now())
 	primary.Tags = replica.Tags
+	older := replica // the leader has switched to another segment since this look
+	older.Cluster.Status.Value.OpTime += 16 * mega
+	unknownLeader := replica
+	unknownLeader.Postgres.LeaderLSN = 0
 	tests := []struct {
 		state State
 		url   string
 		want  int
 	}{
 		{replica, "/replica?lag=1MB", 200},
+		{older, "/replica?lag=1MB", 200},
+		{older, "/replica?lag=1048575", 503},
+		{unknownLeader, "/replica?lag=1kB", 200},
 		{replica, "/replica?lag=1048575", 503},
 		{replica, "/replica?lag=1048576", 200},
 		{replica, "/replica?lag=1023kB", 503},

@@ -180,6 +180,7 @@ func replicaState(at time.Time) State {
 	s.Member = cluster.Member{Name: "node2", Role: "replica", State: "running"}
 	s.Postgres.InRecovery, s.Postgres.LSN = true, 0
 	s.Postgres.ReceivedLSN, s.Postgres.ReplayedLSN = 100*mega, 99*mega
+	s.Postgres.LeaderLSN = 100 * mega
 	s.Postgres.ReplicationState = "streaming"
 	return s
 }

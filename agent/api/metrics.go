@@ -114,7 +114,9 @@ func (c *collector) lictor(state State, status lictorStatus, gauge sendGauge) {
 	gauge("lictor_lease_left_seconds", "How long the lease still runs, 0 when this member holds none.", left)
 	gauge("lictor_build_info", "1, with the agent's version.", 1, "version", state.Version)
 	gauge("lictor_lease_duration_seconds", "How long a lease is: the setting ttl.", state.Dynamic.TTL.Seconds())
-	gauge("lictor_replica_lag_bytes", "How far this replica is behind what the leader has published last, 0 elsewhere.", only(state.Postgres.InRecovery, state.Postgres.Lag))
+	if lag, known := state.Postgres.Lag(max(state.Postgres.ReceivedLSN, state.Postgres.ReplayedLSN)); known || !state.Postgres.InRecovery {
+		gauge("lictor_replica_lag_bytes", "How far this replica is behind what the leader had published before it looked, 0 elsewhere, absent where it is not known.", float64(lag))
+	}
 	gauge("lictor_members", "Members of the shard in Consul.", float64(len(state.Cluster.Members)))
 	gauge("lictor_guard_running", "1 if the guard answers the agent.", flag(status.Guard.Running))
 	gauge("lictor_guard_armed_seconds", "How long the guard still lets PostgreSQL live, 0 when it is disarmed.", float64(status.Guard.ArmedForMS)/1000)

@@ -177,8 +177,18 @@ type Postgres struct {
 	ReplicationState string
 	Standbys         []Standby
 	PendingRestart   map[string]cluster.PendingChange
-	// Lag in bytes behind the leader's last published position (replica).
-	Lag int64
+	// LeaderLSN is the leader's position that was known before this look began, which a
+	// replica's own ones are compared with; 0: unknown.
+	LeaderLSN int64
+}
+
+// Lag is how many bytes a replica that answers is behind the leader with one of its
+// positions, by this look; not known where one of the two is not.
+func (p Postgres) Lag(position int64) (bytes int64, known bool) {
+	if !p.Accepting || !p.InRecovery || p.LeaderLSN <= 0 || position <= 0 {
+		return 0, false
+	}
+	return max(0, p.LeaderLSN-position), true
 }
 
 // Standby is one line of pg_stat_replication.

@@ -48,6 +48,22 @@ type Snapshot struct {
 	Members  []Entry[Member] // sorted by name
 }
 
+// Lag is how many bytes of WAL a replica's position, one of those under its key, is
+// behind the leader's; not known where one of the two is not. The leader's position in
+// the key status is of another moment: it may be newer by the WAL of some seconds, or by
+// a whole segment that was switched. So what counts is the one that the replica knew of
+// before it looked. A member of Patroni's says nothing of that.
+func (s Snapshot) Lag(m Member, position int64) (bytes int64, known bool) {
+	leader := s.Status.Value.OpTime
+	if m.Lictor != nil {
+		leader = min(leader, m.Lictor.LeaderLSN)
+	}
+	if position <= 0 || leader <= 0 || !s.Status.OK() {
+		return 0, false
+	}
+	return max(0, leader-position), true
+}
+
 // ParseSnapshot sorts the keys of one shard into a snapshot. Keys that are not
 // the shard's are passed over.
 func ParseSnapshot(keys Keys, kvs []KV, index uint64) Snapshot {

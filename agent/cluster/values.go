@@ -36,6 +36,16 @@ type Member struct {
 	ReplicationState string         `json:"replication_state,omitempty"`
 	ScheduledRestart map[string]any `json:"scheduled_restart,omitempty"`
 	Pause            bool           `json:"pause,omitempty"`
+	// Lictor is absent in the key of a member of Patroni's.
+	Lictor *MemberLictor `json:"lictor,omitempty"`
+}
+
+// MemberLictor is what a member of Lictor's says beyond Patroni's format.
+type MemberLictor struct {
+	// LeaderLSN is the leader's position that a replica knew of before it looked at its
+	// own ones: what it had not reached then is its lag. Zero: it has not looked since
+	// it knew of one.
+	LeaderLSN int64 `json:"leader_lsn,omitempty"`
 }
 
 // PendingChange is a parameter that takes effect with the next restart.

@@ -300,6 +300,12 @@ func TestHandover(t *testing.T) {
 		{"candidate silent", view(lease, request(cluster.Failover{Leader: "a", Candidate: "b"}), asked(Peer{Name: "b"}, peer("c", 1, 5000))), "clear the failover key", "b does not answer"},
 		{"candidate on another timeline", view(lease, request(cluster.Failover{Candidate: "b"}), asked(peer("b", 2, 6000))), "clear the failover key", "does not follow timeline 1"},
 		{"candidate lags", view(lease, request(cluster.Failover{Candidate: "b"}), asked(peer("b", 1, 5000-2<<20))), "clear the failover key", "lags"},
+		{"a segment was switched after the candidate was asked", view(lease, request(cluster.Failover{Candidate: "b"}), asked(peer("b", 1, 5000)), func(v *View) {
+			v.PeersAskedLSN, v.Postgres.LSN, v.Cluster.Status.Value.OpTime = 5000, 16<<20, 16<<20
+		}), "hand over to b", ""},
+		{"the candidate lagged when it was asked", view(lease, request(cluster.Failover{Candidate: "b"}), asked(peer("b", 1, 5000-2<<20)), func(v *View) {
+			v.PeersAskedLSN, v.Postgres.LSN, v.Cluster.Status.Value.OpTime = 5000, 16<<20, 16<<20
+		}), "clear the failover key", "lags"},
 		{"candidate not synchronous", view(lease, syncKey("a", "c"), func(v *View) {
 			v.Config.SynchronousMode = cluster.SyncOn
 		}, request(cluster.Failover{Candidate: "b"}), asked(peer("b", 1, 5000))), "clear the failover key", "not a synchronous standby"},

@@ -69,11 +69,12 @@ func handover(v View) Decision {
 		return wait("the leader, asked to switch over")
 	}
 	best, why := Peer{}, "no other member answers"
+	asked := v.asAsked()
 	for _, p := range v.Peers {
 		if request.Candidate != "" && p.Name != request.Candidate {
 			continue
 		}
-		if problem := v.successorProblem(p); problem != "" {
+		if problem := asked.successorProblem(p); problem != "" {
 			why = p.Name + " " + problem
 			continue
 		}
@@ -88,6 +89,17 @@ func handover(v View) Decision {
 		return refuse(why)
 	}
 	return do("switching over to "+best.Name, Handover{Successor: best.Name, OnBusy: request.OnBusy})
+}
+
+// asAsked is the view with the positions of this leader that the peers' answers can be
+// compared with: those from before they were asked. It may have switched to another WAL
+// segment since, which would pass for a lag of 16 MB.
+func (v View) asAsked() View {
+	if v.PeersAskedLSN > 0 {
+		v.Postgres.LSN = min(v.Postgres.LSN, v.PeersAskedLSN)
+		v.Cluster.Status.Value.OpTime = min(v.Cluster.Status.Value.OpTime, v.PeersAskedLSN)
+	}
+	return v
 }
 
 // successorProblem says why a member cannot take over from this leader now.

@@ -39,6 +39,9 @@ type View struct {
 	// PeersDone whether every one of them answered or failed to.
 	PeersAsked cluster.Instant
 	PeersDone  bool
+	// PeersAskedLSN is this member's own position, as it was known when they were asked:
+	// what a peer had not reached later is its lag, whatever was written meanwhile.
+	PeersAskedLSN int64
 	// PeersParted is the status that they were asked to part from first; zero: none.
 	PeersParted uint64
 	// Parted is the status (its ModifyIndex) under which this member has parted from

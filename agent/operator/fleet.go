@@ -258,8 +258,8 @@ func (s fleetShard) row(alarms []alarm) []Cell {
 			continue
 		}
 		running++
-		if m.Value.XLogLocation > 0 {
-			lag = max(lag, s.snapshot.Status.Value.OpTime-m.Value.XLogLocation, 0)
+		if behind, known := s.snapshot.Lag(m.Value, m.Value.XLogLocation); known {
+			lag = max(lag, behind)
 		}
 	}
 	row = append(row, text(s.scope), primary, Cell{Text: fmt.Sprintf("%d/%d", running, replicas)}, s.sync(), Cell{}, Cell{})

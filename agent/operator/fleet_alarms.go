@@ -59,8 +59,8 @@ func (s fleetShard) alarms() []alarm {
 		add(v.Timeline > 0 && leader.Value.Timeline > 0 && v.Timeline != leader.Value.Timeline, "see its log; lictor reinit makes it anew",
 			"%s is on timeline %d", v.Name, v.Timeline)
 		add(streams && v.ReplicationState == "", "see PostgreSQL's log on both sides: pg_hba, password, slot, network", "%s does not replicate", v.Name)
-		lag := snapshot.Status.Value.OpTime - v.XLogLocation
-		add(v.XLogLocation > 0 && s.dynamic.MaximumLagOnFailover > 0 && lag > s.dynamic.MaximumLagOnFailover,
+		lag, known := snapshot.Lag(v, v.XLogLocation)
+		add(known && s.dynamic.MaximumLagOnFailover > 0 && lag > s.dynamic.MaximumLagOnFailover,
 			"see pg_stat_replication on the primary, and the replica's disk and long queries", "%s lags %s", v.Name, size(lag))
 	}
 	add(len(snapshot.Members) == 1, "add a member: without one nothing can take over", "no replica")

@@ -37,6 +37,15 @@ func TestAlarms(t *testing.T) {
 		{name: "another timeline", edit: func(s *cluster.Snapshot) { s.Members[2].Value.Timeline = 1 }, want: "c is on timeline 1"},
 		{name: "no replication", edit: func(s *cluster.Snapshot) { s.Members[2].Value.ReplicationState = "" }, want: "c does not replicate"},
 		{name: "lag", edit: func(s *cluster.Snapshot) { s.Members[2].Value.XLogLocation -= 3 << 20 }, want: "c lags 3 MB"},
+		{name: "the leader has switched to another segment since the replica looked", edit: func(s *cluster.Snapshot) {
+			s.Members[2].Value.Lictor = &cluster.MemberLictor{LeaderLSN: s.Status.Value.OpTime}
+			s.Status.Value.OpTime += 15 << 20
+			s.Members[1].Value.XLogLocation += 15 << 20
+		}},
+		{name: "a lag when the replica looked", edit: func(s *cluster.Snapshot) {
+			s.Members[2].Value.Lictor = &cluster.MemberLictor{LeaderLSN: s.Status.Value.OpTime}
+			s.Members[2].Value.XLogLocation -= 3 << 20
+		}, want: "c lags 3 MB"},
 		{name: "alone", edit: func(s *cluster.Snapshot) { s.Members = s.Members[:1] }, want: "no replica"},
 		{name: "restart", edit: func(s *cluster.Snapshot) { s.Members[0].Value.PendingRestart = true }, want: "a waits for a restart"},
 		{name: "pause", shard: func(s *fleetShard) { s.dynamic.Pause = true }, want: "paused"},

@@ -214,7 +214,7 @@ func mayCost(snapshot cluster.Snapshot, d cluster.Dynamic, a act, candidate stri
 	}
 	var costs []string
 	if behind := snapshot.Status.Value.OpTime - m.Value.XLogLocation; m.Value.XLogLocation > 0 && behind > 0 && snapshot.LeaderName() == "" {
-		costs = append(costs, fmt.Sprintf("%s is %d bytes of WAL behind the last known position: what it lacks is lost", candidate, behind))
+		costs = append(costs, fmt.Sprintf("%s is up to %d bytes of WAL behind the last known position: what it lacks is lost", candidate, behind))
 	}
 	if d.SynchronousMode.On() && snapshot.Sync.Exists() && !snapshot.Sync.Value.Has(candidate) {
 		costs = append(costs, candidate+" is no synchronous standby: commits that were acknowledged and have not reached it are lost")

@@ -161,6 +161,11 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 		}
 		return State{Running: true}, fmt.Errorf("observing PostgreSQL: %w", err)
 	}
+	if s.ReceivedLSN > 0 {
+		// A WAL receiver begins at its segment's first byte: what was replayed beyond
+		// that has been received before.
+		s.ReceivedLSN = max(s.ReceivedLSN, s.ReplayedLSN)
+	}
 	if replayedAt != nil {
 		s.ReplayedAt = *replayedAt
 	}

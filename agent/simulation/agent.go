@@ -40,6 +40,8 @@ type agent struct {
 
 	answers []ha.Peer
 	asked   cluster.Instant
+	// askedLSN is its own position as it was known then.
+	askedLSN int64
 	// askedToPart is the status that they were asked to part from first.
 	askedToPart uint64
 	pending     bool
@@ -206,7 +208,7 @@ func (a *agent) view() ha.View {
 		Config: a.dynamic, Fence: a.margins(),
 		Cluster: a.Snapshot, Read: a.Read, FirstRead: a.FirstRead, StatusSeen: a.StatusSeen, Session: a.session,
 		Lease: a.tenure.Lease(), Promise: a.tenure.Promise(), Giving: a.tenure.Giving(), HandedOver: a.handedOver,
-		Peers: a.answers, PeersAsked: a.asked, PeersDone: !a.pending, PeersParted: a.askedToPart, Parted: a.Parted,
+		Peers: a.answers, PeersAsked: a.asked, PeersDone: !a.pending, PeersAskedLSN: a.askedLSN, PeersParted: a.askedToPart, Parted: a.Parted,
 		Attempt: a.attempt, Adopted: a.adopted, AdoptedUntil: a.adoptedUntil, AdoptedPaused: a.adoptedPaused, AdoptedUnled: a.adoptedUnled, Stopping: a.stopping,
 		SyncWriting: a.writing[keySync], SyncUncertain: a.syncUncertain, SyncBefore: a.syncBefore,
 		WatchdogOK: true,

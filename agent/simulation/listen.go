@@ -169,6 +169,7 @@ func (a *agent) askPeers(part uint64) {
 		return
 	}
 	a.asked, a.askedToPart, a.answers, a.pending = a.clock(), part, nil, true
+	a.askedLSN = a.pg.observed.lsn
 	var peers []ha.Peer
 	for _, m := range a.Snapshot.Members {
 		if m.OK() && m.Value.Name != a.host.name {
