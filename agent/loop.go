@@ -38,7 +38,9 @@ type member struct {
 	memos                       uint64 // that were made for the guard
 	crashes                     []cluster.Instant
 	pgDown                      cluster.Instant
-	upstream                    string
+	// unservedSince is since when, as the leader, it was not seen to serve.
+	unservedSince cluster.Instant
+	upstream      string
 
 	// Peers
 	answers []ha.Peer
@@ -196,6 +198,7 @@ func (a *Agent) drain() {
 // step observes, decides and acts once, and says when to come round again.
 func (a *Agent) step() time.Duration {
 	a.callBack()
+	a.m.noteService(a.clock())
 	v := a.view()
 	d := ha.Decide(v)
 	a.note(v, d)

@@ -77,7 +77,7 @@ func (a *Agent) view() ha.View {
 		Running: m.pg.running, Accepting: o.Accepting, Primary: m.pg.primary(),
 		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying, Restoring: a.restoring(),
 		Upstream: m.upstream, Streaming: o.ReplicationState == postgres.Streaming,
-		ShutDown: m.pg.shutDown, DownSince: m.pgDown, Crashes: m.recentCrashes(now),
+		ShutDown: m.pg.shutDown, DownSince: m.pgDown, UnservedSince: m.unservedSince, Crashes: m.recentCrashes(now),
 		SyncNames: m.pg.syncNames, SyncAny: m.pg.syncAny, SyncSince: m.pg.syncSince,
 		SyncUnsure:        !m.pg.syncSet || m.settingSync || o.Accepting && o.SyncNames != m.pg.syncValue,
 		SynchronousCommit: a.pg.SynchronousCommit(),
@@ -91,6 +91,21 @@ func (a *Agent) view() ha.View {
 		})
 	}
 	return v
+}
+
+// staleAfter is when a look at PostgreSQL is too old to say that it serves: the next
+// ones are stuck, or fail.
+const staleAfter = 10 * time.Second
+
+// noteService notes since when a leader's PostgreSQL was not seen to serve.
+func (m *member) noteService(now cluster.Instant) {
+	stale := now.Sub(m.pg.observedAt) > staleAfter+m.dynamic.RetryTimeout
+	switch {
+	case m.tenure.Until().IsZero(), m.pg.running && m.pg.observed.Accepting && m.pg.primary() && !stale:
+		m.unservedSince = 0
+	case m.unservedSince.IsZero():
+		m.unservedSince = now
+	}
 }
 
 // crashWindow is how long an unexpected end of PostgreSQL is remembered.

@@ -23,7 +23,8 @@ type Dynamic struct {
 	MaxTimelinesHistory int `mapstructure:"max_timelines_history"`
 	// CheckTimeline keeps a member whose timeline is older than the shard's from leading.
 	CheckTimeline bool `mapstructure:"check_timeline"`
-	// PrimaryStartTimeout is how long a crashed primary may take to come back, in seconds, before
+	// PrimaryStartTimeout is how long a crashed primary may take to come back, or one that hangs
+	// may serve nobody, in seconds, before
 	// another member leads; 0: at once, if another one can. Alias: master_start_timeout.
 	PrimaryStartTimeout time.Duration `mapstructure:"-"`
 	// PrimaryStopTimeout is how long a primary may take to stop, in seconds; 0: no limit. Without

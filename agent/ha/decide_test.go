@@ -229,6 +229,11 @@ func TestLeading(t *testing.T) {
 	beatDue := holdsLease(6 * time.Second)
 	failed := func(v *View) { v.Attempt = Attempt{Kind: TaskStart, Failures: 3, NotUntil: now.Add(time.Second)} }
 	crashed := func(v *View) { down(v); v.Postgres.DownSince = now.Add(-time.Second) }
+	unserved := func(d time.Duration) func(*View) {
+		return func(v *View) { v.Postgres.Accepting, v.Postgres.UnservedSince = false, now.Add(-d) }
+	}
+	doing := func(kind TaskKind) func(*View) { return func(v *View) { v.Task = kind } }
+	atOnce := func(v *View) { v.Config.PrimaryStartTimeout = 0 }
 	recovers := func(v *View) { v.Postgres.Accepting, v.Postgres.DownSince = false, now.Add(-301*time.Second) }
 	runSituations(t, []situationTest{
 		{"beat due", view(beatDue), "beat", "with the lock"},
@@ -254,6 +259,15 @@ func TestLeading(t *testing.T) {
 		}, asked(peer("b", 1, 4000), peer("c", 1, 5000))), "give the lease up to c", "promotion fails"},
 		{"paused and down", view(holdsLease(7*time.Second), crashed, paused_), "", "paused"},
 		{"in crash recovery for too long", view(holdsLease(7*time.Second), recovers, asked(peer("b", 1, 5000))), "give the lease up to b", "primary_start_timeout"},
+		{"its postmaster hangs", view(holdsLease(7*time.Second), unserved(301*time.Second), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
+		{"its postmaster hangs, not for long", view(holdsLease(7*time.Second), unserved(299*time.Second), asked(peer("b", 1, 5000))), "", "is starting"},
+		{"its postmaster hangs, alone", view(holdsLease(7*time.Second), unserved(301*time.Second), asked()), "", "is starting"},
+		{"its postmaster hangs, paused", view(holdsLease(7*time.Second), unserved(301*time.Second), paused_, asked(peer("b", 1, 5000))), "", "paused"},
+		{"its postmaster hangs, timeout 0, for less than a lease", view(holdsLease(7*time.Second), unserved(ttl-1), atOnce, asked(peer("b", 1, 5000))), "", "is starting"},
+		{"its postmaster hangs, timeout 0, for a lease", view(holdsLease(7*time.Second), unserved(ttl), atOnce, asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
+		{"a restart that does not end", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskRestart), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
+		{"a promotion that does not end", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskPromote), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
+		{"a demotion", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskDemote), asked(peer("b", 1, 5000))), "", "busy: demote"},
 		{"paused and in crash recovery for too long", view(holdsLease(7*time.Second), recovers, paused_, asked(peer("b", 1, 5000))), "", "paused"},
 	})
 }

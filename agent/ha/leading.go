@@ -21,6 +21,9 @@ const patrolEvery = 5 * time.Second
 //	the required watchdog does not work     give the lease up, or demote
 //	its disk full, read-only or hung for
 //	  a lease, and another member can lead  give the lease up
+//	serving nobody for primary_start_timeout,
+//	  whatever it does, and another member
+//	  can lead                              give the lease up
 //	primary, accepting                      handover if asked for; synchronous replication
 //	replica, accepting                      promote
 //	shut down by somebody else              end what is left of it (see shutDown)
@@ -82,6 +85,10 @@ func renew(v View) Decision {
 func duty(v View) Decision {
 	pg := v.Postgres
 	switch {
+	case v.servesNobody():
+		rest := v
+		rest.Postgres.UnservedSince = 0
+		return giveUpOr(v, "PostgreSQL has served nobody for primary_start_timeout", duty(rest))
 	case v.Task != TaskNone:
 		return wait("the leader, busy: " + string(v.Task))
 	case v.mustGiveBack() && !v.Config.Pause:
@@ -130,6 +137,17 @@ func duty(v View) Decision {
 		wake = earlier(wake, d.Wake)
 	}
 	return Decision{Wake: wake}
+}
+
+// servesNobody reports whether this leader has served nobody for longer than it may,
+// whatever keeps it from that: a postmaster that hangs, a start, restart or promotion
+// that does not end, a look at PostgreSQL or its data that does not come back. A lease
+// is left for what only looks like that. A demotion ends by itself, and a handover has
+// a limit of its own.
+func (v View) servesNobody() bool {
+	since := v.Postgres.UnservedSince
+	return !since.IsZero() && !v.Config.Pause && v.Task != TaskDemote && v.Task != TaskHandover &&
+		!v.Now.Before(since.Add(max(v.Config.PrimaryStartTimeout, v.Config.TTL)))
 }
 
 // inTouch tells whether Consul has renewed the lease lately. Without it nothing

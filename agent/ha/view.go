@@ -176,6 +176,9 @@ type Postgres struct {
 	// DownSince is when the postmaster was first seen gone without being told
 	// to; zero when it runs or was stopped on purpose.
 	DownSince cluster.Instant
+	// UnservedSince is since when PostgreSQL was not seen to serve as a primary though
+	// this member holds the lease; zero: it serves, or no lease is held.
+	UnservedSince cluster.Instant
 	// Crashes counts unexpected ends within the last minutes.
 	Crashes int
 	// Standbys are the replicas connected to this primary.

@@ -80,6 +80,9 @@ type Instance struct {
 	sql chan *pgx.Conn
 
 	controls controlCache
+
+	// answered is when the postmaster last answered a new connection.
+	answered atomic.Int64
 }
 
 // New makes an instance. It looks at the programs and at nothing else.

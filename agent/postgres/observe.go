@@ -181,6 +181,12 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 		}
 	}
 	s.Timeline = p.furthestTimeline(s)
+	if err := p.postmasterAnswers(ctx); err != nil {
+		if !p.Running() {
+			return State{}, nil
+		}
+		return s, fmt.Errorf("observing PostgreSQL: %w", err)
+	}
 	s.Accepting = true
 	return s, nil
 }

@@ -185,6 +185,35 @@ func TestObserveFrozen(t *testing.T) {
 	p.give(conn)
 }
 
+// A postmaster that hangs lets nobody in, though the kept connection, whose backend goes
+// on, answers well.
+func TestObserveHungPostmaster(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	observe(ctx, t, p, "accepts", func(s State) bool { return s.Accepting })
+	must(t, p.signal(syscall.SIGSTOP))
+	defer func() { must(t, p.signal(syscall.SIGCONT)) }()
+	for {
+		limit, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		s, err := p.Observe(limit)
+		cancel()
+		if err != nil {
+			if !s.Running || s.Accepting || s.InRecovery || s.WriteLSN == 0 {
+				t.Errorf("hung: %+v", s)
+			}
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatal("it is taken to accept connections")
+		}
+		time.Sleep(pollEvery)
+	}
+	must(t, p.signal(syscall.SIGCONT))
+	observe(ctx, t, p, "goes on", func(s State) bool { return s.Accepting })
+}
+
 // Commits wait only when the checkpointer has read who for. As long as it has
 // not, no position may be promised.
 func TestSynchronousAwaitsTheCheckpointer(t *testing.T) {

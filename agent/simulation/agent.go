@@ -35,7 +35,7 @@ type agent struct {
 	// adoptedPaused, adoptedUnled: ha.View.
 	adoptedPaused, adoptedUnled bool
 	crashes                     []cluster.Instant
-	pgDown                      cluster.Instant
+	pgDown, unservedSince       cluster.Instant
 	upstream                    string
 
 	answers []ha.Peer
@@ -164,6 +164,12 @@ func (a *agent) step() {
 	if a.dead || a.stepped {
 		return
 	}
+	switch {
+	case a.tenure.Until().IsZero(), a.pg.running && a.pg.observed.accepting && !a.pg.observed.recovery:
+		a.unservedSince = 0
+	case a.unservedSince.IsZero():
+		a.unservedSince = a.clock()
+	}
 	v := a.view()
 	a.host.w.mutant.see(a, &v)
 	d := ha.Decide(v)
@@ -227,7 +233,7 @@ func (a *agent) view() ha.View {
 		Running: a.pg.running, Accepting: o.accepting, Primary: a.pg.primary(),
 		Timeline: o.timeline, LSN: o.lsn, Replaying: o.replaying, Restoring: a.restoring(),
 		Upstream: a.upstream, Streaming: o.streaming,
-		DownSince: a.pgDown, Crashes: crashes,
+		DownSince: a.pgDown, UnservedSince: a.unservedSince, Crashes: crashes,
 		Standbys: o.standbys, SyncNames: a.pg.syncNames, SyncAny: a.pg.syncAny, SyncSince: a.pg.syncSince,
 		SyncUnsure:        !a.pg.syncSet || a.settingSync || o.accepting && o.syncValue != a.pg.syncValue,
 		SynchronousCommit: "on",
