@@ -49,18 +49,36 @@ func TestPointInTimeRecovery(t *testing.T) {
 		elsewhere    bool   // restore_command is in postgresql.recovery_conf
 		want         string // of the error; empty: the table is there
 	}{
-		{"kept, with its restore_command", cp + heredoc("postgresql.auto.conf", restore+"recovery_target_name = 'before'\nrecovery_target_action = 'promote'\n") + signal,
-			map[string]any{"keep_existing_recovery_conf": true}, false, ""},
-		{"kept, restore_command elsewhere, no action", found + heredoc("postgresql.auto.conf", "recovery_target_name = 'before'\n") + signal,
-			map[string]any{"keep_existing_recovery_conf": true}, true, ""},
-		{"kept, in postgresql.conf", mkdir + heredoc("postgresql.conf", restore+"recovery_target_name = before\nrecovery_target_action = pause\n") + signal,
-			map[string]any{"keep_existing_recovery_conf": "yes"}, false, ""},
-		{"configured, the program's own not kept", cp + heredoc("postgresql.auto.conf", "recovery_target_xid = '3'\nrestore_command = false\n") + signal,
-			map[string]any{"recovery_conf": map[string]any{"restore_command": "cp " + archive + "/%f %p", "recovery_target_name": "before"}}, false, ""},
-		{"kept, a standby", cp + heredoc("postgresql.auto.conf", restore) + "touch \"$d/standby.signal\"\n",
-			map[string]any{"keep_existing_recovery_conf": true}, false, "standby.signal"},
-		{"kept, a target without its signal", cp + heredoc("postgresql.auto.conf", restore+"recovery_target_name = 'before'\n"),
-			map[string]any{"keep_existing_recovery_conf": true}, false, "no recovery.signal"},
+		{
+			"kept, with its restore_command", cp + heredoc("postgresql.auto.conf", restore+"recovery_target_name = 'before'\nrecovery_target_action = 'promote'\n") + signal,
+			map[string]any{"keep_existing_recovery_conf": true},
+			false, "",
+		},
+		{
+			"kept, restore_command elsewhere, no action", found + heredoc("postgresql.auto.conf", "recovery_target_name = 'before'\n") + signal,
+			map[string]any{"keep_existing_recovery_conf": true},
+			true, "",
+		},
+		{
+			"kept, in postgresql.conf", mkdir + heredoc("postgresql.conf", restore+"recovery_target_name = before\nrecovery_target_action = pause\n") + signal,
+			map[string]any{"keep_existing_recovery_conf": "yes"},
+			false, "",
+		},
+		{
+			"configured, the program's own not kept", cp + heredoc("postgresql.auto.conf", "recovery_target_xid = '3'\nrestore_command = false\n") + signal,
+			map[string]any{"recovery_conf": map[string]any{"restore_command": "cp " + archive + "/%f %p", "recovery_target_name": "before"}},
+			false, "",
+		},
+		{
+			"kept, a standby", cp + heredoc("postgresql.auto.conf", restore) + "touch \"$d/standby.signal\"\n",
+			map[string]any{"keep_existing_recovery_conf": true},
+			false, "standby.signal",
+		},
+		{
+			"kept, a target without its signal", cp + heredoc("postgresql.auto.conf", restore+"recovery_target_name = 'before'\n"),
+			map[string]any{"keep_existing_recovery_conf": true},
+			false, "no recovery.signal",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := settings(t, dir, fmt.Sprintf("restored%d", i))
