@@ -83,6 +83,9 @@ func (a *Agent) view() ha.View {
 		SynchronousCommit: a.pg.SynchronousCommit(),
 		DiskTrouble:       m.disk.trouble, DiskSince: m.disk.since,
 	}
+	if o.Undersized {
+		v.Postgres.Undersized = o.Standstill
+	}
 	for _, s := range o.Standbys {
 		v.Postgres.Standbys = append(v.Postgres.Standbys, ha.Standby{
 			Name: s.ApplicationName, Streaming: s.State == postgres.Streaming,
@@ -228,7 +231,8 @@ func (a *Agent) show(reason string) {
 			State: a.pgStateName(), Accepting: o.Accepting && a.m.pg.running, InRecovery: !a.m.pg.primary(),
 			StartTime: o.StartTime, ServerVersion: o.ServerVersion, SystemIdentifier: a.m.data.SystemIdentifier,
 			Timeline: o.Timeline, LSN: o.LSN(), ReceivedLSN: o.ReceivedLSN, ReplayedLSN: o.ReplayedLSN,
-			ReplayedAt: o.ReplayedAt, ReplayPaused: o.ReplayPaused, Replaying: o.Replaying, Restoring: a.restoring(), ReplicationState: o.ReplicationState,
+			ReplayedAt: o.ReplayedAt, ReplayPaused: o.ReplayPaused, Standstill: o.Standstill,
+			Replaying: o.Replaying, Restoring: a.restoring(), ReplicationState: o.ReplicationState,
 			PendingRestart: o.PendingRestart,
 		},
 	}

@@ -85,7 +85,7 @@ func (a *Agent) memberValue() cluster.Member {
 		m.XLogLocation, m.Timeline = o.LSN(), o.Timeline
 		if o.InRecovery {
 			m.ReceiveLSN, m.ReplayLSN = o.ReceivedLSN, o.ReplayedLSN
-			m.ReplicationState = o.ReplicationState
+			m.ReplicationState, m.ReplayStandsStill = o.ReplicationState, o.Standstill
 			m.Lictor = &cluster.MemberLictor{LeaderLSN: a.m.leaderLSN()}
 		} else if a.m.published.promotedTo == o.Timeline && a.m.published.checkpointed != o.Timeline {
 			done := false

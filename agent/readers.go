@@ -11,7 +11,8 @@ import (
 
 // readers decides which replicas the route sends readers to: those that stream and
 // are not too far behind in replaying, by bytes and by time. Who is too far behind
-// is taken back within half of that, so that it does not come and go. A replica that
+// is taken back within half of that, so that it does not come and go. One whose replay
+// stands still gets none, however little it is behind by now. A replica that
 // has readers and stops streaming keeps them for one ttl: a change of leader ends
 // all replication for a moment.
 type readers struct {
@@ -83,6 +84,9 @@ func replayed(leader postgres.State, replica cluster.Member) int64 {
 // serve reports whether a replica takes readers; had says that it did.
 func (r *readers) serve(now cluster.Instant, leader postgres.State, replica cluster.Member, had bool, limits cluster.Dynamic) bool {
 	name := replica.Name
+	if replica.ReplayStandsStill != "" {
+		return false
+	}
 	position := replayed(leader, replica)
 	if position == 0 {
 		since, known := r.silent[name]

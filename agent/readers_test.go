@@ -100,3 +100,16 @@ func TestReadersByTime(t *testing.T) {
 		t.Errorf("a delay of about 100 s is taken for %s", got)
 	}
 }
+
+func TestReadersOfReplayThatStandsStill(t *testing.T) {
+	r := readers{lagging: map[string]bool{}, silent: map[string]cluster.Instant{}}
+	leader := postgres.State{Accepting: true, WriteLSN: 1 << 20, Standbys: []postgres.StandbyState{{ApplicationName: "db2", State: postgres.Streaming, ReplayLSN: 1 << 20}}}
+	limits := cluster.Dynamic{MaximumLagForReaders: 16 << 20}
+	member := cluster.Member{Name: "db2"}
+	for _, why := range []string{"", "paused by pg_wal_replay_pause()", ""} {
+		member.ReplayStandsStill = why
+		if got, want := r.serve(1, leader, member, true, limits), why == ""; got != want {
+			t.Errorf("replay stands still, %q: serves %t, want %t", why, got, want)
+		}
+	}
+}

@@ -116,6 +116,38 @@ func (a *Agent) restartPostgres() func(context.Context) error {
 	}
 }
 
+// restartReplica restarts a replica whose replay goes on only after that. A synchronous
+// standby has its leader let it go first.
+func (a *Agent) restartReplica(upstream string) {
+	as := postgres.StartAs{Role: postgres.Replica}
+	if upstream != "" {
+		up, err := a.upstreamOf(upstream)
+		if err != nil {
+			a.noteAttempt(ha.TaskRestart, err)
+			return
+		}
+		as.Upstream = &up
+	}
+	limit := a.beforeStopLimit()
+	a.startTask(ha.TaskRestart, func(ctx context.Context) error {
+		if upstream != "" {
+			defer a.rejoinSync(ctx)
+			if err := a.leaveSync(ctx); err != nil {
+				return err
+			}
+		}
+		a.beforeStop(ctx, limit)
+		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+			return err
+		}
+		return a.pg.Start(ctx, as)
+	}, func(err error) {
+		if err == nil {
+			a.m.upstream = upstream
+		}
+	})
+}
+
 // leaveSync publishes the tag nosync and waits until the leader has taken this
 // member out of the key sync, or, as there may be nobody to take its place, for two
 // loop_waits, as Patroni does. rejoinSync takes the tag back.

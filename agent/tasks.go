@@ -152,6 +152,8 @@ func (a *Agent) begin(action ha.Action) {
 			a.rejoin(act.Upstream)
 		case ha.Follow:
 			a.follow(act.Upstream)
+		case ha.RestartReplica:
+			a.restartReplica(act.Upstream)
 		case ha.Promote:
 			a.promote(act)
 		case ha.Handover:

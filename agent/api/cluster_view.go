@@ -49,6 +49,7 @@ type MemberView struct {
 	PendingRestartReason map[string]cluster.PendingChange `json:"pending_restart_reason,omitempty"`
 	ScheduledRestart     map[string]any                   `json:"scheduled_restart,omitempty"`
 	Tags                 map[string]any                   `json:"tags,omitempty"`
+	ReplayStandsStill    string                           `json:"replay_stands_still,omitempty"`
 	*Lags
 }
 
@@ -83,7 +84,7 @@ func NewClusterView(scope string, s cluster.Snapshot) ClusterView {
 		v := MemberView{
 			Name: m.Name, State: m.State, APIURL: m.APIURL, Timeline: m.Timeline,
 			PendingRestart: m.PendingRestart, PendingRestartReason: m.PendingRestartReason,
-			ScheduledRestart: m.ScheduledRestart, Tags: m.Tags,
+			ScheduledRestart: m.ScheduledRestart, Tags: m.Tags, ReplayStandsStill: m.ReplayStandsStill,
 		}
 		if m.ReplicationState != "" {
 			v.State = m.ReplicationState

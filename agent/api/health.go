@@ -17,7 +17,8 @@ import (
 //	standby-leader, standby_leader  leads a standby cluster
 //	leader                          holds the lock and its lease
 //	master, primary, read-write, /  leads, and PostgreSQL is a primary
-//	replica                         a running replica, not lagging, to be used
+//	replica                         a running replica, not lagging, to be used, whose
+//	                                replay does not stand still
 //	read-only                       primary, standby leader or replica
 //	health                          PostgreSQL runs
 //	/sync, /async, /quorum, ...     a replica that is (not) a synchronous one
@@ -54,7 +55,7 @@ func judge(s State, now time.Time, maxLag int64) verdict {
 	v.standbyLeader = v.leader && v.running && pg.InRecovery && standbyCluster
 	behind, _ := pg.Lag(pg.ReplayedLSN) // as with Patroni, what is not known is no lag here
 	v.replica = v.running && pg.InRecovery && !s.Leader &&
-		!boolTag(s, "noloadbalance") && (maxLag < 0 || behind <= maxLag)
+		pg.Standstill == "" && !boolTag(s, "noloadbalance") && (maxLag < 0 || behind <= maxLag)
 	return v
 }
 

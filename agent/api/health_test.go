@@ -64,6 +64,7 @@ func TestHealthChecks(t *testing.T) {
 		{"replica whose loop has not come round for a ttl", replicaState(now()), func(s *State) { s.LoopAt = now().Add(-9 * time.Second) }, ""},
 		{"replica that does not answer", replicaState(now()), func(s *State) { s.Postgres.Accepting = false }, ""},
 		{"replica that is starting", replicaState(now()), func(s *State) { s.Postgres.State = "starting" }, ""},
+		{"replica whose replay stands still", replicaState(now()), func(s *State) { s.Postgres.Standstill = "paused by pg_wal_replay_pause()" }, "/health"},
 		{"replica with noloadbalance", replicaState(now()), func(s *State) { s.Tags = map[string]any{"noloadbalance": true} }, "/health"},
 		{"replica that never saw Consul", replicaState(now()), func(s *State) { s.ConsulSeen = time.Time{} }, "/replica /read-only /health"},
 		{"synchronous standby", replicaState(now()), func(s *State) {

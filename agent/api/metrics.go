@@ -117,6 +117,7 @@ func (c *collector) lictor(state State, status lictorStatus, gauge sendGauge) {
 	if lag, known := state.Postgres.Lag(max(state.Postgres.ReceivedLSN, state.Postgres.ReplayedLSN)); known || !state.Postgres.InRecovery {
 		gauge("lictor_replica_lag_bytes", "How far this replica is behind what the leader had published before it looked, 0 elsewhere, absent where it is not known.", float64(lag))
 	}
+	gauge("lictor_replay_stands_still", "1 if this replica's replay is paused or delayed, so that it serves no readers.", flag(status.ReplayStandsStill != ""))
 	gauge("lictor_members", "Members of the shard in Consul.", float64(len(state.Cluster.Members)))
 	gauge("lictor_guard_running", "1 if the guard answers the agent.", flag(status.Guard.Running))
 	gauge("lictor_guard_armed_seconds", "How long the guard still lets PostgreSQL live, 0 when it is disarmed.", float64(status.Guard.ArmedForMS)/1000)

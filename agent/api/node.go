@@ -167,6 +167,8 @@ type Postgres struct {
 	ReplayedLSN      int64
 	ReplayedAt       time.Time // zero: unknown
 	ReplayPaused     bool
+	// Standstill says why replay stands still or is delayed, empty: it is not.
+	Standstill string
 	// Replaying: a replica may have more WAL than the positions say, from before its
 	// start.
 	Replaying bool

@@ -89,6 +89,9 @@ type lictorStatus struct {
 	// ObservedAgeMS is how long ago PostgreSQL was looked at, absent before the
 	// first time.
 	ObservedAgeMS *int64 `json:"observed_age_ms,omitempty"`
+	// ReplayStandsStill says why a replica serves no readers, absent when its replay
+	// goes on.
+	ReplayStandsStill string `json:"replay_stands_still,omitempty"`
 	// Replaying says whether the replica may have more WAL than xlog says: it has
 	// not replayed all that it had when it was started. Absent without positions.
 	Replaying *bool `json:"replaying,omitempty"`
@@ -229,7 +232,7 @@ func (s *Server) lictor(state State) lictorStatus {
 	}
 	if state.Postgres.Accepting && state.Postgres.InRecovery {
 		replaying := state.Postgres.Replaying
-		out.Replaying = &replaying
+		out.Replaying, out.ReplayStandsStill = &replaying, state.Postgres.Standstill
 	}
 	if !state.LoopAt.IsZero() {
 		passed := age(state.LoopAt, now).Milliseconds()

@@ -36,6 +36,9 @@ type Member struct {
 	ReplicationState string         `json:"replication_state,omitempty"`
 	ScheduledRestart map[string]any `json:"scheduled_restart,omitempty"`
 	Pause            bool           `json:"pause,omitempty"`
+	// ReplayStandsStill says why a replica's replay is paused or delayed: it serves no
+	// readers then. Patroni has no such field.
+	ReplayStandsStill string `json:"replay_stands_still,omitempty"`
 	// Lictor is absent in the key of a member of Patroni's.
 	Lictor *MemberLictor `json:"lictor,omitempty"`
 }

@@ -65,7 +65,8 @@ func holdsLease(left time.Duration) func(*View) {
 	}
 }
 
-func lockGone(v *View) { v.Cluster.Leader = cluster.Entry[string]{} }
+func undersized(v *View) { v.Postgres.Undersized = "max_connections is 25 here, 100 on the primary" }
+func lockGone(v *View)   { v.Cluster.Leader = cluster.Entry[string]{} }
 func down(v *View) {
 	v.Postgres.Running, v.Postgres.Accepting, v.Postgres.Streaming = false, false, false
 }
@@ -356,6 +357,13 @@ func TestFollowing(t *testing.T) {
 		{"another upstream", view(leads("c", 0)), "follow c", ""},
 		{"down", view(leads("b", 0), down), "rejoin as replica of b", ""},
 		{"down, leader not yet primary", view(leads("b", 0), down, func(v *View) { v.Cluster.Members[1].Value.Role = cluster.RoleReplica }), "", "waiting until b is a primary"},
+		{"replay waits for a restart", view(leads("b", 0), undersized), "restart as replica of b", "replay stands still: max_connections"},
+		{"replay waits for a restart, and it has failed", view(leads("b", 0), undersized, func(v *View) {
+			v.Attempt = Attempt{Kind: TaskRestart, Failures: 2, NotUntil: now.Add(time.Second)}
+		}), "", "waiting to try again after 2"},
+		{"replay waits for a restart, paused", view(leads("b", 0), undersized, paused_), "", "paused"},
+		{"replay waits for a restart, a task runs", view(leads("b", 0), undersized, func(v *View) { v.Task = TaskRestart }), "", "busy"},
+		{"replay waits for a restart, and so does the upstream", view(leads("c", 0), undersized), "follow c", ""},
 		{"leader unknown", view(leads("ghost", 0)), "", "ghost is missing"},
 		{"lock gone, lease runs", view(leads("b", time.Second), lockGone), "", "following b"},
 		{"replicatefrom", view(leads("b", 0), func(v *View) { v.Tags = map[string]any{"replicatefrom": "c"} }), "follow c", ""},
@@ -388,6 +396,8 @@ func TestElecting(t *testing.T) {
 		{"lease runs to the last", view(leads("b", justNot), asked()), "", "following b"},
 		{"lease nearly over", view(leads("b", 7500*time.Millisecond)), "ask the other members", "following b"},
 		{"lease over, lock stands", view(leads("b", just), asked()), take, "best"},
+		{"a promotion would wait for a restart", view(leads("b", just), asked(), undersized), "restart as replica of nobody", "max_connections"},
+		{"a promotion would wait for a restart, the lease is ours", view(leads("b", 0), released("a"), undersized), "restart as replica of nobody", "max_connections"},
 		{"lease over, lock gone", view(leads("b", just), lockGone, asked()), take, "best"},
 		{"drift margin without lock", view(leads("b", justNot), lockGone, asked()), "", "following b"},
 		{"lease of the beat counts, not our ttl", view(leads("b", just), asked(), func(v *View) {

@@ -112,6 +112,9 @@ type Rejoin struct{ Upstream string }
 // Follow points a running replica at another upstream.
 type Follow struct{ Upstream string }
 
+// RestartReplica restarts the running replica, to follow Upstream, or nobody.
+type RestartReplica struct{ Upstream string }
+
 // Promote makes the running replica the primary. Sync, if set, replaces the key `sync`
 // at SyncIndex in the last step before, without which nothing is promoted: a new
 // primary is at first the only member that holds every commit it acknowledges.
@@ -184,6 +187,7 @@ func (StartPrimary) String() string      { return "start as primary" }
 func (s StartReplica) String() string    { return "start as replica of " + orNobody(s.Upstream) }
 func (r Rejoin) String() string          { return "rejoin as replica of " + r.Upstream }
 func (f Follow) String() string          { return "follow " + orNobody(f.Upstream) }
+func (r RestartReplica) String() string  { return "restart as replica of " + orNobody(r.Upstream) }
 func (Promote) String() string           { return "promote" }
 func (h Handover) String() string        { return "hand over to " + h.Successor }
 func (ClearFailover) String() string     { return "clear the failover key" }

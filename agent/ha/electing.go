@@ -35,6 +35,7 @@ const (
 //	our own, by a takeover
 //	  whose answer was lost   replica                            take the lock again
 //	any                       PostgreSQL down                    start as a replica of nobody
+//	any                       replay waits for a restart         restart as a replica of nobody
 //	any                       must not lead (see unelectable)    wait
 //	released for us           up to date by the leader's word    take the lock
 //	released for another      within the first half of its ttl   wait
@@ -63,6 +64,9 @@ func electing(v View) Decision {
 	}
 	if !pg.Accepting {
 		return wait("nobody leads; PostgreSQL is starting")
+	}
+	if pg.Undersized != "" && !pg.Primary { // a promotion would wait for the restart, too
+		return v.unlessFailing(do("nobody leads, and replay stands still: "+pg.Undersized, RestartReplica{}))
 	}
 	if why := v.unelectable(); why != "" {
 		return wait("nobody leads; " + why)

@@ -9,6 +9,8 @@ import "fmt"
 //	replica on a branch that the leader
 //	  left behind                         rejoin
 //	replica of somebody else              follow the leader
+//	replica whose replay stands still
+//	  until a restart                     restart
 //	replica of the leader                 nothing
 func following(v View) (Decision, bool) {
 	leader := v.leader()
@@ -59,6 +61,8 @@ func follow(v View, leader string) Decision {
 			pg.Timeline, leader, m.Value.Timeline), Rejoin{Upstream: up}))
 	case pg.Upstream != up:
 		return v.unlessFailing(do(leader+" leads", Follow{Upstream: up}))
+	case pg.Undersized != "":
+		return v.unlessFailing(do("replay stands still: "+pg.Undersized, RestartReplica{Upstream: up}))
 	}
 	return wait("a replica, following " + leader)
 }

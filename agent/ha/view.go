@@ -171,6 +171,8 @@ type Postgres struct {
 	// Upstream is the member that this replica is set up to follow, empty:
 	// none.
 	Upstream string
+	// Undersized says why replay stands still until a restart, empty: it does not.
+	Undersized string
 	// Streaming says that the WAL receiver is connected.
 	Streaming bool
 	// DownSince is when the postmaster was first seen gone without being told

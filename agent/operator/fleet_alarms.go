@@ -59,6 +59,8 @@ func (s fleetShard) alarms() []alarm {
 		add(v.Timeline > 0 && leader.Value.Timeline > 0 && v.Timeline != leader.Value.Timeline, "see its log; lictor reinit makes it anew",
 			"%s is on timeline %d", v.Name, v.Timeline)
 		add(streams && v.ReplicationState == "", "see PostgreSQL's log on both sides: pg_hba, password, slot, network", "%s does not replicate", v.Name)
+		add(v.ReplayStandsStill != "", "it serves no readers: SELECT pg_wal_replay_resume() there, take recovery_min_apply_delay away or, if that is wanted, tag it noloadbalance; "+
+			"one that waits for a restart gets it from its agent, unless the shard is paused", "replay of %s stands still: %s", v.Name, v.ReplayStandsStill)
 		lag, known := snapshot.Lag(v, v.XLogLocation)
 		add(known && s.dynamic.MaximumLagOnFailover > 0 && lag > s.dynamic.MaximumLagOnFailover,
 			"see pg_stat_replication on the primary, and the replica's disk and long queries", "%s lags %s", v.Name, size(lag))

@@ -46,6 +46,12 @@ func TestAlarms(t *testing.T) {
 			s.Members[2].Value.Lictor = &cluster.MemberLictor{LeaderLSN: s.Status.Value.OpTime}
 			s.Members[2].Value.XLogLocation -= 3 << 20
 		}, want: "c lags 3 MB"},
+		{
+			name: "replay stands still", edit: func(s *cluster.Snapshot) {
+				s.Members[2].Value.ReplayStandsStill = "delayed by recovery_min_apply_delay, 1h"
+			},
+			want: "replay of c stands still: delayed by recovery_min_apply_delay, 1h",
+		},
 		{name: "alone", edit: func(s *cluster.Snapshot) { s.Members = s.Members[:1] }, want: "no replica"},
 		{name: "restart", edit: func(s *cluster.Snapshot) { s.Members[0].Value.PendingRestart = true }, want: "a waits for a restart"},
 		{name: "pause", shard: func(s *fleetShard) { s.dynamic.Pause = true }, want: "paused"},

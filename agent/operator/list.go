@@ -95,11 +95,13 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 	}
 	pending := o.shown(view, func(m api.MemberView) bool { return m.PendingRestart })
 	scheduled := o.shown(view, func(m api.MemberView) bool { return len(m.ScheduledRestart) > 0 })
+	standing := o.shown(view, func(m api.MemberView) bool { return m.ReplayStandsStill != "" })
 	tags := o.shown(view, func(m api.MemberView) bool { return len(m.Tags) > 0 })
 	t.Columns = append(
 		t.Columns, Column{Name: "Pending restart", Programs: !pending}, Column{Name: "Pending restart reason", Programs: !o.Extended},
 		Column{Name: "Scheduled restart", Programs: !scheduled}, Column{Name: "Tags", Programs: !tags},
 		Column{Name: "Receive LSN", Programs: !o.Extended}, Column{Name: "Replay LSN", Programs: !o.Extended},
+		Column{Name: "Replay stands still", Programs: !standing},
 	)
 	withPort := portsMatter(view.Members)
 	names := map[string]string{}
@@ -115,6 +117,7 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 			text(pendingReason(m.PendingRestartReason)), text(scheduleText(m.ScheduledRestart)), tagsCell(m.Tags),
 			{},
 			{},
+			styled(m.ReplayStandsStill, Warning),
 		}
 		if indented := names[m.Name]; indented != "" {
 			row[1] = Cell{Text: indented, Value: m.Name}

@@ -94,6 +94,17 @@ func TestListTable(t *testing.T) {
                     from: a
                       to: b
 `},
+		{"replay stands still", func(s *cluster.Snapshot) {
+			s.Members[2].Value.ReplayStandsStill = "paused by pg_wal_replay_pause()"
+		}, ListOptions{}, `
++ Cluster: x (77) ---+---------+-----------+----+-----------+--------------------------------+
+| Member | Host     | Role    | State     | TL | Lag in MB | Replay stands still            |
++--------+----------+---------+-----------+----+-----------+--------------------------------+
+| a      | 10.0.0.1 | Leader  | running   |  2 |           |                                |
+| b      | 10.0.0.2 | Replica | streaming |  2 |         0 |                                |
+| c      | 10.0.0.3 | Replica | streaming |  2 |         0 | paused by pg_wal_replay_pause() |
++--------+----------+---------+-----------+----+-----------+--------------------------------+
+`},
 		{"cascade", func(s *cluster.Snapshot) {
 			s.Members[1].Value.Tags = map[string]any{"replicatefrom": "c"}
 		}, ListOptions{Topology: true}, `

@@ -38,6 +38,11 @@ type State struct {
 	ReplayedLSN  int64 // replica
 	ReplayedAt   time.Time
 	ReplayPaused bool
+	// Standstill says why a replica's replay stands still, or is behind on purpose, in
+	// words; empty: it does neither. Undersized: a restart is the cure, as it runs with
+	// less of something than its primary.
+	Standstill string
+	Undersized bool
 	// Replaying: a replica may have WAL from before its start that it has not replayed
 	// yet. Timeline and positions are then no more than what it has at least.
 	Replaying        bool
@@ -93,6 +98,7 @@ SELECT r.rec,
   CASE WHEN NOT r.rec THEN ''
        WHEN (SELECT status FROM pg_stat_get_wal_receiver()) = 'streaming' THEN 'streaming'
        WHEN current_setting('restore_command') <> '' THEN 'in archive recovery' ELSE '' END,
+  CASE WHEN r.rec AND current_setting('recovery_min_apply_delay') NOT IN ('0', '0ms') THEN current_setting('recovery_min_apply_delay') ELSE '' END,
   r.rec AND current_setting('primary_conninfo') <> '' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'),
   pg_postmaster_start_time(),
   current_setting('server_version_num')::int,
@@ -137,11 +143,12 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 	var (
 		replayedAt      *time.Time
 		startup         recovery
+		applyDelay      string
 		standbys, slots string
 		dataDir         string
 	)
 	err = conn.QueryRow(ctx, observeSQL).Scan(&s.InRecovery, &s.Timeline, &s.WriteLSN, &s.ReceivedLSN, &startup.ended, &startup.pid, &startup.began, &s.ReplayedLSN, &replayedAt,
-		&s.ReplayPaused, &s.ReplicationState, &s.NoReceiver, &s.StartTime, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &dataDir, &standbys, &slots)
+		&s.ReplayPaused, &s.ReplicationState, &applyDelay, &s.NoReceiver, &s.StartTime, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &dataDir, &standbys, &slots)
 	if err == nil {
 		err = p.worksHere(dataDir)
 	}
@@ -153,6 +160,9 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 	}
 	if err == nil {
 		s.PendingRestart, err = p.pendingRestart(ctx, conn, s)
+	}
+	if err == nil {
+		s.Standstill, s.Undersized, err = p.standstill(ctx, conn, s.ReplayPaused, applyDelay)
 	}
 	if err != nil {
 		hangUpOn(conn) // a connection in an unknown state is not kept
