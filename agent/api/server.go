@@ -147,7 +147,7 @@ func (s *Server) Listen(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("REST API: listen at %s (restapi.listen): %w", s.listen, err)
 	}
-	if addr, ok := l.Addr().(*net.TCPAddr); s.access.open() && !(ok && addr.IP.IsLoopback()) {
+	if addr, ok := l.Addr().(*net.TCPAddr); s.access.open() && (!ok || !addr.IP.IsLoopback()) {
 		s.log.Warn().Str("restapi.listen", s.listen).Msg("nothing says who may change something; " + openText)
 	}
 	s.listener = &connLimit{Listener: l, max: s.limits.conns}

@@ -127,7 +127,7 @@ func (r *reader) timing() Timing {
 	case len(r.errs) > before || sum <= ttl:
 	case r.rules.LowerTiming:
 		given := fmt.Sprintf("loop_wait %d and retry_timeout %d", loopWait, retry)
-		loopWait, retry = lower(ttl, loopWait, retry)
+		loopWait, retry = lower(ttl, retry)
 		r.warn("ttl", "%s do not fit into ttl %d; in force: ttl %d, loop_wait %d, retry_timeout %d", given, ttl, ttl, loopWait, retry)
 	default:
 		r.errs = append(r.errs, Problem{
@@ -144,7 +144,7 @@ func (r *reader) timing() Timing {
 
 // lower makes loop_wait and retry_timeout fit into ttl as Patroni 4.1 does: the
 // first before the second.
-func lower(ttl, loopWait, retry int64) (lowerWait, lowerRetry int64) {
+func lower(ttl, retry int64) (lowerWait, lowerRetry int64) {
 	if MinLoopWait+2*retry > ttl {
 		return MinLoopWait, (ttl - MinLoopWait) / 2
 	}

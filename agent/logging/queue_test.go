@@ -32,7 +32,7 @@ func TestNobodyWaitsForTheLog(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("the end waits %s for nobody", took)
 	}
-	read.Close() // ends what still writes
+	_ = read.Close() // ends what still writes
 	<-l.queue.done
 }
 

@@ -134,7 +134,7 @@ func (s *secrets) hideForm(line []byte, f secret) []byte {
 		}
 		at += from
 		end := at + len(f.text)
-		if f.word && !(s.place.Match(line[max(0, at-lookBehind):at]) && ends(line[end:])) {
+		if f.word && (!s.place.Match(line[max(0, at-lookBehind):at]) || !ends(line[end:])) {
 			out = append(out, line[from:end]...)
 		} else {
 			out = append(append(out, line[from:at]...), hidden...)
@@ -145,7 +145,11 @@ func (s *secrets) hideForm(line []byte, f secret) []byte {
 
 // ends reports whether a value ends before this rest of a line.
 func ends(rest []byte) bool {
-	return len(rest) == 0 || !(rest[0] == '_' || rest[0] >= '0' && rest[0] <= '9' || rest[0]|0x20 >= 'a' && rest[0]|0x20 <= 'z' || rest[0] >= 0x80)
+	if len(rest) == 0 {
+		return true
+	}
+	goesOn := rest[0] == '_' || rest[0] >= '0' && rest[0] <= '9' || rest[0]|0x20 >= 'a' && rest[0]|0x20 <= 'z' || rest[0] >= 0x80
+	return !goesOn
 }
 
 // Hide replaces these secrets, from now on, wherever a line has one. It is a net

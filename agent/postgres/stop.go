@@ -53,12 +53,12 @@ func (p *Instance) StopWhen(ctx context.Context, mode Mode, served func(ctx cont
 	}
 	switch {
 	case err == nil:
-		return p.killLeftovers(ctx)
+		return p.Kill(ctx)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded) && checkpoint > 0:
 		// It cannot be told to go on, and serves nobody as it is.
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), reapLimit)
 		defer cancel()
-		return errors.Join(err, p.killLeftovers(limit))
+		return errors.Join(err, p.Kill(limit))
 	}
 	return err
 }
@@ -90,15 +90,18 @@ func (p *Instance) awaitServed(ctx context.Context, checkpoint int64, served fun
 	gone := p.process.done()
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
-	answer := make(chan error, 1)
-	go func() { answer <- served(serving, checkpoint) }()
 	var err error
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		err = served(serving, checkpoint)
+	}()
 	select {
 	case <-gone:
 		cancel()
-		<-answer
+		<-answered
 		return nil
-	case err = <-answer:
+	case <-answered:
 	}
 	if err != nil {
 		if err := p.awaitExit(ctx); err == nil {
