@@ -287,7 +287,7 @@ func (v View) standBack() string {
 		switch {
 		case p.Answered && p.Primary && p.State == cluster.StateRunning && v.Now.Before(v.leaseExpires().Add(v.Config.TTL)):
 			return p.Name + " still runs as a primary"
-		case v.mayBeAhead(p) && !(f.OK() && f.Value.Candidate == v.Name):
+		case v.mayBeAhead(p) && (!f.OK() || f.Value.Candidate != v.Name):
 			return p.Name + " " + stillReplays + ", and may be ahead"
 		case v.electable(p) != "", v.ledInPause(p.Name) && !v.forcedByOperator(p.Name), v.needsQuorum(p.Name) && ahead(me, p):
 			continue
