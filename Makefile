@@ -15,7 +15,8 @@ ONLY    ?=
 # in a clone that belongs to somebody else.
 GOBUILD  = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # agent/postgres runs, breaks and rewinds whole clusters of PostgreSQL.
-UNIT     = $(GO) list ./... | grep -v '/e2e\(/\|$$\)\|/agent/postgres$$\|/agent/simulation$$'
+# The two that take longest come first, so that nothing waits for them in the end.
+UNIT     = $(GO) list ./bouncer ./agent/fence ./... | grep -v '/e2e\(/\|$$\)\|/agent/postgres$$\|/agent/simulation$$'
 # What end-to-end tests run. (A plain `export X=$$(command)` would lose the command's exit status.)
 PROGRAMS = consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor
 # How long all end-to-end tests of one package may take.
@@ -57,9 +58,11 @@ test: ## everything CI runs: format, vet, unit and end-to-end tests
 
 .PHONY: test-unit
 test-unit: ## tests of single packages with the race detector, and the simulator
-	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul && \
-		$(GO) test -race -timeout 15m $$($(UNIT))
-	@$(GO) test -timeout 15m ./agent/simulation
+	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul && packages=$$($(UNIT)) && failed=; \
+		$(GO) test -timeout 15m ./agent/simulation & simulator=$$!; \
+		$(GO) test -race -timeout 15m $$packages || failed=1; \
+		wait $$simulator || failed=1; \
+		[ -z "$$failed" ]
 
 # The end-to-end packages run one after another (-p 1): each builds whole
 # clusters, and two at once would measure each other.
