@@ -354,7 +354,7 @@ func TestWarned(t *testing.T) {
 		"postgresql: {pg_hba_replica: [local all all peer]}":                           "postgresql.pg_hba_replica: has no effect",
 		"postgresql: {pg_ident_standby_leader: [a b c]}":                               "postgresql.pg_ident_standby_leader: has no effect",
 		"bootstrap: {dcs: {postgresql: {pg_hba_primary: [local all all peer]}}}":       "bootstrap.dcs.postgresql.pg_hba_primary: has no effect so far",
-		"tags: {nostream: true}":                                                       "tags.nostream: has no effect so far",
+		"tags: {nostream: true}":                                                       "tags.nostream: so far it only keeps the member from being a synchronous standby",
 		"thread_pool_size: 5":                                                          "thread_pool_size: has no effect",
 		"log: {dir: /var/log}":                                                         "log.dir: has no effect: the log goes to stderr",
 		"log: {file_num: 4}":                                                           "log.file_num: has no effect",

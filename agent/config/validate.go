@@ -317,7 +317,7 @@ func (v *validation) tags(tags map[string]any) {
 		}
 	}
 	if on, err := cluster.ParseBoolean(tags["nostream"]); err == nil && on {
-		v.warn("tags.nostream", "has no effect so far: the member streams")
+		v.warn("tags.nostream", "so far it only keeps the member from being a synchronous standby: it streams, and the leader keeps a slot for it")
 	}
 	if value := tags["replicatefrom"]; value != nil {
 		if _, ok := value.(string); !ok {

@@ -317,7 +317,7 @@ func (v View) startPrimary() Decision {
 }
 
 // syncCandidates are the members that could be synchronous standbys, best first:
-// connected and streaming, not tagged nosync, and, with maximum_lag_on_syncnode, not
+// connected and streaming, tagged neither nosync nor nostream, and, with maximum_lag_on_syncnode, not
 // lagging behind the most advanced of them (a single one: behind the primary) by
 // more than that. Of equal sync_priority, those promised already come first, so
 // that a short lead in the WAL changes nothing; then the most advanced by the
@@ -326,7 +326,7 @@ func (v View) syncCandidates(promised []string) []string {
 	var able []Standby
 	for _, s := range v.standbys() {
 		m, found := v.member(s.Name)
-		if s.Streaming && found && !strings.EqualFold(s.Name, v.Name) && !m.Tag("nosync") && syncPriority(m) > 0 {
+		if s.Streaming && found && !strings.EqualFold(s.Name, v.Name) && !m.Tag("nosync") && !m.Tag("nostream") && syncPriority(m) > 0 {
 			able = append(able, s)
 		}
 	}
