@@ -70,17 +70,30 @@ func (p *Instance) awaitShutdown(ctx context.Context) (checkpoint int64, err err
 	if gone == nil {
 		return 0, nil
 	}
-	for {
-		if c, err := p.control(ctx); err == nil && c.IsShutDown() {
-			return c.CheckpointLSN, nil
+	looking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	found := make(chan int64, 1)
+	// It ends with this call, or with the one look that a disk which hangs keeps: whoever
+	// is to be fenced must not wait for that.
+	go func() {
+		for looking.Err() == nil {
+			if c, err := p.control(looking); err == nil && c.IsShutDown() {
+				found <- c.CheckpointLSN
+				return
+			}
+			select {
+			case <-time.After(pollEvery):
+			case <-looking.Done():
+			}
 		}
-		select {
-		case <-gone:
-			return 0, nil
-		case <-time.After(pollEvery):
-		case <-ctx.Done():
-			return 0, fmt.Errorf("the postmaster has not ended: %w", ctx.Err())
-		}
+	}()
+	select {
+	case checkpoint = <-found:
+		return checkpoint, nil
+	case <-gone:
+		return 0, nil
+	case <-ctx.Done():
+		return 0, fmt.Errorf("the postmaster has not ended: %w", ctx.Err())
 	}
 }
 
