@@ -120,7 +120,14 @@ type marker struct {
 	SystemIdentifier string `json:"system_identifier,omitempty"`
 	// Finished: the bootstrap has ended well.
 	Finished bool `json:"finished,omitempty"`
+	// Method: a program of the operator's has filled it, or was to.
+	Method bool `json:"method,omitempty"`
 }
+
+// leads reports whether what the data directory leads to is its own. PostgreSQL's own
+// programs put WAL and tablespaces only where nothing was; a program of the operator's
+// may have copied the links of a data directory that lives elsewhere.
+func (m marker) leads() bool { return !m.Method && m.Kind != markCustom }
 
 // errNotOurs: there is a marker, but what is in the directory contradicts it.
 var errNotOurs = errors.New("it does not hold what its marker says")
@@ -132,6 +139,10 @@ const clockSlack = 10 * time.Minute
 // mark checks that the data directory is empty, makes it if need be, and notes
 // on disk that what will be in it is our own unfinished work.
 func (p *Instance) mark(kind, systemIdentifier string) error {
+	return p.markAs(marker{Kind: kind, SystemIdentifier: systemIdentifier})
+}
+
+func (p *Instance) markAs(m marker) error {
 	// First of all: what is somebody else's must not even change its owner.
 	entries, err := os.ReadDir(p.dataDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -145,7 +156,8 @@ func (p *Instance) mark(kind, systemIdentifier string) error {
 	if err := p.makeDataDir(); err != nil {
 		return err
 	}
-	return p.writeMarker(kind, systemIdentifier)
+	m.Made = time.Now().UTC()
+	return p.keepMarker(m)
 }
 
 // makeDataDir makes the data directory, or the one that a link of this name
@@ -301,7 +313,7 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 		return fmt.Errorf("removing what initdb was given: %w", err)
 	}
 	if m.Kind != markClone || m.ID == "" { // nobody has seen who made that one
-		aside, err := p.moveAside(cmp.Or(m.SystemIdentifier, control.SystemIdentifier))
+		aside, err := p.moveAside(cmp.Or(m.SystemIdentifier, control.SystemIdentifier), m.leads())
 		if err == nil {
 			p.log.Warn().Str("moved_to", aside).Msg("an unfinished data directory was moved aside; the next one that fails takes its place")
 			return p.unmark()
@@ -311,7 +323,7 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 		}
 		// A mount point cannot be renamed: what our own initdb made is emptied.
 	}
-	if err := p.empty(cmp.Or(m.SystemIdentifier, control.SystemIdentifier)); err != nil {
+	if err := p.empty(cmp.Or(m.SystemIdentifier, control.SystemIdentifier), m.leads()); err != nil {
 		return err
 	}
 	p.log.Warn().Str("data_dir", p.dataDir).Str("unfinished", m.Kind).Msg("cleared away")
@@ -372,7 +384,7 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 		return nil
 	}
 	p.log.Warn().Str("data_dir", p.dataDir).Str("allowed_by", allowed.AllowedBy).Msg("removing the data directory's content to clone it anew")
-	if err := p.empty(d.Control.SystemIdentifier); err != nil {
+	if err := p.empty(d.Control.SystemIdentifier, true); err != nil {
 		return err
 	}
 	return p.unmark()
@@ -380,13 +392,18 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 
 // empty removes what is in the data directory but not the directory, which may
 // be a mount point or a link. WAL and tablespaces to which it has links go with it
-// (outside.go); other links are removed, not followed.
-func (p *Instance) empty(systemIdentifier string) error {
-	out, err := p.outsides(systemIdentifier)
-	if err != nil {
-		return err
+// (outside.go) if leads says so; other links are removed, not followed.
+func (p *Instance) empty(systemIdentifier string, leads bool) error {
+	var out []outside
+	if leads {
+		var err error
+		if out, err = p.outsides(systemIdentifier); err != nil {
+			return err
+		}
+		defer closeOutsides(out)
+	} else {
+		p.leaveOutside()
 	}
-	defer closeOutsides(out)
 	if err := p.emptyOutside(out); err != nil {
 		return err
 	}

@@ -145,11 +145,12 @@ func (p *Instance) fill(ctx context.Context, what string, m method, args []strin
 	if err != nil {
 		return err
 	}
+	mark.Method = true
 	run := func() error { return p.runMethod(ctx, what, m, args, env...) }
 	if m.keepData && found != nil && found.Kind == markClone {
 		return run()
 	}
-	if err := p.mark(mark.Kind, mark.SystemIdentifier); err != nil {
+	if err := p.markAs(mark); err != nil {
 		return err
 	}
 	if m.keepData {
@@ -171,7 +172,7 @@ func (p *Instance) fill(ctx context.Context, what string, m method, args []strin
 	case made || ctx.Err() != nil:
 		return errors.Join(err, p.unmark())
 	}
-	if markErr := p.mark(mark.Kind, mark.SystemIdentifier); markErr != nil || err == nil {
+	if markErr := p.markAs(mark); markErr != nil || err == nil {
 		return markErr // who looks at what it has left finds nothing
 	}
 	p.log.Info().Err(err).Str("method", m.name).Msg("the command has failed without making the data directory; it is run once more with an empty one")
@@ -391,7 +392,7 @@ func (p *Instance) emptyAgain(ctx context.Context) error {
 	if err := p.killWriters(ctx); err != nil {
 		return err
 	}
-	if err := p.empty(marked.SystemIdentifier); err != nil {
+	if err := p.empty(marked.SystemIdentifier, marked.leads()); err != nil {
 		return err
 	}
 	return p.unmark()

@@ -215,6 +215,17 @@ func (p *Instance) emptyOutside(list []outside) error {
 	return nil
 }
 
+// leaveOutside tells of what lies outside and is not emptied with the data directory, as
+// a program of the operator's made the links.
+func (p *Instance) leaveOutside() {
+	spaces, _ := filepath.Glob(p.inData("pg_tblspc/*")) // the pattern is a valid one
+	for _, link := range append([]string{p.inData("pg_wal")}, spaces...) {
+		if to, err := os.Readlink(link); err == nil {
+			p.log.Warn().Str("link", link).Str("path", to).Msg("left as it is, as a method made the link; empty it yourself if it was meant for this member")
+		}
+	}
+}
+
 // mayEmpty says why the data directory cannot be emptied, before anything of it is.
 func (p *Instance) mayEmpty(systemIdentifier string) error {
 	list, err := p.outsides(systemIdentifier)

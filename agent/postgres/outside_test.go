@@ -184,3 +184,53 @@ func TestLinksThatAreAbused(t *testing.T) {
 		}
 	})
 }
+
+// A program that copies a data directory copies its links: what they lead to is the
+// source's, whatever becomes of the copy.
+func TestCopiedLinksAreNotFollowed(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	src := newInstance(t, settings(t, dir, "src"))
+	b := bootstrapOptions()
+	b.InitDB = append(b.InitDB, map[string]any{"waldir": filepath.Join(dir, "src-wal")})
+	id, err := src.Bootstrap(ctx, b)
+	must(t, err)
+	must(t, src.FinishBootstrap())
+	must(t, src.Start(ctx, StartAs{Role: Primary}))
+	space := filepath.Join(dir, "src-space")
+	must(t, os.Mkdir(space, 0o700))
+	must(t, src.own(space))
+	sql(ctx, t, src, "CREATE TABLESPACE elsewhere LOCATION '"+space+"'")
+	sql(ctx, t, src, "CREATE TABLE public.t TABLESPACE elsewhere AS SELECT 1 AS i")
+	must(t, src.Stop(ctx, Fast))
+	whole := func(after string) {
+		t.Helper()
+		wal, _ := filepath.Glob(filepath.Join(dir, "src-wal", "0*"))
+		tables, _ := filepath.Glob(filepath.Join(space, "*"))
+		if len(wal) == 0 || len(tables) == 0 {
+			t.Fatalf("%s: the source's data are gone: WAL %v, tablespace %v", after, wal, tables)
+		}
+	}
+
+	p := newInstance(t, settings(t, dir, "a"))
+	copies := writeScript(t, dir, "restore", "cp -a "+src.dataDir+" "+p.dataDir+"; exit 1")
+	o := bootstrapOptions()
+	o.Method, o.Methods = "restore", map[string]any{"restore": map[string]any{"command": copies, "no_params": true}}
+	if _, err := p.Bootstrap(ctx, o); err == nil {
+		t.Fatal("a method that failed made a shard")
+	}
+	must(t, p.DiscardIncomplete(ctx))
+	whole("a bootstrap that failed")
+
+	local := *p.local.Load()
+	local.CreateReplica = []string{"copy"}
+	local.Methods = map[string]any{"copy": map[string]any{"command": copies, "no_params": true, "no_leader": true}}
+	p.Reconfigure(local)
+	if err := p.MakeReplica(ctx, nil, id, nil); err == nil {
+		t.Fatal("a method that failed made a replica")
+	}
+	whole("a clone that failed")
+	if d, err := p.DataDir(ctx); err == nil && d.State == Incomplete {
+		must(t, p.DiscardIncomplete(ctx))
+		whole("a clone that was cleared away")
+	}
+}
