@@ -65,8 +65,11 @@ func (a *Agent) effect(ctx context.Context, cancel context.CancelFunc, work func
 // nextStatus is the status that replaces the one that is known.
 func (a *Agent) nextStatus() cluster.Status {
 	at := a.m.pg.observed.LSN()
-	if a.m.pg.observed.Replaying {
-		at = max(at, a.m.Snapshot.Status.Value.OpTime) // it has more than it knows yet
+	switch known := a.m.Snapshot.Status.Value.OpTime; {
+	case at == 0:
+		at = known // it could not be looked at, or is down
+	case a.m.pg.observed.Replaying:
+		at = max(at, known) // it has more than it knows yet
 	}
 	return cluster.Status{
 		OpTime: at,
@@ -161,9 +164,6 @@ func (a *Agent) takeOver(t ha.TakeOver, register bool) {
 		Sync:   t.Sync, SyncIndex: t.SyncIndex,
 	}
 	request.Status.Lictor.Timeline = a.m.NextTimeline(a.m.pg.observed.Timeline, !a.m.pg.primary())
-	if request.Status.OpTime == 0 {
-		request.Status.OpTime = a.m.Snapshot.Status.Value.OpTime
-	}
 	switch {
 	case register:
 		request.Bootstrapped, request.Initialize = true, a.m.data.SystemIdentifier

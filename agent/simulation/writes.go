@@ -40,8 +40,11 @@ func (a *agent) perform(action ha.Action) {
 
 func (a *agent) nextStatus() cluster.Status {
 	at := a.pg.observed.lsn
-	if a.pg.observed.replaying {
-		at = max(at, a.Snapshot.Status.Value.OpTime)
+	switch known := a.Snapshot.Status.Value.OpTime; {
+	case at == 0:
+		at = known
+	case a.pg.observed.replaying:
+		at = max(at, known)
 	}
 	return cluster.Status{
 		OpTime: at,
@@ -115,9 +118,6 @@ func (a *agent) takeOver(t ha.TakeOver) {
 	ttl, session := a.dynamic.TTL, a.session
 	status := a.nextStatus()
 	status.Lictor.Timeline = a.NextTimeline(a.pg.observed.timeline, !a.pg.primary())
-	if status.OpTime == 0 {
-		status.OpTime = a.Snapshot.Status.Value.OpTime
-	}
 	initialize := !a.Snapshot.Initialize.Exists()
 	ops := []op{expect(keyStatus, t.Status), expect(keyFailsafe, t.Failsafe)}
 	if initialize {
