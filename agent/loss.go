@@ -8,7 +8,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
-// restoring tells whether this member's data were replaced, or are just being, and may
+// restoring reports whether this member's data were replaced, or are just being, and may
 // not have again what they had acknowledged before (agent/ha/restoring.go).
 func (a *Agent) restoring() bool {
 	switch a.m.task.kind {

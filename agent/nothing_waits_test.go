@@ -196,7 +196,7 @@ func (c *program) walkPosted() {
 	}
 }
 
-// handsBack tells whether a function is work of Agent.effect: func(context.Context) func().
+// handsBack reports whether a function is work of Agent.effect: func(context.Context) func().
 func handsBack(info *types.Info, lit *ast.FuncLit) bool {
 	s, is := info.Types[lit].Type.(*types.Signature)
 	if !is || !takesContext(s) || s.Results().Len() != 1 {

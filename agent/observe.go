@@ -41,7 +41,7 @@ type pgState struct {
 	alone cluster.Instant
 }
 
-// seenAlone tells whether PostgreSQL was looked at since it follows nobody: what it
+// seenAlone reports whether PostgreSQL was looked at since it follows nobody: what it
 // received before that, and acknowledged, its position then includes.
 func (p pgState) seenAlone() bool { return p.observedAt > p.alone }
 

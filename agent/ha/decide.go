@@ -14,7 +14,7 @@ func Decide(v View) Decision {
 		paused,    // the operator said: hands off
 		leading,   // this member holds the lease
 		busy,      // a task runs: let it
-		shutDown,  // PostgreSQL was stopped by somebody else, and does not end
+		shutDown,  // PostgreSQL was stopped from outside the agent, and does not end
 		starting,  // there is no usable data directory
 		parted,    // a candidate counts on this member's receiving nothing
 		following, // somebody else leads

@@ -238,7 +238,7 @@ func (v View) electable(p Peer) string {
 // stillReplays: what the member says of its position is not all that it has.
 const stillReplays = "still replays the WAL that it has"
 
-// mayBeAhead tells whether a peer that still replays is worth waiting for: it could
+// mayBeAhead reports whether a peer that still replays is worth waiting for: it could
 // lead, and nothing but positions says who may. Where the key sync says it, the others
 // hold what counts. The wait ends a ttl after the lease.
 func (v View) mayBeAhead(p Peer) bool {

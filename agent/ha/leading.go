@@ -26,7 +26,7 @@ const patrolEvery = 5 * time.Second
 //	  can lead                              give the lease up
 //	primary, accepting                      handover if asked for; synchronous replication
 //	replica, accepting                      promote
-//	shut down by somebody else              end what is left of it (see shutDown)
+//	shut down from outside the agent        end what is left of it (see shutDown)
 //	running, not accepting                  wait for it, up to primary_start_timeout;
 //	                                        in pause as long as it takes
 //	down, its bootstrap just registered     make the data directory the shard's

@@ -14,13 +14,13 @@ type Goal struct {
 	LSN      int64
 }
 
-// Reached tells whether a replica that runs has everything up to the goal. Without a
+// Reached reports whether a replica that runs has everything up to the goal. Without a
 // goal it never has: what the old data acknowledged is not known.
 func (g Goal) Reached(pg Postgres) bool {
 	return g.LSN > 0 && pg.Running && pg.Accepting && !pg.Replaying && pg.Timeline >= g.Timeline && pg.LSN >= g.LSN
 }
 
-// Outdated tells whether the leader must be asked: there is no goal yet, or the
+// Outdated reports whether the leader must be asked: there is no goal yet, or the
 // leader's timeline has left the one on which it lies, perhaps before it.
 func (g Goal) Outdated(leaderTimeline int) bool {
 	return g.LSN == 0 || leaderTimeline > g.Timeline

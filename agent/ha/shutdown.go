@@ -2,11 +2,11 @@ package ha
 
 import "time"
 
-// shutDownPatience is how long a PostgreSQL that somebody else has shut down may take
+// shutDownPatience is how long a PostgreSQL that was shut down from outside may take
 // to pass its last WAL on.
 const shutDownPatience = 5 * time.Second
 
-// shutDown: PostgreSQL was told to stop by somebody else than this agent, has made its
+// shutDown: PostgreSQL was told to stop from outside this agent, has made its
 // shutdown checkpoint, and its postmaster does not end (an archive_command that hangs,
 // a standby that does not answer). It lets nobody in, as during a start, and would
 // never come up again.
@@ -22,7 +22,7 @@ func shutDown(v View) (Decision, bool) {
 	}
 	end := since.Add(shutDownPatience)
 	if v.Config.Pause || v.Now.Before(end) {
-		return wait("PostgreSQL was shut down by somebody else, and its processes end").by(end), true
+		return wait("PostgreSQL was shut down from outside the agent; waiting for its processes").by(end), true
 	}
 	return v.unlessFailing(do("PostgreSQL is shut down, but its processes do not end", EndShutDown{})), true
 }

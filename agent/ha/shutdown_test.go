@@ -18,12 +18,12 @@ func TestShutDown(t *testing.T) {
 	}
 	paused := func(v *View) { v.Config.Pause = true }
 	runSituations(t, []situationTest{
-		{"leader, just now", view(holdsLease(7*time.Second), primary, stopped(time.Second)), "", "shut down by somebody else"},
+		{"leader, just now", view(holdsLease(7*time.Second), primary, stopped(time.Second)), "", "shut down from outside the agent"},
 		{"leader, for long", view(holdsLease(7*time.Second), primary, stopped(time.Minute)), "end what is left of PostgreSQL", "do not end"},
-		{"leader, paused", view(holdsLease(7*time.Second), primary, stopped(time.Minute), paused), "", "shut down by somebody else"},
+		{"leader, paused", view(holdsLease(7*time.Second), primary, stopped(time.Minute), paused), "", "shut down from outside the agent"},
 		{"leader, it did not work", view(holdsLease(7*time.Second), primary, stopped(time.Minute), failed), "", "try again"},
 		{"leader, busy", view(holdsLease(7*time.Second), primary, stopped(time.Minute), func(v *View) { v.Task = TaskRestart }), "", "busy"},
-		{"replica, just now", view(leads("b", 0), stopped(time.Second)), "", "shut down by somebody else"},
+		{"replica, just now", view(leads("b", 0), stopped(time.Second)), "", "shut down from outside the agent"},
 		{"replica, for long", view(leads("b", 0), stopped(time.Minute)), "end what is left of PostgreSQL", "do not end"},
 		{"nobody leads, for long", view(stopped(time.Minute)), "end what is left of PostgreSQL", "do not end"},
 		{"replica, paused", view(leads("b", 0), stopped(time.Minute), paused), "", "paused"},

@@ -161,7 +161,7 @@ type Postgres struct {
 	// Restoring says that the data were removed, rewound or cloned, and may not have
 	// again what they had acknowledged before (restoring.go).
 	Restoring bool
-	// ShutDown is since when PostgreSQL has been seen shut down by somebody else, with
+	// ShutDown is since when PostgreSQL has been seen shut down from outside, with
 	// processes left that do not end; zero: it is not.
 	ShutDown cluster.Instant
 	// DiskTrouble says what is wrong with writing to the data directory, in

@@ -211,7 +211,7 @@ type recovery struct {
 	ended bool
 }
 
-// replayEnded tells whether recovery has come to the end of the local WAL. What a standby
+// replayEnded reports whether recovery has come to the end of the local WAL. What a standby
 // received before it was started it replays while it answers already, and of how far
 // that goes nothing in SQL or in the control file tells. But the startup process asks
 // for a WAL receiver, or waits, only when there is no more WAL locally, nor in the

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,11 +30,7 @@ func TestWALAndTablespacesOutside(t *testing.T) {
 	must(t, err)
 	must(t, a.FinishBootstrap())
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
-	space := filepath.Join(dir, "a-space")
-	must(t, os.Mkdir(space, 0o700))
-	must(t, a.own(space))
-	sql(ctx, t, a, "CREATE TABLESPACE elsewhere LOCATION '"+space+"'")
-	sql(ctx, t, a, "CREATE TABLE public.t TABLESPACE elsewhere AS SELECT 1 AS i")
+	space := withTablespace(ctx, t, a, filepath.Join(dir, "a-space"))
 
 	s := settings(t, dir, "c")
 	s.Postgres.BaseBackup = []any{
@@ -196,11 +193,7 @@ func TestCopiedLinksAreNotFollowed(t *testing.T) {
 	must(t, err)
 	must(t, src.FinishBootstrap())
 	must(t, src.Start(ctx, StartAs{Role: Primary}))
-	space := filepath.Join(dir, "src-space")
-	must(t, os.Mkdir(space, 0o700))
-	must(t, src.own(space))
-	sql(ctx, t, src, "CREATE TABLESPACE elsewhere LOCATION '"+space+"'")
-	sql(ctx, t, src, "CREATE TABLE public.t TABLESPACE elsewhere AS SELECT 1 AS i")
+	space := withTablespace(ctx, t, src, filepath.Join(dir, "src-space"))
 	must(t, src.Stop(ctx, Fast))
 	whole := func(after string) {
 		t.Helper()
@@ -233,4 +226,14 @@ func TestCopiedLinksAreNotFollowed(t *testing.T) {
 		must(t, p.DiscardIncomplete(ctx))
 		whole("a clone that was cleared away")
 	}
+}
+
+// withTablespace makes a directory a tablespace with a table in it.
+func withTablespace(ctx context.Context, t *testing.T, p *Instance, space string) string {
+	t.Helper()
+	must(t, os.Mkdir(space, 0o700))
+	must(t, p.own(space))
+	sql(ctx, t, p, "CREATE TABLESPACE elsewhere LOCATION '"+space+"'")
+	sql(ctx, t, p, "CREATE TABLE public.t TABLESPACE elsewhere AS SELECT 1 AS i")
+	return space
 }

@@ -49,7 +49,7 @@ func TestObserveWakesForgottenReceiver(t *testing.T) {
 }
 
 // forgetReceiver ends b's WAL receiver while its postmaster is slow to unblock signals,
-// and tells whether the postmaster sleeps without having started another one.
+// and reports whether the postmaster sleeps without having started another one.
 func forgetReceiver(ctx context.Context, t *testing.T, a, b *Instance) bool {
 	t.Helper()
 	conn, err := b.take(ctx) // a new session would wake the postmaster

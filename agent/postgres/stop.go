@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -170,7 +169,7 @@ func (c Control) IsShutDown() bool { return strings.HasPrefix(c.State, "shut dow
 // isStopping reports whether the postmaster says in its own file that it is shutting
 // down: to a client the refusal looks as it does during a start (cannot_connect_now).
 func (p *Instance) isStopping() bool {
-	content, err := os.ReadFile(filepath.Join(p.dataDir, "postmaster.pid"))
+	content, err := os.ReadFile(p.inData("postmaster.pid"))
 	if err != nil {
 		return false
 	}

@@ -62,7 +62,7 @@ func (p *postgres) clone(from *host, done func(error)) {
 	})
 }
 
-// restoring tells whether the data were replaced and may not have again what they had
+// restoring reports whether the data were replaced and may not have again what they had
 // acknowledged (agent/loss.go).
 func (a *agent) restoring() bool {
 	if a.task != nil {

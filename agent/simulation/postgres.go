@@ -139,7 +139,7 @@ func (p *postgres) beginReplay() {
 	p.replayEnds += p.takes(0, 3*time.Second)
 }
 
-// replaying tells whether there is WAL left from an earlier life.
+// replaying reports whether there is WAL left from an earlier life.
 func (p *postgres) replaying() bool { return p.ready && !p.primary && p.host.w.now < p.replayEnds }
 
 // replayed is how far a standby has replayed, as SQL tells.
