@@ -74,6 +74,7 @@ type Agent struct {
 	callbacks   *callbacks
 	scriptLimit time.Duration
 	peers       *api.Client
+	poolers     *api.BouncerClient
 	clock       fence.Clock
 
 	// ctx ends when the agent must end at once; work counts its goroutines.
@@ -145,6 +146,10 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	poolers, err := api.NewBouncerClient(cfg.Ctl, cfg.RestAPI)
+	if err != nil {
+		return nil, err
+	}
 	dynamic, _, err := cfg.Lictor.Rules().Parse(cfg.Bootstrap.DCS)
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap.dcs: %w", err)
@@ -152,7 +157,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	cfg.Bootstrap.DCS = inForce(cfg, dynamic, cfg.Bootstrap.DCS)
 	a := &Agent{
 		cfg: cfg, source: o.Source, version: o.Version, log: o.Log,
-		keys: cfg.Keys(), store: store, peers: peers, clock: fence.Now, runnable: o.Runnable,
+		keys: cfg.Keys(), store: store, peers: peers, poolers: poolers, clock: fence.Now, runnable: o.Runnable,
 		logging: o.Logging, systemd: o.Systemd, meter: meter,
 		events:       make(chan func(), 64),
 		changed:      newBroadcast(),

@@ -172,7 +172,7 @@ func (a *Agent) tellBouncers(ctx context.Context, bouncers []cluster.Bouncer, pl
 			ctx, cancel := context.WithTimeout(ctx, wait+answerSlack)
 			defer cancel()
 			answers[i].bouncer = b.Name
-			answers[i].err = a.peers.PostJSON(ctx, b.URL, "/handover", request, &answers[i].HandoverAnswer)
+			answers[i].err = a.poolers.PostJSON(ctx, b.URL, "/handover", request, &answers[i].HandoverAnswer)
 			if answers[i].err == nil && answers[i].ID != plan.ID {
 				answers[i].err = errors.New("it answers to another handover")
 			}
@@ -227,7 +227,7 @@ func (a *Agent) poke(route cluster.Route, index uint64) {
 			poking.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, pokeLimit)
 				defer cancel()
-				if err := a.peers.PostJSON(ctx, b.URL, "/poke", poke, nil); err != nil {
+				if err := a.poolers.PostJSON(ctx, b.URL, "/poke", poke, nil); err != nil {
 					a.log.Debug().Err(err).Str("bouncer", b.Name).Msg("could not be poked")
 				}
 			})

@@ -124,7 +124,12 @@ func request(ctx context.Context, method, url string, user Credentials, into any
 		r.SetBasicAuth(user.Username, user.Password)
 	}
 	transport := &http.Transport{DisableKeepAlives: true}
-	response, err := (&http.Client{Transport: transport}).Do(r)
+	client := &http.Client{
+		Transport: transport,
+		// Credentials go to the bouncer that was asked and nowhere else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	response, err := client.Do(r)
 	if err != nil {
 		return fmt.Errorf("bouncer at %s: %w", url, err)
 	}

@@ -28,6 +28,9 @@ type Client struct {
 	http     *http.Client
 	username string
 	password string
+	// encrypted: where TLS is configured, the credentials go over nothing else,
+	// whatever a member's key says.
+	encrypted bool
 }
 
 // NewClient makes a client that presents the certificate and the credentials of
@@ -39,6 +42,20 @@ type Client struct {
 // authorities count, and the name does. ctl.insecure without a client
 // certificate checks nothing.
 func NewClient(ctl config.Ctl, rest config.RestAPI) (*Client, error) {
+	client, encrypted, err := newHTTPClient(ctl, rest)
+	if err != nil {
+		return nil, err
+	}
+	login := ctl.Authentication
+	if login.Username == "" {
+		login = rest.Authentication
+	}
+	return &Client{http: client, username: login.Username, password: login.Password, encrypted: encrypted}, nil
+}
+
+// newHTTPClient makes what asks members and bouncers, without credentials. encrypted
+// reports whether these settings are for TLS.
+func newHTTPClient(ctl config.Ctl, rest config.RestAPI) (client *http.Client, encrypted bool, err error) {
 	cert, key, password := ctl.CertFile, ctl.KeyFile, ctl.KeyFilePassword
 	if cert == "" {
 		cert, key, password = rest.CertFile, rest.KeyFile, rest.KeyFilePassword
@@ -51,7 +68,7 @@ func NewClient(ctl config.Ctl, rest config.RestAPI) (*Client, error) {
 	// that needs it; the last good one serves until then.
 	certs, err := newCertFiles(cert, key, ca, password, func(error) {})
 	if err != nil {
-		return nil, fmt.Errorf("certificates for the members' REST API: %w", err)
+		return nil, false, fmt.Errorf("certificates for the members' REST API: %w", err)
 	}
 	how := trustFull
 	switch {
@@ -60,27 +77,19 @@ func NewClient(ctl config.Ctl, rest config.RestAPI) (*Client, error) {
 	case ctl.Insecure || ca != "":
 		how = trustChain
 	}
-	login := ctl.Authentication
-	if login.Username == "" {
-		login = rest.Authentication
-	}
 	dialer := net.Dialer{KeepAlive: 5 * time.Second}
-	return &Client{
-		username: login.Username,
-		password: login.Password,
-		http: &http.Client{
-			Transport: &http.Transport{
-				// Members are neighbours: no proxy of the environment.
-				DialContext:         dialer.DialContext,
-				TLSClientConfig:     certs.clientConfig(how),
-				TLSHandshakeTimeout: 5 * time.Second,
-				MaxIdleConnsPerHost: 2,
-				IdleConnTimeout:     30 * time.Second,
-			},
-			// Credentials go to the member that was asked and nowhere else.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	return &http.Client{
+		Transport: &http.Transport{
+			// Members are neighbours: no proxy of the environment.
+			DialContext:         dialer.DialContext,
+			TLSClientConfig:     certs.clientConfig(how),
+			TLSHandshakeTimeout: 5 * time.Second,
+			MaxIdleConnsPerHost: 2,
+			IdleConnTimeout:     30 * time.Second,
 		},
-	}, nil
+		// Requests go to who was asked and nowhere else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, cert != "" || ca != "", nil
 }
 
 // Close ends the connections that are kept open. The client may be used again.
@@ -108,24 +117,6 @@ func (c *Client) Get(ctx context.Context, apiURL, path string) (Answer, error) {
 // Post sends a request with a body that is written as JSON; nil sends none.
 func (c *Client) Post(ctx context.Context, apiURL, path string, body any) (Answer, error) {
 	return c.do(ctx, http.MethodPost, apiURL, path, body)
-}
-
-// PostJSON sends a request to a member or a bouncer and reads the JSON that it
-// answers into into, unless that is nil. Any status but 2xx is an error.
-func (c *Client) PostJSON(ctx context.Context, apiURL, path string, body, into any) error {
-	a, err := c.Post(ctx, apiURL, path, body)
-	switch {
-	case err != nil:
-		return err
-	case !a.OK():
-		return fmt.Errorf("%s%s answers %d: %s", strings.TrimSuffix(apiURL, "/"), path, a.Status, a.Text)
-	case into == nil:
-		return nil
-	}
-	if err := json.Unmarshal([]byte(a.Text), into); err != nil {
-		return fmt.Errorf("%s%s: the answer is not JSON of the expected shape: %w", strings.TrimSuffix(apiURL, "/"), path, err)
-	}
-	return nil
 }
 
 // Patch is like Post.
@@ -165,6 +156,9 @@ func (c *Client) do(ctx context.Context, method, apiURL, path string, body any) 
 	}
 	// Reading needs no login: what is not sent cannot be overheard.
 	if method != http.MethodGet && c.username != "" {
+		if c.encrypted && req.URL.Scheme != "https" {
+			return Answer{}, fmt.Errorf("%s %s: the password is not sent without TLS, which restapi.certfile, restapi.cafile or the section ctl asks for: see the member's api_url", method, target)
+		}
 		req.SetBasicAuth(c.username, c.password)
 	}
 	resp, err := c.http.Do(req)

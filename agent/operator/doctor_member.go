@@ -141,22 +141,22 @@ func examineShard(s fleetShard) []Finding {
 // lookAtBouncers asks the bouncers for their health.
 func (s *Site) lookAtBouncers(ctx context.Context, f fleet) []Finding {
 	d := diagnosis{area: "bouncer"}
-	client := &http.Client{Timeout: askLimit}
-	defer client.CloseIdleConnections()
+	client, err := api.NewBouncerClient(s.Ctl, s.RestAPI)
+	if err != nil {
+		d.add(Wrong, "", "see the sections ctl and restapi", "%v", err)
+		return d.findings
+	}
+	defer client.Close()
 	for _, b := range f.bouncers {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL+"/health", nil)
-		if err != nil {
-			d.add(Wrong, b.Name, "see its configuration: listen", "its URL makes no sense: %v", err)
-			continue
-		}
-		response, err := client.Do(request)
-		if err != nil {
+		ask, cancel := context.WithTimeout(ctx, askLimit)
+		status, err := client.Health(ask, b.URL)
+		cancel()
+		switch {
+		case err != nil:
 			d.add(Wrong, b.Name, "see that it runs and that its port can be reached: leaders tell it of handovers there", "it does not answer: %v", err)
 			continue
-		}
-		response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			d.add(Worth, b.Name, "undrain it when the maintenance is over, else see its log", "/health answers %d: the load balancer sends it no clients", response.StatusCode)
+		case status != http.StatusOK:
+			d.add(Worth, b.Name, "undrain it when the maintenance is over, else see its log", "/health answers %d: the load balancer sends it no clients", status)
 			continue
 		}
 		d.fine(b.Name, "healthy")
