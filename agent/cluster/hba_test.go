@@ -14,6 +14,7 @@ func TestCheckHBA(t *testing.T) {
 		"host all all all scram-sha-256":      "",
 		"host all all 10.0.0.0/8 md5":         "",
 		"host all all 10.0.0.1 255.0.0.0 md5": "",
+		"host all all 10.0.0.0 255.0.0 md5":   "", // PostgreSQL reads it as the C library does
 		"host all all ::1/128 trust":          "",
 		"host all all .example.org md5":       "",
 		"host all all samenet md5":            "",
@@ -30,6 +31,18 @@ func TestCheckHBA(t *testing.T) {
 		"host all all 10.0.0/8 md5": "is not a network",
 		"host all all all scram":    `"scram" is no method`,
 		"local all all # peer":      "must be: local",
+
+		"host all all all peer":                               "for local connections only",
+		"hostnossl all all all cert":                          "for hostssl connections only",
+		"local all all gss":                                   "not for local",
+		"host all all all md5 foo":                            "NAME=VALUE",
+		"host all all all reject foo=bar":                     "no option that a method has",
+		"host all all all md5 map=x":                          "not for the method md5",
+		"host all all all scram-sha-256 clientcert=verify-ca": "clientcert is for hostssl",
+		"host all all all ldap ldapserver=x":                  "ldap needs",
+		"host all all all radius radiusservers=x":             "radius needs",
+		"host all all 10.0.0.0 ffff:: md5":                    "no mask",
+		"host all all a,b md5":                                "more than one address",
 
 		"local all all peer\nhost all all all scram": `"scram" is no method`,
 		"host all all 10.0.0.0/64 x":                 "is not a network",

@@ -138,13 +138,20 @@ func (p *Instance) checkParameter(name, value string, all map[string]knownParame
 			return "must be on or off"
 		}
 	case "enum":
-		if !slices.ContainsFunc(k.Choices, func(c string) bool { return strings.EqualFold(c, value) }) && !isBool(value) {
+		if !slices.ContainsFunc(k.Choices, func(c string) bool { return strings.EqualFold(c, value) }) && !isHiddenChoice(value, k.Choices) {
 			return "must be one of " + strings.Join(k.Choices, ", ")
 		}
 	case "integer", "real":
 		return checkNumber(value, k)
 	}
 	return ""
+}
+
+// isHiddenChoice reports whether an enumeration that has on or off takes another whole
+// word for these. pg_settings does not list them (src/backend/utils/misc/guc_tables.c).
+func isHiddenChoice(value string, choices []string) bool {
+	return (slices.Contains(choices, "on") || slices.Contains(choices, "off")) &&
+		slices.Contains([]string{"true", "false", "yes", "no", "1", "0"}, strings.ToLower(value))
 }
 
 // isBool takes the words for a truth value, also shortened, as PostgreSQL does.

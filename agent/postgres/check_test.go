@@ -44,6 +44,11 @@ func TestSettings(t *testing.T) {
 			{"log_file_mode", "0640", ""},
 			{"jit", "maybe", "must be on or off"},
 			{"jit", true, ""},
+			{"constraint_exclusion", true, ""},
+			{"constraint_exclusion", "yes", ""},
+			{"bytea_output", true, "must be one of"},
+			{"log_statement", "n", "must be one of"},
+			{"wal_sync_method", "off", "must be one of"},
 			{"wal_compression", "pglz", compression},
 			{"synchronous_commit", "remote_apply", ""},
 			{"synchronous_commit", "sometimes", "must be one of local, remote_write, remote_apply, on, off"},
@@ -173,4 +178,33 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s, %v", got, err)
 		}
 	})
+}
+
+// What is refused of pg_hba's lines is what PostgreSQL refuses.
+func TestLinesOfHBA(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	lines := []string{
+		"host all all all ident", "local all all ident", "local all all peer map=x", "hostgssenc all all all md5", "host all all 10.0.0.0 255.0.0 md5",
+		`host all all "all" "md5"`, "host all all all ldap ldapserver=x ldapprefix=cn=", "host a,b all all reject",
+		"host all all all radius radiusservers=127.0.0.1 radiussecrets=x",
+
+		"host all all all peer", "host all all all cert", "hostnossl all all all cert", "local all all gss", "host all all all ldap",
+		"host all all all ldap ldapserver=x", "host all all all radius", "host all all all md5 foo", "local all all peer map",
+		"host all all all trust md5", "host all all all reject foo=bar", "host all all all md5 map=x",
+		"host all all all scram-sha-256 clientcert=verify-ca", "host all all a,b md5", "host all all 10.0.0.0 ffff:: md5",
+	}
+	must(t, p.writeFile(p.inData("pg_hba.conf"), strings.Join(lines, "\n")+"\n"))
+	conn, err := p.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(conn)
+	for i, line := range lines {
+		var why string
+		must(t, conn.QueryRow(ctx, "SELECT COALESCE(string_agg(error, '; '), '') FROM pg_hba_file_rules WHERE line_number = $1", i+1).Scan(&why))
+		if errs := cluster.CheckHBA("pg_hba", []string{line}); (len(errs) > 0) != (why != "") {
+			t.Errorf("%s: %v, PostgreSQL says %q", line, errs, why)
+		}
+	}
 }
