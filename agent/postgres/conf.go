@@ -188,6 +188,10 @@ func (p *Instance) keepBaseConf() error {
 	if _, err := os.Stat(base); err == nil {
 		return nil
 	}
+	if content, err := os.ReadFile(p.inData("postgresql.conf")); err == nil && strings.HasPrefix(string(content), confHead) {
+		p.log.Warn().Str("file", base).Msg("the original postgresql.conf is missing: what it has set is not in force")
+		return p.writeFile(base, "") // the agent's own would include itself
+	}
 	err := os.Rename(p.inData("postgresql.conf"), base)
 	if errors.Is(err, os.ErrNotExist) {
 		return p.writeFile(base, "")

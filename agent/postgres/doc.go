@@ -8,6 +8,7 @@
 //	absent.go     data directories that a method makes itself
 //	aside.go      the last bootstrap that failed is kept
 //	outside.go    WAL and tablespaces to which it has links
+//	linked.go     its configuration files, where they are links
 //	control.go    pg_control
 //	process.go    the postmaster: launching, adopting, ending, its leftovers
 //	conf.go       postgresql.conf, pg_hba.conf, pgpass, signal files

@@ -75,6 +75,9 @@ func (p *Instance) BaseBackup(ctx context.Context, u Upstream, progress func(don
 	if err := p.takeOverAccess(); err != nil {
 		return err // it is marked, and begun anew
 	}
+	if err := p.completeClone(ctx, u); err != nil {
+		return fmt.Errorf("cloning from %s: %w", u.Name, err)
+	}
 	if progress != nil {
 		size := dirSize(p.dataDir)
 		progress(size, size)
@@ -219,6 +222,9 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 		return "", err
 	}
 	if err := p.readyForRewind(ctx, u); err != nil {
+		return "", err
+	}
+	if err := p.replaceLinks(); err != nil {
 		return "", err
 	}
 	role := p.local.Load().Authentication.Rewind

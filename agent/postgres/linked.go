@@ -1,0 +1,79 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+)
+
+// This file is about configuration files in the data directory that are links to files
+// elsewhere, as operators make them. pg_basebackup leaves links out (sendDir in
+// src/backend/backup/basebackup.c), and pg_rewind refuses a file that is one here and
+// none there.
+
+// configFiles are those that a data directory may have links for.
+func configFiles() []string {
+	return []string{"postgresql.conf", "postgresql.base.conf", "pg_hba.conf", "pg_ident.conf"}
+}
+
+// completeClone reads from the upstream which configuration files a base backup has left out.
+func (p *Instance) completeClone(ctx context.Context, u Upstream) error {
+	for _, name := range configFiles() {
+		if p.exists(name) {
+			continue
+		}
+		content, err := p.readUpstream(ctx, u, name)
+		if err != nil {
+			return fmt.Errorf("%s, which the base backup has left out: %w", name, err)
+		}
+		if content == nil {
+			continue // the upstream has none either
+		}
+		if err := p.writeFile(p.inData(name), *content); err != nil {
+			return err
+		}
+		p.log.Info().Str("file", name).Str("upstream", u.Name).Msg("the file is a link on the upstream; its content was copied")
+	}
+	return nil
+}
+
+// readUpstream reads a file in an upstream's data directory; nil: there is none.
+func (p *Instance) readUpstream(ctx context.Context, u Upstream, name string) (*string, error) {
+	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	if err != nil {
+		return nil, err
+	}
+	defer hangUpOn(conn)
+	const most = 16 << 20
+	var content *string
+	if err := conn.QueryRow(ctx, "SELECT convert_from(pg_read_binary_file($1, 0, $2, true), 'UTF8')", name, most).Scan(&content); err != nil {
+		return nil, fmt.Errorf("reading it from %s: %w", u.Name, err)
+	}
+	return content, nil
+}
+
+// replaceLinks puts copies in the place of configuration files that are links: a rewind
+// replaces these files by the upstream's. What the links lead to stays as it is.
+func (p *Instance) replaceLinks() error {
+	for _, name := range configFiles() {
+		path := p.inData(name)
+		info, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode()&fs.ModeSymlink == 0 {
+			continue
+		}
+		var content []byte
+		if err == nil {
+			content, err = os.ReadFile(path)
+		}
+		if err != nil {
+			return fmt.Errorf("%s, for a rewind: %w", name, err)
+		}
+		if err := p.writeFile(path, string(content)); err != nil {
+			return err
+		}
+		p.log.Warn().Str("file", name).Msg("the file was a link, with which pg_rewind would refuse; it is replaced by the upstream's content")
+	}
+	return nil
+}
