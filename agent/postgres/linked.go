@@ -25,13 +25,17 @@ func (p *Instance) completeClone(ctx context.Context, u Upstream) error {
 			continue
 		}
 		content, err := p.readUpstream(ctx, u, name)
+		if err != nil && name == "pg_ident.conf" { // PostgreSQL starts without it, and it may well be that there is none
+			p.log.Warn().Err(err).Str("file", name).Msg("the base backup has left the file out, and the upstream does not tell whether it has one")
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("%s, which the base backup has left out: %w", name, err)
 		}
 		if content == nil {
 			continue // the upstream has none either
 		}
-		if err := p.writeFile(p.inData(name), *content); err != nil {
+		if err := p.writeFile(p.inData(name), string(content)); err != nil {
 			return err
 		}
 		p.log.Info().Str("file", name).Str("upstream", u.Name).Msg("the file is a link on the upstream; its content was copied")
@@ -40,15 +44,15 @@ func (p *Instance) completeClone(ctx context.Context, u Upstream) error {
 }
 
 // readUpstream reads a file in an upstream's data directory; nil: there is none.
-func (p *Instance) readUpstream(ctx context.Context, u Upstream, name string) (*string, error) {
+func (p *Instance) readUpstream(ctx context.Context, u Upstream, name string) ([]byte, error) {
 	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		return nil, err
 	}
 	defer hangUpOn(conn)
 	const most = 16 << 20
-	var content *string
-	if err := conn.QueryRow(ctx, "SELECT convert_from(pg_read_binary_file($1, 0, $2, true), 'UTF8')", name, most).Scan(&content); err != nil {
+	var content []byte // in whatever encoding the file is
+	if err := conn.QueryRow(ctx, "SELECT pg_read_binary_file($1, 0, $2, true)", name, most).Scan(&content); err != nil {
 		return nil, fmt.Errorf("reading it from %s: %w", u.Name, err)
 	}
 	return content, nil

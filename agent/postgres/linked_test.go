@@ -23,7 +23,7 @@ func TestLinkedConfigurationFiles(t *testing.T) {
 	base := link(a, "postgresql.conf")
 	f, err := os.OpenFile(base, os.O_APPEND|os.O_WRONLY, 0)
 	must(t, err)
-	_, err = f.WriteString("\nwork_mem = '7MB'\n")
+	_, err = f.WriteString("\nwork_mem = '7MB' # gen\xfcgt\n")
 	must(t, err)
 	must(t, f.Close())
 	link(a, "pg_hba.conf")
