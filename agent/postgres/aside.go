@@ -30,9 +30,9 @@ type aside struct {
 
 // moveAside renames the data directory and removes those that were moved aside
 // before. Of a link it is the target that is renamed, so that the next one is made on
-// the same disk. WAL and tablespaces outside of it are emptied if leads says that they
+// the same disk. WAL and tablespaces outside of it are emptied if owns says that they
 // are its own: where they are the next one has to be.
-func (p *Instance) moveAside(systemIdentifier string, leads bool) (string, error) {
+func (p *Instance) moveAside(systemIdentifier string, owns func(path string) bool) (string, error) {
 	dir, err := filepath.EvalSymlinks(p.dataDir)
 	if err != nil {
 		return "", fmt.Errorf("moving the data directory aside: %w", err)
@@ -45,15 +45,11 @@ func (p *Instance) moveAside(systemIdentifier string, leads bool) (string, error
 	if err != nil {
 		return "", err
 	}
-	var out []outside
-	if leads {
-		if out, err = p.outsides(systemIdentifier); err != nil { // nothing of that is needed to make room for the data directory
-			p.log.Warn().Err(err).Msg("what the data directory leads to is left as it is")
-		}
-		defer closeOutsides(out)
-	} else {
-		p.leaveOutside()
+	out, err := p.outsides(systemIdentifier, owns)
+	if err != nil { // nothing of that is needed to make room for the data directory
+		p.log.Warn().Err(err).Msg("what the data directory leads to is left as it is")
 	}
+	defer closeOutsides(out)
 	now := aside{Path: dir + asideInfix + time.Now().UTC().Format("20060102T150405.000000"), ID: id}
 	// Noted before it is done: one that is not noted would stay for ever.
 	if err := p.noteAsides(append(earlier, now)); err != nil {

@@ -122,12 +122,22 @@ type marker struct {
 	Finished bool `json:"finished,omitempty"`
 	// Method: a program of the operator's has filled it, or was to.
 	Method bool `json:"method,omitempty"`
+	// Began is when the data directory was seen empty, or its content was left to a
+	// method that keeps it.
+	Began time.Time `json:"began,omitzero"`
+	// Own are the directories to which it led at that time.
+	Own []string `json:"own,omitempty"`
 }
 
-// leads reports whether what the data directory leads to is its own. PostgreSQL's own
-// programs put WAL and tablespaces only where nothing was; a program of the operator's
-// may have copied the links of a data directory that lives elsewhere.
-func (m marker) leads() bool { return !m.Method && m.Kind != markCustom }
+// owns reports whether a directory to which the data directory leads is its own.
+// PostgreSQL's own programs put WAL and tablespaces only where nothing was; a program of
+// the operator's may have copied the links of a data directory that lives elsewhere.
+func (m marker) owns(path string) bool {
+	return !m.Method && m.Kind != markCustom || slices.Contains(m.Own, path)
+}
+
+// everything: nobody but this member has made the links of the data directory.
+func everything(string) bool { return true }
 
 // errNotOurs: there is a marker, but what is in the directory contradicts it.
 var errNotOurs = errors.New("it does not hold what its marker says")
@@ -135,6 +145,9 @@ var errNotOurs = errors.New("it does not hold what its marker says")
 // clockSlack is how far the clock may have been set back between the writing of
 // a marker and the initdb after it.
 const clockSlack = 10 * time.Minute
+
+// clocksDiffer is how far a file system's clock may be behind.
+const clocksDiffer = time.Second
 
 // mark checks that the data directory is empty, makes it if need be, and notes
 // on disk that what will be in it is our own unfinished work.
@@ -157,6 +170,7 @@ func (p *Instance) markAs(m marker) error {
 		return err
 	}
 	m.Made = time.Now().UTC()
+	m.Began = m.Made
 	return p.keepMarker(m)
 }
 
@@ -249,7 +263,7 @@ func (p *Instance) marked() (*marker, error) {
 		if err != nil {
 			return nil, err
 		}
-		if born.Before(m.Made.Add(-time.Second)) { // the clock of file systems is a little behind
+		if born.Before(m.Made.Add(-clocksDiffer)) {
 			return nil, nil //nolint:nilnil // it was moved there
 		}
 		return &m, nil
@@ -313,7 +327,7 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 		return fmt.Errorf("removing what initdb was given: %w", err)
 	}
 	if m.Kind != markClone || m.ID == "" { // nobody has seen who made that one
-		aside, err := p.moveAside(cmp.Or(m.SystemIdentifier, control.SystemIdentifier), m.leads())
+		aside, err := p.moveAside(cmp.Or(m.SystemIdentifier, control.SystemIdentifier), m.owns)
 		if err == nil {
 			p.log.Warn().Str("moved_to", aside).Msg("an unfinished data directory was moved aside; the next one that fails takes its place")
 			return p.unmark()
@@ -323,7 +337,7 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 		}
 		// A mount point cannot be renamed: what our own initdb made is emptied.
 	}
-	if err := p.empty(cmp.Or(m.SystemIdentifier, control.SystemIdentifier), m.leads()); err != nil {
+	if err := p.empty(cmp.Or(m.SystemIdentifier, control.SystemIdentifier), m.owns); err != nil {
 		return err
 	}
 	p.log.Warn().Str("data_dir", p.dataDir).Str("unfinished", m.Kind).Msg("cleared away")
@@ -373,10 +387,12 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 	if err := p.killWriters(ctx); err != nil {
 		return err
 	}
-	if err := p.mayEmpty(d.Control.SystemIdentifier); err != nil {
+	own, err := p.mayEmpty(d.Control.SystemIdentifier)
+	if err != nil {
 		return fmt.Errorf("the data directory stays: %w", err)
 	}
-	if err := p.writeMarker(markClone, d.Control.SystemIdentifier); err != nil {
+	now := time.Now().UTC()
+	if err := p.keepMarker(marker{Kind: markClone, Made: now, SystemIdentifier: d.Control.SystemIdentifier, Began: now, Own: own}); err != nil {
 		return err
 	}
 	if p.KeepsData() {
@@ -384,7 +400,7 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 		return nil
 	}
 	p.log.Warn().Str("data_dir", p.dataDir).Str("allowed_by", allowed.AllowedBy).Msg("removing the data directory's content to clone it anew")
-	if err := p.empty(d.Control.SystemIdentifier, true); err != nil {
+	if err := p.empty(d.Control.SystemIdentifier, everything); err != nil {
 		return err
 	}
 	return p.unmark()
@@ -392,18 +408,13 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 
 // empty removes what is in the data directory but not the directory, which may
 // be a mount point or a link. WAL and tablespaces to which it has links go with it
-// (outside.go) if leads says so; other links are removed, not followed.
-func (p *Instance) empty(systemIdentifier string, leads bool) error {
-	var out []outside
-	if leads {
-		var err error
-		if out, err = p.outsides(systemIdentifier); err != nil {
-			return err
-		}
-		defer closeOutsides(out)
-	} else {
-		p.leaveOutside()
+// (outside.go) if owns says so; other links are removed, not followed.
+func (p *Instance) empty(systemIdentifier string, owns func(path string) bool) error {
+	out, err := p.outsides(systemIdentifier, owns)
+	if err != nil {
+		return err
 	}
+	defer closeOutsides(out)
 	if err := p.emptyOutside(out); err != nil {
 		return err
 	}

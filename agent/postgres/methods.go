@@ -148,6 +148,10 @@ func (p *Instance) fill(ctx context.Context, what string, m method, args []strin
 	mark.Method = true
 	run := func() error { return p.runMethod(ctx, what, m, args, env...) }
 	if m.keepData && found != nil && found.Kind == markClone {
+		found.Method = true
+		if err := p.keepMarker(*found); err != nil {
+			return err
+		}
 		return run()
 	}
 	if err := p.markAs(mark); err != nil {
@@ -157,6 +161,7 @@ func (p *Instance) fill(ctx context.Context, what string, m method, args []strin
 		return run()
 	}
 	mark.Made = time.Now().UTC()
+	mark.Began = mark.Made
 	if none, err := p.removeEmpty(mark); err != nil {
 		return err
 	} else if !none {
@@ -205,6 +210,9 @@ func (p *Instance) customBootstrap(ctx context.Context, b config.Bootstrap) (sys
 		return "", err
 	}
 	control, err := p.restored(ctx)
+	if err == nil {
+		err = p.refuseBorrowed()
+	}
 	if err != nil {
 		return "", fmt.Errorf("bootstrap %s: %w", m.name, err)
 	}
@@ -374,6 +382,9 @@ func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, sys
 	if err == nil && systemIdentifier != "" && control.SystemIdentifier != systemIdentifier {
 		err = fmt.Errorf("it has restored another cluster (system identifier %s) than the shard's (%s)", control.SystemIdentifier, systemIdentifier)
 	}
+	if err == nil {
+		err = p.refuseBorrowed()
+	}
 	if err != nil { // what is there is ours, and of no use to anybody
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanWithin)
 		defer cancel()
@@ -392,7 +403,7 @@ func (p *Instance) emptyAgain(ctx context.Context) error {
 	if err := p.killWriters(ctx); err != nil {
 		return err
 	}
-	if err := p.empty(marked.SystemIdentifier, marked.leads()); err != nil {
+	if err := p.empty(marked.SystemIdentifier, marked.owns); err != nil {
 		return err
 	}
 	return p.unmark()

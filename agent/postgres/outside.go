@@ -33,28 +33,31 @@ var (
 	segment  = regexp.MustCompile(`^[0-9A-F]{24}$`)
 )
 
-// outsides finds what lies outside, and refuses what may be somebody else's.
-// systemIdentifier is the cluster's; empty: not known.
-func (p *Instance) outsides(systemIdentifier string) (found []outside, err error) {
+// outsides finds what lies outside, and refuses what may be somebody else's. What is not
+// its own according to owns is only told of. systemIdentifier is the cluster's; empty: not
+// known.
+func (p *Instance) outsides(systemIdentifier string, owns func(path string) bool) (found []outside, err error) {
 	defer func() {
 		if err != nil {
 			closeOutsides(found)
 			found = nil
 		}
 	}()
-	links := []string{p.inData("pg_wal")}
-	spaces, err := os.ReadDir(p.inData("pg_tblspc"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("tablespaces: %w", err)
+	spaces, err := p.tablespaceLinks()
+	if err != nil {
+		return nil, err
 	}
-	for _, e := range spaces {
-		if _, err := strconv.ParseUint(e.Name(), 10, 32); err == nil {
-			links = append(links, filepath.Join(p.inData("pg_tblspc"), e.Name()))
-		}
-	}
-	for _, link := range links {
-		if info, err := os.Lstat(link); err != nil || info.Mode()&fs.ModeSymlink == 0 {
+	for _, link := range append(spaces, p.inData("pg_wal")) {
+		if !isLink(link) {
 			continue // not there, or in the data directory
+		}
+		path, err := filepath.EvalSymlinks(link)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if !owns(path) {
+			p.log.Warn().Str("link", link).Str("path", path).Msg("left as it is, as a method made the link; empty it yourself if it was meant for this member")
+			continue
 		}
 		root, err := os.OpenRoot(link)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -66,11 +69,35 @@ func (p *Instance) outsides(systemIdentifier string) (found []outside, err error
 		o := outside{link: link, root: root}
 		found = append(found, o)
 		last := &found[len(found)-1]
-		if err := p.claim(last, systemIdentifier); err != nil {
+		err = p.claim(last, systemIdentifier)
+		if err == nil && !owns(last.path) {
+			err = errors.New("it was changed meanwhile")
+		}
+		if err != nil {
 			return found, fmt.Errorf("%s leads to %s, which is not to be emptied: %w; empty it yourself, or remove the link", link, last.path, err)
 		}
 	}
 	return found, nil
+}
+
+// tablespaceLinks are the paths of what may be links to tablespaces.
+func (p *Instance) tablespaceLinks() ([]string, error) {
+	spaces, err := os.ReadDir(p.inData("pg_tblspc"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("tablespaces: %w", err)
+	}
+	var links []string
+	for _, e := range spaces {
+		if _, err := strconv.ParseUint(e.Name(), 10, 32); err == nil {
+			links = append(links, filepath.Join(p.inData("pg_tblspc"), e.Name()))
+		}
+	}
+	return links, nil
+}
+
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }
 
 func closeOutsides(list []outside) {
@@ -118,9 +145,8 @@ func (p *Instance) claim(o *outside, systemIdentifier string) error {
 		return err
 	}
 	if filepath.Base(o.link) != "pg_wal" {
-		ours := regexp.MustCompile(fmt.Sprintf(`^PG_%d_[0-9]+$`, p.major))
 		for _, e := range entries {
-			if e.IsDir() && ours.MatchString(e.Name()) {
+			if e.IsDir() && p.inTablespace(e.Name()) {
 				o.names = append(o.names, e.Name())
 			}
 		}
@@ -141,6 +167,13 @@ func (p *Instance) claim(o *outside, systemIdentifier string) error {
 		}
 	}
 	return nil
+}
+
+// inTablespace reports whether a name in a tablespace is that of our PostgreSQL's files.
+func (p *Instance) inTablespace(name string) bool {
+	catalog, ours := strings.CutPrefix(name, fmt.Sprintf("PG_%d_", p.major))
+	_, err := strconv.ParseUint(catalog, 10, 64)
+	return ours && err == nil
 }
 
 // beneath reports whether a path is a directory or lies in it.
@@ -215,20 +248,13 @@ func (p *Instance) emptyOutside(list []outside) error {
 	return nil
 }
 
-// leaveOutside tells of what lies outside and is not emptied with the data directory, as
-// a program of the operator's made the links.
-func (p *Instance) leaveOutside() {
-	spaces, _ := filepath.Glob(p.inData("pg_tblspc/*")) // the pattern is a valid one
-	for _, link := range append([]string{p.inData("pg_wal")}, spaces...) {
-		if to, err := os.Readlink(link); err == nil {
-			p.log.Warn().Str("link", link).Str("path", to).Msg("left as it is, as a method made the link; empty it yourself if it was meant for this member")
-		}
+// mayEmpty says why the data directory cannot be emptied, before anything of it is, and
+// which directories would be emptied with it.
+func (p *Instance) mayEmpty(systemIdentifier string) (own []string, err error) {
+	list, err := p.outsides(systemIdentifier, everything)
+	defer closeOutsides(list)
+	for _, o := range list {
+		own = append(own, o.path)
 	}
-}
-
-// mayEmpty says why the data directory cannot be emptied, before anything of it is.
-func (p *Instance) mayEmpty(systemIdentifier string) error {
-	list, err := p.outsides(systemIdentifier)
-	closeOutsides(list)
-	return err
+	return own, err
 }

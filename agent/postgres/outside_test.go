@@ -130,7 +130,7 @@ func TestLinksThatAreAbused(t *testing.T) {
 				must(t, p.mark(kind, ""))
 				must(t, os.MkdirAll(p.inData("pg_tblspc"), 0o700))
 				must(t, os.Symlink(test.to(t, p, dir), p.inData(test.link)))
-				if _, err := p.outsides(""); err == nil || !strings.Contains(err.Error(), test.want) {
+				if _, err := p.outsides("", everything); err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("%v", err)
 				}
 				content := func() (paths []string) {
@@ -165,7 +165,7 @@ func TestLinksThatAreAbused(t *testing.T) {
 			must(t, p.own(d))
 		}
 		must(t, os.Symlink(mine, p.inData("pg_wal")))
-		out, err := p.outsides("")
+		out, err := p.outsides("", everything)
 		must(t, err)
 		defer closeOutsides(out)
 		must(t, os.Remove(p.inData("pg_wal")))

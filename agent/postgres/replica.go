@@ -52,7 +52,7 @@ func (p *Instance) BaseBackup(ctx context.Context, u Upstream, progress func(don
 	args := append([]string{"--pgdata=" + p.dataDir, "--wal-method=stream", "--no-password", "--dbname=" + source}, p.baseBackupOptions()...)
 	if _, err = p.runOnData(ctx, env, "pg_basebackup", args...); err != nil && ctx.Err() == nil {
 		first := err
-		if err = p.empty(systemIdentifier, true); err == nil {
+		if err = p.empty(systemIdentifier, everything); err == nil {
 			_, err = p.runOnData(ctx, env, "pg_basebackup", args...)
 		}
 		if err != nil && err.Error() != first.Error() {
@@ -65,7 +65,7 @@ func (p *Instance) BaseBackup(ctx context.Context, u Upstream, progress func(don
 		defer cancel()
 		cleanup := p.killWriters(clean)
 		if cleanup == nil {
-			cleanup = p.empty(systemIdentifier, true)
+			cleanup = p.empty(systemIdentifier, everything)
 		}
 		if cleanup != nil { // the marker stays: it is cleared away later
 			return errors.Join(fmt.Errorf("cloning from %s: %w", u.Name, err), cleanup)
