@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
@@ -66,24 +67,23 @@ func newHTTPClient(ctl config.Ctl, rest config.RestAPI) (client *http.Client, en
 	}
 	// A set that cannot be read later shows in the error of the next request
 	// that needs it; the last good one serves until then.
-	certs, err := newCertFiles(cert, key, ca, password, func(error) {})
+	certs, err := certfiles.New(certfiles.Paths{Cert: cert, Key: key, CA: ca, Password: password != ""}, func(error) {})
 	if err != nil {
 		return nil, false, fmt.Errorf("certificates for the members' REST API: %w", err)
 	}
-	how := trustFull
+	check := certfiles.Name
 	switch {
 	case ctl.Insecure && cert == "":
-		how = trustAll
+		check = certfiles.Nothing
 	case ctl.Insecure || ca != "":
-		how = trustChain
+		check = certfiles.Chain
 	}
 	dialer := net.Dialer{KeepAlive: 5 * time.Second}
 	return &http.Client{
 		Transport: &http.Transport{
 			// Members are neighbours: no proxy of the environment.
 			DialContext:         dialer.DialContext,
-			TLSClientConfig:     certs.clientConfig(how),
-			TLSHandshakeTimeout: 5 * time.Second,
+			DialTLSContext:      certs.DialTLS(check, dialer),
 			MaxIdleConnsPerHost: 2,
 			IdleConnTimeout:     30 * time.Second,
 		},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 )
 
 // answer is what a handler gives back; it is written in one place.
@@ -109,8 +110,8 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request, segment string) 
 		return
 	}
 	if denied := s.access.check(r, s.node.State()); denied != nil {
-		a := text(denied.status, denied.text)
-		if denied.status == http.StatusUnauthorized {
+		a := text(denied.Status, denied.Text)
+		if denied.Status == http.StatusUnauthorized {
 			a.headers = map[string]string{"WWW-Authenticate": `Basic realm="Patroni"`}
 		}
 		s.write(w, r, a)
@@ -128,7 +129,7 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request, segment string) 
 	a := s.operate(r, handler, body)
 	// An operation may have taken longer than a client has for its answer, so
 	// that time begins now. If it cannot be set, writing fails and says so.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.limits.answer))
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.http.Limits.Answer))
 	s.write(w, r, a)
 }
 
@@ -138,7 +139,7 @@ func (s *Server) operate(r *http.Request, handler changeHandler, body map[string
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
 	defer s.whenEnding(cancel)()
-	defer holdConn(r.Context())()
+	defer httpserver.Hold(r.Context())()
 	return handler(ctx, body)
 }
 
@@ -182,7 +183,7 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, needed bool) (obje
 	if needed && r.Header.Get("Content-Length") == "" {
 		return nil, http.StatusLengthRequired, ""
 	}
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.limits.body))
+	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLimit))
 	if err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {

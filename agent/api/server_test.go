@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -41,6 +42,7 @@ func TestNewServerRefusesBadSettings(t *testing.T) {
 		{"no port", config.RestAPI{Listen: "10.0.0.1"}, "restapi.listen"},
 		{"verify_client", config.RestAPI{Listen: ":0", VerifyClient: "always"}, "none, optional or required"},
 		{"verify_client without TLS", config.RestAPI{Listen: ":0", VerifyClient: "required"}, "restapi.certfile"},
+		{"verify_client by any authority", config.RestAPI{Listen: ":0", CertFile: cert, VerifyClient: "required"}, "restapi.cafile"},
 		{"no certificate there", config.RestAPI{Listen: ":0", CertFile: dir + "/none"}, "/none"},
 		{"key of another certificate", config.RestAPI{Listen: ":0", CertFile: cert, KeyFile: newCert(t, dir, "b", "other")}, "private key"},
 		{"protected key", config.RestAPI{Listen: ":0", CertFile: cert, KeyFile: other, KeyFilePassword: "hush"}, "keyfile_password is not supported"},
@@ -168,12 +170,22 @@ func TestChangesNeedSomethingConfigured(t *testing.T) {
 		cfg              config.RestAPI
 		local            bool
 		origin           string
-		status           int // 0: let in
+		site             string
+		host             string // "10.0.0.1:8008"
+		status           int    // 0: let in
 	}{
 		{name: "a web page in a browser on this host", path: "/restart", from: "127.0.0.1:1", local: true, origin: "https://example.com", status: 403},
 		{name: "one that was rebound to this address", path: "/restart", from: "127.0.0.1:1", local: true, origin: "http://127.0.0.1:8008", status: 403},
 		{name: "a web page behind the allowlist", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Allowlist: []string{"10.9.0.0/16"}}, origin: "null", status: 403},
-		{name: "a console that logs in", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}}, origin: "https://console.example.com", status: 401},
+		{name: "a console that logs in", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}}, origin: "https://console.example.com", status: 403},
+		{name: "one whose browser does not say Origin", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}}, site: "cross-site", status: 403},
+		{name: "one of another port", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}}, site: "same-site", status: 403},
+		{name: "a page that calls itself by this name, after rebinding", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}}, site: "same-origin", origin: "http://evil.example.com:8008", host: "evil.example.com:8008", status: 403},
+		{name: "rebinding, without Origin", path: "/restart", from: "127.0.0.1:1", local: true, host: "evil.example.com:8008", status: 403},
+		{name: "this site's own page", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{ConnectAddress: "db1.example.com:8008", Authentication: config.Credentials{Username: "u", Password: "p"}}, site: "same-origin", origin: "https://db1.example.com:8008", host: "DB1.example.com:8008", status: 401},
+		{name: "a program that calls it by another name, and logs in", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}}, host: "alias.example.com:8008", status: 401},
+		{name: "another user of this host, whose address is listed", path: "/restart", from: "127.0.0.1:1", cfg: config.RestAPI{Allowlist: []string{"127.0.0.0/8"}}, status: 403},
+		{name: "root, whose address is listed", path: "/restart", from: "127.0.0.1:1", cfg: config.RestAPI{Allowlist: []string{"127.0.0.0/8"}}, local: true},
 		{name: "this host, another user", path: "/restart", from: "127.0.0.1:1", status: 403},
 		{name: "this host, root", path: "/restart", from: "127.0.0.1:1", local: true},
 		{name: "another host", path: "/restart", from: "10.9.9.9:1", status: 403},
@@ -188,23 +200,26 @@ func TestChangesNeedSomethingConfigured(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := newAccess(c.cfg, false)
-			a.onHost = func(*http.Request) error {
+			a.OnHost = func(*http.Request) error {
 				if c.local {
 					return nil
 				}
-				return errNoPeer
+				return errors.New("another user")
 			}
 			r := httptest.NewRequest(http.MethodPost, c.path, nil)
-			r.RemoteAddr = c.from
+			r.RemoteAddr, r.Host = c.from, cmp.Or(c.host, "10.0.0.1:8008")
+			if c.site != "" {
+				r.Header.Set("Sec-Fetch-Site", c.site)
+			}
 			if c.origin != "" {
 				r.Header.Set("Origin", c.origin)
 			}
 			denied := a.check(r, state)
-			if got := denied; (got == nil) != (c.status == 0) || got != nil && got.status != c.status {
+			if got := denied; (got == nil) != (c.status == 0) || got != nil && got.Status != c.status {
 				t.Errorf("got %+v, want %d", got, c.status)
 			}
-			if denied != nil && denied.status == 403 && !strings.Contains(denied.text, "restapi: {authentication:") && c.origin == "" {
-				t.Errorf("%q does not say what to do", denied.text)
+			if denied != nil && denied.Status == 403 && !strings.Contains(denied.Text, "restapi: {authentication:") && c.origin == "" && c.site == "" && c.host == "" {
+				t.Errorf("%q does not say what to do", denied.Text)
 			}
 		})
 	}
@@ -312,7 +327,7 @@ func TestCiphers(t *testing.T) {
 func TestSlowClientsAreCutOff(t *testing.T) {
 	node := fixed(primaryState(time.Now()))
 	server := start(t, config.RestAPI{}, node, func(s *Server) {
-		s.limits.header, s.limits.request = 50*time.Millisecond, 50*time.Millisecond
+		s.http.Limits.Header, s.http.Limits.Request = 50*time.Millisecond, 50*time.Millisecond
 	})
 	for name, sent := range map[string]string{
 		"silent":      "",
@@ -330,7 +345,7 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 }
 
 func TestSlowClientsKeepNobodyOut(t *testing.T) {
-	server := start(t, config.RestAPI{}, fixed(primaryState(time.Now())), func(s *Server) { s.limits.conns = 4 })
+	server := start(t, config.RestAPI{}, fixed(primaryState(time.Now())), func(s *Server) { s.http.Limits.Conns = 4 })
 	for range 20 {
 		conn := dial(t, server)
 		if _, err := io.WriteString(conn, "GET /primary HTTP/1.1\r\n"); err != nil {
@@ -356,12 +371,12 @@ func TestWaitingOperationsAreNotCutOff(t *testing.T) {
 		}
 	}
 	server := start(t, config.RestAPI{}, node, func(s *Server) {
-		s.limits.conns = 2
-		s.limits.header, s.limits.request, s.limits.answer = limit, limit, limit
+		s.http.Limits.Conns = 2
+		s.http.Limits.Header, s.http.Limits.Request, s.http.Limits.Answer = limit, limit, limit
 	})
 	request := func() (answer *bufio.Reader, ended <-chan error) {
 		conn := dial(t, server)
-		_, _ = io.WriteString(conn, "POST /restart HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n") // ended tells
+		_, _ = io.WriteString(conn, "POST /restart HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n") // ended tells
 		answer = bufio.NewReader(conn)
 		peeked := make(chan error, 1)
 		go func() { _, err := answer.Peek(1); peeked <- err }()
@@ -413,7 +428,7 @@ func TestClientThatGoesAwayBreaksNothingOff(t *testing.T) {
 	}
 	server := start(t, config.RestAPI{}, node)
 	conn := dial(t, server)
-	if _, err := io.WriteString(conn, "POST /restart HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "POST /restart HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	<-begun

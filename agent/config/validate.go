@@ -194,6 +194,9 @@ func (v *validation) restAPI(r RestAPI, ctl Ctl) {
 	if (r.VerifyClient == "optional" || r.VerifyClient == "required") && r.CertFile == "" {
 		v.fail("restapi.certfile", "", "must be set: restapi.verify_client is %s, and only TLS can verify a client", r.VerifyClient)
 	}
+	if (r.VerifyClient == "optional" || r.VerifyClient == "required") && r.CAFile == "" {
+		v.fail("restapi.cafile", "", "must be set: restapi.verify_client is %s, and without a file of the authorities whose certificates clients show, those of every public one would be taken", r.VerifyClient)
+	}
 	if r.KeyFile != "" && r.CertFile == "" {
 		v.fail("restapi.certfile", "", "must be set together with restapi.keyfile")
 	}

@@ -1,0 +1,277 @@
+// Package certfiles serves and checks TLS certificates that are kept in files, which
+// may be replaced at any time. Agents and bouncers use it on both ends.
+package certfiles
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Paths names the files.
+type Paths struct {
+	// Cert may be empty for a client. Key is empty where Cert holds the key, too.
+	Cert, Key string
+	// CA is the file of the authorities to trust.
+	CA string
+	// Password: a pass phrase was configured for the key.
+	Password bool
+}
+
+// Files are a certificate with its key and the authorities to trust. Every handshake
+// looks whether the files changed, so that rotated certificates need no restart. While
+// the new files are incomplete or wrong the last good ones stay in use.
+type Files struct {
+	paths Paths
+
+	// problem is told once about every set of files that could not be used.
+	problem func(error)
+
+	mu     sync.Mutex
+	stamps [3]fileStamp
+	loaded *certSet
+}
+
+// certSet is what the files held at one moment.
+type certSet struct {
+	cert *tls.Certificate
+	// pool is never nil, which to the library would mean all that the system trusts.
+	pool *x509.CertPool
+	// server is the configuration for a server's handshakes. It is kept with the
+	// set because session tickets belong to it.
+	server *tls.Config
+}
+
+type fileStamp struct {
+	size    int64
+	changed time.Time
+}
+
+// New reads the files for the first time.
+func New(paths Paths, problem func(error)) (*Files, error) {
+	if paths.Key == "" {
+		paths.Key = paths.Cert
+	}
+	f := &Files{paths: paths, problem: problem}
+	_, err := f.current()
+	return f, err
+}
+
+// current returns what the files hold now, or held when they were last good.
+func (f *Files) current() (*certSet, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	stamps := [3]fileStamp{stampOf(f.paths.Cert), stampOf(f.paths.Key), stampOf(f.paths.CA)}
+	if f.loaded != nil && stamps == f.stamps {
+		return f.loaded, nil
+	}
+	set, err := f.load()
+	if err != nil {
+		if f.loaded == nil {
+			return nil, err
+		}
+		f.stamps = stamps
+		f.problem(fmt.Errorf("changed certificate files cannot be used, the former ones stay in use: %w", err))
+		return f.loaded, nil
+	}
+	f.stamps, f.loaded = stamps, set
+	return set, nil
+}
+
+func (f *Files) load() (*certSet, error) {
+	set := &certSet{pool: x509.NewCertPool()}
+	if f.paths.Cert != "" {
+		pair, err := loadKeyPair(f.paths.Cert, f.paths.Key, f.paths.Password)
+		if err != nil {
+			return nil, err
+		}
+		set.cert = &pair
+	}
+	if f.paths.CA != "" {
+		text, err := os.ReadFile(f.paths.CA)
+		if err != nil {
+			return nil, fmt.Errorf("read the certificates to trust: %w", err)
+		}
+		if !set.pool.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("%s holds no certificate in PEM form", f.paths.CA)
+		}
+	}
+	return set, nil
+}
+
+func loadKeyPair(certFile, keyFile string, password bool) (tls.Certificate, error) {
+	cert, err := os.ReadFile(certFile)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("read the certificate: %w", err)
+	}
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("read the private key: %w", err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		if encrypted(key) {
+			hint := "is protected by a pass phrase"
+			if password {
+				hint = "is protected by a pass phrase, and keyfile_password is not supported"
+			}
+			return tls.Certificate{}, fmt.Errorf("private key %s %s: store it unprotected, readable by its owner alone (openssl pkey -in OLD -out NEW)", keyFile, hint)
+		}
+		return tls.Certificate{}, fmt.Errorf("certificate %s with private key %s: %w", certFile, keyFile, err)
+	}
+	return pair, nil
+}
+
+// encrypted tells whether PEM text holds a private key under a pass phrase, in
+// either of the two forms in use.
+func encrypted(text []byte) bool {
+	for {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			return false
+		}
+		if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
+			return true
+		}
+		text = rest
+	}
+}
+
+func stampOf(path string) fileStamp {
+	if path == "" {
+		return fileStamp{}
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return fileStamp{size: -1}
+	}
+	return fileStamp{size: info.Size(), changed: info.ModTime()}
+}
+
+// ErrNoCA says that client certificates were to be verified by no authority.
+var ErrNoCA = errors.New("client certificates can be verified only with a file of the authorities that issue them")
+
+// ServerConfig makes the TLS configuration of a server that asks clients for
+// certificates as auth says and offers these ciphers for TLS 1.2, nil for the
+// library's choice.
+func (f *Files) ServerConfig(auth tls.ClientAuthType, ciphers []uint16) (*tls.Config, error) {
+	if auth >= tls.VerifyClientCertIfGiven && f.paths.CA == "" {
+		return nil, ErrNoCA
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			set, err := f.current()
+			if err != nil {
+				return nil, err
+			}
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if set.server == nil {
+				set.server = &tls.Config{
+					MinVersion:   tls.VersionTLS12,
+					CipherSuites: ciphers,
+					Certificates: []tls.Certificate{*set.cert},
+					ClientCAs:    set.pool,
+					ClientAuth:   auth,
+					NextProtos:   []string{"http/1.1"},
+				}
+			}
+			return set.server, nil
+		},
+	}, nil
+}
+
+// Check says how far a client checks the certificate of a server.
+type Check int
+
+const (
+	// Name: issued by an authority in the file (without one: by one that the system
+	// trusts), for the host that is dialled.
+	Name Check = iota
+	// Chain: the same, whatever the host.
+	Chain
+	// Nothing is checked.
+	Nothing
+)
+
+// handshakeLimit bounds a client's handshake.
+const handshakeLimit = 5 * time.Second
+
+// DialTLS makes the function by which a client connects. It presents the certificate,
+// if there is one.
+func (f *Files) DialTLS(check Check, dialer net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, fmt.Errorf("connect to %s: %w", address, err)
+		}
+		config, err := f.clientConfig(check, host)
+		if err != nil {
+			return nil, err
+		}
+		plain, err := dialer.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
+		defer cancel()
+		conn := tls.Client(plain, config)
+		if err := conn.HandshakeContext(ctx); err != nil {
+			plain.Close()
+			return nil, err
+		}
+		return conn, nil
+	}
+}
+
+// clientConfig makes the TLS configuration for one connection to a host, by what the
+// files hold now.
+func (f *Files) clientConfig(check Check, host string) (*tls.Config, error) {
+	set, err := f.current()
+	if err != nil {
+		return nil, err
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host, RootCAs: set.pool, NextProtos: []string{"http/1.1"}}
+	if set.cert != nil {
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return set.cert, nil }
+	}
+	if f.paths.CA == "" && check != Nothing {
+		if c.RootCAs, err = x509.SystemCertPool(); err != nil {
+			return nil, fmt.Errorf("read the authorities that the system trusts: %w", err)
+		}
+	}
+	if check == Name {
+		return c, nil
+	}
+	// The library's own check cannot leave out the host's name alone: verifyChain takes
+	// its place.
+	c.InsecureSkipVerify = true
+	if check == Chain {
+		roots := c.RootCAs
+		c.VerifyConnection = func(state tls.ConnectionState) error { return verifyChain(state, roots) }
+	}
+	return c, nil
+}
+
+// verifyChain checks that a server's certificate was issued by one of these
+// authorities, for use by a server.
+func verifyChain(state tls.ConnectionState, roots *x509.CertPool) error {
+	if len(state.PeerCertificates) == 0 {
+		return errors.New("the server showed no certificate")
+	}
+	options := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
+	for _, c := range state.PeerCertificates[1:] {
+		options.Intermediates.AddCert(c)
+	}
+	_, err := state.PeerCertificates[0].Verify(options)
+	return err
+}

@@ -1,0 +1,139 @@
+package httpserver
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"slices"
+	"sync"
+)
+
+// connLimit is a listener that holds at most max connections open, perSource of them
+// from one address. When one more comes, the oldest connection of the address that has
+// the most is closed in its favour, unless an operation waits on it: clients that send
+// or read slowly, or say nothing at all, can then never keep out a health check, which
+// comes from another address, nor for long one from their own.
+type connLimit struct {
+	net.Listener
+	max, perSource int
+	slots          *slots
+
+	mu    sync.Mutex
+	count int
+	open  map[source][]*limitedConn // oldest first
+}
+
+func newConnLimit(l net.Listener, most, perSource int) *connLimit {
+	return &connLimit{Listener: l, max: most, perSource: perSource, slots: newSlots(), open: map[source][]*limitedConn{}}
+}
+
+// limitedConn is one connection of a connLimit.
+type limitedConn struct {
+	net.Conn
+	limit  *connLimit
+	source source
+	// waiting counts the operations in progress; guarded by limit.mu.
+	waiting int
+}
+
+// Accept waits for the next connection that there is room for.
+func (l *connLimit) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &limitedConn{Conn: conn, limit: l, source: sourceOf(conn)}
+		victim := l.admit(c)
+		if victim != nil {
+			// The error of closing a connection that is given up says nothing.
+			_ = victim.Close()
+		}
+		if victim != c {
+			return c, nil
+		}
+	}
+}
+
+// admit registers c and returns the connection that must go, which is c itself when
+// none of the others can.
+func (l *connLimit) admit(c *limitedConn) *limitedConn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open[c.source] = append(l.open[c.source], c)
+	l.count++
+	own := l.open[c.source]
+	switch {
+	case len(own) > l.perSource:
+		return oldest(own)
+	case l.count <= l.max:
+		return nil
+	}
+	// The address that has the most, beyond what is kept for it.
+	most, greedy := 0, own
+	for from, conns := range l.open {
+		if len(conns) <= most {
+			continue
+		}
+		if n := len(conns) - l.slots.of(from); n > most && oldest(conns) != nil {
+			most, greedy = n, conns
+		}
+	}
+	return oldest(greedy)
+}
+
+// oldest is the oldest of these connections on which no operation waits; nil: there is
+// none. The newest of all is one, as nobody can wait on it yet.
+func oldest(conns []*limitedConn) *limitedConn {
+	for _, c := range conns {
+		if c.waiting == 0 {
+			return c
+		}
+	}
+	return nil
+}
+
+// Close closes the connection and makes room for another one.
+func (c *limitedConn) Close() error {
+	l := c.limit
+	l.mu.Lock()
+	if i := slices.Index(l.open[c.source], c); i >= 0 {
+		l.count--
+		if l.open[c.source] = slices.Delete(l.open[c.source], i, i+1); len(l.open[c.source]) == 0 {
+			delete(l.open, c.source)
+		}
+	}
+	l.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// hold keeps the connection from being closed for a newer one until release is
+// called.
+func (c *limitedConn) hold() (release func()) {
+	add := func(n int) {
+		c.limit.mu.Lock()
+		defer c.limit.mu.Unlock()
+		c.waiting += n
+	}
+	add(1)
+	return func() { add(-1) }
+}
+
+type connKey struct{}
+
+// withConn lets handlers find the connection that a request came on.
+func withConn(ctx context.Context, conn net.Conn) context.Context {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// Hold keeps the connection of a request until release is called, whoever else comes:
+// somebody who was let in waits for an operation to end.
+func Hold(ctx context.Context) (release func()) {
+	if c, ok := ctx.Value(connKey{}).(*limitedConn); ok {
+		return c.hold()
+	}
+	return func() {}
+}
