@@ -26,6 +26,8 @@ import (
 type GuardOptions struct {
 	Socket  string
 	DataDir string
+	// Watch makes it the process that starts a guard and watches it.
+	Watch bool
 }
 
 // guardVersion is the version of the protocol between agent and guard: a newer
@@ -78,6 +80,7 @@ const idleFor = time.Minute
 type guard struct {
 	dataDir string
 	target  *Target
+	shared  *sharedDeadline // with the watcher; nil: nobody watches
 
 	mu       sync.Mutex
 	deadline Deadline
@@ -112,8 +115,11 @@ type guardLaunched struct {
 //
 // It ignores SIGTERM and SIGINT: whoever wants it gone stops PostgreSQL first.
 // If it is killed all the same, the kernel signals the postmaster (SIGQUIT, the
-// parent-death signal).
+// parent-death signal), and the watcher, its parent, kills all of PostgreSQL.
 func RunGuard(ctx context.Context, o GuardOptions) error {
+	if o.Watch {
+		return runWatcher(ctx, o)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ignoreSignals()
@@ -128,7 +134,11 @@ func RunGuard(ctx context.Context, o GuardOptions) error {
 	defer listener.Close()
 	target := NewTarget(o.DataDir)
 	target.Parent = os.Getpid
-	g := &guard{dataDir: o.DataDir, target: target, moved: make(chan struct{}, 1), quit: cancel, starts: make(chan guardLaunch)}
+	shared, err := inheritedDeadline()
+	if err != nil {
+		return err
+	}
+	g := &guard{dataDir: o.DataDir, target: target, shared: shared, moved: make(chan struct{}, 1), quit: cancel, starts: make(chan guardLaunch)}
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer cancel()
@@ -327,19 +337,22 @@ func (g *guard) switchOff(ctx context.Context) {
 		}
 		g.mu.Unlock()
 		if due {
-			g.kill(ctx)
+			fmt.Fprintf(os.Stderr, "%s the lease was not renewed in time: killing PostgreSQL in %s\n", time.Now().Format(time.RFC3339Nano), g.dataDir)
+			killAll(ctx, g.target)
+			g.mu.Lock()
+			g.tellWatcher() // it need not, any more
+			g.mu.Unlock()
 			close(g.killing)
 		}
 	}
 }
 
-// kill does not give up: a process on a hung disk dies when the disk lets go.
-func (g *guard) kill(ctx context.Context) {
-	fmt.Fprintf(os.Stderr, "%s the lease was not renewed in time: killing PostgreSQL in %s\n", time.Now().Format(time.RFC3339Nano), g.dataDir)
+// killAll does not give up: a process on a hung disk dies when the disk lets go.
+func killAll(ctx context.Context, target *Target) {
 	told := ""
 	for ctx.Err() == nil {
 		limit, cancel := context.WithTimeout(ctx, time.Second)
-		err := g.target.Kill(limit)
+		err := target.Kill(limit)
 		cancel()
 		if err == nil {
 			return
@@ -554,6 +567,7 @@ func (g *guard) change(r guardRequest, memo json.RawMessage, move func(*Deadline
 	if err := move(&g.deadline); err != nil {
 		return err.Error()
 	}
+	g.tellWatcher()
 	if memo != nil {
 		g.memo = memo
 	}
@@ -562,6 +576,14 @@ func (g *guard) change(r guardRequest, memo json.RawMessage, move func(*Deadline
 	default:
 	}
 	return ""
+}
+
+// tellWatcher shares the deadline with the watcher. The lock is held.
+func (g *guard) tellWatcher() {
+	if err := g.shared.set(g.deadline.Until); err != nil {
+		// It keeps the last one, and kills too early rather than not at all.
+		fmt.Fprintln(os.Stderr, err)
+	}
 }
 
 // ignoreSignals: a guard ends when nothing is left to guard.

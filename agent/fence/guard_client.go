@@ -32,7 +32,7 @@ type GuardClient struct {
 	mu    sync.Mutex
 	conn  net.Conn
 	lines *bufio.Reader
-	child sync.WaitGroup
+	child chan struct{} // closed when the guard that was started last has ended; nil: none was
 }
 
 // GuardStatus is what the guard says of itself.
@@ -172,8 +172,18 @@ func (c *GuardClient) Quit(ctx context.Context) error {
 	if _, err := c.ask(ctx, guardRequest{Op: "quit"}); err != nil {
 		return err
 	}
-	c.child.Wait()
-	return nil
+	c.mu.Lock()
+	child := c.child
+	c.mu.Unlock()
+	if child == nil {
+		return nil
+	}
+	select {
+	case <-child:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("guard: waiting for its end: %w", ctx.Err())
+	}
 }
 
 // Close leaves the guard running.
@@ -274,8 +284,8 @@ func (c *GuardClient) dial(ctx context.Context) error {
 	return nil
 }
 
-// connect connects to the guard that runs, or starts one: in a session of its
-// own, so that it outlives this agent.
+// connect connects to the guard that runs, or starts one, with its watcher: in a session of
+// its own, so that it outlives this agent.
 func (c *GuardClient) connect(ctx context.Context) error {
 	if err := c.dial(ctx); err == nil {
 		return nil
@@ -288,15 +298,19 @@ func (c *GuardClient) connect(ctx context.Context) error {
 		return fmt.Errorf("its log: %w", err)
 	}
 	defer out.Close()
-	args := append(c.command[1:len(c.command):len(c.command)], "--socket", c.options.Socket, "--data-dir", c.options.DataDir)
+	args := append(c.command[1:len(c.command):len(c.command)], "--watch", "--socket", c.options.Socket, "--data-dir", c.options.DataDir)
 	cmd := exec.Command(c.command[0], args...) //nolint:noctx // it outlives this request
 	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting it: %w", err)
 	}
-	ended := make(chan error, 1)
-	c.child.Go(func() { ended <- cmd.Wait() })
+	ended, child := make(chan error, 1), make(chan struct{})
+	c.child = child
+	go func() { // ends with the guard
+		defer close(child)
+		ended <- cmd.Wait()
+	}()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {

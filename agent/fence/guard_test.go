@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,14 +32,11 @@ func TestMain(m *testing.M) {
 	}
 	if os.Getenv(asGuard) != "" {
 		o := GuardOptions{}
-		for i := 1; i+1 < len(os.Args); i += 2 {
-			switch os.Args[i] {
-			case "--socket":
-				o.Socket = os.Args[i+1]
-			case "--data-dir":
-				o.DataDir = os.Args[i+1]
-			}
-		}
+		flags := flag.NewFlagSet("guard", flag.ExitOnError)
+		flags.StringVar(&o.Socket, "socket", "", "")
+		flags.StringVar(&o.DataDir, "data-dir", "", "")
+		flags.BoolVar(&o.Watch, "watch", false, "")
+		_ = flags.Parse(os.Args[1:]) // it exits
 		if err := RunGuard(context.Background(), o); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

@@ -29,6 +29,8 @@ type Target struct {
 	// Parent is the process all of whose descendants are PostgreSQL's, the guard;
 	// nil, or zero: none is known.
 	Parent func() int
+	// blind: only descendants count, whatever works in the data directory.
+	blind bool
 
 	mu      sync.Mutex
 	held    []*holding // the latest last
@@ -317,6 +319,9 @@ func (t *Target) patience() time.Duration {
 }
 
 func (t *Target) homes(limit time.Duration) homes {
+	if t.blind {
+		return homes{}
+	}
 	h := homes{paths: []string{t.dataDir}}
 	home, path, err := t.look(limit)
 	switch {

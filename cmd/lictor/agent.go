@@ -108,6 +108,7 @@ func guardCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&o.Socket, "socket", "", "unix socket to listen on")
 	cmd.Flags().StringVar(&o.DataDir, "data-dir", "", "data directory whose PostgreSQL is guarded")
+	cmd.Flags().BoolVar(&o.Watch, "watch", false, "run a guard and watch it: what it cannot do any more is done in its place")
 	return cmd
 }
 

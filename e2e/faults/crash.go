@@ -26,7 +26,9 @@ func crashes() []Fault {
 		{Name: "stop-agent", Inject: stopAgent, Hold: pastLease, Expect: lost},
 		{Name: "kill-guard", Inject: killGuard, Hold: newPostmaster, Expect: crash},
 		{Name: "stop-guard", Inject: stopGuard, Hold: pastLease, Expect: crash},
-		{Name: "stop-agent-and-guard", Inject: stopAgentAndGuard, Hold: failover, Expect: unfenced},
+		{Name: "stop-agent-and-guard", Inject: stopAgentAndGuard, Hold: failover, Expect: lost},
+		{Name: "stop-agent-guard-and-watcher", Inject: stopAgentGuardAndWatcher, Hold: failover, Expect: unfenced},
+		{Name: "kill-agent-and-guard-postmaster-stopped", Inject: killAgentAndGuardPostmasterStopped, Hold: failover, Expect: lost},
 		{Name: "kill-agent-and-guard", Inject: killAgentAndGuard, Hold: failover, Expect: lost},
 		{Name: "kill-postmaster-and-guard", Inject: killPostmasterAndGuard, Hold: newPostmaster, Expect: crash},
 	}
@@ -111,8 +113,7 @@ func stopGuard(ctx context.Context, s *Stage) error {
 	return guard.Signal(syscall.SIGSTOP)
 }
 
-// stopAgentAndGuard leaves a primary that nobody fences, as long as there is no
-// watchdog.
+// stopAgentAndGuard leaves a primary that only the guard's watcher fences.
 func stopAgentAndGuard(_ context.Context, s *Stage) error {
 	guard, err := guardOf(s.Primary)
 	if err != nil {
@@ -120,6 +121,41 @@ func stopAgentAndGuard(_ context.Context, s *Stage) error {
 	}
 	s.Target("stopping (SIGSTOP) agent and guard of", s.Primary.Name)
 	return errors.Join(s.freeze(agent(s.Primary)), s.freeze(guard))
+}
+
+// stopAgentGuardAndWatcher leaves a primary that nobody fences, as long as there is no
+// watchdog.
+func stopAgentGuardAndWatcher(ctx context.Context, s *Stage) error {
+	watcher, err := watcherOf(s.Primary)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(s.freeze(watcher), stopAgentAndGuard(ctx, s))
+	s.Target("stopping (SIGSTOP) agent, guard and watcher of", s.Primary.Name)
+	return err
+}
+
+// killAgentAndGuardPostmasterStopped leaves backends whose postmaster does not hear that
+// its guard is dead.
+func killAgentAndGuardPostmasterStopped(_ context.Context, s *Stage) error {
+	guard, err := guardOf(s.Primary)
+	if err != nil {
+		return err
+	}
+	postmaster, err := s.Primary.Postmaster()
+	if err != nil {
+		return err
+	}
+	agent, err := processOf(s.Primary, agent(s.Primary))
+	if err != nil {
+		return err
+	}
+	s.Target("stopping (SIGSTOP) the postmaster, killing agent and guard of", s.Primary.Name)
+	s.startHost(s.Primary.Host)
+	if err := postmaster.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return strike(agent, guard)
 }
 
 // killAgentAndGuard leaves PostgreSQL with nobody to look after it but the

@@ -116,8 +116,15 @@ func await(ctx context.Context, what string, probe func(context.Context) error) 
 func agent(m *lab.Member) *lab.Process { return m.Process("agent") }
 
 // guardOf finds the guard of a member's PostgreSQL.
-func guardOf(m *lab.Member) (lab.ProcessInfo, error) {
-	found, err := m.Find(func(i lab.ProcessInfo) bool { return len(i.Args) > 1 && i.Args[1] == "guard" })
+func guardOf(m *lab.Member) (lab.ProcessInfo, error) { return guardThat(m, false) }
+
+// watcherOf finds the process that watches the guard.
+func watcherOf(m *lab.Member) (lab.ProcessInfo, error) { return guardThat(m, true) }
+
+func guardThat(m *lab.Member, watches bool) (lab.ProcessInfo, error) {
+	found, err := m.Find(func(i lab.ProcessInfo) bool {
+		return len(i.Args) > 1 && i.Args[1] == "guard" && slices.Contains(i.Args, "--watch") == watches
+	})
 	if err != nil {
 		return lab.ProcessInfo{}, err
 	}

@@ -1,0 +1,152 @@
+package fence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// watcherOf is the process that watches a guard.
+func watcherOf(t *testing.T, guard int) int {
+	t.Helper()
+	watcher, alive := parentOf(guard)
+	if !alive || watcher <= 1 {
+		t.Fatalf("guard %d has nobody who watches it (parent %d)", guard, watcher)
+	}
+	return watcher
+}
+
+// Of agent, guard and postmaster, any may be killed or stopped, and no backend outlives
+// the lease: what the guard cannot do, who watches it does.
+func TestDoubleFaults(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		fault func(t *testing.T, guard, postmaster int)
+	}{
+		{"guard killed, postmaster stopped", func(t *testing.T, guard, postmaster int) {
+			must(t, syscall.Kill(postmaster, syscall.SIGSTOP))
+			must(t, syscall.Kill(guard, syscall.SIGKILL))
+		}},
+		{"guard and postmaster killed", func(t *testing.T, guard, postmaster int) {
+			must(t, syscall.Kill(guard, syscall.SIGSTOP))
+			must(t, syscall.Kill(postmaster, syscall.SIGKILL))
+			must(t, syscall.Kill(guard, syscall.SIGKILL))
+		}},
+		{"guard stopped", func(t *testing.T, guard, _ int) {
+			must(t, syscall.Kill(guard, syscall.SIGSTOP))
+			t.Cleanup(func() { _ = syscall.Kill(guard, syscall.SIGCONT) })
+		}},
+		{"guard and postmaster stopped", func(t *testing.T, guard, postmaster int) {
+			must(t, syscall.Kill(guard, syscall.SIGSTOP))
+			t.Cleanup(func() { _ = syscall.Kill(guard, syscall.SIGCONT) })
+			must(t, syscall.Kill(postmaster, syscall.SIGSTOP))
+		}},
+		{"who watches the guard killed, postmaster stopped", func(t *testing.T, guard, postmaster int) {
+			must(t, syscall.Kill(postmaster, syscall.SIGSTOP))
+			must(t, syscall.Kill(watcherOf(t, guard), syscall.SIGKILL))
+		}},
+		{"who watches the guard stopped", func(t *testing.T, guard, _ int) {
+			watcher := watcherOf(t, guard)
+			must(t, syscall.Kill(watcher, syscall.SIGSTOP))
+			t.Cleanup(func() { _ = syscall.Kill(watcher, syscall.SIGCONT) })
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, p, other := within(t), newInstance(t), newInstance(t)
+			postmaster := p.start(ctx, t)
+			bystanders := processes(t, other.start(ctx, t))
+			p.busy(ctx, t)
+			pids := processes(t, postmaster)
+			guard := p.client.PID()
+			must(t, p.client.Grant(ctx, Now().Add(soon), nil))
+			p.client.Close() // the agent is gone, too
+			test.fault(t, guard, postmaster)
+			await(ctx, t, "processes outlive the lease", func() bool { return len(live(pids)) == 0 })
+			if left := live(bystanders); other.gone(t) || len(left) == 0 {
+				t.Error("another PostgreSQL was killed")
+			}
+		})
+	}
+}
+
+// The one who watches a guard kills what that guard had, not what its successor starts.
+func TestGuardAfterAGuard(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	for range 2 {
+		before := processes(t, p.start(ctx, t))
+		p.busy(ctx, t)
+		guard := p.client.PID()
+		watcher := watcherOf(t, guard)
+		must(t, p.client.Grant(ctx, Now().Add(time.Hour), nil))
+		must(t, syscall.Kill(watcher, syscall.SIGSTOP)) // it comes late
+		must(t, syscall.Kill(guard, syscall.SIGKILL))
+		must(t, KillProcesses(ctx, p.data)) // by the agent
+		// They name a zombie, whose parent is stopped. (The agent does not believe them.)
+		must(t, os.RemoveAll(filepath.Join(p.data, "postmaster.pid")))
+		must(t, os.RemoveAll(filepath.Join(p.dir, fmt.Sprintf(".s.PGSQL.%d.lock", p.port))))
+		p.start(ctx, t)
+		pids := processes(t, p.client.held(ctx, t))
+		must(t, syscall.Kill(watcher, syscall.SIGCONT))
+		await(ctx, t, "it does not end", func() bool { return len(live([]int{watcher})) == 0 })
+		if left := live(before); len(left) > 0 {
+			t.Errorf("processes %v are left", left)
+		}
+		if slices.Equal(before, pids) || len(live(pids)) == 0 {
+			t.Error("what the next guard has started was killed")
+		}
+		must(t, p.client.Disarm(ctx))
+		must(t, KillProcesses(ctx, p.data))
+	}
+}
+
+// A deadline that is moved or taken away is so for both.
+func TestWhoWatchesKnowsTheDeadline(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	postmaster := p.start(ctx, t)
+	pids := []int{postmaster}
+	first := Now().Add(soon)
+	must(t, p.client.Grant(ctx, first, nil))
+	must(t, p.client.Arm(ctx, first.Add(soon), nil))
+	await(ctx, t, "", func() bool { return !Now().Before(first.Add(2 * fireBehind)) })
+	if len(live(pids)) != len(pids) {
+		t.Fatal("killed at a deadline that was moved")
+	}
+	must(t, p.client.Disarm(ctx))
+	await(ctx, t, "", func() bool { return !Now().Before(first.Add(soon + 2*fireBehind)) })
+	if len(live(pids)) != len(pids) {
+		t.Fatal("killed at a deadline that was taken away")
+	}
+	// A guard that has fired may start PostgreSQL again.
+	must(t, p.client.Grant(ctx, Now().Add(soon), nil))
+	await(ctx, t, "PostgreSQL outlives its lease", func() bool { return p.gone(t) })
+	must(t, p.client.Grant(ctx, Now().Add(time.Hour), nil))
+	again := p.start(ctx, t)
+	from := Now()
+	await(ctx, t, "", func() bool { return !Now().Before(from.Add(2 * fireBehind)) })
+	if len(live([]int{again})) == 0 {
+		t.Fatal("killed under a new lease")
+	}
+	guard := p.client.PID()
+	watcher := watcherOf(t, guard)
+	must(t, p.client.Disarm(ctx))
+	must(t, KillProcesses(ctx, p.data))
+	must(t, p.client.Quit(ctx))
+	for _, pid := range []int{guard, watcher} {
+		await(ctx, t, fmt.Sprintf("process %d stays", pid), func() bool { return errors.Is(syscall.Kill(pid, 0), unix.ESRCH) })
+	}
+}
+
+func (c *GuardClient) held(ctx context.Context, t *testing.T) int {
+	t.Helper()
+	s, err := c.Status(ctx)
+	must(t, err)
+	return s.Postmaster
+}
