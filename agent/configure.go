@@ -151,6 +151,9 @@ func (a *Agent) checkFiles() {
 	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		problems, err := a.pg.ConfigProblems(ctx)
+		if why, failed := a.pg.TryStart(ctx, postgres.Changed{}); failed == nil && why != "" && len(problems) == 0 {
+			problems, err = []string{why}, nil
+		}
 		return func() {
 			switch {
 			case err != nil: // PostgreSQL does not answer, which is told elsewhere

@@ -37,6 +37,9 @@ func (a *Agent) Restart(ctx context.Context) error {
 				api.ErrRefused, strings.Join(problems, "; "))
 		}
 	}
+	if why, err := a.pg.TryStart(ctx, postgres.Changed{}); err == nil && why != "" {
+		return fmt.Errorf("%w: PostgreSQL would not start again: %s; mend it first (lictor edit-config)", api.ErrRefused, why)
+	}
 	switch {
 	case replica:
 		defer a.rejoinSync(ctx)
@@ -130,6 +133,9 @@ func (a *Agent) restartReplica(upstream string) {
 	}
 	limit := a.beforeStopLimit()
 	a.startTask(ha.TaskRestart, func(ctx context.Context) error {
+		if why, err := a.pg.TryStart(ctx, postgres.Changed{}); err == nil && why != "" {
+			return fmt.Errorf("it would not start again: %s", why)
+		}
 		if upstream != "" {
 			defer a.rejoinSync(ctx)
 			if err := a.leaveSync(ctx); err != nil {

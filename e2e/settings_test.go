@@ -331,7 +331,14 @@ func TestOperatorsSettings(t *testing.T) {
 		began := got(a.Postmaster())(t)
 		var config map[string]any
 		must(t, json.Unmarshal([]byte(good), &config))
-		config["postgresql"].(map[string]any)["parameters"].(map[string]any)["maintenance_work_mem"] = "99zz"
+		bad := map[string]any{"shared_preload_libraries": "nosuch", "timezone": "Nowhere"}
+		for name, value := range bad {
+			status, answer, err := a.Patch(ctx, "/config", map[string]any{"postgresql": map[string]any{"parameters": map[string]any{name: value}}})
+			if must(t, err); status == http.StatusOK || !strings.Contains(answer, value.(string)) {
+				t.Errorf("PATCH of %s: %d %s", name, status, answer)
+			}
+		}
+		maps.Copy(config["postgresql"].(map[string]any)["parameters"].(map[string]any), bad)
 		key := "service/" + scope + "/config"
 		told := func() {
 			t.Helper()
@@ -342,8 +349,11 @@ func TestOperatorsSettings(t *testing.T) {
 		told()
 		for _, m := range []*lab.Member{a, b} {
 			status, answer, err := m.Post(ctx, "/restart", map[string]any{})
-			if must(t, err); status == http.StatusOK || !strings.Contains(answer, "maintenance_work_mem") {
+			if must(t, err); status == http.StatusOK || !strings.Contains(answer, "nosuch") {
 				t.Errorf("%s: restart: %d %s", m.Name, status, answer)
+			}
+			if log := agentLog(t, m); !strings.Contains(log, "PostgreSQL refuses the value of a parameter") || !strings.Contains(log, "Nowhere") {
+				t.Errorf("%s has not told of the time zone", m.Name)
 			}
 		}
 		if now := got(a.Postmaster())(t); now.PID != began.PID {

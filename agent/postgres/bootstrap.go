@@ -171,6 +171,7 @@ func (p *Instance) privately(ctx context.Context, control Control, run as, work 
 	if err := p.writeFile(hba, "local all all trust\n"); err != nil {
 		return err
 	}
+	p.judge(ctx)
 	if err := p.writeConfig(run); err != nil {
 		return err
 	}

@@ -42,16 +42,54 @@ func (p *Instance) CheckChange(ctx context.Context, before, after cluster.Dynami
 		}
 		changed[strings.ToLower(name)] = cluster.ParameterText(value)
 	}
-	known, err := p.knownParameters(ctx, slices.Collect(maps.Keys(changed)))
-	if err != nil {
-		return errors.Join(errs...)
-	}
-	for _, name := range slices.Sorted(maps.Keys(changed)) {
-		if problem := p.checkParameter(name, changed[name], known); problem != "" {
-			errs = append(errs, cluster.Problem{Path: parameterPath(name), Value: changed[name], Rule: problem})
+	if known, err := p.knownParameters(ctx, slices.Collect(maps.Keys(changed))); err == nil {
+		for _, name := range slices.Sorted(maps.Keys(changed)) {
+			if problem := p.checkParameter(name, changed[name], known); problem != "" {
+				errs = append(errs, cluster.Problem{Path: parameterPath(name), Value: changed[name], Rule: problem})
+			}
 		}
 	}
+	if len(errs) == 0 {
+		errs = p.tryChange(ctx, before, after, changed)
+	}
 	return errors.Join(errs...)
+}
+
+// tryChange lets PostgreSQL judge a change of which nothing else is known to be wrong.
+func (p *Instance) tryChange(ctx context.Context, before, after cluster.Dynamic, changed map[string]string) (errs []error) {
+	var c Changed
+	if !slices.Equal(before.Postgres.PgHBA, after.Postgres.PgHBA) && len(after.Postgres.PgHBA) > 0 {
+		c.HBA = after.Postgres.PgHBA
+	}
+	maps.DeleteFunc(changed, func(name, _ string) bool { return !supported(name, p.major) })
+	if len(changed) == 0 && c.HBA == nil {
+		return nil
+	}
+	refused, err := p.RefusedValues(ctx, changed)
+	if err != nil {
+		p.log.Warn().Err(err).Msg("a change of parameters is taken without having been checked")
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(refused)) {
+		errs = append(errs, cluster.Problem{Path: parameterPath(name), Value: changed[name], Rule: "PostgreSQL says: " + refused[name]})
+	}
+	if len(errs) > 0 {
+		return errs
+	}
+	c.Parameters = changed
+	maps.DeleteFunc(c.Parameters, func(name, _ string) bool { return isRecovery(name) })
+	why, err := p.TryStart(ctx, c)
+	if err != nil || why == "" {
+		return nil // where there are no data it cannot be tried
+	}
+	if was, err := p.TryStart(ctx, Changed{}); err != nil || was == why {
+		return nil // the change is not the reason, and may be one of several that mend it
+	}
+	path := "postgresql.parameters"
+	if len(c.Parameters) == 0 {
+		path = "postgresql.pg_hba"
+	}
+	return []error{cluster.Problem{Path: path, Rule: "PostgreSQL would not start with this: " + why}}
 }
 
 // BindsStandbys tells whether a standby must not have less of a parameter than its

@@ -202,8 +202,18 @@ func (p *Instance) keepBaseConf() error {
 	return nil
 }
 
-// parameters are those of the file, without the ones of the command line.
+// parameters are those of the file, without the ones of the command line, as far as
+// PostgreSQL takes them.
 func (p *Instance) parameters() map[string]string {
+	out := p.usable(p.wantedParameters())
+	if p.ownsSyncNames() {
+		delete(out, syncNames)
+	}
+	return out
+}
+
+// wantedParameters are parameters as they are configured.
+func (p *Instance) wantedParameters() map[string]string {
 	out := maps.Clone(defaults)
 	if p.major < 13 {
 		out["wal_keep_segments"] = "8"
@@ -230,9 +240,6 @@ func (p *Instance) parameters() map[string]string {
 	}
 	for _, c := range cluster.SharedParameters() {
 		delete(out, c.Name)
-	}
-	if p.ownsSyncNames() {
-		delete(out, syncNames)
 	}
 	return out
 }

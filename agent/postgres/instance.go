@@ -58,6 +58,7 @@ type Instance struct {
 	dynamic   cluster.Dynamic
 	syncNames string // value of synchronous_standby_names
 	runs      as     // how PostgreSQL was started or adopted
+	judged    judged // which parameters it takes
 	// reached is the timeline that PostgreSQL, started then, was seen on.
 	reached struct {
 		start    time.Time

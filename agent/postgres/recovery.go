@@ -54,9 +54,9 @@ func (p *Instance) prepareRecovery(configured map[string]any, keep bool) (as, er
 	if target := targetOf(run.recovery); target != "" {
 		p.log.Info().Str(target, run.recovery[target]).Msg("recovering to a target")
 	}
-	switch action := run.recovery["recovery_target_action"]; action {
-	case "pause":
-		p.log.Warn().Msg("recovery_target_action: pause would keep the shard from being made; it is promoted at the target")
+	switch action := strings.ToLower(run.recovery["recovery_target_action"]); action {
+	case "pause", "shutdown":
+		p.log.Warn().Str("recovery_target_action", action).Msg("this action would keep the shard from being made; it is promoted at the target")
 		fallthrough
 	case "":
 		run.recovery["recovery_target_action"] = "promote"

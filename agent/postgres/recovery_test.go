@@ -66,7 +66,7 @@ func TestPointInTimeRecovery(t *testing.T) {
 		},
 		{
 			"configured, the program's own not kept", cp + heredoc("postgresql.auto.conf", "recovery_target_xid = '3'\nrestore_command = false\n") + signal,
-			map[string]any{"recovery_conf": map[string]any{"restore_command": "cp " + archive + "/%f %p", "recovery_target_name": "before"}},
+			map[string]any{"recovery_conf": map[string]any{"restore_command": "cp " + archive + "/%f %p", "recovery_target_name": "before", "recovery_target_action": "Shutdown"}},
 			false, "",
 		},
 		{

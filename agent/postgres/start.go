@@ -91,6 +91,7 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 	case s.Sync != nil:
 		p.setSyncNames(s.Sync.value())
 	}
+	p.judge(ctx)
 	if err := p.writeConfig(a); err != nil {
 		return err
 	}
@@ -220,10 +221,11 @@ func (p *Instance) PromoteAfter(ctx context.Context, above int, last func(contex
 
 // Rewrite writes the configuration files anew and makes PostgreSQL read them. It
 // tells whether they have changed.
-func (p *Instance) Rewrite(context.Context) (changed bool, err error) {
+func (p *Instance) Rewrite(ctx context.Context) (changed bool, err error) {
 	if !p.Running() {
 		return false, nil // the next start writes them
 	}
+	p.judge(ctx)
 	before := p.configuration()
 	if err := p.writeConfig(p.getRuns()); err != nil {
 		return false, err

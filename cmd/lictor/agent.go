@@ -13,6 +13,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/postgres"
 	"github.com/lictor-ha/lictor/agent/systemd"
 )
 
@@ -123,12 +124,19 @@ func validateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, warnings, err := config.Load(source)
+			cfg, warnings, err := config.Load(source)
 			for _, w := range warnings {
 				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
 			}
 			if err != nil {
 				return err
+			}
+			problems, unasked := postgres.CheckFile(cmd.Context(), cfg.Postgres, cfg.Bootstrap.DCS)
+			if problems != nil {
+				return &settings.Refused{Source: source.String(), Err: problems}
+			}
+			if unasked != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "note: the values of PostgreSQL's parameters were not checked:", unasked)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "valid")
 			return nil

@@ -1,0 +1,402 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// This file lets PostgreSQL itself judge its configuration before it has to start with
+// it: what its own functions refuse (time zones, lists, locales), libraries that are not
+// there, certificates that cannot be read, lines of pg_hba.
+
+// trialLimit bounds one trial, which takes some 50 ms.
+const trialLimit = 10 * time.Second
+
+// errNoTrial says that PostgreSQL could not be asked, which says nothing of the values.
+var errNoTrial = errors.New("PostgreSQL could not be asked what it takes")
+
+// RefusedValues asks the postgres program which values of parameters it does not take,
+// each with its reason. It needs no server and no data.
+func (p *Instance) RefusedValues(ctx context.Context, values map[string]string) (map[string]string, error) {
+	refused := map[string]string{}
+	if len(values) == 0 {
+		return refused, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, trialLimit)
+	defer cancel()
+	dir, err := p.trialDir()
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	names := slices.Sorted(maps.Keys(values))
+	why, err := p.tryValues(ctx, dir, values, names)
+	if err != nil || why == "" {
+		return refused, err
+	}
+	for _, name := range names {
+		if why, err = p.tryValues(ctx, dir, values, []string{name}); err != nil {
+			return nil, err
+		}
+		if why != "" {
+			refused[name] = why
+		}
+	}
+	return refused, nil
+}
+
+// tryValues has postgres read a configuration file with some of the values. It says what
+// it does not take.
+func (p *Instance) tryValues(ctx context.Context, dir string, values map[string]string, names []string) (why string, err error) {
+	var conf strings.Builder
+	for _, name := range names {
+		fmt.Fprintf(&conf, "%s = %s\n", name, quote(values[name]))
+	}
+	file := filepath.Join(dir, "postgresql.conf")
+	if err := p.writeFile(file, conf.String()); err != nil {
+		return "", err
+	}
+	_, err = p.runIn(ctx, dir, nil, "postgres", append([]string{"-C", "port", "-D", dir, "--config_file=" + file}, trialLog()...)...)
+	if err == nil {
+		return "", nil
+	}
+	if why := trialProblem(err.Error()); why != "" && ctx.Err() == nil {
+		return why, nil
+	}
+	return "", fmt.Errorf("%w: %w", errNoTrial, err)
+}
+
+// trialLog makes the messages such that trialProblem can read them.
+func trialLog() []string {
+	return []string{
+		"--log_line_prefix=", "--lc_messages=C", "--logging_collector=off", "--log_destination=stderr", "--log_min_messages=log", "--log_error_verbosity=default",
+	}
+}
+
+// trialProblem finds in what postgres has written why it has not started; empty: for no
+// reason that the configuration gives.
+func trialProblem(out string) string {
+	var said []string
+	for line := range strings.Lines(out) {
+		level, message, found := strings.Cut(strings.TrimSpace(line), ":  ")
+		if !found {
+			continue
+		}
+		if i := strings.LastIndexByte(level, ' '); i >= 0 { // what run puts before it
+			level = level[i+1:]
+		}
+		message = strings.TrimSpace(message)
+		switch level {
+		case "LOG":
+			if strings.Contains(message, "invalid list syntax in parameter") { // and nothing of the list is used
+				return message
+			}
+			said = append(said, message)
+		case "DETAIL", "CONTEXT", "HINT":
+			if n := len(said); n > 0 && level != "HINT" {
+				said[n-1] += " (" + message + ")"
+			}
+		case "FATAL", "PANIC":
+			switch {
+			case strings.Contains(message, "contains errors"), strings.HasPrefix(message, "could not load pg_"):
+				// What is wrong is said before.
+				if said = slices.DeleteFunc(said, trialNoise); len(said) > 0 {
+					return strings.Join(said, "; ")
+				}
+				return message
+			case strings.HasPrefix(message, "could not open directory"), strings.HasPrefix(message, "required WAL directory"):
+				return "" // it has come to the data, of which there are none
+			}
+			return trialFatal(out, message)
+		}
+	}
+	return ""
+}
+
+// trialFatal adds to a message the detail that follows it.
+func trialFatal(out, message string) string {
+	_, after, _ := strings.Cut(out, message)
+	_, after, _ = strings.Cut(after, "\n")
+	if detail, found := strings.CutPrefix(strings.TrimSpace(after), "DETAIL:  "); found {
+		detail, _, _ = strings.Cut(detail, "\n")
+		return message + " (" + strings.TrimSpace(detail) + ")"
+	}
+	return message
+}
+
+// trialNoise reports whether a message comes from how a trial is run.
+func trialNoise(message string) bool {
+	for _, start := range []string{"too many background workers", "starting PostgreSQL", "listening on", "could not open directory", "skipping missing"} {
+		if strings.HasPrefix(message, start) {
+			return true
+		}
+	}
+	return false
+}
+
+// trialDir makes an empty directory of PostgreSQL's user.
+func (p *Instance) trialDir() (string, error) {
+	dir, err := os.MkdirTemp("", "lictor-try-")
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", errNoTrial, err)
+	}
+	if err := p.own(dir); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+// Changed is what a trial has otherwise than the configuration files.
+type Changed struct {
+	Parameters map[string]string
+	HBA        []string // nil: as it is
+}
+
+// TryStart finds out whether PostgreSQL would start with its configuration files as they
+// are now, but for what is changed: a postmaster is started on a directory that has no
+// data, without addresses, workers and much memory. It reads the configuration, loads the
+// libraries and certificates and pg_hba as any other, and ends when it looks for WAL. The
+// reason why it would not start is returned; empty: none was found.
+func (p *Instance) TryStart(ctx context.Context, c Changed) (why string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, trialLimit)
+	defer cancel()
+	dir, err := p.trialDir()
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	control, err := p.control(ctx)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", errNoTrial, err)
+	}
+	if err := p.furnishTrial(dir, c); err != nil {
+		return "", fmt.Errorf("%w: %w", errNoTrial, err)
+	}
+	args := p.arguments(p.getRuns(), control)
+	args = append(args[2:], "-D", dir, "--data_directory="+dir, "--config_file="+filepath.Join(dir, "postgresql.conf"),
+		"--listen_addresses=", "--unix_socket_directories="+dir, "--external_pid_file="+filepath.Join(dir, "pid"),
+		"--shared_buffers=1MB", "--huge_pages=off", "--max_worker_processes=0")
+	if c.HBA != nil {
+		args = append(args, "--hba_file="+filepath.Join(dir, "pg_hba.conf"))
+	}
+	_, err = p.runIn(ctx, dir, nil, "postgres", append(args, trialLog()...)...)
+	switch {
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("%w: %w", errNoTrial, err)
+	case err == nil:
+		return "", nil
+	}
+	return trialProblem(err.Error()), nil
+}
+
+// furnishTrial puts into a directory what a postmaster must find to come as far as to the
+// WAL, which is not there.
+func (p *Instance) furnishTrial(dir string, c Changed) error {
+	for _, name := range []string{"global", "pg_notify", "pg_stat", "pg_stat_tmp", "pg_dynshmem", "pg_replslot", "pg_logical", "pg_subtrans", "base", "pg_tblspc"} {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			return fmt.Errorf("trial: %w", err)
+		}
+		if err := p.own(path); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"PG_VERSION", "global/pg_control"} {
+		content, err := os.ReadFile(p.inData(name))
+		if err != nil {
+			return fmt.Errorf("trial: %w", err)
+		}
+		if err := p.writeFile(filepath.Join(dir, name), string(content)); err != nil {
+			return err
+		}
+	}
+	lines, err := readConf(p.inData("postgresql.conf"))
+	if err != nil {
+		return err
+	}
+	auto, err := readConf(p.inData("postgresql.auto.conf"))
+	if err != nil {
+		return err
+	}
+	conf := "include " + quote(p.inData("postgresql.conf")) + "\n"
+	if p.exists("postgresql.auto.conf") {
+		conf += "include " + quote(p.inData("postgresql.auto.conf")) + "\n"
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Parameters)) {
+		conf += name + " = " + quote(c.Parameters[name]) + "\n"
+		lines = append(lines, confSetting{Name: name, Value: c.Parameters[name]})
+	}
+	if err := p.linkForTrial(dir, append(lines, auto...)); err != nil {
+		return err
+	}
+	if c.HBA != nil {
+		if err := p.writeFile(filepath.Join(dir, "pg_hba.conf"), strings.Join(c.HBA, "\n")+"\n"); err != nil {
+			return err
+		}
+	}
+	return p.writeFile(filepath.Join(dir, "postgresql.conf"), conf)
+}
+
+// linkForTrial links the files in the data directory that parameters name by a path that
+// begins there.
+func (p *Instance) linkForTrial(dir string, lines []confSetting) error {
+	files := []string{"server.crt", "server.key"}
+	for _, line := range lines {
+		if slices.Contains([]string{"ssl_cert_file", "ssl_key_file", "ssl_ca_file", "ssl_crl_file", "ssl_crl_dir", "ssl_dh_params_file"}, line.Name) &&
+			filepath.IsLocal(line.Value) {
+			files = append(files, filepath.Clean(line.Value))
+		}
+	}
+	slices.Sort(files)
+	for _, file := range slices.Compact(files) {
+		if !p.exists(file) {
+			continue
+		}
+		path := filepath.Join(dir, file)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // PostgreSQL's user goes through it; its parent is closed
+			return fmt.Errorf("trial: %w", err)
+		}
+		if err := os.Symlink(p.inData(file), path); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("trial: %w", err)
+		}
+	}
+	return nil
+}
+
+// judged is which values of parameters PostgreSQL takes.
+type judged struct {
+	taken   map[string]string    // by name: the last value
+	refused map[[2]string]string // by name and value: why
+}
+
+// judge has PostgreSQL look at those values of the configuration that it has not seen.
+// What it refuses is told and not written: the value before it stays in force, as that
+// of PostgreSQL would on a reload; but PostgreSQL would not start with the refused one.
+func (p *Instance) judge(ctx context.Context) {
+	p.settings.Lock()
+	values := p.wantedParameters()
+	fresh := false
+	for name, value := range values {
+		_, refused := p.judged.refused[[2]string{name, value}]
+		if refused {
+			delete(values, name)
+		} else if taken, ok := p.judged.taken[name]; !ok || taken != value {
+			fresh = true
+		}
+	}
+	first := p.judged.taken == nil
+	p.settings.Unlock()
+	if !fresh {
+		return
+	}
+	refused, err := p.RefusedValues(ctx, values)
+	if err != nil {
+		p.log.Warn().Err(err).Msg("parameters are used without having been checked")
+		refused = nil
+	}
+	before := map[string]string{}
+	if first && len(refused) > 0 {
+		before = p.writtenValues(ctx, refused)
+	}
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	if p.judged.taken == nil {
+		p.judged = judged{taken: before, refused: map[[2]string]string{}}
+	}
+	for name, value := range values {
+		why, bad := refused[name]
+		if !bad {
+			p.judged.taken[name] = value
+			continue
+		}
+		p.judged.refused[[2]string{name, value}] = why
+		instead := "it is left out"
+		if taken, ok := p.judged.taken[name]; ok {
+			instead = taken + " stays in force"
+		}
+		p.log.Error().Str("parameter", name).Str("value", value).Str("reason", why).Str("instead", instead).
+			Msg("PostgreSQL refuses the value of a parameter; it is not used")
+	}
+}
+
+// writtenValues are what an earlier run has written for parameters, where PostgreSQL
+// takes that.
+func (p *Instance) writtenValues(ctx context.Context, names map[string]string) map[string]string {
+	content, err := os.ReadFile(p.inData("postgresql.conf"))
+	if err != nil || !strings.HasPrefix(string(content), confHead) {
+		return map[string]string{}
+	}
+	written := map[string]string{}
+	for line := range strings.Lines(string(content)) {
+		if name, value, ok := confLine(line); ok {
+			if _, asked := names[name]; asked {
+				written[name] = value
+			}
+		}
+	}
+	refused, err := p.RefusedValues(ctx, written)
+	if err != nil {
+		return map[string]string{}
+	}
+	maps.DeleteFunc(written, func(name, _ string) bool { _, bad := refused[name]; return bad })
+	return written
+}
+
+// usable takes out of the parameters what PostgreSQL refuses, or has not been asked of.
+func (p *Instance) usable(values map[string]string) map[string]string {
+	if p.judged.taken == nil {
+		return values
+	}
+	for name := range values {
+		if taken, ok := p.judged.taken[name]; ok {
+			values[name] = taken
+		} else {
+			delete(values, name)
+		}
+	}
+	return values
+}
+
+// CheckFile has the postgres program judge the parameters of a file: its own, and those
+// that it would begin a shard with. It needs no data directory and leaves nothing.
+// unasked says why the program could not judge.
+func CheckFile(ctx context.Context, local config.Postgres, dcs map[string]any) (problems, unasked error) {
+	p := &Instance{dataDir: filepath.Clean(local.DataDir)}
+	p.local.Store(&local)
+	out, err := p.run(ctx, nil, "postgres", "--version")
+	if err != nil {
+		return nil, err
+	}
+	if p.major, err = parseMajor(out); err != nil {
+		return nil, err
+	}
+	shared, _ := dcs["postgresql"].(map[string]any)
+	dynamic, _ := shared["parameters"].(map[string]any)
+	var errs []error
+	for path, parameters := range map[string]map[string]any{"postgresql.parameters": local.Parameters, "bootstrap.dcs.postgresql.parameters": dynamic} {
+		values := map[string]string{}
+		for name, value := range parameters {
+			if value != nil && checkOwn(name, value) == "" && supported(strings.ToLower(name), p.major) {
+				values[name] = cluster.ParameterText(value)
+			}
+		}
+		refused, err := p.RefusedValues(ctx, values)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range slices.Sorted(maps.Keys(refused)) {
+			errs = append(errs, cluster.Problem{Path: path + "." + name, Value: values[name], Rule: "PostgreSQL says: " + refused[name]})
+		}
+	}
+	return errors.Join(errs...), nil
+}

@@ -1,0 +1,146 @@
+package postgres
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// What PostgreSQL refuses of parameters is not written: it would not start with that.
+// The value before stays.
+func TestRefusedValues(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	s := settings(t, dir, "a")
+	var log strings.Builder
+	p := newInstance(t, s)
+	p.log = p.log.Output(&log)
+	apply := func(parameters map[string]any) {
+		p.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: parameters}})
+	}
+	show := func(name string) (value string) {
+		conn, err := p.dedicated(ctx)
+		must(t, err)
+		defer hangUpOn(conn)
+		must(t, conn.QueryRow(ctx, "SELECT current_setting($1)", name).Scan(&value))
+		return value
+	}
+	apply(map[string]any{"timezone": "Nowhere", "work_mem": "7MB"})
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	if got := show("work_mem"); got != "7MB" {
+		t.Errorf("work_mem %s", got)
+	}
+	if !strings.Contains(log.String(), `"parameter":"timezone","value":"Nowhere"`) {
+		t.Errorf("not told: %s", log.String())
+	}
+	apply(map[string]any{"timezone": "Europe/Rome", "datestyle": "SQL, DMY"})
+	_, err := p.Rewrite(ctx)
+	must(t, err)
+	apply(map[string]any{"timezone": "Nowhere/Else", "datestyle": "strange", "log_destination": "stdout", "work_mem": "9MB"})
+	_, err = p.Rewrite(ctx)
+	must(t, err)
+	must(t, p.Stop(ctx, Fast))
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	for name, want := range map[string]string{"timezone": "Europe/Rome", "datestyle": "SQL, DMY", "log_destination": "stderr", "work_mem": "9MB"} {
+		if got := show(name); got != want {
+			t.Errorf("%s is %s, not %s", name, got, want)
+		}
+	}
+	// An agent that starts anew takes the value before from the file.
+	again := newInstance(t, s)
+	again.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: map[string]any{"timezone": "Nowhere/Else"}}})
+	again.judge(ctx)
+	if got := again.parameters()["timezone"]; got != "Europe/Rome" {
+		t.Errorf("after a restart of the agent: %q", got)
+	}
+
+	t.Run("a file", func(t *testing.T) {
+		file := s.Postgres
+		file.Parameters = map[string]any{"TimeZone": "Nope", "work_mem": "7MB", "auto_explain.log_analyze": true}
+		dcs := map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"datestyle": "foo", "port": 1}}}
+		problems, unasked := CheckFile(ctx, file, dcs)
+		must(t, unasked)
+		if all := cluster.Problems(problems); len(all) != 2 || !strings.Contains(problems.Error(), "bootstrap.dcs.postgresql.parameters.datestyle") ||
+			!strings.Contains(problems.Error(), "postgresql.parameters.TimeZone") {
+			t.Errorf("%v", problems)
+		}
+		file.BinDir = "/nowhere"
+		if _, unasked := CheckFile(ctx, file, nil); unasked == nil {
+			t.Error("there is no program that could have judged")
+		}
+	})
+
+	t.Run("a change", func(t *testing.T) {
+		for _, test := range []struct{ name, value, want string }{
+			{"timezone", "Nope", "timezone: Nope: PostgreSQL says: invalid value for parameter"},
+			{"datestyle", "foo", `Unrecognized key word: "foo"`},
+			{"log_destination", "stdout", "Unrecognized key word"},
+			{"log_timezone", "Nope", "invalid value"},
+			{"lc_messages", "xx_YY", "invalid value"},
+			{"search_path", "a,,b", "List syntax is invalid"},
+			{"synchronous_standby_names", "FIRST (a", "syntax error"},
+			{"timezone_abbreviations", "Nope", "invalid value"},
+			{"backtrace_functions", "a%b", "invalid character"},
+			{"shared_preload_libraries", "auto_explain, nosuch", `would not start with this: could not access file "nosuch"`},
+			{"shared_preload_libraries", "a,,b", "invalid list syntax"},
+			{"ssl", "on", "could not load server certificate file"},
+			{"shared_preload_libraries", "auto_explain", ""},
+			{"auto_explain.log_min_duration", "5s", ""},
+			{"search_path", `"$user", public`, ""},
+			{"log_line_prefix", "%m [%p] ", ""},
+			{"lc_messages", "C", ""},
+			{"synchronous_standby_names", "ANY 1 (a, b)", ""},
+			{"archive_command", "cp %p /somewhere/%f # it's", ""},
+		} {
+			after := cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: map[string]any{test.name: test.value}}}
+			err := p.CheckChange(ctx, cluster.Dynamic{}, after)
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s = %s: %v, not %q", test.name, test.value, err, test.want)
+			}
+		}
+		hba := func(lines ...string) cluster.Dynamic {
+			return cluster.Dynamic{Postgres: cluster.DynamicPostgres{PgHBA: lines}}
+		}
+		must(t, p.CheckChange(ctx, cluster.Dynamic{}, hba("local all all trust", "host all all 127.0.0.1/32 trust")))
+		if err := p.CheckChange(ctx, cluster.Dynamic{}, hba("local all all ldap ldapbasedn=x ldapprefix=y")); err == nil || !strings.Contains(err.Error(), "ldapprefix") {
+			t.Errorf("pg_hba: %v", err)
+		}
+	})
+}
+
+// A trial finds what keeps PostgreSQL from starting, also past the agent's own checks,
+// and changes nothing.
+func TestTryStart(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	t.Setenv("TMPDIR", dir)
+	p := newInstance(t, settings(t, dir, "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	try := func(want string) {
+		t.Helper()
+		why, err := p.TryStart(ctx, Changed{})
+		if err != nil || (why == "") != (want == "") || !strings.Contains(why, want) {
+			t.Errorf("%q %v, not %q", why, err, want)
+		}
+	}
+	try("")
+	pid := p.PID()
+	sql(ctx, t, p, "ALTER SYSTEM SET shared_preload_libraries = 'nosuch'")
+	try(`could not access file "nosuch"`)
+	sql(ctx, t, p, "ALTER SYSTEM RESET ALL")
+	sql(ctx, t, p, "ALTER SYSTEM SET ssl = on")
+	try("could not load server certificate file")
+	sql(ctx, t, p, "ALTER SYSTEM RESET ALL")
+	put(t, p.inData("pg_hba.conf"), "local all all nope\n")
+	readable(t, p.inData("pg_hba.conf"))
+	try(`invalid authentication method "nope"`)
+	if p.PID() != pid || !p.Running() {
+		t.Error("the trial has ended PostgreSQL")
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "lictor-try-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v %v", left, err)
+	}
+}
