@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -14,6 +15,8 @@ import (
 type sqlFacts struct {
 	Recovering bool              `json:"recovering"`
 	Settings   map[string]string `json:"settings"`
+	// Altered are the parameters that ALTER SYSTEM has set and that are in force.
+	Altered []string `json:"altered"`
 	// Clock is PostgreSQL's time in seconds since 1970.
 	Clock   float64       `json:"clock"`
 	Slots   []slotFact    `json:"slots"`
@@ -47,6 +50,7 @@ SELECT json_build_object(
      'fsync', 'full_page_writes', 'wal_level', 'hot_standby', 'max_wal_senders', 'max_replication_slots', 'wal_log_hints', 'data_checksums',
      'synchronous_commit', 'restart_after_crash', 'server_version',
      'max_slot_wal_keep_size', 'password_encryption')),
+  'altered', COALESCE((SELECT json_agg(name ORDER BY name) FROM pg_settings WHERE sourcefile LIKE '%/postgresql.auto.conf'), '[]'),
   'slots', COALESCE((SELECT json_agg(json_build_object('name', slot_name, 'active', active,
      'retained', COALESCE(pg_wal_lsn_diff(lsn, restart_lsn), 0)::bigint, 'status', COALESCE(to_jsonb(s) ->> 'wal_status', '')))
      FROM pg_replication_slots s WHERE NOT temporary), '[]'),
@@ -155,6 +159,10 @@ func (d *diagnosis) settings(who string, m memberFacts) {
 	}
 	if limit := set["max_slot_wal_keep_size"]; limit == "-1" && m.leads {
 		d.add(Worth, who, "set max_slot_wal_keep_size below what the disk has free", "max_slot_wal_keep_size is unlimited: the slot of a member that is away can fill the disk")
+	}
+	if len(m.sql.Altered) > 0 {
+		d.add(Worth, who, "put them into postgresql.parameters (lictor edit-config), and use ALTER SYSTEM RESET",
+			"ALTER SYSTEM has set %s: on this member alone, and over what the configuration says", strings.Join(m.sql.Altered, ", "))
 	}
 	for name, change := range m.status.PendingReason {
 		d.add(Worth, who, "lictor restart --pending "+m.scope, "%s takes effect with the next restart (%s -> %s)", name, change.OldValue, change.NewValue)

@@ -136,6 +136,7 @@ func TestExaminePostgres(t *testing.T) {
 		{"lost slot", func(f *sqlFacts) { f.Slots[0].Status = "lost" }, Wrong, "has lost WAL"},
 		{"a replica that does not stream", func(f *sqlFacts) { f.Senders = f.Senders[:1] }, Wrong, "c does not stream"},
 		{"a replica that catches up", func(f *sqlFacts) { f.Senders[1].State = "catchup" }, Worth, "c is in state catchup"},
+		{"ALTER SYSTEM", func(f *sqlFacts) { f.Altered = []string{"work_mem"} }, Worth, "ALTER SYSTEM has set work_mem"},
 		{"clock", func(f *sqlFacts) { f.skew = -3 * time.Second }, Worth, "off by 3.0 s"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

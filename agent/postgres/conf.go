@@ -128,7 +128,7 @@ func (p *Instance) writeConfig(a as) error {
 			return err
 		}
 	}
-	return p.cleanAutoConf()
+	return p.cleanAutoConf(hba, ident)
 }
 
 // accessFile is pg_hba.conf or pg_ident.conf: which file PostgreSQL reads, and what
@@ -483,8 +483,9 @@ func (p *Instance) writePgpass(u Upstream) error {
 	return p.writeFile(path, b.String())
 }
 
-// cleanAutoConf takes recovery parameters out of postgresql.auto.conf.
-func (p *Instance) cleanAutoConf() error {
+// cleanAutoConf takes out of postgresql.auto.conf, which wins over postgresql.conf, what
+// is the agent's: recovery parameters, and the names of files that it writes.
+func (p *Instance) cleanAutoConf(files ...accessFile) error {
 	path := p.inData("postgresql.auto.conf")
 	content, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -496,7 +497,14 @@ func (p *Instance) cleanAutoConf() error {
 	var b strings.Builder
 	changed := false
 	for line := range strings.Lines(string(content)) {
-		if name, _, ok := confLine(line); ok && isRecovery(name) {
+		name, value, ok := confLine(line)
+		written := func(f accessFile) bool { return f.parameter == name && len(f.lines) > 0 }
+		switch {
+		case ok && slices.ContainsFunc(files, written):
+			p.log.Warn().Str("file", path).Str("parameter", name).Str("value", value).
+				Msg("removed: ALTER SYSTEM would have another file be read than the one that is configured")
+			fallthrough
+		case ok && isRecovery(name):
 			changed = true
 			continue
 		}

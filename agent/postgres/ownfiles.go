@@ -102,6 +102,7 @@ func (p *Instance) tellSettings(base []confSetting) {
 	if err != nil {
 		return // PostgreSQL itself tells what is wrong with it
 	}
+	p.tellAltered(auto)
 	lines := append(slices.Clone(base), auto...)
 	force := p.commandLineValues(Primary, Control{})
 	for _, shared := range cluster.SharedParameters() {
@@ -109,6 +110,27 @@ func (p *Instance) tellSettings(base []confSetting) {
 		if value, _ := shared.Accept(line.Value); set && value != force[shared.Name] && !p.setForAll(shared.Name) {
 			p.tell(shared.Name, fmt.Sprintf("%s: %s is not used, %s is in force: all members must have the same, so it is taken from "+
 				"postgresql.parameters of the dynamic configuration alone", line.where(), line.Value, force[shared.Name]))
+		}
+	}
+}
+
+// tellAltered tells what ALTER SYSTEM has set on this member alone: it wins over
+// postgresql.conf, and has no effect on what is on the command line.
+func (p *Instance) tellAltered(auto []confSetting) {
+	configured := p.parameters()
+	for _, line := range auto {
+		if last, _ := lastOf(auto, line.Name); last != line {
+			continue
+		}
+		own, set := configured[line.Name]
+		switch {
+		case slices.Contains(cluster.AddressParameters(), line.Name):
+			p.tell(line.Name, line.where()+": not used: it follows from postgresql.listen and scope of the agent's file")
+		case line.Name == syncNames && p.ownsSyncNames():
+			p.tell(line.Name, line.where()+": wins over whom the agent has commits wait for; use ALTER SYSTEM RESET "+line.Name)
+		case set && own != line.Value:
+			p.tell(line.Name, fmt.Sprintf("%s: %s, which ALTER SYSTEM has set on this member alone, wins over %s; use ALTER SYSTEM RESET %s",
+				line.where(), line.Value, own, line.Name))
 		}
 	}
 }

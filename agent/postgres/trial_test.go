@@ -144,3 +144,27 @@ func TestTryStart(t *testing.T) {
 		t.Errorf("left: %v %v", left, err)
 	}
 }
+
+// ALTER SYSTEM does not have PostgreSQL read another file than the one that is configured.
+func TestAlterSystemNamesNoOtherFile(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	s := settings(t, dir, "a")
+	s.Postgres.PgHBA = []string{"local all all trust", "host all all 127.0.0.1/32 trust"}
+	var log strings.Builder
+	p := newInstance(t, s)
+	p.log = p.log.Output(&log)
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	sql(ctx, t, p, "ALTER SYSTEM SET hba_file = '/nowhere/hba'")
+	sql(ctx, t, p, "ALTER SYSTEM SET work_mem = '5MB'")
+	must(t, p.Stop(ctx, Fast))
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	conn, err := p.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(conn)
+	var hba, mem string
+	must(t, conn.QueryRow(ctx, "SELECT current_setting('hba_file'), current_setting('work_mem')").Scan(&hba, &mem))
+	if hba != p.inData("pg_hba.conf") || mem != "5MB" || !strings.Contains(log.String(), `"value":"/nowhere/hba","message":"removed`) {
+		t.Errorf("hba_file %s, work_mem %s: %s", hba, mem, log.String())
+	}
+}
