@@ -47,7 +47,7 @@ func (p *Instance) control(ctx context.Context) (Control, error) {
 	if len(raw) > 0 && bytes.Equal(raw, p.controls.raw) {
 		return p.controls.parsed.clone(), nil
 	}
-	out, err := p.run(ctx, nil, "pg_controldata", "-D", p.dataDir)
+	out, err := p.run(ctx, "pg_controldata", "-D", p.dataDir)
 	if err != nil {
 		return Control{}, err
 	}

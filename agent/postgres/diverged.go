@@ -164,7 +164,7 @@ func (p *Instance) walDiverged(ctx context.Context, history cluster.History, tim
 // what a crashed primary wrote there, or what a standby received and has not
 // replayed yet, but would before it ever asks an upstream.
 func (p *Instance) walGoesOn(ctx context.Context, timeline int, fork int64) (bool, error) {
-	_, err := p.run(ctx, nil, "pg_waldump", "--path="+p.inData("pg_wal"), "--timeline="+strconv.Itoa(timeline), "--start="+FormatLSN(fork), "--limit=1")
+	_, err := p.run(ctx, "pg_waldump", "--path="+p.inData("pg_wal"), "--timeline="+strconv.Itoa(timeline), "--start="+FormatLSN(fork), "--limit=1")
 	if err == nil {
 		return true, nil
 	}

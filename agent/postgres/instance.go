@@ -112,7 +112,7 @@ func New(s Settings) (*Instance, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	out, err := p.run(ctx, nil, "postgres", "--version")
+	out, err := p.run(ctx, "postgres", "--version")
 	if err != nil {
 		return nil, fmt.Errorf("postgresql.bin_dir: %w", err)
 	}
@@ -244,8 +244,8 @@ func environ(extra ...string) []string {
 
 // run runs one of PostgreSQL's programs as PostgreSQL's user and returns what
 // it printed. A canceled context ends it with SIGTERM, later SIGKILL.
-func (p *Instance) run(ctx context.Context, env []string, name string, args ...string) (string, error) {
-	return p.runIn(ctx, "/", env, name, args...)
+func (p *Instance) run(ctx context.Context, name string, args ...string) (string, error) {
+	return p.runIn(ctx, "/", nil, name, args...)
 }
 
 // runOnData runs a program that writes into the data directory. It has that as

@@ -373,7 +373,7 @@ func (p *Instance) usable(values map[string]string) map[string]string {
 func CheckFile(ctx context.Context, local config.Postgres, dcs map[string]any) (problems, unasked error) {
 	p := &Instance{dataDir: filepath.Clean(local.DataDir)}
 	p.local.Store(&local)
-	out, err := p.run(ctx, nil, "postgres", "--version")
+	out, err := p.run(ctx, "postgres", "--version")
 	if err != nil {
 		return nil, err
 	}
