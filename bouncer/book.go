@@ -5,13 +5,21 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // shardID names a shard: NAMESPACE/SCOPE.
 type shardID string
+
+// split returns the shard's namespace and scope.
+func (id shardID) split() (namespace, scope string) {
+	i := strings.LastIndexByte(string(id), '/')
+	return string(id[:max(i, 0)]), string(id[i+1:])
+}
 
 // known is what a bouncer knows of one shard.
 type known struct {
@@ -147,7 +155,7 @@ func (b *book) restore(shards map[shardID]known) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for id, k := range shards {
-		if b.serves(id) && k.Route.Validate() == nil {
+		if b.serves(id) && checkShard(id) == nil && k.Route.Validate() == nil {
 			k.Confirmed = false
 			b.shards[id] = k
 			b.changes++
@@ -202,11 +210,11 @@ func (b *book) take(id shardID, p pair, final bool, problems map[string]error, o
 		return // the same value: a thousand routes are not read for the sake of one
 	}
 	route, err := cluster.ParseRoute(p.Value)
-	if err == nil {
-		err = checkRoute(id, route)
+	if e := checkShard(id); e != nil {
+		err = e
 	}
 	if err != nil {
-		problems[p.Key] = fmt.Errorf("route of shard %s is malformed; its last good value stays: %w", id, err)
+		problems[p.Key] = fmt.Errorf("route of shard %s is malformed; its last good value stays: %w", printable.Text(string(id)), err)
 		return
 	}
 	if have && !old.Gone && route.SystemIdentifier != old.Route.SystemIdentifier {

@@ -30,9 +30,6 @@ func (b *book) followed(id shardID, route cluster.Route, index uint64) (changed 
 	if err := route.Validate(); err != nil {
 		return false, fmt.Errorf("shard %s: what Patroni's keys say makes no route: %w", id, err)
 	}
-	if err := checkRoute(id, route); err != nil {
-		return false, fmt.Errorf("shard %s: what Patroni's keys say makes no route: %w", id, err)
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	old, have := b.shards[id]

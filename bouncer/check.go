@@ -8,20 +8,19 @@ import (
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
-// checkRoute refuses what ParseRoute lets pass and a file of lines does not
-// bear.
-func checkRoute(id shardID, r cluster.Route) error {
-	texts := []string{string(id), r.Leader.Name, r.Leader.Host}
-	for _, m := range r.Replicas {
-		texts = append(texts, m.Name, m.Host)
+// checkShard refuses the key of a route that does not name a shard; the members that
+// a route names have been checked by cluster.Route.
+func checkShard(id shardID) error {
+	namespace, scope := id.split()
+	if err := cluster.CheckNamespace(namespace); err != nil {
+		return fmt.Errorf("its namespace %s %w", printable.Quote(namespace), err)
 	}
-	for _, text := range texts {
-		if !isText(text) {
-			return fmt.Errorf("%q holds a control character or is not UTF-8", text)
-		}
+	if err := cluster.CheckName(scope); err != nil {
+		return fmt.Errorf("its scope %s %w", printable.Quote(scope), err)
 	}
 	return nil
 }

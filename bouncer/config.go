@@ -123,6 +123,9 @@ type File struct {
 	Template string `mapstructure:"template"`
 	// Path is the file to keep, absolute.
 	Path string `mapstructure:"path"`
+	// Validate is a command that looks at a new file before it takes the old one's place; %s in it is
+	// the file's path: [haproxy, -c, -f, "%s"]. A file that it refuses is not installed.
+	Validate []string `mapstructure:"validate"`
 	// Command makes a change take effect. PgBouncer's auth_file needs none.
 	Command []string `mapstructure:"command"`
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/hashicorp/consul-template/dependency"
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
@@ -37,6 +39,7 @@ type fileKeeper struct {
 	link     *link
 	renderer *renderer
 	wake     chan struct{}
+	refusal  refusal // the last one
 
 	mu     sync.Mutex
 	status FileStatus
@@ -47,6 +50,8 @@ type FileStatus struct {
 	// ChangedAt is when it was last written since the bouncer's start.
 	ChangedAt *time.Time `json:"changed_at,omitempty"`
 	Error     string     `json:"error,omitempty"`
+	// Warnings are values from Consul that were left out.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 func newFileKeepers(c Config, log zerolog.Logger, b *book, l *link) (keepers []*fileKeeper) {
@@ -104,10 +109,11 @@ func (k *fileKeeper) bring(ctx context.Context, console *console, due *bool) err
 	if err != nil {
 		return err
 	}
+	k.warn(k.renderer.left)
 	if err := k.check(text); err != nil {
 		return err
 	}
-	written, err := install(k.file.Path, text)
+	written, err := installChecked(k.file.Path, text, func(path string) error { return k.validate(ctx, path, text) })
 	if written {
 		*due = true
 		now := time.Now().UTC()
@@ -149,14 +155,53 @@ func (k *fileKeeper) check(text []byte) error {
 	return nil
 }
 
+// validate asks the file's own program whether it takes text, which is in the file
+// called path. A text that is refused again is refused with the first error: what programs
+// say has numbers of processes in it, and would be news each time.
+func (k *fileKeeper) validate(ctx context.Context, path string, text []byte) error {
+	if len(k.file.Validate) == 0 {
+		return nil
+	}
+	command := slices.Clone(k.file.Validate)
+	for i := range command[1:] {
+		command[i+1] = strings.ReplaceAll(command[i+1], "%s", path)
+	}
+	err := runCommand(ctx, command, strings.NewReplacer(path, k.file.Path))
+	if err == nil {
+		k.refusal = refusal{}
+		return nil
+	}
+	if k.refusal.err == nil || !bytes.Equal(k.refusal.text, text) {
+		k.refusal = refusal{text, fmt.Errorf("the new file is refused by %w; the file stays as it is", err)}
+	}
+	return k.refusal.err
+}
+
+// refusal is a text that the file's own program did not take.
+type refusal struct {
+	text []byte
+	err  error
+}
+
+// runCommand runs a command of the operator's; what it says is part of the error, as
+// replace changes it.
+func runCommand(ctx context.Context, command []string, replace *strings.Replacer) error {
+	ctx, cancel := context.WithTimeout(ctx, fileCommandBound)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.WaitDelay = time.Second // a child of it may keep its output open
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("command %s: %w: %s", command[0], err, abridgeText([]byte(replace.Replace(string(out)))))
+	}
+	return nil
+}
+
 // takeEffect runs the file's command; for PgBouncer's own users it is RELOAD.
 func (k *fileKeeper) takeEffect(ctx context.Context, console *console) error {
 	if len(k.file.Command) > 0 {
-		ctx, cancel := context.WithTimeout(ctx, fileCommandBound)
-		defer cancel()
-		out, err := exec.CommandContext(ctx, k.file.Command[0], k.file.Command[1:]...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("command %s: %w: %s", k.file.Command[0], err, abridgeText(out))
+		if err := runCommand(ctx, k.file.Command, strings.NewReplacer()); err != nil {
+			return err
 		}
 		k.log.Info().Str("command", k.file.Command[0]).Msg("file has taken effect")
 		return nil
@@ -171,7 +216,20 @@ func (k *fileKeeper) takeEffect(ctx context.Context, console *console) error {
 	return nil
 }
 
-func abridgeText(out []byte) string { return strings.TrimSpace(string(out[:min(len(out), 500)])) }
+func abridgeText(out []byte) string {
+	return printable.Line(printable.Cut(strings.TrimSpace(string(out)), 500))
+}
+
+// warn keeps what was left out of the file, and says it once.
+func (k *fileKeeper) warn(left []string) {
+	k.mu.Lock()
+	before := k.status.Warnings
+	k.status.Warnings = left
+	k.mu.Unlock()
+	if !slices.Equal(before, left) && len(left) > 0 {
+		k.log.Warn().Strs("values", left).Msg("values from Consul were left out of the file")
+	}
+}
 
 // note keeps what is wrong, and says it once.
 func (k *fileKeeper) note(ctx context.Context, err error) {

@@ -65,7 +65,7 @@ func FuzzPatroniKeys(f *testing.F) {
 			return
 		}
 		k, found := b.get("service/s1")
-		if !found || k.Route.Validate() != nil || checkRoute("service/s1", k.Route) != nil {
+		if !found || k.Route.Validate() != nil || checkShard("service/s1") != nil {
 			t.Fatalf("%+v", k)
 		}
 	})

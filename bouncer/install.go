@@ -22,6 +22,12 @@ const newFileMode = 0o640
 // directory, so that a PgBouncer of another user can read it. It tells whether
 // the file had to be written at all.
 func install(path string, text []byte) (written bool, err error) {
+	return installChecked(path, text, func(string) error { return nil })
+}
+
+// installChecked is install for a file at which check looks before it takes its place:
+// check gets the path of the new one. After its error the old file is there, unchanged.
+func installChecked(path string, text []byte, check func(path string) error) (written bool, err error) {
 	old, err := os.ReadFile(path)
 	if err == nil && bytes.Equal(old, text) {
 		return false, nil
@@ -33,7 +39,7 @@ func install(path string, text []byte) (written bool, err error) {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
-	file, err := renameio.NewPendingFile(path, renameio.WithPermissions(newFileMode), renameio.WithExistingPermissions())
+	file, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(newFileMode), renameio.WithExistingPermissions())
 	if err != nil {
 		return false, fmt.Errorf("installing %s: %w", path, err)
 	}
@@ -43,6 +49,9 @@ func install(path string, text []byte) (written bool, err error) {
 	}
 	if _, err := file.Write(text); err != nil {
 		return false, fmt.Errorf("installing %s: %w", path, err)
+	}
+	if err := check(file.Name()); err != nil {
+		return false, err
 	}
 	// This syncs the file before the rename.
 	if err := file.CloseAtomicallyReplace(); err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/consul-template/template"
@@ -26,14 +28,20 @@ type renderer struct {
 	feed   *feed
 	// label names the template in messages; empty: that of pgbouncer.ini.
 	label string
+	// left are the values that the last rendering left out.
+	left []string
 }
 
 // render executes the text of a template over views. errWaiting: try again when the feed
 // says that there is news. version is that of the PgBouncer that runs, zero when
 // none is known to.
 func (r *renderer) render(source []byte, views []*ShardView, version pgbouncer.Version) ([]byte, error) {
+	consul := newConsulData(r.feed.brain)
+	functions := r.functions(views, version, consul)
+	maps.Copy(functions, consul.functions())
+	maps.Copy(functions, checkFunctions())
 	t, err := template.NewTemplate(&template.NewTemplateInput{
-		Contents: string(source), ExtFuncMap: r.functions(views, version),
+		Contents: string(source), ExtFuncMap: functions, FunctionDenylist: []string{"nomad*"},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
@@ -42,10 +50,11 @@ func (r *renderer) render(source []byte, views []*ShardView, version pgbouncer.V
 	if err != nil {
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
 	}
-	if err := r.feed.follow(result.Used.List()); err != nil {
+	r.left = consul.left
+	if err := r.feed.follow(slices.AppendSeq(result.Used.List(), maps.Values(consul.used))); err != nil {
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
 	}
-	if missing := result.Missing.List(); len(missing) > 0 {
+	if missing := slices.AppendSeq(result.Missing.List(), maps.Values(consul.missing)); len(missing) > 0 {
 		var names []string
 		for _, d := range missing {
 			names = append(names, d.String())
@@ -81,7 +90,7 @@ func (r *renderer) source() ([]byte, error) {
 }
 
 // functions are the bouncer's own; each shipped template lists them.
-func (r *renderer) functions(views []*ShardView, version pgbouncer.Version) map[string]any {
+func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, consul *consulData) map[string]any {
 	find := func(s any) (*ShardView, error) {
 		if v, ok := s.(*ShardView); ok {
 			return v, nil
@@ -114,21 +123,21 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version) map[
 			if err != nil {
 				return cluster.RouteMember{}, err
 			}
-			return v.route.Leader, nil
+			return plainMember(v.route.Leader), nil
 		},
 		"replicas": func(s any) ([]cluster.RouteMember, error) {
 			v, err := find(s)
 			if err != nil {
 				return nil, err
 			}
-			return replicas(v.route), nil
+			return plainMembers(replicas(v.route)), nil
 		},
 		"members": func(s any) ([]cluster.RouteMember, error) {
 			v, err := find(s)
 			if err != nil {
 				return nil, err
 			}
-			return append([]cluster.RouteMember{v.route.Leader}, v.route.Replicas...), nil
+			return plainMembers(append([]cluster.RouteMember{v.route.Leader}, v.route.Replicas...)), nil
 		},
 		"readers": func(s any) (Readers, error) {
 			v, err := find(s)
@@ -137,6 +146,14 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version) map[
 			}
 			return v.readers, nil
 		},
+		"api_port": func(s any, m cluster.RouteMember) (int, error) {
+			v, err := find(s)
+			if err != nil {
+				return 0, err
+			}
+			return consul.apiPort(v, m)
+		},
+		"haproxy_name":   haproxyName,
 		"ini_name":       pgbouncer.QuoteName,
 		"ini_value":      pgbouncer.QuoteValue,
 		"userlist_quote": pgbouncer.QuoteUserlist,

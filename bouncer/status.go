@@ -55,6 +55,9 @@ func sameTime(a, b *time.Time) bool {
 
 // publish makes the outcome of a pass visible.
 func (c *conductor) publish(views []*ShardView, left []problem) {
+	for _, text := range c.renderer.left {
+		left = append(slices.Clone(left), problem{text, fmt.Errorf("left out of %s: %s", c.config.PgBouncer.Config, text)})
+	}
 	now := time.Now().UTC()
 	trouble := c.book.trouble()
 	status := make(map[shardID]ShardStatus, len(views))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/templates"
 )
 
 // problems collects what is wrong with a configuration.
@@ -37,6 +38,9 @@ func (c Config) validate() ([]cluster.Warning, error) {
 	if !plainName.MatchString(c.Name) {
 		bad.add("name", c.Name, "must consist of letters, digits, . _ and -")
 	}
+	if err := cluster.CheckNamespace(c.RoutesPrefix); err != nil {
+		bad.add("routes_prefix", c.RoutesPrefix, "%v", err)
+	}
 	if _, port, err := net.SplitHostPort(c.Listen); err != nil || !isPort(port, 0) {
 		bad.add("listen", c.Listen, "must be host:port")
 	}
@@ -60,6 +64,7 @@ func (c Config) validate() ([]cluster.Warning, error) {
 	c.validateFiles(&bad)
 	validateShards(c.Shards, &bad)
 	warnings, err := c.Consul.Validate()
+	warnings = append(warnings, c.fileWarnings()...)
 	if wait, err := strconv.ParseFloat(c.setting("query_wait_timeout"), 64); err == nil && wait > 0 && wait <= c.HoldTimeout {
 		warnings = append(warnings, cluster.Warning{Path: "hold_timeout", Text: fmt.Sprintf(
 			"%v s is not shorter than pgbouncer.settings.query_wait_timeout (%v s): held clients are failed before they are released", c.HoldTimeout, wait)})
@@ -129,15 +134,33 @@ func (c Config) validateFiles(bad *problems) {
 		if len(f.Command) > 0 && f.Command[0] == "" {
 			bad.add(at+"command", nil, "must begin with a program")
 		}
+		if len(f.Validate) > 0 && (f.Validate[0] == "" || !slices.ContainsFunc(f.Validate[1:], func(arg string) bool { return strings.Contains(arg, "%s") })) {
+			bad.add(at+"validate", nil, "must begin with a program, and have %%s where the path of the file goes")
+		}
 	}
+}
+
+// fileWarnings says what is missing where a file is kept.
+func (c Config) fileWarnings() (warnings []cluster.Warning) {
+	for i, f := range c.Files {
+		if f.Template == templates.HAProxy && len(f.Validate) == 0 {
+			warnings = append(warnings, cluster.Warning{
+				Path: fmt.Sprintf("files[%d].validate", i), Text: `is not set: HAProxy gets files that nobody has looked at; [haproxy, -c, -f, "%s"] does`,
+			})
+		}
+	}
+	return warnings
 }
 
 func validateShards(shards []Shard, bad *problems) {
 	scopes, databases := map[shardID]int{}, map[string]int{}
 	for i, s := range shards {
 		path := fmt.Sprintf("shards[%d].", i)
-		if s.Scope == "" || strings.Contains(s.Scope, "/") || !isText(s.Scope) {
-			bad.add(path+"scope", s.Scope, "must be the name of a shard")
+		if err := cluster.CheckName(s.Scope); err != nil {
+			bad.add(path+"scope", s.Scope, "%v", err)
+		}
+		if err := cluster.CheckNamespace(s.Namespace); err != nil {
+			bad.add(path+"namespace", s.Namespace, "%v", err)
 		}
 		if first, twice := scopes[s.id()]; twice {
 			bad.add(path+"scope", s.Scope, "is already shards[%d]", first)

@@ -13,11 +13,13 @@ import (
 // ShardView is one shard as templates see it.
 type ShardView struct {
 	Scope, Namespace string
-	Databases        []Database
-	PoolSize         int
-	PoolMode         string
-	State            cluster.RouteState
-	Timeline         int
+	// Label tells shards apart: the scope or, where it is that of several, namespace:scope.
+	Label     string
+	Databases []Database
+	PoolSize  int
+	PoolMode  string
+	State     cluster.RouteState
+	Timeline  int
 
 	id        shardID
 	route     cluster.Route
@@ -58,7 +60,11 @@ func view(c Config, shards map[shardID]known) (views []*ShardView, problems []pr
 	for _, s := range c.Shards {
 		configured[s.id()] = s
 	}
-	owner := map[string]shardID{}
+	owner, scopes := map[string]shardID{}, map[string]int{}
+	for id := range shards {
+		_, scope := id.split()
+		scopes[scope]++
+	}
 	for _, id := range slices.Sorted(maps.Keys(shards)) {
 		var (
 			s         = configured[id]
@@ -74,6 +80,9 @@ func view(c Config, shards map[shardID]known) (views []*ShardView, problems []pr
 			Scope: s.Scope, Namespace: s.Namespace, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
 			State: shards[id].Route.State, Timeline: shards[id].Route.Timeline, id: id, route: shards[id].Route,
 			confirmed: shards[id].Confirmed, index: shards[id].ModifyIndex,
+		}
+		if v.Label = v.Scope; scopes[v.Scope] > 1 {
+			v.Label = v.Namespace + ":" + v.Scope
 		}
 		if err == nil {
 			err = v.offer(databases, owner)
@@ -91,9 +100,8 @@ func view(c Config, shards map[shardID]known) (views []*ShardView, problems []pr
 // discovered is a shard that the configuration does not name; its scope is its
 // database.
 func discovered(id shardID) (Shard, []Database) {
-	i := strings.LastIndexByte(string(id), '/')
-	scope := string(id[i+1:])
-	return Shard{Namespace: string(id[:i]), Scope: scope}, []Database{{Name: scope, DBName: scope}}
+	namespace, scope := id.split()
+	return Shard{Namespace: namespace, Scope: scope}, []Database{{Name: scope, DBName: scope}}
 }
 
 func (s Shard) databases() (list []Database, err error) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // MergePatch lays patch over base as Patroni does: maps are merged key by key,
@@ -79,7 +81,7 @@ func DecodeObject(value []byte) (map[string]any, error) {
 	decoder.UseNumber()
 	var raw map[string]any
 	if err := decoder.Decode(&raw); err != nil {
-		return nil, fmt.Errorf("is not a JSON object: %w", err)
+		return nil, fmt.Errorf("is not a JSON object: %w", printable.Error(err))
 	}
 	if raw == nil {
 		return nil, fmt.Errorf("is null, must be a JSON object")

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // HandoverState is how far a planned switchover is, as far as poolers care.
@@ -49,7 +51,7 @@ func (h Handover) Deadline() time.Duration { return time.Duration(h.DeadlineMS) 
 func ParseHandover(value []byte) (Handover, error) {
 	var h Handover
 	if err := json.Unmarshal(value, &h); err != nil {
-		return Handover{}, fmt.Errorf("handover is not JSON of the expected shape: %w", err)
+		return Handover{}, fmt.Errorf("handover is not JSON of the expected shape: %w", printable.Error(err))
 	}
 	return h, h.Validate()
 }
@@ -57,11 +59,13 @@ func ParseHandover(value []byte) (Handover, error) {
 // Validate checks every field that a pooler relies on.
 func (h Handover) Validate() error {
 	var errs []error
-	if h.ID == "" {
-		errs = append(errs, errors.New("id: must not be empty"))
-	}
-	if h.Leader == "" {
-		errs = append(errs, errors.New("leader: must not be empty"))
+	for _, field := range []struct {
+		name, value string
+		required    bool
+	}{{"id", h.ID, true}, {"leader", h.Leader, true}, {"successor", h.Successor, false}} {
+		if err := CheckName(field.value); err != nil && (field.required || field.value != "") {
+			errs = append(errs, fmt.Errorf("%s: %s, %w", field.name, printable.Quote(field.value), err))
+		}
 	}
 	if h.DeadlineMS < 1 || h.DeadlineMS > MaxHandoverDeadline.Milliseconds() {
 		errs = append(errs, fmt.Errorf("deadline_ms: %d, must be from 1 to %d", h.DeadlineMS, MaxHandoverDeadline.Milliseconds()))
@@ -69,7 +73,7 @@ func (h Handover) Validate() error {
 	switch h.State {
 	case HandoverAnnounced, HandoverCancelled, HandoverDone:
 	default:
-		errs = append(errs, fmt.Errorf("state: %q, must be one of announced, cancelled, done", h.State))
+		errs = append(errs, fmt.Errorf("state: %s, must be one of announced, cancelled, done", printable.Quote(string(h.State))))
 	}
 	return errors.Join(errs...)
 }
@@ -156,10 +160,13 @@ type BouncerShard struct {
 func ParseBouncer(value []byte) (Bouncer, error) {
 	var b Bouncer
 	if err := json.Unmarshal(value, &b); err != nil {
-		return Bouncer{}, fmt.Errorf("bouncer is not JSON of the expected shape: %w", err)
+		return Bouncer{}, fmt.Errorf("bouncer is not JSON of the expected shape: %w", printable.Error(err))
 	}
-	if b.Name == "" || b.URL == "" {
-		return b, fmt.Errorf("bouncer: name is %q and url %q, neither may be empty", b.Name, b.URL)
+	if err := CheckName(b.Name); err != nil {
+		return b, fmt.Errorf("bouncer: name: %s, %w", printable.Quote(b.Name), err)
+	}
+	if err := CheckAPIURL(b.URL); err != nil {
+		return b, fmt.Errorf("bouncer %s: url: %s, %w", b.Name, printable.Quote(b.URL), err)
 	}
 	return b, nil
 }

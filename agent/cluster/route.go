@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // RouteVersion is the version of the route format that this code writes.
@@ -55,7 +58,7 @@ type RouteMember struct {
 func ParseRoute(value []byte) (Route, error) {
 	var r Route
 	if err := json.Unmarshal(value, &r); err != nil {
-		return Route{}, fmt.Errorf("route is not JSON of the expected shape: %w", err)
+		return Route{}, fmt.Errorf("route is not JSON of the expected shape: %w", printable.Error(err))
 	}
 	return r, r.Validate()
 }
@@ -69,29 +72,35 @@ func (r Route) Validate() error {
 	switch r.State {
 	case RouteOpen, RoutePromoting, RouteHandover, RouteDown:
 	default:
-		errs = append(errs, fmt.Errorf("state: %q, must be one of open, promoting, handover, down", r.State))
+		errs = append(errs, fmt.Errorf("state: %s, must be one of open, promoting, handover, down", printable.Quote(string(r.State))))
 	}
 	if !isSystemIdentifier(r.SystemIdentifier) {
-		errs = append(errs, fmt.Errorf("system_identifier: %q, must be a decimal number", r.SystemIdentifier))
+		errs = append(errs, fmt.Errorf("system_identifier: %s, must be a decimal number", printable.Quote(r.SystemIdentifier)))
 	}
 	if r.Timeline < 1 {
 		errs = append(errs, fmt.Errorf("timeline: %d, must be 1 or more", r.Timeline))
 	}
 	errs = append(errs, r.Leader.validate("leader"))
+	names := map[string]bool{r.Leader.Name: true}
 	for i, m := range r.Replicas {
 		errs = append(errs, m.validate(fmt.Sprintf("replicas[%d]", i)))
+		if names[m.Name] && m.Name != "" {
+			errs = append(errs, fmt.Errorf("replicas[%d].name: %s, is there twice", i, printable.Quote(m.Name)))
+		}
+		names[m.Name] = true
 	}
 	return errors.Join(errs...)
 }
 
 func (m RouteMember) validate(field string) error {
-	switch {
-	case m.Name == "":
-		return fmt.Errorf("%s.name: must not be empty", field)
-	case m.Host == "" || bytes.ContainsAny([]byte(m.Host), " \t\r\n'\"=,;"):
-		return fmt.Errorf("%s.host: %q, must be a host name or an address", field, m.Host)
-	case m.Port < 1 || m.Port > 65535:
-		return fmt.Errorf("%s.port: %d, must be from 1 to 65535", field, m.Port)
+	if err := CheckName(m.Name); err != nil {
+		return fmt.Errorf("%s.name: %s, %w", field, printable.Quote(m.Name), err)
+	}
+	if err := CheckHost(m.Host); err != nil {
+		return fmt.Errorf("%s.host: %s, %w", field, printable.Quote(m.Host), err)
+	}
+	if err := CheckPort(m.Port); err != nil {
+		return fmt.Errorf("%s.port: %d, %w", field, m.Port, err)
 	}
 	return nil
 }
@@ -106,13 +115,6 @@ func (r Route) SameTopology(o Route) bool {
 }
 
 func isSystemIdentifier(s string) bool {
-	if s == "" {
-		return false
-	}
-	for _, c := range s {
-		if c < '0' || c > '9' {
-			return false
-		}
-	}
-	return true
+	_, err := strconv.ParseUint(s, 10, 64)
+	return err == nil && s[0] != '+'
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // maxSlotName is the greatest length of a replication slot's name (PostgreSQL's
@@ -45,7 +47,8 @@ func (s Snapshot) Joins(name string) error {
 }
 
 func namesakeError(name, other string) error {
-	return fmt.Errorf("%w: the slot of %q and of %q is %q; give one of them another name (setting name)", ErrNamesake, name, other, SlotName(name))
+	return fmt.Errorf("%w: the slot of %s and of %s is %q; give one of them another name (setting name)",
+		ErrNamesake, printable.Quote(name), printable.Quote(other), SlotName(name))
 }
 
 // Namesake returns another member whose replication slot has the same name as that of

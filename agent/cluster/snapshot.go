@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // KV is one key as Consul returned it.
@@ -100,6 +102,9 @@ func ParseSnapshot(keys Keys, kvs []KV, index uint64) Snapshot {
 			}
 			m := decode[Member](kv)
 			m.Value.Name = name
+			if err := m.Value.check(); err != nil && m.Err == nil {
+				m = Entry[Member]{Value: Member{Name: name}, Session: m.Session, ModifyIndex: m.ModifyIndex, Err: err}
+			}
 			s.Members = append(s.Members, m)
 		}
 	}
@@ -132,7 +137,7 @@ func (s Snapshot) Problems() []error {
 	var errs []error
 	add := func(key string, err error) {
 		if err != nil {
-			errs = append(errs, fmt.Errorf("key %s: %w", key, err))
+			errs = append(errs, fmt.Errorf("key %s: %w", printable.Line(printable.Cut(key, printable.MaxValue)), err))
 		}
 	}
 	add("status", s.Status.Err)
@@ -149,7 +154,7 @@ func (s Snapshot) Problems() []error {
 	}
 	if s.Leader.Exists() && s.Leader.Session != "" {
 		if _, found := s.Member(s.Leader.Value); !found {
-			add("leader", fmt.Errorf("names %q, which is not a member", s.Leader.Value))
+			add("leader", fmt.Errorf("names %s, which is not a member", printable.Quote(s.Leader.Value)))
 		}
 	}
 	return errs
@@ -167,7 +172,7 @@ func decode[T any](kv KV) Entry[T] {
 	if err := json.Unmarshal(kv.Value, &e.Value); err != nil {
 		var zero T
 		e.Value = zero
-		e.Err = fmt.Errorf("is not JSON of the expected shape: %w", err)
+		e.Err = fmt.Errorf("is not JSON of the expected shape: %w", printable.Error(err))
 	}
 	return e
 }

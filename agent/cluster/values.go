@@ -4,11 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // Member is the value of a member's key: where it is and how it fares, in
@@ -87,17 +87,48 @@ func IsPrimary(role string) bool { return role == RolePrimary || role == RoleMas
 // Address is where the member's PostgreSQL listens, by its conn_url; without a port
 // there it is PostgreSQL's default.
 func (m Member) Address() (host string, port int, err error) {
-	u, err := url.Parse(m.ConnURL)
-	if err != nil || u.Hostname() == "" {
-		return "", 0, fmt.Errorf("member %s: conn_url %q is not the address of a PostgreSQL", m.Name, m.ConnURL)
+	if host, port, err = splitURL(m.ConnURL, "postgres", "postgresql"); err != nil {
+		return "", 0, fmt.Errorf("member %s: conn_url %s %w", printable.Text(m.Name), printable.Quote(m.ConnURL), err)
 	}
-	if u.Port() == "" {
-		return u.Hostname(), 5432, nil
+	if port == 0 {
+		port = 5432
 	}
-	if port, err = strconv.Atoi(u.Port()); err != nil {
-		return "", 0, fmt.Errorf("member %s: conn_url: port: %w", m.Name, err)
+	return host, port, nil
+}
+
+// APIAddress is where the member's REST API listens, by its api_url; without a port there
+// it is that of the scheme.
+func (m Member) APIAddress() (host string, port int, err error) {
+	if host, port, err = splitURL(m.APIURL, "http", "https"); err != nil {
+		return "", 0, fmt.Errorf("member %s: api_url %s %w", printable.Text(m.Name), printable.Quote(m.APIURL), err)
 	}
-	return u.Hostname(), port, nil
+	switch {
+	case port != 0:
+	case strings.HasPrefix(m.APIURL, "https"):
+		port = 443
+	default:
+		port = 80
+	}
+	return host, port, nil
+}
+
+// check returns what keeps the key of a member from being one: a name or an address
+// that is none. What it does not say yet is no fault.
+func (m Member) check() error {
+	if err := CheckName(m.Name); err != nil {
+		return fmt.Errorf("the name of the member %w", err)
+	}
+	if m.ConnURL != "" {
+		if _, _, err := m.Address(); err != nil {
+			return err
+		}
+	}
+	if m.APIURL != "" {
+		if _, _, err := m.APIAddress(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Tag returns a boolean tag; absent means false.

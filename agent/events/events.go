@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // Kind says what happened.
@@ -131,7 +133,7 @@ func Parse(value []byte) (Log, error) {
 		return l, nil
 	}
 	if err := json.Unmarshal(value, &l); err != nil {
-		return Log{}, fmt.Errorf("events are not JSON of the expected shape: %w", err)
+		return Log{}, fmt.Errorf("events are not JSON of the expected shape: %w", printable.Error(err))
 	}
 	return l, nil
 }
