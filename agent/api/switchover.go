@@ -95,6 +95,11 @@ func (s *Server) wanted(act action, request map[string]any, state State) (cluste
 		if !ok && request[key] != nil {
 			return refuse(http.StatusBadRequest, key+" should be a string")
 		}
+		if value != "" {
+			if err := cluster.CheckName(value); err != nil {
+				return refuse(http.StatusBadRequest, key+" "+err.Error())
+			}
+		}
 		words[i] = value
 	}
 	wanted := cluster.Failover{Leader: words[0], Candidate: words[1]}
@@ -125,6 +130,10 @@ func (s *Server) wanted(act action, request map[string]any, state State) (cluste
 			return cluster.Failover{}, problem
 		}
 		wanted.ScheduledAt = &at
+		// Patroni takes it, and drops it when its time has come.
+		if wanted.Leader != state.Cluster.LeaderName() {
+			return refuse(http.StatusPreconditionFailed, wrongLeader)
+		}
 	}
 	if state.Dynamic.Pause && wanted.Candidate == "" {
 		return refuse(http.StatusBadRequest, act.title+" is possible only to a specific candidate in a paused state")
@@ -137,6 +146,9 @@ func (s *Server) wanted(act action, request map[string]any, state State) (cluste
 	return wanted, nil
 }
 
+// wrongLeader is Patroni's word for a request from another leader than the present one.
+const wrongLeader = "leader name does not match"
+
 // impossible says why a switchover cannot be, as far as the shard's keys tell;
 // empty: nothing speaks against it.
 func impossible(act action, wanted cluster.Failover, state State) string {
@@ -148,7 +160,7 @@ func impossible(act action, wanted cluster.Failover, state State) string {
 		return slices.ContainsFunc(standbys, func(n string) bool { return strings.EqualFold(n, name) })
 	}
 	if wanted.Leader != "" && wanted.Leader != leader {
-		return "leader name does not match"
+		return wrongLeader
 	}
 	if wanted.Candidate != "" && act.planned && synchronous && !isStandby(wanted.Candidate) {
 		return "candidate name does not match with sync_standby"

@@ -111,29 +111,22 @@ func (v *validation) command(path, text string) {
 // is the member's name; synchronous standbys are listed with commas.
 func (v *validation) names(c Config) {
 	if v.required("scope", c.Scope, "shard1") {
-		v.word("scope", c.Scope, "/")
+		v.rule("scope", c.Scope, cluster.CheckName(c.Scope))
 		if len(c.Scope) > maxName || !isASCII(c.Scope) {
 			v.warn("scope", "is cut or changed where PostgreSQL shows it as cluster_name, which has at most 63 ASCII characters")
 		}
 	}
 	if v.required("name", c.Name, "db1") {
-		v.word("name", c.Name, `/,"'`)
+		v.rule("name", c.Name, cluster.CheckName(c.Name))
 		if len(c.Name) > maxName {
 			v.fail("name", c.Name, "must not be longer than 63 bytes, which is all that PostgreSQL keeps of it")
 		}
 		if !isASCII(c.Name) {
 			v.fail("name", c.Name, "must have ASCII characters only: PostgreSQL replaces others in application_name, and the member could not be a synchronous standby")
 		}
-		if c.Name == "*" {
-			v.fail("name", c.Name, "must not be *, which stands for any standby in synchronous_standby_names")
-		}
 	}
-	for _, prefix := range []struct{ path, value string }{{"namespace", c.Namespace}, {"lictor.routes_prefix", c.Lictor.RoutesPrefix}} {
-		v.word(prefix.path, prefix.value, "")
-		if strings.Contains(prefix.value, "//") {
-			v.fail(prefix.path, prefix.value, "must not contain an empty part (//)")
-		}
-	}
+	v.rule("namespace", c.Namespace, cluster.CheckNamespace(c.Namespace))
+	v.rule("lictor.routes_prefix", c.Lictor.RoutesPrefix, cluster.CheckNamespace(c.Lictor.RoutesPrefix))
 	if strings.Trim(c.Lictor.RoutesPrefix, "/") == strings.Trim(c.Namespace, "/") {
 		v.fail("lictor.routes_prefix", c.Lictor.RoutesPrefix, "must differ from namespace: a shard named routes would mix with the routes")
 	}
@@ -157,13 +150,10 @@ func (v *validation) identifier(path, name string) {
 	}
 }
 
-func (v *validation) word(path, value, without string) {
-	if strings.ContainsAny(value, without) || strings.ContainsFunc(value, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
-		rule := "must not contain blanks"
-		if without != "" {
-			rule += " or any of " + without
-		}
-		v.fail(path, value, "%s", rule)
+// rule reports an error that states the rule which a value breaks.
+func (v *validation) rule(path, value string, err error) {
+	if err != nil {
+		v.fail(path, value, "%v", err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // Settings are what the commands take from a configuration file: an agent's, a
@@ -90,7 +91,7 @@ func Load(f Flags, environ []string) (Settings, error) {
 		}
 		filled := s.Consul.FillFromEnvironment(source.Get)
 		warnings, err := s.Consul.Validate()
-		return warnings, errors.Join(filled, err)
+		return warnings, errors.Join(filled, err, s.checkNames())
 	})
 	if err != nil {
 		return Settings{}, Usage(err)
@@ -101,6 +102,25 @@ func Load(f Flags, environ []string) (Settings, error) {
 		s.Namespace = cluster.DefaultNamespace
 	}
 	return s, nil
+}
+
+// checkNames checks what becomes part of Consul's keys, from wherever it comes; what is
+// not set is the default.
+func (s Settings) checkNames() error {
+	var errs []error
+	check := func(path, value string, rule func(string) error) {
+		if value == "" {
+			return
+		}
+		if err := rule(value); err != nil {
+			errs = append(errs, cluster.Problem{Path: path, Value: printable.Quote(value), Rule: err.Error()})
+		}
+	}
+	check("scope", s.Scope, cluster.CheckName)
+	check("namespace", s.Namespace, cluster.CheckNamespace)
+	check("lictor.routes_prefix", s.Lictor.RoutesPrefix, cluster.CheckNamespace)
+	check("routes_prefix", s.Prefix, cluster.CheckNamespace)
+	return errors.Join(errs...)
 }
 
 // consulURL turns what people type into a URL: the flag goes over all of the

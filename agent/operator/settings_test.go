@@ -7,6 +7,16 @@ import (
 	"testing"
 )
 
+// The name of a shard on the command line is no path to other keys.
+func TestOpenRefusesWhatIsNoName(t *testing.T) {
+	for _, scope := range []string{"..", "--x", "a/b", "a\x1b[2J", "a\u202eb", "a b", strings.Repeat("x", 500_000)} {
+		_, err := (&Site{}).Open(t.Context(), scope)
+		if err == nil || ExitCode(err) != ExitUsage || len(err.Error()) > 1000 {
+			t.Errorf("%.20q: %v", scope, err)
+		}
+	}
+}
+
 func TestLoad(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, content string) string {
@@ -42,6 +52,10 @@ func TestLoad(t *testing.T) {
 		{"a socket", Flags{Consul: "unix:///run/consul.sock"}, nil, "service  unix:///run/consul.sock", ""},
 		{"another store", Flags{Config: etcd}, nil, "", "Consul alone"},
 		{"a typo", Flags{Config: typo}, nil, "", "consul.hots"},
+		{"a namespace above", Flags{Namespace: "../.."}, nil, "", `namespace: "../..": must be one name`},
+		{"a scope that is a flag", Flags{Scope: "--x"}, nil, "", `scope: "--x": must consist of letters`},
+		{"a scope with an escape, by a variable", Flags{}, []string{"LICTOR_SCOPE=a\x1b[2J"}, "", `scope: "a\x1b[2J": must consist of letters`},
+		{"a prefix above, by a variable", Flags{}, []string{"LICTOR_ROUTES_PREFIX=.."}, "", `lictor.routes_prefix: "..": must be one name`},
 		{"no such file", Flags{Config: "/nowhere"}, nil, "", "no such file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

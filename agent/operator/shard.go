@@ -13,6 +13,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 const (
@@ -147,6 +148,9 @@ func (s *Site) Open(ctx context.Context, scope string) (*Shard, error) {
 }
 
 func (s *Site) open(scope string) (*Shard, error) {
+	if err := cluster.CheckName(scope); err != nil {
+		return nil, usagef("the name of a shard, %s, %w", printable.Quote(scope), err)
+	}
 	configs, err := s.Consul.ClientConfigs()
 	if err != nil {
 		return nil, Usage(err)
