@@ -43,7 +43,7 @@ type guardRequest struct {
 	// without one leaves the last as it is; a disarm without one forgets it.
 	Memo json.RawMessage `json:"memo,omitempty"`
 	// Asked is when the agent asked, by CLOCK_BOOTTIME. What was asked on a
-	// connection that was given up may be read after what was asked later.
+	// connection that was given up may be read after what was asked later: it is refused.
 	Asked cluster.Instant `json:"asked,omitempty"` // zero: by an agent that does not say
 	// Postmaster is the one that runs: a guard that cannot hold it is not armed.
 	Postmaster int `json:"postmaster,omitempty"` // zero: none, or by an agent that does not say
@@ -96,6 +96,7 @@ type guard struct {
 
 type guardLaunch struct {
 	start  GuardStart
+	asked  cluster.Instant
 	answer chan guardLaunched
 }
 
@@ -215,8 +216,8 @@ func (g *guard) launcher(ctx context.Context) {
 	for {
 		select {
 		case l := <-g.starts:
-			if l.start.Primary && g.over() {
-				l.answer <- guardLaunched{err: ErrDeadlinePassed}
+			if err := g.refuses(l); err != nil {
+				l.answer <- guardLaunched{err: err}
 				continue
 			}
 			if !g.killed(goneWithin) {
@@ -224,11 +225,10 @@ func (g *guard) launcher(ctx context.Context) {
 				l.answer <- guardLaunched{err: errNotGone}
 				continue
 			}
-			pid, err := g.launch(l.start)
-			if err == nil && l.start.Primary && g.over() {
-				// The kill at the deadline may have missed a process that was just
-				// being made.
-				pid, err = 0, errors.Join(ErrDeadlinePassed, g.target.Signal(unix.SIGKILL))
+			pid, err := g.launch(l)
+			if late := g.refuses(l); err == nil && late != nil {
+				// The kill may have missed a process that was just being made.
+				pid, err = 0, errors.Join(late, g.target.Signal(unix.SIGKILL))
 			}
 			l.answer <- guardLaunched{pid: pid, err: err}
 		case <-ctx.Done():
@@ -280,20 +280,34 @@ func reap(ctx context.Context) {
 	}
 }
 
-// over tells whether the deadline has passed and no new lease was granted since.
-func (g *guard) over() bool {
+// errOvertaken: the agent has given the request up, and asked for something else since.
+var errOvertaken = errors.New("a later request has overtaken this one")
+
+// refuses says why a postmaster must not be started: the deadline has passed and no new
+// lease was granted since, or the agent has given other orders since it asked.
+func (g *guard) refuses(l guardLaunch) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.deadline.Over(Now())
+	switch {
+	case !l.asked.IsZero() && l.asked.Before(g.asked):
+		return errOvertaken
+	case l.start.Primary && g.deadline.Over(Now()):
+		return ErrDeadlinePassed
+	}
+	return nil
 }
 
 // launch starts a postmaster and holds it by the pidfd that the kernel gives with it.
-func (g *guard) launch(s GuardStart) (int, error) {
+func (g *guard) launch(l guardLaunch) (int, error) {
+	s := l.start
 	out, err := os.OpenFile(s.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 	if err != nil {
 		return 0, fmt.Errorf("PostgreSQL's log: %w", err)
 	}
 	defer out.Close()
+	if err := g.refuses(l); err != nil { // the log's disk may have kept it waiting
+		return 0, err
+	}
 	pidfd := -1
 	cmd := exec.Command(s.Path, s.Args...) //nolint:noctx // the postmaster outlives this request
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = oomEnvironment(s.Env), s.Dir, out, out
@@ -498,7 +512,7 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 			answer.Error = "start: what to start is missing"
 			break
 		}
-		l := guardLaunch{start: *r.Start, answer: make(chan guardLaunched, 1)}
+		l := guardLaunch{start: *r.Start, asked: r.Asked, answer: make(chan guardLaunched, 1)}
 		select {
 		case g.starts <- l:
 			done := <-l.answer
@@ -561,7 +575,7 @@ func (g *guard) change(r guardRequest, memo json.RawMessage, move func(*Deadline
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !r.Asked.IsZero() && r.Asked.Before(g.asked) {
-		return "a later request has overtaken this one"
+		return errOvertaken.Error()
 	}
 	g.asked = r.Asked
 	if err := move(&g.deadline); err != nil {

@@ -88,6 +88,13 @@ func (c *GuardClient) Remember(ctx context.Context, memo json.RawMessage) error 
 	return err
 }
 
+// Overtake makes sure that no start which was asked for before comes up any more, and
+// returns the postmaster that the guard holds by now, zero: none.
+func (c *GuardClient) Overtake(ctx context.Context) (postmaster int, err error) {
+	answer, err := c.ask(ctx, guardRequest{Op: "remember"})
+	return answer.Postmaster, err
+}
+
 // Disarm takes the deadline away, and what the guard remembers with it:
 // PostgreSQL is stopped, or a replica.
 func (c *GuardClient) Disarm(ctx context.Context) error {
@@ -212,6 +219,9 @@ func (c *GuardClient) ask(ctx context.Context, r guardRequest) (guardAnswer, err
 		if _, err := c.persist(ctx, guardRequest{Op: "status"}); err != nil {
 			return guardAnswer{}, err
 		}
+		if err := ctx.Err(); err != nil {
+			return guardAnswer{}, fmt.Errorf("guard: %w", err)
+		}
 		answer, err := c.exchange(ctx, r)
 		if err != nil {
 			c.hangUp()
@@ -227,8 +237,8 @@ const repeatAfter = 10 * time.Millisecond
 
 func (c *GuardClient) persist(ctx context.Context, r guardRequest) (guardAnswer, error) {
 	for {
-		var err error
-		if c.conn == nil {
+		err := ctx.Err() // who was interrupted asks for nothing any more
+		if err == nil && c.conn == nil {
 			err = c.connect(ctx)
 		}
 		if err == nil {

@@ -261,6 +261,54 @@ func TestGuardHeedsTheLatestRequest(t *testing.T) {
 	}
 }
 
+// A start that hangs with the disk of PostgreSQL's log does not come up once the agent
+// has given it up and killed PostgreSQL.
+func TestGuardRefusesAStartThatIsOvertaken(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	hangs := p.postgres()
+	hangs.LogFile = filepath.Join(p.dir, "pipe")
+	must(t, unix.Mkfifo(hangs.LogFile, 0o600))
+	limit, cancel := context.WithTimeout(ctx, soon)
+	defer cancel()
+	if pid, err := p.client.Start(limit, hangs); err == nil {
+		t.Fatalf("started as process %d, though its log cannot be opened", pid)
+	}
+	if pid, err := p.client.Overtake(ctx); pid != 0 || err != nil {
+		t.Fatalf("process %d runs, %v", pid, err)
+	}
+	reader, err := os.OpenFile(hangs.LogFile, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	must(t, err)
+	defer reader.Close()
+	next := p.postgres()
+	next.Path = "/nowhere"
+	if _, err := p.client.Start(ctx, next); err == nil || !strings.Contains(err.Error(), next.Path) { // one start after another
+		t.Fatal(err)
+	}
+	if !p.gone(t) {
+		t.Error("a start that was given up has come up")
+	}
+	p.start(ctx, t)
+}
+
+// Who was interrupted asks the guard for nothing any more.
+func TestGuardHearsNothingFromWhoWasInterrupted(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	until := Now().Add(time.Hour)
+	must(t, p.client.Grant(ctx, until, nil))
+	interrupted, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := p.client.Disarm(interrupted); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if pid, err := p.client.Start(interrupted, p.postgres()); pid != 0 || !errors.Is(err, context.Canceled) {
+		t.Errorf("process %d, %v", pid, err)
+	}
+	if s, err := p.client.Status(ctx); err != nil || s.Until != until || s.Postmaster != 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	must(t, p.client.Disarm(ctx))
+}
+
 // A backend whose postmaster was killed may still commit.
 func TestGuardKillsOrphans(t *testing.T) {
 	ctx, p := within(t), newInstance(t)
