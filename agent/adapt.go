@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -22,9 +21,8 @@ func postgresSettings(cfg config.Config, log zerolog.Logger, launcher postgres.L
 	}
 }
 
-// lookAtData looks at the data directory.
-func (a *Agent) lookAtData(ctx context.Context) dataState {
-	d, err := a.pg.DataDir(ctx)
+// dataStateOf is what a look at the data directory has found.
+func dataStateOf(d postgres.DataDir, err error) dataState {
 	if err != nil {
 		return dataState{State: ha.DataForeign, Problem: err.Error()}
 	}

@@ -6,6 +6,7 @@
 //	observe.go   the view that a decision rests on
 //	act.go       short actions: beats, takeovers, releases, reads
 //	tasks.go     long ones: bootstrap, clone, start, promote, demote
+//	task.go      what they have in common: how they begin, are interrupted and end
 //	handover.go  the planned change of primary
 //	failsafe.go  what a leader without Consul asks of the others, and they of us
 //	configure.go the dynamic configuration and the agent's own file, taken up and again
@@ -89,6 +90,7 @@ type Agent struct {
 	cloned  atomic.Pointer[cloned]
 	changed *broadcast
 
+	looking      chan struct{} // holds one while the data directory is looked at
 	reloading    chan struct{} // holds one while the configuration file is read anew
 	kickPostgres chan struct{}
 	kickSession  chan struct{}
@@ -161,6 +163,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		logging: o.Logging, systemd: o.Systemd, meter: meter,
 		events:       make(chan func(), 64),
 		changed:      newBroadcast(),
+		looking:      make(chan struct{}, 1),
 		reloading:    make(chan struct{}, 1),
 		kickPostgres: make(chan struct{}, 1),
 		kickSession:  make(chan struct{}, 1),

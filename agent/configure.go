@@ -259,10 +259,13 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("looking for a running PostgreSQL: %w", err)
 	}
-	a.m.data = a.lookAtData(ctx)
+	now, seen := a.lookAtData(ctx)
+	if !seen {
+		return "", fmt.Errorf("looking at the data directory: %w", ctx.Err())
+	}
+	a.m.data, a.m.loss = now.data, now.loss
 	a.m.pg.wasPrimary = a.m.data.wasPrimary
 	a.m.pg.running = running
-	a.m.loss = a.pg.Loss()
 	a.recallTold()
 	if !running {
 		return "", nil

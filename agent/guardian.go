@@ -232,9 +232,23 @@ func (g *guardian) disarm(ctx context.Context) error {
 		g.mu.Lock()
 		g.resting = false
 		g.mu.Unlock()
-		err = g.led.remove()
+		err = g.unmark(ctx)
 	}
 	return err
+}
+
+// unmark removes the mark that this member leads. On a disk that hangs it goes later:
+// until then it says too much, which does no harm.
+func (g *guardian) unmark(ctx context.Context) error {
+	removed := make(chan error, 1)
+	go func() { removed <- g.led.remove() }() // ends when the disk answers
+	select {
+	case err := <-removed:
+		return err
+	case <-ctx.Done():
+		g.log.Warn().Str("file", g.led.path).Msg("the mark that this member leads cannot be removed yet (a disk that hangs?)")
+		return nil
+	}
 }
 
 // send passes on what the loop left last.

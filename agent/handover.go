@@ -74,7 +74,11 @@ func (a *Agent) handover(h ha.Handover) {
 		}); err != nil {
 			return err
 		}
-		if err := a.awaitWAL(ctx, url, plan.Timeline, a.lookAtData(ctx).checkpointLSN); err != nil {
+		left, seen := a.lookAtData(ctx)
+		if !seen {
+			return fmt.Errorf("the data directory does not tell how far its WAL goes: %w", ctx.Err())
+		}
+		if err := a.awaitWAL(ctx, url, plan.Timeline, left.data.checkpointLSN); err != nil {
 			return fmt.Errorf("%s has not received all WAL, so it stays the replica: %w", successor, err)
 		}
 		dropped = true

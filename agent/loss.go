@@ -11,11 +11,7 @@ import (
 // restoring reports whether this member's data were replaced, or are just being, and may
 // not have again what they had acknowledged before (agent/ha/restoring.go).
 func (a *Agent) restoring() bool {
-	switch a.m.task.kind {
-	case ha.TaskClone, ha.TaskRejoin, ha.TaskReinit:
-		return true
-	}
-	return a.m.loss != nil
+	return a.m.task.replaces || a.m.loss != nil
 }
 
 // mindLoss asks the leader which position this member must come to, and notes when it

@@ -30,6 +30,8 @@ type pgState struct {
 	leaderLSN  int64
 	// shutDown is since when it has been seen shut down without an end.
 	shutDown cluster.Instant
+	// servedBy is the postmaster that was seen to answer last; zero: none.
+	servedBy int
 	// primaryKnown is the role of a postmaster that does not answer SQL (yet).
 	wasPrimary bool
 	syncNames  []string
@@ -77,7 +79,7 @@ func (a *Agent) view() ha.View {
 		Running: m.pg.running, Accepting: o.Accepting, Primary: m.pg.primary(),
 		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying, Restoring: a.restoring(),
 		Upstream: m.upstream, Streaming: o.ReplicationState == postgres.Streaming,
-		ShutDown: m.pg.shutDown, DownSince: m.pgDown, UnservedSince: m.unservedSince, Crashes: m.recentCrashes(now),
+		ShutDown: m.pg.shutDown, DownSince: m.pgDown, UnservedSince: m.unservedSince, Hung: o.Silent && m.pg.running && a.pg.PID() == m.pg.servedBy, Crashes: m.recentCrashes(now),
 		SyncNames: m.pg.syncNames, SyncAny: m.pg.syncAny, SyncSince: m.pg.syncSince,
 		SyncUnsure:        !m.pg.syncSet || m.settingSync || o.Accepting && o.SyncNames != m.pg.syncValue,
 		SynchronousCommit: a.pg.SynchronousCommit(),
@@ -168,7 +170,7 @@ func (a *Agent) sawPostgres(state postgres.State, data *dataState, err error) {
 	switch {
 	case state.Accepting:
 		m.pg.wasPrimary = !state.InRecovery
-		m.pgDown = 0
+		m.pgDown, m.pg.servedBy = 0, a.pg.PID()
 	case state.Running && a.pg.StartedAs() != "":
 		m.pg.wasPrimary = a.pg.StartedAs() == postgres.Primary
 	case m.data.State == ha.DataValid:

@@ -13,15 +13,6 @@ import (
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
-// task is the long piece of work under way.
-type task struct {
-	kind      ha.TaskKind
-	since     time.Time
-	successor string // of a handover
-	cancel    context.CancelFunc
-	finished  chan struct{}
-}
-
 // handoverLimit is the deadline of a handover (docs/design.md, ruling 7); after it
 // the old primary goes on. A task that failed is tried again after a time that
 // doubles from backoffMin to backoffMax.
@@ -31,88 +22,9 @@ const (
 	backoffMax    = 10 * time.Second
 	// backoffBootstrap is that of a bootstrap, whose failures cost more.
 	backoffBootstrap = 2 * time.Minute
-	// lingering is how long killed processes may wait for a hung disk before they
-	// are left to the kernel.
-	lingering = 2 * time.Second
 	// killAgainAfter spaces out kills that fail at once.
 	killAgainAfter = 200 * time.Millisecond
 )
-
-// startTask runs work in the background. When it ends, its outcome is noted and
-// done, if set, is called, both on the loop's goroutine.
-func (a *Agent) startTask(kind ha.TaskKind, work func(context.Context) error, done func(error)) {
-	ctx, cancel := context.WithCancel(a.ctx)
-	finished := make(chan struct{})
-	before := a.m.task.finished
-	a.taskEdge.Add(1)
-	a.m.task = task{kind: kind, since: time.Now(), cancel: cancel, finished: finished}
-	a.goDo(func(context.Context) {
-		defer cancel()
-		if before != nil {
-			<-before // the task that this one interrupted
-		}
-		err := work(ctx)
-		data, loss := a.lookAtData(a.ctx), a.pg.Loss()
-		a.taskEdge.Add(1)
-		close(finished)
-		a.post(func() {
-			if a.m.task.finished != finished {
-				return // interrupted: its successor tells the outcome
-			}
-			a.m.task, a.m.data, a.m.loss = task{}, data, loss
-			a.m.pg.running = a.pg.Running()
-			// What it was before the task says nothing of what it is now.
-			a.m.pg.wasPrimary = data.wasPrimary
-			if !a.m.pg.running {
-				a.m.pg.observed.Accepting = false
-			}
-			a.noteAttempt(kind, err)
-			if done != nil {
-				done(err)
-			}
-			kick(a.kickPostgres)
-		})
-	})
-}
-
-// interruptTask ends a task that can be done again from its beginning.
-func (a *Agent) interruptTask() {
-	if a.m.task.repeatable() {
-		a.m.task.cancel()
-	}
-}
-
-// repeatable tells whether a task can be broken off and done again from its
-// beginning.
-func (t task) repeatable() bool {
-	switch t.kind {
-	case ha.TaskBootstrap, ha.TaskClone, ha.TaskStart, ha.TaskRejoin, ha.TaskReinit:
-		return true
-	}
-	return false
-}
-
-// noteAttempt remembers failures, so that a task that fails is not tried again
-// at once and for ever.
-func (a *Agent) noteAttempt(kind ha.TaskKind, err error) {
-	if err == nil || errors.Is(err, context.Canceled) {
-		if a.m.attempt.Kind == kind {
-			a.m.attempt = ha.Attempt{}
-		}
-		return
-	}
-	failures := 1
-	if a.m.attempt.Kind == kind {
-		failures = a.m.attempt.Failures + 1
-	}
-	most := backoffMax
-	if kind == ha.TaskBootstrap {
-		most = backoffBootstrap
-	}
-	backoff := min(backoffMin<<min(failures-1, 8), most)
-	a.m.attempt = ha.Attempt{Kind: kind, Failures: failures, NotUntil: a.clock().Add(backoff)}
-	a.log.Error().Err(err).Int("failures", failures).Dur("next_try", backoff).Msgf("%s failed", kind)
-}
 
 // begin starts the task that an action asks for. Fencing interrupts whatever
 // runs; everything else waits for its turn.
@@ -126,6 +38,9 @@ func (a *Agent) begin(action ha.Action) {
 		return
 	case ha.GiveUp:
 		a.giveUp(act.Successor)
+		return
+	case ha.EndHung:
+		a.endHung()
 		return
 	default:
 		if a.m.task.kind != ha.TaskNone {
@@ -172,15 +87,12 @@ func (a *Agent) fenceNow() {
 	}
 	a.m.fencing = true
 	a.m.tenure.Drop()
-	if a.m.task.cancel != nil {
-		a.m.task.cancel()
-	}
-	a.startTask(ha.TaskDemote, func(context.Context) error {
+	a.startStop(func(context.Context) error {
 		// The kill must go on even when the agent is told to end meanwhile.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), backoffMax)
 		defer cancel()
 		return a.killPostgres(ctx)
-	}, func(err error) {
+	}, a.disarm, func(err error) {
 		a.m.fencing = false
 		if err == nil || !a.pg.Running() {
 			a.m.stoppedOnPurpose()
@@ -188,46 +100,63 @@ func (a *Agent) fenceNow() {
 	})
 }
 
-// killPostgres kills PostgreSQL and disarms the guard. What lingers is left to the
-// kernel. On any other error PostgreSQL may live: the guard keeps its deadline, and it
-// is killed again.
+// killPostgres kills PostgreSQL, so that no start which was asked for before comes up any
+// more. What lingers is left to the kernel. On any other error PostgreSQL may live: the
+// guard keeps its deadline, and it is killed again.
 func (a *Agent) killPostgres(ctx context.Context) error {
 	if err := a.pg.Kill(ctx); err != nil && !errors.Is(err, fence.ErrLingering) {
 		pause(ctx, killAgainAfter)
 		return err
 	}
 	// The kill may have taken all the time that there was.
-	disarm, cancel := context.WithTimeout(context.WithoutCancel(ctx), lingering)
+	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*lingering)
 	defer cancel()
-	return a.guard.disarm(disarm)
+	held, err := a.guard.client.Overtake(again)
+	if err != nil || held == 0 {
+		return err
+	}
+	if err := a.pg.Kill(again); err != nil && !errors.Is(err, fence.ErrLingering) {
+		return err
+	}
+	return nil
 }
 
-// demote stops PostgreSQL in an orderly way and drops the lease when it has
-// stopped. The guard stays armed until then.
+// disarm disarms the guard when PostgreSQL was killed. It comes last before the lease is
+// dropped: beats arm the guard again.
+func (a *Agent) disarm(ctx context.Context) error {
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), lingering)
+	defer cancel()
+	return a.guard.disarm(limit)
+}
+
+// demote stops PostgreSQL in an orderly way, for as long as a leader may serve nobody,
+// and drops the lease when it has stopped. The guard stays armed until then.
 func (a *Agent) demote() {
 	if a.m.task.kind == ha.TaskDemote {
 		return
 	}
-	if a.m.task.cancel != nil {
-		a.m.task.cancel()
+	scripts, limit := a.beforeStopLimit(), ha.UnservedLimit(a.m.dynamic)
+	if !a.m.tenure.Held(a.clock()) {
+		limit = max(limit, stopLimit) // nobody waits for it
 	}
-	limit := a.beforeStopLimit()
-	a.startTask(ha.TaskDemote, func(ctx context.Context) error {
-		a.beforeStop(ctx, limit)
-		return a.stopPostgres(ctx)
-	}, func(err error) {
+	a.startStop(func(ctx context.Context) error {
+		a.beforeStop(ctx, scripts)
+		stop, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		if err := a.pg.Stop(stop, postgres.Fast); ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
+			a.log.Error().Err(err).Msg("PostgreSQL does not stop; it is killed")
+		}
+		kill, cancel := context.WithTimeout(ctx, lingering)
+		defer cancel()
+		return a.killPostgres(kill)
+	}, a.disarm, func(err error) {
 		if err == nil {
 			a.m.tenure.Drop()
 			a.m.stoppedOnPurpose()
 		}
 	})
-}
-
-func (a *Agent) stopPostgres(ctx context.Context) error {
-	if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
-		return err
-	}
-	return a.guard.disarm(ctx)
 }
 
 // stoppedOnPurpose notes that PostgreSQL is down because it was told to stop.
@@ -243,17 +172,31 @@ func (a *Agent) giveUp(successor string) {
 	if a.m.task.kind == ha.TaskDemote {
 		return
 	}
-	if a.m.task.cancel != nil {
-		a.m.task.cancel()
-	}
-	a.startTask(ha.TaskDemote, func(ctx context.Context) error {
+	a.startStop(func(ctx context.Context) error {
 		kill, cancel := context.WithTimeout(ctx, lingering)
 		defer cancel()
 		return a.killPostgres(kill)
-	}, func(err error) {
+	}, a.disarm, func(err error) {
 		if err == nil {
 			a.m.complete = false
 			a.m.tenure.GiveTo(successor)
+			a.m.stoppedOnPurpose()
+		}
+	})
+}
+
+// endHung kills a postmaster that hangs. The lease is kept, and the guard armed: it is
+// started in place then.
+func (a *Agent) endHung() {
+	if a.m.task.kind == ha.TaskDemote {
+		return
+	}
+	a.startStop(func(ctx context.Context) error {
+		kill, cancel := context.WithTimeout(ctx, lingering)
+		defer cancel()
+		return a.killPostgres(kill)
+	}, nil, func(err error) {
+		if err == nil {
 			a.m.stoppedOnPurpose()
 		}
 	})
@@ -563,8 +506,8 @@ func (a *Agent) unpromoted() bool {
 		a.log.Error().Err(err).Msg("a PostgreSQL whose promotion failed could not be ended")
 		return false
 	}
-	d := a.lookAtData(ctx)
-	return d.State == ha.DataValid && !d.wasPrimary
+	left, seen := a.lookAtData(ctx)
+	return seen && left.data.State == ha.DataValid && !left.data.wasPrimary
 }
 
 // awaitWAL waits until the member behind url has received WAL of our timeline beyond

@@ -161,8 +161,11 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 		replica = state.InRecovery
 		var data *dataState
 		if !state.Running {
-			d := a.lookAtData(ctx)
-			data = &d
+			look, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
+			if now, seen := a.lookAtData(look); seen {
+				data = &now.data
+			}
+			cancel()
 		}
 		a.post(func() {
 			if a.taskEdge.Load() == edge {

@@ -24,8 +24,8 @@ type Dynamic struct {
 	// CheckTimeline keeps a member whose timeline is older than the shard's from leading.
 	CheckTimeline bool `mapstructure:"check_timeline"`
 	// PrimaryStartTimeout is how long a crashed primary may take to come back, or one that hangs
-	// may serve nobody, in seconds, before
-	// another member leads; 0: at once, if another one can. Alias: master_start_timeout.
+	// may serve nobody, in seconds, before another member leads; 0: at once, if another one can.
+	// If none can, one that hangs is killed and started in place. Alias: master_start_timeout.
 	PrimaryStartTimeout time.Duration `mapstructure:"-"`
 	// PrimaryStopTimeout is how long a primary may take to stop, in seconds; 0: no limit. Without
 	// effect so far: the lease bounds it. Alias: master_stop_timeout.

@@ -234,6 +234,7 @@ func TestLeading(t *testing.T) {
 		return func(v *View) { v.Postgres.Accepting, v.Postgres.UnservedSince = false, now.Add(-d) }
 	}
 	doing := func(kind TaskKind) func(*View) { return func(v *View) { v.Task = kind } }
+	hung := func(v *View) { v.Postgres.Hung = true }
 	atOnce := func(v *View) { v.Config.PrimaryStartTimeout = 0 }
 	recovers := func(v *View) { v.Postgres.Accepting, v.Postgres.DownSince = false, now.Add(-301*time.Second) }
 	runSituations(t, []situationTest{
@@ -266,6 +267,22 @@ func TestLeading(t *testing.T) {
 		{"its postmaster hangs, paused", view(holdsLease(7*time.Second), unserved(301*time.Second), paused_, asked(peer("b", 1, 5000))), "", "paused"},
 		{"its postmaster hangs, timeout 0, for less than a lease", view(holdsLease(7*time.Second), unserved(ttl-1), atOnce, asked(peer("b", 1, 5000))), "", "is starting"},
 		{"its postmaster hangs, timeout 0, for a lease", view(holdsLease(7*time.Second), unserved(ttl), atOnce, asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
+		{"its postmaster hangs, having served, others unknown", view(holdsLease(7*time.Second), unserved(301*time.Second), hung), "ask the other members", "is starting"},
+		{"its postmaster hangs, having served", view(holdsLease(7*time.Second), unserved(301*time.Second), hung, asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
+		{"its postmaster hangs, having served, alone", view(holdsLease(7*time.Second), unserved(301*time.Second), hung, asked()), "kill the PostgreSQL that hangs", "started again"},
+		{"its postmaster hangs, having served, nobody can lead", view(holdsLease(7*time.Second), unserved(301*time.Second), hung, asked(Peer{Name: "b"})), "kill the PostgreSQL that hangs", "started again"},
+		{"its postmaster hangs, having served, alone, not for long", view(holdsLease(7*time.Second), unserved(299*time.Second), hung, asked()), "", "is starting"},
+		{"its postmaster hangs, having served, alone, paused", view(holdsLease(7*time.Second), unserved(301*time.Second), hung, paused_, asked()), "", "paused"},
+		{"its postmaster hangs, having served, alone, timeout 0", view(holdsLease(7*time.Second), unserved(ttl), hung, atOnce, asked()), "kill the PostgreSQL that hangs", "started again"},
+		{"its postmaster and its disk hang, alone", view(holdsLease(7*time.Second), unserved(301*time.Second), hung, asked(), func(v *View) { v.Postgres.DiskTrouble = "hangs" }), "", "is starting"},
+		{"a restart of a postmaster that hangs, alone", view(holdsLease(7*time.Second), unserved(301*time.Second), hung, doing(TaskRestart), asked()), "kill the PostgreSQL that hangs", "started again"},
+		{"its postmaster was killed as it hung, alone", view(holdsLease(7*time.Second), unserved(302*time.Second), crashed, func(v *View) { v.Postgres.DownSince = 0 }, asked()), "start as primary", "started again"},
+		{"a handover, within its own limit", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskHandover), asked(peer("b", 1, 5000))), "", "busy: handover"},
+		{"a handover that does not end", view(beatDue, unserved(316*time.Second), doing(TaskHandover), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
+		{"a demotion, beats go on", view(beatDue, unserved(301*time.Second), doing(TaskDemote), asked(peer("b", 1, 5000))), "beat", "busy: demote"},
+		{"a demotion that does not end", view(beatDue, unserved(316*time.Second), doing(TaskDemote), asked(peer("b", 1, 5000))), "", "busy: demote"},
+		{"giving up, beats go on", view(beatDue, unserved(301*time.Second), asked(peer("b", 1, 5000))), "beat; give the lease up to b", "served nobody"},
+		{"giving up does not work", view(beatDue, unserved(316*time.Second), doing(TaskInterrupted), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
 		{"a restart that does not end", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskRestart), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
 		{"a promotion that does not end", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskPromote), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
 		{"a demotion", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskDemote), asked(peer("b", 1, 5000))), "", "busy: demote"},

@@ -71,6 +71,9 @@ type Demote struct{}
 // killed, the lease is dropped and offered to Successor.
 type GiveUp struct{ Successor string }
 
+// EndHung kills a postmaster that hangs. The lease is kept: it is started in place then.
+type EndHung struct{}
+
 // Bootstrap makes a new shard if this member wins the key `initialize`.
 type Bootstrap struct{}
 
@@ -176,6 +179,7 @@ func (w WriteFailsafe) String() string {
 func (Fence) String() string             { return "kill PostgreSQL" }
 func (Demote) String() string            { return "demote" }
 func (g GiveUp) String() string          { return "give the lease up to " + g.Successor }
+func (EndHung) String() string           { return "kill the PostgreSQL that hangs" }
 func (Bootstrap) String() string         { return "bootstrap" }
 func (ClaimBootstrap) String() string    { return "take the key initialize" }
 func (r Register) String() string        { return "register the shard: " + r.TakeOver.String() }

@@ -190,7 +190,7 @@ func (v View) promised() *Promise {
 // while, and goes on asking as often as it would beat.
 func failsafe(v View, d Decision) Decision {
 	l := v.Lease
-	if l.Until.IsZero() || !l.Failsafe || !v.Config.FailsafeMode || !v.Now.Before(l.Until.Add(-v.Fence.KillBefore)) || v.Task == TaskDemote {
+	if l.Until.IsZero() || !l.Failsafe || !v.Config.FailsafeMode || !v.Now.Before(l.Until.Add(-v.Fence.KillBefore)) || v.Task == TaskDemote || v.overdue(d) {
 		return d
 	}
 	due := max(l.Renewed.Add(v.beatInterval()+v.failsafePatience()), l.Asked.Add(v.failsafeEvery()))

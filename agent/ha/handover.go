@@ -145,10 +145,12 @@ func stopping(v View) (Decision, bool) {
 		return do("stopped; Consul does not answer, so that the lease runs out there", Exit{}), true
 	case v.Config.Pause:
 		return do("stopping; the shard is paused, so PostgreSQL and the lock stay", Exit{}), true
+	case v.Task == TaskInterrupted && !v.Postgres.Running && v.Lease.Until.IsZero():
+		return do("stopped; what was interrupted does not end", Exit{}), true
 	case v.Task != TaskNone:
 		d := wait("stopping, after: " + string(v.Task))
 		if !v.Lease.Until.IsZero() {
-			d.Actions = renew(v).Actions
+			d.Actions = v.unlessOverdue(d, renew(v)).Actions
 		}
 		return d.by(v.fenceNext()), true
 	case !v.Lease.Until.IsZero() && v.mustGiveBack():

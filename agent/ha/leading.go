@@ -24,6 +24,9 @@ const patrolEvery = 5 * time.Second
 //	serving nobody for primary_start_timeout,
 //	  whatever it does, and another member
 //	  can lead                              give the lease up
+//	the same, its postmaster hangs, and
+//	  nobody else can lead                  kill it; then it is down
+//	the same, and that does not work        beat no more
 //	primary, accepting                      handover if asked for; synchronous replication
 //	replica, accepting                      promote
 //	shut down from outside the agent        end what is left of it (see shutDown)
@@ -39,7 +42,7 @@ func leading(v View) (Decision, bool) {
 		return Decision{}, false
 	}
 	d := duty(v)
-	beat := renew(v)
+	beat := v.unlessOverdue(d, renew(v))
 	d.Actions = append(beat.Actions, d.Actions...)
 	if patrol := v.PeersAsked.Add(max(v.Config.LoopWait, patrolEvery)); v.Now.Before(patrol) {
 		d = d.by(patrol)
@@ -88,6 +91,9 @@ func duty(v View) Decision {
 	case v.servesNobody():
 		rest := v
 		rest.Postgres.UnservedSince = 0
+		if pg.Hung && pg.DiskTrouble == "" && v.Task != TaskInterrupted && v.nobodyCanLead() {
+			return v.unlessFailing(do("PostgreSQL hangs and nobody else can lead: it is started again", EndHung{}))
+		}
 		return giveUpOr(v, "PostgreSQL has served nobody for primary_start_timeout", duty(rest))
 	case v.Task != TaskNone:
 		return wait("the leader, busy: " + string(v.Task))
@@ -139,15 +145,47 @@ func duty(v View) Decision {
 	return Decision{Wake: wake}
 }
 
+// stopGrace is what a handover, or what ends a leadership, may take beyond the time that
+// a leader may serve nobody.
+const stopGrace = 15 * time.Second
+
+// UnservedLimit is how long a leader may serve nobody. A lease is left for what only
+// looks like that.
+func UnservedLimit(c cluster.Dynamic) time.Duration { return max(c.PrimaryStartTimeout, c.TTL) }
+
 // servesNobody reports whether this leader has served nobody for longer than it may,
 // whatever keeps it from that: a postmaster that hangs, a start, restart or promotion
-// that does not end, a look at PostgreSQL or its data that does not come back. A lease
-// is left for what only looks like that. A demotion ends by itself, and a handover has
-// a limit of its own.
+// that does not end, a look at PostgreSQL or its data that does not come back. A demotion
+// has the same limit itself, and a handover one of its own.
 func (v View) servesNobody() bool {
+	limit := UnservedLimit(v.Config)
+	if v.Task == TaskHandover {
+		limit += stopGrace
+	}
+	return v.Task != TaskDemote && v.unserved(limit)
+}
+
+func (v View) unserved(limit time.Duration) bool {
 	since := v.Postgres.UnservedSince
-	return !since.IsZero() && !v.Config.Pause && v.Task != TaskDemote && v.Task != TaskHandover &&
-		!v.Now.Before(since.Add(max(v.Config.PrimaryStartTimeout, v.Config.TTL)))
+	return !since.IsZero() && !v.Config.Pause && !v.Now.Before(since.Add(limit))
+}
+
+// overdue reports whether this leader should have come to an end, by now, of a leadership
+// that serves nobody, and has not. Nothing is left but to let the lease run out.
+func (v View) overdue(d Decision) bool {
+	ending := slices.ContainsFunc(d.Actions, func(a Action) bool { _, is := a.(GiveUp); return is })
+	switch v.Task {
+	case TaskDemote, TaskHandover, TaskInterrupted:
+		ending = true
+	}
+	return ending && v.unserved(UnservedLimit(v.Config)+stopGrace)
+}
+
+func (v View) unlessOverdue(d, beat Decision) Decision {
+	if v.overdue(d) {
+		return wait("PostgreSQL has served nobody for too long and cannot be stopped: the lease runs out")
+	}
+	return beat
 }
 
 // inTouch tells whether Consul has renewed the lease lately. Without it nothing
@@ -207,16 +245,29 @@ func giveUpOr(v View, reason string, otherwise Decision) Decision {
 	if !v.PeersDone {
 		return otherwise
 	}
-	best := Peer{}
-	for _, p := range v.Peers {
-		if v.electable(p) == "" && (best.Name == "" || v.better(p, best)) {
-			best = p
-		}
-	}
+	best := v.successor()
 	if best.Name == "" {
 		return otherwise
 	}
 	// Named, so that this member, whose WAL may well be ahead, does not take the
 	// lease back at once.
 	return do(reason+"; "+best.Name+" can lead", GiveUp{Successor: best.Name})
+}
+
+// successor is the member that can lead best, as the members' last answers have it; its
+// name is empty when there is none.
+func (v View) successor() Peer {
+	best := Peer{}
+	for _, p := range v.Peers {
+		if v.electable(p) == "" && (best.Name == "" || v.better(p, best)) {
+			best = p
+		}
+	}
+	return best
+}
+
+// nobodyCanLead reports whether it is known that no other member can lead, or cannot be
+// told to, as Consul is away.
+func (v View) nobodyCanLead() bool {
+	return !v.inTouch() || v.peersFresh() && v.PeersDone && v.successor().Name == ""
 }

@@ -285,6 +285,8 @@ func TestFailsafeDecisions(t *testing.T) {
 		{"demoting begins, and it is asked still", view(cutOff(6100 * time.Millisecond)), "demote; " + ask, ""},
 		{"the lease is over", view(cutOff(7300 * time.Millisecond)), "kill PostgreSQL", ""},
 		{"PostgreSQL is restarted meanwhile", view(cutOff(4*time.Second), down), "start as primary; " + ask, ""},
+		{"a handover is under way", view(cutOff(4*time.Second), func(v *View) { v.Task, v.Postgres.UnservedSince = TaskHandover, now.Add(-9*time.Second) }), ask, "busy: handover"},
+		{"a handover that does not end", view(cutOff(4*time.Second), func(v *View) { v.Task, v.Postgres.UnservedSince = TaskHandover, now.Add(-316*time.Second) }), "ask the other members", "busy: handover"},
 		{"the outcome of the beat is unknown", view(cutOff(4*time.Second), on, func(v *View) { v.Lease.Uncertain = true }), "read Consul again; " + ask, ""},
 		{"a restarted agent that has not heard of Consul", view(cutOff(4*time.Second), on, func(v *View) {
 			v.Read, v.Cluster, v.Session = 0, cluster.Snapshot{}, ""

@@ -181,6 +181,9 @@ type Postgres struct {
 	// UnservedSince is since when PostgreSQL was not seen to serve as a primary though
 	// this member holds the lease; zero: it serves, or no lease is held.
 	UnservedSince cluster.Instant
+	// Hung: the postmaster has served since its start, and now neither lets a client in
+	// nor says why not.
+	Hung bool
 	// Crashes counts unexpected ends within the last minutes.
 	Crashes int
 	// Standbys are the replicas connected to this primary.
@@ -251,6 +254,9 @@ const (
 	TaskHandover  TaskKind = "handover"
 	TaskRestart   TaskKind = "restart"
 	TaskReinit    TaskKind = "reinitialize"
+	// TaskInterrupted is a task that was broken off and has not ended yet, as a disk
+	// hangs perhaps. PostgreSQL was killed meanwhile.
+	TaskInterrupted TaskKind = "interrupted"
 )
 
 // Attempt remembers how often a task failed in a row.

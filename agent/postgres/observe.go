@@ -27,6 +27,8 @@ type State struct {
 	// follows is unknown.
 	Running   bool
 	Accepting bool
+	// Silent: it neither lets a new client in nor says why not.
+	Silent bool
 	// Stopping: it was told to stop, by whomever. ShutDown: its shutdown checkpoint is
 	// made, and only processes are left that pass WAL on.
 	Stopping, ShutDown bool
@@ -137,6 +139,7 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 		if !p.Running() {
 			return State{}, nil
 		}
+		s.Silent = p.isSilent(ctx)
 		return s, err
 	}
 	defer p.give(conn)
@@ -169,7 +172,7 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 		if !p.Running() {
 			return State{}, nil
 		}
-		return State{Running: true}, fmt.Errorf("observing PostgreSQL: %w", err)
+		return State{Running: true, Silent: p.isSilent(ctx)}, fmt.Errorf("observing PostgreSQL: %w", err)
 	}
 	if s.ReceivedLSN > 0 {
 		// A WAL receiver begins at its segment's first byte: what was replayed beyond
@@ -195,6 +198,7 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 		if !p.Running() {
 			return State{}, nil
 		}
+		s.Silent = p.isSilent(ctx)
 		return s, fmt.Errorf("observing PostgreSQL: %w", err)
 	}
 	s.Accepting = true

@@ -2,11 +2,14 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -45,4 +48,18 @@ func (p *Instance) postmasterAnswers(ctx context.Context) error {
 	}
 	p.answered.Store(time.Now().UnixNano())
 	return nil
+}
+
+// silentAfter is how long a postmaster may take to answer a new client before it counts
+// as silent. It answers during a start, a recovery and a shutdown, too.
+const silentAfter = 2 * time.Second
+
+// isSilent reports whether the postmaster gives a new client no answer at all.
+func (p *Instance) isSilent(ctx context.Context) bool {
+	// The look that has failed may have taken all the time that there was.
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), silentAfter)
+	defer cancel()
+	err := p.postmasterAnswers(limit)
+	// EAGAIN: as many clients wait to be let in as the socket has room for.
+	return err != nil && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.EAGAIN))
 }

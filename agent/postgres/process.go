@@ -205,10 +205,11 @@ func (p *Instance) killWriters(ctx context.Context) error {
 // writers are the programs that runOnData runs, besides postgres.
 func writers() []string { return []string{"initdb", "pg_basebackup", "pg_rewind", "pg_receivewal"} }
 
-// Kill ends every process of the instance at once.
+// Kill ends every process of the instance at once. It does not touch the data directory,
+// whose disk may hang: lock files are cleared by the next start.
 func (p *Instance) Kill(ctx context.Context) error {
 	defer p.hangUp()
-	if err := p.killLeftovers(ctx); err != nil {
+	if err := p.target.Kill(ctx); err != nil {
 		return err
 	}
 	return p.awaitExit(ctx)

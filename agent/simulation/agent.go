@@ -233,7 +233,7 @@ func (a *agent) view() ha.View {
 		Running: a.pg.running, Accepting: o.accepting, Primary: a.pg.primary(),
 		Timeline: o.timeline, LSN: o.lsn, Replaying: o.replaying, Restoring: a.restoring(),
 		Upstream: a.upstream, Streaming: o.streaming,
-		DownSince: a.pgDown, UnservedSince: a.unservedSince, Crashes: crashes,
+		DownSince: a.pgDown, UnservedSince: a.unservedSince, Hung: a.pg.running && o.hung, Crashes: crashes,
 		Standbys: o.standbys, SyncNames: a.pg.syncNames, SyncAny: a.pg.syncAny, SyncSince: a.pg.syncSince,
 		SyncUnsure:        !a.pg.syncSet || a.settingSync || o.accepting && o.syncValue != a.pg.syncValue,
 		SynchronousCommit: "on",
@@ -321,6 +321,7 @@ func (a *agent) sawPostgres(o observed) {
 	switch {
 	case o.accepting:
 		a.pg.wasPrimary, a.pgDown = !o.recovery, 0
+	case !o.running && a.host.pg.diskHangs > 0: // the data cannot be looked at
 	default:
 		a.pg.wasPrimary = a.host.pg.primary
 	}
@@ -333,7 +334,7 @@ func (a *agent) postmasterGone() {
 	}
 	a.pg.running = false
 	a.pg.wasPrimary = a.pg.primary()
-	a.pg.observed.accepting, a.pg.observed.running = false, false
+	a.pg.observed.accepting, a.pg.observed.running, a.pg.observed.hung = false, false, false
 	if a.task == nil && a.pgDown.IsZero() {
 		a.pgDown = a.clock()
 		a.crashes = append(a.crashes, a.pgDown)

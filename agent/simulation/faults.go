@@ -16,6 +16,8 @@ const (
 	StopGuard         Kind = "stop-guard"
 	KillAgentAndGuard Kind = "kill-agent-and-guard"
 	KillPostmaster    Kind = "kill-postmaster"
+	HangPostmaster    Kind = "hang-postmaster" // of a primary for ever, unless it is killed
+	HangDisk          Kind = "hang-disk"       // for whoever begins a task
 	SlowPostgres      Kind = "slow-postgres"
 	LagReplica        Kind = "lag-replica"
 	HostLoss          Kind = "host-loss"
@@ -98,6 +100,23 @@ func faults() map[Kind]fault {
 			w.hosts[e.Member].pg.end()
 			return nil
 		}},
+		HangPostmaster: {member: true, inject: func(w *world, e Event) func() {
+			pg := &w.hosts[e.Member].pg
+			if !pg.ready {
+				return nil
+			}
+			life := pg.life
+			pg.hung = true
+			if pg.primary {
+				return nil // it is a leader's to see
+			}
+			return func() {
+				if pg.life == life {
+					pg.goOn()
+				}
+			}
+		}},
+		HangDisk:     {member: true, inject: hangDisk},
 		SlowPostgres: {member: true, value: true, inject: slowPostgres},
 		LagReplica: {member: true, inject: func(w *world, e Event) func() {
 			pg := &w.hosts[e.Member].pg
@@ -262,6 +281,21 @@ func slowPostgres(w *world, e Event) func() {
 	pg := &w.hosts[e.Member].pg
 	pg.slow = time.Duration(e.Value) * time.Second
 	return func() { pg.slow = 0 }
+}
+
+func hangDisk(w *world, e Event) func() {
+	h := w.hosts[e.Member]
+	h.pg.diskHangs++
+	return func() {
+		if h.pg.diskHangs--; h.pg.diskHangs > 0 {
+			return
+		}
+		left := h.pg.waiting
+		h.pg.waiting = nil
+		for _, f := range left {
+			w.after(w.between(0, 20*time.Millisecond), func() { h.process(func() { h.pg.onDisk(f) }) })
+		}
+	}
 }
 
 func hostLoss(w *world, e Event) func() {

@@ -12,7 +12,10 @@ func Generate(seed uint64) Schedule {
 	pick := func(n int) int { return r.IntN(n) }
 	s := Schedule{
 		Seed: seed, Members: 3 + pick(3), Length: 10 * time.Minute, Rest: 2 * time.Minute,
-		Config: map[string]any{"ttl": []int{3, 5, 8, 8, 15, 30}[pick(6)], "failsafe_mode": pick(3) > 0},
+		Config: map[string]any{
+			"ttl": []int{3, 5, 8, 8, 15, 30}[pick(6)], "failsafe_mode": pick(3) > 0,
+			"primary_start_timeout": []int{0, 5, 20, 60}[pick(4)],
+		},
 	}
 	switch pick(5) {
 	case 0, 1:
@@ -62,6 +65,8 @@ func kinds() []struct {
 		{StopGuard, 3},
 		{KillAgentAndGuard, 3},
 		{KillPostmaster, 6},
+		{HangPostmaster, 4},
+		{HangDisk, 4},
 		{SlowPostgres, 4},
 		{LagReplica, 5},
 		{HostLoss, 6},

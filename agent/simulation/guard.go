@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"errors"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -15,6 +16,7 @@ type guard struct {
 	stopped  int // faults that keep it from running (SIGSTOP)
 	deadline fence.Deadline
 	memo     *guardMemo
+	asked    cluster.Instant // starts that were asked for before are refused
 	held     []func()
 }
 
@@ -66,9 +68,23 @@ func (g *guard) arm(until cluster.Instant, memo guardMemo, newLease bool, done f
 	})
 }
 
-// start launches a primary, unless the deadline has passed.
+var errOvertaken = errors.New("a later request has overtaken this one")
+
+// overtake has starts refused that were asked for before.
+func (g *guard) overtake(done func()) {
+	asked := g.host.clock()
+	g.command(func() { g.asked = max(g.asked, asked) }, done)
+}
+
+// start launches a primary, unless the deadline has passed, or the agent has killed
+// PostgreSQL since it asked.
 func (g *guard) start(launch func(), refused func(error)) {
+	asked := g.host.clock()
 	g.command(func() {
+		if asked < g.asked && !g.host.w.mutant.LateStart {
+			refused(errOvertaken)
+			return
+		}
 		if g.deadline.Over(g.host.clock()) && !g.host.w.mutant.GuardOff {
 			refused(fence.ErrDeadlinePassed)
 			return

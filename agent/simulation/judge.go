@@ -205,7 +205,7 @@ func (j *judge) decided(a *agent, v ha.View, d ha.Decision) {
 	asked := v.Cluster.Failover.OK() && v.Cluster.Failover.Value.Candidate != ""
 	for _, action := range d.Actions {
 		switch action.(type) {
-		case ha.Promote, ha.Demote, ha.StartPrimary, ha.StartReplica, ha.Rejoin, ha.Follow, ha.RestartReplica, ha.GiveUp, ha.Handover:
+		case ha.Promote, ha.Demote, ha.StartPrimary, ha.StartReplica, ha.Rejoin, ha.Follow, ha.RestartReplica, ha.GiveUp, ha.EndHung, ha.Handover:
 			if !asked {
 				j.fail("I5", "%s in pause: %s", a.host.name, action)
 			}
@@ -222,7 +222,7 @@ func (j *judge) decided(a *agent, v ha.View, d ha.Decision) {
 func (j *judge) whole() string {
 	var primary *host
 	for _, h := range j.w.hosts {
-		if h.pg.writable {
+		if h.pg.writable && !h.pg.hung {
 			primary = h
 		}
 	}

@@ -65,13 +65,7 @@ func (p *postgres) clone(from *host, done func(error)) {
 // restoring reports whether the data were replaced and may not have again what they had
 // acknowledged (agent/loss.go).
 func (a *agent) restoring() bool {
-	if a.task != nil {
-		switch a.task.kind {
-		case ha.TaskClone, ha.TaskRejoin, ha.TaskReinit:
-			return true
-		}
-	}
-	return a.loss != nil
+	return a.task != nil && a.task.replaces || a.loss != nil
 }
 
 // mindLoss asks the leader which position this member must come to.
@@ -128,7 +122,7 @@ func (a *agent) remake(t *task, from, upstream string) {
 			t.ends(err)
 			return
 		}
-		t.then(func() { a.host.pg.start(false, upstream, nil, t.ends) })
+		a.host.pg.onDisk(func() { t.then(func() { a.host.pg.start(false, upstream, nil, t.ends) }) })
 	})
 }
 

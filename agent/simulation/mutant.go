@@ -38,6 +38,9 @@ type Mutant struct {
 	PromoteUnbound    bool // a promotion does not replace the key sync
 	PromiseKept       bool // what a promotion that failed has replaced is not given back
 	StartUnfit        bool // a primary's start does not see to what the key sync says, and one as a replica forgets it first
+	HangEndures       bool // a leader that serves nobody beats for ever
+	StopWaits         bool // a stop waits for what it interrupts
+	LateStart         bool // what was interrupted starts a primary all the same
 	TimelineUntold    bool // the status does not tell which timelines may be in use
 }
 
@@ -94,6 +97,9 @@ func (m *Mutant) see(a *agent, v *ha.View) {
 				b.Successor = ""
 			}
 		})
+	}
+	if m.HangEndures {
+		v.Postgres.UnservedSince = 0
 	}
 	if m.SyncTooEarly {
 		v.Postgres.SyncSince = 1

@@ -1,7 +1,9 @@
 package simulation
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -130,6 +132,60 @@ func TestMutantOwnTTL(t *testing.T) {
 func TestMutantGuardNotShortened(t *testing.T) {
 	killed(t, Mutant{GuardNotShortened: true}, directed(3, alone(30),
 		during(39, 30, SlowNetwork, a).with(1500), ev(40, SetTTL, a).with(3), during(42.5, 40, StopAgent, a)), "I1")
+}
+
+// hangs gives leaders a short time to serve nobody.
+func hangs(config map[string]any) map[string]any {
+	config["primary_start_timeout"] = 10
+	return config
+}
+
+// A leader whose postmaster hangs gives up; where nobody else can lead, it is killed and
+// started in place.
+func TestMutantHangEndures(t *testing.T) {
+	for _, members := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d members", members), func(t *testing.T) {
+			killed(t, Mutant{HangEndures: true}, directed(members, hangs(alone(8)), ev(100, HangPostmaster, a)), "I4")
+		})
+	}
+}
+
+// A leader's start waits for its disk; it gives up all the same.
+func diskHangs(more ...Event) Schedule {
+	return directed(3, hangs(alone(8)), append([]Event{during(29, 60, HangDisk, a), ev(30, KillPostmaster, a)}, more...)...)
+}
+
+// The start does not come up when the disk goes on, however late its agent would see that.
+func TestMutantLateStart(t *testing.T) {
+	killed(t, Mutant{LateStart: true}, diskHangs(during(80, 30, StarveAgent, a)), "I1")
+}
+
+// It does so before it would beat no more.
+func TestMutantStopWaits(t *testing.T) {
+	t.Parallel()
+	s := diskHangs()
+	served := func(m Mutant) (n int) {
+		for seed := uint64(1); seed <= 30; seed++ {
+			s.Seed = seed
+			found := 0
+			r := Run(s, Options{Mutant: m, Trace: func(at time.Duration, line string) {
+				if at > 31*time.Second && at < 52*time.Second && strings.Contains(line, ": accepts commits") {
+					found = 1
+				}
+			}})
+			if r.Violation != nil {
+				report(t, s, Options{Mutant: m})
+			}
+			n += found
+		}
+		return n
+	}
+	if n := served(Mutant{}); n < 30 {
+		t.Errorf("another member has led in %d of 30 runs", n)
+	}
+	if n := served(Mutant{StopWaits: true}); n > 0 {
+		t.Errorf("with the rule left out another member has led in %d of 30 runs", n)
+	}
 }
 
 // b promotes and is lost before d, which is cut off, has seen anything of the new

@@ -37,6 +37,36 @@ type postgres struct {
 	// promotion, and no start.
 	failing int
 	slow    time.Duration
+	// hung: the postmaster does nothing any more, and nothing but its end changes that;
+	// served: it was seen to answer before; stuck: what waits for it.
+	hung, served bool
+	stuck        []stuck
+	// diskHangs: faults that keep tasks from the data directory; waiting: what waits for
+	// it.
+	diskHangs int
+	waiting   []func()
+}
+
+// stuck is a piece of work that a postmaster which hangs does not do.
+type stuck struct{ do, lost func() }
+
+// goOn ends a hang.
+func (p *postgres) goOn() {
+	p.hung = false
+	left := p.stuck
+	p.stuck = nil
+	for _, s := range left {
+		p.later(0, s.do, s.lost)
+	}
+}
+
+// onDisk does something that needs the data directory's disk, when that answers.
+func (p *postgres) onDisk(do func()) {
+	if p.diskHangs > 0 {
+		p.waiting = append(p.waiting, do)
+		return
+	}
+	do()
 }
 
 // waits is synchronous_standby_names.
@@ -64,10 +94,13 @@ func (p *postgres) later(d time.Duration, do func(), lost func()) {
 	life := p.life
 	p.host.w.after(d, func() {
 		p.host.process(func() {
-			if p.life == life {
-				do()
-			} else {
+			switch {
+			case p.life != life:
 				lost()
+			case p.hung:
+				p.stuck = append(p.stuck, stuck{do, lost})
+			default:
+				do()
 			}
 		})
 	})
@@ -86,7 +119,7 @@ func (p *postgres) start(primary bool, upstream string, sync *waits, done func(e
 	p.life++
 	p.running, p.stopping, p.primary, p.upstream, p.aim = true, false, primary, upstream, upstream
 	p.later(p.takes(50*time.Millisecond, time.Second), func() {
-		p.ready = true
+		p.ready, p.served = true, true
 		if primary {
 			p.accept()
 		} else {
@@ -284,6 +317,12 @@ func (p *postgres) end() {
 	p.refuse()
 	p.life++
 	p.running, p.ready, p.stopping, p.streaming = false, false, false, false
+	p.hung, p.served = false, false
+	left := p.stuck
+	p.stuck = nil
+	for _, s := range left {
+		s.lost()
+	}
 	if was && p.host.agent != nil {
 		a := p.host.agent
 		a.later(p.host.w.between(0, 3*time.Millisecond), a.postmasterGone)
@@ -351,6 +390,7 @@ func (p *postgres) rejoin(up *host, done func(error)) {
 // observed is PostgreSQL as it is seen at one moment.
 type observed struct {
 	running, accepting, recovery bool
+	hung                         bool
 	replaying                    bool // the position is not yet all that there is
 	timeline                     int
 	lsn                          int64
@@ -361,6 +401,10 @@ type observed struct {
 
 func (p *postgres) observe() observed {
 	o := observed{running: p.running}
+	if p.hung {
+		o.hung = p.served
+		return o
+	}
 	if !p.ready || p.stopping {
 		return o
 	}

@@ -8,13 +8,17 @@ import (
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
-// task is the long piece of work under way (agent/tasks.go).
+// task is the long piece of work under way (agent/task.go).
 type task struct {
 	a         *agent
 	kind      ha.TaskKind
+	replaces  bool              // the data, or has interrupted a task that does
+	before    *task             // the one that this one stops; nil: none
+	last      func(then func()) // of one that stops PostgreSQL; nil: nothing
 	cancelled bool
-	finished  bool
-	next      func() // begins the task that interrupted this one
+	worked    bool   // its work is done
+	finished  bool   // and that of what it interrupted
+	next      func() // goes on when it is finished
 	done      func(error)
 }
 
@@ -22,29 +26,107 @@ const (
 	handoverLimit = 10 * time.Second
 	backoffMin    = time.Second
 	backoffMax    = 10 * time.Second
+	lingering     = 2 * time.Second
 )
 
 var errCancelled = errors.New("interrupted")
 
+func (a *agent) newTask(kind ha.TaskKind, done func(error)) (t, before *task) {
+	before = a.task
+	t = &task{a: a, kind: kind, done: done}
+	t.replaces = kind == ha.TaskClone || kind == ha.TaskRejoin || kind == ha.TaskReinit || before != nil && before.replaces
+	a.taskEdge++
+	a.task = t
+	if before != nil && before.finished {
+		before = nil
+	}
+	return t, before
+}
+
 // startTask runs work in the background, after the task that it interrupts has come
 // to its end. Work calls t.end once.
 func (a *agent) startTask(kind ha.TaskKind, work func(t *task), done func(error)) {
-	t := &task{a: a, kind: kind, done: done}
-	before := a.task
-	a.taskEdge++
-	a.task = t
-	if before != nil && !before.finished {
+	t, before := a.newTask(kind, done)
+	if before != nil {
 		before.next = func() { work(t) }
 		return
 	}
 	a.later(a.dispatch(), func() { work(t) })
 }
 
-// end is the end of a task's work.
-func (t *task) end(err error) {
-	if t.finished {
+// startStop interrupts whatever is under way and runs stop, which stops PostgreSQL, at
+// once. With disarm the guard is disarmed last.
+func (a *agent) startStop(stop func(t *task), disarm bool, done func(error)) {
+	a.task.cancel()
+	t, before := a.newTask(ha.TaskDemote, done)
+	t.before = before
+	if disarm {
+		t.last = a.guardian.disarm
+	}
+	if before != nil && a.host.w.mutant.StopWaits {
+		before.next = func() { stop(t) }
 		return
 	}
+	a.later(a.dispatch(), func() { stop(t) })
+}
+
+// end is the end of a task's work. One that stops PostgreSQL gives what it interrupted a
+// short time to end.
+func (t *task) end(err error) {
+	if t.worked {
+		return
+	}
+	t.worked = true
+	a, b := t.a, t.before
+	if b == nil || b.finished {
+		t.lastly(err, func() { t.finish(func() { t.outcome(err) }) })
+		return
+	}
+	told := false
+	tell := func(then func()) {
+		if !told {
+			told = true
+			t.lastly(err, then)
+		}
+	}
+	ended := false
+	b.next = func() {
+		if ended = true; told {
+			t.finish(func() {})
+			return
+		}
+		tell(func() { t.finish(func() { t.outcome(err) }) })
+	}
+	a.later(lingering, func() {
+		if ended || a.task != t {
+			return
+		}
+		tell(func() {
+			a.taskEdge++
+			if a.task == t {
+				t.kind = ha.TaskInterrupted
+				t.outcome(err)
+				a.kickPostgres()
+				a.step()
+			}
+			if ended {
+				t.finish(func() {})
+			}
+		})
+	})
+}
+
+// lastly does what comes last when PostgreSQL was stopped.
+func (t *task) lastly(err error, then func()) {
+	if err != nil || t.last == nil {
+		then()
+		return
+	}
+	t.last(then)
+}
+
+// finish is the end of a task and of what it interrupted.
+func (t *task) finish(outcome func()) {
 	t.finished = true
 	a := t.a
 	a.taskEdge++
@@ -56,34 +138,49 @@ func (t *task) end(err error) {
 			return // interrupted: its successor tells the outcome
 		}
 		a.task = nil
-		a.data, a.loss = a.host.pg.data(), a.host.pg.loss
-		a.pg.running, a.pg.wasPrimary = a.host.pg.running, a.host.pg.primary
-		if !a.pg.running {
-			a.pg.observed.accepting = false
+		if a.host.pg.diskHangs == 0 {
+			a.data, a.loss = a.host.pg.data(), a.host.pg.loss
+			a.pg.wasPrimary = a.host.pg.primary
 		}
-		a.noteAttempt(t.kind, err)
-		if t.done != nil {
-			t.done(err)
-		}
+		outcome()
 		a.kickPostgres()
 		a.step()
 	})
 }
 
-// cancel interrupts a task: its work ends soon, whatever it does.
+// outcome takes in how a task has ended.
+func (t *task) outcome(err error) {
+	a := t.a
+	a.pg.running = a.host.pg.running
+	if !a.pg.running {
+		a.pg.observed.accepting = false
+	}
+	kind := t.kind
+	if kind == ha.TaskInterrupted {
+		kind = ha.TaskDemote
+	}
+	a.noteAttempt(kind, err)
+	if t.done != nil {
+		t.done(err)
+	}
+}
+
+// cancel interrupts a task: its work ends soon, whatever it does, unless the disk hangs.
 func (t *task) cancel() {
-	if t == nil || t.cancelled || t.finished {
+	if t == nil || t.cancelled || t.worked {
 		return
 	}
 	t.cancelled = true
-	t.a.later(t.a.host.w.between(0, 20*time.Millisecond), func() { t.end(errCancelled) })
+	t.a.later(t.a.host.w.between(0, 20*time.Millisecond), func() {
+		t.a.host.pg.onDisk(func() { t.a.do(func() { t.end(errCancelled) }) })
+	})
 }
 
 // then runs the next part of a task's work in the agent's process, unless the task was
 // interrupted.
 func (t *task) then(do func()) {
 	t.a.do(func() {
-		if !t.cancelled && !t.finished {
+		if !t.cancelled && !t.worked {
 			do()
 		}
 	})
@@ -130,6 +227,9 @@ func (a *agent) begin(action ha.Action) {
 	case ha.GiveUp:
 		a.giveUp(act.Successor)
 		return
+	case ha.EndHung:
+		a.endHung()
+		return
 	}
 	if a.task != nil {
 		return
@@ -163,14 +263,28 @@ func (a *agent) fenceNow() {
 	}
 	a.fencing = true
 	a.tenure.Drop()
-	a.task.cancel()
-	a.startTask(ha.TaskDemote, func(t *task) {
-		a.host.pg.kill(func() {
-			t.then(func() { a.guardian.disarm(func() { t.ends(nil) }) })
-		})
-	}, func(error) {
+	a.startStop(func(t *task) { t.kill() }, true, func(error) {
 		a.fencing = false
 		a.stoppedOnPurpose()
+	})
+}
+
+// kill ends PostgreSQL for a task, so that no start which was asked for before comes up
+// any more.
+func (t *task) kill() {
+	pg, dead := &t.a.host.pg, func() { t.end(nil) }
+	pg.kill(func() {
+		t.then(func() {
+			t.a.host.guard.overtake(func() {
+				t.then(func() {
+					if !pg.running {
+						dead()
+						return
+					}
+					pg.kill(func() { t.then(dead) })
+				})
+			})
+		})
 	})
 }
 
@@ -179,12 +293,18 @@ func (a *agent) demote() {
 	if a.task != nil && a.task.kind == ha.TaskDemote {
 		return
 	}
-	a.task.cancel()
-	a.startTask(ha.TaskDemote, func(t *task) {
-		a.host.pg.stop(func(error) {
-			t.then(func() { a.guardian.disarm(func() { t.ends(nil) }) })
-		})
-	}, func(err error) {
+	limit := ha.UnservedLimit(a.dynamic)
+	a.startStop(func(t *task) {
+		stopped := false
+		then := func() {
+			if !stopped {
+				stopped = true
+				t.then(t.kill)
+			}
+		}
+		a.host.pg.stop(func(error) { then() })
+		a.later(limit, then)
+	}, true, func(err error) {
 		if err == nil {
 			a.tenure.Drop()
 			a.stoppedOnPurpose()
@@ -197,15 +317,22 @@ func (a *agent) giveUp(successor string) {
 	if a.task != nil && a.task.kind == ha.TaskDemote {
 		return
 	}
-	a.task.cancel()
-	a.startTask(ha.TaskDemote, func(t *task) {
-		a.host.pg.kill(func() {
-			t.then(func() { a.guardian.disarm(func() { t.ends(nil) }) })
-		})
-	}, func(err error) {
+	a.startStop(func(t *task) { t.kill() }, true, func(err error) {
 		if err == nil {
 			a.complete = false
 			a.tenure.GiveTo(successor)
+			a.stoppedOnPurpose()
+		}
+	})
+}
+
+// endHung kills a postmaster that hangs. The lease is kept.
+func (a *agent) endHung() {
+	if a.task != nil && a.task.kind == ha.TaskDemote {
+		return
+	}
+	a.startStop(func(t *task) { t.kill() }, false, func(err error) {
+		if err == nil {
 			a.stoppedOnPurpose()
 		}
 	})
@@ -222,15 +349,24 @@ func (a *agent) startPostgres(primary bool, upstream string, sync *ha.SetSync) {
 	a.startTask(ha.TaskStart, func(t *task) {
 		start := func() { a.host.pg.start(primary, upstream, setting, t.ends) }
 		if !primary {
-			start()
+			a.host.pg.onDisk(func() { t.then(start) })
 			return
+		}
+		onDisk := func() {
+			a.host.pg.onDisk(func() {
+				if a.host.w.mutant.LateStart {
+					a.do(func() { a.host.guard.start(start, t.ends) })
+					return
+				}
+				t.then(func() { a.host.guard.start(start, t.ends) })
+			})
 		}
 		a.guardian.armNow(memo, func(err error) {
 			if err != nil {
 				t.ends(err)
 				return
 			}
-			t.then(func() { a.host.guard.start(start, t.ends) })
+			t.then(onDisk)
 		})
 	}, func(err error) {
 		if err == nil {
@@ -251,7 +387,7 @@ func (a *agent) rejoin(upstream string) {
 						t.ends(err)
 						return
 					}
-					t.then(func() { a.host.pg.start(false, upstream, nil, t.ends) })
+					a.host.pg.onDisk(func() { t.then(func() { a.host.pg.start(false, upstream, nil, t.ends) }) })
 				})
 			})
 		})
@@ -310,7 +446,7 @@ func (a *agent) promote(p ha.Promote) {
 					replaced = indexes[keySync]
 				}
 				uncertain = errors.Is(err, errUncertain)
-				if t.cancelled || t.finished {
+				if t.cancelled || t.worked {
 					note(false)
 					return
 				}
