@@ -3,6 +3,7 @@ package ha
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,6 +35,18 @@ func TestFailedPromotionGivesTheKeyBack(t *testing.T) {
 		{"the key is another's", view(lease, replica, before, syncKey("c", "b")), "promote", ""},
 		{"the agent is to stop", view(lease, replica, before, syncKey("a"), leaving), "sync key: b with [a c]", "promotion has failed"},
 		{"no promotion while the key is written", view(lease, replica, syncKey("a"), writing), "", "being written"},
+	})
+}
+
+// The window of a promotion: its key names only the one that promotes. If that is lost for
+// ever nobody knows whether it acknowledged a commit, so nobody leads by himself; an
+// operator may choose (docs/runbooks/no-leader.md).
+func TestLeaderLostInItsPromotion(t *testing.T) {
+	lost := []func(*View){leads("c", 2*ttl), lockGone, syncKey("c"), asked(peer("b", 1, 5000))}
+	forced := append(slices.Clone(lost), request(cluster.Failover{Candidate: "a"}))
+	runSituations(t, []situationTest{
+		{"nobody leads", view(lost...), "", "is not a synchronous standby of c"},
+		{"the operator's choice leads", view(forced...), "take over (status at 45)", ""},
 	})
 }
 

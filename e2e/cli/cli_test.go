@@ -50,6 +50,7 @@ func TestCommands(t *testing.T) {
 		{"fleet and doctor", testFleetAndDoctor},
 		{"failover", testFailover},
 		{"forced failover", testForcedFailover},
+		{"leader lost in its promotion", testLostPromotion},
 		{"overridden lease", testOverrideLease},
 		{"remove", testRemove},
 	} {
@@ -540,6 +541,41 @@ func testForcedFailover(o *operatorSeat) {
 		o.t.Errorf("failover: %s", out)
 	}
 	o.overridden(old, standby)
+}
+
+// A host that is lost for ever while it promotes leaves a key sync that names only it: no
+// other member leads by itself, and each says why (docs/runbooks/no-leader.md).
+func testLostPromotion(o *operatorSeat) {
+	old := o.healthy()
+	if err := old.Kill(o.ctx()); err != nil {
+		o.t.Fatal(err)
+	}
+	if err := o.lab.Consul(o.ctx(), func(ctx context.Context, client *api.Client) error {
+		alone := &api.KVPair{Key: o.shard.Keys.Sync(), Value: []byte(`{"leader":"` + old.Name + `","quorum":0,"sync_standby":null}`)}
+		_, err := client.KV().Put(alone, (&api.WriteOptions{}).WithContext(ctx))
+		return err
+	}); err != nil {
+		o.t.Fatal(err)
+	}
+	candidate := ""
+	for _, m := range o.shard.Members() {
+		if m.Name == old.Name {
+			continue
+		}
+		candidate = m.Name
+		o.await(func() error {
+			_, body, err := m.Get(o.ctx(), "/patroni")
+			if want := "nobody leads; is not a synchronous standby of " + old.Name; err == nil && !strings.Contains(string(body), want) {
+				err = fmt.Errorf("%s does not say %q", m.Name, want)
+			}
+			return err
+		})
+	}
+	r := o.run("", "failover", "--candidate", candidate, "--force")
+	if r.code != operator.ExitDone || !strings.Contains(r.out, candidate+" leads") || !strings.Contains(r.err, "is no synchronous standby") {
+		o.t.Errorf("failover: %d %s %s", r.code, r.out, r.err)
+	}
+	o.overridden(old, candidate)
 }
 
 // When nobody leads, and a lease that its owner has not released would keep everybody
