@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lictor-ha/lictor/e2e/lab"
 	"github.com/lictor-ha/lictor/e2e/lab/labtest"
 )
@@ -77,4 +79,52 @@ func TestLeaseEndsThoughTheDataDirectoryIsElsewhere(t *testing.T) {
 	must(t, os.Rename(elsewhere, leader.DataDir))
 	must(t, leader.Processes()[0].Signal(syscall.SIGCONT))
 	got(s.AwaitHealthy(ctx))(t)
+}
+
+// A log that nobody reads costs no beat. (That lines are lost and counted when much is
+// to be said is agent/logging's test.)
+func TestLogThatNobodyReads(t *testing.T) {
+	l := start(t, lab.Options{Bouncers: -1, Members: 2, Async: true, TTL: int(outageTTL / time.Second)})
+	s := l.Shard(0)
+	ctx := within(t)
+	leader := got(s.Leader(ctx))(t)
+	agent := leader.Process("agent")
+	must(t, agent.Kill(ctx))
+	must(t, os.Rename(agent.LogPath(), agent.LogPath()+".before"))
+	must(t, syscall.Mkfifo(agent.LogPath(), 0o622))
+	must(t, os.Chmod(agent.LogPath(), 0o622)) //nolint:gosec // the agent may be another user
+	t.Cleanup(func() { _ = os.Remove(agent.LogPath()) })
+	pipe := got(unix.Open(agent.LogPath(), unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0))(t)
+	defer unix.Close(pipe)
+	filled := 0
+	for {
+		n, err := unix.Write(pipe, make([]byte, 1<<12))
+		if n <= 0 || err != nil {
+			break
+		}
+		filled += n
+	}
+	t.Logf("a pipe with %d bytes", filled)
+	must(t, agent.Start())
+	awaitLease(ctx, t, leader, false)
+	postmaster := got(leader.Postmaster())(t)
+	holdFor(ctx, t, 2*outageTTL)
+	if now := got(s.Leader(ctx))(t); now != leader {
+		t.Errorf("%s leads", now.Name)
+	}
+	if now := got(leader.Postmaster())(t); now.PID != postmaster.PID {
+		t.Error("PostgreSQL was restarted")
+	}
+	// What it had to say is there for whoever comes to read it.
+	var said strings.Builder
+	await(ctx, t, "the log does not go on", func() error {
+		b := make([]byte, 1<<16)
+		if n, err := unix.Read(pipe, b); err == nil && n > 0 {
+			said.Write(b[:n])
+		}
+		if !strings.Contains(said.String(), "\"message\"") {
+			return os.ErrNotExist
+		}
+		return nil
+	})
 }
