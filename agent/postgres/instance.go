@@ -243,7 +243,7 @@ func environ(extra ...string) []string {
 }
 
 // run runs one of PostgreSQL's programs as PostgreSQL's user and returns what
-// it printed. A canceled context ends it with SIGTERM, later SIGKILL.
+// it printed, when it failed its errors first. A canceled context ends it with SIGTERM, later SIGKILL.
 func (p *Instance) run(ctx context.Context, name string, args ...string) (string, error) {
 	return p.runIn(ctx, "/", nil, name, args...)
 }
@@ -274,7 +274,8 @@ func (p *Instance) runIn(ctx context.Context, dir string, env []string, name str
 		if ctx.Err() != nil {
 			err = errors.Join(context.Cause(ctx), err)
 		}
-		return out.String(), fmt.Errorf("%s: %w: %s", name, err, tail(errOut.String()+out.String(), 1500))
+		said := errOut.String() + out.String()
+		return said, fmt.Errorf("%s: %w: %s", name, err, tail(said, 1500))
 	}
 	return out.String(), nil
 }

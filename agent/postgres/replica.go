@@ -258,7 +258,7 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err == nil {
 		return Rewound, p.forgetRewind()
 	}
-	if strings.Contains(strings.ToLower(out+err.Error()), rewindWrites) {
+	if strings.Contains(strings.ToLower(out), rewindWrites) {
 		return "", fmt.Errorf("%w, and its rewind has broken off, so that it is half-written: clone it anew (reinit, or set remove_data_directory_on_rewind_failure): %w", ErrDiverged, err)
 	}
 	return "", errors.Join(fmt.Errorf("%w and could not be rewound: %w", ErrDiverged, err), p.forgetRewind())

@@ -53,7 +53,9 @@ func TestRewindThatBreaksOff(t *testing.T) {
 			t.Errorf("%d runs: %v", count(), err)
 		}
 	}
-	put(t, says, "pg_rewind: need to copy 33 MB (total source directory size is 51 MB)\npg_rewind: error: could not fetch file list: the cause\n")
+	// With a line of progress for each second.
+	put(t, says, "pg_rewind: need to copy 33 MB (total source directory size is 51 MB)\n"+strings.Repeat("10240/33792 kB (30%) copied\n", 100)+
+		"pg_rewind: error: could not fetch file list: the cause\n")
 	if err := rewind(); !strings.Contains(err.Error(), "half-written") || !strings.Contains(err.Error(), "the cause") {
 		t.Errorf("%v", err)
 	}
