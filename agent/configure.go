@@ -295,6 +295,27 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	return session, nil
 }
 
+// adoptStray takes charge of a PostgreSQL that somebody has started by hand while this
+// agent ran, in pause mostly: it is to be seen, led with, and fenced as any other. What
+// it is to do without a lease is decided then. It is a task, as a postmaster that another
+// task starts is none of that.
+func (a *Agent) adoptStray() {
+	if a.m.task.kind != ha.TaskNone || a.m.pg.running {
+		return
+	}
+	a.m.pg.syncSet = false // it has not been told by this agent
+	a.startTask(ha.TaskStart, func(ctx context.Context) error {
+		_, err := a.pg.Adopt(ctx)
+		return err
+	}, func(err error) {
+		if err == nil && a.m.pg.running {
+			a.follows(a.pg.Upstream())
+			a.log.Warn().Bool("primary", a.m.pg.primary()).Msg("PostgreSQL was started by hand and is taken charge of; " +
+				"restart it through the agent at a convenient moment (POST /restart)")
+		}
+	})
+}
+
 // resume goes on with the lease of the agent's earlier run, as the guard remembers
 // it: without a word to Consul, which may be away.
 func (a *Agent) resume(guard recalled) (session string) {

@@ -195,6 +195,8 @@ func (a *Agent) noteAttempt(kind ha.TaskKind, err error) {
 type found struct {
 	data dataState
 	loss *postgres.Loss
+	// stray: PostgreSQL runs in it that nobody has taken charge of.
+	stray bool
 }
 
 // lookAtData looks at the data directory. It tells false when ctx has ended first. A disk
@@ -212,7 +214,7 @@ func (a *Agent) lookAtData(ctx context.Context) (found, bool) {
 		if ctx.Err() != nil {
 			return
 		}
-		looked <- found{data: dataStateOf(data, err), loss: a.pg.Loss()}
+		looked <- found{data: dataStateOf(data, err), loss: a.pg.Loss(), stray: a.pg.Stray()}
 	})
 	select {
 	case f := <-looked:

@@ -160,19 +160,24 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 		cancel()
 		replica = state.InRecovery
 		var data *dataState
+		stray := false
 		if !state.Running {
 			look, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
 			if now, seen := a.lookAtData(look); seen {
-				data = &now.data
+				data, stray = &now.data, now.stray
 			}
 			cancel()
 		}
 		a.post(func() {
-			if a.taskEdge.Load() == edge {
-				a.sawPostgres(state, data, err)
-				if err == nil {
-					a.m.sawPostgresAt(began)
-				}
+			if a.taskEdge.Load() != edge {
+				return
+			}
+			a.sawPostgres(state, data, err)
+			if err == nil {
+				a.m.sawPostgresAt(began)
+			}
+			if stray {
+				a.adoptStray()
 			}
 		})
 		select {

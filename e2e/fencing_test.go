@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,21 +25,9 @@ func TestExistingPrimaryWithoutConsul(t *testing.T) {
 	s := l.Shard(0)
 	ctx := within(t)
 	m := s.Members()[0]
-	as := func(args ...string) {
-		t.Helper()
-		if os.Geteuid() == 0 {
-			args = append([]string{"runuser", "-u", "postgres", "--"}, args...)
-		}
-		cmd := m.Command(ctx, args[0], args[1:]...)
-		cmd.Dir = "/"
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", args, err, out)
-		}
-	}
-	bin := l.Options.Programs.PostgresBin
 	host, port, _ := strings.Cut(m.Postgres, ":")
-	as(filepath.Join(bin, "initdb"), "-D", m.DataDir, "-A", "trust", "-U", lab.SuperuserRole)
-	as(filepath.Join(bin, "pg_ctl"), "start", "-w", "-D", m.DataDir, "-l", "/dev/null",
+	byHand(ctx, t, l, m, "initdb", "-D", m.DataDir, "-A", "trust", "-U", lab.SuperuserRole)
+	byHand(ctx, t, l, m, "pg_ctl", "start", "-w", "-D", m.DataDir, "-l", "/dev/null",
 		"-o", fmt.Sprintf("-p %s -c listen_addresses=%s -c unix_socket_directories=%s", port, host, m.SocketDir))
 	before := got(m.Postmaster())(t)
 	must(t, m.Start(ctx))
@@ -59,6 +50,70 @@ func TestExistingPrimaryWithoutConsul(t *testing.T) {
 	if now, err := m.Postmaster(); err != nil || now.PID != before.PID {
 		t.Errorf("the primary did not live on: %+v, %v", now, err)
 	}
+}
+
+// byHand runs one of PostgreSQL's programs on a member's host, as an operator would.
+func byHand(ctx context.Context, t *testing.T, l *lab.Lab, m *lab.Member, program string, args ...string) {
+	t.Helper()
+	args = append([]string{filepath.Join(l.Options.Programs.PostgresBin, program)}, args...)
+	if os.Geteuid() == 0 {
+		args = append([]string{"runuser", "-u", "postgres", "--"}, args...)
+	}
+	cmd := m.Command(ctx, args[0], args[1:]...)
+	cmd.Dir = "/"
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v: %s", args, err, out)
+	}
+}
+
+// In pause the operator restarts PostgreSQL by hand: the agent sees it, leads with it, and
+// goes on with it when the pause is over; and its guard ends it with the lease.
+func TestStartedByHandInPause(t *testing.T) {
+	l := start(t, lab.Options{Bouncers: -1, Members: 2, ConsulServers: 1, TTL: int(outageTTL / time.Second)})
+	s := l.Shard(0)
+	ctx := within(t)
+	leader := got(s.Leader(ctx))(t)
+	pause := func(on any) {
+		t.Helper()
+		if status, text, err := leader.Patch(ctx, "/config", map[string]any{"pause": on}); err != nil || status != http.StatusOK {
+			t.Fatalf("pause %v: %d %s %v", on, status, text, err)
+		}
+	}
+	serves := func(pause bool) {
+		t.Helper()
+		await(ctx, t, "the leader does not serve", func() error {
+			_, body, err := leader.Get(ctx, "/patroni")
+			if text := string(body); err == nil && (!strings.Contains(text, `"state":"running","postmaster_start_time"`) ||
+				!strings.Contains(text, `"role":"primary"`) || strings.Contains(text, `"pause":true`) != pause) {
+				err = errors.New(text)
+			}
+			return err
+		})
+	}
+	pause(true)
+	serves(true)
+	byHand(ctx, t, l, leader, "pg_ctl", "stop", "-m", "fast", "-D", leader.DataDir)
+	host, port, _ := strings.Cut(leader.Postgres, ":")
+	// By another name, too: the lock file has that.
+	link := leader.DataDir + ".link"
+	must(t, os.Symlink(leader.DataDir, link))
+	byHand(ctx, t, l, leader, "pg_ctl", "start", "-w", "-D", link, "-l", "/dev/null",
+		"-o", fmt.Sprintf("-p %s -c listen_addresses=%s", port, host))
+	before := got(leader.Postmaster())(t)
+	serves(true)
+	pause(nil)
+	serves(false)
+	must(t, s.AwaitSync(ctx))
+	if now, err := leader.Postmaster(); err != nil || now.PID != before.PID {
+		t.Fatalf("PostgreSQL was restarted: %+v, %v", now, err)
+	}
+	must(t, leader.Processes()[0].Signal(syscall.SIGSTOP))
+	other := got(s.AwaitLeader(ctx, leader))(t)
+	if found := got(leader.Find(func(i lab.ProcessInfo) bool { return i.PID == before.PID }))(t); len(found) > 0 {
+		t.Errorf("%s leads while PostgreSQL of %s lives", other.Name, leader.Name)
+	}
+	must(t, leader.Processes()[0].Signal(syscall.SIGCONT))
+	got(s.AwaitHealthy(ctx))(t)
 }
 
 // A data directory that was renamed hides no PostgreSQL from its guard.

@@ -147,6 +147,16 @@ func (p *Instance) Adopt(ctx context.Context) (bool, error) {
 	return p.Running(), nil
 }
 
+// Stray reports whether a postmaster works in the data directory that nobody has taken
+// charge of: somebody has started it by hand.
+func (p *Instance) Stray() bool {
+	if p.Running() {
+		return false
+	}
+	pid, err := p.namedPostmaster()
+	return err == nil && pid != 0 && fence.Belongs(pid, p.dataDir)
+}
+
 // hold follows a postmaster of ours, and keeps it in hand to signal and to kill it.
 func (p *Instance) hold(pid int) error {
 	if err := p.process.watch(pid); err != nil {
