@@ -45,7 +45,14 @@ func (l *ledMark) leads(until cluster.Instant) error {
 	if until.IsZero() || l.said != nil && !l.said.paused {
 		return nil
 	}
-	return l.write(ledState{until: until})
+	err := l.write(ledState{until: until})
+	// There may be no room for another mark. One that is cut to nothing counts as that of
+	// a lease that is over; a beat must not fail, and end the lease, for want of more.
+	if err != nil && os.Truncate(l.path, 0) == nil {
+		l.said = &ledState{until: longAgo}
+		return nil
+	}
+	return err
 }
 
 // rests makes the mark say that a pause is in force.

@@ -40,4 +40,17 @@ func TestLedMark(t *testing.T) {
 		must(os.WriteFile(path, []byte(broken), 0o600))
 		said(&ledState{until: longAgo})
 	}
+
+	// A pause ends while the disk is full.
+	mark = &ledMark{path: path}
+	must(mark.rests())
+	must(os.Mkdir(path+".new", 0o700))
+	must(mark.leads(80))
+	said(&ledState{until: longAgo})
+	must(mark.leads(90))
+	must(mark.remove())
+	if mark.leads(100) == nil {
+		t.Error("a lease began though no mark of it could be made")
+	}
+	said(nil)
 }
