@@ -42,11 +42,15 @@ func (p *Instance) Stop(ctx context.Context, mode Mode) error {
 // hangs or a WAL sender whose standby does not answer, is ended: nothing that was
 // acknowledged depends on it. So it is when the deadline of ctx passes.
 func (p *Instance) StopWhen(ctx context.Context, mode Mode, served func(ctx context.Context, checkpoint int64) error) error {
+	written := int64(0)
+	if mode == Fast {
+		written = p.writtenBeforeStop(ctx)
+	}
 	p.hangUp()
 	if err := p.signal(syscall.Signal(mode)); err != nil {
 		return err
 	}
-	checkpoint, err := p.awaitShutdown(ctx)
+	checkpoint, err := p.awaitShutdown(ctx, written)
 	if err == nil && checkpoint > 0 {
 		err = p.awaitServed(ctx, checkpoint, served)
 	}
@@ -64,13 +68,16 @@ func (p *Instance) StopWhen(ctx context.Context, mode Mode, served func(ctx cont
 
 // awaitShutdown waits until the postmaster has ended, or, with the position of its
 // shutdown checkpoint, until nothing is left for it but to pass WAL on.
-func (p *Instance) awaitShutdown(ctx context.Context) (checkpoint int64, err error) {
+// WAL senders that keep it from that are ended (written: endStuckSenders).
+func (p *Instance) awaitShutdown(ctx context.Context, written int64) (checkpoint int64, err error) {
 	gone := p.process.done()
 	if gone == nil {
 		return 0, nil
 	}
 	looking, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// It ends within a look at the processes after this call.
+	go p.endStuckSenders(looking, written)
 	found := make(chan int64, 1)
 	// It ends with this call, or with the one look that a disk which hangs keeps: whoever
 	// is to be fenced must not wait for that.
@@ -130,36 +137,6 @@ func (p *Instance) awaitServed(ctx context.Context, checkpoint int64, served fun
 		p.log.Warn().Msg("PostgreSQL is shut down, but its processes do not end (an archive_command, or a standby that does not answer); they are ended")
 	}
 	return nil
-}
-
-// awaitSenders waits until no WAL sender is left: each ends when its standby has all
-// WAL (PostgreSQL's src/backend/replication/walsender.c, WalSndDone).
-func (p *Instance) awaitSenders(ctx context.Context) error {
-	for {
-		pids, err := p.target.Processes()
-		if err != nil {
-			return err
-		}
-		sending := false
-		for _, pid := range pids {
-			sending = sending || isWalsender(pid)
-		}
-		if !sending {
-			return nil
-		}
-		select {
-		case <-time.After(pollEvery):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// isWalsender reports whether a process of PostgreSQL's has the title of a WAL sender
-// (init_ps_display in src/backend/utils/misc/ps_status.c; cluster_name comes before).
-func isWalsender(pid int) bool {
-	title, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.HasPrefix(string(title), "postgres:") && strings.Contains(string(title), "walsender ")
 }
 
 // IsShutDown reports whether the control file says that PostgreSQL has made its

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,20 +111,56 @@ func TestStopWithAnArchiveThatHangs(t *testing.T) {
 func TestStopWithASilentStandby(t *testing.T) {
 	ctx := within(t)
 	a, b := pair(ctx, t)
-	caughtUp(ctx, t, a, b)
-	var receiver int
-	for receiver == 0 {
-		told := true
-		var err error
-		receiver, err = b.walReceiver(ctx, &told)
-		must(t, err)
+	silent := func() (speak func()) {
+		t.Helper()
+		observe(ctx, t, b, "streams", func(s State) bool { return s.ReplicationState == Streaming })
+		caughtUp(ctx, t, a, b)
+		var receiver int
+		for receiver == 0 {
+			told := true
+			var err error
+			receiver, err = b.walReceiver(ctx, &told)
+			must(t, err)
+		}
+		must(t, syscall.Kill(receiver, syscall.SIGSTOP))
+		return func() { _ = syscall.Kill(receiver, syscall.SIGCONT) }
 	}
-	must(t, syscall.Kill(receiver, syscall.SIGSTOP))
-	defer func() { _ = syscall.Kill(receiver, syscall.SIGCONT) }()
-	must(t, a.StopWhen(ctx, Fast, func(context.Context, int64) error { return nil }))
-	if c, err := a.control(ctx); err != nil || c.State != "shut down" || a.Running() {
-		t.Errorf("%+v %v", c, err)
+	stopped := func() {
+		t.Helper()
+		must(t, a.StopWhen(ctx, Fast, func(context.Context, int64) error { return nil }))
+		if c, err := a.control(ctx); err != nil || c.State != "shut down" || a.Running() {
+			t.Errorf("%+v %v", c, err)
+		}
 	}
+	speak := silent()
+	stopped()
+	speak()
+
+	// With more WAL on its way than the connection holds, the WAL sender does not even
+	// notice that PostgreSQL is to stop.
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	sql(ctx, t, a, "ALTER SYSTEM SET wal_sender_timeout = 0")
+	sql(ctx, t, a, "SELECT pg_reload_conf()")
+	speak = silent()
+	defer speak()
+	sql(ctx, t, a, "CREATE TABLE public.much AS SELECT repeat(md5(g::text), 20) FROM generate_series(1, 60000) g")
+	last := int64(-1)
+	testkit.Await(ctx, t, "the WAL sender is stuck", func() error {
+		all, err := a.senders()
+		if err != nil || len(all) != 1 {
+			return errors.Join(err, fmt.Errorf("%+v", all))
+		}
+		if before := last; before != all[0].sent {
+			last = all[0].sent
+			time.Sleep(200 * time.Millisecond) // the next look is to tell
+			return fmt.Errorf("at %d, was at %d", last, before)
+		}
+		return nil
+	})
+	if written := a.writtenBeforeStop(ctx); last == 0 || last >= written {
+		t.Fatalf("it has sent %d of %d", last, written)
+	}
+	stopped()
 }
 
 // awaitArchiver waits until the archive_command that hangs runs.
