@@ -57,6 +57,7 @@ func (p *Instance) Apply(d cluster.Dynamic) {
 func (p *Instance) Reconfigure(local config.Postgres) {
 	now := p.local.Load()
 	local.Listen, local.DataDir, local.BinDir, local.BinName = now.Listen, now.DataDir, now.BinDir, now.BinName
+	local = p.fit(local)
 	p.local.Store(&local)
 }
 

@@ -119,6 +119,8 @@ func New(s Settings) (*Instance, error) {
 	if p.major, err = parseMajor(out); err != nil {
 		return nil, err
 	}
+	local := p.fit(s.Postgres)
+	p.local.Store(&local)
 	p.syncNames = p.readSyncNames()
 	if err := p.makeStateDir(); err != nil && s.StateDir != "" {
 		return nil, err

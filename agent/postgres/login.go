@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -52,7 +53,7 @@ func LoginConfig(host string, port int, role config.PgUser, database string) (*p
 	if role.GSSEncMode == "require" {
 		return nil, fmt.Errorf("gssencmode of %s: the agent itself cannot encrypt with GSSAPI", role.Username)
 	}
-	lists, err := revocationLists(role)
+	lists, err := revocationLists(withDefaultLists(role, homeDir()))
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +148,62 @@ func (p *Instance) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgC
 		return nil, fmt.Errorf("replication connection to %s as %s: %w", u.Name, role.Username, err)
 	}
 	return conn, nil
+}
+
+// homeDir is where the driver looks for root.crt; empty: nowhere.
+func homeDir() string {
+	me, err := user.Current()
+	if err != nil {
+		return ""
+	}
+	return me.HomeDir
+}
+
+// withDefaultLists fills in where libpq looks for lists of revoked certificates when the
+// role names none: its variables, then a file in the user's home, if it is there.
+func withDefaultLists(role config.PgUser, home string) config.PgUser {
+	if role.SSLCRL != "" || role.SSLCRLDir != "" {
+		return role
+	}
+	role.SSLCRL, role.SSLCRLDir = os.Getenv("PGSSLCRL"), os.Getenv("PGSSLCRLDIR")
+	if role.SSLCRL != "" || role.SSLCRLDir != "" {
+		return role
+	}
+	file := filepath.Join(home, ".postgresql", "root.crl")
+	if _, err := os.Stat(file); err == nil && home != "" {
+		role.SSLCRL = file
+	}
+	return role
+}
+
+// fit takes out of the roles what this version of PostgreSQL does not know, and tells it.
+func (p *Instance) fit(local config.Postgres) config.Postgres {
+	a := &local.Authentication
+	for name, role := range map[string]*config.PgUser{"superuser": &a.Superuser, "replication": &a.Replication, "rewind": &a.Rewind} {
+		for _, setting := range []struct {
+			name  string
+			value *string
+			since int
+			only  bool // libpq's: what the agent itself connects with has it
+		}{
+			{"sslnegotiation", &role.SSLNegotiation, 17, false},
+			{"sslcrldir", &role.SSLCRLDir, 14, true},
+			{"sslpassword", &role.SSLPassword, 13, true},
+			{"channel_binding", &role.ChannelBinding, 13, true},
+		} {
+			if *setting.value == "" || p.major >= setting.since {
+				continue
+			}
+			why := fmt.Sprintf("PostgreSQL %d does not know it, which is of version %d", p.major, setting.since)
+			if setting.only {
+				why += ": replication and pg_rewind go without it"
+			} else {
+				*setting.value = ""
+			}
+			p.tell("postgresql.authentication."+name+"."+setting.name, why)
+		}
+	}
+	return local
 }
 
 // revocationLists reads what sslcrl and sslcrldir name. As in libpq they count only

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -50,6 +51,50 @@ func TestNoFreeConnectionSlot(t *testing.T) {
 		t.Errorf("after the promotion: %+v %v", s, err)
 	}
 	must(t, b.Stop(ctx, Fast))
+}
+
+// A promotion needs no connection: neither a slot of its own nor a WAL sender's.
+func TestPromotionWithoutAnySlot(t *testing.T) {
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	caughtUp(ctx, t, a, b)
+	must(t, a.Stop(ctx, Fast))
+	b.hangUp()
+	exhaust(ctx, t, b)
+	exhaustSenders(ctx, t, b)
+	if _, err := b.dedicated(ctx); !noSlot(err) {
+		t.Fatalf("there is a slot: %v", err)
+	}
+	if s, err := b.Observe(ctx); err == nil || s.Accepting {
+		t.Errorf("what cannot be known is told: %+v %v", s, err)
+	}
+	refused := errors.New("not now")
+	if err := b.PromoteAfter(ctx, 0, func(context.Context) error { return refused }); !errors.Is(err, refused) || b.exists("promote") {
+		t.Errorf("promoted in spite of %v", err)
+	}
+	must(t, b.Promote(ctx, 4)) // timelines up to 4 may be in use
+	c, err := b.control(ctx)
+	if err != nil || c.State != "in production" || b.getRuns().role != Primary || b.exists("promote") {
+		t.Errorf("%+v %v", c, err)
+	}
+	if history, err := os.ReadFile(b.historyFile(5)); err != nil || len(history) == 0 {
+		t.Errorf("it has not passed over the timelines that may be in use: %v", err)
+	}
+}
+
+// exhaustSenders takes every slot of a WAL sender.
+func exhaustSenders(ctx context.Context, t *testing.T, p *Instance) {
+	t.Helper()
+	u := upstream(p)
+	for range 50 {
+		conn, err := p.replicationConn(ctx, u)
+		if noSlot(err) {
+			return
+		}
+		must(t, err)
+		t.Cleanup(func() { hangUpOn(conn) })
+	}
+	t.Fatal("there is no end of WAL senders")
 }
 
 // exhaust opens idle sessions of the superuser until no slot is left.

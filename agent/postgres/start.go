@@ -189,11 +189,19 @@ func (p *Instance) Promote(ctx context.Context, above int) error {
 // PostgreSQL; its error ends the promotion.
 func (p *Instance) PromoteAfter(ctx context.Context, above int, last func(context.Context) error) error {
 	conn, err := p.dedicated(ctx)
+	if noSlot(err) {
+		return p.promoteUnasked(ctx, above, last)
+	}
 	if err != nil {
 		return err
 	}
 	defer hangUpOn(conn)
-	if err := p.skipTimelines(ctx, conn, above); err != nil {
+	var own int
+	const query = "SELECT greatest(timeline_id, (SELECT min_recovery_end_timeline FROM pg_control_recovery())) FROM pg_control_checkpoint()"
+	if err := conn.QueryRow(ctx, query).Scan(&own); err != nil {
+		return fmt.Errorf("promoting: asking for the timeline: %w", err)
+	}
+	if err := p.skipTimelines(own, above); err != nil {
 		return fmt.Errorf("promoting: %w", err)
 	}
 	if err := last(ctx); err != nil {
@@ -208,6 +216,40 @@ func (p *Instance) PromoteAfter(ctx context.Context, above int, last func(contex
 			return fmt.Errorf("promoting: %w", err)
 		}
 		if !recovering {
+			p.setRuns(as{role: Primary})
+			return nil
+		}
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return fmt.Errorf("promoting: %w", ctx.Err())
+		}
+	}
+}
+
+// promoteUnasked promotes where no connection is to be had, those of WAL senders taken,
+// too: by the file and the signal that pg_ctl promote makes. The control file says when
+// it is done.
+func (p *Instance) promoteUnasked(ctx context.Context, above int, last func(context.Context) error) error {
+	p.log.Warn().Msg("no connection slot is free, not even a WAL sender's: promoting by a signal")
+	c, err := p.control(ctx)
+	if err != nil {
+		return fmt.Errorf("promoting: %w", err)
+	}
+	if err := p.skipTimelines(max(c.Timeline, c.MinRecoveryTimeline), above); err != nil {
+		return fmt.Errorf("promoting: %w", err)
+	}
+	if err := last(ctx); err != nil {
+		return err
+	}
+	if err := p.writeFile(p.inData("promote"), ""); err != nil {
+		return fmt.Errorf("promoting: %w", err)
+	}
+	if err := p.signal(syscall.SIGUSR1); err != nil {
+		return fmt.Errorf("promoting: %w", err)
+	}
+	for {
+		if c, err = p.control(ctx); err == nil && c.State == "in production" {
 			p.setRuns(as{role: Primary})
 			return nil
 		}

@@ -2,14 +2,11 @@ package postgres
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // skipped marks a history file that stands for a timeline which another member may
@@ -24,12 +21,8 @@ const maxSkipped = 1000
 // src/backend/access/transam/timeline.c), so those in between get one. It says that
 // its timeline left ours long before now, so that a standby which comes upon it in
 // the meantime does not follow it (rescanLatestTimeLine in xlogrecovery.c).
-func (p *Instance) skipTimelines(ctx context.Context, conn *pgx.Conn, above int) error {
-	var own int // or an earlier one: files that exist already stay as they are
-	const query = "SELECT greatest(timeline_id, (SELECT min_recovery_end_timeline FROM pg_control_recovery())) FROM pg_control_checkpoint()"
-	if err := conn.QueryRow(ctx, query).Scan(&own); err != nil {
-		return fmt.Errorf("asking for the timeline: %w", err)
-	}
+// own is our timeline, or an earlier one: files that exist already stay as they are.
+func (p *Instance) skipTimelines(own, above int) error {
 	if above-own > maxSkipped {
 		return fmt.Errorf("the shard's status says that timeline %d may be in use, this member is on %d: too far apart to be true", above, own)
 	}

@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
@@ -92,6 +95,60 @@ func (a *authority) revoke(t *testing.T, name string, serials ...int64) string {
 	path := filepath.Join(a.dir, name)
 	a.write(t, path, &pem.Block{Type: "X509 CRL", Bytes: der}, 0o644)
 	return path
+}
+
+// Lists of revoked certificates are found where libpq finds them, which the driver does not.
+func TestDefaultListsOfRevoked(t *testing.T) {
+	home := t.TempDir()
+	ca := newAuthority(t, filepath.Join(home, ".postgresql"))
+	role := config.PgUser{Username: "a", SSLMode: "verify-full", SSLRootCert: ca.file}
+	t.Setenv("PGSSLCRL", "")
+	t.Setenv("PGSSLCRLDIR", "")
+	if got := withDefaultLists(role, home); got.SSLCRL != "" || got.SSLCRLDir != "" {
+		t.Errorf("there is no list: %+v", got)
+	}
+	list := ca.revoke(t, "root.crl", 2)
+	if got := withDefaultLists(role, home); got.SSLCRL != list {
+		t.Errorf("the user's file: %+v", got)
+	}
+	role.SSLCRLDir = "/own"
+	if got := withDefaultLists(role, home); got.SSLCRL != "" {
+		t.Errorf("the role names its own: %+v", got)
+	}
+	role.SSLCRLDir = ""
+	t.Setenv("PGSSLCRL", list)
+	c, err := LoginConfig("127.0.0.1", 5432, role, "postgres")
+	must(t, err)
+	if c.TLSConfig.VerifyConnection == nil {
+		t.Error("PGSSLCRL is not heeded")
+	}
+}
+
+// What a version of PostgreSQL does not know of TLS is told; direct TLS, which a server
+// before 17 does not answer, is not tried.
+func TestTLSOfLaterVersions(t *testing.T) {
+	var log strings.Builder
+	p := unwired(13, config.Postgres{}, cluster.DynamicPostgres{})
+	p.log = zerolog.New(&log)
+	var local config.Postgres
+	local.Authentication.Superuser = config.PgUser{SSLNegotiation: "direct", SSLMode: "require"}
+	local.Authentication.Replication = config.PgUser{SSLNegotiation: "direct", SSLCRLDir: "/crl", SSLPassword: "x", ChannelBinding: "require"}
+	got := p.fit(local).Authentication
+	if got.Superuser.SSLNegotiation != "" || got.Superuser.SSLMode != "require" || got.Replication.SSLNegotiation != "" || got.Replication.SSLCRLDir != "/crl" {
+		t.Errorf("%+v", got)
+	}
+	for _, want := range []string{"superuser.sslnegotiation", "replication.sslnegotiation", "replication.sslcrldir", "which is of version 17"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("%s is not told: %s", want, log.String())
+		}
+	}
+	if n := strings.Count(log.String(), "\n"); n != 3 {
+		t.Errorf("%d lines: %s", n, log.String())
+	}
+	p.major = 17
+	if got := p.fit(local).Authentication; got.Superuser.SSLNegotiation != "direct" {
+		t.Error("version 17 knows it")
+	}
 }
 
 // A PostgreSQL that lets roles in by certificate over TLS and in no other way is
