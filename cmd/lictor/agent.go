@@ -93,6 +93,9 @@ func configSource(args, set []string) (config.Source, error) {
 		if !found || path == "" {
 			return source, fmt.Errorf("--set %s: must be section.key=value", s)
 		}
+		if _, twice := source.Flags[path]; twice {
+			return source, fmt.Errorf("--set %s: is given twice: keep one of them", path)
+		}
 		source.Flags[path] = value
 	}
 	return source, nil

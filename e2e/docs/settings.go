@@ -69,7 +69,7 @@ func Sections(root, dir string) ([]Section, error) {
 	sections := []Section{
 		{
 			Title: "Agent",
-			Intro: "The file of `lictor agent FILE`, which has Patroni's schema. `LICTOR_<SECTION>_<KEY>` and `PATRONI_<SECTION>_<KEY>` go over the file, `--set` over both. " +
+			Intro: "The file of `lictor agent FILE`, which has Patroni's schema. `LICTOR_<SECTION>_<KEY>` and `PATRONI_<SECTION>_<KEY>` go over the file, `--set` over both; a variable that is not known, is empty or does not count is told when the agent starts. " +
 				"`lictor validate FILE` checks it; SIGHUP and `lictor reload` read it again.",
 			Settings: walk(said, reflect.ValueOf(own), ""), load: agentLoader(dir),
 		},

@@ -73,7 +73,7 @@ func scanProcs() (map[int]proc, error) {
 
 // hostMarker is set in the environment of everything that a lab starts on a
 // host; its value is the host's directory.
-const hostMarker = "LICTOR_LAB_HOST"
+const hostMarker = "LAB_HOST"
 
 // selector says which processes belong to a host, or to a whole lab.
 type selector struct {

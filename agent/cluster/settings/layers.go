@@ -16,6 +16,8 @@ const (
 	patroniPrefix = "PATRONI_"
 	// wholeVariable, with a prefix, holds a whole YAML document.
 	wholeVariable = "CONFIGURATION"
+	// operatorVariable, with Lictor's prefix, names the file of operators' commands.
+	operatorVariable = "CONFIG_FILE"
 )
 
 // override is a value from outside the files.
@@ -49,11 +51,9 @@ func newLayers(root reflect.Type, schema Schema) *layers {
 func (l *layers) environment(environ []string) {
 	own, patroni := l.names()
 	inOwn := map[string]any{}
+	by := map[string]string{} // the variable that has set a path, with each prefix
 	for _, entry := range environ {
 		name, text, _ := strings.Cut(entry, "=")
-		if text == "" {
-			continue
-		}
 		prefix, known := ownPrefix, own
 		short, ok := strings.CutPrefix(name, ownPrefix)
 		if !ok {
@@ -62,14 +62,24 @@ func (l *layers) environment(environ []string) {
 				continue
 			}
 		}
-		if short == wholeVariable {
+		if short == wholeVariable || prefix == ownPrefix && short == operatorVariable {
 			continue
 		}
 		path, ok := known[short]
-		if !ok {
+		switch {
+		case text == "":
+			if ok {
+				l.warnings = append(l.warnings, cluster.Warning{Path: name, Text: "is empty and has no effect"})
+			}
+			continue
+		case !ok:
 			l.other(prefix, short, text, known)
 			continue
 		}
+		if other := by[prefix+path]; other != "" {
+			l.errs = append(l.errs, cluster.Problem{Path: name, Rule: "sets " + path + ", as " + other + " does: keep one of them"})
+		}
+		by[prefix+path] = name
 		o := l.override(path, text, "environment variable "+name)
 		switch {
 		case o == nil:
@@ -77,6 +87,11 @@ func (l *layers) environment(environ []string) {
 			setNested(inOwn, o)
 		default:
 			l.viper.SetDefault(strings.Join(o.path, delimiter), o)
+		}
+	}
+	for path := range by {
+		if own, both := by[ownPrefix+strings.TrimPrefix(path, patroniPrefix)]; both && strings.HasPrefix(path, patroniPrefix) {
+			l.warnings = append(l.warnings, cluster.Warning{Path: by[path], Text: "has no effect beside " + own})
 		}
 	}
 	if err := l.viper.MergeConfigMap(inOwn); err != nil {
@@ -121,12 +136,14 @@ func (l *layers) other(prefix, short, text string, known map[string]string) {
 	if l.user(prefix, short, text) {
 		return
 	}
-	// Programs have variables of their own with this prefix: only what looks
+	// Other programs have variables with Patroni's prefix: of these only what looks
 	// like a slip is worth a word.
 	if name := Closest(short, sortedKeys(known)); name != "" && len(short) > 5 && near(short, name) {
 		l.warnings = append(l.warnings, cluster.Warning{
 			Path: prefix + short, Text: "is not a known variable and has no effect; did you mean " + prefix + name + "?",
 		})
+	} else if prefix == ownPrefix {
+		l.warnings = append(l.warnings, cluster.Warning{Path: prefix + short, Text: "is not a known variable and has no effect"})
 	}
 }
 
@@ -178,7 +195,10 @@ func (l *layers) override(path, text, origin string) *override {
 	case t == nil:
 		return nil
 	case t.Kind() == reflect.Slice, t.Kind() == reflect.Map, t.Kind() == reflect.Interface, t.Kind() == reflect.Struct:
-		value, err := fromText(t.Kind(), text)
+		value, warnings, err := fromText(t.Kind(), text)
+		for _, w := range warnings {
+			l.warnings = append(l.warnings, cluster.Warning{Path: path, Text: origin + ": " + strings.TrimPrefix(w.Path, "value.") + ": " + w.Text})
+		}
 		if err != nil {
 			l.errs = append(l.errs, cluster.Problem{Path: path, Rule: err.Error(), Origin: origin})
 			return nil
@@ -190,7 +210,7 @@ func (l *layers) override(path, text, origin string) *override {
 
 // fromText reads a list or map as Patroni takes it from a variable: YAML, whose
 // outer brackets may be left out.
-func fromText(kind reflect.Kind, text string) (any, error) {
+func fromText(kind reflect.Kind, text string) (any, []cluster.Warning, error) {
 	trimmed := strings.TrimSpace(text)
 	candidates := []string{text}
 	switch kind {
@@ -211,20 +231,20 @@ func fromText(kind reflect.Kind, text string) (any, error) {
 		switch value := t.values["value"]; value.(type) {
 		case []any:
 			if kind != reflect.Map && kind != reflect.Struct {
-				return value, nil
+				return value, t.warnings, nil
 			}
 		case map[string]any:
-			return value, nil
+			return value, t.warnings, nil
 		default:
 			if kind == reflect.Interface {
-				return value, nil
+				return value, t.warnings, nil
 			}
 		}
 	}
 	if kind == reflect.Slice {
-		return nil, fmt.Errorf("must be a list: a, b or YAML")
+		return nil, nil, fmt.Errorf("must be a list: a, b or YAML")
 	}
-	return nil, fmt.Errorf("must be a map: a: b, c: d or YAML")
+	return nil, nil, fmt.Errorf("must be a map: a: b, c: d or YAML")
 }
 
 func indent(text string) string {

@@ -111,13 +111,24 @@ func pathOf(err error) string {
 }
 
 func (t *tree) read(source Source) error {
+	var whole []string
+	for _, prefix := range []string{ownPrefix, patroniPrefix} {
+		if name := prefix + wholeVariable; source.Get(name) != "" {
+			whole = append(whole, name)
+		}
+	}
+	unused := func(names []string, beside string) {
+		for _, name := range names {
+			t.warnings = append(t.warnings, cluster.Warning{Path: name, Text: "has no effect beside " + beside})
+		}
+	}
 	if source.Path != "" {
+		unused(whole, "a file or directory")
 		return t.readPath(source.Path)
 	}
-	for _, prefix := range []string{ownPrefix, patroniPrefix} {
-		if text := source.Get(prefix + wholeVariable); text != "" {
-			return t.readText(prefix+wholeVariable, []byte(text))
-		}
+	if len(whole) > 0 {
+		unused(whole[1:], whole[0])
+		return t.readText(whole[0], []byte(source.Get(whole[0])))
 	}
 	return fmt.Errorf("no configuration: name a file or a directory, or set %s%s", ownPrefix, wholeVariable)
 }

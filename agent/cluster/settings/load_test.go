@@ -368,9 +368,13 @@ func TestLoadWarns(t *testing.T) {
 		"unused":               {"server: {speed: 5}", "", "server.speed: has no effect: it is always fast (program.yml, line 1, column 10)"},
 		"key set twice":        {"name: a\nname: b", "", "name: is set twice, the last one counts (program.yml, line 2, column 1)"},
 		"variable's slip":      {"", "LICTOR_SERVER_LISTN=a", "LICTOR_SERVER_LISTN: is not a known variable and has no effect; did you mean LICTOR_SERVER_LISTEN?"},
-		"another's variable":   {"", "LICTOR_BIN=/usr/bin/lictor", ""},
+		"no setting":           {"", "LICTOR_BIN=/usr/bin/lictor", "LICTOR_BIN: is not a known variable and has no effect"},
+		"the operators' file":  {"", "LICTOR_CONFIG_FILE=/etc/lictor.yml", ""},
+		"empty":                {"name: a", "LICTOR_NAME=", "LICTOR_NAME: is empty and has no effect"},
+		"twice in a map":       {"", "LICTOR_TAGS={a: 1, a: 2}", "tags: environment variable LICTOR_TAGS: a: is set twice, the last one counts (, line 2, column 10)"},
+		"another program's":    {"", "PATRONI_SOMETHING=1", ""},
 		"quite another's":      {"", "HOME=/root", ""},
-		"the whole, beside it": {"", "LICTOR_CONFIGURATION=name: b", ""},
+		"the whole, beside it": {"", "LICTOR_CONFIGURATION=name: b", "LICTOR_CONFIGURATION: has no effect beside a file or directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, warnings, err := loadText(t, tt.text, tt.environ)
@@ -470,4 +474,21 @@ func FuzzLoad(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Of two variables for one setting it is told which counts; where none goes before the
+// other, both are refused.
+func TestTwoVariables(t *testing.T) {
+	_, warnings, err := loadText(t, "", "LICTOR_NAME=a", "PATRONI_NAME=b")
+	if err != nil || len(warnings) != 1 || warnings[0].String() != "PATRONI_NAME: has no effect beside LICTOR_NAME" {
+		t.Errorf("%v %v", warnings, err)
+	}
+	_, _, err = loadText(t, "", "LICTOR_SERVER_PORT=1", "LICTOR_PORT=2")
+	if err == nil || !strings.Contains(err.Error(), "LICTOR_PORT: sets server.port, as LICTOR_SERVER_PORT does: keep one of them") {
+		t.Error(err)
+	}
+	_, warnings, err = load(Source{Environ: []string{"PATRONI_CONFIGURATION=name: b", "LICTOR_CONFIGURATION=name: a"}})
+	if err != nil || len(warnings) != 1 || warnings[0].String() != "PATRONI_CONFIGURATION: has no effect beside LICTOR_CONFIGURATION" {
+		t.Errorf("%v %v", warnings, err)
+	}
 }
