@@ -10,6 +10,7 @@
 //	outside.go    WAL and tablespaces to which it has links
 //	linked.go     its configuration files, where they are links
 //	control.go    pg_control
+//	trial.go      PostgreSQL itself judges its configuration
 //	process.go    the postmaster: launching, adopting, ending, its leftovers
 //	conf.go       postgresql.conf, pg_hba.conf, pgpass, signal files
 //	start.go      start, stop, promote, follow
