@@ -199,6 +199,50 @@ func (b *book) merge(a answer) outcome {
 	return out
 }
 
+// mergeOne takes in one route that was read consistently. What is older than what is
+// known, or has vanished, is left to a read of all.
+func (b *book) mergeOne(id shardID, p pair) outcome {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out outcome
+	if !b.serves(id) || b.patroni[id] {
+		return out
+	}
+	problems, before := maps.Clone(b.problems), b.shards[id].ModifyIndex
+	delete(problems, p.Key)
+	b.take(id, p, false, problems, &out)
+	out.News, out.Solved = b.report(problems)
+	if b.shards[id].ModifyIndex != before {
+		b.epoch++ // a read of all that has begun may be older
+	}
+	if len(out.Changed) > 0 {
+		b.changes++
+	}
+	return out
+}
+
+// knows reports whether a shard is served here and there is, or was, a route of it.
+func (b *book) knows(id shardID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, found := b.shards[id]
+	return found && b.serves(id)
+}
+
+// hosts are those of all members that routes have.
+func (b *book) hosts() (hosts []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, k := range b.shards {
+		for _, m := range append([]cluster.RouteMember{k.Route.Leader}, k.Route.Replicas...) {
+			if !slices.Contains(hosts, m.Host) {
+				hosts = append(hosts, m.Host)
+			}
+		}
+	}
+	return hosts
+}
+
 // take takes one route in.
 func (b *book) take(id shardID, p pair, final bool, problems map[string]error, out *outcome) {
 	old, have := b.shards[id]

@@ -33,9 +33,28 @@ type Config struct {
 	// ConnectAddress is how agents reach Listen, host:port. Default: listen, with the host's name in
 	// place of a wildcard.
 	ConnectAddress string `mapstructure:"connect_address"`
-	// Authentication protects drain and undrain; without it they are taken from
-	// this host only.
+	// Authentication protects drain and undrain; without it, verify_client or allowlist they are taken
+	// from root and the bouncer's own user on this host only.
 	Authentication Credentials `mapstructure:"authentication"`
+	// CertFile is the file of the listener's certificate; with it the listener speaks https only,
+	// health checks too. A renewed file is picked up without a restart.
+	CertFile string `mapstructure:"certfile"`
+	// KeyFile is the file of the certificate's key, if certfile does not hold it as well.
+	KeyFile string `mapstructure:"keyfile"`
+	// KeyFilePassword is the password of the key file; such files are refused.
+	KeyFilePassword string `mapstructure:"keyfile_password"`
+	// CAFile is the file of the authorities whose client certificates are taken, and that commands
+	// check a bouncer's certificate by.
+	CAFile string `mapstructure:"cafile"`
+	// VerifyClient says who must show a client certificate: none; optional: requests to drain and
+	// undrain; required: everybody, health checks and agents too. Default: none.
+	VerifyClient string `mapstructure:"verify_client"`
+	// VerifyNames has commands compare the names in a bouncer's certificate with the host that they
+	// ask. Default: true.
+	VerifyNames *bool `mapstructure:"verify_names"`
+	// Allowlist are the addresses, networks and host names from which requests may drain and undrain;
+	// empty: every one that has the password.
+	Allowlist []string `mapstructure:"allowlist"`
 	// Template is the path of a template that takes the place of the built-in
 	// pgbouncer.ini.ctmpl.
 	Template string `mapstructure:"template"`
@@ -132,8 +151,7 @@ type File struct {
 
 // Credentials are a user name and its password.
 type Credentials struct {
-	// Username is the name to log in with for drain and undrain. Without one they are taken from the
-	// bouncer's own host only.
+	// Username is the name to log in with for drain and undrain.
 	Username string `mapstructure:"username"`
 	// Password is its password.
 	Password string `mapstructure:"password"`
@@ -259,7 +277,7 @@ func (c Config) keys() cluster.Keys { return cluster.NewKeys("", "", c.RoutesPre
 // url is how agents reach the listener that was bound to address.
 func (c Config) url(address string) (string, error) {
 	if c.ConnectAddress != "" {
-		return "http://" + c.ConnectAddress, nil
+		return c.scheme() + "://" + c.ConnectAddress, nil
 	}
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {
@@ -274,7 +292,7 @@ func (c Config) url(address string) (string, error) {
 			return "", fmt.Errorf("connect_address is not set, and the host's name is unknown: %w", err)
 		}
 	}
-	return "http://" + net.JoinHostPort(host, port), nil
+	return c.scheme() + "://" + net.JoinHostPort(host, port), nil
 }
 
 // admin says how to log in to the admin console. It is asked for each time, so

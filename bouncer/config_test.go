@@ -126,6 +126,13 @@ func TestBadConfig(t *testing.T) {
 		"file twice":        {"shards:", "files: [{template: /a, path: /x}, {template: /b, path: /x}]\nshards:", "already that of files[0]"},
 		"pgbouncer.ini":     {"shards:", "files: [{template: /a, path: /etc/pgbouncer/pgbouncer.ini}]\nshards:", "not pgbouncer.config"},
 		"peers without id":  {"  settings:", "  peers: [a:1]\n  settings:", "pgbouncer.peer_id"},
+		"verify_client":     {"listen:", "verify_client: always\nlisten:", "verify_client: \"always\": must be one of none, optional, required"},
+		"clients, no TLS":   {"listen:", "verify_client: required\nlisten:", "certfile: must be set: verify_client is required"},
+		"clients of any CA": {"listen:", "verify_client: optional\ncertfile: /etc/passwd\nlisten:", "cafile: must be set: verify_client is optional"},
+		"no certificate":    {"listen:", "certfile: /none\nlisten:", "certfile: cannot be used"},
+		"no authority":      {"listen:", "cafile: /none\nlisten:", "cafile: cannot be used"},
+		"key's password":    {"listen:", "keyfile_password: hush\nlisten:", "keyfile_password: is not supported"},
+		"allowlist":         {"listen:", "allowlist: [10.0.0.0/99]\nlisten:", "allowlist[0]"},
 		"replica lag":       {"pool_size: 50", "max_replica_lag: -1", "max_replica_lag"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 )
 
@@ -23,16 +24,35 @@ func (c Config) ownURL() (string, error) {
 			host = "::1"
 		}
 	}
-	return "http://" + net.JoinHostPort(host, port), nil
+	return c.scheme() + "://" + net.JoinHostPort(host, port), nil
+}
+
+// ownClient is a client for the bouncer of this configuration, and where to ask it. Its
+// certificate is for the host by which others reach it.
+func (c Config) ownClient() (client *http.Client, own string, err error) {
+	own, err = c.ownURL()
+	if err != nil {
+		return nil, "", err
+	}
+	public, err := c.url(c.Listen)
+	if err != nil {
+		return nil, "", err
+	}
+	u, err := url.Parse(public)
+	if err != nil {
+		return nil, "", fmt.Errorf("connect_address: %w", err)
+	}
+	client, err = c.client(u.Hostname())
+	return client, own, err
 }
 
 // AskStatus asks the running bouncer of this configuration how it stands.
 func AskStatus(ctx context.Context, c Config) (Status, error) {
-	url, err := c.ownURL()
+	client, own, err := c.ownClient()
 	if err != nil {
 		return Status{}, err
 	}
-	s, err := askStatus(ctx, url)
+	s, err := askStatus(ctx, client, own)
 	if err != nil {
 		return Status{}, err
 	}
@@ -42,7 +62,7 @@ func AskStatus(ctx context.Context, c Config) (Status, error) {
 // Drain makes the running bouncer of this configuration say to the load balancer
 // that its PgBouncer should get no clients, or that it may again.
 func Drain(ctx context.Context, c Config, on bool) error {
-	url, err := c.ownURL()
+	client, own, err := c.ownClient()
 	if err != nil {
 		return err
 	}
@@ -53,11 +73,11 @@ func Drain(ctx context.Context, c Config, on bool) error {
 	var answer struct {
 		Draining bool `json:"draining"`
 	}
-	if err := request(ctx, http.MethodPost, url+path, c.Authentication, &answer); err != nil {
+	if err := request(ctx, client, http.MethodPost, own+path, c.Authentication, &answer); err != nil {
 		return err
 	}
 	if answer.Draining != on {
-		return fmt.Errorf("bouncer at %s: it says draining is %v", url, answer.Draining)
+		return fmt.Errorf("bouncer at %s: it says draining is %v", own, answer.Draining)
 	}
 	return nil
 }

@@ -2,19 +2,19 @@ package bouncer
 
 import (
 	"context"
-	"crypto/subtle"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 )
 
 // httpBound bounds reading a request and writing its answer.
@@ -32,6 +32,10 @@ type listenerAPI struct {
 	handovers *handovers
 	files     []*fileKeeper
 	draining  atomic.Bool
+	access    httpserver.Access
+	// What others may have read of Consul.
+	routeReads, handoverReads *sharedReads
+	listReads                 *rate.Limiter
 	// keep is told of draining, so that a restart does not end it.
 	keep func(draining bool)
 }
@@ -68,30 +72,52 @@ type pgbouncerStatus struct {
 	Error   string    `json:"error,omitempty"`
 }
 
+// server makes the HTTP server, with the certificates that are configured.
+func (a *listenerAPI) server(listener net.Listener) (*httpserver.Server, error) {
+	s := &httpserver.Server{
+		Name: "HTTP listener", Setting: "listen", Limits: httpserver.DefaultLimits(), Log: a.log,
+		IsCheck: func(r *http.Request) bool { return r.URL.Path == "/health" },
+		Friends: func(ctx context.Context) []net.IP {
+			return append(a.access.Friends(ctx), httpserver.Lookup(ctx, a.book.hosts())...)
+		},
+	}
+	s.Limits.Header, s.Limits.Request, s.Limits.Answer, s.Limits.Stop = httpBound, httpBound, httpBound, time.Second
+	s.Limits.HeaderBytes = 1 << 14
+	auth, err := a.config.clientAuth()
+	if err != nil {
+		return nil, err
+	}
+	if a.config.CertFile != "" {
+		certs, err := a.config.certificates(func(err error) { a.log.Error().Err(err).Msg("HTTP listener: certificates") })
+		if err != nil {
+			return nil, err
+		}
+		if s.TLS, err = certs.ServerConfig(auth, nil); err != nil {
+			return nil, fmt.Errorf("verify_client: %w (cafile)", err)
+		}
+	}
+	s.ServeOn(listener)
+	return s, nil
+}
+
 // serve answers on listener until ctx is done.
 func (a *listenerAPI) serve(ctx context.Context, listener net.Listener) error {
-	server := &http.Server{
-		Handler:           a.handler(),
-		ReadHeaderTimeout: httpBound, ReadTimeout: httpBound, WriteTimeout: httpBound, IdleTimeout: time.Minute,
-		MaxHeaderBytes: 1 << 14,
-		BaseContext:    func(net.Listener) context.Context { return ctx },
+	a.access = a.config.access()
+	server, err := a.server(listener)
+	if err != nil {
+		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
-	select {
-	case err := <-ended:
-		return fmt.Errorf("HTTP listener: %w", err)
-	case <-ctx.Done():
-	}
-	shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	if err := server.Shutdown(shutdown); err != nil {
-		_ = server.Close() // whoever does not let go in time is cut off
-	}
-	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("HTTP listener: %w", err)
-	}
-	return nil
+	life, end := context.WithCancel(ctx)
+	a.routeReads, a.handoverReads = newSharedReads(life), newSharedReads(life)
+	a.listReads = rate.NewLimiter(1, 3)
+	defer func() {
+		end()
+		a.routeReads.wait()
+		a.handoverReads.wait()
+	}()
+	server.Handler = a.handler()
+	server.BaseContext = func(net.Listener) context.Context { return life }
+	return server.Serve(ctx, nil)
 }
 
 func (a *listenerAPI) handler() http.Handler {
@@ -116,44 +142,17 @@ func (a *listenerAPI) handler() http.Handler {
 // operator lets a request pass that may change what clients see.
 func (a *listenerAPI) operator(next func(http.ResponseWriter)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		want := a.config.Authentication
-		if want.Username == "" {
-			if !fromOwnHost(r) {
-				reply(w, http.StatusForbidden, map[string]string{
-					"error": "without authentication in bouncer.yml this is taken from the bouncer's own host only",
-				})
-				return
-			}
+		denied := a.access.Check(r, nil)
+		if denied == nil {
 			next(w)
 			return
 		}
-		user, password, _ := r.BasicAuth()
-		if subtle.ConstantTimeCompare([]byte(user), []byte(want.Username))&
-			subtle.ConstantTimeCompare([]byte(password), []byte(want.Password)) != 1 {
+		if denied.Status == http.StatusUnauthorized {
 			w.Header().Set("WWW-Authenticate", `Basic realm="lictor bouncer"`)
-			reply(w, http.StatusUnauthorized, map[string]string{"error": "user name or password is wrong"})
-			return
+			denied.Text = "user name or password is wrong"
 		}
-		next(w)
+		reply(w, denied.Status, map[string]string{"error": denied.Text})
 	}
-}
-
-// fromOwnHost tells whether a request comes from this host: over loopback, or from
-// the address that it came to.
-func fromOwnHost(r *http.Request) bool {
-	from, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return false
-	}
-	if from.Addr().Unmap().IsLoopback() {
-		return true
-	}
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if !ok {
-		return false
-	}
-	to, err := netip.ParseAddrPort(local.String())
-	return err == nil && to.Addr().Unmap() == from.Addr().Unmap()
 }
 
 func (a *listenerAPI) drain(w http.ResponseWriter, on bool) {

@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 )
 
 // What agents ask of a bouncer. Anybody who reaches the listener may ask: nothing
@@ -32,20 +34,36 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 	return nil
 }
 
-// poke reads the routes, unless what the poke tells of is known.
+// poke reads the route that the poke tells of, unless that is known. One that names no
+// shard, or one that is new, has all routes read, rarely.
 func (a *listenerAPI) poke(w http.ResponseWriter, r *http.Request) {
 	var p cluster.Poke
 	if err := decode(w, r, &p); err != nil {
 		reply(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
 		return
 	}
+	id := shardID(p.Namespace + "/" + p.Scope)
+	known := func() bool { return p.Index > 0 && a.book.has(id, p.Index) }
 	message := "reading the routes"
-	if id := shardID(p.Namespace + "/" + p.Scope); p.Index > 0 && a.book.has(id, p.Index) {
+	switch {
+	case known():
 		message = "known already"
-	} else {
-		a.log.Debug().Str("shard", string(id)).Uint64("index", p.Index).Str("from", r.RemoteAddr).Msg("poked")
+	case a.book.knows(id):
+		message = "reading the route"
+		a.routeReads.ask(id, func(ctx context.Context) error {
+			err := a.watcher.readRoute(ctx, id)
+			if err != nil {
+				a.log.Debug().Err(err).Str("shard", string(id)).Msg("a poke could not be followed")
+			}
+			return err
+		})
+	case a.listReads.Allow():
 		a.watcher.poke()
+	default:
+		reply(w, http.StatusTooManyRequests, map[string]string{"error": "the routes have just been read"})
+		return
 	}
+	a.log.Debug().Str("shard", string(id)).Uint64("index", p.Index).Str("from", r.RemoteAddr).Msg("poked")
 	reply(w, http.StatusAccepted, map[string]string{"message": message})
 }
 
@@ -67,18 +85,20 @@ func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := shardID(q.Namespace + "/" + q.Scope)
-	if !a.book.serves(id) {
+	if !a.book.knows(id) {
 		fail(http.StatusNotFound, "shard %s is not served here", id)
 		return
 	}
-	one, found := a.handoverOf(id)
-	if !found || one.Value.ID != q.ID || one.Over != (q.State != cluster.HandoverAnnounced) {
-		if err := a.watcher.readHandover(r.Context(), id); err != nil {
-			fail(http.StatusServiceUnavailable, "%v", err)
-			return
-		}
-		one, found = a.handoverOf(id)
+	known := func() bool {
+		one, found := a.handoverOf(id)
+		return found && one.Value.ID == q.ID && one.Over == (q.State != cluster.HandoverAnnounced)
 	}
+	read := func(ctx context.Context) error { return a.watcher.readHandover(ctx, id) }
+	if err := a.handoverReads.do(r.Context(), id, known, read); err != nil {
+		fail(http.StatusServiceUnavailable, "%v", err)
+		return
+	}
+	one, found := a.handoverOf(id)
 	switch {
 	case q.State != cluster.HandoverAnnounced:
 		reply(w, http.StatusOK, answer) // whatever was held is let go
@@ -98,6 +118,8 @@ func (a *listenerAPI) handoverOf(id shardID) (standing, bool) {
 // awaitQuiet replies once nothing of the shard runs here, or when the time for
 // that is over.
 func (a *listenerAPI) awaitQuiet(w http.ResponseWriter, r *http.Request, id shardID, q cluster.HandoverRequest) {
+	// What it waits for only its leader and who may read Consul know the name of.
+	defer httpserver.Hold(r.Context())()
 	wait := min(max(time.Duration(q.WaitMS)*time.Millisecond, 0), handoverWaitMost)
 	// The listener's own bounds are for short requests.
 	bound, control := time.Now().Add(wait+handoverWaitLeast+httpBound), http.NewResponseController(w)

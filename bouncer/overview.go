@@ -80,7 +80,11 @@ func Overview(ctx context.Context, c Config) ([]RouteRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	return overview(keys, routes, askAll(ctx, bouncers)), nil
+	client, err := c.client("")
+	if err != nil {
+		return nil, err
+	}
+	return overview(keys, routes, askAll(ctx, client, bouncers)), nil
 }
 
 // asked is what is known of one bouncer.
@@ -90,7 +94,7 @@ type asked struct {
 	err    error
 }
 
-func askAll(ctx context.Context, pairs api.KVPairs) []asked {
+func askAll(ctx context.Context, client *http.Client, pairs api.KVPairs) []asked {
 	all := make([]asked, len(pairs))
 	var asking sync.WaitGroup
 	for i, p := range pairs {
@@ -98,22 +102,22 @@ func askAll(ctx context.Context, pairs api.KVPairs) []asked {
 			all[i].key.Name = cmp.Or(all[i].key.Name, p.Key)
 			continue
 		}
-		asking.Go(func() { all[i].status, all[i].err = askStatus(ctx, all[i].key.URL) })
+		asking.Go(func() { all[i].status, all[i].err = askStatus(ctx, client, all[i].key.URL) })
 	}
 	asking.Wait()
 	return all
 }
 
-func askStatus(ctx context.Context, url string) (*Status, error) {
+func askStatus(ctx context.Context, client *http.Client, url string) (*Status, error) {
 	var s Status
-	if err := request(ctx, http.MethodGet, url+"/status", Credentials{}, &s); err != nil {
+	if err := request(ctx, client, http.MethodGet, url+"/status", Credentials{}, &s); err != nil {
 		return nil, err
 	}
 	return &s, nil
 }
 
 // request makes one bounded request of a bouncer's listener.
-func request(ctx context.Context, method, url string, user Credentials, into any) error {
+func request(ctx context.Context, client *http.Client, method, url string, user Credentials, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, overviewBound)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, url, nil)
@@ -122,12 +126,6 @@ func request(ctx context.Context, method, url string, user Credentials, into any
 	}
 	if user.Username != "" {
 		r.SetBasicAuth(user.Username, user.Password)
-	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	client := &http.Client{
-		Transport: transport,
-		// Credentials go to the bouncer that was asked and nowhere else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	response, err := client.Do(r)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
@@ -52,6 +53,7 @@ func (c Config) validate() ([]cluster.Warning, error) {
 	if (c.Authentication.Username == "") != (c.Authentication.Password == "") {
 		bad.add("authentication", nil, "username and password must be set together")
 	}
+	c.validateListener(&bad)
 	if c.HoldTimeout < 1 || c.HoldTimeout > 3600 {
 		bad.add("hold_timeout", c.HoldTimeout, "must be from 1 to 3600 seconds")
 	}
@@ -65,6 +67,12 @@ func (c Config) validate() ([]cluster.Warning, error) {
 	validateShards(c.Shards, &bad)
 	warnings, err := c.Consul.Validate()
 	warnings = append(warnings, c.fileWarnings()...)
+	if public, err := c.url(c.Listen); err == nil && c.CertFile != "" {
+		if err := certfiles.CheckName(c.CertFile, strings.TrimPrefix(public, "https://")); err != nil {
+			warnings = append(warnings, cluster.Warning{Path: "certfile", Text: fmt.Sprintf(
+				"agents and commands refuse it: it is not for the host of connect_address (%v); add that to its subjectAltName", err)})
+		}
+	}
 	if wait, err := strconv.ParseFloat(c.setting("query_wait_timeout"), 64); err == nil && wait > 0 && wait <= c.HoldTimeout {
 		warnings = append(warnings, cluster.Warning{Path: "hold_timeout", Text: fmt.Sprintf(
 			"%v s is not shorter than pgbouncer.settings.query_wait_timeout (%v s): held clients are failed before they are released", c.HoldTimeout, wait)})

@@ -105,7 +105,11 @@ func (w *watcher) noHandovers(err error) {
 // take hands an answer to the book and says what it made of it.
 func (w *watcher) take(a answer) {
 	w.works()
-	out := w.book.merge(a)
+	w.note(w.book.merge(a))
+}
+
+// note says what the book has made of an answer, and has it acted upon.
+func (w *watcher) note(out outcome) {
 	for _, p := range out.News {
 		event := w.log.Error().Str("key", p.Key)
 		if errors.Is(p.Err, errForeign) {
@@ -219,6 +223,24 @@ func (w *watcher) readHandover(ctx context.Context, id shardID) error {
 	changed, ended, err := w.handovers.put(id, pair)
 	w.heard(changed, ended)
 	return err
+}
+
+// readRoute reads the route of one shard consistently.
+func (w *watcher) readRoute(ctx context.Context, id shardID) error {
+	ctx, cancel := context.WithTimeout(ctx, readBound)
+	defer cancel()
+	key := w.book.keys.Routes() + string(id)
+	found, err := hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
+		pair, meta, err := c.KV().Get(key, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+		return pair, led(meta, err)
+	})
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", key, err)
+	}
+	if found != nil {
+		w.note(w.book.mergeOne(id, pair{found.Key, found.Value, found.ModifyIndex}))
+	}
+	return nil
 }
 
 // works and failed say so once per change.

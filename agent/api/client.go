@@ -38,10 +38,9 @@ type Client struct {
 // the section ctl or, where that has none, of restapi.
 //
 // A server's certificate must come from the authorities in ctl.cacert or
-// restapi.cafile; then its names are not compared, because members are addressed
-// by whatever connect_address says. Without such a file the system's
-// authorities count, and the name does. ctl.insecure without a client
-// certificate checks nothing.
+// restapi.cafile, without such a file from the system's, and be for the host that is
+// asked, unless ctl.verify_names is false. With ctl.insecure the names do not count, and
+// without a client certificate nothing does.
 func NewClient(ctl config.Ctl, rest config.RestAPI) (*Client, error) {
 	client, encrypted, err := newHTTPClient(ctl, rest)
 	if err != nil {
@@ -75,7 +74,7 @@ func newHTTPClient(ctl config.Ctl, rest config.RestAPI) (client *http.Client, en
 	switch {
 	case ctl.Insecure && cert == "":
 		check = certfiles.Nothing
-	case ctl.Insecure || ca != "":
+	case ctl.Insecure || ctl.VerifyNames != nil && !*ctl.VerifyNames:
 		check = certfiles.Chain
 	}
 	dialer := net.Dialer{KeepAlive: 5 * time.Second}
@@ -83,7 +82,7 @@ func newHTTPClient(ctl config.Ctl, rest config.RestAPI) (client *http.Client, en
 		Transport: &http.Transport{
 			// Members are neighbours: no proxy of the environment.
 			DialContext:         dialer.DialContext,
-			DialTLSContext:      certs.DialTLS(check, dialer),
+			DialTLSContext:      certs.DialTLS(check, dialer, ""),
 			MaxIdleConnsPerHost: 2,
 			IdleConnTimeout:     30 * time.Second,
 		},

@@ -233,6 +233,29 @@ func TestClientTrust(t *testing.T) {
 			}
 		})
 	}
+	// The certificate is for 127.0.0.1 alone.
+	localhost := strings.Replace(server.url, "127.0.0.1", "localhost", 1)
+	for name, tt := range map[string]struct {
+		ctl config.Ctl
+		ok  bool
+	}{
+		"its name is compared":               {config.Ctl{CACert: ours}, false},
+		"unless that is switched off":        {config.Ctl{CACert: ours, VerifyNames: new(bool)}, true},
+		"which is no trust in everybody":     {config.Ctl{CACert: theirs, VerifyNames: new(bool)}, false},
+		"nor without authorities in anybody": {config.Ctl{VerifyNames: new(bool)}, false},
+	} {
+		client, err := NewBouncerClient(tt.ctl, config.RestAPI{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := newTestClient(t, tt.ctl, config.RestAPI{}).Status(t.Context(), localhost); (err == nil) != tt.ok {
+			t.Errorf("%s: member: error %v", name, err)
+		}
+		if _, err := client.Health(t.Context(), localhost); (err == nil) != tt.ok {
+			t.Errorf("%s: bouncer: error %v", name, err)
+		}
+		client.Close()
+	}
 	if _, err := NewClient(config.Ctl{CACert: filepath.Join(dir, "none")}, config.RestAPI{}); err == nil {
 		t.Error("a file of authorities that is not there was taken")
 	}

@@ -466,8 +466,7 @@ func dial(t *testing.T, r running) net.Conn {
 // that shows.
 func awaitClosed(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
 
-// tlsClient trusts one file and shows the certificate in another; host names
-// are not compared.
+// tlsClient trusts one file and shows the certificate in another.
 func tlsClient(t *testing.T, trusted, shown string) *Client {
 	t.Helper()
 	ctl := config.Ctl{CACert: trusted, CertFile: shown, KeyFile: shown}
@@ -479,7 +478,7 @@ func tlsClient(t *testing.T, trusted, shown string) *Client {
 }
 
 // newCert writes a self-signed certificate and its key to one file: server,
-// client and authority at once, without any name of a host.
+// client and authority at once, for 127.0.0.1.
 func newCert(t *testing.T, dir, file, name string) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -489,7 +488,7 @@ func newCert(t *testing.T, dir, file, name string) string {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true,
+		IsCA: true, BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {

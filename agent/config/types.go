@@ -94,7 +94,10 @@ type Ctl struct {
 	KeyFilePassword string `mapstructure:"keyfile_password" json:"-"`
 	// CACert is the file of the authorities by which the commands check members' certificates.
 	// Default: restapi.cafile.
-	CACert         string      `mapstructure:"cacert"`
+	CACert string `mapstructure:"cacert"`
+	// VerifyNames has agents and commands compare the names in the certificate of a member's or a
+	// bouncer's API with the host that they ask. Default: true.
+	VerifyNames    *bool       `mapstructure:"verify_names"`
 	Authentication Credentials `mapstructure:"authentication"`
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/google/shlex"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/fence"
 )
@@ -186,6 +187,11 @@ func (v *validation) restAPI(r RestAPI, ctl Ctl) {
 	}
 	if (r.VerifyClient == "optional" || r.VerifyClient == "required") && r.CAFile == "" {
 		v.fail("restapi.cafile", "", "must be set: restapi.verify_client is %s, and without a file of the authorities whose certificates clients show, those of every public one would be taken", r.VerifyClient)
+	}
+	if r.CertFile != "" && (ctl.VerifyNames == nil || *ctl.VerifyNames) {
+		if err := certfiles.CheckName(r.CertFile, r.ConnectAddress); err != nil {
+			v.warn("restapi.certfile", "other members and commands refuse it: it is not for the host of restapi.connect_address (%v); add that to its subjectAltName, or set ctl.verify_names: false where it is asked from", err)
+		}
 	}
 	if r.KeyFile != "" && r.CertFile == "" {
 		v.fail("restapi.certfile", "", "must be set together with restapi.keyfile")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -29,7 +30,11 @@ func routesCommand() *cobra.Command {
 				o.output = string(operator.JSON)
 			}
 			return o.onSite(cmd, func(ctx context.Context, c *operator.Console, site *operator.Site) error {
-				rows, err := bouncer.Overview(ctx, bouncer.Config{Consul: site.Consul, RoutesPrefix: site.RoutesPrefix()})
+				rows, err := bouncer.Overview(ctx, bouncer.Config{
+					Consul: site.Consul, RoutesPrefix: site.RoutesPrefix(),
+					CertFile: cmp.Or(site.Ctl.CertFile, site.RestAPI.CertFile), KeyFile: cmp.Or(site.Ctl.KeyFile, site.RestAPI.KeyFile),
+					CAFile: cmp.Or(site.Ctl.CACert, site.RestAPI.CAFile), VerifyNames: site.Ctl.VerifyNames,
+				})
 				if err != nil {
 					return fmt.Errorf("the bouncers: %w", err)
 				}

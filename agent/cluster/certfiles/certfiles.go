@@ -98,10 +98,10 @@ func (f *Files) load() (*certSet, error) {
 	if f.paths.CA != "" {
 		text, err := os.ReadFile(f.paths.CA)
 		if err != nil {
-			return nil, fmt.Errorf("read the certificates to trust: %w", err)
+			return nil, fmt.Errorf("%w: %w", ErrAuthorities, err)
 		}
 		if !set.pool.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("%s holds no certificate in PEM form", f.paths.CA)
+			return nil, fmt.Errorf("%w: %s holds no certificate in PEM form", ErrAuthorities, f.paths.CA)
 		}
 	}
 	return set, nil
@@ -156,6 +156,9 @@ func stampOf(path string) fileStamp {
 	return fileStamp{size: info.Size(), changed: info.ModTime()}
 }
 
+// ErrAuthorities says that the file of authorities cannot be used.
+var ErrAuthorities = errors.New("the certificates to trust")
+
 // ErrNoCA says that client certificates were to be verified by no authority.
 var ErrNoCA = errors.New("client certificates can be verified only with a file of the authorities that issue them")
 
@@ -206,13 +209,44 @@ const (
 // handshakeLimit bounds a client's handshake.
 const handshakeLimit = 5 * time.Second
 
+// CheckName returns why others refuse the certificate in a file when they connect to
+// HOST:PORT. A file that cannot be read is no matter of names.
+func CheckName(certFile, address string) error {
+	text, err := os.ReadFile(certFile)
+	if err != nil {
+		return nil //nolint:nilerr // told where the file is loaded
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil || host == "" {
+		return nil //nolint:nilerr // told where the address is checked
+	}
+	for {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			return nil
+		}
+		if block.Type == "CERTIFICATE" {
+			cert, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil //nolint:nilerr // told where the file is loaded
+			}
+			return cert.VerifyHostname(host)
+		}
+		text = rest
+	}
+}
+
 // DialTLS makes the function by which a client connects. It presents the certificate,
-// if there is one.
-func (f *Files) DialTLS(check Check, dialer net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
+// if there is one. name is the host that the server's must be for; empty: the host that
+// is dialled.
+func (f *Files) DialTLS(check Check, dialer net.Dialer, name string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, fmt.Errorf("connect to %s: %w", address, err)
+		}
+		if name != "" {
+			host = name
 		}
 		config, err := f.clientConfig(check, host)
 		if err != nil {

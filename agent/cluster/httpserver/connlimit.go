@@ -20,6 +20,7 @@ type connLimit struct {
 
 	mu    sync.Mutex
 	count int
+	taken uint64
 	open  map[source][]*limitedConn // oldest first
 }
 
@@ -32,6 +33,8 @@ type limitedConn struct {
 	net.Conn
 	limit  *connLimit
 	source source
+	// number grows with each connection.
+	number uint64
 	// waiting counts the operations in progress; guarded by limit.mu.
 	waiting int
 }
@@ -62,6 +65,8 @@ func (l *connLimit) admit(c *limitedConn) *limitedConn {
 	defer l.mu.Unlock()
 	l.open[c.source] = append(l.open[c.source], c)
 	l.count++
+	l.taken++
+	c.number = l.taken
 	own := l.open[c.source]
 	switch {
 	case len(own) > l.perSource:
@@ -69,17 +74,18 @@ func (l *connLimit) admit(c *limitedConn) *limitedConn {
 	case l.count <= l.max:
 		return nil
 	}
-	// The address that has the most, beyond what is kept for it.
-	most, greedy := 0, own
+	// The oldest of the address that has the most, beyond what is kept for it.
+	most, victim := 0, oldest(own)
 	for from, conns := range l.open {
-		if len(conns) <= most {
+		if len(conns) < most {
 			continue
 		}
-		if n := len(conns) - l.slots.of(from); n > most && oldest(conns) != nil {
-			most, greedy = n, conns
+		one, n := oldest(conns), len(conns)-l.slots.of(from)
+		if one != nil && n > 0 && (n > most || n == most && one.number < victim.number) {
+			most, victim = n, one
 		}
 	}
-	return oldest(greedy)
+	return victim
 }
 
 // oldest is the oldest of these connections on which no operation waits; nil: there is

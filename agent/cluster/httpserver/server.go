@@ -87,7 +87,9 @@ type Server struct {
 	// IsCheck reports whether a request is one that load balancers send: who sends such
 	// requests regularly is served before those who do not. nil: none is.
 	IsCheck func(*http.Request) bool
-	Log     zerolog.Logger
+	// BaseContext is as in net/http.
+	BaseContext func(net.Listener) context.Context
+	Log         zerolog.Logger
 
 	listener *connLimit
 }
@@ -140,6 +142,7 @@ func (s *Server) Serve(ctx context.Context, ending func()) error {
 		WriteTimeout:      s.Limits.Answer,
 		IdleTimeout:       s.Limits.Idle,
 		MaxHeaderBytes:    s.Limits.HeaderBytes,
+		BaseContext:       s.BaseContext,
 		ConnContext:       withConn,
 		ErrorLog:          stdlog.New(debugWriter{s.Log, s.Name}, "", 0),
 	}

@@ -1,0 +1,104 @@
+package bouncer
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
+	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
+)
+
+// remedy says how others than root and the bouncer's user may drain.
+const remedy = "without authentication, verify_client or allowlist in bouncer.yml this is taken from root and the bouncer's user on its own host only"
+
+// access says who may drain and undrain.
+func (c Config) access() httpserver.Access {
+	auth, _ := c.clientAuth() // a wrong one has been refused
+	return httpserver.NewAccess(httpserver.AccessSettings{
+		Username: c.Authentication.Username, Password: c.Authentication.Password,
+		Certificate: auth != tls.NoClientCert, Allowlist: c.Allowlist,
+		Hosts: []string{c.ConnectAddress, c.Listen}, Remedy: remedy,
+	})
+}
+
+// clientAuth turns verify_client into what TLS asks of clients.
+func (c Config) clientAuth() (tls.ClientAuthType, error) {
+	switch strings.ToLower(c.VerifyClient) {
+	case "", "none":
+		return tls.NoClientCert, nil
+	case "optional":
+		return tls.VerifyClientCertIfGiven, nil
+	case "required":
+		return tls.RequireAndVerifyClientCert, nil
+	}
+	return 0, fmt.Errorf("verify_client: %q, must be none, optional or required", c.VerifyClient)
+}
+
+// certificates are those of the listener and of the commands that ask listeners.
+func (c Config) certificates(problem func(error)) (*certfiles.Files, error) {
+	return certfiles.New(certfiles.Paths{Cert: c.CertFile, Key: c.KeyFile, CA: c.CAFile, Password: c.KeyFilePassword != ""}, problem)
+}
+
+// scheme is that of the listener's URL.
+func (c Config) scheme() string {
+	if c.CertFile != "" {
+		return "https"
+	}
+	return "http"
+}
+
+// client makes a client for bouncers' listeners. name is the host that their
+// certificate must be for; empty: the one that is asked.
+func (c Config) client(name string) (*http.Client, error) {
+	certs, err := c.certificates(func(error) {})
+	if err != nil {
+		return nil, err
+	}
+	check := certfiles.Name
+	if c.VerifyNames != nil && !*c.VerifyNames {
+		check = certfiles.Chain
+	}
+	var dialer net.Dialer
+	return &http.Client{
+		// Bouncers are neighbours: no proxy of the environment.
+		Transport: &http.Transport{DialContext: dialer.DialContext, DialTLSContext: certs.DialTLS(check, dialer, name), DisableKeepAlives: true},
+		// Credentials go to the bouncer that was asked and nowhere else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+// validateListener checks how the listener is protected.
+func (c Config) validateListener(bad *problems) {
+	auth, err := c.clientAuth()
+	if err != nil {
+		bad.add("verify_client", c.VerifyClient, "must be one of none, optional, required")
+	}
+	if auth != tls.NoClientCert && c.CertFile == "" {
+		bad.add("certfile", nil, "must be set: verify_client is %s, and only TLS can verify a client", c.VerifyClient)
+	}
+	if auth != tls.NoClientCert && c.CAFile == "" {
+		bad.add("cafile", nil, "must be set: verify_client is %s, and without a file of the authorities whose certificates clients show, those of every public one would be taken", c.VerifyClient)
+	}
+	if c.KeyFile != "" && c.CertFile == "" {
+		bad.add("certfile", nil, "must be set together with keyfile")
+	}
+	if c.KeyFilePassword != "" {
+		bad.add("keyfile_password", nil, "is not supported: use a key file without a password that only the bouncer may read")
+	}
+	for i, entry := range c.Allowlist {
+		if _, _, err := net.ParseCIDR(entry); err != nil && strings.Contains(entry, "/") {
+			bad.add(fmt.Sprintf("allowlist[%d]", i), entry, "must be an address, a network like 10.0.0.0/8, or a host name")
+		}
+	}
+	if _, err := c.certificates(func(error) {}); err != nil && (c.KeyFile == "" || c.CertFile != "") {
+		path := "certfile"
+		if c.CertFile == "" || errors.Is(err, certfiles.ErrAuthorities) {
+			path = "cafile"
+		}
+		bad.add(path, nil, "cannot be used: %v", err)
+	}
+}

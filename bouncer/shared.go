@@ -1,0 +1,122 @@
+package bouncer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// sharedReads reads one key of Consul for each shard on behalf of whoever asks. Nobody
+// needs to log in to ask, so that costs Consul no more than the limits here, however
+// many ask: those of one shard who ask before a read begins share it, one read of a
+// shard goes on at a time, and all of them have a rate.
+type sharedReads struct {
+	life  context.Context
+	work  sync.WaitGroup
+	total *rate.Limiter
+
+	mu     sync.Mutex
+	shards map[shardID]*shardReads
+}
+
+type shardReads struct {
+	limit *rate.Limiter
+	// turn holds one while a read goes on.
+	turn chan struct{}
+	// next is the read that has not begun; nil: none.
+	next *sharedRead
+}
+
+type sharedRead struct {
+	done chan struct{}
+	err  error
+}
+
+// Rates of the reads that others cause, in a second.
+const (
+	shardReadRate  = 4
+	shardReadBurst = 2
+	totalReadRate  = 40
+)
+
+// knownPace is how often who waits for a read looks whether it has become known
+// otherwise: the blocking queries tell of it, too.
+const knownPace = 20 * time.Millisecond
+
+// newSharedReads makes reads that end with ctx; wait waits for that.
+func newSharedReads(ctx context.Context) *sharedReads {
+	return &sharedReads{life: ctx, total: rate.NewLimiter(totalReadRate, totalReadRate), shards: map[shardID]*shardReads{}}
+}
+
+func (s *sharedReads) wait() { s.work.Wait() }
+
+// ask has read called for a shard, from now on. The shards must be few: they are
+// remembered.
+func (s *sharedReads) ask(id shardID, read func(context.Context) error) *sharedRead {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	shard := s.shards[id]
+	if shard == nil {
+		shard = &shardReads{limit: rate.NewLimiter(shardReadRate, shardReadBurst), turn: make(chan struct{}, 1)}
+		s.shards[id] = shard
+	}
+	if shard.next == nil {
+		one := &sharedRead{done: make(chan struct{})}
+		shard.next = one
+		s.work.Go(func() {
+			one.err = s.read(shard, read)
+			close(one.done)
+		})
+	}
+	return shard.next
+}
+
+// do is ask, and waits until it is read, or known says that it need not be.
+func (s *sharedReads) do(ctx context.Context, id shardID, known func() bool, read func(context.Context) error) error {
+	if known() {
+		return nil
+	}
+	one := s.ask(id, read)
+	look := time.NewTicker(knownPace)
+	defer look.Stop()
+	for {
+		select {
+		case <-one.done:
+			return one.err
+		case <-look.C:
+			if known() {
+				return nil
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for a read of shard %s: %w", id, ctx.Err())
+		}
+	}
+}
+
+// read waits for its turn and reads.
+func (s *sharedReads) read(shard *shardReads, read func(context.Context) error) error {
+	wait, cancel := context.WithTimeout(s.life, readBound)
+	defer cancel()
+	err := shard.limit.Wait(wait)
+	if err == nil {
+		err = s.total.Wait(wait)
+	}
+	if err == nil {
+		select {
+		case shard.turn <- struct{}{}:
+			defer func() { <-shard.turn }()
+		case <-wait.Done():
+			err = wait.Err()
+		}
+	}
+	s.mu.Lock()
+	shard.next = nil // what is asked from now on this read may not show
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("too many requests: %w", err)
+	}
+	return read(s.life)
+}
