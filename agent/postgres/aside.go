@@ -41,6 +41,9 @@ func (p *Instance) moveAside(systemIdentifier string, owns func(path string) boo
 	if err != nil {
 		return "", err
 	}
+	if err := mayRemove(dir); err != nil { // the next one that fails takes its place
+		return "", err
+	}
 	earlier, err := p.asides()
 	if err != nil {
 		return "", err
@@ -94,6 +97,9 @@ func (p *Instance) removeAside(a aside) error {
 		return err
 	}
 	if pids, err := fence.Processes(a.Path, writers()...); err != nil || len(pids) > 0 {
+		return err
+	}
+	if err := mayRemove(a.Path); err != nil {
 		return err
 	}
 	p.log.Info().Str("path", a.Path).Msg("removing an earlier bootstrap that failed")

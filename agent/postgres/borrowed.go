@@ -31,6 +31,9 @@ func (p *Instance) refuseBorrowed() error {
 	if began.IsZero() { // by an earlier version
 		began = m.Made
 	}
+	if err := p.refuseHardLinks(); err != nil {
+		return err
+	}
 	links, err := p.linksOut()
 	if err != nil {
 		return err
@@ -59,6 +62,21 @@ func (p *Instance) refuseBorrowed() error {
 		if why != "" {
 			return fmt.Errorf("the command has left the link %s to %s, which may be another data directory's: %s; "+
 				"let the command copy what is there into a directory of this member's own, empty before, and change the link", link, path, why)
+		}
+	}
+	return nil
+}
+
+// refuseHardLinks refuses a copy that shares its files with the original (cp -l, rsync
+// --link-dest): PostgreSQL writes into the control file and its like in place.
+func (p *Instance) refuseHardLinks() error {
+	for _, pattern := range []string{"global/*", "base/1/*", "pg_xact/*"} {
+		files, _ := filepath.Glob(p.inData(pattern)) // the pattern is a valid one
+		for _, file := range files {
+			var st unix.Stat_t
+			if err := unix.Lstat(file, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 1 {
+				return fmt.Errorf("the command has left %s as a hard link: PostgreSQL would write into another data directory's file, or into a backup; let the command copy the files", file)
+			}
 		}
 	}
 	return nil

@@ -68,6 +68,7 @@ func TestCopiedLinksAreRefused(t *testing.T) {
 		{"the tablespace", wholly + ownWAL, "", "src-space"},
 		{"the WAL", wholly + ownSpace, "", "src-wal"},
 		{"by way of another link", wholly + ownSpace + "ln -s " + originals[1] + " $d-way; ln -sfn $d-way $d/pg_wal\n", "", "src-wal"},
+		{"hard links", "rm -rf $d; cp -al " + src.dataDir + " $d\n" + ownWAL + ownSpace, "", "global/"},
 		{"base", wholly + ownWAL + ownSpace + "rm -r $d/base; ln -s " + src.inData("base") + " $d/base\n", "", "src/base"},
 		{"all tablespaces", wholly + ownWAL + "rm -r $d/pg_tblspc; ln -s " + src.inData("pg_tblspc") + " $d/pg_tblspc\n", "", "src"},
 		{"nothing", wholly + ownWAL + ownSpace + baseOut + keepTimes, "", ""},
@@ -92,7 +93,7 @@ func TestCopiedLinksAreRefused(t *testing.T) {
 				t.Helper()
 				if test.want == "" {
 					must(t, err)
-				} else if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "has left the link") {
+				} else if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "the command has left ") {
 					t.Errorf("%s: %v, want %s", what, err, test.want)
 				}
 				unharmed(t, what)

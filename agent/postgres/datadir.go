@@ -410,6 +410,9 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 // be a mount point or a link. WAL and tablespaces to which it has links go with it
 // (outside.go) if owns says so; other links are removed, not followed.
 func (p *Instance) empty(systemIdentifier string, owns func(path string) bool) error {
+	if err := mayRemove(p.dataDir); err != nil {
+		return err
+	}
 	out, err := p.outsides(systemIdentifier, owns)
 	if err != nil {
 		return err

@@ -73,6 +73,9 @@ func (p *Instance) outsides(systemIdentifier string, owns func(path string) bool
 		if err == nil && !owns(last.path) {
 			err = errors.New("it was changed meanwhile")
 		}
+		if err == nil {
+			err = mountedIn(last.path)
+		}
 		if err != nil {
 			return found, fmt.Errorf("%s leads to %s, which is not to be emptied: %w; empty it yourself, or remove the link", link, last.path, err)
 		}
@@ -251,6 +254,9 @@ func (p *Instance) emptyOutside(list []outside) error {
 // mayEmpty says why the data directory cannot be emptied, before anything of it is, and
 // which directories would be emptied with it.
 func (p *Instance) mayEmpty(systemIdentifier string) (own []string, err error) {
+	if err := mayRemove(p.dataDir); err != nil {
+		return nil, err
+	}
 	list, err := p.outsides(systemIdentifier, everything)
 	defer closeOutsides(list)
 	for _, o := range list {
