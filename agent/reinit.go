@@ -49,6 +49,7 @@ func (a *Agent) reinitialize(r api.ReinitRequest) error {
 		return fmt.Errorf("%w: a candidate for the leadership counts on what this member has: try again when the shard has a leader", api.ErrRefused)
 	}
 	a.interruptTask()
+	limit := a.stopWithin()
 	a.startTask(ha.TaskReinit, func(ctx context.Context) error {
 		defer a.rejoinSync(ctx)
 		if err := a.leaveSync(ctx); err != nil {
@@ -57,7 +58,7 @@ func (a *Agent) reinitialize(r api.ReinitRequest) error {
 		if !a.pg.Reachable(ctx, up) {
 			return fmt.Errorf("the leader %s does not answer, so the data directory stays", leader)
 		}
-		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+		if err := a.pg.StopWithin(ctx, limit, nil); err != nil {
 			return err
 		}
 		if err := a.pg.RemoveForReinit(ctx, postgres.Permission{
@@ -69,7 +70,7 @@ func (a *Agent) reinitialize(r api.ReinitRequest) error {
 		if err := a.pg.MakeReplica(ctx, &source, "", a.cloneProgress(source.Name)); err != nil {
 			return err
 		}
-		return a.pg.Start(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &up})
+		return a.startWithin(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &up})
 	}, func(err error) {
 		if err == nil {
 			a.m.upstream = leader

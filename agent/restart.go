@@ -47,7 +47,8 @@ func (a *Agent) Restart(ctx context.Context) error {
 			return err
 		}
 	case before.Accepting:
-		if err := a.pg.Checkpoint(ctx); err != nil {
+		checkpoint := within(ha.UnservedLimit(*a.dynamic.Load()), a.pg.Checkpoint)
+		if err := checkpoint(ctx); err != nil {
 			a.log.Warn().Err(err).Msg("the checkpoint before the restart failed; its shutdown will take longer")
 		}
 	}
@@ -109,13 +110,14 @@ func (a *Agent) restartPostgres() func(context.Context) error {
 		}
 	}
 	a.warnOfReplicas()
+	limit := a.stopWithin()
 	return func(ctx context.Context) error {
 		a.beforeStop(ctx, a.scriptLimit)
 		// Standbys get the rest of the WAL when it is back.
-		if err := a.pg.StopWhen(ctx, postgres.Fast, func(context.Context, int64) error { return nil }); err != nil {
+		if err := a.pg.StopWithin(ctx, limit, func(context.Context, int64) error { return nil }); err != nil {
 			return err
 		}
-		return a.pg.Start(ctx, as)
+		return a.startWithin(ctx, as)
 	}
 }
 
@@ -131,7 +133,7 @@ func (a *Agent) restartReplica(upstream string) {
 		}
 		as.Upstream = &up
 	}
-	limit := a.beforeStopLimit()
+	scripts, limit := a.beforeStopLimit(), a.stopWithin()
 	a.startTask(ha.TaskRestart, func(ctx context.Context) error {
 		if why, err := a.pg.TryStart(ctx, postgres.Changed{}); err == nil && why != "" {
 			return fmt.Errorf("it would not start again: %s", why)
@@ -142,11 +144,11 @@ func (a *Agent) restartReplica(upstream string) {
 				return err
 			}
 		}
-		a.beforeStop(ctx, limit)
-		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+		a.beforeStop(ctx, scripts)
+		if err := a.pg.StopWithin(ctx, limit, nil); err != nil {
 			return err
 		}
-		return a.pg.Start(ctx, as)
+		return a.startWithin(ctx, as)
 	}, func(err error) {
 		if err == nil {
 			a.m.upstream = upstream

@@ -28,9 +28,36 @@ const (
 	// lingering is how long killed processes, and an interrupted task, may wait for a
 	// hung disk before they are left to the kernel.
 	lingering = 2 * time.Second
+	// startLimit bounds a start, whom to follow, and the end of what was shut down. A
+	// PostgreSQL that recovers longer has been started by then.
+	startLimit = time.Minute
 	// lookWithin bounds the look at the data after a kill or an interruption.
 	lookWithin = time.Second
 )
+
+// within bounds work.
+func within(limit time.Duration, work func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		return work(ctx)
+	}
+}
+
+// startWithin starts PostgreSQL within the limit of a start.
+func (a *Agent) startWithin(ctx context.Context, as postgres.StartAs) error {
+	return within(startLimit, func(ctx context.Context) error { return a.pg.Start(ctx, as) })(ctx)
+}
+
+// stopWithin is how long an orderly stop may take before PostgreSQL is killed: as long
+// as a leader may serve nobody.
+func (a *Agent) stopWithin() time.Duration {
+	limit := ha.UnservedLimit(a.m.dynamic)
+	if !a.m.tenure.Held(a.clock()) {
+		limit = max(limit, stopLimit) // nobody waits for it
+	}
+	return limit
+}
 
 // newTask makes a task the one under way, and returns the end of the one before.
 func (a *Agent) newTask(kind ha.TaskKind) (ctx context.Context, t task, before <-chan struct{}) {

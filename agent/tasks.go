@@ -54,7 +54,7 @@ func (a *Agent) begin(action ha.Action) {
 		case ha.FinishBootstrap:
 			a.finishBootstrap()
 		case ha.EndShutDown:
-			a.startTask(ha.TaskStart, a.pg.EndShutDown, nil)
+			a.startTask(ha.TaskStart, within(startLimit, a.pg.EndShutDown), nil)
 		case ha.DiscardIncomplete:
 			a.startTask(ha.TaskStart, a.pg.DiscardIncomplete, nil)
 		case ha.Clone:
@@ -135,18 +135,11 @@ func (a *Agent) demote() {
 	if a.m.task.kind == ha.TaskDemote {
 		return
 	}
-	scripts, limit := a.beforeStopLimit(), ha.UnservedLimit(a.m.dynamic)
-	if !a.m.tenure.Held(a.clock()) {
-		limit = max(limit, stopLimit) // nobody waits for it
-	}
+	scripts, limit := a.beforeStopLimit(), a.stopWithin()
 	a.startStop(func(ctx context.Context) error {
 		a.beforeStop(ctx, scripts)
-		stop, cancel := context.WithTimeout(ctx, limit)
-		defer cancel()
-		if err := a.pg.Stop(stop, postgres.Fast); ctx.Err() != nil {
-			return ctx.Err()
-		} else if err != nil {
-			a.log.Error().Err(err).Msg("PostgreSQL does not stop; it is killed")
+		if err := a.pg.StopWithin(ctx, limit, nil); err != nil && !errors.Is(err, fence.ErrLingering) {
+			return err
 		}
 		kill, cancel := context.WithTimeout(ctx, lingering)
 		defer cancel()
@@ -289,7 +282,7 @@ func (a *Agent) clone(from string) {
 		if err := a.pg.MakeReplica(ctx, source, shard, a.cloneProgress(from)); err != nil {
 			return err
 		}
-		return a.pg.Start(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: source})
+		return a.startWithin(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: source})
 	}, func(err error) {
 		if err == nil {
 			a.m.upstream = from
@@ -325,7 +318,7 @@ func (a *Agent) startPostgres(role postgres.Role, upstream string, waits *ha.Set
 				return fmt.Errorf("no primary is started: %w", err)
 			}
 		}
-		return a.pg.Start(ctx, as)
+		return a.startWithin(ctx, as)
 	}, func(err error) {
 		if err == nil {
 			a.follows(upstream)
@@ -355,10 +348,10 @@ func (a *Agent) rejoin(upstream string) {
 	if err != nil {
 		primary, leader = postgres.Upstream{}, ""
 	}
-	rewind, remove := a.mayRewind(), a.mayRemoveData()
+	rewind, remove, limit := a.mayRewind(), a.mayRemoveData(), a.stopWithin()
 	a.m.pg.syncSet = false
 	a.startTask(ha.TaskRejoin, func(ctx context.Context) error {
-		if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
+		if err := a.pg.StopWithin(ctx, limit, nil); err != nil {
 			return err
 		}
 		outcome, err := a.pg.Rewind(ctx, up, rewind)
@@ -383,7 +376,7 @@ func (a *Agent) rejoin(upstream string) {
 				return err
 			}
 		}
-		return a.pg.Start(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &up})
+		return a.startWithin(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &up})
 	}, func(err error) {
 		if err == nil {
 			a.m.upstream = upstream
@@ -394,7 +387,7 @@ func (a *Agent) rejoin(upstream string) {
 // follow points the running replica at another upstream, or at nobody.
 func (a *Agent) follow(upstream string) {
 	if upstream == "" {
-		a.startTask(ha.TaskStart, a.pg.Unfollow, func(err error) {
+		a.startTask(ha.TaskStart, within(startLimit, a.pg.Unfollow), func(err error) {
 			if err == nil {
 				a.follows("")
 				a.m.pg.observed.ReplicationState = ""
@@ -408,9 +401,9 @@ func (a *Agent) follow(upstream string) {
 		a.noteAttempt(ha.TaskStart, err)
 		return
 	}
-	a.startTask(ha.TaskStart, func(ctx context.Context) error {
+	a.startTask(ha.TaskStart, within(startLimit, func(ctx context.Context) error {
 		return a.pg.Follow(ctx, up)
-	}, func(err error) {
+	}), func(err error) {
 		if err == nil {
 			a.m.upstream = upstream
 			a.log.Info().Str("upstream", upstream).Msg("following")

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -37,6 +38,12 @@ func TestPostmasterThatHangs(t *testing.T) {
 		now, err := other.Postmaster()
 		if err == nil && now.PID == before.PID {
 			err = fmt.Errorf("process %d still runs", now.PID)
+		}
+		if err == nil {
+			var status int
+			if status, _, err = other.Get(ctx, "/primary"); err == nil && status != http.StatusOK {
+				err = fmt.Errorf("it does not serve: %d", status)
+			}
 		}
 		return err
 	})

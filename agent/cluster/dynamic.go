@@ -25,10 +25,11 @@ type Dynamic struct {
 	CheckTimeline bool `mapstructure:"check_timeline"`
 	// PrimaryStartTimeout is how long a crashed primary may take to come back, or one that hangs
 	// may serve nobody, in seconds, before another member leads; 0: at once, if another one can.
-	// If none can, one that hangs is killed and started in place. Alias: master_start_timeout.
+	// If none can, one that hangs is killed and started in place. A stop that takes as long
+	// (or a ttl, if that is longer) becomes a kill. Alias: master_start_timeout.
 	PrimaryStartTimeout time.Duration `mapstructure:"-"`
 	// PrimaryStopTimeout is how long a primary may take to stop, in seconds; 0: no limit. Without
-	// effect so far: the lease bounds it. Alias: master_stop_timeout.
+	// effect so far: primary_start_timeout and the lease bound it. Alias: master_stop_timeout.
 	PrimaryStopTimeout time.Duration `mapstructure:"-"`
 	// SynchronousMode makes commits wait for standbys, and lets only members that have every
 	// acknowledged commit lead: false, true, or quorum (any of several standbys may acknowledge).

@@ -35,6 +35,25 @@ func (p *Instance) Stop(ctx context.Context, mode Mode) error {
 	return p.StopWhen(ctx, mode, func(ctx context.Context, _ int64) error { return p.awaitSenders(ctx) })
 }
 
+// StopWithin stops PostgreSQL as StopWhen does, with served, or as Stop does, without it.
+// What has not stopped within limit is killed: a process that does not react keeps the
+// others waiting for ever.
+func (p *Instance) StopWithin(ctx context.Context, limit time.Duration, served func(ctx context.Context, checkpoint int64) error) error {
+	if served == nil {
+		served = func(ctx context.Context, _ int64) error { return p.awaitSenders(ctx) }
+	}
+	stop, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := p.StopWhen(stop, Fast, served)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	p.log.Error().Err(err).Dur("limit", limit).Msg("PostgreSQL does not stop in time; it is killed")
+	kill, cancel := context.WithTimeout(ctx, reapLimit)
+	defer cancel()
+	return p.Kill(kill)
+}
+
 // StopWhen stops PostgreSQL as Stop does, and lets served say when the standbys have
 // what they must have. It is called once the control file says that PostgreSQL is shut
 // down, with the position of its last checkpoint; it returns nil when they have, and

@@ -163,6 +163,27 @@ func TestStopWithASilentStandby(t *testing.T) {
 	stopped()
 }
 
+// A process that does not react keeps PostgreSQL from stopping: it is killed.
+func TestStopWithinALimit(t *testing.T) {
+	ctx := within(t)
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	conn, err := p.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(conn)
+	must(t, syscall.Kill(int(conn.PgConn().PID()), syscall.SIGSTOP))
+	must(t, p.StopWithin(ctx, time.Second, nil))
+	if pids, err := p.target.Processes(); err != nil || len(pids) > 0 || p.Running() {
+		t.Errorf("processes are left: %v %v", pids, err)
+	}
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	must(t, p.StopWithin(ctx, time.Hour, nil))
+	if c, err := p.control(ctx); err != nil || !c.IsShutDown() {
+		t.Errorf("the control file says %q: %v", c.State, err)
+	}
+}
+
 // awaitArchiver waits until the archive_command that hangs runs.
 func awaitArchiver(ctx context.Context, t *testing.T, p *Instance) {
 	t.Helper()
