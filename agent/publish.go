@@ -47,11 +47,14 @@ func (a *Agent) publish() {
 	}
 	a.touch()
 	a.endHandover()
-	if a.m.tenure.Held(a.clock()) && a.lockIsOurs() {
+	leads := a.m.tenure.Held(a.clock()) && a.lockIsOurs()
+	if leads {
 		a.writeRoute()
 		a.writeHistory()
-		a.keepSlots()
 		a.checkpointAfterPromotion()
+	}
+	if leads != a.m.pg.observed.InRecovery {
+		a.keepSlots()
 	}
 }
 
@@ -403,23 +406,20 @@ func (a *Agent) putHistory(timeline int, lines cluster.History) {
 	})
 }
 
-// keepSlots keeps a replication slot for every member, so that a replica that
-// is away for a while finds its WAL.
+// keepSlots keeps a replication slot for every member that streams from this one, so
+// that one that is away for a while finds its WAL. A replica does, too, for those that
+// replicate from it; and what it kept as a primary it drops, as that holds WAL back for
+// ever.
 func (a *Agent) keepSlots() {
 	p := &a.m.published
-	if p.slotting || !a.m.pg.observed.Accepting || a.m.pg.observed.InRecovery || a.m.dynamic.Pause ||
-		!a.pg.UseSlots() {
+	if p.slotting || !a.m.pg.observed.Accepting || a.m.dynamic.Pause || !a.pg.UseSlots() {
 		return
 	}
-	var names []string
-	for _, m := range a.m.Snapshot.Members {
-		from, _ := m.Value.Tags["replicatefrom"].(string)
-		_, fromMember := a.m.Snapshot.Member(from)
-		if m.OK() && m.Value.Name != a.cfg.Name && (from == "" || from == a.cfg.Name || !fromMember) {
-			names = append(names, m.Value.Name)
-		}
-	}
+	names := slotsFor(a.m.Snapshot, a.cfg.Name, !a.m.pg.observed.InRecovery)
 	key := strings.Join(names, ",")
+	if a.m.pg.observed.InRecovery {
+		key = "replica," + key
+	}
 	if key == p.slots && a.clock().Sub(p.slotsAt) < slotsEvery {
 		return
 	}
@@ -438,6 +438,23 @@ func (a *Agent) keepSlots() {
 			p.slots = key
 		}
 	})
+}
+
+// slotsFor are the members that stream from a member, as each decides (ha.View): from the
+// one that it is to replicate from if that runs, else from the primary.
+func slotsFor(s cluster.Snapshot, name string, primary bool) []string {
+	var names []string
+	for _, m := range s.Members {
+		if !m.OK() || m.Value.Name == name || !primary && m.Value.Name == s.LeaderName() {
+			continue
+		}
+		from, _ := m.Value.Tags["replicatefrom"].(string)
+		other, found := s.Member(from)
+		if from == name || primary && (!found || !other.OK() || other.Value.State != cluster.StateRunning) {
+			names = append(names, m.Value.Name)
+		}
+	}
+	return names
 }
 
 // slotsEvery is how often slots are looked at when the members stay the same.

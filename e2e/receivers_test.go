@@ -12,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/e2e/lab"
+	"github.com/lictor-ha/lictor/e2e/lab/labtest"
 )
 
 // The replicas stream again soon after the primary's postmaster was killed: a
@@ -106,4 +108,56 @@ func standbys(ctx context.Context, m *lab.Member) (n int, err error) {
 	defer conn.Close(ctx)
 	err = conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'").Scan(&n)
 	return n, err
+}
+
+// A replica that follows a replica streams from it, by a slot there; after a switchover,
+// too. No slot is left where its member does not stream from, for it would hold WAL back
+// for ever.
+func TestReplicaOfAReplica(t *testing.T) {
+	l := labtest.New(t, lab.Options{
+		Members: 3, Bouncers: -1, ConsulServers: 1, Async: true,
+		Database: lab.Lictor{Edit: func(m *lab.Member, config map[string]any) {
+			if m == m.Shard.Members()[2] {
+				config["tags"] = map[string]any{"replicatefrom": m.Shard.Members()[1].Name, "nofailover": true}
+			}
+		}},
+	})
+	ctx := within(t)
+	must(t, l.StartConsul(ctx))
+	s := l.Shard(0)
+	a, b, c := s.Members()[0], s.Members()[1], s.Members()[2]
+	must(t, a.Start(ctx)) // it makes the shard
+	got(s.AwaitLeader(ctx))(t)
+	must(t, b.Start(ctx))
+	must(t, c.Start(ctx))
+	slots := func(m *lab.Member, want ...*lab.Member) {
+		t.Helper()
+		var names []string
+		for _, w := range want {
+			names = append(names, cluster.SlotName(w.Name))
+		}
+		await(ctx, t, "the slots of "+m.Name, func() error {
+			conn, err := m.ConnectLocal(ctx, "postgres", nil)
+			if err != nil {
+				return err
+			}
+			defer conn.Close(ctx)
+			var active, all string
+			err = conn.QueryRow(ctx, "SELECT COALESCE(string_agg(slot_name, ',' ORDER BY slot_name) FILTER (WHERE active), ''), "+
+				"COALESCE(string_agg(slot_name, ',' ORDER BY slot_name), '') FROM pg_replication_slots").Scan(&active, &all)
+			if wanted := strings.Join(names, ","); err == nil && (active != wanted || all != wanted) {
+				err = fmt.Errorf("active %q of %q, want %q", active, all, wanted)
+			}
+			return err
+		})
+	}
+	slots(a, b)
+	slots(b, c)
+	slots(c)
+	must(t, s.Switchover(ctx, a, b))
+	slots(b, a, c)
+	slots(a)
+	must(t, s.Switchover(ctx, b, a))
+	slots(a, b)
+	slots(b, c)
 }

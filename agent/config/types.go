@@ -212,7 +212,9 @@ type Postgres struct {
 	// needs data checksums or wal_log_hints. Default: false, or what the dynamic configuration says.
 	UsePgRewind *bool `mapstructure:"use_pg_rewind"`
 	// UseSlots makes the leader keep a replication slot for each member, so that a member that was
-	// away for a while finds its WAL. It also means that WAL is kept as long as a member is away.
+	// away for a while finds its WAL, and a replica one for each member that has its name in the tag
+	// replicatefrom. It also means that WAL is kept as long as a member is away. Other physical slots
+	// that nobody uses are dropped, unless slots or ignore_slots name them.
 	// Default: true; a value in the dynamic configuration goes over this one.
 	UseSlots *bool `mapstructure:"use_slots"`
 	// RemoveOnRewindFail lets the data directory be removed and copied anew when pg_rewind fails. Off,
