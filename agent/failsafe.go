@@ -152,11 +152,38 @@ func (a *Agent) depose(name string, index uint64) {
 	})
 }
 
-// Part has PostgreSQL receive nothing more from the old leader (api.Node).
+// confirmLimit bounds the reading of Consul by which a member confirms what another one
+// told it. The one who asks waits for a second.
+const confirmLimit = 500 * time.Millisecond
+
+// confirm reads the shard consistently because another member told of the status at
+// index, unless that or a later one is known already. It returns an error when Consul
+// could not be read in time.
+func (a *Agent) confirm(ctx context.Context, index uint64) error {
+	known := false
+	if err := a.ask(ctx, func() error { known = a.m.Snapshot.Status.ModifyIndex >= index; return nil }); err != nil || known {
+		return err
+	}
+	read, cancel := context.WithTimeout(ctx, confirmLimit)
+	defer cancel()
+	snapshot, err := a.store.Read(read)
+	if err != nil {
+		return err
+	}
+	return a.ask(ctx, func() error { a.accept(snapshot, true); return nil })
+}
+
+// Part has PostgreSQL receive nothing more from the old leader (api.Node). A status
+// that Consul does not show is no reason to part: it would never be followed by a newer
+// one. If Consul cannot be asked, the word of a member has to do.
 func (a *Agent) Part(ctx context.Context, p api.Parting) error {
+	unread := a.confirm(ctx, p.Index)
 	err := a.ask(ctx, func() error {
 		if _, known := a.m.Snapshot.Member(p.Candidate); !known || p.Candidate == a.cfg.Name {
 			return fmt.Errorf("%w: %q is not another member of this shard", api.ErrRefused, p.Candidate)
+		}
+		if unread == nil && p.Index > a.m.Snapshot.Status.ModifyIndex {
+			return fmt.Errorf("%w: Consul shows no status as new as %d", api.ErrRefused, p.Index)
 		}
 		if err := a.view().MayPart(p.Index); err != nil {
 			return err
@@ -173,18 +200,24 @@ func (a *Agent) Part(ctx context.Context, p api.Parting) error {
 	return a.await(ctx, func(s api.State) bool { return s.Parted >= p.Index })
 }
 
-// Deposed hears that another member has taken the lock (api.Node).
+// Deposed hears that another member has taken the lock (api.Node). Consul is asked
+// whether it has; who cannot ask Consul believes the member, and fences at once.
 func (a *Agent) Deposed(ctx context.Context, d api.Deposition) error {
+	if d.Leader == a.cfg.Name || d.Leader == "" {
+		return fmt.Errorf("%w: %q cannot have deposed this member", api.ErrRefused, d.Leader)
+	}
+	unread := a.confirm(ctx, d.Index)
 	return a.ask(ctx, func() error {
-		if d.Leader == a.cfg.Name || d.Leader == "" {
-			return fmt.Errorf("%w: %q cannot have deposed this member", api.ErrRefused, d.Leader)
-		}
 		if _, known := a.m.Snapshot.Member(d.Leader); !known && !a.m.Read.IsZero() {
 			return fmt.Errorf("%w: %q is not a member of this shard", api.ErrRefused, d.Leader)
 		}
-		a.m.tenure.Depose(d.Index)
-		if a.m.tenure.Held(a.clock()) && d.Index > a.m.Snapshot.Status.ModifyIndex {
-			a.log.Error().Str("by", d.Leader).Msg("deposed: another member has taken the lock")
+		held := a.m.tenure.Held(a.clock()) && d.Index > a.m.Snapshot.Status.ModifyIndex
+		if unread == nil && held {
+			return fmt.Errorf("%w: Consul shows no status as new as %d", api.ErrRefused, d.Index)
+		}
+		if held {
+			a.log.Error().Str("by", d.Leader).AnErr("consul", unread).Msg("deposed: another member has taken the lock")
+			a.m.tenure.Depose(d.Index)
 		}
 		a.reread()
 		return nil

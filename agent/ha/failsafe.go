@@ -156,6 +156,10 @@ func (t *Tenure) Agree(v View, r FailsafeRequest) error {
 		return fmt.Errorf("%w: a takeover of unknown outcome is under way", ErrDisagree)
 	case newer && (b == nil || b.Owner != r.Leader || b.Released):
 		return fmt.Errorf("%w: a newer status of another leader was seen", ErrDisagree)
+	case !v.Read.IsZero() && (b == nil || b.Owner != r.Leader):
+		return fmt.Errorf("%w: the last beat that was seen is not %s's", ErrDisagree, r.Leader)
+	case r.Lease > v.longestLease():
+		return fmt.Errorf("%w: a lease of %s, though Consul has shown none longer than %s", ErrDisagree, r.Lease, v.longestLease())
 	}
 	if p := v.promised(); p != nil && p.Leader != r.Leader && (!newerThan(status, p.Index) || v.beat() == nil || v.beat().Owner != r.Leader) {
 		return fmt.Errorf("%w: promised to %s already", ErrDisagree, p.Leader)
@@ -166,6 +170,23 @@ func (t *Tenure) Agree(v View, r FailsafeRequest) error {
 	}
 	t.promise = &Promise{Leader: r.Leader, Until: until, Index: max(r.Index, status.ModifyIndex)}
 	return nil
+}
+
+// unseenLease bounds what a member promises that has never read Consul: it knows
+// neither a beat nor the shard's ttl.
+const unseenLease = 10 * time.Minute
+
+// longestLease is what a leader can ask for at most: it asks for the shortest lease
+// that a beat of its own in Consul may carry.
+func (v View) longestLease() time.Duration {
+	if v.Read.IsZero() {
+		return unseenLease
+	}
+	longest := v.Config.TTL
+	if b := v.beat(); b != nil {
+		longest = max(longest, b.Lease())
+	}
+	return longest
 }
 
 func newerThan(e cluster.Entry[cluster.Status], index uint64) bool { return e.ModifyIndex > index }

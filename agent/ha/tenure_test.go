@@ -208,6 +208,10 @@ func TestAgree(t *testing.T) {
 			t.WriteFailed(NoEffect, 0, 0)
 		}},
 		"somebody has led since":                {view: view(other), ask: ask},
+		"who never led says that he does":       {view: view(leads("c", 0)), ask: FailsafeRequest{Leader: "b", Lease: ttl, Index: 1 << 60}},
+		"no beat was ever seen":                 {view: view(newShard), ask: ask},
+		"longer than any lease that was seen":   {view: view(leads("b", 0)), ask: FailsafeRequest{Leader: "b", Lease: ttl + 1, Index: 45}},
+		"253 years":                             {view: view(newShard, func(v *View) { v.Read = 0 }), ask: FailsafeRequest{Leader: "b", Lease: 1 << 62, Index: 45}},
 		"the leader has released since":         {view: view(leads("b", 0), released("")), ask: FailsafeRequest{Leader: "b", Lease: ttl, Index: 44}},
 		"promised to another":                   {view: view(leads("b", 0)), ask: ask, tenure: promised("c", 45)},
 		"promised to another who lost it since": {view: view(leads("b", 0)), ask: ask, tenure: promised("c", 44), ok: true},

@@ -315,15 +315,35 @@ func (a *agent) depose(name string, index uint64) {
 		return
 	}
 	call(a, a.host.w.hostNamed(name), time.Second, func(to *agent, answer func(bool)) {
-		to.post(func() {
-			to.tenure.Depose(index)
-			to.reread()
-			answer(true)
-		})
+		to.post(func() { to.deposed(index, func() { answer(true) }) })
 	}, func(_, ok bool) {
 		if !ok {
 			a.later(time.Second, func() { a.depose(name, index) })
 		}
+	})
+}
+
+// confirmLimit bounds the reading of Consul by which a member confirms what it is told.
+const confirmLimit = 500 * time.Millisecond
+
+// deposed hears that another member has taken the lock: it believes that when Consul
+// shows it, or when it cannot ask Consul.
+func (a *agent) deposed(index uint64, heard func()) {
+	if a.Snapshot.Status.ModifyIndex >= index {
+		a.reread()
+		heard()
+		return
+	}
+	ask(a, confirmLimit, func(c *consul) (cluster.Snapshot, error) { return c.read(), nil }, func(s cluster.Snapshot, err error) {
+		switch {
+		case err == nil:
+			a.accept(s, true)
+		case a.tenure.Held(a.clock()):
+			a.tenure.Depose(index)
+		}
+		a.reread()
+		heard()
+		a.step()
 	})
 }
 
