@@ -18,6 +18,7 @@
 //	disk.go      whether the data directory can be written
 //	guardian.go, watchdog.go
 //	             the deadlines that guard and watchdog device get
+//	secret.go    what members prove themselves to each other with
 //	watch.go     the goroutines that listen: Consul, PostgreSQL, peers, session
 //	requests.go, restart.go, reinit.go
 //	             what operators ask for through the REST API
@@ -48,6 +49,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/logging"
 	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/proof"
 	"github.com/lictor-ha/lictor/agent/systemd"
 )
 
@@ -76,6 +78,7 @@ type Agent struct {
 	scriptLimit time.Duration
 	peers       *api.Client
 	poolers     *api.BouncerClient
+	secrets     *proof.Keeper
 	clock       fence.Clock
 
 	// ctx ends when the agent must end at once; work counts its goroutines.
@@ -159,7 +162,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	cfg.Bootstrap.DCS = inForce(cfg, dynamic, cfg.Bootstrap.DCS)
 	a := &Agent{
 		cfg: cfg, source: o.Source, version: o.Version, log: o.Log,
-		keys: cfg.Keys(), store: store, peers: peers, poolers: poolers, clock: fence.Now, runnable: o.Runnable,
+		keys: cfg.Keys(), store: store, peers: peers, secrets: &proof.Keeper{}, poolers: poolers, clock: fence.Now, runnable: o.Runnable,
 		logging: o.Logging, systemd: o.Systemd, meter: meter,
 		events:       make(chan func(), 64),
 		changed:      newBroadcast(),
@@ -168,6 +171,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		kickPostgres: make(chan struct{}, 1),
 		kickSession:  make(chan struct{}, 1),
 	}
+	peers.ProveWith(a.secrets)
 	a.guard = newGuardian(cfg, o)
 	a.watchdog = newWatchdog(cfg)
 	a.pg, err = postgres.New(postgresSettings(cfg, o.Log, a.guard))
@@ -214,6 +218,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	if err != nil {
 		return err
 	}
+	server.ProveWith(a.secrets)
 	server.Compat = a.cfg.Lictor.Speaks()
 	server.Collectors = a.meter.collectors()
 	// A port that is taken must end this agent before it has touched anything.
@@ -234,6 +239,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo(func(ctx context.Context) { a.keepSession(ctx, session) })
 	a.goDo(a.watchConsul)
 	a.goDo(a.watchRoute)
+	a.goDo(a.keepSecret)
 	a.goDo(a.watchPostgres)
 	a.goDo(a.watchGuard)
 	a.goDo(func(ctx context.Context) { a.watchReload(ctx, signals.Reload) })

@@ -19,6 +19,7 @@ func (a *Agent) askFailsafe() {
 	t0 := a.clock()
 	lease := a.m.tenure.BeginFailsafe(t0)
 	members := a.m.tenure.FailsafeMembers(a.cfg.Name)
+	snapshot := a.m.Snapshot
 	request := api.FailsafeRequest{
 		Name: a.cfg.Name, ConnURL: a.memberValue().ConnURL, APIURL: a.memberValue().APIURL,
 		Lictor: &api.FailsafeLease{LeaseMS: lease.Milliseconds(), Index: a.m.Snapshot.Status.ModifyIndex},
@@ -29,7 +30,7 @@ func (a *Agent) askFailsafe() {
 		asking, ctx := errgroup.WithContext(ctx) // the first refusal ends the round
 		for _, m := range members {
 			asking.Go(func() error {
-				if err := a.peers.Failsafe(ctx, m.URL, request); err != nil {
+				if err := a.peers.Failsafe(ctx, peerAt(snapshot, m), request); err != nil {
 					return fmt.Errorf("%s: %w", m.Name, err)
 				}
 				return nil
@@ -38,6 +39,13 @@ func (a *Agent) askFailsafe() {
 		err := asking.Wait()
 		return func() { a.failsafeAnswered(t0, lease, err) }
 	})
+}
+
+// peerAt is a member of the failsafe list. What it runs its key in Consul says; without
+// one it has to prove itself.
+func peerAt(s cluster.Snapshot, listed ha.FailsafeMember) api.Peer {
+	m, found := s.Member(listed.Name)
+	return api.Peer{Name: listed.Name, APIURL: listed.URL, Patroni: found && m.OK() && m.Value.Lictor == nil}
 }
 
 func (a *Agent) failsafeAnswered(t0 cluster.Instant, lease time.Duration, refusal error) {
@@ -137,11 +145,11 @@ func (a *Agent) depose(name string, index uint64) {
 	if !found || !m.OK() {
 		return // its member key has gone with its session: it was away for long
 	}
-	url := m.Value.APIURL
+	old := api.PeerOf(m.Value)
 	a.goDo(func(ctx context.Context) {
 		for ctx.Err() == nil && a.State().Cluster.LeaderName() == a.cfg.Name {
 			ask, cancel := context.WithTimeout(ctx, deposeEvery)
-			err := a.peers.Depose(ask, url, api.Deposition{Leader: a.cfg.Name, Index: index})
+			err := a.peers.Depose(ask, old, api.Deposition{Leader: a.cfg.Name, Index: index})
 			cancel()
 			if err == nil {
 				a.log.Info().Str("member", name).Msg("the old leader has heard that it is deposed")
@@ -201,22 +209,26 @@ func (a *Agent) Part(ctx context.Context, p api.Parting) error {
 }
 
 // Deposed hears that another member has taken the lock (api.Node). Consul is asked
-// whether it has; who cannot ask Consul believes the member, and fences at once.
+// whether it has; who cannot ask Consul believes the member, and fences at once. Before
+// an operator gives the lease away by force, Consul shows nothing.
 func (a *Agent) Deposed(ctx context.Context, d api.Deposition) error {
 	if d.Leader == a.cfg.Name || d.Leader == "" {
 		return fmt.Errorf("%w: %q cannot have deposed this member", api.ErrRefused, d.Leader)
 	}
-	unread := a.confirm(ctx, d.Index)
+	var unread error
+	if !d.Forced {
+		unread = a.confirm(ctx, d.Index)
+	}
 	return a.ask(ctx, func() error {
 		if _, known := a.m.Snapshot.Member(d.Leader); !known && !a.m.Read.IsZero() {
 			return fmt.Errorf("%w: %q is not a member of this shard", api.ErrRefused, d.Leader)
 		}
 		held := a.m.tenure.Held(a.clock()) && d.Index > a.m.Snapshot.Status.ModifyIndex
-		if unread == nil && held {
+		if unread == nil && held && !d.Forced {
 			return fmt.Errorf("%w: Consul shows no status as new as %d", api.ErrRefused, d.Index)
 		}
 		if held {
-			a.log.Error().Str("by", d.Leader).AnErr("consul", unread).Msg("deposed: another member has taken the lock")
+			a.log.Error().Str("by", d.Leader).Bool("by_operator", d.Forced).AnErr("consul", unread).Msg("deposed: another member has taken the lock")
 			a.m.tenure.Depose(d.Index)
 		}
 		a.reread()

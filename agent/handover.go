@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/postgres"
@@ -34,9 +35,9 @@ const (
 // successor it is an orderly stop: whoever is best may lead next.
 func (a *Agent) handover(h ha.Handover) {
 	successor := h.Successor
-	url := ""
+	var receiver api.Peer
 	if m, found := a.m.Snapshot.Member(successor); found {
-		url = m.Value.APIURL
+		receiver = api.PeerOf(m.Value)
 	}
 	plan := cluster.Handover{
 		ID: rand.Text(), Leader: a.cfg.Name, Successor: successor, Timeline: a.m.pg.observed.Timeline,
@@ -70,7 +71,7 @@ func (a *Agent) handover(h ha.Handover) {
 			return a.guard.disarm(ctx)
 		}
 		if err := a.pg.StopWhen(ctx, postgres.Fast, func(ctx context.Context, checkpoint int64) error {
-			return a.awaitWAL(ctx, url, plan.Timeline, checkpoint)
+			return a.awaitWAL(ctx, receiver, plan.Timeline, checkpoint)
 		}); err != nil {
 			return err
 		}
@@ -78,7 +79,7 @@ func (a *Agent) handover(h ha.Handover) {
 		if !seen {
 			return fmt.Errorf("the data directory does not tell how far its WAL goes: %w", ctx.Err())
 		}
-		if err := a.awaitWAL(ctx, url, plan.Timeline, left.data.checkpointLSN); err != nil {
+		if err := a.awaitWAL(ctx, receiver, plan.Timeline, left.data.checkpointLSN); err != nil {
 			return fmt.Errorf("%s has not received all WAL, so it stays the replica: %w", successor, err)
 		}
 		dropped = true

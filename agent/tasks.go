@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/fence"
@@ -503,12 +504,12 @@ func (a *Agent) unpromoted() bool {
 	return seen && left.data.State == ha.DataValid && !left.data.wasPrimary
 }
 
-// awaitWAL waits until the member behind url has received WAL of our timeline beyond
+// awaitWAL waits until a member has received WAL of our timeline beyond
 // lsn. A fast shutdown waits for connected standbys, so the first answer usually tells.
-func (a *Agent) awaitWAL(ctx context.Context, url string, timeline int, lsn int64) error {
+func (a *Agent) awaitWAL(ctx context.Context, successor api.Peer, timeline int, lsn int64) error {
 	var last error
 	for ctx.Err() == nil {
-		status, err := a.peers.Observe(ctx, url)
+		status, err := a.peers.Observe(ctx, successor)
 		if p := peerOf("", status); err == nil && p.Timeline == timeline && p.LSN > lsn {
 			return nil
 		}

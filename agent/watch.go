@@ -215,7 +215,7 @@ func (a *Agent) askPeers(part uint64) {
 		var asking sync.WaitGroup
 		for _, m := range others {
 			asking.Go(func() {
-				peer := a.askPeer(ctx, m.Name, m.APIURL, part)
+				peer := a.askPeer(ctx, api.PeerOf(m), part)
 				a.post(func() {
 					if a.m.asked == round {
 						a.m.answers = append(a.m.answers, peer)
@@ -228,15 +228,15 @@ func (a *Agent) askPeers(part uint64) {
 	})
 }
 
-func (a *Agent) askPeer(ctx context.Context, name, url string, part uint64) ha.Peer {
-	parted := a.askToPart(ctx, name, url, part)
+func (a *Agent) askPeer(ctx context.Context, to api.Peer, part uint64) ha.Peer {
+	parted := a.askToPart(ctx, to, part)
 	asked := a.clock()
-	status, err := a.peers.Observe(ctx, url)
+	status, err := a.peers.Observe(ctx, to)
 	if err != nil {
-		a.log.Debug().Err(err).Str("member", name).Msg("does not answer")
-		return ha.Peer{Name: name}
+		a.log.Debug().Err(err).Str("member", to.Name).Msg("does not answer")
+		return ha.Peer{Name: to.Name}
 	}
-	peer := peerOf(name, status)
+	peer := peerOf(to.Name, status)
 	peer.Parted = parted
 	if l := status.Lictor; l != nil {
 		peer.Parted = min(parted, l.Parted) // it may have looked before it parted
@@ -250,17 +250,17 @@ func (a *Agent) askPeer(ctx context.Context, name, url string, part uint64) ha.P
 
 // askToPart asks a member to part from the old leader and returns the status under
 // which it has. A member of Patroni's knows nothing of that: what it answers must do.
-func (a *Agent) askToPart(ctx context.Context, name, url string, part uint64) uint64 {
+func (a *Agent) askToPart(ctx context.Context, to api.Peer, part uint64) uint64 {
 	if part == 0 {
 		return 0
 	}
-	known, err := a.peers.Part(ctx, url, api.Parting{Candidate: a.cfg.Name, Index: part})
+	known, err := a.peers.Part(ctx, to, api.Parting{Candidate: a.cfg.Name, Index: part})
 	if err != nil {
-		a.log.Debug().Err(err).Str("member", name).Msg("does not part from the old leader")
+		a.log.Debug().Err(err).Str("member", to.Name).Msg("does not part from the old leader")
 		return 0
 	}
 	if !known {
-		a.log.Debug().Str("member", name).Msg("cannot part from the old leader: it runs Patroni")
+		a.log.Debug().Str("member", to.Name).Msg("cannot part from the old leader: it runs Patroni")
 	}
 	return part
 }

@@ -29,23 +29,23 @@ func newAccess(cfg config.RestAPI, demandCert bool) access {
 	})}
 }
 
-// check returns nil when the request may change something.
-func (a access) check(r *http.Request, state State) *httpserver.Denial {
-	members := func() []string { return memberHosts(state) }
-	if a.Open() && betweenMembers(r, state) {
+// check returns nil when the request may change something. Who has proved to know the
+// shard's secret may: he can write the shard's keys in Consul as well.
+func (a access) check(r *http.Request, state State, proved bool) *httpserver.Denial {
+	switch {
+	case proved:
+		return a.CheckConnection(r)
+	case a.Open() && betweenMembers(r, state):
 		return a.CheckProof(r)
 	}
-	return a.Check(r, members)
+	return a.Check(r, func() []string { return memberHosts(state) })
 }
 
-// betweenMembers reports whether a request is what members tell each other without
-// an operator, and comes from a member's address.
+// betweenMembers reports whether a request is what a member of Patroni's asks the others
+// without an operator, and comes from a member's address. Members of Lictor's prove
+// themselves.
 func betweenMembers(r *http.Request, state State) bool {
-	switch segmentOf(r) {
-	case "failsafe", "deposed", "part":
-		return httpserver.IsOneOf(r.Context(), r.RemoteAddr, memberHosts(state))
-	}
-	return false
+	return segmentOf(r) == "failsafe" && httpserver.IsOneOf(r.Context(), r.RemoteAddr, memberHosts(state))
 }
 
 // memberHosts are the hosts of the members' REST APIs.

@@ -17,6 +17,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/proof"
 )
 
 // answerLimit bounds what a client reads of an answer.
@@ -29,6 +30,7 @@ type Client struct {
 	http     *http.Client
 	username string
 	password string
+	prover   proof.Prover
 	// encrypted: where TLS is configured, the credentials go over nothing else,
 	// whatever a member's key says.
 	encrypted bool
@@ -91,6 +93,10 @@ func newHTTPClient(ctl config.Ctl, rest config.RestAPI) (client *http.Client, en
 	}, cert != "" || ca != "", nil
 }
 
+// ProveWith has every request that changes something, and every observation, prove
+// itself with the secret that is held, once there is one.
+func (c *Client) ProveWith(k *proof.Keeper) { c.prover.Keeper = k }
+
 // Close ends the connections that are kept open. The client may be used again.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
@@ -103,6 +109,10 @@ type Answer struct {
 	Reason string
 	// Took is how long a switchover took, if the member said so.
 	Took time.Duration
+	// Proved says that the answer comes from a member that knows the shard's secret,
+	// ProvedBy which one. It is false for what was asked without the secret.
+	Proved   bool
+	ProvedBy string
 }
 
 // OK tells whether the member did what was asked.
@@ -138,46 +148,60 @@ func (c *Client) do(ctx context.Context, method, apiURL, path string, body any) 
 	if err != nil {
 		return Answer{}, err
 	}
-	var content io.Reader
+	var content []byte
 	if body != nil {
-		encoded, err := json.Marshal(body)
-		if err != nil {
+		if content, err = json.Marshal(body); err != nil {
 			return Answer{}, fmt.Errorf("%s %s: write the request as JSON: %w", method, target, err)
 		}
-		content = bytes.NewReader(encoded)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target, content)
+	a, again, err := c.attempt(ctx, method, target, content)
+	if again {
+		a, _, err = c.attempt(ctx, method, target, content)
+	}
+	return a, err
+}
+
+// attempt sends a request once. again says that the server did nothing, as it wants
+// the request to be proved by another challenge.
+func (c *Client) attempt(ctx context.Context, method, target string, content []byte) (a Answer, again bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(content))
 	if err != nil {
-		return Answer{}, fmt.Errorf("%s %s: %w", method, target, err)
+		return Answer{}, false, fmt.Errorf("%s %s: %w", method, target, err)
 	}
-	if body != nil {
+	if content != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	// What only tells how the member is needs no proof, and proves nothing.
+	var asked *proof.Asked
+	if method != http.MethodGet || req.URL.Query().Has(observeQuery) {
+		asked = c.prover.Sign(req, content)
 	}
 	// Reading needs no login: what is not sent cannot be overheard.
 	if method != http.MethodGet && c.username != "" {
 		if c.encrypted && req.URL.Scheme != "https" {
-			return Answer{}, fmt.Errorf("%s %s: the password is not sent without TLS, which restapi.certfile, restapi.cafile or the section ctl asks for: see the member's api_url", method, target)
+			return Answer{}, false, fmt.Errorf("%s %s: the password is not sent without TLS, which restapi.certfile, restapi.cafile or the section ctl asks for: see the member's api_url", method, target)
 		}
 		req.SetBasicAuth(c.username, c.password)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		// It names method and URL itself.
-		return Answer{}, fmt.Errorf("ask a member: %w", err)
+		return Answer{}, false, fmt.Errorf("ask a member: %w", err)
 	}
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, answerLimit+1))
 	switch {
 	case err != nil:
-		return Answer{}, fmt.Errorf("%s %s: read the answer: %w", method, target, err)
+		return Answer{}, false, fmt.Errorf("%s %s: read the answer: %w", method, target, err)
 	case len(raw) > answerLimit:
-		return Answer{}, fmt.Errorf("%s %s: the answer is longer than %d bytes", method, target, answerLimit)
+		return Answer{}, false, fmt.Errorf("%s %s: the answer is longer than %d bytes", method, target, answerLimit)
 	}
-	a := Answer{Status: resp.StatusCode, Text: strings.TrimSpace(string(raw)), Reason: resp.Header.Get(reasonHeader)}
+	a = Answer{Status: resp.StatusCode, Text: strings.TrimSpace(string(raw)), Reason: resp.Header.Get(reasonHeader)}
 	if ms, err := strconv.ParseInt(resp.Header.Get(tookHeader), 10, 64); err == nil {
 		a.Took = time.Duration(ms) * time.Millisecond
 	}
-	return a, nil
+	a.ProvedBy, a.Proved = asked.ProvedBy(resp, raw)
+	return a, c.prover.Again(asked, resp), nil
 }
 
 // memberURL is the URL of a path at the member with that api_url.
@@ -255,19 +279,27 @@ type PeerLictor struct {
 
 // Status asks a member how it is.
 func (c *Client) Status(ctx context.Context, apiURL string) (PeerStatus, error) {
-	return c.status(ctx, apiURL, "/patroni")
-}
-
-// Observe asks a member to look at its PostgreSQL and tell how it is now.
-func (c *Client) Observe(ctx context.Context, apiURL string) (PeerStatus, error) {
-	return c.status(ctx, apiURL, "/patroni?"+observeQuery)
-}
-
-func (c *Client) status(ctx context.Context, apiURL, path string) (PeerStatus, error) {
-	a, err := c.Get(ctx, apiURL, path)
+	a, err := c.Get(ctx, apiURL, "/patroni")
 	if err != nil {
 		return PeerStatus{}, err
 	}
+	return statusOf(apiURL, a)
+}
+
+// Observe asks a member to look at its PostgreSQL and tell how it is now. Who decides
+// by it must know who answers: see Peer.
+func (c *Client) Observe(ctx context.Context, p Peer) (PeerStatus, error) {
+	a, err := c.Get(ctx, p.APIURL, "/patroni?"+observeQuery)
+	if err == nil {
+		err = p.gave(a)
+	}
+	if err != nil {
+		return PeerStatus{}, err
+	}
+	return statusOf(p.APIURL, a)
+}
+
+func statusOf(apiURL string, a Answer) (PeerStatus, error) {
 	if a.Status != http.StatusOK {
 		return PeerStatus{}, fmt.Errorf("ask the member at %s how it is: it answered %d %s", apiURL, a.Status, http.StatusText(a.Status))
 	}

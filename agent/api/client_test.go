@@ -300,7 +300,7 @@ func TestObserve(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer client.Close()
-			got, err := client.Observe(t.Context(), server.url+"/patroni")
+			got, err := client.Observe(t.Context(), Peer{APIURL: server.url + "/patroni", Patroni: true})
 			if err != nil {
 				t.Fatal(err)
 			}

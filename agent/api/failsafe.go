@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
 // FailsafeRequest is what a leader that cannot reach Consul asks of every member
@@ -26,10 +28,12 @@ type FailsafeLease struct {
 }
 
 // Deposition is what a new leader tells the one whose lease has run out (POST
-// /deposed): who leads, and the ModifyIndex of the status it has written.
+// /deposed): who leads, and the ModifyIndex of the status it has written. With Forced
+// it is an operator who is about to give the lease to that member.
 type Deposition struct {
 	Leader string `json:"leader"`
 	Index  uint64 `json:"index"`
+	Forced bool   `json:"forced,omitempty"`
 }
 
 // Parting is what a candidate asks of a synchronous standby before it takes the lock
@@ -47,6 +51,9 @@ func (s *Server) failsafe(ctx context.Context, body map[string]any) answer {
 	var r FailsafeRequest
 	if err := remarshal(body, &r); err != nil || r.Name == "" {
 		return failed(http.StatusBadRequest)
+	}
+	if r.Lictor != nil && provenIn(ctx) == nil {
+		return text(http.StatusForbidden, "only a member that knows the shard's secret is promised anything")
 	}
 	if state := s.node.State(); r.Lictor == nil && state.Leader {
 		return text(http.StatusInternalServerError, "Running as a leader")
@@ -92,44 +99,83 @@ func remarshal(body map[string]any, into any) error {
 	return json.Unmarshal(b, into)
 }
 
+// Peer is a member that another one asks for something on which its decisions rest.
+type Peer struct {
+	Name   string
+	APIURL string
+	// Patroni says that the member runs Patroni, which proves nothing: it is believed
+	// by its address in Consul.
+	Patroni bool
+}
+
+// PeerOf is the member of this value in Consul.
+func PeerOf(m cluster.Member) Peer {
+	return Peer{Name: m.Name, APIURL: m.APIURL, Patroni: m.Lictor == nil}
+}
+
+// gave returns nil if this member has given the answer.
+func (p Peer) gave(a Answer) error {
+	switch {
+	case p.Patroni:
+		return nil
+	case !a.Proved:
+		return fmt.Errorf("the member at %s answers %d without the proof that it knows the shard's secret: %s", p.APIURL, a.Status, abridged(a.Text))
+	case a.ProvedBy != p.Name:
+		return fmt.Errorf("the member at %s is %q, not %q", p.APIURL, a.ProvedBy, p.Name)
+	}
+	return nil
+}
+
 // Failsafe asks a member to promise not to take the lock. The error says why it
 // does not, or why it cannot be asked.
-func (c *Client) Failsafe(ctx context.Context, apiURL string, r FailsafeRequest) error {
-	return c.tell(ctx, apiURL, "/failsafe", r)
+func (c *Client) Failsafe(ctx context.Context, p Peer, r FailsafeRequest) error {
+	return c.tell(ctx, p, "/failsafe", r)
 }
 
 // Depose tells a member that it does not lead any more.
-func (c *Client) Depose(ctx context.Context, apiURL string, d Deposition) error {
-	return c.tell(ctx, apiURL, "/deposed", d)
+func (c *Client) Depose(ctx context.Context, p Peer, d Deposition) error {
+	return c.tell(ctx, p, "/deposed", d)
 }
 
 // Part asks a member to receive nothing more from the old leader; it returns when it
 // does not. The error says why it does not, or why it cannot be asked. known is
 // false when the member cannot part, because it runs Patroni.
-func (c *Client) Part(ctx context.Context, apiURL string, p Parting) (known bool, err error) {
-	a, err := c.Post(ctx, apiURL, "/part", p)
+func (c *Client) Part(ctx context.Context, p Peer, parting Parting) (known bool, err error) {
+	a, err := c.Post(ctx, p.APIURL, "/part", parting)
+	if err == nil {
+		err = p.gave(a)
+	}
 	switch {
 	case err != nil:
 		return true, err
-	case a.Status == http.StatusNotImplemented:
+	case a.Status == http.StatusNotImplemented && p.Patroni:
 		return false, nil
 	case a.Status != http.StatusOK:
-		return true, notDone(apiURL, "/part", a)
+		return true, notDone(p.APIURL, "/part", a)
 	}
 	return true, nil
 }
 
-func (c *Client) tell(ctx context.Context, apiURL, path string, body any) error {
-	a, err := c.Post(ctx, apiURL, path, body)
-	if err != nil {
+func (c *Client) tell(ctx context.Context, p Peer, path string, body any) error {
+	a, err := c.Post(ctx, p.APIURL, path, body)
+	switch {
+	case err != nil:
 		return err
+	case a.Status != http.StatusOK:
+		return notDone(p.APIURL, path, a)
 	}
-	if a.Status != http.StatusOK {
-		return notDone(apiURL, path, a)
-	}
-	return nil
+	return p.gave(a)
 }
 
 func notDone(apiURL, path string, a Answer) error {
-	return fmt.Errorf("%s%s answers %d: %s", strings.TrimSuffix(apiURL, "/patroni"), path, a.Status, a.Text)
+	return fmt.Errorf("%s%s answers %d: %s", strings.TrimSuffix(apiURL, "/patroni"), path, a.Status, abridged(a.Text))
+}
+
+// abridged is the beginning of a text from elsewhere.
+func abridged(s string) string {
+	const most = 300
+	if len(s) > most {
+		return s[:most] + "..."
+	}
+	return s
 }

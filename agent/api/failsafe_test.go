@@ -1,15 +1,21 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/proof"
 )
 
 func TestFailsafeAndDeposed(t *testing.T) {
@@ -40,6 +46,7 @@ func TestFailsafeAndDeposed(t *testing.T) {
 			return nil
 		}
 	}
+	secret := keeping(testSecret())
 	const request = `{"name":"node1","api_url":"http://10.0.0.1:8008/patroni","lictor":{"lease_ms":8000,"index":42}}`
 	for _, e := range []exchange{
 		{name: "agreed", node: agrees, path: "/failsafe", body: request, status: 200, want: "Accepted"},
@@ -58,21 +65,243 @@ func TestFailsafeAndDeposed(t *testing.T) {
 		{name: "parted without an index", node: parts, path: "/part", body: `{"candidate":"node2"}`, status: 400},
 		{name: "parted, refused", node: parts, path: "/part", body: `{"candidate":"node3","index":43}`, status: 409, want: "misread"},
 	} {
-		e.method = http.MethodPost
-		t.Run(e.name, func(t *testing.T) { e.run(t, primaryState(time.Now())) })
+		t.Run(e.name, func(t *testing.T) {
+			state := primaryState(time.Now())
+			if e.state != nil {
+				e.state(&state)
+			}
+			node := fixed(state)
+			if e.node != nil {
+				e.node(node)
+			}
+			got, err := proving(t, secret).Post(t.Context(), guarded(t, node).url, e.path, json.RawMessage(e.body))
+			if err != nil || got.Status != e.status || e.want != "" && got.Text != e.want {
+				t.Errorf("%d %q, %v, want %d %q", got.Status, got.Text, err, e.status, e.want)
+			}
+			if !got.Proved || got.ProvedBy != state.Name {
+				t.Errorf("the answer is proved: %v, by %q", got.Proved, got.ProvedBy)
+			}
+		})
 	}
 }
 
-// Both change who may write, so they need the credentials that other requests
-// which change something need.
+// guarded is a server that knows the shard's secret.
+func guarded(t *testing.T, node Node) running {
+	return start(t, config.RestAPI{}, node, func(s *Server) { s.ProveWith(keeping(testSecret())) })
+}
+
+func testSecret() proof.Secret { return proof.Secret{Current: bytes.Repeat([]byte{7}, 32)} }
+
+func keeping(s proof.Secret) *proof.Keeper {
+	var k proof.Keeper
+	k.Keep(s)
+	return &k
+}
+
+func proving(t *testing.T, k *proof.Keeper) *Client {
+	t.Helper()
+	c, err := NewClient(config.Ctl{}, config.RestAPI{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	c.ProveWith(k)
+	return c
+}
+
+// What members tell each other is taken from nobody else, wherever he sits and
+// whatever else he may, and his answers count as nothing.
+func TestMembersProveThemselves(t *testing.T) {
+	heard := 0
+	node := fixed(primaryState(time.Now()))
+	node.failsafe = func(context.Context, FailsafeRequest) error { heard++; return nil }
+	node.deposed = func(context.Context, Deposition) error { heard++; return nil }
+	node.part = func(context.Context, Parting) error { heard++; return nil }
+	node.reload = func(context.Context) error { return nil }
+	rest := config.RestAPI{}
+	rest.Authentication.Username, rest.Authentication.Password = "admin", "secret"
+	server := start(t, rest, node, func(s *Server) { s.ProveWith(keeping(testSecret())) })
+	bodies := map[string]string{
+		"/failsafe": `{"name":"node1","lictor":{"lease_ms":8000,"index":42}}`,
+		"/deposed":  `{"leader":"node2","index":43}`,
+		"/part":     `{"candidate":"node2","index":43}`,
+	}
+	login := func(r *http.Request) { r.SetBasicAuth("admin", "secret") }
+	for path, body := range bodies {
+		t.Run("an operator without the secret asks "+path, func(t *testing.T) {
+			if got := ask(t, "POST", server.url+path, body, login); got.status != http.StatusForbidden || heard != 0 {
+				t.Errorf("%d %s, heard %d times", got.status, got.body, heard)
+			}
+		})
+		t.Run("another shard's member asks "+path, func(t *testing.T) {
+			other := proving(t, keeping(proof.NewSecret()))
+			if a, err := other.Post(t.Context(), server.url, path, json.RawMessage(body)); err != nil || a.OK() || heard != 0 || a.Proved {
+				t.Errorf("%+v, %v, heard %d times", a, err, heard)
+			}
+		})
+		t.Run("a member asks "+path, func(t *testing.T) {
+			if a, err := proving(t, keeping(testSecret())).Post(t.Context(), server.url, path, json.RawMessage(body)); err != nil || !a.OK() || heard != 1 || !a.Proved {
+				t.Errorf("%+v, %v, heard %d times", a, err, heard)
+			}
+			heard = 0
+		})
+	}
+	t.Run("the secret's holder is an operator", func(t *testing.T) {
+		if a, err := proving(t, keeping(testSecret())).Post(t.Context(), server.url, "/reload", nil); err != nil || a.Status != http.StatusAccepted {
+			t.Errorf("%+v, %v", a, err)
+		}
+	})
+}
+
+// relay passes requests on to a server, and lets a test change them.
+func relay(t *testing.T, to string, change func(r *http.Request, body []byte) []byte) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		body = change(r, body)
+		out, err := http.NewRequestWithContext(r.Context(), r.Method, to+r.URL.RequestURI(), bytes.NewReader(body))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		out.Header = r.Header.Clone()
+		resp, err := http.DefaultClient.Do(out)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		for name, values := range resp.Header {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(resp.StatusCode)
+		if _, err := io.Copy(w, resp.Body); err != nil {
+			t.Error(err)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// Who sits between two members can neither change what they say, nor say it again, nor
+// answer for another one.
+func TestRelayedProofs(t *testing.T) {
+	heard := 0
+	node := fixed(primaryState(time.Now()))
+	node.part = func(context.Context, Parting) error { heard++; return nil }
+	server := guarded(t, node)
+	me := Peer{Name: node.state().Name}
+	var kept []*http.Request
+	parting := Parting{Candidate: "node2", Index: 43}
+	t.Run("unchanged", func(t *testing.T) {
+		me.APIURL = relay(t, server.url, func(r *http.Request, body []byte) []byte {
+			kept = append(kept, r)
+			return body
+		})
+		if _, err := proving(t, keeping(testSecret())).Part(t.Context(), me, parting); err != nil || heard != 1 {
+			t.Fatalf("%v, heard %d times", err, heard)
+		}
+	})
+	t.Run("said again", func(t *testing.T) {
+		for _, r := range kept {
+			got := ask(t, "POST", server.url+"/part", `{"candidate":"node2","index":43}`, func(again *http.Request) { again.Header = r.Header.Clone() })
+			if got.status == http.StatusOK || heard != 1 {
+				t.Errorf("%d %s, heard %d times", got.status, got.body, heard)
+			}
+		}
+	})
+	t.Run("with another body", func(t *testing.T) {
+		me.APIURL = relay(t, server.url, func(_ *http.Request, body []byte) []byte { return bytes.ReplaceAll(body, []byte("43"), []byte("44")) })
+		if _, err := proving(t, keeping(testSecret())).Part(t.Context(), me, parting); err == nil || heard != 1 {
+			t.Errorf("%v, heard %d times", err, heard)
+		}
+	})
+	t.Run("to another path", func(t *testing.T) {
+		me.APIURL = relay(t, server.url, func(r *http.Request, body []byte) []byte { r.URL.Path = "/deposed"; return body })
+		if _, err := proving(t, keeping(testSecret())).Part(t.Context(), me, parting); err == nil || heard != 1 {
+			t.Errorf("%v, heard %d times", err, heard)
+		}
+	})
+	t.Run("to another member", func(t *testing.T) {
+		other := Peer{Name: "node7", APIURL: relay(t, server.url, func(_ *http.Request, body []byte) []byte { return body })}
+		if _, err := proving(t, keeping(testSecret())).Part(t.Context(), other, parting); err == nil || !strings.Contains(err.Error(), "node7") {
+			t.Errorf("%v", err)
+		}
+	})
+	for name, answer := range map[string]http.HandlerFunc{
+		"somebody who says yes":      func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) },
+		"somebody who plays Patroni": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotImplemented) },
+		"somebody who always asks back": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Lictor-Challenge", rand.Text())
+			w.WriteHeader(http.StatusUnauthorized)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewServer(answer)
+			defer s.Close()
+			c, fake := proving(t, keeping(testSecret())), Peer{Name: "node3", APIURL: s.URL}
+			if known, err := c.Part(t.Context(), fake, parting); err == nil || !known {
+				t.Errorf("parted: %v %v", known, err)
+			}
+			if err := c.Failsafe(t.Context(), fake, FailsafeRequest{Name: "node1", Lictor: &FailsafeLease{LeaseMS: 1, Index: 1}}); err == nil {
+				t.Error("promised")
+			}
+			if _, err := c.Observe(t.Context(), fake); err == nil {
+				t.Error("observed")
+			}
+		})
+	}
+}
+
+// A member that has not read the secret yet promises nothing, and says so.
+func TestNoSecretYet(t *testing.T) {
+	node := fixed(primaryState(time.Now()))
+	node.part = func(context.Context, Parting) error { t.Error("parted"); return nil }
+	server := start(t, config.RestAPI{}, node, func(s *Server) { s.ProveWith(&proof.Keeper{}) })
+	_, err := proving(t, keeping(testSecret())).Part(t.Context(), Peer{Name: "node1", APIURL: server.url}, Parting{Candidate: "node2", Index: 43})
+	if err == nil || !strings.Contains(err.Error(), "does not know the shard's secret yet") {
+		t.Errorf("%v", err)
+	}
+}
+
+// While the secret is changed, members that know of the change and members that do not
+// yet believe each other.
+func TestSecretIsRotated(t *testing.T) {
+	node := fixed(primaryState(time.Now()))
+	node.part = func(context.Context, Parting) error { return nil }
+	old := proof.NewSecret()
+	announced := old.Announce()
+	rotated := announced.Rotate()
+	believes := func(server, client proof.Secret) bool {
+		s := start(t, config.RestAPI{}, node, func(s *Server) { s.ProveWith(keeping(server)) })
+		_, err := proving(t, keeping(client)).Part(t.Context(), Peer{Name: node.state().Name, APIURL: s.url}, Parting{Candidate: "node2", Index: 43})
+		return err == nil
+	}
+	for _, pair := range [][2]proof.Secret{{old, announced}, {announced, old}, {announced, rotated}, {rotated, announced}, {rotated, rotated.Forget()}, {rotated.Forget(), rotated}} {
+		if !believes(pair[0], pair[1]) {
+			t.Errorf("%v does not believe %v", pair[0].Fingerprints(), pair[1].Fingerprints())
+		}
+	}
+	if believes(rotated.Forget(), old) || believes(rotated.Forget(), announced) {
+		t.Error("the old secret is believed for ever")
+	}
+}
+
+// What a member of Patroni's asks changes who may write, so it needs the credentials that
+// other requests which change something need.
 func TestFailsafeNeedsCredentials(t *testing.T) {
 	asked := false
-	node := fixed(primaryState(time.Now()))
+	state := replicaState(time.Now())
+	state.Leader, state.Dynamic.FailsafeMode = false, true
+	node := fixed(state)
 	node.failsafe = func(context.Context, FailsafeRequest) error { asked = true; return nil }
 	rest := config.RestAPI{}
 	rest.Authentication.Username, rest.Authentication.Password = "admin", "secret"
 	server := start(t, rest, node, func(*Server) {})
-	request := FailsafeRequest{Name: "node1", Lictor: &FailsafeLease{LeaseMS: 8000, Index: 1}}
+	request := FailsafeRequest{Name: "node1"}
 	for name, test := range map[string]struct {
 		password string
 		ok       bool
@@ -86,7 +315,7 @@ func TestFailsafeNeedsCredentials(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer client.Close()
-			err = client.Failsafe(t.Context(), server.url+"/patroni", request)
+			err = client.Failsafe(t.Context(), Peer{Name: "node2", APIURL: server.url + "/patroni", Patroni: true}, request)
 			if (err == nil) != test.ok || asked != test.ok {
 				t.Errorf("error %v, asked %v", err, asked)
 			}

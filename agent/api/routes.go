@@ -13,6 +13,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
+	"github.com/lictor-ha/lictor/agent/proof"
 )
 
 // answer is what a handler gives back; it is written in one place.
@@ -42,12 +43,54 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch r.Method {
 	case http.MethodGet:
+		r, err := s.prove(w, r)
+		if errors.Is(err, proof.ErrChallenge) {
+			s.write(w, r, text(http.StatusUnauthorized, err.Error()))
+			return
+		}
 		s.write(w, r, s.read(r, segment))
 	case http.MethodHead, http.MethodOptions:
 		s.write(w, r, answer{status: s.read(r, segment).status})
 	default:
 		s.change(w, r, segment)
 	}
+}
+
+type provenKey struct{}
+
+// provenIn is the proof of the request whose context this is; nil: it has none.
+func provenIn(ctx context.Context) *proof.Proven {
+	p, _ := ctx.Value(provenKey{}).(*proof.Proven)
+	return p
+}
+
+// prove looks whether a request comes from somebody who knows the shard's secret. If
+// the proof has to be made by another challenge, the answer's header names it.
+func (s *Server) prove(w http.ResponseWriter, r *http.Request) (*http.Request, error) {
+	p, err := s.verifier.Check(r)
+	if err != nil {
+		if errors.Is(err, proof.ErrChallenge) {
+			s.verifier.Challenge(w.Header())
+			w.Header().Set("WWW-Authenticate", "Lictor-Proof")
+		}
+		return r, err
+	}
+	return r.WithContext(context.WithValue(r.Context(), provenKey{}, p)), nil
+}
+
+// denies says why a request may not change anything; nil: it may.
+func (s *Server) denies(r *http.Request, segment string, unproved error) *httpserver.Denial {
+	switch {
+	case errors.Is(unproved, proof.ErrChallenge):
+		return &httpserver.Denial{http.StatusUnauthorized, unproved.Error()}
+	case unproved == nil:
+	case segment != "deposed" && segment != "part":
+	case errors.Is(unproved, proof.ErrNoSecret):
+		return &httpserver.Denial{http.StatusServiceUnavailable, unproved.Error()}
+	default:
+		return &httpserver.Denial{http.StatusForbidden, unproved.Error()}
+	}
+	return s.access.check(r, s.node.State(), unproved == nil)
 }
 
 // segmentOf is the first segment of a request's path.
@@ -109,15 +152,19 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request, segment string) 
 		s.write(w, r, failed(http.StatusNotImplemented))
 		return
 	}
-	if denied := s.access.check(r, s.node.State()); denied != nil {
+	r, unproved := s.prove(w, r)
+	if denied := s.denies(r, segment, unproved); denied != nil {
 		a := text(denied.Status, denied.Text)
-		if denied.Status == http.StatusUnauthorized {
+		if denied.Status == http.StatusUnauthorized && w.Header().Get("WWW-Authenticate") == "" {
 			a.headers = map[string]string{"WWW-Authenticate": `Basic realm="Patroni"`}
 		}
 		s.write(w, r, a)
 		return
 	}
 	body, problem, why := s.body(w, r, bodyNeeded)
+	if problem == http.StatusForbidden {
+		r = r.WithContext(context.WithValue(r.Context(), provenKey{}, (*proof.Proven)(nil)))
+	}
 	if problem != 0 {
 		a := failed(problem)
 		if why != "" {
@@ -190,6 +237,9 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, needed bool) (obje
 			return nil, http.StatusRequestEntityTooLarge, ""
 		}
 		return nil, http.StatusBadRequest, ""
+	}
+	if p := provenIn(r.Context()); p != nil && !p.Covers(raw) {
+		return nil, http.StatusForbidden, "the proof is for another body"
 	}
 	if len(raw) == 0 && !needed {
 		return map[string]any{}, 0, ""
@@ -265,6 +315,9 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a answer) {
 	}
 	for name, value := range s.headers {
 		h.Set(name, value)
+	}
+	if p := provenIn(r.Context()); p != nil {
+		p.Mark(h, s.node.State().Name, a.status, body)
 	}
 	w.WriteHeader(a.status)
 	if _, err := w.Write(body); err != nil && len(body) > 0 && r.Method != http.MethodHead {

@@ -16,6 +16,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/proof"
 )
 
 // Server is the REST API of one agent:
@@ -38,13 +39,15 @@ type Server struct {
 	// state. Set them before the server is used.
 	Collectors []prometheus.Collector
 
-	node    Node
-	log     zerolog.Logger
-	access  access
-	headers map[string]string
-	http    *httpserver.Server
-	now     func() time.Time
-	started time.Time
+	node     Node
+	secrets  *proof.Keeper
+	verifier *proof.Verifier
+	log      zerolog.Logger
+	access   access
+	headers  map[string]string
+	http     *httpserver.Server
+	now      func() time.Time
+	started  time.Time
 
 	// life ends with Serve, and every operation in progress with it.
 	life context.Context
@@ -64,7 +67,7 @@ func NewServer(cfg config.RestAPI, node Node, log zerolog.Logger) (*Server, erro
 	}
 	s := &Server{
 		node: &pacedNode{Node: node, pace: pace{interval: observePace}}, log: log,
-		now: time.Now, started: time.Now(), headers: map[string]string{},
+		now: time.Now, started: time.Now(), headers: map[string]string{}, verifier: proof.NewVerifier(nil),
 		http: &httpserver.Server{
 			Name: "REST API", Setting: "restapi.listen", Address: listen, Limits: httpserver.DefaultLimits(),
 			IsCheck: isCheck, Log: log,
@@ -124,6 +127,10 @@ func isCheck(r *http.Request) bool {
 	}
 	return true
 }
+
+// ProveWith has the server take requests that prove themselves with the secret that is
+// held, once there is one. Call it before the server is used.
+func (s *Server) ProveWith(k *proof.Keeper) { s.secrets, s.verifier = k, proof.NewVerifier(k) }
 
 // clientAuth turns verify_client into what TLS asks of clients.
 func clientAuth(verify string) (tls.ClientAuthType, error) {

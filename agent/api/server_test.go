@@ -190,9 +190,9 @@ func TestChangesNeedSomethingConfigured(t *testing.T) {
 		{name: "this host, root", path: "/restart", from: "127.0.0.1:1", local: true},
 		{name: "another host", path: "/restart", from: "10.9.9.9:1", status: 403},
 		{name: "a member, as an operator", path: "/restart", from: "10.0.0.2:1", status: 403},
-		{name: "a member, as a member", path: "/failsafe", from: "10.0.0.2:1"},
-		{name: "a member that is deposed", path: "/deposed", from: "10.0.0.3:1"},
-		{name: "a member that parts", path: "/part", from: "10.0.0.3:1"},
+		{name: "a member of Patroni's", path: "/failsafe", from: "10.0.0.2:1"},
+		{name: "a member that deposes, unproved", path: "/deposed", from: "10.0.0.3:1", status: 403},
+		{name: "a member that asks to part, unproved", path: "/part", from: "10.0.0.3:1", status: 403},
 		{name: "another host as a member", path: "/failsafe", from: "10.9.9.9:1", status: 403},
 		{name: "allowlist", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Allowlist: []string{"10.9.0.0/16"}}},
 		{name: "login", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}}, status: 401},
@@ -214,7 +214,7 @@ func TestChangesNeedSomethingConfigured(t *testing.T) {
 			if c.origin != "" {
 				r.Header.Set("Origin", c.origin)
 			}
-			denied := a.check(r, state)
+			denied := a.check(r, state, false)
 			if got := denied; (got == nil) != (c.status == 0) || got != nil && got.Status != c.status {
 				t.Errorf("got %+v, want %d", got, c.status)
 			}

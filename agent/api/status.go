@@ -98,6 +98,9 @@ type lictorStatus struct {
 	// Restoring says that the data were removed, rewound or cloned, and may not have
 	// again all that they had acknowledged before.
 	Restoring bool `json:"restoring,omitempty"`
+	// Secrets are the fingerprints of the shard's secrets that this member takes, the
+	// one in use first; absent when it knows none.
+	Secrets []string `json:"secrets,omitempty"`
 	// Parted is the status (its ModifyIndex) under which this member had parted from
 	// the old leader when it began to look at PostgreSQL; absent when it had not.
 	Parted uint64 `json:"parted,omitempty"`
@@ -214,6 +217,9 @@ func (s *Server) lictor(state State) lictorStatus {
 		Reason: state.Reason, OtherPrimaries: state.OtherPrimaries,
 		Beat:      state.Cluster.Status.Value.Lictor,
 		Restoring: state.Postgres.Restoring, Parted: state.ObservedParted,
+	}
+	if secret, held := s.secrets.Secret(); held {
+		out.Secrets = secret.Fingerprints()
 	}
 	if !state.At.IsZero() {
 		passed := age(state.At, now)

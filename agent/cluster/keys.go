@@ -91,6 +91,10 @@ func (k Keys) Handover() string {
 	return k.lictor + "/handovers/" + k.namespace + "/" + k.scope
 }
 
+// Secret is what the shard's members and operators prove themselves with. It lies where
+// neither whoever may read the shard's state nor a bouncer reads.
+func (k Keys) Secret() string { return k.lictor + "/secrets/" + k.namespace + "/" + k.scope }
+
 // SplitRoute takes the key of a route apart. It fails on a key that is not
 // ROUTES/NAMESPACE/SCOPE; the namespace itself may contain slashes.
 func (k Keys) SplitRoute(key string) (namespace, scope string, err error) {

@@ -149,11 +149,11 @@ func (s *Shard) writeConfig(ctx context.Context, c *Console, snapshot cluster.Sn
 		case answer.Status == http.StatusConflict:
 			return conflict
 		case answer.Status == http.StatusBadRequest:
-			return refusedf("the new configuration is not valid, nothing has changed:\n%s", words(answer))
+			return refusedf("the new configuration is not valid, nothing has changed:\n%s", s.words(answer))
 		case answer.Status == http.StatusUnauthorized, answer.Status == http.StatusForbidden:
-			return fmt.Errorf("nothing has changed: %s (status %d)", words(answer), answer.Status)
+			return fmt.Errorf("nothing has changed: %s (status %d)", s.words(answer), answer.Status)
 		default:
-			return fmt.Errorf("the member's log says why the configuration was not changed: %s (status %d)", words(answer), answer.Status)
+			return fmt.Errorf("the member's log says why the configuration was not changed: %s (status %d)", s.words(answer), answer.Status)
 		}
 	}
 	value, err := cluster.CanonicalJSON(after)

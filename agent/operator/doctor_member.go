@@ -59,6 +59,10 @@ func examineMember(m memberFacts) []Finding {
 		d.add(Wrong, who, "stop PostgreSQL there unless it holds the lease, and see what was written to it",
 			"other members run as a primary, too: %s", strings.Join(s.Lictor.OtherPrimaries, ", "))
 	}
+	if len(s.Lictor.Secrets) == 0 {
+		d.add(Wrong, who, "let its Consul token write the key lictor/secrets/NAMESPACE/SCOPE (docs/security.md); its log says more",
+			"it does not know the shard's secret: no member believes it, and when Consul is away writes end")
+	}
 	if s.Failsafe {
 		d.add(Worth, who, "see that Consul answers this member's agent", "its lease rests on the other members, not on Consul")
 	}

@@ -90,16 +90,17 @@ func TestExamineMember(t *testing.T) {
 		level        Level
 		want         string
 	}{
-		{"all is well", `{"state":"running","lictor":{"lease_left_ms":7000,"loop_age_ms":10,"guard":{"running":true,"armed_for_ms":6000},` + dog + `}}`, Fine, ""},
+		{"all is well", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"loop_age_ms":10,"guard":{"running":true,"armed_for_ms":6000},` + dog + `}}`, Fine, ""},
 		{"Patroni", `{"state":"running"}`, Worth, "runs Patroni"},
-		{"hangs", `{"state":"running","lictor":{"lease_left_ms":7000,"loop_age_ms":9000,"guard":{"running":true},` + dog + `}}`, Wrong, "last came round 9.0 s ago"},
-		{"no guard", `{"state":"running","lictor":{"lease_left_ms":7000,"guard":{"running":false},` + dog + `}}`, Wrong, "without a guard"},
-		{"no lease", `{"state":"running","lictor":{"guard":{"running":true},` + dog + `}}`, Wrong, "holds no lease"},
-		{"little left", `{"state":"running","lictor":{"lease_left_ms":1500,"guard":{"running":true},` + dog + `}}`, Worth, "only 1.5 s"},
-		{"failsafe", `{"state":"running","failsafe_mode_is_active":true,"lictor":{"lease_left_ms":7000,"guard":{"running":true},` + dog + `}}`, Worth, "not on Consul"},
-		{"two primaries", `{"state":"running","lictor":{"lease_left_ms":7000,"guard":{"running":true},"other_primaries":["b"],` + dog + `}}`, Wrong, "b"},
-		{"no watchdog", `{"state":"running","lictor":{"lease_left_ms":7000,"guard":{"running":true}}}`, Worth, "no watchdog"},
-		{"broken watchdog", `{"state":"running","watchdog_failed":true,"lictor":{"lease_left_ms":7000,"guard":{"running":true},"watchdog":{"device":"/dev/watchdog","last_error":"busy"}}}`, Wrong, "busy"},
+		{"no secret", `{"state":"running","lictor":{"lease_left_ms":7000,"guard":{"running":true},` + dog + `}}`, Wrong, "does not know the shard's secret"},
+		{"hangs", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"loop_age_ms":9000,"guard":{"running":true},` + dog + `}}`, Wrong, "last came round 9.0 s ago"},
+		{"no guard", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"guard":{"running":false},` + dog + `}}`, Wrong, "without a guard"},
+		{"no lease", `{"state":"running","lictor":{"secrets":["s"],"guard":{"running":true},` + dog + `}}`, Wrong, "holds no lease"},
+		{"little left", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":1500,"guard":{"running":true},` + dog + `}}`, Worth, "only 1.5 s"},
+		{"failsafe", `{"state":"running","failsafe_mode_is_active":true,"lictor":{"secrets":["s"],"lease_left_ms":7000,"guard":{"running":true},` + dog + `}}`, Worth, "not on Consul"},
+		{"two primaries", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"guard":{"running":true},"other_primaries":["b"],` + dog + `}}`, Wrong, "b"},
+		{"no watchdog", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"guard":{"running":true}}}`, Worth, "no watchdog"},
+		{"broken watchdog", `{"state":"running","watchdog_failed":true,"lictor":{"secrets":["s"],"lease_left_ms":7000,"guard":{"running":true},"watchdog":{"device":"/dev/watchdog","last_error":"busy"}}}`, Wrong, "busy"},
 	} {
 		t.Run(c.name, func(t *testing.T) { judged(t, examineMember(leading(t, c.status)), c.level, c.want) })
 	}

@@ -40,7 +40,7 @@ func Reload(ctx context.Context, c *Console, s *Shard, names []string, role stri
 			return fmt.Errorf("reload of %s: %w", m.Name, err)
 		}
 		if !answer.OK() {
-			return fmt.Errorf("reload of %s: %s (status %d)", m.Name, words(answer), answer.Status)
+			return fmt.Errorf("reload of %s: %s (status %d)", m.Name, s.words(answer), answer.Status)
 		}
 		c.Say("Reload request received for member %s", m.Name)
 		return nil
@@ -56,13 +56,16 @@ func namesOf(members []cluster.Member) string {
 }
 
 // words are what a member said, and what helps where it did not know who asks.
-func words(a api.Answer) string {
+func (s *Shard) words(a api.Answer) string {
 	said := a.Text
 	if a.Reason != "" {
 		said += ": " + a.Reason
 	}
 	if a.Status == http.StatusUnauthorized {
 		said += "; restapi.authentication or ctl.authentication of the configuration file must be the members'"
+	}
+	if s.noSecret != nil && (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) {
+		said += fmt.Sprintf("; or a token that may read %s: %v", s.Keys.Secret(), s.noSecret)
 	}
 	return said
 }
@@ -137,8 +140,8 @@ func (s *Shard) reinitOne(ctx context.Context, c *Console, m cluster.Member, o R
 	}
 	request := map[string]any{"force": o.Force, "from_leader": o.FromLeader}
 	answer, err := s.do(ctx, m, http.MethodPost, "/reinitialize", request)
-	if err == nil && !answer.OK() && !o.Force && strings.HasSuffix(words(answer), "already in progress") {
-		if err := c.Confirm(fmt.Sprintf("%s: %s. Break it off and clone anew?", m.Name, words(answer))); err != nil {
+	if err == nil && !answer.OK() && !o.Force && strings.HasSuffix(s.words(answer), "already in progress") {
+		if err := c.Confirm(fmt.Sprintf("%s: %s. Break it off and clone anew?", m.Name, s.words(answer))); err != nil {
 			return err
 		}
 		request["force"] = true
@@ -150,7 +153,7 @@ func (s *Shard) reinitOne(ctx context.Context, c *Console, m cluster.Member, o R
 	case err != nil:
 		return unknownf("reinitialize of %s: no answer: %w", m.Name, err)
 	case !answer.OK():
-		return refusedf("reinitialize of %s: %s (status %d)", m.Name, words(answer), answer.Status)
+		return refusedf("reinitialize of %s: %s (status %d)", m.Name, s.words(answer), answer.Status)
 	}
 	c.Say("Success: reinitialize for member %s", m.Name)
 	if !o.Wait {
@@ -222,7 +225,7 @@ func Pause(ctx context.Context, c *Console, s *Shard, on, wait bool) error {
 		return err
 	}
 	if !answer.OK() {
-		return fmt.Errorf("%s: %s (status %d)", pauseWord(on), words(answer), answer.Status)
+		return fmt.Errorf("%s: %s (status %d)", pauseWord(on), s.words(answer), answer.Status)
 	}
 	if wait {
 		limit, cancel := context.WithTimeout(ctx, dynamic.TTL+2*dynamic.LoopWait+changeLimit)
@@ -301,9 +304,9 @@ func Flush(ctx context.Context, c *Console, s *Shard, what string, names []strin
 			return err
 		}
 		if !answer.OK() {
-			return refusedf("flush switchover: %s (status %d)", words(answer), answer.Status)
+			return refusedf("flush switchover: %s (status %d)", s.words(answer), answer.Status)
 		}
-		c.Say("Success: %s", words(answer))
+		c.Say("Success: %s", s.words(answer))
 		return nil
 	case "restart":
 	default:
@@ -328,7 +331,7 @@ func Flush(ctx context.Context, c *Console, s *Shard, what string, names []strin
 			return fmt.Errorf("flush restart of %s: %w", m.Name, err)
 		}
 		if !answer.OK() {
-			return refusedf("flush restart of %s: %s (status %d)", m.Name, words(answer), answer.Status)
+			return refusedf("flush restart of %s: %s (status %d)", m.Name, s.words(answer), answer.Status)
 		}
 		c.Say("Success: flush scheduled restart for member %s", m.Name)
 		return nil
@@ -376,7 +379,7 @@ func Remove(ctx context.Context, c *Console, s *Shard) error {
 	}
 	return s.site.query(ctx, func(ctx context.Context, client *consulapi.Client) error {
 		o := (&consulapi.WriteOptions{}).WithContext(ctx)
-		for _, key := range []string{s.Keys.Route(), s.Keys.Handover(), s.Keys.Events()} {
+		for _, key := range []string{s.Keys.Route(), s.Keys.Handover(), s.Keys.Events(), s.Keys.Secret()} {
 			if _, err := client.KV().Delete(key, o); err != nil {
 				return err
 			}

@@ -97,7 +97,8 @@ func (s *Shard) depose(ctx context.Context, c *Console, snapshot cluster.Snapsho
 	ctx, cancel := context.WithTimeout(ctx, deposeLimit)
 	defer cancel()
 	// The candidate's status will be newer than the one that stands now.
-	err := s.client.Depose(ctx, m.Value.APIURL, api.Deposition{Leader: candidate, Index: snapshot.Status.ModifyIndex + 1})
+	err := s.client.Depose(ctx, api.Peer{Name: owner, APIURL: m.Value.APIURL},
+		api.Deposition{Leader: candidate, Index: snapshot.Status.ModifyIndex + 1, Forced: true})
 	if err == nil {
 		err = await(ctx, func(ctx context.Context) error {
 			if now, err := s.status(ctx, m.Value); err != nil || now.primary() && now.State == cluster.StateRunning {

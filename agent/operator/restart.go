@@ -228,7 +228,7 @@ func (s *Shard) restartOne(ctx context.Context, c *Console, m cluster.Member, o 
 		c.Say("Success: restart scheduled on member %s", m.Name)
 		return nil
 	}
-	said := words(answer)
+	said := s.words(answer)
 	failed := fmt.Errorf("restart of %s: %s (status %d)", m.Name, said, answer.Status)
 	if answer.Status == http.StatusBadRequest || answer.Status == http.StatusConflict || answer.Status == http.StatusUnprocessableEntity ||
 		strings.Contains(said, "conditions are not satisfied") || strings.HasSuffix(said, "already in progress") {

@@ -14,6 +14,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/agent/proof"
 )
 
 const (
@@ -124,6 +125,9 @@ type Shard struct {
 	site   *Site
 	store  *consul.Store
 	client *api.Client
+	// secret is what the shard's members believe; noSecret why there is none.
+	secret   *proof.Keeper
+	noSecret error
 }
 
 // Open finds the shard that is meant: the one named, else the configured one,
@@ -164,7 +168,9 @@ func (s *Site) open(scope string) (*Shard, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Shard{Scope: scope, Keys: keys, site: s, store: store, client: client}, nil
+	shard := &Shard{Scope: scope, Keys: keys, site: s, store: store, client: client, secret: &proof.Keeper{}}
+	client.ProveWith(shard.secret)
+	return shard, nil
 }
 
 // memberClient makes a client for the members' REST API.
@@ -190,7 +196,30 @@ func (s *Shard) Read(ctx context.Context) (cluster.Snapshot, error) {
 	if !snapshot.Initialize.Exists() && !snapshot.Config.Exists() && len(snapshot.Members) == 0 && !snapshot.Leader.Exists() {
 		return snapshot, fmt.Errorf("there is no shard %s in Consul (no keys below %s)", s.Scope, s.Keys.Prefix())
 	}
+	s.learnSecret(ctx)
 	return snapshot, nil
+}
+
+// learnSecret has requests to members prove that they come from somebody who may read
+// the shard's secret. Without it they need what restapi.authentication says, or a process
+// on the member's host.
+func (s *Shard) learnSecret(ctx context.Context) {
+	if _, held := s.secret.Secret(); held || s.noSecret != nil {
+		return
+	}
+	value, index, err := s.store.Get(ctx, s.Keys.Secret())
+	if err == nil && index == 0 {
+		err = fmt.Errorf("there is no key %s: no agent of this version has run", s.Keys.Secret())
+	}
+	var secret proof.Secret
+	if err == nil {
+		secret, err = proof.Parse(value)
+	}
+	if err != nil {
+		s.noSecret = err
+		return
+	}
+	s.secret.Keep(secret)
 }
 
 // leader is the leader of a snapshot, or an error for commands that need one.

@@ -30,9 +30,11 @@ type memberStatus struct {
 // lictorStatus is what only Lictor's agents tell.
 type lictorStatus struct {
 	LeaseLeftMS *int64 `json:"lease_left_ms"`
-	LoopAgeMS   *int64 `json:"loop_age_ms"`
-	Reason      string `json:"reason"`
-	Guard       struct {
+	// Secrets are fingerprints, of the secret in use first.
+	Secrets   []string `json:"secrets"`
+	LoopAgeMS *int64   `json:"loop_age_ms"`
+	Reason    string   `json:"reason"`
+	Guard     struct {
 		Running    bool  `json:"running"`
 		ArmedForMS int64 `json:"armed_for_ms"`
 	} `json:"guard"`

@@ -256,7 +256,7 @@ func (s *Shard) ask(ctx context.Context, snapshot cluster.Snapshot, d cluster.Dy
 		answer, err = s.client.Post(ctx, m.Value.APIURL, "/"+a.name, body)
 	}
 	if err == nil {
-		return verdict(answer, a)
+		return verdict(answer, s.words(answer), a)
 	}
 	if neverSent(err) {
 		if failed := s.leave(ctx, snapshot, request); failed != nil && !errors.Is(failed, consul.ErrUncertain) {
@@ -281,8 +281,7 @@ func (s *Shard) leave(ctx context.Context, snapshot cluster.Snapshot, request cl
 var errUnreachable = errors.New("it publishes no REST API")
 
 // verdict judges what a member answered.
-func verdict(answer api.Answer, a act) (string, error) {
-	said := words(answer)
+func verdict(answer api.Answer, said string, a act) (string, error) {
 	switch {
 	case answer.Status == http.StatusOK:
 		if answer.Took > 0 {

@@ -30,7 +30,7 @@ func TestVerdict(t *testing.T) {
 		{api.Answer{Status: 503, Text: "Switchover failed", Reason: "Consul is away"}, ExitFailed, "Consul is away"},
 		{api.Answer{Status: 401, Text: "no auth header received"}, ExitFailed, "no auth header received; restapi.authentication"},
 	} {
-		said, err := verdict(c.answer, act{"switchover", true})
+		said, err := verdict(c.answer, (&Shard{}).words(c.answer), act{"switchover", true})
 		if err != nil {
 			said = err.Error()
 		}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/google/renameio/v2"
 )
 
 // Told is what the callbacks were told last: of which start of PostgreSQL, in
@@ -54,4 +56,29 @@ func (p *Instance) KeepTold(t Told) error {
 		return fmt.Errorf("keeping what the callbacks were told: %w", err)
 	}
 	return p.writeFile(p.stateFile("told"), string(content)+"\n")
+}
+
+// Secret is what KeepSecret has left; nil: nothing.
+func (p *Instance) Secret() ([]byte, error) {
+	content, err := os.ReadFile(p.stateFile("secret"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the shard's secret: %w", err)
+	}
+	return content, nil
+}
+
+// KeepSecret keeps the shard's secret for the next run of the agent, for its user's
+// eyes alone.
+func (p *Instance) KeepSecret(content []byte) error {
+	err := p.makeStateDir()
+	if err == nil {
+		err = renameio.WriteFile(p.stateFile("secret"), content, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("the shard's secret: %w", err)
+	}
+	return nil
 }

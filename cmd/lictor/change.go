@@ -246,3 +246,25 @@ func editConfigCommand() *cobra.Command {
 	f.BoolVar(&edit.Force, "force", false, "ask nothing")
 	return o.ofShard(cmd)
 }
+
+func rotateSecretCommand() *cobra.Command {
+	var (
+		o     operate
+		force bool
+	)
+	cmd := &cobra.Command{
+		Use:   "rotate-secret [SHARD]",
+		Short: "Replace the secret that a shard's members prove themselves with",
+		Long: "Members believe each other, and the operators' commands, by a secret in Consul that agents make by themselves\n" +
+			"(lictor/secrets/NAMESPACE/SCOPE). This makes another one while the shard goes on: all members learn it, then it is\n" +
+			"used, then the old one is taken no more. Do it when somebody may have read the key who should not.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.onShard(cmd, args, func(ctx context.Context, c *operator.Console, s *operator.Shard) error {
+				return operator.RotateSecret(ctx, c, s, force)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "ask nothing, and go on although members do not answer")
+	return o.ofShard(cmd)
+}

@@ -62,7 +62,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 	)
 	root.AddCommand(
 		listCommand(), topologyCommand(), fleetCommand(), doctorCommand(), eventsCommand(), historyCommand(),
-		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), restartCommand(), reloadCommand(),
+		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), rotateSecretCommand(), restartCommand(), reloadCommand(),
 		reinitCommand(), pauseCommand(true), pauseCommand(false), queryCommand(), dsnCommand(), flushCommand(), removeCommand(),
 		versionCommand(), guardCommand(), probeDiskCommand(), docsCommand(),
 	)

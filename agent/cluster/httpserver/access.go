@@ -125,17 +125,23 @@ func (a Access) CheckSource(r *http.Request, members func() []string) *Denial {
 	return nil
 }
 
-// CheckProof returns nil when a request shows what it must, and is no browser's that
-// another site's page made it send.
-func (a Access) CheckProof(r *http.Request) *Denial {
+// CheckConnection returns nil when a request is no browser's that another site's page
+// made it send, and shows the certificate that it must.
+func (a Access) CheckConnection(r *http.Request) *Denial {
 	if err := a.checkSite(r); err != nil {
 		return &Denial{http.StatusForbidden, err.Error()}
 	}
 	if a.certificate && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
 		return &Denial{http.StatusForbidden, "client certificate required"}
 	}
-	if !a.login {
-		return nil
+	return nil
+}
+
+// CheckProof returns nil when CheckConnection does, and the request shows the
+// credentials that it must.
+func (a Access) CheckProof(r *http.Request) *Denial {
+	if d := a.CheckConnection(r); d != nil || !a.login {
+		return d
 	}
 	if r.Header.Get("Authorization") == "" {
 		return &Denial{http.StatusUnauthorized, "no auth header received"}
