@@ -82,13 +82,13 @@ func (s *Server) prove(w http.ResponseWriter, r *http.Request) (*http.Request, e
 func (s *Server) denies(r *http.Request, segment string, unproved error) *httpserver.Denial {
 	switch {
 	case errors.Is(unproved, proof.ErrChallenge):
-		return &httpserver.Denial{http.StatusUnauthorized, unproved.Error()}
+		return &httpserver.Denial{Status: http.StatusUnauthorized, Text: unproved.Error()}
 	case unproved == nil:
 	case segment != "deposed" && segment != "part":
 	case errors.Is(unproved, proof.ErrNoSecret):
-		return &httpserver.Denial{http.StatusServiceUnavailable, unproved.Error()}
+		return &httpserver.Denial{Status: http.StatusServiceUnavailable, Text: unproved.Error()}
 	default:
-		return &httpserver.Denial{http.StatusForbidden, unproved.Error()}
+		return &httpserver.Denial{Status: http.StatusForbidden, Text: unproved.Error()}
 	}
 	return s.access.check(r, s.node.State(), unproved == nil)
 }
