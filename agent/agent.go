@@ -16,6 +16,7 @@
 //	events.go    what has happened, as the shard remembers it
 //	loss.go      what a member whose data were replaced must get again
 //	disk.go      whether the data directory can be written
+//	only.go      that one agent looks after a data directory, and no other
 //	guardian.go, watchdog.go
 //	             the deadlines that guard and watchdog device get
 //	secret.go    what members prove themselves to each other with
@@ -213,6 +214,11 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	defer a.awaitWork()
 	defer a.end()
 	defer a.finishCallbacks()
+	release, err := onlyAgent(a.cfg)
+	if err != nil {
+		return err
+	}
+	defer release()
 
 	server, err := api.NewServer(a.cfg.RestAPI, a, a.log)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/e2e/lab"
 	"github.com/lictor-ha/lictor/e2e/lab/labtest"
 )
@@ -182,4 +184,29 @@ func TestLogThatNobodyReads(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Two agents with one data directory would stop and replace each other's PostgreSQL.
+func TestTwoAgentsWithOneDataDirectory(t *testing.T) {
+	l := start(t, lab.Options{Bouncers: -1, Members: 1, Async: true, TTL: int(outageTTL / time.Second)})
+	s := l.Shard(0)
+	ctx := within(t)
+	m := got(s.Leader(ctx))(t)
+	postmaster := got(m.Postmaster())(t)
+	agent := m.Process("agent")
+	ports := got(testkit.FreePorts(1))(t)
+	for _, scope := range []string{s.Name, "another"} {
+		args := append(slices.Clone(agent.Args), "--set", "name=second", "--set", "scope="+scope, "--set", fmt.Sprintf("restapi.listen=127.0.0.1:%d", ports[0]))
+		out, err := m.Command(ctx, agent.Path, args...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "another agent runs for the data directory") {
+			t.Fatalf("a second agent: %v: %s", err, out)
+		}
+	}
+	if now := got(m.Postmaster())(t); now.PID != postmaster.PID {
+		t.Error("PostgreSQL was restarted")
+	}
+	// An agent that was killed leaves no lock behind.
+	must(t, agent.Kill(ctx))
+	must(t, agent.Start())
+	awaitLease(ctx, t, m, false)
 }

@@ -41,6 +41,12 @@ func (v *validation) postgres(c Config) {
 	if p.PgPass != "" && p.PgPass == p.DataDir {
 		v.fail("postgresql.pgpass", p.PgPass, "must be the path of a file")
 	}
+	// They would go with the data, or keep the directory from being filled.
+	for key, path := range map[string]string{"lictor.state_dir": c.Lictor.StateDir, "postgresql.pgpass": p.PgPass} {
+		if path != "" && path != p.DataDir && p.DataDir != "" && SocketsInside(path, p.DataDir) != "" || key == "lictor.state_dir" && path != "" && filepath.Clean(path) == filepath.Clean(p.DataDir) {
+			v.fail(key, path, "must not lie in postgresql.data_dir: it would be removed with the data, and a directory that is not empty is not filled")
+		}
+	}
 	v.authentication(p)
 	v.identifier("postgresql.database", p.Database)
 	if strings.ContainsFunc(p.CustomConf, unicode.IsControl) {
