@@ -242,9 +242,6 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err := p.noteLoss(); err != nil {
 		return "", err
 	}
-	if err := p.writeFile(p.stateFile("rewinding"), id+"\n"); err != nil {
-		return "", err
-	}
 	// A crashed directory is recovered in single-user mode, which knows no standby.
 	if err := p.setSignalFile(Primary); err != nil {
 		return "", err
@@ -253,6 +250,13 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 		if err := p.recoverAlone(ctx); err != nil {
 			return "", err
 		}
+	}
+	// Nothing but pg_rewind itself may leave this behind.
+	if err := p.writeFile(p.stateFile("rewinding"), id+"\n"); err != nil {
+		return "", err
+	}
+	if err := syncDir(p.stateDir); err != nil {
+		return "", err
 	}
 	out, err := p.runOnData(ctx, env, "pg_rewind", "--progress", "--target-pgdata="+p.dataDir, "--source-server="+source)
 	if err == nil {
