@@ -1,0 +1,166 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/e2e/lab"
+)
+
+// Strangers at the leader's and the bouncer's API: connections of all kinds cost no
+// health check and no lease, and whoever registers as a bouncer hears of a switchover
+// but is shown no password.
+func TestStrangers(t *testing.T) {
+	const user, password = "admin", "rest-password"
+	l := start(t, lab.Options{
+		Members: 2, Bouncers: 1, ConsulServers: 1,
+		Database: lab.Lictor{Edit: func(_ *lab.Member, config map[string]any) {
+			config["restapi"].(map[string]any)["authentication"] = map[string]any{"username": user, "password": password}
+		}},
+	})
+	s := l.Shard(0)
+
+	t.Run("a flood", func(t *testing.T) {
+		ctx := within(t)
+		leader := got(s.AwaitHealthy(ctx))(t)
+		before := got(s.Snapshot(ctx))(t).Leader
+		flooding, stop := context.WithCancel(ctx)
+		defer stop()
+		var attacks sync.WaitGroup
+		attacker := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+		for _, target := range []string{leader.REST, l.BouncerHosts()[0].API} {
+			for _, sent := range []string{"", "GET /health HTTP/1.1\r\nX-Slow: ", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n", "POST /handover HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"} {
+				attacks.Go(func() {
+					var open []net.Conn
+					defer func() {
+						for _, conn := range open {
+							conn.Close()
+						}
+					}()
+					tick := time.NewTicker(2 * time.Millisecond)
+					defer tick.Stop()
+					for flooding.Err() == nil {
+						<-tick.C
+						conn, err := attacker.DialContext(flooding, "tcp", target)
+						if err != nil {
+							continue // no room, on whichever side
+						}
+						_, _ = io.WriteString(conn, sent) // it may be closed already
+						if open = append(open, conn); len(open) > 500 {
+							open[0].Close()
+							open = open[1:]
+						}
+					}
+				})
+			}
+		}
+		// The balancer's checks: each on a connection of its own, while six beats pass.
+		client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+		beats, last, seen, longest := 0, int64(0), time.Time{}, time.Duration(0)
+		checks := 0
+		for beats < 6 {
+			for _, url := range []string{"http://" + leader.REST + "/primary", "http://" + l.BouncerHosts()[0].API + "/health"} {
+				if code, _, err := request(ctx, client, http.MethodGet, url, nil, nil); err != nil || code != http.StatusOK {
+					t.Fatalf("health check %d: %d %v", checks, code, err)
+				}
+				checks++
+			}
+			beat := got(s.Snapshot(ctx))(t).Status.Value.Lictor
+			if beat == nil || beat.Number == last {
+				continue
+			}
+			now := time.Now()
+			if last != 0 {
+				longest = max(longest, now.Sub(seen))
+			}
+			last, seen = beat.Number, now
+			beats++
+		}
+		stop()
+		attacks.Wait()
+		t.Logf("%d health checks answered, at most %s between two beats", checks, longest)
+		if after := got(s.Snapshot(ctx))(t).Leader; after.Session != before.Session || after.Value != before.Value {
+			t.Errorf("the lead was lost: %+v, was %+v", after, before)
+		}
+		if ttl := 8 * time.Second; longest > ttl/2 {
+			t.Errorf("%s passed between two beats", longest)
+		}
+	})
+
+	t.Run("a forged bouncer", func(t *testing.T) {
+		ctx := within(t)
+		leader := got(s.AwaitHealthy(ctx))(t)
+		var mu sync.Mutex
+		heard := map[string]bool{}
+		forged := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			heard[r.URL.Path] = true
+			mu.Unlock()
+			body, _ := io.ReadAll(r.Body)
+			if said := fmt.Sprint(r.Header, string(body)); r.Header.Get("Authorization") != "" || strings.Contains(said, password) {
+				t.Errorf("it was shown %s", said)
+			}
+			w.WriteHeader(http.StatusConflict)
+		}))
+		defer forged.Close()
+		value, err := json.Marshal(cluster.Bouncer{Name: "evil", URL: forged.URL, All: true})
+		must(t, err)
+		must(t, l.Consul(ctx, func(ctx context.Context, c *api.Client) error {
+			session, _, err := c.Session().Create(&api.SessionEntry{Behavior: api.SessionBehaviorDelete, LockDelay: time.Millisecond}, (&api.WriteOptions{}).WithContext(ctx))
+			if err != nil {
+				return err
+			}
+			key := cluster.NewKeys("", "x", "").Bouncers() + "evil"
+			done, _, err := c.KV().Acquire(&api.KVPair{Key: key, Value: value, Session: session}, (&api.WriteOptions{}).WithContext(ctx))
+			if err == nil && !done {
+				err = errors.New("the key is locked")
+			}
+			return err
+		}))
+		body := fmt.Sprintf(`{"leader": %q}`, leader.Name)
+		code, text, err := request(ctx, http.DefaultClient, http.MethodPost, "http://"+leader.REST+"/switchover", strings.NewReader(body), func(r *http.Request) {
+			r.SetBasicAuth(user, password)
+		})
+		if err != nil || code != http.StatusOK {
+			t.Fatalf("switchover: %d %s %v", code, text, err)
+		}
+		await(ctx, t, "the forged bouncer was not told", func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			if !heard["/handover"] || !heard["/poke"] {
+				return fmt.Errorf("it heard of %v", heard)
+			}
+			return nil
+		})
+	})
+}
+
+func request(ctx context.Context, client *http.Client, method, url string, body io.Reader, edit func(*http.Request)) (int, string, error) {
+	r, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		return 0, "", err
+	}
+	if edit != nil {
+		edit(r)
+	}
+	answer, err := client.Do(r)
+	if err != nil {
+		return 0, "", err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	return answer.StatusCode, string(text), err
+}
