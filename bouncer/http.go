@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // httpBound bounds reading a request and writing its answer.
@@ -220,5 +221,5 @@ func reply(w http.ResponseWriter, code int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
-	_, _ = w.Write(append(text, '\n')) // a client that has gone needs no answer
+	_, _ = w.Write(append(printable.JSON(text), '\n')) // a client that has gone needs no answer
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // RouteRow is one shard as one bouncer has it.
@@ -143,7 +144,7 @@ func request(ctx context.Context, client *http.Client, method, url string, user 
 		if err := json.Unmarshal(text, &refused); err != nil || refused.Error == "" {
 			refused.Error = response.Status
 		}
-		return fmt.Errorf("bouncer at %s: %s", url, refused.Error)
+		return fmt.Errorf("bouncer at %s: %s", url, printable.Text(refused.Error))
 	}
 	if err := json.Unmarshal(text, into); err != nil {
 		return fmt.Errorf("bouncer at %s: its answer is not understood: %w", url, err)

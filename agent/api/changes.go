@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // quickLimit bounds one or two writes to Consul; by then something is wrong that a
@@ -96,12 +97,9 @@ const reasonHeader = "Lictor-Reason"
 const reasonLimit = 2 << 10
 
 func because(a answer, reason string) answer {
-	reason = strings.Join(strings.Fields(reason), " ")
+	reason = printable.Short(strings.Join(strings.Fields(reason), " "), reasonLimit-32)
 	if reason == "" {
 		return a
-	}
-	if len(reason) > reasonLimit {
-		reason = strings.ToValidUTF8(reason[:reasonLimit], "") + "..."
 	}
 	if a.headers == nil {
 		a.headers = map[string]string{}

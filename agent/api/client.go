@@ -18,6 +18,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/proof"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // answerLimit bounds what a client reads of an answer.
@@ -340,7 +341,7 @@ func parseStatus(raw []byte) (PeerStatus, error) {
 		Lictor           *lictorStatus  `json:"lictor"`
 	}
 	if err := json.Unmarshal(raw, &in); err != nil {
-		return PeerStatus{}, fmt.Errorf("the status is not JSON of the expected shape: %w", err)
+		return PeerStatus{}, fmt.Errorf("the status is not JSON of the expected shape: %w", printable.Error(err))
 	}
 	if in.State == "" && in.Role == "" {
 		return PeerStatus{}, errors.New("the status has neither state nor role: this is not a member's REST API")

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // FailsafeRequest is what a leader that cannot reach Consul asks of every member
@@ -119,7 +120,7 @@ func (p Peer) gave(a Answer) error {
 	case p.Patroni:
 		return nil
 	case !a.Proved:
-		return fmt.Errorf("the member at %s answers %d without the proof that it knows the shard's secret: %s", p.APIURL, a.Status, abridged(a.Text))
+		return fmt.Errorf("the member at %s answers %d without the proof that it knows the shard's secret: %s", p.APIURL, a.Status, printable.Short(a.Text, 300))
 	case a.ProvedBy != p.Name:
 		return fmt.Errorf("the member at %s is %q, not %q", p.APIURL, a.ProvedBy, p.Name)
 	}
@@ -168,14 +169,5 @@ func (c *Client) tell(ctx context.Context, p Peer, path string, body any) error 
 }
 
 func notDone(apiURL, path string, a Answer) error {
-	return fmt.Errorf("%s%s answers %d: %s", strings.TrimSuffix(apiURL, "/patroni"), path, a.Status, abridged(a.Text))
-}
-
-// abridged is the beginning of a text from elsewhere.
-func abridged(s string) string {
-	const most = 300
-	if len(s) > most {
-		return s[:most] + "..."
-	}
-	return s
+	return fmt.Errorf("%s%s answers %d: %s", strings.TrimSuffix(apiURL, "/patroni"), path, a.Status, printable.Short(a.Text, 300))
 }

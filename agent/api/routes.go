@@ -14,6 +14,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 	"github.com/lictor-ha/lictor/agent/proof"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // answer is what a handler gives back; it is written in one place.
@@ -25,7 +26,11 @@ type answer struct {
 	headers map[string]string
 }
 
-func text(status int, s string) answer { return answer{status: status, text: s} }
+// text is an answer of some words, which may quote what was asked: they are cut, and have
+// nothing that a terminal acts on.
+func text(status int, s string) answer {
+	return answer{status: status, text: printable.Block(s)}
+}
 
 func jsonAnswer(status int, v any) answer { return answer{status: status, value: v} }
 
@@ -305,6 +310,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a answer) {
 			s.log.Error().Err(err).Str("path", r.URL.Path).Msg("REST API: answer cannot be written as JSON")
 			a.status, body = http.StatusInternalServerError, nil
 		}
+		body = printable.JSON(body)
 		h.Set("Content-Type", "application/json")
 	case a.text != "":
 		body = []byte(a.text)

@@ -3,6 +3,8 @@ package cluster
 import (
 	"fmt"
 	"strings"
+
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // Problem is one thing that is wrong with a configuration: the setting, what it
@@ -24,10 +26,10 @@ func (p Problem) Error() string {
 	var b strings.Builder
 	for _, part := range []string{p.Path, p.Value} {
 		if part != "" {
-			b.WriteString(part + ": ")
+			b.WriteString(printable.Short(part, printable.MaxValue) + ": ")
 		}
 	}
-	b.WriteString(p.Rule)
+	b.WriteString(printable.Cut(p.Rule, printable.MaxText))
 	if p.Origin != "" {
 		b.WriteString(" (" + p.Origin + ")")
 	}
@@ -42,10 +44,11 @@ type Warning struct {
 }
 
 func (w Warning) String() string {
+	text := printable.Text(w.Text)
 	if w.Path == "" {
-		return w.Text
+		return text
 	}
-	return w.Path + ": " + w.Text
+	return printable.Short(w.Path, printable.MaxValue) + ": " + text
 }
 
 // Problems takes a joined error apart into its problems. An error that is no

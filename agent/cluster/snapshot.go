@@ -137,7 +137,7 @@ func (s Snapshot) Problems() []error {
 	var errs []error
 	add := func(key string, err error) {
 		if err != nil {
-			errs = append(errs, fmt.Errorf("key %s: %w", printable.Line(printable.Cut(key, printable.MaxValue)), err))
+			errs = append(errs, fmt.Errorf("key %s: %w", printable.Short(key, printable.MaxValue), err))
 		}
 	}
 	add("status", s.Status.Err)

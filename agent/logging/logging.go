@@ -76,7 +76,7 @@ func New(level, format string, out io.Writer, terminal bool) (*Log, error) {
 	}
 	// The time is put in by a hook: zerolog's own has its format from a variable
 	// of the package.
-	l.base = zerolog.New(out).Sample(l).Hook(stamp{})
+	l.base = zerolog.New(tidy{out}).Sample(l).Hook(stamp{})
 	return l, nil
 }
 
@@ -154,7 +154,9 @@ func retime(layout string) zerolog.Formatter {
 }
 
 func console(out io.Writer) io.Writer {
-	return zerolog.ConsoleWriter{Out: out, FormatTimestamp: retime("15:04:05.000")}
+	return zerolog.ConsoleWriter{
+		Out: out, FormatTimestamp: retime("15:04:05.000"), FormatMessage: shown(text), FormatFieldValue: shown(text), FormatErrFieldValue: shown(text),
+	}
 }
 
 // patroni writes lines as Patroni's default format has them, with Python's words
@@ -173,6 +175,7 @@ func patroni(out io.Writer) io.Writer {
 			}
 		},
 		// A line is a line: what was quoted from elsewhere may have more.
-		FormatMessage: func(value any) string { return strings.Join(strings.Fields(fmt.Sprint(value)), " ") },
+		FormatMessage:    shown(func(value any) string { return strings.Join(strings.Fields(text(value)), " ") }),
+		FormatFieldValue: shown(text), FormatErrFieldValue: shown(text),
 	}
 }

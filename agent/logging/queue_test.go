@@ -38,13 +38,14 @@ func TestNobodyWaitsForTheLog(t *testing.T) {
 
 // What was lost is told once somebody reads again, and all lines before it are there.
 func TestLostLinesAreTold(t *testing.T) {
-	gate := &gated{open: make(chan struct{}), told: make(chan struct{})}
+	gate := &gated{begun: make(chan struct{}), open: make(chan struct{}), told: make(chan struct{})}
 	l, err := NewQueued("info", FormatJSON, gate, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := l.Logger()
 	log.Info().Msg("first")
+	<-gate.begun // else what is lost before and after the first line is written are two losses
 	line := strings.Repeat("x", 1000)
 	for range 2 * queueSize / len(line) {
 		log.Info().Msg(line)
@@ -62,13 +63,15 @@ func TestLostLinesAreTold(t *testing.T) {
 
 // gated is a log that is read from some moment on.
 type gated struct {
-	open, told chan struct{}
+	begun, open, told chan struct{}
 
-	mu  sync.Mutex
-	buf bytes.Buffer
+	mu    sync.Mutex
+	first sync.Once
+	buf   bytes.Buffer
 }
 
 func (g *gated) Write(line []byte) (int, error) {
+	g.first.Do(func() { close(g.begun) })
 	<-g.open
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // ShowConfig shows the dynamic configuration as YAML, or as JSON.
@@ -284,7 +285,7 @@ func configDiff(before, after map[string]any) (string, error) {
 }
 
 func colourDiff(diff string, colour bool) string {
-	lines := strings.SplitAfter(diff, "\n")
+	lines := strings.SplitAfter(printable.Lines(diff), "\n")
 	for i, line := range lines {
 		content, end := strings.TrimSuffix(line, "\n"), line[len(strings.TrimSuffix(line, "\n")):]
 		style := Plain

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // Console is where a command talks to.
@@ -45,10 +47,14 @@ func Terminal(f Format) *Console {
 }
 
 // Say writes a line for people.
-func (c *Console) Say(format string, args ...any) { fmt.Fprintf(c.Out, format+"\n", args...) }
+func (c *Console) Say(format string, args ...any) {
+	fmt.Fprintln(c.Out, printable.Lines(fmt.Sprintf(format, args...)))
+}
 
 // Warn writes a line beside the results.
-func (c *Console) Warn(format string, args ...any) { fmt.Fprintf(c.Err, format+"\n", args...) }
+func (c *Console) Warn(format string, args ...any) {
+	fmt.Fprintln(c.Err, printable.Block(fmt.Sprintf(format, args...)))
+}
 
 // Show writes a table in the wanted format.
 func (c *Console) Show(t Table) error {
@@ -75,7 +81,7 @@ func (c *Console) Ask(question string) (string, error) {
 	if c.lines == nil {
 		c.lines = bufio.NewReader(c.In)
 	}
-	fmt.Fprint(c.Err, question)
+	fmt.Fprint(c.Err, printable.Block(question))
 	line, err := c.lines.ReadString('\n')
 	if err != nil && (!errors.Is(err, io.EOF) || line == "") {
 		fmt.Fprintln(c.Err) // the error begins a line

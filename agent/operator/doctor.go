@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // Level is how bad a finding is.
@@ -144,11 +145,11 @@ func report(c *Console, findings []Finding, o DoctorOptions) error {
 		if f.Level == Fine && !o.All {
 			continue
 		}
-		what := strings.Join(strings.Fields(f.What), " ") // some errors have several lines
+		what := printable.Text(strings.Join(strings.Fields(f.What), " ")) // some errors have several lines
 		if f.Do != "" && c.Format == Pretty {
 			what += "\n-> " + f.Do
 		}
-		t.Rows = append(t.Rows, []Cell{styled(f.Level.String(), style[f.Level]), text(f.Area), text(f.Subject), text(what), text(f.Do)})
+		t.Rows = append(t.Rows, []Cell{styled(f.Level.String(), style[f.Level]), text(f.Area), text(f.Subject), lines(what), text(f.Do)})
 	}
 	t.Notes = []string{"", fmt.Sprintf("%s, %s, %s fine", count(found[Wrong], "problem"), count(found[Worth], "warning"), count(found[Fine], "check"))}
 	if len(t.Rows) == 0 && c.Format == Pretty {

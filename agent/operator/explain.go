@@ -12,12 +12,21 @@ import (
 	"strings"
 
 	consulapi "github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // Explain is what a command says of the error that it ends with: in one line, where
 // that is possible, what failed and what to do about it. The common failures around
 // Consul and the members' REST API get words of their own.
-func Explain(err error) string {
+// What it returns has nothing that a terminal acts on, and is cut.
+func Explain(err error) string { return printable.Lines(printable.Cut(explain(err), maxExplained)) }
+
+// maxExplained is how many bytes an explanation has: every member of a shard may have said
+// something.
+const maxExplained = 4 * printable.MaxText
+
+func explain(err error) string {
 	var status consulapi.StatusError
 	switch {
 	case errors.As(err, &status) && status.Code == http.StatusForbidden:

@@ -354,7 +354,9 @@ func alarmCell(alarms []alarm) Cell {
 	for i, a := range alarms {
 		words[i] = a.what
 	}
-	return Cell{Text: strings.Join(words, "; "), Value: words, Style: Bad}
+	c := styled(strings.Join(words, "; "), Bad)
+	c.Value = words
+	return c
 }
 
 // count writes how many there are of something.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // ListOptions say what list and topology show.
@@ -114,13 +115,14 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 			{},
 			{},
 			{},
-			text(pendingReason(m.PendingRestartReason)), text(scheduleText(m.ScheduledRestart)), tagsCell(m.Tags),
+			lines(pendingReason(m.PendingRestartReason)), text(scheduleText(m.ScheduledRestart)), tagsCell(m.Tags),
 			{},
 			{},
 			styled(m.ReplayStandsStill, Warning),
 		}
 		if indented := names[m.Name]; indented != "" {
-			row[1] = Cell{Text: indented, Value: m.Name}
+			row[1] = text(indented)
+			row[1].Value = m.Name
 		}
 		if m.Timeline != 0 {
 			row[5] = number(m.Timeline)
@@ -300,7 +302,7 @@ func scheduleText(restart map[string]any) string {
 func pendingReason(changes map[string]cluster.PendingChange) string {
 	var lines []string
 	for name, change := range changes {
-		lines = append(lines, fmt.Sprintf("%s: %s->%s", name, change.OldValue, change.NewValue))
+		lines = append(lines, printable.Short(fmt.Sprintf("%s: %s->%s", name, change.OldValue, change.NewValue), maxCell))
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
@@ -315,5 +317,7 @@ func tagsCell(tags map[string]any) Cell {
 	if err != nil {
 		return text(fmt.Sprint(tags))
 	}
-	return Cell{Text: strings.TrimSpace(string(out)), Value: tags}
+	cell := lines(printable.Cut(strings.TrimSpace(string(out)), maxCell))
+	cell.Value = tags
+	return cell
 }

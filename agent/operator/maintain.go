@@ -14,6 +14,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // Reload has members read their configuration file again.
@@ -67,7 +68,7 @@ func (s *Shard) words(a api.Answer) string {
 	if s.noSecret != nil && (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) {
 		said += fmt.Sprintf("; or a token that may read %s: %v", s.Keys.Secret(), s.noSecret)
 	}
-	return said
+	return printable.Text(said)
 }
 
 // forEach does something with every member, whatever became of the others, and

@@ -95,7 +95,7 @@ func Query(ctx context.Context, c *Console, s *Shard, o QueryOptions) error {
 	for rows.Next() {
 		row := make([]Cell, len(t.Columns))
 		for i, raw := range rows.RawValues() {
-			row[i] = text(string(raw))
+			row[i] = Cell{Text: string(raw)}
 		}
 		t.Rows = append(t.Rows, row)
 	}

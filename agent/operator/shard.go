@@ -322,8 +322,14 @@ func (s *Site) deleteAt(ctx context.Context, key string, index uint64) error {
 	})
 }
 
-// Names are the shards or, below a shard, its members: what a shell completes.
+// Names are the shards or, below a shard, its members: what a shell completes. What is no
+// name is left out: a shell would write it on the command line.
 func (s *Site) Names(ctx context.Context, path []string) ([]string, error) {
+	names, err := s.names(ctx, path)
+	return slices.DeleteFunc(names, func(name string) bool { return cluster.CheckName(name) != nil }), err
+}
+
+func (s *Site) names(ctx context.Context, path []string) ([]string, error) {
 	if len(path) == 0 {
 		return s.Scopes(ctx)
 	}

@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // Format is how a result is written.
@@ -71,10 +73,27 @@ type Cell struct {
 	Style Style
 }
 
-// text makes a plain cell.
-func text(s string) Cell { return Cell{Text: s} }
+// text makes a plain cell of one line.
+func text(s string) Cell { return styled(s, Plain) }
 
-func styled(s string, style Style) Cell { return Cell{Text: s, Style: style} }
+// Text makes a plain cell of one line.
+func Text(s string) Cell { return text(s) }
+
+// styled makes a cell of one line. People get it cut and without what a terminal acts on,
+// programs as it is.
+func styled(s string, style Style) Cell {
+	c := Cell{Text: printable.Short(s, maxCell), Style: style}
+	if c.Text != s {
+		c.Value = s
+	}
+	return c
+}
+
+// maxCell is how many bytes of a value stand in a line of a table.
+const maxCell = 1000
+
+// lines makes a cell that may have several lines.
+func lines(s string) Cell { return Cell{Text: printable.Lines(s)} }
 
 // number makes a cell whose value is a number.
 func number[T int | int64](n T) Cell { return Cell{Text: fmt.Sprint(n), Value: n} }
@@ -133,13 +152,32 @@ func (t Table) Write(w io.Writer, f Format, colour bool) error {
 	case TSV:
 		out, err = t.tsv()
 	default:
-		out = []byte(t.pretty(colour))
+		out = []byte(t.safe().pretty(colour))
 	}
 	if err != nil {
 		return fmt.Errorf("writing the result as %s: %w", f, err)
 	}
 	_, err = w.Write(out)
 	return err
+}
+
+// safe is the table without anything that a terminal acts on.
+func (t Table) safe() Table {
+	t.Title, t.Columns, t.Rows, t.Notes = printable.Line(t.Title), slices.Clone(t.Columns), slices.Clone(t.Rows), slices.Clone(t.Notes)
+	for i := range t.Columns {
+		t.Columns[i].Name = printable.Line(t.Columns[i].Name)
+	}
+	for i, row := range t.Rows {
+		row = slices.Clone(row)
+		for j := range row {
+			row[j].Text = printable.Lines(row[j].Text)
+		}
+		t.Rows[i] = row
+	}
+	for i, note := range t.Notes {
+		t.Notes[i] = printable.Lines(note)
+	}
+	return t
 }
 
 // json is a list of objects in the order of the columns, without what is empty.
@@ -185,7 +223,7 @@ func jsonText(value any) ([]byte, error) {
 	e := json.NewEncoder(&out)
 	e.SetEscapeHTML(false)
 	err := e.Encode(value)
-	return bytes.TrimSpace(out.Bytes()), err
+	return printable.JSON(bytes.TrimSpace(out.Bytes())), err
 }
 
 func (t Table) yaml() ([]byte, error) {
@@ -208,14 +246,36 @@ func (t Table) yaml() ([]byte, error) {
 	return yamlText(&list)
 }
 
+// yamlText writes YAML in which everything is printable.
 func yamlText(value any) ([]byte, error) {
+	node, isNode := value.(*yaml.Node)
+	if !isNode {
+		node = &yaml.Node{}
+		if err := node.Encode(value); err != nil {
+			return nil, err
+		}
+	}
+	quoteUnprintable(node)
 	var out bytes.Buffer
 	e := yaml.NewEncoder(&out)
 	e.SetIndent(2)
-	if err := e.Encode(value); err != nil {
+	if err := e.Encode(node); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), e.Close()
+	if err := e.Close(); err != nil {
+		return nil, err
+	}
+	return printable.YAML(out.Bytes()), nil
+}
+
+// quoteUnprintable puts what is not printable into double quotes, where it can be escaped.
+func quoteUnprintable(node *yaml.Node) {
+	if node.Kind == yaml.ScalarNode && !printable.Printable(node.Value) && node.Tag != "!!binary" {
+		node.Style = yaml.DoubleQuotedStyle
+	}
+	for _, child := range node.Content {
+		quoteUnprintable(child)
+	}
 }
 
 // tsv is one line per row, below the names of the columns. Tabs and line ends in
@@ -226,6 +286,9 @@ func (t Table) tsv() ([]byte, error) {
 	keys := make([]string, len(t.Columns))
 	for i, c := range t.Columns {
 		keys[i] = c.key()
+	}
+	for i := range keys {
+		keys[i] = printable.Line(clean.Replace(keys[i]))
 	}
 	out.WriteString(strings.Join(keys, "\t") + "\n")
 	for _, row := range t.Rows {
@@ -239,7 +302,7 @@ func (t Table) tsv() ([]byte, error) {
 				}
 				text = string(encoded)
 			}
-			cells[i] = clean.Replace(text)
+			cells[i] = printable.Line(clean.Replace(text))
 		}
 		out.WriteString(strings.Join(cells, "\t") + "\n")
 	}

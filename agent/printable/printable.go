@@ -9,6 +9,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -30,7 +31,21 @@ func Quote(value string) string {
 
 // Text returns text as one line: what is not printable is escaped as in Go, and it is
 // cut to MaxText bytes.
-func Text(text string) string { return Line(Cut(text, MaxText)) }
+func Text(text string) string { return short(text, MaxText, Line) }
+
+// Block is Text for a text of several lines.
+func Block(text string) string { return short(text, MaxText, Lines) }
+
+// Short is Text for another length than MaxText.
+func Short(text string, limit int) string { return short(text, limit, Line) }
+
+func short(text string, limit int, escape func(string) string) string {
+	shown := escape(head(text, limit))
+	if len(text) <= limit && len(shown) <= limit {
+		return shown
+	}
+	return fmt.Sprintf("%s... (%d bytes)", head(shown, limit), len(text))
+}
 
 // Cut returns at most limit bytes of text, and says how long it was.
 func Cut(text string, limit int) string {
@@ -42,6 +57,9 @@ func Cut(text string, limit int) string {
 
 // head returns the first bytes of text, at most n, without half a character.
 func head(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
 	for n > 0 && !utf8.RuneStart(text[n]) {
 		n--
 	}
@@ -103,3 +121,66 @@ type cutError struct{ err error }
 
 func (e cutError) Error() string { return Text(e.err.Error()) }
 func (e cutError) Unwrap() error { return e.err }
+
+// JSON escapes what is not printable within the strings of a JSON text: the value is the
+// same.
+func JSON(text []byte) []byte {
+	return within(text, func(out []byte, r rune) []byte {
+		if high, low := utf16.EncodeRune(r); high != utf8.RuneError {
+			return fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		}
+		return fmt.Appendf(out, `\u%04x`, r)
+	})
+}
+
+// YAML is JSON for a YAML text whose strings with such characters stand in double quotes.
+func YAML(text []byte) []byte {
+	return within(text, func(out []byte, r rune) []byte {
+		if r > 0xffff {
+			return fmt.Appendf(out, `\U%08x`, r)
+		}
+		return fmt.Appendf(out, `\u%04x`, r)
+	})
+}
+
+// within escapes what is not printable, except the line ends of the text's own layout.
+func within(text []byte, escape func(out []byte, r rune) []byte) []byte {
+	if clean(text) {
+		return text
+	}
+	out := make([]byte, 0, len(text)+len(text)/8)
+	for len(text) > 0 {
+		r, size := utf8.DecodeRune(text)
+		if r < utf8.RuneSelf && r != 0x7f || strconv.IsPrint(r) {
+			out = append(out, text[:size]...)
+		} else {
+			out = escape(out, r)
+		}
+		text = text[size:]
+	}
+	return out
+}
+
+// clean reports whether a text has printable ASCII characters and line ends only, as
+// nearly every one has.
+func clean(text []byte) bool {
+	for _, b := range text {
+		if b >= 0x7f || b < ' ' && b != '\n' {
+			return false
+		}
+	}
+	return true
+}
+
+// Printable reports whether every character of text is printable.
+func Printable(text string) bool {
+	if !utf8.ValidString(text) {
+		return false
+	}
+	for _, r := range text {
+		if !strconv.IsPrint(r) {
+			return false
+		}
+	}
+	return true
+}

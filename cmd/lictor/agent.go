@@ -14,6 +14,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/agent/systemd"
 )
 
@@ -129,7 +130,7 @@ func validateCommand() *cobra.Command {
 			}
 			cfg, warnings, err := config.Load(source)
 			for _, w := range warnings {
-				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", printable.Text(w.String()))
 			}
 			if err != nil {
 				return err

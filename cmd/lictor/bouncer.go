@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -13,9 +14,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/logging"
+	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/agent/systemd"
 	"github.com/lictor-ha/lictor/bouncer"
 	"github.com/lictor-ha/lictor/templates"
@@ -162,15 +165,15 @@ func renderCommand(allowEmpty *bool) *cobra.Command {
 			case dryRun && template != "":
 				return fmt.Errorf("--dry-run compares pgbouncer.ini, it does not go with --template")
 			case dryRun:
-				return bouncer.DryRun(cmd.Context(), cfg, cmd.OutOrStdout())
+				return bouncer.DryRun(cmd.Context(), cfg, onTerminal(cmd.OutOrStdout()))
 			case template != "":
 				text, err := readTemplate(template)
 				if err != nil {
 					return err
 				}
-				return bouncer.RenderTemplate(cmd.Context(), cfg, text, cmd.OutOrStdout())
+				return bouncer.RenderTemplate(cmd.Context(), cfg, text, onTerminal(cmd.OutOrStdout()))
 			}
-			return bouncer.Render(cmd.Context(), cfg, cmd.OutOrStdout())
+			return bouncer.Render(cmd.Context(), cfg, onTerminal(cmd.OutOrStdout()))
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print how the installed file would change, as a diff")
@@ -252,9 +255,26 @@ func bouncerStatusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out := json.NewEncoder(cmd.OutOrStdout())
-			out.SetIndent("", "  ")
-			return out.Encode(status)
+			return writeJSON(cmd.OutOrStdout(), status)
 		},
 	}
+}
+
+// onTerminal is out for a file as it stands, unless out is a terminal: then it shows
+// nothing that a terminal acts on.
+func onTerminal(out io.Writer) io.Writer {
+	if f, isFile := out.(*os.File); isFile && term.IsTerminal(int(f.Fd())) {
+		return printable.Writer(out)
+	}
+	return out
+}
+
+// writeJSON writes a value as indented JSON in which everything is printable.
+func writeJSON(out io.Writer, value any) error {
+	text, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing the result as JSON: %w", err)
+	}
+	_, err = out.Write(append(printable.JSON(text), '\n'))
+	return err
 }

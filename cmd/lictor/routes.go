@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -39,9 +38,7 @@ func routesCommand() *cobra.Command {
 					return fmt.Errorf("the bouncers: %w", err)
 				}
 				if c.Format == operator.JSON {
-					out := json.NewEncoder(c.Out)
-					out.SetIndent("", "  ")
-					return out.Encode(rows)
+					return writeJSON(c.Out, rows)
 				}
 				if len(rows) == 0 && c.Format == operator.Pretty {
 					c.Say("There is neither a route nor a bouncer in Consul.")
@@ -70,7 +67,6 @@ func routesTable(rows []bouncer.RouteRow, now time.Time) operator.Table {
 		{Name: "Waiting", Key: "clients_waiting", Right: true},
 		{Name: "Problem", Key: "problem", Prose: true},
 	}}
-	plain := func(s string) operator.Cell { return operator.Cell{Text: s} }
 	when := func(at time.Time) operator.Cell {
 		if at.IsZero() {
 			return operator.Cell{}
@@ -78,7 +74,8 @@ func routesTable(rows []bouncer.RouteRow, now time.Time) operator.Table {
 		return operator.Cell{Text: operator.Duration(max(0, now.Sub(at))) + " ago", Value: at.Format(time.RFC3339Nano)}
 	}
 	for _, r := range rows {
-		state := operator.Cell{Text: string(r.State), Style: operator.Warning}
+		state := operator.Text(string(r.State))
+		state.Style = operator.Warning
 		if r.State == cluster.RouteOpen {
 			state.Style = operator.Good
 		}
@@ -89,8 +86,9 @@ func routesTable(rows []bouncer.RouteRow, now time.Time) operator.Table {
 		if r.Paused {
 			paused.Text, paused.Style = "yes", operator.Warning
 		}
-		name := plain(r.Bouncer)
-		problem := operator.Cell{Text: r.Problem, Style: operator.Bad}
+		name := operator.Text(r.Bouncer)
+		problem := operator.Text(r.Problem)
+		problem.Style = operator.Bad
 		switch {
 		case r.Bouncer == "":
 			// Nobody is there who could verify anything.
@@ -99,7 +97,7 @@ func routesTable(rows []bouncer.RouteRow, now time.Time) operator.Table {
 			problem.Text = "Consul's route is newer"
 		}
 		t.Rows = append(t.Rows, []operator.Cell{
-			plain(r.Shard), name, plain(r.Leader), plain(r.Address),
+			operator.Text(r.Shard), name, operator.Text(r.Leader), operator.Text(r.Address),
 			{Text: fmt.Sprint(r.Timeline), Value: r.Timeline},
 			state,
 			when(r.Since), verified, paused,
