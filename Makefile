@@ -27,6 +27,8 @@ SEEDS   ?= 50000
 SEED    ?=
 FAULTS  ?=
 ROUNDS  ?=
+# Of `make fuzz`: how long each target runs; ONLY=regexp: those whose name matches.
+FUZZTIME ?= 2m
 # Of `make test-versions`: the Debian release whose versions are used.
 DEBIAN  ?= trixie
 
@@ -107,12 +109,13 @@ lint-lite: ## gofmt and go vet
 	@$(GO) vet ./...
 
 .PHONY: lint
-lint: lint-lite ## all linters: gofumpt, staticcheck, golangci-lint
+lint: lint-lite ## all linters: gofumpt, staticcheck, golangci-lint; govulncheck where its database is reachable
 	@bin=$$(e2e/tools/lint.sh) && \
 		unformatted=$$($$bin/gofumpt -l agent bouncer cmd e2e) && \
 		if [ -n "$$unformatted" ]; then echo "not gofumpt-ed:" $$unformatted >&2; exit 1; fi && \
 		$$bin/staticcheck ./... && \
 		$$bin/golangci-lint run ./...
+	@e2e/tools/vuln.sh ./...
 
 .PHONY: bench
 bench: build ## measure against the figures; writes docs/benchmarks.md and, with REPORT=FILE, JSON; ONLY=bouncer: the bouncer's alone
@@ -123,6 +126,10 @@ bench: build ## measure against the figures; writes docs/benchmarks.md and, with
 .PHONY: soak
 soak: ## SEEDS (50000) simulated schedules on all cores, from the seed SEED on
 	@$(GO) test -count 1 -timeout 0 -v -run TestRandomSchedules ./agent/simulation -sim.seeds $(SEEDS) $(addprefix -sim.first ,$(SEED)) $(ARGS)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (2m); ONLY=regexp. Their seeds run in the unit tests
+	@e2e/tools/fuzz.sh '$(FUZZTIME)' $(if $(ONLY),'$(ONLY)')
 
 .PHONY: lab
 lab: build ## real faults on a real shard: FAULTS=a,b ROUNDS=n SEED=n REPORT=FILE; ARGS=-list names them

@@ -376,24 +376,27 @@ func plainMembers(list []cluster.RouteMember) []cluster.RouteMember {
 // defaultAPIPort is that of an agent's REST API.
 const defaultAPIPort = 8008
 
-// apiPort is the port of a member's REST API, by its own key.
-func (c *consulData) apiPort(v *ShardView, m cluster.RouteMember) (int, error) {
+// apiPort is the port of a member's REST API, by its own key. A key that does not say
+// keeps no other shard from its file.
+func (c *consulData) apiPort(v *ShardView, m cluster.RouteMember) int {
 	keys := cluster.NewKeys(v.Namespace, v.Scope, "")
 	text, err := c.keyIfThere(keys.Member(m.Name))
-	if err != nil || text == "" {
-		return defaultAPIPort, err
+	if err == nil && text == "" {
+		return defaultAPIPort
 	}
 	var member cluster.Member
-	err = json.Unmarshal([]byte(text), &member)
+	if err == nil {
+		err = printable.Error(json.Unmarshal([]byte(text), &member))
+	}
 	if err == nil {
 		member.Name = m.Name
 		var port int
 		if _, port, err = member.APIAddress(); err == nil {
-			return port, nil
+			return port
 		}
 	}
 	c.leave("shard "+string(v.id), fmt.Errorf("%w; port %d is taken", err, defaultAPIPort))
-	return defaultAPIPort, nil
+	return defaultAPIPort
 }
 
 // haproxyName writes a name as HAProxy takes it for a proxy or a server: bytes beyond

@@ -151,7 +151,7 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, cons
 			if err != nil {
 				return 0, err
 			}
-			return consul.apiPort(v, m)
+			return consul.apiPort(v, m), nil
 		},
 		"haproxy_name":   haproxyName,
 		"ini_name":       pgbouncer.QuoteName,

@@ -17,7 +17,7 @@ import (
 // terminal; hosts become parts of connection strings and URLs. What keeps to its rule
 // means nothing but itself in all of them.
 const (
-	NameRule      = "must consist of letters, digits and any of . _ - : @ +, and begin with a letter, a digit or _"
+	NameRule      = "must consist of letters, digits and any of . _ - : +, and begin with a letter, a digit or _"
 	NamespaceRule = "must be one name or several with / between them, and a name " + NameRule
 	HostRule      = "must be a host name or an IP address"
 )
@@ -41,7 +41,7 @@ func CheckName(name string) error {
 	}
 	first, _ := utf8.DecodeRuneInString(name)
 	if !isNameStart(first) || !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool {
-		return !isNameStart(r) && !strings.ContainsRune(".-:@+", r)
+		return !isNameStart(r) && !strings.ContainsRune(".-:+", r)
 	}) {
 		return errName
 	}

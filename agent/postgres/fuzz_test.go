@@ -1,0 +1,78 @@
+package postgres
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// FuzzControl: whatever a program of PostgreSQL prints, reading it ends, and what is read
+// is what it says.
+func FuzzControl(f *testing.F) {
+	f.Add("Database system identifier:           7300000000000000001\nLatest checkpoint's TimeLineID:       3\nLatest checkpoint location:           0/3000060\n" +
+		"Minimum recovery ending location:     0/0\nmax_connections setting:              100\nmax_locks_per_xact setting:           64\n")
+	f.Add("Latest checkpoint's TimeLineID: 99999999999999999999\nDatabase system identifier: x")
+	f.Add("postgres (PostgreSQL) 15.3 (Debian 15.3-0+deb12u1)")
+	f.Add("1\t0/3000060\tno recovery target specified\n\n2\tFFFFFFFF/FFFFFFFF\tbefore 2000-01-01\n")
+	f.Add("# a comment\n1\n")
+	f.Add("-1/0")
+	f.Fuzz(func(t *testing.T, out string) {
+		if c, err := parseControl(out); err == nil {
+			if c.SystemIdentifier == "" || c.Timeline == 0 {
+				t.Errorf("%q: %+v", out, c)
+			}
+			_ = c.made()
+		}
+		if lsn, err := ParseLSN(out); err == nil {
+			if again, err := ParseLSN(FormatLSN(lsn)); err != nil || again != lsn {
+				t.Errorf("%q is %d, written %s, which is %d %v", out, lsn, FormatLSN(lsn), again, err)
+			}
+		}
+		if major, err := parseMajor(out); err == nil && major < 12 {
+			t.Errorf("%q: major version %d", out, major)
+		}
+		history, err := parseHistory(out)
+		for _, h := range history {
+			if err == nil && strings.ContainsAny(h.Reason, "\n") {
+				t.Errorf("%q: a reason of several lines: %q", out, h.Reason)
+			}
+		}
+	})
+}
+
+// FuzzConf: no line of a configuration file harms the next, and a value that is written is
+// read again as it was.
+func FuzzConf(f *testing.F) {
+	for _, seed := range []string{
+		"work_mem = 4MB # comment", "a.b='it''s'", `x = 'a\'b\n\007'`, "=", "'", "name '", "port 5432 x", "restore_command = 'cp \"%f\" %p'", "\x00", "a = \xff",
+		"A\t=\tb\r", "x='\\", "x = ''''",
+	} {
+		f.Add(seed)
+	}
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, line string) {
+		name, value, ok := confLine(line)
+		if ok && (name == "" || name != strings.ToLower(name)) {
+			t.Errorf("%q: name %q", line, name)
+		}
+		_, _ = name, value
+		if !strings.ContainsAny(line, "\x00\n") {
+			_, back, ok := confLine("x = " + quote(line))
+			if !ok || back != line {
+				t.Errorf("%q is written %s and read as %q, %v", line, quote(line), back, ok)
+			}
+		}
+		if strings.Contains(strings.ToLower(line), "include") {
+			return // other files are no business of this
+		}
+		file := filepath.Join(dir, "f.conf")
+		if err := os.WriteFile(file, []byte(strings.ReplaceAll(line, "\n", " ")+"\nlast = 'x'\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		all, err := readConf(file)
+		if err != nil || len(all) == 0 || all[len(all)-1].Name != "last" || all[len(all)-1].Value != "x" {
+			t.Errorf("%q hides the next line: %+v %v", line, all, err)
+		}
+	})
+}
