@@ -17,8 +17,8 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
 	"github.com/lictor-ha/lictor/agent/config"
-	"github.com/lictor-ha/lictor/agent/proof"
 	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/agent/proof"
 )
 
 // answerLimit bounds what a client reads of an answer.

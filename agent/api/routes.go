@@ -13,8 +13,8 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
-	"github.com/lictor-ha/lictor/agent/proof"
 	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/agent/proof"
 )
 
 // answer is what a handler gives back; it is written in one place.
