@@ -4,13 +4,16 @@ package certfiles
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +35,8 @@ type Paths struct {
 type Files struct {
 	paths Paths
 
+	// turn holds one for each signature that is being made.
+	turn chan struct{}
 	// problem is told once about every set of files that could not be used.
 	problem func(error)
 
@@ -60,7 +65,7 @@ func New(paths Paths, problem func(error)) (*Files, error) {
 	if paths.Key == "" {
 		paths.Key = paths.Cert
 	}
-	f := &Files{paths: paths, problem: problem}
+	f := &Files{paths: paths, problem: problem, turn: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 	_, err := f.current()
 	return f, err
 }
@@ -92,6 +97,9 @@ func (f *Files) load() (*certSet, error) {
 		pair, err := loadKeyPair(f.paths.Cert, f.paths.Key, f.paths.Password)
 		if err != nil {
 			return nil, err
+		}
+		if signer, ok := pair.PrivateKey.(crypto.Signer); ok {
+			pair.PrivateKey = &turns{Signer: signer, turn: f.turn}
 		}
 		set.cert = &pair
 	}
@@ -128,6 +136,21 @@ func loadKeyPair(certFile, keyFile string, password bool) (tls.Certificate, erro
 		return tls.Certificate{}, fmt.Errorf("certificate %s with private key %s: %w", certFile, keyFile, err)
 	}
 	return pair, nil
+}
+
+// turns makes signatures in turns: a handshake costs a server up to some milliseconds
+// for the signature of its key, and however many clients ask for one at once, half of
+// the processors stay for what must not wait.
+type turns struct {
+	crypto.Signer
+	turn chan struct{}
+}
+
+// Sign waits for its turn.
+func (t *turns) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	t.turn <- struct{}{}
+	defer func() { <-t.turn }()
+	return t.Signer.Sign(rand, digest, opts)
 }
 
 // encrypted tells whether PEM text holds a private key under a pass phrase, in
