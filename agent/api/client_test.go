@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -289,11 +290,18 @@ func TestObserve(t *testing.T) {
 		"never looked at": {func(*State) {}, -1, -1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			state := replicaState(at)
-			node := fixed(state)
-			node.state = func() State { return state }
+			var state atomic.Pointer[State]
+			first := replicaState(at)
+			state.Store(&first)
+			node := fixed(first)
+			node.state = func() State { return *state.Load() }
 			asked := 0
-			node.observe = func(context.Context) { asked++; test.look(&state) }
+			node.observe = func(context.Context) {
+				asked++
+				seen := *state.Load()
+				test.look(&seen)
+				state.Store(&seen)
+			}
 			server := start(t, config.RestAPI{}, node, func(*Server) {})
 			client, err := NewClient(config.Ctl{}, config.RestAPI{})
 			if err != nil {
