@@ -28,6 +28,9 @@ type consulData struct {
 	used, missing map[string]dependency.Dependency
 	// left are the values that were left out, for the operator.
 	left []string
+	// waits says what is awaited beside Consul's data. (The errors of functions lose their
+	// form on their way through the template.)
+	waits error
 }
 
 // maxLeft is how many values that were left out are told.

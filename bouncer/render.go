@@ -47,6 +47,9 @@ func (r *renderer) render(source []byte, views []*ShardView, version pgbouncer.V
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
 	}
 	result, err := t.Execute(&template.ExecuteInput{Brain: r.feed.brain, Env: os.Environ()})
+	if consul.waits != nil {
+		return nil, fmt.Errorf("template %s: %w", r.name(), consul.waits)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
 	}
@@ -114,7 +117,13 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, cons
 		return nil, fmt.Errorf("shard %q is not unique, write namespace/scope", name)
 	}
 	return map[string]any{
-		"shards":   func() []*ShardView { return views },
+		"shards": func() ([]*ShardView, error) {
+			if len(views) == 0 && r.label != "" && !r.config.AllowEmpty {
+				consul.waits = fmt.Errorf("%w: no route is known yet (allow_empty)", errWaiting)
+				return nil, consul.waits
+			}
+			return views, nil
+		},
 		"shard":    func(name string) (*ShardView, error) { return find(name) },
 		"settings": func() []NamedSetting { return r.config.settings(version) },
 		"peers":    func() []Peer { return r.config.peers(version) },

@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,6 +58,30 @@ func TestRenderGolden(t *testing.T) {
 	}
 	if _, err := check(got, views, c); err != nil {
 		t.Error(err)
+	}
+}
+
+// A file of all shards, haproxy.cfg for one, is not written without any: a bouncer that has
+// just started knows none for a moment.
+func TestFileOfNoShardWaits(t *testing.T) {
+	c := testConfig(t)
+	feed := newFeed(nil)
+	defer feed.close()
+	source, err := templates.Read(templates.HAProxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &renderer{config: c, feed: feed, label: templates.HAProxy}
+	if text, err := r.render(source, nil, pgbouncer.Version{}); !errors.Is(err, errWaiting) {
+		t.Errorf("%v, rendered %s", err, text)
+	}
+	r.config.AllowEmpty = true
+	if _, err := r.render(source, nil, pgbouncer.Version{}); err != nil {
+		t.Error(err)
+	}
+	r.config.AllowEmpty = false
+	if _, err := r.render([]byte("no shards here"), nil, pgbouncer.Version{}); err != nil {
+		t.Errorf("a file that is not of shards waits for them: %v", err)
 	}
 }
 
