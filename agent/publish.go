@@ -445,7 +445,7 @@ func (a *Agent) keepSlots() {
 func slotsFor(s cluster.Snapshot, name string, primary bool) []string {
 	var names []string
 	for _, m := range s.Members {
-		if !m.OK() || m.Value.Name == name || !primary && m.Value.Name == s.LeaderName() {
+		if !m.OK() || m.Value.Name == name || cluster.NoStream(m.Value.Tags) || !primary && m.Value.Name == s.LeaderName() {
 			continue
 		}
 		from, _ := m.Value.Tags["replicatefrom"].(string)

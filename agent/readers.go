@@ -10,7 +10,9 @@ import (
 )
 
 // readers decides which replicas the route sends readers to: those that stream and
-// are not too far behind in replaying, by bytes and by time. Who is too far behind
+// are not too far behind in replaying, by bytes and by time. One that is tagged nostream
+// may be a few bytes and yet hours behind: it gets readers only where
+// maximum_delay_for_readers says what is too far. Who is too far behind
 // is taken back within half of that, so that it does not come and go. One whose replay
 // stands still gets none, however little it is behind by now. A replica that
 // has readers and stops streaming keeps them for one ttl: a change of leader ends
@@ -81,6 +83,13 @@ func replayed(leader postgres.State, replica cluster.Member) int64 {
 	return position
 }
 
+// restores reports whether a replica gets its WAL from the archive and it can be told
+// how old its data are: a leader knows that of what was written since it leads.
+func (r *readers) restores(replica cluster.Member, limits cluster.Dynamic) bool {
+	return cluster.NoStream(replica.Tags) && replica.ReplicationState == postgres.InArchiveRecovery &&
+		limits.MaximumDelayForReaders > 0 && len(r.passed) > 0 && replica.ReplayLSN >= r.passed[0].lsn
+}
+
 // serve reports whether a replica takes readers; had says that it did.
 func (r *readers) serve(now cluster.Instant, leader postgres.State, replica cluster.Member, had bool, limits cluster.Dynamic) bool {
 	name := replica.Name
@@ -88,6 +97,9 @@ func (r *readers) serve(now cluster.Instant, leader postgres.State, replica clus
 		return false
 	}
 	position := replayed(leader, replica)
+	if position == 0 && r.restores(replica, limits) {
+		position = replica.ReplayLSN
+	}
 	if position == 0 {
 		since, known := r.silent[name]
 		if !known {

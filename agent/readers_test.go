@@ -101,6 +101,42 @@ func TestReadersByTime(t *testing.T) {
 	}
 }
 
+// A member tagged nostream is never more than a segment behind, and yet for how long as
+// the leader writes little.
+func TestReadersByTheArchive(t *testing.T) {
+	limits, _, err := cluster.ParseDynamic(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := readers{lagging: map[string]bool{}, silent: map[string]cluster.Instant{}}
+	leader := postgres.State{Accepting: true}
+	member := cluster.Member{Name: "db2", ReplicationState: postgres.InArchiveRecovery, Tags: map[string]any{"nostream": true}}
+	for _, c := range []struct {
+		name              string
+		second            int
+		written, replayed int64
+		limit             time.Duration
+		want              bool
+	}{
+		{"older than the leadership", 0, 100, 90, time.Minute, false},
+		{"at the end", 1, 100, 100, time.Minute, true},
+		{"at the end, and no limit of time", 2, 100, 100, 0, false},
+		{"nothing was written for long", 1000, 100, 100, time.Minute, true},
+		{"a minute behind", 1060, 200, 100, time.Minute, true},
+		{"still", 1120, 200, 100, time.Minute, true},
+		{"more than a minute", 1121, 200, 100, time.Minute, false},
+		{"there again", 1122, 200, 200, time.Minute, true},
+		{"a segment too far", 1123, 200 + 2*limits.MaximumLagForReaders, 200, time.Minute, false},
+	} {
+		leader.WriteLSN, member.ReplayLSN, limits.MaximumDelayForReaders = c.written, c.replayed, c.limit
+		now := cluster.Instant(time.Duration(c.second) * time.Second)
+		r.saw(now, leader)
+		if got := r.serve(now, leader, member, false, limits); got != c.want {
+			t.Errorf("%s: serves %t, want %t", c.name, got, c.want)
+		}
+	}
+}
+
 func TestReadersOfReplayThatStandsStill(t *testing.T) {
 	r := readers{lagging: map[string]bool{}, silent: map[string]cluster.Instant{}}
 	leader := postgres.State{Accepting: true, WriteLSN: 1 << 20, Standbys: []postgres.StandbyState{{ApplicationName: "db2", State: postgres.Streaming, ReplayLSN: 1 << 20}}}

@@ -48,6 +48,7 @@ func (a *Agent) reinitialize(r api.ReinitRequest) error {
 	if a.m.Parted > 0 {
 		return fmt.Errorf("%w: a candidate for the leadership counts on what this member has: try again when the shard has a leader", api.ErrRefused)
 	}
+	noStream := cluster.NoStream(a.tags())
 	a.interruptTask()
 	limit := a.stopWithin()
 	a.startTask(ha.TaskReinit, func(ctx context.Context) error {
@@ -70,10 +71,10 @@ func (a *Agent) reinitialize(r api.ReinitRequest) error {
 		if err := a.pg.MakeReplica(ctx, &source, "", a.cloneProgress(source.Name)); err != nil {
 			return err
 		}
-		return a.startWithin(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &up})
+		return a.startWithin(ctx, replicaOf(&up, noStream))
 	}, func(err error) {
 		if err == nil {
-			a.m.upstream = leader
+			a.followsUnless(noStream, leader)
 		}
 	})
 	return nil

@@ -59,13 +59,13 @@ func (a *Agent) begin(action ha.Action) {
 		case ha.DiscardIncomplete:
 			a.startTask(ha.TaskStart, a.pg.DiscardIncomplete, nil)
 		case ha.Clone:
-			a.clone(act.From)
+			a.clone(act)
 		case ha.StartPrimary:
 			a.startPostgres(postgres.Primary, "", act.Sync)
 		case ha.StartReplica:
 			a.startPostgres(postgres.Replica, act.Upstream, nil)
 		case ha.Rejoin:
-			a.rejoin(act.Upstream)
+			a.rejoin(act)
 		case ha.Follow:
 			a.follow(act.Upstream)
 		case ha.RestartReplica:
@@ -267,7 +267,8 @@ func (a *Agent) upstreamOf(name string) (postgres.Upstream, error) {
 
 // clone makes the data directory from another member, or without one (from is
 // empty) by the operator's own method, and starts the replica.
-func (a *Agent) clone(from string) {
+func (a *Agent) clone(c ha.Clone) {
+	from := c.From
 	var source *postgres.Upstream
 	if from != "" {
 		up, err := a.upstreamOf(from)
@@ -283,10 +284,10 @@ func (a *Agent) clone(from string) {
 		if err := a.pg.MakeReplica(ctx, source, shard, a.cloneProgress(from)); err != nil {
 			return err
 		}
-		return a.startWithin(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: source})
+		return a.startWithin(ctx, replicaOf(source, c.NoStream))
 	}, func(err error) {
 		if err == nil {
-			a.m.upstream = from
+			a.followsUnless(c.NoStream, from)
 			a.log.Info().Str("from", from).Msg("cloned and started")
 		}
 	})
@@ -335,10 +336,28 @@ func (a *Agent) follows(upstream string) {
 	}
 }
 
+// replicaOf is how a replica of upstream is started; one that does not stream gets its
+// WAL by restore_command alone.
+func replicaOf(upstream *postgres.Upstream, noStream bool) postgres.StartAs {
+	if noStream {
+		upstream = nil
+	}
+	return postgres.StartAs{Role: postgres.Replica, Upstream: upstream}
+}
+
+// followsUnless notes that the replica follows upstream, or nobody if it does not stream.
+func (a *Agent) followsUnless(noStream bool, upstream string) {
+	if noStream {
+		upstream = ""
+	}
+	a.follows(upstream)
+}
+
 // rejoin makes this member a replica of upstream, rewinding its data directory
 // where its WAL has diverged, and cloning it anew only where the configuration
 // allows that (I7).
-func (a *Agent) rejoin(upstream string) {
+func (a *Agent) rejoin(r ha.Rejoin) {
+	upstream := r.Upstream
 	up, err := a.upstreamOf(upstream)
 	if err != nil {
 		a.noteAttempt(ha.TaskRejoin, err)
@@ -377,10 +396,10 @@ func (a *Agent) rejoin(upstream string) {
 				return err
 			}
 		}
-		return a.startWithin(ctx, postgres.StartAs{Role: postgres.Replica, Upstream: &up})
+		return a.startWithin(ctx, replicaOf(&up, r.NoStream))
 	}, func(err error) {
 		if err == nil {
-			a.m.upstream = upstream
+			a.followsUnless(r.NoStream, upstream)
 		}
 	})
 }

@@ -17,7 +17,8 @@ type Dynamic struct {
 	// in the route; one that was further behind comes back within half of it. Only replicas that stream
 	// are in the route.
 	MaximumLagForReaders int64 `mapstructure:"maximum_lag_for_readers"`
-	// MaximumDelayForReaders is the same in seconds; 0: any time.
+	// MaximumDelayForReaders is the same in seconds; 0: any time, and no readers for members tagged
+	// nostream, of which bytes tell little.
 	MaximumDelayForReaders time.Duration `mapstructure:"-"`
 	// MaxTimelinesHistory is how many timelines the key history keeps (a number); 0: all.
 	MaxTimelinesHistory int `mapstructure:"max_timelines_history"`

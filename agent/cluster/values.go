@@ -144,6 +144,10 @@ func NoFailover(tags map[string]any) bool {
 	return set && FailoverPriority(tags) <= 0
 }
 
+// NoStream reports whether the member follows nobody and gets WAL by its
+// restore_command alone: the tag nostream.
+func NoStream(tags map[string]any) bool { return boolTag(tags, "nostream") }
+
 // FailoverPriority is the tag of that name, 1 when absent; of two equally
 // advanced members the one with the higher priority leads.
 func FailoverPriority(tags map[string]any) int {

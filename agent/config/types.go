@@ -34,8 +34,9 @@ type Config struct {
 	// Tags say what is special about this member: nofailover (never leads), failover_priority (of two
 	// members with the same data the higher one leads; 0 is as nofailover), clonefrom (new replicas
 	// are copied from here), noloadbalance (no reads are sent here), nosync (never a synchronous
-	// standby), sync_priority, nostream, replicatefrom (the member to stream from). Tags of any other
-	// name are published as they are.
+	// standby), sync_priority, nostream (follows nobody: its WAL comes by restore_command, and it is never
+	// a synchronous standby, nor the target of a switchover), replicatefrom (the member to stream from).
+	// Tags of any other name are published as they are.
 	Tags   map[string]any `mapstructure:"tags"`
 	Log    Log            `mapstructure:"log"`
 	Lictor Lictor         `mapstructure:"lictor"`

@@ -30,6 +30,7 @@ func (c Config) Validate() ([]Warning, error) {
 	timing := v.bootstrap(c.Bootstrap, c.Lictor.Rules())
 	v.postgres(c)
 	v.tags(c.Tags)
+	v.noStream(c)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warning", "error")
 	v.oneOf("log.format", c.Log.Format, "auto", "console", "json", "patroni")
 	v.oneOf("log.type", strings.ToLower(c.Log.Type), "plain", "json")
@@ -315,9 +316,6 @@ func (v *validation) tags(tags map[string]any) {
 			}
 		}
 	}
-	if on, err := cluster.ParseBoolean(tags["nostream"]); err == nil && on {
-		v.warn("tags.nostream", "so far it only keeps the member from being a synchronous standby: it streams, and the leader keeps a slot for it")
-	}
 	if value := tags["replicatefrom"]; value != nil {
 		if _, ok := value.(string); !ok {
 			v.fail("tags.replicatefrom", fmt.Sprint(value), "must be the name of a member")
@@ -326,6 +324,25 @@ func (v *validation) tags(tags map[string]any) {
 	if on, err := cluster.ParseBoolean(tags["nofailover"]); err == nil && on && cluster.FailoverPriority(map[string]any{"failover_priority": tags["failover_priority"]}) > 0 && tags["failover_priority"] != nil {
 		v.warn("tags.failover_priority", "has no effect beside nofailover: true")
 	}
+}
+
+// noStream warns of a member that would get no WAL. The dynamic configuration, which this
+// file does not show, may have what it needs.
+func (v *validation) noStream(c Config) {
+	if !cluster.NoStream(c.Tags) {
+		return
+	}
+	ofShard, _ := c.Bootstrap.DCS["postgresql"].(map[string]any)
+	layers := []any{c.Postgres.Parameters, c.Postgres.RecoveryConf, ofShard["parameters"], ofShard["recovery_conf"]}
+	for _, layer := range layers {
+		values, _ := layer.(map[string]any)
+		for name, value := range values {
+			if text, _ := value.(string); strings.EqualFold(name, "restore_command") && strings.TrimSpace(text) != "" {
+				return
+			}
+		}
+	}
+	v.warn("tags.nostream", "this file has no restore_command: unless the dynamic configuration has one, the member gets no WAL; set postgresql.recovery_conf.restore_command")
 }
 
 // fence checks the moments, before the end of the lease, at which a leader that

@@ -94,6 +94,13 @@ func peer(name string, timeline int, lsn int64) Peer {
 	return Peer{Name: name, Answered: true, State: cluster.StateRunning, Timeline: timeline, LSN: lsn}
 }
 
+// archived is a member tagged nostream.
+func archived(name string, lsn int64) Peer {
+	p := peer(name, 1, lsn)
+	p.Tags = map[string]any{"nostream": true}
+	return p
+}
+
 func request(f cluster.Failover) func(*View) {
 	return func(v *View) { v.Cluster.Failover = cluster.Entry[cluster.Failover]{Value: f, ModifyIndex: 48} }
 }
@@ -332,6 +339,8 @@ func TestHandover(t *testing.T) {
 		{"candidate silent", view(lease, request(cluster.Failover{Leader: "a", Candidate: "b"}), asked(Peer{Name: "b"}, peer("c", 1, 5000))), "clear the failover key", "b does not answer"},
 		{"candidate on another timeline", view(lease, request(cluster.Failover{Candidate: "b"}), asked(peer("b", 2, 6000))), "clear the failover key", "does not follow timeline 1"},
 		{"candidate lags", view(lease, request(cluster.Failover{Candidate: "b"}), asked(peer("b", 1, 5000-2<<20))), "clear the failover key", "lags"},
+		{"candidate does not stream", view(lease, request(cluster.Failover{Candidate: "b"}), asked(archived("b", 5000))), "clear the failover key", "b is tagged nostream"},
+		{"the best does not stream", view(lease, request(cluster.Failover{Leader: "a"}), asked(archived("b", 5000), peer("c", 1, 4000))), "hand over to c", ""},
 		{"a segment was switched after the candidate was asked", view(lease, request(cluster.Failover{Candidate: "b"}), asked(peer("b", 1, 5000)), func(v *View) {
 			v.PeersAskedLSN, v.Postgres.LSN, v.Cluster.Status.Value.OpTime = 5000, 16<<20, 16<<20
 		}), "hand over to b", ""},
@@ -394,6 +403,45 @@ func TestFollowing(t *testing.T) {
 			v.Cluster.History = cluster.Entry[cluster.History]{ModifyIndex: 9, Value: cluster.History{{Timeline: 1, LSN: 5000}}}
 		}), "", "following b"},
 		{"Patroni leads", view(leads("b", time.Hour), func(v *View) { v.Cluster.Status.Value.Lictor = nil }), "", "following b"},
+	})
+}
+
+// A member tagged nostream follows nobody: its restore_command brings the leader's WAL.
+func TestFollowingByTheArchive(t *testing.T) {
+	noStream := func(v *View) {
+		v.Tags = map[string]any{"nostream": true}
+		v.Postgres.Upstream, v.Postgres.Streaming = "", false
+	}
+	streams := func(v *View) { v.Postgres.Upstream, v.Postgres.Streaming = "b", true }
+	forked := func(at int64) func(*View) {
+		return func(v *View) {
+			v.Cluster.Members[1].Value.Timeline = 2
+			v.Cluster.History = cluster.Entry[cluster.History]{ModifyIndex: 9, Value: cluster.History{{Timeline: 1, LSN: at}}}
+		}
+	}
+	runSituations(t, []situationTest{
+		{"content", view(leads("b", 0), noStream), "", "following b by the archive"},
+		{"another leader", view(leads("c", 0), noStream), "", "following c by the archive"},
+		{"replicatefrom", view(leads("b", 0), noStream, func(v *View) { v.Tags["replicatefrom"] = "c" }), "", "following b by the archive"},
+		{"down", view(leads("b", 0), noStream, down), "rejoin as replica of b, by the archive alone", ""},
+		{"down, leader not yet primary", view(leads("b", 0), noStream, down, func(v *View) { v.Cluster.Members[1].Value.Role = cluster.RoleReplica }), "", "waiting until b is a primary"},
+		{"empty", view(leads("b", 0), noStream, empty), "clone from b, by the archive alone", ""},
+		{"left behind", view(leads("b", 0), noStream, forked(4999)), "rejoin as replica of b, by the archive alone", "timeline 1 ended before"},
+		{"behind, but not beyond the fork", view(leads("b", 0), noStream, forked(5000)), "", "following b by the archive"},
+		{"replay waits for a restart", view(leads("b", 0), noStream, undersized), "restart as replica of nobody", "replay stands still"},
+		{"tagged while it streams", view(leads("b", 0), noStream, streams), "follow nobody", "WAL comes from the archive"},
+		{"tagged while it streams, and that has failed", view(leads("b", 0), noStream, streams, func(v *View) {
+			v.Attempt = Attempt{Kind: TaskStart, Failures: 2, NotUntil: now.Add(time.Second)}
+		}), "", "waiting to try again after 2"},
+		{"tagged while it streams, paused", view(leads("b", 0), noStream, streams, paused_), "", "paused"},
+		{"tagged while commits wait for it", view(leads("b", 0), noStream, streams, syncKey("b", "a")), "", "until it does without"},
+		{"commits wait for another", view(leads("b", 0), noStream, streams, syncKey("b", "c")), "follow nobody", ""},
+		{"the tag is gone", view(leads("b", 0), noStream, func(v *View) { v.Tags = nil }), "follow b", "b leads"},
+		{"parted", view(leads("b", 0), noStream, func(v *View) { v.Parted = 45 }), "", "until b is seen to lead on"},
+		{"nobody leads", view(leads("b", 8201*time.Millisecond), noStream, asked()), "take over (status at 45)", "best"},
+		{"nobody leads, and it lags", view(leads("b", 8201*time.Millisecond), noStream, asked(), func(v *View) { v.Cluster.Status.Value.OpTime = 5000 + 2<<20 }), "", "lags"},
+		{"nobody leads, another one has more", view(leads("b", 8201*time.Millisecond), noStream, asked(peer("c", 1, 6000))), "", "c is ahead"},
+		{"nobody leads, another one has less by the archive", view(leads("b", 8201*time.Millisecond), asked(archived("c", 4000))), "take over (status at 45)", "best"},
 	})
 }
 

@@ -96,8 +96,12 @@ type EndShutDown struct{}
 // unfinished.
 type DiscardIncomplete struct{}
 
-// Clone makes the data directory from another member.
-type Clone struct{ From string }
+// Clone makes the data directory from another member. With NoStream it then follows
+// nobody and gets WAL from the archive.
+type Clone struct {
+	From     string
+	NoStream bool
+}
 
 // StartPrimary starts PostgreSQL as a primary; only a leader does so. From its first
 // commit on its commits wait as Sync says; nil: as its configuration file says, for whom
@@ -109,8 +113,12 @@ type StartPrimary struct{ Sync *SetSync }
 type StartReplica struct{ Upstream string }
 
 // Rejoin makes the data directory fit to follow Upstream, rewinding it or
-// cloning it anew where that is needed and allowed, and starts it.
-type Rejoin struct{ Upstream string }
+// cloning it anew where that is needed and allowed, and starts it. With NoStream it is
+// started as a replica of nobody, which gets Upstream's WAL from the archive.
+type Rejoin struct {
+	Upstream string
+	NoStream bool
+}
 
 // Follow points a running replica at another upstream.
 type Follow struct{ Upstream string }
@@ -186,10 +194,10 @@ func (r Register) String() string        { return "register the shard: " + r.Tak
 func (FinishBootstrap) String() string   { return "finish the bootstrap" }
 func (EndShutDown) String() string       { return "end what is left of PostgreSQL" }
 func (DiscardIncomplete) String() string { return "clear away the unfinished data directory" }
-func (c Clone) String() string           { return "clone from " + c.From }
+func (c Clone) String() string           { return "clone from " + c.From + byArchive(c.NoStream) }
 func (StartPrimary) String() string      { return "start as primary" }
 func (s StartReplica) String() string    { return "start as replica of " + orNobody(s.Upstream) }
-func (r Rejoin) String() string          { return "rejoin as replica of " + r.Upstream }
+func (r Rejoin) String() string          { return "rejoin as replica of " + r.Upstream + byArchive(r.NoStream) }
 func (f Follow) String() string          { return "follow " + orNobody(f.Upstream) }
 func (r RestartReplica) String() string  { return "restart as replica of " + orNobody(r.Upstream) }
 func (Promote) String() string           { return "promote" }
@@ -213,6 +221,13 @@ func (w WriteSync) String() string {
 	return text
 }
 func (Exit) String() string { return "exit" }
+
+func byArchive(noStream bool) string {
+	if noStream {
+		return ", by the archive alone"
+	}
+	return ""
+}
 
 func orNobody(name string) string {
 	if name == "" {

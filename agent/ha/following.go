@@ -1,6 +1,10 @@
 package ha
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
 
 // following: somebody else leads.
 //
@@ -12,6 +16,11 @@ import "fmt"
 //	replica whose replay stands still
 //	  until a restart                     restart
 //	replica of the leader                 nothing
+//
+// A member tagged nostream gets the leader's WAL from the archive alone: what is said of
+// the leader as its upstream holds with nobody instead, but for what it is rewound from.
+// It leaves its upstream when the key sync does not name it any more: the leader takes it
+// out, and until then commits wait for it.
 func following(v View) (Decision, bool) {
 	leader := v.leader()
 	if leader == "" || leader == v.Name {
@@ -47,22 +56,32 @@ func follow(v View, leader string) Decision {
 		}
 		return v.unlessFailing(do("the key of the leader "+leader+" is missing: starting as a replica of nobody", StartReplica{}))
 	}
-	up := v.upstream(leader)
+	up, noStream := v.upstream(leader), cluster.NoStream(v.Tags)
+	from := up // whom it is to receive WAL from
+	if noStream {
+		from = ""
+	}
 	switch pg := v.Postgres; {
 	case !pg.Running:
 		if !isPrimary(m.Value.Role) {
 			return wait("waiting until " + leader + " is a primary")
 		}
-		return v.unlessFailing(do(leader+" leads", Rejoin{Upstream: up}))
+		return v.unlessFailing(do(leader+" leads", Rejoin{Upstream: up, NoStream: noStream}))
 	case !pg.Accepting:
 		return wait("following " + leader + "; PostgreSQL is starting")
 	case v.leftBehind(m.Value.Timeline) && isPrimary(m.Value.Role):
 		return v.unlessFailing(do(fmt.Sprintf("timeline %d ended before our position, or is another's; %s is on timeline %d",
-			pg.Timeline, leader, m.Value.Timeline), Rejoin{Upstream: up}))
-	case pg.Upstream != up:
-		return v.unlessFailing(do(leader+" leads", Follow{Upstream: up}))
+			pg.Timeline, leader, m.Value.Timeline), Rejoin{Upstream: up, NoStream: noStream}))
+	case noStream && pg.Upstream != "" && v.Cluster.Sync.Value.Has(v.Name):
+		return wait("tagged nostream; following " + leader + " until it does without this synchronous standby")
+	case noStream && pg.Upstream != "":
+		return v.unlessFailing(do("tagged nostream: WAL comes from the archive", Follow{}))
+	case pg.Upstream != from:
+		return v.unlessFailing(do(leader+" leads", Follow{Upstream: from}))
 	case pg.Undersized != "":
-		return v.unlessFailing(do("replay stands still: "+pg.Undersized, RestartReplica{Upstream: up}))
+		return v.unlessFailing(do("replay stands still: "+pg.Undersized, RestartReplica{Upstream: from}))
+	case noStream:
+		return wait("a replica, following " + leader + " by the archive")
 	}
 	return wait("a replica, following " + leader)
 }

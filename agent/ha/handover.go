@@ -3,6 +3,8 @@ package ha
 import (
 	"fmt"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
 // refusalAge is how old the answers may be on which a switchover is refused: they
@@ -106,6 +108,9 @@ func (v View) asAsked() View {
 func (v View) successorProblem(p Peer) string {
 	if problem := v.electable(p); problem != "" {
 		return problem
+	}
+	if cluster.NoStream(p.Tags) {
+		return "is tagged nostream: the last WAL of a primary that stops does not get into the archive"
 	}
 	if ours := v.Postgres.Timeline; p.Timeline > 0 && ours > 0 && p.Timeline != ours {
 		// Its position may be beyond ours, and yet it has nothing of what we wrote.

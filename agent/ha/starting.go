@@ -105,7 +105,7 @@ func fill(v View) Decision {
 		if err != "" {
 			return wait(err)
 		}
-		return do("the data directory is empty and "+leader+" leads", Clone{From: from})
+		return do("the data directory is empty and "+leader+" leads", Clone{From: from, NoStream: cluster.NoStream(v.Tags)})
 	}
 	init := v.Cluster.Initialize
 	switch {

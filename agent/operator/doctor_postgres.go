@@ -188,7 +188,7 @@ func (d *diagnosis) replication(who string, m memberFacts) {
 	}
 	for _, other := range m.shard.snapshot.Members {
 		from, _ := other.Value.Tags["replicatefrom"].(string)
-		if other.Value.Name == m.member.Name || other.Value.State != cluster.StateRunning || from != "" && from != m.member.Name {
+		if other.Value.Name == m.member.Name || other.Value.State != cluster.StateRunning || from != "" && from != m.member.Name || cluster.NoStream(other.Value.Tags) {
 			continue
 		}
 		s, connected := streams[other.Value.Name]

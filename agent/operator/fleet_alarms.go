@@ -22,6 +22,10 @@ const (
 	ofTheBouncer = "see that bouncer's log and lictor bouncer status"
 )
 
+// archiveLag is what a member that reads the archive may be behind besides: the segment
+// that is being written, and one on its way.
+const archiveLag = 2 * 16 << 20
+
 // alarms says what is not as it should be with a shard, as far as Consul tells.
 func (s fleetShard) alarms() []alarm {
 	var alarms []alarm
@@ -58,11 +62,18 @@ func (s fleetShard) alarms() []alarm {
 			"%s says that it is a primary, too", v.Name)
 		add(v.Timeline > 0 && leader.Value.Timeline > 0 && v.Timeline != leader.Value.Timeline, "see its log; lictor reinit makes it anew",
 			"%s is on timeline %d", v.Name, v.Timeline)
-		add(streams && v.ReplicationState == "", "see PostgreSQL's log on both sides: pg_hba, password, slot, network", "%s does not replicate", v.Name)
+		noStream := cluster.NoStream(v.Tags)
+		add(streams && v.ReplicationState == "" && !noStream, "see PostgreSQL's log on both sides: pg_hba, password, slot, network", "%s does not replicate", v.Name)
+		add(streams && v.ReplicationState == "" && noStream, "give it a restore_command (postgresql.recovery_conf), or take the tag nostream away", "%s gets no WAL", v.Name)
 		add(v.ReplayStandsStill != "", "it serves no readers: SELECT pg_wal_replay_resume() there, take recovery_min_apply_delay away or, if that is wanted, tag it noloadbalance; "+
 			"one that waits for a restart gets it from its agent, unless the shard is paused", "replay of %s stands still: %s", v.Name, v.ReplayStandsStill)
 		lag, known := snapshot.Lag(v, v.XLogLocation)
-		add(known && s.dynamic.MaximumLagOnFailover > 0 && lag > s.dynamic.MaximumLagOnFailover,
+		limit := s.dynamic.MaximumLagOnFailover
+		if noStream && limit > 0 {
+			limit += archiveLag
+		}
+		add(known && limit > 0 && lag > limit && noStream, "see archive_command on the primary (pg_stat_archiver) and restore_command on the replica", "%s lags %s", v.Name, size(lag))
+		add(known && limit > 0 && lag > limit && !noStream,
 			"see pg_stat_replication on the primary, and the replica's disk and long queries", "%s lags %s", v.Name, size(lag))
 	}
 	add(len(snapshot.Members) == 1, "add a member: without one nothing can take over", "no replica")

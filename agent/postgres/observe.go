@@ -18,8 +18,13 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// Streaming is the state of a walsender or WAL receiver that streams.
-const Streaming = "streaming"
+const (
+	// Streaming is the state of a walsender or WAL receiver that streams.
+	Streaming = "streaming"
+	// InArchiveRecovery is that of a replica that does not stream and has a
+	// restore_command.
+	InArchiveRecovery = "in archive recovery"
+)
 
 // State is how PostgreSQL fares.
 type State struct {
@@ -48,7 +53,7 @@ type State struct {
 	// Replaying: a replica may have WAL from before its start that it has not replayed
 	// yet. Timeline and positions are then no more than what it has at least.
 	Replaying        bool
-	ReplicationState string // "streaming", "in archive recovery" or empty
+	ReplicationState string // Streaming, InArchiveRecovery or empty
 	// NoReceiver: a replica is set up to follow somebody, and no WAL receiver runs.
 	NoReceiver       bool
 	StartTime        time.Time

@@ -230,6 +230,12 @@ func (j *judge) whole() string {
 		return "no member accepts commits: " + j.reasons()
 	}
 	for _, h := range j.w.hosts {
+		if noStream := cluster.NoStream(h.tags); h != primary && noStream {
+			if h.pg.streaming || h.pg.upstream != "" || !h.pg.ready || h.pg.at.branch != primary.pg.at.branch {
+				return h.name + " does not follow " + primary.name + " by the archive: " + j.reasons()
+			}
+			continue
+		}
 		if h != primary && !h.pg.streaming {
 			return h.name + " does not follow " + primary.name + ": " + j.reasons()
 		}

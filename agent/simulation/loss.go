@@ -107,10 +107,11 @@ func (a *agent) mindLoss(v ha.View) {
 }
 
 // clone makes the data directory from another member and starts the replica.
-func (a *agent) clone(from string) {
-	a.startTask(ha.TaskClone, func(t *task) { a.remake(t, from, from) }, func(err error) {
+func (a *agent) clone(c ha.Clone) {
+	upstream := unless(c.NoStream, c.From)
+	a.startTask(ha.TaskClone, func(t *task) { a.remake(t, c.From, upstream) }, func(err error) {
 		if err == nil {
-			a.follows(from)
+			a.follows(upstream)
 		}
 	})
 }
@@ -139,16 +140,17 @@ func (a *agent) reinitialize() {
 			source = h.name
 		}
 	}
+	upstream := unless(cluster.NoStream(a.tags()), leader)
 	a.startTask(ha.TaskReinit, func(t *task) {
 		up := a.host.w.hostNamed(leader)
 		if !up.up || up.frozen || !up.pg.ready || !up.pg.primary || !a.host.w.net.both(a.host.id, up.id) {
 			t.end(errors.New("the leader does not answer, so the data directory stays"))
 			return
 		}
-		a.host.pg.stop(func(error) { t.then(func() { a.remake(t, source, leader) }) })
+		a.host.pg.stop(func(error) { t.then(func() { a.remake(t, source, upstream) }) })
 	}, func(err error) {
 		if err == nil {
-			a.follows(leader)
+			a.follows(upstream)
 		}
 	})
 }

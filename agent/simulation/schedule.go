@@ -18,6 +18,7 @@ type Schedule struct {
 	Members    int
 	Drift      []float64 // by how much each host's clock runs fast
 	NoFailover []int     // members with that tag
+	NoStream   []int     // members that get WAL from the archive alone
 	Config     map[string]any
 	// KillBefore is fence.kill_before of every member, half of fence.demote_before;
 	// zero: their defaults.
@@ -59,6 +60,9 @@ func (s Schedule) String() string {
 	}
 	for _, i := range s.NoFailover {
 		fmt.Fprintf(&b, ", %s nofailover", memberName(i))
+	}
+	for _, i := range s.NoStream {
+		fmt.Fprintf(&b, ", %s nostream", memberName(i))
 	}
 	b.WriteByte('\n')
 	for _, e := range s.Events {
@@ -163,7 +167,7 @@ func newWorld(s Schedule, o Options) *world {
 	w := &world{
 		schedule: s, mutant: o.Mutant, trace: o.Trace,
 		random: rand.New(rand.NewPCG(s.Seed, 0x9e3779b97f4a7c15)),
-		parsed: map[uint64]cluster.Dynamic{}, timeline: 1,
+		parsed: map[uint64]cluster.Dynamic{}, timeline: 1, archived: map[*branch]int64{},
 	}
 	w.judge.w = w
 	w.consul = consul{w: w, keys: map[string]kv{}, index: 10}
@@ -179,6 +183,9 @@ func newWorld(s Schedule, o Options) *world {
 		}
 		if slices.Contains(s.NoFailover, i) {
 			h.tags["nofailover"] = true
+		}
+		if slices.Contains(s.NoStream, i) {
+			h.tags["nostream"] = true
 		}
 		h.pg = postgres{host: h, at: position{w.root, 1000}, primary: i == 0}
 		h.guard = guard{host: h}

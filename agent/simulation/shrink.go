@@ -49,6 +49,7 @@ func Shrink(s Schedule, o Options, tries int) Schedule {
 	for _, simpler := range []func(*Schedule){
 		func(s *Schedule) { s.Drift = nil },
 		func(s *Schedule) { s.NoFailover = nil },
+		func(s *Schedule) { s.NoStream = nil },
 	} {
 		candidate := s
 		simpler(&candidate)

@@ -240,9 +240,9 @@ func (a *agent) begin(action ha.Action) {
 	case ha.StartReplica:
 		a.startPostgres(false, act.Upstream, nil)
 	case ha.Rejoin:
-		a.rejoin(act.Upstream)
+		a.rejoin(act)
 	case ha.Clone:
-		a.clone(act.From)
+		a.clone(act)
 	case ha.Follow:
 		a.follow(act.Upstream)
 	case ha.Promote:
@@ -376,9 +376,9 @@ func (a *agent) startPostgres(primary bool, upstream string, sync *ha.SetSync) {
 }
 
 // rejoin makes this member a replica of upstream.
-func (a *agent) rejoin(upstream string) {
+func (a *agent) rejoin(r ha.Rejoin) {
 	a.pg.syncSet = false
-	up := a.host.w.hostNamed(upstream)
+	up := a.host.w.hostNamed(r.Upstream)
 	a.startTask(ha.TaskRejoin, func(t *task) {
 		a.host.pg.stop(func(error) {
 			t.then(func() {
@@ -387,15 +387,23 @@ func (a *agent) rejoin(upstream string) {
 						t.ends(err)
 						return
 					}
-					a.host.pg.onDisk(func() { t.then(func() { a.host.pg.start(false, upstream, nil, t.ends) }) })
+					a.host.pg.onDisk(func() { t.then(func() { a.host.pg.start(false, unless(r.NoStream, r.Upstream), nil, t.ends) }) })
 				})
 			})
 		})
 	}, func(err error) {
 		if err == nil {
-			a.upstream = upstream
+			a.follows(unless(r.NoStream, r.Upstream))
 		}
 	})
+}
+
+// unless is whom a replica follows: nobody if it does not stream.
+func unless(noStream bool, upstream string) string {
+	if noStream {
+		return ""
+	}
+	return upstream
 }
 
 // follow points the running replica at another upstream.

@@ -67,6 +67,7 @@ func (w *world) clients() {
 	w.judge.onePrimary()
 	for _, h := range w.hosts {
 		h.pg.receive()
+		h.pg.restore()
 	}
 	for _, h := range w.hosts {
 		h.pg.acknowledge()
@@ -76,6 +77,7 @@ func (w *world) clients() {
 			h.pg.at.lsn += 100 + w.random.Int64N(3000)
 			h.pg.pending = append(h.pg.pending, h.pg.at.lsn)
 			h.pg.acknowledge()
+			h.pg.archive()
 		}
 	}
 	w.after(w.between(40*time.Millisecond, 200*time.Millisecond), w.clients)
@@ -98,6 +100,33 @@ func (p *postgres) receive() {
 	default:
 		p.at = up.pg.at
 	}
+}
+
+// segment is how much WAL gets into the archive at once.
+const segment = 32 << 10
+
+// archive puts what is complete of a primary's WAL where every member finds it.
+func (p *postgres) archive() {
+	end := p.at.lsn / segment * segment
+	if end <= p.at.branch.fork {
+		return
+	}
+	p.host.w.archived[p.at.branch] = max(p.host.w.archived[p.at.branch], end)
+}
+
+// restore takes what the archive has of the newest timeline that goes on from here; so
+// does a member that is tagged nostream.
+func (p *postgres) restore() {
+	if !cluster.NoStream(p.host.tags) || p.upstream != "" || !p.ready || p.primary || p.replaying() || p.stopping || !p.host.up || p.host.frozen {
+		return
+	}
+	next := p.at
+	for b, end := range p.host.w.archived {
+		if to := (position{b, end}); to.holds(p.at) && (b.timeline > next.branch.timeline || b == next.branch && end > next.lsn) {
+			next = to
+		}
+	}
+	p.at = next
 }
 
 // cutShort tells whether the WAL receiver is being stopped.

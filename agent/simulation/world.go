@@ -77,6 +77,7 @@ type world struct {
 	parsed   map[uint64]cluster.Dynamic
 	heals    []*heal
 	timeline int                                 // the highest ever
+	archived map[*branch]int64                   // how far the archive has each
 	trace    func(at time.Duration, line string) // nil: nobody listens
 }
 
