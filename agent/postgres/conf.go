@@ -100,6 +100,30 @@ type as struct {
 func (p *Instance) writeConfig(a as) error {
 	p.files.Lock()
 	defer p.files.Unlock()
+	return p.writeFiles(a)
+}
+
+// writeConfigToRun writes them for what PostgreSQL runs as from now on. The two belong
+// together: rewriteConfig would put back what was there before.
+func (p *Instance) writeConfigToRun(a as) error {
+	p.files.Lock()
+	defer p.files.Unlock()
+	if err := p.writeFiles(a); err != nil {
+		return err
+	}
+	p.setRuns(a)
+	return nil
+}
+
+// rewriteConfig writes them anew for what PostgreSQL runs as.
+func (p *Instance) rewriteConfig() error {
+	p.files.Lock()
+	defer p.files.Unlock()
+	return p.writeFiles(p.getRuns())
+}
+
+// writeFiles is called with the files locked.
+func (p *Instance) writeFiles(a as) error {
 	if err := p.keepBaseConf(); err != nil {
 		return err
 	}

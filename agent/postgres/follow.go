@@ -13,10 +13,9 @@ import (
 // Follow points the running replica at another upstream.
 func (p *Instance) Follow(ctx context.Context, u Upstream) error {
 	a := as{role: Replica, upstream: &u}
-	if err := p.writeConfig(a); err != nil {
+	if err := p.writeConfigToRun(a); err != nil {
 		return err
 	}
-	p.setRuns(a)
 	if p.major >= reloadableConninfo {
 		return p.signal(syscall.SIGHUP)
 	}
@@ -35,10 +34,9 @@ func (p *Instance) Follow(ctx context.Context, u Upstream) error {
 // the startup process was told of the setting.
 func (p *Instance) Unfollow(ctx context.Context) error {
 	a := as{role: Replica}
-	if err := p.writeConfig(a); err != nil {
+	if err := p.writeConfigToRun(a); err != nil {
 		return err
 	}
-	p.setRuns(a)
 	if p.major < reloadableConninfo {
 		if err := p.Stop(ctx, Fast); err != nil {
 			return err

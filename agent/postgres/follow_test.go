@@ -2,7 +2,12 @@ package postgres
 
 import (
 	"context"
+	"errors"
+	"runtime"
+	"strings"
 	"testing"
+
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 // receivedLSN is how far a replica has received WAL.
@@ -39,4 +44,35 @@ func TestUnfollow(t *testing.T) {
 	}
 	must(t, b.Follow(ctx, upstream(a)))
 	caughtUp(ctx, t, a, b)
+}
+
+// A new configuration is written while a replica is told whom to follow, as after a
+// reload: it must not put back what the file said before. A voter that has parted from an
+// old leader would receive from it again.
+func TestFollowWhileRewriting(t *testing.T) {
+	ctx := within(t)
+	_, b := pair(ctx, t)
+	b.files.Lock() // as Unfollow has them, which writes and notes whom PostgreSQL follows
+	rewritten := make(chan error)
+	go func() {
+		_, err := b.Rewrite(ctx)
+		rewritten <- err
+	}()
+	testkit.Await(ctx, t, "Rewrite does not wait for the files", func() error {
+		stacks := make([]byte, 1<<20)
+		for _, one := range strings.Split(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+			if strings.Contains(one, "sync.(*Mutex).Lock") && strings.Contains(one, ".Rewrite(") {
+				return nil
+			}
+		}
+		return errors.New("no goroutine does")
+	})
+	b.setRuns(as{role: Replica})
+	b.files.Unlock()
+	must(t, <-rewritten)
+	lines, err := readConf(b.inData("postgresql.conf"))
+	must(t, err)
+	if line, _ := lastOf(lines, "primary_conninfo"); line.Value != "" {
+		t.Errorf("primary_conninfo is %q", line.Value)
+	}
 }

@@ -92,7 +92,7 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 		p.setSyncNames(s.Sync.value())
 	}
 	p.judge(ctx)
-	if err := p.writeConfig(a); err != nil {
+	if err := p.writeConfigToRun(a); err != nil {
 		return err
 	}
 	if err := p.checkPlace(); err != nil {
@@ -269,7 +269,7 @@ func (p *Instance) Rewrite(ctx context.Context) (changed bool, err error) {
 	}
 	p.judge(ctx)
 	before := p.configuration()
-	if err := p.writeConfig(p.getRuns()); err != nil {
+	if err := p.rewriteConfig(); err != nil {
 		return false, err
 	}
 	return p.configuration() != before, p.signal(syscall.SIGHUP)

@@ -125,7 +125,7 @@ func (p *Instance) SetSynchronousStandbys(ctx context.Context, standbys []string
 // after all of these have.
 func (p *Instance) SetSynchronous(ctx context.Context, s SyncSetting) (SyncInForce, error) {
 	p.setSyncNames(s.value())
-	if err := p.writeConfig(p.getRuns()); err != nil {
+	if err := p.rewriteConfig(); err != nil {
 		return SyncInForce{}, err
 	}
 	if err := p.signal(syscall.SIGHUP); err != nil {
