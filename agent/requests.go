@@ -170,17 +170,17 @@ func (a *Agent) CancelSwitchover(ctx context.Context) error {
 
 // ChangeConfig changes the dynamic configuration (api.Node). What is not valid
 // is refused before it reaches Consul.
-func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, error) {
+func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error) {
 	snapshot, err := a.store.Read(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !snapshot.Config.Exists() {
-		return nil, api.ErrNone
+		return nil, nil, api.ErrNone
 	}
 	raw, err := cluster.DecodeObject(snapshot.Config.Value)
 	if err != nil {
-		return nil, fmt.Errorf("the present value of the key config: %w", err)
+		return nil, nil, fmt.Errorf("the present value of the key config: %w", err)
 	}
 	old, _, err := a.rules().Parse(raw)
 	if err != nil {
@@ -188,27 +188,27 @@ func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (m
 	}
 	changed, err := change(raw)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	next, _, err := a.rules().Parse(changed)
+	next, warnings, err := a.rules().Parse(changed)
 	if err == nil {
 		err = a.checkChange(ctx, old, next)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", api.ErrRefused, err)
+		return nil, nil, fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}
 	changed = inForce(a.cfg, next, changed)
 	value, err := cluster.CanonicalJSON(changed)
 	if err != nil {
-		return nil, fmt.Errorf("the new configuration: %w", err)
+		return nil, nil, fmt.Errorf("the new configuration: %w", err)
 	}
 	if present, err := cluster.CanonicalJSON(raw); err == nil && bytes.Equal(present, value) {
-		return changed, nil // nothing to be told to anybody
+		return changed, warnings, nil // nothing to be told to anybody
 	}
 	if err := a.store.Write(ctx, a.keys.Config(), snapshot.Config.ModifyIndex, value); err != nil {
-		return nil, translate(err)
+		return nil, nil, translate(err)
 	}
-	return changed, nil
+	return changed, warnings, nil
 }
 
 func translate(err error) error {

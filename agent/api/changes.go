@@ -23,26 +23,38 @@ const quickLimit = 20 * time.Second
 func (s *Server) patchConfig(ctx context.Context, patch map[string]any) answer {
 	ctx, cancel := context.WithTimeout(ctx, quickLimit)
 	defer cancel()
-	config, err := s.node.ChangeConfig(ctx, func(present map[string]any) (map[string]any, error) {
+	config, warnings, err := s.node.ChangeConfig(ctx, func(present map[string]any) (map[string]any, error) {
 		return cluster.MergePatch(present, patch), nil
 	})
-	return s.configAnswer(config, err, http.StatusServiceUnavailable)
+	return s.configAnswer(config, warnings, err, http.StatusServiceUnavailable)
 }
 
 // putConfig replaces the dynamic configuration.
 func (s *Server) putConfig(ctx context.Context, config map[string]any) answer {
 	ctx, cancel := context.WithTimeout(ctx, quickLimit)
 	defer cancel()
-	config, err := s.node.ChangeConfig(ctx, func(map[string]any) (map[string]any, error) {
+	config, warnings, err := s.node.ChangeConfig(ctx, func(map[string]any) (map[string]any, error) {
 		return config, nil
 	})
-	return s.configAnswer(config, err, http.StatusBadGateway)
+	return s.configAnswer(config, warnings, err, http.StatusBadGateway)
 }
 
-func (s *Server) configAnswer(config map[string]any, err error, otherwise int) answer {
+// warningHeader tells what of a new configuration is lowered, ignored or altered. The body
+// is the configuration and nothing else, as clients of Patroni's expect.
+const warningHeader = "Lictor-Warning"
+
+func (s *Server) configAnswer(config map[string]any, warnings []cluster.Warning, err error, otherwise int) answer {
 	switch {
 	case err == nil:
-		return jsonAnswer(http.StatusOK, config)
+		a := jsonAnswer(http.StatusOK, config)
+		if len(warnings) > 0 {
+			var lines []string
+			for _, w := range warnings {
+				lines = append(lines, w.String())
+			}
+			a.headers = map[string]string{warningHeader: strings.Join(lines, "; ")}
+		}
+		return a
 	case errors.Is(err, ErrConflict):
 		return failed(http.StatusConflict)
 	case errors.Is(err, ErrNone):

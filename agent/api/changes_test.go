@@ -64,16 +64,42 @@ func (e exchange) run(t *testing.T, state State) {
 // holding makes a node whose configuration is present.
 func holding(present map[string]any) func(*fakeNode) {
 	return func(n *fakeNode) {
-		n.changeConfig = func(_ context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, error) {
-			return change(present)
+		n.changeConfig = func(_ context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error) {
+			changed, err := change(present)
+			return changed, nil, err
 		}
+	}
+}
+
+// What of a new configuration is lowered, ignored or altered stands beside it, so that the
+// body is what patronictl reads.
+func TestConfigWarnings(t *testing.T) {
+	node := fixed(State{Cluster: snapshot()})
+	warnings := []cluster.Warning{{Path: "ttl", Text: "is lowered to 10"}, {Path: "nonsense", Text: "has no effect"}}
+	node.changeConfig = func(_ context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error) {
+		changed, err := change(map[string]any{"ttl": 8})
+		return changed, warnings, err
+	}
+	server := start(t, config.RestAPI{}, node, func(*Server) {})
+	for _, method := range []string{"PATCH", "PUT"} {
+		got := ask(t, method, server.url+"/config", `{"ttl":10}`)
+		if got.status != 200 || !sameJSON(t, got.body, `{"ttl":10}`) {
+			t.Errorf("%s: %d %s", method, got.status, got.body)
+		}
+		if w, want := got.header.Get(warningHeader), "ttl: is lowered to 10; nonsense: has no effect"; w != want {
+			t.Errorf("%s: warns %q, want %q", method, w, want)
+		}
+	}
+	warnings = nil
+	if got := ask(t, "PATCH", server.url+"/config", `{"ttl":10}`); got.header.Values(warningHeader) != nil {
+		t.Errorf("warns %q of nothing", got.header.Get(warningHeader))
 	}
 }
 
 func configError(err error) func(*fakeNode) {
 	return func(n *fakeNode) {
-		n.changeConfig = func(context.Context, func(map[string]any) (map[string]any, error)) (map[string]any, error) {
-			return nil, err
+		n.changeConfig = func(context.Context, func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error) {
+			return nil, nil, err
 		}
 	}
 }

@@ -53,8 +53,9 @@ func FuzzBodies(f *testing.F) {
 			name(t, wanted.Leader, wanted.Candidate)
 			return Outcome{Known: true, Done: true, Leader: "node2"}, nil
 		}
-		node.changeConfig = func(_ context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, error) {
-			return change(map[string]any{"ttl": 30, "loop_wait": 10, "retry_timeout": 10})
+		node.changeConfig = func(_ context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error) {
+			changed, err := change(map[string]any{"ttl": 30, "loop_wait": 10, "retry_timeout": 10})
+			return changed, nil, err
 		}
 		server, err := NewServer(config.RestAPI{Listen: "127.0.0.1:0"}, node, zerolog.Nop())
 		if err != nil {

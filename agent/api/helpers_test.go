@@ -30,7 +30,7 @@ type fakeNode struct {
 	failsafe         func(context.Context, FailsafeRequest) error
 	deposed          func(context.Context, Deposition) error
 	part             func(context.Context, Parting) error
-	changeConfig     func(context.Context, func(map[string]any) (map[string]any, error)) (map[string]any, error)
+	changeConfig     func(context.Context, func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error)
 }
 
 var _ Node = (*fakeNode)(nil)
@@ -115,9 +115,9 @@ func (n *fakeNode) CancelSwitchover(ctx context.Context) error {
 	return n.cancelSwitchover(ctx)
 }
 
-func (n *fakeNode) ChangeConfig(ctx context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, error) {
+func (n *fakeNode) ChangeConfig(ctx context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error) {
 	if n.changeConfig == nil {
-		return nil, errUnexpected
+		return nil, nil, errUnexpected
 	}
 	return n.changeConfig(ctx, change)
 }

@@ -49,8 +49,9 @@ type Node interface {
 	// CancelSwitchover removes a scheduled request.
 	CancelSwitchover(ctx context.Context) error
 	// ChangeConfig changes the dynamic configuration: change gets the present
-	// one and returns the new one. A lost race gives ErrConflict.
-	ChangeConfig(ctx context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, error)
+	// one and returns the new one, and warnings tell what of it is lowered, ignored or
+	// altered. A lost race gives ErrConflict.
+	ChangeConfig(ctx context.Context, change func(map[string]any) (map[string]any, error)) (config map[string]any, warnings []cluster.Warning, err error)
 }
 
 // Errors that a Node gives and the API turns into Patroni's status codes.
