@@ -129,8 +129,8 @@ func splitURL(text string, schemes ...string) (host string, port int, err error)
 		}
 	}
 	// The path of a conn_url is the name of a database, which nobody uses.
-	plain := u.Path == "" || u.Path == "/" || schemes[0] != "http" || CheckNamespace(u.Path) == nil
-	if u.User != nil || u.Opaque != "" || u.RawQuery != "" || u.Fragment != "" || !plain {
+	plain := u.Path == "" || u.Path == "/" || schemes[0] != "http" || CheckNamespace(u.EscapedPath()) == nil
+	if u.User != nil || u.Opaque != "" || strings.ContainsAny(text, `?#\`) || !plain {
 		return "", 0, errors.New("must have a host, a port and a plain path, nothing else")
 	}
 	return u.Hostname(), port, nil

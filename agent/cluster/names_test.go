@@ -37,7 +37,7 @@ func TestNamesAndHosts(t *testing.T) {
 			[]string{"http://db1:8008/patroni", "https://[::1]:8008", "http://10.0.0.1", "http://10.0.0.1/"},
 			[]string{
 				"", "db1:8008", "ftp://db1:8008", "http://", "http://:8008", "http://db1:0", "http://db1:99999", "http://db1:", "http://u:p@db1:8008", "http://db1:8008/?a=b",
-				"http://db1:8008/#x", "http://db1:8008/../x", "http://db1:8008\nprogram", "http://db1 x:8008", "http://db1:8008/a b", "http:db1",
+				"http://db1:8008/#x", "http://db1:8008/#", "http://db1:8008/?", "http://db1:8008/a%2Fb", "http://db1:8008/../x", "http://db1:8008\nprogram", "http://db1 x:8008", "http://db1:8008/a b", "http:db1",
 			},
 		},
 	} {
