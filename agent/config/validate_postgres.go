@@ -245,6 +245,7 @@ func (v *validation) bootstrap(b Bootstrap, rules cluster.Rules) cluster.Timing 
 		if _, err := cluster.CanonicalJSON(b.DCS); err != nil {
 			v.fail("bootstrap.dcs", "", "must be possible to write as JSON: %v", errors.Unwrap(err))
 		}
+		v.errs = append(v.errs, cluster.CheckHBA("bootstrap.dcs.postgresql.pg_hba", dynamic.Postgres.PgHBA)...)
 	}
 	for i, option := range b.InitDB {
 		v.option(fmt.Sprintf("bootstrap.initdb[%d]", i), option, "pgdata", "nosync", "no-sync", "pwfile", "sync-only", "version")
