@@ -132,7 +132,7 @@ func (r *reader) timing() Timing {
 	default:
 		r.errs = append(r.errs, Problem{
 			Path: "ttl", Value: fmt.Sprint(ttl),
-			Rule: fmt.Sprintf("loop_wait + 2 x retry_timeout must not be more than ttl, but %d + 2 x %d = %d: a leader could not try Consul twice before its lease ends",
+			Rule: fmt.Sprintf("loop_wait + 2 x retry_timeout must not be more than ttl, but %d + 2 x %d = %d: a leader could not try Consul twice before its lease ends; give all three, or write `lictor: {compat: patroni-4}` into the agents' files, and they are lowered as Patroni does",
 				loopWait, retry, sum),
 		})
 	}
