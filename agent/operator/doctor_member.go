@@ -110,9 +110,6 @@ func (d *diagnosis) watchdog(who string, m memberFacts) {
 // examineShard judges what Consul knows of a shard.
 func examineShard(s fleetShard) []Finding {
 	d := diagnosis{area: "shard"}
-	if s.problem != nil {
-		d.add(Wrong, s.scope, "put it right with lictor edit-config", "the dynamic configuration is not valid: %v", s.problem)
-	}
 	for _, w := range s.warnings {
 		d.add(Worth, s.scope, "change it with lictor edit-config, if it is not meant", "the dynamic configuration: %s", w)
 	}
@@ -128,7 +125,7 @@ func examineShard(s fleetShard) []Finding {
 	if candidates == 0 && len(s.snapshot.Members) > 1 {
 		d.add(Wrong, s.scope, "take the tag nofailover from a replica", "no replica may lead: all are tagged nofailover")
 	}
-	if len(s.snapshot.Members) > 1 && !s.dynamic.SynchronousMode.On() {
+	if s.problem == nil && len(s.snapshot.Members) > 1 && !s.dynamic.SynchronousMode.On() {
 		d.add(Worth, s.scope, "set synchronous_mode: true if no acknowledged commit may be lost", "replication is asynchronous: a failover loses what no replica has received yet")
 	}
 	if m, found := s.snapshot.Member(s.snapshot.LeaderName()); found && s.snapshot.Failsafe.Exists() {

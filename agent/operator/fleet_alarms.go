@@ -40,7 +40,9 @@ func (s fleetShard) alarms() []alarm {
 	for _, err := range snapshot.Problems() {
 		add(true, "see the agents' logs", "%v", err)
 	}
-	add(s.problem != nil, "put it right with lictor edit-config", "the dynamic configuration is not valid")
+	for _, problem := range cluster.Problems(s.problem) {
+		add(true, "put it right with lictor edit-config; until then the members keep the last one that was valid", "the dynamic configuration is not valid: %v", problem)
+	}
 	add(s.dynamic.Pause, "lictor resume, when the maintenance is over", "paused")
 	leader, _ := snapshot.Member(leaderName)
 	streams := beat != nil // Patroni 3 does not say

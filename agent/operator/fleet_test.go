@@ -55,7 +55,7 @@ func TestAlarms(t *testing.T) {
 		{name: "alone", edit: func(s *cluster.Snapshot) { s.Members = s.Members[:1] }, want: "no replica"},
 		{name: "restart", edit: func(s *cluster.Snapshot) { s.Members[0].Value.PendingRestart = true }, want: "a waits for a restart"},
 		{name: "pause", shard: func(s *fleetShard) { s.dynamic.Pause = true }, want: "paused"},
-		{name: "configuration", shard: func(s *fleetShard) { s.problem = errors.New("ttl") }, want: "the dynamic configuration is not valid"},
+		{name: "configuration", shard: func(s *fleetShard) { s.problem = errors.New("ttl") }, want: "the dynamic configuration is not valid: ttl"},
 		{name: "synchronous", shard: func(s *fleetShard) { s.dynamic.SynchronousMode = cluster.SyncOn }, want: "no synchronous standby"},
 		{name: "no route", edit: func(s *cluster.Snapshot) { s.Route = cluster.Entry[cluster.Route]{} }, want: "no route"},
 		{name: "no route of Patroni", edit: func(s *cluster.Snapshot) {
@@ -94,7 +94,14 @@ func TestAlarms(t *testing.T) {
 			if c.replicas != "" && row[2].Text != c.replicas {
 				t.Errorf("replicas: %s, want %s", row[2].Text, c.replicas)
 			}
+			findings := map[string]int{}
 			for _, f := range examineShard(s) {
+				if findings[strings.SplitN(f.What, ":", 2)[0]]++; findings["the dynamic configuration is not valid"] > 1 {
+					t.Errorf("told twice: %q", f.What)
+				}
+				if s.problem != nil && strings.Contains(f.What, "asynchronous") {
+					t.Errorf("%q, although what is in force is not known", f.What)
+				}
 				if f.Level == Wrong && f.Do == "" {
 					t.Errorf("nothing to do about %q", f.What)
 				}
