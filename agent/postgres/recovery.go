@@ -126,9 +126,10 @@ func (p *Instance) recoveryLines(recovery map[string]string, write func(name, va
 }
 
 // awaitPrimary waits until PostgreSQL, which is recovering from an archive, accepts
-// writes. How long that takes nobody knows: ctx bounds it.
+// writes. How long that takes nobody knows, hours perhaps: ctx bounds it, and it is asked
+// for ever more rarely.
 func (p *Instance) awaitPrimary(ctx context.Context) error {
-	gone := p.process.done()
+	gone, began := p.process.done(), time.Now()
 	for {
 		conn, err := p.anyDatabase(ctx)
 		if err == nil {
@@ -144,7 +145,7 @@ func (p *Instance) awaitPrimary(ctx context.Context) error {
 			return fmt.Errorf("PostgreSQL ended while it recovered: %s", logTail(p.stateFile("postgres.log"), max(0, fileSize(p.stateFile("postgres.log"))-4096)))
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for the end of the recovery: %w", errors.Join(ctx.Err(), err))
-		case <-time.After(10 * pollEvery):
+		case <-time.After(min(max(time.Since(began)/20, 10*pollEvery), 10*time.Second)): // each refusal is a line in PostgreSQL's log
 		}
 	}
 }
