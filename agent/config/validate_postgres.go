@@ -12,6 +12,8 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/agnivade/levenshtein"
+
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 )
@@ -325,6 +327,13 @@ func (v *validation) methods(c Config) {
 		if command, _ := m["command"].(string); command != "" {
 			v.command(section+"."+name+".command", command)
 		}
+		for _, key := range slices.Sorted(maps.Keys(m)) {
+			for _, ours := range methodKeys(section) {
+				if key != ours && m[ours] == nil && levenshtein.ComputeDistance(key, ours) <= 2 {
+					v.warn(section+"."+name+"."+key, "is given to the command as an option, --%s=...; did you mean %s?", key, ours)
+				}
+			}
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Bootstrap.Methods)) {
 		// Patroni's files keep the map of a method that is not in use now.
@@ -340,6 +349,14 @@ func (v *validation) methods(c Config) {
 			v.fail("bootstrap.method", c.Bootstrap.Method, "must be initdb, or have a section bootstrap.%s with a command", c.Bootstrap.Method)
 		}
 	}
+}
+
+// methodKeys are the keys of a method's section that are Lictor's own; the command gets all others.
+func methodKeys(section string) []string {
+	if section == "bootstrap" {
+		return []string{"command", "no_params", "recovery_conf", "keep_existing_recovery_conf"}
+	}
+	return []string{"command", "no_params", "no_leader", "no_master", "keep_data"}
 }
 
 func hasCommand(value any) bool {
