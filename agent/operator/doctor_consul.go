@@ -24,6 +24,7 @@ type consulFacts struct {
 	autopilot  *consulapi.AutopilotConfiguration
 	health     *consulapi.OperatorHealthReply
 	latency    time.Duration // of a read with a quorum round trip
+	open       bool          // it asks for no tokens
 	blind      []string
 }
 
@@ -73,11 +74,14 @@ func (f *consulFacts) look(ctx context.Context, c *consulapi.Client, namespace s
 	var self struct {
 		DebugConfig struct {
 			ServerMode                 bool
+			ACLsEnabled                *bool
 			ConsulRaftElectionTimeout  string
 			ConsulRaftHeartbeatTimeout string
 		}
 	}
 	_, err = c.Raw().Query("/v1/agent/self", &self, q)
+	acls := self.DebugConfig.ACLsEnabled
+	f.open = acls != nil && !*acls
 	if see("the agent's configuration (needs agent:read)", err) && self.DebugConfig.ServerMode {
 		election, errE := time.ParseDuration(self.DebugConfig.ConsulRaftElectionTimeout)
 		heartbeat, errH := time.ParseDuration(self.DebugConfig.ConsulRaftHeartbeatTimeout)
@@ -114,6 +118,10 @@ func examineConsul(all []consulFacts, lease time.Duration, databases []string) [
 		if lease > 0 && f.latency > lease/10 {
 			d.add(Worth, f.address, "look at the servers' disks and network: every beat is such a round trip",
 				"a read with a quorum takes %s, with leases of %s", Duration(f.latency), Duration(lease))
+		}
+		if f.open {
+			d.add(Worth, f.address, "switch ACLs on and give agents, bouncers and operators tokens (docs/rollout.md, Rights in Consul)",
+				"it has no access control: whoever reaches it, also any user of this host, may lead and reconfigure every shard, and learn the secrets that stand for restapi.authentication")
 		}
 		if f.election > 0 && lease > 0 {
 			if f.election > lease {

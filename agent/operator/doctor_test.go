@@ -48,6 +48,7 @@ func TestExamineConsul(t *testing.T) {
 	}{
 		{name: "all is well"},
 		{name: "slow elections", edit: func(f *consulFacts) { f.election, f.multiplier = 15*time.Second, 5 }, level: Worth, want: "raft_multiplier 5"},
+		{name: "no access control", edit: func(f *consulFacts) { f.open = true }, level: Worth, want: "whoever reaches it"},
 		{name: "slow", edit: func(f *consulFacts) { f.latency = time.Second }, level: Worth, want: "takes 1.0 s"},
 		{name: "no leader", edit: func(f *consulFacts) { f.leader, f.servers, f.blind = "", nil, []string{"the keys (500)"} }, level: Wrong, want: "could not look at the keys"},
 		{name: "a token that may not see", edit: func(f *consulFacts) { f.blind = []string{"autopilot"} }, level: Worth, want: "autopilot"},
