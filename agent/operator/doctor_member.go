@@ -116,6 +116,9 @@ func examineShard(s fleetShard) []Finding {
 	for _, a := range s.alarms() {
 		d.add(a.level, s.scope, a.do, "%s", a.what)
 	}
+	for _, err := range cluster.CheckHBA("postgresql.pg_hba", s.dynamic.Postgres.PgHBA) {
+		d.add(Wrong, s.scope, "put it right with lictor edit-config: PostgreSQL keeps the lines before, and would not start with these", "the dynamic configuration: %v", err)
+	}
 	candidates := 0
 	for _, m := range s.snapshot.Members {
 		if m.OK() && m.Value.Name != s.snapshot.LeaderName() && !cluster.NoFailover(m.Value.Tags) {

@@ -109,3 +109,19 @@ func TestAlarms(t *testing.T) {
 		})
 	}
 }
+
+func TestRefusedHBA(t *testing.T) {
+	s := fleetShard{scope: "x", snapshot: shardOf(nil), dynamic: cluster.Dynamic{
+		SynchronousMode: cluster.SyncOn, MaximumLagOnFailover: 1 << 20,
+		Postgres: cluster.DynamicPostgres{PgHBA: []string{"local all all peer", "hots all all 0.0.0.0/0 md5"}},
+	}}
+	var found []string
+	for _, f := range examineShard(s) {
+		if strings.Contains(f.What, "pg_hba") && f.Level == Wrong && f.Do != "" {
+			found = append(found, f.What)
+		}
+	}
+	if len(found) != 1 || !strings.Contains(found[0], "postgresql.pg_hba[1]") {
+		t.Errorf("got %q", found)
+	}
+}
