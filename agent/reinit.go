@@ -67,7 +67,7 @@ func (a *Agent) reinitialize(r api.ReinitRequest) error {
 		}); err != nil {
 			return err
 		}
-		a.log.Info().Str("from", source.Name).Msg("the data directory was removed on an operator's demand; cloning")
+		a.log.Info().Str("from", source.Name).Msg("a copy is made anew on an operator's demand")
 		if err := a.pg.MakeReplica(ctx, &source, "", a.cloneProgress(source.Name)); err != nil {
 			return err
 		}
