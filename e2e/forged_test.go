@@ -79,7 +79,7 @@ func TestForgedRequests(t *testing.T) {
 		content := got(json.Marshal(body))(t)
 		for {
 			r := got(http.NewRequestWithContext(ctx, http.MethodPost, "http://"+to.REST+path, bytes.NewReader(content)))(t)
-			asked := prover.Sign(r, content)
+			asked := prover.Sign(r, to.Name, content)
 			resp := got(l.HTTP().Do(r))(t) //nolint:bodyclose // below
 			answer := got(io.ReadAll(resp.Body))(t)
 			resp.Body.Close()

@@ -62,7 +62,7 @@ func TestNoPasswordInPlainTextWhereTLSIsConfigured(t *testing.T) {
 	login := config.Credentials{Username: "admin", Password: "secret"}
 	ca := newCert(t, t.TempDir(), "ca.pem", "127.0.0.1")
 	client := newTestClient(t, config.Ctl{}, config.RestAPI{CAFile: ca, Authentication: login})
-	if _, err := client.Post(t.Context(), forged.URL, "/reload", nil); err == nil || !strings.Contains(err.Error(), "without TLS") {
+	if _, err := client.Post(t.Context(), Peer{APIURL: forged.URL}, "/reload", nil); err == nil || !strings.Contains(err.Error(), "without TLS") {
 		t.Errorf("%v", err)
 	}
 	if asked != 0 {

@@ -121,31 +121,31 @@ func (a Answer) OK() bool { return a.Status >= 200 && a.Status < 300 }
 
 // Get asks for a path ("/cluster") of the member whose api_url is given.
 func (c *Client) Get(ctx context.Context, apiURL, path string) (Answer, error) {
-	return c.do(ctx, http.MethodGet, apiURL, path, nil)
+	return c.do(ctx, http.MethodGet, Peer{APIURL: apiURL}, path, nil)
 }
 
 // Post sends a request with a body that is written as JSON; nil sends none.
-func (c *Client) Post(ctx context.Context, apiURL, path string, body any) (Answer, error) {
-	return c.do(ctx, http.MethodPost, apiURL, path, body)
+func (c *Client) Post(ctx context.Context, to Peer, path string, body any) (Answer, error) {
+	return c.do(ctx, http.MethodPost, to, path, body)
 }
 
 // Patch is like Post.
-func (c *Client) Patch(ctx context.Context, apiURL, path string, body any) (Answer, error) {
-	return c.do(ctx, http.MethodPatch, apiURL, path, body)
+func (c *Client) Patch(ctx context.Context, to Peer, path string, body any) (Answer, error) {
+	return c.do(ctx, http.MethodPatch, to, path, body)
 }
 
 // Put is like Post.
-func (c *Client) Put(ctx context.Context, apiURL, path string, body any) (Answer, error) {
-	return c.do(ctx, http.MethodPut, apiURL, path, body)
+func (c *Client) Put(ctx context.Context, to Peer, path string, body any) (Answer, error) {
+	return c.do(ctx, http.MethodPut, to, path, body)
 }
 
 // Delete asks for the removal of what a path names.
-func (c *Client) Delete(ctx context.Context, apiURL, path string) (Answer, error) {
-	return c.do(ctx, http.MethodDelete, apiURL, path, nil)
+func (c *Client) Delete(ctx context.Context, to Peer, path string) (Answer, error) {
+	return c.do(ctx, http.MethodDelete, to, path, nil)
 }
 
-func (c *Client) do(ctx context.Context, method, apiURL, path string, body any) (Answer, error) {
-	target, err := memberURL(apiURL, path)
+func (c *Client) do(ctx context.Context, method string, to Peer, path string, body any) (Answer, error) {
+	target, err := memberURL(to.APIURL, path)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -155,16 +155,16 @@ func (c *Client) do(ctx context.Context, method, apiURL, path string, body any) 
 			return Answer{}, fmt.Errorf("%s %s: write the request as JSON: %w", method, target, err)
 		}
 	}
-	a, again, err := c.attempt(ctx, method, target, content)
+	a, again, err := c.attempt(ctx, method, target, to, content)
 	if again {
-		a, _, err = c.attempt(ctx, method, target, content)
+		a, _, err = c.attempt(ctx, method, target, to, content)
 	}
 	return a, err
 }
 
 // attempt sends a request once. again says that the server did nothing, as it wants
 // the request to be proved by another challenge.
-func (c *Client) attempt(ctx context.Context, method, target string, content []byte) (a Answer, again bool, err error) {
+func (c *Client) attempt(ctx context.Context, method, target string, to Peer, content []byte) (a Answer, again bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(content))
 	if err != nil {
 		return Answer{}, false, fmt.Errorf("%s %s: %w", method, target, err)
@@ -174,11 +174,12 @@ func (c *Client) attempt(ctx context.Context, method, target string, content []b
 	}
 	// What only tells how the member is needs no proof, and proves nothing.
 	var asked *proof.Asked
-	if method != http.MethodGet || req.URL.Query().Has(observeQuery) {
-		asked = c.prover.Sign(req, content)
+	if !to.Patroni && (method != http.MethodGet || req.URL.Query().Has(observeQuery)) {
+		asked = c.prover.Sign(req, to.Name, content)
 	}
-	// Reading needs no login: what is not sent cannot be overheard.
-	if method != http.MethodGet && c.username != "" {
+	// Reading needs no login, nor does who proves himself: what is not sent cannot be
+	// overheard, nor had by whoever took the port of a member that is down.
+	if method != http.MethodGet && asked == nil && c.username != "" {
 		if c.encrypted && req.URL.Scheme != "https" {
 			return Answer{}, false, fmt.Errorf("%s %s: the password is not sent without TLS, which restapi.certfile, restapi.cafile or the section ctl asks for: see the member's api_url", method, target)
 		}
@@ -290,7 +291,7 @@ func (c *Client) Status(ctx context.Context, apiURL string) (PeerStatus, error) 
 // Observe asks a member to look at its PostgreSQL and tell how it is now. Who decides
 // by it must know who answers: see Peer.
 func (c *Client) Observe(ctx context.Context, p Peer) (PeerStatus, error) {
-	a, err := c.Get(ctx, p.APIURL, "/patroni?"+observeQuery)
+	a, err := c.do(ctx, http.MethodGet, p, "/patroni?"+observeQuery, nil)
 	if err == nil {
 		err = p.gave(a)
 	}

@@ -186,13 +186,13 @@ func TestRequests(t *testing.T) {
 		call func() (Answer, error)
 		want seen
 	}{
-		{func() (Answer, error) { return client.Post(t.Context(), apiURL, "/restart", body) }, seen{"POST", "/restart", `{"a":1}`, "u", "p", "application/json"}},
-		{func() (Answer, error) { return client.Post(t.Context(), apiURL, "reload", nil) }, seen{"POST", "/reload", "", "u", "p", ""}},
+		{func() (Answer, error) { return client.Post(t.Context(), Peer{APIURL: apiURL}, "/restart", body) }, seen{"POST", "/restart", `{"a":1}`, "u", "p", "application/json"}},
+		{func() (Answer, error) { return client.Post(t.Context(), Peer{APIURL: apiURL}, "reload", nil) }, seen{"POST", "/reload", "", "u", "p", ""}},
 		{func() (Answer, error) {
-			return client.Patch(t.Context(), apiURL, "/config", json.RawMessage(`{"b":2}`))
+			return client.Patch(t.Context(), Peer{APIURL: apiURL}, "/config", json.RawMessage(`{"b":2}`))
 		}, seen{"PATCH", "/config", `{"b":2}`, "u", "p", "application/json"}},
-		{func() (Answer, error) { return client.Put(t.Context(), apiURL, "/config", body) }, seen{"PUT", "/config", `{"a":1}`, "u", "p", "application/json"}},
-		{func() (Answer, error) { return client.Delete(t.Context(), apiURL, "/switchover") }, seen{"DELETE", "/switchover", "", "u", "p", ""}},
+		{func() (Answer, error) { return client.Put(t.Context(), Peer{APIURL: apiURL}, "/config", body) }, seen{"PUT", "/config", `{"a":1}`, "u", "p", "application/json"}},
+		{func() (Answer, error) { return client.Delete(t.Context(), Peer{APIURL: apiURL}, "/switchover") }, seen{"DELETE", "/switchover", "", "u", "p", ""}},
 		{func() (Answer, error) { return client.Get(t.Context(), apiURL, "/replica?lag=1MB") }, seen{"GET", "/replica?lag=1MB", "", "", "", ""}},
 	} {
 		a, err := tt.call()
@@ -203,7 +203,7 @@ func TestRequests(t *testing.T) {
 			t.Errorf("%+v", a)
 		}
 	}
-	if _, err := client.Post(t.Context(), apiURL, "/restart", func() {}); err == nil {
+	if _, err := client.Post(t.Context(), Peer{APIURL: apiURL}, "/restart", func() {}); err == nil {
 		t.Error("a body that is no JSON was sent")
 	}
 }

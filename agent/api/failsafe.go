@@ -142,7 +142,7 @@ func (c *Client) Depose(ctx context.Context, p Peer, d Deposition) error {
 // does not. The error says why it does not, or why it cannot be asked. known is
 // false when the member cannot part, because it runs Patroni.
 func (c *Client) Part(ctx context.Context, p Peer, parting Parting) (known bool, err error) {
-	a, err := c.Post(ctx, p.APIURL, "/part", parting)
+	a, err := c.Post(ctx, p, "/part", parting)
 	if err == nil {
 		err = p.gave(a)
 	}
@@ -158,7 +158,7 @@ func (c *Client) Part(ctx context.Context, p Peer, parting Parting) (known bool,
 }
 
 func (c *Client) tell(ctx context.Context, p Peer, path string, body any) error {
-	a, err := c.Post(ctx, p.APIURL, path, body)
+	a, err := c.Post(ctx, p, path, body)
 	switch {
 	case err != nil:
 		return err

@@ -9,8 +9,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,7 +77,7 @@ func TestFailsafeAndDeposed(t *testing.T) {
 			if e.node != nil {
 				e.node(node)
 			}
-			got, err := proving(t, secret).Post(t.Context(), guarded(t, node).url, e.path, json.RawMessage(e.body))
+			got, err := proving(t, secret).Post(t.Context(), Peer{Name: state.Name, APIURL: guarded(t, node).url}, e.path, json.RawMessage(e.body))
 			if err != nil || got.Status != e.status || e.want != "" && got.Text != e.want {
 				t.Errorf("%d %q, %v, want %d %q", got.Status, got.Text, err, e.status, e.want)
 			}
@@ -135,19 +138,19 @@ func TestMembersProveThemselves(t *testing.T) {
 		})
 		t.Run("another shard's member asks "+path, func(t *testing.T) {
 			other := proving(t, keeping(proof.NewSecret()))
-			if a, err := other.Post(t.Context(), server.url, path, json.RawMessage(body)); err != nil || a.OK() || heard != 0 || a.Proved {
+			if a, err := other.Post(t.Context(), Peer{Name: node.state().Name, APIURL: server.url}, path, json.RawMessage(body)); err != nil || a.OK() || heard != 0 || a.Proved {
 				t.Errorf("%+v, %v, heard %d times", a, err, heard)
 			}
 		})
 		t.Run("a member asks "+path, func(t *testing.T) {
-			if a, err := proving(t, keeping(testSecret())).Post(t.Context(), server.url, path, json.RawMessage(body)); err != nil || !a.OK() || heard != 1 || !a.Proved {
+			if a, err := proving(t, keeping(testSecret())).Post(t.Context(), Peer{Name: node.state().Name, APIURL: server.url}, path, json.RawMessage(body)); err != nil || !a.OK() || heard != 1 || !a.Proved {
 				t.Errorf("%+v, %v, heard %d times", a, err, heard)
 			}
 			heard = 0
 		})
 	}
 	t.Run("the secret's holder is an operator", func(t *testing.T) {
-		if a, err := proving(t, keeping(testSecret())).Post(t.Context(), server.url, "/reload", nil); err != nil || a.Status != http.StatusAccepted {
+		if a, err := proving(t, keeping(testSecret())).Post(t.Context(), Peer{Name: node.state().Name, APIURL: server.url}, "/reload", nil); err != nil || a.Status != http.StatusAccepted {
 			t.Errorf("%+v, %v", a, err)
 		}
 	})
@@ -227,8 +230,8 @@ func TestRelayedProofs(t *testing.T) {
 	})
 	t.Run("to another member", func(t *testing.T) {
 		other := Peer{Name: "node7", APIURL: relay(t, server.url, func(_ *http.Request, body []byte) []byte { return body })}
-		if _, err := proving(t, keeping(testSecret())).Part(t.Context(), other, parting); err == nil || !strings.Contains(err.Error(), "node7") {
-			t.Errorf("%v", err)
+		if _, err := proving(t, keeping(testSecret())).Part(t.Context(), other, parting); err == nil || !strings.Contains(err.Error(), "another member") || heard != 1 {
+			t.Errorf("%v, heard %d times", err, heard)
 		}
 	})
 	for name, answer := range map[string]http.HandlerFunc{
@@ -253,6 +256,73 @@ func TestRelayedProofs(t *testing.T) {
 				t.Error("observed")
 			}
 		})
+	}
+}
+
+// Whoever took the port of a member that is down learns no password, and keeps nobody
+// from that member when it is back.
+func TestSomebodyHasTheMembersPort(t *testing.T) {
+	rest := config.RestAPI{}
+	rest.Authentication.Username, rest.Authentication.Password = "admin", "secret"
+	client, err := NewClient(config.Ctl{}, rest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	client.ProveWith(keeping(testSecret()))
+	parted := 0
+	node := fixed(primaryState(time.Now()))
+	node.part = func(context.Context, Parting) error { parted++; return nil }
+	back := start(t, rest, node, func(s *Server) { s.ProveWith(keeping(testSecret())) })
+
+	var thief atomic.Pointer[string]
+	port := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		challenge := thief.Load()
+		if challenge == nil {
+			u, err := url.Parse(back.url)
+			if err != nil {
+				t.Error(err)
+			}
+			httputil.NewSingleHostReverseProxy(u).ServeHTTP(w, r)
+			return
+		}
+		if r.Header.Get("Authorization") != "" {
+			t.Error("the password was sent to somebody who is no member")
+		}
+		w.Header()["Lictor-Challenge"] = []string{*challenge}
+		w.Header().Set("WWW-Authenticate", `Basic realm="Patroni"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer port.Close()
+	member := Peer{Name: node.state().Name, APIURL: port.URL}
+	for _, challenge := range []string{"", "x", "a\x0bb", "a\xffb", "é", strings.Repeat("a", 64), strings.Repeat("a", 32), strings.Repeat("ab", 1<<15)} {
+		thief.Store(&challenge)
+		for range 2 {
+			if _, err := client.Part(t.Context(), member, Parting{Candidate: "node2", Index: 43}); err == nil {
+				t.Fatalf("%.20q: believed", challenge)
+			}
+		}
+		thief.Store(nil)
+		if _, err := client.Part(t.Context(), member, Parting{Candidate: "node2", Index: 43}); err != nil {
+			t.Errorf("%.20q: the member is not reached any more: %v", challenge, err)
+		}
+	}
+}
+
+// What an operator asks of one member is done by no other one, whoever passes it on.
+func TestReinitializeIsForOneMember(t *testing.T) {
+	node := fixed(replicaState(time.Now()))
+	node.reinitialize = func(context.Context, ReinitRequest) error { t.Error("another member was reinitialized"); return nil }
+	node.restart = func(context.Context) error { t.Error("another member was restarted"); return nil }
+	rest := config.RestAPI{}
+	rest.Authentication.Username, rest.Authentication.Password = "admin", "secret"
+	server := start(t, rest, node, func(s *Server) { s.ProveWith(keeping(testSecret())) })
+	to := relay(t, server.url, func(_ *http.Request, body []byte) []byte { return body })
+	for _, path := range []string{"/reinitialize", "/restart"} {
+		a, err := proving(t, keeping(testSecret())).Post(t.Context(), Peer{Name: "node7", APIURL: to}, path, map[string]any{})
+		if err != nil || a.OK() || a.Proved {
+			t.Errorf("%s: %+v, %v", path, a, err)
+		}
 	}
 }
 

@@ -67,7 +67,7 @@ func NewServer(cfg config.RestAPI, node Node, log zerolog.Logger) (*Server, erro
 	}
 	s := &Server{
 		node: &pacedNode{Node: node, pace: pace{interval: observePace}}, log: log,
-		now: time.Now, started: time.Now(), headers: map[string]string{}, verifier: proof.NewVerifier(nil),
+		now: time.Now, started: time.Now(), headers: map[string]string{}, verifier: proof.NewVerifier(nil, nil),
 		http: &httpserver.Server{
 			Name: "REST API", Setting: "restapi.listen", Address: listen, Limits: httpserver.DefaultLimits(),
 			IsCheck: isCheck, Log: log,
@@ -130,7 +130,9 @@ func isCheck(r *http.Request) bool {
 
 // ProveWith has the server take requests that prove themselves with the secret that is
 // held, once there is one. Call it before the server is used.
-func (s *Server) ProveWith(k *proof.Keeper) { s.secrets, s.verifier = k, proof.NewVerifier(k) }
+func (s *Server) ProveWith(k *proof.Keeper) {
+	s.secrets, s.verifier = k, proof.NewVerifier(k, func() string { return s.node.State().Name })
+}
 
 // clientAuth turns verify_client into what TLS asks of clients.
 func clientAuth(verify string) (tls.ClientAuthType, error) {

@@ -49,7 +49,7 @@ func TestNeverSent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = client.Post(t.Context(), c.url+"/patroni", "/restart", nil)
+		_, err = client.Post(t.Context(), api.Peer{APIURL: c.url + "/patroni"}, "/restart", nil)
 		client.Close()
 		if err == nil || neverSent(err) != c.never {
 			t.Errorf("%s: never sent: %v; %v", c.what, neverSent(err), err)

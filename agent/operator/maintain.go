@@ -87,11 +87,11 @@ func (s *Shard) do(ctx context.Context, m cluster.Member, method, path string, b
 	defer cancel()
 	switch method {
 	case http.MethodPost:
-		return s.client.Post(ctx, m.APIURL, path, body)
+		return s.client.Post(ctx, api.PeerOf(m), path, body)
 	case http.MethodPatch:
-		return s.client.Patch(ctx, m.APIURL, path, body)
+		return s.client.Patch(ctx, api.PeerOf(m), path, body)
 	case http.MethodDelete:
-		return s.client.Delete(ctx, m.APIURL, path)
+		return s.client.Delete(ctx, api.PeerOf(m), path)
 	}
 	return s.client.Get(ctx, m.APIURL, path)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
@@ -215,7 +216,7 @@ func (s *Shard) restartOne(ctx context.Context, c *Console, m cluster.Member, o 
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	began := time.Now()
-	answer, err := s.client.Post(ctx, m.APIURL, "/restart", body)
+	answer, err := s.client.Post(ctx, api.PeerOf(m), "/restart", body)
 	switch {
 	case err != nil && neverSent(err):
 		return fmt.Errorf("restart of %s: %w", m.Name, err)

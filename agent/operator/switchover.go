@@ -253,7 +253,7 @@ func (s *Shard) ask(ctx context.Context, snapshot cluster.Snapshot, d cluster.Dy
 				delete(body, key)
 			}
 		}
-		answer, err = s.client.Post(ctx, m.Value.APIURL, "/"+a.name, body)
+		answer, err = s.client.Post(ctx, api.PeerOf(m.Value), "/"+a.name, body)
 	}
 	if err == nil {
 		return verdict(answer, s.words(answer), a)

@@ -5,11 +5,11 @@
 //	request.go   what a client sends, and how it judges an answer
 //	verifier.go  how a server judges a request, and marks its answer
 //
-// A request carries an HMAC-SHA-256 over its method, its target, the hash of its body,
-// a nonce of the client's and a challenge of the server's; the answer one over that
-// nonce, its status, its body and the name of the member that gives it. So nobody else
-// can ask, answer, ask once more what was asked before, or answer in another member's
-// place. The challenge is a random number that a server has made when it started, so
+// A request carries an HMAC-SHA-256 over the name of the member that is asked, its
+// method, its target, the hash of its body, a nonce of the client's and a challenge of
+// the server's; the answer one over that nonce, its status, its body and the name of the
+// member that gives it. So nobody else can ask, answer, ask once more or of another
+// member what was asked before, or answer in another member's place. The challenge is a random number that a server has made when it started, so
 // no clock is compared; a client learns it from the first answer (401).
 package proof
 
@@ -33,8 +33,8 @@ const (
 )
 
 // requestMAC is what a request proves itself with.
-func requestMAC(secret []byte, method, target, challenge, nonce, bodyHash string) string {
-	return mac(secret, "request", method, target, challenge, nonce, bodyHash)
+func requestMAC(secret []byte, to, method, target, challenge, nonce, bodyHash string) string {
+	return mac(secret, "request", to, method, target, challenge, nonce, bodyHash)
 }
 
 // answerMAC is what an answer proves itself with.

@@ -28,10 +28,10 @@ func TestParse(t *testing.T) {
 func TestManyRequests(t *testing.T) {
 	var k Keeper
 	k.Keep(NewSecret())
-	v, p := NewVerifier(&k), Prover{Keeper: &k}
+	v, p := NewVerifier(&k, func() string { return "m1" }), Prover{Keeper: &k}
 	sent := func() (*http.Request, *Asked) {
 		r := httptest.NewRequest(http.MethodPost, "http://member/part", nil)
-		return r, p.Sign(r, nil)
+		return r, p.Sign(r, "m1", nil)
 	}
 	challenged := func(a *Asked) {
 		w := httptest.NewRecorder()
@@ -72,7 +72,7 @@ func TestManyRequests(t *testing.T) {
 
 func TestWrongProofs(t *testing.T) {
 	var k Keeper
-	v := NewVerifier(&k)
+	v := NewVerifier(&k, func() string { return "m1" })
 	r := httptest.NewRequest(http.MethodPost, "/part", nil)
 	if _, err := v.Check(r); err != ErrNone { //nolint:errorlint // it is returned as it is
 		t.Errorf("no header: %v", err)
@@ -95,10 +95,11 @@ func TestNothingCanBeMoved(t *testing.T) {
 	key := NewSecret().Current
 	seen := map[string]string{}
 	for name, sum := range map[string]string{
-		"plain":          requestMAC(key, "POST", "/part", "c", "n", "h"),
-		"another method": requestMAC(key, "GET", "/part", "c", "n", "h"),
-		"moved bytes":    requestMAC(key, "POST", "/par", "tc", "n", "h"),
-		"an answer":      mac(key, "answer", "POST", "/part", "c", "n", "h"),
+		"plain":          requestMAC(key, "m", "POST", "/part", "c", "n", "h"),
+		"another method": requestMAC(key, "m", "GET", "/part", "c", "n", "h"),
+		"moved bytes":    requestMAC(key, "m", "POST", "/par", "tc", "n", "h"),
+		"another member": requestMAC(key, "n", "POST", "/part", "c", "n", "h"),
+		"an answer":      mac(key, "answer", "m", "POST", "/part", "c", "n", "h"),
 	} {
 		if other, twice := seen[sum]; twice {
 			t.Errorf("%s and %s", name, other)

@@ -27,9 +27,9 @@ type Asked struct {
 	challenge, nonce string
 }
 
-// Sign adds the proof to a request with this body. It returns nil, and leaves the
-// request as it is, where no secret is held.
-func (p *Prover) Sign(r *http.Request, body []byte) *Asked {
+// Sign adds the proof to a request with this body to the member of this name. It returns
+// nil, and leaves the request as it is, where no secret is held.
+func (p *Prover) Sign(r *http.Request, to string, body []byte) *Asked {
 	secret, held := p.Keeper.Secret()
 	if !held {
 		return nil
@@ -43,7 +43,7 @@ func (p *Prover) Sign(r *http.Request, body []byte) *Asked {
 	a := &Asked{key: secret.Current, host: r.URL.Host, challenge: challenge, nonce: hex.EncodeToString(random(16))}
 	sum := hashed(body)
 	r.Header.Set(requestHeader, strings.Join([]string{
-		a.challenge, a.nonce, sum, requestMAC(a.key, r.Method, targetOf(r), a.challenge, a.nonce, sum),
+		a.challenge, a.nonce, sum, requestMAC(a.key, to, r.Method, targetOf(r), a.challenge, a.nonce, sum),
 	}, " "))
 	return a
 }
@@ -55,8 +55,8 @@ func (p *Prover) Again(a *Asked, resp *http.Response) bool {
 		return false
 	}
 	challenge := resp.Header.Get(challengeHeader)
-	if challenge == "" || challenge == a.challenge || len(challenge) > 64 || strings.ContainsAny(challenge, " \t") {
-		return false
+	if raw, err := hex.DecodeString(challenge); err != nil || len(raw) != challengeSize || challenge == a.challenge {
+		return false // no server of a member has made it
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -17,12 +17,15 @@ var (
 	// ErrChallenge: it answers another challenge, or none yet. The answer's header
 	// names the one in force (Verifier.Challenge).
 	ErrChallenge = errors.New("the proof answers another challenge")
-	// ErrWrong: it was made without the shard's secret, for another request, or was
-	// used before.
-	ErrWrong = errors.New("the proof is wrong: another shard's secret, or an old request")
+	// ErrWrong: it was made without the shard's secret, for another request or another
+	// member, or was used before.
+	ErrWrong = errors.New("the proof is wrong: another shard's secret, an old request, or one to another member")
 	// ErrNoSecret: this member does not know the shard's secret yet.
 	ErrNoSecret = errors.New("this member does not know the shard's secret yet")
 )
+
+// challengeSize is the length of a challenge, in bytes.
+const challengeSize = 16
 
 // mostNonces is how many requests one challenge is good for.
 const mostNonces = 1 << 14
@@ -30,21 +33,22 @@ const mostNonces = 1 << 14
 // Verifier judges requests. Its methods run on any goroutine.
 type Verifier struct {
 	keeper *Keeper
+	name   func() string
 
 	mu        sync.Mutex
 	challenge string
 	used      map[string]bool // nonces of this challenge
 }
 
-// NewVerifier makes one for the server of a member.
-func NewVerifier(k *Keeper) *Verifier {
-	v := &Verifier{keeper: k}
+// NewVerifier makes one for the server of the member with this name.
+func NewVerifier(k *Keeper, name func() string) *Verifier {
+	v := &Verifier{keeper: k, name: name}
 	v.renew()
 	return v
 }
 
 func (v *Verifier) renew() {
-	v.challenge, v.used = hex.EncodeToString(random(16)), map[string]bool{}
+	v.challenge, v.used = hex.EncodeToString(random(challengeSize)), map[string]bool{}
 }
 
 // Proven is a request that has proved itself.
@@ -70,8 +74,9 @@ func (v *Verifier) Check(r *http.Request) (*Proven, error) {
 	}
 	challenge, nonce, bodyHash, sum := fields[0], fields[1], fields[2], fields[3]
 	var key []byte
+	to := v.name()
 	for _, k := range secret.all() {
-		if hmac.Equal([]byte(sum), []byte(requestMAC(k, r.Method, targetOf(r), challenge, nonce, bodyHash))) {
+		if hmac.Equal([]byte(sum), []byte(requestMAC(k, to, r.Method, targetOf(r), challenge, nonce, bodyHash))) {
 			key = k
 		}
 	}
