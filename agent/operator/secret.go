@@ -33,6 +33,35 @@ func RotateSecret(ctx context.Context, c *Console, s *Shard, force bool) error {
 			return err
 		}
 	}
+	return rotation{
+		secret: secret, index: index, force: force, console: c,
+		read: s.readSecret,
+		write: func(ctx context.Context, index uint64, secret proof.Secret) error {
+			if err := s.store.Write(ctx, s.Keys.Secret(), index, secret.Encode()); err != nil {
+				return fmt.Errorf("writing the key %s: %w; do it once more", s.Keys.Secret(), err)
+			}
+			s.secret.Keep(secret)
+			return nil
+		},
+		missing: func(ctx context.Context, known func(told []string) bool) []string {
+			return s.awaitSecret(ctx, snapshot, known)
+		},
+	}.run(ctx)
+}
+
+// rotation is one run of RotateSecret.
+type rotation struct {
+	secret  proof.Secret
+	index   uint64
+	force   bool
+	console *Console
+	read    func(context.Context) (proof.Secret, uint64, error)
+	write   func(ctx context.Context, index uint64, s proof.Secret) error
+	// missing are the members that do not tell what they should.
+	missing func(ctx context.Context, known func(told []string) bool) []string
+}
+
+func (r rotation) run(ctx context.Context) error {
 	for _, step := range []struct {
 		change func(proof.Secret) proof.Secret
 		known  func(told []string, s proof.Secret) bool
@@ -46,22 +75,25 @@ func RotateSecret(ctx context.Context, c *Console, s *Shard, force bool) error {
 			return len(told) == 1 && told[0] == proof.Fingerprint(s.Current)
 		}, "have forgotten the old secret"},
 	} {
-		secret = step.change(secret)
-		if err := s.store.Write(ctx, s.Keys.Secret(), index, secret.Encode()); err != nil {
-			return fmt.Errorf("writing the key %s: %w; do it once more", s.Keys.Secret(), err)
+		secret := step.change(r.secret)
+		if err := r.write(ctx, r.index, secret); err != nil {
+			return err
 		}
-		s.secret.Keep(secret)
-		missing := s.awaitSecret(ctx, snapshot, func(told []string) bool { return step.known(told, secret) })
+		missing := r.missing(ctx, func(told []string) bool { return step.known(told, secret) })
 		switch {
 		case len(missing) == 0:
-			c.Say("All members %s", step.what)
-		case force:
-			c.Warn("warning: not known whether all members %s: %s", step.what, strings.Join(missing, "; "))
+			r.console.Say("All members %s", step.what)
+		case r.force:
+			r.console.Warn("warning: not known whether all members %s: %s", step.what, strings.Join(missing, "; "))
 		default:
 			return fmt.Errorf("not all members %s: %s. The secret of before is taken until this command has ended well: do it once more when they answer, or with --force", step.what, strings.Join(missing, "; "))
 		}
-		if secret, index, err = s.readSecret(ctx); err != nil {
+		var err error
+		if r.secret, r.index, err = r.read(ctx); err != nil {
 			return err
+		}
+		if !r.secret.Equal(secret) {
+			return refusedf("somebody else has changed the secret meanwhile; if that was no rotation that has ended well, do it once more")
 		}
 	}
 	return nil

@@ -35,8 +35,14 @@ func (s Secret) Announce() Secret {
 	return s
 }
 
-// Rotate uses the announced secret from now on, and takes the old one still.
-func (s Secret) Rotate() Secret { return Secret{Current: s.Next, Previous: s.Current} }
+// Rotate uses the announced secret from now on, and takes the old one still. Where none
+// is announced nothing changes.
+func (s Secret) Rotate() Secret {
+	if s.Next == nil {
+		return s
+	}
+	return Secret{Current: s.Next, Previous: s.Current}
+}
 
 // Forget takes the old one no more.
 func (s Secret) Forget() Secret { return Secret{Current: s.Current, Next: s.Next} }
