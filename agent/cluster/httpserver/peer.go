@@ -44,8 +44,41 @@ func fromHost(r *http.Request, users []uint32) error {
 	if err != nil {
 		return err
 	}
+	if err := stillOpen(r.Context().Value(connKey{})); err != nil {
+		return err
+	}
 	if !slices.Contains(users, user) {
 		return fmt.Errorf("the user with the number %d sent it", user)
+	}
+	return nil
+}
+
+// stillOpen returns nil while both ends of a connection are open. Asked after the user
+// was looked up by its addresses, it says that the user is this connection's: as long as
+// it stands, no other one has the same addresses. One that its client has broken off may
+// be followed by another process's from the same port.
+func stillOpen(conn any) error {
+	if c, ok := conn.(*limitedConn); ok {
+		conn = c.Conn
+	}
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return errors.New("the connection is not TCP")
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("look at the connection: %w", err)
+	}
+	var info *unix.TCPInfo
+	var unknown error
+	if err := raw.Control(func(fd uintptr) { info, unknown = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); err != nil {
+		return fmt.Errorf("look at the connection: %w", err)
+	}
+	switch {
+	case unknown != nil:
+		return fmt.Errorf("look at the connection: %w", unknown)
+	case info.State != tcpEstablished:
+		return errNoPeer
 	}
 	return nil
 }
