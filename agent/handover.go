@@ -5,13 +5,15 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // This file is the planned change of primary: the poolers are asked to hold the
@@ -28,6 +30,9 @@ const (
 	// answerSlack is what a bouncer's answer may take beyond the time that it was
 	// asked to wait.
 	answerSlack = 500 * time.Millisecond
+	// mostAsked is how many bouncers are asked at the same time: any session may register
+	// as many as it likes, and Consul and PostgreSQL need file descriptors, too.
+	mostAsked = 128
 )
 
 // handover stops PostgreSQL while the lease goes on being renewed, makes sure
@@ -129,10 +134,10 @@ func (a *Agent) holdClients(ctx context.Context, session string, plan cluster.Ha
 		case answer.err != nil:
 			a.log.Warn().Err(answer.err).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
 		case answer.Problem != "":
-			a.log.Warn().Str("problem", answer.Problem).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
+			a.log.Warn().Str("problem", printable.Text(answer.Problem)).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
 		default:
 			held++
-			busy += answer.Busy
+			busy += max(0, answer.Busy) // somebody's less than none hides nobody else's
 		}
 	}
 	a.log.Info().Int("bouncers", len(bouncers)).Int("holding", held).Int("busy", busy).Msg("clients are held for the handover")
@@ -171,19 +176,21 @@ func (a *Agent) tellBouncers(ctx context.Context, bouncers []cluster.Bouncer, pl
 		Namespace: a.cfg.Namespace, Scope: a.cfg.Scope, Handover: plan, WaitMS: wait.Milliseconds(),
 	}
 	answers := make([]told, len(bouncers))
-	var telling sync.WaitGroup
+	ctx, cancel := context.WithTimeout(ctx, wait+answerSlack)
+	defer cancel()
+	var telling errgroup.Group
+	telling.SetLimit(mostAsked)
 	for i, b := range bouncers {
-		telling.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, wait+answerSlack)
-			defer cancel()
+		telling.Go(func() error {
 			answers[i].bouncer = b.Name
 			answers[i].err = a.poolers.PostJSON(ctx, b.URL, "/handover", request, &answers[i].HandoverAnswer)
 			if answers[i].err == nil && answers[i].ID != plan.ID {
 				answers[i].err = errors.New("it answers to another handover")
 			}
+			return nil
 		})
 	}
-	telling.Wait()
+	_ = telling.Wait() // each answer has its own error
 	return answers
 }
 
@@ -227,17 +234,19 @@ func (a *Agent) poke(route cluster.Route, index uint64) {
 			return func() { a.log.Debug().Err(err).Msg("bouncers could not be poked") }
 		}
 		poke := cluster.Poke{Namespace: a.cfg.Namespace, Scope: a.cfg.Scope, Index: index, Route: &route}
-		var poking sync.WaitGroup
+		ctx, cancel := context.WithTimeout(ctx, pokeLimit)
+		defer cancel()
+		var poking errgroup.Group
+		poking.SetLimit(mostAsked)
 		for _, b := range bouncers {
-			poking.Go(func() {
-				ctx, cancel := context.WithTimeout(ctx, pokeLimit)
-				defer cancel()
+			poking.Go(func() error {
 				if err := a.poolers.PostJSON(ctx, b.URL, "/poke", poke, nil); err != nil {
 					a.log.Debug().Err(err).Str("bouncer", b.Name).Msg("could not be poked")
 				}
+				return nil
 			})
 		}
-		poking.Wait()
+		_ = poking.Wait() // none fails
 		return func() {}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // BouncerClient asks bouncers. It has no credentials to show: any session may
@@ -47,7 +48,7 @@ func (c *BouncerClient) PostJSON(ctx context.Context, url, path string, body, in
 	case err != nil:
 		return err
 	case status < 200 || status > 299:
-		return fmt.Errorf("%s%s answers %d: %s", url, path, status, bytes.TrimSpace(text))
+		return fmt.Errorf("%s%s answers %d: %s", url, path, status, printable.Text(string(bytes.TrimSpace(text))))
 	case into == nil:
 		return nil
 	}

@@ -1,0 +1,70 @@
+package agent
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// Whoever registers bouncers without number, each of which takes a connection and says
+// nothing, uses up neither the agent's file descriptors nor the time of a handover.
+func TestACrowdOfBouncers(t *testing.T) {
+	var open, most atomic.Int64
+	tarpit := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		now := open.Add(1)
+		for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
+		}
+		_, _ = io.Copy(io.Discard, r.Body) // only then is the end of the connection seen
+		<-r.Context().Done()
+		open.Add(-1)
+	}))
+	defer tarpit.Close()
+	poolers, err := api.NewBouncerClient(config.Ctl{}, config.RestAPI{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer poolers.Close()
+	crowd := make([]cluster.Bouncer, 1000)
+	for i := range crowd {
+		crowd[i] = cluster.Bouncer{Name: "b", URL: tarpit.URL}
+	}
+	a := &Agent{cfg: config.Config{Scope: "orders"}, poolers: poolers}
+	began := time.Now()
+	answers := a.tellBouncers(t.Context(), crowd, cluster.Handover{ID: "x"}, 500*time.Millisecond)
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if most.Load() > mostAsked {
+		t.Errorf("%d bouncers were asked at the same time", most.Load())
+	}
+	for _, told := range answers {
+		if told.err == nil {
+			t.Fatal("somebody who said nothing holds clients")
+		}
+	}
+}
+
+// What a bouncer says is shown as one short line.
+func TestABouncersAnswerInALine(t *testing.T) {
+	talker := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+		_, _ = w.Write([]byte("\x1b[2J" + strings.Repeat("x", 60_000)))
+	}))
+	defer talker.Close()
+	poolers, err := api.NewBouncerClient(config.Ctl{}, config.RestAPI{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer poolers.Close()
+	if err := poolers.PostJSON(t.Context(), talker.URL, "/poke", nil, nil); err == nil || len(err.Error()) > 8192 || strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("%d bytes", len(err.Error()))
+	}
+}
