@@ -53,8 +53,12 @@ func NewGuardClient(command []string, o GuardOptions, logFile string) *GuardClie
 	return &GuardClient{command: command, options: o, logFile: logFile}
 }
 
-// answerWithin bounds one request to the guard, which does nothing slow.
+// answerWithin bounds one request to the guard, which does nothing slow but a start.
 const answerWithin = 2 * time.Second
+
+// startWithin bounds the start of a guard and its watcher, and that of a PostgreSQL: programs
+// that a host under load has to find the time for.
+const startWithin = 10 * time.Second
 
 // Start makes the guard start a postmaster and returns its pid.
 func (c *GuardClient) Start(ctx context.Context, s GuardStart) (int, error) {
@@ -211,10 +215,22 @@ func (c *GuardClient) hangUp() {
 // connection is made anew until ctx ends: every request may be repeated, except a
 // start, which therefore begins with a question that may.
 func (c *GuardClient) ask(ctx context.Context, r guardRequest) (guardAnswer, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.conn == nil && ctx.Err() == nil {
+		start, cancel := context.WithTimeout(ctx, startWithin)
+		err := c.connect(start)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) {
+			return guardAnswer{}, fmt.Errorf("guard: %w", err)
+		}
+	}
+	limit := answerWithin
+	if r.Op == "start" { // it forks, and opens PostgreSQL's log
+		limit = startWithin
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	if r.Op == "start" {
 		if _, err := c.persist(ctx, guardRequest{Op: "status"}); err != nil {
 			return guardAnswer{}, err
