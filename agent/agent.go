@@ -37,6 +37,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +51,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/logging"
+	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/agent/postgres"
 	"github.com/lictor-ha/lictor/agent/proof"
 	"github.com/lictor-ha/lictor/agent/systemd"
@@ -173,8 +176,16 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		kickSession:  make(chan struct{}, 1),
 	}
 	peers.ProveWith(a.secrets)
-	a.guard = newGuardian(cfg, o)
-	a.watchdog = newWatchdog(cfg)
+	var files osuser.User
+	if os.Geteuid() == 0 {
+		credential, err := postgres.Credential(cfg.Lictor.OSUser, filepath.Clean(cfg.Postgres.DataDir))
+		if err != nil {
+			return nil, err
+		}
+		files = osuser.As(credential)
+	}
+	a.guard = newGuardian(cfg, o, files)
+	a.watchdog = newWatchdog(cfg, files)
 	a.pg, err = postgres.New(postgresSettings(cfg, o.Log, a.guard))
 	if err != nil {
 		return nil, err

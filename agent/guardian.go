@@ -15,6 +15,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
@@ -51,14 +52,16 @@ func statePrefix(cfg config.Config) string {
 	return filepath.Join(dir, "."+filepath.Base(dataDir)+".lictor")
 }
 
-func newGuardian(cfg config.Config, o Options) *guardian {
+func newGuardian(cfg config.Config, o Options, files osuser.User) *guardian {
 	dataDir := filepath.Clean(cfg.Postgres.DataDir)
 	prefix := statePrefix(cfg) + "-guard"
-	return &guardian{
+	g := &guardian{
 		client: fence.NewGuardClient(o.GuardCommand, fence.GuardOptions{Socket: prefix + ".sock", DataDir: dataDir}, prefix+".log"),
-		led:    ledMark{path: statePrefix(cfg) + "-led"},
+		led:    ledMark{path: statePrefix(cfg) + "-led", files: files},
 		log:    o.Log, post: make(chan struct{}, 1),
 	}
+	g.client.Files = files
+	return g
 }
 
 // Start makes the guard the postmaster's parent (postgres.Launcher).

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // ledMark is the file beside the data directory that says that this agent may have led
@@ -16,7 +17,8 @@ import (
 // guard. Without it an existing primary was never Lictor's, and is not killed while
 // Consul does not answer.
 type ledMark struct {
-	path string
+	path  string
+	files osuser.User // with whose rights it is written
 
 	mu sync.Mutex
 	// said is what this run has written, nil: nothing.
@@ -48,7 +50,7 @@ func (l *ledMark) leads(until cluster.Instant) error {
 	err := l.write(ledState{until: until})
 	// There may be no room for another mark. One that is cut to nothing counts as that of
 	// a lease that is over; a beat must not fail, and end the lease, for want of more.
-	if err != nil && os.Truncate(l.path, 0) == nil {
+	if err != nil && l.files.For(func() error { return os.Truncate(l.path, 0) }, l.path) == nil {
 		l.said = &ledState{until: longAgo}
 		return nil
 	}
@@ -73,10 +75,13 @@ func (l *ledMark) write(s ledState) error {
 	text := fmt.Sprintf("%s %d %t\n", boot, s.until, s.paused)
 	// It need not outlive the host: no process does.
 	temporary := l.path + ".new"
-	if err := os.WriteFile(temporary, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("marking that this member leads: %w", err)
+	write := func() error {
+		if err := os.WriteFile(temporary, []byte(text), 0o600); err != nil {
+			return err
+		}
+		return os.Rename(temporary, l.path)
 	}
-	if err := os.Rename(temporary, l.path); err != nil {
+	if err := l.files.For(write, l.path); err != nil {
 		return fmt.Errorf("marking that this member leads: %w", err)
 	}
 	l.said = &s
@@ -88,7 +93,7 @@ func (l *ledMark) remove() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.said = nil
-	if err := os.Remove(l.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := l.files.Remove(l.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("the mark that this member leads: %w", err)
 	}
 	return nil
@@ -97,7 +102,7 @@ func (l *ledMark) remove() error {
 // read is what an earlier run has left, nil: it never led. A mark that cannot be read
 // counts as one of a lease that is over.
 func (l *ledMark) read() *ledState {
-	content, err := os.ReadFile(l.path)
+	content, err := l.files.ReadFile(l.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

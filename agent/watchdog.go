@@ -8,13 +8,14 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
-func newWatchdog(cfg config.Config) *fence.Watchdog {
+func newWatchdog(cfg config.Config, files osuser.User) *fence.Watchdog {
 	w := cfg.Watchdog
 	return fence.NewWatchdog(fence.WatchdogOptions{
 		Mode: w.Mode, Driver: w.Driver, Device: w.Device, SafetyMargin: w.SafetyMargin,
-		MarkFile: statePrefix(cfg) + "-watchdog",
+		MarkFile: statePrefix(cfg) + "-watchdog", Files: files,
 	})
 }
 

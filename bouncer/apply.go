@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
@@ -41,7 +41,7 @@ func (a *applier) lastGoodPath() string { return a.config.PgBouncer.Config + ".l
 
 // restore reads the last good file of an earlier run.
 func (a *applier) restore() error {
-	text, err := os.ReadFile(a.lastGoodPath())
+	text, err := osuser.Keeper(a.lastGoodPath()).ReadFile(a.lastGoodPath())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("last good configuration: %w", err)
 	}

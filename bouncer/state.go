@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // savedState is what a bouncer keeps across its own restarts, so that it serves
@@ -28,7 +29,7 @@ const stateVersion = 1
 // which the caller goes on without.
 func loadState(path, prefix string) (savedState, error) {
 	empty := savedState{Version: stateVersion, RoutesPrefix: prefix}
-	text, err := os.ReadFile(path)
+	text, err := osuser.Keeper(path).ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return empty, nil
 	}

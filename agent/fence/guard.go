@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // GuardOptions are the command line of a guard.
@@ -195,12 +196,17 @@ func listenUnix(ctx context.Context, path string) (*net.UnixListener, error) {
 		_ = conn.Close()
 		return nil, fmt.Errorf("guard: another guard answers on %s", path)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	keeper := osuser.Keeper(path)
+	if err := keeper.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("guard: leftover socket: %w", err)
 	}
 	old := unix.Umask(0o177)
 	defer unix.Umask(old)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	var l *net.UnixListener
+	err := keeper.For(func() (err error) {
+		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		return err
+	}, path)
 	if err != nil {
 		return nil, fmt.Errorf("guard: listening on %s (a long path? set lictor.state_dir): %w", path, err)
 	}
@@ -300,7 +306,7 @@ func (g *guard) refuses(l guardLaunch) error {
 // launch starts a postmaster and holds it by the pidfd that the kernel gives with it.
 func (g *guard) launch(l guardLaunch) (int, error) {
 	s := l.start
-	out, err := os.OpenFile(s.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	out, err := osuser.As(s.Credential).AppendTo(s.LogFile, 0o640)
 	if err != nil {
 		return 0, fmt.Errorf("PostgreSQL's log: %w", err)
 	}

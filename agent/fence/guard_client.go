@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // GuardClient is the agent's end of the guard. It starts a guard when none
@@ -24,6 +25,9 @@ type GuardClient struct {
 	// Postmaster is the one that runs, zero: none. The guard is armed only if it can
 	// hold it. Nil: the guard is not told.
 	Postmaster func() int
+
+	// Files has the rights with which its log is opened.
+	Files osuser.User
 
 	command []string
 	options GuardOptions
@@ -319,7 +323,7 @@ func (c *GuardClient) connect(ctx context.Context) error {
 	if len(c.command) == 0 {
 		return errors.New("no program to run it with")
 	}
-	out, err := os.OpenFile(c.logFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	out, err := c.Files.AppendTo(c.logFile, 0o640)
 	if err != nil {
 		return fmt.Errorf("its log: %w", err)
 	}

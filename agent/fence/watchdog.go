@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // WatchdogOptions are the settings of the section watchdog.
@@ -21,7 +22,8 @@ type WatchdogOptions struct {
 	// MarkFile remembers over a reset that the watchdog was armed; empty: it is
 	// not remembered.
 	MarkFile string
-	Clock    Clock // nil: Now
+	Files    osuser.User // with whose rights it is written
+	Clock    Clock       // nil: Now
 }
 
 // The modes and the driver for tests.
@@ -128,7 +130,7 @@ func NewWatchdog(o WatchdogOptions) *Watchdog {
 		w.state.Nowayout = sysfsNowayout(o.Device)
 	}
 	if o.Mode != watchdogOff {
-		w.state.LastReset = lastReset(o.MarkFile, bootID(), w.state.BootStatus)
+		w.state.LastReset = lastReset(o.Files, o.MarkFile, bootID(), w.state.BootStatus)
 	}
 	return w
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // Few devices tell after a reset that it was theirs (softdog and the i6300ESB do
@@ -33,10 +35,10 @@ func bootID() string {
 
 // lastReset puts into words why the host went down last, as far as the file and
 // the device tell. It is empty when neither says anything.
-func lastReset(file, boot string, causes []string) string {
+func lastReset(files osuser.User, file, boot string, causes []string) string {
 	device := strings.Join(causes, ", ")
 	var m resetMark
-	if b, err := os.ReadFile(file); err != nil || json.Unmarshal(b, &m) != nil || m.BootID == boot {
+	if b, err := files.ReadFile(file); err != nil || json.Unmarshal(b, &m) != nil || m.BootID == boot {
 		return device
 	}
 	if device == "" {
@@ -46,12 +48,12 @@ func lastReset(file, boot string, causes []string) string {
 }
 
 // writeMark writes the file so that it outlives a reset.
-func writeMark(file string, m resetMark) error {
+func writeMark(files osuser.User, file string, m resetMark) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := files.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -60,12 +62,7 @@ func writeMark(file string, m resetMark) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(file))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return files.Sync(filepath.Dir(file))
 }
 
 // keepMark writes and removes the file as the watchdog is armed and disarmed. It
@@ -90,8 +87,8 @@ func (w *Watchdog) keepMark(ctx context.Context) {
 func (w *Watchdog) writeMark(armed bool) {
 	var err error
 	if armed {
-		err = writeMark(w.o.MarkFile, resetMark{BootID: bootID(), Device: w.o.Device, Since: time.Now()})
-	} else if err = os.Remove(w.o.MarkFile); errors.Is(err, os.ErrNotExist) {
+		err = writeMark(w.o.Files, w.o.MarkFile, resetMark{BootID: bootID(), Device: w.o.Device, Since: time.Now()})
+	} else if err = w.o.Files.Remove(w.o.MarkFile); errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // fakeWatchdog is a device in virtual time. It remembers when it would have reset
@@ -479,11 +480,11 @@ func TestLastReset(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			os.Remove(file)
 			if tt.boot != "" {
-				if err := writeMark(file, resetMark{BootID: tt.boot, Device: "/dev/wd", Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}); err != nil {
+				if err := writeMark(osuser.User{}, file, resetMark{BootID: tt.boot, Device: "/dev/wd", Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			got := lastReset(file, "now", tt.causes)
+			got := lastReset(osuser.User{}, file, "now", tt.causes)
 			if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
 				t.Errorf("%q, want %q", got, tt.want)
 			}

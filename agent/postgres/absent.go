@@ -15,7 +15,7 @@ import (
 
 // absent reports whether there is no data directory.
 func (p *Instance) absent() bool {
-	_, err := os.Lstat(p.dataDir)
+	_, err := p.disk.Lstat(p.dataDir)
 	return errors.Is(err, fs.ErrNotExist)
 }
 
@@ -23,14 +23,14 @@ func (p *Instance) absent() bool {
 // that. A link or a mount point stays, and a directory that PostgreSQL's user could not
 // make again.
 func (p *Instance) removeEmpty(m marker) (removed bool, err error) {
-	info, err := os.Lstat(p.dataDir)
+	info, err := p.disk.Lstat(p.dataDir)
 	if err != nil {
 		return false, fmt.Errorf("data directory: %w", err)
 	}
 	if !info.IsDir() || !p.makesFilesIn(filepath.Dir(p.dataDir)) {
 		return false, nil
 	}
-	if err := syscall.Rmdir(p.dataDir); err != nil {
+	if err := p.disk.Do(func() error { return syscall.Rmdir(p.dataDir) }); err != nil {
 		return false, nil //nolint:nilerr // a mount point, or lost+found is in it: it stays
 	}
 	return true, p.keepMarker(m)
@@ -42,7 +42,7 @@ func (p *Instance) makesFilesIn(dir string) bool {
 	if p.credential == nil {
 		return syscall.Access(dir, write|search) == nil
 	}
-	info, err := os.Stat(dir)
+	info, err := p.disk.Stat(dir)
 	if err != nil {
 		return false
 	}
@@ -104,7 +104,7 @@ func (p *Instance) recognise(m marker) (stop func() (made bool, err error)) {
 // closeToOthers takes rights from the data directory with which PostgreSQL would not
 // start: a method may have made it with any.
 func (p *Instance) closeToOthers() error {
-	info, err := os.Stat(p.dataDir)
+	info, err := p.disk.Stat(p.dataDir)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
@@ -112,7 +112,7 @@ func (p *Instance) closeToOthers() error {
 	if info.Mode().Perm()&^most == 0 {
 		return nil
 	}
-	if err := os.Chmod(p.dataDir, info.Mode().Perm()&most); err != nil {
+	if err := p.disk.Do(func() error { return os.Chmod(p.dataDir, info.Mode().Perm()&most) }); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	return nil

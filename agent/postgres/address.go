@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -45,7 +44,7 @@ func localHost(hosts string) string {
 // socket, as it says itself in the fifth line of postmaster.pid: what is configured
 // may be in force only after the next restart. Empty: it has not said yet.
 func (p *Instance) runningSocketDir() string {
-	content, err := os.ReadFile(p.inData("postmaster.pid"))
+	content, err := p.disk.ReadFile(p.inData("postmaster.pid"))
 	if err != nil {
 		return ""
 	}
@@ -64,7 +63,7 @@ const defaultSocketDir = "/var/run/postgresql"
 func (p *Instance) socketDirs() []string {
 	dirs := []string{defaultSocketDir}
 	for _, file := range []string{"postgresql.conf", "postgresql.auto.conf"} {
-		lines, err := readConf(p.inData(file))
+		lines, err := p.readConf(p.inData(file))
 		if err != nil {
 			continue // PostgreSQL itself tells what is wrong with it
 		}

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/lictor-ha/lictor/agent/fence"
 )
 
@@ -33,7 +31,7 @@ type aside struct {
 // the same disk. WAL and tablespaces outside of it are emptied if owns says that they
 // are its own: where they are the next one has to be.
 func (p *Instance) moveAside(systemIdentifier string, owns func(path string) bool) (string, error) {
-	dir, err := filepath.EvalSymlinks(p.dataDir)
+	dir, err := p.realDataDir()
 	if err != nil {
 		return "", fmt.Errorf("moving the data directory aside: %w", err)
 	}
@@ -58,14 +56,15 @@ func (p *Instance) moveAside(systemIdentifier string, owns func(path string) boo
 	if err := p.noteAsides(append(earlier, now)); err != nil {
 		return "", err
 	}
-	if err := os.Rename(dir, now.Path); err != nil {
+	if err := p.disk.For(func() error { return p.disk.Rename(dir, now.Path) }, p.dataDir, dir); err != nil {
 		return "", errors.Join(fmt.Errorf("moving the data directory aside: %w", err), p.noteAsides(earlier))
 	}
 	if err := p.emptyOutside(out); err != nil {
 		return "", err
 	}
 	if dir != p.dataDir {
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		make := func() error { return p.disk.Mkdir(dir, 0o700) }
+		if err := p.disk.For(make, p.dataDir, dir); err != nil && !errors.Is(err, os.ErrExist) {
 			return "", fmt.Errorf("making the data directory: %w", err)
 		}
 		if err := p.restrict(dir); err != nil {
@@ -85,7 +84,7 @@ func (p *Instance) moveAside(systemIdentifier string, owns func(path string) boo
 // removeAside removes a directory that was moved aside, if it is still that very one and
 // nobody has begun to use it.
 func (p *Instance) removeAside(a aside) error {
-	switch info, err := os.Lstat(a.Path); {
+	switch info, err := p.disk.Lstat(a.Path); {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
@@ -103,7 +102,12 @@ func (p *Instance) removeAside(a aside) error {
 		return err
 	}
 	p.log.Info().Str("path", a.Path).Msg("removing an earlier bootstrap that failed")
-	if err := os.RemoveAll(a.Path); err != nil {
+	// Root removes nothing that only a note names.
+	remove := p.disk.Do
+	if dir, err := p.realDataDir(); err == nil && strings.HasPrefix(a.Path, dir+asideInfix) {
+		remove = func(fn func() error) error { return p.disk.For(fn, p.dataDir, a.Path) }
+	}
+	if err := remove(func() error { return p.disk.RemoveAll(a.Path) }); err != nil {
 		return fmt.Errorf("what was moved aside: %w", err)
 	}
 	return nil
@@ -111,7 +115,7 @@ func (p *Instance) removeAside(a aside) error {
 
 // asides are the directories that were moved aside.
 func (p *Instance) asides() ([]aside, error) {
-	content, err := os.ReadFile(p.stateFile("failed"))
+	content, err := p.disk.ReadFile(p.stateFile("failed"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -130,7 +134,7 @@ func (p *Instance) noteAsides(list []aside) error {
 	if err != nil {
 		return fmt.Errorf("note of what was moved aside: %w", err)
 	}
-	if err := renameio.WriteFile(p.stateFile("failed"), content, 0o600); err != nil {
+	if err := p.disk.Replace(p.stateFile("failed"), content, 0o600); err != nil {
 		return fmt.Errorf("note of what was moved aside (set lictor.state_dir to a writable directory): %w", err)
 	}
 	return nil

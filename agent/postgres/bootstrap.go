@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -116,7 +115,7 @@ func (p *Instance) initdb(ctx context.Context, options []string) error {
 	if super.Password != "" {
 		// Under a name of its own: one that a killed agent left is found.
 		file := p.stateFile("pwfile")
-		defer os.Remove(file)
+		defer p.disk.Remove(file)
 		if err := p.writeFile(file, super.Password+"\n"); err != nil {
 			return err
 		}
@@ -145,7 +144,7 @@ func (p *Instance) bootstrapHBA(b config.Bootstrap) error {
 		}
 	}
 	path := p.inData("pg_hba.conf")
-	content, err := os.ReadFile(path)
+	content, err := p.disk.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("pg_hba.conf: %w", err)
 	}
@@ -159,14 +158,11 @@ func quoteHBA(name string) string { return `"` + strings.ReplaceAll(name, `"`, `
 // privately runs PostgreSQL as a primary that only this process can reach: without
 // TCP, on a socket in a directory of its own, after the recovery that run asks for.
 func (p *Instance) privately(ctx context.Context, control Control, run as, work func(socketDir string) error) error {
-	dir, err := os.MkdirTemp("", "lictor-")
+	dir, err := p.temporaryDir("lictor-")
 	if err != nil {
 		return fmt.Errorf("private directory: %w", err)
 	}
-	defer os.RemoveAll(dir)
-	if err := p.own(dir); err != nil {
-		return err
-	}
+	defer p.disk.RemoveAll(dir)
 	hba := filepath.Join(dir, "hba")
 	if err := p.writeFile(hba, "local all all trust\n"); err != nil {
 		return err

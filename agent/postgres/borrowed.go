@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -71,7 +70,7 @@ func (p *Instance) refuseBorrowed() error {
 // --link-dest): PostgreSQL writes into the control file and its like in place.
 func (p *Instance) refuseHardLinks() error {
 	for _, pattern := range []string{"global/*", "base/1/*", "pg_xact/*"} {
-		files, _ := filepath.Glob(p.inData(pattern)) // the pattern is a valid one
+		files, _ := p.disk.Glob(p.inData(pattern)) // the pattern is a valid one
 		for _, file := range files {
 			var st unix.Stat_t
 			if err := unix.Lstat(file, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 1 {
@@ -84,7 +83,7 @@ func (p *Instance) refuseHardLinks() error {
 
 // linksOut are the links of the data directory behind which PostgreSQL keeps data.
 func (p *Instance) linksOut() ([]string, error) {
-	entries, err := os.ReadDir(p.dataDir)
+	entries, err := p.disk.ReadDir(p.dataDir)
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
@@ -105,7 +104,7 @@ func (p *Instance) linksOut() ([]string, error) {
 // olderThan says what of a directory to which a link leads is older than that time;
 // nothing: empty.
 func (p *Instance) olderThan(link, path string, began time.Time) (string, error) {
-	entries, err := os.ReadDir(path)
+	entries, err := p.disk.ReadDir(path)
 	if err != nil {
 		return "", err
 	}

@@ -132,7 +132,7 @@ func (p *Instance) writeFiles(a as) error {
 			return err
 		}
 	}
-	base, err := readConf(p.baseConf())
+	base, err := p.readConf(p.baseConf())
 	if err != nil {
 		return err
 	}
@@ -210,14 +210,14 @@ func (p *Instance) inData(name string) string { return filepath.Join(p.dataDir, 
 // keepBaseConf renames the postgresql.conf that was there before Lictor, once.
 func (p *Instance) keepBaseConf() error {
 	base := p.inData("postgresql.base.conf")
-	if _, err := os.Stat(base); err == nil {
+	if _, err := p.disk.Stat(base); err == nil {
 		return nil
 	}
-	if content, err := os.ReadFile(p.inData("postgresql.conf")); err == nil && strings.HasPrefix(string(content), confHead) {
+	if content, err := p.disk.ReadFile(p.inData("postgresql.conf")); err == nil && strings.HasPrefix(string(content), confHead) {
 		p.log.Warn().Str("file", base).Msg("the original postgresql.conf is missing: what it has set is not in force")
 		return p.writeFile(base, "") // the agent's own would include itself
 	}
-	err := os.Rename(p.inData("postgresql.conf"), base)
+	err := p.disk.Rename(p.inData("postgresql.conf"), base)
 	if errors.Is(err, os.ErrNotExist) {
 		return p.writeFile(base, "")
 	}
@@ -512,7 +512,7 @@ func (p *Instance) writePgpass(u Upstream) error {
 // is the agent's: recovery parameters, and the names of files that it writes.
 func (p *Instance) cleanAutoConf(files ...accessFile) error {
 	path := p.inData("postgresql.auto.conf")
-	content, err := os.ReadFile(path)
+	content, err := p.disk.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -547,7 +547,7 @@ func (p *Instance) setSignalFile(role Role) error {
 		return p.writeFile(p.inData("standby.signal"), "")
 	}
 	for _, name := range []string{"standby.signal", "recovery.signal"} {
-		if err := os.Remove(p.inData(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := p.disk.Remove(p.inData(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("making the data directory a primary's: %w", err)
 		}
 	}
@@ -585,7 +585,7 @@ func conninfoAddress(conninfo string) (host string, port int, err error) {
 // run, or Patroni, wrote: as long as the key `sync` promises it, commits must go
 // on waiting. What the user's parameters set is not taken for that.
 func (p *Instance) readSyncNames() string {
-	content, err := os.ReadFile(p.inData("postgresql.conf"))
+	content, err := p.disk.ReadFile(p.inData("postgresql.conf"))
 	if err != nil {
 		return ""
 	}

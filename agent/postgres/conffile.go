@@ -26,13 +26,13 @@ const confDepth = 10
 // grammar (its documentation, section 20.1.2, and src/backend/utils/misc/guc-file.l).
 // A line that PostgreSQL would not take is passed over: it says so itself. A file
 // that is not there has no lines.
-func readConf(file string) ([]confSetting, error) { return readConfAt(file, 0) }
+func (p *Instance) readConf(file string) ([]confSetting, error) { return p.readConfAt(file, 0) }
 
-func readConfAt(file string, depth int) ([]confSetting, error) {
+func (p *Instance) readConfAt(file string, depth int) ([]confSetting, error) {
 	if depth > confDepth {
 		return nil, fmt.Errorf("%s: includes are nested too deeply", file)
 	}
-	content, err := os.ReadFile(file)
+	content, err := p.disk.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -54,12 +54,12 @@ func readConfAt(file string, depth int) ([]confSetting, error) {
 				files[0] = filepath.Join(filepath.Dir(file), value)
 			}
 			if name == "include_dir" {
-				if files, err = confDir(files[0]); err != nil {
+				if files, err = p.confDir(files[0]); err != nil {
 					return nil, err
 				}
 			}
 			for _, included := range files {
-				more, err := readConfAt(included, depth+1)
+				more, err := p.readConfAt(included, depth+1)
 				if err != nil {
 					return nil, err
 				}
@@ -73,8 +73,8 @@ func readConfAt(file string, depth int) ([]confSetting, error) {
 }
 
 // confDir lists the files that PostgreSQL reads of a directory, in its order.
-func confDir(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+func (p *Instance) confDir(dir string) ([]string, error) {
+	entries, err := p.disk.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

@@ -60,7 +60,7 @@ func TestConfFileAsPostgresReadsIt(t *testing.T) {
 		want = append(want, fmt.Sprintf("%+v", s))
 	}
 	must(t, rows.Err())
-	found, err := readConf(p.inData("postgresql.conf"))
+	found, err := p.readConf(p.inData("postgresql.conf"))
 	must(t, err)
 	var got []string
 	for _, s := range found {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -38,7 +37,7 @@ type controlCache struct {
 // control reads pg_control with pg_controldata, whose output in the C locale has
 // kept its labels since version 12.
 func (p *Instance) control(ctx context.Context) (Control, error) {
-	raw, err := os.ReadFile(p.inData(filepath.Join("global", "pg_control")))
+	raw, err := p.disk.ReadFile(p.inData(filepath.Join("global", "pg_control")))
 	if err != nil {
 		return Control{}, fmt.Errorf("control file: %w", err)
 	}
@@ -131,7 +130,7 @@ func FormatLSN(lsn int64) string {
 
 // dataMajor is the major version that made the data directory.
 func (p *Instance) dataMajor() (int, error) {
-	content, err := os.ReadFile(filepath.Join(p.dataDir, "PG_VERSION"))
+	content, err := p.disk.ReadFile(filepath.Join(p.dataDir, "PG_VERSION"))
 	if err != nil {
 		return 0, fmt.Errorf("data directory: %w", err)
 	}

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,7 +53,7 @@ const (
 // nothing in it is older or of another cluster: what was put there since is not
 // ours to touch.
 func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
-	entries, err := os.ReadDir(p.dataDir)
+	entries, err := p.disk.ReadDir(p.dataDir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return DataDir{State: Empty}, nil
@@ -101,7 +100,7 @@ func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
 // hasSignalFile tells whether PostgreSQL would start in recovery.
 func (p *Instance) hasSignalFile() bool {
 	for _, name := range []string{"standby.signal", "recovery.signal"} {
-		if _, err := os.Stat(p.inData(name)); err == nil {
+		if _, err := p.disk.Stat(p.inData(name)); err == nil {
 			return true
 		}
 	}
@@ -157,7 +156,7 @@ func (p *Instance) mark(kind, systemIdentifier string) error {
 
 func (p *Instance) markAs(m marker) error {
 	// First of all: what is somebody else's must not even change its owner.
-	entries, err := os.ReadDir(p.dataDir)
+	entries, err := p.disk.ReadDir(p.dataDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("data directory: %w", err)
 	}
@@ -177,17 +176,19 @@ func (p *Instance) markAs(m marker) error {
 // makeDataDir makes the data directory, or the one that a link of this name
 // points at, PostgreSQL's own.
 func (p *Instance) makeDataDir() error {
-	if err := os.MkdirAll(filepath.Dir(p.dataDir), 0o755); err != nil {
+	if err := p.disk.MkdirAll(filepath.Dir(p.dataDir), 0o755); err != nil {
 		return fmt.Errorf("making the data directory's parent: %w", err)
 	}
-	if err := os.Mkdir(p.dataDir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := p.disk.Mkdir(p.dataDir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("making the data directory (make it yourself, or set postgresql.data_dir): %w", err)
 	}
-	dir, err := filepath.EvalSymlinks(p.dataDir)
-	if err != nil {
-		return fmt.Errorf("data directory: %w", err)
-	}
-	return p.restrict(dir)
+	return p.restrict(p.dataDir)
+}
+
+// realDataDir is the data directory without links.
+func (p *Instance) realDataDir() (dir string, err error) {
+	err = p.disk.For(func() (err error) { dir, err = filepath.EvalSymlinks(p.dataDir); return err }, p.dataDir)
+	return dir, err
 }
 
 func (p *Instance) writeMarker(kind, systemIdentifier string) error {
@@ -227,20 +228,20 @@ func (p *Instance) keepMarker(m marker) error {
 			return err
 		}
 	}
-	if err := renameio.WriteFile(p.markerPath(), content, 0o600); err != nil {
+	if err := p.disk.Replace(p.markerPath(), content, 0o600); err != nil {
 		return fmt.Errorf("writing the marker of unfinished work (set lictor.state_dir to a writable directory): %w", err)
 	}
 	// A rewind that was cut short concerned what was here before.
 	if err := p.forgetRewind(); err != nil {
 		return err
 	}
-	return syncDir(p.stateDir)
+	return p.syncDir(p.stateDir)
 }
 
 // marked reads the marker; nil if there is none, or if it is another
 // directory's.
 func (p *Instance) marked() (*marker, error) {
-	content, err := os.ReadFile(p.markerPath())
+	content, err := p.disk.ReadFile(p.markerPath())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil //nolint:nilnil // no marker is no failure
 	}
@@ -299,10 +300,10 @@ func (p *Instance) unfinished(ctx context.Context) (*marker, Control, error) {
 // unmark says that the work is finished: the data directory is from now on as
 // sacred as any.
 func (p *Instance) unmark() error {
-	if err := unix.Unlink(p.markerPath()); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := p.disk.Remove(p.markerPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing the marker of unfinished work %s: %w", p.markerPath(), err)
 	}
-	return syncDir(p.stateDir)
+	return p.syncDir(p.stateDir)
 }
 
 // DiscardIncomplete clears away what a bootstrap or clone of our own left
@@ -323,7 +324,7 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 	if err := errors.Join(p.killWriters(ctx), p.killMethods(ctx)); err != nil {
 		return err
 	}
-	if err := os.Remove(p.stateFile("pwfile")); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := p.disk.Remove(p.stateFile("pwfile")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing what initdb was given: %w", err)
 	}
 	if m.Kind != markClone || m.ID == "" { // nobody has seen who made that one
@@ -421,7 +422,7 @@ func (p *Instance) empty(systemIdentifier string, owns func(path string) bool) e
 	if err := p.emptyOutside(out); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(p.dataDir)
+	entries, err := p.disk.ReadDir(p.dataDir)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
@@ -429,7 +430,7 @@ func (p *Instance) empty(systemIdentifier string, owns func(path string) bool) e
 		if e.Name() == "lost+found" {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(p.dataDir, e.Name())); err != nil {
+		if err := p.disk.RemoveAll(filepath.Join(p.dataDir, e.Name())); err != nil {
 			return fmt.Errorf("emptying the data directory: %w", err)
 		}
 	}
@@ -463,13 +464,8 @@ func birth(dir string) (time.Time, error) {
 	return time.Unix(st.Btime.Sec, int64(st.Btime.Nsec)), nil
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("state directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
+func (p *Instance) syncDir(dir string) error {
+	if err := p.disk.Sync(dir); err != nil {
 		return fmt.Errorf("state directory %s: %w", dir, err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,8 +20,22 @@ import (
 // put makes a file, and the directories above it.
 func put(t *testing.T, path, content string) {
 	t.Helper()
+	there := filepath.Dir(path) // whose owner has made the file
+	made := []string{path}
+	for ; ; there = filepath.Dir(there) {
+		if _, err := os.Lstat(there); err == nil {
+			break
+		}
+		made = append(made, there)
+	}
 	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 	must(t, os.WriteFile(path, []byte(content), 0o600))
+	info, err := os.Stat(there)
+	must(t, err)
+	owner := info.Sys().(*syscall.Stat_t)
+	for _, m := range made {
+		must(t, os.Lchown(m, int(owner.Uid), int(owner.Gid)))
+	}
 }
 
 // listing is every path under dir.
@@ -219,6 +234,7 @@ func TestDiscardIncomplete(t *testing.T) {
 		p := newInstance(t, settings(t, dir, "a"))
 		big := filepath.Join(dir, "disk", "data")
 		must(t, os.MkdirAll(big, 0o755))
+		give(t, p, filepath.Dir(big))
 		must(t, os.Symlink(big, p.dataDir))
 		must(t, p.mark(markBootstrap, ""))
 		put(t, p.inData("half"), "x")

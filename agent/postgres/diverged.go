@@ -136,7 +136,7 @@ func (p *Instance) walDiverged(ctx context.Context, history cluster.History, tim
 	for _, h := range history {
 		known[h.Timeline] = true
 	}
-	files, err := filepath.Glob(p.inData("pg_wal/????????.history"))
+	files, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
 	if err != nil {
 		return false, fmt.Errorf("looking for timelines: %w", err)
 	}
@@ -145,7 +145,7 @@ func (p *Instance) walDiverged(ctx context.Context, history cluster.History, tim
 		if err != nil || int(tli) <= timeline || known[int(tli)] {
 			continue
 		}
-		if marked, err := isSkipped(file); err != nil || !marked {
+		if marked, err := p.isSkipped(file); err != nil || !marked {
 			return true, err
 		}
 	}

@@ -16,7 +16,7 @@ func (p *Instance) CacheDynamic(config []byte) error {
 	if before, err := p.CachedDynamic(); err == nil && string(before) == string(config) {
 		return nil
 	}
-	if _, err := os.Stat(p.inData("PG_VERSION")); err != nil {
+	if _, err := p.disk.Stat(p.inData("PG_VERSION")); err != nil {
 		return nil //nolint:nilerr // no data directory, nothing to keep it in
 	}
 	return p.writeFile(p.inData(dynamicCache), string(config))
@@ -24,7 +24,7 @@ func (p *Instance) CacheDynamic(config []byte) error {
 
 // CachedDynamic is what CacheDynamic has kept, nil when there is nothing.
 func (p *Instance) CachedDynamic() ([]byte, error) {
-	content, err := os.ReadFile(p.inData(dynamicCache))
+	content, err := p.disk.ReadFile(p.inData(dynamicCache))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

@@ -19,7 +19,7 @@ import (
 // before the fork, and gives up: "WAL location ... belongs to timeline ..., but
 // previous recovered WAL file came from timeline ...". It does so at every start.
 func (p *Instance) uncoverWAL(ctx context.Context, control Control) error {
-	files, err := filepath.Glob(p.inData("pg_wal/????????.history"))
+	files, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
 	if err != nil {
 		return fmt.Errorf("looking for timelines: %w", err)
 	}
@@ -29,7 +29,7 @@ func (p *Instance) uncoverWAL(ctx context.Context, control Control) error {
 		if err != nil || int(tli) <= control.Timeline {
 			continue
 		}
-		if marked, err := isSkipped(file); err != nil {
+		if marked, err := p.isSkipped(file); err != nil {
 			return err
 		} else if marked {
 			continue
@@ -65,7 +65,7 @@ func (p *Instance) uncoverTimeline(ctx context.Context, timeline int) error {
 	if on, err := p.walGoesOn(ctx, timeline, fork); err != nil || on {
 		return err
 	}
-	if err := os.Remove(segment); err != nil {
+	if err := p.disk.Remove(segment); err != nil {
 		return fmt.Errorf("a segment that was received in part: %w", err)
 	}
 	p.log.Info().Str("segment", filepath.Base(segment)).Str("fork", FormatLSN(fork)).
@@ -75,11 +75,11 @@ func (p *Instance) uncoverTimeline(ctx context.Context, timeline int) error {
 
 // segmentAt is the file with a timeline's WAL at a position, empty when there is none.
 func (p *Instance) segmentAt(timeline int, lsn int64) (string, error) {
-	files, err := filepath.Glob(p.inData(fmt.Sprintf("pg_wal/%08X????????????????", timeline)))
+	files, err := p.disk.Glob(p.inData(fmt.Sprintf("pg_wal/%08X????????????????", timeline)))
 	if err != nil || len(files) == 0 {
 		return "", err
 	}
-	info, err := os.Stat(files[0])
+	info, err := p.disk.Stat(files[0])
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
 	}

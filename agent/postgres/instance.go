@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // Settings are what an instance is made from.
@@ -48,6 +50,7 @@ type Instance struct {
 	listenHosts string
 	major       int
 	credential  *syscall.Credential
+	disk        osuser.User // with whose rights files are touched
 	launcher    Launcher
 	log         zerolog.Logger
 
@@ -106,9 +109,10 @@ func New(s Settings) (*Instance, error) {
 	p.stateDir = filepath.Clean(p.stateDir)
 	p.local.Store(&s.Postgres)
 	if os.Geteuid() == 0 {
-		if p.credential, err = credentialOf(s.OSUser, p.dataDir); err != nil {
+		if p.credential, err = Credential(s.OSUser, p.dataDir); err != nil {
 			return nil, err
 		}
+		p.disk = osuser.As(p.credential)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -122,6 +126,7 @@ func New(s Settings) (*Instance, error) {
 	local := p.fit(s.Postgres)
 	p.local.Store(&local)
 	p.syncNames = p.readSyncNames()
+	p.adoptNotes()
 	if err := p.makeStateDir(); err != nil && s.StateDir != "" {
 		return nil, err
 	}
@@ -159,13 +164,13 @@ func splitListen(listen string) (hosts string, port int, err error) {
 	return strings.Join(list, ","), port, nil
 }
 
-// credentialOf is the user to run PostgreSQL as, which refuses to run as root.
-func credentialOf(name, dataDir string) (*syscall.Credential, error) {
+// Credential is the user whom an agent that is root's runs PostgreSQL as, which refuses
+// to run as root.
+func Credential(name, dataDir string) (*syscall.Credential, error) {
 	if name == "" {
 		name = "postgres"
-		var st syscall.Stat_t
-		if syscall.Stat(dataDir, &st) == nil && st.Uid != 0 {
-			name = strconv.Itoa(int(st.Uid))
+		if uid, err := osuser.Holder(dataDir); err == nil && uid != 0 {
+			name = strconv.Itoa(int(uid))
 		}
 	}
 	u, err := user.Lookup(name)
@@ -298,15 +303,21 @@ func tail(text string, most int) string {
 	return text
 }
 
-// own gives a file that this process made to PostgreSQL's user.
+// own gives a file that this process has just made to PostgreSQL's user.
 func (p *Instance) own(path string) error {
-	if p.credential == nil {
-		return nil
-	}
-	if err := os.Lchown(path, int(p.credential.Uid), int(p.credential.Gid)); err != nil {
+	if err := p.disk.Give(path); err != nil {
 		return fmt.Errorf("giving %s to PostgreSQL's user: %w", path, err)
 	}
 	return nil
+}
+
+// temporaryDir makes an empty directory of PostgreSQL's user.
+func (p *Instance) temporaryDir(pattern string) (dir string, err error) {
+	err = p.disk.For(func() (err error) { dir, err = os.MkdirTemp("", pattern); return err }, filepath.Join(os.TempDir(), pattern))
+	if err == nil {
+		err = p.own(dir)
+	}
+	return dir, err
 }
 
 // stateFile is one of the agent's own files about this instance. In a state
@@ -320,13 +331,25 @@ func (p *Instance) stateFile(suffix string) string {
 	return filepath.Join(p.stateDir, "."+name+".lictor-"+suffix)
 }
 
+// adoptNotes gives PostgreSQL's user what an agent of root's has noted in the user's own
+// directory: agents up to 0.9 did so, and it could not be read any more.
+func (p *Instance) adoptNotes() {
+	plain := filepath.Join(p.stateDir, "."+filepath.Base(p.dataDir)+".lictor-")
+	for _, path := range []string{p.stateFile("unfinished"), p.stateFile("failed"), p.stateFile("loss"), plain + "led", plain + "watchdog"} {
+		looks := func(content []byte) bool { return json.Valid(content) || len(bytes.Fields(content)) == 3 }
+		if err := p.disk.Adopt(path, looks); err != nil && !errors.Is(err, os.ErrNotExist) {
+			p.log.Warn().Err(err).Str("path", path).Msg("a note of an earlier agent cannot be read")
+		}
+	}
+}
+
 // makeStateDir makes the directory of the agent's own files, through which
 // PostgreSQL's user must be able to go: its passfile and log are there.
 func (p *Instance) makeStateDir() error {
-	if _, err := os.Stat(p.stateDir); err == nil {
+	if _, err := p.disk.Stat(p.stateDir); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(p.stateDir, 0o700); err != nil {
+	if err := p.disk.MkdirAll(p.stateDir, 0o700); err != nil {
 		return fmt.Errorf("making the state directory (set lictor.state_dir to one that can be written): %w", err)
 	}
 	return p.own(p.stateDir)

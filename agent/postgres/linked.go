@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 )
 
 // This file is about configuration files in the data directory that are links to files
@@ -63,13 +62,13 @@ func (p *Instance) readUpstream(ctx context.Context, u Upstream, name string) ([
 func (p *Instance) replaceLinks() error {
 	for _, name := range configFiles() {
 		path := p.inData(name)
-		info, err := os.Lstat(path)
+		info, err := p.disk.Lstat(path)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode()&fs.ModeSymlink == 0 {
 			continue
 		}
 		var content []byte
 		if err == nil {
-			content, err = os.ReadFile(path)
+			content, err = p.disk.ReadFile(path)
 		}
 		if err != nil {
 			return fmt.Errorf("%s, for a rewind: %w", name, err)

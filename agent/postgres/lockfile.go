@@ -14,7 +14,7 @@ import (
 // namedPostmaster is the process that postmaster.pid names, zero when there is no such
 // file or it makes no sense. It may be anybody's by now.
 func (p *Instance) namedPostmaster() (int, error) {
-	content, err := os.ReadFile(p.inData("postmaster.pid"))
+	content, err := p.disk.ReadFile(p.inData("postmaster.pid"))
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return 0, nil
 	}
@@ -42,7 +42,7 @@ const emptyLockAge = 10 * time.Second
 // clearLocks clears lock files away that would keep PostgreSQL from starting although
 // no process of the instance is left, which must be known when it is called.
 func (p *Instance) clearLocks() error {
-	if err := removeEmpty(p.inData("postmaster.pid"), 0); err != nil {
+	if err := p.removeEmptyLock(p.inData("postmaster.pid"), 0); err != nil {
 		return err
 	}
 	if err := p.disbelieve(p.inData("postmaster.pid")); err != nil {
@@ -53,7 +53,7 @@ func (p *Instance) clearLocks() error {
 			continue
 		}
 		socket := filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(p.port)+".lock")
-		if err := removeEmpty(socket, emptyLockAge); err != nil {
+		if err := p.removeEmptyLock(socket, emptyLockAge); err != nil {
 			return err
 		}
 		if err := p.disbelieve(socket); err != nil {
@@ -71,7 +71,7 @@ const nobody = 1 << 30
 // often. PostgreSQL believes such a file as long as a process of its own user has that
 // pid. The rest of the file stays: by it PostgreSQL looks for shared memory in use.
 func (p *Instance) disbelieve(path string) error {
-	content, err := os.ReadFile(path)
+	content, err := p.disk.ReadFile(path)
 	if err != nil {
 		return nil //nolint:nilerr // PostgreSQL itself tells what is wrong with it
 	}
@@ -91,13 +91,13 @@ func (p *Instance) disbelieve(path string) error {
 	return nil
 }
 
-// removeEmpty removes a file without content that is at least that old.
-func removeEmpty(path string, age time.Duration) error {
-	info, err := os.Lstat(path)
+// removeEmptyLock removes a file without content that is at least that old.
+func (p *Instance) removeEmptyLock(path string, age time.Duration) error {
+	info, err := p.disk.Lstat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > 0 || time.Since(info.ModTime()) < age {
 		return nil //nolint:nilerr // PostgreSQL itself tells what is wrong with it
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := p.disk.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing the empty lock file that a killed PostgreSQL has left: %w", err)
 	}
 	return nil

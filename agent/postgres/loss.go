@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"github.com/google/renameio/v2"
 )
 
 // Loss says that the data of this member were replaced: removed and cloned anew, or
@@ -26,7 +24,7 @@ type Loss struct {
 // Loss is the one that was noted last, nil when there is none. One that cannot be read
 // counts as one of which nothing is known.
 func (p *Instance) Loss() *Loss {
-	content, err := os.ReadFile(p.stateFile("loss"))
+	content, err := p.disk.ReadFile(p.stateFile("loss"))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -58,10 +56,10 @@ func (p *Instance) writeLoss(l Loss) error {
 		err = p.makeStateDir()
 	}
 	if err == nil {
-		err = renameio.WriteFile(p.stateFile("loss"), content, 0o600)
+		err = p.disk.Replace(p.stateFile("loss"), content, 0o600)
 	}
 	if err == nil {
-		err = syncDir(p.stateDir)
+		err = p.syncDir(p.stateDir)
 	}
 	if err != nil {
 		return fmt.Errorf("noting that the data are replaced (set lictor.state_dir to a writable directory): %w", err)
@@ -74,10 +72,10 @@ func (p *Instance) ForgetLoss(id string) error {
 	if now := p.Loss(); now == nil || now.ID != id {
 		return nil
 	}
-	if err := os.Remove(p.stateFile("loss")); err != nil {
+	if err := p.disk.Remove(p.stateFile("loss")); err != nil {
 		return fmt.Errorf("noting that the data are whole again: %w", err)
 	}
-	return syncDir(p.stateDir)
+	return p.syncDir(p.stateDir)
 }
 
 // PositionOf asks a primary how far its WAL goes.

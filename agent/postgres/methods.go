@@ -257,10 +257,10 @@ func (p *Instance) restored(ctx context.Context) (Control, error) {
 	}
 	// Backups keep configuration files that live elsewhere as copies.
 	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
-		if _, err := os.Stat(p.inData(name)); err == nil {
+		if _, err := p.disk.Stat(p.inData(name)); err == nil {
 			continue
 		}
-		content, err := os.ReadFile(p.inData(name + ".backup"))
+		content, err := p.disk.ReadFile(p.inData(name + ".backup"))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return Control{}, fmt.Errorf("%s: %w", name, err)
 		}

@@ -3,11 +3,7 @@ package postgres
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
-
-	"github.com/google/renameio/v2"
 )
 
 // groupAccess is the mode of a data directory whose group may read it, for backups:
@@ -22,20 +18,7 @@ func (p *Instance) writeFile(path, content string) error {
 	if strings.HasPrefix(path, p.dataDir+"/") {
 		mode = p.fileMode()
 	}
-	f, err := renameio.NewPendingFile(path, renameio.WithPermissions(mode), renameio.IgnoreUmask())
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	defer f.Cleanup() //nolint:errcheck // nothing is left to clean after a success
-	if p.credential != nil {
-		if err := f.Chown(int(p.credential.Uid), p.groupIn(filepath.Dir(path))); err != nil {
-			return fmt.Errorf("writing %s: %w", path, err)
-		}
-	}
-	if _, err := f.WriteString(content); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
+	if err := p.disk.Replace(path, []byte(content), mode); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return nil
@@ -43,39 +26,25 @@ func (p *Instance) writeFile(path, content string) error {
 
 // fileMode is the mode of files in the data directory.
 func (p *Instance) fileMode() os.FileMode {
-	if info, err := os.Stat(p.dataDir); err == nil && info.Mode().Perm()&groupAccess == groupAccess {
+	if info, err := p.disk.Stat(p.dataDir); err == nil && info.Mode().Perm()&groupAccess == groupAccess {
 		return 0o640
 	}
 	return 0o600
 }
 
-// groupIn is the group of a file that PostgreSQL would make in a directory.
-func (p *Instance) groupIn(dir string) int {
-	if info, err := os.Stat(dir); err == nil && info.Mode()&os.ModeSetgid != 0 {
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			return int(st.Gid)
-		}
-	}
-	return int(p.credential.Gid)
-}
-
 // restrict makes an empty data directory PostgreSQL's own. One that the group may read
 // stays so; PostgreSQL takes no other modes.
 func (p *Instance) restrict(dir string) error {
-	info, err := os.Stat(dir)
+	info, err := p.disk.Stat(dir)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	if info.Mode().Perm() != groupAccess {
-		if err := os.Chmod(dir, 0o700); err != nil {
-			return fmt.Errorf("data directory: %w", err)
-		}
+	mode := os.FileMode(0o700)
+	if info.Mode().Perm() == groupAccess {
+		mode = groupAccess
 	}
-	if p.credential == nil {
-		return nil
-	}
-	if err := os.Lchown(dir, int(p.credential.Uid), p.groupIn(dir)); err != nil {
-		return fmt.Errorf("giving %s to PostgreSQL's user: %w", dir, err)
+	if err := p.disk.OwnDirectory(dir, mode|info.Mode()&os.ModeSetgid); err != nil {
+		return fmt.Errorf("data directory (give it to PostgreSQL's user yourself): %w", err)
 	}
 	return nil
 }
@@ -83,11 +52,11 @@ func (p *Instance) restrict(dir string) error {
 // takeOverAccess gives a cloned data directory the access that its source has, as
 // pg_basebackup has given it to the files.
 func (p *Instance) takeOverAccess() error {
-	info, err := os.Stat(p.inData("PG_VERSION"))
+	info, err := p.disk.Stat(p.inData("PG_VERSION"))
 	if err != nil {
 		return fmt.Errorf("cloned data directory: %w", err)
 	}
-	here, err := os.Stat(p.dataDir)
+	here, err := p.disk.Stat(p.dataDir)
 	if err != nil {
 		return fmt.Errorf("cloned data directory: %w", err)
 	}
@@ -98,7 +67,7 @@ func (p *Instance) takeOverAccess() error {
 	if here.Mode().Perm() == mode {
 		return nil
 	}
-	if err := os.Chmod(p.dataDir, mode|here.Mode()&os.ModeSetgid); err != nil {
+	if err := p.disk.Do(func() error { return os.Chmod(p.dataDir, mode|here.Mode()&os.ModeSetgid) }); err != nil {
 		return fmt.Errorf("cloned data directory: %w", err)
 	}
 	return nil

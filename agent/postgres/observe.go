@@ -246,7 +246,7 @@ func (p *Instance) replayEnded(now recovery) bool {
 // that received it may have been of an earlier life. WAL beyond the point at which a
 // timeline was left is of the next one if that has it.
 func (p *Instance) timelineAt(timeline int, lsn int64) (int, error) {
-	files, err := filepath.Glob(p.inData("pg_wal/????????.history"))
+	files, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
 	if err != nil {
 		return 0, fmt.Errorf("looking for timelines: %w", err)
 	}
@@ -280,11 +280,11 @@ func (p *Instance) worksHere(says string) error {
 	if filepath.Clean(says) == p.dataDir {
 		return nil
 	}
-	its, err := os.Stat(says)
+	its, err := p.disk.Stat(says)
 	if err != nil {
 		return fmt.Errorf("%w: it works in %s, not in %s: %w", errElsewhere, says, p.dataDir, err)
 	}
-	here, err := os.Stat(p.dataDir)
+	here, err := p.disk.Stat(p.dataDir)
 	if err != nil {
 		return fmt.Errorf("%w: it works in %s, not in %s: %w", errElsewhere, says, p.dataDir, err)
 	}

@@ -18,7 +18,8 @@ import (
 // and its tablespaces, to which it has links. It goes with the data directory, by the same
 // rules (docs/design.md, I7): what does not look like this very cluster's stays, and with
 // it the whole data directory. Everything is done through one handle of the directory, so
-// that a link which is changed meanwhile leads nowhere else.
+// that a link which is changed meanwhile leads nowhere else, and with the rights of
+// PostgreSQL's user.
 
 // outside is a directory to which the data directory has a link.
 type outside struct {
@@ -51,7 +52,7 @@ func (p *Instance) outsides(systemIdentifier string, owns func(path string) bool
 		if !isLink(link) {
 			continue // not there, or in the data directory
 		}
-		path, err := filepath.EvalSymlinks(link)
+		path, err := p.disk.EvalSymlinks(link)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -59,7 +60,7 @@ func (p *Instance) outsides(systemIdentifier string, owns func(path string) bool
 			p.log.Warn().Str("link", link).Str("path", path).Msg("left as it is, as a method made the link; empty it yourself if it was meant for this member")
 			continue
 		}
-		root, err := os.OpenRoot(link)
+		root, err := p.disk.OpenRoot(link)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -85,7 +86,7 @@ func (p *Instance) outsides(systemIdentifier string, owns func(path string) bool
 
 // tablespaceLinks are the paths of what may be links to tablespaces.
 func (p *Instance) tablespaceLinks() ([]string, error) {
-	spaces, err := os.ReadDir(p.inData("pg_tblspc"))
+	spaces, err := p.disk.ReadDir(p.inData("pg_tblspc"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("tablespaces: %w", err)
 	}
@@ -111,6 +112,10 @@ func closeOutsides(list []outside) {
 
 // claim finds out what of a directory is this cluster's.
 func (p *Instance) claim(o *outside, systemIdentifier string) error {
+	return p.disk.Do(func() error { return p.claimAsUser(o, systemIdentifier) })
+}
+
+func (p *Instance) claimAsUser(o *outside, systemIdentifier string) error {
 	dir, err := o.root.Open(".")
 	if err != nil {
 		return err
@@ -130,14 +135,14 @@ func (p *Instance) claim(o *outside, systemIdentifier string) error {
 		return errors.New("the data directory or the agent's own files are in it")
 	}
 	for above := o.path; ; above = filepath.Dir(above) {
-		if _, err := os.Lstat(filepath.Join(above, "PG_VERSION")); err == nil {
+		if _, err := p.disk.Lstat(filepath.Join(above, "PG_VERSION")); err == nil {
 			return fmt.Errorf("it belongs to another data directory, %s", above)
 		}
 		if above == filepath.Dir(above) {
 			break
 		}
 	}
-	if mine, err := sameOwner(dir, data); err != nil || !mine {
+	if mine, err := p.sameOwner(dir, data); err != nil || !mine {
 		return errors.Join(err, errors.New("it does not belong to PostgreSQL's user"))
 	}
 	if pid := p.usedByOthers(o.path); pid != 0 {
@@ -184,12 +189,12 @@ func beneath(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-func sameOwner(dir *os.File, data string) (bool, error) {
+func (p *Instance) sameOwner(dir *os.File, data string) (bool, error) {
 	a, err := dir.Stat()
 	if err != nil {
 		return false, err
 	}
-	b, err := os.Stat(data)
+	b, err := p.disk.Stat(data)
 	if err != nil {
 		return false, fmt.Errorf("data directory: %w", err)
 	}
@@ -240,7 +245,7 @@ func (p *Instance) usedByOthers(dir string) int {
 func (p *Instance) emptyOutside(list []outside) error {
 	for _, o := range list {
 		for _, name := range o.names {
-			if err := o.root.RemoveAll(name); err != nil {
+			if err := p.disk.Do(func() error { return o.root.RemoveAll(name) }); err != nil {
 				return fmt.Errorf("emptying %s, to which %s leads: %w", o.path, o.link, err)
 			}
 		}

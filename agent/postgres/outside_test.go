@@ -90,13 +90,13 @@ func TestLinksThatAreAbused(t *testing.T) {
 		"another instance's WAL": {"pg_wal", func(t *testing.T, p *Instance, dir string) string {
 			put(t, filepath.Join(dir, "other", "PG_VERSION"), "15")
 			put(t, filepath.Join(dir, "other", "pg_wal", wal), "x")
-			must(t, p.own(filepath.Join(dir, "other", "pg_wal")))
+			give(t, p, filepath.Join(dir, "other", "pg_wal"))
 			return filepath.Join(dir, "other", "pg_wal")
 		}, "another data directory"},
 		"other things": {"pg_wal", func(t *testing.T, p *Instance, dir string) string {
 			put(t, filepath.Join(dir, "x", wal), "x")
 			put(t, filepath.Join(dir, "x", "photo.jpg"), "x")
-			must(t, p.own(filepath.Join(dir, "x")))
+			give(t, p, filepath.Join(dir, "x"))
 			return filepath.Join(dir, "x")
 		}, "photo.jpg"},
 		"another link on the way": {"pg_wal", func(t *testing.T, _ *Instance, dir string) string {
@@ -112,7 +112,7 @@ func TestLinksThatAreAbused(t *testing.T) {
 		}, "PostgreSQL's user"},
 		"in use by another PostgreSQL": {"pg_wal", func(t *testing.T, p *Instance, dir string) string {
 			put(t, filepath.Join(dir, "x", wal), "x")
-			must(t, p.own(filepath.Join(dir, "x")))
+			give(t, p, filepath.Join(dir, "x"))
 			held, err := os.Open(filepath.Join(dir, "x", wal))
 			must(t, err)
 			defer held.Close()
@@ -129,6 +129,7 @@ func TestLinksThatAreAbused(t *testing.T) {
 				p := newInstance(t, settings(t, dir, "a"))
 				must(t, p.mark(kind, ""))
 				must(t, os.MkdirAll(p.inData("pg_tblspc"), 0o700))
+				give(t, p, p.inData("pg_tblspc"))
 				must(t, os.Symlink(test.to(t, p, dir), p.inData(test.link)))
 				if _, err := p.outsides("", everything); err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("%v", err)
@@ -162,7 +163,7 @@ func TestLinksThatAreAbused(t *testing.T) {
 		mine, theirs := filepath.Join(dir, "mine"), filepath.Join(dir, "theirs")
 		for _, d := range []string{mine, theirs} {
 			put(t, filepath.Join(d, wal), "x")
-			must(t, p.own(d))
+			give(t, p, d)
 		}
 		must(t, os.Symlink(mine, p.inData("pg_wal")))
 		out, err := p.outsides("", everything)
@@ -232,7 +233,7 @@ func TestCopiedLinksAreNotFollowed(t *testing.T) {
 func withTablespace(ctx context.Context, t *testing.T, p *Instance, space string) string {
 	t.Helper()
 	must(t, os.Mkdir(space, 0o700))
-	must(t, p.own(space))
+	give(t, p, space)
 	sql(ctx, t, p, "CREATE TABLESPACE elsewhere LOCATION '"+space+"'")
 	sql(ctx, t, p, "CREATE TABLE public.t TABLESPACE elsewhere AS SELECT 1 AS i")
 	return space

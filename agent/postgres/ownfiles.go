@@ -34,7 +34,7 @@ func (p *Instance) baseConf() string {
 func (p *Instance) checkPlace() error {
 	var errs []error
 	for _, file := range []string{p.inData("postgresql.conf"), p.inData("postgresql.auto.conf")} {
-		lines, err := readConf(file)
+		lines, err := p.readConf(file)
 		if err != nil {
 			return err
 		}
@@ -57,11 +57,11 @@ func (p *Instance) isOwnPlace(line confSetting) bool {
 	if filepath.Clean(line.Value) == own {
 		return true
 	}
-	named, err := os.Stat(line.Value)
+	named, err := p.disk.Stat(line.Value)
 	if err != nil || !filepath.IsAbs(line.Value) {
 		return false
 	}
-	there, err := os.Stat(own)
+	there, err := p.disk.Stat(own)
 	return err == nil && os.SameFile(named, there)
 }
 
@@ -98,7 +98,7 @@ func (p *Instance) tellSettings(base []confSetting) {
 			}
 		}
 	}
-	auto, err := readConf(p.inData("postgresql.auto.conf"))
+	auto, err := p.readConf(p.inData("postgresql.auto.conf"))
 	if err != nil {
 		return // PostgreSQL itself tells what is wrong with it
 	}

@@ -2,7 +2,9 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +21,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
@@ -57,7 +60,7 @@ func (l *directLauncher) Wait() { l.reapers.Wait() }
 
 // Start starts the postmaster.
 func (l *directLauncher) Start(_ context.Context, c Command) (int, error) {
-	out, err := os.OpenFile(c.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	out, err := osuser.As(c.Credential).AppendTo(c.LogFile, 0o640)
 	if err != nil {
 		return 0, fmt.Errorf("PostgreSQL's log: %w", err)
 	}
@@ -86,6 +89,17 @@ func newDir(t *testing.T) string {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	must(t, os.Chmod(dir, 0o777))
 	return dir
+}
+
+// give gives PostgreSQL's user what a test has made for it.
+func give(t *testing.T, p *Instance, path string) {
+	t.Helper()
+	if p.credential == nil {
+		return
+	}
+	must(t, filepath.WalkDir(path, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, int(p.credential.Uid), int(p.credential.Gid)))
+	}))
 }
 
 func freePort(t *testing.T) int {

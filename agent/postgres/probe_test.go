@@ -47,7 +47,7 @@ func probing(t *testing.T, dir string, command ...string) *DiskProbe {
 	var credential *syscall.Credential
 	if os.Geteuid() == 0 {
 		var err error
-		credential, err = credentialOf("postgres", dir)
+		credential, err = Credential("postgres", dir)
 		must(t, err)
 	}
 	p := NewDiskProbe(command, dir, credential)

@@ -175,7 +175,7 @@ func (p *Instance) adoptedAs() as {
 	a := as{role: Replica}
 	var lines []confSetting
 	for _, file := range []string{"postgresql.conf", "postgresql.auto.conf"} { // pg_basebackup -R writes into the latter
-		more, err := readConf(p.inData(file))
+		more, err := p.readConf(p.inData(file))
 		if err != nil {
 			return a
 		}

@@ -141,6 +141,7 @@ func TestAdopt(t *testing.T) {
 	t.Run("stale postmaster.pid", func(t *testing.T) {
 		for _, content := range []string{fmt.Sprintf("%d\n", os.Getpid()), fmt.Sprintf("%d\n", a.process.pid()), "999999999\n", "x", ""} {
 			put(t, b.inData("postmaster.pid"), content)
+			give(t, b, b.inData("postmaster.pid"))
 			if running, err := again(b).Adopt(ctx); err != nil || running {
 				t.Errorf("postmaster.pid %q: %v %v", content, running, err)
 			}
@@ -360,8 +361,8 @@ func TestLockFileNamesSomebodyElse(t *testing.T) {
 		lock := fmt.Sprintf("%d\n%s\n%d\n%d\n%s\n127.0.0.1\n%12d %10d\nready   \n", pid, p.dataDir, time.Now().Unix(), p.port, dir, 1, 1)
 		put(t, p.inData("postmaster.pid"), lock)
 		put(t, socket, lock)
-		must(t, p.own(p.inData("postmaster.pid")))
-		must(t, p.own(socket))
+		give(t, p, p.inData("postmaster.pid"))
+		give(t, p, socket)
 		if err := p.Start(ctx, StartAs{Role: Primary}); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -72,7 +71,7 @@ func (p *Instance) prepareRecovery(configured map[string]any, keep bool) (as, er
 func (p *Instance) recoveryLeft() (map[string]string, error) {
 	left := map[string]string{}
 	for _, name := range []string{"postgresql.conf", "postgresql.auto.conf"} {
-		lines, err := readConf(p.inData(name))
+		lines, err := p.readConf(p.inData(name))
 		if err != nil {
 			return nil, err
 		}
@@ -98,7 +97,7 @@ func targetOf(recovery map[string]string) string {
 }
 
 func (p *Instance) exists(name string) bool {
-	_, err := os.Lstat(p.inData(name))
+	_, err := p.disk.Lstat(p.inData(name))
 	return err == nil
 }
 
@@ -142,7 +141,7 @@ func (p *Instance) awaitPrimary(ctx context.Context) error {
 		}
 		select {
 		case <-gone:
-			return fmt.Errorf("PostgreSQL ended while it recovered: %s", logTail(p.stateFile("postgres.log"), max(0, fileSize(p.stateFile("postgres.log"))-4096)))
+			return fmt.Errorf("PostgreSQL ended while it recovered: %s", p.logTail(p.stateFile("postgres.log"), max(0, p.fileSize(p.stateFile("postgres.log"))-4096)))
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for the end of the recovery: %w", errors.Join(ctx.Err(), err))
 		case <-time.After(min(max(time.Since(began)/20, 10*pollEvery), 10*time.Second)): // each refusal is a line in PostgreSQL's log

@@ -172,6 +172,7 @@ func TestMethodThatMakesTheDirectory(t *testing.T) {
 			t.Errorf("before it is made: %+v %v", d, err)
 		}
 		put(t, p.inData("half"), "x")
+		give(t, p, p.dataDir)
 		if d, err := p.DataDir(ctx); err != nil || d.State != Incomplete {
 			t.Errorf("made: %+v %v", d, err)
 		}

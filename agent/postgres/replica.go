@@ -275,7 +275,7 @@ const rewindWrites = "need to copy"
 // rewindCutShort tells whether a rewind of this very data directory has begun
 // and not ended.
 func (p *Instance) rewindCutShort() (bool, error) {
-	content, err := os.ReadFile(p.stateFile("rewinding"))
+	content, err := p.disk.ReadFile(p.stateFile("rewinding"))
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
@@ -287,7 +287,7 @@ func (p *Instance) rewindCutShort() (bool, error) {
 }
 
 func (p *Instance) forgetRewind() error {
-	if err := os.Remove(p.stateFile("rewinding")); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := p.disk.Remove(p.stateFile("rewinding")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("note of an unfinished rewind: %w", err)
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -71,7 +70,7 @@ func (p *Instance) TimelineHistory(timeline int) (cluster.History, error) {
 	if timeline <= 1 {
 		return nil, nil
 	}
-	content, err := os.ReadFile(filepath.Join(p.dataDir, "pg_wal", fmt.Sprintf("%08X.history", timeline)))
+	content, err := p.disk.ReadFile(filepath.Join(p.dataDir, "pg_wal", fmt.Sprintf("%08X.history", timeline)))
 	if err != nil {
 		return nil, fmt.Errorf("history of timeline %d: %w", timeline, err)
 	}

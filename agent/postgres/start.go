@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -81,7 +80,7 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 		if err := p.setSignalFile(Replica); err != nil {
 			return err
 		}
-		if err := syncDir(p.dataDir); err != nil {
+		if err := p.syncDir(p.dataDir); err != nil {
 			return err
 		}
 		p.setSyncNames("")
@@ -113,7 +112,7 @@ func (p *Instance) launch(ctx context.Context, a as, args []string, leased bool)
 		return err
 	}
 	logFile := p.stateFile("postgres.log")
-	offset := fileSize(logFile)
+	offset := p.fileSize(logFile)
 	pid, err := p.launcher.Start(ctx, Command{
 		Path: path, Args: args, Env: environ(), Dir: p.dataDir, Credential: p.credential, LogFile: logFile, Primary: leased,
 	})
@@ -122,7 +121,7 @@ func (p *Instance) launch(ctx context.Context, a as, args []string, leased bool)
 	}
 	p.setRuns(a)
 	if err := p.hold(pid); err != nil {
-		return fmt.Errorf("PostgreSQL ended at once: %s: %w", logTail(logFile, offset), err)
+		return fmt.Errorf("PostgreSQL ended at once: %s: %w", p.logTail(logFile, offset), err)
 	}
 	gone := p.process.done()
 	limit, cancel := context.WithTimeout(ctx, acceptWithin)
@@ -144,7 +143,7 @@ func (p *Instance) launch(ctx context.Context, a as, args []string, leased bool)
 		}
 		select {
 		case <-gone:
-			return fmt.Errorf("PostgreSQL did not start: %s", logTail(logFile, offset))
+			return fmt.Errorf("PostgreSQL did not start: %s", p.logTail(logFile, offset))
 		case <-limit.Done():
 			return ctx.Err()
 		case <-time.After(pollEvery):
@@ -155,16 +154,16 @@ func (p *Instance) launch(ctx context.Context, a as, args []string, leased bool)
 // startingUp is the SQLSTATE cannot_connect_now.
 const startingUp = "57P03"
 
-func fileSize(path string) int64 {
-	info, err := os.Stat(path)
+func (p *Instance) fileSize(path string) int64 {
+	info, err := p.disk.Stat(path)
 	if err != nil {
 		return 0
 	}
 	return info.Size()
 }
 
-func logTail(path string, offset int64) string {
-	f, err := os.Open(path)
+func (p *Instance) logTail(path string, offset int64) string {
+	f, err := p.disk.Open(path)
 	if err != nil {
 		return "its log cannot be read: " + err.Error()
 	}
@@ -279,7 +278,7 @@ func (p *Instance) Rewrite(ctx context.Context) (changed bool, err error) {
 func (p *Instance) configuration() string {
 	var all strings.Builder
 	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
-		content, err := os.ReadFile(p.inData(name))
+		content, err := p.disk.ReadFile(p.inData(name))
 		fmt.Fprintf(&all, "%s\n%v\n%s\n", name, err, content)
 	}
 	return all.String()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -165,7 +164,7 @@ func (c Control) IsShutDown() bool { return strings.HasPrefix(c.State, "shut dow
 // isStopping reports whether the postmaster says in its own file that it is shutting
 // down: to a client the refusal looks as it does during a start (cannot_connect_now).
 func (p *Instance) isStopping() bool {
-	content, err := os.ReadFile(p.inData("postmaster.pid"))
+	content, err := p.disk.ReadFile(p.inData("postmaster.pid"))
 	if err != nil {
 		return false
 	}

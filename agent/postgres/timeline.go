@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 )
 
@@ -37,16 +36,12 @@ func (p *Instance) skipTimelines(own, above int) error {
 
 // writeNew writes a file of PostgreSQL's that must not exist yet.
 func (p *Instance) writeNew(file, content string) error {
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := p.disk.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(content)
-	err = errors.Join(err, f.Chmod(p.fileMode()))
-	if p.credential != nil {
-		err = errors.Join(err, f.Chown(int(p.credential.Uid), p.groupIn(filepath.Dir(file))))
-	}
-	return errors.Join(err, f.Close())
+	return errors.Join(err, f.Chmod(p.fileMode()), p.disk.Give(file), f.Close())
 }
 
 // unskipTimelines removes the marks that no promotion has followed, of an earlier
@@ -55,16 +50,16 @@ func (p *Instance) writeNew(file, content string) error {
 // primary for the history of each timeline up to the primary's
 // (WalRcvFetchTimeLineHistoryFiles in walreceiver.c).
 func (p *Instance) unskipTimelines() error {
-	files, err := filepath.Glob(p.inData("pg_wal/????????.history"))
+	files, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
 	if err != nil {
 		return fmt.Errorf("looking for timelines: %w", err)
 	}
 	slices.Sort(files) // hexadecimal numbers of eight digits
 	for _, file := range slices.Backward(files) {
-		if marked, err := isSkipped(file); err != nil || !marked {
+		if marked, err := p.isSkipped(file); err != nil || !marked {
 			return err
 		}
-		if err := os.Remove(file); err != nil {
+		if err := p.disk.Remove(file); err != nil {
 			return fmt.Errorf("the mark of a timeline that was passed over: %w", err)
 		}
 	}
@@ -72,8 +67,8 @@ func (p *Instance) unskipTimelines() error {
 }
 
 // isSkipped tells whether a history file stands for a timeline that was passed over.
-func isSkipped(file string) (bool, error) {
-	content, err := os.ReadFile(file)
+func (p *Instance) isSkipped(file string) (bool, error) {
+	content, err := p.disk.ReadFile(file)
 	if err != nil {
 		return false, fmt.Errorf("reading the history of a timeline: %w", err)
 	}

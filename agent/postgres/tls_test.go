@@ -53,7 +53,7 @@ func (a *authority) write(t *testing.T, path string, block *pem.Block, mode os.F
 	t.Helper()
 	must(t, os.WriteFile(path, pem.EncodeToMemory(block), mode))
 	if os.Geteuid() == 0 {
-		c, err := credentialOf("postgres", "/")
+		c, err := Credential("postgres", "/")
 		must(t, err)
 		must(t, os.Chown(path, int(c.Uid), int(c.Gid)))
 	}

@@ -22,7 +22,7 @@ type Told struct {
 // RecallTold is what an earlier agent has told about this data directory; zero
 // when there is nothing, or when it was about another one.
 func (p *Instance) RecallTold() (Told, error) {
-	content, err := os.ReadFile(p.stateFile("told"))
+	content, err := p.disk.ReadFile(p.stateFile("told"))
 	if errors.Is(err, os.ErrNotExist) {
 		return Told{}, nil
 	}

@@ -38,7 +38,7 @@ func (p *Instance) RefusedValues(ctx context.Context, values map[string]string) 
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer p.disk.RemoveAll(dir)
 	names := slices.Sorted(maps.Keys(values))
 	why, err := p.tryValues(ctx, dir, values, names)
 	if err != nil || why == "" {
@@ -146,12 +146,9 @@ func trialNoise(message string) bool {
 
 // trialDir makes an empty directory of PostgreSQL's user.
 func (p *Instance) trialDir() (string, error) {
-	dir, err := os.MkdirTemp("", "lictor-try-")
+	dir, err := p.temporaryDir("lictor-try-")
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", errNoTrial, err)
-	}
-	if err := p.own(dir); err != nil {
-		return "", errors.Join(err, os.RemoveAll(dir))
 	}
 	return dir, nil
 }
@@ -174,7 +171,7 @@ func (p *Instance) TryStart(ctx context.Context, c Changed) (why string, err err
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(dir)
+	defer p.disk.RemoveAll(dir)
 	control, err := p.control(ctx)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", errNoTrial, err)
@@ -204,7 +201,7 @@ func (p *Instance) TryStart(ctx context.Context, c Changed) (why string, err err
 func (p *Instance) furnishTrial(dir string, c Changed) error {
 	for _, name := range []string{"global", "pg_notify", "pg_stat", "pg_stat_tmp", "pg_dynshmem", "pg_replslot", "pg_logical", "pg_subtrans", "base", "pg_tblspc"} {
 		path := filepath.Join(dir, name)
-		if err := os.Mkdir(path, 0o700); err != nil {
+		if err := p.disk.Mkdir(path, 0o700); err != nil {
 			return fmt.Errorf("trial: %w", err)
 		}
 		if err := p.own(path); err != nil {
@@ -212,7 +209,7 @@ func (p *Instance) furnishTrial(dir string, c Changed) error {
 		}
 	}
 	for _, name := range []string{"PG_VERSION", "global/pg_control"} {
-		content, err := os.ReadFile(p.inData(name))
+		content, err := p.disk.ReadFile(p.inData(name))
 		if err != nil {
 			return fmt.Errorf("trial: %w", err)
 		}
@@ -220,11 +217,11 @@ func (p *Instance) furnishTrial(dir string, c Changed) error {
 			return err
 		}
 	}
-	lines, err := readConf(p.inData("postgresql.conf"))
+	lines, err := p.readConf(p.inData("postgresql.conf"))
 	if err != nil {
 		return err
 	}
-	auto, err := readConf(p.inData("postgresql.auto.conf"))
+	auto, err := p.readConf(p.inData("postgresql.auto.conf"))
 	if err != nil {
 		return err
 	}
@@ -263,10 +260,10 @@ func (p *Instance) linkForTrial(dir string, lines []confSetting) error {
 			continue
 		}
 		path := filepath.Join(dir, file)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // PostgreSQL's user goes through it; its parent is closed
+		if err := p.disk.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // PostgreSQL's user goes through it; its parent is closed
 			return fmt.Errorf("trial: %w", err)
 		}
-		if err := os.Symlink(p.inData(file), path); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := p.disk.Do(func() error { return os.Symlink(p.inData(file), path) }); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("trial: %w", err)
 		}
 	}
@@ -332,7 +329,7 @@ func (p *Instance) judge(ctx context.Context) {
 // writtenValues are what an earlier run has written for parameters, where PostgreSQL
 // takes that.
 func (p *Instance) writtenValues(ctx context.Context, names map[string]string) map[string]string {
-	content, err := os.ReadFile(p.inData("postgresql.conf"))
+	content, err := p.disk.ReadFile(p.inData("postgresql.conf"))
 	if err != nil || !strings.HasPrefix(string(content), confHead) {
 		return map[string]string{}
 	}
