@@ -17,7 +17,7 @@ import (
 func postgresSettings(cfg config.Config, log zerolog.Logger, launcher postgres.Launcher) postgres.Settings {
 	return postgres.Settings{
 		Scope: cfg.Scope, Name: cfg.Name, Postgres: cfg.Postgres, OSUser: cfg.Lictor.OSUser,
-		StateDir: cfg.Lictor.StateDir, Launcher: launcher, Log: log,
+		StateDir: cfg.Lictor.StateDir, PassEnvironment: cfg.Lictor.PassEnvironment, Launcher: launcher, Log: log,
 	}
 }
 

@@ -225,7 +225,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	defer a.awaitWork()
 	defer a.end()
 	defer a.finishCallbacks()
-	release, err := onlyAgent(a.cfg)
+	release, err := onlyAgent(a.cfg, a.guard.led.files)
 	if err != nil {
 		return err
 	}

@@ -9,17 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // onlyAgent makes sure that no other agent looks after the same data directory: two would
 // stop, rewind and remove each other's PostgreSQL. The lock ends with the process, however
 // that ends, and is not inherited by what it starts.
-func onlyAgent(cfg config.Config) (release func(), err error) {
+func onlyAgent(cfg config.Config, files osuser.User) (release func(), err error) {
 	path := statePrefix(cfg) + "-agent"
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := files.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("making the directory of the agent's own files (set lictor.state_dir to one that can be written): %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("the agent's lock (set lictor.state_dir to a directory that can be written): %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -250,11 +251,15 @@ func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error
 		return recovering == "off", nil
 	}
 	var refused *pgconn.PgError
-	if errors.As(err, &refused) && refused.Code != cannotConnectNow {
+	if errors.As(err, &refused) && refused.Code != cannotConnectNow || strings.Contains(err.Error(), notAnswered) {
 		return false, nil // it serves, though not us
 	}
 	return false, err
 }
+
+// notAnswered is in pgx's error when a server asks for what RequireAuth does not allow; a
+// server that asks does serve: one that does not yet says so before.
+const notAnswered = "require_auth check failed"
 
 func (p *prober) login(v *ShardView) (*pgconn.Config, error) {
 	config, err := pgconn.ParseConfig("sslmode=disable")
@@ -268,5 +273,9 @@ func (p *prober) login(v *ShardView) (*pgconn.Config, error) {
 	config.Host, config.Port = v.route.Leader.Host, uint16(v.route.Leader.Port)
 	config.User, config.Password, config.Database = options.User, options.Password, v.Databases[0].DBName
 	config.RuntimeParams, config.Fallbacks = map[string]string{}, nil
+	// The host comes from Consul, and there is no TLS: it gets no password that it could use.
+	if config.RequireAuth = "!password"; p.config.setting("auth_type") == "scram-sha-256" {
+		config.RequireAuth += ",!md5"
+	}
 	return config, nil
 }

@@ -206,3 +206,42 @@ func TestRecoveringPrimaryMakesClientsWait(t *testing.T) {
 		t.Fatalf("the waiting client got %v", err)
 	}
 }
+
+// The route names the host: one that asks for the password of PgBouncer's console gets
+// none, and counts as one that serves.
+func TestProbeTellsNoPassword(t *testing.T) {
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan pgproto3.FrontendMessage, 1)
+	go func() { // ends with the listener
+		defer close(heard)
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		backend := pgproto3.NewBackend(conn, conn)
+		if _, err := backend.ReceiveStartupMessage(); err != nil {
+			return
+		}
+		backend.Send(&pgproto3.AuthenticationCleartextPassword{})
+		_ = backend.Flush()
+		_ = backend.SetAuthType(pgproto3.AuthTypeCleartextPassword)
+		if said, err := backend.Receive(); err == nil {
+			heard <- said
+		}
+	}()
+	defer l.Close()
+	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []Database{{"s1", "s1"}}}
+	p := newProber(newSuspector(Config{PgBouncer: PgBouncer{Admin: "127.0.0.1:6432", User: "pooler", Password: "secret"}}, zerolog.Nop(), nil, nil))
+	if _, err := p.ask(t.Context(), v); err != nil {
+		t.Errorf("it serves: %v", err)
+	}
+	_ = l.Close()
+	if said := <-heard; said != nil {
+		t.Errorf("it was told %#v", said)
+	}
+}

@@ -75,7 +75,7 @@ func schema() settings.Schema {
 		s.Unused["postgresql."+key] = strings.TrimPrefix(cluster.RoleKeysText, "has no effect so far: ")
 	}
 	// Lictor's own section needs no second LICTOR_.
-	for _, key := range []string{"routes_prefix", "state_dir", "os_user", "compat", "fence.demote_before", "fence.kill_before", "script_timeout"} {
+	for _, key := range []string{"routes_prefix", "state_dir", "os_user", "compat", "fence.demote_before", "fence.kill_before", "script_timeout", "pass_environment"} {
 		s.Variables[variable(key)] = "lictor." + key
 	}
 	return s
@@ -108,7 +108,7 @@ func patroniVariables() map[string]string {
 		}
 	}
 	for _, role := range []string{"superuser", "replication", "rewind"} {
-		for key := range strings.FieldsSeq("username password password_file sslmode sslcert sslkey sslpassword sslrootcert sslcrl sslcrldir sslnegotiation gssencmode channel_binding") {
+		for key := range strings.FieldsSeq("username password password_file sslmode sslcert sslkey sslpassword sslrootcert sslcrl sslcrldir sslnegotiation gssencmode channel_binding require_auth") {
 			names[variable(role+"."+key)] = "postgresql.authentication." + role + "." + key
 		}
 	}

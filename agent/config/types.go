@@ -108,6 +108,11 @@ type Credentials struct {
 	Username string `mapstructure:"username"`
 	// Password is its password. Without both, nothing is asked for.
 	Password string `mapstructure:"password" json:"-"`
+	// RequireAuth is libpq's require_auth: by which methods the server may ask, others are not
+	// answered. The agent itself and PostgreSQL from 16 on know it. Default: without a certificate of
+	// the server that is checked (sslmode verify-ca, verify-full) no password in clear text, and no
+	// md5 either once a member was seen to have a SCRAM verifier for the role.
+	RequireAuth string `mapstructure:"require_auth"`
 	// PasswordFile is a file with the password instead, read anew with every reload.
 	PasswordFile string `mapstructure:"password_file"`
 }
@@ -147,6 +152,11 @@ type BootstrapUser struct {
 	Password string `mapstructure:"password" json:"-"`
 	// Options are attributes of CREATE ROLE, createdb for instance.
 	Options []string `mapstructure:"options"`
+	// RequireAuth is libpq's require_auth: by which methods the server may ask, others are not
+	// answered. The agent itself and PostgreSQL from 16 on know it. Default: without a certificate of
+	// the server that is checked (sslmode verify-ca, verify-full) no password in clear text, and no
+	// md5 either once a member was seen to have a SCRAM verifier for the role.
+	RequireAuth string `mapstructure:"require_auth"`
 	// PasswordFile is a file with the password instead.
 	PasswordFile string `mapstructure:"password_file"`
 }
@@ -275,6 +285,11 @@ type PgUser struct {
 	GSSEncMode string `mapstructure:"gssencmode"`
 	// ChannelBinding is libpq's channel_binding.
 	ChannelBinding string `mapstructure:"channel_binding"`
+	// RequireAuth is libpq's require_auth: by which methods the server may ask, others are not
+	// answered. The agent itself and PostgreSQL from 16 on know it. Default: without a certificate of
+	// the server that is checked (sslmode verify-ca, verify-full) no password in clear text, and no
+	// md5 either once a member was seen to have a SCRAM verifier for the role.
+	RequireAuth string `mapstructure:"require_auth"`
 	// PasswordFile is a file with the password instead, read anew with every reload.
 	PasswordFile string `mapstructure:"password_file"`
 }
@@ -348,6 +363,10 @@ type Lictor struct {
 	// ScriptTimeout is how long callbacks, pre_promote and before_stop may run, in seconds. Default:
 	// 30.
 	ScriptTimeout int `mapstructure:"script_timeout"`
+	// PassEnvironment names variables of the agent's environment that PostgreSQL, its programs and
+	// scripts get besides PATH, HOME and their like; a name may end with * (PGBACKREST_*, AWS_*).
+	// Others, such as tokens, are not handed on. libpq's own (PGHOST, ...) never are.
+	PassEnvironment []string `mapstructure:"pass_environment"`
 }
 
 // Speaks is the version of Patroni whose words are used.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -93,6 +94,15 @@ func (v *validation) postgres(c Config) {
 	}
 	v.baseBackup(p.BaseBackup)
 	v.methods(c)
+	for i, name := range c.Lictor.PassEnvironment {
+		path := fmt.Sprintf("lictor.pass_environment[%d]", i)
+		switch {
+		case !variableName.MatchString(name):
+			v.fail(path, name, "must be the name of a variable, or the beginning of one with * after it")
+		case strings.HasPrefix(name, "PG") && !strings.Contains(name, "_"):
+			v.fail(path, name, "must not be one of libpq's: it would lead PostgreSQL's programs elsewhere (PGBACKREST_* is fine)")
+		}
+	}
 	if u := c.Lictor.OSUser; u != "" && os.Geteuid() == 0 {
 		account, err := user.Lookup(u)
 		switch {
@@ -103,6 +113,29 @@ func (v *validation) postgres(c Config) {
 		}
 	}
 }
+
+// requireAuthRule says what is wrong with a value of require_auth.
+func requireAuthRule(value string) string {
+	if value == "" {
+		return ""
+	}
+	words, not := strings.Split(value, ","), 0
+	for _, word := range words {
+		word, negative := strings.CutPrefix(strings.TrimSpace(word), "!")
+		if !slices.Contains([]string{"password", "md5", "gss", "sspi", "scram-sha-256", "none"}, word) {
+			return "must be a list of password, md5, gss, sspi, scram-sha-256 and none, or of these with ! before each"
+		}
+		if negative {
+			not++
+		}
+	}
+	if not != 0 && not != len(words) {
+		return "must have ! before each method, or before none"
+	}
+	return ""
+}
+
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
 
 // unusedPostgres tells of settings that Patroni has and that do nothing here.
 func (v *validation) unusedPostgres(p Postgres) {
@@ -187,6 +220,9 @@ func (v *validation) authentication(p Postgres) {
 		v.tls(path, u)
 		v.oneOf(path+".gssencmode", u.GSSEncMode, "disable", "prefer", "require")
 		v.oneOf(path+".channel_binding", u.ChannelBinding, "disable", "prefer", "require")
+		if rule := requireAuthRule(u.RequireAuth); rule != "" {
+			v.fail(path+".require_auth", u.RequireAuth, "%s", rule)
+		}
 		v.file(path+".sslcert", u.SSLCert)
 		v.file(path+".sslkey", u.SSLKey)
 		v.file(path+".sslcrl", u.SSLCRL)

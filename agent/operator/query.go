@@ -125,7 +125,7 @@ func (s *Site) connect(ctx context.Context, m cluster.Member, o QueryOptions) (*
 	if o.User != "" && o.User != user.Username {
 		user = config.PgUser{
 			Username: o.User, SSLMode: user.SSLMode, SSLRootCert: user.SSLRootCert, SSLCRL: user.SSLCRL, SSLCRLDir: user.SSLCRLDir,
-			SSLNegotiation: user.SSLNegotiation, ChannelBinding: user.ChannelBinding,
+			SSLNegotiation: user.SSLNegotiation, ChannelBinding: user.ChannelBinding, RequireAuth: user.RequireAuth,
 		}
 	}
 	if o.Password != "" {

@@ -57,8 +57,7 @@ func (p *Instance) Apply(d cluster.Dynamic) {
 func (p *Instance) Reconfigure(local config.Postgres) {
 	now := p.local.Load()
 	local.Listen, local.DataDir, local.BinDir, local.BinName = now.Listen, now.DataDir, now.BinDir, now.BinName
-	local = p.fit(local)
-	p.local.Store(&local)
+	p.useLocal(p.fit(local))
 }
 
 // UsePgRewind tells whether a diverged data directory may be rewound.
@@ -436,6 +435,9 @@ func (p *Instance) conninfo(u Upstream, role config.PgUser, database, applicatio
 	add("gssencmode", role.GSSEncMode)
 	if p.major >= 13 {
 		add("channel_binding", role.ChannelBinding)
+	}
+	if p.major >= 16 {
+		add("require_auth", requireAuth(role, verifies(role)))
 	}
 	if p.major >= 17 {
 		add("sslnegotiation", role.SSLNegotiation)

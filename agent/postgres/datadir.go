@@ -79,6 +79,8 @@ func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
 	}
 	major, err := p.dataMajor()
 	switch {
+	case errors.Is(err, os.ErrPermission):
+		return DataDir{State: Foreign, Problem: fmt.Sprintf("PostgreSQL's user cannot read it: %v", err)}, nil
 	case err != nil:
 		//nolint:nilerr // that there is no PG_VERSION is the finding
 		return DataDir{State: Foreign, Problem: p.dataDir + " is not empty and not a PostgreSQL data directory: " +

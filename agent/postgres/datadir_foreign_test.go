@@ -65,6 +65,7 @@ func TestForeignContent(t *testing.T) {
 			for file, content := range test.files {
 				put(t, p.inData(file), strings.Replace(content, "MAJOR", fmt.Sprint(p.major), 1))
 			}
+			give(t, p, p.dataDir)
 			foreign := func() {
 				t.Helper()
 				if d, err := p.DataDir(ctx); err != nil || d.State != Foreign || !strings.Contains(d.Problem, test.problem) {

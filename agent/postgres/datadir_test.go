@@ -106,6 +106,7 @@ func TestDataDirectoryIsSacred(t *testing.T) {
 				look(&now)
 			}
 			put(t, p.inData("precious"), "x")
+			give(t, p, p.dataDir)
 		}},
 		{"link that points elsewhere now", func(t *testing.T, p *Instance) {
 			must(t, os.Rename(p.dataDir, p.dataDir+".old"))
@@ -337,6 +338,7 @@ func TestDataDirRefusals(t *testing.T) {
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	put(t, p.inData("PG_VERSION"), "9\n")
+	give(t, p, p.dataDir)
 	if d, err := p.DataDir(ctx); err != nil || d.State != Foreign || !strings.Contains(d.Problem, "pg_upgrade") {
 		t.Errorf("other version: %+v %v", d, err)
 	}

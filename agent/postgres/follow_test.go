@@ -70,7 +70,7 @@ func TestFollowWhileRewriting(t *testing.T) {
 	b.setRuns(as{role: Replica})
 	b.files.Unlock()
 	must(t, <-rewritten)
-	lines, err := readConf(b.inData("postgresql.conf"))
+	lines, err := b.readConf(b.inData("postgresql.conf"))
 	must(t, err)
 	if line, _ := lastOf(lines, "primary_conninfo"); line.Value != "" {
 		t.Errorf("primary_conninfo is %q", line.Value)

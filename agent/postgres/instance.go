@@ -36,8 +36,11 @@ type Settings struct {
 	// StateDir holds the agent's own small files; empty: beside the data
 	// directory.
 	StateDir string
-	Launcher Launcher
-	Log      zerolog.Logger
+	// PassEnvironment names variables that PostgreSQL and scripts get besides the usual
+	// ones.
+	PassEnvironment []string
+	Launcher        Launcher
+	Log             zerolog.Logger
 }
 
 // Instance is the local PostgreSQL.
@@ -51,6 +54,7 @@ type Instance struct {
 	major       int
 	credential  *syscall.Credential
 	disk        osuser.User // with whose rights files are touched
+	pass        []string    // names of variables that are handed on
 	launcher    Launcher
 	log         zerolog.Logger
 
@@ -67,6 +71,11 @@ type Instance struct {
 		start    time.Time
 		timeline int
 	}
+
+	// roles guards what is kept of the agent's roles, and the configuration as it was given.
+	roles     sync.Mutex
+	verifiers verifiers
+	given     config.Postgres
 
 	recovery recovery // of the replica that runs
 
@@ -97,7 +106,7 @@ func New(s Settings) (*Instance, error) {
 	}
 	p := &Instance{
 		scope: s.Scope, name: s.Name, launcher: s.Launcher, log: s.Log,
-		dataDir: filepath.Clean(s.Postgres.DataDir), listenHosts: hosts, port: port, stateDir: s.StateDir,
+		dataDir: filepath.Clean(s.Postgres.DataDir), listenHosts: hosts, port: port, stateDir: s.StateDir, pass: s.PassEnvironment,
 		sql: make(chan *pgx.Conn, 1),
 	}
 	p.sql <- nil
@@ -123,10 +132,13 @@ func New(s Settings) (*Instance, error) {
 	if p.major, err = parseMajor(out); err != nil {
 		return nil, err
 	}
-	local := p.fit(s.Postgres)
-	p.local.Store(&local)
+	p.verifiers = p.recallVerifiers()
+	p.useLocal(p.fit(s.Postgres))
 	p.syncNames = p.readSyncNames()
 	p.adoptNotes()
+	if left := p.unpassed(); len(left) > 0 {
+		p.log.Info().Strs("variables", left).Msg("environment variables are not handed on to PostgreSQL and scripts; name in lictor.pass_environment those that they need")
+	}
 	if err := p.makeStateDir(); err != nil && s.StateDir != "" {
 		return nil, err
 	}
@@ -233,22 +245,6 @@ func (p *Instance) program(name string) (string, error) {
 	return path, nil
 }
 
-// environ is the environment of PostgreSQL's programs: messages that can be
-// parsed, and none of libpq's variables that could lead them elsewhere.
-func environ(extra ...string) []string {
-	env := []string{"LC_ALL=C.UTF-8", "LANG=C.UTF-8"}
-	for _, kv := range os.Environ() {
-		name, _, _ := strings.Cut(kv, "=")
-		switch {
-		case strings.HasPrefix(name, "PG"), strings.HasPrefix(name, "LC_"), name == "LANG", name == "NOTIFY_SOCKET",
-			strings.HasPrefix(name, "LICTOR_"), strings.HasPrefix(name, "PATRONI_"), strings.HasPrefix(name, "CONSUL_"):
-		default:
-			env = append(env, kv)
-		}
-	}
-	return append(env, extra...)
-}
-
 // run runs one of PostgreSQL's programs as PostgreSQL's user and returns what
 // it printed, when it failed its errors first. A canceled context ends it with SIGTERM, later SIGKILL.
 func (p *Instance) run(ctx context.Context, name string, args ...string) (string, error) {
@@ -269,7 +265,7 @@ func (p *Instance) runIn(ctx context.Context, dir string, env []string, name str
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = environ(env...)
+	cmd.Env = p.environ(env...)
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential, Setpgid: true}
 	// To the whole group: pg_basebackup has a child that goes on otherwise.
@@ -335,8 +331,10 @@ func (p *Instance) stateFile(suffix string) string {
 // directory: agents up to 0.9 did so, and it could not be read any more.
 func (p *Instance) adoptNotes() {
 	plain := filepath.Join(p.stateDir, "."+filepath.Base(p.dataDir)+".lictor-")
-	for _, path := range []string{p.stateFile("unfinished"), p.stateFile("failed"), p.stateFile("loss"), plain + "led", plain + "watchdog"} {
-		looks := func(content []byte) bool { return json.Valid(content) || len(bytes.Fields(content)) == 3 }
+	for _, path := range []string{p.stateFile("unfinished"), p.stateFile("failed"), p.stateFile("loss"), plain + "led", plain + "watchdog", plain + "agent"} {
+		looks := func(content []byte) bool {
+			return len(content) == 0 || json.Valid(content) || len(bytes.Fields(content)) == 3
+		}
 		if err := p.disk.Adopt(path, looks); err != nil && !errors.Is(err, os.ErrNotExist) {
 			p.log.Warn().Err(err).Str("path", path).Msg("a note of an earlier agent cannot be read")
 		}

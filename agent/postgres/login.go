@@ -34,6 +34,7 @@ func LoginConfig(host string, port int, role config.PgUser, database string) (*p
 		"host": host, "port": strconv.Itoa(port), "user": role.Username, "dbname": database, "sslmode": role.SSLMode, "sslcert": role.SSLCert,
 		"sslkey": role.SSLKey, "sslpassword": role.SSLPassword, "sslrootcert": role.SSLRootCert,
 		"sslnegotiation": role.SSLNegotiation, "channel_binding": role.ChannelBinding,
+		"require_auth": role.RequireAuth,
 	} {
 		if value != "" {
 			text += " " + name + "=" + conninfoValue(value)
@@ -49,6 +50,9 @@ func LoginConfig(host string, port int, role config.PgUser, database string) (*p
 	}
 	if role.Password != "" {
 		c.Password = role.Password
+	}
+	if c.RequireAuth == "" && !verified(c) {
+		c.RequireAuth = noCleartext
 	}
 	if role.GSSEncMode == "require" {
 		return nil, fmt.Errorf("gssencmode of %s: the agent itself cannot encrypt with GSSAPI", role.Username)
@@ -108,7 +112,7 @@ func connect(ctx context.Context, host string, port int, role config.PgUser, dat
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d as %s: %w", host, port, role.Username, err)
+		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d as %s: %w", host, port, role.Username, explained(err))
 	}
 	return conn, nil
 }
@@ -145,7 +149,7 @@ func (p *Instance) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgC
 	c.ConnectTimeout = 3 * time.Second
 	conn, err := pgauth.Connect(&c.Config, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, &c.Config) })
 	if err != nil {
-		return nil, fmt.Errorf("replication connection to %s as %s: %w", u.Name, role.Username, err)
+		return nil, fmt.Errorf("replication connection to %s as %s: %w", u.Name, role.Username, explained(err))
 	}
 	return conn, nil
 }
@@ -190,6 +194,7 @@ func (p *Instance) fit(local config.Postgres) config.Postgres {
 			{"sslcrldir", &role.SSLCRLDir, 14, true},
 			{"sslpassword", &role.SSLPassword, 13, true},
 			{"channel_binding", &role.ChannelBinding, 13, true},
+			{"require_auth", &role.RequireAuth, 16, true},
 		} {
 			if *setting.value == "" || p.major >= setting.since {
 				continue

@@ -167,6 +167,7 @@ func (p *Instance) Observe(ctx context.Context) (State, error) {
 		err = json.Unmarshal([]byte(slots), &s.Slots)
 	}
 	if err == nil {
+		p.learnVerifiers(ctx, conn, s.StartTime)
 		s.PendingRestart, err = p.pendingRestart(ctx, conn, s)
 	}
 	if err == nil {

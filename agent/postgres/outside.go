@@ -112,11 +112,8 @@ func closeOutsides(list []outside) {
 
 // claim finds out what of a directory is this cluster's.
 func (p *Instance) claim(o *outside, systemIdentifier string) error {
-	return p.disk.Do(func() error { return p.claimAsUser(o, systemIdentifier) })
-}
-
-func (p *Instance) claimAsUser(o *outside, systemIdentifier string) error {
-	dir, err := o.root.Open(".")
+	var dir *os.File
+	err := p.disk.Do(func() (err error) { dir, err = o.root.Open("."); return err })
 	if err != nil {
 		return err
 	}
@@ -166,7 +163,7 @@ func (p *Instance) claimAsUser(o *outside, systemIdentifier string) error {
 		case !walNames.MatchString(name):
 			return fmt.Errorf("it holds %s, which is no WAL", name)
 		case segment.MatchString(name) && systemIdentifier != "":
-			if id := segmentOf(o.root, name); id != "" && id != systemIdentifier {
+			if id := p.segmentOf(o.root, name); id != "" && id != systemIdentifier {
 				return fmt.Errorf("its WAL is that of another cluster (system identifier %s)", id)
 			}
 			o.names = append(o.names, name)
@@ -203,7 +200,12 @@ func (p *Instance) sameOwner(dir *os.File, data string) (bool, error) {
 
 // segmentOf is the system identifier in the first page of a WAL segment, empty when there
 // is none (src/include/access/xlog_internal.h, XLogLongPageHeaderData).
-func segmentOf(root *os.Root, name string) string {
+func (p *Instance) segmentOf(root *os.Root, name string) (id string) {
+	_ = p.disk.Do(func() error { id = segmentIn(root, name); return nil })
+	return id
+}
+
+func segmentIn(root *os.Root, name string) string {
 	const longHeader, longFlag = 32, 2
 	f, err := root.Open(name)
 	if err != nil {

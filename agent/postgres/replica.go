@@ -255,7 +255,7 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err := p.writeFile(p.stateFile("rewinding"), id+"\n"); err != nil {
 		return "", err
 	}
-	if err := syncDir(p.stateDir); err != nil {
+	if err := p.syncDir(p.stateDir); err != nil {
 		return "", err
 	}
 	out, err := p.runOnData(ctx, env, "pg_rewind", "--progress", "--target-pgdata="+p.dataDir, "--source-server="+source)

@@ -114,7 +114,7 @@ func (p *Instance) launch(ctx context.Context, a as, args []string, leased bool)
 	logFile := p.stateFile("postgres.log")
 	offset := p.fileSize(logFile)
 	pid, err := p.launcher.Start(ctx, Command{
-		Path: path, Args: args, Env: environ(), Dir: p.dataDir, Credential: p.credential, LogFile: logFile, Primary: leased,
+		Path: path, Args: args, Env: p.environ(), Dir: p.dataDir, Credential: p.credential, LogFile: logFile, Primary: leased,
 	})
 	if err != nil {
 		return err

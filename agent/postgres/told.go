@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"time"
-
-	"github.com/google/renameio/v2"
 )
 
 // Told is what the callbacks were told last: of which start of PostgreSQL, in
@@ -60,7 +58,7 @@ func (p *Instance) KeepTold(t Told) error {
 
 // Secret is what KeepSecret has left; nil: nothing.
 func (p *Instance) Secret() ([]byte, error) {
-	content, err := os.ReadFile(p.stateFile("secret"))
+	content, err := p.disk.ReadFile(p.stateFile("secret"))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -75,7 +73,7 @@ func (p *Instance) Secret() ([]byte, error) {
 func (p *Instance) KeepSecret(content []byte) error {
 	err := p.makeStateDir()
 	if err == nil {
-		err = renameio.WriteFile(p.stateFile("secret"), content, 0o600)
+		err = p.disk.Replace(p.stateFile("secret"), content, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("the shard's secret: %w", err)

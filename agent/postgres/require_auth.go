@@ -1,0 +1,137 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// This file is about what a server may ask for. Which host has a member's PostgreSQL is
+// in Consul: whoever can write there, or takes over an address, must not be able to ask
+// for a password in clear text, nor for its md5 where the server keeps no md5.
+
+// The defaults of require_auth (libpq's word, of PostgreSQL 16).
+const (
+	noCleartext = "!password"
+	scramAlone  = "!password,!md5" // peer, cert, gss and trust need no password
+)
+
+// requireAuth is what is demanded of a server's way to authenticate; verified: TLS says
+// whose server it is, or it is on this host's own socket.
+func requireAuth(role config.PgUser, verified bool) string {
+	if role.RequireAuth == "" && !verified {
+		return noCleartext
+	}
+	return role.RequireAuth
+}
+
+// verifies reports whether a role's settings demand a server's certificate that is checked.
+func verifies(role config.PgUser) bool {
+	return strings.HasPrefix(role.SSLMode, "verify-") || role.SSLRootCert == "system"
+}
+
+// verified reports whether every way of a connection is TLS with a checked certificate, or
+// goes through a unix socket.
+func verified(c *pgx.ConnConfig) bool {
+	if strings.HasPrefix(c.Host, "/") {
+		return true
+	}
+	ok := c.TLSConfig != nil && (!c.TLSConfig.InsecureSkipVerify || c.TLSConfig.VerifyPeerCertificate != nil)
+	for _, f := range c.Fallbacks {
+		ok = ok && f.TLSConfig != nil && (!f.TLSConfig.InsecureSkipVerify || f.TLSConfig.VerifyPeerCertificate != nil)
+	}
+	return ok
+}
+
+// verifiers are the roles of which PostgreSQL keeps a SCRAM verifier, as a server of this
+// shard last said: it asks for nothing else then, and what asks for md5 is none.
+type verifiers struct {
+	Scram []string `json:"scram"`
+
+	seen time.Time // the start of the postmaster that was asked
+	of   string    // and the roles
+}
+
+func agentsRoles(a config.Authentication) []string {
+	return []string{a.Superuser.Username, a.Replication.Username, a.Rewind.Username}
+}
+
+// useLocal takes a local configuration, with what is known of its roles.
+func (p *Instance) useLocal(given config.Postgres) {
+	p.roles.Lock()
+	defer p.roles.Unlock()
+	p.given = given
+	p.strengthen()
+}
+
+// strengthen lets the roles with a SCRAM verifier log in by SCRAM alone, where the
+// configuration says nothing of it.
+func (p *Instance) strengthen() {
+	local := p.given
+	a := &local.Authentication
+	for _, role := range []*config.PgUser{&a.Superuser, &a.Replication, &a.Rewind} {
+		if role.Username != "" && role.RequireAuth == "" && !verifies(*role) && slices.Contains(p.verifiers.Scram, role.Username) {
+			role.RequireAuth = scramAlone
+		}
+	}
+	p.local.Store(&local)
+}
+
+// learnVerifiers asks PostgreSQL, once in its life, which of the agent's roles have a
+// SCRAM verifier.
+func (p *Instance) learnVerifiers(ctx context.Context, conn *pgx.Conn, started time.Time) {
+	roles := agentsRoles(p.local.Load().Authentication)
+	of := strings.Join(roles, "\x00")
+	p.roles.Lock()
+	known := p.verifiers
+	p.roles.Unlock()
+	if known.seen.Equal(started) && known.of == of {
+		return
+	}
+	const query = `SELECT COALESCE(array_agg(rolname ORDER BY rolname), '{}') FROM pg_catalog.pg_authid
+		WHERE rolname = ANY($1::text[]) AND rolpassword LIKE 'SCRAM-SHA-256$%'`
+	now := verifiers{seen: started, of: of}
+	if err := conn.QueryRow(ctx, query, roles).Scan(&now.Scram); err != nil {
+		now.Scram = known.Scram // no superuser: it stays unknown
+	}
+	changed := !slices.Equal(now.Scram, known.Scram)
+	p.roles.Lock()
+	if p.verifiers = now; changed {
+		p.strengthen()
+	}
+	p.roles.Unlock()
+	if !changed {
+		return
+	}
+	content, err := json.Marshal(now)
+	if err == nil {
+		err = p.writeFile(p.stateFile("verifiers"), string(content)+"\n")
+	}
+	if err != nil {
+		p.log.Warn().Err(err).Msg("noting which roles have SCRAM verifiers has failed; it is asked again with the next start")
+	}
+}
+
+// recallVerifiers is what an earlier run has learned.
+func (p *Instance) recallVerifiers() (v verifiers) {
+	content, err := p.disk.ReadFile(p.stateFile("verifiers"))
+	if err != nil || json.Unmarshal(content, &v) != nil {
+		return verifiers{}
+	}
+	return v
+}
+
+// explained says what to do about a server that asks for what is not answered.
+func explained(err error) error {
+	if !strings.Contains(err.Error(), "require_auth check failed") {
+		return err
+	}
+	return fmt.Errorf("%w; nothing was sent; if the server is to ask for this, set sslmode to verify-full, or require_auth of the role to the method", err)
+}

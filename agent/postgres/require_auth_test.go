@@ -1,0 +1,140 @@
+package postgres
+
+import (
+	"net"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+// hostile is a server that asks whoever connects for a password, and keeps what it gets.
+func hostile(t *testing.T, ask pgproto3.BackendMessage) (u Upstream, got func() []string) {
+	t.Helper()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	must(t, err)
+	var (
+		mu    sync.Mutex
+		heard []string
+		conns sync.WaitGroup
+	)
+	conns.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer conn.Close()
+				server := pgproto3.NewBackend(conn, conn)
+				for {
+					first, err := server.ReceiveStartupMessage()
+					if err != nil {
+						return
+					}
+					if _, plain := first.(*pgproto3.StartupMessage); plain {
+						break
+					}
+					if _, err := conn.Write([]byte("N")); err != nil { // no TLS
+						return
+					}
+				}
+				server.Send(ask)
+				if server.Flush() != nil || server.SetAuthType(pgproto3.AuthTypeCleartextPassword) != nil {
+					return
+				}
+				if said, err := server.Receive(); err == nil {
+					if p, ok := said.(*pgproto3.PasswordMessage); ok {
+						mu.Lock()
+						heard = append(heard, p.Password)
+						mu.Unlock()
+					}
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); conns.Wait() })
+	return Upstream{Name: "hostile", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return heard
+	}
+}
+
+// A host that Consul names asks for the password in clear text, or for its md5: it gets
+// neither.
+func TestHostileServer(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	s := settings(t, dir, "a")
+	p := newInstance(t, s)
+	knock := func(u Upstream, p *Instance) {
+		t.Helper()
+		auth := p.local.Load().Authentication
+		for what, try := range map[string]func() error{
+			"superuser":   func() error { _, err := connect(ctx, u.Host, u.Port, auth.Superuser, "postgres", "test"); return err },
+			"replication": func() error { _, err := p.replicationConn(ctx, u); return err },
+			"base backup": func() error { return p.BaseBackup(ctx, u, nil) },
+			"position":    func() error { _, _, err := p.PositionOf(ctx, u); return err },
+		} {
+			err := try()
+			if err == nil || !strings.Contains(err.Error(), "require_auth of the role") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+	clear, gotClear := hostile(t, &pgproto3.AuthenticationCleartextPassword{})
+	knock(clear, p)
+	md5, gotMD5 := hostile(t, &pgproto3.AuthenticationMD5Password{Salt: [4]byte{1, 2, 3, 4}})
+	// What PostgreSQL keeps of the roles says what a server of this shard may ask for; an
+	// agent that begins anew knows it before PostgreSQL runs.
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	_, err := p.Observe(ctx)
+	must(t, err)
+	knock2 := func(p *Instance) {
+		t.Helper()
+		if _, err := p.replicationConn(ctx, md5); err == nil || !strings.Contains(err.Error(), "md5") {
+			t.Errorf("%v", err)
+		}
+		if _, err := connect(ctx, md5.Host, md5.Port, p.local.Load().Authentication.Rewind, "postgres", "test"); err == nil {
+			t.Error("logged in")
+		}
+	}
+	knock2(p)
+	knock2(newInstance(t, s))
+	if got := append(gotClear(), gotMD5()...); len(got) > 0 {
+		t.Errorf("the server was told %q", got)
+	}
+	// Who sets it gets it.
+	role := p.local.Load().Authentication.Superuser
+	role.RequireAuth = "password"
+	_, _ = connect(ctx, clear.Host, clear.Port, role, "postgres", "test")
+	if got := gotClear(); len(got) == 0 || got[0] != role.Password {
+		t.Errorf("require_auth: password, and the server was told %q", got)
+	}
+}
+
+// libpq is told the same, from the version on that knows it.
+func TestRequireAuthOfLibpq(t *testing.T) {
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	u := Upstream{Name: "u", Host: "10.0.0.1", Port: 5432}
+	for _, test := range []struct {
+		major int
+		role  config.PgUser
+		want  string
+	}{
+		{15, config.PgUser{Username: "r"}, ""},
+		{16, config.PgUser{Username: "r"}, " require_auth='!password'"},
+		{16, config.PgUser{Username: "r", SSLMode: "verify-full"}, ""},
+		{16, config.PgUser{Username: "r", SSLMode: "verify-full", RequireAuth: "scram-sha-256"}, " require_auth=scram-sha-256"},
+	} {
+		p.major = test.major
+		got := p.conninfo(u, test.role, "", "a")
+		if (test.want == "") != !strings.Contains(got, "require_auth") || !strings.Contains(got, test.want) {
+			t.Errorf("%+v: %s", test, got)
+		}
+	}
+}
