@@ -247,6 +247,11 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	if err != nil {
 		return err
 	}
+	if !a.m.pg.running {
+		if err := a.nameIsFree(a.ctx); err != nil {
+			return err
+		}
+	}
 	serverFailed := make(chan error, 1)
 	a.goDo(func(ctx context.Context) {
 		if err := server.Serve(ctx); err != nil && !errors.Is(err, context.Canceled) {

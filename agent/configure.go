@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
@@ -366,4 +367,29 @@ func (a *Agent) clearOnce(topic string) {
 		delete(a.m.told, topic)
 		a.log.Info().Str("topic", topic).Msg("well again")
 	}
+}
+
+// nameLimit bounds each of the two questions of nameIsFree.
+const nameLimit = time.Second
+
+// nameIsFree returns an error when another agent of this shard answers by this one's name:
+// with two, the member key would go to and fro, and either's copy of the data would count
+// as the one synchronous standby. It is asked before PostgreSQL is started, and nobody who
+// cannot be asked holds a start up.
+func (a *Agent) nameIsFree(ctx context.Context) error {
+	read, cancel := context.WithTimeout(ctx, nameLimit)
+	snapshot, err := a.store.Read(read)
+	cancel()
+	m, found := snapshot.Member(a.cfg.Name)
+	if err != nil || !found || !m.OK() || m.Value.APIURL == "" || m.Value.APIURL == a.memberValue().APIURL {
+		return nil //nolint:nilerr // the loop reads the shard until that works
+	}
+	asked, cancel := context.WithTimeout(ctx, nameLimit)
+	defer cancel()
+	other, err := a.peers.Status(asked, m.Value.APIURL)
+	if err != nil || other.Scope != a.cfg.Scope || other.Name != "" && other.Name != a.cfg.Name {
+		return nil //nolint:nilerr // it has gone: this member has another address now
+	}
+	return fmt.Errorf("this agent ends before it starts PostgreSQL: member %q of %s runs already, at %s; give this one another name (setting name)",
+		a.cfg.Name, a.cfg.Scope, m.Value.APIURL)
 }

@@ -3,9 +3,11 @@ package e2e
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -67,6 +69,24 @@ func TestForeignDataDirectory(t *testing.T) {
 	ctx := within(t)
 	got(s.AwaitHealthy(ctx))(t)
 	replica := got(s.Replicas(ctx))(t)[0]
+
+	// Nor is a second member of the same name let in.
+	dir := t.TempDir()
+	letIn(t, dir)
+	config := string(got(os.ReadFile(filepath.Join(replica.Dir, "agent.yml")))(t))
+	for old, other := range map[string]string{replica.REST: portAfter(t, replica.REST), replica.Postgres: portAfter(t, replica.Postgres), replica.DataDir: filepath.Join(dir, "data")} {
+		config = strings.ReplaceAll(config, old, other)
+	}
+	file := filepath.Join(dir, "agent.yml")
+	must(t, os.WriteFile(file, []byte(config), 0o600))
+	out, err := replica.Command(ctx, os.Getenv("LICTOR_BIN"), "agent", file).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "runs already, at http://"+replica.REST) {
+		t.Errorf("a second member of the name %s: %v\n%s", replica.Name, err, out)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "data")); err == nil {
+		t.Error("it has begun a data directory")
+	}
+
 	must(t, replica.Kill(ctx))
 	must(t, os.RemoveAll(replica.DataDir))
 	must(t, os.Mkdir(replica.DataDir, 0o755))
@@ -99,6 +119,14 @@ func TestForeignDataDirectory(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// portAfter is an address with a port that is another's.
+func portAfter(t *testing.T, address string) string {
+	t.Helper()
+	host, port, err := net.SplitHostPort(address)
+	must(t, err)
+	return net.JoinHostPort(host, strconv.Itoa(got(strconv.Atoi(port))(t)+1000))
 }
 
 // What is wrong with a configuration is said at once, field by field, and
