@@ -37,6 +37,9 @@ type GuardClient struct {
 	conn  net.Conn
 	lines *bufio.Reader
 	child chan struct{} // closed when the guard that was started last has ended; nil: none was
+	// coming is the end of a guard that was started and has not answered yet: no other is
+	// started meanwhile, however little time who asked for it had.
+	coming chan error
 }
 
 // GuardStatus is what the guard says of itself.
@@ -320,6 +323,9 @@ func (c *GuardClient) connect(ctx context.Context) error {
 	if err := c.dial(ctx); err == nil {
 		return nil
 	}
+	if c.coming != nil {
+		return c.awaitGuard(ctx)
+	}
 	if len(c.command) == 0 {
 		return errors.New("no program to run it with")
 	}
@@ -341,14 +347,22 @@ func (c *GuardClient) connect(ctx context.Context) error {
 		defer close(child)
 		ended <- cmd.Wait()
 	}()
+	c.coming = ended
+	return c.awaitGuard(ctx)
+}
+
+// awaitGuard waits until the guard that was started answers, or has ended.
+func (c *GuardClient) awaitGuard(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		if err := c.dial(ctx); err == nil {
+			c.coming = nil
 			return nil
 		}
 		select {
-		case err := <-ended:
+		case err := <-c.coming:
+			c.coming = nil
 			return fmt.Errorf("it ended at once, see %s: %w", c.logFile, err)
 		case <-ctx.Done():
 			return fmt.Errorf("it does not answer on %s: %w", c.options.Socket, ctx.Err())

@@ -268,6 +268,9 @@ func TestGuardRefusesAStartThatIsOvertaken(t *testing.T) {
 	hangs := p.postgres()
 	hangs.LogFile = filepath.Join(p.dir, "pipe")
 	must(t, unix.Mkfifo(hangs.LogFile, 0o600))
+	if c := hangs.Credential; c != nil {
+		must(t, os.Chown(hangs.LogFile, int(c.Uid), int(c.Gid))) // another's would be put aside
+	}
 	limit, cancel := context.WithTimeout(ctx, soon)
 	defer cancel()
 	if pid, err := p.client.Start(limit, hangs); err == nil {
