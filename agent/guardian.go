@@ -381,6 +381,13 @@ func (g *guardian) note(until cluster.Instant, err error) {
 	g.broken = err.Error()
 }
 
+// standsDown reports whether the guard is known to kill nothing on its own.
+func (g *guardian) standsDown() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.known.IsZero() && g.broken == ""
+}
+
 // shown is the guard's state for the API.
 func (g *guardian) shown(now cluster.Instant) (running bool, armedFor time.Duration) {
 	g.mu.Lock()

@@ -67,14 +67,15 @@ func (a *Agent) lockIsOurs() bool {
 func (a *Agent) memberValue() cluster.Member {
 	o := a.m.pg.observed
 	m := cluster.Member{
-		Name:     a.cfg.Name,
-		ConnURL:  "postgres://" + a.cfg.Postgres.ConnectAddress + "/postgres",
-		APIURL:   a.apiScheme() + "://" + a.cfg.RestAPI.ConnectAddress + "/patroni",
-		State:    a.pgStateName(),
-		Role:     a.roleName(),
-		Version:  publicVersion(a.version),
-		Tags:     publishedTags(a.tags()),
-		Pause:    a.pauseInForce(),
+		Name:    a.cfg.Name,
+		ConnURL: "postgres://" + a.cfg.Postgres.ConnectAddress + "/postgres",
+		APIURL:  a.apiScheme() + "://" + a.cfg.RestAPI.ConnectAddress + "/patroni",
+		State:   a.pgStateName(),
+		Role:    a.roleName(),
+		Version: publicVersion(a.version),
+		Tags:    publishedTags(a.tags()),
+		// Not before the guard stands down: whoever sees it may end the agent.
+		Pause:    a.pauseInForce() && a.guard.standsDown(),
 		Timeline: 0,
 	}
 	if a.m.leavingSync {

@@ -157,6 +157,7 @@ func TestReplicaOfAReplica(t *testing.T) {
 	must(t, s.Switchover(ctx, a, b))
 	slots(b, a, c)
 	slots(a)
+	_ = got(s.AwaitHealthy(ctx))(t) // its key says that it runs
 	must(t, s.Switchover(ctx, b, a))
 	slots(a, b)
 	slots(b, c)
