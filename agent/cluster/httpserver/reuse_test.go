@@ -33,7 +33,8 @@ func TestPortThatAnotherHas(t *testing.T) {
 		ctx := context.WithValue(withConn(context.Background(), server), http.LocalAddrContextKey, server.LocalAddr())
 		return NewAccess(AccessSettings{}).OnHost((&http.Request{RemoteAddr: server.RemoteAddr().String(), Header: http.Header{}}).WithContext(ctx))
 	}
-	thief, theirs := open(nil)
+	// An address of this test's own: no other program gets the port when it is free.
+	thief, theirs := open(&net.TCPAddr{IP: net.IPv4(127, 0, 77, 13)})
 	if err := asked(theirs); err != nil {
 		t.Fatal(err)
 	}
