@@ -137,25 +137,16 @@ func stopAgentGuardAndWatcher(ctx context.Context, s *Stage) error {
 
 // killAgentAndGuardPostmasterStopped leaves backends whose postmaster does not hear that
 // its guard is dead.
-func killAgentAndGuardPostmasterStopped(_ context.Context, s *Stage) error {
-	guard, err := guardOf(s.Primary)
-	if err != nil {
-		return err
-	}
+func killAgentAndGuardPostmasterStopped(ctx context.Context, s *Stage) error {
 	postmaster, err := s.Primary.Postmaster()
 	if err != nil {
 		return err
 	}
-	agent, err := processOf(s.Primary, agent(s.Primary))
-	if err != nil {
-		return err
-	}
-	s.Target("stopping (SIGSTOP) the postmaster, killing agent and guard of", s.Primary.Name)
-	s.startHost(s.Primary.Host)
+	s.Target("stopping (SIGSTOP) the postmaster of", s.Primary.Name)
 	if err := postmaster.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	return strike(agent, guard)
+	return killAgentAndGuard(ctx, s)
 }
 
 // killAgentAndGuard leaves PostgreSQL with nobody to look after it but the
