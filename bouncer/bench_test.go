@@ -57,12 +57,12 @@ func BenchmarkRender(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		views, _ := view(config, shards)
+		views, _ := view(config, shards, pgbouncer.Version{})
 		text, err := r.render(source, views, pgbouncer.Version{1, 18})
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := check(text, views, config); err != nil {
+		if _, err := check(text, views, config, pgbouncer.Version{}); err != nil {
 			b.Fatal(err)
 		}
 	}

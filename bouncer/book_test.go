@@ -195,7 +195,7 @@ func FuzzRoute(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id string, value []byte) {
 		b := newBook(c)
 		b.merge(answer{KnownLeader: true, Pairs: []pair{{"lictor/routes/" + id, value, 1}, {"lictor/routes/service/whole", good, 1}}})
-		views, _ := view(c, knownTo(b))
+		views, _ := view(c, knownTo(b), pgbouncer.Version{})
 		if !slices.ContainsFunc(views, func(v *ShardView) bool { return v.Scope == "whole" || v.Scope == "whole_ro" }) {
 			t.Fatal("one shard displaced another")
 		}
@@ -210,7 +210,7 @@ func FuzzRoute(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file, err := check(text, views, c)
+		file, err := check(text, views, c, pgbouncer.Version{})
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}

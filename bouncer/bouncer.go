@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
 // Run keeps PgBouncer right until ctx is done, and leaves it running as it is,
@@ -276,14 +277,15 @@ func (k *keeper) run(ctx context.Context) {
 // Consul does not answer, from the last good ones. What is wrong with it is the
 // error; the text is written nevertheless.
 func Render(ctx context.Context, c Config, w io.Writer) error {
-	text, views, err := renderOnce(ctx, c, "")
+	version := askVersion(ctx, c)
+	text, views, err := renderOnce(ctx, c, "", version)
 	if text == nil {
 		return err
 	}
 	if _, e := w.Write(text); e != nil {
 		return fmt.Errorf("writing what was rendered: %w", e)
 	}
-	_, unfit := check(text, views, c)
+	_, unfit := check(text, views, c, version)
 	return errors.Join(err, unfit)
 }
 
@@ -291,7 +293,7 @@ func Render(ctx context.Context, c Config, w io.Writer) error {
 // for userlist.txt and haproxy.cfg (package templates), without the checks that
 // belong to pgbouncer.ini.
 func RenderTemplate(ctx context.Context, c Config, template string, w io.Writer) error {
-	text, _, err := renderOnce(ctx, c, template)
+	text, _, err := renderOnce(ctx, c, template, askVersion(ctx, c))
 	if text == nil {
 		return err
 	}
@@ -303,7 +305,7 @@ func RenderTemplate(ctx context.Context, c Config, template string, w io.Writer)
 
 // renderOnce renders the configured template, or another one. An error beside a
 // text says what was left out.
-func renderOnce(ctx context.Context, c Config, template string) ([]byte, []*ShardView, error) {
+func renderOnce(ctx context.Context, c Config, template string, version pgbouncer.Version) ([]byte, []*ShardView, error) {
 	stdlog.SetOutput(io.Discard)
 	defer stdlog.SetOutput(os.Stderr)
 	clients, err := consulClients(c)
@@ -335,8 +337,8 @@ func renderOnce(ctx context.Context, c Config, template string) ([]byte, []*Shar
 			return nil, nil, err
 		}
 	}
-	views, left := view(c, shards)
-	text, err := r.renderWhenReady(ctx, source, views, askVersion(ctx, c))
+	views, left := view(c, shards, version)
+	text, err := r.renderWhenReady(ctx, source, views, version)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -28,12 +28,20 @@ func checkShard(id shardID) error {
 // check reads a rendered pgbouncer.ini and tells whether it may be installed:
 // it can be parsed, every shard is in it with the primary that is known, and
 // the bouncer does not lock itself out.
-func check(text []byte, views []*ShardView, c Config) (pgbouncer.File, error) {
+func check(text []byte, views []*ShardView, c Config, version pgbouncer.Version) (pgbouncer.File, error) {
 	file, err := pgbouncer.ParseFile(text)
 	if err != nil {
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is not a pgbouncer.ini: %w", err)
 	}
 	var errs []error
+	for _, e := range file.Databases {
+		if e.Name == "*" {
+			continue
+		}
+		if err := pgbouncer.CheckName(e.Name, version); err != nil {
+			errs = append(errs, fmt.Errorf("line %d: database %w", e.Line, err))
+		}
+	}
 	for _, v := range views {
 		for _, d := range v.Databases {
 			errs = append(errs, checkDatabase(file, v, d))

@@ -88,7 +88,7 @@ type conductor struct {
 
 	mu     sync.Mutex
 	status map[shardID]ShardStatus
-	left   map[string]bool // shards that cannot be offered, and it was said
+	left   map[string]string // shards that cannot be offered, and why; it was said
 	err    error
 }
 
@@ -121,21 +121,22 @@ func (c *conductor) run(ctx context.Context) {
 // pass does all that is to do now and returns when to look again.
 func (c *conductor) pass(ctx context.Context) time.Duration {
 	c.soon = time.Time{}
-	views, left, changes := c.views()
+	link := c.link.now()
+	version := c.version(ctx, link)
+	views, left, changes := c.views(version)
 	for _, v := range views {
 		v.ill, v.handover = c.suspector.ill(v), c.handovers.holds(v.id, v.route, v.index)
 	}
 	maps.DeleteFunc(c.holds, func(id shardID, _ *hold) bool {
 		return !slices.ContainsFunc(views, func(v *ShardView) bool { return v.id == id })
 	})
-	link := c.link.now()
 	if link.Generation != c.generation {
 		c.meet(link.Generation)
 	}
 	c.look(ctx, link)
 	c.holdBack(ctx, link, views)
 	c.answer(ctx, link, views)
-	err := c.bring(ctx, link, views, changes)
+	err := c.bring(ctx, link, views, version, changes)
 	// A database that PgBouncer did not have before can be held only now.
 	c.holdBack(ctx, link, views)
 	if e := c.letGo(ctx, link, views); err == nil {
@@ -157,11 +158,11 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 
 // views is what is known of the shards, made anew only when that has changed: the
 // regular look at PgBouncer must cost little at a thousand shards.
-func (c *conductor) views() (views []*ShardView, left []problem, changes uint64) {
-	if c.seen == nil || c.seen.changes != c.book.version() {
+func (c *conductor) views(version pgbouncer.Version) (views []*ShardView, left []problem, changes uint64) {
+	if c.seen == nil || c.seen.changes != c.book.version() || c.seen.version != version {
 		shards, changes := c.book.known()
-		views, left := view(c.config, shards)
-		c.seen = &viewed{views, left, changes}
+		views, left := view(c.config, shards, version)
+		c.seen = &viewed{views, left, changes, version}
 	}
 	return c.seen.views, c.seen.left, c.seen.changes
 }
@@ -171,6 +172,7 @@ type viewed struct {
 	views   []*ShardView
 	left    []problem
 	changes uint64
+	version pgbouncer.Version
 }
 
 // meet begins with a PgBouncer that may have been started anew.
@@ -204,11 +206,11 @@ func (c *conductor) look(ctx context.Context, link linkState) {
 }
 
 // bring makes file and PgBouncer say what is known.
-func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardView, changes uint64) error {
+func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardView, version pgbouncer.Version, changes uint64) error {
 	if len(views) == 0 && !c.mayBeEmpty() {
 		return nil
 	}
-	text, file, err := c.rendered(views, c.version(ctx, link), changes)
+	text, file, err := c.rendered(views, version, changes)
 	if err != nil {
 		return err
 	}
@@ -260,7 +262,7 @@ func (c *conductor) rendered(views []*ShardView, version pgbouncer.Version, chan
 	if now.text, err = c.renderer.render(source, views, version); err != nil {
 		return nil, pgbouncer.File{}, err
 	}
-	if now.file, err = check(now.text, views, c.config); err != nil {
+	if now.file, err = check(now.text, views, c.config, version); err != nil {
 		return nil, pgbouncer.File{}, err
 	}
 	c.last = &now

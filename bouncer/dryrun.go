@@ -17,7 +17,8 @@ import (
 // applied now what Consul says, as a unified diff; nothing when it would not.
 // What speaks against applying it is the error.
 func DryRun(ctx context.Context, c Config, w io.Writer) error {
-	text, views, err := renderOnce(ctx, c, "")
+	version := askVersion(ctx, c)
+	text, views, err := renderOnce(ctx, c, "", version)
 	if text == nil {
 		return err
 	}
@@ -29,7 +30,7 @@ func DryRun(ctx context.Context, c Config, w io.Writer) error {
 	if _, e := io.WriteString(w, diff); e != nil {
 		return fmt.Errorf("writing the difference: %w", e)
 	}
-	_, unfit := check(text, views, c)
+	_, unfit := check(text, views, c, version)
 	if len(views) == 0 && len(installed) > 0 && !c.AllowEmpty {
 		unfit = errors.Join(unfit, errors.New("no route is known: a bouncer would leave the file as it is (allow_empty)"))
 	}

@@ -99,7 +99,7 @@ func FuzzHAProxy(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id string, route []byte, member string) {
 		b := newBook(c)
 		b.merge(answer{KnownLeader: true, Pairs: []pair{{"lictor/routes/" + id, route, 1}, {"lictor/routes/service/whole", good, 1}}})
-		views, _ := view(c, knownTo(b))
+		views, _ := view(c, knownTo(b), pgbouncer.Version{})
 		feed := newFeed(nil)
 		defer feed.close()
 		// Every member's key that the template asks for holds the same.

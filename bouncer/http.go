@@ -62,7 +62,8 @@ type Status struct {
 	Files map[string]FileStatus `json:"files,omitempty"`
 	// Missing are configured shards of which no route is known.
 	Missing []shardID `json:"missing,omitempty"`
-	// Problems are keys under the routes prefix that cannot be followed.
+	// Problems are keys under the routes prefix that cannot be followed, and shards that
+	// cannot be offered.
 	Problems map[string]string `json:"problems,omitempty"`
 }
 
@@ -202,6 +203,7 @@ func (a *listenerAPI) status() Status {
 	for key, err := range a.book.trouble() {
 		s.Problems[key] = err.Error()
 	}
+	maps.Copy(s.Problems, a.conductor.problems())
 	known, _ := a.book.known()
 	for id := range maps.Keys(a.book.only) {
 		if _, found := known[id]; !found {

@@ -163,7 +163,7 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, cons
 			return consul.apiPort(v, m), nil
 		},
 		"haproxy_name":   haproxyName,
-		"ini_name":       pgbouncer.QuoteName,
+		"ini_name":       func(name string) (string, error) { return pgbouncer.QuoteName(name, version) },
 		"ini_value":      pgbouncer.QuoteValue,
 		"userlist_quote": pgbouncer.QuoteUserlist,
 	}

@@ -22,7 +22,7 @@ func goldenViews(c Config) []*ShardView {
 	}
 	users := testRoute("10.0.1.1")
 	users.State = cluster.RoutePromoting
-	views, _ := view(c, map[shardID]known{"service/orders": {Route: orders}, "db/users": {Route: users}})
+	views, _ := view(c, map[shardID]known{"service/orders": {Route: orders}, "db/users": {Route: users}}, pgbouncer.Version{})
 	return views
 }
 
@@ -56,7 +56,7 @@ func TestRenderGolden(t *testing.T) {
 	if string(got) != string(want) {
 		t.Errorf("rendered (UPDATE_GOLDEN=1 takes it as right):\n%s\nwant:\n%s", got, want)
 	}
-	if _, err := check(got, views, c); err != nil {
+	if _, err := check(got, views, c, pgbouncer.Version{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -105,7 +105,7 @@ func TestPeers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file, err := check(text, goldenViews(c), c)
+		file, err := check(text, goldenViews(c), c, version)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,7 +162,7 @@ func TestReaders(t *testing.T) {
 func TestClashingDatabasesAreNotOffered(t *testing.T) {
 	views, problems := view(Config{}, map[shardID]known{
 		"a/s": {Route: testRoute("x")}, "b/s": {Route: testRoute("y")}, "b/s_ro": {Route: testRoute("z")}, "b/t": {Route: testRoute("z")},
-	})
+	}, pgbouncer.Version{})
 	if len(views) != 2 || views[0].id != "a/s" || views[1].id != "b/t" || len(problems) != 2 {
 		t.Fatalf("%d views, problems %v", len(views), problems)
 	}
@@ -194,12 +194,12 @@ func TestCheckRefuses(t *testing.T) {
 			if text == string(good) {
 				t.Fatal("the case changes nothing")
 			}
-			if _, err := check([]byte(text), views, c); err == nil || !strings.Contains(err.Error(), change.want) {
+			if _, err := check([]byte(text), views, c, pgbouncer.Version{}); err == nil || !strings.Contains(err.Error(), change.want) {
 				t.Fatalf("error is %v, want %q", err, change.want)
 			}
 		})
 	}
-	if _, err := check(good, views, c); err != nil {
+	if _, err := check(good, views, c, pgbouncer.Version{}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -53,6 +53,13 @@ func sameTime(a, b *time.Time) bool {
 	return a.Equal(*b)
 }
 
+// problems are what keeps shards from being offered, by shard.
+func (c *conductor) problems() map[string]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.left // made anew by each pass
+}
+
 // publish makes the outcome of a pass visible.
 func (c *conductor) publish(views []*ShardView, left []problem) {
 	for _, text := range c.renderer.left {
@@ -96,10 +103,10 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 	c.published = now
 	changed := !maps.EqualFunc(status, c.status, ShardStatus.equal)
 	c.status = status
-	known := map[string]bool{}
+	known := map[string]string{}
 	for _, p := range left {
-		known[p.Key] = true
-		if !c.left[p.Key] {
+		known[p.Key] = p.Err.Error()
+		if c.left[p.Key] != p.Err.Error() {
 			c.log.Error().Msg(p.Err.Error())
 		}
 	}

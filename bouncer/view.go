@@ -8,7 +8,12 @@ import (
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
+
+// anyName is the version to view shards with where no pgbouncer.ini is made of them:
+// none is left out for its name.
+var anyName = pgbouncer.Version{1, 25}
 
 // ShardView is one shard as templates see it.
 type ShardView struct {
@@ -53,9 +58,9 @@ type Readers struct {
 }
 
 // view turns what is known into what is rendered. A shard that cannot be
-// offered, because its database has the name of another shard's, is left out
-// and reported.
-func view(c Config, shards map[shardID]known) (views []*ShardView, problems []problem) {
+// offered, because its database has the name of another shard's or one that PgBouncer
+// of this version cannot read, is left out and reported.
+func view(c Config, shards map[shardID]known, version pgbouncer.Version) (views []*ShardView, problems []problem) {
 	configured := map[shardID]Shard{}
 	for _, s := range c.Shards {
 		configured[s.id()] = s
@@ -85,7 +90,7 @@ func view(c Config, shards map[shardID]known) (views []*ShardView, problems []pr
 			v.Label = v.Namespace + ":" + v.Scope
 		}
 		if err == nil {
-			err = v.offer(databases, owner)
+			err = v.offer(databases, owner, version)
 		}
 		if err != nil {
 			problems = append(problems, problem{string(id), err})
@@ -116,10 +121,13 @@ func (s Shard) databases() (list []Database, err error) {
 }
 
 // offer gives the shard its databases, unless a name is taken.
-func (v *ShardView) offer(databases []Database, owner map[string]shardID) error {
+func (v *ShardView) offer(databases []Database, owner map[string]shardID, version pgbouncer.Version) error {
 	for _, d := range databases {
 		if err := d.validate(); err != nil {
 			return fmt.Errorf("shard %s is not offered: database %w", v.id, err)
+		}
+		if err := pgbouncer.CheckName(d.Name, version); err != nil {
+			return fmt.Errorf("shard %s is not offered: database %w, and name=dbname where PostgreSQL has another name (shards in bouncer.yml)", v.id, err)
 		}
 		for _, name := range []string{d.Name, d.ReadOnlyName()} {
 			if other, taken := owner[name]; taken {

@@ -114,27 +114,18 @@ func ParseFile(text []byte) (File, error) {
 	return f, nil
 }
 
-// splitSetting takes "key = value" apart. Names of databases may be quoted with
-// double quotes, doubled within.
+// splitSetting takes "key = value" apart. Names of databases may stand in single
+// quotes, with none within (QuotedNames).
 func splitSetting(line string, quotable bool) (key, value string, err error) {
 	var rest string
-	if quotable && line[0] == '"' {
-		var b strings.Builder
-		i := 1
-		for ; ; i++ {
-			if i >= len(line) {
-				return "", "", fmt.Errorf("the quoted name does not end")
-			}
-			if line[i] == '"' {
-				if i+1 < len(line) && line[i+1] == '"' {
-					i++
-				} else {
-					break
-				}
-			}
-			b.WriteByte(line[i])
+	if quotable && line[0] == '\'' {
+		var ends bool
+		if key, rest, ends = strings.Cut(line[1:], "'"); !ends {
+			return "", "", fmt.Errorf("the quoted name does not end")
 		}
-		key, rest = b.String(), line[i+1:]
+		if key == "*" {
+			return "", "", fmt.Errorf("a database of the name * cannot be told from the fallback")
+		}
 	} else {
 		end := strings.IndexFunc(line, func(r rune) bool { return !isPlainRune(r) && r != '*' })
 		if end < 0 {
@@ -143,7 +134,7 @@ func splitSetting(line string, quotable bool) (key, value string, err error) {
 		key, rest = line[:end], line[end:]
 	}
 	if key == "" {
-		return "", "", fmt.Errorf("a name must consist of letters, digits, _ - and . or, for a database, stand in double quotes")
+		return "", "", fmt.Errorf("a name must consist of letters, digits, _ - and . or, for a database, stand in single quotes (PgBouncer 1.25)")
 	}
 	rest = strings.TrimLeft(rest, " \t")
 	value, found := strings.CutPrefix(rest, "=")
@@ -213,12 +204,40 @@ func cutQuoted(s string) (value, rest string, err error) {
 	return "", "", fmt.Errorf("the quoted value does not end")
 }
 
-// QuoteName writes the name of a database or user for pgbouncer.ini.
-func QuoteName(name string) string {
-	if name != "" && strings.IndexFunc(name, func(r rune) bool { return !isPlainRune(r) || r == '.' || r == '-' }) < 0 {
-		return name
+// QuotedNames reports whether PgBouncer of version v reads names of databases in single
+// quotes. Earlier ones refuse the whole file for any name in quotes.
+func QuotedNames(v Version) bool { return v.AtLeast(1, 25) }
+
+// IsPlainName reports whether every version of PgBouncer reads the name of a database
+// or user as it stands.
+func IsPlainName(name string) bool {
+	return name != "" && strings.IndexFunc(name, func(r rune) bool { return !isPlainRune(r) }) < 0
+}
+
+// CheckName tells why the name of a database or user cannot be written to a
+// pgbouncer.ini for PgBouncer of version v (zero: unknown, the oldest).
+func CheckName(name string, v Version) error {
+	switch {
+	case IsPlainName(name):
+		return nil
+	case name == "" || strings.ContainsRune(name, '\'') || strings.IndexFunc(name, unicode.IsControl) >= 0:
+		return fmt.Errorf("%q cannot be written to pgbouncer.ini; use letters, digits, _ . and -", name)
+	case !QuotedNames(v):
+		return fmt.Errorf("%q cannot be written to pgbouncer.ini before PgBouncer 1.25; use letters, digits, _ . and -", name)
 	}
-	return quoteName(name)
+	return nil
+}
+
+// QuoteName writes the name of a database or user for pgbouncer.ini of a PgBouncer of
+// version v.
+func QuoteName(name string, v Version) (string, error) {
+	if err := CheckName(name, v); err != nil {
+		return "", err
+	}
+	if IsPlainName(name) {
+		return name, nil
+	}
+	return "'" + name + "'", nil
 }
 
 // QuoteValue writes a value of a connection string.

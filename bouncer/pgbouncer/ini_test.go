@@ -16,7 +16,7 @@ func TestParseFile(t *testing.T) {
 		"empty":              {"", "[] map[]"},
 		"usual":              {"[databases]\na = host=h port=1 dbname=x\n[pgbouncer]\npool_mode = session ; no comment\n", "[a map[dbname:x host:h port:1]] map[pool_mode:session ; no comment]"},
 		"comments, blanks":   {"; c\n# d\n\n  [databases]  \r\n\ta=host=h\r\n", "[a map[host:h]] map[]"},
-		"quoted name":        {"[databases]\n\"a \"\"b\" = host=h", `[a "b map[host:h]] map[]`},
+		"quoted name":        {"[databases]\n'a \"b' = host=h", `[a "b map[host:h]] map[]`},
 		"quoted value":       {"[databases]\na = password='it''s a = b' host=h", "[a map[host:h password:it's a = b]] map[]"},
 		"fallback":           {"[databases]\n* = host=h", "[* map[host:h]] map[]"},
 		"empty connection":   {"[databases]\na =", "[a map[]] map[]"},
@@ -25,7 +25,7 @@ func TestParseFile(t *testing.T) {
 		"no section":         {"a = b", "line 1: a setting before the first [section]"},
 		"broken section":     {"[databases", "line 1: a section is [name] on a line of its own"},
 		"no equals":          {"[pgbouncer]\npool_mode session", `line 2: "pool_mode" must be followed by = and a value`},
-		"unfinished name":    {"[databases]\n\"a = host=h", "line 2: the quoted name does not end"},
+		"unfinished name":    {"[databases]\n'a = host=h", "line 2: the quoted name does not end"},
 		"unfinished value":   {"[databases]\na = host='h", `line 2: database "a": "host": the quoted value does not end`},
 		"junk after quote":   {"[databases]\na = host='h'x", `line 2: database "a": "host": nothing may follow the closing quote directly`},
 		"not key=value":      {"[databases]\na = host", `line 2: database "a": "host" must be followed by = and a value`},
@@ -36,7 +36,8 @@ func TestParseFile(t *testing.T) {
 		"control character":  {"[databases]\na = host=h\x00", `line 2: control character '\x00'`},
 		"not UTF-8":          {"[databases]\n\xff", "line 1: the file is not UTF-8"},
 		"include":            {"%include x", "line 1: %include is not allowed: what it brings in cannot be checked before RELOAD"},
-		"odd name":           {"[databases]\nä = host=h", "line 2: a name must consist of letters, digits, _ - and . or, for a database, stand in double quotes"},
+		"odd name":           {"[databases]\nä = host=h", "line 2: a name must consist of letters, digits, _ - and . or, for a database, stand in single quotes (PgBouncer 1.25)"},
+		"double quotes":      {"[databases]\n\"a\" = host=h", "line 2: a name must consist of letters, digits, _ - and . or, for a database, stand in single quotes (PgBouncer 1.25)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, err := ParseFile([]byte(c.text))
@@ -100,7 +101,7 @@ func TestParseVersion(t *testing.T) {
 // FuzzParseFile: no text makes the parser fail otherwise than by a SyntaxError,
 // and what it understood is understood again when it is written anew.
 func FuzzParseFile(f *testing.F) {
-	f.Add("[databases]\na = host=h port=1 dbname='x y'\n\"b \"\"c\" = host=h\n[pgbouncer]\npool_mode = session\n")
+	f.Add("[databases]\na = host=h port=1 dbname='x y'\n'b \"c' = host=h\n[pgbouncer]\npool_mode = session\n")
 	f.Add("[users]\nu = x=1\n%include y\n")
 	f.Add("[databases]\na = host='''\n")
 	f.Fuzz(func(t *testing.T, text string) {
@@ -115,9 +116,11 @@ func FuzzParseFile(f *testing.F) {
 		var again strings.Builder
 		again.WriteString("[databases]\n")
 		for _, e := range file.Databases {
-			name := QuoteName(e.Name)
-			if e.Name == "*" {
-				name = "*"
+			name := "*"
+			if e.Name != "*" {
+				if name, err = QuoteName(e.Name, Version{1, 25}); err != nil {
+					t.Fatalf("%q: %v", e.Name, err)
+				}
 			}
 			again.WriteString(name + " =")
 			for key, value := range e.Params {

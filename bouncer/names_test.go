@@ -1,0 +1,93 @@
+package bouncer
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+// Names as people give them: PgBouncer itself takes what it can, what it cannot is told,
+// and no shard goes without its failover for another one's name.
+func TestNamesOfDatabases(t *testing.T) {
+	offered := []string{"my-shard", "a.b", "-x.y_1", "9"}
+	quoted := []string{"my shard", "café", `a"b`, "a;b", "a@b"}
+	never := []string{"a'b"}
+	w := newWorld(t, func(c *Config) {
+		c.Shards = []Shard{{Scope: "s1"}}
+		for i, name := range append(append(append([]string{}, offered...), quoted...), never...) {
+			c.Shards = append(c.Shards, Shard{Scope: fmt.Sprint("n", i), Databases: []string{name + "=postgres"}})
+		}
+	})
+	key := func(scope string) string { return cluster.NewKeys("", scope, w.config.RoutesPrefix).Route() }
+	for _, s := range w.config.Shards[1:] {
+		w.put(key(s.Scope), w.route(0, cluster.RouteOpen))
+	}
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	version, err := w.admin().Version(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := never
+	if version.AtLeast(1, 25) {
+		offered = append(offered, quoted...)
+	} else {
+		refused = append(refused, quoted...)
+	}
+	var told string
+	w.await("what is not offered being told", func() error {
+		s, err := w.status()
+		if err != nil {
+			return err
+		}
+		if told = fmt.Sprint(s.Problems); len(s.Problems) != len(refused) {
+			return fmt.Errorf("problems are %s", told)
+		}
+		return nil
+	})
+	for _, name := range refused {
+		if !strings.Contains(told, fmt.Sprintf("database %q cannot be written to pgbouncer.ini", name)) {
+			t.Errorf("%s is not told: %s", name, told)
+		}
+	}
+	all, err := w.admin().Databases(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range offered {
+		if all[name].Port != w.site.members[0].Port || all[name+"_ro"].Port != w.site.members[0].Port {
+			t.Errorf("%s is not offered: %+v", name, all[name])
+		}
+	}
+	// The others fail over, and they are held as any.
+	w.put(key("n0"), w.route(0, cluster.RouteHandover))
+	w.await("hold of my-shard", func() error {
+		if all, err := w.admin().Databases(w.ctx); err != nil || !all["my-shard"].Paused {
+			return fmt.Errorf("%+v %w", all["my-shard"], err)
+		}
+		return nil
+	})
+	w.put(key("n0"), w.route(1, cluster.RouteOpen))
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	if got := w.where(w.connect("my-shard")); got != 1 {
+		t.Errorf("my-shard is answered by member %d", got)
+	}
+}
+
+// A template of one's own gets no name into the file at which PgBouncer would refuse all of it.
+func TestQuotedNameInTemplate(t *testing.T) {
+	c := testConfig(t)
+	text := "[databases]\n'my shard' = host=h\n[pgbouncer]\nadmin_users = pooler\n"
+	if _, err := check([]byte(text), nil, c, pgbouncer.Version{1, 24, 0}); err == nil || !strings.Contains(err.Error(), "before PgBouncer 1.25") {
+		t.Errorf("1.24: %v", err)
+	}
+	if _, err := check([]byte(text), nil, c, pgbouncer.Version{1, 25, 0}); err != nil {
+		t.Errorf("1.25: %v", err)
+	}
+}
