@@ -31,6 +31,7 @@ func Run(ctx context.Context, c Config, changes <-chan Config, manager Manager, 
 	// logger, which nothing else of Lictor uses.
 	stdlog.SetOutput(io.Discard)
 	defer stdlog.SetOutput(os.Stderr)
+	c = c.probed(ctx)
 	if len(c.PgBouncer.Command) > 0 {
 		supervised, end := context.WithCancel(ctx)
 		var running sync.WaitGroup
@@ -49,7 +50,7 @@ func Run(ctx context.Context, c Config, changes <-chan Config, manager Manager, 
 			log.Warn().Msg("another pgbouncer.command takes effect at the bouncer's next start")
 			next.PgBouncer.Command = c.PgBouncer.Command
 		}
-		c = *next
+		c = next.probed(ctx)
 	}
 }
 
@@ -132,7 +133,7 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	console := &console{config: c}
 	co := &conductor{
 		config: c, log: log, book: b.book, renderer: &renderer{config: c, feed: b.feed}, console: console,
-		applier: &applier{config: c, log: log, console: console}, cutter: newCutter(log),
+		applier: &applier{config: c, log: log, console: console}, cutter: newCutter(c, log),
 		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[shardID]*hold{},
 	}
 	if err := co.applier.restore(); err != nil {
@@ -153,7 +154,7 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	b.presence = &presence{
 		log: log, pool: pool, key: c.keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
 		change: make(chan struct{}, 1), remember: b.keeper.rememberSession,
-		value: func() cluster.Bouncer { return presenceOf(c, url, co.shards()) },
+		value: func() cluster.Bouncer { return presenceOf(c, url, b.link.now().Version, co.shards()) },
 	}
 	pool.moved = b.presence.notify
 	b.respond = &responder{
@@ -277,6 +278,7 @@ func (k *keeper) run(ctx context.Context) {
 // Consul does not answer, from the last good ones. What is wrong with it is the
 // error; the text is written nevertheless.
 func Render(ctx context.Context, c Config, w io.Writer) error {
+	c = c.probed(ctx)
 	version := askVersion(ctx, c)
 	text, views, err := renderOnce(ctx, c, "", version)
 	if text == nil {
@@ -293,6 +295,7 @@ func Render(ctx context.Context, c Config, w io.Writer) error {
 // for userlist.txt and haproxy.cfg (package templates), without the checks that
 // belong to pgbouncer.ini.
 func RenderTemplate(ctx context.Context, c Config, template string, w io.Writer) error {
+	c = c.probed(ctx)
 	text, _, err := renderOnce(ctx, c, template, askVersion(ctx, c))
 	if text == nil {
 		return err

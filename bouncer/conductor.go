@@ -131,7 +131,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 		return !slices.ContainsFunc(views, func(v *ShardView) bool { return v.id == id })
 	})
 	if link.Generation != c.generation {
-		c.meet(link.Generation)
+		c.meet(link)
 	}
 	c.look(ctx, link)
 	c.holdBack(ctx, link, views)
@@ -176,11 +176,14 @@ type viewed struct {
 }
 
 // meet begins with a PgBouncer that may have been started anew.
-func (c *conductor) meet(generation int) {
+func (c *conductor) meet(link linkState) {
 	c.pauser.forget()
 	c.console.close()
-	c.generation, c.loaded, c.standing, c.found = generation, "", nil, nil
+	c.generation, c.loaded, c.standing, c.found = link.Generation, "", nil, nil
 	c.refused, c.retryAt = "", time.Time{}
+	if link.Up && c.config.frees(link.Version) == freeByTimeout {
+		c.log.Warn().Msg("clients of a lost primary are freed by TCP's timeouts only, after 30 s: give the bouncer CAP_NET_ADMIN, or take PgBouncer 1.24")
+	}
 }
 
 // look reads the databases as they stand, before anything is done.

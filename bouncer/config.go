@@ -73,6 +73,10 @@ type Config struct {
 	// AllowEmpty lets the last shard leave PgBouncer when its route is deleted.
 	AllowEmpty bool `mapstructure:"allow_empty"`
 	Log        Log  `mapstructure:"log"`
+
+	// closesSockets: PgBouncer's connections can be closed from here (SOCK_DESTROY); nil:
+	// that was not tried yet.
+	closesSockets *bool
 }
 
 // PgBouncer is the PgBouncer beside the bouncer.

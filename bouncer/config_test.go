@@ -3,6 +3,7 @@ package bouncer
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,14 +79,18 @@ func TestLoad(t *testing.T) {
 	for name, want := range map[string]string{
 		"listen_addr": "*", "listen_port": "6432", "unix_socket_dir": "/run/postgresql", "max_client_conn": "5000",
 		"server_login_retry": "0.5", "auth_file": "/etc/pgbouncer/userlist.txt", "admin_users": "admin",
-		"tcp_user_timeout": "2000", "pool_mode": "transaction", "cancel_wait_timeout": "",
+		"tcp_user_timeout": "30000", "tcp_keepcnt": "30", "pool_mode": "transaction", "cancel_wait_timeout": "",
 	} {
 		if got := c.setting(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
-	if list := c.settings(pgbouncer.Version{1, 24, 1}); list[len(list)-1].Name != "so_reuseport" {
+	if list := c.settings(pgbouncer.Version{1, 24, 1}); list[len(list)-1].Name != "so_reuseport" || !slices.Contains(list, NamedSetting{"tcp_user_timeout", "0"}) {
 		t.Errorf("settings of 1.24: %v", list)
+	}
+	can := true
+	if c.closesSockets = &can; c.setting("tcp_user_timeout") != "0" {
+		t.Error("tcp_user_timeout is set though sockets can be closed")
 	}
 	if _, warnings, err := loadText(t, strings.Replace(fullConfig, "hold_timeout: 20", "hold_timeout: 60", 1), settings.Source{}); err != nil || len(warnings) != 1 {
 		t.Errorf("hold longer than query_wait_timeout: %v %v", warnings, err)

@@ -48,14 +48,17 @@ type cutter struct {
 	log     zerolog.Logger
 	targets map[deposed]time.Time // until when
 	again   time.Time
-	// powerless: sockets cannot be closed here, which has been said.
+	// powerless: sockets cannot be closed here.
 	powerless bool
-	// close is closeSockets; tests without privileges replace it.
+	// close is closeSockets.
 	close func(context.Context, func(tcpSocket) bool) (int, error)
 }
 
-func newCutter(log zerolog.Logger) *cutter {
-	return &cutter{log: log, targets: map[deposed]time.Time{}, close: closeSockets}
+func newCutter(c Config, log zerolog.Logger) *cutter {
+	return &cutter{
+		log: log, targets: map[deposed]time.Time{}, close: closeSockets,
+		powerless: c.closesSockets != nil && !*c.closesSockets,
+	}
 }
 
 // deposed adds targets; they are cut by the next cut and, a moment later, once
@@ -87,13 +90,6 @@ func (c *cutter) cut(ctx context.Context, console *console, standing map[string]
 	}
 	c.again = now.Add(lingerPace)
 	if err := c.cutAll(ctx, console); err != nil {
-		if errors.Is(err, errNotPermitted) {
-			if !c.powerless {
-				c.log.Warn().Err(err).Msg("clients of a lost primary are freed by TCP's timeouts only, after some seconds")
-			}
-			c.powerless = true
-			return
-		}
 		c.log.Warn().Err(err).Msg("closing connections to a deposed primary failed; they end by TCP's timeouts")
 	}
 }
@@ -126,10 +122,10 @@ func (c *cutter) cutAll(ctx context.Context, console *console) error {
 	if closed > 0 {
 		c.log.Info().Int("connections", closed).Msg("closed connections to a deposed primary")
 	}
-	if errors.Is(err, errNotPermitted) {
+	if err != nil {
 		return errors.Join(err, c.killClients(ctx, conn, lost))
 	}
-	return err
+	return nil
 }
 
 // lostServers picks PgBouncer's connections to the targets.

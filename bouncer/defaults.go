@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/agnivade/levenshtein"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
@@ -22,7 +24,7 @@ type NamedSetting struct {
 // does not start with a setting that it does not know, so there are none newer
 // than the version that runs; while none is known to run, than 1.18.
 func (c Config) settings(version pgbouncer.Version) []NamedSetting {
-	list := c.defaultSettings()
+	list := append(c.defaultSettings(), NamedSetting{"tcp_user_timeout", c.frees(version).userTimeout()})
 	if version.AtLeast(1, 19) {
 		list = append(list, NamedSetting{"cancel_wait_timeout", "5"})
 		if len(c.PgBouncer.Peers) > 0 {
@@ -44,6 +46,46 @@ func (c Config) settings(version pgbouncer.Version) []NamedSetting {
 		}
 	}
 	return list
+}
+
+// freeing is the way in which clients of a lost primary are freed.
+type freeing string
+
+// The ways of freeing, as the bouncer's key in Consul has them.
+const (
+	freeBySockets freeing = cluster.FreesBySockets
+	freeByKill    freeing = cluster.FreesByKill
+	freeByTimeout freeing = cluster.FreesByTimeout
+)
+
+// frees tells how clients of a lost primary are freed, with a PgBouncer of version.
+func (c Config) frees(version pgbouncer.Version) freeing {
+	switch {
+	case c.closesSockets != nil && *c.closesSockets:
+		return freeBySockets
+	case version.AtLeast(1, 24):
+		return freeByKill
+	}
+	return freeByTimeout
+}
+
+// userTimeout is PgBouncer's tcp_user_timeout in milliseconds. It also ends connections
+// to peers that only do not read, a pager or a COPY that waits for a lock: so it is off
+// where something else frees the clients of a lost primary.
+func (f freeing) userTimeout() string {
+	if f == freeByTimeout {
+		return "30000"
+	}
+	return "0"
+}
+
+// probed is the configuration with what this process may do.
+func (c Config) probed(ctx context.Context) Config {
+	if c.closesSockets == nil {
+		can := c.isBeside() && canCloseSockets(ctx)
+		c.closesSockets = &can
+	}
+	return c
 }
 
 // A Peer is one PgBouncer that takes requests to cancel for the others.
@@ -92,13 +134,12 @@ func (c Config) defaultSettings() []NamedSetting {
 		{"server_login_retry", "0.2"},
 		{"server_check_delay", "1"},
 		{"dns_max_ttl", "1"},
-		// Connections to a host that fell silent end after 2 s or so. The user
-		// timeout is in milliseconds, the others in seconds.
+		// Whose kernel says nothing for 30 s is gone; who is only slow is not. That it
+		// is asked each second tells the suspector of a host that falls silent.
 		{"tcp_keepalive", "1"},
 		{"tcp_keepidle", "1"},
 		{"tcp_keepintvl", "1"},
-		{"tcp_keepcnt", "2"},
-		{"tcp_user_timeout", "2000"},
+		{"tcp_keepcnt", "30"},
 		// Longer than a hold: clients are released, not failed.
 		{"query_wait_timeout", "60"},
 	}

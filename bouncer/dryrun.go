@@ -17,6 +17,7 @@ import (
 // applied now what Consul says, as a unified diff; nothing when it would not.
 // What speaks against applying it is the error.
 func DryRun(ctx context.Context, c Config, w io.Writer) error {
+	c = c.probed(ctx)
 	version := askVersion(ctx, c)
 	text, views, err := renderOnce(ctx, c, "", version)
 	if text == nil {

@@ -22,8 +22,7 @@ func (c Config) program() string {
 	if i := slices.IndexFunc(c.PgBouncer.Command, isPgBouncer); i >= 0 {
 		return c.PgBouncer.Command[i]
 	}
-	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
-	if ip := net.ParseIP(address.Host); err != nil || !address.IsUnix() && address.Host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if !c.isBeside() {
 		return ""
 	}
 	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer"} {
@@ -32,6 +31,13 @@ func (c Config) program() string {
 		}
 	}
 	return ""
+}
+
+// isBeside reports whether PgBouncer runs on this host.
+func (c Config) isBeside() bool {
+	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
+	ip := net.ParseIP(address.Host)
+	return err == nil && (address.IsUnix() || address.Host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
 // installedVersion is the version of the PgBouncer that would be started next,

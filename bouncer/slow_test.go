@@ -1,20 +1,30 @@
 package bouncer
 
 import (
+	"fmt"
 	"io"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
-// Without tcp_user_timeout a peer that does not read for 10 s is slow, not lost: nobody's
-// connection is reset, also with the keepalives as they are.
+// A peer that does not read for 10 s is slow, not lost: nobody's connection is reset,
+// whether sockets can be closed here or TCP's timeouts must free clients.
 func TestSlowPeersAreNotLost(t *testing.T) {
-	t.Parallel() // it waits
+	for name, can := range map[string]bool{"closing": true, "powerless": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it waits
+			slowPeers(t, can)
+		})
+	}
+}
+
+func slowPeers(t *testing.T, closes bool) {
 	const stall = 10 * time.Second
-	w := newWorld(t, func(c *Config) { c.PgBouncer.Settings = map[string]any{"tcp_user_timeout": 0} })
+	w := newWorld(t, func(c *Config) { c.closesSockets = &closes })
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	w.pgbouncer()
@@ -42,5 +52,51 @@ func TestSlowPeersAreNotLost(t *testing.T) {
 	}
 	if err := <-copied; err != nil {
 		t.Errorf("COPY that stalled: %v", err)
+	}
+}
+
+// Where sockets cannot be closed, PgBouncer itself frees the clients of a lost primary
+// from 1.24 on; before, that is told.
+func TestPowerlessFreeing(t *testing.T) {
+	no := false
+	w := newWorld(t, func(c *Config) { c.closesSockets = &no })
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	version, err := w.admin().Version(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, said := string(freeByKill), 0
+	if !version.AtLeast(1, 24) {
+		want, said = string(freeByTimeout), 1
+	}
+	w.await("the way of freeing in Consul", func() error {
+		kv, _, err := w.site.client.KV().Get(w.config.keys().Bouncers()+"b1", nil)
+		if err != nil || kv == nil {
+			return fmt.Errorf("no key: %w", err)
+		}
+		if b, err := cluster.ParseBouncer(kv.Value); err != nil || b.Frees != want {
+			return fmt.Errorf("%q %w", b.Frees, err)
+		}
+		return nil
+	})
+	if n := strings.Count(w.log.String(), "by TCP's timeouts only"); n != said {
+		t.Errorf("said %d times that TCP's timeouts must free clients, want %d", n, said)
+	}
+	if want != string(freeByKill) {
+		return
+	}
+	stuck := w.connect("s1")
+	freed := make(chan error, 1)
+	go func() {
+		_, err := stuck.Exec(w.ctx, "SELECT pg_sleep(600)").ReadAll()
+		freed <- err
+	}()
+	w.awaitPool("a query that runs", func(p pgbouncer.Pool) bool { return p.Database == "s1" && p.ServersActive > 0 })
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	if err := <-freed; err == nil || w.ctx.Err() != nil {
+		t.Errorf("the client of the lost primary: %v", err)
 	}
 }

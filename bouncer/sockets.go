@@ -83,6 +83,24 @@ func closeSockets(ctx context.Context, choose func(tcpSocket) bool) (closed int,
 	return closed, errors.Join(errs...)
 }
 
+// canCloseSockets reports whether closeSockets works here, which takes a privilege and a
+// kernel: it tries on a connection of its own.
+func canCloseSockets(ctx context.Context) bool {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return false
+	}
+	defer listener.Close()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", listener.Addr().String())
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	own := conn.LocalAddr().String()
+	n, err := closeSockets(ctx, func(s tcpSocket) bool { return s.local.String() == own })
+	return err == nil && n == 1
+}
+
 // anySocket tells whether choose picks any TCP connection.
 func anySocket(ctx context.Context, choose func(tcpSocket) bool) (bool, error) {
 	fd, err := diagSocket()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
 // ShardStatus is what a bouncer says of one shard, over HTTP and in its key.
@@ -156,9 +157,10 @@ func (c *conductor) ready() (reasons []string) {
 }
 
 // presenceOf is what the bouncer's key says.
-func presenceOf(c Config, url string, shards map[shardID]ShardStatus) cluster.Bouncer {
+func presenceOf(c Config, url string, version pgbouncer.Version, shards map[shardID]ShardStatus) cluster.Bouncer {
 	b := cluster.Bouncer{
-		Name: c.Name, URL: url, Version: c.Version, All: len(c.Shards) == 0, Applied: make(map[string]cluster.BouncerShard, len(shards)),
+		Name: c.Name, URL: url, Version: c.Version, All: len(c.Shards) == 0,
+		Frees: string(c.frees(version)), Applied: make(map[string]cluster.BouncerShard, len(shards)),
 	}
 	for _, s := range c.Shards {
 		b.Shards = append(b.Shards, string(s.id()))

@@ -137,12 +137,24 @@ type Bouncer struct {
 	URL string `json:"url"`
 	// Version is Lictor's.
 	Version string `json:"version,omitempty"`
+	// Frees is how it frees the clients of a lost primary, one of the constants below;
+	// empty: a version of Lictor that does not tell.
+	Frees string `json:"frees,omitempty"`
 	// All: it serves every shard, else those in Shards as NAMESPACE/SCOPE.
 	All    bool     `json:"all,omitempty"`
 	Shards []string `json:"shards,omitempty"`
 	// Applied is what PgBouncer leads to, by NAMESPACE/SCOPE.
 	Applied map[string]BouncerShard `json:"applied"`
 }
+
+// Values of Bouncer.Frees.
+const (
+	FreesBySockets = "sockets"
+	FreesByKill    = "kill_client"
+	// FreesByTimeout: nothing but TCP's timeouts ends connections to a lost primary,
+	// which then also end those of clients that do not read for 30 s.
+	FreesByTimeout = "tcp_user_timeout"
+)
 
 // BouncerShard is one shard in a Bouncer.
 type BouncerShard struct {

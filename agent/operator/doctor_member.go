@@ -142,6 +142,17 @@ func examineShard(s fleetShard) []Finding {
 	return d.findings
 }
 
+// examineFreeing tells what becomes of clients whose primary's host is lost.
+func examineFreeing(d *diagnosis, b cluster.Bouncer) {
+	switch b.Frees {
+	case cluster.FreesByTimeout:
+		d.add(Worth, b.Name, "give the bouncer CAP_NET_ADMIN (its systemd unit has it), on PgBouncer's host, or PgBouncer 1.24",
+			"it cannot close connections to a lost primary: tcp_user_timeout is 30 s, after which its clients are freed, and one that does not read for so long is cut off")
+	case cluster.FreesBySockets, cluster.FreesByKill:
+		d.fine(b.Name, "frees the clients of a lost primary by %s", b.Frees)
+	}
+}
+
 // lookAtBouncers asks the bouncers for their health.
 func (s *Site) lookAtBouncers(ctx context.Context, f fleet) []Finding {
 	d := diagnosis{area: "bouncer"}
@@ -163,6 +174,7 @@ func (s *Site) lookAtBouncers(ctx context.Context, f fleet) []Finding {
 			d.add(Worth, b.Name, "undrain it when the maintenance is over, else see its log", "/health answers %d: the load balancer sends it no clients", status)
 			continue
 		}
+		examineFreeing(&d, b)
 		d.fine(b.Name, "healthy")
 	}
 	for _, shard := range f.shards {

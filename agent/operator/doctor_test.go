@@ -198,3 +198,21 @@ func TestDoctorTellsWarningsOfTheDynamicConfiguration(t *testing.T) {
 		}
 	}
 }
+
+// A bouncer that leaves it to TCP to free clients is told of; one of an older Lictor, which
+// does not say, is not.
+func TestExamineFreeing(t *testing.T) {
+	for frees, want := range map[string]string{
+		cluster.FreesByTimeout: "tcp_user_timeout is 30 s", cluster.FreesBySockets: "by sockets", cluster.FreesByKill: "by kill_client", "": "",
+	} {
+		d := diagnosis{}
+		examineFreeing(&d, cluster.Bouncer{Name: "b1", Frees: frees})
+		said, level := "", Fine
+		for _, f := range d.findings {
+			said, level = said+f.What, f.Level
+		}
+		if (want == "") != (said == "") || !strings.Contains(said, want) || (level == Worth) != (frees == cluster.FreesByTimeout) {
+			t.Errorf("%q: %v %q", frees, level, said)
+		}
+	}
+}

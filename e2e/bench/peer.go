@@ -24,8 +24,8 @@ const tuned = `pidfile = %s
 tcp_keepalive = 1
 tcp_keepidle = 1
 tcp_keepintvl = 1
-tcp_keepcnt = 2
-tcp_user_timeout = 2000
+tcp_keepcnt = 30
+tcp_user_timeout = 0
 query_wait_timeout = 60
 dns_max_ttl = 1
 server_check_delay = 1
