@@ -77,6 +77,8 @@ func (a *Agent) memberValue() cluster.Member {
 		// Not before the guard stands down: whoever sees it may end the agent.
 		Pause:    a.pauseInForce() && a.guard.standsDown(),
 		Timeline: 0,
+		// Always there: without it the others believe who answers at this address, unproved.
+		Lictor: &cluster.MemberLictor{},
 	}
 	if a.m.leavingSync {
 		m.Tags = withNosync(m.Tags)
@@ -90,7 +92,7 @@ func (a *Agent) memberValue() cluster.Member {
 		if o.InRecovery {
 			m.ReceiveLSN, m.ReplayLSN = o.ReceivedLSN, o.ReplayedLSN
 			m.ReplicationState, m.ReplayStandsStill = o.ReplicationState, o.Standstill
-			m.Lictor = &cluster.MemberLictor{LeaderLSN: a.m.leaderLSN()}
+			m.Lictor.LeaderLSN = a.m.leaderLSN()
 		} else if a.m.published.promotedTo == o.Timeline && a.m.published.checkpointed != o.Timeline {
 			done := false
 			m.CheckpointAfterPromote = &done

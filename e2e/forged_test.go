@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	memberapi "github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/proof"
 	"github.com/lictor-ha/lictor/e2e/lab"
@@ -28,6 +29,11 @@ func TestForgedRequests(t *testing.T) {
 	must(t, s.Prepare(ctx))
 	leader := got(s.AwaitHealthy(ctx))(t)
 	replica := got(s.Replicas(ctx))(t)[0]
+	for _, m := range got(s.Snapshot(ctx))(t).Members {
+		if memberapi.PeerOf(m.Value).Patroni {
+			t.Errorf("%s (%s) is taken for a member of Patroni's, which proves nothing", m.Value.Name, m.Value.Role)
+		}
+	}
 	pm, before := got(leader.Postmaster())(t), got(leader.Status(ctx))(t)
 	const never = uint64(1) << 60
 	forged := []struct {
