@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -28,6 +30,9 @@ type GuardClient struct {
 
 	// Files has the rights with which its log is opened.
 	Files osuser.User
+	// Pass are the variables that a guard gets of this process's environment besides
+	// those that it needs.
+	Pass []string
 
 	command []string
 	options GuardOptions
@@ -336,7 +341,7 @@ func (c *GuardClient) connect(ctx context.Context) error {
 	defer out.Close()
 	args := append(c.command[1:len(c.command):len(c.command)], "--watch", "--socket", c.options.Socket, "--data-dir", c.options.DataDir)
 	cmd := exec.Command(c.command[0], args...) //nolint:noctx // it outlives this request
-	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, "/"
+	cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = out, out, "/", c.environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting it: %w", err)
@@ -349,6 +354,20 @@ func (c *GuardClient) connect(ctx context.Context) error {
 	}()
 	c.coming = ended
 	return c.awaitGuard(ctx)
+}
+
+// environment is that of guard and watcher: the agent's tokens and passwords are not in
+// it. These two outlive the agent, and whoever has their user may read it.
+func (c *GuardClient) environment() []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		needed := []string{"PATH", "HOME", "USER", "LOGNAME", "TZ", "TMPDIR"}
+		if slices.Contains(needed, name) || strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "GO") || slices.Contains(c.Pass, name) {
+			env = append(env, kv)
+		}
+	}
+	return env
 }
 
 // awaitGuard waits until the guard that was started answers, or has ended.

@@ -97,7 +97,9 @@ func newInstance(t *testing.T) *instance {
 }
 
 func (p *instance) newClient() *GuardClient {
-	return NewGuardClient([]string{os.Args[0]}, GuardOptions{Socket: filepath.Join(p.dir, "guard.sock"), DataDir: p.data}, filepath.Join(p.dir, "guard.log"))
+	c := NewGuardClient([]string{os.Args[0]}, GuardOptions{Socket: filepath.Join(p.dir, "guard.sock"), DataDir: p.data}, filepath.Join(p.dir, "guard.log"))
+	c.Pass = []string{asGuard}
+	return c
 }
 
 func (p *instance) run(t *testing.T, program string, args ...string) {

@@ -179,6 +179,7 @@ func TestKillOnABrokenFileSystem(t *testing.T) {
 			data := filepath.Join(at, "data")
 			t.Setenv(asGuard, "1")
 			client := NewGuardClient([]string{os.Args[0]}, GuardOptions{Socket: filepath.Join(dir, "s"), DataDir: data}, filepath.Join(dir, "log"))
+			client.Pass = []string{asGuard}
 			// Another one works elsewhere on the same disk, and one on a sound disk.
 			bystanders := []*exec.Cmd{exec.Command(program, "1001"), exec.Command(program, "1002")}
 			for i, work := range []string{at, dir} {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -90,7 +91,7 @@ type selector struct {
 // choose picks the processes that belong, and all their descendants. A process
 // belongs when it is a known one, when its environment carries the marker, when
 // it lives in one of the namespaces, or when it is PostgreSQL at work in a data
-// directory below dir: PostgreSQL overwrites its environment, and its backends
+// directory below dir, or its guard: PostgreSQL overwrites its environment, and its backends
 // are orphans in sessions of their own once the postmaster was killed.
 // Somebody's shell that merely stands in the directory does not belong.
 func (s selector) choose(procs map[int]proc) []proc {
@@ -130,6 +131,12 @@ func (s selector) belongs(p proc) bool {
 		if value, found := environValue(environ, hostMarker); found && s.contains(value) {
 			return true
 		}
+	}
+	if p.comm == "lictor" { // a guard has nothing of the agent's environment
+		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		args := strings.Split(string(cmdline), "\x00")
+		i := slices.Index(args, "--data-dir")
+		return err == nil && i >= 0 && i+1 < len(args) && within(s.dir, args[i+1])
 	}
 	if p.comm != "postgres" && p.comm != "postmaster" {
 		return false
