@@ -173,7 +173,7 @@ var (
 	makeForm     = regexp.MustCompile(`(?:^|[ (])make ([a-z][a-z0-9-]*)`)
 	goTestForm   = regexp.MustCompile(`go (?:test|run) ([^|#]*)`)
 	runForm      = regexp.MustCompile(`-run[ =]('[^']*'|\S+)`)
-	testForm     = regexp.MustCompile(`\bTest[A-Z][A-Za-z0-9]*\b`)
+	testForm     = regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z][A-Za-z0-9]*\b`)
 	faultsForm   = regexp.MustCompile(`FAULTS=([a-z0-9,-]+)`)
 	scenarioForm = regexp.MustCompile(`--scenario ([a-z-]+)`)
 	lictorForm   = regexp.MustCompile(`(?:^|[^\w/.-])(lictor(?: .*)?)$`)
@@ -248,6 +248,51 @@ func TestNamedTestsExist(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// What docs/security.md says of who may do what has a test, which is where the page says.
+func TestSecurityClaimsHaveTests(t *testing.T) {
+	all, err := readTests(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(filepath.Join(root, "docs/security.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, tested := 0, false // whether the lines belong to a table with a column of tests
+	for i, line := range strings.Split(string(content), "\n") {
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		last := strings.TrimSpace(cells[len(cells)-1])
+		switch {
+		case !strings.HasPrefix(line, "|"):
+			tested = false
+			continue
+		case last == "Test":
+			tested = true
+			continue
+		case !tested || strings.HasPrefix(last, "---"):
+			continue
+		}
+		rows++
+		if last == "the same" { // as in the row before
+			continue
+		}
+		named := claims(last)
+		if len(named) == 0 {
+			t.Errorf("docs/security.md:%d: names no test: %s", i+1, last)
+		}
+		for _, c := range named {
+			if c.folder == "" {
+				t.Errorf("docs/security.md:%d: does not say where %s is", i+1, c.test)
+			} else if !slices.Contains(all[c.folder], c.test) {
+				t.Errorf("docs/security.md:%d: there is no %s in %s", i+1, c.test, c.folder)
+			}
+		}
+	}
+	if rows < 30 {
+		t.Errorf("only %d rows", rows)
 	}
 }
 

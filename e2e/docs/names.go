@@ -24,7 +24,7 @@ func readTests(root string) (tests, error) {
 			return nil
 		}
 		for _, decl := range file.Decls {
-			if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, "Test") {
+			if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil && (strings.HasPrefix(f.Name.Name, "Test") || strings.HasPrefix(f.Name.Name, "Fuzz")) {
 				dir := filepath.Dir(path)
 				all[dir] = append(all[dir], f.Name.Name)
 			}
@@ -42,6 +42,30 @@ func (t tests) has(name string) bool {
 		}
 	}
 	return false
+}
+
+var claimForm = regexp.MustCompile("`((?:Test|Fuzz)[A-Z][A-Za-z0-9]*)(?:/[^`]*)?`|in `((?:agent|bouncer|cmd|e2e)[a-z0-9/]*)`")
+
+// claim is a test that a cell of a table names, and the package that it says has it; none
+// where it names none.
+type claim struct{ test, folder string }
+
+// claims reads "`TestA`, `TestB` in `agent/api`, `TestC` in `e2e`": a package is that of all
+// names since the one before.
+func claims(cell string) []claim {
+	var all []claim
+	fresh := 0
+	for _, m := range claimForm.FindAllStringSubmatch(cell, -1) {
+		if m[1] != "" {
+			all = append(all, claim{test: m[1]})
+			continue
+		}
+		for i := fresh; i < len(all); i++ {
+			all[i].folder = m[2]
+		}
+		fresh = len(all)
+	}
+	return all
 }
 
 // matches tells whether -run pattern finds a test in a package, or below it for

@@ -80,3 +80,11 @@ func TestMeaningOf(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestClaims(t *testing.T) {
+	got := claims("`TestA`, `FuzzB` in `agent/api`, `TestC/part` in `e2e`; `TestD`")
+	want := []claim{{"TestA", "agent/api"}, {"FuzzB", "agent/api"}, {"TestC", "e2e"}, {"TestD", ""}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+}
