@@ -208,6 +208,7 @@ func (a *Agent) takeOver(t ha.TakeOver, register bool) {
 				a.m.Snapshot.Initialize = cluster.Entry[string]{Value: request.Initialize, ModifyIndex: written[a.keys.Initialize()]}
 			}
 			a.m.tenure.TookOver(t0, ttl)
+			a.m.published.history = 0 // replicas believe what was written under this lock
 			if a.m.dynamic.Pause {
 				a.armGuard() // which is to remember the pause
 			} else {

@@ -66,7 +66,17 @@ func holdsLease(left time.Duration) func(*View) {
 }
 
 func undersized(v *View) { v.Postgres.Undersized = "max_connections is 25 here, 100 on the primary" }
-func lockGone(v *View)   { v.Cluster.Leader = cluster.Entry[string]{} }
+
+// strayed: a is on timeline 3, b on 5, and the history, which ends with timeline 2, was
+// written at this index; b took the lock at 40.
+func strayed(written uint64) func(*View) {
+	return func(v *View) {
+		v.Cluster.Members[1].Value.Timeline, v.Postgres.Timeline, v.Postgres.Streaming = 5, 3, false
+		v.Cluster.History = cluster.Entry[cluster.History]{ModifyIndex: written, Value: cluster.History{{Timeline: 1, LSN: 3000}, {Timeline: 2, LSN: 4000}}}
+	}
+}
+
+func lockGone(v *View) { v.Cluster.Leader = cluster.Entry[string]{} }
 func down(v *View) {
 	v.Postgres.Running, v.Postgres.Accepting, v.Postgres.Streaming = false, false, false
 }
@@ -396,12 +406,15 @@ func TestFollowing(t *testing.T) {
 		{"replicatefrom itself", view(leads("b", 0), func(v *View) { v.Tags = map[string]any{"replicatefrom": "a"} }), "", "following b"},
 		{"left behind", view(leads("b", 0), func(v *View) {
 			v.Cluster.Members[1].Value.Timeline, v.Postgres.Streaming = 2, false
-			v.Cluster.History = cluster.Entry[cluster.History]{ModifyIndex: 9, Value: cluster.History{{Timeline: 1, LSN: 4999}}}
+			v.Cluster.History = cluster.Entry[cluster.History]{ModifyIndex: 41, Value: cluster.History{{Timeline: 1, LSN: 4999}}}
 		}), "rejoin as replica of b", "timeline 1 ended before"},
 		{"behind, but not beyond the fork", view(leads("b", 0), func(v *View) {
 			v.Cluster.Members[1].Value.Timeline, v.Postgres.Streaming = 2, false
-			v.Cluster.History = cluster.Entry[cluster.History]{ModifyIndex: 9, Value: cluster.History{{Timeline: 1, LSN: 5000}}}
+			v.Cluster.History = cluster.Entry[cluster.History]{ModifyIndex: 41, Value: cluster.History{{Timeline: 1, LSN: 5000}}}
 		}), "", "following b"},
+		{"on a timeline of which the history does not tell", view(leads("b", 0), strayed(41)), "rejoin as replica of b", "is another's"},
+		{"on a timeline of which the history does not tell yet", view(leads("b", 0), strayed(39)), "", "following b"},
+		{"on a timeline of which Patroni's history does not tell", view(leads("b", 0), strayed(39), func(v *View) { v.Cluster.Status.Value.Lictor = nil }), "rejoin as replica of b", "is another's"},
 		{"Patroni leads", view(leads("b", time.Hour), func(v *View) { v.Cluster.Status.Value.Lictor = nil }), "", "following b"},
 	})
 }

@@ -103,6 +103,11 @@ func (v View) leftBehind(leaderTimeline int) bool {
 			return pg.LSN > h.LSN
 		}
 	}
+	// A Lictor leader writes the history anew for each lock that it takes, a moment after
+	// its member key: until then it ends before the timeline that this leader has left.
+	if v.beat() != nil && v.Cluster.History.ModifyIndex < v.Cluster.Leader.ModifyIndex {
+		return false
+	}
 	// A timeline that is none of the leader's ancestors, unless it is so old that
 	// the history does not tell (max_timelines_history).
 	return len(history) > 0 && pg.Timeline > history[0].Timeline

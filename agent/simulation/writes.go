@@ -156,6 +156,7 @@ func (a *agent) takeOver(t ha.TakeOver) {
 			from = a.clock()
 		}
 		a.tenure.TookOver(from, ttl)
+		a.history = 0
 		a.host.w.say("%s: took the lock, lease of %s", a.host.name, a.tenure.Until().Sub(a.clock()))
 		if a.dynamic.Pause {
 			a.armGuard()
