@@ -1,6 +1,8 @@
 package simulation
 
 import (
+	"errors"
+	"maps"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -105,8 +107,7 @@ func (h *host) startAgent() {
 	}
 	a := &agent{host: h, writing: map[string]bool{}, dynamic: h.w.schedule.bootConfig()}
 	a.guardian.a = a
-	h.agent = a
-	h.goesOn()
+	h.changes(func() { h.agent = a })
 	h.w.say("%s: the agent starts", h.name)
 	a.adopt()
 	a.later(h.w.between(0, 5*time.Millisecond), a.keepSession)
@@ -247,7 +248,9 @@ func (a *agent) tags() map[string]any {
 	if a.barredUntil.IsZero() || !a.clock().Before(a.barredUntil) {
 		return a.host.tags
 	}
-	return map[string]any{"nofailover": true}
+	tags := maps.Clone(a.host.tags)
+	tags["nofailover"] = true
+	return tags
 }
 
 const (
@@ -402,8 +405,26 @@ func (g *guardian) enqueue(job func(done func())) {
 	g.next()
 }
 
-// answerWithin is how long the agent waits for the guard (agent/fence).
-const answerWithin = 2 * time.Second
+// How long the agent waits for the guard, and for one that starts PostgreSQL (agent/fence).
+const (
+	answerWithin = 2 * time.Second
+	startWithin  = 10 * time.Second
+)
+
+var errNoAnswer = errors.New("the guard does not answer")
+
+// answered gives an order to the guard up when it is not answered in time.
+func (a *agent) answered(limit time.Duration, order func(done func(error)), done func(error)) {
+	over := false
+	finish := func(err error) {
+		if !over {
+			over = true
+			done(err)
+		}
+	}
+	a.later(limit, func() { finish(errNoAnswer) })
+	order(finish)
+}
 
 func (g *guardian) next() {
 	if g.busy || len(g.queue) == 0 {
@@ -429,9 +450,11 @@ func (g *guardian) armNow(memo guardMemo, done func(error)) {
 		g.a.host.led = memo.killAt
 	}
 	g.enqueue(func(next func()) {
-		g.tell(memo, true, func(err error) {
+		g.a.answered(answerWithin, func(told func(error)) {
+			g.tell(memo, true, func(err error) { g.a.do(func() { told(err) }) })
+		}, func(err error) {
 			next()
-			g.a.do(func() { done(err) })
+			done(err)
 		})
 	})
 }
@@ -480,13 +503,17 @@ func (g *guardian) shorten(memo guardMemo, limit time.Duration, done func(error)
 	})
 }
 
-func (g *guardian) disarm(done func()) {
+func (g *guardian) disarm(done func(error)) {
 	g.enqueue(func(next func()) {
 		g.left = nil
-		g.a.host.guard.disarm(func() {
-			g.may, g.resting, g.a.host.led = 0, false, 0
+		g.a.answered(answerWithin, func(told func(error)) {
+			g.a.host.guard.disarm(func() { g.a.do(func() { told(nil) }) })
+		}, func(err error) {
+			if err == nil {
+				g.may, g.resting, g.a.host.led = 0, false, 0
+			}
 			next()
-			g.a.do(done)
+			done(err)
 		})
 	})
 }

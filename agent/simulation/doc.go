@@ -7,7 +7,7 @@
 //	consul.go, requests.go    a model of Consul, and how requests reach it or do not
 //	postgres.go, wal.go       a model of PostgreSQL, its WAL, and clients that commit
 //	loss.go                   data that are removed, rewound or cloned
-//	guard.go                  the guard's process around fence.Deadline
+//	guard.go, watcher.go      the guard's process around fence.Deadline, and its parent
 //	agent.go, writes.go, tasks.go, listen.go
 //	                          what package agent does around the decision
 //	faults.go                 how each event of a schedule is carried out

@@ -15,6 +15,9 @@ const (
 	KillGuard         Kind = "kill-guard"
 	StopGuard         Kind = "stop-guard"
 	KillAgentAndGuard Kind = "kill-agent-and-guard"
+	KillWatcher       Kind = "kill-watcher" // the guard's parent
+	StopWatcher       Kind = "stop-watcher"
+	StopBoth          Kind = "stop-guard-and-watcher"
 	KillPostmaster    Kind = "kill-postmaster"
 	HangPostmaster    Kind = "hang-postmaster" // of a primary for ever, unless it is killed
 	HangDisk          Kind = "hang-disk"       // for whoever begins a task
@@ -95,6 +98,22 @@ func faults() map[Kind]fault {
 		KillAgentAndGuard: {member: true, inject: func(w *world, e Event) func() {
 			w.hosts[e.Member].guard.die()
 			return killAgent(w, e)
+		}},
+		KillWatcher: {member: true, inject: func(w *world, e Event) func() {
+			w.hosts[e.Member].guard.watcher.die()
+			return nil
+		}},
+		StopWatcher: {member: true, inject: func(w *world, e Event) func() {
+			return w.hosts[e.Member].guard.watcher.stop()
+		}},
+		StopBoth: {member: true, inject: func(w *world, e Event) func() {
+			guard, watcher := stopGuard(w, e), w.hosts[e.Member].guard.watcher.stop()
+			return func() {
+				guard()
+				if watcher != nil {
+					watcher()
+				}
+			}
 		}},
 		KillPostmaster: {member: true, inject: func(w *world, e Event) func() {
 			w.hosts[e.Member].pg.end()
@@ -220,10 +239,10 @@ func stopAgent(w *world, e Event) func() {
 	}
 	a.stopped++
 	return func() {
-		if a.stopped--; a.stopped > 0 || a.dead {
+		a.host.changes(func() { a.stopped-- })
+		if a.stopped > 0 || a.dead {
 			return
 		}
-		a.host.goesOn()
 		held := a.held
 		a.held = nil
 		for _, f := range held {
@@ -238,10 +257,7 @@ func starveAgent(w *world, e Event) func() {
 		return nil
 	}
 	a.starved = 2 * time.Second
-	return func() {
-		a.starved = 0
-		a.host.goesOn()
-	}
+	return func() { a.host.changes(func() { a.starved = 0 }) }
 }
 
 func stopGuard(w *world, e Event) func() {
@@ -249,19 +265,8 @@ func stopGuard(w *world, e Event) func() {
 	g := &h.guard
 	g.stopped++
 	return func() {
-		h.goesOn()
-		if g.stopped > 0 {
-			g.stopped--
-		}
+		h.changes(func() { g.stopped = max(0, g.stopped-1) })
 		g.goOn()
-	}
-}
-
-// goesOn notes that the agent or the guard runs again, of which neither may have, or
-// that a guard which did not run has ended.
-func (h *host) goesOn() {
-	if h.guard.stopped > 0 {
-		h.thawed = h.w.now
 	}
 }
 
@@ -308,6 +313,7 @@ func hostLoss(w *world, e Event) func() {
 	}
 	h.up, h.held = false, nil
 	h.pg.end()
+	h.guard.watcher.die()
 	h.guard = guard{host: h}
 	return func() {
 		h.up = true

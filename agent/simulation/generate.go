@@ -37,6 +37,10 @@ func Generate(seed uint64) Schedule {
 	if pick(3) == 0 {
 		s.NoFailover = []int{1 + pick(s.Members-1)}
 	}
+	if pick(4) == 0 {
+		s.NoStream = []int{pick(s.Members)}
+	}
+	s.Adopted = pick(4) == 0
 	mean := []float64{4, 8, 15, 30, 60}[pick(5)]
 	at := 10.0
 	for {
@@ -64,6 +68,9 @@ func kinds() []struct {
 		{KillGuard, 4},
 		{StopGuard, 3},
 		{KillAgentAndGuard, 3},
+		{KillWatcher, 2},
+		{StopWatcher, 3},
+		{StopBoth, 2},
 		{KillPostmaster, 6},
 		{HangPostmaster, 4},
 		{HangDisk, 4},
@@ -139,7 +146,7 @@ func randomEvent(r *rand.Rand, members int, at time.Duration) Event {
 		e.For = min(e.For, time.Minute)
 	}
 	switch e.Kind {
-	case KillGuard, Reinit, KillPostmaster, SessionLoss, Switchover, SetTTL, SetSyncMode, SetFailsafe:
+	case KillGuard, KillWatcher, Reinit, KillPostmaster, SessionLoss, Switchover, SetTTL, SetSyncMode, SetFailsafe:
 		e.For = 0
 	}
 	return e

@@ -18,6 +18,7 @@ type guard struct {
 	memo     *guardMemo
 	asked    cluster.Instant // starts that were asked for before are refused
 	held     []func()
+	watcher  *watcher // its parent; nil: no guard has run yet
 }
 
 // guardMemo is what the guard keeps for the agent.
@@ -44,7 +45,9 @@ func (g *guard) command(do func(), done func()) {
 	w := g.host.w
 	w.after(w.between(50*time.Microsecond, 2*time.Millisecond), func() {
 		g.run(func() {
-			g.alive = true
+			if !g.alive {
+				g.alive, g.watcher = true, &watcher{host: g.host}
+			}
 			do()
 			if done != nil {
 				done()
@@ -60,6 +63,7 @@ func (g *guard) arm(until cluster.Instant, memo guardMemo, newLease bool, done f
 		if err = g.deadline.Arm(g.host.clock(), until, newLease); err == nil {
 			g.memo = &memo
 			g.watch()
+			g.watcher.share(until)
 		}
 	}, func() {
 		if done != nil {
@@ -76,16 +80,16 @@ func (g *guard) overtake(done func()) {
 	g.command(func() { g.asked = max(g.asked, asked) }, done)
 }
 
-// start launches a primary, unless the deadline has passed, or the agent has killed
-// PostgreSQL since it asked.
-func (g *guard) start(launch func(), refused func(error)) {
+// start launches PostgreSQL, unless the agent has killed it since it asked, and no primary
+// when the deadline has passed.
+func (g *guard) start(primary bool, launch func(), refused func(error)) {
 	asked := g.host.clock()
 	g.command(func() {
 		if asked < g.asked && !g.host.w.mutant.LateStart {
 			refused(errOvertaken)
 			return
 		}
-		if g.deadline.Over(g.host.clock()) && !g.host.w.mutant.GuardOff {
+		if primary && g.deadline.Over(g.host.clock()) && !g.host.w.mutant.GuardOff {
 			refused(fence.ErrDeadlinePassed)
 			return
 		}
@@ -104,7 +108,7 @@ func (g *guard) watch() {
 			g.deadline.Fire()
 			g.memo = nil
 			g.host.w.say("%s: the guard kills PostgreSQL", g.host.name)
-			g.host.pg.kill(func() {})
+			g.host.pg.kill(func() { g.watcher.share(g.deadline.Until) }) // it need not, any more
 		})
 	})
 }
@@ -113,6 +117,7 @@ func (g *guard) disarm(done func()) {
 	g.command(func() {
 		g.deadline.Disarm()
 		g.memo = nil
+		g.watcher.share(0)
 	}, done)
 }
 
@@ -121,6 +126,7 @@ func (g *guard) standDown(memo guardMemo, done func()) {
 	g.command(func() {
 		g.deadline.Disarm()
 		g.memo = &memo
+		g.watcher.share(0)
 	}, done)
 }
 
@@ -128,27 +134,22 @@ func (g *guard) remember(memo guardMemo, done func()) {
 	g.command(func() { g.memo = &memo }, done)
 }
 
-// die is the guard's end: the kernel signals the postmaster.
+// die is the guard's end: the kernel signals the postmaster that it has started, and the
+// watcher kills all that was the guard's.
 func (g *guard) die() {
 	if !g.alive {
 		return
 	}
-	g.host.goesOn() // what it did not do while it was stopped, its end does now
-	held := g.held
-	*g = guard{host: g.host}
+	h, held, last := g.host, g.held, g.watcher
+	h.changes(func() { *g = guard{host: h, watcher: last} })
 	for _, f := range held {
-		g.host.w.after(0, func() { g.run(f) }) // said again to the next guard
+		h.w.after(0, func() { g.run(f) }) // said again to the next guard
 	}
-	w := g.host.w
-	w.say("%s: the guard is gone", g.host.name)
-	life := g.host.pg.life
-	w.after(w.between(time.Millisecond, 100*time.Millisecond), func() {
-		g.host.process(func() {
-			if g.host.pg.life == life {
-				g.host.pg.end()
-			}
-		})
-	})
+	h.w.say("%s: the guard is gone", h.name)
+	if h.pg.parent == last {
+		h.pg.later(h.w.between(time.Millisecond, 100*time.Millisecond), h.pg.end, func() {})
+	}
+	last.inherit()
 }
 
 // recall is what a restarted agent learns: the deadline, and what is remembered. A

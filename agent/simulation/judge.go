@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,6 +90,24 @@ func (j *judge) writable(h *host) {
 	j.onePrimary()
 }
 
+// archiveAlone: nothing that is acknowledged rests on a member tagged nostream, which
+// receives from nobody.
+func (j *judge) archiveAlone() {
+	for _, h := range j.w.hosts {
+		if !cluster.NoStream(h.tags) {
+			continue
+		}
+		if h.pg.streaming || h.pg.upstream != "" {
+			j.fail("I2", "%s is tagged nostream and follows %s", h.name, h.pg.upstream)
+		}
+		for _, primary := range j.w.hosts {
+			if slices.Contains(primary.pg.waits.names, h.name) {
+				j.fail("I2", "%s is tagged nostream and %s waits for it", h.name, primary.name)
+			}
+		}
+	}
+}
+
 // acknowledged: a client was told that its commit is safe.
 func (j *judge) acknowledged(h *host, lsn int64) {
 	b := h.pg.at.branch
@@ -153,6 +172,9 @@ func (j *judge) known(from position) int64 {
 
 // handedOver: a member has stopped its PostgreSQL for a successor that has all WAL.
 func (j *judge) handedOver(h *host, to string) {
+	if cluster.NoStream(j.w.hostNamed(to).tags) {
+		j.fail("I3", "%s hands over to %s, which is tagged nostream and cannot get its last WAL", h.name, to)
+	}
 	j.clean = &cleanHandover{by: h.name, to: to, branch: h.pg.at.branch}
 }
 
@@ -174,6 +196,12 @@ func (j *judge) committed(h *host, ops []op) {
 				} else {
 					alone := time.Duration(float64(j.status.Lictor.Lease()) / 2 * 0.98)
 					c.taken, c.early = h.name, c.released > 0 && j.w.now-c.released < alone
+				}
+			}
+		case o.verb == set && o.key == keySync:
+			for _, other := range j.w.hosts {
+				if cluster.NoStream(other.tags) && slices.Contains(o.value.(cluster.Sync).Standbys(), other.name) {
+					j.fail("I2", "the key sync names %s, which is tagged nostream", other.name)
 				}
 			}
 		case o.verb == set && o.key == keyStatus:

@@ -123,7 +123,8 @@ func (a *agent) remake(t *task, from, upstream string) {
 			t.ends(err)
 			return
 		}
-		a.host.pg.onDisk(func() { t.then(func() { a.host.pg.start(false, upstream, nil, t.ends) }) })
+		start := func() { a.host.pg.start(false, upstream, nil, t.ends) }
+		a.host.pg.onDisk(func() { t.then(func() { t.launch(false, start) }) })
 	})
 }
 

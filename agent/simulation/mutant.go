@@ -19,6 +19,7 @@ type Mutant struct {
 	LeaseFromReply    bool // the lease counts from the answer, not from the moment of sending
 	ExpiredExtended   bool // a beat that succeeded late revives the lease
 	GuardOff          bool
+	WatcherOff        bool
 	GuardNotShortened bool // a shorter ttl shortens neither lease nor guard before the beat is sent
 	ListIgnored       bool // members that are not in the failsafe list take the lock
 	ListForgotten     bool // a failsafe list whose write is uncertain is not asked

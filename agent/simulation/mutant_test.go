@@ -72,7 +72,24 @@ const (
 func alone(ttl int) map[string]any { return map[string]any{"ttl": ttl, "failsafe_mode": false} }
 
 func TestMutantGuardOff(t *testing.T) {
-	killed(t, Mutant{GuardOff: true}, directed(3, alone(8), during(30, 20, StopAgent, a)), "I1")
+	killed(t, Mutant{GuardOff: true}, directed(3, alone(8), during(29, 40, StopWatcher, a), during(30, 20, StopAgent, a)), "I1")
+}
+
+// What the guard does not do as it stands still, its watcher does.
+func TestMutantWatcherOff(t *testing.T) {
+	killed(t, Mutant{WatcherOff: true}, directed(3, alone(8), during(29, 40, StopGuard, a), during(30, 20, StopAgent, a)), "I1")
+}
+
+// The guard stands still when its agent is starved beyond the end of the lease: the agent's
+// own kill comes late.
+func TestMutantWatcherOffStarved(t *testing.T) {
+	killed(t, Mutant{WatcherOff: true}, directed(3, map[string]any{"ttl": 3, "synchronous_mode": true},
+		during(30, 40, StopGuard, a), during(57, 2.8, StarveAgent, a)), "I1")
+}
+
+// A guard is killed whose postmaster stands still: the kernel's signal does not end it.
+func TestMutantWatcherOffOrphans(t *testing.T) {
+	killed(t, Mutant{WatcherOff: true}, directed(3, alone(8), during(29, 1, HangPostmaster, a), during(30, 30, KillAgentAndGuard, a)), "I1")
 }
 
 func TestMutantSessionLossIsLeaseLoss(t *testing.T) {
@@ -277,7 +294,7 @@ func TestMutantSyncIndexKept(t *testing.T) {
 // successor: nothing but that voter's parting keeps its commits from being acknowledged.
 func unfenced() Schedule {
 	return directed(3, map[string]any{"ttl": 8, "synchronous_mode": "quorum"},
-		during(28, 60, CutBoth, c).to(3), during(30, 60, StopAgent, a), during(30, 60, StopGuard, a), during(120, 30, HostLoss, b))
+		during(28, 60, CutBoth, c).to(3), during(30, 60, StopAgent, a), during(30, 60, StopBoth, a), during(120, 30, HostLoss, b))
 }
 
 func TestMutantVoterStays(t *testing.T) { killed(t, Mutant{VoterStays: true}, unfenced(), "I2") }

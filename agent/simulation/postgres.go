@@ -23,6 +23,8 @@ type postgres struct {
 	waits, wanted                      waits   // in force, and in the file that the next reload reads
 	pending                            []int64 // commits that wait for standbys
 	life                               int     // so that what was begun in an earlier one ends without effect
+	// parent is the watcher of the guard that has started it; nil: no guard has.
+	parent *watcher
 	// empty: there is nothing in the data directory; loss, losses: loss.go.
 	empty  bool
 	loss   *loss
@@ -117,6 +119,7 @@ func (p *postgres) start(primary bool, upstream string, sync *waits, done func(e
 		return
 	}
 	p.life++
+	p.parent = p.host.guard.watcher
 	p.running, p.stopping, p.primary, p.upstream, p.aim = true, false, primary, upstream, upstream
 	p.later(p.takes(50*time.Millisecond, time.Second), func() {
 		p.ready, p.served = true, true
@@ -317,7 +320,7 @@ func (p *postgres) end() {
 	p.refuse()
 	p.life++
 	p.running, p.ready, p.stopping, p.streaming = false, false, false, false
-	p.hung, p.served = false, false
+	p.hung, p.served, p.parent = false, false, nil
 	left := p.stuck
 	p.stuck = nil
 	for _, s := range left {

@@ -19,6 +19,7 @@ type Schedule struct {
 	Drift      []float64 // by how much each host's clock runs fast
 	NoFailover []int     // members with that tag
 	NoStream   []int     // members that get WAL from the archive alone
+	Adopted    bool      // a's PostgreSQL runs before its agent first comes: no guard has started it
 	Config     map[string]any
 	// KillBefore is fence.kill_before of every member, half of fence.demote_before;
 	// zero: their defaults.
@@ -63,6 +64,9 @@ func (s Schedule) String() string {
 	}
 	for _, i := range s.NoStream {
 		fmt.Fprintf(&b, ", %s nostream", memberName(i))
+	}
+	if s.Adopted {
+		b.WriteString(", PostgreSQL of a is adopted")
 	}
 	b.WriteByte('\n')
 	for _, e := range s.Events {
@@ -190,6 +194,11 @@ func newWorld(s Schedule, o Options) *world {
 		h.pg = postgres{host: h, at: position{w.root, 1000}, primary: i == 0}
 		h.guard = guard{host: h}
 		w.hosts = append(w.hosts, h)
+	}
+	if s.Adopted {
+		pg := &w.hosts[0].pg
+		pg.running, pg.ready, pg.served = true, true, true
+		pg.accept()
 	}
 	for _, h := range w.hosts {
 		w.after(w.between(0, time.Second), h.startAgent)

@@ -50,6 +50,7 @@ func Shrink(s Schedule, o Options, tries int) Schedule {
 		func(s *Schedule) { s.Drift = nil },
 		func(s *Schedule) { s.NoFailover = nil },
 		func(s *Schedule) { s.NoStream = nil },
+		func(s *Schedule) { s.Adopted = false },
 	} {
 		candidate := s
 		simpler(&candidate)

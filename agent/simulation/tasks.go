@@ -12,9 +12,9 @@ import (
 type task struct {
 	a         *agent
 	kind      ha.TaskKind
-	replaces  bool              // the data, or has interrupted a task that does
-	before    *task             // the one that this one stops; nil: none
-	last      func(then func()) // of one that stops PostgreSQL; nil: nothing
+	replaces  bool                   // the data, or has interrupted a task that does
+	before    *task                  // the one that this one stops; nil: none
+	last      func(then func(error)) // of one that stops PostgreSQL; nil: nothing
 	cancelled bool
 	worked    bool   // its work is done
 	finished  bool   // and that of what it interrupted
@@ -79,11 +79,11 @@ func (t *task) end(err error) {
 	t.worked = true
 	a, b := t.a, t.before
 	if b == nil || b.finished {
-		t.lastly(err, func() { t.finish(func() { t.outcome(err) }) })
+		t.lastly(err, func(err error) { t.finish(func() { t.outcome(err) }) })
 		return
 	}
 	told := false
-	tell := func(then func()) {
+	tell := func(then func(error)) {
 		if !told {
 			told = true
 			t.lastly(err, then)
@@ -95,13 +95,13 @@ func (t *task) end(err error) {
 			t.finish(func() {})
 			return
 		}
-		tell(func() { t.finish(func() { t.outcome(err) }) })
+		tell(func(err error) { t.finish(func() { t.outcome(err) }) })
 	}
 	a.later(lingering, func() {
 		if ended || a.task != t {
 			return
 		}
-		tell(func() {
+		tell(func(err error) {
 			a.taskEdge++
 			if a.task == t {
 				t.kind = ha.TaskInterrupted
@@ -117,9 +117,9 @@ func (t *task) end(err error) {
 }
 
 // lastly does what comes last when PostgreSQL was stopped.
-func (t *task) lastly(err error, then func()) {
+func (t *task) lastly(err error, then func(error)) {
 	if err != nil || t.last == nil {
-		then()
+		then(err)
 		return
 	}
 	t.last(then)
@@ -263,28 +263,51 @@ func (a *agent) fenceNow() {
 	}
 	a.fencing = true
 	a.tenure.Drop()
-	a.startStop(func(t *task) { t.kill() }, true, func(error) {
+	a.startStop(func(t *task) { t.kill() }, true, func(err error) {
 		a.fencing = false
-		a.stoppedOnPurpose()
+		if err == nil || !a.host.pg.running {
+			a.stoppedOnPurpose()
+		}
 	})
 }
 
 // kill ends PostgreSQL for a task, so that no start which was asked for before comes up
 // any more.
 func (t *task) kill() {
-	pg, dead := &t.a.host.pg, func() { t.end(nil) }
+	pg, g, dead := &t.a.host.pg, &t.a.host.guard, func() { t.end(nil) }
 	pg.kill(func() {
 		t.then(func() {
-			t.a.host.guard.overtake(func() {
-				t.then(func() {
-					if !pg.running {
-						dead()
-						return
-					}
-					pg.kill(func() { t.then(dead) })
-				})
+			t.a.answered(answerWithin, func(done func(error)) {
+				g.overtake(func() { t.then(func() { done(nil) }) })
+			}, func(err error) {
+				if err != nil || !pg.running {
+					t.end(err)
+					return
+				}
+				pg.kill(func() { t.then(dead) })
 			})
 		})
+	})
+}
+
+// launch has the guard start PostgreSQL. One that stands still is asked whether it is
+// there first, so that it does not start what was given up.
+func (t *task) launch(primary bool, start func()) {
+	g, asleep, over := &t.a.host.guard, t.a.host.guard.stopped > 0, false
+	g.start(primary, func() {
+		if !over || !asleep {
+			over = true
+			start()
+		}
+	}, func(err error) {
+		over = true
+		t.ends(err)
+	})
+	t.a.later(startWithin, func() {
+		if !over {
+			over = true
+			t.end(errNoAnswer)
+		}
 	})
 }
 
@@ -349,16 +372,16 @@ func (a *agent) startPostgres(primary bool, upstream string, sync *ha.SetSync) {
 	a.startTask(ha.TaskStart, func(t *task) {
 		start := func() { a.host.pg.start(primary, upstream, setting, t.ends) }
 		if !primary {
-			a.host.pg.onDisk(func() { t.then(start) })
+			a.host.pg.onDisk(func() { t.then(func() { t.launch(false, start) }) })
 			return
 		}
 		onDisk := func() {
 			a.host.pg.onDisk(func() {
 				if a.host.w.mutant.LateStart {
-					a.do(func() { a.host.guard.start(start, t.ends) })
+					a.do(func() { t.launch(true, start) })
 					return
 				}
-				t.then(func() { a.host.guard.start(start, t.ends) })
+				t.then(func() { t.launch(true, start) })
 			})
 		}
 		a.guardian.armNow(memo, func(err error) {
@@ -387,7 +410,8 @@ func (a *agent) rejoin(r ha.Rejoin) {
 						t.ends(err)
 						return
 					}
-					a.host.pg.onDisk(func() { t.then(func() { a.host.pg.start(false, unless(r.NoStream, r.Upstream), nil, t.ends) }) })
+					start := func() { a.host.pg.start(false, unless(r.NoStream, r.Upstream), nil, t.ends) }
+					a.host.pg.onDisk(func() { t.then(func() { t.launch(false, start) }) })
 				})
 			})
 		})
@@ -481,7 +505,7 @@ func (a *agent) promote(p ha.Promote) {
 			t.then(func() {
 				if a.host.pg.failing > 0 && a.host.w.chance(0.2) {
 					forbidden = true
-					a.guardian.disarm(func() { t.ends(errors.New("pre_promote failed")) })
+					a.guardian.disarm(func(err error) { t.ends(errors.Join(errors.New("pre_promote failed"), err)) })
 					return
 				}
 				a.host.pg.promote(above, last, ended)
@@ -511,7 +535,7 @@ func (a *agent) handover(successor string) {
 		a.host.w.at(a.host.when(deadline), func() { t.ends(errors.New("the handover took too long")) })
 		drop := func() {
 			dropped = true
-			a.guardian.disarm(func() { t.ends(nil) })
+			a.guardian.disarm(t.ends)
 		}
 		a.host.pg.stop(func(error) {
 			t.then(func() {

@@ -65,6 +65,7 @@ const connections = 20
 // then.
 func (w *world) clients() {
 	w.judge.onePrimary()
+	w.judge.archiveAlone()
 	for _, h := range w.hosts {
 		h.pg.receive()
 		h.pg.restore()

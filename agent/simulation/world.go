@@ -171,17 +171,34 @@ func (h *host) process(do func()) {
 	}
 }
 
-// exempt tells whether neither guard nor agent of the host run, or did until just
-// now: then only a watchdog could exclude two primaries (docs/design.md, ruling 10).
+// exempt tells whether of agent, guard and watcher of the host none runs, or did until
+// just now: then only a watchdog could exclude two primaries (docs/design.md, ruling 10).
 func (h *host) exempt() bool {
 	return h.frozen || h.unguarded() || h.thawed > 0 && h.w.now-h.thawed < time.Second
 }
 
-// unguarded tells whether the guard is stopped, and the agent does not run as it
-// must either.
+// unguarded tells whether neither agent nor guard nor watcher runs as it must, and the
+// kernel does not end PostgreSQL either: it does when the guard has died that started it,
+// unless the postmaster stands still.
 func (h *host) unguarded() bool {
 	a := h.agent
-	return h.guard.stopped > 0 && (a == nil || a.stopped > 0 || a.starved > 0)
+	if a != nil && a.stopped == 0 && a.starved == 0 || h.guard.watcher.runs() {
+		return false
+	}
+	if h.guard.alive {
+		return h.guard.stopped > 0
+	}
+	return h.pg.hung || h.pg.parent == nil
+}
+
+// changes does something to agent, guard or watcher, and notes when one of them runs
+// again of which none did.
+func (h *host) changes(do func()) {
+	was := h.unguarded()
+	do()
+	if was && !h.unguarded() {
+		h.thawed = h.w.now
+	}
 }
 
 // network is who can send to whom. Consul is the last node.
