@@ -19,13 +19,15 @@ func (a *Agent) keepSecret(ctx context.Context) {
 	}
 	var index uint64
 	told := ""
+	seen := false // in Consul, by this run
 	for ctx.Err() == nil {
 		query, cancel := context.WithTimeout(ctx, watchFor+watchGrace)
 		value, modified, next, err := a.store.WatchKey(query, a.keys.Secret(), index, watchFor)
 		cancel()
 		index = next
 		if err == nil {
-			err = a.learnSecret(ctx, value, modified)
+			seen = seen || modified != 0
+			err = a.learnSecret(ctx, value, modified, seen)
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -42,16 +44,39 @@ func (a *Agent) keepSecret(ctx context.Context) {
 	}
 }
 
-// learnSecret takes in what Consul shows.
-func (a *Agent) learnSecret(ctx context.Context, value []byte, modified uint64) error {
+// rememberedSecretWaits is how long a member that has the secret of an earlier run alone
+// leaves it to the others to put theirs back: that one may have been rotated away.
+const rememberedSecretWaits = 2 * time.Second
+
+// restoreSecret writes the key that Consul has not: with the secret that is held, or with
+// the shard's first one. Another one than the members know would part them for as long as
+// some of them cannot read it, for good if Consul fails then: who wants another one
+// rotates it.
+func (a *Agent) restoreSecret(ctx context.Context, seen bool) error {
+	secret, held := a.secrets.Secret()
+	switch {
+	case !held:
+		secret = proof.NewSecret()
+	case !seen:
+		pause(ctx, rememberedSecretWaits)
+	}
+	write, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
+	defer cancel()
+	err := a.store.Write(write, a.keys.Secret(), 0, secret.Encode())
+	switch {
+	case errors.Is(err, consul.ErrConflict):
+		return nil // another member was first, which the watch shows
+	case err == nil && held:
+		a.log.Warn().Str("key", a.keys.Secret()).Strs("secrets", secret.Fingerprints()).
+			Msg("the shard's secret was missing in Consul; written back (lictor rotate-secret makes another one)")
+	}
+	return err
+}
+
+// learnSecret takes in what Consul shows; seen: it has shown a secret to this run.
+func (a *Agent) learnSecret(ctx context.Context, value []byte, modified uint64, seen bool) error {
 	if modified == 0 {
-		write, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
-		defer cancel()
-		err := a.store.Write(write, a.keys.Secret(), 0, proof.NewSecret().Encode())
-		if errors.Is(err, consul.ErrConflict) {
-			return nil // another member has made one, which the watch shows
-		}
-		return err
+		return a.restoreSecret(ctx, seen)
 	}
 	s, err := proof.Parse(value)
 	if err != nil {
@@ -60,8 +85,13 @@ func (a *Agent) learnSecret(ctx context.Context, value []byte, modified uint64) 
 	if now, held := a.secrets.Secret(); held && now.Equal(s) {
 		return nil
 	}
+	before, held := a.secrets.Secret()
 	a.secrets.Keep(s)
-	a.log.Info().Strs("secrets", s.Fingerprints()).Msg("the shard's secret is known")
+	log := a.log.Info()
+	if held && !s.Follows(before) {
+		log = a.log.Warn().Bool("no_rotation", true) // it has nothing of the one before: deleted, or written by hand
+	}
+	log.Strs("secrets", s.Fingerprints()).Msg("the shard's secret is known")
 	if err := a.pg.KeepSecret(s.Encode()); err != nil {
 		a.log.Warn().Err(err).Msg("the shard's secret cannot be kept: an agent that begins while Consul is away has none")
 	}

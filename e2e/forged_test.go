@@ -107,6 +107,45 @@ func TestForgedRequests(t *testing.T) {
 		})
 	}
 
+	t.Run("a secret that is deleted, and then Consul fails", func(t *testing.T) {
+		before := read(t)
+		remove := func() {
+			must(t, l.Consul(ctx, func(ctx context.Context, c *api.Client) error {
+				_, err := c.KV().Delete(keys.Secret(), (&api.WriteOptions{}).WithContext(ctx))
+				return err
+			}))
+		}
+		remove()
+		await(ctx, t, "the secret was not written back", func() error {
+			var value []byte
+			err := l.Consul(ctx, func(ctx context.Context, c *api.Client) error {
+				pair, _, err := c.KV().Get(keys.Secret(), (&api.QueryOptions{}).WithContext(ctx))
+				if pair != nil {
+					value = pair.Value
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			_, err = proof.Parse(value)
+			return err
+		})
+		if !read(t).Equal(before) {
+			t.Error("it is another one than the members know")
+		}
+		for range 5 { // whatever each of them has seen of it when Consul goes
+			remove()
+		}
+		for _, c := range l.ConsulServers() {
+			must(t, c.Kill(ctx))
+		}
+		awaitFailsafe(ctx, t, leader)
+		must(t, l.StartConsul(ctx))
+		awaitConsulLease(ctx, t, leader)
+		unmoved(t)
+	})
+
 	t.Run("another secret, while Consul is there and after it has gone", func(t *testing.T) {
 		command := l.Command(ctx, os.Getenv("LICTOR_BIN"), "rotate-secret", s.Name, "--force", "--consul", l.ConsulServers()[0].HTTP)
 		if out, err := command.CombinedOutput(); err != nil || strings.Contains(string(out), "warning") {

@@ -107,3 +107,27 @@ func TestNothingCanBeMoved(t *testing.T) {
 		seen[sum] = name
 	}
 }
+
+// Secrets that follow each other in a rotation are taken by those who have either; one
+// that was made anew is not.
+func TestFollows(t *testing.T) {
+	first := NewSecret()
+	announced := first.Announce()
+	used := announced.Rotate()
+	for _, c := range []struct {
+		name          string
+		after, before Secret
+		want          bool
+	}{
+		{"the same", first, first, true},
+		{"announced", announced, first, true},
+		{"used", used, announced, true},
+		{"forgotten", used.Forget(), used, true},
+		{"two steps", used.Forget(), first, false},
+		{"another", NewSecret(), first, false},
+	} {
+		if got := c.after.Follows(c.before); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}

@@ -57,15 +57,15 @@ func random(n int) []byte {
 func Parse(value []byte) (Secret, error) {
 	var s Secret
 	if err := json.Unmarshal(value, &s); err != nil {
-		return Secret{}, errors.New("the shard's secret is not JSON of the expected shape; delete the key, and the agents make another one")
+		return Secret{}, errors.New("the shard's secret is not JSON of the expected shape; delete the key, and the agents write back the one that they know")
 	}
 	for _, k := range s.all() {
 		if len(k) < secretSize {
-			return Secret{}, fmt.Errorf("the shard's secret has %d bytes, must have %d or more; delete the key, and the agents make another one", len(k), secretSize)
+			return Secret{}, fmt.Errorf("the shard's secret has %d bytes, must have %d or more; delete the key, and the agents write back the one that they know", len(k), secretSize)
 		}
 	}
 	if s.Current == nil {
-		return Secret{}, errors.New("the shard's secret is empty; delete the key, and the agents make another one")
+		return Secret{}, errors.New("the shard's secret is empty; delete the key, and the agents write back the one that they know")
 	}
 	return s, nil
 }
@@ -109,6 +109,19 @@ func Fingerprint(key []byte) string {
 // Equal reports whether both take and use the same.
 func (s Secret) Equal(other Secret) bool {
 	return bytes.Equal(s.Current, other.Current) && bytes.Equal(s.Next, other.Next) && bytes.Equal(s.Previous, other.Previous)
+}
+
+// Follows reports whether s takes a key that before takes, too: both believe each other's
+// requests while they differ.
+func (s Secret) Follows(before Secret) bool {
+	for _, k := range s.all() {
+		for _, b := range before.all() {
+			if bytes.Equal(k, b) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Keeper holds the newest secret for those that prove and verify. The zero value has
