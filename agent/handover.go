@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -128,7 +129,8 @@ func (a *Agent) holdClients(ctx context.Context, session string, plan cluster.Ha
 	case cluster.OnBusyRefuse:
 		patience = 0
 	}
-	busy, held := 0, 0
+	held := 0
+	var busy []told
 	for _, answer := range a.tellBouncers(ctx, bouncers, plan, patience) {
 		switch {
 		case answer.err != nil:
@@ -137,14 +139,43 @@ func (a *Agent) holdClients(ctx context.Context, session string, plan cluster.Ha
 			a.log.Warn().Str("problem", printable.Text(answer.Problem)).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
 		default:
 			held++
-			busy += max(0, answer.Busy) // somebody's less than none hides nobody else's
+			if answer.Busy > 0 { // somebody's less than none hides nobody else's
+				busy = append(busy, answer)
+			}
 		}
 	}
-	a.log.Info().Int("bouncers", len(bouncers)).Int("holding", held).Int("busy", busy).Msg("clients are held for the handover")
-	if busy > 0 && (onBusy == cluster.OnBusyWait || onBusy == cluster.OnBusyRefuse) {
-		return fmt.Errorf("%d transactions (in session pooling: sessions) of clients still run; end them, or ask for on_busy: cancel", busy)
+	a.log.Info().Int("bouncers", len(bouncers)).Int("holding", held).Strs("busy", whoIsBusy(busy)).Msg("clients are held for the handover")
+	if len(busy) > 0 && (onBusy == cluster.OnBusyWait || onBusy == cluster.OnBusyRefuse) {
+		clients, err := a.pg.Clients(ctx)
+		if err := veto(busy, clients, err); err != nil {
+			return err
+		}
+		a.log.Warn().Strs("busy", whoIsBusy(busy)).Msg("bouncers say that transactions run, and no client has a connection to PostgreSQL: not believed")
 	}
 	return ctx.Err()
+}
+
+// veto says why a handover that must not cancel anything is called off. Any session may
+// register as a bouncer; so they are believed as far as PostgreSQL has clients, and named.
+func veto(busy []told, clients int, unasked error) error {
+	if len(busy) == 0 || unasked == nil && clients == 0 {
+		return nil
+	}
+	return fmt.Errorf("transactions (in session pooling: sessions) of clients still run, by the word of %s; end them, or ask for on_busy: cancel", strings.Join(whoIsBusy(busy), ", "))
+}
+
+// mostNamed is how many bouncers a message names.
+const mostNamed = 8
+
+func whoIsBusy(answers []told) []string {
+	var who []string
+	for i, answer := range answers {
+		if i == mostNamed {
+			return append(who, fmt.Sprintf("%d others", len(answers)-i))
+		}
+		who = append(who, fmt.Sprintf("bouncer %s: %d", printable.Short(answer.bouncer, printable.MaxValue), answer.Busy))
+	}
+	return who
 }
 
 // bouncers are those that serve this shard.

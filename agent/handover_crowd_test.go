@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -66,5 +67,38 @@ func TestABouncersAnswerInALine(t *testing.T) {
 	defer poolers.Close()
 	if err := poolers.PostJSON(t.Context(), talker.URL, "/poke", nil, nil); err == nil || len(err.Error()) > 8192 || strings.Contains(err.Error(), "\x1b") {
 		t.Errorf("%d bytes", len(err.Error()))
+	}
+}
+
+// What bouncers say runs calls a handover off as far as PostgreSQL has clients, and the
+// message names who has said so.
+func TestABouncersVeto(t *testing.T) {
+	busy := func(name string, n int) told {
+		return told{bouncer: name, HandoverAnswer: cluster.HandoverAnswer{Busy: n}}
+	}
+	crowd := make([]told, 1000)
+	for i := range crowd {
+		crowd[i] = busy(strings.Repeat("x", 500)+"\x1b", 1)
+	}
+	for _, c := range []struct {
+		name    string
+		busy    []told
+		clients int
+		unasked error
+		want    string // empty: it goes on
+	}{
+		{"none", nil, 3, nil, ""},
+		{"one, and clients", []told{busy("pooler1", 2), busy("pooler2", 1)}, 1, nil, "bouncer pooler1: 2, bouncer pooler2: 1"},
+		{"one, and no client", []told{busy("evil", 1)}, 0, nil, ""},
+		{"PostgreSQL cannot be asked", []told{busy("pooler1", 2)}, 0, errors.New("no slot"), "pooler1"},
+		{"a crowd", crowd, 1, nil, "992 others"},
+	} {
+		err := veto(c.busy, c.clients, c.unasked)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err != nil && (len(err.Error()) > 4096 || strings.Contains(err.Error(), "\x1b")) {
+			t.Errorf("%s: %d bytes", c.name, len(err.Error()))
+		}
 	}
 }

@@ -113,6 +113,12 @@ func TestStrangers(t *testing.T) {
 			if said := fmt.Sprint(r.Header, string(body)); r.Header.Get("Authorization") != "" || strings.Contains(said, password) {
 				t.Errorf("it was shown %s", said)
 			}
+			if r.URL.Path == "/handover" { // for ever busy
+				var asked cluster.HandoverRequest
+				_ = json.Unmarshal(body, &asked)
+				_ = json.NewEncoder(w).Encode(cluster.HandoverAnswer{ID: asked.Handover.ID, Bouncer: "evil", Paused: true, Busy: 1})
+				return
+			}
 			w.WriteHeader(http.StatusConflict)
 		}))
 		defer forged.Close()
@@ -130,7 +136,7 @@ func TestStrangers(t *testing.T) {
 			}
 			return err
 		}))
-		body := fmt.Sprintf(`{"leader": %q}`, leader.Name)
+		body := fmt.Sprintf(`{"leader": %q, "on_busy": "refuse"}`, leader.Name)
 		code, text, err := request(ctx, http.DefaultClient, http.MethodPost, "http://"+leader.REST+"/switchover", strings.NewReader(body), func(r *http.Request) {
 			r.SetBasicAuth(user, password)
 		})

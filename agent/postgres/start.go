@@ -296,3 +296,19 @@ func (p *Instance) Checkpoint(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Clients is how many clients have a connection to PostgreSQL, besides its agent.
+func (p *Instance) Clients(ctx context.Context) (int, error) {
+	conn, err := p.dedicated(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer hangUpOn(conn)
+	var n int
+	err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_catalog.pg_stat_activity
+		WHERE backend_type = 'client backend' AND NOT (application_name = $1 AND usename = current_user)`, agentName).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("counting the clients of PostgreSQL: %w", err)
+	}
+	return n, nil
+}

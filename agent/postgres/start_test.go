@@ -80,3 +80,23 @@ func TestPromoteAfter(t *testing.T) {
 		t.Errorf("after the promotion: %+v %v", d, err)
 	}
 }
+
+// Clients are those of others: neither the agent's own connections nor PostgreSQL's
+// processes.
+func TestClients(t *testing.T) {
+	ctx := within(t)
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	_, err := p.Observe(ctx)
+	must(t, err)
+	if n, err := p.Clients(ctx); err != nil || n != 0 {
+		t.Errorf("without a client: %d %v", n, err)
+	}
+	conn, err := connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, "postgres", "somebody")
+	must(t, err)
+	defer hangUpOn(conn)
+	if n, err := p.Clients(ctx); err != nil || n != 1 {
+		t.Errorf("with one: %d %v", n, err)
+	}
+}
