@@ -129,6 +129,18 @@ func TestOwnDirectory(t *testing.T) {
 	if err := u.OwnDirectory(roots, 0o700); err == nil {
 		t.Error("a directory with content was given away")
 	}
+	// The user's own link to what is root's and empty.
+	must(t, os.Mkdir(filepath.Join(roots, "spool"), 0o755))
+	link := filepath.Join(theirs, "link")
+	must(t, u.Do(func() error { return os.Symlink(filepath.Join(roots, "spool"), link) }))
+	if err := u.OwnDirectory(link, 0o700); err == nil {
+		t.Error("a directory of root's was given away through a link of the user's")
+	}
+	info, err := os.Stat(filepath.Join(roots, "spool"))
+	must(t, err)
+	if info.Sys().(*syscall.Stat_t).Uid != 0 || info.Mode().Perm() != 0o755 {
+		t.Errorf("root's directory: %v", info)
+	}
 }
 
 // Where only root can have put anything root's rights are used: a user has none there.
