@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // rules are those by which this agent reads the dynamic configuration.
@@ -355,12 +358,32 @@ func (a *Agent) resumeConfig(config json.RawMessage) {
 
 // once logs a problem when it is new or has changed, until clearOnce.
 func (a *Agent) once(topic, message, detail string) {
-	if a.m.told[topic] == detail {
+	problem := message + ": " + detail
+	if a.m.told[topic] == problem {
 		return
 	}
-	a.m.told[topic] = detail
+	a.m.told[topic] = problem
 	a.log.Error().Str("detail", detail).Msg(message)
 }
+
+// problems are those that were logged and last, and the values that PostgreSQL refuses.
+func (a *Agent) problems() []string {
+	all := slices.Collect(maps.Values(a.m.told))
+	for _, why := range a.pg.Refused() {
+		all = append(all, "PostgreSQL refuses the value of a parameter, which is not used: "+why)
+	}
+	slices.Sort(all)
+	for i := range all {
+		all[i] = printable.Short(all[i], mostOfAProblem)
+	}
+	return all[:min(len(all), mostProblems)]
+}
+
+// What is shown of problems at most: how many, and bytes of each.
+const (
+	mostProblems   = 16
+	mostOfAProblem = 500
+)
 
 func (a *Agent) clearOnce(topic string) {
 	if _, told := a.m.told[topic]; told {

@@ -74,7 +74,7 @@ type member struct {
 	configToCache []byte
 
 	published   published
-	told        map[string]string // problems that were logged, by topic
+	told        map[string]string // problems that were logged and last, by topic
 	fencing     bool
 	settingSync bool
 	disk        disk

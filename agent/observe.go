@@ -228,7 +228,7 @@ func (a *Agent) show(reason string) {
 		At: time.Now(), LoopAt: time.Now(), Name: a.cfg.Name, Scope: a.cfg.Scope, Version: publicVersion(a.version), Tags: publishedTags(a.tags()),
 		Cluster: a.m.Snapshot, Dynamic: a.m.dynamic, ConsulSeen: a.m.readWall, Reason: reason, Refused: a.m.refused,
 		Leader: a.m.tenure.Held(now), LeaseLeft: a.leaseLeft(now), FailsafeActive: a.m.tenure.OnFailsafe(), OtherPrimaries: a.m.others, Watchdog: a.watchdog.State(),
-		Member: a.memberValue(), Task: a.progress(),
+		Member: a.memberValue(), Task: a.progress(), Problems: a.problems(),
 		Postgres: api.Postgres{
 			State: a.pgStateName(), Accepting: o.Accepting && a.m.pg.running, InRecovery: !a.m.pg.primary(),
 			StartTime: o.StartTime, ServerVersion: o.ServerVersion, SystemIdentifier: a.m.data.SystemIdentifier,

@@ -78,7 +78,7 @@ func (a *Agent) memberValue() cluster.Member {
 		Pause:    a.pauseInForce() && a.guard.standsDown(),
 		Timeline: 0,
 		// Always there: without it the others believe who answers at this address, unproved.
-		Lictor: &cluster.MemberLictor{},
+		Lictor: &cluster.MemberLictor{Problems: len(a.problems())},
 	}
 	if a.m.leavingSync {
 		m.Tags = withNosync(m.Tags)
@@ -231,7 +231,7 @@ func (a *Agent) worthWriting(value cluster.Member) bool {
 	for _, m := range []*cluster.Member{&before, &value} {
 		m.XLogLocation, m.ReceiveLSN, m.ReplayLSN = 0, 0, 0
 		if m.Lictor != nil {
-			m.Lictor = &cluster.MemberLictor{}
+			m.Lictor = &cluster.MemberLictor{Problems: m.Lictor.Problems}
 		}
 	}
 	return !reflect.DeepEqual(before, value) || a.clock().Sub(a.m.published.touched) >= a.m.dynamic.LoopWait

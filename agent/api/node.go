@@ -126,6 +126,8 @@ type State struct {
 	Refused string
 	// Reason is the last decision in words.
 	Reason string
+	// Problems are what somebody has to mend that the agent has told in its log.
+	Problems []string
 
 	// Leader says that this member holds the lock and an unexpired lease.
 	Leader bool

@@ -76,6 +76,8 @@ type lictorStatus struct {
 	// Watchdog is absent when its mode is off.
 	Watchdog *watchdogStatus `json:"watchdog,omitempty"`
 	Reason   string          `json:"reason"`
+	// Problems are what somebody has to mend; absent when there is nothing.
+	Problems []string `json:"problems,omitempty"`
 	// OtherPrimaries must be empty.
 	OtherPrimaries []string `json:"other_primaries,omitempty"`
 	// Task is the long piece of work under way, absent when there is none.
@@ -214,7 +216,7 @@ func (s *Server) lictor(state State) lictorStatus {
 	now := s.now()
 	out := lictorStatus{
 		Guard: guardStatus{Running: state.GuardRunning}, Watchdog: newWatchdogStatus(state.Watchdog),
-		Reason: state.Reason, OtherPrimaries: state.OtherPrimaries,
+		Reason: state.Reason, Problems: state.Problems, OtherPrimaries: state.OtherPrimaries,
 		Beat:      state.Cluster.Status.Value.Lictor,
 		Restoring: state.Postgres.Restoring, Parted: state.ObservedParted,
 	}

@@ -49,6 +49,8 @@ type MemberLictor struct {
 	// own ones: what it had not reached then is its lag. Zero: it has not looked since
 	// it knew of one.
 	LeaderLSN int64 `json:"leader_lsn,omitempty"`
+	// Problems is how many problems it tells of that somebody has to mend.
+	Problems int `json:"problems,omitempty"`
 }
 
 // PendingChange is a parameter that takes effect with the next restart.

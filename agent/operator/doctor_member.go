@@ -63,6 +63,9 @@ func examineMember(m memberFacts) []Finding {
 		d.add(Wrong, who, "let its Consul token write the key lictor/secrets/NAMESPACE/SCOPE (docs/security.md); its log says more",
 			"it does not know the shard's secret: no member believes it, and when Consul is away writes end")
 	}
+	for _, p := range s.Lictor.Problems {
+		d.add(Wrong, who, "see the agent's log; a setting is put right with lictor edit-config or in the member's file", "%s", p)
+	}
 	if s.Failsafe {
 		d.add(Worth, who, "see that Consul answers this member's agent", "its lease rests on the other members, not on Consul")
 	}

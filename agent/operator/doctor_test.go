@@ -95,6 +95,7 @@ func TestExamineMember(t *testing.T) {
 		{"Patroni", `{"state":"running"}`, Worth, "runs Patroni"},
 		{"no secret", `{"state":"running","lictor":{"lease_left_ms":7000,"guard":{"running":true},` + dog + `}}`, Wrong, "does not know the shard's secret"},
 		{"hangs", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"loop_age_ms":9000,"guard":{"running":true},` + dog + `}}`, Wrong, "last came round 9.0 s ago"},
+		{"problems", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"problems":["PostgreSQL refuses timezone"],"guard":{"running":true},` + dog + `}}`, Wrong, "refuses timezone"},
 		{"no guard", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"guard":{"running":false},` + dog + `}}`, Wrong, "without a guard"},
 		{"no lease", `{"state":"running","lictor":{"secrets":["s"],"guard":{"running":true},` + dog + `}}`, Wrong, "holds no lease"},
 		{"little left", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":1500,"guard":{"running":true},` + dog + `}}`, Worth, "only 1.5 s"},

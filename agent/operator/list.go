@@ -137,6 +137,9 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 		t.Rows = append(t.Rows, row)
 	}
 	for _, m := range s.Members {
+		if m.OK() && m.Value.Lictor != nil && m.Value.Lictor.Problems > 0 {
+			t.Notes = append(t.Notes, fmt.Sprintf(" %s tells of %s: see lictor doctor", m.Value.Name, count(m.Value.Lictor.Problems, "problem")))
+		}
 		if unheard(s, m) {
 			t.Notes = append(t.Notes, fmt.Sprintf(" %s led before and has not been heard of since %s took over", m.Value.Name, s.LeaderName()))
 		}

@@ -94,6 +94,18 @@ func TestListTable(t *testing.T) {
                     from: a
                       to: b
 `},
+		{"a problem", func(s *cluster.Snapshot) {
+			s.Members[1].Value.Lictor = &cluster.MemberLictor{LeaderLSN: 1 << 40, Problems: 2}
+		}, ListOptions{}, `
++ Cluster: x (77) ---+---------+-----------+----+-----------+
+| Member | Host     | Role    | State     | TL | Lag in MB |
++--------+----------+---------+-----------+----+-----------+
+| a      | 10.0.0.1 | Leader  | running   |  2 |           |
+| b      | 10.0.0.2 | Replica | streaming |  2 |         0 |
+| c      | 10.0.0.3 | Replica | streaming |  2 |         0 |
++--------+----------+---------+-----------+----+-----------+
+ b tells of 2 problems: see lictor doctor
+`},
 		{"replay stands still", func(s *cluster.Snapshot) {
 			s.Members[2].Value.ReplayStandsStill = "paused by pg_wal_replay_pause()"
 		}, ListOptions{}, `

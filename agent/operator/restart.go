@@ -62,6 +62,9 @@ func Restart(ctx context.Context, c *Console, s *Shard, o RestartOptions) error 
 		return nil
 	}
 	plan := o.plan(snapshot, members, when)
+	if err := plan.feasible(s, snapshot); err != nil {
+		return err
+	}
 	if lowered := plan.lowered(snapshot); lowered != "" {
 		c.Warn("warning: %s: replicas may not have less than their primary has had, so it takes effect only when the primary is restarted in place first "+
 			"(lictor restart %s %s; its clients lose their connections), and the replicas after it (lictor restart --pending)",
@@ -170,6 +173,18 @@ func (o RestartOptions) plan(snapshot cluster.Snapshot, members []cluster.Member
 		plan.inPlace = append(plan.inPlace, m.Value)
 	}
 	return plan
+}
+
+// feasible returns why the last step of a plan could not be done, before the first one is.
+func (p restartPlan) feasible(s *Shard, snapshot cluster.Snapshot) error {
+	if p.handover == "" {
+		return nil
+	}
+	if _, _, err := taken().ParseJSON(snapshot.Config.Value); err != nil {
+		return refusedf("nothing was restarted, as %s could not hand over in the end: the key %s: %w; put it right with lictor edit-config --replace, or restart in place (--in-place)",
+			p.handover, s.Keys.Config(), err)
+	}
+	return nil
 }
 
 // hasSuccessor tells whether some other member may lead.

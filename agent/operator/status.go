@@ -46,6 +46,8 @@ type lictorStatus struct {
 		LastReset string `json:"last_reset"`
 	} `json:"watchdog"`
 	OtherPrimaries []string `json:"other_primaries"`
+	// Problems are what its log tells of, and what lasts.
+	Problems []string `json:"problems"`
 	// Task is the work that is under way.
 	Task *struct {
 		From       string `json:"from"`

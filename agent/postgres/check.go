@@ -40,40 +40,70 @@ func (p *Instance) CheckChange(ctx context.Context, before, after cluster.Dynami
 			errs = append(errs, cluster.Problem{Path: parameterPath(name), Value: cluster.ParameterText(value), Rule: problem})
 			continue
 		}
-		changed[strings.ToLower(name)] = cluster.ParameterText(value)
+		changed[strings.ToLower(name)] = inForce(name, cluster.ParameterText(value))
 	}
-	if known, err := p.knownParameters(ctx, slices.Collect(maps.Keys(changed))); err == nil {
-		for _, name := range slices.Sorted(maps.Keys(changed)) {
-			if problem := p.checkParameter(name, changed[name], known); problem != "" {
-				errs = append(errs, cluster.Problem{Path: parameterPath(name), Value: changed[name], Rule: problem})
-			}
-		}
+	recovery := recoveryOf(after.Postgres.RecoveryConf)
+	was := recoveryOf(before.Postgres.RecoveryConf)
+	maps.DeleteFunc(recovery, func(name, value string) bool { old, set := was[name]; return set && old == value })
+	names := append(slices.Collect(maps.Keys(changed)), slices.Collect(maps.Keys(recovery))...)
+	if known, err := p.knownParameters(ctx, names); err == nil {
+		errs = append(errs, p.checkAll(parametersSection, changed, known)...)
+		errs = append(errs, p.checkAll(recoverySection, recovery, known)...)
 	}
 	if len(errs) == 0 {
-		errs = p.tryChange(ctx, before, after, changed)
+		errs = p.tryChange(ctx, before, after, changed, recovery)
 	}
 	return errors.Join(errs...)
 }
 
+// The sections of the configuration that have parameters.
+const (
+	parametersSection = "postgresql.parameters."
+	recoverySection   = "postgresql.recovery_conf."
+)
+
+func (p *Instance) checkAll(section string, values map[string]string, known map[string]knownParameter) (errs []error) {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if problem := p.checkParameter(name, values[name], known); problem != "" {
+			errs = append(errs, cluster.Problem{Path: section + name, Value: values[name], Rule: problem})
+		}
+	}
+	return errs
+}
+
+// inForce is the value that PostgreSQL gets of a parameter that all members have alike:
+// of some there are older words.
+func inForce(name, value string) string {
+	for _, c := range cluster.SharedParameters() {
+		if c.Name == strings.ToLower(name) {
+			if accepted, ok := c.Accept(value); ok {
+				return accepted
+			}
+		}
+	}
+	return value
+}
+
 // tryChange lets PostgreSQL judge a change of which nothing else is known to be wrong.
-func (p *Instance) tryChange(ctx context.Context, before, after cluster.Dynamic, changed map[string]string) (errs []error) {
+func (p *Instance) tryChange(ctx context.Context, before, after cluster.Dynamic, changed, recovery map[string]string) (errs []error) {
 	var c Changed
 	if !slices.Equal(before.Postgres.PgHBA, after.Postgres.PgHBA) && len(after.Postgres.PgHBA) > 0 {
 		c.HBA = after.Postgres.PgHBA
 	}
-	maps.DeleteFunc(changed, func(name, _ string) bool { return !supported(name, p.major) })
-	if len(changed) == 0 && c.HBA == nil {
-		return nil
+	for _, values := range []map[string]string{changed, recovery} {
+		maps.DeleteFunc(values, func(name, _ string) bool { return !supported(name, p.major) })
 	}
-	refused, err := p.RefusedValues(ctx, changed)
-	if err != nil {
-		p.log.Warn().Err(err).Msg("a change of parameters is taken without having been checked")
-		return nil
+	for section, values := range map[string]map[string]string{parametersSection: changed, recoverySection: recovery} {
+		refused, err := p.RefusedValues(ctx, values)
+		if err != nil {
+			p.log.Warn().Err(err).Msg("a change of parameters is taken without having been checked")
+			return nil
+		}
+		for _, name := range slices.Sorted(maps.Keys(refused)) {
+			errs = append(errs, cluster.Problem{Path: section + name, Value: values[name], Rule: "PostgreSQL says: " + refused[name]})
+		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(refused)) {
-		errs = append(errs, cluster.Problem{Path: parameterPath(name), Value: changed[name], Rule: "PostgreSQL says: " + refused[name]})
-	}
-	if len(errs) > 0 {
+	if len(errs) > 0 || len(changed) == 0 && c.HBA == nil {
 		return errs
 	}
 	c.Parameters = changed
@@ -100,7 +130,7 @@ func BindsStandbys(parameter string) bool {
 	}, parameter)
 }
 
-func parameterPath(name string) string { return "postgresql.parameters." + name }
+func parameterPath(name string) string { return parametersSection + name }
 
 // checkOwn applies the rules for names, and for the parameters that the members of
 // a shard must have alike.

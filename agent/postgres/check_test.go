@@ -56,6 +56,7 @@ func TestSettings(t *testing.T) {
 			{"max_connections", 24, "must be a whole number, at least 25"},
 			{"max_connections", "200", ""},
 			{"wal_level", "minimal", "must be replica or logical"},
+			{"wal_level", "hot_standby", ""}, // replica's name before 9.6
 			{"hot_standby", "on", ""},
 			{"hot_standby", "off", "is always on"},
 			{"port", 5433, "is each member's own"},
@@ -73,6 +74,25 @@ func TestSettings(t *testing.T) {
 				t.Errorf("%s = %v: %v", test.parameter, test.value, err)
 			case test.rule != "" && (err == nil || !strings.HasPrefix(err.Error(), path) || !strings.Contains(err.Error(), test.rule)):
 				t.Errorf("%s = %v: %v, want %s", test.parameter, test.value, err, test.rule)
+			}
+		}
+		for _, test := range []struct {
+			parameter string
+			value     any
+			rule      string // empty: accepted
+		}{
+			{"recovery_min_apply_delay", "5min", ""},
+			{"recovery_min_apply_delay", "soon", "must be a number"},
+			{"recovery_target_action", "vanish", "must be one of"},
+			{"recovery_target_time", "tea", "PostgreSQL says: "},
+			{"primary_conninfo", "host=elsewhere", ""}, // it has no effect, which a warning says
+			{"restore_command", "cp %f %p", ""},
+		} {
+			after := with(nil)
+			after.Postgres.RecoveryConf = map[string]any{test.parameter: test.value}
+			err := a.CheckChange(ctx, with(nil), after)
+			if (err == nil) != (test.rule == "") || err != nil && (!strings.HasPrefix(err.Error(), "postgresql.recovery_conf."+test.parameter) || !strings.Contains(err.Error(), test.rule)) {
+				t.Errorf("recovery_conf.%s = %v: %v, want %q", test.parameter, test.value, err, test.rule)
 			}
 		}
 		// What was bad before is not this change's fault, and all problems are told at once.

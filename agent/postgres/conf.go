@@ -268,6 +268,39 @@ func (p *Instance) wantedParameters() map[string]string {
 	return out
 }
 
+// wantedRecovery are the replicas' parameters of recovery as they are configured.
+func (p *Instance) wantedRecovery() map[string]string {
+	out := map[string]string{}
+	for _, layer := range []map[string]any{p.dynamic.Postgres.RecoveryConf, p.local.Load().RecoveryConf} {
+		for name, value := range recoveryOf(layer) {
+			if supported(name, p.major) {
+				out[name] = value
+			}
+		}
+	}
+	return out
+}
+
+// recoveryOf are the parameters of a section recovery_conf that are not the agent's own.
+func recoveryOf(section map[string]any) map[string]string {
+	out := map[string]string{}
+	for name, value := range section {
+		name = strings.ToLower(name)
+		if value != nil && isRecovery(name) && name != "primary_conninfo" && name != "primary_slot_name" {
+			out[name] = cluster.ParameterText(value)
+		}
+	}
+	return out
+}
+
+// wantedValues are all that PostgreSQL must take. What recovery_conf says is in force
+// where both sections have a parameter.
+func (p *Instance) wantedValues() map[string]string {
+	all := p.wantedParameters()
+	maps.Copy(all, p.wantedRecovery())
+	return all
+}
+
 // configured reports whether one of the user's layers has a value for a parameter.
 func (p *Instance) configured(name string) bool {
 	for _, layer := range []map[string]any{p.dynamic.Postgres.Parameters, p.local.Load().Parameters} {
@@ -341,14 +374,9 @@ func (p *Instance) postgresqlConf(a as, hba, ident accessFile) string {
 	for _, name := range recoveryTargets {
 		write(name, "")
 	}
-	for _, layer := range []map[string]any{p.dynamic.Postgres.RecoveryConf, p.local.Load().RecoveryConf} {
-		for _, name := range slices.Sorted(maps.Keys(layer)) {
-			value := layer[name]
-			name = strings.ToLower(name)
-			if value != nil && isRecovery(name) && supported(name, p.major) && name != "primary_conninfo" && name != "primary_slot_name" {
-				write(name, cluster.ParameterText(value))
-			}
-		}
+	recovery := p.usable(p.wantedRecovery())
+	for _, name := range slices.Sorted(maps.Keys(recovery)) {
+		write(name, recovery[name])
 	}
 	if a.upstream == nil || a.role == Primary {
 		write("primary_conninfo", "")

@@ -66,6 +66,7 @@ type Instance struct {
 	syncNames string // value of synchronous_standby_names
 	runs      as     // how PostgreSQL was started or adopted
 	judged    judged // which parameters it takes
+	refused   atomic.Pointer[[]string]
 	// reached is the timeline that PostgreSQL, started then, was seen on.
 	reached struct {
 		start    time.Time

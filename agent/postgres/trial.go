@@ -280,8 +280,9 @@ type judged struct {
 // What it refuses is told and not written: the value before it stays in force, as that
 // of PostgreSQL would on a reload; but PostgreSQL would not start with the refused one.
 func (p *Instance) judge(ctx context.Context) {
+	defer p.tellRefused()
 	p.settings.Lock()
-	values := p.wantedParameters()
+	values := p.wantedValues()
 	fresh := false
 	for name, value := range values {
 		_, refused := p.judged.refused[[2]string{name, value}]
@@ -324,6 +325,32 @@ func (p *Instance) judge(ctx context.Context) {
 		p.log.Error().Str("parameter", name).Str("value", value).Str("reason", why).Str("instead", instead).
 			Msg("PostgreSQL refuses the value of a parameter; it is not used")
 	}
+}
+
+// tellRefused keeps for Refused which of the wanted values are refused.
+func (p *Instance) tellRefused() {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	var all []string
+	for name, value := range p.wantedValues() {
+		if why, bad := p.judged.refused[[2]string{name, value}]; bad {
+			all = append(all, cluster.Problem{Path: name, Value: value, Rule: why}.Error())
+		}
+	}
+	slices.Sort(all)
+	p.refused.Store(&all)
+}
+
+// Refused are the values of the configuration that PostgreSQL refuses and that are not
+// used, each with its reason. It does not wait.
+func (p *Instance) Refused() []string {
+	if p == nil {
+		return nil
+	}
+	if all := p.refused.Load(); all != nil {
+		return *all
+	}
+	return nil
 }
 
 // writtenValues are what an earlier run has written for parameters, where PostgreSQL
@@ -379,14 +406,22 @@ func CheckFile(ctx context.Context, local config.Postgres, dcs map[string]any) (
 	}
 	shared, _ := dcs["postgresql"].(map[string]any)
 	dynamic, _ := shared["parameters"].(map[string]any)
-	var errs []error
+	ofReplicas, _ := shared["recovery_conf"].(map[string]any)
+	wanted := map[string]map[string]string{
+		"postgresql.recovery_conf": recoveryOf(local.RecoveryConf), "bootstrap.dcs.postgresql.recovery_conf": recoveryOf(ofReplicas),
+	}
 	for path, parameters := range map[string]map[string]any{"postgresql.parameters": local.Parameters, "bootstrap.dcs.postgresql.parameters": dynamic} {
-		values := map[string]string{}
+		wanted[path] = map[string]string{}
 		for name, value := range parameters {
-			if value != nil && checkOwn(name, value) == "" && supported(strings.ToLower(name), p.major) {
-				values[name] = cluster.ParameterText(value)
+			if value != nil && checkOwn(name, value) == "" {
+				wanted[path][name] = cluster.ParameterText(value)
 			}
 		}
+	}
+	var errs []error
+	for _, path := range slices.Sorted(maps.Keys(wanted)) {
+		values := wanted[path]
+		maps.DeleteFunc(values, func(name, _ string) bool { return !supported(strings.ToLower(name), p.major) })
 		refused, err := p.RefusedValues(ctx, values)
 		if err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,9 +36,15 @@ func TestRefusedValues(t *testing.T) {
 	if !strings.Contains(log.String(), `"parameter":"timezone","value":"Nowhere"`) {
 		t.Errorf("not told: %s", log.String())
 	}
+	if told := p.Refused(); len(told) != 1 || !strings.Contains(told[0], "timezone: Nowhere: ") {
+		t.Errorf("refused: %q", told)
+	}
 	apply(map[string]any{"timezone": "Europe/Rome", "datestyle": "SQL, DMY"})
 	_, err := p.Rewrite(ctx)
 	must(t, err)
+	if told := p.Refused(); len(told) != 0 {
+		t.Errorf("refused still: %q", told)
+	}
 	apply(map[string]any{"timezone": "Nowhere/Else", "datestyle": "strange", "log_destination": "stdout", "work_mem": "9MB"})
 	_, err = p.Rewrite(ctx)
 	must(t, err)
@@ -48,6 +55,23 @@ func TestRefusedValues(t *testing.T) {
 			t.Errorf("%s is %s, not %s", name, got, want)
 		}
 	}
+	// What is written for replicas would keep one from starting as well.
+	recovery := func(delay string) {
+		p.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{RecoveryConf: map[string]any{"recovery_min_apply_delay": delay}}})
+		_, err := p.Rewrite(ctx)
+		must(t, err)
+	}
+	recovery("3s")
+	recovery("soon")
+	if content, err := os.ReadFile(p.inData("postgresql.conf")); err != nil || !strings.Contains(string(content), "recovery_min_apply_delay = '3s'") {
+		t.Errorf("%v\n%s", err, content)
+	}
+	if told := p.Refused(); len(told) != 1 || !strings.Contains(told[0], "recovery_min_apply_delay: soon") {
+		t.Errorf("refused: %q", told)
+	}
+	apply(map[string]any{"timezone": "Nowhere/Else", "datestyle": "strange", "log_destination": "stdout", "work_mem": "9MB"})
+	_, err = p.Rewrite(ctx)
+	must(t, err)
 	// An agent that starts anew takes the value before from the file.
 	again := newInstance(t, s)
 	again.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: map[string]any{"timezone": "Nowhere/Else"}}})
@@ -59,10 +83,11 @@ func TestRefusedValues(t *testing.T) {
 	t.Run("a file", func(t *testing.T) {
 		file := s.Postgres
 		file.Parameters = map[string]any{"TimeZone": "Nope", "work_mem": "7MB", "auto_explain.log_analyze": true}
+		file.RecoveryConf = map[string]any{"recovery_min_apply_delay": "later", "primary_conninfo": 1}
 		dcs := map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"datestyle": "foo", "port": 1}}}
 		problems, unasked := CheckFile(ctx, file, dcs)
 		must(t, unasked)
-		if all := cluster.Problems(problems); len(all) != 2 || !strings.Contains(problems.Error(), "bootstrap.dcs.postgresql.parameters.datestyle") ||
+		if all := cluster.Problems(problems); len(all) != 3 || !strings.Contains(problems.Error(), "postgresql.recovery_conf.recovery_min_apply_delay") || !strings.Contains(problems.Error(), "bootstrap.dcs.postgresql.parameters.datestyle") ||
 			!strings.Contains(problems.Error(), "postgresql.parameters.TimeZone") {
 			t.Errorf("%v", problems)
 		}
