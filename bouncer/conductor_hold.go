@@ -90,15 +90,16 @@ func (c *conductor) again(at time.Time) {
 }
 
 // judge keeps the hold of one shard and returns it, nil when its clients need
-// not wait.
+// not wait. A hold ends when PgBouncer leads to a primary, and by its deadline
+// whatever keeps PgBouncer from that.
 func (c *conductor) judge(v *ShardView) *hold {
 	h := c.holds[v.id]
-	if v.served() {
+	if c.leads(v) || h == nil && v.served() && !c.heldBefore(v) {
 		return nil
 	}
 	now := time.Now()
 	switch {
-	case h == nil && !v.confirmed && !v.ill && v.handover == nil && !c.foundPaused(v):
+	case h == nil && !v.served() && !v.confirmed && !v.ill && v.handover == nil && !c.foundPaused(v):
 		// Old knowledge is no reason to begin.
 		return nil
 	case h == nil:
@@ -106,19 +107,29 @@ func (c *conductor) judge(v *ShardView) *hold {
 		c.holds[v.id] = h
 		c.log.Info().Str("shard", string(v.id)).Str("state", string(v.State)).Bool("answers", !v.ill).Str("leader", h.leader).
 			Bool("planned", v.handover != nil).Dur("at_most", c.config.hold()).Msg("holding clients")
-	case h.leader != v.route.Leader.Name:
+	case h.leader != v.route.Leader.Name && !v.served():
 		h.leader, h.deadline, h.expired = v.route.Leader.Name, now.Add(c.config.hold()), false
 	case !h.expired && now.After(h.deadline):
 		h.expired = true
 		c.log.Warn().Str("shard", string(v.id)).Str("state", string(v.State)).Dur("held", now.Sub(h.since)).
-			Msg("still no primary; releasing clients, hold_timeout is over")
+			Msg("PgBouncer does not lead to a primary; releasing clients, hold_timeout is over")
 	}
 	return h
 }
 
+// leads tells whether clients of the shard can be sent on: it has a primary, and
+// PgBouncer leads to it.
+func (c *conductor) leads(v *ShardView) bool { return v.served() && stands(v, c.standing) }
+
 // foundPaused tells whether a database of the shard is paused already.
 func (c *conductor) foundPaused(v *ShardView) bool {
 	return slices.ContainsFunc(v.written(), func(name string) bool { return c.standing[name].Paused })
+}
+
+// heldBefore tells whether a database of the shard is paused as an earlier bouncer left
+// it, and was not released since.
+func (c *conductor) heldBefore(v *ShardView) bool {
+	return slices.ContainsFunc(v.written(), func(name string) bool { return c.found[name] && c.standing[name].Paused })
 }
 
 // awaitPaused waits until PgBouncer has accepted the PAUSEs; queries must not
@@ -165,7 +176,7 @@ func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardVie
 	released := false
 	for _, v := range views {
 		h := c.holds[v.id]
-		ready := v.served() && stands(v, c.standing)
+		ready := c.leads(v)
 		if !ready && (h == nil || !h.expired) {
 			continue
 		}

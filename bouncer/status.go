@@ -79,7 +79,7 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 		if e := cmp.Or(trouble[c.config.keys().Routes()+string(v.id)], trouble[string(v.id)]); e != nil {
 			s.Error = e.Error()
 		}
-		if h := c.holds[v.id]; h != nil && !h.expired && !v.served() {
+		if h := c.holds[v.id]; h != nil && !h.expired {
 			until := h.deadline.UTC()
 			s.Held, s.HoldUntil = true, &until
 		}

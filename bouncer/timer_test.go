@@ -1,0 +1,61 @@
+package bouncer
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/templates"
+)
+
+// The dead man's timer releases clients also when there is a primary to which PgBouncer
+// cannot be brought: here because its template waits for a key.
+func TestTimerFiresWhateverFails(t *testing.T) {
+	t.Parallel() // it waits
+	w := newWorld(t, func(c *Config) { c.Template, c.HoldTimeout = c.PgBouncer.Config+".ctmpl", shortHold })
+	w.manager.every = time.Hour // no pass for its sake
+	text, err := templates.Read(templates.PgBouncer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("pgbouncer.ini.ctmpl", string(text))
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	client := w.connect("s1")
+	w.put(w.keys.Route(), w.route(0, cluster.RouteDown))
+	w.awaitPaused(true)
+	w.write("pgbouncer.ini.ctmpl", string(text)+"stats_users = {{ key \""+w.config.RoutesPrefix+"/nothing\" }}\n")
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitShard("hold at an open route", func(s ShardStatus) bool { return s.Leader == "db2" && s.Held && s.VerifiedAt == nil })
+	passes := w.manager.alive.Load()
+	if got := w.where(client); got != 0 { // waits for the timer
+		t.Fatalf("query went to member %d", got)
+	}
+	if n := w.manager.alive.Load() - passes; n > 200 {
+		t.Errorf("%d passes in one hold", n)
+	}
+	if w.paused() {
+		t.Error("the database is still paused")
+	}
+	w.await("the reason being told", func() error {
+		var h Health
+		code, err := w.http(http.MethodGet, "/health", &h)
+		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(strings.Join(h.Reasons, " "), "waiting for data")) {
+			err = errors.New(strings.Join(h.Reasons, " "))
+		}
+		return err
+	})
+	// What was in the way goes: the hold ends as any.
+	w.write("pgbouncer.ini.ctmpl", string(text))
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	w.awaitHealthy()
+	if got := w.where(client); got != 1 {
+		t.Fatalf("query went to member %d", got)
+	}
+}
