@@ -71,6 +71,38 @@ func (g *guardian) Start(ctx context.Context, c postgres.Command) (int, error) {
 	})
 }
 
+// awake ends a guard that does not answer, before PostgreSQL is started: it guards nothing
+// by then, and the next one is started when it is needed.
+func (g *guardian) awake(ctx context.Context) error {
+	if _, err := g.client.Status(ctx); err == nil {
+		return nil
+	}
+	return g.endHung(ctx)
+}
+
+// endHung ends a guard that does not answer. Its PostgreSQL has been killed.
+func (g *guardian) endHung(ctx context.Context) error {
+	ended, err := g.client.EndHung(ctx)
+	if ended {
+		g.log.Warn().Msg("the guard did not answer and was ended, as no PostgreSQL runs; another one is started")
+	}
+	return err
+}
+
+// overtake makes sure that no start comes up any more which was asked for before, and
+// reports whether one may have since PostgreSQL was killed.
+func (g *guardian) overtake(ctx context.Context) (started bool, err error) {
+	held, err := g.client.Overtake(ctx)
+	if err == nil {
+		return held != 0, nil
+	}
+	if err := g.endHung(ctx); err != nil {
+		return true, err
+	}
+	_, err = g.client.Overtake(ctx)
+	return true, err
+}
+
 // Held is the postmaster that a guard which runs holds (postgres.Launcher).
 func (g *guardian) Held(ctx context.Context) int {
 	ctx, cancel := context.WithTimeout(ctx, heldWithin)

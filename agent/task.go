@@ -46,7 +46,20 @@ func within(limit time.Duration, work func(context.Context) error) func(context.
 
 // startWithin starts PostgreSQL within the limit of a start.
 func (a *Agent) startWithin(ctx context.Context, as postgres.StartAs) error {
-	return within(startLimit, func(ctx context.Context) error { return a.pg.Start(ctx, as) })(ctx)
+	return within(startLimit, func(ctx context.Context) error {
+		if err := a.awakenGuard(ctx); err != nil {
+			return err
+		}
+		return a.pg.Start(ctx, as)
+	})(ctx)
+}
+
+// awakenGuard makes sure that there is a guard to start PostgreSQL.
+func (a *Agent) awakenGuard(ctx context.Context) error {
+	if a.pg.Running() {
+		return nil
+	}
+	return a.guard.awake(ctx)
 }
 
 // stopWithin is how long an orderly stop may take before PostgreSQL is killed: as long

@@ -110,10 +110,10 @@ func (a *Agent) killPostgres(ctx context.Context) error {
 		return err
 	}
 	// The kill may have taken all the time that there was.
-	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*lingering)
+	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*lingering)
 	defer cancel()
-	held, err := a.guard.client.Overtake(again)
-	if err != nil || held == 0 {
+	started, err := a.guard.overtake(again)
+	if err != nil || !started {
 		return err
 	}
 	if err := a.pg.Kill(again); err != nil && !errors.Is(err, fence.ErrLingering) {
@@ -313,6 +313,9 @@ func (a *Agent) startPostgres(role postgres.Role, upstream string, waits *ha.Set
 	a.m.pg.syncSet = false // a replica's file waits for nobody, and a primary's is set anew
 	a.startTask(ha.TaskStart, func(ctx context.Context) error {
 		if role == postgres.Primary {
+			if err := a.awakenGuard(ctx); err != nil {
+				return err
+			}
 			if err := a.guard.armNow(ctx, memo); err != nil {
 				return fmt.Errorf("the guard could not be armed, so no primary is started: %w", err)
 			}

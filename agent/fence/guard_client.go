@@ -161,6 +161,57 @@ func (c *GuardClient) PID() int {
 	return pid
 }
 
+// EndHung ends the guard that runs if it does not answer, by SIGKILL, and waits for its
+// end; it tells whether there was one. Its PostgreSQL is killed with it: this is for when
+// none runs.
+func (c *GuardClient) EndHung(ctx context.Context) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pid := c.PID()
+	if pid == 0 {
+		return false, nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("guard: process %d, which does not answer: %w", pid, err)
+	}
+	defer unix.Close(fd)
+	if c.answers(ctx) || c.PID() != pid {
+		return false, nil // it does, or is another one by now
+	}
+	c.hangUp()
+	if err := signalFD(fd, unix.SIGKILL); err != nil {
+		return false, fmt.Errorf("guard: ending process %d, which does not answer: %w", pid, err)
+	}
+	for !ended(fd, pollMS) {
+		if ctx.Err() != nil {
+			return false, fmt.Errorf("guard: process %d, which does not answer, does not end: %w", pid, ctx.Err())
+		}
+	}
+	return true, nil
+}
+
+// answers reports whether the guard that runs answers at once. It starts none. The lock is held.
+func (c *GuardClient) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, hungAfter)
+	defer cancel()
+	c.hangUp()
+	if err := c.dial(ctx); err != nil {
+		return false
+	}
+	_, err := c.exchange(ctx, guardRequest{Op: "status"})
+	if err != nil {
+		c.hangUp()
+	}
+	return err == nil
+}
+
+// hungAfter is how long a guard may take to answer before it is taken to hang.
+const hungAfter = time.Second
+
 // ErrNoGuard: no guard runs for the data directory.
 var ErrNoGuard = errors.New("none runs")
 

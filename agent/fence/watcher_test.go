@@ -77,6 +77,40 @@ func TestDoubleFaults(t *testing.T) {
 	}
 }
 
+// A guard that does not answer is ended, so that the next one can start PostgreSQL; one
+// that answers is not.
+func TestGuardThatHangsIsEnded(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	ends := func(want bool) {
+		t.Helper()
+		if did, err := p.client.EndHung(ctx); did != want || err != nil {
+			t.Fatalf("ended: %v, %v", did, err)
+		}
+	}
+	ends(false) // none runs
+	p.start(ctx, t)
+	guard := p.client.PID()
+	ends(false)
+	if now := p.client.PID(); now != guard || p.gone(t) {
+		t.Fatalf("guard %d was ended, which answers: now it is %d", guard, now)
+	}
+	must(t, p.client.Grant(ctx, Now().Add(time.Hour), nil))
+	watcher := watcherOf(t, guard)
+	must(t, syscall.Kill(guard, syscall.SIGSTOP))
+	must(t, KillProcesses(ctx, p.data)) // by the agent
+	ends(true)
+	for _, pid := range []int{guard, watcher} {
+		await(ctx, t, fmt.Sprintf("process %d stays", pid), func() bool { return len(live([]int{pid})) == 0 })
+	}
+	must(t, p.client.Disarm(ctx))
+	p.start(ctx, t)
+	if now := p.client.PID(); now == guard || now == 0 {
+		t.Errorf("guard %d after guard %d", now, guard)
+	}
+	must(t, p.client.Disarm(ctx))
+	must(t, KillProcesses(ctx, p.data))
+}
+
 // The one who watches a guard kills what that guard had, not what its successor starts.
 func TestGuardAfterAGuard(t *testing.T) {
 	ctx, p := within(t), newInstance(t)

@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -83,6 +84,27 @@ func TestSwitchover(t *testing.T) {
 			s.Seed = seed
 			if r := Run(s, Options{}); r.Violation != nil || r.Tally.Interruptions != 1 || r.Tally.Promotions != 1 {
 				t.Errorf("synchronous_mode %v: %v, %+v", mode, r.Violation, r.Tally)
+				tell(t, s, Options{})
+				return
+			}
+		}
+	}
+}
+
+// TestGuardThatHangs: PostgreSQL is killed at the deadline of a guard that stands still;
+// the leader then does without that guard.
+func TestGuardThatHangs(t *testing.T) {
+	t.Parallel()
+	for _, members := range []int{1, 3} {
+		s := directed(members, map[string]any{"ttl": 8}, during(30, 85, StopGuard, a))
+		for seed := uint64(1); seed <= 20; seed++ {
+			s.Seed = seed
+			served := false
+			r := Run(s, Options{Trace: func(at time.Duration, line string) {
+				served = served || at > 31*time.Second && at < 60*time.Second && strings.Contains(line, ": accepts commits")
+			}})
+			if r.Violation != nil || !served || r.Tally.Interruptions != 1 {
+				t.Errorf("a member serves again: %v; %v, %+v", served, r.Violation, r.Tally)
 				tell(t, s, Options{})
 				return
 			}

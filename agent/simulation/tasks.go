@@ -280,8 +280,10 @@ func (t *task) kill() {
 			t.a.answered(answerWithin, func(done func(error)) {
 				g.overtake(func() { t.then(func() { done(nil) }) })
 			}, func(err error) {
-				if err != nil || !pg.running {
-					t.end(err)
+				if err != nil {
+					g.die()
+				} else if !pg.running {
+					dead()
 					return
 				}
 				pg.kill(func() { t.then(dead) })
@@ -290,9 +292,30 @@ func (t *task) kill() {
 	})
 }
 
+// awaken ends a guard that does not answer, before PostgreSQL is started.
+func (t *task) awaken(then func()) {
+	g := &t.a.host.guard
+	t.a.answered(answerWithin, func(done func(error)) {
+		g.command(func() {}, func() { t.a.do(func() { done(nil) }) })
+	}, func(err error) {
+		if err != nil && !t.a.host.pg.running {
+			g.die()
+		}
+		t.then(then)
+	})
+}
+
 // launch has the guard start PostgreSQL. One that stands still is asked whether it is
 // there first, so that it does not start what was given up.
 func (t *task) launch(primary bool, start func()) {
+	if !primary {
+		t.awaken(func() { t.ask(primary, start) })
+		return
+	}
+	t.ask(primary, start)
+}
+
+func (t *task) ask(primary bool, start func()) {
 	g, asleep, over := &t.a.host.guard, t.a.host.guard.stopped > 0, false
 	g.start(primary, func() {
 		if !over || !asleep {
@@ -384,12 +407,14 @@ func (a *agent) startPostgres(primary bool, upstream string, sync *ha.SetSync) {
 				t.then(func() { t.launch(true, start) })
 			})
 		}
-		a.guardian.armNow(memo, func(err error) {
-			if err != nil {
-				t.ends(err)
-				return
-			}
-			t.then(onDisk)
+		t.awaken(func() {
+			a.guardian.armNow(memo, func(err error) {
+				if err != nil {
+					t.ends(err)
+					return
+				}
+				t.then(onDisk)
+			})
 		})
 	}, func(err error) {
 		if err == nil {
