@@ -231,6 +231,7 @@ func (g *guard) launcher(ctx context.Context) {
 				l.answer <- guardLaunched{err: errNotGone}
 				continue
 			}
+			g.shared.awaitKill(goneWithin) // it would be hit, too
 			pid, err := g.launch(l)
 			if late := g.refuses(l); err == nil && late != nil {
 				// The kill may have missed a process that was just being made.

@@ -323,6 +323,8 @@ func (t *Target) homes(limit time.Duration) homes {
 		return homes{}
 	}
 	h := homes{paths: []string{t.dataDir}}
+	// Where they work is known before the disk may keep us: by then they may be dead.
+	t.seeHeld()
 	home, path, err := t.look(limit)
 	switch {
 	case err == nil:
@@ -330,18 +332,27 @@ func (t *Target) homes(limit time.Duration) homes {
 	case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR):
 		h.problem = err
 	}
+	t.seeHeld()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.held {
-		// A postmaster goes to its data directory after it was started.
-		if home, path, err := identify(fmt.Sprintf("/proc/%d/cwd", p.pid)); err == nil && !ended(p.fd, 0) {
-			p.home, p.path = home, path
-		}
 		if p.path != "" {
 			h.known, h.paths = append(h.known, p.home), append(h.paths, p.path)
 		}
 	}
 	return h
+}
+
+// seeHeld notes where the postmasters that are held work: one goes to its data directory
+// after it was started.
+func (t *Target) seeHeld() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.held {
+		if home, path, err := identify(fmt.Sprintf("/proc/%d/cwd", p.pid)); err == nil && !ended(p.fd, 0) {
+			p.home, p.path = home, path
+		}
+	}
 }
 
 // look is one look at the data directory, which takes as long as its disk does.

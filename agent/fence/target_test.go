@@ -220,7 +220,22 @@ func TestKillOnABrokenFileSystem(t *testing.T) {
 				t.Errorf("not killed: %v", err)
 			}
 			spared()
-			must(t, syscall.Kill(client.PID(), syscall.SIGKILL)) // it cannot tell whether it is needed
+
+			// Who watches a guard that stands still does not wait for the disk either.
+			disk.becomes("")
+			must(t, client.Grant(ctx, Now().Add(time.Hour), nil))
+			pid = start()
+			disk.becomes(how)
+			deadline := Now().Add(soon)
+			must(t, client.Grant(ctx, deadline, nil))
+			guard := client.PID()
+			must(t, syscall.Kill(guard, syscall.SIGSTOP))
+			await(limit, t, "who watches the guard does not kill in time", func() bool { return len(live([]int{pid})) == 0 })
+			if late := Now().Sub(deadline); late >= lookLong {
+				t.Errorf("killed %s after the deadline", late)
+			}
+			spared()
+			must(t, syscall.Kill(guard, syscall.SIGKILL)) // it cannot tell whether it is needed
 		})
 	}
 }

@@ -115,8 +115,11 @@ func awaitGuard(ended <-chan os.Signal, guard int) unix.WaitStatus {
 
 // watchDeadline kills PostgreSQL when a deadline has passed and the guard does not.
 func watchDeadline(ctx context.Context, dataDir string, guard int, shared *sharedDeadline) {
-	target := NewTarget(dataDir)
-	target.Parent = func() int { return guard }
+	parent := func() int { return guard }
+	// What the guard has started is killed without a look at the data directory, whose disk
+	// may hang; after that what works there, too: PostgreSQL that was adopted.
+	started, all := &Target{dataDir: dataDir, Parent: parent, blind: true}, NewTarget(dataDir)
+	all.Parent = parent
 	var fired, told cluster.Instant
 	for {
 		wait := watchEvery
@@ -136,12 +139,38 @@ func watchDeadline(ctx context.Context, dataDir string, guard int, shared *share
 			told = until
 			fmt.Fprintf(os.Stderr, "%s the guard has not killed PostgreSQL in %s at the deadline: killing it\n", time.Now().Format(time.RFC3339Nano), dataDir)
 		}
-		limit, cancel := context.WithTimeout(ctx, watchEvery)
-		if err := target.Kill(limit); err == nil {
-			fired = until
+		shared.setKilling(true)
+		// The guard may go on meanwhile, and have killed what there was. It starts no other
+		// PostgreSQL before we say that we have done.
+		moved, err := shared.get() != until, error(nil)
+		if !moved {
+			_ = killWithin(ctx, started) // the next one tells
+			moved = shared.get() != until
 		}
-		cancel()
+		if !moved {
+			err = killWithin(ctx, all)
+		}
+		shared.setKilling(false)
+		if moved {
+			continue
+		}
+		if err == nil {
+			fired = until
+			continue
+		}
+		select { // one that failed at once
+		case <-time.After(killAgainAfter):
+		case <-ctx.Done():
+			return
+		}
 	}
+}
+
+// killWithin is one attempt: a deadline that has moved is seen before the next.
+func killWithin(ctx context.Context, target *Target) error {
+	ctx, cancel := context.WithTimeout(ctx, watchEvery)
+	defer cancel()
+	return target.Kill(ctx)
 }
 
 // deadlineVariable names the file of the deadline in the guard's environment.
@@ -188,6 +217,33 @@ func (s *sharedDeadline) set(until cluster.Instant) error {
 		return fmt.Errorf("guard: telling the watcher the deadline: %w", err)
 	}
 	return nil
+}
+
+// setKilling is the watcher's: whether it kills just now. One that cannot say so kills all
+// the same.
+func (s *sharedDeadline) setKilling(killing bool) {
+	b := make([]byte, 1)
+	if killing {
+		b[0] = 1
+	}
+	_, _ = s.file.WriteAt(b, sharedBytes)
+}
+
+// killing reports whether the watcher kills just now.
+func (s *sharedDeadline) killing() bool {
+	var b [1]byte
+	if s == nil {
+		return false
+	}
+	n, _ := s.file.ReadAt(b[:], sharedBytes)
+	return n == len(b) && b[0] != 0
+}
+
+// awaitKill waits until the watcher does not kill, for a while: it may stand still by then.
+func (s *sharedDeadline) awaitKill(within time.Duration) {
+	for until := Now().Add(within); s.killing() && Now().Before(until); {
+		time.Sleep(pollMS * time.Millisecond)
+	}
 }
 
 // get is the deadline, zero: there is none, or it is just being written.

@@ -103,6 +103,9 @@ func TestGuardThatHangsIsEnded(t *testing.T) {
 		await(ctx, t, fmt.Sprintf("process %d stays", pid), func() bool { return len(live([]int{pid})) == 0 })
 	}
 	must(t, p.client.Disarm(ctx))
+	// They name a process that nobody may have waited for yet. (The agent does not believe them.)
+	must(t, os.RemoveAll(filepath.Join(p.data, "postmaster.pid")))
+	must(t, os.RemoveAll(filepath.Join(p.dir, fmt.Sprintf(".s.PGSQL.%d.lock", p.port))))
 	p.start(ctx, t)
 	if now := p.client.PID(); now == guard || now == 0 {
 		t.Errorf("guard %d after guard %d", now, guard)
@@ -176,6 +179,30 @@ func TestWhoWatchesKnowsTheDeadline(t *testing.T) {
 	for _, pid := range []int{guard, watcher} {
 		await(ctx, t, fmt.Sprintf("process %d stays", pid), func() bool { return errors.Is(syscall.Kill(pid, 0), unix.ESRCH) })
 	}
+}
+
+// A PostgreSQL that is started while the watcher kills would be killed with the last one.
+func TestStartWaitsForWhoWatches(t *testing.T) {
+	shared, err := newSharedDeadline()
+	must(t, err)
+	defer shared.file.Close()
+	shared.awaitKill(time.Hour) // it does not kill
+	shared.setKilling(true)
+	waited := make(chan struct{})
+	go func() { defer close(waited); shared.awaitKill(time.Hour) }()
+	must(t, shared.set(5)) // that is something else
+	select {
+	case <-waited:
+		t.Fatal("did not wait")
+	case <-time.After(2 * pollMS * time.Millisecond):
+	}
+	shared.setKilling(false)
+	<-waited
+	if got := shared.get(); got != 5 {
+		t.Errorf("the deadline is %d", got)
+	}
+	shared.setKilling(true)
+	shared.awaitKill(time.Millisecond) // of one that stands still
 }
 
 func (c *GuardClient) held(ctx context.Context, t *testing.T) int {
