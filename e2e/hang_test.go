@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -50,6 +53,34 @@ func TestPostmasterThatHangs(t *testing.T) {
 	must(t, leader.Process("agent").Start())
 	if now := got(s.AwaitHealthy(ctx))(t); now != other {
 		t.Errorf("%s leads, not %s", now.Name, other.Name)
+	}
+}
+
+// A guard that stands still for good does not keep its member from leading on: its watcher
+// has killed PostgreSQL, and another guard starts it.
+func TestGuardThatHangs(t *testing.T) {
+	l := start(t, hanging(1))
+	s := l.Shard(0)
+	ctx := within(t)
+	leader := got(s.Leader(ctx))(t)
+	guards := got(leader.Find(func(i lab.ProcessInfo) bool {
+		return len(i.Args) > 1 && i.Args[1] == "guard" && !slices.Contains(i.Args, "--watch")
+	}))(t)
+	if len(guards) != 1 {
+		t.Fatalf("%d guards, not one", len(guards))
+	}
+	before := got(leader.Postmaster())(t)
+	must(t, guards[0].Signal(syscall.SIGSTOP))
+	await(ctx, t, "PostgreSQL is not started again", func() error {
+		now, err := leader.Postmaster()
+		if err == nil && now.PID == before.PID {
+			err = fmt.Errorf("process %d still runs", now.PID)
+		}
+		return err
+	})
+	got(s.AwaitHealthy(ctx))(t)
+	if err := guards[0].Signal(0); !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("the guard that hangs is there still: %v", err)
 	}
 }
 
