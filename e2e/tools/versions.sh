@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# versions.sh [trixie|bullseye] prints the directory of the programs of another Debian
+# versions.sh [trixie|bullseye|sid] prints the directory of the programs of another Debian
 # release, as ordinary programs of this machine, for `make test-versions`:
 #
 #   DIR/usr/lib/postgresql/VERSION/bin   PostgreSQL (POSTGRES_BIN)
-#   DIR/programs                         pgbouncer and patronictl, of trixie (for $PATH)
+#   DIR/programs                         pgbouncer and patronictl, but of bullseye (for $PATH)
 #
 # The packages are unpacked, not installed, once per recipe, into a cache outside the
 # tree. Each program names the loader and the libraries of its own release, so nothing
@@ -15,8 +15,10 @@ readonly release=${1:-trixie}
 case $release in
 trixie) packages=(postgresql-17 postgresql-contrib pgbouncer patroni python3-consul patchelf) ;;
 bullseye) packages=(postgresql-13 postgresql-contrib patchelf) ;;
+# sid goes on: its package of PostgreSQL is the one that it has by now.
+sid) packages=(postgresql postgresql-contrib pgbouncer patroni python3-consul patchelf) ;;
 *)
-	echo "usage: ${0##*/} [trixie|bullseye]" >&2
+	echo "usage: ${0##*/} [trixie|bullseye|sid]" >&2
 	exit 2
 	;;
 esac
@@ -51,6 +53,10 @@ unpack() { # DIRECTORY
 	# shellcheck source=/dev/null
 	here=$(. /etc/os-release && echo "$VERSION_CODENAME")
 	sed "s/\<$here\>/$release/g" "${sources[0]}" >"$own"
+	if [[ $release == sid ]]; then # it has neither updates nor a security archive
+		awk -v RS= -v ORS='\n\n' '!/sid-security/ { gsub(/ sid-[a-z]+/, ""); print }' "$own" >"$own.sid"
+		mv "$own.sid" "$own"
+	fi
 	mmdebstrap --quiet --variant=extract --include="${packages[*]}" \
 		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Apt::Install-Recommends "false"' \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
