@@ -94,7 +94,7 @@ test-versions: build ## tests with another Debian's versions (as root): DEBIAN=t
 	@$(PROGRAMS) && dir=$$(e2e/tools/versions.sh $(DEBIAN)) && \
 		export PATH=$$dir/programs:$$PATH && \
 		export POSTGRES_BIN=$$(echo $$dir/usr/lib/postgresql/*/bin) && \
-		$$POSTGRES_BIN/postgres --version && pgbouncer --version | sed -n 1p && patronictl version && \
+		$$POSTGRES_BIN/postgres --version && pgbackrest version && pgbouncer --version | sed -n 1p && patronictl version && \
 		$(GO) test -p 1 -count 1 -timeout $(E2E_TIMEOUT) ./agent/postgres ./agent/fence ./bouncer/... ./e2e/bouncer $(if $(filter bullseye,$(DEBIAN)),,./e2e/clients) && \
 		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -run '^(TestShard|TestDivergedPrimaryIsRewound)$$' ./e2e
 

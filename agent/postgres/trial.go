@@ -108,7 +108,9 @@ func trialProblem(out string) string {
 			}
 		case "FATAL", "PANIC":
 			switch {
-			case strings.Contains(message, "contains errors"), strings.HasPrefix(message, "could not load pg_"):
+			case strings.Contains(message, "contains errors"),
+				// pg_hba.conf or pg_ident.conf; from PostgreSQL 16 on with its path.
+				strings.HasPrefix(message, "could not load pg_"), strings.HasPrefix(message, "could not load /"):
 				// What is wrong is said before.
 				if said = slices.DeleteFunc(said, trialNoise); len(said) > 0 {
 					return strings.Join(said, "; ")

@@ -3,7 +3,7 @@
 # release, as ordinary programs of this machine, for `make test-versions`:
 #
 #   DIR/usr/lib/postgresql/VERSION/bin   PostgreSQL (POSTGRES_BIN)
-#   DIR/programs                         pgbouncer and patronictl, but of bullseye (for $PATH)
+#   DIR/programs                         pgbackrest, and pgbouncer and patronictl but of bullseye (for $PATH)
 #
 # The packages are unpacked, not installed, once per recipe, into a cache outside the
 # tree. Each program names the loader and the libraries of its own release, so nothing
@@ -13,10 +13,10 @@ set -euo pipefail
 
 readonly release=${1:-trixie}
 case $release in
-trixie) packages=(postgresql-17 postgresql-contrib pgbouncer patroni python3-consul patchelf) ;;
-bullseye) packages=(postgresql-13 postgresql-contrib patchelf) ;;
+trixie) packages=(postgresql-17 postgresql-contrib pgbouncer pgbackrest patroni python3-consul patchelf) ;;
+bullseye) packages=(postgresql-13 postgresql-contrib pgbackrest patchelf) ;;
 # sid goes on: its package of PostgreSQL is the one that it has by now.
-sid) packages=(postgresql postgresql-contrib pgbouncer patroni python3-consul patchelf) ;;
+sid) packages=(postgresql postgresql-contrib pgbouncer pgbackrest patroni python3-consul patchelf) ;;
 *)
 	echo "usage: ${0##*/} [trixie|bullseye|sid]" >&2
 	exit 2
@@ -41,7 +41,7 @@ patch() {
 }
 
 unpack() { # DIRECTORY
-	local root=$1 own sources here loader libraries patchelf
+	local root=$1 program own sources here loader libraries patchelf
 	((EUID == 0)) || {
 		echo "${0##*/} must run as root" >&2
 		exit 1
@@ -75,10 +75,12 @@ unpack() { # DIRECTORY
 	patchelf=("$loader" --library-path "$root/$libraries" "$root/usr/bin/patchelf")
 	patch "$root"/usr/lib/postgresql/*/bin/*
 	mkdir "$root/programs"
-	if [[ -e $root/usr/sbin/pgbouncer ]]; then
-		patch "$root/usr/sbin/pgbouncer"
-		ln "$root/usr/sbin/pgbouncer" "$root/programs/pgbouncer"
-	fi
+	for program in "$root"/usr/{sbin/pgbouncer,bin/pgbackrest}; do
+		if [[ -e $program ]]; then
+			patch "$program"
+			ln "$program" "$root/programs/"
+		fi
+	done
 	if [[ -e $root/usr/bin/patronictl ]]; then
 		# Python is no position-independent program, which patchelf would break;
 		# nobody looks for its process.
@@ -102,5 +104,6 @@ runs() {
 
 once "$dir" "Debian $release's ${packages[*]} (a minute or two)" unpack
 runs "$dir"/usr/lib/postgresql/*/bin/postgres --version
+runs "$dir/programs/pgbackrest" version
 [[ ! -e $dir/programs/pgbouncer ]] || runs "$dir/programs/pgbouncer" --version
 [[ ! -e $dir/programs/patronictl ]] || runs "$dir/programs/patronictl" version
