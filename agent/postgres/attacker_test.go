@@ -64,6 +64,7 @@ func rootsUntouched(t *testing.T, what, roots string, names ...string) {
 // PostgreSQL's user puts links to root's files in the place of all that the agent keeps
 // beside the data directory.
 func TestNotesThroughLinks(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	p, roots, as := attacked(t)
 	bootstrapped(ctx, t, p)
@@ -136,6 +137,7 @@ func TestAsideOfRoots(t *testing.T) {
 // WAL and tablespaces outside of the data directory lie where a link says: there, too, the
 // rights are PostgreSQL's.
 func TestWALOfRoots(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	p, roots, as := attacked(t)
 	bootstrapped(ctx, t, p)

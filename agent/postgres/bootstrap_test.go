@@ -81,6 +81,7 @@ func TestBootstrap(t *testing.T) {
 }
 
 func TestBootstrapRefusals(t *testing.T) {
+	t.Parallel()
 	tests := map[string]struct {
 		change func(*config.Bootstrap)
 		want   string

@@ -17,6 +17,7 @@ import (
 // A program that copies a data directory copies its links. If it succeeds PostgreSQL would
 // write into the original's WAL and tablespaces, and a reinit would empty them (I7).
 func TestCopiedLinksAreRefused(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	src := newInstance(t, settings(t, dir, "src"))
 	b := bootstrapOptions()
@@ -175,6 +176,7 @@ func TestCopiedLinksAreRefused(t *testing.T) {
 // pgBackRest restores links with --link-all and tablespaces with --tablespace-map; what it
 // puts there has the times of the original.
 func TestPgBackRestWithLinks(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("pgbackrest"); err != nil {
 		t.Skip("pgbackrest is not installed")
 	}

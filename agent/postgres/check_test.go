@@ -12,6 +12,7 @@ import (
 
 // One pair of members for what their settings must obey.
 func TestSettings(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	with := func(parameters map[string]any) cluster.Dynamic {
@@ -207,6 +208,7 @@ func TestSettings(t *testing.T) {
 
 // What is refused of pg_hba's lines is what PostgreSQL refuses.
 func TestLinesOfHBA(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, p)

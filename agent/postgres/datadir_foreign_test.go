@@ -115,6 +115,7 @@ func TestDanglingLink(t *testing.T) {
 
 // Nothing is removed under a PostgreSQL that runs, whoever started it.
 func TestRemoveForReinitUnderSomebodyElsesPostgres(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, p)
@@ -135,6 +136,7 @@ func TestRemoveForReinitUnderSomebodyElsesPostgres(t *testing.T) {
 
 // A removal that was cut short goes on as unfinished work, not as data.
 func TestRemovalCutShort(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	id := bootstrapped(ctx, t, p)

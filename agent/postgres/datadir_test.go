@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 // put makes a file, and the directories above it.
@@ -54,7 +56,7 @@ func copyOf(t *testing.T, from, to string) string {
 	t.Helper()
 	content, err := os.ReadFile(from)
 	must(t, err)
-	must(t, os.WriteFile(to, content, 0o755)) //nolint:gosec // it is run
+	testkit.WriteProgram(t, to, content)
 	return to
 }
 
@@ -65,6 +67,7 @@ func allowed() Permission {
 
 // What is not our own unfinished work is never touched, whatever a marker says.
 func TestDataDirectoryIsSacred(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name string
 		// abuse is given an instance whose data directory has our marker.
@@ -117,7 +120,7 @@ func TestDataDirectoryIsSacred(t *testing.T) {
 	for _, test := range tests {
 		for _, kind := range []string{markBootstrap, markClone} {
 			t.Run(test.name+", "+kind, func(t *testing.T) {
-				ctx, dir := within(t), newDir(t)
+				ctx, dir := within(t), newDirIn(t, "/var/tmp") // on a disk: tmpfs does not use an inode again
 				p := newInstance(t, settings(t, dir, "a"))
 				must(t, p.mark(kind, ""))
 				test.abuse(t, p)
@@ -272,6 +275,7 @@ func TestDiscardIncomplete(t *testing.T) {
 
 // A real cluster under a marker that cannot be its own is an operator's.
 func TestRestoredClusterUnderAnOldMarker(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, p)
@@ -300,6 +304,7 @@ func TestRestoredClusterUnderAnOldMarker(t *testing.T) {
 }
 
 func TestRemoveForReinit(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, p)

@@ -21,6 +21,7 @@ func receivedLSN(ctx context.Context, t *testing.T, p *Instance) int64 {
 // A replica that follows nobody acknowledges nothing any more, also when it is slow
 // to replay, which is when PostgreSQL itself would leave the WAL receiver at work.
 func TestUnfollow(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	sql(ctx, t, a, "CREATE TABLE public.t (n int)")
@@ -50,6 +51,7 @@ func TestUnfollow(t *testing.T) {
 // reload: it must not put back what the file said before. A voter that has parted from an
 // old leader would receive from it again.
 func TestFollowWhileRewriting(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	_, b := pair(ctx, t)
 	b.files.Lock() // as Unfollow has them, which writes and notes whom PostgreSQL follows

@@ -9,6 +9,7 @@ import (
 // A standby is stopped while it receives the first segment of a new timeline again
 // from its beginning, before it has come to the fork: it must start all the same.
 func TestStartWithAPartOfANewTimeline(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	sql(ctx, t, a, "CREATE TABLE public.t AS SELECT generate_series(1, 20000) AS n")

@@ -13,6 +13,7 @@ import (
 // What is mounted in a data directory, and another cluster's data directory in it, keep it
 // from being removed, whoever asks.
 func TestWhatIsInsideIsNotRemoved(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	id := bootstrapped(ctx, t, p)

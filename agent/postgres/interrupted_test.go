@@ -116,6 +116,7 @@ func afterKill(ctx context.Context, t *testing.T, p *Instance) {
 }
 
 func TestBootstrapKilled(t *testing.T) {
+	t.Parallel()
 	t.Run("in post_bootstrap", func(t *testing.T) {
 		ctx, dir := within(t), newDir(t)
 		p := newInstance(t, victim(t, dir))
@@ -166,6 +167,7 @@ func TestBootstrapKilled(t *testing.T) {
 }
 
 func TestBaseBackupInterrupted(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	a := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, a)

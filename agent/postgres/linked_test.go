@@ -9,6 +9,7 @@ import (
 // Configuration files that are links, as operators make them, keep nobody from being
 // cloned or rewound.
 func TestLinkedConfigurationFiles(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	a := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, a)

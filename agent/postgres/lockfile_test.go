@@ -11,6 +11,7 @@ import (
 // A postmaster that is killed between making its lock files and writing them must
 // not keep the next one from starting, for ever.
 func TestStartAfterKillWhileLocking(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, p)

@@ -8,6 +8,7 @@ import (
 // From before the first file is touched it is known that the data are not what they
 // were; and which position of the primary's they must come to.
 func TestDataThatWereReplaced(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	cloned := b.Loss()
@@ -54,6 +55,7 @@ func TestDataThatWereReplaced(t *testing.T) {
 
 // A rewind notes it too; a data directory that need not be rewound has lost nothing.
 func TestRewoundData(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	must(t, b.ForgetLoss(b.Loss().ID))

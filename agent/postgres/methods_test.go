@@ -27,6 +27,7 @@ func argsOf(t *testing.T, script string) []string {
 
 // A new shard and its replicas, made by the operator's own scripts.
 func TestMethods(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	source := newInstance(t, settings(t, dir, "backup"))
 	id := bootstrapped(ctx, t, source)

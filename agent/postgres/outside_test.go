@@ -13,6 +13,7 @@ import (
 
 // Bootstrap, clone and reinit can be repeated though WAL and tablespaces lie elsewhere.
 func TestWALAndTablespacesOutside(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	a := newInstance(t, settings(t, dir, "a"))
 	b := bootstrapOptions()
@@ -71,6 +72,7 @@ func TestWALAndTablespacesOutside(t *testing.T) {
 
 // Links that lead to what is somebody else's are not followed, and nothing goes.
 func TestLinksThatAreAbused(t *testing.T) {
+	t.Parallel()
 	const wal = "000000010000000000000001"
 	for name, test := range map[string]struct {
 		link string
@@ -186,6 +188,7 @@ func TestLinksThatAreAbused(t *testing.T) {
 // A program that copies a data directory copies its links: what they lead to is the
 // source's, whatever becomes of the copy.
 func TestCopiedLinksAreNotFollowed(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	src := newInstance(t, settings(t, dir, "src"))
 	b := bootstrapOptions()

@@ -19,6 +19,7 @@ var exotic = []string{
 // What the agent takes for the password is what psql takes for it, whoever set it
 // and however it is asked for.
 func TestPasswordsAreLibpqs(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	s := settings(t, newDir(t), "a")
 	s.Postgres.PgHBA = []string{

@@ -82,9 +82,11 @@ func (*directLauncher) Held(context.Context) int { return 0 }
 func (*directLauncher) Parent() int { return 0 }
 
 // newDir is a directory that PostgreSQL's user can reach.
-func newDir(t *testing.T) string {
+func newDir(t *testing.T) string { t.Helper(); return newDirIn(t, "") }
+
+func newDirIn(t *testing.T, parent string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "lictor-pg-")
+	dir, err := os.MkdirTemp(parent, "lictor-pg-")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	must(t, os.Chmod(dir, 0o777))
@@ -287,7 +289,8 @@ func TestTwoMembers(t *testing.T) {
 	noSecrets(t, dir, a, b)
 }
 
-// noSecrets looks for the tests' passwords where they must not be.
+// noSecrets looks for the tests' passwords where they must not be. Nothing else runs
+// meanwhile: other tests give passwords to programs of their own.
 func noSecrets(t *testing.T, dir string, instances ...*Instance) {
 	t.Helper()
 	out, err := exec.Command("ps", "axww", "-o", "args", "e").CombinedOutput()
@@ -327,6 +330,7 @@ func awaitBackends(ctx context.Context, t *testing.T, dataDir string) {
 }
 
 func TestPendingRestartAndReload(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, p)
@@ -351,6 +355,7 @@ func TestPendingRestartAndReload(t *testing.T) {
 }
 
 func TestStartTellsWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, p)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 // TestProbeChild is no test: it is the child of the probes below.
@@ -38,7 +40,7 @@ func newProbe(t *testing.T, dir string) *DiskProbe {
 	program, err := os.ReadFile(self)
 	must(t, err)
 	path := filepath.Join(newDir(t), "probe") // go test's own directory is closed to other users
-	must(t, os.WriteFile(path, program, 0o755))
+	testkit.WriteProgram(t, path, program)
 	return probing(t, dir, path, "-test.run=^TestProbeChild$", "--")
 }
 
@@ -379,6 +381,7 @@ func TestTroubleOf(t *testing.T) {
 
 // A probe's file that was left behind is in no base backup.
 func TestProbeFileIsNotBackedUp(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	a, b := newInstance(t, settings(t, dir, "a")), newInstance(t, settings(t, dir, "b"))
 	bootstrapped(ctx, t, a)

@@ -57,6 +57,7 @@ func crash(t *testing.T, p *Instance) {
 // A backend outlives its postmaster, keeps the port and shared memory, and might
 // still commit: Start does away with it.
 func TestStartAfterCrashWithABusyBackend(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, p)
@@ -90,6 +91,7 @@ func TestStartAfterCrashWithABusyBackend(t *testing.T) {
 }
 
 func TestKillLeavesNothing(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	// Frozen processes, and a postmaster that nobody watches.
@@ -111,6 +113,7 @@ func TestKillLeavesNothing(t *testing.T) {
 // A restarted agent takes charge of what runs and forgets neither role nor
 // upstream; what only looks like its PostgreSQL it leaves alone.
 func TestAdopt(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	again := func(p *Instance) *Instance {
@@ -152,6 +155,7 @@ func TestAdopt(t *testing.T) {
 
 // A frozen PostgreSQL holds up nobody beyond the context.
 func TestObserveFrozen(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, p)
@@ -189,6 +193,7 @@ func TestObserveFrozen(t *testing.T) {
 // A postmaster that hangs lets nobody in, though the kept connection, whose backend goes
 // on, answers well.
 func TestObserveHungPostmaster(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, p)
@@ -218,6 +223,7 @@ func TestObserveHungPostmaster(t *testing.T) {
 // Commits wait only when the checkpointer has read who for. As long as it has
 // not, no position may be promised.
 func TestSynchronousAwaitsTheCheckpointer(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, _ := pair(ctx, t)
 	conn, err := a.dedicated(ctx)
@@ -243,6 +249,7 @@ func TestSynchronousAwaitsTheCheckpointer(t *testing.T) {
 }
 
 func TestDivergence(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	c := newInstance(t, settings(t, newDir(t), "c")) // of the first hour, so that it has all WAL that a rewind needs
@@ -302,6 +309,7 @@ func TestDivergence(t *testing.T) {
 // Two members were promoted to the same timeline, each without the other's
 // knowledge. pg_rewind would call that well.
 func TestTwoPrimariesOfOneTimeline(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	dir := newDir(t)
@@ -323,6 +331,7 @@ func TestTwoPrimariesOfOneTimeline(t *testing.T) {
 
 // A PostgreSQL that works elsewhere than it was told to is not left running.
 func TestDataDirectoryElsewhere(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	s := settings(t, dir, "a")
 	p := newInstance(t, s)
@@ -346,6 +355,7 @@ func TestDataDirectoryElsewhere(t *testing.T) {
 // postmaster.pid names a process of somebody else by now, as after the host was
 // started again: it is left alone, and PostgreSQL starts.
 func TestLockFileNamesSomebodyElse(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p, other := newInstance(t, settings(t, dir, "a")), newInstance(t, settings(t, dir, "b"))
 	bootstrapped(ctx, t, p)

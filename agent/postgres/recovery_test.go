@@ -18,6 +18,7 @@ import (
 // the moment before is what the new shard gets. The programs here want the data directory
 // in three ways: to make it with cp or mkdir, or to find it.
 func TestPointInTimeRecovery(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	archive := filepath.Join(dir, "archive")
 	must(t, os.Mkdir(archive, 0o777))
@@ -116,6 +117,7 @@ func TestPointInTimeRecovery(t *testing.T) {
 
 // pgBackRest itself: it wants the directory to be there, and writes the recovery.
 func TestPgBackRest(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("pgbackrest"); err != nil {
 		t.Skip("pgbackrest is not installed")
 	}

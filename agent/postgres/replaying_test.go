@@ -10,6 +10,7 @@ import (
 // What a standby received in an earlier life it replays while it answers already: until
 // it has, its positions are not what it has acknowledged.
 func TestPositionOfAStandbyThatReplays(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	sql(ctx, t, a, "CREATE TABLE public.t (n int)")
@@ -81,6 +82,7 @@ func TestPositionOfAStandbyThatReplays(t *testing.T) {
 // A standby that has followed to a new timeline says so when it is started anew, though
 // its control file does not know yet: else it would count as behind one that has less.
 func TestTimelineOfAStandbyThatWasStartedAnew(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	sql(ctx, t, a, "CREATE TABLE public.t (n int)")

@@ -67,6 +67,7 @@ func hostile(t *testing.T, ask pgproto3.BackendMessage) (u Upstream, got func() 
 // A host that Consul names asks for the password in clear text, or for its md5: it gets
 // neither.
 func TestHostileServer(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	s := settings(t, dir, "a")
 	p := newInstance(t, s)

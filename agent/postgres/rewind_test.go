@@ -12,6 +12,7 @@ import (
 // A rewind that has begun to write and broke off is not repeated on what it left; one
 // that could not begin is. What would break it off is told before.
 func TestRewindThatBreaksOff(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	a := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, a)

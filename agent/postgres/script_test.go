@@ -9,13 +9,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 // writeScript makes a shell script that PostgreSQL's user may run.
 func writeScript(t *testing.T, dir, name, body string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
-	must(t, os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755)) //nolint:gosec // it is run by another user
+	testkit.WriteProgram(t, path, []byte("#!/bin/sh\n"+body+"\n"))
 	return path
 }
 
@@ -131,6 +133,7 @@ func callStuck(all context.Context, t *testing.T, p *Instance, script string, li
 
 // What a script leaves in the background neither holds it up nor is ended.
 func TestScriptInTheBackground(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	script := writeScript(t, dir, "bg", `sleep 300 & echo $! > "$0.pid"`)

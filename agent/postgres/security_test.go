@@ -11,6 +11,7 @@ import (
 // What Lictor writes asks for passwords, keeps them as SCRAM verifiers, and lets
 // nobody read them.
 func TestSecureByDefault(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	hba, err := os.ReadFile(a.inData("pg_hba.conf"))
@@ -53,6 +54,7 @@ func hbaWords(line string) []string {
 // A superuser without a password comes through the unix socket as himself, never
 // by trust.
 func TestNoPasswordIsNoTrust(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	s := settings(t, dir, "a")
 	s.Postgres.Authentication.Superuser.Password = ""
@@ -70,6 +72,7 @@ func TestNoPasswordIsNoTrust(t *testing.T) {
 
 // A password that was changed in the agent's file is used from then on.
 func TestRotatedPassword(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	sql(ctx, t, a, "ALTER ROLE postgres PASSWORD "+literal(secret+"newsuper")+"; ALTER ROLE replicator PASSWORD "+literal(secret+"newrepl"))

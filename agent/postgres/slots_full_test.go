@@ -13,6 +13,7 @@ import (
 // Sessions that take every connection slot, those reserved for superusers too, keep
 // the agent from nothing.
 func TestNoFreeConnectionSlot(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	caughtUp(ctx, t, a, b)
@@ -55,6 +56,7 @@ func TestNoFreeConnectionSlot(t *testing.T) {
 
 // A promotion needs no connection: neither a slot of its own nor a WAL sender's.
 func TestPromotionWithoutAnySlot(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	caughtUp(ctx, t, a, b)

@@ -9,6 +9,7 @@ import (
 // Replay that stands still is told with its cause; that of a replica with less of
 // something than its primary goes on after a restart.
 func TestStandstill(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	s := observe(ctx, t, b, "replays", func(s State) bool { return s.Accepting })

@@ -16,6 +16,7 @@ func shownNames(ctx context.Context, t *testing.T, p *Instance) string {
 // A primary's commits wait for whom they waited before, also when a start as a replica
 // has broken off in between; and for whom the start says, whatever the file does.
 func TestPrimaryStartsWithItsStandbys(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	mine := settings(t, dir, "a")
 	p := newInstance(t, mine)
@@ -53,6 +54,7 @@ func TestPrimaryStartsWithItsStandbys(t *testing.T) {
 
 // What must come before a promotion comes before it, and its failure ends it.
 func TestPromoteAfter(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	_, b := pair(ctx, t)
 	bad := errors.New("the key could not be written")

@@ -27,6 +27,7 @@ func hanging(s Settings) Settings {
 // An archive_command that hangs keeps the postmaster alive when all that matters is
 // done; a bootstrap, a stop and a handover end nevertheless, and leave nothing behind.
 func TestStopWithAnArchiveThatHangs(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	a, b := newInstance(t, hanging(settings(t, dir, "a"))), newInstance(t, settings(t, dir, "b"))
 	hook := "/bin/sh -c 'psql -X \"$0\" -c \"CREATE TABLE t ()\" -c \"SELECT pg_switch_wal()\"'"
@@ -109,6 +110,7 @@ func TestStopWithAnArchiveThatHangs(t *testing.T) {
 // A standby that does not answer holds up a stop only until those that matter are
 // served.
 func TestStopWithASilentStandby(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	silent := func() (speak func()) {
@@ -165,6 +167,7 @@ func TestStopWithASilentStandby(t *testing.T) {
 
 // A process that does not react keeps PostgreSQL from stopping: it is killed.
 func TestStopWithinALimit(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	p := newInstance(t, settings(t, newDir(t), "a"))
 	bootstrapped(ctx, t, p)

@@ -45,6 +45,7 @@ func TestSynchronousCommit(t *testing.T) {
 
 // What is set is what PostgreSQL shows and does, with three members.
 func TestSynchronousThreeMembers(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	a, b, c := newInstance(t, settings(t, dir, "a")), newInstance(t, settings(t, dir, "b")), newInstance(t, settings(t, dir, "c"))
 	bootstrapped(ctx, t, a)
@@ -125,6 +126,7 @@ func TestSynchronousThreeMembers(t *testing.T) {
 // A WAL sender that was listed before, and has not read that it now needs
 // another one besides, would release commits too early.
 func TestSynchronousAwaitsTheWALSenders(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, _ := pair(ctx, t)
 	_, err := a.SetSynchronous(ctx, SyncSetting{Names: []string{"b"}, Any: 1})
@@ -144,6 +146,7 @@ func TestSynchronousAwaitsTheWALSenders(t *testing.T) {
 // In strict mode a replica waits for somebody before it is promoted, so that it
 // does from its first commit on.
 func TestSynchronousBeforePromotion(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	caughtUp(ctx, t, a, b)
@@ -161,6 +164,7 @@ func TestSynchronousBeforePromotion(t *testing.T) {
 
 // A change of other settings at the same moment does not put the old value back.
 func TestSynchronousWhileTheFilesAreRewritten(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a := newInstance(t, settings(t, newDir(t), "a"))
 	bootstrapped(ctx, t, a)
@@ -190,6 +194,7 @@ func TestSynchronousWhileTheFilesAreRewritten(t *testing.T) {
 
 // When Lictor's own setting ends, the user's comes back; ALTER SYSTEM is noticed.
 func TestSynchronousOfTheUser(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	s := settings(t, dir, "a")
 	s.Postgres.Parameters["synchronous_standby_names"] = "theirs"

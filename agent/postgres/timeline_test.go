@@ -8,6 +8,7 @@ import (
 // A member that was lost may have promoted to the next timelines, of which nothing
 // has reached this one.
 func TestPromotionPassesOverTimelines(t *testing.T) {
+	t.Parallel()
 	ctx := within(t)
 	a, b := pair(ctx, t)
 	must(t, a.Stop(ctx, Fast))

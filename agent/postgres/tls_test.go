@@ -155,7 +155,6 @@ func TestTLSOfLaterVersions(t *testing.T) {
 // cloned, followed and asked; nothing goes in plain text, and a server that cannot be
 // verified is not talked to.
 func TestCertificatesOnly(t *testing.T) {
-	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	ca := newAuthority(t, filepath.Join(dir, "ca"))
 	cert, key := ca.issue(t, "server", 2, "")

@@ -12,6 +12,7 @@ import (
 // What PostgreSQL refuses of parameters is not written: it would not start with that.
 // The value before stays.
 func TestRefusedValues(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	s := settings(t, dir, "a")
 	var log strings.Builder
@@ -172,6 +173,7 @@ func TestTryStart(t *testing.T) {
 
 // ALTER SYSTEM does not have PostgreSQL read another file than the one that is configured.
 func TestAlterSystemNamesNoOtherFile(t *testing.T) {
+	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	s := settings(t, dir, "a")
 	s.Postgres.PgHBA = []string{"local all all trust", "host all all 127.0.0.1/32 trust"}

@@ -6,16 +6,22 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 const (
 	// span is how many ports below the kernel's own range are tried.
-	span     = 15000
+	span     = 11000
 	fallback = 32768 // Linux's default for the beginning of that range
+	// labs have the ports from here on for themselves (e2e/lab).
+	labs = 21000
 )
+
+// given are the ports that this process has given out: a server of another test, which runs
+// at the same time, may be stopped just now and be started there again.
+var given sync.Map //nolint:gochecknoglobals // ports are the process's, too
 
 // FreePorts returns n ports of 127.0.0.1 on which nobody listens. The kernel gives them to
 // no outgoing connection either (ip_local_port_range of ip(7)): one that it chose for
@@ -29,10 +35,11 @@ func FreePorts(n int) ([]int, error) {
 			}
 		}
 	}
+	low = min(low, labs)
 	var ports []int
 	for range 100 * n {
 		port := low - 1 - rand.IntN(span) //nolint:gosec // no secret
-		if slices.Contains(ports, port) {
+		if _, taken := given.LoadOrStore(port, true); taken {
 			continue
 		}
 		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
