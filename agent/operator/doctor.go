@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/postgres"
 	"github.com/lictor-ha/lictor/agent/printable"
 )
 
@@ -62,7 +63,7 @@ const doctorsAtOnce = 16
 // Doctor looks at everything that must be right for failovers to work, and says
 // what to do about what is not. It changes nothing.
 func Doctor(ctx context.Context, c *Console, site *Site, o DoctorOptions) error {
-	findings := examineConfig(site.Settings, o.Environ)
+	findings := examineConfig(ctx, site.Settings, o.Environ)
 	f, err := site.readFleet(ctx)
 	switch {
 	case errors.Is(err, errNoShards):
@@ -167,13 +168,18 @@ func report(c *Console, findings []Finding, o DoctorOptions) error {
 }
 
 // examineConfig checks the configuration file as the agent would, if it is one.
-func examineConfig(s Settings, environ []string) []Finding {
+func examineConfig(ctx context.Context, s Settings, environ []string) []Finding {
 	d := diagnosis{area: "config"}
 	_, isAgents := s.Other["name"]
 	if s.Path == "" || !isAgents {
 		return nil
 	}
-	_, warnings, err := config.Load(config.Source{Path: s.Path, Environ: environ})
+	cfg, warnings, err := config.Load(config.Source{Path: s.Path, Environ: environ})
+	if err == nil {
+		var more []config.Warning
+		more, err, _ = postgres.CheckFile(ctx, cfg.Postgres, cfg.Bootstrap.DCS) // where PostgreSQL is not installed it cannot be asked
+		warnings = append(warnings, more...)
+	}
 	for _, w := range warnings {
 		d.add(Worth, s.Path, "see lictor validate", "%s", w)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
 	"github.com/lictor-ha/lictor/agent/config"
 )
@@ -194,7 +195,7 @@ func (p *Instance) fit(local config.Postgres) config.Postgres {
 			{"sslcrldir", &role.SSLCRLDir, 14, true},
 			{"sslpassword", &role.SSLPassword, 13, true},
 			{"channel_binding", &role.ChannelBinding, 13, true},
-			{"require_auth", &role.RequireAuth, 16, true},
+			{"require_auth", &role.RequireAuth, requireAuthSince, true},
 		} {
 			if *setting.value == "" || p.major >= setting.since {
 				continue
@@ -208,7 +209,39 @@ func (p *Instance) fit(local config.Postgres) config.Postgres {
 			p.tell("postgresql.authentication."+name+"."+setting.name, why)
 		}
 	}
+	for _, w := range openToServers(local, p.major) {
+		if _, told := p.notes.LoadOrStore([2]string{w.Path, w.Text}, true); !told {
+			p.log.Warn().Str("setting", w.Path).Str("reason", w.Text).Msg("a password is not safe from other servers")
+		}
+	}
 	return local
+}
+
+// requireAuthSince is the version from which on PostgreSQL's programs know require_auth.
+const requireAuthSince = 16
+
+// openToServers warns of roles whose password replication and pg_rewind tell, in clear
+// text, any server that asks for it: one that has taken over a member's address.
+func openToServers(local config.Postgres, major int) (all []cluster.Warning) {
+	if major >= requireAuthSince {
+		return nil
+	}
+	a := local.Authentication
+	rewind := "rewind"
+	if a.Rewind.Username == "" {
+		a.Rewind, rewind = a.Superuser, "superuser"
+	}
+	for _, role := range []struct {
+		name string
+		config.PgUser
+	}{{"replication", a.Replication}, {rewind, a.Rewind}} {
+		if role.Password == "" || verifies(role.PgUser) || role.ChannelBinding == "require" && major >= 13 {
+			continue
+		}
+		all = append(all, cluster.Warning{Path: "postgresql.authentication." + role.name + ".sslmode", Text: fmt.Sprintf(
+			"PostgreSQL %d has no require_auth: whoever takes over a member's address can ask its programs for this password in clear text; set verify-full", major)})
+	}
+	return all
 }
 
 // revocationLists reads what sslcrl and sslcrldir name. As in libpq they count only

@@ -139,3 +139,36 @@ func TestRequireAuthOfLibpq(t *testing.T) {
 		}
 	}
 }
+
+// Where PostgreSQL's own programs cannot be told to keep a password from a server, that is
+// said.
+func TestOldProgramsAnswerAnyServer(t *testing.T) {
+	role := func(edit func(*config.PgUser)) config.Postgres {
+		u := config.PgUser{Username: "replicator", Password: secret}
+		edit(&u)
+		return config.Postgres{Authentication: config.Authentication{
+			Superuser: config.PgUser{Username: "postgres"}, Replication: u, Rewind: config.PgUser{Username: "rewind"},
+		}}
+	}
+	for _, c := range []struct {
+		name  string
+		major int
+		edit  func(*config.PgUser)
+		told  bool
+	}{
+		{"no TLS", 15, func(*config.PgUser) {}, true},
+		{"require_auth is of 16", 15, func(u *config.PgUser) { u.RequireAuth = "scram-sha-256" }, true},
+		{"TLS with anybody", 15, func(u *config.PgUser) { u.SSLMode = "require" }, true},
+		{"channel binding, and nothing said of TLS", 15, func(u *config.PgUser) { u.ChannelBinding = "require" }, false},
+		{"channel binding", 15, func(u *config.PgUser) { u.SSLMode, u.ChannelBinding = "require", "require" }, false},
+		{"channel binding is of 13", 12, func(u *config.PgUser) { u.SSLMode, u.ChannelBinding = "require", "require" }, true},
+		{"a certificate that is checked", 15, func(u *config.PgUser) { u.SSLMode = "verify-full" }, false},
+		{"no password", 15, func(u *config.PgUser) { u.Password = "" }, false},
+		{"16", 16, func(*config.PgUser) {}, false},
+	} {
+		told := openToServers(role(c.edit), c.major)
+		if (len(told) > 0) != c.told || len(told) > 0 && (told[0].Path != "postgresql.authentication.replication.sslmode" || strings.Contains(told[0].Text, secret)) {
+			t.Errorf("%s: %v", c.name, told)
+		}
+	}
+}

@@ -395,17 +395,19 @@ func (p *Instance) usable(values map[string]string) map[string]string {
 
 // CheckFile has the postgres program judge the parameters of a file: its own, and those
 // that it would begin a shard with. It needs no data directory and leaves nothing.
-// unasked says why the program could not judge.
-func CheckFile(ctx context.Context, local config.Postgres, dcs map[string]any) (problems, unasked error) {
+// unasked says why the program could not judge; warnings are of what is allowed with this
+// version of PostgreSQL.
+func CheckFile(ctx context.Context, local config.Postgres, dcs map[string]any) (warnings []cluster.Warning, problems, unasked error) {
 	p := &Instance{dataDir: filepath.Clean(local.DataDir)}
 	p.local.Store(&local)
 	out, err := p.run(ctx, "postgres", "--version")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if p.major, err = parseMajor(out); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	warnings = openToServers(local, p.major)
 	shared, _ := dcs["postgresql"].(map[string]any)
 	dynamic, _ := shared["parameters"].(map[string]any)
 	ofReplicas, _ := shared["recovery_conf"].(map[string]any)
@@ -426,11 +428,11 @@ func CheckFile(ctx context.Context, local config.Postgres, dcs map[string]any) (
 		maps.DeleteFunc(values, func(name, _ string) bool { return !supported(strings.ToLower(name), p.major) })
 		refused, err := p.RefusedValues(ctx, values)
 		if err != nil {
-			return nil, err
+			return warnings, nil, err
 		}
 		for _, name := range slices.Sorted(maps.Keys(refused)) {
 			errs = append(errs, cluster.Problem{Path: path + "." + name, Value: values[name], Rule: "PostgreSQL says: " + refused[name]})
 		}
 	}
-	return errors.Join(errs...), nil
+	return warnings, errors.Join(errs...), nil
 }

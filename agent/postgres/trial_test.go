@@ -86,14 +86,14 @@ func TestRefusedValues(t *testing.T) {
 		file.Parameters = map[string]any{"TimeZone": "Nope", "work_mem": "7MB", "auto_explain.log_analyze": true}
 		file.RecoveryConf = map[string]any{"recovery_min_apply_delay": "later", "primary_conninfo": 1}
 		dcs := map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"datestyle": "foo", "port": 1}}}
-		problems, unasked := CheckFile(ctx, file, dcs)
+		_, problems, unasked := CheckFile(ctx, file, dcs)
 		must(t, unasked)
 		if all := cluster.Problems(problems); len(all) != 3 || !strings.Contains(problems.Error(), "postgresql.recovery_conf.recovery_min_apply_delay") || !strings.Contains(problems.Error(), "bootstrap.dcs.postgresql.parameters.datestyle") ||
 			!strings.Contains(problems.Error(), "postgresql.parameters.TimeZone") {
 			t.Errorf("%v", problems)
 		}
 		file.BinDir = "/nowhere"
-		if _, unasked := CheckFile(ctx, file, nil); unasked == nil {
+		if _, _, unasked := CheckFile(ctx, file, nil); unasked == nil {
 			t.Error("there is no program that could have judged")
 		}
 	})

@@ -135,7 +135,10 @@ func validateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			problems, unasked := postgres.CheckFile(cmd.Context(), cfg.Postgres, cfg.Bootstrap.DCS)
+			warnings, problems, unasked := postgres.CheckFile(cmd.Context(), cfg.Postgres, cfg.Bootstrap.DCS)
+			for _, w := range warnings {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", printable.Text(w.String()))
+			}
 			if problems != nil {
 				return &settings.Refused{Source: source.String(), Err: problems}
 			}
