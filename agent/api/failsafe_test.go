@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -149,6 +151,20 @@ func TestMembersProveThemselves(t *testing.T) {
 			heard = 0
 		})
 	}
+	t.Run("what can be read does not have it", func(t *testing.T) {
+		current := testSecret().Current
+		for _, path := range []string{"/patroni", "/config", "/cluster", "/metrics", "/history", "/failsafe", "/"} {
+			body := ask(t, "GET", server.url+path, "", login).body
+			for _, form := range []string{base64.StdEncoding.EncodeToString(current), hex.EncodeToString(current)} {
+				if strings.Contains(body, form) {
+					t.Errorf("%s: %s", path, body)
+				}
+			}
+			if path == "/patroni" && !strings.Contains(body, proof.Fingerprint(current)) {
+				t.Errorf("no fingerprint: %s", body)
+			}
+		}
+	})
 	t.Run("the secret's holder is an operator", func(t *testing.T) {
 		if a, err := proving(t, keeping(testSecret())).Post(t.Context(), Peer{Name: node.state().Name, APIURL: server.url}, "/reload", nil); err != nil || a.Status != http.StatusAccepted {
 			t.Errorf("%+v, %v", a, err)
