@@ -4,13 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,72 +36,48 @@ func TestStrangers(t *testing.T) {
 	})
 	s := l.Shard(0)
 
-	t.Run("a flood", func(t *testing.T) {
-		ctx := within(t)
-		leader := got(s.AwaitHealthy(ctx))(t)
-		before := got(s.Snapshot(ctx))(t).Leader
-		flooding, stop := context.WithCancel(ctx)
-		defer stop()
-		var attacks sync.WaitGroup
-		attacker := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
-		for _, target := range []string{leader.REST, l.BouncerHosts()[0].API} {
-			for _, sent := range []string{"", "GET /health HTTP/1.1\r\nX-Slow: ", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n", "POST /handover HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"} {
-				attacks.Go(func() {
-					var open []net.Conn
-					defer func() {
-						for _, conn := range open {
-							conn.Close()
-						}
-					}()
-					tick := time.NewTicker(2 * time.Millisecond)
-					defer tick.Stop()
-					for flooding.Err() == nil {
-						<-tick.C
-						conn, err := attacker.DialContext(flooding, "tcp", target)
-						if err != nil {
-							continue // no room, on whichever side
-						}
-						_, _ = io.WriteString(conn, sent) // it may be closed already
-						if open = append(open, conn); len(open) > 500 {
-							open[0].Close()
-							open = open[1:]
-						}
+	for _, sources := range []int{1, 16} {
+		t.Run(fmt.Sprintf("a flood from %d addresses", sources), func(t *testing.T) {
+			ctx := within(t)
+			leader := got(s.AwaitHealthy(ctx))(t)
+			before := got(s.Snapshot(ctx))(t).Leader
+			attack := startFlood(ctx, sources, leader.REST, l.BouncerHosts()[0].API)
+			defer attack.stop()
+			// The balancer's checks: each on a connection of its own, while six beats pass.
+			client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+			beats, last, seen, longest := 0, int64(0), time.Time{}, time.Duration(0)
+			var checks []time.Duration
+			for began := time.Now(); beats < 6 || time.Since(began) < *floodFor; {
+				for _, url := range []string{"http://" + leader.REST + "/primary", "http://" + l.BouncerHosts()[0].API + "/health"} {
+					asked := time.Now()
+					if code, _, err := request(ctx, client, http.MethodGet, url, nil, nil); err != nil || code != http.StatusOK {
+						t.Fatalf("health check %d: %d %v", len(checks), code, err)
 					}
-				})
-			}
-		}
-		// The balancer's checks: each on a connection of its own, while six beats pass.
-		client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-		beats, last, seen, longest := 0, int64(0), time.Time{}, time.Duration(0)
-		checks := 0
-		for beats < 6 {
-			for _, url := range []string{"http://" + leader.REST + "/primary", "http://" + l.BouncerHosts()[0].API + "/health"} {
-				if code, _, err := request(ctx, client, http.MethodGet, url, nil, nil); err != nil || code != http.StatusOK {
-					t.Fatalf("health check %d: %d %v", checks, code, err)
+					checks = append(checks, time.Since(asked))
 				}
-				checks++
+				beat := got(s.Snapshot(ctx))(t).Status.Value.Lictor
+				if beat == nil || beat.Number == last {
+					continue
+				}
+				now := time.Now()
+				if last != 0 {
+					longest = max(longest, now.Sub(seen))
+				}
+				last, seen = beat.Number, now
+				beats++
 			}
-			beat := got(s.Snapshot(ctx))(t).Status.Value.Lictor
-			if beat == nil || beat.Number == last {
-				continue
+			opened, rate := attack.stop()
+			slices.Sort(checks)
+			t.Logf("%d connections held at the most, %.0f new ones a second; %d health checks answered, median %s, 99 of 100 within %s, all within %s; %d beats, at most %s between two of them",
+				opened, rate, len(checks), checks[len(checks)/2], checks[len(checks)*99/100], checks[len(checks)-1], beats, longest)
+			if after := got(s.Snapshot(ctx))(t).Leader; after.Session != before.Session || after.Value != before.Value {
+				t.Errorf("the lead was lost: %+v, was %+v", after, before)
 			}
-			now := time.Now()
-			if last != 0 {
-				longest = max(longest, now.Sub(seen))
+			if ttl := 8 * time.Second; longest > ttl/2 {
+				t.Errorf("%s passed between two beats", longest)
 			}
-			last, seen = beat.Number, now
-			beats++
-		}
-		stop()
-		attacks.Wait()
-		t.Logf("%d health checks answered, at most %s between two beats", checks, longest)
-		if after := got(s.Snapshot(ctx))(t).Leader; after.Session != before.Session || after.Value != before.Value {
-			t.Errorf("the lead was lost: %+v, was %+v", after, before)
-		}
-		if ttl := 8 * time.Second; longest > ttl/2 {
-			t.Errorf("%s passed between two beats", longest)
-		}
-	})
+		})
+	}
 
 	t.Run("a forged bouncer", func(t *testing.T) {
 		ctx := within(t)
@@ -152,6 +131,72 @@ func TestStrangers(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// floodFor is how long a flood lasts at the least: for measuring.
+var floodFor = flag.Duration("flood", 0, "how long TestStrangers' floods last at the least")
+
+// flood is strangers who connect to APIs as fast as they can, up to 4,000 times a second,
+// and keep what they have got: idle, in the middle of a header, after a request, or with
+// a body that does not come.
+type flood struct {
+	end   context.CancelFunc
+	work  sync.WaitGroup
+	began time.Time
+	// made counts connections, held those that the strangers have not closed, most the
+	// most of these.
+	made, held, most atomic.Int64
+	once             sync.Once
+	rate             float64
+}
+
+func startFlood(ctx context.Context, sources int, targets ...string) *flood {
+	ctx, end := context.WithCancel(ctx)
+	f := &flood{end: end, began: time.Now()}
+	for i, target := range targets {
+		for j, sent := range []string{"", "GET /health HTTP/1.1\r\nX-Slow: ", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n", "POST /handover HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"} {
+			f.work.Go(func() { f.attack(ctx, target, sent, sources, 4*i+j) })
+		}
+	}
+	return f
+}
+
+func (f *flood) attack(ctx context.Context, target, sent string, sources, number int) {
+	var open []net.Conn
+	defer func() {
+		for _, conn := range open {
+			conn.Close()
+		}
+	}()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for n := number; ctx.Err() == nil; n++ {
+		<-tick.C
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+n%sources))}}
+		conn, err := dialer.DialContext(ctx, "tcp", target)
+		if err != nil {
+			continue // no room, on whichever side
+		}
+		f.made.Add(1)
+		f.most.Store(max(f.most.Load(), f.held.Add(1)))
+		_, _ = io.WriteString(conn, sent) // it may be closed already
+		if open = append(open, conn); len(open) > 500 {
+			open[0].Close()
+			f.held.Add(-1)
+			open = open[1:]
+		}
+	}
+}
+
+// stop ends the flood, and tells how many connections the strangers held at the most and
+// how many they made in a second.
+func (f *flood) stop() (most int64, rate float64) {
+	f.once.Do(func() {
+		f.end()
+		f.rate = float64(f.made.Load()) / time.Since(f.began).Seconds()
+		f.work.Wait()
+	})
+	return f.most.Load(), f.rate
 }
 
 func request(ctx context.Context, client *http.Client, method, url string, body io.Reader, edit func(*http.Request)) (int, string, error) {
