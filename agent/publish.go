@@ -53,6 +53,10 @@ func (a *Agent) publish() {
 		a.writeHistory()
 		a.checkpointAfterPromotion()
 	}
+	if !leads { // what only a leader finds is no problem of this member's any more
+		delete(a.m.told, "events")
+		delete(a.m.told, "route of another cluster")
+	}
 	if leads != a.m.pg.observed.InRecovery {
 		a.keepSlots()
 	}
@@ -264,6 +268,7 @@ func (a *Agent) routeToWrite() (cluster.Route, bool) {
 			"two shards share namespace and scope, or the key must be deleted", known.Value.SystemIdentifier)
 		return cluster.Route{}, false
 	}
+	a.clearOnce("route of another cluster")
 	host, port := splitAddress(a.cfg.Postgres.ConnectAddress)
 	r := cluster.Route{
 		Version: cluster.RouteVersion, SystemIdentifier: id,
@@ -438,6 +443,7 @@ func (a *Agent) keepSlots() {
 				a.once("slots", "replication slots could not be brought up to date", err.Error())
 				return
 			}
+			a.clearOnce("slots")
 			p.slots = key
 		}
 	})
