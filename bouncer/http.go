@@ -134,6 +134,7 @@ func (a *listenerAPI) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, a.status()) })
 	mux.Handle("GET /metrics", a.metrics())
+	mux.Handle("GET /metrics/pgbouncer", a.poolerMetrics())
 	mux.HandleFunc("POST /poke", a.poke)
 	mux.HandleFunc("POST /handover", a.handover)
 	mux.HandleFunc("POST /drain", a.operator(func(w http.ResponseWriter) { a.drain(w, true) }))

@@ -12,7 +12,7 @@ import (
 )
 
 // The alert rules are valid and do what their tests say, and every expression of
-// the dashboard is one that Prometheus takes: promtool judges.
+// the dashboards is one that Prometheus takes: promtool judges.
 func TestMonitoring(t *testing.T) {
 	ctx := within(t)
 	path, err := exec.CommandContext(ctx, "tools/promtool.sh").Output()
@@ -31,6 +31,14 @@ func TestMonitoring(t *testing.T) {
 	check("../docs/monitoring", "check", "rules", "--lint=all", "--lint-fatal", "alerts.yml")
 	check("../docs/monitoring", "test", "rules", "alerts_test.yml")
 
+	for _, name := range []string{"grafana-lictor.json", "grafana-poolers.json"} {
+		checkDashboard(t, name, check)
+	}
+}
+
+// checkDashboard has promtool judge the expressions of a dashboard.
+func checkDashboard(t *testing.T, name string, check func(dir string, args ...string)) {
+	t.Helper()
 	type rule struct {
 		Record string `yaml:"record"`
 		Expr   string `yaml:"expr"`
@@ -47,13 +55,13 @@ func TestMonitoring(t *testing.T) {
 			Targets []struct{ Expr string }
 		}
 	}
-	must(t, json.Unmarshal(got(os.ReadFile("../docs/monitoring/grafana-lictor.json"))(t), &dashboard))
+	must(t, json.Unmarshal(got(os.ReadFile(filepath.Join("../docs/monitoring", name)))(t), &dashboard))
 	var rules []rule
 	add := func(where, expr string) {
 		if expr == "" {
-			t.Errorf("%s has no expression", where)
+			t.Errorf("%s: %s has no expression", name, where)
 		}
-		expr = strings.NewReplacer("$__rate_interval", "1m", `"$scope"`, `".*"`).Replace(expr)
+		expr = strings.NewReplacer("$__rate_interval", "1m", `"$scope"`, `".*"`, `"$instance"`, `".*"`, `"$database"`, `".*"`).Replace(expr)
 		rules = append(rules, rule{Record: "dashboard:expression", Expr: expr})
 	}
 	for _, a := range dashboard.Annotations.List {
@@ -62,11 +70,11 @@ func TestMonitoring(t *testing.T) {
 	ids := map[int]bool{}
 	for _, p := range dashboard.Panels {
 		if ids[p.ID] || p.GridPos.W == 0 || p.GridPos.X+p.GridPos.W > 24 {
-			t.Errorf("panel %q: id %d is not its own, or it is nowhere", p.Title, p.ID)
+			t.Errorf("%s: panel %q: id %d is not its own, or it is nowhere", name, p.Title, p.ID)
 		}
 		ids[p.ID] = true
 		if p.Type != "row" && len(p.Targets) == 0 {
-			t.Errorf("panel %q shows nothing", p.Title)
+			t.Errorf("%s: panel %q shows nothing", name, p.Title)
 		}
 		for _, target := range p.Targets {
 			add(p.Title, target.Expr)

@@ -576,12 +576,14 @@ func checkMetrics(t *testing.T, l *lab.Lab, members ...*lab.Member) {
 		answered.Write(body)
 	}
 	for _, b := range l.BouncerHosts() {
-		request := got(http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.API+"/metrics", nil))(t)
-		response, err := l.HTTP().Do(request)
-		must(t, err)
-		_, err = answered.ReadFrom(response.Body)
-		response.Body.Close()
-		must(t, err)
+		for _, path := range []string{"/metrics", "/metrics/pgbouncer"} {
+			request := got(http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.API+path, nil))(t)
+			response, err := l.HTTP().Do(request)
+			must(t, err)
+			_, err = answered.ReadFrom(response.Body)
+			response.Body.Close()
+			must(t, err)
+		}
 	}
 	have := map[string]bool{}
 	for text := range strings.Lines(answered.String()) {
@@ -603,6 +605,11 @@ func checkMetrics(t *testing.T, l *lab.Lab, members ...*lab.Member) {
 	for name := range have {
 		if named.MatchString(name) && !documented[name] {
 			t.Errorf("docs/metrics.md says nothing of %s", name)
+		}
+	}
+	for _, name := range regexp.MustCompile(`\bpgbouncer_[a-z0-9_]+`).FindAllString(string(got(os.ReadFile("../docs/monitoring/grafana-poolers.json"))(t)), -1) {
+		if !have[name] {
+			t.Errorf("grafana-poolers.json names %s, which PgBouncer's bouncer does not answer", name)
 		}
 	}
 	count := regexp.MustCompile(`lictor_leader_changes_total\{cause="operator",kind="switchover",name="[^"]+",outcome="done",scope="[^"]+"\} (\d+)`)

@@ -302,3 +302,29 @@ func (c *Conn) KillClient(ctx context.Context, id string) error {
 
 // quoteName writes a database name as the console's parser expects it.
 func quoteName(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+// Figures are one row of an answer of the console as it is, by column.
+type Figures struct{ row row }
+
+// Text is a column's value, empty when the answer has no such column.
+func (f Figures) Text(column string) string { return f.row.text(column) }
+
+// Number is a column's value; it reports false when the answer has no such column, as
+// one of an older PgBouncer, or when it is no number.
+func (f Figures) Number(column string) (float64, bool) {
+	n, err := strconv.ParseFloat(f.row.text(column), 64)
+	return n, err == nil
+}
+
+// Show is the answer to SHOW what, the console's own rows included.
+func (c *Conn) Show(ctx context.Context, what string) ([]Figures, error) {
+	rows, err := c.exec(ctx, "SHOW "+what)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Figures, len(rows))
+	for i, r := range rows {
+		all[i] = Figures{r}
+	}
+	return all, nil
+}
