@@ -414,7 +414,7 @@ const (
 var errNoAnswer = errors.New("the guard does not answer")
 
 // answered gives an order to the guard up when it is not answered in time.
-func (a *agent) answered(limit time.Duration, order func(done func(error)), done func(error)) {
+func (a *agent) answered(order func(done func(error)), done func(error)) {
 	over := false
 	finish := func(err error) {
 		if !over {
@@ -422,7 +422,7 @@ func (a *agent) answered(limit time.Duration, order func(done func(error)), done
 			done(err)
 		}
 	}
-	a.later(limit, func() { finish(errNoAnswer) })
+	a.later(answerWithin, func() { finish(errNoAnswer) })
 	order(finish)
 }
 
@@ -450,7 +450,7 @@ func (g *guardian) armNow(memo guardMemo, done func(error)) {
 		g.a.host.led = memo.killAt
 	}
 	g.enqueue(func(next func()) {
-		g.a.answered(answerWithin, func(told func(error)) {
+		g.a.answered(func(told func(error)) {
 			g.tell(memo, true, func(err error) { g.a.do(func() { told(err) }) })
 		}, func(err error) {
 			next()
@@ -506,7 +506,7 @@ func (g *guardian) shorten(memo guardMemo, limit time.Duration, done func(error)
 func (g *guardian) disarm(done func(error)) {
 	g.enqueue(func(next func()) {
 		g.left = nil
-		g.a.answered(answerWithin, func(told func(error)) {
+		g.a.answered(func(told func(error)) {
 			g.a.host.guard.disarm(func() { g.a.do(func() { told(nil) }) })
 		}, func(err error) {
 			if err == nil {

@@ -277,7 +277,7 @@ func (t *task) kill() {
 	pg, g, dead := &t.a.host.pg, &t.a.host.guard, func() { t.end(nil) }
 	pg.kill(func() {
 		t.then(func() {
-			t.a.answered(answerWithin, func(done func(error)) {
+			t.a.answered(func(done func(error)) {
 				g.overtake(func() { t.then(func() { done(nil) }) })
 			}, func(err error) {
 				if err != nil {
@@ -295,7 +295,7 @@ func (t *task) kill() {
 // awaken ends a guard that does not answer, before PostgreSQL is started.
 func (t *task) awaken(then func()) {
 	g := &t.a.host.guard
-	t.a.answered(answerWithin, func(done func(error)) {
+	t.a.answered(func(done func(error)) {
 		g.command(func() {}, func() { t.a.do(func() { done(nil) }) })
 	}, func(err error) {
 		if err != nil && !t.a.host.pg.running {
