@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -43,7 +44,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	_ = os.RemoveAll(seed.dir)
+	os.Exit(status)
 }
 
 // instance is a real PostgreSQL, with a guard for it.
@@ -92,8 +95,28 @@ func newInstance(t *testing.T) *instance {
 		}
 		os.RemoveAll(dir)
 	})
-	p.run(t, "initdb", "-D", p.data, "-A", "trust", "-U", "postgres", "-N")
+	p.initdb(t)
 	return p
+}
+
+// seed is a data directory as initdb makes it, of which every instance gets a copy.
+var seed struct {
+	once sync.Once
+	dir  string
+}
+
+func (p *instance) initdb(t *testing.T) {
+	t.Helper()
+	seed.once.Do(func() {
+		dir, err := os.MkdirTemp("", "lictor-g-")
+		must(t, err)
+		seed.dir = dir
+		must(t, os.Chmod(dir, 0o777))
+		p.run(t, "initdb", "-D", filepath.Join(dir, "data"), "-A", "trust", "-U", "postgres", "-N")
+	})
+	if out, err := exec.Command("cp", "-a", filepath.Join(seed.dir, "data"), p.data).CombinedOutput(); err != nil {
+		t.Fatalf("a copy of a data directory: %v: %s", err, out)
+	}
 }
 
 func (p *instance) newClient() *GuardClient {

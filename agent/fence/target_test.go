@@ -76,7 +76,7 @@ func TestKillWhereverTheDirectoryWent(t *testing.T) {
 		"over it a file system that fails": {lost: func(t *testing.T, p *instance) { mountFuse(t, p.data).becomes(fails) }},
 		"data_directory": {before: func(t *testing.T, p *instance) {
 			must(t, os.Rename(p.data, p.data+".old"))
-			p.run(t, "initdb", "-D", p.data, "-A", "trust", "-U", "postgres", "-N")
+			p.initdb(t)
 			conf, err := os.OpenFile(filepath.Join(p.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 			must(t, err)
 			_, err = conf.WriteString("data_directory = '" + p.data + ".old'\n")
