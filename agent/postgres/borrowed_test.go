@@ -19,15 +19,7 @@ import (
 func TestCopiedLinksAreRefused(t *testing.T) {
 	t.Parallel()
 	ctx, dir := within(t), newDir(t)
-	src := newInstance(t, settings(t, dir, "src"))
-	b := bootstrapOptions()
-	b.InitDB = append(b.InitDB, map[string]any{"waldir": filepath.Join(dir, "src-wal")})
-	id, err := src.Bootstrap(ctx, b)
-	must(t, err)
-	must(t, src.FinishBootstrap())
-	must(t, src.Start(ctx, StartAs{Role: Primary}))
-	space := withTablespace(ctx, t, src, filepath.Join(dir, "src-space"))
-	must(t, src.Stop(ctx, Fast))
+	src, id, space := withLinks(ctx, t, dir)
 	originals := []string{src.dataDir, filepath.Join(dir, "src-wal"), space}
 	content := func(t *testing.T) (all []string) {
 		t.Helper()
@@ -181,15 +173,7 @@ func TestPgBackRestWithLinks(t *testing.T) {
 		t.Skip("pgbackrest is not installed")
 	}
 	ctx, dir := within(t), newDir(t)
-	src := newInstance(t, settings(t, dir, "src"))
-	b := bootstrapOptions()
-	b.InitDB = append(b.InitDB, map[string]any{"waldir": filepath.Join(dir, "src-wal")})
-	id, err := src.Bootstrap(ctx, b)
-	must(t, err)
-	must(t, src.FinishBootstrap())
-	must(t, src.Start(ctx, StartAs{Role: Primary}))
-	withTablespace(ctx, t, src, filepath.Join(dir, "src-space"))
-	must(t, src.Stop(ctx, Fast))
+	src, id, _ := withLinks(ctx, t, dir)
 	options := fmt.Sprintf("--stanza=main --repo1-path=%[1]s/repo --log-path=%[1]s --lock-path=%[1]s/lock --config=/dev/null --log-level-console=warn", dir)
 	for _, command := range []string{"stanza-create", "backup"} {
 		words := append(strings.Fields(options), "--no-online", "--pg1-path="+src.dataDir, command)

@@ -190,15 +190,7 @@ func TestLinksThatAreAbused(t *testing.T) {
 func TestCopiedLinksAreNotFollowed(t *testing.T) {
 	t.Parallel()
 	ctx, dir := within(t), newDir(t)
-	src := newInstance(t, settings(t, dir, "src"))
-	b := bootstrapOptions()
-	b.InitDB = append(b.InitDB, map[string]any{"waldir": filepath.Join(dir, "src-wal")})
-	id, err := src.Bootstrap(ctx, b)
-	must(t, err)
-	must(t, src.FinishBootstrap())
-	must(t, src.Start(ctx, StartAs{Role: Primary}))
-	space := withTablespace(ctx, t, src, filepath.Join(dir, "src-space"))
-	must(t, src.Stop(ctx, Fast))
+	src, id, space := withLinks(ctx, t, dir)
 	whole := func(after string) {
 		t.Helper()
 		wal, _ := filepath.Glob(filepath.Join(dir, "src-wal", "0*"))
@@ -230,6 +222,22 @@ func TestCopiedLinksAreNotFollowed(t *testing.T) {
 		must(t, p.DiscardIncomplete(ctx))
 		whole("a clone that was cleared away")
 	}
+}
+
+// withLinks is a cluster that was stopped, whose WAL (src-wal) and tablespace lie outside
+// its data directory; id is its system identifier.
+func withLinks(ctx context.Context, t *testing.T, dir string) (src *Instance, id, space string) {
+	t.Helper()
+	src = newInstance(t, settings(t, dir, "src"))
+	b := bootstrapOptions()
+	b.InitDB = append(b.InitDB, map[string]any{"waldir": filepath.Join(dir, "src-wal")})
+	id, err := src.Bootstrap(ctx, b)
+	must(t, err)
+	must(t, src.FinishBootstrap())
+	must(t, src.Start(ctx, StartAs{Role: Primary}))
+	space = withTablespace(ctx, t, src, filepath.Join(dir, "src-space"))
+	must(t, src.Stop(ctx, Fast))
+	return src, id, space
 }
 
 // withTablespace makes a directory a tablespace with a table in it.
