@@ -52,6 +52,21 @@ func (p *Instance) RefusedValues(ctx context.Context, values map[string]string) 
 			refused[name] = why
 		}
 	}
+	if len(refused) > 0 {
+		return refused, nil
+	}
+	// Each alone is taken, and all of them are not: two targets of a recovery, for instance.
+	var taken []string
+	for _, name := range names {
+		if why, err = p.tryValues(ctx, dir, values, append(taken, name)); err != nil {
+			return nil, err
+		}
+		if why != "" {
+			refused[name] = why
+		} else {
+			taken = append(taken, name)
+		}
+	}
 	return refused, nil
 }
 
@@ -276,34 +291,33 @@ func (p *Instance) linkForTrial(dir string, lines []confSetting) error {
 type judged struct {
 	taken   map[string]string    // by name: the last value
 	refused map[[2]string]string // by name and value: why
+	asked   map[string]string    // what PostgreSQL was asked of last, nil: it could not be
 }
 
-// judge has PostgreSQL look at those values of the configuration that it has not seen.
+// judge has PostgreSQL look at the values of the configuration, when they have changed.
 // What it refuses is told and not written: the value before it stays in force, as that
 // of PostgreSQL would on a reload; but PostgreSQL would not start with the refused one.
 func (p *Instance) judge(ctx context.Context) {
 	defer p.tellRefused()
 	p.settings.Lock()
-	values := p.wantedValues()
-	fresh := false
-	for name, value := range values {
-		_, refused := p.judged.refused[[2]string{name, value}]
-		if refused {
-			delete(values, name)
-		} else if taken, ok := p.judged.taken[name]; !ok || taken != value {
-			fresh = true
-		}
-	}
-	first := p.judged.taken == nil
+	values, last := p.wantedValues(), p.judged
 	p.settings.Unlock()
-	if !fresh {
+	if last.taken != nil && maps.Equal(values, last.asked) {
 		return
 	}
+	// Also what was refused before: it may have been for a value that is another one now.
 	refused, err := p.RefusedValues(ctx, values)
+	asked := values
 	if err != nil {
 		p.log.Warn().Err(err).Msg("parameters are used without having been checked")
-		refused = nil
+		refused, asked = map[string]string{}, nil
+		for name, value := range values {
+			if why, was := last.refused[[2]string{name, value}]; was {
+				refused[name] = why
+			}
+		}
 	}
+	first := last.taken == nil
 	before := map[string]string{}
 	if first && len(refused) > 0 {
 		before = p.writtenValues(ctx, refused)
@@ -311,8 +325,9 @@ func (p *Instance) judge(ctx context.Context) {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	if p.judged.taken == nil {
-		p.judged = judged{taken: before, refused: map[[2]string]string{}}
+		p.judged.taken = before
 	}
+	p.judged.asked, p.judged.refused = asked, map[[2]string]string{}
 	for name, value := range values {
 		why, bad := refused[name]
 		if !bad {
@@ -320,6 +335,9 @@ func (p *Instance) judge(ctx context.Context) {
 			continue
 		}
 		p.judged.refused[[2]string{name, value}] = why
+		if _, told := last.refused[[2]string{name, value}]; told {
+			continue
+		}
 		instead := "it is left out"
 		if taken, ok := p.judged.taken[name]; ok {
 			instead = taken + " stays in force"

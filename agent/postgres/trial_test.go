@@ -70,6 +70,22 @@ func TestRefusedValues(t *testing.T) {
 	if told := p.Refused(); len(told) != 1 || !strings.Contains(told[0], "recovery_min_apply_delay: soon") {
 		t.Errorf("refused: %q", told)
 	}
+	// What is refused beside another value is not for ever.
+	for _, c := range []struct {
+		set  map[string]any
+		told int
+	}{
+		{map[string]any{"recovery_target_time": "2030-01-01", "recovery_target_xid": "5"}, 1},
+		{map[string]any{"recovery_target_xid": "5"}, 0},
+		{nil, 0},
+	} {
+		p.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{RecoveryConf: c.set}})
+		_, err := p.Rewrite(ctx)
+		must(t, err)
+		if told := p.Refused(); len(told) != c.told {
+			t.Errorf("%v: refused: %q", c.set, told)
+		}
+	}
 	apply(map[string]any{"timezone": "Nowhere/Else", "datestyle": "strange", "log_destination": "stdout", "work_mem": "9MB"})
 	_, err = p.Rewrite(ctx)
 	must(t, err)
@@ -80,6 +96,14 @@ func TestRefusedValues(t *testing.T) {
 	if got := again.parameters()["timezone"]; got != "Europe/Rome" {
 		t.Errorf("after a restart of the agent: %q", got)
 	}
+
+	t.Run("values that are not taken together", func(t *testing.T) {
+		refused, err := p.RefusedValues(ctx, map[string]string{"recovery_target_time": "2030-01-01", "recovery_target_xid": "5", "work_mem": "7MB"})
+		must(t, err)
+		if len(refused) != 1 || !strings.Contains(refused["recovery_target_xid"], "multiple recovery targets") {
+			t.Errorf("%q", refused)
+		}
+	})
 
 	t.Run("a file", func(t *testing.T) {
 		file := s.Postgres
