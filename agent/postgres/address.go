@@ -12,9 +12,9 @@ func (p *Instance) address() string {
 		return *dir
 	}
 	if p.local.Load().UseUnixSocket {
-		dirs := p.socketDirs()
-		if dir := p.runningSocketDir(); dir != "" {
-			dirs = []string{dir}
+		dirs := []string{p.runningSocketDir()}
+		if dirs[0] == "" { // only then: this is asked with every look at PostgreSQL
+			dirs = p.socketDirs()
 		}
 		for _, dir := range dirs {
 			// A comma would be taken for the end of a host's name, as by libpq.

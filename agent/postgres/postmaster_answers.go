@@ -25,9 +25,10 @@ func (p *Instance) postmasterAnswers(ctx context.Context) error {
 	if time.Since(time.Unix(0, p.answered.Load())) < askPostmasterEvery {
 		return nil
 	}
-	network, address := "tcp", net.JoinHostPort(p.address(), strconv.Itoa(p.port))
-	if filepath.IsAbs(p.address()) {
-		network, address = "unix", filepath.Join(p.address(), ".s.PGSQL."+strconv.Itoa(p.port))
+	host := p.address()
+	network, address := "tcp", net.JoinHostPort(host, strconv.Itoa(p.port))
+	if filepath.IsAbs(host) {
+		network, address = "unix", filepath.Join(host, ".s.PGSQL."+strconv.Itoa(p.port))
 	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
 	if err != nil {
