@@ -134,7 +134,7 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	co := &conductor{
 		config: c, log: log, book: b.book, renderer: &renderer{config: c, feed: b.feed}, console: console,
 		applier: &applier{config: c, log: log, console: console}, cutter: newCutter(c, log),
-		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[shardID]*hold{},
+		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[shardID]*hold{}, ours: map[string]time.Time{},
 	}
 	if err := co.applier.restore(); err != nil {
 		log.Error().Err(err).Msg("starting without a configuration to go back to")
@@ -163,7 +163,7 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	co.suspector = newSuspector(c, log, b.link, b.book)
 	co.suspector.notify, co.suspector.refresh = co.notify, b.watcher.refresh
 	co.suspector.connected = func() bool { return b.watcher.status().Connected }
-	co.link, co.pauser = b.link, newPauser(c, log, co.notify)
+	co.link, co.pauser = b.link, newPauser(c, co.notify)
 	co.answered, co.applied = b.watcher.hasAnswered, b.presence.notify
 	b.keeper.draining = saved.Draining
 	b.api = &listenerAPI{keep: b.keeper.rememberDraining, config: c, log: log, conductor: co, watcher: b.watcher, link: b.link, book: b.book, handovers: b.handovers, files: b.files}

@@ -64,9 +64,12 @@ type conductor struct {
 	standing   map[string]pgbouncer.Database
 	readBack   time.Time // when loaded was verified
 	published  time.Time // when the status was made public
-	// found are the databases that were paused when this PgBouncer was met:
-	// what an earlier bouncer held and this one must release.
-	found  map[string]bool
+	// ours are the databases that are paused, or may be, by PAUSE of this bouncer or of
+	// one before it, and must be resumed. The value is when a PAUSE was sent whose
+	// acceptance is not known, which may take effect late.
+	ours   map[string]time.Time
+	met    bool // PgBouncer was looked at since it came up
+	looked bool // any was looked at
 	unheld bool // a PAUSE has to be tried again
 	// soon is when something is tried that waits for logins, PAUSE or RESUME.
 	soon time.Time
@@ -89,6 +92,7 @@ type conductor struct {
 	mu     sync.Mutex
 	status map[shardID]ShardStatus
 	left   map[string]string // shards that cannot be offered, and why; it was said
+	stray  []string          // databases that are paused without a hold
 	err    error
 }
 
@@ -179,7 +183,7 @@ type viewed struct {
 func (c *conductor) meet(link linkState) {
 	c.pauser.forget()
 	c.console.close()
-	c.generation, c.loaded, c.standing, c.found = link.Generation, "", nil, nil
+	c.generation, c.loaded, c.standing, c.met = link.Generation, "", nil, false
 	c.refused, c.retryAt = "", time.Time{}
 	if link.Up && c.config.frees(link.Version) == freeByTimeout {
 		c.log.Warn().Msg("clients of a lost primary are freed by TCP's timeouts only, after 30 s: give the bouncer CAP_NET_ADMIN, or take PgBouncer 1.24")
@@ -199,13 +203,17 @@ func (c *conductor) look(ctx context.Context, link linkState) {
 		return
 	}
 	c.standing, c.reconcile = standing, time.Now().Add(reconcilePace)
-	if c.found == nil {
-		c.found = map[string]bool{}
+	if !c.met {
+		// What is paused when a bouncer begins is what an earlier one held.
 		for name, d := range standing {
-			c.found[name] = d.Paused
+			if d.Paused && !c.looked {
+				c.ours[name] = time.Time{}
+			}
 		}
+		c.met, c.looked = true, true
 		c.pauser.warm(ctx)
 	}
+	maps.DeleteFunc(c.ours, func(name string, sent time.Time) bool { return !standing[name].Paused && time.Since(sent) > lateMost })
 }
 
 // bring makes file and PgBouncer say what is known.

@@ -3,6 +3,7 @@ package bouncer
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -17,6 +18,8 @@ const (
 	// (check_fast_fail in its objects.c).
 	loginPatience = 300 * time.Millisecond
 	loginPace     = 5 * time.Millisecond
+	// lateMost is how long a PAUSE whose acceptance is not known may take to show.
+	lateMost = 2 * linkBound
 	// loginRetryMost bounds loginRetry.
 	loginRetryMost = 2 * time.Second
 )
@@ -35,8 +38,8 @@ func (c Config) loginRetry() time.Duration {
 // holdBack makes the clients of shards without a primary wait.
 func (c *conductor) holdBack(ctx context.Context, link linkState, views []*ShardView) {
 	var (
-		waiting, careful []string
-		pools            map[string]poolCount
+		names []string
+		pools map[string]poolCount
 	)
 	c.unheld = false
 	for _, v := range views {
@@ -44,41 +47,53 @@ func (c *conductor) holdBack(ctx context.Context, link linkState, views []*Shard
 		if h == nil || h.expired || !link.Up {
 			continue
 		}
-		patient := v.planned() && time.Since(h.since) < loginPatience
-		if patient {
+		open := slices.DeleteFunc(v.written(), func(name string) bool { d, exists := c.standing[name]; return !exists || d.Paused })
+		if len(open) == 0 {
+			continue
+		}
+		if !v.planned() {
+			h.paused = time.Now()
+		} else if time.Since(h.since) < loginPatience {
 			if pools == nil {
+				c.pauser.warm(ctx) // so that nothing comes between the look and PAUSE
 				pools = c.countPools(ctx)
 			}
-			if slices.ContainsFunc(v.written(), func(name string) bool { return pools[name].logins > 0 && !c.standing[name].Paused }) {
+			if slices.ContainsFunc(open, func(name string) bool { return pools[name].logins > 0 }) {
 				c.again(time.Now().Add(loginPace))
 				continue
 			}
 		}
-		for _, name := range v.written() {
-			if d, exists := c.standing[name]; !exists || d.Paused {
-				continue
-			}
-			over, err := c.pauser.ended(name)
-			if err != nil && !errors.Is(err, errLogins) {
-				c.log.Warn().Err(err).Str("shard", string(v.id)).Msg("PAUSE failed, trying again")
-			}
-			if over {
-				c.pauser.stop(name)
-			}
-			c.pauser.start(ctx, name, patient)
-			if !v.planned() {
-				h.paused = time.Now()
-			}
-			if patient {
-				careful = append(careful, name)
-			}
-			c.unheld = true
-			waiting = append(waiting, name)
-		}
+		names = append(names, open...)
 	}
-	c.awaitPaused(ctx, waiting)
-	if slices.ContainsFunc(careful, func(name string) bool { return !c.standing[name].Paused }) {
-		c.again(time.Now().Add(loginPace))
+	if len(names) > 0 {
+		c.pause(ctx, names)
+	}
+}
+
+// pause makes the clients of databases wait, and looks whether they do: queries must not
+// reach a new leader that is not yet a primary.
+func (c *conductor) pause(ctx context.Context, names []string) {
+	sent := time.Now()
+	for _, name := range names {
+		c.ours[name] = sent
+	}
+	err := c.pauser.pause(ctx, names)
+	if err != nil {
+		c.log.Warn().Err(err).Msg("PAUSE failed, trying again")
+	}
+	standing, failed := c.console.databases(ctx)
+	if failed != nil {
+		c.unheld = true
+		return
+	}
+	c.standing = standing
+	for _, name := range names {
+		if err == nil || errors.Is(err, pgbouncer.ErrRefused) {
+			c.ours[name] = time.Time{} // known by now
+		}
+		if d, exists := standing[name]; exists && !d.Paused {
+			c.unheld = true
+		}
 	}
 }
 
@@ -99,7 +114,7 @@ func (c *conductor) judge(v *ShardView) *hold {
 	}
 	now := time.Now()
 	switch {
-	case h == nil && !v.served() && !v.confirmed && !v.ill && v.handover == nil && !c.foundPaused(v):
+	case h == nil && !v.served() && !v.confirmed && !v.ill && v.handover == nil && !c.heldBefore(v):
 		// Old knowledge is no reason to begin.
 		return nil
 	case h == nil:
@@ -121,93 +136,94 @@ func (c *conductor) judge(v *ShardView) *hold {
 // PgBouncer leads to it.
 func (c *conductor) leads(v *ShardView) bool { return v.served() && stands(v, c.standing) }
 
-// foundPaused tells whether a database of the shard is paused already.
-func (c *conductor) foundPaused(v *ShardView) bool {
-	return slices.ContainsFunc(v.written(), func(name string) bool { return c.standing[name].Paused })
-}
-
 // heldBefore tells whether a database of the shard is paused as an earlier bouncer left
-// it, and was not released since.
+// it, or as this one did.
 func (c *conductor) heldBefore(v *ShardView) bool {
-	return slices.ContainsFunc(v.written(), func(name string) bool { return c.found[name] && c.standing[name].Paused })
-}
-
-// awaitPaused waits until PgBouncer has accepted the PAUSEs; queries must not
-// reach a new leader that is not yet a primary. PgBouncer tells of acceptance
-// only when asked.
-func (c *conductor) awaitPaused(ctx context.Context, names []string) {
-	if len(names) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, pauseBound)
-	defer cancel()
-	for {
-		standing, err := c.console.databases(ctx)
-		if err != nil {
-			return
-		}
-		c.standing = standing
-		names = slices.DeleteFunc(names, func(name string) bool {
-			over, failed := c.pauser.ended(name)
-			return standing[name].Paused || over && failed != nil
-		})
-		if len(names) == 0 {
-			return
-		}
-		select {
-		case <-time.After(pausePace):
-		case <-ctx.Done():
-			c.log.Warn().Strs("databases", names).Msg("PgBouncer has not accepted PAUSE in time; going on")
-			return
-		}
-	}
+	return slices.ContainsFunc(v.written(), func(name string) bool { _, ours := c.ours[name]; return ours && c.standing[name].Paused })
 }
 
 // letGo releases the clients of those shards that have a primary, and PgBouncer
-// leads to it, and of those whose time is up.
+// leads to it, of those whose time is up, and whatever else this bouncer has paused
+// that no hold needs.
 func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardView) error {
-	if !link.Up || c.standing == nil {
+	if !link.Up || c.standing == nil || !c.handovers.unknown().IsZero() {
 		return nil
 	}
-	if !c.handovers.unknown().IsZero() {
-		return nil
+	var ready []*ShardView
+	held := c.heldDatabases(views)
+	for _, v := range views {
+		h := c.holds[v.id]
+		if h == nil || !c.leads(v) {
+			continue
+		}
+		if at := h.paused.Add(c.config.loginRetry()); !h.expired && time.Now().Before(at) {
+			c.again(at)
+			continue
+		}
+		ready = append(ready, v)
+		for _, name := range v.offered() {
+			delete(held, name)
+		}
 	}
 	var errs []error
 	released := false
-	for _, v := range views {
-		h := c.holds[v.id]
-		ready := c.leads(v)
-		if !ready && (h == nil || !h.expired) {
+	for _, name := range slices.Sorted(maps.Keys(c.ours)) {
+		if held[name] || !c.standing[name].Paused {
 			continue
 		}
-		if h != nil && !h.expired {
-			if at := h.paused.Add(c.config.loginRetry()); time.Now().Before(at) {
-				c.again(at)
-				continue
-			}
+		err := c.console.resume(ctx, name)
+		if errors.Is(err, pgbouncer.ErrUnreachable) {
+			return errors.Join(append(errs, err)...) // it would be waited for again and again
 		}
-		for _, name := range v.offered() {
-			if c.standing[name].Paused && (h != nil || c.found[name]) {
-				c.pauser.stop(name)
-				err := c.console.resume(ctx, name)
-				if errors.Is(err, pgbouncer.ErrUnreachable) {
-					return errors.Join(append(errs, err)...) // it would be waited for again and again
-				}
-				errs = append(errs, err)
-				released = true
-			}
-			delete(c.found, name)
+		errs = append(errs, err)
+		if err == nil && c.ours[name].IsZero() {
+			delete(c.ours, name)
 		}
-		if ready && h != nil {
-			delete(c.holds, v.id)
-			c.log.Info().Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
-				Dur("held", time.Since(h.since)).Msg("clients released")
-		}
+		d := c.standing[name]
+		d.Paused = err != nil
+		c.standing[name], released = d, true
+	}
+	for _, v := range ready {
+		c.log.Info().Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
+			Dur("held", time.Since(c.holds[v.id].since)).Msg("clients released")
+		delete(c.holds, v.id)
 	}
 	if released {
 		if standing, err := c.console.databases(ctx); err == nil {
 			c.standing = standing
 		}
+		if len(c.ours) == 0 {
+			c.pauser.quit()
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// heldDatabases are those of shards whose hold goes on.
+func (c *conductor) heldDatabases(views []*ShardView) map[string]bool {
+	held := map[string]bool{}
+	for _, v := range views {
+		if h := c.holds[v.id]; h != nil && !h.expired {
+			for _, name := range v.offered() {
+				held[name] = true
+			}
+		}
+	}
+	return held
+}
+
+// strays are the databases that are paused though no hold wants it: their clients wait
+// for nothing.
+func (c *conductor) strays(views []*ShardView) (names []string) {
+	if !c.handovers.unknown().IsZero() || !c.link.now().Up {
+		return nil
+	}
+	held := c.heldDatabases(views)
+	for name, d := range c.standing {
+		if d.Paused && !held[name] {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -101,6 +102,11 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 		}
 		status[v.id] = s
 	}
+	stray := c.strays(views)
+	if len(stray) > 0 && !slices.Equal(stray, c.stray) {
+		c.log.Error().Strs("databases", stray).Bool("alarm", true).Msg("paused, and this bouncer holds nobody there; RESUME on PgBouncer's console releases clients that wait")
+	}
+	c.stray = stray
 	c.published = now
 	changed := !maps.EqualFunc(status, c.status, ShardStatus.equal)
 	c.status = status
@@ -142,6 +148,9 @@ func (c *conductor) ready() (reasons []string) {
 	}
 	if len(c.status) == 0 {
 		reasons = append(reasons, "no route is known yet")
+	}
+	if len(c.stray) > 0 {
+		reasons = append(reasons, fmt.Sprintf("paused, though no shard is held: %s", strings.Join(c.stray, ", ")))
 	}
 	var behind []shardID
 	for id, s := range c.status {

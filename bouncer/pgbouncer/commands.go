@@ -2,11 +2,15 @@ package pgbouncer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // Database is a row of SHOW DATABASES.
@@ -255,9 +259,11 @@ func (v Version) AtLeast(major, minor int) bool {
 
 func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
 
+const showVersion = "SHOW VERSION"
+
 // Version is SHOW VERSION.
 func (c *Conn) Version(ctx context.Context) (Version, error) {
-	rows, err := c.exec(ctx, "SHOW VERSION")
+	rows, err := c.exec(ctx, showVersion)
 	if err != nil {
 		return Version{}, err
 	}
@@ -282,6 +288,58 @@ func (c *Conn) Reload(ctx context.Context) error {
 func (c *Conn) Pause(ctx context.Context, database string) error {
 	_, err := c.exec(ctx, "PAUSE "+quoteName(database))
 	return err
+}
+
+// pauseBatch is how many commands are sent before their answers are read.
+const pauseBatch = 200
+
+// StartPauses makes new queries of the databases wait, and returns when PgBouncer has
+// accepted that, not when their transactions have ended: it answers a PAUSE only when
+// those of all paused databases have. unanswered says how many answers are still to
+// come; while any is, the connection is good for AwaitPaused and Close alone. An error
+// that is ErrRefused is that of single databases, the others are paused.
+func (c *Conn) StartPauses(ctx context.Context, databases []string) (unanswered int, err error) {
+	var refused []error
+	for batch := range slices.Chunk(databases, pauseBatch) {
+		front := c.pg.Frontend()
+		for _, name := range batch {
+			front.Send(&pgproto3.Query{String: "PAUSE " + quoteName(name)})
+		}
+		front.Send(&pgproto3.Query{String: showVersion}) // answered when all before it were taken
+		if err := front.Flush(); err != nil {
+			return 0, fmt.Errorf("PAUSE on PgBouncer at %s: %w: %w", c.address, ErrUnreachable, err)
+		}
+		unanswered += len(batch)
+		for marked, done := false, false; !done; {
+			message, err := c.pg.ReceiveMessage(ctx)
+			if err != nil {
+				return 0, fmt.Errorf("PAUSE on PgBouncer at %s: %w: %w", c.address, ErrUnreachable, err)
+			}
+			switch m := message.(type) {
+			case *pgproto3.RowDescription:
+				marked = true
+			case *pgproto3.ErrorResponse:
+				unanswered--
+				refused = append(refused, fmt.Errorf("PAUSE on PgBouncer at %s: %w: %s", c.address, ErrRefused, m.Message))
+			case *pgproto3.CommandComplete:
+				if !marked {
+					unanswered--
+				}
+			case *pgproto3.ReadyForQuery:
+				done = marked
+			}
+		}
+	}
+	return unanswered, errors.Join(refused...)
+}
+
+// AwaitPaused waits for an answer that StartPauses has left: the transactions of all
+// paused databases have ended.
+func (c *Conn) AwaitPaused(ctx context.Context) error {
+	if _, err := c.pg.ReceiveMessage(ctx); err != nil {
+		return fmt.Errorf("PAUSE on PgBouncer at %s: %w: %w", c.address, ErrUnreachable, err)
+	}
+	return nil
 }
 
 // Resume ends a pause. It is an error (ErrRefused) when the database is not
