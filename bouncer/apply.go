@@ -20,15 +20,15 @@ import (
 const (
 	// standBound is how long a RELOAD may take to show. PgBouncer's is done
 	// when it answers; the rest is for one that somebody else causes meanwhile.
-	standBound = 2 * time.Second
+	standBound = 500 * time.Millisecond
 	standPace  = 20 * time.Millisecond
 )
 
 // errNotStanding says that PgBouncer took a file but not what is in it.
 var errNotStanding = errors.New("PgBouncer did not take the configuration")
 
-// applier brings a checked file into PgBouncer: install, RELOAD, read back; and
-// puts the last good file back when that fails.
+// applier brings a checked file into PgBouncer, RELOAD and read back, and keeps the last
+// one that was good.
 type applier struct {
 	config  Config
 	log     zerolog.Logger
@@ -49,48 +49,12 @@ func (a *applier) restore() error {
 	return nil
 }
 
-// reload makes PgBouncer take the installed file and returns the databases as
-// they stand. On errNotStanding the last good file is back in place.
-func (a *applier) reload(ctx context.Context, text []byte, file pgbouncer.File) (map[string]pgbouncer.Database, error) {
-	standing, err := a.take(ctx, file)
-	if err == nil {
-		return standing, nil
-	}
-	if !errors.Is(err, errNotStanding) && !errors.Is(err, pgbouncer.ErrRefused) {
-		return standing, err // unreachable: nothing is known, nothing is undone
-	}
-	if len(a.good) == 0 || string(a.good) == string(text) {
-		return standing, fmt.Errorf("%w; there is no other good configuration to go back to", err)
-	}
-	standing, undone := a.rollBack(ctx)
-	if undone != nil {
-		return standing, fmt.Errorf("%w; going back to the last good configuration failed: %w", err, undone)
-	}
-	return standing, fmt.Errorf("%w; the last good configuration is back in place", err)
+// isRefusal tells whether an error of take is PgBouncer's word on the file.
+func isRefusal(err error) bool {
+	return errors.Is(err, errNotStanding) || errors.Is(err, pgbouncer.ErrRefused)
 }
 
-func (a *applier) rollBack(ctx context.Context) (map[string]pgbouncer.Database, error) {
-	file, err := pgbouncer.ParseFile(a.good)
-	if err != nil {
-		return nil, fmt.Errorf("last good configuration: %w", err)
-	}
-	if err := a.putBack(); err != nil {
-		return nil, err
-	}
-	return a.take(ctx, file)
-}
-
-// putBack installs the last good file, if there is one, for a PgBouncer that will be
-// started.
-func (a *applier) putBack() error {
-	if len(a.good) == 0 {
-		return nil
-	}
-	_, err := install(a.config.PgBouncer.Config, a.good)
-	return err
-}
-
-// take reloads and reads back.
+// take makes PgBouncer take the installed file and returns the databases as they stand.
 func (a *applier) take(ctx context.Context, file pgbouncer.File) (map[string]pgbouncer.Database, error) {
 	if err := a.console.reload(ctx); err != nil {
 		return nil, err

@@ -79,8 +79,9 @@ type conductor struct {
 	// counting is when transactions and clients are to be counted again, for a
 	// handover that holds them; 0: not at all.
 	counting  time.Duration
-	refused   string // a text that PgBouncer did not take
-	unfit     string // the template that it came from
+	unfit     string // what PgBouncer did not take, routes aside
+	refusal   error  // its word on it
+	lastBack  *rendering
 	retry     time.Duration
 	retryAt   time.Time
 	reconcile time.Time
@@ -184,7 +185,7 @@ func (c *conductor) meet(link linkState) {
 	c.pauser.forget()
 	c.console.close()
 	c.generation, c.loaded, c.standing, c.met = link.Generation, "", nil, false
-	c.refused, c.retryAt = "", time.Time{}
+	c.retryAt = time.Time{}
 	if link.Up && c.config.frees(link.Version) == freeByTimeout {
 		c.log.Warn().Msg("clients of a lost primary are freed by TCP's timeouts only, after 30 s: give the bouncer CAP_NET_ADMIN, or take PgBouncer 1.24")
 	}
@@ -216,23 +217,51 @@ func (c *conductor) look(ctx context.Context, link linkState) {
 	maps.DeleteFunc(c.ours, func(name string, sent time.Time) bool { return !standing[name].Paused && time.Since(sent) > lateMost })
 }
 
-// bring makes file and PgBouncer say what is known.
+// bring makes file and PgBouncer say what is known. What cannot be rendered, or was
+// refused by PgBouncer, keeps no shard from its primary: settings and template are the
+// last good ones then, with the newest routes.
 func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardView, version pgbouncer.Version, changes uint64) error {
 	if len(views) == 0 && !c.mayBeEmpty() {
 		return nil
 	}
 	text, file, err := c.rendered(views, version, changes)
-	if err != nil {
-		return err
+	if err == nil {
+		recipe := c.last.recipe(c.config)
+		if recipe != c.unfit || link.Up && !time.Now().Before(c.retryAt) {
+			if err = c.stand(ctx, link, text, file, views); !isRefusal(err) {
+				return err
+			}
+			c.unfit, c.refusal = recipe, err
+		}
+		err = c.refusal
 	}
-	if string(text) == c.refused && time.Now().Before(c.retryAt) {
-		return c.lastErr()
+	return c.fallBack(ctx, link, views, version, err)
+}
+
+// fallBack makes the last good settings and template stand, for cause.
+func (c *conductor) fallBack(ctx context.Context, link linkState, views []*ShardView, version pgbouncer.Version, cause error) error {
+	if len(c.applier.good) == 0 {
+		return fmt.Errorf("%w; there is no other good configuration to go back to", cause)
 	}
-	if !link.Up && c.unfit == c.last.source {
-		// The next PgBouncer could not start with it, also if this one ended
-		// before it could refuse it once more.
-		return errors.Join(c.lastErr(), c.applier.putBack())
+	if c.lastBack == nil || c.lastBack.changes != c.seen.changes || c.lastBack.version != version {
+		text, err := withRoutes(c.applier.good, views, version)
+		if err != nil {
+			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
+		}
+		file, err := check(text, views, c.config, version)
+		if err != nil {
+			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
+		}
+		c.lastBack = &rendering{version: version, changes: c.seen.changes, text: text, file: file}
 	}
+	if err := c.stand(ctx, link, c.lastBack.text, c.lastBack.file, views); err != nil {
+		return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
+	}
+	return fmt.Errorf("%w; the last good configuration is in place, with the newest routes", cause)
+}
+
+// stand installs a checked text, and makes PgBouncer take it unless it has.
+func (c *conductor) stand(ctx context.Context, link linkState, text []byte, file pgbouncer.File, views []*ShardView) error {
 	written, err := install(c.config.PgBouncer.Config, text)
 	if err != nil {
 		return err
@@ -256,6 +285,11 @@ type rendering struct {
 	changes, arrived uint64
 	text             []byte
 	file             pgbouncer.File
+}
+
+// recipe is what a text was made of besides the routes.
+func (r *rendering) recipe(c Config) string {
+	return fmt.Sprintf("%v %d %v\n%s", r.version, r.arrived, c.settings(r.version), r.source)
 }
 
 // rendered renders and checks, unless nothing has changed that it depends on: at
@@ -303,22 +337,23 @@ func (c *conductor) mayBeEmpty() bool {
 	return c.config.AllowEmpty && c.answered()
 }
 
+// reload makes PgBouncer take an installed text.
 func (c *conductor) reload(ctx context.Context, text []byte, file pgbouncer.File, views []*ShardView) error {
 	before, begun := c.standing, time.Now()
-	standing, err := c.applier.reload(ctx, text, file)
+	standing, err := c.applier.take(ctx, file)
 	if standing != nil {
 		c.standing = standing
 	}
+	c.cutter.deposed(moved(views, before)) // of a file that is refused a part may stand
 	if err != nil {
 		c.loaded = ""
-		if errors.Is(err, errNotStanding) || errors.Is(err, pgbouncer.ErrRefused) {
-			c.refused, c.unfit = string(text), c.last.source
-		}
 		return err
 	}
-	c.loaded, c.refused, c.unfit, c.readBack = string(text), "", "", time.Now()
+	c.loaded, c.readBack = string(text), time.Now()
+	if c.lastBack == nil || string(c.lastBack.text) != string(text) {
+		c.unfit, c.refusal, c.lastBack = "", nil, nil
+	}
 	c.log.Info().Dur("took", time.Since(begun)).Int("shards", len(views)).Msg("RELOAD done and read back")
-	c.cutter.deposed(moved(views, before))
 	return nil
 }
 
@@ -353,12 +388,6 @@ func (c *conductor) settle(err error) {
 	if before == nil || before.Error() != err.Error() {
 		c.log.Error().Err(err).Msg("the configuration could not be applied; PgBouncer keeps what it has")
 	}
-}
-
-func (c *conductor) lastErr() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
 }
 
 // next is the time until the next pass if nothing happens.

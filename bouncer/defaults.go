@@ -198,10 +198,10 @@ func checkSetting(name string, value any) error {
 	if !isText(settingValue(value)) {
 		return fmt.Errorf("must be one line without control characters")
 	}
-	return nil
+	return checkSettingValue(name, settingValue(value))
 }
 
-// knownSettings are the settings of PgBouncer up to 1.25 that make sense in a
+// knownSettings are the settings of PgBouncer up to 1.26 that make sense in a
 // file which is read again at run time.
 func knownSettings() []string {
 	return strings.Fields(`
@@ -209,7 +209,7 @@ admin_users application_name_add_host auth_dbname auth_file auth_hba_file auth_i
 autodb_idle_timeout cancel_wait_timeout client_idle_timeout client_login_timeout client_tls13_ciphers client_tls_ca_file client_tls_cert_file
 client_tls_ciphers client_tls_dheparams client_tls_ecdhcurve client_tls_key_file client_tls_protocols client_tls_sslmode default_pool_size
 disable_pqexec dns_max_ttl dns_nxdomain_ttl dns_zone_check_period idle_transaction_timeout ignore_startup_parameters job_name
-listen_addr listen_backlog listen_port log_connections log_disconnections log_pooler_errors log_stats logfile max_client_conn
+login_notify_message pool_idle_timeout listen_addr listen_backlog listen_port log_connections log_disconnections log_pooler_errors log_stats logfile max_client_conn
 max_db_client_connections max_db_connections max_packet_size max_prepared_statements max_user_client_connections max_user_connections
 min_pool_size peer_id pidfile pkt_buf pool_mode query_timeout query_wait_notify query_wait_timeout reserve_pool_size reserve_pool_timeout
 resolv_conf sbuf_loopcnt scram_iterations server_check_delay server_check_query server_connect_timeout server_fast_close server_idle_timeout

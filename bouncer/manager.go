@@ -39,6 +39,8 @@ func (c *conductor) report(link linkState, views []*ShardView, err error) {
 // runs, can be started with.
 func (c *conductor) inPlace(link linkState, views []*ShardView, err error) bool {
 	switch {
+	case c.failedForNow(err) && link.Up && c.lastBack != nil && c.loaded == string(c.lastBack.text):
+		return true
 	case err != nil || len(views) == 0 && !c.answered():
 		return false
 	case link.Up && len(views) > 0:

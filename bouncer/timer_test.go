@@ -3,25 +3,20 @@ package bouncer
 import (
 	"errors"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/templates"
 )
 
 // The dead man's timer releases clients also when there is a primary to which PgBouncer
-// cannot be brought: here because its template waits for a key.
+// cannot be brought: here because its file cannot be written.
 func TestTimerFiresWhateverFails(t *testing.T) {
 	t.Parallel() // it waits
-	w := newWorld(t, func(c *Config) { c.Template, c.HoldTimeout = c.PgBouncer.Config+".ctmpl", shortHold })
+	w := newWorld(t, func(c *Config) { c.HoldTimeout = shortHold })
 	w.manager.every = time.Hour // no pass for its sake
-	text, err := templates.Read(templates.PgBouncer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.write("pgbouncer.ini.ctmpl", string(text))
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	w.pgbouncer()
@@ -29,7 +24,10 @@ func TestTimerFiresWhateverFails(t *testing.T) {
 	client := w.connect("s1")
 	w.put(w.keys.Route(), w.route(0, cluster.RouteDown))
 	w.awaitPaused(true)
-	w.write("pgbouncer.ini.ctmpl", string(text)+"stats_users = {{ key \""+w.config.RoutesPrefix+"/nothing\" }}\n")
+	path := w.config.PgBouncer.Config
+	if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o755)); err != nil { // as a full disk
+		t.Fatal(err)
+	}
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
 	w.awaitShard("hold at an open route", func(s ShardStatus) bool { return s.Leader == "db2" && s.Held && s.VerifiedAt == nil })
 	passes := w.manager.alive.Load()
@@ -45,13 +43,15 @@ func TestTimerFiresWhateverFails(t *testing.T) {
 	w.await("the reason being told", func() error {
 		var h Health
 		code, err := w.http(http.MethodGet, "/health", &h)
-		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(strings.Join(h.Reasons, " "), "waiting for data")) {
+		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(strings.Join(h.Reasons, " "), "is a directory")) {
 			err = errors.New(strings.Join(h.Reasons, " "))
 		}
 		return err
 	})
 	// What was in the way goes: the hold ends as any.
-	w.write("pgbouncer.ini.ctmpl", string(text))
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
 	w.awaitLeader(1)
 	w.awaitHealthy()

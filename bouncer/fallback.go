@@ -1,0 +1,123 @@
+package bouncer
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+// withRoutes is a good file with the routes of views in it: settings and everything else
+// that a template has made stay as PgBouncer took them, the databases lead to the
+// primaries that are known now. So a setting or a template that PgBouncer refuses keeps
+// no shard at an old primary.
+func withRoutes(good []byte, views []*ShardView, version pgbouncer.Version) ([]byte, error) {
+	file, err := pgbouncer.ParseFile(good)
+	if err != nil {
+		return nil, fmt.Errorf("last good configuration: %w", err)
+	}
+	lines := strings.Split(string(good), "\n")
+	moves := moves{}
+	put := func(e pgbouncer.Entry, host string, port int) error {
+		params := maps.Clone(e.Params)
+		params["host"], params["port"] = host, strconv.Itoa(port)
+		line, err := databaseLine(e.Name, params, version)
+		if err == nil && (e.Host() != host || e.Port() != port) {
+			lines[e.Line-1] = line
+		}
+		return err
+	}
+	offered := map[string]bool{}
+	var added []string
+	for _, v := range views {
+		leader := v.route.Leader
+		for _, d := range v.Databases {
+			offered[d.Name], offered[d.ReadOnlyName()] = true, true
+			e, found := file.Database(d.Name)
+			if !found {
+				for name, to := range map[string]Readers{d.Name: {Host: leader.Host, Port: leader.Port}, d.ReadOnlyName(): v.readers} {
+					line, err := databaseLine(name, newParams(v, d, to), version)
+					if err != nil {
+						return nil, err
+					}
+					added = append(added, line)
+				}
+				continue
+			}
+			moves.add(e, leader.Host, leader.Port)
+			if err := put(e, leader.Host, leader.Port); err != nil {
+				return nil, err
+			}
+			if e, found := file.Database(d.ReadOnlyName()); found {
+				if err := put(e, v.readers.Host, v.readers.Port); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	for _, e := range file.Databases { // a template's own names for primaries
+		if to, moved := moves.of(e); moved && !offered[e.Name] {
+			if err := put(e, to.Host, to.Port); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(added) > 0 {
+		slices.Sort(added)
+		lines = append(lines, append([]string{"[databases]"}, added...)...)
+		lines = append(lines, "")
+	}
+	return []byte(strings.Join(lines, "\n")), nil
+}
+
+// moves says where primaries have gone, by where they were.
+type moves map[pgbouncer.Address]*pgbouncer.Address
+
+// add notes one; two primaries that were at one place say nothing.
+func (m moves) add(e pgbouncer.Entry, host string, port int) {
+	from, to := pgbouncer.Address{Host: e.Host(), Port: e.Port()}, pgbouncer.Address{Host: host, Port: port}
+	if before, twice := m[from]; twice && (before == nil || *before != to) {
+		m[from] = nil
+		return
+	}
+	m[from] = &to
+}
+
+func (m moves) of(e pgbouncer.Entry) (to pgbouncer.Address, moved bool) {
+	if one := m[pgbouncer.Address{Host: e.Host(), Port: e.Port()}]; one != nil {
+		return *one, true
+	}
+	return pgbouncer.Address{}, false
+}
+
+// newParams are those of a database that the good file does not have.
+func newParams(v *ShardView, d Database, to Readers) map[string]string {
+	params := map[string]string{"host": to.Host, "port": strconv.Itoa(to.Port), "dbname": d.DBName}
+	if v.PoolSize > 0 {
+		params["pool_size"] = strconv.Itoa(v.PoolSize)
+	}
+	if v.PoolMode != "" {
+		params["pool_mode"] = v.PoolMode
+	}
+	return params
+}
+
+// databaseLine writes one database, host and port first.
+func databaseLine(name string, params map[string]string, version pgbouncer.Version) (string, error) {
+	name, err := pgbouncer.QuoteName(name, version)
+	if err != nil {
+		return "", fmt.Errorf("last good configuration: database %w", err)
+	}
+	first := []string{"port", "host"}
+	keys := slices.SortedFunc(maps.Keys(params), func(a, b string) int {
+		return cmp.Or(slices.Index(first, b)-slices.Index(first, a), strings.Compare(a, b))
+	})
+	for i, key := range keys {
+		keys[i] = key + "=" + pgbouncer.QuoteValue(params[key])
+	}
+	return name + " = " + strings.Join(keys, " "), nil
+}

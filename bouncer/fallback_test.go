@@ -1,0 +1,61 @@
+package bouncer
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+func TestWithRoutes(t *testing.T) {
+	shard := func(name, host string, port int) *ShardView {
+		return &ShardView{
+			Scope: name, id: shardID("service/" + name), Databases: []Database{{name, name}},
+			route:   cluster.Route{Leader: cluster.RouteMember{Name: "x", Host: host, Port: port}},
+			readers: Readers{Host: host, Port: port},
+		}
+	}
+	good := `; by hand
+[databases]
+a = host=old port=1 dbname=a password='it''s' pool_size=3
+a_ro = host=r1,r2 port=1 dbname=a
+alias = host=old port=1 dbname=other
+b = host=same port=2 dbname=b
+c = host=one port=3
+d = host=one port=3
+e = host=one port=3
+mine = host=elsewhere port=9
+[pgbouncer]
+max_client_conn = 7`
+	text, err := withRoutes([]byte(good), []*ShardView{shard("a", "new", 5), shard("b", "same", 2), shard("c", "p", 3), shard("d", "q", 3), shard("n", "h", 8)}, pgbouncer.Version{1, 18})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `; by hand
+[databases]
+a = host=new port=5 dbname=a password='it''s' pool_size=3
+a_ro = host=new port=5 dbname=a
+alias = host=new port=5 dbname=other
+b = host=same port=2 dbname=b
+c = host=p port=3
+d = host=q port=3
+e = host=one port=3
+mine = host=elsewhere port=9
+[pgbouncer]
+max_client_conn = 7
+[databases]
+n = host=h port=8 dbname=n
+n_ro = host=h port=8 dbname=n
+`
+	if string(text) != want {
+		t.Errorf("it is\n%s", text)
+	}
+	again, err := withRoutes(text, nil, pgbouncer.Version{})
+	if err != nil || string(again) != want {
+		t.Errorf("once more: %v\n%s", err, again)
+	}
+	if _, err := withRoutes([]byte("no file"), nil, pgbouncer.Version{}); err == nil || !strings.Contains(err.Error(), "last good") {
+		t.Errorf("not a file: %v", err)
+	}
+}

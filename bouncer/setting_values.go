@@ -1,0 +1,66 @@
+package bouncer
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// checkSettingValue tells why PgBouncer would refuse a value, by the kind that its
+// main.c gives each setting.
+func checkSettingValue(name, value string) error {
+	switch {
+	case slices.Contains(integerSettings(), name):
+		// As strtol reads it: octal and hexadecimal, too.
+		n, err := strconv.ParseInt(value, 0, 64)
+		switch {
+		case err != nil || n > math.MaxInt32 || n < math.MinInt32:
+			return fmt.Errorf("%q must be a whole number", value)
+		case n < 0:
+			return fmt.Errorf("%q must not be negative", value)
+		}
+	case slices.Contains(timeSettings(), name):
+		seconds, err := strconv.ParseFloat(value, 64)
+		if err != nil || math.IsNaN(seconds) || math.IsInf(seconds, 0) {
+			return fmt.Errorf("%q must be a number of seconds", value)
+		}
+		if seconds < 0 {
+			return fmt.Errorf("%q must not be negative", value)
+		}
+	}
+	if words := settingWords(name); words != nil && !slices.Contains(words, value) {
+		return fmt.Errorf("%q must be one of %s", value, strings.Join(words, ", "))
+	}
+	return nil
+}
+
+// settingWords are the values that a setting has, nil where they are not words.
+func settingWords(name string) []string {
+	switch name {
+	case "pool_mode":
+		return []string{"session", "transaction", "statement"}
+	case "auth_type":
+		return []string{"any", "trust", "plain", "md5", "cert", "hba", "pam", "ldap", "scram-sha-256"}
+	case "client_tls_sslmode", "server_tls_sslmode":
+		return []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
+	}
+	return nil
+}
+
+func integerSettings() []string {
+	return strings.Fields(`
+application_name_add_host default_pool_size disable_pqexec listen_backlog listen_port log_connections log_disconnections log_pooler_errors
+log_stats max_client_conn max_db_client_connections max_db_connections max_prepared_statements max_user_client_connections max_user_connections
+min_pool_size peer_id pkt_buf query_wait_notify reserve_pool_size sbuf_loopcnt scram_iterations server_fast_close server_reset_query_always
+server_round_robin so_reuseport stats_period syslog tcp_keepalive tcp_keepcnt tcp_keepidle tcp_keepintvl tcp_user_timeout
+unix_socket_mode verbose`)
+}
+
+func timeSettings() []string {
+	return strings.Fields(`
+autodb_idle_timeout cancel_wait_timeout client_idle_timeout client_login_timeout dns_max_ttl dns_nxdomain_ttl dns_zone_check_period
+idle_transaction_timeout pool_idle_timeout query_timeout query_wait_timeout reserve_pool_timeout server_check_delay server_connect_timeout
+server_idle_timeout server_lifetime server_login_retry suspend_timeout transaction_timeout`)
+}

@@ -1,0 +1,84 @@
+package bouncer
+
+import (
+	"bufio"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Values are refused here where PgBouncer itself refuses to start with them, and only there.
+func TestSettingValues(t *testing.T) {
+	if _, err := exec.LookPath("pgbouncer"); err != nil {
+		t.Skipf("pgbouncer is needed: %v", err)
+	}
+	for _, c := range []struct {
+		name  string
+		value any
+		taken bool
+	}{
+		{"default_pool_size", "abc", false},
+		{"default_pool_size", "20x", false},
+		{"default_pool_size", "", false},
+		{"default_pool_size", 30, true},
+		{"default_pool_size", "0x10", true},
+		{"default_pool_size", "3.5", false},
+		{"log_connections", "yes", false},
+		{"log_connections", true, true},
+		{"query_timeout", "5min", false},
+		{"query_timeout", 0.25, true},
+		{"server_lifetime", "1e3", true},
+		{"pool_mode", "transactions", false},
+		{"pool_mode", "statement", true},
+		{"auth_type", "scram", false},
+		{"auth_type", "trust", true},
+		{"client_tls_sslmode", "on", false},
+		{"server_tls_sslmode", "prefer", true},
+		{"unix_socket_mode", "0770", true},
+		{"unix_socket_mode", "rwx", false},
+		{"server_reset_query", "", true},
+		{"ignore_startup_parameters", []any{"extra_float_digits", "search_path"}, true},
+	} {
+		t.Run(fmt.Sprintf("%s=%v", c.name, c.value), func(t *testing.T) {
+			if err := checkSetting(c.name, c.value); (err == nil) != c.taken {
+				t.Errorf("checkSetting: %v", err)
+			}
+			out, err := startsWith(t, fmt.Sprintf("%s = %s\n", c.name, settingValue(c.value)))
+			if (err == nil) != c.taken {
+				t.Errorf("PgBouncer: %v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// startsWith starts a PgBouncer of its own with some settings, and tells why it did not.
+func startsWith(t *testing.T, settings string) (output string, err error) {
+	t.Helper()
+	w := &world{t: t, dir: ownDir(t)}
+	if !strings.Contains(settings, "auth_type") {
+		settings += "auth_type = trust\n"
+	}
+	w.write("pgbouncer.ini", fmt.Sprintf("[databases]\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_file = %s\n%s",
+		freePort(t), filepath.Join(w.dir, "userlist.txt"), settings))
+	w.write("userlist.txt", "")
+	cmd := unprivileged(exec.Command("pgbouncer", filepath.Join(w.dir, "pgbouncer.ini")))
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		output += lines.Text() + "\n"
+		if strings.Contains(lines.Text(), "process up") {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			return output, nil
+		}
+	}
+	return output, cmd.Wait()
+}
