@@ -26,7 +26,7 @@ func benchPairs(b *testing.B, config Config) []pair {
 			b.Fatal(err)
 		}
 		key := cluster.NewKeys("", fmt.Sprintf("shard%04d", i), config.RoutesPrefix).Route()
-		pairs = append(pairs, pair{key, value, uint64(i + 1)})
+		pairs = append(pairs, pair{key, value, uint64(i + 1), 0})
 	}
 	return pairs
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/printable"
@@ -26,6 +27,10 @@ type known struct {
 	Route cluster.Route `json:"route"`
 	// ModifyIndex is the index at which Consul had this value.
 	ModifyIndex uint64 `json:"modify_index"`
+	// First is when the shard became known here, CreateIndex the index at which Consul got
+	// its key: of two shards that want one name of a database, the elder has it.
+	First       time.Time `json:"first,omitzero"`
+	CreateIndex uint64    `json:"create_index,omitempty"`
 	// Gone: the keys of all shards vanished at once, this one's is missing
 	// still. A route of whatever system identifier may take its place.
 	Gone bool `json:"gone,omitempty"`
@@ -50,6 +55,7 @@ type pair struct {
 	Key         string
 	Value       []byte
 	ModifyIndex uint64
+	CreateIndex uint64
 }
 
 // outcome is what an answer changed.
@@ -92,6 +98,9 @@ type book struct {
 	epoch uint64
 	// changes grows with each change of shards.
 	changes uint64
+	// batchTime is when the shards became known that the answer of epoch batch brought.
+	batch     uint64
+	batchTime time.Time
 }
 
 func newBook(c Config) *book {
@@ -243,6 +252,18 @@ func (b *book) hosts() (hosts []string) {
 	return hosts
 }
 
+// first is since when a shard is known, now for a new one. Those of one answer have one
+// time.
+func (b *book) first(id shardID) time.Time {
+	if old, have := b.shards[id]; have {
+		return old.First
+	}
+	if b.batch != b.epoch || b.batchTime.IsZero() {
+		b.batch, b.batchTime = b.epoch, time.Now().UTC()
+	}
+	return b.batchTime
+}
+
 // take takes one route in.
 func (b *book) take(id shardID, p pair, final bool, problems map[string]error, out *outcome) {
 	old, have := b.shards[id]
@@ -266,7 +287,7 @@ func (b *book) take(id shardID, p pair, final bool, problems map[string]error, o
 			"if the shard was made anew on purpose, delete the key first", id, route.SystemIdentifier, old.Route.SystemIdentifier, errForeign)
 		return
 	}
-	b.shards[id] = known{Route: route, ModifyIndex: p.ModifyIndex, Confirmed: true}
+	b.shards[id] = known{Route: route, ModifyIndex: p.ModifyIndex, First: b.first(id), CreateIndex: p.CreateIndex, Confirmed: true}
 	if !have || !old.Confirmed || old.Gone || old.Patroni || !route.SameTopology(old.Route) || !route.Since.Equal(old.Route.Since) {
 		out.Changed = append(out.Changed, id)
 	}

@@ -40,7 +40,7 @@ func (b *book) followed(id shardID, route cluster.Route, index uint64) (changed 
 		return false, fmt.Errorf("shard %s: Patroni's cluster has system identifier %s, known is %s: it %w and is refused",
 			id, route.SystemIdentifier, old.Route.SystemIdentifier, errForeign)
 	}
-	b.shards[id] = known{Route: route, ModifyIndex: index, Confirmed: true, Patroni: true}
+	b.shards[id] = known{Route: route, ModifyIndex: index, First: b.first(id), Confirmed: true, Patroni: true}
 	if have && old.Confirmed && !old.Gone && old.Patroni && route.SameTopology(old.Route) && route.Since.Equal(old.Route.Since) {
 		return false, nil
 	}

@@ -71,14 +71,14 @@ func TestBook(t *testing.T) {
 		"all vanished, allowed":        {answers: []answer{consistent(1)}, allowEmpty: true, want: map[shardID]string{}, changed: []shardID{"service/s1", "service/s2"}},
 		"all vanished, some back":      {answers: []answer{consistent(1), consistent(2, p(s1, 20, "c"))}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}, problem: "service/s2"},
 		"all vanished, made anew":      {answers: []answer{consistent(1), watched(testPair(t, s1, 20, foreign))}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}, problem: "service/s2"},
-		"malformed keeps the last":     {answers: []answer{watched(pair{s1, []byte("{"), 12}, p(s2, 13, "c"))}, want: map[shardID]string{"service/s1": "a", "service/s2": "c"}, changed: []shardID{"service/s2"}, problem: "malformed"},
-		"malformed is no deletion":     {answers: []answer{consistent(1, pair{s1, nil, 12}, start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "malformed"},
+		"malformed keeps the last":     {answers: []answer{watched(pair{s1, []byte("{"), 12, 0}, p(s2, 13, "c"))}, want: map[shardID]string{"service/s1": "a", "service/s2": "c"}, changed: []shardID{"service/s2"}, problem: "malformed"},
+		"malformed is no deletion":     {answers: []answer{consistent(1, pair{s1, nil, 12, 0}, start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "malformed"},
 		"control characters":           {answers: []answer{watched(testPair(t, s1, 12, poisoned), start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "must consist of letters"},
 		"control character in the key": {answers: []answer{watched(start[0], start[1], p("lictor/routes/service/s3\nuser=x", 12, "e"))}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "must consist of letters"},
 		"foreign is refused":           {answers: []answer{watched(testPair(t, s1, 12, foreign), start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "another PostgreSQL cluster"},
 		"foreign after a deletion":     {answers: []answer{consistent(1, start[1]), watched(testPair(t, s1, 12, foreign), start[1])}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}},
-		"a key that is no route":       {answers: []answer{watched(start[0], start[1], pair{"lictor/routes/x", nil, 12})}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "is not lictor/routes/NAMESPACE/SCOPE"},
-		"solved":                       {answers: []answer{watched(pair{s1, []byte("{"), 12}, start[1]), watched(p(s1, 13, "c"), start[1])}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}},
+		"a key that is no route":       {answers: []answer{watched(start[0], start[1], pair{"lictor/routes/x", nil, 12, 0})}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "is not lictor/routes/NAMESPACE/SCOPE"},
+		"solved":                       {answers: []answer{watched(pair{s1, []byte("{"), 12, 0}, start[1]), watched(p(s1, 13, "c"), start[1])}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBook(Config{AllowEmpty: c.allowEmpty})
@@ -115,7 +115,7 @@ func TestBook(t *testing.T) {
 
 func TestBookReportsOnce(t *testing.T) {
 	b := newBook(Config{})
-	bad := answer{Pairs: []pair{{"lictor/routes/service/s1", []byte("{"), 1}}, KnownLeader: true}
+	bad := answer{Pairs: []pair{{"lictor/routes/service/s1", []byte("{"), 1, 0}}, KnownLeader: true}
 	if out := b.merge(bad); len(out.News) != 1 || len(out.Solved) != 0 {
 		t.Fatalf("first: %+v", out)
 	}
@@ -138,7 +138,7 @@ func TestBookServesConfiguredShardsOnly(t *testing.T) {
 	b := newBook(Config{Shards: []Shard{{Scope: "s1", Namespace: "service"}}})
 	b.merge(answer{KnownLeader: true, Pairs: []pair{
 		testPair(t, "lictor/routes/service/s1", 1, testRoute("a")), testPair(t, "lictor/routes/service/s2", 1, testRoute("b")),
-		{"lictor/routes/service/s3", []byte("{"), 1},
+		{"lictor/routes/service/s3", []byte("{"), 1, 0},
 	}})
 	if known := knownTo(b); len(known) != 1 || len(b.trouble()) != 0 {
 		t.Fatalf("known %v, problems %v", known, b.trouble())
@@ -194,7 +194,7 @@ func FuzzRoute(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, id string, value []byte) {
 		b := newBook(c)
-		b.merge(answer{KnownLeader: true, Pairs: []pair{{"lictor/routes/" + id, value, 1}, {"lictor/routes/service/whole", good, 1}}})
+		b.merge(answer{KnownLeader: true, Pairs: []pair{{"lictor/routes/" + id, value, 1, 0}, {"lictor/routes/service/whole", good, 1, 0}}})
 		views, _ := view(c, knownTo(b), pgbouncer.Version{})
 		if !slices.ContainsFunc(views, func(v *ShardView) bool { return v.Scope == "whole" || v.Scope == "whole_ro" }) {
 			t.Fatal("one shard displaced another")

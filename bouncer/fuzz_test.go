@@ -98,7 +98,7 @@ func FuzzHAProxy(f *testing.F) {
 		`    server [A-Za-z0-9._:-]+ [A-Za-z0-9._:%-]+:\d+ check port \d+)$`)
 	f.Fuzz(func(t *testing.T, id string, route []byte, member string) {
 		b := newBook(c)
-		b.merge(answer{KnownLeader: true, Pairs: []pair{{"lictor/routes/" + id, route, 1}, {"lictor/routes/service/whole", good, 1}}})
+		b.merge(answer{KnownLeader: true, Pairs: []pair{{"lictor/routes/" + id, route, 1, 0}, {"lictor/routes/service/whole", good, 1, 0}}})
 		views, _ := view(c, knownTo(b), pgbouncer.Version{})
 		feed := newFeed(nil)
 		defer feed.close()

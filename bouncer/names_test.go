@@ -2,6 +2,7 @@ package bouncer
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -90,4 +91,78 @@ func TestQuotedNameInTemplate(t *testing.T) {
 	if _, err := check([]byte(text), nil, c, pgbouncer.Version{1, 25, 0}); err != nil {
 		t.Errorf("1.25: %v", err)
 	}
+}
+
+// A new shard takes no database from one that has it: not while the bouncer runs, not after
+// its restart, and not from a bouncer that sees both for the first time.
+func TestNewShardTakesNoName(t *testing.T) {
+	w := newWorld(t, nil)
+	key := func(namespace, scope string) string {
+		return cluster.NewKeys(namespace, scope, w.config.RoutesPrefix).Route()
+	}
+	for _, scope := range []string{"s1", "orders_ro"} {
+		w.put(key("service", scope), w.route(0, cluster.RouteOpen))
+	}
+	stop := w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	kept := func() {
+		t.Helper()
+		w.await("the new ones being told", func() error {
+			s, err := w.status()
+			if err != nil {
+				return err
+			}
+			told := s.Problems["dev/s1"] + " " + s.Problems["service/orders"]
+			if strings.Count(told, "already belongs to shard service/") != 2 || s.Shards["service/s1"].VerifiedAt == nil {
+				return fmt.Errorf("problems %v, %+v", s.Problems, s.Shards)
+			}
+			return nil
+		})
+		all, err := w.admin().Databases(w.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"s1", "orders_ro"} {
+			if all[name].Port != w.site.members[0].Port {
+				t.Errorf("%s leads to %+v", name, all[name])
+			}
+		}
+	}
+	w.put(key("dev", "s1"), w.route(1, cluster.RouteOpen))
+	w.put(key("service", "orders"), w.route(1, cluster.RouteOpen))
+	kept()
+	rows, err := Overview(w.ctx, w.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	for _, row := range rows {
+		if strings.Contains(row.Problem, "already belongs") && row.Bouncer == "b1" {
+			told++
+		}
+	}
+	if told != 2 {
+		t.Errorf("lictor routes tells of %d: %+v", told, rows)
+	}
+	stop()
+	stop = w.bouncer()
+	kept()
+	stop()
+	if err := os.Remove(w.config.StateFile); err != nil {
+		t.Fatal(err)
+	}
+	w.bouncer()
+	kept()
+	// The elder one goes, and the name is free.
+	if _, err := w.site.client.KV().Delete(key("service", "s1"), nil); err != nil {
+		t.Fatal(err)
+	}
+	w.await("s1 of dev", func() error {
+		all, err := w.admin().Databases(w.ctx)
+		if err == nil && all["s1"].Port != w.site.members[1].Port {
+			err = fmt.Errorf("%+v", all["s1"])
+		}
+		return err
+	})
 }

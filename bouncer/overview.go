@@ -180,6 +180,19 @@ func overview(keys cluster.Keys, pairs api.KVPairs, bouncers []asked) []RouteRow
 			row.Problem = cmp.Or(row.Problem, problems[row.Shard])
 			rows = append(rows, row)
 		}
+		for id := range shards { // what it does not offer, and why
+			if b.status == nil || b.status.Problems[id] == "" {
+				continue
+			}
+			if _, offered := b.status.Shards[shardID(id)]; !offered {
+				r := routes[id]
+				rows = append(rows, RouteRow{
+					Shard: id, Bouncer: b.status.Name, Answers: true, Leader: r.Leader.Name, Timeline: r.Timeline, State: r.State,
+					Since: r.Since, Problem: b.status.Problems[id],
+				})
+				served[id] = true
+			}
+		}
 	}
 	for id := range shards {
 		if served[id] {

@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
 	"maps"
@@ -70,7 +71,7 @@ func view(c Config, shards map[shardID]known, version pgbouncer.Version) (views 
 		_, scope := id.split()
 		scopes[scope]++
 	}
-	for _, id := range slices.Sorted(maps.Keys(shards)) {
+	for _, id := range eldestFirst(shards) {
 		var (
 			s         = configured[id]
 			databases []Database
@@ -99,7 +100,18 @@ func view(c Config, shards map[shardID]known, version pgbouncer.Version) (views 
 		v.readers = chooseReaders(v.route, c.Name+"/"+string(id))
 		views = append(views, v)
 	}
+	slices.SortFunc(views, func(a, b *ShardView) int { return strings.Compare(string(a.id), string(b.id)) })
 	return views, problems
+}
+
+// eldestFirst orders shards by when they became known, so that a new one takes no name
+// that another has. Of those that came together it is the one whose key Consul has had
+// for longer: so all bouncers choose the same.
+func eldestFirst(shards map[shardID]known) []shardID {
+	return slices.SortedFunc(maps.Keys(shards), func(a, b shardID) int {
+		x, y := shards[a], shards[b]
+		return cmp.Or(x.First.Compare(y.First), cmp.Compare(x.CreateIndex, y.CreateIndex), strings.Compare(string(a), string(b)))
+	})
 }
 
 // discovered is a shard that the configuration does not name; its scope is its

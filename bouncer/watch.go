@@ -136,7 +136,7 @@ func abridge(ids []shardID) []shardID { return ids[:min(len(ids), 20)] }
 func convert(pairs api.KVPairs) []pair {
 	list := make([]pair, len(pairs))
 	for i, p := range pairs {
-		list[i] = pair{p.Key, p.Value, p.ModifyIndex}
+		list[i] = pair{p.Key, p.Value, p.ModifyIndex, p.CreateIndex}
 	}
 	return list
 }
@@ -238,7 +238,7 @@ func (w *watcher) readRoute(ctx context.Context, id shardID) error {
 		return fmt.Errorf("reading %s: %w", key, err)
 	}
 	if found != nil {
-		w.note(w.book.mergeOne(id, pair{found.Key, found.Value, found.ModifyIndex}))
+		w.note(w.book.mergeOne(id, pair{found.Key, found.Value, found.ModifyIndex, found.CreateIndex}))
 	}
 	return nil
 }
