@@ -82,7 +82,8 @@ var errForeign = errors.New("belongs to another PostgreSQL cluster")
 // gave without a leader changes nothing; a value that cannot be read changes
 // nothing; a route of another PostgreSQL cluster changes nothing; what is older
 // than what is known, or has vanished, is believed only when a consistent read
-// says it too; and never do all shards vanish at once, unless that is allowed.
+// says it too; and neither does a shard of the configuration vanish, nor do all
+// shards at once, unless that is allowed.
 type book struct {
 	keys       cluster.Keys
 	only       map[shardID]bool // nil: all
@@ -293,7 +294,8 @@ func (b *book) take(id shardID, p pair, final bool, problems map[string]error, o
 	}
 }
 
-// forget lets the shards go whose keys are gone. Those that vanished all at once
+// forget lets the shards go whose keys are gone, unless the configuration names them:
+// somebody may have deleted a key by mistake, or an ACL filters the list. Those that vanished all at once
 // stay, also when some of them come back: that is a Consul which lost its data
 // and is being filled again, not somebody who takes shards out of service.
 func (b *book) forget(present map[shardID]bool, final bool, problems map[string]error, out *outcome) {
@@ -316,7 +318,7 @@ func (b *book) forget(present map[shardID]bool, final bool, problems map[string]
 	switch {
 	case len(fresh) > 0 && !final:
 		out.Doubt = true
-	case b.allowEmpty || len(fresh) > 0 && len(fresh)+len(gone) < routed:
+	case b.allowEmpty || b.only == nil && len(fresh) > 0 && len(fresh)+len(gone) < routed:
 		if b.allowEmpty {
 			fresh, gone = append(fresh, gone...), nil
 		}
@@ -334,6 +336,11 @@ func (b *book) forget(present map[shardID]bool, final bool, problems map[string]
 	}
 	if len(gone) > 0 {
 		slices.Sort(gone)
+		if b.only != nil {
+			problems[""] = fmt.Errorf("the routes of %v have vanished from %s; their last known routes stay "+
+				"(a shard leaves when it is taken out of shards in bouncer.yml)", gone, b.keys.Routes())
+			return
+		}
 		problems[""] = fmt.Errorf("the routes of all shards have vanished from %s at once; still missing are %v, "+
 			"whose last known routes stay (allow_empty: true lets them go)", b.keys.Routes(), gone)
 	}

@@ -224,7 +224,14 @@ func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardVie
 	if len(views) == 0 && !c.mayBeEmpty() {
 		return nil
 	}
+	missing := c.missing()
+	if len(missing) > 0 && !link.Up && link.Err == nil {
+		return nil // what PgBouncer has of them will be known in a moment
+	}
 	text, file, err := c.rendered(views, version, changes)
+	if err == nil && len(missing) > 0 {
+		text, file, err = c.keepMissing(text, file, missing, version)
+	}
 	if err == nil {
 		recipe := c.last.recipe(c.config)
 		if recipe != c.unfit || link.Up && !time.Now().Before(c.retryAt) {

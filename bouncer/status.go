@@ -152,6 +152,11 @@ func (c *conductor) ready() (reasons []string) {
 	if len(c.stray) > 0 {
 		reasons = append(reasons, fmt.Sprintf("paused, though no shard is held: %s", strings.Join(c.stray, ", ")))
 	}
+	for _, s := range c.config.Shards {
+		if _, offered := c.status[s.id()]; !offered && c.left[string(s.id())] == "" {
+			reasons = append(reasons, fmt.Sprintf("no route is known of shard %s", s.id()))
+		}
+	}
 	var behind []shardID
 	for id, s := range c.status {
 		if s.VerifiedAt == nil {

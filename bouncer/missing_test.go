@@ -1,0 +1,111 @@
+package bouncer
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// The first rollout beside a PgBouncer that runs, while not every shard's route is known: it
+// keeps what PgBouncer has of the others and their clients, and is not healthy until all are.
+func TestFirstFileKeepsWhatPgBouncerHas(t *testing.T) {
+	for _, include := range []bool{false, true} {
+		t.Run(fmt.Sprintf("include=%v", include), func(t *testing.T) {
+			w := newWorld(t, func(c *Config) {
+				c.Shards = []Shard{{Scope: "s1"}, {Scope: "s2", Databases: []string{"s2=s1"}}, {Scope: "s3"}}
+			})
+			at0 := fmt.Sprintf("host=127.0.0.1 port=%d", w.site.members[0].Port)
+			databases := fmt.Sprintf("[databases]\ns1 = %s\ns2 = %s dbname=s1 pool_size=3\n", at0, at0)
+			text := fmt.Sprintf("[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = %s\nadmin_users = pooler\npool_mode = transaction\n",
+				w.port, filepath.Join(w.dir, "userlist.txt"))
+			if include { // which is not read here
+				w.write("databases.ini", databases)
+				text += "%include " + filepath.Join(w.dir, "databases.ini") + "\n"
+			} else {
+				text += databases
+			}
+			w.write("pgbouncer.ini", text)
+			w.pgbouncer()
+			w.await("PgBouncer", func() error {
+				conn, err := dialAdmin(w.ctx, w.config)
+				if err == nil {
+					conn.Close()
+				}
+				return err
+			})
+			client := w.connect("s2")
+			w.exec(client, "SELECT 1")
+			w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+			w.bouncer()
+			w.awaitLeader(1)
+			if got := w.where(client); got != 0 {
+				t.Errorf("the client of s2 is at %d", got)
+			}
+			w.await("the reason", func() error {
+				var h Health
+				code, err := w.http(http.MethodGet, "/health", &h)
+				reasons := strings.Join(h.Reasons, " ")
+				if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(reasons, "no route is known of shard service/s2") || !strings.Contains(reasons, "service/s3")) {
+					err = errors.New(reasons)
+				}
+				return err
+			})
+			for _, scope := range []string{"s2", "s3"} {
+				w.put(cluster.NewKeys("", scope, w.config.RoutesPrefix).Route(), w.route(1, cluster.RouteOpen))
+			}
+			w.awaitHealthy()
+			if got := w.where(client); got != 1 {
+				t.Errorf("the client of s2 is at %d", got)
+			}
+			if installed, err := os.ReadFile(w.config.PgBouncer.Config); err != nil || strings.Contains(string(installed), "as they were") {
+				t.Errorf("the file is %s, %v", installed, err)
+			}
+		})
+	}
+}
+
+// A shard of the configuration whose key is deleted stays, and others go on.
+func TestConfiguredShardStays(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Shards = []Shard{{Scope: "s1"}, {Scope: "s2", Databases: []string{"s2=s1"}}} })
+	s2 := cluster.NewKeys("", "s2", w.config.RoutesPrefix)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.put(s2.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitHealthy()
+	client := w.connect("s2")
+	w.exec(client, "SELECT 1")
+	if _, err := w.site.client.KV().Delete(s2.Route(), nil); err != nil {
+		t.Fatal(err)
+	}
+	w.await("the loss being told", func() error {
+		s, err := w.status()
+		if err == nil && !strings.Contains(s.Problems[""], "[service/s2] have vanished") {
+			err = fmt.Errorf("%v", s.Problems)
+		}
+		return err
+	})
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	w.awaitHealthy()
+	if got := w.where(client); got != 0 {
+		t.Errorf("the client of s2 is at %d", got)
+	}
+	// It leaves when the configuration says so.
+	without := w.config
+	without.Shards = without.Shards[:1]
+	w.changes <- without
+	w.await("s2 leaving", func() error {
+		all, err := w.admin().Databases(w.ctx)
+		if _, stays := all["s2"]; err == nil && stays {
+			err = errors.New("s2 is still there")
+		}
+		return err
+	})
+}
