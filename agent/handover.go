@@ -25,6 +25,9 @@ const (
 	// quietPatience is how long transactions may still run, once their clients
 	// are held, before a handover that may cancel them goes on.
 	quietPatience = 2 * time.Second
+	// shortPatience is the same for one that is refused while transactions run: the
+	// short ones of a busy shard end by themselves.
+	shortPatience = 500 * time.Millisecond
 	// pokeLimit bounds telling a bouncer that a route was written; a bouncer that
 	// does not hear it reads of it in Consul.
 	pokeLimit = time.Second
@@ -119,6 +122,14 @@ func (a *Agent) holdClients(ctx context.Context, session string, plan cluster.Ha
 	if err != nil || len(bouncers) == 0 {
 		return err
 	}
+	if onBusy == cluster.OnBusyRefuse { // before anybody waits
+		switch long, err := a.pg.LongTransactions(ctx, shortPatience); {
+		case err != nil:
+			return err
+		case long > 0:
+			return fmt.Errorf("%d transactions have run for more than %v; end them, or ask for on_busy: wait or cancel", long, shortPatience)
+		}
+	}
 	if err := a.store.Announce(ctx, session, plan); err != nil {
 		return fmt.Errorf("announcing the handover: %w", err)
 	}
@@ -127,7 +138,7 @@ func (a *Agent) holdClients(ctx context.Context, session string, plan cluster.Ha
 	case cluster.OnBusyWait:
 		patience = handoverLimit / 2
 	case cluster.OnBusyRefuse:
-		patience = 0
+		patience = shortPatience
 	}
 	held := 0
 	var busy []told

@@ -225,7 +225,7 @@ type Failover struct {
 const (
 	OnBusyCancel = "cancel" // they get two seconds, then they are broken off
 	OnBusyWait   = "wait"   // they get half of the handover's deadline, then it is called off
-	OnBusyRefuse = "refuse" // it is called off at once
+	OnBusyRefuse = "refuse" // it is called off before anybody waits where one has run for half a second, else after that time
 )
 
 // Empty tells whether nothing is asked for.

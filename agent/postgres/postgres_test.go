@@ -256,6 +256,13 @@ func TestTwoMembers(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { _, err := busy.Exec(ctx, "DO 'BEGIN LOOP NULL; END LOOP; END'"); ended <- err }()
 	awaitBackends(ctx, t, a.dataDir)
+	for n := 0; n != 1; {
+		n, err = a.LongTransactions(ctx, 0)
+		must(t, err)
+	}
+	if n, err := a.LongTransactions(ctx, time.Hour); err != nil || n != 0 {
+		t.Errorf("%d transactions have run for an hour: %v", n, err)
+	}
 	must(t, a.signal(syscall.SIGKILL))
 	<-a.Exited()
 	if s, err := a.Observe(ctx); err != nil || s.Running {

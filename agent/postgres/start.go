@@ -312,3 +312,18 @@ func (p *Instance) Clients(ctx context.Context) (int, error) {
 	}
 	return n, nil
 }
+
+// LongTransactions counts the transactions of clients that have run for longer than
+// least.
+func (p *Instance) LongTransactions(ctx context.Context, least time.Duration) (n int, err error) {
+	conn, err := p.dedicated(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer hangUpOn(conn)
+	if err := conn.QueryRow(ctx, "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"+
+		" AND xact_start < clock_timestamp() - $1 * interval '1 millisecond'", least.Milliseconds()).Scan(&n); err != nil {
+		return 0, fmt.Errorf("looking for long transactions: %w", err)
+	}
+	return n, nil
+}
