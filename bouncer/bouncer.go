@@ -20,11 +20,16 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
+// followPause is the pause after a configuration that could not be followed: what was in
+// the way of one may be in that of the other, too.
+const followPause = 100 * time.Millisecond
+
 // Run keeps PgBouncer right until ctx is done, and leaves it running as it is,
 // unless it started it itself. It returns an error only for what cannot get better
 // by itself: an address that cannot be listened on, a client certificate that
 // cannot be read. A configuration that comes through changes takes the place of c
-// at once; PgBouncer and its clients notice nothing. nil: none will come. manager
+// at once; PgBouncer and its clients notice nothing. One that cannot be followed for
+// such a reason is given up for the one before. nil: none will come. manager
 // is told of each configuration once that it stands.
 func Run(ctx context.Context, c Config, changes <-chan Config, manager Manager, log zerolog.Logger) error {
 	// consul-template says what it does, values included, to the standard
@@ -40,11 +45,25 @@ func Run(ctx context.Context, c Config, changes <-chan Config, manager Manager, 
 		s := &supervisor{config: c, log: log}
 		running.Go(func() { s.run(supervised) })
 	}
+	good := c // ran until it was changed
 	for restarted := false; ; restarted = true {
 		next, err := runUntilChanged(ctx, c, changes, manager, restarted, log)
-		if err != nil || next == nil {
+		switch {
+		case err != nil && (!restarted || ctx.Err() != nil):
 			return err
+		case err != nil:
+			// PgBouncer, and whoever is connected to it, goes on.
+			log.Error().Err(err).Msg("the configuration cannot be followed; the one before goes on")
+			c = good
+			select {
+			case <-time.After(followPause):
+			case <-ctx.Done():
+			}
+			continue
+		case next == nil:
+			return nil
 		}
+		good = c
 		log.Info().Msg("the configuration has changed")
 		if !slices.Equal(next.PgBouncer.Command, c.PgBouncer.Command) {
 			log.Warn().Msg("another pgbouncer.command takes effect at the bouncer's next start")
@@ -133,7 +152,7 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	console := &console{config: c}
 	co := &conductor{
 		config: c, log: log, book: b.book, renderer: &renderer{config: c, feed: b.feed}, console: console,
-		applier: &applier{config: c, log: log, console: console}, cutter: newCutter(c, log),
+		applier:   &applier{config: c, log: log, console: console},
 		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[shardID]*hold{}, ours: map[string]time.Time{},
 	}
 	if err := co.applier.restore(); err != nil {
@@ -163,6 +182,7 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	co.suspector = newSuspector(c, log, b.link, b.book)
 	co.suspector.notify, co.suspector.refresh = co.notify, b.watcher.refresh
 	co.suspector.connected = func() bool { return b.watcher.status().Connected }
+	co.cutter = newCutter(c, log, co.notify)
 	co.link, co.pauser = b.link, newPauser(c, co.notify)
 	co.answered, co.applied = b.watcher.hasAnswered, b.presence.notify
 	b.keeper.draining = saved.Draining

@@ -109,6 +109,7 @@ func (c *conductor) notify() {
 func (c *conductor) run(ctx context.Context) {
 	defer c.console.close()
 	defer c.pauser.close()
+	defer c.cutter.lookups.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

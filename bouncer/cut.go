@@ -3,8 +3,9 @@ package bouncer
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
-	"slices"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -50,14 +51,25 @@ type cutter struct {
 	again   time.Time
 	// powerless: sockets cannot be closed here.
 	powerless bool
-	// close is closeSockets.
-	close func(context.Context, func(tcpSocket) bool) (int, error)
+	// notify is called when an address was found.
+	notify  func()
+	lookups sync.WaitGroup
+
+	mu sync.Mutex
+	// found are the addresses of targets' hosts, looking the hosts that are looked for.
+	found   map[string][]netip.Addr
+	looking map[string]bool
+	late    bool
+	// resolve is addressesOf, close closeSockets.
+	resolve func(context.Context, string) ([]netip.Addr, error)
+	close   func(context.Context, func(tcpSocket) bool) (int, error)
 }
 
-func newCutter(c Config, log zerolog.Logger) *cutter {
+func newCutter(c Config, log zerolog.Logger, notify func()) *cutter {
 	return &cutter{
-		log: log, targets: map[deposed]time.Time{}, close: closeSockets,
+		log: log, targets: map[deposed]time.Time{}, close: closeSockets, resolve: addressesOf,
 		powerless: c.closesSockets != nil && !*c.closesSockets,
+		notify:    notify, found: map[string][]netip.Addr{}, looking: map[string]bool{},
 	}
 }
 
@@ -85,7 +97,7 @@ func (c *cutter) cut(ctx context.Context, console *console, standing map[string]
 		c.again = time.Time{}
 		return
 	}
-	if now.Before(c.again) {
+	if now.Before(c.again) && !c.isLate() {
 		return
 	}
 	c.again = now.Add(lingerPace)
@@ -103,22 +115,12 @@ func (c *cutter) cutAll(ctx context.Context, console *console) error {
 	if err != nil {
 		return err
 	}
-	addresses := map[deposed][]netip.Addr{}
-	for d := range c.targets {
-		resolve, cancel := context.WithTimeout(ctx, lingerPace)
-		all, err := addressesOf(resolve, d.host)
-		cancel()
-		if err != nil {
-			c.log.Debug().Err(err).Msg("a deposed primary cannot be resolved")
-			continue
-		}
-		addresses[d] = all
-	}
-	lost := lostServers(servers, addresses)
+	gone := c.places(ctx)
+	lost := gone.servers(servers)
 	if c.powerless {
 		return c.killClients(ctx, conn, lost)
 	}
-	closed, err := c.close(ctx, func(s tcpSocket) bool { return isLost(s, lost, addresses) })
+	closed, err := c.close(ctx, lostSockets(lost, gone))
 	if closed > 0 {
 		c.log.Info().Int("connections", closed).Msg("closed connections to a deposed primary")
 	}
@@ -128,40 +130,125 @@ func (c *cutter) cutAll(ctx context.Context, console *console) error {
 	return nil
 }
 
-// lostServers picks PgBouncer's connections to the targets.
-func lostServers(servers []pgbouncer.Server, addresses map[deposed][]netip.Addr) (lost []pgbouncer.Server) {
+// resolveBound is how long a pass waits for the addresses of deposed primaries; those
+// that are found later, by a resolver that is slow, wake the conductor.
+const resolveBound = 50 * time.Millisecond
+
+// place is a database at an address.
+type place struct {
+	database string
+	at       netip.AddrPort
+}
+
+// places are the targets with their addresses.
+type places struct {
+	databases map[place]bool
+	addresses map[netip.AddrPort]bool
+}
+
+// places finds the addresses of the targets, as far as they are known.
+func (c *cutter) places(ctx context.Context) places {
+	hosts := map[string]bool{}
+	for d := range c.targets {
+		hosts[d.host] = true
+	}
+	c.lookUp(ctx, hosts)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	gone := places{map[place]bool{}, map[netip.AddrPort]bool{}}
+	for d := range c.targets {
+		for _, a := range c.found[d.host] {
+			at := netip.AddrPortFrom(a, uint16(d.port))
+			gone.databases[place{d.database, at}], gone.addresses[at] = true, true
+		}
+	}
+	return gone
+}
+
+// lookUp looks for the addresses of hosts, of all at once, and waits a moment.
+func (c *cutter) lookUp(ctx context.Context, hosts map[string]bool) {
+	var begun sync.WaitGroup
+	c.mu.Lock()
+	maps.DeleteFunc(c.found, func(host string, _ []netip.Addr) bool { return !hosts[host] })
+	for host := range hosts {
+		if len(c.found[host]) > 0 || c.looking[host] {
+			continue
+		}
+		c.looking[host] = true
+		begun.Add(1)
+		c.lookups.Go(func() {
+			defer begun.Done()
+			c.look(ctx, host)
+		})
+	}
+	c.mu.Unlock()
+	done := make(chan struct{})
+	c.lookups.Go(func() { begun.Wait(); close(done) })
+	select {
+	case <-done:
+	case <-time.After(resolveBound):
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.late = false
+}
+
+func (c *cutter) look(ctx context.Context, host string) {
+	ctx, cancel := context.WithTimeout(ctx, lingerFor)
+	defer cancel()
+	all, err := c.resolve(ctx, host)
+	c.mu.Lock()
+	delete(c.looking, host)
+	if err == nil {
+		c.found[host], c.late = all, true
+	}
+	c.mu.Unlock()
+	if err != nil {
+		c.log.Debug().Err(err).Msg("a deposed primary cannot be resolved")
+		return
+	}
+	c.notify()
+}
+
+// isLate tells whether addresses were found that the last cut did not know.
+func (c *cutter) isLate() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.late
+}
+
+// servers picks PgBouncer's connections to the places.
+func (p places) servers(servers []pgbouncer.Server) (lost []pgbouncer.Server) {
 	for _, s := range servers {
 		addr, err := netip.ParseAddr(s.Addr)
 		if err != nil {
 			continue // a unix socket
 		}
-		for d, all := range addresses {
-			if s.Database == d.database && s.Port == d.port && slices.Contains(all, addr.Unmap()) {
-				lost = append(lost, s)
-				break
-			}
+		if p.databases[place{s.Database, netip.AddrPortFrom(addr.Unmap(), uint16(s.Port))}] {
+			lost = append(lost, s)
 		}
 	}
 	return lost
 }
 
-// isLost tells whether a socket is one of PgBouncer's lost connections, by its
+// lostSockets tells whether a socket is one of PgBouncer's lost connections, by its
 // local port. Attempts to connect have none yet in SHOW SERVERS: there the
 // target alone decides, and whoever else is knocking there loses nothing.
-func isLost(s tcpSocket, lost []pgbouncer.Server, addresses map[deposed][]netip.Addr) bool {
-	remote := s.remote.Addr().Unmap()
-	if s.connecting() {
-		for d, all := range addresses {
-			if int(s.remote.Port()) == d.port && slices.Contains(all, remote) {
-				return true
-			}
-		}
-		return false
+func lostSockets(lost []pgbouncer.Server, gone places) func(tcpSocket) bool {
+	type connection struct {
+		remote netip.AddrPort
+		local  uint16
 	}
-	return slices.ContainsFunc(lost, func(l pgbouncer.Server) bool {
-		addr, err := netip.ParseAddr(l.Addr)
-		return err == nil && addr.Unmap() == remote && l.Port == int(s.remote.Port()) && l.LocalPort == int(s.local.Port())
-	})
+	connections := make(map[connection]bool, len(lost))
+	for _, l := range lost {
+		if addr, err := netip.ParseAddr(l.Addr); err == nil {
+			connections[connection{netip.AddrPortFrom(addr.Unmap(), uint16(l.Port)), uint16(l.LocalPort)}] = true
+		}
+	}
+	return func(s tcpSocket) bool {
+		remote := netip.AddrPortFrom(s.remote.Addr().Unmap(), s.remote.Port())
+		return s.connecting() && gone.addresses[remote] || !s.connecting() && connections[connection{remote, s.local.Port()}]
+	}
 }
 
 // killClients frees the clients of lost connections by PgBouncer's own command,
@@ -178,9 +265,15 @@ func (c *cutter) killClients(ctx context.Context, conn *pgbouncer.Conn, lost []p
 	if err != nil {
 		return err
 	}
+	linked := map[string]bool{}
+	for _, s := range lost {
+		if s.Link != "" {
+			linked[s.Link] = true
+		}
+	}
 	var errs []error
 	for _, client := range clients {
-		if client.ID != "" && slices.ContainsFunc(lost, func(s pgbouncer.Server) bool { return s.Link != "" && s.Link == client.Ptr }) {
+		if client.ID != "" && linked[client.Ptr] {
 			_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.KillClient(ctx, client.ID) })
 			errs = append(errs, err)
 		}

@@ -16,7 +16,7 @@ import (
 // keeps what PgBouncer has of the others and their clients, and is not healthy until all are.
 func TestFirstFileKeepsWhatPgBouncerHas(t *testing.T) {
 	for _, include := range []bool{false, true} {
-		t.Run(fmt.Sprintf("include=%v", include), func(t *testing.T) {
+		t.Run(map[bool]string{false: "read", true: "included"}[include], func(t *testing.T) {
 			w := newWorld(t, func(c *Config) {
 				c.Shards = []Shard{{Scope: "s1"}, {Scope: "s2", Databases: []string{"s2=s1"}}, {Scope: "s3"}}
 			})
