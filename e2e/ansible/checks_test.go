@@ -117,6 +117,9 @@ func (r *rollout) checkRights(t *testing.T) {
 		{"db1", "/etc/lictor/agents/orders.token", "service/users/leader"},
 		{"db1", "/etc/lictor/agents/orders.token", "lictor/routes/service/users"},
 		{"db1", "/etc/lictor/agents/orders.token", "lictor/bouncers/pooler1"},
+		{"db1", "/etc/lictor/agents/orders.token", "lictor/secrets/service/users"},
+		{"pooler1", "/etc/lictor/bouncer.token", "lictor/bouncers/pooler2"},
+		{"pooler1", "/etc/lictor/bouncer.token", "lictor/handovers-answers/service/orders/pooler2"},
 		{"pooler1", "/etc/lictor/bouncer.token", "lictor/routes/service/orders"},
 		{"pooler1", "/etc/lictor/bouncer.token", "service/orders/leader"},
 		{"pooler1", "/dev/null", "lictor/bouncers/pooler1"},
@@ -124,6 +127,18 @@ func (r *rollout) checkRights(t *testing.T) {
 		got, err := r.host(tt.host).run(t.Context(), fmt.Sprintf(put, tt.token, tt.key))
 		if err != nil || got != "403" {
 			t.Errorf("%s writes %s with the token %s: Consul answers %s, want 403: %v", tt.host, tt.key, tt.token, got, err)
+		}
+	}
+	const session = `curl -s -o /dev/null -w '%%{http_code}' -X PUT -d '{"Node":"%s","Checks":[]}' -H "X-Consul-Token: $(cat %s)" http://127.0.0.1:8500/v1/session/create`
+	for _, tt := range []struct{ host, token, node, want string }{
+		{"db1", "/etc/lictor/agents/orders.token", "db1", "200"},
+		{"db1", "/etc/lictor/agents/orders.token", "consul1", "200"}, // asked when its own agent hangs
+		{"db1", "/etc/lictor/agents/orders.token", "db2", "403"},
+		{"pooler1", "/etc/lictor/bouncer.token", "pooler2", "403"},
+	} {
+		got, err := r.host(tt.host).run(t.Context(), fmt.Sprintf(session, tt.node, tt.token))
+		if err != nil || got != tt.want {
+			t.Errorf("%s makes a session of %s with the token %s: Consul answers %s, want %s: %v", tt.host, tt.node, tt.token, got, tt.want, err)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: the Lictor authors
 # Apache License 2.0 (see LICENSE)
-"""Policies and tokens of Consul's ACLs: what is missing is made, what differs is changed."""
+"""Policies and tokens of Consul's ACLs: what is missing is made, what differs is changed, what is retired is deleted."""
 
 from __future__ import absolute_import, division, print_function
 
@@ -11,7 +11,7 @@ DOCUMENTATION = r"""
 module: consul_acl
 short_description: Keep policies and tokens of Consul's ACLs
 description:
-  - Makes and updates ACL policies (by name) and tokens (by accessor id). Others are left alone.
+  - Makes and updates ACL policies (by name) and tokens (by accessor id). Deletes those that are named as absent. Others are left alone.
   - Supports check mode and diff. Secrets of tokens are not shown.
 options:
   url:
@@ -49,6 +49,16 @@ options:
         suboptions:
           node: {description: The node's name., type: str, required: true}
           datacenter: {description: Its datacenter., type: str, required: true}
+  absent_tokens:
+    description: Accessor ids of tokens that must not be there.
+    type: list
+    elements: str
+    default: []
+  absent_policies:
+    description: Names of policies that must not be there.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds to wait for Consul to have ACLs ready.
     type: int
@@ -68,7 +78,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 written:
-  description: Names of the policies and descriptions of the tokens that were made or changed.
+  description: Names of the policies and descriptions of the tokens that were made, changed or deleted.
   type: list
   elements: str
   returned: always
@@ -150,6 +160,8 @@ def main():
                     "datacenter": {"type": "str", "required": True},
                 }},
             }},
+            "absent_tokens": {"type": "list", "elements": "str", "default": [], "no_log": False},
+            "absent_policies": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 60},
         },
         supports_check_mode=True,
@@ -194,6 +206,25 @@ def main():
                 ],
             }
             consul.ask("PUT", "/v1/acl/token" + ("/" + token["accessor_id"] if found else ""), body)
+
+    # Tokens first: a policy that is gone takes its rights from those that have it.
+    for accessor in module.params["absent_tokens"]:
+        found = consul.ask("GET", "/v1/acl/token/" + accessor)
+        if found is None:
+            continue
+        before["token " + accessor], after["token " + accessor] = found_token(found), {}
+        written.append(found.get("Description") or accessor)
+        if not module.check_mode:
+            consul.ask("DELETE", "/v1/acl/token/" + accessor)
+
+    for name in module.params["absent_policies"]:
+        found = consul.ask("GET", "/v1/acl/policy/name/" + name)
+        if not found:
+            continue
+        before["policy " + name], after["policy " + name] = {"Name": name, "Rules": found.get("Rules", "")}, {}
+        written.append(name)
+        if not module.check_mode:
+            consul.ask("DELETE", "/v1/acl/policy/" + found["ID"])
 
     text = {name: json.dumps(value, indent=2, sort_keys=True) + "\n" for name, value in (("before", before), ("after", after))}
     module.exit_json(changed=bool(written), written=written, diff=text)
