@@ -88,7 +88,17 @@ func (r *rollout) ask(t *testing.T, method, name, port, path, body string, into 
 	}
 }
 
-// tryAsk asks an agent's REST API, with the site's password.
+// shardAt is the shard whose agents listen on a port, empty when none do.
+func (r *rollout) shardAt(port string) string {
+	for scope, settings := range r.vars["lictor_shards"].(map[string]any) {
+		if fmt.Sprint(settings.(map[string]any)["api_port"]) == port {
+			return scope
+		}
+	}
+	return ""
+}
+
+// tryAsk asks an agent's REST API, with its shard's password, or Prometheus.
 func (r *rollout) tryAsk(ctx context.Context, method, name, port, path, body string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -97,11 +107,13 @@ func (r *rollout) tryAsk(ctx context.Context, method, name, port, path, body str
 	if err != nil {
 		return err
 	}
-	password, err := os.ReadFile(filepath.Join(r.dir, "secrets/api"))
-	if err != nil {
-		return err
+	if scope := r.shardAt(port); scope != "" {
+		password, err := os.ReadFile(filepath.Join(r.dir, "secrets/shards", scope, "api"))
+		if err != nil {
+			return err
+		}
+		req.SetBasicAuth("lictor", strings.TrimSpace(string(password)))
 	}
-	req.SetBasicAuth("lictor", strings.TrimSpace(string(password)))
 	client := &http.Client{Transport: &http.Transport{DialContext: r.dial, DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	if err != nil {
