@@ -2,6 +2,8 @@ package ansible
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -102,20 +104,37 @@ func (r *rollout) shardAt(port string) string {
 func (r *rollout) tryAsk(ctx context.Context, method, name, port, path, body string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	url := "http://" + net.JoinHostPort(r.host(name).address, port) + path
+	scope, scheme := r.shardAt(port), "http"
+	transport := &http.Transport{DialContext: r.dial, DisableKeepAlives: true}
+	if scope != "" { // the shards' agents; they ask for a certificate, too, where something changes
+		scheme = "https"
+		pki := filepath.Join(r.dir, "secrets/pki")
+		authority, err := os.ReadFile(filepath.Join(pki, "ca.pem"))
+		if err != nil {
+			return err
+		}
+		own := filepath.Join(pki, r.member+".lictor.pem")
+		certificate, err := tls.LoadX509KeyPair(own, own)
+		if err != nil {
+			return err
+		}
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(authority)
+		transport.TLSClientConfig = &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{certificate}}
+	}
+	url := scheme + "://" + net.JoinHostPort(r.host(name).address, port) + path
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
-	if scope := r.shardAt(port); scope != "" {
+	if scope != "" {
 		password, err := os.ReadFile(filepath.Join(r.dir, "secrets/shards", scope, "api"))
 		if err != nil {
 			return err
 		}
 		req.SetBasicAuth("lictor", strings.TrimSpace(string(password)))
 	}
-	client := &http.Client{Transport: &http.Transport{DialContext: r.dial, DisableKeepAlives: true}}
-	resp, err := client.Do(req)
+	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
 		return err
 	}
