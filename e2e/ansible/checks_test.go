@@ -130,7 +130,7 @@ func (r *rollout) checkRights(t *testing.T) {
 			t.Errorf("%s writes %s with the token %s: Consul answers %s, want 403: %v", tt.host, tt.key, tt.token, got, err)
 		}
 	}
-	const session = `curl -s -o /dev/null -w '%%{http_code}' -X PUT -d '{"Node":"%s","Checks":[]}' -H "X-Consul-Token: $(cat %s)" http://127.0.0.1:8500/v1/session/create`
+	const session = `curl -s -o /dev/null -w '%%{http_code}' -X PUT -d '{"Node":"%s","Checks":[],"TTL":"10s"}' -H "X-Consul-Token: $(cat %s)" http://127.0.0.1:8500/v1/session/create`
 	for _, tt := range []struct{ host, token, node, want string }{
 		{"db1", "/etc/lictor/agents/orders.token", "db1", "200"},
 		{"db1", "/etc/lictor/agents/orders.token", "consul1", "200"}, // asked when its own agent hangs
