@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/hashicorp/consul-template/dependency"
-
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
@@ -49,7 +47,7 @@ func BenchmarkRender(b *testing.B) {
 	book := newBook(config)
 	book.merge(answer{Pairs: benchPairs(b, config), KnownLeader: true})
 	shards, _ := book.known()
-	feed := newFeed(func() (*dependency.ClientSet, error) { return nil, nil })
+	feed := newFeed(nil)
 	defer feed.close()
 	r := &renderer{config: config, feed: feed}
 	source, err := r.source()

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/consul-template/dependency"
 	"github.com/hashicorp/consul/api"
 	"github.com/rs/zerolog"
 
@@ -139,7 +138,7 @@ type bouncer struct {
 }
 
 func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bouncer {
-	b := &bouncer{config: c, log: log, book: newBook(c), feed: newFeed(func() (*dependency.ClientSet, error) { return clientSet(c) })}
+	b := &bouncer{config: c, log: log, book: newBook(c), feed: newFeed(newTemplateClients(c, pool))}
 	b.keeper = &keeper{log: log, config: c, book: b.book, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
 	saved, err := loadState(c.StateFile, c.RoutesPrefix)
 	if err != nil {
@@ -160,7 +159,7 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	}
 	b.conductor = co
 	b.link = &link{config: c, log: log, notify: co.notify}
-	b.files = newFileKeepers(c, log, b.book, b.link)
+	b.files = newFileKeepers(c, log, b.book, b.link, pool)
 	b.watcher = newWatcher(log, pool, b.book, b.handovers, func() {
 		co.notify()
 		b.keeper.notify()
@@ -351,7 +350,7 @@ func renderOnce(ctx context.Context, c Config, template string, version pgbounce
 	if err != nil && len(shards) == 0 {
 		return nil, nil, errors.Join(err, stateErr)
 	}
-	feed := newFeed(func() (*dependency.ClientSet, error) { return clientSet(c) })
+	feed := newFeed(newTemplateClients(c, pool))
 	defer feed.close()
 	r := &renderer{config: c, feed: feed}
 	source := []byte(template)
@@ -390,35 +389,4 @@ func consulClients(c Config) ([]*api.Client, error) {
 		clients = append(clients, client)
 	}
 	return clients, nil
-}
-
-// clientSet makes the clients that a template's functions use: Consul as
-// configured, Vault and Nomad by their own environment variables.
-func clientSet(c Config) (*dependency.ClientSet, error) {
-	addresses, err := c.Consul.Addresses()
-	if err != nil {
-		return nil, err
-	}
-	first := addresses[0]
-	address := first.Host
-	if first.Scheme == "unix" {
-		address = "unix://" + address
-	}
-	set := dependency.NewClientSet()
-	err = set.CreateConsulClient(&dependency.CreateConsulClientInput{
-		Address: address, Token: c.Consul.Token, TokenFile: c.Consul.TokenFile,
-		SSLEnabled: first.Scheme == "https", SSLVerify: c.Consul.Verify == nil || *c.Consul.Verify,
-		SSLCert: c.Consul.Cert, SSLKey: c.Consul.Key, SSLCACert: c.Consul.CACert, ServerName: c.Consul.TLSServerName,
-		TransportDialTimeout: 3 * time.Second, TransportIdleConnTimeout: time.Minute, TransportMaxIdleConnsPerHost: 8,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("consul: %w", err)
-	}
-	if err := set.CreateVaultClient(&dependency.CreateVaultClientInput{SSLVerify: true}); err != nil {
-		return nil, fmt.Errorf("vault: %w", err)
-	}
-	if err := set.CreateNomadClient(&dependency.CreateNomadClientInput{SSLVerify: true}); err != nil {
-		return nil, fmt.Errorf("nomad: %w", err)
-	}
-	return set, nil
 }

@@ -2,6 +2,7 @@ package bouncer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -15,6 +16,9 @@ import (
 const (
 	// feedWait is how long a blocking query for a template's data lasts.
 	feedWait = time.Minute
+	// feedBound is how long Consul may take for an answer that has not to wait for a
+	// change; after that another address is asked.
+	feedBound = 5 * time.Second
 	// feedPace is the shortest time between two queries for the same data.
 	feedPace = 100 * time.Millisecond
 	// feedRetry is the longest pause after an error.
@@ -36,11 +40,10 @@ type feed struct {
 
 	ctx     context.Context
 	cancel  context.CancelFunc
-	clients func() (*dependency.ClientSet, error)
+	clients *templateClients
 	fetched sync.WaitGroup
 
 	mu       sync.Mutex
-	set      *dependency.ClientSet
 	followed map[string]*followed
 }
 
@@ -51,8 +54,8 @@ type followed struct {
 	err        error
 }
 
-// newFeed makes a feed; clients is asked at the first use.
-func newFeed(clients func() (*dependency.ClientSet, error)) *feed {
+// newFeed makes a feed; clients are needed at the first use only.
+func newFeed(clients *templateClients) *feed {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &feed{
 		brain: template.NewBrain(), news: make(chan struct{}, 1), ctx: ctx, cancel: cancel,
@@ -60,7 +63,8 @@ func newFeed(clients func() (*dependency.ClientSet, error)) *feed {
 	}
 }
 
-// follow begins to follow what is used and stops to follow the rest.
+// follow begins to follow what is used and stops to follow the rest. The error says why
+// there are no clients.
 func (f *feed) follow(used []dependency.Dependency) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -70,17 +74,13 @@ func (f *feed) follow(used []dependency.Dependency) error {
 		if f.followed[d.String()] != nil {
 			continue
 		}
-		if f.set == nil {
-			set, err := f.clients()
-			if err != nil {
-				return fmt.Errorf("clients for the template's functions: %w", err)
-			}
-			f.set = set
+		if _, err := f.clients.get(f.clients.pool.inUse()); err != nil {
+			return fmt.Errorf("clients for the template's functions: %w", err)
 		}
 		ctx, cancel := context.WithCancel(f.ctx)
 		item := &followed{dependency: d, cancel: cancel}
 		f.followed[d.String()] = item
-		f.fetched.Go(func() { f.fetch(ctx, item, f.set) })
+		f.fetched.Go(func() { f.fetch(ctx, item) })
 	}
 	for name, item := range f.followed {
 		if !keep[name] {
@@ -97,21 +97,30 @@ func (i *followed) stop() {
 	i.dependency.Stop()
 }
 
-// fetch asks for one piece of data again and again.
-func (f *feed) fetch(ctx context.Context, item *followed, set *dependency.ClientSet) {
+// fetch asks for one piece of data again and again, at the address of Consul that the
+// bouncer uses; at those after it when that one does not answer.
+func (f *feed) fetch(ctx context.Context, item *followed) {
 	var index uint64
-	pause := feedPace
+	pause, passed := feedPace, 0
 	for ctx.Err() == nil {
-		data, meta, err := item.dependency.Fetch(set, &dependency.QueryOptions{WaitIndex: index, WaitTime: feedWait})
+		data, meta, err := f.ask(ctx, item.dependency, index, passed)
 		if ctx.Err() != nil {
 			return
 		}
-		f.mu.Lock()
-		item.err = err
-		f.mu.Unlock()
+		moved := errors.Is(err, errMoved)
+		if !moved {
+			f.mu.Lock()
+			item.err = err
+			f.mu.Unlock()
+		}
 		switch {
+		case moved:
+			pause, passed = feedPace, 0
 		case err != nil:
 			pause = min(2*pause, feedRetry)
+			if item.dependency.Type() == dependency.TypeConsul && noAnswer(err) {
+				passed++
+			}
 		case meta.LastIndex < index:
 			index, pause = 0, feedPace
 		default:
@@ -126,6 +135,57 @@ func (f *feed) fetch(ctx context.Context, item *followed, set *dependency.Client
 		case <-time.After(pause/2 + rand.N(pause)):
 		case <-ctx.Done():
 		}
+	}
+}
+
+// errMoved says that the bouncer uses another address of Consul by now.
+var errMoved = errors.New("another address of Consul is in use")
+
+// ask makes one query at the address that is so many after the one in use. One that
+// Consul holds too long is left to itself: it ends with its connection.
+func (f *feed) ask(ctx context.Context, d dependency.Dependency, index uint64, passed int) (any, *dependency.ResponseMetadata, error) {
+	term, _, number, cancel := f.clients.pool.use(ctx)
+	defer cancel()
+	set, err := f.clients.get(number + passed)
+	if err != nil {
+		return nil, nil, err
+	}
+	type answer struct {
+		data any
+		meta *dependency.ResponseMetadata
+		err  error
+	}
+	answered := make(chan answer, 1)
+	f.fetched.Go(func() {
+		options := &dependency.QueryOptions{WaitIndex: index, WaitTime: feedWait, Datacenter: f.clients.config.Consul.DC}
+		data, meta, err := d.Fetch(set, options)
+		answered <- answer{data, meta, err}
+	})
+	if d.Type() != dependency.TypeConsul { // waits as long as its lease says
+		select {
+		case a := <-answered:
+			return a.data, a.meta, a.err
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
+	bound := feedBound
+	if index > 0 {
+		bound += feedWait + feedWait/16 // Consul spreads the ends of waits
+	}
+	late := time.NewTimer(bound)
+	defer late.Stop()
+	select {
+	case a := <-answered:
+		if a.err != nil {
+			f.clients.drop(set)
+		}
+		return a.data, a.meta, a.err
+	case <-term.Done():
+		return nil, nil, errMoved
+	case <-late.C:
+		f.clients.drop(set)
+		return nil, nil, fmt.Errorf("%s: no answer from Consul within %s", d, bound)
 	}
 }
 
@@ -159,7 +219,6 @@ func (f *feed) close() {
 		item.stop()
 	}
 	f.followed = map[string]*followed{}
-	set := f.set
 	f.mu.Unlock()
 	ended := make(chan struct{})
 	go func() { f.fetched.Wait(); close(ended) }()
@@ -167,7 +226,7 @@ func (f *feed) close() {
 	case <-ended:
 	case <-time.After(feedGrace):
 	}
-	if set != nil {
-		set.Stop()
+	if f.clients != nil {
+		f.clients.close()
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/consul-template/dependency"
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/printable"
@@ -54,11 +53,11 @@ type FileStatus struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-func newFileKeepers(c Config, log zerolog.Logger, b *book, l *link) (keepers []*fileKeeper) {
+func newFileKeepers(c Config, log zerolog.Logger, b *book, l *link, pool *consulPool) (keepers []*fileKeeper) {
 	for _, f := range c.Files {
 		keepers = append(keepers, &fileKeeper{
 			file: f, config: c, log: log.With().Str("file", f.Path).Logger(), book: b, link: l, wake: make(chan struct{}, 1),
-			renderer: &renderer{config: c, feed: newFeed(func() (*dependency.ClientSet, error) { return clientSet(c) }), label: f.Template},
+			renderer: &renderer{config: c, feed: newFeed(newTemplateClients(c, pool)), label: f.Template},
 		})
 	}
 	return keepers

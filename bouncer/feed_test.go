@@ -1,0 +1,133 @@
+package bouncer
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul-template/dependency"
+
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/agent/testkit"
+)
+
+// fakeKey answers every question for a key as Consul does, once the wait for a change
+// is over, which a new value or the server's end cuts short.
+type fakeKey struct {
+	*httptest.Server
+	token, value atomic.Pointer[string] // the token that may read, and the value
+	changed      atomic.Uint64          // the index
+	deaf         atomic.Bool            // takes requests and says nothing
+}
+
+func newFakeKey(t *testing.T, token, value string) *fakeKey {
+	t.Helper()
+	f := &fakeKey{}
+	f.token.Store(&token)
+	f.put(value)
+	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for f.deaf.Load() || r.URL.Query().Get("index") == fmt.Sprint(f.changed.Load()) && r.Header.Get("X-Consul-Token") == *f.token.Load() {
+			select {
+			case <-r.Context().Done():
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+		if r.Header.Get("X-Consul-Token") != *f.token.Load() {
+			http.Error(w, "ACL not found", http.StatusForbidden)
+			return
+		}
+		w.Header().Set("X-Consul-Index", fmt.Sprint(f.changed.Load()))
+		fmt.Fprintf(w, `[{"Key": "k", "Value": %q}]`, base64.StdEncoding.EncodeToString([]byte(*f.value.Load())))
+	}))
+	t.Cleanup(func() {
+		f.CloseClientConnections()
+		f.Close()
+	})
+	return f
+}
+
+func (f *fakeKey) put(value string) { f.value.Store(&value); f.changed.Add(1) }
+
+// Templates go on with the token that the file has by now, and with the addresses that
+// answer.
+func TestTemplatesFollowTokenAndAddresses(t *testing.T) {
+	t.Parallel()
+	first, second := newFakeKey(t, "old", "one"), newFakeKey(t, "old", "one")
+	file := filepath.Join(t.TempDir(), "token")
+	testkit.Must(t, os.WriteFile(file, []byte("old\n"), 0o600))
+	c := Config{Consul: settings.Consul{Hosts: []string{first.URL, second.URL}, TokenFile: file}}
+	clients, err := consulClients(c)
+	testkit.Must(t, err)
+	pool, err := newConsulPool(clients)
+	testkit.Must(t, err)
+	defer pool.close()
+	feed := newFeed(newTemplateClients(c, pool))
+	t.Cleanup(feed.close)
+	key, err := dependency.NewKVGetQuery("k")
+	testkit.Must(t, err)
+	testkit.Must(t, feed.follow([]dependency.Dependency{key}))
+	await := func(when, want string) {
+		t.Helper()
+		limit := time.After(30 * time.Second)
+		for {
+			if got, _ := feed.brain.Recall(key); got == want {
+				return
+			}
+			select {
+			case <-feed.news:
+			case <-limit:
+				t.Fatalf("%s: the template has no %q: %s", when, want, feed.excuse())
+			}
+		}
+	}
+	put := func(value string) { first.put(value); second.put(value) }
+	await("at first", "one")
+
+	testkit.Must(t, os.WriteFile(file, []byte("new\n"), 0o600))
+	token := "new"
+	first.token.Store(&token)
+	second.token.Store(&token)
+	put("two")
+	await("with another token", "two")
+
+	first.deaf.Store(true)
+	pool.fail(0) // what the bouncer's own requests find
+	put("three")
+	await("at another address", "three")
+
+	first.deaf.Store(false)
+	second.CloseClientConnections()
+	second.Listener.Close()
+	put("four")
+	await("after the end of that address", "four")
+}
+
+// One that says nothing from the beginning holds no template up.
+func TestTemplatesPassADeafAddress(t *testing.T) {
+	t.Parallel()
+	first, second := newFakeKey(t, "", "one"), newFakeKey(t, "", "one")
+	first.deaf.Store(true)
+	c := Config{Consul: settings.Consul{Hosts: []string{first.URL, second.URL}}}
+	clients, err := consulClients(c)
+	testkit.Must(t, err)
+	pool, err := newConsulPool(clients)
+	testkit.Must(t, err)
+	defer pool.close()
+	feed := newFeed(newTemplateClients(c, pool))
+	t.Cleanup(feed.close)
+	key, err := dependency.NewKVGetQuery("k")
+	testkit.Must(t, err)
+	testkit.Must(t, feed.follow([]dependency.Dependency{key}))
+	select {
+	case <-feed.news:
+	case <-time.After(30 * time.Second):
+		t.Fatalf("no data: %s", feed.excuse())
+	}
+}
