@@ -2,10 +2,13 @@ package bouncer
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -213,6 +216,16 @@ func (p *prober) greet(ctx context.Context, v *ShardView) error {
 			return err
 		}
 	}
+	if p.config.serverTLS() != "disable" {
+		// Nothing secret is said, so nothing is verified: who has no right certificate is
+		// there all the same.
+		if conn, err = encrypt(ctx, conn); err != nil {
+			if refusedTLS(err) {
+				return nil
+			}
+			return err
+		}
+	}
 	frontend := pgproto3.NewFrontend(conn, conn)
 	frontend.Send(&pgproto3.StartupMessage{
 		ProtocolVersion: pgproto3.ProtocolVersionNumber,
@@ -231,9 +244,44 @@ func (p *prober) greet(ctx context.Context, v *ShardView) error {
 	return nil
 }
 
+// encrypt begins TLS where the server has it, as clients of PostgreSQL do.
+func encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	request, err := (&pgproto3.SSLRequest{}).Encode(nil)
+	if err != nil {
+		return conn, err
+	}
+	if _, err := conn.Write(request); err != nil {
+		return conn, err
+	}
+	var said [1]byte
+	if _, err := io.ReadFull(conn, said[:]); err != nil {
+		return conn, err
+	}
+	switch said[0] {
+	case 'N':
+		return conn, nil
+	case 'S':
+		encrypted := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}) //nolint:gosec // see greet
+		return encrypted, encrypted.HandshakeContext(ctx)
+	}
+	return conn, fmt.Errorf("%s takes no connection", conn.RemoteAddr())
+}
+
+// refusedTLS reports whether a server and we do not agree on TLS, so that it is there: one
+// that its keeper cannot start yet says so after the handshake.
+func refusedTLS(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	var alert tls.AlertError
+	return errors.As(err, &certificate) || errors.As(err, &alert) || strings.Contains(err.Error(), noTLS)
+}
+
+// noTLS is in pgx's error when a server has no TLS and the settings ask for it.
+const noTLS = "server refused TLS connection"
+
 // ask logs in as the user of PgBouncer's console. It need not exist there, as
 // PostgreSQL refuses a user only once it serves; where it exists, PostgreSQL also
-// says whether it is a primary.
+// says whether it is a primary. It comes as PgBouncer does: a server that takes TLS only
+// would refuse anybody else before it says what it is.
 func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error) {
 	config, err := p.login(v)
 	if err != nil {
@@ -251,7 +299,7 @@ func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error
 		return recovering == "off", nil
 	}
 	var refused *pgconn.PgError
-	if errors.As(err, &refused) && refused.Code != cannotConnectNow || strings.Contains(err.Error(), notAnswered) {
+	if errors.As(err, &refused) && refused.Code != cannotConnectNow || strings.Contains(err.Error(), notAnswered) || refusedTLS(err) {
 		return false, nil // it serves, though not us
 	}
 	return false, err
@@ -262,20 +310,48 @@ func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error
 const notAnswered = "require_auth check failed"
 
 func (p *prober) login(v *ShardView) (*pgconn.Config, error) {
-	config, err := pgconn.ParseConfig("sslmode=disable")
-	if err != nil {
-		return nil, err
-	}
 	options, err := p.config.admin()
 	if err != nil {
 		return nil, err
 	}
-	config.Host, config.Port = v.route.Leader.Host, uint16(v.route.Leader.Port)
-	config.User, config.Password, config.Database = options.User, options.Password, v.Databases[0].DBName
-	config.RuntimeParams, config.Fallbacks = map[string]string{}, nil
-	// The host comes from Consul, and there is no TLS: it gets no password that it could use.
+	user, password := options.User, options.Password
+	leader := v.route.Leader
+	parse := func(tls string) (*pgconn.Config, error) {
+		return pgconn.ParseConfig("host=" + quoteDSN(leader.Host) + " port=" + strconv.Itoa(leader.Port) + " " + tls)
+	}
+	mode := p.config.serverTLS()
+	files := " sslcert=" + quoteDSN(p.config.setting("server_tls_cert_file")) + " sslkey=" + quoteDSN(p.config.setting("server_tls_key_file"))
+	if strings.HasPrefix(mode, "verify-") { // with a file, require would verify, too
+		files += " sslrootcert=" + quoteDSN(p.config.setting("server_tls_ca_file"))
+	} else {
+		files += " sslrootcert=''"
+	}
+	config, err := parse("sslmode=" + mode + files)
+	if err != nil {
+		// PgBouncer may read what we may not: whether somebody is there can be seen all the same.
+		p.log.Debug().Err(err).Msg("the settings server_tls_... cannot be used for probes")
+		if config, err = parse("sslmode=prefer sslcert='' sslkey='' sslrootcert=''"); err != nil {
+			return nil, err
+		}
+		password = ""
+	}
+	config.User, config.Password, config.Database = user, password, v.Databases[0].DBName
+	config.RuntimeParams = map[string]string{}
+	// The host comes from Consul: it gets no password that it could use.
 	if config.RequireAuth = "!password"; p.config.setting("auth_type") == "scram-sha-256" {
 		config.RequireAuth += ",!md5"
 	}
 	return config, nil
+}
+
+// serverTLS is how PgBouncer connects to PostgreSQL.
+func (c Config) serverTLS() string {
+	if mode := c.setting("server_tls_sslmode"); mode != "" {
+		return mode
+	}
+	return "prefer" // its own default; a template may say more, which is not known here
+}
+
+func quoteDSN(s string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
 }

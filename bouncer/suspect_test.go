@@ -30,8 +30,7 @@ func fakePostgres(t *testing.T, said pgproto3.BackendMessage) cluster.RouteMembe
 			if err != nil {
 				return
 			}
-			backend := pgproto3.NewBackend(conn, conn)
-			if _, err := backend.ReceiveStartupMessage(); err == nil {
+			if backend, err := fakeStartup(conn); err == nil {
 				backend.Send(said)
 				_ = backend.Flush()
 			}
@@ -40,6 +39,20 @@ func fakePostgres(t *testing.T, said pgproto3.BackendMessage) cluster.RouteMembe
 	})
 	t.Cleanup(func() { _ = listener.Close(); served.Wait() })
 	return cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port}
+}
+
+// fakeStartup is a server's side until the client has said who it is: without TLS.
+func fakeStartup(conn net.Conn) (*pgproto3.Backend, error) {
+	backend := pgproto3.NewBackend(conn, conn)
+	for {
+		said, err := backend.ReceiveStartupMessage()
+		if _, tls := said.(*pgproto3.SSLRequest); err != nil || !tls {
+			return backend, err
+		}
+		if _, err := conn.Write([]byte("N")); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // A primary that takes connections and serves nobody, because it recovers from the
@@ -217,20 +230,20 @@ func TestProbeTellsNoPassword(t *testing.T) {
 	heard := make(chan pgproto3.FrontendMessage, 1)
 	go func() { // ends with the listener
 		defer close(heard)
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		backend := pgproto3.NewBackend(conn, conn)
-		if _, err := backend.ReceiveStartupMessage(); err != nil {
-			return
-		}
-		backend.Send(&pgproto3.AuthenticationCleartextPassword{})
-		_ = backend.Flush()
-		_ = backend.SetAuthType(pgproto3.AuthTypeCleartextPassword)
-		if said, err := backend.Receive(); err == nil {
-			heard <- said
+		for { // a client that asked for TLS in vain comes again without
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if backend, err := fakeStartup(conn); err == nil {
+				backend.Send(&pgproto3.AuthenticationCleartextPassword{})
+				_ = backend.Flush()
+				_ = backend.SetAuthType(pgproto3.AuthTypeCleartextPassword)
+				if said, err := backend.Receive(); err == nil {
+					heard <- said
+				}
+			}
+			_ = conn.Close()
 		}
 	}()
 	defer l.Close()

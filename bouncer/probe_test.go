@@ -1,0 +1,88 @@
+package bouncer
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/testkit"
+)
+
+// A PostgreSQL that takes TLS only tells a probe that it is a primary, when the probe
+// comes as PgBouncer does; nothing of a probe stands in its log.
+func TestProbeUsesTLSOfPgBouncer(t *testing.T) {
+	needInHotStandby(t)
+	bin := postgresBin()
+	if _, err := exec.LookPath(filepath.Join(bin, "initdb")); err != nil {
+		t.Skip(err)
+	}
+	t.Parallel()
+	dir := ownDir(t)
+	data := filepath.Join(dir, "data")
+	testkit.Must(t, makeSeed(bin, data))
+	ours, theirs := listenerCert(t, dir, "db1"), listenerCert(t, dir, "elsewhere")
+	pem, err := os.ReadFile(ours)
+	testkit.Must(t, err)
+	key := filepath.Join(data, "server.pem")
+	testkit.Must(t, os.WriteFile(key, pem, 0o600))
+	testkit.Must(t, giveAway(key))
+	testkit.Must(t, os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte("hostssl all all 127.0.0.1/32 trust\n"), 0o644))
+	conf, err := os.OpenFile(filepath.Join(data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	testkit.Must(t, err)
+	_, err = conf.WriteString("\nssl = on\nssl_cert_file = 'server.pem'\nssl_key_file = 'server.pem'\nlogging_collector = on\nlog_directory = '" + dir + "'\nlog_filename = 'postgres.log'\n")
+	testkit.Must(t, err)
+	testkit.Must(t, conf.Close())
+	port := freePort(t)
+	stop, err := (&site{}).runPostgres(data, port)
+	testkit.Must(t, err)
+	defer stop(9)
+	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: port}
+	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []Database{{"s1", "postgres"}}}
+	probe := func(settings map[string]any) *prober {
+		c := Config{PgBouncer: PgBouncer{Admin: "127.0.0.1:6432", User: "app", Settings: settings}}
+		return newProber(newSuspector(c, zerolog.Nop(), nil, nil))
+	}
+	for limit := time.Now().Add(time.Minute); probe(nil).greet(t.Context(), v) != nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("PostgreSQL does not come up")
+		}
+	}
+	log := filepath.Join(dir, "postgres.log")
+	testkit.Must(t, os.Truncate(log, 0))
+	for name, test := range map[string]struct {
+		settings map[string]any
+		primary  bool
+	}{
+		"nothing said":       {nil, true},
+		"required":           {map[string]any{"server_tls_sslmode": "require", "server_tls_ca_file": theirs}, true},
+		"verified":           {map[string]any{"server_tls_sslmode": "verify-full", "server_tls_ca_file": ours}, true},
+		"another authority":  {map[string]any{"server_tls_sslmode": "verify-full", "server_tls_ca_file": theirs}, false},
+		"unreadable setting": {map[string]any{"server_tls_sslmode": "verify-full", "server_tls_ca_file": filepath.Join(dir, "none")}, true},
+	} {
+		p := probe(test.settings)
+		if err := p.greet(t.Context(), v); err != nil {
+			t.Errorf("%s: greeting: %v", name, err)
+		}
+		if primary, err := p.ask(t.Context(), v); primary != test.primary || err != nil {
+			t.Errorf("%s: primary: %v, %v", name, primary, err)
+		}
+	}
+	text, err := os.ReadFile(log)
+	testkit.Must(t, err)
+	for line := range strings.Lines(string(text)) {
+		// The handshake that we break off because of the certificate is told.
+		if strings.Contains(line, "FATAL") {
+			t.Errorf("its log says %q", line)
+		}
+	}
+	p := probe(map[string]any{"server_tls_sslmode": "disable"})
+	if primary, err := p.ask(t.Context(), v); primary || err != nil {
+		t.Errorf("without TLS it only says that it is there: %v, %v", primary, err)
+	}
+}
