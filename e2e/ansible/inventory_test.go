@@ -1,0 +1,58 @@
+package ansible
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What cannot work is told before anything is touched: these hosts do not exist.
+func TestWrongInventoriesAreTold(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("ansible-playbook"); err != nil {
+		t.Skip("ansible-playbook is not installed: make deps")
+	}
+	for name, test := range map[string]struct {
+		host, scope, want string
+	}{
+		"dots":         {"db1.example.org", "orders", "host db1.example.org: names of hosts in the inventory may"},
+		"capitals":     {"DB1", "orders", "host DB1: names of hosts in the inventory may"},
+		"ends so":      {"db1-", "orders", "host db1-: names of hosts in the inventory may"},
+		"shard's name": {"db1", "or ders", "shard or ders: members must"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			tree, err := collectionTree(filepath.Join(dir, "collections"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			host := map[string]any{"hosts": map[string]any{test.host: map[string]any{"ansible_host": "127.0.0.1", "ansible_port": 1}}}
+			text, err := json.Marshal(map[string]any{
+				"all":            map[string]any{"vars": map[string]any{"lictor_shards": map[string]any{test.scope: shard(5432, 8008, test.host)}}},
+				"consul_servers": host, "lictor_databases": host, "lictor_poolers": host,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			inventory := filepath.Join(dir, "inventory.json")
+			if err := os.WriteFile(inventory, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "ansible-playbook", "-i", inventory, "lictor_ha.lictor.site")
+			cmd.Env = ansibleEnvironment(tree, dir)
+			out, err := cmd.CombinedOutput()
+			said := strings.Join(strings.Fields(string(out)), " ")
+			if err == nil || !strings.Contains(said, test.want) || strings.Contains(said, "unreachable=1") {
+				t.Errorf("%v: it does not say %q first:\n%s", err, test.want, out)
+			}
+		})
+	}
+}
