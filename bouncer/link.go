@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -136,6 +137,8 @@ func bounded[T any](ctx context.Context, command func(context.Context) (T, error
 type console struct {
 	config Config
 	conn   *pgbouncer.Conn
+	// loginBound takes the place of reloadLoginBound; zero: that.
+	loginBound time.Duration
 }
 
 func (c *console) use(ctx context.Context) (*pgbouncer.Conn, error) {
@@ -169,6 +172,9 @@ func (c *console) databases(ctx context.Context) (map[string]pgbouncer.Database,
 func (c *console) reload(ctx context.Context) error {
 	conn, err := c.use(ctx)
 	if err != nil {
+		return err
+	}
+	if err := awaitLogins(ctx, conn, cmp.Or(c.loginBound, reloadLoginBound)); err != nil {
 		return err
 	}
 	_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.Reload(ctx) })

@@ -1,0 +1,47 @@
+package bouncer
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+const (
+	// reloadLoginBound is how long a RELOAD waits for logins: a healthy server's takes some
+	// 10 ms, one of a server that is gone holds no failover up for longer.
+	reloadLoginBound = 250 * time.Millisecond
+	reloadLoginPace  = 2 * time.Millisecond
+)
+
+// awaitLogins waits until PgBouncer logs in to no server, where RELOAD would cut that off.
+// PgBouncer before 1.24 gives up the connections of all databases at each RELOAD when it
+// comes to servers by TLS, and counts a login that it cuts off as one that the server has
+// refused: a client that comes before the next login is done gets an error then
+// ("server login has been failing"), whatever its shard has to do with the change.
+func awaitLogins(ctx context.Context, conn *pgbouncer.Conn, bound time.Duration) error {
+	version, err := bounded(ctx, conn.Version)
+	if err != nil || version.AtLeast(1, 24) {
+		return err
+	}
+	config, err := bounded(ctx, conn.Config)
+	if err != nil || config["server_tls_sslmode"].Value == "disable" {
+		return err
+	}
+	late := time.NewTimer(bound)
+	defer late.Stop()
+	for {
+		pools, err := bounded(ctx, conn.Pools)
+		if err != nil || !slices.ContainsFunc(pools, func(p pgbouncer.Pool) bool { return p.ServersIn > 0 }) {
+			return err
+		}
+		select {
+		case <-time.After(reloadLoginPace):
+		case <-late.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
