@@ -100,7 +100,7 @@ func connect(ctx context.Context, s *site, address, password, database string) (
 	if err != nil {
 		return nil, err
 	}
-	config, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%s user=app password=%s dbname=%s sslmode=require", host, port, password, database))
+	config, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%s user=app password=%s dbname=%s sslmode=prefer", host, port, password, database))
 	if err != nil {
 		return nil, err
 	}

@@ -39,10 +39,13 @@ func TestRollout(t *testing.T) {
 			"consul_servers": {"consul1", "consul2", "consul3"}, "lictor_databases": {"db1", "db2", "db3"},
 			"lictor_poolers": {"pooler1", "pooler2"}, "lictor_balancers": {"nlb1"}, "lictor_monitoring": {"nlb1"},
 		},
-		map[string]any{"lictor_shards": map[string]any{
-			"orders": shard(5432, 8008, "db1", "db2", "db3"),
-			"users":  inCatalogue(shard(5433, 8018, "db2", "db3", "db1")),
-		}})
+		map[string]any{
+			"lictor_shards": map[string]any{
+				"orders": shard(5432, 8008, "db1", "db2", "db3"),
+				"users":  inCatalogue(shard(5433, 8018, "db2", "db3", "db1")),
+			},
+			"lictor_tls": false, // until testToTLS; TestSmallSite begins with it
+		})
 	r.entry = net.JoinHostPort(r.host("nlb1").address, "5432")
 	// Each part needs what the ones before it made.
 	for _, part := range []struct {
@@ -50,6 +53,7 @@ func TestRollout(t *testing.T) {
 		run  func(*testing.T)
 	}{
 		{"site", r.testSite},
+		{"site changes to TLS", r.testToTLS},
 		{"site again changes nothing", r.testIdempotent},
 		{"agent crash", r.testAgentCrash},
 		{"agent hangs", r.testAgentHangs},
@@ -61,6 +65,10 @@ func TestRollout(t *testing.T) {
 		{"host killed", r.testHostKilled},
 		{"add_replica", r.testAddReplica},
 		{"minor_upgrade", r.testMinorUpgrade},
+		{"rotate_tokens", r.testRotateTokens},
+		{"rotate_passwords", r.testRotatePasswords},
+		{"rotate_certificates", r.testRotateCertificates},
+		{"retire_shared_tokens", r.testRetireSharedTokens},
 		{"check and diff", r.testCheck},
 		{"site changes nothing in the end", r.testIdempotent},
 	} {
