@@ -9,9 +9,11 @@ import (
 )
 
 const (
-	// reloadLoginBound is how long a RELOAD waits for logins: a healthy server's takes some
-	// 10 ms, one of a server that is gone holds no failover up for longer.
-	reloadLoginBound = 250 * time.Millisecond
+	// reloadLoginBound is how long a RELOAD waits for logins. They take some 10 ms, and some
+	// 100 ms each where a busy host makes the connections of all shards anew; logins to a
+	// server that is gone hold no failover up for longer. (Those of a shard whose clients
+	// are held are none: PAUSE ends them.)
+	reloadLoginBound = time.Second
 	reloadLoginPace  = 2 * time.Millisecond
 )
 
