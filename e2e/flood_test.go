@@ -95,7 +95,7 @@ func TestStrangers(t *testing.T) {
 			if r.URL.Path == "/handover" { // for ever busy
 				var asked cluster.HandoverRequest
 				_ = json.Unmarshal(body, &asked)
-				_ = json.NewEncoder(w).Encode(cluster.HandoverAnswer{ID: asked.Handover.ID, Bouncer: "evil", Paused: true, Busy: 1})
+				_ = json.NewEncoder(w).Encode(cluster.HandoverAnswer{ID: asked.ID, Bouncer: "evil", Paused: true, Busy: 1})
 				return
 			}
 			w.WriteHeader(http.StatusConflict)
