@@ -53,14 +53,17 @@ func TestLinkedConfigurationFiles(t *testing.T) {
 	c := newInstance(t, settings(t, dir, "c"))
 	must(t, c.BaseBackup(ctx, upstream(a), nil))
 	hba := link(c, "pg_hba.conf")
-	// Both go their ways.
-	must(t, c.Start(ctx, StartAs{Role: Primary}))
+	// Both go their ways, on timelines of their own: what two members write on the same
+	// one has no common point that pg_rewind could find.
+	must(t, c.Start(ctx, StartAs{Role: Replica, Upstream: &u}))
+	observe(ctx, t, c, "streams", func(s State) bool { return s.ReplicationState == Streaming })
+	must(t, c.Promote(ctx, 0))
 	sql(ctx, t, c, "CREATE TABLE public.other ()")
 	must(t, c.Stop(ctx, Fast))
 	must(t, a.Stop(ctx, Fast))
 	must(t, a.Start(ctx, StartAs{Role: Replica}))
 	observe(ctx, t, a, "a replica", func(s State) bool { return s.InRecovery && s.Accepting })
-	must(t, a.Promote(ctx, 0))
+	must(t, a.Promote(ctx, 2))
 	must(t, a.Checkpoint(ctx))
 	if how, err := c.Rewind(ctx, upstream(a), true); err != nil || how != Rewound {
 		t.Fatalf("%s %v", how, err)
