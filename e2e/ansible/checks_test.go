@@ -102,7 +102,10 @@ func (r *rollout) checkMonitoring(t *testing.T) {
 				return fmt.Errorf("%s is down", target.Metric.Instance)
 			}
 		}
-		const want = 3 + 2*3 + 2 // Consul's servers, agents, bouncers
+		want := 3 + 2 // Consul's servers, bouncers, and agents
+		for _, settings := range r.vars["lictor_shards"].(map[string]any) {
+			want += len(settings.(map[string]any)["members"].([]string))
+		}
 		if n := len(answer.Data.Result); n != want {
 			return fmt.Errorf("%d targets, want %d", n, want)
 		}
