@@ -102,10 +102,7 @@ func (r *rollout) checkMonitoring(t *testing.T) {
 				return fmt.Errorf("%s is down", target.Metric.Instance)
 			}
 		}
-		want := 3 + 2 // Consul's servers, bouncers, and agents
-		for _, settings := range r.vars["lictor_shards"].(map[string]any) {
-			want += len(settings.(map[string]any)["members"].([]string))
-		}
+		want := 3 + r.agents() + 2 // Consul's servers, agents, bouncers
 		if n := len(answer.Data.Result); n != want {
 			return fmt.Errorf("%d targets, want %d", n, want)
 		}
