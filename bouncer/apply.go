@@ -137,15 +137,18 @@ func (a *applier) spotCheck(ctx context.Context, file pgbouncer.File) error {
 }
 
 // sameSetting compares a value with what SHOW CONFIG makes of it, which writes
-// numbers and switches in its own way. Texts are not compared, except where one
-// that is not understood is passed over.
+// numbers and switches in its own way. Texts are not compared, except words of which
+// there are few: one that is not understood is passed over.
 func sameSetting(name, want, have string) bool {
 	if want == have {
 		return true
 	}
+	if settingWords(name) != nil {
+		return strings.EqualFold(want, have)
+	}
 	h, err := strconv.ParseFloat(have, 64)
 	if err != nil {
-		return name != "pool_mode"
+		return true
 	}
 	if w, err := strconv.ParseFloat(want, 64); err == nil {
 		return w == h

@@ -47,7 +47,7 @@ func check(text []byte, views []*ShardView, c Config, version pgbouncer.Version)
 			errs = append(errs, checkDatabase(file, v, d))
 		}
 	}
-	errs = append(errs, checkAccess(file, c))
+	errs = append(errs, checkAccess(file, c), checkStart(file, c))
 	if err := errors.Join(errs...); err != nil {
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is refused: %w", err)
 	}

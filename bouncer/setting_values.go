@@ -30,7 +30,7 @@ func checkSettingValue(name, value string) error {
 			return fmt.Errorf("%q must not be negative", value)
 		}
 	}
-	if words := settingWords(name); words != nil && !slices.Contains(words, value) {
+	if words := settingWords(name); words != nil && !slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, value) }) {
 		return fmt.Errorf("%q must be one of %s", value, strings.Join(words, ", "))
 	}
 	return nil

@@ -1,0 +1,68 @@
+package bouncer
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+// checkStart tells why PgBouncer could not start with the settings of a file. RELOAD does
+// not: what it cannot use it leaves as it was, and much of it is read at the start only.
+func checkStart(file pgbouncer.File, c Config) error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(file.Settings)) {
+		if err := checkSettingValue(name, file.Settings[name]); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	err := checkClientTLS(file.Settings)
+	if err == nil && c.isBeside() {
+		err = checkTLSFiles(file.Settings)
+	}
+	errs = append(errs, err)
+	return errors.Join(errs...)
+}
+
+// checkClientTLS has the rules of PgBouncer's sbuf_tls_setup.
+func checkClientTLS(settings map[string]string) error {
+	mode := strings.ToLower(settings["client_tls_sslmode"])
+	certificate, key, authorities := settings["client_tls_cert_file"], settings["client_tls_key_file"], settings["client_tls_ca_file"]
+	switch {
+	case strings.EqualFold(settings["auth_type"], "cert") && (mode != "verify-full" || authorities == ""):
+		return errors.New("auth_type cert needs client_tls_sslmode verify-full and client_tls_ca_file")
+	case mode == "" || mode == "disable":
+		return nil
+	case certificate == "" || key == "":
+		return fmt.Errorf("client_tls_sslmode %s needs client_tls_key_file and client_tls_cert_file", mode)
+	case mode == "verify-full" && authorities == "":
+		return fmt.Errorf("client_tls_sslmode %s needs client_tls_ca_file", mode)
+	}
+	return nil
+}
+
+// checkTLSFiles looks at the files that TLS to clients needs, as far as this process may
+// read them.
+func checkTLSFiles(settings map[string]string) error {
+	if mode := strings.ToLower(settings["client_tls_sslmode"]); mode == "" || mode == "disable" {
+		return nil // they are not read
+	}
+	for _, name := range []string{"client_tls_ca_file", "client_tls_cert_file", "client_tls_key_file"} {
+		if path := settings[name]; path != "" {
+			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	_, err := tls.LoadX509KeyPair(settings["client_tls_cert_file"], settings["client_tls_key_file"])
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("client_tls_cert_file with client_tls_key_file: %w", err)
+	}
+	return nil
+}
