@@ -19,6 +19,8 @@ GOBUILD  = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -
 UNIT     = $(GO) list ./bouncer ./agent/fence ./... | grep -v '/e2e\(/\|$$\)\|/agent/postgres$$\|/agent/simulation$$'
 # What end-to-end tests run. (A plain `export X=$$(command)` would lose the command's exit status.)
 PROGRAMS = consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor
+# Where tests keep their files. (Programs are built where go builds them.)
+SCRATCH  = export GOTMPDIR=$${GOTMPDIR:-$${TMPDIR:-/tmp}} TMPDIR=$$(e2e/tools/scratch.sh)
 # How long all end-to-end tests of one package may take.
 E2E_TIMEOUT ?= 45m
 # Of `make soak`: how many simulated schedules, from which seed on; of `make lab`:
@@ -60,18 +62,18 @@ test: ## everything CI runs: format, vet, unit and end-to-end tests
 
 .PHONY: test-unit
 test-unit: ## tests of single packages with the race detector, and the simulator
-	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul && packages=$$($(UNIT)) && failed=; \
+	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul && $(SCRATCH) && packages=$$($(UNIT)) && failed=; \
 		$(GO) test -timeout 15m ./agent/simulation & simulator=$$!; \
 		$(GO) test -race -timeout 15m $$packages || failed=1; \
 		wait $$simulator || failed=1; \
 		[ -z "$$failed" ]
 
-# The end-to-end packages run one after another (-p 1): each builds whole
-# clusters, and two at once would measure each other.
+# Two packages at a time, the longest first: they build whole clusters, and mostly wait
+# for what happens there. None of them says anything about how fast that is.
 .PHONY: test-e2e
 test-e2e: build ## tests with real Consul, PostgreSQL, PgBouncer and HAProxy
-	@$(PROGRAMS) && \
-		$(GO) test -p 1 -timeout $(E2E_TIMEOUT) ./agent/postgres $$($(GO) list ./e2e/... | grep -v '/e2e/vm\(/\|$$\)')
+	@$(PROGRAMS) && $(SCRATCH) && \
+		$(GO) test -p 2 -timeout $(E2E_TIMEOUT) ./e2e ./agent/postgres $$($(GO) list ./e2e/... | grep -v '/e2e$$\|/e2e/vm\(/\|$$\)')
 
 .PHONY: test-watchdog
 test-watchdog: build ## the watchdog in virtual machines: softdog and i6300esb, a real agent and PostgreSQL
