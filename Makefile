@@ -19,8 +19,8 @@ GOBUILD  = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -
 UNIT     = $(GO) list ./bouncer ./agent/fence ./... | grep -v '/e2e\(/\|$$\)\|/agent/postgres$$\|/agent/simulation$$'
 # What end-to-end tests run. (A plain `export X=$$(command)` would lose the command's exit status.)
 PROGRAMS = consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor
-# Where tests keep their files. (Programs are built where go builds them.)
-SCRATCH  = export GOTMPDIR=$${GOTMPDIR:-$${TMPDIR:-/tmp}} TMPDIR=$$(e2e/tools/scratch.sh)
+# Where tests keep their files. (GOTMPDIR would have t.TempDir elsewhere than os.TempDir.)
+SCRATCH  = unset GOTMPDIR && export TMPDIR=$$(e2e/tools/scratch.sh)
 # How long all end-to-end tests of one package may take.
 E2E_TIMEOUT ?= 45m
 # Of `make soak`: how many simulated schedules, from which seed on; of `make lab`:
