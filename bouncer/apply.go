@@ -33,6 +33,8 @@ type applier struct {
 	config  Config
 	log     zerolog.Logger
 	console *console
+	// listening is where PgBouncer listened at the last read-back.
+	listening listening
 	// good is the last text that was verified.
 	good []byte
 }
@@ -122,6 +124,7 @@ func (a *applier) spotCheck(ctx context.Context, file pgbouncer.File) error {
 	if err != nil {
 		return err
 	}
+	a.listening = listening{standing["listen_addr"].Value, standing["listen_port"].Value, standing["unix_socket_dir"].Value}
 	for _, name := range slices.Sorted(maps.Keys(file.Settings)) {
 		want := file.Settings[name]
 		have, known := standing[name]

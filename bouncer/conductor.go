@@ -94,6 +94,7 @@ type conductor struct {
 	status map[shardID]ShardStatus
 	left   map[string]string // shards that cannot be offered, and why; it was said
 	stray  []string          // databases that are paused without a hold
+	listen listening         // where PgBouncer listens
 	err    error
 }
 
@@ -138,6 +139,10 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	})
 	if link.Generation != c.generation {
 		c.meet(link)
+	}
+	if !link.Up { // it may wait for its clients to go, of which each connection is one
+		c.console.close()
+		c.pauser.forget()
 	}
 	c.look(ctx, link)
 	c.holdBack(ctx, link, views)

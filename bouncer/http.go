@@ -33,6 +33,7 @@ type listenerAPI struct {
 	handovers *handovers
 	files     []*fileKeeper
 	draining  atomic.Bool
+	front     *front
 	access    httpserver.Access
 	// What others may have read of Consul.
 	routeReads, handoverReads *sharedReads
@@ -110,6 +111,7 @@ func (a *listenerAPI) serve(ctx context.Context, listener net.Listener) error {
 		return err
 	}
 	life, end := context.WithCancel(ctx)
+	a.front = &front{config: a.config, conductor: a.conductor}
 	a.routeReads, a.handoverReads = newSharedReads(life), newSharedReads(life)
 	a.listReads = rate.NewLimiter(1, 3)
 	defer func() {
@@ -124,15 +126,15 @@ func (a *listenerAPI) serve(ctx context.Context, listener net.Listener) error {
 
 func (a *listenerAPI) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
-		h := a.health()
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
+		h := a.health(r.Context())
 		code := http.StatusOK
 		if !h.Healthy {
 			code = http.StatusServiceUnavailable
 		}
 		reply(w, code, h)
 	})
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, a.status()) })
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, a.status(r.Context())) })
 	mux.Handle("GET /metrics", a.metrics())
 	mux.Handle("GET /metrics/pgbouncer", a.poolerMetrics())
 	mux.HandleFunc("POST /poke", a.poke)
@@ -166,18 +168,18 @@ func (a *listenerAPI) drain(w http.ResponseWriter, on bool) {
 	reply(w, http.StatusOK, map[string]bool{"draining": on})
 }
 
-func (a *listenerAPI) health() Health {
-	reasons := a.conductor.ready()
+func (a *listenerAPI) health(ctx context.Context) Health {
+	reasons := append(a.conductor.ready(), a.front.look(ctx)...)
 	if a.draining.Load() {
 		reasons = append([]string{"draining"}, reasons...)
 	}
 	return Health{Healthy: len(reasons) == 0, Reasons: reasons}
 }
 
-func (a *listenerAPI) status() Status {
+func (a *listenerAPI) status(ctx context.Context) Status {
 	link := a.link.now()
 	s := Status{
-		Name: a.config.Name, Health: a.health(), Draining: a.draining.Load(), Consul: a.watcher.status(),
+		Name: a.config.Name, Health: a.health(ctx), Draining: a.draining.Load(), Consul: a.watcher.status(),
 		PgBouncer: pgbouncerStatus{Answers: link.Up, Since: link.Since.UTC()},
 		Shards:    a.conductor.shards(), Problems: map[string]string{},
 	}

@@ -3,7 +3,9 @@ package bouncer
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,10 +86,27 @@ func (l *link) hold(ctx context.Context) error {
 		if err == nil && ctx.Err() == nil {
 			_, err = bounded(ctx, conn.Version)
 		}
+		if err == nil && ctx.Err() == nil && l.isDone(ctx, conn, version) {
+			return errDone
+		}
 		if err != nil || ctx.Err() != nil {
 			return err
 		}
 	}
+}
+
+// errDone says that PgBouncer ends, and waits for nobody but this bouncer.
+var errDone = errors.New("PgBouncer was told to end when its clients have gone, and they have")
+
+// isDone tells whether PgBouncer takes no more clients and has none left. From 1.23 on it
+// ends by SIGTERM only when all have gone, connections to its console included; until
+// then its clients follow the routes as ever.
+func (l *link) isDone(ctx context.Context, conn *pgbouncer.Conn, version pgbouncer.Version) bool {
+	if !version.AtLeast(1, 23) || l.config.isListening(socketTable) {
+		return false
+	}
+	pools, err := bounded(ctx, conn.Pools)
+	return err == nil && !slices.ContainsFunc(pools, func(p pgbouncer.Pool) bool { return p.ClientsActive+p.ClientsWaiting > 0 })
 }
 
 func (l *link) up(v pgbouncer.Version) {

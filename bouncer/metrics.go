@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 // lists all).
 func (a *listenerAPI) metrics() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&statusCollector{status: a.status, version: a.config.Version, now: time.Now},
+	registry.MustRegister(&statusCollector{status: func() Status { return a.status(context.Background()) }, version: a.config.Version, now: time.Now},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
 }

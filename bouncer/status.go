@@ -106,7 +106,7 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 	if len(stray) > 0 && !slices.Equal(stray, c.stray) {
 		c.log.Error().Strs("databases", stray).Bool("alarm", true).Msg("paused, and this bouncer holds nobody there; RESUME on PgBouncer's console releases clients that wait")
 	}
-	c.stray = stray
+	c.stray, c.listen = stray, c.applier.listening
 	c.published = now
 	changed := !maps.EqualFunc(status, c.status, ShardStatus.equal)
 	c.status = status
@@ -122,6 +122,25 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 	if changed {
 		c.applied()
 	}
+}
+
+// listening is where PgBouncer listens.
+func (c *conductor) listening() listening {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.listen
+}
+
+// served is a database that clients may ask for, empty: there is none.
+func (c *conductor) served() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(c.status)) {
+		if s := c.status[id]; s.VerifiedAt != nil && len(s.Databases) > 0 {
+			return s.Databases[0]
+		}
+	}
+	return ""
 }
 
 // paused tells whether PgBouncer holds the clients of a shard.

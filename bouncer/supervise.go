@@ -82,7 +82,11 @@ func (s *supervisor) leaveAlone(ctx context.Context) bool {
 	}
 	defer conn.Close()
 	s.log.Warn().Str("admin", s.config.PgBouncer.Admin).Msg("PgBouncer runs already; it is left alone, and started when it ends")
-	err = conn.AwaitEnd(ctx)
+	for err == nil && ctx.Err() == nil && s.config.isListening(socketTable) {
+		wait, cancel := context.WithTimeout(ctx, linkPing)
+		err = conn.AwaitEnd(wait)
+		cancel()
+	}
 	if ctx.Err() == nil {
 		s.log.Info().Err(err).Msg("the PgBouncer that ran already has ended")
 	}

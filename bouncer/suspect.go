@@ -171,6 +171,7 @@ func (s *suspector) run(ctx context.Context) {
 		}
 		if !s.link.now().Up {
 			s.see(nil)
+			console.close()
 		} else {
 			if changes != s.book.version() {
 				var known map[shardID]known
