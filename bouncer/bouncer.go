@@ -182,6 +182,7 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	co.suspector.notify, co.suspector.refresh = co.notify, b.watcher.refresh
 	co.suspector.connected = func() bool { return b.watcher.status().Connected }
 	co.cutter = newCutter(c, log, co.notify)
+	co.deadman = newDeadman(c, log)
 	co.link, co.pauser = b.link, newPauser(c, co.notify)
 	co.answered, co.applied = b.watcher.hasAnswered, b.presence.notify
 	b.keeper.draining = saved.Draining
@@ -198,7 +199,7 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(parent)
 	var parts sync.WaitGroup
 	for _, part := range []func(context.Context){
-		b.conductor.run, b.conductor.suspector.run, b.link.run, b.watcher.watch,
+		b.conductor.run, b.conductor.deadman.run, b.conductor.suspector.run, b.link.run, b.watcher.watch,
 		b.watcher.watchHandovers, b.watcher.serve, b.respond.run, b.patroni.run,
 		b.presence.run, b.keeper.run,
 	} {

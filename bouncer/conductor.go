@@ -46,6 +46,7 @@ type conductor struct {
 	cutter    *cutter
 	suspector *suspector
 	handovers *handovers
+	deadman   *deadman
 	// answered tells whether Consul has answered since the start.
 	answered func() bool
 	// applied is called after a pass that changed what is applied.
@@ -146,6 +147,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	}
 	c.look(ctx, link)
 	c.holdBack(ctx, link, views)
+	c.deadman.set(c.deadlines(views))
 	c.answer(ctx, link, views)
 	err := c.bring(ctx, link, views, version, changes)
 	// A database that PgBouncer did not have before can be held only now.
@@ -153,6 +155,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	if e := c.letGo(ctx, link, views); err == nil {
 		err = e
 	}
+	c.deadman.set(c.deadlines(views))
 	// Nobody waits for this: it is for the next failure.
 	if e := c.keepGood(); err == nil {
 		err = e

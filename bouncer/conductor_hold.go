@@ -212,6 +212,21 @@ func (c *conductor) heldDatabases(views []*ShardView) map[string]bool {
 	return held
 }
 
+// deadlines are those of the holds, by database that this bouncer has paused.
+func (c *conductor) deadlines(views []*ShardView) map[string]time.Time {
+	until := map[string]time.Time{}
+	for _, v := range views {
+		if h := c.holds[v.id]; h != nil && !h.expired {
+			for _, name := range v.offered() {
+				if _, ours := c.ours[name]; ours {
+					until[name] = h.deadline
+				}
+			}
+		}
+	}
+	return until
+}
+
 // strays are the databases that are paused though no hold wants it: their clients wait
 // for nothing.
 func (c *conductor) strays(views []*ShardView) (names []string) {

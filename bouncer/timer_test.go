@@ -5,10 +5,12 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/templates"
 )
 
 // The dead man's timer releases clients also when there is a primary to which PgBouncer
@@ -57,5 +59,39 @@ func TestTimerFiresWhateverFails(t *testing.T) {
 	w.awaitHealthy()
 	if got := w.where(client); got != 1 {
 		t.Fatalf("query went to member %d", got)
+	}
+}
+
+// It fires also when the loop that holds clients hangs, here on its template.
+func TestTimerFiresWhenTheLoopHangs(t *testing.T) {
+	t.Parallel() // it waits
+	w := newWorld(t, func(c *Config) { c.Template, c.HoldTimeout = c.PgBouncer.Config+".ctmpl", shortHold })
+	text, err := templates.Read(templates.PgBouncer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("pgbouncer.ini.ctmpl", string(text))
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	client := w.connect("s1")
+	if err := errors.Join(os.Remove(w.config.Template), syscall.Mkfifo(w.config.Template, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // whoever reads it goes on
+		if f, err := os.OpenFile(w.config.Template, os.O_RDWR|syscall.O_NONBLOCK, 0); err == nil {
+			_, _ = f.Write(text)
+			_ = os.Remove(w.config.Template)
+			_ = f.Close()
+		}
+	})
+	w.put(w.keys.Route(), w.route(0, cluster.RouteDown))
+	w.awaitPaused(true)
+	if got := w.where(client); got != 0 { // waits for the timer
+		t.Fatalf("query went to member %d", got)
+	}
+	if !strings.Contains(w.log.String(), "the loop that holds clients hangs") {
+		t.Error("not told")
 	}
 }

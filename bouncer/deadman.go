@@ -1,0 +1,99 @@
+package bouncer
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// deadmanGrace is how much longer than its deadline a hold may last before somebody else
+// than the conductor ends it.
+const deadmanGrace = 2 * time.Second
+
+// deadman ends holds whose deadline has passed when the conductor does not: it may hang on
+// a disk, or on a template that another host has.
+type deadman struct {
+	config Config
+	log    zerolog.Logger
+	// wake says that the deadlines have changed.
+	wake chan struct{}
+
+	mu sync.Mutex
+	// until are the deadlines of the holds, by database.
+	until map[string]time.Time
+}
+
+func newDeadman(c Config, log zerolog.Logger) *deadman {
+	return &deadman{config: c, log: log, wake: make(chan struct{}, 1)}
+}
+
+// set takes the place of all that was known.
+func (d *deadman) set(until map[string]time.Time) {
+	d.mu.Lock()
+	same := maps.EqualFunc(until, d.until, time.Time.Equal)
+	d.until = until
+	d.mu.Unlock()
+	if !same {
+		select {
+		case d.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// overdue takes out the databases that the conductor should have released, and tells when
+// to look again.
+func (d *deadman) overdue(now time.Time) (names []string, next time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next = time.Hour
+	for name, until := range d.until {
+		if left := until.Add(deadmanGrace).Sub(now); left > 0 {
+			next = min(next, left)
+		} else {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, next
+}
+
+// run watches until ctx is done.
+func (d *deadman) run(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.wake:
+		case <-timer.C:
+		}
+		names, next := d.overdue(time.Now())
+		if len(names) > 0 {
+			next = min(next, retryLeast) // until all are released
+			d.release(ctx, names)
+		}
+		timer.Reset(next)
+	}
+}
+
+// release resumes databases.
+func (d *deadman) release(ctx context.Context, names []string) {
+	console := &console{config: d.config}
+	defer console.close()
+	for _, name := range names {
+		if err := console.resume(ctx, name); err != nil && !isRefusal(err) { // it is not paused
+			d.log.Error().Err(err).Str("database", name).Msg("the loop that holds clients hangs, and they cannot be released")
+			return
+		}
+		d.log.Error().Str("database", name).Bool("alarm", true).Msg("the loop that holds clients hangs; releasing them, hold_timeout is over")
+		d.mu.Lock()
+		delete(d.until, name)
+		d.mu.Unlock()
+	}
+}
