@@ -1,0 +1,124 @@
+package bouncer
+
+import (
+	"bufio"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+)
+
+// A PgBouncer by itself, without any PostgreSQL: what a knock at it finds, and what it leaves.
+func TestKnock(t *testing.T) {
+	if _, err := exec.LookPath("pgbouncer"); err != nil {
+		t.Skipf("pgbouncer is needed: %v", err)
+	}
+	for name, settings := range map[string]string{
+		"passwords": "auth_type = scram-sha-256\n", "auth_query": "auth_type = scram-sha-256\nauth_user = app\n", "trust": "auth_type = trust\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &world{t: t, ctx: t.Context(), dir: ownDir(t), port: freePort(t)}
+			w.config.PgBouncer = PgBouncer{Admin: "127.0.0.1:" + strconv.Itoa(w.port), User: "pooler", Password: "secret", Settings: map[string]any{}}
+			if name == "auth_query" {
+				w.config.PgBouncer.Settings["auth_user"] = "app"
+			}
+			w.write("userlist.txt", `"pooler" "secret"`+"\n"+`"app" "app"`+"\n")
+			w.write("pgbouncer.ini", fmt.Sprintf("[databases]\ns1 = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1,127.0.0.2\nlisten_port = %d\n"+
+				"unix_socket_dir = %s\nauth_file = %s\nadmin_users = pooler\nmax_client_conn = 2\n%s", freePort(t), w.port, w.dir, filepath.Join(w.dir, "userlist.txt"), settings))
+			cmd := unprivileged(exec.Command("pgbouncer", filepath.Join(w.dir, "pgbouncer.ini")))
+			stderr, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = cmd.Process.Kill() })
+			said := bufio.NewScanner(stderr)
+			for said.Scan() && !strings.Contains(said.Text(), "process up") {
+				continue
+			}
+			ended := make(chan struct{})
+			go func() { // ends with the process
+				for said.Scan() {
+					continue
+				}
+				_ = cmd.Wait()
+				close(ended)
+			}()
+			f := &front{config: w.config}
+			database := "s1"
+			if w.config.setting("auth_user") != "" {
+				database = frontUser
+			}
+			addresses := listening{"127.0.0.1, 127.0.0.2", strconv.Itoa(w.port), w.dir}.addresses(w.config)
+			if len(addresses) != 3 {
+				t.Fatalf("addresses are %v", addresses)
+			}
+			for _, a := range addresses {
+				if err := f.knock(t.Context(), a, database); err != nil {
+					t.Errorf("%s: %v", a.address, err)
+				}
+			}
+			console, err := dialAdmin(t.Context(), w.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer console.Close()
+			if pools, err := console.Pools(t.Context()); err != nil || len(pools) != 0 {
+				t.Errorf("pools are %v, %v", pools, err)
+			}
+			version, err := console.Version(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !w.config.isListening(socketTable) {
+				t.Error("it is said not to listen")
+			}
+			unix := w.config
+			unix.PgBouncer.Admin = w.dir + ":" + strconv.Itoa(w.port)
+			if !unix.isListening(socketTable) {
+				t.Error("it is said not to listen on its unix socket")
+			}
+			// Consoles count as clients, and are let in though there are too many.
+			for range 2 {
+				more, err := dialAdmin(t.Context(), w.config)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer more.Close()
+			}
+			for _, a := range addresses {
+				if err := f.knock(t.Context(), a, database); err == nil || !strings.Contains(err.Error(), "no more connections allowed") {
+					t.Errorf("%s, when there are too many: %v", a.address, err)
+				}
+			}
+			if !version.AtLeast(1, 23) {
+				return
+			}
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			for w.config.isListening(socketTable) || !version.AtLeast(1, 25) && unix.isListening(socketTable) { // which stays for consoles from 1.25 on
+				continue
+			}
+			l := &link{config: w.config}
+			if !l.isDone(t.Context(), console, version) || l.isDone(t.Context(), console, pgbouncer.Version{1, 18}) {
+				t.Error("that it ends is not seen")
+			}
+			select {
+			case <-ended:
+				t.Error("it did not wait for its console")
+			default:
+			}
+			if err := f.knock(t.Context(), addresses[0], database); err == nil {
+				t.Error("it still takes clients")
+			}
+		})
+	}
+}
