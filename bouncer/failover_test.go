@@ -331,9 +331,9 @@ func TestRefusedSettingPinsNoShard(t *testing.T) {
 		})
 	}
 	bad := w.config
-	bad.PgBouncer.Settings = map[string]any{"pool_idle_timeout": 5} // of 1.26
+	bad.PgBouncer.Settings = map[string]any{"setting_of_nobody": 5}
 	w.changes <- bad
-	told("pool_idle_timeout")
+	told("the last good configuration is in place")
 	w.put(s2.Route(), w.route(1, cluster.RouteOpen))
 	leads("s2", 1)
 	if got := w.where(w.connect("s1")); got != 0 {
