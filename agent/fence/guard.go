@@ -488,6 +488,10 @@ func (g *guard) serve(ctx context.Context, conn *net.UnixConn) {
 		if _, err := conn.Write(append(b, '\n')); err != nil {
 			return
 		}
+		if request.Op == "quit" && answer.Error == "" {
+			g.quit() // which ends this connection: the answer comes first
+			return
+		}
 	}
 }
 
@@ -547,14 +551,12 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 	case "remember":
 		answer.Error = g.change(r, r.Memo, func(*Deadline) error { return nil })
 	case "quit":
-		if pids, err := g.left(goneWithin); err != nil || len(pids) > 0 {
+		switch pids, err := g.left(goneWithin); {
+		case err != nil:
+			answer.Error = err.Error()
+		case len(pids) > 0:
 			answer.Error = fmt.Sprintf("PostgreSQL runs: stop it first (processes %v)", pids)
-			if err != nil {
-				answer.Error = err.Error()
-			}
-			break
 		}
-		g.quit()
 	case "status":
 	default:
 		answer.Error = "unknown request " + r.Op

@@ -222,7 +222,7 @@ func (c *GuardClient) Recall(ctx context.Context) (GuardStatus, error) {
 	if c.conn == nil {
 		if err := c.dial(ctx); err != nil {
 			c.mu.Unlock()
-			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+			if isAbsent(err) {
 				err = fmt.Errorf("%w: %w", ErrNoGuard, err)
 			}
 			return GuardStatus{}, fmt.Errorf("guard: %w", err)
@@ -233,24 +233,14 @@ func (c *GuardClient) Recall(ctx context.Context) (GuardStatus, error) {
 }
 
 // Quit ends the guard if PostgreSQL does not run, and waits for it if it is our
-// child.
+// child. It starts none.
 func (c *GuardClient) Quit(ctx context.Context) error {
 	c.mu.Lock()
-	if c.conn == nil {
-		if err := c.dial(ctx); err != nil {
-			c.mu.Unlock()
-			return nil //nolint:nilerr // none runs
-		}
-	}
-	c.mu.Unlock()
-	if _, err := c.ask(ctx, guardRequest{Op: "quit"}); err != nil {
-		return err
-	}
-	c.mu.Lock()
+	err := c.sayQuit(ctx)
 	child := c.child
 	c.mu.Unlock()
-	if child == nil {
-		return nil
+	if err != nil || child == nil {
+		return err
 	}
 	select {
 	case <-child:
@@ -258,6 +248,37 @@ func (c *GuardClient) Quit(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("guard: waiting for its end: %w", ctx.Err())
 	}
+}
+
+// sayQuit asks the guard that runs to end, until it says so or none runs. The lock is held.
+func (c *GuardClient) sayQuit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	for {
+		var err error
+		if c.conn == nil {
+			if err = c.dial(ctx); isAbsent(err) {
+				return nil
+			}
+		}
+		if err == nil {
+			var answer guardAnswer
+			if answer, err = c.exchange(ctx, guardRequest{Op: "quit"}); err == nil {
+				return answer.err()
+			}
+			c.hangUp() // it may have ended before its answer was read
+		}
+		select {
+		case <-time.After(repeatAfter):
+		case <-ctx.Done():
+			return fmt.Errorf("guard: asking it to end: %w", errors.Join(err, ctx.Err()))
+		}
+	}
+}
+
+// isAbsent reports whether nobody listens at the guard's socket.
+func isAbsent(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // Close leaves the guard running.
