@@ -103,7 +103,7 @@ func (k *fileKeeper) bring(ctx context.Context, console *console, due *bool) err
 		return err
 	}
 	known, _ := k.book.known()
-	views, _ := view(k.config, known, anyName)
+	views, _ := view(k.config, known, anyName())
 	text, err := k.renderer.render(source, views, k.link.now().Version)
 	if err != nil {
 		return err

@@ -61,5 +61,5 @@ func TestReloadCutsNoLoginOff(t *testing.T) {
 	console.loginBound = 10 * time.Millisecond
 	testkit.Must(t, console.reload(w.ctx))
 	behind.hang(false)
-	<-answered
+	_ = <-answered // the login may have been cut off
 }

@@ -120,7 +120,7 @@ func (s *suspector) ended(remote netip.AddrPort) {
 
 // ownersOf finds the shards of those databases that lead to a primary.
 func ownersOf(c Config, known map[shardID]known) map[string]*ShardView {
-	views, _ := view(c, known, anyName)
+	views, _ := view(c, known, anyName())
 	owners := make(map[string]*ShardView, len(views))
 	for _, v := range views {
 		for _, name := range v.written() {

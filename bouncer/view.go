@@ -14,7 +14,7 @@ import (
 
 // anyName is the version to view shards with where no pgbouncer.ini is made of them:
 // none is left out for its name.
-var anyName = pgbouncer.Version{1, 25}
+func anyName() pgbouncer.Version { return pgbouncer.Version{1, 25} }
 
 // ShardView is one shard as templates see it.
 type ShardView struct {
