@@ -61,5 +61,7 @@ func TestReloadCutsNoLoginOff(t *testing.T) {
 	console.loginBound = 10 * time.Millisecond
 	testkit.Must(t, console.reload(w.ctx))
 	behind.hang(false)
-	_ = <-answered // the login may have been cut off
+	if err := <-answered; err != nil {
+		t.Logf("the login that took too long: %v", err)
+	}
 }
