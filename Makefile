@@ -15,8 +15,7 @@ ONLY    ?=
 # in a clone that belongs to somebody else.
 GOBUILD  = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 # agent/postgres runs, breaks and rewinds whole clusters of PostgreSQL.
-# The two that take longest come first, so that nothing waits for them in the end.
-UNIT     = $(GO) list ./bouncer ./agent/fence ./... | grep -v '/e2e\(/\|$$\)\|/agent/postgres$$\|/agent/simulation$$'
+UNIT     = $(GO) list ./... | grep -v '/e2e\(/\|$$\)\|/agent/postgres$$\|/agent/simulation$$'
 # What end-to-end tests run. (A plain `export X=$$(command)` would lose the command's exit status.)
 PROGRAMS = consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor
 # Where tests keep their files. (GOTMPDIR would have t.TempDir elsewhere than os.TempDir.)
@@ -61,18 +60,20 @@ test: ## everything CI runs: format, vet, unit and end-to-end tests
 	@$(MAKE) test-e2e
 
 .PHONY: test-unit
-test-unit: ## tests of single packages with the race detector, and the simulator
+test-unit: ## tests of single packages with the race detector, without other programs; and the simulator
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul && $(SCRATCH) && packages=$$($(UNIT)) && failed=; \
 		$(GO) test -timeout 15m ./agent/simulation & simulator=$$!; \
-		$(GO) test -race -timeout 15m $$packages || failed=1; \
+		$(GO) test -race -short -timeout 15m $$packages || failed=1; \
 		wait $$simulator || failed=1; \
 		[ -z "$$failed" ]
 
-# Two packages at a time, the longest first: they build whole clusters, and mostly wait
+# Guards and whole bouncers with the race detector, then the rest without. Two packages
+# at a time, the longest first: they build whole clusters, and mostly wait
 # for what happens there. None of them says anything about how fast that is.
 .PHONY: test-e2e
 test-e2e: build ## tests with real Consul, PostgreSQL, PgBouncer and HAProxy
 	@$(PROGRAMS) && $(SCRATCH) && \
+		$(GO) test -race -timeout 15m ./bouncer ./agent/fence && \
 		$(GO) test -p 2 -timeout $(E2E_TIMEOUT) ./e2e ./agent/postgres $$($(GO) list ./e2e/... | grep -v '/e2e$$\|/e2e/vm\(/\|$$\)')
 
 .PHONY: test-watchdog

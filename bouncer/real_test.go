@@ -50,6 +50,9 @@ func newWorld(t *testing.T, edit func(*Config)) *world {
 // newWorldFor is newWorld for a test that takes longer.
 func newWorldFor(t *testing.T, limit time.Duration, edit func(*Config)) *world {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("Consul, PostgreSQL and PgBouncer: make test-e2e")
+	}
 	for _, program := range []string{"pgbouncer", filepath.Join(postgresBin(), "postgres")} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("%s is needed: %v", program, err)

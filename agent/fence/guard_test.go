@@ -59,6 +59,9 @@ type instance struct {
 
 func newInstance(t *testing.T) *instance {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("PostgreSQL and guards: make test-e2e")
+	}
 	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	if dir := os.Getenv("POSTGRES_BIN"); dir != "" {
 		bins = []string{dir}
@@ -82,7 +85,6 @@ func newInstance(t *testing.T) *instance {
 	ports, err := testkit.FreePorts(1)
 	must(t, err)
 	p.port = ports[0]
-	t.Setenv(asGuard, "1")
 	p.client = p.newClient()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -120,8 +122,7 @@ func (p *instance) initdb(t *testing.T) {
 }
 
 func (p *instance) newClient() *GuardClient {
-	c := NewGuardClient([]string{os.Args[0]}, GuardOptions{Socket: filepath.Join(p.dir, "guard.sock"), DataDir: p.data}, filepath.Join(p.dir, "guard.log"))
-	c.Pass = []string{asGuard}
+	c := NewGuardClient([]string{"env", asGuard + "=1", os.Args[0]}, GuardOptions{Socket: filepath.Join(p.dir, "guard.sock"), DataDir: p.data}, filepath.Join(p.dir, "guard.log"))
 	return c
 }
 

@@ -60,6 +60,7 @@ func TestDoubleFaults(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			ctx, p, other := within(t), newInstance(t), newInstance(t)
 			postmaster := p.start(ctx, t)
 			bystanders := processes(t, other.start(ctx, t))
