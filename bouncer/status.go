@@ -195,6 +195,9 @@ func presenceOf(c Config, url string, version pgbouncer.Version, shards map[shar
 		Name: c.Name, URL: url, Version: c.Version, All: len(c.Shards) == 0,
 		Frees: string(c.frees(version)), Applied: make(map[string]cluster.BouncerShard, len(shards)),
 	}
+	if version != (pgbouncer.Version{}) {
+		b.PgBouncer = version.String()
+	}
 	for _, s := range c.Shards {
 		b.Shards = append(b.Shards, string(s.id()))
 	}

@@ -178,6 +178,7 @@ func (s *Site) lookAtBouncers(ctx context.Context, f fleet) []Finding {
 			continue
 		}
 		examineFreeing(&d, b)
+		examinePgBouncer(&d, b)
 		d.fine(b.Name, "healthy")
 	}
 	for _, shard := range f.shards {

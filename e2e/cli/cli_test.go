@@ -478,6 +478,9 @@ func testFleetAndDoctor(o *operatorSeat) {
 			o.t.Errorf("doctor did not look at %s: %v", area, areas)
 		}
 	}
+	if !strings.Contains(r.out, "PgBouncer 1.") {
+		o.t.Errorf("doctor does not tell PgBouncer's version: %s", r.out)
+	}
 	o.must("doctor")
 }
 
