@@ -102,7 +102,7 @@ func (r *rollout) checkMonitoring(t *testing.T) {
 				return fmt.Errorf("%s is down", target.Metric.Instance)
 			}
 		}
-		want := 3 + r.agents() + 2 // Consul's servers, agents, bouncers
+		want := 3 + r.agents() + 2*2 // Consul's servers, agents, bouncers and their PgBouncers
 		if n := len(answer.Data.Result); n != want {
 			return fmt.Errorf("%d targets, want %d", n, want)
 		}
