@@ -272,7 +272,7 @@ func encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
 func refusedTLS(err error) bool {
 	var certificate *tls.CertificateVerificationError
 	var alert tls.AlertError
-	return errors.As(err, &certificate) || errors.As(err, &alert) || strings.Contains(err.Error(), noTLS)
+	return errors.As(err, &certificate) || errors.As(err, &alert)
 }
 
 // noTLS is in pgx's error when a server has no TLS and the settings ask for it.
@@ -299,10 +299,18 @@ func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error
 		return recovering == "off", nil
 	}
 	var refused *pgconn.PgError
-	if errors.As(err, &refused) && refused.Code != cannotConnectNow || strings.Contains(err.Error(), notAnswered) || refusedTLS(err) {
-		return false, nil // it serves, though not us
+	switch {
+	// PostgreSQL's own word goes before that of a first try, with TLS, that it has not.
+	case errors.As(err, &refused):
+		if refused.Code == cannotConnectNow {
+			return false, err
+		}
+	case strings.Contains(err.Error(), notAnswered), refusedTLS(err):
+	case p.config.demandsTLS() && strings.Contains(err.Error(), noTLS):
+	default:
+		return false, err
 	}
-	return false, err
+	return false, nil // it serves, though not us
 }
 
 // notAnswered is in pgx's error when a server asks for what RequireAuth does not allow; a
@@ -350,6 +358,12 @@ func (c Config) serverTLS() string {
 		return mode
 	}
 	return "prefer" // its own default; a template may say more, which is not known here
+}
+
+// demandsTLS reports whether PgBouncer connects to servers with TLS alone.
+func (c Config) demandsTLS() bool {
+	mode := c.serverTLS()
+	return mode == "require" || strings.HasPrefix(mode, "verify-")
 }
 
 func quoteDSN(s string) string {

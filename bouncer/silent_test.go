@@ -251,6 +251,38 @@ func TestLostPrimaryIsBackAndSaysSo(t *testing.T) {
 	}
 }
 
+// Nor is one that does not serve yet, however its refusal looks after a try with TLS.
+func TestLostPrimaryIsBackAndStarts(t *testing.T) {
+	w := newWorld(t, nil)
+	answer, back := w.waiting(nil)
+	var log string
+	back(func(data string) {
+		log = filepath.Join(data, "log", "postgresql.log")
+		w.append(filepath.Join(data, "postgresql.conf"), "logging_collector = on\nlog_directory = 'log'\nlog_filename = 'postgresql.log'\nlog_file_mode = 0644\nhot_standby = off\n")
+		signal := filepath.Join(data, "standby.signal")
+		if err := os.WriteFile(signal, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := giveAway(signal); err != nil {
+			t.Fatal(err)
+		}
+	})
+	w.await("probes being answered", func() error {
+		text, err := os.ReadFile(log)
+		if n := strings.Count(string(text), "FATAL:  the database system is"); err == nil && n < 8 {
+			err = fmt.Errorf("%d refusals", n)
+		}
+		return err
+	})
+	if s, err := w.status(); err != nil || !s.Shards["service/s1"].Held || strings.Contains(w.log.String(), "clients released") {
+		t.Errorf("clients are not held any more: %+v, %v", s.Shards, err)
+	}
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	if err := <-answer; err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Nor is one that has become a replica before Consul knows of a new primary.
 func TestLostPrimaryIsBackAsReplica(t *testing.T) {
 	needInHotStandby(t)
