@@ -294,6 +294,7 @@ func TestRefused(t *testing.T) {
 
 		"fence order":         {"lictor: {fence: {demote_before: 0.5}}", "lictor.fence.demote_before: \"0.5\": must be more than lictor.fence.kill_before, which is 0.8 s"},
 		"fence kill":          {"lictor: {fence: {kill_before: -1}}", "lictor.fence.kill_before: \"-1\": must be more than 0 s"},
+		"fence kill too late": {"lictor: {fence: {kill_before: 0.1}}", "lictor.fence.kill_before: \"0.1\": must be at least 0.2 s"},
 		"fence not a number":  {"lictor: {fence: {kill_before: .nan}}", "lictor.fence.kill_before"},
 		"fence against ttl":   {"lictor: {fence: {demote_before: 6}}", "lictor.fence.demote_before: \"6\": must be less than ttl - one beat = 6 s"},
 		"fence against its":   {"bootstrap: {dcs: {ttl: 4}}\nlictor: {fence: {demote_before: 3}}", "must be less than ttl - one beat = 3 s"},

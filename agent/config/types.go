@@ -396,7 +396,7 @@ type Fence struct {
 	// it begins to stop PostgreSQL. Default: ttl/4.
 	DemoteBefore float64 `mapstructure:"demote_before"`
 	// KillBefore is how long before the end of the lease, in seconds, the guard kills what is left of
-	// PostgreSQL. It must come after the demotion and leave room for the kill itself. Default: ttl/10.
+	// PostgreSQL. It must come after the demotion and leave room for the kill itself: at least 0.2. Default: ttl/10.
 	KillBefore float64 `mapstructure:"kill_before"`
 }
 

@@ -345,6 +345,10 @@ func (v *validation) noStream(c Config) {
 	v.warn("tags.nostream", "this file has no restore_command: unless the dynamic configuration has one, the member gets no WAL; set postgresql.recovery_conf.restore_command")
 }
 
+// leastKillBefore is the shortest kill_before in seconds: the watcher comes 50 ms after
+// the guard (agent/fence), and what is killed must be dead by the end of the lease.
+const leastKillBefore = 0.2
+
 // fence checks the moments, before the end of the lease, at which a leader that
 // cannot renew it stops PostgreSQL (docs/design.md, ruling 4).
 func (v *validation) fence(f Fence, t cluster.Timing) {
@@ -371,6 +375,9 @@ func (v *validation) fence(f Fence, t cluster.Timing) {
 			v.fail(field.path, show(field.value), "must be less than ttl - one beat = %s s, or the leader is fenced between two beats", show(room))
 			return
 		}
+	}
+	if kill < leastKillBefore {
+		v.fail("lictor.fence.kill_before", show(kill), "must be at least %s s: the guard's watcher kills a moment after the guard, and a kill takes a while", show(leastKillBefore))
 	}
 	if demote <= kill {
 		v.fail("lictor.fence.demote_before", show(demote), "must be more than lictor.fence.kill_before, which is %s s: PostgreSQL is stopped first and killed later", show(kill))
