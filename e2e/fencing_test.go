@@ -105,6 +105,13 @@ func TestStartedByHandInPause(t *testing.T) {
 	serves(true)
 	pause(nil)
 	serves(false)
+	// Nobody takes over from a leader whose last beat was a paused one (docs/design.md, decision 12).
+	await(ctx, t, "the last beat is a paused one", func() error {
+		if beat := got(s.Snapshot(ctx))(t).Status.Value.Lictor; beat == nil || beat.Paused {
+			return fmt.Errorf("%+v", beat)
+		}
+		return nil
+	})
 	must(t, s.AwaitSync(ctx))
 	if now, err := leader.Postmaster(); err != nil || now.PID != before.PID {
 		t.Fatalf("PostgreSQL was restarted: %+v, %v", now, err)
