@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
@@ -111,6 +112,9 @@ func runUntilChanged(
 	})
 	log.Info().Str("name", c.Name).Str("listen", listener.Addr().String()).Str("url", url).
 		Str("config", c.PgBouncer.Config).Msg("bouncer starts")
+	if left := environ.Withheld(c.PassEnvironment); len(left) > 0 && c.runsPrograms() {
+		log.Info().Strs("variables", left).Msg("environment variables are not handed on to PgBouncer and commands; name in pass_environment those that they need")
+	}
 	b := newBouncer(c, log, pool, url)
 	b.conductor.manager, b.conductor.restarted = manager, restarted
 	err = b.run(ctx, listener)

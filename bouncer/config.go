@@ -72,7 +72,11 @@ type Config struct {
 	HoldTimeout float64 `mapstructure:"hold_timeout"`
 	// AllowEmpty lets the last shard leave PgBouncer when its route is deleted.
 	AllowEmpty bool `mapstructure:"allow_empty"`
-	Log        Log  `mapstructure:"log"`
+	// PassEnvironment names variables of the bouncer's environment that PgBouncer (pgbouncer.command)
+	// and the commands of files get besides PATH, HOME and their like; a name may end with *
+	// (AWS_*). Others, such as tokens, are not handed on. libpq's own (PGHOST, ...) never are.
+	PassEnvironment []string `mapstructure:"pass_environment"`
+	Log             Log      `mapstructure:"log"`
 
 	// closesSockets: PgBouncer's connections can be closed from here (SOCK_DESTROY); nil:
 	// that was not tried yet.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
@@ -165,7 +166,7 @@ func (k *fileKeeper) validate(ctx context.Context, path string, text []byte) err
 	for i := range command[1:] {
 		command[i+1] = strings.ReplaceAll(command[i+1], "%s", path)
 	}
-	err := runCommand(ctx, command, strings.NewReplacer(path, k.file.Path))
+	err := runCommand(ctx, k.config, command, strings.NewReplacer(path, k.file.Path))
 	if err == nil {
 		k.refusal = refusal{}
 		return nil
@@ -184,10 +185,11 @@ type refusal struct {
 
 // runCommand runs a command of the operator's; what it says is part of the error, as
 // replace changes it.
-func runCommand(ctx context.Context, command []string, replace *strings.Replacer) error {
+func runCommand(ctx context.Context, c Config, command []string, replace *strings.Replacer) error {
 	ctx, cancel := context.WithTimeout(ctx, fileCommandBound)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.Env = environ.For(c.PassEnvironment)
 	cmd.WaitDelay = time.Second // a child of it may keep its output open
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -199,7 +201,7 @@ func runCommand(ctx context.Context, command []string, replace *strings.Replacer
 // takeEffect runs the file's command; for PgBouncer's own users it is RELOAD.
 func (k *fileKeeper) takeEffect(ctx context.Context, console *console) error {
 	if len(k.file.Command) > 0 {
-		if err := runCommand(ctx, k.file.Command, strings.NewReplacer()); err != nil {
+		if err := runCommand(ctx, k.config, k.file.Command, strings.NewReplacer()); err != nil {
 			return err
 		}
 		k.log.Info().Str("command", k.file.Command[0]).Msg("file has taken effect")

@@ -9,11 +9,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
 // programBound bounds asking the program for its version.
 const programBound = 2 * time.Second
+
+// runsPrograms reports whether programs are run that the operator has named.
+func (c Config) runsPrograms() bool {
+	return len(c.PgBouncer.Command) > 0 || slices.ContainsFunc(c.Files, func(f File) bool { return len(f.Validate)+len(f.Command) > 0 })
+}
 
 // program finds the PgBouncer that would be started next: the one of the
 // configured command, else the one of this host, if PgBouncer runs here at all.
@@ -49,7 +55,9 @@ func (c Config) installedVersion(ctx context.Context) pgbouncer.Version {
 	}
 	ctx, cancel := context.WithTimeout(ctx, programBound)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	cmd := exec.CommandContext(ctx, path, "--version")
+	cmd.Env = environ.For(c.PassEnvironment)
+	out, err := cmd.Output()
 	if err != nil {
 		return pgbouncer.Version{}
 	}

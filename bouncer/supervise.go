@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/environ"
 )
 
 const (
@@ -98,7 +100,7 @@ func (s *supervisor) once(ctx context.Context) error {
 	command := s.config.PgBouncer.Command
 	cmd := exec.Command(command[0], command[1:]...) //nolint:noctx // it is ended below, gently at first
 	lines := &lineLog{log: s.log}
-	cmd.Stdout, cmd.Stderr = lines, lines
+	cmd.Env, cmd.Stdout, cmd.Stderr = environ.For(s.config.PassEnvironment), lines, lines
 	if s.output != nil {
 		cmd.Stdout, cmd.Stderr = s.output, s.output
 	}

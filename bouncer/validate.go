@@ -12,6 +12,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
+	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
@@ -61,6 +62,11 @@ func (c Config) validate() ([]cluster.Warning, error) {
 	case "", "auto", "console", "json":
 	default:
 		bad.add("log.format", c.Log.Format, "must be one of auto, console, json")
+	}
+	for i, name := range c.PassEnvironment {
+		if err := environ.CheckName(name); err != nil {
+			bad.add(fmt.Sprintf("pass_environment[%d]", i), name, "%v", err)
+		}
 	}
 	c.PgBouncer.validate(&bad)
 	c.validateFiles(&bad)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/agent/environ"
 )
 
 func (v *validation) postgres(c Config) {
@@ -95,12 +95,8 @@ func (v *validation) postgres(c Config) {
 	v.baseBackup(p.BaseBackup)
 	v.methods(c)
 	for i, name := range c.Lictor.PassEnvironment {
-		path := fmt.Sprintf("lictor.pass_environment[%d]", i)
-		switch {
-		case !variableName.MatchString(name):
-			v.fail(path, name, "must be the name of a variable, or the beginning of one with * after it")
-		case strings.HasPrefix(name, "PG") && !strings.Contains(name, "_"):
-			v.fail(path, name, "must not be one of libpq's: it would lead PostgreSQL's programs elsewhere (PGBACKREST_* is fine)")
+		if err := environ.CheckName(name); err != nil {
+			v.fail(fmt.Sprintf("lictor.pass_environment[%d]", i), name, "%v", err)
 		}
 	}
 	if u := c.Lictor.OSUser; u != "" && os.Geteuid() == 0 {
@@ -134,8 +130,6 @@ func requireAuthRule(value string) string {
 	}
 	return ""
 }
-
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
 
 // unusedPostgres tells of settings that Patroni has and that do nothing here.
 func (v *validation) unusedPostgres(p Postgres) {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/osuser"
 )
@@ -137,7 +138,7 @@ func New(s Settings) (*Instance, error) {
 	p.useLocal(p.fit(s.Postgres))
 	p.syncNames = p.readSyncNames()
 	p.adoptNotes()
-	if left := p.unpassed(); len(left) > 0 {
+	if left := environ.Withheld(p.pass); len(left) > 0 {
 		p.log.Info().Strs("variables", left).Msg("environment variables are not handed on to PostgreSQL and scripts; name in lictor.pass_environment those that they need")
 	}
 	if err := p.makeStateDir(); err != nil && s.StateDir != "" {
@@ -266,7 +267,7 @@ func (p *Instance) runIn(ctx context.Context, dir string, env []string, name str
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = p.environ(env...)
+	cmd.Env = environ.For(p.pass, env...)
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential, Setpgid: true}
 	// To the whole group: pg_basebackup has a child that goes on otherwise.

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/environ"
 )
 
 // DiskTrouble is a kind of trouble with the data directory's disk.
@@ -148,7 +150,7 @@ func (d *DiskProbe) child(run *probeRun) (DiskVerdict, error) {
 	args := append(d.command[1:len(d.command):len(d.command)], "--dir", d.dataDir)
 	cmd := exec.Command(d.command[0], args...) //nolint:noctx // it may hang for longer than anybody waits
 	cmd.Dir = "/"
-	cmd.Env = environment(nil)
+	cmd.Env = environ.For(nil)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: d.credential}
 	var complaint strings.Builder
 	cmd.Stderr = &complaint

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/shlex"
+
+	"github.com/lictor-ha/lictor/agent/environ"
 )
 
 // PrePromote runs the command postgresql.pre_promote, at most for limit; a failure
@@ -57,7 +59,7 @@ func (p *Instance) script(ctx context.Context, s script) error {
 		return fmt.Errorf("postgresql.%s: %q cannot be split into words", s.what, s.command)
 	}
 	cmd := exec.Command(words[0], append(words[1:], s.args...)...) //nolint:noctx // its group is ended below
-	cmd.Env = p.environ(append(s.env, "PGPASSFILE="+p.pgpassPath(), "PGOPTIONS=-c synchronous_commit=local")...)
+	cmd.Env = environ.For(p.pass, append(s.env, "PGPASSFILE="+p.pgpassPath(), "PGOPTIONS=-c synchronous_commit=local")...)
 	if dir := p.local.Load().BinDir; dir != "" { // an empty part would stand for the working directory
 		cmd.Env = append(cmd.Env, "PATH="+dir+":"+os.Getenv("PATH"))
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/lictor-ha/lictor/agent/environ"
 )
 
 // Role is primary or replica.
@@ -114,7 +116,7 @@ func (p *Instance) launch(ctx context.Context, a as, args []string, leased bool)
 	logFile := p.stateFile("postgres.log")
 	offset := p.fileSize(logFile)
 	pid, err := p.launcher.Start(ctx, Command{
-		Path: path, Args: args, Env: p.environ(), Dir: p.dataDir, Credential: p.credential, LogFile: logFile, Primary: leased,
+		Path: path, Args: args, Env: environ.For(p.pass), Dir: p.dataDir, Credential: p.credential, LogFile: logFile, Primary: leased,
 	})
 	if err != nil {
 		return err
