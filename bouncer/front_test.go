@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 )
 
 // awaitReason waits until /health refuses for a reason with part in it.
@@ -82,7 +83,7 @@ func TestPgBouncerEndsWhenItsClientsHaveGone(t *testing.T) {
 	w := newWorld(t, nil)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
-	cmd := unprivileged(exec.Command("pgbouncer", w.config.PgBouncer.Config))
+	cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", w.config.PgBouncer.Config))
 	w.await("configuration file", func() error {
 		_, err := os.Stat(w.config.PgBouncer.Config)
 		return err

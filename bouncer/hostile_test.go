@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
@@ -167,7 +168,7 @@ func TestRefusedFileIsNotInstalled(t *testing.T) {
     timeout server 4s
 listen x
     bind 127.0.0.1:%d
-`, key, freePort(t)))
+`, key, bouncertest.FreePort(t)))
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	w.pgbouncer()

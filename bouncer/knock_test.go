@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
@@ -22,15 +23,15 @@ func TestKnock(t *testing.T) {
 		"passwords": "auth_type = scram-sha-256\n", "auth_query": "auth_type = scram-sha-256\nauth_user = app\n", "trust": "auth_type = trust\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := &world{t: t, ctx: t.Context(), dir: ownDir(t), port: freePort(t)}
+			w := &world{t: t, ctx: t.Context(), dir: bouncertest.Dir(t), port: bouncertest.FreePort(t)}
 			w.config.PgBouncer = PgBouncer{Admin: "127.0.0.1:" + strconv.Itoa(w.port), User: "pooler", Password: "secret", Settings: map[string]any{}}
 			if name == "auth_query" {
 				w.config.PgBouncer.Settings["auth_user"] = "app"
 			}
 			w.write("userlist.txt", `"pooler" "secret"`+"\n"+`"app" "app"`+"\n")
 			w.write("pgbouncer.ini", fmt.Sprintf("[databases]\ns1 = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1,127.0.0.2\nlisten_port = %d\n"+
-				"unix_socket_dir = %s\nauth_file = %s\nadmin_users = pooler\nmax_client_conn = 2\n%s", freePort(t), w.port, w.dir, filepath.Join(w.dir, "userlist.txt"), settings))
-			cmd := unprivileged(exec.Command("pgbouncer", filepath.Join(w.dir, "pgbouncer.ini")))
+				"unix_socket_dir = %s\nauth_file = %s\nadmin_users = pooler\nmax_client_conn = 2\n%s", bouncertest.FreePort(t), w.port, w.dir, filepath.Join(w.dir, "userlist.txt"), settings))
+			cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", filepath.Join(w.dir, "pgbouncer.ini")))
 			stderr, err := cmd.StderrPipe()
 			if err != nil {
 				t.Fatal(err)

@@ -2,15 +2,8 @@ package bouncer
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -18,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -26,6 +18,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 )
 
 // Where nothing is configured root and the bouncer's user drain, on the bouncer's own
@@ -178,7 +171,7 @@ func TestForgedRequestsCostConsulLittle(t *testing.T) {
 // with verify_client: required nobody without one is heard.
 func TestListenerTLS(t *testing.T) {
 	dir := t.TempDir()
-	ours, theirs := listenerCert(t, dir, "ours"), listenerCert(t, dir, "theirs")
+	ours, theirs := bouncertest.Certificate(t, dir, "ours"), bouncertest.Certificate(t, dir, "theirs")
 	w := newWorld(t, func(c *Config) {
 		c.CertFile, c.CAFile, c.VerifyClient, c.ConnectAddress = ours, ours, "required", c.Listen
 	})
@@ -224,31 +217,4 @@ func TestListenerTLS(t *testing.T) {
 	if err := Drain(w.ctx, c, false); err != nil {
 		t.Errorf("another name, which is not compared: %v", err)
 	}
-}
-
-// listenerCert writes a self-signed certificate for 127.0.0.1 with its key.
-func listenerCert(t *testing.T, dir, name string) string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, name+".pem")
-	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})...)
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/testkit"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
@@ -32,7 +33,7 @@ func TestConsoleTakesAnyPassword(t *testing.T) {
 
 func consoleTakes(t *testing.T, method, password string) {
 	t.Helper()
-	dir, port := ownDir(t), freePort(t)
+	dir, port := bouncertest.Dir(t), bouncertest.FreePort(t)
 	for name, text := range map[string]string{
 		"userlist.txt": `"pooler" "` + password + `"` + "\n",
 		"pgbouncer.ini": fmt.Sprintf("[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nadmin_users = pooler\nauth_type = %s\nauth_file = %s\n",
@@ -40,7 +41,7 @@ func consoleTakes(t *testing.T, method, password string) {
 	} {
 		testkit.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
-	cmd := unprivileged(exec.Command("pgbouncer", filepath.Join(dir, "pgbouncer.ini")))
+	cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", filepath.Join(dir, "pgbouncer.ini")))
 	output := &logBuffer{}
 	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, dir
 	testkit.Must(t, cmd.Start())

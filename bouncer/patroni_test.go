@@ -20,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 )
 
 // patroniKVs are the keys of a cluster of three that Patroni runs: a leads.
@@ -160,12 +161,12 @@ type realPatroni struct {
 
 func (w *world) patroni(name string) *realPatroni {
 	w.t.Helper()
-	p := &realPatroni{name: name, pg: freePort(w.t), rest: freePort(w.t)}
+	p := &realPatroni{name: name, pg: bouncertest.FreePort(w.t), rest: bouncertest.FreePort(w.t)}
 	dir := filepath.Join(w.dir, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		w.t.Fatal(err)
 	}
-	if err := giveAway(dir); err != nil {
+	if err := bouncertest.GiveAway(dir); err != nil {
 		w.t.Fatal(err)
 	}
 	user := map[string]any{"username": "app", "password": "app"}
@@ -179,7 +180,7 @@ func (w *world) patroni(name string) *realPatroni {
 		},
 		"postgresql": map[string]any{
 			"listen": "127.0.0.1:" + strconv.Itoa(p.pg), "connect_address": "127.0.0.1:" + strconv.Itoa(p.pg),
-			"data_dir": filepath.Join(dir, "data"), "bin_dir": postgresBin(), "pgpass": filepath.Join(dir, "pgpass"),
+			"data_dir": filepath.Join(dir, "data"), "bin_dir": bouncertest.PostgresBin(), "pgpass": filepath.Join(dir, "pgpass"),
 			"authentication": map[string]any{"superuser": user, "replication": user},
 			"parameters":     map[string]any{"unix_socket_directories": dir, "fsync": "off", "shared_buffers": "2MB", "max_connections": 40},
 			"pg_hba":         []string{"local all all trust", "host all all 127.0.0.1/32 trust", "host replication all 127.0.0.1/32 trust"},
@@ -193,7 +194,7 @@ func (w *world) patroni(name string) *realPatroni {
 		w.t.Fatal(err)
 	}
 	log := &logBuffer{}
-	p.process = unprivileged(exec.Command("/usr/bin/patroni", file))
+	p.process = bouncertest.Unprivileged(exec.Command("/usr/bin/patroni", file))
 	p.process.Stdout, p.process.Stderr, p.process.Dir = log, log, dir
 	if err := p.process.Start(); err != nil {
 		w.t.Fatal(err)

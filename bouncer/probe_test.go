@@ -12,34 +12,35 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/testkit"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 )
 
 // A PostgreSQL that takes TLS only tells a probe that it is a primary, when the probe
 // comes as PgBouncer does; nothing of a probe stands in its log.
 func TestProbeUsesTLSOfPgBouncer(t *testing.T) {
-	needInHotStandby(t)
-	bin := postgresBin()
+	bouncertest.NeedInHotStandby(t)
+	bin := bouncertest.PostgresBin()
 	if _, err := exec.LookPath(filepath.Join(bin, "initdb")); err != nil {
 		t.Skip(err)
 	}
 	t.Parallel()
-	dir := ownDir(t)
+	dir := bouncertest.Dir(t)
 	data := filepath.Join(dir, "data")
-	testkit.Must(t, makeSeed(bin, data))
-	ours, theirs := listenerCert(t, dir, "db1"), listenerCert(t, dir, "elsewhere")
+	testkit.Must(t, bouncertest.InitDB(bin, data))
+	ours, theirs := bouncertest.Certificate(t, dir, "db1"), bouncertest.Certificate(t, dir, "elsewhere")
 	pem, err := os.ReadFile(ours)
 	testkit.Must(t, err)
 	key := filepath.Join(data, "server.pem")
 	testkit.Must(t, os.WriteFile(key, pem, 0o600))
-	testkit.Must(t, giveAway(key))
+	testkit.Must(t, bouncertest.GiveAway(key))
 	testkit.Must(t, os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte("hostssl all all 127.0.0.1/32 trust\n"), 0o644))
 	conf, err := os.OpenFile(filepath.Join(data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	testkit.Must(t, err)
 	_, err = conf.WriteString("\nssl = on\nssl_cert_file = 'server.pem'\nssl_key_file = 'server.pem'\nlogging_collector = on\nlog_directory = '" + dir + "'\nlog_filename = 'postgres.log'\n")
 	testkit.Must(t, err)
 	testkit.Must(t, conf.Close())
-	port := freePort(t)
-	stop, err := (&site{}).runPostgres(data, port)
+	port := bouncertest.FreePort(t)
+	stop, err := bouncertest.RunPostgres(data, port)
 	testkit.Must(t, err)
 	defer stop(9)
 	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: port}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
@@ -53,7 +54,7 @@ func newWorldFor(t *testing.T, limit time.Duration, edit func(*Config)) *world {
 	if testing.Short() {
 		t.Skip("Consul, PostgreSQL and PgBouncer: make test-e2e")
 	}
-	for _, program := range []string{"pgbouncer", filepath.Join(postgresBin(), "postgres")} {
+	for _, program := range []string{"pgbouncer", filepath.Join(bouncertest.PostgresBin(), "postgres")} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("%s is needed: %v", program, err)
 		}
@@ -71,8 +72,8 @@ func newWorldFor(t *testing.T, limit time.Duration, edit func(*Config)) *world {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
-	w := &world{t: t, ctx: ctx, site: &shared, port: freePort(t), log: &logBuffer{}, changes: make(chan Config), manager: &manager{}}
-	w.dir = ownDir(t)
+	w := &world{t: t, ctx: ctx, site: &shared, port: bouncertest.FreePort(t), log: &logBuffer{}, changes: make(chan Config), manager: &manager{}}
+	w.dir = bouncertest.Dir(t)
 	w.proxy = newProxy(t, shared.consul)
 	prefix := "test-" + strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
 	w.keys = cluster.NewKeys("", "s1", prefix)
@@ -82,7 +83,7 @@ func newWorldFor(t *testing.T, limit time.Duration, edit func(*Config)) *world {
 		Consul:      settings.Consul{Host: w.proxy.address},
 		PgBouncer:   PgBouncer{Config: filepath.Join(w.dir, "pgbouncer.ini"), Admin: "127.0.0.1:" + strconv.Itoa(w.port), User: "pooler"},
 	}
-	w.config.Listen = "127.0.0.1:" + strconv.Itoa(freePort(t))
+	w.config.Listen = "127.0.0.1:" + strconv.Itoa(bouncertest.FreePort(t))
 	if edit != nil {
 		edit(&w.config)
 	}
@@ -163,7 +164,7 @@ func (w *world) pgbouncer() (kill func()) {
 		_, err := os.Stat(w.config.PgBouncer.Config)
 		return err
 	})
-	cmd := unprivileged(exec.Command("pgbouncer", w.config.PgBouncer.Config))
+	cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", w.config.PgBouncer.Config))
 	output := &logBuffer{}
 	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, w.dir
 	if err := cmd.Start(); err != nil {

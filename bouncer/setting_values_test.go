@@ -1,13 +1,11 @@
 package bouncer
 
 import (
-	"bufio"
 	"fmt"
 	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
@@ -47,42 +45,12 @@ func TestSettingValues(t *testing.T) {
 			if err := checkSetting(c.name, c.value); (err == nil) != c.taken {
 				t.Errorf("checkSetting: %v", err)
 			}
-			out, err := startsWith(t, fmt.Sprintf("%s = %s\n", c.name, settingValue(c.value)))
+			out, err := bouncertest.StartsWith(t, fmt.Sprintf("%s = %s\n", c.name, settingValue(c.value)))
 			if (err == nil) != c.taken {
 				t.Errorf("PgBouncer: %v\n%s", err, out)
 			}
 		})
 	}
-}
-
-// startsWith starts a PgBouncer of its own with some settings, and tells why it did not.
-func startsWith(t *testing.T, settings string) (output string, err error) {
-	t.Helper()
-	w := &world{t: t, dir: ownDir(t)}
-	if !strings.Contains(settings, "auth_type") {
-		settings += "auth_type = trust\n"
-	}
-	w.write("pgbouncer.ini", fmt.Sprintf("[databases]\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_file = %s\n%s",
-		freePort(t), filepath.Join(w.dir, "userlist.txt"), settings))
-	w.write("userlist.txt", "")
-	cmd := unprivileged(exec.Command("pgbouncer", filepath.Join(w.dir, "pgbouncer.ini")))
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(stderr)
-	for lines.Scan() {
-		output += lines.Text() + "\n"
-		if strings.Contains(lines.Text(), "process up") {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-			return output, nil
-		}
-	}
-	return output, cmd.Wait()
 }
 
 // RELOAD takes files with which PgBouncer could not start, and says nothing: they are
@@ -91,10 +59,10 @@ func TestCheckStart(t *testing.T) {
 	if _, err := exec.LookPath("pgbouncer"); err != nil {
 		t.Skipf("pgbouncer is needed: %v", err)
 	}
-	dir := ownDir(t)
-	one, other := listenerCert(t, dir, "one"), listenerCert(t, dir, "other")
+	dir := bouncertest.Dir(t)
+	one, other := bouncertest.Certificate(t, dir, "one"), bouncertest.Certificate(t, dir, "other")
 	for _, path := range []string{one, other} {
-		if err := giveAway(path); err != nil {
+		if err := bouncertest.GiveAway(path); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -127,7 +95,7 @@ func TestCheckStart(t *testing.T) {
 			if err := checkStart(file, Config{PgBouncer: PgBouncer{Admin: "127.0.0.1:6432"}}); (err == nil) != c.starts {
 				t.Errorf("checkStart: %v", err)
 			}
-			out, err := startsWith(t, c.settings)
+			out, err := bouncertest.StartsWith(t, c.settings)
 			if (err == nil) != c.starts {
 				t.Errorf("PgBouncer: %v\n%s", err, out)
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
 )
 
@@ -135,7 +136,7 @@ func TestPresenceMovesToAnotherAddress(t *testing.T) {
 // what the client gets, and a function that brings the lost primary back.
 func (w *world) waiting(prepare func(member cluster.RouteMember)) (answer <-chan error, back func(edit func(data string))) {
 	w.t.Helper()
-	member := cluster.RouteMember{Name: "db9", Host: "127.0.0.1", Port: freePort(w.t)}
+	member := cluster.RouteMember{Name: "db9", Host: "127.0.0.1", Port: bouncertest.FreePort(w.t)}
 	data := w.dir + "/data"
 	stop, err := w.site.runPostgres(data, member.Port)
 	if err != nil {
@@ -233,7 +234,7 @@ func TestLostPrimaryIsBackWhileConsulIsSilent(t *testing.T) {
 // Except when it says itself that it is one: members run a primary only as long as
 // nobody else may.
 func TestLostPrimaryIsBackAndSaysSo(t *testing.T) {
-	needInHotStandby(t)
+	bouncertest.NeedInHotStandby(t)
 	w := newWorld(t, nil)
 	answer, back := w.waiting(func(m cluster.RouteMember) {
 		if err := execute(m, "CREATE ROLE pooler LOGIN"); err != nil {
@@ -263,7 +264,7 @@ func TestLostPrimaryIsBackAndStarts(t *testing.T) {
 		if err := os.WriteFile(signal, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := giveAway(signal); err != nil {
+		if err := bouncertest.GiveAway(signal); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -285,7 +286,7 @@ func TestLostPrimaryIsBackAndStarts(t *testing.T) {
 
 // Nor is one that has become a replica before Consul knows of a new primary.
 func TestLostPrimaryIsBackAsReplica(t *testing.T) {
-	needInHotStandby(t)
+	bouncertest.NeedInHotStandby(t)
 	w := newWorld(t, nil)
 	answer, back := w.waiting(func(m cluster.RouteMember) {
 		if err := execute(m, "CREATE ROLE pooler LOGIN"); err != nil {
@@ -297,7 +298,7 @@ func TestLostPrimaryIsBackAsReplica(t *testing.T) {
 		if err := os.WriteFile(signal, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := giveAway(signal); err != nil {
+		if err := bouncertest.GiveAway(signal); err != nil {
 			t.Fatal(err)
 		}
 	})

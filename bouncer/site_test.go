@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/testkit"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 )
 
 // site is the software that all real tests share: one Consul and two
@@ -94,7 +93,7 @@ func (s *site) startConsul(consul string) error {
 }
 
 func (s *site) startPostgres() error {
-	bin := postgresBin()
+	bin := bouncertest.PostgresBin()
 	ports, err := testkit.FreePorts(2)
 	if err != nil {
 		return err
@@ -102,7 +101,7 @@ func (s *site) startPostgres() error {
 	for i, port := range ports {
 		data := filepath.Join(s.dir, "pg"+strconv.Itoa(i))
 		if i == 0 {
-			if err := makeSeed(bin, filepath.Join(s.dir, "seed")); err != nil {
+			if err := bouncertest.InitDB(bin, filepath.Join(s.dir, "seed")); err != nil {
 				return err
 			}
 		}
@@ -121,44 +120,15 @@ func (s *site) startPostgres() error {
 	return nil
 }
 
-// makeSeed makes the data directory that all instances are copies of.
-func makeSeed(bin, data string) error {
-	if err := os.Mkdir(data, 0o700); err != nil {
-		return err
-	}
-	if err := giveAway(data); err != nil {
-		return err
-	}
-	init := unprivileged(exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "app", "-A", "trust", "--no-sync"))
-	if out, err := init.CombinedOutput(); err != nil {
-		return fmt.Errorf("%v: %w: %s", init.Args, err, out)
-	}
-	return nil
-}
-
 // runPostgres runs an instance, with a copy of the seed as its data when it has
-// none yet. stop ends all its processes by a signal to the postmaster; after
-// SIGKILL the backends find out by themselves.
+// none yet; stop is runPostgres's.
 func (s *site) runPostgres(data string, port int) (stop func(syscall.Signal), err error) {
 	if _, err := os.Stat(data); err != nil {
 		if out, err := exec.Command("cp", "-a", filepath.Join(s.dir, "seed"), data).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("copying: %w: %s", err, out)
 		}
 	}
-	cmd := unprivileged(exec.Command(filepath.Join(postgresBin(), "postgres"), "-D", data, "-p", strconv.Itoa(port),
-		"-c", "listen_addresses=127.0.0.1,127.0.0.2", "-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=1MB",
-		"-c", "max_connections=50"))
-	cmd.Dir = data
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	var once sync.Once
-	return func(sig syscall.Signal) {
-		once.Do(func() {
-			_ = cmd.Process.Signal(sig)
-			_ = cmd.Wait()
-		})
-	}, nil
+	return bouncertest.RunPostgres(data, port)
 }
 
 // execute runs a statement on a member, once that is up.
@@ -176,88 +146,4 @@ func execute(m cluster.RouteMember, sql string) error {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-}
-
-// postgresBin is where PostgreSQL's programs are: POSTGRES_BIN, when set.
-func postgresBin() string {
-	if dir := os.Getenv("POSTGRES_BIN"); dir != "" {
-		return dir
-	}
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	if len(found) == 0 {
-		if path, err := exec.LookPath("postgres"); err == nil {
-			return filepath.Dir(path)
-		}
-		return ""
-	}
-	return found[0]
-}
-
-// needInHotStandby skips a test with a PostgreSQL that does not say of itself
-// whether it is a primary: those before 14.
-func needInHotStandby(t *testing.T) {
-	t.Helper()
-	out, err := exec.Command(filepath.Join(postgresBin(), "postgres"), "--version").Output() // postgres (PostgreSQL) 15.20 (Debian ...)
-	if err != nil {
-		t.Skipf("PostgreSQL is needed: %v", err)
-	}
-	_, version, _ := strings.Cut(string(out), "(PostgreSQL) ")
-	major, _, _ := strings.Cut(version, ".")
-	if n, err := strconv.Atoi(major); err == nil && n < 14 {
-		t.Skipf("PostgreSQL %d has no in_hot_standby", n)
-	}
-}
-
-// unprivileged makes a command run as postgres when the tests run as root:
-// neither PostgreSQL nor PgBouncer runs as root.
-func unprivileged(cmd *exec.Cmd) *exec.Cmd {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if uid, gid, ok := postgresUser(); ok {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: gid}
-	}
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	return cmd
-}
-
-func postgresUser() (uid, gid uint32, ok bool) {
-	if os.Geteuid() != 0 {
-		return 0, 0, false
-	}
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return 0, 0, false
-	}
-	n, errU := strconv.ParseUint(u.Uid, 10, 32)
-	g, errG := strconv.ParseUint(u.Gid, 10, 32)
-	return uint32(n), uint32(g), errU == nil && errG == nil
-}
-
-func giveAway(path string) error {
-	if uid, gid, ok := postgresUser(); ok {
-		return os.Chown(path, int(uid), int(gid))
-	}
-	return nil
-}
-
-// ownDir is a directory that PgBouncer can read; t.TempDir is root's alone.
-func ownDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "lictor-bouncer")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := giveAway(dir); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	ports, err := testkit.FreePorts(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ports[0]
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 )
 
 // supervised makes a world whose bouncer runs PgBouncer itself, by way of a script
@@ -29,7 +30,7 @@ func supervised(t *testing.T) (w *world, pid func() int) {
 	}
 	// PgBouncer does not run as root.
 	as := ""
-	if _, _, ok := postgresUser(); ok {
+	if _, _, ok := bouncertest.PostgresUser(); ok {
 		as = "setpriv --reuid=postgres --regid=postgres --clear-groups "
 	}
 	// The file is never seen half written.

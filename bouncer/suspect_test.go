@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 )
 
 // fakePostgres answers every login with said.
@@ -60,7 +61,7 @@ func fakeStartup(conn net.Conn) (*pgproto3.Backend, error) {
 func TestGreeting(t *testing.T) {
 	recovering := &pgproto3.ErrorResponse{Severity: "FATAL", Code: cannotConnectNow, Message: "the database system is in recovery mode"}
 	full := &pgproto3.ErrorResponse{Severity: "FATAL", Code: "53300", Message: "sorry, too many clients already"}
-	free := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: freePort(t)}
+	free := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: bouncertest.FreePort(t)}
 	for name, test := range map[string]struct {
 		at     cluster.RouteMember
 		serves bool
