@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 const (

@@ -10,7 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // lingerFor is how long connections to a deposed primary are looked for.

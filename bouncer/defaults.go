@@ -11,7 +11,7 @@ import (
 	"github.com/agnivade/levenshtein"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // A NamedSetting is one line of the section [pgbouncer].

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 func TestWithRoutes(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // hold says that the clients of a shard wait because it has no primary.

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/environ"
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // programBound bounds asking the program for its version.

@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // A PgBouncer by itself, without any PostgreSQL: what a knock at it finds, and what it leaves.

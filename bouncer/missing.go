@@ -4,7 +4,7 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // missing are the configured shards of which no route is known.

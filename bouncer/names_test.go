@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // Names as people give them: PgBouncer itself takes what it can, what it cannot is told,

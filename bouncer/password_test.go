@@ -12,7 +12,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // PgBouncer prepares passwords for SCRAM as libpq does, and takes their very bytes

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 const (

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // Values are refused here where PgBouncer itself refuses to start with them, and only there.

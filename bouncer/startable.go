@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // checkStart tells why PgBouncer could not start with the settings of a file. RELOAD does

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // ShardStatus is what a bouncer says of one shard, over HTTP and in its key.

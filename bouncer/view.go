@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/bouncer/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // anyName is the version to view shards with where no pgbouncer.ini is made of them:
