@@ -5,22 +5,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/printable"
 )
-
-// shardID names a shard: NAMESPACE/SCOPE.
-type shardID string
-
-// split returns the shard's namespace and scope.
-func (id shardID) split() (namespace, scope string) {
-	i := strings.LastIndexByte(string(id), '/')
-	return string(id[:max(i, 0)]), string(id[i+1:])
-}
 
 // known is what a bouncer knows of one shard.
 type known struct {
@@ -118,8 +108,6 @@ func newBook(c Config) *book {
 	}
 	return b
 }
-
-func (s Shard) id() shardID { return shardID(s.Namespace + "/" + s.Scope) }
 
 // now returns the epoch; a consistent read notes it before it begins.
 func (b *book) now() uint64 {

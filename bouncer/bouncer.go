@@ -36,7 +36,7 @@ func Run(ctx context.Context, c Config, changes <-chan Config, manager Manager, 
 	// logger, which nothing else of Lictor uses.
 	stdlog.SetOutput(io.Discard)
 	defer stdlog.SetOutput(os.Stderr)
-	c = c.probed(ctx)
+	c = probed(ctx, c)
 	if len(c.PgBouncer.Command) > 0 {
 		supervised, end := context.WithCancel(ctx)
 		var running sync.WaitGroup
@@ -69,7 +69,7 @@ func Run(ctx context.Context, c Config, changes <-chan Config, manager Manager, 
 			log.Warn().Msg("another pgbouncer.command takes effect at the bouncer's next start")
 			next.PgBouncer.Command = c.PgBouncer.Command
 		}
-		c = next.probed(ctx)
+		c = probed(ctx, *next)
 	}
 }
 
@@ -302,7 +302,7 @@ func (k *keeper) run(ctx context.Context) {
 // Consul does not answer, from the last good ones. What is wrong with it is the
 // error; the text is written nevertheless.
 func Render(ctx context.Context, c Config, w io.Writer) error {
-	c = c.probed(ctx)
+	c = probed(ctx, c)
 	version := askVersion(ctx, c)
 	text, views, err := renderOnce(ctx, c, "", version)
 	if text == nil {
@@ -319,7 +319,7 @@ func Render(ctx context.Context, c Config, w io.Writer) error {
 // for userlist.txt and haproxy.cfg (package templates), without the checks that
 // belong to pgbouncer.ini.
 func RenderTemplate(ctx context.Context, c Config, template string, w io.Writer) error {
-	c = c.probed(ctx)
+	c = probed(ctx, c)
 	text, _, err := renderOnce(ctx, c, template, askVersion(ctx, c))
 	if text == nil {
 		return err

@@ -338,7 +338,7 @@ func (c *conductor) version(ctx context.Context, link linkState) pgbouncer.Versi
 		return link.Version
 	}
 	if c.installed == nil {
-		v := c.config.installedVersion(ctx)
+		v := installedVersion(ctx, c.config)
 		c.installed = &v
 	}
 	return *c.installed

@@ -27,7 +27,7 @@ const (
 // loginRetry is for how long PgBouncer tries no other login after one that has
 // failed (server_login_retry). Clients that are released earlier would not be served
 // earlier, and those that come then would get an error.
-func (c Config) loginRetry() time.Duration {
+func loginRetry(c Config) time.Duration {
 	seconds, err := strconv.ParseFloat(c.setting("server_login_retry"), 64)
 	if err != nil || seconds <= 0 {
 		return 0
@@ -156,7 +156,7 @@ func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardVie
 		if h == nil || !c.leads(v) {
 			continue
 		}
-		if at := h.paused.Add(c.config.loginRetry()); !h.expired && time.Now().Before(at) {
+		if at := h.paused.Add(loginRetry(c.config)); !h.expired && time.Now().Before(at) {
 			c.again(at)
 			continue
 		}

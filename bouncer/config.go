@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -14,6 +15,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/templates"
 )
 
 // Config is a bouncer's file (bouncer.yml) after all layers have been merged
@@ -78,9 +80,9 @@ type Config struct {
 	PassEnvironment []string `mapstructure:"pass_environment"`
 	Log             Log      `mapstructure:"log"`
 
-	// closesSockets: PgBouncer's connections can be closed from here (SOCK_DESTROY); nil:
+	// ClosesSockets: PgBouncer's connections can be closed from here (SOCK_DESTROY); nil:
 	// that was not tried yet.
-	closesSockets *bool
+	ClosesSockets *bool `mapstructure:"-"`
 }
 
 // PgBouncer is the PgBouncer beside the bouncer.
@@ -117,30 +119,6 @@ type PgBouncer struct {
 	// StopTimeout is how long, in seconds, PgBouncer may take to let running transactions end when the
 	// bouncer ends, before PgBouncer is ended by force; with command only.
 	StopTimeout float64 `mapstructure:"stop_timeout"`
-}
-
-// Shard is one shard and how PgBouncer offers it.
-type Shard struct {
-	// Scope is the shard's name.
-	Scope string `mapstructure:"scope"`
-	// Namespace is the first part of its keys in Consul. Default: service.
-	Namespace string `mapstructure:"namespace"`
-	// Databases are names in PgBouncer, each as name or, when PostgreSQL knows the database by another
-	// one, as name=dbname; each has a second one with _ro at its end for readers. Default: the scope.
-	Databases []string `mapstructure:"databases"`
-	// PoolSize is PgBouncer's pool_size for these databases (connections). Default: PgBouncer's
-	// default_pool_size.
-	PoolSize int `mapstructure:"pool_size"`
-	// PoolMode is PgBouncer's pool_mode for them. Default: PgBouncer's, transaction unless settings
-	// say otherwise.
-	PoolMode string `mapstructure:"pool_mode"`
-	// Patroni makes the bouncer follow Patroni's own keys also where there is a route; without it they
-	// are followed as long as there is none.
-	Patroni bool `mapstructure:"patroni"`
-	// MaxReplicaLag is how many bytes of WAL a replica may be behind and still take readers, where
-	// Patroni runs the shard; one that was further behind takes them again within half of it. Lictor's
-	// leaders decide it by their own configuration. Default: 16 MiB.
-	MaxReplicaLag int64 `mapstructure:"max_replica_lag"`
 }
 
 // File is a file that the bouncer keeps beside pgbouncer.ini.
@@ -239,40 +217,6 @@ func setDefault(field *string, value string) {
 	}
 }
 
-// Database is one database of a shard as PgBouncer offers it.
-type Database struct {
-	// Name is what clients ask PgBouncer for.
-	Name string
-	// DBName is what PostgreSQL calls it.
-	DBName string
-}
-
-// ReadOnlyName is the database by which clients reach the replicas.
-func (d Database) ReadOnlyName() string { return d.Name + "_ro" }
-
-// maxDatabaseName is PgBouncer's limit of 63 bytes, less what the readers' name
-// adds: a longer name makes PgBouncer refuse its whole file.
-const maxDatabaseName = 60
-
-func parseDatabase(s string) (Database, error) {
-	name, dbname, found := strings.Cut(s, "=")
-	if !found {
-		dbname = name
-	}
-	d := Database{Name: name, DBName: dbname}
-	return d, d.validate()
-}
-
-func (d Database) validate() error {
-	switch {
-	case d.Name == "" || d.DBName == "" || d.Name == "pgbouncer" || d.Name == "*" || !isText(d.Name) || !isText(d.DBName):
-		return fmt.Errorf("%q must be the name of a database, or name=dbname", d.Name)
-	case len(d.Name) > maxDatabaseName:
-		return fmt.Errorf("%q must not be longer than %d bytes", d.Name, maxDatabaseName)
-	}
-	return nil
-}
-
 // isText tells whether s can stand on one line of a file.
 func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl) }
 
@@ -335,4 +279,32 @@ var md5Hash = regexp.MustCompile(`^md5[0-9a-f]{32}$`)
 
 func isPlainPassword(secret string) bool {
 	return !strings.HasPrefix(secret, "SCRAM-SHA-256$") && !md5Hash.MatchString(secret)
+}
+
+// defaultReplicaLag is how many bytes of WAL a replica of a shard that Patroni
+// runs may be behind and still take readers.
+const defaultReplicaLag = 16 << 20
+
+// source reads the template: one of Lictor's by its name, or a file.
+func (f File) source() ([]byte, error) {
+	if !strings.Contains(f.Template, "/") {
+		return templates.Read(f.Template)
+	}
+	text, err := os.ReadFile(f.Template)
+	if err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	return text, nil
+}
+
+// isBeside reports whether PgBouncer runs on this host.
+func (c Config) isBeside() bool {
+	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
+	ip := net.ParseIP(address.Host)
+	return err == nil && (address.IsUnix() || address.Host == "localhost" || ip != nil && ip.IsLoopback())
+}
+
+// runsPrograms reports whether programs are run that the operator has named.
+func (c Config) runsPrograms() bool {
+	return len(c.PgBouncer.Command) > 0 || slices.ContainsFunc(c.Files, func(f File) bool { return len(f.Validate)+len(f.Command) > 0 })
 }

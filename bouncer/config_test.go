@@ -89,7 +89,7 @@ func TestLoad(t *testing.T) {
 		t.Errorf("settings of 1.24: %v", list)
 	}
 	can := true
-	if c.closesSockets = &can; c.setting("tcp_user_timeout") != "0" {
+	if c.ClosesSockets = &can; c.setting("tcp_user_timeout") != "0" {
 		t.Error("tcp_user_timeout is set though sockets can be closed")
 	}
 	if _, warnings, err := loadText(t, strings.Replace(fullConfig, "hold_timeout: 20", "hold_timeout: 60", 1), settings.Source{}); err != nil || len(warnings) != 1 {

@@ -7,13 +7,15 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
 )
 
 // clientsPace is how often Drain looks whether the clients have gone.
 const clientsPace = 500 * time.Millisecond
 
 // ownURL is how the bouncer of this configuration is reached from its own host.
-func (c Config) ownURL() (string, error) {
+func ownURL(c Config) (string, error) {
 	host, port, err := net.SplitHostPort(c.Listen)
 	if err != nil {
 		return "", fmt.Errorf("listen: %w", err)
@@ -29,8 +31,8 @@ func (c Config) ownURL() (string, error) {
 
 // ownClient is a client for the bouncer of this configuration, and where to ask it. Its
 // certificate is for the host by which others reach it.
-func (c Config) ownClient() (client *http.Client, own string, err error) {
-	own, err = c.ownURL()
+func ownClient(c Config) (client *http.Client, own string, err error) {
+	own, err = ownURL(c)
 	if err != nil {
 		return nil, "", err
 	}
@@ -42,13 +44,13 @@ func (c Config) ownClient() (client *http.Client, own string, err error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("connect_address: %w", err)
 	}
-	client, err = c.client(u.Hostname())
+	client, err = clientFor(c, u.Hostname())
 	return client, own, err
 }
 
 // AskStatus asks the running bouncer of this configuration how it stands.
 func AskStatus(ctx context.Context, c Config) (Status, error) {
-	client, own, err := c.ownClient()
+	client, own, err := ownClient(c)
 	if err != nil {
 		return Status{}, err
 	}
@@ -62,7 +64,7 @@ func AskStatus(ctx context.Context, c Config) (Status, error) {
 // Drain makes the running bouncer of this configuration say to the load balancer
 // that its PgBouncer should get no clients, or that it may again.
 func Drain(ctx context.Context, c Config, on bool) error {
-	client, own, err := c.ownClient()
+	client, own, err := ownClient(c)
 	if err != nil {
 		return err
 	}
@@ -107,4 +109,24 @@ func AwaitClientsGone(ctx context.Context, c Config, report func(clients int)) e
 			return fmt.Errorf("%d clients are still connected: %w", last, ctx.Err())
 		}
 	}
+}
+
+// clientFor makes a client for bouncers' listeners. name is the host that their
+// certificate must be for; empty: the one that is asked.
+func clientFor(c Config, name string) (*http.Client, error) {
+	certs, err := c.certificates(func(error) {})
+	if err != nil {
+		return nil, err
+	}
+	check := certfiles.Name
+	if c.VerifyNames != nil && !*c.VerifyNames {
+		check = certfiles.Chain
+	}
+	var dialer net.Dialer
+	return &http.Client{
+		// Bouncers are neighbours: no proxy of the environment.
+		Transport: &http.Transport{DialContext: dialer.DialContext, DialTLSContext: certs.DialTLS(check, dialer, name), DisableKeepAlives: true},
+		// Credentials go to the bouncer that was asked and nowhere else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
 }

@@ -68,7 +68,7 @@ type cutter struct {
 func newCutter(c Config, log zerolog.Logger, notify func()) *cutter {
 	return &cutter{
 		log: log, targets: map[deposed]time.Time{}, close: closeSockets, resolve: addressesOf,
-		powerless: c.closesSockets != nil && !*c.closesSockets,
+		powerless: c.ClosesSockets != nil && !*c.ClosesSockets,
 		notify:    notify, found: map[string][]netip.Addr{}, looking: map[string]bool{},
 	}
 }

@@ -1,7 +1,6 @@
 package bouncer
 
 import (
-	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -61,7 +60,7 @@ const (
 // frees tells how clients of a lost primary are freed, with a PgBouncer of version.
 func (c Config) frees(version pgbouncer.Version) freeing {
 	switch {
-	case c.closesSockets != nil && *c.closesSockets:
+	case c.ClosesSockets != nil && *c.ClosesSockets:
 		return freeBySockets
 	case version.AtLeast(1, 24):
 		return freeByKill
@@ -77,15 +76,6 @@ func (f freeing) userTimeout() string {
 		return "30000"
 	}
 	return "0"
-}
-
-// probed is the configuration with what this process may do.
-func (c Config) probed(ctx context.Context) Config {
-	if c.closesSockets == nil {
-		can := c.isBeside() && canCloseSockets(ctx)
-		c.closesSockets = &can
-	}
-	return c
 }
 
 // A Peer is one PgBouncer that takes requests to cancel for the others.

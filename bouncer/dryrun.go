@@ -17,7 +17,7 @@ import (
 // applied now what Consul says, as a unified diff; nothing when it would not.
 // What speaks against applying it is the error.
 func DryRun(ctx context.Context, c Config, w io.Writer) error {
-	c = c.probed(ctx)
+	c = probed(ctx, c)
 	version := askVersion(ctx, c)
 	text, views, err := renderOnce(ctx, c, "", version)
 	if text == nil {
@@ -43,12 +43,12 @@ func DryRun(ctx context.Context, c Config, w io.Writer) error {
 func askVersion(ctx context.Context, c Config) pgbouncer.Version {
 	conn, err := dialAdmin(ctx, c)
 	if err != nil {
-		return c.installedVersion(ctx)
+		return installedVersion(ctx, c)
 	}
 	defer conn.Close()
 	version, err := bounded(ctx, conn.Version)
 	if err != nil {
-		return c.installedVersion(ctx)
+		return installedVersion(ctx, c)
 	}
 	return version
 }

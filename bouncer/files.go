@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
-	"github.com/lictor-ha/lictor/templates"
 )
 
 const (
@@ -252,16 +250,4 @@ func (k *fileKeeper) note(ctx context.Context, err error) {
 	case err == nil && before != "":
 		k.log.Info().Msg("file is kept again")
 	}
-}
-
-// source reads the template: one of Lictor's by its name, or a file.
-func (f File) source() ([]byte, error) {
-	if !strings.Contains(f.Template, "/") {
-		return templates.Read(f.Template)
-	}
-	text, err := os.ReadFile(f.Template)
-	if err != nil {
-		return nil, fmt.Errorf("template: %w", err)
-	}
-	return text, nil
 }

@@ -188,7 +188,7 @@ func socketTable(name string) ([]byte, error) { return os.ReadFile("/proc/self/n
 
 // isListening reports whether anything listens where the console is, false only when that
 // is sure: a PgBouncer that was told to end when its clients have gone takes no more.
-func (c Config) isListening(table func(name string) ([]byte, error)) bool {
+func isListening(c Config, table func(name string) ([]byte, error)) bool {
 	options, err := c.admin()
 	if err != nil || !c.isBeside() {
 		return true

@@ -147,7 +147,7 @@ func TestLoginRetry(t *testing.T) {
 		if value != nil {
 			c.PgBouncer.Settings = map[string]any{"server_login_retry": value}
 		}
-		if got := c.loginRetry(); got != want {
+		if got := loginRetry(c); got != want {
 			t.Errorf("server_login_retry %v: %s, want %s", value, got, want)
 		}
 	}

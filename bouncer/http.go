@@ -2,6 +2,7 @@ package bouncer
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -105,7 +106,7 @@ func (a *listenerAPI) server(listener net.Listener) (*httpserver.Server, error) 
 
 // serve answers on listener until ctx is done.
 func (a *listenerAPI) serve(ctx context.Context, listener net.Listener) error {
-	a.access = a.config.access()
+	a.access = accessOf(a.config)
 	server, err := a.server(listener)
 	if err != nil {
 		return err
@@ -227,4 +228,17 @@ func reply(w http.ResponseWriter, code int, body any) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
 	_, _ = w.Write(append(printable.JSON(text), '\n')) // a client that has gone needs no answer
+}
+
+// remedy says how others than root and the bouncer's user may drain.
+const remedy = "without authentication, verify_client or allowlist in bouncer.yml this is taken from root and the bouncer's user on its own host only"
+
+// accessOf says who may drain and undrain.
+func accessOf(c Config) httpserver.Access {
+	auth, _ := c.clientAuth() // a wrong one has been refused
+	return httpserver.NewAccess(httpserver.AccessSettings{
+		Username: c.Authentication.Username, Password: c.Authentication.Password,
+		Certificate: auth != tls.NoClientCert, Allowlist: c.Allowlist,
+		Hosts: []string{c.ConnectAddress, c.Listen}, Remedy: remedy,
+	})
 }

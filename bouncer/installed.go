@@ -2,7 +2,6 @@ package bouncer
 
 import (
 	"context"
-	"net"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -16,14 +15,9 @@ import (
 // programBound bounds asking the program for its version.
 const programBound = 2 * time.Second
 
-// runsPrograms reports whether programs are run that the operator has named.
-func (c Config) runsPrograms() bool {
-	return len(c.PgBouncer.Command) > 0 || slices.ContainsFunc(c.Files, func(f File) bool { return len(f.Validate)+len(f.Command) > 0 })
-}
-
-// program finds the PgBouncer that would be started next: the one of the
+// programOf finds the PgBouncer that would be started next: the one of the
 // configured command, else the one of this host, if PgBouncer runs here at all.
-func (c Config) program() string {
+func programOf(c Config) string {
 	isPgBouncer := func(arg string) bool { return filepath.Base(arg) == "pgbouncer" }
 	if i := slices.IndexFunc(c.PgBouncer.Command, isPgBouncer); i >= 0 {
 		return c.PgBouncer.Command[i]
@@ -39,17 +33,10 @@ func (c Config) program() string {
 	return ""
 }
 
-// isBeside reports whether PgBouncer runs on this host.
-func (c Config) isBeside() bool {
-	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
-	ip := net.ParseIP(address.Host)
-	return err == nil && (address.IsUnix() || address.Host == "localhost" || ip != nil && ip.IsLoopback())
-}
-
 // installedVersion is the version of the PgBouncer that would be started next,
 // zero when that is not known: then the file is one for the oldest.
-func (c Config) installedVersion(ctx context.Context) pgbouncer.Version {
-	path := c.program()
+func installedVersion(ctx context.Context, c Config) pgbouncer.Version {
+	path := programOf(c)
 	if path == "" {
 		return pgbouncer.Version{}
 	}

@@ -78,12 +78,12 @@ func TestKnock(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !w.config.isListening(socketTable) {
+			if !isListening(w.config, socketTable) {
 				t.Error("it is said not to listen")
 			}
 			unix := w.config
 			unix.PgBouncer.Admin = w.dir + ":" + strconv.Itoa(w.port)
-			if !unix.isListening(socketTable) {
+			if !isListening(unix, socketTable) {
 				t.Error("it is said not to listen on its unix socket")
 			}
 			// Consoles count as clients, and are let in though there are too many.
@@ -105,7 +105,7 @@ func TestKnock(t *testing.T) {
 			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
-			for w.config.isListening(socketTable) || !version.AtLeast(1, 25) && unix.isListening(socketTable) { // which stays for consoles from 1.25 on
+			for isListening(w.config, socketTable) || !version.AtLeast(1, 25) && isListening(unix, socketTable) { // which stays for consoles from 1.25 on
 				continue
 			}
 			l := &link{config: w.config}

@@ -102,7 +102,7 @@ var errDone = errors.New("PgBouncer was told to end when its clients have gone, 
 // ends by SIGTERM only when all have gone, connections to its console included; until
 // then its clients follow the routes as ever.
 func (l *link) isDone(ctx context.Context, conn *pgbouncer.Conn, version pgbouncer.Version) bool {
-	if !version.AtLeast(1, 23) || l.config.isListening(socketTable) {
+	if !version.AtLeast(1, 23) || isListening(l.config, socketTable) {
 		return false
 	}
 	pools, err := bounded(ctx, conn.Pools)

@@ -5,25 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
-	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 )
-
-// remedy says how others than root and the bouncer's user may drain.
-const remedy = "without authentication, verify_client or allowlist in bouncer.yml this is taken from root and the bouncer's user on its own host only"
-
-// access says who may drain and undrain.
-func (c Config) access() httpserver.Access {
-	auth, _ := c.clientAuth() // a wrong one has been refused
-	return httpserver.NewAccess(httpserver.AccessSettings{
-		Username: c.Authentication.Username, Password: c.Authentication.Password,
-		Certificate: auth != tls.NoClientCert, Allowlist: c.Allowlist,
-		Hosts: []string{c.ConnectAddress, c.Listen}, Remedy: remedy,
-	})
-}
 
 // clientAuth turns verify_client into what TLS asks of clients.
 func (c Config) clientAuth() (tls.ClientAuthType, error) {
@@ -49,26 +34,6 @@ func (c Config) scheme() string {
 		return "https"
 	}
 	return "http"
-}
-
-// client makes a client for bouncers' listeners. name is the host that their
-// certificate must be for; empty: the one that is asked.
-func (c Config) client(name string) (*http.Client, error) {
-	certs, err := c.certificates(func(error) {})
-	if err != nil {
-		return nil, err
-	}
-	check := certfiles.Name
-	if c.VerifyNames != nil && !*c.VerifyNames {
-		check = certfiles.Chain
-	}
-	var dialer net.Dialer
-	return &http.Client{
-		// Bouncers are neighbours: no proxy of the environment.
-		Transport: &http.Transport{DialContext: dialer.DialContext, DialTLSContext: certs.DialTLS(check, dialer, name), DisableKeepAlives: true},
-		// Credentials go to the bouncer that was asked and nowhere else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, nil
 }
 
 // validateListener checks how the listener is protected.

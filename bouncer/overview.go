@@ -81,7 +81,7 @@ func Overview(ctx context.Context, c Config) ([]RouteRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := c.client("")
+	client, err := clientFor(c, "")
 	if err != nil {
 		return nil, err
 	}

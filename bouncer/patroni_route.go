@@ -8,10 +8,6 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// defaultReplicaLag is how many bytes of WAL a replica of a shard that Patroni
-// runs may be behind and still take readers.
-const defaultReplicaLag = 16 << 20
-
 // patroniRoute makes a route of Patroni's own keys: `leader`, `initialize`,
 // `status` and `members/`. before is what was known, now the time; a leader that
 // stays keeps its Since, and a shard without a leader keeps the last one, with

@@ -216,7 +216,7 @@ func (p *prober) greet(ctx context.Context, v *ShardView) error {
 			return err
 		}
 	}
-	if p.config.serverTLS() != "disable" {
+	if serverTLS(p.config) != "disable" {
 		// Nothing secret is said, so nothing is verified: who has no right certificate is
 		// there all the same.
 		if conn, err = encrypt(ctx, conn); err != nil {
@@ -306,7 +306,7 @@ func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error
 			return false, err
 		}
 	case strings.Contains(err.Error(), notAnswered), refusedTLS(err):
-	case p.config.demandsTLS() && strings.Contains(err.Error(), noTLS):
+	case demandsTLS(p.config) && strings.Contains(err.Error(), noTLS):
 	default:
 		return false, err
 	}
@@ -327,7 +327,7 @@ func (p *prober) login(v *ShardView) (*pgconn.Config, error) {
 	parse := func(tls string) (*pgconn.Config, error) {
 		return pgconn.ParseConfig("host=" + quoteDSN(leader.Host) + " port=" + strconv.Itoa(leader.Port) + " " + tls)
 	}
-	mode := p.config.serverTLS()
+	mode := serverTLS(p.config)
 	files := " sslcert=" + quoteDSN(p.config.setting("server_tls_cert_file")) + " sslkey=" + quoteDSN(p.config.setting("server_tls_key_file"))
 	if strings.HasPrefix(mode, "verify-") { // with a file, require would verify, too
 		files += " sslrootcert=" + quoteDSN(p.config.setting("server_tls_ca_file"))
@@ -353,7 +353,7 @@ func (p *prober) login(v *ShardView) (*pgconn.Config, error) {
 }
 
 // serverTLS is how PgBouncer connects to PostgreSQL.
-func (c Config) serverTLS() string {
+func serverTLS(c Config) string {
 	if mode := c.setting("server_tls_sslmode"); mode != "" {
 		return mode
 	}
@@ -361,8 +361,8 @@ func (c Config) serverTLS() string {
 }
 
 // demandsTLS reports whether PgBouncer connects to servers with TLS alone.
-func (c Config) demandsTLS() bool {
-	mode := c.serverTLS()
+func demandsTLS(c Config) bool {
+	mode := serverTLS(c)
 	return mode == "require" || strings.HasPrefix(mode, "verify-")
 }
 

@@ -24,7 +24,7 @@ func TestSlowPeersAreNotLost(t *testing.T) {
 
 func slowPeers(t *testing.T, closes bool) {
 	const stall = 10 * time.Second
-	w := newWorld(t, func(c *Config) { c.closesSockets = &closes })
+	w := newWorld(t, func(c *Config) { c.ClosesSockets = &closes })
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	w.pgbouncer()
@@ -59,7 +59,7 @@ func slowPeers(t *testing.T, closes bool) {
 // from 1.24 on; before, that is told.
 func TestPowerlessFreeing(t *testing.T) {
 	no := false
-	w := newWorld(t, func(c *Config) { c.closesSockets = &no })
+	w := newWorld(t, func(c *Config) { c.ClosesSockets = &no })
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	w.pgbouncer()

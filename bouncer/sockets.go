@@ -267,3 +267,12 @@ func addressesOf(ctx context.Context, host string) ([]netip.Addr, error) {
 	}
 	return slices.Compact(all), nil
 }
+
+// probed is the configuration with what this process may do.
+func probed(ctx context.Context, c Config) Config {
+	if c.ClosesSockets == nil {
+		can := c.isBeside() && canCloseSockets(ctx)
+		c.ClosesSockets = &can
+	}
+	return c
+}

@@ -84,7 +84,7 @@ func (s *supervisor) leaveAlone(ctx context.Context) bool {
 	}
 	defer conn.Close()
 	s.log.Warn().Str("admin", s.config.PgBouncer.Admin).Msg("PgBouncer runs already; it is left alone, and started when it ends")
-	for err == nil && ctx.Err() == nil && s.config.isListening(socketTable) {
+	for err == nil && ctx.Err() == nil && isListening(s.config, socketTable) {
 		wait, cancel := context.WithTimeout(ctx, linkPing)
 		err = conn.AwaitEnd(wait)
 		cancel()

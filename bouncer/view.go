@@ -121,17 +121,6 @@ func discovered(id shardID) (Shard, []Database) {
 	return Shard{Namespace: namespace, Scope: scope}, []Database{{Name: scope, DBName: scope}}
 }
 
-func (s Shard) databases() (list []Database, err error) {
-	for _, entry := range s.Databases {
-		d, err := parseDatabase(entry)
-		if err != nil {
-			return nil, fmt.Errorf("shard %s: %w", s.id(), err)
-		}
-		list = append(list, d)
-	}
-	return list, nil
-}
-
 // offer gives the shard its databases, unless a name is taken.
 func (v *ShardView) offer(databases []Database, owner map[string]shardID, version pgbouncer.Version) error {
 	for _, d := range databases {

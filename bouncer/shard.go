@@ -1,0 +1,86 @@
+package bouncer
+
+import (
+	"fmt"
+	"strings"
+)
+
+// shardID names a shard: NAMESPACE/SCOPE.
+type shardID string
+
+// split returns the shard's namespace and scope.
+func (id shardID) split() (namespace, scope string) {
+	i := strings.LastIndexByte(string(id), '/')
+	return string(id[:max(i, 0)]), string(id[i+1:])
+}
+
+func (s Shard) id() shardID { return shardID(s.Namespace + "/" + s.Scope) }
+
+// Shard is one shard and how PgBouncer offers it.
+type Shard struct {
+	// Scope is the shard's name.
+	Scope string `mapstructure:"scope"`
+	// Namespace is the first part of its keys in Consul. Default: service.
+	Namespace string `mapstructure:"namespace"`
+	// Databases are names in PgBouncer, each as name or, when PostgreSQL knows the database by another
+	// one, as name=dbname; each has a second one with _ro at its end for readers. Default: the scope.
+	Databases []string `mapstructure:"databases"`
+	// PoolSize is PgBouncer's pool_size for these databases (connections). Default: PgBouncer's
+	// default_pool_size.
+	PoolSize int `mapstructure:"pool_size"`
+	// PoolMode is PgBouncer's pool_mode for them. Default: PgBouncer's, transaction unless settings
+	// say otherwise.
+	PoolMode string `mapstructure:"pool_mode"`
+	// Patroni makes the bouncer follow Patroni's own keys also where there is a route; without it they
+	// are followed as long as there is none.
+	Patroni bool `mapstructure:"patroni"`
+	// MaxReplicaLag is how many bytes of WAL a replica may be behind and still take readers, where
+	// Patroni runs the shard; one that was further behind takes them again within half of it. Lictor's
+	// leaders decide it by their own configuration. Default: 16 MiB.
+	MaxReplicaLag int64 `mapstructure:"max_replica_lag"`
+}
+
+// Database is one database of a shard as PgBouncer offers it.
+type Database struct {
+	// Name is what clients ask PgBouncer for.
+	Name string
+	// DBName is what PostgreSQL calls it.
+	DBName string
+}
+
+// ReadOnlyName is the database by which clients reach the replicas.
+func (d Database) ReadOnlyName() string { return d.Name + "_ro" }
+
+// maxDatabaseName is PgBouncer's limit of 63 bytes, less what the readers' name
+// adds: a longer name makes PgBouncer refuse its whole file.
+const maxDatabaseName = 60
+
+func parseDatabase(s string) (Database, error) {
+	name, dbname, found := strings.Cut(s, "=")
+	if !found {
+		dbname = name
+	}
+	d := Database{Name: name, DBName: dbname}
+	return d, d.validate()
+}
+
+func (d Database) validate() error {
+	switch {
+	case d.Name == "" || d.DBName == "" || d.Name == "pgbouncer" || d.Name == "*" || !isText(d.Name) || !isText(d.DBName):
+		return fmt.Errorf("%q must be the name of a database, or name=dbname", d.Name)
+	case len(d.Name) > maxDatabaseName:
+		return fmt.Errorf("%q must not be longer than %d bytes", d.Name, maxDatabaseName)
+	}
+	return nil
+}
+
+func (s Shard) databases() (list []Database, err error) {
+	for _, entry := range s.Databases {
+		d, err := parseDatabase(entry)
+		if err != nil {
+			return nil, fmt.Errorf("shard %s: %w", s.id(), err)
+		}
+		list = append(list, d)
+	}
+	return list, nil
+}
