@@ -11,6 +11,13 @@ import (
 
 const benchShards = 1000
 
+func benchConfig() Config {
+	return Config{
+		Name: "pooler1", RoutesPrefix: "lictor",
+		PgBouncer: PgBouncer{Config: "/etc/pgbouncer/pgbouncer.ini", Admin: "/run/postgresql:6432", User: "pooler"},
+	}
+}
+
 func benchPairs(b *testing.B, config Config) []pair {
 	b.Helper()
 	var pairs []pair
@@ -31,8 +38,7 @@ func benchPairs(b *testing.B, config Config) []pair {
 
 // One route of a thousand has changed.
 func BenchmarkMerge(b *testing.B) {
-	config := testConfig(b)
-	config.Shards = nil
+	config := benchConfig()
 	book, pairs := newBook(config), benchPairs(b, config)
 	book.merge(answer{Pairs: pairs, KnownLeader: true})
 	for i := 0; b.Loop(); i++ {
@@ -42,8 +48,7 @@ func BenchmarkMerge(b *testing.B) {
 }
 
 func BenchmarkRender(b *testing.B) {
-	config := testConfig(b)
-	config.Shards = nil
+	config := benchConfig()
 	book := newBook(config)
 	book.merge(answer{Pairs: benchPairs(b, config), KnownLeader: true})
 	shards, _ := book.known()

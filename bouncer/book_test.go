@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -190,7 +191,7 @@ func FuzzRoute(f *testing.F) {
 	f.Add("x/a=b", good)
 	f.Add("x/"+strings.Repeat("long", 20), good)
 	c := Config{
-		Name: "b1", Consul: testConfig(f).Consul, PgBouncer: PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"},
+		Name: "b1", Consul: settings.Consul{Host: "127.0.0.1:8500"}, PgBouncer: PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"},
 	}
 	f.Fuzz(func(t *testing.T, id string, value []byte) {
 		b := newBook(c)

@@ -50,15 +50,6 @@ func loadText(t testing.TB, text string, source settings.Source) (Config, []clus
 	return Load(source)
 }
 
-func testConfig(t testing.TB) Config {
-	t.Helper()
-	c, _, err := loadText(t, fullConfig, settings.Source{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
 func TestLoad(t *testing.T) {
 	c, warnings, err := loadText(t, fullConfig, settings.Source{
 		Environ: []string{"CONSUL_HTTP_TOKEN=secret", "LICTOR_HOLD_TIMEOUT=25", "LICTOR_PGBOUNCER_USER=admin"},

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // Names as people give them: PgBouncer itself takes what it can, what it cannot is told,
@@ -78,18 +77,6 @@ func TestNamesOfDatabases(t *testing.T) {
 	w.awaitLeader(1)
 	if got := w.where(w.connect("my-shard")); got != 1 {
 		t.Errorf("my-shard is answered by member %d", got)
-	}
-}
-
-// A template of one's own gets no name into the file at which PgBouncer would refuse all of it.
-func TestQuotedNameInTemplate(t *testing.T) {
-	c := testConfig(t)
-	text := "[databases]\n'my shard' = host=h\n[pgbouncer]\nadmin_users = pooler\n"
-	if _, err := check([]byte(text), nil, c, pgbouncer.Version{1, 24, 0}); err == nil || !strings.Contains(err.Error(), "before PgBouncer 1.25") {
-		t.Errorf("1.24: %v", err)
-	}
-	if _, err := check([]byte(text), nil, c, pgbouncer.Version{1, 25, 0}); err != nil {
-		t.Errorf("1.25: %v", err)
 	}
 }
 

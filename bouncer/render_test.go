@@ -8,9 +8,51 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
+
+const testText = `
+name: pooler1
+consul:
+  hosts: [consul1:8500, consul2:8500]
+routes_prefix: lictor
+listen: 0.0.0.0:8009
+connect_address: 10.0.0.7:8009
+authentication: {username: admin, password: secret}
+hold_timeout: 20
+pgbouncer:
+  config: /etc/pgbouncer/pgbouncer.ini
+  admin: /run/postgresql:6432
+  user: pooler
+  password_file: /etc/lictor/pooler.password
+  settings:
+    listen_addr: "*"
+    max_client_conn: 5000
+    server_login_retry: 0.5
+    so_reuseport: yes
+shards:
+  - scope: orders
+    databases: [orders, "orders_old=archive"]
+    pool_size: 50
+    pool_mode: session
+  - scope: users
+    namespace: db
+`
+
+func testConfig(t testing.TB) Config {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "bouncer.yml")
+	if err := os.WriteFile(path, []byte(testText), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := Load(settings.Source{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
 
 func goldenViews(c Config) []*ShardView {
 	orders := testRoute("10.0.0.1")
@@ -216,5 +258,17 @@ func TestUserlistEscapes(t *testing.T) {
 		if text, err := templates.Read(name); err != nil || len(text) == 0 {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A template of one's own gets no name into the file at which PgBouncer would refuse all of it.
+func TestQuotedNameInTemplate(t *testing.T) {
+	c := testConfig(t)
+	text := "[databases]\n'my shard' = host=h\n[pgbouncer]\nadmin_users = pooler\n"
+	if _, err := check([]byte(text), nil, c, pgbouncer.Version{1, 24, 0}); err == nil || !strings.Contains(err.Error(), "before PgBouncer 1.25") {
+		t.Errorf("1.24: %v", err)
+	}
+	if _, err := check([]byte(text), nil, c, pgbouncer.Version{1, 25, 0}); err != nil {
+		t.Errorf("1.25: %v", err)
 	}
 }

@@ -1,0 +1,60 @@
+package bouncer
+
+import (
+	"fmt"
+	"os/exec"
+	"testing"
+
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+)
+
+// RELOAD takes files with which PgBouncer could not start, and says nothing: they are
+// refused here, by what PgBouncer says at a start.
+func TestCheckStart(t *testing.T) {
+	if _, err := exec.LookPath("pgbouncer"); err != nil {
+		t.Skipf("pgbouncer is needed: %v", err)
+	}
+	dir := bouncertest.Dir(t)
+	one, other := bouncertest.Certificate(t, dir, "one"), bouncertest.Certificate(t, dir, "other")
+	for _, path := range []string{one, other} {
+		if err := bouncertest.GiveAway(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tls := func(mode, certificate, key string) string {
+		return fmt.Sprintf("client_tls_sslmode = %s\nclient_tls_cert_file = %s\nclient_tls_key_file = %s\n", mode, certificate, key)
+	}
+	for name, c := range map[string]struct {
+		settings string
+		starts   bool
+	}{
+		"nothing":                     {"", true},
+		"no certificate":              {"client_tls_sslmode = require\n", false},
+		"a certificate":               {tls("require", one, one), true},
+		"none is needed":              {tls("disable", dir+"/none", dir+"/none"), true},
+		"a file that is not there":    {tls("allow", dir+"/none", one), false},
+		"another's key":               {tls("prefer", one, other), false},
+		"no authorities":              {tls("verify-full", one, one), false},
+		"authorities":                 {tls("verify-full", one, one) + "client_tls_ca_file = " + one + "\n", true},
+		"certificates without TLS":    {"auth_type = cert\n", false},
+		"authorities that are none":   {tls("verify-ca", one, one) + "client_tls_ca_file = " + dir + "/none\n", false},
+		"a word in other letters":     {"pool_mode = Transaction\n", true},
+		"read at the start only":      {"pkt_buf = big\n", false},
+		"read at the start only, too": {"listen_backlog = 1k\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file, err := pgbouncer.ParseFile([]byte("[pgbouncer]\n" + c.settings))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := checkStart(file, Config{PgBouncer: PgBouncer{Admin: "127.0.0.1:6432"}}); (err == nil) != c.starts {
+				t.Errorf("checkStart: %v", err)
+			}
+			out, err := bouncertest.StartsWith(t, c.settings)
+			if (err == nil) != c.starts {
+				t.Errorf("PgBouncer: %v\n%s", err, out)
+			}
+		})
+	}
+}
