@@ -73,7 +73,7 @@ test-unit: ## tests of single packages with the race detector, without other pro
 .PHONY: test-e2e
 test-e2e: build ## tests with real Consul, PostgreSQL, PgBouncer and HAProxy
 	@$(PROGRAMS) && $(SCRATCH) && \
-		$(GO) test -race -timeout 15m ./bouncer ./agent/fence && \
+		$(GO) test -race -timeout 15m ./bouncer/... ./agent/fence && \
 		$(GO) test -p 2 -timeout $(E2E_TIMEOUT) ./e2e ./agent/postgres $$($(GO) list ./e2e/... | grep -v '/e2e$$\|/e2e/vm\(/\|$$\)')
 
 .PHONY: test-watchdog

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/osuser"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -30,7 +31,7 @@ var errNotStanding = errors.New("PgBouncer did not take the configuration")
 // applier brings a checked file into PgBouncer, RELOAD and read back, and keeps the last
 // one that was good.
 type applier struct {
-	config  Config
+	config  config.Config
 	log     zerolog.Logger
 	console *console
 	// listening is where PgBouncer listened at the last read-back.
@@ -146,7 +147,7 @@ func sameSetting(name, want, have string) bool {
 	if want == have {
 		return true
 	}
-	if settingWords(name) != nil {
+	if config.SettingWords(name) != nil {
 		return strings.EqualFold(want, have)
 	}
 	h, err := strconv.ParseFloat(have, 64)
@@ -168,7 +169,7 @@ func sameSetting(name, want, have string) bool {
 // stands tells whether every database of a shard that writers use leads to its
 // primary.
 func stands(v *ShardView, standing map[string]pgbouncer.Database) bool {
-	return len(standing) > 0 && !slices.ContainsFunc(v.Databases, func(d Database) bool {
+	return len(standing) > 0 && !slices.ContainsFunc(v.Databases, func(d config.Database) bool {
 		at, found := standing[d.Name]
 		return !found || at.Host != v.route.Leader.Host || at.Port != v.route.Leader.Port
 	})

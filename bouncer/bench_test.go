@@ -6,19 +6,20 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 const benchShards = 1000
 
-func benchConfig() Config {
-	return Config{
+func benchConfig() config.Config {
+	return config.Config{
 		Name: "pooler1", RoutesPrefix: "lictor",
-		PgBouncer: PgBouncer{Config: "/etc/pgbouncer/pgbouncer.ini", Admin: "/run/postgresql:6432", User: "pooler"},
+		PgBouncer: config.PgBouncer{Config: "/etc/pgbouncer/pgbouncer.ini", Admin: "/run/postgresql:6432", User: "pooler"},
 	}
 }
 
-func benchPairs(b *testing.B, config Config) []pair {
+func benchPairs(b *testing.B, config config.Config) []pair {
 	b.Helper()
 	var pairs []pair
 	for i := range benchShards {

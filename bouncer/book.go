@@ -10,6 +10,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // known is what a bouncer knows of one shard.
@@ -51,7 +52,7 @@ type pair struct {
 // outcome is what an answer changed.
 type outcome struct {
 	// Changed shards, in order of their names.
-	Changed []shardID
+	Changed []config.ShardID
 	// Doubt: something in the answer must be confirmed by a consistent read
 	// before it is believed.
 	Doubt bool
@@ -76,12 +77,12 @@ var errForeign = errors.New("belongs to another PostgreSQL cluster")
 // shards at once, unless that is allowed.
 type book struct {
 	keys       cluster.Keys
-	only       map[shardID]bool // nil: all
-	patroni    map[shardID]bool // those whose routes are not looked at
+	only       map[config.ShardID]bool // nil: all
+	patroni    map[config.ShardID]bool // those whose routes are not looked at
 	allowEmpty bool
 
 	mu       sync.Mutex
-	shards   map[shardID]known
+	shards   map[config.ShardID]known
 	problems map[string]error
 	// wrong is what is wrong with shards that Patroni runs.
 	wrong map[string]error
@@ -94,16 +95,16 @@ type book struct {
 	batchTime time.Time
 }
 
-func newBook(c Config) *book {
+func newBook(c config.Config) *book {
 	b := &book{
-		keys: c.keys(), allowEmpty: c.AllowEmpty, shards: map[shardID]known{}, problems: map[string]error{},
-		patroni: map[shardID]bool{}, wrong: map[string]error{},
+		keys: c.Keys(), allowEmpty: c.AllowEmpty, shards: map[config.ShardID]known{}, problems: map[string]error{},
+		patroni: map[config.ShardID]bool{}, wrong: map[string]error{},
 	}
 	if len(c.Shards) > 0 {
-		b.only = map[shardID]bool{}
+		b.only = map[config.ShardID]bool{}
 		for _, s := range c.Shards {
-			b.only[s.id()] = true
-			b.patroni[s.id()] = s.Patroni
+			b.only[s.ID()] = true
+			b.patroni[s.ID()] = s.Patroni
 		}
 	}
 	return b
@@ -118,7 +119,7 @@ func (b *book) now() uint64 {
 
 // known returns what is known of every shard, and a number that is the same as
 // long as that is.
-func (b *book) known() (shards map[shardID]known, changes uint64) {
+func (b *book) known() (shards map[config.ShardID]known, changes uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return maps.Clone(b.shards), b.changes
@@ -132,7 +133,7 @@ func (b *book) version() uint64 {
 }
 
 // has tells whether a shard's route is known as Consul had it at index, or later.
-func (b *book) has(id shardID, index uint64) bool {
+func (b *book) has(id config.ShardID, index uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, found := b.shards[id]
@@ -149,7 +150,7 @@ func (b *book) trouble() map[string]error {
 }
 
 // restore puts back what a state file had.
-func (b *book) restore(shards map[shardID]known) {
+func (b *book) restore(shards map[config.ShardID]known) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for id, k := range shards {
@@ -161,7 +162,7 @@ func (b *book) restore(shards map[shardID]known) {
 	}
 }
 
-func (b *book) serves(id shardID) bool { return b.only == nil || b.only[id] }
+func (b *book) serves(id config.ShardID) bool { return b.only == nil || b.only[id] }
 
 // merge takes an answer in.
 func (b *book) merge(a answer) outcome {
@@ -174,14 +175,14 @@ func (b *book) merge(a answer) outcome {
 	// An answer that began before the last merge may be older than it.
 	final := a.Consistent && a.Epoch == b.epoch
 	b.epoch++
-	problems, present := map[string]error{}, map[shardID]bool{}
+	problems, present := map[string]error{}, map[config.ShardID]bool{}
 	for _, p := range a.Pairs {
 		namespace, scope, err := b.keys.SplitRoute(p.Key)
 		if err != nil {
 			problems[p.Key] = err
 			continue
 		}
-		id := shardID(namespace + "/" + scope)
+		id := config.ShardID(namespace + "/" + scope)
 		if !b.serves(id) || b.patroni[id] {
 			continue
 		}
@@ -199,7 +200,7 @@ func (b *book) merge(a answer) outcome {
 
 // mergeOne takes in one route that was read consistently. What is older than what is
 // known, or has vanished, is left to a read of all.
-func (b *book) mergeOne(id shardID, p pair) outcome {
+func (b *book) mergeOne(id config.ShardID, p pair) outcome {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out outcome
@@ -220,7 +221,7 @@ func (b *book) mergeOne(id shardID, p pair) outcome {
 }
 
 // knows reports whether a shard is served here and there is, or was, a route of it.
-func (b *book) knows(id shardID) bool {
+func (b *book) knows(id config.ShardID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_, found := b.shards[id]
@@ -243,7 +244,7 @@ func (b *book) hosts() (hosts []string) {
 
 // first is since when a shard is known, now for a new one. Those of one answer have one
 // time.
-func (b *book) first(id shardID) time.Time {
+func (b *book) first(id config.ShardID) time.Time {
 	if old, have := b.shards[id]; have {
 		return old.First
 	}
@@ -254,7 +255,7 @@ func (b *book) first(id shardID) time.Time {
 }
 
 // take takes one route in.
-func (b *book) take(id shardID, p pair, final bool, problems map[string]error, out *outcome) {
+func (b *book) take(id config.ShardID, p pair, final bool, problems map[string]error, out *outcome) {
 	old, have := b.shards[id]
 	if have && !old.Patroni && p.ModifyIndex < old.ModifyIndex && !final {
 		out.Doubt = true
@@ -286,8 +287,8 @@ func (b *book) take(id shardID, p pair, final bool, problems map[string]error, o
 // somebody may have deleted a key by mistake, or an ACL filters the list. Those that vanished all at once
 // stay, also when some of them come back: that is a Consul which lost its data
 // and is being filled again, not somebody who takes shards out of service.
-func (b *book) forget(present map[shardID]bool, final bool, problems map[string]error, out *outcome) {
-	var fresh, gone []shardID
+func (b *book) forget(present map[config.ShardID]bool, final bool, problems map[string]error, out *outcome) {
+	var fresh, gone []config.ShardID
 	routed := 0
 	for id, k := range b.shards {
 		if k.Patroni {

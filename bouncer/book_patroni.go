@@ -4,12 +4,13 @@ import (
 	"fmt"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // What the book knows from Patroni's keys instead of from a route.
 
 // routed tells whether a route of Lictor's is known of a shard.
-func (b *book) routed(id shardID) bool {
+func (b *book) routed(id config.ShardID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, found := b.shards[id]
@@ -17,7 +18,7 @@ func (b *book) routed(id shardID) bool {
 }
 
 // get returns what is known of one shard.
-func (b *book) get(id shardID) (known, bool) {
+func (b *book) get(id config.ShardID) (known, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, found := b.shards[id]
@@ -26,7 +27,7 @@ func (b *book) get(id shardID) (known, bool) {
 
 // followed takes in what Patroni's keys say of a shard. A route of Lictor's stays
 // where there is one.
-func (b *book) followed(id shardID, route cluster.Route, index uint64) (changed bool, err error) {
+func (b *book) followed(id config.ShardID, route cluster.Route, index uint64) (changed bool, err error) {
 	if err := route.Validate(); err != nil {
 		return false, fmt.Errorf("shard %s: what Patroni's keys say makes no route: %w", id, err)
 	}
@@ -50,7 +51,7 @@ func (b *book) followed(id shardID, route cluster.Route, index uint64) (changed 
 
 // foundWrong notes what is wrong with a shard that Patroni runs, nil: nothing. It
 // tells whether that is new.
-func (b *book) foundWrong(id shardID, err error) bool {
+func (b *book) foundWrong(id config.ShardID, err error) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	key, old := string(id), b.wrong[string(id)]

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -23,7 +24,7 @@ func testRoute(host string) cluster.Route {
 	}
 }
 
-func knownTo(b *book) map[shardID]known {
+func knownTo(b *book) map[config.ShardID]known {
 	shards, _ := b.known()
 	return shards
 }
@@ -52,45 +53,45 @@ func TestBook(t *testing.T) {
 	for name, c := range map[string]struct {
 		answers    []answer // after start, which is epoch 1
 		allowEmpty bool
-		want       map[shardID]string // the leader's host
-		changed    []shardID          // by the last answer
+		want       map[config.ShardID]string // the leader's host
+		changed    []config.ShardID          // by the last answer
 		doubt      bool
 		problem    string
 	}{
-		"unchanged":                    {answers: []answer{watched(start...)}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}},
-		"newer value":                  {answers: []answer{watched(p(s1, 12, "c"), start[1])}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}},
-		"new shard":                    {answers: []answer{watched(start[0], start[1], p("lictor/routes/other/x", 12, "d"))}, want: map[shardID]string{"service/s1": "a", "service/s2": "b", "other/x": "d"}, changed: []shardID{"other/x"}},
-		"no known leader":              {answers: []answer{{Pairs: []pair{p(s1, 12, "c")}}}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}},
-		"older value is doubted":       {answers: []answer{watched(p(s1, 9, "c"), start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
-		"older value, confirmed":       {answers: []answer{consistent(1, p(s1, 9, "c"), start[1])}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}},
-		"older value, read too early":  {answers: []answer{watched(p(s1, 12, "c"), start[1]), consistent(1, start...)}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, doubt: true},
-		"vanished is doubted":          {answers: []answer{watched(start[0])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
-		"vanished, confirmed":          {answers: []answer{consistent(1, start[0])}, want: map[shardID]string{"service/s1": "a"}, changed: []shardID{"service/s2"}},
-		"vanished, read too early":     {answers: []answer{watched(start...), consistent(1, start[0])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
-		"all vanished":                 {answers: []answer{consistent(1)}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "vanished"},
-		"all vanished, still":          {answers: []answer{consistent(1), watched()}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "vanished"},
-		"all vanished, allowed":        {answers: []answer{consistent(1)}, allowEmpty: true, want: map[shardID]string{}, changed: []shardID{"service/s1", "service/s2"}},
-		"all vanished, some back":      {answers: []answer{consistent(1), consistent(2, p(s1, 20, "c"))}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}, problem: "service/s2"},
-		"all vanished, made anew":      {answers: []answer{consistent(1), watched(testPair(t, s1, 20, foreign))}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}, problem: "service/s2"},
-		"malformed keeps the last":     {answers: []answer{watched(pair{s1, []byte("{"), 12, 0}, p(s2, 13, "c"))}, want: map[shardID]string{"service/s1": "a", "service/s2": "c"}, changed: []shardID{"service/s2"}, problem: "malformed"},
-		"malformed is no deletion":     {answers: []answer{consistent(1, pair{s1, nil, 12, 0}, start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "malformed"},
-		"control characters":           {answers: []answer{watched(testPair(t, s1, 12, poisoned), start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "must consist of letters"},
-		"control character in the key": {answers: []answer{watched(start[0], start[1], p("lictor/routes/service/s3\nuser=x", 12, "e"))}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "must consist of letters"},
-		"foreign is refused":           {answers: []answer{watched(testPair(t, s1, 12, foreign), start[1])}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "another PostgreSQL cluster"},
-		"foreign after a deletion":     {answers: []answer{consistent(1, start[1]), watched(testPair(t, s1, 12, foreign), start[1])}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}},
-		"a key that is no route":       {answers: []answer{watched(start[0], start[1], pair{"lictor/routes/x", nil, 12, 0})}, want: map[shardID]string{"service/s1": "a", "service/s2": "b"}, problem: "is not lictor/routes/NAMESPACE/SCOPE"},
-		"solved":                       {answers: []answer{watched(pair{s1, []byte("{"), 12, 0}, start[1]), watched(p(s1, 13, "c"), start[1])}, want: map[shardID]string{"service/s1": "c", "service/s2": "b"}, changed: []shardID{"service/s1"}},
+		"unchanged":                    {answers: []answer{watched(start...)}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}},
+		"newer value":                  {answers: []answer{watched(p(s1, 12, "c"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"new shard":                    {answers: []answer{watched(start[0], start[1], p("lictor/routes/other/x", 12, "d"))}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b", "other/x": "d"}, changed: []config.ShardID{"other/x"}},
+		"no known leader":              {answers: []answer{{Pairs: []pair{p(s1, 12, "c")}}}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}},
+		"older value is doubted":       {answers: []answer{watched(p(s1, 9, "c"), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
+		"older value, confirmed":       {answers: []answer{consistent(1, p(s1, 9, "c"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"older value, read too early":  {answers: []answer{watched(p(s1, 12, "c"), start[1]), consistent(1, start...)}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, doubt: true},
+		"vanished is doubted":          {answers: []answer{watched(start[0])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
+		"vanished, confirmed":          {answers: []answer{consistent(1, start[0])}, want: map[config.ShardID]string{"service/s1": "a"}, changed: []config.ShardID{"service/s2"}},
+		"vanished, read too early":     {answers: []answer{watched(start...), consistent(1, start[0])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
+		"all vanished":                 {answers: []answer{consistent(1)}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "vanished"},
+		"all vanished, still":          {answers: []answer{consistent(1), watched()}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "vanished"},
+		"all vanished, allowed":        {answers: []answer{consistent(1)}, allowEmpty: true, want: map[config.ShardID]string{}, changed: []config.ShardID{"service/s1", "service/s2"}},
+		"all vanished, some back":      {answers: []answer{consistent(1), consistent(2, p(s1, 20, "c"))}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}, problem: "service/s2"},
+		"all vanished, made anew":      {answers: []answer{consistent(1), watched(testPair(t, s1, 20, foreign))}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}, problem: "service/s2"},
+		"malformed keeps the last":     {answers: []answer{watched(pair{s1, []byte("{"), 12, 0}, p(s2, 13, "c"))}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "c"}, changed: []config.ShardID{"service/s2"}, problem: "malformed"},
+		"malformed is no deletion":     {answers: []answer{consistent(1, pair{s1, nil, 12, 0}, start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "malformed"},
+		"control characters":           {answers: []answer{watched(testPair(t, s1, 12, poisoned), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "must consist of letters"},
+		"control character in the key": {answers: []answer{watched(start[0], start[1], p("lictor/routes/service/s3\nuser=x", 12, "e"))}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "must consist of letters"},
+		"foreign is refused":           {answers: []answer{watched(testPair(t, s1, 12, foreign), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "another PostgreSQL cluster"},
+		"foreign after a deletion":     {answers: []answer{consistent(1, start[1]), watched(testPair(t, s1, 12, foreign), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"a key that is no route":       {answers: []answer{watched(start[0], start[1], pair{"lictor/routes/x", nil, 12, 0})}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "is not lictor/routes/NAMESPACE/SCOPE"},
+		"solved":                       {answers: []answer{watched(pair{s1, []byte("{"), 12, 0}, start[1]), watched(p(s1, 13, "c"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBook(Config{AllowEmpty: c.allowEmpty})
-			if out := b.merge(watched(start...)); !slices.Equal(out.Changed, []shardID{"service/s1", "service/s2"}) {
+			b := newBook(config.Config{AllowEmpty: c.allowEmpty})
+			if out := b.merge(watched(start...)); !slices.Equal(out.Changed, []config.ShardID{"service/s1", "service/s2"}) {
 				t.Fatalf("start changed %v", out.Changed)
 			}
 			var out outcome
 			for _, a := range c.answers {
 				out = b.merge(a)
 			}
-			got := map[shardID]string{}
+			got := map[config.ShardID]string{}
 			for id, k := range knownTo(b) {
 				got[id] = k.Route.Leader.Host
 			}
@@ -115,7 +116,7 @@ func TestBook(t *testing.T) {
 }
 
 func TestBookReportsOnce(t *testing.T) {
-	b := newBook(Config{})
+	b := newBook(config.Config{})
 	bad := answer{Pairs: []pair{{"lictor/routes/service/s1", []byte("{"), 1, 0}}, KnownLeader: true}
 	if out := b.merge(bad); len(out.News) != 1 || len(out.Solved) != 0 {
 		t.Fatalf("first: %+v", out)
@@ -136,7 +137,7 @@ func TestBookReportsOnce(t *testing.T) {
 }
 
 func TestBookServesConfiguredShardsOnly(t *testing.T) {
-	b := newBook(Config{Shards: []Shard{{Scope: "s1", Namespace: "service"}}})
+	b := newBook(config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}}})
 	b.merge(answer{KnownLeader: true, Pairs: []pair{
 		testPair(t, "lictor/routes/service/s1", 1, testRoute("a")), testPair(t, "lictor/routes/service/s2", 1, testRoute("b")),
 		{"lictor/routes/service/s3", []byte("{"), 1, 0},
@@ -148,7 +149,7 @@ func TestBookServesConfiguredShardsOnly(t *testing.T) {
 
 func TestStateSurvives(t *testing.T) {
 	path := t.TempDir() + "/state.json"
-	b := newBook(Config{RoutesPrefix: "p"})
+	b := newBook(config.Config{RoutesPrefix: "p"})
 	b.merge(answer{KnownLeader: true, Pairs: []pair{testPair(t, "p/routes/service/s1", 7, testRoute("a"))}})
 	if err := (savedState{Version: stateVersion, RoutesPrefix: "p", Session: "x", Routes: knownTo(b)}).save(path); err != nil {
 		t.Fatal(err)
@@ -157,7 +158,7 @@ func TestStateSurvives(t *testing.T) {
 	if err != nil || s.Session != "x" {
 		t.Fatalf("%+v %v", s, err)
 	}
-	again := newBook(Config{RoutesPrefix: "p"})
+	again := newBook(config.Config{RoutesPrefix: "p"})
 	again.restore(s.Routes)
 	k := knownTo(again)["service/s1"]
 	if k.Route.Leader.Host != "a" || k.ModifyIndex != 7 || k.Confirmed {
@@ -190,8 +191,8 @@ func FuzzRoute(f *testing.F) {
 	f.Add("x/[pgbouncer]", good)
 	f.Add("x/a=b", good)
 	f.Add("x/"+strings.Repeat("long", 20), good)
-	c := Config{
-		Name: "b1", Consul: settings.Consul{Host: "127.0.0.1:8500"}, PgBouncer: PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"},
+	c := config.Config{
+		Name: "b1", Consul: settings.Consul{Host: "127.0.0.1:8500"}, PgBouncer: config.PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"},
 	}
 	f.Fuzz(func(t *testing.T, id string, value []byte) {
 		b := newBook(c)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/environ"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -31,7 +32,7 @@ const followPause = 100 * time.Millisecond
 // at once; PgBouncer and its clients notice nothing. One that cannot be followed for
 // such a reason is given up for the one before. nil: none will come. manager
 // is told of each configuration once that it stands.
-func Run(ctx context.Context, c Config, changes <-chan Config, manager Manager, log zerolog.Logger) error {
+func Run(ctx context.Context, c config.Config, changes <-chan config.Config, manager Manager, log zerolog.Logger) error {
 	// consul-template says what it does, values included, to the standard
 	// logger, which nothing else of Lictor uses.
 	stdlog.SetOutput(io.Discard)
@@ -76,8 +77,8 @@ func Run(ctx context.Context, c Config, changes <-chan Config, manager Manager, 
 // runUntilChanged runs with one configuration and returns the one to go on with,
 // nil when ctx is done.
 func runUntilChanged(
-	parent context.Context, c Config, changes <-chan Config, manager Manager, restarted bool, log zerolog.Logger,
-) (*Config, error) {
+	parent context.Context, c config.Config, changes <-chan config.Config, manager Manager, restarted bool, log zerolog.Logger,
+) (*config.Config, error) {
 	clients, err := consulClients(c)
 	if err != nil {
 		return nil, err
@@ -92,14 +93,14 @@ func runUntilChanged(
 		return nil, fmt.Errorf("listen: %s: %w", c.Listen, err)
 	}
 	defer listener.Close()
-	url, err := c.url(listener.Addr().String())
+	url, err := c.URL(listener.Addr().String())
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
 	var (
-		next    *Config
+		next    *config.Config
 		waiting sync.WaitGroup
 	)
 	waiting.Go(func() {
@@ -112,7 +113,7 @@ func runUntilChanged(
 	})
 	log.Info().Str("name", c.Name).Str("listen", listener.Addr().String()).Str("url", url).
 		Str("config", c.PgBouncer.Config).Msg("bouncer starts")
-	if left := environ.Withheld(c.PassEnvironment); len(left) > 0 && c.runsPrograms() {
+	if left := environ.Withheld(c.PassEnvironment); len(left) > 0 && c.RunsPrograms() {
 		log.Info().Strs("variables", left).Msg("environment variables are not handed on to PgBouncer and commands; name in pass_environment those that they need")
 	}
 	b := newBouncer(c, log, pool, url)
@@ -125,7 +126,7 @@ func runUntilChanged(
 
 // bouncer is all parts of a running bouncer.
 type bouncer struct {
-	config    Config
+	config    config.Config
 	log       zerolog.Logger
 	feed      *feed
 	book      *book
@@ -141,7 +142,7 @@ type bouncer struct {
 	files     []*fileKeeper
 }
 
-func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bouncer {
+func newBouncer(c config.Config, log zerolog.Logger, pool *consulPool, url string) *bouncer {
 	b := &bouncer{config: c, log: log, book: newBook(c), feed: newFeed(newTemplateClients(c, pool))}
 	b.keeper = &keeper{log: log, config: c, book: b.book, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
 	saved, err := loadState(c.StateFile, c.RoutesPrefix)
@@ -150,13 +151,13 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	}
 	b.book.restore(saved.Routes)
 	b.keeper.session = saved.Session
-	b.handovers = newHandovers(c.keys(), b.book.serves)
+	b.handovers = newHandovers(c.Keys(), b.book.serves)
 
 	console := &console{config: c}
 	co := &conductor{
 		config: c, log: log, book: b.book, renderer: &renderer{config: c, feed: b.feed}, console: console,
 		applier:   &applier{config: c, log: log, console: console},
-		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[shardID]*hold{}, ours: map[string]time.Time{},
+		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
 	}
 	if err := co.applier.restore(); err != nil {
 		log.Error().Err(err).Msg("starting without a configuration to go back to")
@@ -174,7 +175,7 @@ func newBouncer(c Config, log zerolog.Logger, pool *consulPool, url string) *bou
 	b.watcher.holding = co.holding.Load
 	b.patroni = &patroniFollower{config: c, log: log, pool: pool, book: b.book, changed: b.watcher.changed, answered: b.watcher.hasAnswered}
 	b.presence = &presence{
-		log: log, pool: pool, key: c.keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
+		log: log, pool: pool, key: c.Keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
 		change: make(chan struct{}, 1), remember: b.keeper.rememberSession,
 		value: func() cluster.Bouncer { return presenceOf(c, url, b.link.now().Version, co.shards()) },
 	}
@@ -226,7 +227,7 @@ const keepAfter = 500 * time.Millisecond
 // keeper writes the state file, apart from the way of a change to PgBouncer.
 type keeper struct {
 	log    zerolog.Logger
-	config Config
+	config config.Config
 	book   *book
 	wake   chan struct{}
 	// urgent asks for a write at once.
@@ -301,7 +302,7 @@ func (k *keeper) run(ctx context.Context) {
 // Render writes to w what would be installed now: from Consul's routes or, when
 // Consul does not answer, from the last good ones. What is wrong with it is the
 // error; the text is written nevertheless.
-func Render(ctx context.Context, c Config, w io.Writer) error {
+func Render(ctx context.Context, c config.Config, w io.Writer) error {
 	c = probed(ctx, c)
 	version := askVersion(ctx, c)
 	text, views, err := renderOnce(ctx, c, "", version)
@@ -318,7 +319,7 @@ func Render(ctx context.Context, c Config, w io.Writer) error {
 // RenderTemplate does the same with any other template, such as the shipped ones
 // for userlist.txt and haproxy.cfg (package templates), without the checks that
 // belong to pgbouncer.ini.
-func RenderTemplate(ctx context.Context, c Config, template string, w io.Writer) error {
+func RenderTemplate(ctx context.Context, c config.Config, template string, w io.Writer) error {
 	c = probed(ctx, c)
 	text, _, err := renderOnce(ctx, c, template, askVersion(ctx, c))
 	if text == nil {
@@ -332,7 +333,7 @@ func RenderTemplate(ctx context.Context, c Config, template string, w io.Writer)
 
 // renderOnce renders the configured template, or another one. An error beside a
 // text says what was left out.
-func renderOnce(ctx context.Context, c Config, template string, version pgbouncer.Version) ([]byte, []*ShardView, error) {
+func renderOnce(ctx context.Context, c config.Config, template string, version pgbouncer.Version) ([]byte, []*ShardView, error) {
 	stdlog.SetOutput(io.Discard)
 	defer stdlog.SetOutput(os.Stderr)
 	clients, err := consulClients(c)
@@ -347,7 +348,7 @@ func renderOnce(ctx context.Context, c Config, template string, version pgbounce
 	b := newBook(c)
 	saved, stateErr := loadState(c.StateFile, c.RoutesPrefix)
 	b.restore(saved.Routes)
-	a, err := newWatcher(zerolog.Nop(), pool, b, newHandovers(c.keys(), b.serves), func() {}).read(ctx)
+	a, err := newWatcher(zerolog.Nop(), pool, b, newHandovers(c.Keys(), b.serves), func() {}).read(ctx)
 	if err == nil {
 		b.merge(a)
 	}
@@ -380,7 +381,7 @@ func renderOnce(ctx context.Context, c Config, template string, version pgbounce
 }
 
 // consulClients makes a client for each configured address.
-func consulClients(c Config) ([]*api.Client, error) {
+func consulClients(c config.Config) ([]*api.Client, error) {
 	configs, err := c.Consul.ClientConfigs()
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/templates"
 )
 
@@ -37,7 +38,7 @@ func TestRouteChangeMovesQueries(t *testing.T) {
 		t.Fatalf("reader went to member %d", got)
 	}
 	w.await("presence", func() error {
-		kv, _, err := w.site.client.KV().Get(w.config.keys().Bouncers()+"b1", nil)
+		kv, _, err := w.site.client.KV().Get(w.config.Keys().Bouncers()+"b1", nil)
 		if err != nil || kv == nil {
 			return errors.Join(err, errors.New("no key"))
 		}
@@ -93,7 +94,7 @@ func TestReadersGoToReplicas(t *testing.T) {
 
 // A template may use what consul-template offers, and follows it.
 func TestTemplateFollowsConsulKeys(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Template = c.PgBouncer.Config + ".ctmpl" })
+	w := newWorld(t, func(c *config.Config) { c.Template = c.PgBouncer.Config + ".ctmpl" })
 	text, err := templates.Read(templates.PgBouncer)
 	if err != nil {
 		t.Fatal(err)

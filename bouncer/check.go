@@ -9,13 +9,14 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // checkShard refuses the key of a route that does not name a shard; the members that
 // a route names have been checked by cluster.Route.
-func checkShard(id shardID) error {
-	namespace, scope := id.split()
+func checkShard(id config.ShardID) error {
+	namespace, scope := id.Split()
 	if err := cluster.CheckNamespace(namespace); err != nil {
 		return fmt.Errorf("its namespace %s %w", printable.Quote(namespace), err)
 	}
@@ -28,7 +29,7 @@ func checkShard(id shardID) error {
 // check reads a rendered pgbouncer.ini and tells whether it may be installed:
 // it can be parsed, every shard is in it with the primary that is known, and
 // the bouncer does not lock itself out.
-func check(text []byte, views []*ShardView, c Config, version pgbouncer.Version) (pgbouncer.File, error) {
+func check(text []byte, views []*ShardView, c config.Config, version pgbouncer.Version) (pgbouncer.File, error) {
 	file, err := pgbouncer.ParseFile(text)
 	if err != nil {
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is not a pgbouncer.ini: %w", err)
@@ -54,7 +55,7 @@ func check(text []byte, views []*ShardView, c Config, version pgbouncer.Version)
 	return file, nil
 }
 
-func checkDatabase(file pgbouncer.File, v *ShardView, d Database) error {
+func checkDatabase(file pgbouncer.File, v *ShardView, d config.Database) error {
 	leader := v.route.Leader
 	entry, found := file.Database(d.Name)
 	switch {
@@ -79,7 +80,7 @@ func checkDatabase(file pgbouncer.File, v *ShardView, d Database) error {
 }
 
 // checkAccess makes sure that the bouncer still reaches PgBouncer afterwards.
-func checkAccess(file pgbouncer.File, c Config) error {
+func checkAccess(file pgbouncer.File, c config.Config) error {
 	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
 	if err != nil {
 		return fmt.Errorf("pgbouncer.admin: %w", err)
@@ -89,7 +90,7 @@ func checkAccess(file pgbouncer.File, c Config) error {
 		errs = append(errs, fmt.Errorf("listen_port is %s, but pgbouncer.admin is %s", port, address))
 	}
 	// The user "pgbouncer" on a unix socket needs no entry.
-	if user := c.PgBouncer.User; !address.IsUnix() || user != DefaultUser {
+	if user := c.PgBouncer.User; !address.IsUnix() || user != config.DefaultUser {
 		admins := strings.FieldsFunc(file.Settings["admin_users"], func(r rune) bool { return r == ',' || r == ' ' })
 		if !slices.Contains(admins, user) {
 			errs = append(errs, fmt.Errorf("admin_users lacks pgbouncer.user %q", user))

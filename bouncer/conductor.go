@@ -14,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -35,7 +36,7 @@ const (
 // that it does not matter which event woke it, or how many did. What comes
 // while a pass runs is dealt with by the next one: a burst becomes one RELOAD.
 type conductor struct {
-	config    Config
+	config    config.Config
 	log       zerolog.Logger
 	book      *book
 	renderer  *renderer
@@ -57,7 +58,7 @@ type conductor struct {
 	restarted bool
 
 	// Of the goroutine alone:
-	holds      map[shardID]*hold
+	holds      map[config.ShardID]*hold
 	seen       *viewed
 	last       *rendering
 	generation int // of the PgBouncer that has taken loaded
@@ -92,7 +93,7 @@ type conductor struct {
 	holding atomic.Bool
 
 	mu     sync.Mutex
-	status map[shardID]ShardStatus
+	status map[config.ShardID]ShardStatus
 	left   map[string]string // shards that cannot be offered, and why; it was said
 	stray  []string          // databases that are paused without a hold
 	listen listening         // where PgBouncer listens
@@ -135,7 +136,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	for _, v := range views {
 		v.ill, v.handover = c.suspector.ill(v), c.handovers.holds(v.id, v.route, v.index)
 	}
-	maps.DeleteFunc(c.holds, func(id shardID, _ *hold) bool {
+	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool {
 		return !slices.ContainsFunc(views, func(v *ShardView) bool { return v.id == id })
 	})
 	if link.Generation != c.generation {
@@ -195,7 +196,7 @@ func (c *conductor) meet(link linkState) {
 	c.console.close()
 	c.generation, c.loaded, c.standing, c.met = link.Generation, "", nil, false
 	c.retryAt = time.Time{}
-	if link.Up && c.config.frees(link.Version) == freeByTimeout {
+	if link.Up && c.config.Frees(link.Version) == config.FreeByTimeout {
 		c.log.Warn().Msg("clients of a lost primary are freed by TCP's timeouts only, after 30 s: give the bouncer CAP_NET_ADMIN, or take PgBouncer 1.24")
 	}
 }
@@ -304,8 +305,8 @@ type rendering struct {
 }
 
 // recipe is what a text was made of besides the routes.
-func (r *rendering) recipe(c Config) string {
-	return fmt.Sprintf("%v %d %v\n%s", r.version, r.arrived, c.settings(r.version), r.source)
+func (r *rendering) recipe(c config.Config) string {
+	return fmt.Sprintf("%v %d %v\n%s", r.version, r.arrived, c.Settings(r.version), r.source)
 }
 
 // rendered renders and checks, unless nothing has changed that it depends on: at

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -27,8 +28,8 @@ const (
 // loginRetry is for how long PgBouncer tries no other login after one that has
 // failed (server_login_retry). Clients that are released earlier would not be served
 // earlier, and those that come then would get an error.
-func loginRetry(c Config) time.Duration {
-	seconds, err := strconv.ParseFloat(c.setting("server_login_retry"), 64)
+func loginRetry(c config.Config) time.Duration {
+	seconds, err := strconv.ParseFloat(c.Setting("server_login_retry"), 64)
 	if err != nil || seconds <= 0 {
 		return 0
 	}
@@ -118,12 +119,12 @@ func (c *conductor) judge(v *ShardView) *hold {
 		// Old knowledge is no reason to begin.
 		return nil
 	case h == nil:
-		h = &hold{since: now, deadline: now.Add(c.config.hold()), leader: v.route.Leader.Name}
+		h = &hold{since: now, deadline: now.Add(c.config.MaxHold()), leader: v.route.Leader.Name}
 		c.holds[v.id] = h
 		c.log.Info().Str("shard", string(v.id)).Str("state", string(v.State)).Bool("answers", !v.ill).Str("leader", h.leader).
-			Bool("planned", v.handover != nil).Dur("at_most", c.config.hold()).Msg("holding clients")
+			Bool("planned", v.handover != nil).Dur("at_most", c.config.MaxHold()).Msg("holding clients")
 	case h.leader != v.route.Leader.Name && !v.served():
-		h.leader, h.deadline, h.expired = v.route.Leader.Name, now.Add(c.config.hold()), false
+		h.leader, h.deadline, h.expired = v.route.Leader.Name, now.Add(c.config.MaxHold()), false
 	case !h.expired && now.After(h.deadline):
 		h.expired = true
 		c.log.Warn().Str("shard", string(v.id)).Str("state", string(v.State)).Dur("held", now.Sub(h.since)).

@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // clientsPace is how often Drain looks whether the clients have gone.
 const clientsPace = 500 * time.Millisecond
 
 // ownURL is how the bouncer of this configuration is reached from its own host.
-func ownURL(c Config) (string, error) {
+func ownURL(c config.Config) (string, error) {
 	host, port, err := net.SplitHostPort(c.Listen)
 	if err != nil {
 		return "", fmt.Errorf("listen: %w", err)
@@ -26,17 +27,17 @@ func ownURL(c Config) (string, error) {
 			host = "::1"
 		}
 	}
-	return c.scheme() + "://" + net.JoinHostPort(host, port), nil
+	return c.Scheme() + "://" + net.JoinHostPort(host, port), nil
 }
 
 // ownClient is a client for the bouncer of this configuration, and where to ask it. Its
 // certificate is for the host by which others reach it.
-func ownClient(c Config) (client *http.Client, own string, err error) {
+func ownClient(c config.Config) (client *http.Client, own string, err error) {
 	own, err = ownURL(c)
 	if err != nil {
 		return nil, "", err
 	}
-	public, err := c.url(c.Listen)
+	public, err := c.URL(c.Listen)
 	if err != nil {
 		return nil, "", err
 	}
@@ -49,7 +50,7 @@ func ownClient(c Config) (client *http.Client, own string, err error) {
 }
 
 // AskStatus asks the running bouncer of this configuration how it stands.
-func AskStatus(ctx context.Context, c Config) (Status, error) {
+func AskStatus(ctx context.Context, c config.Config) (Status, error) {
 	client, own, err := ownClient(c)
 	if err != nil {
 		return Status{}, err
@@ -63,7 +64,7 @@ func AskStatus(ctx context.Context, c Config) (Status, error) {
 
 // Drain makes the running bouncer of this configuration say to the load balancer
 // that its PgBouncer should get no clients, or that it may again.
-func Drain(ctx context.Context, c Config, on bool) error {
+func Drain(ctx context.Context, c config.Config, on bool) error {
 	client, own, err := ownClient(c)
 	if err != nil {
 		return err
@@ -86,7 +87,7 @@ func Drain(ctx context.Context, c Config, on bool) error {
 
 // AwaitClientsGone waits until no client is connected to the PgBouncer of the
 // running bouncer, and reports each count that differs from the one before.
-func AwaitClientsGone(ctx context.Context, c Config, report func(clients int)) error {
+func AwaitClientsGone(ctx context.Context, c config.Config, report func(clients int)) error {
 	last := -1
 	for {
 		s, err := AskStatus(ctx, c)
@@ -113,8 +114,8 @@ func AwaitClientsGone(ctx context.Context, c Config, report func(clients int)) e
 
 // clientFor makes a client for bouncers' listeners. name is the host that their
 // certificate must be for; empty: the one that is asked.
-func clientFor(c Config, name string) (*http.Client, error) {
-	certs, err := c.certificates(func(error) {})
+func clientFor(c config.Config, name string) (*http.Client, error) {
+	certs, err := c.Certificates(func(error) {})
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -65,10 +66,11 @@ type cutter struct {
 	close   func(context.Context, func(tcpSocket) bool) (int, error)
 }
 
-func newCutter(c Config, log zerolog.Logger, notify func()) *cutter {
+func newCutter(c config.Config, log zerolog.Logger, notify func()) *cutter {
+	can, known := c.Closing()
 	return &cutter{
 		log: log, targets: map[deposed]time.Time{}, close: closeSockets, resolve: addressesOf,
-		powerless: c.ClosesSockets != nil && !*c.ClosesSockets,
+		powerless: known && !can,
 		notify:    notify, found: map[string][]netip.Addr{}, looking: map[string]bool{},
 	}
 }

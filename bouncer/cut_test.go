@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -17,7 +18,7 @@ import (
 func TestCutterWaitsForNoResolver(t *testing.T) {
 	speak, notified := make(chan struct{}), make(chan struct{}, 100)
 	asked := make(chan string, 100)
-	c := newCutter(Config{}, zerolog.Nop(), func() { notified <- struct{}{} })
+	c := newCutter(config.Config{}, zerolog.Nop(), func() { notified <- struct{}{} })
 	c.resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
 		if addr, err := netip.ParseAddr(host); err == nil {
 			return []netip.Addr{addr}, nil

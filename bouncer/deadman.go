@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // deadmanGrace is how much longer than its deadline a hold may last before somebody else
@@ -17,7 +19,7 @@ const deadmanGrace = 2 * time.Second
 // deadman ends holds whose deadline has passed when the conductor does not: it may hang on
 // a disk, or on a template that another host has.
 type deadman struct {
-	config Config
+	config config.Config
 	log    zerolog.Logger
 	// wake says that the deadlines have changed.
 	wake chan struct{}
@@ -27,7 +29,7 @@ type deadman struct {
 	until map[string]time.Time
 }
 
-func newDeadman(c Config, log zerolog.Logger) *deadman {
+func newDeadman(c config.Config, log zerolog.Logger) *deadman {
 	return &deadman{config: c, log: log, wake: make(chan struct{}, 1)}
 }
 

@@ -10,13 +10,14 @@ import (
 
 	"github.com/aymanbagabas/go-udiff"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // DryRun writes to w how the installed configuration would change if a bouncer
 // applied now what Consul says, as a unified diff; nothing when it would not.
 // What speaks against applying it is the error.
-func DryRun(ctx context.Context, c Config, w io.Writer) error {
+func DryRun(ctx context.Context, c config.Config, w io.Writer) error {
 	c = probed(ctx, c)
 	version := askVersion(ctx, c)
 	text, views, err := renderOnce(ctx, c, "", version)
@@ -40,7 +41,7 @@ func DryRun(ctx context.Context, c Config, w io.Writer) error {
 
 // askVersion is the version of the PgBouncer that runs, else of the one that would
 // be started.
-func askVersion(ctx context.Context, c Config) pgbouncer.Version {
+func askVersion(ctx context.Context, c config.Config) pgbouncer.Version {
 	conn, err := dialAdmin(ctx, c)
 	if err != nil {
 		return installedVersion(ctx, c)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // Whoever may run a program as PgBouncer's user, or look at one, reads its environment:
@@ -24,7 +25,7 @@ func TestCommandsGetNoTokens(t *testing.T) {
 		return []string{"sh", "-c", fmt.Sprintf("env >%[1]s.new && mv %[1]s.new %[1]s", filepath.Join(w.dir, name))}
 	}
 	w.write("own.ctmpl", "anything\n")
-	w.config.Files = []File{{
+	w.config.Files = []config.File{{
 		Template: filepath.Join(w.dir, "own.ctmpl"), Path: filepath.Join(w.dir, "own"), Validate: says("validate"), Command: says("command"),
 	}}
 	w.config.PassEnvironment = []string{"SITE_*", "AWS_SECRET_ACCESS_KEY", "PG*"}

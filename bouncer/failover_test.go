@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // load runs queries by n clients until stop is called, which returns the first
@@ -199,7 +200,7 @@ func (w *world) canDestroySockets() bool {
 
 func TestDeadMansTimerReleasesClients(t *testing.T) {
 	t.Parallel() // it waits
-	w := newWorld(t, func(c *Config) { c.HoldTimeout = shortHold })
+	w := newWorld(t, func(c *config.Config) { c.HoldTimeout = shortHold })
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	w.pgbouncer()
@@ -370,7 +371,7 @@ const brokenTemplate = `[pgbouncer]
 // primary: what it had before stays, with the newest routes.
 func TestFailedReloadIsRolledBack(t *testing.T) {
 	var path string
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *config.Config) {
 		path = c.PgBouncer.Config + ".ctmpl"
 		c.Template = path
 	})
@@ -516,7 +517,7 @@ func TestBadRoutesChangeNothing(t *testing.T) {
 }
 
 func TestPokeReadsThroughAnotherAddress(t *testing.T) {
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *config.Config) {
 		c.Consul.Hosts = []string{newHangingServer(t), c.Consul.Host}
 		c.Consul.Host = ""
 	})

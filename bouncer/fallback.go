@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -95,7 +96,7 @@ func (m moves) of(e pgbouncer.Entry) (to pgbouncer.Address, moved bool) {
 }
 
 // newParams are those of a database that the good file does not have.
-func newParams(v *ShardView, d Database, to Readers) map[string]string {
+func newParams(v *ShardView, d config.Database, to Readers) map[string]string {
 	params := map[string]string{"host": to.Host, "port": strconv.Itoa(to.Port), "dbname": d.DBName}
 	if v.PoolSize > 0 {
 		params["pool_size"] = strconv.Itoa(v.PoolSize)

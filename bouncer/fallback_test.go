@@ -5,13 +5,14 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 func TestWithRoutes(t *testing.T) {
 	shard := func(name, host string, port int) *ShardView {
 		return &ShardView{
-			Scope: name, id: shardID("service/" + name), Databases: []Database{{name, name}},
+			Scope: name, id: config.ShardID("service/" + name), Databases: []config.Database{{Name: name, DBName: name}},
 			route:   cluster.Route{Leader: cluster.RouteMember{Name: "x", Host: host, Port: port}},
 			readers: Readers{Host: host, Port: port},
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/testkit"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // fakeKey answers every question for a key as Consul does, once the wait for a change
@@ -62,7 +63,7 @@ func TestTemplatesFollowTokenAndAddresses(t *testing.T) {
 	first, second := newFakeKey(t, "old", "one"), newFakeKey(t, "old", "one")
 	file := filepath.Join(t.TempDir(), "token")
 	testkit.Must(t, os.WriteFile(file, []byte("old\n"), 0o600))
-	c := Config{Consul: settings.Consul{Hosts: []string{first.URL, second.URL}, TokenFile: file}}
+	c := config.Config{Consul: settings.Consul{Hosts: []string{first.URL, second.URL}, TokenFile: file}}
 	clients, err := consulClients(c)
 	testkit.Must(t, err)
 	pool, err := newConsulPool(clients)
@@ -114,7 +115,7 @@ func TestTemplatesPassADeafAddress(t *testing.T) {
 	t.Parallel()
 	first, second := newFakeKey(t, "", "one"), newFakeKey(t, "", "one")
 	first.deaf.Store(true)
-	c := Config{Consul: settings.Consul{Hosts: []string{first.URL, second.URL}}}
+	c := config.Config{Consul: settings.Consul{Hosts: []string{first.URL, second.URL}}}
 	clients, err := consulClients(c)
 	testkit.Must(t, err)
 	pool, err := newConsulPool(clients)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -30,8 +31,8 @@ const (
 // Vault, the configuration of HAProxy. It is apart from pgbouncer.ini, so that a
 // secret that does not come holds up no failover.
 type fileKeeper struct {
-	file     File
-	config   Config
+	file     config.File
+	config   config.Config
 	log      zerolog.Logger
 	book     *book
 	link     *link
@@ -52,7 +53,7 @@ type FileStatus struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-func newFileKeepers(c Config, log zerolog.Logger, b *book, l *link, pool *consulPool) (keepers []*fileKeeper) {
+func newFileKeepers(c config.Config, log zerolog.Logger, b *book, l *link, pool *consulPool) (keepers []*fileKeeper) {
 	for _, f := range c.Files {
 		keepers = append(keepers, &fileKeeper{
 			file: f, config: c, log: log.With().Str("file", f.Path).Logger(), book: b, link: l, wake: make(chan struct{}, 1),
@@ -97,7 +98,7 @@ func (k *fileKeeper) run(ctx context.Context) {
 
 // bring renders, checks, installs and makes take effect, as far as that is to do.
 func (k *fileKeeper) bring(ctx context.Context, console *console, due *bool) error {
-	source, err := k.file.source()
+	source, err := k.file.ReadTemplate()
 	if err != nil {
 		return err
 	}
@@ -135,7 +136,7 @@ func (k *fileKeeper) check(text []byte) error {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return errors.New("what was rendered is empty; the file stays as it is")
 	}
-	if k.file.Path != k.config.setting("auth_file") {
+	if k.file.Path != k.config.Setting("auth_file") {
 		return nil
 	}
 	users := pgbouncer.ParseUserlist(text)
@@ -147,7 +148,7 @@ func (k *fileKeeper) check(text []byte) error {
 		return fmt.Errorf("pgbouncer.admin: %w", err)
 	}
 	user := k.config.PgBouncer.User
-	if _, found := users[user]; !found && (!address.IsUnix() || user != DefaultUser) {
+	if _, found := users[user]; !found && (!address.IsUnix() || user != config.DefaultUser) {
 		return fmt.Errorf("what was rendered lacks pgbouncer.user %q, the bouncer would lock itself out; the file stays as it is", user)
 	}
 	return nil
@@ -183,7 +184,7 @@ type refusal struct {
 
 // runCommand runs a command of the operator's; what it says is part of the error, as
 // replace changes it.
-func runCommand(ctx context.Context, c Config, command []string, replace *strings.Replacer) error {
+func runCommand(ctx context.Context, c config.Config, command []string, replace *strings.Replacer) error {
 	ctx, cancel := context.WithTimeout(ctx, fileCommandBound)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
@@ -205,7 +206,7 @@ func (k *fileKeeper) takeEffect(ctx context.Context, console *console) error {
 		k.log.Info().Str("command", k.file.Command[0]).Msg("file has taken effect")
 		return nil
 	}
-	if k.file.Path != k.config.setting("auth_file") || !k.link.now().Up {
+	if k.file.Path != k.config.Setting("auth_file") || !k.link.now().Up {
 		return nil // a PgBouncer that starts reads it
 	}
 	if err := console.reload(ctx); err != nil {

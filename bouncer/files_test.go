@@ -12,16 +12,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // Users come from Consul, and haproxy.cfg from the routes; a user more is a key
 // more, and keys that are lost lock nobody out.
 func TestKeepsFurtherFiles(t *testing.T) {
 	var users string
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *config.Config) {
 		dir := filepath.Dir(c.PgBouncer.Config)
 		users = c.RoutesPrefix + "/users"
-		c.Files = []File{
+		c.Files = []config.File{
 			{Template: filepath.Join(dir, "users.ctmpl"), Path: filepath.Join(dir, "userlist.txt")},
 			{Template: "haproxy.cfg.ctmpl", Path: filepath.Join(dir, "haproxy.cfg"), Command: []string{"touch", filepath.Join(dir, "reloaded")}},
 		}

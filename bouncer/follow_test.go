@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // A configuration that cannot be followed is given up: the bouncer, its API and the PgBouncer
@@ -27,7 +28,7 @@ func TestConfigurationThatCannotBeFollowed(t *testing.T) {
 	inUse, noCertificate := w.config, w.config
 	inUse.Listen = taken.Addr().String()
 	noCertificate.CertFile = w.dir + "/none.pem"
-	for i, bad := range []Config{inUse, noCertificate, inUse} {
+	for i, bad := range []config.Config{inUse, noCertificate, inUse} {
 		w.changes <- bad
 		w.await("a word on it", func() error {
 			if strings.Count(w.log.String(), "the configuration cannot be followed") != i+1 {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 const (
@@ -31,7 +33,7 @@ const (
 // primary; where it would not, silence is no fault. It comes as a user whom nobody has,
 // so that no pool is made for the sake of it.
 type front struct {
-	config    Config
+	config    config.Config
 	conductor *conductor
 
 	mu      sync.Mutex
@@ -52,7 +54,7 @@ func (f *front) look(ctx context.Context) []string {
 	if database == "" || !f.conductor.link.now().Up {
 		return nil // there are other reasons
 	}
-	if f.config.setting("auth_user") != "" {
+	if f.config.Setting("auth_user") != "" {
 		database = frontUser // of one that is there the user would be looked for at its primary
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*frontBound)
@@ -153,15 +155,15 @@ type listening struct{ hosts, port, socketDir string }
 type frontAddress struct{ network, address string }
 
 // addresses are those where this bouncer can knock.
-func (l listening) addresses(c Config) (list []frontAddress) {
+func (l listening) addresses(c config.Config) (list []frontAddress) {
 	if l.port == "" {
 		return nil
 	}
-	admin, err := c.admin()
+	admin, err := c.Admin()
 	if err != nil {
 		return nil
 	}
-	beside := c.isBeside()
+	beside := c.IsBeside()
 	for host := range strings.SplitSeq(l.hosts, ",") {
 		host = strings.TrimSpace(host)
 		ip := net.ParseIP(host)
@@ -188,9 +190,9 @@ func socketTable(name string) ([]byte, error) { return os.ReadFile("/proc/self/n
 
 // isListening reports whether anything listens where the console is, false only when that
 // is sure: a PgBouncer that was told to end when its clients have gone takes no more.
-func isListening(c Config, table func(name string) ([]byte, error)) bool {
-	options, err := c.admin()
-	if err != nil || !c.isBeside() {
+func isListening(c config.Config, table func(name string) ([]byte, error)) bool {
+	options, err := c.Admin()
+	if err != nil || !c.IsBeside() {
 		return true
 	}
 	if options.Address.IsUnix() {

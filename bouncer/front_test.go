@@ -16,6 +16,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // awaitReason waits until /health refuses for a reason with part in it.
@@ -35,7 +36,7 @@ func (w *world) awaitReason(part string) {
 // whatever its console says, nor one that says nothing. That there is no primary is not
 // its fault, nor that nobody could log in without one.
 func TestHealthIsWhatClientsMeet(t *testing.T) {
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *config.Config) {
 		c.PgBouncer.Settings = map[string]any{"max_client_conn": 10, "listen_addr": "127.0.0.1, 127.0.0.2"}
 	})
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))

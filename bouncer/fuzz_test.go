@@ -13,6 +13,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
@@ -30,17 +31,17 @@ func FuzzHandover(f *testing.F) {
 	f.Add("a/b/c/", []byte(`[]`), "s")
 	f.Fuzz(func(t *testing.T, id string, value []byte, session string) {
 		now := time.Unix(1000, 0)
-		h := newHandovers(cluster.NewKeys("", "", ""), func(shardID) bool { return true })
+		h := newHandovers(cluster.NewKeys("", "", ""), func(config.ShardID) bool { return true })
 		h.clock = func() time.Time { return now }
 		_, _, problems := h.merge(api.KVPairs{{Key: "lictor/handovers/" + id, Value: value, ModifyIndex: 5, Session: session}}, 5)
 		route := cluster.Route{State: cluster.RouteOpen, Leader: cluster.RouteMember{Name: "db1"}}
-		held := h.holds(shardID(id), route, 1)
+		held := h.holds(config.ShardID(id), route, 1)
 		parsed, err := cluster.ParseHandover(value)
 		if held != nil && (err != nil || session == "" || parsed.State != cluster.HandoverAnnounced || len(problems) > 0) {
 			t.Fatalf("it holds: %+v, %v, %v", held, err, problems)
 		}
 		now = now.Add(cluster.MaxHandoverDeadline)
-		if h.holds(shardID(id), route, 1) != nil {
+		if h.holds(config.ShardID(id), route, 1) != nil {
 			t.Fatal("it holds for ever")
 		}
 	})
@@ -52,7 +53,7 @@ func FuzzPatroniKeys(f *testing.F) {
 	f.Add("7", "a", `{"conn_url":"postgres://h:99999/","role":"replica","timeline":-1}`, `1`)
 	f.Add("", "b", `{"conn_url":"postgres://%zz"}`, ``)
 	f.Add("7", "a", `{"conn_url":"postgres://a b:1/","role":"primary","state":"running"}`, `{}`)
-	c := Config{Shards: []Shard{{Scope: "s1", Namespace: "service"}}, RoutesPrefix: "lictor"}
+	c := config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}}, RoutesPrefix: "lictor"}
 	f.Fuzz(func(t *testing.T, initialize, leader, member, status string) {
 		s := patroniKVs(func(v map[string]string) {
 			v["initialize"], v["leader"], v["status"] = initialize, leader, status
@@ -93,7 +94,7 @@ func FuzzHAProxy(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	c := Config{Name: "b1", PgBouncer: PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"}}
+	c := config.Config{Name: "b1", PgBouncer: config.PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"}}
 	line := regexp.MustCompile(`^(|global|defaults|listen [A-Za-z0-9._:-]+_(primary|replica)|    (maxconn|mode|retries|timeout|bind|option|http-check|default-server) [ -~]+|` +
 		`    server [A-Za-z0-9._:-]+ [A-Za-z0-9._:%-]+:\d+ check port \d+)$`)
 	f.Fuzz(func(t *testing.T, id string, route []byte, member string) {

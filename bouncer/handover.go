@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // handoverGrace is how long a bouncer that starts leaves those clients held that
@@ -23,14 +24,14 @@ const handoverGrace = 5 * time.Second
 // once, so that one whose time is up does not begin again.
 type handovers struct {
 	keys   cluster.Keys
-	serves func(shardID) bool
+	serves func(config.ShardID) bool
 	clock  func() time.Time
 
 	// begun is when this bouncer began.
 	begun time.Time
 
 	mu  sync.Mutex
-	all map[shardID]*handover
+	all map[config.ShardID]*handover
 	// listed: Consul has said which handovers there are.
 	listed bool
 	// answered is closed and made anew with each answer and each end.
@@ -50,8 +51,8 @@ type handover struct {
 	answer cluster.HandoverAnswer
 }
 
-func newHandovers(keys cluster.Keys, serves func(shardID) bool) *handovers {
-	return &handovers{keys: keys, serves: serves, clock: time.Now, begun: time.Now(), all: map[shardID]*handover{}, answered: make(chan struct{})}
+func newHandovers(keys cluster.Keys, serves func(config.ShardID) bool) *handovers {
+	return &handovers{keys: keys, serves: serves, clock: time.Now, begun: time.Now(), all: map[config.ShardID]*handover{}, answered: make(chan struct{})}
 }
 
 // merge takes in what a list of all handovers says, which Consul had at index.
@@ -59,7 +60,7 @@ func newHandovers(keys cluster.Keys, serves func(shardID) bool) *handovers {
 func (h *handovers) merge(pairs api.KVPairs, index uint64) (changed, ended bool, problems []problem) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	present := map[shardID]bool{}
+	present := map[config.ShardID]bool{}
 	changed, h.listed = !h.listed, true
 	for _, p := range pairs {
 		namespace, scope, err := h.keys.SplitHandover(p.Key)
@@ -67,7 +68,7 @@ func (h *handovers) merge(pairs api.KVPairs, index uint64) (changed, ended bool,
 			problems = append(problems, problem{p.Key, err})
 			continue
 		}
-		id := shardID(namespace + "/" + scope)
+		id := config.ShardID(namespace + "/" + scope)
 		present[id] = true
 		c, e, err := h.take(id, p)
 		if err != nil {
@@ -85,7 +86,7 @@ func (h *handovers) merge(pairs api.KVPairs, index uint64) (changed, ended bool,
 }
 
 // put takes in one key that was read consistently; nil: it is not there.
-func (h *handovers) put(id shardID, p *api.KVPair) (changed, ended bool, err error) {
+func (h *handovers) put(id config.ShardID, p *api.KVPair) (changed, ended bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if p != nil {
@@ -97,7 +98,7 @@ func (h *handovers) put(id shardID, p *api.KVPair) (changed, ended bool, err err
 	return false, false, nil
 }
 
-func (h *handovers) take(id shardID, p *api.KVPair) (changed, ended bool, err error) {
+func (h *handovers) take(id config.ShardID, p *api.KVPair) (changed, ended bool, err error) {
 	if !h.serves(id) {
 		return false, false, nil
 	}
@@ -179,7 +180,7 @@ func (h *handovers) unknown() time.Time {
 
 // holds returns the handover that holds a shard's clients, nil when none does.
 // The route is what is known of the shard, which Consul had at index.
-func (h *handovers) holds(id shardID, route cluster.Route, index uint64) *cluster.Handover {
+func (h *handovers) holds(id config.ShardID, route cluster.Route, index uint64) *cluster.Handover {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	one := h.all[id]
@@ -215,7 +216,7 @@ func (h *handovers) until() (first time.Time) {
 }
 
 // respond notes how a handover stands here, and tells those who wait for it.
-func (h *handovers) respond(id shardID, a cluster.HandoverAnswer) {
+func (h *handovers) respond(id config.ShardID, a cluster.HandoverAnswer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	one := h.all[id]
@@ -249,10 +250,10 @@ type standing struct {
 
 // current returns all handovers, and a channel that is closed when one of them has
 // a new answer or has ended.
-func (h *handovers) current() (all map[shardID]standing, answered <-chan struct{}) {
+func (h *handovers) current() (all map[config.ShardID]standing, answered <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	all = make(map[shardID]standing, len(h.all))
+	all = make(map[config.ShardID]standing, len(h.all))
 	for id, one := range maps.All(h.all) {
 		all[id] = standing{one.value, one.answer, one.over || !one.ended.IsZero()}
 	}

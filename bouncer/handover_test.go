@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -128,7 +129,7 @@ func (a *announcement) answer() (cluster.HandoverAnswer, *api.KVPair, error) {
 // of shard s1 or does not.
 func (w *world) awaitPaused(want bool) {
 	w.t.Helper()
-	options, err := w.config.admin()
+	options, err := w.config.Admin()
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -147,7 +148,7 @@ func (w *world) awaitPaused(want bool) {
 }
 
 // serving starts a world whose shard s1 is led by member 0.
-func serving(t *testing.T, edit func(*Config)) *world {
+func serving(t *testing.T, edit func(*config.Config)) *world {
 	w := newWorld(t, edit)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
@@ -275,7 +276,7 @@ func TestHandoverDeadline(t *testing.T) {
 
 func TestDeadMansTimerEndsHandover(t *testing.T) {
 	t.Parallel() // it waits
-	w := serving(t, func(c *Config) { c.HoldTimeout = shortHold })
+	w := serving(t, func(c *config.Config) { c.HoldTimeout = shortHold })
 	a := w.announce("h1", 5*time.Minute)
 	a.held()
 	if got := w.where(w.connect("s1")); got != 0 {
@@ -335,7 +336,7 @@ func TestHandoverIsNotBelievedUnread(t *testing.T) {
 
 // The bouncer's local Consul agent hangs: neither poke nor handover may wait for it.
 func TestHandoverReadsThroughAnotherAddress(t *testing.T) {
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *config.Config) {
 		c.Consul.Hosts = []string{newHangingServer(t), c.Consul.Host}
 		c.Consul.Host = ""
 	})
@@ -416,7 +417,7 @@ func TestBouncerRestartedInHandover(t *testing.T) {
 
 // An agent finds in a bouncer's key how to reach it and whom it serves.
 func TestPresence(t *testing.T) {
-	w := serving(t, func(c *Config) { c.Shards = []Shard{{Scope: "s1"}} })
+	w := serving(t, func(c *config.Config) { c.Shards = []config.Shard{{Scope: "s1"}} })
 	var b cluster.Bouncer
 	w.await("the key", func() error {
 		pair, _, err := w.site.client.KV().Get(w.keys.Bouncers()+"b1", nil)
@@ -440,7 +441,7 @@ func TestPresence(t *testing.T) {
 // and said so of, until it is free.
 func TestPresenceOfTheSameName(t *testing.T) {
 	w := newWorld(t, nil)
-	key := w.config.keys().Bouncers() + w.config.Name
+	key := w.config.Keys().Bouncers() + w.config.Name
 	session, _, err := w.site.client.Session().CreateNoChecks(&api.SessionEntry{LockDelay: time.Millisecond}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -474,7 +475,7 @@ func TestPresenceOfTheSameName(t *testing.T) {
 // clients of after RESUME: it waits for logins, though not for ever.
 func TestHandoverAwaitsLogins(t *testing.T) {
 	silent := newHangingServer(t) // takes connections and never answers
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *config.Config) {
 		c.PgBouncer.Settings = map[string]any{"server_connect_timeout": 40}
 	})
 	host, port, err := net.SplitHostPort(silent)

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // handoverCase is a clock that the test moves, and one shard.
@@ -19,7 +20,7 @@ type handoverCase struct {
 
 func newHandoverCase(t *testing.T) *handoverCase {
 	c := &handoverCase{t: t, now: time.Unix(1000, 0)}
-	c.h = newHandovers(cluster.NewKeys("", "s1", ""), func(shardID) bool { return true })
+	c.h = newHandovers(cluster.NewKeys("", "s1", ""), func(config.ShardID) bool { return true })
 	c.h.clock = func() time.Time { return c.now }
 	return c
 }
@@ -143,7 +144,7 @@ func TestLoginRetry(t *testing.T) {
 	for value, want := range map[any]time.Duration{
 		nil: 200 * time.Millisecond, 0.05: 50 * time.Millisecond, 15: loginRetryMost, 0: 0, "never": 0,
 	} {
-		c := Config{}
+		c := config.Config{}
 		if value != nil {
 			c.PgBouncer.Settings = map[string]any{"server_login_retry": value}
 		}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -25,7 +26,7 @@ type hold struct {
 // pauser runs PAUSE commands, many at a time by one connection. Nobody waits for their
 // answers, which come when the transactions of all paused databases have ended.
 type pauser struct {
-	config Config
+	config config.Config
 	// notify is called when an answer has come.
 	notify func()
 
@@ -38,7 +39,7 @@ type pauser struct {
 	waiting sync.WaitGroup
 }
 
-func newPauser(c Config, notify func()) *pauser { return &pauser{config: c, notify: notify} }
+func newPauser(c config.Config, notify func()) *pauser { return &pauser{config: c, notify: notify} }
 
 // warm makes a connection ready, so that the next PAUSE does not wait for a login.
 func (p *pauser) warm(ctx context.Context) {

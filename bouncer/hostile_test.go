@@ -13,6 +13,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
@@ -30,10 +31,10 @@ func TestHostileConsulValues(t *testing.T) {
 		t.Skip("HAProxy is needed")
 	}
 	var own string
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *config.Config) {
 		dir := filepath.Dir(c.PgBouncer.Config)
 		own = filepath.Join(dir, "own.cfg")
-		c.Files = []File{
+		c.Files = []config.File{
 			{Template: templates.HAProxy, Path: filepath.Join(dir, "haproxy.cfg"), Validate: []string{haproxy, "-c", "-f", "%s"}},
 			{Template: filepath.Join(dir, "own.ctmpl"), Path: own},
 		}
@@ -149,10 +150,10 @@ func TestRefusedFileIsNotInstalled(t *testing.T) {
 		t.Skip("HAProxy is needed")
 	}
 	var file string
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *config.Config) {
 		dir := filepath.Dir(c.PgBouncer.Config)
 		file = filepath.Join(dir, "haproxy.cfg")
-		c.Files = []File{{
+		c.Files = []config.File{{
 			Template: filepath.Join(dir, "own.ctmpl"), Path: file,
 			Validate: []string{haproxy, "-c", "-f", "%s"}, Command: []string{"touch", filepath.Join(dir, "reloaded")},
 		}}

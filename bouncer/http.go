@@ -17,6 +17,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // httpBound bounds reading a request and writing its answer.
@@ -25,7 +26,7 @@ const httpBound = 5 * time.Second
 // listenerAPI is the bouncer's HTTP listener: for the load balancer (/health), for
 // agents (/poke, /handover) and for operators (/status, /drain, /undrain, /metrics).
 type listenerAPI struct {
-	config    Config
+	config    config.Config
 	log       zerolog.Logger
 	conductor *conductor
 	watcher   *watcher
@@ -58,12 +59,12 @@ type Status struct {
 	PgBouncer pgbouncerStatus `json:"pgbouncer"`
 	// Clients is the number of clients that are connected, as of the last look,
 	// at most seconds ago; absent: it is not known.
-	Clients *int                    `json:"clients,omitempty"`
-	Shards  map[shardID]ShardStatus `json:"shards"`
+	Clients *int                           `json:"clients,omitempty"`
+	Shards  map[config.ShardID]ShardStatus `json:"shards"`
 	// Files are the further files that are kept, by path.
 	Files map[string]FileStatus `json:"files,omitempty"`
 	// Missing are configured shards of which no route is known.
-	Missing []shardID `json:"missing,omitempty"`
+	Missing []config.ShardID `json:"missing,omitempty"`
 	// Problems are keys under the routes prefix that cannot be followed, and shards that
 	// cannot be offered.
 	Problems map[string]string `json:"problems,omitempty"`
@@ -87,12 +88,12 @@ func (a *listenerAPI) server(listener net.Listener) (*httpserver.Server, error) 
 	}
 	s.Limits.Header, s.Limits.Request, s.Limits.Answer, s.Limits.Stop = httpBound, httpBound, httpBound, time.Second
 	s.Limits.HeaderBytes = 1 << 14
-	auth, err := a.config.clientAuth()
+	auth, err := a.config.ClientAuth()
 	if err != nil {
 		return nil, err
 	}
 	if a.config.CertFile != "" {
-		certs, err := a.config.certificates(func(err error) { a.log.Error().Err(err).Msg("HTTP listener: certificates") })
+		certs, err := a.config.Certificates(func(err error) { a.log.Error().Err(err).Msg("HTTP listener: certificates") })
 		if err != nil {
 			return nil, err
 		}
@@ -234,8 +235,8 @@ func reply(w http.ResponseWriter, code int, body any) {
 const remedy = "without authentication, verify_client or allowlist in bouncer.yml this is taken from root and the bouncer's user on its own host only"
 
 // accessOf says who may drain and undrain.
-func accessOf(c Config) httpserver.Access {
-	auth, _ := c.clientAuth() // a wrong one has been refused
+func accessOf(c config.Config) httpserver.Access {
+	auth, _ := c.ClientAuth() // a wrong one has been refused
 	return httpserver.NewAccess(httpserver.AccessSettings{
 		Username: c.Authentication.Username, Password: c.Authentication.Password,
 		Certificate: auth != tls.NoClientCert, Allowlist: c.Allowlist,

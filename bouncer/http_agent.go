@@ -11,6 +11,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // What agents ask of a bouncer. Anybody who reaches the listener may ask: nothing
@@ -42,7 +43,7 @@ func (a *listenerAPI) poke(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
 		return
 	}
-	id := shardID(p.Namespace + "/" + p.Scope)
+	id := config.ShardID(p.Namespace + "/" + p.Scope)
 	known := func() bool { return p.Index > 0 && a.book.has(id, p.Index) }
 	message := "reading the routes"
 	switch {
@@ -84,7 +85,7 @@ func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
 		fail(http.StatusBadRequest, "%v", err)
 		return
 	}
-	id := shardID(q.Namespace + "/" + q.Scope)
+	id := config.ShardID(q.Namespace + "/" + q.Scope)
 	if !a.book.knows(id) {
 		fail(http.StatusNotFound, "shard %s is not served here", id)
 		return
@@ -109,7 +110,7 @@ func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (a *listenerAPI) handoverOf(id shardID) (standing, bool) {
+func (a *listenerAPI) handoverOf(id config.ShardID) (standing, bool) {
 	all, _ := a.handovers.current()
 	one, found := all[id]
 	return one, found
@@ -117,7 +118,7 @@ func (a *listenerAPI) handoverOf(id shardID) (standing, bool) {
 
 // awaitQuiet replies once nothing of the shard runs here, or when the time for
 // that is over.
-func (a *listenerAPI) awaitQuiet(w http.ResponseWriter, r *http.Request, id shardID, q cluster.HandoverRequest) {
+func (a *listenerAPI) awaitQuiet(w http.ResponseWriter, r *http.Request, id config.ShardID, q cluster.HandoverRequest) {
 	// What it waits for only its leader and who may read Consul know the name of.
 	defer httpserver.Hold(r.Context())()
 	wait := min(max(time.Duration(q.WaitMS)*time.Millisecond, 0), handoverWaitMost)

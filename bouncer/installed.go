@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/environ"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -17,12 +18,12 @@ const programBound = 2 * time.Second
 
 // programOf finds the PgBouncer that would be started next: the one of the
 // configured command, else the one of this host, if PgBouncer runs here at all.
-func programOf(c Config) string {
+func programOf(c config.Config) string {
 	isPgBouncer := func(arg string) bool { return filepath.Base(arg) == "pgbouncer" }
 	if i := slices.IndexFunc(c.PgBouncer.Command, isPgBouncer); i >= 0 {
 		return c.PgBouncer.Command[i]
 	}
-	if !c.isBeside() {
+	if !c.IsBeside() {
 		return ""
 	}
 	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer"} {
@@ -35,7 +36,7 @@ func programOf(c Config) string {
 
 // installedVersion is the version of the PgBouncer that would be started next,
 // zero when that is not known: then the file is one for the oldest.
-func installedVersion(ctx context.Context, c Config) pgbouncer.Version {
+func installedVersion(ctx context.Context, c config.Config) pgbouncer.Version {
 	path := programOf(c)
 	if path == "" {
 		return pgbouncer.Version{}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -24,7 +25,7 @@ func TestKnock(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := &world{t: t, ctx: t.Context(), dir: bouncertest.Dir(t), port: bouncertest.FreePort(t)}
-			w.config.PgBouncer = PgBouncer{Admin: "127.0.0.1:" + strconv.Itoa(w.port), User: "pooler", Password: "secret", Settings: map[string]any{}}
+			w.config.PgBouncer = config.PgBouncer{Admin: "127.0.0.1:" + strconv.Itoa(w.port), User: "pooler", Password: "secret", Settings: map[string]any{}}
 			if name == "auth_query" {
 				w.config.PgBouncer.Settings["auth_user"] = "app"
 			}
@@ -54,7 +55,7 @@ func TestKnock(t *testing.T) {
 			}()
 			f := &front{config: w.config}
 			database := "s1"
-			if w.config.setting("auth_user") != "" {
+			if w.config.Setting("auth_user") != "" {
 				database = frontUser
 			}
 			addresses := listening{"127.0.0.1, 127.0.0.2", strconv.Itoa(w.port), w.dir}.addresses(w.config)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -28,7 +29,7 @@ const (
 // link watches whether PgBouncer is there. It holds one connection to the admin
 // console whose end says at once that PgBouncer has ended.
 type link struct {
-	config Config
+	config config.Config
 	log    zerolog.Logger
 	notify func()
 
@@ -134,8 +135,8 @@ func (l *link) down(err error) {
 	}
 }
 
-func dialAdmin(ctx context.Context, c Config) (*pgbouncer.Conn, error) {
-	options, err := c.admin()
+func dialAdmin(ctx context.Context, c config.Config) (*pgbouncer.Conn, error) {
+	options, err := c.Admin()
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +155,7 @@ func bounded[T any](ctx context.Context, command func(context.Context) (T, error
 // console is the conductor's connection to the admin console, made anew when it
 // has broken. It belongs to one goroutine.
 type console struct {
-	config Config
+	config config.Config
 	conn   *pgbouncer.Conn
 	// loginBound takes the place of reloadLoginBound; zero: that.
 	loginBound time.Duration

@@ -19,6 +19,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // Where nothing is configured root and the bouncer's user drain, on the bouncer's own
@@ -100,7 +101,7 @@ func TestFloodCostsNoHealthCheck(t *testing.T) {
 // of Consul is bounded, and one route is read for a poke, not those of all shards.
 func TestForgedRequestsCostConsulLittle(t *testing.T) {
 	var lists, routes, handovers atomic.Int64
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *config.Config) {
 		target := &url.URL{Scheme: "http", Host: c.Consul.Host}
 		pass := httputil.NewSingleHostReverseProxy(target)
 		consul := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -172,7 +173,7 @@ func TestForgedRequestsCostConsulLittle(t *testing.T) {
 func TestListenerTLS(t *testing.T) {
 	dir := t.TempDir()
 	ours, theirs := bouncertest.Certificate(t, dir, "ours"), bouncertest.Certificate(t, dir, "theirs")
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *config.Config) {
 		c.CertFile, c.CAFile, c.VerifyClient, c.ConnectAddress = ours, ours, "required", c.Listen
 	})
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
@@ -183,7 +184,7 @@ func TestListenerTLS(t *testing.T) {
 		t.Error(err)
 	}
 	w.await("its key", func() error {
-		pair, _, err := w.site.client.KV().Get(w.config.keys().Bouncers()+"b1", nil)
+		pair, _, err := w.site.client.KV().Get(w.config.Keys().Bouncers()+"b1", nil)
 		if err != nil || pair == nil {
 			return fmt.Errorf("no key: %w", err)
 		}
@@ -198,13 +199,13 @@ func TestListenerTLS(t *testing.T) {
 	if _, err := w.status(); err == nil {
 		t.Error("plain HTTP is answered")
 	}
-	for name, edit := range map[string]func(*Config){
-		"no certificate":           func(c *Config) { c.CertFile = "" },
-		"another's certificate":    func(c *Config) { c.CertFile = theirs },
-		"another's authority":      func(c *Config) { c.CAFile = theirs },
-		"no authority":             func(c *Config) { c.CAFile = "" },
-		"another name":             func(c *Config) { c.ConnectAddress = "db9.example.com:8009" },
-		"plain, as without a file": func(c *Config) { c.CertFile, c.CAFile = "", "" },
+	for name, edit := range map[string]func(*config.Config){
+		"no certificate":           func(c *config.Config) { c.CertFile = "" },
+		"another's certificate":    func(c *config.Config) { c.CertFile = theirs },
+		"another's authority":      func(c *config.Config) { c.CAFile = theirs },
+		"no authority":             func(c *config.Config) { c.CAFile = "" },
+		"another name":             func(c *config.Config) { c.ConnectAddress = "db9.example.com:8009" },
+		"plain, as without a file": func(c *config.Config) { c.CertFile, c.CAFile = "", "" },
 	} {
 		c := w.config
 		edit(&c)

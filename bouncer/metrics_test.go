@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 func TestMetrics(t *testing.T) {
@@ -17,11 +18,11 @@ func TestMetrics(t *testing.T) {
 		return Status{
 			Name: "pgb1", Health: Health{Healthy: true}, Clients: &clients,
 			Consul: consulStatus{Connected: true, Since: now.Add(-time.Hour)}, PgBouncer: pgbouncerStatus{Answers: true, Since: now.Add(-2 * time.Hour)},
-			Shards: map[shardID]ShardStatus{
+			Shards: map[config.ShardID]ShardStatus{
 				"service/s1": {Leader: "db1", State: cluster.RouteOpen, Timeline: 3, Since: now.Add(-90 * time.Second), VerifiedAt: &verified, ClientsWaiting: 4},
 				"service/s2": {Leader: "db9", State: cluster.RouteDown, Since: now.Add(-5 * time.Second), Held: true, HoldUntil: &until, Paused: true, Ill: true, Error: "x"},
 			},
-			Missing: []shardID{"service/s3"}, Problems: map[string]string{"k": "v"},
+			Missing: []config.ShardID{"service/s3"}, Problems: map[string]string{"k": "v"},
 		}
 	}}
 	want := `

@@ -4,13 +4,14 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // missing are the configured shards of which no route is known.
-func (c *conductor) missing() (list []Shard) {
+func (c *conductor) missing() (list []config.Shard) {
 	for _, s := range c.config.Shards {
-		if _, found := c.book.get(s.id()); !found {
+		if _, found := c.book.get(s.ID()); !found {
 			list = append(list, s)
 		}
 	}
@@ -20,7 +21,7 @@ func (c *conductor) missing() (list []Shard) {
 // keepMissing adds to a text the databases of shards whose route is not known, as
 // PgBouncer or its installed file has them: a database that is left out is dropped with
 // all its clients.
-func (c *conductor) keepMissing(text []byte, file pgbouncer.File, missing []Shard, version pgbouncer.Version) ([]byte, pgbouncer.File, error) {
+func (c *conductor) keepMissing(text []byte, file pgbouncer.File, missing []config.Shard, version pgbouncer.Version) ([]byte, pgbouncer.File, error) {
 	installed, err := os.ReadFile(c.config.PgBouncer.Config)
 	if err != nil {
 		installed = nil // the first one
@@ -31,7 +32,7 @@ func (c *conductor) keepMissing(text []byte, file pgbouncer.File, missing []Shar
 	}
 	kept := ""
 	for _, s := range missing {
-		databases, err := s.databases()
+		databases, err := s.ParseDatabases()
 		if err != nil {
 			continue // validated
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // The first rollout beside a PgBouncer that runs, while not every shard's route is known: it
@@ -17,8 +18,8 @@ import (
 func TestFirstFileKeepsWhatPgBouncerHas(t *testing.T) {
 	for _, include := range []bool{false, true} {
 		t.Run(map[bool]string{false: "read", true: "included"}[include], func(t *testing.T) {
-			w := newWorld(t, func(c *Config) {
-				c.Shards = []Shard{{Scope: "s1"}, {Scope: "s2", Databases: []string{"s2=s1"}}, {Scope: "s3"}}
+			w := newWorld(t, func(c *config.Config) {
+				c.Shards = []config.Shard{{Scope: "s1"}, {Scope: "s2", Databases: []string{"s2=s1"}}, {Scope: "s3"}}
 			})
 			at0 := fmt.Sprintf("host=127.0.0.1 port=%d", w.site.members[0].Port)
 			databases := fmt.Sprintf("[databases]\ns1 = %s\ns2 = %s dbname=s1 pool_size=3\n", at0, at0)
@@ -72,7 +73,9 @@ func TestFirstFileKeepsWhatPgBouncerHas(t *testing.T) {
 
 // A shard of the configuration whose key is deleted stays, and others go on.
 func TestConfiguredShardStays(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Shards = []Shard{{Scope: "s1"}, {Scope: "s2", Databases: []string{"s2=s1"}}} })
+	w := newWorld(t, func(c *config.Config) {
+		c.Shards = []config.Shard{{Scope: "s1"}, {Scope: "s2", Databases: []string{"s2=s1"}}}
+	})
 	s2 := cluster.NewKeys("", "s2", w.config.RoutesPrefix)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.put(s2.Route(), w.route(0, cluster.RouteOpen))

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // Names as people give them: PgBouncer itself takes what it can, what it cannot is told,
@@ -15,10 +16,10 @@ func TestNamesOfDatabases(t *testing.T) {
 	offered := []string{"my-shard", "a.b", "-x.y_1", "9"}
 	quoted := []string{"my shard", "café", `a"b`, "a;b", "a@b"}
 	never := []string{"a'b"}
-	w := newWorld(t, func(c *Config) {
-		c.Shards = []Shard{{Scope: "s1"}}
+	w := newWorld(t, func(c *config.Config) {
+		c.Shards = []config.Shard{{Scope: "s1"}}
 		for i, name := range append(append(append([]string{}, offered...), quoted...), never...) {
-			c.Shards = append(c.Shards, Shard{Scope: fmt.Sprint("n", i), Databases: []string{name + "=postgres"}})
+			c.Shards = append(c.Shards, config.Shard{Scope: fmt.Sprint("n", i), Databases: []string{name + "=postgres"}})
 		}
 	})
 	key := func(scope string) string { return cluster.NewKeys("", scope, w.config.RoutesPrefix).Route() }

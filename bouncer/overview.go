@@ -18,6 +18,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // RouteRow is one shard as one bouncer has it.
@@ -50,7 +51,7 @@ const overviewBound = 3 * time.Second
 
 // Overview asks Consul for all routes and bouncers, and every bouncer what it has
 // made of them. c need not be the configuration of one of them.
-func Overview(ctx context.Context, c Config) ([]RouteRow, error) {
+func Overview(ctx context.Context, c config.Config) ([]RouteRow, error) {
 	clients, err := consulClients(c)
 	if err != nil {
 		return nil, err
@@ -72,7 +73,7 @@ func Overview(ctx context.Context, c Config) ([]RouteRow, error) {
 		}
 		return pairs, nil
 	}
-	keys := c.keys()
+	keys := c.Keys()
 	routes, err := list(keys.Routes())
 	if err != nil {
 		return nil, err
@@ -111,14 +112,14 @@ func askAll(ctx context.Context, client *http.Client, pairs api.KVPairs) []asked
 
 func askStatus(ctx context.Context, client *http.Client, url string) (*Status, error) {
 	var s Status
-	if err := request(ctx, client, http.MethodGet, url+"/status", Credentials{}, &s); err != nil {
+	if err := request(ctx, client, http.MethodGet, url+"/status", config.Credentials{}, &s); err != nil {
 		return nil, err
 	}
 	return &s, nil
 }
 
 // request makes one bounded request of a bouncer's listener.
-func request(ctx context.Context, client *http.Client, method, url string, user Credentials, into any) error {
+func request(ctx context.Context, client *http.Client, method, url string, user config.Credentials, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, overviewBound)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, url, nil)
@@ -184,7 +185,7 @@ func overview(keys cluster.Keys, pairs api.KVPairs, bouncers []asked) []RouteRow
 			if b.status == nil || b.status.Problems[id] == "" {
 				continue
 			}
-			if _, offered := b.status.Shards[shardID(id)]; !offered {
+			if _, offered := b.status.Shards[config.ShardID(id)]; !offered {
 				r := routes[id]
 				rows = append(rows, RouteRow{
 					Shard: id, Bouncer: b.status.Name, Answers: true, Leader: r.Leader.Name, Timeline: r.Timeline, State: r.State,

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 func TestOverview(t *testing.T) {
@@ -40,8 +41,8 @@ func TestOverview(t *testing.T) {
 	held := shard("db1")
 	held.Paused, held.ClientsWaiting, held.VerifiedAt = true, 7, nil
 	bouncers := []asked{
-		{key: cluster.Bouncer{Name: "b1"}, status: &Status{Name: "b1", Shards: map[shardID]ShardStatus{"service/s1": shard("db2")}}},
-		{key: cluster.Bouncer{Name: "b2"}, status: &Status{Name: "b2", Shards: map[shardID]ShardStatus{"service/s1": held}}},
+		{key: cluster.Bouncer{Name: "b1"}, status: &Status{Name: "b1", Shards: map[config.ShardID]ShardStatus{"service/s1": shard("db2")}}},
+		{key: cluster.Bouncer{Name: "b2"}, status: &Status{Name: "b2", Shards: map[config.ShardID]ShardStatus{"service/s1": held}}},
 		{key: cluster.Bouncer{Name: "b3", Applied: map[string]cluster.BouncerShard{"service/s1": {Leader: "db2", Timeline: 2, State: cluster.RouteOpen}}}, err: errors.New("no answer")},
 	}
 	rows := overview(cluster.NewKeys("", "", ""), pairs, bouncers)
@@ -130,7 +131,7 @@ func TestDrainAwaitsClients(t *testing.T) {
 }
 
 func TestDrainNeedsPassword(t *testing.T) {
-	w := serving(t, func(c *Config) { c.Authentication = Credentials{"op", "secret"} })
+	w := serving(t, func(c *config.Config) { c.Authentication = config.Credentials{Username: "op", Password: "secret"} })
 	if err := Drain(w.ctx, w.config, true); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 const (
@@ -34,7 +35,7 @@ const (
 // one open query; Consul allows one address 200 connections
 // (limits.http_max_conns_per_client).
 type patroniFollower struct {
-	config  Config
+	config  config.Config
 	log     zerolog.Logger
 	pool    *consulPool
 	book    *book
@@ -47,12 +48,12 @@ type patroniFollower struct {
 func (p *patroniFollower) run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	followed := map[shardID]context.CancelFunc{}
+	followed := map[config.ShardID]context.CancelFunc{}
 	survey := time.NewTicker(patroniSurvey)
 	defer survey.Stop()
 	for {
 		for _, s := range p.config.Shards {
-			id := s.id()
+			id := s.ID()
 			want := s.Patroni || p.answered() && !p.book.routed(id)
 			stop, does := followed[id]
 			switch {
@@ -77,8 +78,8 @@ func (p *patroniFollower) run(ctx context.Context) {
 }
 
 // follow follows one shard until ctx is done.
-func (p *patroniFollower) follow(ctx context.Context, s Shard) {
-	defer p.book.foundWrong(s.id(), nil)
+func (p *patroniFollower) follow(ctx context.Context, s config.Shard) {
+	defer p.book.foundWrong(s.ID(), nil)
 	keys := cluster.NewKeys(s.Namespace, s.Scope, p.config.RoutesPrefix)
 	pause := watchBackoffLeast
 	// A query on a leader that is not there returns whenever anything changes.
@@ -130,22 +131,22 @@ func (p *patroniFollower) read(ctx context.Context, keys cluster.Keys) (cluster.
 }
 
 // take hands what was read to the book, and tells whether the leader serves.
-func (p *patroniFollower) take(s Shard, snapshot cluster.Snapshot) (open bool, err error) {
+func (p *patroniFollower) take(s config.Shard, snapshot cluster.Snapshot) (open bool, err error) {
 	var before *cluster.Route
-	if k, found := p.book.get(s.id()); found {
+	if k, found := p.book.get(s.ID()); found {
 		before = &k.Route
 	}
 	maxLag := s.MaxReplicaLag
 	if maxLag == 0 {
-		maxLag = defaultReplicaLag
+		maxLag = config.DefaultReplicaLag
 	}
 	route, index, err := patroniRoute(snapshot, before, maxLag, time.Now())
 	if err != nil {
-		return false, fmt.Errorf("shard %s, which Patroni runs: %w", s.id(), err)
+		return false, fmt.Errorf("shard %s, which Patroni runs: %w", s.ID(), err)
 	}
-	changed, err := p.book.followed(s.id(), route, index)
+	changed, err := p.book.followed(s.ID(), route, index)
 	if changed {
-		p.log.Info().Str("shard", string(s.id())).Str("leader", route.Leader.Name).Str("state", string(route.State)).
+		p.log.Info().Str("shard", string(s.ID())).Str("leader", route.Leader.Name).Str("state", string(route.State)).
 			Int("replicas", len(route.Replicas)).Msg("Patroni's keys have changed")
 		p.changed()
 	}
@@ -180,11 +181,11 @@ func (p *patroniFollower) await(parent context.Context, keys cluster.Keys, s clu
 }
 
 // note keeps what is wrong with a shard, and says it once.
-func (p *patroniFollower) note(ctx context.Context, s Shard, err error) {
+func (p *patroniFollower) note(ctx context.Context, s config.Shard, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	if p.book.foundWrong(s.id(), err) && err != nil {
-		p.log.Error().Err(err).Str("shard", string(s.id())).Msg("shard cannot be followed")
+	if p.book.foundWrong(s.ID(), err) && err != nil {
+		p.log.Error().Err(err).Str("shard", string(s.ID())).Msg("shard cannot be followed")
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // patroniKVs are the keys of a cluster of three that Patroni runs: a leads.
@@ -107,7 +108,7 @@ func TestPatroniRoute(t *testing.T) {
 
 // Lictor's route takes over from Patroni's keys, and not the other way round.
 func TestPatroniYieldsToRoute(t *testing.T) {
-	b := newBook(Config{Shards: []Shard{{Scope: "s1", Namespace: "service"}, {Scope: "s2", Namespace: "service", Patroni: true}}, RoutesPrefix: "lictor"})
+	b := newBook(config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}, {Scope: "s2", Namespace: "service", Patroni: true}}, RoutesPrefix: "lictor"})
 	patroni, _, err := patroniRoute(patroniKVs(nil), nil, 1000, time.Unix(1000, 0))
 	if err != nil {
 		t.Fatal(err)
@@ -241,8 +242,8 @@ func TestFollowsPatroni(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")
 	}
-	w := newWorldFor(t, 3*time.Minute, func(c *Config) {
-		c.Shards = []Shard{{Scope: "p1", Namespace: c.RoutesPrefix, Databases: []string{"p1=postgres"}}}
+	w := newWorldFor(t, 3*time.Minute, func(c *config.Config) {
+		c.Shards = []config.Shard{{Scope: "p1", Namespace: c.RoutesPrefix, Databases: []string{"p1=postgres"}}}
 	})
 	w.bouncer()
 	w.pgbouncer()
@@ -250,7 +251,7 @@ func TestFollowsPatroni(t *testing.T) {
 	w.awaitRole(a, "/primary")
 	b := w.patroni("b")
 	w.awaitRole(b, "/replica")
-	id := shardID(w.config.RoutesPrefix + "/p1")
+	id := config.ShardID(w.config.RoutesPrefix + "/p1")
 	leads := func(p *realPatroni) {
 		t.Helper()
 		w.await(p.name+" followed", func() error {

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // However many shards are held at once, each with a transaction that does not end and
@@ -21,7 +22,7 @@ func TestManyPauses(t *testing.T) {
 	routes := make([]cluster.Route, shards)
 	for i := range keys {
 		keys[i] = cluster.NewKeys("", fmt.Sprintf("n%d", i), w.config.RoutesPrefix)
-		w.config.Shards = append(w.config.Shards, Shard{Namespace: "service", Scope: fmt.Sprintf("n%d", i), Databases: []string{fmt.Sprintf("n%d=postgres", i)}})
+		w.config.Shards = append(w.config.Shards, config.Shard{Namespace: "service", Scope: fmt.Sprintf("n%d", i), Databases: []string{fmt.Sprintf("n%d=postgres", i)}})
 		routes[i] = w.route(i%2, cluster.RouteOpen)
 	}
 	all := func(state cluster.RouteState) {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -38,7 +39,7 @@ type poolerFigures struct {
 }
 
 // askPooler asks PgBouncer for all of its figures, on a connection of its own.
-func askPooler(ctx context.Context, config Config) (poolerFigures, error) {
+func askPooler(ctx context.Context, config config.Config) (poolerFigures, error) {
 	conn, err := dialAdmin(ctx, config)
 	if err != nil {
 		return poolerFigures{}, err

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // prober knocks at the primaries of suspects. Each probe runs by itself: a host that
@@ -27,11 +28,11 @@ type prober struct {
 	back    chan finding
 	running sync.WaitGroup
 	// probing are the shards whose primary is being probed, guarded by mu.
-	probing map[shardID]bool
+	probing map[config.ShardID]bool
 }
 
 func newProber(s *suspector) *prober {
-	return &prober{suspector: s, slots: make(chan struct{}, probeAtOnce), back: make(chan finding), probing: map[shardID]bool{}}
+	return &prober{suspector: s, slots: make(chan struct{}, probeAtOnce), back: make(chan finding), probing: map[config.ShardID]bool{}}
 }
 
 // finding is a primary that answers.
@@ -318,7 +319,7 @@ func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error
 const notAnswered = "require_auth check failed"
 
 func (p *prober) login(v *ShardView) (*pgconn.Config, error) {
-	options, err := p.config.admin()
+	options, err := p.config.Admin()
 	if err != nil {
 		return nil, err
 	}
@@ -328,9 +329,9 @@ func (p *prober) login(v *ShardView) (*pgconn.Config, error) {
 		return pgconn.ParseConfig("host=" + quoteDSN(leader.Host) + " port=" + strconv.Itoa(leader.Port) + " " + tls)
 	}
 	mode := serverTLS(p.config)
-	files := " sslcert=" + quoteDSN(p.config.setting("server_tls_cert_file")) + " sslkey=" + quoteDSN(p.config.setting("server_tls_key_file"))
+	files := " sslcert=" + quoteDSN(p.config.Setting("server_tls_cert_file")) + " sslkey=" + quoteDSN(p.config.Setting("server_tls_key_file"))
 	if strings.HasPrefix(mode, "verify-") { // with a file, require would verify, too
-		files += " sslrootcert=" + quoteDSN(p.config.setting("server_tls_ca_file"))
+		files += " sslrootcert=" + quoteDSN(p.config.Setting("server_tls_ca_file"))
 	} else {
 		files += " sslrootcert=''"
 	}
@@ -346,22 +347,22 @@ func (p *prober) login(v *ShardView) (*pgconn.Config, error) {
 	config.User, config.Password, config.Database = user, password, v.Databases[0].DBName
 	config.RuntimeParams = map[string]string{}
 	// The host comes from Consul: it gets no password that it could use.
-	if config.RequireAuth = "!password"; p.config.setting("auth_type") == "scram-sha-256" {
+	if config.RequireAuth = "!password"; p.config.Setting("auth_type") == "scram-sha-256" {
 		config.RequireAuth += ",!md5"
 	}
 	return config, nil
 }
 
 // serverTLS is how PgBouncer connects to PostgreSQL.
-func serverTLS(c Config) string {
-	if mode := c.setting("server_tls_sslmode"); mode != "" {
+func serverTLS(c config.Config) string {
+	if mode := c.Setting("server_tls_sslmode"); mode != "" {
 		return mode
 	}
 	return "prefer" // its own default; a template may say more, which is not known here
 }
 
 // demandsTLS reports whether PgBouncer connects to servers with TLS alone.
-func demandsTLS(c Config) bool {
+func demandsTLS(c config.Config) bool {
 	mode := serverTLS(c)
 	return mode == "require" || strings.HasPrefix(mode, "verify-")
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // A PostgreSQL that takes TLS only tells a probe that it is a primary, when the probe
@@ -44,9 +45,9 @@ func TestProbeUsesTLSOfPgBouncer(t *testing.T) {
 	testkit.Must(t, err)
 	defer stop(9)
 	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: port}
-	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []Database{{"s1", "postgres"}}}
+	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []config.Database{{Name: "s1", DBName: "postgres"}}}
 	probe := func(settings map[string]any) *prober {
-		c := Config{PgBouncer: PgBouncer{Admin: "127.0.0.1:6432", User: "app", Settings: settings}}
+		c := config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "app", Settings: settings}}
 		return newProber(newSuspector(c, zerolog.Nop(), nil, nil))
 	}
 	for limit := time.Now().Add(time.Minute); probe(nil).greet(t.Context(), v) != nil; time.Sleep(20 * time.Millisecond) {

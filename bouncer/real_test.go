@@ -23,6 +23,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -32,24 +33,24 @@ type world struct {
 	ctx    context.Context
 	site   *site
 	dir    string
-	config Config
+	config config.Config
 	port   int // PgBouncer's
 	keys   cluster.Keys
 	proxy  *proxy // between the bouncer and Consul
 	log    *logBuffer
 	// changes are configurations that take the place of the bouncer's.
-	changes chan Config
+	changes chan config.Config
 	manager *manager
 	console *pgbouncer.Conn // the last that admin has opened
 }
 
-func newWorld(t *testing.T, edit func(*Config)) *world {
+func newWorld(t *testing.T, edit func(*config.Config)) *world {
 	t.Helper()
 	return newWorldFor(t, 50*time.Second, edit)
 }
 
 // newWorldFor is newWorld for a test that takes longer.
-func newWorldFor(t *testing.T, limit time.Duration, edit func(*Config)) *world {
+func newWorldFor(t *testing.T, limit time.Duration, edit func(*config.Config)) *world {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("Consul, PostgreSQL and PgBouncer: make test-e2e")
@@ -72,25 +73,25 @@ func newWorldFor(t *testing.T, limit time.Duration, edit func(*Config)) *world {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
-	w := &world{t: t, ctx: ctx, site: &shared, port: bouncertest.FreePort(t), log: &logBuffer{}, changes: make(chan Config), manager: &manager{}}
+	w := &world{t: t, ctx: ctx, site: &shared, port: bouncertest.FreePort(t), log: &logBuffer{}, changes: make(chan config.Config), manager: &manager{}}
 	w.dir = bouncertest.Dir(t)
 	w.proxy = newProxy(t, shared.consul)
 	prefix := "test-" + strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
 	w.keys = cluster.NewKeys("", "s1", prefix)
-	w.config = Config{
+	w.config = config.Config{
 		Name: "b1", RoutesPrefix: prefix,
 		HoldTimeout: 300, // longer than any test: it is not what releases clients, unless a test wants it
 		Consul:      settings.Consul{Host: w.proxy.address},
-		PgBouncer:   PgBouncer{Config: filepath.Join(w.dir, "pgbouncer.ini"), Admin: "127.0.0.1:" + strconv.Itoa(w.port), User: "pooler"},
+		PgBouncer:   config.PgBouncer{Config: filepath.Join(w.dir, "pgbouncer.ini"), Admin: "127.0.0.1:" + strconv.Itoa(w.port), User: "pooler"},
 	}
 	w.config.Listen = "127.0.0.1:" + strconv.Itoa(bouncertest.FreePort(t))
 	if edit != nil {
 		edit(&w.config)
 	}
-	if err := w.config.complete(); err != nil {
+	if err := w.config.Complete(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.config.validate(); err != nil {
+	if _, err := w.config.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	w.write("userlist.txt", `"pooler" "secret"`+"\n"+`"app" "app"`+"\n")
@@ -262,7 +263,7 @@ func (w *world) awaitHealthy() {
 // whoever waits for something asks many times, and PgBouncer takes 100 clients.
 func (w *world) admin() *pgbouncer.Conn {
 	w.t.Helper()
-	options, err := w.config.admin()
+	options, err := w.config.Admin()
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -8,13 +8,14 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/testkit"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // With TLS to the servers a RELOAD costs clients nothing, also those whose server
 // connection is just being made.
 func TestReloadCutsNoLoginOff(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.PgBouncer.Settings = map[string]any{"server_tls_sslmode": "prefer"} })
+	w := newWorld(t, func(c *config.Config) { c.PgBouncer.Settings = map[string]any{"server_tls_sslmode": "prefer"} })
 	r := w.route(0, cluster.RouteOpen)
 	behind := newProxy(t, net.JoinHostPort(r.Leader.Host, strconv.Itoa(r.Leader.Port)))
 	host, port, err := net.SplitHostPort(behind.address)

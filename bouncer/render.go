@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/consul-template/template"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
@@ -24,7 +25,7 @@ var errWaiting = errors.New("waiting for data")
 // engine itself, because what is rendered must be checked before it is
 // written; the data that a template asks for comes from feed.
 type renderer struct {
-	config Config
+	config config.Config
 	feed   *feed
 	// label names the template in messages; empty: that of pgbouncer.ini.
 	label string
@@ -125,8 +126,8 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, cons
 			return views, nil
 		},
 		"shard":    func(name string) (*ShardView, error) { return find(name) },
-		"settings": func() []NamedSetting { return r.config.settings(version) },
-		"peers":    func() []Peer { return r.config.peers(version) },
+		"settings": func() []config.NamedSetting { return r.config.Settings(version) },
+		"peers":    func() []config.Peer { return r.config.Peers(version) },
 		"primary": func(s any) (cluster.RouteMember, error) {
 			v, err := find(s)
 			if err != nil {

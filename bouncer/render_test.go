@@ -9,6 +9,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
@@ -41,20 +42,20 @@ shards:
     namespace: db
 `
 
-func testConfig(t testing.TB) Config {
+func testConfig(t testing.TB) config.Config {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "bouncer.yml")
 	if err := os.WriteFile(path, []byte(testText), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, _, err := Load(settings.Source{Path: path})
+	c, _, err := config.Load(settings.Source{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
 
-func goldenViews(c Config) []*ShardView {
+func goldenViews(c config.Config) []*ShardView {
 	orders := testRoute("10.0.0.1")
 	orders.Replicas = []cluster.RouteMember{
 		{Name: "r1", Host: "10.0.0.2", Port: 5432},
@@ -64,7 +65,7 @@ func goldenViews(c Config) []*ShardView {
 	}
 	users := testRoute("10.0.1.1")
 	users.State = cluster.RoutePromoting
-	views, _ := view(c, map[shardID]known{"service/orders": {Route: orders}, "db/users": {Route: users}}, pgbouncer.Version{})
+	views, _ := view(c, map[config.ShardID]known{"service/orders": {Route: orders}, "db/users": {Route: users}}, pgbouncer.Version{})
 	return views
 }
 
@@ -132,7 +133,7 @@ func TestFileOfNoShardWaits(t *testing.T) {
 func TestPeers(t *testing.T) {
 	c := testConfig(t)
 	c.PgBouncer.Peers, c.PgBouncer.PeerID = []string{"10.0.0.11:6432", "/run/pgb two:6433"}, 2
-	if _, err := c.validate(); err != nil {
+	if _, err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	feed := newFeed(nil)
@@ -161,7 +162,7 @@ func TestPeers(t *testing.T) {
 	}
 	for _, id := range []int{0, -1, 3} {
 		c.PgBouncer.PeerID = id
-		if _, err := c.validate(); err == nil {
+		if _, err := c.Validate(); err == nil {
 			t.Errorf("peer_id %d was taken", id)
 		}
 	}
@@ -202,7 +203,7 @@ func TestReaders(t *testing.T) {
 }
 
 func TestClashingDatabasesAreNotOffered(t *testing.T) {
-	views, problems := view(Config{}, map[shardID]known{
+	views, problems := view(config.Config{}, map[config.ShardID]known{
 		"a/s": {Route: testRoute("x")}, "b/s": {Route: testRoute("y")}, "b/s_ro": {Route: testRoute("z")}, "b/t": {Route: testRoute("z")},
 	}, pgbouncer.Version{})
 	if len(views) != 2 || views[0].id != "a/s" || views[1].id != "b/t" || len(problems) != 2 {

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 const (
@@ -25,7 +26,7 @@ const (
 func (c *conductor) answer(ctx context.Context, link linkState, views []*ShardView) {
 	c.counting = 0
 	var pools map[string]poolCount
-	offered := map[shardID]*ShardView{}
+	offered := map[config.ShardID]*ShardView{}
 	for _, v := range views {
 		offered[v.id] = v
 	}
@@ -104,7 +105,7 @@ type responder struct {
 
 // run writes until ctx is done; what is left then goes with the session.
 func (r *responder) run(ctx context.Context) {
-	written := map[shardID]cluster.HandoverAnswer{}
+	written := map[config.ShardID]cluster.HandoverAnswer{}
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
@@ -124,7 +125,7 @@ func (r *responder) run(ctx context.Context) {
 
 // bring makes the keys say what is to be said. It writes what a leader acts upon,
 // not every count.
-func (r *responder) bring(ctx context.Context, all map[shardID]standing, written map[shardID]cluster.HandoverAnswer) error {
+func (r *responder) bring(ctx context.Context, all map[config.ShardID]standing, written map[config.ShardID]cluster.HandoverAnswer) error {
 	for id, one := range all {
 		old, was := written[id]
 		switch {
@@ -148,12 +149,12 @@ func (r *responder) bring(ctx context.Context, all map[shardID]standing, written
 	return nil
 }
 
-func (r *responder) key(id shardID) string {
+func (r *responder) key(id config.ShardID) string {
 	i := strings.LastIndexByte(string(id), '/')
 	return cluster.NewKeys(string(id[:i]), string(id[i+1:]), r.prefix).HandoverAnswer(r.name)
 }
 
-func (r *responder) write(ctx context.Context, id shardID, a cluster.HandoverAnswer) error {
+func (r *responder) write(ctx context.Context, id config.ShardID, a cluster.HandoverAnswer) error {
 	session := r.session()
 	if session == "" {
 		return fmt.Errorf("key %s: this bouncer has no session in Consul", r.key(id))
@@ -175,7 +176,7 @@ func (r *responder) write(ctx context.Context, id shardID, a cluster.HandoverAns
 	return nil
 }
 
-func (r *responder) remove(ctx context.Context, id shardID) error {
+func (r *responder) remove(ctx context.Context, id config.ShardID) error {
 	_, err := attempt(ctx, r.pool, func(ctx context.Context, c *api.Client) (struct{}, error) {
 		_, err := c.KV().Delete(r.key(id), (&api.WriteOptions{}).WithContext(ctx))
 		return struct{}{}, err

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // sharedReads reads one key of Consul for each shard on behalf of whoever asks. Nobody
@@ -19,7 +21,7 @@ type sharedReads struct {
 	total *rate.Limiter
 
 	mu     sync.Mutex
-	shards map[shardID]*shardReads
+	shards map[config.ShardID]*shardReads
 }
 
 type shardReads struct {
@@ -48,14 +50,14 @@ const knownPace = 20 * time.Millisecond
 
 // newSharedReads makes reads that end with ctx; wait waits for that.
 func newSharedReads(ctx context.Context) *sharedReads {
-	return &sharedReads{life: ctx, total: rate.NewLimiter(totalReadRate, totalReadRate), shards: map[shardID]*shardReads{}}
+	return &sharedReads{life: ctx, total: rate.NewLimiter(totalReadRate, totalReadRate), shards: map[config.ShardID]*shardReads{}}
 }
 
 func (s *sharedReads) wait() { s.work.Wait() }
 
 // ask has read called for a shard, from now on. The shards must be few: they are
 // remembered.
-func (s *sharedReads) ask(id shardID, read func(context.Context) error) *sharedRead {
+func (s *sharedReads) ask(id config.ShardID, read func(context.Context) error) *sharedRead {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	shard := s.shards[id]
@@ -75,7 +77,7 @@ func (s *sharedReads) ask(id shardID, read func(context.Context) error) *sharedR
 }
 
 // do is ask, and waits until it is read, or known says that it need not be.
-func (s *sharedReads) do(ctx context.Context, id shardID, known func() bool, read func(context.Context) error) error {
+func (s *sharedReads) do(ctx context.Context, id config.ShardID, known func() bool, read func(context.Context) error) error {
 	if known() {
 		return nil
 	}

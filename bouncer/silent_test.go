@@ -16,12 +16,13 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // threeAddresses makes a world whose Consul has three addresses.
 func threeAddresses(t *testing.T) (w *world, addresses []*proxy) {
-	w = newWorld(t, func(c *Config) {
+	w = newWorld(t, func(c *config.Config) {
 		addresses = []*proxy{newProxy(t, shared.consul), newProxy(t, shared.consul)}
 		c.Consul.Hosts = []string{c.Consul.Host, addresses[0].address, addresses[1].address}
 		c.Consul.Host = ""
@@ -41,7 +42,7 @@ func (w *world) watches(holding bool) (pool *consulPool, await func(leader int))
 		w.t.Fatal(err)
 	}
 	b := newBook(w.config)
-	watcher := newWatcher(zerolog.New(w.log), pool, b, newHandovers(w.config.keys(), b.serves), func() {})
+	watcher := newWatcher(zerolog.New(w.log), pool, b, newHandovers(w.config.Keys(), b.serves), func() {})
 	watcher.holding = func() bool { return holding }
 	ctx, cancel := context.WithCancel(w.ctx)
 	var running sync.WaitGroup
@@ -100,14 +101,14 @@ func TestRoutesAreReadWhileHolding(t *testing.T) {
 // A session belongs to the node of the Consul agent that it was made at, and ends
 // when that node is given up: the bouncer moves its key to another one before.
 func TestPresenceMovesToAnotherAddress(t *testing.T) {
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *config.Config) {
 		second := newProxy(t, shared.consul)
 		c.Consul.Hosts = []string{c.Consul.Host, second.address}
 		c.Consul.Host = ""
 	})
 	w.bouncer()
 	holder := func() (*api.KVPair, error) {
-		pair, _, err := w.site.client.KV().Get(w.config.keys().Bouncers()+w.config.Name, nil)
+		pair, _, err := w.site.client.KV().Get(w.config.Keys().Bouncers()+w.config.Name, nil)
 		if err == nil && (pair == nil || pair.Session == "") {
 			err = errors.New("the bouncer has no key")
 		}

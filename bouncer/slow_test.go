@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -24,7 +25,7 @@ func TestSlowPeersAreNotLost(t *testing.T) {
 
 func slowPeers(t *testing.T, closes bool) {
 	const stall = 10 * time.Second
-	w := newWorld(t, func(c *Config) { c.ClosesSockets = &closes })
+	w := newWorld(t, func(c *config.Config) { *c = c.WithClosing(closes) })
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	w.pgbouncer()
@@ -58,8 +59,7 @@ func slowPeers(t *testing.T, closes bool) {
 // Where sockets cannot be closed, PgBouncer itself frees the clients of a lost primary
 // from 1.24 on; before, that is told.
 func TestPowerlessFreeing(t *testing.T) {
-	no := false
-	w := newWorld(t, func(c *Config) { c.ClosesSockets = &no })
+	w := newWorld(t, func(c *config.Config) { *c = c.WithClosing(false) })
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	w.pgbouncer()
@@ -68,12 +68,12 @@ func TestPowerlessFreeing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, said := string(freeByKill), 0
+	want, said := string(config.FreeByKill), 0
 	if !version.AtLeast(1, 24) {
-		want, said = string(freeByTimeout), 1
+		want, said = string(config.FreeByTimeout), 1
 	}
 	w.await("the way of freeing in Consul", func() error {
-		kv, _, err := w.site.client.KV().Get(w.config.keys().Bouncers()+"b1", nil)
+		kv, _, err := w.site.client.KV().Get(w.config.Keys().Bouncers()+"b1", nil)
 		if err != nil || kv == nil {
 			return fmt.Errorf("no key: %w", err)
 		}
@@ -85,7 +85,7 @@ func TestPowerlessFreeing(t *testing.T) {
 	if n := strings.Count(w.log.String(), "by TCP's timeouts only"); n != said {
 		t.Errorf("said %d times that TCP's timeouts must free clients, want %d", n, said)
 	}
-	if want != string(freeByKill) {
+	if want != string(config.FreeByKill) {
 		return
 	}
 	stuck := w.connect("s1")

@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // What Linux's uapi headers (inet_diag.h, sock_diag.h, tcp_states.h) say and
@@ -269,10 +271,9 @@ func addressesOf(ctx context.Context, host string) ([]netip.Addr, error) {
 }
 
 // probed is the configuration with what this process may do.
-func probed(ctx context.Context, c Config) Config {
-	if c.ClosesSockets == nil {
-		can := c.isBeside() && canCloseSockets(ctx)
-		c.ClosesSockets = &can
+func probed(ctx context.Context, c config.Config) config.Config {
+	if _, known := c.Closing(); known {
+		return c
 	}
-	return c
+	return c.WithClosing(c.IsBeside() && canCloseSockets(ctx))
 }

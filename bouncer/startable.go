@@ -10,20 +10,21 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // checkStart tells why PgBouncer could not start with the settings of a file. RELOAD does
 // not: what it cannot use it leaves as it was, and much of it is read at the start only.
-func checkStart(file pgbouncer.File, c Config) error {
+func checkStart(file pgbouncer.File, c config.Config) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(file.Settings)) {
-		if err := checkSettingValue(name, file.Settings[name]); err != nil {
+		if err := config.CheckSettingValue(name, file.Settings[name]); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	}
 	err := checkClientTLS(file.Settings)
-	if err == nil && c.isBeside() {
+	if err == nil && c.IsBeside() {
 		err = checkTLSFiles(file.Settings)
 	}
 	errs = append(errs, err)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -48,7 +49,7 @@ func TestCheckStart(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := checkStart(file, Config{PgBouncer: PgBouncer{Admin: "127.0.0.1:6432"}}); (err == nil) != c.starts {
+			if err := checkStart(file, config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432"}}); (err == nil) != c.starts {
 				t.Errorf("checkStart: %v", err)
 			}
 			out, err := bouncertest.StartsWith(t, c.settings)

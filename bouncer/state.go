@@ -7,6 +7,7 @@ import (
 	"io/fs"
 
 	"github.com/lictor-ha/lictor/agent/osuser"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // savedState is what a bouncer keeps across its own restarts, so that it serves
@@ -18,8 +19,8 @@ type savedState struct {
 	RoutesPrefix string `json:"routes_prefix"`
 	Session      string `json:"session,omitempty"`
 	// Draining: an operator has not yet ended it.
-	Draining bool              `json:"draining,omitempty"`
-	Routes   map[shardID]known `json:"routes"`
+	Draining bool                     `json:"draining,omitempty"`
+	Routes   map[config.ShardID]known `json:"routes"`
 }
 
 const stateVersion = 1

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -69,7 +70,7 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 	}
 	now := time.Now().UTC()
 	trouble := c.book.trouble()
-	status := make(map[shardID]ShardStatus, len(views))
+	status := make(map[config.ShardID]ShardStatus, len(views))
 	c.mu.Lock()
 	for _, v := range views {
 		leader := v.route.Leader
@@ -77,7 +78,7 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 			Leader: leader.Name, Host: leader.Host, Port: leader.Port, Timeline: v.Timeline, State: v.State,
 			Since: v.route.Since, Databases: v.offered(), Ill: v.ill,
 		}
-		if e := cmp.Or(trouble[c.config.keys().Routes()+string(v.id)], trouble[string(v.id)]); e != nil {
+		if e := cmp.Or(trouble[c.config.Keys().Routes()+string(v.id)], trouble[string(v.id)]); e != nil {
 			s.Error = e.Error()
 		}
 		if h := c.holds[v.id]; h != nil && !h.expired {
@@ -149,7 +150,7 @@ func (c *conductor) paused(v *ShardView) bool {
 }
 
 // shards returns the status of every shard.
-func (c *conductor) shards() map[shardID]ShardStatus {
+func (c *conductor) shards() map[config.ShardID]ShardStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.status)
@@ -172,11 +173,11 @@ func (c *conductor) ready() (reasons []string) {
 		reasons = append(reasons, fmt.Sprintf("paused, though no shard is held: %s", strings.Join(c.stray, ", ")))
 	}
 	for _, s := range c.config.Shards {
-		if _, offered := c.status[s.id()]; !offered && c.left[string(s.id())] == "" {
-			reasons = append(reasons, fmt.Sprintf("no route is known of shard %s", s.id()))
+		if _, offered := c.status[s.ID()]; !offered && c.left[string(s.ID())] == "" {
+			reasons = append(reasons, fmt.Sprintf("no route is known of shard %s", s.ID()))
 		}
 	}
-	var behind []shardID
+	var behind []config.ShardID
 	for id, s := range c.status {
 		if s.VerifiedAt == nil {
 			behind = append(behind, id)
@@ -190,16 +191,16 @@ func (c *conductor) ready() (reasons []string) {
 }
 
 // presenceOf is what the bouncer's key says.
-func presenceOf(c Config, url string, version pgbouncer.Version, shards map[shardID]ShardStatus) cluster.Bouncer {
+func presenceOf(c config.Config, url string, version pgbouncer.Version, shards map[config.ShardID]ShardStatus) cluster.Bouncer {
 	b := cluster.Bouncer{
 		Name: c.Name, URL: url, Version: c.Version, All: len(c.Shards) == 0,
-		Frees: string(c.frees(version)), Applied: make(map[string]cluster.BouncerShard, len(shards)),
+		Frees: string(c.Frees(version)), Applied: make(map[string]cluster.BouncerShard, len(shards)),
 	}
 	if version != (pgbouncer.Version{}) {
 		b.PgBouncer = version.String()
 	}
 	for _, s := range c.Shards {
-		b.Shards = append(b.Shards, string(s.id()))
+		b.Shards = append(b.Shards, string(s.ID()))
 	}
 	for id, s := range shards {
 		b.Applied[string(id)] = cluster.BouncerShard{

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/environ"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 const (
@@ -31,7 +32,7 @@ const (
 // A PgBouncer that answers already, left by a bouncer that was killed, is left
 // alone until it ends.
 type supervisor struct {
-	config Config
+	config config.Config
 	log    zerolog.Logger
 	output io.Writer
 }

@@ -13,13 +13,14 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // supervised makes a world whose bouncer runs PgBouncer itself, by way of a script
 // that writes its process id down.
 func supervised(t *testing.T) (w *world, pid func() int) {
 	var script, pidFile string
-	w = newWorld(t, func(c *Config) {
+	w = newWorld(t, func(c *config.Config) {
 		dir := filepath.Dir(c.PgBouncer.Config)
 		script, pidFile = filepath.Join(dir, "run"), filepath.Join(dir, "pid")
 		c.PgBouncer.Command = []string{script, c.PgBouncer.Config}
@@ -135,7 +136,7 @@ func TestSupervisorLeavesRunningOneAlone(t *testing.T) {
 // A shard more in the file, and the signal to read it again: neither PgBouncer nor
 // its clients notice.
 func TestConfigChangesWithoutRestart(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Shards = []Shard{{Scope: "s1"}} })
+	w := newWorld(t, func(c *config.Config) { c.Shards = []config.Shard{{Scope: "s1"}} })
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	s2 := cluster.NewKeys("", "s2", w.config.RoutesPrefix)
 	w.put(s2.Route(), w.route(1, cluster.RouteOpen))
@@ -153,7 +154,7 @@ func TestConfigChangesWithoutRestart(t *testing.T) {
 		return nil
 	})
 	changed := w.config
-	changed.Shards = append(changed.Shards[:1:1], Shard{Scope: "s2", Namespace: "service", Databases: []string{"other=s1"}, PoolSize: 7})
+	changed.Shards = append(changed.Shards[:1:1], config.Shard{Scope: "s2", Namespace: "service", Databases: []string{"other=s1"}, PoolSize: 7})
 	select {
 	case w.changes <- changed:
 	case <-w.ctx.Done():

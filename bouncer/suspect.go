@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -50,7 +51,7 @@ var errReplica = errors.New("PostgreSQL answers as a replica")
 // answer wait from then on, instead of failing until the lease has run out and
 // another member has taken over.
 type suspector struct {
-	config Config
+	config config.Config
 	log    zerolog.Logger
 	link   *link
 	book   *book
@@ -63,15 +64,15 @@ type suspector struct {
 	hurry chan struct{}
 
 	mu   sync.Mutex
-	sick map[shardID]sickness
+	sick map[config.ShardID]sickness
 	// ports are those on which primaries listen; nil: they are not known yet.
 	ports map[int]bool
 	// seen is what the last look at the pools found; nil: it failed.
 	seen *poolsSeen
 }
 
-func newSuspector(c Config, log zerolog.Logger, l *link, b *book) *suspector {
-	return &suspector{config: c, log: log, link: l, book: b, hurry: make(chan struct{}, 1), sick: map[shardID]sickness{}}
+func newSuspector(c config.Config, log zerolog.Logger, l *link, b *book) *suspector {
+	return &suspector{config: c, log: log, link: l, book: b, hurry: make(chan struct{}, 1), sick: map[config.ShardID]sickness{}}
 }
 
 // sickness is why a primary cannot be used.
@@ -119,7 +120,7 @@ func (s *suspector) ended(remote netip.AddrPort) {
 }
 
 // ownersOf finds the shards of those databases that lead to a primary.
-func ownersOf(c Config, known map[shardID]known) map[string]*ShardView {
+func ownersOf(c config.Config, known map[config.ShardID]known) map[string]*ShardView {
 	views, _ := view(c, known, anyName())
 	owners := make(map[string]*ShardView, len(views))
 	for _, v := range views {
@@ -174,7 +175,7 @@ func (s *suspector) run(ctx context.Context) {
 			console.close()
 		} else {
 			if changes != s.book.version() {
-				var known map[shardID]known
+				var known map[config.ShardID]known
 				known, changes = s.book.known()
 				owners = ownersOf(s.config, known)
 				s.listensOn(owners)
@@ -265,7 +266,7 @@ func (s *suspector) keepSick(owners map[string]*ShardView) (list []*ShardView) {
 	if len(s.sick) == 0 {
 		return nil
 	}
-	keep := map[shardID]sickness{}
+	keep := map[config.ShardID]sickness{}
 	for _, v := range owners {
 		if one := s.sick[v.id]; one.address == addressOf(v) {
 			keep[v.id] = one

@@ -15,6 +15,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // fakePostgres answers every login with said.
@@ -71,8 +72,8 @@ func TestGreeting(t *testing.T) {
 		"recovers": {fakePostgres(t, recovering), false},
 		"refused":  {free, false},
 	} {
-		v := &ShardView{id: "service/s1", route: cluster.Route{Leader: test.at}, Databases: []Database{{"s1", "s1"}}}
-		p := newProber(newSuspector(Config{PgBouncer: PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil))
+		v := &ShardView{id: "service/s1", route: cluster.Route{Leader: test.at}, Databases: []config.Database{{Name: "s1", DBName: "s1"}}}
+		p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil))
 		knock := func(working bool) (err error) {
 			late := net.Error(nil)
 			for again := true; again; again = errors.As(err, &late) && late.Timeout() { // a busy machine says nothing
@@ -106,14 +107,14 @@ func TestBusyHostIsNotSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: name.(*unix.SockaddrInet4).Port}
-	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []Database{{"s1", "s1"}}}
+	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []config.Database{{Name: "s1", DBName: "s1"}}}
 	for full := false; !full; { // nobody accepts, until the kernel takes no more
 		conn, err := net.DialTimeout("tcp", addressOf(v), 100*time.Millisecond)
 		if full = err != nil; !full {
 			defer conn.Close()
 		}
 	}
-	p := newProber(newSuspector(Config{PgBouncer: PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil))
+	p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil))
 	if _, err := p.knock(t.Context(), suspect{v, true}); err != nil {
 		t.Errorf("with connections: %v", err)
 	}
@@ -179,7 +180,7 @@ func TestEndingsAreHeard(t *testing.T) {
 
 // An end of a connection makes the pools be looked at if it may be a primary's.
 func TestEndingsHurryTheLook(t *testing.T) {
-	s := newSuspector(Config{}, zerolog.Nop(), nil, nil)
+	s := newSuspector(config.Config{}, zerolog.Nop(), nil, nil)
 	s.listensOn(map[string]*ShardView{"s1": {route: cluster.Route{Leader: cluster.RouteMember{Host: "db1", Port: 5432}}}})
 	for remote, hurries := range map[netip.AddrPort]bool{
 		netip.MustParseAddrPort("10.0.0.1:5432"): true, netip.MustParseAddrPort("10.0.0.1:8500"): false, {}: true,
@@ -249,8 +250,8 @@ func TestProbeTellsNoPassword(t *testing.T) {
 	}()
 	defer l.Close()
 	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
-	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []Database{{"s1", "s1"}}}
-	p := newProber(newSuspector(Config{PgBouncer: PgBouncer{Admin: "127.0.0.1:6432", User: "pooler", Password: "secret"}}, zerolog.Nop(), nil, nil))
+	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []config.Database{{Name: "s1", DBName: "s1"}}}
+	p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "pooler", Password: "secret"}}, zerolog.Nop(), nil, nil))
 	if _, err := p.ask(t.Context(), v); err != nil {
 		t.Errorf("it serves: %v", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul-template/dependency"
+
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // templateClients are the clients that a template's functions use: of each of Consul's
@@ -14,7 +16,7 @@ import (
 // consul-template's clients keep the token and the certificate that they were made with,
 // so they are made anew when the token's file has another one, and after an error.
 type templateClients struct {
-	config Config
+	config config.Config
 	pool   *consulPool
 
 	mu   sync.Mutex
@@ -27,7 +29,7 @@ type tokenSet struct {
 	token string
 }
 
-func newTemplateClients(c Config, pool *consulPool) *templateClients {
+func newTemplateClients(c config.Config, pool *consulPool) *templateClients {
 	return &templateClients{config: c, pool: pool, sets: map[int]tokenSet{}}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/templates"
 )
 
@@ -17,7 +18,7 @@ import (
 // cannot be brought: here because its file cannot be written.
 func TestTimerFiresWhateverFails(t *testing.T) {
 	t.Parallel() // it waits
-	w := newWorld(t, func(c *Config) { c.HoldTimeout = shortHold })
+	w := newWorld(t, func(c *config.Config) { c.HoldTimeout = shortHold })
 	w.manager.every = time.Hour // no pass for its sake
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
@@ -65,7 +66,7 @@ func TestTimerFiresWhateverFails(t *testing.T) {
 // It fires also when the loop that holds clients hangs, here on its template.
 func TestTimerFiresWhenTheLoopHangs(t *testing.T) {
 	t.Parallel() // it waits
-	w := newWorld(t, func(c *Config) { c.Template, c.HoldTimeout = c.PgBouncer.Config+".ctmpl", shortHold })
+	w := newWorld(t, func(c *config.Config) { c.Template, c.HoldTimeout = c.PgBouncer.Config+".ctmpl", shortHold })
 	text, err := templates.Read(templates.PgBouncer)
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -21,13 +22,13 @@ type ShardView struct {
 	Scope, Namespace string
 	// Label tells shards apart: the scope or, where it is that of several, namespace:scope.
 	Label     string
-	Databases []Database
+	Databases []config.Database
 	PoolSize  int
 	PoolMode  string
 	State     cluster.RouteState
 	Timeline  int
 
-	id        shardID
+	id        config.ShardID
 	route     cluster.Route
 	confirmed bool
 	readers   Readers
@@ -61,26 +62,26 @@ type Readers struct {
 // view turns what is known into what is rendered. A shard that cannot be
 // offered, because its database has the name of another shard's or one that PgBouncer
 // of this version cannot read, is left out and reported.
-func view(c Config, shards map[shardID]known, version pgbouncer.Version) (views []*ShardView, problems []problem) {
-	configured := map[shardID]Shard{}
+func view(c config.Config, shards map[config.ShardID]known, version pgbouncer.Version) (views []*ShardView, problems []problem) {
+	configured := map[config.ShardID]config.Shard{}
 	for _, s := range c.Shards {
-		configured[s.id()] = s
+		configured[s.ID()] = s
 	}
-	owner, scopes := map[string]shardID{}, map[string]int{}
+	owner, scopes := map[string]config.ShardID{}, map[string]int{}
 	for id := range shards {
-		_, scope := id.split()
+		_, scope := id.Split()
 		scopes[scope]++
 	}
 	for _, id := range eldestFirst(shards) {
 		var (
 			s         = configured[id]
-			databases []Database
+			databases []config.Database
 			err       error
 		)
 		if s.Scope == "" {
 			s, databases = discovered(id)
 		} else {
-			databases, err = s.databases()
+			databases, err = s.ParseDatabases()
 		}
 		v := &ShardView{
 			Scope: s.Scope, Namespace: s.Namespace, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
@@ -107,8 +108,8 @@ func view(c Config, shards map[shardID]known, version pgbouncer.Version) (views 
 // eldestFirst orders shards by when they became known, so that a new one takes no name
 // that another has. Of those that came together it is the one whose key Consul has had
 // for longer: so all bouncers choose the same.
-func eldestFirst(shards map[shardID]known) []shardID {
-	return slices.SortedFunc(maps.Keys(shards), func(a, b shardID) int {
+func eldestFirst(shards map[config.ShardID]known) []config.ShardID {
+	return slices.SortedFunc(maps.Keys(shards), func(a, b config.ShardID) int {
 		x, y := shards[a], shards[b]
 		return cmp.Or(x.First.Compare(y.First), cmp.Compare(x.CreateIndex, y.CreateIndex), strings.Compare(string(a), string(b)))
 	})
@@ -116,15 +117,15 @@ func eldestFirst(shards map[shardID]known) []shardID {
 
 // discovered is a shard that the configuration does not name; its scope is its
 // database.
-func discovered(id shardID) (Shard, []Database) {
-	namespace, scope := id.split()
-	return Shard{Namespace: namespace, Scope: scope}, []Database{{Name: scope, DBName: scope}}
+func discovered(id config.ShardID) (config.Shard, []config.Database) {
+	namespace, scope := id.Split()
+	return config.Shard{Namespace: namespace, Scope: scope}, []config.Database{{Name: scope, DBName: scope}}
 }
 
 // offer gives the shard its databases, unless a name is taken.
-func (v *ShardView) offer(databases []Database, owner map[string]shardID, version pgbouncer.Version) error {
+func (v *ShardView) offer(databases []config.Database, owner map[string]config.ShardID, version pgbouncer.Version) error {
 	for _, d := range databases {
-		if err := d.validate(); err != nil {
+		if err := d.Validate(); err != nil {
 			return fmt.Errorf("shard %s is not offered: database %w", v.id, err)
 		}
 		if err := pgbouncer.CheckName(d.Name, version); err != nil {

@@ -10,6 +10,8 @@ import (
 	"github.com/hashicorp/consul/api"
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
+
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 const (
@@ -131,7 +133,7 @@ func (w *watcher) note(out outcome) {
 	}
 }
 
-func abridge(ids []shardID) []shardID { return ids[:min(len(ids), 20)] }
+func abridge(ids []config.ShardID) []config.ShardID { return ids[:min(len(ids), 20)] }
 
 func convert(pairs api.KVPairs) []pair {
 	list := make([]pair, len(pairs))
@@ -209,7 +211,7 @@ func (w *watcher) read(ctx context.Context) (answer, error) {
 }
 
 // readHandover reads the handover of one shard consistently.
-func (w *watcher) readHandover(ctx context.Context, id shardID) error {
+func (w *watcher) readHandover(ctx context.Context, id config.ShardID) error {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	key := w.handovers.keys.Handovers() + string(id)
@@ -226,7 +228,7 @@ func (w *watcher) readHandover(ctx context.Context, id shardID) error {
 }
 
 // readRoute reads the route of one shard consistently.
-func (w *watcher) readRoute(ctx context.Context, id shardID) error {
+func (w *watcher) readRoute(ctx context.Context, id config.ShardID) error {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	key := w.book.keys.Routes() + string(id)

@@ -21,6 +21,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/agent/systemd"
 	"github.com/lictor-ha/lictor/bouncer"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/templates"
 )
 
@@ -53,7 +54,7 @@ func bouncerCommand() *cobra.Command {
 			hangups := make(chan os.Signal, 2)
 			signal.Notify(hangups, syscall.SIGHUP, syscall.SIGUSR1)
 			defer signal.Stop(hangups)
-			changes := make(chan bouncer.Config)
+			changes := make(chan config.Config)
 			var reloading sync.WaitGroup
 			defer reloading.Wait()
 			defer cancel()
@@ -96,10 +97,10 @@ func (m *bouncerManager) reloaded() {
 }
 
 // loadBouncer reads a bouncer's file, with the environment over it.
-func loadBouncer(path string, allowEmpty bool) (bouncer.Config, []string, error) {
-	cfg, warnings, err := bouncer.Load(settings.Source{Path: path, Environ: os.Environ()})
+func loadBouncer(path string, allowEmpty bool) (config.Config, []string, error) {
+	cfg, warnings, err := config.Load(settings.Source{Path: path, Environ: os.Environ()})
 	if err != nil {
-		return bouncer.Config{}, nil, err
+		return config.Config{}, nil, err
 	}
 	cfg.Version = version
 	cfg.AllowEmpty = cfg.AllowEmpty || allowEmpty
@@ -113,7 +114,7 @@ func loadBouncer(path string, allowEmpty bool) (bouncer.Config, []string, error)
 // reloadBouncer reads the file again at each SIGHUP, and switches debug lines on and
 // off at each SIGUSR1, until ctx is done.
 func reloadBouncer(
-	ctx context.Context, hangups <-chan os.Signal, path string, allowEmpty bool, changes chan<- bouncer.Config, logs *logging.Log, manager *bouncerManager,
+	ctx context.Context, hangups <-chan os.Signal, path string, allowEmpty bool, changes chan<- config.Config, logs *logging.Log, manager *bouncerManager,
 ) {
 	log := logs.Logger()
 	for {

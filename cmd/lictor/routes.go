@@ -11,6 +11,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/operator"
 	"github.com/lictor-ha/lictor/bouncer"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 func routesCommand() *cobra.Command {
@@ -29,7 +30,7 @@ func routesCommand() *cobra.Command {
 				o.output = string(operator.JSON)
 			}
 			return o.onSite(cmd, func(ctx context.Context, c *operator.Console, site *operator.Site) error {
-				rows, err := bouncer.Overview(ctx, bouncer.Config{
+				rows, err := bouncer.Overview(ctx, config.Config{
 					Consul: site.Consul, RoutesPrefix: site.RoutesPrefix(),
 					CertFile: cmp.Or(site.Ctl.CertFile, site.RestAPI.CertFile), KeyFile: cmp.Or(site.Ctl.KeyFile, site.RestAPI.KeyFile),
 					CAFile: cmp.Or(site.Ctl.CACert, site.RestAPI.CAFile), VerifyNames: site.Ctl.VerifyNames,

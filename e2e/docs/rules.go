@@ -13,7 +13,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/config"
-	"github.com/lictor-ha/lictor/bouncer"
+	bouncerconfig "github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // A loader reads a configuration that has only these settings and returns its
@@ -55,7 +55,7 @@ func agentLoader(dir string) loader {
 
 func bouncerLoader(dir string) loader {
 	return fileLoader(filepath.Join(dir, "probe.yml"), func(s settings.Source) error {
-		_, _, err := bouncer.Load(s)
+		_, _, err := bouncerconfig.Load(s)
 		return err
 	})
 }

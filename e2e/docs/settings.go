@@ -14,7 +14,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/config"
-	"github.com/lictor-ha/lictor/bouncer"
+	bouncerconfig "github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // Setting is one line of the page.
@@ -42,7 +42,7 @@ type Section struct {
 // Sections reads all settings from the source tree at root and from the code that
 // this program was built with. dir is an empty directory for scratch files.
 func Sections(root, dir string) ([]Section, error) {
-	said, err := readComments(root, "agent/config", "agent/cluster", "agent/cluster/settings", "bouncer")
+	said, err := readComments(root, "agent/config", "agent/cluster", "agent/cluster/settings", "bouncer/config")
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func Sections(root, dir string) ([]Section, error) {
 	if err != nil {
 		return nil, err
 	}
-	follow, _, err := bouncer.Load(settings.Source{Path: pooler})
+	follow, _, err := bouncerconfig.Load(settings.Source{Path: pooler})
 	if err != nil {
 		return nil, fmt.Errorf("the smallest configuration of a bouncer: %w", err)
 	}

@@ -1,4 +1,4 @@
-package bouncer
+package config
 
 import (
 	"fmt"
@@ -18,12 +18,12 @@ type NamedSetting struct {
 	Name, Value string
 }
 
-// settings are the lines of the section [pgbouncer]: what a failover needs of
+// Settings are the lines of the section [pgbouncer]: what a failover needs of
 // PgBouncer (docs/design.md, ruling 7), with the operator's own on top. PgBouncer
 // does not start with a setting that it does not know, so there are none newer
 // than the version that runs; while none is known to run, than 1.18.
-func (c Config) settings(version pgbouncer.Version) []NamedSetting {
-	list := append(c.defaultSettings(), NamedSetting{"tcp_user_timeout", c.frees(version).userTimeout()})
+func (c Config) Settings(version pgbouncer.Version) []NamedSetting {
+	list := append(c.defaultSettings(), NamedSetting{"tcp_user_timeout", c.Frees(version).userTimeout()})
 	if version.AtLeast(1, 19) {
 		list = append(list, NamedSetting{"cancel_wait_timeout", "5"})
 		if len(c.PgBouncer.Peers) > 0 {
@@ -52,27 +52,39 @@ type freeing string
 
 // The ways of freeing, as the bouncer's key in Consul has them.
 const (
-	freeBySockets freeing = cluster.FreesBySockets
-	freeByKill    freeing = cluster.FreesByKill
-	freeByTimeout freeing = cluster.FreesByTimeout
+	FreeBySockets freeing = cluster.FreesBySockets
+	FreeByKill    freeing = cluster.FreesByKill
+	FreeByTimeout freeing = cluster.FreesByTimeout
 )
 
-// frees tells how clients of a lost primary are freed, with a PgBouncer of version.
-func (c Config) frees(version pgbouncer.Version) freeing {
+// WithClosing is the configuration where PgBouncer's connections can be closed from here
+// (SOCK_DESTROY), or cannot.
+func (c Config) WithClosing(can bool) Config {
+	c.closesSockets = &can
+	return c
+}
+
+// Closing reports whether PgBouncer's connections can be closed from here, if that is known.
+func (c Config) Closing() (can, known bool) {
+	return c.closesSockets != nil && *c.closesSockets, c.closesSockets != nil
+}
+
+// Frees tells how clients of a lost primary are freed, with a PgBouncer of version.
+func (c Config) Frees(version pgbouncer.Version) freeing {
 	switch {
-	case c.ClosesSockets != nil && *c.ClosesSockets:
-		return freeBySockets
+	case c.closesSockets != nil && *c.closesSockets:
+		return FreeBySockets
 	case version.AtLeast(1, 24):
-		return freeByKill
+		return FreeByKill
 	}
-	return freeByTimeout
+	return FreeByTimeout
 }
 
 // userTimeout is PgBouncer's tcp_user_timeout in milliseconds. It also ends connections
 // to peers that only do not read, a pager or a COPY that waits for a lock: so it is off
 // where something else frees the clients of a lost primary.
 func (f freeing) userTimeout() string {
-	if f == freeByTimeout {
+	if f == FreeByTimeout {
 		return "30000"
 	}
 	return "0"
@@ -85,8 +97,8 @@ type Peer struct {
 	Port int
 }
 
-// peers are the lines of the section [peers], which PgBouncer has since 1.19.
-func (c Config) peers(version pgbouncer.Version) (list []Peer) {
+// Peers are the lines of the section [peers], which PgBouncer has since 1.19.
+func (c Config) Peers(version pgbouncer.Version) (list []Peer) {
 	if !version.AtLeast(1, 19) {
 		return nil
 	}
@@ -135,9 +147,9 @@ func (c Config) defaultSettings() []NamedSetting {
 	}
 }
 
-// setting is the value of one line of [pgbouncer], empty when there is none.
-func (c Config) setting(name string) string {
-	for _, s := range c.settings(pgbouncer.Version{}) {
+// Setting is the value of one line of [pgbouncer], empty when there is none.
+func (c Config) Setting(name string) string {
+	for _, s := range c.Settings(pgbouncer.Version{}) {
 		if s.Name == name {
 			return s.Value
 		}
@@ -188,7 +200,7 @@ func checkSetting(name string, value any) error {
 	if !isText(settingValue(value)) {
 		return fmt.Errorf("must be one line without control characters")
 	}
-	return checkSettingValue(name, settingValue(value))
+	return CheckSettingValue(name, settingValue(value))
 }
 
 // knownSettings are the settings of PgBouncer up to 1.26 that make sense in a

@@ -1,20 +1,20 @@
-package bouncer
+package config
 
 import (
 	"fmt"
 	"strings"
 )
 
-// shardID names a shard: NAMESPACE/SCOPE.
-type shardID string
+// ShardID names a shard: NAMESPACE/SCOPE.
+type ShardID string
 
-// split returns the shard's namespace and scope.
-func (id shardID) split() (namespace, scope string) {
+// Split returns the shard's namespace and scope.
+func (id ShardID) Split() (namespace, scope string) {
 	i := strings.LastIndexByte(string(id), '/')
 	return string(id[:max(i, 0)]), string(id[i+1:])
 }
 
-func (s Shard) id() shardID { return shardID(s.Namespace + "/" + s.Scope) }
+func (s Shard) ID() ShardID { return ShardID(s.Namespace + "/" + s.Scope) }
 
 // Shard is one shard and how PgBouncer offers it.
 type Shard struct {
@@ -61,10 +61,10 @@ func parseDatabase(s string) (Database, error) {
 		dbname = name
 	}
 	d := Database{Name: name, DBName: dbname}
-	return d, d.validate()
+	return d, d.Validate()
 }
 
-func (d Database) validate() error {
+func (d Database) Validate() error {
 	switch {
 	case d.Name == "" || d.DBName == "" || d.Name == "pgbouncer" || d.Name == "*" || !isText(d.Name) || !isText(d.DBName):
 		return fmt.Errorf("%q must be the name of a database, or name=dbname", d.Name)
@@ -74,11 +74,11 @@ func (d Database) validate() error {
 	return nil
 }
 
-func (s Shard) databases() (list []Database, err error) {
+func (s Shard) ParseDatabases() (list []Database, err error) {
 	for _, entry := range s.Databases {
 		d, err := parseDatabase(entry)
 		if err != nil {
-			return nil, fmt.Errorf("shard %s: %w", s.id(), err)
+			return nil, fmt.Errorf("shard %s: %w", s.ID(), err)
 		}
 		list = append(list, d)
 	}

@@ -1,4 +1,4 @@
-package bouncer
+package config
 
 import (
 	"fmt"
@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// checkSettingValue tells why PgBouncer would refuse a value, by the kind that its
+// CheckSettingValue tells why PgBouncer would refuse a value, by the kind that its
 // main.c gives each setting.
-func checkSettingValue(name, value string) error {
+func CheckSettingValue(name, value string) error {
 	switch {
 	case slices.Contains(integerSettings(), name):
 		// As strtol reads it: octal and hexadecimal, too.
@@ -30,14 +30,14 @@ func checkSettingValue(name, value string) error {
 			return fmt.Errorf("%q must not be negative", value)
 		}
 	}
-	if words := settingWords(name); words != nil && !slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, value) }) {
+	if words := SettingWords(name); words != nil && !slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, value) }) {
 		return fmt.Errorf("%q must be one of %s", value, strings.Join(words, ", "))
 	}
 	return nil
 }
 
-// settingWords are the values that a setting has, nil where they are not words.
-func settingWords(name string) []string {
+// SettingWords are the values that a setting has, nil where they are not words.
+func SettingWords(name string) []string {
 	switch name {
 	case "pool_mode":
 		return []string{"session", "transaction", "statement"}

@@ -1,4 +1,4 @@
-package bouncer
+package config
 
 import (
 	"errors"
@@ -33,9 +33,9 @@ func (p *problems) add(path string, value any, rule string, args ...any) {
 	*p = append(*p, problem)
 }
 
-// validate checks every field and the relations between them. Each problem is a
+// Validate checks every field and the relations between them. Each problem is a
 // cluster.Problem.
-func (c Config) validate() ([]cluster.Warning, error) {
+func (c Config) Validate() ([]cluster.Warning, error) {
 	var bad problems
 	if !plainName.MatchString(c.Name) {
 		bad.add("name", c.Name, "must consist of letters, digits, . _ and -")
@@ -73,13 +73,13 @@ func (c Config) validate() ([]cluster.Warning, error) {
 	validateShards(c.Shards, &bad)
 	warnings, err := c.Consul.Validate()
 	warnings = append(warnings, c.fileWarnings()...)
-	if public, err := c.url(c.Listen); err == nil && c.CertFile != "" {
+	if public, err := c.URL(c.Listen); err == nil && c.CertFile != "" {
 		if err := certfiles.CheckName(c.CertFile, strings.TrimPrefix(public, "https://")); err != nil {
 			warnings = append(warnings, cluster.Warning{Path: "certfile", Text: fmt.Sprintf(
 				"agents and commands refuse it: it is not for the host of connect_address (%v); add that to its subjectAltName", err)})
 		}
 	}
-	if wait, err := strconv.ParseFloat(c.setting("query_wait_timeout"), 64); err == nil && wait > 0 && wait <= c.HoldTimeout {
+	if wait, err := strconv.ParseFloat(c.Setting("query_wait_timeout"), 64); err == nil && wait > 0 && wait <= c.HoldTimeout {
 		warnings = append(warnings, cluster.Warning{Path: "hold_timeout", Text: fmt.Sprintf(
 			"%v s is not shorter than pgbouncer.settings.query_wait_timeout (%v s): held clients are failed before they are released", c.HoldTimeout, wait)})
 	}
@@ -135,7 +135,7 @@ func (c Config) validateFiles(bad *problems) {
 		at := fmt.Sprintf("files[%d].", i)
 		if f.Template == "" {
 			bad.add(at+"template", nil, "must be set: the name of one of Lictor's templates or a path")
-		} else if _, err := f.source(); err != nil && !strings.Contains(f.Template, "/") {
+		} else if _, err := f.ReadTemplate(); err != nil && !strings.Contains(f.Template, "/") {
 			bad.add(at+"template", f.Template, "is none of Lictor's; a file is given as a path with a slash")
 		}
 		if first, twice := paths[f.Path]; twice {
@@ -167,7 +167,7 @@ func (c Config) fileWarnings() (warnings []cluster.Warning) {
 }
 
 func validateShards(shards []Shard, bad *problems) {
-	scopes, databases := map[shardID]int{}, map[string]int{}
+	scopes, databases := map[ShardID]int{}, map[string]int{}
 	for i, s := range shards {
 		path := fmt.Sprintf("shards[%d].", i)
 		if err := cluster.CheckName(s.Scope); err != nil {
@@ -176,10 +176,10 @@ func validateShards(shards []Shard, bad *problems) {
 		if err := cluster.CheckNamespace(s.Namespace); err != nil {
 			bad.add(path+"namespace", s.Namespace, "%v", err)
 		}
-		if first, twice := scopes[s.id()]; twice {
+		if first, twice := scopes[s.ID()]; twice {
 			bad.add(path+"scope", s.Scope, "is already shards[%d]", first)
 		}
-		scopes[s.id()] = i
+		scopes[s.ID()] = i
 		for j, entry := range s.Databases {
 			d, err := parseDatabase(entry)
 			if err != nil {
@@ -197,7 +197,7 @@ func validateShards(shards []Shard, bad *problems) {
 			bad.add(path+"pool_size", s.PoolSize, "must be 1 or more; 0 is PgBouncer's default_pool_size")
 		}
 		if s.MaxReplicaLag < 0 {
-			bad.add(path+"max_replica_lag", s.MaxReplicaLag, "must be 1 or more bytes; 0 is the default of %d", int64(defaultReplicaLag))
+			bad.add(path+"max_replica_lag", s.MaxReplicaLag, "must be 1 or more bytes; 0 is the default of %d", int64(DefaultReplicaLag))
 		}
 		switch s.PoolMode {
 		case "", "session", "transaction", "statement":

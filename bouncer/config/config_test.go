@@ -1,4 +1,4 @@
-package bouncer
+package config
 
 import (
 	"os"
@@ -61,10 +61,10 @@ func TestLoad(t *testing.T) {
 	if c.Name != "other" || c.Consul.Token != "secret" || len(c.Consul.Hosts) != 2 || c.PgBouncer.User != "admin" {
 		t.Errorf("layers: %+v", c)
 	}
-	if c.Shards[1].id() != "db/users" || c.Shards[1].Databases[0] != "users" || c.Shards[0].Namespace != "service" {
+	if c.Shards[1].ID() != "db/users" || c.Shards[1].Databases[0] != "users" || c.Shards[0].Namespace != "service" {
 		t.Errorf("shards: %+v", c.Shards)
 	}
-	if c.StateFile != "/etc/pgbouncer/pgbouncer.ini.routes.json" || c.hold().Seconds() != 25 {
+	if c.StateFile != "/etc/pgbouncer/pgbouncer.ini.routes.json" || c.MaxHold().Seconds() != 25 {
 		t.Errorf("defaults: %+v", c)
 	}
 	for name, want := range map[string]string{
@@ -72,15 +72,14 @@ func TestLoad(t *testing.T) {
 		"server_login_retry": "0.5", "auth_file": "/etc/pgbouncer/userlist.txt", "admin_users": "admin",
 		"tcp_user_timeout": "30000", "tcp_keepcnt": "30", "pool_mode": "transaction", "cancel_wait_timeout": "",
 	} {
-		if got := c.setting(name); got != want {
+		if got := c.Setting(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
-	if list := c.settings(pgbouncer.Version{1, 24, 1}); list[len(list)-1].Name != "so_reuseport" || !slices.Contains(list, NamedSetting{"tcp_user_timeout", "0"}) {
+	if list := c.Settings(pgbouncer.Version{1, 24, 1}); list[len(list)-1].Name != "so_reuseport" || !slices.Contains(list, NamedSetting{"tcp_user_timeout", "0"}) {
 		t.Errorf("settings of 1.24: %v", list)
 	}
-	can := true
-	if c.ClosesSockets = &can; c.setting("tcp_user_timeout") != "0" {
+	if c.WithClosing(true).Setting("tcp_user_timeout") != "0" {
 		t.Error("tcp_user_timeout is set though sockets can be closed")
 	}
 	if _, warnings, err := loadText(t, strings.Replace(fullConfig, "hold_timeout: 20", "hold_timeout: 60", 1), settings.Source{}); err != nil || len(warnings) != 1 {
@@ -160,7 +159,7 @@ func TestPasswordFromUserlist(t *testing.T) {
 		if err := os.WriteFile(dir+"/userlist.txt", []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if o, err := c.admin(); err != nil || o.Password != want {
+		if o, err := c.Admin(); err != nil || o.Password != want {
 			t.Errorf("%q gives %q, %v", text, o.Password, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package bouncer
+package config
 
 import (
 	"errors"
@@ -80,9 +80,9 @@ type Config struct {
 	PassEnvironment []string `mapstructure:"pass_environment"`
 	Log             Log      `mapstructure:"log"`
 
-	// ClosesSockets: PgBouncer's connections can be closed from here (SOCK_DESTROY); nil:
+	// closesSockets: PgBouncer's connections can be closed from here (SOCK_DESTROY); nil:
 	// that was not tried yet.
-	ClosesSockets *bool `mapstructure:"-"`
+	closesSockets *bool
 }
 
 // PgBouncer is the PgBouncer beside the bouncer.
@@ -167,8 +167,8 @@ const (
 func Load(source settings.Source) (Config, []cluster.Warning, error) {
 	var c Config
 	warnings, err := settings.Load(source, settings.Schema{}, &c, func() ([]cluster.Warning, error) {
-		filled := errors.Join(c.Consul.FillFromEnvironment(source.Get), c.complete())
-		warnings, invalid := c.validate()
+		filled := errors.Join(c.Consul.FillFromEnvironment(source.Get), c.Complete())
+		warnings, invalid := c.Validate()
 		return warnings, errors.Join(filled, invalid)
 	})
 	if err != nil {
@@ -179,8 +179,8 @@ func Load(source settings.Source) (Config, []cluster.Warning, error) {
 
 var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
-// complete fills in what was not set.
-func (c *Config) complete() error {
+// Complete fills in what was not set.
+func (c *Config) Complete() error {
 	if c.Name == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -220,16 +220,16 @@ func setDefault(field *string, value string) {
 // isText tells whether s can stand on one line of a file.
 func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl) }
 
-// hold is HoldTimeout as a duration.
-func (c Config) hold() time.Duration { return time.Duration(c.HoldTimeout * float64(time.Second)) }
+// MaxHold is HoldTimeout as a duration.
+func (c Config) MaxHold() time.Duration { return time.Duration(c.HoldTimeout * float64(time.Second)) }
 
-// keys names Lictor's own keys; those of a shard are not used.
-func (c Config) keys() cluster.Keys { return cluster.NewKeys("", "", c.RoutesPrefix) }
+// Keys names Lictor's own keys; those of a shard are not used.
+func (c Config) Keys() cluster.Keys { return cluster.NewKeys("", "", c.RoutesPrefix) }
 
-// url is how agents reach the listener that was bound to address.
-func (c Config) url(address string) (string, error) {
+// URL is how agents reach the listener that was bound to address.
+func (c Config) URL(address string) (string, error) {
 	if c.ConnectAddress != "" {
-		return c.scheme() + "://" + c.ConnectAddress, nil
+		return c.Scheme() + "://" + c.ConnectAddress, nil
 	}
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {
@@ -244,12 +244,12 @@ func (c Config) url(address string) (string, error) {
 			return "", fmt.Errorf("connect_address is not set, and the host's name is unknown: %w", err)
 		}
 	}
-	return c.scheme() + "://" + net.JoinHostPort(host, port), nil
+	return c.Scheme() + "://" + net.JoinHostPort(host, port), nil
 }
 
-// admin says how to log in to the admin console. It is asked for each time, so
+// Admin says how to log in to the admin console. It is asked for each time, so
 // that a changed password is picked up.
-func (c Config) admin() (pgbouncer.Options, error) {
+func (c Config) Admin() (pgbouncer.Options, error) {
 	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
 	if err != nil {
 		return pgbouncer.Options{}, fmt.Errorf("pgbouncer.admin: %w", err)
@@ -266,7 +266,7 @@ func (c Config) admin() (pgbouncer.Options, error) {
 	default:
 		// Absent or unreadable: the console may trust a unix socket's peer. If
 		// it does not, its refusal says more than a missing file would.
-		if text, err := os.ReadFile(c.setting("auth_file")); err == nil {
+		if text, err := os.ReadFile(c.Setting("auth_file")); err == nil {
 			if secret := pgbouncer.ParseUserlist(text)[o.User]; isPlainPassword(secret) {
 				o.Password = secret
 			}
@@ -281,12 +281,12 @@ func isPlainPassword(secret string) bool {
 	return !strings.HasPrefix(secret, "SCRAM-SHA-256$") && !md5Hash.MatchString(secret)
 }
 
-// defaultReplicaLag is how many bytes of WAL a replica of a shard that Patroni
+// DefaultReplicaLag is how many bytes of WAL a replica of a shard that Patroni
 // runs may be behind and still take readers.
-const defaultReplicaLag = 16 << 20
+const DefaultReplicaLag = 16 << 20
 
-// source reads the template: one of Lictor's by its name, or a file.
-func (f File) source() ([]byte, error) {
+// ReadTemplate reads the template: one of Lictor's by its name, or a file.
+func (f File) ReadTemplate() ([]byte, error) {
 	if !strings.Contains(f.Template, "/") {
 		return templates.Read(f.Template)
 	}
@@ -297,14 +297,14 @@ func (f File) source() ([]byte, error) {
 	return text, nil
 }
 
-// isBeside reports whether PgBouncer runs on this host.
-func (c Config) isBeside() bool {
+// IsBeside reports whether PgBouncer runs on this host.
+func (c Config) IsBeside() bool {
 	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
 	ip := net.ParseIP(address.Host)
 	return err == nil && (address.IsUnix() || address.Host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
-// runsPrograms reports whether programs are run that the operator has named.
-func (c Config) runsPrograms() bool {
+// RunsPrograms reports whether programs are run that the operator has named.
+func (c Config) RunsPrograms() bool {
 	return len(c.PgBouncer.Command) > 0 || slices.ContainsFunc(c.Files, func(f File) bool { return len(f.Validate)+len(f.Command) > 0 })
 }

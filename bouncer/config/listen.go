@@ -1,4 +1,4 @@
-package bouncer
+package config
 
 import (
 	"crypto/tls"
@@ -10,8 +10,8 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
 )
 
-// clientAuth turns verify_client into what TLS asks of clients.
-func (c Config) clientAuth() (tls.ClientAuthType, error) {
+// ClientAuth turns verify_client into what TLS asks of clients.
+func (c Config) ClientAuth() (tls.ClientAuthType, error) {
 	switch strings.ToLower(c.VerifyClient) {
 	case "", "none":
 		return tls.NoClientCert, nil
@@ -23,13 +23,13 @@ func (c Config) clientAuth() (tls.ClientAuthType, error) {
 	return 0, fmt.Errorf("verify_client: %q, must be none, optional or required", c.VerifyClient)
 }
 
-// certificates are those of the listener and of the commands that ask listeners.
-func (c Config) certificates(problem func(error)) (*certfiles.Files, error) {
+// Certificates are those of the listener and of the commands that ask listeners.
+func (c Config) Certificates(problem func(error)) (*certfiles.Files, error) {
 	return certfiles.New(certfiles.Paths{Cert: c.CertFile, Key: c.KeyFile, CA: c.CAFile, Password: c.KeyFilePassword != ""}, problem)
 }
 
-// scheme is that of the listener's URL.
-func (c Config) scheme() string {
+// Scheme is that of the listener's URL.
+func (c Config) Scheme() string {
 	if c.CertFile != "" {
 		return "https"
 	}
@@ -38,7 +38,7 @@ func (c Config) scheme() string {
 
 // validateListener checks how the listener is protected.
 func (c Config) validateListener(bad *problems) {
-	auth, err := c.clientAuth()
+	auth, err := c.ClientAuth()
 	if err != nil {
 		bad.add("verify_client", c.VerifyClient, "must be one of none, optional, required")
 	}
@@ -59,7 +59,7 @@ func (c Config) validateListener(bad *problems) {
 			bad.add(fmt.Sprintf("allowlist[%d]", i), entry, "must be an address, a network like 10.0.0.0/8, or a host name")
 		}
 	}
-	if _, err := c.certificates(func(error) {}); err != nil && (c.KeyFile == "" || c.CertFile != "") {
+	if _, err := c.Certificates(func(error) {}); err != nil && (c.KeyFile == "" || c.CertFile != "") {
 		path := "certfile"
 		if c.CertFile == "" || errors.Is(err, certfiles.ErrAuthorities) {
 			path = "cafile"

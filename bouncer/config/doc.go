@@ -1,0 +1,10 @@
+// Package config is a bouncer's own configuration (bouncer.yml), and what comes of it for
+// PgBouncer. It asks nobody but the host's files and names.
+//
+//	config.go         the settings, their defaults, how the console is reached
+//	shard.go          a shard and its databases
+//	validate.go       what must hold
+//	listen.go         how the listener is protected
+//	defaults.go       PgBouncer's settings: the bouncer's own and the operator's
+//	setting_values.go what PgBouncer takes as their values
+package config
