@@ -139,7 +139,7 @@ const deposeEvery = time.Second
 
 // depose tells the old leader that it is deposed, until it has heard it or this
 // member does not lead any more: its clock may have stood still with the whole
-// host (docs/design.md, section 5, rule 6).
+// host (design 5.6).
 func (a *Agent) depose(name string, index uint64) {
 	m, found := a.m.Snapshot.Member(name)
 	if !found || !m.OK() {

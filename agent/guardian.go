@@ -216,7 +216,7 @@ func (g *guardian) leads(ctx context.Context, m memo, until cluster.Instant) err
 }
 
 // shorten waits until the guard has no later deadline than this one: before a beat
-// is sent which makes the lease shorter (docs/design.md, section 5, rule 1). It does
+// is sent which makes the lease shorter (design 5.1). It does
 // not wait for a guard that has none.
 func (g *guardian) shorten(ctx context.Context, m memo) error {
 	m = g.latest(m)

@@ -19,7 +19,7 @@ import (
 
 // This file is the planned change of primary: the poolers are asked to hold the
 // shard's clients, PostgreSQL is stopped with all of its WAL received, and the
-// lease is given to the successor by name (docs/design.md, sections 4 and 7).
+// lease is given to the successor by name (design 7.6).
 
 const (
 	// quietPatience is how long transactions may still run, once their clients

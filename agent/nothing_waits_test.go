@@ -16,7 +16,7 @@ import (
 	"testing"
 )
 
-// Nothing in the loop waits (docs/design.md, section 6). This test follows every call
+// Nothing in the loop waits (design 6.2). This test follows every call
 // from Agent.loop and from each function that is posted to it, as far as calls can be
 // resolved, and finds what may wait: functions that take a context, files, programs,
 // the network, channels. What takes a context runs elsewhere by that; so such a

@@ -127,7 +127,7 @@ func (m *member) recentCrashes(now cluster.Instant) int {
 }
 
 // margins are the moments before the end of the lease at which PostgreSQL is
-// stopped and killed (docs/design.md, ruling 4).
+// stopped and killed (design 5.4).
 func (a *Agent) margins() ha.FenceMargins {
 	ttl := a.m.dynamic.TTL
 	if length := a.m.tenure.Length(); length > 0 {

@@ -14,7 +14,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
-// handoverLimit is the deadline of a handover (docs/design.md, ruling 7); after it
+// handoverLimit is the deadline of a handover (design 7.6); after it
 // the old primary goes on. A task that failed is tried again after a time that
 // doubles from backoffMin to backoffMax.
 const (

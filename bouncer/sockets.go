@@ -53,7 +53,7 @@ func (s tcpSocket) connecting() bool { return s.state == tcpSynSent }
 var errNotPermitted = errors.New("closing connections needs the capability CAP_NET_ADMIN")
 
 // closeSockets closes the TCP connections that choose picks, as `ss -K` does
-// (docs/design.md, ruling 7): the process that has the socket gets an error at
+// (design 7.4): the process that has the socket gets an error at
 // once, whatever it waits for. It returns how many were closed.
 func closeSockets(ctx context.Context, choose func(tcpSocket) bool) (closed int, err error) {
 	fd, err := diagSocket()

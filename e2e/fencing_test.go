@@ -105,7 +105,7 @@ func TestStartedByHandInPause(t *testing.T) {
 	serves(true)
 	pause(nil)
 	serves(false)
-	// Nobody takes over from a leader whose last beat was a paused one (docs/design.md, decision 12).
+	// Nobody takes over from a leader whose last beat was a paused one (design 5.14).
 	await(ctx, t, "the last beat is a paused one", func() error {
 		if beat := got(s.Snapshot(ctx))(t).Status.Value.Lictor; beat == nil || beat.Paused {
 			return fmt.Errorf("%+v", beat)

@@ -120,7 +120,7 @@ func TestUpgradeInPlace(t *testing.T) {
 	}
 }
 
-// lictorTTL is the default ttl (docs/design.md, ruling 1).
+// lictorTTL is the default ttl (design 5.12).
 const lictorTTL = 8 * time.Second
 
 // awaitFailsafe waits until the leader says that it goes on without Consul.

@@ -1,5 +1,5 @@
 // Package api is the agent's REST API: Patroni's, with a few more fields
-// (docs/design.md, section 3). It shows what the loop last saw and passes
+// (design 3). It shows what the loop last saw and passes
 // requests on to it; it never touches PostgreSQL or Consul itself, so that many
 // or slow clients cannot disturb the loop.
 package api

@@ -3,6 +3,6 @@
 // dynamic configuration. Agents, bouncers and commands read it; it does no I/O.
 //
 // Values that Patroni also reads or writes keep Patroni's format byte for byte
-// (docs/design.md, section 3 and 4), so that patronictl and Patroni members can
+// (design 3, design 4), so that patronictl and Patroni members can
 // share a shard with Lictor.
 package cluster

@@ -64,8 +64,7 @@ type Dynamic struct {
 	Raw map[string]any `mapstructure:"-"`
 }
 
-// Timing are the settings from which every deadline is derived (docs/design.md,
-// section 5 and ruling 1).
+// Timing are the settings from which every deadline is derived (design 5.12).
 type Timing struct {
 	// TTL is the lease: how long a leader may accept writes after its last beat was sent, and so about
 	// how long a shard takes no writes when its primary's host is lost. From 3 up; less is quicker,

@@ -12,7 +12,7 @@ import (
 	"github.com/agnivade/levenshtein"
 )
 
-// Defaults and limits of the timing rules, in seconds (docs/design.md, ruling 1).
+// Defaults and limits of the timing rules, in seconds (design 5.12).
 const (
 	DefaultTTL      = 8
 	MinTTL          = 3
@@ -111,7 +111,7 @@ func (rules Rules) Parse(raw map[string]any) (Dynamic, []Warning, error) {
 	return d, r.warnings, nil
 }
 
-// timing applies ruling 1: what is not set follows ttl, and a set of values that
+// timing applies design 5.12: what is not set follows ttl, and a set of values that
 // breaks a rule is refused with its numbers.
 func (r *reader) timing() Timing {
 	before := len(r.errs)

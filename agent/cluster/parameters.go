@@ -13,7 +13,7 @@ import (
 // SharedParameter is a parameter of PostgreSQL that must be the same on all members,
 // or that others rely on. It comes from the dynamic configuration alone and is passed
 // on the postmaster's command line, so that ALTER SYSTEM cannot change it (Patroni's
-// list, docs/design.md section 3).
+// list, design 3.1).
 type SharedParameter struct {
 	Name     string
 	Fallback string

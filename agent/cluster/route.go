@@ -29,7 +29,7 @@ const (
 	RouteDown RouteState = "down"
 )
 
-// Route is what a pooler needs to know of one shard (docs/design.md, section 4).
+// Route is what a pooler needs to know of one shard (design 4.3).
 // It is written by the leader alone, in a transaction that checks the lock, and
 // changes only when the topology does, never on a beat.
 type Route struct {

@@ -182,7 +182,7 @@ type Status struct {
 	Lictor *Beat `json:"lictor,omitempty"`
 }
 
-// Beat is one renewal of the leader's lease (docs/design.md, section 5).
+// Beat is one renewal of the leader's lease (design 4.2, design 5.1).
 type Beat struct {
 	// LeaseMS is how long the lease runs from the beat on, in milliseconds.
 	LeaseMS int64 `json:"lease_ms"`

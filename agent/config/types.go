@@ -1,5 +1,5 @@
 // Package config is the agent's own configuration file: Patroni's YAML schema
-// (docs/design.md, section 3) plus Lictor's keys, decoded strictly into the
+// (design 3.1) plus Lictor's keys, decoded strictly into the
 // types below and checked before anything starts.
 //
 // What all members of a shard share and can change at run time is the dynamic
@@ -401,7 +401,7 @@ type Fence struct {
 }
 
 // Margins are how long before the end of a lease of ttl PostgreSQL is stopped, and
-// killed (docs/design.md, section 10, ruling 4).
+// killed (design 5.4).
 func (f Fence) Margins(ttl time.Duration) (demoteBefore, killBefore time.Duration) {
 	demoteBefore, killBefore = ttl/4, ttl/10
 	if f.DemoteBefore > 0 {

@@ -350,7 +350,7 @@ func (v *validation) noStream(c Config) {
 const leastKillBefore = 0.2
 
 // fence checks the moments, before the end of the lease, at which a leader that
-// cannot renew it stops PostgreSQL (docs/design.md, ruling 4).
+// cannot renew it stops PostgreSQL (design 5.4).
 func (v *validation) fence(f Fence, t cluster.Timing) {
 	demote, kill := f.DemoteBefore, f.KillBefore
 	if demote == 0 {

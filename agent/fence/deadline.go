@@ -7,7 +7,7 @@ import (
 )
 
 // ErrDeadlinePassed: a deadline that has passed is not moved any more; only a new
-// lease arms the guard again (docs/design.md, section 5, rule 1).
+// lease arms the guard again (design 5.1).
 var ErrDeadlinePassed = errors.New("the deadline has passed and is not moved any more")
 
 // Deadline is the guard's rule: when it kills PostgreSQL. It is pure; the guard

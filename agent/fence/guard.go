@@ -106,7 +106,7 @@ type guardLaunched struct {
 	err error
 }
 
-// RunGuard is the guard process (docs/design.md, section 5, rule 4). It is the
+// RunGuard is the guard process (design 5.4). It is the
 // parent of the postmaster, and kills all of PostgreSQL when the deadline that
 // the agent set has passed, whether the agent still lives or not. A deadline that
 // has passed is not moved any more: only a new lease (grant) arms it again.

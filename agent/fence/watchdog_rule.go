@@ -28,7 +28,7 @@ const (
 	// reset the host.
 	shortestWatchdog = 2 * time.Second
 	// requiredTTL is the shortest ttl for which a watchdog may be required
-	// (docs/design.md, section 10, ruling 4).
+	// (design 5.4).
 	requiredTTL = 5 * time.Second
 )
 

@@ -15,5 +15,5 @@
 //	paused.go     the operator said: hands off
 //	stopping.go   this agent is on its way out
 //
-// The rules of the lease are those of docs/design.md, section 5.
+// The rules of the lease are those of docs/design.md (design 5).
 package ha

@@ -265,7 +265,7 @@ func (v View) lag(timeline int, lsn int64) int64 {
 }
 
 // failsafeForbids: while the key failsafe exists, only the members in it may
-// take an expired lease (rule 5). The key counts, not the setting.
+// take an expired lease (design 5.5). The key counts, not the setting.
 func (v View) failsafeForbids(name string) string {
 	key := v.Cluster.Failsafe
 	if key.Err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// This file is rule 5 of docs/design.md, section 5: a leader that cannot reach
-// Consul goes on while every member that could take its lock promises not to.
+// This file is design 5.5: a leader that cannot reach Consul goes on while every member
+// that could take its lock promises not to.
 
 // failsafeLists are the lists of members that may stand in the key failsafe. Only
 // the leader writes the key, with a check of its index, so that a write of unknown
@@ -226,7 +226,7 @@ func failsafe(v View, d Decision) Decision {
 }
 
 // failsafePatience is how long a beat may go unanswered before the members are
-// asked (docs/design.md, ruling 3).
+// asked (design 5.5).
 func (v View) failsafePatience() time.Duration { return min(v.Config.RetryTimeout, v.ttl()/4) }
 
 // failsafeAgain is how soon a round in which somebody did not agree is repeated.

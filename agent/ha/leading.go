@@ -57,7 +57,7 @@ func leading(v View) (Decision, bool) {
 }
 
 // renew keeps lease and lock. A lock that vanished with its session, while the
-// lease runs, is taken again; nobody else may take it (rule 3).
+// lease runs, is taken again; nobody else may take it (design 5.3).
 func renew(v View) Decision {
 	holds := "the leader, with the lock"
 	if v.onFailsafe() {

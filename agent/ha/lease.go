@@ -9,7 +9,7 @@ import (
 )
 
 // ErrLeaseOver: a lease that has run out is never extended; the lock has to be
-// taken anew (docs/design.md, section 5, rule 1).
+// taken anew (design 5.1).
 var ErrLeaseOver = errors.New("the lease has run out and is not extended")
 
 // lease is the leader's own, pessimistic account of how long it may accept

@@ -2,10 +2,9 @@ package ha
 
 import "github.com/lictor-ha/lictor/agent/cluster"
 
-// Outlook is what a member knows of its shard, and since when (docs/design.md,
-// section 5, rule 2). Readings come from a blocking query, which may be
-// overtaken, and from consistent reads. Like a Tenure it is told the time. The
-// zero value is a member that never heard of its shard.
+// Outlook is what a member knows of its shard, and since when (design 5.2). Readings
+// come from a blocking query, which may be overtaken, and from consistent reads. Like a
+// Tenure it is told the time. The zero value is a member that never heard of its shard.
 type Outlook struct {
 	// Snapshot is the shard as last read, or written by this member since.
 	Snapshot cluster.Snapshot

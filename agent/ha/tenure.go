@@ -10,7 +10,7 @@ import (
 // Tenure is a member's account of its dealings with the lock: its lease, its
 // writes to Consul and what is known of their outcome, what it may rely on when
 // Consul is gone, and what it has promised to another leader. These are the
-// rules of docs/design.md, section 5, that concern one member; what it does with
+// rules of design 5 that concern one member; what it does with
 // them is decided by Decide.
 //
 // A tenure is as pure as Decide: it is told the time and the outcomes, and holds
@@ -75,7 +75,7 @@ func (t *Tenure) Writing() bool { return t.writing }
 func (t *Tenure) OnFailsafe() bool { return t.relying && t.lease.until != 0 }
 
 // BeginBeat notes a beat that is about to be sent, at t0. The lease is cut to what the beat will give before it is sent, as
-// observers may count the new ttl from then on (rule 1).
+// observers may count the new ttl from then on (design 5.1).
 func (t *Tenure) BeginBeat(t0 cluster.Instant, ttl time.Duration) {
 	t.lease.shorten(t0, ttl)
 	t.shortest = min(t.shortest, ttl)
@@ -181,7 +181,7 @@ func (t *Tenure) Depose(index uint64) { t.deposed = max(t.deposed, index) }
 
 // Memo is what must outlive the agent's process, so that a restarted agent
 // within the same lease goes on where it was, even without Consul. The guard
-// keeps it (rule 5).
+// keeps it (design 5.5).
 type Memo struct {
 	Until    cluster.Instant     `json:"until"`
 	Shortest time.Duration       `json:"shortest"`

@@ -88,7 +88,7 @@ type View struct {
 }
 
 // FenceMargins are the moments before the end of the lease at which a leader
-// that could not renew it stops PostgreSQL (docs/design.md, ruling 4).
+// that could not renew it stops PostgreSQL (design 5.4).
 type FenceMargins struct {
 	DemoteBefore time.Duration
 	KillBefore   time.Duration
@@ -285,7 +285,7 @@ func (v View) beatInterval() time.Duration { return min(v.Config.BeatInterval(),
 
 // leader is the member that the shard follows according to Consul, empty when
 // nobody leads. A Lictor leader leads as long as its lease may run, even when
-// its lock vanished with its session (rule 3), and not a moment longer, even
+// its lock vanished with its session (design 5.3), and not a moment longer, even
 // when the lock still stands. A released lease belongs to nobody. A leader
 // without beats is Patroni's: its lock is all there is.
 func (v View) leader() string {
@@ -318,8 +318,7 @@ func (v View) beat() *cluster.Beat {
 }
 
 // DriftMargin is by how much two hosts' clocks may run apart: an observer adds
-// this share to the lease before it calls it expired (docs/design.md, section
-// 5, rule 2).
+// this share to the lease before it calls it expired (design 5.2).
 const DriftMargin = 0.025
 
 func withDrift(d time.Duration) time.Duration {

@@ -13,8 +13,8 @@ import (
 )
 
 // This file is `failover --force` when nobody leads: an operator takes the
-// responsibility for what the protocol cannot know (docs/design.md, section 5, rule
-// 5). Both things that keep the candidate from the lock are taken out of its way:
+// responsibility for what the protocol cannot know (design 5.5). Both things
+// that keep the candidate from the lock are taken out of its way:
 //
 //	the key failsafe does not name it   the key is deleted
 //	the last lease was not released,    it is released, in its owner's name, to the

@@ -348,7 +348,7 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 }
 
 // Permission says why a data directory may be removed. Every field must be
-// true, or named: the caller vouches for it (docs/design.md, I7).
+// true, or named: the caller vouches for it (design 5.20).
 type Permission struct {
 	// NotLeader: the shard has another leader.
 	NotLeader bool

@@ -23,6 +23,6 @@
 //	slots.go      replication slots, timeline history
 //	synchronous.go  whom commits wait for
 //
-// The data directory is sacred (docs/design.md, I7): only DiscardIncomplete and
+// The data directory is sacred (design 5.20): only DiscardIncomplete and
 // RemoveForReinit take one away, and both say in their comments when.
 package postgres

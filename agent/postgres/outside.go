@@ -16,7 +16,7 @@ import (
 
 // This file is about what lies outside of the data directory and belongs to it: its WAL
 // and its tablespaces, to which it has links. It goes with the data directory, by the same
-// rules (docs/design.md, I7): what does not look like this very cluster's stays, and with
+// rules (design 5.20): what does not look like this very cluster's stays, and with
 // it the whole data directory. Everything is done through one handle of the directory, so
 // that a link which is changed meanwhile leads nowhere else, and with the rights of
 // PostgreSQL's user.

@@ -30,7 +30,7 @@ func (p *Instance) baseConf() string {
 
 // checkPlace refuses configuration files that would move PostgreSQL away from the
 // data directory, which is where agent and guard look for what they must end
-// (docs/design.md, I1). It reads the files as they are.
+// (design 5.13). It reads the files as they are.
 func (p *Instance) checkPlace() error {
 	var errs []error
 	for _, file := range []string{p.inData("postgresql.conf"), p.inData("postgresql.auto.conf")} {

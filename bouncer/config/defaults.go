@@ -19,7 +19,7 @@ type NamedSetting struct {
 }
 
 // Settings are the lines of the section [pgbouncer]: what a failover needs of
-// PgBouncer (docs/design.md, ruling 7), with the operator's own on top. PgBouncer
+// PgBouncer (design 7.4), with the operator's own on top. PgBouncer
 // does not start with a setting that it does not know, so there are none newer
 // than the version that runs; while none is known to run, than 1.18.
 func (c Config) Settings(version pgbouncer.Version) []NamedSetting {

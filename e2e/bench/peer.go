@@ -18,7 +18,7 @@ type consulTemplate struct {
 	databases func(*lab.Lab) string
 }
 
-// tuned are Lictor's settings of PgBouncer (docs/design.md, ruling 7), besides
+// tuned are Lictor's settings of PgBouncer (design 7.4), besides
 // those that the lab gives every PgBouncer.
 const tuned = `pidfile = %s
 tcp_keepalive = 1

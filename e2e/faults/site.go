@@ -51,7 +51,7 @@ type Timing struct {
 }
 
 // timing is that of a shard whose configuration sets nothing but, perhaps, ttl
-// (docs/design.md, section 10, ruling 1).
+// (design 5.12).
 func timing(ttl int) Timing {
 	if ttl == 0 {
 		ttl = 8
