@@ -14,6 +14,7 @@
 //	readers.go   which replicas the route sends readers to
 //	catalogue.go the member's service in Consul's catalogue
 //	events.go    what has happened, as the shard remembers it
+//	led.go       that this agent may have led with the PostgreSQL that runs
 //	loss.go      what a member whose data were replaced must get again
 //	disk.go      whether the data directory can be written
 //	only.go      that one agent looks after a data directory, and no other

@@ -7,13 +7,28 @@
 // can be in has a file of its own, with its table in the comment:
 //
 //	fencing.go    may PostgreSQL go on accepting commits?
-//	starting.go   no usable data directory yet
 //	leading.go    this member holds the lease
-//	handover.go   this member holds the lease and was asked to give it away
+//	handover.go   this member holds the lease and was asked to give it away, or gives it
+//	              up as its agent is on its way out
+//	paused.go     the operator said: hands off
+//	shutdown.go   PostgreSQL was shut down from outside the agent
+//	starting.go   no usable data directory yet
+//	parting.go    a candidate counts on this member's receiving nothing
 //	following.go  somebody else leads
 //	electing.go   nobody leads
-//	paused.go     the operator said: hands off
-//	stopping.go   this agent is on its way out
+//	quorum.go     what a candidate must know first in quorum mode
+//	restoring.go  whether a member whose data were replaced may count again
+//	sync.go       whom commits wait for, and who may lead without them
+//
+// What goes in and comes out is in files of its own, and so is what a member must
+// remember from one decision to the next:
+//
+//	view.go, decision.go
+//	              what a decision rests on, and what it can ask for
+//	tenure.go, lease.go
+//	              a member's dealings with the lock: its lease, its writes and their outcome
+//	outlook.go    what it knows of its shard, and since when
+//	failsafe.go   what leader and members without Consul promise each other
 //
 // The rules of the lease are those of docs/design.md (design 5).
 package ha

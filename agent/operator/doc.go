@@ -4,16 +4,24 @@
 //	settings.go    where Consul is and which shard is meant: files, environment, flags
 //	shard.go       one shard: its keys, its members' REST API
 //	failure.go     how a command can end, and the exit code of each way
-//	table.go       tables for people, JSON, YAML and TSV for programs
+//	explain.go     what a command says of the error that it ends with
+//	status.go      what members answer to GET /patroni
+//	table.go, table_fit.go
+//	               tables for people, JSON, YAML and TSV for programs
 //	console.go     terminal, colours, prompts, --watch
 //	list.go        list and topology
 //	history.go     history and events
-//	fleet.go       all shards at once
+//	fleet.go, fleet_alarms.go
+//	               all shards at once, and what is wrong with them
 //	config.go      show-config and edit-config
 //	switchover.go  switchover and failover
+//	override.go    failover --force when nobody leads
 //	restart.go     restart, of members and of a whole shard
 //	maintain.go    reload, reinit, pause, resume, flush, remove
+//	secret.go      rotate-secret
 //	query.go       query, dsn, version
+//	doctor.go, doctor_consul.go, doctor_member.go, doctor_postgres.go, doctor_pgbouncer.go
+//	               what is not as it should be, and what to do about it
 //	doctor*.go     what is wrong or will be, and what to do
 //
 // Reading is one thing and judging another: what a command shows is made by pure
