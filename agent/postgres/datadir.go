@@ -347,17 +347,6 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 	return p.unmark()
 }
 
-// Permission says why a data directory may be removed. Every field must be
-// true, or named: the caller vouches for it (design 5.20).
-type Permission struct {
-	// NotLeader: the shard has another leader.
-	NotLeader bool
-	// LeaderReachable: its PostgreSQL has just answered.
-	LeaderReachable bool
-	// AllowedBy names the setting or the request that asks for it.
-	AllowedBy string
-}
-
 // RemoveForReinit empties the data directory of a member that is to be cloned
 // anew. From the first file on it is marked as unfinished.
 func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) error {

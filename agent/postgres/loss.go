@@ -9,18 +9,6 @@ import (
 	"os"
 )
 
-// Loss says that the data of this member were replaced: removed and cloned anew, or
-// rewound. What they had acknowledged lies before a position of the leader's that was
-// asked for since. It is kept beside the data directory from before the first file is
-// touched until the member has come to that position.
-type Loss struct {
-	// ID tells one loss from the next.
-	ID string `json:"id"`
-	// Timeline and LSN are the position; zero: it is not known yet.
-	Timeline int   `json:"timeline,omitempty"`
-	LSN      int64 `json:"lsn,omitempty"`
-}
-
 // Loss is the one that was noted last, nil when there is none. One that cannot be read
 // counts as one of which nothing is known.
 func (p *Instance) Loss() *Loss {

@@ -14,16 +14,6 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// Slot is one replication slot.
-type Slot struct {
-	Name       string `json:"slot_name"`
-	Type       string `json:"slot_type"` // physical, logical
-	Plugin     string `json:"plugin"`
-	Database   string `json:"database"`
-	Active     bool   `json:"active"`
-	RestartLSN int64  `json:"restart_lsn"` // 0: none
-}
-
 // SyncSlots makes a physical slot for each of the members and drops inactive
 // slots of nobody, unless keep says otherwise.
 func (p *Instance) SyncSlots(ctx context.Context, members []string, keep func(Slot) bool) error {

@@ -23,13 +23,6 @@ const (
 	Replica Role = "replica"
 )
 
-// Upstream is a member to replicate from.
-type Upstream struct {
-	Name string
-	Host string
-	Port int
-}
-
 // StartAs says how to start.
 type StartAs struct {
 	Role Role

@@ -97,18 +97,6 @@ func (s SyncSetting) has(name string) bool {
 	return s.anybody() || slices.ContainsFunc(s.Names, func(n string) bool { return strings.EqualFold(n, name) })
 }
 
-// SyncInForce says since when commits wait as they were told to.
-type SyncInForce struct {
-	// Value is what synchronous_standby_names shows from now on, unless somebody
-	// else changes it. While commits wait for nobody and synchronous_mode is off,
-	// it is what the user's own parameters say, or ALTER SYSTEM.
-	Value string
-	// Since is a flush position in bytes: commits beyond it were released under
-	// this setting only, and whoever has flushed it holds all others. 0 on a
-	// replica, and while commits wait for nobody.
-	Since int64
-}
-
 // SetSynchronousStandbys makes commits wait for all of the standbys and returns
 // the flush position since when they do.
 func (p *Instance) SetSynchronousStandbys(ctx context.Context, standbys []string) (int64, error) {
