@@ -19,9 +19,9 @@ import (
 var (
 	// ErrConflict: the transaction was refused as a whole, because a key has
 	// changed since it was read or the lock is not held by the session.
-	ErrConflict = errors.New("refused by Consul: the shard has changed meanwhile")
+	ErrConflict = cluster.ErrConflict
 	// ErrUncertain: the request may or may not take effect, now or later.
-	ErrUncertain = errors.New("outcome unknown")
+	ErrUncertain = cluster.ErrUncertain
 	// errNoLeader: the Consul that answered has no leader itself.
 	errNoLeader = errors.New("consul has no leader")
 	// ErrNoSession: Consul does not know the session (any more).

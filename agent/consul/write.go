@@ -13,6 +13,13 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
+type (
+	// TakeOver is everything that a takeover checks and writes.
+	TakeOver = cluster.TakeOver
+	// Indexes are the ModifyIndexes that keys have after a transaction.
+	Indexes = cluster.Indexes
+)
+
 // Beat renews the lease: it succeeds only while the lock is held by the session
 // and the status is still the one that was written or read last. It returns the
 // new index of the status.
@@ -24,36 +31,6 @@ func (s *Store) Beat(ctx context.Context, session string, statusIndex uint64, st
 	written, err := s.commit(ctx, "beat", ops)
 	return written[s.keys.Status()], err
 }
-
-// TakeOver is everything that a takeover checks and writes, in one transaction
-// (design 5.3). An index of zero means that the key must
-// not exist.
-type TakeOver struct {
-	Session, Name string
-	// StatusIndex, FailsafeIndex and LeaderIndex are those of the view that the
-	// decision rests on.
-	StatusIndex, FailsafeIndex, LeaderIndex uint64
-	// Status is the first beat.
-	Status cluster.Status
-	// Sync, if set, replaces the sync key at SyncIndex; else the key must have that
-	// index.
-	Sync      *cluster.Sync
-	SyncIndex uint64
-	// Route, if set, replaces the route at RouteIndex.
-	Route      *cluster.Route
-	RouteIndex uint64
-	// Initialize, if set, is written to the key initialize, which must not
-	// exist; Bootstrapped says that it exists, empty, held by our session.
-	Initialize   string
-	Bootstrapped bool
-	// Config, if set, is written unless there is one.
-	Config []byte
-}
-
-// Indexes are the ModifyIndexes that keys have after a transaction. They need not
-// be the transaction's own: a key that is set to the value it has already keeps
-// its index (Consul, agent/consul/state/kvs.go, kvsSetTxn).
-type Indexes map[string]uint64
 
 // TakeOver takes the lock.
 func (s *Store) TakeOver(ctx context.Context, t TakeOver) (Indexes, error) {
