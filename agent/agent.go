@@ -4,11 +4,11 @@
 //	agent.go     what an agent is made of; start and end
 //	loop.go      the loop: one goroutine that owns all state, woken by events
 //	observe.go   the view that a decision rests on
-//	act.go       short actions: beats, takeovers, releases, reads
+//	ports.go     what the state machine (package member) reaches the world through
 //	tasks.go     long ones: bootstrap, clone, start, promote, demote
 //	task.go      what they have in common: how they begin, are interrupted and end
 //	handover.go  the planned change of primary
-//	failsafe.go  what a leader without Consul asks of the others, and they of us
+//	failsafe.go  what other members ask of this one
 //	configure.go the dynamic configuration and the agent's own file, taken up and again
 //	publish.go   what others are told: member key, route, sync, history, slots
 //	readers.go   which replicas the route sends readers to
@@ -19,7 +19,7 @@
 //	disk.go      whether the data directory can be written
 //	only.go      that one agent looks after a data directory, and no other
 //	guardian.go, watchdog.go
-//	             the deadlines that guard and watchdog device get
+//	             the guard and the watchdog device
 //	secret.go    what members prove themselves to each other with
 //	watch.go     the goroutines that listen: Consul, PostgreSQL, peers, session
 //	requests.go, restart.go, reinit.go
@@ -52,6 +52,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/logging"
+	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/agent/postgres"
 	"github.com/lictor-ha/lictor/agent/proof"
@@ -106,7 +107,7 @@ type Agent struct {
 	// spans one may show what is no longer so.
 	taskEdge atomic.Int64
 
-	m member
+	m loopState
 }
 
 // Options are what an agent needs besides its configuration.
@@ -208,8 +209,10 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		return err
 	}
 	a.callbacks.ended = func() { a.post(func() {}) } // an upgrade may wait for them
-	a.m.dynamic = dynamic
-	a.m.told, a.m.writing, a.m.reasons = map[string]string{}, map[string]bool{}, map[string]cluster.Instant{}
+	a.m.Member = member.New(member.Settings{
+		Name: cfg.Name, SessionName: a.sessionName(), Keys: a.keys, Margins: margins(cfg), Log: o.Log,
+	}, a.ports(), shell{a}, dynamic)
+	a.m.told, a.m.reasons = map[string]string{}, map[string]cluster.Instant{}
 	a.dynamic.Store(&dynamic)
 	return a, nil
 }
@@ -223,6 +226,7 @@ const stopLimit = 14 * time.Second
 // ends, which leaves everything as it is, too.
 func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.ctx, a.end = context.WithCancel(ctx)
+	defer a.guard.client.Close()
 	defer a.awaitWork()
 	defer a.end()
 	defer a.finishCallbacks()
@@ -264,7 +268,6 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo(a.watchRoute)
 	a.goDo(a.keepSecret)
 	a.goDo(a.watchPostgres)
-	a.goDo(a.watchGuard)
 	a.goDo(func(ctx context.Context) { a.watchReload(ctx, signals.Reload) })
 	a.goDo(a.watchDisk)
 	a.goDo(a.watchdog.Run)

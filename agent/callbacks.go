@@ -108,7 +108,7 @@ func (a *Agent) callBack() {
 	s := situation{
 		up: m.pg.running && o.Accepting && m.data.State == ha.DataValid, down: !m.pg.running && !a.pg.Running(), started: o.StartTime, role: a.roleName(),
 		primary: cluster.IsPrimary(m.teller.told.Role),
-		task:    m.task.kind, stopping: m.stopping, leads: m.tenure.Held(a.clock()),
+		task:    m.task.kind, stopping: m.stopping, leads: m.Tenure.Held(a.clock()),
 		reloaded: m.reloadAsked && !m.rewriting && !m.rewrite,
 	}
 	action, role := m.teller.next(s)
@@ -280,8 +280,8 @@ func (a *Agent) beforeStop(ctx context.Context, limit time.Duration) {
 // of what is left until PostgreSQL would be killed, half is PostgreSQL's own.
 func (a *Agent) beforeStopLimit() time.Duration {
 	limit := a.scriptLimit
-	if now := a.clock(); a.m.tenure.Held(now) && !a.pauseInForce() {
-		limit = min(limit, a.killAt().Sub(now)/2)
+	if now := a.clock(); a.m.Tenure.Held(now) && !a.m.PauseInForce() {
+		limit = min(limit, a.m.KillAt().Sub(now)/2)
 	}
 	if a.m.stopping {
 		limit = min(limit, stopLimit/2)
@@ -300,13 +300,13 @@ func (a *Agent) prePromote(ctx context.Context) error {
 // forbidPromotion gives the lock up, as pre_promote has failed. Whoever is best of
 // the others may lead.
 func (a *Agent) forbidPromotion() {
-	a.m.barredUntil = a.clock().Add(a.m.dynamic.TTL)
-	if !a.m.tenure.Held(a.clock()) {
+	a.m.barredUntil = a.clock().Add(a.m.Dynamic.TTL)
+	if !a.m.Tenure.Held(a.clock()) {
 		return
 	}
-	a.log.Warn().Dur("for", a.m.dynamic.TTL).Msg("pre_promote has failed: the leader lock is given up, and this member does not want to lead for a while")
-	a.m.complete = false
-	a.m.tenure.GiveTo("")
+	a.log.Warn().Dur("for", a.m.Dynamic.TTL).Msg("pre_promote has failed: the leader lock is given up, and this member does not want to lead for a while")
+	a.m.Complete = false
+	a.m.Tenure.GiveTo("")
 }
 
 // tags are this member's. One whose pre_promote has failed just now does not want

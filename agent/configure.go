@@ -65,13 +65,13 @@ func (a *Agent) applyConfig(snapshot cluster.Snapshot) {
 	for _, w := range warnings {
 		a.log.Warn().Stringer("warning", w).Msg("dynamic configuration")
 	}
-	before := a.m.dynamic
-	a.m.dynamic = dynamic
+	before := a.m.Dynamic
+	a.m.Dynamic = dynamic
 	a.dynamic.Store(&dynamic)
 	// A shorter ttl cuts the lease when the beat that tells of it is sent.
 	if before.Pause != dynamic.Pause || before.TTL != dynamic.TTL {
-		a.m.tenure.BeatSoon() // both are in force when the others know of them
-		a.armGuard()
+		a.m.Tenure.BeatSoon() // both are in force when the others know of them
+		a.m.ArmGuard()
 	}
 	a.applyPostgresConfig()
 	a.m.configToCache = snapshot.Config.Value
@@ -88,8 +88,8 @@ func (a *Agent) heedStandbyCluster(value []byte) {
 		return
 	}
 	if standby, _ := raw["standby_cluster"].(map[string]any); len(standby) > 0 {
-		a.m.dynamic.StandbyCluster = standby
-		dynamic := a.m.dynamic
+		a.m.Dynamic.StandbyCluster = standby
+		dynamic := a.m.Dynamic
 		a.dynamic.Store(&dynamic)
 	}
 }
@@ -117,7 +117,7 @@ func (a *Agent) reconfigure(cfg config.Config) {
 
 // applyPostgresConfig hands PostgreSQL's part to PostgreSQL.
 func (a *Agent) applyPostgresConfig() {
-	a.pg.Apply(a.m.dynamic)
+	a.pg.Apply(a.m.Dynamic)
 	if !a.m.pg.running || a.m.task.kind != ha.TaskNone {
 		a.m.rewrite = a.m.pg.running // when the task is done
 		return
@@ -132,7 +132,7 @@ func (a *Agent) rewriteConfig() {
 		return
 	}
 	a.m.rewrite, a.m.rewriting = false, true
-	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.Dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		changed, err := a.pg.Rewrite(ctx)
 		return func() {
@@ -152,7 +152,7 @@ func (a *Agent) rewriteConfig() {
 // would keep it from starting the next time. It was written past the REST API,
 // which refuses such values.
 func (a *Agent) checkFiles() {
-	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.Dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		problems, err := a.pg.ConfigProblems(ctx)
 		if why, failed := a.pg.TryStart(ctx, postgres.Changed{}); failed == nil && why != "" && len(problems) == 0 {
@@ -207,7 +207,7 @@ func (a *Agent) cacheConfig() {
 		return
 	}
 	a.m.configToCache = nil
-	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.Dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(context.Context) func() {
 		err := a.pg.CacheDynamic(value)
 		return func() {
@@ -233,7 +233,7 @@ func (a *Agent) recallConfig() {
 		return
 	}
 	a.m.configKnown = true
-	a.m.cachedConfig, a.m.dynamic = cached, dynamic
+	a.m.cachedConfig, a.m.Dynamic = cached, dynamic
 	a.dynamic.Store(&dynamic)
 }
 
@@ -243,7 +243,7 @@ func (a *Agent) mayRewind() bool { return a.pg.UsePgRewind() }
 // mayRemoveData names the setting that allows to replace a data directory which
 // cannot be rewound, empty when none does (I7).
 func (a *Agent) mayRemoveData() string {
-	pg := a.m.dynamic.Postgres
+	pg := a.m.Dynamic.Postgres
 	switch {
 	case a.cfg.Postgres.RemoveOnRewindFail || pg.RemoveOnRewindFail != nil && *pg.RemoveOnRewindFail:
 		return "remove_data_directory_on_rewind_failure"
@@ -258,7 +258,7 @@ func (a *Agent) mayRemoveData() string {
 // agent's earlier run, if the guard remembers one.
 func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	a.recallConfig()
-	a.pg.Apply(a.m.dynamic)
+	a.pg.Apply(a.m.Dynamic)
 	running, err := a.pg.Adopt(ctx)
 	if err != nil {
 		return "", fmt.Errorf("looking for a running PostgreSQL: %w", err)
@@ -274,7 +274,7 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	if !running {
 		return "", nil
 	}
-	limit, cancel := context.WithTimeout(ctx, a.m.dynamic.RetryTimeout)
+	limit, cancel := context.WithTimeout(ctx, a.m.Dynamic.RetryTimeout)
 	defer cancel()
 	state, err := a.pg.Observe(limit)
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
@@ -282,15 +282,19 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	}
 	a.sawPostgres(state, nil, nil)
 	a.follows(a.pg.Upstream())
-	ask, done := context.WithTimeout(ctx, a.m.dynamic.RetryTimeout)
+	ask, done := context.WithTimeout(ctx, a.m.Dynamic.RetryTimeout)
 	defer done()
-	guard := a.guard.recall(ask)
+	guard, none := a.guard.recall(ask)
+	a.m.Guardian.Recall(guard)
 	if a.m.pg.primary() {
-		a.m.adopted, a.m.adoptedUntil = a.clock(), guard.until
-		a.m.adoptedPaused, a.m.adoptedUnled = guard.paused, guard.unled
-		session = a.resume(guard)
+		a.m.adopted, a.m.adoptedUntil = a.clock(), guard.Until
+		a.m.AdoptedPaused, a.m.adoptedUnled = guard.Paused, guard.Unled
+		if a.m.Resume(guard) {
+			a.resumeConfig(guard.Memo.Config)
+			session = guard.Memo.Session
+		}
 	}
-	if guard.none {
+	if none {
 		a.log.Warn().Msg("no guard has started this PostgreSQL: if the one that is started for it now is killed, no signal ends PostgreSQL; " +
 			"restart PostgreSQL through the agent at a convenient moment (POST /restart)")
 	}
@@ -320,30 +324,6 @@ func (a *Agent) adoptStray() {
 	})
 }
 
-// resume goes on with the lease of the agent's earlier run, as the guard remembers
-// it: without a word to Consul, which may be away.
-func (a *Agent) resume(guard recalled) (session string) {
-	now, memo := a.clock(), guard.memo
-	switch {
-	case memo == nil:
-		return ""
-	case guard.paused:
-		// It rests on the pause; the lock is taken anew when Consul answers.
-		a.m.tenure.ResumeLists(memo.Memo)
-		a.resumeConfig(memo.Config)
-		a.log.Info().Msg("going on with the pause of the agent's earlier run")
-		return memo.Session
-	// The guard has the last word on how long PostgreSQL lives.
-	case !now.Before(guard.until), a.m.tenure.Resume(now, memo.Memo) != nil:
-		return ""
-	}
-	a.m.Snapshot.Status.ModifyIndex = memo.Index
-	a.m.syncUncertain = true // the earlier run may have had one under way
-	a.resumeConfig(memo.Config)
-	a.log.Info().Dur("lease_left", a.leaseLeft(a.clock())).Msg("going on with the lease of the agent's earlier run")
-	return memo.Session
-}
-
 // resumeConfig takes up the dynamic configuration that the guard remembers.
 func (a *Agent) resumeConfig(config json.RawMessage) {
 	dynamic, _, err := a.rules().ParseJSON(config)
@@ -351,7 +331,7 @@ func (a *Agent) resumeConfig(config json.RawMessage) {
 		return
 	}
 	a.m.configKnown = true
-	a.m.dynamic = dynamic
+	a.m.Dynamic = dynamic
 	a.dynamic.Store(&dynamic)
 	a.pg.Apply(dynamic)
 }

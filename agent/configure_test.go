@@ -8,6 +8,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/member"
 )
 
 // A configuration that makes the shard a standby of another one is not taken. Who
@@ -20,12 +21,13 @@ func TestStandbyClusterIsNotTaken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := &Agent{log: zerolog.Nop()}
+			a.m.Member = &member.Member{}
 			a.m.configKnown = c.known
 			good, _, err := cluster.ParseDynamic(map[string]any{"ttl": 5})
 			if err != nil {
 				t.Fatal(err)
 			}
-			a.m.dynamic = good
+			a.m.Dynamic = good
 			var s cluster.Snapshot
 			s.Config = cluster.Entry[[]byte]{Value: []byte(`{"ttl":30,"standby_cluster":{"host":"db9"}}`), ModifyIndex: 7}
 			s.Status.ModifyIndex = 8
@@ -33,11 +35,11 @@ func TestStandbyClusterIsNotTaken(t *testing.T) {
 				s.Status.Value.Lictor = &cluster.Beat{Owner: "a"}
 			}
 			a.applyConfig(s)
-			if keepsOff := len(a.m.dynamic.StandbyCluster) > 0; keepsOff != c.keepsOff {
+			if keepsOff := len(a.m.Dynamic.StandbyCluster) > 0; keepsOff != c.keepsOff {
 				t.Errorf("keeps off: %t, want %t", keepsOff, c.keepsOff)
 			}
-			if a.m.dynamic.TTL != good.TTL {
-				t.Errorf("ttl %s is in force, want %s", a.m.dynamic.TTL, good.TTL)
+			if a.m.Dynamic.TTL != good.TTL {
+				t.Errorf("ttl %s is in force, want %s", a.m.Dynamic.TTL, good.TTL)
 			}
 		})
 	}

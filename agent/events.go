@@ -38,18 +38,18 @@ func (a *Agent) record(reason string) {
 	leader := m.Snapshot.LeaderName()
 	v := events.View{
 		Now: now, Wall: time.Now(), Self: a.cfg.Name,
-		Leads: m.tenure.Held(now), Leader: leader, Gone: leader == "",
+		Leads: m.Tenure.Held(now), Leader: leader, Gone: leader == "",
 		Beat: m.Snapshot.Status.Value.Lictor, BeatSeen: m.StatusSeen,
-		Request: m.Snapshot.Failover.Value, Refused: m.refused, Reason: reason,
+		Request: m.Snapshot.Failover.Value, Refused: m.Refused, Reason: reason,
 		Primary: m.pg.running && m.pg.observed.Accepting && m.pg.primary(), Down: !m.pgDown.IsZero(),
 		Timeline: m.pg.observed.Timeline, Wrote: j.wrote,
-		Paused: m.dynamic.Pause, Failsafe: m.tenure.OnFailsafe(), Config: m.dynamic.Raw, ConfigIndex: m.configIndex,
+		Paused: m.Dynamic.Pause, Failsafe: m.Tenure.OnFailsafe(), Config: m.Dynamic.Raw, ConfigIndex: m.configIndex,
 	}
 	if b := v.Beat; b != nil && b.Owner != a.cfg.Name {
 		v.Gone = v.Gone || b.Released || !now.Before(m.StatusSeen.Add(b.Lease()))
 	}
 	route := m.Snapshot.Route
-	v.Routed = route.OK() && route.Value.State == cluster.RouteOpen && route.Value.Leader.Name == a.cfg.Name && !m.writing[a.keys.Route()]
+	v.Routed = route.OK() && route.Value.State == cluster.RouteOpen && route.Value.Leader.Name == a.cfg.Name && !m.Writing(a.keys.Route())
 	for _, other := range m.Snapshot.Members {
 		if other.OK() && other.Value.Name != a.cfg.Name && other.Value.State == cluster.StateRunning {
 			v.Others = append(v.Others, other.Value.Name)
@@ -93,13 +93,13 @@ func (a *Agent) writeEvents(leads bool, now cluster.Instant) {
 	j := &a.m.journal
 	pending := j.Pending()
 	a.meter.sawEvents(pending)
-	if len(pending) == 0 || !leads || j.writing || now.Before(j.notUntil) || a.m.session == "" || a.m.tenure.OnFailsafe() {
+	if len(pending) == 0 || !leads || j.writing || now.Before(j.notUntil) || a.m.Session == "" || a.m.Tenure.OnFailsafe() {
 		return
 	}
 	j.Writing()
 	j.writing, j.notUntil = true, now.Add(eventsEvery)
-	session, key := a.m.session, a.keys.Events()
-	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	session, key := a.m.Session, a.keys.Events()
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.Dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		err := a.addEvents(ctx, session, key, pending)
 		return func() {
@@ -114,7 +114,7 @@ func (a *Agent) writeEvents(leads bool, now cluster.Instant) {
 				a.clearOnce("events")
 			}
 			if len(j.Pending()) > 0 {
-				a.wakeAfter(after)
+				a.afterwards(after, func() {})
 			}
 		}
 	})

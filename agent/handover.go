@@ -52,7 +52,7 @@ func (a *Agent) handover(h ha.Handover) {
 		ID: rand.Text(), Leader: a.cfg.Name, Successor: successor, Timeline: a.m.pg.observed.Timeline,
 		DeadlineMS: handoverLimit.Milliseconds(), State: cluster.HandoverAnnounced,
 	}
-	session, asked := a.m.session, a.m.Snapshot.Failover.ModifyIndex
+	session, asked := a.m.Session, a.m.Snapshot.Failover.ModifyIndex
 	var announced, stopped, dropped bool
 	scriptsLimit := min(a.beforeStopLimit(), handoverLimit/2)
 	a.m.published.holding = false
@@ -77,7 +77,7 @@ func (a *Agent) handover(h ha.Handover) {
 				return err
 			}
 			dropped = true
-			return a.guard.disarm(ctx)
+			return a.disarmGuard(ctx)
 		}
 		if err := a.pg.StopWhen(ctx, postgres.Fast, func(ctx context.Context, checkpoint int64) error {
 			return a.awaitWAL(ctx, receiver, plan.Timeline, checkpoint)
@@ -92,7 +92,7 @@ func (a *Agent) handover(h ha.Handover) {
 			return fmt.Errorf("%s has not received all WAL, so it stays the replica: %w", successor, err)
 		}
 		dropped = true
-		return a.guard.disarm(ctx)
+		return a.disarmGuard(ctx)
 	}, func(err error) {
 		if stopped {
 			a.m.stoppedOnPurpose()
@@ -101,15 +101,15 @@ func (a *Agent) handover(h ha.Handover) {
 			a.m.announced = plan
 		}
 		if dropped {
-			a.m.complete = successor != ""
+			a.m.Complete = successor != ""
 			if successor != "" {
 				a.m.handedOver = asked
 			}
-			a.m.tenure.GiveTo(successor)
+			a.m.Tenure.GiveTo(successor)
 			return
 		}
-		a.m.refused = fmt.Sprintf("rolled back: %v", err)
-		a.clearFailover(a.m.Snapshot.Failover.ModifyIndex)
+		a.m.Refused = fmt.Sprintf("rolled back: %v", err)
+		a.m.ClearFailover(a.m.Snapshot.Failover.ModifyIndex)
 	})
 	a.m.task.successor = successor
 }
@@ -241,7 +241,7 @@ func (a *Agent) tellBouncers(ctx context.Context, bouncers []cluster.Bouncer, pl
 // rest.
 func (a *Agent) endHandover() {
 	plan := a.m.announced
-	serving := a.m.tenure.Held(a.clock()) && a.m.pg.running && a.m.pg.observed.Accepting && a.m.pg.primary() && !a.m.writing[a.keys.Route()]
+	serving := a.m.Tenure.Held(a.clock()) && a.m.pg.running && a.m.pg.observed.Accepting && a.m.pg.primary() && !a.m.Writing(a.keys.Route())
 	other := a.m.Snapshot.LeaderName() != "" && a.m.Snapshot.LeaderName() != a.cfg.Name && a.m.Snapshot.Route.Value.Leader.Name != a.cfg.Name
 	if plan.ID == "" || a.m.task.kind == ha.TaskHandover || !serving && !other {
 		return
@@ -251,8 +251,8 @@ func (a *Agent) endHandover() {
 	if serving {
 		plan.State = cluster.HandoverCancelled
 	}
-	session := a.m.session
-	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	session := a.m.Session
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.Dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		err := a.store.EndHandover(ctx, session)
 		if bouncers, listed := a.bouncers(ctx); listed == nil {

@@ -4,13 +4,13 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/member"
 )
 
 // A look at PostgreSQL is compared with what the leader had told before it began.
 func TestPositionsOfOneMoment(t *testing.T) {
 	const before, switched = int64(0x44242d8), int64(0x5000000)
-	var m member
+	m := loopState{Member: &member.Member{}}
 	status := func(lsn int64, seen cluster.Instant) {
 		m.Snapshot.Status = cluster.Entry[cluster.Status]{ModifyIndex: uint64(seen), Value: cluster.Status{OpTime: lsn}}
 		m.StatusSeen = seen
@@ -39,19 +39,5 @@ func TestPositionsOfOneMoment(t *testing.T) {
 	status(before, 30) // a failover that has lost something
 	if got := m.leaderLSN(); got != before {
 		t.Errorf("the shard has less by now: %X, want %X", got, before)
-	}
-}
-
-// A beat of a leader whose PostgreSQL could not be looked at tells the last position:
-// by 0 nobody would lag.
-func TestPositionNeverGoesBackToNothing(t *testing.T) {
-	var a Agent
-	a.m.Snapshot.Status = cluster.Entry[cluster.Status]{ModifyIndex: 7, Value: cluster.Status{OpTime: 4711}}
-	if got := a.nextStatus().OpTime; got != 4711 {
-		t.Errorf("not looked at: %d", got)
-	}
-	a.m.pg.observed = postgres.State{Running: true, Accepting: true, WriteLSN: 4000}
-	if got := a.nextStatus().OpTime; got != 4000 {
-		t.Errorf("a leader that has less: %d", got)
 	}
 }

@@ -8,24 +8,13 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
-// member is the state of the loop. Only the loop's goroutine touches it.
-type member struct {
-	// Consul
-	ha.Outlook
-	readWall        time.Time
-	session         string
-	rereading       bool
-	rereadNotBefore cluster.Instant // spaces out readings that fail
-	consulDown      bool
-	writing         map[string]bool // the leader's own keys that are being written
-	problems        string          // values that make no sense
-	problemsSince   cluster.Instant // when they were seen first; zero: they were logged
-
-	// The lease, and what this member has written and promised
-	tenure ha.Tenure
+// loopState is the state of the loop. Only the loop's goroutine touches it.
+type loopState struct {
+	*member.Member
 
 	// PostgreSQL
 	data    dataState
@@ -33,23 +22,12 @@ type member struct {
 	adopted cluster.Instant
 	// adoptedUntil is the deadline of the guard that was found with it.
 	adoptedUntil cluster.Instant
-	// adoptedPaused, adoptedUnled: ha.View.
-	adoptedPaused, adoptedUnled bool
-	memos                       uint64 // that were made for the guard
-	crashes                     []cluster.Instant
-	pgDown                      cluster.Instant
+	adoptedUnled bool // ha.View
+	crashes      []cluster.Instant
+	pgDown       cluster.Instant
 	// unservedSince is since when, as the leader, it was not seen to serve.
 	unservedSince cluster.Instant
 	upstream      string
-
-	// Peers
-	answers []ha.Peer
-	asked   cluster.Instant
-	// askedLSN is this member's own position as it was known then.
-	askedLSN int64
-	// askedToPart is the status that they were asked to part from first; zero: none.
-	askedToPart uint64
-	asking      bool
 
 	// Work
 	task    task
@@ -59,11 +37,8 @@ type member struct {
 	loss       *postgres.Loss
 	askingGoal bool
 	stopping   bool
-	failed     error // why the agent must end
 	upgrade    bool
-	exit       bool
 
-	dynamic     cluster.Dynamic
 	configIndex uint64
 	// configKnown: a valid dynamic configuration of this shard has been read.
 	configKnown bool
@@ -78,25 +53,20 @@ type member struct {
 	fencing     bool
 	settingSync bool
 	disk        disk
-	complete    bool             // the successor of the lease that is given up has all WAL
 	handedOver  uint64           // the request that was carried out last
 	announced   cluster.Handover // a handover whose announcement is to be taken back
-	// syncUncertain: a write of the key sync may still land.
-	syncUncertain bool
-	rewrite       bool // PostgreSQL's configuration is to be written when the task is done
-	rewriting     bool
-	reason        string
-	others        []string                   // primaries beside this one
-	reasons       map[string]cluster.Instant // when each was logged last
-	refused       string                     // why the last request for a switchover was refused
-	teller        teller
-	stopBy        cluster.Instant // when an orderly stop must be over; zero: none is under way
-	// syncBefore is the key sync as it was before a promotion that did not happen.
-	syncBefore  *cluster.Entry[cluster.Sync]
+	rewrite     bool             // PostgreSQL's configuration is to be written when the task is done
+	rewriting   bool
+	reason      string
+	others      []string                   // primaries beside this one
+	reasons     map[string]cluster.Instant // when each was logged last
+	teller      teller
+	stopBy      cluster.Instant // when an orderly stop must be over; zero: none is under way
 	barredUntil cluster.Instant // pre_promote has failed: this member does not want to lead before
 	reloadAsked bool            // the file was read anew, which on_reload is told of
 	journal     journal
 
+	marked       chan struct{}  // is closed when the mark beside the data is as it was asked for last
 	planned      plannedRestart // a restart that is scheduled
 	planRecalled bool           // that of an earlier run was looked for
 	leavingSync  bool           // this standby asks the leader to do without it
@@ -138,8 +108,8 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 		case <-a.ctx.Done():
 			return context.Cause(a.ctx)
 		}
-		if a.m.failed != nil {
-			return a.m.failed
+		if a.m.Failed != nil {
+			return a.m.Failed
 		}
 		began := time.Now()
 		wake := a.step()
@@ -147,7 +117,7 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 		if a.mayUpgrade() {
 			return ErrUpgrade
 		}
-		if a.m.exit {
+		if a.m.Exit {
 			a.disableWatchdog()
 			if !a.pg.Running() {
 				a.dismissGuard()
@@ -178,8 +148,7 @@ func (a *Agent) checkUpgrade() {
 // mayUpgrade tells whether this process may end for another binary: nothing is
 // under way that would be broken off, and the guard has the latest deadline.
 func (a *Agent) mayUpgrade() bool {
-	return a.m.upgrade && !a.m.stopping && a.m.task.kind == ha.TaskNone && !a.m.tenure.Writing() && !a.m.settingSync &&
-		len(a.m.writing) == 0 && !a.m.rewriting && a.guard.idle() && a.callbacks.idle()
+	return a.m.upgrade && !a.m.stopping && a.m.task.kind == ha.TaskNone && a.m.Idle() && !a.m.settingSync && !a.m.rewriting && a.callbacks.idle()
 }
 
 // drain takes all events that are there already, so that a burst costs one
@@ -203,7 +172,7 @@ func (a *Agent) step() time.Duration {
 	d := ha.Decide(v)
 	a.note(v, d)
 	for _, action := range d.Actions {
-		a.perform(action)
+		a.m.Perform(action)
 	}
 	a.m.teller.saw(a.m.task.kind)
 	a.mindWatchdog(v)
@@ -217,7 +186,7 @@ func (a *Agent) step() time.Duration {
 	if a.m.rewrite && a.m.task.kind == ha.TaskNone {
 		a.rewriteConfig()
 	}
-	tick := a.m.dynamic.LoopWait
+	tick := a.m.Dynamic.LoopWait
 	if !d.Wake.IsZero() {
 		tick = min(tick, d.Wake.Sub(a.clock()))
 	}

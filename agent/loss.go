@@ -27,7 +27,7 @@ func (a *Agent) mindLoss(v ha.View) {
 	if leads || goal.Reached(v.Postgres) {
 		a.m.loss = nil
 		a.log.Info().Msg("this member has again all that its earlier data may have acknowledged")
-		ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+		ctx, cancel := context.WithTimeout(a.ctx, a.m.Dynamic.RetryTimeout)
 		a.effect(ctx, cancel, func(context.Context) func() {
 			if err := a.pg.ForgetLoss(loss.ID); err != nil {
 				a.log.Warn().Err(err).Msg("it could not be noted that this member has all data again; it is found out anew when the agent is started")
@@ -46,7 +46,7 @@ func (a *Agent) mindLoss(v ha.View) {
 		return
 	}
 	a.m.askingGoal = true
-	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.Dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		aimed := *loss
 		var err error

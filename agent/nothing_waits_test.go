@@ -25,7 +25,12 @@ func TestNothingInTheLoopWaits(t *testing.T) {
 	c := loadProgram(t)
 	c.t = t
 	for name, fn := range c.agentFuncs() {
-		if name == "(*Agent).loop" {
+		if name == "(*Agent).loop" || ofPorts(fn) {
+			c.walkFunc(fn)
+		}
+	}
+	for fn := range c.decls {
+		if fn.Pkg().Path() == module+"/agent/member" {
 			c.walkFunc(fn)
 		}
 	}
@@ -40,6 +45,14 @@ func TestNothingInTheLoopWaits(t *testing.T) {
 	}
 }
 
+// ofPorts reports whether a function is one that the state machine calls.
+func ofPorts(fn *types.Func) bool {
+	receiver := fn.Signature().Recv()
+	return receiver != nil && slices.Contains(
+		[]string{"clocks", "inConsul", "guarded", "toPeers", "watches", "toBouncers", "shell"},
+		types.TypeString(receiver.Type(), func(*types.Package) string { return "" }))
+}
+
 // mayWait are calls that are allowed nevertheless: caller, callee, and why.
 var mayWait = map[[2]string]string{
 	{"(*Agent).loop", "select"}:                               "the loop itself",
@@ -47,8 +60,8 @@ var mayWait = map[[2]string]string{
 	{"(*Agent).disableWatchdog", "fence.(*Watchdog).Disable"}: "the agent ends, within a second",
 	{"(*Agent).dismissGuard", "fence.(*GuardClient).Quit"}:    "the agent ends, within a second",
 	{"(*Agent).ask", "send"}:                                  "into a channel with room for it",
+	{"(*Agent).hear", "send"}:                                 "into a channel with room for it",
 	{"fence.(*Watchdog).Usable", "unix.Access"}:               "the device's name, in a file system in memory",
-	{"(*guardian).idle", "sync.(*Mutex).TryLock"}:             "does not wait",
 }
 
 // innocent are functions of packages that wait otherwise.
@@ -181,7 +194,7 @@ func (c *program) walkPosted() {
 			case *ast.CallExpr:
 				switch callee := c.callee(info, n); {
 				case callee == nil:
-				case slices.Contains([]string{"(*Agent).post", "(*Agent).ask", "(*Agent).afterwards", "(*Agent).startTask"}, name(callee)):
+				case slices.Contains([]string{"(*Agent).post", "(*Agent).ask", "(*Agent).hear", "(*Agent).afterwards", "(*Agent).startTask"}, name(callee)):
 					c.walkValue(info, n.Args[len(n.Args)-1], name(fn))
 				}
 			case *ast.SendStmt:
@@ -303,7 +316,7 @@ func (c *program) walkCall(info *types.Info, call *ast.CallExpr, in string) bool
 	}
 	callee := name(fn)
 	switch {
-	case callee == "(*Agent).goDo", callee == "(*Agent).effect", strings.HasSuffix(callee, "WaitGroup).Go"), strings.HasSuffix(callee, "Group).Go"):
+	case callee == "(*Agent).goDo", callee == "(*Agent).effect", callee == "call", callee == "order", callee == "guarded.mark", strings.HasSuffix(callee, "WaitGroup).Go"), strings.HasSuffix(callee, "Group).Go"):
 		return false // all of it runs elsewhere
 	case callee == "(*Agent).startTask":
 		return true

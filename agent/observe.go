@@ -5,6 +5,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
@@ -62,14 +63,14 @@ func (a *Agent) view() ha.View {
 	m := &a.m
 	v := ha.View{
 		Now: now, Wall: time.Now(), Name: a.cfg.Name, Tags: a.tags(),
-		Config: m.dynamic, Fence: a.margins(),
-		Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, Session: m.session,
-		Lease: m.tenure.Lease(), Promise: m.tenure.Promise(), Giving: m.tenure.Giving(), HandedOver: m.handedOver,
-		Peers: m.answers, PeersAsked: m.asked, PeersDone: !m.asking, PeersAskedLSN: m.askedLSN, PeersParted: m.askedToPart, Parted: m.Parted,
+		Config: m.Dynamic, Fence: a.m.FenceMargins(),
+		Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, Session: m.Session,
+		Lease: m.Tenure.Lease(), Promise: m.Tenure.Promise(), Giving: m.Tenure.Giving(), HandedOver: m.handedOver,
+		Peers: m.Answers, PeersAsked: m.Asked, PeersDone: !m.Asking, PeersAskedLSN: m.AskedLSN, PeersParted: m.AskedToPart, Parted: m.Parted,
 		Task: m.task.kind, Attempt: m.attempt, Adopted: m.adopted, AdoptedUntil: m.adoptedUntil,
-		AdoptedPaused: m.adoptedPaused, AdoptedUnled: m.adoptedUnled,
+		AdoptedPaused: m.AdoptedPaused, AdoptedUnled: m.adoptedUnled,
 		Stopping:    m.stopping,
-		SyncWriting: m.writing[a.keys.Sync()], SyncUncertain: m.syncUncertain, SyncBefore: m.syncBefore,
+		SyncWriting: m.Writing(a.keys.Sync()), SyncUncertain: m.SyncUncertain, SyncBefore: m.SyncBefore,
 	}
 	v.WatchdogOK, v.WatchdogProblem = a.watchdogOK()
 	o := m.pg.observed
@@ -103,10 +104,10 @@ func (a *Agent) view() ha.View {
 const staleAfter = 10 * time.Second
 
 // noteService notes since when a leader's PostgreSQL was not seen to serve.
-func (m *member) noteService(now cluster.Instant) {
-	stale := now.Sub(m.pg.observedAt) > staleAfter+m.dynamic.RetryTimeout
+func (m *loopState) noteService(now cluster.Instant) {
+	stale := now.Sub(m.pg.observedAt) > staleAfter+m.Dynamic.RetryTimeout
 	switch {
-	case m.tenure.Until().IsZero(), m.pg.running && m.pg.observed.Accepting && m.pg.primary() && !stale:
+	case m.Tenure.Until().IsZero(), m.pg.running && m.pg.observed.Accepting && m.pg.primary() && !stale:
 		m.unservedSince = 0
 	case m.unservedSince.IsZero():
 		m.unservedSince = now
@@ -116,7 +117,7 @@ func (m *member) noteService(now cluster.Instant) {
 // crashWindow is how long an unexpected end of PostgreSQL is remembered.
 const crashWindow = 3 * time.Minute
 
-func (m *member) recentCrashes(now cluster.Instant) int {
+func (m *loopState) recentCrashes(now cluster.Instant) int {
 	n := 0
 	for _, at := range m.crashes {
 		if now.Sub(at) < crashWindow {
@@ -124,26 +125,6 @@ func (m *member) recentCrashes(now cluster.Instant) int {
 		}
 	}
 	return n
-}
-
-// margins are the moments before the end of the lease at which PostgreSQL is
-// stopped and killed (design 5.4).
-func (a *Agent) margins() ha.FenceMargins {
-	ttl := a.m.dynamic.TTL
-	if length := a.m.tenure.Length(); length > 0 {
-		ttl = min(ttl, length) // a ttl that was raised helps no lease that runs already
-	}
-	demote, kill := a.cfg.Lictor.Fence.Margins(ttl)
-	return ha.FenceMargins{DemoteBefore: demote, KillBefore: kill}
-}
-
-// killAt is the guard's deadline: a little before the lease ends.
-func (a *Agent) killAt() cluster.Instant {
-	until := a.m.tenure.Until()
-	if until.IsZero() {
-		return 0
-	}
-	return until.Add(-a.margins().KillBefore)
 }
 
 // sawPostgres takes in what PostgreSQL looks like.
@@ -181,7 +162,7 @@ func (a *Agent) sawPostgres(state postgres.State, data *dataState, err error) {
 // sawPostgresAt takes in a look that began at a moment. The leader's position is only
 // compared with it if it was known by then: else one that was written meanwhile, perhaps
 // a whole segment further, would pass for a lag.
-func (m *member) sawPostgresAt(began cluster.Instant) {
+func (m *loopState) sawPostgresAt(began cluster.Instant) {
 	m.pg.observedAt = began
 	if s := m.Snapshot.Status; s.OK() && !m.StatusSeen.IsZero() && !began.Before(m.StatusSeen) {
 		m.pg.leaderLSN = s.Value.OpTime
@@ -190,7 +171,7 @@ func (m *member) sawPostgresAt(began cluster.Instant) {
 
 // leaderLSN is the leader's position that PostgreSQL's are to be compared with. After a
 // failover the shard may be behind what the old leader had.
-func (m *member) leaderLSN() int64 {
+func (m *loopState) leaderLSN() int64 {
 	if !m.Snapshot.Status.OK() {
 		return 0
 	}
@@ -212,22 +193,14 @@ func (a *Agent) postmasterGone() {
 	kick(a.kickPostgres)
 }
 
-// leaseLeft is how long the lease still runs, zero when none is held.
-func (a *Agent) leaseLeft(now cluster.Instant) time.Duration {
-	if !a.m.tenure.Held(now) {
-		return 0
-	}
-	return a.m.tenure.Until().Sub(now)
-}
-
 // show makes the loop's state readable for the REST API.
 func (a *Agent) show(reason string) {
 	o := a.m.pg.observed
 	now := a.clock()
 	state := &api.State{
 		At: time.Now(), LoopAt: time.Now(), Name: a.cfg.Name, Scope: a.cfg.Scope, Version: publicVersion(a.version), Tags: publishedTags(a.tags()),
-		Cluster: a.m.Snapshot, Dynamic: a.m.dynamic, ConsulSeen: a.m.readWall, Reason: reason, Refused: a.m.refused,
-		Leader: a.m.tenure.Held(now), LeaseLeft: a.leaseLeft(now), FailsafeActive: a.m.tenure.OnFailsafe(), OtherPrimaries: a.m.others, Watchdog: a.watchdog.State(),
+		Cluster: a.m.Snapshot, Dynamic: a.m.Dynamic, ConsulSeen: a.m.ReadWall, Reason: reason, Refused: a.m.Refused,
+		Leader: a.m.Tenure.Held(now), LeaseLeft: a.m.LeaseLeft(), FailsafeActive: a.m.Tenure.OnFailsafe(), OtherPrimaries: a.m.others, Watchdog: a.watchdog.State(),
 		Member: a.memberValue(), Task: a.progress(), Problems: a.problems(),
 		Postgres: api.Postgres{
 			State: a.pgStateName(), Accepting: o.Accepting && a.m.pg.running, InRecovery: !a.m.pg.primary(),
@@ -247,7 +220,7 @@ func (a *Agent) show(reason string) {
 	if at := a.m.pg.observedAt; !at.IsZero() {
 		state.ObservedAt = state.At.Add(-now.Sub(at))
 	}
-	state.GuardRunning, state.GuardArmedFor = a.guard.shown(now)
+	state.GuardRunning, state.GuardArmedFor = a.m.Guardian.Shown()
 	if o.InRecovery {
 		state.Postgres.LeaderLSN = a.m.leaderLSN()
 	}
@@ -260,4 +233,12 @@ func (a *Agent) show(reason string) {
 	a.shown.Store(state)
 	a.showStatus(reason)
 	a.changed.send()
+}
+
+// margins are the moments before the end of a lease at which PostgreSQL is stopped and killed.
+func margins(cfg config.Config) func(time.Duration) ha.FenceMargins {
+	return func(ttl time.Duration) ha.FenceMargins {
+		demote, kill := cfg.Lictor.Fence.Margins(ttl)
+		return ha.FenceMargins{DemoteBefore: demote, KillBefore: kill}
+	}
 }

@@ -42,12 +42,12 @@ type published struct {
 
 // publish tells others what has changed. It runs after every decision.
 func (a *Agent) publish() {
-	if a.m.Read.IsZero() || a.m.exit {
+	if a.m.Read.IsZero() || a.m.Exit {
 		return
 	}
 	a.touch()
 	a.endHandover()
-	leads := a.m.tenure.Held(a.clock()) && a.lockIsOurs()
+	leads := a.m.Tenure.Held(a.clock()) && a.m.LockIsOurs()
 	if leads {
 		a.writeRoute()
 		a.writeHistory()
@@ -62,11 +62,6 @@ func (a *Agent) publish() {
 	}
 }
 
-func (a *Agent) lockIsOurs() bool {
-	l := a.m.Snapshot.Leader
-	return l.Exists() && a.m.session != "" && l.Session == a.m.session
-}
-
 // memberValue is what this member says of itself under its own key.
 func (a *Agent) memberValue() cluster.Member {
 	o := a.m.pg.observed
@@ -79,7 +74,7 @@ func (a *Agent) memberValue() cluster.Member {
 		Version: publicVersion(a.version),
 		Tags:    publishedTags(a.tags()),
 		// Not before the guard stands down: whoever sees it may end the agent.
-		Pause:    a.pauseInForce() && a.guard.standsDown(),
+		Pause:    a.m.PauseInForce() && a.m.Guardian.StandsDown(),
 		Timeline: 0,
 		// Always there: without it the others believe who answers at this address, unproved.
 		Lictor: &cluster.MemberLictor{Problems: len(a.problems())},
@@ -185,7 +180,7 @@ func publishedTags(tags map[string]any) map[string]any {
 // our session.
 func (a *Agent) touch() {
 	p := &a.m.published
-	if p.touching || a.m.session == "" {
+	if p.touching || a.m.Session == "" {
 		return
 	}
 	value := a.memberValue()
@@ -195,8 +190,8 @@ func (a *Agent) touch() {
 		return
 	}
 	entry, exists := a.m.Snapshot.Member(a.cfg.Name)
-	ours := exists && entry.Session == a.m.session
-	bound := p.session == a.m.session && (ours || !a.settled())
+	ours := exists && entry.Session == a.m.Session
+	bound := p.session == a.m.Session && (ours || !a.settled())
 	if a.settled() && ours && entry.ModifyIndex > p.index {
 		bound = false // an earlier write of ours has landed late
 	}
@@ -204,12 +199,12 @@ func (a *Agent) touch() {
 		return
 	}
 	index := uint64(0)
-	if exists && entry.Session != a.m.session && p.session != a.m.session {
+	if exists && entry.Session != a.m.Session && p.session != a.m.Session {
 		index = entry.ModifyIndex
 	}
 	p.touching = true
-	session := a.m.session
-	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	session := a.m.Session
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.Dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		written, err := a.store.Touch(ctx, session, index, value)
 		return func() {
@@ -222,7 +217,7 @@ func (a *Agent) touch() {
 			a.log.Debug().Err(err).Msg("writing the member key failed")
 			p.session = ""
 			p.touching = true
-			a.reread()
+			a.m.Reread()
 			a.afterwards(retryAfter(), func() { p.touching = false })
 		}
 	})
@@ -238,20 +233,12 @@ func (a *Agent) worthWriting(value cluster.Member) bool {
 			m.Lictor = &cluster.MemberLictor{Problems: m.Lictor.Problems}
 		}
 	}
-	return !reflect.DeepEqual(before, value) || a.clock().Sub(a.m.published.touched) >= a.m.dynamic.LoopWait
+	return !reflect.DeepEqual(before, value) || a.clock().Sub(a.m.published.touched) >= a.m.Dynamic.LoopWait
 }
 
 // settled tells whether Consul's answers must by now show our last member key.
 func (a *Agent) settled() bool {
 	return a.m.Read.Sub(a.m.published.touched) > time.Second
-}
-
-// afterwards runs f on the loop's goroutine after d.
-func (a *Agent) afterwards(d time.Duration, f func()) {
-	a.goDo(func(ctx context.Context) {
-		pause(ctx, d)
-		a.post(f)
-	})
 }
 
 // routeToWrite is the route as this member would have it as the leader. It is
@@ -325,7 +312,7 @@ func (a *Agent) routeReplicas() []cluster.RouteMember {
 			r.silent[name] = since
 		}
 		had := slices.ContainsFunc(a.m.Snapshot.Route.Value.Replicas, func(m cluster.RouteMember) bool { return m.Name == name })
-		if !r.serve(now, a.m.pg.observed, m.Value, had, a.m.dynamic) {
+		if !r.serve(now, a.m.pg.observed, m.Value, had, a.m.Dynamic) {
 			continue
 		}
 		replicas = append(replicas, cluster.RouteMember{Name: m.Value.Name, Host: host, Port: port, Tags: m.Value.Tags})
@@ -354,7 +341,7 @@ func (a *Agent) writeRoute() {
 	if !ok || known.OK() && known.Value.SameTopology(r) {
 		return
 	}
-	a.writeAsLeader("route", a.keys.Route(), known.ModifyIndex, r, func(index uint64) {
+	a.m.WriteAsLeader("route", a.keys.Route(), known.ModifyIndex, r, func(index uint64) {
 		a.m.Snapshot.Route = cluster.Entry[cluster.Route]{Value: r, ModifyIndex: index}
 		if !known.OK() || known.Value.State != r.State || known.Value.Leader.Name != r.Leader.Name || known.Value.Timeline != r.Timeline {
 			a.poke(r, index)
@@ -366,7 +353,7 @@ func (a *Agent) writeRoute() {
 // writeHistory publishes how the timelines before ours ended.
 func (a *Agent) writeHistory() {
 	p, o := &a.m.published, a.m.pg.observed
-	if !o.Accepting || o.InRecovery || o.Timeline <= 1 || p.history == o.Timeline || p.readingHistory || a.m.writing[a.keys.History()] {
+	if !o.Accepting || o.InRecovery || o.Timeline <= 1 || p.history == o.Timeline || p.readingHistory || a.m.Writing(a.keys.History()) {
 		return
 	}
 	p.readingHistory = true
@@ -381,7 +368,7 @@ func (a *Agent) writeHistory() {
 			}
 			p.readingHistory = false
 			a.clearOnce("timeline history")
-			if a.m.tenure.Held(a.clock()) && a.lockIsOurs() && a.m.pg.observed.Timeline == o.Timeline {
+			if a.m.Tenure.Held(a.clock()) && a.m.LockIsOurs() && a.m.pg.observed.Timeline == o.Timeline {
 				a.putHistory(o.Timeline, lines)
 			}
 		}
@@ -405,10 +392,10 @@ func (a *Agent) putHistory(timeline int, lines cluster.History) {
 		}
 		merged = append(merged, line)
 	}
-	if n := a.m.dynamic.MaxTimelinesHistory; n > 0 && len(merged) > n {
+	if n := a.m.Dynamic.MaxTimelinesHistory; n > 0 && len(merged) > n {
 		merged = merged[len(merged)-n:]
 	}
-	a.writeAsLeader("history", a.keys.History(), known.ModifyIndex, merged, func(index uint64) {
+	a.m.WriteAsLeader("history", a.keys.History(), known.ModifyIndex, merged, func(index uint64) {
 		a.m.published.history = timeline
 		a.m.Snapshot.History = cluster.Entry[cluster.History]{Value: merged, ModifyIndex: index}
 	})
@@ -420,7 +407,7 @@ func (a *Agent) putHistory(timeline int, lines cluster.History) {
 // ever.
 func (a *Agent) keepSlots() {
 	p := &a.m.published
-	if p.slotting || !a.m.pg.observed.Accepting || a.m.dynamic.Pause || !a.pg.UseSlots() {
+	if p.slotting || !a.m.pg.observed.Accepting || a.m.Dynamic.Pause || !a.pg.UseSlots() {
 		return
 	}
 	names := slotsFor(a.m.Snapshot, a.cfg.Name, !a.m.pg.observed.InRecovery)
@@ -432,7 +419,7 @@ func (a *Agent) keepSlots() {
 		return
 	}
 	p.slotting = true
-	dynamic := a.m.dynamic
+	dynamic := a.m.Dynamic
 	ctx, cancel := context.WithTimeout(a.ctx, slotsEvery)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		err := a.pg.SyncSlots(ctx, names, keepSlot(dynamic))

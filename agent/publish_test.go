@@ -6,6 +6,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
@@ -21,6 +22,7 @@ func TestAMemberAlwaysSaysThatItRunsLictor(t *testing.T) {
 		"replica":  {running: true, observed: postgres.State{Accepting: true, InRecovery: true, Timeline: 1}},
 	} {
 		a := Agent{log: zerolog.Nop()}
+		a.m.Member = &member.Member{}
 		a.m.pg = pg
 		if peer := api.PeerOf(a.memberValue()); peer.Patroni {
 			t.Errorf("%s: it is taken for a member of Patroni's", name)

@@ -28,7 +28,7 @@ func (a *Agent) reinitialize(r api.ReinitRequest) error {
 	switch {
 	case a.m.stopping:
 		return fmt.Errorf("%w: %w", api.ErrRefused, errStopping)
-	case leader == a.cfg.Name || a.m.tenure.Held(a.clock()):
+	case leader == a.cfg.Name || a.m.Tenure.Held(a.clock()):
 		return fmt.Errorf("%w: I am the leader, can not reinitialize", api.ErrRefused)
 	case leader == "":
 		return fmt.Errorf("%w: Cluster has no leader, can not reinitialize", api.ErrRefused)

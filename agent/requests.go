@@ -122,7 +122,7 @@ func (a *Agent) Switchover(ctx context.Context, request cluster.Failover) (api.O
 	if err != nil {
 		return api.Outcome{}, err
 	}
-	if err := a.ask(ctx, func() error { a.m.refused = ""; return nil }); err != nil {
+	if err := a.ask(ctx, func() error { a.m.Refused = ""; return nil }); err != nil {
 		return api.Outcome{}, err
 	}
 	if err := a.store.Write(ctx, a.keys.Failover(), snapshot.Failover.ModifyIndex, value); err != nil {

@@ -95,7 +95,7 @@ func (a *Agent) mayRestart() error {
 		return fmt.Errorf("%w: %s already in progress", api.ErrRefused, a.m.task.kind)
 	case a.m.data.State != ha.DataValid:
 		return fmt.Errorf("%w: there is no data directory to start PostgreSQL in", api.ErrRefused)
-	case a.m.pg.primary() && !a.m.tenure.Held(a.clock()) && !a.lockIsOurs():
+	case a.m.pg.primary() && !a.m.Tenure.Held(a.clock()) && !a.m.LockIsOurs():
 		return fmt.Errorf("%w: it was a primary, and this member does not hold the leader lock", api.ErrRefused)
 	}
 	return nil

@@ -61,7 +61,7 @@ func (p plannedRestart) judge(state api.State, now time.Time, busy bool) (v verd
 func (a *Agent) ScheduleRestart(ctx context.Context, r api.RestartRequest) error {
 	return a.ask(ctx, func() error {
 		switch {
-		case a.m.dynamic.Pause:
+		case a.m.Dynamic.Pause:
 			return fmt.Errorf("%w: Can't schedule restart in the paused state", api.ErrRefused)
 		case !a.m.planned.At.IsZero():
 			return fmt.Errorf("%w: a restart is scheduled for %s", api.ErrConflict, a.m.planned.At.Format(time.RFC3339))
@@ -125,7 +125,7 @@ func (a *Agent) mindPlan() {
 		return
 	}
 	seen := a.State()
-	seen.Dynamic = a.m.dynamic
+	seen.Dynamic = a.m.Dynamic
 	decision, why := p.judge(seen, time.Now(), a.m.task.kind != ha.TaskNone)
 	switch decision {
 	case keepPlan:

@@ -65,8 +65,8 @@ func (a *Agent) awakenGuard(ctx context.Context) error {
 // stopWithin is how long an orderly stop may take before PostgreSQL is killed: as long
 // as a leader may serve nobody.
 func (a *Agent) stopWithin() time.Duration {
-	limit := ha.UnservedLimit(a.m.dynamic)
-	if !a.m.tenure.Held(a.clock()) {
+	limit := ha.UnservedLimit(a.m.Dynamic)
+	if !a.m.Tenure.Held(a.clock()) {
 		limit = max(limit, stopLimit) // nobody waits for it
 	}
 	return limit

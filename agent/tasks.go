@@ -87,7 +87,7 @@ func (a *Agent) fenceNow() {
 		return
 	}
 	a.m.fencing = true
-	a.m.tenure.Drop()
+	a.m.Tenure.Drop()
 	a.startStop(func(context.Context) error {
 		// The kill must go on even when the agent is told to end meanwhile.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), backoffMax)
@@ -127,7 +127,7 @@ func (a *Agent) killPostgres(ctx context.Context) error {
 func (a *Agent) disarm(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), lingering)
 	defer cancel()
-	return a.guard.disarm(limit)
+	return a.disarmGuard(limit)
 }
 
 // demote stops PostgreSQL in an orderly way, for as long as a leader may serve nobody,
@@ -147,18 +147,18 @@ func (a *Agent) demote() {
 		return a.killPostgres(kill)
 	}, a.disarm, func(err error) {
 		if err == nil {
-			a.m.tenure.Drop()
+			a.m.Tenure.Drop()
 			a.m.stoppedOnPurpose()
 		}
 	})
 }
 
 // stoppedOnPurpose notes that PostgreSQL is down because it was told to stop.
-func (m *member) stoppedOnPurpose() {
+func (m *loopState) stoppedOnPurpose() {
 	m.pg.wasPrimary = m.pg.primary()
 	m.pg.running, m.pg.observed.Running, m.pg.observed.Accepting = false, false, false
 	m.pgDown, m.upstream = 0, ""
-	m.adopted, m.adoptedPaused, m.adoptedUnled = 0, false, false
+	m.adopted, m.AdoptedPaused, m.adoptedUnled = 0, false, false
 }
 
 // giveUp ends a leadership that PostgreSQL cannot fill.
@@ -172,8 +172,8 @@ func (a *Agent) giveUp(successor string) {
 		return a.killPostgres(kill)
 	}, a.disarm, func(err error) {
 		if err == nil {
-			a.m.complete = false
-			a.m.tenure.GiveTo(successor)
+			a.m.Complete = false
+			a.m.Tenure.GiveTo(successor)
 			a.m.stoppedOnPurpose()
 		}
 	})
@@ -200,7 +200,7 @@ func (a *Agent) endHung() {
 // session holds: when this agent dies on the way, the key goes with the session
 // and any member may try again.
 func (a *Agent) bootstrap() {
-	session := a.m.session
+	session := a.m.Session
 	if session == "" {
 		return
 	}
@@ -225,19 +225,19 @@ func (a *Agent) bootstrap() {
 		if lost {
 			a.m.attempt = ha.Attempt{Kind: ha.TaskBootstrap, Failures: 1, NotUntil: a.clock().Add(backoffMin)}
 		}
-		a.reread()
+		a.m.Reread()
 	})
 }
 
 // claimBootstrap takes the key initialize for what was bootstrapped under a session
 // that is gone.
 func (a *Agent) claimBootstrap() {
-	session := a.m.session
+	session := a.m.Session
 	a.startTask(ha.TaskBootstrap, func(ctx context.Context) error {
 		limit, cancel := context.WithTimeout(ctx, handoverLimit)
 		defer cancel()
 		return a.store.BeginBootstrap(limit, session)
-	}, func(error) { a.reread() })
+	}, func(error) { a.m.Reread() })
 }
 
 // finishBootstrap says to the data directory what Consul says by now: that it is the
@@ -300,8 +300,8 @@ func (a *Agent) startPostgres(role postgres.Role, upstream string, waits *ha.Set
 	if waits != nil {
 		as.Sync = &postgres.SyncSetting{Names: waits.Standbys, Any: waits.Any}
 	}
-	memo := a.memo()
-	until, timing := a.m.tenure.Until(), a.watchdogTiming()
+	memo := a.m.Memo()
+	until, timing := a.m.Tenure.Until(), a.watchdogTiming()
 	if upstream != "" {
 		up, err := a.upstreamOf(upstream)
 		if err != nil {
@@ -316,7 +316,7 @@ func (a *Agent) startPostgres(role postgres.Role, upstream string, waits *ha.Set
 			if err := a.awakenGuard(ctx); err != nil {
 				return err
 			}
-			if err := a.guard.armNow(ctx, memo); err != nil {
+			if err := a.armNow(ctx, memo); err != nil {
 				return fmt.Errorf("the guard could not be armed, so no primary is started: %w", err)
 			}
 			if err := a.activateWatchdog(ctx, until, timing); err != nil {
@@ -438,9 +438,9 @@ func (a *Agent) follow(upstream string) {
 // new primary cannot outlive the lease even if this agent dies on the way. The key sync
 // is replaced when nothing is left to be done but the promotion itself.
 func (a *Agent) promote(p ha.Promote) {
-	memo, above := a.memo(), a.m.Timeline()-1
-	until, timing := a.m.tenure.Until(), a.watchdogTiming()
-	session, limit, before := a.m.session, a.m.dynamic.RetryTimeout, a.m.Snapshot.Sync
+	memo, above := a.m.Memo(), a.m.Timeline()-1
+	until, timing := a.m.Tenure.Until(), a.watchdogTiming()
+	session, limit, before := a.m.Session, a.m.Dynamic.RetryTimeout, a.m.Snapshot.Sync
 	var (
 		seen      postgres.State
 		forbidden error
@@ -465,14 +465,14 @@ func (a *Agent) promote(p ha.Promote) {
 		return nil
 	}
 	a.startTask(ha.TaskPromote, func(ctx context.Context) error {
-		if err := a.guard.armNow(ctx, memo); err != nil {
+		if err := a.armNow(ctx, memo); err != nil {
 			return fmt.Errorf("the guard could not be armed, so nothing is promoted: %w", err)
 		}
 		if err := a.activateWatchdog(ctx, until, timing); err != nil {
 			return fmt.Errorf("nothing is promoted: %w", err)
 		}
 		if forbidden = a.prePromote(ctx); forbidden != nil {
-			return errors.Join(forbidden, a.guard.disarm(ctx))
+			return errors.Join(forbidden, a.disarmGuard(ctx))
 		}
 		err := a.pg.PromoteAfter(ctx, above, replace)
 		if err == nil {
@@ -484,13 +484,13 @@ func (a *Agent) promote(p ha.Promote) {
 		a.post(func() { // also when this task is interrupted
 			if replaced.index != 0 {
 				a.m.Wrote(replaced.index)
-				a.m.syncUncertain = false
+				a.m.SyncUncertain = false
 				a.m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *p.Sync, ModifyIndex: replaced.index}
 			}
-			a.m.syncUncertain = a.m.syncUncertain || replaced.uncertain
-			a.m.syncBefore = nil
+			a.m.SyncUncertain = a.m.SyncUncertain || replaced.uncertain
+			a.m.SyncBefore = nil
 			if !replaced.promoted && (replaced.index != 0 || replaced.uncertain) {
-				a.m.syncBefore = &before
+				a.m.SyncBefore = &before
 			}
 		})
 		return err
@@ -499,7 +499,7 @@ func (a *Agent) promote(p ha.Promote) {
 			a.forbidPromotion()
 		}
 		if err != nil {
-			a.reread()
+			a.m.Reread()
 			return
 		}
 		a.sawPostgres(seen, nil, nil)
@@ -549,7 +549,7 @@ func (a *Agent) setSync(s ha.SetSync) {
 		return
 	}
 	a.m.settingSync, a.m.pg.syncSet = true, false
-	ctx, cancel := context.WithTimeout(a.ctx, a.m.dynamic.RetryTimeout)
+	ctx, cancel := context.WithTimeout(a.ctx, a.m.Dynamic.RetryTimeout)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		set, err := a.pg.SetSynchronous(ctx, postgres.SyncSetting{Names: s.Standbys, Any: s.Any})
 		return func() {

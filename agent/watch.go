@@ -3,15 +3,11 @@ package agent
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
-	"github.com/lictor-ha/lictor/agent/api"
-	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/consul"
-	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
@@ -40,11 +36,11 @@ func (a *Agent) watchConsul(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			a.post(func() { a.consulFailed(err) })
+			a.post(func() { a.m.ConsulFailed(err) })
 			index = 0 // Consul may come back with other data, whose index is lower
 			pause(ctx, retryAfter())
 		default:
-			a.post(func() { a.accept(snapshot, false) })
+			a.post(func() { a.m.Accept(snapshot, false) })
 		}
 	}
 }
@@ -67,18 +63,8 @@ func (a *Agent) watchRoute(ctx context.Context) {
 			index = 0
 			pause(ctx, retryAfter()) // watchConsul tells
 		default:
-			a.post(func() { a.sawRoute(route) })
+			a.post(func() { a.m.SawRoute(route) })
 		}
-	}
-}
-
-// sawRoute takes in the route unless what is known is newer.
-func (a *Agent) sawRoute(route cluster.Entry[cluster.Route]) {
-	if route.ModifyIndex > a.m.Snapshot.Route.ModifyIndex {
-		a.m.Snapshot.Route = route
-		a.noteProblems(a.m.Snapshot)
-	} else if !route.Exists() && a.m.Snapshot.Route.Exists() {
-		a.reread() // deleted, or read before it was written
 	}
 }
 
@@ -97,7 +83,7 @@ func (a *Agent) keepSession(ctx context.Context, earlier string) {
 		cancel()
 		wait := min(timing.LoopWait, consul.SessionTTL(timing.TTL)/3)
 		if err != nil {
-			a.post(func() { a.consulFailed(err) })
+			a.post(func() { a.m.ConsulFailed(err) })
 			wait = retryAfter()
 		}
 		pauseOr(ctx, wait, a.kickSession)
@@ -109,7 +95,7 @@ func (a *Agent) renewSession(ctx context.Context, id *string, ttl *time.Duration
 		err := a.store.RenewSession(ctx, *id)
 		if err == nil {
 			renewed := *id
-			a.post(func() { a.m.session = renewed })
+			a.post(func() { a.m.Session = renewed })
 		}
 		if !errors.Is(err, consul.ErrNoSession) {
 			return err
@@ -121,7 +107,7 @@ func (a *Agent) renewSession(ctx context.Context, id *string, ttl *time.Duration
 		return err
 	}
 	*id, *ttl = created, want
-	a.post(func() { a.m.session = created })
+	a.post(func() { a.m.Session = created })
 	return nil
 }
 
@@ -188,81 +174,6 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-}
-
-// peerPatience is how long a silent member holds up a round of questions.
-const peerPatience = time.Second
-
-// askPeers asks every other member how it fares, all at once; if part is not zero,
-// they are asked first to part from the old leader, whose last status has that index.
-// The loop hears of each answer as it comes.
-func (a *Agent) askPeers(part uint64) {
-	if a.m.asking {
-		return
-	}
-	a.m.asked, a.m.askedToPart, a.m.answers, a.m.asking = a.clock(), part, nil, true
-	a.m.askedLSN = a.m.pg.observed.LSN()
-	round := a.m.asked
-	var others []cluster.Member
-	for _, m := range a.m.Snapshot.Members {
-		if m.OK() && m.Value.Name != a.cfg.Name {
-			others = append(others, m.Value)
-		}
-	}
-	a.goDo(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, peerPatience)
-		defer cancel()
-		var asking sync.WaitGroup
-		for _, m := range others {
-			asking.Go(func() {
-				peer := a.askPeer(ctx, api.PeerOf(m), part)
-				a.post(func() {
-					if a.m.asked == round {
-						a.m.answers = append(a.m.answers, peer)
-					}
-				})
-			})
-		}
-		asking.Wait()
-		a.post(func() { a.m.asking = false })
-	})
-}
-
-func (a *Agent) askPeer(ctx context.Context, to api.Peer, part uint64) ha.Peer {
-	parted := a.askToPart(ctx, to, part)
-	asked := a.clock()
-	status, err := a.peers.Observe(ctx, to)
-	if err != nil {
-		a.log.Debug().Err(err).Str("member", to.Name).Msg("does not answer")
-		return ha.Peer{Name: to.Name}
-	}
-	peer := peerOf(to.Name, status)
-	peer.Parted = parted
-	if l := status.Lictor; l != nil {
-		peer.Parted = min(parted, l.Parted) // it may have looked before it parted
-		peer.Observed = 1                   // never
-		if l.ObservedAge >= 0 {
-			peer.Observed = asked.Add(-l.ObservedAge - time.Millisecond) // the age is cut to whole ones
-		}
-	}
-	return peer
-}
-
-// askToPart asks a member to part from the old leader and returns the status under
-// which it has. A member of Patroni's knows nothing of that: what it answers must do.
-func (a *Agent) askToPart(ctx context.Context, to api.Peer, part uint64) uint64 {
-	if part == 0 {
-		return 0
-	}
-	known, err := a.peers.Part(ctx, to, api.Parting{Candidate: a.cfg.Name, Index: part})
-	if err != nil {
-		a.log.Debug().Err(err).Str("member", to.Name).Msg("does not part from the old leader")
-		return 0
-	}
-	if !known {
-		a.log.Debug().Str("member", to.Name).Msg("cannot part from the old leader: it runs Patroni")
-	}
-	return part
 }
 
 // pause waits for d or the end of ctx.

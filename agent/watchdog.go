@@ -20,8 +20,8 @@ func newWatchdog(cfg config.Config, files osuser.User) *fence.Watchdog {
 }
 
 func (a *Agent) watchdogTiming() fence.WatchdogTiming {
-	m := a.margins()
-	return fence.WatchdogTiming{TTL: a.m.dynamic.TTL, DemoteBefore: m.DemoteBefore, KillBefore: m.KillBefore}
+	m := a.m.FenceMargins()
+	return fence.WatchdogTiming{TTL: a.m.Dynamic.TTL, DemoteBefore: m.DemoteBefore, KillBefore: m.KillBefore}
 }
 
 // activateWatchdog makes the device protect a lease before there is a primary. A
@@ -43,9 +43,9 @@ func (a *Agent) mindWatchdog(v ha.View) {
 	switch {
 	case v.PauseInForce() || v.Lease.Until.IsZero() && !primary:
 		a.watchdog.StandDown()
-	case a.m.tenure.Held(v.Now) && (primary || a.watchdog.State().Active):
+	case a.m.Tenure.Held(v.Now) && (primary || a.watchdog.State().Active):
 		// Also while PostgreSQL is being promoted, or recovers from a crash.
-		a.watchdog.KeepAlive(a.m.tenure.Until(), a.watchdogTiming())
+		a.watchdog.KeepAlive(a.m.Tenure.Until(), a.watchdogTiming())
 	}
 	if problem := a.watchdog.State().LastError; problem != "" {
 		a.once("watchdog", "the watchdog device", problem)

@@ -12,7 +12,7 @@ var (
 )
 
 // TakeOver is everything that a takeover checks and writes, in one transaction
-// (docs/design.md, section 5, rule 3). An index of zero means that the key must
+// (design 5.3). An index of zero means that the key must
 // not exist.
 type TakeOver struct {
 	Session, Name string

@@ -1,12 +1,12 @@
 package simulation
 
 import (
-	"errors"
 	"maps"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/member"
 )
 
 // agent is one run of an agent's process: what package agent does around
@@ -19,34 +19,18 @@ type agent struct {
 	held    []func()
 	timer   int // so that only the timer that was set last counts
 	stepped bool
-	// firstRead is when Consul was read first, for mutants.
-	firstRead cluster.Instant
 
-	ha.Outlook
-	tenure          ha.Tenure
-	session         string
-	sessionTimer    int
-	rereading       bool
-	rereadNotBefore cluster.Instant
-	writing         map[string]bool
+	*member.Member
+	sessionTimer int
 
-	pg           pgState
-	observedAt   cluster.Instant // when the last look at it began
-	adopted      cluster.Instant
-	adoptedUntil cluster.Instant // the deadline of the guard that was found
-	// adoptedPaused, adoptedUnled: ha.View.
-	adoptedPaused, adoptedUnled bool
-	crashes                     []cluster.Instant
-	pgDown, unservedSince       cluster.Instant
-	upstream                    string
-
-	answers []ha.Peer
-	asked   cluster.Instant
-	// askedLSN is its own position as it was known then.
-	askedLSN int64
-	// askedToPart is the status that they were asked to part from first.
-	askedToPart uint64
-	pending     bool
+	pg                    pgState
+	observedAt            cluster.Instant // when the last look at it began
+	adopted               cluster.Instant
+	adoptedUntil          cluster.Instant // the deadline of the guard that was found
+	adoptedUnled          bool
+	crashes               []cluster.Instant
+	pgDown, unservedSince cluster.Instant
+	upstream              string
 
 	data       ha.DataState
 	loss       *loss
@@ -59,18 +43,13 @@ type agent struct {
 	stopping   bool
 	fencing    bool
 	handedOver uint64 // the request that was carried out last
-	complete   bool   // the successor of the lease that is given up has all WAL
 
-	dynamic     cluster.Dynamic
 	configIndex uint64
 
-	settingSync, syncUncertain bool
-	syncBefore                 *cluster.Entry[cluster.Sync]
-	barredUntil                cluster.Instant // pre_promote has failed
+	settingSync bool
+	barredUntil cluster.Instant // pre_promote has failed
 
-	guardian guardian
-	memos    uint64
-	touched  struct {
+	touched struct {
 		told     told
 		session  string
 		index    uint64
@@ -105,8 +84,10 @@ func (h *host) startAgent() {
 	if h.agent != nil || !h.up {
 		return
 	}
-	a := &agent{host: h, writing: map[string]bool{}, dynamic: h.w.schedule.bootConfig()}
-	a.guardian.a = a
+	a := &agent{host: h}
+	a.Member = member.New(member.Settings{
+		Name: h.name, SessionName: "shard-" + h.name, Keys: keys(), Margins: h.w.schedule.margins, Log: h.w.log(h.name),
+	}, a.ports(), shell{a}, h.w.schedule.bootConfig())
 	h.changes(func() { h.agent = a })
 	h.w.say("%s: the agent starts", h.name)
 	a.adopt()
@@ -151,28 +132,18 @@ func (a *agent) post(f func()) { a.do(func() { f(); a.step() }) }
 // later runs something in the agent's process after a time.
 func (a *agent) later(d time.Duration, f func()) { a.host.w.after(d, func() { a.do(f) }) }
 
-func (a *agent) clock() cluster.Instant { return a.host.clock() }
-
-// wakeAfter brings the loop round after d.
-func (a *agent) wakeAfter(d time.Duration) { a.later(d, a.step) }
-
-func (a *agent) retryAfter() time.Duration {
-	return a.host.w.between(200*time.Millisecond, 400*time.Millisecond)
-}
-
 // step observes, decides and acts once, and sets the timer.
 func (a *agent) step() {
 	if a.dead || a.stepped {
 		return
 	}
 	switch {
-	case a.tenure.Until().IsZero(), a.pg.running && a.pg.observed.accepting && !a.pg.observed.recovery:
+	case a.Tenure.Until().IsZero(), a.pg.running && a.pg.observed.accepting && !a.pg.observed.recovery:
 		a.unservedSince = 0
 	case a.unservedSince.IsZero():
-		a.unservedSince = a.clock()
+		a.unservedSince = a.host.clock()
 	}
-	v := a.view()
-	a.host.w.mutant.see(a, &v)
+	v := shell{a}.View()
 	d := ha.Decide(v)
 	if d.Reason != a.reason && d.Reason != "" {
 		a.reason = d.Reason
@@ -181,22 +152,24 @@ func (a *agent) step() {
 	a.host.w.judge.decided(a, v, d)
 	a.stepped = true // what an action calls back at once does not come round in between
 	for _, action := range d.Actions {
-		a.perform(action)
-		if a.dead {
+		if _, last := action.(ha.Exit); last {
+			a.host.w.say("%s: the agent ends", a.host.name)
+			a.die()
 			return
 		}
+		a.Perform(action)
 	}
 	a.stepped = false
 	a.mindLoss(v)
 	a.publish()
 	a.shown = a.peerValue()
-	tick := a.dynamic.LoopWait
+	tick := a.Dynamic.LoopWait
 	if !d.Wake.IsZero() {
-		tick = min(tick, d.Wake.Sub(a.clock()))
+		tick = min(tick, d.Wake.Sub(a.host.clock()))
 	}
 	a.timer++
 	timer := a.timer
-	a.host.w.at(a.host.when(a.clock().Add(max(tick, time.Millisecond))), func() {
+	a.host.w.at(a.host.when(a.host.clock().Add(max(tick, time.Millisecond))), func() {
 		if timer == a.timer {
 			a.do(func() {
 				if timer == a.timer {
@@ -211,13 +184,13 @@ func (a *agent) step() {
 func (a *agent) view() ha.View {
 	o := a.pg.observed
 	v := ha.View{
-		Now: a.clock(), Wall: time.Unix(0, 0).Add(a.host.w.now), Name: a.host.name, Tags: a.tags(),
-		Config: a.dynamic, Fence: a.margins(),
-		Cluster: a.Snapshot, Read: a.Read, FirstRead: a.FirstRead, StatusSeen: a.StatusSeen, Session: a.session,
-		Lease: a.tenure.Lease(), Promise: a.tenure.Promise(), Giving: a.tenure.Giving(), HandedOver: a.handedOver,
-		Peers: a.answers, PeersAsked: a.asked, PeersDone: !a.pending, PeersAskedLSN: a.askedLSN, PeersParted: a.askedToPart, Parted: a.Parted,
-		Attempt: a.attempt, Adopted: a.adopted, AdoptedUntil: a.adoptedUntil, AdoptedPaused: a.adoptedPaused, AdoptedUnled: a.adoptedUnled, Stopping: a.stopping,
-		SyncWriting: a.writing[keySync], SyncUncertain: a.syncUncertain, SyncBefore: a.syncBefore,
+		Now: a.host.clock(), Wall: time.Unix(0, 0).Add(a.host.w.now), Name: a.host.name, Tags: a.tags(),
+		Config: a.Dynamic, Fence: a.FenceMargins(),
+		Cluster: a.Snapshot, Read: a.Read, FirstRead: a.FirstRead, StatusSeen: a.StatusSeen, Session: a.Session,
+		Lease: a.Tenure.Lease(), Promise: a.Tenure.Promise(), Giving: a.Tenure.Giving(), HandedOver: a.handedOver,
+		Peers: a.Answers, PeersAsked: a.Asked, PeersDone: !a.Asking, PeersAskedLSN: a.AskedLSN, PeersParted: a.AskedToPart, Parted: a.Parted,
+		Attempt: a.attempt, Adopted: a.adopted, AdoptedUntil: a.adoptedUntil, AdoptedPaused: a.AdoptedPaused, AdoptedUnled: a.adoptedUnled, Stopping: a.stopping,
+		SyncWriting: a.Writing(a.Keys.Sync()), SyncUncertain: a.SyncUncertain, SyncBefore: a.SyncBefore,
 		WatchdogOK: true,
 	}
 	if a.task != nil {
@@ -245,7 +218,7 @@ func (a *agent) view() ha.View {
 // tags are the member's; one whose pre_promote has failed does not want to lead for a
 // while.
 func (a *agent) tags() map[string]any {
-	if a.barredUntil.IsZero() || !a.clock().Before(a.barredUntil) {
+	if a.barredUntil.IsZero() || !a.host.clock().Before(a.barredUntil) {
 		return a.host.tags
 	}
 	tags := maps.Clone(a.host.tags)
@@ -258,26 +231,6 @@ const (
 	systemIdentifier = "7000000000000000001"
 )
 
-func (a *agent) margins() ha.FenceMargins {
-	ttl := a.dynamic.TTL
-	if length := a.tenure.Length(); length > 0 {
-		ttl = min(ttl, length)
-	}
-	margins := ha.FenceMargins{DemoteBefore: ttl / 4, KillBefore: ttl / 10}
-	if k := a.host.w.schedule.KillBefore; k > 0 {
-		margins.DemoteBefore, margins.KillBefore = 2*k, k
-	}
-	return margins
-}
-
-func (a *agent) killAt() cluster.Instant {
-	until := a.tenure.Until()
-	if until.IsZero() {
-		return 0
-	}
-	return until.Add(-a.margins().KillBefore)
-}
-
 // adopt takes charge of what runs already (agent/configure.go).
 func (a *agent) adopt() {
 	pg := &a.host.pg
@@ -289,30 +242,13 @@ func (a *agent) adopt() {
 	a.sawPostgres(pg.observe())
 	a.follows(pg.aim)
 	if a.pg.primary() {
-		until, memo, paused, unled := a.host.guard.recall()
-		a.adopted, a.adoptedUntil, a.adoptedPaused, a.adoptedUnled = a.clock(), until, paused, unled
-		a.guardian.resting = paused
-		a.resume(until, memo, paused)
+		guard := a.host.guard.recall()
+		a.adopted, a.adoptedUntil, a.AdoptedPaused, a.adoptedUnled = a.host.clock(), guard.Until, guard.Paused, guard.Unled
+		a.Guardian.Recall(guard)
+		if a.Resume(guard) {
+			a.Session, a.Dynamic = guard.Memo.Session, a.host.w.remembered(guard.Memo, a.Dynamic)
+		}
 	}
-}
-
-// resume goes on with the lease that the guard remembers.
-func (a *agent) resume(until cluster.Instant, memo *guardMemo, paused bool) {
-	now := a.clock()
-	if paused {
-		a.tenure.ResumeLists(memo.Memo)
-		a.dynamic, a.session = memo.config, memo.Session
-		a.host.w.say("%s: goes on with the pause", a.host.name)
-		return
-	}
-	if memo == nil || !now.Before(until) || a.tenure.Resume(now, memo.Memo) != nil {
-		return
-	}
-	a.Snapshot.Status.ModifyIndex = memo.Index
-	a.syncUncertain = true
-	a.dynamic = memo.config
-	a.session = memo.Session
-	a.host.w.say("%s: goes on with its lease, %s left", a.host.name, a.tenure.Until().Sub(now))
 }
 
 // sawPostgres takes in what PostgreSQL looks like.
@@ -339,7 +275,7 @@ func (a *agent) postmasterGone() {
 	a.pg.wasPrimary = a.pg.primary()
 	a.pg.observed.accepting, a.pg.observed.running, a.pg.observed.hung = false, false, false
 	if a.task == nil && a.pgDown.IsZero() {
-		a.pgDown = a.clock()
+		a.pgDown = a.host.clock()
 		a.crashes = append(a.crashes, a.pgDown)
 	}
 	a.step()
@@ -349,234 +285,5 @@ func (a *agent) postmasterGone() {
 func (a *agent) stoppedOnPurpose() {
 	a.pg.wasPrimary = a.pg.primary()
 	a.pg.running, a.pg.observed.running, a.pg.observed.accepting = false, false, false
-	a.pgDown, a.upstream, a.adopted, a.adoptedPaused, a.adoptedUnled = 0, "", 0, false, false
-}
-
-// guardian keeps the guard's deadline in step with the lease (agent/guardian.go):
-// orders reach the guard one after another; of those that the loop leaves, the
-// latest replaces earlier ones.
-type guardian struct {
-	a     *agent
-	left  *guardOrder
-	sent  bool // an order that was left is waiting for its turn
-	queue []func(done func())
-	busy  bool
-	may   cluster.Instant // the latest deadline that the guard may have
-	// newest is the latest memo that anybody passed on.
-	newest guardMemo
-	// resting: the guard may remember that a pause is in force.
-	resting bool
-}
-
-type guardOrder struct {
-	memo   guardMemo
-	grant  bool
-	disarm bool
-}
-
-func (g *guardian) leave(o guardOrder) {
-	if o.memo.killAt.IsZero() && !o.disarm {
-		return
-	}
-	g.latest(o.memo)
-	o.grant = o.grant || g.left != nil && g.left.grant && !o.disarm
-	g.left = &o
-	if g.sent {
-		return
-	}
-	g.sent = true
-	g.enqueue(func(done func()) {
-		g.sent = false
-		order := g.left
-		g.left = nil
-		switch {
-		case order == nil:
-			done()
-		case order.disarm:
-			g.a.host.guard.standDown(g.latest(order.memo), func() { g.may = 0; done() })
-		default:
-			g.tell(order.memo, order.grant, func(error) { done() })
-		}
-	})
-}
-
-func (g *guardian) enqueue(job func(done func())) {
-	g.queue = append(g.queue, job)
-	g.next()
-}
-
-// How long the agent waits for the guard, and for one that starts PostgreSQL (agent/fence).
-const (
-	answerWithin = 2 * time.Second
-	startWithin  = 10 * time.Second
-)
-
-var errNoAnswer = errors.New("the guard does not answer")
-
-// answered gives an order to the guard up when it is not answered in time.
-func (a *agent) answered(order func(done func(error)), done func(error)) {
-	over := false
-	finish := func(err error) {
-		if !over {
-			over = true
-			done(err)
-		}
-	}
-	a.later(answerWithin, func() { finish(errNoAnswer) })
-	order(finish)
-}
-
-func (g *guardian) next() {
-	if g.busy || len(g.queue) == 0 {
-		return
-	}
-	job := g.queue[0]
-	g.queue = g.queue[1:]
-	g.busy = true
-	over := false
-	next := func() {
-		if !over {
-			over, g.busy = true, false
-			g.next()
-		}
-	}
-	job(func() { g.a.do(next) })
-	g.a.later(answerWithin, next)
-}
-
-// armNow sets the deadline of a new lease; done hears when the guard has it.
-func (g *guardian) armNow(memo guardMemo, done func(error)) {
-	if g.a.host.led.IsZero() {
-		g.a.host.led = memo.killAt
-	}
-	g.enqueue(func(next func()) {
-		g.a.answered(func(told func(error)) {
-			g.tell(memo, true, func(err error) { g.a.do(func() { told(err) }) })
-		}, func(err error) {
-			next()
-			done(err)
-		})
-	})
-}
-
-// latest is the newest memo that anybody has passed on.
-func (g *guardian) latest(memo guardMemo) guardMemo {
-	if memo.version > g.newest.version {
-		g.newest = memo
-	}
-	return g.newest
-}
-
-// tell has the guard take the latest deadline.
-func (g *guardian) tell(memo guardMemo, grant bool, done func(error)) {
-	memo = g.latest(memo)
-	if g.may.Before(memo.killAt) {
-		g.may = memo.killAt
-	}
-	g.a.host.guard.arm(memo.killAt, memo, grant, func(err error) {
-		if err == nil {
-			g.may = memo.killAt
-		}
-		done(err)
-	})
-}
-
-// shorten sends only when the guard has no later deadline than the lease allows.
-func (g *guardian) shorten(memo guardMemo, limit time.Duration, done func(error)) {
-	if memo = g.latest(memo); memo.killAt.IsZero() || !memo.killAt.Before(g.may) {
-		done(nil)
-		return
-	}
-	over := false
-	finish := func(err error) {
-		if !over {
-			over = true
-			done(err)
-		}
-	}
-	g.a.later(limit, func() { finish(errNotSent) })
-	g.enqueue(func(next func()) {
-		g.tell(memo, false, func(err error) {
-			next()
-			g.a.do(func() { finish(err) })
-		})
-	})
-}
-
-func (g *guardian) disarm(done func(error)) {
-	g.enqueue(func(next func()) {
-		g.left = nil
-		g.a.answered(func(told func(error)) {
-			g.a.host.guard.disarm(func() { g.a.do(func() { told(nil) }) })
-		}, func(err error) {
-			if err == nil {
-				g.may, g.resting, g.a.host.led = 0, false, 0
-			}
-			next()
-			done(err)
-		})
-	})
-}
-
-// leads makes sure that a restarted agent will know of the lease, and that the guard
-// does not remember a pause, before a status says that there is none.
-func (g *guardian) leads(memo guardMemo, until cluster.Instant, limit time.Duration, done func(error)) {
-	if g.a.host.led.IsZero() {
-		g.a.host.led = until
-	}
-	if memo.Paused || !g.resting {
-		done(nil)
-		return
-	}
-	over := false
-	finish := func(err error) {
-		if !over {
-			over = true
-			g.resting = g.resting && err != nil
-			done(err)
-		}
-	}
-	g.a.later(limit, func() { finish(errNotSent) })
-	g.enqueue(func(next func()) {
-		memo := g.latest(memo)
-		told := func(err error) {
-			next()
-			g.a.do(func() { finish(err) })
-		}
-		if memo.killAt.IsZero() {
-			g.a.host.guard.remember(memo, func() { told(nil) })
-			return
-		}
-		g.tell(memo, false, told)
-	})
-}
-
-func (g *guardian) remember(memo guardMemo, done func()) {
-	g.enqueue(func(next func()) {
-		g.a.host.guard.remember(g.latest(memo), func() { next(); g.a.do(done) })
-	})
-}
-
-func (a *agent) memo() guardMemo {
-	a.memos++
-	m := guardMemo{
-		Memo: a.tenure.Memo(a.session, a.Snapshot.Status.ModifyIndex), config: a.dynamic,
-		killAt: a.killAt(), version: a.memos,
-	}
-	m.Paused = a.pauseInForce()
-	return m
-}
-
-func (a *agent) pauseInForce() bool {
-	return ha.View{Name: a.host.name, Config: a.dynamic, Cluster: a.Snapshot, Read: a.Read, AdoptedPaused: a.adoptedPaused}.PauseInForce()
-}
-
-// armGuard moves the guard's deadline with the lease.
-func (a *agent) armGuard() {
-	if a.pauseInForce() {
-		a.guardian.resting = true
-		a.guardian.leave(guardOrder{disarm: true, memo: a.memo()})
-		return
-	}
-	a.guardian.leave(guardOrder{memo: a.memo()})
+	a.pgDown, a.upstream, a.adopted, a.AdoptedPaused, a.adoptedUnled = 0, "", 0, false, false
 }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/fence"
-	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/member"
 )
 
 // guard is the process that kills PostgreSQL when the lease has run out.
@@ -15,18 +15,16 @@ type guard struct {
 	alive    bool
 	stopped  int // faults that keep it from running (SIGSTOP)
 	deadline fence.Deadline
-	memo     *guardMemo
+	memo     *member.Memo
 	asked    cluster.Instant // starts that were asked for before are refused
 	held     []func()
 	watcher  *watcher // its parent; nil: no guard has run yet
 }
 
-// guardMemo is what the guard keeps for the agent.
-type guardMemo struct {
-	ha.Memo
-	config  cluster.Dynamic
-	killAt  cluster.Instant
-	version uint64
+// mark is what is written beside the data directory (agent/led.go).
+type mark struct {
+	until  cluster.Instant
+	paused bool
 }
 
 // run runs something in the guard's process, later while it is stopped.
@@ -57,7 +55,8 @@ func (g *guard) command(do func(), done func()) {
 }
 
 // arm sets or moves the deadline.
-func (g *guard) arm(until cluster.Instant, memo guardMemo, newLease bool, done func(error)) {
+func (g *guard) arm(memo member.Memo, newLease bool, done func(error)) {
+	until := memo.KillAt
 	var err error
 	g.command(func() {
 		if err = g.deadline.Arm(g.host.clock(), until, newLease); err == nil {
@@ -113,25 +112,25 @@ func (g *guard) watch() {
 	})
 }
 
-func (g *guard) disarm(done func()) {
+func (g *guard) disarm(done func(error)) {
 	g.command(func() {
 		g.deadline.Disarm()
 		g.memo = nil
 		g.watcher.share(0)
-	}, done)
+	}, func() { done(nil) })
 }
 
 // standDown takes the deadline away and remembers that the shard is paused.
-func (g *guard) standDown(memo guardMemo, done func()) {
+func (g *guard) standDown(memo member.Memo, done func(error)) {
 	g.command(func() {
 		g.deadline.Disarm()
 		g.memo = &memo
 		g.watcher.share(0)
-	}, done)
+	}, func() { done(nil) })
 }
 
-func (g *guard) remember(memo guardMemo, done func()) {
-	g.command(func() { g.memo = &memo }, done)
+func (g *guard) remember(memo member.Memo, done func(error)) {
+	g.command(func() { g.memo = &memo }, func() { done(nil) })
 }
 
 // die is the guard's end: the kernel signals the postmaster that it has started, and the
@@ -155,16 +154,23 @@ func (g *guard) die() {
 // recall is what a restarted agent learns: the deadline, and what is remembered. A
 // guard that does not answer counts as one whose deadline has passed. Without a guard's
 // word the mark tells whether this member has led, and how long it may have.
-func (g *guard) recall() (until cluster.Instant, memo *guardMemo, paused, unled bool) {
+func (g *guard) recall() member.Recalled {
 	const longAgo = 1
 	switch {
 	case !g.alive:
 	case g.stopped > 0, g.deadline.Fired:
-		return longAgo, nil, false, false
+		return member.Recalled{Until: longAgo}
 	case !g.deadline.Until.IsZero():
-		return g.deadline.Until, g.memo, false, false
+		return member.Recalled{Until: g.deadline.Until, Deadline: g.deadline.Until, Memo: g.memo}
 	case g.memo != nil && g.memo.Paused:
-		return 0, g.memo, true, false
+		return member.Recalled{Memo: g.memo, Paused: true}
 	}
-	return g.host.led, nil, false, g.host.led.IsZero()
+	switch m := g.host.mark; {
+	case m == nil:
+		return member.Recalled{Unled: true}
+	case m.paused:
+		return member.Recalled{Paused: true}
+	default:
+		return member.Recalled{Until: max(m.until, longAgo)}
+	}
 }

@@ -95,7 +95,7 @@ func (a *agent) mindLoss(v ha.View) {
 			err = a.host.pg.keepLoss(aimed)
 		}
 		if err != nil {
-			a.later(a.retryAfter(), func() { a.askingGoal = false; a.step() })
+			a.later(a.host.w.retryAfter(), func() { a.askingGoal = false; a.step() })
 			return
 		}
 		a.askingGoal = false
@@ -132,7 +132,7 @@ func (a *agent) remake(t *task, from, upstream string) {
 // have let this synchronous standby go by then (agent/reinit.go).
 func (a *agent) reinitialize() {
 	leader := a.Snapshot.LeaderName()
-	if leader == a.host.name || a.tenure.Held(a.clock()) || leader == "" || a.task != nil || a.Parted > 0 {
+	if leader == a.host.name || a.Tenure.Held(a.host.clock()) || leader == "" || a.task != nil || a.Parted > 0 {
 		return
 	}
 	source := leader
@@ -160,6 +160,6 @@ func (a *agent) reinitialize() {
 func (a *agent) follows(upstream string) {
 	a.upstream = upstream
 	if upstream == "" {
-		a.alone = a.clock()
+		a.alone = a.host.clock()
 	}
 }

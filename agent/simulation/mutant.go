@@ -59,8 +59,30 @@ func (m *Mutant) change(ops []op, unchecked bool) []op {
 	return kept
 }
 
+// beaten changes what a beat has given.
+func (m *Mutant) beaten(a *agent, ttl time.Duration) {
+	now := a.host.clock()
+	switch {
+	case m.LeaseFromReply:
+		if a.Tenure.BeatSucceeded(now, now, ttl) == nil {
+			a.ArmGuard()
+		}
+	case m.ExpiredExtended && !a.Tenure.Held(now):
+		a.Tenure.TookOver(now, ttl)
+		guarded{a}.Arm(a.Memo(), true, func(error) {})
+	}
+}
+
+// tookOver changes what a takeover has given.
+func (m *Mutant) tookOver(a *agent, ttl time.Duration) {
+	if m.LeaseFromReply {
+		a.Tenure.TookOver(a.host.clock(), ttl)
+		guarded{a}.Arm(a.Memo(), true, func(error) {})
+	}
+}
+
 // see changes what a decision is shown.
-func (m *Mutant) see(a *agent, v *ha.View) {
+func (m *Mutant) see(v *ha.View) {
 	if *m == (Mutant{}) {
 		return
 	}
@@ -89,7 +111,7 @@ func (m *Mutant) see(a *agent, v *ha.View) {
 	if m.OwnTTL {
 		changed(func(b *cluster.Beat) { b.LeaseMS = v.Config.TTL.Milliseconds() })
 	}
-	if m.NoWait && !v.Read.IsZero() && v.StatusSeen == a.firstRead && beat != nil && beat.Owner != v.Name {
+	if m.NoWait && !v.Read.IsZero() && v.StatusSeen == v.FirstRead && beat != nil && beat.Owner != v.Name {
 		v.StatusSeen = 1
 	}
 	if m.SuccessorIgnored {

@@ -5,27 +5,10 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/ha"
 )
 
-// How a request to Consul can fail (agent/consul/store.go).
-var (
-	errConflict  = errors.New("a check failed")
-	errUncertain = errors.New("the outcome is unknown")
-	errNotSent   = errors.New("certainly had no effect")
-)
-
-// outcome sorts the failures of a write, as agent/act.go does.
-func outcome(err error) ha.Outcome {
-	switch {
-	case errors.Is(err, errConflict):
-		return ha.Refused
-	case errors.Is(err, errUncertain):
-		return ha.Unknown
-	default:
-		return ha.NoEffect
-	}
-}
+// errNotSent: a request that Consul certainly did not get.
+var errNotSent = errors.New("certainly had no effect")
 
 // dispatch is how long it takes until what the loop began is on its way: another
 // goroutine has to be scheduled.
@@ -48,13 +31,13 @@ func ask[T any](a *agent, timeout time.Duration, work func(*consul) (T, error), 
 		}
 	}
 	var nothing T
-	deadline := a.clock().Add(timeout)
+	deadline := a.host.clock().Add(timeout)
 	a.later(a.dispatch(), func() {
 		if finished {
 			return
 		}
-		if !a.clock().Before(deadline) {
-			finish(nothing, errUncertain)
+		if !a.host.clock().Before(deadline) {
+			finish(nothing, cluster.ErrUncertain)
 			return
 		}
 		me, there := a.host.id, len(w.hosts)
@@ -67,13 +50,13 @@ func ask[T any](a *agent, timeout time.Duration, work func(*consul) (T, error), 
 				value, err := work(&w.consul)
 				w.net.send(there, me, func() { a.do(func() { finish(value, err) }) })
 			}, func() {
-				w.net.send(there, me, func() { a.do(func() { finish(nothing, errUncertain) }) })
+				w.net.send(there, me, func() { a.do(func() { finish(nothing, cluster.ErrUncertain) }) })
 			})
 		})
 	})
 	w.at(a.host.when(deadline), func() {
 		if !finished {
-			a.do(func() { finish(nothing, errUncertain) })
+			a.do(func() { finish(nothing, cluster.ErrUncertain) })
 		}
 	})
 }
@@ -82,7 +65,7 @@ func ask[T any](a *agent, timeout time.Duration, work func(*consul) (T, error), 
 func (a *agent) transact(timeout time.Duration, ops []op, done func(indexes map[string]uint64, err error)) {
 	ask(a, timeout, func(c *consul) (map[string]uint64, error) {
 		if !c.commit(ops) {
-			return nil, errConflict
+			return nil, cluster.ErrConflict
 		}
 		indexes := make(map[string]uint64, 4)
 		for _, o := range ops {
@@ -95,30 +78,6 @@ func (a *agent) transact(timeout time.Duration, ops []op, done func(indexes map[
 	}, func(indexes map[string]uint64, err error) {
 		done(indexes, err)
 		a.step()
-	})
-}
-
-// transactTold sends a beat or takeover once the guard knows the end of a lease that was
-// cut, and nothing of a pause that the status ends (guardTold in agent/guardian.go).
-func (a *agent) transactTold(t0 cluster.Instant, ttl, timeout time.Duration, ops []op, done func(indexes map[string]uint64, err error)) {
-	deadline := a.clock().Add(timeout)
-	send := func(err error) {
-		if err == nil {
-			a.transact(max(deadline.Sub(a.clock()), time.Millisecond), ops, done)
-			return
-		}
-		done(nil, errNotSent)
-		a.step()
-	}
-	memo := a.memo()
-	memo.Paused = a.dynamic.Pause // as the status will say
-	shorten := !a.tenure.Until().IsZero() && !a.pauseInForce() && !a.host.w.mutant.GuardNotShortened
-	a.guardian.leads(memo, t0.Add(ttl-a.margins().KillBefore), timeout, func(err error) {
-		if err != nil || !shorten {
-			send(err)
-			return
-		}
-		a.guardian.shorten(memo, timeout, send)
 	})
 }
 
@@ -135,7 +94,7 @@ func call[T any](a *agent, to *host, timeout time.Duration, serve func(*agent, f
 		}
 	}
 	var nothing T
-	deadline := a.clock().Add(timeout)
+	deadline := a.host.clock().Add(timeout)
 	a.later(a.dispatch(), func() {
 		w.net.send(a.host.id, to.id, func() {
 			if to.agent == nil || !to.up {
@@ -154,4 +113,27 @@ func call[T any](a *agent, to *host, timeout time.Duration, serve func(*agent, f
 			a.do(func() { finish(nothing, false) })
 		}
 	})
+}
+
+// leaderOps is the transaction of Store.WriteAsLeader; nil when there is nothing to
+// do.
+func leaderOps(session, key string, index uint64, value any) []op {
+	ops := []op{{verb: checkSession, key: keyLeader, session: session}}
+	switch {
+	case value == nil && index == 0:
+		return nil
+	case value == nil:
+		return append(ops, op{verb: deleteCAS, key: key, index: index})
+	default:
+		return append(ops, replace(key, index, value, false)...)
+	}
+}
+
+// replace sets a key that must have this index, so that it gets another one even when
+// the value is the same (agent/consul, ops.replace).
+func replace(key string, index uint64, value any, keptIfSame bool) []op {
+	if index == 0 || keptIfSame {
+		return []op{expect(key, index), {verb: set, key: key, value: value}}
+	}
+	return []op{{verb: deleteCAS, key: key, index: index}, {verb: set, key: key, value: value}}
 }

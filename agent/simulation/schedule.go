@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/member"
 )
 
 // Schedule is one run: what the shard is like, and what happens to it. Everything
@@ -114,6 +116,14 @@ func (s Schedule) bootConfig() cluster.Dynamic {
 		panic("simulation: " + err.Error())
 	}
 	return d
+}
+
+// margins are those of every member.
+func (s Schedule) margins(ttl time.Duration) ha.FenceMargins {
+	if k := s.KillBefore; k > 0 {
+		return ha.FenceMargins{DemoteBefore: 2 * k, KillBefore: k}
+	}
+	return ha.FenceMargins{DemoteBefore: ttl / 4, KillBefore: ttl / 10}
 }
 
 // Result is how a run ended.
@@ -229,4 +239,13 @@ func (w *world) parse(e cluster.Entry[[]byte]) (cluster.Dynamic, error) {
 	}
 	w.parsed[e.ModifyIndex] = d
 	return d, nil
+}
+
+// remembered is the dynamic configuration that a guard remembers.
+func (w *world) remembered(m *member.Memo, otherwise cluster.Dynamic) cluster.Dynamic {
+	d, _, err := cluster.ParseDynamicJSON(m.Config)
+	if err != nil {
+		return otherwise
+	}
+	return d
 }

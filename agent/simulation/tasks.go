@@ -61,7 +61,7 @@ func (a *agent) startStop(stop func(t *task), disarm bool, done func(error)) {
 	t, before := a.newTask(ha.TaskDemote, done)
 	t.before = before
 	if disarm {
-		t.last = a.guardian.disarm
+		t.last = a.Guardian.Disarm
 	}
 	if before != nil && a.host.w.mutant.StopWaits {
 		before.next = func() { stop(t) }
@@ -211,7 +211,7 @@ func (a *agent) noteAttempt(kind ha.TaskKind, err error) {
 		failures = a.attempt.Failures + 1
 	}
 	backoff := min(backoffMin<<min(failures-1, 8), backoffMax)
-	a.attempt = ha.Attempt{Kind: kind, Failures: failures, NotUntil: a.clock().Add(backoff)}
+	a.attempt = ha.Attempt{Kind: kind, Failures: failures, NotUntil: a.host.clock().Add(backoff)}
 	a.host.w.say("%s: %s failed: %v", a.host.name, kind, err)
 }
 
@@ -262,7 +262,7 @@ func (a *agent) fenceNow() {
 		return
 	}
 	a.fencing = true
-	a.tenure.Drop()
+	a.Tenure.Drop()
 	a.startStop(func(t *task) { t.kill() }, true, func(err error) {
 		a.fencing = false
 		if err == nil || !a.host.pg.running {
@@ -339,7 +339,7 @@ func (a *agent) demote() {
 	if a.task != nil && a.task.kind == ha.TaskDemote {
 		return
 	}
-	limit := ha.UnservedLimit(a.dynamic)
+	limit := ha.UnservedLimit(a.Dynamic)
 	a.startStop(func(t *task) {
 		stopped := false
 		then := func() {
@@ -352,7 +352,7 @@ func (a *agent) demote() {
 		a.later(limit, then)
 	}, true, func(err error) {
 		if err == nil {
-			a.tenure.Drop()
+			a.Tenure.Drop()
 			a.stoppedOnPurpose()
 		}
 	})
@@ -365,8 +365,8 @@ func (a *agent) giveUp(successor string) {
 	}
 	a.startStop(func(t *task) { t.kill() }, true, func(err error) {
 		if err == nil {
-			a.complete = false
-			a.tenure.GiveTo(successor)
+			a.Complete = false
+			a.Tenure.GiveTo(successor)
 			a.stoppedOnPurpose()
 		}
 	})
@@ -386,7 +386,7 @@ func (a *agent) endHung() {
 
 // startPostgres starts PostgreSQL, a primary only under an armed guard.
 func (a *agent) startPostgres(primary bool, upstream string, sync *ha.SetSync) {
-	memo := a.memo()
+	memo := a.Memo()
 	var setting *waits
 	if sync != nil {
 		setting = &waits{names: sync.Standbys, any: sync.Any}
@@ -408,7 +408,7 @@ func (a *agent) startPostgres(primary bool, upstream string, sync *ha.SetSync) {
 			})
 		}
 		t.awaken(func() {
-			a.guardian.armNow(memo, func(err error) {
+			a.Guardian.ArmNow(memo, func(err error) {
 				if err != nil {
 					t.ends(err)
 					return
@@ -469,25 +469,25 @@ func (a *agent) follow(upstream string) {
 // promote makes the replica the primary, under an armed guard.
 func (a *agent) promote(p ha.Promote) {
 	m := &a.host.w.mutant
-	memo, above := a.memo(), a.Timeline()-1
+	memo, above := a.Memo(), a.Timeline()-1
 	if m.TimelineUntold {
 		above = 0
 	}
 	var seen observed
-	forbidden, session, before := false, a.session, a.Snapshot.Sync
+	forbidden, session, before := false, a.Session, a.Snapshot.Sync
 	replaced, uncertain := uint64(0), false
 	// note keeps what became of the key, also when the task is interrupted.
 	note := func(promoted bool) {
 		a.do(func() {
 			if replaced != 0 {
 				a.Wrote(replaced)
-				a.syncUncertain = false
+				a.SyncUncertain = false
 				a.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *p.Sync, ModifyIndex: replaced}
 			}
-			a.syncUncertain = a.syncUncertain || uncertain
-			a.syncBefore = nil
+			a.SyncUncertain = a.SyncUncertain || uncertain
+			a.SyncBefore = nil
 			if !promoted && (replaced != 0 || uncertain) && !m.PromiseKept {
-				a.syncBefore = &before
+				a.SyncBefore = &before
 			}
 		})
 	}
@@ -498,11 +498,11 @@ func (a *agent) promote(p ha.Promote) {
 				return
 			}
 			ops := append([]op{{verb: checkSession, key: keyLeader, session: session}}, replace(keySync, p.SyncIndex, *p.Sync, m.SyncIndexKept)...)
-			a.transact(a.dynamic.RetryTimeout, ops, func(indexes map[string]uint64, err error) {
+			a.transact(a.Dynamic.RetryTimeout, ops, func(indexes map[string]uint64, err error) {
 				if err == nil {
 					replaced = indexes[keySync]
 				}
-				uncertain = errors.Is(err, errUncertain)
+				uncertain = errors.Is(err, cluster.ErrUncertain)
 				if t.cancelled || t.worked {
 					note(false)
 					return
@@ -522,7 +522,7 @@ func (a *agent) promote(p ha.Promote) {
 				t.ends(err)
 			})
 		}
-		a.guardian.armNow(memo, func(err error) {
+		a.Guardian.ArmNow(memo, func(err error) {
 			if err != nil {
 				t.ends(err)
 				return
@@ -530,20 +530,20 @@ func (a *agent) promote(p ha.Promote) {
 			t.then(func() {
 				if a.host.pg.failing > 0 && a.host.w.chance(0.2) {
 					forbidden = true
-					a.guardian.disarm(func(err error) { t.ends(errors.Join(errors.New("pre_promote failed"), err)) })
+					a.Guardian.Disarm(func(err error) { t.ends(errors.Join(errors.New("pre_promote failed"), err)) })
 					return
 				}
 				a.host.pg.promote(above, last, ended)
 			})
 		})
 	}, func(err error) {
-		if forbidden && a.tenure.Held(a.clock()) {
-			a.barredUntil = a.clock().Add(a.dynamic.TTL)
-			a.complete = false
-			a.tenure.GiveTo("")
+		if forbidden && a.Tenure.Held(a.host.clock()) {
+			a.barredUntil = a.host.clock().Add(a.Dynamic.TTL)
+			a.Complete = false
+			a.Tenure.GiveTo("")
 		}
 		if err != nil {
-			a.reread()
+			a.Reread()
 			return
 		}
 		a.sawPostgres(seen)
@@ -556,11 +556,11 @@ func (a *agent) promote(p ha.Promote) {
 func (a *agent) handover(successor string) {
 	dropped, asked := false, a.Snapshot.Failover.ModifyIndex
 	a.startTask(ha.TaskHandover, func(t *task) {
-		deadline := a.clock().Add(handoverLimit)
+		deadline := a.host.clock().Add(handoverLimit)
 		a.host.w.at(a.host.when(deadline), func() { t.ends(errors.New("the handover took too long")) })
 		drop := func() {
 			dropped = true
-			a.guardian.disarm(t.ends)
+			a.Guardian.Disarm(t.ends)
 		}
 		a.host.pg.stop(func(error) {
 			t.then(func() {
@@ -578,11 +578,11 @@ func (a *agent) handover(successor string) {
 				a.host.w.judge.handedOver(a.host, successor)
 				a.handedOver = asked
 			}
-			a.complete = successor != ""
-			a.tenure.GiveTo(successor)
+			a.Complete = successor != ""
+			a.Tenure.GiveTo(successor)
 			return
 		}
-		a.clearFailover(a.Snapshot.Failover.ModifyIndex)
+		a.ClearFailover(a.Snapshot.Failover.ModifyIndex)
 	})
 }
 
@@ -627,6 +627,6 @@ func (a *agent) setSync(s ha.SetSync) {
 			})
 		}
 		a.host.pg.setSync(setting, finish)
-		a.later(a.dynamic.RetryTimeout, func() { finish(0) })
+		a.later(a.Dynamic.RetryTimeout, func() { finish(0) })
 	})
 }

@@ -3,7 +3,10 @@ package simulation
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -97,8 +100,8 @@ type host struct {
 
 	pg    postgres
 	guard guard
-	agent *agent          // nil: its process does not run
-	led   cluster.Instant // the mark that this member has led, and until when (agent/led.go); zero: none
+	agent *agent // nil: its process does not run
+	mark  *mark  // that this member has led; nil: none
 	// away: the operator or a fault keeps the agent from being started again.
 	away int
 }
@@ -172,7 +175,7 @@ func (h *host) process(do func()) {
 }
 
 // exempt tells whether of agent, guard and watcher of the host none runs, or did until
-// just now: then only a watchdog could exclude two primaries (docs/design.md, ruling 10).
+// just now: then only a watchdog could exclude two primaries (design 5.4).
 func (h *host) exempt() bool {
 	return h.frozen || h.unguarded() || h.thawed > 0 && h.w.now-h.thawed < time.Second
 }
@@ -268,4 +271,28 @@ func (n *network) change(from, to, by int) {
 		}
 	}
 	n.held = kept
+}
+
+// retryAfter is how soon something that failed is tried again.
+func (w *world) retryAfter() time.Duration {
+	return w.between(200*time.Millisecond, 400*time.Millisecond)
+}
+
+// log is a member's log, which is heard where a run is traced.
+func (w *world) log(name string) zerolog.Logger {
+	if w.trace == nil {
+		return zerolog.Nop()
+	}
+	return zerolog.New(lines{w, name})
+}
+
+// lines are the lines of a member's log.
+type lines struct {
+	w    *world
+	name string
+}
+
+func (l lines) Write(line []byte) (int, error) {
+	l.w.say("%s: %s", l.name, strings.TrimSpace(string(line)))
+	return len(line), nil
 }

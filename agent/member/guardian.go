@@ -1,0 +1,405 @@
+package member
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// Memo is what the guard is told: the deadline, and what it remembers for the agent.
+type Memo struct {
+	ha.Memo
+	// Config is the dynamic configuration in force: Consul may be away.
+	Config json.RawMessage `json:"config,omitempty"`
+
+	KillAt  cluster.Instant `json:"-"` // the deadline; zero: there is no lease
+	version uint64          // counts the memos: tasks may pass on theirs late
+}
+
+// Recalled is what the guard of an agent's earlier run knows.
+type Recalled struct {
+	Memo *Memo // nil: nothing
+	// Until is the guard's deadline, zero when it is disarmed or when none runs.
+	// It lies in the past when the guard has fired, or does not answer: then
+	// nobody knows how long PostgreSQL may run.
+	Until cluster.Instant
+	// Paused: it rests on a pause that was in force. Unled: no run of this agent has
+	// led with the PostgreSQL that runs.
+	Paused, Unled bool
+	// Deadline is what the guard is known to have; zero: none, or it did not say.
+	Deadline cluster.Instant
+}
+
+// Guardian keeps the guard's deadline in step with the lease. Orders reach the guard one
+// after another, so that an old deadline never arms it after a disarm; of those that the
+// loop leaves, the latest replaces earlier ones.
+type Guardian struct {
+	port  GuardPort
+	clock Clock
+	later Later
+	log   zerolog.Logger
+
+	queue  []func(done func())
+	busy   bool
+	left   *order // by the loop, not yet sent
+	memos  uint64 // that were made
+	newest Memo   // the latest of those that anybody passed on
+	known  cluster.Instant
+	may    cluster.Instant // the latest deadline that it may have: not each order is answered
+	broken string
+	// resting: the guard may remember that a pause is in force.
+	resting bool
+	marked  mark
+}
+
+// mark is what this run has written beside the data directory.
+type mark int
+
+const (
+	unmarked mark = iota
+	markedLed
+	markedPaused
+)
+
+// order is what the loop wants of the guard.
+type order struct {
+	memo   Memo
+	grant  bool // of a new lease
+	disarm bool
+}
+
+// errNotInTime: the guard was not told before it was too late.
+var errNotInTime = errors.New("the guard has not answered in time")
+
+// Recall takes in what the guard of an earlier run knows.
+func (g *Guardian) Recall(r Recalled) {
+	g.known, g.may = r.Deadline, r.Deadline
+	g.resting = r.Paused
+}
+
+// arm leaves a new deadline of the present lease for the guard.
+func (g *Guardian) arm(m Memo) { g.leave(order{memo: m}) }
+
+// grant leaves the deadline of a new lease for the guard.
+func (g *Guardian) grant(m Memo) { g.leave(order{memo: m, grant: true}) }
+
+// standDown leaves for the guard that nothing is to be guarded, as the shard is
+// paused, and that it is to remember so.
+func (g *Guardian) standDown(m Memo) {
+	g.resting = true
+	g.leave(order{disarm: true, memo: m})
+}
+
+func (g *Guardian) leave(o order) {
+	if o.memo.KillAt.IsZero() && !o.disarm {
+		return
+	}
+	g.latest(o.memo)
+	queued := g.left != nil
+	o.grant = o.grant || queued && g.left.grant && !o.disarm
+	g.left = &o
+	if !queued {
+		g.enqueue(g.send)
+	}
+}
+
+// send passes on what the loop left last.
+func (g *Guardian) send(done func()) {
+	o := g.left
+	g.left = nil
+	switch {
+	case o == nil: // a disarm came in between
+		done()
+	case o.disarm:
+		g.port.StandDown(g.latest(o.memo), func(err error) {
+			g.note(0, err)
+			if err == nil && g.marked != markedPaused {
+				g.port.Mark(0, true, func(err error) {
+					if err == nil {
+						g.marked = markedPaused
+					} else {
+						g.note(0, err)
+					}
+				})
+			}
+			done()
+		})
+	default:
+		g.tell(o.memo, o.grant, func(error) { done() }) // noted
+	}
+}
+
+// enqueue runs a job when all that were asked for before are done.
+func (g *Guardian) enqueue(job func(done func())) {
+	g.queue = append(g.queue, job)
+	g.next()
+}
+
+func (g *Guardian) next() {
+	for !g.busy && len(g.queue) > 0 {
+		job := g.queue[0]
+		g.queue = g.queue[1:]
+		g.busy = true
+		job(func() {
+			g.busy = false
+			g.next()
+		})
+	}
+}
+
+// latest is the newest memo that anybody has passed on: m, or one by which the loop
+// has overtaken the task that passes on m.
+func (g *Guardian) latest(m Memo) Memo {
+	if m.version > g.newest.version {
+		g.newest = m
+	}
+	return g.newest
+}
+
+// tell has the guard take the latest deadline.
+func (g *Guardian) tell(m Memo, grant bool, done func(error)) {
+	m = g.latest(m)
+	if g.may.Before(m.KillAt) {
+		g.may = m.KillAt
+	}
+	g.port.Arm(m, grant, func(err error) {
+		g.note(m.KillAt, err)
+		done(err)
+	})
+}
+
+// ArmNow sets the deadline of a new lease; done hears when the guard has it.
+func (g *Guardian) ArmNow(m Memo, done func(error)) {
+	g.lead(m.KillAt, func(err error) {
+		if err != nil {
+			done(err)
+			return
+		}
+		g.enqueue(func(next func()) {
+			g.tell(m, true, func(err error) {
+				next()
+				done(err)
+			})
+		})
+	})
+}
+
+// lead makes sure that there is a mark of a lease that may last until then, unless there is
+// one of a lease already: the guard has the deadlines of what follows. A pause is over
+// with it.
+func (g *Guardian) lead(until cluster.Instant, done func(error)) {
+	if until.IsZero() || g.marked == markedLed {
+		done(nil)
+		return
+	}
+	g.port.Mark(until, false, func(err error) {
+		if err == nil {
+			g.marked = markedLed
+		}
+		done(err)
+	})
+}
+
+// leads makes sure, before a beat or takeover is sent, that a restarted agent will know
+// of the lease: until is its end, should it succeed. What the guard remembers of a pause
+// is forgotten before a status says that there is none.
+func (g *Guardian) leads(m Memo, until cluster.Instant, limit time.Duration, done func(error)) {
+	if m.Paused && g.resting {
+		done(nil)
+		return
+	}
+	done = g.within(limit, done)
+	g.lead(until, func(err error) {
+		if err != nil || !g.resting || m.Paused {
+			done(err)
+			return
+		}
+		g.enqueue(func(next func()) {
+			m := g.latest(m)
+			told := func(err error) {
+				next()
+				if err != nil {
+					done(fmt.Errorf("the pause cannot end before the guard knows: %w", err))
+					return
+				}
+				g.resting = false
+				done(nil)
+			}
+			if m.KillAt.IsZero() {
+				g.port.Remember(m, told)
+			} else {
+				g.tell(m, false, told)
+			}
+		})
+	})
+}
+
+// shorten waits until the guard has no later deadline than this one: before a beat
+// is sent which makes the lease shorter (design 5.1). It does
+// not wait for a guard that has none.
+func (g *Guardian) shorten(m Memo, limit time.Duration, done func(error)) {
+	if m = g.latest(m); m.KillAt.IsZero() || !m.KillAt.Before(g.may) {
+		done(nil)
+		return
+	}
+	done = g.within(limit, done)
+	g.enqueue(func(next func()) {
+		g.tell(m, false, func(err error) {
+			next()
+			if err != nil {
+				err = fmt.Errorf("the lease cannot be made shorter before the guard knows: %w", err)
+			}
+			done(err)
+		})
+	})
+}
+
+// within calls done once, after limit at the latest.
+func (g *Guardian) within(limit time.Duration, done func(error)) func(error) {
+	over := false
+	once := func(err error) {
+		if !over {
+			over = true
+			done(err)
+		}
+	}
+	g.later.After(limit, func() { once(errNotInTime) })
+	return once
+}
+
+// remember has the guard remember a memo; done hears when it does.
+func (g *Guardian) remember(m Memo, done func(error)) {
+	g.enqueue(func(next func()) {
+		g.port.Remember(g.latest(m), func(err error) {
+			next()
+			done(err)
+		})
+	})
+}
+
+// Disarm takes the deadline away; done hears when it is.
+func (g *Guardian) Disarm(done func(error)) {
+	g.enqueue(func(next func()) {
+		g.left = nil
+		g.port.Disarm(func(err error) {
+			g.note(0, err)
+			next()
+			if err != nil {
+				done(err)
+				return
+			}
+			g.resting, g.marked = false, unmarked
+			g.port.Unmark(done)
+		})
+	})
+}
+
+// idle reports whether the guard has been told all that the loop left.
+func (g *Guardian) idle() bool { return !g.busy && len(g.queue) == 0 && g.left == nil }
+
+// note remembers what the guard has, and says once when it cannot be told.
+func (g *Guardian) note(until cluster.Instant, err error) {
+	if err == nil {
+		g.known, g.may = until, until
+		if g.broken != "" {
+			g.log.Info().Msg("the guard is told again")
+		}
+		g.broken = ""
+		return
+	}
+	if g.broken == "" {
+		g.log.Error().Err(err).Msg("the guard cannot be told the deadline; it keeps the one it has")
+	}
+	g.broken = err.Error()
+}
+
+// StandsDown reports whether the guard is known to kill nothing on its own.
+func (g *Guardian) StandsDown() bool { return g.known.IsZero() && g.broken == "" }
+
+// Shown is the guard's state for the API: whether it can be told, and for how long it is
+// still armed.
+func (g *Guardian) Shown() (running bool, armedFor time.Duration) {
+	if !g.known.IsZero() {
+		armedFor = max(0, g.known.Sub(g.clock.Now()))
+	}
+	return g.broken == "", armedFor
+}
+
+// Memo is what must outlive the agent's process.
+func (m *Member) Memo() Memo {
+	g := &m.Guardian
+	g.memos++
+	memo := Memo{Memo: m.Tenure.Memo(m.Session, m.Snapshot.Status.ModifyIndex), KillAt: m.KillAt(), version: g.memos}
+	memo.Paused = m.PauseInForce()
+	if json.Valid(m.Snapshot.Config.Value) {
+		memo.Config = m.Snapshot.Config.Value
+	}
+	return memo
+}
+
+// PauseInForce reports whether this member may rest on the pause (ha.View).
+func (m *Member) PauseInForce() bool {
+	return ha.View{Name: m.Name, Config: m.Dynamic, Cluster: m.Snapshot, Read: m.Read, AdoptedPaused: m.AdoptedPaused}.PauseInForce()
+}
+
+// FenceMargins are the moments before the end of the lease at which PostgreSQL is
+// stopped and killed.
+func (m *Member) FenceMargins() ha.FenceMargins {
+	ttl := m.Dynamic.TTL
+	if length := m.Tenure.Length(); length > 0 {
+		ttl = min(ttl, length) // a ttl that was raised helps no lease that runs already
+	}
+	return m.Margins(ttl)
+}
+
+// KillAt is the guard's deadline: a little before the lease ends.
+func (m *Member) KillAt() cluster.Instant {
+	until := m.Tenure.Until()
+	if until.IsZero() {
+		return 0
+	}
+	return until.Add(-m.FenceMargins().KillBefore)
+}
+
+// ArmGuard moves the guard's deadline with the lease. In pause nothing is killed
+// on its own (I5), from the beat on that says so.
+func (m *Member) ArmGuard() {
+	if m.PauseInForce() {
+		m.Guardian.standDown(m.Memo())
+		return
+	}
+	m.Guardian.arm(m.Memo())
+}
+
+// whenTold calls send, with what is left of limit, when that has succeeded which must
+// come before a beat or takeover of a lease of ttl that counts from t0: the guard knows the
+// end of a lease that is cut, and a restarted agent will know that there may be one.
+func (m *Member) whenTold(t0 cluster.Instant, ttl, limit time.Duration, send func(left time.Duration), failed func(error)) {
+	deadline := m.now().Add(limit)
+	left := func() time.Duration { return max(deadline.Sub(m.now()), time.Millisecond) }
+	memo := m.Memo()
+	memo.Paused = m.Dynamic.Pause // as the status will say
+	shorten := !m.PauseInForce() && !m.Tenure.Until().IsZero()
+	m.Guardian.leads(memo, t0.Add(ttl-m.FenceMargins().KillBefore), limit, func(err error) {
+		switch {
+		case err != nil:
+			failed(err)
+		case !shorten:
+			send(left())
+		default:
+			m.Guardian.shorten(memo, left(), func(err error) {
+				if err != nil {
+					failed(err)
+					return
+				}
+				send(left())
+			})
+		}
+	})
+}

@@ -1,0 +1,315 @@
+package simulation
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/member"
+)
+
+// This file is the world as the state machine (package member) reaches it.
+
+func (a *agent) ports() member.Ports {
+	return member.Ports{
+		Clock: clocks{a}, Later: clocks{a}, Consul: inConsul{a}, Guard: guarded{a}, Peers: toPeers{a}, Watches: watches{a}, Bouncers: toBouncers{},
+	}
+}
+
+// clocks are member.Clock and member.Later.
+type clocks struct{ *agent }
+
+func (c clocks) Now() cluster.Instant            { return c.host.clock() }
+func (c clocks) Wall() time.Time                 { return time.Unix(0, 0).Add(c.host.w.now) }
+func (c clocks) After(d time.Duration, f func()) { c.later(d, func() { f(); c.step() }) }
+
+func (c clocks) Jitter(low, high time.Duration) time.Duration { return c.host.w.between(low, high) }
+
+// keys are those of the one shard; Consul here knows them without their prefix.
+func keys() cluster.Keys { return cluster.NewKeys("", "shard", "") }
+
+func (a *agent) short(key string) string { return strings.TrimPrefix(key, a.Keys.Prefix()) }
+
+// indexed turns what a transaction wrote into what the state machine hears.
+func (a *agent) indexed(done func(cluster.Indexes, error)) func(map[string]uint64, error) {
+	return func(written map[string]uint64, err error) {
+		indexes := cluster.Indexes{}
+		for key, index := range written {
+			indexes[a.Keys.Prefix()+key] = index
+		}
+		done(indexes, err)
+	}
+}
+
+// one is the index of one key.
+func one(key string, done func(uint64, error)) func(map[string]uint64, error) {
+	return func(written map[string]uint64, err error) { done(written[key], err) }
+}
+
+// inConsul is member.Consul.
+type inConsul struct{ *agent }
+
+func (c inConsul) Beat(limit time.Duration, session string, index uint64, status cluster.Status, done func(uint64, error)) {
+	m := &c.host.w.mutant
+	ops := []op{
+		{verb: checkSession, key: keyLeader, session: session},
+		expect(keyStatus, index),
+		{verb: set, key: keyStatus, value: status},
+	}
+	c.transact(limit, m.change(ops, m.BeatUnchecked), one(keyStatus, func(index uint64, err error) {
+		done(index, err)
+		if err == nil {
+			m.beaten(c.agent, status.Lictor.Lease())
+		}
+	}))
+}
+
+func (c inConsul) TakeOver(limit time.Duration, t cluster.TakeOver, done func(cluster.Indexes, error)) {
+	m := &c.host.w.mutant
+	ops := []op{expect(keyStatus, t.StatusIndex), expect(keyFailsafe, t.FailsafeIndex)}
+	if t.Initialize != "" {
+		ops = append(ops, expect(keyInitialize, 0), op{verb: set, key: keyInitialize, value: t.Initialize})
+	}
+	if t.Config != nil {
+		ops = append(ops, expect(keyConfig, 0), op{verb: set, key: keyConfig, value: t.Config})
+	}
+	if t.LeaderIndex != 0 {
+		ops = append(ops, op{verb: deleteCAS, key: keyLeader, index: t.LeaderIndex})
+	}
+	ops = append(ops, op{verb: lock, key: keyLeader, session: t.Session, value: t.Name}, op{verb: set, key: keyStatus, value: t.Status})
+	if t.Sync != nil {
+		ops = append(ops, replace(keySync, t.SyncIndex, *t.Sync, m.SyncIndexKept)...)
+	} else {
+		ops = append(ops, expect(keySync, t.SyncIndex))
+	}
+	c.transact(limit, m.change(ops, m.TakeOverUnchecked), c.indexed(func(written cluster.Indexes, err error) {
+		done(written, err)
+		if err == nil {
+			m.tookOver(c.agent, t.Status.Lictor.Lease())
+		}
+	}))
+}
+
+func (c inConsul) Release(limit time.Duration, session string, index uint64, status cluster.Status, done func(uint64, error)) {
+	m := &c.host.w.mutant
+	ops := []op{
+		{verb: checkSession, key: keyLeader, session: session},
+		expect(keyStatus, index),
+		{verb: set, key: keyStatus, value: status},
+		{verb: del, key: keyLeader},
+	}
+	c.transact(limit, m.change(ops, m.ReleaseUnchecked), one(keyStatus, done))
+}
+
+func (c inConsul) Read(limit time.Duration, done func(cluster.Snapshot, error)) {
+	ask(c.agent, limit, func(c *consul) (cluster.Snapshot, error) { return c.read(), nil }, func(s cluster.Snapshot, err error) {
+		done(s, err)
+		c.step()
+	})
+}
+
+func (c inConsul) WriteAsLeader(limit time.Duration, session, key string, index uint64, value any, done func(uint64, error)) {
+	key = c.short(key)
+	if key == keyFailsafe && c.host.w.mutant.ListForgotten {
+		c.Tenure.ListKnown(index+1, nil)
+		c.Tenure.ListKnown(index, c.Snapshot.Failsafe.Value)
+	}
+	c.transact(limit, leaderOps(session, key, index, value), one(key, done))
+}
+
+// Nobody bootstraps here.
+func (c inConsul) EndBootstrap(time.Duration, string, func(error)) { panic("simulation: no bootstrap") }
+
+func (c inConsul) EndSession(time.Duration, string, string, func(error)) {
+	panic("simulation: no bootstrap")
+}
+
+// guarded is member.GuardPort.
+type guarded struct{ *agent }
+
+// How long the agent waits for the guard, and for one that starts PostgreSQL (agent/fence).
+const (
+	answerWithin = 2 * time.Second
+	startWithin  = 10 * time.Second
+)
+
+var errNoAnswer = errors.New("the guard does not answer")
+
+// answered gives an order to the guard up when it is not answered in time.
+func (a *agent) answered(order func(done func(error)), done func(error)) {
+	over := false
+	finish := func(err error) {
+		if !over {
+			over = true
+			done(err)
+		}
+	}
+	a.later(answerWithin, func() { finish(errNoAnswer) })
+	order(finish)
+}
+
+// order sends an order to the guard.
+func (g guarded) order(send func(done func(error)), done func(error)) {
+	g.answered(func(told func(error)) {
+		send(func(err error) { g.do(func() { told(err) }) })
+	}, func(err error) {
+		done(err)
+		g.step()
+	})
+}
+
+func (g guarded) Arm(m member.Memo, grant bool, done func(error)) {
+	guard := &g.host.guard
+	if g.host.w.mutant.GuardNotShortened && !grant && m.KillAt.Before(guard.deadline.Until) {
+		done(nil)
+		return
+	}
+	g.order(func(told func(error)) { guard.arm(m, grant, told) }, done)
+}
+
+func (g guarded) Disarm(done func(error)) { g.order(g.host.guard.disarm, done) }
+
+func (g guarded) StandDown(m member.Memo, done func(error)) {
+	g.order(func(told func(error)) { g.host.guard.standDown(m, told) }, done)
+}
+
+func (g guarded) Remember(m member.Memo, done func(error)) {
+	if g.host.w.mutant.ListForgotten && len(m.Lists) > 0 {
+		m.Lists, m.Leaving = m.Lists[:1], false
+		if !m.Listed {
+			m.Lists = nil
+		}
+	}
+	g.order(func(told func(error)) { g.host.guard.remember(m, told) }, done)
+}
+
+func (g guarded) Mark(until cluster.Instant, paused bool, done func(error)) {
+	g.host.mark = &mark{until: until, paused: paused}
+	done(nil)
+}
+
+func (g guarded) Unmark(done func(error)) {
+	g.host.mark = nil
+	done(nil)
+}
+
+// toPeers is member.Peers.
+type toPeers struct{ *agent }
+
+func (p toPeers) Failsafe(limit time.Duration, to ha.FailsafeMember, _ bool, lease time.Duration, index uint64, done func(error)) {
+	request := ha.FailsafeRequest{Leader: p.host.name, Lease: lease, Index: index}
+	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
+		to.post(func() { answer(to.HearFailsafe(request)) })
+	}, heard(done))
+}
+
+// errSilent: a member did not answer.
+var errSilent = errors.New("no answer")
+
+func heard(done func(error)) func(error, bool) {
+	return func(err error, ok bool) {
+		if !ok {
+			err = errSilent
+		}
+		done(err)
+	}
+}
+
+func (p toPeers) Part(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
+	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
+		to.post(func() {
+			if to.host.w.mutant.VoterStays {
+				answer(nil)
+				return
+			}
+			to.HearPart(p.host.name, index, func(err error) {
+				if err != nil {
+					answer(err)
+					return
+				}
+				to.awaitParted(index, to.host.clock().Add(partLimit), answer)
+			})
+		})
+	}, heard(done))
+}
+
+// partLimit is how long a member may take to part from the old leader (agent/api).
+const partLimit = 500 * time.Millisecond
+
+func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(member.Seen, error)) {
+	call(p.agent, p.host.w.hostNamed(to.Name), limit, serveObserve, func(seen member.Seen, ok bool) {
+		if !ok {
+			done(member.Seen{}, errSilent)
+			return
+		}
+		if p.host.w.mutant.VoterStays {
+			seen.Parted = 1 << 62
+		}
+		done(seen, nil)
+	})
+}
+
+func (p toPeers) Depose(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
+	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
+		to.post(func() { to.HearDeposed(p.host.name, index, false, answer) })
+	}, heard(done))
+}
+
+// watches is member.Watches.
+type watches struct{ *agent }
+
+func (w watches) KickSession() { w.later(0, w.keepSession) }
+
+// toBouncers is member.Bouncers: there are none.
+type toBouncers struct{}
+
+func (toBouncers) Poke(cluster.Route, uint64) {}
+
+// shell is member.Shell.
+type shell struct{ *agent }
+
+func (s shell) View() ha.View {
+	v := s.view()
+	s.host.w.mutant.see(&v)
+	return v
+}
+
+func (s shell) Busy() bool                   { return s.task != nil }
+func (s shell) Reason() string               { return s.reason }
+func (s shell) Begin(action ha.Action)       { s.begin(action) }
+func (s shell) InitialConfig() []byte        { return []byte("{}") }
+func (s shell) Route() (cluster.Route, bool) { return cluster.Route{}, false }
+func (s shell) TookOver()                    { s.history = 0 }
+func (s shell) Accepted(c cluster.Snapshot)  { s.applyConfig(c) }
+
+func (s shell) WAL() member.WAL {
+	o := s.pg.observed
+	return member.WAL{LSN: o.lsn, Timeline: o.timeline, Replaying: o.replaying, Primary: s.pg.primary()}
+}
+
+func (s shell) Data() member.Data {
+	return member.Data{
+		State: s.data, SystemIdentifier: systemIdentifier, CheckpointLSN: s.host.pg.at.lsn,
+		Running: s.pg.running, Upstream: s.upstream,
+	}
+}
+
+// applyConfig makes a new dynamic configuration take effect (agent/configure.go).
+func (a *agent) applyConfig(s cluster.Snapshot) {
+	if !s.Config.Exists() || s.Config.ModifyIndex == a.configIndex {
+		return
+	}
+	a.configIndex = s.Config.ModifyIndex
+	dynamic, err := a.host.w.parse(s.Config)
+	if err != nil {
+		return
+	}
+	before := a.Dynamic
+	a.Dynamic = dynamic
+	if before.Pause != dynamic.Pause || before.TTL != dynamic.TTL {
+		a.Tenure.BeatSoon()
+		a.ArmGuard()
+	}
+}
