@@ -8,10 +8,11 @@
 //	postgres.go, wal.go       a model of PostgreSQL, its WAL, and clients that commit
 //	loss.go                   data that are removed, rewound or cloned
 //	guard.go, watcher.go      the guard's process around fence.Deadline, and its parent
-//	agent.go, writes.go, tasks.go, listen.go
-//	                          what package agent does around the decision
+//	ports.go                  the world as the state machine (package member) reaches it
+//	agent.go, tasks.go, listen.go
+//	                          what package agent does around it
 //	faults.go                 how each event of a schedule is carried out
-//	judge.go                  the invariants I1 to I7 of docs/design.md, section 5
+//	judge.go                  the invariants I1 to I7 (design 5.24)
 //	mutant.go                 rules that can be switched off, to see that it is noticed
 //	shrink.go                 from a long failing schedule to a short one
 //

@@ -13,7 +13,7 @@ import (
 // Violation is an invariant that did not hold.
 type Violation struct {
 	At        time.Duration // true time since the beginning
-	Invariant string        // I1 to I6 of docs/design.md, section 5
+	Invariant string        // I1 to I6 (design 5.24)
 	Text      string
 }
 
