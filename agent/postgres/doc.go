@@ -34,6 +34,7 @@
 //	script.go, told.go
 //	                pre_promote and before_stop; what callbacks were told last
 //	observe.go      how it fares
+//	words.go        the words of package pg, under the names that they have here
 //	postmaster_answers.go  whether it lets a client in
 //	standstill.go   why replay stands still
 //	writes.go       when the first transaction has written
