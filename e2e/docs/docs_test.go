@@ -517,3 +517,40 @@ func commandsOfPagesRun(t *testing.T, binary string) {
 		t.Error("no page has a fence marked \"sh run\"")
 	}
 }
+
+// A stranger finds every page by following links from README.md, and each begins with
+// words on what it is for, before any table or code.
+func TestPagesAreFoundAndBeginWithWords(t *testing.T) {
+	byPath := map[string]*page{}
+	for _, p := range pages(t) {
+		byPath[p.path] = p
+	}
+	found := map[string]bool{"README.md": true}
+	for queue := []string{"README.md"}; len(queue) > 0; queue = queue[1:] {
+		p := byPath[queue[0]]
+		for _, link := range p.links {
+			target, _, _ := strings.Cut(link.text, "#")
+			if path := filepath.Join(filepath.Dir(p.path), target); byPath[path] != nil && !found[path] {
+				found[path] = true
+				queue = append(queue, path)
+			}
+		}
+	}
+	for path, p := range byPath {
+		if !found[path] {
+			t.Errorf("no link leads to %s", path)
+		}
+		if path == "docs/README.md" { // a table of the others
+			continue
+		}
+		lines := slices.DeleteFunc(strings.FieldsFunc(p.text, func(r rune) bool { return r == '\n' }), func(line string) bool {
+			return strings.HasPrefix(line, "<!--")
+		})
+		if len(lines) < 2 || !strings.HasPrefix(strings.TrimLeft(lines[0], "#"), " ") || !beginsWithWords.MatchString(lines[1]) {
+			t.Errorf("%s does not begin with a title and words on what it is for", path)
+		}
+	}
+}
+
+// beginsWithWords: bold or not, a picture may come before.
+var beginsWithWords = regexp.MustCompile("^(?:\\*\\*|!\\[|`)?[A-Za-z]")
