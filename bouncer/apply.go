@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/rs/zerolog"
-
-	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
@@ -28,29 +24,17 @@ const (
 // errNotStanding says that PgBouncer took a file but not what is in it.
 var errNotStanding = errors.New("PgBouncer did not take the configuration")
 
-// applier brings a checked file into PgBouncer, RELOAD and read back, and keeps the last
-// one that was good.
+// applier brings a checked file into PgBouncer: RELOAD and read back.
 type applier struct {
-	config  config.Config
-	log     zerolog.Logger
 	console *console
 	// listening is where PgBouncer listened at the last read-back.
 	listening listening
-	// good is the last text that was verified.
-	good []byte
 }
 
-func (a *applier) lastGoodPath() string { return a.config.PgBouncer.Config + ".last-good" }
+func newApplier(console *console) *applier { return &applier{console: console} }
 
-// restore reads the last good file of an earlier run.
-func (a *applier) restore() error {
-	text, err := osuser.Keeper(a.lastGoodPath()).ReadFile(a.lastGoodPath())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("last good configuration: %w", err)
-	}
-	a.good = text
-	return nil
-}
+// listens is where PgBouncer listened at the last read-back.
+func (a *applier) listens() listening { return a.listening }
 
 // isRefusal tells whether an error of take is PgBouncer's word on the file.
 func isRefusal(err error) bool {
@@ -81,16 +65,6 @@ func (a *applier) take(ctx context.Context, file pgbouncer.File) (map[string]pgb
 		case <-time.After(standPace):
 		}
 	}
-}
-
-// keep remembers text as the last good one.
-func (a *applier) keep(text []byte) error {
-	if string(a.good) == string(text) {
-		return nil
-	}
-	a.good = text
-	_, err := install(a.lastGoodPath(), text)
-	return err
 }
 
 // differences lists where PgBouncer's databases are not those of the file.
@@ -164,13 +138,4 @@ func sameSetting(name, want, have string) bool {
 		return h == 0
 	}
 	return false
-}
-
-// stands tells whether every database of a shard that writers use leads to its
-// primary.
-func stands(v *ShardView, standing map[string]pgbouncer.Database) bool {
-	return len(standing) > 0 && !slices.ContainsFunc(v.Databases, func(d config.Database) bool {
-		at, found := standing[d.Name]
-		return !found || at.Host != v.route.Leader.Host || at.Port != v.route.Leader.Port
-	})
 }

@@ -43,7 +43,7 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 		var running sync.WaitGroup
 		defer running.Wait()
 		defer end()
-		s := &supervisor{config: c, log: log}
+		s := newSupervisor(c, log)
 		running.Go(func() { s.run(supervised) })
 	}
 	good := c // ran until it was changed
@@ -153,17 +153,17 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consulPool, url strin
 	b.keeper.session = saved.Session
 	b.handovers = newHandovers(c.Keys(), b.book.serves)
 
-	console := &console{config: c}
+	console := newConsole(c)
 	co := &conductor{
 		config: c, log: log, book: b.book, renderer: &renderer{config: c, feed: b.feed}, console: console,
-		applier:   &applier{config: c, log: log, console: console},
+		applier: newApplier(console), good: newLastGood(c),
 		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
 	}
-	if err := co.applier.restore(); err != nil {
+	if err := co.good.restore(); err != nil {
 		log.Error().Err(err).Msg("starting without a configuration to go back to")
 	}
 	b.conductor = co
-	b.link = &link{config: c, log: log, notify: co.notify}
+	b.link = newLink(c, log, co.notify)
 	b.files = newFileKeepers(c, log, b.book, b.link, pool)
 	b.watcher = newWatcher(log, pool, b.book, b.handovers, func() {
 		co.notify()
@@ -183,7 +183,8 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consulPool, url strin
 	b.respond = &responder{
 		log: log, pool: pool, name: c.Name, prefix: c.RoutesPrefix, handovers: b.handovers, session: b.keeper.currentSession,
 	}
-	co.suspector = newSuspector(c, log, b.link, b.book)
+	co.suspector = newSuspector(c, log, b.link)
+	co.suspector.primaries, co.suspector.changes = func() []primary { return primariesOf(c, b.book) }, b.book.version
 	co.suspector.notify, co.suspector.refresh = co.notify, b.watcher.refresh
 	co.suspector.connected = func() bool { return b.watcher.status().Connected }
 	co.cutter = newCutter(c, log, co.notify)
@@ -197,6 +198,17 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consulPool, url strin
 		log.Warn().Msg("still draining, as before: `lictor bouncer undrain` ends it")
 	}
 	return b
+}
+
+// primariesOf are the primaries of all shards that the book knows.
+func primariesOf(c config.Config, b *book) []primary {
+	known, _ := b.known()
+	views, _ := view(c, known, anyName())
+	list := make([]primary, len(views))
+	for i, v := range views {
+		list[i] = primary{id: v.id, leader: v.route.Leader, dbName: v.Databases[0].DBName, databases: v.written()}
+	}
+	return list
 }
 
 // run runs all parts and waits for all of them.

@@ -26,9 +26,8 @@ const (
 	// tried again with nothing new.
 	retryLeast = 250 * time.Millisecond
 	retryMost  = 30 * time.Second
-	// lingerPace is when connections to a deposed primary are looked for once
-	// more: an attempt that was under way may have succeeded meanwhile.
-	lingerPace = time.Second
+	// lookAgain is the pause before PgBouncer is looked at again, when that has failed.
+	lookAgain = time.Second
 )
 
 // conductor brings PgBouncer to what is known of the shards. One goroutine does
@@ -43,6 +42,7 @@ type conductor struct {
 	link      *link
 	console   *console
 	applier   *applier
+	good      *lastGood
 	pauser    *pauser
 	cutter    *cutter
 	suspector *suspector
@@ -112,7 +112,7 @@ func (c *conductor) notify() {
 func (c *conductor) run(ctx context.Context) {
 	defer c.console.close()
 	defer c.pauser.close()
-	defer c.cutter.lookups.Wait()
+	defer c.cutter.wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -134,7 +134,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	version := c.version(ctx, link)
 	views, left, changes := c.views(version)
 	for _, v := range views {
-		v.ill, v.handover = c.suspector.ill(v), c.handovers.holds(v.id, v.route, v.index)
+		v.ill, v.handover = c.suspector.ill(v.id, v.route.Leader), c.handovers.holds(v.id, v.route, v.index)
 	}
 	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool {
 		return !slices.ContainsFunc(views, func(v *ShardView) bool { return v.id == id })
@@ -210,7 +210,7 @@ func (c *conductor) look(ctx context.Context, link linkState) {
 	if err != nil {
 		c.log.Debug().Err(err).Msg("looking at PgBouncer failed")
 		c.standing = nil // the link will tell whether it is gone
-		c.reconcile = time.Now().Add(lingerPace)
+		c.reconcile = time.Now().Add(lookAgain)
 		return
 	}
 	c.standing, c.reconcile = standing, time.Now().Add(reconcilePace)
@@ -257,11 +257,11 @@ func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardVie
 
 // fallBack makes the last good settings and template stand, for cause.
 func (c *conductor) fallBack(ctx context.Context, link linkState, views []*ShardView, version pgbouncer.Version, cause error) error {
-	if len(c.applier.good) == 0 {
+	if len(c.good.text) == 0 {
 		return fmt.Errorf("%w; there is no other good configuration to go back to", cause)
 	}
 	if c.lastBack == nil || c.lastBack.changes != c.seen.changes || c.lastBack.version != version {
-		text, err := withRoutes(c.applier.good, views, version)
+		text, err := withRoutes(c.good.text, views, version)
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
@@ -379,7 +379,7 @@ func (c *conductor) keepGood() error {
 	if c.loaded == "" {
 		return nil
 	}
-	if err := c.applier.keep([]byte(c.loaded)); err != nil {
+	if err := c.good.keep([]byte(c.loaded)); err != nil {
 		return fmt.Errorf("keeping the last good configuration: %w", err)
 	}
 	return nil
@@ -418,7 +418,7 @@ func (c *conductor) next(link linkState) time.Duration {
 	}
 	if link.Up {
 		sooner(c.reconcile)
-		sooner(c.cutter.again)
+		sooner(c.cutter.next())
 		if c.unheld {
 			sooner(now.Add(retryLeast))
 		}
@@ -439,4 +439,23 @@ func (c *conductor) next(link linkState) time.Duration {
 		}
 	}
 	return max(at.Sub(now), time.Millisecond)
+}
+
+// moved lists what the databases of views led to before, where that is no
+// longer so.
+func moved(views []*ShardView, before map[string]pgbouncer.Database) (list []deposed) {
+	for _, v := range views {
+		for _, d := range v.Databases {
+			old, had := before[d.Name]
+			if !had || old.Host == "" || old.Host == v.route.Leader.Host && old.Port == v.route.Leader.Port {
+				continue
+			}
+			for _, name := range []string{d.Name, d.ReadOnlyName()} {
+				if b := before[name]; b.Host == old.Host && b.Port == old.Port {
+					list = append(list, deposed{name, old.Host, old.Port})
+				}
+			}
+		}
+	}
+	return list
 }

@@ -243,3 +243,24 @@ func (c *conductor) strays(views []*ShardView) (names []string) {
 	slices.Sort(names)
 	return names
 }
+
+// stands tells whether every database of a shard that writers use leads to its
+// primary.
+func stands(v *ShardView, standing map[string]pgbouncer.Database) bool {
+	return len(standing) > 0 && !slices.ContainsFunc(v.Databases, func(d config.Database) bool {
+		at, found := standing[d.Name]
+		return !found || at.Host != v.route.Leader.Host || at.Port != v.route.Leader.Port
+	})
+}
+
+// hold says that the clients of a shard wait because it has no primary.
+type hold struct {
+	since, deadline time.Time
+	// leader is the one that is awaited; another one gets a deadline of its own.
+	leader string
+	// expired: the dead man's timer has released the clients.
+	expired bool
+	// paused is when PAUSE was last asked for without notice, when logins had
+	// failed maybe.
+	paused time.Time
+}

@@ -14,33 +14,19 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
-// lingerFor is how long connections to a deposed primary are looked for.
-const lingerFor = 3 * time.Second
+const (
+	// lingerFor is how long connections to a deposed primary are looked for.
+	lingerFor = 3 * time.Second
+	// lingerPace is when they are looked for once more: an attempt that was under way
+	// may have succeeded meanwhile.
+	lingerPace = time.Second
+)
 
 // deposed is a place that a database led to until now.
 type deposed struct {
 	database string
 	host     string
 	port     int
-}
-
-// moved lists what the databases of views led to before, where that is no
-// longer so.
-func moved(views []*ShardView, before map[string]pgbouncer.Database) (list []deposed) {
-	for _, v := range views {
-		for _, d := range v.Databases {
-			old, had := before[d.Name]
-			if !had || old.Host == "" || old.Host == v.route.Leader.Host && old.Port == v.route.Leader.Port {
-				continue
-			}
-			for _, name := range []string{d.Name, d.ReadOnlyName()} {
-				if b := before[name]; b.Host == old.Host && b.Port == old.Port {
-					list = append(list, deposed{name, old.Host, old.Port})
-				}
-			}
-		}
-	}
-	return list
 }
 
 // cutter closes PgBouncer's connections to deposed primaries. PgBouncer itself
@@ -85,6 +71,12 @@ func (c *cutter) deposed(list []deposed) {
 		c.again = time.Now()
 	}
 }
+
+// next is when to cut again; zero: there is nothing to cut.
+func (c *cutter) next() time.Time { return c.again }
+
+// wait waits for lookups that are under way.
+func (c *cutter) wait() { c.lookups.Wait() }
 
 // cut closes what is there of the targets.
 func (c *cutter) cut(ctx context.Context, console *console, standing map[string]pgbouncer.Database) {

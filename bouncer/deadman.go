@@ -16,6 +16,9 @@ import (
 // than the conductor ends it.
 const deadmanGrace = 2 * time.Second
 
+// deadmanRetry is the pause before it is tried again to release clients.
+const deadmanRetry = 250 * time.Millisecond
+
 // deadman ends holds whose deadline has passed when the conductor does not: it may hang on
 // a disk, or on a template that another host has.
 type deadman struct {
@@ -77,7 +80,7 @@ func (d *deadman) run(ctx context.Context) {
 		}
 		names, next := d.overdue(time.Now())
 		if len(names) > 0 {
-			next = min(next, retryLeast) // until all are released
+			next = min(next, deadmanRetry) // until all are released
 			d.release(ctx, names)
 		}
 		timer.Reset(next)
@@ -86,7 +89,7 @@ func (d *deadman) run(ctx context.Context) {
 
 // release resumes databases.
 func (d *deadman) release(ctx context.Context, names []string) {
-	console := &console{config: d.config}
+	console := newConsole(d.config)
 	defer console.close()
 	for _, name := range names {
 		if err := console.resume(ctx, name); err != nil && !isRefusal(err) { // it is not paused

@@ -11,7 +11,6 @@ import (
 	"github.com/aymanbagabas/go-udiff"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
-	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // DryRun writes to w how the installed configuration would change if a bouncer
@@ -37,19 +36,4 @@ func DryRun(ctx context.Context, c config.Config, w io.Writer) error {
 		unfit = errors.Join(unfit, errors.New("no route is known: a bouncer would leave the file as it is (allow_empty)"))
 	}
 	return errors.Join(err, unfit)
-}
-
-// askVersion is the version of the PgBouncer that runs, else of the one that would
-// be started.
-func askVersion(ctx context.Context, c config.Config) pgbouncer.Version {
-	conn, err := dialAdmin(ctx, c)
-	if err != nil {
-		return installedVersion(ctx, c)
-	}
-	defer conn.Close()
-	version, err := bounded(ctx, conn.Version)
-	if err != nil {
-		return installedVersion(ctx, c)
-	}
-	return version
 }

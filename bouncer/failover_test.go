@@ -188,14 +188,8 @@ func TestLostPrimaryFreesItsClients(t *testing.T) {
 // canDestroySockets tries SOCK_DESTROY on a connection of its own.
 func (w *world) canDestroySockets() bool {
 	w.t.Helper()
-	p := newProxy(w.t, w.site.consul)
-	response, err := http.Get("http://" + p.address + "/v1/status/leader")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	n, err := closeSockets(w.ctx, func(s tcpSocket) bool { return s.remote.String() == p.address })
-	return err == nil && n > 0
+	can, _ := probed(w.ctx, w.config).Closing()
+	return can
 }
 
 func TestDeadMansTimerReleasesClients(t *testing.T) {

@@ -79,7 +79,7 @@ func (k *fileKeeper) now() FileStatus {
 // run keeps the file until ctx is done.
 func (k *fileKeeper) run(ctx context.Context) {
 	defer k.renderer.feed.close()
-	console := &console{config: k.config}
+	console := newConsole(k.config)
 	defer console.close()
 	tick := time.NewTicker(filePace)
 	defer tick.Stop()

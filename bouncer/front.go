@@ -33,12 +33,20 @@ const (
 // primary; where it would not, silence is no fault. It comes as a user whom nobody has,
 // so that no pool is made for the sake of it.
 type front struct {
-	config    config.Config
-	conductor *conductor
+	config config.Config
+	// served is a database that clients may ask for, empty: there is none; listening is
+	// where PgBouncer listens, up whether it answers.
+	served    func() string
+	listening func() listening
+	up        func() bool
 
 	mu      sync.Mutex
 	looked  time.Time
 	reasons []string
+}
+
+func newFront(c config.Config, served func() string, listens func() listening, up func() bool) *front {
+	return &front{config: c, served: served, listening: listens, up: up}
 }
 
 // look tells why clients are not served. What one asks for serves all who ask within
@@ -49,9 +57,9 @@ func (f *front) look(ctx context.Context) []string {
 	if time.Since(f.looked) < frontPace {
 		return f.reasons
 	}
-	database := f.conductor.served()
-	addresses := f.conductor.listening().addresses(f.config)
-	if database == "" || !f.conductor.link.now().Up {
+	database := f.served()
+	addresses := f.listening().addresses(f.config)
+	if database == "" || !f.up() {
 		return nil // there are other reasons
 	}
 	if f.config.Setting("auth_user") != "" {

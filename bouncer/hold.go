@@ -5,23 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
-
-// hold says that the clients of a shard wait because it has no primary.
-type hold struct {
-	since, deadline time.Time
-	// leader is the one that is awaited; another one gets a deadline of its own.
-	leader string
-	// expired: the dead man's timer has released the clients.
-	expired bool
-	// paused is when PAUSE was last asked for without notice, when logins had
-	// failed maybe.
-	paused time.Time
-}
 
 // pauser runs PAUSE commands, many at a time by one connection. Nobody waits for their
 // answers, which come when the transactions of all paused databases have ended.

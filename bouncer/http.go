@@ -113,7 +113,7 @@ func (a *listenerAPI) serve(ctx context.Context, listener net.Listener) error {
 		return err
 	}
 	life, end := context.WithCancel(ctx)
-	a.front = &front{config: a.config, conductor: a.conductor}
+	a.front = newFront(a.config, a.conductor.served, a.conductor.listening, func() bool { return a.link.now().Up })
 	a.routeReads, a.handoverReads = newSharedReads(life), newSharedReads(life)
 	a.listReads = rate.NewLimiter(1, 3)
 	defer func() {

@@ -56,3 +56,18 @@ func installedVersion(ctx context.Context, c config.Config) pgbouncer.Version {
 	}
 	return version
 }
+
+// askVersion is the version of the PgBouncer that runs, else of the one that would
+// be started.
+func askVersion(ctx context.Context, c config.Config) pgbouncer.Version {
+	conn, err := dialAdmin(ctx, c)
+	if err != nil {
+		return installedVersion(ctx, c)
+	}
+	defer conn.Close()
+	version, err := bounded(ctx, conn.Version)
+	if err != nil {
+		return installedVersion(ctx, c)
+	}
+	return version
+}

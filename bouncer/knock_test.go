@@ -3,6 +3,7 @@ package bouncer
 import (
 	"bufio"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
@@ -24,15 +26,15 @@ func TestKnock(t *testing.T) {
 		"passwords": "auth_type = scram-sha-256\n", "auth_query": "auth_type = scram-sha-256\nauth_user = app\n", "trust": "auth_type = trust\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := &world{t: t, ctx: t.Context(), dir: bouncertest.Dir(t), port: bouncertest.FreePort(t)}
-			w.config.PgBouncer = config.PgBouncer{Admin: "127.0.0.1:" + strconv.Itoa(w.port), User: "pooler", Password: "secret", Settings: map[string]any{}}
+			dir, port := bouncertest.Dir(t), bouncertest.FreePort(t)
+			c := config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:" + strconv.Itoa(port), User: "pooler", Password: "secret", Settings: map[string]any{}}}
 			if name == "auth_query" {
-				w.config.PgBouncer.Settings["auth_user"] = "app"
+				c.PgBouncer.Settings["auth_user"] = "app"
 			}
-			w.write("userlist.txt", `"pooler" "secret"`+"\n"+`"app" "app"`+"\n")
-			w.write("pgbouncer.ini", fmt.Sprintf("[databases]\ns1 = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1,127.0.0.2\nlisten_port = %d\n"+
-				"unix_socket_dir = %s\nauth_file = %s\nadmin_users = pooler\nmax_client_conn = 2\n%s", bouncertest.FreePort(t), w.port, w.dir, filepath.Join(w.dir, "userlist.txt"), settings))
-			cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", filepath.Join(w.dir, "pgbouncer.ini")))
+			testkit.Must(t, os.WriteFile(filepath.Join(dir, "userlist.txt"), []byte(`"pooler" "secret"`+"\n"+`"app" "app"`+"\n"), 0o644))
+			testkit.Must(t, os.WriteFile(filepath.Join(dir, "pgbouncer.ini"), []byte(fmt.Sprintf("[databases]\ns1 = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1,127.0.0.2\nlisten_port = %d\n"+
+				"unix_socket_dir = %s\nauth_file = %s\nadmin_users = pooler\nmax_client_conn = 2\n%s", bouncertest.FreePort(t), port, dir, filepath.Join(dir, "userlist.txt"), settings)), 0o644))
+			cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", filepath.Join(dir, "pgbouncer.ini")))
 			stderr, err := cmd.StderrPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -53,12 +55,12 @@ func TestKnock(t *testing.T) {
 				_ = cmd.Wait()
 				close(ended)
 			}()
-			f := &front{config: w.config}
+			f := &front{config: c}
 			database := "s1"
-			if w.config.Setting("auth_user") != "" {
+			if c.Setting("auth_user") != "" {
 				database = frontUser
 			}
-			addresses := listening{"127.0.0.1, 127.0.0.2", strconv.Itoa(w.port), w.dir}.addresses(w.config)
+			addresses := listening{"127.0.0.1, 127.0.0.2", strconv.Itoa(port), dir}.addresses(c)
 			if len(addresses) != 3 {
 				t.Fatalf("addresses are %v", addresses)
 			}
@@ -67,7 +69,7 @@ func TestKnock(t *testing.T) {
 					t.Errorf("%s: %v", a.address, err)
 				}
 			}
-			console, err := dialAdmin(t.Context(), w.config)
+			console, err := dialAdmin(t.Context(), c)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -79,17 +81,17 @@ func TestKnock(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !isListening(w.config, socketTable) {
+			if !isListening(c, socketTable) {
 				t.Error("it is said not to listen")
 			}
-			unix := w.config
-			unix.PgBouncer.Admin = w.dir + ":" + strconv.Itoa(w.port)
+			unix := c
+			unix.PgBouncer.Admin = dir + ":" + strconv.Itoa(port)
 			if !isListening(unix, socketTable) {
 				t.Error("it is said not to listen on its unix socket")
 			}
 			// Consoles count as clients, and are let in though there are too many.
 			for range 2 {
-				more, err := dialAdmin(t.Context(), w.config)
+				more, err := dialAdmin(t.Context(), c)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -106,10 +108,10 @@ func TestKnock(t *testing.T) {
 			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
-			for isListening(w.config, socketTable) || !version.AtLeast(1, 25) && isListening(unix, socketTable) { // which stays for consoles from 1.25 on
+			for isListening(c, socketTable) || !version.AtLeast(1, 25) && isListening(unix, socketTable) { // which stays for consoles from 1.25 on
 				continue
 			}
-			l := &link{config: w.config}
+			l := &link{config: c}
 			if !l.isDone(t.Context(), console, version) || l.isDone(t.Context(), console, pgbouncer.Version{1, 18}) {
 				t.Error("that it ends is not seen")
 			}

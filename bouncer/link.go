@@ -1,10 +1,8 @@
 package bouncer
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -47,6 +45,11 @@ type linkState struct {
 	Err        error
 }
 
+func newLink(c config.Config, log zerolog.Logger, notify func()) *link {
+	return &link{config: c, log: log, notify: notify}
+}
+
+// now is what is known of PgBouncer.
 func (l *link) now() linkState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -133,82 +136,4 @@ func (l *link) down(err error) {
 		l.log.Warn().Err(err).Msg("PgBouncer cannot be reached; its configuration file is kept right meanwhile")
 		l.notify()
 	}
-}
-
-func dialAdmin(ctx context.Context, c config.Config) (*pgbouncer.Conn, error) {
-	options, err := c.Admin()
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, linkBound)
-	defer cancel()
-	return pgbouncer.Connect(ctx, options)
-}
-
-// bounded runs one command of the admin console.
-func bounded[T any](ctx context.Context, command func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, linkBound)
-	defer cancel()
-	return command(ctx)
-}
-
-// console is the conductor's connection to the admin console, made anew when it
-// has broken. It belongs to one goroutine.
-type console struct {
-	config config.Config
-	conn   *pgbouncer.Conn
-	// loginBound takes the place of reloadLoginBound; zero: that.
-	loginBound time.Duration
-}
-
-func (c *console) use(ctx context.Context) (*pgbouncer.Conn, error) {
-	if c.conn != nil && !c.conn.Closed() {
-		return c.conn, nil
-	}
-	conn, err := dialAdmin(ctx, c.config)
-	if err != nil {
-		return nil, err
-	}
-	c.conn = conn
-	return conn, nil
-}
-
-func (c *console) close() {
-	if c.conn != nil {
-		c.conn.Close()
-		c.conn = nil
-	}
-}
-
-// databases is SHOW DATABASES.
-func (c *console) databases(ctx context.Context) (map[string]pgbouncer.Database, error) {
-	conn, err := c.use(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return bounded(ctx, conn.Databases)
-}
-
-func (c *console) reload(ctx context.Context) error {
-	conn, err := c.use(ctx)
-	if err != nil {
-		return err
-	}
-	if err := awaitLogins(ctx, conn, cmp.Or(c.loginBound, reloadLoginBound)); err != nil {
-		return err
-	}
-	_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.Reload(ctx) })
-	return err
-}
-
-func (c *console) resume(ctx context.Context, database string) error {
-	conn, err := c.use(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.Resume(ctx, database) })
-	if err != nil {
-		return fmt.Errorf("releasing the clients of %s: %w", database, err)
-	}
-	return nil
 }

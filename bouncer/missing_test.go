@@ -11,6 +11,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // The first rollout beside a PgBouncer that runs, while not every shard's route is known: it
@@ -34,7 +35,11 @@ func TestFirstFileKeepsWhatPgBouncerHas(t *testing.T) {
 			w.write("pgbouncer.ini", text)
 			w.pgbouncer()
 			w.await("PgBouncer", func() error {
-				conn, err := dialAdmin(w.ctx, w.config)
+				options, err := w.config.Admin()
+				if err != nil {
+					return err
+				}
+				conn, err := pgbouncer.Connect(w.ctx, options)
 				if err == nil {
 					conn.Close()
 				}

@@ -37,9 +37,9 @@ func newProber(s *suspector) *prober {
 
 // finding is a primary that answers.
 type finding struct {
-	*ShardView
-	// primary: it has said that it is one.
-	primary bool
+	*primary
+	// is: it has said that it is one.
+	is bool
 }
 
 // start probes a shard's primary, unless that is under way; when too many are, the
@@ -59,7 +59,7 @@ func (p *prober) start(ctx context.Context, one suspect) {
 	p.running.Go(func() {
 		primary, err := p.knock(ctx, one)
 		if ctx.Err() == nil {
-			p.found(ctx, one.ShardView, primary, err)
+			p.found(ctx, one.primary, primary, err)
 		}
 		p.mu.Lock()
 		delete(p.probing, one.id)
@@ -69,12 +69,12 @@ func (p *prober) start(ctx context.Context, one suspect) {
 }
 
 // found notes what a probe has found.
-func (p *prober) found(ctx context.Context, v *ShardView, primary bool, err error) {
+func (p *prober) found(ctx context.Context, v *primary, primary bool, err error) {
 	p.mu.Lock()
 	before := p.sick[v.id]
-	was := before.address == addressOf(v)
+	was := before.address == v.address()
 	if err != nil {
-		p.sick[v.id] = sickness{addressOf(v), err.Error()}
+		p.sick[v.id] = sickness{v.address(), err.Error()}
 	}
 	p.mu.Unlock()
 	switch {
@@ -85,10 +85,10 @@ func (p *prober) found(ctx context.Context, v *ShardView, primary bool, err erro
 		}
 	case err == nil:
 	case !was:
-		p.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).Msg("the primary does not answer")
+		p.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.leader.Name).Msg("the primary does not answer")
 		p.notify()
 	case errors.Is(err, errReplica) && before.reason != err.Error():
-		p.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
+		p.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.leader.Name).
 			Msg("the primary is back, but as a replica; its clients wait for the new one")
 	}
 }
@@ -121,11 +121,11 @@ func (p *prober) confirm(ctx context.Context) {
 		changed := false
 		p.mu.Lock()
 		for _, one := range batch {
-			if (confirmed || one.primary) && p.sick[one.id].address == addressOf(one.ShardView) {
+			if (confirmed || one.is) && p.sick[one.id].address == one.address() {
 				delete(p.sick, one.id)
 				changed = true
 				if !confirmed {
-					p.log.Warn().Str("shard", string(one.id)).Str("leader", one.route.Leader.Name).
+					p.log.Warn().Str("shard", string(one.id)).Str("leader", one.leader.Name).
 						Msg("the primary answers again and says that it is one, though Consul cannot be asked")
 				}
 			}
@@ -141,18 +141,18 @@ func (p *prober) confirm(ctx context.Context) {
 // suspect is asked in a way of which PostgreSQL's log mostly says nothing; one that
 // was found sick must also be a primary, as far as it tells.
 func (p *prober) knock(ctx context.Context, one suspect) (primary bool, err error) {
-	if p.ill(one.ShardView) {
+	if p.ill(one.id, one.leader) {
 		ctx, cancel := context.WithTimeout(ctx, sickBound)
 		defer cancel()
-		return p.ask(ctx, one.ShardView)
+		return p.ask(ctx, one.primary)
 	}
 	bound, cancel := context.WithTimeout(ctx, probeBound)
 	defer cancel()
 	if !one.working {
-		return false, p.greet(bound, one.ShardView)
+		return false, p.greet(bound, one.primary)
 	}
-	err = reach(bound, addressOf(one.ShardView))
-	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() && !p.silent(ctx, one.ShardView) {
+	err = reach(bound, one.address())
+	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() && !p.silent(ctx, one.primary) {
 		return false, nil // busy, or we are
 	}
 	return false, err
@@ -160,15 +160,15 @@ func (p *prober) knock(ctx context.Context, one suspect) (primary bool, err erro
 
 // silent tells whether the host of a primary leaves something unanswered on the
 // connections that there are: its kernel answers also when the host is overloaded.
-func (p *prober) silent(ctx context.Context, v *ShardView) bool {
+func (p *prober) silent(ctx context.Context, v *primary) bool {
 	ctx, cancel := context.WithTimeout(ctx, probeBound)
 	defer cancel()
-	addresses, err := addressesOf(ctx, v.route.Leader.Host)
+	addresses, err := addressesOf(ctx, v.leader.Host)
 	if err != nil {
 		return true
 	}
 	silent, err := anySocket(ctx, func(s tcpSocket) bool {
-		return s.state == tcpEstablished && s.unanswered > 0 && int(s.remote.Port()) == v.route.Leader.Port && slices.Contains(addresses, s.remote.Addr())
+		return s.state == tcpEstablished && s.unanswered > 0 && int(s.remote.Port()) == v.leader.Port && slices.Contains(addresses, s.remote.Addr())
 	})
 	if err != nil {
 		p.log.Debug().Err(err).Msg("connections cannot be looked at")
@@ -206,8 +206,8 @@ func reach(ctx context.Context, address string) error {
 // greet begins a login and goes away at PostgreSQL's first word, which is a request
 // for a password where it serves: nobody hears of that, clients do it to ask their
 // user.
-func (p *prober) greet(ctx context.Context, v *ShardView) error {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addressOf(v))
+func (p *prober) greet(ctx context.Context, v *primary) error {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", v.address())
 	if err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func (p *prober) greet(ctx context.Context, v *ShardView) error {
 	frontend := pgproto3.NewFrontend(conn, conn)
 	frontend.Send(&pgproto3.StartupMessage{
 		ProtocolVersion: pgproto3.ProtocolVersionNumber,
-		Parameters:      map[string]string{"user": p.config.PgBouncer.User, "database": v.Databases[0].DBName},
+		Parameters:      map[string]string{"user": p.config.PgBouncer.User, "database": v.dbName},
 	})
 	if err := frontend.Flush(); err != nil {
 		return err
@@ -240,7 +240,7 @@ func (p *prober) greet(ctx context.Context, v *ShardView) error {
 		return err
 	}
 	if refused, is := said.(*pgproto3.ErrorResponse); is && refused.Code == cannotConnectNow {
-		return fmt.Errorf("%s: %s", addressOf(v), refused.Message)
+		return fmt.Errorf("%s: %s", v.address(), refused.Message)
 	}
 	return nil
 }
@@ -283,7 +283,7 @@ const noTLS = "server refused TLS connection"
 // PostgreSQL refuses a user only once it serves; where it exists, PostgreSQL also
 // says whether it is a primary. It comes as PgBouncer does: a server that takes TLS only
 // would refuse anybody else before it says what it is.
-func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error) {
+func (p *prober) ask(ctx context.Context, v *primary) (primary bool, err error) {
 	config, err := p.login(v)
 	if err != nil {
 		return false, err
@@ -295,7 +295,7 @@ func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error
 			return false, err
 		}
 		if recovering == "on" {
-			return false, fmt.Errorf("%s: %w", addressOf(v), errReplica)
+			return false, fmt.Errorf("%s: %w", v.address(), errReplica)
 		}
 		return recovering == "off", nil
 	}
@@ -318,13 +318,13 @@ func (p *prober) ask(ctx context.Context, v *ShardView) (primary bool, err error
 // server that asks does serve: one that does not yet says so before.
 const notAnswered = "require_auth check failed"
 
-func (p *prober) login(v *ShardView) (*pgconn.Config, error) {
+func (p *prober) login(v *primary) (*pgconn.Config, error) {
 	options, err := p.config.Admin()
 	if err != nil {
 		return nil, err
 	}
 	user, password := options.User, options.Password
-	leader := v.route.Leader
+	leader := v.leader
 	parse := func(tls string) (*pgconn.Config, error) {
 		return pgconn.ParseConfig("host=" + quoteDSN(leader.Host) + " port=" + strconv.Itoa(leader.Port) + " " + tls)
 	}
@@ -344,7 +344,7 @@ func (p *prober) login(v *ShardView) (*pgconn.Config, error) {
 		}
 		password = ""
 	}
-	config.User, config.Password, config.Database = user, password, v.Databases[0].DBName
+	config.User, config.Password, config.Database = user, password, v.dbName
 	config.RuntimeParams = map[string]string{}
 	// The host comes from Consul: it gets no password that it could use.
 	if config.RequireAuth = "!password"; p.config.Setting("auth_type") == "scram-sha-256" {

@@ -45,10 +45,10 @@ func TestProbeUsesTLSOfPgBouncer(t *testing.T) {
 	testkit.Must(t, err)
 	defer stop(9)
 	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: port}
-	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []config.Database{{Name: "s1", DBName: "postgres"}}}
+	v := &primary{id: "service/s1", leader: at, dbName: "postgres"}
 	probe := func(settings map[string]any) *prober {
 		c := config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "app", Settings: settings}}
-		return newProber(newSuspector(c, zerolog.Nop(), nil, nil))
+		return newProber(newSuspector(c, zerolog.Nop(), nil))
 	}
 	for limit := time.Now().Add(time.Minute); probe(nil).greet(t.Context(), v) != nil; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(limit) {

@@ -356,21 +356,3 @@ func (w *world) awaitMember1(conn *pgconn.PgConn) <-chan error {
 	}()
 	return answer
 }
-
-// logBuffer collects output of several goroutines.
-type logBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}

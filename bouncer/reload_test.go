@@ -46,7 +46,8 @@ func TestReloadCutsNoLoginOff(t *testing.T) {
 		w.awaitPool("a login", func(p pgbouncer.Pool) bool { return p.Database == "s1" && p.ServersIn > 0 })
 	}
 	logsIn()
-	console := &console{config: w.config, loginBound: time.Minute}
+	console := newConsole(w.config)
+	console.loginBound = time.Minute
 	defer console.close()
 	time.AfterFunc(200*time.Millisecond, func() { behind.hang(false) }) // the RELOAD comes before
 	testkit.Must(t, console.reload(w.ctx))

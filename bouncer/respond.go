@@ -70,23 +70,11 @@ func (c *conductor) answer(ctx context.Context, link linkState, views []*ShardVi
 	}
 }
 
-// poolCount sums a database's pools up.
-type poolCount struct{ active, waiting, logins int }
-
+// countPools is what PgBouncer's pools are doing, nil when that is not known.
 func (c *conductor) countPools(ctx context.Context) map[string]poolCount {
-	conn, err := c.console.use(ctx)
-	if err != nil {
-		return nil
-	}
-	pools, err := bounded(ctx, conn.Pools)
+	counts, err := c.console.countPools(ctx)
 	if err != nil {
 		c.log.Debug().Err(err).Msg("PgBouncer's pools cannot be looked at")
-		return nil
-	}
-	counts := map[string]poolCount{}
-	for _, p := range pools {
-		n := counts[p.Database]
-		counts[p.Database] = poolCount{n.active + p.ServersActive, n.waiting + p.ClientsWaiting, n.logins + p.ServersIn}
 	}
 	return counts
 }

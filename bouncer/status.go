@@ -107,7 +107,7 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 	if len(stray) > 0 && !slices.Equal(stray, c.stray) {
 		c.log.Error().Strs("databases", stray).Bool("alarm", true).Msg("paused, and this bouncer holds nobody there; RESUME on PgBouncer's console releases clients that wait")
 	}
-	c.stray, c.listen = stray, c.applier.listening
+	c.stray, c.listen = stray, c.applier.listens()
 	c.published = now
 	changed := !maps.EqualFunc(status, c.status, ShardStatus.equal)
 	c.status = status

@@ -37,6 +37,10 @@ type supervisor struct {
 	output io.Writer
 }
 
+func newSupervisor(c config.Config, log zerolog.Logger) *supervisor {
+	return &supervisor{config: c, log: log}
+}
+
 // run supervises until ctx is done, and then ends PgBouncer: first by SIGINT, which
 // lets running transactions end (in all versions; SIGTERM's meaning changed in
 // 1.23), after stop_timeout by SIGQUIT and SIGKILL.

@@ -3,13 +3,16 @@ package bouncer
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
@@ -54,8 +57,10 @@ type suspector struct {
 	config config.Config
 	log    zerolog.Logger
 	link   *link
-	book   *book
 	notify func()
+	// primaries are those of all shards; changes is another number when they have changed.
+	primaries func() []primary
+	changes   func() uint64
 	// refresh reads the routes from Consul; connected tells whether it is thought
 	// to answer.
 	refresh   func(context.Context) error
@@ -71,8 +76,8 @@ type suspector struct {
 	seen *poolsSeen
 }
 
-func newSuspector(c config.Config, log zerolog.Logger, l *link, b *book) *suspector {
-	return &suspector{config: c, log: log, link: l, book: b, hurry: make(chan struct{}, 1), sick: map[config.ShardID]sickness{}}
+func newSuspector(c config.Config, log zerolog.Logger, l *link) *suspector {
+	return &suspector{config: c, log: log, link: l, hurry: make(chan struct{}, 1), sick: map[config.ShardID]sickness{}}
 }
 
 // sickness is why a primary cannot be used.
@@ -99,10 +104,10 @@ func (s *suspector) see(seen *poolsSeen) {
 }
 
 // ill tells whether the primary of a shard is known not to answer.
-func (s *suspector) ill(v *ShardView) bool {
+func (s *suspector) ill(id config.ShardID, leader cluster.RouteMember) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sick[v.id].address == addressOf(v)
+	return s.sick[id].address == addressOf(leader)
 }
 
 // ended is told of a connection that has ended. When it may have been one to a
@@ -119,34 +124,44 @@ func (s *suspector) ended(remote netip.AddrPort) {
 	}
 }
 
-// ownersOf finds the shards of those databases that lead to a primary.
-func ownersOf(c config.Config, known map[config.ShardID]known) map[string]*ShardView {
-	views, _ := view(c, known, anyName())
-	owners := make(map[string]*ShardView, len(views))
-	for _, v := range views {
-		for _, name := range v.written() {
-			owners[name] = v
+// primary is where the writers of a shard go.
+type primary struct {
+	id     config.ShardID
+	leader cluster.RouteMember
+	// dbName is a database there, databases are PgBouncer's that lead there.
+	dbName    string
+	databases []string
+}
+
+func (p *primary) address() string { return addressOf(p.leader) }
+
+// ownersOf finds the primaries by the databases that lead to them.
+func ownersOf(primaries []primary) map[string]*primary {
+	owners := make(map[string]*primary, len(primaries))
+	for i := range primaries {
+		for _, name := range primaries[i].databases {
+			owners[name] = &primaries[i]
 		}
 	}
 	return owners
 }
 
 // listensOn notes where primaries listen.
-func (s *suspector) listensOn(owners map[string]*ShardView) {
+func (s *suspector) listensOn(owners map[string]*primary) {
 	ports := map[int]bool{}
 	for _, v := range owners {
-		ports[v.route.Leader.Port] = true
+		ports[v.leader.Port] = true
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ports = ports
 }
 
-func addressOf(v *ShardView) string { return address(v.route.Leader.Host, v.route.Leader.Port) }
+func addressOf(m cluster.RouteMember) string { return net.JoinHostPort(m.Host, strconv.Itoa(m.Port)) }
 
 // run looks until ctx is done.
 func (s *suspector) run(ctx context.Context) {
-	console := &console{config: s.config}
+	console := newConsole(s.config)
 	defer console.close()
 	probes := newProber(s)
 	defer probes.running.Wait()
@@ -154,7 +169,7 @@ func (s *suspector) run(ctx context.Context) {
 	probes.running.Go(func() { probes.confirm(ctx) })
 	working := map[string]int{} // server connections at the last look, by database
 	var (
-		owners  map[string]*ShardView // by database that leads to a primary
+		owners  map[string]*primary // by database that leads to a primary
 		changes uint64
 	)
 	pace := time.NewTimer(suspectLeast)
@@ -174,10 +189,8 @@ func (s *suspector) run(ctx context.Context) {
 			s.see(nil)
 			console.close()
 		} else {
-			if changes != s.book.version() {
-				var known map[config.ShardID]known
-				known, changes = s.book.known()
-				owners = ownersOf(s.config, known)
+			if now := s.changes(); changes != now {
+				owners, changes = ownersOf(s.primaries()), now
 				s.listensOn(owners)
 			}
 			for _, one := range s.suspects(ctx, console, owners, working) {
@@ -199,7 +212,7 @@ func (s *suspector) run(ctx context.Context) {
 
 // suspect is a shard whose primary is to be probed.
 type suspect struct {
-	*ShardView
+	*primary
 	// working: PgBouncer has connections to it.
 	working bool
 }
@@ -207,7 +220,7 @@ type suspect struct {
 // suspects lists the shards whose primary is to be probed: those of pools that
 // have no working connection, but had some or need some; those whose clients wait
 // though there are connections; and all that are sick.
-func (s *suspector) suspects(ctx context.Context, console *console, owners map[string]*ShardView, working map[string]int) (list []suspect) {
+func (s *suspector) suspects(ctx context.Context, console *console, owners map[string]*primary, working map[string]int) (list []suspect) {
 	var pools []pgbouncer.Pool
 	conn, err := console.use(ctx)
 	if err == nil {
@@ -230,7 +243,7 @@ func (s *suspector) suspects(ctx context.Context, console *console, owners map[s
 		wanted[p.Database] = wanted[p.Database] || p.ClientsWaiting > 0 || p.ServersIn > 0
 		slow[p.Database] = slow[p.Database] || p.MaxWait >= suspectWait
 	}
-	suspected := map[*ShardView]bool{} // and whether there are connections
+	suspected := map[*primary]bool{} // and whether there are connections
 	for _, names := range []map[string]int{now, working} {
 		for name := range names {
 			v := owners[name]
@@ -260,7 +273,7 @@ func (s *suspector) suspects(ctx context.Context, console *console, owners map[s
 
 // keepSick lists the shards whose primary is sick, and forgets primaries that are
 // none any more.
-func (s *suspector) keepSick(owners map[string]*ShardView) (list []*ShardView) {
+func (s *suspector) keepSick(owners map[string]*primary) (list []*primary) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.sick) == 0 {
@@ -268,7 +281,7 @@ func (s *suspector) keepSick(owners map[string]*ShardView) (list []*ShardView) {
 	}
 	keep := map[config.ShardID]sickness{}
 	for _, v := range owners {
-		if one := s.sick[v.id]; one.address == addressOf(v) {
+		if one := s.sick[v.id]; one.address == v.address() {
 			keep[v.id] = one
 			list = append(list, v)
 		}

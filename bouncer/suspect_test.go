@@ -18,45 +18,6 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
-// fakePostgres answers every login with said.
-func fakePostgres(t *testing.T, said pgproto3.BackendMessage) cluster.RouteMember {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var served sync.WaitGroup
-	served.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			if backend, err := fakeStartup(conn); err == nil {
-				backend.Send(said)
-				_ = backend.Flush()
-			}
-			_ = conn.Close()
-		}
-	})
-	t.Cleanup(func() { _ = listener.Close(); served.Wait() })
-	return cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port}
-}
-
-// fakeStartup is a server's side until the client has said who it is: without TLS.
-func fakeStartup(conn net.Conn) (*pgproto3.Backend, error) {
-	backend := pgproto3.NewBackend(conn, conn)
-	for {
-		said, err := backend.ReceiveStartupMessage()
-		if _, tls := said.(*pgproto3.SSLRequest); err != nil || !tls {
-			return backend, err
-		}
-		if _, err := conn.Write([]byte("N")); err != nil {
-			return nil, err
-		}
-	}
-}
-
 // A primary that takes connections and serves nobody, because it recovers from the
 // crash of a backend, is as good as none; one that wants a password is there.
 func TestGreeting(t *testing.T) {
@@ -72,8 +33,8 @@ func TestGreeting(t *testing.T) {
 		"recovers": {fakePostgres(t, recovering), false},
 		"refused":  {free, false},
 	} {
-		v := &ShardView{id: "service/s1", route: cluster.Route{Leader: test.at}, Databases: []config.Database{{Name: "s1", DBName: "s1"}}}
-		p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil))
+		v := &primary{id: "service/s1", leader: test.at, dbName: "s1"}
+		p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil))
 		knock := func(working bool) (err error) {
 			late := net.Error(nil)
 			for again := true; again; again = errors.As(err, &late) && late.Timeout() { // a busy machine says nothing
@@ -107,14 +68,14 @@ func TestBusyHostIsNotSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: name.(*unix.SockaddrInet4).Port}
-	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []config.Database{{Name: "s1", DBName: "s1"}}}
+	v := &primary{id: "service/s1", leader: at, dbName: "s1"}
 	for full := false; !full; { // nobody accepts, until the kernel takes no more
-		conn, err := net.DialTimeout("tcp", addressOf(v), 100*time.Millisecond)
+		conn, err := net.DialTimeout("tcp", v.address(), 100*time.Millisecond)
 		if full = err != nil; !full {
 			defer conn.Close()
 		}
 	}
-	p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil, nil))
+	p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil))
 	if _, err := p.knock(t.Context(), suspect{v, true}); err != nil {
 		t.Errorf("with connections: %v", err)
 	}
@@ -180,8 +141,8 @@ func TestEndingsAreHeard(t *testing.T) {
 
 // An end of a connection makes the pools be looked at if it may be a primary's.
 func TestEndingsHurryTheLook(t *testing.T) {
-	s := newSuspector(config.Config{}, zerolog.Nop(), nil, nil)
-	s.listensOn(map[string]*ShardView{"s1": {route: cluster.Route{Leader: cluster.RouteMember{Host: "db1", Port: 5432}}}})
+	s := newSuspector(config.Config{}, zerolog.Nop(), nil)
+	s.listensOn(map[string]*primary{"s1": {leader: cluster.RouteMember{Host: "db1", Port: 5432}}})
 	for remote, hurries := range map[netip.AddrPort]bool{
 		netip.MustParseAddrPort("10.0.0.1:5432"): true, netip.MustParseAddrPort("10.0.0.1:8500"): false, {}: true,
 	} {
@@ -196,29 +157,6 @@ func TestEndingsHurryTheLook(t *testing.T) {
 		if got != hurries {
 			t.Errorf("%s: %v", remote, got)
 		}
-	}
-}
-
-// While a backend's crash makes PostgreSQL recover in place, clients that come wait
-// for it: it is there, but lets nobody in.
-func TestRecoveringPrimaryMakesClientsWait(t *testing.T) {
-	w := newWorld(t, nil)
-	member := fakePostgres(t, &pgproto3.ErrorResponse{Severity: "FATAL", Code: cannotConnectNow, Message: "the database system is in recovery mode"})
-	r := w.route(0, cluster.RouteOpen)
-	w.put(w.keys.Route(), r)
-	w.bouncer()
-	w.pgbouncer()
-	w.awaitLeader(0)
-	client := w.connect("s1")
-	w.exec(client, "SELECT 1")
-	r.Leader, r.Timeline = member, 2
-	w.put(w.keys.Route(), r)
-	w.awaitShard("the new leader", func(s ShardStatus) bool { return s.Port == member.Port && s.VerifiedAt != nil })
-	answer := w.awaitMember1(client)
-	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Ill && s.Paused })
-	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
-	if err := <-answer; err != nil {
-		t.Fatalf("the waiting client got %v", err)
 	}
 }
 
@@ -250,8 +188,8 @@ func TestProbeTellsNoPassword(t *testing.T) {
 	}()
 	defer l.Close()
 	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
-	v := &ShardView{id: "service/s1", route: cluster.Route{Leader: at}, Databases: []config.Database{{Name: "s1", DBName: "s1"}}}
-	p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "pooler", Password: "secret"}}, zerolog.Nop(), nil, nil))
+	v := &primary{id: "service/s1", leader: at, dbName: "s1"}
+	p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "pooler", Password: "secret"}}, zerolog.Nop(), nil))
 	if _, err := p.ask(t.Context(), v); err != nil {
 		t.Errorf("it serves: %v", err)
 	}
