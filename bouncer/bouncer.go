@@ -18,6 +18,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -37,14 +38,14 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 	// logger, which nothing else of Lictor uses.
 	stdlog.SetOutput(io.Discard)
 	defer stdlog.SetOutput(os.Stderr)
-	c = probed(ctx, c)
+	c = pooler.Probed(ctx, c)
 	if len(c.PgBouncer.Command) > 0 {
 		supervised, end := context.WithCancel(ctx)
 		var running sync.WaitGroup
 		defer running.Wait()
 		defer end()
-		s := newSupervisor(c, log)
-		running.Go(func() { s.run(supervised) })
+		s := pooler.NewSupervisor(c, log)
+		running.Go(func() { s.Run(supervised) })
 	}
 	good := c // ran until it was changed
 	for restarted := false; ; restarted = true {
@@ -70,7 +71,7 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 			log.Warn().Msg("another pgbouncer.command takes effect at the bouncer's next start")
 			next.PgBouncer.Command = c.PgBouncer.Command
 		}
-		c = probed(ctx, *next)
+		c = pooler.Probed(ctx, *next)
 	}
 }
 
@@ -130,7 +131,7 @@ type bouncer struct {
 	log       zerolog.Logger
 	feed      *feed
 	book      *book
-	link      *link
+	link      *pooler.Link
 	handovers *handovers
 	watcher   *watcher
 	respond   *responder
@@ -153,17 +154,17 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consulPool, url strin
 	b.keeper.session = saved.Session
 	b.handovers = newHandovers(c.Keys(), b.book.serves)
 
-	console := newConsole(c)
+	console := pooler.NewConsole(c)
 	co := &conductor{
 		config: c, log: log, book: b.book, renderer: &renderer{config: c, feed: b.feed}, console: console,
-		applier: newApplier(console), good: newLastGood(c),
+		applier: pooler.NewApplier(console), good: newLastGood(c),
 		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
 	}
 	if err := co.good.restore(); err != nil {
 		log.Error().Err(err).Msg("starting without a configuration to go back to")
 	}
 	b.conductor = co
-	b.link = newLink(c, log, co.notify)
+	b.link = pooler.NewLink(c, log, co.notify)
 	b.files = newFileKeepers(c, log, b.book, b.link, pool)
 	b.watcher = newWatcher(log, pool, b.book, b.handovers, func() {
 		co.notify()
@@ -177,19 +178,19 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consulPool, url strin
 	b.presence = &presence{
 		log: log, pool: pool, key: c.Keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
 		change: make(chan struct{}, 1), remember: b.keeper.rememberSession,
-		value: func() cluster.Bouncer { return presenceOf(c, url, b.link.now().Version, co.shards()) },
+		value: func() cluster.Bouncer { return presenceOf(c, url, b.link.Now().Version, co.shards()) },
 	}
 	pool.moved = b.presence.notify
 	b.respond = &responder{
 		log: log, pool: pool, name: c.Name, prefix: c.RoutesPrefix, handovers: b.handovers, session: b.keeper.currentSession,
 	}
-	co.suspector = newSuspector(c, log, b.link)
-	co.suspector.primaries, co.suspector.changes = func() []primary { return primariesOf(c, b.book) }, b.book.version
-	co.suspector.notify, co.suspector.refresh = co.notify, b.watcher.refresh
-	co.suspector.connected = func() bool { return b.watcher.status().Connected }
-	co.cutter = newCutter(c, log, co.notify)
-	co.deadman = newDeadman(c, log)
-	co.link, co.pauser = b.link, newPauser(c, co.notify)
+	co.suspector = pooler.NewSuspector(c, log, b.link)
+	co.suspector.Primaries, co.suspector.Changes = func() []pooler.Primary { return primariesOf(c, b.book) }, b.book.version
+	co.suspector.Notify, co.suspector.Refresh = co.notify, b.watcher.refresh
+	co.suspector.Connected = func() bool { return b.watcher.status().Connected }
+	co.cutter = pooler.NewCutter(c, log, co.notify)
+	co.deadman = pooler.NewDeadman(c, log)
+	co.link, co.pauser = b.link, pooler.NewPauser(c, co.notify)
 	co.answered, co.applied = b.watcher.hasAnswered, b.presence.notify
 	b.keeper.draining = saved.Draining
 	b.api = &listenerAPI{keep: b.keeper.rememberDraining, config: c, log: log, conductor: co, watcher: b.watcher, link: b.link, book: b.book, handovers: b.handovers, files: b.files}
@@ -201,12 +202,12 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consulPool, url strin
 }
 
 // primariesOf are the primaries of all shards that the book knows.
-func primariesOf(c config.Config, b *book) []primary {
+func primariesOf(c config.Config, b *book) []pooler.Primary {
 	known, _ := b.known()
 	views, _ := view(c, known, anyName())
-	list := make([]primary, len(views))
+	list := make([]pooler.Primary, len(views))
 	for i, v := range views {
-		list[i] = primary{id: v.id, leader: v.route.Leader, dbName: v.Databases[0].DBName, databases: v.written()}
+		list[i] = pooler.Primary{ID: v.id, Leader: v.route.Leader, DBName: v.Databases[0].DBName, Databases: v.written()}
 	}
 	return list
 }
@@ -216,7 +217,7 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(parent)
 	var parts sync.WaitGroup
 	for _, part := range []func(context.Context){
-		b.conductor.run, b.conductor.deadman.run, b.conductor.suspector.run, b.link.run, b.watcher.watch,
+		b.conductor.run, b.conductor.deadman.Run, b.conductor.suspector.Run, b.link.Run, b.watcher.watch,
 		b.watcher.watchHandovers, b.watcher.serve, b.respond.run, b.patroni.run,
 		b.presence.run, b.keeper.run,
 	} {
@@ -315,8 +316,8 @@ func (k *keeper) run(ctx context.Context) {
 // Consul does not answer, from the last good ones. What is wrong with it is the
 // error; the text is written nevertheless.
 func Render(ctx context.Context, c config.Config, w io.Writer) error {
-	c = probed(ctx, c)
-	version := askVersion(ctx, c)
+	c = pooler.Probed(ctx, c)
+	version := pooler.AskVersion(ctx, c)
 	text, views, err := renderOnce(ctx, c, "", version)
 	if text == nil {
 		return err
@@ -332,8 +333,8 @@ func Render(ctx context.Context, c config.Config, w io.Writer) error {
 // for userlist.txt and haproxy.cfg (package templates), without the checks that
 // belong to pgbouncer.ini.
 func RenderTemplate(ctx context.Context, c config.Config, template string, w io.Writer) error {
-	c = probed(ctx, c)
-	text, _, err := renderOnce(ctx, c, template, askVersion(ctx, c))
+	c = pooler.Probed(ctx, c)
+	text, _, err := renderOnce(ctx, c, template, pooler.AskVersion(ctx, c))
 	if text == nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -39,15 +40,15 @@ type conductor struct {
 	log       zerolog.Logger
 	book      *book
 	renderer  *renderer
-	link      *link
-	console   *console
-	applier   *applier
+	link      *pooler.Link
+	console   *pooler.Console
+	applier   *pooler.Applier
 	good      *lastGood
-	pauser    *pauser
-	cutter    *cutter
-	suspector *suspector
+	pauser    *pooler.Pauser
+	cutter    *pooler.Cutter
+	suspector *pooler.Suspector
 	handovers *handovers
-	deadman   *deadman
+	deadman   *pooler.Deadman
 	// answered tells whether Consul has answered since the start.
 	answered func() bool
 	// applied is called after a pass that changed what is applied.
@@ -96,7 +97,7 @@ type conductor struct {
 	status map[config.ShardID]ShardStatus
 	left   map[string]string // shards that cannot be offered, and why; it was said
 	stray  []string          // databases that are paused without a hold
-	listen listening         // where PgBouncer listens
+	listen pooler.Listening  // where PgBouncer listens
 	err    error
 }
 
@@ -110,9 +111,9 @@ func (c *conductor) notify() {
 
 // run conducts until ctx is done.
 func (c *conductor) run(ctx context.Context) {
-	defer c.console.close()
-	defer c.pauser.close()
-	defer c.cutter.wait()
+	defer c.console.Close()
+	defer c.pauser.Close()
+	defer c.cutter.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -130,11 +131,11 @@ func (c *conductor) run(ctx context.Context) {
 // pass does all that is to do now and returns when to look again.
 func (c *conductor) pass(ctx context.Context) time.Duration {
 	c.soon = time.Time{}
-	link := c.link.now()
+	link := c.link.Now()
 	version := c.version(ctx, link)
 	views, left, changes := c.views(version)
 	for _, v := range views {
-		v.ill, v.handover = c.suspector.ill(v.id, v.route.Leader), c.handovers.holds(v.id, v.route, v.index)
+		v.ill, v.handover = c.suspector.Ill(v.id, v.route.Leader), c.handovers.holds(v.id, v.route, v.index)
 	}
 	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool {
 		return !slices.ContainsFunc(views, func(v *ShardView) bool { return v.id == id })
@@ -143,12 +144,12 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 		c.meet(link)
 	}
 	if !link.Up { // it may wait for its clients to go, of which each connection is one
-		c.console.close()
-		c.pauser.forget()
+		c.console.Close()
+		c.pauser.Forget()
 	}
 	c.look(ctx, link)
 	c.holdBack(ctx, link, views)
-	c.deadman.set(c.deadlines(views))
+	c.deadman.Set(c.deadlines(views))
 	c.answer(ctx, link, views)
 	err := c.bring(ctx, link, views, version, changes)
 	// A database that PgBouncer did not have before can be held only now.
@@ -156,13 +157,13 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	if e := c.letGo(ctx, link, views); err == nil {
 		err = e
 	}
-	c.deadman.set(c.deadlines(views))
+	c.deadman.Set(c.deadlines(views))
 	// Nobody waits for this: it is for the next failure.
 	if e := c.keepGood(); err == nil {
 		err = e
 	}
 	if link.Up && c.standing != nil {
-		c.cutter.cut(ctx, c.console, c.standing)
+		c.cutter.Cut(ctx, c.console, c.standing)
 	}
 	c.settle(err)
 	c.holding.Store(len(c.holds) > 0)
@@ -191,9 +192,9 @@ type viewed struct {
 }
 
 // meet begins with a PgBouncer that may have been started anew.
-func (c *conductor) meet(link linkState) {
-	c.pauser.forget()
-	c.console.close()
+func (c *conductor) meet(link pooler.LinkState) {
+	c.pauser.Forget()
+	c.console.Close()
 	c.generation, c.loaded, c.standing, c.met = link.Generation, "", nil, false
 	c.retryAt = time.Time{}
 	if link.Up && c.config.Frees(link.Version) == config.FreeByTimeout {
@@ -202,11 +203,11 @@ func (c *conductor) meet(link linkState) {
 }
 
 // look reads the databases as they stand, before anything is done.
-func (c *conductor) look(ctx context.Context, link linkState) {
+func (c *conductor) look(ctx context.Context, link pooler.LinkState) {
 	if !link.Up || c.standing != nil && len(c.holds) == 0 && time.Now().Before(c.reconcile) {
 		return // nothing is held, and the last look is recent
 	}
-	standing, err := c.console.databases(ctx)
+	standing, err := c.console.Databases(ctx)
 	if err != nil {
 		c.log.Debug().Err(err).Msg("looking at PgBouncer failed")
 		c.standing = nil // the link will tell whether it is gone
@@ -222,7 +223,7 @@ func (c *conductor) look(ctx context.Context, link linkState) {
 			}
 		}
 		c.met, c.looked = true, true
-		c.pauser.warm(ctx)
+		c.pauser.Warm(ctx)
 	}
 	maps.DeleteFunc(c.ours, func(name string, sent time.Time) bool { return !standing[name].Paused && time.Since(sent) > lateMost })
 }
@@ -230,7 +231,7 @@ func (c *conductor) look(ctx context.Context, link linkState) {
 // bring makes file and PgBouncer say what is known. What cannot be rendered, or was
 // refused by PgBouncer, keeps no shard from its primary: settings and template are the
 // last good ones then, with the newest routes.
-func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardView, version pgbouncer.Version, changes uint64) error {
+func (c *conductor) bring(ctx context.Context, link pooler.LinkState, views []*ShardView, version pgbouncer.Version, changes uint64) error {
 	if len(views) == 0 && !c.mayBeEmpty() {
 		return nil
 	}
@@ -245,7 +246,7 @@ func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardVie
 	if err == nil {
 		recipe := c.last.recipe(c.config)
 		if recipe != c.unfit || link.Up && !time.Now().Before(c.retryAt) {
-			if err = c.stand(ctx, link, text, file, views); !isRefusal(err) {
+			if err = c.stand(ctx, link, text, file, views); !pooler.IsRefusal(err) {
 				return err
 			}
 			c.unfit, c.refusal = recipe, err
@@ -256,7 +257,7 @@ func (c *conductor) bring(ctx context.Context, link linkState, views []*ShardVie
 }
 
 // fallBack makes the last good settings and template stand, for cause.
-func (c *conductor) fallBack(ctx context.Context, link linkState, views []*ShardView, version pgbouncer.Version, cause error) error {
+func (c *conductor) fallBack(ctx context.Context, link pooler.LinkState, views []*ShardView, version pgbouncer.Version, cause error) error {
 	if len(c.good.text) == 0 {
 		return fmt.Errorf("%w; there is no other good configuration to go back to", cause)
 	}
@@ -278,7 +279,7 @@ func (c *conductor) fallBack(ctx context.Context, link linkState, views []*Shard
 }
 
 // stand installs a checked text, and makes PgBouncer take it unless it has.
-func (c *conductor) stand(ctx context.Context, link linkState, text []byte, file pgbouncer.File, views []*ShardView) error {
+func (c *conductor) stand(ctx context.Context, link pooler.LinkState, text []byte, file pgbouncer.File, views []*ShardView) error {
 	written, err := install(c.config.PgBouncer.Config, text)
 	if err != nil {
 		return err
@@ -289,7 +290,7 @@ func (c *conductor) stand(ctx context.Context, link linkState, text []byte, file
 	if !link.Up || c.standing == nil {
 		return nil
 	}
-	if !written && c.loaded == string(text) && len(differences(file, c.standing)) == 0 {
+	if !written && c.loaded == string(text) && len(pooler.Differences(file, c.standing)) == 0 {
 		return nil
 	}
 	return c.reload(ctx, text, file, views)
@@ -333,13 +334,13 @@ func (c *conductor) rendered(views []*ShardView, version pgbouncer.Version, chan
 
 // version is that of the PgBouncer that the file is for: the one that runs, else the
 // one that would be started.
-func (c *conductor) version(ctx context.Context, link linkState) pgbouncer.Version {
+func (c *conductor) version(ctx context.Context, link pooler.LinkState) pgbouncer.Version {
 	if link.Up {
 		c.installed = nil
 		return link.Version
 	}
 	if c.installed == nil {
-		v := installedVersion(ctx, c.config)
+		v := pooler.InstalledVersion(ctx, c.config)
 		c.installed = &v
 	}
 	return *c.installed
@@ -357,11 +358,11 @@ func (c *conductor) mayBeEmpty() bool {
 // reload makes PgBouncer take an installed text.
 func (c *conductor) reload(ctx context.Context, text []byte, file pgbouncer.File, views []*ShardView) error {
 	before, begun := c.standing, time.Now()
-	standing, err := c.applier.take(ctx, file)
+	standing, err := c.applier.Take(ctx, file)
 	if standing != nil {
 		c.standing = standing
 	}
-	c.cutter.deposed(moved(views, before)) // of a file that is refused a part may stand
+	c.cutter.Depose(moved(views, before)) // of a file that is refused a part may stand
 	if err != nil {
 		c.loaded = ""
 		return err
@@ -408,7 +409,7 @@ func (c *conductor) settle(err error) {
 }
 
 // next is the time until the next pass if nothing happens.
-func (c *conductor) next(link linkState) time.Duration {
+func (c *conductor) next(link pooler.LinkState) time.Duration {
 	now := time.Now()
 	at := now.Add(time.Hour)
 	sooner := func(t time.Time) {
@@ -418,7 +419,7 @@ func (c *conductor) next(link linkState) time.Duration {
 	}
 	if link.Up {
 		sooner(c.reconcile)
-		sooner(c.cutter.next())
+		sooner(c.cutter.Next())
 		if c.unheld {
 			sooner(now.Add(retryLeast))
 		}
@@ -443,7 +444,7 @@ func (c *conductor) next(link linkState) time.Duration {
 
 // moved lists what the databases of views led to before, where that is no
 // longer so.
-func moved(views []*ShardView, before map[string]pgbouncer.Database) (list []deposed) {
+func moved(views []*ShardView, before map[string]pgbouncer.Database) (list []pooler.Deposed) {
 	for _, v := range views {
 		for _, d := range v.Databases {
 			old, had := before[d.Name]
@@ -452,7 +453,7 @@ func moved(views []*ShardView, before map[string]pgbouncer.Database) (list []dep
 			}
 			for _, name := range []string{d.Name, d.ReadOnlyName()} {
 				if b := before[name]; b.Host == old.Host && b.Port == old.Port {
-					list = append(list, deposed{name, old.Host, old.Port})
+					list = append(list, pooler.Deposed{Database: name, Host: old.Host, Port: old.Port})
 				}
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -20,7 +21,7 @@ const (
 	loginPatience = 300 * time.Millisecond
 	loginPace     = 5 * time.Millisecond
 	// lateMost is how long a PAUSE whose acceptance is not known may take to show.
-	lateMost = 2 * linkBound
+	lateMost = 2 * pooler.CommandBound
 	// loginRetryMost bounds loginRetry.
 	loginRetryMost = 2 * time.Second
 )
@@ -37,10 +38,10 @@ func loginRetry(c config.Config) time.Duration {
 }
 
 // holdBack makes the clients of shards without a primary wait.
-func (c *conductor) holdBack(ctx context.Context, link linkState, views []*ShardView) {
+func (c *conductor) holdBack(ctx context.Context, link pooler.LinkState, views []*ShardView) {
 	var (
 		names []string
-		pools map[string]poolCount
+		pools map[string]pooler.PoolCount
 	)
 	c.unheld = false
 	for _, v := range views {
@@ -56,10 +57,10 @@ func (c *conductor) holdBack(ctx context.Context, link linkState, views []*Shard
 			h.paused = time.Now()
 		} else if time.Since(h.since) < loginPatience {
 			if pools == nil {
-				c.pauser.warm(ctx) // so that nothing comes between the look and PAUSE
+				c.pauser.Warm(ctx) // so that nothing comes between the look and PAUSE
 				pools = c.countPools(ctx)
 			}
-			if slices.ContainsFunc(open, func(name string) bool { return pools[name].logins > 0 }) {
+			if slices.ContainsFunc(open, func(name string) bool { return pools[name].Logins > 0 }) {
 				c.again(time.Now().Add(loginPace))
 				continue
 			}
@@ -78,11 +79,11 @@ func (c *conductor) pause(ctx context.Context, names []string) {
 	for _, name := range names {
 		c.ours[name] = sent
 	}
-	err := c.pauser.pause(ctx, names)
+	err := c.pauser.Pause(ctx, names)
 	if err != nil {
 		c.log.Warn().Err(err).Msg("PAUSE failed, trying again")
 	}
-	standing, failed := c.console.databases(ctx)
+	standing, failed := c.console.Databases(ctx)
 	if failed != nil {
 		c.unheld = true
 		return
@@ -146,7 +147,7 @@ func (c *conductor) heldBefore(v *ShardView) bool {
 // letGo releases the clients of those shards that have a primary, and PgBouncer
 // leads to it, of those whose time is up, and whatever else this bouncer has paused
 // that no hold needs.
-func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardView) error {
+func (c *conductor) letGo(ctx context.Context, link pooler.LinkState, views []*ShardView) error {
 	if !link.Up || c.standing == nil || !c.handovers.unknown().IsZero() {
 		return nil
 	}
@@ -172,7 +173,7 @@ func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardVie
 		if held[name] || !c.standing[name].Paused {
 			continue
 		}
-		err := c.console.resume(ctx, name)
+		err := c.console.Resume(ctx, name)
 		if errors.Is(err, pgbouncer.ErrUnreachable) {
 			return errors.Join(append(errs, err)...) // it would be waited for again and again
 		}
@@ -190,11 +191,11 @@ func (c *conductor) letGo(ctx context.Context, link linkState, views []*ShardVie
 		delete(c.holds, v.id)
 	}
 	if released {
-		if standing, err := c.console.databases(ctx); err == nil {
+		if standing, err := c.console.Databases(ctx); err == nil {
 			c.standing = standing
 		}
 		if len(c.ours) == 0 {
-			c.pauser.quit()
+			c.pauser.Quit()
 		}
 	}
 	return errors.Join(errs...)
@@ -231,7 +232,7 @@ func (c *conductor) deadlines(views []*ShardView) map[string]time.Time {
 // strays are the databases that are paused though no hold wants it: their clients wait
 // for nothing.
 func (c *conductor) strays(views []*ShardView) (names []string) {
-	if !c.handovers.unknown().IsZero() || !c.link.now().Up {
+	if !c.handovers.unknown().IsZero() || !c.link.Now().Up {
 		return nil
 	}
 	held := c.heldDatabases(views)

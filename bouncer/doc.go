@@ -3,29 +3,52 @@
 // It learns of routes (cluster.Route) from one blocking query on Consul and
 // from pokes over HTTP, holds the clients of a shard that has no primary
 // (PAUSE), and applies what has changed: render, check, install, RELOAD, read
-// back, RESUME. The parts, in the order in which a change passes them:
+// back, RESUME. Its rooms, in the order in which a change passes them; none of them
+// knows of another, or of this package:
 //
-//	watch.go     Consul -> answers; decides nothing
-//	book.go      answers -> what is known of each shard; refuses what is wrong,
+//	config  bouncer.yml
+//	pooler  PgBouncer: RELOAD, PAUSE, its connections, its primaries
+//
+// The files here:
+//
+//	watch.go, follow.go, shared.go
+//	             Consul -> answers; decides nothing
+//	sentinel.go  finds a Consul address that is silent
+//	consul.go    the addresses of Consul
+//	book.go, book_patroni.go
+//	             answers -> what is known of each shard; refuses what is wrong,
 //	             forgets nothing by accident (pure)
-//	render.go    what is known -> text, through a consul-template template
-//	check.go     is the text complete and does it say what is known? (pure); could
-//	             PgBouncer start with it (startable.go, setting_values.go)?
-//	install.go   text -> file, atomically; the last good file
-//	conductor.go when to hold, apply, close connections and resume
-//	apply.go     RELOAD, read back
+//	patroni.go, patroni_route.go
+//	             shards that Patroni runs
+//	handover.go  planned switchovers
+//	view.go      what is known -> what templates see
+//	render.go    -> text, through a consul-template template
+//	feed.go, consul_data.go, template_clients.go
+//	             what templates ask Consul and Vault for
+//	check.go     is the text complete and does it say what is known? (pure)
+//	startable.go could PgBouncer start with it?
+//	install.go   text -> file, atomically
+//	lastgood.go  the last good file
 //	fallback.go  the last good settings and template with the newest routes
 //	missing.go   what PgBouncer has of shards whose route is not known
-//	hold.go      PAUSE; conductor_hold.go: when, RESUME and the dead man's timer
-//	deadman.go   the same timer for a conductor that hangs
-//	sentinel.go  finds a Consul address that is silent
-//	suspect.go   finds a primary that does not answer before Consul can tell,
-//	             from PgBouncer's pools and, by ended.go, the kernel; probe.go asks it
-//	sockets.go   connections to a deposed primary are closed
+//
+//	bouncer.go   all parts of a bouncer; start and end
+//	conductor.go when to hold, apply, close connections and resume
+//	conductor_hold.go
+//	             when clients are held and released
+//	status.go    how every shard stands
+//	respond.go   what leaders of handovers are told
 //	presence.go  tells Consul what has been applied
-//	http.go      tells the load balancer and operators; front.go knocks as clients do
+//	state.go     what a restart must know
+//	files.go     further files: users, HAProxy's
+//	http.go, http_agent.go
+//	             tells the load balancer, operators and agents
+//	metrics.go, pooler_metrics.go
+//	             the same as numbers; PgBouncer's own
 //	manager.go   tells whoever runs the bouncer, systemd for instance
+//	control.go, overview.go, dryrun.go
+//	             what the commands ask
 //
 // PgBouncer goes on with what it has when the bouncer ends, unless the bouncer was
-// told to run it (supervise.go).
+// told to run it.
 package bouncer

@@ -11,14 +11,15 @@ import (
 	"github.com/aymanbagabas/go-udiff"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 )
 
 // DryRun writes to w how the installed configuration would change if a bouncer
 // applied now what Consul says, as a unified diff; nothing when it would not.
 // What speaks against applying it is the error.
 func DryRun(ctx context.Context, c config.Config, w io.Writer) error {
-	c = probed(ctx, c)
-	version := askVersion(ctx, c)
+	c = pooler.Probed(ctx, c)
+	version := pooler.AskVersion(ctx, c)
 	text, views, err := renderOnce(ctx, c, "", version)
 	if text == nil {
 		return err

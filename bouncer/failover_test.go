@@ -16,6 +16,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 )
 
 // load runs queries by n clients until stop is called, which returns the first
@@ -188,7 +189,7 @@ func TestLostPrimaryFreesItsClients(t *testing.T) {
 // canDestroySockets tries SOCK_DESTROY on a connection of its own.
 func (w *world) canDestroySockets() bool {
 	w.t.Helper()
-	can, _ := probed(w.ctx, w.config).Closing()
+	can, _ := pooler.Probed(w.ctx, w.config).Closing()
 	return can
 }
 

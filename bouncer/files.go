@@ -16,6 +16,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -35,7 +36,7 @@ type fileKeeper struct {
 	config   config.Config
 	log      zerolog.Logger
 	book     *book
-	link     *link
+	link     *pooler.Link
 	renderer *renderer
 	wake     chan struct{}
 	refusal  refusal // the last one
@@ -53,7 +54,7 @@ type FileStatus struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-func newFileKeepers(c config.Config, log zerolog.Logger, b *book, l *link, pool *consulPool) (keepers []*fileKeeper) {
+func newFileKeepers(c config.Config, log zerolog.Logger, b *book, l *pooler.Link, pool *consulPool) (keepers []*fileKeeper) {
 	for _, f := range c.Files {
 		keepers = append(keepers, &fileKeeper{
 			file: f, config: c, log: log.With().Str("file", f.Path).Logger(), book: b, link: l, wake: make(chan struct{}, 1),
@@ -79,8 +80,8 @@ func (k *fileKeeper) now() FileStatus {
 // run keeps the file until ctx is done.
 func (k *fileKeeper) run(ctx context.Context) {
 	defer k.renderer.feed.close()
-	console := newConsole(k.config)
-	defer console.close()
+	console := pooler.NewConsole(k.config)
+	defer console.Close()
 	tick := time.NewTicker(filePace)
 	defer tick.Stop()
 	due := false // what was written has not taken effect yet
@@ -97,14 +98,14 @@ func (k *fileKeeper) run(ctx context.Context) {
 }
 
 // bring renders, checks, installs and makes take effect, as far as that is to do.
-func (k *fileKeeper) bring(ctx context.Context, console *console, due *bool) error {
+func (k *fileKeeper) bring(ctx context.Context, console *pooler.Console, due *bool) error {
 	source, err := k.file.ReadTemplate()
 	if err != nil {
 		return err
 	}
 	known, _ := k.book.known()
 	views, _ := view(k.config, known, anyName())
-	text, err := k.renderer.render(source, views, k.link.now().Version)
+	text, err := k.renderer.render(source, views, k.link.Now().Version)
 	if err != nil {
 		return err
 	}
@@ -198,7 +199,7 @@ func runCommand(ctx context.Context, c config.Config, command []string, replace 
 }
 
 // takeEffect runs the file's command; for PgBouncer's own users it is RELOAD.
-func (k *fileKeeper) takeEffect(ctx context.Context, console *console) error {
+func (k *fileKeeper) takeEffect(ctx context.Context, console *pooler.Console) error {
 	if len(k.file.Command) > 0 {
 		if err := runCommand(ctx, k.config, k.file.Command, strings.NewReplacer()); err != nil {
 			return err
@@ -206,10 +207,10 @@ func (k *fileKeeper) takeEffect(ctx context.Context, console *console) error {
 		k.log.Info().Str("command", k.file.Command[0]).Msg("file has taken effect")
 		return nil
 	}
-	if k.file.Path != k.config.Setting("auth_file") || !k.link.now().Up {
+	if k.file.Path != k.config.Setting("auth_file") || !k.link.Now().Up {
 		return nil // a PgBouncer that starts reads it
 	}
-	if err := console.reload(ctx); err != nil {
+	if err := console.Reload(ctx); err != nil {
 		return err
 	}
 	k.log.Info().Msg("RELOAD done")

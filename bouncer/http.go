@@ -18,6 +18,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 )
 
 // httpBound bounds reading a request and writing its answer.
@@ -30,12 +31,12 @@ type listenerAPI struct {
 	log       zerolog.Logger
 	conductor *conductor
 	watcher   *watcher
-	link      *link
+	link      *pooler.Link
 	book      *book
 	handovers *handovers
 	files     []*fileKeeper
 	draining  atomic.Bool
-	front     *front
+	front     *pooler.Front
 	access    httpserver.Access
 	// What others may have read of Consul.
 	routeReads, handoverReads *sharedReads
@@ -113,7 +114,7 @@ func (a *listenerAPI) serve(ctx context.Context, listener net.Listener) error {
 		return err
 	}
 	life, end := context.WithCancel(ctx)
-	a.front = newFront(a.config, a.conductor.served, a.conductor.listening, func() bool { return a.link.now().Up })
+	a.front = pooler.NewFront(a.config, a.conductor.served, a.conductor.listening, func() bool { return a.link.Now().Up })
 	a.routeReads, a.handoverReads = newSharedReads(life), newSharedReads(life)
 	a.listReads = rate.NewLimiter(1, 3)
 	defer func() {
@@ -171,7 +172,7 @@ func (a *listenerAPI) drain(w http.ResponseWriter, on bool) {
 }
 
 func (a *listenerAPI) health(ctx context.Context) Health {
-	reasons := append(a.conductor.ready(), a.front.look(ctx)...)
+	reasons := append(a.conductor.ready(), a.front.Look(ctx)...)
 	if a.draining.Load() {
 		reasons = append([]string{"draining"}, reasons...)
 	}
@@ -179,7 +180,7 @@ func (a *listenerAPI) health(ctx context.Context) Health {
 }
 
 func (a *listenerAPI) status(ctx context.Context) Status {
-	link := a.link.now()
+	link := a.link.Now()
 	s := Status{
 		Name: a.config.Name, Health: a.health(ctx), Draining: a.draining.Load(), Consul: a.watcher.status(),
 		PgBouncer: pgbouncerStatus{Answers: link.Up, Since: link.Since.UTC()},
@@ -196,11 +197,11 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 		}
 		s.Files[f.file.Path] = f.now()
 	}
-	if seen := a.conductor.suspector.clients(); seen != nil {
-		s.Clients = &seen.clients
+	if seen := a.conductor.suspector.Clients(); seen != nil {
+		s.Clients = &seen.Clients
 		for id, shard := range s.Shards {
 			for _, name := range shard.Databases {
-				shard.ClientsWaiting += seen.waiting[name]
+				shard.ClientsWaiting += seen.Waiting[name]
 			}
 			s.Shards[id] = shard
 		}

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 )
 
 // Manager is who runs the bouncer as a service, systemd for instance. Nobody ever
@@ -25,7 +27,7 @@ type Manager interface {
 }
 
 // report tells the manager how a pass went.
-func (c *conductor) report(link linkState, views []*ShardView, err error) {
+func (c *conductor) report(link pooler.LinkState, views []*ShardView, err error) {
 	c.manager.Alive()
 	c.manager.Status(c.summary())
 	if c.told || !c.inPlace(link, views, err) && (!c.restarted || !c.failedForNow(err)) {
@@ -37,7 +39,7 @@ func (c *conductor) report(link linkState, views []*ShardView, err error) {
 
 // inPlace tells whether there is a configuration that PgBouncer has or, while none
 // runs, can be started with.
-func (c *conductor) inPlace(link linkState, views []*ShardView, err error) bool {
+func (c *conductor) inPlace(link pooler.LinkState, views []*ShardView, err error) bool {
 	switch {
 	case c.failedForNow(err) && link.Up && c.lastBack != nil && c.loaded == string(c.lastBack.text):
 		return true

@@ -194,7 +194,7 @@ func (w *world) patroni(name string) *realPatroni {
 	if err := os.WriteFile(file, text, 0o644); err != nil {
 		w.t.Fatal(err)
 	}
-	log := &logBuffer{}
+	log := &bouncertest.Log{}
 	p.process = bouncertest.Unprivileged(exec.Command("/usr/bin/patroni", file))
 	p.process.Stdout, p.process.Stderr, p.process.Dir = log, log, dir
 	if err := p.process.Start(); err != nil {

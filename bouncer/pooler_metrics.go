@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -25,8 +26,8 @@ const poolerMetricsAge = time.Second
 // the bouncer's own (GET /metrics): at a thousand shards there are tens of thousands.
 func (a *listenerAPI) poolerMetrics() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&poolerCollector{log: a.log, ask: func(ctx context.Context) (poolerFigures, error) {
-		return askPooler(ctx, a.config)
+	registry.MustRegister(&poolerCollector{log: a.log, ask: func(ctx context.Context) (pooler.Figures, error) {
+		return pooler.AskFigures(ctx, a.config)
 	}})
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
 }
@@ -34,7 +35,7 @@ func (a *listenerAPI) poolerMetrics() http.Handler {
 // poolerCollector turns PgBouncer's figures into metrics. Those who ask within
 // poolerMetricsAge get the same ones; PgBouncer is asked once at a time.
 type poolerCollector struct {
-	ask func(context.Context) (poolerFigures, error)
+	ask func(context.Context) (pooler.Figures, error)
 	log zerolog.Logger
 
 	mu     sync.Mutex
@@ -56,7 +57,7 @@ func (c *poolerCollector) Collect(out chan<- prometheus.Metric) {
 		figures, err := c.ask(ctx)
 		cancel()
 		c.note(err)
-		c.at, c.last = time.Now(), figures.metrics(err == nil)
+		c.at, c.last = time.Now(), poolerMetricsOf(figures, err == nil)
 	}
 	for _, m := range c.last {
 		out <- m
@@ -170,15 +171,15 @@ func poolerSettings() map[string]poolerMetric {
 // errNoNumber: PgBouncer's answer has something else where a number must be.
 var errNoNumber = errors.New("PgBouncer's answer has no number there")
 
-// metrics are the figures as metrics.
-func (f poolerFigures) metrics(up bool) []prometheus.Metric {
+// poolerMetricsOf are the figures as metrics.
+func poolerMetricsOf(f pooler.Figures, up bool) []prometheus.Metric {
 	all := []prometheus.Metric{poolerValue("pgbouncer_up", "1 if PgBouncer answers.", prometheus.GaugeValue, truth(up), nil)}
 	if !up {
 		return all
 	}
-	all = append(all, poolerValue("pgbouncer_version_info", "1, with PgBouncer's version.", prometheus.GaugeValue, 1, []string{"version"}, f.version.String()))
+	all = append(all, poolerValue("pgbouncer_version_info", "1, with PgBouncer's version.", prometheus.GaugeValue, 1, []string{"version"}, f.Version.String()))
 	for _, table := range poolerTables() {
-		for _, row := range f.shown[table.show] {
+		for _, row := range f.Shown[table.show] {
 			values := make([]string, len(table.labels))
 			for i, label := range table.labels {
 				values[i] = strings.ToValidUTF8(row.Text(label), "?") // anything else fails all
@@ -190,8 +191,8 @@ func (f poolerFigures) metrics(up bool) []prometheus.Metric {
 			}
 		}
 	}
-	all = append(all, named(f.shown["LISTS"], "list", "items", poolerLists())...)
-	return append(all, named(f.shown["CONFIG"], "key", "value", poolerSettings())...)
+	all = append(all, named(f.Shown["LISTS"], "list", "items", poolerLists())...)
+	return append(all, named(f.Shown["CONFIG"], "key", "value", poolerSettings())...)
 }
 
 // named are the rows that are called as wanted says, each with one value.

@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 )
 
 // PgBouncer's own figures have the names that pgbouncer_exporter gives them.
@@ -82,9 +83,9 @@ func (w *world) scrape(path string) string {
 // However many ask, PgBouncer is asked once at a time, and once a second.
 func TestPoolerMetricsAreShared(t *testing.T) {
 	var asked atomic.Int64
-	c := &poolerCollector{log: zerolog.Nop(), ask: func(context.Context) (poolerFigures, error) {
+	c := &poolerCollector{log: zerolog.Nop(), ask: func(context.Context) (pooler.Figures, error) {
 		asked.Add(1)
-		return poolerFigures{}, errors.New("gone")
+		return pooler.Figures{}, errors.New("gone")
 	}}
 	for range 20 {
 		if err := testutil.CollectAndCompare(c, strings.NewReader("# HELP pgbouncer_up 1 if PgBouncer answers.\n# TYPE pgbouncer_up gauge\npgbouncer_up 0\n")); err != nil {

@@ -37,7 +37,7 @@ type world struct {
 	port   int // PgBouncer's
 	keys   cluster.Keys
 	proxy  *proxy // between the bouncer and Consul
-	log    *logBuffer
+	log    *bouncertest.Log
 	// changes are configurations that take the place of the bouncer's.
 	changes chan config.Config
 	manager *manager
@@ -73,7 +73,7 @@ func newWorldFor(t *testing.T, limit time.Duration, edit func(*config.Config)) *
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
-	w := &world{t: t, ctx: ctx, site: &shared, port: bouncertest.FreePort(t), log: &logBuffer{}, changes: make(chan config.Config), manager: &manager{}}
+	w := &world{t: t, ctx: ctx, site: &shared, port: bouncertest.FreePort(t), log: &bouncertest.Log{}, changes: make(chan config.Config), manager: &manager{}}
 	w.dir = bouncertest.Dir(t)
 	w.proxy = newProxy(t, shared.consul)
 	prefix := "test-" + strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
@@ -166,7 +166,7 @@ func (w *world) pgbouncer() (kill func()) {
 		return err
 	})
 	cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", w.config.PgBouncer.Config))
-	output := &logBuffer{}
+	output := &bouncertest.Log{}
 	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, w.dir
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)

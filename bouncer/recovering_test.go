@@ -6,13 +6,14 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 )
 
 // While a backend's crash makes PostgreSQL recover in place, clients that come wait
 // for it: it is there, but lets nobody in.
 func TestRecoveringPrimaryMakesClientsWait(t *testing.T) {
 	w := newWorld(t, nil)
-	member := fakePostgres(t, &pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03", Message: "the database system is in recovery mode"})
+	member := bouncertest.FakePostgres(t, &pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03", Message: "the database system is in recovery mode"})
 	r := w.route(0, cluster.RouteOpen)
 	w.put(w.keys.Route(), r)
 	w.bouncer()

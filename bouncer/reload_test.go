@@ -9,6 +9,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -46,11 +47,11 @@ func TestReloadCutsNoLoginOff(t *testing.T) {
 		w.awaitPool("a login", func(p pgbouncer.Pool) bool { return p.Database == "s1" && p.ServersIn > 0 })
 	}
 	logsIn()
-	console := newConsole(w.config)
-	console.loginBound = time.Minute
-	defer console.close()
+	console := pooler.NewConsole(w.config)
+	console.LoginBound = time.Minute
+	defer console.Close()
 	time.AfterFunc(200*time.Millisecond, func() { behind.hang(false) }) // the RELOAD comes before
-	testkit.Must(t, console.reload(w.ctx))
+	testkit.Must(t, console.Reload(w.ctx))
 	if _, err := other.Exec(w.ctx, "SELECT 1").ReadAll(); err != nil {
 		t.Errorf("a client after the RELOAD: %v", err)
 	}
@@ -60,8 +61,8 @@ func TestReloadCutsNoLoginOff(t *testing.T) {
 
 	// A server that never answers holds it up for no longer than the bound.
 	logsIn()
-	console.loginBound = 10 * time.Millisecond
-	testkit.Must(t, console.reload(w.ctx))
+	console.LoginBound = 10 * time.Millisecond
+	testkit.Must(t, console.Reload(w.ctx))
 	behind.hang(false)
 	if err := <-answered; err != nil {
 		t.Logf("the login that took too long: %v", err)

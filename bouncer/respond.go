@@ -12,6 +12,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 )
 
 const (
@@ -23,9 +24,9 @@ const (
 )
 
 // answer tells the leaders of announced handovers how their shards stand here.
-func (c *conductor) answer(ctx context.Context, link linkState, views []*ShardView) {
+func (c *conductor) answer(ctx context.Context, link pooler.LinkState, views []*ShardView) {
 	c.counting = 0
-	var pools map[string]poolCount
+	var pools map[string]pooler.PoolCount
 	offered := map[config.ShardID]*ShardView{}
 	for _, v := range views {
 		offered[v.id] = v
@@ -54,8 +55,8 @@ func (c *conductor) answer(ctx context.Context, link linkState, views []*ShardVi
 			for _, name := range v.written() {
 				d, exists := c.standing[name]
 				a.Paused = a.Paused && (!exists || d.Paused)
-				a.Busy += pools[name].active
-				a.ClientsWaiting += pools[name].waiting
+				a.Busy += pools[name].Active
+				a.ClientsWaiting += pools[name].Waiting
 			}
 			if !a.Paused {
 				a.Problem = "PgBouncer has not accepted PAUSE yet"
@@ -71,8 +72,8 @@ func (c *conductor) answer(ctx context.Context, link linkState, views []*ShardVi
 }
 
 // countPools is what PgBouncer's pools are doing, nil when that is not known.
-func (c *conductor) countPools(ctx context.Context) map[string]poolCount {
-	counts, err := c.console.countPools(ctx)
+func (c *conductor) countPools(ctx context.Context) map[string]pooler.PoolCount {
+	counts, err := c.console.CountPools(ctx)
 	if err != nil {
 		c.log.Debug().Err(err).Msg("PgBouncer's pools cannot be looked at")
 	}

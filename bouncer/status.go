@@ -10,6 +10,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -107,7 +108,7 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 	if len(stray) > 0 && !slices.Equal(stray, c.stray) {
 		c.log.Error().Strs("databases", stray).Bool("alarm", true).Msg("paused, and this bouncer holds nobody there; RESUME on PgBouncer's console releases clients that wait")
 	}
-	c.stray, c.listen = stray, c.applier.listens()
+	c.stray, c.listen = stray, c.applier.Listens()
 	c.published = now
 	changed := !maps.EqualFunc(status, c.status, ShardStatus.equal)
 	c.status = status
@@ -126,7 +127,7 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 }
 
 // listening is where PgBouncer listens.
-func (c *conductor) listening() listening {
+func (c *conductor) listening() pooler.Listening {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.listen
@@ -158,7 +159,7 @@ func (c *conductor) shards() map[config.ShardID]ShardStatus {
 
 // ready tells why PgBouncer should not get clients; nothing: it should.
 func (c *conductor) ready() (reasons []string) {
-	if link := c.link.now(); !link.Up {
+	if link := c.link.Now(); !link.Up {
 		reasons = append(reasons, fmt.Sprintf("PgBouncer cannot be reached: %v", link.Err))
 	}
 	c.mu.Lock()

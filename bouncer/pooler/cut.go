@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -22,19 +22,19 @@ const (
 	lingerPace = time.Second
 )
 
-// deposed is a place that a database led to until now.
-type deposed struct {
-	database string
-	host     string
-	port     int
+// Deposed is a place that a database led to until now.
+type Deposed struct {
+	Database string
+	Host     string
+	Port     int
 }
 
-// cutter closes PgBouncer's connections to deposed primaries. PgBouncer itself
+// Cutter closes PgBouncer's connections to deposed primaries. PgBouncer itself
 // closes them only when their transaction ends, and that of a host which fell
 // silent never does: its client would wait for minutes.
-type cutter struct {
+type Cutter struct {
 	log     zerolog.Logger
-	targets map[deposed]time.Time // until when
+	targets map[Deposed]time.Time // until when
 	again   time.Time
 	// powerless: sockets cannot be closed here.
 	powerless bool
@@ -52,18 +52,18 @@ type cutter struct {
 	close   func(context.Context, func(tcpSocket) bool) (int, error)
 }
 
-func newCutter(c config.Config, log zerolog.Logger, notify func()) *cutter {
+func NewCutter(c config.Config, log zerolog.Logger, notify func()) *Cutter {
 	can, known := c.Closing()
-	return &cutter{
-		log: log, targets: map[deposed]time.Time{}, close: closeSockets, resolve: addressesOf,
+	return &Cutter{
+		log: log, targets: map[Deposed]time.Time{}, close: closeSockets, resolve: addressesOf,
 		powerless: known && !can,
 		notify:    notify, found: map[string][]netip.Addr{}, looking: map[string]bool{},
 	}
 }
 
-// deposed adds targets; they are cut by the next cut and, a moment later, once
+// Depose adds targets; they are cut by the next cut and, a moment later, once
 // more.
-func (c *cutter) deposed(list []deposed) {
+func (c *Cutter) Depose(list []Deposed) {
 	for _, d := range list {
 		c.targets[d] = time.Now().Add(lingerFor)
 	}
@@ -72,18 +72,18 @@ func (c *cutter) deposed(list []deposed) {
 	}
 }
 
-// next is when to cut again; zero: there is nothing to cut.
-func (c *cutter) next() time.Time { return c.again }
+// Next is when to cut again; zero: there is nothing to cut.
+func (c *Cutter) Next() time.Time { return c.again }
 
-// wait waits for lookups that are under way.
-func (c *cutter) wait() { c.lookups.Wait() }
+// Wait waits for lookups that are under way.
+func (c *Cutter) Wait() { c.lookups.Wait() }
 
-// cut closes what is there of the targets.
-func (c *cutter) cut(ctx context.Context, console *console, standing map[string]pgbouncer.Database) {
+// Cut closes what is there of the targets.
+func (c *Cutter) Cut(ctx context.Context, console *Console, standing map[string]pgbouncer.Database) {
 	now := time.Now()
 	for d, until := range c.targets {
 		// Back again: these are connections to the primary.
-		if s := standing[d.database]; now.After(until) || s.Host == d.host && s.Port == d.port {
+		if s := standing[d.Database]; now.After(until) || s.Host == d.Host && s.Port == d.Port {
 			delete(c.targets, d)
 		}
 	}
@@ -100,7 +100,7 @@ func (c *cutter) cut(ctx context.Context, console *console, standing map[string]
 	}
 }
 
-func (c *cutter) cutAll(ctx context.Context, console *console) error {
+func (c *Cutter) cutAll(ctx context.Context, console *Console) error {
 	conn, err := console.use(ctx)
 	if err != nil {
 		return err
@@ -141,26 +141,26 @@ type places struct {
 }
 
 // places finds the addresses of the targets, as far as they are known.
-func (c *cutter) places(ctx context.Context) places {
+func (c *Cutter) places(ctx context.Context) places {
 	hosts := map[string]bool{}
 	for d := range c.targets {
-		hosts[d.host] = true
+		hosts[d.Host] = true
 	}
 	c.lookUp(ctx, hosts)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	gone := places{map[place]bool{}, map[netip.AddrPort]bool{}}
 	for d := range c.targets {
-		for _, a := range c.found[d.host] {
-			at := netip.AddrPortFrom(a, uint16(d.port))
-			gone.databases[place{d.database, at}], gone.addresses[at] = true, true
+		for _, a := range c.found[d.Host] {
+			at := netip.AddrPortFrom(a, uint16(d.Port))
+			gone.databases[place{d.Database, at}], gone.addresses[at] = true, true
 		}
 	}
 	return gone
 }
 
 // lookUp looks for the addresses of hosts, of all at once, and waits a moment.
-func (c *cutter) lookUp(ctx context.Context, hosts map[string]bool) {
+func (c *Cutter) lookUp(ctx context.Context, hosts map[string]bool) {
 	var begun sync.WaitGroup
 	c.mu.Lock()
 	maps.DeleteFunc(c.found, func(host string, _ []netip.Addr) bool { return !hosts[host] })
@@ -187,7 +187,7 @@ func (c *cutter) lookUp(ctx context.Context, hosts map[string]bool) {
 	c.late = false
 }
 
-func (c *cutter) look(ctx context.Context, host string) {
+func (c *Cutter) look(ctx context.Context, host string) {
 	ctx, cancel := context.WithTimeout(ctx, lingerFor)
 	defer cancel()
 	all, err := c.resolve(ctx, host)
@@ -205,7 +205,7 @@ func (c *cutter) look(ctx context.Context, host string) {
 }
 
 // isLate tells whether addresses were found that the last cut did not know.
-func (c *cutter) isLate() bool {
+func (c *Cutter) isLate() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.late
@@ -247,7 +247,7 @@ func lostSockets(lost []pgbouncer.Server, gone places) func(tcpSocket) bool {
 
 // killClients frees the clients of lost connections by PgBouncer's own command,
 // which 1.24 brought.
-func (c *cutter) killClients(ctx context.Context, conn *pgbouncer.Conn, lost []pgbouncer.Server) error {
+func (c *Cutter) killClients(ctx context.Context, conn *pgbouncer.Conn, lost []pgbouncer.Server) error {
 	if len(lost) == 0 {
 		return nil
 	}

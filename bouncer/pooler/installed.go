@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -34,9 +34,9 @@ func programOf(c config.Config) string {
 	return ""
 }
 
-// installedVersion is the version of the PgBouncer that would be started next,
+// InstalledVersion is the version of the PgBouncer that would be started next,
 // zero when that is not known: then the file is one for the oldest.
-func installedVersion(ctx context.Context, c config.Config) pgbouncer.Version {
+func InstalledVersion(ctx context.Context, c config.Config) pgbouncer.Version {
 	path := programOf(c)
 	if path == "" {
 		return pgbouncer.Version{}
@@ -57,17 +57,17 @@ func installedVersion(ctx context.Context, c config.Config) pgbouncer.Version {
 	return version
 }
 
-// askVersion is the version of the PgBouncer that runs, else of the one that would
+// AskVersion is the version of the PgBouncer that runs, else of the one that would
 // be started.
-func askVersion(ctx context.Context, c config.Config) pgbouncer.Version {
+func AskVersion(ctx context.Context, c config.Config) pgbouncer.Version {
 	conn, err := dialAdmin(ctx, c)
 	if err != nil {
-		return installedVersion(ctx, c)
+		return InstalledVersion(ctx, c)
 	}
 	defer conn.Close()
 	version, err := bounded(ctx, conn.Version)
 	if err != nil {
-		return installedVersion(ctx, c)
+		return InstalledVersion(ctx, c)
 	}
 	return version
 }

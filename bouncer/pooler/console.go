@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"cmp"
@@ -15,31 +15,31 @@ func dialAdmin(ctx context.Context, c config.Config) (*pgbouncer.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, linkBound)
+	ctx, cancel := context.WithTimeout(ctx, CommandBound)
 	defer cancel()
 	return pgbouncer.Connect(ctx, options)
 }
 
 // bounded runs one command of the admin console.
 func bounded[T any](ctx context.Context, command func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, linkBound)
+	ctx, cancel := context.WithTimeout(ctx, CommandBound)
 	defer cancel()
 	return command(ctx)
 }
 
-// console is the conductor's connection to the admin console, made anew when it
+// Console is the conductor's connection to the admin console, made anew when it
 // has broken. It belongs to one goroutine.
-type console struct {
+type Console struct {
 	config config.Config
 	conn   *pgbouncer.Conn
-	// loginBound takes the place of reloadLoginBound; zero: that.
-	loginBound time.Duration
+	// LoginBound takes the place of reloadLoginBound; zero: that.
+	LoginBound time.Duration
 }
 
-func newConsole(c config.Config) *console { return &console{config: c} }
+func NewConsole(c config.Config) *Console { return &Console{config: c} }
 
 // use returns the connection.
-func (c *console) use(ctx context.Context) (*pgbouncer.Conn, error) {
+func (c *Console) use(ctx context.Context) (*pgbouncer.Conn, error) {
 	if c.conn != nil && !c.conn.Closed() {
 		return c.conn, nil
 	}
@@ -51,15 +51,15 @@ func (c *console) use(ctx context.Context) (*pgbouncer.Conn, error) {
 	return conn, nil
 }
 
-func (c *console) close() {
+func (c *Console) Close() {
 	if c.conn != nil {
 		c.conn.Close()
 		c.conn = nil
 	}
 }
 
-// databases is SHOW DATABASES.
-func (c *console) databases(ctx context.Context) (map[string]pgbouncer.Database, error) {
+// Databases is SHOW DATABASES.
+func (c *Console) Databases(ctx context.Context) (map[string]pgbouncer.Database, error) {
 	conn, err := c.use(ctx)
 	if err != nil {
 		return nil, err
@@ -67,19 +67,19 @@ func (c *console) databases(ctx context.Context) (map[string]pgbouncer.Database,
 	return bounded(ctx, conn.Databases)
 }
 
-func (c *console) reload(ctx context.Context) error {
+func (c *Console) Reload(ctx context.Context) error {
 	conn, err := c.use(ctx)
 	if err != nil {
 		return err
 	}
-	if err := awaitLogins(ctx, conn, cmp.Or(c.loginBound, reloadLoginBound)); err != nil {
+	if err := awaitLogins(ctx, conn, cmp.Or(c.LoginBound, reloadLoginBound)); err != nil {
 		return err
 	}
 	_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.Reload(ctx) })
 	return err
 }
 
-func (c *console) resume(ctx context.Context, database string) error {
+func (c *Console) Resume(ctx context.Context, database string) error {
 	conn, err := c.use(ctx)
 	if err != nil {
 		return err
@@ -91,11 +91,11 @@ func (c *console) resume(ctx context.Context, database string) error {
 	return nil
 }
 
-// poolCount sums a database's pools up.
-type poolCount struct{ active, waiting, logins int }
+// PoolCount sums a database's pools up.
+type PoolCount struct{ Active, Waiting, Logins int }
 
-// countPools sums up the pools of each database.
-func (c *console) countPools(ctx context.Context) (map[string]poolCount, error) {
+// CountPools sums up the pools of each database.
+func (c *Console) CountPools(ctx context.Context) (map[string]PoolCount, error) {
 	conn, err := c.use(ctx)
 	if err != nil {
 		return nil, err
@@ -104,10 +104,10 @@ func (c *console) countPools(ctx context.Context) (map[string]poolCount, error) 
 	if err != nil {
 		return nil, err
 	}
-	counts := map[string]poolCount{}
+	counts := map[string]PoolCount{}
 	for _, p := range pools {
 		n := counts[p.Database]
-		counts[p.Database] = poolCount{n.active + p.ServersActive, n.waiting + p.ClientsWaiting, n.logins + p.ServersIn}
+		counts[p.Database] = PoolCount{n.Active + p.ServersActive, n.Waiting + p.ClientsWaiting, n.Logins + p.ServersIn}
 	}
 	return counts, nil
 }

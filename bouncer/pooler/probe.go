@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -22,7 +22,7 @@ import (
 // prober knocks at the primaries of suspects. Each probe runs by itself: a host that
 // says nothing holds up no other shard.
 type prober struct {
-	*suspector
+	*Suspector
 	slots chan struct{}
 	// back are primaries that were sick and answer again.
 	back    chan finding
@@ -31,13 +31,13 @@ type prober struct {
 	probing map[config.ShardID]bool
 }
 
-func newProber(s *suspector) *prober {
-	return &prober{suspector: s, slots: make(chan struct{}, probeAtOnce), back: make(chan finding), probing: map[config.ShardID]bool{}}
+func newProber(s *Suspector) *prober {
+	return &prober{Suspector: s, slots: make(chan struct{}, probeAtOnce), back: make(chan finding), probing: map[config.ShardID]bool{}}
 }
 
 // finding is a primary that answers.
 type finding struct {
-	*primary
+	*Primary
 	// is: it has said that it is one.
 	is bool
 }
@@ -47,7 +47,7 @@ type finding struct {
 func (p *prober) start(ctx context.Context, one suspect) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.probing[one.id] {
+	if p.probing[one.ID] {
 		return
 	}
 	select {
@@ -55,26 +55,26 @@ func (p *prober) start(ctx context.Context, one suspect) {
 	default:
 		return
 	}
-	p.probing[one.id] = true
+	p.probing[one.ID] = true
 	p.running.Go(func() {
 		primary, err := p.knock(ctx, one)
 		if ctx.Err() == nil {
-			p.found(ctx, one.primary, primary, err)
+			p.found(ctx, one.Primary, primary, err)
 		}
 		p.mu.Lock()
-		delete(p.probing, one.id)
+		delete(p.probing, one.ID)
 		p.mu.Unlock()
 		<-p.slots
 	})
 }
 
 // found notes what a probe has found.
-func (p *prober) found(ctx context.Context, v *primary, primary bool, err error) {
+func (p *prober) found(ctx context.Context, v *Primary, primary bool, err error) {
 	p.mu.Lock()
-	before := p.sick[v.id]
+	before := p.sick[v.ID]
 	was := before.address == v.address()
 	if err != nil {
-		p.sick[v.id] = sickness{v.address(), err.Error()}
+		p.sick[v.ID] = sickness{v.address(), err.Error()}
 	}
 	p.mu.Unlock()
 	switch {
@@ -85,10 +85,10 @@ func (p *prober) found(ctx context.Context, v *primary, primary bool, err error)
 		}
 	case err == nil:
 	case !was:
-		p.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.leader.Name).Msg("the primary does not answer")
-		p.notify()
+		p.log.Warn().Err(err).Str("shard", string(v.ID)).Str("leader", v.Leader.Name).Msg("the primary does not answer")
+		p.Notify()
 	case errors.Is(err, errReplica) && before.reason != err.Error():
-		p.log.Warn().Err(err).Str("shard", string(v.id)).Str("leader", v.leader.Name).
+		p.log.Warn().Err(err).Str("shard", string(v.ID)).Str("leader", v.Leader.Name).
 			Msg("the primary is back, but as a replica; its clients wait for the new one")
 	}
 }
@@ -114,25 +114,25 @@ func (p *prober) confirm(ctx context.Context) {
 				more = false
 			}
 		}
-		confirmed := p.connected() && p.refresh(ctx) == nil
+		confirmed := p.Connected() && p.Refresh(ctx) == nil
 		if ctx.Err() != nil {
 			return
 		}
 		changed := false
 		p.mu.Lock()
 		for _, one := range batch {
-			if (confirmed || one.is) && p.sick[one.id].address == one.address() {
-				delete(p.sick, one.id)
+			if (confirmed || one.is) && p.sick[one.ID].address == one.address() {
+				delete(p.sick, one.ID)
 				changed = true
 				if !confirmed {
-					p.log.Warn().Str("shard", string(one.id)).Str("leader", one.leader.Name).
+					p.log.Warn().Str("shard", string(one.ID)).Str("leader", one.Leader.Name).
 						Msg("the primary answers again and says that it is one, though Consul cannot be asked")
 				}
 			}
 		}
 		p.mu.Unlock()
 		if changed {
-			p.notify()
+			p.Notify()
 		}
 	}
 }
@@ -141,18 +141,18 @@ func (p *prober) confirm(ctx context.Context) {
 // suspect is asked in a way of which PostgreSQL's log mostly says nothing; one that
 // was found sick must also be a primary, as far as it tells.
 func (p *prober) knock(ctx context.Context, one suspect) (primary bool, err error) {
-	if p.ill(one.id, one.leader) {
+	if p.Ill(one.ID, one.Leader) {
 		ctx, cancel := context.WithTimeout(ctx, sickBound)
 		defer cancel()
-		return p.ask(ctx, one.primary)
+		return p.ask(ctx, one.Primary)
 	}
 	bound, cancel := context.WithTimeout(ctx, probeBound)
 	defer cancel()
 	if !one.working {
-		return false, p.greet(bound, one.primary)
+		return false, p.greet(bound, one.Primary)
 	}
 	err = reach(bound, one.address())
-	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() && !p.silent(ctx, one.primary) {
+	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() && !p.silent(ctx, one.Primary) {
 		return false, nil // busy, or we are
 	}
 	return false, err
@@ -160,15 +160,15 @@ func (p *prober) knock(ctx context.Context, one suspect) (primary bool, err erro
 
 // silent tells whether the host of a primary leaves something unanswered on the
 // connections that there are: its kernel answers also when the host is overloaded.
-func (p *prober) silent(ctx context.Context, v *primary) bool {
+func (p *prober) silent(ctx context.Context, v *Primary) bool {
 	ctx, cancel := context.WithTimeout(ctx, probeBound)
 	defer cancel()
-	addresses, err := addressesOf(ctx, v.leader.Host)
+	addresses, err := addressesOf(ctx, v.Leader.Host)
 	if err != nil {
 		return true
 	}
 	silent, err := anySocket(ctx, func(s tcpSocket) bool {
-		return s.state == tcpEstablished && s.unanswered > 0 && int(s.remote.Port()) == v.leader.Port && slices.Contains(addresses, s.remote.Addr())
+		return s.state == tcpEstablished && s.unanswered > 0 && int(s.remote.Port()) == v.Leader.Port && slices.Contains(addresses, s.remote.Addr())
 	})
 	if err != nil {
 		p.log.Debug().Err(err).Msg("connections cannot be looked at")
@@ -206,7 +206,7 @@ func reach(ctx context.Context, address string) error {
 // greet begins a login and goes away at PostgreSQL's first word, which is a request
 // for a password where it serves: nobody hears of that, clients do it to ask their
 // user.
-func (p *prober) greet(ctx context.Context, v *primary) error {
+func (p *prober) greet(ctx context.Context, v *Primary) error {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", v.address())
 	if err != nil {
 		return err
@@ -230,7 +230,7 @@ func (p *prober) greet(ctx context.Context, v *primary) error {
 	frontend := pgproto3.NewFrontend(conn, conn)
 	frontend.Send(&pgproto3.StartupMessage{
 		ProtocolVersion: pgproto3.ProtocolVersionNumber,
-		Parameters:      map[string]string{"user": p.config.PgBouncer.User, "database": v.dbName},
+		Parameters:      map[string]string{"user": p.config.PgBouncer.User, "database": v.DBName},
 	})
 	if err := frontend.Flush(); err != nil {
 		return err
@@ -283,7 +283,7 @@ const noTLS = "server refused TLS connection"
 // PostgreSQL refuses a user only once it serves; where it exists, PostgreSQL also
 // says whether it is a primary. It comes as PgBouncer does: a server that takes TLS only
 // would refuse anybody else before it says what it is.
-func (p *prober) ask(ctx context.Context, v *primary) (primary bool, err error) {
+func (p *prober) ask(ctx context.Context, v *Primary) (primary bool, err error) {
 	config, err := p.login(v)
 	if err != nil {
 		return false, err
@@ -318,13 +318,13 @@ func (p *prober) ask(ctx context.Context, v *primary) (primary bool, err error) 
 // server that asks does serve: one that does not yet says so before.
 const notAnswered = "require_auth check failed"
 
-func (p *prober) login(v *primary) (*pgconn.Config, error) {
+func (p *prober) login(v *Primary) (*pgconn.Config, error) {
 	options, err := p.config.Admin()
 	if err != nil {
 		return nil, err
 	}
 	user, password := options.User, options.Password
-	leader := v.leader
+	leader := v.Leader
 	parse := func(tls string) (*pgconn.Config, error) {
 		return pgconn.ParseConfig("host=" + quoteDSN(leader.Host) + " port=" + strconv.Itoa(leader.Port) + " " + tls)
 	}
@@ -344,7 +344,7 @@ func (p *prober) login(v *primary) (*pgconn.Config, error) {
 		}
 		password = ""
 	}
-	config.User, config.Password, config.Database = user, password, v.dbName
+	config.User, config.Password, config.Database = user, password, v.DBName
 	config.RuntimeParams = map[string]string{}
 	// The host comes from Consul: it gets no password that it could use.
 	if config.RequireAuth = "!password"; p.config.Setting("auth_type") == "scram-sha-256" {

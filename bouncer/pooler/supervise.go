@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"bytes"
@@ -37,14 +37,14 @@ type supervisor struct {
 	output io.Writer
 }
 
-func newSupervisor(c config.Config, log zerolog.Logger) *supervisor {
+func NewSupervisor(c config.Config, log zerolog.Logger) *supervisor {
 	return &supervisor{config: c, log: log}
 }
 
-// run supervises until ctx is done, and then ends PgBouncer: first by SIGINT, which
+// Run supervises until ctx is done, and then ends PgBouncer: first by SIGINT, which
 // lets running transactions end (in all versions; SIGTERM's meaning changed in
 // 1.23), after stop_timeout by SIGQUIT and SIGKILL.
-func (s *supervisor) run(ctx context.Context) {
+func (s *supervisor) Run(ctx context.Context) {
 	pause := restartLeast
 	for s.awaitFile(ctx) {
 		if s.leaveAlone(ctx) {

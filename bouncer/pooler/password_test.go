@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -42,7 +42,7 @@ func consoleTakes(t *testing.T, method, password string) {
 		testkit.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
 	cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", filepath.Join(dir, "pgbouncer.ini")))
-	output := &logBuffer{}
+	output := &bouncertest.Log{}
 	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, dir
 	testkit.Must(t, cmd.Start())
 	defer func() {

@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -24,36 +24,36 @@ const (
 // errNotStanding says that PgBouncer took a file but not what is in it.
 var errNotStanding = errors.New("PgBouncer did not take the configuration")
 
-// applier brings a checked file into PgBouncer: RELOAD and read back.
-type applier struct {
-	console *console
+// Applier brings a checked file into PgBouncer: RELOAD and read back.
+type Applier struct {
+	console *Console
 	// listening is where PgBouncer listened at the last read-back.
-	listening listening
+	listening Listening
 }
 
-func newApplier(console *console) *applier { return &applier{console: console} }
+func NewApplier(console *Console) *Applier { return &Applier{console: console} }
 
-// listens is where PgBouncer listened at the last read-back.
-func (a *applier) listens() listening { return a.listening }
+// Listens is where PgBouncer listened at the last read-back.
+func (a *Applier) Listens() Listening { return a.listening }
 
-// isRefusal tells whether an error of take is PgBouncer's word on the file.
-func isRefusal(err error) bool {
+// IsRefusal tells whether an error of take is PgBouncer's word on the file.
+func IsRefusal(err error) bool {
 	return errors.Is(err, errNotStanding) || errors.Is(err, pgbouncer.ErrRefused)
 }
 
-// take makes PgBouncer take the installed file and returns the databases as they stand.
-func (a *applier) take(ctx context.Context, file pgbouncer.File) (map[string]pgbouncer.Database, error) {
-	if err := a.console.reload(ctx); err != nil {
+// Take makes PgBouncer take the installed file and returns the databases as they stand.
+func (a *Applier) Take(ctx context.Context, file pgbouncer.File) (map[string]pgbouncer.Database, error) {
+	if err := a.console.Reload(ctx); err != nil {
 		return nil, err
 	}
 	bound := time.NewTimer(standBound)
 	defer bound.Stop()
 	for {
-		standing, err := a.console.databases(ctx)
+		standing, err := a.console.Databases(ctx)
 		if err != nil {
 			return nil, err
 		}
-		wrong := differences(file, standing)
+		wrong := Differences(file, standing)
 		if len(wrong) == 0 {
 			return standing, a.spotCheck(ctx, file)
 		}
@@ -67,8 +67,8 @@ func (a *applier) take(ctx context.Context, file pgbouncer.File) (map[string]pgb
 	}
 }
 
-// differences lists where PgBouncer's databases are not those of the file.
-func differences(file pgbouncer.File, standing map[string]pgbouncer.Database) (wrong []string) {
+// Differences lists where PgBouncer's databases are not those of the file.
+func Differences(file pgbouncer.File, standing map[string]pgbouncer.Database) (wrong []string) {
 	for _, e := range file.Databases {
 		if e.Name == "*" {
 			continue // not a database but a fallback; it is not shown
@@ -90,7 +90,7 @@ func differences(file pgbouncer.File, standing map[string]pgbouncer.Database) (w
 // spotCheck looks whether PgBouncer has the settings of the file. Before 1.25 it
 // does not tell of a file that it could not read to the end, and might not even
 // change anything visible at RELOAD, though it could not start with it any more.
-func (a *applier) spotCheck(ctx context.Context, file pgbouncer.File) error {
+func (a *Applier) spotCheck(ctx context.Context, file pgbouncer.File) error {
 	conn, err := a.console.use(ctx)
 	if err != nil {
 		return err
@@ -99,7 +99,7 @@ func (a *applier) spotCheck(ctx context.Context, file pgbouncer.File) error {
 	if err != nil {
 		return err
 	}
-	a.listening = listening{standing["listen_addr"].Value, standing["listen_port"].Value, standing["unix_socket_dir"].Value}
+	a.listening = Listening{standing["listen_addr"].Value, standing["listen_port"].Value, standing["unix_socket_dir"].Value}
 	for _, name := range slices.Sorted(maps.Keys(file.Settings)) {
 		want := file.Settings[name]
 		have, known := standing[name]

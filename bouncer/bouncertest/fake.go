@@ -1,4 +1,4 @@
-package bouncer
+package bouncertest
 
 import (
 	"net"
@@ -11,8 +11,8 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// fakePostgres answers every login with said.
-func fakePostgres(t *testing.T, said pgproto3.BackendMessage) cluster.RouteMember {
+// FakePostgres answers every login with said.
+func FakePostgres(t *testing.T, said pgproto3.BackendMessage) cluster.RouteMember {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -25,7 +25,7 @@ func fakePostgres(t *testing.T, said pgproto3.BackendMessage) cluster.RouteMembe
 			if err != nil {
 				return
 			}
-			if backend, err := fakeStartup(conn); err == nil {
+			if backend, err := FakeStartup(conn); err == nil {
 				backend.Send(said)
 				_ = backend.Flush()
 			}
@@ -36,8 +36,8 @@ func fakePostgres(t *testing.T, said pgproto3.BackendMessage) cluster.RouteMembe
 	return cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port}
 }
 
-// fakeStartup is a server's side until the client has said who it is: without TLS.
-func fakeStartup(conn net.Conn) (*pgproto3.Backend, error) {
+// FakeStartup is a server's side until the client has said who it is: without TLS.
+func FakeStartup(conn net.Conn) (*pgproto3.Backend, error) {
 	backend := pgproto3.NewBackend(conn, conn)
 	for {
 		said, err := backend.ReceiveStartupMessage()
@@ -50,19 +50,19 @@ func fakeStartup(conn net.Conn) (*pgproto3.Backend, error) {
 	}
 }
 
-// logBuffer collects output of several goroutines.
-type logBuffer struct {
+// Log collects output of several goroutines.
+type Log struct {
 	mu sync.Mutex
 	b  strings.Builder
 }
 
-func (l *logBuffer) Write(p []byte) (int, error) {
+func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
 }
 
-func (l *logBuffer) String() string {
+func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()

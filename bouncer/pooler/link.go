@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// linkBound bounds a connection attempt and every simple command.
-	linkBound = 3 * time.Second
+	// CommandBound bounds a connection attempt and every simple command.
+	CommandBound = 3 * time.Second
 	// linkPing is how often PgBouncer is asked whether it still answers. Its
 	// end needs no question: the connection ends with it.
 	linkPing = 2 * time.Second
@@ -24,19 +24,19 @@ const (
 	linkRetry = 100 * time.Millisecond
 )
 
-// link watches whether PgBouncer is there. It holds one connection to the admin
+// Link watches whether PgBouncer is there. It holds one connection to the admin
 // console whose end says at once that PgBouncer has ended.
-type link struct {
+type Link struct {
 	config config.Config
 	log    zerolog.Logger
 	notify func()
 
 	mu    sync.Mutex
-	state linkState
+	state LinkState
 }
 
-// linkState is what is known of PgBouncer.
-type linkState struct {
+// LinkState is what is known of PgBouncer.
+type LinkState struct {
 	Up      bool
 	Version pgbouncer.Version
 	// Generation counts the times that it came up: each may be a new process.
@@ -45,19 +45,19 @@ type linkState struct {
 	Err        error
 }
 
-func newLink(c config.Config, log zerolog.Logger, notify func()) *link {
-	return &link{config: c, log: log, notify: notify}
+func NewLink(c config.Config, log zerolog.Logger, notify func()) *Link {
+	return &Link{config: c, log: log, notify: notify}
 }
 
-// now is what is known of PgBouncer.
-func (l *link) now() linkState {
+// Now is what is known of PgBouncer.
+func (l *Link) Now() LinkState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.state
 }
 
-// run watches until ctx is done.
-func (l *link) run(ctx context.Context) {
+// Run watches until ctx is done.
+func (l *Link) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := l.hold(ctx)
 		if ctx.Err() != nil {
@@ -72,7 +72,7 @@ func (l *link) run(ctx context.Context) {
 }
 
 // hold connects and returns when the connection has ended or no answer comes.
-func (l *link) hold(ctx context.Context) error {
+func (l *Link) hold(ctx context.Context) error {
 	conn, err := dialAdmin(ctx, l.config)
 	if err != nil {
 		return err
@@ -105,7 +105,7 @@ var errDone = errors.New("PgBouncer was told to end when its clients have gone, 
 // isDone tells whether PgBouncer takes no more clients and has none left. From 1.23 on it
 // ends by SIGTERM only when all have gone, connections to its console included; until
 // then its clients follow the routes as ever.
-func (l *link) isDone(ctx context.Context, conn *pgbouncer.Conn, version pgbouncer.Version) bool {
+func (l *Link) isDone(ctx context.Context, conn *pgbouncer.Conn, version pgbouncer.Version) bool {
 	if !version.AtLeast(1, 23) || isListening(l.config, socketTable) {
 		return false
 	}
@@ -113,9 +113,9 @@ func (l *link) isDone(ctx context.Context, conn *pgbouncer.Conn, version pgbounc
 	return err == nil && !slices.ContainsFunc(pools, func(p pgbouncer.Pool) bool { return p.ClientsActive+p.ClientsWaiting > 0 })
 }
 
-func (l *link) up(v pgbouncer.Version) {
+func (l *Link) up(v pgbouncer.Version) {
 	l.mu.Lock()
-	l.state = linkState{Up: true, Version: v, Generation: l.state.Generation + 1, Since: time.Now()}
+	l.state = LinkState{Up: true, Version: v, Generation: l.state.Generation + 1, Since: time.Now()}
 	l.mu.Unlock()
 	l.log.Info().Stringer("version", v).Str("admin", l.config.PgBouncer.Admin).Msg("PgBouncer answers")
 	l.notify()
@@ -123,7 +123,7 @@ func (l *link) up(v pgbouncer.Version) {
 
 // down notes a failure; it is logged once until PgBouncer was there again or
 // fails in another way.
-func (l *link) down(err error) {
+func (l *Link) down(err error) {
 	l.mu.Lock()
 	known := !l.state.Up && l.state.Err != nil && err != nil && l.state.Err.Error() == err.Error()
 	was := l.state.Up

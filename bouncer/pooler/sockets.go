@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -270,8 +270,8 @@ func addressesOf(ctx context.Context, host string) ([]netip.Addr, error) {
 	return slices.Compact(all), nil
 }
 
-// probed is the configuration with what this process may do.
-func probed(ctx context.Context, c config.Config) config.Config {
+// Probed is the configuration with what this process may do.
+func Probed(ctx context.Context, c config.Config) config.Config {
 	if _, known := c.Closing(); known {
 		return c
 	}

@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"bufio"
@@ -55,12 +55,12 @@ func TestKnock(t *testing.T) {
 				_ = cmd.Wait()
 				close(ended)
 			}()
-			f := &front{config: c}
+			f := &Front{config: c}
 			database := "s1"
 			if c.Setting("auth_user") != "" {
 				database = frontUser
 			}
-			addresses := listening{"127.0.0.1, 127.0.0.2", strconv.Itoa(port), dir}.addresses(c)
+			addresses := Listening{"127.0.0.1, 127.0.0.2", strconv.Itoa(port), dir}.addresses(c)
 			if len(addresses) != 3 {
 				t.Fatalf("addresses are %v", addresses)
 			}
@@ -111,7 +111,7 @@ func TestKnock(t *testing.T) {
 			for isListening(c, socketTable) || !version.AtLeast(1, 25) && isListening(unix, socketTable) { // which stays for consoles from 1.25 on
 				continue
 			}
-			l := &link{config: c}
+			l := &Link{config: c}
 			if !l.isDone(t.Context(), console, version) || l.isDone(t.Context(), console, pgbouncer.Version{1, 18}) {
 				t.Error("that it ends is not seen")
 			}

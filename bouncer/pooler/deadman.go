@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -19,9 +19,9 @@ const deadmanGrace = 2 * time.Second
 // deadmanRetry is the pause before it is tried again to release clients.
 const deadmanRetry = 250 * time.Millisecond
 
-// deadman ends holds whose deadline has passed when the conductor does not: it may hang on
+// Deadman ends holds whose deadline has passed when the conductor does not: it may hang on
 // a disk, or on a template that another host has.
-type deadman struct {
+type Deadman struct {
 	config config.Config
 	log    zerolog.Logger
 	// wake says that the deadlines have changed.
@@ -32,12 +32,12 @@ type deadman struct {
 	until map[string]time.Time
 }
 
-func newDeadman(c config.Config, log zerolog.Logger) *deadman {
-	return &deadman{config: c, log: log, wake: make(chan struct{}, 1)}
+func NewDeadman(c config.Config, log zerolog.Logger) *Deadman {
+	return &Deadman{config: c, log: log, wake: make(chan struct{}, 1)}
 }
 
-// set takes the place of all that was known.
-func (d *deadman) set(until map[string]time.Time) {
+// Set takes the place of all that was known.
+func (d *Deadman) Set(until map[string]time.Time) {
 	d.mu.Lock()
 	same := maps.EqualFunc(until, d.until, time.Time.Equal)
 	d.until = until
@@ -52,7 +52,7 @@ func (d *deadman) set(until map[string]time.Time) {
 
 // overdue takes out the databases that the conductor should have released, and tells when
 // to look again.
-func (d *deadman) overdue(now time.Time) (names []string, next time.Duration) {
+func (d *Deadman) overdue(now time.Time) (names []string, next time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next = time.Hour
@@ -67,8 +67,8 @@ func (d *deadman) overdue(now time.Time) (names []string, next time.Duration) {
 	return names, next
 }
 
-// run watches until ctx is done.
-func (d *deadman) run(ctx context.Context) {
+// Run watches until ctx is done.
+func (d *Deadman) Run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -88,11 +88,11 @@ func (d *deadman) run(ctx context.Context) {
 }
 
 // release resumes databases.
-func (d *deadman) release(ctx context.Context, names []string) {
-	console := newConsole(d.config)
-	defer console.close()
+func (d *Deadman) release(ctx context.Context, names []string) {
+	console := NewConsole(d.config)
+	defer console.Close()
 	for _, name := range names {
-		if err := console.resume(ctx, name); err != nil && !isRefusal(err) { // it is not paused
+		if err := console.Resume(ctx, name); err != nil && !IsRefusal(err) { // it is not paused
 			d.log.Error().Err(err).Str("database", name).Msg("the loop that holds clients hangs, and they cannot be released")
 			return
 		}

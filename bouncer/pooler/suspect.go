@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -48,23 +48,23 @@ const (
 // errReplica says that what was a primary is one no more.
 var errReplica = errors.New("PostgreSQL answers as a replica")
 
-// suspector finds primaries that do not answer before Consul can know of it, from
+// Suspector finds primaries that do not answer before Consul can know of it, from
 // what PgBouncer itself meets: a pool that has lost all its server connections is
 // a reason to knock at the primary. New queries of a shard whose primary does not
 // answer wait from then on, instead of failing until the lease has run out and
 // another member has taken over.
-type suspector struct {
+type Suspector struct {
 	config config.Config
 	log    zerolog.Logger
-	link   *link
-	notify func()
-	// primaries are those of all shards; changes is another number when they have changed.
-	primaries func() []primary
-	changes   func() uint64
-	// refresh reads the routes from Consul; connected tells whether it is thought
+	link   *Link
+	Notify func()
+	// Primaries are those of all shards; changes is another number when they have changed.
+	Primaries func() []Primary
+	Changes   func() uint64
+	// Refresh reads the routes from Consul; connected tells whether it is thought
 	// to answer.
-	refresh   func(context.Context) error
-	connected func() bool
+	Refresh   func(context.Context) error
+	Connected func() bool
 	// hurry asks for a look at once.
 	hurry chan struct{}
 
@@ -73,38 +73,38 @@ type suspector struct {
 	// ports are those on which primaries listen; nil: they are not known yet.
 	ports map[int]bool
 	// seen is what the last look at the pools found; nil: it failed.
-	seen *poolsSeen
+	seen *ClientCounts
 }
 
-func newSuspector(c config.Config, log zerolog.Logger, l *link) *suspector {
-	return &suspector{config: c, log: log, link: l, hurry: make(chan struct{}, 1), sick: map[config.ShardID]sickness{}}
+func NewSuspector(c config.Config, log zerolog.Logger, l *Link) *Suspector {
+	return &Suspector{config: c, log: log, link: l, hurry: make(chan struct{}, 1), sick: map[config.ShardID]sickness{}}
 }
 
 // sickness is why a primary cannot be used.
 type sickness struct{ address, reason string }
 
-// poolsSeen counts clients.
-type poolsSeen struct {
-	clients int
-	waiting map[string]int // by database
+// ClientCounts counts clients.
+type ClientCounts struct {
+	Clients int
+	Waiting map[string]int // by database
 }
 
-// clients returns how many clients are connected and, by database, wait; nil when
+// Clients returns how many clients are connected and, by database, wait; nil when
 // that is not known.
-func (s *suspector) clients() *poolsSeen {
+func (s *Suspector) Clients() *ClientCounts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.seen
 }
 
-func (s *suspector) see(seen *poolsSeen) {
+func (s *Suspector) see(seen *ClientCounts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen = seen
 }
 
-// ill tells whether the primary of a shard is known not to answer.
-func (s *suspector) ill(id config.ShardID, leader cluster.RouteMember) bool {
+// Ill tells whether the primary of a shard is known not to answer.
+func (s *Suspector) Ill(id config.ShardID, leader cluster.RouteMember) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sick[id].address == addressOf(leader)
@@ -112,7 +112,7 @@ func (s *suspector) ill(id config.ShardID, leader cluster.RouteMember) bool {
 
 // ended is told of a connection that has ended. When it may have been one to a
 // primary the pools are looked at; a zero remote may have been anything.
-func (s *suspector) ended(remote netip.AddrPort) {
+func (s *Suspector) ended(remote netip.AddrPort) {
 	s.mu.Lock()
 	of := !remote.IsValid() || s.ports == nil || s.ports[int(remote.Port())]
 	s.mu.Unlock()
@@ -124,22 +124,22 @@ func (s *suspector) ended(remote netip.AddrPort) {
 	}
 }
 
-// primary is where the writers of a shard go.
-type primary struct {
-	id     config.ShardID
-	leader cluster.RouteMember
-	// dbName is a database there, databases are PgBouncer's that lead there.
-	dbName    string
-	databases []string
+// Primary is where the writers of a shard go.
+type Primary struct {
+	ID     config.ShardID
+	Leader cluster.RouteMember
+	// DBName is a database there, databases are PgBouncer's that lead there.
+	DBName    string
+	Databases []string
 }
 
-func (p *primary) address() string { return addressOf(p.leader) }
+func (p *Primary) address() string { return addressOf(p.Leader) }
 
 // ownersOf finds the primaries by the databases that lead to them.
-func ownersOf(primaries []primary) map[string]*primary {
-	owners := make(map[string]*primary, len(primaries))
+func ownersOf(primaries []Primary) map[string]*Primary {
+	owners := make(map[string]*Primary, len(primaries))
 	for i := range primaries {
-		for _, name := range primaries[i].databases {
+		for _, name := range primaries[i].Databases {
 			owners[name] = &primaries[i]
 		}
 	}
@@ -147,10 +147,10 @@ func ownersOf(primaries []primary) map[string]*primary {
 }
 
 // listensOn notes where primaries listen.
-func (s *suspector) listensOn(owners map[string]*primary) {
+func (s *Suspector) listensOn(owners map[string]*Primary) {
 	ports := map[int]bool{}
 	for _, v := range owners {
-		ports[v.leader.Port] = true
+		ports[v.Leader.Port] = true
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,17 +159,17 @@ func (s *suspector) listensOn(owners map[string]*primary) {
 
 func addressOf(m cluster.RouteMember) string { return net.JoinHostPort(m.Host, strconv.Itoa(m.Port)) }
 
-// run looks until ctx is done.
-func (s *suspector) run(ctx context.Context) {
-	console := newConsole(s.config)
-	defer console.close()
+// Run looks until ctx is done.
+func (s *Suspector) Run(ctx context.Context) {
+	console := NewConsole(s.config)
+	defer console.Close()
 	probes := newProber(s)
 	defer probes.running.Wait()
 	probes.running.Go(func() { (&endings{log: s.log, ended: s.ended}).run(ctx) })
 	probes.running.Go(func() { probes.confirm(ctx) })
 	working := map[string]int{} // server connections at the last look, by database
 	var (
-		owners  map[string]*primary // by database that leads to a primary
+		owners  map[string]*Primary // by database that leads to a primary
 		changes uint64
 	)
 	pace := time.NewTimer(suspectLeast)
@@ -185,12 +185,12 @@ func (s *suspector) run(ctx context.Context) {
 				return
 			}
 		}
-		if !s.link.now().Up {
+		if !s.link.Now().Up {
 			s.see(nil)
-			console.close()
+			console.Close()
 		} else {
-			if now := s.changes(); changes != now {
-				owners, changes = ownersOf(s.primaries()), now
+			if now := s.Changes(); changes != now {
+				owners, changes = ownersOf(s.Primaries()), now
 				s.listensOn(owners)
 			}
 			for _, one := range s.suspects(ctx, console, owners, working) {
@@ -212,7 +212,7 @@ func (s *suspector) run(ctx context.Context) {
 
 // suspect is a shard whose primary is to be probed.
 type suspect struct {
-	*primary
+	*Primary
 	// working: PgBouncer has connections to it.
 	working bool
 }
@@ -220,7 +220,7 @@ type suspect struct {
 // suspects lists the shards whose primary is to be probed: those of pools that
 // have no working connection, but had some or need some; those whose clients wait
 // though there are connections; and all that are sick.
-func (s *suspector) suspects(ctx context.Context, console *console, owners map[string]*primary, working map[string]int) (list []suspect) {
+func (s *Suspector) suspects(ctx context.Context, console *Console, owners map[string]*Primary, working map[string]int) (list []suspect) {
 	var pools []pgbouncer.Pool
 	conn, err := console.use(ctx)
 	if err == nil {
@@ -232,18 +232,18 @@ func (s *suspector) suspects(ctx context.Context, console *console, owners map[s
 		return nil
 	}
 	now, wanted, slow := map[string]int{}, map[string]bool{}, map[string]bool{}
-	seen := &poolsSeen{waiting: map[string]int{}}
+	seen := &ClientCounts{Waiting: map[string]int{}}
 	defer s.see(seen)
 	for _, p := range pools {
-		seen.clients += p.ClientsActive + p.ClientsWaiting
+		seen.Clients += p.ClientsActive + p.ClientsWaiting
 		if p.ClientsWaiting > 0 {
-			seen.waiting[p.Database] += p.ClientsWaiting
+			seen.Waiting[p.Database] += p.ClientsWaiting
 		}
 		now[p.Database] += p.ServersActive + p.ServersIdle + p.ServersUsed + p.ServersTested
 		wanted[p.Database] = wanted[p.Database] || p.ClientsWaiting > 0 || p.ServersIn > 0
 		slow[p.Database] = slow[p.Database] || p.MaxWait >= suspectWait
 	}
-	suspected := map[*primary]bool{} // and whether there are connections
+	suspected := map[*Primary]bool{} // and whether there are connections
 	for _, names := range []map[string]int{now, working} {
 		for name := range names {
 			v := owners[name]
@@ -273,7 +273,7 @@ func (s *suspector) suspects(ctx context.Context, console *console, owners map[s
 
 // keepSick lists the shards whose primary is sick, and forgets primaries that are
 // none any more.
-func (s *suspector) keepSick(owners map[string]*primary) (list []*primary) {
+func (s *Suspector) keepSick(owners map[string]*Primary) (list []*Primary) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.sick) == 0 {
@@ -281,8 +281,8 @@ func (s *suspector) keepSick(owners map[string]*primary) (list []*primary) {
 	}
 	keep := map[config.ShardID]sickness{}
 	for _, v := range owners {
-		if one := s.sick[v.id]; one.address == v.address() {
-			keep[v.id] = one
+		if one := s.sick[v.ID]; one.address == v.address() {
+			keep[v.ID] = one
 			list = append(list, v)
 		}
 	}

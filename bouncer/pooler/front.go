@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -28,16 +28,16 @@ const (
 	frontUser = "lictor_health"
 )
 
-// front looks at PgBouncer as clients do: it begins a login at each address on which
+// Front looks at PgBouncer as clients do: it begins a login at each address on which
 // PgBouncer listens, and goes away at its first word. That word comes without a
 // primary; where it would not, silence is no fault. It comes as a user whom nobody has,
 // so that no pool is made for the sake of it.
-type front struct {
+type Front struct {
 	config config.Config
 	// served is a database that clients may ask for, empty: there is none; listening is
 	// where PgBouncer listens, up whether it answers.
 	served    func() string
-	listening func() listening
+	listening func() Listening
 	up        func() bool
 
 	mu      sync.Mutex
@@ -45,13 +45,13 @@ type front struct {
 	reasons []string
 }
 
-func newFront(c config.Config, served func() string, listens func() listening, up func() bool) *front {
-	return &front{config: c, served: served, listening: listens, up: up}
+func NewFront(c config.Config, served func() string, listens func() Listening, up func() bool) *Front {
+	return &Front{config: c, served: served, listening: listens, up: up}
 }
 
-// look tells why clients are not served. What one asks for serves all who ask within
+// Look tells why clients are not served. What one asks for serves all who ask within
 // frontPace, so it is not broken off when that one goes away.
-func (f *front) look(ctx context.Context) []string {
+func (f *Front) Look(ctx context.Context) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if time.Since(f.looked) < frontPace {
@@ -84,7 +84,7 @@ func (f *front) look(ctx context.Context) []string {
 }
 
 // knock begins a login.
-func (f *front) knock(ctx context.Context, a frontAddress, database string) error {
+func (f *Front) knock(ctx context.Context, a frontAddress, database string) error {
 	conn, err := new(net.Dialer).DialContext(ctx, a.network, a.address)
 	if err != nil {
 		return err
@@ -157,13 +157,13 @@ func askTLS(conn net.Conn) (yes bool, err error) {
 	return answer[0] == 'S', nil
 }
 
-// listening is where PgBouncer says that it listens.
-type listening struct{ hosts, port, socketDir string }
+// Listening is where PgBouncer says that it listens.
+type Listening struct{ hosts, port, socketDir string }
 
 type frontAddress struct{ network, address string }
 
 // addresses are those where this bouncer can knock.
-func (l listening) addresses(c config.Config) (list []frontAddress) {
+func (l Listening) addresses(c config.Config) (list []frontAddress) {
 	if l.port == "" {
 		return nil
 	}

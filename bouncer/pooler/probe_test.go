@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"os"
@@ -45,10 +45,10 @@ func TestProbeUsesTLSOfPgBouncer(t *testing.T) {
 	testkit.Must(t, err)
 	defer stop(9)
 	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: port}
-	v := &primary{id: "service/s1", leader: at, dbName: "postgres"}
+	v := &Primary{ID: "service/s1", Leader: at, DBName: "postgres"}
 	probe := func(settings map[string]any) *prober {
 		c := config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "app", Settings: settings}}
-		return newProber(newSuspector(c, zerolog.Nop(), nil))
+		return newProber(NewSuspector(c, zerolog.Nop(), nil))
 	}
 	for limit := time.Now().Add(time.Minute); probe(nil).greet(t.Context(), v) != nil; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(limit) {

@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -28,13 +28,13 @@ func TestGreeting(t *testing.T) {
 		at     cluster.RouteMember
 		serves bool
 	}{
-		"password": {fakePostgres(t, &pgproto3.AuthenticationSASL{AuthMechanisms: []string{"SCRAM-SHA-256"}}), true},
-		"full":     {fakePostgres(t, full), true},
-		"recovers": {fakePostgres(t, recovering), false},
+		"password": {bouncertest.FakePostgres(t, &pgproto3.AuthenticationSASL{AuthMechanisms: []string{"SCRAM-SHA-256"}}), true},
+		"full":     {bouncertest.FakePostgres(t, full), true},
+		"recovers": {bouncertest.FakePostgres(t, recovering), false},
 		"refused":  {free, false},
 	} {
-		v := &primary{id: "service/s1", leader: test.at, dbName: "s1"}
-		p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil))
+		v := &Primary{ID: "service/s1", Leader: test.at, DBName: "s1"}
+		p := newProber(NewSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil))
 		knock := func(working bool) (err error) {
 			late := net.Error(nil)
 			for again := true; again; again = errors.As(err, &late) && late.Timeout() { // a busy machine says nothing
@@ -68,14 +68,14 @@ func TestBusyHostIsNotSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: name.(*unix.SockaddrInet4).Port}
-	v := &primary{id: "service/s1", leader: at, dbName: "s1"}
+	v := &Primary{ID: "service/s1", Leader: at, DBName: "s1"}
 	for full := false; !full; { // nobody accepts, until the kernel takes no more
 		conn, err := net.DialTimeout("tcp", v.address(), 100*time.Millisecond)
 		if full = err != nil; !full {
 			defer conn.Close()
 		}
 	}
-	p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil))
+	p := newProber(NewSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil))
 	if _, err := p.knock(t.Context(), suspect{v, true}); err != nil {
 		t.Errorf("with connections: %v", err)
 	}
@@ -106,7 +106,7 @@ func TestEndingsAreHeard(t *testing.T) {
 	defer cancel()
 	want := netip.MustParseAddrPort(listener.Addr().String())
 	var first sync.Once
-	failed := &logBuffer{}
+	failed := &bouncertest.Log{}
 	e := &endings{log: zerolog.New(failed), ended: func(remote netip.AddrPort) {
 		if remote == want {
 			first.Do(func() { close(heard) })
@@ -141,8 +141,8 @@ func TestEndingsAreHeard(t *testing.T) {
 
 // An end of a connection makes the pools be looked at if it may be a primary's.
 func TestEndingsHurryTheLook(t *testing.T) {
-	s := newSuspector(config.Config{}, zerolog.Nop(), nil)
-	s.listensOn(map[string]*primary{"s1": {leader: cluster.RouteMember{Host: "db1", Port: 5432}}})
+	s := NewSuspector(config.Config{}, zerolog.Nop(), nil)
+	s.listensOn(map[string]*Primary{"s1": {Leader: cluster.RouteMember{Host: "db1", Port: 5432}}})
 	for remote, hurries := range map[netip.AddrPort]bool{
 		netip.MustParseAddrPort("10.0.0.1:5432"): true, netip.MustParseAddrPort("10.0.0.1:8500"): false, {}: true,
 	} {
@@ -175,7 +175,7 @@ func TestProbeTellsNoPassword(t *testing.T) {
 			if err != nil {
 				return
 			}
-			if backend, err := fakeStartup(conn); err == nil {
+			if backend, err := bouncertest.FakeStartup(conn); err == nil {
 				backend.Send(&pgproto3.AuthenticationCleartextPassword{})
 				_ = backend.Flush()
 				_ = backend.SetAuthType(pgproto3.AuthTypeCleartextPassword)
@@ -188,8 +188,8 @@ func TestProbeTellsNoPassword(t *testing.T) {
 	}()
 	defer l.Close()
 	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
-	v := &primary{id: "service/s1", leader: at, dbName: "s1"}
-	p := newProber(newSuspector(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "pooler", Password: "secret"}}, zerolog.Nop(), nil))
+	v := &Primary{ID: "service/s1", Leader: at, DBName: "s1"}
+	p := newProber(NewSuspector(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "pooler", Password: "secret"}}, zerolog.Nop(), nil))
 	if _, err := p.ask(t.Context(), v); err != nil {
 		t.Errorf("it serves: %v", err)
 	}

@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
-// pauser runs PAUSE commands, many at a time by one connection. Nobody waits for their
+// Pauser runs PAUSE commands, many at a time by one connection. Nobody waits for their
 // answers, which come when the transactions of all paused databases have ended.
-type pauser struct {
+type Pauser struct {
 	config config.Config
 	// notify is called when an answer has come.
 	notify func()
@@ -26,10 +26,10 @@ type pauser struct {
 	waiting sync.WaitGroup
 }
 
-func newPauser(c config.Config, notify func()) *pauser { return &pauser{config: c, notify: notify} }
+func NewPauser(c config.Config, notify func()) *Pauser { return &Pauser{config: c, notify: notify} }
 
-// warm makes a connection ready, so that the next PAUSE does not wait for a login.
-func (p *pauser) warm(ctx context.Context) {
+// Warm makes a connection ready, so that the next PAUSE does not wait for a login.
+func (p *Pauser) Warm(ctx context.Context) {
 	conn := p.take()
 	if conn == nil {
 		var err error
@@ -40,7 +40,7 @@ func (p *pauser) warm(ctx context.Context) {
 	p.keep(conn)
 }
 
-func (p *pauser) take() *pgbouncer.Conn {
+func (p *Pauser) take() *pgbouncer.Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	conn := p.ready
@@ -48,7 +48,7 @@ func (p *pauser) take() *pgbouncer.Conn {
 	return conn
 }
 
-func (p *pauser) keep(conn *pgbouncer.Conn) {
+func (p *Pauser) keep(conn *pgbouncer.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || p.ready != nil || conn.Closed() {
@@ -58,10 +58,10 @@ func (p *pauser) keep(conn *pgbouncer.Conn) {
 	p.ready = conn
 }
 
-// pause makes new queries of the databases wait. After an error that is none of
+// Pause makes new queries of the databases wait. After an error that is none of
 // PgBouncer's own words (ErrRefused) some may be paused, now or in a moment.
-func (p *pauser) pause(ctx context.Context, databases []string) error {
-	bound, cancel := context.WithTimeout(ctx, linkBound)
+func (p *Pauser) Pause(ctx context.Context, databases []string) error {
+	bound, cancel := context.WithTimeout(ctx, CommandBound)
 	defer cancel()
 	conn := p.take()
 	kept := conn != nil
@@ -96,8 +96,8 @@ func (p *pauser) pause(ctx context.Context, databases []string) error {
 
 // await waits for the answer to a PAUSE, in place of that to an earlier one: it comes
 // when all paused databases are quiet.
-func (p *pauser) await(ctx context.Context, conn *pgbouncer.Conn) {
-	p.quit()
+func (p *Pauser) await(ctx context.Context, conn *pgbouncer.Conn) {
+	p.Quit()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -107,15 +107,15 @@ func (p *pauser) await(ctx context.Context, conn *pgbouncer.Conn) {
 	ctx, p.ignore = context.WithCancel(ctx)
 	p.waiting.Go(func() {
 		defer conn.Close()
-		p.warm(ctx)
+		p.Warm(ctx)
 		if conn.AwaitPaused(ctx) == nil {
 			p.notify()
 		}
 	})
 }
 
-// quit stops waiting for an answer, which never comes to those who are resumed before.
-func (p *pauser) quit() {
+// Quit stops waiting for an answer, which never comes to those who are resumed before.
+func (p *Pauser) Quit() {
 	p.mu.Lock()
 	ignore := p.ignore
 	p.ignore = nil
@@ -126,18 +126,18 @@ func (p *pauser) quit() {
 	}
 }
 
-// forget drops connections to a PgBouncer that may have ended.
-func (p *pauser) forget() {
-	p.quit()
+// Forget drops connections to a PgBouncer that may have ended.
+func (p *Pauser) Forget() {
+	p.Quit()
 	if conn := p.take(); conn != nil {
 		conn.Close()
 	}
 }
 
-// close drops everything.
-func (p *pauser) close() {
+// Close drops everything.
+func (p *Pauser) Close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
-	p.forget()
+	p.Forget()
 }

@@ -1,4 +1,4 @@
-package bouncer
+package pooler
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 func TestCutterWaitsForNoResolver(t *testing.T) {
 	speak, notified := make(chan struct{}), make(chan struct{}, 100)
 	asked := make(chan string, 100)
-	c := newCutter(config.Config{}, zerolog.Nop(), func() { notified <- struct{}{} })
+	c := NewCutter(config.Config{}, zerolog.Nop(), func() { notified <- struct{}{} })
 	c.resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
 		if addr, err := netip.ParseAddr(host); err == nil {
 			return []netip.Addr{addr}, nil
@@ -34,11 +34,11 @@ func TestCutterWaitsForNoResolver(t *testing.T) {
 			return nil, ctx.Err()
 		}
 	}
-	list := []deposed{{"a", "10.1.1.1", 5432}, {"u", "unknown", 5432}}
+	list := []Deposed{{"a", "10.1.1.1", 5432}, {"u", "unknown", 5432}}
 	for i := range 20 {
-		list = append(list, deposed{"d" + strconv.Itoa(i), strconv.Itoa(i), 5432})
+		list = append(list, Deposed{"d" + strconv.Itoa(i), strconv.Itoa(i), 5432})
 	}
-	c.deposed(list)
+	c.Depose(list)
 	first := c.places(t.Context())
 	if !first.addresses[netip.MustParseAddrPort("10.1.1.1:5432")] || len(first.addresses) != 1 {
 		t.Errorf("at first %v", first.addresses)
