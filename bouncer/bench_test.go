@@ -23,7 +23,7 @@ func benchPairs(b *testing.B, config config.Config) []pair {
 	b.Helper()
 	var pairs []pair
 	for i := range benchShards {
-		r := testRoute(fmt.Sprintf("10.0.%d.%d", i/250, i%250+1))
+		r := someRoute(fmt.Sprintf("10.0.%d.%d", i/250, i%250+1))
 		for m := range 2 {
 			r.Replicas = append(r.Replicas, cluster.RouteMember{Name: fmt.Sprintf("db%d", m), Host: fmt.Sprintf("10.%d.%d.%d", m+1, i/250, i%250+1), Port: 5432})
 		}
@@ -32,7 +32,7 @@ func benchPairs(b *testing.B, config config.Config) []pair {
 			b.Fatal(err)
 		}
 		key := cluster.NewKeys("", fmt.Sprintf("shard%04d", i), config.RoutesPrefix).Route()
-		pairs = append(pairs, pair{key, value, uint64(i + 1), 0})
+		pairs = append(pairs, pair{Key: key, Value: value, ModifyIndex: uint64(i + 1)})
 	}
 	return pairs
 }
@@ -52,7 +52,7 @@ func BenchmarkRender(b *testing.B) {
 	config := benchConfig()
 	book := newBook(config)
 	book.merge(answer{Pairs: benchPairs(b, config), KnownLeader: true})
-	shards, _ := book.known()
+	shards, _ := routesOf(book)
 	feed := newFeed(nil)
 	defer feed.close()
 	r := &renderer{config: config, feed: feed}

@@ -228,6 +228,19 @@ func (b *book) knows(id config.ShardID) bool {
 	return found && b.serves(id)
 }
 
+// missing are configured shards of which nothing is known.
+func (b *book) missing() (list []config.ShardID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id := range b.only {
+		if _, found := b.shards[id]; !found {
+			list = append(list, id)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
 // hosts are those of all members that routes have.
 func (b *book) hosts() (hosts []string) {
 	b.mu.Lock()
@@ -349,4 +362,17 @@ func (b *book) report(problems map[string]error) (news, solved []problem) {
 	}
 	b.problems = problems
 	return news, solved
+}
+
+// checkShard refuses the key of a route that does not name a shard; the members that
+// a route names have been checked by cluster.Route.
+func checkShard(id config.ShardID) error {
+	namespace, scope := id.Split()
+	if err := cluster.CheckNamespace(namespace); err != nil {
+		return fmt.Errorf("its namespace %s %w", printable.Quote(namespace), err)
+	}
+	if err := cluster.CheckName(scope); err != nil {
+		return fmt.Errorf("its scope %s %w", printable.Quote(scope), err)
+	}
+	return nil
 }

@@ -10,9 +10,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/config"
-	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 const ownSystem, otherSystem = "7000000000000000001", "7000000000000000002"
@@ -145,79 +143,4 @@ func TestBookServesConfiguredShardsOnly(t *testing.T) {
 	if known := knownTo(b); len(known) != 1 || len(b.trouble()) != 0 {
 		t.Fatalf("known %v, problems %v", known, b.trouble())
 	}
-}
-
-func TestStateSurvives(t *testing.T) {
-	path := t.TempDir() + "/state.json"
-	b := newBook(config.Config{RoutesPrefix: "p"})
-	b.merge(answer{KnownLeader: true, Pairs: []pair{testPair(t, "p/routes/service/s1", 7, testRoute("a"))}})
-	if err := (savedState{Version: stateVersion, RoutesPrefix: "p", Session: "x", Routes: knownTo(b)}).save(path); err != nil {
-		t.Fatal(err)
-	}
-	s, err := loadState(path, "p")
-	if err != nil || s.Session != "x" {
-		t.Fatalf("%+v %v", s, err)
-	}
-	again := newBook(config.Config{RoutesPrefix: "p"})
-	again.restore(s.Routes)
-	k := knownTo(again)["service/s1"]
-	if k.Route.Leader.Host != "a" || k.ModifyIndex != 7 || k.Confirmed {
-		t.Fatalf("restored %+v", k)
-	}
-	// Consul's word confirms it, which may be what starts a hold.
-	if out := again.merge(answer{KnownLeader: true, Pairs: []pair{testPair(t, "p/routes/service/s1", 7, testRoute("a"))}}); len(out.Changed) != 1 {
-		t.Fatalf("confirmation changed %v", out.Changed)
-	}
-	if s, err := loadState(path, "another"); err != nil || len(s.Routes) != 0 {
-		t.Fatalf("another prefix: %+v %v", s, err)
-	}
-	if _, err := install(path, []byte("{")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := loadState(path, "p"); err == nil {
-		t.Fatal("a damaged file is no error")
-	}
-}
-
-// FuzzRoute: whatever Consul holds, what is known can be rendered, and what is
-// rendered says exactly what is known.
-func FuzzRoute(f *testing.F) {
-	good, err := json.Marshal(testRoute("10.0.0.1"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add("service/s1", good)
-	f.Add("a b/c;d", []byte(strings.Replace(string(good), "m-10.0.0.1", `]\"'\\`, 1)))
-	f.Add("x/[pgbouncer]", good)
-	f.Add("x/a=b", good)
-	f.Add("x/"+strings.Repeat("long", 20), good)
-	c := config.Config{
-		Name: "b1", Consul: settings.Consul{Host: "127.0.0.1:8500"}, PgBouncer: config.PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"},
-	}
-	f.Fuzz(func(t *testing.T, id string, value []byte) {
-		b := newBook(c)
-		b.merge(answer{KnownLeader: true, Pairs: []pair{{"lictor/routes/" + id, value, 1, 0}, {"lictor/routes/service/whole", good, 1, 0}}})
-		views, _ := view(c, knownTo(b), pgbouncer.Version{})
-		if !slices.ContainsFunc(views, func(v *ShardView) bool { return v.Scope == "whole" || v.Scope == "whole_ro" }) {
-			t.Fatal("one shard displaced another")
-		}
-		feed := newFeed(nil)
-		defer feed.close()
-		r := &renderer{config: c, feed: feed}
-		source, err := r.source()
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := r.render(source, views, pgbouncer.Version{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		file, err := check(text, views, c, pgbouncer.Version{})
-		if err != nil {
-			t.Fatalf("%v\n%s", err, text)
-		}
-		if len(file.Databases) != 2*len(views) || file.Settings["admin_users"] != "pooler" {
-			t.Fatalf("%d shards, %d databases\n%s", len(views), len(file.Databases), text)
-		}
-	})
 }

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/consul/api"
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -166,24 +165,23 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consulPool, url strin
 	b.conductor = co
 	b.link = pooler.NewLink(c, log, co.notify)
 	b.files = newFileKeepers(c, log, b.book, b.link, pool)
-	b.watcher = newWatcher(log, pool, b.book, b.handovers, func() {
+	changed := func() {
 		co.notify()
 		b.keeper.notify()
 		for _, f := range b.files {
 			f.notify()
 		}
-	})
+	}
+	b.watcher = newWatcher(log, pool, b.book, b.handovers, changed)
 	b.watcher.holding = co.holding.Load
-	b.patroni = &patroniFollower{config: c, log: log, pool: pool, book: b.book, changed: b.watcher.changed, answered: b.watcher.hasAnswered}
+	b.patroni = newPatroniFollower(c, log, pool, b.book, changed, b.watcher.hasAnswered)
 	b.presence = &presence{
 		log: log, pool: pool, key: c.Keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
 		change: make(chan struct{}, 1), remember: b.keeper.rememberSession,
 		value: func() cluster.Bouncer { return presenceOf(c, url, b.link.Now().Version, co.shards()) },
 	}
 	pool.moved = b.presence.notify
-	b.respond = &responder{
-		log: log, pool: pool, name: c.Name, prefix: c.RoutesPrefix, handovers: b.handovers, session: b.keeper.currentSession,
-	}
+	b.respond = newResponder(log, pool, c.Name, c.RoutesPrefix, b.handovers, b.keeper.currentSession)
 	co.suspector = pooler.NewSuspector(c, log, b.link)
 	co.suspector.Primaries, co.suspector.Changes = func() []pooler.Primary { return primariesOf(c, b.book) }, b.book.version
 	co.suspector.Notify, co.suspector.Refresh = co.notify, b.watcher.refresh
@@ -201,9 +199,19 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consulPool, url strin
 	return b
 }
 
+// routesOf is what the book knows of every shard, as it is rendered.
+func routesOf(b *book) (list map[config.ShardID]shardRoute, changes uint64) {
+	known, changes := b.known()
+	list = make(map[config.ShardID]shardRoute, len(known))
+	for id, k := range known {
+		list[id] = shardRoute{Route: k.Route, Index: k.ModifyIndex, CreateIndex: k.CreateIndex, First: k.First, Confirmed: k.Confirmed}
+	}
+	return list, changes
+}
+
 // primariesOf are the primaries of all shards that the book knows.
 func primariesOf(c config.Config, b *book) []pooler.Primary {
-	known, _ := b.known()
+	known, _ := routesOf(b)
 	views, _ := view(c, known, anyName())
 	list := make([]pooler.Primary, len(views))
 	for i, v := range views {
@@ -365,7 +373,7 @@ func renderOnce(ctx context.Context, c config.Config, template string, version p
 	if err == nil {
 		b.merge(a)
 	}
-	shards, _ := b.known()
+	shards, _ := routesOf(b)
 	if err != nil && len(shards) == 0 {
 		return nil, nil, errors.Join(err, stateErr)
 	}
@@ -391,21 +399,4 @@ func renderOnce(ctx context.Context, c config.Config, template string, version p
 		errs = append(errs, problem)
 	}
 	return text, views, errors.Join(errs...)
-}
-
-// consulClients makes a client for each configured address.
-func consulClients(c config.Config) ([]*api.Client, error) {
-	configs, err := c.Consul.ClientConfigs()
-	if err != nil {
-		return nil, err
-	}
-	var clients []*api.Client
-	for _, config := range configs {
-		client, err := api.NewClient(config)
-		if err != nil {
-			return nil, fmt.Errorf("consul %s: %w", config.Address, err)
-		}
-		clients = append(clients, client)
-	}
-	return clients, nil
 }

@@ -8,23 +8,9 @@ import (
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
-
-// checkShard refuses the key of a route that does not name a shard; the members that
-// a route names have been checked by cluster.Route.
-func checkShard(id config.ShardID) error {
-	namespace, scope := id.Split()
-	if err := cluster.CheckNamespace(namespace); err != nil {
-		return fmt.Errorf("its namespace %s %w", printable.Quote(namespace), err)
-	}
-	if err := cluster.CheckName(scope); err != nil {
-		return fmt.Errorf("its scope %s %w", printable.Quote(scope), err)
-	}
-	return nil
-}
 
 // check reads a rendered pgbouncer.ini and tells whether it may be installed:
 // it can be parsed, every shard is in it with the primary that is known, and

@@ -174,9 +174,9 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 
 // views is what is known of the shards, made anew only when that has changed: the
 // regular look at PgBouncer must cost little at a thousand shards.
-func (c *conductor) views(version pgbouncer.Version) (views []*ShardView, left []problem, changes uint64) {
+func (c *conductor) views(version pgbouncer.Version) (views []*ShardView, left []leftOut, changes uint64) {
 	if c.seen == nil || c.seen.changes != c.book.version() || c.seen.version != version {
-		shards, changes := c.book.known()
+		shards, changes := routesOf(c.book)
 		views, left := view(c.config, shards, version)
 		c.seen = &viewed{views, left, changes, version}
 	}
@@ -186,7 +186,7 @@ func (c *conductor) views(version pgbouncer.Version) (views []*ShardView, left [
 // viewed is what view made of the book.
 type viewed struct {
 	views   []*ShardView
-	left    []problem
+	left    []leftOut
 	changes uint64
 	version pgbouncer.Version
 }

@@ -9,7 +9,13 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
+
+// requestBound bounds one request of attempt. It also is how soon a Consul agent that
+// hangs is found out.
+const requestBound = 2 * time.Second
 
 // consulPool is the list of Consul addresses, one of which is in use. Whoever
 // meets a failure moves everybody on to the next address: the presence's
@@ -51,6 +57,9 @@ func (p *consulPool) client(number int) *api.Client { return p.clients[number%le
 
 // single tells whether there is no other address to turn to.
 func (p *consulPool) single() bool { return len(p.clients) == 1 }
+
+// size is the number of addresses.
+func (p *consulPool) size() int { return len(p.clients) }
 
 // inUse is the number of the client in use.
 func (p *consulPool) inUse() int {
@@ -139,4 +148,46 @@ func (p *consulPool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.endTerm()
+}
+
+// consulClients makes a client for each configured address.
+func consulClients(c config.Config) ([]*api.Client, error) {
+	configs, err := c.Consul.ClientConfigs()
+	if err != nil {
+		return nil, err
+	}
+	var clients []*api.Client
+	for _, config := range configs {
+		client, err := api.NewClient(config)
+		if err != nil {
+			return nil, fmt.Errorf("consul %s: %w", config.Address, err)
+		}
+		clients = append(clients, client)
+	}
+	return clients, nil
+}
+
+// attempt runs one bounded request and moves on to the next Consul address when
+// this one gives no answer.
+func attempt[T any](parent context.Context, pool *consulPool, request func(context.Context, *api.Client) (T, error)) (T, error) {
+	ctx, client, number, end := pool.use(parent)
+	defer end()
+	ctx, cancel := context.WithTimeout(ctx, requestBound)
+	defer cancel()
+	result, err := request(ctx, client)
+	if err != nil && parent.Err() == nil && noAnswer(err) {
+		pool.fail(number)
+	}
+	return result, err
+}
+
+// errNoLeader: the answer came from a Consul that has no leader.
+var errNoLeader = errors.New("consul has no leader")
+
+// led makes an answer without a leader an error.
+func led(meta *api.QueryMeta, err error) error {
+	if err == nil && !meta.KnownLeader {
+		return errNoLeader
+	}
+	return err
 }

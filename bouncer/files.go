@@ -103,7 +103,7 @@ func (k *fileKeeper) bring(ctx context.Context, console *pooler.Console, due *bo
 	if err != nil {
 		return err
 	}
-	known, _ := k.book.known()
+	known, _ := routesOf(k.book)
 	views, _ := view(k.config, known, anyName())
 	text, err := k.renderer.render(source, views, k.link.Now().Version)
 	if err != nil {

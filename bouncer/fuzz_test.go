@@ -2,159 +2,55 @@ package bouncer
 
 import (
 	"encoding/json"
-	"fmt"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/hashicorp/consul-template/dependency"
-	"github.com/hashicorp/consul/api"
-
-	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
-	"github.com/lictor-ha/lictor/templates"
 )
 
-// Whatever stands in a key of a handover: it holds clients only if it is whole, and
-// never longer than it may.
-func FuzzHandover(f *testing.F) {
-	good, err := json.Marshal(cluster.Handover{ID: "x", Leader: "db1", DeadlineMS: 1000, State: cluster.HandoverAnnounced})
+// FuzzRoute: whatever Consul holds, what is known can be rendered, and what is
+// rendered says exactly what is known.
+func FuzzRoute(f *testing.F) {
+	good, err := json.Marshal(someRoute("10.0.0.1"))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add("service/s1", good, "session")
-	f.Add("service/s1", []byte(`{"id":"x","leader":"a","deadline_ms":1e99,"state":"announced"}`), "session")
-	f.Add("s1", good, "")
-	f.Add("a/b/c/", []byte(`[]`), "s")
-	f.Fuzz(func(t *testing.T, id string, value []byte, session string) {
-		now := time.Unix(1000, 0)
-		h := newHandovers(cluster.NewKeys("", "", ""), func(config.ShardID) bool { return true })
-		h.clock = func() time.Time { return now }
-		_, _, problems := h.merge(api.KVPairs{{Key: "lictor/handovers/" + id, Value: value, ModifyIndex: 5, Session: session}}, 5)
-		route := cluster.Route{State: cluster.RouteOpen, Leader: cluster.RouteMember{Name: "db1"}}
-		held := h.holds(config.ShardID(id), route, 1)
-		parsed, err := cluster.ParseHandover(value)
-		if held != nil && (err != nil || session == "" || parsed.State != cluster.HandoverAnnounced || len(problems) > 0) {
-			t.Fatalf("it holds: %+v, %v, %v", held, err, problems)
-		}
-		now = now.Add(cluster.MaxHandoverDeadline)
-		if h.holds(config.ShardID(id), route, 1) != nil {
-			t.Fatal("it holds for ever")
-		}
-	})
-}
-
-// Whatever Patroni's keys hold: what comes of them is a route or an error.
-func FuzzPatroniKeys(f *testing.F) {
-	f.Add("7", "a", `{"conn_url":"postgres://10.0.0.1:5433/postgres","role":"master","state":"running","timeline":3}`, `{"optime":1}`)
-	f.Add("7", "a", `{"conn_url":"postgres://h:99999/","role":"replica","timeline":-1}`, `1`)
-	f.Add("", "b", `{"conn_url":"postgres://%zz"}`, ``)
-	f.Add("7", "a", `{"conn_url":"postgres://a b:1/","role":"primary","state":"running"}`, `{}`)
-	c := config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}}, RoutesPrefix: "lictor"}
-	f.Fuzz(func(t *testing.T, initialize, leader, member, status string) {
-		s := patroniKVs(func(v map[string]string) {
-			v["initialize"], v["leader"], v["status"] = initialize, leader, status
-			v["members/a"] = member
-			v["members/c"] = strings.Replace(member, "master", "replica", 1)
-		})
-		route, index, err := patroniRoute(s, nil, 1000, time.Unix(1000, 0))
-		if err != nil {
-			return
-		}
+	f.Add("service/s1", good)
+	f.Add("a b/c;d", []byte(strings.Replace(string(good), "m-10.0.0.1", `]\"'\\`, 1)))
+	f.Add("x/[pgbouncer]", good)
+	f.Add("x/a=b", good)
+	f.Add("x/"+strings.Repeat("long", 20), good)
+	c := config.Config{
+		Name: "b1", Consul: settings.Consul{Host: "127.0.0.1:8500"}, PgBouncer: config.PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"},
+	}
+	f.Fuzz(func(t *testing.T, id string, value []byte) {
 		b := newBook(c)
-		if _, err := b.followed("service/s1", route, index); err != nil {
-			if _, found := b.get("service/s1"); found {
-				t.Fatalf("refused, and taken: %v", err)
-			}
-			return
+		b.merge(answer{KnownLeader: true, Pairs: []pair{{Key: "lictor/routes/" + id, Value: value, ModifyIndex: 1}, {Key: "lictor/routes/service/whole", Value: good, ModifyIndex: 1}}})
+		routes, _ := routesOf(b)
+		views, _ := view(c, routes, pgbouncer.Version{})
+		if !slices.ContainsFunc(views, func(v *ShardView) bool { return v.Scope == "whole" || v.Scope == "whole_ro" }) {
+			t.Fatal("one shard displaced another")
 		}
-		k, found := b.get("service/s1")
-		if !found || k.Route.Validate() != nil || checkShard("service/s1") != nil {
-			t.Fatalf("%+v", k)
-		}
-	})
-}
-
-// FuzzHAProxy: whatever stands in Consul, each line of the shipped haproxy.cfg is one that
-// the template has, and no shard takes a line from another.
-func FuzzHAProxy(f *testing.F) {
-	good, err := json.Marshal(testRoute("10.0.0.1"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add("service/s1", good, `{"api_url":"http://10.0.0.1:8008/patroni"}`)
-	f.Add("a/b:c", good, "{\"api_url\":\"http://h:8008\\nprogram x\\n    command id\"}")
-	f.Add("x/--x", good, `null`)
-	f.Add("x/y", []byte(strings.Replace(string(good), "m-10.0.0.1", `m\n    command id`, 1)), `[`)
-	f.Add("x/ä+b", good, `{"api_url":"https://[::1]"}`)
-	source, err := templates.Read(templates.HAProxy)
-	if err != nil {
-		f.Fatal(err)
-	}
-	c := config.Config{Name: "b1", PgBouncer: config.PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"}}
-	line := regexp.MustCompile(`^(|global|defaults|listen [A-Za-z0-9._:-]+_(primary|replica)|    (maxconn|mode|retries|timeout|bind|option|http-check|default-server) [ -~]+|` +
-		`    server [A-Za-z0-9._:-]+ [A-Za-z0-9._:%-]+:\d+ check port \d+)$`)
-	f.Fuzz(func(t *testing.T, id string, route []byte, member string) {
-		b := newBook(c)
-		b.merge(answer{KnownLeader: true, Pairs: []pair{{"lictor/routes/" + id, route, 1, 0}, {"lictor/routes/service/whole", good, 1, 0}}})
-		views, _ := view(c, knownTo(b), pgbouncer.Version{})
 		feed := newFeed(nil)
 		defer feed.close()
-		// Every member's key that the template asks for holds the same.
-		for _, v := range views {
-			for _, m := range append([]cluster.RouteMember{v.route.Leader}, v.route.Replicas...) {
-				d, err := dependency.NewKVGetQuery(cluster.NewKeys(v.Namespace, v.Scope, "").Member(m.Name))
-				if err != nil {
-					t.Fatalf("the key of a member is none: %v", err)
-				}
-				feed.brain.Remember(d, member)
-				feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
-			}
+		r := &renderer{config: c, feed: feed}
+		source, err := r.source()
+		if err != nil {
+			t.Fatal(err)
 		}
-		r := &renderer{config: c, feed: feed, label: templates.HAProxy}
 		text, err := r.render(source, views, pgbouncer.Version{})
 		if err != nil {
-			t.Fatalf("%q %q %q: %v", id, route, member, err)
+			t.Fatal(err)
 		}
-		for l := range strings.SplitSeq(string(text), "\n") {
-			if !line.MatchString(l) {
-				t.Errorf("%q %q %q: line %q", id, route, member, l)
-			}
-		}
-		if !strings.Contains(string(text), "listen whole_primary\n") && !strings.Contains(string(text), ":whole_primary\n") && !strings.Contains(string(text), "3awhole_primary") {
-			t.Errorf("%q displaced another shard:\n%s", id, text)
-		}
-	})
-}
-
-// FuzzServices: an instance of a service that passes is made of words, hosts and ports.
-func FuzzServices(f *testing.F) {
-	f.Add("svc", "10.0.0.1", "tag", "note", 80)
-	f.Add("svc\nx", "10.0.0.1 check", "a b", "x\nprogram", -1)
-	f.Add("", "", "", "", 0)
-	f.Add("--x", "::1", "\x1b", "\u202e", 99999)
-	f.Fuzz(func(t *testing.T, name, address, tag, note string, port int) {
-		s := &dependency.HealthService{
-			Name: name, ID: name, Node: name, Address: address, NodeAddress: address, Port: port, Tags: []string{tag, "t"},
-			ServiceMeta: map[string]string{"note": note, tag: "x"}, NodeTaggedAddresses: map[string]string{"wan": address},
-			ServiceTaggedAddresses: map[string]api.ServiceAddress{"wan": {Address: address, Port: port}},
-		}
-		clean, err := cleanService(s)
+		file, err := check(text, views, c, pgbouncer.Version{})
 		if err != nil {
-			if !printable.Printable(strings.ReplaceAll(err.Error(), "\n", "")) {
-				t.Errorf("%q", err)
-			}
-			return
+			t.Fatalf("%v\n%s", err, text)
 		}
-		text := fmt.Sprint(clean.Name, clean.ID, clean.Node, clean.Address, clean.NodeAddress, clean.Tags, clean.ServiceMeta, clean.NodeTaggedAddresses, clean.ServiceTaggedAddresses)
-		if !printable.Printable(text) || strings.ContainsAny(text, "'\"\\`$;|&<>()*?!#") || clean.Port < 0 || clean.Port > 65535 {
-			t.Errorf("%q passes", text)
-		}
-		if n, err := haproxyName(name); err == nil && !regexp.MustCompile(`^[A-Za-z0-9._:-]+$`).MatchString(n) {
-			t.Errorf("%q is %q to HAProxy", name, n)
+		if len(file.Databases) != 2*len(views) || file.Settings["admin_users"] != "pooler" {
+			t.Fatalf("%d shards, %d databases\n%s", len(views), len(file.Databases), text)
 		}
 	})
 }

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -210,13 +209,7 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 		s.Problems[key] = err.Error()
 	}
 	maps.Copy(s.Problems, a.conductor.problems())
-	known, _ := a.book.known()
-	for id := range maps.Keys(a.book.only) {
-		if _, found := known[id]; !found {
-			s.Missing = append(s.Missing, id)
-		}
-	}
-	slices.Sort(s.Missing)
+	s.Missing = a.book.missing()
 	return s
 }
 

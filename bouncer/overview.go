@@ -46,8 +46,11 @@ type RouteRow struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// overviewBound bounds a question to one bouncer.
-const overviewBound = 3 * time.Second
+const (
+	// overviewBound bounds a question to one bouncer, listBound one to Consul.
+	overviewBound = 3 * time.Second
+	listBound     = 5 * time.Second
+)
 
 // Overview asks Consul for all routes and bouncers, and every bouncer what it has
 // made of them. c need not be the configuration of one of them.
@@ -62,7 +65,7 @@ func Overview(ctx context.Context, c config.Config) ([]RouteRow, error) {
 	}
 	defer pool.close()
 	list := func(prefix string) (api.KVPairs, error) {
-		ctx, cancel := context.WithTimeout(ctx, readBound)
+		ctx, cancel := context.WithTimeout(ctx, listBound)
 		defer cancel()
 		pairs, err := hedged(ctx, pool, func(ctx context.Context, c *api.Client) (api.KVPairs, error) {
 			pairs, meta, err := c.KV().List(prefix, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))

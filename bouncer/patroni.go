@@ -24,6 +24,8 @@ const (
 	// member's key is watched.
 	patroniPromotion = time.Second
 	patroniBound     = 5 * time.Second
+	// patroniBackoff is the least pause after an error.
+	patroniBackoff = 200 * time.Millisecond
 	// patroniRate is how many times a second a shard may be read.
 	patroniRate = 5
 	// patroniSurvey is how often it is looked which shards are Patroni's.
@@ -42,6 +44,12 @@ type patroniFollower struct {
 	changed func()
 	// answered tells whether Consul has said which routes there are.
 	answered func() bool
+}
+
+func newPatroniFollower(
+	c config.Config, log zerolog.Logger, pool *consulPool, b *book, changed func(), answered func() bool,
+) *patroniFollower {
+	return &patroniFollower{config: c, log: log, pool: pool, book: b, changed: changed, answered: answered}
 }
 
 // run follows until ctx is done.
@@ -81,14 +89,14 @@ func (p *patroniFollower) run(ctx context.Context) {
 func (p *patroniFollower) follow(ctx context.Context, s config.Shard) {
 	defer p.book.foundWrong(s.ID(), nil)
 	keys := cluster.NewKeys(s.Namespace, s.Scope, p.config.RoutesPrefix)
-	pause := watchBackoffLeast
+	pause := patroniBackoff
 	// A query on a leader that is not there returns whenever anything changes.
 	restarts := rate.NewLimiter(patroniRate, patroniRate)
 	for restarts.Wait(ctx) == nil {
 		snapshot, err := p.read(ctx, keys)
 		open := false
 		if err == nil {
-			pause = watchBackoffLeast
+			pause = patroniBackoff
 			open, err = p.take(s, snapshot)
 		}
 		p.note(ctx, s, err)

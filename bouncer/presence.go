@@ -26,9 +26,6 @@ const (
 	// presenceCheck is after how many renewals it is looked whether the key is
 	// still there: somebody may have deleted it.
 	presenceCheck = 6
-	// presenceBound bounds one request. It also is how soon a Consul agent that
-	// hangs is found out.
-	presenceBound = 2 * time.Second
 	presenceRetry = time.Second
 	// presencePace limits how often the key is written: in a storm of changes it
 	// would be large, and the same to whoever reads it.
@@ -252,20 +249,6 @@ func (p *presence) leave(ctx context.Context) {
 		return
 	}
 	p.end(ctx, p.session)
-}
-
-// attempt runs one bounded request and moves on to the next Consul address when
-// this one gives no answer.
-func attempt[T any](parent context.Context, pool *consulPool, request func(context.Context, *api.Client) (T, error)) (T, error) {
-	ctx, client, number, end := pool.use(parent)
-	defer end()
-	ctx, cancel := context.WithTimeout(ctx, presenceBound)
-	defer cancel()
-	result, err := request(ctx, client)
-	if err != nil && parent.Err() == nil && noAnswer(err) {
-		pool.fail(number)
-	}
-	return result, err
 }
 
 // note says so once when the presence cannot be kept, and when it can again.

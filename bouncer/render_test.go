@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
@@ -56,16 +57,16 @@ func testConfig(t testing.TB) config.Config {
 }
 
 func goldenViews(c config.Config) []*ShardView {
-	orders := testRoute("10.0.0.1")
+	orders := routeTo("10.0.0.1")
 	orders.Replicas = []cluster.RouteMember{
 		{Name: "r1", Host: "10.0.0.2", Port: 5432},
 		{Name: "r2", Host: "10.0.0.3", Port: 5432},
 		{Name: "r3", Host: "10.0.0.4", Port: 5432, Tags: map[string]any{"noloadbalance": true}},
 		{Name: "r4", Host: "10.0.0.5", Port: 5433},
 	}
-	users := testRoute("10.0.1.1")
+	users := routeTo("10.0.1.1")
 	users.State = cluster.RoutePromoting
-	views, _ := view(c, map[config.ShardID]known{"service/orders": {Route: orders}, "db/users": {Route: users}}, pgbouncer.Version{})
+	views, _ := view(c, map[config.ShardID]shardRoute{"service/orders": {Route: orders}, "db/users": {Route: users}}, pgbouncer.Version{})
 	return views
 }
 
@@ -184,7 +185,7 @@ func TestReaders(t *testing.T) {
 		"one host, ports": {[]cluster.RouteMember{m("a", 5433, nil), m("a", 5434, nil)}, Readers{"a", 5434, false}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := testRoute("p")
+			r := routeTo("p")
 			r.Replicas = c.replicas
 			if got := chooseReaders(r, "b2"); got != c.want {
 				t.Errorf("readers are %+v, want %+v", got, c.want)
@@ -192,7 +193,7 @@ func TestReaders(t *testing.T) {
 		})
 	}
 	spread := map[int]bool{}
-	r := testRoute("p")
+	r := routeTo("p")
 	r.Replicas = []cluster.RouteMember{m("a", 5433, nil), m("a", 5434, nil)}
 	for _, seed := range []string{"b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8"} {
 		spread[chooseReaders(r, seed).Port] = true
@@ -203,8 +204,8 @@ func TestReaders(t *testing.T) {
 }
 
 func TestClashingDatabasesAreNotOffered(t *testing.T) {
-	views, problems := view(config.Config{}, map[config.ShardID]known{
-		"a/s": {Route: testRoute("x")}, "b/s": {Route: testRoute("y")}, "b/s_ro": {Route: testRoute("z")}, "b/t": {Route: testRoute("z")},
+	views, problems := view(config.Config{}, map[config.ShardID]shardRoute{
+		"a/s": {Route: routeTo("x")}, "b/s": {Route: routeTo("y")}, "b/s_ro": {Route: routeTo("z")}, "b/t": {Route: routeTo("z")},
 	}, pgbouncer.Version{})
 	if len(views) != 2 || views[0].id != "a/s" || views[1].id != "b/t" || len(problems) != 2 {
 		t.Fatalf("%d views, problems %v", len(views), problems)
@@ -271,5 +272,12 @@ func TestQuotedNameInTemplate(t *testing.T) {
 	}
 	if _, err := check([]byte(text), nil, c, pgbouncer.Version{1, 25, 0}); err != nil {
 		t.Errorf("1.25: %v", err)
+	}
+}
+
+func routeTo(host string) cluster.Route {
+	return cluster.Route{
+		Version: 1, SystemIdentifier: "7000000000000000001", State: cluster.RouteOpen, Timeline: 1,
+		Leader: cluster.RouteMember{Name: "m-" + host, Host: host, Port: 5432}, Since: time.Unix(1000, 0).UTC(),
 	}
 }

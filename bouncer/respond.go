@@ -3,6 +3,7 @@ package bouncer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -12,73 +13,13 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
-	"github.com/lictor-ha/lictor/bouncer/pooler"
 )
 
-const (
-	// busyPace is how often the transactions are counted whose end a handover
-	// waits for.
-	busyPace = 50 * time.Millisecond
-	// quietPace is how often the waiting clients are counted when all have ended.
-	quietPace = 500 * time.Millisecond
-)
+// answerRetry is the pause before an answer is written again, when that has failed.
+const answerRetry = time.Second
 
-// answer tells the leaders of announced handovers how their shards stand here.
-func (c *conductor) answer(ctx context.Context, link pooler.LinkState, views []*ShardView) {
-	c.counting = 0
-	var pools map[string]pooler.PoolCount
-	offered := map[config.ShardID]*ShardView{}
-	for _, v := range views {
-		offered[v.id] = v
-	}
-	all, _ := c.handovers.current()
-	for id, one := range all {
-		if one.Over {
-			continue
-		}
-		a := cluster.HandoverAnswer{ID: one.Value.ID, Bouncer: c.config.Name}
-		v := offered[id]
-		switch h := c.holds[id]; {
-		case !link.Up || c.standing == nil:
-			a.Problem = "PgBouncer cannot be reached"
-		case v == nil:
-			a.Paused = true // no client can ask for it
-		case v.handover == nil:
-			continue // over by now
-		case h != nil && h.expired:
-			a.Problem = "the clients were released, hold_timeout is over"
-		default:
-			if pools == nil {
-				pools = c.countPools(ctx)
-			}
-			a.Paused = pools != nil
-			for _, name := range v.written() {
-				d, exists := c.standing[name]
-				a.Paused = a.Paused && (!exists || d.Paused)
-				a.Busy += pools[name].Active
-				a.ClientsWaiting += pools[name].Waiting
-			}
-			if !a.Paused {
-				a.Problem = "PgBouncer has not accepted PAUSE yet"
-			}
-			if !a.Quiet() {
-				c.counting = busyPace
-			} else if c.counting == 0 {
-				c.counting = quietPace
-			}
-		}
-		c.handovers.respond(id, a)
-	}
-}
-
-// countPools is what PgBouncer's pools are doing, nil when that is not known.
-func (c *conductor) countPools(ctx context.Context) map[string]pooler.PoolCount {
-	counts, err := c.console.CountPools(ctx)
-	if err != nil {
-		c.log.Debug().Err(err).Msg("PgBouncer's pools cannot be looked at")
-	}
-	return counts
-}
+// errOtherSession says that the key of an answer is not this bouncer's.
+var errOtherSession = errors.New("the key is held by another session: another bouncer of this name, or this one's predecessor, which expires soon")
 
 // responder writes the answers to handovers into Consul, for leaders that cannot
 // reach this bouncer, and removes them when the handover is over.
@@ -92,6 +33,12 @@ type responder struct {
 	session func() string
 }
 
+// newResponder makes one for the bouncer called name; session returns the one that holds
+// its keys, empty: none.
+func newResponder(log zerolog.Logger, pool *consulPool, name, prefix string, h *handovers, session func() string) *responder {
+	return &responder{log: log, pool: pool, name: name, prefix: prefix, handovers: h, session: session}
+}
+
 // run writes until ctx is done; what is left then goes with the session.
 func (r *responder) run(ctx context.Context) {
 	written := map[config.ShardID]cluster.HandoverAnswer{}
@@ -101,7 +48,7 @@ func (r *responder) run(ctx context.Context) {
 		all, answered := r.handovers.current()
 		if err := r.bring(ctx, all, written); err != nil && ctx.Err() == nil {
 			r.log.Warn().Err(err).Msg("an answer to a handover could not be written; its leader has it only if it asks over HTTP")
-			retry.Reset(presenceRetry)
+			retry.Reset(answerRetry)
 		}
 		select {
 		case <-ctx.Done():
@@ -157,7 +104,7 @@ func (r *responder) write(ctx context.Context, id config.ShardID, a cluster.Hand
 		return ok, err
 	})
 	if err == nil && !ok {
-		err = errTaken
+		err = errOtherSession
 	}
 	if err != nil {
 		return fmt.Errorf("key %s: %w", r.key(id), err)

@@ -52,7 +52,7 @@ func (w *world) watches(holding bool) (pool *consulPool, await func(leader int))
 	return pool, func(leader int) {
 		w.t.Helper()
 		w.await("route", func() error {
-			if known := knownTo(b)["service/s1"]; known.Route.Leader.Name != w.site.members[leader].Name {
+			if known := knownIn(b)["service/s1"]; known.Route.Leader.Name != w.site.members[leader].Name {
 				return fmt.Errorf("%+v", known)
 			}
 			return nil

@@ -65,9 +65,9 @@ func (c *conductor) problems() map[string]string {
 }
 
 // publish makes the outcome of a pass visible.
-func (c *conductor) publish(views []*ShardView, left []problem) {
+func (c *conductor) publish(views []*ShardView, left []leftOut) {
 	for _, text := range c.renderer.left {
-		left = append(slices.Clone(left), problem{text, fmt.Errorf("left out of %s: %s", c.config.PgBouncer.Config, text)})
+		left = append(slices.Clone(left), leftOut{text, fmt.Errorf("left out of %s: %s", c.config.PgBouncer.Config, text)})
 	}
 	now := time.Now().UTC()
 	trouble := c.book.trouble()
@@ -114,8 +114,8 @@ func (c *conductor) publish(views []*ShardView, left []problem) {
 	c.status = status
 	known := map[string]string{}
 	for _, p := range left {
-		known[p.Key] = p.Err.Error()
-		if c.left[p.Key] != p.Err.Error() {
+		known[p.What] = p.Err.Error()
+		if c.left[p.What] != p.Err.Error() {
 			c.log.Error().Msg(p.Err.Error())
 		}
 	}

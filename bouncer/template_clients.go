@@ -35,7 +35,7 @@ func newTemplateClients(c config.Config, pool *consulPool) *templateClients {
 
 // get returns the clients of the address with that number; after the last comes the first.
 func (c *templateClients) get(number int) (*dependency.ClientSet, error) {
-	number %= len(c.pool.clients)
+	number %= c.pool.size()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	set, made := c.sets[number]

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -59,10 +60,28 @@ type Readers struct {
 	primary bool
 }
 
+// shardRoute is what is known of a shard.
+type shardRoute struct {
+	Route cluster.Route
+	// Index is the index at which Consul had this route, CreateIndex that at which it got
+	// its key. First is when the shard became known here: of two shards that want one
+	// name of a database, the elder has it.
+	Index, CreateIndex uint64
+	First              time.Time
+	// Confirmed: Consul said so since this bouncer started.
+	Confirmed bool
+}
+
+// leftOut is a shard or a value that is not in what was rendered.
+type leftOut struct {
+	What string
+	Err  error
+}
+
 // view turns what is known into what is rendered. A shard that cannot be
 // offered, because its database has the name of another shard's or one that PgBouncer
 // of this version cannot read, is left out and reported.
-func view(c config.Config, shards map[config.ShardID]known, version pgbouncer.Version) (views []*ShardView, problems []problem) {
+func view(c config.Config, shards map[config.ShardID]shardRoute, version pgbouncer.Version) (views []*ShardView, left []leftOut) {
 	configured := map[config.ShardID]config.Shard{}
 	for _, s := range c.Shards {
 		configured[s.ID()] = s
@@ -86,7 +105,7 @@ func view(c config.Config, shards map[config.ShardID]known, version pgbouncer.Ve
 		v := &ShardView{
 			Scope: s.Scope, Namespace: s.Namespace, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
 			State: shards[id].Route.State, Timeline: shards[id].Route.Timeline, id: id, route: shards[id].Route,
-			confirmed: shards[id].Confirmed, index: shards[id].ModifyIndex,
+			confirmed: shards[id].Confirmed, index: shards[id].Index,
 		}
 		if v.Label = v.Scope; scopes[v.Scope] > 1 {
 			v.Label = v.Namespace + ":" + v.Scope
@@ -95,20 +114,20 @@ func view(c config.Config, shards map[config.ShardID]known, version pgbouncer.Ve
 			err = v.offer(databases, owner, version)
 		}
 		if err != nil {
-			problems = append(problems, problem{string(id), err})
+			left = append(left, leftOut{string(id), err})
 			continue
 		}
 		v.readers = chooseReaders(v.route, c.Name+"/"+string(id))
 		views = append(views, v)
 	}
 	slices.SortFunc(views, func(a, b *ShardView) int { return strings.Compare(string(a.id), string(b.id)) })
-	return views, problems
+	return views, left
 }
 
 // eldestFirst orders shards by when they became known, so that a new one takes no name
 // that another has. Of those that came together it is the one whose key Consul has had
 // for longer: so all bouncers choose the same.
-func eldestFirst(shards map[config.ShardID]known) []config.ShardID {
+func eldestFirst(shards map[config.ShardID]shardRoute) []config.ShardID {
 	return slices.SortedFunc(maps.Keys(shards), func(a, b config.ShardID) int {
 		x, y := shards[a], shards[b]
 		return cmp.Or(x.First.Compare(y.First), cmp.Compare(x.CreateIndex, y.CreateIndex), strings.Compare(string(a), string(b)))
