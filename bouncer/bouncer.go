@@ -17,6 +17,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/consul"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
@@ -79,15 +80,15 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 func runUntilChanged(
 	parent context.Context, c config.Config, changes <-chan config.Config, manager Manager, restarted bool, log zerolog.Logger,
 ) (*config.Config, error) {
-	clients, err := consulClients(c)
+	clients, err := consul.NewClients(c)
 	if err != nil {
 		return nil, err
 	}
-	pool, err := newConsulPool(clients)
+	pool, err := consul.NewPool(clients)
 	if err != nil {
 		return nil, err
 	}
-	defer pool.close()
+	defer pool.Close()
 	listener, err := (&net.ListenConfig{}).Listen(parent, "tcp", c.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %s: %w", c.Listen, err)
@@ -142,7 +143,7 @@ type bouncer struct {
 	files     []*fileKeeper
 }
 
-func newBouncer(c config.Config, log zerolog.Logger, pool *consulPool, url string) *bouncer {
+func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url string) *bouncer {
 	b := &bouncer{config: c, log: log, book: newBook(c), feed: newFeed(newTemplateClients(c, pool))}
 	b.keeper = &keeper{log: log, config: c, book: b.book, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
 	saved, err := loadState(c.StateFile, c.RoutesPrefix)
@@ -180,7 +181,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consulPool, url strin
 		change: make(chan struct{}, 1), remember: b.keeper.rememberSession,
 		value: func() cluster.Bouncer { return presenceOf(c, url, b.link.Now().Version, co.shards()) },
 	}
-	pool.moved = b.presence.notify
+	pool.Moved = b.presence.notify
 	b.respond = newResponder(log, pool, c.Name, c.RoutesPrefix, b.handovers, b.keeper.currentSession)
 	co.suspector = pooler.NewSuspector(c, log, b.link)
 	co.suspector.Primaries, co.suspector.Changes = func() []pooler.Primary { return primariesOf(c, b.book) }, b.book.version
@@ -357,15 +358,15 @@ func RenderTemplate(ctx context.Context, c config.Config, template string, w io.
 func renderOnce(ctx context.Context, c config.Config, template string, version pgbouncer.Version) ([]byte, []*ShardView, error) {
 	stdlog.SetOutput(io.Discard)
 	defer stdlog.SetOutput(os.Stderr)
-	clients, err := consulClients(c)
+	clients, err := consul.NewClients(c)
 	if err != nil {
 		return nil, nil, err
 	}
-	pool, err := newConsulPool(clients)
+	pool, err := consul.NewPool(clients)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer pool.close()
+	defer pool.Close()
 	b := newBook(c)
 	saved, stateErr := loadState(c.StateFile, c.RoutesPrefix)
 	b.restore(saved.Routes)

@@ -7,6 +7,7 @@
 // knows of another, or of this package:
 //
 //	config  bouncer.yml
+//	consul  the addresses of Consul
 //	pooler  PgBouncer: RELOAD, PAUSE, its connections, its primaries
 //
 // The files here:
@@ -14,7 +15,6 @@
 //	watch.go, follow.go, shared.go
 //	             Consul -> answers; decides nothing
 //	sentinel.go  finds a Consul address that is silent
-//	consul.go    the addresses of Consul
 //	book.go, book_patroni.go
 //	             answers -> what is known of each shard; refuses what is wrong,
 //	             forgets nothing by accident (pure)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/consul-template/dependency"
 	"github.com/hashicorp/consul-template/template"
+
+	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
 const (
@@ -74,7 +76,7 @@ func (f *feed) follow(used []dependency.Dependency) error {
 		if f.followed[d.String()] != nil {
 			continue
 		}
-		if _, err := f.clients.get(f.clients.pool.inUse()); err != nil {
+		if _, err := f.clients.get(f.clients.pool.InUse()); err != nil {
 			return fmt.Errorf("clients for the template's functions: %w", err)
 		}
 		ctx, cancel := context.WithCancel(f.ctx)
@@ -118,7 +120,7 @@ func (f *feed) fetch(ctx context.Context, item *followed) {
 			pause, passed = feedPace, 0
 		case err != nil:
 			pause = min(2*pause, feedRetry)
-			if item.dependency.Type() == dependency.TypeConsul && noAnswer(err) {
+			if item.dependency.Type() == dependency.TypeConsul && consul.NoAnswer(err) {
 				passed++
 			}
 		case meta.LastIndex < index:
@@ -144,7 +146,7 @@ var errMoved = errors.New("another address of Consul is in use")
 // ask makes one query at the address that is so many after the one in use. One that
 // Consul holds too long is left to itself: it ends with its connection.
 func (f *feed) ask(ctx context.Context, d dependency.Dependency, index uint64, passed int) (any, *dependency.ResponseMetadata, error) {
-	term, _, number, cancel := f.clients.pool.use(ctx)
+	term, _, number, cancel := f.clients.pool.Use(ctx)
 	defer cancel()
 	set, err := f.clients.get(number + passed)
 	if err != nil {

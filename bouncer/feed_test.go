@@ -16,6 +16,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
 // fakeKey answers every question for a key as Consul does, once the wait for a change
@@ -64,11 +65,11 @@ func TestTemplatesFollowTokenAndAddresses(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	testkit.Must(t, os.WriteFile(file, []byte("old\n"), 0o600))
 	c := config.Config{Consul: settings.Consul{Hosts: []string{first.URL, second.URL}, TokenFile: file}}
-	clients, err := consulClients(c)
+	clients, err := consul.NewClients(c)
 	testkit.Must(t, err)
-	pool, err := newConsulPool(clients)
+	pool, err := consul.NewPool(clients)
 	testkit.Must(t, err)
-	defer pool.close()
+	defer pool.Close()
 	feed := newFeed(newTemplateClients(c, pool))
 	t.Cleanup(feed.close)
 	key, err := dependency.NewKVGetQuery("k")
@@ -99,7 +100,7 @@ func TestTemplatesFollowTokenAndAddresses(t *testing.T) {
 	await("with another token", "two")
 
 	first.deaf.Store(true)
-	pool.fail(0) // what the bouncer's own requests find
+	pool.Fail(0) // what the bouncer's own requests find
 	put("three")
 	await("at another address", "three")
 
@@ -116,11 +117,11 @@ func TestTemplatesPassADeafAddress(t *testing.T) {
 	first, second := newFakeKey(t, "", "one"), newFakeKey(t, "", "one")
 	first.deaf.Store(true)
 	c := config.Config{Consul: settings.Consul{Hosts: []string{first.URL, second.URL}}}
-	clients, err := consulClients(c)
+	clients, err := consul.NewClients(c)
 	testkit.Must(t, err)
-	pool, err := newConsulPool(clients)
+	pool, err := consul.NewPool(clients)
 	testkit.Must(t, err)
-	defer pool.close()
+	defer pool.Close()
 	feed := newFeed(newTemplateClients(c, pool))
 	t.Cleanup(feed.close)
 	key, err := dependency.NewKVGetQuery("k")

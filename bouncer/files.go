@@ -16,6 +16,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/consul"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
@@ -54,7 +55,7 @@ type FileStatus struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-func newFileKeepers(c config.Config, log zerolog.Logger, b *book, l *pooler.Link, pool *consulPool) (keepers []*fileKeeper) {
+func newFileKeepers(c config.Config, log zerolog.Logger, b *book, l *pooler.Link, pool *consul.Pool) (keepers []*fileKeeper) {
 	for _, f := range c.Files {
 		keepers = append(keepers, &fileKeeper{
 			file: f, config: c, log: log.With().Str("file", f.Path).Logger(), book: b, link: l, wake: make(chan struct{}, 1),

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
 const (
@@ -22,10 +24,10 @@ const (
 // follow keeps one blocking query on prefix open until ctx is done, and hands
 // each answer and its index to take, each failure to failed.
 func (w *watcher) follow(ctx context.Context, prefix string, failed func(error), take func(pairs api.KVPairs, index uint64)) {
-	blocking(ctx, watchRate, func(index uint64) (uint64, error) {
+	consul.Blocking(ctx, watchRate, func(index uint64) (uint64, error) {
 		var pairs api.KVPairs
 		next, number, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (meta *api.QueryMeta, err error) {
-			pairs, meta, err = w.pool.client(inUse).KV().List(prefix, options)
+			pairs, meta, err = w.pool.Client(inUse).KV().List(prefix, options)
 			return meta, err
 		})
 		var reached uint64
@@ -33,8 +35,8 @@ func (w *watcher) follow(ctx context.Context, prefix string, failed func(error),
 		case ctx.Err() != nil:
 		case err != nil:
 			failed(fmt.Errorf("watching %s: %w", prefix, err))
-			if noAnswer(err) {
-				w.pool.fail(number)
+			if consul.NoAnswer(err) {
+				w.pool.Fail(number)
 			}
 		case next >= index:
 			take(pairs, next)
@@ -50,12 +52,12 @@ func (w *watcher) follow(ctx context.Context, prefix string, failed func(error),
 func (w *watcher) query(
 	parent context.Context, index uint64, ask func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error),
 ) (next uint64, inUse int, err error) {
-	ctx, _, inUse, end := w.pool.use(parent)
+	ctx, _, inUse, end := w.pool.Use(parent)
 	defer end()
 	ctx, cancel := context.WithTimeout(ctx, watchWait+watchGrace)
 	defer cancel()
 	meta, err := ask(inUse, (&api.QueryOptions{WaitIndex: index, WaitTime: watchWait}).WithContext(ctx))
-	if err = led(meta, err); err != nil {
+	if err = consul.Led(meta, err); err != nil {
 		return 0, inUse, err
 	}
 	return meta.LastIndex, inUse, nil

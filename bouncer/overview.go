@@ -19,6 +19,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
 // RouteRow is one shard as one bouncer has it.
@@ -55,21 +56,21 @@ const (
 // Overview asks Consul for all routes and bouncers, and every bouncer what it has
 // made of them. c need not be the configuration of one of them.
 func Overview(ctx context.Context, c config.Config) ([]RouteRow, error) {
-	clients, err := consulClients(c)
+	clients, err := consul.NewClients(c)
 	if err != nil {
 		return nil, err
 	}
-	pool, err := newConsulPool(clients)
+	pool, err := consul.NewPool(clients)
 	if err != nil {
 		return nil, err
 	}
-	defer pool.close()
+	defer pool.Close()
 	list := func(prefix string) (api.KVPairs, error) {
 		ctx, cancel := context.WithTimeout(ctx, listBound)
 		defer cancel()
-		pairs, err := hedged(ctx, pool, func(ctx context.Context, c *api.Client) (api.KVPairs, error) {
+		pairs, err := consul.Hedged(ctx, pool, func(ctx context.Context, c *api.Client) (api.KVPairs, error) {
 			pairs, meta, err := c.KV().List(prefix, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
-			return pairs, led(meta, err)
+			return pairs, consul.Led(meta, err)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("reading %s: %w", prefix, err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
 const (
@@ -39,7 +40,7 @@ const (
 type patroniFollower struct {
 	config  config.Config
 	log     zerolog.Logger
-	pool    *consulPool
+	pool    *consul.Pool
 	book    *book
 	changed func()
 	// answered tells whether Consul has said which routes there are.
@@ -47,7 +48,7 @@ type patroniFollower struct {
 }
 
 func newPatroniFollower(
-	c config.Config, log zerolog.Logger, pool *consulPool, b *book, changed func(), answered func() bool,
+	c config.Config, log zerolog.Logger, pool *consul.Pool, b *book, changed func(), answered func() bool,
 ) *patroniFollower {
 	return &patroniFollower{config: c, log: log, pool: pool, book: b, changed: changed, answered: answered}
 }
@@ -121,9 +122,9 @@ func (p *patroniFollower) read(ctx context.Context, keys cluster.Keys) (cluster.
 		pairs api.KVPairs
 		index uint64
 	}
-	r, err := hedged(ctx, p.pool, func(ctx context.Context, c *api.Client) (result, error) {
+	r, err := consul.Hedged(ctx, p.pool, func(ctx context.Context, c *api.Client) (result, error) {
 		pairs, meta, err := c.KV().List(keys.Prefix(), (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
-		if err = led(meta, err); err != nil {
+		if err = consul.Led(meta, err); err != nil {
 			return result{}, err
 		}
 		return result{pairs, meta.LastIndex}, nil
@@ -164,7 +165,7 @@ func (p *patroniFollower) take(s config.Shard, snapshot cluster.Snapshot) (open 
 // await waits until there may be something new: another leader or, while one is
 // being promoted, anything of a member.
 func (p *patroniFollower) await(parent context.Context, keys cluster.Keys, s cluster.Snapshot, open bool) error {
-	ctx, client, number, end := p.pool.use(parent)
+	ctx, client, number, end := p.pool.Use(parent)
 	defer end()
 	wait := patroniWait
 	if !open {
@@ -179,8 +180,8 @@ func (p *patroniFollower) await(parent context.Context, keys cluster.Keys, s clu
 	} else {
 		_, _, err = client.KV().List(keys.Members(), options)
 	}
-	if err != nil && parent.Err() == nil && noAnswer(err) {
-		p.pool.fail(number)
+	if err != nil && parent.Err() == nil && consul.NoAnswer(err) {
+		p.pool.Fail(number)
 	}
 	if err != nil {
 		return fmt.Errorf("watching %s: %w", keys.Prefix(), err)

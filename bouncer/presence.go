@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
 const (
@@ -36,7 +37,7 @@ const (
 // key belongs to a session, with which it vanishes.
 type presence struct {
 	log    zerolog.Logger
-	pool   *consulPool
+	pool   *consul.Pool
 	key    string
 	name   string
 	value  func() cluster.Bouncer
@@ -112,12 +113,12 @@ func (p *presence) keep(ctx context.Context, renew, check bool) error {
 		}
 		p.session, p.made, p.written = session, number, nil
 		p.remember(session)
-	} else if p.made != p.pool.inUse() {
+	} else if p.made != p.pool.InUse() {
 		if err := p.move(ctx); err != nil {
 			return err
 		}
 	} else if renew || p.written == nil {
-		entry, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (*api.SessionEntry, error) {
+		entry, err := consul.Attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (*api.SessionEntry, error) {
 			entry, _, err := c.Session().Renew(p.session, (&api.WriteOptions{}).WithContext(ctx))
 			return entry, err
 		})
@@ -145,7 +146,7 @@ func (p *presence) keep(ctx context.Context, renew, check bool) error {
 // there tells whether the key is still there, with our session: somebody may have
 // removed it.
 func (p *presence) there(ctx context.Context) (bool, error) {
-	kv, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
+	kv, err := consul.Attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
 		kv, _, err := c.KV().Get(p.key, (&api.QueryOptions{}).WithContext(ctx))
 		return kv, err
 	})
@@ -157,8 +158,8 @@ func (p *presence) there(ctx context.Context) (bool, error) {
 
 // create makes a session, at the Consul address with that number.
 func (p *presence) create(ctx context.Context) (session string, number int, err error) {
-	number = p.pool.inUse()
-	session, err = attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (string, error) {
+	number = p.pool.InUse()
+	session, err = consul.Attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (string, error) {
 		id, _, err := c.Session().CreateNoChecks(&api.SessionEntry{
 			Name: "lictor-bouncer " + p.name, TTL: presenceTTL.String(), Behavior: api.SessionBehaviorDelete,
 			// The client leaves zero out, and Consul then takes 15 s.
@@ -186,7 +187,7 @@ func (p *presence) move(ctx context.Context) error {
 		return fmt.Errorf("key %s: %w", p.key, err)
 	}
 	old := p.session
-	done, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (bool, error) {
+	done, err := consul.Attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (bool, error) {
 		done, _, _, err := c.Txn().Txn(api.TxnOps{
 			{KV: &api.KVTxnOp{Verb: api.KVUnlock, Key: p.key, Value: value, Session: old}},
 			{KV: &api.KVTxnOp{Verb: api.KVLock, Key: p.key, Value: value, Session: session}},
@@ -209,7 +210,7 @@ func (p *presence) move(ctx context.Context) error {
 
 // end removes a session, which otherwise expires.
 func (p *presence) end(ctx context.Context, session string) {
-	_, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (struct{}, error) {
+	_, err := consul.Attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (struct{}, error) {
 		_, err := c.Session().Destroy(session, (&api.WriteOptions{}).WithContext(ctx))
 		return struct{}{}, err
 	})
@@ -229,7 +230,7 @@ func (p *presence) write(ctx context.Context) error {
 		p.stale = false
 		return nil
 	}
-	ok, err := attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (bool, error) {
+	ok, err := consul.Attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (bool, error) {
 		ok, _, err := c.KV().Acquire(&api.KVPair{Key: p.key, Value: value, Session: p.session}, (&api.WriteOptions{}).WithContext(ctx))
 		return ok, err
 	})

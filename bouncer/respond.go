@@ -13,6 +13,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
 // answerRetry is the pause before an answer is written again, when that has failed.
@@ -25,7 +26,7 @@ var errOtherSession = errors.New("the key is held by another session: another bo
 // reach this bouncer, and removes them when the handover is over.
 type responder struct {
 	log       zerolog.Logger
-	pool      *consulPool
+	pool      *consul.Pool
 	name      string
 	prefix    string
 	handovers *handovers
@@ -35,7 +36,7 @@ type responder struct {
 
 // newResponder makes one for the bouncer called name; session returns the one that holds
 // its keys, empty: none.
-func newResponder(log zerolog.Logger, pool *consulPool, name, prefix string, h *handovers, session func() string) *responder {
+func newResponder(log zerolog.Logger, pool *consul.Pool, name, prefix string, h *handovers, session func() string) *responder {
 	return &responder{log: log, pool: pool, name: name, prefix: prefix, handovers: h, session: session}
 }
 
@@ -99,7 +100,7 @@ func (r *responder) write(ctx context.Context, id config.ShardID, a cluster.Hand
 	if err != nil {
 		return fmt.Errorf("key %s: %w", r.key(id), err)
 	}
-	ok, err := attempt(ctx, r.pool, func(ctx context.Context, c *api.Client) (bool, error) {
+	ok, err := consul.Attempt(ctx, r.pool, func(ctx context.Context, c *api.Client) (bool, error) {
 		ok, _, err := c.KV().Acquire(&api.KVPair{Key: r.key(id), Value: value, Session: session}, (&api.WriteOptions{}).WithContext(ctx))
 		return ok, err
 	})
@@ -113,7 +114,7 @@ func (r *responder) write(ctx context.Context, id config.ShardID, a cluster.Hand
 }
 
 func (r *responder) remove(ctx context.Context, id config.ShardID) error {
-	_, err := attempt(ctx, r.pool, func(ctx context.Context, c *api.Client) (struct{}, error) {
+	_, err := consul.Attempt(ctx, r.pool, func(ctx context.Context, c *api.Client) (struct{}, error) {
 		_, err := c.KV().Delete(r.key(id), (&api.WriteOptions{}).WithContext(ctx))
 		return struct{}{}, err
 	})

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
 const (
@@ -26,12 +28,12 @@ const (
 // that is silent because its Consul hangs, or because its host was lost, looks
 // just like one for which nothing has changed: the sentinel tells the difference.
 func (w *watcher) sentinel(ctx context.Context, prefix string) {
-	if w.pool.single() {
+	if w.pool.Single() {
 		return
 	}
-	blocking(ctx, sentinelRate, func(index uint64) (uint64, error) {
+	consul.Blocking(ctx, sentinelRate, func(index uint64) (uint64, error) {
 		next, inUse, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error) {
-			_, meta, err := w.pool.client(inUse+1).KV().Keys(prefix, "", options)
+			_, meta, err := w.pool.Client(inUse+1).KV().Keys(prefix, "", options)
 			return meta, err
 		})
 		if err == nil && next >= index {
@@ -53,7 +55,7 @@ func (w *watcher) compare(ctx context.Context, prefix string, index uint64, inUs
 		return
 	}
 	w.log.Warn().Msg("a Consul address is silent while another one knows of changes; going on with the next")
-	w.pool.fail(inUse)
+	w.pool.Fail(inUse)
 }
 
 // progress is how far the blocking queries have come, by prefix.

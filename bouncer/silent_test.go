@@ -17,6 +17,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/consul"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -32,13 +33,13 @@ func threeAddresses(t *testing.T) (w *world, addresses []*proxy) {
 
 // watches runs a watcher alone, without the presence, which would notice a silent
 // Consul address after some seconds. await waits until it knows the leader.
-func (w *world) watches(holding bool) (pool *consulPool, await func(leader int)) {
+func (w *world) watches(holding bool) (pool *consul.Pool, await func(leader int)) {
 	w.t.Helper()
-	clients, err := consulClients(w.config)
+	clients, err := consul.NewClients(w.config)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if pool, err = newConsulPool(clients); err != nil {
+	if pool, err = consul.NewPool(clients); err != nil {
 		w.t.Fatal(err)
 	}
 	b := newBook(w.config)
@@ -48,7 +49,7 @@ func (w *world) watches(holding bool) (pool *consulPool, await func(leader int))
 	var running sync.WaitGroup
 	running.Go(func() { watcher.watch(ctx) })
 	running.Go(func() { watcher.serve(ctx) })
-	w.t.Cleanup(func() { cancel(); running.Wait(); pool.close() })
+	w.t.Cleanup(func() { cancel(); running.Wait(); pool.Close() })
 	return pool, func(leader int) {
 		w.t.Helper()
 		w.await("route", func() error {
@@ -67,19 +68,19 @@ func TestSilentConsulAddressIsFoundOut(t *testing.T) {
 	pool, await := w.watches(false)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	await(0)
-	first := pool.inUse()
+	first := pool.InUse()
 	addresses[first].hang(true)
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
 	await(1)
 	w.await("another address in use", func() error {
-		if pool.inUse() == first {
+		if pool.InUse() == first {
 			return errors.New("still the silent one")
 		}
 		return nil
 	})
 	// And on, when that one is lost too.
 	addresses[first].hang(false)
-	addresses[pool.inUse()].hang(true)
+	addresses[pool.InUse()].hang(true)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	await(0)
 }
@@ -91,7 +92,7 @@ func TestRoutesAreReadWhileHolding(t *testing.T) {
 	pool, await := w.watches(true)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	await(0)
-	inUse := pool.inUse()
+	inUse := pool.InUse()
 	addresses[inUse].hang(true)
 	addresses[(inUse+1)%len(addresses)].hang(true)
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/consul-template/dependency"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
 // templateClients are the clients that a template's functions use: of each of Consul's
@@ -17,7 +18,7 @@ import (
 // so they are made anew when the token's file has another one, and after an error.
 type templateClients struct {
 	config config.Config
-	pool   *consulPool
+	pool   *consul.Pool
 
 	mu   sync.Mutex
 	sets map[int]tokenSet // by the address's number
@@ -29,13 +30,13 @@ type tokenSet struct {
 	token string
 }
 
-func newTemplateClients(c config.Config, pool *consulPool) *templateClients {
+func newTemplateClients(c config.Config, pool *consul.Pool) *templateClients {
 	return &templateClients{config: c, pool: pool, sets: map[int]tokenSet{}}
 }
 
 // get returns the clients of the address with that number; after the last comes the first.
 func (c *templateClients) get(number int) (*dependency.ClientSet, error) {
-	number %= c.pool.size()
+	number %= c.pool.Size()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	set, made := c.sets[number]

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
 const (
@@ -28,7 +29,7 @@ const (
 // book is in doubt.
 type watcher struct {
 	log       zerolog.Logger
-	pool      *consulPool
+	pool      *consul.Pool
 	book      *book
 	handovers *handovers
 	// changed is called when the book or the handovers have changed.
@@ -52,7 +53,7 @@ type watcher struct {
 	handoverErr error
 }
 
-func newWatcher(log zerolog.Logger, pool *consulPool, b *book, h *handovers, changed func()) *watcher {
+func newWatcher(log zerolog.Logger, pool *consul.Pool, b *book, h *handovers, changed func()) *watcher {
 	return &watcher{
 		log: log, pool: pool, book: b, handovers: h, changed: changed, pokes: make(chan struct{}, 1), since: time.Now(),
 		reads: rate.NewLimiter(20, 20), reached: newProgress(), holding: func() bool { return false },
@@ -200,9 +201,9 @@ func (w *watcher) read(ctx context.Context) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	epoch := w.book.now()
-	pairs, err := hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (api.KVPairs, error) {
+	pairs, err := consul.Hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (api.KVPairs, error) {
 		pairs, meta, err := c.KV().List(w.book.keys.Routes(), (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
-		return pairs, led(meta, err)
+		return pairs, consul.Led(meta, err)
 	})
 	if err != nil {
 		return answer{}, fmt.Errorf("reading %s: %w", w.book.keys.Routes(), err)
@@ -215,9 +216,9 @@ func (w *watcher) readHandover(ctx context.Context, id config.ShardID) error {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	key := w.handovers.keys.Handovers() + string(id)
-	pair, err := hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
+	pair, err := consul.Hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
 		pair, meta, err := c.KV().Get(key, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
-		return pair, led(meta, err)
+		return pair, consul.Led(meta, err)
 	})
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", key, err)
@@ -232,9 +233,9 @@ func (w *watcher) readRoute(ctx context.Context, id config.ShardID) error {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	key := w.book.keys.Routes() + string(id)
-	found, err := hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
+	found, err := consul.Hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
 		pair, meta, err := c.KV().Get(key, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
-		return pair, led(meta, err)
+		return pair, consul.Led(meta, err)
 	})
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", key, err)

@@ -1,4 +1,4 @@
-package bouncer
+package consul
 
 import (
 	"context"
@@ -17,11 +17,11 @@ import (
 // hangs is found out.
 const requestBound = 2 * time.Second
 
-// consulPool is the list of Consul addresses, one of which is in use. Whoever
+// Pool is the list of Consul addresses, one of which is in use. Whoever
 // meets a failure moves everybody on to the next address: the presence's
 // renewals thereby also find a local Consul agent that hangs while a blocking
 // query waits for it.
-type consulPool struct {
+type Pool struct {
 	clients []*api.Client
 
 	mu      sync.Mutex
@@ -29,22 +29,22 @@ type consulPool struct {
 	// term ends when current changes.
 	term    context.Context
 	endTerm context.CancelFunc
-	// moved is called when another address is in use.
-	moved func()
+	// Moved is called when another address is in use.
+	Moved func()
 }
 
-func newConsulPool(clients []*api.Client) (*consulPool, error) {
+func NewPool(clients []*api.Client) (*Pool, error) {
 	if len(clients) == 0 {
 		return nil, fmt.Errorf("consul: no address is configured")
 	}
-	p := &consulPool{clients: clients, moved: func() {}}
+	p := &Pool{clients: clients, Moved: func() {}}
 	p.term, p.endTerm = context.WithCancel(context.Background())
 	return p, nil
 }
 
-// use returns the client in use, its number, and a context that ends with ctx
+// Use returns the client in use, its number, and a context that ends with ctx
 // or when another client takes its place. cancel must be called.
-func (p *consulPool) use(parent context.Context) (ctx context.Context, client *api.Client, number int, cancel func()) {
+func (p *Pool) Use(parent context.Context) (ctx context.Context, client *api.Client, number int, cancel func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ctx, end := context.WithCancel(parent)
@@ -52,24 +52,24 @@ func (p *consulPool) use(parent context.Context) (ctx context.Context, client *a
 	return ctx, p.clients[p.current], p.current, func() { stop(); end() }
 }
 
-// client returns the client with that number; after the last comes the first.
-func (p *consulPool) client(number int) *api.Client { return p.clients[number%len(p.clients)] }
+// Client returns the client with that number; after the last comes the first.
+func (p *Pool) Client(number int) *api.Client { return p.clients[number%len(p.clients)] }
 
-// single tells whether there is no other address to turn to.
-func (p *consulPool) single() bool { return len(p.clients) == 1 }
+// Single tells whether there is no other address to turn to.
+func (p *Pool) Single() bool { return len(p.clients) == 1 }
 
-// size is the number of addresses.
-func (p *consulPool) size() int { return len(p.clients) }
+// Size is the number of addresses.
+func (p *Pool) Size() int { return len(p.clients) }
 
-// inUse is the number of the client in use.
-func (p *consulPool) inUse() int {
+// InUse is the number of the client in use.
+func (p *Pool) InUse() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.current
 }
 
-// fail moves on to the next address, unless somebody already did.
-func (p *consulPool) fail(number int) {
+// Fail moves on to the next address, unless somebody already did.
+func (p *Pool) Fail(number int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.current != number || len(p.clients) == 1 {
@@ -78,19 +78,19 @@ func (p *consulPool) fail(number int) {
 	p.current = (p.current + 1) % len(p.clients)
 	p.endTerm()
 	p.term, p.endTerm = context.WithCancel(context.Background())
-	p.moved()
+	p.Moved()
 }
 
-// noAnswer tells whether an error is the address's own, so that another one may
+// NoAnswer tells whether an error is the address's own, so that another one may
 // do better: no connection, no answer in time, a Consul that is not well. What
 // Consul refuses (a missing permission, say) it refuses everywhere.
-func noAnswer(err error) bool {
+func NoAnswer(err error) bool {
 	var status api.StatusError
 	return !errors.As(err, &status) || status.Code >= http.StatusInternalServerError || status.Code == http.StatusTooManyRequests
 }
 
 // inOrder lists the clients, the one in use first.
-func (p *consulPool) inOrder() []*api.Client {
+func (p *Pool) inOrder() []*api.Client {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append(append([]*api.Client(nil), p.clients[p.current:]...), p.clients[:p.current]...)
@@ -100,9 +100,9 @@ func (p *consulPool) inOrder() []*api.Client {
 // the next: longer than a healthy one takes, and less than anybody notices.
 const readHedge = 30 * time.Millisecond
 
-// hedged makes one request of the first Consul address that answers it: each next
+// Hedged makes one request of the first Consul address that answers it: each next
 // one is asked too when those before it are slow.
-func hedged[T any](ctx context.Context, pool *consulPool, request func(context.Context, *api.Client) (T, error)) (none T, err error) {
+func Hedged[T any](ctx context.Context, pool *Pool, request func(context.Context, *api.Client) (T, error)) (none T, err error) {
 	type result struct {
 		value T
 		err   error
@@ -143,15 +143,15 @@ func hedged[T any](ctx context.Context, pool *consulPool, request func(context.C
 	}
 }
 
-// close ends the last term.
-func (p *consulPool) close() {
+// Close ends the last term.
+func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.endTerm()
 }
 
-// consulClients makes a client for each configured address.
-func consulClients(c config.Config) ([]*api.Client, error) {
+// NewClients makes a client for each configured address.
+func NewClients(c config.Config) ([]*api.Client, error) {
 	configs, err := c.Consul.ClientConfigs()
 	if err != nil {
 		return nil, err
@@ -167,16 +167,16 @@ func consulClients(c config.Config) ([]*api.Client, error) {
 	return clients, nil
 }
 
-// attempt runs one bounded request and moves on to the next Consul address when
+// Attempt runs one bounded request and moves on to the next Consul address when
 // this one gives no answer.
-func attempt[T any](parent context.Context, pool *consulPool, request func(context.Context, *api.Client) (T, error)) (T, error) {
-	ctx, client, number, end := pool.use(parent)
+func Attempt[T any](parent context.Context, pool *Pool, request func(context.Context, *api.Client) (T, error)) (T, error) {
+	ctx, client, number, end := pool.Use(parent)
 	defer end()
 	ctx, cancel := context.WithTimeout(ctx, requestBound)
 	defer cancel()
 	result, err := request(ctx, client)
-	if err != nil && parent.Err() == nil && noAnswer(err) {
-		pool.fail(number)
+	if err != nil && parent.Err() == nil && NoAnswer(err) {
+		pool.Fail(number)
 	}
 	return result, err
 }
@@ -184,8 +184,8 @@ func attempt[T any](parent context.Context, pool *consulPool, request func(conte
 // errNoLeader: the answer came from a Consul that has no leader.
 var errNoLeader = errors.New("consul has no leader")
 
-// led makes an answer without a leader an error.
-func led(meta *api.QueryMeta, err error) error {
+// Led makes an answer without a leader an error.
+func Led(meta *api.QueryMeta, err error) error {
 	if err == nil && !meta.KnownLeader {
 		return errNoLeader
 	}

@@ -1,4 +1,4 @@
-package bouncer
+package consul
 
 import (
 	"context"
@@ -14,12 +14,12 @@ const (
 	backoffMost  = 10 * time.Second
 )
 
-// blocking asks one blocking query after the other, perSecond times a second at
+// Blocking asks one blocking query after the other, perSecond times a second at
 // most, until ctx is done. query is given the index to wait for something newer
 // than, 0 for an answer at once, and returns the index of the answer. It is no
 // answer when the index goes back, as it may when the newest key is deleted or
 // Consul was restored: what it then says of changes is of no use.
-func blocking(ctx context.Context, perSecond int, query func(index uint64) (next uint64, err error)) {
+func Blocking(ctx context.Context, perSecond int, query func(index uint64) (next uint64, err error)) {
 	var index uint64
 	pause := backoffLeast
 	restarts := rate.NewLimiter(rate.Limit(perSecond), perSecond)
