@@ -25,7 +25,7 @@ func (c *conductor) answer(ctx context.Context, link pooler.LinkState, views []*
 	for _, v := range views {
 		offered[v.id] = v
 	}
-	all, _ := c.handovers.current()
+	all, _ := c.handovers.Current()
 	for id, one := range all {
 		if one.Over {
 			continue
@@ -61,7 +61,7 @@ func (c *conductor) answer(ctx context.Context, link pooler.LinkState, views []*
 				c.counting = quietPace
 			}
 		}
-		c.handovers.respond(id, a)
+		c.handovers.Respond(id, a)
 	}
 }
 

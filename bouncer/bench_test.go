@@ -8,6 +8,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 const benchShards = 1000
@@ -19,9 +20,9 @@ func benchConfig() config.Config {
 	}
 }
 
-func benchPairs(b *testing.B, config config.Config) []pair {
+func benchPairs(b *testing.B, config config.Config) []routes.Pair {
 	b.Helper()
-	var pairs []pair
+	var pairs []routes.Pair
 	for i := range benchShards {
 		r := someRoute(fmt.Sprintf("10.0.%d.%d", i/250, i%250+1))
 		for m := range 2 {
@@ -32,7 +33,7 @@ func benchPairs(b *testing.B, config config.Config) []pair {
 			b.Fatal(err)
 		}
 		key := cluster.NewKeys("", fmt.Sprintf("shard%04d", i), config.RoutesPrefix).Route()
-		pairs = append(pairs, pair{Key: key, Value: value, ModifyIndex: uint64(i + 1)})
+		pairs = append(pairs, routes.Pair{Key: key, Value: value, ModifyIndex: uint64(i + 1)})
 	}
 	return pairs
 }
@@ -40,18 +41,18 @@ func benchPairs(b *testing.B, config config.Config) []pair {
 // One route of a thousand has changed.
 func BenchmarkMerge(b *testing.B) {
 	config := benchConfig()
-	book, pairs := newBook(config), benchPairs(b, config)
-	book.merge(answer{Pairs: pairs, KnownLeader: true})
+	book, pairs := routes.NewBook(config), benchPairs(b, config)
+	book.Merge(routes.Answer{Pairs: pairs, KnownLeader: true})
 	for i := 0; b.Loop(); i++ {
 		pairs[i%benchShards].ModifyIndex = uint64(benchShards + 1 + i)
-		book.merge(answer{Pairs: pairs, KnownLeader: true})
+		book.Merge(routes.Answer{Pairs: pairs, KnownLeader: true})
 	}
 }
 
 func BenchmarkRender(b *testing.B) {
 	config := benchConfig()
-	book := newBook(config)
-	book.merge(answer{Pairs: benchPairs(b, config), KnownLeader: true})
+	book := routes.NewBook(config)
+	book.Merge(routes.Answer{Pairs: benchPairs(b, config), KnownLeader: true})
 	shards, _ := routesOf(book)
 	feed := newFeed(nil)
 	defer feed.close()

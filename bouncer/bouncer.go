@@ -20,6 +20,7 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/consul"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 // followPause is the pause after a configuration that could not be followed: what was in
@@ -130,12 +131,12 @@ type bouncer struct {
 	config    config.Config
 	log       zerolog.Logger
 	feed      *feed
-	book      *book
+	book      *routes.Book
 	link      *pooler.Link
-	handovers *handovers
-	watcher   *watcher
-	respond   *responder
-	patroni   *patroniFollower
+	handovers *routes.Handovers
+	watcher   *routes.Watcher
+	respond   *routes.Responder
+	patroni   *routes.PatroniFollower
 	conductor *conductor
 	presence  *presence
 	api       *listenerAPI
@@ -144,15 +145,15 @@ type bouncer struct {
 }
 
 func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url string) *bouncer {
-	b := &bouncer{config: c, log: log, book: newBook(c), feed: newFeed(newTemplateClients(c, pool))}
+	b := &bouncer{config: c, log: log, book: routes.NewBook(c), feed: newFeed(newTemplateClients(c, pool))}
 	b.keeper = &keeper{log: log, config: c, book: b.book, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
 	saved, err := loadState(c.StateFile, c.RoutesPrefix)
 	if err != nil {
 		log.Error().Err(err).Msg("starting without the last good routes")
 	}
-	b.book.restore(saved.Routes)
+	b.book.Restore(saved.Routes)
 	b.keeper.session = saved.Session
-	b.handovers = newHandovers(c.Keys(), b.book.serves)
+	b.handovers = routes.NewHandovers(c.Keys(), b.book.Serves)
 
 	console := pooler.NewConsole(c)
 	co := &conductor{
@@ -173,24 +174,24 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 			f.notify()
 		}
 	}
-	b.watcher = newWatcher(log, pool, b.book, b.handovers, changed)
-	b.watcher.holding = co.holding.Load
-	b.patroni = newPatroniFollower(c, log, pool, b.book, changed, b.watcher.hasAnswered)
+	b.watcher = routes.NewWatcher(log, pool, b.book, b.handovers, changed)
+	b.watcher.Holding = co.holding.Load
+	b.patroni = routes.NewPatroniFollower(c, log, pool, b.book, changed, b.watcher.HasAnswered)
 	b.presence = &presence{
 		log: log, pool: pool, key: c.Keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
 		change: make(chan struct{}, 1), remember: b.keeper.rememberSession,
 		value: func() cluster.Bouncer { return presenceOf(c, url, b.link.Now().Version, co.shards()) },
 	}
 	pool.Moved = b.presence.notify
-	b.respond = newResponder(log, pool, c.Name, c.RoutesPrefix, b.handovers, b.keeper.currentSession)
+	b.respond = routes.NewResponder(log, pool, c.Name, c.RoutesPrefix, b.handovers, b.keeper.currentSession)
 	co.suspector = pooler.NewSuspector(c, log, b.link)
-	co.suspector.Primaries, co.suspector.Changes = func() []pooler.Primary { return primariesOf(c, b.book) }, b.book.version
-	co.suspector.Notify, co.suspector.Refresh = co.notify, b.watcher.refresh
-	co.suspector.Connected = func() bool { return b.watcher.status().Connected }
+	co.suspector.Primaries, co.suspector.Changes = func() []pooler.Primary { return primariesOf(c, b.book) }, b.book.Version
+	co.suspector.Notify, co.suspector.Refresh = co.notify, b.watcher.Refresh
+	co.suspector.Connected = func() bool { return b.watcher.Status().Connected }
 	co.cutter = pooler.NewCutter(c, log, co.notify)
 	co.deadman = pooler.NewDeadman(c, log)
 	co.link, co.pauser = b.link, pooler.NewPauser(c, co.notify)
-	co.answered, co.applied = b.watcher.hasAnswered, b.presence.notify
+	co.answered, co.applied = b.watcher.HasAnswered, b.presence.notify
 	b.keeper.draining = saved.Draining
 	b.api = &listenerAPI{keep: b.keeper.rememberDraining, config: c, log: log, conductor: co, watcher: b.watcher, link: b.link, book: b.book, handovers: b.handovers, files: b.files}
 	b.api.draining.Store(saved.Draining)
@@ -201,8 +202,8 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 }
 
 // routesOf is what the book knows of every shard, as it is rendered.
-func routesOf(b *book) (list map[config.ShardID]shardRoute, changes uint64) {
-	known, changes := b.known()
+func routesOf(b *routes.Book) (list map[config.ShardID]shardRoute, changes uint64) {
+	known, changes := b.Known()
 	list = make(map[config.ShardID]shardRoute, len(known))
 	for id, k := range known {
 		list[id] = shardRoute{Route: k.Route, Index: k.ModifyIndex, CreateIndex: k.CreateIndex, First: k.First, Confirmed: k.Confirmed}
@@ -211,7 +212,7 @@ func routesOf(b *book) (list map[config.ShardID]shardRoute, changes uint64) {
 }
 
 // primariesOf are the primaries of all shards that the book knows.
-func primariesOf(c config.Config, b *book) []pooler.Primary {
+func primariesOf(c config.Config, b *routes.Book) []pooler.Primary {
 	known, _ := routesOf(b)
 	views, _ := view(c, known, anyName())
 	list := make([]pooler.Primary, len(views))
@@ -226,8 +227,8 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(parent)
 	var parts sync.WaitGroup
 	for _, part := range []func(context.Context){
-		b.conductor.run, b.conductor.deadman.Run, b.conductor.suspector.Run, b.link.Run, b.watcher.watch,
-		b.watcher.watchHandovers, b.watcher.serve, b.respond.run, b.patroni.run,
+		b.conductor.run, b.conductor.deadman.Run, b.conductor.suspector.Run, b.link.Run, b.watcher.Watch,
+		b.watcher.WatchHandovers, b.watcher.Serve, b.respond.Run, b.patroni.Run,
 		b.presence.run, b.keeper.run,
 	} {
 		parts.Go(func() { part(ctx) })
@@ -250,7 +251,7 @@ const keepAfter = 500 * time.Millisecond
 type keeper struct {
 	log    zerolog.Logger
 	config config.Config
-	book   *book
+	book   *routes.Book
 	wake   chan struct{}
 	// urgent asks for a write at once.
 	urgent chan struct{}
@@ -308,7 +309,7 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		k.mu.Lock()
 		s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Session: k.session, Draining: k.draining}
-		s.Routes, _ = k.book.known()
+		s.Routes, _ = k.book.Known()
 		k.mu.Unlock()
 		if len(s.Routes) == 0 && s.Session == "" && !s.Draining {
 			continue
@@ -367,12 +368,12 @@ func renderOnce(ctx context.Context, c config.Config, template string, version p
 		return nil, nil, err
 	}
 	defer pool.Close()
-	b := newBook(c)
+	b := routes.NewBook(c)
 	saved, stateErr := loadState(c.StateFile, c.RoutesPrefix)
-	b.restore(saved.Routes)
-	a, err := newWatcher(zerolog.Nop(), pool, b, newHandovers(c.Keys(), b.serves), func() {}).read(ctx)
+	b.Restore(saved.Routes)
+	a, err := routes.NewWatcher(zerolog.Nop(), pool, b, routes.NewHandovers(c.Keys(), b.Serves), func() {}).ReadAll(ctx)
 	if err == nil {
-		b.merge(a)
+		b.Merge(a)
 	}
 	shards, _ := routesOf(b)
 	if err != nil && len(shards) == 0 {
@@ -396,7 +397,7 @@ func renderOnce(ctx context.Context, c config.Config, template string, version p
 	for _, p := range left {
 		errs = append(errs, p.Err)
 	}
-	for _, problem := range b.trouble() {
+	for _, problem := range b.Trouble() {
 		errs = append(errs, problem)
 	}
 	return text, views, errors.Join(errs...)

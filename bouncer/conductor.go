@@ -17,6 +17,7 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 const (
@@ -38,7 +39,7 @@ const (
 type conductor struct {
 	config    config.Config
 	log       zerolog.Logger
-	book      *book
+	book      *routes.Book
 	renderer  *renderer
 	link      *pooler.Link
 	console   *pooler.Console
@@ -47,7 +48,7 @@ type conductor struct {
 	pauser    *pooler.Pauser
 	cutter    *pooler.Cutter
 	suspector *pooler.Suspector
-	handovers *handovers
+	handovers *routes.Handovers
 	deadman   *pooler.Deadman
 	// answered tells whether Consul has answered since the start.
 	answered func() bool
@@ -135,7 +136,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	version := c.version(ctx, link)
 	views, left, changes := c.views(version)
 	for _, v := range views {
-		v.ill, v.handover = c.suspector.Ill(v.id, v.route.Leader), c.handovers.holds(v.id, v.route, v.index)
+		v.ill, v.handover = c.suspector.Ill(v.id, v.route.Leader), c.handovers.Holds(v.id, v.route, v.index)
 	}
 	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool {
 		return !slices.ContainsFunc(views, func(v *ShardView) bool { return v.id == id })
@@ -175,7 +176,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 // views is what is known of the shards, made anew only when that has changed: the
 // regular look at PgBouncer must cost little at a thousand shards.
 func (c *conductor) views(version pgbouncer.Version) (views []*ShardView, left []leftOut, changes uint64) {
-	if c.seen == nil || c.seen.changes != c.book.version() || c.seen.version != version {
+	if c.seen == nil || c.seen.changes != c.book.Version() || c.seen.version != version {
 		shards, changes := routesOf(c.book)
 		views, left := view(c.config, shards, version)
 		c.seen = &viewed{views, left, changes, version}
@@ -429,8 +430,8 @@ func (c *conductor) next(link pooler.LinkState) time.Duration {
 	}
 	sooner(c.soon)
 	sooner(c.retryAt)
-	sooner(c.handovers.until())
-	sooner(c.handovers.unknown())
+	sooner(c.handovers.Until())
+	sooner(c.handovers.Unknown())
 	if c.counting > 0 {
 		sooner(now.Add(c.counting))
 	}

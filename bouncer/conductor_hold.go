@@ -148,7 +148,7 @@ func (c *conductor) heldBefore(v *ShardView) bool {
 // leads to it, of those whose time is up, and whatever else this bouncer has paused
 // that no hold needs.
 func (c *conductor) letGo(ctx context.Context, link pooler.LinkState, views []*ShardView) error {
-	if !link.Up || c.standing == nil || !c.handovers.unknown().IsZero() {
+	if !link.Up || c.standing == nil || !c.handovers.Unknown().IsZero() {
 		return nil
 	}
 	var ready []*ShardView
@@ -232,7 +232,7 @@ func (c *conductor) deadlines(views []*ShardView) map[string]time.Time {
 // strays are the databases that are paused though no hold wants it: their clients wait
 // for nothing.
 func (c *conductor) strays(views []*ShardView) (names []string) {
-	if !c.handovers.unknown().IsZero() || !c.link.Now().Up {
+	if !c.handovers.Unknown().IsZero() || !c.link.Now().Up {
 		return nil
 	}
 	held := c.heldDatabases(views)

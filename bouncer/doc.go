@@ -8,19 +8,11 @@
 //
 //	config  bouncer.yml
 //	consul  the addresses of Consul
+//	routes  what Consul says: routes, handovers, Patroni's keys
 //	pooler  PgBouncer: RELOAD, PAUSE, its connections, its primaries
 //
 // The files here:
 //
-//	watch.go, follow.go, shared.go
-//	             Consul -> answers; decides nothing
-//	sentinel.go  finds a Consul address that is silent
-//	book.go, book_patroni.go
-//	             answers -> what is known of each shard; refuses what is wrong,
-//	             forgets nothing by accident (pure)
-//	patroni.go, patroni_route.go
-//	             shards that Patroni runs
-//	handover.go  planned switchovers
 //	view.go      what is known -> what templates see
 //	render.go    -> text, through a consul-template template
 //	feed.go, consul_data.go, template_clients.go
@@ -37,7 +29,7 @@
 //	conductor_hold.go
 //	             when clients are held and released
 //	status.go    how every shard stands
-//	respond.go   what leaders of handovers are told
+//	answer.go    what leaders of handovers are told
 //	presence.go  tells Consul what has been applied
 //	state.go     what a restart must know
 //	files.go     further files: users, HAProxy's

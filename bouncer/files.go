@@ -19,6 +19,7 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/consul"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 const (
@@ -36,7 +37,7 @@ type fileKeeper struct {
 	file     config.File
 	config   config.Config
 	log      zerolog.Logger
-	book     *book
+	book     *routes.Book
 	link     *pooler.Link
 	renderer *renderer
 	wake     chan struct{}
@@ -55,7 +56,7 @@ type FileStatus struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-func newFileKeepers(c config.Config, log zerolog.Logger, b *book, l *pooler.Link, pool *consul.Pool) (keepers []*fileKeeper) {
+func newFileKeepers(c config.Config, log zerolog.Logger, b *routes.Book, l *pooler.Link, pool *consul.Pool) (keepers []*fileKeeper) {
 	for _, f := range c.Files {
 		keepers = append(keepers, &fileKeeper{
 			file: f, config: c, log: log.With().Str("file", f.Path).Logger(), book: b, link: l, wake: make(chan struct{}, 1),

@@ -9,6 +9,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 // FuzzRoute: whatever Consul holds, what is known can be rendered, and what is
@@ -27,8 +28,8 @@ func FuzzRoute(f *testing.F) {
 		Name: "b1", Consul: settings.Consul{Host: "127.0.0.1:8500"}, PgBouncer: config.PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"},
 	}
 	f.Fuzz(func(t *testing.T, id string, value []byte) {
-		b := newBook(c)
-		b.merge(answer{KnownLeader: true, Pairs: []pair{{Key: "lictor/routes/" + id, Value: value, ModifyIndex: 1}, {Key: "lictor/routes/service/whole", Value: good, ModifyIndex: 1}}})
+		b := routes.NewBook(c)
+		b.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{{Key: "lictor/routes/" + id, Value: value, ModifyIndex: 1}, {Key: "lictor/routes/service/whole", Value: good, ModifyIndex: 1}}})
 		routes, _ := routesOf(b)
 		views, _ := view(c, routes, pgbouncer.Version{})
 		if !slices.ContainsFunc(views, func(v *ShardView) bool { return v.Scope == "whole" || v.Scope == "whole_ro" }) {

@@ -18,6 +18,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 // httpBound bounds reading a request and writing its answer.
@@ -29,16 +30,16 @@ type listenerAPI struct {
 	config    config.Config
 	log       zerolog.Logger
 	conductor *conductor
-	watcher   *watcher
+	watcher   *routes.Watcher
 	link      *pooler.Link
-	book      *book
-	handovers *handovers
+	book      *routes.Book
+	handovers *routes.Handovers
 	files     []*fileKeeper
 	draining  atomic.Bool
 	front     *pooler.Front
 	access    httpserver.Access
 	// What others may have read of Consul.
-	routeReads, handoverReads *sharedReads
+	routeReads, handoverReads *routes.SharedReads
 	listReads                 *rate.Limiter
 	// keep is told of draining, so that a restart does not end it.
 	keep func(draining bool)
@@ -52,11 +53,11 @@ type Health struct {
 
 // Status is the body of /status.
 type Status struct {
-	Name      string          `json:"name"`
-	Health    Health          `json:"health"`
-	Draining  bool            `json:"draining"`
-	Consul    consulStatus    `json:"consul"`
-	PgBouncer pgbouncerStatus `json:"pgbouncer"`
+	Name      string              `json:"name"`
+	Health    Health              `json:"health"`
+	Draining  bool                `json:"draining"`
+	Consul    routes.ConsulStatus `json:"consul"`
+	PgBouncer pgbouncerStatus     `json:"pgbouncer"`
 	// Clients is the number of clients that are connected, as of the last look,
 	// at most seconds ago; absent: it is not known.
 	Clients *int                           `json:"clients,omitempty"`
@@ -83,7 +84,7 @@ func (a *listenerAPI) server(listener net.Listener) (*httpserver.Server, error) 
 		Name: "HTTP listener", Setting: "listen", Limits: httpserver.DefaultLimits(), Log: a.log,
 		IsCheck: func(r *http.Request) bool { return r.URL.Path == "/health" },
 		Friends: func(ctx context.Context) []net.IP {
-			return append(a.access.Friends(ctx), httpserver.Lookup(ctx, a.book.hosts())...)
+			return append(a.access.Friends(ctx), httpserver.Lookup(ctx, a.book.Hosts())...)
 		},
 	}
 	s.Limits.Header, s.Limits.Request, s.Limits.Answer, s.Limits.Stop = httpBound, httpBound, httpBound, time.Second
@@ -114,12 +115,12 @@ func (a *listenerAPI) serve(ctx context.Context, listener net.Listener) error {
 	}
 	life, end := context.WithCancel(ctx)
 	a.front = pooler.NewFront(a.config, a.conductor.served, a.conductor.listening, func() bool { return a.link.Now().Up })
-	a.routeReads, a.handoverReads = newSharedReads(life), newSharedReads(life)
+	a.routeReads, a.handoverReads = routes.NewSharedReads(life), routes.NewSharedReads(life)
 	a.listReads = rate.NewLimiter(1, 3)
 	defer func() {
 		end()
-		a.routeReads.wait()
-		a.handoverReads.wait()
+		a.routeReads.Wait()
+		a.handoverReads.Wait()
 	}()
 	server.Handler = a.handler()
 	server.BaseContext = func(net.Listener) context.Context { return life }
@@ -181,7 +182,7 @@ func (a *listenerAPI) health(ctx context.Context) Health {
 func (a *listenerAPI) status(ctx context.Context) Status {
 	link := a.link.Now()
 	s := Status{
-		Name: a.config.Name, Health: a.health(ctx), Draining: a.draining.Load(), Consul: a.watcher.status(),
+		Name: a.config.Name, Health: a.health(ctx), Draining: a.draining.Load(), Consul: a.watcher.Status(),
 		PgBouncer: pgbouncerStatus{Answers: link.Up, Since: link.Since.UTC()},
 		Shards:    a.conductor.shards(), Problems: map[string]string{},
 	}
@@ -205,11 +206,11 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 			s.Shards[id] = shard
 		}
 	}
-	for key, err := range a.book.trouble() {
+	for key, err := range a.book.Trouble() {
 		s.Problems[key] = err.Error()
 	}
 	maps.Copy(s.Problems, a.conductor.problems())
-	s.Missing = a.book.missing()
+	s.Missing = a.book.Missing()
 	return s
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 // What agents ask of a bouncer. Anybody who reaches the listener may ask: nothing
@@ -44,22 +45,22 @@ func (a *listenerAPI) poke(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := config.ShardID(p.Namespace + "/" + p.Scope)
-	known := func() bool { return p.Index > 0 && a.book.has(id, p.Index) }
+	known := func() bool { return p.Index > 0 && a.book.Has(id, p.Index) }
 	message := "reading the routes"
 	switch {
 	case known():
 		message = "known already"
-	case a.book.knows(id):
+	case a.book.Knows(id):
 		message = "reading the route"
-		a.routeReads.ask(id, func(ctx context.Context) error {
-			err := a.watcher.readRoute(ctx, id)
+		a.routeReads.Ask(id, func(ctx context.Context) error {
+			err := a.watcher.ReadRoute(ctx, id)
 			if err != nil {
 				a.log.Debug().Err(err).Str("shard", string(id)).Msg("a poke could not be followed")
 			}
 			return err
 		})
 	case a.listReads.Allow():
-		a.watcher.poke()
+		a.watcher.Poke()
 	default:
 		reply(w, http.StatusTooManyRequests, map[string]string{"error": "the routes have just been read"})
 		return
@@ -86,7 +87,7 @@ func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := config.ShardID(q.Namespace + "/" + q.Scope)
-	if !a.book.knows(id) {
+	if !a.book.Knows(id) {
 		fail(http.StatusNotFound, "shard %s is not served here", id)
 		return
 	}
@@ -94,8 +95,8 @@ func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
 		one, found := a.handoverOf(id)
 		return found && one.Value.ID == q.ID && one.Over == (q.State != cluster.HandoverAnnounced)
 	}
-	read := func(ctx context.Context) error { return a.watcher.readHandover(ctx, id) }
-	if err := a.handoverReads.do(r.Context(), id, known, read); err != nil {
+	read := func(ctx context.Context) error { return a.watcher.ReadHandover(ctx, id) }
+	if err := a.handoverReads.Do(r.Context(), id, known, read); err != nil {
 		fail(http.StatusServiceUnavailable, "%v", err)
 		return
 	}
@@ -110,8 +111,8 @@ func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (a *listenerAPI) handoverOf(id config.ShardID) (standing, bool) {
-	all, _ := a.handovers.current()
+func (a *listenerAPI) handoverOf(id config.ShardID) (routes.Standing, bool) {
+	all, _ := a.handovers.Current()
 	one, found := all[id]
 	return one, found
 }
@@ -130,7 +131,7 @@ func (a *listenerAPI) awaitQuiet(w http.ResponseWriter, r *http.Request, id conf
 	paused := time.NewTimer(max(wait, handoverWaitLeast))
 	defer paused.Stop()
 	for {
-		all, answered := a.handovers.current()
+		all, answered := a.handovers.Current()
 		one := all[id]
 		if one.Value.ID != q.ID || one.Over {
 			reply(w, http.StatusConflict, cluster.HandoverAnswer{ID: q.ID, Bouncer: a.config.Name, Problem: "the handover is over"})

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 func someRoute(host string) cluster.Route {
@@ -16,16 +17,16 @@ func someRoute(host string) cluster.Route {
 	}
 }
 
-func knownIn(b *book) map[config.ShardID]known {
-	shards, _ := b.known()
+func knownIn(b *routes.Book) map[config.ShardID]routes.Known {
+	shards, _ := b.Known()
 	return shards
 }
 
-func somePair(t *testing.T, key string, index uint64, r cluster.Route) pair {
+func somePair(t *testing.T, key string, index uint64, r cluster.Route) routes.Pair {
 	t.Helper()
 	value, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pair{Key: key, Value: value, ModifyIndex: index}
+	return routes.Pair{Key: key, Value: value, ModifyIndex: index}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 func TestMetrics(t *testing.T) {
@@ -17,7 +18,7 @@ func TestMetrics(t *testing.T) {
 	c := &statusCollector{version: "1.2.3", now: func() time.Time { return now }, status: func() Status {
 		return Status{
 			Name: "pgb1", Health: Health{Healthy: true}, Clients: &clients,
-			Consul: consulStatus{Connected: true, Since: now.Add(-time.Hour)}, PgBouncer: pgbouncerStatus{Answers: true, Since: now.Add(-2 * time.Hour)},
+			Consul: routes.ConsulStatus{Connected: true, Since: now.Add(-time.Hour)}, PgBouncer: pgbouncerStatus{Answers: true, Since: now.Add(-2 * time.Hour)},
 			Shards: map[config.ShardID]ShardStatus{
 				"service/s1": {Leader: "db1", State: cluster.RouteOpen, Timeline: 3, Since: now.Add(-90 * time.Second), VerifiedAt: &verified, ClientsWaiting: 4},
 				"service/s2": {Leader: "db9", State: cluster.RouteDown, Since: now.Add(-5 * time.Second), Held: true, HoldUntil: &until, Paused: true, Ill: true, Error: "x"},

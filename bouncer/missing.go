@@ -11,7 +11,7 @@ import (
 // missing are the configured shards of which no route is known.
 func (c *conductor) missing() (list []config.Shard) {
 	for _, s := range c.config.Shards {
-		if _, found := c.book.get(s.ID()); !found {
+		if _, found := c.book.Get(s.ID()); !found {
 			list = append(list, s)
 		}
 	}

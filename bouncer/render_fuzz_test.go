@@ -14,6 +14,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 	"github.com/lictor-ha/lictor/templates"
 )
 
@@ -37,9 +38,9 @@ func FuzzHAProxy(f *testing.F) {
 	line := regexp.MustCompile(`^(|global|defaults|listen [A-Za-z0-9._:-]+_(primary|replica)|    (maxconn|mode|retries|timeout|bind|option|http-check|default-server) [ -~]+|` +
 		`    server [A-Za-z0-9._:-]+ [A-Za-z0-9._:%-]+:\d+ check port \d+)$`)
 	f.Fuzz(func(t *testing.T, id string, route []byte, member string) {
-		b := newBook(c)
-		b.merge(answer{KnownLeader: true, Pairs: []pair{{Key: "lictor/routes/" + id, Value: route, ModifyIndex: 1}, {Key: "lictor/routes/service/whole", Value: good, ModifyIndex: 1}}})
-		known, _ := b.known()
+		b := routes.NewBook(c)
+		b.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{{Key: "lictor/routes/" + id, Value: route, ModifyIndex: 1}, {Key: "lictor/routes/service/whole", Value: good, ModifyIndex: 1}}})
+		known, _ := b.Known()
 		shards := map[config.ShardID]shardRoute{}
 		for id, k := range known {
 			shards[id] = shardRoute{Route: k.Route, Index: k.ModifyIndex, First: k.First, Confirmed: k.Confirmed}

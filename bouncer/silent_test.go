@@ -19,6 +19,7 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/consul"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 // threeAddresses makes a world whose Consul has three addresses.
@@ -42,13 +43,13 @@ func (w *world) watches(holding bool) (pool *consul.Pool, await func(leader int)
 	if pool, err = consul.NewPool(clients); err != nil {
 		w.t.Fatal(err)
 	}
-	b := newBook(w.config)
-	watcher := newWatcher(zerolog.New(w.log), pool, b, newHandovers(w.config.Keys(), b.serves), func() {})
-	watcher.holding = func() bool { return holding }
+	b := routes.NewBook(w.config)
+	watcher := routes.NewWatcher(zerolog.New(w.log), pool, b, routes.NewHandovers(w.config.Keys(), b.Serves), func() {})
+	watcher.Holding = func() bool { return holding }
 	ctx, cancel := context.WithCancel(w.ctx)
 	var running sync.WaitGroup
-	running.Go(func() { watcher.watch(ctx) })
-	running.Go(func() { watcher.serve(ctx) })
+	running.Go(func() { watcher.Watch(ctx) })
+	running.Go(func() { watcher.Serve(ctx) })
 	w.t.Cleanup(func() { cancel(); running.Wait(); pool.Close() })
 	return pool, func(leader int) {
 		w.t.Helper()

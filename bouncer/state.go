@@ -8,6 +8,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 // savedState is what a bouncer keeps across its own restarts, so that it serves
@@ -19,8 +20,8 @@ type savedState struct {
 	RoutesPrefix string `json:"routes_prefix"`
 	Session      string `json:"session,omitempty"`
 	// Draining: an operator has not yet ended it.
-	Draining bool                     `json:"draining,omitempty"`
-	Routes   map[config.ShardID]known `json:"routes"`
+	Draining bool                            `json:"draining,omitempty"`
+	Routes   map[config.ShardID]routes.Known `json:"routes"`
 }
 
 const stateVersion = 1

@@ -4,12 +4,13 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 func TestStateSurvives(t *testing.T) {
 	path := t.TempDir() + "/state.json"
-	b := newBook(config.Config{RoutesPrefix: "p"})
-	b.merge(answer{KnownLeader: true, Pairs: []pair{somePair(t, "p/routes/service/s1", 7, someRoute("a"))}})
+	b := routes.NewBook(config.Config{RoutesPrefix: "p"})
+	b.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{somePair(t, "p/routes/service/s1", 7, someRoute("a"))}})
 	if err := (savedState{Version: stateVersion, RoutesPrefix: "p", Session: "x", Routes: knownIn(b)}).save(path); err != nil {
 		t.Fatal(err)
 	}
@@ -17,14 +18,14 @@ func TestStateSurvives(t *testing.T) {
 	if err != nil || s.Session != "x" {
 		t.Fatalf("%+v %v", s, err)
 	}
-	again := newBook(config.Config{RoutesPrefix: "p"})
-	again.restore(s.Routes)
+	again := routes.NewBook(config.Config{RoutesPrefix: "p"})
+	again.Restore(s.Routes)
 	k := knownIn(again)["service/s1"]
 	if k.Route.Leader.Host != "a" || k.ModifyIndex != 7 || k.Confirmed {
 		t.Fatalf("restored %+v", k)
 	}
 	// Consul's word confirms it, which may be what starts a hold.
-	if out := again.merge(answer{KnownLeader: true, Pairs: []pair{somePair(t, "p/routes/service/s1", 7, someRoute("a"))}}); len(out.Changed) != 1 {
+	if out := again.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{somePair(t, "p/routes/service/s1", 7, someRoute("a"))}}); len(out.Changed) != 1 {
 		t.Fatalf("confirmation changed %v", out.Changed)
 	}
 	if s, err := loadState(path, "another"); err != nil || len(s.Routes) != 0 {

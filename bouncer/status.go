@@ -70,7 +70,7 @@ func (c *conductor) publish(views []*ShardView, left []leftOut) {
 		left = append(slices.Clone(left), leftOut{text, fmt.Errorf("left out of %s: %s", c.config.PgBouncer.Config, text)})
 	}
 	now := time.Now().UTC()
-	trouble := c.book.trouble()
+	trouble := c.book.Trouble()
 	status := make(map[config.ShardID]ShardStatus, len(views))
 	c.mu.Lock()
 	for _, v := range views {

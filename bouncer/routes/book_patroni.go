@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"fmt"
@@ -10,15 +10,15 @@ import (
 // What the book knows from Patroni's keys instead of from a route.
 
 // routed tells whether a route of Lictor's is known of a shard.
-func (b *book) routed(id config.ShardID) bool {
+func (b *Book) routed(id config.ShardID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, found := b.shards[id]
 	return found && !k.Patroni
 }
 
-// get returns what is known of one shard.
-func (b *book) get(id config.ShardID) (known, bool) {
+// Get returns what is known of one shard.
+func (b *Book) Get(id config.ShardID) (Known, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, found := b.shards[id]
@@ -27,7 +27,7 @@ func (b *book) get(id config.ShardID) (known, bool) {
 
 // followed takes in what Patroni's keys say of a shard. A route of Lictor's stays
 // where there is one.
-func (b *book) followed(id config.ShardID, route cluster.Route, index uint64) (changed bool, err error) {
+func (b *Book) followed(id config.ShardID, route cluster.Route, index uint64) (changed bool, err error) {
 	if err := route.Validate(); err != nil {
 		return false, fmt.Errorf("shard %s: what Patroni's keys say makes no route: %w", id, err)
 	}
@@ -41,7 +41,7 @@ func (b *book) followed(id config.ShardID, route cluster.Route, index uint64) (c
 		return false, fmt.Errorf("shard %s: Patroni's cluster has system identifier %s, known is %s: it %w and is refused",
 			id, route.SystemIdentifier, old.Route.SystemIdentifier, errForeign)
 	}
-	b.shards[id] = known{Route: route, ModifyIndex: index, First: b.first(id), Confirmed: true, Patroni: true}
+	b.shards[id] = Known{Route: route, ModifyIndex: index, First: b.first(id), Confirmed: true, Patroni: true}
 	if have && old.Confirmed && !old.Gone && old.Patroni && route.SameTopology(old.Route) && route.Since.Equal(old.Route.Since) {
 		return false, nil
 	}
@@ -51,7 +51,7 @@ func (b *book) followed(id config.ShardID, route cluster.Route, index uint64) (c
 
 // foundWrong notes what is wrong with a shard that Patroni runs, nil: nothing. It
 // tells whether that is new.
-func (b *book) foundWrong(id config.ShardID, err error) bool {
+func (b *Book) foundWrong(id config.ShardID, err error) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	key, old := string(id), b.wrong[string(id)]

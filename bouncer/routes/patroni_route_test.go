@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"encoding/json"
@@ -96,7 +96,7 @@ func TestPatroniRoute(t *testing.T) {
 
 // Lictor's route takes over from Patroni's keys, and not the other way round.
 func TestPatroniYieldsToRoute(t *testing.T) {
-	b := newBook(config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}, {Scope: "s2", Namespace: "service", Patroni: true}}, RoutesPrefix: "lictor"})
+	b := NewBook(config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}, {Scope: "s2", Namespace: "service", Patroni: true}}, RoutesPrefix: "lictor"})
 	patroni, _, err := patroniRoute(patroniKVs(nil), nil, 1000, time.Unix(1000, 0))
 	if err != nil {
 		t.Fatal(err)
@@ -109,8 +109,8 @@ func TestPatroniYieldsToRoute(t *testing.T) {
 		t.Fatalf("the same again: %v %v", changed, err)
 	}
 	// Routes come and go; what is Patroni's stays.
-	out := b.merge(answer{KnownLeader: true, Consistent: true, Epoch: b.now()})
-	if k, found := b.get("service/s1"); !found || k.Gone || len(out.News) > 0 {
+	out := b.Merge(Answer{KnownLeader: true, Consistent: true, Epoch: b.now()})
+	if k, found := b.Get("service/s1"); !found || k.Gone || len(out.News) > 0 {
 		t.Fatalf("%+v %+v", k, out)
 	}
 	route := patroni
@@ -120,15 +120,15 @@ func TestPatroniYieldsToRoute(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"s1", "s2"} {
-		b.merge(answer{KnownLeader: true, Pairs: []pair{{Key: "lictor/routes/service/" + id, Value: value, ModifyIndex: 3}}})
+		b.Merge(Answer{KnownLeader: true, Pairs: []Pair{{Key: "lictor/routes/service/" + id, Value: value, ModifyIndex: 3}}})
 	}
-	if k, _ := b.get("service/s1"); k.Route.Leader.Name != "lictor" || !b.routed("service/s1") {
+	if k, _ := b.Get("service/s1"); k.Route.Leader.Name != "lictor" || !b.routed("service/s1") {
 		t.Fatalf("%+v", k)
 	}
 	if changed, err = b.followed("service/s1", patroni, 900); err != nil || changed {
 		t.Fatalf("over a route: %v %v", changed, err)
 	}
-	if _, found := b.get("service/s2"); found {
+	if _, found := b.Get("service/s2"); found {
 		t.Fatal("a route was followed though patroni is set")
 	}
 	foreign := patroni

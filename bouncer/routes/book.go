@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"errors"
@@ -13,8 +13,8 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
-// known is what a bouncer knows of one shard.
-type known struct {
+// Known is what a bouncer knows of one shard.
+type Known struct {
 	Route cluster.Route `json:"route"`
 	// ModifyIndex is the index at which Consul had this value.
 	ModifyIndex uint64 `json:"modify_index"`
@@ -32,9 +32,9 @@ type known struct {
 	Confirmed bool `json:"-"`
 }
 
-// answer is what Consul said of the routes prefix.
-type answer struct {
-	Pairs []pair
+// Answer is what Consul said of the routes prefix.
+type Answer struct {
+	Pairs []Pair
 	// KnownLeader is Consul's word that it has a leader.
 	KnownLeader bool
 	// Consistent: read through a quorum, by somebody who noted Epoch before.
@@ -42,7 +42,7 @@ type answer struct {
 	Epoch      uint64
 }
 
-type pair struct {
+type Pair struct {
 	Key         string
 	Value       []byte
 	ModifyIndex uint64
@@ -69,20 +69,20 @@ type problem struct {
 // errForeign says that a route belongs to another PostgreSQL cluster.
 var errForeign = errors.New("belongs to another PostgreSQL cluster")
 
-// book holds what is known of every shard. Its rules: an answer that Consul
+// Book holds what is known of every shard. Its rules: an answer that Consul
 // gave without a leader changes nothing; a value that cannot be read changes
 // nothing; a route of another PostgreSQL cluster changes nothing; what is older
 // than what is known, or has vanished, is believed only when a consistent read
 // says it too; and neither does a shard of the configuration vanish, nor do all
 // shards at once, unless that is allowed.
-type book struct {
+type Book struct {
 	keys       cluster.Keys
 	only       map[config.ShardID]bool // nil: all
 	patroni    map[config.ShardID]bool // those whose routes are not looked at
 	allowEmpty bool
 
 	mu       sync.Mutex
-	shards   map[config.ShardID]known
+	shards   map[config.ShardID]Known
 	problems map[string]error
 	// wrong is what is wrong with shards that Patroni runs.
 	wrong map[string]error
@@ -95,9 +95,9 @@ type book struct {
 	batchTime time.Time
 }
 
-func newBook(c config.Config) *book {
-	b := &book{
-		keys: c.Keys(), allowEmpty: c.AllowEmpty, shards: map[config.ShardID]known{}, problems: map[string]error{},
+func NewBook(c config.Config) *Book {
+	b := &Book{
+		keys: c.Keys(), allowEmpty: c.AllowEmpty, shards: map[config.ShardID]Known{}, problems: map[string]error{},
 		patroni: map[config.ShardID]bool{}, wrong: map[string]error{},
 	}
 	if len(c.Shards) > 0 {
@@ -111,37 +111,37 @@ func newBook(c config.Config) *book {
 }
 
 // now returns the epoch; a consistent read notes it before it begins.
-func (b *book) now() uint64 {
+func (b *Book) now() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.epoch
 }
 
-// known returns what is known of every shard, and a number that is the same as
+// Known returns what is known of every shard, and a number that is the same as
 // long as that is.
-func (b *book) known() (shards map[config.ShardID]known, changes uint64) {
+func (b *Book) Known() (shards map[config.ShardID]Known, changes uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return maps.Clone(b.shards), b.changes
 }
 
-// version is the number that known returns.
-func (b *book) version() uint64 {
+// Version is the number that known returns.
+func (b *Book) Version() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.changes
 }
 
-// has tells whether a shard's route is known as Consul had it at index, or later.
-func (b *book) has(id config.ShardID, index uint64) bool {
+// Has tells whether a shard's route is known as Consul had it at index, or later.
+func (b *Book) Has(id config.ShardID, index uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, found := b.shards[id]
 	return found && k.Confirmed && k.ModifyIndex >= index
 }
 
-// trouble returns the problems by key, or by shard where Patroni runs it.
-func (b *book) trouble() map[string]error {
+// Trouble returns the problems by key, or by shard where Patroni runs it.
+func (b *Book) Trouble() map[string]error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all := maps.Clone(b.problems)
@@ -149,12 +149,12 @@ func (b *book) trouble() map[string]error {
 	return all
 }
 
-// restore puts back what a state file had.
-func (b *book) restore(shards map[config.ShardID]known) {
+// Restore puts back what a state file had.
+func (b *Book) Restore(shards map[config.ShardID]Known) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for id, k := range shards {
-		if b.serves(id) && checkShard(id) == nil && k.Route.Validate() == nil {
+		if b.Serves(id) && checkShard(id) == nil && k.Route.Validate() == nil {
 			k.Confirmed = false
 			b.shards[id] = k
 			b.changes++
@@ -162,10 +162,10 @@ func (b *book) restore(shards map[config.ShardID]known) {
 	}
 }
 
-func (b *book) serves(id config.ShardID) bool { return b.only == nil || b.only[id] }
+func (b *Book) Serves(id config.ShardID) bool { return b.only == nil || b.only[id] }
 
-// merge takes an answer in.
-func (b *book) merge(a answer) outcome {
+// Merge takes an answer in.
+func (b *Book) Merge(a Answer) outcome {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out outcome
@@ -183,7 +183,7 @@ func (b *book) merge(a answer) outcome {
 			continue
 		}
 		id := config.ShardID(namespace + "/" + scope)
-		if !b.serves(id) || b.patroni[id] {
+		if !b.Serves(id) || b.patroni[id] {
 			continue
 		}
 		present[id] = true
@@ -200,11 +200,11 @@ func (b *book) merge(a answer) outcome {
 
 // mergeOne takes in one route that was read consistently. What is older than what is
 // known, or has vanished, is left to a read of all.
-func (b *book) mergeOne(id config.ShardID, p pair) outcome {
+func (b *Book) mergeOne(id config.ShardID, p Pair) outcome {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out outcome
-	if !b.serves(id) || b.patroni[id] {
+	if !b.Serves(id) || b.patroni[id] {
 		return out
 	}
 	problems, before := maps.Clone(b.problems), b.shards[id].ModifyIndex
@@ -220,16 +220,16 @@ func (b *book) mergeOne(id config.ShardID, p pair) outcome {
 	return out
 }
 
-// knows reports whether a shard is served here and there is, or was, a route of it.
-func (b *book) knows(id config.ShardID) bool {
+// Knows reports whether a shard is served here and there is, or was, a route of it.
+func (b *Book) Knows(id config.ShardID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_, found := b.shards[id]
-	return found && b.serves(id)
+	return found && b.Serves(id)
 }
 
-// missing are configured shards of which nothing is known.
-func (b *book) missing() (list []config.ShardID) {
+// Missing are configured shards of which nothing is known.
+func (b *Book) Missing() (list []config.ShardID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for id := range b.only {
@@ -241,8 +241,8 @@ func (b *book) missing() (list []config.ShardID) {
 	return list
 }
 
-// hosts are those of all members that routes have.
-func (b *book) hosts() (hosts []string) {
+// Hosts are those of all members that routes have.
+func (b *Book) Hosts() (hosts []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, k := range b.shards {
@@ -257,7 +257,7 @@ func (b *book) hosts() (hosts []string) {
 
 // first is since when a shard is known, now for a new one. Those of one answer have one
 // time.
-func (b *book) first(id config.ShardID) time.Time {
+func (b *Book) first(id config.ShardID) time.Time {
 	if old, have := b.shards[id]; have {
 		return old.First
 	}
@@ -268,7 +268,7 @@ func (b *book) first(id config.ShardID) time.Time {
 }
 
 // take takes one route in.
-func (b *book) take(id config.ShardID, p pair, final bool, problems map[string]error, out *outcome) {
+func (b *Book) take(id config.ShardID, p Pair, final bool, problems map[string]error, out *outcome) {
 	old, have := b.shards[id]
 	if have && !old.Patroni && p.ModifyIndex < old.ModifyIndex && !final {
 		out.Doubt = true
@@ -290,7 +290,7 @@ func (b *book) take(id config.ShardID, p pair, final bool, problems map[string]e
 			"if the shard was made anew on purpose, delete the key first", id, route.SystemIdentifier, old.Route.SystemIdentifier, errForeign)
 		return
 	}
-	b.shards[id] = known{Route: route, ModifyIndex: p.ModifyIndex, First: b.first(id), CreateIndex: p.CreateIndex, Confirmed: true}
+	b.shards[id] = Known{Route: route, ModifyIndex: p.ModifyIndex, First: b.first(id), CreateIndex: p.CreateIndex, Confirmed: true}
 	if !have || !old.Confirmed || old.Gone || old.Patroni || !route.SameTopology(old.Route) || !route.Since.Equal(old.Route.Since) {
 		out.Changed = append(out.Changed, id)
 	}
@@ -300,7 +300,7 @@ func (b *book) take(id config.ShardID, p pair, final bool, problems map[string]e
 // somebody may have deleted a key by mistake, or an ACL filters the list. Those that vanished all at once
 // stay, also when some of them come back: that is a Consul which lost its data
 // and is being filled again, not somebody who takes shards out of service.
-func (b *book) forget(present map[config.ShardID]bool, final bool, problems map[string]error, out *outcome) {
+func (b *Book) forget(present map[config.ShardID]bool, final bool, problems map[string]error, out *outcome) {
 	var fresh, gone []config.ShardID
 	routed := 0
 	for id, k := range b.shards {
@@ -349,7 +349,7 @@ func (b *book) forget(present map[config.ShardID]bool, final bool, problems map[
 }
 
 // report remembers the problems and returns those that came and went.
-func (b *book) report(problems map[string]error) (news, solved []problem) {
+func (b *Book) report(problems map[string]error) (news, solved []problem) {
 	for _, key := range slices.Sorted(maps.Keys(problems)) {
 		if old := b.problems[key]; old == nil || old.Error() != problems[key].Error() {
 			news = append(news, problem{key, problems[key]})

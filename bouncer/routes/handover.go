@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"fmt"
@@ -16,13 +16,13 @@ import (
 // it finds held, while Consul does not say why.
 const handoverGrace = 5 * time.Second
 
-// handovers holds the planned switchovers that leaders have announced. Each holds
+// Handovers holds the planned switchovers that leaders have announced. Each holds
 // its shard's clients until the route leads to the successor, it is called off,
 // or its deadline has passed. Its rules: an announcement counts only while a
 // session holds its key; the end of one counts only once the routes have been
 // read after it, for the new route may not have come yet; and each is followed
 // once, so that one whose time is up does not begin again.
-type handovers struct {
+type Handovers struct {
 	keys   cluster.Keys
 	serves func(config.ShardID) bool
 	clock  func() time.Time
@@ -51,13 +51,13 @@ type handover struct {
 	answer cluster.HandoverAnswer
 }
 
-func newHandovers(keys cluster.Keys, serves func(config.ShardID) bool) *handovers {
-	return &handovers{keys: keys, serves: serves, clock: time.Now, begun: time.Now(), all: map[config.ShardID]*handover{}, answered: make(chan struct{})}
+func NewHandovers(keys cluster.Keys, serves func(config.ShardID) bool) *Handovers {
+	return &Handovers{keys: keys, serves: serves, clock: time.Now, begun: time.Now(), all: map[config.ShardID]*handover{}, answered: make(chan struct{})}
 }
 
 // merge takes in what a list of all handovers says, which Consul had at index.
 // ended: the routes must be read.
-func (h *handovers) merge(pairs api.KVPairs, index uint64) (changed, ended bool, problems []problem) {
+func (h *Handovers) merge(pairs api.KVPairs, index uint64) (changed, ended bool, problems []problem) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	present := map[config.ShardID]bool{}
@@ -86,7 +86,7 @@ func (h *handovers) merge(pairs api.KVPairs, index uint64) (changed, ended bool,
 }
 
 // put takes in one key that was read consistently; nil: it is not there.
-func (h *handovers) put(id config.ShardID, p *api.KVPair) (changed, ended bool, err error) {
+func (h *Handovers) put(id config.ShardID, p *api.KVPair) (changed, ended bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if p != nil {
@@ -98,7 +98,7 @@ func (h *handovers) put(id config.ShardID, p *api.KVPair) (changed, ended bool, 
 	return false, false, nil
 }
 
-func (h *handovers) take(id config.ShardID, p *api.KVPair) (changed, ended bool, err error) {
+func (h *Handovers) take(id config.ShardID, p *api.KVPair) (changed, ended bool, err error) {
 	if !h.serves(id) {
 		return false, false, nil
 	}
@@ -131,7 +131,7 @@ func (h *handovers) take(id config.ShardID, p *api.KVPair) (changed, ended bool,
 }
 
 // end notes that a handover is called off or done.
-func (h *handovers) end(one *handover) bool {
+func (h *Handovers) end(one *handover) bool {
 	if one.over || !one.ended.IsZero() {
 		return false
 	}
@@ -142,7 +142,7 @@ func (h *handovers) end(one *handover) bool {
 
 // refreshed says that the routes were read consistently, from begun on. It tells
 // whether that was awaited.
-func (h *handovers) refreshed(begun time.Time) bool {
+func (h *Handovers) refreshed(begun time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	awaited := false
@@ -155,7 +155,7 @@ func (h *handovers) refreshed(begun time.Time) bool {
 }
 
 // ending tells whether an end waits for the routes to be read.
-func (h *handovers) ending() bool {
+func (h *Handovers) ending() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, one := range h.all {
@@ -166,10 +166,10 @@ func (h *handovers) ending() bool {
 	return false
 }
 
-// unknown returns until when it is not known whether there are handovers; zero: it
+// Unknown returns until when it is not known whether there are handovers; zero: it
 // is. A bouncer that was restarted in one would release clients that have no
 // primary; without Consul it cannot wait for ever.
-func (h *handovers) unknown() time.Time {
+func (h *Handovers) Unknown() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if until := h.begun.Add(handoverGrace); !h.listed && h.clock().Before(until) {
@@ -178,9 +178,9 @@ func (h *handovers) unknown() time.Time {
 	return time.Time{}
 }
 
-// holds returns the handover that holds a shard's clients, nil when none does.
+// Holds returns the handover that holds a shard's clients, nil when none does.
 // The route is what is known of the shard, which Consul had at index.
-func (h *handovers) holds(id config.ShardID, route cluster.Route, index uint64) *cluster.Handover {
+func (h *Handovers) Holds(id config.ShardID, route cluster.Route, index uint64) *cluster.Handover {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	one := h.all[id]
@@ -203,8 +203,8 @@ func (h *handovers) holds(id config.ShardID, route cluster.Route, index uint64) 
 	return &value
 }
 
-// until is when the first of those that hold clients gives up; zero: none does.
-func (h *handovers) until() (first time.Time) {
+// Until is when the first of those that hold clients gives up; zero: none does.
+func (h *Handovers) Until() (first time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, one := range h.all {
@@ -215,8 +215,8 @@ func (h *handovers) until() (first time.Time) {
 	return first
 }
 
-// respond notes how a handover stands here, and tells those who wait for it.
-func (h *handovers) respond(id config.ShardID, a cluster.HandoverAnswer) {
+// Respond notes how a handover stands here, and tells those who wait for it.
+func (h *Handovers) Respond(id config.ShardID, a cluster.HandoverAnswer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	one := h.all[id]
@@ -235,27 +235,27 @@ func (h *handovers) respond(id config.ShardID, a cluster.HandoverAnswer) {
 }
 
 // tell wakes those who wait for answers.
-func (h *handovers) tell() {
+func (h *Handovers) tell() {
 	close(h.answered)
 	h.answered = make(chan struct{})
 }
 
-// standing is a handover and how it stands here.
-type standing struct {
+// Standing is a handover and how it stands here.
+type Standing struct {
 	Value  cluster.Handover
 	Answer cluster.HandoverAnswer
 	// Over: it holds nobody any more, or is about to.
 	Over bool
 }
 
-// current returns all handovers, and a channel that is closed when one of them has
+// Current returns all handovers, and a channel that is closed when one of them has
 // a new answer or has ended.
-func (h *handovers) current() (all map[config.ShardID]standing, answered <-chan struct{}) {
+func (h *Handovers) Current() (all map[config.ShardID]Standing, answered <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	all = make(map[config.ShardID]standing, len(h.all))
+	all = make(map[config.ShardID]Standing, len(h.all))
 	for id, one := range maps.All(h.all) {
-		all[id] = standing{one.value, one.answer, one.over || !one.ended.IsZero()}
+		all[id] = Standing{one.value, one.answer, one.over || !one.ended.IsZero()}
 	}
 	return all, h.answered
 }

@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"context"
@@ -27,7 +27,7 @@ const (
 // address and for the names of the keys only, until ctx is done. A blocking query
 // that is silent because its Consul hangs, or because its host was lost, looks
 // just like one for which nothing has changed: the sentinel tells the difference.
-func (w *watcher) sentinel(ctx context.Context, prefix string) {
+func (w *Watcher) sentinel(ctx context.Context, prefix string) {
 	if w.pool.Single() {
 		return
 	}
@@ -46,11 +46,11 @@ func (w *watcher) sentinel(ctx context.Context, prefix string) {
 // compare waits for the address in use to say what another one has said. When it
 // does not do so at once the routes are read elsewhere, when it does not do so at
 // all somebody else takes its place.
-func (w *watcher) compare(ctx context.Context, prefix string, index uint64, inUse int) {
+func (w *Watcher) compare(ctx context.Context, prefix string, index uint64, inUse int) {
 	if w.reached.await(ctx, prefix, index, sentinelHedge) || ctx.Err() != nil {
 		return
 	}
-	w.poke()
+	w.Poke()
 	if w.reached.await(ctx, prefix, index, sentinelPatience) || ctx.Err() != nil {
 		return
 	}

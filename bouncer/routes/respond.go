@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"context"
@@ -22,31 +22,31 @@ const answerRetry = time.Second
 // errOtherSession says that the key of an answer is not this bouncer's.
 var errOtherSession = errors.New("the key is held by another session: another bouncer of this name, or this one's predecessor, which expires soon")
 
-// responder writes the answers to handovers into Consul, for leaders that cannot
+// Responder writes the answers to handovers into Consul, for leaders that cannot
 // reach this bouncer, and removes them when the handover is over.
-type responder struct {
+type Responder struct {
 	log       zerolog.Logger
 	pool      *consul.Pool
 	name      string
 	prefix    string
-	handovers *handovers
+	handovers *Handovers
 	// session returns the one that holds this bouncer's keys, empty: none.
 	session func() string
 }
 
-// newResponder makes one for the bouncer called name; session returns the one that holds
+// NewResponder makes one for the bouncer called name; session returns the one that holds
 // its keys, empty: none.
-func newResponder(log zerolog.Logger, pool *consul.Pool, name, prefix string, h *handovers, session func() string) *responder {
-	return &responder{log: log, pool: pool, name: name, prefix: prefix, handovers: h, session: session}
+func NewResponder(log zerolog.Logger, pool *consul.Pool, name, prefix string, h *Handovers, session func() string) *Responder {
+	return &Responder{log: log, pool: pool, name: name, prefix: prefix, handovers: h, session: session}
 }
 
-// run writes until ctx is done; what is left then goes with the session.
-func (r *responder) run(ctx context.Context) {
+// Run writes until ctx is done; what is left then goes with the session.
+func (r *Responder) Run(ctx context.Context) {
 	written := map[config.ShardID]cluster.HandoverAnswer{}
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
-		all, answered := r.handovers.current()
+		all, answered := r.handovers.Current()
 		if err := r.bring(ctx, all, written); err != nil && ctx.Err() == nil {
 			r.log.Warn().Err(err).Msg("an answer to a handover could not be written; its leader has it only if it asks over HTTP")
 			retry.Reset(answerRetry)
@@ -62,7 +62,7 @@ func (r *responder) run(ctx context.Context) {
 
 // bring makes the keys say what is to be said. It writes what a leader acts upon,
 // not every count.
-func (r *responder) bring(ctx context.Context, all map[config.ShardID]standing, written map[config.ShardID]cluster.HandoverAnswer) error {
+func (r *Responder) bring(ctx context.Context, all map[config.ShardID]Standing, written map[config.ShardID]cluster.HandoverAnswer) error {
 	for id, one := range all {
 		old, was := written[id]
 		switch {
@@ -86,12 +86,12 @@ func (r *responder) bring(ctx context.Context, all map[config.ShardID]standing, 
 	return nil
 }
 
-func (r *responder) key(id config.ShardID) string {
+func (r *Responder) key(id config.ShardID) string {
 	i := strings.LastIndexByte(string(id), '/')
 	return cluster.NewKeys(string(id[:i]), string(id[i+1:]), r.prefix).HandoverAnswer(r.name)
 }
 
-func (r *responder) write(ctx context.Context, id config.ShardID, a cluster.HandoverAnswer) error {
+func (r *Responder) write(ctx context.Context, id config.ShardID, a cluster.HandoverAnswer) error {
 	session := r.session()
 	if session == "" {
 		return fmt.Errorf("key %s: this bouncer has no session in Consul", r.key(id))
@@ -113,7 +113,7 @@ func (r *responder) write(ctx context.Context, id config.ShardID, a cluster.Hand
 	return nil
 }
 
-func (r *responder) remove(ctx context.Context, id config.ShardID) error {
+func (r *Responder) remove(ctx context.Context, id config.ShardID) error {
 	_, err := consul.Attempt(ctx, r.pool, func(ctx context.Context, c *api.Client) (struct{}, error) {
 		_, err := c.KV().Delete(r.key(id), (&api.WriteOptions{}).WithContext(ctx))
 		return struct{}{}, err

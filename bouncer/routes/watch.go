@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"context"
@@ -24,14 +24,14 @@ const (
 	readHolding = time.Second
 )
 
-// watcher learns the routes and the handovers from Consul: by one blocking query
+// Watcher learns the routes and the handovers from Consul: by one blocking query
 // for each, and by consistent reads of the routes when it is poked or when the
 // book is in doubt.
-type watcher struct {
+type Watcher struct {
 	log       zerolog.Logger
 	pool      *consul.Pool
-	book      *book
-	handovers *handovers
+	book      *Book
+	handovers *Handovers
 	// changed is called when the book or the handovers have changed.
 	changed func()
 	pokes   chan struct{}
@@ -39,9 +39,9 @@ type watcher struct {
 	reads *rate.Limiter
 	// reached is how far the blocking queries have come.
 	reached *progress
-	// holding tells whether clients are held: then the routes are read again and
+	// Holding tells whether clients are held: then the routes are read again and
 	// again, in case that nobody else tells of the new primary.
-	holding func() bool
+	Holding func() bool
 
 	mu sync.Mutex
 	// since is when Consul answered first after a failure, or since when it
@@ -53,26 +53,26 @@ type watcher struct {
 	handoverErr error
 }
 
-func newWatcher(log zerolog.Logger, pool *consul.Pool, b *book, h *handovers, changed func()) *watcher {
-	return &watcher{
+func NewWatcher(log zerolog.Logger, pool *consul.Pool, b *Book, h *Handovers, changed func()) *Watcher {
+	return &Watcher{
 		log: log, pool: pool, book: b, handovers: h, changed: changed, pokes: make(chan struct{}, 1), since: time.Now(),
-		reads: rate.NewLimiter(20, 20), reached: newProgress(), holding: func() bool { return false },
+		reads: rate.NewLimiter(20, 20), reached: newProgress(), Holding: func() bool { return false },
 	}
 }
 
-// watch follows the routes until ctx is done.
-func (w *watcher) watch(ctx context.Context) {
+// Watch follows the routes until ctx is done.
+func (w *Watcher) Watch(ctx context.Context) {
 	prefix := w.book.keys.Routes()
 	var guarded sync.WaitGroup
 	defer guarded.Wait()
 	guarded.Go(func() { w.sentinel(ctx, prefix) })
 	w.follow(ctx, prefix, w.failed, func(pairs api.KVPairs, _ uint64) {
-		w.take(answer{Pairs: convert(pairs), KnownLeader: true})
+		w.take(Answer{Pairs: convert(pairs), KnownLeader: true})
 	})
 }
 
-// watchHandovers follows the handovers until ctx is done.
-func (w *watcher) watchHandovers(ctx context.Context) {
+// WatchHandovers follows the handovers until ctx is done.
+func (w *Watcher) WatchHandovers(ctx context.Context) {
 	w.follow(ctx, w.handovers.keys.Handovers(), w.noHandovers, func(pairs api.KVPairs, index uint64) {
 		w.noHandovers(nil)
 		changed, ended, problems := w.handovers.merge(pairs, index)
@@ -84,9 +84,9 @@ func (w *watcher) watchHandovers(ctx context.Context) {
 }
 
 // heard acts on what was heard of handovers.
-func (w *watcher) heard(changed, ended bool) {
+func (w *Watcher) heard(changed, ended bool) {
 	if ended {
-		w.poke()
+		w.Poke()
 	}
 	if changed {
 		w.changed()
@@ -96,7 +96,7 @@ func (w *watcher) heard(changed, ended bool) {
 // noHandovers says so once when the handovers cannot be watched while the routes
 // can, a missing permission for instance: then clients of a planned switchover
 // see errors.
-func (w *watcher) noHandovers(err error) {
+func (w *Watcher) noHandovers(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil && w.handoverErr == nil && w.err == nil {
@@ -106,13 +106,13 @@ func (w *watcher) noHandovers(err error) {
 }
 
 // take hands an answer to the book and says what it made of it.
-func (w *watcher) take(a answer) {
+func (w *Watcher) take(a Answer) {
 	w.works()
-	w.note(w.book.merge(a))
+	w.note(w.book.Merge(a))
 }
 
 // note says what the book has made of an answer, and has it acted upon.
-func (w *watcher) note(out outcome) {
+func (w *Watcher) note(out outcome) {
 	for _, p := range out.News {
 		event := w.log.Error().Str("key", p.Key)
 		if errors.Is(p.Err, errForeign) {
@@ -127,7 +127,7 @@ func (w *watcher) note(out outcome) {
 		w.log.Info().Interface("shards", abridge(out.Changed)).Msg("routes have changed")
 	}
 	if out.Doubt {
-		w.poke()
+		w.Poke()
 	}
 	if len(out.Changed) > 0 || len(out.News) > 0 || len(out.Solved) > 0 {
 		w.changed()
@@ -136,24 +136,24 @@ func (w *watcher) note(out outcome) {
 
 func abridge(ids []config.ShardID) []config.ShardID { return ids[:min(len(ids), 20)] }
 
-func convert(pairs api.KVPairs) []pair {
-	list := make([]pair, len(pairs))
+func convert(pairs api.KVPairs) []Pair {
+	list := make([]Pair, len(pairs))
 	for i, p := range pairs {
-		list[i] = pair{p.Key, p.Value, p.ModifyIndex, p.CreateIndex}
+		list[i] = Pair{p.Key, p.Value, p.ModifyIndex, p.CreateIndex}
 	}
 	return list
 }
 
-// poke asks for a consistent read; one that is asked for already will do.
-func (w *watcher) poke() {
+// Poke asks for a consistent read; one that is asked for already will do.
+func (w *Watcher) Poke() {
 	select {
 	case w.pokes <- struct{}{}:
 	default:
 	}
 }
 
-// serve follows pokes until ctx is done.
-func (w *watcher) serve(ctx context.Context) {
+// Serve follows pokes until ctx is done.
+func (w *Watcher) Serve(ctx context.Context) {
 	again := time.NewTicker(readHolding)
 	defer again.Stop()
 	for {
@@ -162,27 +162,27 @@ func (w *watcher) serve(ctx context.Context) {
 			return
 		case <-w.pokes:
 		case <-again.C:
-			if !w.holding() {
+			if !w.Holding() {
 				continue
 			}
 		}
 		if w.reads.Wait(ctx) != nil {
 			return
 		}
-		if w.refresh(ctx) != nil && w.handovers.ending() {
+		if w.Refresh(ctx) != nil && w.handovers.ending() {
 			select {
 			case <-time.After(readAgain):
 			case <-ctx.Done():
 			}
-			w.poke()
+			w.Poke()
 		}
 	}
 }
 
-// refresh reads the routes consistently and takes them in.
-func (w *watcher) refresh(ctx context.Context) error {
+// Refresh reads the routes consistently and takes them in.
+func (w *Watcher) Refresh(ctx context.Context) error {
 	begun := time.Now()
-	a, err := w.read(ctx)
+	a, err := w.ReadAll(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			w.failed(err)
@@ -196,8 +196,8 @@ func (w *watcher) refresh(ctx context.Context) error {
 	return nil
 }
 
-// read reads all routes consistently, from the first Consul address that answers.
-func (w *watcher) read(ctx context.Context) (answer, error) {
+// ReadAll reads all routes consistently, from the first Consul address that answers.
+func (w *Watcher) ReadAll(ctx context.Context) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	epoch := w.book.now()
@@ -206,13 +206,13 @@ func (w *watcher) read(ctx context.Context) (answer, error) {
 		return pairs, consul.Led(meta, err)
 	})
 	if err != nil {
-		return answer{}, fmt.Errorf("reading %s: %w", w.book.keys.Routes(), err)
+		return Answer{}, fmt.Errorf("reading %s: %w", w.book.keys.Routes(), err)
 	}
-	return answer{Pairs: convert(pairs), KnownLeader: true, Consistent: true, Epoch: epoch}, nil
+	return Answer{Pairs: convert(pairs), KnownLeader: true, Consistent: true, Epoch: epoch}, nil
 }
 
-// readHandover reads the handover of one shard consistently.
-func (w *watcher) readHandover(ctx context.Context, id config.ShardID) error {
+// ReadHandover reads the handover of one shard consistently.
+func (w *Watcher) ReadHandover(ctx context.Context, id config.ShardID) error {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	key := w.handovers.keys.Handovers() + string(id)
@@ -228,8 +228,8 @@ func (w *watcher) readHandover(ctx context.Context, id config.ShardID) error {
 	return err
 }
 
-// readRoute reads the route of one shard consistently.
-func (w *watcher) readRoute(ctx context.Context, id config.ShardID) error {
+// ReadRoute reads the route of one shard consistently.
+func (w *Watcher) ReadRoute(ctx context.Context, id config.ShardID) error {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	key := w.book.keys.Routes() + string(id)
@@ -241,13 +241,13 @@ func (w *watcher) readRoute(ctx context.Context, id config.ShardID) error {
 		return fmt.Errorf("reading %s: %w", key, err)
 	}
 	if found != nil {
-		w.note(w.book.mergeOne(id, pair{found.Key, found.Value, found.ModifyIndex, found.CreateIndex}))
+		w.note(w.book.mergeOne(id, Pair{found.Key, found.Value, found.ModifyIndex, found.CreateIndex}))
 	}
 	return nil
 }
 
 // works and failed say so once per change.
-func (w *watcher) works() {
+func (w *Watcher) works() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.answered && w.err == nil {
@@ -259,7 +259,7 @@ func (w *watcher) works() {
 	w.answered, w.err, w.since = true, nil, time.Now()
 }
 
-func (w *watcher) failed(err error) {
+func (w *Watcher) failed(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.err == nil {
@@ -269,23 +269,23 @@ func (w *watcher) failed(err error) {
 	w.err = err
 }
 
-func (w *watcher) hasAnswered() bool {
+func (w *Watcher) HasAnswered() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.answered
 }
 
-// consulStatus is what /status says of Consul.
-type consulStatus struct {
+// ConsulStatus is what /status says of Consul.
+type ConsulStatus struct {
 	Connected bool      `json:"connected"`
 	Since     time.Time `json:"since"`
 	Error     string    `json:"error,omitempty"`
 }
 
-func (w *watcher) status() consulStatus {
+func (w *Watcher) Status() ConsulStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := consulStatus{Connected: w.answered && w.err == nil, Since: w.since.UTC()}
+	s := ConsulStatus{Connected: w.answered && w.err == nil, Since: w.since.UTC()}
 	if w.err != nil {
 		s.Error = w.err.Error()
 	}

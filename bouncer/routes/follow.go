@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"context"
@@ -23,7 +23,7 @@ const (
 
 // follow keeps one blocking query on prefix open until ctx is done, and hands
 // each answer and its index to take, each failure to failed.
-func (w *watcher) follow(ctx context.Context, prefix string, failed func(error), take func(pairs api.KVPairs, index uint64)) {
+func (w *Watcher) follow(ctx context.Context, prefix string, failed func(error), take func(pairs api.KVPairs, index uint64)) {
 	consul.Blocking(ctx, watchRate, func(index uint64) (uint64, error) {
 		var pairs api.KVPairs
 		next, number, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (meta *api.QueryMeta, err error) {
@@ -49,7 +49,7 @@ func (w *watcher) follow(ctx context.Context, prefix string, failed func(error),
 
 // query asks once, and tells which Consul address was in use. It is cut short when
 // somebody finds that address not to answer.
-func (w *watcher) query(
+func (w *Watcher) query(
 	parent context.Context, index uint64, ask func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error),
 ) (next uint64, inUse int, err error) {
 	ctx, _, inUse, end := w.pool.Use(parent)

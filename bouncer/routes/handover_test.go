@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"encoding/json"
@@ -15,12 +15,12 @@ import (
 type handoverCase struct {
 	t   *testing.T
 	now time.Time
-	h   *handovers
+	h   *Handovers
 }
 
 func newHandoverCase(t *testing.T) *handoverCase {
 	c := &handoverCase{t: t, now: time.Unix(1000, 0)}
-	c.h = newHandovers(cluster.NewKeys("", "s1", ""), func(config.ShardID) bool { return true })
+	c.h = NewHandovers(cluster.NewKeys("", "s1", ""), func(config.ShardID) bool { return true })
 	c.h.clock = func() time.Time { return c.now }
 	return c
 }
@@ -45,7 +45,7 @@ func (c *handoverCase) see(index uint64, pairs ...*api.KVPair) (ended bool) {
 
 func (c *handoverCase) holds(leader string, timeline int, state cluster.RouteState, index uint64) bool {
 	r := cluster.Route{State: state, Timeline: timeline, Leader: cluster.RouteMember{Name: leader}}
-	return c.h.holds("service/s1", r, index) != nil
+	return c.h.Holds("service/s1", r, index) != nil
 }
 
 func TestHandoverHoldsUntil(t *testing.T) {

@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"context"
@@ -11,11 +11,11 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
-// sharedReads reads one key of Consul for each shard on behalf of whoever asks. Nobody
+// SharedReads reads one key of Consul for each shard on behalf of whoever asks. Nobody
 // needs to log in to ask, so that costs Consul no more than the limits here, however
 // many ask: those of one shard who ask before a read begins share it, one read of a
 // shard goes on at a time, and all of them have a rate.
-type sharedReads struct {
+type SharedReads struct {
 	life  context.Context
 	work  sync.WaitGroup
 	total *rate.Limiter
@@ -48,16 +48,16 @@ const (
 // otherwise: the blocking queries tell of it, too.
 const knownPace = 20 * time.Millisecond
 
-// newSharedReads makes reads that end with ctx; wait waits for that.
-func newSharedReads(ctx context.Context) *sharedReads {
-	return &sharedReads{life: ctx, total: rate.NewLimiter(totalReadRate, totalReadRate), shards: map[config.ShardID]*shardReads{}}
+// NewSharedReads makes reads that end with ctx; wait waits for that.
+func NewSharedReads(ctx context.Context) *SharedReads {
+	return &SharedReads{life: ctx, total: rate.NewLimiter(totalReadRate, totalReadRate), shards: map[config.ShardID]*shardReads{}}
 }
 
-func (s *sharedReads) wait() { s.work.Wait() }
+func (s *SharedReads) Wait() { s.work.Wait() }
 
-// ask has read called for a shard, from now on. The shards must be few: they are
+// Ask has read called for a shard, from now on. The shards must be few: they are
 // remembered.
-func (s *sharedReads) ask(id config.ShardID, read func(context.Context) error) *sharedRead {
+func (s *SharedReads) Ask(id config.ShardID, read func(context.Context) error) *sharedRead {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	shard := s.shards[id]
@@ -76,12 +76,12 @@ func (s *sharedReads) ask(id config.ShardID, read func(context.Context) error) *
 	return shard.next
 }
 
-// do is ask, and waits until it is read, or known says that it need not be.
-func (s *sharedReads) do(ctx context.Context, id config.ShardID, known func() bool, read func(context.Context) error) error {
+// Do is ask, and waits until it is read, or known says that it need not be.
+func (s *SharedReads) Do(ctx context.Context, id config.ShardID, known func() bool, read func(context.Context) error) error {
 	if known() {
 		return nil
 	}
-	one := s.ask(id, read)
+	one := s.Ask(id, read)
 	look := time.NewTicker(knownPace)
 	defer look.Stop()
 	for {
@@ -99,7 +99,7 @@ func (s *sharedReads) do(ctx context.Context, id config.ShardID, known func() bo
 }
 
 // read waits for its turn and reads.
-func (s *sharedReads) read(shard *shardReads, read func(context.Context) error) error {
+func (s *SharedReads) read(shard *shardReads, read func(context.Context) error) error {
 	wait, cancel := context.WithTimeout(s.life, readBound)
 	defer cancel()
 	err := shard.limit.Wait(wait)

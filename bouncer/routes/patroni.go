@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"context"
@@ -33,28 +33,28 @@ const (
 	patroniSurvey = time.Second
 )
 
-// patroniFollower follows the shards that Patroni runs: those that say so, and those of
+// PatroniFollower follows the shards that Patroni runs: those that say so, and those of
 // the configuration for which Lictor's agents have written no route. Each costs
 // one open query; Consul allows one address 200 connections
 // (limits.http_max_conns_per_client).
-type patroniFollower struct {
+type PatroniFollower struct {
 	config  config.Config
 	log     zerolog.Logger
 	pool    *consul.Pool
-	book    *book
+	book    *Book
 	changed func()
 	// answered tells whether Consul has said which routes there are.
 	answered func() bool
 }
 
-func newPatroniFollower(
-	c config.Config, log zerolog.Logger, pool *consul.Pool, b *book, changed func(), answered func() bool,
-) *patroniFollower {
-	return &patroniFollower{config: c, log: log, pool: pool, book: b, changed: changed, answered: answered}
+func NewPatroniFollower(
+	c config.Config, log zerolog.Logger, pool *consul.Pool, b *Book, changed func(), answered func() bool,
+) *PatroniFollower {
+	return &PatroniFollower{config: c, log: log, pool: pool, book: b, changed: changed, answered: answered}
 }
 
-// run follows until ctx is done.
-func (p *patroniFollower) run(ctx context.Context) {
+// Run follows until ctx is done.
+func (p *PatroniFollower) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	followed := map[config.ShardID]context.CancelFunc{}
@@ -87,7 +87,7 @@ func (p *patroniFollower) run(ctx context.Context) {
 }
 
 // follow follows one shard until ctx is done.
-func (p *patroniFollower) follow(ctx context.Context, s config.Shard) {
+func (p *PatroniFollower) follow(ctx context.Context, s config.Shard) {
 	defer p.book.foundWrong(s.ID(), nil)
 	keys := cluster.NewKeys(s.Namespace, s.Scope, p.config.RoutesPrefix)
 	pause := patroniBackoff
@@ -115,7 +115,7 @@ func (p *patroniFollower) follow(ctx context.Context, s config.Shard) {
 }
 
 // read reads all keys of a shard consistently.
-func (p *patroniFollower) read(ctx context.Context, keys cluster.Keys) (cluster.Snapshot, error) {
+func (p *PatroniFollower) read(ctx context.Context, keys cluster.Keys) (cluster.Snapshot, error) {
 	ctx, cancel := context.WithTimeout(ctx, patroniBound)
 	defer cancel()
 	type result struct {
@@ -140,9 +140,9 @@ func (p *patroniFollower) read(ctx context.Context, keys cluster.Keys) (cluster.
 }
 
 // take hands what was read to the book, and tells whether the leader serves.
-func (p *patroniFollower) take(s config.Shard, snapshot cluster.Snapshot) (open bool, err error) {
+func (p *PatroniFollower) take(s config.Shard, snapshot cluster.Snapshot) (open bool, err error) {
 	var before *cluster.Route
-	if k, found := p.book.get(s.ID()); found {
+	if k, found := p.book.Get(s.ID()); found {
 		before = &k.Route
 	}
 	maxLag := s.MaxReplicaLag
@@ -164,7 +164,7 @@ func (p *patroniFollower) take(s config.Shard, snapshot cluster.Snapshot) (open 
 
 // await waits until there may be something new: another leader or, while one is
 // being promoted, anything of a member.
-func (p *patroniFollower) await(parent context.Context, keys cluster.Keys, s cluster.Snapshot, open bool) error {
+func (p *PatroniFollower) await(parent context.Context, keys cluster.Keys, s cluster.Snapshot, open bool) error {
 	ctx, client, number, end := p.pool.Use(parent)
 	defer end()
 	wait := patroniWait
@@ -190,7 +190,7 @@ func (p *patroniFollower) await(parent context.Context, keys cluster.Keys, s clu
 }
 
 // note keeps what is wrong with a shard, and says it once.
-func (p *patroniFollower) note(ctx context.Context, s config.Shard, err error) {
+func (p *PatroniFollower) note(ctx context.Context, s config.Shard, err error) {
 	if ctx.Err() != nil {
 		return
 	}

@@ -1,4 +1,4 @@
-package bouncer
+package routes
 
 import (
 	"encoding/json"
@@ -25,17 +25,17 @@ func FuzzHandover(f *testing.F) {
 	f.Add("a/b/c/", []byte(`[]`), "s")
 	f.Fuzz(func(t *testing.T, id string, value []byte, session string) {
 		now := time.Unix(1000, 0)
-		h := newHandovers(cluster.NewKeys("", "", ""), func(config.ShardID) bool { return true })
+		h := NewHandovers(cluster.NewKeys("", "", ""), func(config.ShardID) bool { return true })
 		h.clock = func() time.Time { return now }
 		_, _, problems := h.merge(api.KVPairs{{Key: "lictor/handovers/" + id, Value: value, ModifyIndex: 5, Session: session}}, 5)
 		route := cluster.Route{State: cluster.RouteOpen, Leader: cluster.RouteMember{Name: "db1"}}
-		held := h.holds(config.ShardID(id), route, 1)
+		held := h.Holds(config.ShardID(id), route, 1)
 		parsed, err := cluster.ParseHandover(value)
 		if held != nil && (err != nil || session == "" || parsed.State != cluster.HandoverAnnounced || len(problems) > 0) {
 			t.Fatalf("it holds: %+v, %v, %v", held, err, problems)
 		}
 		now = now.Add(cluster.MaxHandoverDeadline)
-		if h.holds(config.ShardID(id), route, 1) != nil {
+		if h.Holds(config.ShardID(id), route, 1) != nil {
 			t.Fatal("it holds for ever")
 		}
 	})
@@ -58,14 +58,14 @@ func FuzzPatroniKeys(f *testing.F) {
 		if err != nil {
 			return
 		}
-		b := newBook(c)
+		b := NewBook(c)
 		if _, err := b.followed("service/s1", route, index); err != nil {
-			if _, found := b.get("service/s1"); found {
+			if _, found := b.Get("service/s1"); found {
 				t.Fatalf("refused, and taken: %v", err)
 			}
 			return
 		}
-		k, found := b.get("service/s1")
+		k, found := b.Get("service/s1")
 		if !found || k.Route.Validate() != nil || checkShard("service/s1") != nil {
 			t.Fatalf("%+v", k)
 		}

@@ -1,0 +1,146 @@
+package routes
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
+)
+
+const ownSystem, otherSystem = "7000000000000000001", "7000000000000000002"
+
+func testRoute(host string) cluster.Route {
+	return cluster.Route{
+		Version: 1, SystemIdentifier: ownSystem, State: cluster.RouteOpen, Timeline: 1,
+		Leader: cluster.RouteMember{Name: "m-" + host, Host: host, Port: 5432}, Since: time.Unix(1000, 0).UTC(),
+	}
+}
+
+func knownTo(b *Book) map[config.ShardID]Known {
+	shards, _ := b.Known()
+	return shards
+}
+
+func testPair(t *testing.T, key string, index uint64, r cluster.Route) Pair {
+	t.Helper()
+	value, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Pair{Key: key, Value: value, ModifyIndex: index}
+}
+
+func TestBook(t *testing.T) {
+	const s1, s2 = "lictor/routes/service/s1", "lictor/routes/service/s2"
+	p := func(key string, index uint64, host string) Pair { return testPair(t, key, index, testRoute(host)) }
+	foreign := testRoute("c")
+	foreign.SystemIdentifier = otherSystem
+	poisoned := testRoute("c")
+	poisoned.Leader.Name = "x\nadmin_users = evil"
+	start := []Pair{p(s1, 10, "a"), p(s2, 11, "b")}
+	watched := func(pairs ...Pair) Answer { return Answer{Pairs: pairs, KnownLeader: true} }
+	consistent := func(epoch uint64, pairs ...Pair) Answer {
+		return Answer{Pairs: pairs, KnownLeader: true, Consistent: true, Epoch: epoch}
+	}
+	for name, c := range map[string]struct {
+		answers    []Answer // after start, which is epoch 1
+		allowEmpty bool
+		want       map[config.ShardID]string // the leader's host
+		changed    []config.ShardID          // by the last answer
+		doubt      bool
+		problem    string
+	}{
+		"unchanged":                    {answers: []Answer{watched(start...)}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}},
+		"newer value":                  {answers: []Answer{watched(p(s1, 12, "c"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"new shard":                    {answers: []Answer{watched(start[0], start[1], p("lictor/routes/other/x", 12, "d"))}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b", "other/x": "d"}, changed: []config.ShardID{"other/x"}},
+		"no known leader":              {answers: []Answer{{Pairs: []Pair{p(s1, 12, "c")}}}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}},
+		"older value is doubted":       {answers: []Answer{watched(p(s1, 9, "c"), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
+		"older value, confirmed":       {answers: []Answer{consistent(1, p(s1, 9, "c"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"older value, read too early":  {answers: []Answer{watched(p(s1, 12, "c"), start[1]), consistent(1, start...)}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, doubt: true},
+		"vanished is doubted":          {answers: []Answer{watched(start[0])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
+		"vanished, confirmed":          {answers: []Answer{consistent(1, start[0])}, want: map[config.ShardID]string{"service/s1": "a"}, changed: []config.ShardID{"service/s2"}},
+		"vanished, read too early":     {answers: []Answer{watched(start...), consistent(1, start[0])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, doubt: true},
+		"all vanished":                 {answers: []Answer{consistent(1)}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "vanished"},
+		"all vanished, still":          {answers: []Answer{consistent(1), watched()}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "vanished"},
+		"all vanished, allowed":        {answers: []Answer{consistent(1)}, allowEmpty: true, want: map[config.ShardID]string{}, changed: []config.ShardID{"service/s1", "service/s2"}},
+		"all vanished, some back":      {answers: []Answer{consistent(1), consistent(2, p(s1, 20, "c"))}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}, problem: "service/s2"},
+		"all vanished, made anew":      {answers: []Answer{consistent(1), watched(testPair(t, s1, 20, foreign))}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}, problem: "service/s2"},
+		"malformed keeps the last":     {answers: []Answer{watched(Pair{s1, []byte("{"), 12, 0}, p(s2, 13, "c"))}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "c"}, changed: []config.ShardID{"service/s2"}, problem: "malformed"},
+		"malformed is no deletion":     {answers: []Answer{consistent(1, Pair{s1, nil, 12, 0}, start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "malformed"},
+		"control characters":           {answers: []Answer{watched(testPair(t, s1, 12, poisoned), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "must consist of letters"},
+		"control character in the key": {answers: []Answer{watched(start[0], start[1], p("lictor/routes/service/s3\nuser=x", 12, "e"))}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "must consist of letters"},
+		"foreign is refused":           {answers: []Answer{watched(testPair(t, s1, 12, foreign), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "another PostgreSQL cluster"},
+		"foreign after a deletion":     {answers: []Answer{consistent(1, start[1]), watched(testPair(t, s1, 12, foreign), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"a key that is no route":       {answers: []Answer{watched(start[0], start[1], Pair{"lictor/routes/x", nil, 12, 0})}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "is not lictor/routes/NAMESPACE/SCOPE"},
+		"solved":                       {answers: []Answer{watched(Pair{s1, []byte("{"), 12, 0}, start[1]), watched(p(s1, 13, "c"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := NewBook(config.Config{AllowEmpty: c.allowEmpty})
+			if out := b.Merge(watched(start...)); !slices.Equal(out.Changed, []config.ShardID{"service/s1", "service/s2"}) {
+				t.Fatalf("start changed %v", out.Changed)
+			}
+			var out outcome
+			for _, a := range c.answers {
+				out = b.Merge(a)
+			}
+			got := map[config.ShardID]string{}
+			for id, k := range knownTo(b) {
+				got[id] = k.Route.Leader.Host
+			}
+			if !maps.Equal(got, c.want) {
+				t.Errorf("known: %v, want %v", got, c.want)
+			}
+			if !slices.Equal(out.Changed, c.changed) {
+				t.Errorf("changed: %v, want %v", out.Changed, c.changed)
+			}
+			if out.Doubt != c.doubt {
+				t.Errorf("doubt: %v, want %v", out.Doubt, c.doubt)
+			}
+			var problems []string
+			for _, err := range b.Trouble() {
+				problems = append(problems, err.Error())
+			}
+			if text := strings.Join(problems, "\n"); c.problem == "" && text != "" || !strings.Contains(text, c.problem) {
+				t.Errorf("problems: %q, want %q", text, c.problem)
+			}
+		})
+	}
+}
+
+func TestBookReportsOnce(t *testing.T) {
+	b := NewBook(config.Config{})
+	bad := Answer{Pairs: []Pair{{"lictor/routes/service/s1", []byte("{"), 1, 0}}, KnownLeader: true}
+	if out := b.Merge(bad); len(out.News) != 1 || len(out.Solved) != 0 {
+		t.Fatalf("first: %+v", out)
+	}
+	if out := b.Merge(bad); len(out.News) != 0 || len(out.Solved) != 0 {
+		t.Fatalf("second: %+v", out)
+	}
+	good := Answer{Pairs: []Pair{testPair(t, "lictor/routes/service/s1", 2, testRoute("a"))}, KnownLeader: true}
+	if out := b.Merge(good); len(out.News) != 0 || len(out.Solved) != 1 {
+		t.Fatalf("solved: %+v", out)
+	}
+	foreign := testRoute("b")
+	foreign.SystemIdentifier = otherSystem
+	out := b.Merge(Answer{Pairs: []Pair{testPair(t, "lictor/routes/service/s1", 3, foreign)}, KnownLeader: true})
+	if len(out.News) != 1 || !errors.Is(out.News[0].Err, errForeign) {
+		t.Fatalf("foreign: %+v", out)
+	}
+}
+
+func TestBookServesConfiguredShardsOnly(t *testing.T) {
+	b := NewBook(config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}}})
+	b.Merge(Answer{KnownLeader: true, Pairs: []Pair{
+		testPair(t, "lictor/routes/service/s1", 1, testRoute("a")), testPair(t, "lictor/routes/service/s2", 1, testRoute("b")),
+		{"lictor/routes/service/s3", []byte("{"), 1, 0},
+	}})
+	if known := knownTo(b); len(known) != 1 || len(b.Trouble()) != 0 {
+		t.Fatalf("known %v, problems %v", known, b.Trouble())
+	}
+}
