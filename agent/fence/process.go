@@ -99,7 +99,32 @@ func parents() (map[int]int, error) {
 			}
 		}
 	}
+	mendParents(all, parentOf)
 	return all, nil
+}
+
+// mendParents asks again for the parents of processes whose parent has ended while the list
+// was made: they have another one by now, and would descend from nobody.
+func mendParents(all map[int]int, parentOf func(pid int) (parent int, alive bool)) {
+	for range 8 { // reapers end, too
+		mended := false
+		for pid, parent := range all {
+			if _, known := all[parent]; known || parent == 0 {
+				continue
+			}
+			switch now, alive := parentOf(pid); {
+			case !alive:
+				delete(all, pid)
+				mended = true
+			case now != parent:
+				all[pid] = now
+				mended = true
+			}
+		}
+		if !mended {
+			return
+		}
+	}
 }
 
 // Belongs reports whether a process is PostgreSQL's and works in the data
@@ -114,6 +139,20 @@ func Belongs(pid int, dataDir string, programs ...string) bool {
 // the programs that are named.
 func Processes(dataDir string, programs ...string) ([]int, error) {
 	return NewTarget(dataDir).Processes(programs...)
+}
+
+// pidOf is the number of the process of a pidfd that has not been reaped (proc_pid_fdinfo(5)).
+func pidOf(pidfd *os.File) (int, error) {
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd.Fd()))
+	if err != nil {
+		return 0, fmt.Errorf("pidfd: %w", err)
+	}
+	for line := range strings.Lines(string(info)) {
+		if value, found := strings.CutPrefix(line, "Pid:"); found {
+			return strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	return 0, errors.New("pidfd: the kernel does not say of which process")
 }
 
 // pollMS bounds one wait for the end of a process, so that ctx is looked at.

@@ -34,6 +34,26 @@ func live(pids []int) (left []int) {
 	return left
 }
 
+// A list of all processes takes a while to make: who has lost its parent meanwhile has another.
+func TestOrphansWhileProcessesAreListed(t *testing.T) {
+	const guard, postmaster, backend, helper, other = 10, 20, 21, 22, 30
+	all := map[int]int{1: 0, guard: 1, backend: postmaster, helper: backend, other: 1} // the postmaster was looked at last
+	mendParents(all, func(pid int) (int, bool) {
+		return map[int]int{guard: 1, backend: guard, helper: backend, other: 1}[pid], true
+	})
+	s := scan{roots: map[int]bool{guard: false}}
+	for pid, want := range map[int]bool{backend: true, helper: true, other: false} {
+		if got := s.descends(all, pid); got != want {
+			t.Errorf("process %d descends from the guard: %v", pid, got)
+		}
+	}
+	all = map[int]int{1: 0, backend: postmaster}
+	mendParents(all, func(int) (int, bool) { return 0, false })
+	if len(all) != 1 {
+		t.Errorf("a process that has ended is left: %v", all)
+	}
+}
+
 // Whatever becomes of the data directory's name, PostgreSQL does not outlive its
 // lease, and nobody says that it is dead while it lives.
 func TestKillWhereverTheDirectoryWent(t *testing.T) {
@@ -146,7 +166,7 @@ func TestKillByTheAgentAlone(t *testing.T) {
 func TestKillReachesOrphans(t *testing.T) {
 	ctx, p := within(t), newInstance(t)
 	pid := p.start(ctx, t)
-	p.sql(t, `COPY (SELECT 1) TO PROGRAM 'setsid sleep 4321 < /dev/null > /dev/null 2>&1 & echo $! > `+p.dir+`/orphan'`)
+	p.sql(t, `COPY (SELECT 1) TO PROGRAM 'cat > /dev/null; setsid sleep 4321 < /dev/null > /dev/null 2>&1 & echo $! > `+p.dir+`/orphan'`)
 	content, err := os.ReadFile(filepath.Join(p.dir, "orphan"))
 	must(t, err)
 	orphan, err := strconv.Atoi(strings.TrimSpace(string(content)))
