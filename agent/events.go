@@ -44,6 +44,7 @@ func (a *Agent) record(reason string) {
 		Primary: m.pg.running && m.pg.observed.Accepting && m.pg.primary(), Down: !m.pgDown.IsZero(),
 		Timeline: m.pg.observed.Timeline, Wrote: j.wrote,
 		Paused: m.Dynamic.Pause, Failsafe: m.Tenure.OnFailsafe(), Config: m.Dynamic.Raw, ConfigIndex: m.configIndex,
+		WatchersLost: m.watchersLost,
 	}
 	if b := v.Beat; b != nil && b.Owner != a.cfg.Name {
 		v.Gone = v.Gone || b.Released || !now.Before(m.StatusSeen.Add(b.Lease()))

@@ -246,3 +246,17 @@ func (a *Agent) dismissGuard() {
 		a.log.Debug().Err(err).Msg("the guard stays")
 	}
 }
+
+// tellOfWatcher tells of what the guard has said of its watcher with its last answer.
+func (a *Agent) tellOfWatcher() {
+	w := a.guard.client.Watched()
+	if w.Lost > a.m.watchersLost {
+		a.log.Warn().Int("lost", w.Lost).Int("watcher", w.By).Msg("the guard's watcher has ended; the guard starts another one")
+	}
+	a.m.watchersLost = w.Lost // a new guard begins anew
+	if w.Why == "" {
+		a.clearOnce("watcher")
+		return
+	}
+	a.once("watcher", "nobody watches the guard, which has the deadline alone", w.Why)
+}

@@ -48,23 +48,25 @@ type loopState struct {
 	// configToCache is the one that is to be kept there now, nil when it is.
 	configToCache []byte
 
-	published   published
-	told        map[string]string // problems that were logged and last, by topic
-	fencing     bool
-	settingSync bool
-	disk        disk
-	handedOver  uint64           // the request that was carried out last
-	announced   cluster.Handover // a handover whose announcement is to be taken back
-	rewrite     bool             // PostgreSQL's configuration is to be written when the task is done
-	rewriting   bool
-	reason      string
-	others      []string                   // primaries beside this one
-	reasons     map[string]cluster.Instant // when each was logged last
-	teller      teller
-	stopBy      cluster.Instant // when an orderly stop must be over; zero: none is under way
-	barredUntil cluster.Instant // pre_promote has failed: this member does not want to lead before
-	reloadAsked bool            // the file was read anew, which on_reload is told of
-	journal     journal
+	published published
+	told      map[string]string // problems that were logged and last, by topic
+	// watchersLost counts the watchers of the guard that were seen to have ended.
+	watchersLost int
+	fencing      bool
+	settingSync  bool
+	disk         disk
+	handedOver   uint64           // the request that was carried out last
+	announced    cluster.Handover // a handover whose announcement is to be taken back
+	rewrite      bool             // PostgreSQL's configuration is to be written when the task is done
+	rewriting    bool
+	reason       string
+	others       []string                   // primaries beside this one
+	reasons      map[string]cluster.Instant // when each was logged last
+	teller       teller
+	stopBy       cluster.Instant // when an orderly stop must be over; zero: none is under way
+	barredUntil  cluster.Instant // pre_promote has failed: this member does not want to lead before
+	reloadAsked  bool            // the file was read anew, which on_reload is told of
+	journal      journal
 
 	marked       chan struct{}  // is closed when the mark beside the data is as it was asked for last
 	planned      plannedRestart // a restart that is scheduled

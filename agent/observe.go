@@ -195,6 +195,7 @@ func (a *Agent) postmasterGone() {
 
 // show makes the loop's state readable for the REST API.
 func (a *Agent) show(reason string) {
+	a.tellOfWatcher()
 	o := a.m.pg.observed
 	now := a.clock()
 	state := &api.State{

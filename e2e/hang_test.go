@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/lictor-ha/lictor/agent/events"
 	"github.com/lictor-ha/lictor/e2e/lab"
 )
 
@@ -81,6 +83,41 @@ func TestGuardThatHangs(t *testing.T) {
 	got(s.AwaitHealthy(ctx))(t)
 	if err := guards[0].Signal(0); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("the guard that hangs is there still: %v", err)
+	}
+}
+
+// A guard whose watcher is killed gets another one, its primary goes on, and the shard
+// remembers it.
+func TestGuardsWatcherThatIsKilled(t *testing.T) {
+	l := start(t, hanging(1))
+	s := l.Shard(0)
+	ctx := within(t)
+	leader := got(s.Leader(ctx))(t)
+	watchers := func() []lab.ProcessInfo {
+		return got(leader.Find(func(i lab.ProcessInfo) bool {
+			return len(i.Args) > 1 && i.Args[1] == "guard" && slices.Contains(i.Args, "--watch")
+		}))(t)
+	}
+	first, postmaster := watchers(), got(leader.Postmaster())(t)
+	if len(first) != 1 {
+		t.Fatalf("%d watchers, not one", len(first))
+	}
+	must(t, first[0].Signal(syscall.SIGKILL))
+	await(ctx, t, "nobody tells of the watcher that was lost", func() error {
+		out, err := l.Command(ctx, os.Getenv("LICTOR_BIN"), "events", s.Name, "--consul", l.ConsulServers()[0].HTTP).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), string(events.WatcherLost)) {
+			return fmt.Errorf("%v: %s", err, out)
+		}
+		return nil
+	})
+	if now := watchers(); len(now) != 1 || now[0].PID == first[0].PID {
+		t.Errorf("after watcher %d: %v", first[0].PID, now)
+	}
+	if now := got(leader.Postmaster())(t); now.PID != postmaster.PID {
+		t.Errorf("PostgreSQL was restarted: process %d, before %d", now.PID, postmaster.PID)
+	}
+	if !strings.Contains(l.LogTail(1000), "the guard's watcher has ended") {
+		t.Error("the agent's log does not tell")
 	}
 }
 

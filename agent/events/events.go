@@ -33,6 +33,8 @@ const (
 	MemberLost Kind = "member lost"
 	MemberBack Kind = "member back"
 	Configured Kind = "config" // the dynamic configuration was changed
+	// WatcherLost: the process that watches the leader's guard has ended, and has a successor.
+	WatcherLost Kind = "watcher lost"
 )
 
 // Outcome is how something that was begun has ended.
@@ -102,7 +104,7 @@ func (e Event) weighty() bool {
 	switch e.Kind {
 	case Bootstrap, Failover, Switchover, Resumed, Crash, Failsafe:
 		return true
-	case Paused, Unpaused, MemberLost, MemberBack, Configured:
+	case Paused, Unpaused, MemberLost, MemberBack, Configured, WatcherLost:
 	}
 	return false
 }

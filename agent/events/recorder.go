@@ -43,6 +43,8 @@ type View struct {
 	Wrote cluster.Instant
 
 	Paused, Failsafe bool
+	// WatchersLost counts the watchers of this member's guard that have ended.
+	WatchersLost int
 	// Others are the other members that run.
 	Others []string
 	// Config is the dynamic configuration, ConfigIndex what Consul counts its
@@ -259,6 +261,9 @@ func (r *Recorder) reign(v View) {
 	r.failsafe(v)
 	if v.Paused != r.last.Paused {
 		r.note(v, Event{Kind: map[bool]Kind{true: Paused, false: Unpaused}[v.Paused]})
+	}
+	if v.WatchersLost > r.last.WatchersLost {
+		r.note(v, Event{Kind: WatcherLost, To: v.Self, Cause: "the guard's watcher was killed or has crashed"})
 	}
 	for _, name := range missing(r.last.Others, v.Others) {
 		r.note(v, Event{Kind: MemberLost, To: name})

@@ -214,6 +214,13 @@ func TestRecorder(t *testing.T) {
 			},
 		},
 		{
+			name:  "a guard's watcher that was killed, and then a new guard",
+			views: reigning(func(v *View) { v.WatchersLost = 1 }, func(v *View) { v.WatchersLost = 1 }, func(v *View) { v.WatchersLost = 0 }),
+			want: []Event{
+				{At: base.Add(2 * time.Second), Kind: WatcherLost, By: "b", To: "b", Cause: "the guard's watcher was killed or has crashed"},
+			},
+		},
+		{
 			name:  "failsafe",
 			views: reigning(func(v *View) { v.Failsafe = true }, func(v *View) { v.Failsafe = true }, same0),
 			want: []Event{{

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -59,6 +60,11 @@ type guardAnswer struct {
 	Memo    json.RawMessage `json:"memo,omitempty"`
 	// Postmaster is the one that the guard holds, zero: none.
 	Postmaster int `json:"postmaster,omitempty"`
+	// Watcher is the process that watches it, zero: none does, or it is an earlier version's;
+	// Unwatched is why none does, and WatchersLost counts those that have ended.
+	Watcher      int    `json:"watcher,omitempty"`
+	Unwatched    string `json:"unwatched,omitempty"`
+	WatchersLost int    `json:"watchers_lost,omitempty"`
 }
 
 // GuardStart is how the guard is to start the postmaster.
@@ -82,6 +88,7 @@ type guard struct {
 	dataDir string
 	target  *Target
 	shared  *sharedDeadline // with the watcher; nil: nobody watches
+	watch   watch
 
 	mu       sync.Mutex
 	deadline Deadline
@@ -118,7 +125,7 @@ type guardLaunched struct {
 // It ignores SIGTERM and SIGINT: whoever wants it gone stops PostgreSQL first.
 // If it is killed all the same, the kernel signals the postmaster (SIGQUIT, the
 // parent-death signal), and the watcher, its parent, kills all of PostgreSQL.
-func RunGuard(ctx context.Context, o GuardOptions) error {
+func RunGuard(ctx context.Context, o GuardOptions) (err error) {
 	if o.Watch {
 		return runWatcher(ctx, o)
 	}
@@ -136,9 +143,22 @@ func RunGuard(ctx context.Context, o GuardOptions) error {
 	defer listener.Close()
 	target := NewTarget(o.DataDir)
 	target.Parent = os.Getpid
-	shared, err := inheritedDeadline()
+	deadline, err := inherited(0)
 	if err != nil {
 		return err
+	}
+	watcher, err := inherited(1)
+	if err != nil {
+		return err
+	}
+	var shared *sharedDeadline
+	if deadline != nil {
+		shared = &sharedDeadline{file: deadline}
+		defer func() {
+			if err == nil {
+				shared.setOver()
+			}
+		}()
 	}
 	g := &guard{dataDir: o.DataDir, target: target, shared: shared, moved: make(chan struct{}, 1), quit: cancel, starts: make(chan guardLaunch)}
 	var work sync.WaitGroup
@@ -148,6 +168,10 @@ func RunGuard(ctx context.Context, o GuardOptions) error {
 	work.Go(func() { reap(ctx) })
 	work.Go(func() { g.switchOff(ctx) })
 	work.Go(func() { g.idle(ctx) })
+	if watcher != nil {
+		g.watch.pid = os.Getppid()
+		work.Go(func() { g.keepWatched(ctx, watcher) })
+	}
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
 	for {
@@ -171,6 +195,8 @@ func privilege() {
 		_ = unix.Setpriority(unix.PRIO_PGRP, 0, guardNice)
 	}
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0o600)
+	// Of a program that was started as /proc/self/exe, ps would say "exe".
+	_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0o600)
 }
 
 const (
@@ -325,6 +351,7 @@ func (g *guard) launch(l guardLaunch) (int, error) {
 	}
 	pid := cmd.Process.Pid
 	g.target.hold(pid, pidfd)
+	g.watch.set(func(w *watch) { w.pass(pid, pidfd) })
 	_ = unix.Setpriority(unix.PRIO_PROCESS, pid, usualNice) // its backends inherit it
 	return pid, cmd.Process.Release()                       // it is reaped with all others
 }
@@ -561,6 +588,12 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 	default:
 		answer.Error = "unknown request " + r.Op
 	}
+	g.watch.set(func(w *watch) {
+		answer.Watcher, answer.WatchersLost = w.pid, w.lost
+		if w.problem != nil {
+			answer.Unwatched = w.problem.Error()
+		}
+	})
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	answer.Until, answer.Fired, answer.Memo, answer.Postmaster = g.deadline.Until, g.deadline.Fired, g.memo, g.target.Postmaster()

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,6 +39,8 @@ type GuardClient struct {
 	options GuardOptions
 	logFile string
 
+	watched atomic.Pointer[Watched]
+
 	mu    sync.Mutex
 	conn  net.Conn
 	lines *bufio.Reader
@@ -57,6 +60,14 @@ type GuardStatus struct {
 	Memo json.RawMessage
 	// Postmaster is the one that it holds, zero: none.
 	Postmaster int
+	Watched    Watched
+}
+
+// Watched is what the guard says of its watcher.
+type Watched struct {
+	By   int    // its process; zero: there is none, or the guard is an earlier version's
+	Lost int    // watchers that have ended since the guard was started
+	Why  string // there is none; empty: there is one
 }
 
 // NewGuardClient makes a client of the guard for a data directory. command is
@@ -131,7 +142,7 @@ func (c *GuardClient) StandDown(ctx context.Context, memo json.RawMessage) error
 // Status asks the guard how it stands.
 func (c *GuardClient) Status(ctx context.Context) (GuardStatus, error) {
 	answer, err := c.ask(ctx, guardRequest{Op: "status"})
-	return GuardStatus{Until: answer.Until, Fired: answer.Fired, Memo: answer.Memo, Postmaster: answer.Postmaster}, err
+	return GuardStatus{Until: answer.Until, Fired: answer.Fired, Memo: answer.Memo, Postmaster: answer.Postmaster, Watched: answer.watched()}, err
 }
 
 // knockWithin bounds how long the guard's socket may take to connect, which the
@@ -382,7 +393,23 @@ func (c *GuardClient) exchange(ctx context.Context, r guardRequest) (guardAnswer
 		return guardAnswer{}, err
 	}
 	var answer guardAnswer
-	return answer, json.Unmarshal(line, &answer)
+	if err := json.Unmarshal(line, &answer); err != nil {
+		return guardAnswer{}, err
+	}
+	c.watched.Store(new(answer.watched()))
+	return answer, nil
+}
+
+func (a guardAnswer) watched() Watched {
+	return Watched{By: a.Watcher, Lost: a.WatchersLost, Why: a.Unwatched}
+}
+
+// Watched is what the guard has said of its watcher with its last answer.
+func (c *GuardClient) Watched() Watched {
+	if w := c.watched.Load(); w != nil {
+		return *w
+	}
+	return Watched{}
 }
 
 func (c *GuardClient) dial(ctx context.Context) error {

@@ -31,6 +31,10 @@ type Target struct {
 	Parent func() int
 	// blind: only descendants count, whatever works in the data directory.
 	blind bool
+	// Reaper is the process that inherits orphans; nil: they are not looked for. What a held
+	// postmaster has left to it is ours even to a target that is blind: it works where that
+	// one did, and no other guard has started it.
+	Reaper func() int
 
 	mu      sync.Mutex
 	held    []*holding // the latest last
@@ -144,6 +148,36 @@ func (t *Target) forget() {
 	t.letGo()
 }
 
+// children calls do for each postmaster that is held, lives, and was started by this process.
+func (t *Target) children(do func(pid, fd int)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, h := range t.held {
+		if parent, alive := parentOf(h.pid); alive && parent == os.Getpid() && !ended(h.fd, 0) {
+			do(h.pid, h.fd)
+		}
+	}
+}
+
+// lookAfter notes where the postmasters that are held work, and lets go of those that have
+// ended when the guard that has started them, which lives, has no orphan of theirs.
+func (t *Target) lookAfter(ofGuard *Target) {
+	t.seeHeld()
+	if t.settled() || ofGuard.Parent() == 0 {
+		return
+	}
+	if left, err := ofGuard.Processes(); err == nil && len(left) == 0 && ofGuard.Parent() != 0 {
+		t.forget()
+	}
+}
+
+// settled reports whether no postmaster that is held has ended.
+func (t *Target) settled() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !slices.ContainsFunc(t.held, func(h *holding) bool { return ended(h.fd, 0) })
+}
+
 func (t *Target) letGo() {
 	t.held = slices.DeleteFunc(t.held, func(h *holding) bool {
 		gone := ended(h.fd, 0)
@@ -203,6 +237,9 @@ func (t *Target) scan(programs []string) (scan, error) {
 			v = ours
 		} else if self, root := s.roots[pid]; !root || self {
 			v = t.judge(pid, s.homes, programs)
+			if v == ours && t.blind && !t.orphan(all, pid) {
+				v = others
+			}
 		}
 		switch v {
 		case ours:
@@ -214,6 +251,26 @@ func (t *Target) scan(programs []string) (scan, error) {
 	}
 	slices.Sort(s.ours)
 	return s, nil
+}
+
+// orphan reports whether what has started a process, and all before that up to the reaper of
+// orphans, is PostgreSQL.
+func (t *Target) orphan(all map[int]int, pid int) bool {
+	if t.Reaper == nil {
+		return false
+	}
+	reaper := t.Reaper()
+	for range all { // a chain of parents is not longer
+		parent, known := all[pid]
+		if !known || parent == reaper {
+			return known
+		}
+		if !isPostgres(parent) {
+			return false
+		}
+		pid = parent
+	}
+	return false
 }
 
 // roots are the processes all of whose descendants are ours.
@@ -319,20 +376,20 @@ func (t *Target) patience() time.Duration {
 }
 
 func (t *Target) homes(limit time.Duration) homes {
-	if t.blind {
-		return homes{}
-	}
-	h := homes{paths: []string{t.dataDir}}
+	var h homes
 	// Where they work is known before the disk may keep us: by then they may be dead.
 	t.seeHeld()
-	home, path, err := t.look(limit)
-	switch {
-	case err == nil:
-		h.known, h.paths = append(h.known, home), append(h.paths, path)
-	case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR):
-		h.problem = err
+	if !t.blind {
+		h.paths = []string{t.dataDir}
+		home, path, err := t.look(limit)
+		switch {
+		case err == nil:
+			h.known, h.paths = append(h.known, home), append(h.paths, path)
+		case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR):
+			h.problem = err
+		}
+		t.seeHeld()
 	}
-	t.seeHeld()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.held {

@@ -2,13 +2,11 @@ package fence
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -26,7 +24,9 @@ import (
 //   - a guard that is stopped, or hangs, does not kill at the deadline. The watcher knows
 //     the deadline, and kills a moment later.
 //
-// A guard whose watcher has died goes on alone.
+// The guard hears of the end of its watcher and starts another one at once (watched.go). That
+// one is not the guard's parent, and does not get its orphans. It holds the postmasters that
+// the guard has started, and knows their orphans by where those worked.
 
 // fireBehind is how much later than the guard the watcher kills: the guard's kill, and
 // what it remembers of that, come first.
@@ -35,10 +35,14 @@ const fireBehind = 50 * time.Millisecond
 // watchEvery bounds how long a deadline that was set may go unnoticed; none is that near.
 const watchEvery = 200 * time.Millisecond
 
-// runWatcher runs a guard and watches it until it ends.
+// runWatcher runs a guard and watches it until it ends; one that was started by a guard
+// watches that.
 func runWatcher(ctx context.Context, o GuardOptions) error {
 	ignoreSignals()
 	privilege()
+	if os.Getenv(sharedVariable) != "" {
+		return runNextWatcher(ctx, o)
+	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("guard's watcher: becoming the parent of orphans: %w", err)
 	}
@@ -53,29 +57,39 @@ func runWatcher(ctx context.Context, o GuardOptions) error {
 	cmd := exec.Command("/proc/self/exe", withoutWatch(os.Args[1:])...) //nolint:noctx // it outlives every request
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{shared.file}
-	cmd.Env = append(os.Environ(), deadlineVariable+"=3")
+	self, err := openSelf()
+	if err != nil {
+		return fmt.Errorf("guard's watcher: %w", err)
+	}
+	cmd.ExtraFiles = []*os.File{shared.file, self}
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", sharedVariable, firstExtra))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("guard's watcher: starting the guard: %w", err)
 	}
+	_ = self.Close() // the guard has it
 	guard := cmd.Process.Pid
 	if err := cmd.Process.Release(); err != nil { // it is reaped with all others
 		return fmt.Errorf("guard's watcher: %w", err)
 	}
 	firing, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
-	work.Go(func() { watchDeadline(firing, o.DataDir, guard, shared) })
+	work.Go(func() { watchDeadline(firing, o.DataDir, func() int { return guard }, shared, nil) })
 	status := awaitGuard(ended, guard)
 	cancel()
 	work.Wait()
 	if status.Exited() && status.ExitStatus() == 0 {
 		return nil // it had nothing left to guard
 	}
-	fmt.Fprintf(os.Stderr, "%s the guard has died: killing what is left of PostgreSQL in %s\n", time.Now().Format(time.RFC3339Nano), o.DataDir)
-	// What its successor starts in the data directory is none of this one's.
-	killAll(ctx, &Target{dataDir: o.DataDir, Parent: os.Getpid, blind: true})
+	inherit(ctx, &Target{dataDir: o.DataDir, Parent: os.Getpid, blind: true})
 	return fmt.Errorf("the guard has ended: %s", describe(status))
+}
+
+// inherit kills what a guard that has died has left. What its successor starts in the data
+// directory is none of that.
+func inherit(ctx context.Context, left *Target) {
+	fmt.Fprintf(os.Stderr, "%s the guard has died: killing what is left of PostgreSQL in %s\n", time.Now().Format(time.RFC3339Nano), left.dataDir)
+	killAll(ctx, left)
 }
 
 func describe(s unix.WaitStatus) string {
@@ -114,8 +128,8 @@ func awaitGuard(ended <-chan os.Signal, guard int) unix.WaitStatus {
 }
 
 // watchDeadline kills PostgreSQL when a deadline has passed and the guard does not.
-func watchDeadline(ctx context.Context, dataDir string, guard int, shared *sharedDeadline) {
-	parent := func() int { return guard }
+// look is called now and then meanwhile, unless it is nil.
+func watchDeadline(ctx context.Context, dataDir string, parent func() int, shared *sharedDeadline, look func()) {
 	// What the guard has started is killed without a look at the data directory, whose disk
 	// may hang; after that what works there, too: PostgreSQL that was adopted.
 	started, all := &Target{dataDir: dataDir, Parent: parent, blind: true}, NewTarget(dataDir)
@@ -130,6 +144,9 @@ func watchDeadline(ctx context.Context, dataDir string, guard int, shared *share
 		if wait > 0 {
 			select {
 			case <-time.After(wait):
+				if look != nil {
+					look()
+				}
 				continue
 			case <-ctx.Done():
 				return
@@ -171,90 +188,4 @@ func killWithin(ctx context.Context, target *Target) error {
 	ctx, cancel := context.WithTimeout(ctx, watchEvery)
 	defer cancel()
 	return target.Kill(ctx)
-}
-
-// deadlineVariable names the file of the deadline in the guard's environment.
-const deadlineVariable = "LICTOR_GUARD_DEADLINE_FD"
-
-// sharedDeadline is the guard's deadline in memory that its watcher reads. Nobody waits
-// for the other there, whatever has become of it.
-type sharedDeadline struct{ file *os.File }
-
-func newSharedDeadline() (*sharedDeadline, error) {
-	fd, err := unix.MemfdCreate("lictor-guard-deadline", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("guard's watcher: memory for the deadline: %w", err)
-	}
-	s := &sharedDeadline{file: os.NewFile(uintptr(fd), "deadline")}
-	return s, s.set(0)
-}
-
-// inheritedDeadline is that of a guard with a watcher; nil: it has none.
-func inheritedDeadline() (*sharedDeadline, error) {
-	value := os.Getenv(deadlineVariable)
-	if value == "" {
-		return nil, nil //nolint:nilnil // nobody watches
-	}
-	fd, err := strconv.Atoi(value)
-	if err != nil {
-		return nil, fmt.Errorf("guard: %s: %w", deadlineVariable, err)
-	}
-	unix.CloseOnExec(fd) // PostgreSQL has no use for it
-	return &sharedDeadline{file: os.NewFile(uintptr(fd), "deadline")}, nil
-}
-
-// sharedBytes is the size of the deadline and of its complement, by which a reader knows
-// that it has read both halves of one value.
-const sharedBytes = 16
-
-func (s *sharedDeadline) set(until cluster.Instant) error {
-	if s == nil {
-		return nil
-	}
-	b := binary.NativeEndian.AppendUint64(nil, uint64(until))
-	b = binary.NativeEndian.AppendUint64(b, ^uint64(until))
-	if _, err := s.file.WriteAt(b, 0); err != nil {
-		return fmt.Errorf("guard: telling the watcher the deadline: %w", err)
-	}
-	return nil
-}
-
-// setKilling is the watcher's: whether it kills just now. One that cannot say so kills all
-// the same.
-func (s *sharedDeadline) setKilling(killing bool) {
-	b := make([]byte, 1)
-	if killing {
-		b[0] = 1
-	}
-	_, _ = s.file.WriteAt(b, sharedBytes)
-}
-
-// killing reports whether the watcher kills just now.
-func (s *sharedDeadline) killing() bool {
-	var b [1]byte
-	if s == nil {
-		return false
-	}
-	n, _ := s.file.ReadAt(b[:], sharedBytes)
-	return n == len(b) && b[0] != 0
-}
-
-// awaitKill waits until the watcher does not kill, for a while: it may stand still by then.
-func (s *sharedDeadline) awaitKill(within time.Duration) {
-	for until := Now().Add(within); s.killing() && Now().Before(until); {
-		time.Sleep(pollMS * time.Millisecond)
-	}
-}
-
-// get is the deadline, zero: there is none, or it is just being written.
-func (s *sharedDeadline) get() cluster.Instant {
-	var b [sharedBytes]byte
-	if n, err := s.file.ReadAt(b[:], 0); n != len(b) || err != nil {
-		return 0
-	}
-	until, complement := binary.NativeEndian.Uint64(b[:]), binary.NativeEndian.Uint64(b[sharedBytes/2:])
-	if until != ^complement {
-		return 0
-	}
-	return cluster.Instant(until)
 }

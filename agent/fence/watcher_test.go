@@ -78,6 +78,125 @@ func TestDoubleFaults(t *testing.T) {
 	}
 }
 
+// A watcher that was killed has a successor at once, which does all that it did: no process
+// outlives the lease, nor a guard that has died.
+func TestWatcherIsReplaced(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		lease time.Duration
+		kills int
+		fault func(t *testing.T, guard, postmaster int)
+	}{
+		{"guard hangs", soon, 1, func(t *testing.T, guard, _ int) {
+			must(t, syscall.Kill(guard, syscall.SIGSTOP))
+			t.Cleanup(func() { _ = syscall.Kill(guard, syscall.SIGCONT) })
+		}},
+		{"guard and postmaster hang, for the second time", soon, 2, func(t *testing.T, guard, postmaster int) {
+			must(t, syscall.Kill(guard, syscall.SIGSTOP))
+			t.Cleanup(func() { _ = syscall.Kill(guard, syscall.SIGCONT) })
+			must(t, syscall.Kill(postmaster, syscall.SIGSTOP))
+		}},
+		{"guard killed, postmaster stopped", time.Hour, 1, func(t *testing.T, guard, postmaster int) {
+			must(t, syscall.Kill(postmaster, syscall.SIGSTOP))
+			must(t, syscall.Kill(guard, syscall.SIGKILL))
+		}},
+		{"guard and postmaster killed", time.Hour, 1, func(t *testing.T, guard, postmaster int) {
+			must(t, syscall.Kill(guard, syscall.SIGSTOP))
+			must(t, syscall.Kill(postmaster, syscall.SIGKILL))
+			must(t, syscall.Kill(guard, syscall.SIGKILL))
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, p, other := within(t), newInstance(t), newInstance(t)
+			postmaster := p.start(ctx, t)
+			bystanders := processes(t, other.start(ctx, t))
+			guard := p.client.PID()
+			for n := range test.kills {
+				p.killWatcher(ctx, t, n)
+			}
+			p.busy(ctx, t)
+			pids := processes(t, postmaster)
+			p.grant(ctx, t, test.lease)
+			watcher := p.watcher(ctx, t)
+			p.client.Close() // the agent is gone, too
+			test.fault(t, guard, postmaster)
+			await(ctx, t, "processes outlive the lease", func() bool { return len(live(pids)) == 0 })
+			if left := live(bystanders); other.gone(t) || len(left) == 0 {
+				t.Error("another PostgreSQL was killed")
+			}
+			if test.lease == time.Hour {
+				await(ctx, t, "the watcher outlives its guard", func() bool { return len(live([]int{watcher})) == 0 })
+			}
+		})
+	}
+}
+
+// What a guard starts after its watcher was replaced is that one's, too, and what the next
+// guard starts is not.
+func TestNextWatcherKnowsWhatIsStarted(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	p.start(ctx, t)
+	p.killWatcher(ctx, t, 0)
+	must(t, p.client.Disarm(ctx))
+	must(t, KillProcesses(ctx, p.data))
+	postmaster := p.start(ctx, t) // the second one of this guard
+	p.busy(ctx, t)
+	pids, guard, watcher := processes(t, postmaster), p.client.PID(), p.watcher(ctx, t)
+	must(t, p.client.Grant(ctx, Now().Add(time.Hour), nil))
+	must(t, syscall.Kill(watcher, syscall.SIGSTOP)) // it comes late
+	must(t, syscall.Kill(postmaster, syscall.SIGSTOP))
+	must(t, syscall.Kill(guard, syscall.SIGKILL))
+	before := live(pids)
+	if len(before) == 0 {
+		t.Fatal("this test should see a PostgreSQL that has outlived its guard")
+	}
+	must(t, KillProcesses(ctx, p.data)) // by the agent
+	must(t, os.RemoveAll(filepath.Join(p.data, "postmaster.pid")))
+	must(t, os.RemoveAll(filepath.Join(p.dir, fmt.Sprintf(".s.PGSQL.%d.lock", p.port))))
+	next := processes(t, p.start(ctx, t))
+	must(t, syscall.Kill(watcher, syscall.SIGCONT))
+	await(ctx, t, "it does not end", func() bool { return len(live([]int{watcher})) == 0 })
+	if left := live(next); len(left) == 0 || p.gone(t) {
+		t.Error("what the next guard has started was killed")
+	}
+	// The end of a guard that has nothing left to guard is that of such a watcher, too.
+	p.killWatcher(ctx, t, 0)
+	watcher = p.watcher(ctx, t)
+	must(t, p.client.Disarm(ctx))
+	must(t, KillProcesses(ctx, p.data))
+	must(t, p.client.Quit(ctx))
+	await(ctx, t, "the watcher stays", func() bool { return len(live([]int{watcher})) == 0 })
+}
+
+// killWatcher kills the watcher, of which there were n before, and waits for the next.
+func (p *instance) killWatcher(ctx context.Context, t *testing.T, n int) {
+	t.Helper()
+	watcher := p.watcher(ctx, t)
+	must(t, syscall.Kill(watcher, syscall.SIGKILL))
+	await(ctx, t, "no other watcher is started", func() bool {
+		s, err := p.client.Status(ctx)
+		must(t, err)
+		return s.Watched.Lost == n+1 && s.Watched.By != 0 && s.Watched.By != watcher && s.Watched.Why == ""
+	})
+}
+
+// watcher is the process that watches the guard, as that says itself.
+func (p *instance) watcher(ctx context.Context, t *testing.T) int {
+	t.Helper()
+	s, err := p.client.Status(ctx)
+	must(t, err)
+	if s.Watched.By == 0 {
+		t.Fatalf("nobody watches the guard: %+v", s)
+	}
+	return s.Watched.By
+}
+
+func (p *instance) grant(ctx context.Context, t *testing.T, lease time.Duration) {
+	t.Helper()
+	must(t, p.client.Grant(ctx, Now().Add(lease), nil))
+}
+
 // A guard that does not answer is ended, so that the next one can start PostgreSQL; one
 // that answers is not.
 func TestGuardThatHangsIsEnded(t *testing.T) {
