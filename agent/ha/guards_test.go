@@ -1,0 +1,593 @@
+package ha
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// The rows of this file each need one condition of a rule: `make mutants` left it out, and
+// no other test noticed.
+
+func session(id string) func(*View) { return func(v *View) { v.Session = id } }
+
+func doingTask(kind TaskKind) func(*View) { return func(v *View) { v.Task = kind } }
+
+func inFlight(v *View) { v.Lease.InFlight = true }
+
+func adopted(until time.Duration) func(*View) {
+	return func(v *View) { v.Adopted, v.AdoptedUntil = now, now.Add(until) }
+}
+
+// expiredLease: b's lease is over by this member's clock, and nobody holds the lock.
+func expiredLease(v *View) { leads("b", 20*time.Second)(v); lockGone(v) }
+
+func TestFencingNeedsEachCondition(t *testing.T) {
+	deposed := func(v *View) { v.Lease.Deposed = 46 }
+	runSituations(t, []situationTest{
+		{"a former primary that is down, another leads", view(leads("b", 0), primary, down), "rejoin as replica of b", "b leads"},
+		{"deposed, without a lease", view(leads("b", 0), deposed), "", "following b"},
+		{"a primary without a lease that is being stopped", view(leads("a", 0), primary, doingTask(TaskDemote)), "", "busy: demote"},
+		{"a primary without a lease, its task interrupted", view(leads("a", 0), primary, doingTask(TaskInterrupted)), "kill PostgreSQL", "without a lease"},
+		{"a primary without a lease, a takeover under way", view(leads("a", 0), primary, inFlight), "", "taking the lock"},
+		{"adopted, another's lease runs without its lock", view(leads("b", 0), lockGone, primary, func(v *View) { v.Adopted = now }), "kill PostgreSQL", "without a lease"},
+		{"adopted, never led here, another's lease runs without its lock", view(leads("b", 0), lockGone, primary, func(v *View) {
+			v.Adopted, v.AdoptedUnled = now, true
+		}), "kill PostgreSQL", "without a lease"},
+		{"adopted, its deadline runs, own lease released", view(leads("a", 0), primary, released(""), adopted(ttl/2)), "kill PostgreSQL", "without a lease"},
+		{"adopted a lease ago, Consul answers now", view(primary, func(v *View) {
+			v.Adopted, v.FirstRead = now.Add(-2*ttl), now
+		}), "kill PostgreSQL", "without a lease"},
+		{"started by hand long after Consul answered, never led here", view(primary, func(v *View) {
+			v.Adopted, v.FirstRead, v.AdoptedUnled = now, now.Add(-time.Hour), true
+		}), "take over (status at 0)", "our own lock"},
+		{"Consul is away, the guard remembers a pause, the settings do not", view(primary, newShard, func(v *View) {
+			v.Read, v.Adopted, v.AdoptedPaused = 0, now.Add(-time.Hour), true
+		}), "", "Consul has not answered"},
+		{"Consul is away, the settings say pause, the guard does not", view(primary, newShard, func(v *View) {
+			v.Read, v.Adopted, v.Config.Pause = 0, now.Add(-time.Hour), true
+		}), "kill PostgreSQL", "without a lease"},
+		{"in pause, nobody ever beat", view(primary, paused_), "take over (status at 0)", "paused"},
+	})
+}
+
+func TestUncertainNeedsEachCondition(t *testing.T) {
+	uncertain := func(v *View) { v.Lease.Uncertain = true }
+	fenced := []func(*View){leads("a", 0), down, uncertain, silentFor(11 * time.Second)}
+	with := func(more ...func(*View)) View { return view(append(slices.Clone(fenced), more...)...) }
+	runSituations(t, []situationTest{
+		{"a leader goes on with its duty", view(holdsLease(7*time.Second), uncertain, down), "read Consul again; start as primary", "started again"},
+		{"Consul silent for a lease, a task runs", with(doingTask(TaskRejoin)), "read Consul again", "unknown"},
+		{"Consul silent for a lease, told to end", with(func(v *View) { v.Stopping = true }), "read Consul again", "unknown"},
+		{"Consul silent for a lease, the start has just failed", with(func(v *View) { v.Attempt.NotUntil = now.Add(1) }), "read Consul again", "unknown"},
+	})
+}
+
+func TestElectingNeedsEachCondition(t *testing.T) {
+	const take = "take over (status at 45)"
+	ourLock := func(v *View) { v.Cluster.Leader = cluster.Entry[string]{Value: "a", Session: "sa", ModifyIndex: 40} }
+	lost := []func(*View){leads("a", time.Second), ourLock} // a takeover whose answer was lost
+	noFailover := func(v *View) { v.Tags = map[string]any{"nofailover": true} }
+	priority := func(n int) func(*View) { return func(v *View) { v.Tags = map[string]any{"failover_priority": n} } }
+	chosen := func(name string) func(*View) { return request(cluster.Failover{Candidate: name}) }
+	another := peer("c", 1, 5000)
+	another.Primary = true
+	silent, stopped := another, another
+	silent.Answered, stopped.State = false, cluster.StateStopped
+	preferred := peer("c", 1, 5000)
+	preferred.Tags = map[string]any{"failover_priority": 2}
+	just := func(v *View) { leads("b", 9*time.Second)(v); lockGone(v) }
+	ledInPause := func(v *View) { v.Cluster.Status.Value.Lictor.Paused = true }
+	with := func(base []func(*View), more ...func(*View)) View {
+		return view(append(slices.Clone(base), more...)...)
+	}
+	runSituations(t, []situationTest{
+		{"a takeover is under way", view(expiredLease, asked(), inFlight), "", "taking the lock"},
+		{"our lock, the answer was lost", with(lost), take, "our own lock"},
+		{"our lock, no session", with(lost, session("")), "", "waiting for a Consul session"},
+		{"our lock, PostgreSQL is starting", with(lost, func(v *View) { v.Postgres.Accepting = false }), "", "is starting"},
+		{"our lock, tagged nofailover", with(lost, noFailover), "", "nofailover"},
+		{"our lock, released since", with(lost, func(v *View) { v.Cluster.Status.Value.Lictor.Released = true }), "ask the other members", "asking"},
+		{"our lock, the last beat is another's", with(lost, expiredLease, ourLock), "ask the other members", "asking"},
+		{"our lock, no beat", view(ourLock), "", "not over"},
+		{"was the primary, led last, no session", view(leads("a", time.Second), lockGone, primary, down, session("")), "", "to take our own lock again"},
+		{"was the primary, another has led since", view(expiredLease, primary, down, asked()), "start as replica of nobody", "how far our WAL goes"},
+		{"was the primary, has released its lease", view(leads("a", 20*time.Second), released(""), primary, down, asked()), "start as replica of nobody", "how far our WAL goes"},
+		{"runs as a primary, Consul read long ago", view(leads("a", 0), primary, adopted(ttl), silentFor(11*time.Second)), take, "our own lock"},
+		{"could lead, no session", view(expiredLease, asked(), session("")), "", "waiting for a Consul session"},
+
+		{"as good as the other, with more priority", view(expiredLease, asked(preferred), priority(3)), take, "best"},
+		{"as good as the other, with less priority", view(expiredLease, asked(preferred)), "", "c is ahead"},
+		{"another answered as a primary", view(just, asked(another)), "", "still runs as a primary"},
+		{"another that was a primary is silent", view(just, asked(silent)), take, "best"},
+		{"another that was a primary is stopped", view(just, asked(stopped)), take, "best"},
+		{"the operator's choice lags", view(expiredLease, chosen("c"), asked(peer("c", 1, 5000-2<<20))), "", "chosen by the operator"},
+		{"the operator's choice is somebody else, who is away", view(expiredLease, chosen("b"), asked(peer("c", 1, 6000))), "", "c is ahead"},
+		{"the operator's choice is this member, another replays", view(just, chosen("a"), asked(replaying(peer("c", 1, 4000)))), take, "best"},
+		{"another replays", view(just, asked(replaying(peer("c", 1, 4000)))), "", "may be ahead"},
+		{"led in pause itself, another is ahead", view(leads("a", 20*time.Second), lockGone, ledInPause, asked(peer("c", 1, 6000))), take, "best"},
+		{"led in pause itself, another is chosen", view(leads("a", 20*time.Second), lockGone, ledInPause, chosen("c"), asked(peer("c", 1, 6000))), "", "chosen by the operator"},
+		{"not in the failsafe list", view(expiredLease, asked(), func(v *View) {
+			v.Cluster.Failsafe = cluster.Entry[map[string]string]{Value: map[string]string{"b": "u"}, ModifyIndex: 46}
+		}), "", "not in the failsafe list"},
+	})
+}
+
+func TestTakeOverNeedsEachIndex(t *testing.T) {
+	failsafe := func(v *View) { v.Cluster.Failsafe.ModifyIndex = 46 }
+	syncOn := func(v *View) { v.Config.SynchronousMode = cluster.SyncOn }
+	for _, tt := range []struct {
+		name string
+		view View
+		want TakeOver
+		sync bool // the key sync is replaced
+	}{
+		{"by a replica", view(expiredLease, failsafe, syncKey("b", "a")), TakeOver{Status: 45, Failsafe: 46, SyncIndex: 47}, false},
+		{"by a primary, synchronous mode off", view(expiredLease, primary), TakeOver{Status: 45}, false},
+		{"by a primary, no key yet", view(expiredLease, primary, syncOn), TakeOver{Status: 45}, true},
+		{"by a primary, the key is its own", view(leads("a", 0), primary, syncOn, syncKey("a", "b")), TakeOver{Status: 45, Leader: 40, SyncIndex: 47}, false},
+		{"by a primary, the key is another's", view(leads("a", 0), primary, syncKey("b", "a")), TakeOver{Status: 45, Leader: 40, SyncIndex: 47}, true},
+	} {
+		got := tt.view.takeOver()
+		if (got.Sync != nil) != tt.sync {
+			t.Errorf("%s: sync %+v", tt.name, got.Sync)
+		}
+		if got.Sync = nil; got != tt.want {
+			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestUnelectableNeedsEachCondition(t *testing.T) {
+	route := func(timeline int) func(*View) {
+		return func(v *View) {
+			v.Config.CheckTimeline = true
+			v.Cluster.Route = cluster.Entry[cluster.Route]{Value: cluster.Route{Timeline: timeline}, ModifyIndex: 9}
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		view View
+		ok   bool
+	}{
+		{"a replica", view(expiredLease), true},
+		{"a primary", view(expiredLease, primary), false},
+		{"behind the route's timeline", view(expiredLease, route(2)), false},
+		{"on the route's timeline", view(expiredLease, route(1)), true},
+		{"behind the route's timeline, not to be checked", view(expiredLease, route(2), func(v *View) { v.Config.CheckTimeline = false }), true},
+		{"behind a route that is not understood", view(expiredLease, route(2), func(v *View) { v.Cluster.Route.Err = errors.New("x") }), true},
+		{"its own timeline is not known", view(expiredLease, route(2), func(v *View) { v.Postgres.Timeline = 0 }), true},
+	} {
+		if why := tt.view.unelectable(); (why == "") != tt.ok {
+			t.Errorf("%s: %q", tt.name, why)
+		}
+	}
+}
+
+func TestElectableNeedsEachCondition(t *testing.T) {
+	listed := func(v *View) {
+		v.Cluster.Failsafe = cluster.Entry[map[string]string]{Value: map[string]string{"a": "u"}, ModifyIndex: 46}
+	}
+	another := peer("b", 1, 5000)
+	another.Primary = true
+	behind := peer("b", 1, 5000-2<<20)
+	lease := holdsLease(7 * time.Second)
+	crashed := func(v *View) { down(v); v.Config.PrimaryStartTimeout = 0 }
+	runSituations(t, []situationTest{
+		{"gives up to nobody that lags", view(lease, crashed, asked(behind)), "start as primary", ""},
+		{"gives up to nobody outside the failsafe list", view(lease, crashed, listed, asked(peer("b", 1, 5000))), "start as primary", ""},
+		{"gives up to no other primary", view(lease, crashed, asked(another)), "start as primary", ""},
+		{"gives up to the better of two, the better first", view(lease, crashed, asked(peer("c", 1, 5000), peer("b", 1, 4000))), "give the lease up to c", ""},
+	})
+	// What a member has beyond the point at which the shard left its timeline is nothing.
+	v := view(leads("b", 0), func(v *View) {
+		v.Cluster.Status.Value.OpTime = 9000
+		v.Cluster.History = cluster.Entry[cluster.History]{ModifyIndex: 2, Value: cluster.History{{Timeline: 1, LSN: 3000}}}
+	})
+	for _, tt := range []struct{ timeline, lsn, lag int64 }{{1, 8000, 6000}, {1, 2000, 7000}, {2, 8000, 1000}} {
+		if got := v.lag(int(tt.timeline), tt.lsn); got != tt.lag {
+			t.Errorf("timeline %d at %d: lag %d, want %d", tt.timeline, tt.lsn, got, tt.lag)
+		}
+	}
+	v = view(leads("b", 9*time.Second), func(v *View) { v.Cluster.Sync = cluster.Entry[cluster.Sync]{ModifyIndex: 47} })
+	if !v.mayBeAhead(replaying(peer("c", 1, 1))) {
+		t.Error("a key sync without a leader says nothing of who has what")
+	}
+	if (View{Now: at(1)}).peersFresh() {
+		t.Error("answers that were never asked for are fresh just after the host's boot")
+	}
+}
+
+func TestPromisesNeedEachCondition(t *testing.T) {
+	ask := FailsafeRequest{Leader: "b", Lease: ttl, Index: 45}
+	longer := func(v *View) { v.Cluster.Status.Value.Lictor.LeaseMS = 2 * ttl.Milliseconds() }
+	unread := func(v *View) { newShard(v); v.Read = 0 }
+	for _, tt := range []struct {
+		name   string
+		view   View
+		tenure *Tenure
+		ask    FailsafeRequest
+		ok     bool
+	}{
+		{"holds a lease, and is no primary yet", view(leads("b", 0)), leader(), ask, false},
+		{"was the primary and is down", view(leads("b", 0), primary, down), nil, ask, true},
+		{"asked in its own name, which led last", view(leads("a", 0)), nil, FailsafeRequest{Leader: "a", Lease: ttl, Index: 45}, false},
+		{"as long as the last beat's lease, longer than ttl", view(leads("b", 0), longer), nil, FailsafeRequest{Leader: "b", Lease: 2 * ttl, Index: 45}, true},
+		{"as long as ttl, longer than the last beat's lease", view(leads("b", 0), func(v *View) { v.Config.TTL = 2 * ttl }), nil, FailsafeRequest{Leader: "b", Lease: 2 * ttl, Index: 45}, true},
+		{"longer than our ttl, and Consul was never read", view(unread), nil, FailsafeRequest{Leader: "b", Lease: 4 * ttl, Index: 45}, true},
+	} {
+		l := tt.tenure
+		if l == nil {
+			l = &Tenure{}
+		}
+		if err := l.Agree(tt.view, tt.ask); (err == nil) != tt.ok {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+
+	// A promise is not shortened by a later one, and knows the latest status.
+	l := &Tenure{promise: &Promise{Leader: "b", Until: now.Add(time.Minute), Index: 45}}
+	v := view(leads("b", 0))
+	v.Promise = l.Promise()
+	if err := l.Agree(v, ask); err != nil || l.Promise().Until != now.Add(time.Minute) {
+		t.Errorf("%v: until %s", err, l.Promise().Until)
+	}
+	for _, index := range []uint64{44, 45, 46} {
+		if err := l.Agree(v, FailsafeRequest{Leader: "b", Lease: ttl, Index: index}); err != nil || l.Promise().Index != max(45, index) {
+			t.Errorf("asked with the status at %d: %v, index %d", index, err, l.Promise().Index)
+		}
+	}
+
+	// Only a release by the one to whom it was promised voids it.
+	promise := &Promise{Leader: "b", Until: now.Add(time.Second), Index: 44}
+	for _, tt := range []struct {
+		name  string
+		view  View
+		holds bool
+	}{
+		{"no beat", view(), true},
+		{"a newer beat of his", view(leads("b", 0)), true},
+		{"he has released", view(leads("b", 0), released("")), false},
+		{"another has released", view(leads("c", 0), released("")), true},
+	} {
+		if tt.view.Promise = promise; (tt.view.promised() != nil) != tt.holds {
+			t.Errorf("%s: holds %v", tt.name, !tt.holds)
+		}
+	}
+}
+
+func TestFailsafeNeedsEachCondition(t *testing.T) {
+	cutOff := func(ago time.Duration) func(*View) {
+		return func(v *View) {
+			holdsLease(ttl - ago)(v)
+			v.Config.FailsafeMode = true
+			v.Lease.Renewed, v.Lease.BeatSent = now.Add(-ago), now.Add(-ago)
+			v.Lease.InFlight, v.Lease.Failsafe = true, true
+			v.Cluster.Failsafe = cluster.Entry[map[string]string]{Value: map[string]string{}, ModifyIndex: 30}
+			for i := range v.Cluster.Members {
+				v.Cluster.Members[i].Value.APIURL = "u"
+				v.Cluster.Failsafe.Value[v.Cluster.Members[i].Value.Name] = "u"
+			}
+		}
+	}
+	fresh := func(v *View) { cutOff(0)(v); v.Lease.InFlight = false }
+	runSituations(t, []situationTest{
+		{"demoting: the lease is on its way out", view(cutOff(5*time.Second), doingTask(TaskDemote)), "", "busy: demote"},
+		{"retry_timeout is shorter than a quarter of ttl", view(cutOff(3*time.Second), func(v *View) { v.Config.RetryTimeout = time.Second }), "ask the members to let the lease go on", ""},
+		{"a member without an API", view(fresh, func(v *View) { v.Cluster.Members[2].Value.APIURL = "" }), "failsafe key: [a b]", ""},
+		{"a member whose key is not understood", view(fresh, func(v *View) { v.Cluster.Members[2].Err = errors.New("x") }), "failsafe key: [a b]", ""},
+	})
+	if d := failsafe(view(leads("b", 0), func(v *View) {
+		v.Config.FailsafeMode, v.Lease.Failsafe = true, true
+	}), Decision{}); len(d.Actions) > 0 {
+		t.Errorf("without a lease: %v", d.Actions)
+	}
+	for name, change := range map[string]func(*View){
+		"off":   func(v *View) { v.Config.FailsafeMode = false },
+		"grown": func(v *View) { delete(v.Cluster.Failsafe.Value, "c") },
+	} {
+		if write, ok := findAction[WriteFailsafe](Decide(view(fresh, change))); !ok || write.Index != 30 {
+			t.Errorf("%s: %+v", name, write)
+		}
+	}
+
+	l := leader()
+	l.ListKnown(5, map[string]string{"a": "ua", "b": "ub"})
+	if members := l.FailsafeMembers("a"); len(members) != 1 || members[0].URL != "ub" {
+		t.Errorf("members %+v", members)
+	}
+	l.BeginFailsafe(at(104))
+	if lease := l.Lease(); !lease.Asking || lease.Asked != at(104) || lease.Length != ttl {
+		t.Errorf("asking: %+v", lease)
+	}
+	if err := l.FailsafeAnswered(at(105), at(104), ttl, true); err != nil || l.Lease().Asking || !l.OnFailsafe() {
+		t.Errorf("answered: %v, %+v", err, l.Lease())
+	}
+	// An answer that brings nothing new takes nothing away.
+	if err := l.FailsafeAnswered(at(105), at(103), ttl, true); err != nil || !l.OnFailsafe() {
+		t.Errorf("an older answer: %v, on failsafe %v", err, l.OnFailsafe())
+	}
+	l.BeginBeat(at(106), ttl)
+	if err := l.BeatSucceeded(at(107), at(106), ttl); err != nil || l.OnFailsafe() {
+		t.Errorf("a beat: %v, on failsafe %v", err, l.OnFailsafe())
+	}
+	// A memo that says that a list is known, and has none.
+	var next Tenure
+	if next.ResumeLists(Memo{Listed: true, ListedAt: 7}); next.Lease().Failsafe {
+		t.Error("a list that is not there is usable")
+	}
+	next.ResumeLists(Memo{Listed: true, ListedAt: 7, Lists: []map[string]string{{"a": "ua"}}})
+	if !next.Lease().Failsafe {
+		t.Error("the list of the earlier run is not usable")
+	}
+}
+
+func TestOtherPrimariesNeedsEachCondition(t *testing.T) {
+	another := peer("b", 2, 5000)
+	another.Primary = true
+	silent, stopped := another, another
+	silent.Answered, stopped.State = false, cluster.StateStopped
+	for _, tt := range []struct {
+		name string
+		view View
+		want int
+	}{
+		{"silent", view(holdsLease(7*time.Second), asked(silent)), 0},
+		{"stopped", view(holdsLease(7*time.Second), asked(stopped)), 0},
+		{"we were a primary and are down", view(leads("b", 0), primary, down, asked(another)), 0},
+		{"we lead and are no primary yet", view(holdsLease(7*time.Second), asked(another), func(v *View) { v.Postgres.Primary = false }), 1},
+	} {
+		if got := tt.view.OtherPrimaries(); len(got) != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+}
+
+func TestOutlookNeedsEachCondition(t *testing.T) {
+	route := func(index, route uint64) cluster.Snapshot {
+		return cluster.Snapshot{Index: index, Route: cluster.Entry[cluster.Route]{ModifyIndex: route}}
+	}
+	for _, tt := range []struct {
+		name       string
+		known      uint64
+		reading    cluster.Snapshot
+		consistent bool
+		want       uint64
+	}{
+		{"a watch has no route", 5, route(11, 0), false, 5},
+		{"a watch's route counts as none", 5, route(11, 9), false, 5},
+		{"a newer route", 5, route(11, 9), true, 9},
+		{"an older route", 5, route(11, 4), true, 5},
+		{"the route is gone", 5, route(11, 0), true, 0},
+	} {
+		o := Outlook{Read: 1, FirstRead: 1, Snapshot: route(10, tt.known)}
+		if o.Accept(2, tt.reading, tt.consistent); o.Snapshot.Route.ModifyIndex != tt.want {
+			t.Errorf("%s: route at %d, want %d", tt.name, o.Snapshot.Route.ModifyIndex, tt.want)
+		}
+	}
+	var o Outlook
+	o.Accept(at(3), route(10, 0), true)
+	o.Accept(at(4), route(11, 0), true)
+	if o.FirstRead != at(3) || o.Read != at(4) || o.StatusSeen != at(3) {
+		t.Errorf("first read %s, read %s, status seen %s", o.FirstRead, o.Read, o.StatusSeen)
+	}
+	// A write of ours that took effect long ago makes no reading old.
+	o.Wrote(20)
+	o.Wrote(15)
+	if got := o.Accept(at(5), route(17, 0), true); got != Stale {
+		t.Errorf("a reading from before our write: %v", got)
+	}
+
+	o = Outlook{}
+	for _, tt := range []struct {
+		own, told int
+		promotes  bool
+		want      int
+	}{{3, 0, false, 3}, {3, 5, false, 5}, {5, 3, false, 5}, {5, 3, true, 6}, {3, 5, true, 6}} {
+		o.Snapshot.Status.Value.Lictor = nil
+		if tt.told > 0 {
+			o.Snapshot.Status.Value.Lictor = &cluster.Beat{Timeline: tt.told}
+		}
+		if got := o.NextTimeline(tt.own, tt.promotes); got != tt.want || o.Timeline() != tt.told {
+			t.Errorf("%+v: next %d, told %d", tt, got, o.Timeline())
+		}
+	}
+}
+
+func TestPartingNeedsEachCondition(t *testing.T) {
+	for name, tt := range map[string]struct {
+		view  View
+		index uint64
+		may   bool
+	}{
+		"nothing to replace":                     {view(), 0, false},
+		"holds a lease, and is no primary yet":   {view(holdsLease(time.Second), func(v *View) { v.Postgres.Primary = false }), 45, false},
+		"a primary that is starting, as it says": {view(leads("b", 0), primary, func(v *View) { v.Postgres.Accepting = false }), 45, false},
+	} {
+		if err := tt.view.MayPart(tt.index); (err == nil) != tt.may {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	parted := func(v *View) { v.Parted = 45 }
+	nobody := func(v *View) { v.Postgres.Upstream, v.Postgres.Streaming = "", false }
+	runSituations(t, []situationTest{
+		{"set up to follow, not connected", view(leads("b", 0), parted, func(v *View) { v.Postgres.Streaming = false }), "follow nobody", "counts on this member"},
+		{"connected, set up to follow nobody", view(leads("b", 0), parted, func(v *View) { v.Postgres.Upstream = "" }), "follow nobody", "counts on this member"},
+		{"PostgreSQL is starting", view(leads("b", 0), parted, func(v *View) { v.Postgres.Accepting = false }), "", "until b is seen to lead on"},
+		{"follows nobody", view(leads("b", 0), parted, nobody), "", "until b is seen to lead on"},
+		{"is the leader", view(leads("a", 0), parted, nobody, down), "start as replica of nobody", "how far our WAL goes"},
+	})
+	// A reading that began before cannot undo it.
+	o := Outlook{Read: 1, Snapshot: cluster.Snapshot{Index: 40}}
+	o.Part(50)
+	o.Part(45)
+	if got := o.Accept(2, cluster.Snapshot{Index: 48}, false); o.Parted != 50 || got != Overtaken {
+		t.Errorf("parted under %d, the reading was %v", o.Parted, got)
+	}
+	o = Outlook{Parted: 50, Snapshot: view(leads("b", 0), quorumOfB).Cluster}
+	if o.Resume("a", false); o.Parted != 50 {
+		t.Errorf("resumed under %d", o.Parted)
+	}
+}
+
+func TestPauseNeedsEachCondition(t *testing.T) {
+	own := []func(*View){leads("a", 0), primary, paused_}
+	with := func(more ...func(*View)) View { return view(append(slices.Clone(own), more...)...) }
+	runSituations(t, []situationTest{
+		{"a primary without a lock", with(), "take over (status at 45)", "paused"},
+		{"no session", with(session("")), "", "paused"},
+		{"a takeover is under way", with(inFlight), "", "paused"},
+		{"refused just now", with(func(v *View) { v.Lease.NotBefore = now.Add(1) }), "", "could not be taken"},
+		{"a task runs", with(doingTask(TaskRestart)), "", "busy: restart"},
+		{"down", with(down), "", "paused"},
+		{"a replica, nobody leads", view(expiredLease, paused_, asked()), "", "paused"},
+	})
+}
+
+func TestQuorumNeedsEachCondition(t *testing.T) {
+	const askAgainParted = "ask the other members, parted from the old leader (status at 45)"
+	over := leads("b", ttl+ttl/40+time.Second)
+	c := peer("c", 1, 5000)
+	c.Parted = 45
+	silent := c
+	silent.Answered = false
+	none := c
+	none.Timeline = 0
+	runSituations(t, []situationTest{
+		{"enough have parted", view(over, quorumOfB, askedToPart(45, c)), "take over (status at 45)", "best"},
+		{"not asked to part from this status", view(over, quorumOfB, askedToPart(44, c)), askAgainParted, "positions"},
+		{"the answers are old", view(over, quorumOfB, askedToPart(45, c), func(v *View) { v.PeersAsked = now.Add(-3 * time.Second) }), "ask the other members", ""},
+		{"a promise has run out since", view(over, quorumOfB, askedToPart(45, c), func(v *View) {
+			v.Promise = &Promise{Leader: "b", Until: now, Index: 45}
+		}), askAgainParted, "positions"},
+		{"does not know its timeline", view(over, quorumOfB, askedToPart(45, none)), "", "sees 0"},
+		{"still waiting for answers", view(over, quorumOfB, askedToPart(45, silent), func(v *View) { v.PeersDone = false }), "", "waiting for the others"},
+	})
+	if problem := view(over, quorumOfB, askedToPart(45, silent)).quorumProblem(); problem == "" {
+		t.Error("a member that did not answer counts for what it said last")
+	}
+}
+
+func TestRestoringNeedsEachCondition(t *testing.T) {
+	goal := Goal{Timeline: 2, LSN: 100}
+	there := Postgres{Running: true, Accepting: true, Timeline: 2, LSN: 100}
+	stopped := there
+	stopped.Running = false
+	if !goal.Reached(there) || goal.Reached(stopped) {
+		t.Error("a stopped PostgreSQL has reached the goal")
+	}
+	if !(Goal{Timeline: 5}).Outdated(5) {
+		t.Error("there is no position, and the leader is not asked")
+	}
+	broken := view(expiredLease, func(v *View) { v.Cluster.Sync = cluster.Entry[cluster.Sync]{ModifyIndex: 47, Err: errors.New("x")} })
+	if broken.restoringForbids(true) == "" {
+		t.Error("the key sync is not understood, and replaced data may lead")
+	}
+}
+
+func TestTenureNeedsEachStep(t *testing.T) {
+	l := leader()
+	if l.Lease().InFlight || l.Lease().Uncertain {
+		t.Errorf("after a takeover: %+v", l.Lease())
+	}
+	if l.BeatSoon(); l.Lease().BeatSent != 0 {
+		t.Error("no beat is due")
+	}
+	l.BeginBeat(at(102), ttl)
+	if !l.Lease().InFlight {
+		t.Error("a beat is not under way")
+	}
+	l.WriteFailed(Unknown, 0, 0)
+	l.BeginTakeOver(at(103), ttl/2)
+	l.TookOver(at(103), ttl/2)
+	if got := l.Lease(); got.InFlight || got.Uncertain || got.Length != ttl/2 {
+		t.Errorf("a takeover settles what was open: %+v", got)
+	}
+	l.BeginTakeOver(at(104), ttl)
+	if lease := l.BeginFailsafe(at(104)); lease != ttl/2 {
+		t.Errorf("members are asked for %s, and a beat in Consul may carry %s", lease, ttl/2)
+	}
+
+	// The lease is on its way to b until Consul shows it.
+	l = leader()
+	l.GiveTo("b")
+	if g := l.Giving(); g == nil || g.Successor != "b" || l.Until() != 0 || l.Length() != 0 {
+		t.Errorf("giving %+v, until %s", g, l.Until())
+	}
+	l.BeginRelease()
+	if !l.Writing() {
+		t.Error("a release is not under way")
+	}
+	if l.Released(); l.Writing() || l.Giving() != nil {
+		t.Errorf("released: writing %v, giving %+v", l.Writing(), l.Giving())
+	}
+	l = leader()
+	l.GiveTo("b")
+	if l.Drop(); l.Giving() != nil {
+		t.Errorf("dropped, and given to %+v", l.Giving())
+	}
+
+	// A takeover whose outcome is known no more keeps this member from no promise.
+	v, ask := view(leads("b", 0)), FailsafeRequest{Leader: "b", Lease: ttl, Index: 45}
+	var replica Tenure
+	replica.BeginTakeOver(now, ttl)
+	replica.WriteFailed(Unknown, 0, 0)
+	replica.BeginTakeOver(now, ttl)
+	replica.Reread(replica.Failures())
+	if err := replica.Agree(v, ask); !errors.Is(err, ErrDisagree) {
+		t.Errorf("a second takeover is under way: %v", err)
+	}
+	replica.WriteFailed(Refused, 0, 0)
+	if err := replica.Agree(v, ask); !errors.Is(err, ErrDisagree) {
+		t.Errorf("before the reading: %v", err)
+	}
+	replica.Reread(replica.Failures())
+	if err := replica.Agree(v, ask); err != nil {
+		t.Errorf("after the reading: %v", err)
+	}
+
+	m := leader().Memo("session", 45)
+	if m.Session != "session" || m.Index != 45 || m.Until != at(108) || m.Shortest != ttl {
+		t.Errorf("memo %+v", m)
+	}
+}
+
+func TestViewNeedsEachCondition(t *testing.T) {
+	from := func(name any) func(*View) { return func(v *View) { v.Tags = map[string]any{"replicatefrom": name} } }
+	for _, tt := range []struct {
+		name string
+		view View
+		want string
+	}{
+		{"as tagged", view(leads("b", 0), from("c")), "c"},
+		{"no name", view(leads("b", 0), from("")), "b"},
+		{"no word", view(leads("b", 0), from(7)), "b"},
+		{"itself", view(leads("b", 0), from("a")), "b"},
+		{"nobody's name", view(leads("b", 0), from("z")), "b"},
+		{"stopped", view(leads("b", 0), from("c"), func(v *View) { v.Cluster.Members[2].Value.State = cluster.StateStopped }), "b"},
+		{"its key is not understood", view(leads("b", 0), from("c"), func(v *View) { v.Cluster.Members[2].Err = errors.New("x") }), "b"},
+	} {
+		if got := tt.view.upstream("b"); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+	short := view(holdsLease(time.Second), func(v *View) { v.Config.TTL, v.Lease.Length = 2*ttl, ttl })
+	if short.ttl() != ttl || short.beatInterval() != 2*time.Second {
+		t.Errorf("a lease of %s: ttl %s, a beat each %s", ttl, short.ttl(), short.beatInterval())
+	}
+	longer := view(holdsLease(time.Second), func(v *View) { v.Config.TTL, v.Lease.Length = ttl/2, ttl })
+	if longer.ttl() != ttl/2 || longer.beatInterval() != time.Second {
+		t.Errorf("ttl was lowered to %s: ttl %s, a beat each %s", ttl/2, longer.ttl(), longer.beatInterval())
+	}
+	// Patroni's leader has no lease; a status that says nothing else counts as one.
+	if got := view(leads("b", 0), func(v *View) { v.Cluster.Status.Value.Lictor = nil }).leaseExpires(); got != now {
+		t.Errorf("Patroni's: %s", got)
+	}
+	broken := view(leads("b", 0), func(v *View) { v.Cluster.Status.Err = errors.New("x") })
+	if got := broken.leaseExpires(); got != now.Add(ttl+ttl/40) || broken.beat() != nil {
+		t.Errorf("not understood: %s, beat %+v", got, broken.beat())
+	}
+}
