@@ -18,10 +18,10 @@ const (
 )
 
 // answer tells the leaders of announced handovers how their shards stand here.
-func (c *conductor) answer(ctx context.Context, link pooler.LinkState, views []*ShardView) {
+func (c *conductor) answer(ctx context.Context, link pooler.LinkState, views []*shard) {
 	c.counting = 0
 	var pools map[string]pooler.PoolCount
-	offered := map[config.ShardID]*ShardView{}
+	offered := map[config.ShardID]*shard{}
 	for _, v := range views {
 		offered[v.id] = v
 	}

@@ -54,9 +54,8 @@ func BenchmarkRender(b *testing.B) {
 	book := routes.NewBook(config)
 	book.Merge(routes.Answer{Pairs: benchPairs(b, config), KnownLeader: true})
 	shards, _ := routesOf(book)
-	feed := newFeed(nil)
-	defer feed.close()
-	r := &renderer{config: config, feed: feed}
+	r := newRenderer(config, nil, "")
+	defer r.close()
 	source, err := r.source()
 	if err != nil {
 		b.Fatal(err)

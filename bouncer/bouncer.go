@@ -130,7 +130,6 @@ func runUntilChanged(
 type bouncer struct {
 	config    config.Config
 	log       zerolog.Logger
-	feed      *feed
 	book      *routes.Book
 	link      *pooler.Link
 	handovers *routes.Handovers
@@ -145,7 +144,7 @@ type bouncer struct {
 }
 
 func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url string) *bouncer {
-	b := &bouncer{config: c, log: log, book: routes.NewBook(c), feed: newFeed(newTemplateClients(c, pool))}
+	b := &bouncer{config: c, log: log, book: routes.NewBook(c)}
 	b.keeper = &keeper{log: log, config: c, book: b.book, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
 	saved, err := loadState(c.StateFile, c.RoutesPrefix)
 	if err != nil {
@@ -157,7 +156,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 
 	console := pooler.NewConsole(c)
 	co := &conductor{
-		config: c, log: log, book: b.book, renderer: &renderer{config: c, feed: b.feed}, console: console,
+		config: c, log: log, book: b.book, renderer: newRenderer(c, pool, ""), console: console,
 		applier: pooler.NewApplier(console), good: newLastGood(c),
 		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
 	}
@@ -217,7 +216,7 @@ func primariesOf(c config.Config, b *routes.Book) []pooler.Primary {
 	views, _ := view(c, known, anyName())
 	list := make([]pooler.Primary, len(views))
 	for i, v := range views {
-		list[i] = pooler.Primary{ID: v.id, Leader: v.route.Leader, DBName: v.Databases[0].DBName, Databases: v.written()}
+		list[i] = pooler.Primary{ID: v.id, Leader: v.route.Leader, DBName: v.databases[0].DBName, Databases: v.written()}
 	}
 	return list
 }
@@ -239,7 +238,7 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	err := b.api.serve(ctx, listener)
 	cancel()
 	parts.Wait()
-	b.feed.close()
+	b.conductor.renderer.close()
 	b.log.Info().Msg("bouncer ends; PgBouncer goes on with what it has")
 	return err
 }
@@ -379,9 +378,8 @@ func renderOnce(ctx context.Context, c config.Config, template string, version p
 	if err != nil && len(shards) == 0 {
 		return nil, nil, errors.Join(err, stateErr)
 	}
-	feed := newFeed(newTemplateClients(c, pool))
-	defer feed.close()
-	r := &renderer{config: c, feed: feed}
+	r := newRenderer(c, pool, "")
+	defer r.close()
 	source := []byte(template)
 	if template == "" {
 		if source, err = r.source(); err != nil {

@@ -30,7 +30,7 @@ func check(text []byte, views []*ShardView, c config.Config, version pgbouncer.V
 		}
 	}
 	for _, v := range views {
-		for _, d := range v.Databases {
+		for _, d := range v.databases {
 			errs = append(errs, checkDatabase(file, v, d))
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
@@ -122,7 +123,7 @@ func (c *conductor) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-c.wake:
-		case <-c.renderer.feed.news:
+		case <-c.renderer.news():
 		case <-timer.C:
 		}
 		timer.Reset(c.pass(ctx))
@@ -134,12 +135,13 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	c.soon = time.Time{}
 	link := c.link.Now()
 	version := c.version(ctx, link)
-	views, left, changes := c.views(version)
-	for _, v := range views {
-		v.ill, v.handover = c.suspector.Ill(v.id, v.route.Leader), c.handovers.Holds(v.id, v.route, v.index)
+	known := c.views(version)
+	views := make([]*shard, len(known.views))
+	for i, v := range known.views {
+		views[i] = &shard{v, c.suspector.Ill(v.id, v.route.Leader), c.handovers.Holds(v.id, v.route, v.index)}
 	}
 	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool {
-		return !slices.ContainsFunc(views, func(v *ShardView) bool { return v.id == id })
+		return !slices.ContainsFunc(views, func(v *shard) bool { return v.id == id })
 	})
 	if link.Generation != c.generation {
 		c.meet(link)
@@ -152,7 +154,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	c.holdBack(ctx, link, views)
 	c.deadman.Set(c.deadlines(views))
 	c.answer(ctx, link, views)
-	err := c.bring(ctx, link, views, version, changes)
+	err := c.bring(ctx, link, known)
 	// A database that PgBouncer did not have before can be held only now.
 	c.holdBack(ctx, link, views)
 	if e := c.letGo(ctx, link, views); err == nil {
@@ -168,20 +170,20 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	}
 	c.settle(err)
 	c.holding.Store(len(c.holds) > 0)
-	c.publish(views, left)
+	c.publish(views, known.left)
 	c.report(link, views, err)
 	return c.next(link)
 }
 
 // views is what is known of the shards, made anew only when that has changed: the
 // regular look at PgBouncer must cost little at a thousand shards.
-func (c *conductor) views(version pgbouncer.Version) (views []*ShardView, left []leftOut, changes uint64) {
+func (c *conductor) views(version pgbouncer.Version) *viewed {
 	if c.seen == nil || c.seen.changes != c.book.Version() || c.seen.version != version {
 		shards, changes := routesOf(c.book)
 		views, left := view(c.config, shards, version)
 		c.seen = &viewed{views, left, changes, version}
 	}
-	return c.seen.views, c.seen.left, c.seen.changes
+	return c.seen
 }
 
 // viewed is what view made of the book.
@@ -190,6 +192,15 @@ type viewed struct {
 	left    []leftOut
 	changes uint64
 	version pgbouncer.Version
+}
+
+// shard is one shard in a pass.
+type shard struct {
+	*ShardView
+	// ill: the primary does not answer PgBouncer.
+	ill bool
+	// handover is the planned switchover that holds the clients, if any.
+	handover *cluster.Handover
 }
 
 // meet begins with a PgBouncer that may have been started anew.
@@ -232,48 +243,48 @@ func (c *conductor) look(ctx context.Context, link pooler.LinkState) {
 // bring makes file and PgBouncer say what is known. What cannot be rendered, or was
 // refused by PgBouncer, keeps no shard from its primary: settings and template are the
 // last good ones then, with the newest routes.
-func (c *conductor) bring(ctx context.Context, link pooler.LinkState, views []*ShardView, version pgbouncer.Version, changes uint64) error {
-	if len(views) == 0 && !c.mayBeEmpty() {
+func (c *conductor) bring(ctx context.Context, link pooler.LinkState, known *viewed) error {
+	if len(known.views) == 0 && !c.mayBeEmpty() {
 		return nil
 	}
 	missing := c.missing()
 	if len(missing) > 0 && !link.Up && link.Err == nil {
 		return nil // what PgBouncer has of them will be known in a moment
 	}
-	text, file, err := c.rendered(views, version, changes)
+	text, file, err := c.rendered(known)
 	if err == nil && len(missing) > 0 {
-		text, file, err = c.keepMissing(text, file, missing, version)
+		text, file, err = c.keepMissing(text, file, missing, known.version)
 	}
 	if err == nil {
 		recipe := c.last.recipe(c.config)
 		if recipe != c.unfit || link.Up && !time.Now().Before(c.retryAt) {
-			if err = c.stand(ctx, link, text, file, views); !pooler.IsRefusal(err) {
+			if err = c.stand(ctx, link, text, file, known.views); !pooler.IsRefusal(err) {
 				return err
 			}
 			c.unfit, c.refusal = recipe, err
 		}
 		err = c.refusal
 	}
-	return c.fallBack(ctx, link, views, version, err)
+	return c.fallBack(ctx, link, known, err)
 }
 
 // fallBack makes the last good settings and template stand, for cause.
-func (c *conductor) fallBack(ctx context.Context, link pooler.LinkState, views []*ShardView, version pgbouncer.Version, cause error) error {
+func (c *conductor) fallBack(ctx context.Context, link pooler.LinkState, known *viewed, cause error) error {
 	if len(c.good.text) == 0 {
 		return fmt.Errorf("%w; there is no other good configuration to go back to", cause)
 	}
-	if c.lastBack == nil || c.lastBack.changes != c.seen.changes || c.lastBack.version != version {
-		text, err := withRoutes(c.good.text, views, version)
+	if c.lastBack == nil || c.lastBack.changes != known.changes || c.lastBack.version != known.version {
+		text, err := withRoutes(c.good.text, known.views, known.version)
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
-		file, err := check(text, views, c.config, version)
+		file, err := check(text, known.views, c.config, known.version)
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
-		c.lastBack = &rendering{version: version, changes: c.seen.changes, text: text, file: file}
+		c.lastBack = &rendering{version: known.version, changes: known.changes, text: text, file: file}
 	}
-	if err := c.stand(ctx, link, c.lastBack.text, c.lastBack.file, views); err != nil {
+	if err := c.stand(ctx, link, c.lastBack.text, c.lastBack.file, known.views); err != nil {
 		return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 	}
 	return fmt.Errorf("%w; the last good configuration is in place, with the newest routes", cause)
@@ -313,20 +324,20 @@ func (r *rendering) recipe(c config.Config) string {
 
 // rendered renders and checks, unless nothing has changed that it depends on: at
 // a thousand shards the regular look at PgBouncer would cost too much.
-func (c *conductor) rendered(views []*ShardView, version pgbouncer.Version, changes uint64) ([]byte, pgbouncer.File, error) {
+func (c *conductor) rendered(known *viewed) ([]byte, pgbouncer.File, error) {
 	source, err := c.renderer.source()
 	if err != nil {
 		return nil, pgbouncer.File{}, err
 	}
-	now := rendering{source: string(source), version: version, changes: changes, arrived: c.renderer.feed.arrived.Load()}
-	if last := c.last; last != nil && last.source == now.source && last.version == version &&
-		last.changes == changes && last.arrived == now.arrived {
+	now := rendering{source: string(source), version: known.version, changes: known.changes, arrived: c.renderer.arrived()}
+	if last := c.last; last != nil && last.source == now.source && last.version == known.version &&
+		last.changes == known.changes && last.arrived == now.arrived {
 		return last.text, last.file, nil
 	}
-	if now.text, err = c.renderer.render(source, views, version); err != nil {
+	if now.text, err = c.renderer.render(source, known.views, known.version); err != nil {
 		return nil, pgbouncer.File{}, err
 	}
-	if now.file, err = check(now.text, views, c.config, version); err != nil {
+	if now.file, err = check(now.text, known.views, c.config, known.version); err != nil {
 		return nil, pgbouncer.File{}, err
 	}
 	c.last = &now
@@ -447,7 +458,7 @@ func (c *conductor) next(link pooler.LinkState) time.Duration {
 // longer so.
 func moved(views []*ShardView, before map[string]pgbouncer.Database) (list []pooler.Deposed) {
 	for _, v := range views {
-		for _, d := range v.Databases {
+		for _, d := range v.databases {
 			old, had := before[d.Name]
 			if !had || old.Host == "" || old.Host == v.route.Leader.Host && old.Port == v.route.Leader.Port {
 				continue

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
@@ -38,7 +39,7 @@ func loginRetry(c config.Config) time.Duration {
 }
 
 // holdBack makes the clients of shards without a primary wait.
-func (c *conductor) holdBack(ctx context.Context, link pooler.LinkState, views []*ShardView) {
+func (c *conductor) holdBack(ctx context.Context, link pooler.LinkState, views []*shard) {
 	var (
 		names []string
 		pools map[string]pooler.PoolCount
@@ -109,7 +110,7 @@ func (c *conductor) again(at time.Time) {
 // judge keeps the hold of one shard and returns it, nil when its clients need
 // not wait. A hold ends when PgBouncer leads to a primary, and by its deadline
 // whatever keeps PgBouncer from that.
-func (c *conductor) judge(v *ShardView) *hold {
+func (c *conductor) judge(v *shard) *hold {
 	h := c.holds[v.id]
 	if c.leads(v) || h == nil && v.served() && !c.heldBefore(v) {
 		return nil
@@ -122,13 +123,13 @@ func (c *conductor) judge(v *ShardView) *hold {
 	case h == nil:
 		h = &hold{since: now, deadline: now.Add(c.config.MaxHold()), leader: v.route.Leader.Name}
 		c.holds[v.id] = h
-		c.log.Info().Str("shard", string(v.id)).Str("state", string(v.State)).Bool("answers", !v.ill).Str("leader", h.leader).
+		c.log.Info().Str("shard", string(v.id)).Str("state", string(v.route.State)).Bool("answers", !v.ill).Str("leader", h.leader).
 			Bool("planned", v.handover != nil).Dur("at_most", c.config.MaxHold()).Msg("holding clients")
 	case h.leader != v.route.Leader.Name && !v.served():
 		h.leader, h.deadline, h.expired = v.route.Leader.Name, now.Add(c.config.MaxHold()), false
 	case !h.expired && now.After(h.deadline):
 		h.expired = true
-		c.log.Warn().Str("shard", string(v.id)).Str("state", string(v.State)).Dur("held", now.Sub(h.since)).
+		c.log.Warn().Str("shard", string(v.id)).Str("state", string(v.route.State)).Dur("held", now.Sub(h.since)).
 			Msg("PgBouncer does not lead to a primary; releasing clients, hold_timeout is over")
 	}
 	return h
@@ -136,22 +137,22 @@ func (c *conductor) judge(v *ShardView) *hold {
 
 // leads tells whether clients of the shard can be sent on: it has a primary, and
 // PgBouncer leads to it.
-func (c *conductor) leads(v *ShardView) bool { return v.served() && stands(v, c.standing) }
+func (c *conductor) leads(v *shard) bool { return v.served() && stands(v.ShardView, c.standing) }
 
 // heldBefore tells whether a database of the shard is paused as an earlier bouncer left
 // it, or as this one did.
-func (c *conductor) heldBefore(v *ShardView) bool {
+func (c *conductor) heldBefore(v *shard) bool {
 	return slices.ContainsFunc(v.written(), func(name string) bool { _, ours := c.ours[name]; return ours && c.standing[name].Paused })
 }
 
 // letGo releases the clients of those shards that have a primary, and PgBouncer
 // leads to it, of those whose time is up, and whatever else this bouncer has paused
 // that no hold needs.
-func (c *conductor) letGo(ctx context.Context, link pooler.LinkState, views []*ShardView) error {
+func (c *conductor) letGo(ctx context.Context, link pooler.LinkState, views []*shard) error {
 	if !link.Up || c.standing == nil || !c.handovers.Unknown().IsZero() {
 		return nil
 	}
-	var ready []*ShardView
+	var ready []*shard
 	held := c.heldDatabases(views)
 	for _, v := range views {
 		h := c.holds[v.id]
@@ -202,7 +203,7 @@ func (c *conductor) letGo(ctx context.Context, link pooler.LinkState, views []*S
 }
 
 // heldDatabases are those of shards whose hold goes on.
-func (c *conductor) heldDatabases(views []*ShardView) map[string]bool {
+func (c *conductor) heldDatabases(views []*shard) map[string]bool {
 	held := map[string]bool{}
 	for _, v := range views {
 		if h := c.holds[v.id]; h != nil && !h.expired {
@@ -215,7 +216,7 @@ func (c *conductor) heldDatabases(views []*ShardView) map[string]bool {
 }
 
 // deadlines are those of the holds, by database that this bouncer has paused.
-func (c *conductor) deadlines(views []*ShardView) map[string]time.Time {
+func (c *conductor) deadlines(views []*shard) map[string]time.Time {
 	until := map[string]time.Time{}
 	for _, v := range views {
 		if h := c.holds[v.id]; h != nil && !h.expired {
@@ -231,7 +232,7 @@ func (c *conductor) deadlines(views []*ShardView) map[string]time.Time {
 
 // strays are the databases that are paused though no hold wants it: their clients wait
 // for nothing.
-func (c *conductor) strays(views []*ShardView) (names []string) {
+func (c *conductor) strays(views []*shard) (names []string) {
 	if !c.handovers.Unknown().IsZero() || !c.link.Now().Up {
 		return nil
 	}
@@ -248,7 +249,7 @@ func (c *conductor) strays(views []*ShardView) (names []string) {
 // stands tells whether every database of a shard that writers use leads to its
 // primary.
 func stands(v *ShardView, standing map[string]pgbouncer.Database) bool {
-	return len(standing) > 0 && !slices.ContainsFunc(v.Databases, func(d config.Database) bool {
+	return len(standing) > 0 && !slices.ContainsFunc(v.databases, func(d config.Database) bool {
 		at, found := standing[d.Name]
 		return !found || at.Host != v.route.Leader.Host || at.Port != v.route.Leader.Port
 	})
@@ -264,4 +265,14 @@ type hold struct {
 	// paused is when PAUSE was last asked for without notice, when logins had
 	// failed maybe.
 	paused time.Time
+}
+
+// served tells whether the shard has a primary that clients can be sent to.
+func (v *shard) served() bool {
+	return v.route.State == cluster.RouteOpen && !v.ill && v.handover == nil
+}
+
+// planned tells whether the primary gives up by itself, and still serves.
+func (v *shard) planned() bool {
+	return v.route.State == cluster.RouteHandover || v.handover != nil && v.route.State == cluster.RouteOpen
 }

@@ -382,7 +382,7 @@ const defaultAPIPort = 8008
 // apiPort is the port of a member's REST API, by its own key. A key that does not say
 // keeps no other shard from its file.
 func (c *consulData) apiPort(v *ShardView, m cluster.RouteMember) int {
-	keys := cluster.NewKeys(v.Namespace, v.Scope, "")
+	keys := cluster.NewKeys(v.template.Namespace, v.template.Scope, "")
 	text, err := c.keyIfThere(keys.Member(m.Name))
 	if err == nil && text == "" {
 		return defaultAPIPort

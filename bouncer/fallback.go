@@ -36,7 +36,7 @@ func withRoutes(good []byte, views []*ShardView, version pgbouncer.Version) ([]b
 	var added []string
 	for _, v := range views {
 		leader := v.route.Leader
-		for _, d := range v.Databases {
+		for _, d := range v.databases {
 			offered[d.Name], offered[d.ReadOnlyName()] = true, true
 			e, found := file.Database(d.Name)
 			if !found {
@@ -98,11 +98,11 @@ func (m moves) of(e pgbouncer.Entry) (to pgbouncer.Address, moved bool) {
 // newParams are those of a database that the good file does not have.
 func newParams(v *ShardView, d config.Database, to Readers) map[string]string {
 	params := map[string]string{"host": to.Host, "port": strconv.Itoa(to.Port), "dbname": d.DBName}
-	if v.PoolSize > 0 {
-		params["pool_size"] = strconv.Itoa(v.PoolSize)
+	if v.template.PoolSize > 0 {
+		params["pool_size"] = strconv.Itoa(v.template.PoolSize)
 	}
-	if v.PoolMode != "" {
-		params["pool_mode"] = v.PoolMode
+	if v.template.PoolMode != "" {
+		params["pool_mode"] = v.template.PoolMode
 	}
 	return params
 }

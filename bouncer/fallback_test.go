@@ -12,7 +12,7 @@ import (
 func TestWithRoutes(t *testing.T) {
 	shard := func(name, host string, port int) *ShardView {
 		return &ShardView{
-			Scope: name, id: config.ShardID("service/" + name), Databases: []config.Database{{Name: name, DBName: name}},
+			id: config.ShardID("service/" + name), databases: []config.Database{{Name: name, DBName: name}},
 			route:   cluster.Route{Leader: cluster.RouteMember{Name: "x", Host: host, Port: port}},
 			readers: Readers{Host: host, Port: port},
 		}

@@ -60,7 +60,7 @@ func newFileKeepers(c config.Config, log zerolog.Logger, b *routes.Book, l *pool
 	for _, f := range c.Files {
 		keepers = append(keepers, &fileKeeper{
 			file: f, config: c, log: log.With().Str("file", f.Path).Logger(), book: b, link: l, wake: make(chan struct{}, 1),
-			renderer: &renderer{config: c, feed: newFeed(newTemplateClients(c, pool)), label: f.Template},
+			renderer: newRenderer(c, pool, f.Template),
 		})
 	}
 	return keepers
@@ -81,7 +81,7 @@ func (k *fileKeeper) now() FileStatus {
 
 // run keeps the file until ctx is done.
 func (k *fileKeeper) run(ctx context.Context) {
-	defer k.renderer.feed.close()
+	defer k.renderer.close()
 	console := pooler.NewConsole(k.config)
 	defer console.Close()
 	tick := time.NewTicker(filePace)
@@ -93,7 +93,7 @@ func (k *fileKeeper) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-k.wake:
-		case <-k.renderer.feed.news:
+		case <-k.renderer.news():
 		case <-tick.C:
 		}
 	}
@@ -111,7 +111,7 @@ func (k *fileKeeper) bring(ctx context.Context, console *pooler.Console, due *bo
 	if err != nil {
 		return err
 	}
-	k.warn(k.renderer.left)
+	k.warn(k.renderer.leftOut())
 	if err := k.check(text); err != nil {
 		return err
 	}

@@ -32,12 +32,11 @@ func FuzzRoute(f *testing.F) {
 		b.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{{Key: "lictor/routes/" + id, Value: value, ModifyIndex: 1}, {Key: "lictor/routes/service/whole", Value: good, ModifyIndex: 1}}})
 		routes, _ := routesOf(b)
 		views, _ := view(c, routes, pgbouncer.Version{})
-		if !slices.ContainsFunc(views, func(v *ShardView) bool { return v.Scope == "whole" || v.Scope == "whole_ro" }) {
+		if !slices.ContainsFunc(views, func(v *ShardView) bool { _, scope := v.id.Split(); return scope == "whole" || scope == "whole_ro" }) {
 			t.Fatal("one shard displaced another")
 		}
-		feed := newFeed(nil)
-		defer feed.close()
-		r := &renderer{config: c, feed: feed}
+		r := newRenderer(c, nil, "")
+		defer r.close()
 		source, err := r.source()
 		if err != nil {
 			t.Fatal(err)

@@ -27,7 +27,7 @@ type Manager interface {
 }
 
 // report tells the manager how a pass went.
-func (c *conductor) report(link pooler.LinkState, views []*ShardView, err error) {
+func (c *conductor) report(link pooler.LinkState, views []*shard, err error) {
 	c.manager.Alive()
 	c.manager.Status(c.summary())
 	if c.told || !c.inPlace(link, views, err) && (!c.restarted || !c.failedForNow(err)) {
@@ -39,7 +39,7 @@ func (c *conductor) report(link pooler.LinkState, views []*ShardView, err error)
 
 // inPlace tells whether there is a configuration that PgBouncer has or, while none
 // runs, can be started with.
-func (c *conductor) inPlace(link pooler.LinkState, views []*ShardView, err error) bool {
+func (c *conductor) inPlace(link pooler.LinkState, views []*shard, err error) bool {
 	switch {
 	case c.failedForNow(err) && link.Up && c.lastBack != nil && c.loaded == string(c.lastBack.text):
 		return true

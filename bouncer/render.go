@@ -13,6 +13,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/consul"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
@@ -33,13 +34,35 @@ type renderer struct {
 	left []string
 }
 
+// newRenderer makes a renderer for the template of pgbouncer.ini or, with a label, for
+// another one that has this name in messages. Without a pool its functions that ask for
+// data must not be used.
+func newRenderer(c config.Config, pool *consul.Pool, label string) *renderer {
+	var clients *templateClients
+	if pool != nil {
+		clients = newTemplateClients(c, pool)
+	}
+	return &renderer{config: c, feed: newFeed(clients), label: label}
+}
+
+// close ends the queries for the template's data.
+func (r *renderer) close() { r.feed.close() }
+
+// news has an element when some of the template's data has changed, arrived counts the
+// changes.
+func (r *renderer) news() <-chan struct{} { return r.feed.news }
+func (r *renderer) arrived() uint64       { return r.feed.arrived.Load() }
+
+// leftOut are the values that the last rendering left out.
+func (r *renderer) leftOut() []string { return r.left }
+
 // render executes the text of a template over views. errWaiting: try again when the feed
 // says that there is news. version is that of the PgBouncer that runs, zero when
 // none is known to.
 func (r *renderer) render(source []byte, views []*ShardView, version pgbouncer.Version) ([]byte, error) {
-	consul := newConsulData(r.feed.brain)
-	functions := r.functions(views, version, consul)
-	maps.Copy(functions, consul.functions())
+	data := newConsulData(r.feed.brain)
+	functions := r.functions(views, version, data)
+	maps.Copy(functions, data.functions())
 	maps.Copy(functions, checkFunctions())
 	t, err := template.NewTemplate(&template.NewTemplateInput{
 		Contents: string(source), ExtFuncMap: functions, FunctionDenylist: []string{"nomad*"},
@@ -48,17 +71,17 @@ func (r *renderer) render(source []byte, views []*ShardView, version pgbouncer.V
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
 	}
 	result, err := t.Execute(&template.ExecuteInput{Brain: r.feed.brain, Env: os.Environ()})
-	if consul.waits != nil {
-		return nil, fmt.Errorf("template %s: %w", r.name(), consul.waits)
+	if data.waits != nil {
+		return nil, fmt.Errorf("template %s: %w", r.name(), data.waits)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
 	}
-	r.left = consul.left
-	if err := r.feed.follow(slices.AppendSeq(result.Used.List(), maps.Values(consul.used))); err != nil {
+	r.left = data.left
+	if err := r.feed.follow(slices.AppendSeq(result.Used.List(), maps.Values(data.used))); err != nil {
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
 	}
-	if missing := slices.AppendSeq(result.Missing.List(), maps.Values(consul.missing)); len(missing) > 0 {
+	if missing := slices.AppendSeq(result.Missing.List(), maps.Values(data.missing)); len(missing) > 0 {
 		var names []string
 		for _, d := range missing {
 			names = append(names, d.String())
@@ -94,10 +117,10 @@ func (r *renderer) source() ([]byte, error) {
 }
 
 // functions are the bouncer's own; each shipped template lists them.
-func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, consul *consulData) map[string]any {
+func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, data *consulData) map[string]any {
 	find := func(s any) (*ShardView, error) {
-		if v, ok := s.(*ShardView); ok {
-			return v, nil
+		if v, ok := s.(*TemplateShard); ok {
+			return v.of, nil
 		}
 		name, ok := s.(string)
 		if !ok {
@@ -105,7 +128,7 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, cons
 		}
 		var found []*ShardView
 		for _, v := range views {
-			if v.Scope == name || string(v.id) == name {
+			if v.template.Scope == name || string(v.id) == name {
 				found = append(found, v)
 			}
 		}
@@ -118,14 +141,24 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, cons
 		return nil, fmt.Errorf("shard %q is not unique, write namespace/scope", name)
 	}
 	return map[string]any{
-		"shards": func() ([]*ShardView, error) {
+		"shards": func() ([]*TemplateShard, error) {
 			if len(views) == 0 && r.label != "" && !r.config.AllowEmpty {
-				consul.waits = fmt.Errorf("%w: no route is known yet (allow_empty)", errWaiting)
-				return nil, consul.waits
+				data.waits = fmt.Errorf("%w: no route is known yet (allow_empty)", errWaiting)
+				return nil, data.waits
 			}
-			return views, nil
+			list := make([]*TemplateShard, len(views))
+			for i, v := range views {
+				list[i] = &v.template
+			}
+			return list, nil
 		},
-		"shard":    func(name string) (*ShardView, error) { return find(name) },
+		"shard": func(name string) (*TemplateShard, error) {
+			v, err := find(name)
+			if err != nil {
+				return nil, err
+			}
+			return &v.template, nil
+		},
 		"settings": func() []config.NamedSetting { return r.config.Settings(version) },
 		"peers":    func() []config.Peer { return r.config.Peers(version) },
 		"primary": func(s any) (cluster.RouteMember, error) {
@@ -161,7 +194,7 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, cons
 			if err != nil {
 				return 0, err
 			}
-			return consul.apiPort(v, m), nil
+			return data.apiPort(v, m), nil
 		},
 		"haproxy_name":   haproxyName,
 		"ini_name":       func(name string) (string, error) { return pgbouncer.QuoteName(name, version) },

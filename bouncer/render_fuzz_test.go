@@ -51,7 +51,7 @@ func FuzzHAProxy(f *testing.F) {
 		// Every member's key that the template asks for holds the same.
 		for _, v := range views {
 			for _, m := range append([]cluster.RouteMember{v.route.Leader}, v.route.Replicas...) {
-				d, err := dependency.NewKVGetQuery(cluster.NewKeys(v.Namespace, v.Scope, "").Member(m.Name))
+				d, err := dependency.NewKVGetQuery(cluster.NewKeys(v.template.Namespace, v.template.Scope, "").Member(m.Name))
 				if err != nil {
 					t.Fatalf("the key of a member is none: %v", err)
 				}

@@ -281,3 +281,18 @@ func routeTo(host string) cluster.Route {
 		Leader: cluster.RouteMember{Name: "m-" + host, Host: host, Port: 5432}, Since: time.Unix(1000, 0).UTC(),
 	}
 }
+
+// Names that HAProxy does not take stay apart from each other.
+func TestHAProxyName(t *testing.T) {
+	seen := map[string]string{}
+	for _, name := range []string{"a", "a.b", "a:b", "a:3ab", "ä", "a@b", "a+b"} {
+		got, err := haproxyName(name)
+		if err != nil || seen[got] != "" || strings.ContainsAny(got, "@+ä") {
+			t.Errorf("%s: %q %v, as %q", name, got, err, seen[got])
+		}
+		seen[got] = name
+	}
+	if _, err := haproxyName(""); err == nil {
+		t.Error("an empty name is taken")
+	}
+}

@@ -65,8 +65,8 @@ func (c *conductor) problems() map[string]string {
 }
 
 // publish makes the outcome of a pass visible.
-func (c *conductor) publish(views []*ShardView, left []leftOut) {
-	for _, text := range c.renderer.left {
+func (c *conductor) publish(views []*shard, left []leftOut) {
+	for _, text := range c.renderer.leftOut() {
 		left = append(slices.Clone(left), leftOut{text, fmt.Errorf("left out of %s: %s", c.config.PgBouncer.Config, text)})
 	}
 	now := time.Now().UTC()
@@ -76,7 +76,7 @@ func (c *conductor) publish(views []*ShardView, left []leftOut) {
 	for _, v := range views {
 		leader := v.route.Leader
 		s := ShardStatus{
-			Leader: leader.Name, Host: leader.Host, Port: leader.Port, Timeline: v.Timeline, State: v.State,
+			Leader: leader.Name, Host: leader.Host, Port: leader.Port, Timeline: v.route.Timeline, State: v.route.State,
 			Since: v.route.Since, Databases: v.offered(), Ill: v.ill,
 		}
 		if e := cmp.Or(trouble[c.config.Keys().Routes()+string(v.id)], trouble[string(v.id)]); e != nil {
@@ -90,7 +90,7 @@ func (c *conductor) publish(views []*ShardView, left []leftOut) {
 			s.Handover = v.handover.ID
 		}
 		s.Paused = c.paused(v)
-		if c.loaded != "" && stands(v, c.standing) {
+		if c.loaded != "" && stands(v.ShardView, c.standing) {
 			old := c.status[v.id]
 			if old.VerifiedAt != nil && old.Host == s.Host && old.Port == s.Port && old.Timeline == s.Timeline {
 				s.VerifiedAt = old.VerifiedAt
@@ -146,7 +146,7 @@ func (c *conductor) served() string {
 }
 
 // paused tells whether PgBouncer holds the clients of a shard.
-func (c *conductor) paused(v *ShardView) bool {
+func (c *conductor) paused(v *shard) bool {
 	return len(c.standing) > 0 && !slices.ContainsFunc(v.written(), func(name string) bool { return !c.standing[name].Paused })
 }
 

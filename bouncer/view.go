@@ -18,8 +18,20 @@ import (
 // none is left out for its name.
 func anyName() pgbouncer.Version { return pgbouncer.Version{1, 25} }
 
-// ShardView is one shard as templates see it.
+// ShardView is one shard as it is rendered.
 type ShardView struct {
+	id        config.ShardID
+	route     cluster.Route
+	confirmed bool
+	readers   Readers
+	// index is the ModifyIndex that Consul gave the route.
+	index     uint64
+	databases []config.Database
+	template  TemplateShard
+}
+
+// TemplateShard is what templates see of a shard.
+type TemplateShard struct {
 	Scope, Namespace string
 	// Label tells shards apart: the scope or, where it is that of several, namespace:scope.
 	Label     string
@@ -29,26 +41,7 @@ type ShardView struct {
 	State     cluster.RouteState
 	Timeline  int
 
-	id        config.ShardID
-	route     cluster.Route
-	confirmed bool
-	readers   Readers
-	// index is the ModifyIndex that Consul gave the route.
-	index uint64
-	// ill: the primary does not answer PgBouncer.
-	ill bool
-	// handover is the planned switchover that holds the clients, if any.
-	handover *cluster.Handover
-}
-
-// served tells whether the shard has a primary that clients can be sent to.
-func (v *ShardView) served() bool {
-	return v.State == cluster.RouteOpen && !v.ill && v.handover == nil
-}
-
-// planned tells whether the primary gives up by itself, and still serves.
-func (v *ShardView) planned() bool {
-	return v.State == cluster.RouteHandover || v.handover != nil && v.State == cluster.RouteOpen
+	of *ShardView
 }
 
 // Readers is where the readers of a shard go: a list of hosts that PgBouncer
@@ -102,13 +95,13 @@ func view(c config.Config, shards map[config.ShardID]shardRoute, version pgbounc
 		} else {
 			databases, err = s.ParseDatabases()
 		}
-		v := &ShardView{
-			Scope: s.Scope, Namespace: s.Namespace, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
-			State: shards[id].Route.State, Timeline: shards[id].Route.Timeline, id: id, route: shards[id].Route,
-			confirmed: shards[id].Confirmed, index: shards[id].Index,
+		v := &ShardView{id: id, route: shards[id].Route, confirmed: shards[id].Confirmed, index: shards[id].Index}
+		v.template = TemplateShard{
+			Scope: s.Scope, Namespace: s.Namespace, Label: s.Scope, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
+			State: v.route.State, Timeline: v.route.Timeline, of: v,
 		}
-		if v.Label = v.Scope; scopes[v.Scope] > 1 {
-			v.Label = v.Namespace + ":" + v.Scope
+		if scopes[s.Scope] > 1 {
+			v.template.Label = s.Namespace + ":" + s.Scope
 		}
 		if err == nil {
 			err = v.offer(databases, owner, version)
@@ -157,7 +150,7 @@ func (v *ShardView) offer(databases []config.Database, owner map[string]config.S
 			}
 		}
 	}
-	v.Databases = databases
+	v.databases, v.template.Databases = databases, databases
 	for _, d := range databases {
 		owner[d.Name], owner[d.ReadOnlyName()] = v.id, v.id
 	}
@@ -199,7 +192,7 @@ func chooseReaders(r cluster.Route, seed string) Readers {
 // offered lists all databases of the shard.
 func (v *ShardView) offered() []string {
 	var names []string
-	for _, d := range v.Databases {
+	for _, d := range v.databases {
 		names = append(names, d.Name, d.ReadOnlyName())
 	}
 	return names
@@ -209,7 +202,7 @@ func (v *ShardView) offered() []string {
 // there is none.
 func (v *ShardView) written() []string {
 	var names []string
-	for _, d := range v.Databases {
+	for _, d := range v.databases {
 		names = append(names, d.Name)
 		if v.readers.primary {
 			names = append(names, d.ReadOnlyName())
