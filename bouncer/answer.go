@@ -23,7 +23,7 @@ func (c *conductor) answer(ctx context.Context, link pooler.LinkState, views []*
 	var pools map[string]pooler.PoolCount
 	offered := map[config.ShardID]*shard{}
 	for _, v := range views {
-		offered[v.id] = v
+		offered[v.ID] = v
 	}
 	all, _ := c.handovers.Current()
 	for id, one := range all {
@@ -46,7 +46,7 @@ func (c *conductor) answer(ctx context.Context, link pooler.LinkState, views []*
 				pools = c.countPools(ctx)
 			}
 			a.Paused = pools != nil
-			for _, name := range v.written() {
+			for _, name := range v.Written() {
 				d, exists := c.standing[name]
 				a.Paused = a.Paused && (!exists || d.Paused)
 				a.Busy += pools[name].Active

@@ -8,6 +8,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/render"
 	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
@@ -54,19 +55,19 @@ func BenchmarkRender(b *testing.B) {
 	book := routes.NewBook(config)
 	book.Merge(routes.Answer{Pairs: benchPairs(b, config), KnownLeader: true})
 	shards, _ := routesOf(book)
-	r := newRenderer(config, nil, "")
-	defer r.close()
-	source, err := r.source()
+	r := render.NewRenderer(config, nil, "")
+	defer r.Close()
+	source, err := r.Template()
 	if err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		views, _ := view(config, shards, pgbouncer.Version{})
-		text, err := r.render(source, views, pgbouncer.Version{1, 18})
+		views, _ := render.View(config, shards, pgbouncer.Version{})
+		text, err := r.Render(source, views, pgbouncer.Version{1, 18})
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := check(text, views, config, pgbouncer.Version{}); err != nil {
+		if _, err := render.Check(text, views, config, pgbouncer.Version{}); err != nil {
 			b.Fatal(err)
 		}
 	}

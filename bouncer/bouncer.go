@@ -20,6 +20,7 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/consul"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/render"
 	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
@@ -156,11 +157,11 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 
 	console := pooler.NewConsole(c)
 	co := &conductor{
-		config: c, log: log, book: b.book, renderer: newRenderer(c, pool, ""), console: console,
-		applier: pooler.NewApplier(console), good: newLastGood(c),
+		config: c, log: log, book: b.book, renderer: render.NewRenderer(c, pool, ""), console: console,
+		applier: pooler.NewApplier(console), good: render.NewLastGood(c),
 		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
 	}
-	if err := co.good.restore(); err != nil {
+	if err := co.good.Restore(); err != nil {
 		log.Error().Err(err).Msg("starting without a configuration to go back to")
 	}
 	b.conductor = co
@@ -201,11 +202,11 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 }
 
 // routesOf is what the book knows of every shard, as it is rendered.
-func routesOf(b *routes.Book) (list map[config.ShardID]shardRoute, changes uint64) {
+func routesOf(b *routes.Book) (list map[config.ShardID]render.ShardRoute, changes uint64) {
 	known, changes := b.Known()
-	list = make(map[config.ShardID]shardRoute, len(known))
+	list = make(map[config.ShardID]render.ShardRoute, len(known))
 	for id, k := range known {
-		list[id] = shardRoute{Route: k.Route, Index: k.ModifyIndex, CreateIndex: k.CreateIndex, First: k.First, Confirmed: k.Confirmed}
+		list[id] = render.ShardRoute{Route: k.Route, Index: k.ModifyIndex, CreateIndex: k.CreateIndex, First: k.First, Confirmed: k.Confirmed}
 	}
 	return list, changes
 }
@@ -213,10 +214,10 @@ func routesOf(b *routes.Book) (list map[config.ShardID]shardRoute, changes uint6
 // primariesOf are the primaries of all shards that the book knows.
 func primariesOf(c config.Config, b *routes.Book) []pooler.Primary {
 	known, _ := routesOf(b)
-	views, _ := view(c, known, anyName())
+	views, _ := render.View(c, known, render.AnyName())
 	list := make([]pooler.Primary, len(views))
 	for i, v := range views {
-		list[i] = pooler.Primary{ID: v.id, Leader: v.route.Leader, DBName: v.databases[0].DBName, Databases: v.written()}
+		list[i] = pooler.Primary{ID: v.ID, Leader: v.Route.Leader, DBName: v.Databases[0].DBName, Databases: v.Written()}
 	}
 	return list
 }
@@ -238,7 +239,7 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	err := b.api.serve(ctx, listener)
 	cancel()
 	parts.Wait()
-	b.conductor.renderer.close()
+	b.conductor.renderer.Close()
 	b.log.Info().Msg("bouncer ends; PgBouncer goes on with what it has")
 	return err
 }
@@ -334,7 +335,7 @@ func Render(ctx context.Context, c config.Config, w io.Writer) error {
 	if _, e := w.Write(text); e != nil {
 		return fmt.Errorf("writing what was rendered: %w", e)
 	}
-	_, unfit := check(text, views, c, version)
+	_, unfit := render.Check(text, views, c, version)
 	return errors.Join(err, unfit)
 }
 
@@ -355,7 +356,7 @@ func RenderTemplate(ctx context.Context, c config.Config, template string, w io.
 
 // renderOnce renders the configured template, or another one. An error beside a
 // text says what was left out.
-func renderOnce(ctx context.Context, c config.Config, template string, version pgbouncer.Version) ([]byte, []*ShardView, error) {
+func renderOnce(ctx context.Context, c config.Config, template string, version pgbouncer.Version) ([]byte, []*render.Shard, error) {
 	stdlog.SetOutput(io.Discard)
 	defer stdlog.SetOutput(os.Stderr)
 	clients, err := consul.NewClients(c)
@@ -378,16 +379,16 @@ func renderOnce(ctx context.Context, c config.Config, template string, version p
 	if err != nil && len(shards) == 0 {
 		return nil, nil, errors.Join(err, stateErr)
 	}
-	r := newRenderer(c, pool, "")
-	defer r.close()
+	r := render.NewRenderer(c, pool, "")
+	defer r.Close()
 	source := []byte(template)
 	if template == "" {
-		if source, err = r.source(); err != nil {
+		if source, err = r.Template(); err != nil {
 			return nil, nil, err
 		}
 	}
-	views, left := view(c, shards, version)
-	text, err := r.renderWhenReady(ctx, source, views, version)
+	views, left := render.View(c, shards, version)
+	text, err := r.RenderWhenReady(ctx, source, views, version)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/render"
 	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
@@ -41,11 +42,11 @@ type conductor struct {
 	config    config.Config
 	log       zerolog.Logger
 	book      *routes.Book
-	renderer  *renderer
+	renderer  *render.Renderer
 	link      *pooler.Link
 	console   *pooler.Console
 	applier   *pooler.Applier
-	good      *lastGood
+	good      *render.LastGood
 	pauser    *pooler.Pauser
 	cutter    *pooler.Cutter
 	suspector *pooler.Suspector
@@ -123,7 +124,7 @@ func (c *conductor) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-c.wake:
-		case <-c.renderer.news():
+		case <-c.renderer.News():
 		case <-timer.C:
 		}
 		timer.Reset(c.pass(ctx))
@@ -138,10 +139,10 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 	known := c.views(version)
 	views := make([]*shard, len(known.views))
 	for i, v := range known.views {
-		views[i] = &shard{v, c.suspector.Ill(v.id, v.route.Leader), c.handovers.Holds(v.id, v.route, v.index)}
+		views[i] = &shard{v, c.suspector.Ill(v.ID, v.Route.Leader), c.handovers.Holds(v.ID, v.Route, v.Index)}
 	}
 	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool {
-		return !slices.ContainsFunc(views, func(v *shard) bool { return v.id == id })
+		return !slices.ContainsFunc(views, func(v *shard) bool { return v.ID == id })
 	})
 	if link.Generation != c.generation {
 		c.meet(link)
@@ -180,7 +181,7 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 func (c *conductor) views(version pgbouncer.Version) *viewed {
 	if c.seen == nil || c.seen.changes != c.book.Version() || c.seen.version != version {
 		shards, changes := routesOf(c.book)
-		views, left := view(c.config, shards, version)
+		views, left := render.View(c.config, shards, version)
 		c.seen = &viewed{views, left, changes, version}
 	}
 	return c.seen
@@ -188,15 +189,15 @@ func (c *conductor) views(version pgbouncer.Version) *viewed {
 
 // viewed is what view made of the book.
 type viewed struct {
-	views   []*ShardView
-	left    []leftOut
+	views   []*render.Shard
+	left    []render.LeftOut
 	changes uint64
 	version pgbouncer.Version
 }
 
 // shard is one shard in a pass.
 type shard struct {
-	*ShardView
+	*render.Shard
 	// ill: the primary does not answer PgBouncer.
 	ill bool
 	// handover is the planned switchover that holds the clients, if any.
@@ -270,15 +271,15 @@ func (c *conductor) bring(ctx context.Context, link pooler.LinkState, known *vie
 
 // fallBack makes the last good settings and template stand, for cause.
 func (c *conductor) fallBack(ctx context.Context, link pooler.LinkState, known *viewed, cause error) error {
-	if len(c.good.text) == 0 {
+	if len(c.good.Text) == 0 {
 		return fmt.Errorf("%w; there is no other good configuration to go back to", cause)
 	}
 	if c.lastBack == nil || c.lastBack.changes != known.changes || c.lastBack.version != known.version {
-		text, err := withRoutes(c.good.text, known.views, known.version)
+		text, err := render.WithRoutes(c.good.Text, known.views, known.version)
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
-		file, err := check(text, known.views, c.config, known.version)
+		file, err := render.Check(text, known.views, c.config, known.version)
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
@@ -291,8 +292,8 @@ func (c *conductor) fallBack(ctx context.Context, link pooler.LinkState, known *
 }
 
 // stand installs a checked text, and makes PgBouncer take it unless it has.
-func (c *conductor) stand(ctx context.Context, link pooler.LinkState, text []byte, file pgbouncer.File, views []*ShardView) error {
-	written, err := install(c.config.PgBouncer.Config, text)
+func (c *conductor) stand(ctx context.Context, link pooler.LinkState, text []byte, file pgbouncer.File, views []*render.Shard) error {
+	written, err := render.Install(c.config.PgBouncer.Config, text)
 	if err != nil {
 		return err
 	}
@@ -325,19 +326,19 @@ func (r *rendering) recipe(c config.Config) string {
 // rendered renders and checks, unless nothing has changed that it depends on: at
 // a thousand shards the regular look at PgBouncer would cost too much.
 func (c *conductor) rendered(known *viewed) ([]byte, pgbouncer.File, error) {
-	source, err := c.renderer.source()
+	source, err := c.renderer.Template()
 	if err != nil {
 		return nil, pgbouncer.File{}, err
 	}
-	now := rendering{source: string(source), version: known.version, changes: known.changes, arrived: c.renderer.arrived()}
+	now := rendering{source: string(source), version: known.version, changes: known.changes, arrived: c.renderer.Arrived()}
 	if last := c.last; last != nil && last.source == now.source && last.version == known.version &&
 		last.changes == known.changes && last.arrived == now.arrived {
 		return last.text, last.file, nil
 	}
-	if now.text, err = c.renderer.render(source, known.views, known.version); err != nil {
+	if now.text, err = c.renderer.Render(source, known.views, known.version); err != nil {
 		return nil, pgbouncer.File{}, err
 	}
-	if now.file, err = check(now.text, known.views, c.config, known.version); err != nil {
+	if now.file, err = render.Check(now.text, known.views, c.config, known.version); err != nil {
 		return nil, pgbouncer.File{}, err
 	}
 	c.last = &now
@@ -368,7 +369,7 @@ func (c *conductor) mayBeEmpty() bool {
 }
 
 // reload makes PgBouncer take an installed text.
-func (c *conductor) reload(ctx context.Context, text []byte, file pgbouncer.File, views []*ShardView) error {
+func (c *conductor) reload(ctx context.Context, text []byte, file pgbouncer.File, views []*render.Shard) error {
 	before, begun := c.standing, time.Now()
 	standing, err := c.applier.Take(ctx, file)
 	if standing != nil {
@@ -392,7 +393,7 @@ func (c *conductor) keepGood() error {
 	if c.loaded == "" {
 		return nil
 	}
-	if err := c.good.keep([]byte(c.loaded)); err != nil {
+	if err := c.good.Keep([]byte(c.loaded)); err != nil {
 		return fmt.Errorf("keeping the last good configuration: %w", err)
 	}
 	return nil
@@ -411,7 +412,7 @@ func (c *conductor) settle(err error) {
 		}
 		return
 	}
-	if !errors.Is(err, errWaiting) && time.Now().After(c.retryAt) {
+	if !errors.Is(err, render.ErrWaiting) && time.Now().After(c.retryAt) {
 		c.retry = min(max(2*c.retry, retryLeast), retryMost)
 		c.retryAt = time.Now().Add(c.retry)
 	}
@@ -456,11 +457,11 @@ func (c *conductor) next(link pooler.LinkState) time.Duration {
 
 // moved lists what the databases of views led to before, where that is no
 // longer so.
-func moved(views []*ShardView, before map[string]pgbouncer.Database) (list []pooler.Deposed) {
+func moved(views []*render.Shard, before map[string]pgbouncer.Database) (list []pooler.Deposed) {
 	for _, v := range views {
-		for _, d := range v.databases {
+		for _, d := range v.Databases {
 			old, had := before[d.Name]
-			if !had || old.Host == "" || old.Host == v.route.Leader.Host && old.Port == v.route.Leader.Port {
+			if !had || old.Host == "" || old.Host == v.Route.Leader.Host && old.Port == v.Route.Leader.Port {
 				continue
 			}
 			for _, name := range []string{d.Name, d.ReadOnlyName()} {

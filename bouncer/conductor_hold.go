@@ -12,6 +12,7 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/render"
 )
 
 const (
@@ -50,7 +51,7 @@ func (c *conductor) holdBack(ctx context.Context, link pooler.LinkState, views [
 		if h == nil || h.expired || !link.Up {
 			continue
 		}
-		open := slices.DeleteFunc(v.written(), func(name string) bool { d, exists := c.standing[name]; return !exists || d.Paused })
+		open := slices.DeleteFunc(v.Written(), func(name string) bool { d, exists := c.standing[name]; return !exists || d.Paused })
 		if len(open) == 0 {
 			continue
 		}
@@ -111,25 +112,25 @@ func (c *conductor) again(at time.Time) {
 // not wait. A hold ends when PgBouncer leads to a primary, and by its deadline
 // whatever keeps PgBouncer from that.
 func (c *conductor) judge(v *shard) *hold {
-	h := c.holds[v.id]
+	h := c.holds[v.ID]
 	if c.leads(v) || h == nil && v.served() && !c.heldBefore(v) {
 		return nil
 	}
 	now := time.Now()
 	switch {
-	case h == nil && !v.served() && !v.confirmed && !v.ill && v.handover == nil && !c.heldBefore(v):
+	case h == nil && !v.served() && !v.Confirmed && !v.ill && v.handover == nil && !c.heldBefore(v):
 		// Old knowledge is no reason to begin.
 		return nil
 	case h == nil:
-		h = &hold{since: now, deadline: now.Add(c.config.MaxHold()), leader: v.route.Leader.Name}
-		c.holds[v.id] = h
-		c.log.Info().Str("shard", string(v.id)).Str("state", string(v.route.State)).Bool("answers", !v.ill).Str("leader", h.leader).
+		h = &hold{since: now, deadline: now.Add(c.config.MaxHold()), leader: v.Route.Leader.Name}
+		c.holds[v.ID] = h
+		c.log.Info().Str("shard", string(v.ID)).Str("state", string(v.Route.State)).Bool("answers", !v.ill).Str("leader", h.leader).
 			Bool("planned", v.handover != nil).Dur("at_most", c.config.MaxHold()).Msg("holding clients")
-	case h.leader != v.route.Leader.Name && !v.served():
-		h.leader, h.deadline, h.expired = v.route.Leader.Name, now.Add(c.config.MaxHold()), false
+	case h.leader != v.Route.Leader.Name && !v.served():
+		h.leader, h.deadline, h.expired = v.Route.Leader.Name, now.Add(c.config.MaxHold()), false
 	case !h.expired && now.After(h.deadline):
 		h.expired = true
-		c.log.Warn().Str("shard", string(v.id)).Str("state", string(v.route.State)).Dur("held", now.Sub(h.since)).
+		c.log.Warn().Str("shard", string(v.ID)).Str("state", string(v.Route.State)).Dur("held", now.Sub(h.since)).
 			Msg("PgBouncer does not lead to a primary; releasing clients, hold_timeout is over")
 	}
 	return h
@@ -137,12 +138,12 @@ func (c *conductor) judge(v *shard) *hold {
 
 // leads tells whether clients of the shard can be sent on: it has a primary, and
 // PgBouncer leads to it.
-func (c *conductor) leads(v *shard) bool { return v.served() && stands(v.ShardView, c.standing) }
+func (c *conductor) leads(v *shard) bool { return v.served() && stands(v.Shard, c.standing) }
 
 // heldBefore tells whether a database of the shard is paused as an earlier bouncer left
 // it, or as this one did.
 func (c *conductor) heldBefore(v *shard) bool {
-	return slices.ContainsFunc(v.written(), func(name string) bool { _, ours := c.ours[name]; return ours && c.standing[name].Paused })
+	return slices.ContainsFunc(v.Written(), func(name string) bool { _, ours := c.ours[name]; return ours && c.standing[name].Paused })
 }
 
 // letGo releases the clients of those shards that have a primary, and PgBouncer
@@ -155,7 +156,7 @@ func (c *conductor) letGo(ctx context.Context, link pooler.LinkState, views []*s
 	var ready []*shard
 	held := c.heldDatabases(views)
 	for _, v := range views {
-		h := c.holds[v.id]
+		h := c.holds[v.ID]
 		if h == nil || !c.leads(v) {
 			continue
 		}
@@ -164,7 +165,7 @@ func (c *conductor) letGo(ctx context.Context, link pooler.LinkState, views []*s
 			continue
 		}
 		ready = append(ready, v)
-		for _, name := range v.offered() {
+		for _, name := range v.Offered() {
 			delete(held, name)
 		}
 	}
@@ -187,9 +188,9 @@ func (c *conductor) letGo(ctx context.Context, link pooler.LinkState, views []*s
 		c.standing[name], released = d, true
 	}
 	for _, v := range ready {
-		c.log.Info().Str("shard", string(v.id)).Str("leader", v.route.Leader.Name).
-			Dur("held", time.Since(c.holds[v.id].since)).Msg("clients released")
-		delete(c.holds, v.id)
+		c.log.Info().Str("shard", string(v.ID)).Str("leader", v.Route.Leader.Name).
+			Dur("held", time.Since(c.holds[v.ID].since)).Msg("clients released")
+		delete(c.holds, v.ID)
 	}
 	if released {
 		if standing, err := c.console.Databases(ctx); err == nil {
@@ -206,8 +207,8 @@ func (c *conductor) letGo(ctx context.Context, link pooler.LinkState, views []*s
 func (c *conductor) heldDatabases(views []*shard) map[string]bool {
 	held := map[string]bool{}
 	for _, v := range views {
-		if h := c.holds[v.id]; h != nil && !h.expired {
-			for _, name := range v.offered() {
+		if h := c.holds[v.ID]; h != nil && !h.expired {
+			for _, name := range v.Offered() {
 				held[name] = true
 			}
 		}
@@ -219,8 +220,8 @@ func (c *conductor) heldDatabases(views []*shard) map[string]bool {
 func (c *conductor) deadlines(views []*shard) map[string]time.Time {
 	until := map[string]time.Time{}
 	for _, v := range views {
-		if h := c.holds[v.id]; h != nil && !h.expired {
-			for _, name := range v.offered() {
+		if h := c.holds[v.ID]; h != nil && !h.expired {
+			for _, name := range v.Offered() {
 				if _, ours := c.ours[name]; ours {
 					until[name] = h.deadline
 				}
@@ -248,10 +249,10 @@ func (c *conductor) strays(views []*shard) (names []string) {
 
 // stands tells whether every database of a shard that writers use leads to its
 // primary.
-func stands(v *ShardView, standing map[string]pgbouncer.Database) bool {
-	return len(standing) > 0 && !slices.ContainsFunc(v.databases, func(d config.Database) bool {
+func stands(v *render.Shard, standing map[string]pgbouncer.Database) bool {
+	return len(standing) > 0 && !slices.ContainsFunc(v.Databases, func(d config.Database) bool {
 		at, found := standing[d.Name]
-		return !found || at.Host != v.route.Leader.Host || at.Port != v.route.Leader.Port
+		return !found || at.Host != v.Route.Leader.Host || at.Port != v.Route.Leader.Port
 	})
 }
 
@@ -269,10 +270,10 @@ type hold struct {
 
 // served tells whether the shard has a primary that clients can be sent to.
 func (v *shard) served() bool {
-	return v.route.State == cluster.RouteOpen && !v.ill && v.handover == nil
+	return v.Route.State == cluster.RouteOpen && !v.ill && v.handover == nil
 }
 
 // planned tells whether the primary gives up by itself, and still serves.
 func (v *shard) planned() bool {
-	return v.route.State == cluster.RouteHandover || v.handover != nil && v.route.State == cluster.RouteOpen
+	return v.Route.State == cluster.RouteHandover || v.handover != nil && v.Route.State == cluster.RouteOpen
 }

@@ -9,26 +9,17 @@
 //	config  bouncer.yml
 //	consul  the addresses of Consul
 //	routes  what Consul says: routes, handovers, Patroni's keys
+//	render  what is known -> text -> file
 //	pooler  PgBouncer: RELOAD, PAUSE, its connections, its primaries
 //
 // The files here:
-//
-//	view.go      what is known -> what templates see
-//	render.go    -> text, through a consul-template template
-//	feed.go, consul_data.go, template_clients.go
-//	             what templates ask Consul and Vault for
-//	check.go     is the text complete and does it say what is known? (pure)
-//	startable.go could PgBouncer start with it?
-//	install.go   text -> file, atomically
-//	lastgood.go  the last good file
-//	fallback.go  the last good settings and template with the newest routes
-//	missing.go   what PgBouncer has of shards whose route is not known
 //
 //	bouncer.go   all parts of a bouncer; start and end
 //	conductor.go when to hold, apply, close connections and resume
 //	conductor_hold.go
 //	             when clients are held and released
 //	status.go    how every shard stands
+//	missing.go   shards whose route is not known keep what PgBouncer has
 //	answer.go    what leaders of handovers are told
 //	presence.go  tells Consul what has been applied
 //	state.go     what a restart must know

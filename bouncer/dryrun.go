@@ -12,6 +12,7 @@ import (
 
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
+	"github.com/lictor-ha/lictor/bouncer/render"
 )
 
 // DryRun writes to w how the installed configuration would change if a bouncer
@@ -32,7 +33,7 @@ func DryRun(ctx context.Context, c config.Config, w io.Writer) error {
 	if _, e := io.WriteString(w, diff); e != nil {
 		return fmt.Errorf("writing the difference: %w", e)
 	}
-	_, unfit := check(text, views, c, version)
+	_, unfit := render.Check(text, views, c, version)
 	if len(views) == 0 && len(installed) > 0 && !c.AllowEmpty {
 		unfit = errors.Join(unfit, errors.New("no route is known: a bouncer would leave the file as it is (allow_empty)"))
 	}

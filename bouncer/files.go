@@ -19,6 +19,7 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/consul"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/render"
 	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
@@ -39,7 +40,7 @@ type fileKeeper struct {
 	log      zerolog.Logger
 	book     *routes.Book
 	link     *pooler.Link
-	renderer *renderer
+	renderer *render.Renderer
 	wake     chan struct{}
 	refusal  refusal // the last one
 
@@ -60,7 +61,7 @@ func newFileKeepers(c config.Config, log zerolog.Logger, b *routes.Book, l *pool
 	for _, f := range c.Files {
 		keepers = append(keepers, &fileKeeper{
 			file: f, config: c, log: log.With().Str("file", f.Path).Logger(), book: b, link: l, wake: make(chan struct{}, 1),
-			renderer: newRenderer(c, pool, f.Template),
+			renderer: render.NewRenderer(c, pool, f.Template),
 		})
 	}
 	return keepers
@@ -81,7 +82,7 @@ func (k *fileKeeper) now() FileStatus {
 
 // run keeps the file until ctx is done.
 func (k *fileKeeper) run(ctx context.Context) {
-	defer k.renderer.close()
+	defer k.renderer.Close()
 	console := pooler.NewConsole(k.config)
 	defer console.Close()
 	tick := time.NewTicker(filePace)
@@ -93,7 +94,7 @@ func (k *fileKeeper) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-k.wake:
-		case <-k.renderer.news():
+		case <-k.renderer.News():
 		case <-tick.C:
 		}
 	}
@@ -106,16 +107,16 @@ func (k *fileKeeper) bring(ctx context.Context, console *pooler.Console, due *bo
 		return err
 	}
 	known, _ := routesOf(k.book)
-	views, _ := view(k.config, known, anyName())
-	text, err := k.renderer.render(source, views, k.link.Now().Version)
+	views, _ := render.View(k.config, known, render.AnyName())
+	text, err := k.renderer.Render(source, views, k.link.Now().Version)
 	if err != nil {
 		return err
 	}
-	k.warn(k.renderer.leftOut())
+	k.warn(k.renderer.LeftOut())
 	if err := k.check(text); err != nil {
 		return err
 	}
-	written, err := installChecked(k.file.Path, text, func(path string) error { return k.validate(ctx, path, text) })
+	written, err := render.InstallChecked(k.file.Path, text, func(path string) error { return k.validate(ctx, path, text) })
 	if written {
 		*due = true
 		now := time.Now().UTC()
@@ -247,7 +248,7 @@ func (k *fileKeeper) note(ctx context.Context, err error) {
 	}
 	k.mu.Unlock()
 	switch {
-	case err != nil && before != err.Error() && errors.Is(err, errWaiting):
+	case err != nil && before != err.Error() && errors.Is(err, render.ErrWaiting):
 		k.log.Info().Err(err).Msg("file waits")
 	case err != nil && before != err.Error():
 		k.log.Error().Err(err).Msg("file is not kept")

@@ -9,6 +9,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/render"
 	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
@@ -31,21 +32,21 @@ func FuzzRoute(f *testing.F) {
 		b := routes.NewBook(c)
 		b.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{{Key: "lictor/routes/" + id, Value: value, ModifyIndex: 1}, {Key: "lictor/routes/service/whole", Value: good, ModifyIndex: 1}}})
 		routes, _ := routesOf(b)
-		views, _ := view(c, routes, pgbouncer.Version{})
-		if !slices.ContainsFunc(views, func(v *ShardView) bool { _, scope := v.id.Split(); return scope == "whole" || scope == "whole_ro" }) {
+		views, _ := render.View(c, routes, pgbouncer.Version{})
+		if !slices.ContainsFunc(views, func(v *render.Shard) bool { _, scope := v.ID.Split(); return scope == "whole" || scope == "whole_ro" }) {
 			t.Fatal("one shard displaced another")
 		}
-		r := newRenderer(c, nil, "")
-		defer r.close()
-		source, err := r.source()
+		r := render.NewRenderer(c, nil, "")
+		defer r.Close()
+		source, err := r.Template()
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := r.render(source, views, pgbouncer.Version{})
+		text, err := r.Render(source, views, pgbouncer.Version{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		file, err := check(text, views, c, pgbouncer.Version{})
+		file, err := render.Check(text, views, c, pgbouncer.Version{})
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}

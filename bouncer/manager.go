@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/bouncer/pooler"
+	"github.com/lictor-ha/lictor/bouncer/render"
 )
 
 // Manager is who runs the bouncer as a service, systemd for instance. Nobody ever
@@ -56,7 +57,9 @@ func (c *conductor) inPlace(link pooler.LinkState, views []*shard, err error) bo
 
 // failedForNow tells whether a pass has failed for a reason that is not about to
 // go away by itself.
-func (c *conductor) failedForNow(err error) bool { return err != nil && !errors.Is(err, errWaiting) }
+func (c *conductor) failedForNow(err error) bool {
+	return err != nil && !errors.Is(err, render.ErrWaiting)
+}
 
 // summary is one line about all shards.
 func (c *conductor) summary() string {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/render"
 )
 
 // missing are the configured shards of which no route is known.
@@ -23,5 +24,5 @@ func (c *conductor) keepMissing(text []byte, file pgbouncer.File, missing []conf
 	if err != nil {
 		installed = nil // the first one
 	}
-	return withMissing(text, file, installed, c.standing, missing, version)
+	return render.WithMissing(text, file, installed, c.standing, missing, version)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/render"
 	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
@@ -54,7 +55,7 @@ func (s savedState) save(path string) error {
 	if err != nil {
 		return fmt.Errorf("state file: %w", err)
 	}
-	if _, err := install(path, append(text, '\n')); err != nil {
+	if _, err := render.Install(path, append(text, '\n')); err != nil {
 		return fmt.Errorf("state file: %w", err)
 	}
 	return nil

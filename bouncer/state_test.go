@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/render"
 	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
@@ -31,7 +32,7 @@ func TestStateSurvives(t *testing.T) {
 	if s, err := loadState(path, "another"); err != nil || len(s.Routes) != 0 {
 		t.Fatalf("another prefix: %+v %v", s, err)
 	}
-	if _, err := install(path, []byte("{")); err != nil {
+	if _, err := render.Install(path, []byte("{")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := loadState(path, "p"); err == nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+	"github.com/lictor-ha/lictor/bouncer/render"
 )
 
 // ShardStatus is what a bouncer says of one shard, over HTTP and in its key.
@@ -65,24 +66,24 @@ func (c *conductor) problems() map[string]string {
 }
 
 // publish makes the outcome of a pass visible.
-func (c *conductor) publish(views []*shard, left []leftOut) {
-	for _, text := range c.renderer.leftOut() {
-		left = append(slices.Clone(left), leftOut{text, fmt.Errorf("left out of %s: %s", c.config.PgBouncer.Config, text)})
+func (c *conductor) publish(views []*shard, left []render.LeftOut) {
+	for _, text := range c.renderer.LeftOut() {
+		left = append(slices.Clone(left), render.LeftOut{What: text, Err: fmt.Errorf("left out of %s: %s", c.config.PgBouncer.Config, text)})
 	}
 	now := time.Now().UTC()
 	trouble := c.book.Trouble()
 	status := make(map[config.ShardID]ShardStatus, len(views))
 	c.mu.Lock()
 	for _, v := range views {
-		leader := v.route.Leader
+		leader := v.Route.Leader
 		s := ShardStatus{
-			Leader: leader.Name, Host: leader.Host, Port: leader.Port, Timeline: v.route.Timeline, State: v.route.State,
-			Since: v.route.Since, Databases: v.offered(), Ill: v.ill,
+			Leader: leader.Name, Host: leader.Host, Port: leader.Port, Timeline: v.Route.Timeline, State: v.Route.State,
+			Since: v.Route.Since, Databases: v.Offered(), Ill: v.ill,
 		}
-		if e := cmp.Or(trouble[c.config.Keys().Routes()+string(v.id)], trouble[string(v.id)]); e != nil {
+		if e := cmp.Or(trouble[c.config.Keys().Routes()+string(v.ID)], trouble[string(v.ID)]); e != nil {
 			s.Error = e.Error()
 		}
-		if h := c.holds[v.id]; h != nil && !h.expired {
+		if h := c.holds[v.ID]; h != nil && !h.expired {
 			until := h.deadline.UTC()
 			s.Held, s.HoldUntil = true, &until
 		}
@@ -90,8 +91,8 @@ func (c *conductor) publish(views []*shard, left []leftOut) {
 			s.Handover = v.handover.ID
 		}
 		s.Paused = c.paused(v)
-		if c.loaded != "" && stands(v.ShardView, c.standing) {
-			old := c.status[v.id]
+		if c.loaded != "" && stands(v.Shard, c.standing) {
+			old := c.status[v.ID]
 			if old.VerifiedAt != nil && old.Host == s.Host && old.Port == s.Port && old.Timeline == s.Timeline {
 				s.VerifiedAt = old.VerifiedAt
 			} else {
@@ -102,7 +103,7 @@ func (c *conductor) publish(views []*shard, left []leftOut) {
 				s.VerifiedAt = &verified
 			}
 		}
-		status[v.id] = s
+		status[v.ID] = s
 	}
 	stray := c.strays(views)
 	if len(stray) > 0 && !slices.Equal(stray, c.stray) {
@@ -147,7 +148,7 @@ func (c *conductor) served() string {
 
 // paused tells whether PgBouncer holds the clients of a shard.
 func (c *conductor) paused(v *shard) bool {
-	return len(c.standing) > 0 && !slices.ContainsFunc(v.written(), func(name string) bool { return !c.standing[name].Paused })
+	return len(c.standing) > 0 && !slices.ContainsFunc(v.Written(), func(name string) bool { return !c.standing[name].Paused })
 }
 
 // shards returns the status of every shard.

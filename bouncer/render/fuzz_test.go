@@ -1,4 +1,4 @@
-package bouncer
+package render
 
 import (
 	"encoding/json"
@@ -41,16 +41,16 @@ func FuzzHAProxy(f *testing.F) {
 		b := routes.NewBook(c)
 		b.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{{Key: "lictor/routes/" + id, Value: route, ModifyIndex: 1}, {Key: "lictor/routes/service/whole", Value: good, ModifyIndex: 1}}})
 		known, _ := b.Known()
-		shards := map[config.ShardID]shardRoute{}
+		shards := map[config.ShardID]ShardRoute{}
 		for id, k := range known {
-			shards[id] = shardRoute{Route: k.Route, Index: k.ModifyIndex, First: k.First, Confirmed: k.Confirmed}
+			shards[id] = ShardRoute{Route: k.Route, Index: k.ModifyIndex, First: k.First, Confirmed: k.Confirmed}
 		}
-		views, _ := view(c, shards, pgbouncer.Version{})
+		views, _ := View(c, shards, pgbouncer.Version{})
 		feed := newFeed(nil)
 		defer feed.close()
 		// Every member's key that the template asks for holds the same.
 		for _, v := range views {
-			for _, m := range append([]cluster.RouteMember{v.route.Leader}, v.route.Replicas...) {
+			for _, m := range append([]cluster.RouteMember{v.Route.Leader}, v.Route.Replicas...) {
 				d, err := dependency.NewKVGetQuery(cluster.NewKeys(v.template.Namespace, v.template.Scope, "").Member(m.Name))
 				if err != nil {
 					t.Fatalf("the key of a member is none: %v", err)
@@ -59,8 +59,8 @@ func FuzzHAProxy(f *testing.F) {
 				feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
 			}
 		}
-		r := &renderer{config: c, feed: feed, label: templates.HAProxy}
-		text, err := r.render(source, views, pgbouncer.Version{})
+		r := &Renderer{config: c, feed: feed, label: templates.HAProxy}
+		text, err := r.Render(source, views, pgbouncer.Version{})
 		if err != nil {
 			t.Fatalf("%q %q %q: %v", id, route, member, err)
 		}

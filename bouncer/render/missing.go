@@ -1,4 +1,4 @@
-package bouncer
+package render
 
 import (
 	"strconv"
@@ -7,10 +7,10 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
-// withMissing adds to a text the databases of shards whose route is not known, as
+// WithMissing adds to a text the databases of shards whose route is not known, as
 // PgBouncer or its installed file has them: a database that is left out is dropped with
 // all its clients.
-func withMissing(
+func WithMissing(
 	text []byte, file pgbouncer.File, installed []byte, standing map[string]pgbouncer.Database, missing []config.Shard, version pgbouncer.Version,
 ) ([]byte, pgbouncer.File, error) {
 	old, err := pgbouncer.ParseFile(installed)

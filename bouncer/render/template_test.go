@@ -1,4 +1,4 @@
-package bouncer
+package render
 
 import (
 	"errors"
@@ -56,7 +56,7 @@ func testConfig(t testing.TB) config.Config {
 	return c
 }
 
-func goldenViews(c config.Config) []*ShardView {
+func goldenViews(c config.Config) []*Shard {
 	orders := routeTo("10.0.0.1")
 	orders.Replicas = []cluster.RouteMember{
 		{Name: "r1", Host: "10.0.0.2", Port: 5432},
@@ -66,7 +66,7 @@ func goldenViews(c config.Config) []*ShardView {
 	}
 	users := routeTo("10.0.1.1")
 	users.State = cluster.RoutePromoting
-	views, _ := view(c, map[config.ShardID]shardRoute{"service/orders": {Route: orders}, "db/users": {Route: users}}, pgbouncer.Version{})
+	views, _ := View(c, map[config.ShardID]ShardRoute{"service/orders": {Route: orders}, "db/users": {Route: users}}, pgbouncer.Version{})
 	return views
 }
 
@@ -75,12 +75,12 @@ func TestRenderGolden(t *testing.T) {
 	feed := newFeed(nil)
 	defer feed.close()
 	views := goldenViews(c)
-	r := &renderer{config: c, feed: feed}
-	source, err := r.source()
+	r := &Renderer{config: c, feed: feed}
+	source, err := r.Template()
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := r.render(source, views, pgbouncer.Version{1, 24, 1})
+	got, err := r.Render(source, views, pgbouncer.Version{1, 24, 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestRenderGolden(t *testing.T) {
 	if string(got) != string(want) {
 		t.Errorf("rendered (UPDATE_GOLDEN=1 takes it as right):\n%s\nwant:\n%s", got, want)
 	}
-	if _, err := check(got, views, c, pgbouncer.Version{}); err != nil {
+	if _, err := Check(got, views, c, pgbouncer.Version{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -115,16 +115,16 @@ func TestFileOfNoShardWaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &renderer{config: c, feed: feed, label: templates.HAProxy}
-	if text, err := r.render(source, nil, pgbouncer.Version{}); !errors.Is(err, errWaiting) {
+	r := &Renderer{config: c, feed: feed, label: templates.HAProxy}
+	if text, err := r.Render(source, nil, pgbouncer.Version{}); !errors.Is(err, ErrWaiting) {
 		t.Errorf("%v, rendered %s", err, text)
 	}
 	r.config.AllowEmpty = true
-	if _, err := r.render(source, nil, pgbouncer.Version{}); err != nil {
+	if _, err := r.Render(source, nil, pgbouncer.Version{}); err != nil {
 		t.Error(err)
 	}
 	r.config.AllowEmpty = false
-	if _, err := r.render([]byte("no shards here"), nil, pgbouncer.Version{}); err != nil {
+	if _, err := r.Render([]byte("no shards here"), nil, pgbouncer.Version{}); err != nil {
 		t.Errorf("a file that is not of shards waits for them: %v", err)
 	}
 }
@@ -139,17 +139,17 @@ func TestPeers(t *testing.T) {
 	}
 	feed := newFeed(nil)
 	defer feed.close()
-	r := &renderer{config: c, feed: feed}
-	source, err := r.source()
+	r := &Renderer{config: c, feed: feed}
+	source, err := r.Template()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for version, want := range map[pgbouncer.Version]bool{{1, 18, 0}: false, {1, 19, 0}: true, {1, 25, 0}: true, {}: false} {
-		text, err := r.render(source, goldenViews(c), version)
+		text, err := r.Render(source, goldenViews(c), version)
 		if err != nil {
 			t.Fatal(err)
 		}
-		file, err := check(text, goldenViews(c), c, version)
+		file, err := Check(text, goldenViews(c), c, version)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,10 +204,10 @@ func TestReaders(t *testing.T) {
 }
 
 func TestClashingDatabasesAreNotOffered(t *testing.T) {
-	views, problems := view(config.Config{}, map[config.ShardID]shardRoute{
+	views, problems := View(config.Config{}, map[config.ShardID]ShardRoute{
 		"a/s": {Route: routeTo("x")}, "b/s": {Route: routeTo("y")}, "b/s_ro": {Route: routeTo("z")}, "b/t": {Route: routeTo("z")},
 	}, pgbouncer.Version{})
-	if len(views) != 2 || views[0].id != "a/s" || views[1].id != "b/t" || len(problems) != 2 {
+	if len(views) != 2 || views[0].ID != "a/s" || views[1].ID != "b/t" || len(problems) != 2 {
 		t.Fatalf("%d views, problems %v", len(views), problems)
 	}
 }
@@ -238,12 +238,12 @@ func TestCheckRefuses(t *testing.T) {
 			if text == string(good) {
 				t.Fatal("the case changes nothing")
 			}
-			if _, err := check([]byte(text), views, c, pgbouncer.Version{}); err == nil || !strings.Contains(err.Error(), change.want) {
+			if _, err := Check([]byte(text), views, c, pgbouncer.Version{}); err == nil || !strings.Contains(err.Error(), change.want) {
 				t.Fatalf("error is %v, want %q", err, change.want)
 			}
 		})
 	}
-	if _, err := check(good, views, c, pgbouncer.Version{}); err != nil {
+	if _, err := Check(good, views, c, pgbouncer.Version{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -267,10 +267,10 @@ func TestUserlistEscapes(t *testing.T) {
 func TestQuotedNameInTemplate(t *testing.T) {
 	c := testConfig(t)
 	text := "[databases]\n'my shard' = host=h\n[pgbouncer]\nadmin_users = pooler\n"
-	if _, err := check([]byte(text), nil, c, pgbouncer.Version{1, 24, 0}); err == nil || !strings.Contains(err.Error(), "before PgBouncer 1.25") {
+	if _, err := Check([]byte(text), nil, c, pgbouncer.Version{1, 24, 0}); err == nil || !strings.Contains(err.Error(), "before PgBouncer 1.25") {
 		t.Errorf("1.24: %v", err)
 	}
-	if _, err := check([]byte(text), nil, c, pgbouncer.Version{1, 25, 0}); err != nil {
+	if _, err := Check([]byte(text), nil, c, pgbouncer.Version{1, 25, 0}); err != nil {
 		t.Errorf("1.25: %v", err)
 	}
 }

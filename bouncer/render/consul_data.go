@@ -1,4 +1,4 @@
-package bouncer
+package render
 
 import (
 	"encoding/json"
@@ -381,7 +381,7 @@ const defaultAPIPort = 8008
 
 // apiPort is the port of a member's REST API, by its own key. A key that does not say
 // keeps no other shard from its file.
-func (c *consulData) apiPort(v *ShardView, m cluster.RouteMember) int {
+func (c *consulData) apiPort(v *Shard, m cluster.RouteMember) int {
 	keys := cluster.NewKeys(v.template.Namespace, v.template.Scope, "")
 	text, err := c.keyIfThere(keys.Member(m.Name))
 	if err == nil && text == "" {
@@ -398,7 +398,7 @@ func (c *consulData) apiPort(v *ShardView, m cluster.RouteMember) int {
 			return port
 		}
 	}
-	c.leave("shard "+string(v.id), fmt.Errorf("%w; port %d is taken", err, defaultAPIPort))
+	c.leave("shard "+string(v.ID), fmt.Errorf("%w; port %d is taken", err, defaultAPIPort))
 	return defaultAPIPort
 }
 

@@ -1,4 +1,4 @@
-package bouncer
+package render
 
 import (
 	"cmp"
@@ -14,19 +14,19 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
-// anyName is the version to view shards with where no pgbouncer.ini is made of them:
+// AnyName is the version to view shards with where no pgbouncer.ini is made of them:
 // none is left out for its name.
-func anyName() pgbouncer.Version { return pgbouncer.Version{1, 25} }
+func AnyName() pgbouncer.Version { return pgbouncer.Version{1, 25} }
 
-// ShardView is one shard as it is rendered.
-type ShardView struct {
-	id        config.ShardID
-	route     cluster.Route
-	confirmed bool
+// Shard is one shard as it is rendered.
+type Shard struct {
+	ID        config.ShardID
+	Route     cluster.Route
+	Confirmed bool
 	readers   Readers
-	// index is the ModifyIndex that Consul gave the route.
-	index     uint64
-	databases []config.Database
+	// Index is the ModifyIndex that Consul gave the route.
+	Index     uint64
+	Databases []config.Database
 	template  TemplateShard
 }
 
@@ -41,7 +41,7 @@ type TemplateShard struct {
 	State     cluster.RouteState
 	Timeline  int
 
-	of *ShardView
+	of *Shard
 }
 
 // Readers is where the readers of a shard go: a list of hosts that PgBouncer
@@ -53,8 +53,8 @@ type Readers struct {
 	primary bool
 }
 
-// shardRoute is what is known of a shard.
-type shardRoute struct {
+// ShardRoute is what is known of a shard.
+type ShardRoute struct {
 	Route cluster.Route
 	// Index is the index at which Consul had this route, CreateIndex that at which it got
 	// its key. First is when the shard became known here: of two shards that want one
@@ -65,16 +65,16 @@ type shardRoute struct {
 	Confirmed bool
 }
 
-// leftOut is a shard or a value that is not in what was rendered.
-type leftOut struct {
+// LeftOut is a shard or a value that is not in what was rendered.
+type LeftOut struct {
 	What string
 	Err  error
 }
 
-// view turns what is known into what is rendered. A shard that cannot be
+// View turns what is known into what is rendered. A shard that cannot be
 // offered, because its database has the name of another shard's or one that PgBouncer
 // of this version cannot read, is left out and reported.
-func view(c config.Config, shards map[config.ShardID]shardRoute, version pgbouncer.Version) (views []*ShardView, left []leftOut) {
+func View(c config.Config, shards map[config.ShardID]ShardRoute, version pgbouncer.Version) (views []*Shard, left []LeftOut) {
 	configured := map[config.ShardID]config.Shard{}
 	for _, s := range c.Shards {
 		configured[s.ID()] = s
@@ -95,10 +95,10 @@ func view(c config.Config, shards map[config.ShardID]shardRoute, version pgbounc
 		} else {
 			databases, err = s.ParseDatabases()
 		}
-		v := &ShardView{id: id, route: shards[id].Route, confirmed: shards[id].Confirmed, index: shards[id].Index}
+		v := &Shard{ID: id, Route: shards[id].Route, Confirmed: shards[id].Confirmed, Index: shards[id].Index}
 		v.template = TemplateShard{
 			Scope: s.Scope, Namespace: s.Namespace, Label: s.Scope, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
-			State: v.route.State, Timeline: v.route.Timeline, of: v,
+			State: v.Route.State, Timeline: v.Route.Timeline, of: v,
 		}
 		if scopes[s.Scope] > 1 {
 			v.template.Label = s.Namespace + ":" + s.Scope
@@ -107,20 +107,20 @@ func view(c config.Config, shards map[config.ShardID]shardRoute, version pgbounc
 			err = v.offer(databases, owner, version)
 		}
 		if err != nil {
-			left = append(left, leftOut{string(id), err})
+			left = append(left, LeftOut{string(id), err})
 			continue
 		}
-		v.readers = chooseReaders(v.route, c.Name+"/"+string(id))
+		v.readers = chooseReaders(v.Route, c.Name+"/"+string(id))
 		views = append(views, v)
 	}
-	slices.SortFunc(views, func(a, b *ShardView) int { return strings.Compare(string(a.id), string(b.id)) })
+	slices.SortFunc(views, func(a, b *Shard) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return views, left
 }
 
 // eldestFirst orders shards by when they became known, so that a new one takes no name
 // that another has. Of those that came together it is the one whose key Consul has had
 // for longer: so all bouncers choose the same.
-func eldestFirst(shards map[config.ShardID]shardRoute) []config.ShardID {
+func eldestFirst(shards map[config.ShardID]ShardRoute) []config.ShardID {
 	return slices.SortedFunc(maps.Keys(shards), func(a, b config.ShardID) int {
 		x, y := shards[a], shards[b]
 		return cmp.Or(x.First.Compare(y.First), cmp.Compare(x.CreateIndex, y.CreateIndex), strings.Compare(string(a), string(b)))
@@ -135,24 +135,24 @@ func discovered(id config.ShardID) (config.Shard, []config.Database) {
 }
 
 // offer gives the shard its databases, unless a name is taken.
-func (v *ShardView) offer(databases []config.Database, owner map[string]config.ShardID, version pgbouncer.Version) error {
+func (v *Shard) offer(databases []config.Database, owner map[string]config.ShardID, version pgbouncer.Version) error {
 	for _, d := range databases {
 		if err := d.Validate(); err != nil {
-			return fmt.Errorf("shard %s is not offered: database %w", v.id, err)
+			return fmt.Errorf("shard %s is not offered: database %w", v.ID, err)
 		}
 		if err := pgbouncer.CheckName(d.Name, version); err != nil {
-			return fmt.Errorf("shard %s is not offered: database %w, and name=dbname where PostgreSQL has another name (shards in bouncer.yml)", v.id, err)
+			return fmt.Errorf("shard %s is not offered: database %w, and name=dbname where PostgreSQL has another name (shards in bouncer.yml)", v.ID, err)
 		}
 		for _, name := range []string{d.Name, d.ReadOnlyName()} {
 			if other, taken := owner[name]; taken {
 				return fmt.Errorf("shard %s is not offered: PgBouncer's database %q already belongs to shard %s; "+
-					"list both under shards with databases of their own", v.id, name, other)
+					"list both under shards with databases of their own", v.ID, name, other)
 			}
 		}
 	}
-	v.databases, v.template.Databases = databases, databases
+	v.Databases, v.template.Databases = databases, databases
 	for _, d := range databases {
-		owner[d.Name], owner[d.ReadOnlyName()] = v.id, v.id
+		owner[d.Name], owner[d.ReadOnlyName()] = v.ID, v.ID
 	}
 	return nil
 }
@@ -189,20 +189,20 @@ func chooseReaders(r cluster.Route, seed string) Readers {
 	return Readers{Host: strings.Join(groups[port], ","), Port: port}
 }
 
-// offered lists all databases of the shard.
-func (v *ShardView) offered() []string {
+// Offered lists all databases of the shard.
+func (v *Shard) Offered() []string {
 	var names []string
-	for _, d := range v.databases {
+	for _, d := range v.Databases {
 		names = append(names, d.Name, d.ReadOnlyName())
 	}
 	return names
 }
 
-// written lists the databases that lead to the primary: those to be held while
+// Written lists the databases that lead to the primary: those to be held while
 // there is none.
-func (v *ShardView) written() []string {
+func (v *Shard) Written() []string {
 	var names []string
-	for _, d := range v.databases {
+	for _, d := range v.Databases {
 		names = append(names, d.Name)
 		if v.readers.primary {
 			names = append(names, d.ReadOnlyName())

@@ -1,4 +1,4 @@
-package bouncer
+package render
 
 import (
 	"crypto/tls"

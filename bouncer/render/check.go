@@ -1,4 +1,4 @@
-package bouncer
+package render
 
 import (
 	"errors"
@@ -12,10 +12,10 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
-// check reads a rendered pgbouncer.ini and tells whether it may be installed:
+// Check reads a rendered pgbouncer.ini and tells whether it may be installed:
 // it can be parsed, every shard is in it with the primary that is known, and
 // the bouncer does not lock itself out.
-func check(text []byte, views []*ShardView, c config.Config, version pgbouncer.Version) (pgbouncer.File, error) {
+func Check(text []byte, views []*Shard, c config.Config, version pgbouncer.Version) (pgbouncer.File, error) {
 	file, err := pgbouncer.ParseFile(text)
 	if err != nil {
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is not a pgbouncer.ini: %w", err)
@@ -30,7 +30,7 @@ func check(text []byte, views []*ShardView, c config.Config, version pgbouncer.V
 		}
 	}
 	for _, v := range views {
-		for _, d := range v.databases {
+		for _, d := range v.Databases {
 			errs = append(errs, checkDatabase(file, v, d))
 		}
 	}
@@ -41,15 +41,15 @@ func check(text []byte, views []*ShardView, c config.Config, version pgbouncer.V
 	return file, nil
 }
 
-func checkDatabase(file pgbouncer.File, v *ShardView, d config.Database) error {
-	leader := v.route.Leader
+func checkDatabase(file pgbouncer.File, v *Shard, d config.Database) error {
+	leader := v.Route.Leader
 	entry, found := file.Database(d.Name)
 	switch {
 	case !found:
-		return fmt.Errorf("shard %s: database %q is missing", v.id, d.Name)
+		return fmt.Errorf("shard %s: database %q is missing", v.ID, d.Name)
 	case entry.Host() != leader.Host || entry.Port() != leader.Port:
 		return fmt.Errorf("shard %s: database %q leads to %q port %d, the primary is %s port %d",
-			v.id, d.Name, entry.Host(), entry.Port(), leader.Host, leader.Port)
+			v.ID, d.Name, entry.Host(), entry.Port(), leader.Host, leader.Port)
 	}
 	// Whoever writes a template of their own may leave the readers out.
 	entry, found = file.Database(d.ReadOnlyName())
@@ -57,9 +57,9 @@ func checkDatabase(file pgbouncer.File, v *ShardView, d config.Database) error {
 		return nil
 	}
 	for host := range strings.SplitSeq(entry.Host(), ",") {
-		members := append([]cluster.RouteMember{leader}, v.route.Replicas...)
+		members := append([]cluster.RouteMember{leader}, v.Route.Replicas...)
 		if !slices.ContainsFunc(members, func(m cluster.RouteMember) bool { return m.Host == host && m.Port == entry.Port() }) {
-			return fmt.Errorf("shard %s: database %q leads to %q port %d, which is no member", v.id, d.ReadOnlyName(), host, entry.Port())
+			return fmt.Errorf("shard %s: database %q leads to %q port %d, which is no member", v.ID, d.ReadOnlyName(), host, entry.Port())
 		}
 	}
 	return nil

@@ -1,4 +1,4 @@
-package bouncer
+package render
 
 import (
 	"strings"
@@ -10,10 +10,10 @@ import (
 )
 
 func TestWithRoutes(t *testing.T) {
-	shard := func(name, host string, port int) *ShardView {
-		return &ShardView{
-			id: config.ShardID("service/" + name), databases: []config.Database{{Name: name, DBName: name}},
-			route:   cluster.Route{Leader: cluster.RouteMember{Name: "x", Host: host, Port: port}},
+	shard := func(name, host string, port int) *Shard {
+		return &Shard{
+			ID: config.ShardID("service/" + name), Databases: []config.Database{{Name: name, DBName: name}},
+			Route:   cluster.Route{Leader: cluster.RouteMember{Name: "x", Host: host, Port: port}},
 			readers: Readers{Host: host, Port: port},
 		}
 	}
@@ -29,7 +29,7 @@ e = host=one port=3
 mine = host=elsewhere port=9
 [pgbouncer]
 max_client_conn = 7`
-	text, err := withRoutes([]byte(good), []*ShardView{shard("a", "new", 5), shard("b", "same", 2), shard("c", "p", 3), shard("d", "q", 3), shard("n", "h", 8)}, pgbouncer.Version{1, 18})
+	text, err := WithRoutes([]byte(good), []*Shard{shard("a", "new", 5), shard("b", "same", 2), shard("c", "p", 3), shard("d", "q", 3), shard("n", "h", 8)}, pgbouncer.Version{1, 18})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,11 +52,11 @@ n_ro = host=h port=8 dbname=n
 	if string(text) != want {
 		t.Errorf("it is\n%s", text)
 	}
-	again, err := withRoutes(text, nil, pgbouncer.Version{})
+	again, err := WithRoutes(text, nil, pgbouncer.Version{})
 	if err != nil || string(again) != want {
 		t.Errorf("once more: %v\n%s", err, again)
 	}
-	if _, err := withRoutes([]byte("no file"), nil, pgbouncer.Version{}); err == nil || !strings.Contains(err.Error(), "last good") {
+	if _, err := WithRoutes([]byte("no file"), nil, pgbouncer.Version{}); err == nil || !strings.Contains(err.Error(), "last good") {
 		t.Errorf("not a file: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package bouncer
+package render
 
 import (
 	"cmp"
@@ -12,11 +12,11 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
-// withRoutes is a good file with the routes of views in it: settings and everything else
+// WithRoutes is a good file with the routes of views in it: settings and everything else
 // that a template has made stay as PgBouncer took them, the databases lead to the
 // primaries that are known now. So a setting or a template that PgBouncer refuses keeps
 // no shard at an old primary.
-func withRoutes(good []byte, views []*ShardView, version pgbouncer.Version) ([]byte, error) {
+func WithRoutes(good []byte, views []*Shard, version pgbouncer.Version) ([]byte, error) {
 	file, err := pgbouncer.ParseFile(good)
 	if err != nil {
 		return nil, fmt.Errorf("last good configuration: %w", err)
@@ -35,8 +35,8 @@ func withRoutes(good []byte, views []*ShardView, version pgbouncer.Version) ([]b
 	offered := map[string]bool{}
 	var added []string
 	for _, v := range views {
-		leader := v.route.Leader
-		for _, d := range v.databases {
+		leader := v.Route.Leader
+		for _, d := range v.Databases {
 			offered[d.Name], offered[d.ReadOnlyName()] = true, true
 			e, found := file.Database(d.Name)
 			if !found {
@@ -96,7 +96,7 @@ func (m moves) of(e pgbouncer.Entry) (to pgbouncer.Address, moved bool) {
 }
 
 // newParams are those of a database that the good file does not have.
-func newParams(v *ShardView, d config.Database, to Readers) map[string]string {
+func newParams(v *Shard, d config.Database, to Readers) map[string]string {
 	params := map[string]string{"host": to.Host, "port": strconv.Itoa(to.Port), "dbname": d.DBName}
 	if v.template.PoolSize > 0 {
 		params["pool_size"] = strconv.Itoa(v.template.PoolSize)

@@ -1,4 +1,4 @@
-package bouncer
+package render
 
 import (
 	"context"
@@ -18,14 +18,14 @@ import (
 	"github.com/lictor-ha/lictor/templates"
 )
 
-// errWaiting says that a template needs data (a key, a secret) that has not
+// ErrWaiting says that a template needs data (a key, a secret) that has not
 // come yet.
-var errWaiting = errors.New("waiting for data")
+var ErrWaiting = errors.New("waiting for data")
 
-// renderer makes the text of pgbouncer.ini. It runs consul-template's template
+// Renderer makes the text of pgbouncer.ini. It runs consul-template's template
 // engine itself, because what is rendered must be checked before it is
 // written; the data that a template asks for comes from feed.
-type renderer struct {
+type Renderer struct {
 	config config.Config
 	feed   *feed
 	// label names the template in messages; empty: that of pgbouncer.ini.
@@ -34,32 +34,32 @@ type renderer struct {
 	left []string
 }
 
-// newRenderer makes a renderer for the template of pgbouncer.ini or, with a label, for
+// NewRenderer makes a renderer for the template of pgbouncer.ini or, with a label, for
 // another one that has this name in messages. Without a pool its functions that ask for
 // data must not be used.
-func newRenderer(c config.Config, pool *consul.Pool, label string) *renderer {
+func NewRenderer(c config.Config, pool *consul.Pool, label string) *Renderer {
 	var clients *templateClients
 	if pool != nil {
 		clients = newTemplateClients(c, pool)
 	}
-	return &renderer{config: c, feed: newFeed(clients), label: label}
+	return &Renderer{config: c, feed: newFeed(clients), label: label}
 }
 
-// close ends the queries for the template's data.
-func (r *renderer) close() { r.feed.close() }
+// Close ends the queries for the template's data.
+func (r *Renderer) Close() { r.feed.close() }
 
-// news has an element when some of the template's data has changed, arrived counts the
+// News has an element when some of the template's data has changed, arrived counts the
 // changes.
-func (r *renderer) news() <-chan struct{} { return r.feed.news }
-func (r *renderer) arrived() uint64       { return r.feed.arrived.Load() }
+func (r *Renderer) News() <-chan struct{} { return r.feed.news }
+func (r *Renderer) Arrived() uint64       { return r.feed.arrived.Load() }
 
-// leftOut are the values that the last rendering left out.
-func (r *renderer) leftOut() []string { return r.left }
+// LeftOut are the values that the last rendering left out.
+func (r *Renderer) LeftOut() []string { return r.left }
 
-// render executes the text of a template over views. errWaiting: try again when the feed
+// Render executes the text of a template over views. errWaiting: try again when the feed
 // says that there is news. version is that of the PgBouncer that runs, zero when
 // none is known to.
-func (r *renderer) render(source []byte, views []*ShardView, version pgbouncer.Version) ([]byte, error) {
+func (r *Renderer) Render(source []byte, views []*Shard, version pgbouncer.Version) ([]byte, error) {
 	data := newConsulData(r.feed.brain)
 	functions := r.functions(views, version, data)
 	maps.Copy(functions, data.functions())
@@ -86,12 +86,12 @@ func (r *renderer) render(source []byte, views []*ShardView, version pgbouncer.V
 		for _, d := range missing {
 			names = append(names, d.String())
 		}
-		return nil, fmt.Errorf("template %s: %w: %s%s", r.name(), errWaiting, strings.Join(names, ", "), r.feed.excuse())
+		return nil, fmt.Errorf("template %s: %w: %s%s", r.name(), ErrWaiting, strings.Join(names, ", "), r.feed.excuse())
 	}
 	return result.Output, nil
 }
 
-func (r *renderer) name() string {
+func (r *Renderer) name() string {
 	if r.label != "" {
 		return r.label
 	}
@@ -101,8 +101,8 @@ func (r *renderer) name() string {
 	return templates.PgBouncer
 }
 
-// source reads the template, which may be edited at any time.
-func (r *renderer) source() ([]byte, error) {
+// Template reads the template, which may be edited at any time.
+func (r *Renderer) Template() ([]byte, error) {
 	if r.config.Template == "" {
 		return templates.Read(templates.PgBouncer)
 	}
@@ -117,8 +117,8 @@ func (r *renderer) source() ([]byte, error) {
 }
 
 // functions are the bouncer's own; each shipped template lists them.
-func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, data *consulData) map[string]any {
-	find := func(s any) (*ShardView, error) {
+func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *consulData) map[string]any {
+	find := func(s any) (*Shard, error) {
 		if v, ok := s.(*TemplateShard); ok {
 			return v.of, nil
 		}
@@ -126,9 +126,9 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, data
 		if !ok {
 			return nil, fmt.Errorf("%T is neither a shard nor the name of one", s)
 		}
-		var found []*ShardView
+		var found []*Shard
 		for _, v := range views {
-			if v.template.Scope == name || string(v.id) == name {
+			if v.template.Scope == name || string(v.ID) == name {
 				found = append(found, v)
 			}
 		}
@@ -143,7 +143,7 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, data
 	return map[string]any{
 		"shards": func() ([]*TemplateShard, error) {
 			if len(views) == 0 && r.label != "" && !r.config.AllowEmpty {
-				data.waits = fmt.Errorf("%w: no route is known yet (allow_empty)", errWaiting)
+				data.waits = fmt.Errorf("%w: no route is known yet (allow_empty)", ErrWaiting)
 				return nil, data.waits
 			}
 			list := make([]*TemplateShard, len(views))
@@ -166,21 +166,21 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, data
 			if err != nil {
 				return cluster.RouteMember{}, err
 			}
-			return plainMember(v.route.Leader), nil
+			return plainMember(v.Route.Leader), nil
 		},
 		"replicas": func(s any) ([]cluster.RouteMember, error) {
 			v, err := find(s)
 			if err != nil {
 				return nil, err
 			}
-			return plainMembers(replicas(v.route)), nil
+			return plainMembers(replicas(v.Route)), nil
 		},
 		"members": func(s any) ([]cluster.RouteMember, error) {
 			v, err := find(s)
 			if err != nil {
 				return nil, err
 			}
-			return plainMembers(append([]cluster.RouteMember{v.route.Leader}, v.route.Replicas...)), nil
+			return plainMembers(append([]cluster.RouteMember{v.Route.Leader}, v.Route.Replicas...)), nil
 		},
 		"readers": func(s any) (Readers, error) {
 			v, err := find(s)
@@ -203,11 +203,11 @@ func (r *renderer) functions(views []*ShardView, version pgbouncer.Version, data
 	}
 }
 
-// renderWhenReady renders as soon as all data is there.
-func (r *renderer) renderWhenReady(ctx context.Context, source []byte, views []*ShardView, version pgbouncer.Version) ([]byte, error) {
+// RenderWhenReady renders as soon as all data is there.
+func (r *Renderer) RenderWhenReady(ctx context.Context, source []byte, views []*Shard, version pgbouncer.Version) ([]byte, error) {
 	for {
-		text, err := r.render(source, views, version)
-		if !errors.Is(err, errWaiting) {
+		text, err := r.Render(source, views, version)
+		if !errors.Is(err, ErrWaiting) {
 			return text, err
 		}
 		select {
