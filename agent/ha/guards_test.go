@@ -107,6 +107,7 @@ func TestElectingNeedsEachCondition(t *testing.T) {
 		{"the operator's choice lags", view(expiredLease, chosen("c"), asked(peer("c", 1, 5000-2<<20))), "", "chosen by the operator"},
 		{"the operator's choice is somebody else, who is away", view(expiredLease, chosen("b"), asked(peer("c", 1, 6000))), "", "c is ahead"},
 		{"the operator's choice is this member, another replays", view(just, chosen("a"), asked(replaying(peer("c", 1, 4000)))), take, "best"},
+		{"the operator's choice is away, another replays", view(just, chosen("b"), asked(replaying(peer("c", 1, 4000)))), "", "may be ahead"},
 		{"another replays", view(just, asked(replaying(peer("c", 1, 4000)))), "", "may be ahead"},
 		{"led in pause itself, another is ahead", view(leads("a", 20*time.Second), lockGone, ledInPause, asked(peer("c", 1, 6000))), take, "best"},
 		{"led in pause itself, another is chosen", view(leads("a", 20*time.Second), lockGone, ledInPause, chosen("c"), asked(peer("c", 1, 6000))), "", "chosen by the operator"},
@@ -195,6 +196,10 @@ func TestElectableNeedsEachCondition(t *testing.T) {
 	v = view(leads("b", 9*time.Second), func(v *View) { v.Cluster.Sync = cluster.Entry[cluster.Sync]{ModifyIndex: 47} })
 	if !v.mayBeAhead(replaying(peer("c", 1, 1))) {
 		t.Error("a key sync without a leader says nothing of who has what")
+	}
+	// A timeline that is not known orders nothing.
+	if p, q := peer("b", 0, 6000), peer("c", 1, 5000); !v.better(p, q) || v.better(q, p) {
+		t.Error("the position counts where a timeline is not known")
 	}
 	if (View{Now: at(1)}).peersFresh() {
 		t.Error("answers that were never asked for are fresh just after the host's boot")
@@ -444,6 +449,9 @@ func TestPauseNeedsEachCondition(t *testing.T) {
 		{"a task runs", with(doingTask(TaskRestart)), "", "busy: restart"},
 		{"down", with(down), "", "paused"},
 		{"a replica, nobody leads", view(expiredLease, paused_, asked()), "", "paused"},
+		{"another's lease is over, and its beats told of no pause", view(expiredLease, primary, func(v *View) { v.Config.Pause = true }), "take over (status at 45)", "paused"},
+		{"another's lease runs without its lock", view(leads("b", 0), lockGone, primary, paused_), "", "beside the lease of b"},
+		{"another has released its lease", view(leads("b", 0), released(""), primary, paused_), "take over (status at 45)", "paused"},
 	})
 }
 
@@ -466,6 +474,27 @@ func TestQuorumNeedsEachCondition(t *testing.T) {
 		{"does not know its timeline", view(over, quorumOfB, askedToPart(45, none)), "", "sees 0"},
 		{"still waiting for answers", view(over, quorumOfB, askedToPart(45, silent), func(v *View) { v.PeersDone = false }), "", "waiting for the others"},
 	})
+	key := quorumKey("x", 1, "a", "b", "c")
+	long := now.Add(-time.Minute)
+	old := func(v *View) { v.PeersAsked = now.Add(-3 * time.Second) }
+	unfinished := func(v *View) { v.PeersDone = false }
+	whole := asked(peer("b", 1, 4000))
+	ahead := asked(peer("b", 1, 6000))
+	for name, tt := range map[string]struct {
+		view  View
+		ended cluster.Instant
+		asks  bool
+	}{
+		"answers of long ago":           {view(key, whole, old), long, true},
+		"a promise of long ago":         {view(key, whole, func(v *View) { v.Promise = &Promise{Leader: "x", Until: long} }), now.Add(-50 * time.Millisecond), true},
+		"not parted, and others answer": {view(leads("x", 0), key, ahead, unfinished, func(v *View) { v.PeersParted = 45 }), long, false},
+		"ahead, asked a while ago":      {view(key, ahead, func(v *View) { v.PeersAsked = now.Add(-600 * time.Millisecond) }), long, false},
+	} {
+		d, first := tt.view.quorumFirst(tt.ended)
+		if _, asks := findAction[AskPeers](d); !first || asks != tt.asks {
+			t.Errorf("%s: first %v, %v (%s)", name, first, d.Actions, d.Reason)
+		}
+	}
 	if problem := view(over, quorumOfB, askedToPart(45, silent)).quorumProblem(); problem == "" {
 		t.Error("a member that did not answer counts for what it said last")
 	}
@@ -577,6 +606,14 @@ func TestViewNeedsEachCondition(t *testing.T) {
 	short := view(holdsLease(time.Second), func(v *View) { v.Config.TTL, v.Lease.Length = 2*ttl, ttl })
 	if short.ttl() != ttl || short.beatInterval() != 2*time.Second {
 		t.Errorf("a lease of %s: ttl %s, a beat each %s", ttl, short.ttl(), short.beatInterval())
+	}
+	often := view(holdsLease(time.Second), func(v *View) { v.Config.LoopWait = time.Second })
+	if often.beatInterval() != time.Second {
+		t.Errorf("loop_wait 1: a beat each %s", often.beatInterval())
+	}
+	// A lock that somebody without beats (Patroni) has just taken counts more than the last beat.
+	if got := view(leads("b", 0), func(v *View) { v.Cluster.Leader.Value = "c" }).leader(); got != "c" {
+		t.Errorf("c holds the lock, and %s leads", got)
 	}
 	longer := view(holdsLease(time.Second), func(v *View) { v.Config.TTL, v.Lease.Length = ttl/2, ttl })
 	if longer.ttl() != ttl/2 || longer.beatInterval() != time.Second {
