@@ -41,6 +41,14 @@ func TestHandoverNeedsEachCondition(t *testing.T) {
 		{"ours is not known", view(lease, to, asked(peer("b", 2, 5000)), func(v *View) { v.Postgres.Timeline = 0 }), "hand over to b", ""},
 		{"the candidate is a primary", view(lease, to, asked(another)), "clear the failover key", "runs as a primary"},
 		{"the better of two, the better first", view(lease, request(cluster.Failover{Leader: "a"}), asked(peer("c", 1, 5000), peer("b", 1, 4000))), "hand over to c", ""},
+		{"answers from before", view(lease, to, b, func(v *View) { v.PeersAsked = now.Add(-3 * time.Second) }), "ask the other members", "asked to switch over"},
+		{"a segment was switched after it was asked", view(lease, to, b, func(v *View) {
+			v.PeersAskedLSN, v.Postgres.LSN, v.Cluster.Status.Value.OpTime = 5000, 16<<20, 16<<20
+		}), "hand over to b", ""},
+		{"it lags, and nobody knows where we were when it was asked", view(lease, to, asked(peer("b", 1, 1<<20)), func(v *View) {
+			v.Postgres.LSN, v.Cluster.Status.Value.OpTime = 16<<20, 16<<20
+		}), "clear the failover key", "lags"},
+		{"from another to this member: done", view(lease, request(cluster.Failover{Leader: "b", Candidate: "a"}), b), "clear the failover key", "is done"},
 		{"it lags, as it was when asked", view(lease, to, asked(peer("b", 1, 5000)), fresh, func(v *View) {
 			v.PeersAskedLSN, v.Postgres.LSN, v.Cluster.Status.Value.OpTime = 5000+2<<20, 5000, 5000
 		}), "hand over to b", ""},
@@ -106,6 +114,7 @@ func TestLeadingNeedsEachCondition(t *testing.T) {
 	shutDownNow := func(v *View) { v.Postgres.ShutDown, v.Postgres.Accepting = now, false }
 	runSituations(t, []situationTest{
 		{"a promotion that failed, in pause", view(lease, replica, before, syncKey("a"), paused_), "", "with the lock"},
+		{"in pause commits wait as they should", view(lease, paused_, func(v *View) { v.Config.SynchronousMode = cluster.SyncOn }), "sync key: a with []", ""},
 		{"in pause a replica is not promoted", view(lease, replica, paused_), "", "with the lock"},
 		{"a leader that is down and was watched", view(lease, noWatchdog, crashed, b), "start as primary", "started again"},
 		{"down for less than its time", view(lease, crashed, b), "start as primary", ""},
@@ -135,6 +144,12 @@ func TestLeadingNeedsEachCondition(t *testing.T) {
 	if d := Decide(soon); d.Wake != now.Add(300*time.Millisecond) {
 		t.Errorf("a switchover in 0.3 s, and it wakes in %s", d.Wake.Sub(now))
 	}
+	if d := Decide(view(holdsLease(4*time.Second), inFlight, func(v *View) { v.PeersAsked = now })); d.Wake != now.Add(2*time.Second) {
+		t.Errorf("it demotes in 2 s, and wakes in %s", d.Wake.Sub(now))
+	}
+	if d := Decide(view(lease, old, func(v *View) { v.Config.LoopWait, v.Config.TTL = 10*time.Second, 40*time.Second })); len(d.Actions) > 0 {
+		t.Errorf("patrol each 10 s, and after 5: %v", d.Actions)
+	}
 	patrol := view(lease, func(v *View) { v.PeersAsked, v.Lease.BeatSent = now.Add(-patrolEvery+300*time.Millisecond), now })
 	if d := Decide(patrol); d.Wake != now.Add(300*time.Millisecond) {
 		t.Errorf("patrol in 0.3 s, and it wakes in %s", d.Wake.Sub(now))
@@ -153,6 +168,7 @@ func TestFollowingNeedsEachCondition(t *testing.T) {
 		{"the leader's key is not understood", view(leads("b", 0), broken), "", "missing or not understood"},
 		{"the leader's key is not understood, down", view(leads("b", 0), broken, down), "start as replica of nobody", "is missing"},
 		{"starting", view(leads("c", 0), func(v *View) { v.Postgres.Accepting = false }), "", "PostgreSQL is starting"},
+		{"a synchronous standby, and another leads", view(leads("c", 0), syncKey("c", "a")), "follow c", ""},
 		{"on a timeline of its own, the leader is none yet", view(leads("b", 0), ahead, notPrimary), "", "following b"},
 		{"on a timeline of its own", view(leads("b", 0), ahead), "rejoin as replica of b", "is another's"},
 		{"behind, the history is not understood", view(leads("b", 0), behind, history(cluster.History{{Timeline: 1, LSN: 1}}, errors.New("x"))), "", "following b"},
@@ -162,6 +178,14 @@ func TestFollowingNeedsEachCondition(t *testing.T) {
 			v.Promise = &Promise{Leader: "b", Until: now.Add(5 * time.Second), Index: 45}
 		}), "", "following b"},
 	})
+}
+
+// A promise that ends before the lease shortens nothing.
+func TestShortPromiseShortensNothing(t *testing.T) {
+	v := view(leads("b", 0), func(v *View) { v.Promise = &Promise{Leader: "b", Until: now.Add(2 * time.Second), Index: 45} })
+	if d := Decide(v); len(d.Actions) > 0 || d.Wake != now.Add(ttl+ttl/40-askAhead) {
+		t.Errorf("%v, wakes in %s", d.Actions, d.Wake.Sub(now))
+	}
 }
 
 // I7: whose data may be cleared away, and from whom a copy is made.
@@ -197,7 +221,7 @@ func TestStartingNeedsEachCondition(t *testing.T) {
 		{"the leader does not run", view(empty, leads("b", 0), func(v *View) { v.Cluster.Members[1].Value.State = cluster.StateStopped }), "", "running primary"},
 		{"a standby leader", view(empty, leads("b", 0), func(v *View) { v.Cluster.Members[1].Value.Role = "standby_leader" }), "clone from b", ""},
 	})
-	d := Decide(view(newShard, made, keyOf("sa"), func(v *View) { v.Cluster.Index, v.Cluster.Failsafe.ModifyIndex = 9, 8 }))
+	d := Decide(view(newShard, made, primary, keyOf("sa"), func(v *View) { v.Config.SynchronousMode = cluster.SyncOn }, func(v *View) { v.Cluster.Index, v.Cluster.Failsafe.ModifyIndex = 9, 8 }))
 	if r, ok := findAction[Register](d); !ok || r.Failsafe != 8 || r.Sync != nil {
 		t.Errorf("%+v", d.Actions)
 	}
@@ -290,6 +314,14 @@ func TestSynchronousNeedsEachCondition(t *testing.T) {
 		t.Error("d has caught up, and is not let in")
 	}
 
+	// A short lead in the WAL changes nothing, whoever is named first.
+	further := Standby{Name: "c", Streaming: true, Sync: true, WriteLSN: 95, FlushLSN: 95, ReplayLSN: 95}
+	for _, all := range [][]Standby{{full, further}, {further, full}} {
+		if got := view(lines(all...)).syncCandidates([]string{"b"}); len(got) != 2 || got[0] != "b" {
+			t.Errorf("candidates: %v, of whom b is promised", got)
+		}
+	}
+
 	request := func(f cluster.Failover) View { return view(request(f)) }
 	if v := request(cluster.Failover{Candidate: "b"}); v.forcedByOperator("a") || !v.forcedByOperator("b") {
 		t.Error("the operator chose b")
@@ -342,6 +374,22 @@ func TestSynchronousNeedsEachCondition(t *testing.T) {
 	// A restarted agent that has not read Consul starts with what the file says.
 	if d, ok := findAction[StartPrimary](view(lease, crashed, on, syncKey("b"), func(v *View) { v.Read = 0 }).startPrimary()); !ok || d.Sync != nil {
 		t.Errorf("%+v", d)
+	}
+	quorum := func(v *View) { v.Config.SynchronousMode = cluster.SyncQuorum }
+	for name, tt := range map[string]struct {
+		view View
+		want SetSync
+	}{
+		"quorum, of one":                    {view(lease, crashed, quorum, syncKey("a", "b")), SetSync{Standbys: []string{"b"}, Any: 1}},
+		"a quorum that makes no sense":      {view(lease, crashed, on, quorumKey("a", -1, "b")), SetSync{Standbys: []string{"b"}}},
+		"off, strict, the key is there yet": {view(lease, crashed, strict, syncKey("a")), SetSync{}},
+	} {
+		if d, ok := findAction[StartPrimary](tt.view.startPrimary()); !ok || d.Sync == nil || !slices.Equal(d.Sync.Standbys, tt.want.Standbys) || d.Sync.Any != tt.want.Any {
+			t.Errorf("%s: %+v", name, d.Sync)
+		}
+	}
+	if d, ok := findAction[WriteSync](synchronous(view(lease, on, quorumKey("a", -1, "b"), func(v *View) { v.SyncUncertain = true }))); !ok || d.Value.Quorum != 0 {
+		t.Errorf("a quorum that makes no sense: %+v", d)
 	}
 	if d, ok := findAction[WriteSync](synchronous(view(lease, on, syncKey("a"), broken))); !ok || d.Value == nil {
 		t.Errorf("a key that is not understood: %+v", d)

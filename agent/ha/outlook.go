@@ -19,7 +19,7 @@ type Outlook struct {
 	// the old leader (parting.go); zero: it has not, or the shard has gone on since.
 	Parted uint64
 
-	floor uint64 // of our own last write: older readings are stale
+	floor uint64 // of the last reading, or of our own last write since: older readings are stale
 	stale int    // consistent readings in a row that were older
 }
 
@@ -48,7 +48,7 @@ func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent boo
 	switch {
 	// A server that has just become Consul's leader answers by what it has applied of
 	// its log so far, which may be far behind (docs/facts.md, Consistency).
-	case !consistent && (o.Read.IsZero() || s.Index < max(o.Snapshot.Index, o.floor)):
+	case !consistent && (o.Read.IsZero() || s.Index < o.floor):
 		return Overtaken
 	case s.Index < o.floor:
 		if o.stale++; o.stale < maxStaleReads {

@@ -185,9 +185,6 @@ func (v View) withoutGone(p syncPromise) syncPromise {
 		}
 		kept.voters = append(kept.voters, name)
 	}
-	if len(kept.voters) == 0 {
-		kept.quorum = 0
-	}
 	return kept
 }
 
