@@ -89,6 +89,7 @@ type guard struct {
 	target  *Target
 	shared  *sharedDeadline // with the watcher; nil: nobody watches
 	watch   watch
+	log     *speaker
 
 	mu       sync.Mutex
 	deadline Deadline
@@ -131,8 +132,10 @@ func RunGuard(ctx context.Context, o GuardOptions) (err error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	log := newSpeaker(os.Stderr)
+	defer log.close()
 	ignoreSignals()
-	privilege()
+	privilege(log)
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("guard: becoming the parent of orphans: %w", err)
 	}
@@ -160,7 +163,7 @@ func RunGuard(ctx context.Context, o GuardOptions) (err error) {
 			}
 		}()
 	}
-	g := &guard{dataDir: o.DataDir, target: target, shared: shared, moved: make(chan struct{}, 1), quit: cancel, starts: make(chan guardLaunch)}
+	g := &guard{dataDir: o.DataDir, target: target, shared: shared, log: log, moved: make(chan struct{}, 1), quit: cancel, starts: make(chan guardLaunch)}
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer cancel()
@@ -169,7 +172,7 @@ func RunGuard(ctx context.Context, o GuardOptions) (err error) {
 	work.Go(func() { g.switchOff(ctx) })
 	work.Go(func() { g.idle(ctx) })
 	if watcher != nil {
-		g.watch.pid = os.Getppid()
+		g.watch.pid, g.watch.log = os.Getppid(), log
 		work.Go(func() { g.keepWatched(ctx, watcher) })
 	}
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
@@ -189,8 +192,10 @@ func RunGuard(ctx context.Context, o GuardOptions) (err error) {
 // privilege makes the guard hard to starve and to kill, as far as it may. The
 // guard leads a process group of its own, of which setpriority(2) reaches every
 // thread; PostgreSQL gets another group, and the usual priority (launch).
-func privilege() {
-	_ = unix.Mlockall(unix.MCL_CURRENT)
+func privilege(log *speaker) {
+	if err := lockMemory(); err != nil {
+		log.sayf("%v", err)
+	}
 	if unix.Getpgrp() == os.Getpid() {
 		_ = unix.Setpriority(unix.PRIO_PGRP, 0, guardNice)
 	}
@@ -385,8 +390,8 @@ func (g *guard) switchOff(ctx context.Context) {
 		}
 		g.mu.Unlock()
 		if due {
-			fmt.Fprintf(os.Stderr, "%s the lease was not renewed in time: killing PostgreSQL in %s\n", time.Now().Format(time.RFC3339Nano), g.dataDir)
-			killAll(ctx, g.target)
+			g.log.sayf("the lease was not renewed in time: killing PostgreSQL in %s", g.dataDir)
+			killAll(ctx, g.target, g.log)
 			g.mu.Lock()
 			g.tellWatcher() // it need not, any more
 			g.mu.Unlock()
@@ -396,7 +401,7 @@ func (g *guard) switchOff(ctx context.Context) {
 }
 
 // killAll does not give up: a process on a hung disk dies when the disk lets go.
-func killAll(ctx context.Context, target *Target) {
+func killAll(ctx context.Context, target *Target, log *speaker) {
 	told := ""
 	for ctx.Err() == nil {
 		limit, cancel := context.WithTimeout(ctx, time.Second)
@@ -407,7 +412,7 @@ func killAll(ctx context.Context, target *Target) {
 		}
 		if err.Error() != told {
 			told = err.Error()
-			fmt.Fprintln(os.Stderr, told)
+			log.sayf("%s", told)
 		}
 		select { // one that failed at once
 		case <-time.After(killAgainAfter):
@@ -638,7 +643,7 @@ func (g *guard) change(r guardRequest, memo json.RawMessage, move func(*Deadline
 func (g *guard) tellWatcher() {
 	if err := g.shared.set(g.deadline.Until); err != nil {
 		// It keeps the last one, and kills too early rather than not at all.
-		fmt.Fprintln(os.Stderr, err)
+		g.log.sayf("%v", err)
 	}
 }
 

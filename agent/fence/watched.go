@@ -29,6 +29,7 @@ type watch struct {
 	// postmasters is the socket on which a watcher that this guard has started gets them;
 	// nil: its watcher is its parent.
 	postmasters *net.UnixConn
+	log         *speaker
 }
 
 // openSelf is the pidfd of this very process.
@@ -56,7 +57,7 @@ func (g *guard) keepWatched(ctx context.Context, watcher *os.File) {
 				break
 			}
 			g.watch.set(func(w *watch) { w.problem = err })
-			fmt.Fprintf(os.Stderr, "%s %v\n", time.Now().Format(time.RFC3339Nano), err)
+			g.log.sayf("%v", err)
 			if !pause(ctx, watcherEvery) {
 				return
 			}
@@ -120,7 +121,7 @@ func (g *guard) unwatched(err error) {
 		w.lost++
 		w.hangUp()
 	})
-	fmt.Fprintf(os.Stderr, "%s the watcher (process %d) has ended%s: starting another one\n", time.Now().Format(time.RFC3339Nano), pid, why)
+	g.log.sayf("the watcher (process %d) has ended%s: starting another one", pid, why)
 }
 
 // hangUp gives no more postmasters to the watcher. The lock is held.
@@ -218,12 +219,12 @@ func (w *watch) tell(message, rights []byte) {
 		err = errors.Join(control, err)
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "guard: telling the watcher: %v\n", err)
+		w.log.sayf("guard: telling the watcher: %v", err)
 	}
 }
 
 // runNextWatcher watches the guard that has started it, as its last watcher has ended.
-func runNextWatcher(ctx context.Context, o GuardOptions) error {
+func runNextWatcher(ctx context.Context, o GuardOptions, log *speaker) error {
 	deadline, err := inherited(0)
 	if err != nil {
 		return err
@@ -257,7 +258,7 @@ func runNextWatcher(ctx context.Context, o GuardOptions) error {
 	defer cancel()
 	var work sync.WaitGroup
 	work.Go(func() {
-		watchDeadline(firing, o.DataDir, parent, shared, func() { left.lookAfter(&Target{dataDir: o.DataDir, blind: true, Parent: parent}) })
+		watchDeadline(firing, o.DataDir, parent, shared, log, func() { left.lookAfter(&Target{dataDir: o.DataDir, blind: true, Parent: parent}) })
 	})
 	work.Go(func() { receivePostmasters(conn.(*net.UnixConn), left) }) // ends with the guard
 	err = awaitProcess(ctx, guard)
@@ -269,7 +270,7 @@ func runNextWatcher(ctx context.Context, o GuardOptions) error {
 	if shared.over() {
 		return nil // it had nothing left to guard
 	}
-	inherit(ctx, left)
+	inherit(ctx, left, log)
 	return errors.New("the guard has died")
 }
 

@@ -38,10 +38,12 @@ const watchEvery = 200 * time.Millisecond
 // runWatcher runs a guard and watches it until it ends; one that was started by a guard
 // watches that.
 func runWatcher(ctx context.Context, o GuardOptions) error {
+	log := newSpeaker(os.Stderr)
+	defer log.close()
 	ignoreSignals()
-	privilege()
+	privilege(log)
 	if os.Getenv(sharedVariable) != "" {
-		return runNextWatcher(ctx, o)
+		return runNextWatcher(ctx, o, log)
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("guard's watcher: becoming the parent of orphans: %w", err)
@@ -74,22 +76,22 @@ func runWatcher(ctx context.Context, o GuardOptions) error {
 	}
 	firing, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
-	work.Go(func() { watchDeadline(firing, o.DataDir, func() int { return guard }, shared, nil) })
+	work.Go(func() { watchDeadline(firing, o.DataDir, func() int { return guard }, shared, log, nil) })
 	status := awaitGuard(ended, guard)
 	cancel()
 	work.Wait()
 	if status.Exited() && status.ExitStatus() == 0 {
 		return nil // it had nothing left to guard
 	}
-	inherit(ctx, &Target{dataDir: o.DataDir, Parent: os.Getpid, blind: true})
+	inherit(ctx, &Target{dataDir: o.DataDir, Parent: os.Getpid, blind: true}, log)
 	return fmt.Errorf("the guard has ended: %s", describe(status))
 }
 
 // inherit kills what a guard that has died has left. What its successor starts in the data
 // directory is none of that.
-func inherit(ctx context.Context, left *Target) {
-	fmt.Fprintf(os.Stderr, "%s the guard has died: killing what is left of PostgreSQL in %s\n", time.Now().Format(time.RFC3339Nano), left.dataDir)
-	killAll(ctx, left)
+func inherit(ctx context.Context, left *Target, log *speaker) {
+	log.sayf("the guard has died: killing what is left of PostgreSQL in %s", left.dataDir)
+	killAll(ctx, left, log)
 }
 
 func describe(s unix.WaitStatus) string {
@@ -129,7 +131,7 @@ func awaitGuard(ended <-chan os.Signal, guard int) unix.WaitStatus {
 
 // watchDeadline kills PostgreSQL when a deadline has passed and the guard does not.
 // look is called now and then meanwhile, unless it is nil.
-func watchDeadline(ctx context.Context, dataDir string, parent func() int, shared *sharedDeadline, look func()) {
+func watchDeadline(ctx context.Context, dataDir string, parent func() int, shared *sharedDeadline, log *speaker, look func()) {
 	// What the guard has started is killed without a look at the data directory, whose disk
 	// may hang; after that what works there, too: PostgreSQL that was adopted.
 	started, all := &Target{dataDir: dataDir, Parent: parent, blind: true}, NewTarget(dataDir)
@@ -154,7 +156,7 @@ func watchDeadline(ctx context.Context, dataDir string, parent func() int, share
 		}
 		if told != until {
 			told = until
-			fmt.Fprintf(os.Stderr, "%s the guard has not killed PostgreSQL in %s at the deadline: killing it\n", time.Now().Format(time.RFC3339Nano), dataDir)
+			log.sayf("the guard has not killed PostgreSQL in %s at the deadline: killing it", dataDir)
 		}
 		shared.setKilling(true)
 		// The guard may go on meanwhile, and have killed what there was. It starts no other

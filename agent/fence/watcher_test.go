@@ -169,6 +169,34 @@ func TestNextWatcherKnowsWhatIsStarted(t *testing.T) {
 	await(ctx, t, "the watcher stays", func() bool { return len(live([]int{watcher})) == 0 })
 }
 
+// The disk of the guard's log hangs, and the lease ends: guard and watcher, each alone, kill
+// all the same, and do not wait to say so.
+func TestKillWhileTheLogHangs(t *testing.T) {
+	for _, stopped := range []string{"guard", "watcher"} {
+		t.Run(stopped+" stopped", func(t *testing.T) {
+			t.Parallel()
+			ctx, p := within(t), newInstance(t)
+			must(t, unix.Mkfifo(filepath.Join(p.dir, "guard.log"), 0o600))
+			log, err := os.OpenFile(filepath.Join(p.dir, "guard.log"), os.O_RDWR|unix.O_NONBLOCK, 0)
+			must(t, err)
+			defer log.Close()
+			raw, err := log.SyscallConn()
+			must(t, err)
+			must(t, raw.Control(func(fd uintptr) {
+				for err = nil; err == nil; { // until it is full
+					_, err = unix.Write(int(fd), make([]byte, 4096))
+				}
+			}))
+			pids := processes(t, p.start(ctx, t))
+			must(t, p.client.Grant(ctx, Now().Add(soon), nil))
+			pid := map[string]int{"guard": p.client.PID(), "watcher": p.watcher(ctx, t)}[stopped]
+			must(t, syscall.Kill(pid, syscall.SIGSTOP))
+			defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
+			await(ctx, t, "PostgreSQL outlives its lease", func() bool { return len(live(pids)) == 0 })
+		})
+	}
+}
+
 // killWatcher kills the watcher, of which there were n before, and waits for the next.
 func (p *instance) killWatcher(ctx context.Context, t *testing.T, n int) {
 	t.Helper()
