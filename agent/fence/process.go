@@ -24,6 +24,13 @@ func (a identity) same(b identity) bool {
 	return a.major == b.major && a.minor == b.minor && a.ino == b.ino && (!a.dated || !b.dated || a.born == b.born)
 }
 
+// root reports whether it is the root directory. That is nobody's data directory: PostgreSQL
+// is there before it has gone to one, whosever it is.
+func (a identity) root() bool {
+	root, _, err := identify("/")
+	return err == nil && a.same(root)
+}
+
 // identify asks for the identity of what a path leads to, and no more of the file
 // system than what the kernel has in its memory already: of a directory that some
 // process works in this is all there is to know, also when its disk hangs or fails

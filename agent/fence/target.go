@@ -406,7 +406,7 @@ func (t *Target) seeHeld() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.held {
-		if home, path, err := identify(fmt.Sprintf("/proc/%d/cwd", p.pid)); err == nil && !ended(p.fd, 0) {
+		if home, path, err := identify(fmt.Sprintf("/proc/%d/cwd", p.pid)); err == nil && !home.root() && !ended(p.fd, 0) {
 			p.home, p.path = home, path
 		}
 	}
@@ -439,7 +439,9 @@ func (t *Target) look(limit time.Duration) (identity, string, error) {
 		t.looking = l
 		go func() { // ends when the kernel answers
 			defer close(l.done)
-			l.home, l.path, l.err = identify(t.dataDir)
+			if l.home, l.path, l.err = identify(t.dataDir); l.err == nil && l.home.root() {
+				l.err = unix.ENOENT
+			}
 		}()
 	}
 	t.mu.Unlock()

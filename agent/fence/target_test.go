@@ -139,6 +139,29 @@ func TestKillWhereverTheDirectoryWent(t *testing.T) {
 	}
 }
 
+// A data directory's name that leads to the root finds no PostgreSQL: every one stands there
+// before it goes to its own (initdb's, and other shards').
+func TestNobodyWorksInTheRoot(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	must(t, err)
+	dir := t.TempDir()
+	program, data := filepath.Join(dir, "postgres"), filepath.Join(dir, "data")
+	content, err := os.ReadFile(sleep)
+	must(t, err)
+	must(t, os.WriteFile(program, content, 0o700))
+	must(t, os.Symlink("/", data))
+	bystander := exec.Command(program, "1004")
+	bystander.Dir = "/"
+	must(t, bystander.Start())
+	defer func() { _ = bystander.Process.Kill(); _ = bystander.Wait() }()
+	if pids, err := Processes(data); err != nil || len(pids) > 0 {
+		t.Errorf("processes %v, %v", pids, err)
+	}
+	if Belongs(bystander.Process.Pid, data) {
+		t.Error("a program in the root belongs to a data directory")
+	}
+}
+
 // The agent's own kill, with the guard stopped.
 func TestKillByTheAgentAlone(t *testing.T) {
 	ctx, p, other := within(t), newInstance(t), newInstance(t)
