@@ -18,7 +18,7 @@ const (
 )
 
 // answer tells the leaders of announced handovers how their shards stand here.
-func (c *conductor) answer(ctx context.Context, link pooler.LinkState, views []*shard) {
+func (c *reconciler) answer(ctx context.Context, link pooler.LinkState, views []*shard) {
 	c.counting = 0
 	var pools map[string]pooler.PoolCount
 	offered := map[config.ShardID]*shard{}
@@ -66,7 +66,7 @@ func (c *conductor) answer(ctx context.Context, link pooler.LinkState, views []*
 }
 
 // countPools is what PgBouncer's pools are doing, nil when that is not known.
-func (c *conductor) countPools(ctx context.Context) map[string]pooler.PoolCount {
+func (c *reconciler) countPools(ctx context.Context) map[string]pooler.PoolCount {
 	counts, err := c.console.CountPools(ctx)
 	if err != nil {
 		c.log.Debug().Err(err).Msg("PgBouncer's pools cannot be looked at")

@@ -42,7 +42,7 @@ func benchPairs(b *testing.B, config config.Config) []routes.Pair {
 // One route of a thousand has changed.
 func BenchmarkMerge(b *testing.B) {
 	config := benchConfig()
-	book, pairs := routes.NewBook(config), benchPairs(b, config)
+	book, pairs := routes.NewTable(config), benchPairs(b, config)
 	book.Merge(routes.Answer{Pairs: pairs, KnownLeader: true})
 	for i := 0; b.Loop(); i++ {
 		pairs[i%benchShards].ModifyIndex = uint64(benchShards + 1 + i)
@@ -52,7 +52,7 @@ func BenchmarkMerge(b *testing.B) {
 
 func BenchmarkRender(b *testing.B) {
 	config := benchConfig()
-	book := routes.NewBook(config)
+	book := routes.NewTable(config)
 	book.Merge(routes.Answer{Pairs: benchPairs(b, config), KnownLeader: true})
 	shards, _ := routesOf(book)
 	r := render.NewRenderer(config, nil, "")

@@ -120,7 +120,7 @@ func runUntilChanged(
 		log.Info().Strs("variables", left).Msg("environment variables are not handed on to PgBouncer and commands; name in pass_environment those that they need")
 	}
 	b := newBouncer(c, log, pool, url)
-	b.conductor.manager, b.conductor.restarted = manager, restarted
+	b.reconciler.manager, b.reconciler.restarted = manager, restarted
 	err = b.run(ctx, listener)
 	cancel()
 	waiting.Wait()
@@ -129,71 +129,71 @@ func runUntilChanged(
 
 // bouncer is all parts of a running bouncer.
 type bouncer struct {
-	config    config.Config
-	log       zerolog.Logger
-	book      *routes.Book
-	link      *pooler.Link
-	handovers *routes.Handovers
-	watcher   *routes.Watcher
-	respond   *routes.Responder
-	patroni   *routes.PatroniFollower
-	conductor *conductor
-	presence  *presence
-	api       *listenerAPI
-	keeper    *keeper
-	files     []*fileKeeper
+	config     config.Config
+	log        zerolog.Logger
+	table      *routes.Table
+	link       *pooler.Link
+	handovers  *routes.Handovers
+	watcher    *routes.Watcher
+	respond    *routes.Responder
+	patroni    *routes.PatroniFollower
+	reconciler *reconciler
+	presence   *presence
+	api        *listenerAPI
+	state      *stateWriter
+	files      []*fileWriter
 }
 
 func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url string) *bouncer {
-	b := &bouncer{config: c, log: log, book: routes.NewBook(c)}
-	b.keeper = &keeper{log: log, config: c, book: b.book, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
+	b := &bouncer{config: c, log: log, table: routes.NewTable(c)}
+	b.state = &stateWriter{log: log, config: c, table: b.table, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
 	saved, err := loadState(c.StateFile, c.RoutesPrefix)
 	if err != nil {
 		log.Error().Err(err).Msg("starting without the last good routes")
 	}
-	b.book.Restore(saved.Routes)
-	b.keeper.session = saved.Session
-	b.handovers = routes.NewHandovers(c.Keys(), b.book.Serves)
+	b.table.Restore(saved.Routes)
+	b.state.session = saved.Session
+	b.handovers = routes.NewHandovers(c.Keys(), b.table.Serves)
 
 	console := pooler.NewConsole(c)
-	co := &conductor{
-		config: c, log: log, book: b.book, renderer: render.NewRenderer(c, pool, ""), console: console,
+	co := &reconciler{
+		config: c, log: log, table: b.table, renderer: render.NewRenderer(c, pool, ""), console: console,
 		applier: pooler.NewApplier(console), good: render.NewLastGood(c),
 		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
 	}
 	if err := co.good.Restore(); err != nil {
 		log.Error().Err(err).Msg("starting without a configuration to go back to")
 	}
-	b.conductor = co
+	b.reconciler = co
 	b.link = pooler.NewLink(c, log, co.notify)
-	b.files = newFileKeepers(c, log, b.book, b.link, pool)
+	b.files = newFileWriters(c, log, b.table, b.link, pool)
 	changed := func() {
 		co.notify()
-		b.keeper.notify()
+		b.state.notify()
 		for _, f := range b.files {
 			f.notify()
 		}
 	}
-	b.watcher = routes.NewWatcher(log, pool, b.book, b.handovers, changed)
+	b.watcher = routes.NewWatcher(log, pool, b.table, b.handovers, changed)
 	b.watcher.Holding = co.holding.Load
-	b.patroni = routes.NewPatroniFollower(c, log, pool, b.book, changed, b.watcher.HasAnswered)
+	b.patroni = routes.NewPatroniFollower(c, log, pool, b.table, changed, b.watcher.HasAnswered)
 	b.presence = &presence{
 		log: log, pool: pool, key: c.Keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
-		change: make(chan struct{}, 1), remember: b.keeper.rememberSession,
+		change: make(chan struct{}, 1), remember: b.state.rememberSession,
 		value: func() cluster.Bouncer { return presenceOf(c, url, b.link.Now().Version, co.shards()) },
 	}
 	pool.Moved = b.presence.notify
-	b.respond = routes.NewResponder(log, pool, c.Name, c.RoutesPrefix, b.handovers, b.keeper.currentSession)
-	co.suspector = pooler.NewSuspector(c, log, b.link)
-	co.suspector.Primaries, co.suspector.Changes = func() []pooler.Primary { return primariesOf(c, b.book) }, b.book.Version
-	co.suspector.Notify, co.suspector.Refresh = co.notify, b.watcher.Refresh
-	co.suspector.Connected = func() bool { return b.watcher.Status().Connected }
-	co.cutter = pooler.NewCutter(c, log, co.notify)
+	b.respond = routes.NewResponder(log, pool, c.Name, c.RoutesPrefix, b.handovers, b.state.currentSession)
+	co.healthProber = pooler.NewHealthProber(c, log, b.link)
+	co.healthProber.Primaries, co.healthProber.Changes = func() []pooler.Primary { return primariesOf(c, b.table) }, b.table.Version
+	co.healthProber.Notify, co.healthProber.Refresh = co.notify, b.watcher.Refresh
+	co.healthProber.Connected = func() bool { return b.watcher.Status().Connected }
+	co.connCloser = pooler.NewConnCloser(c, log, co.notify)
 	co.deadman = pooler.NewDeadman(c, log)
 	co.link, co.pauser = b.link, pooler.NewPauser(c, co.notify)
 	co.answered, co.applied = b.watcher.HasAnswered, b.presence.notify
-	b.keeper.draining = saved.Draining
-	b.api = &listenerAPI{keep: b.keeper.rememberDraining, config: c, log: log, conductor: co, watcher: b.watcher, link: b.link, book: b.book, handovers: b.handovers, files: b.files}
+	b.state.draining = saved.Draining
+	b.api = &listenerAPI{keep: b.state.rememberDraining, config: c, log: log, reconciler: co, watcher: b.watcher, link: b.link, table: b.table, handovers: b.handovers, files: b.files}
 	b.api.draining.Store(saved.Draining)
 	if saved.Draining {
 		log.Warn().Msg("still draining, as before: `lictor bouncer undrain` ends it")
@@ -201,8 +201,8 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	return b
 }
 
-// routesOf is what the book knows of every shard, as it is rendered.
-func routesOf(b *routes.Book) (list map[config.ShardID]render.ShardRoute, changes uint64) {
+// routesOf is what the table knows of every shard, as it is rendered.
+func routesOf(b *routes.Table) (list map[config.ShardID]render.ShardRoute, changes uint64) {
 	known, changes := b.Known()
 	list = make(map[config.ShardID]render.ShardRoute, len(known))
 	for id, k := range known {
@@ -211,8 +211,8 @@ func routesOf(b *routes.Book) (list map[config.ShardID]render.ShardRoute, change
 	return list, changes
 }
 
-// primariesOf are the primaries of all shards that the book knows.
-func primariesOf(c config.Config, b *routes.Book) []pooler.Primary {
+// primariesOf are the primaries of all shards that the table knows.
+func primariesOf(c config.Config, b *routes.Table) []pooler.Primary {
 	known, _ := routesOf(b)
 	views, _ := render.View(c, known, render.AnyName())
 	list := make([]pooler.Primary, len(views))
@@ -227,9 +227,9 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(parent)
 	var parts sync.WaitGroup
 	for _, part := range []func(context.Context){
-		b.conductor.run, b.conductor.deadman.Run, b.conductor.suspector.Run, b.link.Run, b.watcher.Watch,
+		b.reconciler.run, b.reconciler.deadman.Run, b.reconciler.healthProber.Run, b.link.Run, b.watcher.Watch,
 		b.watcher.WatchHandovers, b.watcher.Serve, b.respond.Run, b.patroni.Run,
-		b.presence.run, b.keeper.run,
+		b.presence.run, b.state.run,
 	} {
 		parts.Go(func() { part(ctx) })
 	}
@@ -239,7 +239,7 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	err := b.api.serve(ctx, listener)
 	cancel()
 	parts.Wait()
-	b.conductor.renderer.Close()
+	b.reconciler.renderer.Close()
 	b.log.Info().Msg("bouncer ends; PgBouncer goes on with what it has")
 	return err
 }
@@ -247,11 +247,11 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 // keepAfter is how much later than a change the state file is written.
 const keepAfter = 500 * time.Millisecond
 
-// keeper writes the state file, apart from the way of a change to PgBouncer.
-type keeper struct {
+// stateWriter writes the state file, apart from the way of a change to PgBouncer.
+type stateWriter struct {
 	log    zerolog.Logger
 	config config.Config
-	book   *routes.Book
+	table  *routes.Table
 	wake   chan struct{}
 	// urgent asks for a write at once.
 	urgent chan struct{}
@@ -261,14 +261,14 @@ type keeper struct {
 	draining bool
 }
 
-func (k *keeper) notify() {
+func (k *stateWriter) notify() {
 	select {
 	case k.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (k *keeper) rememberDraining(on bool) {
+func (k *stateWriter) rememberDraining(on bool) {
 	k.mu.Lock()
 	k.draining = on
 	k.mu.Unlock()
@@ -278,13 +278,13 @@ func (k *keeper) rememberDraining(on bool) {
 	}
 }
 
-func (k *keeper) currentSession() string {
+func (k *stateWriter) currentSession() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.session
 }
 
-func (k *keeper) rememberSession(session string) {
+func (k *stateWriter) rememberSession(session string) {
 	k.mu.Lock()
 	k.session = session
 	k.mu.Unlock()
@@ -292,7 +292,7 @@ func (k *keeper) rememberSession(session string) {
 }
 
 // run writes until ctx is done, and once more then.
-func (k *keeper) run(ctx context.Context) {
+func (k *stateWriter) run(ctx context.Context) {
 	failed := false
 	for last := false; !last; {
 		select {
@@ -309,7 +309,7 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		k.mu.Lock()
 		s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Session: k.session, Draining: k.draining}
-		s.Routes, _ = k.book.Known()
+		s.Routes, _ = k.table.Known()
 		k.mu.Unlock()
 		if len(s.Routes) == 0 && s.Session == "" && !s.Draining {
 			continue
@@ -368,7 +368,7 @@ func renderOnce(ctx context.Context, c config.Config, template string, version p
 		return nil, nil, err
 	}
 	defer pool.Close()
-	b := routes.NewBook(c)
+	b := routes.NewTable(c)
 	saved, stateErr := loadState(c.StateFile, c.RoutesPrefix)
 	b.Restore(saved.Routes)
 	a, err := routes.NewWatcher(zerolog.Nop(), pool, b, routes.NewHandovers(c.Keys(), b.Serves), func() {}).ReadAll(ctx)

@@ -4,7 +4,7 @@
 // from pokes over HTTP, holds the clients of a shard that has no primary
 // (PAUSE), and applies what has changed: render, check, install, RELOAD, read
 // back, RESUME. Its rooms, in the order in which a change passes them; none of them
-// knows of another, or of this package:
+// knows of this package, nor do routes, render and pooler of each other:
 //
 //	config  bouncer.yml
 //	consul  the addresses of Consul
@@ -15,8 +15,8 @@
 // The files here:
 //
 //	bouncer.go   all parts of a bouncer; start and end
-//	conductor.go when to hold, apply, close connections and resume
-//	conductor_hold.go
+//	reconciler.go, reconciler_hold.go
+//	             when to apply and close connections;
 //	             when clients are held and released
 //	status.go    how every shard stands
 //	missing.go   shards whose route is not known keep what PgBouncer has

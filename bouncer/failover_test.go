@@ -571,7 +571,7 @@ func TestDeadPrimaryMakesClientsWait(t *testing.T) {
 			if err := <-answer; !errors.Is(err, want) {
 				t.Fatalf("the waiting client got %v, want %v", err, want)
 			}
-			w.awaitShard("end of the hold", func(s ShardStatus) bool { return !s.Held && !s.Ill && s.VerifiedAt != nil })
+			w.awaitShard("end of the hold", func(s ShardStatus) bool { return !s.Held && !s.Unhealthy && s.VerifiedAt != nil })
 			if w.paused() {
 				t.Fatal("the database is still paused")
 			}

@@ -31,14 +31,14 @@ const (
 	fileCommandBound = 30 * time.Second
 )
 
-// fileKeeper keeps one further file right: the users of PgBouncer from Consul or
+// fileWriter keeps one further file right: the users of PgBouncer from Consul or
 // Vault, the configuration of HAProxy. It is apart from pgbouncer.ini, so that a
 // secret that does not come holds up no failover.
-type fileKeeper struct {
+type fileWriter struct {
 	file     config.File
 	config   config.Config
 	log      zerolog.Logger
-	book     *routes.Book
+	table    *routes.Table
 	link     *pooler.Link
 	renderer *render.Renderer
 	wake     chan struct{}
@@ -57,31 +57,31 @@ type FileStatus struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-func newFileKeepers(c config.Config, log zerolog.Logger, b *routes.Book, l *pooler.Link, pool *consul.Pool) (keepers []*fileKeeper) {
+func newFileWriters(c config.Config, log zerolog.Logger, b *routes.Table, l *pooler.Link, pool *consul.Pool) (keepers []*fileWriter) {
 	for _, f := range c.Files {
-		keepers = append(keepers, &fileKeeper{
-			file: f, config: c, log: log.With().Str("file", f.Path).Logger(), book: b, link: l, wake: make(chan struct{}, 1),
+		keepers = append(keepers, &fileWriter{
+			file: f, config: c, log: log.With().Str("file", f.Path).Logger(), table: b, link: l, wake: make(chan struct{}, 1),
 			renderer: render.NewRenderer(c, pool, f.Template),
 		})
 	}
 	return keepers
 }
 
-func (k *fileKeeper) notify() {
+func (k *fileWriter) notify() {
 	select {
 	case k.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (k *fileKeeper) now() FileStatus {
+func (k *fileWriter) now() FileStatus {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.status
 }
 
 // run keeps the file until ctx is done.
-func (k *fileKeeper) run(ctx context.Context) {
+func (k *fileWriter) run(ctx context.Context) {
 	defer k.renderer.Close()
 	console := pooler.NewConsole(k.config)
 	defer console.Close()
@@ -89,7 +89,7 @@ func (k *fileKeeper) run(ctx context.Context) {
 	defer tick.Stop()
 	due := false // what was written has not taken effect yet
 	for {
-		k.note(ctx, k.bring(ctx, console, &due))
+		k.note(ctx, k.apply(ctx, console, &due))
 		select {
 		case <-ctx.Done():
 			return
@@ -100,13 +100,13 @@ func (k *fileKeeper) run(ctx context.Context) {
 	}
 }
 
-// bring renders, checks, installs and makes take effect, as far as that is to do.
-func (k *fileKeeper) bring(ctx context.Context, console *pooler.Console, due *bool) error {
+// apply renders, checks, installs and makes take effect, as far as that is to do.
+func (k *fileWriter) apply(ctx context.Context, console *pooler.Console, due *bool) error {
 	source, err := k.file.ReadTemplate()
 	if err != nil {
 		return err
 	}
-	known, _ := routesOf(k.book)
+	known, _ := routesOf(k.table)
 	views, _ := render.View(k.config, known, render.AnyName())
 	text, err := k.renderer.Render(source, views, k.link.Now().Version)
 	if err != nil {
@@ -136,7 +136,7 @@ func (k *fileKeeper) bring(ctx context.Context, console *pooler.Console, due *bo
 }
 
 // check refuses what would take something away rather than bring something.
-func (k *fileKeeper) check(text []byte) error {
+func (k *fileWriter) check(text []byte) error {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return errors.New("what was rendered is empty; the file stays as it is")
 	}
@@ -161,7 +161,7 @@ func (k *fileKeeper) check(text []byte) error {
 // validate asks the file's own program whether it takes text, which is in the file
 // called path. A text that is refused again is refused with the first error: what programs
 // say has numbers of processes in it, and would be news each time.
-func (k *fileKeeper) validate(ctx context.Context, path string, text []byte) error {
+func (k *fileWriter) validate(ctx context.Context, path string, text []byte) error {
 	if len(k.file.Validate) == 0 {
 		return nil
 	}
@@ -202,7 +202,7 @@ func runCommand(ctx context.Context, c config.Config, command []string, replace 
 }
 
 // takeEffect runs the file's command; for PgBouncer's own users it is RELOAD.
-func (k *fileKeeper) takeEffect(ctx context.Context, console *pooler.Console) error {
+func (k *fileWriter) takeEffect(ctx context.Context, console *pooler.Console) error {
 	if len(k.file.Command) > 0 {
 		if err := runCommand(ctx, k.config, k.file.Command, strings.NewReplacer()); err != nil {
 			return err
@@ -225,7 +225,7 @@ func abridgeText(out []byte) string {
 }
 
 // warn keeps what was left out of the file, and says it once.
-func (k *fileKeeper) warn(left []string) {
+func (k *fileWriter) warn(left []string) {
 	k.mu.Lock()
 	before := k.status.Warnings
 	k.status.Warnings = left
@@ -236,7 +236,7 @@ func (k *fileKeeper) warn(left []string) {
 }
 
 // note keeps what is wrong, and says it once.
-func (k *fileKeeper) note(ctx context.Context, err error) {
+func (k *fileWriter) note(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}

@@ -29,7 +29,7 @@ func FuzzRoute(f *testing.F) {
 		Name: "b1", Consul: settings.Consul{Host: "127.0.0.1:8500"}, PgBouncer: config.PgBouncer{Config: "/x/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"},
 	}
 	f.Fuzz(func(t *testing.T, id string, value []byte) {
-		b := routes.NewBook(c)
+		b := routes.NewTable(c)
 		b.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{{Key: "lictor/routes/" + id, Value: value, ModifyIndex: 1}, {Key: "lictor/routes/service/whole", Value: good, ModifyIndex: 1}}})
 		routes, _ := routesOf(b)
 		views, _ := render.View(c, routes, pgbouncer.Version{})

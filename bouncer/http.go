@@ -27,17 +27,17 @@ const httpBound = 5 * time.Second
 // listenerAPI is the bouncer's HTTP listener: for the load balancer (/health), for
 // agents (/poke, /handover) and for operators (/status, /drain, /undrain, /metrics).
 type listenerAPI struct {
-	config    config.Config
-	log       zerolog.Logger
-	conductor *conductor
-	watcher   *routes.Watcher
-	link      *pooler.Link
-	book      *routes.Book
-	handovers *routes.Handovers
-	files     []*fileKeeper
-	draining  atomic.Bool
-	front     *pooler.Front
-	access    httpserver.Access
+	config     config.Config
+	log        zerolog.Logger
+	reconciler *reconciler
+	watcher    *routes.Watcher
+	link       *pooler.Link
+	table      *routes.Table
+	handovers  *routes.Handovers
+	files      []*fileWriter
+	draining   atomic.Bool
+	front      *pooler.Front
+	access     httpserver.Access
 	// What others may have read of Consul.
 	routeReads, handoverReads *routes.SharedReads
 	listReads                 *rate.Limiter
@@ -84,7 +84,7 @@ func (a *listenerAPI) server(listener net.Listener) (*httpserver.Server, error) 
 		Name: "HTTP listener", Setting: "listen", Limits: httpserver.DefaultLimits(), Log: a.log,
 		IsCheck: func(r *http.Request) bool { return r.URL.Path == "/health" },
 		Friends: func(ctx context.Context) []net.IP {
-			return append(a.access.Friends(ctx), httpserver.Lookup(ctx, a.book.Hosts())...)
+			return append(a.access.Friends(ctx), httpserver.Lookup(ctx, a.table.Hosts())...)
 		},
 	}
 	s.Limits.Header, s.Limits.Request, s.Limits.Answer, s.Limits.Stop = httpBound, httpBound, httpBound, time.Second
@@ -114,7 +114,7 @@ func (a *listenerAPI) serve(ctx context.Context, listener net.Listener) error {
 		return err
 	}
 	life, end := context.WithCancel(ctx)
-	a.front = pooler.NewFront(a.config, a.conductor.served, a.conductor.listening, func() bool { return a.link.Now().Up })
+	a.front = pooler.NewFront(a.config, a.reconciler.served, a.reconciler.listening, func() bool { return a.link.Now().Up })
 	a.routeReads, a.handoverReads = routes.NewSharedReads(life), routes.NewSharedReads(life)
 	a.listReads = rate.NewLimiter(1, 3)
 	defer func() {
@@ -172,7 +172,7 @@ func (a *listenerAPI) drain(w http.ResponseWriter, on bool) {
 }
 
 func (a *listenerAPI) health(ctx context.Context) Health {
-	reasons := append(a.conductor.ready(), a.front.Look(ctx)...)
+	reasons := append(a.reconciler.ready(), a.front.Look(ctx)...)
 	if a.draining.Load() {
 		reasons = append([]string{"draining"}, reasons...)
 	}
@@ -184,7 +184,7 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 	s := Status{
 		Name: a.config.Name, Health: a.health(ctx), Draining: a.draining.Load(), Consul: a.watcher.Status(),
 		PgBouncer: pgbouncerStatus{Answers: link.Up, Since: link.Since.UTC()},
-		Shards:    a.conductor.shards(), Problems: map[string]string{},
+		Shards:    a.reconciler.shards(), Problems: map[string]string{},
 	}
 	if link.Up {
 		s.PgBouncer.Version = link.Version.String()
@@ -197,7 +197,7 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 		}
 		s.Files[f.file.Path] = f.now()
 	}
-	if seen := a.conductor.suspector.Clients(); seen != nil {
+	if seen := a.reconciler.healthProber.Clients(); seen != nil {
 		s.Clients = &seen.Clients
 		for id, shard := range s.Shards {
 			for _, name := range shard.Databases {
@@ -206,11 +206,11 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 			s.Shards[id] = shard
 		}
 	}
-	for key, err := range a.book.Trouble() {
+	for key, err := range a.table.Trouble() {
 		s.Problems[key] = err.Error()
 	}
-	maps.Copy(s.Problems, a.conductor.problems())
-	s.Missing = a.book.Missing()
+	maps.Copy(s.Problems, a.reconciler.problems())
+	s.Missing = a.table.Missing()
 	return s
 }
 

@@ -45,12 +45,12 @@ func (a *listenerAPI) poke(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := config.ShardID(p.Namespace + "/" + p.Scope)
-	known := func() bool { return p.Index > 0 && a.book.Has(id, p.Index) }
+	known := func() bool { return p.Index > 0 && a.table.Has(id, p.Index) }
 	message := "reading the routes"
 	switch {
 	case known():
 		message = "known already"
-	case a.book.Knows(id):
+	case a.table.Knows(id):
 		message = "reading the route"
 		a.routeReads.Ask(id, func(ctx context.Context) error {
 			err := a.watcher.ReadRoute(ctx, id)
@@ -87,7 +87,7 @@ func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := config.ShardID(q.Namespace + "/" + q.Scope)
-	if !a.book.Knows(id) {
+	if !a.table.Knows(id) {
 		fail(http.StatusNotFound, "shard %s is not served here", id)
 		return
 	}

@@ -17,7 +17,7 @@ func someRoute(host string) cluster.Route {
 	}
 }
 
-func knownIn(b *routes.Book) map[config.ShardID]routes.Known {
+func knownIn(b *routes.Table) map[config.ShardID]routes.Known {
 	shards, _ := b.Known()
 	return shards
 }

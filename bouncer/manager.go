@@ -28,7 +28,7 @@ type Manager interface {
 }
 
 // report tells the manager how a pass went.
-func (c *conductor) report(link pooler.LinkState, views []*shard, err error) {
+func (c *reconciler) report(link pooler.LinkState, views []*shard, err error) {
 	c.manager.Alive()
 	c.manager.Status(c.summary())
 	if c.told || !c.inPlace(link, views, err) && (!c.restarted || !c.failedForNow(err)) {
@@ -38,9 +38,9 @@ func (c *conductor) report(link pooler.LinkState, views []*shard, err error) {
 	c.manager.Ready()
 }
 
-// inPlace tells whether there is a configuration that PgBouncer has or, while none
+// inPlace reports whether there is a configuration that PgBouncer has or, while none
 // runs, can be started with.
-func (c *conductor) inPlace(link pooler.LinkState, views []*shard, err error) bool {
+func (c *reconciler) inPlace(link pooler.LinkState, views []*shard, err error) bool {
 	switch {
 	case c.failedForNow(err) && link.Up && c.lastBack != nil && c.loaded == string(c.lastBack.text):
 		return true
@@ -55,14 +55,14 @@ func (c *conductor) inPlace(link pooler.LinkState, views []*shard, err error) bo
 	return err == nil
 }
 
-// failedForNow tells whether a pass has failed for a reason that is not about to
+// failedForNow reports whether a pass has failed for a reason that is not about to
 // go away by itself.
-func (c *conductor) failedForNow(err error) bool {
+func (c *reconciler) failedForNow(err error) bool {
 	return err != nil && !errors.Is(err, render.ErrWaiting)
 }
 
 // summary is one line about all shards.
-func (c *conductor) summary() string {
+func (c *reconciler) summary() string {
 	if reasons := c.ready(); len(reasons) > 0 {
 		first, _, _ := strings.Cut(reasons[0], "\n")
 		return fmt.Sprintf("not ready: %s", first)

@@ -75,7 +75,7 @@ func (c *statusCollector) Collect(out chan<- prometheus.Metric) {
 		one("lictor_bouncer_hold_left_seconds", "How long held clients wait at most, 0 when none are held.", left)
 		one("lictor_bouncer_paused", "1 if PgBouncer is paused for the shard's databases.", truth(shard.Paused))
 		one("lictor_bouncer_handover", "1 if a planned switchover is under way.", truth(shard.Handover != ""))
-		one("lictor_bouncer_primary_ill", "1 if PgBouncer has lost its connections to the primary, which does not answer.", truth(shard.Ill))
+		one("lictor_bouncer_primary_ill", "1 if PgBouncer has lost its connections to the primary, which does not answer.", truth(shard.Unhealthy))
 		one("lictor_bouncer_route_error", "1 if something is wrong with the shard's route.", truth(shard.Error != ""))
 	}
 }

@@ -21,7 +21,7 @@ func TestMetrics(t *testing.T) {
 			Consul: routes.ConsulStatus{Connected: true, Since: now.Add(-time.Hour)}, PgBouncer: pgbouncerStatus{Answers: true, Since: now.Add(-2 * time.Hour)},
 			Shards: map[config.ShardID]ShardStatus{
 				"service/s1": {Leader: "db1", State: cluster.RouteOpen, Timeline: 3, Since: now.Add(-90 * time.Second), VerifiedAt: &verified, ClientsWaiting: 4},
-				"service/s2": {Leader: "db9", State: cluster.RouteDown, Since: now.Add(-5 * time.Second), Held: true, HoldUntil: &until, Paused: true, Ill: true, Error: "x"},
+				"service/s2": {Leader: "db9", State: cluster.RouteDown, Since: now.Add(-5 * time.Second), Held: true, HoldUntil: &until, Paused: true, Unhealthy: true, Error: "x"},
 			},
 			Missing: []config.ShardID{"service/s3"}, Problems: map[string]string{"k": "v"},
 		}

@@ -9,9 +9,9 @@ import (
 )
 
 // missing are the configured shards of which no route is known.
-func (c *conductor) missing() (list []config.Shard) {
+func (c *reconciler) missing() (list []config.Shard) {
 	for _, s := range c.config.Shards {
-		if _, found := c.book.Get(s.ID()); !found {
+		if _, found := c.table.Get(s.ID()); !found {
 			list = append(list, s)
 		}
 	}
@@ -19,7 +19,7 @@ func (c *conductor) missing() (list []config.Shard) {
 }
 
 // keepMissing adds to a text the databases of shards whose route is not known.
-func (c *conductor) keepMissing(text []byte, file pgbouncer.File, missing []config.Shard, version pgbouncer.Version) ([]byte, pgbouncer.File, error) {
+func (c *reconciler) keepMissing(text []byte, file pgbouncer.File, missing []config.Shard, version pgbouncer.Version) ([]byte, pgbouncer.File, error) {
 	installed, err := os.ReadFile(c.config.PgBouncer.Config)
 	if err != nil {
 		installed = nil // the first one

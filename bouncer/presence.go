@@ -143,7 +143,7 @@ func (p *presence) keep(ctx context.Context, renew, check bool) error {
 	return p.write(ctx)
 }
 
-// there tells whether the key is still there, with our session: somebody may have
+// there reports whether the key is still there, with our session: somebody may have
 // removed it.
 func (p *presence) there(ctx context.Context) (bool, error) {
 	kv, err := consul.Attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {

@@ -25,7 +25,7 @@ func TestRecoveringPrimaryMakesClientsWait(t *testing.T) {
 	w.put(w.keys.Route(), r)
 	w.awaitShard("the new leader", func(s ShardStatus) bool { return s.Port == member.Port && s.VerifiedAt != nil })
 	answer := w.awaitMember1(client)
-	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Ill && s.Paused })
+	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Unhealthy && s.Paused })
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
 	if err := <-answer; err != nil {
 		t.Fatalf("the waiting client got %v", err)

@@ -43,7 +43,7 @@ func (w *world) watches(holding bool) (pool *consul.Pool, await func(leader int)
 	if pool, err = consul.NewPool(clients); err != nil {
 		w.t.Fatal(err)
 	}
-	b := routes.NewBook(w.config)
+	b := routes.NewTable(w.config)
 	watcher := routes.NewWatcher(zerolog.New(w.log), pool, b, routes.NewHandovers(w.config.Keys(), b.Serves), func() {})
 	watcher.Holding = func() bool { return holding }
 	ctx, cancel := context.WithCancel(w.ctx)
@@ -171,7 +171,7 @@ func (w *world) waiting(prepare func(member cluster.RouteMember)) (answer <-chan
 		return err
 	})
 	got := w.awaitMember1(client)
-	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Ill && s.Paused })
+	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Unhealthy && s.Paused })
 	w.awaitPool("the client waiting", func(p pgbouncer.Pool) bool { return p.ClientsWaiting > 0 })
 	return got, func(edit func(data string)) {
 		if edit != nil {
@@ -249,7 +249,7 @@ func TestLostPrimaryIsBackAndSaysSo(t *testing.T) {
 	if err := <-answer; !errors.Is(err, errElsewhere) {
 		t.Fatalf("the waiting client got %v", err)
 	}
-	s := w.awaitShard("end of the hold", func(s ShardStatus) bool { return !s.Held && !s.Ill })
+	s := w.awaitShard("end of the hold", func(s ShardStatus) bool { return !s.Held && !s.Unhealthy })
 	if s.State != cluster.RouteOpen {
 		t.Errorf("state %s", s.State)
 	}

@@ -10,7 +10,7 @@ import (
 
 func TestStateSurvives(t *testing.T) {
 	path := t.TempDir() + "/state.json"
-	b := routes.NewBook(config.Config{RoutesPrefix: "p"})
+	b := routes.NewTable(config.Config{RoutesPrefix: "p"})
 	b.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{somePair(t, "p/routes/service/s1", 7, someRoute("a"))}})
 	if err := (savedState{Version: stateVersion, RoutesPrefix: "p", Session: "x", Routes: knownIn(b)}).save(path); err != nil {
 		t.Fatal(err)
@@ -19,7 +19,7 @@ func TestStateSurvives(t *testing.T) {
 	if err != nil || s.Session != "x" {
 		t.Fatalf("%+v %v", s, err)
 	}
-	again := routes.NewBook(config.Config{RoutesPrefix: "p"})
+	again := routes.NewTable(config.Config{RoutesPrefix: "p"})
 	again.Restore(s.Routes)
 	k := knownIn(again)["service/s1"]
 	if k.Route.Leader.Host != "a" || k.ModifyIndex != 7 || k.Confirmed {

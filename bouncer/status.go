@@ -40,7 +40,7 @@ type ShardStatus struct {
 	Handover string `json:"handover,omitempty"`
 	// Ill: PgBouncer has lost its connections to the primary, which does not
 	// answer either.
-	Ill bool `json:"ill,omitempty"`
+	Unhealthy bool `json:"ill,omitempty"`
 	// Error is what is wrong with the shard's route.
 	Error string `json:"error,omitempty"`
 }
@@ -48,7 +48,7 @@ type ShardStatus struct {
 func (s ShardStatus) equal(o ShardStatus) bool {
 	return s.Leader == o.Leader && s.Host == o.Host && s.Port == o.Port && s.Timeline == o.Timeline && s.State == o.State &&
 		s.Since.Equal(o.Since) && slices.Equal(s.Databases, o.Databases) && sameTime(s.VerifiedAt, o.VerifiedAt) &&
-		s.Held == o.Held && s.Paused == o.Paused && s.Handover == o.Handover && s.Ill == o.Ill && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error
+		s.Held == o.Held && s.Paused == o.Paused && s.Handover == o.Handover && s.Unhealthy == o.Unhealthy && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error
 }
 
 func sameTime(a, b *time.Time) bool {
@@ -59,26 +59,26 @@ func sameTime(a, b *time.Time) bool {
 }
 
 // problems are what keeps shards from being offered, by shard.
-func (c *conductor) problems() map[string]string {
+func (c *reconciler) problems() map[string]string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.left // made anew by each pass
 }
 
 // publish makes the outcome of a pass visible.
-func (c *conductor) publish(views []*shard, left []render.LeftOut) {
+func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 	for _, text := range c.renderer.LeftOut() {
 		left = append(slices.Clone(left), render.LeftOut{What: text, Err: fmt.Errorf("left out of %s: %s", c.config.PgBouncer.Config, text)})
 	}
 	now := time.Now().UTC()
-	trouble := c.book.Trouble()
+	trouble := c.table.Trouble()
 	status := make(map[config.ShardID]ShardStatus, len(views))
 	c.mu.Lock()
 	for _, v := range views {
 		leader := v.Route.Leader
 		s := ShardStatus{
 			Leader: leader.Name, Host: leader.Host, Port: leader.Port, Timeline: v.Route.Timeline, State: v.Route.State,
-			Since: v.Route.Since, Databases: v.Offered(), Ill: v.ill,
+			Since: v.Route.Since, Databases: v.Offered(), Unhealthy: v.unhealthy,
 		}
 		if e := cmp.Or(trouble[c.config.Keys().Routes()+string(v.ID)], trouble[string(v.ID)]); e != nil {
 			s.Error = e.Error()
@@ -128,14 +128,14 @@ func (c *conductor) publish(views []*shard, left []render.LeftOut) {
 }
 
 // listening is where PgBouncer listens.
-func (c *conductor) listening() pooler.Listening {
+func (c *reconciler) listening() pooler.Listening {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.listen
 }
 
 // served is a database that clients may ask for, empty: there is none.
-func (c *conductor) served() string {
+func (c *reconciler) served() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(c.status)) {
@@ -146,20 +146,20 @@ func (c *conductor) served() string {
 	return ""
 }
 
-// paused tells whether PgBouncer holds the clients of a shard.
-func (c *conductor) paused(v *shard) bool {
+// paused reports whether PgBouncer holds the clients of a shard.
+func (c *reconciler) paused(v *shard) bool {
 	return len(c.standing) > 0 && !slices.ContainsFunc(v.Written(), func(name string) bool { return !c.standing[name].Paused })
 }
 
 // shards returns the status of every shard.
-func (c *conductor) shards() map[config.ShardID]ShardStatus {
+func (c *reconciler) shards() map[config.ShardID]ShardStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.status)
 }
 
 // ready tells why PgBouncer should not get clients; nothing: it should.
-func (c *conductor) ready() (reasons []string) {
+func (c *reconciler) ready() (reasons []string) {
 	if link := c.link.Now(); !link.Up {
 		reasons = append(reasons, fmt.Sprintf("PgBouncer cannot be reached: %v", link.Err))
 	}

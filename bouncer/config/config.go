@@ -217,7 +217,7 @@ func setDefault(field *string, value string) {
 	}
 }
 
-// isText tells whether s can stand on one line of a file.
+// isText reports whether s can stand on one line of a file.
 func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl) }
 
 // MaxHold is HoldTimeout as a duration.

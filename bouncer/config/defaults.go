@@ -137,7 +137,7 @@ func (c Config) defaultSettings() []NamedSetting {
 		{"server_check_delay", "1"},
 		{"dns_max_ttl", "1"},
 		// Whose kernel says nothing for 30 s is gone; who is only slow is not. That it
-		// is asked each second tells the suspector of a host that falls silent.
+		// is asked each second tells the health prober of a host that falls silent.
 		{"tcp_keepalive", "1"},
 		{"tcp_keepidle", "1"},
 		{"tcp_keepintvl", "1"},

@@ -55,7 +55,7 @@ func (p *Pool) Use(parent context.Context) (ctx context.Context, client *api.Cli
 // Client returns the client with that number; after the last comes the first.
 func (p *Pool) Client(number int) *api.Client { return p.clients[number%len(p.clients)] }
 
-// Single tells whether there is no other address to turn to.
+// Single reports whether there is no other address to turn to.
 func (p *Pool) Single() bool { return len(p.clients) == 1 }
 
 // Size is the number of addresses.
@@ -81,7 +81,7 @@ func (p *Pool) Fail(number int) {
 	p.Moved()
 }
 
-// NoAnswer tells whether an error is the address's own, so that another one may
+// NoAnswer reports whether an error is the address's own, so that another one may
 // do better: no connection, no answer in time, a Consul that is not well. What
 // Consul refuses (a missing permission, say) it refuses everywhere.
 func NoAnswer(err error) bool {

@@ -36,7 +36,7 @@ func NewApplier(console *Console) *Applier { return &Applier{console: console} }
 // Listens is where PgBouncer listened at the last read-back.
 func (a *Applier) Listens() Listening { return a.listening }
 
-// IsRefusal tells whether an error of take is PgBouncer's word on the file.
+// IsRefusal reports whether an error of take is PgBouncer's word on the file.
 func IsRefusal(err error) bool {
 	return errors.Is(err, errNotStanding) || errors.Is(err, pgbouncer.ErrRefused)
 }

@@ -27,7 +27,7 @@ func bounded[T any](ctx context.Context, command func(context.Context) (T, error
 	return command(ctx)
 }
 
-// Console is the conductor's connection to the admin console, made anew when it
+// Console is the reconciler's connection to the admin console, made anew when it
 // has broken. It belongs to one goroutine.
 type Console struct {
 	config config.Config

@@ -13,13 +13,13 @@ import (
 )
 
 // deadmanGrace is how much longer than its deadline a hold may last before somebody else
-// than the conductor ends it.
+// than the reconciler ends it.
 const deadmanGrace = 2 * time.Second
 
 // deadmanRetry is the pause before it is tried again to release clients.
 const deadmanRetry = 250 * time.Millisecond
 
-// Deadman ends holds whose deadline has passed when the conductor does not: it may hang on
+// Deadman ends holds whose deadline has passed when the reconciler does not: it may hang on
 // a disk, or on a template that another host has.
 type Deadman struct {
 	config config.Config
@@ -50,7 +50,7 @@ func (d *Deadman) Set(until map[string]time.Time) {
 	}
 }
 
-// overdue takes out the databases that the conductor should have released, and tells when
+// overdue takes out the databases that the reconciler should have released, and tells when
 // to look again.
 func (d *Deadman) overdue(now time.Time) (names []string, next time.Duration) {
 	d.mu.Lock()

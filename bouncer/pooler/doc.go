@@ -10,10 +10,10 @@
 //	reload.go    no RELOAD while logins are under way that it would cut off
 //	hold.go      PAUSE
 //	deadman.go   RESUME when the loop that should do it hangs
-//	cut.go       connections to a deposed primary are closed
+//	conn_closer.go       connections to a deposed primary are closed
 //	sockets.go   the kernel lists and closes connections
 //	ended.go     the kernel tells of connections that end
-//	suspect.go   finds a primary that does not answer before Consul can tell
+//	health.go   finds a primary that does not answer before Consul can tell
 //	probe.go     asks such a primary
 //	front.go     knocks at PgBouncer as clients do
 //	figures.go   PgBouncer's own figures

@@ -36,7 +36,7 @@ type endings struct {
 func (e *endings) run(ctx context.Context) {
 	for said := false; ctx.Err() == nil; said = true {
 		if err := e.listen(ctx); ctx.Err() == nil && !said {
-			e.log.Warn().Err(err).Msg("the ends of connections are not heard of; a primary that dies is found out by looking at PgBouncer's pools")
+			e.log.Warn().Err(err).Msg("cannot subscribe to TCP close events; polling PgBouncer pools instead")
 		}
 		select {
 		case <-time.After(endedAgain):

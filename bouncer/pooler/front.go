@@ -130,7 +130,7 @@ func (f *Front) knock(ctx context.Context, a frontAddress, database string) erro
 	return nil
 }
 
-// refusesAll tells whether PgBouncer's word to a client is one to everybody, and not on
+// refusesAll reports whether PgBouncer's word to a client is one to everybody, and not on
 // who it is.
 func refusesAll(message string) bool {
 	for _, part := range []string{"no more connections allowed", "shutting down", "does not allow connections"} {

@@ -102,7 +102,7 @@ func (l *Link) hold(ctx context.Context) error {
 // errDone says that PgBouncer ends, and waits for nobody but this bouncer.
 var errDone = errors.New("PgBouncer was told to end when its clients have gone, and they have")
 
-// isDone tells whether PgBouncer takes no more clients and has none left. From 1.23 on it
+// isDone reports whether PgBouncer takes no more clients and has none left. From 1.23 on it
 // ends by SIGTERM only when all have gone, connections to its console included; until
 // then its clients follow the routes as ever.
 func (l *Link) isDone(ctx context.Context, conn *pgbouncer.Conn, version pgbouncer.Version) bool {

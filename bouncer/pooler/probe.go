@@ -22,17 +22,17 @@ import (
 // prober knocks at the primaries of suspects. Each probe runs by itself: a host that
 // says nothing holds up no other shard.
 type prober struct {
-	*Suspector
+	*HealthProber
 	slots chan struct{}
-	// back are primaries that were sick and answer again.
+	// back are primaries that were unhealthy and answer again.
 	back    chan finding
 	running sync.WaitGroup
 	// probing are the shards whose primary is being probed, guarded by mu.
 	probing map[config.ShardID]bool
 }
 
-func newProber(s *Suspector) *prober {
-	return &prober{Suspector: s, slots: make(chan struct{}, probeAtOnce), back: make(chan finding), probing: map[config.ShardID]bool{}}
+func newProber(s *HealthProber) *prober {
+	return &prober{HealthProber: s, slots: make(chan struct{}, probeAtOnce), back: make(chan finding), probing: map[config.ShardID]bool{}}
 }
 
 // finding is a primary that answers.
@@ -71,10 +71,10 @@ func (p *prober) start(ctx context.Context, one suspect) {
 // found notes what a probe has found.
 func (p *prober) found(ctx context.Context, v *Primary, primary bool, err error) {
 	p.mu.Lock()
-	before := p.sick[v.ID]
+	before := p.unhealthy[v.ID]
 	was := before.address == v.address()
 	if err != nil {
-		p.sick[v.ID] = sickness{v.address(), err.Error()}
+		p.unhealthy[v.ID] = failure{v.address(), err.Error()}
 	}
 	p.mu.Unlock()
 	switch {
@@ -121,8 +121,8 @@ func (p *prober) confirm(ctx context.Context) {
 		changed := false
 		p.mu.Lock()
 		for _, one := range batch {
-			if (confirmed || one.is) && p.sick[one.ID].address == one.address() {
-				delete(p.sick, one.ID)
+			if (confirmed || one.is) && p.unhealthy[one.ID].address == one.address() {
+				delete(p.unhealthy, one.ID)
 				changed = true
 				if !confirmed {
 					p.log.Warn().Str("shard", string(one.ID)).Str("leader", one.Leader.Name).
@@ -139,10 +139,10 @@ func (p *prober) confirm(ctx context.Context) {
 
 // knock tells why a primary cannot be used, and whether it is sure to be one. A
 // suspect is asked in a way of which PostgreSQL's log mostly says nothing; one that
-// was found sick must also be a primary, as far as it tells.
+// was found unhealthy must also be a primary, as far as it tells.
 func (p *prober) knock(ctx context.Context, one suspect) (primary bool, err error) {
-	if p.Ill(one.ID, one.Leader) {
-		ctx, cancel := context.WithTimeout(ctx, sickBound)
+	if p.Unhealthy(one.ID, one.Leader) {
+		ctx, cancel := context.WithTimeout(ctx, unhealthyBound)
 		defer cancel()
 		return p.ask(ctx, one.Primary)
 	}
@@ -158,7 +158,7 @@ func (p *prober) knock(ctx context.Context, one suspect) (primary bool, err erro
 	return false, err
 }
 
-// silent tells whether the host of a primary leaves something unanswered on the
+// silent reports whether the host of a primary leaves something unanswered on the
 // connections that there are: its kernel answers also when the host is overloaded.
 func (p *prober) silent(ctx context.Context, v *Primary) bool {
 	ctx, cancel := context.WithTimeout(ctx, probeBound)
@@ -176,7 +176,7 @@ func (p *prober) silent(ctx context.Context, v *Primary) bool {
 	return silent || err != nil
 }
 
-// reach tells whether a host takes connections, which even a busy one does. Two are
+// reach reports whether a host takes connections, which even a busy one does. Two are
 // tried, as one packet may be lost.
 func reach(ctx context.Context, address string) error {
 	const attempts = 2

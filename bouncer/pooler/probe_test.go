@@ -48,7 +48,7 @@ func TestProbeUsesTLSOfPgBouncer(t *testing.T) {
 	v := &Primary{ID: "service/s1", Leader: at, DBName: "postgres"}
 	probe := func(settings map[string]any) *prober {
 		c := config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "app", Settings: settings}}
-		return newProber(NewSuspector(c, zerolog.Nop(), nil))
+		return newProber(NewHealthProber(c, zerolog.Nop(), nil))
 	}
 	for limit := time.Now().Add(time.Minute); probe(nil).greet(t.Context(), v) != nil; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(limit) {

@@ -45,7 +45,7 @@ type tcpSocket struct {
 	id [sockIDSize]byte
 }
 
-// connecting tells whether the other side has not answered yet.
+// connecting reports whether the other side has not answered yet.
 func (s tcpSocket) connecting() bool { return s.state == tcpSynSent }
 
 // errNotPermitted says that closing other processes' sockets needs a
@@ -103,7 +103,7 @@ func canCloseSockets(ctx context.Context) bool {
 	return err == nil && n == 1
 }
 
-// anySocket tells whether choose picks any TCP connection.
+// anySocket reports whether choose picks any TCP connection.
 func anySocket(ctx context.Context, choose func(tcpSocket) bool) (bool, error) {
 	fd, err := diagSocket()
 	if err != nil {

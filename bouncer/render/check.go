@@ -12,7 +12,7 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
-// Check reads a rendered pgbouncer.ini and tells whether it may be installed:
+// Check reads a rendered pgbouncer.ini and reports whether it may be installed:
 // it can be parsed, every shard is in it with the primary that is known, and
 // the bouncer does not lock itself out.
 func Check(text []byte, views []*Shard, c config.Config, version pgbouncer.Version) (pgbouncer.File, error) {

@@ -38,7 +38,7 @@ func FuzzHAProxy(f *testing.F) {
 	line := regexp.MustCompile(`^(|global|defaults|listen [A-Za-z0-9._:-]+_(primary|replica)|    (maxconn|mode|retries|timeout|bind|option|http-check|default-server) [ -~]+|` +
 		`    server [A-Za-z0-9._:-]+ [A-Za-z0-9._:%-]+:\d+ check port \d+)$`)
 	f.Fuzz(func(t *testing.T, id string, route []byte, member string) {
-		b := routes.NewBook(c)
+		b := routes.NewTable(c)
 		b.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{{Key: "lictor/routes/" + id, Value: route, ModifyIndex: 1}, {Key: "lictor/routes/service/whole", Value: good, ModifyIndex: 1}}})
 		known, _ := b.Known()
 		shards := map[config.ShardID]ShardRoute{}
@@ -46,7 +46,7 @@ func FuzzHAProxy(f *testing.F) {
 			shards[id] = ShardRoute{Route: k.Route, Index: k.ModifyIndex, First: k.First, Confirmed: k.Confirmed}
 		}
 		views, _ := View(c, shards, pgbouncer.Version{})
-		feed := newFeed(nil)
+		feed := newTemplateData(nil)
 		defer feed.close()
 		// Every member's key that the template asks for holds the same.
 		for _, v := range views {
@@ -59,7 +59,7 @@ func FuzzHAProxy(f *testing.F) {
 				feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
 			}
 		}
-		r := &Renderer{config: c, feed: feed, label: templates.HAProxy}
+		r := &Renderer{config: c, data: feed, label: templates.HAProxy}
 		text, err := r.Render(source, views, pgbouncer.Version{})
 		if err != nil {
 			t.Fatalf("%q %q %q: %v", id, route, member, err)

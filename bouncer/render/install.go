@@ -21,7 +21,7 @@ const newFileMode = 0o640
 // Install puts text into place in one step that survives a crash of the host:
 // the file is the old one or the new one, never a part. Mode, owner and group
 // of an existing file stay; a new file gets the owner and group of its
-// directory, so that a PgBouncer of another user can read it. It tells whether
+// directory, so that a PgBouncer of another user can read it. It reports whether
 // the file had to be written at all.
 func Install(path string, text []byte) (written bool, err error) {
 	return InstallChecked(path, text, func(string) error { return nil })

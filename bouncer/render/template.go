@@ -27,7 +27,7 @@ var ErrWaiting = errors.New("waiting for data")
 // written; the data that a template asks for comes from feed.
 type Renderer struct {
 	config config.Config
-	feed   *feed
+	data   *templateData
 	// label names the template in messages; empty: that of pgbouncer.ini.
 	label string
 	// left are the values that the last rendering left out.
@@ -42,25 +42,25 @@ func NewRenderer(c config.Config, pool *consul.Pool, label string) *Renderer {
 	if pool != nil {
 		clients = newTemplateClients(c, pool)
 	}
-	return &Renderer{config: c, feed: newFeed(clients), label: label}
+	return &Renderer{config: c, data: newTemplateData(clients), label: label}
 }
 
 // Close ends the queries for the template's data.
-func (r *Renderer) Close() { r.feed.close() }
+func (r *Renderer) Close() { r.data.close() }
 
 // News has an element when some of the template's data has changed, arrived counts the
 // changes.
-func (r *Renderer) News() <-chan struct{} { return r.feed.news }
-func (r *Renderer) Arrived() uint64       { return r.feed.arrived.Load() }
+func (r *Renderer) News() <-chan struct{} { return r.data.news }
+func (r *Renderer) Arrived() uint64       { return r.data.arrived.Load() }
 
 // LeftOut are the values that the last rendering left out.
 func (r *Renderer) LeftOut() []string { return r.left }
 
-// Render executes the text of a template over views. errWaiting: try again when the feed
+// Render executes the text of a template over views. errWaiting: try again when the data
 // says that there is news. version is that of the PgBouncer that runs, zero when
 // none is known to.
 func (r *Renderer) Render(source []byte, views []*Shard, version pgbouncer.Version) ([]byte, error) {
-	data := newConsulData(r.feed.brain)
+	data := newConsulData(r.data.brain)
 	functions := r.functions(views, version, data)
 	maps.Copy(functions, data.functions())
 	maps.Copy(functions, checkFunctions())
@@ -70,7 +70,7 @@ func (r *Renderer) Render(source []byte, views []*Shard, version pgbouncer.Versi
 	if err != nil {
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
 	}
-	result, err := t.Execute(&template.ExecuteInput{Brain: r.feed.brain, Env: os.Environ()})
+	result, err := t.Execute(&template.ExecuteInput{Brain: r.data.brain, Env: os.Environ()})
 	if data.waits != nil {
 		return nil, fmt.Errorf("template %s: %w", r.name(), data.waits)
 	}
@@ -78,7 +78,7 @@ func (r *Renderer) Render(source []byte, views []*Shard, version pgbouncer.Versi
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
 	}
 	r.left = data.left
-	if err := r.feed.follow(slices.AppendSeq(result.Used.List(), maps.Values(data.used))); err != nil {
+	if err := r.data.follow(slices.AppendSeq(result.Used.List(), maps.Values(data.used))); err != nil {
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
 	}
 	if missing := slices.AppendSeq(result.Missing.List(), maps.Values(data.missing)); len(missing) > 0 {
@@ -86,7 +86,7 @@ func (r *Renderer) Render(source []byte, views []*Shard, version pgbouncer.Versi
 		for _, d := range missing {
 			names = append(names, d.String())
 		}
-		return nil, fmt.Errorf("template %s: %w: %s%s", r.name(), ErrWaiting, strings.Join(names, ", "), r.feed.excuse())
+		return nil, fmt.Errorf("template %s: %w: %s%s", r.name(), ErrWaiting, strings.Join(names, ", "), r.data.lastErr())
 	}
 	return result.Output, nil
 }
@@ -211,7 +211,7 @@ func (r *Renderer) RenderWhenReady(ctx context.Context, source []byte, views []*
 			return text, err
 		}
 		select {
-		case <-r.feed.news:
+		case <-r.data.news:
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%w: %w", err, ctx.Err())
 		}

@@ -72,10 +72,10 @@ func goldenViews(c config.Config) []*Shard {
 
 func TestRenderGolden(t *testing.T) {
 	c := testConfig(t)
-	feed := newFeed(nil)
+	feed := newTemplateData(nil)
 	defer feed.close()
 	views := goldenViews(c)
-	r := &Renderer{config: c, feed: feed}
+	r := &Renderer{config: c, data: feed}
 	source, err := r.Template()
 	if err != nil {
 		t.Fatal(err)
@@ -109,13 +109,13 @@ func TestRenderGolden(t *testing.T) {
 // just started knows none for a moment.
 func TestFileOfNoShardWaits(t *testing.T) {
 	c := testConfig(t)
-	feed := newFeed(nil)
+	feed := newTemplateData(nil)
 	defer feed.close()
 	source, err := templates.Read(templates.HAProxy)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Renderer{config: c, feed: feed, label: templates.HAProxy}
+	r := &Renderer{config: c, data: feed, label: templates.HAProxy}
 	if text, err := r.Render(source, nil, pgbouncer.Version{}); !errors.Is(err, ErrWaiting) {
 		t.Errorf("%v, rendered %s", err, text)
 	}
@@ -137,9 +137,9 @@ func TestPeers(t *testing.T) {
 	if _, err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	feed := newFeed(nil)
+	feed := newTemplateData(nil)
 	defer feed.close()
-	r := &Renderer{config: c, feed: feed}
+	r := &Renderer{config: c, data: feed}
 	source, err := r.Template()
 	if err != nil {
 		t.Fatal(err)

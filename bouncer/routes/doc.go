@@ -3,9 +3,9 @@
 //
 //	watch.go     Consul -> answers; decides nothing
 //	follow.go    one blocking query after the other
-//	sentinel.go  finds a Consul address that is silent
+//	hedged_watch.go  finds a Consul address that is silent
 //	shared.go    reads that others cause, of which many cost no more than a few
-//	book.go, book_patroni.go
+//	table.go, table_patroni.go
 //	             answers -> what is known of each shard; refuses what is wrong,
 //	             forgets nothing by accident (pure)
 //	patroni.go   shards that Patroni runs

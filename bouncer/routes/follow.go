@@ -12,7 +12,7 @@ import (
 
 const (
 	// watchWait is how long one blocking query lasts when nothing changes. A
-	// Consul agent that hangs is found out sooner, by the sentinel and by the
+	// Consul agent that hangs is found out sooner, by the hedged watch and by the
 	// presence's renewals.
 	watchWait = time.Minute
 	// watchGrace: Consul adds up to a sixteenth to the wait.

@@ -58,7 +58,7 @@ func FuzzPatroniKeys(f *testing.F) {
 		if err != nil {
 			return
 		}
-		b := NewBook(c)
+		b := NewTable(c)
 		if _, err := b.followed("service/s1", route, index); err != nil {
 			if _, found := b.Get("service/s1"); found {
 				t.Fatalf("refused, and taken: %v", err)

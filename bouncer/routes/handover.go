@@ -154,7 +154,7 @@ func (h *Handovers) refreshed(begun time.Time) bool {
 	return awaited
 }
 
-// ending tells whether an end waits for the routes to be read.
+// ending reports whether an end waits for the routes to be read.
 func (h *Handovers) ending() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

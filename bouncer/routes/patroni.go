@@ -41,16 +41,16 @@ type PatroniFollower struct {
 	config  config.Config
 	log     zerolog.Logger
 	pool    *consul.Pool
-	book    *Book
+	table   *Table
 	changed func()
-	// answered tells whether Consul has said which routes there are.
+	// answered reports whether Consul has said which routes there are.
 	answered func() bool
 }
 
 func NewPatroniFollower(
-	c config.Config, log zerolog.Logger, pool *consul.Pool, b *Book, changed func(), answered func() bool,
+	c config.Config, log zerolog.Logger, pool *consul.Pool, b *Table, changed func(), answered func() bool,
 ) *PatroniFollower {
-	return &PatroniFollower{config: c, log: log, pool: pool, book: b, changed: changed, answered: answered}
+	return &PatroniFollower{config: c, log: log, pool: pool, table: b, changed: changed, answered: answered}
 }
 
 // Run follows until ctx is done.
@@ -63,7 +63,7 @@ func (p *PatroniFollower) Run(ctx context.Context) {
 	for {
 		for _, s := range p.config.Shards {
 			id := s.ID()
-			want := s.Patroni || p.answered() && !p.book.routed(id)
+			want := s.Patroni || p.answered() && !p.table.routed(id)
 			stop, does := followed[id]
 			switch {
 			case want && !does:
@@ -88,7 +88,7 @@ func (p *PatroniFollower) Run(ctx context.Context) {
 
 // follow follows one shard until ctx is done.
 func (p *PatroniFollower) follow(ctx context.Context, s config.Shard) {
-	defer p.book.foundWrong(s.ID(), nil)
+	defer p.table.foundWrong(s.ID(), nil)
 	keys := cluster.NewKeys(s.Namespace, s.Scope, p.config.RoutesPrefix)
 	pause := patroniBackoff
 	// A query on a leader that is not there returns whenever anything changes.
@@ -139,10 +139,10 @@ func (p *PatroniFollower) read(ctx context.Context, keys cluster.Keys) (cluster.
 	return cluster.ParseSnapshot(keys, kvs, r.index), nil
 }
 
-// take hands what was read to the book, and tells whether the leader serves.
+// take hands what was read to the table, and reports whether the leader serves.
 func (p *PatroniFollower) take(s config.Shard, snapshot cluster.Snapshot) (open bool, err error) {
 	var before *cluster.Route
-	if k, found := p.book.Get(s.ID()); found {
+	if k, found := p.table.Get(s.ID()); found {
 		before = &k.Route
 	}
 	maxLag := s.MaxReplicaLag
@@ -153,7 +153,7 @@ func (p *PatroniFollower) take(s config.Shard, snapshot cluster.Snapshot) (open 
 	if err != nil {
 		return false, fmt.Errorf("shard %s, which Patroni runs: %w", s.ID(), err)
 	}
-	changed, err := p.book.followed(s.ID(), route, index)
+	changed, err := p.table.followed(s.ID(), route, index)
 	if changed {
 		p.log.Info().Str("shard", string(s.ID())).Str("leader", route.Leader.Name).Str("state", string(route.State)).
 			Int("replicas", len(route.Replicas)).Msg("Patroni's keys have changed")
@@ -194,7 +194,7 @@ func (p *PatroniFollower) note(ctx context.Context, s config.Shard, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	if p.book.foundWrong(s.ID(), err) && err != nil {
+	if p.table.foundWrong(s.ID(), err) && err != nil {
 		p.log.Error().Err(err).Str("shard", string(s.ID())).Msg("shard cannot be followed")
 	}
 }

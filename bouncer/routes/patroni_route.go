@@ -54,7 +54,7 @@ func patroniRoute(s cluster.Snapshot, before *cluster.Route, maxLag int64, now t
 	return r, index, nil
 }
 
-// patroniReplica tells whether a member takes readers. One that was left out for
+// patroniReplica reports whether a member takes readers. One that was left out for
 // its lag comes back at half of the limit, so that it does not come and go.
 func patroniReplica(m cluster.Entry[cluster.Member], leader string, status cluster.Entry[cluster.Status], before *cluster.Route, maxLag int64) (cluster.RouteMember, bool) {
 	v := m.Value

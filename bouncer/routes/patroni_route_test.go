@@ -96,7 +96,7 @@ func TestPatroniRoute(t *testing.T) {
 
 // Lictor's route takes over from Patroni's keys, and not the other way round.
 func TestPatroniYieldsToRoute(t *testing.T) {
-	b := NewBook(config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}, {Scope: "s2", Namespace: "service", Patroni: true}}, RoutesPrefix: "lictor"})
+	b := NewTable(config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}, {Scope: "s2", Namespace: "service", Patroni: true}}, RoutesPrefix: "lictor"})
 	patroni, _, err := patroniRoute(patroniKVs(nil), nil, 1000, time.Unix(1000, 0))
 	if err != nil {
 		t.Fatal(err)

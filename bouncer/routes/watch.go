@@ -30,16 +30,16 @@ const (
 type Watcher struct {
 	log       zerolog.Logger
 	pool      *consul.Pool
-	book      *Book
+	table     *Table
 	handovers *Handovers
-	// changed is called when the book or the handovers have changed.
+	// changed is called when the table or the handovers have changed.
 	changed func()
 	pokes   chan struct{}
 	// reads limits how fast pokes are followed.
 	reads *rate.Limiter
 	// reached is how far the blocking queries have come.
 	reached *progress
-	// Holding tells whether clients are held: then the routes are read again and
+	// Holding reports whether clients are held: then the routes are read again and
 	// again, in case that nobody else tells of the new primary.
 	Holding func() bool
 
@@ -53,19 +53,19 @@ type Watcher struct {
 	handoverErr error
 }
 
-func NewWatcher(log zerolog.Logger, pool *consul.Pool, b *Book, h *Handovers, changed func()) *Watcher {
+func NewWatcher(log zerolog.Logger, pool *consul.Pool, b *Table, h *Handovers, changed func()) *Watcher {
 	return &Watcher{
-		log: log, pool: pool, book: b, handovers: h, changed: changed, pokes: make(chan struct{}, 1), since: time.Now(),
+		log: log, pool: pool, table: b, handovers: h, changed: changed, pokes: make(chan struct{}, 1), since: time.Now(),
 		reads: rate.NewLimiter(20, 20), reached: newProgress(), Holding: func() bool { return false },
 	}
 }
 
 // Watch follows the routes until ctx is done.
 func (w *Watcher) Watch(ctx context.Context) {
-	prefix := w.book.keys.Routes()
+	prefix := w.table.keys.Routes()
 	var guarded sync.WaitGroup
 	defer guarded.Wait()
-	guarded.Go(func() { w.sentinel(ctx, prefix) })
+	guarded.Go(func() { w.hedgedWatch(ctx, prefix) })
 	w.follow(ctx, prefix, w.failed, func(pairs api.KVPairs, _ uint64) {
 		w.take(Answer{Pairs: convert(pairs), KnownLeader: true})
 	})
@@ -105,13 +105,13 @@ func (w *Watcher) noHandovers(err error) {
 	w.handoverErr = err
 }
 
-// take hands an answer to the book and says what it made of it.
+// take hands an answer to the table and says what it made of it.
 func (w *Watcher) take(a Answer) {
 	w.works()
-	w.note(w.book.Merge(a))
+	w.note(w.table.Merge(a))
 }
 
-// note says what the book has made of an answer, and has it acted upon.
+// note says what the table has made of an answer, and has it acted upon.
 func (w *Watcher) note(out outcome) {
 	for _, p := range out.News {
 		event := w.log.Error().Str("key", p.Key)
@@ -200,13 +200,13 @@ func (w *Watcher) Refresh(ctx context.Context) error {
 func (w *Watcher) ReadAll(ctx context.Context) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
-	epoch := w.book.now()
+	epoch := w.table.now()
 	pairs, err := consul.Hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (api.KVPairs, error) {
-		pairs, meta, err := c.KV().List(w.book.keys.Routes(), (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+		pairs, meta, err := c.KV().List(w.table.keys.Routes(), (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
 		return pairs, consul.Led(meta, err)
 	})
 	if err != nil {
-		return Answer{}, fmt.Errorf("reading %s: %w", w.book.keys.Routes(), err)
+		return Answer{}, fmt.Errorf("reading %s: %w", w.table.keys.Routes(), err)
 	}
 	return Answer{Pairs: convert(pairs), KnownLeader: true, Consistent: true, Epoch: epoch}, nil
 }
@@ -232,7 +232,7 @@ func (w *Watcher) ReadHandover(ctx context.Context, id config.ShardID) error {
 func (w *Watcher) ReadRoute(ctx context.Context, id config.ShardID) error {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
-	key := w.book.keys.Routes() + string(id)
+	key := w.table.keys.Routes() + string(id)
 	found, err := consul.Hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
 		pair, meta, err := c.KV().Get(key, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
 		return pair, consul.Led(meta, err)
@@ -241,7 +241,7 @@ func (w *Watcher) ReadRoute(ctx context.Context, id config.ShardID) error {
 		return fmt.Errorf("reading %s: %w", key, err)
 	}
 	if found != nil {
-		w.note(w.book.mergeOne(id, Pair{found.Key, found.Value, found.ModifyIndex, found.CreateIndex}))
+		w.note(w.table.mergeOne(id, Pair{found.Key, found.Value, found.ModifyIndex, found.CreateIndex}))
 	}
 	return nil
 }

@@ -84,7 +84,7 @@ func (a *Address) setPort(port, whole string) error {
 	return nil
 }
 
-// IsUnix tells whether a is a unix socket.
+// IsUnix reports whether a is a unix socket.
 func (a Address) IsUnix() bool { return strings.HasPrefix(a.Host, "/") }
 
 func (a Address) String() string {
@@ -162,7 +162,7 @@ func (c *Conn) Close() {
 	_ = c.pg.Close(ctx)
 }
 
-// Closed tells whether the connection is of no more use.
+// Closed reports whether the connection is of no more use.
 func (c *Conn) Closed() bool { return c.pg.IsClosed() }
 
 // AwaitEnd waits until PgBouncer ends the connection, which it does when it

@@ -29,11 +29,11 @@ const (
 	feedGrace = time.Second
 )
 
-// feed brings the data that templates ask for by consul-template's functions
+// templateData brings the data that templates ask for by consul-template's functions
 // (key, ls, service, secret, ...) and keeps it fresh. The dependencies are
 // consul-template's; they are driven here because its watcher delays every
 // change by 100 ms and leaves its goroutines to themselves.
-type feed struct {
+type templateData struct {
 	brain *template.Brain
 	// news has an element when some data has changed.
 	news chan struct{}
@@ -56,10 +56,10 @@ type followed struct {
 	err        error
 }
 
-// newFeed makes a feed; clients are needed at the first use only.
-func newFeed(clients *templateClients) *feed {
+// newTemplateData makes a feed; clients are needed at the first use only.
+func newTemplateData(clients *templateClients) *templateData {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &feed{
+	return &templateData{
 		brain: template.NewBrain(), news: make(chan struct{}, 1), ctx: ctx, cancel: cancel,
 		clients: clients, followed: map[string]*followed{},
 	}
@@ -67,7 +67,7 @@ func newFeed(clients *templateClients) *feed {
 
 // follow begins to follow what is used and stops to follow the rest. The error says why
 // there are no clients.
-func (f *feed) follow(used []dependency.Dependency) error {
+func (f *templateData) follow(used []dependency.Dependency) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	keep := map[string]bool{}
@@ -101,7 +101,7 @@ func (i *followed) stop() {
 
 // fetch asks for one piece of data again and again, at the address of Consul that the
 // bouncer uses; at those after it when that one does not answer.
-func (f *feed) fetch(ctx context.Context, item *followed) {
+func (f *templateData) fetch(ctx context.Context, item *followed) {
 	var index uint64
 	pause, passed := feedPace, 0
 	for ctx.Err() == nil {
@@ -145,7 +145,7 @@ var errMoved = errors.New("another address of Consul is in use")
 
 // ask makes one query at the address that is so many after the one in use. One that
 // Consul holds too long is left to itself: it ends with its connection.
-func (f *feed) ask(ctx context.Context, d dependency.Dependency, index uint64, passed int) (any, *dependency.ResponseMetadata, error) {
+func (f *templateData) ask(ctx context.Context, d dependency.Dependency, index uint64, passed int) (any, *dependency.ResponseMetadata, error) {
 	term, _, number, cancel := f.clients.pool.Use(ctx)
 	defer cancel()
 	set, err := f.clients.get(number + passed)
@@ -191,7 +191,7 @@ func (f *feed) ask(ctx context.Context, d dependency.Dependency, index uint64, p
 	}
 }
 
-func (f *feed) notify() {
+func (f *templateData) notify() {
 	f.arrived.Add(1)
 	select {
 	case f.news <- struct{}{}:
@@ -199,8 +199,8 @@ func (f *feed) notify() {
 	}
 }
 
-// excuse says why data does not come, if that is known.
-func (f *feed) excuse() string {
+// lastErr says why data does not come, if that is known.
+func (f *templateData) lastErr() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, item := range f.followed {
@@ -214,7 +214,7 @@ func (f *feed) excuse() string {
 // close stops everything. A query that Consul holds cannot be cut short by way
 // of consul-template's interface: it is waited for only briefly, and ends by
 // itself within feedWait without touching anything.
-func (f *feed) close() {
+func (f *templateData) close() {
 	f.cancel()
 	f.mu.Lock()
 	for _, item := range f.followed {

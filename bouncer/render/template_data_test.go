@@ -70,7 +70,7 @@ func TestTemplatesFollowTokenAndAddresses(t *testing.T) {
 	pool, err := consul.NewPool(clients)
 	testkit.Must(t, err)
 	defer pool.Close()
-	feed := newFeed(newTemplateClients(c, pool))
+	feed := newTemplateData(newTemplateClients(c, pool))
 	t.Cleanup(feed.close)
 	key, err := dependency.NewKVGetQuery("k")
 	testkit.Must(t, err)
@@ -85,7 +85,7 @@ func TestTemplatesFollowTokenAndAddresses(t *testing.T) {
 			select {
 			case <-feed.news:
 			case <-limit:
-				t.Fatalf("%s: the template has no %q: %s", when, want, feed.excuse())
+				t.Fatalf("%s: the template has no %q: %s", when, want, feed.lastErr())
 			}
 		}
 	}
@@ -122,7 +122,7 @@ func TestTemplatesPassADeafAddress(t *testing.T) {
 	pool, err := consul.NewPool(clients)
 	testkit.Must(t, err)
 	defer pool.Close()
-	feed := newFeed(newTemplateClients(c, pool))
+	feed := newTemplateData(newTemplateClients(c, pool))
 	t.Cleanup(feed.close)
 	key, err := dependency.NewKVGetQuery("k")
 	testkit.Must(t, err)
@@ -130,6 +130,6 @@ func TestTemplatesPassADeafAddress(t *testing.T) {
 	select {
 	case <-feed.news:
 	case <-time.After(30 * time.Second):
-		t.Fatalf("no data: %s", feed.excuse())
+		t.Fatalf("no data: %s", feed.lastErr())
 	}
 }

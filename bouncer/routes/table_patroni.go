@@ -7,10 +7,10 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
-// What the book knows from Patroni's keys instead of from a route.
+// What the table knows from Patroni's keys instead of from a route.
 
-// routed tells whether a route of Lictor's is known of a shard.
-func (b *Book) routed(id config.ShardID) bool {
+// routed reports whether a route of Lictor's is known of a shard.
+func (b *Table) routed(id config.ShardID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, found := b.shards[id]
@@ -18,7 +18,7 @@ func (b *Book) routed(id config.ShardID) bool {
 }
 
 // Get returns what is known of one shard.
-func (b *Book) Get(id config.ShardID) (Known, bool) {
+func (b *Table) Get(id config.ShardID) (Known, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, found := b.shards[id]
@@ -27,7 +27,7 @@ func (b *Book) Get(id config.ShardID) (Known, bool) {
 
 // followed takes in what Patroni's keys say of a shard. A route of Lictor's stays
 // where there is one.
-func (b *Book) followed(id config.ShardID, route cluster.Route, index uint64) (changed bool, err error) {
+func (b *Table) followed(id config.ShardID, route cluster.Route, index uint64) (changed bool, err error) {
 	if err := route.Validate(); err != nil {
 		return false, fmt.Errorf("shard %s: what Patroni's keys say makes no route: %w", id, err)
 	}
@@ -50,8 +50,8 @@ func (b *Book) followed(id config.ShardID, route cluster.Route, index uint64) (c
 }
 
 // foundWrong notes what is wrong with a shard that Patroni runs, nil: nothing. It
-// tells whether that is new.
-func (b *Book) foundWrong(id config.ShardID, err error) bool {
+// reports whether that is new.
+func (b *Table) foundWrong(id config.ShardID, err error) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	key, old := string(id), b.wrong[string(id)]

@@ -69,13 +69,13 @@ type problem struct {
 // errForeign says that a route belongs to another PostgreSQL cluster.
 var errForeign = errors.New("belongs to another PostgreSQL cluster")
 
-// Book holds what is known of every shard. Its rules: an answer that Consul
+// Table holds what is known of every shard. Its rules: an answer that Consul
 // gave without a leader changes nothing; a value that cannot be read changes
 // nothing; a route of another PostgreSQL cluster changes nothing; what is older
 // than what is known, or has vanished, is believed only when a consistent read
 // says it too; and neither does a shard of the configuration vanish, nor do all
 // shards at once, unless that is allowed.
-type Book struct {
+type Table struct {
 	keys       cluster.Keys
 	only       map[config.ShardID]bool // nil: all
 	patroni    map[config.ShardID]bool // those whose routes are not looked at
@@ -95,8 +95,8 @@ type Book struct {
 	batchTime time.Time
 }
 
-func NewBook(c config.Config) *Book {
-	b := &Book{
+func NewTable(c config.Config) *Table {
+	b := &Table{
 		keys: c.Keys(), allowEmpty: c.AllowEmpty, shards: map[config.ShardID]Known{}, problems: map[string]error{},
 		patroni: map[config.ShardID]bool{}, wrong: map[string]error{},
 	}
@@ -111,7 +111,7 @@ func NewBook(c config.Config) *Book {
 }
 
 // now returns the epoch; a consistent read notes it before it begins.
-func (b *Book) now() uint64 {
+func (b *Table) now() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.epoch
@@ -119,21 +119,21 @@ func (b *Book) now() uint64 {
 
 // Known returns what is known of every shard, and a number that is the same as
 // long as that is.
-func (b *Book) Known() (shards map[config.ShardID]Known, changes uint64) {
+func (b *Table) Known() (shards map[config.ShardID]Known, changes uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return maps.Clone(b.shards), b.changes
 }
 
 // Version is the number that known returns.
-func (b *Book) Version() uint64 {
+func (b *Table) Version() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.changes
 }
 
-// Has tells whether a shard's route is known as Consul had it at index, or later.
-func (b *Book) Has(id config.ShardID, index uint64) bool {
+// Has reports whether a shard's route is known as Consul had it at index, or later.
+func (b *Table) Has(id config.ShardID, index uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, found := b.shards[id]
@@ -141,7 +141,7 @@ func (b *Book) Has(id config.ShardID, index uint64) bool {
 }
 
 // Trouble returns the problems by key, or by shard where Patroni runs it.
-func (b *Book) Trouble() map[string]error {
+func (b *Table) Trouble() map[string]error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all := maps.Clone(b.problems)
@@ -150,7 +150,7 @@ func (b *Book) Trouble() map[string]error {
 }
 
 // Restore puts back what a state file had.
-func (b *Book) Restore(shards map[config.ShardID]Known) {
+func (b *Table) Restore(shards map[config.ShardID]Known) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for id, k := range shards {
@@ -162,10 +162,10 @@ func (b *Book) Restore(shards map[config.ShardID]Known) {
 	}
 }
 
-func (b *Book) Serves(id config.ShardID) bool { return b.only == nil || b.only[id] }
+func (b *Table) Serves(id config.ShardID) bool { return b.only == nil || b.only[id] }
 
 // Merge takes an answer in.
-func (b *Book) Merge(a Answer) outcome {
+func (b *Table) Merge(a Answer) outcome {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out outcome
@@ -200,7 +200,7 @@ func (b *Book) Merge(a Answer) outcome {
 
 // mergeOne takes in one route that was read consistently. What is older than what is
 // known, or has vanished, is left to a read of all.
-func (b *Book) mergeOne(id config.ShardID, p Pair) outcome {
+func (b *Table) mergeOne(id config.ShardID, p Pair) outcome {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out outcome
@@ -221,7 +221,7 @@ func (b *Book) mergeOne(id config.ShardID, p Pair) outcome {
 }
 
 // Knows reports whether a shard is served here and there is, or was, a route of it.
-func (b *Book) Knows(id config.ShardID) bool {
+func (b *Table) Knows(id config.ShardID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_, found := b.shards[id]
@@ -229,7 +229,7 @@ func (b *Book) Knows(id config.ShardID) bool {
 }
 
 // Missing are configured shards of which nothing is known.
-func (b *Book) Missing() (list []config.ShardID) {
+func (b *Table) Missing() (list []config.ShardID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for id := range b.only {
@@ -242,7 +242,7 @@ func (b *Book) Missing() (list []config.ShardID) {
 }
 
 // Hosts are those of all members that routes have.
-func (b *Book) Hosts() (hosts []string) {
+func (b *Table) Hosts() (hosts []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, k := range b.shards {
@@ -257,7 +257,7 @@ func (b *Book) Hosts() (hosts []string) {
 
 // first is since when a shard is known, now for a new one. Those of one answer have one
 // time.
-func (b *Book) first(id config.ShardID) time.Time {
+func (b *Table) first(id config.ShardID) time.Time {
 	if old, have := b.shards[id]; have {
 		return old.First
 	}
@@ -268,7 +268,7 @@ func (b *Book) first(id config.ShardID) time.Time {
 }
 
 // take takes one route in.
-func (b *Book) take(id config.ShardID, p Pair, final bool, problems map[string]error, out *outcome) {
+func (b *Table) take(id config.ShardID, p Pair, final bool, problems map[string]error, out *outcome) {
 	old, have := b.shards[id]
 	if have && !old.Patroni && p.ModifyIndex < old.ModifyIndex && !final {
 		out.Doubt = true
@@ -300,7 +300,7 @@ func (b *Book) take(id config.ShardID, p Pair, final bool, problems map[string]e
 // somebody may have deleted a key by mistake, or an ACL filters the list. Those that vanished all at once
 // stay, also when some of them come back: that is a Consul which lost its data
 // and is being filled again, not somebody who takes shards out of service.
-func (b *Book) forget(present map[config.ShardID]bool, final bool, problems map[string]error, out *outcome) {
+func (b *Table) forget(present map[config.ShardID]bool, final bool, problems map[string]error, out *outcome) {
 	var fresh, gone []config.ShardID
 	routed := 0
 	for id, k := range b.shards {
@@ -349,7 +349,7 @@ func (b *Book) forget(present map[config.ShardID]bool, final bool, problems map[
 }
 
 // report remembers the problems and returns those that came and went.
-func (b *Book) report(problems map[string]error) (news, solved []problem) {
+func (b *Table) report(problems map[string]error) (news, solved []problem) {
 	for _, key := range slices.Sorted(maps.Keys(problems)) {
 		if old := b.problems[key]; old == nil || old.Error() != problems[key].Error() {
 			news = append(news, problem{key, problems[key]})

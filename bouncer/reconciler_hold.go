@@ -39,8 +39,8 @@ func loginRetry(c config.Config) time.Duration {
 	return min(time.Duration(seconds*float64(time.Second)), loginRetryMost)
 }
 
-// holdBack makes the clients of shards without a primary wait.
-func (c *conductor) holdBack(ctx context.Context, link pooler.LinkState, views []*shard) {
+// hold makes the clients of shards without a primary wait.
+func (c *reconciler) hold(ctx context.Context, link pooler.LinkState, views []*shard) {
 	var (
 		names []string
 		pools map[string]pooler.PoolCount
@@ -76,7 +76,7 @@ func (c *conductor) holdBack(ctx context.Context, link pooler.LinkState, views [
 
 // pause makes the clients of databases wait, and looks whether they do: queries must not
 // reach a new leader that is not yet a primary.
-func (c *conductor) pause(ctx context.Context, names []string) {
+func (c *reconciler) pause(ctx context.Context, names []string) {
 	sent := time.Now()
 	for _, name := range names {
 		c.ours[name] = sent
@@ -102,7 +102,7 @@ func (c *conductor) pause(ctx context.Context, names []string) {
 }
 
 // again makes the next pass come at that time at the latest.
-func (c *conductor) again(at time.Time) {
+func (c *reconciler) again(at time.Time) {
 	if c.soon.IsZero() || at.Before(c.soon) {
 		c.soon = at
 	}
@@ -111,20 +111,20 @@ func (c *conductor) again(at time.Time) {
 // judge keeps the hold of one shard and returns it, nil when its clients need
 // not wait. A hold ends when PgBouncer leads to a primary, and by its deadline
 // whatever keeps PgBouncer from that.
-func (c *conductor) judge(v *shard) *hold {
+func (c *reconciler) judge(v *shard) *hold {
 	h := c.holds[v.ID]
 	if c.leads(v) || h == nil && v.served() && !c.heldBefore(v) {
 		return nil
 	}
 	now := time.Now()
 	switch {
-	case h == nil && !v.served() && !v.Confirmed && !v.ill && v.handover == nil && !c.heldBefore(v):
+	case h == nil && !v.served() && !v.Confirmed && !v.unhealthy && v.handover == nil && !c.heldBefore(v):
 		// Old knowledge is no reason to begin.
 		return nil
 	case h == nil:
 		h = &hold{since: now, deadline: now.Add(c.config.MaxHold()), leader: v.Route.Leader.Name}
 		c.holds[v.ID] = h
-		c.log.Info().Str("shard", string(v.ID)).Str("state", string(v.Route.State)).Bool("answers", !v.ill).Str("leader", h.leader).
+		c.log.Info().Str("shard", string(v.ID)).Str("state", string(v.Route.State)).Bool("answers", !v.unhealthy).Str("leader", h.leader).
 			Bool("planned", v.handover != nil).Dur("at_most", c.config.MaxHold()).Msg("holding clients")
 	case h.leader != v.Route.Leader.Name && !v.served():
 		h.leader, h.deadline, h.expired = v.Route.Leader.Name, now.Add(c.config.MaxHold()), false
@@ -136,20 +136,20 @@ func (c *conductor) judge(v *shard) *hold {
 	return h
 }
 
-// leads tells whether clients of the shard can be sent on: it has a primary, and
+// leads reports whether clients of the shard can be sent on: it has a primary, and
 // PgBouncer leads to it.
-func (c *conductor) leads(v *shard) bool { return v.served() && stands(v.Shard, c.standing) }
+func (c *reconciler) leads(v *shard) bool { return v.served() && stands(v.Shard, c.standing) }
 
-// heldBefore tells whether a database of the shard is paused as an earlier bouncer left
+// heldBefore reports whether a database of the shard is paused as an earlier bouncer left
 // it, or as this one did.
-func (c *conductor) heldBefore(v *shard) bool {
+func (c *reconciler) heldBefore(v *shard) bool {
 	return slices.ContainsFunc(v.Written(), func(name string) bool { _, ours := c.ours[name]; return ours && c.standing[name].Paused })
 }
 
-// letGo releases the clients of those shards that have a primary, and PgBouncer
+// release releases the clients of those shards that have a primary, and PgBouncer
 // leads to it, of those whose time is up, and whatever else this bouncer has paused
 // that no hold needs.
-func (c *conductor) letGo(ctx context.Context, link pooler.LinkState, views []*shard) error {
+func (c *reconciler) release(ctx context.Context, link pooler.LinkState, views []*shard) error {
 	if !link.Up || c.standing == nil || !c.handovers.Unknown().IsZero() {
 		return nil
 	}
@@ -204,7 +204,7 @@ func (c *conductor) letGo(ctx context.Context, link pooler.LinkState, views []*s
 }
 
 // heldDatabases are those of shards whose hold goes on.
-func (c *conductor) heldDatabases(views []*shard) map[string]bool {
+func (c *reconciler) heldDatabases(views []*shard) map[string]bool {
 	held := map[string]bool{}
 	for _, v := range views {
 		if h := c.holds[v.ID]; h != nil && !h.expired {
@@ -217,7 +217,7 @@ func (c *conductor) heldDatabases(views []*shard) map[string]bool {
 }
 
 // deadlines are those of the holds, by database that this bouncer has paused.
-func (c *conductor) deadlines(views []*shard) map[string]time.Time {
+func (c *reconciler) deadlines(views []*shard) map[string]time.Time {
 	until := map[string]time.Time{}
 	for _, v := range views {
 		if h := c.holds[v.ID]; h != nil && !h.expired {
@@ -233,7 +233,7 @@ func (c *conductor) deadlines(views []*shard) map[string]time.Time {
 
 // strays are the databases that are paused though no hold wants it: their clients wait
 // for nothing.
-func (c *conductor) strays(views []*shard) (names []string) {
+func (c *reconciler) strays(views []*shard) (names []string) {
 	if !c.handovers.Unknown().IsZero() || !c.link.Now().Up {
 		return nil
 	}
@@ -247,7 +247,7 @@ func (c *conductor) strays(views []*shard) (names []string) {
 	return names
 }
 
-// stands tells whether every database of a shard that writers use leads to its
+// stands reports whether every database of a shard that writers use leads to its
 // primary.
 func stands(v *render.Shard, standing map[string]pgbouncer.Database) bool {
 	return len(standing) > 0 && !slices.ContainsFunc(v.Databases, func(d config.Database) bool {
@@ -268,12 +268,12 @@ type hold struct {
 	paused time.Time
 }
 
-// served tells whether the shard has a primary that clients can be sent to.
+// served reports whether the shard has a primary that clients can be sent to.
 func (v *shard) served() bool {
-	return v.Route.State == cluster.RouteOpen && !v.ill && v.handover == nil
+	return v.Route.State == cluster.RouteOpen && !v.unhealthy && v.handover == nil
 }
 
-// planned tells whether the primary gives up by itself, and still serves.
+// planned reports whether the primary gives up by itself, and still serves.
 func (v *shard) planned() bool {
 	return v.Route.State == cluster.RouteHandover || v.handover != nil && v.Route.State == cluster.RouteOpen
 }

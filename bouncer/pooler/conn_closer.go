@@ -29,10 +29,10 @@ type Deposed struct {
 	Port     int
 }
 
-// Cutter closes PgBouncer's connections to deposed primaries. PgBouncer itself
+// ConnCloser closes PgBouncer's connections to deposed primaries. PgBouncer itself
 // closes them only when their transaction ends, and that of a host which fell
 // silent never does: its client would wait for minutes.
-type Cutter struct {
+type ConnCloser struct {
 	log     zerolog.Logger
 	targets map[Deposed]time.Time // until when
 	again   time.Time
@@ -52,9 +52,9 @@ type Cutter struct {
 	close   func(context.Context, func(tcpSocket) bool) (int, error)
 }
 
-func NewCutter(c config.Config, log zerolog.Logger, notify func()) *Cutter {
+func NewConnCloser(c config.Config, log zerolog.Logger, notify func()) *ConnCloser {
 	can, known := c.Closing()
-	return &Cutter{
+	return &ConnCloser{
 		log: log, targets: map[Deposed]time.Time{}, close: closeSockets, resolve: addressesOf,
 		powerless: known && !can,
 		notify:    notify, found: map[string][]netip.Addr{}, looking: map[string]bool{},
@@ -63,7 +63,7 @@ func NewCutter(c config.Config, log zerolog.Logger, notify func()) *Cutter {
 
 // Depose adds targets; they are cut by the next cut and, a moment later, once
 // more.
-func (c *Cutter) Depose(list []Deposed) {
+func (c *ConnCloser) Depose(list []Deposed) {
 	for _, d := range list {
 		c.targets[d] = time.Now().Add(lingerFor)
 	}
@@ -73,13 +73,13 @@ func (c *Cutter) Depose(list []Deposed) {
 }
 
 // Next is when to cut again; zero: there is nothing to cut.
-func (c *Cutter) Next() time.Time { return c.again }
+func (c *ConnCloser) Next() time.Time { return c.again }
 
 // Wait waits for lookups that are under way.
-func (c *Cutter) Wait() { c.lookups.Wait() }
+func (c *ConnCloser) Wait() { c.lookups.Wait() }
 
-// Cut closes what is there of the targets.
-func (c *Cutter) Cut(ctx context.Context, console *Console, standing map[string]pgbouncer.Database) {
+// CloseLost closes what is there of the targets.
+func (c *ConnCloser) CloseLost(ctx context.Context, console *Console, standing map[string]pgbouncer.Database) {
 	now := time.Now()
 	for d, until := range c.targets {
 		// Back again: these are connections to the primary.
@@ -95,12 +95,12 @@ func (c *Cutter) Cut(ctx context.Context, console *Console, standing map[string]
 		return
 	}
 	c.again = now.Add(lingerPace)
-	if err := c.cutAll(ctx, console); err != nil {
+	if err := c.closeAll(ctx, console); err != nil {
 		c.log.Warn().Err(err).Msg("closing connections to a deposed primary failed; they end by TCP's timeouts")
 	}
 }
 
-func (c *Cutter) cutAll(ctx context.Context, console *Console) error {
+func (c *ConnCloser) closeAll(ctx context.Context, console *Console) error {
 	conn, err := console.use(ctx)
 	if err != nil {
 		return err
@@ -125,7 +125,7 @@ func (c *Cutter) cutAll(ctx context.Context, console *Console) error {
 }
 
 // resolveBound is how long a pass waits for the addresses of deposed primaries; those
-// that are found later, by a resolver that is slow, wake the conductor.
+// that are found later, by a resolver that is slow, wake the reconciler.
 const resolveBound = 50 * time.Millisecond
 
 // place is a database at an address.
@@ -141,7 +141,7 @@ type places struct {
 }
 
 // places finds the addresses of the targets, as far as they are known.
-func (c *Cutter) places(ctx context.Context) places {
+func (c *ConnCloser) places(ctx context.Context) places {
 	hosts := map[string]bool{}
 	for d := range c.targets {
 		hosts[d.Host] = true
@@ -160,7 +160,7 @@ func (c *Cutter) places(ctx context.Context) places {
 }
 
 // lookUp looks for the addresses of hosts, of all at once, and waits a moment.
-func (c *Cutter) lookUp(ctx context.Context, hosts map[string]bool) {
+func (c *ConnCloser) lookUp(ctx context.Context, hosts map[string]bool) {
 	var begun sync.WaitGroup
 	c.mu.Lock()
 	maps.DeleteFunc(c.found, func(host string, _ []netip.Addr) bool { return !hosts[host] })
@@ -187,7 +187,7 @@ func (c *Cutter) lookUp(ctx context.Context, hosts map[string]bool) {
 	c.late = false
 }
 
-func (c *Cutter) look(ctx context.Context, host string) {
+func (c *ConnCloser) look(ctx context.Context, host string) {
 	ctx, cancel := context.WithTimeout(ctx, lingerFor)
 	defer cancel()
 	all, err := c.resolve(ctx, host)
@@ -204,8 +204,8 @@ func (c *Cutter) look(ctx context.Context, host string) {
 	c.notify()
 }
 
-// isLate tells whether addresses were found that the last cut did not know.
-func (c *Cutter) isLate() bool {
+// isLate reports whether addresses were found that the last cut did not know.
+func (c *ConnCloser) isLate() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.late
@@ -225,7 +225,7 @@ func (p places) servers(servers []pgbouncer.Server) (lost []pgbouncer.Server) {
 	return lost
 }
 
-// lostSockets tells whether a socket is one of PgBouncer's lost connections, by its
+// lostSockets reports whether a socket is one of PgBouncer's lost connections, by its
 // local port. Attempts to connect have none yet in SHOW SERVERS: there the
 // target alone decides, and whoever else is knocking there loses nothing.
 func lostSockets(lost []pgbouncer.Server, gone places) func(tcpSocket) bool {
@@ -247,7 +247,7 @@ func lostSockets(lost []pgbouncer.Server, gone places) func(tcpSocket) bool {
 
 // killClients frees the clients of lost connections by PgBouncer's own command,
 // which 1.24 brought.
-func (c *Cutter) killClients(ctx context.Context, conn *pgbouncer.Conn, lost []pgbouncer.Server) error {
+func (c *ConnCloser) killClients(ctx context.Context, conn *pgbouncer.Conn, lost []pgbouncer.Server) error {
 	if len(lost) == 0 {
 		return nil
 	}

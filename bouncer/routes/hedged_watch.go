@@ -11,27 +11,27 @@ import (
 )
 
 const (
-	// sentinelRate is how many times a second the sentinel's query may return.
-	sentinelRate = 5
-	// sentinelHedge is how much later than another address the one in use may say
+	// hedgedRate is how many times a second the hedged watch's query may return.
+	hedgedRate = 5
+	// hedgeDelay is how much later than another address the one in use may say
 	// that something has changed. It is what a bouncer may be late by when its
 	// Consul agent hangs.
-	sentinelHedge = 50 * time.Millisecond
-	// sentinelPatience is how long the address in use may know less than another
+	hedgeDelay = 50 * time.Millisecond
+	// hedgePatience is how long the address in use may know less than another
 	// one before it is taken for one that hangs. A follower learns of a write one
 	// of Raft's heartbeats after the leader at the latest.
-	sentinelPatience = time.Second
+	hedgePatience = time.Second
 )
 
-// sentinel keeps a second blocking query on prefix open, at another Consul
+// hedgedWatch keeps a second blocking query on prefix open, at another Consul
 // address and for the names of the keys only, until ctx is done. A blocking query
 // that is silent because its Consul hangs, or because its host was lost, looks
-// just like one for which nothing has changed: the sentinel tells the difference.
-func (w *Watcher) sentinel(ctx context.Context, prefix string) {
+// just like one for which nothing has changed: the hedged watch tells the difference.
+func (w *Watcher) hedgedWatch(ctx context.Context, prefix string) {
 	if w.pool.Single() {
 		return
 	}
-	consul.Blocking(ctx, sentinelRate, func(index uint64) (uint64, error) {
+	consul.Blocking(ctx, hedgedRate, func(index uint64) (uint64, error) {
 		next, inUse, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error) {
 			_, meta, err := w.pool.Client(inUse+1).KV().Keys(prefix, "", options)
 			return meta, err
@@ -47,11 +47,11 @@ func (w *Watcher) sentinel(ctx context.Context, prefix string) {
 // does not do so at once the routes are read elsewhere, when it does not do so at
 // all somebody else takes its place.
 func (w *Watcher) compare(ctx context.Context, prefix string, index uint64, inUse int) {
-	if w.reached.await(ctx, prefix, index, sentinelHedge) || ctx.Err() != nil {
+	if w.reached.await(ctx, prefix, index, hedgeDelay) || ctx.Err() != nil {
 		return
 	}
 	w.Poke()
-	if w.reached.await(ctx, prefix, index, sentinelPatience) || ctx.Err() != nil {
+	if w.reached.await(ctx, prefix, index, hedgePatience) || ctx.Err() != nil {
 		return
 	}
 	w.log.Warn().Msg("a Consul address is silent while another one knows of changes; going on with the next")
@@ -77,7 +77,7 @@ func (p *progress) set(prefix string, index uint64) {
 	p.moved = make(chan struct{})
 }
 
-// await tells whether index is reached before limit is over.
+// await reports whether index is reached before limit is over.
 func (p *progress) await(ctx context.Context, prefix string, index uint64, limit time.Duration) bool {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()

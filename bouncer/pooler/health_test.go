@@ -34,7 +34,7 @@ func TestGreeting(t *testing.T) {
 		"refused":  {free, false},
 	} {
 		v := &Primary{ID: "service/s1", Leader: test.at, DBName: "s1"}
-		p := newProber(NewSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil))
+		p := newProber(NewHealthProber(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil))
 		knock := func(working bool) (err error) {
 			late := net.Error(nil)
 			for again := true; again; again = errors.As(err, &late) && late.Timeout() { // a busy machine says nothing
@@ -75,7 +75,7 @@ func TestBusyHostIsNotSilent(t *testing.T) {
 			defer conn.Close()
 		}
 	}
-	p := newProber(NewSuspector(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil))
+	p := newProber(NewHealthProber(config.Config{PgBouncer: config.PgBouncer{User: "pooler"}}, zerolog.Nop(), nil))
 	if _, err := p.knock(t.Context(), suspect{v, true}); err != nil {
 		t.Errorf("with connections: %v", err)
 	}
@@ -141,7 +141,7 @@ func TestEndingsAreHeard(t *testing.T) {
 
 // An end of a connection makes the pools be looked at if it may be a primary's.
 func TestEndingsHurryTheLook(t *testing.T) {
-	s := NewSuspector(config.Config{}, zerolog.Nop(), nil)
+	s := NewHealthProber(config.Config{}, zerolog.Nop(), nil)
 	s.listensOn(map[string]*Primary{"s1": {Leader: cluster.RouteMember{Host: "db1", Port: 5432}}})
 	for remote, hurries := range map[netip.AddrPort]bool{
 		netip.MustParseAddrPort("10.0.0.1:5432"): true, netip.MustParseAddrPort("10.0.0.1:8500"): false, {}: true,
@@ -189,7 +189,7 @@ func TestProbeTellsNoPassword(t *testing.T) {
 	defer l.Close()
 	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
 	v := &Primary{ID: "service/s1", Leader: at, DBName: "s1"}
-	p := newProber(NewSuspector(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "pooler", Password: "secret"}}, zerolog.Nop(), nil))
+	p := newProber(NewHealthProber(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "pooler", Password: "secret"}}, zerolog.Nop(), nil))
 	if _, err := p.ask(t.Context(), v); err != nil {
 		t.Errorf("it serves: %v", err)
 	}

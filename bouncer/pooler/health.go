@@ -30,12 +30,12 @@ const (
 	// the primary is looked for, though PgBouncer has connections to it: it
 	// cannot tell those of a host that fell silent from those at work.
 	suspectWait = 500 * time.Millisecond
-	// sickPace is how often a primary that does not answer is tried again.
-	sickPace = 200 * time.Millisecond
+	// unhealthyPace is how often a primary that does not answer is tried again.
+	unhealthyPace = 200 * time.Millisecond
 	// probeBound and sickBound are how long a primary may take to answer: a suspect,
 	// and one that was found not to answer, which may be busy once it is back.
-	probeBound = time.Second
-	sickBound  = 3 * time.Second
+	probeBound     = time.Second
+	unhealthyBound = 3 * time.Second
 	// probeAtOnce limits the probes that run together; those of hosts that are
 	// silent take their time.
 	probeAtOnce = 64
@@ -48,12 +48,12 @@ const (
 // errReplica says that what was a primary is one no more.
 var errReplica = errors.New("PostgreSQL answers as a replica")
 
-// Suspector finds primaries that do not answer before Consul can know of it, from
+// HealthProber finds primaries that do not answer before Consul can know of it, from
 // what PgBouncer itself meets: a pool that has lost all its server connections is
 // a reason to knock at the primary. New queries of a shard whose primary does not
 // answer wait from then on, instead of failing until the lease has run out and
 // another member has taken over.
-type Suspector struct {
+type HealthProber struct {
 	config config.Config
 	log    zerolog.Logger
 	link   *Link
@@ -61,27 +61,27 @@ type Suspector struct {
 	// Primaries are those of all shards; changes is another number when they have changed.
 	Primaries func() []Primary
 	Changes   func() uint64
-	// Refresh reads the routes from Consul; connected tells whether it is thought
+	// Refresh reads the routes from Consul; connected reports whether it is thought
 	// to answer.
 	Refresh   func(context.Context) error
 	Connected func() bool
 	// hurry asks for a look at once.
 	hurry chan struct{}
 
-	mu   sync.Mutex
-	sick map[config.ShardID]sickness
+	mu        sync.Mutex
+	unhealthy map[config.ShardID]failure
 	// ports are those on which primaries listen; nil: they are not known yet.
 	ports map[int]bool
 	// seen is what the last look at the pools found; nil: it failed.
 	seen *ClientCounts
 }
 
-func NewSuspector(c config.Config, log zerolog.Logger, l *Link) *Suspector {
-	return &Suspector{config: c, log: log, link: l, hurry: make(chan struct{}, 1), sick: map[config.ShardID]sickness{}}
+func NewHealthProber(c config.Config, log zerolog.Logger, l *Link) *HealthProber {
+	return &HealthProber{config: c, log: log, link: l, hurry: make(chan struct{}, 1), unhealthy: map[config.ShardID]failure{}}
 }
 
-// sickness is why a primary cannot be used.
-type sickness struct{ address, reason string }
+// failure is why a primary cannot be used.
+type failure struct{ address, reason string }
 
 // ClientCounts counts clients.
 type ClientCounts struct {
@@ -91,28 +91,28 @@ type ClientCounts struct {
 
 // Clients returns how many clients are connected and, by database, wait; nil when
 // that is not known.
-func (s *Suspector) Clients() *ClientCounts {
+func (s *HealthProber) Clients() *ClientCounts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.seen
 }
 
-func (s *Suspector) see(seen *ClientCounts) {
+func (s *HealthProber) see(seen *ClientCounts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen = seen
 }
 
-// Ill tells whether the primary of a shard is known not to answer.
-func (s *Suspector) Ill(id config.ShardID, leader cluster.RouteMember) bool {
+// Unhealthy reports whether the primary of a shard is known not to answer.
+func (s *HealthProber) Unhealthy(id config.ShardID, leader cluster.RouteMember) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sick[id].address == addressOf(leader)
+	return s.unhealthy[id].address == addressOf(leader)
 }
 
 // ended is told of a connection that has ended. When it may have been one to a
 // primary the pools are looked at; a zero remote may have been anything.
-func (s *Suspector) ended(remote netip.AddrPort) {
+func (s *HealthProber) ended(remote netip.AddrPort) {
 	s.mu.Lock()
 	of := !remote.IsValid() || s.ports == nil || s.ports[int(remote.Port())]
 	s.mu.Unlock()
@@ -147,7 +147,7 @@ func ownersOf(primaries []Primary) map[string]*Primary {
 }
 
 // listensOn notes where primaries listen.
-func (s *Suspector) listensOn(owners map[string]*Primary) {
+func (s *HealthProber) listensOn(owners map[string]*Primary) {
 	ports := map[int]bool{}
 	for _, v := range owners {
 		ports[v.Leader.Port] = true
@@ -160,7 +160,7 @@ func (s *Suspector) listensOn(owners map[string]*Primary) {
 func addressOf(m cluster.RouteMember) string { return net.JoinHostPort(m.Host, strconv.Itoa(m.Port)) }
 
 // Run looks until ctx is done.
-func (s *Suspector) Run(ctx context.Context) {
+func (s *HealthProber) Run(ctx context.Context) {
 	console := NewConsole(s.config)
 	defer console.Close()
 	probes := newProber(s)
@@ -200,8 +200,8 @@ func (s *Suspector) Run(ctx context.Context) {
 		s.mu.Lock()
 		next := min(max(suspectLeast, time.Duration(len(working))*suspectPerPool), suspectMost)
 		switch {
-		case len(s.sick) > 0:
-			next = sickPace
+		case len(s.unhealthy) > 0:
+			next = unhealthyPace
 		case len(working) == 0:
 			next = suspectMost // no client has asked for anything yet
 		}
@@ -219,8 +219,8 @@ type suspect struct {
 
 // suspects lists the shards whose primary is to be probed: those of pools that
 // have no working connection, but had some or need some; those whose clients wait
-// though there are connections; and all that are sick.
-func (s *Suspector) suspects(ctx context.Context, console *Console, owners map[string]*Primary, working map[string]int) (list []suspect) {
+// though there are connections; and all that are unhealthy.
+func (s *HealthProber) suspects(ctx context.Context, console *Console, owners map[string]*Primary, working map[string]int) (list []suspect) {
 	var pools []pgbouncer.Pool
 	conn, err := console.use(ctx)
 	if err == nil {
@@ -258,7 +258,7 @@ func (s *Suspector) suspects(ctx context.Context, console *Console, owners map[s
 			}
 		}
 	}
-	for _, v := range s.keepSick(owners) {
+	for _, v := range s.keepUnhealthy(owners) {
 		suspected[v] = false
 	}
 	for v, has := range suspected {
@@ -271,21 +271,21 @@ func (s *Suspector) suspects(ctx context.Context, console *Console, owners map[s
 	return list
 }
 
-// keepSick lists the shards whose primary is sick, and forgets primaries that are
+// keepUnhealthy lists the shards whose primary is unhealthy, and forgets primaries that are
 // none any more.
-func (s *Suspector) keepSick(owners map[string]*Primary) (list []*Primary) {
+func (s *HealthProber) keepUnhealthy(owners map[string]*Primary) (list []*Primary) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.sick) == 0 {
+	if len(s.unhealthy) == 0 {
 		return nil
 	}
-	keep := map[config.ShardID]sickness{}
+	keep := map[config.ShardID]failure{}
 	for _, v := range owners {
-		if one := s.sick[v.ID]; one.address == v.address() {
+		if one := s.unhealthy[v.ID]; one.address == v.address() {
 			keep[v.ID] = one
 			list = append(list, v)
 		}
 	}
-	s.sick = keep
+	s.unhealthy = keep
 	return list
 }

@@ -18,7 +18,7 @@ import (
 func TestCutterWaitsForNoResolver(t *testing.T) {
 	speak, notified := make(chan struct{}), make(chan struct{}, 100)
 	asked := make(chan string, 100)
-	c := NewCutter(config.Config{}, zerolog.Nop(), func() { notified <- struct{}{} })
+	c := NewConnCloser(config.Config{}, zerolog.Nop(), func() { notified <- struct{}{} })
 	c.resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
 		if addr, err := netip.ParseAddr(host); err == nil {
 			return []netip.Addr{addr}, nil

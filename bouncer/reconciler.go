@@ -34,25 +34,25 @@ const (
 	lookAgain = time.Second
 )
 
-// conductor brings PgBouncer to what is known of the shards. One goroutine does
+// reconciler brings PgBouncer to what is known of the shards. One goroutine does
 // it, in passes; each pass looks at everything and does what is missing, so
 // that it does not matter which event woke it, or how many did. What comes
 // while a pass runs is dealt with by the next one: a burst becomes one RELOAD.
-type conductor struct {
-	config    config.Config
-	log       zerolog.Logger
-	book      *routes.Book
-	renderer  *render.Renderer
-	link      *pooler.Link
-	console   *pooler.Console
-	applier   *pooler.Applier
-	good      *render.LastGood
-	pauser    *pooler.Pauser
-	cutter    *pooler.Cutter
-	suspector *pooler.Suspector
-	handovers *routes.Handovers
-	deadman   *pooler.Deadman
-	// answered tells whether Consul has answered since the start.
+type reconciler struct {
+	config       config.Config
+	log          zerolog.Logger
+	table        *routes.Table
+	renderer     *render.Renderer
+	link         *pooler.Link
+	console      *pooler.Console
+	applier      *pooler.Applier
+	good         *render.LastGood
+	pauser       *pooler.Pauser
+	connCloser   *pooler.ConnCloser
+	healthProber *pooler.HealthProber
+	handovers    *routes.Handovers
+	deadman      *pooler.Deadman
+	// answered reports whether Consul has answered since the start.
 	answered func() bool
 	// applied is called after a pass that changed what is applied.
 	applied func()
@@ -104,19 +104,19 @@ type conductor struct {
 	err    error
 }
 
-// notify wakes the conductor.
-func (c *conductor) notify() {
+// notify wakes the reconciler.
+func (c *reconciler) notify() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
-// run conducts until ctx is done.
-func (c *conductor) run(ctx context.Context) {
+// run reconciles until ctx is done.
+func (c *reconciler) run(ctx context.Context) {
 	defer c.console.Close()
 	defer c.pauser.Close()
-	defer c.cutter.Wait()
+	defer c.connCloser.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -132,33 +132,33 @@ func (c *conductor) run(ctx context.Context) {
 }
 
 // pass does all that is to do now and returns when to look again.
-func (c *conductor) pass(ctx context.Context) time.Duration {
+func (c *reconciler) pass(ctx context.Context) time.Duration {
 	c.soon = time.Time{}
 	link := c.link.Now()
 	version := c.version(ctx, link)
 	known := c.views(version)
 	views := make([]*shard, len(known.views))
 	for i, v := range known.views {
-		views[i] = &shard{v, c.suspector.Ill(v.ID, v.Route.Leader), c.handovers.Holds(v.ID, v.Route, v.Index)}
+		views[i] = &shard{v, c.healthProber.Unhealthy(v.ID, v.Route.Leader), c.handovers.Holds(v.ID, v.Route, v.Index)}
 	}
 	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool {
 		return !slices.ContainsFunc(views, func(v *shard) bool { return v.ID == id })
 	})
 	if link.Generation != c.generation {
-		c.meet(link)
+		c.reset(link)
 	}
 	if !link.Up { // it may wait for its clients to go, of which each connection is one
 		c.console.Close()
 		c.pauser.Forget()
 	}
-	c.look(ctx, link)
-	c.holdBack(ctx, link, views)
+	c.observe(ctx, link)
+	c.hold(ctx, link, views)
 	c.deadman.Set(c.deadlines(views))
 	c.answer(ctx, link, views)
-	err := c.bring(ctx, link, known)
+	err := c.apply(ctx, link, known)
 	// A database that PgBouncer did not have before can be held only now.
-	c.holdBack(ctx, link, views)
-	if e := c.letGo(ctx, link, views); err == nil {
+	c.hold(ctx, link, views)
+	if e := c.release(ctx, link, views); err == nil {
 		err = e
 	}
 	c.deadman.Set(c.deadlines(views))
@@ -167,9 +167,9 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 		err = e
 	}
 	if link.Up && c.standing != nil {
-		c.cutter.Cut(ctx, c.console, c.standing)
+		c.connCloser.CloseLost(ctx, c.console, c.standing)
 	}
-	c.settle(err)
+	c.scheduleRetry(err)
 	c.holding.Store(len(c.holds) > 0)
 	c.publish(views, known.left)
 	c.report(link, views, err)
@@ -178,16 +178,16 @@ func (c *conductor) pass(ctx context.Context) time.Duration {
 
 // views is what is known of the shards, made anew only when that has changed: the
 // regular look at PgBouncer must cost little at a thousand shards.
-func (c *conductor) views(version pgbouncer.Version) *viewed {
-	if c.seen == nil || c.seen.changes != c.book.Version() || c.seen.version != version {
-		shards, changes := routesOf(c.book)
+func (c *reconciler) views(version pgbouncer.Version) *viewed {
+	if c.seen == nil || c.seen.changes != c.table.Version() || c.seen.version != version {
+		shards, changes := routesOf(c.table)
 		views, left := render.View(c.config, shards, version)
 		c.seen = &viewed{views, left, changes, version}
 	}
 	return c.seen
 }
 
-// viewed is what view made of the book.
+// viewed is what view made of the table.
 type viewed struct {
 	views   []*render.Shard
 	left    []render.LeftOut
@@ -198,14 +198,14 @@ type viewed struct {
 // shard is one shard in a pass.
 type shard struct {
 	*render.Shard
-	// ill: the primary does not answer PgBouncer.
-	ill bool
+	// unhealthy: the primary does not answer PgBouncer.
+	unhealthy bool
 	// handover is the planned switchover that holds the clients, if any.
 	handover *cluster.Handover
 }
 
-// meet begins with a PgBouncer that may have been started anew.
-func (c *conductor) meet(link pooler.LinkState) {
+// reset begins with a PgBouncer that may have been started anew.
+func (c *reconciler) reset(link pooler.LinkState) {
 	c.pauser.Forget()
 	c.console.Close()
 	c.generation, c.loaded, c.standing, c.met = link.Generation, "", nil, false
@@ -215,8 +215,8 @@ func (c *conductor) meet(link pooler.LinkState) {
 	}
 }
 
-// look reads the databases as they stand, before anything is done.
-func (c *conductor) look(ctx context.Context, link pooler.LinkState) {
+// observe reads the databases as they stand, before anything is done.
+func (c *reconciler) observe(ctx context.Context, link pooler.LinkState) {
 	if !link.Up || c.standing != nil && len(c.holds) == 0 && time.Now().Before(c.reconcile) {
 		return // nothing is held, and the last look is recent
 	}
@@ -241,10 +241,10 @@ func (c *conductor) look(ctx context.Context, link pooler.LinkState) {
 	maps.DeleteFunc(c.ours, func(name string, sent time.Time) bool { return !standing[name].Paused && time.Since(sent) > lateMost })
 }
 
-// bring makes file and PgBouncer say what is known. What cannot be rendered, or was
+// apply makes file and PgBouncer say what is known. What cannot be rendered, or was
 // refused by PgBouncer, keeps no shard from its primary: settings and template are the
 // last good ones then, with the newest routes.
-func (c *conductor) bring(ctx context.Context, link pooler.LinkState, known *viewed) error {
+func (c *reconciler) apply(ctx context.Context, link pooler.LinkState, known *viewed) error {
 	if len(known.views) == 0 && !c.mayBeEmpty() {
 		return nil
 	}
@@ -270,7 +270,7 @@ func (c *conductor) bring(ctx context.Context, link pooler.LinkState, known *vie
 }
 
 // fallBack makes the last good settings and template stand, for cause.
-func (c *conductor) fallBack(ctx context.Context, link pooler.LinkState, known *viewed, cause error) error {
+func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known *viewed, cause error) error {
 	if len(c.good.Text) == 0 {
 		return fmt.Errorf("%w; there is no other good configuration to go back to", cause)
 	}
@@ -292,7 +292,7 @@ func (c *conductor) fallBack(ctx context.Context, link pooler.LinkState, known *
 }
 
 // stand installs a checked text, and makes PgBouncer take it unless it has.
-func (c *conductor) stand(ctx context.Context, link pooler.LinkState, text []byte, file pgbouncer.File, views []*render.Shard) error {
+func (c *reconciler) stand(ctx context.Context, link pooler.LinkState, text []byte, file pgbouncer.File, views []*render.Shard) error {
 	written, err := render.Install(c.config.PgBouncer.Config, text)
 	if err != nil {
 		return err
@@ -325,7 +325,7 @@ func (r *rendering) recipe(c config.Config) string {
 
 // rendered renders and checks, unless nothing has changed that it depends on: at
 // a thousand shards the regular look at PgBouncer would cost too much.
-func (c *conductor) rendered(known *viewed) ([]byte, pgbouncer.File, error) {
+func (c *reconciler) rendered(known *viewed) ([]byte, pgbouncer.File, error) {
 	source, err := c.renderer.Template()
 	if err != nil {
 		return nil, pgbouncer.File{}, err
@@ -347,7 +347,7 @@ func (c *conductor) rendered(known *viewed) ([]byte, pgbouncer.File, error) {
 
 // version is that of the PgBouncer that the file is for: the one that runs, else the
 // one that would be started.
-func (c *conductor) version(ctx context.Context, link pooler.LinkState) pgbouncer.Version {
+func (c *reconciler) version(ctx context.Context, link pooler.LinkState) pgbouncer.Version {
 	if link.Up {
 		c.installed = nil
 		return link.Version
@@ -359,9 +359,9 @@ func (c *conductor) version(ctx context.Context, link pooler.LinkState) pgbounce
 	return *c.installed
 }
 
-// mayBeEmpty tells whether a file without any shard may be written: as the very
+// mayBeEmpty reports whether a file without any shard may be written: as the very
 // first one, so that PgBouncer can start, or when the operator allows it.
-func (c *conductor) mayBeEmpty() bool {
+func (c *reconciler) mayBeEmpty() bool {
 	if _, err := os.Stat(c.config.PgBouncer.Config); errors.Is(err, fs.ErrNotExist) {
 		return true
 	}
@@ -369,13 +369,13 @@ func (c *conductor) mayBeEmpty() bool {
 }
 
 // reload makes PgBouncer take an installed text.
-func (c *conductor) reload(ctx context.Context, text []byte, file pgbouncer.File, views []*render.Shard) error {
+func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.File, views []*render.Shard) error {
 	before, begun := c.standing, time.Now()
 	standing, err := c.applier.Take(ctx, file)
 	if standing != nil {
 		c.standing = standing
 	}
-	c.cutter.Depose(moved(views, before)) // of a file that is refused a part may stand
+	c.connCloser.Depose(moved(views, before)) // of a file that is refused a part may stand
 	if err != nil {
 		c.loaded = ""
 		return err
@@ -389,7 +389,7 @@ func (c *conductor) reload(ctx context.Context, text []byte, file pgbouncer.File
 }
 
 // keepGood remembers what was verified as the configuration to go back to.
-func (c *conductor) keepGood() error {
+func (c *reconciler) keepGood() error {
 	if c.loaded == "" {
 		return nil
 	}
@@ -399,8 +399,8 @@ func (c *conductor) keepGood() error {
 	return nil
 }
 
-// settle decides when a failure is tried again.
-func (c *conductor) settle(err error) {
+// scheduleRetry decides when a failure is tried again.
+func (c *reconciler) scheduleRetry(err error) {
 	c.mu.Lock()
 	before := c.err
 	c.err = err
@@ -422,7 +422,7 @@ func (c *conductor) settle(err error) {
 }
 
 // next is the time until the next pass if nothing happens.
-func (c *conductor) next(link pooler.LinkState) time.Duration {
+func (c *reconciler) next(link pooler.LinkState) time.Duration {
 	now := time.Now()
 	at := now.Add(time.Hour)
 	sooner := func(t time.Time) {
@@ -432,7 +432,7 @@ func (c *conductor) next(link pooler.LinkState) time.Duration {
 	}
 	if link.Up {
 		sooner(c.reconcile)
-		sooner(c.cutter.Next())
+		sooner(c.connCloser.Next())
 		if c.unheld {
 			sooner(now.Add(retryLeast))
 		}

@@ -22,7 +22,7 @@ func testRoute(host string) cluster.Route {
 	}
 }
 
-func knownTo(b *Book) map[config.ShardID]Known {
+func knownTo(b *Table) map[config.ShardID]Known {
 	shards, _ := b.Known()
 	return shards
 }
@@ -81,7 +81,7 @@ func TestBook(t *testing.T) {
 		"solved":                       {answers: []Answer{watched(Pair{s1, []byte("{"), 12, 0}, start[1]), watched(p(s1, 13, "c"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := NewBook(config.Config{AllowEmpty: c.allowEmpty})
+			b := NewTable(config.Config{AllowEmpty: c.allowEmpty})
 			if out := b.Merge(watched(start...)); !slices.Equal(out.Changed, []config.ShardID{"service/s1", "service/s2"}) {
 				t.Fatalf("start changed %v", out.Changed)
 			}
@@ -114,7 +114,7 @@ func TestBook(t *testing.T) {
 }
 
 func TestBookReportsOnce(t *testing.T) {
-	b := NewBook(config.Config{})
+	b := NewTable(config.Config{})
 	bad := Answer{Pairs: []Pair{{"lictor/routes/service/s1", []byte("{"), 1, 0}}, KnownLeader: true}
 	if out := b.Merge(bad); len(out.News) != 1 || len(out.Solved) != 0 {
 		t.Fatalf("first: %+v", out)
@@ -135,7 +135,7 @@ func TestBookReportsOnce(t *testing.T) {
 }
 
 func TestBookServesConfiguredShardsOnly(t *testing.T) {
-	b := NewBook(config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}}})
+	b := NewTable(config.Config{Shards: []config.Shard{{Scope: "s1", Namespace: "service"}}})
 	b.Merge(Answer{KnownLeader: true, Pairs: []Pair{
 		testPair(t, "lictor/routes/service/s1", 1, testRoute("a")), testPair(t, "lictor/routes/service/s2", 1, testRoute("b")),
 		{"lictor/routes/service/s3", []byte("{"), 1, 0},
