@@ -68,6 +68,32 @@ func TestConsulOutage(t *testing.T) {
 		unharmed(t, s, leader, before, w)
 	})
 
+	t.Run("told to end: the leader's agent does, and leaves nothing behind", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(within(t), time.Minute)
+		defer cancel()
+		leader := got(s.Leader(ctx))(t)
+		each(ctx, freeze)
+		awaitFailsafe(ctx, t, leader)
+		agent := leader.Processes()[0]
+		must(t, agent.Signal(syscall.SIGTERM))
+		await(ctx, t, "the agent goes on", func() error {
+			if agent.Running() {
+				return errors.New("it runs")
+			}
+			return nil
+		})
+		if log := got(os.ReadFile(agent.LogPath()))(t); strings.Contains(string(log), "could not stop in an orderly way") {
+			t.Error("it did not stop by its own decision")
+		}
+		if pid, err := leader.Postmaster(); err == nil {
+			t.Errorf("its PostgreSQL runs on as process %v", pid)
+		}
+		each(ctx, thaw)
+		must(t, leader.Start(ctx))
+		_ = got(s.AwaitHealthy(within(t)))(t)
+		must(t, s.AwaitSync(within(t)))
+	})
+
 	t.Run("a member that does not answer: the leader gives up in time", func(t *testing.T) {
 		ctx := within(t)
 		leader := got(s.Leader(ctx))(t)

@@ -38,12 +38,13 @@ func blind(v View) (Decision, bool) {
 
 // uncertain: a beat, takeover or release whose answer was lost may still have
 // taken effect, so nothing new is decided before Consul was read again. A leader
-// goes on with its duty meanwhile (leading.go).
+// goes on with its duty meanwhile (leading.go), and an agent that was told to end does not
+// wait for a Consul that is away.
 func uncertain(v View) (Decision, bool) {
-	if !v.Lease.Uncertain || !v.Lease.Until.IsZero() {
+	if !v.Lease.Uncertain || !v.Lease.Until.IsZero() || v.Stopping && v.silent() {
 		return Decision{}, false
 	}
-	if v.outOfTouch() && v.Task == TaskNone && v.Postgres.Data == DataValid && !v.Config.Pause && !v.Stopping && !v.Now.Before(v.Attempt.NotUntil) {
+	if v.outOfTouch() && v.Task == TaskNone && v.Postgres.Data == DataValid && !v.Config.Pause && !v.Now.Before(v.Attempt.NotUntil) {
 		// Whatever became of the write: a replica of nobody harms nothing.
 		return do("Consul does not answer: starting as a replica, to serve reads", StartReplica{}, Reread{}), true
 	}

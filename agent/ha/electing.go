@@ -131,9 +131,10 @@ func (v View) lastLeader() bool {
 // outOfTouch tells whether PostgreSQL is down and Consul has not been heard of
 // for a whole lease: then it is rather started as a replica, to serve reads,
 // than kept down for a lock that cannot be taken.
-func (v View) outOfTouch() bool {
-	return !v.Postgres.Running && v.Now.Sub(v.Read) > v.Config.TTL
-}
+func (v View) outOfTouch() bool { return !v.Postgres.Running && v.silent() }
+
+// silent reports whether Consul has not been heard of for a whole lease.
+func (v View) silent() bool { return v.Now.Sub(v.Read) > v.Config.TTL }
 
 // lockIsOurs tells whether our own live session holds the lock, though this
 // agent holds no lease: the answer to its takeover was lost.

@@ -76,6 +76,10 @@ func TestGivingNeedsEachCondition(t *testing.T) {
 
 		{"told to end", with(stop), "release the lease to b", ""},
 		{"told to end, Consul is silent for less than a lease", with(stop, silentFor(ttl-1)), "release the lease to b", ""},
+		{"told to end, Consul is silent for a lease", with(stop, silentFor(ttl+1)), "exit", "runs out there"},
+		{"told to end, Consul is silent for a lease, the outcome of the release is unknown", with(stop, silentFor(ttl+1), func(v *View) { v.Lease.Uncertain = true }), "exit", "runs out there"},
+		{"told to end, the outcome of the release is unknown", with(stop, func(v *View) { v.Lease.Uncertain = true }), "read Consul again", "unknown"},
+		{"told to end, Consul is silent for a lease, PostgreSQL is back as a replica", view(leads("a", 0), given, stop, silentFor(ttl+1)), "demote", "stopping"},
 		{"told to end, another leads, Consul is silent for a lease", view(leads("b", 0), down, given, stop, silentFor(ttl+1)), "exit", "runs out there"},
 	})
 }
@@ -381,7 +385,7 @@ func TestSynchronousNeedsEachCondition(t *testing.T) {
 		want SetSync
 	}{
 		"quorum, of one":                    {view(lease, crashed, quorum, syncKey("a", "b")), SetSync{Standbys: []string{"b"}, Any: 1}},
-		"a quorum that makes no sense":      {view(lease, crashed, on, quorumKey("a", -1, "b")), SetSync{Standbys: []string{"b"}}},
+		"a quorum that makes no sense":      {view(lease, crashed, quorum, quorumKey("a", -1, "b")), SetSync{Standbys: []string{"b"}, Any: 1}},
 		"off, strict, the key is there yet": {view(lease, crashed, strict, syncKey("a")), SetSync{}},
 	} {
 		if d, ok := findAction[StartPrimary](tt.view.startPrimary()); !ok || d.Sync == nil || !slices.Equal(d.Sync.Standbys, tt.want.Standbys) || d.Sync.Any != tt.want.Any {

@@ -61,7 +61,9 @@ func TestUncertainNeedsEachCondition(t *testing.T) {
 	runSituations(t, []situationTest{
 		{"a leader goes on with its duty", view(holdsLease(7*time.Second), uncertain, down), "read Consul again; start as primary", "started again"},
 		{"Consul silent for a lease, a task runs", with(doingTask(TaskRejoin)), "read Consul again", "unknown"},
-		{"Consul silent for a lease, told to end", with(func(v *View) { v.Stopping = true }), "read Consul again", "unknown"},
+		{"Consul silent for a lease, told to end", with(func(v *View) { v.Stopping = true }), "exit", "stopped"},
+		{"Consul silent for a lease, told to end, a replica runs", view(leads("b", 0), uncertain, silentFor(11*time.Second), func(v *View) { v.Stopping = true }), "demote", "stopping"},
+		{"Consul silent for a lease, told to end, in pause", view(leads("a", 0), primary, paused_, uncertain, silentFor(11*time.Second), func(v *View) { v.Stopping = true }), "exit", "stay"},
 		{"Consul silent for a lease, the start has just failed", with(func(v *View) { v.Attempt.NotUntil = now.Add(1) }), "read Consul again", "unknown"},
 	})
 }

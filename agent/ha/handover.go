@@ -142,11 +142,11 @@ func stopping(v View) (Decision, bool) {
 	if !v.Stopping {
 		return Decision{}, false
 	}
-	if d, applies := giving(v); applies {
+	if d, applies := giving(v); applies && !v.silent() {
 		return d, true
 	}
 	switch {
-	case v.Giving != nil && v.Now.Sub(v.Read) > v.Config.TTL:
+	case v.Giving != nil && !v.Postgres.Running && v.silent():
 		return do("stopped; Consul does not answer, so that the lease runs out there", Exit{}), true
 	case v.Config.Pause:
 		return do("stopping; the shard is paused, so PostgreSQL and the lock stay", Exit{}), true
