@@ -130,6 +130,10 @@ bench: build ## measure against the figures; writes docs/benchmarks.md and, with
 soak: ## SEEDS (50000) simulated schedules on all cores, from the seed SEED on
 	@$(GO) test -count 1 -timeout 0 -v -run TestRandomSchedules ./agent/simulation -sim.seeds $(SEEDS) $(addprefix -sim.first ,$(SEED)) $(ARGS)
 
+.PHONY: mutants
+mutants: ## change agent/ha in one place after the other, and print which test notices; ONLY=regexp; ARGS="-seeds 300": the simulator, too, where the tables do not
+	@$(GO) run ./e2e/mutants/cmd/mutants $(if $(ONLY),-only '$(ONLY)') $(ARGS)
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (2m); ONLY=regexp. Their seeds run in the unit tests
 	@e2e/tools/fuzz.sh '$(FUZZTIME)' $(if $(ONLY),'$(ONLY)')

@@ -80,6 +80,8 @@ func TestGivingNeedsEachCondition(t *testing.T) {
 		{"told to end, Consul is silent for a lease, the outcome of the release is unknown", with(stop, silentFor(ttl+1), func(v *View) { v.Lease.Uncertain = true }), "exit", "runs out there"},
 		{"told to end, the outcome of the release is unknown", with(stop, func(v *View) { v.Lease.Uncertain = true }), "read Consul again", "unknown"},
 		{"told to end, Consul is silent for a lease, PostgreSQL is back as a replica", view(leads("a", 0), given, stop, silentFor(ttl+1)), "demote", "stopping"},
+		{"told to end, Consul is silent for a lease, nothing was given, a task runs", view(leads("b", 0), down, stop, silentFor(ttl+1), doingTask(TaskRejoin)), "", "after: rejoin"},
+		{"told to end, given, another leads, a task runs", with(leads("b", 0), stop, doingTask(TaskRejoin)), "", "after: rejoin"},
 		{"told to end, another leads, Consul is silent for a lease", view(leads("b", 0), down, given, stop, silentFor(ttl+1)), "exit", "runs out there"},
 	})
 }

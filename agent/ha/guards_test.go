@@ -306,6 +306,28 @@ func TestFailsafeNeedsEachCondition(t *testing.T) {
 	if members := l.FailsafeMembers("a"); len(members) != 1 || members[0].URL != "ub" {
 		t.Errorf("members %+v", members)
 	}
+	many := map[string]string{}
+	for _, name := range []string{"h", "c", "g", "e", "b", "f", "d"} {
+		many[name] = "u" + name
+	}
+	crowd := &Tenure{}
+	crowd.ListKnown(5, many)
+	crowd.BeginList(map[string]string{"c": "another"})
+	names := ""
+	for _, m := range crowd.FailsafeMembers("a") {
+		names += m.Name
+	}
+	if names != "bccdefgh" {
+		t.Errorf("members in the order %s", names)
+	}
+	for _, tt := range []struct {
+		pairs []string
+		want  int
+	}{{[]string{"a", "a", "u", "v"}, -1}, {[]string{"a", "a", "v", "u"}, 1}, {[]string{"b", "a", "u", "v"}, 1}, {[]string{"a", "a", "u", "u"}, 0}} {
+		if got := compareStrings(tt.pairs...); got != tt.want {
+			t.Errorf("%v: %d", tt.pairs, got)
+		}
+	}
 	l.BeginFailsafe(at(104))
 	if lease := l.Lease(); !lease.Asking || lease.Asked != at(104) || lease.Length != ttl {
 		t.Errorf("asking: %+v", lease)
