@@ -121,6 +121,7 @@ func runUntilChanged(
 	}
 	b := newBouncer(c, log, pool, url)
 	b.reconciler.manager, b.reconciler.restarted = manager, restarted
+	b.reconciler.ending = func() bool { return parent.Err() != nil }
 	err = b.run(ctx, listener)
 	cancel()
 	waiting.Wait()

@@ -415,6 +415,47 @@ func TestBouncerRestartedInHandover(t *testing.T) {
 	}
 }
 
+// A bouncer that ends in a handover leaves no client waiting for a primary that serves:
+// nobody would release it when the handover is called off. One that only takes up another
+// configuration goes on holding.
+func TestEndReleasesClientsOfPrimaryThatServes(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	stop := w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	client := w.connect("s1")
+	w.exec(client, "SELECT 1")
+	a := w.announce("h1", 5*time.Minute)
+	a.held()
+	changed := w.config
+	changed.AllowEmpty = true
+	w.changes <- changed
+	w.await("the other configuration", func() error {
+		if strings.Count(w.log.String(), "bouncer starts") != 2 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	a.held()
+	if !w.paused() || strings.Contains(w.log.String(), "the bouncer ends: clients") {
+		t.Fatal("another configuration released the clients")
+	}
+	answer := make(chan error, 1)
+	go func() {
+		_, err := client.Exec(w.ctx, "SELECT 1").ReadAll()
+		answer <- err
+	}()
+	w.awaitPool("a client that waits", func(p pgbouncer.Pool) bool { return p.Database == "s1" && p.ClientsWaiting > 0 })
+	stop()
+	if w.paused() {
+		t.Error("it is still paused")
+	}
+	if err := <-answer; err != nil {
+		t.Errorf("the client that waited: %v", err)
+	}
+}
+
 // An agent finds in a bouncer's key how to reach it and whom it serves.
 func TestPresence(t *testing.T) {
 	w := serving(t, func(c *config.Config) { c.Shards = []config.Shard{{Scope: "s1"}} })

@@ -58,6 +58,8 @@ type reconciler struct {
 	applied func()
 	wake    chan struct{}
 	manager Manager
+	// ending reports whether this bouncer ends, and not only its configuration.
+	ending func() bool
 	// restarted: with another configuration, in a bouncer that ran already.
 	restarted bool
 
@@ -122,6 +124,9 @@ func (c *reconciler) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			if c.ending() {
+				c.leave(context.WithoutCancel(ctx))
+			}
 			return
 		case <-c.wake:
 		case <-c.renderer.News():

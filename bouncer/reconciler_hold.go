@@ -203,6 +203,42 @@ func (c *reconciler) release(ctx context.Context, link pooler.LinkState, views [
 	return errors.Join(errs...)
 }
 
+// leaveBound is how long the end of the bouncer may take to release clients.
+const leaveBound = 2 * time.Second
+
+// leave releases those clients, when the bouncer ends, whose primary serves for all that is
+// known: nobody would when its handover is called off. Those of a shard without a primary
+// wait for the next bouncer.
+func (c *reconciler) leave(ctx context.Context) {
+	if !c.link.Now().Up || c.seen == nil || len(c.ours) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveBound)
+	defer cancel()
+	standing, err := c.console.Databases(ctx)
+	if err != nil {
+		c.log.Warn().Err(err).Msg("the bouncer ends, and PgBouncer cannot be asked whom it holds")
+		return
+	}
+	waits := map[string]bool{}
+	for _, v := range c.seen.views {
+		serves := v.Confirmed && v.Route.State == cluster.RouteOpen && !c.healthProber.Unhealthy(v.ID, v.Route.Leader) && stands(v, standing)
+		for _, name := range v.Offered() {
+			waits[name] = !serves
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.ours)) {
+		if waits[name] || !standing[name].Paused {
+			continue
+		}
+		if err := c.console.Resume(ctx, name); err != nil {
+			c.log.Warn().Err(err).Msg("the bouncer ends, and clients could not be released")
+			return
+		}
+		c.log.Info().Str("database", name).Msg("the bouncer ends: clients whose primary serves are released")
+	}
+}
+
 // heldDatabases are those of shards whose hold goes on.
 func (c *reconciler) heldDatabases(views []*shard) map[string]bool {
 	held := map[string]bool{}
