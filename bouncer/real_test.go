@@ -41,7 +41,9 @@ type world struct {
 	// changes are configurations that take the place of the bouncer's.
 	changes chan config.Config
 	manager *manager
-	console *pgbouncer.Conn // the last that admin has opened
+	// timeline and leader are those of the last route.
+	timeline, leader int
+	console          *pgbouncer.Conn // the last that admin has opened
 }
 
 func newWorld(t *testing.T, edit func(*config.Config)) *world {
@@ -112,10 +114,16 @@ func (w *world) write(name, text string) {
 	}
 }
 
-// route makes the route of shard s1 with member number leader.
+// route makes the route of shard s1 with member number leader; another one than the last
+// has a timeline of its own.
 func (w *world) route(leader int, state cluster.RouteState) cluster.Route {
+	if w.timeline == 0 {
+		w.timeline, w.leader = leader+1, leader
+	} else if w.leader != leader {
+		w.timeline, w.leader = w.timeline+1, leader
+	}
 	return cluster.Route{
-		Version: 1, SystemIdentifier: "7000000000000000001", State: state, Timeline: leader + 1,
+		Version: 1, SystemIdentifier: "7000000000000000001", State: state, Timeline: w.timeline,
 		Leader: w.site.members[leader], Since: time.Unix(int64(1000+leader), 0).UTC(),
 	}
 }

@@ -22,6 +22,8 @@ type Known struct {
 	// its key: of two shards that want one name of a database, the elder has it.
 	First       time.Time `json:"first,omitzero"`
 	CreateIndex uint64    `json:"create_index,omitempty"`
+	// Timeline is the highest one on which a primary served before this route.
+	Timeline int `json:"timeline,omitempty"`
 	// Gone: the keys of all shards vanished at once, this one's is missing
 	// still. A route of whatever system identifier may take its place.
 	Gone bool `json:"gone,omitempty"`
@@ -66,12 +68,35 @@ type problem struct {
 	Err error
 }
 
-// errForeign says that a route belongs to another PostgreSQL cluster.
-var errForeign = errors.New("belongs to another PostgreSQL cluster")
+var (
+	// errForeign says that a route belongs to another PostgreSQL cluster.
+	errForeign = errors.New("belongs to another PostgreSQL cluster")
+	// errOlder says that a route leads to where the shard was before.
+	errOlder = errors.New("is of an older timeline, as after the restore of a snapshot of Consul")
+)
+
+// newerThan reports how a route is older than what is known of its shard: a timeline of
+// which clients were served never comes back. (A member that is about to be promoted is on
+// the one before, which may be that of a primary that nobody heard of the next one from.)
+func (k Known) newerThan(route cluster.Route) error {
+	if served := k.served(); route.State == cluster.RouteOpen && route.Timeline < served {
+		return fmt.Errorf("has timeline %d, known is %d: it %w", route.Timeline, served, errOlder)
+	}
+	return nil
+}
+
+// served is the highest timeline on which a primary served, as far as is known.
+func (k Known) served() int {
+	if k.Route.State != cluster.RouteOpen {
+		return k.Timeline
+	}
+	return max(k.Timeline, k.Route.Timeline)
+}
 
 // Table holds what is known of every shard. Its rules: an answer that Consul
 // gave without a leader changes nothing; a value that cannot be read changes
-// nothing; a route of another PostgreSQL cluster changes nothing; what is older
+// nothing; a route of another PostgreSQL cluster, or of an older timeline of the
+// same one, changes nothing; what is older
 // than what is known, or has vanished, is believed only when a consistent read
 // says it too; and neither does a shard of the configuration vanish, nor do all
 // shards at once, unless that is allowed.
@@ -290,7 +315,17 @@ func (b *Table) take(id config.ShardID, p Pair, final bool, problems map[string]
 			"if the shard was made anew on purpose, delete the key first", id, route.SystemIdentifier, old.Route.SystemIdentifier, errForeign)
 		return
 	}
-	b.shards[id] = Known{Route: route, ModifyIndex: p.ModifyIndex, First: b.first(id), CreateIndex: p.CreateIndex, Confirmed: true}
+	if have && !old.Gone {
+		if err := old.newerThan(route); err != nil {
+			problems[p.Key] = fmt.Errorf("route of shard %s %w and is refused; if the shard was set back on purpose, delete the key first", id, err)
+			return
+		}
+	}
+	now := Known{Route: route, ModifyIndex: p.ModifyIndex, First: b.first(id), CreateIndex: p.CreateIndex, Confirmed: true}
+	if have && !old.Gone {
+		now.Timeline = old.served()
+	}
+	b.shards[id] = now
 	if !have || !old.Confirmed || old.Gone || old.Patroni || !route.SameTopology(old.Route) || !route.Since.Equal(old.Route.Since) {
 		out.Changed = append(out.Changed, id)
 	}

@@ -41,7 +41,14 @@ func (b *Table) followed(id config.ShardID, route cluster.Route, index uint64) (
 		return false, fmt.Errorf("shard %s: Patroni's cluster has system identifier %s, known is %s: it %w and is refused",
 			id, route.SystemIdentifier, old.Route.SystemIdentifier, errForeign)
 	}
-	b.shards[id] = Known{Route: route, ModifyIndex: index, First: b.first(id), Confirmed: true, Patroni: true}
+	now := Known{Route: route, ModifyIndex: index, First: b.first(id), Confirmed: true, Patroni: true}
+	if have && !old.Gone {
+		if err := old.newerThan(route); err != nil {
+			return false, fmt.Errorf("shard %s: Patroni's leader %w and is refused", id, err)
+		}
+		now.Timeline = old.served()
+	}
+	b.shards[id] = now
 	if have && old.Confirmed && !old.Gone && old.Patroni && route.SameTopology(old.Route) && route.Since.Equal(old.Route.Since) {
 		return false, nil
 	}

@@ -43,6 +43,10 @@ func TestBook(t *testing.T) {
 	foreign.SystemIdentifier = otherSystem
 	poisoned := testRoute("c")
 	poisoned.Leader.Name = "x\nadmin_users = evil"
+	later := testRoute("c")
+	later.Timeline = 3
+	promoting := testRoute("d")
+	promoting.Timeline, promoting.State = 2, cluster.RoutePromoting
 	start := []Pair{p(s1, 10, "a"), p(s2, 11, "b")}
 	watched := func(pairs ...Pair) Answer { return Answer{Pairs: pairs, KnownLeader: true} }
 	consistent := func(epoch uint64, pairs ...Pair) Answer {
@@ -77,6 +81,12 @@ func TestBook(t *testing.T) {
 		"control character in the key": {answers: []Answer{watched(start[0], start[1], p("lictor/routes/service/s3\nuser=x", 12, "e"))}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "must consist of letters"},
 		"foreign is refused":           {answers: []Answer{watched(testPair(t, s1, 12, foreign), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "another PostgreSQL cluster"},
 		"foreign after a deletion":     {answers: []Answer{consistent(1, start[1]), watched(testPair(t, s1, 12, foreign), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"older timeline":               {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(p(s1, 13, "a"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 1, known is 3"},
+		"a restored snapshot":          {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), consistent(2, start...)}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 1, known is 3"},
+		"and then written anew":        {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), consistent(2, start...), watched(testPair(t, s1, 11, later), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, doubt: true, problem: ""},
+		"promotion after a loss":       {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(testPair(t, s1, 13, promoting), start[1])}, want: map[config.ShardID]string{"service/s1": "d", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"older after a promotion":      {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(testPair(t, s1, 13, promoting), start[1]), watched(p(s1, 14, "a"), start[1])}, want: map[config.ShardID]string{"service/s1": "d", "service/s2": "b"}, problem: "timeline 1, known is 3"},
+		"older after a deletion":       {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), consistent(2, start[1]), watched(p(s1, 13, "a"), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
 		"a key that is no route":       {answers: []Answer{watched(start[0], start[1], Pair{"lictor/routes/x", nil, 12, 0})}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "is not lictor/routes/NAMESPACE/SCOPE"},
 		"solved":                       {answers: []Answer{watched(Pair{s1, []byte("{"), 12, 0}, start[1]), watched(p(s1, 13, "c"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
 	} {

@@ -115,7 +115,7 @@ func (w *Watcher) take(a Answer) {
 func (w *Watcher) note(out outcome) {
 	for _, p := range out.News {
 		event := w.log.Error().Str("key", p.Key)
-		if errors.Is(p.Err, errForeign) {
+		if errors.Is(p.Err, errForeign) || errors.Is(p.Err, errOlder) {
 			event = event.Bool("alarm", true)
 		}
 		event.Msg(p.Err.Error())
