@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // TestSmallSite sets up what a small installation looks like: three hosts, each a
@@ -17,7 +19,7 @@ func TestSmallSite(t *testing.T) {
 	names := []string{"a", "b", "c"}
 	r := newRollout(t, names,
 		map[string][]string{"consul_servers": names, "lictor_databases": names, "lictor_poolers": names},
-		map[string]any{"lictor_shards": map[string]any{"orders": shard(5432, 8008, names...)}})
+		map[string]any{"lictor_shards": map[string]any{"orders": shard(5432, 8008, names...)}, "lictor_auth_query": true})
 	r.entry = net.JoinHostPort(r.host("a").address, "6432")
 
 	d, err := newDepot(t.Context(), r.site)
@@ -46,6 +48,7 @@ func TestSmallSite(t *testing.T) {
 	r.mustPlay(t, "site")
 	r.makeTable(t, "orders")
 	r.testIdempotent(t)
+	r.checkNewRole(t)
 	r.checkSecrets(t)
 
 	before := r.leader(t, "8008")
@@ -69,6 +72,31 @@ func TestSmallSite(t *testing.T) {
 			t.Errorf("%s: the agent is %q: %v", h.name, version, err)
 		}
 	}
+}
+
+// checkNewRole logs in as a role that no file of a pooler knows (lictor_auth_query).
+func (r *rollout) checkNewRole(t *testing.T) {
+	t.Helper()
+	leader := r.host(r.leader(t, "8008"))
+	if out, err := leader.run(t.Context(), `runuser -u postgres -- psql -p 5432 -c "CREATE ROLE newcomer LOGIN PASSWORD 'new'" postgres`); err != nil {
+		t.Fatalf("%s: %v", out, err)
+	}
+	host, port, err := net.SplitHostPort(r.entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := pgx.ParseConfig("host=" + host + " port=" + port + " user=newcomer password=new dbname=orders sslmode=require")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.DefaultQueryExecMode, config.DialFunc = pgx.QueryExecModeExec, r.dial
+	r.await(t, "a login of the new role", func() error {
+		conn, err := pgx.ConnectConfig(t.Context(), config)
+		if err != nil {
+			return err
+		}
+		return conn.Close(t.Context())
+	})
 }
 
 // publishConsul makes the hosts download a program as Consul of this version.
