@@ -80,6 +80,9 @@ type GuardStart struct {
 	Primary bool `json:"primary,omitempty"`
 }
 
+// acceptAgainAfter is when a connection is taken again after that has failed.
+const acceptAgainAfter = 100 * time.Millisecond
+
 // idleFor is how long a guard without PostgreSQL and without an agent stays.
 const idleFor = time.Minute
 
@@ -183,7 +186,11 @@ func RunGuard(ctx context.Context, o GuardOptions) (err error) {
 			if ctx.Err() != nil {
 				return nil
 			}
-			return fmt.Errorf("guard: %w", err)
+			// Too many open files, here or on the host: it has a deadline to keep, and its
+			// end would be PostgreSQL's.
+			log.sayf("guard: %v", err)
+			pause(ctx, acceptAgainAfter)
+			continue
 		}
 		work.Go(func() { g.serve(ctx, conn) })
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -167,6 +168,34 @@ func TestNextWatcherKnowsWhatIsStarted(t *testing.T) {
 	must(t, KillProcesses(ctx, p.data))
 	must(t, p.client.Quit(ctx))
 	await(ctx, t, "the watcher stays", func() bool { return len(live([]int{watcher})) == 0 })
+}
+
+// A guard that cannot open any file says that it has no watcher, lives, and goes on trying.
+func TestUnwatchedGuardSaysSo(t *testing.T) {
+	ctx, p := within(t), newInstance(t)
+	watcher, guard := p.watcher(ctx, t), p.client.PID()
+	var had unix.Rlimit
+	must(t, unix.Prlimit(guard, unix.RLIMIT_NOFILE, nil, &had))
+	must(t, unix.Prlimit(guard, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: had.Max}, nil))
+	_ = p.newClient().PID() // knocks
+	must(t, syscall.Kill(watcher, syscall.SIGKILL))
+	await(ctx, t, "nobody tells that the guard is not watched", func() bool {
+		s, err := p.client.Status(ctx) // on the connection that there is
+		must(t, err)
+		return s.Watched.By == 0 && s.Watched.Lost == 1 && strings.Contains(s.Watched.Why, "too many open files")
+	})
+	if w := p.client.Watched(); w.Why == "" {
+		t.Errorf("the client says %+v", w)
+	}
+	must(t, unix.Prlimit(guard, unix.RLIMIT_NOFILE, &had, nil))
+	await(ctx, t, "no other watcher is started", func() bool {
+		s, err := p.client.Status(ctx)
+		must(t, err)
+		return s.Watched.By != 0 && s.Watched.Why == ""
+	})
+	if now := p.client.PID(); now != guard {
+		t.Errorf("guard %d, before %d", now, guard)
+	}
 }
 
 // The disk of the guard's log hangs, and the lease ends: guard and watcher, each alone, kill
