@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"net"
+	"strconv"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -9,6 +11,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
@@ -21,15 +24,15 @@ func postgresSettings(cfg config.Config, log zerolog.Logger, launcher postgres.L
 	}
 }
 
-// dataStateOf is what a look at the data directory has found.
-func dataStateOf(d postgres.DataDir, err error) dataState {
+// dataOf is what a look at the data directory has found.
+func dataOf(d postgres.DataDir, err error) member.Data {
 	if err != nil {
-		return dataState{State: ha.DataForeign, Problem: err.Error()}
+		return member.Data{State: ha.DataForeign, Problem: err.Error()}
 	}
-	return dataState{
+	return member.Data{
 		State: ha.DataState(d.State), Problem: d.Problem, SystemIdentifier: d.Control.SystemIdentifier,
-		Timeline: d.Control.Timeline, checkpointLSN: d.Control.CheckpointLSN,
-		wasPrimary: (d.State == postgres.Valid || d.State == postgres.Bootstrapped) && !d.Standby,
+		Timeline: d.Control.Timeline, CheckpointLSN: d.Control.CheckpointLSN,
+		WasPrimary: (d.State == postgres.Valid || d.State == postgres.Bootstrapped) && !d.Standby,
 	}
 }
 
@@ -79,4 +82,41 @@ func publicVersion(version string) string {
 		return "0.0.0"
 	}
 	return v
+}
+
+func splitAddress(address string) (host string, port int) {
+	host, p, err := net.SplitHostPort(address)
+	if err != nil {
+		return address, 5432
+	}
+	port, err = strconv.Atoi(p)
+	if err != nil {
+		return host, 0
+	}
+	return host, port
+}
+
+// connURL is how PostgreSQL at an address is named under the member key.
+func connURL(address string) string {
+	if address == "" {
+		return ""
+	}
+	return "postgres://" + address + "/postgres"
+}
+
+// apiURL is where this agent's REST API is.
+func apiURL(cfg config.Config) string {
+	scheme := "http"
+	if cfg.RestAPI.CertFile != "" {
+		scheme = "https"
+	}
+	return scheme + "://" + cfg.RestAPI.ConnectAddress + "/patroni"
+}
+
+// primaryWord is a primary's role in the words of the Patroni that is spoken.
+func primaryWord(cfg config.Config) string {
+	if cfg.Lictor.Speaks() == "patroni-3" {
+		return cluster.RoleMaster
+	}
+	return cluster.RolePrimary
 }

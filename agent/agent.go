@@ -3,26 +3,21 @@
 //
 //	agent.go     what an agent is made of; start and end
 //	loop.go      the loop: one goroutine that owns all state, woken by events
-//	observe.go   the view that a decision rests on
+//	observe.go   looks at the data directory, and what the API shows
 //	ports.go     what the state machine (package member) reaches the world through
-//	tasks.go     long ones: bootstrap, clone, start, promote, demote
-//	task.go      what they have in common: how they begin, are interrupted and end
-//	handover.go  the planned change of primary
+//	handover.go  what bouncers are told: of a planned change of primary, of routes
 //	failsafe.go  what other members ask of this one
 //	configure.go the dynamic configuration and the agent's own file, taken up and again
-//	publish.go   what others are told: member key, route, sync, history, slots
-//	readers.go   which replicas the route sends readers to
 //	catalogue.go the member's service in Consul's catalogue
 //	events.go    what has happened, as the shard remembers it
 //	led.go       that this agent may have led with the PostgreSQL that runs
-//	loss.go      what a member whose data were replaced must get again
 //	disk.go      whether the data directory can be written
 //	only.go      that one agent looks after a data directory, and no other
 //	guardian.go, watchdog.go
 //	             the guard and the watchdog device
 //	secret.go    what members prove themselves to each other with
 //	watch.go     the goroutines that listen: Consul, PostgreSQL, peers, session
-//	requests.go, restart.go, reinit.go
+//	requests.go, restart.go
 //	             what operators ask for through the REST API
 //	schedule.go  a restart that they ask for at some time
 //	callbacks.go the operators' own scripts, when PostgreSQL's role or state changes
@@ -103,9 +98,6 @@ type Agent struct {
 	reloading    chan struct{} // holds one while the configuration file is read anew
 	kickPostgres chan struct{}
 	kickSession  chan struct{}
-	// taskEdge counts the beginnings and ends of tasks: an observation that
-	// spans one may show what is no longer so.
-	taskEdge atomic.Int64
 
 	m loopState
 }
@@ -209,17 +201,17 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		return err
 	}
 	a.callbacks.ended = func() { a.post(func() {}) } // an upgrade may wait for them
+	host, port := splitAddress(cfg.Postgres.ConnectAddress)
 	a.m.Member = member.New(member.Settings{
-		Name: cfg.Name, SessionName: a.sessionName(), Keys: a.keys, Margins: margins(cfg), Log: o.Log,
+		Name: cfg.Name, SessionName: a.sessionName(), Keys: a.keys, Version: publicVersion(o.Version), PrimaryWord: primaryWord(cfg),
+		ConnURL: connURL(cfg.Postgres.ConnectAddress), ProxyURL: connURL(cfg.Postgres.ProxyAddress), APIURL: apiURL(cfg), Host: host, Port: port,
+		Tags: cfg.Tags, Margins: margins(cfg), ScriptLimit: a.scriptLimit,
+		MayRewind: a.pg.UsePgRewind, MayRemove: a.mayRemoveData, Decided: a.note, Log: o.Log,
 	}, a.ports(), shell{a}, dynamic)
-	a.m.told, a.m.reasons = map[string]string{}, map[string]cluster.Instant{}
+	a.m.reasons = map[string]cluster.Instant{}
 	a.dynamic.Store(&dynamic)
 	return a, nil
 }
-
-// stopLimit bounds an orderly stop: Patroni's users expect SIGTERM to be over
-// within 15 s.
-const stopLimit = 14 * time.Second
 
 // Run runs the agent until it is told to stop and PostgreSQL has been stopped in
 // an orderly way, or to make room for another binary (ErrUpgrade), or until ctx
@@ -252,7 +244,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	if err != nil {
 		return err
 	}
-	if !a.m.pg.running {
+	if !a.m.PG.Running {
 		if err := a.nameIsFree(a.ctx); err != nil {
 			return err
 		}

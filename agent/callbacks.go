@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
@@ -101,18 +101,18 @@ func (t *teller) saw(task ha.TaskKind) {
 // which may begin the next task.
 func (a *Agent) callBack() {
 	m := &a.m
-	if m.stopping && m.stopBy.IsZero() {
-		m.stopBy = a.clock().Add(stopLimit)
+	if m.Stopping && m.stopBy.IsZero() {
+		m.stopBy = a.clock().Add(member.StopLimit)
 	}
-	o := m.pg.observed
+	o := m.PG.Observed
 	s := situation{
-		up: m.pg.running && o.Accepting && m.data.State == ha.DataValid, down: !m.pg.running && !a.pg.Running(), started: o.StartTime, role: a.roleName(),
+		up: m.PG.Running && o.Accepting && m.Data.State == ha.DataValid, down: !m.PG.Running && !a.pg.Running(), started: o.StartTime, role: a.m.RoleName(),
 		primary: cluster.IsPrimary(m.teller.told.Role),
-		task:    m.task.kind, stopping: m.stopping, leads: m.Tenure.Held(a.clock()),
+		task:    m.TaskKind(), stopping: m.Stopping, leads: m.Tenure.Held(a.clock()),
 		reloaded: m.reloadAsked && !m.rewriting && !m.rewrite,
 	}
 	action, role := m.teller.next(s)
-	if s.up && s.reloaded && m.task.kind == ha.TaskNone || s.down {
+	if s.up && s.reloaded && m.TaskKind() == ha.TaskNone || s.down {
 		m.reloadAsked = false
 	}
 	if action == "" {
@@ -263,63 +263,4 @@ func (a *Agent) finishCallbacks() {
 	if !a.m.stopBy.IsZero() {
 		a.callbacks.finish(max(a.m.stopBy.Sub(a.clock()), time.Second))
 	}
-}
-
-// beforeStop runs the operator's before_stop within a limit. Its failure does not
-// keep PostgreSQL running.
-func (a *Agent) beforeStop(ctx context.Context, limit time.Duration) {
-	if limit <= 0 || !a.pg.Running() {
-		return
-	}
-	if err := a.pg.BeforeStop(ctx, min(limit, a.scriptLimit)); err != nil {
-		a.log.Warn().Err(err).Msg("before_stop failed; PostgreSQL is stopped all the same")
-	}
-}
-
-// beforeStopLimit is how long before_stop may take before a stop that begins now:
-// of what is left until PostgreSQL would be killed, half is PostgreSQL's own.
-func (a *Agent) beforeStopLimit() time.Duration {
-	limit := a.scriptLimit
-	if now := a.clock(); a.m.Tenure.Held(now) && !a.m.PauseInForce() {
-		limit = min(limit, a.m.KillAt().Sub(now)/2)
-	}
-	if a.m.stopping {
-		limit = min(limit, stopLimit/2)
-	}
-	return limit
-}
-
-// prePromote runs the operator's pre_promote within a limit.
-func (a *Agent) prePromote(ctx context.Context) error {
-	if err := a.pg.PrePromote(ctx, a.scriptLimit); err != nil {
-		return fmt.Errorf("nothing is promoted: %w", err)
-	}
-	return nil
-}
-
-// forbidPromotion gives the lock up, as pre_promote has failed. Whoever is best of
-// the others may lead.
-func (a *Agent) forbidPromotion() {
-	a.m.barredUntil = a.clock().Add(a.m.Dynamic.TTL)
-	if !a.m.Tenure.Held(a.clock()) {
-		return
-	}
-	a.log.Warn().Dur("for", a.m.Dynamic.TTL).Msg("pre_promote has failed: the leader lock is given up, and this member does not want to lead for a while")
-	a.m.Complete = false
-	a.m.Tenure.GiveTo("")
-}
-
-// tags are this member's. One whose pre_promote has failed just now does not want
-// to lead for a while, so that another member can.
-func (a *Agent) tags() map[string]any {
-	if a.m.barredUntil.IsZero() || !a.clock().Before(a.m.barredUntil) {
-		return a.cfg.Tags
-	}
-	tags := map[string]any{"nofailover": true}
-	for name, value := range a.cfg.Tags {
-		if name != "nofailover" && name != "failover_priority" {
-			tags[name] = value
-		}
-	}
-	return tags
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,7 +39,7 @@ func (a *Agent) initialConfig() []byte {
 	}
 	value, err := cluster.CanonicalJSON(a.cfg.Bootstrap.DCS)
 	if err != nil {
-		a.once("bootstrap.dcs", "bootstrap.dcs cannot be written as JSON", err.Error())
+		a.m.Once("bootstrap.dcs", "bootstrap.dcs cannot be written as JSON", err.Error())
 		return []byte("{}")
 	}
 	return value
@@ -107,6 +106,7 @@ func (a *Agent) reconfigure(cfg config.Config) {
 		a.log.Warn().Strs("settings", changed).Msg("these have changed and take effect when the agent is started anew")
 	}
 	a.cfg.Tags, a.cfg.Log = cfg.Tags, cfg.Log
+	a.m.Tags = cfg.Tags
 	a.cfg.Postgres.Callbacks = cfg.Postgres.Callbacks
 	a.cfg.Postgres.RemoveOnRewindFail, a.cfg.Postgres.RemoveOnDiverged = cfg.Postgres.RemoveOnRewindFail, cfg.Postgres.RemoveOnDiverged
 	a.pg.Reconfigure(cfg.Postgres)
@@ -118,8 +118,8 @@ func (a *Agent) reconfigure(cfg config.Config) {
 // applyPostgresConfig hands PostgreSQL's part to PostgreSQL.
 func (a *Agent) applyPostgresConfig() {
 	a.pg.Apply(a.m.Dynamic)
-	if !a.m.pg.running || a.m.task.kind != ha.TaskNone {
-		a.m.rewrite = a.m.pg.running // when the task is done
+	if !a.m.PG.Running || a.m.TaskKind() != ha.TaskNone {
+		a.m.rewrite = a.m.PG.Running // when the task is done
 		return
 	}
 	a.rewriteConfig()
@@ -162,9 +162,9 @@ func (a *Agent) checkFiles() {
 			switch {
 			case err != nil: // PostgreSQL does not answer, which is told elsewhere
 			case len(problems) > 0:
-				a.once("settings", "PostgreSQL does not take its new configuration and would not start with it; mend it before the next restart", strings.Join(problems, "; "))
+				a.m.Once("settings", "PostgreSQL does not take its new configuration and would not start with it; mend it before the next restart", strings.Join(problems, "; "))
 			default:
-				a.clearOnce("settings")
+				a.m.ClearOnce("settings")
 			}
 		}
 	})
@@ -174,10 +174,10 @@ func (a *Agent) checkFiles() {
 // able to replay its WAL any more: they must not have less of these settings, and so
 // are to be restarted first where they are raised.
 func (a *Agent) warnOfReplicas() {
-	if !a.m.pg.primary() {
+	if !a.m.PG.Primary() {
 		return
 	}
-	for name, change := range a.m.pg.observed.PendingRestart {
+	for name, change := range a.m.PG.Observed.PendingRestart {
 		raised, err := strconv.Atoi(change.NewValue)
 		if err != nil || !postgres.BindsStandbys(name) {
 			continue
@@ -203,7 +203,7 @@ func (a *Agent) checkChange(ctx context.Context, old, changed cluster.Dynamic) e
 // nobody is at work on them.
 func (a *Agent) cacheConfig() {
 	value := a.m.configToCache
-	if value == nil || a.m.task.kind != ha.TaskNone || a.m.data.State != ha.DataValid {
+	if value == nil || a.m.TaskKind() != ha.TaskNone || a.m.Data.State != ha.DataValid {
 		return
 	}
 	a.m.configToCache = nil
@@ -212,10 +212,10 @@ func (a *Agent) cacheConfig() {
 		err := a.pg.CacheDynamic(value)
 		return func() {
 			if err != nil {
-				a.once("cached configuration", "the dynamic configuration cannot be kept with the data", err.Error())
+				a.m.Once("cached configuration", "the dynamic configuration cannot be kept with the data", err.Error())
 				return
 			}
-			a.clearOnce("cached configuration")
+			a.m.ClearOnce("cached configuration")
 		}
 	})
 }
@@ -237,13 +237,10 @@ func (a *Agent) recallConfig() {
 	a.dynamic.Store(&dynamic)
 }
 
-// mayRewind tells whether the configuration allows pg_rewind.
-func (a *Agent) mayRewind() bool { return a.pg.UsePgRewind() }
-
 // mayRemoveData names the setting that allows to replace a data directory which
 // cannot be rewound, empty when none does (I7).
-func (a *Agent) mayRemoveData() string {
-	pg := a.m.Dynamic.Postgres
+func (a *Agent) mayRemoveData(d cluster.Dynamic) string {
+	pg := d.Postgres
 	switch {
 	case a.cfg.Postgres.RemoveOnRewindFail || pg.RemoveOnRewindFail != nil && *pg.RemoveOnRewindFail:
 		return "remove_data_directory_on_rewind_failure"
@@ -267,9 +264,7 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	if !seen {
 		return "", fmt.Errorf("looking at the data directory: %w", ctx.Err())
 	}
-	a.m.data, a.m.loss = now.data, now.loss
-	a.m.pg.wasPrimary = a.m.data.wasPrimary
-	a.m.pg.running = running
+	a.m.Adopt(now, running)
 	a.recallTold()
 	if !running {
 		return "", nil
@@ -280,48 +275,20 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		a.log.Warn().Err(err).Msg("PostgreSQL runs but cannot be observed yet")
 	}
-	a.sawPostgres(state, nil, nil)
-	a.follows(a.pg.Upstream())
 	ask, done := context.WithTimeout(ctx, a.m.Dynamic.RetryTimeout)
 	defer done()
 	guard, none := a.guard.recall(ask)
-	a.m.Guardian.Recall(guard)
-	if a.m.pg.primary() {
-		a.m.adopted, a.m.adoptedUntil = a.clock(), guard.Until
-		a.m.AdoptedPaused, a.m.adoptedUnled = guard.Paused, guard.Unled
-		if a.m.Resume(guard) {
-			a.resumeConfig(guard.Memo.Config)
-			session = guard.Memo.Session
-		}
+	if a.m.AdoptRunning(state, a.pg.Upstream(), guard) {
+		a.resumeConfig(guard.Memo.Config)
+		session = guard.Memo.Session
 	}
 	if none {
 		a.log.Warn().Msg("no guard has started this PostgreSQL: if the one that is started for it now is killed, no signal ends PostgreSQL; " +
 			"restart PostgreSQL through the agent at a convenient moment (POST /restart)")
 	}
 	// What commits wait for now must go on until the key sync says otherwise.
-	a.log.Info().Bool("primary", a.m.pg.primary()).Msg("PostgreSQL runs already and is taken charge of")
+	a.log.Info().Bool("primary", a.m.PG.Primary()).Msg("PostgreSQL runs already and is taken charge of")
 	return session, nil
-}
-
-// adoptStray takes charge of a PostgreSQL that somebody has started by hand while this
-// agent ran, in pause mostly: it is to be seen, led with, and fenced as any other. What
-// it is to do without a lease is decided then. It is a task, as a postmaster that another
-// task starts is none of that.
-func (a *Agent) adoptStray() {
-	if a.m.task.kind != ha.TaskNone || a.m.pg.running {
-		return
-	}
-	a.m.pg.syncSet = false // it has not been told by this agent
-	a.startTask(ha.TaskStart, func(ctx context.Context) error {
-		_, err := a.pg.Adopt(ctx)
-		return err
-	}, func(err error) {
-		if err == nil && a.m.pg.running {
-			a.follows(a.pg.Upstream())
-			a.log.Warn().Bool("primary", a.m.pg.primary()).Msg("PostgreSQL was started by hand and is taken charge of; " +
-				"restart it through the agent at a convenient moment (POST /restart)")
-		}
-	})
 }
 
 // resumeConfig takes up the dynamic configuration that the guard remembers.
@@ -336,19 +303,9 @@ func (a *Agent) resumeConfig(config json.RawMessage) {
 	a.pg.Apply(dynamic)
 }
 
-// once logs a problem when it is new or has changed, until clearOnce.
-func (a *Agent) once(topic, message, detail string) {
-	problem := message + ": " + detail
-	if a.m.told[topic] == problem {
-		return
-	}
-	a.m.told[topic] = problem
-	a.log.Error().Str("detail", detail).Msg(message)
-}
-
 // problems are those that were logged and last, and the values that PostgreSQL refuses.
 func (a *Agent) problems() []string {
-	all := slices.Collect(maps.Values(a.m.told))
+	all := a.m.Told()
 	for _, why := range a.pg.Refused() {
 		all = append(all, "PostgreSQL refuses the value of a parameter, which is not used: "+why)
 	}
@@ -365,13 +322,6 @@ const (
 	mostOfAProblem = 500
 )
 
-func (a *Agent) clearOnce(topic string) {
-	if _, told := a.m.told[topic]; told {
-		delete(a.m.told, topic)
-		a.log.Info().Str("topic", topic).Msg("well again")
-	}
-}
-
 // nameLimit bounds each of the two questions of nameIsFree.
 const nameLimit = time.Second
 
@@ -384,7 +334,7 @@ func (a *Agent) nameIsFree(ctx context.Context) error {
 	snapshot, err := a.store.Read(read)
 	cancel()
 	m, found := snapshot.Member(a.cfg.Name)
-	if err != nil || !found || !m.OK() || m.Value.APIURL == "" || m.Value.APIURL == a.memberValue().APIURL {
+	if err != nil || !found || !m.OK() || m.Value.APIURL == "" || m.Value.APIURL == a.m.Value().APIURL {
 		return nil //nolint:nilerr // the loop reads the shard until that works
 	}
 	asked, cancel := context.WithTimeout(ctx, nameLimit)

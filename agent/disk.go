@@ -4,15 +4,8 @@ import (
 	"context"
 	"time"
 
-	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
-
-// disk is what is known of the disk under the data directory.
-type disk struct {
-	trouble string // in words; empty: none
-	since   cluster.Instant
-}
 
 // probeAtLeast is how often, at the most, the disk is probed.
 const probeAtLeast = 3 * time.Second
@@ -47,16 +40,14 @@ func (a *Agent) watchDisk(ctx context.Context) {
 // sawDisk takes in what a probe has found.
 func (a *Agent) sawDisk(v postgres.DiskVerdict) {
 	if v.OK {
-		a.m.disk = disk{}
-		a.clearOnce("disk")
+		a.m.SawDisk("", 0)
+		a.m.ClearOnce("disk")
 		return
 	}
-	if a.m.disk.trouble == "" {
-		a.m.disk.since = a.clock()
-		if v.Hung {
-			a.m.disk.since = a.m.disk.since.Add(-v.Took)
-		}
+	since := a.clock()
+	if v.Hung {
+		since = since.Add(-v.Took)
 	}
-	a.m.disk.trouble = v.Problem
-	a.once("disk", "the data directory cannot be written", string(v.Trouble))
+	a.m.SawDisk(v.Problem, since)
+	a.m.Once("disk", "the data directory cannot be written", string(v.Trouble))
 }

@@ -41,8 +41,8 @@ func (a *Agent) record(reason string) {
 		Leads: m.Tenure.Held(now), Leader: leader, Gone: leader == "",
 		Beat: m.Snapshot.Status.Value.Lictor, BeatSeen: m.StatusSeen,
 		Request: m.Snapshot.Failover.Value, Refused: m.Refused, Reason: reason,
-		Primary: m.pg.running && m.pg.observed.Accepting && m.pg.primary(), Down: !m.pgDown.IsZero(),
-		Timeline: m.pg.observed.Timeline, Wrote: j.wrote,
+		Primary: m.PG.Running && m.PG.Observed.Accepting && m.PG.Primary(), Down: !m.PGDown.IsZero(),
+		Timeline: m.PG.Observed.Timeline, Wrote: j.wrote,
 		Paused: m.Dynamic.Pause, Failsafe: m.Tenure.OnFailsafe(), Config: m.Dynamic.Raw, ConfigIndex: m.configIndex,
 		WatchersLost: m.watchersLost,
 	}
@@ -60,7 +60,7 @@ func (a *Agent) record(reason string) {
 		j.wrote = 0
 	}
 	j.Observe(v)
-	if j.Watching() && m.pg.observed.Accepting && !j.watching && j.wrote.IsZero() {
+	if j.Watching() && m.PG.Observed.Accepting && !j.watching && j.wrote.IsZero() {
 		a.watchFirstWrite()
 	}
 	a.writeEvents(v.Leads, now)
@@ -108,11 +108,11 @@ func (a *Agent) writeEvents(leads bool, now cluster.Instant) {
 			after := eventsEvery
 			if err != nil {
 				j.Failed()
-				a.once("events", "what happened could not be written to Consul; it is kept until it can", err.Error())
+				a.m.Once("events", "what happened could not be written to Consul; it is kept until it can", err.Error())
 				after = eventsRetry
 				j.notUntil = a.clock().Add(after)
 			} else {
-				a.clearOnce("events")
+				a.m.ClearOnce("events")
 			}
 			if len(j.Pending()) > 0 {
 				a.afterwards(after, func() {})

@@ -136,6 +136,23 @@ func (g guarded) Remember(m member.Memo, done func(error)) {
 	g.tell(func(ctx context.Context) error { return g.guard.client.Remember(ctx, memo) }, done)
 }
 
+func (g guarded) Awake(w *member.Work, done func(error)) {
+	inPostgres(g).work(w, 0, g.guard.awake, done)
+}
+
+// overtakeWithin bounds it: a guard that hangs is ended for it.
+const overtakeWithin = 6 * time.Second
+
+// Overtake goes on even when the agent is told to end meanwhile.
+func (g guarded) Overtake(done func(bool, error)) {
+	g.goDo(func(context.Context) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(g.ctx), overtakeWithin)
+		defer cancel()
+		started, err := g.guard.overtake(ctx)
+		g.post(func() { done(started, err) })
+	})
+}
+
 func (g guarded) Mark(until cluster.Instant, paused bool, done func(error)) {
 	g.mark(func() error {
 		if paused {
@@ -145,6 +162,9 @@ func (g guarded) Mark(until cluster.Instant, paused bool, done func(error)) {
 	}, done)
 }
 
+// unmarkWithin is how long the end of a lease waits for the disk that the mark is on.
+const unmarkWithin = 2 * time.Second
+
 func (g guarded) Unmark(done func(error)) {
 	over := false
 	g.mark(g.guard.led.remove, func(err error) {
@@ -153,7 +173,7 @@ func (g guarded) Unmark(done func(error)) {
 			done(err)
 		}
 	})
-	g.afterwards(lingering, func() {
+	g.afterwards(unmarkWithin, func() {
 		if !over {
 			over = true
 			g.log.Warn().Str("file", g.guard.led.path).Msg("the mark that this member leads cannot be removed yet (a disk that hangs?)")
@@ -174,16 +194,6 @@ func (g guarded) mark(change func() error, done func(error)) {
 		close(changed)
 		g.post(func() { done(err) })
 	})
-}
-
-// armNow sets the deadline of a new lease and waits until the guard has it.
-func (a *Agent) armNow(ctx context.Context, m member.Memo) error {
-	return a.hear(ctx, func(done func(error)) { a.m.Guardian.ArmNow(m, done) })
-}
-
-// disarmGuard takes the deadline away and waits until it is.
-func (a *Agent) disarmGuard(ctx context.Context) error {
-	return a.hear(ctx, a.m.Guardian.Disarm)
 }
 
 // longAgo is a moment in the past.
@@ -255,8 +265,8 @@ func (a *Agent) tellOfWatcher() {
 	}
 	a.m.watchersLost = w.Lost // a new guard begins anew
 	if w.Why == "" {
-		a.clearOnce("watcher")
+		a.m.ClearOnce("watcher")
 		return
 	}
-	a.once("watcher", "nobody watches the guard, which has the deadline alone", w.Why)
+	a.m.Once("watcher", "nobody watches the guard, which has the deadline alone", w.Why)
 }

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,10 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/ha"
-	"github.com/lictor-ha/lictor/agent/postgres"
 	"github.com/lictor-ha/lictor/agent/printable"
 )
 
@@ -39,81 +35,6 @@ const (
 	mostAsked = 128
 )
 
-// handover stops PostgreSQL while the lease goes on being renewed, makes sure
-// that the successor has all of its WAL, and gives the lease to it. Without a
-// successor it is an orderly stop: whoever is best may lead next.
-func (a *Agent) handover(h ha.Handover) {
-	successor := h.Successor
-	var receiver api.Peer
-	if m, found := a.m.Snapshot.Member(successor); found {
-		receiver = api.PeerOf(m.Value)
-	}
-	plan := cluster.Handover{
-		ID: rand.Text(), Leader: a.cfg.Name, Successor: successor, Timeline: a.m.pg.observed.Timeline,
-		DeadlineMS: handoverLimit.Milliseconds(), State: cluster.HandoverAnnounced,
-	}
-	session, asked := a.m.Session, a.m.Snapshot.Failover.ModifyIndex
-	var announced, stopped, dropped bool
-	scriptsLimit := min(a.beforeStopLimit(), handoverLimit/2)
-	a.m.published.holding = false
-	a.startTask(ha.TaskHandover, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, handoverLimit)
-		defer cancel()
-		if successor != "" {
-			// So that the shutdown checkpoint has little left to write.
-			if err := a.pg.Checkpoint(ctx); err != nil {
-				return err
-			}
-			announced = true
-			if err := a.holdClients(ctx, session, plan, h.OnBusy); err != nil {
-				return err
-			}
-			a.post(func() { a.m.published.holding = true })
-		}
-		a.beforeStop(ctx, scriptsLimit)
-		stopped = true
-		if successor == "" {
-			if err := a.pg.Stop(ctx, postgres.Fast); err != nil {
-				return err
-			}
-			dropped = true
-			return a.disarmGuard(ctx)
-		}
-		if err := a.pg.StopWhen(ctx, postgres.Fast, func(ctx context.Context, checkpoint int64) error {
-			return a.awaitWAL(ctx, receiver, plan.Timeline, checkpoint)
-		}); err != nil {
-			return err
-		}
-		left, seen := a.lookAtData(ctx)
-		if !seen {
-			return fmt.Errorf("the data directory does not tell how far its WAL goes: %w", ctx.Err())
-		}
-		if err := a.awaitWAL(ctx, receiver, plan.Timeline, left.data.checkpointLSN); err != nil {
-			return fmt.Errorf("%s has not received all WAL, so it stays the replica: %w", successor, err)
-		}
-		dropped = true
-		return a.disarmGuard(ctx)
-	}, func(err error) {
-		if stopped {
-			a.m.stoppedOnPurpose()
-		}
-		if announced {
-			a.m.announced = plan
-		}
-		if dropped {
-			a.m.Complete = successor != ""
-			if successor != "" {
-				a.m.handedOver = asked
-			}
-			a.m.Tenure.GiveTo(successor)
-			return
-		}
-		a.m.Refused = fmt.Sprintf("rolled back: %v", err)
-		a.m.ClearFailover(a.m.Snapshot.Failover.ModifyIndex)
-	})
-	a.m.task.successor = successor
-}
-
 // holdClients announces the handover and waits until every bouncer holds the
 // shard's clients and their transactions have ended. A bouncer that does not
 // answer holds up nothing: its clients see what they would without it.
@@ -136,7 +57,7 @@ func (a *Agent) holdClients(ctx context.Context, session string, plan cluster.Ha
 	patience := quietPatience
 	switch onBusy {
 	case cluster.OnBusyWait:
-		patience = handoverLimit / 2
+		patience = time.Duration(plan.DeadlineMS) * time.Millisecond / 2
 	case cluster.OnBusyRefuse:
 		patience = shortPatience
 	}
@@ -234,36 +155,6 @@ func (a *Agent) tellBouncers(ctx context.Context, bouncers []cluster.Bouncer, pl
 	}
 	_ = telling.Wait() // each answer has its own error
 	return answers
-}
-
-// endHandover takes back the announcement of a handover that is over: this member
-// leads and serves again, or another one does. The routes tell the bouncers the
-// rest.
-func (a *Agent) endHandover() {
-	plan := a.m.announced
-	serving := a.m.Tenure.Held(a.clock()) && a.m.pg.running && a.m.pg.observed.Accepting && a.m.pg.primary() && !a.m.Writing(a.keys.Route())
-	other := a.m.Snapshot.LeaderName() != "" && a.m.Snapshot.LeaderName() != a.cfg.Name && a.m.Snapshot.Route.Value.Leader.Name != a.cfg.Name
-	if plan.ID == "" || a.m.task.kind == ha.TaskHandover || !serving && !other {
-		return
-	}
-	a.m.announced = cluster.Handover{}
-	plan.State = cluster.HandoverDone
-	if serving {
-		plan.State = cluster.HandoverCancelled
-	}
-	session := a.m.Session
-	ctx, cancel := context.WithTimeout(a.ctx, a.m.Dynamic.RetryTimeout)
-	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		err := a.store.EndHandover(ctx, session)
-		if bouncers, listed := a.bouncers(ctx); listed == nil {
-			a.tellBouncers(ctx, bouncers, plan, 0) // those that do not hear it read it
-		}
-		return func() {
-			if err != nil {
-				a.log.Warn().Err(err).Msg("the announcement of the handover could not be taken back; it ends with its deadline")
-			}
-		}
-	})
 }
 
 // poke tells all bouncers at once that the route has changed, so that none waits

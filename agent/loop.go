@@ -9,35 +9,13 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/member"
-	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
 // loopState is the state of the loop. Only the loop's goroutine touches it.
 type loopState struct {
 	*member.Member
 
-	// PostgreSQL
-	data    dataState
-	pg      pgState
-	adopted cluster.Instant
-	// adoptedUntil is the deadline of the guard that was found with it.
-	adoptedUntil cluster.Instant
-	adoptedUnled bool // ha.View
-	crashes      []cluster.Instant
-	pgDown       cluster.Instant
-	// unservedSince is since when, as the leader, it was not seen to serve.
-	unservedSince cluster.Instant
-	upstream      string
-
-	// Work
-	task    task
-	attempt ha.Attempt
-	// loss says what the data that were replaced may have acknowledged; nil: they were
-	// not, or have got everything again.
-	loss       *postgres.Loss
-	askingGoal bool
-	stopping   bool
-	upgrade    bool
+	upgrade bool
 
 	configIndex uint64
 	// configKnown: a valid dynamic configuration of this shard has been read.
@@ -48,30 +26,20 @@ type loopState struct {
 	// configToCache is the one that is to be kept there now, nil when it is.
 	configToCache []byte
 
-	published published
-	told      map[string]string // problems that were logged and last, by topic
 	// watchersLost counts the watchers of the guard that were seen to have ended.
 	watchersLost int
-	fencing      bool
-	settingSync  bool
-	disk         disk
-	handedOver   uint64           // the request that was carried out last
-	announced    cluster.Handover // a handover whose announcement is to be taken back
-	rewrite      bool             // PostgreSQL's configuration is to be written when the task is done
+	rewrite      bool // PostgreSQL's configuration is to be written when the task is done
 	rewriting    bool
-	reason       string
 	others       []string                   // primaries beside this one
 	reasons      map[string]cluster.Instant // when each was logged last
 	teller       teller
 	stopBy       cluster.Instant // when an orderly stop must be over; zero: none is under way
-	barredUntil  cluster.Instant // pre_promote has failed: this member does not want to lead before
 	reloadAsked  bool            // the file was read anew, which on_reload is told of
 	journal      journal
 
 	marked       chan struct{}  // is closed when the mark beside the data is as it was asked for last
 	planned      plannedRestart // a restart that is scheduled
 	planRecalled bool           // that of an earlier run was looked for
-	leavingSync  bool           // this standby asks the leader to do without it
 }
 
 // loop runs until the agent has stopped in an orderly way or its context ends.
@@ -87,9 +55,9 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 		case <-timer.C:
 		case <-signals.Stop:
 			signals.Stop = nil
-			a.m.stopping = true
-			a.interruptTask()
-			limit := time.NewTimer(stopLimit)
+			a.m.Stopping = true
+			a.m.InterruptTask()
+			limit := time.NewTimer(member.StopLimit)
 			defer limit.Stop()
 			deadline = limit.C
 			a.systemd.Stopping()
@@ -97,8 +65,8 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 		case <-signals.Upgrade:
 			a.checkUpgrade()
 		case <-deadline:
-			a.log.Error().Dur("limit", stopLimit).Msg("could not stop in an orderly way in time; PostgreSQL is killed")
-			ctx, cancel := context.WithTimeout(a.ctx, backoffMax)
+			a.log.Error().Dur("limit", member.StopLimit).Msg("could not stop in an orderly way in time; PostgreSQL is killed")
+			ctx, cancel := context.WithTimeout(a.ctx, lastLimit)
 			err := a.pg.Kill(ctx)
 			cancel()
 			if err == nil {
@@ -130,10 +98,14 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 	}
 }
 
+// lastLimit bounds what the loop still waits for, or asks of a program, before the agent
+// makes room for another one, or ends.
+const lastLimit = 10 * time.Second
+
 // checkUpgrade makes sure that the binary which is installed by now can be run
 // before it is given this one's place.
 func (a *Agent) checkUpgrade() {
-	ctx, cancel := context.WithTimeout(a.ctx, backoffMax)
+	ctx, cancel := context.WithTimeout(a.ctx, lastLimit)
 	a.effect(ctx, cancel, func(ctx context.Context) func() {
 		err := a.runnable(ctx)
 		return func() {
@@ -142,7 +114,7 @@ func (a *Agent) checkUpgrade() {
 				return
 			}
 			a.m.upgrade = true
-			a.log.Info().Str("busy", string(a.m.task.kind)).Msg("asked to go on with the binary that is installed by now; done as soon as nothing is under way")
+			a.log.Info().Str("busy", string(a.m.TaskKind())).Msg("asked to go on with the binary that is installed by now; done as soon as nothing is under way")
 		}
 	})
 }
@@ -150,7 +122,7 @@ func (a *Agent) checkUpgrade() {
 // mayUpgrade tells whether this process may end for another binary: nothing is
 // under way that would be broken off, and the guard has the latest deadline.
 func (a *Agent) mayUpgrade() bool {
-	return a.m.upgrade && !a.m.stopping && a.m.task.kind == ha.TaskNone && a.m.Idle() && !a.m.settingSync && !a.m.rewriting && a.callbacks.idle()
+	return a.m.upgrade && !a.m.Stopping && a.m.TaskKind() == ha.TaskNone && a.m.Idle() && !a.m.rewriting && a.callbacks.idle()
 }
 
 // drain takes all events that are there already, so that a burst costs one
@@ -169,23 +141,16 @@ func (a *Agent) drain() {
 // step observes, decides and acts once, and says when to come round again.
 func (a *Agent) step() time.Duration {
 	a.callBack()
-	a.m.noteService(a.clock())
-	v := a.view()
-	d := ha.Decide(v)
-	a.note(v, d)
-	for _, action := range d.Actions {
-		a.m.Perform(action)
-	}
-	a.m.teller.saw(a.m.task.kind)
+	v, d := a.m.Step()
+	a.m.teller.saw(a.m.TaskKind())
 	a.mindWatchdog(v)
 	a.raiseAlarm(v.OtherPrimaries())
 	a.mindPlan()
-	a.mindLoss(v)
-	a.publish()
+	a.m.Publish()
 	a.record(d.Reason)
 	a.show(d.Reason)
 	a.cacheConfig()
-	if a.m.rewrite && a.m.task.kind == ha.TaskNone {
+	if a.m.rewrite && a.m.TaskKind() == ha.TaskNone {
 		a.rewriteConfig()
 	}
 	tick := a.m.Dynamic.LoopWait
@@ -216,10 +181,9 @@ const repeatReasons = 30 * time.Second
 // note logs a decision when it differs from the last one: one line with what is
 // done and why, and no repeated noise.
 func (a *Agent) note(v ha.View, d ha.Decision) {
-	if d.Reason == a.m.reason || d.Reason == "" {
+	if d.Reason == a.m.Reason || d.Reason == "" {
 		return
 	}
-	a.m.reason = d.Reason
 	actions, weighty := []string(nil), false
 	for _, action := range d.Actions {
 		switch action.(type) {

@@ -49,7 +49,7 @@ func TestNothingInTheLoopWaits(t *testing.T) {
 func ofPorts(fn *types.Func) bool {
 	receiver := fn.Signature().Recv()
 	return receiver != nil && slices.Contains(
-		[]string{"clocks", "inConsul", "guarded", "toPeers", "watches", "toBouncers", "shell"},
+		[]string{"clocks", "inConsul", "inPostgres", "guarded", "watchdogPort", "toPeers", "watches", "toBouncers", "shell"},
 		types.TypeString(receiver.Type(), func(*types.Package) string { return "" }))
 }
 
@@ -316,7 +316,7 @@ func (c *program) walkCall(info *types.Info, call *ast.CallExpr, in string) bool
 	}
 	callee := name(fn)
 	switch {
-	case callee == "(*Agent).goDo", callee == "(*Agent).effect", callee == "call", callee == "order", callee == "guarded.mark", strings.HasSuffix(callee, "WaitGroup).Go"), strings.HasSuffix(callee, "Group).Go"):
+	case callee == "(*Agent).goDo", callee == "(*Agent).effect", callee == "call", callee == "order", callee == "guarded.mark", callee == "inPostgres.work", callee == "answered", strings.HasSuffix(callee, "WaitGroup).Go"), strings.HasSuffix(callee, "Group).Go"):
 		return false // all of it runs elsewhere
 	case callee == "(*Agent).startTask":
 		return true

@@ -6,6 +6,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
@@ -15,16 +16,16 @@ import (
 // password, and ask without a proof what Lictor refuses then (a leader that they have
 // deposed would not hear of it). So it says so whatever its PostgreSQL does.
 func TestAMemberAlwaysSaysThatItRunsLictor(t *testing.T) {
-	for name, pg := range map[string]pgState{
+	for name, pg := range map[string]member.PG{
 		"down":     {},
-		"starting": {running: true},
-		"primary":  {running: true, observed: postgres.State{Accepting: true, Timeline: 1}},
-		"replica":  {running: true, observed: postgres.State{Accepting: true, InRecovery: true, Timeline: 1}},
+		"starting": {Running: true},
+		"primary":  {Running: true, Observed: postgres.State{Accepting: true, Timeline: 1}},
+		"replica":  {Running: true, Observed: postgres.State{Accepting: true, InRecovery: true, Timeline: 1}},
 	} {
 		a := Agent{log: zerolog.Nop()}
-		a.m.Member = &member.Member{}
-		a.m.pg = pg
-		if peer := api.PeerOf(a.memberValue()); peer.Patroni {
+		a.m.Member = member.New(member.Settings{}, member.Ports{}, shell{&a}, cluster.Dynamic{})
+		a.m.PG = pg
+		if peer := api.PeerOf(a.m.Value()); peer.Patroni {
 			t.Errorf("%s: it is taken for a member of Patroni's", name)
 		}
 	}

@@ -66,7 +66,7 @@ func (a *Agent) ScheduleRestart(ctx context.Context, r api.RestartRequest) error
 		case !a.m.planned.At.IsZero():
 			return fmt.Errorf("%w: a restart is scheduled for %s", api.ErrConflict, a.m.planned.At.Format(time.RFC3339))
 		}
-		value := r.Value(a.m.pg.observed.StartTime)
+		value := r.Value(a.m.PG.Observed.StartTime)
 		p, err := parsePlan(value)
 		if err != nil {
 			return err
@@ -126,7 +126,7 @@ func (a *Agent) mindPlan() {
 	}
 	seen := a.State()
 	seen.Dynamic = a.m.Dynamic
-	decision, why := p.judge(seen, time.Now(), a.m.task.kind != ha.TaskNone)
+	decision, why := p.judge(seen, time.Now(), a.m.TaskKind() != ha.TaskNone)
 	switch decision {
 	case keepPlan:
 	case dropPlan:

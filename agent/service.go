@@ -39,5 +39,5 @@ func (a *Agent) showStatus(reason string) {
 	if a.systemd == nil {
 		return
 	}
-	a.systemd.Status(fmt.Sprintf("shard %s, member %s: %s, %s; %s", a.cfg.Scope, a.cfg.Name, a.roleName(), a.pgStateName(), reason))
+	a.systemd.Status(fmt.Sprintf("shard %s, member %s: %s, %s; %s", a.cfg.Scope, a.cfg.Name, a.m.RoleName(), a.m.StateName(), reason))
 }

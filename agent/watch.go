@@ -8,6 +8,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
@@ -139,36 +140,22 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 	replica := false
 	for ctx.Err() == nil {
 		timer.Reset(observeEvery(a.dynamic.Load().LoopWait, replica))
-		edge := a.taskEdge.Load()
-		began := a.clock()
+		look := member.Look{Began: a.clock()}
 		limit, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
-		state, err := a.pg.Observe(limit)
+		look.State, look.Err = a.pg.Observe(limit)
 		cancel()
-		replica = state.InRecovery
-		var data *dataState
-		stray := false
-		if !state.Running {
-			look, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
-			if now, seen := a.lookAtData(look); seen {
-				data, stray = &now.data, now.stray
+		replica = look.State.InRecovery
+		if !look.State.Running {
+			limit, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
+			if found, seen := a.lookAtData(limit); seen {
+				look.Found = &found
 			}
 			cancel()
 		}
-		a.post(func() {
-			if a.taskEdge.Load() != edge {
-				return
-			}
-			a.sawPostgres(state, data, err)
-			if err == nil {
-				a.m.sawPostgresAt(began)
-			}
-			if stray {
-				a.adoptStray()
-			}
-		})
+		a.post(func() { a.m.Saw(look) })
 		select {
 		case <-exited(a.pg):
-			a.post(func() { a.postmasterGone() })
+			a.post(a.m.PostmasterGone)
 		case <-a.kickPostgres:
 		case <-timer.C:
 		case <-ctx.Done():

@@ -48,9 +48,9 @@ func (a *Agent) mindWatchdog(v ha.View) {
 		a.watchdog.KeepAlive(a.m.Tenure.Until(), a.watchdogTiming())
 	}
 	if problem := a.watchdog.State().LastError; problem != "" {
-		a.once("watchdog", "the watchdog device", problem)
+		a.m.Once("watchdog", "the watchdog device", problem)
 	} else {
-		a.clearOnce("watchdog")
+		a.m.ClearOnce("watchdog")
 	}
 }
 

@@ -16,10 +16,13 @@ const maxSlotName = 63
 // _, other characters as u and their decimal code, cut to 63 bytes (Patroni's rule).
 // Different members can get one name by it; see Namesake.
 func SlotName(member string) string {
+	if len(member) <= maxSlotName && strings.IndexFunc(member, func(c rune) bool { return !inSlotName(c) }) < 0 {
+		return member
+	}
 	var b strings.Builder
 	for _, c := range strings.ToLower(member) {
 		switch {
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '_':
+		case inSlotName(c):
 			b.WriteRune(c)
 		case c == '-', c == '.':
 			b.WriteByte('_')
@@ -30,6 +33,8 @@ func SlotName(member string) string {
 	name := b.String()
 	return name[:min(len(name), maxSlotName)]
 }
+
+func inSlotName(c rune) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_' }
 
 // ErrNamesake: another member of the shard has a name that makes the same replication slot.
 var ErrNamesake = errors.New("another member has the same replication slot")
@@ -56,9 +61,9 @@ func namesakeError(name, other string) error {
 // names that differ in case alone are one name to synchronous_standby_names, too.
 func (s Snapshot) Namesake(name string) string {
 	slot := SlotName(name)
-	for _, m := range s.Members {
-		if m.Value.Name != name && SlotName(m.Value.Name) == slot {
-			return m.Value.Name
+	for i := range s.Members {
+		if other := s.Members[i].Value.Name; other != name && SlotName(other) == slot {
+			return other
 		}
 	}
 	return ""

@@ -114,9 +114,9 @@ func ParseSnapshot(keys Keys, kvs []KV, index uint64) Snapshot {
 
 // Member returns the member of that name, if its key exists.
 func (s Snapshot) Member(name string) (Entry[Member], bool) {
-	for _, m := range s.Members {
-		if m.Value.Name == name {
-			return m, true
+	for i := range s.Members { // a member's entry is too large to be copied for a look at its name
+		if s.Members[i].Value.Name == name {
+			return s.Members[i], true
 		}
 	}
 	return Entry[Member]{}, false
@@ -146,10 +146,13 @@ func (s Snapshot) Problems() []error {
 	add("failsafe", s.Failsafe.Err)
 	add("history", s.History.Err)
 	add("route", s.Route.Err)
-	for _, m := range s.Members {
-		add("members/"+m.Value.Name, m.Err)
-		if other := s.Namesake(m.Value.Name); other > m.Value.Name {
-			add("members/"+m.Value.Name, namesakeError(m.Value.Name, other))
+	for i := range s.Members {
+		name, err := s.Members[i].Value.Name, s.Members[i].Err
+		if err != nil {
+			add("members/"+name, err)
+		}
+		if other := s.Namesake(name); other > name {
+			add("members/"+name, namesakeError(name, other))
 		}
 	}
 	if s.Leader.Exists() && s.Leader.Session != "" {

@@ -70,7 +70,7 @@ func (m *Member) failsafeAnswered(t0 cluster.Instant, lease time.Duration, refus
 // HearFailsafe answers a leader that cannot reach Consul: nil is a promise.
 func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
 	before := m.Tenure.Promise()
-	err := m.Tenure.Agree(m.shell.View(), r)
+	err := m.Tenure.Agree(m.View(), r)
 	switch {
 	case err != nil:
 		m.Log.Warn().Err(err).Str("leader", r.Leader).Msg("refused to let a leader go on without Consul")
@@ -143,7 +143,7 @@ func (m *Member) part(candidate string, index uint64, unread error) error {
 	if unread == nil && index > m.Snapshot.Status.ModifyIndex {
 		return refused("Consul shows no status as new as %d", index)
 	}
-	if err := m.shell.View().MayPart(index); err != nil {
+	if err := m.View().MayPart(index); err != nil {
 		return err
 	}
 	if index > m.Parted {

@@ -48,6 +48,7 @@ type Guardian struct {
 	queue  []func(done func())
 	busy   bool
 	left   *order // by the loop, not yet sent
+	round  int    // of disarms
 	memos  uint64 // that were made
 	newest Memo   // the latest of those that anybody passed on
 	known  cluster.Instant
@@ -104,9 +105,17 @@ func (g *Guardian) leave(o order) {
 	queued := g.left != nil
 	o.grant = o.grant || queued && g.left.grant && !o.disarm
 	g.left = &o
-	if !queued {
-		g.enqueue(g.send)
+	if queued {
+		return
 	}
+	round := g.round
+	g.enqueue(func(done func()) {
+		if round != g.round { // a disarm came in between
+			done()
+			return
+		}
+		g.send(done)
+	})
 }
 
 // send passes on what the loop left last.
@@ -114,7 +123,7 @@ func (g *Guardian) send(done func()) {
 	o := g.left
 	g.left = nil
 	switch {
-	case o == nil: // a disarm came in between
+	case o == nil: // a disarm has overtaken it
 		done()
 	case o.disarm:
 		g.port.StandDown(g.latest(o.memo), func(err error) {
@@ -283,10 +292,15 @@ func (g *Guardian) remember(m Memo, done func(error)) {
 	})
 }
 
-// Disarm takes the deadline away; done hears when it is.
+// Disarm takes the deadline away; done hears when it is. What the loop has left before is
+// void, and what it leaves before that, unless it is a new lease.
 func (g *Guardian) Disarm(done func(error)) {
+	g.left = nil
+	g.round++
 	g.enqueue(func(next func()) {
-		g.left = nil
+		if g.left != nil && !g.left.grant {
+			g.left = nil
+		}
 		g.port.Disarm(func(err error) {
 			g.note(0, err)
 			next()
@@ -319,8 +333,8 @@ func (g *Guardian) note(until cluster.Instant, err error) {
 	g.broken = err.Error()
 }
 
-// StandsDown reports whether the guard is known to kill nothing on its own.
-func (g *Guardian) StandsDown() bool { return g.known.IsZero() && g.broken == "" }
+// standsDown reports whether the guard is known to kill nothing on its own.
+func (g *Guardian) standsDown() bool { return g.known.IsZero() && g.broken == "" }
 
 // Shown is the guard's state for the API: whether it can be told, and for how long it is
 // still armed.
@@ -345,7 +359,7 @@ func (m *Member) Memo() Memo {
 
 // PauseInForce reports whether this member may rest on the pause (ha.View).
 func (m *Member) PauseInForce() bool {
-	return ha.View{Name: m.Name, Config: m.Dynamic, Cluster: m.Snapshot, Read: m.Read, AdoptedPaused: m.AdoptedPaused}.PauseInForce()
+	return ha.View{Name: m.Name, Config: m.Dynamic, Cluster: m.Snapshot, Read: m.Read, AdoptedPaused: m.adoptedPaused}.PauseInForce()
 }
 
 // FenceMargins are the moments before the end of the lease at which PostgreSQL is

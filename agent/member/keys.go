@@ -15,7 +15,7 @@ func (m *Member) writeSync(w ha.WriteSync) {
 		value = *w.Value
 	}
 	m.WriteAsLeader("sync", m.Keys.Sync(), w.Index, value, func(index uint64) {
-		m.SyncUncertain, m.SyncBefore = false, nil
+		m.SyncUncertain, m.syncBefore = false, nil
 		m.Snapshot.Sync = cluster.Entry[cluster.Sync]{}
 		if w.Value != nil {
 			m.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *w.Value, ModifyIndex: index}

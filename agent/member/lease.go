@@ -11,19 +11,19 @@ import (
 
 // nextStatus is the status that replaces the one that is known.
 func (m *Member) nextStatus() cluster.Status {
-	wal := m.shell.WAL()
-	at := wal.LSN
+	o := m.PG.Observed
+	at := o.LSN()
 	switch known := m.Snapshot.Status.Value.OpTime; {
 	case at == 0:
 		at = known // it could not be looked at, or is down
-	case wal.Replaying:
+	case o.Replaying:
 		at = max(at, known) // it has more than it knows yet
 	}
 	return cluster.Status{
 		OpTime: at,
 		Lictor: &cluster.Beat{
 			LeaseMS: m.Dynamic.TTL.Milliseconds(), Number: m.NextBeat(), Owner: m.Name, Paused: m.Dynamic.Pause,
-			Timeline: m.NextTimeline(wal.Timeline, false),
+			Timeline: m.NextTimeline(o.Timeline, false),
 		},
 	}
 }
@@ -91,24 +91,24 @@ func (m *Member) takeOver(t ha.TakeOver, register bool) {
 	if m.Session == "" || m.Tenure.Writing() {
 		return
 	}
-	ttl, wal := m.Dynamic.TTL, m.shell.WAL()
+	ttl := m.Dynamic.TTL
 	request := cluster.TakeOver{
 		Session: m.Session, Name: m.Name,
 		StatusIndex: t.Status, FailsafeIndex: t.Failsafe, LeaderIndex: t.Leader,
 		Status: m.nextStatus(),
 		Sync:   t.Sync, SyncIndex: t.SyncIndex,
 	}
-	request.Status.Lictor.Timeline = m.NextTimeline(wal.Timeline, !wal.Primary)
+	request.Status.Lictor.Timeline = m.NextTimeline(m.PG.Observed.Timeline, !m.PG.Primary())
 	switch {
 	case register:
-		request.Bootstrapped, request.Initialize = true, m.shell.Data().SystemIdentifier
+		request.Bootstrapped, request.Initialize = true, m.Data.SystemIdentifier
 	case !m.Snapshot.Initialize.Exists():
-		request.Initialize = m.shell.Data().SystemIdentifier
+		request.Initialize = m.Data.SystemIdentifier
 	}
 	if !m.Snapshot.Config.Exists() {
 		request.Config = m.shell.InitialConfig()
 	}
-	if route, ok := m.shell.Route(); ok {
+	if route, ok := m.routeToWrite(); ok {
 		request.Route, request.RouteIndex = &route, m.Snapshot.Route.ModifyIndex
 	}
 	deposed := m.unreleasedOwner()
@@ -148,7 +148,7 @@ func (m *Member) tookOver(t0 cluster.Instant, ttl time.Duration, request cluster
 		m.Snapshot.Initialize = cluster.Entry[string]{Value: request.Initialize, ModifyIndex: written[m.Keys.Initialize()]}
 	}
 	m.Tenure.TookOver(t0, ttl)
-	m.shell.TookOver()
+	m.published.history = 0 // replicas believe what was written under this lock
 	if m.Dynamic.Pause {
 		m.ArmGuard() // which is to remember the pause
 	} else {
@@ -172,7 +172,7 @@ func (m *Member) release(successor string) {
 	session, index := m.Session, m.Snapshot.Status.ModifyIndex
 	status := m.nextStatus()
 	m.Tenure.BeginRelease()
-	status.OpTime = max(status.OpTime, m.shell.Data().CheckpointLSN)
+	status.OpTime = max(status.OpTime, m.Data.CheckpointLSN)
 	status.Lictor.Released, status.Lictor.Successor, status.Lictor.Complete = true, successor, m.Complete
 	m.Consul.Release(m.Dynamic.RetryTimeout, session, index, status, func(index uint64, err error) {
 		if err != nil {
@@ -186,16 +186,16 @@ func (m *Member) release(successor string) {
 	})
 }
 
-// GiveTo ends the lease and offers it to successor; empty: to anybody. complete: the
+// giveTo ends the lease and offers it to successor; empty: to anybody. complete: the
 // successor has all WAL.
-func (m *Member) GiveTo(successor string, complete bool) {
+func (m *Member) giveTo(successor string, complete bool) {
 	m.Complete = complete
 	m.Tenure.GiveTo(successor)
 }
 
-// Resume goes on with the lease of the agent's earlier run, as the guard remembers it:
+// resume goes on with the lease of the agent's earlier run, as the guard remembers it:
 // without a word to Consul, which may be away. It reports whether it does.
-func (m *Member) Resume(r Recalled) bool {
+func (m *Member) resume(r Recalled) bool {
 	now, memo := m.now(), r.Memo
 	switch {
 	case memo == nil:

@@ -4,30 +4,22 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
-
-// outside is a Shell that says what a test wants.
-type outside struct {
-	Shell
-	wal WAL
-}
-
-func (o *outside) WAL() WAL { return o.wal }
 
 // A beat of a leader whose PostgreSQL could not be looked at tells the last position:
 // by 0 nobody would lag.
 func TestPositionNeverGoesBackToNothing(t *testing.T) {
-	o := &outside{}
-	m := New(Settings{Name: "a"}, Ports{}, o, cluster.Dynamic{})
+	m := New(Settings{Name: "a"}, Ports{}, nil, cluster.Dynamic{})
 	m.Snapshot.Status = cluster.Entry[cluster.Status]{ModifyIndex: 7, Value: cluster.Status{OpTime: 4711}}
 	if got := m.nextStatus().OpTime; got != 4711 {
 		t.Errorf("not looked at: %d", got)
 	}
-	o.wal.LSN = 4000
+	m.PG.Observed = pg.State{Running: true, Accepting: true, WriteLSN: 4000}
 	if got := m.nextStatus().OpTime; got != 4000 {
 		t.Errorf("a leader that has less: %d", got)
 	}
-	o.wal.Replaying = true
+	m.PG.Observed.Replaying = true
 	if got := m.nextStatus().OpTime; got != 4711 {
 		t.Errorf("one that replays has more than it knows: %d", got)
 	}

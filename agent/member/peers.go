@@ -18,7 +18,7 @@ func (m *Member) askPeers(part uint64) {
 		return
 	}
 	m.Asked, m.AskedToPart, m.Answers, m.Asking = m.now(), part, nil, true
-	m.AskedLSN = m.shell.WAL().LSN
+	m.AskedLSN = m.PG.Observed.LSN()
 	round, until := m.Asked, m.Asked.Add(peerPatience)
 	var others []cluster.Member
 	for _, other := range m.Snapshot.Members {

@@ -1,10 +1,12 @@
 package member
 
 import (
+	"errors"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // Ports are all that a member reaches the world through. No call waits: each returns at
@@ -14,7 +16,9 @@ type Ports struct {
 	Clock    Clock
 	Later    Later
 	Consul   Consul
+	Postgres Postgres
 	Guard    GuardPort
+	Watchdog Watchdog
 	Peers    Peers
 	Watches  Watches
 	Bouncers Bouncers
@@ -34,6 +38,8 @@ type Later interface {
 	After(d time.Duration, f func())
 	// Jitter is a duration by chance, from low up to high.
 	Jitter(low, high time.Duration) time.Duration
+	// ID is a name by chance that nobody else has.
+	ID() string
 }
 
 // Consul is the shard's part of Consul (package consul). An error that is neither
@@ -47,11 +53,111 @@ type Consul interface {
 	// WriteAsLeader replaces a key, or deletes it when value is nil, if it still has index
 	// (zero: does not exist) and the lock is held by session.
 	WriteAsLeader(limit time.Duration, session, key string, index uint64, value any, done func(index uint64, err error))
+	// Touch writes a member's own key, bound to its session. A key that another session holds
+	// is replaced if it still has index (zero: it is absent, or ours).
+	Touch(limit time.Duration, session string, index uint64, value cluster.Member, done func(index uint64, err error))
+	// BeginBootstrap wins the right to make the shard (cluster.ErrConflict: somebody else
+	// has it). The key goes with the session.
+	BeginBootstrap(w *Work, limit time.Duration, session string, done func(error))
 	// EndBootstrap gives up the bootstrap that session has begun.
 	EndBootstrap(limit time.Duration, session string, done func(error))
 	// EndSession destroys a session if it has this name.
 	EndSession(limit time.Duration, session, name string, done func(error))
 }
+
+// Postgres is this member's PostgreSQL and its data directory (package postgres). A call
+// with a Work ends when that is broken off, with an error, unless its disk hangs.
+type Postgres interface {
+	// Running reports whether a postmaster lives, PID which; zero: none.
+	Running() bool
+	PID() int
+	// StartedAs is the role that the running PostgreSQL was started in; known: by us.
+	StartedAs() (primary, known bool)
+	// Upstream is whom a replica is set up to follow.
+	Upstream() string
+	// ClonesWithoutLeader reports whether a replica can be made though nobody leads.
+	ClonesWithoutLeader() bool
+	// SynchronousCommit is the parameter as it is configured.
+	SynchronousCommit() string
+
+	// Kill ends every process at once. ErrLingering: some wait for a disk that hangs; the
+	// kernel ends them.
+	Kill(w *Work, limit time.Duration, done func(error))
+	// Stop stops PostgreSQL in an orderly way, and kills what has not stopped within
+	// limit. Its standbys get all WAL; with quick, they get the rest later.
+	Stop(w *Work, limit time.Duration, quick bool, done func(error))
+	// StopFor stops PostgreSQL in an orderly way and kills nothing: served, if set, is called
+	// when it is shut down, with the position of its last checkpoint, and says when a
+	// successor has what it must have; else all standbys get all WAL.
+	StopFor(w *Work, served func(checkpoint int64, done func(error)), done func(error))
+	// EndShutDown ends what is left of a PostgreSQL that is shut down.
+	EndShutDown(w *Work, limit time.Duration, done func(error))
+	// Start has the guard start PostgreSQL.
+	Start(w *Work, limit time.Duration, as StartAs, done func(error))
+	// Adopt takes charge of a PostgreSQL that somebody has started by hand.
+	Adopt(w *Work, done func(error))
+	// TryStart says why PostgreSQL would not start with its configuration; empty: nothing was
+	// found.
+	TryStart(w *Work, done func(why string, err error))
+	Observe(w *Work, done func(pg.State, error))
+	// Look looks at the data directory; not seen: it was broken off, or its limit (zero:
+	// none) has passed.
+	Look(w *Work, limit time.Duration, done func(found Found, seen bool))
+
+	Follow(w *Work, limit time.Duration, up pg.Upstream, done func(error))
+	Unfollow(w *Work, limit time.Duration, done func(error))
+	// Promote ends recovery, on a timeline above this one. last is what must succeed when
+	// nothing is left but to ask PostgreSQL.
+	Promote(w *Work, above int, last func(done func(error)), done func(error))
+	SetSynchronous(limit time.Duration, s ha.SetSync, done func(pg.SyncInForce, error))
+	Checkpoint(w *Work, done func(error))
+
+	// TimelineHistory is how the timelines before this one ended.
+	TimelineHistory(timeline int, done func(cluster.History, error))
+	UseSlots() bool
+	// SyncSlots makes a physical slot for each of the members and drops inactive slots of
+	// nobody.
+	SyncSlots(limit time.Duration, members []string, d cluster.Dynamic, done func(error))
+
+	// Bootstrap makes a new data directory. What a bootstrap that failed has made is marked
+	// as unfinished.
+	Bootstrap(w *Work, done func(error))
+	FinishBootstrap(w *Work, done func(error))
+	DiscardIncomplete(w *Work, done func(error))
+	// MakeReplica fills the empty data directory from a member, or without one (nil) by the
+	// operator's own method. systemIdentifier is the shard's, if it is known.
+	MakeReplica(w *Work, from *pg.Upstream, systemIdentifier string, done func(error))
+	// Rewind makes the data directory fit to follow a member. An error that is ErrDiverged
+	// says that it has diverged and cannot be rewound.
+	Rewind(w *Work, up pg.Upstream, allowed bool, done func(error))
+	// RemoveForReinit empties the data directory, if that is permitted.
+	RemoveForReinit(w *Work, p pg.Permission, done func(error))
+	// Answers reports whether a member's PostgreSQL answers; primary: and as a primary.
+	Answers(w *Work, up pg.Upstream, primary bool, done func(bool))
+	// AimAt asks a primary how far its WAL goes and keeps that as the end of the loss.
+	AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error))
+	ForgetLoss(limit time.Duration, id string, done func(error))
+
+	// BeforeStop and PrePromote run the operator's scripts.
+	BeforeStop(w *Work, limit time.Duration, done func(error))
+	PrePromote(w *Work, limit time.Duration, done func(error))
+}
+
+// StartAs says how to start PostgreSQL.
+type StartAs struct {
+	Primary bool
+	// Upstream is whom a replica follows; nil: nobody.
+	Upstream *pg.Upstream
+	// Sync is whom a primary's commits wait for from the first one on; nil: for whom
+	// its configuration file says.
+	Sync *ha.SetSync
+}
+
+// ErrDiverged: a data directory has diverged and cannot be rewound.
+var ErrDiverged = errors.New("it has diverged and cannot be rewound")
+
+// ErrLingering: PostgreSQL is stopped or killed, but for processes that wait for a disk.
+var ErrLingering = errors.New("processes linger on a disk that hangs")
 
 // GuardPort is the guard process, and the mark beside the data directory which outlives
 // it. Orders to the guard are sent one after another (Guardian); each is answered
@@ -66,12 +172,25 @@ type GuardPort interface {
 	StandDown(m Memo, done func(error))
 	// Remember has the guard remember m and leaves its deadline as it is.
 	Remember(m Memo, done func(error))
+	// Awake ends a guard that does not answer, before PostgreSQL is started, if none runs.
+	Awake(w *Work, done func(error))
+	// Overtake makes sure that no start comes up any more which was asked for before, and
+	// tells whether one may have since PostgreSQL was killed.
+	Overtake(done func(started bool, err error))
 	// Mark says beside the data directory that this member may lead until then, or that it
 	// rests on a pause. Marks take effect in the order in which they are asked for.
 	Mark(until cluster.Instant, paused bool, done func(error))
 	// Unmark removes the mark. On a disk that hangs that happens later: until then it
 	// says too much, which does no harm.
 	Unmark(done func(error))
+}
+
+// Watchdog is the host's watchdog device.
+type Watchdog interface {
+	// OK reports whether it lets this member lead, and if not, why.
+	OK() (ok bool, problem string)
+	// Activate makes it protect a lease before there is a primary.
+	Activate(w *Work, until cluster.Instant, ttl time.Duration, margins ha.FenceMargins, done func(error))
 }
 
 // Peers are the shard's other members, by their REST API.
@@ -102,10 +221,17 @@ type Seen struct {
 type Watches interface {
 	// KickSession has the Consul session renewed at once: it may be gone.
 	KickSession()
+	// KickPostgres has PostgreSQL looked at at once.
+	KickPostgres()
 }
 
 // Bouncers are the poolers' companions.
 type Bouncers interface {
 	// Poke tells those that serve this shard that the route was written.
 	Poke(route cluster.Route, index uint64)
+	// EndHandover takes a handover's announcement back and tells them that it is over.
+	EndHandover(limit time.Duration, session string, plan cluster.Handover, done func(error))
+	// Hold announces a handover and waits until they hold the shard's clients. It fails
+	// where that must not cancel what the clients do (cluster.Failover, OnBusy).
+	Hold(w *Work, session string, plan cluster.Handover, onBusy string, done func(error))
 }

@@ -47,13 +47,12 @@ func (m *Member) Accept(snapshot cluster.Snapshot, consistent bool) bool {
 		return false
 	case ha.Taken:
 	}
-	data := m.shell.Data()
-	if err := snapshot.Joins(m.Name); first && err != nil && !data.Running {
+	if err := snapshot.Joins(m.Name); first && err != nil && !m.PG.Running {
 		m.Failed = fmt.Errorf("this agent ends before it starts PostgreSQL: %w", err)
 		return false
 	}
 	if first {
-		m.Outlook.Resume(m.Name, data.Upstream != "")
+		m.Outlook.Resume(m.Name, m.Upstream != "")
 	}
 	if first || m.consulDown {
 		m.Log.Info().Str("leader", snapshot.LeaderName()).Int("members", len(snapshot.Members)).Msg("Consul answers")
@@ -116,8 +115,8 @@ func (m *Member) noteProblems(snapshot cluster.Snapshot) {
 // behind with its session, instead of waiting for that one's TTL.
 func (m *Member) clearStaleBootstrap(snapshot cluster.Snapshot) {
 	init, session := snapshot.Initialize, m.Session
-	if !init.Exists() || init.Value != "" || init.Session == "" || session == "" || m.shell.Busy() ||
-		init.Session == session && (m.shell.Data().State == ha.DataBootstrapped || m.Tenure.Writing()) {
+	if !init.Exists() || init.Value != "" || init.Session == "" || session == "" || m.task != nil ||
+		init.Session == session && (m.Data.State == ha.DataBootstrapped || m.Tenure.Writing()) {
 		return
 	}
 	cleared := func(err error) {

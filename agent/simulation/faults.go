@@ -182,7 +182,7 @@ func faults() map[Kind]fault {
 		}},
 		Reinit: {member: true, inject: func(w *world, e Event) func() {
 			if a := w.hosts[e.Member].agent; a != nil {
-				a.post(a.reinitialize)
+				a.post(func() { _ = a.Reinitialize(false, false) }) // it may be refused
 			}
 			return nil
 		}},
@@ -217,8 +217,8 @@ func endAgent(w *world, e Event) func() {
 	h := w.hosts[e.Member]
 	if a := h.agent; a != nil {
 		a.do(func() {
-			a.stopping = true
-			a.interruptTask()
+			a.Stopping = true
+			a.InterruptTask()
 			a.step()
 		})
 	}

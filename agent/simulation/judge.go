@@ -206,6 +206,9 @@ func (j *judge) committed(h *host, ops []op) {
 			}
 		case o.verb == set && o.key == keyStatus:
 			j.status = o.value.(cluster.Status)
+			if b := j.status.Lictor; b.Released && b.Complete && b.Successor != "" {
+				j.handedOver(h, b.Successor)
+			}
 			if b := j.status.Lictor; b.Released && j.clean != nil && j.clean.by == b.Owner {
 				j.clean.released = j.w.now
 			}
@@ -227,7 +230,7 @@ func (j *judge) forget() {
 
 // decided sees every decision: I5.
 func (j *judge) decided(a *agent, v ha.View, d ha.Decision) {
-	if !v.Config.Pause || !v.PauseInForce() || a.stopping {
+	if !v.Config.Pause || !v.PauseInForce() || a.Stopping {
 		return
 	}
 	asked := v.Cluster.Failover.OK() && v.Cluster.Failover.Value.Candidate != ""
@@ -279,7 +282,7 @@ func (j *judge) reasons() string {
 	for _, h := range j.w.hosts {
 		why := "its agent does not run"
 		if h.agent != nil {
-			why = h.agent.reason
+			why = h.agent.Reason
 		}
 		all = append(all, h.name+": "+why)
 	}

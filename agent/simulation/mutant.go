@@ -121,6 +121,9 @@ func (m *Mutant) see(v *ha.View) {
 			}
 		})
 	}
+	if m.PromiseKept {
+		v.SyncBefore = nil
+	}
 	if m.HangEndures {
 		v.Postgres.UnservedSince = 0
 	}

@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,7 +15,8 @@ import (
 
 func (a *agent) ports() member.Ports {
 	return member.Ports{
-		Clock: clocks{a}, Later: clocks{a}, Consul: inConsul{a}, Guard: guarded{a}, Peers: toPeers{a}, Watches: watches{a}, Bouncers: toBouncers{},
+		Clock: clocks{a}, Later: clocks{a}, Consul: inConsul{a}, Postgres: inPostgres{a}, Guard: guarded{a}, Watchdog: noWatchdog{},
+		Peers: toPeers{a}, Watches: watches{a}, Bouncers: toBouncers{a},
 	}
 }
 
@@ -24,6 +26,8 @@ type clocks struct{ *agent }
 func (c clocks) Now() cluster.Instant            { return c.host.clock() }
 func (c clocks) Wall() time.Time                 { return time.Unix(0, 0).Add(c.host.w.now) }
 func (c clocks) After(d time.Duration, f func()) { c.later(d, func() { f(); c.step() }) }
+
+func (c clocks) ID() string { return strconv.FormatUint(c.host.w.random.Uint64(), 36) }
 
 func (c clocks) Jitter(low, high time.Duration) time.Duration { return c.host.w.between(low, high) }
 
@@ -37,7 +41,10 @@ func (a *agent) indexed(done func(cluster.Indexes, error)) func(map[string]uint6
 	return func(written map[string]uint64, err error) {
 		indexes := cluster.Indexes{}
 		for key, index := range written {
-			indexes[a.Keys.Prefix()+key] = index
+			if key != a.Keys.Route() {
+				key = a.Keys.Prefix() + key
+			}
+			indexes[key] = index
 		}
 		done(indexes, err)
 	}
@@ -84,6 +91,9 @@ func (c inConsul) TakeOver(limit time.Duration, t cluster.TakeOver, done func(cl
 	} else {
 		ops = append(ops, expect(keySync, t.SyncIndex))
 	}
+	if t.Route != nil {
+		ops = append(ops, expect(c.short(c.Keys.Route()), t.RouteIndex), op{verb: set, key: c.short(c.Keys.Route()), value: *t.Route})
+	}
 	c.transact(limit, m.change(ops, m.TakeOverUnchecked), c.indexed(func(written cluster.Indexes, err error) {
 		done(written, err)
 		if err == nil {
@@ -116,10 +126,23 @@ func (c inConsul) WriteAsLeader(limit time.Duration, session, key string, index 
 		c.Tenure.ListKnown(index+1, nil)
 		c.Tenure.ListKnown(index, c.Snapshot.Failsafe.Value)
 	}
-	c.transact(limit, leaderOps(session, key, index, value), one(key, done))
+	c.transact(limit, leaderOps(session, key, index, value, key == keySync && c.host.w.mutant.SyncIndexKept), one(key, done))
+}
+
+func (c inConsul) Touch(limit time.Duration, session string, index uint64, value cluster.Member, done func(uint64, error)) {
+	key := keyMembers + value.Name
+	var ops []op
+	if index != 0 {
+		ops = append(ops, op{verb: deleteCAS, key: key, index: index})
+	}
+	c.transact(limit, append(ops, op{verb: lock, key: key, session: session, value: value}), one(key, done))
 }
 
 // Nobody bootstraps here.
+func (c inConsul) BeginBootstrap(*member.Work, time.Duration, string, func(error)) {
+	panic("simulation: no bootstrap")
+}
+
 func (c inConsul) EndBootstrap(time.Duration, string, func(error)) { panic("simulation: no bootstrap") }
 
 func (c inConsul) EndSession(time.Duration, string, string, func(error)) {
@@ -183,6 +206,27 @@ func (g guarded) Remember(m member.Memo, done func(error)) {
 		}
 	}
 	g.order(func(told func(error)) { g.host.guard.remember(m, told) }, done)
+}
+
+// Awake ends a guard that does not answer, before PostgreSQL is started.
+func (g guarded) Awake(_ *member.Work, done func(error)) {
+	guard := &g.host.guard
+	g.order(func(told func(error)) { guard.command(func() {}, func() { told(nil) }) }, func(err error) {
+		if err != nil && !g.host.pg.running {
+			guard.die()
+		}
+		done(nil)
+	})
+}
+
+func (g guarded) Overtake(done func(bool, error)) {
+	guard := &g.host.guard
+	g.order(func(told func(error)) { guard.overtake(func() { told(nil) }) }, func(err error) {
+		if err != nil {
+			guard.die()
+		}
+		done(err != nil || g.host.pg.running, nil)
+	})
 }
 
 func (g guarded) Mark(until cluster.Instant, paused bool, done func(error)) {
@@ -260,41 +304,38 @@ func (p toPeers) Depose(limit time.Duration, to cluster.Member, index uint64, do
 // watches is member.Watches.
 type watches struct{ *agent }
 
-func (w watches) KickSession() { w.later(0, w.keepSession) }
+func (w watches) KickSession()  { w.later(0, w.keepSession) }
+func (w watches) KickPostgres() { w.later(w.dispatch(), w.lookAtPostgres) }
 
-// toBouncers is member.Bouncers: there are none.
-type toBouncers struct{}
+// toBouncers is member.Bouncers. They have no clients here.
+type toBouncers struct{ *agent }
 
 func (toBouncers) Poke(cluster.Route, uint64) {}
+
+func (b toBouncers) EndHandover(_ time.Duration, _ string, _ cluster.Handover, done func(error)) {
+	inPostgres(b).work(nil, func(done func(error)) { done(nil) }, done)
+}
+
+func (b toBouncers) Hold(w *member.Work, _ string, _ cluster.Handover, _ string, done func(error)) {
+	inPostgres(b).work(w, func(done func(error)) { b.later(b.host.w.between(0, 100*time.Millisecond), func() { done(nil) }) }, done)
+}
+
+// noWatchdog is member.Watchdog: there is none, and none is required.
+type noWatchdog struct{}
+
+func (noWatchdog) OK() (bool, string) { return true, "" }
+
+func (noWatchdog) Activate(_ *member.Work, _ cluster.Instant, _ time.Duration, _ ha.FenceMargins, done func(error)) {
+	done(nil)
+}
 
 // shell is member.Shell.
 type shell struct{ *agent }
 
-func (s shell) View() ha.View {
-	v := s.view()
-	s.host.w.mutant.see(&v)
-	return v
-}
-
-func (s shell) Busy() bool                   { return s.task != nil }
-func (s shell) Reason() string               { return s.reason }
-func (s shell) Begin(action ha.Action)       { s.begin(action) }
-func (s shell) InitialConfig() []byte        { return []byte("{}") }
-func (s shell) Route() (cluster.Route, bool) { return cluster.Route{}, false }
-func (s shell) TookOver()                    { s.history = 0 }
-func (s shell) Accepted(c cluster.Snapshot)  { s.applyConfig(c) }
-
-func (s shell) WAL() member.WAL {
-	o := s.pg.observed
-	return member.WAL{LSN: o.lsn, Timeline: o.timeline, Replaying: o.replaying, Primary: s.pg.primary()}
-}
-
-func (s shell) Data() member.Data {
-	return member.Data{
-		State: s.data, SystemIdentifier: systemIdentifier, CheckpointLSN: s.host.pg.at.lsn,
-		Running: s.pg.running, Upstream: s.upstream,
-	}
-}
+func (s shell) InitialConfig() []byte            { return []byte("{}") }
+func (s shell) Accepted(c cluster.Snapshot)      { s.applyConfig(c) }
+func (s shell) Problems() []string               { return nil }
+func (s shell) ScheduledRestart() map[string]any { return nil }
 
 // applyConfig makes a new dynamic configuration take effect (agent/configure.go).
 func (a *agent) applyConfig(s cluster.Snapshot) {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // postgres is one member's PostgreSQL with its data directory.
@@ -27,8 +27,11 @@ type postgres struct {
 	parent *watcher
 	// empty: there is nothing in the data directory; loss, losses: loss.go.
 	empty  bool
-	loss   *loss
+	loss   *pg.Loss
 	losses int
+	// checkpoint is where the last one is that was made when it was shut down, or came with
+	// what was copied.
+	checkpoint int64
 	// replayFrom and replayEnds: a standby that was just started replays what it has,
 	// while it answers already; it receives nothing before it has.
 	replayFrom              int64
@@ -286,6 +289,7 @@ func (p *postgres) stop(done func(error)) {
 	p.later(p.takes(40*time.Millisecond, 600*time.Millisecond), func() {
 		if p.primary {
 			p.at.lsn += 120 // the shutdown checkpoint
+			p.checkpoint = p.at.lsn - 120
 			for _, s := range p.host.w.hosts {
 				if s.pg.upstream == p.host.name && s.pg.lagging == 0 {
 					p.drainTo(s)
@@ -390,40 +394,40 @@ func (p *postgres) rejoin(up *host, done func(error)) {
 	})
 }
 
-// observed is PostgreSQL as it is seen at one moment.
-type observed struct {
-	running, accepting, recovery bool
-	hung                         bool
-	replaying                    bool // the position is not yet all that there is
-	timeline                     int
-	lsn                          int64
-	streaming                    bool
-	syncValue                    string
-	standbys                     []ha.Standby
-}
-
-func (p *postgres) observe() observed {
-	o := observed{running: p.running}
+// observe is PostgreSQL as it is seen at one moment.
+func (p *postgres) observe() pg.State {
+	o := pg.State{Running: p.running}
 	if p.hung {
-		o.hung = p.served
+		o.Silent = true
 		return o
 	}
 	if !p.ready || p.stopping {
+		o.Stopping = p.stopping
 		return o
 	}
-	o.accepting, o.recovery = true, !p.primary
 	at := p.replayed()
-	o.replaying, o.timeline, o.lsn = p.replaying(), at.branch.timeline, at.lsn
-	o.streaming, o.syncValue = p.streaming, p.waits.value()
-	if p.primary {
-		for _, s := range p.host.w.hosts {
-			if p.streamsTo(s) {
-				o.standbys = append(o.standbys, ha.Standby{
-					Name: s.name, Streaming: true, Sync: slices.Contains(p.waits.names, s.name),
-					WriteLSN: s.pg.at.lsn, FlushLSN: s.pg.at.lsn, ReplayLSN: s.pg.at.lsn,
-				})
-			}
+	o.Accepting, o.InRecovery, o.Replaying, o.Timeline = true, !p.primary, p.replaying(), at.branch.timeline
+	o.SyncNames = p.waits.value()
+	if p.streaming {
+		o.ReplicationState = pg.Streaming
+	}
+	if !p.primary {
+		o.ReceivedLSN, o.ReplayedLSN = at.lsn, at.lsn
+		return o
+	}
+	o.WriteLSN = at.lsn
+	for _, s := range p.host.w.hosts {
+		if !p.streamsTo(s) {
+			continue
 		}
+		sync := "async"
+		if slices.Contains(p.waits.names, s.name) {
+			sync = "sync"
+		}
+		o.Standbys = append(o.Standbys, pg.StandbyState{
+			ApplicationName: s.name, State: pg.Streaming, SyncState: sync,
+			WriteLSN: s.pg.at.lsn, FlushLSN: s.pg.at.lsn, ReplayLSN: s.pg.at.lsn,
+		})
 	}
 	return o
 }

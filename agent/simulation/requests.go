@@ -96,6 +96,10 @@ func call[T any](a *agent, to *host, timeout time.Duration, serve func(*agent, f
 	var nothing T
 	deadline := a.host.clock().Add(timeout)
 	a.later(a.dispatch(), func() {
+		if to == nil { // its address is not known
+			finish(nothing, false)
+			return
+		}
 		w.net.send(a.host.id, to.id, func() {
 			if to.agent == nil || !to.up {
 				if to.up { // the connection is refused
@@ -117,7 +121,7 @@ func call[T any](a *agent, to *host, timeout time.Duration, serve func(*agent, f
 
 // leaderOps is the transaction of Store.WriteAsLeader; nil when there is nothing to
 // do.
-func leaderOps(session, key string, index uint64, value any) []op {
+func leaderOps(session, key string, index uint64, value any, keptIfSame bool) []op {
 	ops := []op{{verb: checkSession, key: keyLeader, session: session}}
 	switch {
 	case value == nil && index == 0:
@@ -125,7 +129,7 @@ func leaderOps(session, key string, index uint64, value any) []op {
 	case value == nil:
 		return append(ops, op{verb: deleteCAS, key: key, index: index})
 	default:
-		return append(ops, replace(key, index, value, false)...)
+		return append(ops, replace(key, index, value, keptIfSame)...)
 	}
 }
 

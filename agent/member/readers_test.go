@@ -1,21 +1,21 @@
-package agent
+package member
 
 import (
 	"testing"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 func TestReaders(t *testing.T) {
 	const at, limit = int64(1 << 40), int64(cluster.DefaultMaximumLagForReaders)
-	standby := func(state string, replayed int64) []postgres.StandbyState {
-		return []postgres.StandbyState{{ApplicationName: "db2", State: state, ReplayLSN: replayed}}
+	standby := func(state string, replayed int64) []pg.StandbyState {
+		return []pg.StandbyState{{ApplicationName: "db2", State: state, ReplayLSN: replayed}}
 	}
-	streams := func(replayed int64) []postgres.StandbyState { return standby("streaming", replayed) }
+	streams := func(replayed int64) []pg.StandbyState { return standby("streaming", replayed) }
 	for name, c := range map[string]struct {
-		standbys []postgres.StandbyState
+		standbys []pg.StandbyState
 		key      int64  // the position that the member's key has
 		state    string // what it says of its replication
 		lagged   bool
@@ -43,7 +43,7 @@ func TestReaders(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			leader := postgres.State{Accepting: true, WriteLSN: at, Standbys: c.standbys}
+			leader := pg.State{Accepting: true, WriteLSN: at, Standbys: c.standbys}
 			member := cluster.Member{Name: "db2", ReplayLSN: c.key, ReplicationState: c.state}
 			if got := r.serve(0, leader, member, c.had, limits); got != c.want {
 				t.Errorf("serves: %t, want %t", got, c.want)
@@ -63,12 +63,12 @@ func TestReadersByTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := readers{lagging: map[string]bool{}, silent: map[string]cluster.Instant{}}
-	leader := postgres.State{Accepting: true}
+	leader := pg.State{Accepting: true}
 	member := cluster.Member{Name: "db2"}
 	step := func(second int, written, replayed int64) bool {
 		now := cluster.Instant(time.Duration(second) * time.Second)
 		leader.WriteLSN = written
-		leader.Standbys = []postgres.StandbyState{{ApplicationName: "db2", State: "streaming", ReplayLSN: replayed}}
+		leader.Standbys = []pg.StandbyState{{ApplicationName: "db2", State: "streaming", ReplayLSN: replayed}}
 		r.saw(now, leader)
 		return r.serve(now, leader, member, true, limits)
 	}
@@ -109,8 +109,8 @@ func TestReadersByTheArchive(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := readers{lagging: map[string]bool{}, silent: map[string]cluster.Instant{}}
-	leader := postgres.State{Accepting: true}
-	member := cluster.Member{Name: "db2", ReplicationState: postgres.InArchiveRecovery, Tags: map[string]any{"nostream": true}}
+	leader := pg.State{Accepting: true}
+	member := cluster.Member{Name: "db2", ReplicationState: pg.InArchiveRecovery, Tags: map[string]any{"nostream": true}}
 	for _, c := range []struct {
 		name              string
 		second            int
@@ -139,7 +139,7 @@ func TestReadersByTheArchive(t *testing.T) {
 
 func TestReadersOfReplayThatStandsStill(t *testing.T) {
 	r := readers{lagging: map[string]bool{}, silent: map[string]cluster.Instant{}}
-	leader := postgres.State{Accepting: true, WriteLSN: 1 << 20, Standbys: []postgres.StandbyState{{ApplicationName: "db2", State: postgres.Streaming, ReplayLSN: 1 << 20}}}
+	leader := pg.State{Accepting: true, WriteLSN: 1 << 20, Standbys: []pg.StandbyState{{ApplicationName: "db2", State: pg.Streaming, ReplayLSN: 1 << 20}}}
 	limits := cluster.Dynamic{MaximumLagForReaders: 16 << 20}
 	member := cluster.Member{Name: "db2"}
 	for _, why := range []string{"", "paused by pg_wal_replay_pause()", ""} {

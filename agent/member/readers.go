@@ -1,4 +1,4 @@
-package agent
+package member
 
 import (
 	"slices"
@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // readers decides which replicas the route sends readers to: those that stream and
@@ -34,7 +34,7 @@ type passed struct {
 const mostPassed = 1024
 
 // saw notes where the leader's WAL is now.
-func (r *readers) saw(now cluster.Instant, leader postgres.State) {
+func (r *readers) saw(now cluster.Instant, leader pg.State) {
 	if !leader.Accepting || leader.InRecovery {
 		r.passed = nil
 		return
@@ -66,18 +66,18 @@ func (r *readers) delay(now cluster.Instant, position int64) time.Duration {
 // nothing is known. What the leader's PostgreSQL says of it is as fresh as the
 // leader's own position; of one that streams from another member only its key tells,
 // every loop_wait.
-func replayed(leader postgres.State, replica cluster.Member) int64 {
+func replayed(leader pg.State, replica cluster.Member) int64 {
 	position, direct := int64(0), false
 	for _, s := range leader.Standbys {
 		if s.ApplicationName != replica.Name {
 			continue
 		}
 		direct = true
-		if s.State == postgres.Streaming {
+		if s.State == pg.Streaming {
 			position = max(position, s.ReplayLSN)
 		}
 	}
-	if !direct && replica.ReplicationState == postgres.Streaming {
+	if !direct && replica.ReplicationState == pg.Streaming {
 		position = replica.ReplayLSN
 	}
 	return position
@@ -86,12 +86,12 @@ func replayed(leader postgres.State, replica cluster.Member) int64 {
 // restores reports whether a replica gets its WAL from the archive and it can be told
 // how old its data are: a leader knows that of what was written since it leads.
 func (r *readers) restores(replica cluster.Member, limits cluster.Dynamic) bool {
-	return cluster.NoStream(replica.Tags) && replica.ReplicationState == postgres.InArchiveRecovery &&
+	return cluster.NoStream(replica.Tags) && replica.ReplicationState == pg.InArchiveRecovery &&
 		limits.MaximumDelayForReaders > 0 && len(r.passed) > 0 && replica.ReplayLSN >= r.passed[0].lsn
 }
 
 // serve reports whether a replica takes readers; had says that it did.
-func (r *readers) serve(now cluster.Instant, leader postgres.State, replica cluster.Member, had bool, limits cluster.Dynamic) bool {
+func (r *readers) serve(now cluster.Instant, leader pg.State, replica cluster.Member, had bool, limits cluster.Dynamic) bool {
 	name := replica.Name
 	if replica.ReplayStandsStill != "" {
 		return false

@@ -1,43 +1,60 @@
-package agent
+package member
 
 import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/member"
 )
 
 // A look at PostgreSQL is compared with what the leader had told before it began.
 func TestPositionsOfOneMoment(t *testing.T) {
 	const before, switched = int64(0x44242d8), int64(0x5000000)
-	m := loopState{Member: &member.Member{}}
+	m := &Member{}
 	status := func(lsn int64, seen cluster.Instant) {
 		m.Snapshot.Status = cluster.Entry[cluster.Status]{ModifyIndex: uint64(seen), Value: cluster.Status{OpTime: lsn}}
 		m.StatusSeen = seen
 	}
-	m.sawPostgresAt(5)
-	if got := m.leaderLSN(); got != 0 {
+	m.sawAt(5)
+	if got := m.LeaderLSN(); got != 0 {
 		t.Errorf("before anything was read: %X", got)
 	}
 	status(before, 10)
-	m.sawPostgresAt(9) // it began before
-	if got := m.leaderLSN(); got != 0 {
+	m.sawAt(9) // it began before
+	if got := m.LeaderLSN(); got != 0 {
 		t.Errorf("known after the look only: %X", got)
 	}
-	m.sawPostgresAt(10)
-	if got := m.leaderLSN(); got != before {
+	m.sawAt(10)
+	if got := m.LeaderLSN(); got != before {
 		t.Errorf("known by then: %X, want %X", got, before)
 	}
 	status(switched, 20)
-	if got := m.leaderLSN(); got != before {
+	if got := m.LeaderLSN(); got != before {
 		t.Errorf("the leader has switched segments since the look: %X, want %X", got, before)
 	}
-	m.sawPostgresAt(21)
-	if got := m.leaderLSN(); got != switched {
+	m.sawAt(21)
+	if got := m.LeaderLSN(); got != switched {
 		t.Errorf("after the next look: %X, want %X", got, switched)
 	}
 	status(before, 30) // a failover that has lost something
-	if got := m.leaderLSN(); got != before {
+	if got := m.LeaderLSN(); got != before {
 		t.Errorf("the shard has less by now: %X, want %X", got, before)
+	}
+}
+
+// What a voter received, and acknowledged, after it was looked at and before its WAL
+// receiver had ended is in no position that is told.
+func TestPositionOfBeforeTheParting(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		pg   PG
+		want bool
+	}{
+		{"looked at before", PG{ObservedAt: 9, alone: 10}, false},
+		{"looked at when it ended", PG{ObservedAt: 10, alone: 10}, false},
+		{"looked at since", PG{ObservedAt: 11, alone: 10}, true},
+	} {
+		if got := tt.pg.SeenAlone(); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
 	}
 }

@@ -1,0 +1,151 @@
+package member
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// errTooLong: a handover has taken all the time that it may.
+var errTooLong = errors.New("it has taken too long")
+
+// planned is a handover under way.
+type planned struct {
+	*Member
+	plan     cluster.Handover
+	receiver cluster.Member // of the WAL
+	onBusy   string
+	asked    uint64 // the request that it carries out
+
+	announced, stopped, dropped bool
+}
+
+// handover stops PostgreSQL while the lease goes on being renewed, makes sure
+// that the successor has all of its WAL, and gives the lease to it. Without a
+// successor it is an orderly stop: whoever is best may lead next.
+func (m *Member) handover(h ha.Handover) {
+	successor, _ := m.Snapshot.Member(h.Successor)
+	p := &planned{Member: m, receiver: successor.Value, onBusy: h.OnBusy, asked: m.Snapshot.Failover.ModifyIndex, plan: cluster.Handover{
+		ID: m.Later.ID(), Leader: m.Name, Successor: h.Successor, Timeline: m.PG.Observed.Timeline,
+		DeadlineMS: handoverLimit.Milliseconds(), State: cluster.HandoverAnnounced,
+	}}
+	scripts := min(m.beforeStopLimit(), handoverLimit/2)
+	m.published.holding = false
+	m.startTask(ha.TaskHandover, func(w *Work, end func(error)) {
+		m.Later.After(handoverLimit, func() { w.breakOff(errTooLong) })
+		steps := []step{
+			func(next func(error)) { m.beforeStop(w, scripts, next) },
+			func(next func(error)) { p.stop(w, next) },
+			func(next func(error)) {
+				p.dropped = true
+				m.Guardian.Disarm(next)
+			},
+		}
+		if h.Successor != "" {
+			steps = append([]step{
+				// So that the shutdown checkpoint has little left to write.
+				func(next func(error)) { m.Postgres.Checkpoint(w, next) },
+				func(next func(error)) { p.hold(w, next) },
+			}, steps...)
+		}
+		inOrder(w, end, steps...)
+	}, p.ended)
+	m.task.successor = h.Successor
+}
+
+// hold has the bouncers hold the shard's clients.
+func (p *planned) hold(w *Work, next func(error)) {
+	p.announced = true
+	p.Bouncers.Hold(w, p.Session, p.plan, p.onBusy, func(err error) {
+		if err == nil {
+			p.published.holding = true
+		}
+		next(err)
+	})
+}
+
+// stop stops PostgreSQL, with all of its WAL received by the successor, if there is one.
+func (p *planned) stop(w *Work, next func(error)) {
+	p.stopped = true
+	if p.plan.Successor == "" {
+		p.Postgres.StopFor(w, nil, next)
+		return
+	}
+	received := func(checkpoint int64, done func(error)) { p.awaitWAL(w, checkpoint, nil, done) }
+	p.Postgres.StopFor(w, received, func(err error) {
+		if err != nil {
+			next(err)
+			return
+		}
+		p.Postgres.Look(w, 0, func(left Found, seen bool) {
+			if !seen {
+				next(fmt.Errorf("the data directory does not tell how far its WAL goes: %w", w.Broken()))
+				return
+			}
+			received(left.Data.CheckpointLSN, because(next, p.plan.Successor+" has not received all WAL, so it stays the replica"))
+		})
+	})
+}
+
+// pollWAL is how often a successor is asked how far it is.
+const pollWAL = 20 * time.Millisecond
+
+// awaitWAL waits until the successor has received WAL of our timeline beyond
+// lsn. A fast shutdown waits for connected standbys, so the first answer usually tells.
+func (p *planned) awaitWAL(w *Work, lsn int64, last error, done func(error)) {
+	if why := w.Broken(); why != nil {
+		done(errors.Join(why, last))
+		return
+	}
+	p.Peers.Observe(peerPatience, p.receiver, func(seen Seen, err error) {
+		if err == nil && seen.Timeline == p.plan.Timeline && seen.LSN > lsn {
+			done(nil)
+			return
+		}
+		p.Later.After(pollWAL, func() { p.awaitWAL(w, lsn, err, done) })
+	})
+}
+
+func (p *planned) ended(err error) {
+	if p.stopped {
+		p.stoppedOnPurpose()
+	}
+	if p.announced {
+		p.published.announced = p.plan
+	}
+	successor := p.plan.Successor
+	if p.dropped {
+		if successor != "" {
+			p.HandedOver = p.asked
+		}
+		p.giveTo(successor, successor != "")
+		return
+	}
+	p.Refused = fmt.Sprintf("rolled back: %v", err)
+	p.ClearFailover(p.Snapshot.Failover.ModifyIndex)
+}
+
+// endHandover takes back the announcement of a handover that is over: this member
+// leads and serves again, or another one does. The routes tell the bouncers the
+// rest.
+func (m *Member) endHandover() {
+	plan, leader := m.published.announced, m.Snapshot.LeaderName()
+	serving := m.Tenure.Held(m.now()) && m.PG.Running && m.PG.Observed.Accepting && m.PG.Primary() && !m.writing[m.Keys.Route()]
+	other := leader != "" && leader != m.Name && m.Snapshot.Route.Value.Leader.Name != m.Name
+	if plan.ID == "" || m.TaskKind() == ha.TaskHandover || !serving && !other {
+		return
+	}
+	m.published.announced = cluster.Handover{}
+	plan.State = cluster.HandoverDone
+	if serving {
+		plan.State = cluster.HandoverCancelled
+	}
+	m.Bouncers.EndHandover(m.Dynamic.RetryTimeout, m.Session, plan, func(err error) {
+		if err != nil {
+			m.Log.Warn().Err(err).Msg("the announcement of the handover could not be taken back; it ends with its deadline")
+		}
+	})
+}

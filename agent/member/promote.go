@@ -1,0 +1,152 @@
+package member
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// promotion is one under way.
+type promotion struct {
+	*Member
+	ha.Promote
+	session string
+	before  cluster.Entry[cluster.Sync] // the key sync as it was
+
+	index     uint64 // that the key sync got; zero: it was not replaced
+	uncertain bool   // whether it was
+	over      bool   // PostgreSQL's part has ended
+	forbidden bool   // by pre_promote
+	seen      pg.State
+}
+
+// promote makes the replica the primary. The guard is armed before, so that the
+// new primary cannot outlive the lease even if this agent dies on the way. The key sync
+// is replaced when nothing is left to be done but the promotion itself.
+func (m *Member) promote(action ha.Promote) {
+	p := &promotion{Member: m, Promote: action, session: m.Session, before: m.Snapshot.Sync}
+	memo, above, until := m.Memo(), m.Timeline()-1, m.Tenure.Until()
+	ttl, margins := m.Dynamic.TTL, m.FenceMargins()
+	m.startTask(ha.TaskPromote, func(w *Work, end func(error)) {
+		inOrder(w, end,
+			func(next func(error)) {
+				m.Guardian.ArmNow(memo, because(next, "the guard could not be armed, so nothing is promoted"))
+			},
+			func(next func(error)) {
+				m.Watchdog.Activate(w, until, ttl, margins, because(next, "nothing is promoted"))
+			},
+			func(next func(error)) { p.prePromote(w, next) },
+			func(next func(error)) {
+				m.Postgres.Promote(w, above, p.replaceSync, func(err error) { p.promoted(w, err, next) })
+			})
+	}, p.ended)
+}
+
+func (p *promotion) prePromote(w *Work, next func(error)) {
+	p.Postgres.PrePromote(w, p.ScriptLimit, func(err error) {
+		if err == nil {
+			next(nil)
+			return
+		}
+		p.forbidden = true
+		err = fmt.Errorf("nothing is promoted: %w", err)
+		p.Guardian.Disarm(func(undone error) { next(errors.Join(err, undone)) })
+	})
+}
+
+// replaceSync binds the promotion to the key sync as it was decided on.
+func (p *promotion) replaceSync(done func(error)) {
+	if p.Sync == nil {
+		done(nil)
+		return
+	}
+	p.uncertain = true
+	p.Consul.WriteAsLeader(p.Dynamic.RetryTimeout, p.session, p.Keys.Sync(), p.SyncIndex, *p.Sync, func(index uint64, err error) {
+		p.index, p.uncertain = index, errors.Is(err, cluster.ErrUncertain)
+		if p.over {
+			p.note(false)
+			return
+		}
+		because(done, "nothing is promoted: the key sync could not be replaced")(err)
+	})
+}
+
+// promoted hears how PostgreSQL's part has ended.
+func (p *promotion) promoted(w *Work, err error, next func(error)) {
+	p.over = true
+	switch {
+	case err == nil:
+		p.note(true)
+		p.Postgres.Observe(w, func(seen pg.State, err error) {
+			p.seen = seen
+			next(err)
+		})
+	case p.index == 0:
+		p.note(false)
+		next(err)
+	default:
+		p.unpromote(func(certain bool) {
+			p.note(!certain)
+			next(err)
+		})
+	}
+}
+
+// note keeps what became of the key sync, also when the task is interrupted; promoted: or
+// perhaps.
+func (p *promotion) note(promoted bool) {
+	if p.index != 0 {
+		p.Wrote(p.index)
+		p.SyncUncertain = false
+		p.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *p.Sync, ModifyIndex: p.index}
+	}
+	p.SyncUncertain = p.SyncUncertain || p.uncertain
+	p.syncBefore = nil
+	if !promoted && (p.index != 0 || p.uncertain) {
+		p.syncBefore = &p.before
+	}
+}
+
+// unpromote makes sure that a promotion which failed does not happen after all, and
+// tells whether that is certain. PostgreSQL may have been asked already, and goes on with
+// it: so it is ended. It takes away standby.signal before it accepts the first commit.
+func (p *promotion) unpromote(done func(certain bool)) {
+	p.Postgres.Kill(nil, backoffMax, func(err error) {
+		if err != nil {
+			p.Log.Error().Err(err).Msg("a PostgreSQL whose promotion failed could not be ended")
+			done(false)
+			return
+		}
+		p.Postgres.Look(nil, backoffMax, func(left Found, seen bool) {
+			done(seen && left.Data.State == ha.DataValid && !left.Data.WasPrimary)
+		})
+	})
+}
+
+func (p *promotion) ended(err error) {
+	if p.forbidden {
+		p.forbid()
+	}
+	if err != nil {
+		p.Reread()
+		return
+	}
+	p.sawState(p.seen)
+	p.Upstream = ""
+	p.published.promotedTo = p.seen.Timeline
+	p.Log.Info().Int("timeline", p.seen.Timeline).Msg("promoted")
+}
+
+// forbid gives the lock up, as pre_promote has failed. Whoever is best of
+// the others may lead.
+func (p *promotion) forbid() {
+	p.barredUntil = p.now().Add(p.Dynamic.TTL)
+	if !p.Tenure.Held(p.now()) {
+		return
+	}
+	p.Log.Warn().Dur("for", p.Dynamic.TTL).Msg("pre_promote has failed: the leader lock is given up, and this member does not want to lead for a while")
+	p.giveTo("", false)
+}

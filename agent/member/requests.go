@@ -1,0 +1,191 @@
+package member
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// ErrStopping is what a request gets that the agent no longer carries out.
+var ErrStopping = errors.New("the agent is stopping")
+
+// MayRestart says why PostgreSQL cannot be restarted now.
+func (m *Member) MayRestart() error {
+	switch {
+	case m.Stopping:
+		return Refused{ErrStopping.Error()}
+	case m.task != nil:
+		return refused("%s already in progress", m.task.kind)
+	case m.Data.State != ha.DataValid:
+		return refused("there is no data directory to start PostgreSQL in")
+	case m.PG.Primary() && !m.Tenure.Held(m.now()) && !m.LockIsOurs():
+		return refused("it was a primary, and this member does not hold the leader lock")
+	}
+	return nil
+}
+
+// Restart restarts PostgreSQL in place, in its role. A leader keeps its lease and beats
+// meanwhile.
+func (m *Member) Restart(done func(error)) {
+	if err := m.MayRestart(); err != nil {
+		done(err)
+		return
+	}
+	as := StartAs{Primary: true}
+	if !m.PG.Primary() {
+		as = StartAs{}
+		if up, err := m.upstreamOf(m.Upstream); err == nil {
+			as.Upstream = &up
+		}
+	}
+	restart := m.restart(as, true)
+	m.startTask(ha.TaskRestart, func(w *Work, end func(error)) {
+		restart(w, func(err error) { // also when it was broken off
+			done(err)
+			end(err)
+		})
+	}, nil)
+}
+
+// restart is the work of a restart; quick: standbys get the rest of the WAL when it is back.
+func (m *Member) restart(as StartAs, quick bool) func(w *Work, end func(error)) {
+	scripts, limit := m.ScriptLimit, m.stopWithin()
+	if !quick {
+		scripts = m.beforeStopLimit()
+	}
+	return func(w *Work, end func(error)) {
+		inOrder(w, end,
+			func(next func(error)) { m.beforeStop(w, scripts, next) },
+			func(next func(error)) { m.Postgres.Stop(w, limit, quick, next) },
+			m.start(w, as))
+	}
+}
+
+// restartReplica restarts a replica whose replay goes on only after that. A synchronous
+// standby has its leader let it go first.
+func (m *Member) restartReplica(upstream string) {
+	as, err := m.replica(upstream)
+	if err != nil {
+		m.noteAttempt(ha.TaskRestart, err)
+		return
+	}
+	restart := m.restart(as, false)
+	m.startTask(ha.TaskRestart, func(w *Work, end func(error)) {
+		inOrder(w, func(err error) { m.LeavingSync = false; end(err) },
+			func(next func(error)) {
+				m.Postgres.TryStart(w, func(why string, err error) {
+					if err == nil && why != "" {
+						next(fmt.Errorf("it would not start again: %s", why))
+						return
+					}
+					next(nil)
+				})
+			},
+			func(next func(error)) {
+				if upstream == "" {
+					next(nil)
+					return
+				}
+				m.LeaveSync(w, next)
+			},
+			func(next func(error)) { restart(w, next) })
+	}, func(err error) {
+		if err == nil {
+			m.Upstream = upstream
+		}
+	})
+}
+
+// LeaveSync publishes the tag nosync and waits until the leader has taken this
+// member out of the key sync, or, as there may be nobody to take its place, for two
+// loop_waits, as Patroni does. Whoever asks for it sets LeavingSync back.
+func (m *Member) LeaveSync(w *Work, next func(error)) {
+	m.LeavingSync = true
+	m.await(w, 2*m.Dynamic.LoopWait, func() bool {
+		return !slices.ContainsFunc(m.Snapshot.Sync.Value.Standbys(), func(n string) bool { return strings.EqualFold(n, m.Name) })
+	}, func(left bool) {
+		if w != nil && w.Broken() != nil {
+			next(w.Broken())
+			return
+		}
+		if !left {
+			m.Log.Warn().Msg("the leader does not do without this synchronous standby; commits may wait for it meanwhile")
+		}
+		next(nil)
+	})
+}
+
+// Reinitialize replaces this replica's data directory by a new clone: from the leader, or
+// from a running replica with the tag clonefrom. force: it comes before a task that can be
+// done again. An error says why it is not begun.
+func (m *Member) Reinitialize(fromLeader, force bool) error {
+	leader := m.Snapshot.LeaderName()
+	switch {
+	case m.Stopping:
+		return Refused{ErrStopping.Error()}
+	case leader == m.Name || m.Tenure.Held(m.now()):
+		return refused("I am the leader, can not reinitialize")
+	case leader == "":
+		return refused("Cluster has no leader, can not reinitialize")
+	case m.task != nil && (!force || !m.repeatable()):
+		return refused("%s already in progress", m.task.kind)
+	}
+	up, err := m.upstreamOf(leader)
+	if err != nil {
+		return Refused{err.Error()}
+	}
+	source := up
+	if name := m.cloneSource(leader); !fromLeader && name != leader {
+		if source, err = m.upstreamOf(name); err != nil {
+			return Refused{err.Error()}
+		}
+	}
+	if m.Parted > 0 {
+		return refused("a candidate for the leadership counts on what this member has: try again when the shard has a leader")
+	}
+	noStream, limit := cluster.NoStream(m.TagsNow()), m.stopWithin()
+	m.InterruptTask()
+	m.startTask(ha.TaskReinit, func(w *Work, end func(error)) {
+		inOrder(w, func(err error) { m.LeavingSync = false; end(err) },
+			func(next func(error)) { m.LeaveSync(w, next) },
+			func(next func(error)) {
+				m.Postgres.Answers(w, up, true, func(answers bool) {
+					if !answers {
+						next(fmt.Errorf("the leader %s does not answer, so the data directory stays", leader))
+						return
+					}
+					next(nil)
+				})
+			},
+			func(next func(error)) { m.Postgres.Stop(w, limit, false, next) },
+			func(next func(error)) {
+				m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize"}, next)
+			},
+			func(next func(error)) {
+				m.Log.Info().Str("from", source.Name).Msg("a copy is made anew on an operator's demand")
+				m.Postgres.MakeReplica(w, &source, "", next)
+			},
+			m.start(w, replicaOf(&up, noStream)))
+	}, func(err error) {
+		if err == nil {
+			m.follows(unless(noStream, leader))
+		}
+	})
+	return nil
+}
+
+// cloneSource is the member to clone from: a running replica with the tag
+// clonefrom, else the leader.
+func (m *Member) cloneSource(leader string) string {
+	for _, other := range m.Snapshot.Members {
+		if other.OK() && other.Value.Name != m.Name && other.Value.Name != leader && other.Value.Tag("clonefrom") && other.Value.State == cluster.StateRunning {
+			return other.Value.Name
+		}
+	}
+	return leader
+}

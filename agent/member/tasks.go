@@ -1,0 +1,488 @@
+package member
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// begin starts the task that an action asks for. Fencing interrupts whatever
+// runs; everything else waits for its turn.
+func (m *Member) begin(action ha.Action) {
+	switch act := action.(type) {
+	case ha.Fence:
+		m.fenceNow()
+		return
+	case ha.Demote:
+		m.demote()
+		return
+	case ha.GiveUp:
+		m.giveUp(act.Successor)
+		return
+	case ha.EndHung:
+		m.endHung()
+		return
+	}
+	if m.task != nil {
+		return
+	}
+	switch act := action.(type) {
+	case ha.Bootstrap:
+		m.bootstrap()
+	case ha.ClaimBootstrap:
+		m.claimBootstrap()
+	case ha.FinishBootstrap:
+		m.finishBootstrap()
+	case ha.EndShutDown:
+		m.startTask(ha.TaskStart, func(w *Work, end func(error)) { m.Postgres.EndShutDown(w, startLimit, end) }, nil)
+	case ha.DiscardIncomplete:
+		m.startTask(ha.TaskStart, m.Postgres.DiscardIncomplete, nil)
+	case ha.Clone:
+		m.clone(act)
+	case ha.StartPrimary:
+		m.startPrimary(act.Sync)
+	case ha.StartReplica:
+		m.startReplica(act.Upstream)
+	case ha.Rejoin:
+		m.rejoin(act)
+	case ha.Follow:
+		m.follow(act.Upstream)
+	case ha.RestartReplica:
+		m.restartReplica(act.Upstream)
+	case ha.Promote:
+		m.promote(act)
+	case ha.Handover:
+		m.handover(act)
+	case ha.SetSync:
+		m.setSync(act)
+	}
+}
+
+// fenceNow kills every process of PostgreSQL. The lease is dropped here and
+// now: whatever answer still comes in, it is not taken up again.
+func (m *Member) fenceNow() {
+	if m.fencing {
+		return
+	}
+	m.fencing = true
+	m.Tenure.Drop()
+	m.startStop(func(_ *Work, end func(error)) { m.kill(nil, backoffMax, end) }, m.disarm, func(err error) {
+		m.fencing = false
+		if err == nil || !m.Postgres.Running() {
+			m.stoppedOnPurpose()
+		}
+	})
+}
+
+// kill kills PostgreSQL, so that no start which was asked for before comes up any
+// more. What lingers is left to the kernel. On any other error PostgreSQL may live: the
+// guard keeps its deadline, and it is killed again.
+func (m *Member) kill(w *Work, limit time.Duration, done func(error)) {
+	m.Postgres.Kill(w, limit, func(err error) {
+		if err != nil && !errors.Is(err, ErrLingering) {
+			m.Later.After(killAgainAfter, func() { done(err) })
+			return
+		}
+		m.Guard.Overtake(func(started bool, err error) {
+			if err != nil || !started {
+				done(err)
+				return
+			}
+			// The kill may have taken all the time that there was.
+			m.Postgres.Kill(nil, lingering, func(err error) { done(unlessLingering(err)) })
+		})
+	})
+}
+
+// unlessLingering leaves to the kernel what waits for a disk.
+func unlessLingering(err error) error {
+	if errors.Is(err, ErrLingering) {
+		return nil
+	}
+	return err
+}
+
+// disarm disarms the guard when PostgreSQL was killed. It comes last before the lease is
+// dropped: beats arm the guard again.
+func (m *Member) disarm(done func(error)) {
+	m.Guardian.Disarm(m.Guardian.within(lingering, done))
+}
+
+// demote stops PostgreSQL in an orderly way, for as long as a leader may serve nobody,
+// and drops the lease when it has stopped. The guard stays armed until then.
+func (m *Member) demote() {
+	if m.TaskKind() == ha.TaskDemote {
+		return
+	}
+	scripts, limit := m.beforeStopLimit(), m.stopWithin()
+	m.startStop(func(w *Work, end func(error)) {
+		inOrder(w, end,
+			func(next func(error)) { m.beforeStop(w, scripts, next) },
+			func(next func(error)) {
+				m.Postgres.Stop(w, limit, false, func(err error) { next(unlessLingering(err)) })
+			},
+			func(next func(error)) { m.kill(w, lingering, next) })
+	}, m.disarm, func(err error) {
+		if err == nil {
+			m.Tenure.Drop()
+			m.stoppedOnPurpose()
+		}
+	})
+}
+
+// beforeStop runs before_stop, whose failure keeps nothing from being stopped.
+func (m *Member) beforeStop(w *Work, limit time.Duration, next func(error)) {
+	if limit <= 0 || !m.Postgres.Running() {
+		next(nil)
+		return
+	}
+	m.Postgres.BeforeStop(w, min(limit, m.ScriptLimit), func(err error) {
+		if err != nil {
+			m.Log.Warn().Err(err).Msg("before_stop failed; PostgreSQL is stopped all the same")
+		}
+		next(nil)
+	})
+}
+
+// giveUp ends a leadership that PostgreSQL cannot fill.
+func (m *Member) giveUp(successor string) {
+	if m.TaskKind() == ha.TaskDemote {
+		return
+	}
+	m.startStop(func(w *Work, end func(error)) { m.kill(w, lingering, end) }, m.disarm, func(err error) {
+		if err == nil {
+			m.giveTo(successor, false)
+			m.stoppedOnPurpose()
+		}
+	})
+}
+
+// endHung kills a postmaster that hangs. The lease is kept, and the guard armed: it is
+// started in place then.
+func (m *Member) endHung() {
+	if m.TaskKind() == ha.TaskDemote {
+		return
+	}
+	m.startStop(func(w *Work, end func(error)) { m.kill(w, lingering, end) }, nil, func(err error) {
+		if err == nil {
+			m.stoppedOnPurpose()
+		}
+	})
+}
+
+// bootstrap makes the shard if this member wins the key initialize, which its
+// session holds: when this agent dies on the way, the key goes with the session
+// and any member may try again.
+func (m *Member) bootstrap() {
+	session := m.Session
+	if session == "" {
+		return
+	}
+	lost := false
+	m.startTask(ha.TaskBootstrap, func(w *Work, end func(error)) {
+		m.Consul.BeginBootstrap(w, m.Dynamic.RetryTimeout, session, func(err error) {
+			switch {
+			case errors.Is(err, cluster.ErrConflict):
+				lost = true // somebody else makes the shard
+				end(nil)
+			case err != nil:
+				end(err)
+			default:
+				m.Log.Info().Msg("bootstrapping a new shard")
+				m.Postgres.Bootstrap(w, func(err error) {
+					if err != nil {
+						m.undoBootstrap(session, err, end)
+						return
+					}
+					end(nil)
+				})
+			}
+		})
+	}, func(error) {
+		if lost {
+			m.Attempt = ha.Attempt{Kind: ha.TaskBootstrap, Failures: 1, NotUntil: m.now().Add(backoffMin)}
+		}
+		m.Reread()
+	})
+}
+
+// undoBootstrap ends a bootstrap that failed: whatever was made is marked as unfinished and
+// cleared away later.
+func (m *Member) undoBootstrap(session string, why error, end func(error)) {
+	m.Postgres.Kill(nil, handoverLimit, func(killed error) {
+		m.Consul.EndBootstrap(handoverLimit, session, func(ended error) { end(errors.Join(why, killed, ended)) })
+	})
+}
+
+// claimBootstrap takes the key initialize for what was bootstrapped under a session
+// that is gone.
+func (m *Member) claimBootstrap() {
+	session := m.Session
+	m.startTask(ha.TaskBootstrap, func(w *Work, end func(error)) {
+		m.Consul.BeginBootstrap(w, handoverLimit, session, end)
+	}, func(error) { m.Reread() })
+}
+
+// finishBootstrap says to the data directory what Consul says by now: that it is the
+// shard's. Until then it counts as unfinished, so that a bootstrap which Consul never
+// heard of can be cleared away.
+func (m *Member) finishBootstrap() {
+	id := m.Data.SystemIdentifier
+	m.startTask(ha.TaskBootstrap, m.Postgres.FinishBootstrap, func(err error) {
+		if err == nil {
+			m.Log.Info().Str("system_identifier", id).Msg("bootstrapped")
+		}
+	})
+}
+
+// adoptStray takes charge of a PostgreSQL that somebody has started by hand while this
+// agent ran, in pause mostly: it is to be seen, led with, and fenced as any other. What
+// it is to do without a lease is decided then. It is a task, as a postmaster that another
+// task starts is none of that.
+func (m *Member) adoptStray() {
+	if m.task != nil || m.PG.Running {
+		return
+	}
+	m.PG.syncSet = false // it has not been told by this agent
+	m.startTask(ha.TaskStart, m.Postgres.Adopt, func(err error) {
+		if err == nil && m.PG.Running {
+			m.follows(m.Postgres.Upstream())
+			m.Log.Warn().Bool("primary", m.PG.Primary()).Msg("PostgreSQL was started by hand and is taken charge of; " +
+				"restart it through the agent at a convenient moment (POST /restart)")
+		}
+	})
+}
+
+// replicaOf is how a replica of upstream is started; one that does not stream gets its
+// WAL by restore_command alone.
+func replicaOf(upstream *pg.Upstream, noStream bool) StartAs {
+	if noStream {
+		upstream = nil
+	}
+	return StartAs{Upstream: upstream}
+}
+
+// unless is whom a replica follows: nobody if it does not stream.
+func unless(noStream bool, upstream string) string {
+	if noStream {
+		return ""
+	}
+	return upstream
+}
+
+// start is the step that starts PostgreSQL.
+func (m *Member) start(w *Work, as StartAs) step {
+	return func(next func(error)) {
+		inOrder(w, next,
+			func(next func(error)) { m.awakenGuard(w, next) },
+			func(next func(error)) { m.Postgres.Start(w, startLimit, as, next) })
+	}
+}
+
+// awakenGuard makes sure that there is a guard to start PostgreSQL.
+func (m *Member) awakenGuard(w *Work, next func(error)) {
+	if m.Postgres.Running() {
+		next(nil)
+		return
+	}
+	m.Guard.Awake(w, next)
+}
+
+// startPrimary starts PostgreSQL as the primary: that only a leader does, and under an armed
+// guard.
+func (m *Member) startPrimary(waits *ha.SetSync) {
+	memo, until := m.Memo(), m.Tenure.Until()
+	ttl, margins := m.Dynamic.TTL, m.FenceMargins()
+	m.PG.syncSet = false // it is set anew
+	m.startTask(ha.TaskStart, func(w *Work, end func(error)) {
+		inOrder(w, end,
+			func(next func(error)) { m.awakenGuard(w, next) },
+			func(next func(error)) {
+				m.Guardian.ArmNow(memo, because(next, "the guard could not be armed, so no primary is started"))
+			},
+			func(next func(error)) {
+				m.Watchdog.Activate(w, until, ttl, margins, because(next, "no primary is started"))
+			},
+			m.start(w, StartAs{Primary: true, Sync: waits}))
+	}, func(err error) {
+		if err == nil {
+			m.follows("")
+		}
+	})
+}
+
+// because says with an error what does not happen for it.
+func because(next func(error), what string) func(error) {
+	return func(err error) {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", what, err)
+		}
+		next(err)
+	}
+}
+
+// startReplica starts PostgreSQL as a replica of upstream, or of nobody.
+func (m *Member) startReplica(upstream string) {
+	as, err := m.replica(upstream)
+	if err != nil {
+		m.noteAttempt(ha.TaskStart, err)
+		return
+	}
+	m.PG.syncSet = false // its file waits for nobody
+	m.startTask(ha.TaskStart, func(w *Work, end func(error)) { m.start(w, as)(end) }, func(err error) {
+		if err == nil {
+			m.follows(upstream)
+		}
+	})
+}
+
+// replica is how a replica of upstream, or of nobody, is started.
+func (m *Member) replica(upstream string) (StartAs, error) {
+	if upstream == "" {
+		return StartAs{}, nil
+	}
+	up, err := m.upstreamOf(upstream)
+	return StartAs{Upstream: &up}, err
+}
+
+// clone makes the data directory from another member, or without one (from is
+// empty) by the operator's own method, and starts the replica.
+func (m *Member) clone(c ha.Clone) {
+	from := c.From
+	as, err := m.replica(from)
+	if err != nil {
+		m.noteAttempt(ha.TaskClone, err)
+		return
+	}
+	shard := m.Snapshot.Initialize.Value
+	m.startTask(ha.TaskClone, func(w *Work, end func(error)) {
+		m.Log.Info().Str("from", from).Msg("cloning")
+		inOrder(w, end,
+			func(next func(error)) { m.Postgres.MakeReplica(w, as.Upstream, shard, next) },
+			m.start(w, replicaOf(as.Upstream, c.NoStream)))
+	}, func(err error) {
+		if err == nil {
+			m.follows(unless(c.NoStream, from))
+			m.Log.Info().Str("from", from).Msg("cloned and started")
+		}
+	})
+}
+
+// rejoin makes this member a replica of upstream, rewinding its data directory
+// where its WAL has diverged, and cloning it anew only where the configuration
+// allows that (I7).
+func (m *Member) rejoin(r ha.Rejoin) {
+	up, err := m.upstreamOf(r.Upstream)
+	if err != nil {
+		m.noteAttempt(ha.TaskRejoin, err)
+		return
+	}
+	leader := m.Snapshot.LeaderName()
+	primary, err := m.upstreamOf(leader)
+	if err != nil {
+		primary, leader = pg.Upstream{}, ""
+	}
+	allowed, remove, limit := m.MayRewind(), m.MayRemove(m.Dynamic), m.stopWithin()
+	m.PG.syncSet = false
+	m.startTask(ha.TaskRejoin, func(w *Work, end func(error)) {
+		inOrder(w, end,
+			func(next func(error)) { m.Postgres.Stop(w, limit, false, next) },
+			func(next func(error)) {
+				m.Postgres.Rewind(w, up, allowed, func(err error) {
+					if err == nil || remove == "" || w.Broken() != nil || !errors.Is(err, ErrDiverged) {
+						next(err) // a rewind that could not even begin is tried again
+						return
+					}
+					m.Log.Warn().Err(err).Str("allowed_by", remove).Msg("cannot rewind; the data directory is replaced")
+					m.replaceDiverged(w, up, primary, leader, remove, next)
+				})
+			},
+			m.start(w, replicaOf(&up, r.NoStream)))
+	}, func(err error) {
+		if err == nil {
+			m.follows(unless(r.NoStream, r.Upstream))
+		}
+	})
+}
+
+// replaceDiverged clones a data directory anew that cannot be rewound.
+func (m *Member) replaceDiverged(w *Work, up, primary pg.Upstream, leader, allowedBy string, done func(error)) {
+	source, reachable := up, false
+	inOrder(w, done,
+		func(next func(error)) {
+			// Whom this member follows need not be the leader (replicatefrom), nor answer.
+			m.Postgres.Answers(w, up, false, func(answers bool) {
+				if !answers {
+					source = primary
+				}
+				next(nil)
+			})
+		},
+		func(next func(error)) {
+			if leader == "" {
+				next(nil)
+				return
+			}
+			m.Postgres.Answers(w, primary, true, func(answers bool) {
+				reachable = answers
+				next(nil)
+			})
+		},
+		func(next func(error)) {
+			m.Postgres.RemoveForReinit(w, pg.Permission{
+				NotLeader: leader != "" && leader != m.Name, LeaderReachable: reachable, AllowedBy: allowedBy,
+			}, next)
+		},
+		func(next func(error)) { m.Postgres.MakeReplica(w, &source, "", next) })
+}
+
+// follow points the running replica at another upstream, or at nobody.
+func (m *Member) follow(upstream string) {
+	if upstream == "" {
+		m.startTask(ha.TaskStart, func(w *Work, end func(error)) { m.Postgres.Unfollow(w, startLimit, end) }, func(err error) {
+			if err == nil {
+				m.follows("")
+				m.PG.Observed.ReplicationState = ""
+				m.Log.Info().Msg("following nobody")
+			}
+		})
+		return
+	}
+	up, err := m.upstreamOf(upstream)
+	if err != nil {
+		m.noteAttempt(ha.TaskStart, err)
+		return
+	}
+	m.startTask(ha.TaskStart, func(w *Work, end func(error)) { m.Postgres.Follow(w, startLimit, up, end) }, func(err error) {
+		if err == nil {
+			m.Upstream = upstream
+			m.Log.Info().Str("upstream", upstream).Msg("following")
+		}
+	})
+}
+
+// setSync makes commits wait for standbys, then reads how far the WAL is: a
+// standby that has more than that holds everything acknowledged before. What was
+// in force is not known for certain from the beginning of the attempt on.
+func (m *Member) setSync(s ha.SetSync) {
+	if m.settingSync {
+		return
+	}
+	m.settingSync, m.PG.syncSet = true, false
+	m.Postgres.SetSynchronous(m.Dynamic.RetryTimeout, s, func(set pg.SyncInForce, err error) {
+		m.settingSync = false
+		if err != nil {
+			m.Log.Warn().Err(err).Msg("setting synchronous_standby_names failed")
+			return
+		}
+		p := &m.PG
+		p.syncNames, p.syncAny, p.syncSince, p.syncValue, p.syncSet = s.Standbys, s.Any, set.Since, set.Value, true
+		p.Observed.SyncNames = set.Value // an older observation does not make it unsure again
+		m.Log.Info().Strs("standbys", s.Standbys).Int("any", s.Any).Msg("commits wait for these standbys")
+		m.Watches.KickPostgres()
+	})
+}
