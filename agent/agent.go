@@ -1,5 +1,5 @@
-// Package agent wires one member together. Its loop observes, lets package ha
-// decide, and acts:
+// Package agent wires one member together. Its loop drives the state machine (package
+// member), which lets package ha decide; here are the goroutines that listen and act for it:
 //
 //	agent.go     what an agent is made of; start and end
 //	loop.go      the loop: one goroutine that owns all state, woken by events

@@ -8,9 +8,9 @@
 //	postgres.go, wal.go       a model of PostgreSQL, its WAL, and clients that commit
 //	loss.go                   data that are removed, rewound or cloned
 //	guard.go, watcher.go      the guard's process around fence.Deadline, and its parent
-//	ports.go                  the world as the state machine (package member) reaches it
-//	agent.go, tasks.go, listen.go
-//	                          what package agent does around it
+//	ports.go, ports_postgres.go
+//	                          the world as the state machine (package member) reaches it
+//	agent.go, listen.go       its process, and what listens there
 //	faults.go                 how each event of a schedule is carried out
 //	judge.go                  the invariants I1 to I7 (design 5.24)
 //	mutant.go                 rules that can be switched off, to see that it is noticed
