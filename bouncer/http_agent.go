@@ -12,7 +12,6 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 	"github.com/lictor-ha/lictor/bouncer/config"
-	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 // What agents ask of a bouncer. Anybody who reaches the listener may ask: nothing
@@ -92,7 +91,7 @@ func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	known := func() bool {
-		one, found := a.handoverOf(id)
+		one, found, _ := a.handovers.Of(id)
 		return found && one.Value.ID == q.ID && one.Over == (q.State != cluster.HandoverAnnounced)
 	}
 	read := func(ctx context.Context) error { return a.watcher.ReadHandover(ctx, id) }
@@ -100,7 +99,7 @@ func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
 		fail(http.StatusServiceUnavailable, "%v", err)
 		return
 	}
-	one, found := a.handoverOf(id)
+	one, found, _ := a.handovers.Of(id)
 	switch {
 	case q.State != cluster.HandoverAnnounced:
 		reply(w, http.StatusOK, answer) // whatever was held is let go
@@ -109,12 +108,6 @@ func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
 	default:
 		a.awaitQuiet(w, r, id, q)
 	}
-}
-
-func (a *listenerAPI) handoverOf(id config.ShardID) (routes.Standing, bool) {
-	all, _ := a.handovers.Current()
-	one, found := all[id]
-	return one, found
 }
 
 // awaitQuiet replies once nothing of the shard runs here, or when the time for
@@ -131,8 +124,7 @@ func (a *listenerAPI) awaitQuiet(w http.ResponseWriter, r *http.Request, id conf
 	paused := time.NewTimer(max(wait, handoverWaitLeast))
 	defer paused.Stop()
 	for {
-		all, answered := a.handovers.Current()
-		one := all[id]
+		one, _, answered := a.handovers.Of(id)
 		if one.Value.ID != q.ID || one.Over {
 			reply(w, http.StatusConflict, cluster.HandoverAnswer{ID: q.ID, Bouncer: a.config.Name, Problem: "the handover is over"})
 			return

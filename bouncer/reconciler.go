@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -142,13 +141,12 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	link := c.link.Now()
 	version := c.version(ctx, link)
 	known := c.views(version)
-	views := make([]*shard, len(known.views))
+	views, ids := make([]*shard, len(known.views)), make(map[config.ShardID]bool, len(known.views))
 	for i, v := range known.views {
+		ids[v.ID] = true
 		views[i] = &shard{v, c.healthProber.Unhealthy(v.ID, v.Route.Leader), c.handovers.Holds(v.ID, v.Route, v.Index)}
 	}
-	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool {
-		return !slices.ContainsFunc(views, func(v *shard) bool { return v.ID == id })
-	})
+	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool { return !ids[id] })
 	if link.Generation != c.generation {
 		c.reset(link)
 	}

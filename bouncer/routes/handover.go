@@ -49,6 +49,8 @@ type handover struct {
 	// over: it holds nobody any more, and will not.
 	over   bool
 	answer cluster.HandoverAnswer
+	// answered is closed and made anew with each answer, and with the end.
+	answered chan struct{}
 }
 
 func NewHandovers(keys cluster.Keys, serves func(config.ShardID) bool) *Handovers {
@@ -126,7 +128,12 @@ func (h *Handovers) take(id config.ShardID, p *api.KVPair) (changed, ended bool,
 		}
 		return false, false, nil
 	}
-	h.all[id] = &handover{value: value, announced: p.ModifyIndex, index: p.ModifyIndex, seen: h.clock()}
+	if old != nil {
+		h.tell(old) // another one has taken its place
+	}
+	h.all[id] = &handover{
+		value: value, announced: p.ModifyIndex, index: p.ModifyIndex, seen: h.clock(), answered: make(chan struct{}),
+	}
 	return true, false, nil
 }
 
@@ -136,7 +143,7 @@ func (h *Handovers) end(one *handover) bool {
 		return false
 	}
 	one.ended = h.clock()
-	h.tell()
+	h.tell(one)
 	return true
 }
 
@@ -195,7 +202,7 @@ func (h *Handovers) Holds(id config.ShardID, route cluster.Route, index uint64) 
 	if one.over {
 		if one.ended.IsZero() {
 			one.ended = h.clock()
-			h.tell()
+			h.tell(one)
 		}
 		return nil
 	}
@@ -231,13 +238,32 @@ func (h *Handovers) Respond(id config.ShardID, a cluster.HandoverAnswer) {
 		}
 	}
 	one.answer = a
-	h.tell()
+	h.tell(one)
 }
 
-// tell wakes those who wait for answers.
-func (h *Handovers) tell() {
+// tell wakes those who wait for one handover, and who looks at all.
+func (h *Handovers) tell(one *handover) {
+	close(one.answered)
+	one.answered = make(chan struct{})
 	close(h.answered)
 	h.answered = make(chan struct{})
+}
+
+// Of returns the handover of one shard, and a channel that is closed when it has a new
+// answer or has ended. Its cost is the same however many there are: each of a thousand
+// leaders may wait for its own.
+func (h *Handovers) Of(id config.ShardID) (one Standing, found bool, answered <-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	o := h.all[id]
+	if o == nil {
+		return Standing{}, false, h.answered
+	}
+	return o.standing(), true, o.answered
+}
+
+func (o *handover) standing() Standing {
+	return Standing{o.value, o.answer, o.over || !o.ended.IsZero()}
 }
 
 // Standing is a handover and how it stands here.
@@ -255,7 +281,7 @@ func (h *Handovers) Current() (all map[config.ShardID]Standing, answered <-chan 
 	defer h.mu.Unlock()
 	all = make(map[config.ShardID]Standing, len(h.all))
 	for id, one := range maps.All(h.all) {
-		all[id] = Standing{one.value, one.answer, one.over || !one.ended.IsZero()}
+		all[id] = one.standing()
 	}
 	return all, h.answered
 }

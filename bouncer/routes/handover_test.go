@@ -2,6 +2,8 @@ package routes
 
 import (
 	"encoding/json"
+	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -135,5 +137,46 @@ func TestVoidHandoverHoldsNobody(t *testing.T) {
 	c := newHandoverCase(t)
 	if _, _, problems := c.h.merge(api.KVPairs{{Key: "lictor/handovers/service/s1", Value: []byte(`{`), ModifyIndex: 1, Session: "s"}}, 1); len(problems) != 1 {
 		t.Errorf("problems are %v", problems)
+	}
+}
+
+// A thousand leaders that wait for their own handovers wake for their own, and what one of
+// them asks costs the same as if it were alone.
+func TestHandoversCostTheSameHoweverManyThereAre(t *testing.T) {
+	const shards = 1000
+	h := NewHandovers(cluster.NewKeys("", "", ""), func(config.ShardID) bool { return true })
+	var pairs api.KVPairs
+	id := func(i int) config.ShardID { return config.ShardID(fmt.Sprintf("service/s%d", i)) }
+	for i := range shards {
+		pairs = append(pairs, handoverPair(t, "h"+strconv.Itoa(i), cluster.HandoverAnnounced, uint64(i+1), "session"))
+		pairs[i].Key = "lictor/handovers/" + string(id(i))
+	}
+	if _, _, problems := h.merge(pairs, shards+1); len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	closed := func(ch <-chan struct{}) bool {
+		select {
+		case <-ch:
+			return true
+		default:
+			return false
+		}
+	}
+	for i := range shards {
+		one, found, mine := h.Of(id(i))
+		_, _, others := h.Of(id((i + 1) % shards))
+		if !found || one.Value.ID != "h"+strconv.Itoa(i) {
+			t.Fatalf("%+v", one)
+		}
+		h.Respond(id(i), cluster.HandoverAnswer{ID: one.Value.ID, Paused: true})
+		if !closed(mine) || closed(others) {
+			t.Fatalf("the answer to %s wakes those who wait for it: %v, and for the next one: %v", id(i), closed(mine), closed(others))
+		}
+		if one, _, _ := h.Of(id(i)); !one.Answer.Paused {
+			t.Fatalf("%+v", one)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { _, _, _ = h.Of(id(7)) }); n > 3 {
+		t.Errorf("a look at one makes %v allocations", n)
 	}
 }
