@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -82,8 +83,43 @@ func TestManyPauses(t *testing.T) {
 	w.awaitHealthy()
 }
 
-// What somebody else has paused is left alone, also when PgBouncer was not reached for a
-// while, and told: its clients wait for nothing that is known here.
+// An operator's PAUSE stays when PgBouncer was silent for a while.
+func TestPauseOfAnOperatorSurvivesSilence(t *testing.T) {
+	t.Parallel() // it waits
+	w, pid := supervised(t)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.awaitLeader(0)
+	if err := w.admin().Pause(w.ctx, "s1"); err != nil {
+		t.Fatal(err)
+	}
+	answers := func(want bool) {
+		t.Helper()
+		w.await("PgBouncer answering or not", func() error {
+			s, err := w.status()
+			if err == nil && s.PgBouncer.Answers != want {
+				err = fmt.Errorf("%+v", s.PgBouncer)
+			}
+			return err
+		})
+	}
+	if err := syscall.Kill(pid(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	answers(false)
+	if err := syscall.Kill(pid(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	answers(true)
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	if !w.paused() {
+		t.Error("an operator's PAUSE was lifted")
+	}
+}
+
+// What somebody else has paused is left alone, and told: its clients wait for nothing that
+// is known here.
 func TestPausedWithoutHold(t *testing.T) {
 	w := newWorld(t, nil)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
