@@ -187,6 +187,19 @@ func TestUnwatchedGuardSaysSo(t *testing.T) {
 	if w := p.client.Watched(); w.Why == "" {
 		t.Errorf("the client says %+v", w)
 	}
+	// Nor can it make a timer: it looks at the clock now and then, and not all the time.
+	must(t, p.client.Grant(ctx, Now().Add(time.Hour), nil))
+	used := func() time.Duration {
+		var ts unix.Timespec
+		must(t, unix.ClockGettime(^int32(guard)<<3|2, &ts)) // CPUCLOCK_SCHED of the process (clock_getcpuclockid(3))
+		return time.Duration(ts.Nano())
+	}
+	before, from := used(), Now()
+	await(ctx, t, "", func() bool { return !Now().Before(from.Add(soon)) })
+	if cpu := used() - before; cpu > soon/10 {
+		t.Errorf("the guard used the CPU for %s of %s", cpu, soon)
+	}
+	must(t, p.client.Disarm(ctx))
 	must(t, unix.Prlimit(guard, unix.RLIMIT_NOFILE, &had, nil))
 	await(ctx, t, "no other watcher is started", func() bool {
 		s, err := p.client.Status(ctx)
