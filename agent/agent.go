@@ -23,7 +23,6 @@
 //	callbacks.go the operators' own scripts, when PostgreSQL's role or state changes
 //	service.go   what systemd is told
 //	adapt.go     one package's words turned into another's
-//	meter.go     counts and durations for GET /metrics
 //
 // Nothing in the loop waits: every effect runs in a goroutine of its own with a
 // deadline that derives from the lease, and posts its result back.
@@ -48,6 +47,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/logging"
 	"github.com/lictor-ha/lictor/agent/member"
+	"github.com/lictor-ha/lictor/agent/metrics"
 	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/agent/postgres"
 	"github.com/lictor-ha/lictor/agent/proof"
@@ -73,7 +73,7 @@ type Agent struct {
 	runnable func(context.Context) error
 	logging  *logging.Log
 	systemd  *systemd.Notifier
-	meter    *meter
+	meter    *metrics.Meter
 	// callbacks runs the operator's scripts, each within scriptLimit.
 	callbacks   *callbacks
 	scriptLimit time.Duration
@@ -137,9 +137,9 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	meter := newMeter()
+	meter := metrics.New()
 	for _, c := range clients {
-		c.HttpClient.Transport = &timed{meter: meter, next: c.HttpClient.Transport}
+		c.HttpClient.Transport = meter.Timed(c.HttpClient.Transport)
 	}
 	store, err := consul.New(clients, cfg.Keys())
 	if err != nil {
@@ -197,7 +197,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		if err != nil {
 			outcome = "failed"
 		}
-		meter.callbacks.WithLabelValues(action, outcome).Observe(time.Since(began).Seconds())
+		meter.Callbacks.WithLabelValues(action, outcome).Observe(time.Since(began).Seconds())
 		return err
 	}
 	a.callbacks.ended = func() { a.post(func() {}) } // an upgrade may wait for them
@@ -234,7 +234,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	}
 	server.ProveWith(a.secrets)
 	server.Compat = a.cfg.Lictor.Speaks()
-	server.Collectors = a.meter.collectors()
+	server.Collectors = a.meter.Collectors()
 	// A port that is taken must end this agent before it has touched anything.
 	if err := server.Listen(a.ctx); err != nil {
 		return err

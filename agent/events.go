@@ -93,7 +93,7 @@ func (a *Agent) watchFirstWrite() {
 func (a *Agent) writeEvents(leads bool, now cluster.Instant) {
 	j := &a.m.journal
 	pending := j.Pending()
-	a.meter.sawEvents(pending)
+	a.meter.SawEvents(pending)
 	if len(pending) == 0 || !leads || j.writing || now.Before(j.notUntil) || a.m.Session == "" || a.m.Tenure.OnFailsafe() {
 		return
 	}

@@ -83,7 +83,7 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 		}
 		began := time.Now()
 		wake := a.step()
-		a.meter.steps.Observe(time.Since(began).Seconds())
+		a.meter.Steps.Observe(time.Since(began).Seconds())
 		if a.mayUpgrade() {
 			return ErrUpgrade
 		}

@@ -81,14 +81,14 @@ func (a *Agent) Reload(ctx context.Context) error {
 	defer a.systemd.Ready()
 	cfg, warnings, err := config.Load(a.source)
 	if err != nil {
-		a.meter.reloads.WithLabelValues("refused").Inc()
+		a.meter.Reloads.WithLabelValues("refused").Inc()
 		return fmt.Errorf("the configuration stays as it was: %w", err)
 	}
 	for _, w := range warnings {
 		a.log.Warn().Msg(w.String())
 	}
 	return a.ask(ctx, func() error {
-		a.meter.reloads.WithLabelValues("done").Inc()
+		a.meter.Reloads.WithLabelValues("done").Inc()
 		a.reconfigure(cfg)
 		return nil
 	})

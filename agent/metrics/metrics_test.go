@@ -1,4 +1,4 @@
-package agent
+package metrics
 
 import (
 	"errors"
@@ -16,22 +16,22 @@ import (
 // Every phase and outcome of an event is counted once, however often the recorder
 // shows it, and a cause in words becomes one of a few labels.
 func TestEventsAreCountedOnce(t *testing.T) {
-	m := newMeter()
+	m := New()
 	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	e := events.Event{
 		Kind: events.Failover, At: at, Outcome: events.UnderWay, Cause: "no sign of life from db1 for 8.1 s, more than its lease of 8 s",
 		Phases: []events.Phase{{Name: events.Noticed, AtMS: 8100}, {Name: events.Elected, AtMS: 8300}},
 	}
-	m.sawEvents([]events.Event{e})
-	m.sawEvents([]events.Event{e})
-	m.sawEvents(nil) // nothing is to be written now, which does not mean that it is forgotten
+	m.SawEvents([]events.Event{e})
+	m.SawEvents([]events.Event{e})
+	m.SawEvents(nil) // nothing is to be written now, which does not mean that it is forgotten
 	e.Phases = append(e.Phases, events.Phase{Name: events.Promoted, AtMS: 8800}, events.Phase{Name: events.Routed, AtMS: 8900})
 	e.Outcome, e.TookMS = events.Done, 8900
-	m.sawEvents([]events.Event{e})
+	m.SawEvents([]events.Event{e})
 	e.Phases = append(e.Phases, events.Phase{Name: events.FirstWrite, AtMS: 9000})
 	refused := events.Event{Kind: events.Switchover, At: at.Add(time.Second), Outcome: events.RolledBack}
-	m.sawEvents([]events.Event{e, refused, {Kind: events.Paused, At: at}})
-	m.sawEvents([]events.Event{e, refused})
+	m.SawEvents([]events.Event{e, refused, {Kind: events.Paused, At: at}})
+	m.SawEvents([]events.Event{e, refused})
 
 	want := `
 # HELP lictor_leader_changes_total Changes of leader that this member has led, by outcome.
@@ -43,7 +43,7 @@ lictor_leader_changes_total{cause="operator",kind="switchover",outcome="rolled_b
 		t.Error(err)
 	}
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(m.collectors()...)
+	registry.MustRegister(m.Collectors()...)
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func (a answering) RoundTrip(*http.Request) (*http.Response, error) {
 }
 
 func TestConsulRequestsAreTimed(t *testing.T) {
-	m := newMeter()
+	m := New()
 	for _, r := range []struct {
 		method, url string
 		status      answering

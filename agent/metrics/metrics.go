@@ -1,4 +1,6 @@
-package agent
+// Package metrics counts and times what an agent does, for GET /metrics. What is so at a
+// moment is told by package api from the loop's state (docs/metrics.md lists all).
+package metrics
 
 import (
 	"net/http"
@@ -11,17 +13,19 @@ import (
 	"github.com/lictor-ha/lictor/agent/events"
 )
 
-// meter counts and times what the agent does, for GET /metrics. What is so at a
-// moment is told by package api from the loop's state (docs/metrics.md lists all).
-type meter struct {
-	steps     prometheus.Histogram
-	consul    *prometheus.HistogramVec
-	failures  *prometheus.CounterVec
-	changes   *prometheus.HistogramVec
-	phases    *prometheus.HistogramVec
-	outcomes  *prometheus.CounterVec
-	callbacks *prometheus.HistogramVec
-	reloads   *prometheus.CounterVec
+// Meter counts and times what the agent does.
+type Meter struct {
+	// Steps is how long the loop took to come round, in seconds.
+	Steps    prometheus.Histogram
+	consul   *prometheus.HistogramVec
+	failures *prometheus.CounterVec
+	changes  *prometheus.HistogramVec
+	phases   *prometheus.HistogramVec
+	outcomes *prometheus.CounterVec
+	// Callbacks is how long callbacks took, in seconds, by name and outcome.
+	Callbacks *prometheus.HistogramVec
+	// Reloads counts how often the agent's own file was read anew, by outcome.
+	Reloads *prometheus.CounterVec
 
 	// counted are the phases of the events that were taken in already.
 	counted map[eventKey]countedEvent
@@ -37,7 +41,8 @@ type countedEvent struct {
 	over   bool
 }
 
-func newMeter() *meter {
+// New makes a meter that has counted nothing.
+func New() *Meter {
 	name := func(name, help string) prometheus.Opts { return prometheus.Opts{Name: name, Help: help} }
 	histogram := func(n, help string, buckets []float64) prometheus.HistogramOpts {
 		return prometheus.HistogramOpts{Name: n, Help: help, Buckets: buckets}
@@ -45,8 +50,8 @@ func newMeter() *meter {
 	// From a quick handover to a failover with a long lease.
 	outage := []float64{.05, .1, .2, .35, .5, .75, 1, 1.5, 2, 3, 5, 8, 12, 20, 30, 60, 120, 300}
 	quick := []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}
-	m := &meter{
-		steps: prometheus.NewHistogram(histogram("lictor_loop_duration_seconds",
+	m := &Meter{
+		Steps: prometheus.NewHistogram(histogram("lictor_loop_duration_seconds",
 			"How long the loop took to observe, decide and begin to act. It never waits, so this is its own work.", quick)),
 		consul: prometheus.NewHistogramVec(histogram("lictor_consul_request_duration_seconds",
 			"How long Consul took to answer, by kind of request, without those that wait for a change.", quick[3:]), []string{"operation"}),
@@ -59,9 +64,9 @@ func newMeter() *meter {
 			"How long each phase of a change of leader took, from the end of the phase before.", outage), []string{"kind", "cause", "phase"}),
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts(name("lictor_leader_changes_total",
 			"Changes of leader that this member has led, by outcome.")), []string{"kind", "cause", "outcome"}),
-		callbacks: prometheus.NewHistogramVec(histogram("lictor_callback_duration_seconds",
+		Callbacks: prometheus.NewHistogramVec(histogram("lictor_callback_duration_seconds",
 			"How long callbacks took.", outage), []string{"callback", "outcome"}),
-		reloads: prometheus.NewCounterVec(prometheus.CounterOpts(name("lictor_reloads_total",
+		Reloads: prometheus.NewCounterVec(prometheus.CounterOpts(name("lictor_reloads_total",
 			"How often the agent's own file was read anew.")), []string{"outcome"}),
 		counted: map[eventKey]countedEvent{},
 	}
@@ -70,22 +75,22 @@ func newMeter() *meter {
 		m.failures.WithLabelValues(operation)
 	}
 	for _, outcome := range []string{"done", "refused"} {
-		m.reloads.WithLabelValues(outcome)
+		m.Reloads.WithLabelValues(outcome)
 	}
 	return m
 }
 
-// collectors are the metrics to be registered.
-func (m *meter) collectors() []prometheus.Collector {
+// Collectors are the metrics to be registered.
+func (m *Meter) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{
-		m.steps, m.consul, m.failures, m.changes, m.phases, m.outcomes, m.callbacks, m.reloads,
+		m.Steps, m.consul, m.failures, m.changes, m.phases, m.outcomes, m.Callbacks, m.Reloads,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	}
 }
 
-// sawEvents takes in what the recorder has recorded, each phase once. The loop
+// SawEvents takes in what the recorder has recorded, each phase once. The loop
 // alone calls it.
-func (m *meter) sawEvents(recorded []events.Event) {
+func (m *Meter) SawEvents(recorded []events.Event) {
 	if len(recorded) == 0 {
 		return
 	}
@@ -98,7 +103,7 @@ func (m *meter) sawEvents(recorded []events.Event) {
 	m.counted = present // what the recorder has forgotten does not come back
 }
 
-func (m *meter) sawEvent(e events.Event, known countedEvent) countedEvent {
+func (m *Meter) sawEvent(e events.Event, known countedEvent) countedEvent {
 	kind, cause, timed := kindAndCause(e)
 	if !timed {
 		return known
@@ -154,9 +159,11 @@ func kindAndCause(e events.Event) (kind, cause string, timed bool) {
 	return string(e.Kind), cause, true
 }
 
-// timed times the requests that go through a transport.
+// Timed times the requests to Consul that go through a transport.
+func (m *Meter) Timed(next http.RoundTripper) http.RoundTripper { return &timed{meter: m, next: next} }
+
 type timed struct {
-	meter *meter
+	meter *Meter
 	next  http.RoundTripper
 }
 
