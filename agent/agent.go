@@ -20,7 +20,7 @@
 //	requests.go, restart.go
 //	             what operators ask for through the REST API
 //	schedule.go  a restart that they ask for at some time
-//	callbacks.go the operators' own scripts, when PostgreSQL's role or state changes
+//	callbacks.go what the operators' scripts are told (package callbacks)
 //	service.go   what systemd is told
 //	adapt.go     one package's words turned into another's
 //
@@ -41,6 +41,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/callbacks"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/consul"
@@ -75,7 +76,7 @@ type Agent struct {
 	systemd  *systemd.Notifier
 	meter    *metrics.Meter
 	// callbacks runs the operator's scripts, each within scriptLimit.
-	callbacks   *callbacks
+	callbacks   *callbacks.Runner
 	scriptLimit time.Duration
 	peers       *api.Client
 	poolers     *api.BouncerClient
@@ -188,9 +189,9 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	a.catalogue = newCatalogue(store, cfg.Consul, cfg.Scope, cfg.Name)
 	a.probe = a.pg.DiskProbe(o.ProbeCommand)
 	a.scriptLimit = cfg.Lictor.ScriptLimit()
-	a.callbacks = newCallbacks(o.Log)
-	a.callbacks.keep = a.pg.KeepTold
-	a.callbacks.run = func(ctx context.Context, action, role, command string) error {
+	a.callbacks = callbacks.New(o.Log)
+	a.callbacks.Keep = a.pg.KeepTold
+	a.callbacks.Run = func(ctx context.Context, action, role, command string) error {
 		began := time.Now()
 		err := a.pg.Callback(ctx, a.scriptLimit, command, action, role)
 		outcome := "done"
@@ -200,7 +201,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		meter.Callbacks.WithLabelValues(action, outcome).Observe(time.Since(began).Seconds())
 		return err
 	}
-	a.callbacks.ended = func() { a.post(func() {}) } // an upgrade may wait for them
+	a.callbacks.Ended = func() { a.post(func() {}) } // an upgrade may wait for them
 	host, port := splitAddress(cfg.Postgres.ConnectAddress)
 	a.m.Member = member.New(member.Settings{
 		Name: cfg.Name, SessionName: a.sessionName(), Keys: a.keys, Version: publicVersion(o.Version), PrimaryWord: primaryWord(cfg),
@@ -264,7 +265,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo(a.watchDisk)
 	a.goDo(a.watchdog.Run)
 	a.goDo(a.keepCatalogue)
-	a.goDo(a.callbacks.work)
+	a.goDo(a.callbacks.Work)
 	a.goDo(a.tellSystemd)
 	a.goDo(a.keepAlive)
 	a.systemd.Ready()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/callbacks"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/member"
@@ -32,7 +33,7 @@ type loopState struct {
 	rewriting    bool
 	others       []string                   // primaries beside this one
 	reasons      map[string]cluster.Instant // when each was logged last
-	teller       teller
+	teller       callbacks.Teller
 	stopBy       cluster.Instant // when an orderly stop must be over; zero: none is under way
 	reloadAsked  bool            // the file was read anew, which on_reload is told of
 	journal      journal
@@ -122,7 +123,7 @@ func (a *Agent) checkUpgrade() {
 // mayUpgrade tells whether this process may end for another binary: nothing is
 // under way that would be broken off, and the guard has the latest deadline.
 func (a *Agent) mayUpgrade() bool {
-	return a.m.upgrade && !a.m.Stopping && a.m.TaskKind() == ha.TaskNone && a.m.Idle() && !a.m.rewriting && a.callbacks.idle()
+	return a.m.upgrade && !a.m.Stopping && a.m.TaskKind() == ha.TaskNone && a.m.Idle() && !a.m.rewriting && a.callbacks.Idle()
 }
 
 // drain takes all events that are there already, so that a burst costs one
@@ -142,7 +143,7 @@ func (a *Agent) drain() {
 func (a *Agent) step() time.Duration {
 	a.callBack()
 	v, d := a.m.Step()
-	a.m.teller.saw(a.m.TaskKind())
+	a.m.teller.Saw(a.m.TaskKind())
 	a.mindWatchdog(v)
 	a.raiseAlarm(v.OtherPrimaries())
 	a.mindPlan()

@@ -1,4 +1,4 @@
-package agent
+package callbacks
 
 import (
 	"context"
@@ -20,71 +20,71 @@ import (
 func TestTeller(t *testing.T) {
 	first := time.Date(2026, 11, 21, 12, 0, 0, 123456000, time.UTC)
 	later := first.Add(time.Minute)
-	up := func(role string, started time.Time) situation {
-		return situation{up: true, role: role, started: started}
+	up := func(role string, started time.Time) Situation {
+		return Situation{Up: true, Role: role, Started: started}
 	}
-	busy := func(task ha.TaskKind, s situation) situation { s.task = task; return s }
-	down := situation{down: true, role: "replica"}
+	busy := func(task ha.TaskKind, s Situation) Situation { s.Task = task; return s }
+	down := Situation{Down: true, Role: "replica"}
 	stopping, leading, reloaded := down, down, up("replica", first)
-	stopping.stopping, leading.leads, reloaded.reloaded = true, true, true
+	stopping.Stopping, leading.Leads, reloaded.Reloaded = true, true, true
 	for name, test := range map[string]struct {
 		told postgres.Told
-		seen []situation
+		seen []Situation
 		want []string
 	}{
 		"bootstrap tells nothing until it is over": {
-			seen: []situation{busy(ha.TaskBootstrap, up("primary", first)), down, busy(ha.TaskStart, down), up("primary", later), up("primary", later)},
+			seen: []Situation{busy(ha.TaskBootstrap, up("primary", first)), down, busy(ha.TaskStart, down), up("primary", later), up("primary", later)},
 			want: []string{"on_start primary"},
 		},
 		"promotion": {
-			seen: []situation{up("replica", first), busy(ha.TaskPromote, up("primary", first)), up("primary", first)},
+			seen: []Situation{up("replica", first), busy(ha.TaskPromote, up("primary", first)), up("primary", first)},
 			want: []string{"on_start replica", "on_role_change primary"},
 		},
 		"restart by the agent": {
-			seen: []situation{up("primary", first), busy(ha.TaskRestart, leading), up("primary", first), up("primary", later)},
+			seen: []Situation{up("primary", first), busy(ha.TaskRestart, leading), up("primary", first), up("primary", later)},
 			want: []string{"on_start primary", "on_restart primary"},
 		},
 		"crash": {
-			seen: []situation{up("primary", first), leading, busy(ha.TaskStart, leading), up("primary", later)},
+			seen: []Situation{up("primary", first), leading, busy(ha.TaskStart, leading), up("primary", later)},
 			want: []string{"on_start primary", "on_start primary"},
 		},
 		"switchover, on the former primary": {
-			seen: []situation{up("primary", first), busy(ha.TaskHandover, up("primary", first)), down, busy(ha.TaskRejoin, down), up("replica", later)},
+			seen: []Situation{up("primary", first), busy(ha.TaskHandover, up("primary", first)), down, busy(ha.TaskRejoin, down), up("replica", later)},
 			want: []string{"on_start primary", "on_role_change replica"},
 		},
 		"a lease that was lost": {
-			seen: []situation{up("primary", first), busy(ha.TaskDemote, up("primary", first)), down, down, busy(ha.TaskStart, down), up("replica", later)},
+			seen: []Situation{up("primary", first), busy(ha.TaskDemote, up("primary", first)), down, down, busy(ha.TaskStart, down), up("replica", later)},
 			want: []string{"on_start primary", "on_role_change demoted", "on_role_change replica"},
 		},
 		"orderly stop": {
-			seen: []situation{up("primary", first), busy(ha.TaskHandover, stopping), stopping, stopping},
+			seen: []Situation{up("primary", first), busy(ha.TaskHandover, stopping), stopping, stopping},
 			want: []string{"on_start primary", "on_stop primary"},
 		},
 		"start after an orderly stop": {
 			told: postgres.Told{Role: "primary"},
-			seen: []situation{up("replica", first)},
+			seen: []Situation{up("replica", first)},
 			want: []string{"on_start replica"},
 		},
 		"the agent alone was started anew": {
 			told: postgres.Told{Role: "primary", Started: first},
-			seen: []situation{up("primary", first)},
+			seen: []Situation{up("primary", first)},
 		},
 		"the agent crashed, and PostgreSQL with its lease": {
 			told: postgres.Told{Role: "primary", Started: first},
-			seen: []situation{down, up("replica", later)},
+			seen: []Situation{down, up("replica", later)},
 			want: []string{"on_role_change replica"},
 		},
 		"reload": {
-			seen: []situation{up("replica", first), reloaded, up("replica", first)},
+			seen: []Situation{up("replica", first), reloaded, up("replica", first)},
 			want: []string{"on_start replica", "on_reload replica"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := teller{told: test.told}
+			c := Teller{Told: test.told}
 			var got []string
 			for _, s := range test.seen {
-				s.primary = c.told.Role == "primary"
-				if action, role := c.next(s); action != "" {
+				s.Primary = c.Told.Role == "primary"
+				if action, role := c.Next(s); action != "" {
 					got = append(got, action+" "+role)
 				}
 			}
@@ -99,7 +99,7 @@ func TestTeller(t *testing.T) {
 // kept before each.
 func TestCallbacksRunInOrder(t *testing.T) {
 	var log strings.Builder
-	c := newCallbacks(zerolog.New(&log))
+	c := New(zerolog.New(&log))
 	var mu sync.Mutex
 	var did []string
 	running := 0
@@ -109,8 +109,8 @@ func TestCallbacksRunInOrder(t *testing.T) {
 		did = append(did, fmt.Sprintf(format, args...))
 	}
 	release := make(chan struct{})
-	c.keep = func(told postgres.Told) error { note("keep %s", told.Role); return nil }
-	c.run = func(_ context.Context, action, role, _ string) error {
+	c.Keep = func(told postgres.Told) error { note("keep %s", told.Role); return nil }
+	c.Run = func(_ context.Context, action, role, _ string) error {
 		mu.Lock()
 		if running++; running > 1 {
 			t.Error("two scripts at a time")
@@ -122,23 +122,23 @@ func TestCallbacksRunInOrder(t *testing.T) {
 		return errors.New("exit status 1")
 	}
 	ended := make(chan struct{}, 10)
-	c.ended = func() { ended <- struct{}{} }
+	c.Ended = func() { ended <- struct{}{} }
 	ctx, cancel := context.WithCancel(t.Context())
 	var working sync.WaitGroup
-	working.Go(func() { c.work(ctx) })
-	c.add(callback{action: "on_start", role: "replica", command: "x", told: postgres.Told{Role: "replica"}})
-	c.add(callback{action: "on_role_change", role: "primary", command: "x", told: postgres.Told{Role: "primary"}})
-	c.add(callback{action: "on_reload", role: "primary", told: postgres.Told{Role: "primary"}}) // no command
-	if c.idle() {
+	working.Go(func() { c.Work(ctx) })
+	c.Add(Callback{Action: "on_start", Role: "replica", Command: "x", Told: postgres.Told{Role: "replica"}})
+	c.Add(Callback{Action: "on_role_change", Role: "primary", Command: "x", Told: postgres.Told{Role: "primary"}})
+	c.Add(Callback{Action: "on_reload", Role: "primary", Told: postgres.Told{Role: "primary"}}) // no command
+	if c.Idle() {
 		t.Error("idle with scripts to be run")
 	}
 	close(release)
-	c.finish(time.Minute)
+	c.Finish(time.Minute)
 	<-ended
-	if !c.idle() {
+	if !c.Idle() {
 		t.Error("not idle when all was run")
 	}
-	c.finish(time.Minute) // at once
+	c.Finish(time.Minute) // at once
 	cancel()
 	working.Wait()
 	want := []string{"keep replica", "on_start replica", "keep primary", "on_role_change primary", "keep primary"}
@@ -152,16 +152,16 @@ func TestCallbacksRunInOrder(t *testing.T) {
 
 // A stop does not wait for ever for a script.
 func TestFinishEndsAStuckCallback(t *testing.T) {
-	c := newCallbacks(zerolog.Nop())
+	c := New(zerolog.Nop())
 	began := make(chan struct{})
-	c.keep = func(postgres.Told) error { return nil }
-	c.run = func(ctx context.Context, _, _, _ string) error { close(began); <-ctx.Done(); return ctx.Err() }
+	c.Keep = func(postgres.Told) error { return nil }
+	c.Run = func(ctx context.Context, _, _, _ string) error { close(began); <-ctx.Done(); return ctx.Err() }
 	ctx, cancel := context.WithCancel(t.Context())
 	var working sync.WaitGroup
-	working.Go(func() { c.work(ctx) })
-	c.add(callback{action: "on_stop", role: "primary", command: "x"})
+	working.Go(func() { c.Work(ctx) })
+	c.Add(Callback{Action: "on_stop", Role: "primary", Command: "x"})
 	<-began
-	c.finish(time.Millisecond)
+	c.Finish(time.Millisecond)
 	cancel()
 	working.Wait()
 }
