@@ -18,6 +18,7 @@ type promotion struct {
 
 	index     uint64 // that the key sync got; zero: it was not replaced
 	uncertain bool   // whether it was
+	asked     bool   // PostgreSQL was, or may have been
 	over      bool   // PostgreSQL's part has ended
 	forbidden bool   // by pre_promote
 	seen      pg.State
@@ -60,6 +61,7 @@ func (p *promotion) prePromote(w *Work, next func(error)) {
 // replaceSync binds the promotion to the key sync as it was decided on.
 func (p *promotion) replaceSync(done func(error)) {
 	if p.Sync == nil {
+		p.asked = true
 		done(nil)
 		return
 	}
@@ -70,6 +72,7 @@ func (p *promotion) replaceSync(done func(error)) {
 			p.note(false)
 			return
 		}
+		p.asked = err == nil
 		because(done, "nothing is promoted: the key sync could not be replaced")(err)
 	})
 }
@@ -84,7 +87,7 @@ func (p *promotion) promoted(w *Work, err error, next func(error)) {
 			p.seen = seen
 			next(err)
 		})
-	case p.index == 0:
+	case !p.asked:
 		p.note(false)
 		next(err)
 	default:
@@ -112,12 +115,16 @@ func (p *promotion) note(promoted bool) {
 
 // unpromote makes sure that a promotion which failed does not happen after all, and
 // tells whether that is certain. PostgreSQL may have been asked already, and goes on with
-// it: so it is ended. It takes away standby.signal before it accepts the first commit.
+// it, also when the lease was given up since: so it is ended, and until it has been, this
+// member does not lead. It takes away standby.signal before it accepts the first commit.
 func (p *promotion) unpromote(done func(certain bool)) {
 	p.Postgres.Kill(nil, backoffMax, func(err error) {
 		if err != nil {
 			p.Log.Error().Err(err).Msg("a PostgreSQL whose promotion failed could not be ended")
 			done(false)
+			if !errors.Is(err, ErrLingering) {
+				p.fenceNow()
+			}
 			return
 		}
 		p.Postgres.Look(nil, backoffMax, func(left Found, seen bool) {
@@ -141,7 +148,7 @@ func (p *promotion) ended(err error) {
 }
 
 // forbid gives the lock up, as pre_promote has failed. Whoever is best of
-// the others may lead.
+// the others may lead. PostgreSQL may run on, as it was certainly not asked to promote.
 func (p *promotion) forbid() {
 	p.barredUntil = p.now().Add(p.Dynamic.TTL)
 	if !p.Tenure.Held(p.now()) {

@@ -31,3 +31,15 @@ func TestFoundPauseThatNobodyHeardOf(t *testing.T) {
 func TestFoundCandidateThatLags(t *testing.T) {
 	survived(t, directed(3, alone(8), during(15, 80, LagReplica, c), during(34, 60, HostLoss, a), ev(34.5, Switchover, c)))
 }
+
+// A promotion fails of which PostgreSQL has heard; before the next attempt pre_promote
+// fails, and the lock is given up.
+func TestFoundPromotionAfterTheLockWasGivenUp(t *testing.T) {
+	survived(t, directed(3, alone(8), during(29, 60, FailPostgres, b), during(29, 60, SlowPostgres, b).with(15), ev(30, Switchover, b)))
+}
+
+// What a fence has interrupted ends while the guard is disarmed for it.
+func TestFoundFenceWhoseEndWasNotTold(t *testing.T) {
+	survived(t, directed(3, alone(3), during(29, 9, HangDisk, a), ev(30, KillPostmaster, a), during(30.5, 9, StarveAgent, a),
+		during(31, 12, Isolate, a), ev(60, Switchover, a), during(80, 20, StopAgent, a)))
+}
