@@ -27,9 +27,6 @@ func TestCitationsOfTheDesign(t *testing.T) {
 		if strings.HasPrefix(path, "e2e/docs/citations") {
 			return nil
 		}
-		if strings.HasPrefix(path, "agent/simulation/") { // its old citations go with it: it is being rebuilt
-			return nil
-		}
 		cited += len(citationForm.FindAllString(text, -1))
 		for _, dead := range deadCitations(path, text, sections, invariants) {
 			t.Error(dead)
