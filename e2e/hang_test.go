@@ -106,7 +106,7 @@ func TestGuardsWatcherThatIsKilled(t *testing.T) {
 	await(ctx, t, "nobody tells of the watcher that was lost", func() error {
 		out, err := l.Command(ctx, os.Getenv("LICTOR_BIN"), "events", s.Name, "--consul", l.ConsulServers()[0].HTTP).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), string(events.WatcherLost)) {
-			return fmt.Errorf("%v: %s", err, out)
+			return fmt.Errorf("the events do not show it (%v): %s", err, out) //nolint:errorlint // it may be nil
 		}
 		return nil
 	})

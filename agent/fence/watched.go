@@ -276,7 +276,7 @@ func runNextWatcher(ctx context.Context, o GuardOptions, log *speaker) error {
 
 // receivePostmasters holds those that the guard starts, until the guard has ended.
 func receivePostmasters(conn *net.UnixConn, left *Target) {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // nobody is told
 	message, rights := make([]byte, 4), make([]byte, unix.CmsgSpace(4))
 	for {
 		n, m, _, _, err := conn.ReadMsgUnix(message, rights)

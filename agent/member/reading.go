@@ -52,7 +52,7 @@ func (m *Member) Accept(snapshot cluster.Snapshot, consistent bool) bool {
 		return false
 	}
 	if first {
-		m.Outlook.Resume(m.Name, m.Upstream != "")
+		m.Resume(m.Name, m.Upstream != "")
 	}
 	if first || m.consulDown {
 		m.Log.Info().Str("leader", snapshot.LeaderName()).Int("members", len(snapshot.Members)).Msg("Consul answers")
