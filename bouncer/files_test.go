@@ -13,6 +13,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/templates"
 )
 
 // Users come from Consul, and haproxy.cfg from the routes; a user more is a key
@@ -98,4 +99,60 @@ func TestKeepsFurtherFiles(t *testing.T) {
 	}
 	problem("empty")
 	w.awaitHealthy() // PgBouncer has what it needs
+}
+
+// A user whose name or password PgBouncer cannot read is left out and told; PgBouncer has
+// the others, those after it in the file, too.
+func TestBadUserLocksNobodyOut(t *testing.T) {
+	var prefix string
+	w := newWorld(t, func(c *config.Config) {
+		dir := filepath.Dir(c.PgBouncer.Config)
+		prefix = c.RoutesPrefix + "/users/"
+		c.Files = []config.File{{Template: filepath.Join(dir, "users.ctmpl"), Path: filepath.Join(dir, "userlist.txt")}}
+		c.PgBouncer.Settings = map[string]any{"auth_type": "plain"}
+	})
+	text, err := templates.Read(templates.Userlist)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("users.ctmpl", strings.Replace(string(text), `"pgbouncer/users"`, fmt.Sprintf("%q", strings.TrimSuffix(prefix, "/")), 1))
+	w.write("userlist.txt", `"pooler" "secret"`+"\n")
+	bad := map[string]string{
+		"b": "two\nlines", "c": "\x00", "d": "\xff", "e" + strings.Repeat("x", 63): "x", "f" + strings.Repeat("x", 200): "x", "g": strings.Repeat("p", 5000),
+	}
+	for name, password := range bad {
+		w.putRaw(prefix+name, []byte(password))
+	}
+	for name, password := range map[string]string{"pooler": "secret", "a": "a", "z" + strings.Repeat("z", 62): strings.Repeat("z", 1000)} {
+		w.putRaw(prefix+name, []byte(password))
+	}
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.await("the users", func() error { // they need not be PostgreSQL's
+		rows, err := w.admin().Show(w.ctx, "USERS")
+		if err != nil {
+			return err
+		}
+		names := map[string]bool{}
+		for _, row := range rows {
+			names[row.Text("name")] = true
+		}
+		if !names["a"] || !names["z"+strings.Repeat("z", 62)] {
+			return fmt.Errorf("%v", names)
+		}
+		return nil
+	})
+	s, err := w.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := s.Files[filepath.Join(w.dir, "userlist.txt")]
+	if file.Error != "" || len(file.Warnings) != len(bad) {
+		t.Errorf("%+v", file)
+	}
+	if said := strings.Join(file.Warnings, "\n"); strings.Contains(said, "two") || strings.Contains(said, "ppp") {
+		t.Errorf("a password is told: %s", said)
+	}
 }

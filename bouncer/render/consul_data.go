@@ -16,6 +16,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // consulData answers the functions by which a template asks Consul. It takes the place
@@ -76,6 +77,10 @@ func (c *consulData) functions() map[string]any {
 				text = otherwise
 			}
 			return text, err
+		},
+		"users": func(path string) ([]*dependency.KeyPair, error) {
+			list := func(s ...string) ([]*dependency.KeyPair, error) { return c.pairs(s[0], false, true) }
+			return leaveOut(c, "users", list, cleanUser, []string{path})
 		},
 		"keyExists": func(path string) (bool, error) {
 			text, err := c.keyIfThere(path)
@@ -283,6 +288,14 @@ func checkPair(pair *dependency.KeyPair) error {
 		return fmt.Errorf("the key %s or its value %w; rawLs and rawTree have them as they stand", printable.Quote(pair.Path), err)
 	}
 	return nil
+}
+
+// cleanUser is a user whom PgBouncer can read from its file of users.
+func cleanUser(pair *dependency.KeyPair) (*dependency.KeyPair, error) {
+	if err := pgbouncer.CheckUser(pair.Key, pair.Value); err != nil {
+		return nil, fmt.Errorf("user %s: %w", printable.Quote(pair.Key), err)
+	}
+	return pair, nil
 }
 
 // cleanService is an instance of a service with what has been checked. What its checks

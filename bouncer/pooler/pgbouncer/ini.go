@@ -1,6 +1,7 @@
 package pgbouncer
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -246,6 +247,29 @@ func QuoteValue(value string) string {
 		return value
 	}
 	return "'" + strings.ReplaceAll(value, "'", "''") + "'"
+}
+
+// The longest names of PostgreSQL's users, and the longest passwords that PgBouncer reads:
+// it reads nothing of its file after one that is longer.
+const (
+	maxUserName = 63
+	maxPassword = 2047
+)
+
+// CheckUser reports why a user cannot stand in PgBouncer's file of users (auth_file), nothing
+// of the password told.
+func CheckUser(name, password string) error {
+	switch {
+	case name == "" || len(name) > maxUserName:
+		return fmt.Errorf("the name must have from 1 to %d bytes", maxUserName)
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
+		return errors.New("the name must be UTF-8 without control characters")
+	case len(password) > maxPassword:
+		return fmt.Errorf("the password must not have more than %d bytes", maxPassword)
+	case !utf8.ValidString(password) || strings.ContainsFunc(password, unicode.IsControl):
+		return errors.New("the password must be UTF-8 without control characters")
+	}
+	return nil
 }
 
 // QuoteUserlist writes a name or a password for the file of users (auth_file).
