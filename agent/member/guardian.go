@@ -57,6 +57,8 @@ type Guardian struct {
 	// resting: the guard may remember that a pause is in force.
 	resting bool
 	marked  mark
+	marking mark // the latest that was asked for, and is not made yet
+	marks   int  // that were asked for
 }
 
 // mark is what this run has written beside the data directory.
@@ -128,11 +130,9 @@ func (g *Guardian) send(done func()) {
 	case o.disarm:
 		g.port.StandDown(g.latest(o.memo), func(err error) {
 			g.note(0, err)
-			if err == nil && g.marked != markedPaused {
-				g.port.Mark(0, true, func(err error) {
-					if err == nil {
-						g.marked = markedPaused
-					} else {
+			if err == nil && g.marked != markedPaused && g.marking != markedPaused {
+				g.mark(0, markedPaused, func(err error) {
+					if err != nil {
 						g.note(0, err)
 					}
 				})
@@ -207,9 +207,21 @@ func (g *Guardian) lead(until cluster.Instant, done func(error)) {
 		done(nil)
 		return
 	}
-	g.port.Mark(until, false, func(err error) {
-		if err == nil {
-			g.marked = markedLed
+	g.mark(until, markedLed, done)
+}
+
+// mark makes a mark. Until it is made, nobody knows what the disk says: whoever relies on
+// another one meanwhile asks for it anew.
+func (g *Guardian) mark(until cluster.Instant, as mark, done func(error)) {
+	g.marks++
+	latest := g.marks
+	g.marked, g.marking = unmarked, as
+	g.port.Mark(until, as == markedPaused, func(err error) {
+		if latest == g.marks {
+			g.marking = unmarked
+			if err == nil {
+				g.marked = as
+			}
 		}
 		done(err)
 	})
@@ -308,7 +320,8 @@ func (g *Guardian) Disarm(done func(error)) {
 				done(err)
 				return
 			}
-			g.resting, g.marked = false, unmarked
+			g.resting, g.marked, g.marking = false, unmarked, unmarked
+			g.marks++
 			g.port.Unmark(done)
 		})
 	})
@@ -333,8 +346,9 @@ func (g *Guardian) note(until cluster.Instant, err error) {
 	g.broken = err.Error()
 }
 
-// standsDown reports whether the guard is known to kill nothing on its own.
-func (g *Guardian) standsDown() bool { return g.known.IsZero() && g.broken == "" }
+// standsDown reports whether the guard is known to kill nothing on its own, and the mark
+// says no less.
+func (g *Guardian) standsDown() bool { return g.known.IsZero() && g.broken == "" && g.marking != markedPaused }
 
 // Shown is the guard's state for the API: whether it can be told, and for how long it is
 // still armed.
