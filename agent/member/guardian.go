@@ -348,7 +348,9 @@ func (g *Guardian) note(until cluster.Instant, err error) {
 
 // standsDown reports whether the guard is known to kill nothing on its own, and the mark
 // says no less.
-func (g *Guardian) standsDown() bool { return g.known.IsZero() && g.broken == "" && g.marking != markedPaused }
+func (g *Guardian) standsDown() bool {
+	return g.known.IsZero() && g.broken == "" && g.marking != markedPaused
+}
 
 // Shown is the guard's state for the API: whether it can be told, and for how long it is
 // still armed.

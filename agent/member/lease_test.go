@@ -1,9 +1,12 @@
 package member
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
@@ -22,5 +25,409 @@ func TestPositionNeverGoesBackToNothing(t *testing.T) {
 	m.PG.Observed.Replaying = true
 	if got := m.nextStatus().OpTime; got != 4711 {
 		t.Errorf("one that replays has more than it knows: %d", got)
+	}
+}
+
+// A beat that shortens the lease is sent when the guard has the shorter deadline.
+func TestArmBeforeABeatThatShortens(t *testing.T) {
+	w := newWorld(t).leading()
+	w.Dynamic.TTL = 12 * time.Second
+	w.beat()
+	if got := w.Tenure.Until(); got != w.clock.Add(12*time.Second) {
+		t.Fatalf("the lease is not cut before the beat: it lasts for %v", got.Sub(w.clock))
+	}
+	w.none("Consul.Beat")
+	left := w.take("Guard.Arm")
+	if left.memo().KillAt != w.KillAt() {
+		t.Fatalf("armed until %v, want %v", left.memo().KillAt, w.KillAt())
+	}
+	left.answer()
+	w.none("Consul.Beat")
+	w.answer("Guard.Arm")
+	c := w.take("Consul.Beat")
+	if c.args[1] != "sa" || c.args[2] != uint64(101) {
+		t.Fatalf("beat %v", c.args)
+	}
+	status := c.args[3].(cluster.Status)
+	if b := status.Lictor; status.OpTime != 200*mib || b.LeaseMS != 12000 || b.Number != 10 || b.Owner != "a" || b.Paused || b.Released || b.Timeline != 3 {
+		t.Fatalf("status %+v, beat %+v", status, status.Lictor)
+	}
+	t0 := w.clock
+	w.pass(2 * time.Second)
+	c.answer(uint64(120), nil)
+	if got := w.Tenure.Until(); got != t0.Add(12*time.Second) {
+		t.Fatalf("the lease counts from %v, not from when the beat was sent", got.Sub(t0))
+	}
+	if w.Snapshot.Status.ModifyIndex != 120 || w.Tenure.Writing() {
+		t.Fatal("the beat is not noted")
+	}
+}
+
+// A guard that cannot be told keeps its deadline: the beat that would make the lease
+// shorter is not sent.
+func TestNoShorterBeatWithoutTheGuard(t *testing.T) {
+	for _, how := range []string{"it fails", "it is silent"} {
+		t.Run(how, func(t *testing.T) {
+			w := newWorld(t).leading()
+			w.Dynamic.TTL = 12 * time.Second
+			w.beat()
+			w.answer("Guard.Arm")
+			if how == "it fails" {
+				w.deny("Guard.Arm", errBoom)
+			} else {
+				w.pass(12 * time.Second)
+				w.answer("Guard.Arm") // too late
+			}
+			w.none("Consul.Beat")
+			if w.Tenure.Writing() {
+				t.Fatal("the next beat waits for ever")
+			}
+			if w.Tenure.Lease().Uncertain {
+				t.Fatal("what was not sent has an outcome that is not known")
+			}
+		})
+	}
+}
+
+// A beat that does not shorten the lease does not wait for the guard.
+func TestABeatDoesNotWaitForTheGuard(t *testing.T) {
+	w := newWorld(t).leading()
+	w.pass(7 * time.Second)
+	w.beat()
+	t0 := w.clock
+	c := w.take("Consul.Beat")
+	if limit := c.args[0].(time.Duration); limit != w.KillAt().Sub(w.clock) {
+		t.Fatalf("limit %v, until the kill %v", limit, w.KillAt().Sub(w.clock))
+	}
+	c.answer(uint64(120), nil)
+	w.answer("Guard.Arm")
+	w.answer("Guard.Arm")
+	if w.Guardian.known != w.KillAt() || w.Tenure.Until() != t0.Add(30*time.Second) {
+		t.Fatalf("known %v, until %v", w.Guardian.known, w.Tenure.Until())
+	}
+}
+
+// A beat's answer that comes after a fence, or after the end of the lease, gives no lease.
+func TestABeatThatIsAnsweredTooLate(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		since func(w *world)
+	}{
+		{"fenced", func(w *world) { w.fenceNow() }},
+		{"over", func(w *world) { w.pass(40 * time.Second) }},
+		{"given up", func(w *world) { w.giveTo("b", false) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t).leading()
+			w.agree("Guard.Arm")
+			w.beat()
+			c := w.take("Consul.Beat")
+			tt.since(w)
+			known := w.Guardian.known
+			c.answer(uint64(120), nil)
+			w.settle()
+			if w.Tenure.Held(w.clock) || w.Leads() {
+				t.Fatal("the lease lives again")
+			}
+			if w.Guardian.known != known {
+				t.Fatalf("the guard got another deadline: %v", w.Guardian.known)
+			}
+			if w.Snapshot.Status.ModifyIndex != 120 {
+				t.Fatal("what was written is not noted")
+			}
+		})
+	}
+}
+
+func TestAFailedBeat(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		err       error
+		uncertain bool
+	}{
+		{"no effect", errBoom, false},
+		{"refused", fmt.Errorf("beat: %w", cluster.ErrConflict), true},
+		{"unknown", fmt.Errorf("beat: %w", cluster.ErrUncertain), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t).leading()
+			w.agree("Guard.Arm")
+			w.beat()
+			until := w.Tenure.Until()
+			w.deny("Consul.Beat", tt.err)
+			lease := w.Tenure.Lease()
+			if w.Tenure.Writing() || lease.Uncertain != tt.uncertain || lease.Until != until {
+				t.Fatalf("%+v", lease)
+			}
+			if (w.kicked["session"] == 1) != tt.uncertain || w.Snapshot.Route.Exists() == tt.uncertain || w.consulDown == tt.uncertain {
+				t.Fatalf("kicked %v, route %v, down %t", w.kicked, w.Snapshot.Route.Exists(), w.consulDown)
+			}
+			if lease.NotBefore != w.clock.Add(200*time.Millisecond) {
+				t.Fatalf("tried again at %v", lease.NotBefore)
+			}
+		})
+	}
+}
+
+// What an unknown outcome left open is settled by a reading that began after the failure.
+func TestAReadingOfBeforeAFailedWrite(t *testing.T) {
+	w := newWorld(t).leading()
+	w.agree("Guard.Arm")
+	shown := w.Snapshot
+	w.beat()
+	c := w.take("Consul.Beat")
+	w.Reread()
+	before := w.take("Consul.Read")
+	c.fail(cluster.ErrUncertain)
+	before.answer(shown, nil)
+	if !w.Tenure.Lease().Uncertain {
+		t.Fatal("a reading that began before the failure has settled it")
+	}
+	w.Reread()
+	w.answer("Consul.Read", shown, nil)
+	if w.Tenure.Lease().Uncertain {
+		t.Fatal("a reading that began after the failure has not settled it")
+	}
+}
+
+// The mark comes before the takeover is sent: a restarted agent must know that there may
+// be a lease.
+func TestAMarkBeforeTheTakeOver(t *testing.T) {
+	w := newWorld(t)
+	w.Snapshot = w.shard("")
+	w.takeOver(ha.TakeOver{Status: 90}, false)
+	w.none("Consul.TakeOver")
+	c := w.take("Guard.Mark")
+	if want := w.clock.Add(27 * time.Second); c.args[0] != want || c.args[1] != false {
+		t.Fatalf("marked with %v, want %v", c.args, want)
+	}
+	w.takeOver(ha.TakeOver{Status: 90}, false) // one at a time
+	w.none("Guard.Mark")
+	c.fail(errBoom)
+	w.none("Consul.TakeOver")
+	if w.Tenure.Writing() || w.Tenure.Lease().Uncertain {
+		t.Fatalf("%+v", w.Tenure.Lease())
+	}
+	w.Session = ""
+	w.takeOver(ha.TakeOver{Status: 90}, false)
+	w.none("Guard.Mark")
+}
+
+func TestTakeOver(t *testing.T) {
+	w := newWorld(t)
+	w.agree("Guard.Mark")
+	w.Snapshot = w.shard("")
+	w.Snapshot.Status.Value.Lictor.Owner = "b" // whose lease ran out
+	w.Snapshot.Initialize = cluster.Entry[string]{}
+	w.Snapshot.Config.ModifyIndex = 0
+	w.SyncUncertain = true
+	sync := cluster.NewSync("a", nil)
+	w.published.history = 3
+	w.takeOver(ha.TakeOver{Status: 90, Failsafe: 8, Leader: 9, Sync: &sync, SyncIndex: 44}, false)
+	c := w.take("Consul.TakeOver")
+	r := c.args[1].(cluster.TakeOver)
+	if r.Session != "sa" || r.Name != "a" || r.StatusIndex != 90 || r.FailsafeIndex != 8 || r.LeaderIndex != 9 || r.Sync != &sync || r.SyncIndex != 44 {
+		t.Fatalf("%+v", r)
+	}
+	if r.Initialize != systemA || r.Bootstrapped || string(r.Config) != `{"ttl":30}` {
+		t.Fatalf("initialize %q, bootstrapped %t, config %s", r.Initialize, r.Bootstrapped, r.Config)
+	}
+	if r.Route == nil || r.RouteIndex != 60 || r.Route.State != cluster.RoutePromoting || r.Route.Leader.Name != "a" {
+		t.Fatalf("route %+v", r.Route)
+	}
+	if r.Status.Lictor.Timeline != 4 {
+		t.Fatalf("a replica that is to be promoted reserves timeline %d", r.Status.Lictor.Timeline)
+	}
+	t0 := w.clock
+	w.pass(time.Second)
+	k := w.Keys
+	c.answer(cluster.Indexes{k.Status(): 120, k.Leader(): 121, k.Sync(): 122, k.Route(): 123, k.Initialize(): 124}, nil)
+	if w.Tenure.Until() != t0.Add(30*time.Second) || !w.Leads() {
+		t.Fatalf("the lease lasts for %v", w.Tenure.Until().Sub(t0))
+	}
+	s := w.Snapshot
+	if s.Status.ModifyIndex != 120 || s.Leader.ModifyIndex != 121 || s.Sync.ModifyIndex != 122 || s.Route.ModifyIndex != 123 || s.Initialize.ModifyIndex != 124 ||
+		s.Initialize.Value != systemA || w.SyncUncertain || w.published.history != 0 || len(w.poked) != 1 {
+		t.Fatalf("%+v", s)
+	}
+	if arm := w.take("Guard.Arm"); arm.args[1] != true {
+		t.Fatal("the guard is not told that it is a new lease")
+	}
+	w.take("Consul.Read")
+
+	// The old leader may not know: it is told until it has heard it.
+	w.deny("Peers.Depose", errBoom)
+	w.none("Peers.Depose")
+	w.pass(time.Second)
+	if d := w.take("Peers.Depose"); d.args[1] != "b" || d.args[2] != uint64(120) {
+		t.Fatalf("deposed %v", d.args)
+	} else {
+		d.fail(errBoom)
+	}
+	w.Snapshot.Leader = cluster.Entry[string]{Value: "c", Session: "sc", ModifyIndex: 130}
+	w.pass(time.Minute)
+	w.none("Peers.Depose")
+}
+
+// In pause the guard is to remember the pause, and to kill nothing.
+func TestTakeOverInPause(t *testing.T) {
+	w := newWorld(t)
+	w.agree("Guard.Mark", "Guard.Arm", "Guard.StandDown", "Guard.Remember")
+	w.Snapshot = w.shard("")
+	w.Dynamic.Pause = true
+	w.sawPrimary(200 * mib)
+	w.takeOver(ha.TakeOver{Status: 90}, false)
+	c := w.take("Consul.TakeOver")
+	if r := c.args[1].(cluster.TakeOver); !r.Status.Lictor.Paused || r.Status.Lictor.Timeline != 3 {
+		t.Fatalf("%+v", r.Status.Lictor)
+	}
+	c.answer(cluster.Indexes{w.Keys.Status(): 120, w.Keys.Leader(): 121}, nil)
+	w.settle()
+	if !w.Guardian.known.IsZero() || w.Guardian.marked != markedPaused {
+		t.Fatalf("known %v, marked %v", w.Guardian.known, w.Guardian.marked)
+	}
+}
+
+func TestUnreleasedOwner(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		beat *cluster.Beat
+		want string
+	}{
+		{"of Patroni", nil, ""},
+		{"another's", &cluster.Beat{Owner: "b"}, "b"},
+		{"our own", &cluster.Beat{Owner: "a"}, ""},
+		{"released", &cluster.Beat{Owner: "b", Released: true}, ""},
+	} {
+		w := newWorld(t)
+		w.Snapshot.Status.Value.Lictor = tt.beat
+		if got := w.unreleasedOwner(); got != tt.want {
+			t.Errorf("%s: %q", tt.name, got)
+		}
+	}
+	w := newWorld(t)
+	w.depose("gone", 7)
+	w.none("Peers.Depose")
+}
+
+// The closing transaction of a bootstrap, of which nobody knows whether it took effect, is
+// repeated as it was when Consul shows that it did not.
+func TestTheClosingTransactionOfABootstrapIsRepeated(t *testing.T) {
+	for _, landed := range []bool{false, true} {
+		w := newWorld(t)
+		w.agree("Guard.Mark", "Guard.Arm", "Consul.Touch")
+		empty := cluster.Snapshot{Index: 100, Members: w.shard("").Members[:1], Initialize: cluster.Entry[string]{Session: "sa", ModifyIndex: 80}}
+		w.Snapshot = empty
+		w.Data = Data{State: ha.DataBootstrapped, SystemIdentifier: systemA, Timeline: 1, WasPrimary: true}
+		w.running = false
+		w.Saw(Look{State: pg.State{}})
+		w.Step()
+		first := w.take("Consul.TakeOver")
+		r := first.args[1].(cluster.TakeOver)
+		if !r.Bootstrapped || r.Initialize != systemA || r.Sync != nil {
+			t.Fatalf("%+v", r)
+		}
+		w.Step()
+		w.none("Consul.TakeOver", "Consul.EndBootstrap")
+		w.Accept(empty, true)
+		w.none("Consul.EndBootstrap")
+		first.fail(cluster.ErrUncertain)
+		w.Step()
+		w.none("Consul.TakeOver", "Consul.EndBootstrap")
+		w.pass(time.Second)
+		w.Step()
+		shown := empty
+		if landed {
+			shown = w.shard("a")
+			shown.Index = 200
+		}
+		w.answer("Consul.Read", shown, nil)
+		w.none("Consul.EndBootstrap")
+		w.Step()
+		if landed {
+			w.none("Consul.TakeOver")
+			w.answer("Postgres.FinishBootstrap")
+			continue
+		}
+		again := w.take("Consul.TakeOver").args[1].(cluster.TakeOver)
+		if !again.Bootstrapped || again.Initialize != systemA || again.StatusIndex != r.StatusIndex {
+			t.Fatalf("repeated as %+v", again)
+		}
+	}
+}
+
+// A lease is dropped before its release is sent, and says how far the WAL of the shutdown
+// goes.
+func TestRelease(t *testing.T) {
+	w := newWorld(t).leading()
+	w.agree("Guard.Arm")
+	w.giveTo("b", true)
+	w.Data.CheckpointLSN = 300 * mib
+	w.release("b")
+	c := w.take("Consul.Release")
+	status := c.args[3].(cluster.Status)
+	if b := status.Lictor; !b.Released || b.Successor != "b" || !b.Complete || status.OpTime != 300*mib || c.args[2] != uint64(101) {
+		t.Fatalf("%+v", status)
+	}
+	if w.Tenure.Giving() == nil || !w.Tenure.Writing() {
+		t.Fatal("the release is not under way")
+	}
+	c.answer(uint64(130), nil)
+	if w.Tenure.Giving() != nil || w.Tenure.Writing() || w.LockIsOurs() || w.Snapshot.Status.ModifyIndex != 130 {
+		t.Fatal("the release is not noted")
+	}
+
+	w = newWorld(t).leading()
+	w.giveTo("", false)
+	w.release("")
+	w.deny("Consul.Release", cluster.ErrUncertain)
+	if w.Tenure.Giving() == nil || w.Tenure.Writing() || !w.Tenure.Lease().Uncertain {
+		t.Fatal("a release of unknown outcome is given up")
+	}
+}
+
+// A restarted agent goes on with the lease that its guard vouches for, and no other.
+func TestResume(t *testing.T) {
+	lists := []map[string]string{{"a": "http://a", "b": "http://b"}}
+	memo := func(until time.Duration) *Memo {
+		return &Memo{Memo: ha.Memo{Until: start.Add(until), Shortest: 30 * time.Second, Session: "old", Index: 88, Lists: lists, Listed: true, ListedAt: 7}}
+	}
+	for _, tt := range []struct {
+		name      string
+		r         Recalled
+		want      bool
+		held      bool
+		lists     bool
+		uncertain bool
+	}{
+		{"nothing known", Recalled{}, false, false, false, false},
+		{"a lease", Recalled{Memo: memo(20 * time.Second), Until: start.Add(17 * time.Second)}, true, true, true, true},
+		{"the guard's deadline is over", Recalled{Memo: memo(20 * time.Second), Until: start.Add(-1)}, false, false, false, false},
+		{"the lease is over", Recalled{Memo: memo(-1), Until: start.Add(time.Hour)}, false, false, false, false},
+		{"a pause", Recalled{Memo: memo(-1), Paused: true}, true, false, true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.clock = start
+			primary := pg.State{Running: true, Accepting: true, Timeline: 3, WriteLSN: 1}
+			if got := w.AdoptRunning(primary, "", tt.r); got != tt.want {
+				t.Fatalf("goes on: %t", got)
+			}
+			if w.Tenure.Held(w.clock) != tt.held || len(w.Tenure.FailsafeMembers("a")) == 1 != tt.lists || w.SyncUncertain != tt.uncertain {
+				t.Fatalf("held %t, lists %v, uncertain %t", w.Tenure.Held(w.clock), w.Tenure.FailsafeMembers("a"), w.SyncUncertain)
+			}
+			if w.adopted != w.clock || w.adoptedPaused != tt.r.Paused {
+				t.Fatal("not adopted")
+			}
+			w.stoppedOnPurpose()
+			if !w.adopted.IsZero() || w.adoptedPaused {
+				t.Fatal("what was adopted is stopped")
+			}
+		})
+	}
+	w := newWorld(t)
+	replica := pg.State{Running: true, Accepting: true, InRecovery: true}
+	if w.AdoptRunning(replica, "b", Recalled{Memo: memo(20 * time.Second), Until: start.Add(time.Hour)}) || w.Tenure.Held(start) || w.Upstream != "b" {
+		t.Fatal("a replica goes on with a lease")
 	}
 }
