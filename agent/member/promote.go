@@ -69,7 +69,10 @@ func (p *promotion) replaceSync(done func(error)) {
 	p.Consul.WriteAsLeader(p.Dynamic.RetryTimeout, p.session, p.Keys.Sync(), p.SyncIndex, *p.Sync, func(index uint64, err error) {
 		p.index, p.uncertain = index, errors.Is(err, cluster.ErrUncertain)
 		if p.over {
-			p.note(false)
+			// Once the key has changed otherwise, this write is history.
+			if now := p.Snapshot.Sync.ModifyIndex; now == p.before.ModifyIndex || now == index {
+				p.note(false)
+			}
 			return
 		}
 		p.asked = err == nil
