@@ -1,0 +1,248 @@
+package member
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+func isRefused(err error) bool {
+	var r Refused
+	return errors.As(err, &r)
+}
+
+func TestMayRestart(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(w *world)
+		may    bool
+	}{
+		{"the leader", func(*world) {}, true},
+		{"the agent stops", func(w *world) { w.Stopping = true }, false},
+		{"a task is under way", func(w *world) { w.begin(ha.EndHung{}) }, false},
+		{"no data", func(w *world) { w.Data.State = ha.DataEmpty }, false},
+		{"a primary without lease and lock", func(w *world) { w.Tenure.Drop(); w.Snapshot = w.shard("b") }, false},
+		{"a primary with the lock", func(w *world) { w.Tenure.Drop() }, true},
+		{"a replica", func(w *world) { w.Tenure.Drop(); w.Snapshot = w.shard("b"); w.sawReplica(mib, "b") }, true},
+	} {
+		w := newWorld(t).leading()
+		tt.change(w)
+		w.pending = nil
+		if err := w.MayRestart(); (err == nil) != tt.may || err != nil && !isRefused(err) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if tt.may {
+			continue
+		}
+		var o outcomeOf
+		w.Restart(o.done)
+		o.want(t, 1, true)
+		w.none("Postgres.BeforeStop", "Postgres.Stop")
+	}
+}
+
+// A restart keeps the role, whom a replica follows, and a leader's lease.
+func TestRestart(t *testing.T) {
+	for _, primary := range []bool{true, false} {
+		w := newWorld(t)
+		if primary {
+			w.leading()
+		}
+		w.agree("Guard.Awake")
+		var o outcomeOf
+		w.Restart(o.done)
+		if w.StateName() != cluster.StateRestarting {
+			t.Fatal(w.StateName())
+		}
+		w.answer("Postgres.BeforeStop")
+		if c := w.take("Postgres.Stop"); c.args[1] != true {
+			t.Fatal("standbys are waited for")
+		} else {
+			w.running = false
+			c.answer()
+		}
+		o.want(t, 0, false)
+		c := w.take("Postgres.Start")
+		if as := c.args[1].(StartAs); as.Primary != primary || (as.Upstream != nil) == primary || as.Upstream != nil && as.Upstream.Name != "b" {
+			t.Fatalf("%+v", as)
+		}
+		w.running = true
+		c.answer()
+		o.want(t, 1, false)
+		w.looked()
+		if w.Tenure.Held(w.clock) != primary {
+			t.Fatal("the lease")
+		}
+	}
+	// One that is broken off says so.
+	w := newWorld(t).leading()
+	var o outcomeOf
+	w.Restart(o.done)
+	c := w.take("Postgres.BeforeStop")
+	w.fenceNow()
+	c.answer()
+	o.want(t, 1, true)
+	if !errors.Is(o.err, ErrBroken) {
+		t.Fatal(o.err)
+	}
+	w.none("Postgres.Stop", "Postgres.Start")
+}
+
+// A synchronous standby has its leader let it go before it is restarted, if it would start
+// again at all.
+func TestRestartReplica(t *testing.T) {
+	w := newWorld(t)
+	w.agree("Guard.Awake", "Postgres.BeforeStop")
+	w.begin(ha.RestartReplica{Upstream: "x"})
+	w.wantTask(ha.TaskNone)
+
+	w.begin(ha.RestartReplica{Upstream: "b"})
+	w.answer("Postgres.TryStart", "no such parameter", nil)
+	w.none("Postgres.Stop")
+	w.looked()
+	if w.Attempt.Failures != 2 || w.LeavingSync {
+		t.Fatalf("%+v", w.Attempt)
+	}
+
+	w.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: cluster.NewSync("b", []string{"A"}), ModifyIndex: 44}
+	w.begin(ha.RestartReplica{Upstream: "b"})
+	w.answer("Postgres.TryStart", "", nil)
+	w.none("Postgres.Stop")
+	if !w.LeavingSync || w.Value().Tags["nosync"] != true {
+		t.Fatal("the leader does not hear of it")
+	}
+	w.Snapshot.Sync.Value = cluster.NewSync("b", []string{"c"})
+	w.tellWaiters()
+	if c := w.take("Postgres.Stop"); c.args[1] != false {
+		t.Fatalf("%v", c.args)
+	} else {
+		c.answer()
+	}
+	w.answer("Postgres.Start")
+	if w.LeavingSync {
+		t.Fatal("it stays away")
+	}
+	w.looked()
+
+	// A leader that has nobody else is not waited for longer than two rounds.
+	w.Snapshot.Sync.Value = cluster.NewSync("b", []string{"a"})
+	w.begin(ha.RestartReplica{Upstream: "b"})
+	w.deny("Postgres.TryStart", errBoom) // it cannot be told
+	w.pass(2*w.Dynamic.LoopWait - 1)
+	w.none("Postgres.Stop")
+	w.pass(1)
+	w.take("Postgres.Stop")
+
+	// To follow nobody needs nobody's leave.
+	w = newWorld(t)
+	w.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: cluster.NewSync("b", []string{"a"}), ModifyIndex: 44}
+	w.agree("Postgres.TryStart", "Postgres.BeforeStop")
+	w.begin(ha.RestartReplica{})
+	w.take("Postgres.Stop")
+}
+
+func TestReinitializeIsRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(w *world)
+		force  bool
+	}{
+		{"the agent stops", func(w *world) { w.Stopping = true }, true},
+		{"the leader", func(w *world) { w.Snapshot = w.shard("a") }, true},
+		{"one with a lease", func(w *world) { w.Tenure.TookOver(w.clock, time.Minute) }, true},
+		{"nobody leads", func(w *world) { w.Snapshot = w.shard("") }, true},
+		{"a task is under way", func(w *world) { w.begin(ha.Follow{Upstream: "c"}) }, false},
+		{"one that cannot be repeated", func(w *world) { w.begin(ha.Demote{}) }, true},
+		{"an unknown leader", func(w *world) { w.Snapshot = w.shard("x") }, true},
+		{"an unknown source", func(w *world) {
+			w.Snapshot.Members[2].Value.Tags, w.Snapshot.Members[2].Value.ConnURL = map[string]any{"clonefrom": true}, ""
+		}, true},
+		{"a candidate counts on it", func(w *world) { w.Part(90) }, true},
+	} {
+		w := newWorld(t)
+		tt.change(w)
+		task := w.task
+		if err := w.Reinitialize(false, tt.force); err == nil || !isRefused(err) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if w.task != task || task != nil && task.kind == ha.TaskStart && task.work.Broken() != nil || w.LeavingSync {
+			t.Errorf("%s: something was begun", tt.name)
+		}
+	}
+}
+
+// Data are removed after the leader has let this member go, and has just answered, and
+// PostgreSQL is stopped.
+func TestReinitialize(t *testing.T) {
+	for _, fromLeader := range []bool{false, true} {
+		w := newWorld(t)
+		w.agree("Guard.Awake")
+		w.Snapshot.Members[2].Value.Tags = map[string]any{"clonefrom": true}
+		w.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: cluster.NewSync("b", []string{"a"}), ModifyIndex: 44}
+		w.begin(ha.Follow{Upstream: "c"})
+		before := w.take("Postgres.Follow")
+		if err := w.Reinitialize(fromLeader, true); err != nil {
+			t.Fatal(err)
+		}
+		w.wantTask(ha.TaskReinit)
+		if before.w.Broken() == nil || w.LeavingSync {
+			t.Fatal("what is under way is not interrupted, or not waited for")
+		}
+		before.fail(ErrBroken)
+		w.looked()
+		if !w.LeavingSync {
+			t.Fatal("the leader is not asked to do without")
+		}
+		w.none("Postgres.Answers", "Postgres.Stop", "Postgres.RemoveForReinit")
+		w.Snapshot.Sync.Value = cluster.NewSync("b", nil)
+		w.tellWaiters()
+		if c := w.take("Postgres.Answers"); c.args[0].(pg.Upstream).Name != "b" || c.args[1] != true {
+			t.Fatalf("%v", c.args)
+		} else {
+			w.none("Postgres.Stop", "Postgres.RemoveForReinit")
+			c.answer(true)
+		}
+		w.none("Postgres.RemoveForReinit")
+		w.answer("Postgres.Stop")
+		if c := w.take("Postgres.RemoveForReinit"); c.args[0] != (pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize"}) {
+			t.Fatalf("%v", c.args)
+		} else {
+			c.answer()
+		}
+		if c := w.take("Postgres.MakeReplica"); (c.args[0].(*pg.Upstream).Name == "b") != fromLeader {
+			t.Fatalf("%v", c.args)
+		} else {
+			c.answer()
+		}
+		w.answer("Postgres.Start")
+		w.looked()
+		if w.Upstream != "b" || w.LeavingSync {
+			t.Fatalf("follows %q", w.Upstream)
+		}
+	}
+	// A leader that does not answer: the data stay, and PostgreSQL runs on.
+	w := newWorld(t)
+	if err := w.Reinitialize(false, false); err != nil {
+		t.Fatal(err)
+	}
+	w.answer("Postgres.Answers", false)
+	w.none("Postgres.Stop", "Postgres.RemoveForReinit")
+	w.looked()
+	if w.LeavingSync || w.Attempt.Kind != ha.TaskReinit {
+		t.Fatalf("%+v", w.Attempt)
+	}
+	// Interrupted at the last moment, nothing is removed.
+	w.Attempt = ha.Attempt{}
+	if err := w.Reinitialize(false, false); err != nil {
+		t.Fatal(err)
+	}
+	w.answer("Postgres.Answers", true)
+	c := w.take("Postgres.Stop")
+	w.fenceNow()
+	c.answer()
+	w.none("Postgres.RemoveForReinit")
+}
