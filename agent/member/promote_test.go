@@ -203,9 +203,16 @@ func TestAPromotionThatFailsAfterTheKeySync(t *testing.T) {
 			if (w.syncBefore != nil) != tt.back {
 				t.Fatalf("given back: %t", w.syncBefore != nil)
 			}
+			if tt.killed != nil { // it may be promoted at any time: fenced, with the guard armed
+				w.wantTask(ha.TaskDemote)
+				if w.Tenure.Held(w.clock) || w.find("Postgres.Kill") == nil || w.find("Guard.Disarm") != nil {
+					t.Fatal("not fenced")
+				}
+				return
+			}
 			w.looked()
 			w.take("Consul.Read")
-			if w.Attempt.Kind != ha.TaskPromote {
+			if w.Attempt.Kind != ha.TaskPromote || !w.Tenure.Held(w.clock) {
 				t.Fatalf("%+v", w.Attempt)
 			}
 		})
@@ -293,7 +300,8 @@ func TestPromoteWithoutAKeySync(t *testing.T) {
 	o.want(t, 1, false)
 	w.none("Consul.WriteAsLeader")
 	c.fail(errBoom)
-	w.none("Postgres.Kill")
+	w.answer("Postgres.Kill") // it was asked, and may go on with it
+	w.looked()
 	w.looked()
 	if w.SyncUncertain || w.syncBefore != nil || w.published.promotedTo != 0 {
 		t.Fatal("a key that is none")
