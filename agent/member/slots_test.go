@@ -1,0 +1,61 @@
+package member
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// Each member has its slot where it streams from, and a pause changes nothing.
+func TestSlots(t *testing.T) {
+	w := newWorld(t)
+	s := w.shard("a")
+	tag := func(i int, name string, value any) { s.Members[i].Value.Tags = map[string]any{name: value} }
+	want := func(name string, primary bool, want ...string) {
+		t.Helper()
+		if got := slotsFor(s, name, primary); !slices.Equal(got, want) {
+			t.Fatalf("%v, want %v", got, want)
+		}
+	}
+	want("a", true, "b", "c")
+	want("b", false)
+	tag(2, "replicatefrom", "b")
+	want("a", true, "b")
+	want("b", false, "c")
+	s.Members[1].Value.State = cluster.StateStopped
+	want("a", true, "b", "c")
+	tag(2, "nostream", true)
+	want("a", true, "b")
+
+	w.leading()
+	w.keepSlots()
+	w.none("Postgres.SyncSlots")
+	w.useSlots = true
+	w.keepSlots()
+	w.keepSlots()
+	w.deny("Postgres.SyncSlots", errBoom)
+	if len(w.Told()) != 1 {
+		t.Fatal("not told of")
+	}
+	w.keepSlots()
+	if c := w.take("Postgres.SyncSlots"); !slices.Equal(c.args[1].([]string), []string{"b", "c"}) {
+		t.Fatalf("%v", c.args)
+	} else {
+		c.answer()
+	}
+	w.keepSlots()
+	w.none("Postgres.SyncSlots")
+	w.pass(slotsEvery)
+	w.Dynamic.Pause = true
+	w.keepSlots()
+	w.none("Postgres.SyncSlots")
+	w.Dynamic.Pause = false
+	w.keepSlots()
+	w.answer("Postgres.SyncSlots")
+	w.sawReplica(mib, "b") // it drops what it kept as a primary
+	w.keepSlots()
+	if c := w.take("Postgres.SyncSlots"); len(c.args[1].([]string)) != 0 {
+		t.Fatalf("%v", c.args)
+	}
+}
