@@ -231,7 +231,7 @@ func (g *Guardian) mark(until cluster.Instant, as mark, done func(error)) {
 // of the lease: until is its end, should it succeed. What the guard remembers of a pause
 // is forgotten before a status says that there is none.
 func (g *Guardian) leads(m Memo, until cluster.Instant, limit time.Duration, done func(error)) {
-	if m.Paused && g.resting {
+	if m.Paused && g.resting || g.marked == markedLed && !g.resting { // mostly
 		done(nil)
 		return
 	}
