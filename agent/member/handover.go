@@ -12,6 +12,9 @@ import (
 // errTooLong: a handover has taken all the time that it may.
 var errTooLong = errors.New("it has taken too long")
 
+// errNotShutDown: nobody knows how far the WAL goes that the successor must have.
+var errNotShutDown = errors.New("PostgreSQL has ended without a shutdown checkpoint, by a crash or a kill")
+
 // planned is a handover under way.
 type planned struct {
 	*Member
@@ -81,8 +84,12 @@ func (p *planned) stop(w *Work, next func(error)) {
 			return
 		}
 		p.Postgres.Look(w, 0, func(left Found, seen bool) {
-			if !seen {
+			switch {
+			case !seen:
 				next(fmt.Errorf("the data directory does not tell how far its WAL goes: %w", w.Broken()))
+				return
+			case !left.Data.ShutDown: // it was killed: its last checkpoint says nothing of what came after
+				next(errNotShutDown)
 				return
 			}
 			received(left.Data.CheckpointLSN, because(next, p.plan.Successor+" has not received all WAL, so it stays the replica"))

@@ -57,7 +57,7 @@ func TestHandover(t *testing.T) {
 	served.want(t, 1, false)
 	stop.answer()
 	left := w.left()
-	left.Data.CheckpointLSN = 301 * mib
+	left.Data.CheckpointLSN, left.Data.ShutDown = 301*mib, true
 	w.answer("Postgres.Look", left, true)
 	w.none("Guard.Disarm")
 	w.answer("Peers.Observe", ahead(302*mib, 3), nil)
@@ -118,9 +118,16 @@ func TestAHandoverIsRolledBack(t *testing.T) {
 			w.agree("Postgres.Checkpoint", "Bouncers.Hold", "Postgres.BeforeStop", "Postgres.StopFor")
 			w.always["Peers.Observe"] = func(c *call) { c.answer(ahead(300*mib, 3), nil) }
 			left := w.left()
-			left.Data.CheckpointLSN = 300 * mib
+			left.Data.CheckpointLSN, left.Data.ShutDown = 300*mib, true
 			w.answer("Postgres.Look", left, true)
 			w.pass(handoverLimit)
+		}, true},
+		{"it was killed while it stopped", func(w *world) {
+			w.agree("Postgres.Checkpoint", "Bouncers.Hold", "Postgres.BeforeStop", "Postgres.StopFor")
+			w.always["Peers.Observe"] = func(c *call) { c.answer(ahead(500*mib, 3), nil) }
+			left := w.left()
+			left.Data.CheckpointLSN = 300 * mib
+			w.answer("Postgres.Look", left, true)
 		}, true},
 		{"too long before the stop", func(w *world) {
 			w.answer("Postgres.Checkpoint")

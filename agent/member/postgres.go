@@ -15,8 +15,10 @@ type Data struct {
 	Problem          string
 	SystemIdentifier string
 	Timeline         int
-	// CheckpointLSN is that of the last checkpoint in the control file.
+	// CheckpointLSN is that of the last checkpoint in the control file; ShutDown: it was made
+	// when PostgreSQL was shut down, and nothing was written since.
 	CheckpointLSN int64
+	ShutDown      bool
 	WasPrimary    bool // by its signal files
 }
 

@@ -43,3 +43,10 @@ func TestFoundFenceWhoseEndWasNotTold(t *testing.T) {
 	survived(t, directed(3, alone(3), during(29, 9, HangDisk, a), ev(30, KillPostmaster, a), during(30.5, 9, StarveAgent, a),
 		during(31, 12, Isolate, a), ev(60, Switchover, a), during(80, 20, StopAgent, a)))
 }
+
+// The primary is killed while it is stopped for a switchover: its last checkpoint says
+// nothing of what its successor must have.
+func TestFoundHandoverOfAKilledPrimary(t *testing.T) {
+	survived(t, directed(5, map[string]any{"ttl": 8, "synchronous_mode": "quorum"}, during(29.9, 0.4, SlowNetwork, b).with(200),
+		ev(30, Switchover, b), ev(30.15, KillPostmaster, a), ev(60, Switchover, a), ev(60.12, KillPostmaster, b)))
+}

@@ -20,7 +20,7 @@ func (p *postgres) data() ha.DataState {
 // found is what a look at the data directory shows.
 func (p *postgres) found() member.Found {
 	return member.Found{Loss: p.loss, Data: member.Data{
-		State: p.data(), SystemIdentifier: systemIdentifier, Timeline: p.at.branch.timeline, CheckpointLSN: p.checkpoint, WasPrimary: p.primary,
+		State: p.data(), SystemIdentifier: systemIdentifier, Timeline: p.at.branch.timeline, CheckpointLSN: p.checkpoint, ShutDown: p.clean, WasPrimary: p.primary,
 	}}
 }
 

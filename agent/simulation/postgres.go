@@ -32,6 +32,7 @@ type postgres struct {
 	// checkpoint is where the last one is that was made when it was shut down, or came with
 	// what was copied.
 	checkpoint int64
+	clean      bool // it was shut down, and not started since
 	// replayFrom and replayEnds: a standby that was just started replays what it has,
 	// while it answers already; it receives nothing before it has.
 	replayFrom              int64
@@ -122,6 +123,7 @@ func (p *postgres) start(primary bool, upstream string, sync *waits, done func(e
 		return
 	}
 	p.life++
+	p.clean = false
 	p.parent = p.host.guard.watcher
 	p.running, p.stopping, p.primary, p.upstream, p.aim = true, false, primary, upstream, upstream
 	p.later(p.takes(50*time.Millisecond, time.Second), func() {
@@ -141,7 +143,7 @@ var errBrokenOff = errors.New("it broke off")
 // break off after each step (agent/postgres/start.go).
 func (p *postgres) writeFiles(primary bool, sync *waits) bool {
 	breaks := func() bool {
-		return p.failing == 1 && p.host.w.chance(0.5) || p.host.w.chance(0.01)
+		return p.failing == 1 && p.host.w.chance(0.5) || p.host.w.mishap()
 	}
 	role := func() { p.primary = primary }
 	names := func() {
@@ -221,7 +223,7 @@ func (p *postgres) refuse() {
 // promote ends recovery on a new timeline, with a number above one that may be taken.
 // last is what must succeed when nothing is left but to ask PostgreSQL.
 func (p *postgres) promote(above int, last func(then func(error)), done func(error)) {
-	fails := func() bool { return p.failing > 0 && p.host.w.chance(0.5) || p.host.w.chance(0.01) }
+	fails := func() bool { return p.failing > 0 && p.host.w.chance(0.5) || p.host.w.mishap() }
 	if !p.ready || p.primary || p.stopping || fails() {
 		done(errors.New("no replica runs, or it has no connection left"))
 		return
@@ -296,6 +298,7 @@ func (p *postgres) stop(done func(error)) {
 				}
 			}
 		}
+		p.clean = true
 		p.end()
 		done(nil)
 	}, func() { done(nil) })

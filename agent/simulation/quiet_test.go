@@ -65,6 +65,7 @@ func TestConsulComesBackBehind(t *testing.T) {
 	t.Parallel()
 	s := directed(3, map[string]any{"ttl": 8, "synchronous_mode": true, "synchronous_node_count": 2}, during(10, 2, ConsulDown, a), ev(20, Switchover, b),
 		during(40, 40, ConsulDown, a), during(50, 1, KillAgent, b))
+	s.Calm = true
 	for seed := uint64(1); seed <= 20; seed++ {
 		s.Seed = seed
 		if r := Run(s, Options{}); r.Violation != nil || r.Tally.Promotions != 1 || r.Tally.Interruptions != 1 {
@@ -80,6 +81,7 @@ func TestSwitchover(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []any{false, true, "quorum"} {
 		s := directed(3, map[string]any{"ttl": 8, "synchronous_mode": mode, "synchronous_node_count": 2}, ev(30, Switchover, b))
+		s.Calm = true
 		for seed := uint64(1); seed <= 20; seed++ {
 			s.Seed = seed
 			if r := Run(s, Options{}); r.Violation != nil || r.Tally.Interruptions != 1 || r.Tally.Promotions != 1 {
@@ -97,6 +99,7 @@ func TestGuardThatHangs(t *testing.T) {
 	t.Parallel()
 	for _, members := range []int{1, 3} {
 		s := directed(members, map[string]any{"ttl": 8}, during(30, 85, StopGuard, a))
+		s.Calm = true
 		for seed := uint64(1); seed <= 20; seed++ {
 			s.Seed = seed
 			served := false
@@ -117,6 +120,7 @@ func TestFailover(t *testing.T) {
 	t.Parallel()
 	s := directed(3, map[string]any{"ttl": 8}, during(30, 60, HostLoss, a))
 	s.Length = 45 * time.Second
+	s.Calm = true
 	for seed := uint64(1); seed <= 20; seed++ {
 		s.Seed = seed
 		if r := Run(s, Options{}); r.Violation != nil || r.Tally.Promotions != 1 {

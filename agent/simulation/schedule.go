@@ -29,7 +29,9 @@ type Schedule struct {
 	// NoArchive: members know only of the timelines that reached them, so that two
 	// of them may promote to one number.
 	NoArchive bool
-	Events    []Event
+	// Calm: no start and no promotion breaks off without a fault.
+	Calm   bool
+	Events []Event
 	// Length is how long faults go on; then all of them end, and the shard has Rest
 	// to become whole again.
 	Length, Rest time.Duration

@@ -124,6 +124,9 @@ func (w *world) between(low, high time.Duration) time.Duration {
 
 func (w *world) chance(p float64) bool { return w.random.Float64() < p }
 
+// mishap reports whether a start or a promotion breaks off without any fault.
+func (w *world) mishap() bool { return !w.schedule.Calm && w.chance(0.01) }
+
 // tooMuch is how many events no run has that makes sense: some loop spins.
 const tooMuch = 2_000_000
 
