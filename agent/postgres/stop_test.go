@@ -187,6 +187,32 @@ func TestStopWithinALimit(t *testing.T) {
 	}
 }
 
+// A primary that is killed while it stops has stopped, and its last checkpoint says nothing
+// of what it wrote after that: nobody may take it for one that was shut down.
+func TestKilledWhileItStops(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	conn, err := p.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(conn)
+	must(t, syscall.Kill(int(conn.PgConn().PID()), syscall.SIGSTOP)) // which holds the stop up
+	postmaster, stopped := p.PID(), make(chan error, 1)
+	go func() {
+		stopped <- p.StopWhen(ctx, Fast, func(context.Context, int64) error { return errors.New("it was shut down") })
+	}()
+	observe(ctx, t, p, "is stopping", func(s State) bool { return s.Stopping })
+	must(t, syscall.Kill(postmaster, syscall.SIGKILL))
+	must(t, <-stopped)
+	d, err := p.DataDir(ctx)
+	must(t, err)
+	if d.Control.IsShutDown() || d.Control.CheckpointLSN == 0 {
+		t.Errorf("the control file says %q, with a checkpoint at %d", d.Control.State, d.Control.CheckpointLSN)
+	}
+}
+
 // awaitArchiver waits until the archive_command that hangs runs.
 func awaitArchiver(ctx context.Context, t *testing.T, p *Instance) {
 	t.Helper()
