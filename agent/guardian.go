@@ -108,8 +108,9 @@ func (g *guardian) Parent() int { return g.client.PID() }
 // guarded is member.GuardPort.
 type guarded struct{ *Agent }
 
-// answerWithin is how long an order to the guard may take; its client gives one up sooner.
-const answerWithin = 5 * time.Second
+// answerWithin is how long an order to the guard may take. Its client waits two seconds for an
+// answer, and ten before that for a guard that has to be started first.
+const answerWithin = 12 * time.Second
 
 func (g guarded) tell(work func(context.Context) error, done func(error)) {
 	order(g.Agent, answerWithin, work, done)
@@ -136,8 +137,12 @@ func (g guarded) Remember(m member.Memo, done func(error)) {
 	g.tell(func(ctx context.Context) error { return g.guard.client.Remember(ctx, memo) }, done)
 }
 
+// awakeWithin bounds it: a guard that was killed may wait for a disk, and a start that waits
+// for it fails and is tried again.
+const awakeWithin = time.Minute
+
 func (g guarded) Awake(w *member.Work, done func(error)) {
-	inPostgres(g).work(w, 0, g.guard.awake, done)
+	inPostgres(g).work(w, awakeWithin, g.guard.awake, done)
 }
 
 // overtakeWithin bounds it: a guard that hangs is ended for it.

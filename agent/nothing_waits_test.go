@@ -67,7 +67,7 @@ var mayWait = map[[2]string]string{
 // innocent are functions of packages that wait otherwise.
 var innocent = []string{
 	"net.SplitHostPort", "net.JoinHostPort", "net.ParseIP", "os.Getenv", "os.Getpid", "os.Geteuid", "os.IsNotExist",
-	"context.WithTimeout", "context.WithCancel", "context.WithoutCancel", "context.WithDeadline", "context.Cause",
+	"context.WithTimeout", "context.WithCancel", "context.WithCancelCause", "context.WithoutCancel", "context.WithDeadline", "context.Cause",
 }
 
 // waitingPackages are those whose functions wait for a disk, a process or a network.

@@ -208,15 +208,22 @@ type inPostgres struct{ *Agent }
 // bound is a context that ends when the work is broken off, or after limit, if that is not
 // zero.
 func (a *Agent) bound(w *member.Work, limit time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(a.ctx)
+	ctx, end := context.WithCancelCause(a.ctx)
+	cancel := func() { end(nil) }
 	if w != nil {
-		w.OnBreak(cancel)
+		w.OnBreak(func() {
+			if errors.Is(w.Broken(), member.ErrTooLong) {
+				end(context.DeadlineExceeded) // what was shut down by then is ended (postgres.StopWhen)
+				return
+			}
+			end(w.Broken())
+		})
 	}
 	if limit == 0 {
 		return ctx, cancel
 	}
-	limited, end := context.WithTimeout(ctx, limit)
-	return limited, func() { end(); cancel() }
+	limited, over := context.WithTimeout(ctx, limit)
+	return limited, func() { over(); cancel() }
 }
 
 // work runs a part of a task in the background; done hears on the loop how it has ended.

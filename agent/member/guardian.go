@@ -183,14 +183,21 @@ func (g *Guardian) tell(m Memo, grant bool, done func(error)) {
 	})
 }
 
-// ArmNow sets the deadline of a new lease; done hears when the guard has it.
-func (g *Guardian) ArmNow(m Memo, done func(error)) {
+// ArmNow sets the deadline of a new lease; done hears when the guard has it. Work that was
+// broken off while the mark was made, or while the guard was busy, arms nothing any more: the
+// guard may have been disarmed by what came in between.
+func (g *Guardian) ArmNow(w *Work, m Memo, done func(error)) {
 	g.lead(m.KillAt, func(err error) {
 		if err != nil {
 			done(err)
 			return
 		}
 		g.enqueue(func(next func()) {
+			if w != nil && w.Broken() != nil {
+				next()
+				done(w.Broken())
+				return
+			}
 			g.tell(m, true, func(err error) {
 				next()
 				done(err)
@@ -306,7 +313,26 @@ func (g *Guardian) remember(m Memo, done func(error)) {
 
 // Disarm takes the deadline away; done hears when it is. What the loop has left before is
 // void, and what it leaves before that, unless it is a new lease.
-func (g *Guardian) Disarm(done func(error)) {
+func (g *Guardian) Disarm(done func(error)) { g.disarm(func() {}, done) }
+
+// DisarmWithin is Disarm, for which the guard has no longer than limit. The mark has a
+// limit of its own (GuardPort): one that cannot be removed yet keeps no lease from ending.
+func (g *Guardian) DisarmWithin(limit time.Duration, done func(error)) {
+	answered, over := false, false
+	g.later.After(limit, func() {
+		if !answered {
+			over = true
+			done(errNotInTime)
+		}
+	})
+	g.disarm(func() { answered = true }, func(err error) {
+		if !over {
+			done(err)
+		}
+	})
+}
+
+func (g *Guardian) disarm(answered func(), done func(error)) {
 	g.left = nil
 	g.round++
 	g.enqueue(func(next func()) {
@@ -314,6 +340,7 @@ func (g *Guardian) Disarm(done func(error)) {
 			g.left = nil
 		}
 		g.port.Disarm(func(err error) {
+			answered()
 			g.note(0, err)
 			next()
 			if err != nil {

@@ -85,7 +85,7 @@ func TestAnOldMemoGivesWay(t *testing.T) {
 	old := memoAt(g, 10)
 	g.arm(memoAt(g, 50))
 	var o outcomeOf
-	g.ArmNow(old, o.done)
+	g.ArmNow(nil, old, o.done)
 	w.answer("Guard.Arm")
 	c := w.take("Guard.Arm")
 	if c.memo().KillAt != 50 || c.args[1] != true {
@@ -113,7 +113,7 @@ func TestArmNowNeedsItsMark(t *testing.T) {
 	w := newWorld(t)
 	g := &w.Guardian
 	var o outcomeOf
-	g.ArmNow(memoAt(g, 10), o.done)
+	g.ArmNow(nil, memoAt(g, 10), o.done)
 	c := w.take("Guard.Mark")
 	if c.args[0] != cluster.Instant(10) || c.args[1] != false {
 		t.Fatalf("marked with %v", c.args)
@@ -123,14 +123,14 @@ func TestArmNowNeedsItsMark(t *testing.T) {
 	o.want(t, 1, true)
 	w.none("Guard.Arm")
 
-	g.ArmNow(memoAt(g, 20), o.done) // tried again, as there is no mark
+	g.ArmNow(nil, memoAt(g, 20), o.done) // tried again, as there is no mark
 	w.answer("Guard.Mark")
 	w.deny("Guard.Arm", errBoom)
 	o.want(t, 2, true)
 	if g.broken == "" {
 		t.Fatal("the guard counts as told")
 	}
-	g.ArmNow(memoAt(g, 30), o.done) // one mark is enough
+	g.ArmNow(nil, memoAt(g, 30), o.done) // one mark is enough
 	w.none("Guard.Mark")
 	w.answer("Guard.Arm")
 	o.want(t, 3, false)

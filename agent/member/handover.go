@@ -9,8 +9,8 @@ import (
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
-// errTooLong: a handover has taken all the time that it may.
-var errTooLong = errors.New("it has taken too long")
+// ErrTooLong: a handover has taken all the time that it may.
+var ErrTooLong = errors.New("it has taken too long")
 
 // errNotShutDown: nobody knows how far the WAL goes that the successor must have.
 var errNotShutDown = errors.New("PostgreSQL has ended without a shutdown checkpoint, by a crash or a kill")
@@ -38,7 +38,7 @@ func (m *Member) handover(h ha.Handover) {
 	scripts := min(m.beforeStopLimit(), handoverLimit/2)
 	m.published.holding = false
 	m.startTask(ha.TaskHandover, func(w *Work, end func(error)) {
-		m.Later.After(handoverLimit, func() { w.breakOff(errTooLong) })
+		m.Later.After(handoverLimit, func() { w.breakOff(ErrTooLong) })
 		steps := []step{
 			func(next func(error)) { m.beforeStop(w, scripts, next) },
 			func(next func(error)) { p.stop(w, next) },

@@ -160,8 +160,8 @@ var ErrDiverged = errors.New("it has diverged and cannot be rewound")
 var ErrLingering = errors.New("processes linger on a disk that hangs")
 
 // GuardPort is the guard process, and the mark beside the data directory which outlives
-// it. Orders to the guard are sent one after another (Guardian); each is answered
-// within two seconds, or given up.
+// it. Orders to the guard are sent one after another (Guardian); each is answered, or
+// given up, in bounded time: two seconds, and ten more where a guard has to be started.
 type GuardPort interface {
 	// Arm sets the deadline to m.KillAt and has the guard remember m; grant: of a new
 	// lease. It fails when the guard has fired, unless it is a new lease.

@@ -34,7 +34,7 @@ func (m *Member) promote(action ha.Promote) {
 	m.startTask(ha.TaskPromote, func(w *Work, end func(error)) {
 		inOrder(w, end,
 			func(next func(error)) {
-				m.Guardian.ArmNow(memo, because(next, "the guard could not be armed, so nothing is promoted"))
+				m.Guardian.ArmNow(w, memo, because(next, "the guard could not be armed, so nothing is promoted"))
 			},
 			func(next func(error)) {
 				m.Watchdog.Activate(w, until, ttl, margins, because(next, "nothing is promoted"))
@@ -48,8 +48,8 @@ func (m *Member) promote(action ha.Promote) {
 
 func (p *promotion) prePromote(w *Work, next func(error)) {
 	p.Postgres.PrePromote(w, p.ScriptLimit, func(err error) {
-		if err == nil {
-			next(nil)
+		if err == nil || w.Broken() != nil {
+			next(err) // broken off, it has forbidden nothing
 			return
 		}
 		p.forbidden = true

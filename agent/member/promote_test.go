@@ -317,3 +317,24 @@ func TestPromoteWithoutAKeySync(t *testing.T) {
 		t.Fatalf("%+v", w.Attempt)
 	}
 }
+
+// A promotion that a fence has broken off while its mark was made does not arm the guard after
+// the fence has disarmed it.
+func TestAPromotionThatIsBrokenOffArmsNothing(t *testing.T) {
+	w, p := elected(t)
+	w.Guardian.marked = unmarked
+	w.agree("Guard.Disarm", "Guard.Unmark")
+	w.begin(p)
+	mark := w.take("Guard.Mark")
+	w.fenceNow()
+	w.running = false
+	w.answer("Postgres.Kill")
+	w.answer("Guard.Overtake", false, nil)
+	w.pass(lingering)
+	w.wantTask(ha.TaskInterrupted)
+	mark.answer()
+	w.none("Guard.Arm")
+	w.looked()
+	w.looked()
+	w.wantTask(ha.TaskNone)
+}

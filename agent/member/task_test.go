@@ -24,9 +24,9 @@ func (w *world) looked() {
 func TestWork(t *testing.T) {
 	work, calls := &Work{}, 0
 	work.OnBreak(func() { calls++ })
-	work.breakOff(errTooLong)
+	work.breakOff(ErrTooLong)
 	work.breakOff(ErrBroken)
-	if calls != 1 || !errors.Is(work.Broken(), errTooLong) {
+	if calls != 1 || !errors.Is(work.Broken(), ErrTooLong) {
 		t.Fatalf("%d calls, %v", calls, work.Broken())
 	}
 	work.OnBreak(func() { calls++ })

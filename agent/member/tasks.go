@@ -109,7 +109,7 @@ func unlessLingering(err error) error {
 // disarm disarms the guard when PostgreSQL was killed. It comes last before the lease is
 // dropped: beats arm the guard again.
 func (m *Member) disarm(done func(error)) {
-	m.Guardian.Disarm(m.Guardian.within(lingering, done))
+	m.Guardian.DisarmWithin(lingering, done)
 }
 
 // demote stops PostgreSQL in an orderly way, for as long as a leader may serve nobody,
@@ -302,7 +302,7 @@ func (m *Member) startPrimary(waits *ha.SetSync) {
 		inOrder(w, end,
 			func(next func(error)) { m.awakenGuard(w, next) },
 			func(next func(error)) {
-				m.Guardian.ArmNow(memo, because(next, "the guard could not be armed, so no primary is started"))
+				m.Guardian.ArmNow(w, memo, because(next, "the guard could not be armed, so no primary is started"))
 			},
 			func(next func(error)) {
 				m.Watchdog.Activate(w, until, ttl, margins, because(next, "no primary is started"))

@@ -144,6 +144,27 @@ func TestAFenceWithoutTheGuard(t *testing.T) {
 	w.wantTask(ha.TaskNone)
 }
 
+// A mark on a disk that hangs, which the port gives up after as long as the guard has, keeps
+// no lease from being given up.
+func TestAMarkThatHangsKeepsNoLease(t *testing.T) {
+	w := newWorld(t).leading()
+	w.giveUp("c")
+	w.running = false
+	w.answer("Postgres.Kill")
+	w.answer("Guard.Overtake", false, nil)
+	w.pass(time.Millisecond)
+	disarm := w.take("Guard.Disarm")
+	w.pass(time.Millisecond) // the guard's answer
+	disarm.answer()
+	mark := w.take("Guard.Unmark")
+	w.pass(lingering) // unmarkWithin of agent/guardian.go
+	mark.answer()
+	w.looked()
+	if g := w.Tenure.Giving(); g == nil || g.Successor != "c" || w.Attempt.Failures != 0 {
+		t.Fatalf("the lease is kept: %+v, %+v", g, w.Attempt)
+	}
+}
+
 // A fence interrupts what is under way and does not wait for it on a disk that hangs. What
 // is interrupted lives on, and nothing else is begun until it has ended.
 func TestAFenceDoesNotWaitForAHungDisk(t *testing.T) {

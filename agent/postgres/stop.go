@@ -75,7 +75,7 @@ func (p *Instance) StopWhen(ctx context.Context, mode Mode, served func(ctx cont
 	switch {
 	case err == nil:
 		return p.Kill(ctx)
-	case errors.Is(ctx.Err(), context.DeadlineExceeded) && checkpoint > 0:
+	case errors.Is(context.Cause(ctx), context.DeadlineExceeded) && checkpoint > 0:
 		// It cannot be told to go on, and serves nobody as it is.
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), reapLimit)
 		defer cancel()

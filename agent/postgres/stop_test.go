@@ -92,6 +92,18 @@ func TestStopWithAnArchiveThatHangs(t *testing.T) {
 	}
 	ended()
 
+	// So it is when whoever asked breaks it off because its own time is over.
+	start()
+	broken, breakOff := context.WithCancelCause(ctx)
+	if err := a.StopWhen(broken, Fast, func(ctx context.Context, _ int64) error {
+		breakOff(context.DeadlineExceeded)
+		<-ctx.Done()
+		return ctx.Err()
+	}); err == nil {
+		t.Error("a stop that was broken off has succeeded")
+	}
+	ended()
+
 	// Stopped by somebody else: that is not a start.
 	start()
 	stop := exec.CommandContext(ctx, "kill", "-INT", "--", strconv.Itoa(a.process.pid()))
