@@ -40,12 +40,14 @@ func (p *Instance) diverged(ctx context.Context, u Upstream, control Control) (b
 		return true, nil
 	}
 	var history cluster.History
+	var text string
 	if upstream > 1 {
 		row, err := queryRow(ctx, conn, "TIMELINE_HISTORY "+strconv.Itoa(upstream))
 		if err != nil || len(row) < 2 {
 			return false, fmt.Errorf("asking %s for the history of timeline %d: %w", u.Name, upstream, err)
 		}
-		if history, err = parseHistory(string(row[1])); err != nil {
+		text = string(row[1])
+		if history, err = parseHistory(text); err != nil {
 			return false, err
 		}
 	}
@@ -55,10 +57,27 @@ func (p *Instance) diverged(ctx context.Context, u Upstream, control Control) (b
 	if divergedFrom(history, control, local) {
 		return true, nil
 	}
-	if control.State == "shut down" {
-		return false, nil
+	needed := false
+	if control.State != "shut down" {
+		needed, err = p.walDiverged(ctx, history, local, upstream)
 	}
-	return p.walDiverged(ctx, history, local, upstream)
+	if err == nil && !needed {
+		err = p.keepHistory(upstream, text)
+	}
+	return needed, err
+}
+
+// keepHistory puts the history of the upstream's timeline beside the WAL before a standby is
+// started, which follows the newest one that it finds (PostgreSQL's
+// src/backend/access/transam/timeline.c, findNewestTimeLine). A promotion that was killed
+// half-way may have left that of a timeline on which nobody is, and a standby that finds
+// nothing newer does not start.
+func (p *Instance) keepHistory(timeline int, text string) error {
+	path := p.inData(filepath.Join("pg_wal", fmt.Sprintf("%08X.history", timeline)))
+	if _, err := p.disk.ReadFile(path); !errors.Is(err, os.ErrNotExist) {
+		return err //nolint:wrapcheck // it names the file
+	}
+	return p.writeFile(path, text)
 }
 
 // sameTimeline finds two members that were both promoted to a timeline of the
