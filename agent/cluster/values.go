@@ -3,7 +3,9 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -41,6 +43,24 @@ type Member struct {
 	ReplayStandsStill string `json:"replay_stands_still,omitempty"`
 	// Lictor is absent in the key of a member of Patroni's.
 	Lictor *MemberLictor `json:"lictor,omitempty"`
+}
+
+// Equal reports whether two members say the same. (Every step of an agent asks, and
+// reflect.DeepEqual is a tenth of what a step costs.)
+func (m Member) Equal(o Member) bool {
+	return m.Name == o.Name && m.ConnURL == o.ConnURL && m.APIURL == o.APIURL && m.State == o.State && m.Role == o.Role &&
+		m.Version == o.Version && m.ProxyURL == o.ProxyURL && m.PendingRestart == o.PendingRestart &&
+		m.XLogLocation == o.XLogLocation && m.ReplayLSN == o.ReplayLSN && m.ReceiveLSN == o.ReceiveLSN && m.Timeline == o.Timeline &&
+		m.ReplicationState == o.ReplicationState && m.Pause == o.Pause && m.ReplayStandsStill == o.ReplayStandsStill &&
+		equalPointers(m.CheckpointAfterPromote, o.CheckpointAfterPromote) && equalPointers(m.Lictor, o.Lictor) &&
+		maps.Equal(m.PendingRestartReason, o.PendingRestartReason) && equalMaps(m.Tags, o.Tags) && equalMaps(m.ScheduledRestart, o.ScheduledRestart)
+}
+
+func equalPointers[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
+
+// equalMaps compares what JSON may hold.
+func equalMaps(a, b map[string]any) bool {
+	return len(a) == 0 && len(b) == 0 || reflect.DeepEqual(a, b)
 }
 
 // MemberLictor is what a member of Lictor's says beyond Patroni's format.

@@ -40,7 +40,7 @@ type Settings struct {
 	// Decided, if set, hears of each decision before it is carried out.
 	Decided func(ha.View, ha.Decision)
 	// Shown, if set, changes what a decision is shown: for tests.
-	Shown func(*ha.View)
+	Shown func(ha.View) ha.View
 	Log   zerolog.Logger
 }
 

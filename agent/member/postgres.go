@@ -107,7 +107,7 @@ func (m *Member) View() ha.View {
 		})
 	}
 	if m.Shown != nil {
-		m.Shown(&v)
+		return m.Shown(v)
 	}
 	return v
 }

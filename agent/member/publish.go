@@ -2,7 +2,6 @@ package member
 
 import (
 	"maps"
-	"reflect"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -212,16 +211,17 @@ func (m *Member) touch() {
 // once a loop_wait.
 func (m *Member) worthWriting(value cluster.Member) bool {
 	before := m.published.value
-	if reflect.DeepEqual(before, value) {
+	if before.Equal(value) {
 		return false
 	}
-	for _, v := range []*cluster.Member{&before, &value} {
-		v.XLogLocation, v.ReceiveLSN, v.ReplayLSN = 0, 0, 0
-		if v.Lictor != nil {
-			v.Lictor = &cluster.MemberLictor{Problems: v.Lictor.Problems}
-		}
+	if m.now().Sub(m.published.touched) >= m.Dynamic.LoopWait {
+		return true
 	}
-	return !reflect.DeepEqual(before, value) || m.now().Sub(m.published.touched) >= m.Dynamic.LoopWait
+	value.XLogLocation, value.ReceiveLSN, value.ReplayLSN = before.XLogLocation, before.ReceiveLSN, before.ReplayLSN
+	if value.Lictor != nil && before.Lictor != nil {
+		value.Lictor = &cluster.MemberLictor{Problems: value.Lictor.Problems, LeaderLSN: before.Lictor.LeaderLSN}
+	}
+	return !before.Equal(value)
 }
 
 // settled reports whether Consul's answers must by now show our last member key.

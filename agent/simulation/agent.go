@@ -36,7 +36,7 @@ func (h *host) startAgent() {
 		Name: h.name, SessionName: "shard-" + h.name, Keys: keys(), PrimaryWord: cluster.RolePrimary,
 		ConnURL: "postgres://" + h.name + ":5432/postgres", APIURL: "http://" + h.name, Host: h.name, Port: 5432, Tags: h.tags, Margins: h.w.schedule.margins, ScriptLimit: time.Minute,
 		MayRewind: func() bool { return true }, MayRemove: func(cluster.Dynamic) string { return "" },
-		Decided: a.decided, Shown: h.w.mutant.see, Log: h.w.log(h.name),
+		Decided: a.decided, Shown: h.w.shown(), Log: h.w.log(h.name),
 	}, a.ports(), shell{a}, h.w.schedule.bootConfig())
 	h.changes(func() { h.agent = a })
 	h.w.say("%s: the agent starts", h.name)
@@ -45,6 +45,14 @@ func (h *host) startAgent() {
 	a.later(h.w.between(0, 5*time.Millisecond), func() { a.watchConsul(0) })
 	a.later(0, a.watchPostgres)
 	a.later(0, a.step)
+}
+
+// shown is what a mutant makes of what decisions are shown.
+func (w *world) shown() func(ha.View) ha.View {
+	if w.mutant == (Mutant{}) {
+		return nil
+	}
+	return w.mutant.see
 }
 
 // die is the end of the process, by whatever means.

@@ -82,10 +82,7 @@ func (m *Mutant) tookOver(a *agent, ttl time.Duration) {
 }
 
 // see changes what a decision is shown.
-func (m *Mutant) see(v *ha.View) {
-	if *m == (Mutant{}) {
-		return
-	}
+func (m *Mutant) see(v ha.View) ha.View {
 	beat := v.Cluster.Status.Value.Lictor
 	changed := func(change func(b *cluster.Beat)) {
 		if beat != nil {
@@ -149,4 +146,5 @@ func (m *Mutant) see(v *ha.View) {
 	if m.QuorumUnasked && v.Lease.Until.IsZero() && v.Cluster.Sync.Exists() {
 		v.Cluster.Sync.Value.Quorum = 0
 	}
+	return v
 }
