@@ -56,6 +56,15 @@ func (m Member) Equal(o Member) bool {
 		maps.Equal(m.PendingRestartReason, o.PendingRestartReason) && equalMaps(m.Tags, o.Tags) && equalMaps(m.ScheduledRestart, o.ScheduledRestart)
 }
 
+// EqualButPositions reports whether they differ in nothing but how far their WAL is.
+func (m Member) EqualButPositions(o Member) bool {
+	m.XLogLocation, m.ReceiveLSN, m.ReplayLSN = o.XLogLocation, o.ReceiveLSN, o.ReplayLSN
+	if m.Lictor != nil && o.Lictor != nil {
+		m.Lictor = &MemberLictor{Problems: m.Lictor.Problems, LeaderLSN: o.Lictor.LeaderLSN}
+	}
+	return m.Equal(o)
+}
+
 func equalPointers[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
 
 // equalMaps compares what JSON may hold.

@@ -211,17 +211,10 @@ func (m *Member) touch() {
 // once a loop_wait.
 func (m *Member) worthWriting(value cluster.Member) bool {
 	before := m.published.value
-	if before.Equal(value) {
-		return false
+	if before.EqualButPositions(value) {
+		return m.now().Sub(m.published.touched) >= m.Dynamic.LoopWait && !before.Equal(value)
 	}
-	if m.now().Sub(m.published.touched) >= m.Dynamic.LoopWait {
-		return true
-	}
-	value.XLogLocation, value.ReceiveLSN, value.ReplayLSN = before.XLogLocation, before.ReceiveLSN, before.ReplayLSN
-	if value.Lictor != nil && before.Lictor != nil {
-		value.Lictor = &cluster.MemberLictor{Problems: value.Lictor.Problems, LeaderLSN: before.Lictor.LeaderLSN}
-	}
-	return !before.Equal(value)
+	return true
 }
 
 // settled reports whether Consul's answers must by now show our last member key.

@@ -115,6 +115,11 @@ func (m *Member) writeRoute() {
 		p.routed, p.routedAt = of, now
 		return
 	}
+	m.putRoute(known, r)
+}
+
+// putRoute writes a route that says something else than the one that is known.
+func (m *Member) putRoute(known cluster.Entry[cluster.Route], r cluster.Route) {
 	m.WriteAsLeader("route", m.Keys.Route(), known.ModifyIndex, r, func(index uint64) {
 		m.Snapshot.Route = cluster.Entry[cluster.Route]{Value: r, ModifyIndex: index}
 		if !known.OK() || known.Value.State != r.State || known.Value.Leader.Name != r.Leader.Name || known.Value.Timeline != r.Timeline {
@@ -126,12 +131,13 @@ func (m *Member) writeRoute() {
 
 // writeHistory publishes how the timelines before ours ended.
 func (m *Member) writeHistory() {
-	p, o := &m.published, m.PG.Observed
+	p, o := &m.published, &m.PG.Observed
 	if !o.Accepting || o.InRecovery || o.Timeline <= 1 || p.history == o.Timeline || p.readingHistory || m.Writing(m.Keys.History()) {
 		return
 	}
 	p.readingHistory = true
-	m.Postgres.TimelineHistory(o.Timeline, func(lines cluster.History, err error) {
+	timeline := o.Timeline
+	m.Postgres.TimelineHistory(timeline, func(lines cluster.History, err error) {
 		if err != nil {
 			m.Once("timeline history", "the history of the timelines cannot be read", err.Error())
 			m.Later.After(m.retryAfter(), func() { p.readingHistory = false })
@@ -139,8 +145,8 @@ func (m *Member) writeHistory() {
 		}
 		p.readingHistory = false
 		m.ClearOnce("timeline history")
-		if m.Leads() && m.PG.Observed.Timeline == o.Timeline {
-			m.putHistory(o.Timeline, lines)
+		if m.Leads() && m.PG.Observed.Timeline == timeline {
+			m.putHistory(timeline, lines)
 		}
 	})
 }

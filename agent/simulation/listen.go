@@ -36,7 +36,7 @@ func (a *agent) watchConsul(index uint64) {
 						return
 					}
 					again(s.Index, 0)
-					a.Accept(s, false)
+					a.Accept(*s, false)
 					a.SawRoute(s.Route) // by a query of its own, in truth
 					a.step()
 				})

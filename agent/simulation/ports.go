@@ -114,8 +114,11 @@ func (c inConsul) Release(limit time.Duration, session string, index uint64, sta
 }
 
 func (c inConsul) Read(limit time.Duration, done func(cluster.Snapshot, error)) {
-	ask(c.agent, limit, func(c *consul) (cluster.Snapshot, error) { return c.read(), nil }, func(s cluster.Snapshot, err error) {
-		done(s, err)
+	ask(c.agent, limit, func(c *consul) (*cluster.Snapshot, error) { return c.read(), nil }, func(s *cluster.Snapshot, err error) {
+		if s == nil {
+			s = &cluster.Snapshot{}
+		}
+		done(*s, err)
 		c.step()
 	})
 }

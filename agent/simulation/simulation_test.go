@@ -37,7 +37,7 @@ func TestRandomSchedules(t *testing.T) {
 	}
 	began := time.Now()
 	// Little lives long here, so the garbage can wait.
-	defer debug.SetGCPercent(debug.SetGCPercent(800))
+	defer debug.SetGCPercent(debug.SetGCPercent(3000))
 	var next, takeovers, promotions, commits, failsafe atomic.Uint64
 	var workers sync.WaitGroup
 	var mu sync.Mutex
