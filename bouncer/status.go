@@ -70,6 +70,7 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 	for _, text := range c.renderer.LeftOut() {
 		left = append(slices.Clone(left), render.LeftOut{What: text, Err: fmt.Errorf("left out of %s: %s", c.config.PgBouncer.Config, text)})
 	}
+	left = append(slices.Clone(left), c.keptUsers()...)
 	now := time.Now().UTC()
 	trouble := c.table.Trouble()
 	status := make(map[config.ShardID]ShardStatus, len(views))
@@ -125,6 +126,21 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 	if changed {
 		c.applied()
 	}
+}
+
+// keptUsers are the databases whose user= was taken out of the file: PgBouncer keeps it, for
+// new connections, too.
+func (c *reconciler) keptUsers() (left []render.LeftOut) {
+	if c.last == nil || c.loaded != string(c.last.text) {
+		return nil
+	}
+	for _, e := range c.last.file.Databases {
+		if kept := c.standing[e.Name].ForceUser; kept != "" && e.Params["user"] == "" {
+			left = append(left, render.LeftOut{What: "database " + e.Name, Err: fmt.Errorf(
+				"PgBouncer keeps user=%s of its database %s until it is restarted, though it is no longer in %s", kept, e.Name, c.config.PgBouncer.Config)})
+		}
+	}
+	return left
 }
 
 // listening is where PgBouncer listens.

@@ -105,6 +105,13 @@ type PgBouncer struct {
 	// Settings go into the section [pgbouncer], over the template's own. A name that PgBouncer does
 	// not know is an error.
 	Settings map[string]any `mapstructure:"settings"`
+	// DatabaseOptions are options of PgBouncer's section [databases] for the databases of all shards:
+	// {application_name: pooler, timezone: UTC}. An option that the running PgBouncer is too old for
+	// is not written, and told under problems in /status.
+	DatabaseOptions map[string]any `mapstructure:"database_options"`
+	// Users is PgBouncer's section [users]: options by user, {report: {pool_mode: session}}. One that
+	// the running PgBouncer is too old for is not written, and told.
+	Users map[string]map[string]any `mapstructure:"users"`
 	// Peers are the addresses (host:port) of all PgBouncers behind one load balancer, this one's own
 	// included, in the same order on every host: a request to cancel a query may arrive at any of
 	// them. PgBouncer 1.19 and later, all on the same side of 1.21; it takes effect when PgBouncer

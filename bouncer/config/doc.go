@@ -7,4 +7,5 @@
 //	listen.go         how the listener is protected
 //	defaults.go       PgBouncer's settings: the bouncer's own and the operator's
 //	setting_values.go what PgBouncer takes as their values
+//	options.go        options of its databases and users
 package config

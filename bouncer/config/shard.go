@@ -31,6 +31,12 @@ type Shard struct {
 	// PoolMode is PgBouncer's pool_mode for them. Default: PgBouncer's, transaction unless settings
 	// say otherwise.
 	PoolMode string `mapstructure:"pool_mode"`
+	// Options are further ones of PgBouncer's section [databases] for them, over
+	// pgbouncer.database_options: {reserve_pool_size: 5, application_name: orders}.
+	Options map[string]any `mapstructure:"options"`
+	// DatabaseOptions are those of single ones of them, by the name in PgBouncer, over options:
+	// {orders_ro: {pool_size: 10}}.
+	DatabaseOptions map[string]map[string]any `mapstructure:"database_options"`
 	// Patroni makes the bouncer follow Patroni's own keys also where there is a route; without it they
 	// are followed as long as there is none.
 	Patroni bool `mapstructure:"patroni"`

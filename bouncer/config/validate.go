@@ -127,6 +127,7 @@ func (p PgBouncer) validate(bad *problems) {
 			bad.add("pgbouncer.settings."+name, nil, "%v", err)
 		}
 	}
+	p.validateOptions(bad)
 }
 
 func (c Config) validateFiles(bad *problems) {
@@ -204,6 +205,7 @@ func validateShards(shards []Shard, bad *problems) {
 		default:
 			bad.add(path+"pool_mode", s.PoolMode, "must be one of session, transaction, statement")
 		}
+		s.validateOptions(path, bad)
 	}
 }
 

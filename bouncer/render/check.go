@@ -22,12 +22,12 @@ func Check(text []byte, views []*Shard, c config.Config, version pgbouncer.Versi
 	}
 	var errs []error
 	for _, e := range file.Databases {
-		if e.Name == "*" {
-			continue
+		if e.Name != "*" {
+			if err := pgbouncer.CheckName(e.Name, version); err != nil {
+				errs = append(errs, fmt.Errorf("line %d: database %w", e.Line, err))
+			}
 		}
-		if err := pgbouncer.CheckName(e.Name, version); err != nil {
-			errs = append(errs, fmt.Errorf("line %d: database %w", e.Line, err))
-		}
+		errs = append(errs, checkOptions(e, version))
 	}
 	for _, v := range views {
 		for _, d := range v.Databases {
@@ -39,6 +39,37 @@ func Check(text []byte, views []*Shard, c config.Config, version pgbouncer.Versi
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is refused: %w", err)
 	}
 	return file, nil
+}
+
+// checkOptions tells what of a database's line PgBouncer would not understand. It takes in
+// nothing that comes after such a line, and before 1.25 it does not tell.
+func checkOptions(e pgbouncer.Entry, version pgbouncer.Version) error {
+	var wrong []string
+	for name, value := range e.Params {
+		switch name {
+		case "host", "port", "dbname":
+			continue // looked at beside the routes; there may be thousands of them
+		case "reserve_pool":
+			name = "reserve_pool_size" // newer ones take both
+		default:
+			written, known := pgbouncer.DatabaseOptions.Written(name, version)
+			if version != (pgbouncer.Version{}) && known && written != name {
+				known = false
+			}
+			if since := pgbouncer.DatabaseOptions.Since(name); !known && since != "" && version != (pgbouncer.Version{}) {
+				wrong = append(wrong, fmt.Sprintf("%s: PgBouncer has this option from %s on, here it is %s", name, since, version))
+				continue
+			}
+		}
+		if err := pgbouncer.DatabaseOptions.Check(name, value); err != nil {
+			wrong = append(wrong, fmt.Sprintf("%s: %v", name, err))
+		}
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	slices.Sort(wrong)
+	return fmt.Errorf("line %d: database %q: %s", e.Line, e.Name, strings.Join(wrong, "; "))
 }
 
 func checkDatabase(file pgbouncer.File, v *Shard, d config.Database) error {

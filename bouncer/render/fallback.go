@@ -41,7 +41,7 @@ func WithRoutes(good []byte, views []*Shard, version pgbouncer.Version) ([]byte,
 			e, found := file.Database(d.Name)
 			if !found {
 				for name, to := range map[string]Readers{d.Name: {Host: leader.Host, Port: leader.Port}, d.ReadOnlyName(): v.readers} {
-					line, err := databaseLine(name, newParams(v, d, to), version)
+					line, err := databaseLine(name, newParams(v, name, d, to), version)
 					if err != nil {
 						return nil, err
 					}
@@ -95,14 +95,12 @@ func (m moves) of(e pgbouncer.Entry) (to pgbouncer.Address, moved bool) {
 	return pgbouncer.Address{}, false
 }
 
-// newParams are those of a database that the good file does not have.
-func newParams(v *Shard, d config.Database, to Readers) map[string]string {
+// newParams are those of a database, by its name in PgBouncer, that the good file does not
+// have.
+func newParams(v *Shard, name string, d config.Database, to Readers) map[string]string {
 	params := map[string]string{"host": to.Host, "port": strconv.Itoa(to.Port), "dbname": d.DBName}
-	if v.template.PoolSize > 0 {
-		params["pool_size"] = strconv.Itoa(v.template.PoolSize)
-	}
-	if v.template.PoolMode != "" {
-		params["pool_mode"] = v.template.PoolMode
+	for _, o := range v.options[name] {
+		params[o.Name] = o.Value
 	}
 	return params
 }

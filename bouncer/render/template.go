@@ -196,6 +196,19 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 			}
 			return data.apiPort(v, m), nil
 		},
+		"options": func(s any, database string) ([]pgbouncer.Option, error) {
+			v, err := find(s)
+			if err != nil {
+				return nil, err
+			}
+			options, offered := v.options[database]
+			if !offered {
+				return nil, fmt.Errorf("shard %s has no database %q", v.ID, database)
+			}
+			return options, nil
+		},
+		"user_options":   func() []config.UserOptions { return r.config.UserOptions(version) },
+		"ini_options":    pgbouncer.FormatOptions,
 		"haproxy_name":   haproxyName,
 		"ini_name":       func(name string) (string, error) { return pgbouncer.QuoteName(name, version) },
 		"ini_value":      pgbouncer.QuoteValue,

@@ -232,13 +232,18 @@ func TestCheckRefuses(t *testing.T) {
 		"control character": {"pool_mode = transaction", "pool_mode = trans\x07action", "control character"},
 		"include":           {"[pgbouncer]", "%include /etc/passwd\n[pgbouncer]", "%include"},
 		"no value":          {"port=5432", "port=<no value>", "must be followed by = and a value"},
+		"unknown option":    {"pool_size=50", "poolsize=50", `line 7: database "orders": poolsize: PgBouncer's section [databases] has no such option, did you mean pool_size?`},
+		"value of option":   {"pool_size=50", "pool_size=many", `line 7: database "orders": pool_size: "many" must be a whole number from 1 on`},
+		"newer option":      {"pool_size=50", "load_balance_hosts=disable", "load_balance_hosts: PgBouncer has this option from 1.24 on, here it is 1.18.0"},
+		"newer name":        {"pool_size=50", "reserve_pool_size=5", "reserve_pool_size: PgBouncer has this option from 1.24 on"},
+		"fallback":          {"[pgbouncer]", "* = host=h pool=3\n[pgbouncer]", `database "*": pool: PgBouncer's section`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Replace(string(good), change.old, change.new, 1)
 			if text == string(good) {
 				t.Fatal("the case changes nothing")
 			}
-			if _, err := Check([]byte(text), views, c, pgbouncer.Version{}); err == nil || !strings.Contains(err.Error(), change.want) {
+			if _, err := Check([]byte(text), views, c, pgbouncer.Version{1, 18, 0}); err == nil || !strings.Contains(err.Error(), change.want) {
 				t.Fatalf("error is %v, want %q", err, change.want)
 			}
 		})

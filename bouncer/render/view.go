@@ -27,7 +27,9 @@ type Shard struct {
 	// Index is the ModifyIndex that Consul gave the route.
 	Index     uint64
 	Databases []config.Database
-	template  TemplateShard
+	// options are PgBouncer's for each of the names that it has of the shard.
+	options  map[string][]pgbouncer.Option
+	template TemplateShard
 }
 
 // TemplateShard is what templates see of a shard.
@@ -111,7 +113,14 @@ func View(c config.Config, shards map[config.ShardID]ShardRoute, version pgbounc
 			continue
 		}
 		v.readers = chooseReaders(v.Route, c.Name+"/"+string(id))
+		v.options = map[string][]pgbouncer.Option{}
+		for _, name := range v.Offered() {
+			v.options[name] = c.DatabaseOptions(s, name, version)
+		}
 		views = append(views, v)
+	}
+	for path, err := range c.UnknownOptions(version) {
+		left = append(left, LeftOut{path, err})
 	}
 	slices.SortFunc(views, func(a, b *Shard) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return views, left

@@ -22,6 +22,8 @@ type Database struct {
 	Database string
 	PoolSize int
 	PoolMode string
+	// ForceUser is the user of all its server connections; empty: that of the client.
+	ForceUser string
 	// Connections is the number of server connections now.
 	Connections int
 	Paused      bool
@@ -128,7 +130,7 @@ func addDatabase(all map[string]Database, r row) error {
 	if name := r.text("name"); name != "pgbouncer" {
 		all[name] = Database{
 			Name: name, Host: r.text("host"), Port: r.number("port"), Database: r.text("database"),
-			PoolSize: r.number("pool_size"), PoolMode: r.text("pool_mode"),
+			PoolSize: r.number("pool_size"), PoolMode: r.text("pool_mode"), ForceUser: r.text("force_user"),
 			Connections: r.number("current_connections"), Paused: r.yes("paused"), Disabled: r.yes("disabled"),
 		}
 	}

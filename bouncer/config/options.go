@@ -1,0 +1,147 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+)
+
+// DatabaseOptions are the options with which PgBouncer of version has a database of a shard,
+// by name. What it does not know is left out (UnknownOptions).
+func (c Config) DatabaseOptions(s Shard, name string, version pgbouncer.Version) []pgbouncer.Option {
+	all, own := c.PgBouncer.DatabaseOptions, s.DatabaseOptions[name]
+	if len(all)+len(s.Options)+len(own)+s.PoolSize+len(s.PoolMode) == 0 {
+		return nil
+	}
+	merged := map[string]any{}
+	maps.Copy(merged, all)
+	if s.PoolSize > 0 {
+		merged["pool_size"] = s.PoolSize
+	}
+	if s.PoolMode != "" {
+		merged["pool_mode"] = s.PoolMode
+	}
+	maps.Copy(merged, s.Options)
+	maps.Copy(merged, own)
+	return writtenOptions(pgbouncer.DatabaseOptions, merged, version)
+}
+
+// writtenOptions are options in the order and by the names in which they are written.
+func writtenOptions(section pgbouncer.OptionSection, options map[string]any, version pgbouncer.Version) (list []pgbouncer.Option) {
+	for _, name := range slices.Sorted(maps.Keys(options)) {
+		if written, known := section.Written(name, version); known {
+			list = append(list, pgbouncer.Option{Name: written, Value: settingValue(options[name])})
+		}
+	}
+	return list
+}
+
+// UserOptions are the options of one user.
+type UserOptions struct {
+	Name    string
+	Options []pgbouncer.Option
+}
+
+// UserOptions are the lines of the section [users] for PgBouncer of version. What it does
+// not know, and a user of whom nothing is left, is left out (UnknownOptions).
+func (c Config) UserOptions(version pgbouncer.Version) (list []UserOptions) {
+	for _, name := range slices.Sorted(maps.Keys(c.PgBouncer.Users)) {
+		options := writtenOptions(pgbouncer.UserOptions, c.PgBouncer.Users[name], version)
+		if len(options) > 0 && pgbouncer.CheckName(name, version) == nil {
+			list = append(list, UserOptions{name, options})
+		}
+	}
+	return list
+}
+
+// UnknownOptions tells which options of bouncer.yml are not written, as PgBouncer of
+// version does not know them, by their place.
+func (c Config) UnknownOptions(version pgbouncer.Version) map[string]error {
+	unknown := map[string]error{}
+	look := func(section pgbouncer.OptionSection, path string, options map[string]any) {
+		for name := range options {
+			if _, known := section.Written(name, version); !known {
+				unknown[path+"."+name] = fmt.Errorf("%s.%s is not written: PgBouncer has this option from %s on, here it is %s",
+					path, name, section.Since(name), version)
+			}
+		}
+	}
+	look(pgbouncer.DatabaseOptions, "pgbouncer.database_options", c.PgBouncer.DatabaseOptions)
+	for i, s := range c.Shards {
+		look(pgbouncer.DatabaseOptions, fmt.Sprintf("shards[%d].options", i), s.Options)
+		for database, options := range s.DatabaseOptions {
+			look(pgbouncer.DatabaseOptions, fmt.Sprintf("shards[%d].database_options.%s", i, database), options)
+		}
+	}
+	for user, options := range c.PgBouncer.Users {
+		look(pgbouncer.UserOptions, "pgbouncer.users."+user, options)
+	}
+	for name := range c.PgBouncer.Users {
+		if err := pgbouncer.CheckName(name, version); err != nil {
+			unknown["pgbouncer.users."+name] = fmt.Errorf("pgbouncer.users: user %w; its options are not written", err)
+		}
+	}
+	return unknown
+}
+
+// checkOptions adds what is wrong with a map of options at path.
+func checkOptions(section pgbouncer.OptionSection, path string, options map[string]any, bad *problems) {
+	for _, name := range slices.Sorted(maps.Keys(options)) {
+		at := path + "." + name
+		switch options[name].(type) {
+		case map[string]any, []any:
+			bad.add(at, nil, "must be a single value")
+			continue
+		}
+		switch name {
+		case "host", "port", "dbname":
+			if section == pgbouncer.DatabaseOptions {
+				bad.add(at, nil, "is none to set here: it follows the shard's route, and dbname stands in shards[].databases as name=dbname")
+				continue
+			}
+		}
+		if err := section.Check(name, settingValue(options[name])); err != nil {
+			bad.add(at, nil, "%v", err)
+		}
+	}
+}
+
+// validateOptions checks a shard's options.
+func (s Shard) validateOptions(path string, bad *problems) {
+	checkOptions(pgbouncer.DatabaseOptions, path+"options", s.Options, bad)
+	for name, set := range map[string]bool{"pool_size": s.PoolSize != 0, "pool_mode": s.PoolMode != ""} {
+		if _, twice := s.Options[name]; twice && set {
+			bad.add(path+"options."+name, nil, "is set in %s%s as well", path, name)
+		}
+	}
+	databases, err := s.ParseDatabases()
+	if err != nil {
+		return // told already
+	}
+	var offered []string
+	for _, d := range databases {
+		offered = append(offered, d.Name, d.ReadOnlyName())
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.DatabaseOptions)) {
+		if !slices.Contains(offered, name) {
+			bad.add(path+"database_options", name, "must be one of the shard's databases in PgBouncer: %q", offered)
+		}
+		checkOptions(pgbouncer.DatabaseOptions, path+"database_options."+name, s.DatabaseOptions[name], bad)
+	}
+}
+
+// validateOptions checks the options of all databases and users.
+func (p PgBouncer) validateOptions(bad *problems) {
+	checkOptions(pgbouncer.DatabaseOptions, "pgbouncer.database_options", p.DatabaseOptions, bad)
+	for _, name := range slices.Sorted(maps.Keys(p.Users)) {
+		if err := pgbouncer.CheckUser(name, ""); err != nil {
+			bad.add("pgbouncer.users", name, "%v", err)
+		}
+		if len(p.Users[name]) == 0 {
+			bad.add("pgbouncer.users."+name, nil, "must have an option")
+		}
+		checkOptions(pgbouncer.UserOptions, "pgbouncer.users."+name, p.Users[name], bad)
+	}
+}
