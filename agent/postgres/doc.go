@@ -42,7 +42,7 @@
 //	                whether the data directory can be written
 //
 //	bootstrap.go    the first member of a shard
-//	replica.go      base backups and rewinding
+//	clone.go, rewind.go  base backups; rewinding
 //	methods.go      the operator's own commands for both
 //	recovery.go     the recovery of a shard that is made from a backup
 //	diverged.go     whether this member's WAL has left the upstream's
