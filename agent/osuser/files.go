@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These are the functions of package os and filepath of the same names, with For.
+// These are the functions of package os and filepath of the same names, with For, and Room.
 
 func get[T any](u User, path string, fn func(string) (T, error)) (value T, err error) {
 	err = u.For(func() (err error) { value, err = fn(path); return err }, path)
@@ -26,6 +26,17 @@ func (u User) ReadDir(path string) ([]os.DirEntry, error) { return get(u, path, 
 
 // Stat is os.Stat.
 func (u User) Stat(path string) (fs.FileInfo, error) { return get(u, path, os.Stat) }
+
+// Room is how many bytes may still be written, not by root, to the file system of a path.
+func (u User) Room(path string) (int64, error) {
+	return get(u, path, func(path string) (int64, error) {
+		var on unix.Statfs_t
+		if err := unix.Statfs(path, &on); err != nil {
+			return 0, &fs.PathError{Op: "statfs", Path: path, Err: err}
+		}
+		return int64(on.Bavail) * on.Bsize, nil //nolint:gosec // no file system is that large
+	})
+}
 
 // Lstat is os.Lstat.
 func (u User) Lstat(path string) (fs.FileInfo, error) { return get(u, path, os.Lstat) }

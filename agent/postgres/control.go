@@ -22,6 +22,8 @@ type Control struct {
 	// MinRecovery is up to where a standby must recover to be consistent.
 	MinRecovery         int64
 	MinRecoveryTimeline int
+	// BlockSize is in bytes.
+	BlockSize int64
 	// Minima are the settings that a standby must not undercut.
 	Minima map[string]int
 }
@@ -90,6 +92,8 @@ func parseControl(out string) (Control, error) {
 			c.Timeline, _ = strconv.Atoi(value)
 		case "Latest checkpoint location":
 			c.CheckpointLSN, _ = ParseLSN(value)
+		case "Database block size":
+			c.BlockSize, _ = strconv.ParseInt(value, 10, 32)
 		case "Minimum recovery ending location":
 			c.MinRecovery, _ = ParseLSN(value)
 		case "Min recovery ending loc's timeline":

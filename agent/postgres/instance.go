@@ -250,21 +250,28 @@ func (p *Instance) program(name string) (string, error) {
 // run runs one of PostgreSQL's programs as PostgreSQL's user and returns what
 // it printed, when it failed its errors first. A canceled context ends it with SIGTERM, later SIGKILL.
 func (p *Instance) run(ctx context.Context, name string, args ...string) (string, error) {
-	return p.runIn(ctx, "/", nil, name, args...)
+	out, said, err := p.runIn(ctx, "/", nil, name, args...)
+	if err != nil {
+		return said, err
+	}
+	return out, nil
 }
 
 // runOnData runs a program that writes into the data directory. It has that as
 // its working directory, as PostgreSQL's own processes do: the parent-death
 // signal belongs to the thread that forks and cannot be used here, so after a
-// SIGKILL of the agent this is how the program is found and ended.
+// SIGKILL of the agent this is how the program is found and ended. It returns all
+// that the program said, its errors first.
 func (p *Instance) runOnData(ctx context.Context, env []string, name string, args ...string) (string, error) {
-	return p.runIn(ctx, p.dataDir, env, name, args...)
+	_, said, err := p.runIn(ctx, p.dataDir, env, name, args...)
+	return said, err
 }
 
-func (p *Instance) runIn(ctx context.Context, dir string, env []string, name string, args ...string) (string, error) {
+// runIn also tells all that the program said, its errors first.
+func (p *Instance) runIn(ctx context.Context, dir string, env []string, name string, args ...string) (out, said string, err error) {
 	path, err := p.program(name)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = environ.For(p.pass, env...)
@@ -273,16 +280,17 @@ func (p *Instance) runIn(ctx context.Context, dir string, env []string, name str
 	// To the whole group: pg_basebackup has a child that goes on otherwise.
 	cmd.Cancel = func() error { return signalGroup(cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
-	var out, errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	if err := cmd.Run(); err != nil {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err = cmd.Run()
+	out, said = stdout.String(), stderr.String()+stdout.String()
+	if err != nil {
 		if ctx.Err() != nil {
 			err = errors.Join(context.Cause(ctx), err)
 		}
-		said := errOut.String() + out.String()
-		return said, fmt.Errorf("%s: %w: %s", name, err, tail(said, 1500))
+		return out, said, fmt.Errorf("%s: %w: %s", name, err, tail(said, 1500))
 	}
-	return out.String(), nil
+	return out, said, nil
 }
 
 // signalGroup signals a child that leads a process group, and all of the group.

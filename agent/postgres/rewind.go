@@ -53,7 +53,7 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if !allowed {
 		return "", fmt.Errorf("%w: set use_pg_rewind, or reinitialize it", ErrDiverged)
 	}
-	// pg_rewind starts PostgreSQL on a directory that has crashed.
+	// PostgreSQL is started on a directory that has crashed.
 	if err := p.checkPlace(); err != nil {
 		return "", fmt.Errorf("not rewound: %w", err)
 	}
@@ -85,10 +85,21 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err := p.setSignalFile(Primary); err != nil {
 		return "", err
 	}
-	if p.major < 13 && control.State != "shut down" && control.State != "shut down in recovery" {
+	if err := p.checkRoom(ctx, ""); err != nil {
+		return "", err
+	}
+	if control.State != "shut down" && control.State != "shut down in recovery" {
 		if err := p.recoverAlone(ctx); err != nil {
-			return "", err
+			return "", fmt.Errorf("%w and could not be rewound: %w", ErrDiverged, err)
 		}
+	}
+	options := []string{"--progress", "--target-pgdata=" + p.dataDir, "--source-server=" + source}
+	plan, err := p.runOnData(ctx, env, "pg_rewind", append(options, "--dry-run", "--debug")...)
+	if err != nil {
+		return "", fmt.Errorf("%w and could not be rewound: %w", ErrDiverged, err)
+	}
+	if err := p.checkRoom(ctx, plan); err != nil {
+		return "", err
 	}
 	// Nothing but pg_rewind itself may leave this behind.
 	if err := p.writeFile(p.stateFile("rewinding"), id+"\n"); err != nil {
@@ -97,7 +108,7 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err := p.syncDir(p.stateDir); err != nil {
 		return "", err
 	}
-	out, err := p.runOnData(ctx, env, "pg_rewind", "--progress", "--target-pgdata="+p.dataDir, "--source-server="+source)
+	out, err := p.runOnData(ctx, env, "pg_rewind", options...)
 	if err == nil {
 		return Rewound, p.forgetRewind()
 	}
@@ -173,8 +184,8 @@ func (p *Instance) readyForRewind(ctx context.Context, u Upstream) error {
 	}
 }
 
-// recoverAlone lets a crashed PostgreSQL before 13 recover in single-user mode,
-// as pg_rewind needs it; later ones do so themselves.
+// recoverAlone lets a crashed PostgreSQL recover in single-user mode, as pg_rewind
+// needs it. From 13 on that does so itself, but not before it tells what it would copy.
 func (p *Instance) recoverAlone(ctx context.Context) error {
 	_, err := p.runOnData(ctx, nil, "postgres", "--single", "-D", p.dataDir, "-c", "data_directory="+p.dataDir, "-c", "archive_mode=on", "-c", "archive_command=false", "template1")
 	return err

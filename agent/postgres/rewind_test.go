@@ -20,7 +20,7 @@ func TestRewindThatBreaksOff(t *testing.T) {
 	s := settings(t, dir, "b")
 	runs := filepath.Join(dir, "runs")
 	says := filepath.Join(dir, "says")
-	program := writeScript(t, dir, "pg_rewind", "echo run >> "+runs+"; cat "+says+" >&2; exit 1")
+	program := writeScript(t, dir, "pg_rewind", "case \"$*\" in *--dry-run*) exit 0;; esac; echo run >> "+runs+"; cat "+says+" >&2; exit 1")
 	relative, err := filepath.Rel(s.Postgres.BinDir, program)
 	must(t, err)
 	s.Postgres.BinName = map[string]string{"pg_rewind": relative}

@@ -81,7 +81,7 @@ func (p *Instance) tryValues(ctx context.Context, dir string, values map[string]
 	if err := p.writeFile(file, conf.String()); err != nil {
 		return "", err
 	}
-	_, err = p.runIn(ctx, dir, nil, "postgres", append([]string{"-C", "port", "-D", dir, "--config_file=" + file}, trialLog()...)...)
+	_, _, err = p.runIn(ctx, dir, nil, "postgres", append([]string{"-C", "port", "-D", dir, "--config_file=" + file}, trialLog()...)...)
 	if err == nil {
 		return "", nil
 	}
@@ -203,7 +203,7 @@ func (p *Instance) TryStart(ctx context.Context, c Changed) (why string, err err
 	if c.HBA != nil {
 		args = append(args, "--hba_file="+filepath.Join(dir, "pg_hba.conf"))
 	}
-	_, err = p.runIn(ctx, dir, nil, "postgres", append(args, trialLog()...)...)
+	_, _, err = p.runIn(ctx, dir, nil, "postgres", append(args, trialLog()...)...)
 	switch {
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("%w: %w", errNoTrial, err)
