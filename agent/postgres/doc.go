@@ -42,7 +42,8 @@
 //	                whether the data directory can be written
 //
 //	bootstrap.go    the first member of a shard
-//	clone.go, rewind.go  base backups; rewinding
+//	clone.go        base backups
+//	rewind.go, room.go  rewinding, and the room that it needs
 //	methods.go      the operator's own commands for both
 //	recovery.go     the recovery of a shard that is made from a backup
 //	diverged.go     whether this member's WAL has left the upstream's
