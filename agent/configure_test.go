@@ -21,7 +21,7 @@ func TestStandbyClusterIsNotTaken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := &Agent{log: zerolog.Nop()}
-			a.m.Member = &member.Member{}
+			a.m.Member = member.New(member.Settings{}, member.Ports{}, nil, cluster.Dynamic{})
 			a.m.configKnown = c.known
 			good, _, err := cluster.ParseDynamic(map[string]any{"ttl": 5})
 			if err != nil {

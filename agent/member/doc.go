@@ -3,23 +3,33 @@
 // decisions out, through ports. It starts no goroutine, does no input or output and has
 // no clock of its own, so that the simulator drives the very code that the agent runs.
 //
-//	member.go   the state, and how a step goes
+//	member.go   of what parts it is made, how a step goes, and what it is told
 //	ports.go    what it reaches the world through
-//	lease.go    the lock: beats, takeovers, releases
-//	guardian.go the guard's deadline
+//	shard.go    what every part rests on: who it is, the time, what it knows of its shard
+//	view.go     the view that a decision rests on
 //	reading.go  what Consul shows
+//	postgres.go how its own PostgreSQL fares
+//	lease.go    its leadership: beats, releases, what the guard and Consul are told of a lease
+//	takeover.go the lock is taken
+//	guardian.go the guard's deadline
 //	keys.go     the leader's own keys
-//	failsafe.go what a leader without Consul asks of the others, and what they tell each other
+//	failsafe.go what a leader without Consul asks of the others, and how a new one deposes it
+//	hear.go     what the others ask of this one
 //	peers.go    how the others fare
-//	postgres.go how PostgreSQL fares, and the view that a decision rests on
 //	task.go     long tasks: one at a time, how they begin, are interrupted and end
-//	tasks.go    bootstrap, clone, start, rejoin, demote, fence
+//	wait.go     who waits until something holds
+//	stop.go     what stops PostgreSQL: fence, demote, give up
+//	tasks.go    start, clone, rejoin, follow
+//	bootstrap.go a new shard
 //	promote.go  the promotion
 //	handover.go the planned change of primary
 //	requests.go what operators ask for: restart, reinit
 //	loss.go     what a member whose data were replaced must get again
+//	synchronous.go whom commits wait for
 //	publish.go  what others are told: the member key
-//	route.go    the route, and the history of the timelines
+//	route.go    the route
+//	history.go  the history of the timelines
 //	readers.go  which replicas the route sends readers to
 //	slots.go    replication slots
+//	checkpoint.go a new timeline's first checkpoint
 package member

@@ -2,27 +2,29 @@ package member
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
-// Refused is why a request is not carried out.
-type Refused struct{ Why string }
+// failsafe is how a leader goes on without Consul, by the promises of the others.
+type failsafe struct {
+	*Shard
+	lead  *leadership
+	keys  *leaderKeys
+	peers Peers
+}
 
-func (r Refused) Error() string { return r.Why }
-
-func refused(format string, args ...any) error { return Refused{fmt.Sprintf(format, args...)} }
-
-// askFailsafe asks every member that could take the lock to promise not to, all
+// ask asks every member that could take the lock to promise not to, all
 // at once, and prolongs the lease when all have. A member that does not answer in
 // time is asked again in the next round.
-func (m *Member) askFailsafe() {
-	t0 := m.now()
-	lease := m.Tenure.BeginFailsafe(t0)
-	members, index := m.Tenure.FailsafeMembers(m.Name), m.Snapshot.Status.ModifyIndex
-	limit := max(min(m.KillAt().Sub(t0), m.Dynamic.TTL/4), time.Millisecond)
+func (f *failsafe) ask() {
+	t0 := f.Now()
+	lease := f.lead.Tenure.BeginFailsafe(t0)
+	members, index := f.lead.Tenure.FailsafeMembers(f.Name), f.Snapshot.Status.ModifyIndex
+	limit := max(min(f.lead.KillAt().Sub(t0), f.Dynamic.TTL/4), time.Millisecond)
 	open, over := len(members), false
 	answered := func(refusal error) {
 		if over {
@@ -32,16 +34,16 @@ func (m *Member) askFailsafe() {
 			return
 		}
 		over = true // the first refusal ends the round
-		m.failsafeAnswered(t0, lease, refusal)
+		f.answered(t0, lease, refusal)
 	}
 	if open == 0 {
-		m.Later.After(0, func() { answered(nil) })
+		f.After(0, func() { answered(nil) })
 	}
 	for _, listed := range members {
 		// What it runs its key in Consul says; without one it has to prove itself.
-		other, found := m.Snapshot.Member(listed.Name)
+		other, found := f.Snapshot.Member(listed.Name)
 		patroni := found && other.OK() && other.Value.Lictor == nil
-		m.Peers.Failsafe(limit, listed, patroni, lease, index, func(err error) {
+		f.peers.Failsafe(limit, listed, patroni, lease, index, func(err error) {
 			if err != nil {
 				err = fmt.Errorf("%s: %w", listed.Name, err)
 			}
@@ -50,137 +52,79 @@ func (m *Member) askFailsafe() {
 	}
 }
 
-func (m *Member) failsafeAnswered(t0 cluster.Instant, lease time.Duration, refusal error) {
-	before := m.Tenure.OnFailsafe()
-	if err := m.Tenure.FailsafeAnswered(m.now(), t0, lease, refusal == nil); err != nil {
-		m.Log.Error().Err(err).Msg("the members agreed too late")
+func (f *failsafe) answered(t0 cluster.Instant, lease time.Duration, refusal error) {
+	before := f.lead.Tenure.OnFailsafe()
+	if err := f.lead.Tenure.FailsafeAnswered(f.Now(), t0, lease, refusal == nil); err != nil {
+		f.Log.Error().Err(err).Msg("the members agreed too late")
 		return
 	}
 	switch {
 	case refusal != nil:
-		m.Log.Warn().Err(refusal).Dur("lease_left", m.LeaseLeft()).
+		f.Log.Warn().Err(refusal).Dur("lease_left", f.lead.LeaseLeft()).
 			Msg("not every member agrees that the leader goes on without Consul")
-		m.wakeAfter(m.retryAfter())
-	case !before && m.Tenure.OnFailsafe():
-		m.Log.Warn().Msg("Consul does not answer; going on as the leader, as all members agree")
+		f.wakeAfter(f.retryAfter())
+	case !before && f.lead.Tenure.OnFailsafe():
+		f.Log.Warn().Msg("Consul does not answer; going on as the leader, as all members agree")
 	}
-	m.ArmGuard()
+	f.lead.ArmGuard()
 }
 
-// HearFailsafe answers a leader that cannot reach Consul: nil is a promise.
-func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
-	before := m.Tenure.Promise()
-	err := m.Tenure.Agree(m.View(), r)
-	switch {
-	case err != nil:
-		m.Log.Warn().Err(err).Str("leader", r.Leader).Msg("refused to let a leader go on without Consul")
-	case before == nil || before.Until.Before(m.now()):
-		m.Log.Warn().Str("leader", r.Leader).Msg("promised not to take the lock while the leader cannot reach Consul")
+// writeList replaces the list of members that have to agree, or deletes it.
+// The guard knows of the list before Consul can, so that an agent that is
+// restarted in between asks these members too.
+func (f *failsafe) writeList(w ha.WriteFailsafe) {
+	key, session := f.Keys.Failsafe(), f.Session
+	if !f.keys.begin(key) {
+		return
 	}
-	return err
+	f.lead.Tenure.BeginList(w.List)
+	var value any
+	if w.List != nil {
+		value = maps.Clone(w.List)
+	}
+	f.lead.Guardian.remember(f.lead.Memo(), func(err error) {
+		if err != nil {
+			f.keys.failed("failsafe", key, err)
+			return
+		}
+		f.keys.send("failsafe", key, session, w.Index, value, func(index uint64) {
+			f.Snapshot.Failsafe = cluster.Entry[map[string]string]{Value: w.List, ModifyIndex: index}
+			f.lead.Tenure.ListKnown(index, w.List)
+			f.lead.ArmGuard()
+			f.Log.Info().Int("members", len(w.List)).Msg("failsafe list written")
+		})
+	})
 }
 
 // deposeEvery is how often a deposed leader that does not answer is told again.
 const deposeEvery = time.Second
 
+// deposer tells a leader whose lease has run out that it is deposed.
+type deposer struct {
+	*Shard
+	peers Peers
+}
+
 // depose tells the old leader that it is deposed, until it has heard it or this
 // member does not lead any more: its clock may have stood still with the whole
 // host (design 5.6).
-func (m *Member) depose(name string, index uint64) {
-	old, found := m.Snapshot.Member(name)
+func (d deposer) depose(name string, index uint64) {
+	old, found := d.Snapshot.Member(name)
 	if !found || !old.OK() {
 		return // its member key has gone with its session: it was away for long
 	}
-	m.keepDeposing(old.Value, index)
+	d.keep(old.Value, index)
 }
 
-func (m *Member) keepDeposing(old cluster.Member, index uint64) {
-	if m.Snapshot.LeaderName() != m.Name {
+func (d deposer) keep(old cluster.Member, index uint64) {
+	if d.Snapshot.LeaderName() != d.Name {
 		return
 	}
-	m.Peers.Depose(deposeEvery, old, index, func(err error) {
+	d.peers.Depose(deposeEvery, old, index, func(err error) {
 		if err != nil {
-			m.Later.After(deposeEvery, func() { m.keepDeposing(old, index) })
+			d.After(deposeEvery, func() { d.keep(old, index) })
 			return
 		}
-		m.Log.Info().Str("member", old.Name).Msg("the old leader has heard that it is deposed")
+		d.Log.Info().Str("member", old.Name).Msg("the old leader has heard that it is deposed")
 	})
-}
-
-// confirmLimit bounds the reading of Consul by which a member confirms what another one
-// told it. The one who asks waits for a second.
-const confirmLimit = 500 * time.Millisecond
-
-// confirm reads the shard consistently because another member told of the status at
-// index, unless that or a later one is known already. done hears why Consul could not be
-// read in time.
-func (m *Member) confirm(index uint64, done func(unread error)) {
-	if m.Snapshot.Status.ModifyIndex >= index {
-		done(nil)
-		return
-	}
-	m.Consul.Read(confirmLimit, func(snapshot cluster.Snapshot, err error) {
-		if err == nil {
-			m.Accept(snapshot, true)
-		}
-		done(err)
-	})
-}
-
-// HearPart is asked to have PostgreSQL receive nothing more from the old leader. A status
-// that Consul does not show is no reason to part: it would never be followed by a newer
-// one. If Consul cannot be asked, the word of a member has to do. With nil, it begins to.
-func (m *Member) HearPart(candidate string, index uint64, done func(error)) {
-	m.confirm(index, func(unread error) {
-		done(m.part(candidate, index, unread))
-	})
-}
-
-func (m *Member) part(candidate string, index uint64, unread error) error {
-	if _, known := m.Snapshot.Member(candidate); !known || candidate == m.Name {
-		return refused("%q is not another member of this shard", candidate)
-	}
-	if unread == nil && index > m.Snapshot.Status.ModifyIndex {
-		return refused("Consul shows no status as new as %d", index)
-	}
-	if err := m.View().MayPart(index); err != nil {
-		return err
-	}
-	if index > m.Parted {
-		m.Log.Info().Str("candidate", candidate).Uint64("status", index).Msg("parting from the old leader, for an election")
-	}
-	m.Part(index)
-	return nil
-}
-
-// HearDeposed hears that another member has taken the lock. Consul is asked
-// whether it has; who cannot ask Consul believes the member, and fences at once. Before
-// an operator gives the lease away by force, Consul shows nothing.
-func (m *Member) HearDeposed(leader string, index uint64, forced bool, done func(error)) {
-	if leader == m.Name || leader == "" {
-		done(refused("%q cannot have deposed this member", leader))
-		return
-	}
-	heard := func(unread error) { done(m.deposed(leader, index, forced, unread)) }
-	if forced {
-		heard(nil)
-		return
-	}
-	m.confirm(index, heard)
-}
-
-func (m *Member) deposed(leader string, index uint64, forced bool, unread error) error {
-	if _, known := m.Snapshot.Member(leader); !known && !m.Read.IsZero() {
-		return refused("%q is not a member of this shard", leader)
-	}
-	held := m.Tenure.Held(m.now()) && index > m.Snapshot.Status.ModifyIndex
-	if unread == nil && held && !forced {
-		return refused("Consul shows no status as new as %d", index)
-	}
-	if held {
-		m.Log.Error().Str("by", leader).Bool("by_operator", forced).AnErr("consul", unread).Msg("deposed: another member has taken the lock")
-		m.Tenure.Depose(index)
-	}
-	m.Reread()
-	return nil
 }

@@ -22,7 +22,7 @@ func TestAskFailsafe(t *testing.T) {
 	w := listed(t)
 	w.Snapshot.Members[2].Value.Lictor = nil // Patroni
 	until := w.Tenure.Until()
-	w.askFailsafe()
+	w.failsafe.ask()
 	t0 := w.clock
 	b, c := w.take("Peers.Failsafe"), w.take("Peers.Failsafe")
 	w.none("Peers.Failsafe")
@@ -51,14 +51,14 @@ func TestAskFailsafe(t *testing.T) {
 func TestAFailsafeRoundThatIsRefused(t *testing.T) {
 	w := listed(t)
 	until := w.Tenure.Until()
-	w.askFailsafe()
+	w.failsafe.ask()
 	b, c := w.take("Peers.Failsafe"), w.take("Peers.Failsafe")
 	b.fail(errBoom)
 	if w.Tenure.Lease().Asking {
 		t.Fatal("the round goes on")
 	}
 	w.pass(time.Second)
-	w.askFailsafe() // the next one
+	w.failsafe.ask() // the next one
 	c.answer()
 	if w.Tenure.Until() != until || !w.Tenure.Lease().Asking {
 		t.Fatal("an answer of the earlier round counts")
@@ -68,7 +68,7 @@ func TestAFailsafeRoundThatIsRefused(t *testing.T) {
 // All have agreed when it is too late.
 func TestAFailsafeRoundThatIsTooLate(t *testing.T) {
 	w := listed(t)
-	w.askFailsafe()
+	w.failsafe.ask()
 	b, c := w.take("Peers.Failsafe"), w.take("Peers.Failsafe")
 	b.answer()
 	w.pass(time.Minute)
@@ -77,7 +77,7 @@ func TestAFailsafeRoundThatIsTooLate(t *testing.T) {
 		t.Fatal("a lease that is over is prolonged")
 	}
 	w = listed(t)
-	w.askFailsafe()
+	w.failsafe.ask()
 	b, c = w.take("Peers.Failsafe"), w.take("Peers.Failsafe")
 	w.fenceNow()
 	b.answer()
@@ -94,7 +94,7 @@ func TestAFailsafeRoundOfOne(t *testing.T) {
 	w.Tenure.ListKnown(140, map[string]string{"a": "http://a:8008/patroni"})
 	w.pass(time.Second)
 	t0 := w.clock
-	w.askFailsafe()
+	w.failsafe.ask()
 	w.pass(0)
 	if w.Tenure.Until() != t0.Add(30*time.Second) {
 		t.Fatal("not prolonged")

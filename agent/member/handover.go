@@ -32,13 +32,13 @@ type planned struct {
 func (m *Member) handover(h ha.Handover) {
 	successor, _ := m.Snapshot.Member(h.Successor)
 	p := &planned{Member: m, receiver: successor.Value, onBusy: h.OnBusy, asked: m.Snapshot.Failover.ModifyIndex, plan: cluster.Handover{
-		ID: m.Later.ID(), Leader: m.Name, Successor: h.Successor, Timeline: m.PG.Observed.Timeline,
+		ID: m.ID(), Leader: m.Name, Successor: h.Successor, Timeline: m.PG.Observed.Timeline,
 		DeadlineMS: handoverLimit.Milliseconds(), State: cluster.HandoverAnnounced,
 	}}
 	scripts := min(m.beforeStopLimit(), handoverLimit/2)
-	m.published.holding = false
+	m.handovers.holding = false
 	m.startTask(ha.TaskHandover, func(w *Work, end func(error)) {
-		m.Later.After(handoverLimit, func() { w.breakOff(ErrTooLong) })
+		m.After(handoverLimit, func() { w.breakOff(ErrTooLong) })
 		steps := []step{
 			func(next func(error)) { m.beforeStop(w, scripts, next) },
 			func(next func(error)) { p.stop(w, next) },
@@ -64,7 +64,7 @@ func (p *planned) hold(w *Work, next func(error)) {
 	p.announced = true
 	p.Bouncers.Hold(w, p.Session, p.plan, p.onBusy, func(err error) {
 		if err == nil {
-			p.published.holding = true
+			p.handovers.holding = true
 		}
 		next(err)
 	})
@@ -112,7 +112,7 @@ func (p *planned) awaitWAL(w *Work, lsn int64, last error, done func(error)) {
 			done(nil)
 			return
 		}
-		p.Later.After(pollWAL, func() { p.awaitWAL(w, lsn, err, done) })
+		p.After(pollWAL, func() { p.awaitWAL(w, lsn, err, done) })
 	})
 }
 
@@ -121,12 +121,12 @@ func (p *planned) ended(err error) {
 		p.stoppedOnPurpose()
 	}
 	if p.announced {
-		p.published.announced = p.plan
+		p.handovers.announced = p.plan
 	}
 	successor := p.plan.Successor
 	if p.dropped {
 		if successor != "" {
-			p.HandedOver = p.asked
+			p.handovers.HandedOver = p.asked
 		}
 		p.giveTo(successor, successor != "")
 		return
@@ -135,24 +135,42 @@ func (p *planned) ended(err error) {
 	p.ClearFailover(p.Snapshot.Failover.ModifyIndex)
 }
 
-// endHandover takes back the announcement of a handover that is over: this member
+// handovers is what bouncers are told of planned changes of primary.
+type handovers struct {
+	*Shard
+	local    *Local
+	lead     *leadership
+	work     *worker
+	keys     *leaderKeys
+	bouncers Bouncers
+
+	// HandedOver is the request that was carried out last.
+	HandedOver uint64
+	// holding: clients are held for the handover under way. The route says so only
+	// then: nobody is to wait for the checkpoint before it.
+	holding bool
+	// announced is a handover whose announcement is to be taken back.
+	announced cluster.Handover
+}
+
+// end takes back the announcement of a handover that is over: this member
 // leads and serves again, or another one does. The routes tell the bouncers the
 // rest.
-func (m *Member) endHandover() {
-	plan, leader := m.published.announced, m.Snapshot.LeaderName()
-	serving := m.Tenure.Held(m.now()) && m.PG.Running && m.PG.Observed.Accepting && m.PG.Primary() && !m.writing[m.Keys.Route()]
-	other := leader != "" && leader != m.Name && m.Snapshot.Route.Value.Leader.Name != m.Name
-	if plan.ID == "" || m.TaskKind() == ha.TaskHandover || !serving && !other {
+func (h *handovers) end() {
+	plan, leader := h.announced, h.Snapshot.LeaderName()
+	serving := h.lead.Tenure.Held(h.Now()) && h.local.PG.Running && h.local.PG.Observed.Accepting && h.local.PG.Primary() && !h.keys.Writing(h.Keys.Route())
+	other := leader != "" && leader != h.Name && h.Snapshot.Route.Value.Leader.Name != h.Name
+	if plan.ID == "" || h.work.TaskKind() == ha.TaskHandover || !serving && !other {
 		return
 	}
-	m.published.announced = cluster.Handover{}
+	h.announced = cluster.Handover{}
 	plan.State = cluster.HandoverDone
 	if serving {
 		plan.State = cluster.HandoverCancelled
 	}
-	m.Bouncers.EndHandover(m.Dynamic.RetryTimeout, m.Session, plan, func(err error) {
+	h.bouncers.EndHandover(h.Dynamic.RetryTimeout, h.Session, plan, func(err error) {
 		if err != nil {
-			m.Log.Warn().Err(err).Msg("the announcement of the handover could not be taken back; it ends with its deadline")
+			h.Log.Warn().Err(err).Msg("the announcement of the handover could not be taken back; it ends with its deadline")
 		}
 	})
 }

@@ -28,8 +28,8 @@ func ahead(lsn int64, timeline int) Seen {
 // successor's WAL, the guard, and the lease is given.
 func TestHandover(t *testing.T) {
 	w := handing(t, "b")
-	if w.Successor() != "b" || w.routeState() != cluster.RouteOpen {
-		t.Fatalf("successor %q, route %s", w.Successor(), w.routeState())
+	if w.Successor() != "b" || w.route.state() != cluster.RouteOpen {
+		t.Fatalf("successor %q, route %s", w.Successor(), w.route.state())
 	}
 	w.answer("Postgres.Checkpoint")
 	hold := w.take("Bouncers.Hold")
@@ -39,7 +39,7 @@ func TestHandover(t *testing.T) {
 	}
 	w.none("Postgres.BeforeStop", "Postgres.StopFor")
 	hold.answer()
-	if w.routeState() != cluster.RouteHandover {
+	if w.route.state() != cluster.RouteHandover {
 		t.Fatal("the route does not say that clients are held")
 	}
 	w.answer("Postgres.BeforeStop")
@@ -68,8 +68,8 @@ func TestHandover(t *testing.T) {
 	w.answer("Guard.Unmark")
 	w.answer("Postgres.Look", left, true)
 	g := w.Tenure.Giving()
-	if g == nil || g.Successor != "b" || !w.Complete || w.HandedOver != 105 || w.Tenure.Held(w.clock) || w.PG.Running || w.published.announced.ID != "id" {
-		t.Fatalf("%+v, complete %t, request %d", g, w.Complete, w.HandedOver)
+	if g == nil || g.Successor != "b" || !w.Complete || w.handovers.HandedOver != 105 || w.Tenure.Held(w.clock) || w.PG.Running || w.handovers.announced.ID != "id" {
+		t.Fatalf("%+v, complete %t, request %d", g, w.Complete, w.handovers.HandedOver)
 	}
 	w.none("Consul.WriteAsLeader")
 }
@@ -86,7 +86,7 @@ func TestHandoverToAnybody(t *testing.T) {
 	w.answer("Guard.Disarm")
 	w.answer("Guard.Unmark")
 	w.looked()
-	if g := w.Tenure.Giving(); g == nil || g.Successor != "" || w.Complete || w.HandedOver != 0 || w.published.announced.ID != "" {
+	if g := w.Tenure.Giving(); g == nil || g.Successor != "" || w.Complete || w.handovers.HandedOver != 0 || w.handovers.announced.ID != "" {
 		t.Fatalf("%+v", g)
 	}
 	w.none("Postgres.Checkpoint", "Bouncers.Hold")
@@ -141,11 +141,11 @@ func TestAHandoverIsRolledBack(t *testing.T) {
 			w.none("Guard.Disarm")
 			w.looked()
 			w.wantTask(ha.TaskNone)
-			if !w.Tenure.Held(w.clock) || w.Tenure.Giving() != nil || w.HandedOver != 0 || w.Refused == "" {
+			if !w.Tenure.Held(w.clock) || w.Tenure.Giving() != nil || w.handovers.HandedOver != 0 || w.Refused == "" {
 				t.Fatalf("held %t, giving %v, refused %q", w.Tenure.Held(w.clock), w.Tenure.Giving(), w.Refused)
 			}
-			if !w.PGDown.IsZero() || (w.Attempt.Kind != ha.TaskHandover) || (w.published.announced.ID != "") != tt.announced {
-				t.Fatalf("announced %+v", w.published.announced)
+			if !w.PGDown.IsZero() || (w.Attempt.Kind != ha.TaskHandover) || (w.handovers.announced.ID != "") != tt.announced {
+				t.Fatalf("announced %+v", w.handovers.announced)
 			}
 			if c := w.take("Consul.WriteAsLeader"); c.args[2] != w.Keys.Failover() || c.args[3] != uint64(105) {
 				t.Fatalf("%v", c.args)
@@ -162,7 +162,7 @@ func TestASuccessorWithoutAKey(t *testing.T) {
 	w.looked()
 	w.pass(handoverLimit)
 	w.looked()
-	if !w.Tenure.Held(w.clock) || w.HandedOver != 0 || w.Attempt.Kind != ha.TaskHandover {
+	if !w.Tenure.Held(w.clock) || w.handovers.HandedOver != 0 || w.Attempt.Kind != ha.TaskHandover {
 		t.Fatal("the lease is given to nobody")
 	}
 }
@@ -177,7 +177,7 @@ func TestAFenceDuringAHandover(t *testing.T) {
 	w.always["Postgres.Look"] = func(c *call) { c.answer(w.left(), true) }
 	w.settle()
 	w.pass(time.Minute)
-	if w.Tenure.Giving() != nil || w.Tenure.Held(w.clock) || w.HandedOver != 0 || w.TaskKind() != ha.TaskNone {
+	if w.Tenure.Giving() != nil || w.Tenure.Held(w.clock) || w.handovers.HandedOver != 0 || w.TaskKind() != ha.TaskNone {
 		t.Fatal("a fenced leader gives its lease away")
 	}
 	w.none("Peers.Observe")
@@ -204,13 +204,13 @@ func TestEndHandover(t *testing.T) {
 			w.Snapshot.Route = route
 		}, ""},
 		{"the handover goes on", func(w *world) { w.startTask(ha.TaskHandover, func(*Work, func(error)) {}, nil) }, ""},
-		{"nothing was announced", func(w *world) { w.published.announced = cluster.Handover{} }, ""},
+		{"nothing was announced", func(w *world) { w.handovers.announced = cluster.Handover{} }, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t).leading()
-			w.published.announced = cluster.Handover{ID: "h", Successor: "b"}
+			w.handovers.announced = cluster.Handover{ID: "h", Successor: "b"}
 			tt.change(w)
-			w.endHandover()
+			w.handovers.end()
 			if tt.want == "" {
 				w.none("Bouncers.EndHandover")
 				return
@@ -220,7 +220,7 @@ func TestEndHandover(t *testing.T) {
 				t.Fatalf("%+v", plan)
 			}
 			c.fail(errBoom)
-			w.endHandover()
+			w.handovers.end()
 			w.none("Bouncers.EndHandover")
 		})
 	}

@@ -13,13 +13,13 @@ func TestRememberBeforeTheList(t *testing.T) {
 	list := map[string]string{"a": "http://a:8008/patroni", "b": "http://b:8008/patroni"}
 	w := newWorld(t).leading()
 	w.Snapshot.Failsafe.ModifyIndex = 0
-	w.writeFailsafe(ha.WriteFailsafe{List: list})
+	w.failsafe.writeList(ha.WriteFailsafe{List: list})
 	w.none("Consul.WriteAsLeader")
 	c := w.take("Guard.Remember")
 	if m := c.memo(); len(m.Lists) != 1 || len(m.Lists[0]) != 2 || m.Listed {
 		t.Fatalf("the guard remembers %+v", m.Memo)
 	}
-	w.writeFailsafe(ha.WriteFailsafe{List: list})
+	w.failsafe.writeList(ha.WriteFailsafe{List: list})
 	w.none("Guard.Remember") // one at a time
 	c.answer()
 	write := w.take("Consul.WriteAsLeader")
@@ -36,7 +36,7 @@ func TestRememberBeforeTheList(t *testing.T) {
 
 	// Without the guard nothing is listed.
 	w = newWorld(t).leading()
-	w.writeFailsafe(ha.WriteFailsafe{List: list})
+	w.failsafe.writeList(ha.WriteFailsafe{List: list})
 	w.deny("Guard.Remember", errBoom)
 	w.none("Consul.WriteAsLeader")
 	if !w.Writing(w.Keys.Failsafe()) {
@@ -49,7 +49,7 @@ func TestRememberBeforeTheList(t *testing.T) {
 
 	// A deletion is one that the key may have gone by from the moment on when it is sent.
 	w.Tenure.ListKnown(140, list)
-	w.writeFailsafe(ha.WriteFailsafe{Index: 140})
+	w.failsafe.writeList(ha.WriteFailsafe{Index: 140})
 	if w.Tenure.Lease().Failsafe {
 		t.Fatal("the leader relies on a list that it deletes")
 	}
@@ -63,7 +63,7 @@ func TestRememberBeforeTheList(t *testing.T) {
 	}
 	w.Session = ""
 	w.writing = map[string]bool{}
-	w.writeFailsafe(ha.WriteFailsafe{Index: 140})
+	w.failsafe.writeList(ha.WriteFailsafe{Index: 140})
 	w.none("Guard.Remember")
 }
 

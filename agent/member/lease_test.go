@@ -159,8 +159,8 @@ func TestAFailedBeat(t *testing.T) {
 			if w.Tenure.Writing() || lease.Uncertain != tt.uncertain || lease.Until != until {
 				t.Fatalf("%+v", lease)
 			}
-			if (w.kicked["session"] == 1) != tt.uncertain || w.Snapshot.Route.Exists() == tt.uncertain || w.consulDown == tt.uncertain {
-				t.Fatalf("kicked %v, route %v, down %t", w.kicked, w.Snapshot.Route.Exists(), w.consulDown)
+			if (w.kicked["session"] == 1) != tt.uncertain || w.Snapshot.Route.Exists() == tt.uncertain || w.down == tt.uncertain {
+				t.Fatalf("kicked %v, route %v, down %t", w.kicked, w.Snapshot.Route.Exists(), w.down)
 			}
 			if lease.NotBefore != w.clock.Add(200*time.Millisecond) {
 				t.Fatalf("tried again at %v", lease.NotBefore)
@@ -222,7 +222,7 @@ func TestTakeOver(t *testing.T) {
 	w.Snapshot.Config.ModifyIndex = 0
 	w.SyncUncertain = true
 	sync := cluster.NewSync("a", nil)
-	w.published.history = 3
+	w.history.written = 3
 	w.takeOver(ha.TakeOver{Status: 90, Failsafe: 8, Leader: 9, Sync: &sync, SyncIndex: 44}, false)
 	c := w.take("Consul.TakeOver")
 	r := c.args[1].(cluster.TakeOver)
@@ -247,7 +247,7 @@ func TestTakeOver(t *testing.T) {
 	}
 	s := w.Snapshot
 	if s.Status.ModifyIndex != 120 || s.Leader.ModifyIndex != 121 || s.Sync.ModifyIndex != 122 || s.Route.ModifyIndex != 123 || s.Initialize.ModifyIndex != 124 ||
-		s.Initialize.Value != systemA || w.SyncUncertain || w.published.history != 0 || len(w.poked) != 1 {
+		s.Initialize.Value != systemA || w.SyncUncertain || w.history.written != 0 || len(w.poked) != 1 {
 		t.Fatalf("%+v", s)
 	}
 	if arm := w.take("Guard.Arm"); arm.args[1] != true {
@@ -306,7 +306,7 @@ func TestUnreleasedOwner(t *testing.T) {
 		}
 	}
 	w := newWorld(t)
-	w.depose("gone", 7)
+	w.deposer.depose("gone", 7)
 	w.none("Peers.Depose")
 }
 
@@ -416,11 +416,11 @@ func TestResume(t *testing.T) {
 			if w.Tenure.Held(w.clock) != tt.held || len(w.Tenure.FailsafeMembers("a")) == 1 != tt.lists || w.SyncUncertain != tt.uncertain {
 				t.Fatalf("held %t, lists %v, uncertain %t", w.Tenure.Held(w.clock), w.Tenure.FailsafeMembers("a"), w.SyncUncertain)
 			}
-			if w.adopted != w.clock || w.adoptedPaused != tt.r.Paused {
+			if w.adopted.at != w.clock || w.adopted.paused != tt.r.Paused {
 				t.Fatal("not adopted")
 			}
 			w.stoppedOnPurpose()
-			if !w.adopted.IsZero() || w.adoptedPaused {
+			if !w.adopted.at.IsZero() || w.adopted.paused {
 				t.Fatal("what was adopted is stopped")
 			}
 		})

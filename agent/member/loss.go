@@ -8,51 +8,54 @@ import (
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
-// Restoring reports whether this member's data were replaced, or are just being, and may
-// not have again what they had acknowledged before (agent/ha/restoring.go).
-func (m *Member) Restoring() bool {
-	return m.task != nil && m.task.replaces || m.Loss != nil
+// restorer finds out when a member whose data were replaced has again what they had
+// acknowledged (Local.Loss, agent/ha/restoring.go).
+type restorer struct {
+	*Shard
+	local    *Local
+	postgres Postgres
+	asking   bool
 }
 
-// mindLoss asks the leader which position this member must come to, and notes when it
-// has. It is asked when the task which has replaced the data is over: the old data
-// acknowledge nothing any more then.
-func (m *Member) mindLoss(v ha.View) {
-	loss := m.Loss
-	if loss == nil || m.task != nil {
+// mind asks the leader which position this member must come to, and notes when it
+// has. It is to be called when no task is under way: the old data acknowledge nothing any
+// more then.
+func (r *restorer) mind(seen ha.Postgres) {
+	loss := r.local.Loss
+	if loss == nil {
 		return
 	}
 	goal := ha.Goal{Timeline: loss.Timeline, LSN: loss.LSN}
-	leads := v.Postgres.Running && v.Postgres.Accepting && v.Postgres.Primary
-	if leads || goal.Reached(v.Postgres) {
-		m.Loss = nil
-		m.Log.Info().Msg("this member has again all that its earlier data may have acknowledged")
-		m.Postgres.ForgetLoss(m.Dynamic.RetryTimeout, loss.ID, func(err error) {
+	leads := seen.Running && seen.Accepting && seen.Primary
+	if leads || goal.Reached(seen) {
+		r.local.Loss = nil
+		r.Log.Info().Msg("this member has again all that its earlier data may have acknowledged")
+		r.postgres.ForgetLoss(r.Dynamic.RetryTimeout, loss.ID, func(err error) {
 			if err != nil {
-				m.Log.Warn().Err(err).Msg("it could not be noted that this member has all data again; it is found out anew when the agent is started")
+				r.Log.Warn().Err(err).Msg("it could not be noted that this member has all data again; it is found out anew when the agent is started")
 			}
 		})
 		return
 	}
-	leader := m.Snapshot.LeaderName()
-	other, found := m.Snapshot.Member(leader)
-	if m.askingGoal || leader == m.Name || !found || !other.OK() || !cluster.IsPrimary(other.Value.Role) || !goal.Outdated(other.Value.Timeline) {
+	leader := r.Snapshot.LeaderName()
+	other, found := r.Snapshot.Member(leader)
+	if r.asking || leader == r.Name || !found || !other.OK() || !cluster.IsPrimary(other.Value.Role) || !goal.Outdated(other.Value.Timeline) {
 		return
 	}
-	up, err := m.upstreamOf(leader)
+	up, err := r.upstreamOf(leader)
 	if err != nil {
 		return
 	}
-	m.askingGoal = true
-	m.Postgres.AimAt(m.Dynamic.RetryTimeout, *loss, up, func(aimed pg.Loss, err error) {
+	r.asking = true
+	r.postgres.AimAt(r.Dynamic.RetryTimeout, *loss, up, func(aimed pg.Loss, err error) {
 		if err != nil {
-			m.Log.Warn().Err(fmt.Errorf("asking %s: %w", leader, err)).Msg("it is not known yet from which position on this member counts again as a synchronous standby")
-			m.Later.After(m.retryAfter(), func() { m.askingGoal = false })
+			r.Log.Warn().Err(fmt.Errorf("asking %s: %w", leader, err)).Msg("it is not known yet from which position on this member counts again as a synchronous standby")
+			r.After(r.retryAfter(), func() { r.asking = false })
 			return
 		}
-		m.askingGoal = false
-		if m.Loss != nil && m.Loss.ID == aimed.ID {
-			m.Loss = &aimed
+		r.asking = false
+		if r.local.Loss != nil && r.local.Loss.ID == aimed.ID {
+			r.local.Loss = &aimed
 		}
 	})
 }

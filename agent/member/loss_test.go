@@ -12,7 +12,7 @@ import (
 // is reached, and then forgotten.
 func TestMindLoss(t *testing.T) {
 	w := newWorld(t)
-	mind := func() { w.mindLoss(w.View()) }
+	mind := func() { w.restorer.mind(w.View().Postgres) }
 	mind()
 	w.none("Postgres.AimAt")
 	w.Loss = &pg.Loss{ID: "x"}
@@ -47,7 +47,7 @@ func TestMindLoss(t *testing.T) {
 func TestTheGoalOfAnEarlierLoss(t *testing.T) {
 	w := newWorld(t)
 	w.Loss = &pg.Loss{ID: "x"}
-	w.mindLoss(w.View())
+	w.restorer.mind(w.View().Postgres)
 	c := w.take("Postgres.AimAt")
 	w.Loss = &pg.Loss{ID: "y"}
 	c.answer(pg.Loss{ID: "x", Timeline: 3, LSN: 1}, nil)
@@ -55,8 +55,8 @@ func TestTheGoalOfAnEarlierLoss(t *testing.T) {
 		t.Fatalf("%+v", w.Loss)
 	}
 	w.Loss = nil
-	w.askingGoal = false
-	w.mindLoss(w.View())
+	w.restorer.asking = false
+	w.restorer.mind(w.View().Postgres)
 	w.none("Postgres.AimAt")
 }
 
@@ -75,7 +75,7 @@ func TestWhomTheGoalIsAskedOf(t *testing.T) {
 		w := newWorld(t)
 		w.Loss = &pg.Loss{ID: "x"}
 		tt.change(w)
-		w.mindLoss(w.View())
+		w.Step()
 		if w.find("Postgres.AimAt") != nil || w.Loss == nil {
 			t.Errorf("%s: asked", tt.name)
 		}

@@ -1,8 +1,6 @@
 package member
 
 import (
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -56,84 +54,40 @@ type Shell interface {
 	ScheduledRestart() map[string]any
 }
 
-// Member is the state machine of one member of a shard. Its methods run on the goroutine
-// of the loop, all of them: it has no locks.
+// Member is the state machine of one member of a shard. It is made of parts, each of which
+// owns what it changes; here is what belongs to none of them, and what needs several. Its
+// methods, and those of its parts, run on the goroutine of the loop, all of them: there are no
+// locks.
 type Member struct {
-	Settings
+	*Shard
 	Ports
 	shell Shell
 
-	// Consul
-	ha.Outlook
-	ReadWall        time.Time // when it was read last
-	Session         string
-	rereading       bool
-	rereadNotBefore cluster.Instant // spaces out readings that fail
-	consulDown      bool
-	writing         map[string]bool // the leader's own keys that are being written
-	problems        string          // values that make no sense
-	problemsSince   cluster.Instant // when they were seen first; zero: they were logged
+	reader
+	leadership
+	leaderKeys
+	Local
+	worker
+	stopper
+	waiters    waiters
+	poll       poll
+	failsafe   failsafe
+	deposer    deposer
+	bootstrap  bootstrapper
+	commits    commitWait
+	restorer   restorer
+	key        memberKey
+	route      routeWriter
+	history    historyWriter
+	slots      slotKeeper
+	checkpoint firstCheckpoint
+	handovers  handovers
 
-	// Tenure is the lease, and what this member has written and promised.
-	Tenure   ha.Tenure
-	Guardian Guardian
-	// Complete: the successor of the lease that is given up has all WAL.
-	Complete bool
-	// HandedOver is the request that was carried out last.
-	HandedOver uint64
-	// SyncUncertain: a write of the key sync may still land.
-	SyncUncertain bool
-	// syncBefore is the key sync as it was before a promotion that did not happen.
-	syncBefore *cluster.Entry[cluster.Sync]
-	Dynamic    cluster.Dynamic
-
-	// PostgreSQL
-	Data    Data
-	PG      PG
-	adopted cluster.Instant
-	// adoptedUntil is the deadline of the guard that was found with it.
-	adoptedUntil cluster.Instant
-	// adoptedPaused, adoptedUnled: ha.View.
-	adoptedPaused, adoptedUnled bool
-	crashes                     []cluster.Instant
-	PGDown                      cluster.Instant // since when it is down on its own
-	// unservedSince is since when, as the leader, it was not seen to serve.
-	unservedSince cluster.Instant
-	Upstream      string // whom the replica follows
-	// Disk says what is wrong with the disk under the data directory; empty: nothing.
-	Disk      string
-	diskSince cluster.Instant
-
-	// Work
-	task    *task // nil: none is under way
-	edge    cluster.Instant
-	Attempt ha.Attempt
-	// Loss says what the data that were replaced may have acknowledged; nil: they were
-	// not, or have got everything again.
-	Loss        *pg.Loss
-	askingGoal  bool
-	Stopping    bool
-	fencing     bool
-	settingSync bool
-	LeavingSync bool            // this standby asks the leader to do without it
-	barredUntil cluster.Instant // pre_promote has failed: this member does not want to lead before
-	waiters     []*waiter
-	published   published
-
-	// What the other members answered, and to which question.
-	Answers []ha.Peer
-	Asked   cluster.Instant
-	Asking  bool
-	// AskedLSN is this member's own position as it was known then.
-	AskedLSN int64
-	// AskedToPart is the status that they were asked to part from first; zero: none.
-	AskedToPart uint64
-
+	LeavingSync bool // this standby asks the leader to do without it
 	// Reason is that of the last decision.
 	Reason string
 	// Refused says why the last request for a switchover was refused.
 	Refused string
-	told    map[string]string // problems that were logged and last, by topic
 	// Failed says why the agent must end.
 	Failed error
 	// Exit: the agent has nothing left to do.
@@ -142,52 +96,46 @@ type Member struct {
 
 // New makes a member that knows nothing yet.
 func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
-	m := &Member{Settings: s, Ports: p, shell: shell, Dynamic: dynamic, writing: map[string]bool{}}
-	m.told = map[string]string{}
-	m.Guardian = Guardian{port: p.Guard, clock: p.Clock, later: p.Later, log: s.Log}
+	shard := &Shard{Settings: s, Clock: p.Clock, Later: p.Later, Dynamic: dynamic, told: map[string]string{}}
+	m := &Member{Shard: shard, Ports: p, shell: shell}
+	local, work, lead, keys, planned := &m.Local, &m.worker, &m.leadership, &m.leaderKeys, &m.handovers
+	m.reader = reader{Shard: shard, consul: p.Consul, tenure: &lead.Tenure, accept: m.Accept}
+	m.leadership = leadership{
+		Shard: shard, local: local, consul: p.Consul, watches: p.Watches, consulFailed: m.ConsulFailed,
+		Guardian: Guardian{port: p.Guard, clock: p.Clock, later: p.Later, log: s.Log},
+	}
+	m.leaderKeys = leaderKeys{Shard: shard, consul: p.Consul, reread: m.Reread, writing: map[string]bool{}}
+	m.Local = Local{Shard: shard, postgres: p.Postgres}
+	m.worker = worker{Shard: shard, local: local, postgres: p.Postgres, watches: p.Watches}
+	m.stopper = stopper{Shard: shard, work: work, lead: lead, local: local, postgres: p.Postgres, guard: p.Guard}
+	m.waiters = waiters{Shard: shard}
+	m.poll = poll{Shard: shard, peers: p.Peers}
+	m.failsafe = failsafe{Shard: shard, lead: lead, keys: keys, peers: p.Peers}
+	m.deposer = deposer{Shard: shard, peers: p.Peers}
+	m.bootstrap = bootstrapper{Shard: shard, work: work, local: local, tenure: &lead.Tenure, consul: p.Consul, postgres: p.Postgres, reread: m.Reread}
+	m.commits = commitWait{Shard: shard, local: local, postgres: p.Postgres, watches: p.Watches}
+	m.restorer = restorer{Shard: shard, local: local, postgres: p.Postgres}
+	m.key = memberKey{Shard: shard, consul: p.Consul, reread: m.Reread}
+	m.route = routeWriter{Shard: shard, local: local, work: work, keys: keys, handovers: planned, bouncers: p.Bouncers}
+	m.history = historyWriter{Shard: shard, local: local, lead: lead, keys: keys, postgres: p.Postgres}
+	m.slots = slotKeeper{Shard: shard, local: local, postgres: p.Postgres}
+	m.checkpoint = firstCheckpoint{Shard: shard, local: local, postgres: p.Postgres}
+	m.handovers = handovers{Shard: shard, local: local, lead: lead, work: work, keys: keys, bouncers: p.Bouncers}
 	return m
 }
 
-func (m *Member) now() cluster.Instant { return m.Clock.Now() }
-
-// retryAfter is how soon a request to Consul that certainly failed is tried again, with
-// jitter so that many members do not knock together.
-func (m *Member) retryAfter() time.Duration {
-	return m.Later.Jitter(200*time.Millisecond, 400*time.Millisecond)
-}
-
-// wakeAfter brings the loop round after d.
-func (m *Member) wakeAfter(d time.Duration) { m.Later.After(d, func() {}) }
-
-// Writing reports whether one of the leader's own keys is being written.
-func (m *Member) Writing(key string) bool { return m.writing[key] }
-
 // Idle reports whether nothing is under way, here, in Consul and with the guard.
 func (m *Member) Idle() bool {
-	return m.task == nil && !m.Tenure.Writing() && len(m.writing) == 0 && !m.settingSync && m.Guardian.idle()
+	return m.task == nil && !m.Tenure.Writing() && len(m.writing) == 0 && !m.commits.setting && m.Guardian.idle()
 }
 
-// LockIsOurs reports whether Consul shows the lock held by this member's session.
-func (m *Member) LockIsOurs() bool {
-	l := m.Snapshot.Leader
-	return l.Exists() && m.Session != "" && l.Session == m.Session
-}
-
-// Leads reports whether the lease runs and the lock is shown as this member's.
-func (m *Member) Leads() bool { return m.Tenure.Held(m.now()) && m.LockIsOurs() }
-
-// LeaseLeft is how long the lease still runs, zero when none is held.
-func (m *Member) LeaseLeft() time.Duration {
-	now := m.now()
-	if !m.Tenure.Held(now) {
-		return 0
-	}
-	return m.Tenure.Until().Sub(now)
-}
+// Restoring reports whether this member's data were replaced, or are just being, and may
+// not have again what they had acknowledged before (agent/ha/restoring.go).
+func (m *Member) Restoring() bool { return m.replacing() || m.Loss != nil }
 
 // Step observes, decides and acts once.
 func (m *Member) Step() (ha.View, ha.Decision) {
-	m.noteService()
+	m.noteService(!m.Tenure.Until().IsZero())
 	v := m.View()
 	d := ha.Decide(v)
 	if m.Decided != nil {
@@ -199,8 +147,10 @@ func (m *Member) Step() (ha.View, ha.Decision) {
 	for _, action := range d.Actions {
 		m.perform(action)
 	}
-	m.mindLoss(v)
-	m.tellWaiters()
+	if m.task == nil {
+		m.restorer.mind(v.Postgres)
+	}
+	m.waiters.tell()
 	return v, d
 }
 
@@ -218,13 +168,13 @@ func (m *Member) perform(action ha.Action) {
 	case ha.Reread:
 		m.Reread()
 	case ha.AskPeers:
-		m.askPeers(act.Part)
+		m.poll.ask(act.Part, m.PG.Observed.LSN())
 	case ha.WriteSync:
 		m.writeSync(act)
 	case ha.AskFailsafe:
-		m.askFailsafe()
+		m.failsafe.ask()
 	case ha.WriteFailsafe:
-		m.writeFailsafe(act)
+		m.failsafe.writeList(act)
 	case ha.ClearFailover:
 		m.Refused = m.Reason
 		m.ClearFailover(act.Index)
@@ -235,23 +185,50 @@ func (m *Member) perform(action ha.Action) {
 	}
 }
 
-// Once logs a problem when it is new or has changed, until ClearOnce.
-func (m *Member) Once(topic, message, detail string) {
-	problem := message + ": " + detail
-	if m.told[topic] == problem {
-		return
-	}
-	m.told[topic] = problem
-	m.Log.Error().Str("detail", detail).Msg(message)
-}
-
-// ClearOnce says that the problem of a topic is over.
-func (m *Member) ClearOnce(topic string) {
-	if _, told := m.told[topic]; told {
-		delete(m.told, topic)
-		m.Log.Info().Str("topic", topic).Msg("well again")
+// Saw takes in a look at PostgreSQL.
+func (m *Member) Saw(l Look) {
+	if m.saw(l) && l.Found != nil && l.Found.Stray {
+		m.adoptStray()
 	}
 }
 
-// Told are the problems that were logged and last.
-func (m *Member) Told() []string { return slices.Collect(maps.Values(m.told)) }
+// PostmasterGone hears that the postmaster has ended. Unless it was told to, that counts
+// as a crash.
+func (m *Member) PostmasterGone() {
+	m.gone()
+	m.PG.shutDown, m.PG.Observed.Silent = 0, false
+	if m.task == nil {
+		m.crashed()
+	}
+	m.Watches.KickPostgres()
+}
+
+// AdoptRunning takes charge of a PostgreSQL that runs already, as it was seen, with what
+// its guard knows. It reports whether the lease or pause of the agent's earlier run goes on.
+func (m *Member) AdoptRunning(state pg.State, upstream string, guard Recalled) bool {
+	m.sawState(state)
+	m.follows(upstream)
+	m.Guardian.Recall(guard)
+	if !m.PG.Primary() {
+		return false
+	}
+	m.adopted = adoption{at: m.Now(), until: guard.Until, paused: guard.Paused, unled: guard.Unled}
+	if !m.resume(guard) {
+		return false
+	}
+	// The earlier run may have had a write of the key sync under way.
+	m.SyncUncertain = m.SyncUncertain || !guard.Paused
+	return true
+}
+
+// Parting is the status under which this member has parted from the old leader, and the
+// same if its PostgreSQL was looked at since; zero: it has not.
+func (m *Member) Parting() (parted, observed uint64) {
+	if m.Upstream != "" || m.task != nil || m.PG.Primary() {
+		return 0, 0
+	}
+	if m.PG.SeenAlone() {
+		observed = m.Parted
+	}
+	return m.Parted, observed
+}

@@ -10,46 +10,60 @@ import (
 // peerPatience is how long a silent member holds up a round of questions.
 const peerPatience = time.Second
 
-// askPeers asks every other member how it fares, all at once; if part is not zero,
+// poll is what the other members answered last, and to which question.
+type poll struct {
+	*Shard
+	peers Peers
+
+	Answers []ha.Peer
+	Asked   cluster.Instant
+	Asking  bool
+	// AskedLSN is this member's own position as it was known then.
+	AskedLSN int64
+	// AskedToPart is the status that they were asked to part from first; zero: none.
+	AskedToPart uint64
+}
+
+// ask asks every other member how it fares, all at once; if part is not zero,
 // they are asked first to part from the old leader, whose last status has that index.
-// Each answer counts as it comes.
-func (m *Member) askPeers(part uint64) {
-	if m.Asking {
+// lsn is this member's own position. Each answer counts as it comes.
+func (p *poll) ask(part uint64, lsn int64) {
+	if p.Asking {
 		return
 	}
-	m.Asked, m.AskedToPart, m.Answers, m.Asking = m.now(), part, nil, true
-	m.AskedLSN = m.PG.Observed.LSN()
-	round, until := m.Asked, m.Asked.Add(peerPatience)
+	p.Asked, p.AskedToPart, p.Answers, p.Asking = p.Now(), part, nil, true
+	p.AskedLSN = lsn
+	round, until := p.Asked, p.Asked.Add(peerPatience)
 	var others []cluster.Member
-	for _, other := range m.Snapshot.Members {
-		if other.OK() && other.Value.Name != m.Name {
+	for _, other := range p.Snapshot.Members {
+		if other.OK() && other.Value.Name != p.Name {
 			others = append(others, other.Value)
 		}
 	}
 	open := len(others)
 	if open == 0 {
-		m.Later.After(0, func() { m.Asking = false })
+		p.After(0, func() { p.Asking = false })
 	}
 	for _, other := range others {
-		m.askPeer(other, part, until, func(answer ha.Peer) {
-			if m.Asked == round {
-				m.Answers = append(m.Answers, answer)
+		p.askOne(other, part, until, func(answer ha.Peer) {
+			if p.Asked == round {
+				p.Answers = append(p.Answers, answer)
 			}
 			if open--; open == 0 {
-				m.Asking = false
+				p.Asking = false
 			}
 		})
 	}
 }
 
-// askPeer asks one member, until the moment at the latest.
-func (m *Member) askPeer(to cluster.Member, part uint64, until cluster.Instant, done func(ha.Peer)) {
-	left := func() time.Duration { return max(until.Sub(m.now()), time.Millisecond) }
+// askOne asks one member, until the moment at the latest.
+func (p *poll) askOne(to cluster.Member, part uint64, until cluster.Instant, done func(ha.Peer)) {
+	left := func() time.Duration { return max(until.Sub(p.Now()), time.Millisecond) }
 	observe := func(parted uint64) {
-		asked := m.now()
-		m.Peers.Observe(left(), to, func(seen Seen, err error) {
+		asked := p.Now()
+		p.peers.Observe(left(), to, func(seen Seen, err error) {
 			if err != nil {
-				m.Log.Debug().Err(err).Str("member", to.Name).Msg("does not answer")
+				p.Log.Debug().Err(err).Str("member", to.Name).Msg("does not answer")
 				done(ha.Peer{Name: to.Name})
 				return
 			}
@@ -69,9 +83,9 @@ func (m *Member) askPeer(to cluster.Member, part uint64, until cluster.Instant, 
 		observe(0)
 		return
 	}
-	m.Peers.Part(left(), to, part, func(err error) {
+	p.peers.Part(left(), to, part, func(err error) {
 		if err != nil {
-			m.Log.Debug().Err(err).Str("member", to.Name).Msg("does not part from the old leader")
+			p.Log.Debug().Err(err).Str("member", to.Name).Msg("does not part from the old leader")
 			observe(0)
 			return
 		}

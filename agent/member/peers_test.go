@@ -12,9 +12,9 @@ import (
 // the last.
 func TestAskPeers(t *testing.T) {
 	w := newWorld(t)
-	w.askPeers(0)
-	w.askPeers(0)
-	if !w.Asking || w.AskedLSN != 100*mib || w.Asked != w.clock {
+	w.poll.ask(0, w.PG.Observed.LSN())
+	w.poll.ask(0, w.PG.Observed.LSN())
+	if !w.poll.Asking || w.poll.AskedLSN != 100*mib || w.poll.Asked != w.clock {
 		t.Fatal("no round")
 	}
 	b, c := w.take("Peers.Observe"), w.take("Peers.Observe")
@@ -23,16 +23,16 @@ func TestAskPeers(t *testing.T) {
 		t.Fatalf("%v %v", b.args, c.args)
 	}
 	b.answer(Seen{Peer: ha.Peer{Name: "liar", Answered: true, LSN: 7, Timeline: 3}}, nil)
-	if len(w.Answers) != 1 || w.Answers[0].Name != "b" || w.Answers[0].LSN != 7 || !w.Asking {
-		t.Fatalf("%+v", w.Answers)
+	if len(w.poll.Answers) != 1 || w.poll.Answers[0].Name != "b" || w.poll.Answers[0].LSN != 7 || !w.poll.Asking {
+		t.Fatalf("%+v", w.poll.Answers)
 	}
 	c.fail(errBoom)
-	if len(w.Answers) != 2 || w.Answers[1].Answered || w.Answers[1].Name != "c" || w.Asking {
-		t.Fatalf("%+v", w.Answers)
+	if len(w.poll.Answers) != 2 || w.poll.Answers[1].Answered || w.poll.Answers[1].Name != "c" || w.poll.Asking {
+		t.Fatalf("%+v", w.poll.Answers)
 	}
 	w.pass(time.Second)
-	w.askPeers(0)
-	if len(w.Answers) != 0 {
+	w.poll.ask(0, w.PG.Observed.LSN())
+	if len(w.poll.Answers) != 0 {
 		t.Fatal("answers of an earlier round count")
 	}
 }
@@ -40,12 +40,12 @@ func TestAskPeers(t *testing.T) {
 func TestAskNobody(t *testing.T) {
 	w := newWorld(t)
 	w.Snapshot.Members = w.Snapshot.Members[:1]
-	w.askPeers(0)
-	if !w.Asking {
+	w.poll.ask(0, w.PG.Observed.LSN())
+	if !w.poll.Asking {
 		t.Fatal("over before it began")
 	}
 	w.pass(0)
-	if w.Asking {
+	if w.poll.Asking {
 		t.Fatal("a round of nobody never ends")
 	}
 }
@@ -70,8 +70,8 @@ func TestAskToPart(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.Snapshot.Members = w.Snapshot.Members[:2]
-			w.askPeers(90)
-			if w.AskedToPart != 90 {
+			w.poll.ask(90, w.PG.Observed.LSN())
+			if w.poll.AskedToPart != 90 {
 				t.Fatal("not asked to part")
 			}
 			w.none("Peers.Observe")
@@ -89,7 +89,7 @@ func TestAskToPart(t *testing.T) {
 			w.pass(100 * time.Millisecond)
 			tt.seen.Answered = true
 			o.answer(tt.seen, nil)
-			got := w.Answers[0]
+			got := w.poll.Answers[0]
 			want := asked.Add(-tt.observed)
 			switch {
 			case tt.observed < 0:
@@ -103,14 +103,14 @@ func TestAskToPart(t *testing.T) {
 		})
 	}
 	w := newWorld(t)
-	w.askPeers(90)
+	w.poll.ask(90, w.PG.Observed.LSN())
 	late := w.take("Peers.Part")
-	w.Asked++ // another question meanwhile
+	w.poll.Asked++ // another question meanwhile
 	late.answer()
 	for c := w.find("Peers.Observe"); c != nil; c = w.find("Peers.Observe") {
 		w.answer("Peers.Observe", Seen{Peer: ha.Peer{Answered: true}}, nil)
 	}
-	if len(w.Answers) != 0 {
+	if len(w.poll.Answers) != 0 {
 		t.Fatal("an answer to an earlier question counts")
 	}
 }
@@ -119,7 +119,7 @@ func TestAskToPart(t *testing.T) {
 func TestAskPeersThatAreUnderstood(t *testing.T) {
 	w := newWorld(t)
 	w.Snapshot.Members[1] = cluster.Entry[cluster.Member]{Value: cluster.Member{Name: "b"}, ModifyIndex: 71, Err: errBoom}
-	w.askPeers(0)
+	w.poll.ask(0, w.PG.Observed.LSN())
 	if c := w.take("Peers.Observe"); c.args[1] != "c" {
 		t.Fatalf("%v", c.args)
 	}

@@ -9,7 +9,7 @@ import (
 // A look at PostgreSQL is compared with what the leader had told before it began.
 func TestPositionsOfOneMoment(t *testing.T) {
 	const before, switched = int64(0x44242d8), int64(0x5000000)
-	m := &Member{}
+	m := &Local{Shard: &Shard{}}
 	status := func(lsn int64, seen cluster.Instant) {
 		m.Snapshot.Status = cluster.Entry[cluster.Status]{ModifyIndex: uint64(seen), Value: cluster.Status{OpTime: lsn}}
 		m.StatusSeen = seen

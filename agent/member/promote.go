@@ -146,15 +146,15 @@ func (p *promotion) ended(err error) {
 	}
 	p.sawState(p.seen)
 	p.Upstream = ""
-	p.published.promotedTo = p.seen.Timeline
+	p.checkpoint.promotedTo = p.seen.Timeline
 	p.Log.Info().Int("timeline", p.seen.Timeline).Msg("promoted")
 }
 
 // forbid gives the lock up, as pre_promote has failed. Whoever is best of
 // the others may lead. PostgreSQL may run on, as it was certainly not asked to promote.
 func (p *promotion) forbid() {
-	p.barredUntil = p.now().Add(p.Dynamic.TTL)
-	if !p.Tenure.Held(p.now()) {
+	p.barredUntil = p.Now().Add(p.Dynamic.TTL)
+	if !p.Tenure.Held(p.Now()) {
 		return
 	}
 	p.Log.Warn().Dur("for", p.Dynamic.TTL).Msg("pre_promote has failed: the leader lock is given up, and this member does not want to lead for a while")

@@ -61,7 +61,7 @@ func TestPromote(t *testing.T) {
 	c.answer()
 	w.answer("Postgres.Observe", pg.State{Running: true, Accepting: true, Timeline: 4, WriteLSN: 101 * mib}, nil)
 	w.looked()
-	if !w.PG.Primary() || w.Upstream != "" || w.published.promotedTo != 4 || w.Snapshot.Sync.ModifyIndex != 150 || w.syncBefore != nil || w.SyncUncertain {
+	if !w.PG.Primary() || w.Upstream != "" || w.checkpoint.promotedTo != 4 || w.Snapshot.Sync.ModifyIndex != 150 || w.syncBefore != nil || w.SyncUncertain {
 		t.Fatalf("%+v, sync %+v", w.PG, w.Snapshot.Sync)
 	}
 	w.none("Consul.Read")
@@ -303,7 +303,7 @@ func TestPromoteWithoutAKeySync(t *testing.T) {
 	w.answer("Postgres.Kill") // it was asked, and may go on with it
 	w.looked()
 	w.looked()
-	if w.SyncUncertain || w.syncBefore != nil || w.published.promotedTo != 0 {
+	if w.SyncUncertain || w.syncBefore != nil || w.checkpoint.promotedTo != 0 {
 		t.Fatal("a key that is none")
 	}
 

@@ -8,56 +8,24 @@ import (
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
-// published remembers what was told to others, so that nothing is written
-// twice.
-type published struct {
-	value    cluster.Member // under the member key
-	touched  cluster.Instant
-	session  string // the session that it is bound to
-	index    uint64 // that Consul gave it then
-	touching bool
-	slots    string // the members that slots were made for, and when
-	slotsAt  cluster.Instant
-	slotting bool
-	// route is the one that was found to say the same as that in Consul with this index.
-	route   cluster.Route
-	routeAt uint64
-	// routed is what the route was made of last, and when.
-	routed   routeOf
-	routedAt cluster.Instant
-	history  int // the timeline whose history was written
-	// readingHistory: it is being read, or cannot be for now.
-	readingHistory bool
-	// checkpointed is the timeline whose first checkpoint was made.
-	checkpointed  int
-	checkpointing bool
-	promotedTo    int
-	// holding: clients are held for the handover under way. The route says so only
-	// then: nobody is to wait for the checkpoint before it.
-	holding bool
-	// announced is a handover whose announcement is to be taken back.
-	announced cluster.Handover
-	readers   readers
-}
-
 // Publish tells others what has changed. It is to be called after every step.
 func (m *Member) Publish() {
 	if m.Read.IsZero() || m.Exit {
 		return
 	}
-	m.touch()
-	m.endHandover()
+	m.key.touch(m.Value())
+	m.handovers.end()
 	leads := m.Leads()
 	if leads {
-		m.writeRoute()
-		m.writeHistory()
-		m.checkpointAfterPromotion()
+		m.route.write()
+		m.history.write()
+		m.checkpoint.make()
 	} else { // what only a leader finds is no problem of this member's any more
 		delete(m.told, "events")
 		delete(m.told, "route of another cluster")
 	}
 	if leads != m.PG.Observed.InRecovery {
-		m.keepSlots()
+		m.slots.keep()
 	}
 }
 
@@ -85,7 +53,7 @@ func (m *Member) Value() cluster.Member {
 		v.ReceiveLSN, v.ReplayLSN = o.ReceivedLSN, o.ReplayedLSN
 		v.ReplicationState, v.ReplayStandsStill = o.ReplicationState, o.Standstill
 		v.Lictor.LeaderLSN = m.LeaderLSN()
-	} else if m.published.promotedTo == o.Timeline && m.published.checkpointed != o.Timeline {
+	} else if m.checkpoint.missing() {
 		done := false
 		v.CheckpointAfterPromote = &done
 	}
@@ -172,52 +140,64 @@ func withNosync(tags map[string]any) map[string]any {
 	return out
 }
 
+// memberKey is this member's own key in Consul, as it was written last.
+type memberKey struct {
+	*Shard
+	consul Consul
+	reread func()
+
+	value    cluster.Member
+	touched  cluster.Instant
+	session  string // the session that it is bound to
+	index    uint64 // that Consul gave it then
+	touching bool
+}
+
 // touch writes the member key when it has changed, or when it is not bound to
 // our session.
-func (m *Member) touch() {
-	p := &m.published
-	if p.touching || m.Session == "" {
+func (k *memberKey) touch(value cluster.Member) {
+	session := k.Session
+	if k.touching || session == "" {
 		return
 	}
-	value, session := m.Value(), m.Session
-	entry, exists := m.Snapshot.Member(m.Name)
+	entry, exists := k.Snapshot.Member(k.Name)
 	ours := exists && entry.Session == session
-	bound := p.session == session && (ours || !m.settled())
-	if m.settled() && ours && entry.ModifyIndex > p.index {
+	bound := k.session == session && (ours || !k.settled())
+	if k.settled() && ours && entry.ModifyIndex > k.index {
 		bound = false // an earlier write of ours has landed late
 	}
-	if bound && !m.worthWriting(value) {
+	if bound && !k.worthWriting(value) {
 		return
 	}
 	index := uint64(0)
-	if exists && entry.Session != session && p.session != session {
+	if exists && entry.Session != session && k.session != session {
 		index = entry.ModifyIndex
 	}
-	p.touching = true
-	m.Consul.Touch(m.Dynamic.RetryTimeout, session, index, value, func(written uint64, err error) {
+	k.touching = true
+	k.consul.Touch(k.Dynamic.RetryTimeout, session, index, value, func(written uint64, err error) {
 		if err == nil {
-			p.touching = false
-			p.value, p.session, p.touched, p.index = value, session, m.now(), written
+			k.touching = false
+			k.value, k.session, k.touched, k.index = value, session, k.Now(), written
 			return
 		}
-		m.Log.Debug().Err(err).Msg("writing the member key failed")
-		p.session = ""
-		m.Reread()
-		m.Later.After(m.retryAfter(), func() { p.touching = false })
+		k.Log.Debug().Err(err).Msg("writing the member key failed")
+		k.session = ""
+		k.reread()
+		k.After(k.retryAfter(), func() { k.touching = false })
 	})
 }
 
 // worthWriting keeps mere progress in the WAL from being written more often than
 // once a loop_wait.
-func (m *Member) worthWriting(value cluster.Member) bool {
-	before := m.published.value
+func (k *memberKey) worthWriting(value cluster.Member) bool {
+	before := k.value
 	if before.EqualButPositions(value) {
-		return m.now().Sub(m.published.touched) >= m.Dynamic.LoopWait && !before.Equal(value)
+		return k.Now().Sub(k.touched) >= k.Dynamic.LoopWait && !before.Equal(value)
 	}
 	return true
 }
 
 // settled reports whether Consul's answers must by now show our last member key.
-func (m *Member) settled() bool {
-	return m.Read.Sub(m.published.touched) > time.Second
+func (k *memberKey) settled() bool {
+	return k.Read.Sub(k.touched) > time.Second
 }

@@ -26,49 +26,49 @@ func TestNosyncTag(t *testing.T) {
 // The member key is bound to the session, and written when it has changed.
 func TestTouch(t *testing.T) {
 	w := newWorld(t)
-	w.touch()
+	w.key.touch(w.Value())
 	c := w.take("Consul.Touch")
 	if v := c.args[3].(cluster.Member); c.args[1] != "sa" || c.args[2] != uint64(0) || v.State != cluster.StateRunning || v.Role != cluster.RoleReplica || v.ReceiveLSN != 100*mib || v.Lictor == nil {
 		t.Fatalf("%v", c.args)
 	}
-	w.touch()
+	w.key.touch(w.Value())
 	w.none("Consul.Touch") // one at a time
 	c.answer(uint64(130), nil)
-	w.touch()
+	w.key.touch(w.Value())
 	w.none("Consul.Touch")
 	w.scheduled = map[string]any{"schedule": "now"}
-	w.touch()
+	w.key.touch(w.Value())
 	w.answer("Consul.Touch", uint64(131), nil)
 
 	// A new session gets the key at once; what another session holds is replaced.
 	w.Session = "new"
-	w.touch()
+	w.key.touch(w.Value())
 	if c := w.take("Consul.Touch"); c.args[1] != "new" || c.args[2] != uint64(70) {
 		t.Fatalf("%v", c.args)
 	} else {
 		c.fail(errBoom)
 	}
 	w.take("Consul.Read")
-	w.touch()
+	w.key.touch(w.Value())
 	w.none("Consul.Touch")
 	w.pass(200 * time.Millisecond)
-	w.touch()
+	w.key.touch(w.Value())
 	w.answer("Consul.Touch", uint64(132), nil)
 	w.Session = ""
-	w.touch()
+	w.key.touch(w.Value())
 	w.none("Consul.Touch")
 }
 
 // Mere progress in the WAL is told of once a loop_wait.
 func TestMereProgress(t *testing.T) {
 	w := newWorld(t)
-	w.touch()
+	w.key.touch(w.Value())
 	w.answer("Consul.Touch", uint64(70), nil)
 	w.sawReplica(110*mib, "b")
-	w.touch()
+	w.key.touch(w.Value())
 	w.none("Consul.Touch")
 	w.pass(w.Dynamic.LoopWait)
-	w.touch()
+	w.key.touch(w.Value())
 	w.take("Consul.Touch")
 }
 
@@ -89,14 +89,14 @@ func TestTheMemberKeyIsMended(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.touch()
+			w.key.touch(w.Value())
 			w.answer("Consul.Touch", uint64(130), nil)
 			w.pass(tt.read)
 			s := w.shard("b")
 			s.Index, s.Members[0].ModifyIndex = 200, 130
 			tt.change(&s)
 			w.Accept(s, true)
-			w.touch()
+			w.key.touch(w.Value())
 			if got := w.find("Consul.Touch") != nil; got != tt.writes {
 				t.Fatalf("written: %t", got)
 			}
@@ -145,7 +145,7 @@ func TestStateName(t *testing.T) {
 // The key says that no checkpoint was made on a new timeline until one was.
 func TestCheckpointAfterPromotion(t *testing.T) {
 	w := newWorld(t).leading()
-	w.published.promotedTo = 3
+	w.checkpoint.promotedTo = 3
 	w.agree("Consul.Touch", "Consul.WriteAsLeader", "Postgres.TimelineHistory")
 	w.Publish()
 	c := w.take("Postgres.Checkpoint")

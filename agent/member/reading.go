@@ -9,37 +9,105 @@ import (
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
+// reader is how this member comes to know of its shard: watches bring readings, and
+// whatever needs to know for certain has it read anew.
+type reader struct {
+	*Shard
+	consul Consul
+	tenure *ha.Tenure
+	accept func(s cluster.Snapshot, consistent bool) bool
+
+	rereading  bool
+	notBefore  cluster.Instant // spaces out readings that fail
+	down       bool            // Consul does not answer
+	wrong      string          // values that make no sense
+	wrongSince cluster.Instant // when they were seen first; zero: they were logged
+}
+
 // Reread reads the shard consistently, once at a time.
-func (m *Member) Reread() {
-	if m.rereading || m.now().Before(m.rereadNotBefore) {
+func (r *reader) Reread() {
+	if r.rereading || r.Now().Before(r.notBefore) {
 		return
 	}
-	m.rereading = true
-	failures := m.Tenure.Failures()
-	m.Consul.Read(m.Dynamic.RetryTimeout, func(snapshot cluster.Snapshot, err error) {
-		m.rereading = false
-		if err == nil && m.Accept(snapshot, true) {
-			m.Tenure.Reread(failures)
+	r.rereading = true
+	failures := r.tenure.Failures()
+	r.consul.Read(r.Dynamic.RetryTimeout, func(snapshot cluster.Snapshot, err error) {
+		r.rereading = false
+		if err == nil && r.accept(snapshot, true) {
+			r.tenure.Reread(failures)
 			return
 		}
 		if err != nil {
-			m.ConsulFailed(err)
+			r.ConsulFailed(err)
 		}
-		after := m.retryAfter()
-		m.rereadNotBefore = m.now().Add(after)
-		if m.Read.IsZero() {
-			m.Later.After(after, m.Reread) // no decision asks again: none is made yet
+		after := r.retryAfter()
+		r.notBefore = r.Now().Add(after)
+		if r.Read.IsZero() {
+			r.After(after, r.Reread) // no decision asks again: none is made yet
 			return
 		}
-		m.wakeAfter(after)
+		r.wakeAfter(after)
 	})
+}
+
+// SawRoute takes in the route, which is watched by a query of its own, unless what is
+// known is newer.
+func (r *reader) SawRoute(route cluster.Entry[cluster.Route]) {
+	if route.ModifyIndex > r.Snapshot.Route.ModifyIndex {
+		r.Snapshot.Route = route
+		r.noteProblems(r.Snapshot)
+	} else if !route.Exists() && r.Snapshot.Route.Exists() {
+		r.Reread() // deleted, or read before it was written
+	}
+}
+
+// ConsulFailed says once, and again only after Consul has answered meanwhile,
+// that Consul does not answer.
+func (r *reader) ConsulFailed(err error) {
+	if r.down {
+		return
+	}
+	r.down = true
+	r.Log.Warn().Err(err).Msg("Consul does not answer; trying again until it does")
+}
+
+// problemGrace is how long a value in Consul must make no sense before that is
+// said: a leader whose session was lost has no member key for a moment.
+const problemGrace = 3 * time.Second
+
+// noteProblems reports values in Consul that make no sense, once each.
+func (r *reader) noteProblems(snapshot cluster.Snapshot) {
+	text := ""
+	if err := errors.Join(snapshot.Problems()...); err != nil {
+		text = err.Error()
+	}
+	if text != r.wrong {
+		r.wrong, r.wrongSince = text, r.Now()
+		if text != "" {
+			r.After(problemGrace, func() { r.noteProblems(r.Snapshot) })
+		}
+		return
+	}
+	if text != "" && !r.wrongSince.IsZero() && r.Now().Sub(r.wrongSince) >= problemGrace {
+		r.wrongSince = 0
+		r.Log.Error().Str("prefix", r.Keys.Prefix()).Str("problems", text).Msg("values in Consul are wrong")
+	}
+}
+
+// answered notes a reading that was taken.
+func (r *reader) answered(snapshot cluster.Snapshot, first bool) {
+	if first || r.down {
+		r.Log.Info().Str("leader", snapshot.LeaderName()).Int("members", len(snapshot.Members)).Msg("Consul answers")
+	}
+	r.down, r.ReadWall = false, r.Wall()
+	r.noteProblems(snapshot)
 }
 
 // Accept makes a reading of Consul this member's own unless what is known is
 // younger. It reports whether it did.
 func (m *Member) Accept(snapshot cluster.Snapshot, consistent bool) bool {
 	first := m.Read.IsZero()
-	switch m.Outlook.Accept(m.now(), snapshot, consistent) {
+	switch m.Outlook.Accept(m.Now(), snapshot, consistent) {
 	case ha.Overtaken:
 		m.Reread()
 		return false
@@ -54,79 +122,9 @@ func (m *Member) Accept(snapshot cluster.Snapshot, consistent bool) bool {
 	if first {
 		m.Resume(m.Name, m.Upstream != "")
 	}
-	if first || m.consulDown {
-		m.Log.Info().Str("leader", snapshot.LeaderName()).Int("members", len(snapshot.Members)).Msg("Consul answers")
-	}
-	m.consulDown = false
-	m.ReadWall = m.Clock.Wall()
+	m.answered(snapshot, first)
 	m.Tenure.ListKnown(snapshot.Failsafe.ModifyIndex, snapshot.Failsafe.Value)
-	m.noteProblems(snapshot)
 	m.shell.Accepted(snapshot)
-	m.clearStaleBootstrap(snapshot)
+	m.bootstrap.clearStale(snapshot)
 	return true
-}
-
-// SawRoute takes in the route, which is watched by a query of its own, unless what is
-// known is newer.
-func (m *Member) SawRoute(route cluster.Entry[cluster.Route]) {
-	if route.ModifyIndex > m.Snapshot.Route.ModifyIndex {
-		m.Snapshot.Route = route
-		m.noteProblems(m.Snapshot)
-	} else if !route.Exists() && m.Snapshot.Route.Exists() {
-		m.Reread() // deleted, or read before it was written
-	}
-}
-
-// ConsulFailed says once, and again only after Consul has answered meanwhile,
-// that Consul does not answer.
-func (m *Member) ConsulFailed(err error) {
-	if m.consulDown {
-		return
-	}
-	m.consulDown = true
-	m.Log.Warn().Err(err).Msg("Consul does not answer; trying again until it does")
-}
-
-// problemGrace is how long a value in Consul must make no sense before that is
-// said: a leader whose session was lost has no member key for a moment.
-const problemGrace = 3 * time.Second
-
-// noteProblems reports values in Consul that make no sense, once each.
-func (m *Member) noteProblems(snapshot cluster.Snapshot) {
-	text := ""
-	if err := errors.Join(snapshot.Problems()...); err != nil {
-		text = err.Error()
-	}
-	if text != m.problems {
-		m.problems, m.problemsSince = text, m.now()
-		if text != "" {
-			m.Later.After(problemGrace, func() { m.noteProblems(m.Snapshot) })
-		}
-		return
-	}
-	if text != "" && !m.problemsSince.IsZero() && m.now().Sub(m.problemsSince) >= problemGrace {
-		m.problemsSince = 0
-		m.Log.Error().Str("prefix", m.Keys.Prefix()).Str("problems", text).Msg("values in Consul are wrong")
-	}
-}
-
-// clearStaleBootstrap ends a bootstrap of this member's that nobody works on any more:
-// one of this run that has failed and could not say so, or one that an earlier run left
-// behind with its session, instead of waiting for that one's TTL.
-func (m *Member) clearStaleBootstrap(snapshot cluster.Snapshot) {
-	init, session := snapshot.Initialize, m.Session
-	if !init.Exists() || init.Value != "" || init.Session == "" || session == "" || m.task != nil ||
-		init.Session == session && (m.Data.State == ha.DataBootstrapped || m.Tenure.Writing()) {
-		return
-	}
-	cleared := func(err error) {
-		if err != nil && !errors.Is(err, cluster.ErrConflict) {
-			m.Log.Warn().Err(err).Msg("clearing away our own unfinished bootstrap in Consul")
-		}
-	}
-	if init.Session == session {
-		m.Consul.EndBootstrap(m.Dynamic.RetryTimeout, session, cleared)
-		return
-	}
-	m.Consul.EndSession(m.Dynamic.RetryTimeout, init.Session, m.SessionName, cleared)
 }

@@ -18,7 +18,7 @@ func TestReread(t *testing.T) {
 	c := w.take("Consul.Read")
 	w.none("Consul.Read")
 	c.fail(errBoom)
-	if !w.consulDown {
+	if !w.down {
 		t.Fatal("Consul counts as well")
 	}
 	w.Reread()
@@ -29,7 +29,7 @@ func TestReread(t *testing.T) {
 	s := w.shard("c")
 	s.Index = 120
 	w.answer("Consul.Read", s, nil)
-	if w.consulDown || w.Snapshot.LeaderName() != "c" || w.accepted != 1 || w.Read != w.clock || w.ReadWall != w.wall {
+	if w.down || w.Snapshot.LeaderName() != "c" || w.accepted != 1 || w.Read != w.clock || w.ReadWall != w.wall {
 		t.Fatal("the reading is not taken")
 	}
 }
@@ -120,7 +120,7 @@ func TestConsulFailed(t *testing.T) {
 	w.ConsulFailed(errBoom)
 	w.ConsulFailed(errBoom)
 	w.Accept(w.shard("b"), true)
-	if w.consulDown {
+	if w.down {
 		t.Fatal("it answers")
 	}
 }
@@ -131,27 +131,27 @@ func TestNoteProblems(t *testing.T) {
 	bad := w.shard("b")
 	bad.Sync = cluster.Entry[cluster.Sync]{ModifyIndex: 44, Err: errBoom}
 	w.Accept(bad, true)
-	if w.problems == "" || w.problemsSince.IsZero() {
+	if w.wrong == "" || w.wrongSince.IsZero() {
 		t.Fatal("not noted")
 	}
 	w.pass(2 * time.Second)
 	w.Accept(bad, true)
-	if w.problemsSince.IsZero() {
+	if w.wrongSince.IsZero() {
 		t.Fatal("told of too soon")
 	}
 	w.pass(time.Second)
-	if !w.problemsSince.IsZero() {
+	if !w.wrongSince.IsZero() {
 		t.Fatal("not told of")
 	}
 	w.Accept(w.shard("b"), true)
-	if w.problems != "" {
+	if w.wrong != "" {
 		t.Fatal("they are over")
 	}
 	w.Accept(bad, true)
 	w.pass(time.Second)
 	w.Accept(w.shard("b"), true)
 	w.pass(time.Minute)
-	if w.problems != "" {
+	if w.wrong != "" {
 		t.Fatal("what was wrong for a moment is told of")
 	}
 }

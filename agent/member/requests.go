@@ -23,7 +23,7 @@ func (m *Member) MayRestart() error {
 		return refused("%s already in progress", m.task.kind)
 	case m.Data.State != ha.DataValid:
 		return refused("there is no data directory to start PostgreSQL in")
-	case m.PG.Primary() && !m.Tenure.Held(m.now()) && !m.LockIsOurs():
+	case m.PG.Primary() && !m.Tenure.Held(m.Now()) && !m.LockIsOurs():
 		return refused("it was a primary, and this member does not hold the leader lock")
 	}
 	return nil
@@ -106,7 +106,7 @@ func (m *Member) restartReplica(upstream string) {
 // loop_waits, as Patroni does. Whoever asks for it sets LeavingSync back.
 func (m *Member) LeaveSync(w *Work, next func(error)) {
 	m.LeavingSync = true
-	m.await(w, 2*m.Dynamic.LoopWait, func() bool {
+	m.waiters.await(w, 2*m.Dynamic.LoopWait, func() bool {
 		return !slices.ContainsFunc(m.Snapshot.Sync.Value.Standbys(), func(n string) bool { return strings.EqualFold(n, m.Name) })
 	}, func(left bool) {
 		if w != nil && w.Broken() != nil {
@@ -128,7 +128,7 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 	switch {
 	case m.Stopping:
 		return Refused{ErrStopping.Error()}
-	case leader == m.Name || m.Tenure.Held(m.now()):
+	case leader == m.Name || m.Tenure.Held(m.Now()):
 		return refused("I am the leader, can not reinitialize")
 	case leader == "":
 		return refused("Cluster has no leader, can not reinitialize")

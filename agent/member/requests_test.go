@@ -116,7 +116,7 @@ func TestRestartReplica(t *testing.T) {
 		t.Fatal("the leader does not hear of it")
 	}
 	w.Snapshot.Sync.Value = cluster.NewSync("b", []string{"c"})
-	w.tellWaiters()
+	w.waiters.tell()
 	if c := w.take("Postgres.Stop"); c.args[1] != false {
 		t.Fatalf("%v", c.args)
 	} else {
@@ -199,7 +199,7 @@ func TestReinitialize(t *testing.T) {
 		}
 		w.none("Postgres.Answers", "Postgres.Stop", "Postgres.RemoveForReinit")
 		w.Snapshot.Sync.Value = cluster.NewSync("b", nil)
-		w.tellWaiters()
+		w.waiters.tell()
 		if c := w.take("Postgres.Answers"); c.args[0].(pg.Upstream).Name != "b" || c.args[1] != true {
 			t.Fatalf("%v", c.args)
 		} else {

@@ -9,26 +9,44 @@ import (
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
-// routeToWrite is the route as this member would have it as the leader. It is
+// routeWriter writes the route when the topology has changed.
+type routeWriter struct {
+	*Shard
+	local     *Local
+	work      *worker
+	keys      *leaderKeys
+	handovers *handovers
+	bouncers  Bouncers
+
+	// same is the route that was found to say the same as that in Consul with the index sameAt.
+	same   cluster.Route
+	sameAt uint64
+	// routed is what the route was made of last, and when.
+	routed   routeOf
+	routedAt cluster.Instant
+	readers  readers
+}
+
+// wanted is the route as this member would have it as the leader. It is
 // not ok when there is nothing to say, or when the route in Consul belongs to
 // another PostgreSQL cluster and must not be touched.
-func (m *Member) routeToWrite() (cluster.Route, bool) {
-	known := m.Snapshot.Route
-	id := m.Data.SystemIdentifier
+func (w *routeWriter) wanted() (cluster.Route, bool) {
+	known := w.Snapshot.Route
+	id := w.local.Data.SystemIdentifier
 	if id == "" {
 		return cluster.Route{}, false
 	}
 	if known.OK() && known.Value.SystemIdentifier != id {
-		m.Once("route of another cluster", "the route in Consul has another system identifier and is left alone: "+
+		w.Once("route of another cluster", "the route in Consul has another system identifier and is left alone: "+
 			"two shards share namespace and scope, or the key must be deleted", known.Value.SystemIdentifier)
 		return cluster.Route{}, false
 	}
-	m.ClearOnce("route of another cluster")
+	w.ClearOnce("route of another cluster")
 	r := cluster.Route{
 		Version: cluster.RouteVersion, SystemIdentifier: id,
-		State: m.routeState(), Timeline: m.PG.Observed.Timeline,
-		Leader:   cluster.RouteMember{Name: m.Name, Host: m.Host, Port: m.Port, Tags: PublishedTags(m.Tags)},
-		Replicas: m.routeReplicas(),
+		State: w.state(), Timeline: w.local.PG.Observed.Timeline,
+		Leader:   cluster.RouteMember{Name: w.Name, Host: w.Host, Port: w.Port, Tags: PublishedTags(w.Tags)},
+		Replicas: w.replicas(),
 	}
 	if known.OK() {
 		if r.Timeline == 0 {
@@ -40,33 +58,33 @@ func (m *Member) routeToWrite() (cluster.Route, bool) {
 	}
 	r.Timeline = max(r.Timeline, 1)
 	if r.Since.IsZero() {
-		r.Since = m.Clock.Wall().UTC().Truncate(time.Millisecond)
+		r.Since = w.Wall().UTC().Truncate(time.Millisecond)
 	}
 	return r, true
 }
 
-func (m *Member) routeState() cluster.RouteState {
+func (w *routeWriter) state() cluster.RouteState {
 	switch {
-	case m.TaskKind() == ha.TaskHandover && m.Successor() != "" && m.published.holding:
+	case w.work.TaskKind() == ha.TaskHandover && w.work.Successor() != "" && w.handovers.holding:
 		return cluster.RouteHandover
-	case m.PG.Running && m.PG.Observed.Accepting && m.PG.Primary() && m.TaskKind() != ha.TaskDemote:
+	case w.local.PG.Running && w.local.PG.Observed.Accepting && w.local.PG.Primary() && w.work.TaskKind() != ha.TaskDemote:
 		return cluster.RouteOpen
-	case m.PG.Running && !m.PG.Primary():
+	case w.local.PG.Running && !w.local.PG.Primary():
 		return cluster.RoutePromoting
 	default:
 		return cluster.RouteDown
 	}
 }
 
-// routeReplicas lists the members that may serve reads (readers.go).
-func (m *Member) routeReplicas() []cluster.RouteMember {
-	replicas, now := []cluster.RouteMember{}, m.now()
-	before := readers{lagging: m.published.readers.lagging, silent: m.published.readers.silent}
-	r := readers{passed: m.published.readers.passed, lagging: map[string]bool{}, silent: map[string]cluster.Instant{}}
-	r.saw(now, m.PG.Observed)
-	for _, other := range m.Snapshot.Members {
+// replicas lists the members that may serve reads (readers.go).
+func (w *routeWriter) replicas() []cluster.RouteMember {
+	replicas, now := []cluster.RouteMember{}, w.Now()
+	before := readers{lagging: w.readers.lagging, silent: w.readers.silent}
+	r := readers{passed: w.readers.passed, lagging: map[string]bool{}, silent: map[string]cluster.Instant{}}
+	r.saw(now, w.local.PG.Observed)
+	for _, other := range w.Snapshot.Members {
 		name := other.Value.Name
-		if !other.OK() || name == m.Name || other.Value.State != cluster.StateRunning || other.Value.Role != cluster.RoleReplica ||
+		if !other.OK() || name == w.Name || other.Value.State != cluster.StateRunning || other.Value.Role != cluster.RoleReplica ||
 			other.Value.Tag("noloadbalance") {
 			continue
 		}
@@ -78,13 +96,13 @@ func (m *Member) routeReplicas() []cluster.RouteMember {
 		if since, silent := before.silent[name]; silent {
 			r.silent[name] = since
 		}
-		had := slices.ContainsFunc(m.Snapshot.Route.Value.Replicas, func(r cluster.RouteMember) bool { return r.Name == name })
-		if !r.serve(now, m.PG.Observed, other.Value, had, m.Dynamic) {
+		had := slices.ContainsFunc(w.Snapshot.Route.Value.Replicas, func(r cluster.RouteMember) bool { return r.Name == name })
+		if !r.serve(now, w.local.PG.Observed, other.Value, had, w.Dynamic) {
 			continue
 		}
 		replicas = append(replicas, cluster.RouteMember{Name: name, Host: host, Port: port, Tags: other.Value.Tags})
 	}
-	m.published.readers = r // who is no replica any more is forgotten
+	w.readers = r // who is no replica any more is forgotten
 	return replicas
 }
 
@@ -98,81 +116,33 @@ type routeOf struct {
 	state        cluster.RouteState
 }
 
-// writeRoute writes the route when the topology has changed. Beats never touch
+// write writes the route when the topology has changed. Beats never touch
 // it: bouncers read it with one blocking query for all shards.
-func (m *Member) writeRoute() {
-	p, known, now := &m.published, m.Snapshot.Route, m.now()
-	of := routeOf{known.ModifyIndex, m.Snapshot.Index, m.PG.ObservedAt, m.routeState()}
-	if of == p.routed && now.Sub(p.routedAt) < routeEvery {
+func (w *routeWriter) write() {
+	known, now := w.Snapshot.Route, w.Now()
+	of := routeOf{known.ModifyIndex, w.Snapshot.Index, w.local.PG.ObservedAt, w.state()}
+	if of == w.routed && now.Sub(w.routedAt) < routeEvery {
 		return
 	}
-	r, ok := m.routeToWrite()
+	r, ok := w.wanted()
 	if !ok {
 		return
 	}
-	if known.OK() && (known.ModifyIndex == p.routeAt && reflect.DeepEqual(r, p.route) || known.Value.SameTopology(r)) {
-		p.route, p.routeAt = r, known.ModifyIndex // to compare it is dear
-		p.routed, p.routedAt = of, now
+	if known.OK() && (known.ModifyIndex == w.sameAt && reflect.DeepEqual(r, w.same) || known.Value.SameTopology(r)) {
+		w.same, w.sameAt = r, known.ModifyIndex // to compare it is dear
+		w.routed, w.routedAt = of, now
 		return
 	}
-	m.putRoute(known, r)
+	w.put(known, r)
 }
 
-// putRoute writes a route that says something else than the one that is known.
-func (m *Member) putRoute(known cluster.Entry[cluster.Route], r cluster.Route) {
-	m.WriteAsLeader("route", m.Keys.Route(), known.ModifyIndex, r, func(index uint64) {
-		m.Snapshot.Route = cluster.Entry[cluster.Route]{Value: r, ModifyIndex: index}
+// put writes a route that says something else than the one that is known.
+func (w *routeWriter) put(known cluster.Entry[cluster.Route], r cluster.Route) {
+	w.keys.WriteAsLeader("route", w.Keys.Route(), known.ModifyIndex, r, func(index uint64) {
+		w.Snapshot.Route = cluster.Entry[cluster.Route]{Value: r, ModifyIndex: index}
 		if !known.OK() || known.Value.State != r.State || known.Value.Leader.Name != r.Leader.Name || known.Value.Timeline != r.Timeline {
-			m.Bouncers.Poke(r, index)
+			w.bouncers.Poke(r, index)
 		}
-		m.Log.Info().Str("state", string(r.State)).Int("timeline", r.Timeline).Int("replicas", len(r.Replicas)).Msg("route written")
-	})
-}
-
-// writeHistory publishes how the timelines before ours ended.
-func (m *Member) writeHistory() {
-	p, o := &m.published, &m.PG.Observed
-	if !o.Accepting || o.InRecovery || o.Timeline <= 1 || p.history == o.Timeline || p.readingHistory || m.Writing(m.Keys.History()) {
-		return
-	}
-	p.readingHistory = true
-	timeline := o.Timeline
-	m.Postgres.TimelineHistory(timeline, func(lines cluster.History, err error) {
-		if err != nil {
-			m.Once("timeline history", "the history of the timelines cannot be read", err.Error())
-			m.Later.After(m.retryAfter(), func() { p.readingHistory = false })
-			return
-		}
-		p.readingHistory = false
-		m.ClearOnce("timeline history")
-		if m.Leads() && m.PG.Observed.Timeline == timeline {
-			m.putHistory(timeline, lines)
-		}
-	})
-}
-
-// putHistory writes the key history: what is known of a timeline's end stays.
-func (m *Member) putHistory(timeline int, lines cluster.History) {
-	known := m.Snapshot.History
-	merged := make(cluster.History, 0, len(lines))
-	for _, line := range lines {
-		i := slices.IndexFunc(known.Value, func(h cluster.TimelineSwitch) bool {
-			return h.Timeline == line.Timeline && h.LSN == line.LSN
-		})
-		switch {
-		case i >= 0:
-			line = known.Value[i]
-		case line.Timeline == timeline-1:
-			line.Time = m.Clock.Wall().Format("2006-01-02T15:04:05.000000-07:00")
-			line.NewLeader = m.Name
-		}
-		merged = append(merged, line)
-	}
-	if n := m.Dynamic.MaxTimelinesHistory; n > 0 && len(merged) > n {
-		merged = merged[len(merged)-n:]
-	}
-	m.WriteAsLeader("history", m.Keys.History(), known.ModifyIndex, merged, func(index uint64) {
-		m.published.history = timeline
-		m.Snapshot.History = cluster.Entry[cluster.History]{Value: merged, ModifyIndex: index}
+		w.Log.Info().Str("state", string(r.State)).Int("timeline", r.Timeline).Int("replicas", len(r.Replicas)).Msg("route written")
 	})
 }

@@ -13,20 +13,20 @@ import (
 func TestTheRouteOfAnotherCluster(t *testing.T) {
 	w := newWorld(t).leading()
 	w.Snapshot.Route.Value.SystemIdentifier = "another"
-	w.writeRoute()
+	w.route.write()
 	w.none("Consul.WriteAsLeader")
 	if told := w.Told(); len(told) != 1 || !strings.Contains(told[0], "another") {
 		t.Fatalf("%v", told)
 	}
-	if _, ok := w.routeToWrite(); ok {
+	if _, ok := w.route.wanted(); ok {
 		t.Fatal("a takeover replaces it")
 	}
 	w.Snapshot.Route.Value.SystemIdentifier = systemA
-	if _, ok := w.routeToWrite(); !ok || len(w.Told()) != 0 {
+	if _, ok := w.route.wanted(); !ok || len(w.Told()) != 0 {
 		t.Fatal("it is ours again")
 	}
 	w.Data.SystemIdentifier = ""
-	if _, ok := w.routeToWrite(); ok {
+	if _, ok := w.route.wanted(); ok {
 		t.Fatal("a route of nothing")
 	}
 }
@@ -45,7 +45,7 @@ func TestRouteState(t *testing.T) {
 	} {
 		w := newWorld(t).leading()
 		tt.change(w)
-		if got := w.routeState(); got != tt.want {
+		if got := w.route.state(); got != tt.want {
 			t.Errorf("%s: %s", tt.name, got)
 		}
 	}
@@ -54,16 +54,16 @@ func TestRouteState(t *testing.T) {
 // The route is written when the topology changes; a failed write is tried again.
 func TestWriteRoute(t *testing.T) {
 	w := newWorld(t).leading()
-	w.writeRoute()
+	w.route.write()
 	w.none("Consul.WriteAsLeader")
 	since := w.Snapshot.Route.Value.Since
 	w.PostmasterGone()
-	w.writeRoute()
+	w.route.write()
 	w.deny("Consul.WriteAsLeader", errBoom)
-	w.writeRoute()
+	w.route.write()
 	w.none("Consul.WriteAsLeader")
 	w.pass(200 * time.Millisecond)
-	w.writeRoute()
+	w.route.write()
 	c := w.take("Consul.WriteAsLeader")
 	if r := c.args[4].(cluster.Route); c.args[2] != w.Keys.Route() || c.args[3] != uint64(103) || r.State != cluster.RouteDown || r.Leader.Name != "a" || r.Timeline != 3 || !r.Since.Equal(since) {
 		t.Fatalf("%v", c.args)
@@ -76,7 +76,7 @@ func TestWriteRoute(t *testing.T) {
 	w.Snapshot.Members[1].Value.ReplicationState = pg.Streaming
 	w.Snapshot.Members[1].Value.ReplayLSN = 201 * mib
 	w.Snapshot.Index++
-	w.writeRoute()
+	w.route.write()
 	c = w.take("Consul.WriteAsLeader")
 	if r := c.args[4].(cluster.Route); r.State != cluster.RouteOpen || len(r.Replicas) != 1 || r.Replicas[0].Name != "b" {
 		t.Fatalf("%+v", r)
@@ -90,15 +90,15 @@ func TestHistory(t *testing.T) {
 	w.Dynamic.MaxTimelinesHistory = 2
 	known := cluster.TimelineSwitch{Timeline: 1, LSN: 10, Reason: "r", Time: "then", NewLeader: "c"}
 	w.Snapshot.History = cluster.Entry[cluster.History]{Value: cluster.History{known}, ModifyIndex: 30}
-	w.writeHistory()
-	w.writeHistory()
+	w.history.write()
+	w.history.write()
 	c := w.take("Postgres.TimelineHistory")
 	w.none("Postgres.TimelineHistory")
 	c.fail(errBoom)
-	w.writeHistory()
+	w.history.write()
 	w.none("Postgres.TimelineHistory")
 	w.pass(200 * time.Millisecond)
-	w.writeHistory()
+	w.history.write()
 	lines := cluster.History{{Timeline: 1, LSN: 10, Reason: "r"}, {Timeline: 2, LSN: 20, Reason: "s"}}
 	w.answer("Postgres.TimelineHistory", lines, nil)
 	c = w.take("Consul.WriteAsLeader")
@@ -106,20 +106,20 @@ func TestHistory(t *testing.T) {
 	if len(h) != 2 || h[0] != known || h[1].NewLeader != "a" || h[1].Time == "" || c.args[3] != uint64(30) {
 		t.Fatalf("%+v", h)
 	}
-	w.writeHistory()
+	w.history.write()
 	w.none("Postgres.TimelineHistory")
 	c.answer(uint64(150), nil)
-	w.writeHistory()
+	w.history.write()
 	w.none("Postgres.TimelineHistory")
 
-	w.putHistory(3, append(cluster.History{{Timeline: 0, LSN: 1}}, lines...))
+	w.history.put(3, append(cluster.History{{Timeline: 0, LSN: 1}}, lines...))
 	if h := w.take("Consul.WriteAsLeader").args[4].(cluster.History); len(h) != 2 || h[0].Timeline != 1 {
 		t.Fatalf("%+v", h)
 	}
 
 	// Who leads no more by the time does not write.
 	w = newWorld(t).leading()
-	w.writeHistory()
+	w.history.write()
 	w.Tenure.Drop()
 	w.answer("Postgres.TimelineHistory", lines, nil)
 	w.none("Consul.WriteAsLeader")

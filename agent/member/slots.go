@@ -10,33 +10,44 @@ import (
 // slotsEvery is how often slots are looked at when the members stay the same.
 const slotsEvery = 10 * time.Second
 
-// keepSlots keeps a replication slot for every member that streams from this one, so
+// slotKeeper keeps replication slots for the members that stream from this one.
+type slotKeeper struct {
+	*Shard
+	local    *Local
+	postgres Postgres
+
+	kept    string // the members that slots were made for
+	at      cluster.Instant
+	keeping bool
+}
+
+// keep keeps a replication slot for every member that streams from this one, so
 // that one that is away for a while finds its WAL. A replica does, too, for those that
 // replicate from it; and what it kept as a primary it drops, as that holds WAL back for
 // ever.
-func (m *Member) keepSlots() {
-	p := &m.published
-	if p.slotting || !m.PG.Observed.Accepting || m.Dynamic.Pause || !m.Postgres.UseSlots() {
+func (k *slotKeeper) keep() {
+	o := &k.local.PG.Observed
+	if k.keeping || !o.Accepting || k.Dynamic.Pause || !k.postgres.UseSlots() {
 		return
 	}
-	names := slotsFor(m.Snapshot, m.Name, !m.PG.Observed.InRecovery)
+	names := slotsFor(k.Snapshot, k.Name, !o.InRecovery)
 	key := strings.Join(names, ",")
-	if m.PG.Observed.InRecovery {
+	if o.InRecovery {
 		key = "replica," + key
 	}
-	if key == p.slots && m.now().Sub(p.slotsAt) < slotsEvery {
+	if key == k.kept && k.Now().Sub(k.at) < slotsEvery {
 		return
 	}
-	p.slotting = true
-	m.Postgres.SyncSlots(slotsEvery, names, m.Dynamic, func(err error) {
-		p.slotting = false
-		p.slotsAt = m.now()
+	k.keeping = true
+	k.postgres.SyncSlots(slotsEvery, names, k.Dynamic, func(err error) {
+		k.keeping = false
+		k.at = k.Now()
 		if err != nil {
-			m.Once("slots", "replication slots could not be brought up to date", err.Error())
+			k.Once("slots", "replication slots could not be brought up to date", err.Error())
 			return
 		}
-		m.ClearOnce("slots")
-		p.slots = key
+		k.ClearOnce("slots")
+		k.kept = key
 	})
 }
 
@@ -55,24 +66,4 @@ func slotsFor(s cluster.Snapshot, name string, primary bool) []string {
 		}
 	}
 	return names
-}
-
-// checkpointAfterPromotion makes the new timeline's first checkpoint, before
-// which nobody can rewind to it.
-func (m *Member) checkpointAfterPromotion() {
-	p := &m.published
-	o := m.PG.Observed
-	if p.checkpointing || !o.Accepting || o.InRecovery || p.promotedTo != o.Timeline || p.checkpointed == o.Timeline {
-		return
-	}
-	p.checkpointing = true
-	timeline := o.Timeline
-	m.Postgres.Checkpoint(nil, func(err error) {
-		p.checkpointing = false
-		if err != nil {
-			m.Log.Warn().Err(err).Msg("the checkpoint after the promotion failed")
-			return
-		}
-		p.checkpointed = timeline
-	})
 }

@@ -29,32 +29,32 @@ func TestSlots(t *testing.T) {
 	want("a", true, "b")
 
 	w.leading()
-	w.keepSlots()
+	w.slots.keep()
 	w.none("Postgres.SyncSlots")
 	w.useSlots = true
-	w.keepSlots()
-	w.keepSlots()
+	w.slots.keep()
+	w.slots.keep()
 	w.deny("Postgres.SyncSlots", errBoom)
 	if len(w.Told()) != 1 {
 		t.Fatal("not told of")
 	}
-	w.keepSlots()
+	w.slots.keep()
 	if c := w.take("Postgres.SyncSlots"); !slices.Equal(c.args[1].([]string), []string{"b", "c"}) {
 		t.Fatalf("%v", c.args)
 	} else {
 		c.answer()
 	}
-	w.keepSlots()
+	w.slots.keep()
 	w.none("Postgres.SyncSlots")
 	w.pass(slotsEvery)
 	w.Dynamic.Pause = true
-	w.keepSlots()
+	w.slots.keep()
 	w.none("Postgres.SyncSlots")
 	w.Dynamic.Pause = false
-	w.keepSlots()
+	w.slots.keep()
 	w.answer("Postgres.SyncSlots")
 	w.sawReplica(mib, "b") // it drops what it kept as a primary
-	w.keepSlots()
+	w.slots.keep()
 	if c := w.take("Postgres.SyncSlots"); len(c.args[1].([]string)) != 0 {
 		t.Fatalf("%v", c.args)
 	}

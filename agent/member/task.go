@@ -2,11 +2,9 @@ package member
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/ha"
-	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // This file is what all long tasks have in common: one at a time, how they begin and
@@ -103,37 +101,48 @@ const (
 // within 15 s.
 const StopLimit = 14 * time.Second
 
+// worker carries out the long tasks, and remembers those that failed.
+type worker struct {
+	*Shard
+	local    *Local
+	postgres Postgres
+	watches  Watches
+
+	task    *task // nil: none is under way
+	Attempt ha.Attempt
+}
+
 // TaskKind is that of the task under way.
-func (m *Member) TaskKind() ha.TaskKind {
-	if m.task == nil {
+func (k *worker) TaskKind() ha.TaskKind {
+	if k.task == nil {
 		return ha.TaskNone
 	}
-	return m.task.kind
+	return k.task.kind
 }
 
 // TaskSince is when the task under way has begun.
-func (m *Member) TaskSince() time.Time {
-	if m.task == nil {
+func (k *worker) TaskSince() time.Time {
+	if k.task == nil {
 		return time.Time{}
 	}
-	return m.task.since
+	return k.task.since
 }
 
 // Successor is that of the handover under way, empty: there is none.
-func (m *Member) Successor() string {
-	if m.TaskKind() != ha.TaskHandover {
+func (k *worker) Successor() string {
+	if k.TaskKind() != ha.TaskHandover {
 		return ""
 	}
-	return m.task.successor
+	return k.task.successor
 }
 
 // newTask makes a task the one under way, and returns the one before, if that has not
 // finished.
-func (m *Member) newTask(kind ha.TaskKind) (t, before *task) {
-	before = m.task
-	t = &task{kind: kind, since: m.Clock.Wall(), work: &Work{}}
+func (k *worker) newTask(kind ha.TaskKind) (t, before *task) {
+	before = k.task
+	t = &task{kind: kind, since: k.Wall(), work: &Work{}}
 	t.replaces = kind == ha.TaskClone || kind == ha.TaskRejoin || kind == ha.TaskReinit || before != nil && before.replaces
-	m.edge, m.task = m.now(), t
+	k.local.edge, k.task = k.Now(), t
 	if before != nil && before.finished {
 		before = nil
 	}
@@ -142,16 +151,16 @@ func (m *Member) newTask(kind ha.TaskKind) (t, before *task) {
 
 // startTask begins work, after the task that it interrupts has ended. When it ends, its
 // outcome is noted, and done, if set, is called.
-func (m *Member) startTask(kind ha.TaskKind, work func(w *Work, end func(error)), done func(error)) {
-	t, before := m.newTask(kind)
+func (k *worker) startTask(kind ha.TaskKind, work func(w *Work, end func(error)), done func(error)) {
+	t, before := k.newTask(kind)
 	begin := func() {
 		work(t.work, func(err error) {
 			// What a task has left is looked at for as long as that takes, unless it is
 			// interrupted.
 			look := &Work{}
-			t.work.OnBreak(func() { m.Later.After(lookWithin, func() { look.breakOff(ErrBroken) }) })
-			m.Postgres.Look(look, 0, func(found Found, seen bool) {
-				m.finish(t, found, seen, func() { m.taskOutcome(kind, err, done) })
+			t.work.OnBreak(func() { k.After(lookWithin, func() { look.breakOff(ErrBroken) }) })
+			k.postgres.Look(look, 0, func(found Found, seen bool) {
+				k.finish(t, found, seen, func() { k.taskOutcome(kind, err, done) })
 			})
 		})
 	}
@@ -166,11 +175,11 @@ func (m *Member) startTask(kind ha.TaskKind, work func(w *Work, end func(error))
 // once: what was interrupted may wait for a disk that hangs. It gets a short time to end
 // before last, if set, is run, and the outcome is told. If it does not, the outcome is told
 // without it, and the task lives on as one that was interrupted (ha.TaskInterrupted).
-func (m *Member) startStop(stop func(w *Work, end func(error)), last func(done func(error)), done func(error)) {
-	if m.task != nil {
-		m.task.work.breakOff(ErrBroken)
+func (k *worker) startStop(stop func(w *Work, end func(error)), last func(done func(error)), done func(error)) {
+	if k.task != nil {
+		k.task.work.breakOff(ErrBroken)
 	}
-	t, before := m.newTask(ha.TaskDemote)
+	t, before := k.newTask(ha.TaskDemote)
 	lastly := func(err error, then func(error)) {
 		if err != nil || last == nil {
 			then(err)
@@ -181,17 +190,17 @@ func (m *Member) startStop(stop func(w *Work, end func(error)), last func(done f
 	stop(t.work, func(err error) {
 		if before == nil || before.finished {
 			lastly(err, func(err error) {
-				m.finishStop(t, func() { m.taskOutcome(ha.TaskDemote, err, done) })
+				k.finishStop(t, func() { k.taskOutcome(ha.TaskDemote, err, done) })
 			})
 			return
 		}
-		m.awaitInterrupted(t, before, err, lastly, done)
+		k.awaitInterrupted(t, before, err, lastly, done)
 	})
 }
 
 // awaitInterrupted tells the outcome of a task that has stopped PostgreSQL when what it
 // interrupted has ended, or does not end.
-func (m *Member) awaitInterrupted(t, before *task, err error, lastly func(error, func(error)), done func(error)) {
+func (k *worker) awaitInterrupted(t, before *task, err error, lastly func(error, func(error)), done func(error)) {
 	ended, told := false, false
 	before.next = func() {
 		ended = true
@@ -200,24 +209,24 @@ func (m *Member) awaitInterrupted(t, before *task, err error, lastly func(error,
 		}
 		told = true
 		lastly(err, func(err error) {
-			m.finishStop(t, func() { m.taskOutcome(ha.TaskDemote, err, done) })
+			k.finishStop(t, func() { k.taskOutcome(ha.TaskDemote, err, done) })
 		})
 	}
-	m.Later.After(lingering, func() {
+	k.After(lingering, func() {
 		if told {
 			return
 		}
 		told = true
 		lastly(err, func(err error) {
 			over := func() {
-				m.finishStop(t, func() { m.Log.Info().Msg("what was interrupted has ended") })
+				k.finishStop(t, func() { k.Log.Info().Msg("what was interrupted has ended") })
 			}
-			m.edge = m.now()
-			if m.task == t {
-				m.Log.Warn().Msg("what was interrupted does not end (a disk that hangs?); nothing else is begun until it has")
-				t.kind, t.since = ha.TaskInterrupted, m.Clock.Wall()
-				m.taskOutcome(ha.TaskDemote, err, done)
-				m.Watches.KickPostgres()
+			k.local.edge = k.Now()
+			if k.task == t {
+				k.Log.Warn().Msg("what was interrupted does not end (a disk that hangs?); nothing else is begun until it has")
+				t.kind, t.since = ha.TaskInterrupted, k.Wall()
+				k.taskOutcome(ha.TaskDemote, err, done)
+				k.watches.KickPostgres()
 			}
 			if ended {
 				over()
@@ -229,54 +238,55 @@ func (m *Member) awaitInterrupted(t, before *task, err error, lastly func(error,
 }
 
 // finishStop ends a task that has stopped PostgreSQL with a short look at what is left.
-func (m *Member) finishStop(t *task, outcome func()) {
-	m.Postgres.Look(nil, lookWithin, func(found Found, seen bool) { m.finish(t, found, seen, outcome) })
+func (k *worker) finishStop(t *task, outcome func()) {
+	k.postgres.Look(nil, lookWithin, func(found Found, seen bool) { k.finish(t, found, seen, outcome) })
 }
 
 // finish is the end of a task and of what it interrupted. What a look that did not end
 // would have shown is believed to be as before.
-func (m *Member) finish(t *task, found Found, seen bool, outcome func()) {
-	m.edge = m.now()
+func (k *worker) finish(t *task, found Found, seen bool, outcome func()) {
+	k.local.edge = k.Now()
 	t.finished = true
 	if t.next != nil {
 		defer t.next()
 	}
-	if m.task != t {
+	if k.task != t {
 		return // interrupted: its successor tells the outcome
 	}
-	m.task = nil
+	k.task = nil
 	if seen {
-		m.Data, m.Loss = found.Data, found.Loss
-		// What it was before the task says nothing of what it is now.
-		m.PG.wasPrimary = found.Data.WasPrimary
+		k.local.found(found)
 	}
 	outcome()
-	m.Watches.KickPostgres()
+	k.watches.KickPostgres()
 }
 
 // taskOutcome takes in how a task has ended.
-func (m *Member) taskOutcome(kind ha.TaskKind, err error, done func(error)) {
-	m.PG.Running = m.Postgres.Running()
-	if !m.PG.Running {
-		m.PG.Observed.Accepting = false
+func (k *worker) taskOutcome(kind ha.TaskKind, err error, done func(error)) {
+	k.local.PG.Running = k.postgres.Running()
+	if !k.local.PG.Running {
+		k.local.PG.Observed.Accepting = false
 	}
-	m.noteAttempt(kind, err)
+	k.noteAttempt(kind, err)
 	if done != nil {
 		done(err)
 	}
 }
 
+// replacing reports whether the data are being replaced.
+func (k *worker) replacing() bool { return k.task != nil && k.task.replaces }
+
 // InterruptTask ends a task that can be done again from its beginning.
-func (m *Member) InterruptTask() {
-	if m.repeatable() {
-		m.task.work.breakOff(ErrBroken)
+func (k *worker) InterruptTask() {
+	if k.repeatable() {
+		k.task.work.breakOff(ErrBroken)
 	}
 }
 
 // repeatable reports whether the task under way can be broken off and done again from its
 // beginning.
-func (m *Member) repeatable() bool {
-	switch m.TaskKind() {
+func (k *worker) repeatable() bool {
+	switch k.TaskKind() {
 	case ha.TaskBootstrap, ha.TaskClone, ha.TaskStart, ha.TaskRejoin, ha.TaskReinit:
 		return true
 	}
@@ -285,105 +295,22 @@ func (m *Member) repeatable() bool {
 
 // noteAttempt remembers failures, so that a task that fails is not tried again
 // at once and for ever.
-func (m *Member) noteAttempt(kind ha.TaskKind, err error) {
+func (k *worker) noteAttempt(kind ha.TaskKind, err error) {
 	if err == nil || errors.Is(err, ErrBroken) {
-		if m.Attempt.Kind == kind {
-			m.Attempt = ha.Attempt{}
+		if k.Attempt.Kind == kind {
+			k.Attempt = ha.Attempt{}
 		}
 		return
 	}
 	failures := 1
-	if m.Attempt.Kind == kind {
-		failures = m.Attempt.Failures + 1
+	if k.Attempt.Kind == kind {
+		failures = k.Attempt.Failures + 1
 	}
 	most := backoffMax
 	if kind == ha.TaskBootstrap {
 		most = backoffBootstrap
 	}
 	backoff := min(backoffMin<<min(failures-1, 8), most)
-	m.Attempt = ha.Attempt{Kind: kind, Failures: failures, NotUntil: m.now().Add(backoff)}
-	m.Log.Error().Err(err).Int("failures", failures).Dur("next_try", backoff).Msgf("%s failed", kind)
-}
-
-// waiter is somebody who waits until something holds.
-type waiter struct {
-	holds func() bool
-	done  func(held bool)
-	over  bool
-}
-
-// await calls done as soon as something holds, or after limit, or when the work is broken
-// off.
-func (m *Member) await(w *Work, limit time.Duration, holds func() bool, done func(held bool)) {
-	if holds() {
-		done(true)
-		return
-	}
-	one := &waiter{holds: holds}
-	end := func(held bool) {
-		if !one.over {
-			one.over = true
-			done(held)
-		}
-	}
-	one.done = end
-	m.waiters = append(m.waiters, one)
-	m.Later.After(limit, func() { end(false) })
-	if w != nil {
-		w.OnBreak(func() { end(false) })
-	}
-}
-
-// tellWaiters tells those whose wait is over.
-func (m *Member) tellWaiters() {
-	if len(m.waiters) == 0 {
-		return
-	}
-	all := m.waiters
-	m.waiters = nil
-	for _, one := range all {
-		switch {
-		case one.over:
-		case one.holds():
-			one.done(true)
-		default:
-			m.waiters = append(m.waiters, one)
-		}
-	}
-}
-
-// upstreamOf is how to reach a member's PostgreSQL.
-func (m *Member) upstreamOf(name string) (pg.Upstream, error) {
-	other, found := m.Snapshot.Member(name)
-	if !found || !other.OK() {
-		return pg.Upstream{}, fmt.Errorf("member %s: its key in Consul is missing or not understood", name)
-	}
-	host, port, err := other.Value.Address()
-	if err != nil {
-		return pg.Upstream{}, err
-	}
-	return pg.Upstream{Name: name, Host: host, Port: port}, nil
-}
-
-// stopWithin is how long an orderly stop may take before PostgreSQL is killed: as long
-// as a leader may serve nobody.
-func (m *Member) stopWithin() time.Duration {
-	limit := ha.UnservedLimit(m.Dynamic)
-	if !m.Tenure.Held(m.now()) {
-		limit = max(limit, StopLimit) // nobody waits for it
-	}
-	return limit
-}
-
-// beforeStopLimit is how long before_stop may take before a stop that begins now:
-// of what is left until PostgreSQL would be killed, half is PostgreSQL's own.
-func (m *Member) beforeStopLimit() time.Duration {
-	limit := m.ScriptLimit
-	if now := m.now(); m.Tenure.Held(now) && !m.PauseInForce() {
-		limit = min(limit, m.KillAt().Sub(now)/2)
-	}
-	if m.Stopping {
-		limit = min(limit, StopLimit/2)
-	}
-	return limit
+	k.Attempt = ha.Attempt{Kind: kind, Failures: failures, NotUntil: k.Now().Add(backoff)}
+	k.Log.Error().Err(err).Int("failures", failures).Dur("next_try", backoff).Msgf("%s failed", kind)
 }

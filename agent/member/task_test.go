@@ -181,12 +181,12 @@ func TestAwait(t *testing.T) {
 	holds := false
 	var got []bool
 	wait := func(work *Work) {
-		w.await(work, time.Minute, func() bool { return holds }, func(held bool) { got = append(got, held) })
+		w.waiters.await(work, time.Minute, func() bool { return holds }, func(held bool) { got = append(got, held) })
 	}
 	work := &Work{}
 	wait(nil)
 	wait(work)
-	w.tellWaiters()
+	w.waiters.tell()
 	if len(got) != 0 {
 		t.Fatal("told too soon")
 	}
@@ -195,7 +195,7 @@ func TestAwait(t *testing.T) {
 		t.Fatalf("%v", got)
 	}
 	holds = true
-	w.tellWaiters()
+	w.waiters.tell()
 	wait(nil) // it holds already
 	if !slices.Equal(got, []bool{false, true, true}) {
 		t.Fatalf("%v", got)
@@ -203,9 +203,9 @@ func TestAwait(t *testing.T) {
 	holds = false
 	wait(nil)
 	w.pass(time.Minute)
-	w.tellWaiters()
-	if !slices.Equal(got, []bool{false, true, true, false}) || len(w.waiters) != 0 {
-		t.Fatalf("%v, %d wait", got, len(w.waiters))
+	w.waiters.tell()
+	if !slices.Equal(got, []bool{false, true, true, false}) || len(w.waiters.all) != 0 {
+		t.Fatalf("%v, %d wait", got, len(w.waiters.all))
 	}
 }
 

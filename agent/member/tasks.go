@@ -3,9 +3,7 @@ package member
 import (
 	"errors"
 	"fmt"
-	"time"
 
-	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
@@ -32,11 +30,11 @@ func (m *Member) begin(action ha.Action) {
 	}
 	switch act := action.(type) {
 	case ha.Bootstrap:
-		m.bootstrap()
+		m.bootstrap.begin()
 	case ha.ClaimBootstrap:
-		m.claimBootstrap()
+		m.bootstrap.claim()
 	case ha.FinishBootstrap:
-		m.finishBootstrap()
+		m.bootstrap.finish()
 	case ha.EndShutDown:
 		m.startTask(ha.TaskStart, func(w *Work, end func(error)) { m.Postgres.EndShutDown(w, startLimit, end) }, nil)
 	case ha.DiscardIncomplete:
@@ -58,185 +56,8 @@ func (m *Member) begin(action ha.Action) {
 	case ha.Handover:
 		m.handover(act)
 	case ha.SetSync:
-		m.setSync(act)
+		m.commits.apply(act)
 	}
-}
-
-// fenceNow kills every process of PostgreSQL. The lease is dropped here and
-// now: whatever answer still comes in, it is not taken up again.
-func (m *Member) fenceNow() {
-	if m.fencing {
-		return
-	}
-	m.fencing = true
-	m.Tenure.Drop()
-	m.startStop(func(_ *Work, end func(error)) { m.kill(nil, backoffMax, end) }, m.disarm, func(err error) {
-		m.fencing = false
-		if err == nil || !m.Postgres.Running() {
-			m.stoppedOnPurpose()
-		}
-	})
-}
-
-// kill kills PostgreSQL, so that no start which was asked for before comes up any
-// more. What lingers is left to the kernel. On any other error PostgreSQL may live: the
-// guard keeps its deadline, and it is killed again.
-func (m *Member) kill(w *Work, limit time.Duration, done func(error)) {
-	m.Postgres.Kill(w, limit, func(err error) {
-		if err != nil && !errors.Is(err, ErrLingering) {
-			m.Later.After(killAgainAfter, func() { done(err) })
-			return
-		}
-		m.Guard.Overtake(func(started bool, err error) {
-			if err != nil || !started {
-				done(err)
-				return
-			}
-			// The kill may have taken all the time that there was.
-			m.Postgres.Kill(nil, lingering, func(err error) { done(unlessLingering(err)) })
-		})
-	})
-}
-
-// unlessLingering leaves to the kernel what waits for a disk.
-func unlessLingering(err error) error {
-	if errors.Is(err, ErrLingering) {
-		return nil
-	}
-	return err
-}
-
-// disarm disarms the guard when PostgreSQL was killed. It comes last before the lease is
-// dropped: beats arm the guard again.
-func (m *Member) disarm(done func(error)) {
-	m.Guardian.DisarmWithin(lingering, done)
-}
-
-// demote stops PostgreSQL in an orderly way, for as long as a leader may serve nobody,
-// and drops the lease when it has stopped. The guard stays armed until then.
-func (m *Member) demote() {
-	if m.TaskKind() == ha.TaskDemote {
-		return
-	}
-	scripts, limit := m.beforeStopLimit(), m.stopWithin()
-	m.startStop(func(w *Work, end func(error)) {
-		inOrder(w, end,
-			func(next func(error)) { m.beforeStop(w, scripts, next) },
-			func(next func(error)) {
-				m.Postgres.Stop(w, limit, false, func(err error) { next(unlessLingering(err)) })
-			},
-			func(next func(error)) { m.kill(w, lingering, next) })
-	}, m.disarm, func(err error) {
-		if err == nil {
-			m.Tenure.Drop()
-			m.stoppedOnPurpose()
-		}
-	})
-}
-
-// beforeStop runs before_stop, whose failure keeps nothing from being stopped.
-func (m *Member) beforeStop(w *Work, limit time.Duration, next func(error)) {
-	if limit <= 0 || !m.Postgres.Running() {
-		next(nil)
-		return
-	}
-	m.Postgres.BeforeStop(w, min(limit, m.ScriptLimit), func(err error) {
-		if err != nil {
-			m.Log.Warn().Err(err).Msg("before_stop failed; PostgreSQL is stopped all the same")
-		}
-		next(nil)
-	})
-}
-
-// giveUp ends a leadership that PostgreSQL cannot fill.
-func (m *Member) giveUp(successor string) {
-	if m.TaskKind() == ha.TaskDemote {
-		return
-	}
-	m.startStop(func(w *Work, end func(error)) { m.kill(w, lingering, end) }, m.disarm, func(err error) {
-		if err == nil {
-			m.giveTo(successor, false)
-			m.stoppedOnPurpose()
-		}
-	})
-}
-
-// endHung kills a postmaster that hangs. The lease is kept, and the guard armed: it is
-// started in place then.
-func (m *Member) endHung() {
-	if m.TaskKind() == ha.TaskDemote {
-		return
-	}
-	m.startStop(func(w *Work, end func(error)) { m.kill(w, lingering, end) }, nil, func(err error) {
-		if err == nil {
-			m.stoppedOnPurpose()
-		}
-	})
-}
-
-// bootstrap makes the shard if this member wins the key initialize, which its
-// session holds: when this agent dies on the way, the key goes with the session
-// and any member may try again.
-func (m *Member) bootstrap() {
-	session := m.Session
-	if session == "" {
-		return
-	}
-	lost := false
-	m.startTask(ha.TaskBootstrap, func(w *Work, end func(error)) {
-		m.Consul.BeginBootstrap(w, m.Dynamic.RetryTimeout, session, func(err error) {
-			switch {
-			case errors.Is(err, cluster.ErrConflict):
-				lost = true // somebody else makes the shard
-				end(nil)
-			case err != nil:
-				end(err)
-			default:
-				m.Log.Info().Msg("bootstrapping a new shard")
-				m.Postgres.Bootstrap(w, func(err error) {
-					if err != nil {
-						m.undoBootstrap(session, err, end)
-						return
-					}
-					end(nil)
-				})
-			}
-		})
-	}, func(error) {
-		if lost {
-			m.Attempt = ha.Attempt{Kind: ha.TaskBootstrap, Failures: 1, NotUntil: m.now().Add(backoffMin)}
-		}
-		m.Reread()
-	})
-}
-
-// undoBootstrap ends a bootstrap that failed: whatever was made is marked as unfinished and
-// cleared away later.
-func (m *Member) undoBootstrap(session string, why error, end func(error)) {
-	m.Postgres.Kill(nil, handoverLimit, func(killed error) {
-		m.Consul.EndBootstrap(handoverLimit, session, func(ended error) { end(errors.Join(why, killed, ended)) })
-	})
-}
-
-// claimBootstrap takes the key initialize for what was bootstrapped under a session
-// that is gone.
-func (m *Member) claimBootstrap() {
-	session := m.Session
-	m.startTask(ha.TaskBootstrap, func(w *Work, end func(error)) {
-		m.Consul.BeginBootstrap(w, handoverLimit, session, end)
-	}, func(error) { m.Reread() })
-}
-
-// finishBootstrap says to the data directory what Consul says by now: that it is the
-// shard's. Until then it counts as unfinished, so that a bootstrap which Consul never
-// heard of can be cleared away.
-func (m *Member) finishBootstrap() {
-	id := m.Data.SystemIdentifier
-	m.startTask(ha.TaskBootstrap, m.Postgres.FinishBootstrap, func(err error) {
-		if err == nil {
-			m.Log.Info().Str("system_identifier", id).Msg("bootstrapped")
-		}
-	})
 }
 
 // adoptStray takes charge of a PostgreSQL that somebody has started by hand while this
@@ -247,7 +68,7 @@ func (m *Member) adoptStray() {
 	if m.task != nil || m.PG.Running {
 		return
 	}
-	m.PG.syncSet = false // it has not been told by this agent
+	m.commits.set = false // it has not been told by this agent
 	m.startTask(ha.TaskStart, m.Postgres.Adopt, func(err error) {
 		if err == nil && m.PG.Running {
 			m.follows(m.Postgres.Upstream())
@@ -297,7 +118,7 @@ func (m *Member) awakenGuard(w *Work, next func(error)) {
 func (m *Member) startPrimary(waits *ha.SetSync) {
 	memo, until := m.Memo(), m.Tenure.Until()
 	ttl, margins := m.Dynamic.TTL, m.FenceMargins()
-	m.PG.syncSet = false // it is set anew
+	m.commits.set = false // it is set anew
 	m.startTask(ha.TaskStart, func(w *Work, end func(error)) {
 		inOrder(w, end,
 			func(next func(error)) { m.awakenGuard(w, next) },
@@ -332,7 +153,7 @@ func (m *Member) startReplica(upstream string) {
 		m.noteAttempt(ha.TaskStart, err)
 		return
 	}
-	m.PG.syncSet = false // its file waits for nobody
+	m.commits.set = false // its file waits for nobody
 	m.startTask(ha.TaskStart, func(w *Work, end func(error)) { m.start(w, as)(end) }, func(err error) {
 		if err == nil {
 			m.follows(upstream)
@@ -387,7 +208,7 @@ func (m *Member) rejoin(r ha.Rejoin) {
 		primary, leader = pg.Upstream{}, ""
 	}
 	allowed, remove, limit := m.MayRewind(), m.MayRemove(m.Dynamic), m.stopWithin()
-	m.PG.syncSet = false
+	m.commits.set = false
 	m.startTask(ha.TaskRejoin, func(w *Work, end func(error)) {
 		inOrder(w, end,
 			func(next func(error)) { m.Postgres.Stop(w, limit, false, next) },
@@ -462,27 +283,5 @@ func (m *Member) follow(upstream string) {
 			m.Upstream = upstream
 			m.Log.Info().Str("upstream", upstream).Msg("following")
 		}
-	})
-}
-
-// setSync makes commits wait for standbys, then reads how far the WAL is: a
-// standby that has more than that holds everything acknowledged before. What was
-// in force is not known for certain from the beginning of the attempt on.
-func (m *Member) setSync(s ha.SetSync) {
-	if m.settingSync {
-		return
-	}
-	m.settingSync, m.PG.syncSet = true, false
-	m.Postgres.SetSynchronous(m.Dynamic.RetryTimeout, s, func(set pg.SyncInForce, err error) {
-		m.settingSync = false
-		if err != nil {
-			m.Log.Warn().Err(err).Msg("setting synchronous_standby_names failed")
-			return
-		}
-		p := &m.PG
-		p.syncNames, p.syncAny, p.syncSince, p.syncValue, p.syncSet = s.Standbys, s.Any, set.Since, set.Value, true
-		p.Observed.SyncNames = set.Value // an older observation does not make it unsure again
-		m.Log.Info().Strs("standbys", s.Standbys).Int("any", s.Any).Msg("commits wait for these standbys")
-		m.Watches.KickPostgres()
 	})
 }

@@ -402,10 +402,10 @@ func TestStartPrimary(t *testing.T) {
 	w := newWorld(t).leading()
 	w.running = false
 	w.Upstream = "b"
-	w.PG.syncSet = true
+	w.commits.set = true
 	sync := &ha.SetSync{Standbys: []string{"b"}}
 	w.begin(ha.StartPrimary{Sync: sync})
-	if w.PG.syncSet {
+	if w.commits.set {
 		t.Fatal("whom commits wait for is certain")
 	}
 	w.answer("Guard.Awake")
@@ -453,7 +453,7 @@ func TestStartReplica(t *testing.T) {
 		w := newWorld(t)
 		w.agree("Guard.Awake")
 		w.running = false
-		w.PG.syncSet = true
+		w.commits.set = true
 		w.begin(ha.StartReplica{Upstream: tt.upstream})
 		w.settle()
 		if !tt.starts {
@@ -466,7 +466,7 @@ func TestStartReplica(t *testing.T) {
 		}
 		c := w.take("Postgres.Start")
 		as := c.args[1].(StartAs)
-		if as.Primary || (as.Upstream == nil) != (tt.upstream == "") || as.Upstream != nil && as.Upstream.Name != "b" || w.PG.syncSet {
+		if as.Primary || (as.Upstream == nil) != (tt.upstream == "") || as.Upstream != nil && as.Upstream.Name != "b" || w.commits.set {
 			t.Fatalf("%+v", as)
 		}
 		c.answer()
@@ -805,13 +805,13 @@ func TestAdoptStray(t *testing.T) {
 	w.none("Postgres.Adopt")
 
 	w = newWorld(t)
-	w.PG.syncSet = true
+	w.commits.set = true
 	w.upstream = "c"
 	w.pass(1)
 	w.Saw(Look{Began: w.clock, Found: &stray})
 	w.answer("Postgres.Adopt")
 	w.looked()
-	if w.Upstream != "c" || !w.PG.Running || w.PG.syncSet {
+	if w.Upstream != "c" || !w.PG.Running || w.commits.set {
 		t.Fatalf("follows %q, running %t", w.Upstream, w.PG.Running)
 	}
 }
@@ -819,7 +819,7 @@ func TestAdoptStray(t *testing.T) {
 // Whom commits wait for is uncertain from the beginning of a change on.
 func TestSetSync(t *testing.T) {
 	w := newWorld(t).leading()
-	w.PG.syncSet, w.PG.syncValue = true, ""
+	w.commits.set, w.commits.value = true, ""
 	set := ha.SetSync{Standbys: []string{"b"}, Any: 1}
 	if w.View().Postgres.SyncUnsure {
 		t.Fatal("unsure before")
@@ -832,7 +832,7 @@ func TestSetSync(t *testing.T) {
 		t.Fatal("sure meanwhile")
 	}
 	c.fail(errBoom)
-	if !w.View().Postgres.SyncUnsure || w.settingSync {
+	if !w.View().Postgres.SyncUnsure || w.commits.setting {
 		t.Fatal("sure after a failure")
 	}
 	w.begin(set)

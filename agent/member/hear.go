@@ -1,0 +1,109 @@
+package member
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+// This file is what other members ask of this one, and tell it.
+
+// Refused is why a request is not carried out.
+type Refused struct{ Why string }
+
+func (r Refused) Error() string { return r.Why }
+
+func refused(format string, args ...any) error { return Refused{fmt.Sprintf(format, args...)} }
+
+// HearFailsafe answers a leader that cannot reach Consul: nil is a promise.
+func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
+	before := m.Tenure.Promise()
+	err := m.Tenure.Agree(m.View(), r)
+	switch {
+	case err != nil:
+		m.Log.Warn().Err(err).Str("leader", r.Leader).Msg("refused to let a leader go on without Consul")
+	case before == nil || before.Until.Before(m.Now()):
+		m.Log.Warn().Str("leader", r.Leader).Msg("promised not to take the lock while the leader cannot reach Consul")
+	}
+	return err
+}
+
+// confirmLimit bounds the reading of Consul by which a member confirms what another one
+// told it. The one who asks waits for a second.
+const confirmLimit = 500 * time.Millisecond
+
+// confirm reads the shard consistently because another member told of the status at
+// index, unless that or a later one is known already. done hears why Consul could not be
+// read in time.
+func (m *Member) confirm(index uint64, done func(unread error)) {
+	if m.Snapshot.Status.ModifyIndex >= index {
+		done(nil)
+		return
+	}
+	m.Consul.Read(confirmLimit, func(snapshot cluster.Snapshot, err error) {
+		if err == nil {
+			m.Accept(snapshot, true)
+		}
+		done(err)
+	})
+}
+
+// HearPart is asked to have PostgreSQL receive nothing more from the old leader. A status
+// that Consul does not show is no reason to part: it would never be followed by a newer
+// one. If Consul cannot be asked, the word of a member has to do. With nil, it begins to.
+func (m *Member) HearPart(candidate string, index uint64, done func(error)) {
+	m.confirm(index, func(unread error) {
+		done(m.part(candidate, index, unread))
+	})
+}
+
+func (m *Member) part(candidate string, index uint64, unread error) error {
+	if _, known := m.Snapshot.Member(candidate); !known || candidate == m.Name {
+		return refused("%q is not another member of this shard", candidate)
+	}
+	if unread == nil && index > m.Snapshot.Status.ModifyIndex {
+		return refused("Consul shows no status as new as %d", index)
+	}
+	if err := m.View().MayPart(index); err != nil {
+		return err
+	}
+	if index > m.Parted {
+		m.Log.Info().Str("candidate", candidate).Uint64("status", index).Msg("parting from the old leader, for an election")
+	}
+	m.Part(index)
+	return nil
+}
+
+// HearDeposed hears that another member has taken the lock. Consul is asked
+// whether it has; who cannot ask Consul believes the member, and fences at once. Before
+// an operator gives the lease away by force, Consul shows nothing.
+func (m *Member) HearDeposed(leader string, index uint64, forced bool, done func(error)) {
+	if leader == m.Name || leader == "" {
+		done(refused("%q cannot have deposed this member", leader))
+		return
+	}
+	heard := func(unread error) { done(m.deposed(leader, index, forced, unread)) }
+	if forced {
+		heard(nil)
+		return
+	}
+	m.confirm(index, heard)
+}
+
+func (m *Member) deposed(leader string, index uint64, forced bool, unread error) error {
+	if _, known := m.Snapshot.Member(leader); !known && !m.Read.IsZero() {
+		return refused("%q is not a member of this shard", leader)
+	}
+	held := m.Tenure.Held(m.Now()) && index > m.Snapshot.Status.ModifyIndex
+	if unread == nil && held && !forced {
+		return refused("Consul shows no status as new as %d", index)
+	}
+	if held {
+		m.Log.Error().Str("by", leader).Bool("by_operator", forced).AnErr("consul", unread).Msg("deposed: another member has taken the lock")
+		m.Tenure.Depose(index)
+	}
+	m.Reread()
+	return nil
+}

@@ -1,0 +1,91 @@
+package member
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// Shard is what every part of a member rests on: who it is, the time, and what it knows of
+// its shard. Readings of Consul and the member's own writes change it.
+type Shard struct {
+	Settings
+	Clock
+	Later
+	ha.Outlook
+	ReadWall time.Time // when it was read last
+	Session  string
+	Dynamic  cluster.Dynamic
+
+	barredUntil cluster.Instant   // pre_promote has failed: this member does not want to lead before
+	told        map[string]string // problems that were logged and last, by topic
+}
+
+// retryAfter is how soon a request to Consul that certainly failed is tried again, with
+// jitter so that many members do not knock together.
+func (s *Shard) retryAfter() time.Duration {
+	return s.Jitter(200*time.Millisecond, 400*time.Millisecond)
+}
+
+// wakeAfter brings the loop round after d.
+func (s *Shard) wakeAfter(d time.Duration) { s.After(d, func() {}) }
+
+// LockIsOurs reports whether Consul shows the lock held by this member's session.
+func (s *Shard) LockIsOurs() bool {
+	l := s.Snapshot.Leader
+	return l.Exists() && s.Session != "" && l.Session == s.Session
+}
+
+// TagsNow are this member's. One whose pre_promote has failed just now does not want
+// to lead for a while, so that another member can.
+func (s *Shard) TagsNow() map[string]any {
+	if s.barredUntil.IsZero() || !s.Now().Before(s.barredUntil) {
+		return s.Tags
+	}
+	tags := map[string]any{"nofailover": true}
+	for name, value := range s.Tags {
+		if name != "nofailover" && name != "failover_priority" {
+			tags[name] = value
+		}
+	}
+	return tags
+}
+
+// Once logs a problem when it is new or has changed, until ClearOnce.
+func (s *Shard) Once(topic, message, detail string) {
+	problem := message + ": " + detail
+	if s.told[topic] == problem {
+		return
+	}
+	s.told[topic] = problem
+	s.Log.Error().Str("detail", detail).Msg(message)
+}
+
+// ClearOnce says that the problem of a topic is over.
+func (s *Shard) ClearOnce(topic string) {
+	if _, told := s.told[topic]; told {
+		delete(s.told, topic)
+		s.Log.Info().Str("topic", topic).Msg("well again")
+	}
+}
+
+// Told are the problems that were logged and last.
+func (s *Shard) Told() []string { return slices.Collect(maps.Values(s.told)) }
+
+// upstreamOf is how to reach a member's PostgreSQL.
+func (s *Shard) upstreamOf(name string) (pg.Upstream, error) {
+	other, found := s.Snapshot.Member(name)
+	if !found || !other.OK() {
+		return pg.Upstream{}, fmt.Errorf("member %s: its key in Consul is missing or not understood", name)
+	}
+	host, port, err := other.Value.Address()
+	if err != nil {
+		return pg.Upstream{}, err
+	}
+	return pg.Upstream{Name: name, Host: host, Port: port}, nil
+}

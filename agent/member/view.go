@@ -1,0 +1,54 @@
+package member
+
+import (
+	"slices"
+
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// View is what the decision rests on.
+func (m *Member) View() ha.View {
+	now := m.Now()
+	v := ha.View{
+		Now: now, Wall: m.Wall(), Name: m.Name, Tags: m.TagsNow(),
+		Config: m.Dynamic, Fence: m.FenceMargins(),
+		Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, Session: m.Session,
+		Lease: m.Tenure.Lease(), Promise: m.Tenure.Promise(), Giving: m.Tenure.Giving(), HandedOver: m.handovers.HandedOver,
+		Peers: m.poll.Answers, PeersAsked: m.poll.Asked, PeersDone: !m.poll.Asking, PeersAskedLSN: m.poll.AskedLSN, PeersParted: m.poll.AskedToPart, Parted: m.Parted,
+		Task: m.TaskKind(), Attempt: m.Attempt, Adopted: m.adopted.at, AdoptedUntil: m.adopted.until,
+		AdoptedPaused: m.adopted.paused, AdoptedUnled: m.adopted.unled,
+		Stopping:    m.Stopping,
+		SyncWriting: m.writing[m.Keys.Sync()], SyncUncertain: m.SyncUncertain, SyncBefore: m.syncBefore,
+	}
+	v.WatchdogOK, v.WatchdogProblem = m.Watchdog.OK()
+	o := m.PG.Observed
+	v.Postgres = ha.Postgres{
+		RestoresAlone: m.Data.State == ha.DataEmpty && m.Postgres.ClonesWithoutLeader(),
+		Data:          m.Data.State, DataProblem: m.Data.Problem, SystemIdentifier: m.Data.SystemIdentifier,
+		Running: m.PG.Running, Accepting: o.Accepting, Primary: m.PG.Primary(),
+		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying, Restoring: m.Restoring(),
+		Upstream: m.Upstream, Streaming: o.ReplicationState == pg.Streaming,
+		ShutDown: m.PG.shutDown, DownSince: m.PGDown, UnservedSince: m.unservedSince,
+		Hung: o.Silent && m.PG.Running && m.Postgres.PID() == m.PG.servedBy, Crashes: m.recentCrashes(now),
+		SyncNames: m.commits.names, SyncAny: m.commits.any, SyncSince: m.commits.since,
+		SyncUnsure:        m.commits.unsure(),
+		SynchronousCommit: m.Postgres.SynchronousCommit(),
+		DiskTrouble:       m.Disk, DiskSince: m.diskSince,
+	}
+	if o.Undersized {
+		v.Postgres.Undersized = o.Standstill
+	}
+	v.Postgres.Standbys = slices.Grow(v.Postgres.Standbys, len(o.Standbys))
+	for _, s := range o.Standbys {
+		v.Postgres.Standbys = append(v.Postgres.Standbys, ha.Standby{
+			Name: s.ApplicationName, Streaming: s.State == pg.Streaming,
+			Sync:     s.SyncState == "sync" || s.SyncState == "quorum",
+			WriteLSN: s.WriteLSN, FlushLSN: s.FlushLSN, ReplayLSN: s.ReplayLSN,
+		})
+	}
+	if m.Shown != nil {
+		return m.Shown(v)
+	}
+	return v
+}

@@ -1,0 +1,50 @@
+package docs
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// grownLarge are types that have more methods still, and how many: they may not grow.
+var grownLarge = map[string]int{
+	"agent Agent":             90,
+	"agent/ha View":           71,  // all read a value that never changes
+	"agent/postgres Instance": 264, // is to be split
+}
+
+// No type of the agent does everything.
+func TestNoTypeOfTheAgentHasTooManyMethods(t *testing.T) {
+	counted, err := methods(root, []string{"agent"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, n := range counted {
+		if n > max(mostMethods, grownLarge[name]) {
+			t.Errorf("%s has %d methods, and may have %d: give a story of its own, with its state, to a type of its own", name, n, mostMethods)
+		}
+	}
+	for name, n := range grownLarge {
+		if counted[name] != n {
+			t.Errorf("%s has %d methods by now, and not %d: correct the list", name, counted[name], n)
+		}
+	}
+}
+
+func TestMethodsAreCounted(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"a.go":      "package a\ntype A struct{}\nfunc (A) one() {}\nfunc (a *A) two() {}\ntype B[T any] struct{ A }\nfunc (b *B[T]) one() {}\nfunc three() {}\n",
+		"more.go":   "package a\nfunc (a *A) three() {}\n",
+		"a_test.go": "package a\nfunc (b B[T]) two() {}\nfunc (b B[T]) three() {}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	counted, err := methods(dir, []string{"."})
+	if err != nil || !maps.Equal(counted, map[string]int{". A": 3, ". B": 1}) {
+		t.Errorf("%v (%v)", counted, err)
+	}
+}
