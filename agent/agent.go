@@ -2,11 +2,12 @@
 // member), which lets package ha decide; here are the goroutines that listen and act for it:
 //
 //	agent.go     what an agent is made of; start and end
+//	run.go       goroutines, what they hand to the loop, and what they may read of it
 //	loop.go      the loop: one goroutine that owns all state, woken by events
+//	adopt.go     what runs already when the agent begins
 //	observe.go   looks at the data directory, and what the API shows
 //	ports.go     what the state machine (package member) reaches the world through
 //	handover.go  what bouncers are told: of a planned change of primary, of routes
-//	failsafe.go  what other members ask of this one
 //	configure.go the dynamic configuration and the agent's own file, taken up and again
 //	catalogue.go the member's service in Consul's catalogue
 //	events.go    what has happened, as the shard remembers it
@@ -17,8 +18,8 @@
 //	             the guard and the watchdog device
 //	secret.go    what members prove themselves to each other with
 //	watch.go     the goroutines that listen: Consul, PostgreSQL, peers, session
-//	requests.go, restart.go
-//	             what operators ask for through the REST API
+//	requests.go, restart.go, failsafe.go
+//	             what operators and other members ask for through the REST API
 //	schedule.go  a restart that they ask for at some time
 //	callbacks.go what the operators' scripts are told (package callbacks)
 //	service.go   what systemd is told
@@ -34,8 +35,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -55,48 +54,37 @@ import (
 	"github.com/lictor-ha/lictor/agent/systemd"
 )
 
-// Agent runs one member of a shard.
+// Agent runs one member of a shard. Its methods run on the goroutine of the loop, but for
+// those that Run begins in goroutines of their own and that say so.
 type Agent struct {
+	*board
 	cfg     config.Config
-	source  config.Source
 	version string
 	log     zerolog.Logger
 
-	keys     cluster.Keys
 	store    *consul.Store
 	pg       *postgres.Instance
+	data     *dataLooker
 	guard    *guardian
-	watchdog *fence.Watchdog
-	probe    *postgres.DiskProbe
+	watchdog *watchdog
+	conf     *dynamicConfig
+	journal  *journal
+	bouncers *bouncers
+	node     *node
 	// catalogue is nil where no service is registered.
 	catalogue *catalogue
 	// runnable tells whether the binary installed by now can be run.
 	runnable func(context.Context) error
-	logging  *logging.Log
 	systemd  *systemd.Notifier
 	meter    *metrics.Meter
 	// callbacks runs the operator's scripts, each within scriptLimit.
 	callbacks   *callbacks.Runner
 	scriptLimit time.Duration
 	peers       *api.Client
-	poolers     *api.BouncerClient
 	secrets     *proof.Keeper
+	probe       *postgres.DiskProbe
 	clock       fence.Clock
 
-	// ctx ends when the agent must end at once; work counts its goroutines.
-	ctx    context.Context
-	end    context.CancelFunc
-	work   sync.WaitGroup
-	events chan func()
-
-	// What other goroutines may read of the loop's state.
-	shown   atomic.Pointer[api.State]
-	dynamic atomic.Pointer[cluster.Dynamic]
-	cloned  atomic.Pointer[cloned]
-	changed *broadcast
-
-	looking      chan struct{} // holds one while the data directory is looked at
-	reloading    chan struct{} // holds one while the configuration file is read anew
 	kickPostgres chan struct{}
 	kickSession  chan struct{}
 
@@ -158,15 +146,12 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap.dcs: %w", err)
 	}
-	cfg.Bootstrap.DCS = inForce(cfg, dynamic, cfg.Bootstrap.DCS)
+	cfg.Bootstrap.DCS = inForce(cfg.Lictor.Speaks(), dynamic, cfg.Bootstrap.DCS)
+	run := &runner{events: make(chan func(), 64)}
 	a := &Agent{
-		cfg: cfg, source: o.Source, version: o.Version, log: o.Log,
-		keys: cfg.Keys(), store: store, peers: peers, secrets: &proof.Keeper{}, poolers: poolers, clock: fence.Now, runnable: o.Runnable,
-		logging: o.Logging, systemd: o.Systemd, meter: meter,
-		events:       make(chan func(), 64),
-		changed:      newBroadcast(),
-		looking:      make(chan struct{}, 1),
-		reloading:    make(chan struct{}, 1),
+		cfg: cfg, version: o.Version, log: o.Log, board: newBoard(run),
+		store: store, peers: peers, secrets: &proof.Keeper{}, clock: fence.Now, runnable: o.Runnable,
+		systemd: o.Systemd, meter: meter,
 		kickPostgres: make(chan struct{}, 1),
 		kickSession:  make(chan struct{}, 1),
 	}
@@ -180,12 +165,15 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		files = osuser.As(credential)
 	}
 	a.guard = newGuardian(cfg, o, files)
-	a.watchdog = newWatchdog(cfg, files)
+	a.watchdog = newWatchdog(cfg, files, o.Log)
 	a.pg, err = postgres.New(postgresSettings(cfg, o.Log, a.guard))
 	if err != nil {
 		return nil, err
 	}
 	a.guard.client.Postmaster = a.pg.PID
+	a.data = &dataLooker{runner: run, pg: a.pg, busy: make(chan struct{}, 1)}
+	a.bouncers = &bouncers{namespace: cfg.Namespace, scope: cfg.Scope, client: poolers, store: store, pg: a.pg, log: o.Log}
+	a.conf = &dynamicConfig{board: a.board, cfg: &a.cfg, rules: cfg.Lictor.Rules(), pg: a.pg, logging: o.Logging, kick: a.kickPostgres, log: o.Log}
 	a.catalogue = newCatalogue(store, cfg.Consul, cfg.Scope, cfg.Name)
 	a.probe = a.pg.DiskProbe(o.ProbeCommand)
 	a.scriptLimit = cfg.Lictor.ScriptLimit()
@@ -204,12 +192,20 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	a.callbacks.Ended = func() { a.post(func() {}) } // an upgrade may wait for them
 	host, port := splitAddress(cfg.Postgres.ConnectAddress)
 	a.m.Member = member.New(member.Settings{
-		Name: cfg.Name, SessionName: a.sessionName(), Keys: a.keys, Version: publicVersion(o.Version), PrimaryWord: primaryWord(cfg),
+		Name: cfg.Name, SessionName: cfg.Scope + "-" + cfg.Name, Keys: cfg.Keys(), Version: publicVersion(o.Version), PrimaryWord: primaryWord(cfg),
 		ConnURL: connURL(cfg.Postgres.ConnectAddress), ProxyURL: connURL(cfg.Postgres.ProxyAddress), APIURL: apiURL(cfg), Host: host, Port: port,
 		Tags: cfg.Tags, Margins: margins(cfg), ScriptLimit: a.scriptLimit,
-		MayRewind: a.pg.UsePgRewind, MayRemove: a.mayRemoveData, Decided: a.note, Log: o.Log,
+		MayRewind: a.pg.UsePgRewind, MayRemove: a.conf.mayRemoveData, Decided: a.note, Log: o.Log,
 	}, a.ports(), shell{a}, dynamic)
 	a.m.reasons = map[string]cluster.Instant{}
+	a.conf.m, a.watchdog.m = a.m.Member, a.m.Member
+	a.journal = &journal{
+		runner: run, m: a.m.Member, name: cfg.Name, key: a.m.Keys.Events(), store: store, pg: a.pg, meter: meter, clock: a.clock, log: o.Log,
+	}
+	a.node = &node{
+		board: a.board, m: &a.m, conf: a.conf, compat: cfg.Lictor.Speaks(), source: o.Source, show: func() { a.show(a.m.Reason) },
+		keys: a.m.Keys, store: store, pg: a.pg, kickPostgres: a.kickPostgres, reloading: make(chan struct{}, 1), systemd: o.Systemd, meter: meter, log: o.Log,
+	}
 	a.dynamic.Store(&dynamic)
 	return a, nil
 }
@@ -220,7 +216,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.ctx, a.end = context.WithCancel(ctx)
 	defer a.guard.client.Close()
-	defer a.awaitWork()
+	defer a.awaitWork(a.log)
 	defer a.end()
 	defer a.finishCallbacks()
 	release, err := onlyAgent(a.cfg, a.guard.led.files)
@@ -229,7 +225,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	}
 	defer release()
 
-	server, err := api.NewServer(a.cfg.RestAPI, a, a.log)
+	server, err := api.NewServer(a.cfg.RestAPI, a.node, a.log)
 	if err != nil {
 		return err
 	}
@@ -256,84 +252,25 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 			serverFailed <- err
 		}
 	})
-	a.goDo(func(ctx context.Context) { a.keepSession(ctx, session) })
-	a.goDo(a.watchConsul)
-	a.goDo(a.watchRoute)
-	a.goDo(a.keepSecret)
-	a.goDo(a.watchPostgres)
-	a.goDo(func(ctx context.Context) { a.watchReload(ctx, signals.Reload) })
-	a.goDo(a.watchDisk)
+	watch := &watcher{
+		board: a.board, m: a.m.Member, store: a.store, pg: a.pg, data: a.data, clock: a.clock, log: a.log,
+		checks: a.cfg.Consul.Checks, kickSession: a.kickSession, kickPostgres: a.kickPostgres,
+	}
+	a.goDo(func(ctx context.Context) { watch.session(ctx, session) })
+	a.goDo(watch.consul)
+	a.goDo(watch.route)
+	a.goDo(watch.postgres)
+	a.goDo((&secretKeeper{board: a.board, key: a.m.Keys.Secret(), store: a.store, pg: a.pg, secrets: a.secrets, log: a.log}).keep)
+	a.goDo((&diskWatch{board: a.board, m: a.m.Member, probe: a.probe, clock: a.clock, log: a.log}).run)
+	a.goDo(func(ctx context.Context) { a.node.watchReload(ctx, signals.Reload) })
 	a.goDo(a.watchdog.Run)
-	a.goDo(a.keepCatalogue)
+	if a.catalogue != nil {
+		a.goDo(func(ctx context.Context) { a.catalogue.keep(ctx, a.board, a.log) })
+	}
 	a.goDo(a.callbacks.Work)
 	a.goDo(a.tellSystemd)
 	a.goDo(a.keepAlive)
 	a.systemd.Ready()
-	a.tellLastReset()
+	a.watchdog.tellLastReset()
 	return a.loop(signals, serverFailed)
-}
-
-// goDo runs f in a goroutine that Run waits for at its end.
-func (a *Agent) goDo(f func(context.Context)) {
-	a.work.Add(1)
-	go func() {
-		defer a.work.Done()
-		f(a.ctx)
-	}()
-}
-
-// workLimit is how long the end of the agent waits for what is under way.
-const workLimit = 5 * time.Second
-
-// awaitWork waits for all goroutines. One that waits for a disk that hangs cannot be
-// ended: it ends with the process.
-func (a *Agent) awaitWork() {
-	done := make(chan struct{})
-	go func() { // ends with them
-		a.work.Wait()
-		close(done)
-	}()
-	limit := time.NewTimer(workLimit)
-	defer limit.Stop()
-	select {
-	case <-done:
-	case <-limit.C:
-		a.log.Error().Dur("limit", workLimit).Msg("something still waits, for a disk that hangs perhaps; the agent ends without it")
-	}
-}
-
-// post hands f to the loop, which alone may touch a.m.
-func (a *Agent) post(f func()) {
-	select {
-	case a.events <- f:
-	case <-a.ctx.Done():
-	}
-}
-
-// broadcast wakes everybody who waits for the loop to come round.
-type broadcast struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-func newBroadcast() *broadcast { return &broadcast{ch: make(chan struct{})} }
-
-func (b *broadcast) wait() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.ch
-}
-
-func (b *broadcast) send() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	close(b.ch)
-	b.ch = make(chan struct{})
-}
-
-func kick(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
 }

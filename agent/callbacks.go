@@ -22,11 +22,11 @@ func (a *Agent) callBack() {
 		Up: m.PG.Running && o.Accepting && m.Data.State == ha.DataValid, Down: !m.PG.Running && !a.pg.Running(), Started: o.StartTime, Role: a.m.RoleName(),
 		Primary: cluster.IsPrimary(m.teller.Told.Role),
 		Task:    m.TaskKind(), Stopping: m.Stopping, Leads: m.Tenure.Held(a.clock()),
-		Reloaded: m.reloadAsked && !m.rewriting && !m.rewrite,
+		Reloaded: a.conf.reloadAsked && !a.conf.rewriting && !a.conf.rewrite,
 	}
 	action, role := m.teller.Next(s)
 	if s.Up && s.Reloaded && m.TaskKind() == ha.TaskNone || s.Down {
-		m.reloadAsked = false
+		a.conf.reloadAsked = false
 	}
 	if action == "" {
 		return

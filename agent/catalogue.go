@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
@@ -136,38 +138,34 @@ func (c *catalogue) withdraw(ctx context.Context) error {
 	return nil
 }
 
-// keepCatalogue keeps the service in step with the member until the agent ends, and
+// keep keeps the service in step with the member until the agent ends, and
 // takes it back then if PostgreSQL was stopped.
-func (a *Agent) keepCatalogue(ctx context.Context) {
-	c := a.catalogue
-	if c == nil {
-		return
-	}
+func (c *catalogue) keep(ctx context.Context, b *board, log zerolog.Logger) {
 	problem := ""
 	for ctx.Err() == nil {
-		changed, told := a.changed.wait(), c.told
-		if err := c.follow(ctx, a.State()); err != nil {
+		changed, told := b.changed(), c.told
+		if err := c.follow(ctx, b.State()); err != nil {
 			if text := err.Error(); text != problem && ctx.Err() == nil {
 				problem = text
-				a.log.Warn().Err(err).Msg("the member's service in Consul's catalogue is not up to date")
+				log.Warn().Err(err).Msg("the member's service in Consul's catalogue is not up to date")
 			}
 			pause(ctx, serviceLimit)
 			continue
 		}
 		problem = ""
 		if c.told.ID != "" && !c.told.Equal(told) {
-			a.log.Info().Str("service", c.name).Strs("tags", c.told.Tags).Msg("registered in Consul's catalogue")
+			log.Info().Str("service", c.name).Strs("tags", c.told.Tags).Msg("registered in Consul's catalogue")
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
 		}
 	}
-	state := a.State()
+	state := b.State()
 	if state.Member.State != cluster.StateStopped {
 		return // PostgreSQL goes on without its agent
 	}
 	if err := c.follow(context.WithoutCancel(ctx), state); err != nil {
-		a.log.Warn().Err(err).Msg("the member's service stays in Consul's catalogue until its check has failed for long")
+		log.Warn().Err(err).Msg("the member's service stays in Consul's catalogue until its check has failed for long")
 	}
 }

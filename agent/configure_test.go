@@ -20,26 +20,26 @@ func TestStandbyClusterIsNotTaken(t *testing.T) {
 		"Patroni's leader obeys":  {true, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := &Agent{log: zerolog.Nop()}
-			a.m.Member = member.New(member.Settings{}, member.Ports{}, nil, cluster.Dynamic{})
-			a.m.configKnown = c.known
+			conf := &dynamicConfig{
+				board: newBoard(&runner{}), m: member.New(member.Settings{}, member.Ports{}, nil, cluster.Dynamic{}), log: zerolog.Nop(), valid: c.known,
+			}
 			good, _, err := cluster.ParseDynamic(map[string]any{"ttl": 5})
 			if err != nil {
 				t.Fatal(err)
 			}
-			a.m.Dynamic = good
+			conf.m.Dynamic = good
 			var s cluster.Snapshot
 			s.Config = cluster.Entry[[]byte]{Value: []byte(`{"ttl":30,"standby_cluster":{"host":"db9"}}`), ModifyIndex: 7}
 			s.Status.ModifyIndex = 8
 			if !c.patroni {
 				s.Status.Value.Lictor = &cluster.Beat{Owner: "a"}
 			}
-			a.applyConfig(s)
-			if keepsOff := len(a.m.Dynamic.StandbyCluster) > 0; keepsOff != c.keepsOff {
+			conf.apply(s)
+			if keepsOff := len(conf.m.Dynamic.StandbyCluster) > 0; keepsOff != c.keepsOff {
 				t.Errorf("keeps off: %t, want %t", keepsOff, c.keepsOff)
 			}
-			if a.m.Dynamic.TTL != good.TTL {
-				t.Errorf("ttl %s is in force, want %s", a.m.Dynamic.TTL, good.TTL)
+			if conf.m.Dynamic.TTL != good.TTL {
+				t.Errorf("ttl %s is in force, want %s", conf.m.Dynamic.TTL, good.TTL)
 			}
 		})
 	}
@@ -56,7 +56,7 @@ func TestTimingOfPatroniIsWrittenAsItsVersionDoes(t *testing.T) {
 		if err != nil || len(warnings) == 0 {
 			t.Fatal(warnings, err)
 		}
-		if got := inForce(cfg, d, given); !reflect.DeepEqual(got, want) {
+		if got := inForce(compat, d, given); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %v, want %v", compat, got, want)
 		}
 	}

@@ -4,50 +4,63 @@ import (
 	"context"
 	"time"
 
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
 // probeAtLeast is how often, at the most, the disk is probed.
 const probeAtLeast = 3 * time.Second
 
-// watchDisk writes to the data directory's disk again and again while this member
+// diskWatch finds out whether the data directory can be written.
+type diskWatch struct {
+	*board
+	m     *member.Member
+	probe *postgres.DiskProbe
+	clock fence.Clock
+	log   zerolog.Logger
+}
+
+// run writes to the data directory's disk again and again while this member
 // leads, and goes on while there is trouble: who cannot write must not lead.
-func (a *Agent) watchDisk(ctx context.Context) {
+func (d *diskWatch) run(ctx context.Context) {
 	defer func() {
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		a.probe.Close(limit)
+		d.probe.Close(limit)
 	}()
 	troubled := false
 	for ctx.Err() == nil {
-		every := max(a.dynamic.Load().LoopWait, probeAtLeast)
+		every := max(d.dynamic.Load().LoopWait, probeAtLeast)
 		pause(ctx, every)
-		if !a.State().Leader && !troubled {
+		if !d.State().Leader && !troubled {
 			continue
 		}
-		verdict, err := a.probe.Run(ctx, every)
+		verdict, err := d.probe.Run(ctx, every)
 		if err != nil {
 			if ctx.Err() == nil {
-				a.log.Debug().Err(err).Msg("the disk could not be probed")
+				d.log.Debug().Err(err).Msg("the disk could not be probed")
 			}
 			continue
 		}
 		troubled = !verdict.OK
-		a.post(func() { a.sawDisk(verdict) })
+		d.post(func() { d.saw(verdict) })
 	}
 }
 
-// sawDisk takes in what a probe has found.
-func (a *Agent) sawDisk(v postgres.DiskVerdict) {
+// saw takes in, on the loop, what a probe has found.
+func (d *diskWatch) saw(v postgres.DiskVerdict) {
 	if v.OK {
-		a.m.SawDisk("", 0)
-		a.m.ClearOnce("disk")
+		d.m.SawDisk("", 0)
+		d.m.ClearOnce("disk")
 		return
 	}
-	since := a.clock()
+	since := d.clock()
 	if v.Hung {
 		since = since.Add(-v.Took)
 	}
-	a.m.SawDisk(v.Problem, since)
-	a.m.Once("disk", "the data directory cannot be written", string(v.Trouble))
+	d.m.SawDisk(v.Problem, since)
+	d.m.Once("disk", "the data directory cannot be written", string(v.Trouble))
 }

@@ -4,15 +4,33 @@ import (
 	"context"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/events"
+	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/member"
+	"github.com/lictor-ha/lictor/agent/metrics"
+	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
 // This file is the memory of the shard: what the loop has seen happen, told to
 // Consul by the leader, beside its beats and never in their way.
 
-// journal is what is recorded, and how far Consul knows it.
+// journal is what is recorded, and how far Consul knows it. Its methods run on the loop, but
+// for add.
 type journal struct {
+	*runner
+	m     *member.Member
+	name  string
+	key   string
+	store *consul.Store
+	pg    *postgres.Instance
+	meter *metrics.Meter
+	clock fence.Clock
+	log   zerolog.Logger
+
 	events.Recorder
 	writing  bool
 	notUntil cluster.Instant // spaces out writes
@@ -33,26 +51,26 @@ const (
 
 // record shows the loop's state to the recorder, and has written what it makes of
 // it.
-func (a *Agent) record(reason string) {
-	now, m, j := a.clock(), &a.m, &a.m.journal
+func (j *journal) record(reason string, configIndex uint64, watchersLost int) {
+	now, m := j.clock(), j.m
 	leader := m.Snapshot.LeaderName()
 	v := events.View{
-		Now: now, Wall: time.Now(), Self: a.cfg.Name,
+		Now: now, Wall: time.Now(), Self: j.name,
 		Leads: m.Tenure.Held(now), Leader: leader, Gone: leader == "",
 		Beat: m.Snapshot.Status.Value.Lictor, BeatSeen: m.StatusSeen,
 		Request: m.Snapshot.Failover.Value, Refused: m.Refused, Reason: reason,
 		Primary: m.PG.Running && m.PG.Observed.Accepting && m.PG.Primary(), Down: !m.PGDown.IsZero(),
 		Timeline: m.PG.Observed.Timeline, Wrote: j.wrote,
-		Paused: m.Dynamic.Pause, Failsafe: m.Tenure.OnFailsafe(), Config: m.Dynamic.Raw, ConfigIndex: m.configIndex,
-		WatchersLost: m.watchersLost,
+		Paused: m.Dynamic.Pause, Failsafe: m.Tenure.OnFailsafe(), Config: m.Dynamic.Raw, ConfigIndex: configIndex,
+		WatchersLost: watchersLost,
 	}
-	if b := v.Beat; b != nil && b.Owner != a.cfg.Name {
+	if b := v.Beat; b != nil && b.Owner != j.name {
 		v.Gone = v.Gone || b.Released || !now.Before(m.StatusSeen.Add(b.Lease()))
 	}
 	route := m.Snapshot.Route
-	v.Routed = route.OK() && route.Value.State == cluster.RouteOpen && route.Value.Leader.Name == a.cfg.Name && !m.Writing(a.keys.Route())
+	v.Routed = route.OK() && route.Value.State == cluster.RouteOpen && route.Value.Leader.Name == j.name && !m.Writing(m.Keys.Route())
 	for _, other := range m.Snapshot.Members {
-		if other.OK() && other.Value.Name != a.cfg.Name && other.Value.State == cluster.StateRunning {
+		if other.OK() && other.Value.Name != j.name && other.Value.State == cluster.StateRunning {
 			v.Others = append(v.Others, other.Value.Name)
 		}
 	}
@@ -61,75 +79,66 @@ func (a *Agent) record(reason string) {
 	}
 	j.Observe(v)
 	if j.Watching() && m.PG.Observed.Accepting && !j.watching && j.wrote.IsZero() {
-		a.watchFirstWrite()
+		j.watchFirstWrite()
 	}
-	a.writeEvents(v.Leads, now)
+	j.write(v.Leads, now)
 }
 
 // watchFirstWrite finds out when clients write again: the end of an outage as they
 // see it. It has a connection of its own and ends with the leadership's first
 // write.
-func (a *Agent) watchFirstWrite() {
-	a.m.journal.watching = true
-	ctx, cancel := context.WithTimeout(a.ctx, firstWritePatience)
-	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		err := a.pg.AwaitFirstWrite(ctx)
-		at := a.clock()
-		return func() {
-			j := &a.m.journal
-			if err == nil {
-				j.watching, j.wrote = false, at
-				return
-			}
-			// Without clients there is none; it is looked for as long as the recorder
-			// waits for it.
-			a.log.Debug().Err(err).Msg("no first write was seen after the promotion")
-			a.afterwards(eventsEvery, func() { j.watching = false })
+func (j *journal) watchFirstWrite() {
+	j.watching = true
+	call(j.runner, firstWritePatience, func(ctx context.Context) (cluster.Instant, error) {
+		err := j.pg.AwaitFirstWrite(ctx)
+		return j.clock(), err
+	}, func(at cluster.Instant, err error) {
+		if err == nil {
+			j.watching, j.wrote = false, at
+			return
 		}
+		// Without clients there is none; it is looked for as long as the recorder
+		// waits for it.
+		j.log.Debug().Err(err).Msg("no first write was seen after the promotion")
+		j.afterwards(eventsEvery, func() { j.watching = false })
 	})
 }
 
-// writeEvents adds what is pending to the key of events.
-func (a *Agent) writeEvents(leads bool, now cluster.Instant) {
-	j := &a.m.journal
-	pending := j.Pending()
-	a.meter.SawEvents(pending)
-	if len(pending) == 0 || !leads || j.writing || now.Before(j.notUntil) || a.m.Session == "" || a.m.Tenure.OnFailsafe() {
+// write adds what is pending to the key of events.
+func (j *journal) write(leads bool, now cluster.Instant) {
+	pending, session := j.Pending(), j.m.Session
+	j.meter.SawEvents(pending)
+	if len(pending) == 0 || !leads || j.writing || now.Before(j.notUntil) || session == "" || j.m.Tenure.OnFailsafe() {
 		return
 	}
 	j.Writing()
 	j.writing, j.notUntil = true, now.Add(eventsEvery)
-	session, key := a.m.Session, a.keys.Events()
-	ctx, cancel := context.WithTimeout(a.ctx, a.m.Dynamic.RetryTimeout)
-	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		err := a.addEvents(ctx, session, key, pending)
-		return func() {
-			j.writing = false
-			after := eventsEvery
-			if err != nil {
-				j.Failed()
-				a.m.Once("events", "what happened could not be written to Consul; it is kept until it can", err.Error())
-				after = eventsRetry
-				j.notUntil = a.clock().Add(after)
-			} else {
-				a.m.ClearOnce("events")
-			}
-			if len(j.Pending()) > 0 {
-				a.afterwards(after, func() {})
-			}
+	order(j.runner, j.m.Dynamic.RetryTimeout, func(ctx context.Context) error { return j.add(ctx, session, pending) }, func(err error) {
+		j.writing = false
+		after := eventsEvery
+		if err != nil {
+			j.Failed()
+			j.m.Once("events", "what happened could not be written to Consul; it is kept until it can", err.Error())
+			after = eventsRetry
+			j.notUntil = j.clock().Add(after)
+		} else {
+			j.m.ClearOnce("events")
+		}
+		if len(j.Pending()) > 0 {
+			j.afterwards(after, func() {})
 		}
 	})
 }
 
-func (a *Agent) addEvents(ctx context.Context, session, key string, pending []events.Event) error {
-	value, index, err := a.store.Get(ctx, key)
+func (j *journal) add(ctx context.Context, session string, pending []events.Event) error {
+	value, index, err := j.store.Get(ctx, j.key)
 	if err != nil {
 		return err
 	}
 	known, err := events.Parse(value)
 	if err != nil {
-		a.log.Warn().Err(err).Str("key", key).Msg("what is recorded of the shard is not understood and begins anew")
+		j.log.Warn().Err(err).Str("key", j.key).Msg("what is recorded of the shard is not understood and begins anew")
 	}
-	_, err = a.store.WriteAsLeader(ctx, session, key, index, known.Merge(pending))
+	_, err = j.store.WriteAsLeader(ctx, session, j.key, index, known.Merge(pending))
 	return err
 }

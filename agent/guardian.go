@@ -106,73 +106,77 @@ const heldWithin = time.Second
 func (g *guardian) Parent() int { return g.client.PID() }
 
 // guarded is member.GuardPort.
-type guarded struct{ *Agent }
+type guarded struct {
+	*runner
+	*guardian
+	marking chan struct{} // is closed when the mark beside the data is as it was asked for last
+}
 
 // answerWithin is how long an order to the guard may take. Its client waits two seconds for an
 // answer, and ten before that for a guard that has to be started first.
 const answerWithin = 12 * time.Second
 
-func (g guarded) tell(work func(context.Context) error, done func(error)) {
-	order(g.Agent, answerWithin, work, done)
+func (g *guarded) tell(work func(context.Context) error, done func(error)) {
+	order(g.runner, answerWithin, work, done)
 }
 
-func (g guarded) Arm(m member.Memo, grant bool, done func(error)) {
-	arm := g.guard.client.Arm
+func (g *guarded) Arm(m member.Memo, grant bool, done func(error)) {
+	arm := g.client.Arm
 	if grant {
-		arm = g.guard.client.Grant
+		arm = g.client.Grant
 	}
 	memo := encodeMemo(m)
 	g.tell(func(ctx context.Context) error { return arm(ctx, m.KillAt, memo) }, done)
 }
 
-func (g guarded) Disarm(done func(error)) { g.tell(g.guard.client.Disarm, done) }
+func (g *guarded) Disarm(done func(error)) { g.tell(g.client.Disarm, done) }
 
-func (g guarded) StandDown(m member.Memo, done func(error)) {
+func (g *guarded) StandDown(m member.Memo, done func(error)) {
 	memo := encodeMemo(m)
-	g.tell(func(ctx context.Context) error { return g.guard.client.StandDown(ctx, memo) }, done)
+	g.tell(func(ctx context.Context) error { return g.client.StandDown(ctx, memo) }, done)
 }
 
-func (g guarded) Remember(m member.Memo, done func(error)) {
+func (g *guarded) Remember(m member.Memo, done func(error)) {
 	memo := encodeMemo(m)
-	g.tell(func(ctx context.Context) error { return g.guard.client.Remember(ctx, memo) }, done)
+	g.tell(func(ctx context.Context) error { return g.client.Remember(ctx, memo) }, done)
 }
 
 // awakeWithin bounds it: a guard that was killed may wait for a disk, and a start that waits
 // for it fails and is tried again.
 const awakeWithin = time.Minute
 
-func (g guarded) Awake(w *member.Work, done func(error)) {
-	inPostgres(g).work(w, awakeWithin, g.guard.awake, done)
+func (g *guarded) Awake(w *member.Work, done func(error)) {
+	work(g.runner, w, awakeWithin, g.awake, done)
 }
 
 // overtakeWithin bounds it: a guard that hangs is ended for it.
 const overtakeWithin = 6 * time.Second
 
 // Overtake goes on even when the agent is told to end meanwhile.
-func (g guarded) Overtake(done func(bool, error)) {
+func (g *guarded) Overtake(done func(bool, error)) {
 	g.goDo(func(context.Context) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(g.ctx), overtakeWithin)
 		defer cancel()
-		started, err := g.guard.overtake(ctx)
+		started, err := g.overtake(ctx)
 		g.post(func() { done(started, err) })
 	})
 }
 
-func (g guarded) Mark(until cluster.Instant, paused bool, done func(error)) {
+func (g *guarded) Mark(until cluster.Instant, paused bool, done func(error)) {
 	g.mark(func() error {
 		if paused {
-			return g.guard.led.rests()
+			return g.led.rests()
 		}
-		return g.guard.led.leads(until)
+		return g.led.leads(until)
 	}, done)
 }
 
 // unmarkWithin is how long the end of a lease waits for the disk that the mark is on.
 const unmarkWithin = 2 * time.Second
 
-func (g guarded) Unmark(done func(error)) {
+func (g *guarded) Unmark(done func(error)) {
 	over := false
-	g.mark(g.guard.led.remove, func(err error) {
+	g.mark(g.led.remove, func(err error) {
 		if !over {
 			over = true
 			done(err)
@@ -181,16 +185,16 @@ func (g guarded) Unmark(done func(error)) {
 	g.afterwards(unmarkWithin, func() {
 		if !over {
 			over = true
-			g.log.Warn().Str("file", g.guard.led.path).Msg("the mark that this member leads cannot be removed yet (a disk that hangs?)")
+			g.log.Warn().Str("file", g.led.path).Msg("the mark that this member leads cannot be removed yet (a disk that hangs?)")
 			done(nil)
 		}
 	})
 }
 
 // mark changes the mark, after what was asked for before.
-func (g guarded) mark(change func() error, done func(error)) {
-	before, changed := g.m.marked, make(chan struct{})
-	g.m.marked = changed
+func (g *guarded) mark(change func() error, done func(error)) {
+	before, changed := g.marking, make(chan struct{})
+	g.marking = changed
 	g.goDo(func(context.Context) {
 		if before != nil {
 			<-before
@@ -253,12 +257,12 @@ func encodeMemo(m member.Memo) json.RawMessage {
 	return b
 }
 
-// dismissGuard ends the guard of an agent that has stopped its PostgreSQL.
-func (a *Agent) dismissGuard() {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), time.Second)
+// dismiss ends the guard of an agent that has stopped its PostgreSQL.
+func (g *guardian) dismiss(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if err := a.guard.client.Quit(ctx); err != nil {
-		a.log.Debug().Err(err).Msg("the guard stays")
+	if err := g.client.Quit(ctx); err != nil {
+		g.log.Debug().Err(err).Msg("the guard stays")
 	}
 }
 

@@ -7,9 +7,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/postgres"
 	"github.com/lictor-ha/lictor/agent/printable"
 )
 
@@ -35,23 +39,32 @@ const (
 	mostAsked = 128
 )
 
-// holdClients announces the handover and waits until every bouncer holds the
+// bouncers are the poolers' companions as this agent talks to them, on goroutines of its own.
+type bouncers struct {
+	namespace, scope string
+	client           *api.BouncerClient
+	store            *consul.Store
+	pg               *postgres.Instance
+	log              zerolog.Logger
+}
+
+// hold announces the handover and waits until every bouncer holds the
 // shard's clients and their transactions have ended. A bouncer that does not
 // answer holds up nothing: its clients see what they would without it.
-func (a *Agent) holdClients(ctx context.Context, session string, plan cluster.Handover, onBusy string) error {
-	bouncers, err := a.bouncers(ctx)
-	if err != nil || len(bouncers) == 0 {
+func (b *bouncers) hold(ctx context.Context, session string, plan cluster.Handover, onBusy string) error {
+	all, err := b.list(ctx)
+	if err != nil || len(all) == 0 {
 		return err
 	}
 	if onBusy == cluster.OnBusyRefuse { // before anybody waits
-		switch long, err := a.pg.LongTransactions(ctx, shortPatience); {
+		switch long, err := b.pg.LongTransactions(ctx, shortPatience); {
 		case err != nil:
 			return err
 		case long > 0:
 			return fmt.Errorf("%d transactions have run for more than %v; end them, or ask for on_busy: wait or cancel", long, shortPatience)
 		}
 	}
-	if err := a.store.Announce(ctx, session, plan); err != nil {
+	if err := b.store.Announce(ctx, session, plan); err != nil {
 		return fmt.Errorf("announcing the handover: %w", err)
 	}
 	patience := quietPatience
@@ -63,12 +76,12 @@ func (a *Agent) holdClients(ctx context.Context, session string, plan cluster.Ha
 	}
 	held := 0
 	var busy []told
-	for _, answer := range a.tellBouncers(ctx, bouncers, plan, patience) {
+	for _, answer := range b.tell(ctx, all, plan, patience) {
 		switch {
 		case answer.err != nil:
-			a.log.Warn().Err(answer.err).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
+			b.log.Warn().Err(answer.err).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
 		case answer.Problem != "":
-			a.log.Warn().Str("problem", printable.Text(answer.Problem)).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
+			b.log.Warn().Str("problem", printable.Text(answer.Problem)).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
 		default:
 			held++
 			if answer.Busy > 0 { // somebody's less than none hides nobody else's
@@ -76,13 +89,13 @@ func (a *Agent) holdClients(ctx context.Context, session string, plan cluster.Ha
 			}
 		}
 	}
-	a.log.Info().Int("bouncers", len(bouncers)).Int("holding", held).Strs("busy", whoIsBusy(busy)).Msg("clients are held for the handover")
+	b.log.Info().Int("bouncers", len(all)).Int("holding", held).Strs("busy", whoIsBusy(busy)).Msg("clients are held for the handover")
 	if len(busy) > 0 && (onBusy == cluster.OnBusyWait || onBusy == cluster.OnBusyRefuse) {
-		clients, err := a.pg.Clients(ctx)
+		clients, err := b.pg.Clients(ctx)
 		if err := veto(busy, clients, err); err != nil {
 			return err
 		}
-		a.log.Warn().Strs("busy", whoIsBusy(busy)).Msg("bouncers say that transactions run, and no client has a connection to PostgreSQL: not believed")
+		b.log.Warn().Strs("busy", whoIsBusy(busy)).Msg("bouncers say that transactions run, and no client has a connection to PostgreSQL: not believed")
 	}
 	return ctx.Err()
 }
@@ -110,16 +123,16 @@ func whoIsBusy(answers []told) []string {
 	return who
 }
 
-// bouncers are those that serve this shard.
-func (a *Agent) bouncers(ctx context.Context) ([]cluster.Bouncer, error) {
-	all, err := a.store.Bouncers(ctx)
+// list is those that serve this shard.
+func (b *bouncers) list(ctx context.Context) ([]cluster.Bouncer, error) {
+	all, err := b.store.Bouncers(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var mine []cluster.Bouncer
-	for _, b := range all {
-		if b.Serves(a.cfg.Namespace, a.cfg.Scope) {
-			mine = append(mine, b)
+	for _, one := range all {
+		if one.Serves(b.namespace, b.scope) {
+			mine = append(mine, one)
 		}
 	}
 	return mine, nil
@@ -132,54 +145,47 @@ type told struct {
 	err     error
 }
 
-// tellBouncers tells all bouncers of a handover at once, who may wait with their
+// tell tells all bouncers of a handover at once, who may wait with their
 // answers.
-func (a *Agent) tellBouncers(ctx context.Context, bouncers []cluster.Bouncer, plan cluster.Handover, wait time.Duration) []told {
+func (b *bouncers) tell(ctx context.Context, all []cluster.Bouncer, plan cluster.Handover, wait time.Duration) []told {
 	request := cluster.HandoverRequest{
-		Namespace: a.cfg.Namespace, Scope: a.cfg.Scope, Handover: plan, WaitMS: wait.Milliseconds(),
+		Namespace: b.namespace, Scope: b.scope, Handover: plan, WaitMS: wait.Milliseconds(),
 	}
-	answers := make([]told, len(bouncers))
-	ctx, cancel := context.WithTimeout(ctx, wait+answerSlack)
-	defer cancel()
-	var telling errgroup.Group
-	telling.SetLimit(mostAsked)
-	for i, b := range bouncers {
-		telling.Go(func() error {
-			answers[i].bouncer = b.Name
-			answers[i].err = a.poolers.PostJSON(ctx, b.URL, "/handover", request, &answers[i].HandoverAnswer)
-			if answers[i].err == nil && answers[i].ID != plan.ID {
-				answers[i].err = errors.New("it answers to another handover")
-			}
-			return nil
-		})
-	}
-	_ = telling.Wait() // each answer has its own error
+	answers := make([]told, len(all))
+	b.each(ctx, wait+answerSlack, all, func(ctx context.Context, i int, one cluster.Bouncer) {
+		answers[i].bouncer = one.Name
+		answers[i].err = b.client.PostJSON(ctx, one.URL, "/handover", request, &answers[i].HandoverAnswer)
+		if answers[i].err == nil && answers[i].ID != plan.ID {
+			answers[i].err = errors.New("it answers to another handover")
+		}
+	})
 	return answers
 }
 
 // poke tells all bouncers at once that the route has changed, so that none waits
 // for a Consul agent which hangs.
-func (a *Agent) poke(route cluster.Route, index uint64) {
-	ctx, cancel := context.WithTimeout(a.ctx, 2*pokeLimit)
-	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		bouncers, err := a.bouncers(ctx)
-		if err != nil {
-			return func() { a.log.Debug().Err(err).Msg("bouncers could not be poked") }
+func (b *bouncers) poke(ctx context.Context, route cluster.Route, index uint64) {
+	all, err := b.list(ctx)
+	if err != nil {
+		b.log.Debug().Err(err).Msg("bouncers could not be poked")
+		return
+	}
+	poke := cluster.Poke{Namespace: b.namespace, Scope: b.scope, Index: index, Route: &route}
+	b.each(ctx, pokeLimit, all, func(ctx context.Context, _ int, one cluster.Bouncer) {
+		if err := b.client.PostJSON(ctx, one.URL, "/poke", poke, nil); err != nil {
+			b.log.Debug().Err(err).Str("bouncer", one.Name).Msg("could not be poked")
 		}
-		poke := cluster.Poke{Namespace: a.cfg.Namespace, Scope: a.cfg.Scope, Index: index, Route: &route}
-		ctx, cancel := context.WithTimeout(ctx, pokeLimit)
-		defer cancel()
-		var poking errgroup.Group
-		poking.SetLimit(mostAsked)
-		for _, b := range bouncers {
-			poking.Go(func() error {
-				if err := a.poolers.PostJSON(ctx, b.URL, "/poke", poke, nil); err != nil {
-					a.log.Debug().Err(err).Str("bouncer", b.Name).Msg("could not be poked")
-				}
-				return nil
-			})
-		}
-		_ = poking.Wait() // none fails
-		return func() {}
 	})
+}
+
+// each calls f for many bouncers at the same time, within a limit.
+func (b *bouncers) each(ctx context.Context, limit time.Duration, all []cluster.Bouncer, f func(context.Context, int, cluster.Bouncer)) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var group errgroup.Group
+	group.SetLimit(mostAsked)
+	for i, one := range all {
+		group.Go(func() error { f(ctx, i, one); return nil })
+	}
+	_ = group.Wait() // none fails
 }

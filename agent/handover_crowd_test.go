@@ -37,9 +37,9 @@ func TestACrowdOfBouncers(t *testing.T) {
 	for i := range crowd {
 		crowd[i] = cluster.Bouncer{Name: "b", URL: tarpit.URL}
 	}
-	a := &Agent{cfg: config.Config{Scope: "orders"}, poolers: poolers}
+	a := &bouncers{scope: "orders", client: poolers}
 	began := time.Now()
-	answers := a.tellBouncers(t.Context(), crowd, cluster.Handover{ID: "x"}, 500*time.Millisecond)
+	answers := a.tell(t.Context(), crowd, cluster.Handover{ID: "x"}, 500*time.Millisecond)
 	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}

@@ -18,27 +18,13 @@ type loopState struct {
 
 	upgrade bool
 
-	configIndex uint64
-	// configKnown: a valid dynamic configuration of this shard has been read.
-	configKnown bool
-	// cachedConfig is the dynamic configuration that was kept with the data when
-	// the agent started.
-	cachedConfig []byte
-	// configToCache is the one that is to be kept there now, nil when it is.
-	configToCache []byte
-
 	// watchersLost counts the watchers of the guard that were seen to have ended.
 	watchersLost int
-	rewrite      bool // PostgreSQL's configuration is to be written when the task is done
-	rewriting    bool
 	others       []string                   // primaries beside this one
 	reasons      map[string]cluster.Instant // when each was logged last
 	teller       callbacks.Teller
 	stopBy       cluster.Instant // when an orderly stop must be over; zero: none is under way
-	reloadAsked  bool            // the file was read anew, which on_reload is told of
-	journal      journal
 
-	marked       chan struct{}  // is closed when the mark beside the data is as it was asked for last
 	planned      plannedRestart // a restart that is scheduled
 	planRecalled bool           // that of an earlier run was looked for
 }
@@ -71,7 +57,7 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 			err := a.pg.Kill(ctx)
 			cancel()
 			if err == nil {
-				a.disableWatchdog()
+				a.watchdog.disable(a.ctx)
 			}
 			return err
 		case err := <-failed:
@@ -89,9 +75,9 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 			return ErrUpgrade
 		}
 		if a.m.Exit {
-			a.disableWatchdog()
+			a.watchdog.disable(a.ctx)
 			if !a.pg.Running() {
-				a.dismissGuard()
+				a.guard.dismiss(a.ctx)
 			}
 			return nil
 		}
@@ -106,37 +92,20 @@ const lastLimit = 10 * time.Second
 // checkUpgrade makes sure that the binary which is installed by now can be run
 // before it is given this one's place.
 func (a *Agent) checkUpgrade() {
-	ctx, cancel := context.WithTimeout(a.ctx, lastLimit)
-	a.effect(ctx, cancel, func(ctx context.Context) func() {
-		err := a.runnable(ctx)
-		return func() {
-			if err != nil {
-				a.log.Error().Err(err).Msg("asked to go on with the binary that is installed by now, but it cannot be run; nothing changes")
-				return
-			}
-			a.m.upgrade = true
-			a.log.Info().Str("busy", string(a.m.TaskKind())).Msg("asked to go on with the binary that is installed by now; done as soon as nothing is under way")
+	order(a.runner, lastLimit, a.runnable, func(err error) {
+		if err != nil {
+			a.log.Error().Err(err).Msg("asked to go on with the binary that is installed by now, but it cannot be run; nothing changes")
+			return
 		}
+		a.m.upgrade = true
+		a.log.Info().Str("busy", string(a.m.TaskKind())).Msg("asked to go on with the binary that is installed by now; done as soon as nothing is under way")
 	})
 }
 
 // mayUpgrade tells whether this process may end for another binary: nothing is
 // under way that would be broken off, and the guard has the latest deadline.
 func (a *Agent) mayUpgrade() bool {
-	return a.m.upgrade && !a.m.Stopping && a.m.TaskKind() == ha.TaskNone && a.m.Idle() && !a.m.rewriting && a.callbacks.Idle()
-}
-
-// drain takes all events that are there already, so that a burst costs one
-// decision.
-func (a *Agent) drain() {
-	for {
-		select {
-		case f := <-a.events:
-			f()
-		default:
-			return
-		}
-	}
+	return a.m.upgrade && !a.m.Stopping && a.m.TaskKind() == ha.TaskNone && a.m.Idle() && !a.conf.rewriting && a.callbacks.Idle()
 }
 
 // step observes, decides and acts once, and says when to come round again.
@@ -144,15 +113,15 @@ func (a *Agent) step() time.Duration {
 	a.callBack()
 	v, d := a.m.Step()
 	a.m.teller.Saw(a.m.TaskKind())
-	a.mindWatchdog(v)
+	a.watchdog.mind(v)
 	a.raiseAlarm(v.OtherPrimaries())
 	a.mindPlan()
 	a.m.Publish()
-	a.record(d.Reason)
+	a.journal.record(d.Reason, a.conf.index, a.m.watchersLost)
 	a.show(d.Reason)
-	a.cacheConfig()
-	if a.m.rewrite && a.m.TaskKind() == ha.TaskNone {
-		a.rewriteConfig()
+	a.conf.cache()
+	if a.conf.rewrite && a.m.TaskKind() == ha.TaskNone {
+		a.conf.write()
 	}
 	tick := a.m.Dynamic.LoopWait
 	if !d.Wake.IsZero() {

@@ -55,13 +55,12 @@ func ofPorts(fn *types.Func) bool {
 
 // mayWait are calls that are allowed nevertheless: caller, callee, and why.
 var mayWait = map[[2]string]string{
-	{"(*Agent).loop", "select"}:                               "the loop itself",
-	{"(*Agent).loop", "postgres.(*Instance).Kill"}:            "the agent ends, within a limit",
-	{"(*Agent).disableWatchdog", "fence.(*Watchdog).Disable"}: "the agent ends, within a second",
-	{"(*Agent).dismissGuard", "fence.(*GuardClient).Quit"}:    "the agent ends, within a second",
-	{"(*Agent).ask", "send"}:                                  "into a channel with room for it",
-	{"(*Agent).hear", "send"}:                                 "into a channel with room for it",
-	{"fence.(*Watchdog).Usable", "unix.Access"}:               "the device's name, in a file system in memory",
+	{"(*Agent).loop", "select"}:                    "the loop itself",
+	{"(*Agent).loop", "postgres.(*Instance).Kill"}: "the agent ends, within a limit",
+	{"(*Agent).loop", "(*watchdog).disable"}:       "the agent ends, within a second",
+	{"(*Agent).loop", "(*guardian).dismiss"}:       "the agent ends, within a second",
+	{"(*runner).hear", "send"}:                     "into a channel with room for it",
+	{"fence.(*Watchdog).Usable", "unix.Access"}:    "the device's name, in a file system in memory",
 }
 
 // innocent are functions of packages that wait otherwise.
@@ -194,43 +193,15 @@ func (c *program) walkPosted() {
 			case *ast.CallExpr:
 				switch callee := c.callee(info, n); {
 				case callee == nil:
-				case slices.Contains([]string{"(*Agent).post", "(*Agent).ask", "(*Agent).hear", "(*Agent).afterwards", "(*Agent).startTask"}, name(callee)):
+				case slices.Contains([]string{"(*runner).post", "(*runner).ask", "(*runner).hear", "(*runner).afterwards", "call", "order", "work", "answered"}, name(callee)):
 					c.walkValue(info, n.Args[len(n.Args)-1], name(fn))
 				}
 			case *ast.SendStmt:
 				c.walkValue(info, n.Value, name(fn))
-			case *ast.FuncLit:
-				if handsBack(info, n) {
-					c.walkReturned(info, n, name(fn))
-				}
 			}
 			return true
 		})
 	}
-}
-
-// handsBack reports whether a function is work of Agent.effect: func(context.Context) func().
-func handsBack(info *types.Info, lit *ast.FuncLit) bool {
-	s, is := info.Types[lit].Type.(*types.Signature)
-	if !is || !takesContext(s) || s.Results().Len() != 1 {
-		return false
-	}
-	_, is = s.Results().At(0).Type().Underlying().(*types.Signature)
-	return is
-}
-
-func (c *program) walkReturned(info *types.Info, lit *ast.FuncLit, in string) {
-	ast.Inspect(lit.Body, func(n ast.Node) bool {
-		switch n := n.(type) {
-		case *ast.FuncLit:
-			return false // another function's return
-		case *ast.ReturnStmt:
-			for _, r := range n.Results {
-				c.walkValue(info, r, in)
-			}
-		}
-		return true
-	})
 }
 
 // walkValue follows a function that is a value: a literal, or a method or function.
@@ -316,12 +287,10 @@ func (c *program) walkCall(info *types.Info, call *ast.CallExpr, in string) bool
 	}
 	callee := name(fn)
 	switch {
-	case callee == "(*Agent).goDo", callee == "(*Agent).effect", callee == "call", callee == "order", callee == "guarded.mark", callee == "inPostgres.work", callee == "answered", strings.HasSuffix(callee, "WaitGroup).Go"), strings.HasSuffix(callee, "Group).Go"):
+	case callee == "(*runner).goDo", callee == "call", callee == "order", callee == "(*guarded).tell", callee == "(*guarded).mark", callee == "work", callee == "answered", strings.HasSuffix(callee, "WaitGroup).Go"), strings.HasSuffix(callee, "Group).Go"):
 		return false // all of it runs elsewhere
-	case callee == "(*Agent).startTask":
-		return true
 	case slices.Contains(innocent, callee):
-	case callee == "(*Agent).post", callee == "(*Agent).ask":
+	case callee == "(*runner).post", callee == "(*runner).ask", callee == "(*runner).hear":
 		c.waits(call, in, callee)
 		return false
 	case takesContext(fn.Signature()), slices.Contains(waitingPackages, fn.Pkg().Path()), callee == "time.Sleep",

@@ -2,30 +2,40 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/member"
+	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
-// lookAtData looks at the data directory. It tells false when ctx has ended first. A disk
+// dataLooker looks at the data directory, for whoever asks.
+type dataLooker struct {
+	*runner
+	pg   *postgres.Instance
+	busy chan struct{} // holds one while it is looked at
+}
+
+// look looks at the data directory. It tells false when ctx has ended first. A disk
 // that hangs keeps one look, and no more.
-func (a *Agent) lookAtData(ctx context.Context) (member.Found, bool) {
+func (d *dataLooker) look(ctx context.Context) (member.Found, bool) {
 	select {
-	case a.looking <- struct{}{}:
+	case d.busy <- struct{}{}:
 	case <-ctx.Done():
 		return member.Found{}, false
 	}
 	looked := make(chan member.Found, 1)
-	a.goDo(func(context.Context) {
-		defer func() { <-a.looking }()
-		data, err := a.pg.DataDir(ctx)
+	d.goDo(func(context.Context) {
+		defer func() { <-d.busy }()
+		data, err := d.pg.DataDir(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		looked <- member.Found{Data: dataOf(data, err), Loss: a.pg.Loss(), Stray: a.pg.Stray()}
+		looked <- member.Found{Data: dataOf(data, err), Loss: d.pg.Loss(), Stray: d.pg.Stray()}
 	})
 	select {
 	case f := <-looked:
@@ -44,7 +54,7 @@ func (a *Agent) show(reason string) {
 		At: time.Now(), LoopAt: time.Now(), Name: a.cfg.Name, Scope: a.cfg.Scope, Version: publicVersion(a.version), Tags: member.PublishedTags(a.m.TagsNow()),
 		Cluster: a.m.Snapshot, Dynamic: a.m.Dynamic, ConsulSeen: a.m.ReadWall, Reason: reason, Refused: a.m.Refused,
 		Leader: a.m.Tenure.Held(now), LeaseLeft: a.m.LeaseLeft(), FailsafeActive: a.m.Tenure.OnFailsafe(), OtherPrimaries: a.m.others, Watchdog: a.watchdog.State(),
-		Member: a.m.Value(), Task: a.progress(), Problems: a.problems(),
+		Member: a.m.Value(), Task: api.Progress{Kind: string(a.m.TaskKind()), Since: a.m.TaskSince()}, Problems: a.problems(),
 		Postgres: api.Postgres{
 			State: a.m.StateName(), Accepting: o.Accepting && a.m.PG.Running, InRecovery: !a.m.PG.Primary(),
 			StartTime: o.StartTime, ServerVersion: o.ServerVersion, SystemIdentifier: a.m.Data.SystemIdentifier,
@@ -68,10 +78,28 @@ func (a *Agent) show(reason string) {
 			State: s.State, SyncState: s.SyncState, SyncPriority: s.SyncPriority,
 		})
 	}
-	a.shown.Store(state)
 	a.showStatus(reason)
-	a.changed.send()
+	a.board.show(state)
 }
+
+// problems are those that were logged and last, and the values that PostgreSQL refuses.
+func (a *Agent) problems() []string {
+	all := a.m.Told()
+	for _, why := range a.pg.Refused() {
+		all = append(all, "PostgreSQL refuses the value of a parameter, which is not used: "+why)
+	}
+	slices.Sort(all)
+	for i := range all {
+		all[i] = printable.Short(all[i], mostOfAProblem)
+	}
+	return all[:min(len(all), mostProblems)]
+}
+
+// What is shown of problems at most: how many, and bytes of each.
+const (
+	mostProblems   = 16
+	mostOfAProblem = 500
+)
 
 // margins are the moments before the end of a lease at which PostgreSQL is stopped and killed.
 func margins(cfg config.Config) func(time.Duration) ha.FenceMargins {

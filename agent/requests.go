@@ -8,99 +8,77 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/metrics"
+	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/systemd"
 )
 
-// State is what the loop last saw (api.Node), and how far a clone is by now.
-func (a *Agent) State() api.State {
-	s := *a.shown.Load()
-	if c := a.cloned.Load(); c != nil && s.Task.Kind != "" && !c.began.Before(s.Task.Since) {
-		s.Task.From, s.Task.Bytes, s.Task.Total = c.from, c.bytes, c.total
-	}
-	return s
-}
-
-// ask runs f on the loop's goroutine and waits for what it returns.
-func (a *Agent) ask(ctx context.Context, f func() error) error {
-	answer := make(chan error, 1)
-	select {
-	case a.events <- func() { answer <- f() }:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-a.ctx.Done():
-		return errStopping
-	}
-	select {
-	case err := <-answer:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-a.ctx.Done():
-		return errStopping
-	}
-}
-
-// await waits until condition holds for what the loop shows.
-func (a *Agent) await(ctx context.Context, condition func(api.State) bool) error {
-	for {
-		changed := a.changed.wait()
-		if condition(a.State()) {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-a.ctx.Done():
-			return errStopping
-		}
-	}
+// node is what the REST API reaches the agent through (api.Node). Its methods run on the
+// goroutines of requests; what they want of the loop's state they ask the loop for.
+type node struct {
+	*board
+	m            *loopState // in what is asked of the loop alone
+	conf         *dynamicConfig
+	compat       string
+	source       config.Source
+	show         func() // on the loop
+	keys         cluster.Keys
+	store        *consul.Store
+	pg           *postgres.Instance
+	kickPostgres chan struct{}
+	reloading    chan struct{} // holds one while the configuration file is read anew
+	systemd      *systemd.Notifier
+	meter        *metrics.Meter
+	log          zerolog.Logger
 }
 
 // Observe looks at PostgreSQL anew (api.Node).
-func (a *Agent) Observe(ctx context.Context) {
+func (n *node) Observe(ctx context.Context) {
 	asked := time.Now()
-	kick(a.kickPostgres)
+	kick(n.kickPostgres)
 	// If that takes too long, the age of what is shown tells.
-	_ = a.await(ctx, func(s api.State) bool { return s.ObservedAt.After(asked) })
+	_ = n.await(ctx, func(s api.State) bool { return s.ObservedAt.After(asked) })
 }
 
 // Reload re-reads the configuration file, as SIGHUP does (api.Node), and makes what
 // can change at run time take effect. A file that is not valid changes nothing.
-func (a *Agent) Reload(ctx context.Context) error {
+func (n *node) Reload(ctx context.Context) error {
 	select { // one at a time: none takes effect after one that was read later
-	case a.reloading <- struct{}{}:
-		defer func() { <-a.reloading }()
+	case n.reloading <- struct{}{}:
+		defer func() { <-n.reloading }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	a.systemd.Reloading()
-	defer a.systemd.Ready()
-	cfg, warnings, err := config.Load(a.source)
+	n.systemd.Reloading()
+	defer n.systemd.Ready()
+	cfg, warnings, err := config.Load(n.source)
 	if err != nil {
-		a.meter.Reloads.WithLabelValues("refused").Inc()
+		n.meter.Reloads.WithLabelValues("refused").Inc()
 		return fmt.Errorf("the configuration stays as it was: %w", err)
 	}
 	for _, w := range warnings {
-		a.log.Warn().Msg(w.String())
+		n.log.Warn().Msg(w.String())
 	}
-	return a.ask(ctx, func() error {
-		a.meter.Reloads.WithLabelValues("done").Inc()
-		a.reconfigure(cfg)
+	return n.ask(ctx, func() error {
+		n.meter.Reloads.WithLabelValues("done").Inc()
+		n.conf.reconfigure(cfg)
 		return nil
 	})
 }
 
 // watchReload reloads when it is told to.
-func (a *Agent) watchReload(ctx context.Context, asked <-chan struct{}) {
+func (n *node) watchReload(ctx context.Context, asked <-chan struct{}) {
 	for {
 		select {
 		case <-asked:
-			if err := a.Reload(ctx); err != nil && ctx.Err() == nil {
-				a.log.Error().Err(err).Msg("reload failed")
+			if err := n.Reload(ctx); err != nil && ctx.Err() == nil {
+				n.log.Error().Err(err).Msg("reload failed")
 			}
 		case <-ctx.Done():
 			return
@@ -110,22 +88,22 @@ func (a *Agent) watchReload(ctx context.Context, asked <-chan struct{}) {
 
 // Switchover leaves the request in the key failover, where the leader finds it,
 // and waits for the outcome (api.Node).
-func (a *Agent) Switchover(ctx context.Context, request cluster.Failover) (api.Outcome, error) {
-	before := a.State()
+func (n *node) Switchover(ctx context.Context, request cluster.Failover) (api.Outcome, error) {
+	before := n.State()
 	began := time.Now()
 	old := before.Cluster.LeaderName()
 	value, err := json.Marshal(request)
 	if err != nil {
 		return api.Outcome{}, fmt.Errorf("the request: %w", err)
 	}
-	snapshot, err := a.store.Read(ctx)
+	snapshot, err := n.store.Read(ctx)
 	if err != nil {
 		return api.Outcome{}, err
 	}
-	if err := a.ask(ctx, func() error { a.m.Refused = ""; return nil }); err != nil {
+	if err := n.ask(ctx, func() error { n.m.Refused = ""; return nil }); err != nil {
 		return api.Outcome{}, err
 	}
-	if err := a.store.Write(ctx, a.keys.Failover(), snapshot.Failover.ModifyIndex, value); err != nil {
+	if err := n.store.Write(ctx, n.keys.Failover(), snapshot.Failover.ModifyIndex, value); err != nil {
 		return api.Outcome{}, translate(err)
 	}
 	if request.ScheduledAt != nil {
@@ -134,7 +112,7 @@ func (a *Agent) Switchover(ctx context.Context, request cluster.Failover) (api.O
 	var last api.State
 	limit, cancel := context.WithTimeout(ctx, 2*before.Dynamic.TTL+30*time.Second)
 	defer cancel()
-	err = a.await(limit, func(s api.State) bool {
+	err = n.await(limit, func(s api.State) bool {
 		last = s
 		leader := s.Cluster.LeaderName()
 		cleared := s.Cluster.Failover.OK() && s.Cluster.Failover.Value.Empty() && s.Cluster.Failover.ModifyIndex > snapshot.Failover.ModifyIndex
@@ -157,21 +135,21 @@ func leaderServes(s api.State) bool {
 }
 
 // CancelSwitchover clears a scheduled request (api.Node).
-func (a *Agent) CancelSwitchover(ctx context.Context) error {
-	snapshot, err := a.store.Read(ctx)
+func (n *node) CancelSwitchover(ctx context.Context) error {
+	snapshot, err := n.store.Read(ctx)
 	if err != nil {
 		return err
 	}
 	if !snapshot.Failover.OK() || snapshot.Failover.Value.ScheduledAt == nil {
 		return api.ErrNone
 	}
-	return translate(a.store.Write(ctx, a.keys.Failover(), snapshot.Failover.ModifyIndex, []byte("{}")))
+	return translate(n.store.Write(ctx, n.keys.Failover(), snapshot.Failover.ModifyIndex, []byte("{}")))
 }
 
 // ChangeConfig changes the dynamic configuration (api.Node). What is not valid
 // is refused before it reaches Consul.
-func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error) {
-	snapshot, err := a.store.Read(ctx)
+func (n *node) ChangeConfig(ctx context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error) {
+	snapshot, err := n.store.Read(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -182,22 +160,22 @@ func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (m
 	if err != nil {
 		return nil, nil, fmt.Errorf("the present value of the key config: %w", err)
 	}
-	old, _, err := a.rules().Parse(raw)
+	old, _, err := n.conf.rules.Parse(raw)
 	if err != nil {
-		a.log.Warn().Err(err).Msg("the dynamic configuration that is to be changed is not valid itself")
+		n.log.Warn().Err(err).Msg("the dynamic configuration that is to be changed is not valid itself")
 	}
 	changed, err := change(raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	next, warnings, err := a.rules().Parse(changed)
+	next, warnings, err := n.conf.rules.Parse(changed)
 	if err == nil {
-		err = a.checkChange(ctx, old, next)
+		err = n.conf.checkChange(ctx, old, next)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}
-	changed = inForce(a.cfg, next, changed)
+	changed = inForce(n.compat, next, changed)
 	value, err := cluster.CanonicalJSON(changed)
 	if err != nil {
 		return nil, nil, fmt.Errorf("the new configuration: %w", err)
@@ -205,7 +183,7 @@ func (a *Agent) ChangeConfig(ctx context.Context, change func(map[string]any) (m
 	if present, err := cluster.CanonicalJSON(raw); err == nil && bytes.Equal(present, value) {
 		return changed, warnings, nil // nothing to be told to anybody
 	}
-	if err := a.store.Write(ctx, a.keys.Config(), snapshot.Config.ModifyIndex, value); err != nil {
+	if err := n.store.Write(ctx, n.keys.Config(), snapshot.Config.ModifyIndex, value); err != nil {
 		return nil, nil, translate(err)
 	}
 	return changed, warnings, nil

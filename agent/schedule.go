@@ -58,33 +58,33 @@ func (p plannedRestart) judge(state api.State, now time.Time, busy bool) (v verd
 
 // ScheduleRestart remembers a restart for later (api.Node). It is shown under the
 // member's key when this returns, or as soon as Consul answers.
-func (a *Agent) ScheduleRestart(ctx context.Context, r api.RestartRequest) error {
-	return a.ask(ctx, func() error {
+func (n *node) ScheduleRestart(ctx context.Context, r api.RestartRequest) error {
+	return n.ask(ctx, func() error {
 		switch {
-		case a.m.Dynamic.Pause:
+		case n.m.Dynamic.Pause:
 			return fmt.Errorf("%w: Can't schedule restart in the paused state", api.ErrRefused)
-		case !a.m.planned.At.IsZero():
-			return fmt.Errorf("%w: a restart is scheduled for %s", api.ErrConflict, a.m.planned.At.Format(time.RFC3339))
+		case !n.m.planned.At.IsZero():
+			return fmt.Errorf("%w: a restart is scheduled for %s", api.ErrConflict, n.m.planned.At.Format(time.RFC3339))
 		}
-		value := r.Value(a.m.PG.Observed.StartTime)
+		value := r.Value(n.m.PG.Observed.StartTime)
 		p, err := parsePlan(value)
 		if err != nil {
 			return err
 		}
-		a.m.planned = p
-		a.log.Info().Interface("restart", value).Msg("restart scheduled")
+		n.m.planned = p
+		n.log.Info().Interface("restart", value).Msg("restart scheduled")
 		return nil
 	})
 }
 
 // CancelRestart forgets the scheduled restart (api.Node).
-func (a *Agent) CancelRestart(ctx context.Context) error {
-	return a.ask(ctx, func() error {
-		if a.m.planned.At.IsZero() {
+func (n *node) CancelRestart(ctx context.Context) error {
+	return n.ask(ctx, func() error {
+		if n.m.planned.At.IsZero() {
 			return api.ErrNone
 		}
-		a.m.planned = plannedRestart{}
-		a.log.Info().Msg("the scheduled restart was taken back")
+		n.m.planned = plannedRestart{}
+		n.log.Info().Msg("the scheduled restart was taken back")
 		return nil
 	})
 }
@@ -141,7 +141,7 @@ func (a *Agent) mindPlan() {
 				ctx, cancel = context.WithTimeout(ctx, p.Timeout)
 				defer cancel()
 			}
-			if err := a.Restart(ctx); err != nil {
+			if err := a.node.Restart(ctx); err != nil {
 				a.log.Error().Err(err).Msg("the scheduled restart failed")
 				return
 			}

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// tellSystemd passes messages on to systemd. It outlives the loop, so that the
+// tellSystemd passes messages on to systemd, on a goroutine of its own. It outlives the loop, so that the
 // last ones are told, too.
 func (a *Agent) tellSystemd(ctx context.Context) {
 	if err := a.systemd.Run(ctx); err != nil {
@@ -14,7 +14,7 @@ func (a *Agent) tellSystemd(ctx context.Context) {
 	}
 }
 
-// keepAlive asks the loop to come round and has it say so: a loop that hangs sends
+// keepAlive, on a goroutine of its own, asks the loop to come round and has it say so: a loop that hangs sends
 // systemd nothing more, and the unit's WatchdogSec ends the agent. Its guard ends
 // PostgreSQL with the lease in any case.
 func (a *Agent) keepAlive(ctx context.Context) {

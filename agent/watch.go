@@ -5,9 +5,11 @@ import (
 	"errors"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/consul"
+	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
@@ -24,37 +26,52 @@ const (
 	watchEvery = 20 * time.Millisecond
 )
 
-// watchConsul keeps one blocking query open on the shard.
-func (a *Agent) watchConsul(ctx context.Context) {
+// watcher listens to Consul and PostgreSQL, each on a goroutine of its own, and tells the
+// loop.
+type watcher struct {
+	*board
+	m     *member.Member
+	store *consul.Store
+	pg    *postgres.Instance
+	data  *dataLooker
+	clock fence.Clock
+	log   zerolog.Logger
+
+	checks                    []string // that a session rests on
+	kickSession, kickPostgres chan struct{}
+}
+
+// consul keeps one blocking query open on the shard.
+func (w *watcher) consul(ctx context.Context) {
 	var index uint64
 	limit := rate.NewLimiter(rate.Every(watchEvery), watchBurst)
 	for limit.Wait(ctx) == nil {
 		query, cancel := context.WithTimeout(ctx, watchFor+watchGrace)
-		snapshot, next, err := a.store.Watch(query, index, watchFor)
+		snapshot, next, err := w.store.Watch(query, index, watchFor)
 		cancel()
 		index = next
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			a.post(func() { a.m.ConsulFailed(err) })
+			w.post(func() { w.m.ConsulFailed(err) })
 			index = 0 // Consul may come back with other data, whose index is lower
 			pause(ctx, retryAfter())
 		default:
-			a.post(func() { a.m.Accept(snapshot, false) })
+			w.post(func() { w.m.Accept(snapshot, false) })
 		}
 	}
 }
 
-// watchRoute keeps one blocking query open on the shard's route, which lies
+// route keeps one blocking query open on the shard's route, which lies
 // under another prefix: whoever takes the lock writes it in the same transaction
 // and must know its index, and a leader mends what somebody else wrote there.
-func (a *Agent) watchRoute(ctx context.Context) {
+func (w *watcher) route(ctx context.Context) {
 	var index uint64
 	limit := rate.NewLimiter(rate.Every(watchEvery), watchBurst)
 	for limit.Wait(ctx) == nil {
 		query, cancel := context.WithTimeout(ctx, watchFor+watchGrace)
-		route, next, err := a.store.WatchRoute(query, index, watchFor)
+		route, next, err := w.store.WatchRoute(query, index, watchFor)
 		cancel()
 		index = next
 		switch {
@@ -62,53 +79,50 @@ func (a *Agent) watchRoute(ctx context.Context) {
 			return
 		case err != nil:
 			index = 0
-			pause(ctx, retryAfter()) // watchConsul tells
+			pause(ctx, retryAfter()) // consul tells
 		default:
-			a.post(func() { a.m.SawRoute(route) })
+			w.post(func() { w.m.SawRoute(route) })
 		}
 	}
 }
 
-// sessionName is Patroni's form of a session's name.
-func (a *Agent) sessionName() string { return a.cfg.Scope + "-" + a.cfg.Name }
-
-// keepSession makes a session, or goes on with that of the agent's earlier run,
+// session makes a session, or goes on with that of the agent's earlier run,
 // renews it, and makes another one when it is lost. The session only backs the
 // lock up; the lease does not depend on it.
-func (a *Agent) keepSession(ctx context.Context, earlier string) {
-	id, ttl := earlier, a.dynamic.Load().TTL
+func (w *watcher) session(ctx context.Context, earlier string) {
+	id, ttl := earlier, w.dynamic.Load().TTL
 	for ctx.Err() == nil {
-		timing := a.dynamic.Load().Timing
+		timing := w.dynamic.Load().Timing
 		request, cancel := context.WithTimeout(ctx, max(timing.RetryTimeout, time.Second))
-		err := a.renewSession(request, &id, &ttl, timing.TTL)
+		err := w.renew(request, &id, &ttl, timing.TTL)
 		cancel()
 		wait := min(timing.LoopWait, consul.SessionTTL(timing.TTL)/3)
 		if err != nil {
-			a.post(func() { a.m.ConsulFailed(err) })
+			w.post(func() { w.m.ConsulFailed(err) })
 			wait = retryAfter()
 		}
-		pauseOr(ctx, wait, a.kickSession)
+		pauseOr(ctx, wait, w.kickSession)
 	}
 }
 
-func (a *Agent) renewSession(ctx context.Context, id *string, ttl *time.Duration, want time.Duration) error {
+func (w *watcher) renew(ctx context.Context, id *string, ttl *time.Duration, want time.Duration) error {
 	if *id != "" && consul.SessionTTL(*ttl) == consul.SessionTTL(want) {
-		err := a.store.RenewSession(ctx, *id)
+		err := w.store.RenewSession(ctx, *id)
 		if err == nil {
 			renewed := *id
-			a.post(func() { a.m.Session = renewed })
+			w.post(func() { w.m.Session = renewed })
 		}
 		if !errors.Is(err, consul.ErrNoSession) {
 			return err
 		}
-		a.log.Warn().Msg("the Consul session is gone; a new one is made")
+		w.log.Warn().Msg("the Consul session is gone; a new one is made")
 	}
-	created, err := a.store.CreateSession(ctx, a.sessionName(), want, a.cfg.Consul.Checks)
+	created, err := w.store.CreateSession(ctx, w.m.SessionName, want, w.checks)
 	if err != nil {
 		return err
 	}
 	*id, *ttl = created, want
-	a.post(func() { a.m.Session = created })
+	w.post(func() { w.m.Session = created })
 	return nil
 }
 
@@ -132,47 +146,33 @@ func observeEvery(loopWait time.Duration, replica bool) time.Duration {
 	return min(max(loopWait/3, time.Second), most)
 }
 
-// watchPostgres looks at PostgreSQL again and again and tells when its
+// postgres looks at PostgreSQL again and again and tells when its
 // postmaster ends.
-func (a *Agent) watchPostgres(ctx context.Context) {
+func (w *watcher) postgres(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	replica := false
 	for ctx.Err() == nil {
-		timer.Reset(observeEvery(a.dynamic.Load().LoopWait, replica))
-		look := member.Look{Began: a.clock()}
-		limit, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
-		look.State, look.Err = a.pg.Observe(limit)
+		timer.Reset(observeEvery(w.dynamic.Load().LoopWait, replica))
+		look := member.Look{Began: w.clock()}
+		limit, cancel := context.WithTimeout(ctx, w.dynamic.Load().RetryTimeout)
+		look.State, look.Err = w.pg.Observe(limit)
 		cancel()
 		replica = look.State.InRecovery
 		if !look.State.Running {
-			limit, cancel := context.WithTimeout(ctx, a.dynamic.Load().RetryTimeout)
-			if found, seen := a.lookAtData(limit); seen {
+			limit, cancel := context.WithTimeout(ctx, w.dynamic.Load().RetryTimeout)
+			if found, seen := w.data.look(limit); seen {
 				look.Found = &found
 			}
 			cancel()
 		}
-		a.post(func() { a.m.Saw(look) })
+		w.post(func() { w.m.Saw(look) })
 		select {
-		case <-exited(a.pg):
-			a.post(a.m.PostmasterGone)
-		case <-a.kickPostgres:
+		case <-exited(w.pg):
+			w.post(w.m.PostmasterGone)
+		case <-w.kickPostgres:
 		case <-timer.C:
 		case <-ctx.Done():
 		}
-	}
-}
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) { pauseOr(ctx, d, nil) }
-
-// pauseOr waits for d, a kick or the end of ctx.
-func pauseOr(ctx context.Context, d time.Duration, kicked <-chan struct{}) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-kicked:
-	case <-ctx.Done():
 	}
 }

@@ -138,7 +138,7 @@ func (a *agent) step() {
 
 const systemIdentifier = "7000000000000000001"
 
-// adopt takes charge of what runs already (agent/configure.go).
+// adopt takes charge of what runs already (agent/adopt.go).
 func (a *agent) adopt() {
 	pg := &a.host.pg
 	a.Adopt(pg.found(), pg.running)
