@@ -191,7 +191,7 @@ func (g *guarded) Unmark(done func(error)) {
 	})
 }
 
-// mark changes the mark, after what was asked for before.
+// mark changes the mark when the loop has heard of what was asked for before.
 func (g *guarded) mark(change func() error, done func(error)) {
 	before, changed := g.marking, make(chan struct{})
 	g.marking = changed
@@ -200,8 +200,8 @@ func (g *guarded) mark(change func() error, done func(error)) {
 			<-before
 		}
 		err := change()
-		close(changed)
 		g.post(func() { done(err) })
+		close(changed)
 	})
 }
 
