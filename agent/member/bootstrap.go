@@ -27,22 +27,22 @@ func (b *bootstrapper) begin() {
 		return
 	}
 	lost := false
-	b.work.startTask(ha.TaskBootstrap, func(w *Work, end func(error)) {
+	b.work.startTask(ha.TaskBootstrap, func(w *Work, next func(error)) {
 		b.consul.BeginBootstrap(w, b.Dynamic.RetryTimeout, session, func(err error) {
 			switch {
 			case errors.Is(err, cluster.ErrConflict):
 				lost = true // somebody else makes the shard
-				end(nil)
+				next(nil)
 			case err != nil:
-				end(err)
+				next(err)
 			default:
 				b.Log.Info().Msg("bootstrapping a new shard")
 				b.postgres.Bootstrap(w, func(err error) {
 					if err != nil {
-						b.undo(session, err, end)
+						b.undo(session, err, next)
 						return
 					}
-					end(nil)
+					next(nil)
 				})
 			}
 		})
@@ -56,9 +56,9 @@ func (b *bootstrapper) begin() {
 
 // undo ends a bootstrap that failed: whatever was made is marked as unfinished and
 // cleared away later.
-func (b *bootstrapper) undo(session string, why error, end func(error)) {
+func (b *bootstrapper) undo(session string, why error, next func(error)) {
 	b.postgres.Kill(nil, handoverLimit, func(killed error) {
-		b.consul.EndBootstrap(handoverLimit, session, func(ended error) { end(errors.Join(why, killed, ended)) })
+		b.consul.EndBootstrap(handoverLimit, session, func(ended error) { next(errors.Join(why, killed, ended)) })
 	})
 }
 
@@ -66,8 +66,8 @@ func (b *bootstrapper) undo(session string, why error, end func(error)) {
 // that is gone.
 func (b *bootstrapper) claim() {
 	session := b.Session
-	b.work.startTask(ha.TaskBootstrap, func(w *Work, end func(error)) {
-		b.consul.BeginBootstrap(w, handoverLimit, session, end)
+	b.work.startTask(ha.TaskBootstrap, func(w *Work, next func(error)) {
+		b.consul.BeginBootstrap(w, handoverLimit, session, next)
 	}, func(error) { b.reread() })
 }
 

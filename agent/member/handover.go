@@ -37,25 +37,17 @@ func (m *Member) handover(h ha.Handover) {
 	}}
 	scripts := min(m.beforeStopLimit(), handoverLimit/2)
 	m.handovers.holding = false
-	m.startTask(ha.TaskHandover, func(w *Work, end func(error)) {
+	steps := []step{func(w *Work, next func(error)) {
 		m.After(handoverLimit, func() { w.breakOff(ErrTooLong) })
-		steps := []step{
-			func(next func(error)) { m.beforeStop(w, scripts, next) },
-			func(next func(error)) { p.stop(w, next) },
-			func(next func(error)) {
-				p.dropped = true
-				m.Guardian.Disarm(next)
-			},
-		}
-		if h.Successor != "" {
-			steps = append([]step{
-				// So that the shutdown checkpoint has little left to write.
-				func(next func(error)) { m.Postgres.Checkpoint(w, next) },
-				func(next func(error)) { p.hold(w, next) },
-			}, steps...)
-		}
-		inOrder(w, end, steps...)
-	}, p.ended)
+		next(nil)
+	}}
+	if h.Successor != "" { // the first, so that the shutdown checkpoint has little left to write
+		steps = append(steps, m.Postgres.Checkpoint, p.hold)
+	}
+	m.startTask(ha.TaskHandover, inOrder(append(steps, m.beforeStop(scripts), p.stop, func(_ *Work, next func(error)) {
+		p.dropped = true
+		m.Guardian.Disarm(next)
+	})...), p.ended)
 	m.task.successor = h.Successor
 }
 

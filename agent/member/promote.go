@@ -31,19 +31,13 @@ func (m *Member) promote(action ha.Promote) {
 	p := &promotion{Member: m, Promote: action, session: m.Session, before: m.Snapshot.Sync}
 	memo, above, until := m.Memo(), m.Timeline()-1, m.Tenure.Until()
 	ttl, margins := m.Dynamic.TTL, m.FenceMargins()
-	m.startTask(ha.TaskPromote, func(w *Work, end func(error)) {
-		inOrder(w, end,
-			func(next func(error)) {
-				m.Guardian.ArmNow(w, memo, because(next, "the guard could not be armed, so nothing is promoted"))
-			},
-			func(next func(error)) {
-				m.Watchdog.Activate(w, until, ttl, margins, because(next, "nothing is promoted"))
-			},
-			func(next func(error)) { p.prePromote(w, next) },
-			func(next func(error)) {
-				m.Postgres.Promote(w, above, p.replaceSync, func(err error) { p.promoted(w, err, next) })
-			})
-	}, p.ended)
+	m.startTask(ha.TaskPromote, inOrder(func(w *Work, next func(error)) {
+		m.Guardian.ArmNow(w, memo, because(next, "the guard could not be armed, so nothing is promoted"))
+	}, func(w *Work, next func(error)) {
+		m.Watchdog.Activate(w, until, ttl, margins, because(next, "nothing is promoted"))
+	}, p.prePromote, func(w *Work, next func(error)) {
+		m.Postgres.Promote(w, above, p.replaceSync, func(err error) { p.promoted(w, err, next) })
+	}), p.ended)
 }
 
 func (p *promotion) prePromote(w *Work, next func(error)) {

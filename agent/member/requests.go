@@ -44,26 +44,21 @@ func (m *Member) Restart(done func(error)) {
 		}
 	}
 	restart := m.restart(as, true)
-	m.startTask(ha.TaskRestart, func(w *Work, end func(error)) {
+	m.startTask(ha.TaskRestart, func(w *Work, next func(error)) {
 		restart(w, func(err error) { // also when it was broken off
 			done(err)
-			end(err)
+			next(err)
 		})
 	}, nil)
 }
 
 // restart is the work of a restart; quick: standbys get the rest of the WAL when it is back.
-func (m *Member) restart(as StartAs, quick bool) func(w *Work, end func(error)) {
-	scripts, limit := m.ScriptLimit, m.stopWithin()
+func (m *Member) restart(as StartAs, quick bool) step {
+	scripts := m.ScriptLimit
 	if !quick {
 		scripts = m.beforeStopLimit()
 	}
-	return func(w *Work, end func(error)) {
-		inOrder(w, end,
-			func(next func(error)) { m.beforeStop(w, scripts, next) },
-			func(next func(error)) { m.Postgres.Stop(w, limit, quick, next) },
-			m.start(w, as))
-	}
+	return inOrder(m.beforeStop(scripts), m.orderly(m.stopWithin(), quick), m.start(as))
 }
 
 // restartReplica restarts a replica whose replay goes on only after that. A synchronous
@@ -74,31 +69,34 @@ func (m *Member) restartReplica(upstream string) {
 		m.noteAttempt(ha.TaskRestart, err)
 		return
 	}
-	restart := m.restart(as, false)
-	m.startTask(ha.TaskRestart, func(w *Work, end func(error)) {
-		inOrder(w, func(err error) { m.LeavingSync = false; end(err) },
-			func(next func(error)) {
-				m.Postgres.TryStart(w, func(why string, err error) {
-					if err == nil && why != "" {
-						next(fmt.Errorf("it would not start again: %s", why))
-						return
-					}
-					next(nil)
-				})
-			},
-			func(next func(error)) {
-				if upstream == "" {
-					next(nil)
-					return
-				}
-				m.LeaveSync(w, next)
-			},
-			func(next func(error)) { restart(w, next) })
-	}, func(err error) {
+	steps := []step{func(w *Work, next func(error)) {
+		m.Postgres.TryStart(w, func(why string, err error) {
+			if err == nil && why != "" {
+				next(fmt.Errorf("it would not start again: %s", why))
+				return
+			}
+			next(nil)
+		})
+	}}
+	if upstream != "" {
+		steps = append(steps, m.LeaveSync)
+	}
+	m.startTask(ha.TaskRestart, m.thenInSync(append(steps, m.restart(as, false))...), func(err error) {
 		if err == nil {
 			m.Upstream = upstream
 		}
 	})
+}
+
+// thenInSync is steps for which this standby may have left the key sync; it may be in it
+// again when they are over.
+func (m *Member) thenInSync(steps ...step) step {
+	return func(w *Work, next func(error)) {
+		inOrder(steps...)(w, func(err error) {
+			m.LeavingSync = false
+			next(err)
+		})
+	}
 }
 
 // LeaveSync publishes the tag nosync and waits until the leader has taken this
@@ -148,34 +146,23 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 	if m.Parted > 0 {
 		return refused("a candidate for the leadership counts on what this member has: try again when the shard has a leader")
 	}
-	noStream, limit := cluster.NoStream(m.TagsNow()), m.stopWithin()
+	noStream := cluster.NoStream(m.TagsNow())
+	stop := m.orderly(m.stopWithin(), false)
 	m.InterruptTask()
-	m.startTask(ha.TaskReinit, func(w *Work, end func(error)) {
-		inOrder(w, func(err error) { m.LeavingSync = false; end(err) },
-			func(next func(error)) { m.LeaveSync(w, next) },
-			func(next func(error)) {
-				m.Postgres.Answers(w, up, true, func(answers bool) {
-					if !answers {
-						next(fmt.Errorf("the leader %s does not answer, so the data directory stays", leader))
-						return
-					}
-					next(nil)
-				})
-			},
-			func(next func(error)) { m.Postgres.Stop(w, limit, false, next) },
-			func(next func(error)) {
-				m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize"}, next)
-			},
-			func(next func(error)) {
-				m.Log.Info().Str("from", source.Name).Msg("a copy is made anew on an operator's demand")
-				m.Postgres.MakeReplica(w, &source, "", next)
-			},
-			m.start(w, replicaOf(&up, noStream)))
-	}, func(err error) {
-		if err == nil {
-			m.follows(unless(noStream, leader))
-		}
-	})
+	m.startTask(ha.TaskReinit, m.thenInSync(m.LeaveSync, func(w *Work, next func(error)) {
+		m.Postgres.Answers(w, up, true, func(answers bool) {
+			if !answers {
+				next(fmt.Errorf("the leader %s does not answer, so the data directory stays", leader))
+				return
+			}
+			next(nil)
+		})
+	}, stop, func(w *Work, next func(error)) {
+		m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize"}, next)
+	}, func(w *Work, next func(error)) {
+		m.Log.Info().Str("from", source.Name).Msg("a copy is made anew on an operator's demand")
+		m.Postgres.MakeReplica(w, &source, "", next)
+	}, m.start(replicaOf(&up, noStream))), m.nowFollows(unless(noStream, leader)))
 	return nil
 }
 

@@ -30,7 +30,7 @@ func (s *stopper) fenceNow() {
 	}
 	s.fencing = true
 	s.lead.Tenure.Drop()
-	s.work.startStop(func(_ *Work, end func(error)) { s.kill(nil, backoffMax, end) }, s.disarm, func(err error) {
+	s.work.startStop(func(_ *Work, next func(error)) { s.kill(nil, backoffMax, next) }, s.disarm, func(err error) {
 		s.fencing = false
 		if err == nil || !s.postgres.Running() {
 			s.local.stoppedOnPurpose()
@@ -79,14 +79,10 @@ func (s *stopper) demote() {
 		return
 	}
 	scripts, limit := s.beforeStopLimit(), s.stopWithin()
-	s.work.startStop(func(w *Work, end func(error)) {
-		inOrder(w, end,
-			func(next func(error)) { s.beforeStop(w, scripts, next) },
-			func(next func(error)) {
-				s.postgres.Stop(w, limit, false, func(err error) { next(unlessLingering(err)) })
-			},
-			func(next func(error)) { s.kill(w, lingering, next) })
-	}, s.disarm, func(err error) {
+	stop := func(w *Work, next func(error)) {
+		s.postgres.Stop(w, limit, false, func(err error) { next(unlessLingering(err)) })
+	}
+	s.work.startStop(inOrder(s.beforeStop(scripts), stop, s.killLingering), s.disarm, func(err error) {
 		if err == nil {
 			s.lead.Tenure.Drop()
 			s.local.stoppedOnPurpose()
@@ -95,17 +91,27 @@ func (s *stopper) demote() {
 }
 
 // beforeStop runs before_stop, whose failure keeps nothing from being stopped.
-func (s *stopper) beforeStop(w *Work, limit time.Duration, next func(error)) {
-	if limit <= 0 || !s.postgres.Running() {
-		next(nil)
-		return
-	}
-	s.postgres.BeforeStop(w, min(limit, s.ScriptLimit), func(err error) {
-		if err != nil {
-			s.Log.Warn().Err(err).Msg("before_stop failed; PostgreSQL is stopped all the same")
+func (s *stopper) beforeStop(limit time.Duration) step {
+	return func(w *Work, next func(error)) {
+		if limit <= 0 || !s.postgres.Running() {
+			next(nil)
+			return
 		}
-		next(nil)
-	})
+		s.postgres.BeforeStop(w, min(limit, s.ScriptLimit), func(err error) {
+			if err != nil {
+				s.Log.Warn().Err(err).Msg("before_stop failed; PostgreSQL is stopped all the same")
+			}
+			next(nil)
+		})
+	}
+}
+
+// killLingering kills PostgreSQL, within a short time.
+func (s *stopper) killLingering(w *Work, next func(error)) { s.kill(w, lingering, next) }
+
+// orderly is the step that stops PostgreSQL in an orderly way.
+func (s *stopper) orderly(limit time.Duration, quick bool) step {
+	return func(w *Work, next func(error)) { s.postgres.Stop(w, limit, quick, next) }
 }
 
 // giveUp ends a leadership that PostgreSQL cannot fill.
@@ -113,7 +119,7 @@ func (s *stopper) giveUp(successor string) {
 	if s.work.TaskKind() == ha.TaskDemote {
 		return
 	}
-	s.work.startStop(func(w *Work, end func(error)) { s.kill(w, lingering, end) }, s.disarm, func(err error) {
+	s.work.startStop(s.killLingering, s.disarm, func(err error) {
 		if err == nil {
 			s.lead.giveTo(successor, false)
 			s.local.stoppedOnPurpose()
@@ -127,7 +133,7 @@ func (s *stopper) endHung() {
 	if s.work.TaskKind() == ha.TaskDemote {
 		return
 	}
-	s.work.startStop(func(w *Work, end func(error)) { s.kill(w, lingering, end) }, nil, func(err error) {
+	s.work.startStop(s.killLingering, nil, func(err error) {
 		if err == nil {
 			s.local.stoppedOnPurpose()
 		}

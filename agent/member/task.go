@@ -43,23 +43,25 @@ func (w *Work) breakOff(why error) {
 }
 
 // step is a part of a task's work. It calls next once, with nil if the work is to go on.
-type step func(next func(error))
+type step func(w *Work, next func(error))
 
-// inOrder runs steps one after another, until one fails or the work is broken off.
-func inOrder(w *Work, done func(error), steps ...step) {
-	switch {
-	case len(steps) == 0:
-		done(nil)
-	case w.Broken() != nil:
-		done(w.Broken())
-	default:
-		steps[0](func(err error) {
-			if err != nil {
-				done(err)
-				return
-			}
-			inOrder(w, done, steps[1:]...)
-		})
+// inOrder is steps one after another, until one fails or the work is broken off.
+func inOrder(steps ...step) step {
+	return func(w *Work, next func(error)) {
+		switch {
+		case len(steps) == 0:
+			next(nil)
+		case w.Broken() != nil:
+			next(w.Broken())
+		default:
+			steps[0](w, func(err error) {
+				if err != nil {
+					next(err)
+					return
+				}
+				inOrder(steps[1:]...)(w, next)
+			})
+		}
 	}
 }
 
@@ -151,7 +153,7 @@ func (k *worker) newTask(kind ha.TaskKind) (t, before *task) {
 
 // startTask begins work, after the task that it interrupts has ended. When it ends, its
 // outcome is noted, and done, if set, is called.
-func (k *worker) startTask(kind ha.TaskKind, work func(w *Work, end func(error)), done func(error)) {
+func (k *worker) startTask(kind ha.TaskKind, work step, done func(error)) {
 	t, before := k.newTask(kind)
 	begin := func() {
 		work(t.work, func(err error) {
@@ -175,7 +177,7 @@ func (k *worker) startTask(kind ha.TaskKind, work func(w *Work, end func(error))
 // once: what was interrupted may wait for a disk that hangs. It gets a short time to end
 // before last, if set, is run, and the outcome is told. If it does not, the outcome is told
 // without it, and the task lives on as one that was interrupted (ha.TaskInterrupted).
-func (k *worker) startStop(stop func(w *Work, end func(error)), last func(done func(error)), done func(error)) {
+func (k *worker) startStop(stop step, last func(done func(error)), done func(error)) {
 	if k.task != nil {
 		k.task.work.breakOff(ErrBroken)
 	}

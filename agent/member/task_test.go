@@ -53,7 +53,7 @@ func TestInOrder(t *testing.T) {
 			var done []int
 			var steps []step
 			for i := range 3 {
-				steps = append(steps, func(next func(error)) {
+				steps = append(steps, func(_ *Work, next func(error)) {
 					done = append(done, i)
 					if i == tt.stop {
 						work.breakOff(ErrBroken)
@@ -66,12 +66,12 @@ func TestInOrder(t *testing.T) {
 				})
 			}
 			told := 0
-			inOrder(work, func(err error) {
+			inOrder(steps...)(work, func(err error) {
 				told++
 				if !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
 					t.Errorf("ended with %v", err)
 				}
-			}, steps...)
+			})
 			if told != 1 || !slices.Equal(done, tt.done) {
 				t.Fatalf("told %d times, done %v", told, done)
 			}

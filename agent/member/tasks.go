@@ -36,7 +36,7 @@ func (m *Member) begin(action ha.Action) {
 	case ha.FinishBootstrap:
 		m.bootstrap.finish()
 	case ha.EndShutDown:
-		m.startTask(ha.TaskStart, func(w *Work, end func(error)) { m.Postgres.EndShutDown(w, startLimit, end) }, nil)
+		m.startTask(ha.TaskStart, func(w *Work, next func(error)) { m.Postgres.EndShutDown(w, startLimit, next) }, nil)
 	case ha.DiscardIncomplete:
 		m.startTask(ha.TaskStart, m.Postgres.DiscardIncomplete, nil)
 	case ha.Clone:
@@ -96,11 +96,16 @@ func unless(noStream bool, upstream string) string {
 }
 
 // start is the step that starts PostgreSQL.
-func (m *Member) start(w *Work, as StartAs) step {
-	return func(next func(error)) {
-		inOrder(w, next,
-			func(next func(error)) { m.awakenGuard(w, next) },
-			func(next func(error)) { m.Postgres.Start(w, startLimit, as, next) })
+func (m *Member) start(as StartAs) step {
+	return inOrder(m.awakenGuard, func(w *Work, next func(error)) { m.Postgres.Start(w, startLimit, as, next) })
+}
+
+// nowFollows is the end of a task that has made this member follow somebody.
+func (m *Member) nowFollows(upstream string) func(error) {
+	return func(err error) {
+		if err == nil {
+			m.follows(upstream)
+		}
 	}
 }
 
@@ -119,21 +124,13 @@ func (m *Member) startPrimary(waits *ha.SetSync) {
 	memo, until := m.Memo(), m.Tenure.Until()
 	ttl, margins := m.Dynamic.TTL, m.FenceMargins()
 	m.commits.set = false // it is set anew
-	m.startTask(ha.TaskStart, func(w *Work, end func(error)) {
-		inOrder(w, end,
-			func(next func(error)) { m.awakenGuard(w, next) },
-			func(next func(error)) {
-				m.Guardian.ArmNow(w, memo, because(next, "the guard could not be armed, so no primary is started"))
-			},
-			func(next func(error)) {
-				m.Watchdog.Activate(w, until, ttl, margins, because(next, "no primary is started"))
-			},
-			m.start(w, StartAs{Primary: true, Sync: waits}))
-	}, func(err error) {
-		if err == nil {
-			m.follows("")
-		}
-	})
+	arm := func(w *Work, next func(error)) {
+		m.Guardian.ArmNow(w, memo, because(next, "the guard could not be armed, so no primary is started"))
+	}
+	protect := func(w *Work, next func(error)) {
+		m.Watchdog.Activate(w, until, ttl, margins, because(next, "no primary is started"))
+	}
+	m.startTask(ha.TaskStart, inOrder(m.awakenGuard, arm, protect, m.start(StartAs{Primary: true, Sync: waits})), m.nowFollows(""))
 }
 
 // because says with an error what does not happen for it.
@@ -154,11 +151,7 @@ func (m *Member) startReplica(upstream string) {
 		return
 	}
 	m.commits.set = false // its file waits for nobody
-	m.startTask(ha.TaskStart, func(w *Work, end func(error)) { m.start(w, as)(end) }, func(err error) {
-		if err == nil {
-			m.follows(upstream)
-		}
-	})
+	m.startTask(ha.TaskStart, m.start(as), m.nowFollows(upstream))
 }
 
 // replica is how a replica of upstream, or of nobody, is started.
@@ -180,12 +173,10 @@ func (m *Member) clone(c ha.Clone) {
 		return
 	}
 	shard := m.Snapshot.Initialize.Value
-	m.startTask(ha.TaskClone, func(w *Work, end func(error)) {
+	m.startTask(ha.TaskClone, inOrder(func(w *Work, next func(error)) {
 		m.Log.Info().Str("from", from).Msg("cloning")
-		inOrder(w, end,
-			func(next func(error)) { m.Postgres.MakeReplica(w, as.Upstream, shard, next) },
-			m.start(w, replicaOf(as.Upstream, c.NoStream)))
-	}, func(err error) {
+		m.Postgres.MakeReplica(w, as.Upstream, shard, next)
+	}, m.start(replicaOf(as.Upstream, c.NoStream))), func(err error) {
 		if err == nil {
 			m.follows(unless(c.NoStream, from))
 			m.Log.Info().Str("from", from).Msg("cloned and started")
@@ -207,64 +198,53 @@ func (m *Member) rejoin(r ha.Rejoin) {
 	if err != nil {
 		primary, leader = pg.Upstream{}, ""
 	}
-	allowed, remove, limit := m.MayRewind(), m.MayRemove(m.Dynamic), m.stopWithin()
+	allowed, remove := m.MayRewind(), m.MayRemove(m.Dynamic)
+	rewind := func(w *Work, next func(error)) {
+		m.Postgres.Rewind(w, up, allowed, func(err error) {
+			if err == nil || remove == "" || w.Broken() != nil || !errors.Is(err, ErrDiverged) {
+				next(err) // a rewind that could not even begin is tried again
+				return
+			}
+			m.Log.Warn().Err(err).Str("allowed_by", remove).Msg("cannot rewind; the data directory is replaced")
+			m.replaceDiverged(w, up, primary, leader, remove, next)
+		})
+	}
 	m.commits.set = false
-	m.startTask(ha.TaskRejoin, func(w *Work, end func(error)) {
-		inOrder(w, end,
-			func(next func(error)) { m.Postgres.Stop(w, limit, false, next) },
-			func(next func(error)) {
-				m.Postgres.Rewind(w, up, allowed, func(err error) {
-					if err == nil || remove == "" || w.Broken() != nil || !errors.Is(err, ErrDiverged) {
-						next(err) // a rewind that could not even begin is tried again
-						return
-					}
-					m.Log.Warn().Err(err).Str("allowed_by", remove).Msg("cannot rewind; the data directory is replaced")
-					m.replaceDiverged(w, up, primary, leader, remove, next)
-				})
-			},
-			m.start(w, replicaOf(&up, r.NoStream)))
-	}, func(err error) {
-		if err == nil {
-			m.follows(unless(r.NoStream, r.Upstream))
-		}
-	})
+	m.startTask(ha.TaskRejoin, inOrder(m.orderly(m.stopWithin(), false), rewind, m.start(replicaOf(&up, r.NoStream))),
+		m.nowFollows(unless(r.NoStream, r.Upstream)))
 }
 
 // replaceDiverged clones a data directory anew that cannot be rewound.
 func (m *Member) replaceDiverged(w *Work, up, primary pg.Upstream, leader, allowedBy string, done func(error)) {
 	source, reachable := up, false
-	inOrder(w, done,
-		func(next func(error)) {
-			// Whom this member follows need not be the leader (replicatefrom), nor answer.
-			m.Postgres.Answers(w, up, false, func(answers bool) {
-				if !answers {
-					source = primary
-				}
-				next(nil)
-			})
-		},
-		func(next func(error)) {
-			if leader == "" {
-				next(nil)
-				return
+	inOrder(func(w *Work, next func(error)) {
+		// Whom this member follows need not be the leader (replicatefrom), nor answer.
+		m.Postgres.Answers(w, up, false, func(answers bool) {
+			if !answers {
+				source = primary
 			}
-			m.Postgres.Answers(w, primary, true, func(answers bool) {
-				reachable = answers
-				next(nil)
-			})
-		},
-		func(next func(error)) {
-			m.Postgres.RemoveForReinit(w, pg.Permission{
-				NotLeader: leader != "" && leader != m.Name, LeaderReachable: reachable, AllowedBy: allowedBy,
-			}, next)
-		},
-		func(next func(error)) { m.Postgres.MakeReplica(w, &source, "", next) })
+			next(nil)
+		})
+	}, func(w *Work, next func(error)) {
+		if leader == "" {
+			next(nil)
+			return
+		}
+		m.Postgres.Answers(w, primary, true, func(answers bool) {
+			reachable = answers
+			next(nil)
+		})
+	}, func(w *Work, next func(error)) {
+		m.Postgres.RemoveForReinit(w, pg.Permission{
+			NotLeader: leader != "" && leader != m.Name, LeaderReachable: reachable, AllowedBy: allowedBy,
+		}, next)
+	}, func(w *Work, next func(error)) { m.Postgres.MakeReplica(w, &source, "", next) })(w, done)
 }
 
 // follow points the running replica at another upstream, or at nobody.
 func (m *Member) follow(upstream string) {
 	if upstream == "" {
-		m.startTask(ha.TaskStart, func(w *Work, end func(error)) { m.Postgres.Unfollow(w, startLimit, end) }, func(err error) {
+		m.startTask(ha.TaskStart, func(w *Work, next func(error)) { m.Postgres.Unfollow(w, startLimit, next) }, func(err error) {
 			if err == nil {
 				m.follows("")
 				m.PG.Observed.ReplicationState = ""
@@ -278,7 +258,7 @@ func (m *Member) follow(upstream string) {
 		m.noteAttempt(ha.TaskStart, err)
 		return
 	}
-	m.startTask(ha.TaskStart, func(w *Work, end func(error)) { m.Postgres.Follow(w, startLimit, up, end) }, func(err error) {
+	m.startTask(ha.TaskStart, func(w *Work, next func(error)) { m.Postgres.Follow(w, startLimit, up, next) }, func(err error) {
 		if err == nil {
 			m.Upstream = upstream
 			m.Log.Info().Str("upstream", upstream).Msg("following")
