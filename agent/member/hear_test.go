@@ -1,0 +1,184 @@
+package member
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/ha"
+)
+
+func TestHearFailsafe(t *testing.T) {
+	w := newWorld(t)
+	if err := w.HearFailsafe(ha.FailsafeRequest{Leader: "c", Lease: 30 * time.Second, Index: 90}); !errors.Is(err, ha.ErrDisagree) {
+		t.Fatalf("promised to one that does not lead: %v", err)
+	}
+	if w.Tenure.Promise() != nil {
+		t.Fatal("a promise")
+	}
+	for range 2 {
+		if err := w.HearFailsafe(ha.FailsafeRequest{Leader: "b", Lease: 30 * time.Second, Index: 90}); err != nil {
+			t.Fatal(err)
+		}
+		if p := w.Tenure.Promise(); p == nil || p.Leader != "b" || p.Until.Before(w.clock.Add(30*time.Second)) {
+			t.Fatalf("%+v", p)
+		}
+		w.pass(time.Second)
+	}
+}
+
+// heard is what a done was told.
+type heard struct {
+	told bool
+	err  error
+}
+
+func (h *heard) done(err error) { h.told, h.err = true, err }
+
+// A member parts from the old leader for a status that Consul shows, or when Consul cannot
+// be asked.
+func TestHearPart(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		candidate string
+		index     uint64
+		read      bool // Consul is asked
+		shown     uint64
+		silent    bool
+		parts     bool
+	}{
+		{"known", "c", 90, false, 0, false, true},
+		{"known by now", "c", 95, true, 95, false, true},
+		{"Consul shows less", "c", 95, true, 90, false, false},
+		{"Consul shows more", "c", 95, true, 96, false, false},
+		{"Consul is silent", "c", 95, true, 0, true, true},
+		{"itself", "a", 90, false, 0, false, false},
+		{"a stranger", "x", 90, false, 0, false, false},
+		{"a stranger, Consul is silent", "x", 95, true, 0, true, false},
+		{"an older status", "c", 89, false, 0, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			var h heard
+			w.HearPart(tt.candidate, tt.index, h.done)
+			if tt.read {
+				if h.told {
+					t.Fatal("answered before Consul was asked")
+				}
+				c := w.take("Consul.Read")
+				if c.args[0] != confirmLimit {
+					t.Fatalf("limit %v", c.args[0])
+				}
+				s := w.shard("b")
+				s.Index, s.Status.ModifyIndex = 120, tt.shown
+				if tt.silent {
+					c.fail(errBoom)
+				} else {
+					c.answer(s, nil)
+				}
+			}
+			w.none("Consul.Read")
+			if !h.told || (h.err == nil) != tt.parts || (w.Parted == tt.index) != tt.parts {
+				t.Fatalf("told %t: %v; parted %d", h.told, h.err, w.Parted)
+			}
+		})
+	}
+}
+
+// What a voter says of its parting holds only while it follows nobody and does nothing.
+func TestParting(t *testing.T) {
+	w := newWorld(t)
+	w.HearPart("c", 90, func(error) {})
+	if parted, _ := w.Parting(); parted != 0 {
+		t.Fatal("it still follows the old leader")
+	}
+	w.follow("")
+	w.answer("Postgres.Unfollow")
+	if parted, _ := w.Parting(); parted != 0 {
+		t.Fatal("the task is not over")
+	}
+	w.answer("Postgres.Look", Found{Data: w.Data}, true)
+	if parted, observed := w.Parting(); parted != 90 || observed != 0 {
+		t.Fatalf("parted %d, observed %d before it was looked at", parted, observed)
+	}
+	w.sawReplica(100*mib, "")
+	if parted, observed := w.Parting(); parted != 90 || observed != 90 {
+		t.Fatalf("parted %d, observed %d", parted, observed)
+	}
+	w.sawPrimary(100 * mib)
+	if parted, _ := w.Parting(); parted != 0 {
+		t.Fatal("a primary has parted")
+	}
+}
+
+// A leader that hears that it is deposed asks Consul, believes its word, and that of a
+// member when Consul is silent; an operator who forces it is believed at once.
+func TestHearDeposed(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		by      string
+		index   uint64
+		forced  bool
+		read    bool
+		shown   uint64
+		silent  bool
+		refused bool
+		deposed bool
+	}{
+		{name: "Consul shows it", by: "b", index: 120, read: true, shown: 120},
+		{name: "Consul shows nothing of it", by: "b", index: 120, read: true, shown: 101, refused: true},
+		{name: "Consul is silent", by: "b", index: 120, read: true, silent: true, deposed: true},
+		{name: "by force", by: "b", index: 120, forced: true, deposed: true},
+		{name: "an old story", by: "b", index: 101},
+		{name: "itself", by: "a", index: 120, refused: true},
+		{name: "nobody", by: "", index: 120, refused: true},
+		{name: "a stranger", by: "x", index: 120, read: true, silent: true, refused: true},
+		{name: "a stranger by force", by: "x", index: 120, forced: true, refused: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t).leading()
+			var h heard
+			w.HearDeposed(tt.by, tt.index, tt.forced, h.done)
+			if tt.read {
+				c := w.take("Consul.Read")
+				s := w.shard("b")
+				s.Index, s.Status.ModifyIndex = 150, tt.shown
+				if tt.silent {
+					c.fail(errBoom)
+				} else {
+					c.answer(s, nil)
+				}
+			}
+			if !h.told || (h.err != nil) != tt.refused || (w.Tenure.Lease().Deposed != 0) != tt.deposed {
+				t.Fatalf("told %t: %v; deposed %d", h.told, h.err, w.Tenure.Lease().Deposed)
+			}
+			if tt.refused {
+				w.none("Consul.Read")
+				return
+			}
+			w.take("Consul.Read") // to know more
+			if !tt.deposed {
+				return
+			}
+			w.Step()
+			w.wantTask(ha.TaskDemote)
+			w.take("Postgres.Kill")
+		})
+	}
+	// Before anything was read, nobody is known.
+	w := newWorld(t).leading()
+	w.Outlook = ha.Outlook{}
+	var h heard
+	w.HearDeposed("x", 120, true, h.done)
+	if h.err != nil || w.Tenure.Lease().Deposed != 120 {
+		t.Fatal(h.err)
+	}
+	w = newWorld(t) // no leader
+	w.HearDeposed("c", 80, false, h.done)
+	if h.err != nil || w.Tenure.Lease().Deposed != 0 {
+		t.Fatal(h.err)
+	}
+	if !errors.As(refused("no"), &Refused{}) || refused("no %d", 1).Error() != "no 1" {
+		t.Fatal("a refusal says why")
+	}
+}
