@@ -3,6 +3,7 @@
 //
 //	view.go      what is known -> shards, and what templates see of them
 //	template.go  -> text, through a consul-template template
+//	body.go      the text of each shard, kept until it changes
 //	template_data.go, consul_data.go, template_clients.go
 //	             what templates ask Consul and Vault for
 //	check.go     is the text complete and does it say what is known? (pure)

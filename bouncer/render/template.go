@@ -30,6 +30,8 @@ type Renderer struct {
 	data   *templateData
 	// label names the template in messages; empty: that of pgbouncer.ini.
 	label string
+	// bodies are those of the template that was rendered last.
+	bodies *bodies
 	// left are the values that the last rendering left out.
 	left []string
 }
@@ -56,16 +58,31 @@ func (r *Renderer) Arrived() uint64       { return r.data.arrived.Load() }
 // LeftOut are the values that the last rendering left out.
 func (r *Renderer) LeftOut() []string { return r.left }
 
-// Render executes the text of a template over views. errWaiting: try again when the data
+// Render executes the text of a template over views. ErrWaiting: try again when the data
 // says that there is news. version is that of the PgBouncer that runs, zero when
-// none is known to.
+// none is known to. A view that is the same as that of an earlier call, by its address, has
+// not changed.
 func (r *Renderer) Render(source []byte, views []*Shard, version pgbouncer.Version) ([]byte, error) {
+	if r.bodies == nil || r.bodies.source != string(source) || r.bodies.version != version {
+		r.bodies = findBodies(string(source), version)
+	}
+	if r.bodies.rest != "" {
+		text, err := r.execute(r.bodies.rest, views, version)
+		if err == nil || errors.Is(err, ErrWaiting) {
+			return text, err
+		}
+		// As a whole it tells in which line of the file it fails.
+	}
+	return r.execute(string(source), views, version)
+}
+
+func (r *Renderer) execute(source string, views []*Shard, version pgbouncer.Version) ([]byte, error) {
 	data := newConsulData(r.data.brain)
 	functions := r.functions(views, version, data)
 	maps.Copy(functions, data.functions())
 	maps.Copy(functions, checkFunctions())
 	t, err := template.NewTemplate(&template.NewTemplateInput{
-		Contents: string(source), ExtFuncMap: functions, FunctionDenylist: []string{"nomad*"},
+		Contents: source, ExtFuncMap: functions, FunctionDenylist: []string{"nomad*"},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("template %s: %w", r.name(), err)
@@ -119,8 +136,8 @@ func (r *Renderer) Template() ([]byte, error) {
 // functions are the bouncer's own; each shipped template lists them.
 func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *consulData) map[string]any {
 	find := func(s any) (*Shard, error) {
-		if v, ok := s.(*TemplateShard); ok {
-			return v.of, nil
+		if _, ok := s.(*TemplateShard); ok {
+			return onlyShard(s)
 		}
 		name, ok := s.(string)
 		if !ok {
@@ -140,17 +157,26 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 		}
 		return nil, fmt.Errorf("shard %q is not unique, write namespace/scope", name)
 	}
-	return map[string]any{
-		"shards": func() ([]*TemplateShard, error) {
-			if len(views) == 0 && r.label != "" && !r.config.AllowEmpty {
-				data.waits = fmt.Errorf("%w: no route is known yet (allow_empty)", ErrWaiting)
-				return nil, data.waits
+	shards := func() ([]*TemplateShard, error) {
+		if len(views) == 0 && r.label != "" && !r.config.AllowEmpty {
+			data.waits = fmt.Errorf("%w: no route is known yet (allow_empty)", ErrWaiting)
+			return nil, data.waits
+		}
+		list := make([]*TemplateShard, len(views))
+		for i, v := range views {
+			list[i] = &v.template
+		}
+		return list, nil
+	}
+	functions := shardFunctions(find, version)
+	maps.Copy(functions, map[string]any{
+		"shards": shards,
+		keptText: func(i int) (string, error) {
+			list, err := shards()
+			if err != nil {
+				return "", err
 			}
-			list := make([]*TemplateShard, len(views))
-			for i, v := range views {
-				list[i] = &v.template
-			}
-			return list, nil
+			return r.bodies.list[i].write(list)
 		},
 		"shard": func(name string) (*TemplateShard, error) {
 			v, err := find(name)
@@ -161,6 +187,29 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 		},
 		"settings": func() []config.NamedSetting { return r.config.Settings(version) },
 		"peers":    func() []config.Peer { return r.config.Peers(version) },
+		"api_port": func(s any, m cluster.RouteMember) (int, error) {
+			v, err := find(s)
+			if err != nil {
+				return 0, err
+			}
+			return data.apiPort(v, m), nil
+		},
+		"user_options": func() []config.UserOptions { return r.config.UserOptions(version) },
+	})
+	return functions
+}
+
+// onlyShard finds a shard where it is not asked for by its name.
+func onlyShard(s any) (*Shard, error) {
+	if v, ok := s.(*TemplateShard); ok {
+		return v.of, nil
+	}
+	return nil, fmt.Errorf("%T is no shard", s)
+}
+
+// shardFunctions are those that depend on a shard, or on their arguments, alone.
+func shardFunctions(find func(any) (*Shard, error), version pgbouncer.Version) map[string]any {
+	return map[string]any{
 		"primary": func(s any) (cluster.RouteMember, error) {
 			v, err := find(s)
 			if err != nil {
@@ -189,13 +238,6 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 			}
 			return v.readers, nil
 		},
-		"api_port": func(s any, m cluster.RouteMember) (int, error) {
-			v, err := find(s)
-			if err != nil {
-				return 0, err
-			}
-			return data.apiPort(v, m), nil
-		},
 		"options": func(s any, database string) ([]pgbouncer.Option, error) {
 			v, err := find(s)
 			if err != nil {
@@ -207,7 +249,6 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 			}
 			return options, nil
 		},
-		"user_options":   func() []config.UserOptions { return r.config.UserOptions(version) },
 		"ini_options":    pgbouncer.FormatOptions,
 		"haproxy_name":   haproxyName,
 		"ini_name":       func(name string) (string, error) { return pgbouncer.QuoteName(name, version) },

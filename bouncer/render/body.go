@@ -1,0 +1,148 @@
+package render
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"text/template"
+	"text/template/parse"
+
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+)
+
+// Of a thousand shards one changes, and running the template's body for the others would
+// take longer than PgBouncer's RELOAD. So what stands between {{range shards}} and its
+// {{end}} is kept for each shard until that changes, where it depends on nothing else.
+
+// bodies are the loops over all shards in a template whose text is kept.
+type bodies struct {
+	source  string
+	version pgbouncer.Version
+	// rest is the template with a call of keptText in the place of each loop; empty: none
+	// can be kept.
+	rest string
+	list []*body
+}
+
+// keptText is the function that stands for a loop.
+const keptText = "kept_text"
+
+// body is one loop.
+type body struct {
+	template *template.Template
+	text     map[*Shard][]byte
+}
+
+// findBodies takes a template apart. One that cannot be is run as a whole, which also tells
+// what is wrong with it.
+func findBodies(source string, version pgbouncer.Version) *bodies {
+	b := &bodies{source: source, version: version}
+	trees := map[string]*parse.Tree{}
+	tree := parse.New("template")
+	tree.Mode = parse.SkipFuncCheck
+	if _, err := tree.Parse(source, "", "", trees); err != nil || len(trees) != 1 || tree.Root == nil {
+		return b // one that defines templates of its own, too
+	}
+	functions := shardFunctions(onlyShard, version)
+	for i, node := range tree.Root.Nodes {
+		loop, ok := node.(*parse.RangeNode)
+		if !ok || !overShards(loop) || !onlyOf(loop.List, functions) {
+			continue
+		}
+		text := loop.String()
+		_, text, _ = strings.Cut(text, "}}")
+		header := "{{range .}}"
+		if len(loop.Pipe.Decl) == 1 {
+			header = "{{range " + loop.Pipe.Decl[0].String() + " := .}}"
+		}
+		one, err := template.New("shard").Option("missingkey=zero").Funcs(functions).Parse(header + text)
+		if err != nil { // a variable from outside, for one
+			continue
+		}
+		call, err := parse.Parse("call", fmt.Sprintf("{{%s %d}}", keptText, len(b.list)), "", "", map[string]any{keptText: true})
+		if err != nil {
+			return &bodies{source: source, version: version}
+		}
+		tree.Root.Nodes[i] = call["call"].Root.Nodes[0]
+		b.list = append(b.list, &body{template: one})
+	}
+	if len(b.list) > 0 {
+		b.rest = tree.Root.String()
+	}
+	return b
+}
+
+// overShards reports whether a loop is {{range shards}} or {{range $s := shards}}, without
+// an {{else}}.
+func overShards(loop *parse.RangeNode) bool {
+	if loop.ElseList != nil || len(loop.Pipe.Decl) > 1 || loop.Pipe.IsAssign || len(loop.Pipe.Cmds) != 1 {
+		return false
+	}
+	command := loop.Pipe.Cmds[0]
+	if len(command.Args) != 1 {
+		return false
+	}
+	name, ok := command.Args[0].(*parse.IdentifierNode)
+	return ok && name.Ident == "shards"
+}
+
+// onlyOf reports whether a part of a template depends on nothing but the shard: it calls
+// these functions and such of text/template that make text of their arguments.
+func onlyOf(node parse.Node, functions map[string]any) bool {
+	all := func(nodes []parse.Node) bool {
+		return !slices.ContainsFunc(nodes, func(n parse.Node) bool { return !onlyOf(n, functions) })
+	}
+	branch := func(b *parse.BranchNode) bool {
+		return onlyOf(b.Pipe, functions) && onlyOf(b.List, functions) && (b.ElseList == nil || onlyOf(b.ElseList, functions))
+	}
+	switch n := node.(type) {
+	case *parse.ListNode:
+		return all(n.Nodes)
+	case *parse.ActionNode:
+		return onlyOf(n.Pipe, functions)
+	case *parse.PipeNode:
+		for _, c := range n.Cmds {
+			if !all(c.Args) {
+				return false
+			}
+		}
+		return true
+	case *parse.IfNode:
+		return branch(&n.BranchNode)
+	case *parse.RangeNode:
+		return branch(&n.BranchNode)
+	case *parse.WithNode:
+		return branch(&n.BranchNode)
+	case *parse.ChainNode:
+		return onlyOf(n.Node, functions)
+	case *parse.VariableNode:
+		return n.Ident[0] != "$"
+	case *parse.IdentifierNode:
+		_, ours := functions[n.Ident]
+		return ours || slices.Contains([]string{"and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "len", "index", "slice", "print", "printf", "println"}, n.Ident)
+	case *parse.TextNode, *parse.DotNode, *parse.FieldNode, *parse.NilNode, *parse.BoolNode, *parse.NumberNode, *parse.StringNode:
+		return true
+	}
+	return false // break and continue among them, which mean the loop
+}
+
+// write is the loop's text for all shards. What is not among them any more is forgotten.
+func (b *body) write(shards []*TemplateShard) (string, error) {
+	var all bytes.Buffer
+	kept := make(map[*Shard][]byte, len(shards))
+	for _, s := range shards {
+		text, have := b.text[s.of]
+		if !have {
+			var one bytes.Buffer
+			if err := b.template.Execute(&one, []*TemplateShard{s}); err != nil {
+				return "", err
+			}
+			text = one.Bytes()
+		}
+		kept[s.of] = text
+		all.Write(text)
+	}
+	b.text = kept
+	return all.String(), nil
+}
