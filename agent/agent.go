@@ -272,5 +272,6 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo(a.keepAlive)
 	a.systemd.Ready()
 	a.watchdog.tellLastReset()
+	defer a.finishFence()
 	return a.loop(signals, serverFailed)
 }

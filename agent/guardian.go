@@ -87,6 +87,19 @@ func (g *guardian) overtake(ctx context.Context) (started bool, err error) {
 	return true, err
 }
 
+// killForGood kills PostgreSQL and makes sure that no start comes up which the guard was asked
+// for before.
+func killForGood(ctx context.Context, kill func(context.Context) error, overtake func(context.Context) (bool, error)) error {
+	if err := kill(ctx); err != nil && !errors.Is(err, fence.ErrLingering) {
+		return err
+	}
+	started, err := overtake(ctx)
+	if err != nil || !started {
+		return err
+	}
+	return kill(ctx)
+}
+
 // Held is the postmaster that a guard which runs holds (postgres.Launcher).
 func (g *guardian) Held(ctx context.Context) int {
 	ctx, cancel := context.WithTimeout(ctx, heldWithin)

@@ -2,8 +2,13 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
+
+	"github.com/lictor-ha/lictor/agent/fence"
 )
 
 // A mark is made when the loop has heard of the one before: else it could hear of the later
@@ -29,4 +34,39 @@ func TestMarksAreHeardOfInTheirOrder(t *testing.T) {
 		cancel()
 		g.work.Wait()
 	})
+}
+
+// A start that the guard was asked for before the kill may have come up since: it is killed,
+// too. While the guard cannot say so, PostgreSQL may live.
+func TestKillForGood(t *testing.T) {
+	broken := errors.New("broken")
+	for _, c := range []struct {
+		name    string
+		killed  error // by the first kill
+		started bool
+		unknown error // what the guard was asked for
+		want    []string
+		fails   bool
+	}{
+		{name: "nothing was started", want: []string{"kill", "overtake"}},
+		{name: "something was", started: true, want: []string{"kill", "overtake", "kill"}},
+		{name: "what lingers is the kernel's", killed: fmt.Errorf("killing: %w", fence.ErrLingering), want: []string{"kill", "overtake"}},
+		{name: "the kill fails", killed: broken, want: []string{"kill"}, fails: true},
+		{name: "the guard does not answer", started: true, unknown: broken, want: []string{"kill", "overtake"}, fails: true},
+	} {
+		var asked []string
+		err := killForGood(t.Context(), func(context.Context) error {
+			asked = append(asked, "kill")
+			if len(asked) == 1 {
+				return c.killed
+			}
+			return nil
+		}, func(context.Context) (bool, error) {
+			asked = append(asked, "overtake")
+			return c.started, c.unknown
+		})
+		if !slices.Equal(asked, c.want) || (err != nil) != c.fails {
+			t.Errorf("%s: %v (%v), want %v", c.name, asked, err, c.want)
+		}
+	}
 }

@@ -53,9 +53,7 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 			a.checkUpgrade()
 		case <-deadline:
 			a.log.Error().Dur("limit", member.StopLimit).Msg("could not stop in an orderly way in time; PostgreSQL is killed")
-			ctx, cancel := context.WithTimeout(a.ctx, lastLimit)
-			err := a.pg.Kill(ctx)
-			cancel()
+			err := a.lastKill()
 			if err == nil {
 				a.watchdog.disable(a.ctx)
 			}
@@ -88,6 +86,24 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 // lastLimit bounds what the loop still waits for, or asks of a program, before the agent
 // makes room for another one, or ends.
 const lastLimit = 10 * time.Second
+
+// lastKill kills PostgreSQL as the agent ends.
+func (a *Agent) lastKill() error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), lastLimit)
+	defer cancel()
+	return killForGood(ctx, a.pg.Kill, a.guard.overtake)
+}
+
+// finishFence ends a fence that was under way when the loop ended, whose rest nobody would
+// carry out.
+func (a *Agent) finishFence() {
+	if !a.m.Fencing() {
+		return
+	}
+	if err := a.lastKill(); err != nil {
+		a.log.Error().Err(err).Msg("PostgreSQL could not be fenced before the agent ended; the guard keeps its deadline")
+	}
+}
 
 // checkUpgrade makes sure that the binary which is installed by now can be run
 // before it is given this one's place.

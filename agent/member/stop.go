@@ -22,6 +22,9 @@ type stopper struct {
 	Stopping bool
 }
 
+// Fencing reports whether PostgreSQL is being fenced.
+func (s *stopper) Fencing() bool { return s.fencing }
+
 // fenceNow kills every process of PostgreSQL. The lease is dropped here and
 // now: whatever answer still comes in, it is not taken up again.
 func (s *stopper) fenceNow() {
