@@ -9,12 +9,12 @@
 //	ports.go     what the state machine (package member) reaches the world through
 //	handover.go  what bouncers are told: of a planned change of primary, of routes
 //	configure.go the dynamic configuration and the agent's own file, taken up and again
-//	catalogue.go the member's service in Consul's catalogue
-//	events.go    what has happened, as the shard remembers it
+//	service_registrar.go the member's service in Consul's catalogue
+//	event_log.go what has happened, as the shard remembers it
 //	led.go       that this agent may have led with the PostgreSQL that runs
 //	disk.go      whether the data directory can be written
 //	only.go      that one agent looks after a data directory, and no other
-//	guardian.go, watchdog.go
+//	guard_supervisor.go, watchdog.go
 //	             the guard and the watchdog device
 //	secret.go    what members prove themselves to each other with
 //	watch.go     the goroutines that listen: Consul, PostgreSQL, peers, session
@@ -65,18 +65,18 @@ type Agent struct {
 	store    *consul.Store
 	pg       *postgres.Instance
 	data     *dataLooker
-	guard    *guardian
+	guard    *guardSupervisor
 	watchdog *watchdog
 	conf     *dynamicConfig
-	journal  *journal
+	eventLog *eventLog
 	bouncers *bouncers
 	node     *node
-	// catalogue is nil where no service is registered.
-	catalogue *catalogue
+	// registrar is nil where no service is registered.
+	registrar *serviceRegistrar
 	// runnable tells whether the binary installed by now can be run.
 	runnable func(context.Context) error
 	systemd  *systemd.Notifier
-	meter    *metrics.Meter
+	metrics  *metrics.Metrics
 	// callbacks runs the operator's scripts, each within scriptLimit.
 	callbacks   *callbacks.Runner
 	scriptLimit time.Duration
@@ -126,9 +126,9 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	meter := metrics.New()
+	counted := metrics.New()
 	for _, c := range clients {
-		c.HttpClient.Transport = meter.Timed(c.HttpClient.Transport)
+		c.HttpClient.Transport = counted.Timed(c.HttpClient.Transport)
 	}
 	store, err := consul.New(clients, cfg.Keys())
 	if err != nil {
@@ -151,7 +151,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, version: o.Version, log: o.Log, board: newBoard(run),
 		store: store, peers: peers, secrets: &proof.Keeper{}, clock: fence.Now, runnable: o.Runnable,
-		systemd: o.Systemd, meter: meter,
+		systemd: o.Systemd, metrics: counted,
 		kickPostgres: make(chan struct{}, 1),
 		kickSession:  make(chan struct{}, 1),
 	}
@@ -164,7 +164,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		}
 		files = osuser.As(credential)
 	}
-	a.guard = newGuardian(cfg, o, files)
+	a.guard = newGuardSupervisor(cfg, o, files)
 	a.watchdog = newWatchdog(cfg, files, o.Log)
 	a.pg, err = postgres.New(postgresSettings(cfg, o.Log, a.guard))
 	if err != nil {
@@ -174,7 +174,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	a.data = &dataLooker{runner: run, pg: a.pg, busy: make(chan struct{}, 1)}
 	a.bouncers = &bouncers{namespace: cfg.Namespace, scope: cfg.Scope, client: poolers, store: store, pg: a.pg, log: o.Log}
 	a.conf = &dynamicConfig{board: a.board, cfg: &a.cfg, rules: cfg.Lictor.Rules(), pg: a.pg, logging: o.Logging, kick: a.kickPostgres, log: o.Log}
-	a.catalogue = newCatalogue(store, cfg.Consul, cfg.Scope, cfg.Name)
+	a.registrar = newServiceRegistrar(store, cfg.Consul, cfg.Scope, cfg.Name)
 	a.probe = a.pg.DiskProbe(o.ProbeCommand)
 	a.scriptLimit = cfg.Lictor.ScriptLimit()
 	a.callbacks = callbacks.New(o.Log)
@@ -186,7 +186,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		if err != nil {
 			outcome = "failed"
 		}
-		meter.Callbacks.WithLabelValues(action, outcome).Observe(time.Since(began).Seconds())
+		counted.Callbacks.WithLabelValues(action, outcome).Observe(time.Since(began).Seconds())
 		return err
 	}
 	a.callbacks.Ended = func() { a.post(func() {}) } // an upgrade may wait for them
@@ -199,12 +199,12 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	}, a.ports(), shell{a}, dynamic)
 	a.m.reasons = map[string]cluster.Instant{}
 	a.conf.m, a.watchdog.m = a.m.Member, a.m.Member
-	a.journal = &journal{
-		runner: run, m: a.m.Member, name: cfg.Name, key: a.m.Keys.Events(), store: store, pg: a.pg, meter: meter, clock: a.clock, log: o.Log,
+	a.eventLog = &eventLog{
+		runner: run, m: a.m.Member, name: cfg.Name, key: a.m.Keys.Events(), store: store, pg: a.pg, metrics: counted, clock: a.clock, log: o.Log,
 	}
 	a.node = &node{
 		board: a.board, m: &a.m, conf: a.conf, compat: cfg.Lictor.Speaks(), source: o.Source, show: func() { a.show(a.m.Reason) },
-		keys: a.m.Keys, store: store, pg: a.pg, kickPostgres: a.kickPostgres, reloading: make(chan struct{}, 1), systemd: o.Systemd, meter: meter, log: o.Log,
+		keys: a.m.Keys, store: store, pg: a.pg, kickPostgres: a.kickPostgres, reloading: make(chan struct{}, 1), systemd: o.Systemd, metrics: counted, log: o.Log,
 	}
 	a.dynamic.Store(&dynamic)
 	return a, nil
@@ -231,7 +231,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	}
 	server.ProveWith(a.secrets)
 	server.Compat = a.cfg.Lictor.Speaks()
-	server.Collectors = a.meter.Collectors()
+	server.Collectors = a.metrics.Collectors()
 	// A port that is taken must end this agent before it has touched anything.
 	if err := server.Listen(a.ctx); err != nil {
 		return err
@@ -264,8 +264,8 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo((&diskWatch{board: a.board, m: a.m.Member, probe: a.probe, clock: a.clock, log: a.log}).run)
 	a.goDo(func(ctx context.Context) { a.node.watchReload(ctx, signals.Reload) })
 	a.goDo(a.watchdog.Run)
-	if a.catalogue != nil {
-		a.goDo(func(ctx context.Context) { a.catalogue.keep(ctx, a.board, a.log) })
+	if a.registrar != nil {
+		a.goDo(func(ctx context.Context) { a.registrar.keep(ctx, a.board, a.log) })
 	}
 	a.goDo(a.callbacks.Work)
 	a.goDo(a.tellSystemd)

@@ -20,11 +20,11 @@ func (a *Agent) callBack() {
 	o := m.PG.Observed
 	s := callbacks.Situation{
 		Up: m.PG.Running && o.Accepting && m.Data.State == ha.DataValid, Down: !m.PG.Running && !a.pg.Running(), Started: o.StartTime, Role: a.m.RoleName(),
-		Primary: cluster.IsPrimary(m.teller.Told.Role),
+		Primary: cluster.IsPrimary(m.callbackState.LastNotified.Role),
 		Task:    m.TaskKind(), Stopping: m.Stopping, Leads: m.Tenure.Held(a.clock()),
 		Reloaded: a.conf.reloadAsked && !a.conf.rewriting && !a.conf.rewrite,
 	}
-	action, role := m.teller.Next(s)
+	action, role := m.callbackState.Next(s)
 	if s.Up && s.Reloaded && m.TaskKind() == ha.TaskNone || s.Down {
 		a.conf.reloadAsked = false
 	}
@@ -32,7 +32,7 @@ func (a *Agent) callBack() {
 		return
 	}
 	if command := commandFor(a.cfg.Postgres.Callbacks, action); a.cfg.Postgres.Callbacks != (config.Callbacks{}) {
-		a.callbacks.Add(callbacks.Callback{Action: action, Role: role, Command: command, Told: m.teller.Told})
+		a.callbacks.Add(callbacks.Callback{Action: action, Role: role, Command: command, LastNotified: m.callbackState.LastNotified})
 	}
 }
 
@@ -52,7 +52,7 @@ func (a *Agent) recallTold() {
 		a.log.Warn().Err(err).Msg("it is not known what the callbacks were told last: they are told that PostgreSQL was started")
 		return
 	}
-	a.m.teller.Told = told
+	a.m.callbackState.LastNotified = told
 }
 
 // finishCallbacks waits for the scripts that an orderly stop has called, as long

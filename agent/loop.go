@@ -19,11 +19,11 @@ type loopState struct {
 	upgrade bool
 
 	// watchersLost counts the watchers of the guard that were seen to have ended.
-	watchersLost int
-	others       []string                   // primaries beside this one
-	reasons      map[string]cluster.Instant // when each was logged last
-	teller       callbacks.Teller
-	stopBy       cluster.Instant // when an orderly stop must be over; zero: none is under way
+	watchersLost  int
+	others        []string                   // primaries beside this one
+	reasons       map[string]cluster.Instant // when each was logged last
+	callbackState callbacks.CallbackState
+	stopBy        cluster.Instant // when an orderly stop must be over; zero: none is under way
 
 	planned      plannedRestart // a restart that is scheduled
 	planRecalled bool           // that of an earlier run was looked for
@@ -68,7 +68,7 @@ func (a *Agent) loop(signals Signals, failed <-chan error) error {
 		}
 		began := time.Now()
 		wake := a.step()
-		a.meter.Steps.Observe(time.Since(began).Seconds())
+		a.metrics.Steps.Observe(time.Since(began).Seconds())
 		if a.mayUpgrade() {
 			return ErrUpgrade
 		}
@@ -128,12 +128,12 @@ func (a *Agent) mayUpgrade() bool {
 func (a *Agent) step() time.Duration {
 	a.callBack()
 	v, d := a.m.Step()
-	a.m.teller.Saw(a.m.TaskKind())
+	a.m.callbackState.Saw(a.m.TaskKind())
 	a.watchdog.mind(v)
 	a.raiseAlarm(v.OtherPrimaries())
 	a.mindPlan()
 	a.m.Publish()
-	a.journal.record(d.Reason, a.conf.index, a.m.watchersLost)
+	a.eventLog.record(d.Reason, a.conf.index, a.m.watchersLost)
 	a.show(d.Reason)
 	a.conf.cache()
 	if a.conf.rewrite && a.m.TaskKind() == ha.TaskNone {

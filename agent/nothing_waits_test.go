@@ -55,12 +55,12 @@ func ofPorts(fn *types.Func) bool {
 
 // mayWait are calls that are allowed nevertheless: caller, callee, and why.
 var mayWait = map[[2]string]string{
-	{"(*Agent).loop", "select"}:                 "the loop itself",
-	{"(*Agent).lastKill", "killForGood"}:        "the agent ends, within a limit",
-	{"(*Agent).loop", "(*watchdog).disable"}:    "the agent ends, within a second",
-	{"(*Agent).loop", "(*guardian).dismiss"}:    "the agent ends, within a second",
-	{"(*runner).hear", "send"}:                  "into a channel with room for it",
-	{"fence.(*Watchdog).Usable", "unix.Access"}: "the device's name, in a file system in memory",
+	{"(*Agent).loop", "select"}:                     "the loop itself",
+	{"(*Agent).lastKill", "killForGood"}:            "the agent ends, within a limit",
+	{"(*Agent).loop", "(*watchdog).disable"}:        "the agent ends, within a second",
+	{"(*Agent).loop", "(*guardSupervisor).dismiss"}: "the agent ends, within a second",
+	{"(*runner).hear", "send"}:                      "into a channel with room for it",
+	{"fence.(*Watchdog).Usable", "unix.Access"}:     "the device's name, in a file system in memory",
 }
 
 // innocent are functions of packages that wait otherwise.

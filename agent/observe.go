@@ -68,7 +68,7 @@ func (a *Agent) show(reason string) {
 	if at := a.m.PG.ObservedAt; !at.IsZero() {
 		state.ObservedAt = state.At.Add(-now.Sub(at))
 	}
-	state.GuardRunning, state.GuardArmedFor = a.m.Guardian.Shown()
+	state.GuardRunning, state.GuardArmedFor = a.m.GuardSupervisor.Shown()
 	if o.InRecovery {
 		state.Postgres.LeaderLSN = a.m.LeaderLSN()
 	}

@@ -34,7 +34,7 @@ type node struct {
 	kickPostgres chan struct{}
 	reloading    chan struct{} // holds one while the configuration file is read anew
 	systemd      *systemd.Notifier
-	meter        *metrics.Meter
+	metrics      *metrics.Metrics
 	log          zerolog.Logger
 }
 
@@ -59,14 +59,14 @@ func (n *node) Reload(ctx context.Context) error {
 	defer n.systemd.Ready()
 	cfg, warnings, err := config.Load(n.source)
 	if err != nil {
-		n.meter.Reloads.WithLabelValues("refused").Inc()
+		n.metrics.Reloads.WithLabelValues("refused").Inc()
 		return fmt.Errorf("the configuration stays as it was: %w", err)
 	}
 	for _, w := range warnings {
 		n.log.Warn().Msg(w.String())
 	}
 	return n.ask(ctx, func() error {
-		n.meter.Reloads.WithLabelValues("done").Inc()
+		n.metrics.Reloads.WithLabelValues("done").Inc()
 		n.conf.reconfigure(cfg)
 		return nil
 	})

@@ -30,7 +30,7 @@ import (
 // Callback is a script to be run.
 type Callback struct {
 	Action, Role, Command string
-	Told                  postgres.Told // true once it was run
+	LastNotified          postgres.Told // true once it was run
 }
 
 // Situation is what decides about callbacks.
@@ -46,21 +46,21 @@ type Situation struct {
 	Reloaded bool
 }
 
-// Teller knows what was told last.
-type Teller struct {
-	Told postgres.Told
-	task ha.TaskKind // the last one that was under way
+// CallbackState knows what was told last.
+type CallbackState struct {
+	LastNotified postgres.Told
+	task         ha.TaskKind // the last one that was under way
 }
 
 // Next is what is to be told now, an empty action when nothing is.
-func (t *Teller) Next(s Situation) (action, role string) {
+func (t *CallbackState) Next(s Situation) (action, role string) {
 	t.Saw(s.Task)
 	if s.Task != ha.TaskNone {
 		return "", ""
 	}
-	before := t.Told
+	before := t.LastNotified
 	started := func(action string) (string, string) {
-		t.Told, t.task = postgres.Told{Role: s.Role, Started: s.Started}, ha.TaskNone
+		t.LastNotified, t.task = postgres.Told{Role: s.Role, Started: s.Started}, ha.TaskNone
 		return action, s.Role
 	}
 	switch {
@@ -78,17 +78,17 @@ func (t *Teller) Next(s Situation) (action, role string) {
 		return started("on_reload")
 	case !s.Down || before.Started.IsZero():
 	case s.Stopping:
-		t.Told.Started = time.Time{}
+		t.LastNotified.Started = time.Time{}
 		return "on_stop", before.Role
 	case s.Primary && !s.Leads && t.task == ha.TaskDemote:
-		t.Told = postgres.Told{Role: cluster.RoleDemoted}
+		t.LastNotified = postgres.Told{Role: cluster.RoleDemoted}
 		return "on_role_change", cluster.RoleDemoted
 	}
 	return "", ""
 }
 
 // Saw remembers the task that changes something.
-func (t *Teller) Saw(task ha.TaskKind) {
+func (t *CallbackState) Saw(task ha.TaskKind) {
 	if task != ha.TaskNone {
 		t.task = task
 	}
@@ -174,7 +174,7 @@ func (c *Runner) take() (cb Callback, ok, last bool) {
 // call runs one script. It counts as told from its beginning on: one that was cut
 // short is not run again.
 func (c *Runner) call(ctx context.Context, cb Callback) {
-	if err := c.Keep(cb.Told); err != nil {
+	if err := c.Keep(cb.LastNotified); err != nil {
 		c.log.Warn().Err(err).Str("callback", cb.Action).Msg("an agent that is started anew may call this once more")
 	}
 	if cb.Command == "" {

@@ -80,10 +80,10 @@ func TestTeller(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := Teller{Told: test.told}
+			c := CallbackState{LastNotified: test.told}
 			var got []string
 			for _, s := range test.seen {
-				s.Primary = c.Told.Role == "primary"
+				s.Primary = c.LastNotified.Role == "primary"
 				if action, role := c.Next(s); action != "" {
 					got = append(got, action+" "+role)
 				}
@@ -126,9 +126,9 @@ func TestCallbacksRunInOrder(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var working sync.WaitGroup
 	working.Go(func() { c.Work(ctx) })
-	c.Add(Callback{Action: "on_start", Role: "replica", Command: "x", Told: postgres.Told{Role: "replica"}})
-	c.Add(Callback{Action: "on_role_change", Role: "primary", Command: "x", Told: postgres.Told{Role: "primary"}})
-	c.Add(Callback{Action: "on_reload", Role: "primary", Told: postgres.Told{Role: "primary"}}) // no command
+	c.Add(Callback{Action: "on_start", Role: "replica", Command: "x", LastNotified: postgres.Told{Role: "replica"}})
+	c.Add(Callback{Action: "on_role_change", Role: "primary", Command: "x", LastNotified: postgres.Told{Role: "primary"}})
+	c.Add(Callback{Action: "on_reload", Role: "primary", LastNotified: postgres.Told{Role: "primary"}}) // no command
 	if c.Idle() {
 		t.Error("idle with scripts to be run")
 	}

@@ -11,7 +11,7 @@
 //	postgres.go how its own PostgreSQL fares
 //	lease.go    its leadership: beats, releases, what the guard and Consul are told of a lease
 //	takeover.go the lock is taken
-//	guardian.go the guard's deadline
+//	guard_supervisor.go the guard's deadline
 //	keys.go     the leader's own keys
 //	failsafe.go what a leader without Consul asks of the others, and how a new one deposes it
 //	hear.go     what the others ask of this one

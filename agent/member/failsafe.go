@@ -82,7 +82,7 @@ func (f *failsafe) writeList(w ha.WriteFailsafe) {
 	if w.List != nil {
 		value = maps.Clone(w.List)
 	}
-	f.lead.Guardian.remember(f.lead.Memo(), func(err error) {
+	f.lead.GuardSupervisor.remember(f.lead.Memo(), func(err error) {
 		if err != nil {
 			f.keys.failed("failsafe", key, err)
 			return

@@ -41,7 +41,7 @@ func TestAskFailsafe(t *testing.T) {
 		t.Fatalf("until %v", w.Tenure.Until().Sub(t0))
 	}
 	w.settle()
-	if w.Guardian.known != w.KillAt() {
+	if w.GuardSupervisor.known != w.KillAt() {
 		t.Fatal("the guard does not know")
 	}
 }

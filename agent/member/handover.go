@@ -46,7 +46,7 @@ func (m *Member) handover(h ha.Handover) {
 	}
 	m.startTask(ha.TaskHandover, inOrder(append(steps, m.beforeStop(scripts), p.stop, func(_ *Work, next func(error)) {
 		p.dropped = true
-		m.Guardian.Disarm(next)
+		m.GuardSupervisor.Disarm(next)
 	})...), p.ended)
 	m.task.successor = h.Successor
 }

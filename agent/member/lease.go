@@ -20,8 +20,8 @@ type leadership struct {
 	consulFailed func(error)
 
 	// Tenure is the lease, and what this member has written and promised.
-	Tenure   ha.Tenure
-	Guardian Guardian
+	Tenure          ha.Tenure
+	GuardSupervisor GuardSupervisor
 	// Complete: the successor of the lease that is given up has all WAL.
 	Complete bool
 }
@@ -40,7 +40,7 @@ func (l *leadership) LeaseLeft() time.Duration {
 
 // Memo is what must outlive the agent's process.
 func (l *leadership) Memo() Memo {
-	g := &l.Guardian
+	g := &l.GuardSupervisor
 	g.memos++
 	memo := Memo{Memo: l.Tenure.Memo(l.Session, l.Snapshot.Status.ModifyIndex), KillAt: l.KillAt(), version: g.memos}
 	memo.Paused = l.PauseInForce()
@@ -78,10 +78,10 @@ func (l *leadership) KillAt() cluster.Instant {
 // on its own (I5), from the beat on that says so.
 func (l *leadership) ArmGuard() {
 	if l.PauseInForce() {
-		l.Guardian.standDown(l.Memo())
+		l.GuardSupervisor.standDown(l.Memo())
 		return
 	}
-	l.Guardian.arm(l.Memo())
+	l.GuardSupervisor.arm(l.Memo())
 }
 
 // whenTold calls send, with what is left of limit, when that has succeeded which must
@@ -93,14 +93,14 @@ func (l *leadership) whenTold(t0 cluster.Instant, ttl, limit time.Duration, send
 	memo := l.Memo()
 	memo.Paused = l.Dynamic.Pause // as the status will say
 	shorten := !l.PauseInForce() && !l.Tenure.Until().IsZero()
-	l.Guardian.leads(memo, t0.Add(ttl-l.FenceMargins().KillBefore), limit, func(err error) {
+	l.GuardSupervisor.leads(memo, t0.Add(ttl-l.FenceMargins().KillBefore), limit, func(err error) {
 		switch {
 		case err != nil:
 			failed(err)
 		case !shorten:
 			send(left())
 		default:
-			l.Guardian.shorten(memo, left(), func(err error) {
+			l.GuardSupervisor.shorten(memo, left(), func(err error) {
 				if err != nil {
 					failed(err)
 					return

@@ -102,8 +102,8 @@ func TestABeatDoesNotWaitForTheGuard(t *testing.T) {
 	c.answer(uint64(120), nil)
 	w.answer("Guard.Arm")
 	w.answer("Guard.Arm")
-	if w.Guardian.known != w.KillAt() || w.Tenure.Until() != t0.Add(30*time.Second) {
-		t.Fatalf("known %v, until %v", w.Guardian.known, w.Tenure.Until())
+	if w.GuardSupervisor.known != w.KillAt() || w.Tenure.Until() != t0.Add(30*time.Second) {
+		t.Fatalf("known %v, until %v", w.GuardSupervisor.known, w.Tenure.Until())
 	}
 }
 
@@ -123,14 +123,14 @@ func TestABeatThatIsAnsweredTooLate(t *testing.T) {
 			w.beat()
 			c := w.take("Consul.Beat")
 			tt.since(w)
-			known := w.Guardian.known
+			known := w.GuardSupervisor.known
 			c.answer(uint64(120), nil)
 			w.settle()
 			if w.Tenure.Held(w.clock) || w.Leads() {
 				t.Fatal("the lease lives again")
 			}
-			if w.Guardian.known != known {
-				t.Fatalf("the guard got another deadline: %v", w.Guardian.known)
+			if w.GuardSupervisor.known != known {
+				t.Fatalf("the guard got another deadline: %v", w.GuardSupervisor.known)
 			}
 			if w.Snapshot.Status.ModifyIndex != 120 {
 				t.Fatal("what was written is not noted")

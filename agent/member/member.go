@@ -102,7 +102,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	m.reader = reader{Shard: shard, consul: p.Consul, tenure: &lead.Tenure, accept: m.Accept}
 	m.leadership = leadership{
 		Shard: shard, local: local, consul: p.Consul, watches: p.Watches, consulFailed: m.ConsulFailed,
-		Guardian: Guardian{port: p.Guard, clock: p.Clock, later: p.Later, log: s.Log},
+		GuardSupervisor: GuardSupervisor{port: p.Guard, clock: p.Clock, later: p.Later, log: s.Log},
 	}
 	m.leaderKeys = leaderKeys{Shard: shard, consul: p.Consul, reread: m.Reread, writing: map[string]bool{}}
 	m.Local = Local{Shard: shard, postgres: p.Postgres}
@@ -126,7 +126,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 
 // Idle reports whether nothing is under way, here, in Consul and with the guard.
 func (m *Member) Idle() bool {
-	return m.task == nil && !m.Tenure.Writing() && len(m.writing) == 0 && !m.commits.setting && m.Guardian.idle()
+	return m.task == nil && !m.Tenure.Writing() && len(m.writing) == 0 && !m.commits.setting && m.GuardSupervisor.idle()
 }
 
 // Restoring reports whether this member's data were replaced, or are just being, and may
@@ -208,7 +208,7 @@ func (m *Member) PostmasterGone() {
 func (m *Member) AdoptRunning(state pg.State, upstream string, guard Recalled) bool {
 	m.sawState(state)
 	m.follows(upstream)
-	m.Guardian.Recall(guard)
+	m.GuardSupervisor.Recall(guard)
 	if !m.PG.Primary() {
 		return false
 	}

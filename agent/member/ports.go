@@ -160,7 +160,7 @@ var ErrDiverged = errors.New("it has diverged and cannot be rewound")
 var ErrLingering = errors.New("processes linger on a disk that hangs")
 
 // GuardPort is the guard process, and the mark beside the data directory which outlives
-// it. Orders to the guard are sent one after another (Guardian); each is answered, or
+// it. Orders to the guard are sent one after another (GuardSupervisor); each is answered, or
 // given up, in bounded time: two seconds, and ten more where a guard has to be started.
 type GuardPort interface {
 	// Arm sets the deadline to m.KillAt and has the guard remember m; grant: of a new

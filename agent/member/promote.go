@@ -32,7 +32,7 @@ func (m *Member) promote(action ha.Promote) {
 	memo, above, until := m.Memo(), m.Timeline()-1, m.Tenure.Until()
 	ttl, margins := m.Dynamic.TTL, m.FenceMargins()
 	m.startTask(ha.TaskPromote, inOrder(func(w *Work, next func(error)) {
-		m.Guardian.ArmNow(w, memo, because(next, "the guard could not be armed, so nothing is promoted"))
+		m.GuardSupervisor.ArmNow(w, memo, because(next, "the guard could not be armed, so nothing is promoted"))
 	}, func(w *Work, next func(error)) {
 		m.Watchdog.Activate(w, until, ttl, margins, because(next, "nothing is promoted"))
 	}, p.prePromote, func(w *Work, next func(error)) {
@@ -48,7 +48,7 @@ func (p *promotion) prePromote(w *Work, next func(error)) {
 		}
 		p.forbidden = true
 		err = fmt.Errorf("nothing is promoted: %w", err)
-		p.Guardian.Disarm(func(undone error) { next(errors.Join(err, undone)) })
+		p.GuardSupervisor.Disarm(func(undone error) { next(errors.Join(err, undone)) })
 	})
 }
 

@@ -322,7 +322,7 @@ func TestPromoteWithoutAKeySync(t *testing.T) {
 // the fence has disarmed it.
 func TestAPromotionThatIsBrokenOffArmsNothing(t *testing.T) {
 	w, p := elected(t)
-	w.Guardian.marked = unmarked
+	w.GuardSupervisor.marked = unmarked
 	w.agree("Guard.Disarm", "Guard.Unmark")
 	w.begin(p)
 	mark := w.take("Guard.Mark")

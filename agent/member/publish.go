@@ -37,7 +37,7 @@ func (m *Member) Value() cluster.Member {
 		State: m.StateName(), Role: m.RoleName(),
 		Tags: PublishedTags(m.TagsNow()),
 		// Not before the guard stands down: whoever sees it may end the agent.
-		Pause: m.PauseInForce() && m.Guardian.standsDown(),
+		Pause: m.PauseInForce() && m.GuardSupervisor.standsDown(),
 		// Always there: without it the others believe who answers at this address, unproved.
 		Lictor:           &cluster.MemberLictor{Problems: len(m.shell.Problems())},
 		ScheduledRestart: m.shell.ScheduledRestart(),

@@ -72,7 +72,7 @@ func unlessLingering(err error) error {
 // disarm disarms the guard when PostgreSQL was killed. It comes last before the lease is
 // dropped: beats arm the guard again.
 func (s *stopper) disarm(done func(error)) {
-	s.lead.Guardian.DisarmWithin(lingering, done)
+	s.lead.GuardSupervisor.DisarmWithin(lingering, done)
 }
 
 // demote stops PostgreSQL in an orderly way, for as long as a leader may serve nobody,

@@ -155,7 +155,7 @@ func TestAMarkThatHangsKeepsNoLease(t *testing.T) {
 	w.pass(time.Millisecond) // the guard's answer
 	disarm.answer()
 	mark := w.take("Guard.Unmark")
-	w.pass(lingering) // unmarkWithin of agent/guardian.go
+	w.pass(lingering) // unmarkWithin of agent/guard_supervisor.go
 	mark.answer()
 	w.looked()
 	if g := w.Tenure.Giving(); g == nil || g.Successor != "c" || w.Attempt.Failures != 0 {
@@ -179,7 +179,7 @@ func TestAFenceDoesNotWaitForAHungDisk(t *testing.T) {
 	since := w.wall
 	w.pass(lingering)
 	w.wantTask(ha.TaskInterrupted)
-	if !w.TaskSince().After(since) || w.fencing || w.PG.Running || !w.Guardian.known.IsZero() {
+	if !w.TaskSince().After(since) || w.fencing || w.PG.Running || !w.GuardSupervisor.known.IsZero() {
 		t.Fatalf("the outcome is not told: fencing %t", w.fencing)
 	}
 	w.begin(ha.StartReplica{Upstream: "b"})
@@ -326,7 +326,7 @@ func TestADemotionThatFails(t *testing.T) {
 			if !w.Tenure.Held(w.clock) || w.Attempt.Kind != ha.TaskDemote {
 				t.Fatalf("held %t, %+v", w.Tenure.Held(w.clock), w.Attempt)
 			}
-			if w.find("Guard.Unmark") != nil || w.Guardian.known.IsZero() {
+			if w.find("Guard.Unmark") != nil || w.GuardSupervisor.known.IsZero() {
 				t.Fatal("the guard is disarmed")
 			}
 		})
@@ -363,7 +363,7 @@ func TestEndHung(t *testing.T) {
 	w.settle()
 	w.running = false
 	w.looked()
-	if !w.Tenure.Held(w.clock) || w.PG.Running || !w.PGDown.IsZero() || w.Guardian.known.IsZero() {
+	if !w.Tenure.Held(w.clock) || w.PG.Running || !w.PGDown.IsZero() || w.GuardSupervisor.known.IsZero() {
 		t.Fatal("a hung PostgreSQL")
 	}
 	w.none("Guard.Disarm")

@@ -74,7 +74,7 @@ func (m *Member) tookOver(t0 cluster.Instant, ttl time.Duration, request cluster
 	if m.Dynamic.Pause {
 		m.ArmGuard() // which is to remember the pause
 	} else {
-		m.Guardian.grant(m.Memo())
+		m.GuardSupervisor.grant(m.Memo())
 	}
 	m.Log.Info().Dur("lease", m.LeaseLeft()).Msg("took the leader lock")
 }

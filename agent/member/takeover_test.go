@@ -102,8 +102,8 @@ func TestTakeOverInPause(t *testing.T) {
 	}
 	c.answer(cluster.Indexes{w.Keys.Status(): 120, w.Keys.Leader(): 121}, nil)
 	w.settle()
-	if !w.Guardian.known.IsZero() || w.Guardian.marked != markedPaused {
-		t.Fatalf("known %v, marked %v", w.Guardian.known, w.Guardian.marked)
+	if !w.GuardSupervisor.known.IsZero() || w.GuardSupervisor.marked != markedPaused {
+		t.Fatalf("known %v, marked %v", w.GuardSupervisor.known, w.GuardSupervisor.marked)
 	}
 }
 

@@ -125,7 +125,7 @@ func (m *Member) startPrimary(waits *ha.SetSync) {
 	ttl, margins := m.Dynamic.TTL, m.FenceMargins()
 	m.commits.set = false // it is set anew
 	arm := func(w *Work, next func(error)) {
-		m.Guardian.ArmNow(w, memo, because(next, "the guard could not be armed, so no primary is started"))
+		m.GuardSupervisor.ArmNow(w, memo, because(next, "the guard could not be armed, so no primary is started"))
 	}
 	protect := func(w *Work, next func(error)) {
 		m.Watchdog.Activate(w, until, ttl, margins, because(next, "no primary is started"))

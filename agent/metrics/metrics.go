@@ -13,8 +13,8 @@ import (
 	"github.com/lictor-ha/lictor/agent/events"
 )
 
-// Meter counts and times what the agent does.
-type Meter struct {
+// Metrics counts and times what the agent does.
+type Metrics struct {
 	// Steps is how long the loop took to come round, in seconds.
 	Steps    prometheus.Histogram
 	consul   *prometheus.HistogramVec
@@ -41,8 +41,8 @@ type countedEvent struct {
 	over   bool
 }
 
-// New makes a meter that has counted nothing.
-func New() *Meter {
+// New makes metrics that has counted nothing.
+func New() *Metrics {
 	name := func(name, help string) prometheus.Opts { return prometheus.Opts{Name: name, Help: help} }
 	histogram := func(n, help string, buckets []float64) prometheus.HistogramOpts {
 		return prometheus.HistogramOpts{Name: n, Help: help, Buckets: buckets}
@@ -50,7 +50,7 @@ func New() *Meter {
 	// From a quick handover to a failover with a long lease.
 	outage := []float64{.05, .1, .2, .35, .5, .75, 1, 1.5, 2, 3, 5, 8, 12, 20, 30, 60, 120, 300}
 	quick := []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}
-	m := &Meter{
+	m := &Metrics{
 		Steps: prometheus.NewHistogram(histogram("lictor_loop_duration_seconds",
 			"How long the loop took to observe, decide and begin to act. It never waits, so this is its own work.", quick)),
 		consul: prometheus.NewHistogramVec(histogram("lictor_consul_request_duration_seconds",
@@ -81,7 +81,7 @@ func New() *Meter {
 }
 
 // Collectors are the metrics to be registered.
-func (m *Meter) Collectors() []prometheus.Collector {
+func (m *Metrics) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.Steps, m.consul, m.failures, m.changes, m.phases, m.outcomes, m.Callbacks, m.Reloads,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -90,7 +90,7 @@ func (m *Meter) Collectors() []prometheus.Collector {
 
 // SawEvents takes in what the recorder has recorded, each phase once. The loop
 // alone calls it.
-func (m *Meter) SawEvents(recorded []events.Event) {
+func (m *Metrics) SawEvents(recorded []events.Event) {
 	if len(recorded) == 0 {
 		return
 	}
@@ -103,7 +103,7 @@ func (m *Meter) SawEvents(recorded []events.Event) {
 	m.counted = present // what the recorder has forgotten does not come back
 }
 
-func (m *Meter) sawEvent(e events.Event, known countedEvent) countedEvent {
+func (m *Metrics) sawEvent(e events.Event, known countedEvent) countedEvent {
 	kind, cause, timed := kindAndCause(e)
 	if !timed {
 		return known
@@ -160,11 +160,13 @@ func kindAndCause(e events.Event) (kind, cause string, timed bool) {
 }
 
 // Timed times the requests to Consul that go through a transport.
-func (m *Meter) Timed(next http.RoundTripper) http.RoundTripper { return &timed{meter: m, next: next} }
+func (m *Metrics) Timed(next http.RoundTripper) http.RoundTripper {
+	return &timed{metrics: m, next: next}
+}
 
 type timed struct {
-	meter *Meter
-	next  http.RoundTripper
+	metrics *Metrics
+	next    http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -174,11 +176,11 @@ func (t *timed) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := t.next.RoundTrip(request)
 	switch {
 	case err != nil && request.Context().Err() == nil, err == nil && response.StatusCode >= http.StatusInternalServerError:
-		t.meter.failures.WithLabelValues(operation).Inc()
+		t.metrics.failures.WithLabelValues(operation).Inc()
 	case err != nil && !waits: // its time was over before Consul's answer came
-		t.meter.failures.WithLabelValues(operation).Inc()
+		t.metrics.failures.WithLabelValues(operation).Inc()
 	case err == nil && !waits:
-		t.meter.consul.WithLabelValues(operation).Observe(time.Since(began).Seconds())
+		t.metrics.consul.WithLabelValues(operation).Observe(time.Since(began).Seconds())
 	}
 	return response, err //nolint:wrapcheck // a transport hands errors on as they are
 }

@@ -96,7 +96,7 @@ func TestConsulRequestsAreTimed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		response, err := (&timed{meter: m, next: r.status}).RoundTrip(request)
+		response, err := (&timed{metrics: m, next: r.status}).RoundTrip(request)
 		if (err == nil) != (r.status != 0) {
 			t.Errorf("%v", err)
 		}

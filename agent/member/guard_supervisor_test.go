@@ -10,7 +10,7 @@ import (
 )
 
 // memoAt is a memo with a deadline, the latest so far.
-func memoAt(g *Guardian, killAt cluster.Instant) Memo {
+func memoAt(g *GuardSupervisor, killAt cluster.Instant) Memo {
 	g.memos++
 	return Memo{KillAt: killAt, version: g.memos}
 }
@@ -36,7 +36,7 @@ func (o *outcomeOf) want(t *testing.T, told int, wrong bool) {
 // counts.
 func TestOrdersToTheGuardOneAfterAnother(t *testing.T) {
 	w := newWorld(t)
-	g := &w.Guardian
+	g := &w.GuardSupervisor
 	g.arm(memoAt(g, 10))
 	first := w.take("Guard.Arm")
 	g.arm(memoAt(g, 20))
@@ -60,7 +60,7 @@ func TestOrdersToTheGuardOneAfterAnother(t *testing.T) {
 // What is left of a new lease stays one, whatever deadline comes after it; a pause ends it.
 func TestGrantIsNotReplacedByAnArm(t *testing.T) {
 	w := newWorld(t)
-	g := &w.Guardian
+	g := &w.GuardSupervisor
 	g.arm(memoAt(g, 10))
 	first := w.take("Guard.Arm")
 	g.grant(memoAt(g, 20))
@@ -80,7 +80,7 @@ func TestGrantIsNotReplacedByAnArm(t *testing.T) {
 // A task that passes on its memo late does not bring an old deadline back.
 func TestAnOldMemoGivesWay(t *testing.T) {
 	w := newWorld(t)
-	g := &w.Guardian
+	g := &w.GuardSupervisor
 	w.agree("Guard.Mark")
 	old := memoAt(g, 10)
 	g.arm(memoAt(g, 50))
@@ -98,7 +98,7 @@ func TestAnOldMemoGivesWay(t *testing.T) {
 // Without a deadline there is nothing to tell, and no mark to make.
 func TestNoLeaseNoOrder(t *testing.T) {
 	w := newWorld(t)
-	g := &w.Guardian
+	g := &w.GuardSupervisor
 	g.arm(memoAt(g, 0))
 	if !g.idle() {
 		t.Fatal("an order without a deadline")
@@ -111,7 +111,7 @@ func TestNoLeaseNoOrder(t *testing.T) {
 
 func TestArmNowNeedsItsMark(t *testing.T) {
 	w := newWorld(t)
-	g := &w.Guardian
+	g := &w.GuardSupervisor
 	var o outcomeOf
 	g.ArmNow(nil, memoAt(g, 10), o.done)
 	c := w.take("Guard.Mark")
@@ -144,18 +144,18 @@ func TestArmNowNeedsItsMark(t *testing.T) {
 func TestDisarmVoidsWhatWasLeftBefore(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		leave func(g *Guardian)
+		leave func(g *GuardSupervisor)
 		armed bool // once it is disarmed
 	}{
-		{"nothing since", func(*Guardian) {}, false},
-		{"a deadline of the old lease", func(g *Guardian) { g.arm(memoAt(g, 30)) }, false},
-		{"a pause", func(g *Guardian) { g.standDown(memoAt(g, 30)) }, false},
-		{"a new lease", func(g *Guardian) { g.grant(memoAt(g, 30)) }, true},
-		{"a new lease and its next deadline", func(g *Guardian) { g.grant(memoAt(g, 30)); g.arm(memoAt(g, 40)) }, true},
+		{"nothing since", func(*GuardSupervisor) {}, false},
+		{"a deadline of the old lease", func(g *GuardSupervisor) { g.arm(memoAt(g, 30)) }, false},
+		{"a pause", func(g *GuardSupervisor) { g.standDown(memoAt(g, 30)) }, false},
+		{"a new lease", func(g *GuardSupervisor) { g.grant(memoAt(g, 30)) }, true},
+		{"a new lease and its next deadline", func(g *GuardSupervisor) { g.grant(memoAt(g, 30)); g.arm(memoAt(g, 40)) }, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			g := &w.Guardian
+			g := &w.GuardSupervisor
 			g.arm(memoAt(g, 10))
 			first := w.take("Guard.Arm")
 			g.arm(memoAt(g, 20))
@@ -185,7 +185,7 @@ func TestDisarmVoidsWhatWasLeftBefore(t *testing.T) {
 // A guard that cannot be disarmed keeps the mark: it says that this member may lead.
 func TestAFailedDisarmKeepsTheMark(t *testing.T) {
 	w := newWorld(t)
-	g := &w.Guardian
+	g := &w.GuardSupervisor
 	g.marked = markedLed
 	var o outcomeOf
 	g.Disarm(o.done)
@@ -214,7 +214,7 @@ func TestShorten(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			g := &w.Guardian
+			g := &w.GuardSupervisor
 			g.may = tt.may
 			var o outcomeOf
 			g.shorten(memoAt(g, tt.killAt), time.Second, o.done)
@@ -235,7 +235,7 @@ func TestShorten(t *testing.T) {
 // An arm that was not answered may have reached the guard.
 func TestWhatTheGuardMayHave(t *testing.T) {
 	w := newWorld(t)
-	g := &w.Guardian
+	g := &w.GuardSupervisor
 	g.arm(memoAt(g, 10))
 	w.answer("Guard.Arm")
 	g.arm(memoAt(g, 50))
@@ -283,7 +283,7 @@ func TestStandDown(t *testing.T) {
 		t.Fatalf("marked with %v", mark.args)
 	}
 	mark.answer()
-	if !w.Value().Pause || w.Guardian.marked != markedPaused {
+	if !w.Value().Pause || w.GuardSupervisor.marked != markedPaused {
 		t.Fatal("the guard stands down, and nobody hears of it")
 	}
 	w.ArmGuard()
@@ -294,7 +294,7 @@ func TestStandDown(t *testing.T) {
 // The mark of a pause that fails is made again with the next beat.
 func TestTheMarkOfAPauseIsTriedAgain(t *testing.T) {
 	w := newWorld(t)
-	g := &w.Guardian
+	g := &w.GuardSupervisor
 	g.standDown(memoAt(g, 10))
 	w.answer("Guard.StandDown")
 	w.deny("Guard.Mark", errBoom)
@@ -327,7 +327,7 @@ func TestTheEndOfAPause(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			g := &w.Guardian
+			g := &w.GuardSupervisor
 			g.standDown(memoAt(g, 10))
 			w.answer("Guard.StandDown")
 			w.answer("Guard.Mark")
@@ -364,7 +364,7 @@ func TestTheEndOfAPause(t *testing.T) {
 // A mark of the pause that is still on its way to a slow disk does not stay the last word.
 func TestTheEndOfAPauseWhoseMarkIsSlow(t *testing.T) {
 	w := newWorld(t)
-	g := &w.Guardian
+	g := &w.GuardSupervisor
 	g.marked = markedLed
 	g.standDown(memoAt(g, 10))
 	w.answer("Guard.StandDown")
@@ -392,12 +392,12 @@ func TestTheEndOfAPauseWhoseMarkIsSlow(t *testing.T) {
 // What the guard of an earlier run knows counts until this run tells it something else.
 func TestRecall(t *testing.T) {
 	w := newWorld(t)
-	w.Guardian.Recall(Recalled{Deadline: 70, Paused: true})
-	if g := &w.Guardian; g.known != 70 || g.may != 70 || !g.resting || g.standsDown() {
+	w.GuardSupervisor.Recall(Recalled{Deadline: 70, Paused: true})
+	if g := &w.GuardSupervisor; g.known != 70 || g.may != 70 || !g.resting || g.standsDown() {
 		t.Fatalf("%+v", g)
 	}
 	w.clock = 60
-	if running, left := w.Guardian.Shown(); !running || left != 10 {
+	if running, left := w.GuardSupervisor.Shown(); !running || left != 10 {
 		t.Fatalf("shown: %t, %v", running, left)
 	}
 }
@@ -405,7 +405,7 @@ func TestRecall(t *testing.T) {
 // A guard that was told nothing for too long gives up the wait, and only that.
 func TestRememberIsQueued(t *testing.T) {
 	w := newWorld(t)
-	g := &w.Guardian
+	g := &w.GuardSupervisor
 	g.arm(memoAt(g, 10))
 	var o outcomeOf
 	g.remember(memoAt(g, 20), o.done)

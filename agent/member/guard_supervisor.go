@@ -36,10 +36,10 @@ type Recalled struct {
 	Deadline cluster.Instant
 }
 
-// Guardian keeps the guard's deadline in step with the lease. Orders reach the guard one
+// GuardSupervisor keeps the guard's deadline in step with the lease. Orders reach the guard one
 // after another, so that an old deadline never arms it after a disarm; of those that the
 // loop leaves, the latest replaces earlier ones.
-type Guardian struct {
+type GuardSupervisor struct {
 	port  GuardPort
 	clock Clock
 	later Later
@@ -81,25 +81,25 @@ type order struct {
 var errNotInTime = errors.New("the guard has not answered in time")
 
 // Recall takes in what the guard of an earlier run knows.
-func (g *Guardian) Recall(r Recalled) {
+func (g *GuardSupervisor) Recall(r Recalled) {
 	g.known, g.may = r.Deadline, r.Deadline
 	g.resting = r.Paused
 }
 
 // arm leaves a new deadline of the present lease for the guard.
-func (g *Guardian) arm(m Memo) { g.leave(order{memo: m}) }
+func (g *GuardSupervisor) arm(m Memo) { g.leave(order{memo: m}) }
 
 // grant leaves the deadline of a new lease for the guard.
-func (g *Guardian) grant(m Memo) { g.leave(order{memo: m, grant: true}) }
+func (g *GuardSupervisor) grant(m Memo) { g.leave(order{memo: m, grant: true}) }
 
 // standDown leaves for the guard that nothing is to be guarded, as the shard is
 // paused, and that it is to remember so.
-func (g *Guardian) standDown(m Memo) {
+func (g *GuardSupervisor) standDown(m Memo) {
 	g.resting = true
 	g.leave(order{disarm: true, memo: m})
 }
 
-func (g *Guardian) leave(o order) {
+func (g *GuardSupervisor) leave(o order) {
 	if o.memo.KillAt.IsZero() && !o.disarm {
 		return
 	}
@@ -121,7 +121,7 @@ func (g *Guardian) leave(o order) {
 }
 
 // send passes on what the loop left last.
-func (g *Guardian) send(done func()) {
+func (g *GuardSupervisor) send(done func()) {
 	o := g.left
 	g.left = nil
 	switch {
@@ -145,12 +145,12 @@ func (g *Guardian) send(done func()) {
 }
 
 // enqueue runs a job when all that were asked for before are done.
-func (g *Guardian) enqueue(job func(done func())) {
+func (g *GuardSupervisor) enqueue(job func(done func())) {
 	g.queue = append(g.queue, job)
 	g.next()
 }
 
-func (g *Guardian) next() {
+func (g *GuardSupervisor) next() {
 	for !g.busy && len(g.queue) > 0 {
 		job := g.queue[0]
 		g.queue = g.queue[1:]
@@ -164,7 +164,7 @@ func (g *Guardian) next() {
 
 // latest is the newest memo that anybody has passed on: m, or one by which the loop
 // has overtaken the task that passes on m.
-func (g *Guardian) latest(m Memo) Memo {
+func (g *GuardSupervisor) latest(m Memo) Memo {
 	if m.version > g.newest.version {
 		g.newest = m
 	}
@@ -172,7 +172,7 @@ func (g *Guardian) latest(m Memo) Memo {
 }
 
 // tell has the guard take the latest deadline.
-func (g *Guardian) tell(m Memo, grant bool, done func(error)) {
+func (g *GuardSupervisor) tell(m Memo, grant bool, done func(error)) {
 	m = g.latest(m)
 	if g.may.Before(m.KillAt) {
 		g.may = m.KillAt
@@ -186,7 +186,7 @@ func (g *Guardian) tell(m Memo, grant bool, done func(error)) {
 // ArmNow sets the deadline of a new lease; done hears when the guard has it. Work that was
 // broken off while the mark was made, or while the guard was busy, arms nothing any more: the
 // guard may have been disarmed by what came in between.
-func (g *Guardian) ArmNow(w *Work, m Memo, done func(error)) {
+func (g *GuardSupervisor) ArmNow(w *Work, m Memo, done func(error)) {
 	g.lead(m.KillAt, func(err error) {
 		if err != nil {
 			done(err)
@@ -209,7 +209,7 @@ func (g *Guardian) ArmNow(w *Work, m Memo, done func(error)) {
 // lead makes sure that there is a mark of a lease that may last until then, unless there is
 // one of a lease already: the guard has the deadlines of what follows. A pause is over
 // with it.
-func (g *Guardian) lead(until cluster.Instant, done func(error)) {
+func (g *GuardSupervisor) lead(until cluster.Instant, done func(error)) {
 	if until.IsZero() || g.marked == markedLed {
 		done(nil)
 		return
@@ -219,7 +219,7 @@ func (g *Guardian) lead(until cluster.Instant, done func(error)) {
 
 // mark makes a mark. Until it is made, nobody knows what the disk says: whoever relies on
 // another one meanwhile asks for it anew.
-func (g *Guardian) mark(until cluster.Instant, as mark, done func(error)) {
+func (g *GuardSupervisor) mark(until cluster.Instant, as mark, done func(error)) {
 	g.marks++
 	latest := g.marks
 	g.marked, g.marking = unmarked, as
@@ -237,7 +237,7 @@ func (g *Guardian) mark(until cluster.Instant, as mark, done func(error)) {
 // leads makes sure, before a beat or takeover is sent, that a restarted agent will know
 // of the lease: until is its end, should it succeed. What the guard remembers of a pause
 // is forgotten before a status says that there is none.
-func (g *Guardian) leads(m Memo, until cluster.Instant, limit time.Duration, done func(error)) {
+func (g *GuardSupervisor) leads(m Memo, until cluster.Instant, limit time.Duration, done func(error)) {
 	if m.Paused && g.resting || g.marked == markedLed && !g.resting { // mostly
 		done(nil)
 		return
@@ -271,7 +271,7 @@ func (g *Guardian) leads(m Memo, until cluster.Instant, limit time.Duration, don
 // shorten waits until the guard has no later deadline than this one: before a beat
 // is sent which makes the lease shorter (design 5.1). It does
 // not wait for a guard that has none.
-func (g *Guardian) shorten(m Memo, limit time.Duration, done func(error)) {
+func (g *GuardSupervisor) shorten(m Memo, limit time.Duration, done func(error)) {
 	if m = g.latest(m); m.KillAt.IsZero() || !m.KillAt.Before(g.may) {
 		done(nil)
 		return
@@ -289,7 +289,7 @@ func (g *Guardian) shorten(m Memo, limit time.Duration, done func(error)) {
 }
 
 // within calls done once, after limit at the latest.
-func (g *Guardian) within(limit time.Duration, done func(error)) func(error) {
+func (g *GuardSupervisor) within(limit time.Duration, done func(error)) func(error) {
 	over := false
 	once := func(err error) {
 		if !over {
@@ -302,7 +302,7 @@ func (g *Guardian) within(limit time.Duration, done func(error)) func(error) {
 }
 
 // remember has the guard remember a memo; done hears when it does.
-func (g *Guardian) remember(m Memo, done func(error)) {
+func (g *GuardSupervisor) remember(m Memo, done func(error)) {
 	g.enqueue(func(next func()) {
 		g.port.Remember(g.latest(m), func(err error) {
 			next()
@@ -313,11 +313,11 @@ func (g *Guardian) remember(m Memo, done func(error)) {
 
 // Disarm takes the deadline away; done hears when it is. What the loop has left before is
 // void, and what it leaves before that, unless it is a new lease.
-func (g *Guardian) Disarm(done func(error)) { g.disarm(func() {}, done) }
+func (g *GuardSupervisor) Disarm(done func(error)) { g.disarm(func() {}, done) }
 
 // DisarmWithin is Disarm, for which the guard has no longer than limit. The mark has a
 // limit of its own (GuardPort): one that cannot be removed yet keeps no lease from ending.
-func (g *Guardian) DisarmWithin(limit time.Duration, done func(error)) {
+func (g *GuardSupervisor) DisarmWithin(limit time.Duration, done func(error)) {
 	answered, over := false, false
 	g.later.After(limit, func() {
 		if !answered {
@@ -332,7 +332,7 @@ func (g *Guardian) DisarmWithin(limit time.Duration, done func(error)) {
 	})
 }
 
-func (g *Guardian) disarm(answered func(), done func(error)) {
+func (g *GuardSupervisor) disarm(answered func(), done func(error)) {
 	g.left = nil
 	g.round++
 	g.enqueue(func(next func()) {
@@ -355,10 +355,10 @@ func (g *Guardian) disarm(answered func(), done func(error)) {
 }
 
 // idle reports whether the guard has been told all that the loop left.
-func (g *Guardian) idle() bool { return !g.busy && len(g.queue) == 0 && g.left == nil }
+func (g *GuardSupervisor) idle() bool { return !g.busy && len(g.queue) == 0 && g.left == nil }
 
 // note remembers what the guard has, and says once when it cannot be told.
-func (g *Guardian) note(until cluster.Instant, err error) {
+func (g *GuardSupervisor) note(until cluster.Instant, err error) {
 	if err == nil {
 		g.known, g.may = until, until
 		if g.broken != "" {
@@ -375,13 +375,13 @@ func (g *Guardian) note(until cluster.Instant, err error) {
 
 // standsDown reports whether the guard is known to kill nothing on its own, and the mark
 // says no less.
-func (g *Guardian) standsDown() bool {
+func (g *GuardSupervisor) standsDown() bool {
 	return g.known.IsZero() && g.broken == "" && g.marking != markedPaused
 }
 
 // Shown is the guard's state for the API: whether it can be told, and for how long it is
 // still armed.
-func (g *Guardian) Shown() (running bool, armedFor time.Duration) {
+func (g *GuardSupervisor) Shown() (running bool, armedFor time.Duration) {
 	if !g.known.IsZero() {
 		armedFor = max(0, g.known.Sub(g.clock.Now()))
 	}

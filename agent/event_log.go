@@ -18,18 +18,18 @@ import (
 // This file is the memory of the shard: what the loop has seen happen, told to
 // Consul by the leader, beside its beats and never in their way.
 
-// journal is what is recorded, and how far Consul knows it. Its methods run on the loop, but
+// eventLog is what is recorded, and how far Consul knows it. Its methods run on the loop, but
 // for add.
-type journal struct {
+type eventLog struct {
 	*runner
-	m     *member.Member
-	name  string
-	key   string
-	store *consul.Store
-	pg    *postgres.Instance
-	meter *metrics.Meter
-	clock fence.Clock
-	log   zerolog.Logger
+	m       *member.Member
+	name    string
+	key     string
+	store   *consul.Store
+	pg      *postgres.Instance
+	metrics *metrics.Metrics
+	clock   fence.Clock
+	log     zerolog.Logger
 
 	events.Recorder
 	writing  bool
@@ -51,7 +51,7 @@ const (
 
 // record shows the loop's state to the recorder, and has written what it makes of
 // it.
-func (j *journal) record(reason string, configIndex uint64, watchersLost int) {
+func (j *eventLog) record(reason string, configIndex uint64, watchersLost int) {
 	now, m := j.clock(), j.m
 	leader := m.Snapshot.LeaderName()
 	v := events.View{
@@ -87,7 +87,7 @@ func (j *journal) record(reason string, configIndex uint64, watchersLost int) {
 // watchFirstWrite finds out when clients write again: the end of an outage as they
 // see it. It has a connection of its own and ends with the leadership's first
 // write.
-func (j *journal) watchFirstWrite() {
+func (j *eventLog) watchFirstWrite() {
 	j.watching = true
 	call(j.runner, firstWritePatience, func(ctx context.Context) (cluster.Instant, error) {
 		err := j.pg.AwaitFirstWrite(ctx)
@@ -105,9 +105,9 @@ func (j *journal) watchFirstWrite() {
 }
 
 // write adds what is pending to the key of events.
-func (j *journal) write(leads bool, now cluster.Instant) {
+func (j *eventLog) write(leads bool, now cluster.Instant) {
 	pending, session := j.Pending(), j.m.Session
-	j.meter.SawEvents(pending)
+	j.metrics.SawEvents(pending)
 	if len(pending) == 0 || !leads || j.writing || now.Before(j.notUntil) || session == "" || j.m.Tenure.OnFailsafe() {
 		return
 	}
@@ -130,7 +130,7 @@ func (j *journal) write(leads bool, now cluster.Instant) {
 	})
 }
 
-func (j *journal) add(ctx context.Context, session string, pending []events.Event) error {
+func (j *eventLog) add(ctx context.Context, session string, pending []events.Event) error {
 	value, index, err := j.store.Get(ctx, j.key)
 	if err != nil {
 		return err

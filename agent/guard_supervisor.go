@@ -17,9 +17,9 @@ import (
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
-// guardian is the guard process as the agent talks to it, and the mark beside the data.
-// When it is told what is the state machine's (member.Guardian).
-type guardian struct {
+// guardSupervisor is the guard process as the agent talks to it, and the mark beside the data.
+// When it is told what is the state machine's (member.GuardSupervisor).
+type guardSupervisor struct {
 	client *fence.GuardClient
 	log    zerolog.Logger
 	led    ledMark
@@ -36,10 +36,10 @@ func statePrefix(cfg config.Config) string {
 	return filepath.Join(dir, "."+filepath.Base(dataDir)+".lictor")
 }
 
-func newGuardian(cfg config.Config, o Options, files osuser.User) *guardian {
+func newGuardSupervisor(cfg config.Config, o Options, files osuser.User) *guardSupervisor {
 	dataDir := filepath.Clean(cfg.Postgres.DataDir)
 	prefix := statePrefix(cfg) + "-guard"
-	g := &guardian{
+	g := &guardSupervisor{
 		client: fence.NewGuardClient(o.GuardCommand, fence.GuardOptions{Socket: prefix + ".sock", DataDir: dataDir}, prefix+".log"),
 		led:    ledMark{path: statePrefix(cfg) + "-led", files: files},
 		log:    o.Log,
@@ -49,7 +49,7 @@ func newGuardian(cfg config.Config, o Options, files osuser.User) *guardian {
 }
 
 // Start makes the guard the postmaster's parent (postgres.Launcher).
-func (g *guardian) Start(ctx context.Context, c postgres.Command) (int, error) {
+func (g *guardSupervisor) Start(ctx context.Context, c postgres.Command) (int, error) {
 	return g.client.Start(ctx, fence.GuardStart{
 		Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.Dir, Credential: c.Credential, LogFile: c.LogFile, Primary: c.Primary,
 	})
@@ -57,7 +57,7 @@ func (g *guardian) Start(ctx context.Context, c postgres.Command) (int, error) {
 
 // awake ends a guard that does not answer, before PostgreSQL is started: it guards nothing
 // by then, and the next one is started when it is needed.
-func (g *guardian) awake(ctx context.Context) error {
+func (g *guardSupervisor) awake(ctx context.Context) error {
 	if _, err := g.client.Status(ctx); err == nil {
 		return nil
 	}
@@ -65,7 +65,7 @@ func (g *guardian) awake(ctx context.Context) error {
 }
 
 // endHung ends a guard that does not answer. Its PostgreSQL has been killed.
-func (g *guardian) endHung(ctx context.Context) error {
+func (g *guardSupervisor) endHung(ctx context.Context) error {
 	ended, err := g.client.EndHung(ctx)
 	if ended {
 		g.log.Warn().Msg("the guard did not answer and was ended, as no PostgreSQL runs; another one is started")
@@ -75,7 +75,7 @@ func (g *guardian) endHung(ctx context.Context) error {
 
 // overtake makes sure that no start comes up any more which was asked for before, and
 // reports whether one may have since PostgreSQL was killed.
-func (g *guardian) overtake(ctx context.Context) (started bool, err error) {
+func (g *guardSupervisor) overtake(ctx context.Context) (started bool, err error) {
 	held, err := g.client.Overtake(ctx)
 	if err == nil {
 		return held != 0, nil
@@ -101,7 +101,7 @@ func killForGood(ctx context.Context, kill func(context.Context) error, overtake
 }
 
 // Held is the postmaster that a guard which runs holds (postgres.Launcher).
-func (g *guardian) Held(ctx context.Context) int {
+func (g *guardSupervisor) Held(ctx context.Context) int {
 	ctx, cancel := context.WithTimeout(ctx, heldWithin)
 	defer cancel()
 	status, err := g.client.Recall(ctx)
@@ -116,12 +116,12 @@ func (g *guardian) Held(ctx context.Context) int {
 const heldWithin = time.Second
 
 // Parent is the guard, of which PostgreSQL's processes descend (postgres.Launcher).
-func (g *guardian) Parent() int { return g.client.PID() }
+func (g *guardSupervisor) Parent() int { return g.client.PID() }
 
 // guarded is member.GuardPort.
 type guarded struct {
 	*runner
-	*guardian
+	*guardSupervisor
 	marking chan struct{} // is closed when the mark beside the data is as it was asked for last
 }
 
@@ -222,7 +222,7 @@ func (g *guarded) mark(change func() error, done func(error)) {
 const longAgo = cluster.Instant(1)
 
 // recall asks the guard that an earlier run of this agent left; none: no guard runs.
-func (g *guardian) recall(ctx context.Context) (r member.Recalled, none bool) {
+func (g *guardSupervisor) recall(ctx context.Context) (r member.Recalled, none bool) {
 	status, err := g.client.Recall(ctx)
 	switch {
 	case errors.Is(err, fence.ErrNoGuard):
@@ -250,7 +250,7 @@ func (g *guardian) recall(ctx context.Context) (r member.Recalled, none bool) {
 }
 
 // marked adds what the mark beside the data says, when no guard knows.
-func (g *guardian) marked(r member.Recalled) member.Recalled {
+func (g *guardSupervisor) marked(r member.Recalled) member.Recalled {
 	switch said := g.led.read(); {
 	case said == nil:
 		r.Unled = true
@@ -271,7 +271,7 @@ func encodeMemo(m member.Memo) json.RawMessage {
 }
 
 // dismiss ends the guard of an agent that has stopped its PostgreSQL.
-func (g *guardian) dismiss(ctx context.Context) {
+func (g *guardSupervisor) dismiss(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := g.client.Quit(ctx); err != nil {

@@ -27,11 +27,11 @@ const (
 	serviceForget = 5
 )
 
-// catalogue keeps this member's service in Consul's catalogue (consul.register_service),
+// serviceRegistrar keeps this member's service in Consul's catalogue (consul.register_service),
 // so that Consul DNS answers primary.SCOPE.service.consul and replica.SCOPE...: as
 // Patroni does, registered once PostgreSQL runs, changed with the role, taken back when
 // it has been stopped. Nothing of Lictor's rests on it.
-type catalogue struct {
+type serviceRegistrar struct {
 	store    *consul.Store
 	id, name string
 	tags     []string
@@ -42,8 +42,8 @@ type catalogue struct {
 	looked time.Time      // when it was made sure of
 }
 
-// newCatalogue is nil where no service is wanted.
-func newCatalogue(store *consul.Store, c settings.Consul, scope, name string) *catalogue {
+// newServiceRegistrar is nil where no service is wanted.
+func newServiceRegistrar(store *consul.Store, c settings.Consul, scope, name string) *serviceRegistrar {
 	if !c.RegisterService {
 		return nil
 	}
@@ -51,7 +51,7 @@ func newCatalogue(store *consul.Store, c settings.Consul, scope, name string) *c
 	if err != nil { // not set: it was checked
 		interval = serviceInterval
 	}
-	return &catalogue{
+	return &serviceRegistrar{
 		store: store, id: scope + "/" + name, name: serviceName(scope), tags: c.ServiceTags,
 		interval: interval, tlsName: c.ServiceCheckTLSServerName,
 	}
@@ -63,7 +63,7 @@ func serviceName(scope string) string {
 }
 
 // service is what the catalogue is to say of a member that runs.
-func (c *catalogue) service(s api.State) (consul.Service, error) {
+func (c *serviceRegistrar) service(s api.State) (consul.Service, error) {
 	host, port, err := s.Member.Address()
 	if err != nil {
 		return consul.Service{}, err
@@ -88,7 +88,7 @@ func (c *catalogue) service(s api.State) (consul.Service, error) {
 }
 
 // follow brings the catalogue in step with the member.
-func (c *catalogue) follow(ctx context.Context, s api.State) error {
+func (c *serviceRegistrar) follow(ctx context.Context, s api.State) error {
 	ctx, cancel := context.WithTimeout(ctx, serviceLimit)
 	defer cancel()
 	switch s.Member.State {
@@ -106,7 +106,7 @@ func (c *catalogue) follow(ctx context.Context, s api.State) error {
 
 // register makes the service known unless Consul has it as it is to be, of which it
 // makes sure now and then.
-func (c *catalogue) register(ctx context.Context, want consul.Service) error {
+func (c *serviceRegistrar) register(ctx context.Context, want consul.Service) error {
 	if c.told.Equal(want) {
 		if time.Since(c.looked) < serviceLook {
 			return nil
@@ -127,7 +127,7 @@ func (c *catalogue) register(ctx context.Context, want consul.Service) error {
 	return nil
 }
 
-func (c *catalogue) withdraw(ctx context.Context) error {
+func (c *serviceRegistrar) withdraw(ctx context.Context) error {
 	if c.told.ID == "" {
 		return nil
 	}
@@ -140,7 +140,7 @@ func (c *catalogue) withdraw(ctx context.Context) error {
 
 // keep keeps the service in step with the member until the agent ends, and
 // takes it back then if PostgreSQL was stopped.
-func (c *catalogue) keep(ctx context.Context, b *board, log zerolog.Logger) {
+func (c *serviceRegistrar) keep(ctx context.Context, b *board, log zerolog.Logger) {
 	problem := ""
 	for ctx.Err() == nil {
 		changed, told := b.changed(), c.told

@@ -11,10 +11,10 @@ import (
 )
 
 func TestService(t *testing.T) {
-	if newCatalogue(nil, settings.Consul{}, "shard", "a") != nil {
+	if newServiceRegistrar(nil, settings.Consul{}, "shard", "a") != nil {
 		t.Error("registered though nobody asked for it")
 	}
-	c := newCatalogue(nil, settings.Consul{
+	c := newServiceRegistrar(nil, settings.Consul{
 		RegisterService: true, ServiceTags: []string{"blue"}, ServiceCheckInterval: "7s", ServiceCheckTLSServerName: "members",
 	}, "My_shard.1", "a")
 	for _, tt := range []struct {
