@@ -44,7 +44,7 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 			"restart PostgreSQL through the agent at a convenient moment (POST /restart)")
 	}
 	// What commits wait for now must go on until the key sync says otherwise.
-	a.log.Info().Bool("primary", a.m.PG.Primary()).Msg("PostgreSQL runs already and is taken charge of")
+	a.log.Info().Bool("primary", a.m.PG.Primary()).Msg("adopted running PostgreSQL")
 	return session, nil
 }
 

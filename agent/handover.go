@@ -156,7 +156,7 @@ func (b *bouncers) tell(ctx context.Context, all []cluster.Bouncer, plan cluster
 		answers[i].bouncer = one.Name
 		answers[i].err = b.client.PostJSON(ctx, one.URL, "/handover", request, &answers[i].HandoverAnswer)
 		if answers[i].err == nil && answers[i].ID != plan.ID {
-			answers[i].err = errors.New("it answers to another handover")
+			answers[i].err = errors.New("response is for a different handover")
 		}
 	})
 	return answers

@@ -110,11 +110,11 @@ func (a *Agent) finishFence() {
 func (a *Agent) checkUpgrade() {
 	order(a.runner, lastLimit, a.runnable, func(err error) {
 		if err != nil {
-			a.log.Error().Err(err).Msg("asked to go on with the binary that is installed by now, but it cannot be run; nothing changes")
+			a.log.Error().Err(err).Msg("upgrade refused: the installed binary cannot be run; nothing changes")
 			return
 		}
 		a.m.upgrade = true
-		a.log.Info().Str("busy", string(a.m.TaskKind())).Msg("asked to go on with the binary that is installed by now; done as soon as nothing is under way")
+		a.log.Info().Str("busy", string(a.m.TaskKind())).Msg("upgrade requested; re-executing when idle")
 	})
 }
 

@@ -8,7 +8,7 @@ import (
 
 // ErrDeadlinePassed: a deadline that has passed is not moved any more; only a new
 // lease arms the guard again (design 5.1).
-var ErrDeadlinePassed = errors.New("the deadline has passed and is not moved any more")
+var ErrDeadlinePassed = errors.New("deadline passed; a new lease is required")
 
 // Deadline is the guard's rule: when it kills PostgreSQL. It is pure; the guard
 // process gives it the time and does the killing. The zero value is disarmed.

@@ -112,7 +112,7 @@ func (m *Member) LeaveSync(w *Work, next func(error)) {
 			return
 		}
 		if !left {
-			m.Log.Warn().Msg("the leader does not do without this synchronous standby; commits may wait for it meanwhile")
+			m.Log.Warn().Msg("leader did not release this synchronous standby in time")
 		}
 		next(nil)
 	})

@@ -70,7 +70,7 @@ func (s *Shard) Once(topic, message, detail string) {
 func (s *Shard) ClearOnce(topic string) {
 	if _, told := s.told[topic]; told {
 		delete(s.told, topic)
-		s.Log.Info().Str("topic", topic).Msg("well again")
+		s.Log.Info().Str("topic", topic).Msg("problem resolved")
 	}
 }
 
