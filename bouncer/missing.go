@@ -24,5 +24,5 @@ func (c *reconciler) keepMissing(text []byte, file pgbouncer.File, missing []con
 	if err != nil {
 		installed = nil // the first one
 	}
-	return render.WithMissing(text, file, installed, c.standing, missing, version)
+	return render.WithMissing(text, file, installed, c.standing, missing, c.config, version)
 }

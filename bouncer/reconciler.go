@@ -69,8 +69,9 @@ type reconciler struct {
 	generation int // of the PgBouncer that has taken loaded
 	loaded     string
 	standing   map[string]pgbouncer.Database
-	readBack   time.Time // when loaded was verified
-	published  time.Time // when the status was made public
+	file       *pgbouncer.File // the one that is installed; nil: it was not looked at yet
+	readBack   time.Time       // when loaded was verified
+	published  time.Time       // when the status was made public
 	// ours are the databases that are paused, or may be, by PAUSE of this bouncer or of
 	// one before it, and must be resumed. The value is when a PAUSE was sent whose
 	// acceptance is not known, which may take effect late.
@@ -300,6 +301,7 @@ func (c *reconciler) stand(ctx context.Context, link pooler.LinkState, text []by
 	if err != nil {
 		return err
 	}
+	c.file = &file
 	if written {
 		c.log.Info().Str("file", c.config.PgBouncer.Config).Int("shards", len(views)).Msg("configuration written")
 	}
@@ -461,17 +463,22 @@ func (c *reconciler) next(link pooler.LinkState) time.Duration {
 // moved lists what the databases of views led to before, where that is no
 // longer so.
 func moved(views []*render.Shard, before map[string]pgbouncer.Database) (list []pooler.Deposed) {
+	at := map[pgbouncer.Address][]string{}
+	for name, d := range before {
+		address := pgbouncer.Address{Host: d.Host, Port: d.Port}
+		at[address] = append(at[address], name)
+	}
 	for _, v := range views {
 		for _, d := range v.Databases {
 			old, had := before[d.Name]
 			if !had || old.Host == "" || old.Host == v.Route.Leader.Host && old.Port == v.Route.Leader.Port {
 				continue
 			}
-			for _, name := range []string{d.Name, d.ReadOnlyName()} {
-				if b := before[name]; b.Host == old.Host && b.Port == old.Port {
-					list = append(list, pooler.Deposed{Database: name, Host: old.Host, Port: old.Port})
-				}
+			address := pgbouncer.Address{Host: old.Host, Port: old.Port}
+			for _, name := range at[address] { // readers', a template's own, those made by *
+				list = append(list, pooler.Deposed{Database: name, Host: old.Host, Port: old.Port})
 			}
+			delete(at, address)
 		}
 	}
 	return list

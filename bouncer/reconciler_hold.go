@@ -51,7 +51,7 @@ func (c *reconciler) hold(ctx context.Context, link pooler.LinkState, views []*s
 		if h == nil || h.expired || !link.Up {
 			continue
 		}
-		open := slices.DeleteFunc(v.Written(), func(name string) bool { d, exists := c.standing[name]; return !exists || d.Paused })
+		open := slices.DeleteFunc(c.written(v), func(name string) bool { d, exists := c.standing[name]; return !exists || d.Paused })
 		if len(open) == 0 {
 			continue
 		}
@@ -143,7 +143,7 @@ func (c *reconciler) leads(v *shard) bool { return v.served() && stands(v.Shard,
 // heldBefore reports whether a database of the shard is paused as an earlier bouncer left
 // it, or as this one did.
 func (c *reconciler) heldBefore(v *shard) bool {
-	return slices.ContainsFunc(v.Written(), func(name string) bool { _, ours := c.ours[name]; return ours && c.standing[name].Paused })
+	return slices.ContainsFunc(c.written(v), func(name string) bool { _, ours := c.ours[name]; return ours && c.standing[name].Paused })
 }
 
 // release releases the clients of those shards that have a primary, and PgBouncer
@@ -165,7 +165,7 @@ func (c *reconciler) release(ctx context.Context, link pooler.LinkState, views [
 			continue
 		}
 		ready = append(ready, v)
-		for _, name := range v.Offered() {
+		for _, name := range c.offered(v) {
 			delete(held, name)
 		}
 	}
@@ -239,12 +239,44 @@ func (c *reconciler) leave(ctx context.Context) {
 	}
 }
 
+// written are the databases that lead to the primary of a shard, those that PgBouncer has
+// made by its database * included.
+func (c *reconciler) written(v *shard) []string {
+	if !v.Fallback {
+		return v.Written()
+	}
+	return append(v.Written(), c.automatic()...)
+}
+
+// offered are all databases of a shard, those that PgBouncer has made by its database *
+// included.
+func (c *reconciler) offered(v *shard) []string {
+	if !v.Fallback {
+		return v.Offered()
+	}
+	return append(v.Offered(), c.automatic()...)
+}
+
+// automatic are the databases that PgBouncer has, and its file has not: it makes one by its
+// database * for each name that a client asks for.
+func (c *reconciler) automatic() (names []string) {
+	if c.file == nil {
+		return nil
+	}
+	for name := range c.standing {
+		if _, named := c.file.Database(name); !named {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // heldDatabases are those of shards whose hold goes on.
 func (c *reconciler) heldDatabases(views []*shard) map[string]bool {
 	held := map[string]bool{}
 	for _, v := range views {
 		if h := c.holds[v.ID]; h != nil && !h.expired {
-			for _, name := range v.Offered() {
+			for _, name := range c.offered(v) {
 				held[name] = true
 			}
 		}
@@ -257,7 +289,7 @@ func (c *reconciler) deadlines(views []*shard) map[string]time.Time {
 	until := map[string]time.Time{}
 	for _, v := range views {
 		if h := c.holds[v.ID]; h != nil && !h.expired {
-			for _, name := range v.Offered() {
+			for _, name := range c.offered(v) {
 				if _, ours := c.ours[name]; ours {
 					until[name] = h.deadline
 				}

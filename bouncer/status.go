@@ -36,6 +36,12 @@ type ShardStatus struct {
 	// ClientsWaiting is the number of clients that wait for a server connection,
 	// as of the last look, at most seconds ago.
 	ClientsWaiting int `json:"clients_waiting,omitempty"`
+	// Readers is where clients of the databases with _ro go: hosts and their port, or
+	// primary, none (strict, and no replica takes readers), off.
+	Readers string `json:"readers,omitempty"`
+	// ReadersElsewhere are replicas that would take readers, but listen on another port than
+	// most: PgBouncer has one port for all hosts of a database.
+	ReadersElsewhere []string `json:"readers_elsewhere,omitempty"`
 	// Handover is the id of the planned switchover that holds the clients.
 	Handover string `json:"handover,omitempty"`
 	// Ill: PgBouncer has lost its connections to the primary, which does not
@@ -48,7 +54,8 @@ type ShardStatus struct {
 func (s ShardStatus) equal(o ShardStatus) bool {
 	return s.Leader == o.Leader && s.Host == o.Host && s.Port == o.Port && s.Timeline == o.Timeline && s.State == o.State &&
 		s.Since.Equal(o.Since) && slices.Equal(s.Databases, o.Databases) && sameTime(s.VerifiedAt, o.VerifiedAt) &&
-		s.Held == o.Held && s.Paused == o.Paused && s.Handover == o.Handover && s.Unhealthy == o.Unhealthy && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error
+		s.Held == o.Held && s.Paused == o.Paused && s.Handover == o.Handover && s.Unhealthy == o.Unhealthy && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error &&
+		s.Readers == o.Readers && slices.Equal(s.ReadersElsewhere, o.ReadersElsewhere)
 }
 
 func sameTime(a, b *time.Time) bool {
@@ -88,6 +95,7 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 			until := h.deadline.UTC()
 			s.Held, s.HoldUntil = true, &until
 		}
+		s.Readers, s.ReadersElsewhere = v.Readers()
 		if v.handover != nil {
 			s.Handover = v.handover.ID
 		}
@@ -164,7 +172,7 @@ func (c *reconciler) served() string {
 
 // paused reports whether PgBouncer holds the clients of a shard.
 func (c *reconciler) paused(v *shard) bool {
-	return len(c.standing) > 0 && !slices.ContainsFunc(v.Written(), func(name string) bool { return !c.standing[name].Paused })
+	return len(c.standing) > 0 && !slices.ContainsFunc(c.written(v), func(name string) bool { return !c.standing[name].Paused })
 }
 
 // shards returns the status of every shard.

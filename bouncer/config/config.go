@@ -67,6 +67,9 @@ type Config struct {
 	// Shards lists the shards to serve; none: all under the routes prefix, with
 	// the scope as the database's name.
 	Shards []Shard `mapstructure:"shards"`
+	// Readers is the mode of all shards that have none of their own (shards[].readers). Default:
+	// primary-fallback.
+	Readers string `mapstructure:"readers"`
 	// Files are further files to keep, userlist.txt and haproxy.cfg for instance.
 	Files []File `mapstructure:"files"`
 	// HoldTimeout is the longest time, in seconds, for which clients are held while their shard has no
@@ -112,6 +115,11 @@ type PgBouncer struct {
 	// Users is PgBouncer's section [users]: options by user, {report: {pool_mode: session}}. One that
 	// the running PgBouncer is too old for is not written, and told.
 	Users map[string]map[string]any `mapstructure:"users"`
+	// Fallback is PgBouncer's database *: where clients go that ask for a database that no shard has.
+	// shard (scope or namespace/scope) has them follow that shard's primary, else host is an address;
+	// beside it options as in database_options: {shard: orders, pool_size: 5}. Once PgBouncer has one,
+	// it keeps it until it is restarted.
+	Fallback map[string]any `mapstructure:"fallback"`
 	// Peers are the addresses (host:port) of all PgBouncers behind one load balancer, this one's own
 	// included, in the same order on every host: a request to cancel a query may arrive at any of
 	// them. PgBouncer 1.19 and later, all on the same side of 1.21; it takes effect when PgBouncer

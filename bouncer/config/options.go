@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -56,6 +57,30 @@ func (c Config) UserOptions(version pgbouncer.Version) (list []UserOptions) {
 	return list
 }
 
+// Fallback is the line of PgBouncer's database *, for PgBouncer of version; without host and
+// port where these are a shard's (FallbackShard). Empty: there is none.
+func (c Config) Fallback(version pgbouncer.Version) []pgbouncer.Option {
+	return writtenOptions(pgbouncer.DatabaseOptions, c.fallbackOptions(), version)
+}
+
+// FallbackShard is the shard whose primary takes the clients of databases that no shard has;
+// empty: none does.
+func (c Config) FallbackShard() string { return settingValue(c.PgBouncer.Fallback["shard"]) }
+
+// IsFallback reports whether a shard is that one.
+func (c Config) IsFallback(id ShardID) bool {
+	namespace, scope := id.Split()
+	to := c.FallbackShard()
+	return to != "" && (to == string(id) || to == scope && namespace == cluster.DefaultNamespace)
+}
+
+// fallbackOptions are those that PgBouncer has.
+func (c Config) fallbackOptions() map[string]any {
+	options := maps.Clone(c.PgBouncer.Fallback)
+	delete(options, "shard")
+	return options
+}
+
 // UnknownOptions tells which options of bouncer.yml are not written, as PgBouncer of
 // version does not know them, by their place.
 func (c Config) UnknownOptions(version pgbouncer.Version) map[string]error {
@@ -69,6 +94,7 @@ func (c Config) UnknownOptions(version pgbouncer.Version) map[string]error {
 		}
 	}
 	look(pgbouncer.DatabaseOptions, "pgbouncer.database_options", c.PgBouncer.DatabaseOptions)
+	look(pgbouncer.DatabaseOptions, "pgbouncer.fallback", c.fallbackOptions())
 	for i, s := range c.Shards {
 		look(pgbouncer.DatabaseOptions, fmt.Sprintf("shards[%d].options", i), s.Options)
 		for database, options := range s.DatabaseOptions {
@@ -109,7 +135,7 @@ func checkOptions(section pgbouncer.OptionSection, path string, options map[stri
 }
 
 // validateOptions checks a shard's options.
-func (s Shard) validateOptions(path string, bad *problems) {
+func (s Shard) validateOptions(path, readers string, bad *problems) {
 	checkOptions(pgbouncer.DatabaseOptions, path+"options", s.Options, bad)
 	for name, set := range map[string]bool{"pool_size": s.PoolSize != 0, "pool_mode": s.PoolMode != ""} {
 		if _, twice := s.Options[name]; twice && set {
@@ -122,7 +148,7 @@ func (s Shard) validateOptions(path string, bad *problems) {
 	}
 	var offered []string
 	for _, d := range databases {
-		offered = append(offered, d.Name, d.ReadOnlyName())
+		offered = append(offered, d.Names(readers)...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.DatabaseOptions)) {
 		if !slices.Contains(offered, name) {
@@ -134,6 +160,26 @@ func (s Shard) validateOptions(path string, bad *problems) {
 
 // validateOptions checks the options of all databases and users.
 func (p PgBouncer) validateOptions(bad *problems) {
+	shard, follows := p.Fallback["shard"]
+	if _, fixed := p.Fallback["host"]; len(p.Fallback) > 0 && fixed == follows {
+		bad.add("pgbouncer.fallback", nil, "must have either shard or host")
+	}
+	if id := ShardID(settingValue(shard)); follows {
+		if _, scope := id.Split(); cluster.CheckName(scope) != nil {
+			bad.add("pgbouncer.fallback.shard", settingValue(shard), "must be the scope of a shard, or its namespace/scope")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Fallback)) {
+		switch {
+		case name == "shard":
+		case name == "port" && follows:
+			bad.add("pgbouncer.fallback.port", nil, "is that of the shard's primary")
+		default:
+			if err := pgbouncer.DatabaseOptions.Check(name, settingValue(p.Fallback[name])); err != nil {
+				bad.add("pgbouncer.fallback."+name, nil, "%v", err)
+			}
+		}
+	}
 	checkOptions(pgbouncer.DatabaseOptions, "pgbouncer.database_options", p.DatabaseOptions, bad)
 	for _, name := range slices.Sorted(maps.Keys(p.Users)) {
 		if err := pgbouncer.CheckUser(name, ""); err != nil {

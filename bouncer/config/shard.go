@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -37,6 +38,11 @@ type Shard struct {
 	// DatabaseOptions are those of single ones of them, by the name in PgBouncer, over options:
 	// {orders_ro: {pool_size: 10}}.
 	DatabaseOptions map[string]map[string]any `mapstructure:"database_options"`
+	// Readers says where clients of the databases with _ro at their end go: primary-fallback, to the
+	// replicas, and to the primary while none takes readers; strict, to replicas only, and the
+	// databases are not offered while none takes readers; off, there are no such databases. Default:
+	// readers above.
+	Readers string `mapstructure:"readers"`
 	// Patroni makes the bouncer follow Patroni's own keys also where there is a route; without it they
 	// are followed as long as there is none.
 	Patroni bool `mapstructure:"patroni"`
@@ -60,6 +66,34 @@ func (d Database) ReadOnlyName() string { return d.Name + "_ro" }
 // maxDatabaseName is PgBouncer's limit of 63 bytes, less what the readers' name
 // adds: a longer name makes PgBouncer refuse its whole file.
 const maxDatabaseName = 60
+
+// Where readers go, as bouncer.yml has it.
+const (
+	ReadersOff             = "off"
+	ReadersPrimaryFallback = "primary-fallback"
+	ReadersStrict          = "strict"
+)
+
+func checkReaders(mode string) error {
+	switch mode {
+	case "", ReadersOff, ReadersPrimaryFallback, ReadersStrict:
+		return nil
+	}
+	return fmt.Errorf("must be one of %s, %s, %s", ReadersOff, ReadersPrimaryFallback, ReadersStrict)
+}
+
+// ReadersOf is the mode of a shard's readers.
+func (c Config) ReadersOf(s Shard) string {
+	return cmp.Or(s.Readers, c.Readers, ReadersPrimaryFallback)
+}
+
+// Names are all names that PgBouncer may have of a database, by the mode of its readers.
+func (d Database) Names(readers string) []string {
+	if readers == ReadersOff {
+		return []string{d.Name}
+	}
+	return []string{d.Name, d.ReadOnlyName()}
+}
 
 func parseDatabase(s string) (Database, error) {
 	name, dbname, found := strings.Cut(s, "=")

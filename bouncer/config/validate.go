@@ -70,7 +70,7 @@ func (c Config) Validate() ([]cluster.Warning, error) {
 	}
 	c.PgBouncer.validate(&bad)
 	c.validateFiles(&bad)
-	validateShards(c.Shards, &bad)
+	c.validateShards(&bad)
 	warnings, err := c.Consul.Validate()
 	warnings = append(warnings, c.fileWarnings()...)
 	if public, err := c.URL(c.Listen); err == nil && c.CertFile != "" {
@@ -167,9 +167,12 @@ func (c Config) fileWarnings() (warnings []cluster.Warning) {
 	return warnings
 }
 
-func validateShards(shards []Shard, bad *problems) {
+func (c Config) validateShards(bad *problems) {
+	if err := checkReaders(c.Readers); err != nil {
+		bad.add("readers", c.Readers, "%v", err)
+	}
 	scopes, databases := map[ShardID]int{}, map[string]int{}
-	for i, s := range shards {
+	for i, s := range c.Shards {
 		path := fmt.Sprintf("shards[%d].", i)
 		if err := cluster.CheckName(s.Scope); err != nil {
 			bad.add(path+"scope", s.Scope, "%v", err)
@@ -187,7 +190,7 @@ func validateShards(shards []Shard, bad *problems) {
 				bad.add(fmt.Sprintf("%sdatabases[%d]", path, j), nil, "%v", err)
 				continue
 			}
-			for _, name := range []string{d.Name, d.ReadOnlyName()} {
+			for _, name := range d.Names(c.ReadersOf(s)) {
 				if first, twice := databases[name]; twice {
 					bad.add(fmt.Sprintf("%sdatabases[%d]", path, j), entry, "PgBouncer's database %q already belongs to shards[%d]", name, first)
 				}
@@ -205,7 +208,10 @@ func validateShards(shards []Shard, bad *problems) {
 		default:
 			bad.add(path+"pool_mode", s.PoolMode, "must be one of session, transaction, statement")
 		}
-		s.validateOptions(path, bad)
+		if err := checkReaders(s.Readers); err != nil {
+			bad.add(path+"readers", s.Readers, "%v", err)
+		}
+		s.validateOptions(path, c.ReadersOf(s), bad)
 	}
 }
 

@@ -34,6 +34,7 @@ func Check(text []byte, views []*Shard, c config.Config, version pgbouncer.Versi
 			errs = append(errs, checkDatabase(file, v, d))
 		}
 	}
+	errs = append(errs, checkFallback(file, views))
 	errs = append(errs, checkAccess(file, c), checkStart(file, c))
 	if err := errors.Join(errs...); err != nil {
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is refused: %w", err)
@@ -82,15 +83,36 @@ func checkDatabase(file pgbouncer.File, v *Shard, d config.Database) error {
 		return fmt.Errorf("shard %s: database %q leads to %q port %d, the primary is %s port %d",
 			v.ID, d.Name, entry.Host(), entry.Port(), leader.Host, leader.Port)
 	}
+	if v.mode == config.ReadersOff {
+		return nil // the name may be another's
+	}
 	// Whoever writes a template of their own may leave the readers out.
 	entry, found = file.Database(d.ReadOnlyName())
 	if !found {
 		return nil
 	}
+	if v.readers.unserved {
+		to, _ := v.Readers()
+		return fmt.Errorf("shard %s: database %q must not be there, its readers are %s: write it where (readers S).Host is not empty", v.ID, d.ReadOnlyName(), to)
+	}
 	for host := range strings.SplitSeq(entry.Host(), ",") {
-		members := append([]cluster.RouteMember{leader}, v.Route.Replicas...)
+		members := v.Route.Replicas
+		if v.mode != config.ReadersStrict {
+			members = append([]cluster.RouteMember{leader}, members...)
+		}
 		if !slices.ContainsFunc(members, func(m cluster.RouteMember) bool { return m.Host == host && m.Port == entry.Port() }) {
 			return fmt.Errorf("shard %s: database %q leads to %q port %d, which is no member", v.ID, d.ReadOnlyName(), host, entry.Port())
+		}
+	}
+	return nil
+}
+
+// checkFallback looks whether the database * leads to the primary that it should follow.
+func checkFallback(file pgbouncer.File, views []*Shard) error {
+	entry, found := file.Database("*")
+	for _, v := range views {
+		if leader := v.Route.Leader; found && v.Fallback && (entry.Host() != leader.Host || entry.Port() != leader.Port) {
+			return fmt.Errorf("database * leads to %q port %d, the primary of shard %s is %s port %d", entry.Host(), entry.Port(), v.ID, leader.Host, leader.Port)
 		}
 	}
 	return nil

@@ -34,18 +34,27 @@ func WithRoutes(good []byte, views []*Shard, version pgbouncer.Version) ([]byte,
 	}
 	offered := map[string]bool{}
 	var added []string
+	add := func(v *Shard, d config.Database, name string, to Readers) error {
+		line, err := databaseLine(name, newParams(v, name, d, to), version)
+		added = append(added, line)
+		return err
+	}
 	for _, v := range views {
 		leader := v.Route.Leader
 		for _, d := range v.Databases {
-			offered[d.Name], offered[d.ReadOnlyName()] = true, true
+			for _, name := range d.Names(v.mode) {
+				offered[name] = true
+			}
 			e, found := file.Database(d.Name)
 			if !found {
-				for name, to := range map[string]Readers{d.Name: {Host: leader.Host, Port: leader.Port}, d.ReadOnlyName(): v.readers} {
-					line, err := databaseLine(name, newParams(v, name, d, to), version)
-					if err != nil {
-						return nil, err
-					}
-					added = append(added, line)
+				if err := add(v, d, d.Name, Readers{Host: leader.Host, Port: leader.Port}); err != nil {
+					return nil, err
+				}
+				if v.readers.unserved {
+					continue
+				}
+				if err := add(v, d, d.ReadOnlyName(), v.readers); err != nil {
+					return nil, err
 				}
 				continue
 			}
@@ -53,8 +62,16 @@ func WithRoutes(good []byte, views []*Shard, version pgbouncer.Version) ([]byte,
 			if err := put(e, leader.Host, leader.Port); err != nil {
 				return nil, err
 			}
-			if e, found := file.Database(d.ReadOnlyName()); found {
+			e, found = file.Database(d.ReadOnlyName())
+			switch {
+			case found && v.readers.unserved && v.mode != config.ReadersOff:
+				lines[e.Line-1] = "; " + d.ReadOnlyName() + ": no replica takes readers"
+			case found && !v.readers.unserved:
 				if err := put(e, v.readers.Host, v.readers.Port); err != nil {
+					return nil, err
+				}
+			case v.mode == config.ReadersStrict && !v.readers.unserved: // there was no replica
+				if err := add(v, d, d.ReadOnlyName(), v.readers); err != nil {
 					return nil, err
 				}
 			}
@@ -107,9 +124,11 @@ func newParams(v *Shard, name string, d config.Database, to Readers) map[string]
 
 // databaseLine writes one database, host and port first.
 func databaseLine(name string, params map[string]string, version pgbouncer.Version) (string, error) {
-	name, err := pgbouncer.QuoteName(name, version)
-	if err != nil {
-		return "", fmt.Errorf("last good configuration: database %w", err)
+	if name != "*" {
+		var err error
+		if name, err = pgbouncer.QuoteName(name, version); err != nil {
+			return "", fmt.Errorf("last good configuration: database %w", err)
+		}
 	}
 	first := []string{"port", "host"}
 	keys := slices.SortedFunc(maps.Keys(params), func(a, b string) int {

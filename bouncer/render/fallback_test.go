@@ -27,9 +27,19 @@ c = host=one port=3
 d = host=one port=3
 e = host=one port=3
 mine = host=elsewhere port=9
+s = host=s port=1
+s_ro = host=r1 port=1
+t = host=t port=1
+* = host=old port=1 user=app
 [pgbouncer]
 max_client_conn = 7`
-	text, err := WithRoutes([]byte(good), []*Shard{shard("a", "new", 5), shard("b", "same", 2), shard("c", "p", 3), shard("d", "q", 3), shard("n", "h", 8)}, pgbouncer.Version{1, 18})
+	strict := func(name string, readers Readers) *Shard {
+		v := shard(name, name, 1)
+		v.mode, v.readers = config.ReadersStrict, readers
+		return v
+	}
+	text, err := WithRoutes([]byte(good), []*Shard{shard("a", "new", 5), shard("b", "same", 2), shard("c", "p", 3), shard("d", "q", 3), shard("n", "h", 8),
+		strict("s", Readers{unserved: true}), strict("t", Readers{Host: "r2", Port: 1})}, pgbouncer.Version{1, 18})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,11 +53,16 @@ c = host=p port=3
 d = host=q port=3
 e = host=one port=3
 mine = host=elsewhere port=9
+s = host=s port=1
+; s_ro: no replica takes readers
+t = host=t port=1
+* = host=new port=5 user=app
 [pgbouncer]
 max_client_conn = 7
 [databases]
 n = host=h port=8 dbname=n
 n_ro = host=h port=8 dbname=n
+t_ro = host=r2 port=1 dbname=t
 `
 	if string(text) != want {
 		t.Errorf("it is\n%s", text)

@@ -11,7 +11,7 @@ import (
 // PgBouncer or its installed file has them: a database that is left out is dropped with
 // all its clients.
 func WithMissing(
-	text []byte, file pgbouncer.File, installed []byte, standing map[string]pgbouncer.Database, missing []config.Shard, version pgbouncer.Version,
+	text []byte, file pgbouncer.File, installed []byte, standing map[string]pgbouncer.Database, missing []config.Shard, c config.Config, version pgbouncer.Version,
 ) ([]byte, pgbouncer.File, error) {
 	old, err := pgbouncer.ParseFile(installed)
 	if err != nil {
@@ -24,7 +24,7 @@ func WithMissing(
 			continue // validated
 		}
 		for _, d := range databases {
-			for _, name := range []string{d.Name, d.ReadOnlyName()} {
+			for _, name := range d.Names(c.ReadersOf(s)) {
 				if _, has := file.Database(name); has {
 					continue // the template's own
 				}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/consul-template/template"
@@ -193,6 +194,18 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 				return 0, err
 			}
 			return data.apiPort(v, m), nil
+		},
+		"fallback": func() []pgbouncer.Option {
+			options := r.config.Fallback(version)
+			if r.config.FallbackShard() == "" {
+				return options
+			}
+			for _, v := range views {
+				if leader := v.Route.Leader; v.Fallback {
+					return append([]pgbouncer.Option{{Name: "host", Value: leader.Host}, {Name: "port", Value: strconv.Itoa(leader.Port)}}, options...)
+				}
+			}
+			return nil // until its route is known
 		},
 		"user_options": func() []config.UserOptions { return r.config.UserOptions(version) },
 	})

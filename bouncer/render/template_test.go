@@ -2,6 +2,7 @@ package render
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -175,20 +176,25 @@ func TestReaders(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		replicas []cluster.RouteMember
-		want     Readers
+		mode     string
+		want     string
 	}{
-		"none":            {nil, Readers{"p", 5432, true}},
-		"one":             {[]cluster.RouteMember{m("a", 5432, nil)}, Readers{"a", 5432, false}},
-		"two":             {[]cluster.RouteMember{m("b", 5432, nil), m("a", 5432, nil)}, Readers{"a,b", 5432, false}},
-		"noloadbalance":   {[]cluster.RouteMember{m("a", 5432, map[string]any{"noloadbalance": "true"})}, Readers{"p", 5432, true}},
-		"larger group":    {[]cluster.RouteMember{m("a", 5433, nil), m("b", 5432, nil), m("c", 5432, nil)}, Readers{"b,c", 5432, false}},
-		"one host, ports": {[]cluster.RouteMember{m("a", 5433, nil), m("a", 5434, nil)}, Readers{"a", 5434, false}},
+		"none":            {nil, "", "primary []"},
+		"one":             {[]cluster.RouteMember{m("a", 5432, nil)}, "", "a:5432 []"},
+		"two":             {[]cluster.RouteMember{m("b", 5432, nil), m("a", 5432, nil)}, "", "[a,b]:5432 []"},
+		"noloadbalance":   {[]cluster.RouteMember{m("a", 5432, map[string]any{"noloadbalance": "true"})}, "", "primary []"},
+		"larger group":    {[]cluster.RouteMember{m("a", 5433, nil), m("b", 5432, nil), m("c", 5432, nil)}, "", "[b,c]:5432 [a]"},
+		"one host, ports": {[]cluster.RouteMember{m("a", 5433, nil), m("a", 5434, nil)}, "", "a:5434 [a]"},
+		"strict":          {[]cluster.RouteMember{m("a", 5432, nil)}, config.ReadersStrict, "a:5432 []"},
+		"strict, none":    {nil, config.ReadersStrict, "none []"},
+		"off":             {[]cluster.RouteMember{m("a", 5432, nil)}, config.ReadersOff, "off []"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := routeTo("p")
 			r.Replicas = c.replicas
-			if got := chooseReaders(r, "b2"); got != c.want {
-				t.Errorf("readers are %+v, want %+v", got, c.want)
+			to, elsewhere := (&Shard{mode: c.mode, readers: chooseReaders(r, "b2", c.mode)}).Readers()
+			if got := fmt.Sprint(to, " ", elsewhere); got != c.want {
+				t.Errorf("readers are %s, want %s", got, c.want)
 			}
 		})
 	}
@@ -196,7 +202,7 @@ func TestReaders(t *testing.T) {
 	r := routeTo("p")
 	r.Replicas = []cluster.RouteMember{m("a", 5433, nil), m("a", 5434, nil)}
 	for _, seed := range []string{"b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8"} {
-		spread[chooseReaders(r, seed).Port] = true
+		spread[chooseReaders(r, seed, "").Port] = true
 	}
 	if len(spread) != 2 {
 		t.Errorf("all bouncers take the same replica: %v", spread)

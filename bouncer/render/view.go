@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,7 +24,11 @@ type Shard struct {
 	ID        config.ShardID
 	Route     cluster.Route
 	Confirmed bool
-	readers   Readers
+	// Fallback: clients of databases that no shard has go to its primary.
+	Fallback bool
+	// mode is that of its readers.
+	mode    string
+	readers Readers
 	// Index is the ModifyIndex that Consul gave the route.
 	Index     uint64
 	Databases []config.Database
@@ -53,6 +58,10 @@ type Readers struct {
 	Port int
 	// primary: there is no replica to read from.
 	primary bool
+	// unserved: there is no replica, and the primary takes no readers.
+	unserved bool
+	// elsewhere are the names of replicas that take readers, but listen on another port.
+	elsewhere []string
 }
 
 // ShardRoute is what is known of a shard.
@@ -97,7 +106,7 @@ func View(c config.Config, shards map[config.ShardID]ShardRoute, version pgbounc
 		} else {
 			databases, err = s.ParseDatabases()
 		}
-		v := &Shard{ID: id, Route: shards[id].Route, Confirmed: shards[id].Confirmed, Index: shards[id].Index}
+		v := &Shard{ID: id, Route: shards[id].Route, Confirmed: shards[id].Confirmed, Index: shards[id].Index, mode: c.ReadersOf(s), Fallback: c.IsFallback(id)}
 		v.template = TemplateShard{
 			Scope: s.Scope, Namespace: s.Namespace, Label: s.Scope, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
 			State: v.Route.State, Timeline: v.Route.Timeline, of: v,
@@ -112,7 +121,11 @@ func View(c config.Config, shards map[config.ShardID]ShardRoute, version pgbounc
 			left = append(left, LeftOut{string(id), err})
 			continue
 		}
-		v.readers = chooseReaders(v.Route, c.Name+"/"+string(id))
+		v.readers = chooseReaders(v.Route, c.Name+"/"+string(id), v.mode)
+		if v.readers.unserved && v.mode == config.ReadersStrict {
+			left = append(left, LeftOut{string(id) + " readers", fmt.Errorf(
+				"shard %s: no replica takes readers, and the primary takes none (readers: strict): the databases with _ro are not offered", id)})
+		}
 		v.options = map[string][]pgbouncer.Option{}
 		for _, name := range v.Offered() {
 			v.options[name] = c.DatabaseOptions(s, name, version)
@@ -152,7 +165,7 @@ func (v *Shard) offer(databases []config.Database, owner map[string]config.Shard
 		if err := pgbouncer.CheckName(d.Name, version); err != nil {
 			return fmt.Errorf("shard %s is not offered: database %w, and name=dbname where PostgreSQL has another name (shards in bouncer.yml)", v.ID, err)
 		}
-		for _, name := range []string{d.Name, d.ReadOnlyName()} {
+		for _, name := range d.Names(v.mode) {
 			if other, taken := owner[name]; taken {
 				return fmt.Errorf("shard %s is not offered: PgBouncer's database %q already belongs to shard %s; "+
 					"list both under shards with databases of their own", v.ID, name, other)
@@ -161,7 +174,9 @@ func (v *Shard) offer(databases []config.Database, owner map[string]config.Shard
 	}
 	v.Databases, v.template.Databases = databases, databases
 	for _, d := range databases {
-		owner[d.Name], owner[d.ReadOnlyName()] = v.ID, v.ID
+		for _, name := range d.Names(v.mode) {
+			owner[name] = v.ID
+		}
 	}
 	return nil
 }
@@ -177,10 +192,16 @@ func replicas(r cluster.Route) []cluster.RouteMember {
 // in a list of hosts, but has one port for all of them: where replicas listen
 // on several ports the largest group is taken and, of equal ones, each bouncer
 // takes its own.
-func chooseReaders(r cluster.Route, seed string) Readers {
+func chooseReaders(r cluster.Route, seed, mode string) Readers {
+	if mode == config.ReadersOff {
+		return Readers{unserved: true}
+	}
 	groups := map[int][]string{}
 	for _, m := range replicas(r) {
 		groups[m.Port] = append(groups[m.Port], m.Host)
+	}
+	if len(groups) == 0 && mode == config.ReadersStrict {
+		return Readers{unserved: true}
 	}
 	if len(groups) == 0 {
 		return Readers{Host: r.Leader.Host, Port: r.Leader.Port, primary: true}
@@ -195,16 +216,43 @@ func chooseReaders(r cluster.Route, seed string) Readers {
 	h.Write([]byte(seed)) // a hash takes every write
 	port := ports[int(h.Sum32()%uint32(len(ports)))]
 	slices.Sort(groups[port])
-	return Readers{Host: strings.Join(groups[port], ","), Port: port}
+	to := Readers{Host: strings.Join(groups[port], ","), Port: port}
+	for _, m := range replicas(r) {
+		if m.Port != port {
+			to.elsewhere = append(to.elsewhere, m.Name)
+		}
+	}
+	return to
 }
 
 // Offered lists all databases of the shard.
 func (v *Shard) Offered() []string {
 	var names []string
 	for _, d := range v.Databases {
-		names = append(names, d.Name, d.ReadOnlyName())
+		names = append(names, d.Name)
+		if !v.readers.unserved {
+			names = append(names, d.ReadOnlyName())
+		}
 	}
 	return names
+}
+
+// Readers tells where readers of the shard go, in words or as hosts and a port, and the
+// replicas that would take them and get none, as they listen on another port.
+func (v *Shard) Readers() (to string, elsewhere []string) {
+	switch {
+	case v.mode == config.ReadersOff:
+		return "off", nil
+	case v.readers.unserved:
+		return "none", nil
+	case v.readers.primary:
+		return "primary", nil
+	}
+	hosts := v.readers.Host
+	if strings.ContainsAny(hosts, ",:") {
+		hosts = "[" + hosts + "]"
+	}
+	return hosts + ":" + strconv.Itoa(v.readers.Port), v.readers.elsewhere
 }
 
 // Written lists the databases that lead to the primary: those to be held while

@@ -1,0 +1,121 @@
+package bouncer
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/config"
+)
+
+// Readers go where bouncer.yml says, shard by shard, as replicas come and go.
+func TestReadersOfShards(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) {
+		for scope, readers := range map[string]string{"s1": "", "strict": "strict", "off": "off"} {
+			c.Shards = append(c.Shards, config.Shard{Scope: scope, Databases: []string{scope + "=postgres"}, Readers: readers})
+		}
+		// Nobody has the readers' name of a shard without readers.
+		c.Shards = append(c.Shards, config.Shard{Scope: "other", Databases: []string{"off_ro=postgres"}, Readers: "off"})
+	})
+	put := func(replicas ...cluster.RouteMember) {
+		for _, s := range w.config.Shards {
+			r := w.route(0, cluster.RouteOpen)
+			r.Replicas = replicas
+			w.put(cluster.NewKeys("", s.Scope, w.config.RoutesPrefix).Route(), r)
+		}
+	}
+	// await waits for the databases, and for where the status says that readers go.
+	await := func(want map[string]int, told map[config.ShardID]string) {
+		t.Helper()
+		w.await("databases", func() error {
+			all, err := w.admin().Databases(w.ctx)
+			if err != nil {
+				return err
+			}
+			got := map[string]int{}
+			for name, d := range all {
+				got[name] = d.Port
+			}
+			if fmt.Sprint(got) != fmt.Sprint(want) {
+				return fmt.Errorf("%v, want %v", got, want)
+			}
+			s, err := w.status()
+			if err != nil {
+				return err
+			}
+			for id, to := range told {
+				if s.Shards[id].Readers != to {
+					return fmt.Errorf("readers of %s go to %q, want %q", id, s.Shards[id].Readers, to)
+				}
+			}
+			return nil
+		})
+	}
+	primary, replica := w.site.members[0], w.site.members[1]
+	at := fmt.Sprintf("127.0.0.1:%d", replica.Port)
+	put()
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	without := map[string]int{"s1": primary.Port, "s1_ro": primary.Port, "strict": primary.Port, "off": primary.Port, "off_ro": primary.Port}
+	await(without, map[config.ShardID]string{"service/s1": "primary", "service/strict": "none", "service/off": "off"})
+	w.awaitProblem("no replica takes readers")
+	w.awaitHealthy()
+	put(replica)
+	await(map[string]int{
+		"s1": primary.Port, "s1_ro": replica.Port, "strict": primary.Port, "strict_ro": replica.Port, "off": primary.Port, "off_ro": primary.Port,
+	}, map[config.ShardID]string{"service/s1": at, "service/strict": at, "service/off": "off"})
+	w.awaitProblem("")
+	if got := w.where(w.connect("strict_ro")); got != 1 {
+		t.Errorf("a reader is answered by member %d", got)
+	}
+	put()
+	await(without, map[config.ShardID]string{"service/strict": "none"})
+	// Of replicas on several ports one group serves, the others are told.
+	put(replica, cluster.RouteMember{Name: "r2", Host: "127.0.0.2", Port: replica.Port}, cluster.RouteMember{Name: "r3", Host: "127.0.0.1", Port: 1})
+	s := w.awaitShard("readers of two ports", func(s ShardStatus) bool { return len(s.ReadersElsewhere) > 0 })
+	if want := fmt.Sprintf("[127.0.0.1,127.0.0.2]:%d", replica.Port); !slices.Equal(s.ReadersElsewhere, []string{"r3"}) || s.Readers != want {
+		t.Errorf("readers go to %s, not to %v", s.Readers, s.ReadersElsewhere)
+	}
+}
+
+// Clients of a database that no shard has go to the shard of the fallback, wait while it is
+// held, and follow it.
+func TestFallbackFollowsShard(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) {
+		c.PgBouncer.Fallback = map[string]any{"shard": "s1", "dbname": "postgres", "application_name": "a fallback"}
+		c.Shards = []config.Shard{{Scope: "s1", Databases: []string{"s1=postgres"}}}
+	})
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	conn := w.connect("any-name")
+	if got := w.where(conn); got != 0 {
+		t.Fatalf("answered by member %d", got)
+	}
+	w.put(w.keys.Route(), w.route(0, cluster.RouteHandover))
+	w.await("hold of both", func() error {
+		if all, err := w.admin().Databases(w.ctx); err != nil || !all["any-name"].Paused || !all["s1"].Paused {
+			return fmt.Errorf("%+v %w", all, err)
+		}
+		return nil
+	})
+	waits := w.awaitMember1(conn)
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	if err := <-waits; err != nil {
+		t.Error(err)
+	}
+	w.await("release of both", func() error {
+		if all, err := w.admin().Databases(w.ctx); err != nil || all["any-name"].Paused || all["s1"].Paused {
+			return fmt.Errorf("%+v %w", all, err)
+		}
+		return nil
+	})
+	if got := w.where(w.connect("another")); got != 1 {
+		t.Errorf("another name is answered by member %d", got)
+	}
+	w.awaitHealthy()
+}
