@@ -153,7 +153,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 		log.Error().Err(err).Msg("starting without the last good routes")
 	}
 	b.table.Restore(saved.Routes)
-	b.state.session = saved.Session
+	b.state.session, b.state.pauses = saved.Session, saved.Pauses
 	b.handovers = routes.NewHandovers(c.Keys(), b.table.Serves)
 
 	console := pooler.NewConsole(c)
@@ -161,6 +161,10 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 		config: c, log: log, table: b.table, renderer: render.NewRenderer(c, pool, ""), console: console,
 		applier: pooler.NewApplier(console), good: render.NewLastGood(c),
 		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
+	}
+	co.operators = &operatorPauses{pauses: saved.Pauses, keep: b.state.keepPauses, changed: co.notify}
+	for id, p := range saved.Pauses {
+		log.Warn().Str("shard", string(id)).Str("by", p.By).Time("since", p.Since).Msg("still paused by an operator, as before: `lictor bouncer resume` ends it")
 	}
 	if err := co.good.Restore(); err != nil {
 		log.Error().Err(err).Msg("starting without a configuration to go back to")
@@ -257,9 +261,13 @@ type stateWriter struct {
 	// urgent asks for a write at once.
 	urgent chan struct{}
 
+	// writing: one write after another.
+	writing sync.Mutex
+
 	mu       sync.Mutex
 	session  string
 	draining bool
+	pauses   map[config.ShardID]OperatorPause
 }
 
 func (k *stateWriter) notify() {
@@ -308,19 +316,41 @@ func (k *stateWriter) run(ctx context.Context) {
 		case <-ctx.Done():
 			last = true
 		}
-		k.mu.Lock()
-		s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Session: k.session, Draining: k.draining}
-		s.Routes, _ = k.table.Known()
-		k.mu.Unlock()
-		if len(s.Routes) == 0 && s.Session == "" && !s.Draining {
-			continue
-		}
-		err := s.save(k.config.StateFile)
+		err := k.write()
 		if err != nil && !failed {
 			k.log.Error().Err(err).Msg("the last good routes are not kept for a restart without Consul")
 		}
 		failed = err != nil
 	}
+}
+
+// write writes the state as it is now, unless there is nothing to keep.
+func (k *stateWriter) write() error {
+	k.writing.Lock()
+	defer k.writing.Unlock()
+	k.mu.Lock()
+	s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Session: k.session, Draining: k.draining, Pauses: k.pauses}
+	s.Routes, _ = k.table.Known()
+	k.mu.Unlock()
+	if len(s.Routes) == 0 && s.Session == "" && !s.Draining && len(s.Pauses) == 0 {
+		return nil
+	}
+	return s.save(k.config.StateFile)
+}
+
+// keepPauses writes the pauses of operators at once; after an error those before stand.
+func (k *stateWriter) keepPauses(pauses map[config.ShardID]OperatorPause) error {
+	k.mu.Lock()
+	before := k.pauses
+	k.pauses = pauses
+	k.mu.Unlock()
+	err := k.write()
+	if err != nil {
+		k.mu.Lock()
+		k.pauses = before
+		k.mu.Unlock()
+	}
+	return err
 }
 
 // Render writes to w what would be installed now: from Consul's routes or, when

@@ -15,6 +15,13 @@ import (
 // clientsPace is how often Drain looks whether the clients have gone.
 const clientsPace = 500 * time.Millisecond
 
+// pausedBound is how long a command waits for PgBouncer to pause or resume, pausedPace how
+// often it looks.
+const (
+	pausedBound = 5 * time.Second
+	pausedPace  = 50 * time.Millisecond
+)
+
 // ownURL is how the bouncer of this configuration is reached from its own host.
 func ownURL(c config.Config) (string, error) {
 	host, port, err := net.SplitHostPort(c.Listen)
@@ -83,6 +90,48 @@ func Drain(ctx context.Context, c config.Config, on bool) error {
 		return fmt.Errorf("bouncer at %s: it says draining is %v", own, answer.Draining)
 	}
 	return nil
+}
+
+// Pausing is what an operator may do with the clients of one shard: the last part of a
+// path of the bouncer's API.
+type Pausing string
+
+const (
+	Pause   Pausing = "pause"
+	Resume  Pausing = "resume"
+	Release Pausing = "release"
+)
+
+// Do asks the running bouncer of this configuration to pause, resume or release a shard, and
+// waits until PgBouncer has done so, which it does at once if it is well.
+func (p Pausing) Do(ctx context.Context, c config.Config, shard, by string) (PauseAnswer, error) {
+	client, own, err := ownClient(c)
+	if err != nil {
+		return PauseAnswer{}, err
+	}
+	var answer PauseAnswer
+	query := url.Values{"shard": {shard}, "by": {by}}
+	if err := request(ctx, client, http.MethodPost, own+"/"+string(p)+"?"+query.Encode(), c.Authentication, &answer); err != nil {
+		return PauseAnswer{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, pausedBound)
+	defer cancel()
+	for {
+		status, err := AskStatus(ctx, c)
+		if err != nil {
+			return answer, fmt.Errorf("%s of shard %s was asked for, what came of it is not known: %w", p, answer.Shard, err)
+		}
+		s := status.Shards[answer.Shard]
+		answer.Held = s.Held
+		if done := s.Paused == (s.Held || s.Operator != nil) && (p != Release || !s.Held); done {
+			return answer, nil
+		}
+		select {
+		case <-time.After(pausedPace):
+		case <-ctx.Done():
+			return answer, fmt.Errorf("%s of shard %s was asked for, and PgBouncer has not followed within %s: %s", p, answer.Shard, pausedBound, status.PgBouncer.Error)
+		}
+	}
 }
 
 // AwaitClientsGone waits until no client is connected to the PgBouncer of the

@@ -18,6 +18,8 @@
 //	reconciler.go, reconciler_hold.go
 //	             when to apply and close connections;
 //	             when clients are held and released
+//	operator_pause.go
+//	             what operators want held or released
 //	status.go    how every shard stands
 //	missing.go   shards whose route is not known keep what PgBouncer has
 //	answer.go    what leaders of handovers are told

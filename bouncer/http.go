@@ -25,7 +25,7 @@ import (
 const httpBound = 5 * time.Second
 
 // listenerAPI is the bouncer's HTTP listener: for the load balancer (/health), for
-// agents (/poke, /handover) and for operators (/status, /drain, /undrain, /metrics).
+// agents (/poke, /handover) and for operators (/status, /drain, /pause and their like, /metrics).
 type listenerAPI struct {
 	config     config.Config
 	log        zerolog.Logger
@@ -142,17 +142,20 @@ func (a *listenerAPI) handler() http.Handler {
 	mux.Handle("GET /metrics/pgbouncer", a.poolerMetrics())
 	mux.HandleFunc("POST /poke", a.poke)
 	mux.HandleFunc("POST /handover", a.handover)
-	mux.HandleFunc("POST /drain", a.operator(func(w http.ResponseWriter) { a.drain(w, true) }))
-	mux.HandleFunc("POST /undrain", a.operator(func(w http.ResponseWriter) { a.drain(w, false) }))
+	mux.HandleFunc("POST /drain", a.operator(func(w http.ResponseWriter, _ *http.Request) { a.drain(w, true) }))
+	mux.HandleFunc("POST /undrain", a.operator(func(w http.ResponseWriter, _ *http.Request) { a.drain(w, false) }))
+	mux.HandleFunc("POST /pause", a.operator(a.pausing(a.pause)))
+	mux.HandleFunc("POST /resume", a.operator(a.pausing(a.resume)))
+	mux.HandleFunc("POST /release", a.operator(a.pausing(a.release)))
 	return mux
 }
 
 // operator lets a request pass that may change what clients see.
-func (a *listenerAPI) operator(next func(http.ResponseWriter)) http.HandlerFunc {
+func (a *listenerAPI) operator(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		denied := a.access.Check(r, nil)
 		if denied == nil {
-			next(w)
+			next(w, r)
 			return
 		}
 		if denied.Status == http.StatusUnauthorized {

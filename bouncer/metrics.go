@@ -74,6 +74,11 @@ func (c *statusCollector) Collect(out chan<- prometheus.Metric) {
 		}
 		one("lictor_bouncer_hold_left_seconds", "How long held clients wait at most, 0 when none are held.", left)
 		one("lictor_bouncer_paused", "1 if PgBouncer is paused for the shard's databases.", truth(shard.Paused))
+		pause := 0.0
+		if shard.Operator != nil {
+			pause = max(1, since(shard.Operator.Since, now))
+		}
+		one("lictor_bouncer_operator_pause_seconds", "How long an operator has had the shard's clients wait, 0 when none has.", pause)
 		one("lictor_bouncer_handover", "1 if a planned switchover is under way.", truth(shard.Handover != ""))
 		one("lictor_bouncer_primary_ill", "1 if PgBouncer has lost its connections to the primary, which does not answer.", truth(shard.Unhealthy))
 		one("lictor_bouncer_route_error", "1 if something is wrong with the shard's route.", truth(shard.Error != ""))

@@ -51,6 +51,7 @@ type reconciler struct {
 	healthProber *pooler.HealthProber
 	handovers    *routes.Handovers
 	deadman      *pooler.Deadman
+	operators    *operatorPauses
 	// answered reports whether Consul has answered since the start.
 	answered func() bool
 	// applied is called after a pass that changed what is applied.
@@ -141,11 +142,14 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	c.soon = time.Time{}
 	link := c.link.Now()
 	version := c.version(ctx, link)
-	known := c.views(version)
+	known, pauses := c.views(version), c.operators.all()
 	views, ids := make([]*shard, len(known.views)), make(map[config.ShardID]bool, len(known.views))
 	for i, v := range known.views {
 		ids[v.ID] = true
-		views[i] = &shard{v, c.healthProber.Unhealthy(v.ID, v.Route.Leader), c.handovers.Holds(v.ID, v.Route, v.Index)}
+		views[i] = &shard{Shard: v, unhealthy: c.healthProber.Unhealthy(v.ID, v.Route.Leader), handover: c.handovers.Holds(v.ID, v.Route, v.Index)}
+		if p, paused := pauses[v.ID]; paused {
+			views[i].operator = &p
+		}
 	}
 	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool { return !ids[id] })
 	if link.Generation != c.generation {
@@ -156,6 +160,7 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 		c.pauser.Forget()
 	}
 	c.observe(ctx, link)
+	c.letGo(views)
 	c.hold(ctx, link, views)
 	c.deadman.Set(c.deadlines(views))
 	c.answer(ctx, link, views)
@@ -206,6 +211,8 @@ type shard struct {
 	unhealthy bool
 	// handover is the planned switchover that holds the clients, if any.
 	handover *cluster.Handover
+	// operator is the pause of an operator, if there is one.
+	operator *OperatorPause
 }
 
 // reset begins with a PgBouncer that may have been started anew.

@@ -48,16 +48,25 @@ func (c *reconciler) hold(ctx context.Context, link pooler.LinkState, views []*s
 	c.unheld = false
 	for _, v := range views {
 		h := c.judge(v)
-		if h == nil || h.expired || !link.Up {
+		held := h != nil && !h.expired
+		if !link.Up || !held && v.operator == nil {
 			continue
 		}
-		open := slices.DeleteFunc(c.written(v), func(name string) bool { d, exists := c.standing[name]; return !exists || d.Paused })
+		wanted, since := c.written(v), time.Time{}
+		if held {
+			since = h.since
+		}
+		if v.operator != nil {
+			wanted = c.offered(v)
+			since = latest(since, v.operator.Since)
+		}
+		open := slices.DeleteFunc(wanted, func(name string) bool { d, exists := c.standing[name]; return !exists || d.Paused })
 		if len(open) == 0 {
 			continue
 		}
-		if !v.planned() {
+		if held && !v.planned() {
 			h.paused = time.Now()
-		} else if time.Since(h.since) < loginPatience {
+		} else if time.Since(since) < loginPatience {
 			if pools == nil {
 				c.pauser.Warm(ctx) // so that nothing comes between the look and PAUSE
 				pools = c.countPools(ctx)
@@ -165,6 +174,9 @@ func (c *reconciler) release(ctx context.Context, link pooler.LinkState, views [
 			continue
 		}
 		ready = append(ready, v)
+		if v.operator != nil {
+			continue
+		}
 		for _, name := range c.offered(v) {
 			delete(held, name)
 		}
@@ -220,10 +232,15 @@ func (c *reconciler) leave(ctx context.Context) {
 		c.log.Warn().Err(err).Msg("the bouncer ends, and PgBouncer cannot be asked whom it holds")
 		return
 	}
-	waits := map[string]bool{}
+	waits, pauses := map[string]bool{}, c.operators.all()
 	for _, v := range c.seen.views {
-		serves := v.Confirmed && v.Route.State == cluster.RouteOpen && !c.healthProber.Unhealthy(v.ID, v.Route.Leader) && stands(v, standing)
-		for _, name := range v.Offered() {
+		_, paused := pauses[v.ID]
+		serves := !paused && v.Confirmed && v.Route.State == cluster.RouteOpen && !c.healthProber.Unhealthy(v.ID, v.Route.Leader) && stands(v, standing)
+		names := v.Offered()
+		if v.Fallback {
+			names = append(names, c.automatic()...)
+		}
+		for _, name := range names {
 			waits[name] = !serves
 		}
 	}
@@ -271,11 +288,19 @@ func (c *reconciler) automatic() (names []string) {
 	return names
 }
 
-// heldDatabases are those of shards whose hold goes on.
+// latest is the later one of two times.
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// heldDatabases are those of shards whose hold goes on, or that an operator has paused.
 func (c *reconciler) heldDatabases(views []*shard) map[string]bool {
 	held := map[string]bool{}
 	for _, v := range views {
-		if h := c.holds[v.ID]; h != nil && !h.expired {
+		if h := c.holds[v.ID]; h != nil && !h.expired || v.operator != nil {
 			for _, name := range c.offered(v) {
 				held[name] = true
 			}
@@ -288,7 +313,7 @@ func (c *reconciler) heldDatabases(views []*shard) map[string]bool {
 func (c *reconciler) deadlines(views []*shard) map[string]time.Time {
 	until := map[string]time.Time{}
 	for _, v := range views {
-		if h := c.holds[v.ID]; h != nil && !h.expired {
+		if h := c.holds[v.ID]; h != nil && !h.expired && v.operator == nil {
 			for _, name := range c.offered(v) {
 				if _, ours := c.ours[name]; ours {
 					until[name] = h.deadline

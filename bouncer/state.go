@@ -21,8 +21,10 @@ type savedState struct {
 	RoutesPrefix string `json:"routes_prefix"`
 	Session      string `json:"session,omitempty"`
 	// Draining: an operator has not yet ended it.
-	Draining bool                            `json:"draining,omitempty"`
-	Routes   map[config.ShardID]routes.Known `json:"routes"`
+	Draining bool `json:"draining,omitempty"`
+	// Pauses are those of operators, by shard.
+	Pauses map[config.ShardID]OperatorPause `json:"pauses,omitempty"`
+	Routes map[config.ShardID]routes.Known  `json:"routes"`
 }
 
 const stateVersion = 1

@@ -33,6 +33,9 @@ type ShardStatus struct {
 	// Paused: PgBouncer holds the clients of all databases that lead to the
 	// primary.
 	Paused bool `json:"paused,omitempty"`
+	// Operator is who has the clients of all databases of the shard wait by `lictor bouncer
+	// pause`, until `lictor bouncer resume`.
+	Operator *OperatorPause `json:"operator_pause,omitempty"`
 	// ClientsWaiting is the number of clients that wait for a server connection,
 	// as of the last look, at most seconds ago.
 	ClientsWaiting int `json:"clients_waiting,omitempty"`
@@ -52,11 +55,13 @@ type ShardStatus struct {
 }
 
 func (s ShardStatus) equal(o ShardStatus) bool {
-	return s.Leader == o.Leader && s.Host == o.Host && s.Port == o.Port && s.Timeline == o.Timeline && s.State == o.State &&
+	return sameOperator(s.Operator, o.Operator) && s.Leader == o.Leader && s.Host == o.Host && s.Port == o.Port && s.Timeline == o.Timeline && s.State == o.State &&
 		s.Since.Equal(o.Since) && slices.Equal(s.Databases, o.Databases) && sameTime(s.VerifiedAt, o.VerifiedAt) &&
 		s.Held == o.Held && s.Paused == o.Paused && s.Handover == o.Handover && s.Unhealthy == o.Unhealthy && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error &&
 		s.Readers == o.Readers && slices.Equal(s.ReadersElsewhere, o.ReadersElsewhere)
 }
+
+func sameOperator(a, b *OperatorPause) bool { return a == b || a != nil && b != nil && *a == *b }
 
 func sameTime(a, b *time.Time) bool {
 	if a == nil || b == nil {
@@ -99,7 +104,7 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 		if v.handover != nil {
 			s.Handover = v.handover.ID
 		}
-		s.Paused = c.paused(v)
+		s.Paused, s.Operator = c.paused(v), v.operator
 		if c.loaded != "" && stands(v.Shard, c.standing) {
 			old := c.status[v.ID]
 			if old.VerifiedAt != nil && old.Host == s.Host && old.Port == s.Port && old.Timeline == s.Timeline {
@@ -173,6 +178,13 @@ func (c *reconciler) served() string {
 // paused reports whether PgBouncer holds the clients of a shard.
 func (c *reconciler) paused(v *shard) bool {
 	return len(c.standing) > 0 && !slices.ContainsFunc(c.written(v), func(name string) bool { return !c.standing[name].Paused })
+}
+
+// anyPaused reports whether PgBouncer holds the clients of a database, as of the last pass.
+func (c *reconciler) anyPaused(names []string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(names, func(name string) bool { return slices.Contains(c.stray, name) })
 }
 
 // shards returns the status of every shard.

@@ -29,13 +29,13 @@ type Config struct {
 	// RoutesPrefix is the first part of Lictor's own Consul keys, as in the agents'
 	// lictor.routes_prefix.
 	RoutesPrefix string `mapstructure:"routes_prefix"`
-	// Listen is where /health, /status, /poke, /drain and /undrain are served, host:port. Agents and
+	// Listen is where /health, /status, /poke, /drain, /pause and their like are served, host:port. Agents and
 	// the load balancer must reach it.
 	Listen string `mapstructure:"listen"`
 	// ConnectAddress is how agents reach Listen, host:port. Default: listen, with the host's name in
 	// place of a wildcard.
 	ConnectAddress string `mapstructure:"connect_address"`
-	// Authentication protects drain and undrain; without it, verify_client or allowlist they are taken
+	// Authentication protects drain, undrain, pause, resume and release; without it, verify_client or allowlist they are taken
 	// from root and the bouncer's own user on this host only.
 	Authentication Credentials `mapstructure:"authentication"`
 	// CertFile is the file of the listener's certificate; with it the listener speaks https only,
@@ -105,6 +105,10 @@ type PgBouncer struct {
 	PasswordFile string `mapstructure:"password_file"`
 	// SSLMode is libpq's, for the admin console. Default: disable on this host, prefer elsewhere.
 	SSLMode string `mapstructure:"sslmode"`
+	// SSLRootCert is the file of the authorities that the certificate of the admin console is checked
+	// by; with it sslmode is verify-full unless it says require or verify-ca. It is read anew for each
+	// connection.
+	SSLRootCert string `mapstructure:"sslrootcert"`
 	// Settings go into the section [pgbouncer], over the template's own. A name that PgBouncer does
 	// not know is an error.
 	Settings map[string]any `mapstructure:"settings"`
@@ -269,7 +273,7 @@ func (c Config) Admin() (pgbouncer.Options, error) {
 	if err != nil {
 		return pgbouncer.Options{}, fmt.Errorf("pgbouncer.admin: %w", err)
 	}
-	o := pgbouncer.Options{Address: address, User: c.PgBouncer.User, Password: c.PgBouncer.Password, SSLMode: c.PgBouncer.SSLMode}
+	o := pgbouncer.Options{Address: address, User: c.PgBouncer.User, Password: c.PgBouncer.Password, SSLMode: c.PgBouncer.SSLMode, SSLRootCert: c.PgBouncer.SSLRootCert}
 	switch {
 	case o.Password != "":
 	case c.PgBouncer.PasswordFile != "":

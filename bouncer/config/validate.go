@@ -1,10 +1,12 @@
 package config
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -105,6 +107,7 @@ func (p PgBouncer) validate(bad *problems) {
 	default:
 		bad.add("pgbouncer.sslmode", p.SSLMode, "must be one of disable, allow, prefer, require, verify-ca, verify-full")
 	}
+	p.validateRoots(bad)
 	for i, peer := range p.Peers {
 		if a, err := pgbouncer.ParseAddress(peer); err != nil || !isText(a.Host) {
 			bad.add(fmt.Sprintf("pgbouncer.peers[%d]", i), peer, "must be host:port or the directory of a unix socket and the port")
@@ -128,6 +131,25 @@ func (p PgBouncer) validate(bad *problems) {
 		}
 	}
 	p.validateOptions(bad)
+}
+
+// validateRoots checks the authorities of the console's certificate.
+func (p PgBouncer) validateRoots(bad *problems) {
+	if p.SSLRootCert == "" {
+		return
+	}
+	switch p.SSLMode {
+	case "disable", "allow", "prefer":
+		bad.add("pgbouncer.sslmode", p.SSLMode, "must be one of require, verify-ca, verify-full where pgbouncer.sslrootcert is set: others check no certificate")
+	}
+	if address, err := pgbouncer.ParseAddress(p.Admin); err == nil && address.IsUnix() {
+		bad.add("pgbouncer.sslrootcert", p.SSLRootCert, "has no effect on a unix socket (pgbouncer.admin), which has no TLS")
+	}
+	if text, err := os.ReadFile(p.SSLRootCert); err != nil {
+		bad.add("pgbouncer.sslrootcert", nil, "cannot be read: %v", err)
+	} else if !x509.NewCertPool().AppendCertsFromPEM(text) {
+		bad.add("pgbouncer.sslrootcert", p.SSLRootCert, "must be a file with a certificate in PEM form")
+	}
 }
 
 func (c Config) validateFiles(bad *problems) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,5 +68,58 @@ func consoleTakes(t *testing.T, method, password string) {
 	if conn, err := pgbouncer.Connect(ctx, options); err == nil {
 		conn.Close()
 		t.Errorf("%s: %q: another password was taken", method, password)
+	}
+}
+
+// With authorities of its own the console's certificate is checked, host and all, before it gets
+// a password.
+func TestConsoleCertificate(t *testing.T) {
+	if _, err := exec.LookPath("pgbouncer"); err != nil {
+		t.Skip(err)
+	}
+	dir, port := bouncertest.Dir(t), bouncertest.FreePort(t)
+	right, wrong := bouncertest.Certificate(t, dir, "right"), bouncertest.Certificate(t, dir, "wrong")
+	testkit.Must(t, bouncertest.GiveAway(right))
+	for name, text := range map[string]string{
+		"userlist.txt": `"pooler" "secret"` + "\n",
+		"pgbouncer.ini": fmt.Sprintf("[pgbouncer]\nlisten_addr = 127.0.0.1,127.0.0.2\nlisten_port = %d\nunix_socket_dir =\nadmin_users = pooler\nauth_type = plain\nauth_file = %s\n"+
+			"client_tls_sslmode = require\nclient_tls_cert_file = %[3]s\nclient_tls_key_file = %[3]s\n", port, filepath.Join(dir, "userlist.txt"), right),
+	} {
+		testkit.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+	}
+	cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", filepath.Join(dir, "pgbouncer.ini")))
+	output := &bouncertest.Log{}
+	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, dir
+	testkit.Must(t, cmd.Start())
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for !strings.Contains(output.String(), "process up") {
+		if ctx.Err() != nil {
+			t.Fatal(output.String())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, c := range []struct{ host, mode, roots, want string }{
+		{"127.0.0.1", "", right, ""},
+		{"127.0.0.1", "require", right, ""},
+		{"127.0.0.1", "", wrong, "certificate"},
+		{"127.0.0.1", "require", wrong, "certificate"},
+		{"127.0.0.2", "", right, "certificate is valid for 127.0.0.1, not 127.0.0.2"},
+		{"127.0.0.2", "verify-ca", right, ""},
+		{"127.0.0.1", "", filepath.Join(dir, "none"), "no such file"},
+	} {
+		conn, err := pgbouncer.Connect(ctx, pgbouncer.Options{
+			Address: pgbouncer.Address{Host: c.host, Port: port}, User: "pooler", Password: "secret", SSLMode: c.mode, SSLRootCert: c.roots,
+		})
+		if err == nil {
+			conn.Close()
+		}
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 }

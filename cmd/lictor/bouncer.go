@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"os/user"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,7 +70,10 @@ func bouncerCommand() *cobra.Command {
 		},
 	}
 	cmd.PersistentFlags().BoolVar(&allowEmpty, "allow-empty", false, "let the last shards leave PgBouncer when all routes are deleted")
-	cmd.AddCommand(renderCommand(&allowEmpty), drainCommand(), undrainCommand(), bouncerStatusCommand())
+	cmd.AddCommand(renderCommand(&allowEmpty), drainCommand(), undrainCommand(), bouncerStatusCommand(),
+		pausingCommand(bouncer.Pause, "Make the clients of a shard wait until resume"),
+		pausingCommand(bouncer.Resume, "End a pause, and leave what the bouncer holds by itself"),
+		pausingCommand(bouncer.Release, "Let clients go that the bouncer holds, or a PAUSE on PgBouncer's console"))
 	return cmd
 }
 
@@ -240,6 +244,53 @@ func undrainCommand() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// pausingCommand pauses, resumes or releases the clients of one shard at this host's PgBouncer.
+func pausingCommand(what bouncer.Pausing, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:   string(what) + " FILE SHARD",
+		Short: short,
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, _, err := loadBouncer(args[0], false)
+			if err != nil {
+				return err
+			}
+			answer, err := what.Do(cmd.Context(), cfg, args[1], operatorName())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), pausingResult(answer))
+			return nil
+		},
+	}
+}
+
+// pausingResult says how the clients of a shard stand.
+func pausingResult(a bouncer.PauseAnswer) string {
+	switch {
+	case a.Paused != nil && a.Held:
+		return fmt.Sprintf("%s: clients wait, by %s since %s, and for its primary", a.Shard, a.Paused.By, a.Paused.Since.Format(time.RFC3339))
+	case a.Paused != nil:
+		return fmt.Sprintf("%s: clients wait, by %s since %s", a.Shard, a.Paused.By, a.Paused.Since.Format(time.RFC3339))
+	case a.Held:
+		return fmt.Sprintf("%s: no operator's pause; clients still wait for its primary, as the bouncer holds them", a.Shard)
+	}
+	return fmt.Sprintf("%s: clients do not wait", a.Shard)
+}
+
+// operatorName is who runs this command, and where.
+func operatorName() string {
+	name := os.Getenv("SUDO_USER")
+	if u, err := user.Current(); name == "" && err == nil {
+		name = u.Username
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return name
+	}
+	return name + "@" + host
 }
 
 func bouncerStatusCommand() *cobra.Command {

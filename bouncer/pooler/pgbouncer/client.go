@@ -102,6 +102,9 @@ type Options struct {
 	// SSLMode is libpq's; empty: disable on a unix socket and on loopback,
 	// prefer elsewhere.
 	SSLMode string
+	// SSLRootCert is the file of the authorities that the certificate is checked by; with it
+	// an empty SSLMode is verify-full.
+	SSLRootCert string
 }
 
 // Conn is one connection to an admin console. It is not safe for concurrent
@@ -126,14 +129,21 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 }
 
 func (o Options) config() (*pgconn.Config, error) {
-	mode := o.SSLMode
-	if mode == "" {
+	mode, roots := o.SSLMode, ""
+	if o.SSLRootCert != "" {
+		roots = " sslrootcert=" + quoteDSN(o.SSLRootCert)
+	}
+	switch {
+	case mode != "":
+	case roots != "":
+		mode = "verify-full"
+	default:
 		mode = "prefer"
 		if ip := net.ParseIP(o.Address.Host); o.Address.IsUnix() || o.Address.Host == "localhost" || ip != nil && ip.IsLoopback() {
 			mode = "disable"
 		}
 	}
-	config, err := pgconn.ParseConfig("dbname=pgbouncer connect_timeout=5 sslmode=" + mode +
+	config, err := pgconn.ParseConfig("dbname=pgbouncer connect_timeout=5 sslmode=" + mode + roots +
 		" user=" + quoteDSN(o.User) + " host=" + quoteDSN(o.Address.Host) + " port=" + strconv.Itoa(o.Address.Port))
 	if err != nil {
 		return nil, fmt.Errorf("connection settings for PgBouncer at %s: %w", o.Address, err)
