@@ -113,16 +113,14 @@ func (c *reconciler) letGo(views []*shard) {
 // only one has.
 func (a *listenerAPI) shardNamed(name string) (config.ShardID, error) {
 	var found []config.ShardID
-	known := a.reconciler.shards()
-	for id := range a.reconciler.operators.all() {
-		known[id] = known[id]
-	}
-	for id := range known {
+	known := slices.AppendSeq(slices.Collect(maps.Keys(a.reconciler.shards())), maps.Keys(a.reconciler.operators.all()))
+	for _, id := range known {
 		if _, scope := id.Split(); string(id) == name || scope == name {
 			found = append(found, id)
 		}
 	}
 	slices.Sort(found)
+	found = slices.Compact(found)
 	switch {
 	case slices.Contains(found, config.ShardID(name)):
 		return config.ShardID(name), nil

@@ -38,8 +38,10 @@ max_client_conn = 7`
 		v.mode, v.readers = config.ReadersStrict, readers
 		return v
 	}
-	text, err := WithRoutes([]byte(good), []*Shard{shard("a", "new", 5), shard("b", "same", 2), shard("c", "p", 3), shard("d", "q", 3), shard("n", "h", 8),
-		strict("s", Readers{unserved: true}), strict("t", Readers{Host: "r2", Port: 1})}, pgbouncer.Version{1, 18})
+	text, err := WithRoutes([]byte(good), []*Shard{
+		shard("a", "new", 5), shard("b", "same", 2), shard("c", "p", 3), shard("d", "q", 3), shard("n", "h", 8),
+		strict("s", Readers{unserved: true}), strict("t", Readers{Host: "r2", Port: 1}),
+	}, pgbouncer.Version{1, 18})
 	if err != nil {
 		t.Fatal(err)
 	}
