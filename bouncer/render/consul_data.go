@@ -1,7 +1,6 @@
 package render
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -391,29 +390,6 @@ func plainMembers(list []cluster.RouteMember) []cluster.RouteMember {
 
 // defaultAPIPort is that of an agent's REST API.
 const defaultAPIPort = 8008
-
-// apiPort is the port of a member's REST API, by its own key. A key that does not say
-// keeps no other shard from its file.
-func (c *consulData) apiPort(v *Shard, m cluster.RouteMember) int {
-	keys := cluster.NewKeys(v.template.Namespace, v.template.Scope, "")
-	text, err := c.keyIfThere(keys.Member(m.Name))
-	if err == nil && text == "" {
-		return defaultAPIPort
-	}
-	var member cluster.Member
-	if err == nil {
-		err = printable.Error(json.Unmarshal([]byte(text), &member))
-	}
-	if err == nil {
-		member.Name = m.Name
-		var port int
-		if _, port, err = member.APIAddress(); err == nil {
-			return port
-		}
-	}
-	c.leave("shard "+string(v.ID), fmt.Errorf("%w; port %d is taken", err, defaultAPIPort))
-	return defaultAPIPort
-}
 
 // haproxyName writes a name as HAProxy takes it for a proxy or a server: bytes beyond
 // letters, digits and . _ - become a colon and two digits, so that two names stay two.

@@ -6,6 +6,7 @@
 //	body.go      the text of each shard, kept until it changes
 //	template_data.go, consul_data.go, template_clients.go
 //	             what templates ask Consul and Vault for
+//	member_ports.go the ports of members, for HAProxy
 //	check.go     is the text complete and does it say what is known? (pure)
 //	startable.go could PgBouncer start with it?
 //	missing.go   what PgBouncer has of shards whose route is not known (pure)

@@ -50,14 +50,17 @@ func FuzzHAProxy(f *testing.F) {
 		defer feed.close()
 		// Every member's key that the template asks for holds the same.
 		for _, v := range views {
-			for _, m := range append([]cluster.RouteMember{v.Route.Leader}, v.Route.Replicas...) {
-				d, err := dependency.NewKVGetQuery(cluster.NewKeys(v.template.Namespace, v.template.Scope, "").Member(m.Name))
-				if err != nil {
-					t.Fatalf("the key of a member is none: %v", err)
-				}
-				feed.brain.Remember(d, member)
-				feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
+			list, err := dependency.NewKVListQuery(cluster.NewKeys(v.template.Namespace, v.template.Scope, "").Members())
+			if err != nil {
+				t.Fatalf("the keys of members are none: %v", err)
 			}
+			var pairs []*dependency.KeyPair
+			for _, m := range append([]cluster.RouteMember{v.Route.Leader}, v.Route.Replicas...) {
+				pairs = append(pairs, &dependency.KeyPair{Key: m.Name, Value: member})
+			}
+			d := memberPorts{list}
+			feed.brain.Remember(d, portsOf(pairs))
+			feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
 		}
 		r := &Renderer{config: c, data: feed, label: templates.HAProxy}
 		text, err := r.Render(source, views, pgbouncer.Version{})

@@ -25,6 +25,10 @@ const (
 	feedPace = 100 * time.Millisecond
 	// feedRetry is the longest pause after an error.
 	feedRetry = 10 * time.Second
+	// pollPace is how often data is looked at that is not waited for, polls how many
+	// connections that may take.
+	pollPace = 30 * time.Second
+	polls    = 4
 	// feedGrace is how long close waits for queries under way.
 	feedGrace = time.Second
 )
@@ -44,6 +48,9 @@ type templateData struct {
 	cancel  context.CancelFunc
 	clients *templateClients
 	fetched sync.WaitGroup
+	// polling has an element for each look that is under way at data that is not waited for.
+	polling  chan struct{}
+	pollPace time.Duration
 
 	mu       sync.Mutex
 	followed map[string]*followed
@@ -61,7 +68,7 @@ func newTemplateData(clients *templateClients) *templateData {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &templateData{
 		brain: template.NewBrain(), news: make(chan struct{}, 1), ctx: ctx, cancel: cancel,
-		clients: clients, followed: map[string]*followed{},
+		clients: clients, followed: map[string]*followed{}, polling: make(chan struct{}, polls), pollPace: pollPace,
 	}
 }
 
@@ -104,8 +111,20 @@ func (i *followed) stop() {
 func (f *templateData) fetch(ctx context.Context, item *followed) {
 	var index uint64
 	pause, passed := feedPace, 0
+	ports, polled := item.dependency.(memberPorts)
+	var before any
 	for ctx.Err() == nil {
+		if polled {
+			select {
+			case f.polling <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+		}
 		data, meta, err := f.ask(ctx, item.dependency, index, passed)
+		if polled {
+			<-f.polling
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -123,6 +142,13 @@ func (f *templateData) fetch(ctx context.Context, item *followed) {
 			if item.dependency.Type() == dependency.TypeConsul && consul.NoAnswer(err) {
 				passed++
 			}
+		case polled:
+			if !ports.isSame(data, before) {
+				before = data
+				f.brain.Remember(item.dependency, data)
+				f.notify()
+			}
+			pause = f.pollPace
 		case meta.LastIndex < index:
 			index, pause = 0, feedPace
 		default:
