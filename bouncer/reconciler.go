@@ -94,6 +94,7 @@ type reconciler struct {
 	retry     time.Duration
 	retryAt   time.Time
 	reconcile time.Time
+	noSpare   bool // there is no room for the next configuration
 	told      bool // the manager knows that this configuration stands
 
 	// holding: clients of some shard are held.
@@ -304,7 +305,7 @@ func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known 
 
 // stand installs a checked text, and makes PgBouncer take it unless it has.
 func (c *reconciler) stand(ctx context.Context, link pooler.LinkState, text []byte, file pgbouncer.File, views []*render.Shard) error {
-	written, err := render.Install(c.config.PgBouncer.Config, text)
+	written, err := render.InstallConfig(c.config.PgBouncer.Config, text)
 	if err != nil {
 		return err
 	}
@@ -400,11 +401,17 @@ func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.Fil
 	return nil
 }
 
-// keepGood remembers what was verified as the configuration to go back to.
+// keepGood remembers what was verified as the configuration to go back to, and keeps room for
+// the next one.
 func (c *reconciler) keepGood() error {
 	if c.loaded == "" {
 		return nil
 	}
+	err := render.KeepSpare(c.config.PgBouncer.Config, []byte(c.loaded))
+	if err != nil && !c.noSpare {
+		c.log.Warn().Err(err).Msg("on a full disk the next failover would wait for room")
+	}
+	c.noSpare = err != nil
 	if err := c.good.Keep([]byte(c.loaded)); err != nil {
 		return fmt.Errorf("keeping the last good configuration: %w", err)
 	}

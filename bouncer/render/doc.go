@@ -13,4 +13,5 @@
 //	fallback.go  the last good settings and template with the newest routes (pure)
 //	lastgood.go  the last good file
 //	install.go   text -> file, atomically
+//	spare.go     the same on a full disk
 package render
