@@ -81,10 +81,8 @@ type reconciler struct {
 	looked bool // any was looked at
 	unheld bool // a PAUSE has to be tried again
 	// soon is when something is tried that waits for logins, PAUSE or RESUME.
-	soon time.Time
-	// installed is the version that would be started while none runs; nil: it
-	// was not asked for yet.
-	installed *pgbouncer.Version
+	soon      time.Time
+	installed pooler.Installed
 	// counting is when transactions and clients are to be counted again, for a
 	// handover that holds them; 0: not at all.
 	counting  time.Duration
@@ -362,14 +360,9 @@ func (c *reconciler) rendered(known *viewed) ([]byte, pgbouncer.File, error) {
 // one that would be started.
 func (c *reconciler) version(ctx context.Context, link pooler.LinkState) pgbouncer.Version {
 	if link.Up {
-		c.installed = nil
 		return link.Version
 	}
-	if c.installed == nil {
-		v := pooler.InstalledVersion(ctx, c.config)
-		c.installed = &v
-	}
-	return *c.installed
+	return c.installed.Version(ctx, c.config)
 }
 
 // mayBeEmpty reports whether a file without any shard may be written: as the very
@@ -455,6 +448,9 @@ func (c *reconciler) next(link pooler.LinkState) time.Duration {
 		if c.unheld {
 			sooner(now.Add(retryLeast))
 		}
+	}
+	if !link.Up { // another PgBouncer may be installed meanwhile
+		sooner(now.Add(lookAgain))
 	}
 	if every := c.manager.KeepAliveEvery(); every > 0 {
 		sooner(now.Add(every))

@@ -24,8 +24,10 @@ const (
 	suspectMost    = time.Second
 	suspectPerPool = 500 * time.Microsecond
 	// suspectAtOnce is how soon they are looked at again when the end of a
-	// connection is a reason to.
+	// connection is a reason to. Connections may end all the time: a look takes no more
+	// than one suspectShare-th of PgBouncer's time.
 	suspectAtOnce = 10 * time.Millisecond
+	suspectShare  = 4
 	// suspectWait is how long a client may wait for a server connection before
 	// the primary is looked for, though PgBouncer has connections to it: it
 	// cannot tell those of a host that fell silent from those at work.
@@ -193,7 +195,10 @@ func (s *HealthProber) Run(ctx context.Context) {
 				owners, changes = ownersOf(s.Primaries()), now
 				s.listensOn(owners)
 			}
-			for _, one := range s.suspects(ctx, console, owners, working) {
+			begun := time.Now()
+			list := s.suspects(ctx, console, owners, working)
+			hurry.SetLimit(rate.Every(atOnce(time.Since(begun))))
+			for _, one := range list {
 				probes.start(ctx, one)
 			}
 		}
@@ -208,6 +213,11 @@ func (s *HealthProber) Run(ctx context.Context) {
 		s.mu.Unlock()
 		pace.Reset(next)
 	}
+}
+
+// atOnce is how soon the pools may be looked at again when the last look took so long.
+func atOnce(took time.Duration) time.Duration {
+	return min(max(suspectAtOnce, suspectShare*took), suspectLeast)
 }
 
 // suspect is a shard whose primary is to be probed.

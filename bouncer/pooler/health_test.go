@@ -198,3 +198,15 @@ func TestProbeTellsNoPassword(t *testing.T) {
 		t.Errorf("it was told %#v", said)
 	}
 }
+
+// Where connections end all the time, the looks that this causes leave PgBouncer its time for
+// clients: with thousands of pools one takes some milliseconds.
+func TestLooksLeavePgBouncerItsTime(t *testing.T) {
+	for took, want := range map[time.Duration]time.Duration{
+		0: suspectAtOnce, time.Millisecond: suspectAtOnce, 8 * time.Millisecond: 32 * time.Millisecond, time.Minute: suspectLeast,
+	} {
+		if got := atOnce(took); got != want {
+			t.Errorf("after a look of %s: %s, want %s", took, got, want)
+		}
+	}
+}

@@ -2,6 +2,8 @@ package pooler
 
 import (
 	"context"
+	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -55,6 +57,30 @@ func InstalledVersion(ctx context.Context, c config.Config) pgbouncer.Version {
 		return pgbouncer.Version{}
 	}
 	return version
+}
+
+// Installed is the PgBouncer that would be started next, as of the last look.
+type Installed struct {
+	program fs.FileInfo
+	version pgbouncer.Version
+	asked   bool
+}
+
+// Version is InstalledVersion. The program is asked again only when its file is another one:
+// while it is stopped it may be replaced, also by an older one.
+func (i *Installed) Version(ctx context.Context, c config.Config) pgbouncer.Version {
+	program, err := os.Stat(programOf(c))
+	if err != nil {
+		program = nil
+	}
+	same := i.program == nil && program == nil
+	if i.program != nil && program != nil {
+		same = os.SameFile(i.program, program) && i.program.ModTime().Equal(program.ModTime()) && i.program.Size() == program.Size()
+	}
+	if !i.asked || !same {
+		i.program, i.version, i.asked = program, InstalledVersion(ctx, c), true
+	}
+	return i.version
 }
 
 // AskVersion is the version of the PgBouncer that runs, else of the one that would
