@@ -185,7 +185,8 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	b.presence = &presence{
 		log: log, pool: pool, key: c.Keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
 		change: make(chan struct{}, 1), remember: b.state.rememberSession,
-		value: func() cluster.Bouncer { return presenceOf(c, url, b.link.Now().Version, co.shards()) },
+		value:      func() cluster.Bouncer { return presenceOf(c, url, b.link.Now().Version) },
+		appliedKey: c.Keys().BouncersApplied() + c.Name, applied: func() map[string]cluster.BouncerShard { return appliedOf(co.shards()) },
 	}
 	pool.Moved = b.presence.notify
 	b.respond = routes.NewResponder(log, pool, c.Name, c.RoutesPrefix, b.handovers, b.state.currentSession)

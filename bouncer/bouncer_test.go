@@ -1,8 +1,6 @@
 package bouncer
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -38,12 +36,8 @@ func TestRouteChangeMovesQueries(t *testing.T) {
 		t.Fatalf("reader went to member %d", got)
 	}
 	w.await("presence", func() error {
-		kv, _, err := w.site.client.KV().Get(w.config.Keys().Bouncers()+"b1", nil)
-		if err != nil || kv == nil {
-			return errors.Join(err, errors.New("no key"))
-		}
-		var v cluster.Bouncer
-		if err := json.Unmarshal(kv.Value, &v); err != nil {
+		kv, v, err := w.presence()
+		if err != nil {
 			return err
 		}
 		s := v.Applied["service/s1"]

@@ -456,16 +456,29 @@ func TestEndReleasesClientsOfPrimaryThatServes(t *testing.T) {
 	}
 }
 
+// presence is what the keys of the bouncer say.
+func (w *world) presence() (*api.KVPair, cluster.Bouncer, error) {
+	pairs := make([]*api.KVPair, 2)
+	for i, key := range []string{w.keys.Bouncers(), w.keys.BouncersApplied()} {
+		pair, _, err := w.site.client.KV().Get(key+w.config.Name, nil)
+		if err != nil || pair == nil || pair.Session == "" {
+			return nil, cluster.Bouncer{}, fmt.Errorf("key %s: %+v %w", key, pair, err)
+		}
+		pairs[i] = pair
+	}
+	if strings.Contains(string(pairs[0].Value), "applied") {
+		return nil, cluster.Bouncer{}, fmt.Errorf("agents read what is applied: %s", pairs[0].Value)
+	}
+	b, err := cluster.ParseBouncer(pairs[0].Value)
+	return pairs[0], b.WithApplied(pairs[1].Value), err
+}
+
 // An agent finds in a bouncer's key how to reach it and whom it serves.
 func TestPresence(t *testing.T) {
 	w := serving(t, func(c *config.Config) { c.Shards = []config.Shard{{Scope: "s1"}} })
 	var b cluster.Bouncer
-	w.await("the key", func() error {
-		pair, _, err := w.site.client.KV().Get(w.keys.Bouncers()+"b1", nil)
-		if err != nil || pair == nil || pair.Session == "" {
-			return fmt.Errorf("%+v %w", pair, err)
-		}
-		if b, err = cluster.ParseBouncer(pair.Value); err != nil {
+	w.await("the key", func() (err error) {
+		if _, b, err = w.presence(); err != nil {
 			return err
 		}
 		if s := b.Applied["service/s1"]; s.Leader != "db1" || s.VerifiedAt == nil || s.State != cluster.RouteOpen {

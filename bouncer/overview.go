@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,11 +87,15 @@ func Overview(ctx context.Context, c config.Config) ([]RouteRow, error) {
 	if err != nil {
 		return nil, err
 	}
+	applied, err := list(keys.BouncersApplied())
+	if err != nil {
+		return nil, err
+	}
 	client, err := clientFor(c, "")
 	if err != nil {
 		return nil, err
 	}
-	return overview(keys, routes, askAll(ctx, client, bouncers)), nil
+	return overview(keys, routes, askAll(ctx, client, bouncers, applied)), nil
 }
 
 // asked is what is known of one bouncer.
@@ -100,7 +105,11 @@ type asked struct {
 	err    error
 }
 
-func askAll(ctx context.Context, client *http.Client, pairs api.KVPairs) []asked {
+func askAll(ctx context.Context, client *http.Client, pairs, applied api.KVPairs) []asked {
+	said := map[string][]byte{}
+	for _, p := range applied {
+		said[p.Key[strings.LastIndexByte(p.Key, '/')+1:]] = p.Value
+	}
 	all := make([]asked, len(pairs))
 	var asking sync.WaitGroup
 	for i, p := range pairs {
@@ -108,6 +117,7 @@ func askAll(ctx context.Context, client *http.Client, pairs api.KVPairs) []asked
 			all[i].key.Name = cmp.Or(all[i].key.Name, p.Key)
 			continue
 		}
+		all[i].key = all[i].key.WithApplied(said[all[i].key.Name])
 		asking.Go(func() { all[i].status, all[i].err = askStatus(ctx, client, all[i].key.URL) })
 	}
 	asking.Wait()

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -31,10 +32,12 @@ const (
 	// presencePace limits how often the key is written: in a storm of changes it
 	// would be large, and the same to whoever reads it.
 	presencePace = time.Second
+	// appliedPart is how much of what has been applied is written in a second.
+	appliedPart = 32 << 10
 )
 
-// presence tells Consul that this bouncer lives and what it has applied. The
-// key belongs to a session, with which it vanishes.
+// presence tells Consul that this bouncer lives and, by a key of its own, what it has
+// applied. The keys belong to a session, with which they vanish.
 type presence struct {
 	log    zerolog.Logger
 	pool   *consul.Pool
@@ -45,6 +48,14 @@ type presence struct {
 	// remember is told the session, so that a restarted bouncer can go on with
 	// it instead of waiting for it to expire.
 	remember func(session string)
+
+	// applied is what the key for operators says: it may be large, and agents do not read it.
+	appliedKey     string
+	applied        func() map[string]cluster.BouncerShard
+	writtenApplied []byte
+	nextApplied    time.Time
+	// together: Consul refuses that key, so its content is in the other one.
+	together bool
 
 	session string
 	// made is the number of the Consul address that the session was made at: it
@@ -96,6 +107,8 @@ func (p *presence) run(ctx context.Context) {
 		p.note(ctx, err)
 		if err != nil {
 			retry.Reset(presenceRetry)
+		} else if wait := p.keepApplied(ctx); wait > 0 {
+			retry.Reset(wait)
 		}
 	}
 }
@@ -112,6 +125,7 @@ func (p *presence) keep(ctx context.Context, renew, check bool) error {
 			return err
 		}
 		p.session, p.made, p.written = session, number, nil
+		p.writtenApplied = nil
 		p.remember(session)
 	} else if p.made != p.pool.InUse() {
 		if err := p.move(ctx); err != nil {
@@ -134,7 +148,7 @@ func (p *presence) keep(ctx context.Context, renew, check bool) error {
 		if there, err := p.there(ctx); err != nil {
 			return err
 		} else if !there {
-			p.written = nil
+			p.written, p.writtenApplied = nil, nil
 		}
 	}
 	if !p.stale && p.written != nil {
@@ -182,9 +196,9 @@ func (p *presence) move(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	value, err := json.Marshal(p.value())
+	value, err := p.marshal()
 	if err != nil {
-		return fmt.Errorf("key %s: %w", p.key, err)
+		return err
 	}
 	old := p.session
 	done, err := consul.Attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (bool, error) {
@@ -198,7 +212,7 @@ func (p *presence) move(ctx context.Context) error {
 		p.end(ctx, session)
 		return fmt.Errorf("key %s: %w", p.key, err)
 	}
-	p.session, p.made, p.written = session, number, value
+	p.session, p.made, p.written, p.writtenApplied = session, number, value, nil
 	if !done { // the old session has lost the key already
 		p.written = nil
 	}
@@ -222,9 +236,9 @@ func (p *presence) end(ctx context.Context, session string) {
 // write puts the value into the key, when it is not what it was.
 func (p *presence) write(ctx context.Context) error {
 	p.stale = true // until it is written
-	value, err := json.Marshal(p.value())
+	value, err := p.marshal()
 	if err != nil {
-		return fmt.Errorf("key %s: %w", p.key, err)
+		return err
 	}
 	if bytes.Equal(value, p.written) {
 		p.stale = false
@@ -242,6 +256,51 @@ func (p *presence) write(ctx context.Context) error {
 	}
 	p.written, p.stale = value, false
 	return nil
+}
+
+// marshal is the content of the presence key.
+func (p *presence) marshal() ([]byte, error) {
+	b := p.value()
+	if p.together {
+		b.Applied = p.applied()
+	}
+	value, err := json.Marshal(b)
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", p.key, err)
+	}
+	return value, nil
+}
+
+// keepApplied writes what has been applied, unless it stands there, and tells when to come
+// again. Nobody waits for it: what goes wrong is no trouble of the presence.
+func (p *presence) keepApplied(ctx context.Context) (wait time.Duration) {
+	if p.together {
+		return 0
+	}
+	value, err := json.Marshal(cluster.BouncerApplied{Applied: p.applied()})
+	if err != nil || bytes.Equal(value, p.writtenApplied) {
+		return 0
+	}
+	if wait := time.Until(p.nextApplied); wait > 0 {
+		return wait
+	}
+	ok, err := consul.Attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (bool, error) {
+		ok, _, err := c.KV().Acquire(&api.KVPair{Key: p.appliedKey, Value: value, Session: p.session}, (&api.WriteOptions{}).WithContext(ctx))
+		return ok, err
+	})
+	var answer api.StatusError
+	switch {
+	case errors.As(err, &answer) && answer.Code == http.StatusForbidden:
+		p.log.Warn().Str("key", p.appliedKey).Msg("the token may not write this key; what is applied stands in the bouncer's own key, which every agent reads")
+		p.together, p.stale = true, true
+		return presencePace
+	case err != nil || !ok:
+		p.log.Debug().Err(err).Str("key", p.appliedKey).Msg("what is applied could not be written")
+		return presenceRetry
+	}
+	p.writtenApplied = value
+	p.nextApplied = time.Now().Add(max(presencePace, time.Duration(len(value))*time.Second/appliedPart))
+	return 0
 }
 
 // leave removes the key at once, so that nobody waits for this bouncer.

@@ -229,10 +229,10 @@ func (c *reconciler) ready() (reasons []string) {
 }
 
 // presenceOf is what the bouncer's key says.
-func presenceOf(c config.Config, url string, version pgbouncer.Version, shards map[config.ShardID]ShardStatus) cluster.Bouncer {
+func presenceOf(c config.Config, url string, version pgbouncer.Version) cluster.Bouncer {
 	b := cluster.Bouncer{
 		Name: c.Name, URL: url, Version: c.Version, All: len(c.Shards) == 0,
-		Frees: string(c.Frees(version)), Applied: make(map[string]cluster.BouncerShard, len(shards)),
+		Frees: string(c.Frees(version)),
 	}
 	if version != (pgbouncer.Version{}) {
 		b.PgBouncer = version.String()
@@ -240,10 +240,16 @@ func presenceOf(c config.Config, url string, version pgbouncer.Version, shards m
 	for _, s := range c.Shards {
 		b.Shards = append(b.Shards, string(s.ID()))
 	}
+	return b
+}
+
+// appliedOf is what its key for operators says.
+func appliedOf(shards map[config.ShardID]ShardStatus) map[string]cluster.BouncerShard {
+	applied := make(map[string]cluster.BouncerShard, len(shards))
 	for id, s := range shards {
-		b.Applied[string(id)] = cluster.BouncerShard{
+		applied[string(id)] = cluster.BouncerShard{
 			Leader: s.Leader, Timeline: s.Timeline, State: s.State, VerifiedAt: s.VerifiedAt, Held: s.Held,
 		}
 	}
-	return b
+	return applied
 }

@@ -145,8 +145,9 @@ type Bouncer struct {
 	// All: it serves every shard, else those in Shards as NAMESPACE/SCOPE.
 	All    bool     `json:"all,omitempty"`
 	Shards []string `json:"shards,omitempty"`
-	// Applied is what PgBouncer leads to, by NAMESPACE/SCOPE.
-	Applied map[string]BouncerShard `json:"applied"`
+	// Applied is what PgBouncer leads to, by NAMESPACE/SCOPE. It stands in a key of its own
+	// (BouncerApplied), which agents do not read; nil: it is not known.
+	Applied map[string]BouncerShard `json:"applied,omitempty"`
 }
 
 // Values of Bouncer.Frees.
@@ -168,6 +169,21 @@ type BouncerShard struct {
 	VerifiedAt *time.Time `json:"verified_at,omitempty"`
 	// Held: clients wait.
 	Held bool `json:"held,omitempty"`
+}
+
+// BouncerApplied is the value of a key under lictor/bouncers-applied/.
+type BouncerApplied struct {
+	Applied map[string]BouncerShard `json:"applied"`
+}
+
+// WithApplied is the bouncer with what the value of its key under lictor/bouncers-applied/
+// says; without one, or with one that makes no sense, as it is.
+func (b Bouncer) WithApplied(value []byte) Bouncer {
+	var a BouncerApplied
+	if len(value) > 0 && json.Unmarshal(value, &a) == nil && a.Applied != nil {
+		b.Applied = a.Applied
+	}
+	return b
 }
 
 // ParseBouncer reads the value of a bouncer's key.

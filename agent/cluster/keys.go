@@ -86,6 +86,9 @@ func (k Keys) Route() string { return k.Routes() + k.namespace + "/" + k.scope }
 // Bouncers is the prefix of the bouncers' presence keys.
 func (k Keys) Bouncers() string { return k.lictor + "/bouncers/" }
 
+// BouncersApplied is the prefix of what bouncers have applied.
+func (k Keys) BouncersApplied() string { return k.lictor + "/bouncers-applied/" }
+
 // Handover describes a planned switchover in progress.
 func (k Keys) Handover() string {
 	return k.lictor + "/handovers/" + k.namespace + "/" + k.scope

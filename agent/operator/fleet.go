@@ -100,13 +100,15 @@ type lease struct {
 	left         time.Duration
 }
 
-// readFleet reads three prefixes at once: the shards', the routes', the bouncers'.
+// readFleet reads four prefixes at once: the shards', the routes', the bouncers' and theirs
+// for what they have applied.
 func (s *Site) readFleet(ctx context.Context) (fleet, error) {
 	common := s.keys("x")
-	var shards, routes, bouncers consulapi.KVPairs
+	var shards, routes, bouncers, applied consulapi.KVPairs
 	reading, until := errgroup.WithContext(ctx)
 	for prefix, into := range map[string]*consulapi.KVPairs{
 		s.Namespace + "/": &shards, common.Routes() + s.Namespace + "/": &routes, common.Bouncers(): &bouncers,
+		common.BouncersApplied(): &applied,
 	} {
 		reading.Go(func() (err error) {
 			*into, err = s.list(until, prefix)
@@ -116,7 +118,7 @@ func (s *Site) readFleet(ctx context.Context) (fleet, error) {
 	if err := reading.Wait(); err != nil {
 		return fleet{}, err
 	}
-	f := s.parseFleet(shards, routes, bouncers)
+	f := s.parseFleet(shards, routes, bouncers, applied)
 	if len(f.shards) == 0 {
 		return fleet{}, s.whyNone(ctx)
 	}
@@ -138,7 +140,7 @@ func (s *Site) whyNone(ctx context.Context) error {
 
 var errNoShards = errors.New("there are no shards")
 
-func (s *Site) parseFleet(shards, routes, bouncers consulapi.KVPairs) fleet {
+func (s *Site) parseFleet(shards, routes, bouncers, applied consulapi.KVPairs) fleet {
 	byScope, real := map[string][]cluster.KV{}, map[string]bool{}
 	take := func(pairs consulapi.KVPairs, prefix string) {
 		for _, p := range pairs {
@@ -153,9 +155,15 @@ func (s *Site) parseFleet(shards, routes, bouncers consulapi.KVPairs) fleet {
 	take(shards, s.Namespace+"/")
 	take(routes, s.keys("x").Routes()+s.Namespace+"/")
 	var f fleet
+	said := map[string][]byte{}
+	for _, p := range applied {
+		if p.Session != "" {
+			said[strings.TrimPrefix(p.Key, s.keys("x").BouncersApplied())] = p.Value
+		}
+	}
 	for _, p := range bouncers {
 		if b, err := cluster.ParseBouncer(p.Value); err == nil && p.Session != "" {
-			f.bouncers = append(f.bouncers, b)
+			f.bouncers = append(f.bouncers, b.WithApplied(said[b.Name]))
 		}
 	}
 	for scope, kvs := range byScope {
@@ -334,6 +342,8 @@ func (s fleetShard) behind(b cluster.Bouncer) string {
 	route := s.snapshot.Route.Value
 	applied, has := b.Applied[s.id]
 	switch {
+	case b.Applied == nil:
+		return "bouncer " + b.Name + " does not tell what it leads to, or lictor/bouncers-applied/ may not be read"
 	case !has:
 		return "bouncer " + b.Name + " does not have it"
 	case applied.Leader != route.Leader.Name || applied.Timeline != route.Timeline:

@@ -68,7 +68,8 @@ func TestAlarms(t *testing.T) {
 		{name: "bouncer behind", bouncers: bouncer(cluster.BouncerShard{Leader: "b", Timeline: 1}), want: "bouncer p leads to b on timeline 1"},
 		{name: "bouncer holds", bouncers: bouncer(cluster.BouncerShard{Leader: "a", Timeline: 2, Held: true}), want: "bouncer p holds the clients"},
 		{name: "bouncer unsure", bouncers: bouncer(cluster.BouncerShard{Leader: "a", Timeline: 2}), want: "bouncer p has not verified it"},
-		{name: "bouncer without it", bouncers: []cluster.Bouncer{{Name: "p", All: true}}, want: "bouncer p does not have it"},
+		{name: "bouncer without it", bouncers: []cluster.Bouncer{{Name: "p", All: true, Applied: map[string]cluster.BouncerShard{}}}, want: "bouncer p does not have it"},
+		{name: "bouncer that does not tell", bouncers: []cluster.Bouncer{{Name: "p", All: true}}, want: "bouncer p does not tell what it leads to, or lictor/bouncers-applied/ may not be read"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := fleetShard{scope: "x", snapshot: shardOf(c.edit), dynamic: cluster.Dynamic{MaximumLagOnFailover: 1 << 20}}
