@@ -3,7 +3,6 @@ package member
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -150,6 +149,16 @@ func (g *GuardSupervisor) enqueue(job func(done func())) {
 	g.next()
 }
 
+// inTurn gives an order when all that were given before are answered.
+func (g *GuardSupervisor) inTurn(give func(told func(error)), done func(error)) {
+	g.enqueue(func(next func()) {
+		give(func(err error) {
+			next()
+			done(err)
+		})
+	})
+}
+
 func (g *GuardSupervisor) next() {
 	for !g.busy && len(g.queue) > 0 {
 		job := g.queue[0]
@@ -192,17 +201,13 @@ func (g *GuardSupervisor) ArmNow(w *Work, m Memo, done func(error)) {
 			done(err)
 			return
 		}
-		g.enqueue(func(next func()) {
+		g.inTurn(func(told func(error)) {
 			if w != nil && w.Broken() != nil {
-				next()
-				done(w.Broken())
+				told(w.Broken())
 				return
 			}
-			g.tell(m, true, func(err error) {
-				next()
-				done(err)
-			})
-		})
+			g.tell(m, true, told)
+		}, done)
 	})
 }
 
@@ -248,22 +253,17 @@ func (g *GuardSupervisor) leads(m Memo, until cluster.Instant, limit time.Durati
 			done(err)
 			return
 		}
-		g.enqueue(func(next func()) {
-			m := g.latest(m)
-			told := func(err error) {
-				next()
-				if err != nil {
-					done(fmt.Errorf("the pause cannot end before the guard knows: %w", err))
-					return
-				}
-				g.resting = false
-				done(nil)
-			}
-			if m.KillAt.IsZero() {
+		g.inTurn(func(told func(error)) {
+			if m := g.latest(m); m.KillAt.IsZero() {
 				g.port.Remember(m, told)
 			} else {
 				g.tell(m, false, told)
 			}
+		}, func(err error) {
+			if err == nil {
+				g.resting = false
+			}
+			because(done, "the pause cannot end before the guard knows")(err)
 		})
 	})
 }
@@ -276,16 +276,8 @@ func (g *GuardSupervisor) shorten(m Memo, limit time.Duration, done func(error))
 		done(nil)
 		return
 	}
-	done = g.within(limit, done)
-	g.enqueue(func(next func()) {
-		g.tell(m, false, func(err error) {
-			next()
-			if err != nil {
-				err = fmt.Errorf("the lease cannot be made shorter before the guard knows: %w", err)
-			}
-			done(err)
-		})
-	})
+	done = because(g.within(limit, done), "the lease cannot be made shorter before the guard knows")
+	g.inTurn(func(told func(error)) { g.tell(m, false, told) }, done)
 }
 
 // within calls done once, after limit at the latest.
@@ -303,12 +295,7 @@ func (g *GuardSupervisor) within(limit time.Duration, done func(error)) func(err
 
 // remember has the guard remember a memo; done hears when it does.
 func (g *GuardSupervisor) remember(m Memo, done func(error)) {
-	g.enqueue(func(next func()) {
-		g.port.Remember(g.latest(m), func(err error) {
-			next()
-			done(err)
-		})
-	})
+	g.inTurn(func(told func(error)) { g.port.Remember(g.latest(m), told) }, done)
 }
 
 // Disarm takes the deadline away; done hears when it is. What the loop has left before is
