@@ -47,7 +47,7 @@ func peerOf(name string, s api.PeerStatus) ha.Peer {
 	}
 }
 
-// keepSlot tells whether a slot of nobody stays: permanent ones and those that
+// keepSlot reports whether a slot of nobody stays: permanent ones and those that
 // the operator said to ignore.
 func keepSlot(d cluster.Dynamic) func(postgres.Slot) bool {
 	return func(s postgres.Slot) bool {

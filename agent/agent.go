@@ -73,7 +73,7 @@ type Agent struct {
 	node     *node
 	// registrar is nil where no service is registered.
 	registrar *serviceRegistrar
-	// runnable tells whether the binary installed by now can be run.
+	// runnable reports whether the binary installed by now can be run.
 	runnable func(context.Context) error
 	systemd  *systemd.Notifier
 	metrics  *metrics.Metrics
@@ -101,7 +101,7 @@ type Options struct {
 	GuardCommand []string
 	// ProbeCommand is the program and arguments that run a disk probe.
 	ProbeCommand []string
-	// Runnable tells whether the binary that is installed by now can be run.
+	// Runnable reports whether the binary that is installed by now can be run.
 	Runnable func(context.Context) error
 	// Logging is where Log comes from: a reload changes its level. It may be nil.
 	Logging *logging.Log

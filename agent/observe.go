@@ -20,7 +20,7 @@ type dataLooker struct {
 	busy chan struct{} // holds one while it is looked at
 }
 
-// look looks at the data directory. It tells false when ctx has ended first. A disk
+// look looks at the data directory. It reports false when ctx has ended first. A disk
 // that hangs keeps one look, and no more.
 func (d *dataLooker) look(ctx context.Context) (member.Found, bool) {
 	select {

@@ -128,7 +128,7 @@ func (n *node) Switchover(ctx context.Context, request cluster.Failover) (api.Ou
 	}, nil
 }
 
-// leaderServes tells whether the leader says of itself that it is a primary.
+// leaderServes reports whether the leader says of itself that it is a primary.
 func leaderServes(s api.State) bool {
 	m, found := s.Cluster.Member(s.Cluster.LeaderName())
 	return found && m.Value.State == cluster.StateRunning && m.Value.Role != cluster.RoleReplica

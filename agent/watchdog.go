@@ -64,7 +64,7 @@ func (w *watchdog) mind(v ha.View) {
 	}
 }
 
-// ok tells whether the watchdog lets this member lead, and if not, why.
+// ok reports whether the watchdog lets this member lead, and if not, why.
 func (w *watchdog) ok() (ok bool, problem string) {
 	if err := w.Usable(); err != nil {
 		return false, err.Error()

@@ -116,7 +116,7 @@ type Answer struct {
 	ProvedBy string
 }
 
-// OK tells whether the member did what was asked.
+// OK reports whether the member did what was asked.
 func (a Answer) OK() bool { return a.Status >= 200 && a.Status < 300 }
 
 // Get asks for a path ("/cluster") of the member whose api_url is given.

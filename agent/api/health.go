@@ -59,19 +59,19 @@ func judge(s State, now time.Time, maxLag int64) verdict {
 	return v
 }
 
-// pausedLeader tells whether a primary goes on in pause though its lease could not be
+// pausedLeader reports whether a primary goes on in pause though its lease could not be
 // renewed: nothing demotes it, so no health check takes it out of service either, as
 // long as nobody else is known to lead.
 func pausedLeader(s State) bool {
 	return s.Dynamic.Pause && s.Cluster.LeaderName() == s.Name && s.Postgres.Accepting && !s.Postgres.InRecovery
 }
 
-// fresh tells whether the loop came round within limit before now.
+// fresh reports whether the loop came round within limit before now.
 func fresh(s State, now time.Time, limit time.Duration) bool {
 	return !s.LoopAt.IsZero() && age(s.LoopAt, now) <= limit
 }
 
-// leaseHolds tells whether the lease that the loop saw is still running at now.
+// leaseHolds reports whether the lease that the loop saw is still running at now.
 // No time left while the node leads means that its lease has no end of its own.
 func leaseHolds(s State, now time.Time) bool {
 	return s.LeaseLeft == 0 || age(s.At, now) < s.LeaseLeft
@@ -146,7 +146,7 @@ func (v verdict) answers(path string) (well, tagged bool) {
 	return false, true
 }
 
-// matchesTags tells whether a node has every tag that a query asks for as
+// matchesTags reports whether a node has every tag that a query asks for as
 // tag_NAME=VALUE.
 func matchesTags(tags map[string]any, query url.Values) bool {
 	for key, values := range query {

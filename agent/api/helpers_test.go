@@ -279,7 +279,7 @@ func chunked(r *http.Request) {
 	r.Body = io.NopCloser(r.Body)
 }
 
-// sameJSON tells whether two texts are the same JSON.
+// sameJSON reports whether two texts are the same JSON.
 func sameJSON(t *testing.T, got, want string) bool {
 	t.Helper()
 	var g, w any

@@ -88,7 +88,7 @@ func ParseRestartValue(v map[string]any) (r RestartRequest, started string, err 
 	return r, started, nil
 }
 
-// SameStart tells whether PostgreSQL was started at the moment that a scheduled
+// SameStart reports whether PostgreSQL was started at the moment that a scheduled
 // restart names. A moment that is not known is no other one.
 func SameStart(named string, started time.Time) bool {
 	return named == "" || started.IsZero() || named == pythonTime(started)

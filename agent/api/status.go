@@ -318,7 +318,7 @@ func syncRole(state State) string {
 	return roleSyncStandby
 }
 
-// isStandbyCluster tells whether a dynamic configuration makes the shard follow
+// isStandbyCluster reports whether a dynamic configuration makes the shard follow
 // another one.
 func isStandbyCluster(dynamic map[string]any) bool {
 	section, ok := dynamic["standby_cluster"].(map[string]any)

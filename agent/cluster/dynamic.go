@@ -91,7 +91,7 @@ const (
 	SyncQuorum SyncMode = "quorum"
 )
 
-// On tells whether commits wait for standbys at all; the mode of a configuration that
+// On reports whether commits wait for standbys at all; the mode of a configuration that
 // was not read is off.
 func (m SyncMode) On() bool { return m == SyncOn || m == SyncQuorum }
 

@@ -100,7 +100,7 @@ type HandoverAnswer struct {
 	TookMS int64 `json:"took_ms"`
 }
 
-// Quiet tells whether nothing of the shard runs through this bouncer, and
+// Quiet reports whether nothing of the shard runs through this bouncer, and
 // nothing will until it is released.
 func (a HandoverAnswer) Quiet() bool { return a.Paused && a.Busy == 0 }
 
@@ -201,7 +201,7 @@ func ParseBouncer(value []byte) (Bouncer, error) {
 	return b, nil
 }
 
-// Serves tells whether the bouncer serves a shard.
+// Serves reports whether the bouncer serves a shard.
 func (b Bouncer) Serves(namespace, scope string) bool {
 	if b.All {
 		return true

@@ -13,10 +13,10 @@ func (i Instant) Add(d time.Duration) Instant { return i + Instant(d) }
 // Sub returns the time from j to i.
 func (i Instant) Sub(j Instant) time.Duration { return time.Duration(i - j) }
 
-// Before tells whether i is earlier than j.
+// Before reports whether i is earlier than j.
 func (i Instant) Before(j Instant) bool { return i < j }
 
-// IsZero tells whether i is "never".
+// IsZero reports whether i is "never".
 func (i Instant) IsZero() bool { return i == 0 }
 
 func (i Instant) String() string { return time.Duration(i).String() }

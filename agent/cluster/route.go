@@ -105,7 +105,7 @@ func (m RouteMember) validate(field string) error {
 	return nil
 }
 
-// SameTopology tells whether two routes would be rendered alike, whatever their
+// SameTopology reports whether two routes would be rendered alike, whatever their
 // times say.
 func (r Route) SameTopology(o Route) bool {
 	r.Since, o.Since = time.Time{}, time.Time{}

@@ -27,10 +27,10 @@ type Entry[T any] struct {
 	Err error
 }
 
-// Exists tells whether the key was there.
+// Exists reports whether the key was there.
 func (e Entry[T]) Exists() bool { return e.ModifyIndex != 0 }
 
-// OK tells whether the key was there and was understood.
+// OK reports whether the key was there and was understood.
 func (e Entry[T]) OK() bool { return e.Exists() && e.Err == nil }
 
 // Snapshot is a shard as it stood in Consul at one index. A value that makes

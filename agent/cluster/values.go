@@ -112,7 +112,7 @@ const (
 	RoleUninitialized = "uninitialized"
 )
 
-// IsPrimary tells whether a role is that of a primary, in Patroni 4's word or in 3's.
+// IsPrimary reports whether a role is that of a primary, in Patroni 4's word or in 3's.
 func IsPrimary(role string) bool { return role == RolePrimary || role == RoleMaster }
 
 // Address is where the member's PostgreSQL listens, by its conn_url; without a port
@@ -165,7 +165,7 @@ func (m Member) check() error {
 // Tag returns a boolean tag; absent means false.
 func (m Member) Tag(name string) bool { return boolTag(m.Tags, name) }
 
-// NoFailover tells whether the member must never lead: the tag nofailover, or
+// NoFailover reports whether the member must never lead: the tag nofailover, or
 // a failover_priority of zero or less.
 func NoFailover(tags map[string]any) bool {
 	if boolTag(tags, "nofailover") {
@@ -257,7 +257,7 @@ const (
 	OnBusyRefuse = "refuse" // it is called off before anybody waits where one has run for half a second, else after that time
 )
 
-// Empty tells whether nothing is asked for.
+// Empty reports whether nothing is asked for.
 func (f Failover) Empty() bool {
 	return f.Leader == "" && f.Candidate == "" && f.ScheduledAt == nil
 }
@@ -297,7 +297,7 @@ func (s Sync) Standbys() []string {
 	return strings.Split(*s.SyncStandby, ",")
 }
 
-// Has tells whether name held every acknowledged commit when the key was
+// Has reports whether name held every acknowledged commit when the key was
 // written: the leader itself or one of its synchronous standbys. Names compare
 // without case, as PostgreSQL compares application names.
 func (s Sync) Has(name string) bool {

@@ -71,7 +71,7 @@ const foreign = " COMPLEMENTOFDEFAULT COMPLEMENTOFALL MEDIUM LOW EXP EXPORT EXPO
 	"aDH aECDH aDSS DSS DES 3DES RC4 RC2 IDEA SEED MD5 CAMELLIA CAMELLIA128 CAMELLIA256 ARIA ARIA128 ARIA256 ARIAGCM AESCCM AESCCM8 SHA256 SHA384 " +
 	"SSLv1 SSLv2 SSLv3 TLSv1.1 TLSv1.3 PSK kPSK kECDHEPSK kDHEPSK kRSAPSK aPSK SRP kSRP aSRP GOST aGOST aGOST01 kGOST GOST94 GOST89MAC CBC "
 
-// has tells whether all words of a term select the cipher.
+// has reports whether all words of a term select the cipher.
 func (c cipher) has(term string) bool {
 	for word := range strings.SplitSeq(term, "+") {
 		if word != c.name && !slices.Contains(c.words, word) {
@@ -147,7 +147,7 @@ func ParseCiphers(text string) (ids []uint16, notes []string, err error) {
 	return ids, notes, nil
 }
 
-// known tells whether OpenSSL has all words of a term, as far as that can be told.
+// known reports whether OpenSSL has all words of a term, as far as that can be told.
 func known(term string) bool {
 	for word := range strings.SplitSeq(term, "+") {
 		own := slices.ContainsFunc(ciphers(), func(c cipher) bool { return c.has(word) })

@@ -468,7 +468,7 @@ func TestSample(t *testing.T) {
 	}
 }
 
-// isSetting tells whether a commented line is a setting, not a sentence.
+// isSetting reports whether a commented line is a setting, not a sentence.
 func isSetting(text string) bool {
 	key, _, _ := strings.Cut(strings.TrimLeft(text, " "), ":")
 	return key != "" && !strings.ContainsAny(key, " ,.") && key == strings.ToLower(key)

@@ -78,7 +78,7 @@ func startConsul(t *testing.T) server {
 	return server{}
 }
 
-// ready tells whether the Consul has a leader that knows its own node, without
+// ready reports whether the Consul has a leader that knows its own node, without
 // which there are no sessions.
 func ready(ctx context.Context, t *testing.T, s server) bool {
 	t.Helper()

@@ -29,7 +29,7 @@ type Service struct {
 	Forget time.Duration
 }
 
-// Equal tells whether two services are the same.
+// Equal reports whether two services are the same.
 func (s Service) Equal(o Service) bool {
 	return slices.Equal(s.Tags, o.Tags) && s.ID == o.ID && s.Name == o.Name && s.Address == o.Address && s.Port == o.Port && s.CheckURL == o.CheckURL &&
 		s.CheckInterval == o.CheckInterval && s.CheckServerName == o.CheckServerName && s.Forget == o.Forget
@@ -52,7 +52,7 @@ func (s *Store) RegisterService(ctx context.Context, v Service) error {
 	return nil
 }
 
-// HasService tells whether the local Consul agent knows a service.
+// HasService reports whether the local Consul agent knows a service.
 func (s *Store) HasService(ctx context.Context, id string) (bool, error) {
 	_, _, err := s.clients[0].Agent().Service(id, (&api.QueryOptions{}).WithContext(ctx))
 	var status api.StatusError

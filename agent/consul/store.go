@@ -98,7 +98,7 @@ func holdFor(ctx context.Context, wait time.Duration) time.Duration {
 	return wait
 }
 
-// unavailable tells whether an error says nothing about the request itself.
+// unavailable reports whether an error says nothing about the request itself.
 func unavailable(err error) bool {
 	var status api.StatusError
 	if errors.As(err, &status) {
@@ -110,14 +110,14 @@ func unavailable(err error) bool {
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 
-// refused tells whether Consul itself said no (permission denied, bad request,
+// refused reports whether Consul itself said no (permission denied, bad request,
 // too many requests): the request took no effect.
 func refused(err error) bool {
 	var status api.StatusError
 	return errors.As(err, &status) && status.Code < http.StatusInternalServerError
 }
 
-// neverSent tells whether a request cannot have reached Consul.
+// neverSent reports whether a request cannot have reached Consul.
 func neverSent(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"

@@ -98,7 +98,7 @@ func (e Event) Phase(name string) (time.Duration, bool) {
 // Took is TookMS as a duration.
 func (e Event) Took() time.Duration { return time.Duration(e.TookMS) * time.Millisecond }
 
-// weighty tells whether the event is one that is kept longer: those about the
+// weighty reports whether the event is one that is kept longer: those about the
 // leader are not to be driven out by a member that comes and goes.
 func (e Event) weighty() bool {
 	switch e.Kind {

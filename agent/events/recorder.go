@@ -132,7 +132,7 @@ func (r *Recorder) Writing() { r.dirty = false }
 // Failed says that writing has failed.
 func (r *Recorder) Failed() { r.dirty = len(r.pending) > 0 }
 
-// Watching tells whether a change of leader waits for its first write.
+// Watching reports whether a change of leader waits for its first write.
 func (r *Recorder) Watching() bool { return r.change != nil }
 
 // follow is what a member remembers that does not lead.
@@ -207,7 +207,7 @@ func (r *Recorder) beginReign(v View) {
 	r.advance(v)
 }
 
-// overridden tells whether the lease was given to this member by an operator, who
+// overridden reports whether the lease was given to this member by an operator, who
 // overrode its owner, and not by the owner, who has this member receive all of its WAL
 // before.
 func (r *Recorder) overridden(v View) bool {

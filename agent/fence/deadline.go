@@ -33,10 +33,10 @@ func (d *Deadline) Arm(now, until cluster.Instant, newLease bool) error {
 // Disarm takes the deadline away: PostgreSQL is stopped, or a replica.
 func (d *Deadline) Disarm() { *d = Deadline{} }
 
-// Due tells whether PostgreSQL must be killed now.
+// Due reports whether PostgreSQL must be killed now.
 func (d *Deadline) Due(now cluster.Instant) bool { return !d.Until.IsZero() && !now.Before(d.Until) }
 
-// Over tells whether the deadline has passed, and no new one was set since.
+// Over reports whether the deadline has passed, and no new one was set since.
 func (d *Deadline) Over(now cluster.Instant) bool { return d.Fired || d.Due(now) }
 
 // Fire notes that PostgreSQL is being killed.

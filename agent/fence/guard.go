@@ -434,7 +434,7 @@ const killAgainAfter = 100 * time.Millisecond
 // clockEvery is how often the clock is looked at where there is no timer.
 const clockEvery = 20 * time.Millisecond
 
-// waitUntil waits for an instant, and tells false when the deadline moved first.
+// waitUntil waits for an instant, and reports false when the deadline moved first.
 func (g *guard) waitUntil(ctx context.Context, until cluster.Instant) bool {
 	if !Now().Before(until) {
 		return true

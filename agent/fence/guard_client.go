@@ -173,7 +173,7 @@ func (c *GuardClient) PID() int {
 }
 
 // EndHung ends the guard that runs if it does not answer, by SIGKILL, and waits for its
-// end; it tells whether there was one. Its PostgreSQL is killed with it: this is for when
+// end; it reports whether there was one. Its PostgreSQL is killed with it: this is for when
 // none runs.
 func (c *GuardClient) EndHung(ctx context.Context) (bool, error) {
 	c.mu.Lock()

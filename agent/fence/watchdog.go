@@ -215,10 +215,10 @@ func (w *Watchdog) StandDown() { w.leave(watchdogOrder{}) }
 // until Run ends.
 func (w *Watchdog) Disable(ctx context.Context) error { return w.command(ctx, watchdogOrder{}) }
 
-// Required tells whether nothing may be promoted without a working device.
+// Required reports whether nothing may be promoted without a working device.
 func (w *Watchdog) Required() bool { return w.o.Mode == watchdogRequired }
 
-// Working tells whether the device runs and the last keepalive succeeded. An
+// Working reports whether the device runs and the last keepalive succeeded. An
 // active one that does not work resets the host at the end of the lease.
 func (w *Watchdog) Working() bool { return w.State().Working }
 

@@ -152,7 +152,7 @@ func (d *kernelWatchdog) stop() error {
 
 func (d *kernelWatchdog) abandon() error { return unix.Close(d.fd) }
 
-// unsupported tells whether a driver lacks an ioctl.
+// unsupported reports whether a driver lacks an ioctl.
 func unsupported(err error) bool {
 	return errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EOPNOTSUPP)
 }

@@ -70,7 +70,7 @@ func WatchdogTimeout(ttl time.Duration, safetyMargin *int) (time.Duration, error
 	return timeout, nil
 }
 
-// Check tells whether demotion, kill and reset come in this order and by the end
+// Check reports whether demotion, kill and reset come in this order and by the end
 // of the lease. The reset is due at most watchdogSlack before the end.
 func (t WatchdogTiming) Check(required bool) error {
 	// When an agent that runs sends the last keepalive that is worth it, this is
@@ -96,7 +96,7 @@ func MayKeepAlive(now, until cluster.Instant, timeout time.Duration) bool {
 	return !until.IsZero() && !until.Before(now.Add(timeout+watchdogSlack))
 }
 
-// planKeepAlive tells whether to send a keepalive now, and with which timeout.
+// planKeepAlive reports whether to send a keepalive now, and with which timeout.
 // resetAt is when the device fires as things stand (zero: it does not run).
 //
 // Usually the timeout is the one that was asked for. When it is too late for that

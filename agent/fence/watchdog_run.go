@@ -164,7 +164,7 @@ func (w *Watchdog) send(timeout time.Duration) error {
 	return nil
 }
 
-// gone tells whether a device, or the reader of a fifo, is no longer there.
+// gone reports whether a device, or the reader of a fifo, is no longer there.
 func gone(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.EBADF)
 }

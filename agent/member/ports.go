@@ -175,7 +175,7 @@ type GuardPort interface {
 	// Awake ends a guard that does not answer, before PostgreSQL is started, if none runs.
 	Awake(w *Work, done func(error))
 	// Overtake makes sure that no start comes up any more which was asked for before, and
-	// tells whether one may have since PostgreSQL was killed.
+	// reports whether one may have since PostgreSQL was killed.
 	Overtake(done func(started bool, err error))
 	// Mark says beside the data directory that this member may lead until then, or that it
 	// rests on a pause. Marks take effect in the order in which they are asked for.

@@ -111,7 +111,7 @@ func (p *promotion) note(promoted bool) {
 }
 
 // unpromote makes sure that a promotion which failed does not happen after all, and
-// tells whether that is certain. PostgreSQL may have been asked already, and goes on with
+// reports whether that is certain. PostgreSQL may have been asked already, and goes on with
 // it, also when the lease was given up since: so it is ended, and until it has been, this
 // member does not lead. It takes away standby.signal before it accepts the first commit.
 func (p *promotion) unpromote(done func(certain bool)) {

@@ -62,14 +62,14 @@ func explain(err error) string {
 	return err.Error()
 }
 
-// neverSent tells whether a request cannot have reached the member: nobody was there,
+// neverSent reports whether a request cannot have reached the member: nobody was there,
 // or the two have not agreed on TLS, which comes before the request.
 func neverSent(err error) bool {
 	var op *net.OpError
 	return errors.Is(err, errUnreachable) || errors.As(err, &op) && op.Op == "dial" || noTLS(err)
 }
 
-// noTLS tells whether a request has failed because one side did not accept the
+// noTLS reports whether a request has failed because one side did not accept the
 // other's certificate, or does not speak TLS.
 func noTLS(err error) bool {
 	var certificate *tls.CertificateVerificationError

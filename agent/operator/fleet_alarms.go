@@ -91,7 +91,7 @@ func (s fleetShard) alarms() []alarm {
 	return alarms
 }
 
-// unheard tells whether a member led before the present leader and has written
+// unheard reports whether a member led before the present leader and has written
 // nothing since. The key of a leader whose host has died outlives it for the rest of
 // its session: it still says that a primary runs there, which is no more than what
 // was true when it was written.

@@ -229,7 +229,7 @@ func address(m api.MemberView, withPort bool) string {
 	return m.Host
 }
 
-// portsMatter tells whether hosts alone do not say where members are: one has
+// portsMatter reports whether hosts alone do not say where members are: one has
 // another port than PostgreSQL's own, or two share a host.
 func portsMatter(members []api.MemberView) bool {
 	seen := map[string]bool{}

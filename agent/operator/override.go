@@ -37,7 +37,7 @@ func overrides(snapshot cluster.Snapshot, candidate string) (list, lease bool) {
 }
 
 // override leaves the request and takes what is in the candidate's way out of it. It
-// tells whether it did: when nothing is in the way, nothing is done.
+// reports whether it did: when nothing is in the way, nothing is done.
 func (s *Shard) override(ctx context.Context, c *Console, snapshot cluster.Snapshot, request cluster.Failover) (done bool, err error) {
 	list, lease := overrides(snapshot, request.Candidate)
 	if !list && !lease {

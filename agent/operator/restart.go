@@ -187,7 +187,7 @@ func (p restartPlan) feasible(s *Shard, snapshot cluster.Snapshot) error {
 	return nil
 }
 
-// hasSuccessor tells whether some other member may lead.
+// hasSuccessor reports whether some other member may lead.
 func hasSuccessor(snapshot cluster.Snapshot) bool {
 	return slices.ContainsFunc(snapshot.Members, func(m cluster.Entry[cluster.Member]) bool {
 		return m.OK() && m.Value.Name != snapshot.LeaderName() && m.Value.State == cluster.StateRunning && !cluster.NoFailover(m.Value.Tags)

@@ -112,7 +112,7 @@ func (s *Site) Scopes(ctx context.Context) ([]string, error) {
 	return scopes, nil
 }
 
-// shardKey tells whether a key below a scope is one that makes it a shard's.
+// shardKey reports whether a key below a scope is one that makes it a shard's.
 func shardKey(rest string) bool {
 	return rest == "initialize" || rest == "config" || rest == "leader" || strings.HasPrefix(rest, "members/")
 }

@@ -153,7 +153,7 @@ func (t *turns) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]b
 	return t.Signer.Sign(rand, digest, opts)
 }
 
-// encrypted tells whether PEM text holds a private key under a pass phrase, in
+// encrypted reports whether PEM text holds a private key under a pass phrase, in
 // either of the two forms in use.
 func encrypted(text []byte) bool {
 	for {

@@ -91,7 +91,7 @@ func Load(source Source, schema Schema, into any, check func() ([]cluster.Warnin
 	return warnings, refused(source, errs)
 }
 
-// covers tells whether a problem of path, or of a section that it is in, has
+// covers reports whether a problem of path, or of a section that it is in, has
 // been reported.
 func covers(reported map[string]bool, path string) bool {
 	for path != "" {
@@ -160,5 +160,5 @@ func (r *Refused) Error() string {
 
 func (r *Refused) Unwrap() error { return r.Err }
 
-// near tells whether a variable's name looks like a slip of another's.
+// near reports whether a variable's name looks like a slip of another's.
 func near(a, b string) bool { return levenshtein.ComputeDistance(a, b) <= 2 }

@@ -26,7 +26,7 @@ func isSecret(name string) bool {
 	return false
 }
 
-// holdsSecrets tells whether a tree has a secret anywhere.
+// holdsSecrets reports whether a tree has a secret anywhere.
 func holdsSecrets(value any) bool {
 	switch v := value.(type) {
 	case map[string]any:
@@ -45,7 +45,7 @@ func holdsSecrets(value any) bool {
 	return false
 }
 
-// mayHoldSecrets tells whether a value of this type may have a secret within.
+// mayHoldSecrets reports whether a value of this type may have a secret within.
 func mayHoldSecrets(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Pointer, reflect.Slice:
