@@ -75,7 +75,7 @@ func (b *bouncers) hold(ctx context.Context, session string, plan cluster.Handov
 		patience = shortPatience
 	}
 	held := 0
-	var busy []told
+	var busy []bouncerAnswer
 	for _, answer := range b.tell(ctx, all, plan, patience) {
 		switch {
 		case answer.err != nil:
@@ -102,7 +102,7 @@ func (b *bouncers) hold(ctx context.Context, session string, plan cluster.Handov
 
 // veto says why a handover that must not cancel anything is called off. Any session may
 // register as a bouncer; so they are believed as far as PostgreSQL has clients, and named.
-func veto(busy []told, clients int, unasked error) error {
+func veto(busy []bouncerAnswer, clients int, unasked error) error {
 	if len(busy) == 0 || unasked == nil && clients == 0 {
 		return nil
 	}
@@ -112,7 +112,7 @@ func veto(busy []told, clients int, unasked error) error {
 // mostNamed is how many bouncers a message names.
 const mostNamed = 8
 
-func whoIsBusy(answers []told) []string {
+func whoIsBusy(answers []bouncerAnswer) []string {
 	var who []string
 	for i, answer := range answers {
 		if i == mostNamed {
@@ -138,8 +138,8 @@ func (b *bouncers) list(ctx context.Context) ([]cluster.Bouncer, error) {
 	return mine, nil
 }
 
-// told is a bouncer's answer to a handover, or why there is none.
-type told struct {
+// bouncerAnswer is a bouncer's answer to a handover, or why there is none.
+type bouncerAnswer struct {
 	cluster.HandoverAnswer
 	bouncer string
 	err     error
@@ -147,11 +147,11 @@ type told struct {
 
 // tell tells all bouncers of a handover at once, who may wait with their
 // answers.
-func (b *bouncers) tell(ctx context.Context, all []cluster.Bouncer, plan cluster.Handover, wait time.Duration) []told {
+func (b *bouncers) tell(ctx context.Context, all []cluster.Bouncer, plan cluster.Handover, wait time.Duration) []bouncerAnswer {
 	request := cluster.HandoverRequest{
 		Namespace: b.namespace, Scope: b.scope, Handover: plan, WaitMS: wait.Milliseconds(),
 	}
-	answers := make([]told, len(all))
+	answers := make([]bouncerAnswer, len(all))
 	b.each(ctx, wait+answerSlack, all, func(ctx context.Context, i int, one cluster.Bouncer) {
 		answers[i].bouncer = one.Name
 		answers[i].err = b.client.PostJSON(ctx, one.URL, "/handover", request, &answers[i].HandoverAnswer)

@@ -73,24 +73,24 @@ func TestABouncersAnswerInALine(t *testing.T) {
 // What bouncers say runs calls a handover off as far as PostgreSQL has clients, and the
 // message names who has said so.
 func TestABouncersVeto(t *testing.T) {
-	busy := func(name string, n int) told {
-		return told{bouncer: name, HandoverAnswer: cluster.HandoverAnswer{Busy: n}}
+	busy := func(name string, n int) bouncerAnswer {
+		return bouncerAnswer{bouncer: name, HandoverAnswer: cluster.HandoverAnswer{Busy: n}}
 	}
-	crowd := make([]told, 1000)
+	crowd := make([]bouncerAnswer, 1000)
 	for i := range crowd {
 		crowd[i] = busy(strings.Repeat("x", 500)+"\x1b", 1)
 	}
 	for _, c := range []struct {
 		name    string
-		busy    []told
+		busy    []bouncerAnswer
 		clients int
 		unasked error
 		want    string // empty: it goes on
 	}{
 		{"none", nil, 3, nil, ""},
-		{"one, and clients", []told{busy("pooler1", 2), busy("pooler2", 1)}, 1, nil, "bouncer pooler1: 2, bouncer pooler2: 1"},
-		{"one, and no client", []told{busy("evil", 1)}, 0, nil, ""},
-		{"PostgreSQL cannot be asked", []told{busy("pooler1", 2)}, 0, errors.New("no slot"), "pooler1"},
+		{"one, and clients", []bouncerAnswer{busy("pooler1", 2), busy("pooler2", 1)}, 1, nil, "bouncer pooler1: 2, bouncer pooler2: 1"},
+		{"one, and no client", []bouncerAnswer{busy("evil", 1)}, 0, nil, ""},
+		{"PostgreSQL cannot be asked", []bouncerAnswer{busy("pooler1", 2)}, 0, errors.New("no slot"), "pooler1"},
 		{"a crowd", crowd, 1, nil, "992 others"},
 	} {
 		err := veto(c.busy, c.clients, c.unasked)

@@ -84,7 +84,7 @@ func (a *Agent) show(reason string) {
 
 // problems are those that were logged and last, and the values that PostgreSQL refuses.
 func (a *Agent) problems() []string {
-	all := a.m.Told()
+	all := a.m.Logged()
 	for _, why := range a.pg.Refused() {
 		all = append(all, "PostgreSQL refuses the value of a parameter, which is not used: "+why)
 	}

@@ -96,7 +96,7 @@ type Member struct {
 
 // New makes a member that knows nothing yet.
 func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
-	shard := &Shard{Settings: s, Clock: p.Clock, Later: p.Later, Dynamic: dynamic, told: map[string]string{}}
+	shard := &Shard{Settings: s, Clock: p.Clock, Later: p.Later, Dynamic: dynamic, logged: map[string]string{}}
 	m := &Member{Shard: shard, Ports: p, shell: shell}
 	local, work, lead, keys, planned := &m.Local, &m.worker, &m.leadership, &m.leaderKeys, &m.handovers
 	m.reader = reader{Shard: shard, consul: p.Consul, tenure: &lead.Tenure, accept: m.Accept}

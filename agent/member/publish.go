@@ -21,8 +21,8 @@ func (m *Member) Publish() {
 		m.history.write()
 		m.checkpoint.make()
 	} else { // what only a leader finds is no problem of this member's any more
-		delete(m.told, "events")
-		delete(m.told, "route of another cluster")
+		delete(m.logged, "events")
+		delete(m.logged, "route of another cluster")
 	}
 	if leads != m.PG.Observed.InRecovery {
 		m.slots.keep()

@@ -151,10 +151,10 @@ func TestPublish(t *testing.T) {
 	w.Publish()
 	w.wantAsked("Consul Postgres")
 	w = newWorld(t)
-	w.told["events"] = "x"
+	w.logged["events"] = "x"
 	w.Publish()
 	w.wantAsked("Consul Postgres", "Consul.Touch")
-	if len(w.Told()) != 0 {
+	if len(w.Logged()) != 0 {
 		t.Fatal("a leader's problem is told of by a replica")
 	}
 }

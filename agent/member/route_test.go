@@ -15,14 +15,14 @@ func TestTheRouteOfAnotherCluster(t *testing.T) {
 	w.Snapshot.Route.Value.SystemIdentifier = "another"
 	w.route.write()
 	w.none("Consul.WriteAsLeader")
-	if told := w.Told(); len(told) != 1 || !strings.Contains(told[0], "another") {
+	if told := w.Logged(); len(told) != 1 || !strings.Contains(told[0], "another") {
 		t.Fatalf("%v", told)
 	}
 	if _, ok := w.route.wanted(); ok {
 		t.Fatal("a takeover replaces it")
 	}
 	w.Snapshot.Route.Value.SystemIdentifier = systemA
-	if _, ok := w.route.wanted(); !ok || len(w.Told()) != 0 {
+	if _, ok := w.route.wanted(); !ok || len(w.Logged()) != 0 {
 		t.Fatal("it is ours again")
 	}
 	w.Data.SystemIdentifier = ""

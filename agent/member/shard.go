@@ -23,7 +23,7 @@ type Shard struct {
 	Dynamic  cluster.Dynamic
 
 	barredUntil cluster.Instant   // pre_promote has failed: this member does not want to lead before
-	told        map[string]string // problems that were logged and last, by topic
+	logged      map[string]string // problems that were logged and last, by topic
 }
 
 // retryAfter is how soon a request to Consul that certainly failed is tried again, with
@@ -59,23 +59,23 @@ func (s *Shard) TagsNow() map[string]any {
 // Once logs a problem when it is new or has changed, until ClearOnce.
 func (s *Shard) Once(topic, message, detail string) {
 	problem := message + ": " + detail
-	if s.told[topic] == problem {
+	if s.logged[topic] == problem {
 		return
 	}
-	s.told[topic] = problem
+	s.logged[topic] = problem
 	s.Log.Error().Str("detail", detail).Msg(message)
 }
 
 // ClearOnce says that the problem of a topic is over.
 func (s *Shard) ClearOnce(topic string) {
-	if _, told := s.told[topic]; told {
-		delete(s.told, topic)
+	if _, logged := s.logged[topic]; logged {
+		delete(s.logged, topic)
 		s.Log.Info().Str("topic", topic).Msg("problem resolved")
 	}
 }
 
-// Told are the problems that were logged and last.
-func (s *Shard) Told() []string { return slices.Collect(maps.Values(s.told)) }
+// Logged are the problems that were logged and last.
+func (s *Shard) Logged() []string { return slices.Collect(maps.Values(s.logged)) }
 
 // upstreamOf is how to reach a member's PostgreSQL.
 func (s *Shard) upstreamOf(name string) (pg.Upstream, error) {

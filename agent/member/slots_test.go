@@ -35,7 +35,7 @@ func TestSlots(t *testing.T) {
 	w.slots.keep()
 	w.slots.keep()
 	w.deny("Postgres.SyncSlots", errBoom)
-	if len(w.Told()) != 1 {
+	if len(w.Logged()) != 1 {
 		t.Fatal("not told of")
 	}
 	w.slots.keep()
