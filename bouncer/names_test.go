@@ -154,3 +154,29 @@ func TestNewShardTakesNoName(t *testing.T) {
 		return err
 	})
 }
+
+// Names at PgBouncer's limit of 63 bytes, which the readers' name reaches first: the longest one
+// that fits is served, a longer one is told and keeps no other shard from its failover.
+func TestLongNames(t *testing.T) {
+	w := newWorld(t, nil)
+	fits, long := strings.Repeat("y", 60), strings.Repeat("x", 61)
+	key := func(scope string) string { return cluster.NewKeys("", scope, w.config.RoutesPrefix).Route() }
+	for _, scope := range []string{"s1", fits, long} {
+		w.put(key(scope), w.route(0, cluster.RouteOpen))
+	}
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.awaitProblem(fmt.Sprintf("shard service/%s is not offered: database %q must not be longer than 60 bytes", long, long))
+	w.put(key(fits), w.route(1, cluster.RouteOpen))
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	w.await("the long name following its route", func() error {
+		all, err := w.admin().Databases(w.ctx)
+		if err != nil || all[fits].Port != w.site.members[1].Port || all[fits+"_ro"].Port != w.site.members[1].Port {
+			return fmt.Errorf("%+v %w", all, err)
+		}
+		return nil
+	})
+	w.awaitHealthy()
+}

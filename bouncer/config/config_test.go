@@ -79,6 +79,9 @@ func TestLoad(t *testing.T) {
 	if list := c.Settings(pgbouncer.Version{1, 24, 1}); list[len(list)-1].Name != "so_reuseport" || !slices.Contains(list, NamedSetting{"tcp_user_timeout", "0"}) {
 		t.Errorf("settings of 1.24: %v", list)
 	}
+	if c, _, err := loadText(t, strings.Replace(fullConfig, "hold_timeout: 20", "hold_timeout: 20\nreaders: off", 1), settings.Source{}); err != nil || c.ReadersOf(c.Shards[0]) != ReadersOff {
+		t.Errorf("readers: off: %q %v", c.Readers, err)
+	}
 	if c.WithClosing(true).Setting("tcp_user_timeout") != "0" {
 		t.Error("tcp_user_timeout is set though sockets can be closed")
 	}

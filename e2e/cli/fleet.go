@@ -39,9 +39,13 @@ func SeedFleet(ctx context.Context, c *api.Client, n int, apiURL string) error {
 	}
 	for i := range 10 {
 		name := fmt.Sprintf("pooler%02d", i+1)
-		key := cluster.NewKeys("", "x", "").Bouncers() + name
-		held[key] = true
-		values[key] = cluster.Bouncer{Name: name, URL: "http://" + name + ":8009", All: true, Applied: applied}
+		keys := cluster.NewKeys("", "x", "")
+		for key, value := range map[string]any{
+			keys.Bouncers() + name:        cluster.Bouncer{Name: name, URL: "http://" + name + ":8009", All: true},
+			keys.BouncersApplied() + name: cluster.BouncerApplied{Applied: applied},
+		} {
+			held[key], values[key] = true, value
+		}
 	}
 	for keys := range slices.Chunk(slices.Sorted(maps.Keys(values)), batch) {
 		var ops api.TxnOps
