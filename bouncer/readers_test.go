@@ -87,10 +87,12 @@ func TestFallbackFollowsShard(t *testing.T) {
 		c.PgBouncer.Fallback = map[string]any{"shard": "s1", "dbname": "postgres", "application_name": "a fallback"}
 		c.Shards = []config.Shard{{Scope: "s1", Databases: []string{"s1=postgres"}}}
 	})
-	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
+	w.awaitProblem("pgbouncer.fallback: no route of shard s1 is known: there is no database *")
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.pgbouncer()
 	w.awaitLeader(0)
+	w.awaitProblem("")
 	conn := w.connect("any-name")
 	if got := w.where(conn); got != 0 {
 		t.Fatalf("answered by member %d", got)

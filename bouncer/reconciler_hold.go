@@ -200,8 +200,12 @@ func (c *reconciler) release(ctx context.Context, link pooler.LinkState, views [
 		c.standing[name], released = d, true
 	}
 	for _, v := range ready {
+		message := "clients released"
+		if v.operator != nil {
+			message = "no need to hold clients any more; an operator's pause goes on"
+		}
 		c.log.Info().Str("shard", string(v.ID)).Str("leader", v.Route.Leader.Name).
-			Dur("held", time.Since(c.holds[v.ID].since)).Msg("clients released")
+			Dur("held", time.Since(c.holds[v.ID].since)).Msg(message)
 		delete(c.holds, v.ID)
 	}
 	if released {

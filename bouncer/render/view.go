@@ -132,6 +132,9 @@ func View(c config.Config, shards map[config.ShardID]ShardRoute, version pgbounc
 		}
 		views = append(views, v)
 	}
+	if to := c.FallbackShard(); to != "" && !slices.ContainsFunc(views, func(v *Shard) bool { return v.Fallback }) {
+		left = append(left, LeftOut{"pgbouncer.fallback", fmt.Errorf("pgbouncer.fallback: no route of shard %s is known: there is no database *", to)})
+	}
 	for path, err := range c.UnknownOptions(version) {
 		left = append(left, LeftOut{path, err})
 	}
