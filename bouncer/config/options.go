@@ -9,15 +9,16 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
+// HasDatabaseOptions reports whether any database of a shard has options.
+func (c Config) HasDatabaseOptions(s Shard) bool {
+	return len(c.PgBouncer.DatabaseOptions)+len(s.Options)+len(s.DatabaseOptions)+s.PoolSize+len(s.PoolMode) > 0
+}
+
 // DatabaseOptions are the options with which PgBouncer of version has a database of a shard,
 // by name. What it does not know is left out (UnknownOptions).
 func (c Config) DatabaseOptions(s Shard, name string, version pgbouncer.Version) []pgbouncer.Option {
-	all, own := c.PgBouncer.DatabaseOptions, s.DatabaseOptions[name]
-	if len(all)+len(s.Options)+len(own)+s.PoolSize+len(s.PoolMode) == 0 {
-		return nil
-	}
 	merged := map[string]any{}
-	maps.Copy(merged, all)
+	maps.Copy(merged, c.PgBouncer.DatabaseOptions)
 	if s.PoolSize > 0 {
 		merged["pool_size"] = s.PoolSize
 	}
@@ -25,7 +26,7 @@ func (c Config) DatabaseOptions(s Shard, name string, version pgbouncer.Version)
 		merged["pool_mode"] = s.PoolMode
 	}
 	maps.Copy(merged, s.Options)
-	maps.Copy(merged, own)
+	maps.Copy(merged, s.DatabaseOptions[name])
 	return writtenOptions(pgbouncer.DatabaseOptions, merged, version)
 }
 

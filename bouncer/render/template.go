@@ -251,16 +251,16 @@ func shardFunctions(find func(any) (*Shard, error), version pgbouncer.Version) m
 			}
 			return v.readers, nil
 		},
-		"options": func(s any, database string) ([]pgbouncer.Option, error) {
+		"options": func(s any, database string) (string, error) {
 			v, err := find(s)
-			if err != nil {
-				return nil, err
+			if err != nil || v.options == nil {
+				return "", err
 			}
 			options, offered := v.options[database]
 			if !offered {
-				return nil, fmt.Errorf("shard %s has no database %q", v.ID, database)
+				return "", fmt.Errorf("shard %s has no database %q", v.ID, database)
 			}
-			return options, nil
+			return pgbouncer.FormatOptions(options), nil
 		},
 		"ini_options":    pgbouncer.FormatOptions,
 		"haproxy_name":   haproxyName,

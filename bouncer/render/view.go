@@ -32,7 +32,7 @@ type Shard struct {
 	// Index is the ModifyIndex that Consul gave the route.
 	Index     uint64
 	Databases []config.Database
-	// options are PgBouncer's for each of the names that it has of the shard.
+	// options are PgBouncer's for each of the names that it has of the shard; nil: there are none.
 	options  map[string][]pgbouncer.Option
 	template TemplateShard
 }
@@ -126,9 +126,11 @@ func View(c config.Config, shards map[config.ShardID]ShardRoute, version pgbounc
 			left = append(left, LeftOut{string(id) + " readers", fmt.Errorf(
 				"shard %s: no replica takes readers, and the primary takes none (readers: strict): the databases with _ro are not offered", id)})
 		}
-		v.options = map[string][]pgbouncer.Option{}
-		for _, name := range v.Offered() {
-			v.options[name] = c.DatabaseOptions(s, name, version)
+		if c.HasDatabaseOptions(s) {
+			v.options = map[string][]pgbouncer.Option{}
+			for _, name := range v.Offered() {
+				v.options[name] = c.DatabaseOptions(s, name, version)
+			}
 		}
 		views = append(views, v)
 	}
