@@ -15,48 +15,69 @@ var ErrTooLong = errors.New("it has taken too long")
 // errNotShutDown: nobody knows how far the WAL goes that the successor must have.
 var errNotShutDown = errors.New("PostgreSQL has ended without a shutdown checkpoint, by a crash or a kill")
 
+// handovers are planned changes of primary: they are carried out, and bouncers are told.
+type handovers struct {
+	*Shard
+	local    *Local
+	lead     *leadership
+	work     *worker
+	keys     *leaderKeys
+	stop     *stopper
+	postgres Postgres
+	peers    Peers
+	bouncers Bouncers
+
+	// HandedOver is the request that was carried out last.
+	HandedOver uint64
+	// holding: clients are held for the handover under way. The route says so only
+	// then: nobody is to wait for the checkpoint before it.
+	holding bool
+	// announced is a handover whose announcement is to be taken back.
+	announced cluster.Handover
+}
+
 // planned is a handover under way.
 type planned struct {
-	*Member
+	*handovers
 	plan     cluster.Handover
 	receiver cluster.Member // of the WAL
 	onBusy   string
 	asked    uint64 // the request that it carries out
 
-	announced, stopped, dropped bool
+	announcing, stopped, dropped bool
 }
 
-// handover stops PostgreSQL while the lease goes on being renewed, makes sure
+// begin stops PostgreSQL while the lease goes on being renewed, makes sure
 // that the successor has all of its WAL, and gives the lease to it. Without a
 // successor it is an orderly stop: whoever is best may lead next.
-func (m *Member) handover(h ha.Handover) {
-	successor, _ := m.Snapshot.Member(h.Successor)
-	p := &planned{Member: m, receiver: successor.Value, onBusy: h.OnBusy, asked: m.Snapshot.Failover.ModifyIndex, plan: cluster.Handover{
-		ID: m.ID(), Leader: m.Name, Successor: h.Successor, Timeline: m.PG.Observed.Timeline,
+func (h *handovers) begin(action ha.Handover) {
+	successor, _ := h.Snapshot.Member(action.Successor)
+	p := &planned{handovers: h, receiver: successor.Value, onBusy: action.OnBusy, asked: h.Snapshot.Failover.ModifyIndex, plan: cluster.Handover{
+		ID: h.ID(), Leader: h.Name, Successor: action.Successor, Timeline: h.local.PG.Observed.Timeline,
 		DeadlineMS: handoverLimit.Milliseconds(), State: cluster.HandoverAnnounced,
 	}}
-	scripts := min(m.beforeStopLimit(), handoverLimit/2)
-	m.handovers.holding = false
+	scripts := min(h.stop.beforeStopLimit(), handoverLimit/2)
+	h.holding = false
 	steps := []step{func(w *Work, next func(error)) {
-		m.After(handoverLimit, func() { w.breakOff(ErrTooLong) })
+		h.After(handoverLimit, func() { w.breakOff(ErrTooLong) })
 		next(nil)
 	}}
-	if h.Successor != "" { // the first, so that the shutdown checkpoint has little left to write
-		steps = append(steps, m.Postgres.Checkpoint, p.hold)
+	if action.Successor != "" { // the first, so that the shutdown checkpoint has little left to write
+		steps = append(steps, h.postgres.Checkpoint, p.hold)
 	}
-	m.startTask(ha.TaskHandover, inOrder(append(steps, m.beforeStop(scripts), p.stop, func(_ *Work, next func(error)) {
+	h.work.startTask(ha.TaskHandover, inOrder(append(steps, h.stop.beforeStop(scripts), p.stop, func(_ *Work, next func(error)) {
 		p.dropped = true
-		m.GuardSupervisor.Disarm(next)
+		h.lead.GuardSupervisor.Disarm(next)
 	})...), p.ended)
-	m.task.successor = h.Successor
+	h.work.task.successor = action.Successor
 }
 
 // hold has the bouncers hold the shard's clients.
 func (p *planned) hold(w *Work, next func(error)) {
-	p.announced = true
-	p.Bouncers.Hold(w, p.Session, p.plan, p.onBusy, func(err error) {
+	p.announcing = true
+	p.bouncers.Hold(w, p.Session, p.plan, p.onBusy, func(err error) {
 		if err == nil {
-			p.handovers.holding = true
+			p.holding = true
 		}
 		next(err)
 	})
@@ -66,16 +87,16 @@ func (p *planned) hold(w *Work, next func(error)) {
 func (p *planned) stop(w *Work, next func(error)) {
 	p.stopped = true
 	if p.plan.Successor == "" {
-		p.Postgres.StopFor(w, nil, next)
+		p.postgres.StopFor(w, nil, next)
 		return
 	}
 	received := func(checkpoint int64, done func(error)) { p.awaitWAL(w, checkpoint, nil, done) }
-	p.Postgres.StopFor(w, received, func(err error) {
+	p.postgres.StopFor(w, received, func(err error) {
 		if err != nil {
 			next(err)
 			return
 		}
-		p.Postgres.Look(w, 0, func(left Found, seen bool) {
+		p.postgres.Look(w, 0, func(left Found, seen bool) {
 			switch {
 			case !seen:
 				next(fmt.Errorf("the data directory does not tell how far its WAL goes: %w", w.Broken()))
@@ -99,7 +120,7 @@ func (p *planned) awaitWAL(w *Work, lsn int64, last error, done func(error)) {
 		done(errors.Join(why, last))
 		return
 	}
-	p.Peers.Observe(peerPatience, p.receiver, func(seen Seen, err error) {
+	p.peers.Observe(peerPatience, p.receiver, func(seen Seen, err error) {
 		if err == nil && seen.Timeline == p.plan.Timeline && seen.LSN > lsn {
 			done(nil)
 			return
@@ -110,39 +131,21 @@ func (p *planned) awaitWAL(w *Work, lsn int64, last error, done func(error)) {
 
 func (p *planned) ended(err error) {
 	if p.stopped {
-		p.stoppedOnPurpose()
+		p.local.stoppedOnPurpose()
 	}
-	if p.announced {
-		p.handovers.announced = p.plan
+	if p.announcing {
+		p.announced = p.plan
 	}
 	successor := p.plan.Successor
 	if p.dropped {
 		if successor != "" {
-			p.handovers.HandedOver = p.asked
+			p.HandedOver = p.asked
 		}
-		p.giveTo(successor, successor != "")
+		p.lead.giveTo(successor, successor != "")
 		return
 	}
-	p.Refused = fmt.Sprintf("rolled back: %v", err)
-	p.ClearFailover(p.Snapshot.Failover.ModifyIndex)
-}
-
-// handovers is what bouncers are told of planned changes of primary.
-type handovers struct {
-	*Shard
-	local    *Local
-	lead     *leadership
-	work     *worker
-	keys     *leaderKeys
-	bouncers Bouncers
-
-	// HandedOver is the request that was carried out last.
-	HandedOver uint64
-	// holding: clients are held for the handover under way. The route says so only
-	// then: nobody is to wait for the checkpoint before it.
-	holding bool
-	// announced is a handover whose announcement is to be taken back.
-	announced cluster.Handover
+	p.keys.Refused = fmt.Sprintf("rolled back: %v", err)
+	p.keys.ClearFailover(p.Snapshot.Failover.ModifyIndex)
 }
 
 // end takes back the announcement of a handover that is over: this member

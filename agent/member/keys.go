@@ -16,6 +16,8 @@ type leaderKeys struct {
 	reread func()
 
 	writing map[string]bool // that are being written
+	// Refused says why the last request for a switchover was refused.
+	Refused string
 	// SyncUncertain: a write of the key sync may still land.
 	SyncUncertain bool
 	// syncBefore is the key sync as it was before a promotion that did not happen.

@@ -82,12 +82,11 @@ type Member struct {
 	slots      slotKeeper
 	checkpoint firstCheckpoint
 	handovers  handovers
+	promoter   promoter
 
 	LeavingSync bool // this standby asks the leader to do without it
 	// Reason is that of the last decision.
 	Reason string
-	// Refused says why the last request for a switchover was refused.
-	Refused string
 	// Failed says why the agent must end.
 	Failed error
 	// Exit: the agent has nothing left to do.
@@ -120,7 +119,11 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	m.history = historyWriter{Shard: shard, local: local, lead: lead, keys: keys, postgres: p.Postgres}
 	m.slots = slotKeeper{Shard: shard, local: local, postgres: p.Postgres}
 	m.checkpoint = firstCheckpoint{Shard: shard, local: local, postgres: p.Postgres}
-	m.handovers = handovers{Shard: shard, local: local, lead: lead, work: work, keys: keys, bouncers: p.Bouncers}
+	m.handovers = handovers{Shard: shard, local: local, lead: lead, work: work, keys: keys, stop: &m.stopper, postgres: p.Postgres, peers: p.Peers, bouncers: p.Bouncers}
+	m.promoter = promoter{
+		Shard: shard, work: work, lead: lead, keys: keys, local: local, stop: &m.stopper, checkpoint: &m.checkpoint,
+		watchdog: p.Watchdog, consul: p.Consul, postgres: p.Postgres, reread: m.Reread,
+	}
 	return m
 }
 

@@ -9,9 +9,24 @@ import (
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
+// promoter makes this member's PostgreSQL the primary.
+type promoter struct {
+	*Shard
+	work       *worker
+	lead       *leadership
+	keys       *leaderKeys
+	local      *Local
+	stop       *stopper
+	checkpoint *firstCheckpoint
+	watchdog   Watchdog
+	consul     Consul
+	postgres   Postgres
+	reread     func()
+}
+
 // promotion is one under way.
 type promotion struct {
-	*Member
+	*promoter
 	ha.Promote
 	session string
 	before  cluster.Entry[cluster.Sync] // the key sync as it was
@@ -24,31 +39,31 @@ type promotion struct {
 	seen      pg.State
 }
 
-// promote makes the replica the primary. The guard is armed before, so that the
+// begin makes the replica the primary. The guard is armed before, so that the
 // new primary cannot outlive the lease even if this agent dies on the way. The key sync
 // is replaced when nothing is left to be done but the promotion itself.
-func (m *Member) promote(action ha.Promote) {
-	p := &promotion{Member: m, Promote: action, session: m.Session, before: m.Snapshot.Sync}
-	memo, above, until := m.Memo(), m.Timeline()-1, m.Tenure.Until()
-	ttl, margins := m.Dynamic.TTL, m.FenceMargins()
-	m.startTask(ha.TaskPromote, inOrder(func(w *Work, next func(error)) {
-		m.GuardSupervisor.ArmNow(w, memo, because(next, "the guard could not be armed, so nothing is promoted"))
+func (m *promoter) begin(action ha.Promote) {
+	p := &promotion{promoter: m, Promote: action, session: m.Session, before: m.Snapshot.Sync}
+	memo, above, until := m.lead.Memo(), m.Timeline()-1, m.lead.Tenure.Until()
+	ttl, margins := m.Dynamic.TTL, m.lead.FenceMargins()
+	m.work.startTask(ha.TaskPromote, inOrder(func(w *Work, next func(error)) {
+		m.lead.GuardSupervisor.ArmNow(w, memo, because(next, "the guard could not be armed, so nothing is promoted"))
 	}, func(w *Work, next func(error)) {
-		m.Watchdog.Activate(w, until, ttl, margins, because(next, "nothing is promoted"))
+		m.watchdog.Activate(w, until, ttl, margins, because(next, "nothing is promoted"))
 	}, p.prePromote, func(w *Work, next func(error)) {
-		m.Postgres.Promote(w, above, p.replaceSync, func(err error) { p.promoted(w, err, next) })
+		m.postgres.Promote(w, above, p.replaceSync, func(err error) { p.promoted(w, err, next) })
 	}), p.ended)
 }
 
 func (p *promotion) prePromote(w *Work, next func(error)) {
-	p.Postgres.PrePromote(w, p.ScriptLimit, func(err error) {
+	p.postgres.PrePromote(w, p.ScriptLimit, func(err error) {
 		if err == nil || w.Broken() != nil {
 			next(err) // broken off, it has forbidden nothing
 			return
 		}
 		p.forbidden = true
 		err = fmt.Errorf("nothing is promoted: %w", err)
-		p.GuardSupervisor.Disarm(func(undone error) { next(errors.Join(err, undone)) })
+		p.lead.GuardSupervisor.Disarm(func(undone error) { next(errors.Join(err, undone)) })
 	})
 }
 
@@ -60,7 +75,7 @@ func (p *promotion) replaceSync(done func(error)) {
 		return
 	}
 	p.uncertain = true
-	p.Consul.WriteAsLeader(p.Dynamic.RetryTimeout, p.session, p.Keys.Sync(), p.SyncIndex, *p.Sync, func(index uint64, err error) {
+	p.consul.WriteAsLeader(p.Dynamic.RetryTimeout, p.session, p.Keys.Sync(), p.SyncIndex, *p.Sync, func(index uint64, err error) {
 		p.index, p.uncertain = index, errors.Is(err, cluster.ErrUncertain)
 		if p.over {
 			// Once the key has changed otherwise, this write is history.
@@ -80,7 +95,7 @@ func (p *promotion) promoted(w *Work, err error, next func(error)) {
 	switch {
 	case err == nil:
 		p.note(true)
-		p.Postgres.Observe(w, func(seen pg.State, err error) {
+		p.postgres.Observe(w, func(seen pg.State, err error) {
 			p.seen = seen
 			next(err)
 		})
@@ -100,13 +115,13 @@ func (p *promotion) promoted(w *Work, err error, next func(error)) {
 func (p *promotion) note(promoted bool) {
 	if p.index != 0 {
 		p.Wrote(p.index)
-		p.SyncUncertain = false
+		p.keys.SyncUncertain = false
 		p.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: *p.Sync, ModifyIndex: p.index}
 	}
-	p.SyncUncertain = p.SyncUncertain || p.uncertain
-	p.syncBefore = nil
+	p.keys.SyncUncertain = p.keys.SyncUncertain || p.uncertain
+	p.keys.syncBefore = nil
 	if !promoted && (p.index != 0 || p.uncertain) {
-		p.syncBefore = &p.before
+		p.keys.syncBefore = &p.before
 	}
 }
 
@@ -115,16 +130,16 @@ func (p *promotion) note(promoted bool) {
 // it, also when the lease was given up since: so it is ended, and until it has been, this
 // member does not lead. It takes away standby.signal before it accepts the first commit.
 func (p *promotion) unpromote(done func(certain bool)) {
-	p.Postgres.Kill(nil, backoffMax, func(err error) {
+	p.postgres.Kill(nil, backoffMax, func(err error) {
 		if err != nil {
 			p.Log.Error().Err(err).Msg("a PostgreSQL whose promotion failed could not be ended")
 			done(false)
 			if !errors.Is(err, ErrLingering) {
-				p.fenceNow()
+				p.stop.fenceNow()
 			}
 			return
 		}
-		p.Postgres.Look(nil, backoffMax, func(left Found, seen bool) {
+		p.postgres.Look(nil, backoffMax, func(left Found, seen bool) {
 			done(seen && left.Data.State == ha.DataValid && !left.Data.WasPrimary)
 		})
 	})
@@ -135,11 +150,11 @@ func (p *promotion) ended(err error) {
 		p.forbid()
 	}
 	if err != nil {
-		p.Reread()
+		p.reread()
 		return
 	}
-	p.sawState(p.seen)
-	p.Upstream = ""
+	p.local.sawState(p.seen)
+	p.local.Upstream = ""
 	p.checkpoint.promotedTo = p.seen.Timeline
 	p.Log.Info().Int("timeline", p.seen.Timeline).Msg("promoted")
 }
@@ -148,9 +163,9 @@ func (p *promotion) ended(err error) {
 // the others may lead. PostgreSQL may run on, as it was certainly not asked to promote.
 func (p *promotion) forbid() {
 	p.barredUntil = p.Now().Add(p.Dynamic.TTL)
-	if !p.Tenure.Held(p.Now()) {
+	if !p.lead.Tenure.Held(p.Now()) {
 		return
 	}
 	p.Log.Warn().Dur("for", p.Dynamic.TTL).Msg("pre_promote has failed: the leader lock is given up, and this member does not want to lead for a while")
-	p.giveTo("", false)
+	p.lead.giveTo("", false)
 }

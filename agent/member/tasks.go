@@ -52,9 +52,9 @@ func (m *Member) begin(action ha.Action) {
 	case ha.RestartReplica:
 		m.restartReplica(act.Upstream)
 	case ha.Promote:
-		m.promote(act)
+		m.promoter.begin(act)
 	case ha.Handover:
-		m.handover(act)
+		m.handovers.begin(act)
 	case ha.SetSync:
 		m.commits.apply(act)
 	}

@@ -56,7 +56,7 @@ func TestPostgresThatWasAskedToPromoteCannotBeKilled(t *testing.T) {
 			u := &unkillable{err: tt.err}
 			m := New(Settings{Name: "a", Log: zerolog.Nop()}, Ports{Clock: clockAt(now), Postgres: u}, nil, cluster.Dynamic{})
 			m.Tenure.TookOver(now, 8*time.Second)
-			p := &promotion{Member: m, Promote: ha.Promote{Sync: tt.key}, asked: true}
+			p := &promotion{promoter: &m.promoter, Promote: ha.Promote{Sync: tt.key}, asked: true}
 			if tt.key != nil {
 				p.index = 150
 			}
@@ -74,7 +74,7 @@ func TestPostgresThatWasAskedToPromoteCannotBeKilled(t *testing.T) {
 // PostgreSQL counts as asked from its last step on, with the key sync or without it.
 func TestPostgresCountsAsAsked(t *testing.T) {
 	t.Parallel()
-	p := &promotion{Member: New(Settings{}, Ports{}, nil, cluster.Dynamic{})}
+	p := &promotion{promoter: &New(Settings{}, Ports{}, nil, cluster.Dynamic{}).promoter}
 	p.replaceSync(func(err error) {
 		if err != nil || !p.asked {
 			t.Errorf("asked: %v, %v", p.asked, err)
