@@ -61,7 +61,7 @@ func (c *reconciler) answer(ctx context.Context, link pooler.LinkState, views []
 				c.counting = quietPace
 			}
 		}
-		c.handovers.Respond(id, a)
+		c.respond(id, a)
 	}
 }
 

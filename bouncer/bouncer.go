@@ -115,13 +115,16 @@ func runUntilChanged(
 		}
 	})
 	log.Info().Str("name", c.Name).Str("listen", listener.Addr().String()).Str("url", url).
-		Str("config", c.PgBouncer.Config).Msg("bouncer starts")
+		Strs("config", configFiles(c)).Msg("bouncer starts")
 	if left := environ.Withheld(c.PassEnvironment); len(left) > 0 && c.RunsPrograms() {
 		log.Info().Strs("variables", left).Msg("environment variables are not handed on to PgBouncer and commands; name in pass_environment those that they need")
 	}
 	b := newBouncer(c, log, pool, url)
-	b.reconciler.manager, b.reconciler.restarted = manager, restarted
-	b.reconciler.ending = func() bool { return parent.Err() != nil }
+	for i, m := range managers(manager, len(b.processes.all)) {
+		co := b.processes.all[i].reconciler
+		co.manager, co.restarted = m, restarted
+		co.ending = func() bool { return parent.Err() != nil }
+	}
 	err = b.run(ctx, listener)
 	cancel()
 	waiting.Wait()
@@ -130,19 +133,19 @@ func runUntilChanged(
 
 // bouncer is all parts of a running bouncer.
 type bouncer struct {
-	config     config.Config
-	log        zerolog.Logger
-	table      *routes.Table
-	link       *pooler.Link
-	handovers  *routes.Handovers
-	watcher    *routes.Watcher
-	respond    *routes.Responder
-	patroni    *routes.PatroniFollower
-	reconciler *reconciler
-	presence   *presence
-	api        *listenerAPI
-	state      *stateWriter
-	files      []*fileWriter
+	config    config.Config
+	log       zerolog.Logger
+	table     *routes.Table
+	handovers *routes.Handovers
+	watcher   *routes.Watcher
+	respond   *routes.Responder
+	patroni   *routes.PatroniFollower
+	processes *processes
+	operators *operatorPauses
+	presence  *presence
+	api       *listenerAPI
+	state     *stateWriter
+	files     []*fileWriter
 }
 
 func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url string) *bouncer {
@@ -156,55 +159,75 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	b.state.session, b.state.pauses = saved.Session, saved.Pauses
 	b.handovers = routes.NewHandovers(c.Keys(), b.table.Serves)
 
-	console := pooler.NewConsole(c)
-	co := &reconciler{
-		config: c, log: log, table: b.table, renderer: render.NewRenderer(c, pool, ""), console: console,
-		applier: pooler.NewApplier(console), good: render.NewLastGood(c),
-		handovers: b.handovers, wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
+	b.processes = &processes{handovers: b.handovers, answers: map[config.ShardID][]cluster.HandoverAnswer{}}
+	for i, one := range c.Each() {
+		b.processes.all = append(b.processes.all, b.newProcess(i, one, logFor(log, c, one), pool))
 	}
-	co.operators = &operatorPauses{pauses: saved.Pauses, keep: b.state.keepPauses, changed: co.notify}
+	b.operators = &operatorPauses{pauses: saved.Pauses, keep: b.state.keepPauses, releases: make([][]config.ShardID, len(b.processes.all)), changed: b.processes.notify}
+	for _, p := range b.processes.all {
+		p.reconciler.operators = b.operators
+	}
 	for id, p := range saved.Pauses {
 		log.Warn().Str("shard", string(id)).Str("by", p.By).Time("since", p.Since).Msg("still paused by an operator, as before: `lictor bouncer resume` ends it")
 	}
-	if err := co.good.Restore(); err != nil {
-		log.Error().Err(err).Msg("starting without a configuration to go back to")
-	}
-	b.reconciler = co
-	b.link = pooler.NewLink(c, log, co.notify)
-	b.files = newFileWriters(c, log, b.table, b.link, pool)
+	b.files = newFileWriters(c, log, b.table, b.processes, pool)
 	changed := func() {
-		co.notify()
+		b.processes.notify()
 		b.state.notify()
 		for _, f := range b.files {
 			f.notify()
 		}
 	}
 	b.watcher = routes.NewWatcher(log, pool, b.table, b.handovers, changed)
-	b.watcher.Holding = co.holding.Load
+	b.watcher.Holding = b.processes.holding
 	b.patroni = routes.NewPatroniFollower(c, log, pool, b.table, changed, b.watcher.HasAnswered)
 	b.presence = &presence{
 		log: log, pool: pool, key: c.Keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
 		change: make(chan struct{}, 1), remember: b.state.rememberSession,
-		value:      func() cluster.Bouncer { return presenceOf(c, url, b.link.Now().Version) },
-		appliedKey: c.Keys().BouncersApplied() + c.Name, applied: func() map[string]cluster.BouncerShard { return appliedOf(co.shards()) },
+		value:      func() cluster.Bouncer { return presenceOf(c, url, b.processes.version()) },
+		appliedKey: c.Keys().BouncersApplied() + c.Name, applied: func() map[string]cluster.BouncerShard { return appliedOf(b.processes.shards()) },
 	}
 	pool.Moved = b.presence.notify
 	b.respond = routes.NewResponder(log, pool, c.Name, c.RoutesPrefix, b.handovers, b.state.currentSession)
-	co.healthProber = pooler.NewHealthProber(c, log, b.link)
-	co.healthProber.Primaries, co.healthProber.Changes = func() []pooler.Primary { return primariesOf(c, b.table) }, b.table.Version
-	co.healthProber.Notify, co.healthProber.Refresh = co.notify, b.watcher.Refresh
-	co.healthProber.Connected = func() bool { return b.watcher.Status().Connected }
-	co.connCloser = pooler.NewConnCloser(c, log, co.notify)
-	co.deadman = pooler.NewDeadman(c, log)
-	co.link, co.pauser = b.link, pooler.NewPauser(c, co.notify)
-	co.answered, co.applied = b.watcher.HasAnswered, b.presence.notify
+	for _, p := range b.processes.all {
+		p.reconciler.answered, p.reconciler.applied = b.watcher.HasAnswered, b.presence.notify
+		prober := p.reconciler.healthProber
+		prober.Refresh, prober.Connected = b.watcher.Refresh, func() bool { return b.watcher.Status().Connected }
+	}
 	b.state.draining = saved.Draining
-	b.api = &listenerAPI{keep: b.state.rememberDraining, config: c, log: log, reconciler: co, watcher: b.watcher, link: b.link, table: b.table, handovers: b.handovers, files: b.files}
+	b.api = &listenerAPI{keep: b.state.rememberDraining, config: c, log: log, processes: b.processes, operators: b.operators, watcher: b.watcher, table: b.table, handovers: b.handovers, files: b.files}
 	b.api.draining.Store(saved.Draining)
 	if saved.Draining {
 		log.Warn().Msg("still draining, as before: `lictor bouncer undrain` ends it")
 	}
 	return b
+}
+
+// newProcess makes the parts that one PgBouncer has to itself.
+func (b *bouncer) newProcess(i int, c config.Config, log zerolog.Logger, pool *consul.Pool) *process {
+	console := pooler.NewConsole(c)
+	co := &reconciler{
+		config: c, log: log, table: b.table, renderer: render.NewRenderer(c, pool, ""), console: console,
+		applier: pooler.NewApplier(c, console), good: render.NewLastGood(c), deadman: pooler.NewDeadman(c, log),
+		handovers: b.handovers, number: i, respond: b.processes.responder(i), wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
+	}
+	if err := co.good.Restore(); err != nil {
+		log.Error().Err(err).Msg("starting without a configuration to go back to")
+	}
+	co.link, co.pauser, co.connCloser = pooler.NewLink(c, log, co.notify), pooler.NewPauser(c, co.notify), pooler.NewConnCloser(c, log, co.notify)
+	co.healthProber = pooler.NewHealthProber(c, log, co.link)
+	co.healthProber.Primaries, co.healthProber.Changes = func() []pooler.Primary { return primariesOf(c, b.table) }, b.table.Version
+	co.healthProber.Notify = co.notify
+	front := pooler.NewFront(c, co.link, co.served, co.listening)
+	return &process{config: c, link: co.link, reconciler: co, front: front}
+}
+
+// configFiles are the paths of all files that PgBouncer reads.
+func configFiles(c config.Config) (paths []string) {
+	for _, one := range c.Each() {
+		paths = append(paths, one.PgBouncer.Config)
+	}
+	return paths
 }
 
 // routesOf is what the table knows of every shard, as it is rendered.
@@ -232,11 +255,13 @@ func primariesOf(c config.Config, b *routes.Table) []pooler.Primary {
 func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(parent)
 	var parts sync.WaitGroup
-	for _, part := range []func(context.Context){
-		b.reconciler.run, b.reconciler.deadman.Run, b.reconciler.healthProber.Run, b.link.Run, b.watcher.Watch,
-		b.watcher.WatchHandovers, b.watcher.Serve, b.respond.Run, b.patroni.Run,
-		b.presence.run, b.state.run,
-	} {
+	running := []func(context.Context){
+		b.watcher.Watch, b.watcher.WatchHandovers, b.watcher.Serve, b.respond.Run, b.patroni.Run, b.presence.run, b.state.run,
+	}
+	for _, p := range b.processes.all {
+		running = append(running, p.reconciler.run, p.reconciler.deadman.Run, p.reconciler.healthProber.Run, p.link.Run)
+	}
+	for _, part := range running {
 		parts.Go(func() { part(ctx) })
 	}
 	for _, f := range b.files {
@@ -245,7 +270,9 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	err := b.api.serve(ctx, listener)
 	cancel()
 	parts.Wait()
-	b.reconciler.renderer.Close()
+	for _, p := range b.processes.all {
+		p.reconciler.renderer.Close()
+	}
 	b.log.Info().Msg("bouncer ends; PgBouncer goes on with what it has")
 	return err
 }
@@ -358,24 +385,25 @@ func (k *stateWriter) keepPauses(pauses map[config.ShardID]OperatorPause) error 
 // Consul does not answer, from the last good ones. What is wrong with it is the
 // error; the text is written nevertheless.
 func Render(ctx context.Context, c config.Config, w io.Writer) error {
-	c = pooler.Probed(ctx, c)
-	version := pooler.AskVersion(ctx, c)
-	text, views, err := renderOnce(ctx, c, "", version)
-	if text == nil {
-		return err
-	}
-	if _, e := w.Write(text); e != nil {
-		return fmt.Errorf("writing what was rendered: %w", e)
-	}
-	_, unfit := render.Check(text, views, c, version)
-	return errors.Join(err, unfit)
+	return eachFile(pooler.Probed(ctx, c), func(c config.Config, title string) error {
+		version := pooler.AskVersion(ctx, c)
+		text, views, err := renderOnce(ctx, c, "", version)
+		if text == nil {
+			return err
+		}
+		if _, e := w.Write(append([]byte(title), text...)); e != nil {
+			return fmt.Errorf("writing what was rendered: %w", e)
+		}
+		_, unfit := render.Check(text, views, c, version)
+		return errors.Join(err, unfit)
+	})
 }
 
 // RenderTemplate does the same with any other template, such as the shipped ones
 // for userlist.txt and haproxy.cfg (package templates), without the checks that
 // belong to pgbouncer.ini.
 func RenderTemplate(ctx context.Context, c config.Config, template string, w io.Writer) error {
-	c = pooler.Probed(ctx, c)
+	c = pooler.Probed(ctx, c).Each()[0]
 	text, _, err := renderOnce(ctx, c, template, pooler.AskVersion(ctx, c))
 	if text == nil {
 		return err

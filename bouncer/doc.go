@@ -15,6 +15,7 @@
 // The files here:
 //
 //	bouncer.go   all parts of a bouncer; start and end
+//	process.go   PgBouncers that share a port, as one
 //	reconciler.go, reconciler_hold.go
 //	             when to apply and close connections;
 //	             when clients are held and released

@@ -19,7 +19,11 @@ import (
 // applied now what Consul says, as a unified diff; nothing when it would not.
 // What speaks against applying it is the error.
 func DryRun(ctx context.Context, c config.Config, w io.Writer) error {
-	c = pooler.Probed(ctx, c)
+	return eachFile(pooler.Probed(ctx, c), func(c config.Config, _ string) error { return dryRun(ctx, c, w) })
+}
+
+// dryRun does it for one process.
+func dryRun(ctx context.Context, c config.Config, w io.Writer) error {
 	version := pooler.AskVersion(ctx, c)
 	text, views, err := renderOnce(ctx, c, "", version)
 	if text == nil {

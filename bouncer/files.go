@@ -35,14 +35,14 @@ const (
 // Vault, the configuration of HAProxy. It is apart from pgbouncer.ini, so that a
 // secret that does not come holds up no failover.
 type fileWriter struct {
-	file     config.File
-	config   config.Config
-	log      zerolog.Logger
-	table    *routes.Table
-	link     *pooler.Link
-	renderer *render.Renderer
-	wake     chan struct{}
-	refusal  refusal // the last one
+	file      config.File
+	config    config.Config // that of the first process
+	log       zerolog.Logger
+	table     *routes.Table
+	processes *processes
+	renderer  *render.Renderer
+	wake      chan struct{}
+	refusal   refusal // the last one
 
 	mu     sync.Mutex
 	status FileStatus
@@ -57,10 +57,10 @@ type FileStatus struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-func newFileWriters(c config.Config, log zerolog.Logger, b *routes.Table, l *pooler.Link, pool *consul.Pool) (keepers []*fileWriter) {
+func newFileWriters(c config.Config, log zerolog.Logger, b *routes.Table, ps *processes, pool *consul.Pool) (keepers []*fileWriter) {
 	for _, f := range c.Files {
 		keepers = append(keepers, &fileWriter{
-			file: f, config: c, log: log.With().Str("file", f.Path).Logger(), table: b, link: l, wake: make(chan struct{}, 1),
+			file: f, config: c.Each()[0], log: log.With().Str("file", f.Path).Logger(), table: b, processes: ps, wake: make(chan struct{}, 1),
 			renderer: render.NewRenderer(c, pool, f.Template),
 		})
 	}
@@ -83,13 +83,11 @@ func (k *fileWriter) now() FileStatus {
 // run keeps the file until ctx is done.
 func (k *fileWriter) run(ctx context.Context) {
 	defer k.renderer.Close()
-	console := pooler.NewConsole(k.config)
-	defer console.Close()
 	tick := time.NewTicker(filePace)
 	defer tick.Stop()
 	due := false // what was written has not taken effect yet
 	for {
-		k.note(ctx, k.apply(ctx, console, &due))
+		k.note(ctx, k.apply(ctx, &due))
 		select {
 		case <-ctx.Done():
 			return
@@ -101,14 +99,14 @@ func (k *fileWriter) run(ctx context.Context) {
 }
 
 // apply renders, checks, installs and makes take effect, as far as that is to do.
-func (k *fileWriter) apply(ctx context.Context, console *pooler.Console, due *bool) error {
+func (k *fileWriter) apply(ctx context.Context, due *bool) error {
 	source, err := k.file.ReadTemplate()
 	if err != nil {
 		return err
 	}
 	known, _ := routesOf(k.table)
 	views, _ := render.View(k.config, known, render.AnyName())
-	text, err := k.renderer.Render(source, views, k.link.Now().Version)
+	text, err := k.renderer.Render(source, views, k.processes.version())
 	if err != nil {
 		return err
 	}
@@ -128,7 +126,7 @@ func (k *fileWriter) apply(ctx context.Context, console *pooler.Console, due *bo
 	if err != nil || !*due {
 		return err
 	}
-	if err := k.takeEffect(ctx, console); err != nil {
+	if err := k.takeEffect(ctx); err != nil {
 		return err
 	}
 	*due = false
@@ -202,7 +200,7 @@ func runCommand(ctx context.Context, c config.Config, command []string, replace 
 }
 
 // takeEffect runs the file's command; for PgBouncer's own users it is RELOAD.
-func (k *fileWriter) takeEffect(ctx context.Context, console *pooler.Console) error {
+func (k *fileWriter) takeEffect(ctx context.Context) error {
 	if len(k.file.Command) > 0 {
 		if err := runCommand(ctx, k.config, k.file.Command, strings.NewReplacer()); err != nil {
 			return err
@@ -210,14 +208,26 @@ func (k *fileWriter) takeEffect(ctx context.Context, console *pooler.Console) er
 		k.log.Info().Str("command", k.file.Command[0]).Msg("file has taken effect")
 		return nil
 	}
-	if k.file.Path != k.config.Setting("auth_file") || !k.link.Now().Up {
-		return nil // a PgBouncer that starts reads it
+	if k.file.Path != k.config.Setting("auth_file") {
+		return nil
 	}
-	if err := console.Reload(ctx); err != nil {
+	var errs []error
+	for _, p := range k.processes.all {
+		if p.link.Now().Up { // one that starts reads it
+			errs = append(errs, reload(ctx, p.config))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	k.log.Info().Msg("RELOAD done")
 	return nil
+}
+
+func reload(ctx context.Context, c config.Config) error {
+	console := pooler.NewConsole(c)
+	defer console.Close()
+	return console.Reload(ctx)
 }
 
 func abridgeText(out []byte) string {

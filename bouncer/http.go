@@ -17,7 +17,6 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/config"
-	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
@@ -27,17 +26,16 @@ const httpBound = 5 * time.Second
 // listenerAPI is the bouncer's HTTP listener: for the load balancer (/health), for
 // agents (/poke, /handover) and for operators (/status, /drain, /pause and their like, /metrics).
 type listenerAPI struct {
-	config     config.Config
-	log        zerolog.Logger
-	reconciler *reconciler
-	watcher    *routes.Watcher
-	link       *pooler.Link
-	table      *routes.Table
-	handovers  *routes.Handovers
-	files      []*fileWriter
-	draining   atomic.Bool
-	front      *pooler.Front
-	access     httpserver.Access
+	config    config.Config
+	log       zerolog.Logger
+	processes *processes
+	operators *operatorPauses
+	watcher   *routes.Watcher
+	table     *routes.Table
+	handovers *routes.Handovers
+	files     []*fileWriter
+	draining  atomic.Bool
+	access    httpserver.Access
 	// What others may have read of Consul.
 	routeReads, handoverReads *routes.SharedReads
 	listReads                 *rate.Limiter
@@ -76,6 +74,8 @@ type pgbouncerStatus struct {
 	Since   time.Time `json:"since"`
 	Version string    `json:"version,omitempty"`
 	Error   string    `json:"error,omitempty"`
+	// Processes are those that share the port, where several may.
+	Processes []processStatus `json:"processes,omitempty"`
 }
 
 // server makes the HTTP server, with the certificates that are configured.
@@ -114,7 +114,6 @@ func (a *listenerAPI) serve(ctx context.Context, listener net.Listener) error {
 		return err
 	}
 	life, end := context.WithCancel(ctx)
-	a.front = pooler.NewFront(a.config, a.reconciler.served, a.reconciler.listening, func() bool { return a.link.Now().Up })
 	a.routeReads, a.handoverReads = routes.NewSharedReads(life), routes.NewSharedReads(life)
 	a.listReads = rate.NewLimiter(1, 3)
 	defer func() {
@@ -175,7 +174,7 @@ func (a *listenerAPI) drain(w http.ResponseWriter, on bool) {
 }
 
 func (a *listenerAPI) health(ctx context.Context) Health {
-	reasons := append(a.reconciler.ready(), a.front.Look(ctx)...)
+	reasons := a.processes.unfit(ctx)
 	if a.draining.Load() {
 		reasons = append([]string{"draining"}, reasons...)
 	}
@@ -183,16 +182,9 @@ func (a *listenerAPI) health(ctx context.Context) Health {
 }
 
 func (a *listenerAPI) status(ctx context.Context) Status {
-	link := a.link.Now()
 	s := Status{
 		Name: a.config.Name, Health: a.health(ctx), Draining: a.draining.Load(), Consul: a.watcher.Status(),
-		PgBouncer: pgbouncerStatus{Answers: link.Up, Since: link.Since.UTC()},
-		Shards:    a.reconciler.shards(), Problems: map[string]string{},
-	}
-	if link.Up {
-		s.PgBouncer.Version = link.Version.String()
-	} else if link.Err != nil {
-		s.PgBouncer.Error = link.Err.Error()
+		PgBouncer: a.processes.status(), Shards: a.processes.shards(), Problems: map[string]string{},
 	}
 	for _, f := range a.files {
 		if s.Files == nil {
@@ -200,7 +192,7 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 		}
 		s.Files[f.file.Path] = f.now()
 	}
-	if seen := a.reconciler.healthProber.Clients(); seen != nil {
+	if seen := a.processes.clients(); seen != nil {
 		s.Clients = &seen.Clients
 		for id, shard := range s.Shards {
 			for _, name := range shard.Databases {
@@ -212,7 +204,7 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 	for key, err := range a.table.Trouble() {
 		s.Problems[key] = err.Error()
 	}
-	maps.Copy(s.Problems, a.reconciler.problems())
+	maps.Copy(s.Problems, a.processes.problems())
 	s.Missing = a.table.Missing()
 	return s
 }

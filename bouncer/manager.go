@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lictor-ha/lictor/bouncer/pooler"
@@ -61,11 +63,14 @@ func (c *reconciler) failedForNow(err error) bool {
 	return err != nil && !errors.Is(err, render.ErrWaiting)
 }
 
+// notReady begins a summary of why clients should not come.
+const notReady = "not ready: "
+
 // summary is one line about all shards.
 func (c *reconciler) summary() string {
 	if reasons := c.ready(); len(reasons) > 0 {
 		first, _, _ := strings.Cut(reasons[0], "\n")
-		return fmt.Sprintf("not ready: %s", first)
+		return notReady + first
 	}
 	c.mu.Lock()
 	shards := len(c.status)
@@ -74,4 +79,63 @@ func (c *reconciler) summary() string {
 		return fmt.Sprintf("%d shards, the clients of %d are held", shards, held)
 	}
 	return fmt.Sprintf("%d shards, all routes applied and verified", shards)
+}
+
+// managers tells a manager of several loops as of one.
+func managers(manager Manager, n int) []Manager {
+	if n == 1 {
+		return []Manager{manager}
+	}
+	together := &loops{Manager: manager, ready: make([]bool, n), alive: make([]bool, n), texts: make([]string, n)}
+	list := make([]Manager, n)
+	for i := range list {
+		list[i] = loop{together, i}
+	}
+	return list
+}
+
+// loops are several, of which the slowest counts.
+type loops struct {
+	Manager
+
+	mu           sync.Mutex
+	ready, alive []bool
+	texts        []string
+}
+
+// loop is one of them.
+type loop struct {
+	*loops
+	i int
+}
+
+var _ Manager = loop{}
+
+func (l loop) Ready() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ready[l.i] = true; !slices.Contains(l.ready, false) {
+		l.Manager.Ready()
+	}
+}
+
+func (l loop) Alive() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.alive[l.i] = true; !slices.Contains(l.alive, false) {
+		clear(l.alive)
+		l.Manager.Alive()
+	}
+}
+
+// KeepAliveEvery is half of it: one that has just been round comes once more while another
+// is awaited.
+func (l loop) KeepAliveEvery() time.Duration { return l.Manager.KeepAliveEvery() / 2 }
+
+func (l loop) Status(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.texts[l.i] = text
+	worst := slices.IndexFunc(l.texts, func(text string) bool { return strings.HasPrefix(text, notReady) })
+	l.Manager.Status(l.texts[max(worst, 0)])
 }

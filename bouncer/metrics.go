@@ -52,6 +52,10 @@ func (c *statusCollector) Collect(out chan<- prometheus.Metric) {
 	send("lictor_bouncer_consul_state_age_seconds", "How long Consul has been connected, or not.", since(s.Consul.Since, now))
 	send("lictor_bouncer_pgbouncer_up", "1 if PgBouncer answers.", truth(s.PgBouncer.Answers))
 	send("lictor_bouncer_pgbouncer_state_age_seconds", "How long PgBouncer has answered, or not.", since(s.PgBouncer.Since, now))
+	for _, p := range s.PgBouncer.Processes {
+		send("lictor_bouncer_process_up", "1 if this process of PgBouncer answers; of several that share a port.", truth(p.Answers), "process", p.Admin)
+		send("lictor_bouncer_process_shards_behind", "Shards of which this process is not known to lead to the primary.", float64(p.Shards-p.Verified), "process", p.Admin)
+	}
 	if s.Clients != nil {
 		send("lictor_bouncer_clients", "Clients that are connected to PgBouncer; absent while that is not known.", float64(*s.Clients))
 	}

@@ -35,9 +35,10 @@ type operatorPauses struct {
 	// changed is called after a change.
 	changed func()
 
-	mu       sync.Mutex
-	pauses   map[config.ShardID]OperatorPause
-	releases []config.ShardID
+	mu     sync.Mutex
+	pauses map[config.ShardID]OperatorPause
+	// releases are those that each process of PgBouncer has not seen yet.
+	releases [][]config.ShardID
 }
 
 // all are the pauses now.
@@ -75,24 +76,26 @@ func (p *operatorPauses) set(id config.ShardID, pause *OperatorPause) error {
 // release has the bouncer's own hold of a shard end.
 func (p *operatorPauses) release(id config.ShardID) {
 	p.mu.Lock()
-	p.releases = append(p.releases, id)
+	for i := range p.releases {
+		p.releases[i] = append(p.releases[i], id)
+	}
 	p.mu.Unlock()
 	p.changed()
 }
 
-// takeReleases are those that were asked for since the last call.
-func (p *operatorPauses) takeReleases() []config.ShardID {
+// takeReleases are those that were asked for since the last call for process number i.
+func (p *operatorPauses) takeReleases(i int) []config.ShardID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	ids := p.releases
-	p.releases = nil
+	ids := p.releases[i]
+	p.releases[i] = nil
 	return ids
 }
 
 // letGo ends the holds that an operator wants to end, as hold_timeout would, and takes in what
 // is paused by nobody who is known, so that it is resumed.
 func (c *reconciler) letGo(views []*shard) {
-	ids := c.operators.takeReleases()
+	ids := c.operators.takeReleases(c.number)
 	for _, v := range views {
 		if !slices.Contains(ids, v.ID) {
 			continue
@@ -113,7 +116,7 @@ func (c *reconciler) letGo(views []*shard) {
 // only one has.
 func (a *listenerAPI) shardNamed(name string) (config.ShardID, error) {
 	var found []config.ShardID
-	known := slices.AppendSeq(slices.Collect(maps.Keys(a.reconciler.shards())), maps.Keys(a.reconciler.operators.all()))
+	known := slices.AppendSeq(slices.Collect(maps.Keys(a.processes.shards())), maps.Keys(a.operators.all()))
 	for _, id := range known {
 		if _, scope := id.Split(); string(id) == name || scope == name {
 			found = append(found, id)
@@ -162,8 +165,8 @@ func (a *listenerAPI) pausing(act func(id config.ShardID, by string) error) func
 			reply(w, code, map[string]string{"error": err.Error()})
 			return
 		}
-		answer := PauseAnswer{Shard: id, Held: a.reconciler.shards()[id].Held}
-		if p, paused := a.reconciler.operators.all()[id]; paused {
+		answer := PauseAnswer{Shard: id, Held: a.processes.shards()[id].Held}
+		if p, paused := a.operators.all()[id]; paused {
 			answer.Paused = &p
 		}
 		reply(w, http.StatusOK, answer)
@@ -175,24 +178,24 @@ var errNotHeld = errors.New("the shard's clients do not wait")
 
 func (a *listenerAPI) pause(id config.ShardID, by string) error {
 	a.log.Warn().Str("shard", string(id)).Str("by", by).Msg("an operator pauses a shard")
-	return a.reconciler.operators.set(id, &OperatorPause{By: by, Since: time.Now().UTC().Round(0)})
+	return a.operators.set(id, &OperatorPause{By: by, Since: time.Now().UTC().Round(0)})
 }
 
 func (a *listenerAPI) resume(id config.ShardID, by string) error {
-	if _, paused := a.reconciler.operators.all()[id]; !paused {
+	if _, paused := a.operators.all()[id]; !paused {
 		return fmt.Errorf("shard %s: %w for an operator: nobody has paused it by this command", id, errNotHeld)
 	}
 	a.log.Warn().Str("shard", string(id)).Str("by", by).Msg("an operator ends the pause of a shard")
-	return a.reconciler.operators.set(id, nil)
+	return a.operators.set(id, nil)
 }
 
 func (a *listenerAPI) release(id config.ShardID, by string) error {
-	_, paused := a.reconciler.operators.all()[id]
-	s := a.reconciler.shards()[id]
-	if !s.Held && (paused || !a.reconciler.anyPaused(s.Databases)) {
+	_, paused := a.operators.all()[id]
+	s := a.processes.shards()[id]
+	if !s.Held && (paused || !a.processes.anyPaused(s.Databases)) {
 		return fmt.Errorf("shard %s: %w for a hold of the bouncer, or for a PAUSE of the console; a pause by command is ended by resume", id, errNotHeld)
 	}
 	a.log.Warn().Str("shard", string(id)).Str("by", by).Msg("an operator releases the clients of a shard")
-	a.reconciler.operators.release(id)
+	a.operators.release(id)
 	return nil
 }

@@ -23,12 +23,19 @@ const poolerMetricsAge = time.Second
 // poolerMetrics answers GET /metrics/pgbouncer with PgBouncer's own figures: SHOW POOLS,
 // STATS_TOTALS, DATABASES, LISTS and CONFIG, under the names that prometheus-community's
 // pgbouncer_exporter gives them, so that its dashboards and rules work. They are not among
-// the bouncer's own (GET /metrics): at a thousand shards there are tens of thousands.
+// the bouncer's own (GET /metrics): at a thousand shards there are tens of thousands. Where
+// several processes may have the port each has its own, with the label process.
 func (a *listenerAPI) poolerMetrics() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&poolerCollector{log: a.log, ask: func(ctx context.Context) (pooler.Figures, error) {
-		return pooler.AskFigures(ctx, a.config)
-	}})
+	for _, p := range a.processes.all {
+		labeled := prometheus.Registerer(registry)
+		if p.config.Listed() {
+			labeled = prometheus.WrapRegistererWith(prometheus.Labels{"process": p.name()}, registry)
+		}
+		labeled.MustRegister(&poolerCollector{log: p.reconciler.log, ask: func(ctx context.Context) (pooler.Figures, error) {
+			return pooler.AskFigures(ctx, p.config)
+		}})
+	}
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
 }
 

@@ -50,8 +50,12 @@ type reconciler struct {
 	connCloser   *pooler.ConnCloser
 	healthProber *pooler.HealthProber
 	handovers    *routes.Handovers
-	deadman      *pooler.Deadman
 	operators    *operatorPauses
+	// respond takes the answer to the leader of a handover.
+	respond func(config.ShardID, cluster.HandoverAnswer)
+	deadman *pooler.Deadman
+	// number is that of its process.
+	number int
 	// answered reports whether Consul has answered since the start.
 	answered func() bool
 	// applied is called after a pass that changed what is applied.
@@ -100,6 +104,7 @@ type reconciler struct {
 
 	mu     sync.Mutex
 	status map[config.ShardID]ShardStatus
+	shown  int               // the generation of the PgBouncer that status is about
 	left   map[string]string // shards that cannot be offered, and why; it was said
 	stray  []string          // databases that are paused without a hold
 	listen pooler.Listening  // where PgBouncer listens

@@ -124,7 +124,7 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 		c.log.Error().Strs("databases", stray).Bool("alarm", true).Msg("paused, and this bouncer holds nobody there; RESUME on PgBouncer's console releases clients that wait")
 	}
 	c.stray, c.listen = stray, c.applier.Listens()
-	c.published = now
+	c.published, c.shown = now, c.generation
 	changed := !maps.EqualFunc(status, c.status, ShardStatus.equal)
 	c.status = status
 	known := map[string]string{}
@@ -196,11 +196,15 @@ func (c *reconciler) shards() map[config.ShardID]ShardStatus {
 
 // ready tells why PgBouncer should not get clients; nothing: it should.
 func (c *reconciler) ready() (reasons []string) {
-	if link := c.link.Now(); !link.Up {
+	link := c.link.Now()
+	if !link.Up {
 		reasons = append(reasons, fmt.Sprintf("PgBouncer cannot be reached: %v", link.Err))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if link.Up && link.Generation != c.shown {
+		reasons = append(reasons, "PgBouncer has just come up, and was not looked at yet")
+	}
 	if c.err != nil {
 		reasons = append(reasons, c.err.Error())
 	}

@@ -60,8 +60,8 @@ type Config struct {
 	// Template is the path of a template that takes the place of the built-in
 	// pgbouncer.ini.ctmpl.
 	Template string `mapstructure:"template"`
-	// StateFile keeps the last good routes, for a start without Consul. Default: pgbouncer.config with
-	// .routes.json.
+	// StateFile keeps the last good routes, for a start without Consul. Default: pgbouncer.config, or
+	// that of the first process, with .routes.json.
 	StateFile string    `mapstructure:"state_file"`
 	PgBouncer PgBouncer `mapstructure:"pgbouncer"`
 	// Shards lists the shards to serve; none: all under the routes prefix, with
@@ -86,6 +86,8 @@ type Config struct {
 	// closesSockets: PgBouncer's connections can be closed from here (SOCK_DESTROY); nil:
 	// that was not tried yet.
 	closesSockets *bool
+	// listed: this is the configuration for one of pgbouncer.processes.
+	listed bool
 }
 
 // PgBouncer is the PgBouncer beside the bouncer.
@@ -129,12 +131,16 @@ type PgBouncer struct {
 	// them. PgBouncer 1.19 and later, all on the same side of 1.21; it takes effect when PgBouncer
 	// starts.
 	Peers []string `mapstructure:"peers"`
-	// PeerID is the place of this PgBouncer in peers, from 1 (a number).
+	// PeerID is the place of this PgBouncer in peers, from 1 (a number); of several processes that of
+	// the first, the others have those that follow. Without peers the processes are each other's.
 	PeerID int `mapstructure:"peer_id"`
 	// Command runs PgBouncer in the foreground, for containers; empty: it is run
 	// by somebody else. The bouncer starts it when its first file is there, starts
 	// it again when it ends, and ends it when it ends itself.
 	Command []string `mapstructure:"command"`
+	// Processes are the processes of PgBouncer that share one port (so_reuseport), each with a console
+	// and a file of its own; config, admin and command of pgbouncer are not set then.
+	Processes []Process `mapstructure:"processes"`
 	// StopTimeout is how long, in seconds, PgBouncer may take to let running transactions end when the
 	// bouncer ends, before PgBouncer is ended by force; with command only.
 	StopTimeout float64 `mapstructure:"stop_timeout"`
@@ -216,8 +222,8 @@ func (c *Config) Complete() error {
 	if c.PgBouncer.StopTimeout == 0 {
 		c.PgBouncer.StopTimeout = DefaultStopTimeout
 	}
-	if c.PgBouncer.Config != "" {
-		setDefault(&c.StateFile, c.PgBouncer.Config+".routes.json")
+	if first := c.Each()[0].PgBouncer.Config; first != "" {
+		setDefault(&c.StateFile, first+".routes.json")
 	}
 	for i := range c.Shards {
 		s := &c.Shards[i]
@@ -318,6 +324,9 @@ func (f File) ReadTemplate() ([]byte, error) {
 
 // IsBeside reports whether PgBouncer runs on this host.
 func (c Config) IsBeside() bool {
+	if len(c.PgBouncer.Processes) > 0 {
+		return true
+	}
 	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
 	ip := net.ParseIP(address.Host)
 	return err == nil && (address.IsUnix() || address.Host == "localhost" || ip != nil && ip.IsLoopback())

@@ -30,7 +30,7 @@ pgbouncer:
     listen_addr: "*"
     max_client_conn: 5000
     server_login_retry: 0.5
-    so_reuseport: yes
+    verbose: 1
 shards:
   - scope: orders
     databases: [orders, "orders_old=archive"]
@@ -76,7 +76,7 @@ func TestLoad(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
-	if list := c.Settings(pgbouncer.Version{1, 24, 1}); list[len(list)-1].Name != "so_reuseport" || !slices.Contains(list, NamedSetting{"tcp_user_timeout", "0"}) {
+	if list := c.Settings(pgbouncer.Version{1, 24, 1}); list[len(list)-1].Name != "verbose" || !slices.Contains(list, NamedSetting{"tcp_user_timeout", "0"}) {
 		t.Errorf("settings of 1.24: %v", list)
 	}
 	if c, _, err := loadText(t, strings.Replace(fullConfig, "hold_timeout: 20", "hold_timeout: 20\nreaders: off", 1), settings.Source{}); err != nil || c.ReadersOf(c.Shards[0]) != ReadersOff {

@@ -3,6 +3,7 @@
 //
 //	config.go         the settings, their defaults, how the console is reached
 //	shard.go          a shard and its databases
+//	process.go        several processes of PgBouncer on one port
 //	validate.go       what must hold
 //	listen.go         how the listener is protected
 //	defaults.go       PgBouncer's settings: the bouncer's own and the operator's

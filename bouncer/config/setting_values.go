@@ -36,6 +36,16 @@ func CheckSettingValue(name, value string) error {
 	return nil
 }
 
+// IsOn reports whether a switch of PgBouncer's is on, as a file or SHOW CONFIG has it.
+func IsOn(value string) bool {
+	switch strings.ToLower(value) {
+	case "yes", "true", "on", "y", "t":
+		return true
+	}
+	n, err := strconv.ParseInt(value, 0, 64)
+	return err == nil && n != 0
+}
+
 // SettingWords are the values that a setting has, nil where they are not words.
 func SettingWords(name string) []string {
 	switch name {

@@ -89,15 +89,10 @@ func (c Config) Validate() ([]cluster.Warning, error) {
 }
 
 func (p PgBouncer) validate(bad *problems) {
-	if p.Config == "" {
-		bad.add("pgbouncer.config", nil, "must be set: the path of the pgbouncer.ini to write")
-	} else if !filepath.IsAbs(p.Config) {
-		bad.add("pgbouncer.config", p.Config, "must be an absolute path")
-	}
-	if p.Admin == "" {
-		bad.add("pgbouncer.admin", nil, "must be set: host:port or the directory of the unix socket and the port, /run/postgresql:6432")
-	} else if _, err := pgbouncer.ParseAddress(p.Admin); err != nil {
-		bad.add("pgbouncer.admin", nil, "%v", err)
+	if len(p.Processes) > 0 {
+		p.validateProcesses(bad)
+	} else {
+		p.validateAlone(bad)
 	}
 	if p.Password != "" && p.PasswordFile != "" {
 		bad.add("pgbouncer.password_file", p.PasswordFile, "must not be set together with pgbouncer.password")
@@ -113,8 +108,8 @@ func (p PgBouncer) validate(bad *problems) {
 			bad.add(fmt.Sprintf("pgbouncer.peers[%d]", i), peer, "must be host:port or the directory of a unix socket and the port")
 		}
 	}
-	if len(p.Peers) > 0 && (p.PeerID < 1 || p.PeerID > len(p.Peers)) {
-		bad.add("pgbouncer.peer_id", p.PeerID, "must be the place of this PgBouncer in pgbouncer.peers, from 1 to %d", len(p.Peers))
+	if last := len(p.Peers) - max(len(p.Processes)-1, 0); len(p.Peers) > 0 && (p.PeerID < 1 || p.PeerID > last) {
+		bad.add("pgbouncer.peer_id", p.PeerID, "must be the place of this PgBouncer, or of its first process, in pgbouncer.peers, from 1 to %d", last)
 	}
 	if len(p.Peers) == 0 && p.PeerID != 0 {
 		bad.add("pgbouncer.peer_id", p.PeerID, "needs pgbouncer.peers")
@@ -125,12 +120,33 @@ func (p PgBouncer) validate(bad *problems) {
 	if p.StopTimeout < 0 || p.StopTimeout > 3600 {
 		bad.add("pgbouncer.stop_timeout", p.StopTimeout, "must be from 0 to 3600 seconds")
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.Settings)) {
-		if err := checkSetting(name, p.Settings[name]); err != nil {
-			bad.add("pgbouncer.settings."+name, nil, "%v", err)
+	checkSettings("pgbouncer.settings.", p.Settings, bad)
+	p.validateOptions(bad)
+}
+
+func checkSettings(path string, settings map[string]any, bad *problems) {
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		if err := checkSetting(name, settings[name]); err != nil {
+			bad.add(path+name, nil, "%v", err)
 		}
 	}
-	p.validateOptions(bad)
+}
+
+// validateAlone checks what is said of a PgBouncer that is the only one on its port.
+func (p PgBouncer) validateAlone(bad *problems) {
+	if p.Config == "" {
+		bad.add("pgbouncer.config", nil, "must be set: the path of the pgbouncer.ini to write")
+	} else if !filepath.IsAbs(p.Config) {
+		bad.add("pgbouncer.config", p.Config, "must be an absolute path")
+	}
+	if p.Admin == "" {
+		bad.add("pgbouncer.admin", nil, "must be set: host:port or the directory of the unix socket and the port, /run/postgresql:6432")
+	} else if _, err := pgbouncer.ParseAddress(p.Admin); err != nil {
+		bad.add("pgbouncer.admin", nil, "%v", err)
+	}
+	if isOn(p.Settings["so_reuseport"], false) {
+		bad.add("pgbouncer.settings.so_reuseport", nil, "lets several processes have the port, and nobody can tell which of them has answered: list all of them in pgbouncer.processes, be it one, or leave it out")
+	}
 }
 
 // validateRoots checks the authorities of the console's certificate.
@@ -165,7 +181,7 @@ func (c Config) validateFiles(bad *problems) {
 			bad.add(at+"path", f.Path, "is already that of files[%d]", first)
 		}
 		paths[f.Path] = i
-		if !filepath.IsAbs(f.Path) || f.Path == c.PgBouncer.Config {
+		if !filepath.IsAbs(f.Path) || slices.ContainsFunc(c.Each(), func(one Config) bool { return f.Path == one.PgBouncer.Config }) {
 			bad.add(at+"path", f.Path, "must be an absolute path, and not pgbouncer.config")
 		}
 		if len(f.Command) > 0 && f.Command[0] == "" {

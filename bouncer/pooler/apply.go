@@ -24,14 +24,22 @@ const (
 // errNotStanding says that PgBouncer took a file but not what is in it.
 var errNotStanding = errors.New("PgBouncer did not take the configuration")
 
+// errShared says that it cannot be known to which process of PgBouncer something was done.
+var errShared = errors.New("PgBouncer has so_reuseport: other processes may have its port, and only the one that has answered was brought to the newest routes; " +
+	"list all of them in pgbouncer.processes, or take so_reuseport out and start it again")
+
 // Applier brings a checked file into PgBouncer: RELOAD and read back.
 type Applier struct {
 	console *Console
+	// listed: every process on PgBouncer's port is known.
+	listed bool
 	// listening is where PgBouncer listened at the last read-back.
 	listening Listening
 }
 
-func NewApplier(console *Console) *Applier { return &Applier{console: console} }
+func NewApplier(c config.Config, console *Console) *Applier {
+	return &Applier{console: console, listed: c.Listed()}
+}
 
 // Listens is where PgBouncer listened at the last read-back.
 func (a *Applier) Listens() Listening { return a.listening }
@@ -110,6 +118,9 @@ func (a *Applier) spotCheck(ctx context.Context, file pgbouncer.File) error {
 		case have.Changeable && !sameSetting(name, want, have.Value):
 			return fmt.Errorf("%w: %s is %q, not %q; PgBouncer's log says why", errNotStanding, name, have.Value, want)
 		}
+	}
+	if shared := config.IsOn(standing["so_reuseport"].Value); shared && !a.listed {
+		return errShared
 	}
 	return nil
 }

@@ -16,6 +16,7 @@
 //	health.go   finds a primary that does not answer before Consul can tell
 //	probe.go     asks such a primary
 //	front.go     knocks at PgBouncer as clients do
+//	listening.go does PgBouncer still take clients?
 //	figures.go   PgBouncer's own figures
 //
 // The client of the console's protocol is in package pgbouncer.

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -34,33 +32,39 @@ const (
 // so that no pool is made for the sake of it.
 type Front struct {
 	config config.Config
+	link   *Link
 	// served is a database that clients may ask for, empty: there is none; listening is
-	// where PgBouncer listens, up whether it answers.
+	// where PgBouncer listens.
 	served    func() string
 	listening func() Listening
-	up        func() bool
 
 	mu      sync.Mutex
 	looked  time.Time
 	reasons []string
+	// closed: PgBouncer takes clients no more, for sure.
+	closed bool
 }
 
-func NewFront(c config.Config, served func() string, listens func() Listening, up func() bool) *Front {
-	return &Front{config: c, served: served, listening: listens, up: up}
+func NewFront(c config.Config, link *Link, served func() string, listens func() Listening) *Front {
+	return &Front{config: c, link: link, served: served, listening: listens}
 }
 
-// Look tells why clients are not served. What one asks for serves all who ask within
-// frontPace, so it is not broken off when that one goes away.
-func (f *Front) Look(ctx context.Context) []string {
+// Look tells why clients are not served, and whether that is so because PgBouncer has
+// closed or was closed, so that none comes to it. What one asks for serves all who ask
+// within frontPace, so it is not broken off when that one goes away.
+func (f *Front) Look(ctx context.Context) (reasons []string, closed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !f.link.Now().Up {
+		return nil, f.link.isEnding() || isClosed(ctx, f.config) // there are other reasons
+	}
 	if time.Since(f.looked) < frontPace {
-		return f.reasons
+		return f.reasons, f.closed
 	}
 	database := f.served()
 	addresses := f.listening().addresses(f.config)
-	if database == "" || !f.up() {
-		return nil // there are other reasons
+	if database == "" {
+		return nil, false // there are other reasons
 	}
 	if f.config.Setting("auth_user") != "" {
 		database = frontUser // of one that is there the user would be looked for at its primary
@@ -70,21 +74,38 @@ func (f *Front) Look(ctx context.Context) []string {
 	failures := make([]error, len(addresses))
 	var knocking sync.WaitGroup
 	for i, a := range addresses {
-		knocking.Go(func() { failures[i] = f.knock(ctx, a, database) })
+		knocking.Go(func() { failures[i] = knock(ctx, a, database) })
 	}
 	knocking.Wait()
-	f.reasons = nil
+	f.reasons, f.closed = nil, false
 	for i, err := range failures {
 		if err != nil {
+			f.closed = f.closed || addresses[i].network == "unix" && isAbsent(err)
 			f.reasons = append(f.reasons, fmt.Sprintf("PgBouncer takes no client at %s: %v", addresses[i].address, err))
 		}
 	}
+	f.closed = f.closed || f.link.doorClosed()
 	f.looked = time.Now()
-	return f.reasons
+	return f.reasons, f.closed
+}
+
+// isClosed reports whether nobody listens at the console's unix socket.
+func isClosed(ctx context.Context, c config.Config) bool {
+	options, err := c.Admin()
+	if err != nil || !options.Address.IsUnix() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, frontBound)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socketPath(options.Address))
+	if err == nil {
+		_ = conn.Close() // it takes connections, which is all that was asked
+	}
+	return isAbsent(err)
 }
 
 // knock begins a login.
-func (f *Front) knock(ctx context.Context, a frontAddress, database string) error {
+func knock(ctx context.Context, a frontAddress, database string) error {
 	conn, err := new(net.Dialer).DialContext(ctx, a.network, a.address)
 	if err != nil {
 		return err
@@ -191,38 +212,4 @@ func (l Listening) addresses(c config.Config) (list []frontAddress) {
 		list = append(list, frontAddress{"unix", filepath.Join(l.socketDir, ".s.PGSQL."+l.port)})
 	}
 	return list
-}
-
-// socketTable reads one of the kernel's tables of sockets.
-func socketTable(name string) ([]byte, error) { return os.ReadFile("/proc/self/net/" + name) }
-
-// isListening reports whether anything listens where the console is, false only when that
-// is sure: a PgBouncer that was told to end when its clients have gone takes no more.
-func isListening(c config.Config, table func(name string) ([]byte, error)) bool {
-	options, err := c.Admin()
-	if err != nil || !c.IsBeside() {
-		return true
-	}
-	if options.Address.IsUnix() {
-		text, err := table("unix")
-		path := filepath.Join(options.Address.Host, ".s.PGSQL."+strconv.Itoa(options.Address.Port))
-		for line := range strings.Lines(string(text)) {
-			if f := strings.Fields(line); len(f) == 8 && f[7] == path && f[3] == "00010000" {
-				return true
-			}
-		}
-		return err != nil
-	}
-	for _, name := range []string{"tcp", "tcp6"} {
-		text, err := table(name)
-		if err != nil && name == "tcp" {
-			return true
-		}
-		for line := range strings.Lines(string(text)) {
-			if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", options.Address.Port)) {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -55,7 +55,6 @@ func TestKnock(t *testing.T) {
 				_ = cmd.Wait()
 				close(ended)
 			}()
-			f := &Front{config: c}
 			database := "s1"
 			if c.Setting("auth_user") != "" {
 				database = frontUser
@@ -65,7 +64,7 @@ func TestKnock(t *testing.T) {
 				t.Fatalf("addresses are %v", addresses)
 			}
 			for _, a := range addresses {
-				if err := f.knock(t.Context(), a, database); err != nil {
+				if err := knock(t.Context(), a, database); err != nil {
 					t.Errorf("%s: %v", a.address, err)
 				}
 			}
@@ -90,20 +89,35 @@ func TestKnock(t *testing.T) {
 				t.Error("it is said not to listen on its unix socket")
 			}
 			// Consoles count as clients, and are let in though there are too many.
+			var more []*pgbouncer.Conn
 			for range 2 {
-				more, err := dialAdmin(t.Context(), c)
+				one, err := dialAdmin(t.Context(), c)
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer more.Close()
+				more = append(more, one)
 			}
 			for _, a := range addresses {
-				if err := f.knock(t.Context(), a, database); err == nil || !strings.Contains(err.Error(), "no more connections allowed") {
+				if err := knock(t.Context(), a, database); err == nil || !strings.Contains(err.Error(), "no more connections allowed") {
 					t.Errorf("%s, when there are too many: %v", a.address, err)
 				}
 			}
+			for _, one := range more {
+				one.Close()
+			}
 			if !version.AtLeast(1, 23) {
 				return
+			}
+			local, err := dialAdmin(t.Context(), unix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			links := []*Link{{config: c}, {config: unix, door: doorOf(unix, local)}}
+			local.Close()
+			for _, l := range links {
+				if l.isDone(t.Context(), console, version) {
+					t.Errorf("it is said to end: %s", l.config.PgBouncer.Admin)
+				}
 			}
 			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
@@ -111,16 +125,17 @@ func TestKnock(t *testing.T) {
 			for isListening(c, socketTable) || !version.AtLeast(1, 25) && isListening(unix, socketTable) { // which stays for consoles from 1.25 on
 				continue
 			}
-			l := &Link{config: c}
-			if !l.isDone(t.Context(), console, version) || l.isDone(t.Context(), console, pgbouncer.Version{1, 18}) {
-				t.Error("that it ends is not seen")
+			for _, l := range links {
+				if !l.isDone(t.Context(), console, version) || l.isDone(t.Context(), console, pgbouncer.Version{1, 18}) {
+					t.Errorf("that it ends is not seen: %s", l.config.PgBouncer.Admin)
+				}
 			}
 			select {
 			case <-ended:
 				t.Error("it did not wait for its console")
 			default:
 			}
-			if err := f.knock(t.Context(), addresses[0], database); err == nil {
+			if err := knock(t.Context(), addresses[0], database); err == nil {
 				t.Error("it still takes clients")
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
@@ -33,6 +34,16 @@ type Link struct {
 
 	mu    sync.Mutex
 	state LinkState
+	// door is the port of the PgBouncer that is up, nil: it cannot be seen.
+	door *door
+}
+
+// doorClosed reports whether PgBouncer takes clients no more, for sure.
+func (l *Link) doorClosed() bool {
+	l.mu.Lock()
+	d := l.door
+	l.mu.Unlock()
+	return d.closed()
 }
 
 // LinkState is what is known of PgBouncer.
@@ -43,6 +54,8 @@ type LinkState struct {
 	Generation int
 	Since      time.Time
 	Err        error
+	// Absent: no client can come to it, as nobody listens at its unix socket, or as it ends.
+	Absent bool
 }
 
 func NewLink(c config.Config, log zerolog.Logger, notify func()) *Link {
@@ -64,11 +77,22 @@ func (l *Link) Run(ctx context.Context) {
 			return
 		}
 		l.down(err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(linkRetry):
+		for again := true; again && ctx.Err() == nil; again = l.isEnding() {
+			select {
+			case <-ctx.Done():
+			case <-time.After(linkRetry):
+			}
 		}
 	}
+}
+
+// isEnding reports whether PgBouncer was let go because it ends, and has not ended yet: it
+// would wait for another connection, too.
+func (l *Link) isEnding() bool { return errors.Is(l.Now().Err, errDone) && l.doorClosed() }
+
+// isAbsent reports whether an error says that nobody listens at a unix socket.
+func isAbsent(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
 }
 
 // hold connects and returns when the connection has ended or no answer comes.
@@ -82,7 +106,7 @@ func (l *Link) hold(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.up(version)
+	l.up(version, doorOf(l.config, conn))
 	for {
 		wait, cancel := context.WithTimeout(ctx, linkPing)
 		err := conn.AwaitEnd(wait)
@@ -106,15 +130,16 @@ var errDone = errors.New("PgBouncer was told to end when its clients have gone, 
 // ends by SIGTERM only when all have gone, connections to its console included; until
 // then its clients follow the routes as ever.
 func (l *Link) isDone(ctx context.Context, conn *pgbouncer.Conn, version pgbouncer.Version) bool {
-	if !version.AtLeast(1, 23) || isListening(l.config, socketTable) {
+	if !version.AtLeast(1, 23) || isListening(l.config, socketTable) && !l.doorClosed() {
 		return false
 	}
 	pools, err := bounded(ctx, conn.Pools)
 	return err == nil && !slices.ContainsFunc(pools, func(p pgbouncer.Pool) bool { return p.ClientsActive+p.ClientsWaiting > 0 })
 }
 
-func (l *Link) up(v pgbouncer.Version) {
+func (l *Link) up(v pgbouncer.Version, d *door) {
 	l.mu.Lock()
+	l.door = d
 	l.state = LinkState{Up: true, Version: v, Generation: l.state.Generation + 1, Since: time.Now()}
 	l.mu.Unlock()
 	l.log.Info().Stringer("version", v).Str("admin", l.config.PgBouncer.Admin).Msg("PgBouncer answers")
@@ -127,7 +152,10 @@ func (l *Link) down(err error) {
 	l.mu.Lock()
 	known := !l.state.Up && l.state.Err != nil && err != nil && l.state.Err.Error() == err.Error()
 	was := l.state.Up
-	l.state.Up, l.state.Err = false, err
+	if !errors.Is(err, errDone) {
+		l.door = nil
+	}
+	l.state.Up, l.state.Err, l.state.Absent = false, err, isAbsent(err) || errors.Is(err, errDone)
 	if was {
 		l.state.Since = time.Now()
 	}

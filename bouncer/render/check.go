@@ -3,6 +3,7 @@ package render
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,6 +128,14 @@ func checkAccess(file pgbouncer.File, c config.Config) error {
 	var errs []error
 	if port, set := file.Settings["listen_port"]; set && port != strconv.Itoa(address.Port) {
 		errs = append(errs, fmt.Errorf("listen_port is %s, but pgbouncer.admin is %s", port, address))
+	}
+	if c.Listed() {
+		if dir := file.Settings["unix_socket_dir"]; filepath.Clean(dir) != address.Host {
+			errs = append(errs, fmt.Errorf("unix_socket_dir is %q, but admin of the process is %s", dir, address))
+		}
+		if !config.IsOn(file.Settings["so_reuseport"]) {
+			errs = append(errs, errors.New("so_reuseport is not on, and only one of pgbouncer.processes could start"))
+		}
 	}
 	// The user "pgbouncer" on a unix socket needs no entry.
 	if user := c.PgBouncer.User; !address.IsUnix() || user != config.DefaultUser {

@@ -34,7 +34,7 @@ pgbouncer:
     listen_addr: "*"
     max_client_conn: 5000
     server_login_retry: 0.5
-    so_reuseport: yes
+    tcp_defer_accept: 1
 shards:
   - scope: orders
     databases: [orders, "orders_old=archive"]
@@ -256,6 +256,41 @@ func TestCheckRefuses(t *testing.T) {
 	}
 	if _, err := Check(good, views, c, pgbouncer.Version{}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A template of an operator's own must leave several processes what tells them apart.
+func TestCheckOfOneProcess(t *testing.T) {
+	c := testConfig(t)
+	c.PgBouncer.Processes = []config.Process{{Admin: "/run/pgbouncer/1:6432", Config: "/etc/pgbouncer/1.ini"}, {Admin: "/run/pgbouncer/2:6432", Config: "/etc/pgbouncer/2.ini"}}
+	one := c.Each()[1]
+	r := NewRenderer(one, nil, "")
+	defer r.Close()
+	source, err := r.Template()
+	if err != nil {
+		t.Fatal(err)
+	}
+	views := goldenViews(one)
+	good, err := r.Render(source, views, pgbouncer.Version{1, 26, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Check(good, views, one, pgbouncer.Version{1, 26, 1}); err != nil {
+		t.Errorf("%v\n%s", err, good)
+	}
+	for _, line := range []string{"2 = host=/run/pgbouncer/2 port=6432\n", "peer_id = 2\n"} {
+		if !strings.Contains(string(good), line) {
+			t.Errorf("the file lacks %q:\n%s", line, good)
+		}
+	}
+	for want, change := range map[string][2]string{
+		"admin of the process is /run/pgbouncer/2:6432": {"unix_socket_dir = /run/pgbouncer/2", "unix_socket_dir = /run"},
+		"so_reuseport is not on":                        {"so_reuseport = 1\n", ""},
+	} {
+		text := strings.Replace(string(good), change[0], change[1], 1)
+		if _, err := Check([]byte(text), views, one, pgbouncer.Version{1, 26, 1}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error is %v, want %s", err, want)
+		}
 	}
 }
 

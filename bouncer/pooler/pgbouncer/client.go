@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
 )
@@ -174,6 +175,24 @@ func (c *Conn) Close() {
 
 // Closed reports whether the connection is of no more use.
 func (c *Conn) Closed() bool { return c.pg.IsClosed() }
+
+// PID is that of the process at the other end of a unix socket, if it can be known.
+func (c *Conn) PID() (pid int, known bool) {
+	socket, is := c.pg.Conn().(*net.UnixConn)
+	if !is {
+		return 0, false
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	err = raw.Control(func(fd uintptr) {
+		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(peer.Pid)
+		}
+	})
+	return pid, err == nil && pid > 0
+}
 
 // AwaitEnd waits until PgBouncer ends the connection, which it does when it
 // ends itself, and returns why. When ctx is done first it returns nil and the
