@@ -123,7 +123,9 @@ func (p Pausing) Do(ctx context.Context, c config.Config, shard, by string) (Pau
 		}
 		s := status.Shards[answer.Shard]
 		answer.Held = s.Held
-		if done := s.Paused == (s.Held || s.Operator != nil) && (p != Release || !s.Held); done {
+		// The first status may be that of before.
+		seen := p == Release && !s.Held || p == Pause && s.Operator != nil || p == Resume && s.Operator == nil
+		if seen && s.Paused == (s.Held || s.Operator != nil) {
 			return answer, nil
 		}
 		select {

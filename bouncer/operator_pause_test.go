@@ -113,6 +113,7 @@ func TestOperatorPause(t *testing.T) {
 	w.pausing(Pause, "s1")
 	kill()
 	w.pgbouncer()
+	w.awaitPaused(true) // it may still be starting, and the status may be that of the one before
 	w.awaitHealthy()
 	w.await("the pause after a restart of PgBouncer", func() error {
 		if got := w.standing(); got != "s1 s1_ro" {
