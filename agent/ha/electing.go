@@ -28,6 +28,8 @@ const (
 //
 //	last beat                 this member                        decision
 //	any                       has promised not to take it        wait until the promise ends
+//	any, and Consul has gone
+//	  back within a lease     any                                take no lock by it
 //	our own, not released     primary, or down and was primary   take the lock again at once
 //	none, shard unknown       primary, or down and was primary   take the lock
 //	our own, Consul silent
@@ -53,7 +55,8 @@ func electing(v View) Decision {
 	if p := v.promised(); p != nil {
 		return wait("the lock is promised to " + p.Leader + " for now").by(p.Until)
 	}
-	if pg.Primary && v.lastLeader() && !v.outOfTouch() && v.WatchdogOK || v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
+	believed := !v.Now.Before(v.GoneBack)
+	if believed && pg.Primary && v.lastLeader() && !v.outOfTouch() && v.WatchdogOK || believed && v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
 		if v.Session == "" {
 			return wait("waiting for a Consul session to take our own lock again")
 		}
@@ -76,15 +79,15 @@ func electing(v View) Decision {
 	}
 	expires := v.leaseExpires()
 	if b != nil && b.Released {
-		expires = v.StatusSeen
-		if b.Successor == v.Name {
+		expires = max(v.StatusSeen, v.GoneBack)
+		if believed && b.Successor == v.Name {
 			if d, first := v.quorumFirst(expires); first && !b.Complete {
 				return d
 			}
 			return do("the lease was given to us by "+b.Owner, v.takeOver())
 		}
 		if b.Successor != "" {
-			expires = v.StatusSeen.Add(b.Lease() / 2)
+			expires = max(v.StatusSeen.Add(b.Lease()/2), v.GoneBack)
 		}
 	}
 	if ask := expires.Add(-askAhead); v.Now.Before(ask) {

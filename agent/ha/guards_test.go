@@ -89,6 +89,13 @@ func TestElectingNeedsEachCondition(t *testing.T) {
 	runSituations(t, []situationTest{
 		{"a takeover is under way", view(expiredLease, asked(), inFlight), "", "taking the lock"},
 		{"our lock, the answer was lost", with(lost), take, "our own lock"},
+		{"our lock, as Consul has it that has gone back", with(lost, goneBack), "", "not over"},
+		{"our lock, as Consul had it that has gone back a lease ago", with(lost, goneBack, func(v *View) { v.GoneBack = now }), take, "our own lock"},
+		{"was the primary, led last, says Consul that has gone back", view(leads("a", time.Second), lockGone, primary, down, goneBack), "start as replica of nobody", "how far our WAL goes"},
+		{"given to us, says Consul that has gone back", view(leads("b", 20*time.Second), released("a"), asked(), goneBack), "", "not over"},
+		{"given to another, says Consul that has gone back", view(leads("b", 20*time.Second), released("c"), asked(), goneBack), "", "not over"},
+		{"given to anybody, says Consul that has gone back", view(leads("b", 20*time.Second), released(""), asked(), goneBack), "", "not over"},
+		{"expired, says Consul that has gone back", view(expiredLease, asked(), goneBack), "", "a replica, following"},
 		{"our lock, no session", with(lost, session("")), "", "waiting for a Consul session"},
 		{"our lock, PostgreSQL is starting", with(lost, func(v *View) { v.Postgres.Accepting = false }), "", "is starting"},
 		{"our lock, tagged nofailover", with(lost, noFailover), "", "nofailover"},
@@ -118,6 +125,9 @@ func TestElectingNeedsEachCondition(t *testing.T) {
 		}), "", "not in the failsafe list"},
 	})
 }
+
+// goneBack: Consul was put back to an earlier state just now.
+func goneBack(v *View) { v.GoneBack = now.Add(5 * time.Second) }
 
 func TestTakeOverNeedsEachIndex(t *testing.T) {
 	failsafe := func(v *View) { v.Cluster.Failsafe.ModifyIndex = 46 }

@@ -1,6 +1,10 @@
 package ha
 
-import "github.com/lictor-ha/lictor/agent/cluster"
+import (
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
 
 // Outlook is what a member knows of its shard, and since when (design 5.2). Readings
 // come from a blocking query, which may be overtaken, and from consistent reads. Like a
@@ -15,6 +19,9 @@ type Outlook struct {
 	// StatusSeen is when the status was first seen at its present ModifyIndex,
 	// or first seen to be absent.
 	StatusSeen cluster.Instant
+	// GoneBack is until when another member may lead of whom Consul knows nothing any more,
+	// as it has gone back to an earlier state (a snapshot was restored); zero: it has not.
+	GoneBack cluster.Instant
 	// Parted is the status (its ModifyIndex) under which this member has parted from
 	// the old leader (parting.go); zero: it has not, or the shard has gone on since.
 	Parted uint64
@@ -55,6 +62,10 @@ func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent boo
 			return Stale
 		}
 	}
+	// The index of a whole reading tells only until the next write.
+	if s.Status.Exists() && s.Status.ModifyIndex < o.Snapshot.Status.ModifyIndex {
+		o.GoneBack = now.Add(withDrift(max(leaseIn(o.Snapshot), leaseIn(s))))
+	}
 	o.stale, o.floor = 0, s.Index
 	if known := o.Snapshot.Route; !consistent || s.Route.Exists() && s.Route.ModifyIndex < known.ModifyIndex {
 		s.Route = known
@@ -70,6 +81,14 @@ func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent boo
 	}
 	o.Snapshot, o.Read = s, now
 	return Taken
+}
+
+// leaseIn is that of the last beat in a reading.
+func leaseIn(s cluster.Snapshot) time.Duration {
+	if b := s.Status.Value.Lictor; b != nil {
+		return b.Lease()
+	}
+	return 0
 }
 
 // NextBeat is the number of the beat that replaces the status which is known. It

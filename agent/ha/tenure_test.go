@@ -369,6 +369,29 @@ func TestOutlook(t *testing.T) {
 	expect("Consul went back and stays there", o.Accept(at(9), status(16, 3), true), Taken, at(9))
 }
 
+// The index of a reading says that Consul has gone back only until somebody writes
+// something; that of the status does for good. The leader of before may lead on for the
+// longer of both leases.
+func TestOutlookOfAConsulThatHasGoneBack(t *testing.T) {
+	status := func(snapshot, index uint64, lease time.Duration) cluster.Snapshot {
+		value := cluster.Status{Lictor: &cluster.Beat{LeaseMS: lease.Milliseconds()}}
+		return cluster.Snapshot{Index: snapshot, Status: cluster.Entry[cluster.Status]{ModifyIndex: index, Value: value}}
+	}
+	for _, leases := range [][2]time.Duration{{40 * time.Second, ttl}, {ttl, 40 * time.Second}} {
+		var o Outlook
+		o.Accept(at(1), status(20, 19, leases[0]), true)
+		o.Accept(at(2), status(21, 19, leases[0]), false)
+		o.Accept(at(3), cluster.Snapshot{Index: 22}, false)
+		o.Accept(at(3), status(23, 23, leases[0]), false)
+		if !o.GoneBack.IsZero() {
+			t.Fatalf("it has not gone back, %s", o.GoneBack)
+		}
+		if o.Accept(at(4), status(24, 5, leases[1]), false) != Taken || o.GoneBack != at(45) {
+			t.Errorf("leases %s: nothing is believed until %s", leases, o.GoneBack)
+		}
+	}
+}
+
 // A pause that others cannot know of does not keep a primary alive beyond its
 // lease, and a leader that rests on the pause is not replaced.
 func TestPauseIsInForceWithTheBeatThatSaysSo(t *testing.T) {

@@ -27,6 +27,8 @@ type View struct {
 	// StatusSeen is when this agent first saw the status key at its present
 	// ModifyIndex (or first saw that there is none).
 	StatusSeen cluster.Instant
+	// GoneBack is as in Outlook.
+	GoneBack cluster.Instant
 	// Session is this agent's own Consul session, empty while there is none.
 	Session string
 
@@ -327,7 +329,8 @@ func withDrift(d time.Duration) time.Duration {
 
 // leaseExpires is when this member may regard the shard's lease as expired, by
 // its own clock. A status that is missing, of unknown age or not understood
-// counts as a beat at the moment it was first seen.
+// counts as a beat at the moment it was first seen. Where Consul has gone back, the last
+// beat may have been another one.
 func (v View) leaseExpires() cluster.Instant {
 	lease := v.Config.TTL
 	if b := v.beat(); b != nil {
@@ -336,7 +339,7 @@ func (v View) leaseExpires() cluster.Instant {
 		// A Patroni leader has no lease: its session is all there is.
 		return v.StatusSeen
 	}
-	return v.StatusSeen.Add(withDrift(lease))
+	return max(v.StatusSeen.Add(withDrift(lease)), v.GoneBack)
 }
 
 // upstream is the member to replicate from.

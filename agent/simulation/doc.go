@@ -11,7 +11,8 @@
 //	ports.go, ports_postgres.go
 //	                          the world as the state machine (package member) reaches it
 //	agent.go, listen.go       its process, and what listens there
-//	faults.go                 how each event of a schedule is carried out
+//	faults.go, faults_consul.go, faults_postgres.go
+//	                          how each event of a schedule is carried out
 //	judge.go                  the invariants I1 to I7 (design 5.24)
 //	mutant.go                 rules that can be switched off, to see that it is noticed
 //	shrink.go                 from a long failing schedule to a short one

@@ -1,6 +1,8 @@
 package simulation
 
 import (
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -68,7 +70,7 @@ func (h *heal) run() {
 
 func (w *world) inject(e Event) {
 	w.say("-- %s", w.schedule.words(e))
-	end := faults()[e.Kind].inject(w, e)
+	end := known()[e.Kind].inject(w, e)
 	if end == nil {
 		return
 	}
@@ -83,6 +85,15 @@ func (w *world) healAll() {
 		h.run()
 	}
 }
+
+// known are all kinds of fault.
+var known = sync.OnceValue(func() map[Kind]fault {
+	all := faults()
+	for _, more := range []map[Kind]fault{consulFaults(), postgresFaults()} {
+		maps.Copy(all, more)
+	}
+	return all
+})
 
 func faults() map[Kind]fault {
 	return map[Kind]fault{
@@ -157,7 +168,7 @@ func faults() map[Kind]fault {
 			return func() { w.net.slow[path] = 0 }
 		}},
 		LateWatch: {member: true, inject: func(w *world, e Event) func() {
-			w.net.late[e.Member] = 3 * time.Second
+			w.net.late[e.Member] = max(time.Duration(e.Value)*time.Millisecond, 3*time.Second)
 			return func() { w.net.late[e.Member] = 0 }
 		}},
 		ConsulHang:       {inject: consulBecomes(consulHangs)},

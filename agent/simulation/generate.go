@@ -96,6 +96,16 @@ func kinds() []struct {
 		{Reinit, 4},
 		{FailPostgres, 4},
 		{LoseData, 2},
+		{ConsulError, 4},
+		{RestoreSnapshot, 1},
+		{StopPostmaster, 4},
+		{Orphans, 4},
+		{KillFails, 4},
+		{Linger, 3},
+		{DiskFull, 3},
+		{HangWork, 3},
+		{VanishData, 2},
+		{PauseVM, 2},
 	}
 }
 
@@ -142,11 +152,19 @@ func randomEvent(r *rand.Rand, members int, at time.Duration) Event {
 		e.Text = []string{"off", "on", "quorum"}[r.IntN(3)]
 	case SetFailsafe:
 		e.Value = r.IntN(2)
+	case LateWatch:
+		e.Value = 3000 + r.IntN(9000)
+	case ConsulError:
+		e.Value = []int{403, 429, 500}[r.IntN(3)]
+	case Orphans:
+		e.For = time.Duration(r.Int64N(int64(20 * time.Second)))
+	case RestoreSnapshot, PauseVM:
+		e.For = min(e.For, time.Minute)
 	case Pause:
 		e.For = min(e.For, time.Minute)
 	}
 	switch e.Kind {
-	case KillGuard, KillWatcher, Reinit, KillPostmaster, SessionLoss, Switchover, SetTTL, SetSyncMode, SetFailsafe:
+	case KillGuard, KillWatcher, Reinit, VanishData, KillPostmaster, SessionLoss, Switchover, SetTTL, SetSyncMode, SetFailsafe:
 		e.For = 0
 	}
 	return e

@@ -101,7 +101,13 @@ func (g *guard) watch() {
 	until := g.deadline.Until
 	g.host.w.at(g.host.when(until), func() {
 		g.run(func() {
-			if !g.alive || g.deadline.Until != until || !g.deadline.Due(g.host.clock()) || g.host.w.mutant.GuardOff {
+			if !g.alive || g.deadline.Until != until || g.host.w.mutant.GuardOff {
+				return
+			}
+			if !g.deadline.Due(g.host.clock()) {
+				if g.host.clock().Before(until) { // the clock has stood still
+					g.watch()
+				}
 				return
 			}
 			g.deadline.Fire()

@@ -29,7 +29,10 @@ type judge struct {
 	replaced  cluster.Status // by the last takeover
 	branches  []*branch      // with commits that the key sync vouches for
 	clean     *cleanHandover
-	tally     Tally
+	// wentBack: Consul has been put back to an earlier state, and no leader has written the
+	// key sync since: what it names is of another time, and nothing is promised by it.
+	wentBack bool
+	tally    Tally
 }
 
 // Tally counts what happened in a run, so that a test can tell that it tested
@@ -57,7 +60,7 @@ func (j *judge) fail(invariant, format string, args ...any) {
 	j.w.say("VIOLATION %v", j.violation)
 }
 
-// onePrimary is I1, but for hosts whose processes do not run.
+// onePrimary is I1 for local commits: it is not asked of hosts whose processes do not run.
 func (j *judge) onePrimary() {
 	var first *host
 	for _, h := range j.w.hosts {
@@ -112,6 +115,9 @@ func (j *judge) archiveAlone() {
 func (j *judge) acknowledged(h *host, lsn int64) {
 	b := h.pg.at.branch
 	j.tally.Commits++
+	if len(h.pg.waits.names) > 0 {
+		j.onlySynchronous(h)
+	}
 	if !h.exempt() {
 		b.acked = max(b.acked, lsn)
 	}
@@ -123,13 +129,23 @@ func (j *judge) acknowledged(h *host, lsn int64) {
 	}
 }
 
+// onlySynchronous is I1 for commits that wait for standbys: nothing exempts a host from it.
+// Whatever stands still there, its standbys acknowledge nothing beside another primary.
+func (j *judge) onlySynchronous(h *host) {
+	for _, other := range j.w.hosts {
+		if other != h && other.pg.writable && other.up && !other.exempt() {
+			j.fail("I1", "%s has a commit acknowledged by %s while %s accepts commits", h.name, h.pg.waits.value(), other.name)
+		}
+	}
+}
+
 // vouched tells whether a commit is acknowledged in synchronous mode: the key sync
 // stands, and it or the lock is the member's own, or its PostgreSQL still waits for
 // standbys. One that stood still while the mode was switched on by another leader
 // promises nothing.
 func (j *judge) vouched(h *host) bool {
 	e, found := j.w.consul.keys[keySync]
-	return found && (e.value.(cluster.Sync).Leader == h.name || j.w.consul.leaderNamed() == h.name || len(h.pg.waits.names) > 0)
+	return found && !j.wentBack && (e.value.(cluster.Sync).Leader == h.name || j.w.consul.leaderNamed() == h.name || len(h.pg.waits.names) > 0)
 }
 
 // promoted: a member has become a primary from a position.
@@ -199,6 +215,7 @@ func (j *judge) committed(h *host, ops []op) {
 				}
 			}
 		case o.verb == set && o.key == keySync:
+			j.wentBack = false
 			for _, other := range j.w.hosts {
 				if cluster.NoStream(other.tags) && slices.Contains(o.value.(cluster.Sync).Standbys(), other.name) {
 					j.fail("I2", "the key sync names %s, which is tagged nostream", other.name)

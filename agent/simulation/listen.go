@@ -45,6 +45,10 @@ func (a *agent) watchConsul(index uint64) {
 	}
 	w.net.send(me, there, func() {
 		w.consul.arrive(func() {
+			if refused, _ := w.refuses(me); refused {
+				w.net.send(there, me, func() { a.do(func() { again(index, w.retryAfter()) }) })
+				return
+			}
 			if w.consul.changed > index {
 				reply()
 				return
@@ -106,8 +110,18 @@ func (a *agent) lookAtPostgres() {
 	look := a.look()
 	a.later(a.host.pg.takes(0, 4*time.Millisecond), func() {
 		a.Saw(look)
+		a.seeDisk()
 		a.step()
 	})
+}
+
+// seeDisk is what the agent's probe tells of the disk (agent/disk.go).
+func (a *agent) seeDisk() {
+	if pg := &a.host.pg; pg.full > 0 {
+		a.SawDisk("no space left on device", pg.fullSince)
+	} else {
+		a.SawDisk("", 0)
+	}
 }
 
 // look looks at PostgreSQL, and at the data directory when none runs.

@@ -57,15 +57,22 @@ func (p *postgres) clone(from *host, done func(error)) {
 	life := p.life
 	p.host.w.after(p.takes(100*time.Millisecond, 3*time.Second), func() {
 		p.host.process(func() {
-			switch {
-			case p.life != life:
-				done(errStopped)
-			case !from.up || from.frozen || !from.pg.ready || from.pg.empty || !p.host.w.net.both(p.host.id, from.id):
-				done(errors.New("the source is not reachable"))
-			default:
-				p.at, p.empty, p.primary = from.pg.replayed(), false, false
-				done(nil)
-			}
+			p.halfWay(func() { p.copied(life, from, done) }, func() { done(errStopped) })
 		})
 	})
+}
+
+// copied ends a clone.
+func (p *postgres) copied(life int, from *host, done func(error)) {
+	switch {
+	case p.life != life:
+		done(errStopped)
+	case p.full > 0:
+		done(errors.New("no space left on device"))
+	case !from.up || from.frozen || !from.pg.ready || from.pg.empty || !p.host.w.net.both(p.host.id, from.id):
+		done(errors.New("the source is not reachable"))
+	default:
+		p.at, p.empty, p.primary = from.pg.replayed(), false, false
+		done(nil)
+	}
 }

@@ -298,4 +298,4 @@ func unfenced() Schedule {
 		during(28, 60, CutBoth, c).to(3), during(30, 60, StopAgent, a), during(30, 60, StopBoth, a), during(120, 30, HostLoss, b))
 }
 
-func TestMutantVoterStays(t *testing.T) { killed(t, Mutant{VoterStays: true}, unfenced(), "I2") }
+func TestMutantVoterStays(t *testing.T) { killed(t, Mutant{VoterStays: true}, unfenced(), "I1", "I2") }

@@ -51,9 +51,9 @@ func (p inPostgres) PID() int {
 	return p.host.pg.life
 }
 
-func (p inPostgres) Kill(w *member.Work, _ time.Duration, done func(error)) {
-	p.work(w, func(done func(error)) {
-		kill := func() { p.host.pg.kill(func() { done(nil) }) }
+func (p inPostgres) Kill(_ *member.Work, limit time.Duration, done func(error)) {
+	p.work(nil, func(done func(error)) {
+		kill := func() { p.kill(limit, done) }
 		if p.host.w.mutant.StopWaits {
 			p.host.pg.onDisk(kill)
 			return
@@ -62,13 +62,36 @@ func (p inPostgres) Kill(w *member.Work, _ time.Duration, done func(error)) {
 	}, done)
 }
 
+// kill is the agent's kill. One that cannot tell who is PostgreSQL's kills nobody; what waits
+// for a disk outlasts it.
+func (p inPostgres) kill(limit time.Duration, done func(error)) {
+	pg := &p.host.pg
+	if pg.unkillable > 0 && (pg.running || pg.orphans) {
+		p.later(p.host.w.between(0, min(limit, time.Second)), func() { done(errNotKilled) })
+		return
+	}
+	pg.kill(func() {
+		if pg.remains {
+			p.later(limit, func() {
+				if pg.remains {
+					done(member.ErrLingering)
+					return
+				}
+				done(nil)
+			})
+			return
+		}
+		done(nil)
+	})
+}
+
 func (p inPostgres) Stop(w *member.Work, limit time.Duration, _ bool, done func(error)) {
 	p.work(w, func(done func(error)) {
 		stopped := false
 		p.host.pg.stop(func(error) { stopped = true; done(nil) })
 		p.later(limit, func() {
 			if !stopped {
-				p.host.pg.kill(func() { done(nil) })
+				p.kill(limit, done)
 			}
 		})
 	}, done)
@@ -297,6 +320,6 @@ func (p inPostgres) PrePromote(w *member.Work, _ time.Duration, done func(error)
 			done(errors.New("pre_promote failed"))
 			return
 		}
-		done(nil)
+		p.host.pg.halfWay(func() { done(nil) }, func() { done(errStopped) })
 	}, done)
 }

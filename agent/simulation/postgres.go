@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
@@ -51,6 +52,14 @@ type postgres struct {
 	// it.
 	diskHangs int
 	waiting   []func()
+	// orphans: the postmaster is gone, and backends go on. remains: killed processes wait for
+	// their disk, and nothing can be started beside them.
+	orphans, remains bool
+	// lingers, unkillable, full, workHangs: faults (faults_postgres.go). fullSince is by the
+	// host's clock; halfway: what hangs half-way.
+	lingers, unkillable, full, workHangs int
+	fullSince                            cluster.Instant
+	halfway                              []func()
 }
 
 // stuck is a piece of work that a postmaster which hangs does not do.
@@ -114,8 +123,15 @@ func (p *postgres) later(d time.Duration, do func(), lost func()) {
 
 // start starts the postmaster; done hears of it when SQL is answered.
 func (p *postgres) start(primary bool, upstream string, sync *waits, done func(error)) {
-	if p.running || p.empty {
+	switch {
+	case p.running || p.empty:
 		done(errors.New("it runs already, or there is nothing to start"))
+		return
+	case p.orphans || p.remains:
+		done(errors.New("pre-existing shared memory block is still in use"))
+		return
+	case p.full > 0 && p.host.w.chance(0.7):
+		done(errors.New("no space left on device"))
 		return
 	}
 	if !p.writeFiles(primary, sync) {
@@ -127,13 +143,15 @@ func (p *postgres) start(primary bool, upstream string, sync *waits, done func(e
 	p.parent = p.host.guard.watcher
 	p.running, p.stopping, p.primary, p.upstream, p.aim = true, false, primary, upstream, upstream
 	p.later(p.takes(50*time.Millisecond, time.Second), func() {
-		p.ready, p.served = true, true
-		if primary {
-			p.accept()
-		} else {
-			p.beginReplay()
-		}
-		done(nil)
+		p.halfWay(func() {
+			p.ready, p.served = true, true
+			if primary {
+				p.accept()
+			} else {
+				p.beginReplay()
+			}
+			done(nil)
+		}, func() { done(errStopped) })
 	}, func() { done(errStopped) })
 }
 
@@ -232,7 +250,7 @@ func (p *postgres) promote(above int, last func(then func(error)), done func(err
 		switch {
 		case err != nil:
 			done(err)
-		case fails() || p.failing > 1:
+		case fails() || p.failing > 1 || p.full > 0:
 			if p.host.w.chance(0.5) { // it has been asked all the same
 				p.ask(above, func(error) {})
 			}
@@ -240,7 +258,7 @@ func (p *postgres) promote(above int, last func(then func(error)), done func(err
 				p.host.process(func() { done(errors.New("the promotion failed")) })
 			})
 		default:
-			p.ask(above, done)
+			p.halfWay(func() { p.ask(above, done) }, func() { done(errStopped) })
 		}
 	})
 }
@@ -278,7 +296,8 @@ func (w *world) nextTimeline(from position, above int) int {
 
 // stop is a fast shutdown: clients are thrown out, standbys get what is left.
 func (p *postgres) stop(done func(error)) {
-	if !p.running {
+	if !p.running { // backends without a postmaster are killed
+		p.endOrphans()
 		done(nil)
 		return
 	}
@@ -315,6 +334,9 @@ func (p *postgres) drainTo(s *host) {
 func (p *postgres) kill(done func()) {
 	p.host.w.after(p.host.w.between(time.Millisecond, 15*time.Millisecond), func() {
 		p.host.process(func() {
+			if p.lingers > 0 && (p.running || p.orphans) {
+				p.remains = true
+			}
 			p.end()
 			done()
 		})
@@ -327,12 +349,8 @@ func (p *postgres) end() {
 	p.refuse()
 	p.life++
 	p.running, p.ready, p.stopping, p.streaming = false, false, false, false
-	p.hung, p.served, p.parent = false, false, nil
-	left := p.stuck
-	p.stuck = nil
-	for _, s := range left {
-		s.lost()
-	}
+	p.hung, p.served, p.parent, p.orphans = false, false, nil, false
+	p.abandon()
 	if was && p.host.agent != nil {
 		a := p.host.agent
 		a.later(p.host.w.between(0, 3*time.Millisecond), a.postmasterGone)
@@ -384,12 +402,14 @@ func (p *postgres) rejoin(up *host, done func(error)) {
 				p.noteLoss()
 				w.after(p.takes(200*time.Millisecond, 3*time.Second), func() {
 					p.host.process(func() {
-						if p.life != life || !reachable() || !up.pg.primary {
-							done(errStopped)
-							return
-						}
-						p.at = up.pg.at
-						done(nil)
+						p.halfWay(func() {
+							if p.life != life || !reachable() || !up.pg.primary || p.full > 0 {
+								done(errStopped)
+								return
+							}
+							p.at = up.pg.at
+							done(nil)
+						}, func() { done(errStopped) })
 					})
 				})
 			}

@@ -47,6 +47,17 @@ func ask[T any](a *agent, timeout time.Duration, work func(*consul) (T, error), 
 		}
 		w.net.send(me, there, func() {
 			w.consul.arrive(func() {
+				if refused, effect := w.refuses(me); refused {
+					err := errNotSent
+					if effect {
+						_, _ = work(&w.consul)
+					}
+					if w.net.status[me] >= 500 {
+						err = cluster.ErrUncertain
+					}
+					w.after(w.errorSoon(), func() { w.net.send(there, me, func() { a.do(func() { finish(nothing, err) }) }) })
+					return
+				}
 				value, err := work(&w.consul)
 				w.net.send(there, me, func() { a.do(func() { finish(value, err) }) })
 			}, func() {

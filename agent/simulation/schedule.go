@@ -87,7 +87,7 @@ func (s Schedule) words(e Event) string {
 		return memberName(n)
 	}
 	line := fmt.Sprintf("%9.3fs  %s", e.At.Seconds(), e.Kind)
-	if f, known := faults()[e.Kind]; known {
+	if f, is := known()[e.Kind]; is {
 		if f.member {
 			line += " " + who(e.Member)
 		}
@@ -155,7 +155,7 @@ func Run(s Schedule, o Options) Result {
 	ended := w.now
 	w.healAll()
 	whole := w.awaitWhole(s.Length + s.Rest)
-	if w.judge.violation == nil && !whole {
+	if w.judge.violation == nil && !whole && !w.judge.wentBack { // an operator must decide whom to believe
 		w.judge.fail("I4", "%s after the last fault: %s", s.Rest, w.judge.whole())
 	}
 	return Result{Violation: w.judge.violation, Tally: w.judge.tally, Whole: w.now - ended}
@@ -188,7 +188,7 @@ func newWorld(s Schedule, o Options) *world {
 	w.judge.w = w
 	w.consul = consul{w: w, keys: map[string]kv{}, index: 10}
 	nodes := s.Members + 1
-	w.net = network{w: w, nodes: nodes, cut: make([]int, nodes*nodes), slow: make([]time.Duration, nodes*nodes), late: make([]time.Duration, nodes)}
+	w.net = network{w: w, nodes: nodes, cut: make([]int, nodes*nodes), slow: make([]time.Duration, nodes*nodes), late: make([]time.Duration, nodes), status: make([]int, nodes)}
 	w.config = map[string]any{"maximum_lag_on_failover": maximumLag}
 	w.reconfigure(s.Config)
 	w.root = &branch{timeline: 1}

@@ -74,7 +74,7 @@ func (w *world) clients() {
 		h.pg.acknowledge()
 	}
 	for _, h := range w.hosts {
-		if h.pg.writable && h.up && !h.frozen && len(h.pg.pending) < connections {
+		if h.pg.writable && h.up && !h.frozen && h.pg.full == 0 && len(h.pg.pending) < connections {
 			h.pg.at.lsn += 100 + w.random.Int64N(3000)
 			h.pg.pending = append(h.pg.pending, h.pg.at.lsn)
 			h.pg.acknowledge()
@@ -130,8 +130,8 @@ func (p *postgres) restore() {
 	p.at = next
 }
 
-// cutShort tells whether the WAL receiver is being stopped.
-func (p *postgres) cutShort() bool { return p.stopping || !p.running }
+// cutShort reports whether the WAL receiver is being stopped, or cannot write.
+func (p *postgres) cutShort() bool { return p.stopping || !p.running || p.full > 0 }
 
 // acknowledge tells clients of the commits that enough standbys hold.
 func (p *postgres) acknowledge() {

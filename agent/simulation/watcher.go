@@ -56,6 +56,10 @@ func (o *watcher) share(until cluster.Instant) {
 			if o.until != until || o.fired == until || w.mutant.WatcherOff {
 				return
 			}
+			if o.host.clock().Before(until) { // it has stood still
+				o.share(until)
+				return
+			}
 			o.fired = until
 			w.say("%s: the guard has not killed PostgreSQL at the deadline: its watcher does", o.host.name)
 			o.host.pg.kill(func() {})

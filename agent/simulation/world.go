@@ -96,6 +96,7 @@ type host struct {
 	up     bool
 	frozen bool    // the whole host stands still
 	thawed instant // when its processes last began to run again
+	blind  instant // until then its clock may have it believe in a lease that is over
 	held   []func()
 
 	pg    postgres
@@ -180,7 +181,7 @@ func (h *host) process(do func()) {
 // exempt tells whether of agent, guard and watcher of the host none runs, or did until
 // just now: then only a watchdog could exclude two primaries (design 5.4).
 func (h *host) exempt() bool {
-	return h.frozen || h.unguarded() || h.thawed > 0 && h.w.now-h.thawed < time.Second
+	return h.frozen || h.unguarded() || h.thawed > 0 && h.w.now-h.thawed < time.Second || h.w.now < h.blind
 }
 
 // unguarded tells whether neither agent nor guard nor watcher runs as it must, and the
@@ -194,7 +195,7 @@ func (h *host) unguarded() bool {
 	if h.guard.alive {
 		return h.guard.stopped > 0
 	}
-	return h.pg.hung || h.pg.parent == nil
+	return h.pg.hung || h.pg.orphans || h.pg.parent == nil
 }
 
 // changes does something to agent, guard or watcher, and notes when one of them runs
@@ -209,12 +210,13 @@ func (h *host) changes(do func()) {
 
 // network is who can send to whom. Consul is the last node.
 type network struct {
-	w     *world
-	nodes int
-	cut   []int // how many faults cut the way from i to j
-	slow  []time.Duration
-	late  []time.Duration // by how much each member's watch comes late
-	held  []parcel
+	w      *world
+	nodes  int
+	cut    []int // how many faults cut the way from i to j
+	slow   []time.Duration
+	late   []time.Duration // by how much each member's watch comes late
+	status []int           // with which status Consul refuses each member's requests; 0: it does not
+	held   []parcel
 }
 
 // stale is by how much an answer to a blocking query comes late, old by then.

@@ -1,0 +1,74 @@
+package simulation
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// The faults of Consul that are more than its being away.
+const (
+	ConsulError     Kind = "consul-error"     // a member's requests are answered with the HTTP status Value
+	RestoreSnapshot Kind = "restore-snapshot" // what it knows now, when For is over
+)
+
+func consulFaults() map[Kind]fault {
+	return map[Kind]fault{
+		ConsulError: {member: true, value: true, inject: func(w *world, e Event) func() {
+			w.net.status[e.Member] = e.Value
+			return func() { w.net.status[e.Member] = 0 }
+		}},
+		RestoreSnapshot: {inject: func(w *world, _ Event) func() {
+			s := w.consul.save()
+			return func() { w.consul.restore(s) }
+		}},
+	}
+}
+
+// saved is a snapshot of Consul's, as an operator restores it.
+type saved struct {
+	keys     map[string]kv
+	sessions []*consulSession
+	changed  uint64
+}
+
+func (c *consul) save() saved {
+	return saved{keys: maps.Clone(c.keys), sessions: slices.Clone(c.sessions), changed: c.changed}
+}
+
+// restore brings back what was saved: keys with the indexes that they had, and sessions that
+// have ended since, for a TTL. Indexes that are given from now on are higher than all before.
+func (c *consul) restore(s saved) {
+	c.keys, c.sessions = maps.Clone(s.keys), slices.Clone(s.sessions)
+	for _, session := range c.sessions {
+		c.renew(session)
+	}
+	c.changed, c.snapshot, c.applied = s.changed, nil, nil
+	c.w.judge.restored()
+	left := c.waiting
+	c.waiting = nil
+	for _, q := range left { // all are told
+		q.answer()
+	}
+}
+
+// restored: Consul has forgotten what happened since the snapshot.
+func (j *judge) restored() {
+	j.forget()
+	j.wentBack, j.clean = true, nil
+	if e, found := j.w.consul.keys[keyStatus]; found {
+		j.status = e.value.(cluster.Status)
+	}
+}
+
+// refuses reports whether a member's request is answered with an error of HTTP's: with a
+// status below 500 it has certainly had no effect, with others it may have.
+func (w *world) refuses(member int) (refused, effect bool) {
+	status := w.net.status[member]
+	return status != 0, status >= 500 && w.chance(0.5)
+}
+
+// errorSoon is how long Consul takes to refuse.
+func (w *world) errorSoon() time.Duration { return w.between(0, 2*time.Millisecond) }
