@@ -3,6 +3,7 @@ package simulation
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -18,15 +19,15 @@ type Mutant struct {
 	ReleaseUnchecked  bool // the release does not
 	LeaseFromReply    bool // the lease counts from the answer, not from the moment of sending
 	ExpiredExtended   bool // a beat that succeeded late revives the lease
-	GuardOff          bool
-	WatcherOff        bool
+	GuardOff          bool // the guard kills nothing at the deadline
+	WatcherOff        bool // the guard's watcher kills nothing
 	GuardNotShortened bool // a shorter ttl shortens neither lease nor guard before the beat is sent
 	ListIgnored       bool // members that are not in the failsafe list take the lock
 	ListForgotten     bool // a failsafe list whose write is uncertain is not asked
 	FlagObeyed        bool // the setting failsafe_mode counts, not the key
-	PromiseIgnored    bool
+	PromiseIgnored    bool // a member takes the lock that it has promised not to take
 	SessionIsLease    bool // a lock that vanished counts as a lease that is over
-	NoDriftMargin     bool
+	NoDriftMargin     bool // observers count a lease without the margin for the drift of two clocks
 	OwnTTL            bool // observers count their own ttl, not that of the status
 	NoWait            bool // a status of unknown age counts as old
 	SuccessorIgnored  bool // a released lease is anybody's
@@ -43,6 +44,24 @@ type Mutant struct {
 	StopWaits         bool // a stop waits for what it interrupts
 	LateStart         bool // what was interrupted starts a primary all the same
 	TimelineUntold    bool // the status does not tell which timelines may be in use
+	// the takeover does not check that the key failsafe is the one that was seen; survives: it
+	// counts for a list that is written in the two seconds for which a candidate believes its
+	// reading. agent/ha TestTakeOverNeedsEachIndex and agent/consul's tests of the transaction
+	// notice.
+	FailsafeUnchecked bool
+	// a member agrees to a failsafe round while a takeover of its own is under way; survives: the
+	// takeover was sent after the leader's lease was over by a clock with a margin, and to make
+	// that longer the leader needs this member's word before. The tables of agent/ha notice.
+	InFlightAgreed   bool
+	PromiseDriftless bool // a promise ends without the margin for the drift of two clocks
+	LongestAsked     bool // a failsafe round asks for the ttl that is configured, not for the shortest lease in Consul
+	DeletionIgnored  bool // a leader relies on a failsafe list whose deletion it has sent
+	PauseIgnored     bool // a decision does not know of the pause
+	PauseUntold      bool // a pause is in force when it is read, not with the beat that says so
+	PausedTaken      bool // a lease whose last beat was paused is taken as any other
+	NotDeposed       bool // nobody tells the old leader that it is deposed
+	PartForgotten    bool // an agent that begins anew does not ask whether it had parted
+	BackBelieved     bool // Consul is believed at once when it has gone back
 }
 
 // change leaves the check of the status out.
@@ -99,6 +118,21 @@ func (m *Mutant) see(v ha.View) ha.View {
 	if m.PromiseIgnored {
 		v.Promise = nil
 	}
+	if p := v.Promise; p != nil && m.PromiseDriftless {
+		short := *p
+		short.Until = p.Until.Add(-time.Duration(float64(v.Config.TTL) * ha.DriftMargin))
+		v.Promise = &short
+	}
+	v.Config.Pause = v.Config.Pause && !m.PauseIgnored
+	if m.PauseUntold && v.Config.Pause {
+		changed(func(b *cluster.Beat) { b.Paused = b.Paused || b.Owner == v.Name })
+	}
+	if m.PausedTaken {
+		changed(func(b *cluster.Beat) { b.Paused = b.Paused && b.Owner == v.Name })
+	}
+	if m.BackBelieved {
+		v.GoneBack = 0
+	}
 	if m.SessionIsLease && v.Cluster.LeaderName() == "" && beat != nil && beat.Owner != v.Name && !v.Read.IsZero() {
 		v.StatusSeen = 1
 	}
@@ -147,4 +181,34 @@ func (m *Mutant) see(v ha.View) ha.View {
 		v.Cluster.Sync.Value.Quorum = 0
 	}
 	return v
+}
+
+// failsafe changes what a leader asks of a member, and makes of its answer.
+func (m *Mutant) failsafe(a *agent, r *ha.FailsafeRequest, done func(error)) func(error) {
+	if !m.LongestAsked {
+		return done
+	}
+	t0 := a.host.clock()
+	r.Lease = a.Dynamic.TTL
+	return func(err error) {
+		done(err)
+		if err == nil && a.Tenure.OnFailsafe() && a.Tenure.FailsafeAnswered(a.host.clock(), t0, a.Dynamic.TTL, true) == nil {
+			guarded{a}.Arm(a.Memo(), false, func(error) {})
+		}
+	}
+}
+
+// agreed changes what a member answers to that.
+func (m *Mutant) agreed(err error) error {
+	if m.InFlightAgreed && err != nil && strings.Contains(err.Error(), "a takeover of unknown outcome") {
+		return nil
+	}
+	return err
+}
+
+// accepted changes what an agent knows after its first reading.
+func (m *Mutant) accepted(a *agent, first bool) {
+	if m.PartForgotten && first {
+		a.Parted = 0
+	}
 }

@@ -291,6 +291,62 @@ func TestMutantSyncIndexKept(t *testing.T) {
 		during(30, 3, EndAgent, b), during(30, 3, EndAgent, c), during(34.5, 7, CutOneWay, a).to(3), during(42.5, 60, StopAgent, a)), "I2")
 }
 
+// b has the longer clock, and promises a lease that the leader's guard counts from a slow one.
+func TestMutantPromiseDriftless(t *testing.T) {
+	s := directed(3, map[string]any{"ttl": 30}, during(40, 80, CutBoth, a).to(3), during(75, 60, StopAgent, a))
+	s.Drift, s.KillBefore = []float64{-0.01, 0.01, 0.01}, sec(0.05)
+	killed(t, Mutant{PromiseDriftless: true}, s, "I1")
+}
+
+// a reads of a longer ttl and cannot say so to Consul; those who promised it a lease of that
+// length begin anew, and count what its last beat says.
+func TestMutantLongestAsked(t *testing.T) {
+	killed(t, Mutant{LongestAsked: true}, directed(3, map[string]any{"ttl": 3}, during(29.9, 60, CutOneWay, a).to(3), ev(30, SetTTL, a).with(30),
+		during(36, 0.4, KillAgent, b), during(36, 0.4, KillAgent, c), during(36.1, 60, CutFromMembers, a)), "I1")
+}
+
+// d comes back to a key that is gone: anybody may take an expired lease. The deletion was
+// on its way for long; before it arrived, failsafe mode was on again.
+func TestMutantDeletionIgnored(t *testing.T) {
+	killed(t, Mutant{DeletionIgnored: true}, directed(4, map[string]any{"ttl": 8}, during(10, 50, EndAgent, d), ev(40, SetFailsafe, a).with(0),
+		during(40, 0.1, SlowOneWay, a).to(4).with(6000), ev(40.3, SetFailsafe, a).with(1), during(42.8, 60, CutBoth, a).to(4)), "I1")
+}
+
+// The operator stops and starts PostgreSQL by hand, and lets it be down for a while.
+func TestMutantPauseIgnored(t *testing.T) {
+	killed(t, Mutant{PauseIgnored: true}, directed(3, map[string]any{"ttl": 8}, during(30, 50, Pause, a), ev(45, ByHand, a).text("stop"), ev(60, ByHand, a).text("start"),
+		ev(50, ByHand, b).text("restart"), ev(65, ByHand, c).text("kill")), "I5")
+}
+
+// An operator promotes by hand what its agent has not asked for: it takes the lock.
+func TestPromotedByHand(t *testing.T) {
+	survived(t, directed(3, map[string]any{"ttl": 8}, during(30, 60, Pause, a), ev(45, ByHand, a).text("stop"), ev(50, ByHand, b).text("promote"),
+		ev(60, ByHand, a).text("start")))
+}
+
+func TestMutantPauseUntold(t *testing.T) {
+	killed(t, Mutant{PauseUntold: true}, directed(3, alone(8), during(30, 40, CutOneWay, a).to(3), during(31, 3, Pause, a)), "I1")
+}
+
+// A leader is cut off in pause, and does not hear that it ends.
+func TestMutantPausedTaken(t *testing.T) {
+	killed(t, Mutant{PausedTaken: true}, directed(3, alone(8), during(30, 10, Pause, a), during(36, 40, Isolate, a)), "I1")
+}
+
+// c has parted for b, whose takeover is under way for long, and its agent begins anew.
+func TestMutantPartForgotten(t *testing.T) {
+	s := unfenced()
+	s.Events = []Event{during(30, 60, StopAgent, a), during(30, 60, StopBoth, a), during(36, 30, SlowOneWay, b).to(3).with(4000), during(36, 30, SlowOneWay, 3).to(b).with(10)}
+	for _, at := range []float64{38.6, 39.0, 39.4, 39.8, 40.2} {
+		s.Events = append(s.Events, during(at, 0.2, KillAgent, c))
+	}
+	killed(t, Mutant{PartForgotten: true}, s, "I1", "I2")
+}
+
+func TestMutantBackBelieved(t *testing.T) {
+	killed(t, Mutant{BackBelieved: true}, directed(3, alone(30), during(30, 30, RestoreSnapshot, a), ev(35, Switchover, b), during(59.5, 60, CutBoth, b).to(3)), "I1")
+}
+
 // unfenced is a leader that nobody fences, with a voter that does not hear of its
 // successor: nothing but that voter's parting keeps its commits from being acknowledged.
 func unfenced() Schedule {

@@ -24,7 +24,7 @@ func (a *agent) ports() member.Ports {
 type clocks struct{ *agent }
 
 func (c clocks) Now() cluster.Instant            { return c.host.clock() }
-func (c clocks) Wall() time.Time                 { return time.Unix(0, 0).Add(c.host.w.now) }
+func (c clocks) Wall() time.Time                 { return c.host.wall(c.host.w.now) }
 func (c clocks) After(d time.Duration, f func()) { c.later(d, func() { f(); c.step() }) }
 
 func (c clocks) ID() string { return strconv.FormatUint(c.host.w.random.Uint64(), 36) }
@@ -75,10 +75,11 @@ func (c inConsul) Beat(limit time.Duration, session string, index uint64, status
 
 func (c inConsul) TakeOver(limit time.Duration, t cluster.TakeOver, done func(cluster.Indexes, error)) {
 	m := &c.host.w.mutant
-	ops := []op{expect(keyStatus, t.StatusIndex), expect(keyFailsafe, t.FailsafeIndex)}
-	if t.Initialize != "" {
-		ops = append(ops, expect(keyInitialize, 0), op{verb: set, key: keyInitialize, value: t.Initialize})
+	ops := []op{expect(keyStatus, t.StatusIndex)}
+	if !m.FailsafeUnchecked {
+		ops = append(ops, expect(keyFailsafe, t.FailsafeIndex))
 	}
+	ops = append(ops, registers(t)...)
 	if t.Config != nil {
 		ops = append(ops, expect(keyConfig, 0), op{verb: set, key: keyConfig, value: t.Config})
 	}
@@ -118,14 +119,16 @@ func (c inConsul) Read(limit time.Duration, done func(cluster.Snapshot, error)) 
 		if s == nil {
 			s = &cluster.Snapshot{}
 		}
+		first := c.agent.Read.IsZero()
 		done(*s, err)
+		c.host.w.mutant.accepted(c.agent, first)
 		c.step()
 	})
 }
 
 func (c inConsul) WriteAsLeader(limit time.Duration, session, key string, index uint64, value any, done func(uint64, error)) {
 	key = c.short(key)
-	if key == keyFailsafe && c.host.w.mutant.ListForgotten {
+	if key == keyFailsafe && (c.host.w.mutant.ListForgotten || value == nil && c.host.w.mutant.DeletionIgnored) {
 		c.Tenure.ListKnown(index+1, nil)
 		c.Tenure.ListKnown(index, c.Snapshot.Failsafe.Value)
 	}
@@ -139,17 +142,6 @@ func (c inConsul) Touch(limit time.Duration, session string, index uint64, value
 		ops = append(ops, op{verb: deleteCAS, key: key, index: index})
 	}
 	c.transact(limit, append(ops, op{verb: lock, key: key, session: session, value: value}), one(key, done))
-}
-
-// Nobody bootstraps here.
-func (c inConsul) BeginBootstrap(*member.Work, time.Duration, string, func(error)) {
-	panic("simulation: no bootstrap")
-}
-
-func (c inConsul) EndBootstrap(time.Duration, string, func(error)) { panic("simulation: no bootstrap") }
-
-func (c inConsul) EndSession(time.Duration, string, string, func(error)) {
-	panic("simulation: no bootstrap")
 }
 
 // guarded is member.GuardPort.
@@ -188,6 +180,10 @@ func (g guarded) order(send func(done func(error)), done func(error)) {
 
 func (g guarded) Arm(m member.Memo, grant bool, done func(error)) {
 	guard := &g.host.guard
+	if g.host.w.mutant.PauseUntold && g.Dynamic.Pause {
+		g.StandDown(m, done)
+		return
+	}
 	if g.host.w.mutant.GuardNotShortened && !grant && m.KillAt.Before(guard.deadline.Until) {
 		done(nil)
 		return
@@ -246,9 +242,11 @@ func (g guarded) Unmark(done func(error)) {
 type toPeers struct{ *agent }
 
 func (p toPeers) Failsafe(limit time.Duration, to ha.FailsafeMember, _ bool, lease time.Duration, index uint64, done func(error)) {
+	m := &p.host.w.mutant
 	request := ha.FailsafeRequest{Leader: p.host.name, Lease: lease, Index: index}
+	done = m.failsafe(p.agent, &request, done)
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
-		to.post(func() { answer(to.HearFailsafe(request)) })
+		to.post(func() { answer(m.agreed(to.HearFailsafe(request))) })
 	}, heard(done))
 }
 
@@ -299,6 +297,10 @@ func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(membe
 }
 
 func (p toPeers) Depose(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
+	if p.host.w.mutant.NotDeposed {
+		p.later(limit, func() { done(errSilent) })
+		return
+	}
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
 		to.post(func() { to.HearDeposed(p.host.name, index, false, answer) })
 	}, heard(done))

@@ -8,6 +8,7 @@
 //	weave.go      code -> the same code with all mutants in it, and their list
 //	mutants.go    builds the test binaries, runs the tests for each mutant
 //	survivors.go  mutants that nothing kills, with the reason
+//	rules.go      the rules of design 5 that the simulator switches off as a whole
 package mutants
 
 import (

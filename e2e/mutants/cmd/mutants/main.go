@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/lictor-ha/lictor/e2e/mutants"
@@ -38,6 +39,21 @@ func run(ctx context.Context, only string, seeds, parallel int, list bool) error
 	known, err := mutants.Survivors()
 	if err != nil {
 		return err
+	}
+	rules, err := mutants.Rules(".")
+	if err != nil {
+		return err
+	}
+	rules = slices.DeleteFunc(rules, func(r mutants.Rule) bool { return !choose.MatchString("rule " + r.Name) })
+	if !list {
+		if err := mutants.Play(ctx, ".", rules); err != nil {
+			return err
+		}
+	}
+	for _, r := range rules {
+		if list {
+			fmt.Println("rule " + r.Name)
+		}
 	}
 	dir, err := os.MkdirTemp("", "lictor-mutants-")
 	if err != nil {
