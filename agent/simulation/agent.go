@@ -91,11 +91,10 @@ func (a *agent) post(f func()) { a.do(func() { f(); a.step() }) }
 func (a *agent) later(d time.Duration, f func()) { a.host.w.after(d, func() { a.do(f) }) }
 
 // decided hears of each decision.
-func (a *agent) decided(v ha.View, d ha.Decision) {
+func (a *agent) decided(_ ha.View, d ha.Decision) {
 	if d.Reason != a.Reason && d.Reason != "" {
 		a.host.w.say("%s: %s %v", a.host.name, d.Reason, d.Actions)
 	}
-	a.host.w.judge.decided(a, v, d)
 }
 
 // step observes, decides and acts once, and sets the timer.

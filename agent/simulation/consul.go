@@ -82,6 +82,7 @@ const (
 	checkNotExists
 	set
 	lock
+	unlock
 	del
 	deleteCAS
 )
@@ -145,6 +146,11 @@ func (c *consul) commit(ops []op) bool {
 				return false
 			}
 			changes[o.key], moved = &kv{value: o.value, session: o.session, index: next}, true
+		case unlock:
+			if e == nil || e.session != o.session {
+				return false
+			}
+			changes[o.key], moved = &kv{value: o.value, index: next}, true
 		case del:
 			changes[o.key], moved = nil, moved || e != nil
 		case deleteCAS:

@@ -6,12 +6,13 @@
 //	world.go                  virtual time, hosts, their clocks, the network
 //	consul.go, requests.go    a model of Consul, and how requests reach it or do not
 //	postgres.go, wal.go       a model of PostgreSQL, its WAL, and clients that commit
+//	bootstrap.go              a shard that nobody has made yet
 //	loss.go                   data that are removed, rewound or cloned
 //	guard.go, watcher.go      the guard's process around fence.Deadline, and its parent
 //	ports.go, ports_postgres.go
 //	                          the world as the state machine (package member) reaches it
 //	agent.go, listen.go       its process, and what listens there
-//	faults.go, faults_consul.go, faults_postgres.go
+//	faults.go, faults_consul.go, faults_postgres.go, byhand.go
 //	                          how each event of a schedule is carried out
 //	judge.go                  the invariants I1 to I7 (design 5.24)
 //	mutant.go                 rules that can be switched off, to see that it is noticed

@@ -2,7 +2,6 @@ package simulation
 
 import (
 	"maps"
-	"sync"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -87,13 +86,13 @@ func (w *world) healAll() {
 }
 
 // known are all kinds of fault.
-var known = sync.OnceValue(func() map[Kind]fault {
+func known() map[Kind]fault {
 	all := faults()
 	for _, more := range []map[Kind]fault{consulFaults(), postgresFaults()} {
 		maps.Copy(all, more)
 	}
 	return all
-})
+}
 
 func faults() map[Kind]fault {
 	return map[Kind]fault{
@@ -191,7 +190,9 @@ func faults() map[Kind]fault {
 			pg.failing++
 			return func() { pg.failing-- }
 		}},
+		ByHand: {member: true, inject: byHand},
 		Reinit: {member: true, inject: func(w *world, e Event) func() {
+			w.judge.asked = w.judge.paused
 			if a := w.hosts[e.Member].agent; a != nil {
 				a.post(func() { _ = a.Reinitialize(false, false) }) // it may be refused
 			}
@@ -347,7 +348,8 @@ func loseData(w *world, e Event) func() {
 	if heal == nil {
 		return nil
 	}
-	h.pg.empty, h.pg.loss, h.pg.primary, h.pg.at = true, nil, false, position{branch: w.root}
+	h.pg.discard()
+	h.pg.loss = nil
 	return heal
 }
 
@@ -420,7 +422,10 @@ func switchover(w *world, e Event) func() {
 
 func pause(w *world, _ Event) func() {
 	w.reconfigure(map[string]any{"pause": true})
-	return func() { w.reconfigure(map[string]any{"pause": nil}) }
+	return func() {
+		w.judge.paused, w.judge.asked = false, false
+		w.reconfigure(map[string]any{"pause": nil})
+	}
 }
 
 func setTTL(w *world, e Event) func() {

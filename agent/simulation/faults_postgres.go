@@ -142,7 +142,7 @@ func vanishData(w *world, e Event) func() {
 		return nil
 	}
 	h.pg.end()
-	h.pg.empty, h.pg.primary, h.pg.at = true, false, position{branch: w.root}
+	h.pg.discard()
 	return nil
 }
 

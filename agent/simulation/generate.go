@@ -1,8 +1,10 @@
 package simulation
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -41,15 +43,34 @@ func Generate(seed uint64) Schedule {
 		s.NoStream = []int{pick(s.Members)}
 	}
 	s.Adopted = pick(4) == 0
+	s.Fresh = !s.Adopted && pick(4) == 0
 	mean := []float64{4, 8, 15, 30, 60}[pick(5)]
 	at := 10.0
+	if s.Fresh { // while it is made, too
+		at = 0
+	}
 	for {
 		at += r.ExpFloat64() * mean
 		if at >= s.Length.Seconds() {
 			return s
 		}
-		s.Events = append(s.Events, randomEvent(r, s.Members, time.Duration(at*float64(time.Second))))
+		e := randomEvent(r, s.Members, time.Duration(at*float64(time.Second)))
+		s.Events = append(s.Events, e)
+		if e.Kind == Pause {
+			s.Events = append(s.Events, byHandIn(r, s.Members, e)...)
+		}
 	}
+}
+
+// byHandIn is what an operator does in a pause, which takes a while to be seen.
+func byHandIn(r *rand.Rand, members int, pause Event) []Event {
+	var events []Event
+	for range r.IntN(4) {
+		at := pause.At + time.Duration(r.Float64()*float64(pause.For))
+		events = append(events, Event{At: at, Kind: ByHand, Member: r.IntN(members), Text: []string{"stop", "start", "restart", "kill", "promote", "start"}[r.IntN(6)]})
+	}
+	slices.SortFunc(events, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
+	return events
 }
 
 // kinds are all kinds of event with how often each is drawn.
@@ -89,7 +110,7 @@ func kinds() []struct {
 		{ConsulLeaderLoss, 5},
 		{SessionLoss, 6},
 		{Switchover, 8},
-		{Pause, 2},
+		{Pause, 5},
 		{SetTTL, 3},
 		{SetSyncMode, 2},
 		{SetFailsafe, 3},
@@ -106,6 +127,7 @@ func kinds() []struct {
 		{HangWork, 3},
 		{VanishData, 2},
 		{PauseVM, 2},
+		{ByHand, 0},
 	}
 }
 

@@ -112,6 +112,9 @@ func (g *guard) watch() {
 			}
 			g.deadline.Fire()
 			g.memo = nil
+			if g.host.pg.running {
+				g.host.w.judge.acts(g.host, "the guard kills PostgreSQL")
+			}
 			g.host.w.say("%s: the guard kills PostgreSQL", g.host.name)
 			g.host.pg.kill(func() { g.watcher.share(g.deadline.Until) }) // it need not, any more
 		})

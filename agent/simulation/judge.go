@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
-	"github.com/lictor-ha/lictor/agent/ha"
 )
 
 // Violation is an invariant that did not hold.
@@ -29,6 +28,11 @@ type judge struct {
 	replaced  cluster.Status // by the last takeover
 	branches  []*branch      // with commits that the key sync vouches for
 	clean     *cleanHandover
+	// paused: an operator sees that the shard is paused, since pausedAt (byhand.go); asked: and
+	// has asked for something meanwhile that ends or starts a PostgreSQL.
+	paused, asked bool
+	byHand        *host // whom the operator promotes
+	pausedAt      instant
 	// wentBack: Consul has been put back to an earlier state, and no leader has written the
 	// key sync since: what it names is of another time, and nothing is promised by it.
 	wentBack bool
@@ -91,6 +95,7 @@ func (j *judge) writable(h *host) {
 		j.clean = nil // its lock was its own again before it could give it away: it goes on
 	}
 	j.onePrimary()
+	j.oneShard(h)
 }
 
 // archiveAlone: nothing that is acknowledged rests on a member tagged nostream, which
@@ -152,6 +157,11 @@ func (j *judge) vouched(h *host) bool {
 func (j *judge) promoted(h *host, from position) {
 	j.tally.Promotions++
 	j.w.say("%s: promoted from timeline %d at %d", h.name, from.branch.timeline, from.lsn)
+	if h == j.byHand { // whatever that loses is the operator's choice
+		j.forget()
+		j.clean = nil
+		return
+	}
 	if cluster.NoFailover(h.tags) {
 		j.fail("I6", "%s is tagged nofailover and was promoted", h.name)
 	}
@@ -243,26 +253,6 @@ func (j *judge) forget() {
 		b.promised = 0
 	}
 	j.branches = nil
-}
-
-// decided sees every decision: I5.
-func (j *judge) decided(a *agent, v ha.View, d ha.Decision) {
-	if !v.Config.Pause || !v.PauseInForce() || a.Stopping {
-		return
-	}
-	asked := v.Cluster.Failover.OK() && v.Cluster.Failover.Value.Candidate != ""
-	for _, action := range d.Actions {
-		switch action.(type) {
-		case ha.Promote, ha.Demote, ha.StartPrimary, ha.StartReplica, ha.Rejoin, ha.Follow, ha.RestartReplica, ha.GiveUp, ha.EndHung, ha.Handover:
-			if !asked {
-				j.fail("I5", "%s in pause: %s", a.host.name, action)
-			}
-		case ha.Fence:
-			if other := v.Cluster.LeaderName(); (other == "" || other == a.host.name) && v.Lease.Deposed == 0 {
-				j.fail("I5", "%s in pause: %s", a.host.name, action)
-			}
-		}
-	}
 }
 
 // whole is I4: every fault is over, and the shard is whole again: one member accepts

@@ -5,22 +5,14 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
-func (p *postgres) data() ha.DataState {
-	if p.empty {
-		return ha.DataEmpty
-	}
-	return ha.DataValid
-}
-
 // found is what a look at the data directory shows.
 func (p *postgres) found() member.Found {
-	return member.Found{Loss: p.loss, Data: member.Data{
-		State: p.data(), SystemIdentifier: systemIdentifier, Timeline: p.at.branch.timeline, CheckpointLSN: p.checkpoint, ShutDown: p.clean, WasPrimary: p.primary,
+	return member.Found{Loss: p.loss, Stray: p.running && p.stray, Data: member.Data{
+		State: p.data(), SystemIdentifier: p.system, Timeline: p.at.branch.timeline, CheckpointLSN: p.checkpoint, ShutDown: p.clean, WasPrimary: p.primary,
 	}}
 }
 
@@ -48,12 +40,13 @@ func (p *postgres) forgetLoss(id string) {
 // remove empties the data directory.
 func (p *postgres) remove() {
 	p.noteLoss()
-	p.at, p.empty = position{branch: p.host.w.root}, true
+	p.at, p.empty, p.made, p.system = position{branch: p.host.w.root}, true, workNone, ""
 }
 
 // clone fills the empty data directory from a member that runs, which may lag.
 func (p *postgres) clone(from *host, done func(error)) {
 	p.remove()
+	p.empty, p.made = false, workUnfinished
 	life := p.life
 	p.host.w.after(p.takes(100*time.Millisecond, 3*time.Second), func() {
 		p.host.process(func() {
@@ -69,10 +62,10 @@ func (p *postgres) copied(life int, from *host, done func(error)) {
 		done(errStopped)
 	case p.full > 0:
 		done(errors.New("no space left on device"))
-	case !from.up || from.frozen || !from.pg.ready || from.pg.empty || !p.host.w.net.both(p.host.id, from.id):
+	case !from.up || from.frozen || !from.pg.ready || from.pg.empty || from.pg.made == workUnfinished || !p.host.w.net.both(p.host.id, from.id):
 		done(errors.New("the source is not reachable"))
 	default:
-		p.at, p.empty, p.primary = from.pg.replayed(), false, false
+		p.at, p.system, p.primary = from.pg.replayed(), from.pg.system, false
 		done(nil)
 	}
 }

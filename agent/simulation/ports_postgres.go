@@ -38,14 +38,14 @@ func (p inPostgres) work(w *member.Work, begin func(done func(error)), done func
 	})
 }
 
-func (p inPostgres) Running() bool             { return p.host.pg.running }
+func (p inPostgres) Running() bool             { return p.host.pg.running && !p.host.pg.stray }
 func (p inPostgres) StartedAs() (bool, bool)   { return p.host.pg.primary, true }
 func (p inPostgres) Upstream() string          { return p.host.pg.aim }
 func (p inPostgres) ClonesWithoutLeader() bool { return false }
 func (p inPostgres) SynchronousCommit() string { return "on" }
 
 func (p inPostgres) PID() int {
-	if !p.host.pg.running {
+	if !p.Running() {
 		return 0
 	}
 	return p.host.pg.life
@@ -66,6 +66,9 @@ func (p inPostgres) Kill(_ *member.Work, limit time.Duration, done func(error)) 
 // for a disk outlasts it.
 func (p inPostgres) kill(limit time.Duration, done func(error)) {
 	pg := &p.host.pg
+	if pg.running {
+		p.host.w.judge.acts(p.host, "the agent kills PostgreSQL")
+	}
 	if pg.unkillable > 0 && (pg.running || pg.orphans) {
 		p.later(p.host.w.between(0, min(limit, time.Second)), func() { done(errNotKilled) })
 		return
@@ -88,6 +91,9 @@ func (p inPostgres) kill(limit time.Duration, done func(error)) {
 func (p inPostgres) Stop(w *member.Work, limit time.Duration, _ bool, done func(error)) {
 	p.work(w, func(done func(error)) {
 		stopped := false
+		if p.host.pg.running {
+			p.host.w.judge.acts(p.host, "the agent stops PostgreSQL")
+		}
 		p.host.pg.stop(func(error) { stopped = true; done(nil) })
 		p.later(limit, func() {
 			if !stopped {
@@ -119,6 +125,7 @@ func (p inPostgres) Start(w *member.Work, _ time.Duration, as member.StartAs, do
 		start := func() { p.host.pg.start(as.Primary, upstream, setting, done) }
 		p.host.pg.onDisk(func() {
 			p.do(func() {
+				p.host.w.judge.acts(p.host, "the agent starts PostgreSQL")
 				if w.Broken() == nil || as.Primary && p.host.w.mutant.LateStart {
 					p.launch(as.Primary, start, done)
 				}
@@ -148,8 +155,8 @@ func (p inPostgres) launch(primary bool, start func(), failed func(error)) {
 	})
 }
 
-func (p inPostgres) Adopt(*member.Work, func(error)) {
-	panic("simulation: nobody starts PostgreSQL by hand")
+func (p inPostgres) Adopt(w *member.Work, done func(error)) {
+	p.work(w, func(done func(error)) { p.host.pg.stray = false; done(nil) }, done)
 }
 
 func (p inPostgres) TryStart(w *member.Work, done func(string, error)) {
@@ -200,6 +207,7 @@ func (p inPostgres) Promote(w *member.Work, above int, last func(func(error)), d
 	if m.PromoteUnbound {
 		last = func(done func(error)) { done(nil) }
 	}
+	p.host.w.judge.acts(p.host, "the agent promotes PostgreSQL")
 	p.work(w, func(done func(error)) {
 		p.host.pg.promote(above, func(then func(error)) { p.do(func() { last(then) }) }, done)
 	}, done)
@@ -239,13 +247,6 @@ func (p inPostgres) SyncSlots(time.Duration, []string, cluster.Dynamic, func(err
 	panic("simulation: no slots")
 }
 
-// Nobody bootstraps here.
-func (p inPostgres) Bootstrap(*member.Work, func(error)) { panic("simulation: no bootstrap") }
-
-func (p inPostgres) FinishBootstrap(*member.Work, func(error)) { panic("simulation: no bootstrap") }
-
-func (p inPostgres) DiscardIncomplete(*member.Work, func(error)) { panic("simulation: no bootstrap") }
-
 // MakeReplica clones from the member, or at a reinit from another one that runs (with the
 // tag clonefrom, say), which may lag.
 func (p inPostgres) MakeReplica(w *member.Work, from *pg.Upstream, _ string, done func(error)) {
@@ -257,7 +258,16 @@ func (p inPostgres) MakeReplica(w *member.Work, from *pg.Upstream, _ string, don
 			}
 		}
 	}
-	p.work(w, func(done func(error)) { p.host.pg.clone(source, done) }, done)
+	pg := &p.host.pg
+	p.work(w, func(done func(error)) {
+		p.host.w.judge.removes(p.host)
+		pg.clone(source, done)
+	}, func(err error) {
+		if err == nil && pg.made == workUnfinished {
+			pg.made = workNone
+		}
+		done(err)
+	})
 }
 
 func (p inPostgres) Rewind(w *member.Work, up pg.Upstream, _ bool, done func(error)) {
@@ -270,6 +280,7 @@ func (p inPostgres) RemoveForReinit(w *member.Work, allowed pg.Permission, done 
 			done(errors.New("the data directory stays"))
 			return
 		}
+		p.host.w.judge.removes(p.host)
 		p.host.pg.remove()
 		done(nil)
 	}, done)

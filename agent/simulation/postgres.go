@@ -28,6 +28,8 @@ type postgres struct {
 	parent *watcher
 	// empty: there is nothing in the data directory; loss, losses: loss.go.
 	empty  bool
+	made   work   // bootstrap.go
+	system string // its system identifier
 	loss   *pg.Loss
 	losses int
 	// checkpoint is where the last one is that was made when it was shut down, or came with
@@ -55,6 +57,8 @@ type postgres struct {
 	// orphans: the postmaster is gone, and backends go on. remains: killed processes wait for
 	// their disk, and nothing can be started beside them.
 	orphans, remains bool
+	// stray: it was started by hand, and its agent does not know yet.
+	stray bool
 	// lingers, unkillable, full, workHangs: faults (faults_postgres.go). fullSince is by the
 	// host's clock; halfway: what hangs half-way.
 	lingers, unkillable, full, workHangs int
@@ -124,7 +128,7 @@ func (p *postgres) later(d time.Duration, do func(), lost func()) {
 // start starts the postmaster; done hears of it when SQL is answered.
 func (p *postgres) start(primary bool, upstream string, sync *waits, done func(error)) {
 	switch {
-	case p.running || p.empty:
+	case p.running || p.empty || p.made == workUnfinished:
 		done(errors.New("it runs already, or there is nothing to start"))
 		return
 	case p.orphans || p.remains:
@@ -349,7 +353,7 @@ func (p *postgres) end() {
 	p.refuse()
 	p.life++
 	p.running, p.ready, p.stopping, p.streaming = false, false, false, false
-	p.hung, p.served, p.parent, p.orphans = false, false, nil, false
+	p.hung, p.served, p.parent, p.orphans, p.stray = false, false, nil, false, false
 	p.abandon()
 	if was && p.host.agent != nil {
 		a := p.host.agent
@@ -419,7 +423,10 @@ func (p *postgres) rejoin(up *host, done func(error)) {
 
 // observe is PostgreSQL as it is seen at one moment.
 func (p *postgres) observe() pg.State {
-	o := pg.State{Running: p.running}
+	o := pg.State{Running: p.running && !p.stray}
+	if p.stray {
+		return o
+	}
 	if p.hung {
 		o.Silent = true
 		return o

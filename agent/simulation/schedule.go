@@ -21,6 +21,7 @@ type Schedule struct {
 	Drift      []float64 // by how much each host's clock runs fast
 	NoFailover []int     // members with that tag
 	NoStream   []int     // members that get WAL from the archive alone
+	Fresh      bool      // nobody has made the shard yet
 	Adopted    bool      // a's PostgreSQL runs before its agent first comes: no guard has started it
 	Config     map[string]any
 	// KillBefore is fence.kill_before of every member, half of fence.demote_before;
@@ -68,6 +69,9 @@ func (s Schedule) String() string {
 	}
 	for _, i := range s.NoStream {
 		fmt.Fprintf(&b, ", %s nostream", memberName(i))
+	}
+	if s.Fresh {
+		b.WriteString(", a new shard")
 	}
 	if s.Adopted {
 		b.WriteString(", PostgreSQL of a is adopted")
@@ -203,7 +207,10 @@ func newWorld(s Schedule, o Options) *world {
 		if slices.Contains(s.NoStream, i) {
 			h.tags["nostream"] = true
 		}
-		h.pg = postgres{host: h, at: position{w.root, 1000}, primary: i == 0}
+		h.pg = postgres{host: h, at: position{w.root, 1000}, primary: i == 0, system: systemIdentifier}
+		if s.Fresh {
+			h.pg = postgres{host: h, at: position{branch: w.root}, empty: true}
+		}
 		h.guard = guard{host: h}
 		w.hosts = append(w.hosts, h)
 	}

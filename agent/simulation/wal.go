@@ -66,6 +66,7 @@ const connections = 20
 func (w *world) clients() {
 	w.judge.onePrimary()
 	w.judge.archiveAlone()
+	w.judge.seesPause()
 	for _, h := range w.hosts {
 		h.pg.receive()
 		h.pg.restore()

@@ -61,6 +61,9 @@ func (o *watcher) share(until cluster.Instant) {
 				return
 			}
 			o.fired = until
+			if o.host.pg.running {
+				w.judge.acts(o.host, "the guard's watcher kills PostgreSQL")
+			}
 			w.say("%s: the guard has not killed PostgreSQL at the deadline: its watcher does", o.host.name)
 			o.host.pg.kill(func() {})
 		})

@@ -79,6 +79,7 @@ type world struct {
 	config   map[string]any // the dynamic configuration as the operator has it
 	parsed   map[uint64]cluster.Dynamic
 	heals    []*heal
+	clusters int                                 // that were made by a bootstrap
 	timeline int                                 // the highest ever
 	archived map[*branch]int64                   // how far the archive has each
 	trace    func(at time.Duration, line string) // nil: nobody listens
@@ -156,6 +157,9 @@ func (w *world) say(format string, args ...any) {
 func (h *host) clock() cluster.Instant {
 	return cluster.Instant(h.offset + time.Duration(float64(h.w.now)*h.rate))
 }
+
+// wall is the time of day.
+func (h *host) wall(at instant) time.Time { return time.Unix(0, 0).Add(at) }
 
 // when is the true time at which the host's clock shows i.
 func (h *host) when(i cluster.Instant) instant {

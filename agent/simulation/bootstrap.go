@@ -1,0 +1,160 @@
+package simulation
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/member"
+)
+
+// This file is a shard that nobody has made yet, and data directories that are not the shard's
+// or not whole.
+
+// work says what a data directory is marked as, beside it.
+type work int
+
+const (
+	workNone       work = iota
+	workUnfinished      // a bootstrap or clone of the agent's own that has not ended
+	workMade            // a bootstrap that has ended, and Consul may not know
+)
+
+func (p *postgres) data() ha.DataState {
+	switch {
+	case p.empty:
+		return ha.DataEmpty
+	case p.made == workUnfinished:
+		return ha.DataIncomplete
+	case p.made == workMade:
+		return ha.DataBootstrapped
+	}
+	return ha.DataValid
+}
+
+// bootstrap makes a cluster of its own in the empty data directory.
+func (p *postgres) bootstrap(done func(error)) {
+	w := p.host.w
+	if !p.empty {
+		done(errors.New("there is something in the data directory"))
+		return
+	}
+	p.empty, p.made = false, workUnfinished
+	life := p.life
+	w.after(p.takes(100*time.Millisecond, 5*time.Second), func() {
+		p.host.process(func() {
+			p.halfWay(func() {
+				switch {
+				case p.life != life:
+					done(errStopped)
+				case p.failing > 0 && w.chance(0.5), p.full > 0, w.mishap():
+					done(errors.New("initdb failed"))
+				default:
+					w.clusters++
+					p.system = strconv.Itoa(7_000_000 + w.clusters)
+					p.at, p.primary, p.clean = position{branch: &branch{timeline: 1}, lsn: 1000}, true, true
+					done(nil)
+				}
+			}, func() { done(errStopped) })
+		})
+	})
+}
+
+// discard clears away what is not whole.
+func (p *postgres) discard() {
+	p.life++ // whatever fills it is ended
+	p.at, p.empty, p.made, p.system, p.primary = position{branch: p.host.w.root}, true, workNone, "", false
+}
+
+func (p inPostgres) Bootstrap(w *member.Work, done func(error)) {
+	pg := &p.host.pg
+	p.work(w, func(done func(error)) { pg.onDisk(func() { p.do(func() { pg.bootstrap(done) }) }) }, func(err error) {
+		if err == nil && pg.made == workUnfinished {
+			pg.made = workMade
+		}
+		done(err)
+	})
+}
+
+func (p inPostgres) FinishBootstrap(w *member.Work, done func(error)) {
+	pg := &p.host.pg
+	p.work(w, func(done func(error)) {
+		pg.onDisk(func() {
+			p.do(func() {
+				if pg.made == workMade {
+					pg.made = workNone
+				}
+				done(nil)
+			})
+		})
+	}, done)
+}
+
+func (p inPostgres) DiscardIncomplete(w *member.Work, done func(error)) {
+	pg := &p.host.pg
+	p.work(w, func(done func(error)) {
+		pg.onDisk(func() {
+			p.do(func() {
+				if pg.made == workNone || pg.running {
+					done(errors.New("it is not marked as unfinished"))
+					return
+				}
+				p.host.w.judge.removes(p.host)
+				pg.discard()
+				done(nil)
+			})
+		})
+	}, done)
+}
+
+func (c inConsul) BeginBootstrap(_ *member.Work, limit time.Duration, session string, done func(error)) {
+	c.transact(limit, []op{expect(keyInitialize, 0), {verb: lock, key: keyInitialize, session: session, value: ""}}, only(done))
+}
+
+func (c inConsul) EndBootstrap(limit time.Duration, session string, done func(error)) {
+	c.transact(limit, []op{{verb: checkSession, key: keyInitialize, session: session}, {verb: del, key: keyInitialize}}, only(done))
+}
+
+func (c inConsul) EndSession(limit time.Duration, session, name string, done func(error)) {
+	ask(c.agent, limit, func(consul *consul) (struct{}, error) {
+		if s := consul.session(session); s != nil && name == "shard-"+consul.w.hosts[s.owner].name {
+			consul.end(s)
+		}
+		return struct{}{}, nil
+	}, func(_ struct{}, err error) { done(err); c.step() })
+}
+
+// only hears how a transaction ended.
+func only(done func(error)) func(map[string]uint64, error) {
+	return func(_ map[string]uint64, err error) { done(err) }
+}
+
+// removes is I7: a member removes its data.
+func (j *judge) removes(h *host) {
+	shard, _ := j.w.consul.keys[keyInitialize].value.(string)
+	switch {
+	case h.pg.empty || h.pg.at.branch.acked == 0 || h.pg.system != shard:
+	case j.w.consul.leaderNamed() == h.name, h.pg.running:
+		j.fail("I7", "%s removes its data, and is the leader or runs", h.name)
+	}
+}
+
+// oneShard: whoever accepts commits is of the shard that Consul names, from its first one on.
+func (j *judge) oneShard(h *host) {
+	if e, found := j.w.consul.keys[keyInitialize]; found && e.value != "" && e.value != h.pg.system && !j.wentBack {
+		j.fail("I1", "%s accepts commits in cluster %s; the shard's is %s", h.name, h.pg.system, e.value)
+	}
+}
+
+// registers are the operations of a takeover that say which cluster the shard's is.
+func registers(t cluster.TakeOver) []op {
+	switch {
+	case t.Bootstrapped:
+		return []op{{verb: unlock, key: keyInitialize, session: t.Session, value: t.Initialize}}
+	case t.Initialize != "":
+		return []op{expect(keyInitialize, 0), {verb: set, key: keyInitialize, value: t.Initialize}}
+	}
+	return nil
+}

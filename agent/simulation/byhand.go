@@ -1,0 +1,88 @@
+package simulation
+
+import "github.com/lictor-ha/lictor/agent/cluster"
+
+// ByHand is what an operator does to a PostgreSQL without a word to its agent, once every
+// member says that the shard is paused: Text is stop, start, restart, kill or promote.
+const ByHand Kind = "by-hand"
+
+func byHand(w *world, e Event) func() {
+	h := w.hosts[e.Member]
+	p := &h.pg
+	if !w.judge.paused || !h.up || h.frozen || p.orphans || p.remains {
+		return nil
+	}
+	switch e.Text {
+	case "stop":
+		p.stop(func(error) {})
+	case "kill":
+		p.end()
+	case "start":
+		p.startByHand()
+	case "restart":
+		p.stop(func(error) { p.startByHand() })
+	case "promote":
+		if w.judge.noPrimary() && p.ready && !p.primary {
+			w.judge.byHand = h
+			p.ask(0, func(error) { w.judge.byHand = nil })
+		}
+	}
+	return nil
+}
+
+// startByHand starts PostgreSQL as its files say, unless that makes a second primary. Its agent
+// has to find out.
+func (p *postgres) startByHand() {
+	if p.running || p.primary && !p.host.w.judge.noPrimary() || !p.host.w.judge.paused || p.data() != "valid" {
+		return
+	}
+	p.start(p.primary, p.aim, nil, func(error) {})
+	p.stray, p.parent = p.running, nil
+}
+
+// noPrimary reports whether no PostgreSQL runs as a primary.
+func (j *judge) noPrimary() bool {
+	for _, h := range j.w.hosts {
+		if h.pg.running && h.pg.primary || h.pg.writable {
+			return false
+		}
+	}
+	return true
+}
+
+// seesPause notes when an operator sees that the shard is paused: every member says so in
+// Consul (lictor pause --wait, patronictl pause --wait). It is, for the operator, until it is ended.
+func (j *judge) seesPause() {
+	if on, _ := j.w.config["pause"].(bool); !on {
+		j.paused = false
+		return
+	}
+	if j.paused || j.wentBack {
+		return
+	}
+	for _, h := range j.w.hosts {
+		e, found := j.w.consul.keys[keyMembers+h.name]
+		if !found || !e.value.(cluster.Member).Pause {
+			return
+		}
+	}
+	j.paused, j.pausedAt = true, j.w.now
+	j.w.say("every member says that the shard is paused")
+}
+
+// acts is I5, for what the operator sees: in pause nobody does this to a PostgreSQL on its own.
+// An agent that was told to end, a task from before, what the operator asked for, and a primary
+// beside the one that holds the lock are none of that.
+func (j *judge) acts(h *host, what string) {
+	if !j.paused || j.wentBack {
+		return
+	}
+	holder := j.w.consul.leaderNamed()
+	e, asked := j.w.consul.keys[keyFailover]
+	asked = asked && e.value.(cluster.Failover).Candidate != ""
+	if a := h.agent; asked || j.asked || holder != "" && holder != h.name && h.pg.primary ||
+		a != nil && (a.Stopping || a.Tenure.Giving() != nil || !a.TaskSince().IsZero() && a.TaskSince().Sub(a.host.wall(j.pausedAt)) <= 0) {
+		return
+	}
+	j.fail("I5", "%s: %s, though every member says that the shard is paused", h.name, what)
+}
