@@ -34,7 +34,7 @@ func (h *host) startAgent() {
 	a := &agent{host: h}
 	a.Member = member.New(member.Settings{
 		Name: h.name, SessionName: "shard-" + h.name, Keys: keys(), PrimaryWord: cluster.RolePrimary,
-		ConnURL: "postgres://" + h.name + ":5432/postgres", APIURL: "http://" + h.name, Host: h.name, Port: 5432, Tags: h.tags, Margins: h.w.schedule.margins, ScriptLimit: time.Minute,
+		ConnURL: "postgres://" + h.name + ":5432/postgres", APIURL: "http://" + h.name, Host: h.name, Port: 5432, Tags: h.tags, Margins: func(ttl time.Duration) ha.FenceMargins { return h.w.schedule.margins(h.id, ttl) }, ScriptLimit: time.Minute,
 		MayRewind: func() bool { return true }, MayRemove: func(cluster.Dynamic) string { return "" },
 		Decided: a.decided, Shown: h.w.shown(), Log: h.w.log(h.name),
 	}, a.ports(), shell{a}, h.w.schedule.bootConfig())

@@ -47,6 +47,7 @@ func (c *consul) restore(s saved) {
 	}
 	c.changed, c.snapshot, c.applied = s.changed, nil, nil
 	c.w.judge.restored()
+	c.w.reconfigure(nil) // the operator sees to what is configured
 	left := c.waiting
 	c.waiting = nil
 	for _, q := range left { // all are told

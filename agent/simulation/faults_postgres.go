@@ -16,7 +16,8 @@ const (
 	DiskFull       Kind = "disk-full"
 	HangWork       Kind = "hang-work" // promotions, starts, clones, rewinds, pre_promote stop half-way
 	VanishData     Kind = "vanish-data"
-	PauseVM        Kind = "pause-vm" // the host stands still, and its clock too
+	ReplayTrails   Kind = "replay-trails" // what was received is replayed Value KB later
+	PauseVM        Kind = "pause-vm"      // the host stands still, and its clock too
 )
 
 func postgresFaults() map[Kind]fault {
@@ -61,6 +62,11 @@ func postgresFaults() map[Kind]fault {
 				p.host.w.after(p.host.w.between(0, 20*time.Millisecond), f)
 			}
 		})},
+		ReplayTrails: {member: true, value: true, inject: func(w *world, e Event) func() {
+			p := &w.hosts[e.Member].pg
+			p.trails = int64(e.Value) << 10
+			return func() { p.trails = 0 }
+		}},
 		VanishData: {member: true, inject: vanishData},
 		PauseVM:    {member: true, inject: pauseVM},
 	}

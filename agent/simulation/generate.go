@@ -44,6 +44,17 @@ func Generate(seed uint64) Schedule {
 	}
 	s.Adopted = pick(4) == 0
 	s.Fresh = !s.Adopted && pick(4) == 0
+	if pick(4) == 0 {
+		s.Cascade = map[int]int{}
+		from := pick(s.Members)
+		s.Cascade[(from+1)%s.Members] = from
+	}
+	if pick(4) == 0 {
+		for range s.Members {
+			s.Margins = append(s.Margins, 0.05+r.Float64()*0.2)
+		}
+	}
+	s.ConsulDNS = pick(6) == 0
 	mean := []float64{4, 8, 15, 30, 60}[pick(5)]
 	at := 10.0
 	if s.Fresh { // while it is made, too
@@ -128,6 +139,7 @@ func kinds() []struct {
 		{VanishData, 2},
 		{PauseVM, 2},
 		{ByHand, 0},
+		{ReplayTrails, 3},
 	}
 }
 
@@ -178,6 +190,8 @@ func randomEvent(r *rand.Rand, members int, at time.Duration) Event {
 		e.Value = 3000 + r.IntN(9000)
 	case ConsulError:
 		e.Value = []int{403, 429, 500}[r.IntN(3)]
+	case ReplayTrails:
+		e.Value = 1 + r.IntN(1000)
 	case Orphans:
 		e.For = time.Duration(r.Int64N(int64(20 * time.Second)))
 	case RestoreSnapshot, PauseVM:

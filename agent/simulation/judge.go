@@ -278,8 +278,23 @@ func (j *judge) whole() string {
 			return h.name + " does not follow " + primary.name + ": " + j.reasons()
 		}
 	}
+	if why := j.route(primary); why != "" {
+		return why
+	}
 	if primary.pg.at.branch.acked <= primary.pg.at.branch.fork {
 		return primary.name + " acknowledges nothing"
+	}
+	return ""
+}
+
+// route is what poolers are told: it must lead to the primary in the end.
+func (j *judge) route(primary *host) string {
+	r, written := j.w.consul.keys[keys().Route()].value.(cluster.Route)
+	switch {
+	case !written:
+		return "there is no route"
+	case r.Leader.Name != primary.name, r.State != cluster.RouteOpen, r.Timeline != primary.pg.at.branch.timeline:
+		return fmt.Sprintf("the route leads to %s (%s, timeline %d), the primary is %s (timeline %d)", r.Leader.Name, r.State, r.Timeline, primary.name, primary.pg.at.branch.timeline)
 	}
 	return ""
 }

@@ -41,7 +41,10 @@ type postgres struct {
 	replayFrom              int64
 	replayBegan, replayEnds instant
 
-	lagging int // faults that keep it from receiving
+	// received: a WAL receiver has run in this life; trails is how much it has not replayed.
+	received bool
+	trails   int64
+	lagging  int // faults that keep it from receiving
 	// failing: faults that make starts break off and promotions fail; two: every
 	// promotion, and no start.
 	failing int
@@ -143,7 +146,7 @@ func (p *postgres) start(primary bool, upstream string, sync *waits, done func(e
 		return
 	}
 	p.life++
-	p.clean = false
+	p.clean, p.received = false, false
 	p.parent = p.host.guard.watcher
 	p.running, p.stopping, p.primary, p.upstream, p.aim = true, false, primary, upstream, upstream
 	p.later(p.takes(50*time.Millisecond, time.Second), func() {
@@ -400,14 +403,16 @@ func (p *postgres) rejoin(up *host, done func(error)) {
 				done(errors.New("the upstream is not reachable"))
 			case up.pg.at.holds(p.at):
 				done(nil)
-			case !up.pg.primary:
-				done(errors.New("the upstream is no primary to rewind from"))
+			case !up.pg.primary && p.at.branch == up.pg.at.branch:
+				done(nil) // a standby that is behind on the same timeline: nothing has diverged
+			case up.pg.replaying():
+				done(errors.New("the upstream is still replaying"))
 			default:
 				p.noteLoss()
 				w.after(p.takes(200*time.Millisecond, 3*time.Second), func() {
 					p.host.process(func() {
 						p.halfWay(func() {
-							if p.life != life || !reachable() || !up.pg.primary || p.full > 0 {
+							if p.life != life || !reachable() || up.pg.replaying() || p.full > 0 {
 								done(errStopped)
 								return
 							}
@@ -442,7 +447,10 @@ func (p *postgres) observe() pg.State {
 		o.ReplicationState = pg.Streaming
 	}
 	if !p.primary {
-		o.ReceivedLSN, o.ReplayedLSN = at.lsn, at.lsn
+		o.ReplayedLSN = at.lsn
+		if p.received { // else it is NULL: no WAL receiver has run since the start
+			o.ReceivedLSN, o.ReplayedLSN = at.lsn, p.behind()
+		}
 		return o
 	}
 	o.WriteLSN = at.lsn
@@ -456,7 +464,7 @@ func (p *postgres) observe() pg.State {
 		}
 		o.Standbys = append(o.Standbys, pg.StandbyState{
 			ApplicationName: s.name, State: pg.Streaming, SyncState: sync,
-			WriteLSN: s.pg.at.lsn, FlushLSN: s.pg.at.lsn, ReplayLSN: s.pg.at.lsn,
+			WriteLSN: s.pg.at.lsn, FlushLSN: s.pg.at.lsn, ReplayLSN: s.pg.behind(),
 		})
 	}
 	return o

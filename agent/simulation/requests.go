@@ -107,7 +107,7 @@ func call[T any](a *agent, to *host, timeout time.Duration, serve func(*agent, f
 	var nothing T
 	deadline := a.host.clock().Add(timeout)
 	a.later(a.dispatch(), func() {
-		if to == nil { // its address is not known
+		if to == nil || w.nameless() { // its address is not known
 			finish(nothing, false)
 			return
 		}

@@ -27,6 +27,12 @@ type Schedule struct {
 	// KillBefore is fence.kill_before of every member, half of fence.demote_before;
 	// zero: their defaults.
 	KillBefore time.Duration
+	// Margins are kill_before of single members, as a part of the ttl: their files differ.
+	Margins []float64
+	// Cascade are members that replicate from the one given, while it runs.
+	Cascade map[int]int
+	// ConsulDNS: members find each other by names that Consul has.
+	ConsulDNS bool
 	// NoArchive: members know only of the timelines that reached them, so that two
 	// of them may promote to one number.
 	NoArchive bool
@@ -69,6 +75,17 @@ func (s Schedule) String() string {
 	}
 	for _, i := range s.NoStream {
 		fmt.Fprintf(&b, ", %s nostream", memberName(i))
+	}
+	for i := range s.Members {
+		if from, cascades := s.Cascade[i]; cascades {
+			fmt.Fprintf(&b, ", %s replicates from %s", memberName(i), memberName(from))
+		}
+	}
+	if len(s.Margins) > 0 {
+		fmt.Fprintf(&b, ", kill_before %.2f of ttl", s.Margins)
+	}
+	if s.ConsulDNS {
+		b.WriteString(", names by Consul")
 	}
 	if s.Fresh {
 		b.WriteString(", a new shard")
@@ -124,8 +141,12 @@ func (s Schedule) bootConfig() cluster.Dynamic {
 	return d
 }
 
-// margins are those of every member.
-func (s Schedule) margins(ttl time.Duration) ha.FenceMargins {
+// margins are those of a member.
+func (s Schedule) margins(member int, ttl time.Duration) ha.FenceMargins {
+	if member < len(s.Margins) {
+		k := time.Duration(s.Margins[member] * float64(ttl))
+		return ha.FenceMargins{DemoteBefore: 2 * k, KillBefore: k}
+	}
 	if k := s.KillBefore; k > 0 {
 		return ha.FenceMargins{DemoteBefore: 2 * k, KillBefore: k}
 	}
@@ -206,6 +227,9 @@ func newWorld(s Schedule, o Options) *world {
 		}
 		if slices.Contains(s.NoStream, i) {
 			h.tags["nostream"] = true
+		}
+		if from, cascades := s.Cascade[i]; cascades {
+			h.tags["replicatefrom"] = memberName(from)
 		}
 		h.pg = postgres{host: h, at: position{w.root, 1000}, primary: i == 0, system: systemIdentifier}
 		if s.Fresh {

@@ -88,13 +88,17 @@ func (w *world) clients() {
 // receive streams from the upstream, if it can.
 func (p *postgres) receive() {
 	w := p.host.w
+	was := p.streaming
 	p.streaming = false
 	up := w.hostNamed(p.upstream)
+	if up != nil && !was && w.nameless() { // a connection that lasts needs no name
+		return
+	}
 	if !p.ready || p.primary || p.replaying() || up == nil || up == p.host || !p.host.up || p.host.frozen || p.cutShort() ||
 		!up.up || up.frozen || !up.pg.ready && !up.pg.stopping || !w.net.both(p.host.id, up.id) || !up.pg.at.holds(p.at) {
 		return
 	}
-	p.streaming = true
+	p.streaming, p.received = true, true
 	switch {
 	case p.lagging > 0 || w.chance(0.2):
 	case p.at.branch == up.pg.at.branch && w.chance(0.1):
@@ -103,6 +107,9 @@ func (p *postgres) receive() {
 		p.at = up.pg.at
 	}
 }
+
+// behind is how far a standby has replayed of what it has received.
+func (p *postgres) behind() int64 { return max(1, p.at.lsn-p.trails) }
 
 // segment is how much WAL gets into the archive at once.
 const segment = 32 << 10

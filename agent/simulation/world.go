@@ -282,6 +282,9 @@ func (n *network) change(from, to, by int) {
 	n.held = kept
 }
 
+// nameless reports whether the members' names cannot be told: Consul's DNS has them.
+func (w *world) nameless() bool { return w.schedule.ConsulDNS && w.consul.state != consulUp }
+
 // retryAfter is how soon something that failed is tried again.
 func (w *world) retryAfter() time.Duration {
 	return w.between(200*time.Millisecond, 400*time.Millisecond)
