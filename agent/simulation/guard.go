@@ -88,7 +88,7 @@ func (g *guard) start(primary bool, launch func(), refused func(error)) {
 			refused(errOvertaken)
 			return
 		}
-		if primary && g.deadline.Over(g.host.clock()) && !g.host.w.mutant.GuardOff {
+		if primary && g.deadline.Over(g.host.clock()) && !g.host.w.mutant.GuardOff && !g.host.w.mutant.OverdueStart {
 			refused(fence.ErrDeadlinePassed)
 			return
 		}

@@ -61,7 +61,12 @@ type Mutant struct {
 	PausedTaken      bool // a lease whose last beat was paused is taken as any other
 	NotDeposed       bool // nobody tells the old leader that it is deposed
 	PartForgotten    bool // an agent that begins anew does not ask whether it had parted
-	BackBelieved     bool // Consul is believed at once when it has gone back
+	Unpromoted       bool // a PostgreSQL whose promotion has failed is left alone
+	// the guard starts a primary though its deadline has passed; survives: what it starts then it
+	// kills at once, as the deadline is over, and an agent that lives on has broken the start off
+	// (LateStart). agent/fence's tests of the guard notice.
+	OverdueStart bool
+	BackBelieved bool // Consul is believed at once when it has gone back
 }
 
 // change leaves the check of the status out.

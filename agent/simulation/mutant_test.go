@@ -343,6 +343,12 @@ func TestMutantPartForgotten(t *testing.T) {
 	killed(t, Mutant{PartForgotten: true}, s, "I1", "I2")
 }
 
+// b was asked to promote, and that failed; before the next attempt pre_promote fails, and the
+// lock is given up.
+func TestMutantUnpromoted(t *testing.T) {
+	killed(t, Mutant{Unpromoted: true}, directed(3, alone(8), during(29, 60, FailPostgres, b), during(29, 60, SlowPostgres, b).with(15), ev(30, Switchover, b)), "I1", "I3")
+}
+
 func TestMutantBackBelieved(t *testing.T) {
 	killed(t, Mutant{BackBelieved: true}, directed(3, alone(30), during(30, 30, RestoreSnapshot, a), ev(35, Switchover, b), during(59.5, 60, CutBoth, b).to(3)), "I1")
 }

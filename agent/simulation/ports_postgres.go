@@ -54,6 +54,10 @@ func (p inPostgres) PID() int {
 func (p inPostgres) Kill(_ *member.Work, limit time.Duration, done func(error)) {
 	p.work(nil, func(done func(error)) {
 		kill := func() { p.kill(limit, done) }
+		if p.host.w.mutant.Unpromoted && p.TaskKind() == ha.TaskPromote {
+			done(nil)
+			return
+		}
 		if p.host.w.mutant.StopWaits {
 			p.host.pg.onDisk(kill)
 			return
