@@ -38,14 +38,18 @@ func killed(t *testing.T, m Mutant, s Schedule, invariants ...string) {
 		return
 	}
 	t.Parallel()
-	const seeds = 60
-	noticed := 0
+	const seeds, enough = 60, 5
+	noticed, tried := 0, 0
 	for seed := uint64(1); seed <= seeds; seed++ {
 		s.Seed = seed
 		if v := Run(s, Options{}).Violation; v != nil {
 			report(t, s, Options{})
 			return
 		}
+		if noticed == enough {
+			continue
+		}
+		tried++
 		v := Run(s, Options{Mutant: m}).Violation
 		switch {
 		case v == nil:
@@ -58,7 +62,7 @@ func killed(t *testing.T, m Mutant, s Schedule, invariants ...string) {
 	if noticed == 0 {
 		t.Errorf("the rule can be left out without any of %d runs noticing:\n%s", seeds, s)
 	}
-	t.Logf("noticed in %d of %d runs", noticed, seeds)
+	t.Logf("noticed in %d of %d runs", noticed, tried)
 }
 
 const (
