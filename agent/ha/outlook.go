@@ -67,7 +67,8 @@ func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent boo
 		o.GoneBack = now.Add(withDrift(max(leaseIn(o.Snapshot), leaseIn(s))))
 	}
 	o.stale, o.floor = 0, s.Index
-	if known := o.Snapshot.Route; !consistent || s.Route.Exists() && s.Route.ModifyIndex < known.ModifyIndex {
+	older := s.Route.Exists() && s.Route.ModifyIndex < o.Snapshot.Route.ModifyIndex && !now.Before(o.GoneBack)
+	if known := o.Snapshot.Route; !consistent || older {
 		s.Route = known
 	}
 	if s.Status.ModifyIndex != o.Snapshot.Status.ModifyIndex || o.Read.IsZero() {

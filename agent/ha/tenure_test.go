@@ -386,8 +386,15 @@ func TestOutlookOfAConsulThatHasGoneBack(t *testing.T) {
 		if !o.GoneBack.IsZero() {
 			t.Fatalf("it has not gone back, %s", o.GoneBack)
 		}
+		o.Snapshot.Route.ModifyIndex = 22
 		if o.Accept(at(4), status(24, 5, leases[1]), false) != Taken || o.GoneBack != at(45) {
 			t.Errorf("leases %s: nothing is believed until %s", leases, o.GoneBack)
+		}
+		// The route has gone back as well: its leader must see that, to write it again.
+		route := status(25, 25, leases[1])
+		route.Route.ModifyIndex = 4
+		if o.Accept(at(5), route, true); o.Snapshot.Route.ModifyIndex != 4 {
+			t.Errorf("the route is still that at %d", o.Snapshot.Route.ModifyIndex)
 		}
 	}
 }

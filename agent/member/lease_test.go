@@ -259,6 +259,15 @@ func TestResume(t *testing.T) {
 			}
 		})
 	}
+	// What led by that lease and says nothing hangs; another may be starting.
+	for _, until := range []time.Duration{17 * time.Second, -1} {
+		w := newWorld(t)
+		w.clock, w.PG, w.startedPrimary, w.startedKnown = start, PG{}, true, true
+		goesOn := w.AdoptRunning(pg.State{Running: true, Silent: true}, "", Recalled{Memo: memo(20 * time.Second), Until: start.Add(until)})
+		if goesOn != (until > 0) || w.View().Postgres.Hung != goesOn {
+			t.Fatalf("deadline in %s: goes on: %t; hangs: %t", until, goesOn, w.View().Postgres.Hung)
+		}
+	}
 	w := newWorld(t)
 	replica := pg.State{Running: true, Accepting: true, InRecovery: true}
 	if w.AdoptRunning(replica, "b", Recalled{Memo: memo(20 * time.Second), Until: start.Add(time.Hour)}) || w.Tenure.Held(start) || w.Upstream != "b" {

@@ -50,3 +50,9 @@ func TestFoundHandoverOfAKilledPrimary(t *testing.T) {
 	survived(t, directed(5, map[string]any{"ttl": 8, "synchronous_mode": "quorum"}, during(29.9, 0.4, SlowNetwork, b).with(200),
 		ev(30, Switchover, b), ev(30.15, KillPostmaster, a), ev(60, Switchover, a), ev(60.12, KillPostmaster, b)))
 }
+
+// A leader's postmaster hangs, and its agent begins anew before it could be ended: nobody has
+// seen that postmaster serve.
+func TestFoundHangThatTheNextAgentDidNotKnow(t *testing.T) {
+	survived(t, directed(1, hangs(alone(8)), ev(110, HangPostmaster, a), during(112, 0.5, KillAgent, a)))
+}
