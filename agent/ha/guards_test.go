@@ -500,6 +500,9 @@ func TestQuorumNeedsEachCondition(t *testing.T) {
 	none.Timeline = 0
 	runSituations(t, []situationTest{
 		{"enough have parted", view(over, quorumOfB, askedToPart(45, c)), "take over (status at 45)", "best"},
+		{"asked before the old leader gave up", view(over, quorumOfB, released(""), askedToPart(45, c), func(v *View) {
+			v.StatusSeen, v.PeersAsked = now.Add(-100*time.Millisecond), now.Add(-time.Second)
+		}), "ask the other members", "positions"},
 		{"not asked to part from this status", view(over, quorumOfB, askedToPart(44, c)), askAgainParted, "positions"},
 		{"the answers are old", view(over, quorumOfB, askedToPart(45, c), func(v *View) { v.PeersAsked = now.Add(-3 * time.Second) }), "ask the other members", ""},
 		{"a promise has run out since", view(over, quorumOfB, askedToPart(45, c), func(v *View) {
