@@ -167,6 +167,7 @@ func TestFencing(t *testing.T) {
 		{"kill moment", view(holdsLease(800*time.Millisecond), func(v *View) { v.Task = TaskDemote }), "kill PostgreSQL", "is over"},
 		{"lease long over", view(holdsLease(-time.Minute)), "kill PostgreSQL", "is over"},
 		{"lock is another's", view(holdsLease(7*time.Second), leads("b", 0)), "kill PostgreSQL", "held by b"},
+		{"lock is free, the last beat is another's", view(holdsLease(7*time.Second), leads("b", 0), lockGone), "kill PostgreSQL", "b has led since"},
 		{"lock is another's, beat under way", view(holdsLease(7*time.Second), leads("b", 0), func(v *View) { v.Lease.InFlight = true }), "kill PostgreSQL", "held by b"},
 		{"primary while another leads", view(primary, leads("b", 0)), "kill PostgreSQL", "while b leads"},
 		{"primary while another's lease runs without its lock", view(primary, leads("b", 0), lockGone), "kill PostgreSQL", "without a lease"},

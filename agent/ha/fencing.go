@@ -7,6 +7,8 @@ import "github.com/lictor-ha/lictor/agent/cluster"
 //
 //	lease    lock in Consul        PostgreSQL            decision
 //	held     somebody else's       any                   fence at once
+//	held     gone, and the last
+//	         beat is another's     any                   fence at once
 //	held     taken, says the taker any                   fence at once
 //	held     ours                  any, kill moment      fence at once
 //	held     ours                  any, demote moment    demote
@@ -26,6 +28,11 @@ func fencing(v View) (Decision, bool) {
 	}
 	if !v.Lease.Until.IsZero() && v.Lease.Deposed > v.Cluster.Status.ModifyIndex {
 		return do("another member says that it has taken the lock", Fence{}), true
+	}
+	// Its clock has stood still, with the whole virtual machine perhaps: the one who has led
+	// since has lost its lock again.
+	if b := v.beat(); !v.Lease.Until.IsZero() && b != nil && b.Owner != v.Name {
+		return do(b.Owner+" has led since, whatever our own clock says", Fence{}), true
 	}
 	if v.PauseInForce() {
 		return Decision{}, false

@@ -22,7 +22,7 @@ func byHand(w *world, e Event) func() {
 	case "restart":
 		p.stop(func(error) { p.startByHand() })
 	case "promote":
-		if w.judge.noPrimary() && p.ready && !p.primary {
+		if holder := w.consul.leaderNamed(); w.judge.noPrimary() && (holder == "" || holder == h.name) && p.ready && !p.primary {
 			w.judge.byHand = h
 			p.ask(0, func(error) { w.judge.byHand = nil })
 		}

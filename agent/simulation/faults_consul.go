@@ -21,6 +21,9 @@ func consulFaults() map[Kind]fault {
 			return func() { w.net.status[e.Member] = 0 }
 		}},
 		RestoreSnapshot: {inject: func(w *world, _ Event) func() {
+			if _, made := w.consul.keys[keyInitialize]; !made {
+				return nil // of a shard that is not there yet, nothing would be left
+			}
 			s := w.consul.save()
 			return func() { w.consul.restore(s) }
 		}},
