@@ -32,6 +32,8 @@ type Known struct {
 	// Confirmed: Consul said so since this bouncer started. What comes from the
 	// state file is good enough to send clients to, not to hold them back.
 	Confirmed bool `json:"-"`
+	// Revision is another one, and never 0, whenever any of this has changed.
+	Revision uint64 `json:"-"`
 }
 
 // Answer is what Consul said of the routes prefix.
@@ -113,8 +115,8 @@ type Table struct {
 	wrong map[string]error
 	// epoch grows with each merge, so that a slow read is not taken for news.
 	epoch uint64
-	// changes grows with each change of shards.
-	changes uint64
+	// changes grows with each change of shards, revisions with each entry that is set.
+	changes, revisions uint64
 	// batchTime is when the shards became known that the answer of epoch batch brought.
 	batch     uint64
 	batchTime time.Time
@@ -140,6 +142,12 @@ func (b *Table) now() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.epoch
+}
+
+func (b *Table) set(id config.ShardID, k Known) {
+	b.revisions++
+	k.Revision = b.revisions
+	b.shards[id] = k
 }
 
 // Known returns what is known of every shard, and a number that is the same as
@@ -181,7 +189,7 @@ func (b *Table) Restore(shards map[config.ShardID]Known) {
 	for id, k := range shards {
 		if b.Serves(id) && checkShard(id) == nil && k.Route.Validate() == nil {
 			k.Confirmed = false
-			b.shards[id] = k
+			b.set(id, k)
 			b.changes++
 		}
 	}
@@ -325,7 +333,7 @@ func (b *Table) take(id config.ShardID, p Pair, final bool, problems map[string]
 	if have && !old.Gone {
 		now.Timeline = old.served()
 	}
-	b.shards[id] = now
+	b.set(id, now)
 	if !have || !old.Confirmed || old.Gone || old.Patroni || !route.SameTopology(old.Route) || !route.Since.Equal(old.Route.Since) {
 		out.Changed = append(out.Changed, id)
 	}
@@ -367,7 +375,7 @@ func (b *Table) forget(present map[config.ShardID]bool, final bool, problems map
 		for _, id := range fresh {
 			k := b.shards[id]
 			k.Gone = true
-			b.shards[id] = k
+			b.set(id, k)
 		}
 		gone = append(gone, fresh...)
 	}

@@ -48,7 +48,7 @@ func (b *Table) followed(id config.ShardID, route cluster.Route, index uint64) (
 		}
 		now.Timeline = old.served()
 	}
-	b.shards[id] = now
+	b.set(id, now)
 	if have && old.Confirmed && !old.Gone && old.Patroni && route.SameTopology(old.Route) && route.Since.Equal(old.Route.Since) {
 		return false, nil
 	}
