@@ -61,8 +61,12 @@ func BenchmarkRender(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for b.Loop() {
-		views, _ := render.View(config, shards, pgbouncer.Version{})
+	viewer := render.NewViewer(config)
+	for i := uint64(1); b.Loop(); i++ {
+		one := shards["service/shard0007"] // of a thousand it is the one that has changed
+		one.Revision = i << 32
+		shards["service/shard0007"] = one
+		views, _ := viewer.View(shards, pgbouncer.Version{})
 		text, err := r.Render(source, views, pgbouncer.Version{1, 18})
 		if err != nil {
 			b.Fatal(err)

@@ -207,7 +207,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 func (b *bouncer) newProcess(i int, c config.Config, log zerolog.Logger, pool *consul.Pool) *process {
 	console := pooler.NewConsole(c)
 	co := &reconciler{
-		config: c, log: log, table: b.table, renderer: render.NewRenderer(c, pool, ""), console: console,
+		config: c, log: log, table: b.table, renderer: render.NewRenderer(c, pool, ""), viewer: render.NewViewer(c), console: console,
 		applier: pooler.NewApplier(c, console), good: render.NewLastGood(c), deadman: pooler.NewDeadman(c, log),
 		handovers: b.handovers, number: i, respond: b.processes.responder(i), wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
 	}
@@ -235,7 +235,7 @@ func routesOf(b *routes.Table) (list map[config.ShardID]render.ShardRoute, chang
 	known, changes := b.Known()
 	list = make(map[config.ShardID]render.ShardRoute, len(known))
 	for id, k := range known {
-		list[id] = render.ShardRoute{Route: k.Route, Index: k.ModifyIndex, CreateIndex: k.CreateIndex, First: k.First, Confirmed: k.Confirmed}
+		list[id] = render.ShardRoute{Route: k.Route, Index: k.ModifyIndex, CreateIndex: k.CreateIndex, First: k.First, Confirmed: k.Confirmed, Revision: k.Revision}
 	}
 	return list, changes
 }

@@ -41,6 +41,7 @@ type fileWriter struct {
 	table     *routes.Table
 	processes *processes
 	renderer  *render.Renderer
+	viewer    *render.Viewer
 	wake      chan struct{}
 	refusal   refusal // the last one
 
@@ -61,7 +62,7 @@ func newFileWriters(c config.Config, log zerolog.Logger, b *routes.Table, ps *pr
 	for _, f := range c.Files {
 		keepers = append(keepers, &fileWriter{
 			file: f, config: c.Each()[0], log: log.With().Str("file", f.Path).Logger(), table: b, processes: ps, wake: make(chan struct{}, 1),
-			renderer: render.NewRenderer(c, pool, f.Template),
+			renderer: render.NewRenderer(c, pool, f.Template), viewer: render.NewViewer(c.Each()[0]),
 		})
 	}
 	return keepers
@@ -105,7 +106,7 @@ func (k *fileWriter) apply(ctx context.Context, due *bool) error {
 		return err
 	}
 	known, _ := routesOf(k.table)
-	views, _ := render.View(k.config, known, render.AnyName())
+	views, _ := k.viewer.View(known, render.AnyName())
 	text, err := k.renderer.Render(source, views, k.processes.version())
 	if err != nil {
 		return err

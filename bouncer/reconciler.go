@@ -69,6 +69,7 @@ type reconciler struct {
 
 	// Of the goroutine alone:
 	holds      map[config.ShardID]*hold
+	viewer     *render.Viewer
 	seen       *viewed
 	last       *rendering
 	generation int // of the PgBouncer that has taken loaded
@@ -194,7 +195,7 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 func (c *reconciler) views(version pgbouncer.Version) *viewed {
 	if c.seen == nil || c.seen.changes != c.table.Version() || c.seen.version != version {
 		shards, changes := routesOf(c.table)
-		views, left := render.View(c.config, shards, version)
+		views, left := c.viewer.View(shards, version)
 		c.seen = &viewed{views, left, changes, version}
 	}
 	return c.seen

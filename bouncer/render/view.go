@@ -74,6 +74,8 @@ type ShardRoute struct {
 	First              time.Time
 	// Confirmed: Consul said so since this bouncer started.
 	Confirmed bool
+	// Revision is the same as long as all of this is; 0: it is not known.
+	Revision uint64
 }
 
 // LeftOut is a shard or a value that is not in what was rendered.
@@ -82,66 +84,122 @@ type LeftOut struct {
 	Err  error
 }
 
+// Viewer turns what is known into what is rendered, again and again, for one
+// configuration: of a thousand shards one has changed. Its methods run on one goroutine.
+type Viewer struct {
+	config     config.Config
+	configured map[config.ShardID]config.Shard
+	version    pgbouncer.Version
+	kept       map[config.ShardID]keptView
+}
+
+// keptView is a shard and what it was made of.
+type keptView struct {
+	view     *Shard
+	revision uint64
+	label    string
+	// unfit is why it cannot be offered, whatever the others are called.
+	unfit error
+}
+
+// NewViewer makes a viewer for a configuration.
+func NewViewer(c config.Config) *Viewer {
+	w := &Viewer{config: c, configured: map[config.ShardID]config.Shard{}}
+	for _, s := range c.Shards {
+		w.configured[s.ID()] = s
+	}
+	return w
+}
+
+// View is a viewer's for one time.
+func View(c config.Config, shards map[config.ShardID]ShardRoute, version pgbouncer.Version) (views []*Shard, left []LeftOut) {
+	return NewViewer(c).View(shards, version)
+}
+
 // View turns what is known into what is rendered. A shard that cannot be
 // offered, because its database has the name of another shard's or one that PgBouncer
-// of this version cannot read, is left out and reported.
-func View(c config.Config, shards map[config.ShardID]ShardRoute, version pgbouncer.Version) (views []*Shard, left []LeftOut) {
-	configured := map[config.ShardID]config.Shard{}
-	for _, s := range c.Shards {
-		configured[s.ID()] = s
+// of this version cannot read, is left out and reported. A shard of the same revision as in
+// the call before, unless that is 0, has the same address.
+func (w *Viewer) View(shards map[config.ShardID]ShardRoute, version pgbouncer.Version) (views []*Shard, left []LeftOut) {
+	before := w.kept
+	if version != w.version {
+		before = nil
 	}
-	owner, scopes := map[string]config.ShardID{}, map[string]int{}
+	w.version, w.kept = version, make(map[config.ShardID]keptView, len(shards))
+	owner, scopes := make(map[string]config.ShardID, 2*len(shards)), make(map[string]int, len(shards))
 	for id := range shards {
 		_, scope := id.Split()
 		scopes[scope]++
 	}
 	for _, id := range eldestFirst(shards) {
-		var (
-			s         = configured[id]
-			databases []config.Database
-			err       error
-		)
-		if s.Scope == "" {
-			s, databases = discovered(id)
-		} else {
-			databases, err = s.ParseDatabases()
+		known := shards[id]
+		namespace, scope := id.Split()
+		label := scope
+		if scopes[scope] > 1 {
+			label = namespace + ":" + scope
 		}
-		v := &Shard{ID: id, Route: shards[id].Route, Confirmed: shards[id].Confirmed, Index: shards[id].Index, mode: c.ReadersOf(s), Fallback: c.IsFallback(id)}
-		v.template = TemplateShard{
-			Scope: s.Scope, Namespace: s.Namespace, Label: s.Scope, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
-			State: v.Route.State, Timeline: v.Route.Timeline, of: v,
+		one, have := before[id]
+		if !have || one.revision == 0 || one.revision != known.Revision || one.label != label {
+			one = w.make(id, known, label)
 		}
-		if scopes[s.Scope] > 1 {
-			v.template.Label = s.Namespace + ":" + s.Scope
-		}
+		w.kept[id] = one
+		v, err := one.view, one.unfit
 		if err == nil {
-			err = v.offer(databases, owner, version)
+			err = v.claim(owner)
 		}
 		if err != nil {
 			left = append(left, LeftOut{string(id), err})
 			continue
 		}
-		v.readers = chooseReaders(v.Route, c.Name+"/"+string(id), v.mode)
 		if v.readers.unserved && v.mode == config.ReadersStrict {
 			left = append(left, LeftOut{string(id) + " readers", fmt.Errorf(
 				"shard %s: no replica takes readers, and the primary takes none (readers: strict): the databases with _ro are not offered", id)})
 		}
-		if c.HasDatabaseOptions(s) {
-			v.options = map[string][]pgbouncer.Option{}
-			for _, name := range v.Offered() {
-				v.options[name] = c.DatabaseOptions(s, name, version)
-			}
-		}
 		views = append(views, v)
 	}
-	if to := c.FallbackShard(); to != "" && !slices.ContainsFunc(views, func(v *Shard) bool { return v.Fallback }) {
+	if to := w.config.FallbackShard(); to != "" && !slices.ContainsFunc(views, func(v *Shard) bool { return v.Fallback }) {
 		left = append(left, LeftOut{"pgbouncer.fallback", fmt.Errorf("pgbouncer.fallback: no route of shard %s is known: there is no database *", to)})
 	}
-	for path, err := range c.UnknownOptions(version) {
+	for path, err := range w.config.UnknownOptions(version) {
 		left = append(left, LeftOut{path, err})
 	}
 	slices.SortFunc(views, func(a, b *Shard) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return views, left
+}
+
+// make makes the view of one shard.
+func (w *Viewer) make(id config.ShardID, known ShardRoute, label string) keptView {
+	var (
+		s         = w.configured[id]
+		databases []config.Database
+		unfit     error
+	)
+	if s.Scope == "" {
+		s, databases = discovered(id)
+	} else {
+		databases, unfit = s.ParseDatabases()
+	}
+	v := &Shard{
+		ID: id, Route: known.Route, Confirmed: known.Confirmed, Index: known.Index, Databases: databases,
+		mode: w.config.ReadersOf(s), Fallback: w.config.IsFallback(id),
+	}
+	v.template = TemplateShard{
+		Scope: s.Scope, Namespace: s.Namespace, Label: label, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
+		State: v.Route.State, Timeline: v.Route.Timeline, Databases: databases, of: v,
+	}
+	if unfit == nil {
+		unfit = v.fit(w.version)
+	}
+	if unfit == nil {
+		v.readers = chooseReaders(v.Route, w.config.Name+"/"+string(id), v.mode)
+		if w.config.HasDatabaseOptions(s) {
+			v.options = map[string][]pgbouncer.Option{}
+			for _, name := range v.Offered() {
+				v.options[name] = w.config.DatabaseOptions(s, name, w.version)
+			}
+		}
+	}
+	return keptView{v, known.Revision, label, unfit}
 }
 
 // eldestFirst orders shards by when they became known, so that a new one takes no name
@@ -161,15 +219,22 @@ func discovered(id config.ShardID) (config.Shard, []config.Database) {
 	return config.Shard{Namespace: namespace, Scope: scope}, []config.Database{{Name: scope, DBName: scope}}
 }
 
-// offer gives the shard its databases, unless a name is taken.
-func (v *Shard) offer(databases []config.Database, owner map[string]config.ShardID, version pgbouncer.Version) error {
-	for _, d := range databases {
+// fit fails where PgBouncer cannot read the name of a database.
+func (v *Shard) fit(version pgbouncer.Version) error {
+	for _, d := range v.Databases {
 		if err := d.Validate(); err != nil {
 			return fmt.Errorf("shard %s is not offered: database %w", v.ID, err)
 		}
 		if err := pgbouncer.CheckName(d.Name, version); err != nil {
 			return fmt.Errorf("shard %s is not offered: database %w, and name=dbname where PostgreSQL has another name (shards in bouncer.yml)", v.ID, err)
 		}
+	}
+	return nil
+}
+
+// claim takes the names of the shard's databases, unless another shard has one of them.
+func (v *Shard) claim(owner map[string]config.ShardID) error {
+	for _, d := range v.Databases {
 		for _, name := range d.Names(v.mode) {
 			if other, taken := owner[name]; taken {
 				return fmt.Errorf("shard %s is not offered: PgBouncer's database %q already belongs to shard %s; "+
@@ -177,8 +242,7 @@ func (v *Shard) offer(databases []config.Database, owner map[string]config.Shard
 			}
 		}
 	}
-	v.Databases, v.template.Databases = databases, databases
-	for _, d := range databases {
+	for _, d := range v.Databases {
 		for _, name := range d.Names(v.mode) {
 			owner[name] = v.ID
 		}
