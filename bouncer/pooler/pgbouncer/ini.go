@@ -63,8 +63,10 @@ func ParseFile(text []byte) (File, error) {
 	if !utf8.Valid(text) {
 		return File{}, &SyntaxError{1, "the file is not UTF-8"}
 	}
-	section, seen := "", map[string]int{}
-	for i, line := range strings.Split(string(text), "\n") {
+	type place struct{ section, key string }
+	lines := strings.Split(string(text), "\n")
+	section, seen := "", make(map[place]int, len(lines)) // there may be thousands
+	for i, line := range lines {
 		line = strings.TrimSuffix(line, "\r")
 		n := i + 1
 		if at := strings.IndexFunc(line, func(r rune) bool { return unicode.IsControl(r) && r != '\t' }); at >= 0 {
@@ -94,10 +96,10 @@ func ParseFile(text []byte) (File, error) {
 		if err != nil {
 			return File{}, &SyntaxError{n, err.Error()}
 		}
-		if first := seen[section+"\x00"+key]; first > 0 {
+		if first := seen[place{section, key}]; first > 0 {
 			return File{}, &SyntaxError{n, fmt.Sprintf("%q is set twice, first on line %d", key, first)}
 		}
-		seen[section+"\x00"+key] = n
+		seen[place{section, key}] = n
 		switch section {
 		case "databases":
 			params, err := parseConnString(value)
