@@ -177,10 +177,11 @@ type BouncerApplied struct {
 }
 
 // WithApplied is the bouncer with what the value of its key under lictor/bouncers-applied/
-// says; without one, or with one that makes no sense, as it is.
+// says; without one, or with one that makes no sense, as it is. What stands in the bouncer's
+// own key is newer: it is there only since the bouncer may not write the other one.
 func (b Bouncer) WithApplied(value []byte) Bouncer {
 	var a BouncerApplied
-	if len(value) > 0 && json.Unmarshal(value, &a) == nil && a.Applied != nil {
+	if b.Applied == nil && len(value) > 0 && json.Unmarshal(value, &a) == nil && a.Applied != nil {
 		b.Applied = a.Applied
 	}
 	return b

@@ -102,3 +102,16 @@ func TestBouncerServes(t *testing.T) {
 		}
 	}
 }
+
+// A bouncer that may no longer write what it has applied into a key of its own has it beside
+// its name, while the other key stays as it was.
+func TestAppliedInTheOwnKeyIsNewer(t *testing.T) {
+	const stale = `{"applied":{"service/s1":{"leader":"old","timeline":1}}}`
+	if b := (Bouncer{}).WithApplied([]byte(stale)); b.Applied["service/s1"].Leader != "old" {
+		t.Errorf("%+v", b)
+	}
+	own := Bouncer{Applied: map[string]BouncerShard{"service/s1": {Leader: "new", Timeline: 2}}}
+	if b := own.WithApplied([]byte(stale)); b.Applied["service/s1"].Leader != "new" {
+		t.Errorf("%+v", b)
+	}
+}

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	simSeeds  = flag.Uint64("sim.seeds", 0, "how many random schedules to run; 0: 400, or 100 with the race detector or -short")
+	simSeeds  = flag.Uint64("sim.seeds", 0, "how many random schedules to run; 0: 250, or 100 with the race detector or -short")
 	simFirst  = flag.Uint64("sim.first", 1, "the seed of the first of them")
 	simMutant = flag.String("sim.mutant", "", "the rule to switch off, a field of Mutant: how easily do random schedules notice?")
 	simSeed   = flag.Uint64("sim.seed", 0, "run the schedule of this seed alone, and tell everything that happens")
@@ -30,7 +30,7 @@ func TestRandomSchedules(t *testing.T) {
 	}
 	seeds := *simSeeds
 	if seeds == 0 {
-		seeds = 400
+		seeds = 250
 		if raceEnabled || testing.Short() {
 			seeds = 100
 		}
