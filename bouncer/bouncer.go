@@ -394,8 +394,8 @@ func Render(ctx context.Context, c config.Config, w io.Writer) error {
 		if _, e := w.Write(append([]byte(title), text...)); e != nil {
 			return fmt.Errorf("writing what was rendered: %w", e)
 		}
-		_, unfit := render.Check(text, views, c, version)
-		return errors.Join(err, unfit)
+		file, unfit := render.Check(text, views, c, version)
+		return errors.Join(err, unfit, render.CheckFallback(file, views...))
 	})
 }
 

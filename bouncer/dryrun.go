@@ -37,9 +37,9 @@ func dryRun(ctx context.Context, c config.Config, w io.Writer) error {
 	if _, e := io.WriteString(w, diff); e != nil {
 		return fmt.Errorf("writing the difference: %w", e)
 	}
-	_, unfit := render.Check(text, views, c, version)
+	file, unfit := render.Check(text, views, c, version)
 	if len(views) == 0 && len(installed) > 0 && !c.AllowEmpty {
 		unfit = errors.Join(unfit, errors.New("no route is known: a bouncer would leave the file as it is (allow_empty)"))
 	}
-	return errors.Join(err, unfit)
+	return errors.Join(err, unfit, render.CheckFallback(file, views...))
 }

@@ -1,12 +1,15 @@
 package bouncer
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/templates"
 )
 
 // Readers go where bouncer.yml says, shard by shard, as replicas come and go.
@@ -120,4 +123,75 @@ func TestFallbackFollowsShard(t *testing.T) {
 		t.Errorf("another name is answered by member %d", got)
 	}
 	w.awaitHealthy()
+}
+
+// Another fallback, whose file cannot stand as a setting is refused or the template waits, keeps
+// no shard at an old primary, and clients of other names follow it all the same. A template's
+// own * is told, and keeps none either.
+func TestChangedFallbackPinsNoShard(t *testing.T) {
+	fallback := func(c *config.Config, to string) {
+		c.PgBouncer.Fallback = map[string]any{"shard": to, "dbname": "postgres"}
+	}
+	w := newWorld(t, func(c *config.Config) { fallback(c, "s1") })
+	s2 := cluster.NewKeys("", "s2", w.config.RoutesPrefix)
+	put := func(first, second int) {
+		w.put(w.keys.Route(), w.route(first, cluster.RouteOpen))
+		w.put(s2.Route(), w.route(second, cluster.RouteOpen))
+	}
+	name := 0 // PgBouncer sees each for the first time
+	leads := func(when string, first, second, other int) {
+		t.Helper()
+		w.await(when, func() error {
+			all, err := w.admin().Databases(w.ctx)
+			if err != nil || all["s1"].Port != w.site.members[first].Port || all["s2"].Port != w.site.members[second].Port {
+				return fmt.Errorf("%+v %w", all, err)
+			}
+			name++
+			conn := w.connect(fmt.Sprint("name-", name))
+			if got := w.where(conn); got != other {
+				err = fmt.Errorf("another name is answered by member %d", got)
+			}
+			return errors.Join(err, conn.Close(w.ctx))
+		})
+	}
+	put(0, 1)
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.awaitHealthy()
+	leads("first", 0, 1, 0)
+	refused := w.config
+	fallback(&refused, "s2")
+	refused.PgBouncer.Settings = map[string]any{"setting_of_nobody": 5}
+	w.changes <- refused
+	w.awaitReason("the last good configuration is in place, with the newest routes")
+	leads("refused setting", 0, 1, 1)
+	put(1, 0)
+	leads("failover of both", 1, 0, 0)
+
+	waiting := w.config
+	fallback(&waiting, "s1")
+	waiting.Template = w.config.PgBouncer.Config + ".ctmpl"
+	w.write("pgbouncer.ini.ctmpl", "{{ key \""+w.config.RoutesPrefix+"/nothing\" }}")
+	w.changes <- waiting
+	w.awaitReason("waiting for data")
+	leads("template that waits", 1, 0, 1)
+	put(0, 1)
+	leads("failover while it waits", 0, 1, 0)
+
+	text, err := templates.Read(templates.PgBouncer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := fmt.Sprintf("* = host=127.0.0.1 port=%d dbname=postgres\n\n[pgbouncer]\n", w.site.members[1].Port)
+	begin, rest, _ := strings.Cut(string(text), "{{- with fallback }}")
+	_, rest, _ = strings.Cut(rest, "[pgbouncer]\n")
+	w.write("pgbouncer.ini.ctmpl", begin+"\n"+own+rest)
+	w.changes <- waiting
+	w.awaitProblem("pgbouncer.fallback: database * leads to \"127.0.0.1\"")
+	w.awaitHealthy()
+	leads("own line", 0, 1, 1)
+	put(1, 0)
+	leads("failover with it", 1, 0, 1)
+	w.awaitProblem("")
 }

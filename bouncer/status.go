@@ -83,6 +83,7 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 		left = append(slices.Clone(left), render.LeftOut{What: text, Err: fmt.Errorf("left out of %s: %s", c.config.PgBouncer.Config, text)})
 	}
 	left = append(slices.Clone(left), c.keptUsers()...)
+	left = append(left, c.strayFallback(views)...)
 	now := time.Now().UTC()
 	trouble := c.table.Trouble()
 	status := make(map[config.ShardID]ShardStatus, len(views))
@@ -151,6 +152,19 @@ func (c *reconciler) keptUsers() (left []render.LeftOut) {
 		if kept := c.standing[e.Name].ForceUser; kept != "" && e.Params["user"] == "" {
 			left = append(left, render.LeftOut{What: "database " + e.Name, Err: fmt.Errorf(
 				"PgBouncer keeps user=%s of its database %s until it is restarted, though it is no longer in %s", kept, e.Name, c.config.PgBouncer.Config)})
+		}
+	}
+	return left
+}
+
+// strayFallback tells of a template's own database * that does not follow pgbouncer.fallback.
+func (c *reconciler) strayFallback(views []*shard) (left []render.LeftOut) {
+	if c.file == nil {
+		return nil
+	}
+	for _, v := range views {
+		if err := render.CheckFallback(*c.file, v.Shard); err != nil {
+			left = append(left, render.LeftOut{What: "pgbouncer.fallback", Err: err})
 		}
 	}
 	return left

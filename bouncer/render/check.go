@@ -35,7 +35,6 @@ func Check(text []byte, views []*Shard, c config.Config, version pgbouncer.Versi
 			errs = append(errs, checkDatabase(file, v, d))
 		}
 	}
-	errs = append(errs, checkFallback(file, views))
 	errs = append(errs, checkAccess(file, c), checkStart(file, c))
 	if err := errors.Join(errs...); err != nil {
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is refused: %w", err)
@@ -108,12 +107,15 @@ func checkDatabase(file pgbouncer.File, v *Shard, d config.Database) error {
 	return nil
 }
 
-// checkFallback looks whether the database * leads to the primary that it should follow.
-func checkFallback(file pgbouncer.File, views []*Shard) error {
+// CheckFallback looks whether the database * leads to the primary that it should follow. A
+// template may have its own: that keeps no shard from its failover, and is no reason to refuse
+// the file.
+func CheckFallback(file pgbouncer.File, views ...*Shard) error {
 	entry, found := file.Database("*")
 	for _, v := range views {
 		if leader := v.Route.Leader; found && v.Fallback && (entry.Host() != leader.Host || entry.Port() != leader.Port) {
-			return fmt.Errorf("database * leads to %q port %d, the primary of shard %s is %s port %d", entry.Host(), entry.Port(), v.ID, leader.Host, leader.Port)
+			return fmt.Errorf("pgbouncer.fallback: database * leads to %q port %d, the primary of shard %s is %s port %d; "+
+				"a template writes it by its function fallback", entry.Host(), entry.Port(), v.ID, leader.Host, leader.Port)
 		}
 	}
 	return nil

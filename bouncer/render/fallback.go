@@ -77,6 +77,16 @@ func WithRoutes(good []byte, views []*Shard, version pgbouncer.Version) ([]byte,
 			}
 		}
 	}
+	if e, found := file.Database("*"); found {
+		for _, v := range views {
+			if leader := v.Route.Leader; v.Fallback { // it may have been another's
+				offered[e.Name] = true
+				if err := put(e, leader.Host, leader.Port); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
 	for _, e := range file.Databases { // a template's own names for primaries
 		if to, moved := moves.of(e); moved && !offered[e.Name] {
 			if err := put(e, to.Host, to.Port); err != nil {

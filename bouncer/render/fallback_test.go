@@ -77,3 +77,37 @@ t_ro = host=r2 port=1 dbname=t
 		t.Errorf("not a file: %v", err)
 	}
 }
+
+// With a shard that database * follows, it leads to that shard's primary, though it led to
+// another's when the file was good, and nowhere is a failover refused for it.
+func TestWithRoutesOfAnotherFallback(t *testing.T) {
+	at := func(name, host string) *Shard {
+		v := &Shard{
+			ID: config.ShardID("service/" + name), Databases: []config.Database{{Name: name, DBName: name}},
+			Route: cluster.Route{Leader: cluster.RouteMember{Name: "x", Host: host, Port: 1}}, mode: config.ReadersOff,
+		}
+		v.readers.unserved = true
+		return v
+	}
+	good := "[databases]\na = host=a1 port=1\nb = host=b1 port=1\n* = host=a1 port=1 pool_size=5\n[pgbouncer]\nadmin_users = pooler\n"
+	c := config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "pooler"}}
+	for _, to := range []struct{ a, b string }{{"a1", "b1"}, {"a1", "b2"}, {"a2", "b1"}, {"b1", "a1"}} {
+		a, b := at("a", to.a), at("b", to.b)
+		b.Fallback = true
+		views := []*Shard{a, b}
+		text, err := WithRoutes([]byte(good), views, pgbouncer.Version{1, 18})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := "\n* = host=" + to.b + " port=1 pool_size=5\n"; !strings.Contains(string(text), want) {
+			t.Errorf("a at %s, b at %s: no %q in\n%s", to.a, to.b, want, text)
+		}
+		file, err := Check(text, views, c, pgbouncer.Version{})
+		if err != nil {
+			t.Error(err)
+		}
+		if err := CheckFallback(file, views...); err != nil {
+			t.Error(err)
+		}
+	}
+}
