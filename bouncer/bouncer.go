@@ -156,14 +156,17 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 		log.Error().Err(err).Msg("starting without the last good routes")
 	}
 	b.table.Restore(saved.Routes)
-	b.state.session, b.state.pauses = saved.Session, saved.Pauses
+	b.state.session, b.state.pauses, b.state.kept = saved.Session, saved.Pauses, !saved.isEmpty()
 	b.handovers = routes.NewHandovers(c.Keys(), b.table.Serves)
 
 	b.processes = &processes{handovers: b.handovers, answers: map[config.ShardID][]cluster.HandoverAnswer{}}
 	for i, one := range c.Each() {
 		b.processes.all = append(b.processes.all, b.newProcess(i, one, logFor(log, c, one), pool))
 	}
-	b.operators = &operatorPauses{pauses: saved.Pauses, keep: b.state.keepPauses, releases: make([][]config.ShardID, len(b.processes.all)), changed: b.processes.notify}
+	b.operators = &operatorPauses{
+		pauses: saved.Pauses, keep: b.state.keepPauses, remember: b.state.rememberPauses,
+		releases: make([][]config.ShardID, len(b.processes.all)), changed: b.processes.notify,
+	}
 	for _, p := range b.processes.all {
 		p.reconciler.operators = b.operators
 	}
@@ -277,8 +280,12 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	return err
 }
 
-// keepAfter is how much later than a change the state file is written.
-const keepAfter = 500 * time.Millisecond
+// keepAfter is how much later than a change the state file is written, keepRetry when that is
+// tried again after it has failed.
+const (
+	keepAfter = 500 * time.Millisecond
+	keepRetry = 2 * time.Second
+)
 
 // stateWriter writes the state file, apart from the way of a change to PgBouncer.
 type stateWriter struct {
@@ -291,6 +298,8 @@ type stateWriter struct {
 
 	// writing: one write after another.
 	writing sync.Mutex
+	// kept: the file has something, or may have, which must not stay in it.
+	kept bool
 
 	mu       sync.Mutex
 	session  string
@@ -328,9 +337,18 @@ func (k *stateWriter) rememberSession(session string) {
 	k.notify()
 }
 
-// run writes until ctx is done, and once more then.
+// rememberPauses has the pauses of operators written as soon as that can be.
+func (k *stateWriter) rememberPauses(pauses map[config.ShardID]OperatorPause) {
+	k.mu.Lock()
+	k.pauses = pauses
+	k.mu.Unlock()
+	k.notify()
+}
+
+// run writes until ctx is done, and once more then. What could not be written is tried again.
 func (k *stateWriter) run(ctx context.Context) {
 	failed := false
+	var retry <-chan time.Time
 	for last := false; !last; {
 		select {
 		case <-k.wake:
@@ -341,14 +359,21 @@ func (k *stateWriter) run(ctx context.Context) {
 				last = true
 			}
 		case <-k.urgent:
+		case <-retry:
 		case <-ctx.Done():
 			last = true
 		}
 		err := k.write()
-		if err != nil && !failed {
-			k.log.Error().Err(err).Msg("the last good routes are not kept for a restart without Consul")
+		switch {
+		case err != nil && !failed:
+			k.log.Error().Err(err).Msg("routes, pauses and drain are not kept for a restart; trying again")
+		case err == nil && failed:
+			k.log.Info().Msg("routes, pauses and drain are kept for a restart again")
 		}
-		failed = err != nil
+		failed, retry = err != nil, nil
+		if failed {
+			retry = time.After(keepRetry)
+		}
 	}
 }
 
@@ -360,9 +385,10 @@ func (k *stateWriter) write() error {
 	s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Session: k.session, Draining: k.draining, Pauses: k.pauses}
 	s.Routes, _ = k.table.Known()
 	k.mu.Unlock()
-	if len(s.Routes) == 0 && s.Session == "" && !s.Draining && len(s.Pauses) == 0 {
+	if !k.kept && s.isEmpty() {
 		return nil
 	}
+	k.kept = true
 	return s.save(k.config.StateFile)
 }
 
@@ -374,9 +400,7 @@ func (k *stateWriter) keepPauses(pauses map[config.ShardID]OperatorPause) error 
 	k.mu.Unlock()
 	err := k.write()
 	if err != nil {
-		k.mu.Lock()
-		k.pauses = before
-		k.mu.Unlock()
+		k.rememberPauses(before) // another write may have taken the new ones along meanwhile
 	}
 	return err
 }

@@ -1,8 +1,10 @@
 package bouncer
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -11,12 +13,13 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
-// A disk on which nothing can be written any more stops no failover, nor the next one.
-func TestFullDiskStopsNoFailover(t *testing.T) {
+// smallDisk mounts a small disk, and returns what fills it and what empties it again.
+func smallDisk(t *testing.T) (disk string, fill, empty func()) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a small disk needs root")
 	}
-	disk := bouncertest.Dir(t)
+	disk = bouncertest.Dir(t)
 	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=512k,mode=777"); err != nil {
 		t.Skipf("a small disk cannot be mounted here: %v", err)
 	}
@@ -24,18 +27,10 @@ func TestFullDiskStopsNoFailover(t *testing.T) {
 	if err := bouncertest.GiveAway(disk); err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t, func(c *config.Config) {
-		c.PgBouncer.Settings = map[string]any{"auth_file": filepath.Join(filepath.Dir(c.PgBouncer.Config), "userlist.txt")}
-		c.PgBouncer.Config = filepath.Join(disk, "pgbouncer.ini")
-	})
-	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
-	w.bouncer()
-	w.pgbouncer()
-	w.awaitLeader(0)
-	w.awaitHealthy()
-	fill := func() {
+	rubbish := filepath.Join(disk, "rubbish")
+	fill = func() {
 		t.Helper()
-		f, err := os.OpenFile(filepath.Join(disk, "rubbish"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		f, err := os.OpenFile(rubbish, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,6 +39,33 @@ func TestFullDiskStopsNoFailover(t *testing.T) {
 			_, err = f.Write(make([]byte, 512))
 		}
 	}
+	empty = func() {
+		t.Helper()
+		if err := os.Remove(rubbish); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return disk, fill, empty
+}
+
+// worldOnDisk is a world whose PgBouncer has its file on that disk.
+func worldOnDisk(t *testing.T, disk string) *world {
+	t.Helper()
+	return newWorld(t, func(c *config.Config) {
+		c.PgBouncer.Settings = map[string]any{"auth_file": filepath.Join(filepath.Dir(c.PgBouncer.Config), "userlist.txt")}
+		c.PgBouncer.Config = filepath.Join(disk, "pgbouncer.ini")
+	})
+}
+
+// A disk on which nothing can be written any more stops no failover, nor the next one.
+func TestFullDiskStopsNoFailover(t *testing.T) {
+	disk, fill, empty := smallDisk(t)
+	w := worldOnDisk(t, disk)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.awaitHealthy()
 	w.await("room that is kept", func() error { _, err := os.Stat(w.config.PgBouncer.Config + ".spare"); return err })
 	fill()
 	client := w.connect("s1")
@@ -57,10 +79,48 @@ func TestFullDiskStopsNoFailover(t *testing.T) {
 	if info, err := os.Stat(w.config.PgBouncer.Config); err != nil || info.Mode().Perm() != 0o640 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if err := os.Remove(filepath.Join(disk, "rubbish")); err != nil {
-		t.Fatal(err)
-	}
+	empty()
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.awaitLeader(0)
 	w.awaitHealthy()
+}
+
+// An operator can end a pause though nothing can be written; that is written down as soon as it
+// can be.
+func TestFullDiskKeepsNoPause(t *testing.T) {
+	disk, fill, empty := smallDisk(t)
+	w := worldOnDisk(t, disk)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	stop := w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.awaitHealthy()
+	if a := w.pausing(Pause, "s1"); a.Warning != "" {
+		t.Errorf("a pause that is kept has the warning %q", a.Warning)
+	}
+	fill()
+	a := w.pausing(Resume, "s1")
+	if a.Paused != nil || !strings.Contains(a.Warning, "the pause has ended") || !strings.Contains(a.Warning, "no space left on device") {
+		t.Errorf("resume on a full disk answers %+v", a)
+	}
+	if got := w.standing(); got != "" {
+		t.Errorf("after resume on a full disk paused is %s", got)
+	}
+	if _, err := Pause.Do(w.ctx, w.config, "s1", "x"); err == nil || !strings.Contains(err.Error(), "nothing was changed") {
+		t.Errorf("pause on a full disk: %v", err)
+	}
+	empty()
+	w.await("the end of the pause in the state file", func() error {
+		s, err := loadState(w.config.StateFile, w.config.RoutesPrefix)
+		if err == nil && len(s.Pauses) > 0 {
+			err = fmt.Errorf("it has %v", s.Pauses)
+		}
+		return err
+	})
+	stop()
+	w.bouncer()
+	w.awaitHealthy()
+	if got := w.standing(); got != "" {
+		t.Errorf("a pause that has ended is back: %s", got)
+	}
 }

@@ -30,8 +30,10 @@ const maxBy = 128
 // before anything waits, and releases of what is held. They know nothing of each other: a
 // hold of the bouncer's own begins and ends beside a pause.
 type operatorPauses struct {
-	// keep writes all pauses down.
+	// keep writes all pauses down at once; after an error those before stay written.
 	keep func(map[config.ShardID]OperatorPause) error
+	// remember has them written as soon as that can be.
+	remember func(map[config.ShardID]OperatorPause)
 	// changed is called after a change.
 	changed func()
 
@@ -48,8 +50,20 @@ func (p *operatorPauses) all() map[config.ShardID]OperatorPause {
 	return maps.Clone(p.pauses)
 }
 
+// unwrittenError says that a pause has ended, and that the state file does not say so yet.
+type unwrittenError struct {
+	id    config.ShardID
+	cause error
+}
+
+func (e unwrittenError) Error() string {
+	return fmt.Sprintf("the pause has ended, but a restart or reload of the bouncer would bring it back until the state file can be written, which is tried again and again: shard %s: %v", e.id, e.cause)
+}
+
+func (e unwrittenError) Unwrap() error { return e.cause }
+
 // set pauses a shard, or ends its pause with nil. A pause that is there already stays as
-// it is.
+// it is. One that cannot be written down does not begin, but it ends: with unwrittenError.
 func (p *operatorPauses) set(id config.ShardID, pause *OperatorPause) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,12 +79,17 @@ func (p *operatorPauses) set(id config.ShardID, pause *OperatorPause) error {
 	} else {
 		delete(next, id)
 	}
-	if err := p.keep(next); err != nil {
+	err := p.keep(next)
+	switch {
+	case err != nil && pause != nil:
 		return fmt.Errorf("the pause of shard %s would not survive a restart of the bouncer, so nothing was changed: %w", id, err)
+	case err != nil:
+		p.remember(next)
+		err = unwrittenError{id, err}
 	}
 	p.pauses = next
 	p.changed()
-	return nil
+	return err
 }
 
 // release has the bouncer's own hold of a shard end.
@@ -142,6 +161,8 @@ type PauseAnswer struct {
 	Paused *OperatorPause `json:"paused,omitempty"`
 	// Held: the bouncer holds the clients by itself.
 	Held bool `json:"held,omitempty"`
+	// Warning is what the operator should know of what was done.
+	Warning string `json:"warning,omitempty"`
 }
 
 // pausing answers a request to pause, resume or release a shard.
@@ -157,7 +178,9 @@ func (a *listenerAPI) pausing(act func(id config.ShardID, by string) error) func
 			reply(w, http.StatusBadRequest, map[string]string{"error": fmt.Sprintf("by must not be longer than %d bytes", maxBy)})
 			return
 		}
-		if err := act(id, by); err != nil {
+		var late unwrittenError
+		err = act(id, by)
+		if err != nil && !errors.As(err, &late) {
 			code := http.StatusInternalServerError
 			if errors.Is(err, errNotHeld) {
 				code = http.StatusConflict
@@ -168,6 +191,10 @@ func (a *listenerAPI) pausing(act func(id config.ShardID, by string) error) func
 		answer := PauseAnswer{Shard: id, Held: a.processes.shards()[id].Held}
 		if p, paused := a.operators.all()[id]; paused {
 			answer.Paused = &p
+		}
+		if err != nil {
+			a.log.Error().Err(err).Msg("an ended pause is not written down yet")
+			answer.Warning = err.Error()
 		}
 		reply(w, http.StatusOK, answer)
 	}

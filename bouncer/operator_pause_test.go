@@ -180,8 +180,13 @@ func TestOperatorPauseAndHold(t *testing.T) {
 // A pause that cannot be written down is none: nobody would know of it after a restart.
 func TestOperatorPauseThatIsNotKept(t *testing.T) {
 	full, changes := errors.New("no space left on device"), 0
-	p := &operatorPauses{keep: func(map[config.ShardID]OperatorPause) error { return full }, changed: func() { changes++ }}
-	if err := p.set("service/s1", &OperatorPause{By: "alice"}); !errors.Is(err, full) || len(p.all()) > 0 || changes > 0 {
+	unkept := func(map[config.ShardID]OperatorPause) error { return full }
+	var remembered map[config.ShardID]OperatorPause
+	p := &operatorPauses{
+		keep: unkept, changed: func() { changes++ },
+		remember: func(pauses map[config.ShardID]OperatorPause) { remembered = pauses },
+	}
+	if err := p.set("service/s1", &OperatorPause{By: "alice"}); !errors.Is(err, full) || len(p.all()) > 0 || changes > 0 || remembered != nil {
 		t.Errorf("error %v, pauses %v, told %d times", err, p.all(), changes)
 	}
 	p.keep = func(map[config.ShardID]OperatorPause) error { return nil }
@@ -189,5 +194,11 @@ func TestOperatorPauseThatIsNotKept(t *testing.T) {
 		if err := p.set("service/s1", &OperatorPause{By: by}); err != nil || p.all()["service/s1"].By != "alice" || changes != 1 {
 			t.Errorf("error %v, pauses %v, told %d times", err, p.all(), changes)
 		}
+	}
+	// One that ends has ended: clients wait for nothing else.
+	p.keep = unkept
+	var late unwrittenError
+	if err := p.set("service/s1", nil); !errors.As(err, &late) || !errors.Is(err, full) || len(p.all()) > 0 || changes != 2 || remembered == nil || len(remembered) > 0 {
+		t.Errorf("error %v, pauses %v, told %d times, to be written %v", err, p.all(), changes, remembered)
 	}
 }

@@ -51,6 +51,11 @@ func loadState(path, prefix string) (savedState, error) {
 	return s, nil
 }
 
+// isEmpty reports whether there is nothing to keep.
+func (s savedState) isEmpty() bool {
+	return len(s.Routes) == 0 && s.Session == "" && !s.Draining && len(s.Pauses) == 0
+}
+
 // save writes a state file that survives a crash of the host.
 func (s savedState) save(path string) error {
 	text, err := json.Marshal(s)

@@ -1,6 +1,9 @@
 package bouncer
 
 import (
+	"errors"
+	"io/fs"
+	"os"
 	"testing"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -37,5 +40,26 @@ func TestStateSurvives(t *testing.T) {
 	}
 	if _, err := loadState(path, "p"); err == nil {
 		t.Fatal("a damaged file is no error")
+	}
+}
+
+// What is in the file and must not be there any more goes out of it, though nothing is left to keep.
+func TestStateIsEmptied(t *testing.T) {
+	c := config.Config{RoutesPrefix: "p", StateFile: t.TempDir() + "/state.json"}
+	k := &stateWriter{config: c, table: routes.NewTable(c), wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
+	if err := k.write(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(c.StateFile); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("with nothing to keep there is a file: %v", err)
+	}
+	for _, draining := range []bool{true, false} {
+		k.rememberDraining(draining)
+		if err := k.write(); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := loadState(c.StateFile, "p"); err != nil || s.Draining != draining {
+			t.Errorf("draining %v is kept as %v, %v", draining, s.Draining, err)
+		}
 	}
 }

@@ -262,6 +262,9 @@ func pausingCommand(what bouncer.Pausing, short string) *cobra.Command {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), pausingResult(answer))
+			if answer.Warning != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", printable.Text(answer.Warning))
+			}
 			return nil
 		},
 	}
