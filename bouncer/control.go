@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -103,7 +104,7 @@ const (
 )
 
 // Do asks the running bouncer of this configuration to pause, resume or release a shard, and
-// waits until PgBouncer has done so, which it does at once if it is well.
+// waits until PgBouncer has done so, every process of it, which it does at once if it is well.
 func (p Pausing) Do(ctx context.Context, c config.Config, shard, by string) (PauseAnswer, error) {
 	client, own, err := ownClient(c)
 	if err != nil {
@@ -125,13 +126,18 @@ func (p Pausing) Do(ctx context.Context, c config.Config, shard, by string) (Pau
 		answer.Held = s.Held
 		// The first status may be that of before.
 		seen := p == Release && !s.Held || p == Pause && s.Operator != nil || p == Resume && s.Operator == nil
-		if seen && s.Paused == (s.Held || s.Operator != nil) {
+		waits := s.Held || s.Operator != nil
+		if seen && (waits && s.Paused || !waits && !s.AnyPaused) {
 			return answer, nil
+		}
+		why := status.PgBouncer.Error
+		if !waits && s.AnyPaused {
+			why = cmp.Or(why, "clients of it still wait, in at least one process")
 		}
 		select {
 		case <-time.After(pausedPace):
 		case <-ctx.Done():
-			return answer, fmt.Errorf("%s of shard %s was asked for, and PgBouncer has not followed within %s: %s", p, answer.Shard, pausedBound, status.PgBouncer.Error)
+			return answer, fmt.Errorf("%s of shard %s was asked for, and PgBouncer has not followed within %s: %s", p, answer.Shard, pausedBound, why)
 		}
 	}
 }

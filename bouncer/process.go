@@ -209,7 +209,7 @@ func (s ShardStatus) with(o ShardStatus) ShardStatus {
 		s.HoldUntil = o.HoldUntil
 	}
 	s.Held = s.Held || o.Held
-	s.Paused = s.Paused && o.Paused
+	s.Paused, s.AnyPaused = s.Paused && o.Paused, s.AnyPaused || o.AnyPaused
 	s.Unhealthy = s.Unhealthy || o.Unhealthy
 	if s.Handover == "" {
 		s.Handover = o.Handover

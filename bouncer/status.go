@@ -33,6 +33,8 @@ type ShardStatus struct {
 	// Paused: PgBouncer holds the clients of all databases that lead to the
 	// primary.
 	Paused bool `json:"paused,omitempty"`
+	// AnyPaused: PgBouncer, or one of several, holds the clients of any database of the shard.
+	AnyPaused bool `json:"any_paused,omitempty"`
 	// Operator is who has the clients of all databases of the shard wait by `lictor bouncer
 	// pause`, until `lictor bouncer resume`.
 	Operator *OperatorPause `json:"operator_pause,omitempty"`
@@ -57,7 +59,7 @@ type ShardStatus struct {
 func (s ShardStatus) equal(o ShardStatus) bool {
 	return sameOperator(s.Operator, o.Operator) && s.Leader == o.Leader && s.Host == o.Host && s.Port == o.Port && s.Timeline == o.Timeline && s.State == o.State &&
 		s.Since.Equal(o.Since) && slices.Equal(s.Databases, o.Databases) && sameTime(s.VerifiedAt, o.VerifiedAt) &&
-		s.Held == o.Held && s.Paused == o.Paused && s.Handover == o.Handover && s.Unhealthy == o.Unhealthy && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error &&
+		s.Held == o.Held && s.Paused == o.Paused && s.AnyPaused == o.AnyPaused && s.Handover == o.Handover && s.Unhealthy == o.Unhealthy && sameTime(s.HoldUntil, o.HoldUntil) && s.Error == o.Error &&
 		s.Readers == o.Readers && slices.Equal(s.ReadersElsewhere, o.ReadersElsewhere)
 }
 
@@ -106,6 +108,8 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 			s.Handover = v.handover.ID
 		}
 		s.Paused, s.Operator = c.paused(v), v.operator
+		s.AnyPaused = slices.ContainsFunc(c.offered(v), func(name string) bool { return c.standing[name].Paused }) ||
+			c.standing == nil && c.status[v.ID].AnyPaused // as far as is known
 		if c.loaded != "" && stands(v.Shard, c.standing) {
 			old := c.status[v.ID]
 			if old.VerifiedAt != nil && old.Host == s.Host && old.Port == s.Port && old.Timeline == s.Timeline {
