@@ -80,7 +80,7 @@ func (f *Front) Look(ctx context.Context) (reasons []string, closed bool) {
 	f.reasons, f.closed = nil, false
 	for i, err := range failures {
 		if err != nil {
-			f.closed = f.closed || addresses[i].network == "unix" && isAbsent(err)
+			f.closed = f.closed || addresses[i].network == "unix" && isAbsent(err, addresses[i].address)
 			f.reasons = append(f.reasons, fmt.Sprintf("PgBouncer takes no client at %s: %v", addresses[i].address, err))
 		}
 	}
@@ -97,11 +97,12 @@ func isClosed(ctx context.Context, c config.Config) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, frontBound)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", socketPath(options.Address))
+	path := socketPath(options.Address)
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err == nil {
 		_ = conn.Close() // it takes connections, which is all that was asked
 	}
-	return isAbsent(err)
+	return isAbsent(err, path)
 }
 
 // knock begins a login.

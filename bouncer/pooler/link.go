@@ -90,9 +90,17 @@ func (l *Link) Run(ctx context.Context) {
 // would wait for another connection, too.
 func (l *Link) isEnding() bool { return errors.Is(l.Now().Err, errDone) && l.doorClosed() }
 
-// isAbsent reports whether an error says that nobody listens at a unix socket.
-func isAbsent(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
+// isAbsent reports whether an error of connecting to a unix socket says that nobody listens
+// there. One whose file was removed, or replaced, listens all the same, and PgBouncer's port
+// with it.
+func isAbsent(err error, path string) bool {
+	return (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)) && !listensAt(path, socketTable)
+}
+
+// isAbsent reports whether an error says that nobody listens at the console's unix socket.
+func (l *Link) isAbsent(err error) bool {
+	options, e := l.config.Admin()
+	return e == nil && options.Address.IsUnix() && isAbsent(err, socketPath(options.Address))
 }
 
 // hold connects and returns when the connection has ended or no answer comes.
@@ -155,7 +163,7 @@ func (l *Link) down(err error) {
 	if !errors.Is(err, errDone) {
 		l.door = nil
 	}
-	l.state.Up, l.state.Err, l.state.Absent = false, err, isAbsent(err) || errors.Is(err, errDone)
+	l.state.Up, l.state.Err, l.state.Absent = false, err, l.isAbsent(err) || errors.Is(err, errDone)
 	if was {
 		l.state.Since = time.Now()
 	}

@@ -31,14 +31,7 @@ func isListening(c config.Config, table func(name string) ([]byte, error)) bool 
 		return true
 	}
 	if options.Address.IsUnix() {
-		text, err := table("unix")
-		path := socketPath(options.Address)
-		for line := range strings.Lines(string(text)) {
-			if f := strings.Fields(line); len(f) == 8 && f[7] == path && f[3] == "00010000" {
-				return true
-			}
-		}
-		return err != nil
+		return listensAt(socketPath(options.Address), table)
 	}
 	for _, name := range []string{"tcp", "tcp6"} {
 		text, err := table(name)
@@ -52,6 +45,18 @@ func isListening(c config.Config, table func(name string) ([]byte, error)) bool 
 		}
 	}
 	return false
+}
+
+// listensAt reports whether anything listens at a unix socket of that path, false only when
+// that is sure. The kernel keeps the path when the file is removed.
+func listensAt(path string, table func(name string) ([]byte, error)) bool {
+	text, err := table("unix")
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 8 && f[7] == path && f[3] == "00010000" {
+			return true
+		}
+	}
+	return err != nil
 }
 
 // door are the sockets by which a PgBouncer takes clients at its port. Its console is no
