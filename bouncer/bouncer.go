@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -103,13 +104,13 @@ func runUntilChanged(
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
 	var (
-		next    *config.Config
+		next    atomic.Pointer[config.Config]
 		waiting sync.WaitGroup
 	)
 	waiting.Go(func() {
 		select {
 		case changed := <-changes:
-			next = &changed
+			next.Store(&changed)
 			cancel()
 		case <-ctx.Done():
 		}
@@ -124,11 +125,22 @@ func runUntilChanged(
 		co := b.processes.all[i].reconciler
 		co.manager, co.restarted = m, restarted
 		co.ending = func() bool { return parent.Err() != nil }
+		co.dropped = func() bool { changed := next.Load(); return changed != nil && !looksAfter(*changed, co.config) }
 	}
 	err = b.run(ctx, listener)
 	cancel()
 	waiting.Wait()
-	return next, err
+	return next.Load(), err
+}
+
+// looksAfter reports whether a configuration has the process of PgBouncer that is the only one
+// in another.
+func looksAfter(c, process config.Config) bool {
+	wanted, err := process.Admin()
+	return err == nil && slices.ContainsFunc(c.Each(), func(one config.Config) bool {
+		options, err := one.Admin()
+		return err == nil && options.Address == wanted.Address
+	})
 }
 
 // bouncer is all parts of a running bouncer.

@@ -64,6 +64,8 @@ type reconciler struct {
 	manager Manager
 	// ending reports whether this bouncer ends, and not only its configuration.
 	ending func() bool
+	// dropped reports whether the next configuration does not have this process.
+	dropped func() bool
 	// restarted: with another configuration, in a bouncer that ran already.
 	restarted bool
 
@@ -130,8 +132,11 @@ func (c *reconciler) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			if c.ending() {
-				c.leave(context.WithoutCancel(ctx))
+			switch unbound := context.WithoutCancel(ctx); {
+			case c.ending():
+				c.leave(unbound)
+			case c.dropped():
+				c.drop(unbound)
 			}
 			return
 		case <-c.wake:

@@ -260,6 +260,40 @@ func (c *reconciler) leave(ctx context.Context) {
 	}
 }
 
+// drop releases all clients of a process that the next configuration does not have, whatever
+// they wait for: no bouncer would ever do it.
+func (c *reconciler) drop(ctx context.Context) {
+	link := c.link.Now()
+	if link.Absent {
+		return
+	}
+	c.log.Warn().Str("admin", c.config.PgBouncer.Admin).Msg("this PgBouncer is no longer looked after: stop it, it will not follow its shards")
+	if !link.Up && link.Err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveBound)
+	defer cancel()
+	standing, err := c.console.Databases(ctx)
+	if err != nil {
+		c.log.Warn().Err(err).Msg("a PgBouncer that is no longer looked after cannot be asked whom it holds")
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(standing)) {
+		if _, ours := c.ours[name]; !standing[name].Paused || !ours && c.looked {
+			continue // what is paused before the first look is what an earlier one held
+		}
+		err := c.console.Resume(ctx, name)
+		if err == nil {
+			c.log.Info().Str("database", name).Msg("released: its PgBouncer is no longer looked after")
+			continue
+		}
+		c.log.Warn().Err(err).Str("database", name).Msg("clients of a PgBouncer that is no longer looked after could not be released")
+		if errors.Is(err, pgbouncer.ErrUnreachable) {
+			return
+		}
+	}
+}
+
 // written are the databases that lead to the primary of a shard, those that PgBouncer has
 // made by its database * included.
 func (c *reconciler) written(v *shard) []string {
