@@ -46,7 +46,7 @@ func (c *reconciler) answer(ctx context.Context, link pooler.LinkState, views []
 				pools = c.countPools(ctx)
 			}
 			a.Paused = pools != nil
-			for _, name := range v.Written() {
+			for _, name := range c.written(v) {
 				d, exists := c.standing[name]
 				a.Paused = a.Paused && (!exists || d.Paused)
 				a.Busy += pools[name].Active

@@ -261,7 +261,9 @@ func primariesOf(c config.Config, b *routes.Table) []pooler.Primary {
 	views, _ := render.View(c, known, render.AnyName())
 	list := make([]pooler.Primary, len(views))
 	for i, v := range views {
-		list[i] = pooler.Primary{ID: v.ID, Leader: v.Route.Leader, DBName: v.Databases[0].DBName, Databases: v.Written()}
+		list[i] = pooler.Primary{
+			ID: v.ID, Leader: v.Route.Leader, DBName: v.Databases[0].DBName, Databases: v.Written(), Offered: v.Offered(), Fallback: v.Fallback,
+		}
 	}
 	return list
 }

@@ -3,9 +3,12 @@ package bouncer
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -194,4 +197,64 @@ func TestChangedFallbackPinsNoShard(t *testing.T) {
 	put(1, 0)
 	leads("failover with it", 1, 0, 1)
 	w.awaitProblem("")
+}
+
+// A handover of the fallback's shard counts the transactions in databases that PgBouncer has
+// made by *, and its clients that wait.
+func TestHandoverOfFallbackAwaitsTransactions(t *testing.T) {
+	w := serving(t, func(c *config.Config) {
+		c.PgBouncer.Fallback = map[string]any{"shard": "s1", "dbname": "postgres"}
+	})
+	busy := w.connect("any-name")
+	w.exec(busy, "BEGIN; SELECT 1")
+	a := w.announce("h1", 30*time.Second)
+	if answer := a.held(); answer.Busy != 1 || answer.Quiet() {
+		t.Fatalf("answer is %+v", answer)
+	}
+	w.exec(busy, "COMMIT")
+	if _, answer := a.ask(20 * time.Second); !answer.Quiet() {
+		t.Fatalf("answer is %+v", answer)
+	}
+	waits := w.awaitMember1(busy)
+	w.await("the waiting client being counted", func() error {
+		if _, answer, err := a.post(0); err != nil || answer.ClientsWaiting != 1 {
+			return fmt.Errorf("%+v %w", answer, err)
+		}
+		return nil
+	})
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	if err := <-waits; err != nil {
+		t.Error(err)
+	}
+}
+
+// The primary of the fallback is looked for when clients of none but databases that PgBouncer
+// has made by * miss it; readers at a replica are no reason.
+func TestLostPrimaryOfFallback(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) {
+		c.PgBouncer.Fallback = map[string]any{"shard": "s1", "dbname": "postgres"}
+	})
+	behind := newProxy(t, net.JoinHostPort(w.site.members[0].Host, strconv.Itoa(w.site.members[0].Port)))
+	host, port, err := net.SplitHostPort(behind.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := w.route(0, cluster.RouteOpen)
+	r.Leader.Host = host
+	if r.Leader.Port, err = strconv.Atoi(port); err != nil {
+		t.Fatal(err)
+	}
+	w.put(w.keys.Route(), r)
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitHealthy()
+	client := w.connect("any-name")
+	w.exec(client, "SELECT 1")
+	behind.set(true)
+	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Unhealthy && s.Paused })
+	answer := w.awaitMember1(client)
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	if err := <-answer; err != nil {
+		t.Errorf("the client got %v", err)
+	}
 }

@@ -3,6 +3,7 @@ package pooler
 import (
 	"context"
 	"errors"
+	"iter"
 	"net"
 	"net/netip"
 	"strconv"
@@ -130,28 +131,61 @@ func (s *HealthProber) ended(remote netip.AddrPort) {
 type Primary struct {
 	ID     config.ShardID
 	Leader cluster.RouteMember
-	// DBName is a database there, databases are PgBouncer's that lead there.
-	DBName    string
-	Databases []string
+	// DBName is a database there, Databases are PgBouncer's that lead there, of those Offered
+	// for the shard.
+	DBName             string
+	Databases, Offered []string
+	// Fallback: databases that are no shard's lead there.
+	Fallback bool
 }
 
 func (p *Primary) address() string { return addressOf(p.Leader) }
 
-// ownersOf finds the primaries by the databases that lead to them.
-func ownersOf(primaries []Primary) map[string]*Primary {
-	owners := make(map[string]*Primary, len(primaries))
-	for i := range primaries {
-		for _, name := range primaries[i].Databases {
-			owners[name] = &primaries[i]
+// owners finds primaries by the databases that lead to them.
+type owners struct {
+	byName   map[string]*Primary // nil: a shard's that leads elsewhere, to replicas
+	fallback *Primary            // of all other names, nil: they have none
+}
+
+func ownersOf(primaries []Primary) owners {
+	o := owners{byName: make(map[string]*Primary, 2*len(primaries))}
+	for i, p := range primaries {
+		for _, name := range p.Offered {
+			o.byName[name] = nil
+		}
+		for _, name := range p.Databases {
+			o.byName[name] = &primaries[i]
+		}
+		if p.Fallback {
+			o.fallback = &primaries[i]
 		}
 	}
-	return owners
+	return o
+}
+
+// of is the primary that a database leads to, nil: none that is known.
+func (o owners) of(database string) *Primary {
+	if v, known := o.byName[database]; known {
+		return v
+	}
+	return o.fallback
+}
+
+// all are the primaries.
+func (o owners) all() iter.Seq[*Primary] {
+	return func(yield func(*Primary) bool) {
+		for _, v := range o.byName {
+			if v != nil && !yield(v) {
+				return
+			}
+		}
+	}
 }
 
 // listensOn notes where primaries listen.
-func (s *HealthProber) listensOn(owners map[string]*Primary) {
+func (s *HealthProber) listensOn(o owners) {
 	ports := map[int]bool{}
-	for _, v := range owners {
+	for v := range o.all() {
 		ports[v.Leader.Port] = true
 	}
 	s.mu.Lock()
@@ -171,7 +205,7 @@ func (s *HealthProber) Run(ctx context.Context) {
 	probes.running.Go(func() { probes.confirm(ctx) })
 	working := map[string]int{} // server connections at the last look, by database
 	var (
-		owners  map[string]*Primary // by database that leads to a primary
+		known   owners
 		changes uint64
 	)
 	pace := time.NewTimer(suspectLeast)
@@ -192,11 +226,11 @@ func (s *HealthProber) Run(ctx context.Context) {
 			console.Close()
 		} else {
 			if now := s.Changes(); changes != now {
-				owners, changes = ownersOf(s.Primaries()), now
-				s.listensOn(owners)
+				known, changes = ownersOf(s.Primaries()), now
+				s.listensOn(known)
 			}
 			begun := time.Now()
-			list := s.suspects(ctx, console, owners, working)
+			list := s.suspects(ctx, console, known, working)
 			hurry.SetLimit(rate.Every(atOnce(time.Since(begun))))
 			for _, one := range list {
 				probes.start(ctx, one)
@@ -230,7 +264,7 @@ type suspect struct {
 // suspects lists the shards whose primary is to be probed: those of pools that
 // have no working connection, but had some or need some; those whose clients wait
 // though there are connections; and all that are unhealthy.
-func (s *HealthProber) suspects(ctx context.Context, console *Console, owners map[string]*Primary, working map[string]int) (list []suspect) {
+func (s *HealthProber) suspects(ctx context.Context, console *Console, o owners, working map[string]int) (list []suspect) {
 	var pools []pgbouncer.Pool
 	conn, err := console.use(ctx)
 	if err == nil {
@@ -256,7 +290,7 @@ func (s *HealthProber) suspects(ctx context.Context, console *Console, owners ma
 	suspected := map[*Primary]bool{} // and whether there are connections
 	for _, names := range []map[string]int{now, working} {
 		for name := range names {
-			v := owners[name]
+			v := o.of(name)
 			switch {
 			case v == nil:
 			case now[name] == 0 && (wanted[name] || working[name] > 0):
@@ -268,7 +302,7 @@ func (s *HealthProber) suspects(ctx context.Context, console *Console, owners ma
 			}
 		}
 	}
-	for _, v := range s.keepUnhealthy(owners) {
+	for _, v := range s.keepUnhealthy(o) {
 		suspected[v] = false
 	}
 	for v, has := range suspected {
@@ -283,14 +317,14 @@ func (s *HealthProber) suspects(ctx context.Context, console *Console, owners ma
 
 // keepUnhealthy lists the shards whose primary is unhealthy, and forgets primaries that are
 // none any more.
-func (s *HealthProber) keepUnhealthy(owners map[string]*Primary) (list []*Primary) {
+func (s *HealthProber) keepUnhealthy(o owners) (list []*Primary) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.unhealthy) == 0 {
 		return nil
 	}
 	keep := map[config.ShardID]failure{}
-	for _, v := range owners {
+	for v := range o.all() {
 		if one := s.unhealthy[v.ID]; one.address == v.address() {
 			keep[v.ID] = one
 			list = append(list, v)

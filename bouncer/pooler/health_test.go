@@ -142,7 +142,7 @@ func TestEndingsAreHeard(t *testing.T) {
 // An end of a connection makes the pools be looked at if it may be a primary's.
 func TestEndingsHurryTheLook(t *testing.T) {
 	s := NewHealthProber(config.Config{}, zerolog.Nop(), nil)
-	s.listensOn(map[string]*Primary{"s1": {Leader: cluster.RouteMember{Host: "db1", Port: 5432}}})
+	s.listensOn(ownersOf([]Primary{{Databases: []string{"s1"}, Leader: cluster.RouteMember{Host: "db1", Port: 5432}}}))
 	for remote, hurries := range map[netip.AddrPort]bool{
 		netip.MustParseAddrPort("10.0.0.1:5432"): true, netip.MustParseAddrPort("10.0.0.1:8500"): false, {}: true,
 	} {
@@ -157,6 +157,22 @@ func TestEndingsHurryTheLook(t *testing.T) {
 		if got != hurries {
 			t.Errorf("%s: %v", remote, got)
 		}
+	}
+}
+
+// A database that no shard has leads to the fallback's primary, a shard's readers do not.
+func TestOwners(t *testing.T) {
+	list := []Primary{
+		{ID: "service/s1", Databases: []string{"s1"}, Offered: []string{"s1", "s1_ro"}, Fallback: true},
+		{ID: "service/s2", Databases: []string{"s2", "s2_ro"}, Offered: []string{"s2", "s2_ro"}},
+	}
+	for name, want := range map[string]*Primary{"s1": &list[0], "s1_ro": nil, "s2": &list[1], "s2_ro": &list[1], "other": &list[0]} {
+		if got := ownersOf(list).of(name); got != want {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if got := ownersOf(list[1:]).of("other"); got != nil {
+		t.Errorf("without a fallback: %+v", got)
 	}
 }
 
