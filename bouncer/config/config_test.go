@@ -171,6 +171,43 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
+// Where * takes every name, a database that strict readers take away would be made by it, at a
+// primary.
+func TestStrictReadersBesideFallback(t *testing.T) {
+	const rule = `readers: "strict": must be primary-fallback or off beside pgbouncer.fallback`
+	for name, c := range map[string]struct {
+		all, orders, users, fallback string
+		want                         string
+	}{
+		"all":                  {"strict", "", "off", "{host: h}", rule},
+		"discovered":           {"strict", "none", "", "{shard: orders}", rule},
+		"one":                  {"", "strict", "", "{shard: users}", "shards[0]." + rule},
+		"none that is for all": {"strict", "off", "primary-fallback", "{shard: orders}", ""},
+		"no fallback":          {"strict", "strict", "", "{}", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := fullConfig
+			put := func(before, key, value string) {
+				if value != "" {
+					text = strings.Replace(text, before, before+"\n"+key+": "+value, 1)
+				}
+			}
+			put("hold_timeout: 20", "readers", c.all)
+			put("  user: pooler", "  fallback", c.fallback)
+			if c.orders == "none" {
+				text, _, _ = strings.Cut(text, "shards:")
+			} else {
+				put("pool_size: 50", "    readers", c.orders)
+				put("namespace: db", "    readers", c.users)
+			}
+			_, _, err := loadText(t, text, settings.Source{})
+			if c.want == "" && err != nil || c.want != "" && (err == nil || strings.Count(err.Error(), c.want) != 1) {
+				t.Fatalf("error is %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
 func TestPasswordFromUserlist(t *testing.T) {
 	dir := t.TempDir()
 	c := Config{PgBouncer: PgBouncer{Config: dir + "/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler"}}

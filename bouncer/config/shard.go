@@ -40,8 +40,8 @@ type Shard struct {
 	DatabaseOptions map[string]map[string]any `mapstructure:"database_options"`
 	// Readers says where clients of the databases with _ro at their end go: primary-fallback, to the
 	// replicas, and to the primary while none takes readers; strict, to replicas only, and the
-	// databases are not offered while none takes readers; off, there are no such databases. Default:
-	// readers above.
+	// databases are not offered while none takes readers (not beside pgbouncer.fallback); off, there
+	// are no such databases. Default: readers above.
 	Readers string `mapstructure:"readers"`
 	// Patroni makes the bouncer follow Patroni's own keys also where there is a route; without it they
 	// are followed as long as there is none.

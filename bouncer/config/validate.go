@@ -73,6 +73,7 @@ func (c Config) Validate() ([]cluster.Warning, error) {
 	c.PgBouncer.validate(&bad)
 	c.validateFiles(&bad)
 	c.validateShards(&bad)
+	c.validateStrictReaders(&bad)
 	warnings, err := c.Consul.Validate()
 	warnings = append(warnings, c.fileWarnings()...)
 	if public, err := c.URL(c.Listen); err == nil && c.CertFile != "" {
@@ -250,6 +251,25 @@ func (c Config) validateShards(bad *problems) {
 			bad.add(path+"readers", s.Readers, "%v", err)
 		}
 		s.validateOptions(path, c.ReadersOf(s), bad)
+	}
+}
+
+// validateStrictReaders refuses readers that lose their database, while no replica takes them,
+// where PgBouncer makes it again by its database *: at a primary, where they may write.
+func (c Config) validateStrictReaders(bad *problems) {
+	if len(c.PgBouncer.Fallback) == 0 {
+		return
+	}
+	const rule = "must be primary-fallback or off beside pgbouncer.fallback, which would take the clients while no replica takes readers"
+	inherited := len(c.Shards) == 0
+	for i, s := range c.Shards {
+		if s.Readers == ReadersStrict {
+			bad.add(fmt.Sprintf("shards[%d].readers", i), s.Readers, rule)
+		}
+		inherited = inherited || s.Readers == ""
+	}
+	if inherited && c.Readers == ReadersStrict {
+		bad.add("readers", c.Readers, rule)
 	}
 }
 
