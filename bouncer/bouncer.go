@@ -163,7 +163,11 @@ type bouncer struct {
 func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url string) *bouncer {
 	b := &bouncer{config: c, log: log, table: routes.NewTable(c)}
 	b.state = &stateWriter{log: log, config: c, table: b.table, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
-	saved, err := loadState(c.StateFile, c.RoutesPrefix)
+	path := findState(c)
+	saved, err := loadState(path, c.RoutesPrefix)
+	if path != c.StateFile {
+		log.Info().Str("from", path).Str("state_file", c.StateFile).Msg("the state of before is taken over")
+	}
 	if err != nil {
 		log.Error().Err(err).Msg("starting without the last good routes")
 	}
@@ -396,7 +400,7 @@ func (k *stateWriter) write() error {
 	k.writing.Lock()
 	defer k.writing.Unlock()
 	k.mu.Lock()
-	s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Session: k.session, Draining: k.draining, Pauses: k.pauses}
+	s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Name: k.config.Name, Listen: k.config.Listen, Session: k.session, Draining: k.draining, Pauses: k.pauses}
 	s.Routes, _ = k.table.Known()
 	k.mu.Unlock()
 	if !k.kept && s.isEmpty() {
@@ -467,7 +471,7 @@ func renderOnce(ctx context.Context, c config.Config, template string, version p
 	}
 	defer pool.Close()
 	b := routes.NewTable(c)
-	saved, stateErr := loadState(c.StateFile, c.RoutesPrefix)
+	saved, stateErr := loadState(findState(c), c.RoutesPrefix)
 	b.Restore(saved.Routes)
 	a, err := routes.NewWatcher(zerolog.Nop(), pool, b, routes.NewHandovers(c.Keys(), b.Serves), func() {}).ReadAll(ctx)
 	if err == nil {

@@ -685,3 +685,50 @@ func TestProcessesCancelForEachOther(t *testing.T) {
 		}
 	}
 }
+
+// An operator's pause stays when the list of processes gets another order, or loses its first one.
+func TestOperatorPauseAndTheOrderOfProcesses(t *testing.T) {
+	s := onePort(t, 2, nil)
+	s.pausing(Pause, "s1")
+	paused := func(when string, processes ...int) {
+		t.Helper()
+		s.await("the pause "+when, func() error {
+			for _, i := range processes {
+				if d, err := s.database(i); err != nil {
+					return fmt.Errorf("process %d: %w", i, err)
+				} else if !d.Paused {
+					return fmt.Errorf("process %d: %+v", i, d)
+				}
+			}
+			status, err := s.status()
+			if one := status.Shards["service/s1"]; err == nil && (one.Operator == nil || one.Operator.By != "alice@pooler1") {
+				err = fmt.Errorf("%+v", one)
+			}
+			return err
+		})
+	}
+	paused("at first", 0, 1)
+	change := func(what string, processes ...config.Process) {
+		t.Helper()
+		next := s.config
+		next.PgBouncer.Processes, next.StateFile = processes, ""
+		if err := next.Complete(); err != nil {
+			t.Fatal(err)
+		}
+		s.changes <- next
+		s.await(what, func() error {
+			status, err := s.status()
+			if err == nil && (len(status.PgBouncer.Processes) != len(processes) || status.PgBouncer.Processes[0].Admin != processes[0].Admin || !status.PgBouncer.Answers) {
+				err = fmt.Errorf("%+v", status.PgBouncer)
+			}
+			return err
+		})
+	}
+	first, second := s.config.PgBouncer.Processes[0], s.config.PgBouncer.Processes[1]
+	change("another order", second, first)
+	paused("in another order", 0, 1)
+	change("the order of before", first, second)
+	paused("in the order of before", 0, 1)
+	change("the first one removed", second)
+	paused("without the first one", 1)
+}

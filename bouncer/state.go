@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -19,7 +23,11 @@ type savedState struct {
 	// RoutesPrefix is where the routes came from; those of another prefix are
 	// of no use.
 	RoutesPrefix string `json:"routes_prefix"`
-	Session      string `json:"session,omitempty"`
+	// Name and Listen are the bouncer's: whose state this is. Two of one host may have one
+	// name by mistake, and cannot listen at one address.
+	Name    string `json:"name,omitempty"`
+	Listen  string `json:"listen,omitempty"`
+	Session string `json:"session,omitempty"`
 	// Draining: an operator has not yet ended it.
 	Draining bool `json:"draining,omitempty"`
 	// Pauses are those of operators, by shard.
@@ -28,6 +36,51 @@ type savedState struct {
 }
 
 const stateVersion = 1
+
+// findState is the newest state file of this bouncer: the default name is that of the first
+// process, and changes with the list of them.
+func findState(c config.Config) string {
+	newest := c.StateFile
+	if newest != c.DefaultStateFile() {
+		return newest // as the operator wants it
+	}
+	var at time.Time
+	if info, err := osuser.Keeper(newest).Stat(newest); err == nil {
+		at = info.ModTime()
+	}
+	for _, path := range stateFiles(c) {
+		info, err := osuser.Keeper(path).Stat(path)
+		if err != nil || !info.ModTime().After(at) {
+			continue
+		}
+		if s, err := loadState(path, c.RoutesPrefix); err == nil && s.Name == c.Name && s.Listen == c.Listen {
+			newest, at = path, info.ModTime()
+		}
+	}
+	return newest
+}
+
+// stateFiles are all that have a default name, of any bouncer, beside PgBouncer's files.
+func stateFiles(c config.Config) (paths []string) {
+	var dirs []string
+	for _, file := range configFiles(c) {
+		if dir := filepath.Dir(file); !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	for _, dir := range dirs {
+		entries, err := osuser.Keeper(dir).ReadDir(dir)
+		if err != nil {
+			continue // whatever is wrong there is said of PgBouncer's own file
+		}
+		for _, e := range entries {
+			if strings.HasSuffix(e.Name(), config.StateSuffix) {
+				paths = append(paths, filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+	return paths
+}
 
 // loadState reads a state file. An absent file, and one of another version or
 // prefix, is an empty state; a damaged one is an error to be reported, after

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/render"
@@ -62,4 +64,57 @@ func TestStateIsEmptied(t *testing.T) {
 			t.Errorf("draining %v is kept as %v, %v", draining, s.Draining, err)
 		}
 	}
+}
+
+// The newest state of this bouncer is found, whichever process is the first one now, and none of
+// another bouncer.
+func TestStateIsFound(t *testing.T) {
+	dir := t.TempDir()
+	several := func(files ...string) config.Config {
+		c := config.Config{Name: "b1"}
+		for _, f := range files {
+			c.PgBouncer.Processes = append(c.PgBouncer.Processes, config.Process{Admin: dir + ":6432", Config: filepath.Join(dir, f)})
+		}
+		if err := c.Complete(); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	age := time.Hour
+	keep := func(c config.Config) string {
+		t.Helper()
+		s := savedState{Version: stateVersion, RoutesPrefix: c.RoutesPrefix, Name: c.Name, Listen: c.Listen, Session: c.StateFile}
+		age -= time.Minute
+		at := time.Now().Add(-age)
+		if err := errors.Join(s.save(c.StateFile), os.Chtimes(c.StateFile, at, at)); err != nil {
+			t.Fatal(err)
+		}
+		return c.StateFile
+	}
+	check := func(what string, c config.Config, want string) {
+		t.Helper()
+		if got := findState(c); got != want {
+			t.Errorf("%s: found %s, want %s", what, got, want)
+		}
+	}
+	one := config.Config{Name: "b1", PgBouncer: config.PgBouncer{Config: filepath.Join(dir, "pgbouncer.ini")}}
+	if err := one.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	check("none", one, one.StateFile)
+	before := keep(one)
+	check("one becomes several", several("1.ini", "2.ini"), before)
+	before = keep(several("1.ini", "2.ini"))
+	check("the first one is removed", several("2.ini"), before)
+	check("another order", several("2.ini", "1.ini"), before)
+	before = keep(several("2.ini", "1.ini"))
+	check("the order of before, with its old file", several("1.ini", "2.ini"), before)
+	other, elsewhere := several("3.ini"), several("4.ini")
+	other.Name, elsewhere.Listen = "b2", "127.0.0.1:8010"
+	keep(other)
+	keep(elsewhere)
+	check("of other bouncers", several("1.ini", "2.ini"), before)
+	named := several("1.ini")
+	named.StateFile = filepath.Join(dir, "state")
+	check("state_file is set", named, named.StateFile)
 }

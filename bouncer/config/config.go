@@ -60,8 +60,9 @@ type Config struct {
 	// Template is the path of a template that takes the place of the built-in
 	// pgbouncer.ini.ctmpl.
 	Template string `mapstructure:"template"`
-	// StateFile keeps the last good routes, for a start without Consul. Default: pgbouncer.config, or
-	// that of the first process, with .routes.json.
+	// StateFile keeps the last good routes, for a start without Consul, and what operators have paused
+	// or drained. Default: pgbouncer.config, or that of the first process, with .routes.json; a newer
+	// one of this bouncer beside it, or beside another process's file, is taken over at a start.
 	StateFile string    `mapstructure:"state_file"`
 	PgBouncer PgBouncer `mapstructure:"pgbouncer"`
 	// Shards lists the shards to serve; none: all under the routes prefix, with
@@ -222,9 +223,7 @@ func (c *Config) Complete() error {
 	if c.PgBouncer.StopTimeout == 0 {
 		c.PgBouncer.StopTimeout = DefaultStopTimeout
 	}
-	if first := c.Each()[0].PgBouncer.Config; first != "" {
-		setDefault(&c.StateFile, first+".routes.json")
-	}
+	setDefault(&c.StateFile, c.DefaultStateFile())
 	for i := range c.Shards {
 		s := &c.Shards[i]
 		setDefault(&s.Namespace, cluster.DefaultNamespace)
@@ -234,6 +233,17 @@ func (c *Config) Complete() error {
 		}
 	}
 	return nil
+}
+
+// StateSuffix is at the end of a state file's default name.
+const StateSuffix = ".routes.json"
+
+// DefaultStateFile is where the state is kept unless state_file says otherwise.
+func (c Config) DefaultStateFile() string {
+	if first := c.Each()[0].PgBouncer.Config; first != "" {
+		return first + StateSuffix
+	}
+	return ""
 }
 
 func setDefault(field *string, value string) {
