@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	stdlog "log"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -172,7 +173,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 		log.Error().Err(err).Msg("starting without the last good routes")
 	}
 	b.table.Restore(saved.Routes)
-	b.state.session, b.state.pauses, b.state.kept = saved.Session, saved.Pauses, !saved.isEmpty()
+	b.state.session, b.state.pauses, b.state.strangers, b.state.kept = saved.Session, saved.Pauses, saved.Strangers, !saved.isEmpty()
 	b.handovers = routes.NewHandovers(c.Keys(), b.table.Serves)
 
 	b.processes = &processes{handovers: b.handovers, answers: map[config.ShardID][]cluster.HandoverAnswer{}}
@@ -185,6 +186,9 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	}
 	for _, p := range b.processes.all {
 		p.reconciler.operators = b.operators
+		file := p.config.PgBouncer.Config
+		p.reconciler.strangers = saved.Strangers[file]
+		p.reconciler.keepStrangers = func(names []string, atOnce bool) { b.state.keepStrangers(file, names, atOnce) }
 	}
 	for id, p := range saved.Pauses {
 		log.Warn().Str("shard", string(id)).Str("by", p.By).Time("since", p.Since).Msg("still paused by an operator, as before: `lictor bouncer resume` ends it")
@@ -323,6 +327,8 @@ type stateWriter struct {
 	session  string
 	draining bool
 	pauses   map[config.ShardID]OperatorPause
+	// strangers is replaced, never changed.
+	strangers map[string][]string
 }
 
 func (k *stateWriter) notify() {
@@ -363,6 +369,22 @@ func (k *stateWriter) rememberPauses(pauses map[config.ShardID]OperatorPause) {
 	k.notify()
 }
 
+// keepStrangers writes down, soon or at once, which databases of a PgBouncer somebody else has
+// paused. file is that PgBouncer's.
+func (k *stateWriter) keepStrangers(file string, names []string, atOnce bool) {
+	k.mu.Lock()
+	next := map[string][]string{}
+	maps.Copy(next, k.strangers)
+	if next[file] = names; len(names) == 0 {
+		delete(next, file)
+	}
+	k.strangers = next
+	k.mu.Unlock()
+	if !atOnce || k.write() != nil {
+		k.notify() // which says what is wrong, and tries again
+	}
+}
+
 // run writes until ctx is done, and once more then. What could not be written is tried again.
 func (k *stateWriter) run(ctx context.Context) {
 	failed := false
@@ -400,7 +422,7 @@ func (k *stateWriter) write() error {
 	k.writing.Lock()
 	defer k.writing.Unlock()
 	k.mu.Lock()
-	s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Name: k.config.Name, Listen: k.config.Listen, Session: k.session, Draining: k.draining, Pauses: k.pauses}
+	s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Name: k.config.Name, Listen: k.config.Listen, Session: k.session, Draining: k.draining, Pauses: k.pauses, Strangers: k.strangers}
 	s.Routes, _ = k.table.Known()
 	k.mu.Unlock()
 	if !k.kept && s.isEmpty() {

@@ -154,3 +154,43 @@ func TestPausedWithoutHold(t *testing.T) {
 	w.awaitLeader(0)
 	w.awaitHealthy()
 }
+
+// A PAUSE that is none of the bouncer's outlasts it, and a hold on the same database afterwards is
+// not taken for one.
+func TestPausedWithoutHoldStays(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	stop := w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.awaitHealthy()
+	if err := w.admin().Pause(w.ctx, "s1"); err != nil {
+		t.Fatal(err)
+	}
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen)) // has it look
+	w.awaitReason("paused, though no shard is held: s1")
+	stop()
+	stop = w.bouncer()
+	w.awaitReason("paused, though no shard is held: s1")
+	w.changes <- w.config
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.awaitLeader(0)
+	w.awaitReason("paused, though no shard is held: s1")
+	if !w.paused() {
+		t.Fatal("an operator's PAUSE was lifted")
+	}
+	if err := w.admin().Resume(w.ctx, "s1"); err != nil {
+		t.Fatal(err)
+	}
+	w.put(w.keys.Route(), w.route(0, cluster.RouteHandover))
+	w.awaitPaused(true)
+	if s, err := loadState(w.config.StateFile, w.config.RoutesPrefix); err != nil || len(s.Strangers) > 0 {
+		t.Errorf("what the bouncer holds is written down as paused by %v, %v", s.Strangers, err)
+	}
+	stop()
+	w.bouncer()
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	w.awaitPaused(false)
+	w.awaitHealthy()
+}

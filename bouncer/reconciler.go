@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,8 @@ type reconciler struct {
 	// respond takes the answer to the leader of a handover.
 	respond func(config.ShardID, cluster.HandoverAnswer)
 	deadman *pooler.Deadman
+	// keepStrangers writes strangers down, soon or at once.
+	keepStrangers func(names []string, atOnce bool)
 	// number is that of its process.
 	number int
 	// answered reports whether Consul has answered since the start.
@@ -83,10 +86,13 @@ type reconciler struct {
 	// ours are the databases that are paused, or may be, by PAUSE of this bouncer or of
 	// one before it, and must be resumed. The value is when a PAUSE was sent whose
 	// acceptance is not known, which may take effect late.
-	ours   map[string]time.Time
-	met    bool // PgBouncer was looked at since it came up
-	looked bool // any was looked at
-	unheld bool // a PAUSE has to be tried again
+	ours map[string]time.Time
+	// strangers are the databases that somebody else has paused, on the console, as they
+	// are written down.
+	strangers []string
+	met       bool // PgBouncer was looked at since it came up
+	looked    bool // any was looked at
+	unheld    bool // a PAUSE has to be tried again
 	// soon is when something is tried that waits for logins, PAUSE or RESUME.
 	soon      time.Time
 	installed pooler.Installed
@@ -181,6 +187,7 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 		err = e
 	}
 	c.deadman.Set(c.deadlines(views))
+	c.noteStrangers(link)
 	// Nobody waits for this: it is for the next failure.
 	if e := c.keepGood(); err == nil {
 		err = e
@@ -250,9 +257,10 @@ func (c *reconciler) observe(ctx context.Context, link pooler.LinkState) {
 	}
 	c.standing, c.reconcile = standing, time.Now().Add(reconcilePace)
 	if !c.met {
-		// What is paused when a bouncer begins is what an earlier one held.
+		// What is paused when a bouncer begins is what an earlier one held, unless that one
+		// has written down that it did not.
 		for name, d := range standing {
-			if d.Paused && !c.looked {
+			if d.Paused && !c.looked && !slices.Contains(c.strangers, name) {
 				c.ours[name] = time.Time{}
 			}
 		}
@@ -260,6 +268,33 @@ func (c *reconciler) observe(ctx context.Context, link pooler.LinkState) {
 		c.pauser.Warm(ctx)
 	}
 	maps.DeleteFunc(c.ours, func(name string, sent time.Time) bool { return !standing[name].Paused && time.Since(sent) > lateMost })
+}
+
+// noteStrangers looks who is paused by somebody else after a pass.
+func (c *reconciler) noteStrangers(link pooler.LinkState) {
+	if !link.Up || c.standing == nil || !c.met {
+		return
+	}
+	var names []string
+	for name, d := range c.standing {
+		if _, ours := c.ours[name]; d.Paused && !ours {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	c.setStrangers(names)
+}
+
+// setStrangers has the databases written down that somebody else has paused, so that the next
+// bouncer does not take them for held. One that is none any more goes out at once, before this
+// bouncer pauses it: the next one would leave its clients waiting.
+func (c *reconciler) setStrangers(names []string) {
+	if slices.Equal(names, c.strangers) {
+		return
+	}
+	gone := slices.ContainsFunc(c.strangers, func(name string) bool { return !slices.Contains(names, name) })
+	c.strangers = names
+	c.keepStrangers(names, gone)
 }
 
 // apply makes file and PgBouncer say what is known. What cannot be rendered, or was

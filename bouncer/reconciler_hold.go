@@ -86,6 +86,7 @@ func (c *reconciler) hold(ctx context.Context, link pooler.LinkState, views []*s
 // pause makes the clients of databases wait, and looks whether they do: queries must not
 // reach a new leader that is not yet a primary.
 func (c *reconciler) pause(ctx context.Context, names []string) {
+	c.setStrangers(slices.DeleteFunc(slices.Clone(c.strangers), func(name string) bool { return slices.Contains(names, name) }))
 	sent := time.Now()
 	for _, name := range names {
 		c.ours[name] = sent

@@ -32,7 +32,10 @@ type savedState struct {
 	Draining bool `json:"draining,omitempty"`
 	// Pauses are those of operators, by shard.
 	Pauses map[config.ShardID]OperatorPause `json:"pauses,omitempty"`
-	Routes map[config.ShardID]routes.Known  `json:"routes"`
+	// Strangers are the databases that somebody else has paused, on the console, by
+	// PgBouncer's file.
+	Strangers map[string][]string             `json:"strangers,omitempty"`
+	Routes    map[config.ShardID]routes.Known `json:"routes"`
 }
 
 const stateVersion = 1
@@ -106,7 +109,7 @@ func loadState(path, prefix string) (savedState, error) {
 
 // isEmpty reports whether there is nothing to keep.
 func (s savedState) isEmpty() bool {
-	return len(s.Routes) == 0 && s.Session == "" && !s.Draining && len(s.Pauses) == 0
+	return len(s.Routes) == 0 && s.Session == "" && !s.Draining && len(s.Pauses) == 0 && len(s.Strangers) == 0
 }
 
 // save writes a state file that survives a crash of the host.
