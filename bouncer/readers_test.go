@@ -251,8 +251,8 @@ func TestLostPrimaryOfFallback(t *testing.T) {
 	client := w.connect("any-name")
 	w.exec(client, "SELECT 1")
 	behind.set(true)
+	answer := w.awaitMember1(client) // the pools may not have been looked at before
 	w.awaitShard("hold", func(s ShardStatus) bool { return s.Held && s.Unhealthy && s.Paused })
-	answer := w.awaitMember1(client)
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
 	if err := <-answer; err != nil {
 		t.Errorf("the client got %v", err)
