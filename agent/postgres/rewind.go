@@ -85,7 +85,7 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err := p.setSignalFile(Primary); err != nil {
 		return "", err
 	}
-	if err := p.checkRoom(ctx, ""); err != nil {
+	if err := p.checkRoom(rewindPlan{}); err != nil {
 		return "", err
 	}
 	if control.State != "shut down" && control.State != "shut down in recovery" {
@@ -94,11 +94,11 @@ func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 		}
 	}
 	options := []string{"--progress", "--target-pgdata=" + p.dataDir, "--source-server=" + source}
-	plan, err := p.runOnData(ctx, env, "pg_rewind", append(options, "--dry-run", "--debug")...)
+	said, err := p.runOnData(ctx, env, "pg_rewind", append(options, "--dry-run", "--debug")...)
 	if err != nil {
 		return "", fmt.Errorf("%w and could not be rewound: %w", ErrDiverged, err)
 	}
-	if err := p.checkRoom(ctx, plan); err != nil {
+	if err := p.checkRoom(parseRewindPlan(said, control.BlockSize)); err != nil {
 		return "", err
 	}
 	// Nothing but pg_rewind itself may leave this behind.

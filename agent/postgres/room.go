@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -47,15 +46,10 @@ func parseRewindPlan(said string, blockSize int64) rewindPlan {
 	return plan
 }
 
-// checkRoom fails where a rewind could break off for lack of room. said is what
-// pg_rewind --dry-run said. pg_rewind removes files last, so what it adds needs room
-// before it gives any back; what it tells is for all file systems together.
-func (p *Instance) checkRoom(ctx context.Context, said string) error {
-	control, err := p.control(ctx)
-	if err != nil {
-		return err
-	}
-	plan := parseRewindPlan(said, control.BlockSize)
+// checkRoom fails where a rewind could break off for lack of room. pg_rewind removes files
+// last, so what it adds needs room before it gives any back; what it tells is for all file
+// systems together.
+func (p *Instance) checkRoom(plan rewindPlan) error {
 	need := plan.fetched - plan.overwrite
 	for _, segment := range plan.wal {
 		info, err := p.disk.Stat(p.inData(segment))
