@@ -42,14 +42,7 @@ func consoleTakes(t *testing.T, method, password string) {
 	} {
 		testkit.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
-	cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", filepath.Join(dir, "pgbouncer.ini")))
-	output := &bouncertest.Log{}
-	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, dir
-	testkit.Must(t, cmd.Start())
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}()
+	output := runPgBouncer(t, dir)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	options := pgbouncer.Options{Address: pgbouncer.Address{Host: "127.0.0.1", Port: port}, User: "pooler", Password: password}
@@ -71,6 +64,21 @@ func consoleTakes(t *testing.T, method, password string) {
 	}
 }
 
+// runPgBouncer runs PgBouncer with the pgbouncer.ini of a directory until the test has ended,
+// and returns what it says.
+func runPgBouncer(t *testing.T, dir string) *bouncertest.Log {
+	t.Helper()
+	cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", filepath.Join(dir, "pgbouncer.ini")))
+	output := &bouncertest.Log{}
+	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, dir
+	testkit.Must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return output
+}
+
 // With authorities of its own the console's certificate is checked, host and all, before it gets
 // a password.
 func TestConsoleCertificate(t *testing.T) {
@@ -87,14 +95,7 @@ func TestConsoleCertificate(t *testing.T) {
 	} {
 		testkit.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
-	cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", filepath.Join(dir, "pgbouncer.ini")))
-	output := &bouncertest.Log{}
-	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, dir
-	testkit.Must(t, cmd.Start())
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}()
+	output := runPgBouncer(t, dir)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	for !strings.Contains(output.String(), "process up") {
