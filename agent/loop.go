@@ -10,6 +10,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/member"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // loopState is the state of the loop. Only the loop's goroutine touches it.
@@ -21,6 +22,7 @@ type loopState struct {
 	// watchersLost counts the watchers of the guard that were seen to have ended.
 	watchersLost  int
 	others        []string                   // primaries beside this one
+	archiver      pg.Archiver                // as it was seen last
 	reasons       map[string]cluster.Instant // when each was logged last
 	callbackState callbacks.CallbackState
 	stopBy        cluster.Instant // when an orderly stop must be over; zero: none is under way
@@ -133,7 +135,7 @@ func (a *Agent) step() time.Duration {
 	a.raiseAlarm(v.OtherPrimaries())
 	a.mindPlan()
 	a.m.Publish()
-	a.eventLog.record(d.Reason, a.conf.index, a.m.watchersLost)
+	a.eventLog.record(d.Reason, a.conf.index, a.m.watchersLost, a.m.archiver.Trouble())
 	a.show(d.Reason)
 	a.conf.cache()
 	if a.conf.rewrite && a.m.TaskKind() == ha.TaskNone {

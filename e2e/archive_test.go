@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -81,4 +84,87 @@ func TestArchiveThatHangs(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// An archive that does not take WAL is told of by metrics, `lictor fleet`, `lictor doctor`
+// and `lictor events`, and so is its end. It holds up no switchover: the new primary fails
+// in its place.
+func TestArchiveThatFails(t *testing.T) {
+	dir := t.TempDir()
+	letIn(t, dir)
+	full := filepath.Join(dir, "full")
+	l := start(t, lab.Options{
+		Bouncers: -1, Members: 2, ConsulServers: 1,
+		Dynamic: map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"archive_mode": "on", "archive_command": "test ! -e " + full}}},
+	})
+	s := l.Shard(0)
+	ctx := within(t)
+	must(t, s.Prepare(ctx))
+	must(t, s.AwaitSync(ctx))
+	a := got(s.Leader(ctx))(t)
+	switchWAL := func(m *lab.Member) {
+		t.Helper()
+		conn := got(m.Connect(ctx, "postgres"))(t)
+		defer conn.Close(ctx)
+		for _, statement := range []string{"DROP TABLE IF EXISTS public.t", "CREATE TABLE public.t ()", "SELECT pg_switch_wal()"} {
+			_, err := conn.Exec(ctx, statement)
+			must(t, err)
+		}
+	}
+	lictor := func(command string) string {
+		out, _ := l.Command(ctx, os.Getenv("LICTOR_BIN"), command, s.Name, "--consul", l.ConsulServers()[0].HTTP).CombinedOutput() // findings are an error
+		return strings.Join(strings.Fields(string(out)), " ")
+	}
+	says := func(command, what string) {
+		t.Helper()
+		await(ctx, t, "lictor "+command, func() error {
+			if out := lictor(command); !strings.Contains(out, what) {
+				return fmt.Errorf("does not say %q: %s", what, out)
+			}
+			return nil
+		})
+	}
+	measures := func(m *lab.Member, line string) {
+		t.Helper()
+		await(ctx, t, "metrics of "+m.Name, func() error {
+			_, body, err := m.Get(ctx, "/metrics")
+			if err == nil && !strings.Contains(string(body), fmt.Sprintf(line+"\n", m.Name, s.Name)) {
+				err = fmt.Errorf("they lack "+line, m.Name, s.Name)
+			}
+			return err
+		})
+	}
+	const (
+		mode    = `lictor_archive_mode{name="%s",scope="%s"} `
+		failing = `lictor_archive_failing{name="%s",scope="%s"} `
+	)
+	switchWAL(a)
+	measures(a, failing+"0")
+	b := got(s.Replicas(ctx))(t)[0]
+	measures(b, mode+"0")
+
+	must(t, os.WriteFile(full, nil, 0o600))
+	switchWAL(a)
+	measures(a, failing+"1")
+	says("fleet", a.Name+" cannot archive 0000000")
+	says("doctor", "WAL cannot be archived: the archive does not take 0000000")
+	says("events", "archive fails "+a.Name+" under way")
+
+	if status, answer, err := a.Post(ctx, "/switchover", map[string]string{"leader": a.Name, "candidate": b.Name}); err != nil || status != http.StatusOK {
+		t.Fatalf("switchover: %d %s %v", status, answer, err)
+	}
+	if leader := got(s.AwaitHealthy(ctx))(t); leader != b {
+		t.Fatalf("the switchover made %s lead", leader.Name)
+	}
+	measures(a, mode+"0")
+	measures(b, failing+"1")
+	says("fleet", b.Name+" cannot archive 0000000")
+
+	must(t, os.Remove(full))
+	switchWAL(b) // wakes its archiver, which else tries again in a minute
+	measures(b, failing+"0")
+	says("events", "archive fails "+b.Name+" done")
+	if out := lictor("fleet") + lictor("doctor"); strings.Contains(out, "archive") {
+		t.Errorf("it is over, and told of: %s", out)
+	}
 }

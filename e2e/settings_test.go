@@ -137,7 +137,10 @@ func TestOperatorsSettings(t *testing.T) {
 	}
 	l := labtest.New(t, lab.Options{
 		Members: 2, Bouncers: 1, ConsulServers: 1, Database: lab.Lictor{Edit: scripts.edit},
-		Dynamic: map[string]any{"maximum_lag_on_failover": 16 << 20},
+		Dynamic: map[string]any{
+			"maximum_lag_on_failover": 16 << 20,
+			"postgresql":              map[string]any{"parameters": map[string]any{"archive_mode": "on", "archive_command": "true"}},
+		},
 	})
 	ctx := within(t)
 	must(t, l.Start(ctx))

@@ -277,6 +277,8 @@ type PeerLictor struct {
 	Parted uint64
 	// ObservedAge is how long ago it looked at PostgreSQL; negative: never.
 	ObservedAge time.Duration
+	// Archiver is how its WAL gets into the archive, nil where it archives none.
+	Archiver *PeerArchiver
 }
 
 // Status asks a member how it is.
@@ -373,7 +375,7 @@ func parseStatus(raw []byte) (PeerStatus, error) {
 			GuardRunning: l.Guard.Running, GuardArmedFor: milliseconds(l.Guard.ArmedForMS),
 			Reason: l.Reason, Beat: l.Beat, ObservedAge: -1,
 			Replaying: out.Accepting && !out.Primary && (l.Replaying == nil || *l.Replaying),
-			Restoring: l.Restoring, Parted: l.Parted,
+			Restoring: l.Restoring, Parted: l.Parted, Archiver: l.Archiver.peer(),
 		}
 		if l.ObservedAgeMS != nil {
 			p.ObservedAge = milliseconds(*l.ObservedAgeMS)

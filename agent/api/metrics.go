@@ -49,6 +49,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	counter := func(name, help string, value float64) { send(prometheus.CounterValue, name, help, value) }
 	c.patroni(state, status, gauge, counter)
 	c.lictor(state, status.Lictor, gauge)
+	c.archiver(state.Archiver, status.Lictor.Archiver, gauge, counter)
 }
 
 type (

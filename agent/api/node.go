@@ -11,6 +11,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // Node is the agent as the API sees it.
@@ -151,6 +152,8 @@ type State struct {
 	// Member is what this member publishes under its own key.
 	Member   cluster.Member
 	Postgres Postgres
+	// Archiver is how WAL gets into the archive, zero while that is not known.
+	Archiver pg.Archiver
 }
 
 // Postgres is the local PostgreSQL as last observed.

@@ -103,6 +103,8 @@ type lictorStatus struct {
 	// Secrets are the fingerprints of the shard's secrets that this member takes, the
 	// one in use first; absent when it knows none.
 	Secrets []string `json:"secrets,omitempty"`
+	// Archiver is how WAL gets into the archive; absent where this member archives none.
+	Archiver *archiverStatus `json:"archiver,omitempty"`
 	// Parted is the status (its ModifyIndex) under which this member had parted from
 	// the old leader when it began to look at PostgreSQL; absent when it had not.
 	Parted uint64 `json:"parted,omitempty"`
@@ -242,6 +244,7 @@ func (s *Server) lictor(state State) lictorStatus {
 		replaying := state.Postgres.Replaying
 		out.Replaying, out.ReplayStandsStill = &replaying, state.Postgres.Standstill
 	}
+	out.Archiver = newArchiverStatus(state.Archiver, now)
 	if !state.LoopAt.IsZero() {
 		passed := age(state.LoopAt, now).Milliseconds()
 		out.LoopAgeMS = &passed

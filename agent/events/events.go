@@ -35,6 +35,8 @@ const (
 	Configured Kind = "config" // the dynamic configuration was changed
 	// WatcherLost: the process that watches the leader's guard has ended, and has a successor.
 	WatcherLost Kind = "watcher lost"
+	// ArchiveFails: the primary's WAL did not get into the archive.
+	ArchiveFails Kind = "archive fails"
 )
 
 // Outcome is how something that was begun has ended.
@@ -104,7 +106,7 @@ func (e Event) weighty() bool {
 	switch e.Kind {
 	case Bootstrap, Failover, Switchover, Resumed, Crash, Failsafe:
 		return true
-	case Paused, Unpaused, MemberLost, MemberBack, Configured, WatcherLost:
+	case Paused, Unpaused, MemberLost, MemberBack, Configured, WatcherLost, ArchiveFails:
 	}
 	return false
 }

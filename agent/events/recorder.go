@@ -45,6 +45,8 @@ type View struct {
 	Paused, Failsafe bool
 	// WatchersLost counts the watchers of this member's guard that have ended.
 	WatchersLost int
+	// ArchiveTrouble says why WAL does not get into the archive; empty: it does.
+	ArchiveTrouble string
 	// Others are the other members that run.
 	Others []string
 	// Config is the dynamic configuration, ConfigIndex what Consul counts its
@@ -71,6 +73,7 @@ type Recorder struct {
 	change  *opened // the change of leader under way
 	crash   *opened
 	failing *opened
+	archive *opened
 	dirty   bool
 }
 
@@ -258,7 +261,8 @@ func (r *Recorder) reign(v View) {
 	r.advance(v)
 	r.requests(v)
 	r.crashes(v)
-	r.failsafe(v)
+	r.lasts(v, &r.failing, v.Failsafe, Event{Kind: Failsafe, Cause: "Consul does not answer; all members let the lease go on"})
+	r.lasts(v, &r.archive, v.ArchiveTrouble != "", Event{Kind: ArchiveFails, Cause: v.ArchiveTrouble})
 	if v.Paused != r.last.Paused {
 		r.note(v, Event{Kind: map[bool]Kind{true: Paused, false: Unpaused}[v.Paused]})
 	}
@@ -312,12 +316,14 @@ func (r *Recorder) close(v View) {
 		c.Outcome, c.Cause = "", shorten(c.Cause+"; "+v.Self+" has lost the lead again: "+v.Reason)
 		r.dirty = true
 	}
-	if f := r.failing; f != nil {
-		f.TookMS = v.Now.Sub(f.start).Milliseconds()
-		f.Cause = "ended with the lead: " + shorten(v.Reason)
-		r.dirty = true
+	for _, o := range []*opened{r.failing, r.archive} {
+		if o != nil {
+			o.TookMS = v.Now.Sub(o.start).Milliseconds()
+			o.Cause = "ended with the lead: " + shorten(v.Reason)
+			r.dirty = true
+		}
 	}
-	r.change, r.crash, r.failing = nil, nil, nil
+	r.change, r.crash, r.failing, r.archive = nil, nil, nil, nil
 }
 
 // requests records a switchover that came to nothing: one that succeeds ends the
@@ -363,14 +369,17 @@ func (r *Recorder) crashes(v View) {
 	}
 }
 
-func (r *Recorder) failsafe(v View) {
+// lasts records something about this member that goes on for a while: e when it begins, and
+// its end.
+func (r *Recorder) lasts(v View, o **opened, is bool, e Event) {
 	switch {
-	case v.Failsafe && r.failing == nil:
-		r.note(v, Event{Kind: Failsafe, To: v.Self, Outcome: UnderWay, Cause: "Consul does not answer; all members let the lease go on"})
-		r.failing = &opened{Event: r.pending[len(r.pending)-1], start: v.Now}
-	case r.failing != nil && !v.Failsafe:
-		r.failing.Outcome, r.failing.TookMS = Done, v.Now.Sub(r.failing.start).Milliseconds()
-		r.failing, r.dirty = nil, true
+	case is && *o == nil:
+		e.To, e.Outcome = v.Self, UnderWay
+		r.note(v, e)
+		*o = &opened{Event: r.pending[len(r.pending)-1], start: v.Now}
+	case *o != nil && !is:
+		(*o).Outcome, (*o).TookMS = Done, v.Now.Sub((*o).start).Milliseconds()
+		*o, r.dirty = nil, true
 	}
 }
 

@@ -229,6 +229,15 @@ func TestRecorder(t *testing.T) {
 			}},
 		},
 		{
+			name: "WAL that cannot be archived",
+			views: reigning(func(v *View) { v.ArchiveTrouble = "f.1 waits" }, func(v *View) { v.ArchiveTrouble = "f.1 and f.2 wait" }, same0,
+				func(v *View) { v.ArchiveTrouble = "f.3 waits" }, func(v *View) { v.Leads, v.Leader, v.Reason = false, "a", "fenced" }),
+			want: []Event{
+				{At: base.Add(2 * time.Second), Kind: ArchiveFails, By: "b", To: "b", Outcome: Done, TookMS: 2000, Cause: "f.1 waits"},
+				{At: base.Add(5 * time.Second), Kind: ArchiveFails, By: "b", To: "b", Outcome: UnderWay, TookMS: 1000, Cause: "ended with the lead: fenced"},
+			},
+		},
+		{
 			name:  "the lead is lost before there was a primary",
 			views: []View{at(0, same0), at(9000, gone), at(9100, leads(same0)), at(9300, func(v *View) { v.Reason = "fenced" })},
 			want: []Event{{

@@ -66,6 +66,10 @@ func examineMember(m memberFacts) []Finding {
 	for _, p := range s.Lictor.Problems {
 		d.add(Wrong, who, "see the agent's log; a setting is put right with lictor edit-config or in the member's file", "%s", p)
 	}
+	if a := s.Lictor.Archiver; a != nil && !a.Failing && a.Waiting > 0 && time.Duration(a.WaitingMS)*time.Millisecond > longWait {
+		d.add(Wrong, who, ofTheArchive, "%s of WAL wait for the archive, the first for %s, and no try has failed: archive_command hangs, or is too slow",
+			count(a.Waiting, "file"), Duration(time.Duration(a.WaitingMS)*time.Millisecond))
+	}
 	if s.Failsafe {
 		d.add(Worth, who, "see that Consul answers this member's agent", "its lease rests on the other members, not on Consul")
 	}

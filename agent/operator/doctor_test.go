@@ -96,6 +96,8 @@ func TestExamineMember(t *testing.T) {
 		{"no secret", `{"state":"running","lictor":{"lease_left_ms":7000,"guard":{"running":true},` + dog + `}}`, Wrong, "does not know the shard's secret"},
 		{"hangs", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"loop_age_ms":9000,"guard":{"running":true},` + dog + `}}`, Wrong, "last came round 9.0 s ago"},
 		{"problems", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"problems":["PostgreSQL refuses timezone"],"guard":{"running":true},` + dog + `}}`, Wrong, "refuses timezone"},
+		{"the archive is at work", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"loop_age_ms":10,"archiver":{"waiting":9,"waiting_ms":60000},"guard":{"running":true,"armed_for_ms":6000},` + dog + `}}`, Fine, ""},
+		{"the archive hangs", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"archiver":{"waiting":9,"waiting_ms":3600000},"guard":{"running":true},` + dog + `}}`, Wrong, "9 files of WAL wait for the archive, the first for 60 min"},
 		{"no guard", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":7000,"guard":{"running":false},` + dog + `}}`, Wrong, "without a guard"},
 		{"no lease", `{"state":"running","lictor":{"secrets":["s"],"guard":{"running":true},` + dog + `}}`, Wrong, "holds no lease"},
 		{"little left", `{"state":"running","lictor":{"secrets":["s"],"lease_left_ms":1500,"guard":{"running":true},` + dog + `}}`, Worth, "only 1.5 s"},

@@ -12,6 +12,7 @@ import (
 	consulapi "github.com/hashicorp/consul/api"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
@@ -75,6 +76,7 @@ type fleetShard struct {
 	problem  error             // of the dynamic configuration
 	warnings []cluster.Warning // of it, too
 	lease    lease
+	archiver *api.PeerArchiver // the leader's; nil: not known, or nothing is archived
 	id       string            // NAMESPACE/SCOPE: what bouncers call it
 	bouncers []cluster.Bouncer // those that serve it
 }
@@ -198,7 +200,7 @@ const (
 	leadersAtOnce = 64
 )
 
-// askLeaders asks all leaders what is left of their leases.
+// askLeaders asks all leaders what is left of their leases, and what they know of the archive.
 func (f *fleet) askLeaders(ctx context.Context, site *Site) error {
 	client, err := site.memberClient()
 	if err != nil {
@@ -225,6 +227,7 @@ func (f *fleet) askLeaders(ctx context.Context, site *Site) error {
 			defer func() { <-turns }()
 			if status, err := client.Status(ctx, m.Value.APIURL); err == nil && status.Lictor != nil && status.Lictor.Leads {
 				s.lease.known, s.lease.left = true, status.Lictor.LeaseLeft
+				s.archiver = status.Lictor.Archiver
 			}
 		})
 	}

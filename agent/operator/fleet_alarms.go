@@ -2,7 +2,9 @@ package operator
 
 import (
 	"fmt"
+	"time"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
@@ -19,6 +21,7 @@ type alarm struct {
 
 const (
 	ofTheRoute   = "see the leader's log; the key below lictor/routes/ is the leader's to write"
+	ofTheArchive = "see PostgreSQL's log there: it says what archive_command met with (docs/runbooks/archive-fails.md)"
 	ofTheBouncer = "see that bouncer's log and lictor bouncer status"
 )
 
@@ -81,6 +84,9 @@ func (s fleetShard) alarms() []alarm {
 	add(len(snapshot.Members) == 1, "add a member: without one nothing can take over", "no replica")
 	add(s.dynamic.SynchronousMode.On() && len(snapshot.Members) > 1 && len(snapshot.Sync.Value.Standbys()) == 0,
 		"see that a replica streams and is not tagged nosync", "no synchronous standby")
+	for _, what := range archiveAlarms(leaderName, s.archiver) {
+		add(true, ofTheArchive, "%s", what)
+	}
 	if what, do := s.misrouted(); what != "" {
 		return append(alarms, alarm{what, do, Wrong})
 	}
@@ -89,6 +95,22 @@ func (s fleetShard) alarms() []alarm {
 		add(s.snapshot.Route.OK() && what != "", ofTheBouncer, "%s", what)
 	}
 	return alarms
+}
+
+// longWait is from where on WAL that waits for its archive is told, although no try has
+// failed: a command that hangs.
+const longWait = 15 * time.Minute
+
+// archiveAlarms says what is not as it should be with a leader's archive; nil: nothing is known of it.
+func archiveAlarms(leader string, a *api.PeerArchiver) []string {
+	switch {
+	case a == nil:
+	case a.Failing:
+		return []string{fmt.Sprintf("%s cannot archive %s, and %s behind it", leader, a.LastFailed, count(a.Waiting-1, "file"))}
+	case a.Waiting > 0 && a.WaitingFor > longWait:
+		return []string{fmt.Sprintf("WAL of %s has waited for the archive for %s", leader, Duration(a.WaitingFor))}
+	}
+	return nil
 }
 
 // unheard reports whether a member led before the present leader and has written

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
@@ -52,6 +53,17 @@ func TestAlarms(t *testing.T) {
 			},
 			want: "replay of c stands still: delayed by recovery_min_apply_delay, 1h",
 		},
+		{
+			name: "the archive fails", shard: func(s *fleetShard) {
+				s.archiver = &api.PeerArchiver{Failing: true, Waiting: 3, WaitingFor: time.Second, LastFailed: "000000010000000000000007"}
+			},
+			want: "a cannot archive 000000010000000000000007, and 2 files behind it",
+		},
+		{
+			name:  "the archive hangs",
+			shard: func(s *fleetShard) { s.archiver = &api.PeerArchiver{Waiting: 3, WaitingFor: time.Hour} }, want: "WAL of a has waited for the archive for 60 min",
+		},
+		{name: "the archive is at work", shard: func(s *fleetShard) { s.archiver = &api.PeerArchiver{Waiting: 3, WaitingFor: time.Minute} }},
 		{name: "alone", edit: func(s *cluster.Snapshot) { s.Members = s.Members[:1] }, want: "no replica"},
 		{name: "restart", edit: func(s *cluster.Snapshot) { s.Members[0].Value.PendingRestart = true }, want: "a waits for a restart"},
 		{name: "pause", shard: func(s *fleetShard) { s.dynamic.Pause = true }, want: "paused"},

@@ -31,9 +31,14 @@ type memberStatus struct {
 type lictorStatus struct {
 	LeaseLeftMS *int64 `json:"lease_left_ms"`
 	// Secrets are fingerprints, of the secret in use first.
-	Secrets   []string `json:"secrets"`
-	LoopAgeMS *int64   `json:"loop_age_ms"`
-	Reason    string   `json:"reason"`
+	Secrets  []string `json:"secrets"`
+	Archiver *struct {
+		Waiting   int   `json:"waiting"`
+		WaitingMS int64 `json:"waiting_ms"`
+		Failing   bool  `json:"failing"` // told as a problem, too
+	} `json:"archiver"`
+	LoopAgeMS *int64 `json:"loop_age_ms"`
+	Reason    string `json:"reason"`
 	Guard     struct {
 		Running    bool  `json:"running"`
 		ArmedForMS int64 `json:"armed_for_ms"`

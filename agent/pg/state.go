@@ -1,8 +1,9 @@
 // Package pg is PostgreSQL in the words that its caretakers share: what was seen of it,
 // and what is to be done with it. It does nothing itself (package postgres does).
 //
-//	state.go  what was seen
-//	orders.go what is to be done
+//	state.go    what was seen
+//	archiver.go of its archiver
+//	orders.go   what is to be done
 package pg
 
 import (

@@ -37,6 +37,7 @@
 //	words.go        the words of package pg, under the names that they have here
 //	postmaster_answers.go  whether it lets a client in
 //	standstill.go   why replay stands still
+//	archiver.go     whether WAL gets into the archive
 //	writes.go       when the first transaction has written
 //	probe.go, probe_child.go
 //	                whether the data directory can be written
