@@ -104,6 +104,12 @@ func peer(name string, timeline int, lsn int64) Peer {
 	return Peer{Name: name, Answered: true, State: cluster.StateRunning, Timeline: timeline, LSN: lsn}
 }
 
+func primaryPeer(name string) Peer {
+	p := peer(name, 1, 5000)
+	p.Primary = true
+	return p
+}
+
 // archived is a member tagged nostream.
 func archived(name string, lsn int64) Peer {
 	p := peer(name, 1, lsn)
@@ -516,14 +522,23 @@ func TestElecting(t *testing.T) {
 		{"released to another, who did not take it", view(leads("b", 4100*time.Millisecond), released("c"), asked()), take, ""},
 		{"PostgreSQL down", view(leads("b", just), down), "start as replica of nobody", ""},
 		{"PostgreSQL starting", view(leads("b", just), func(v *View) { v.Postgres.Accepting = false }), "", "is starting"},
-		{"was primary, down, nobody led since", view(leads("a", just), down, primary), take, "our own lock"},
-		{"was primary, down, lease still runs", view(leads("a", time.Second), down, primary), take, "our own lock"},
+		{"was primary, down, nobody led since", view(leads("a", just), down, primary, asked()), take, "our own lock"},
+		{"was primary, down, lease still runs", view(leads("a", time.Second), down, primary, asked(peer("b", 1, 5000))), take, "our own lock"},
+		{"was primary, down, the others were not asked", view(leads("a", just), down, primary), "ask the other members", "our own lock"},
+		{"was primary, down, led before in this run", view(leads("a", just), down, primary, func(v *View) { v.Lease.Renewed = 1 }), take, "our own lock"},
+		{"was primary, down, the others are being asked", view(leads("a", just), down, primary, asked(), func(v *View) { v.PeersDone = false }), "", "waiting for the others' answers"},
+		{"was primary, down, another does not answer", view(leads("a", just), down, primary, asked(), func(v *View) { v.PeersDone, v.PeersAsked = false, now.Add(-enoughTime) }), take, "our own lock"},
+		{"was primary, down, another runs as one", view(leads("a", time.Second), down, primary, asked(primaryPeer("b"))), "", "b runs as a primary"},
+		{"was primary, down, another is being stopped", view(leads("a", time.Second), down, primary, asked(primaryPeer("b")), func(v *View) { v.Peers[0].State = cluster.StateStopping }), "", "b runs as a primary"},
+		{"was primary, down, another was one", view(leads("a", time.Second), down, primary, asked(primaryPeer("b")), func(v *View) { v.Peers[0].State = cluster.StateStopped }), take, "our own lock"},
+		{"was primary, down, another runs as a replica", view(leads("a", time.Second), down, primary, asked(peer("b", 1, 5000))), take, "our own lock"},
+		{"was primary, down, another runs as one for ever", view(leads("a", 2*just), down, primary, asked(primaryPeer("b"))), take, "our own lock"},
 		{"was primary, down, Consul silent for a lease", view(leads("a", just), down, primary, func(v *View) { v.Read = now.Add(-ttl - time.Second) }), "start as replica of nobody", ""},
 		{"was primary, down, takeover just failed", view(leads("a", just), down, primary, func(v *View) { v.Lease.NotBefore = now.Add(time.Second) }), "", "could not be taken"},
 		{"answer to our takeover was lost", view(leads("a", time.Second)), take, "our own lock"},
 		{"no status key: the full time from first sight", view(func(v *View) { v.StatusSeen = now.Add(-8 * time.Second) }, asked()), "", "not over"},
 		{"no status key: over", view(func(v *View) { v.StatusSeen = now.Add(-9 * time.Second) }, asked()), "take over (status at 0)", ""},
-		{"new to Consul, primary data", view(newShard, down, primary), "take over (status at 0)", ""},
+		{"new to Consul, primary data", view(newShard, down, primary, asked()), "take over (status at 0)", ""},
 		{"new to Consul, standby data", view(newShard, func(v *View) { v.StatusSeen = now.Add(-time.Minute) }, asked()), "", "standby's"},
 		{"operator chose us", view(leads("b", just), asked(peer("c", 1, 6000)), request(cluster.Failover{Candidate: "a"})), take, ""},
 		{"operator chose another", view(leads("b", just), asked(peer("c", 1, 4000)), request(cluster.Failover{Candidate: "c"})), "", "chosen by the operator"},

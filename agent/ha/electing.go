@@ -30,7 +30,8 @@ const (
 //	any                       has promised not to take it        wait until the promise ends
 //	any, and Consul has gone
 //	  back within a lease     any                                take no lock by it
-//	our own, not released     primary, or down and was primary   take the lock again at once
+//	our own, not released     primary, or down and was primary   take the lock again at once; an agent
+//	                                                             that has just begun asks the others
 //	none, shard unknown       primary, or down and was primary   take the lock
 //	our own, Consul silent
 //	  for a whole lease       down and was primary               start as a replica of nobody
@@ -59,6 +60,9 @@ func electing(v View) Decision {
 	if believed && pg.Primary && v.lastLeader() && !v.outOfTouch() && v.WatchdogOK || believed && v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
 		if v.Session == "" {
 			return wait("waiting for a Consul session to take our own lock again")
+		}
+		if d, first := v.othersFirst(); first {
+			return d
 		}
 		return v.unlessFailing(do("nobody has led since us: taking our own lock again", v.takeOver()))
 	}
@@ -118,6 +122,28 @@ func electing(v View) Decision {
 		return d
 	}
 	return do("nobody leads; this member is the best that answers", v.takeOver())
+}
+
+// othersFirst: an agent that has not led since it began knows of the lock, for a PostgreSQL
+// that is down, what Consul says alone, and that may have gone back to an earlier state
+// meanwhile (a snapshot was restored). A member that runs as a primary shows it.
+func (v View) othersFirst() (Decision, bool) {
+	if v.Postgres.Running || !v.Lease.Renewed.IsZero() {
+		return Decision{}, false
+	}
+	const why = "our own lock is free, and PostgreSQL is down"
+	if !v.peersFresh() {
+		return do(why+"; asking the others", AskPeers{}), true
+	}
+	if enough := v.PeersAsked.Add(enoughTime); !v.PeersDone && v.Now.Before(enough) {
+		return wait(why + "; waiting for the others' answers").by(enough), true
+	}
+	for _, p := range v.Peers {
+		if p.mayRunAsPrimary() && v.Now.Before(v.leaseExpires().Add(v.Config.TTL)) {
+			return wait(why + "; " + p.Name + " runs as a primary").by(v.Now.Add(askAgain)), true
+		}
+	}
+	return Decision{}, false
 }
 
 // lastLeader tells whether a primary, or one that is down, is the shard's latest:
@@ -289,7 +315,7 @@ func (v View) standBack() string {
 	f := v.Cluster.Failover
 	for _, p := range v.Peers {
 		switch {
-		case p.Answered && p.Primary && p.State == cluster.StateRunning && v.Now.Before(v.leaseExpires().Add(v.Config.TTL)):
+		case p.runsAsPrimary() && v.Now.Before(v.leaseExpires().Add(v.Config.TTL)):
 			return p.Name + " still runs as a primary"
 		case v.mayBeAhead(p) && (!f.OK() || f.Value.Candidate != v.Name):
 			return p.Name + " " + stillReplays + ", and may be ahead"

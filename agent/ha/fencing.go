@@ -128,7 +128,7 @@ func (v View) OtherPrimaries() []string {
 		return nil
 	}
 	for _, p := range v.Peers {
-		if p.Answered && p.Primary && p.State == cluster.StateRunning {
+		if p.runsAsPrimary() {
 			names = append(names, p.Name)
 		}
 	}

@@ -240,6 +240,22 @@ type Peer struct {
 	Parted uint64
 }
 
+// runsAsPrimary reports whether the member has answered that it does.
+func (p Peer) runsAsPrimary() bool {
+	return p.Answered && p.Primary && p.State == cluster.StateRunning
+}
+
+// mayRunAsPrimary reports whether the member has answered that it does, or that its primary
+// is about to begin or to end.
+func (p Peer) mayRunAsPrimary() bool {
+	switch p.State {
+	case cluster.StateRunning, cluster.StateStarting, cluster.StateStopping, cluster.StateRestarting:
+		return p.Answered && p.Primary
+	default:
+		return false
+	}
+}
+
 // TaskKind names a long piece of work. At most one runs at a time, in the
 // background, while the leader goes on beating.
 type TaskKind string
