@@ -67,7 +67,10 @@ func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent boo
 		o.GoneBack = now.Add(withDrift(max(leaseIn(o.Snapshot), leaseIn(s))))
 	}
 	o.stale, o.floor = 0, s.Index
-	older := s.Route.Exists() && s.Route.ModifyIndex < o.Snapshot.Route.ModifyIndex && !now.Before(o.GoneBack)
+	// A reading from after the known route was written that lacks it shows that Consul has
+	// gone back, too, whatever was written since.
+	known := o.Snapshot.Route.ModifyIndex
+	older := s.Route.Exists() && s.Route.ModifyIndex < known && s.Index < known && !now.Before(o.GoneBack)
 	if known := o.Snapshot.Route; !consistent || older {
 		s.Route = known
 	}
