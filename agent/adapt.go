@@ -47,11 +47,11 @@ func peerOf(name string, s api.PeerStatus) ha.Peer {
 	}
 }
 
-// keepSlot reports whether a slot of nobody stays: permanent ones and those that
-// the operator said to ignore.
+// keepSlot reports whether a slot of nobody stays: permanent ones, those that the operator
+// said to ignore, and in pause all.
 func keepSlot(d cluster.Dynamic) func(postgres.Slot) bool {
 	return func(s postgres.Slot) bool {
-		if _, permanent := d.Slots[s.Name]; permanent {
+		if _, permanent := d.Slots[s.Name]; permanent || d.Pause {
 			return true
 		}
 		for _, m := range d.IgnoreSlots {

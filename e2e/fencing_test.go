@@ -68,8 +68,9 @@ func byHand(ctx context.Context, t *testing.T, l *lab.Lab, m *lab.Member, progra
 	}
 }
 
-// In pause the operator restarts PostgreSQL by hand: the agent sees it, leads with it, and
-// goes on with it when the pause is over; and its guard ends it with the lease.
+// In pause a switchover is carried out to its end. Then the operator restarts PostgreSQL by
+// hand: the agent sees it, leads with it, and goes on with it when the pause is over; and its
+// guard ends it with the lease.
 func TestStartedByHandInPause(t *testing.T) {
 	l := start(t, lab.Options{Bouncers: -1, Members: 2, ConsulServers: 1, TTL: int(outageTTL / time.Second)})
 	s := l.Shard(0)
@@ -94,6 +95,20 @@ func TestStartedByHandInPause(t *testing.T) {
 	}
 	pause(true)
 	serves(true)
+	old, next := leader, s.Members()[0]
+	if next == old {
+		next = s.Members()[1]
+	}
+	must(t, s.Switchover(ctx, old, next))
+	leader = next
+	serves(true)
+	await(ctx, t, "the old leader does not follow the new one", func() error {
+		_, body, err := old.Get(ctx, "/patroni")
+		if err == nil && !strings.Contains(string(body), `"replication_state":"streaming"`) {
+			err = errors.New(string(body))
+		}
+		return err
+	})
 	byHand(ctx, t, l, leader, "pg_ctl", "stop", "-m", "fast", "-D", leader.DataDir)
 	host, port, _ := strings.Cut(leader.Postgres, ":")
 	// By another name, too: the lock file has that.

@@ -399,7 +399,8 @@ func TestOutlookNeedsEachCondition(t *testing.T) {
 		{"a watch has no route", 5, route(11, 0), false, 5},
 		{"a watch's route counts as none", 5, route(11, 9), false, 5},
 		{"a newer route", 5, route(11, 9), true, 9},
-		{"an older route", 5, route(11, 4), true, 5},
+		{"an older route", 15, route(11, 4), true, 15},
+		{"an older route, in a reading from after it was written", 5, route(11, 4), true, 4},
 		{"the route is gone", 5, route(11, 0), true, 0},
 	} {
 		o := Outlook{Read: 1, FirstRead: 1, Snapshot: route(10, tt.known)}
@@ -486,6 +487,55 @@ func TestPauseNeedsEachCondition(t *testing.T) {
 		{"another's lease is over, and its beats told of no pause", view(expiredLease, primary, func(v *View) { v.Config.Pause = true }), "take over (status at 45)", "paused"},
 		{"another's lease runs without its lock", view(leads("b", 0), lockGone, primary, paused_), "", "beside the lease of b"},
 		{"another has released its lease", view(leads("b", 0), released(""), primary, paused_), "take over (status at 45)", "paused"},
+	})
+}
+
+// In pause a switchover that was asked for is carried out to its end, and nothing else.
+func TestSwitchoverInPause(t *testing.T) {
+	toA := request(cluster.Failover{Leader: "b", Candidate: "a"})
+	given := []func(*View){leads("b", 0), released("a"), toA, paused_}
+	with := func(more ...func(*View)) View { return view(append(slices.Clone(given), more...)...) }
+	const take = "take over (status at 45)"
+	leader := []func(*View){holdsLease(7 * time.Second), func(v *View) { v.Postgres.Primary = false }, paused_}
+	leads_ := func(more ...func(*View)) View { return view(append(slices.Clone(leader), more...)...) }
+	handedOver := []func(*View){leads("b", 0), down, primary, paused_, func(v *View) { v.HandedOver = 48 }}
+	follows := func(more ...func(*View)) View { return view(append(slices.Clone(handedOver), more...)...) }
+	replica := func(more ...func(*View)) View {
+		return view(append([]func(*View){leads("b", 0), paused_, func(v *View) { v.Postgres.Upstream = "c" }}, more...)...)
+	}
+	runSituations(t, []situationTest{
+		{"given to us", with(), take, "given to us by b"},
+		{"given to us, whoever the candidate was to be", with(request(cluster.Failover{Leader: "b"})), take, "given to us by b"},
+		{"given to us without a request", with(request(cluster.Failover{})), "", "paused"},
+		{"another is asked for by now", with(request(cluster.Failover{Leader: "b", Candidate: "c"})), "", "paused"},
+		{"asked for later", with(func(v *View) { later := v.Wall.Add(time.Hour); v.Cluster.Failover.Value.ScheduledAt = &later }), "", "paused"},
+		{"given to another", with(released("c")), "", "paused"},
+		{"not given", with(func(v *View) { v.Cluster.Status.Value.Lictor.Released = false }), "", "paused"},
+		{"down", with(down), "", "paused"},
+		{"starting", with(func(v *View) { v.Postgres.Accepting = false }), "", "paused"},
+		{"replay waits for a restart", with(undersized), "", "paused"},
+		{"a nofailover member", with(func(v *View) { v.Tags = map[string]any{"nofailover": true} }), "", "tagged nofailover"},
+
+		{"with the lock", leads_(toA), "promote", "the leader"},
+		{"with the lock, nothing is asked for", leads_(), "", "with the lock"},
+		{"with the lock, asked for later", leads_(toA, func(v *View) { later := v.Wall.Add(time.Hour); v.Cluster.Failover.Value.ScheduledAt = &later }), "clear the failover key", "is done"},
+		{"with the lock, the promotion fails again and again", leads_(toA, asked(peer("b", 1, 5000)), func(v *View) {
+			v.Attempt = Attempt{Kind: TaskPromote, Failures: crashLoop}
+		}), "promote", "the leader"},
+
+		{"the old leader", follows(), "rejoin as replica of b", "b leads"},
+		{"the old leader, before anybody leads", follows(released("a")), "", "paused"},
+		{"the old leader, stopped by hand since", follows(func(v *View) { v.Postgres.DownSince = now }), "", "paused"},
+		{"the old leader, running", follows(func(v *View) { v.Postgres.Running = true }), "kill PostgreSQL", "while b leads"},
+		{"a replica", replica(), "follow b", "b leads"},
+		{"a replica that follows the leader", replica(func(v *View) { v.Postgres.Upstream = "b" }), "", "paused"},
+		{"a replica that is starting", replica(func(v *View) { v.Postgres.Accepting = false }), "", "paused"},
+		{"a replica, before the leader is a primary", replica(func(v *View) { v.Cluster.Members[1].Value.Role = cluster.RoleReplica }), "", "paused"},
+		{"a replica that would have to be rewound", replica(strayed(41)), "", "paused"},
+		{"a replica by the archive", replica(func(v *View) { v.Tags = map[string]any{"nostream": true} }), "", "paused"},
+		{"the old leader of a switchover before the pause", follows(func(v *View) { v.Cluster.Config.ModifyIndex = 49 }), "", "paused"},
+		{"one that was down", follows(func(v *View) { v.HandedOver = 0 }), "", "paused"},
+		{"the old leader's data are gone", follows(func(v *View) { v.Postgres.Data = DataEmpty }), "", "paused"},
 	})
 }
 

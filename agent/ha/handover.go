@@ -93,6 +93,15 @@ func handover(v View) Decision {
 	return do("switching over to "+best.Name, Handover{Successor: best.Name, OnBusy: request.OnBusy})
 }
 
+// askedToLead reports whether a switchover or failover that the operator has asked for, and
+// that is not done, makes this member the leader.
+func (v View) askedToLead() bool {
+	f := v.Cluster.Failover
+	r := f.Value
+	return f.OK() && r.Leader != v.Name && (r.Candidate == v.Name || r.Candidate == "" && r.Leader != "") &&
+		(r.ScheduledAt == nil || !v.Wall.Before(*r.ScheduledAt))
+}
+
 // asAsked is the view with the positions of this leader that the peers' answers can be
 // compared with: those from before they were asked. It may have switched to another WAL
 // segment since, which would pass for a lag of 16 MB.

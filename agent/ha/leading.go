@@ -122,14 +122,14 @@ func duty(v View) Decision {
 		return wait("the leader; PostgreSQL is starting")
 	case v.Read.IsZero():
 		return Decision{} // what is to be done besides is in Consul
-	case v.Config.Pause && !pg.Primary:
+	case v.Config.Pause && !pg.Primary && !v.askedToLead():
 		return handover(v)
 	case !pg.Primary:
 		if d, first := v.syncBeforePromotion(); first {
 			return d
 		}
 		promote := v.unlessFailing(do("the leader", v.promote()))
-		if v.Attempt.Kind == TaskPromote && v.Attempt.Failures >= crashLoop {
+		if v.Attempt.Kind == TaskPromote && v.Attempt.Failures >= crashLoop && !v.Config.Pause {
 			return giveUpOr(v, "the promotion fails again and again", promote)
 		}
 		return promote

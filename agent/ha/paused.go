@@ -1,9 +1,13 @@
 package ha
 
+import "github.com/lictor-ha/lictor/agent/cluster"
+
 // paused: the operator said hands off (I5): nothing is started, stopped,
 // promoted or demoted on its own. The leader goes on beating (leading.go), a
 // primary without a lock takes the lock if nobody else holds it or may still lead by a
-// lease that has lost its lock with a session, a named handover works.
+// lease that has lost its lock with a session. A switchover that the operator asks for is
+// carried out to its end: its candidate leads, and the old leader follows, as do replicas
+// that run.
 func paused(v View) (Decision, bool) {
 	if !v.Config.Pause {
 		return Decision{}, false
@@ -15,6 +19,8 @@ func paused(v View) (Decision, bool) {
 		return wait("paused, busy: " + string(v.Task)), true
 	case v.Now.Before(v.Lease.NotBefore):
 		return wait("paused; the lock could not be taken").by(v.Lease.NotBefore), true
+	case v.succeedsInPause(), v.followsInPause():
+		return Decision{}, false
 	case v.Postgres.Running && v.Postgres.Primary && v.othersLease() != "":
 		return wait("paused; running as a primary beside the lease of " + v.othersLease()).by(v.leaseExpires()), true
 	case v.Postgres.Running && v.Postgres.Primary && v.Session != "" && !v.Lease.InFlight:
@@ -22,6 +28,30 @@ func paused(v View) (Decision, bool) {
 	default:
 		return wait("paused"), true
 	}
+}
+
+// succeedsInPause reports whether the lease was given to this member, a replica, by the
+// switchover that the operator has asked for.
+func (v View) succeedsInPause() bool {
+	b, pg := v.beat(), v.Postgres
+	return b != nil && b.Released && b.Successor == v.Name && v.askedToLead() && v.leader() == "" &&
+		pg.Running && pg.Accepting && !pg.Primary && pg.Undersized == ""
+}
+
+// followsInPause reports whether this member has to follow another leader than before: as a
+// replica that runs, which needs no more than a reload, or as the leader before the
+// switchover, whose PostgreSQL that has stopped.
+func (v View) followsInPause() bool {
+	pg, leader := v.Postgres, v.leader()
+	m, found := v.Cluster.Member(leader)
+	if !found || leader == v.Name || pg.Data != DataValid {
+		return false
+	}
+	if !pg.Running {
+		return v.HandedOver > v.Cluster.Config.ModifyIndex && pg.DownSince.IsZero() // asked for in this pause
+	}
+	return pg.Accepting && !pg.Primary && isPrimary(m.Value.Role) && pg.Upstream != v.upstream(leader) &&
+		!cluster.NoStream(v.Tags) && !v.leftBehind(m.Value.Timeline)
 }
 
 // othersLease is whose lease, another member's, may still run, whether its lock is there

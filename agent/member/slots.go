@@ -24,10 +24,10 @@ type slotKeeper struct {
 // keep keeps a replication slot for every member that streams from this one, so
 // that one that is away for a while finds its WAL. A replica does, too, for those that
 // replicate from it; and what it kept as a primary it drops, as that holds WAL back for
-// ever.
+// ever. In pause none is dropped, and those are made without which nobody can follow.
 func (k *slotKeeper) keep() {
 	o := &k.local.PG.Observed
-	if k.keeping || !o.Accepting || k.Dynamic.Pause || !k.postgres.UseSlots() {
+	if k.keeping || !o.Accepting || !k.postgres.UseSlots() {
 		return
 	}
 	names := slotsFor(k.Snapshot, k.Name, !o.InRecovery)

@@ -49,10 +49,12 @@ func TestSlots(t *testing.T) {
 	w.pass(slotsEvery)
 	w.Dynamic.Pause = true
 	w.slots.keep()
-	w.none("Postgres.SyncSlots")
+	if c := w.take("Postgres.SyncSlots"); !c.args[2].(cluster.Dynamic).Pause {
+		t.Fatal("it does not hear of the pause, in which no slot is dropped")
+	} else {
+		c.answer()
+	}
 	w.Dynamic.Pause = false
-	w.slots.keep()
-	w.answer("Postgres.SyncSlots")
 	w.sawReplica(mib, "b") // it drops what it kept as a primary
 	w.slots.keep()
 	if c := w.take("Postgres.SyncSlots"); len(c.args[1].([]string)) != 0 {
