@@ -21,6 +21,8 @@ func TestMemberEqualLooksAtEveryField(t *testing.T) {
 			v.SetBool(true)
 		case reflect.Int, reflect.Int64:
 			v.SetInt(7)
+		case reflect.Uint64:
+			v.SetUint(7)
 		case reflect.Map:
 			v.Set(reflect.MakeMap(v.Type()))
 			v.SetMapIndex(reflect.ValueOf("x"), reflect.New(v.Type().Elem()).Elem())

@@ -60,9 +60,18 @@ func (m Member) Equal(o Member) bool {
 func (m Member) EqualButPositions(o Member) bool {
 	m.XLogLocation, m.ReceiveLSN, m.ReplayLSN = o.XLogLocation, o.ReceiveLSN, o.ReplayLSN
 	if m.Lictor != nil && o.Lictor != nil {
-		m.Lictor = &MemberLictor{Problems: m.Lictor.Problems, LeaderLSN: o.Lictor.LeaderLSN}
+		l := *m.Lictor
+		l.LeaderLSN = o.Lictor.LeaderLSN
+		m.Lictor = &l
 	}
 	return m.Equal(o)
+}
+
+// SaysPaused reports whether a member says that the shard is paused, or is not, by the
+// configuration at index or a later one. A key that was written before, in an earlier pause
+// say, tells nothing of this one.
+func (m Member) SaysPaused(on bool, index uint64) bool {
+	return m.Pause == on && (m.Lictor == nil || m.Lictor.Config == 0 || m.Lictor.Config >= index)
 }
 
 func equalPointers[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
@@ -80,6 +89,10 @@ type MemberLictor struct {
 	LeaderLSN int64 `json:"leader_lsn,omitempty"`
 	// Problems is how many problems it tells of that somebody has to mend.
 	Problems int `json:"problems,omitempty"`
+	// Config is the ModifyIndex of the key config that the member acts on: what it says was
+	// said under an earlier one may be about to change. Zero: it has read none, or is of a
+	// version that does not tell.
+	Config uint64 `json:"config,omitempty"`
 }
 
 // PendingChange is a parameter that takes effect with the next restart.

@@ -39,7 +39,7 @@ func (m *Member) Value() cluster.Member {
 		// Not before the guard stands down: whoever sees it may end the agent.
 		Pause: m.PauseInForce() && m.GuardSupervisor.standsDown(),
 		// Always there: without it the others believe who answers at this address, unproved.
-		Lictor:           &cluster.MemberLictor{Problems: len(m.shell.Problems())},
+		Lictor:           &cluster.MemberLictor{Problems: len(m.shell.Problems()), Config: m.Snapshot.Config.ModifyIndex},
 		ScheduledRestart: m.shell.ScheduledRestart(),
 	}
 	if m.LeavingSync {

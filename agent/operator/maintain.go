@@ -248,7 +248,7 @@ func (s *Shard) allPaused(ctx context.Context, on bool) error {
 		return err
 	}
 	for _, m := range snapshot.Members {
-		if m.Value.Pause != on {
+		if !m.Value.SaysPaused(on, snapshot.Config.ModifyIndex) {
 			return errors.New(m.Value.Name + " does not say so yet")
 		}
 	}
