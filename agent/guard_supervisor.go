@@ -229,6 +229,9 @@ func (g *guardSupervisor) recall(ctx context.Context) (r member.Recalled, none b
 		return g.marked(r), true
 	case err != nil:
 		g.log.Error().Err(err).Msg("the guard runs, but does not answer")
+		if r = g.marked(r); r.Paused {
+			return r, false
+		}
 		return member.Recalled{Until: longAgo}, false
 	case status.Fired:
 		return member.Recalled{Until: longAgo}, false

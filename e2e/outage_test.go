@@ -246,6 +246,19 @@ func TestPause(t *testing.T) {
 		holdFor(ctx, t, 2*outageTTL)
 		must(t, l.StartConsul(ctx))
 		awaitLease(ctx, t, leader, false)
+
+		// The same with a guard and its watcher that stand still.
+		guards := got(leader.Find(func(i lab.ProcessInfo) bool { return len(i.Args) > 1 && i.Args[1] == "guard" }))(t)
+		for _, g := range guards {
+			must(t, g.Signal(syscall.SIGSTOP))
+		}
+		must(t, leader.Processes()[0].Kill(ctx))
+		must(t, leader.Start(ctx))
+		holdFor(ctx, t, 2*outageTTL)
+		for _, g := range guards {
+			must(t, g.Signal(syscall.SIGCONT))
+		}
+		awaitLease(ctx, t, leader, false)
 		pause(nil)
 	})
 	unharmed(t, s, leader, before, w)
