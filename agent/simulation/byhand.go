@@ -9,7 +9,7 @@ const ByHand Kind = "by-hand"
 func byHand(w *world, e Event) func() {
 	h := w.hosts[e.Member]
 	p := &h.pg
-	if !w.judge.paused || !h.up || h.frozen || p.orphans || p.remains {
+	if !w.judge.paused || !h.up || h.frozen || p.orphans || p.remains || p.diskHangs > 0 {
 		return nil
 	}
 	switch e.Text {
@@ -22,7 +22,7 @@ func byHand(w *world, e Event) func() {
 	case "restart":
 		p.stop(func(error) { p.startByHand() })
 	case "promote":
-		if holder := w.consul.leaderNamed(); w.judge.noPrimary() && (holder == "" || holder == h.name) && p.ready && !p.primary {
+		if w.judge.mayBecomePrimary(h) && p.ready && !p.primary {
 			w.judge.byHand = h
 			p.ask(0, func(error) { w.judge.byHand = nil })
 		}
@@ -37,15 +37,19 @@ func (p *postgres) startByHand() {
 	if a := p.host.agent; a != nil && a.FirstRead.IsZero() {
 		return
 	}
-	if p.running || p.primary && !p.host.w.judge.noPrimary() || !p.host.w.judge.paused || p.data() != "valid" {
+	if p.running || p.primary && !p.host.w.judge.mayBecomePrimary(p.host) || !p.host.w.judge.paused || p.data() != "valid" {
 		return
 	}
 	p.start(p.primary, p.aim, nil, func(error) {})
 	p.stray, p.parent = p.running, nil
 }
 
-// noPrimary reports whether no PostgreSQL runs as a primary.
-func (j *judge) noPrimary() bool {
+// mayBecomePrimary reports whether an operator makes a primary of this member: no other one
+// runs, and nobody else holds the lock.
+func (j *judge) mayBecomePrimary(of *host) bool {
+	if holder := j.w.consul.leaderNamed(); holder != "" && holder != of.name {
+		return false
+	}
 	for _, h := range j.w.hosts {
 		if h.pg.running && h.pg.primary || h.pg.writable {
 			return false
@@ -66,7 +70,7 @@ func (j *judge) seesPause() {
 	}
 	for _, h := range j.w.hosts {
 		e, found := j.w.consul.keys[keyMembers+h.name]
-		if !found || !e.value.(cluster.Member).Pause {
+		if !found || !e.value.(cluster.Member).SaysPaused(true, j.w.consul.keys[keyConfig].index) {
 			return
 		}
 	}
@@ -84,7 +88,7 @@ func (j *judge) acts(h *host, what string) {
 	holder := j.w.consul.leaderNamed()
 	e, asked := j.w.consul.keys[keyFailover]
 	asked = asked && e.value.(cluster.Failover).Candidate != ""
-	if a := h.agent; asked || j.asked || holder != "" && holder != h.name && h.pg.primary ||
+	if a := h.agent; asked || j.asked || h == j.switched || holder != "" && holder != h.name && h.pg.primary ||
 		a != nil && (a.Stopping || a.Tenure.Giving() != nil || !a.TaskSince().IsZero() && a.TaskSince().Sub(a.host.wall(j.pausedAt)) <= 0) {
 		return
 	}

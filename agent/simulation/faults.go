@@ -416,11 +416,13 @@ func switchover(w *world, e Event) func() {
 	if leader == "" || w.consul.state != consulUp {
 		return nil
 	}
+	w.judge.switched = w.hostNamed(leader)
 	w.consul.put(keyFailover, cluster.Failover{Leader: leader, Candidate: memberName(e.Member)})
 	return nil
 }
 
 func pause(w *world, _ Event) func() {
+	w.judge.switched = nil
 	w.reconfigure(map[string]any{"pause": true})
 	return func() {
 		w.judge.paused, w.judge.asked = false, false

@@ -21,7 +21,7 @@ func consulFaults() map[Kind]fault {
 			return func() { w.net.status[e.Member] = 0 }
 		}},
 		RestoreSnapshot: {inject: func(w *world, _ Event) func() {
-			if _, made := w.consul.keys[keyInitialize]; !made {
+			if made, _ := w.consul.keys[keyInitialize].value.(string); made == "" {
 				return nil // of a shard that is not there yet, nothing would be left
 			}
 			s := w.consul.save()

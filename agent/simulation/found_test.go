@@ -51,6 +51,17 @@ func TestFoundHandoverOfAKilledPrimary(t *testing.T) {
 		ev(30, Switchover, b), ev(30.15, KillPostmaster, a), ev(60, Switchover, a), ev(60.12, KillPostmaster, b)))
 }
 
+// A snapshot of Consul is restored while the one that led in it begins anew and cannot know.
+func TestFoundSnapshotThatTheNextAgentDidNotKnow(t *testing.T) {
+	survived(t, directed(3, alone(8), during(29, 41.8, RestoreSnapshot, a), during(40, 60, StopAgent, a), during(69, 2, ConsulDown, a),
+		during(70, 0.3, EndAgent, a)))
+}
+
+// A postmaster that does not stop ends otherwise, and its backends go on.
+func TestFoundBackendsAfterAStop(t *testing.T) {
+	survived(t, directed(3, alone(30), during(28, 19, HangPostmaster, a), during(30, 40, EndAgent, a), during(35, 16, Orphans, a)))
+}
+
 // A leader's postmaster hangs, and its agent begins anew before it could be ended: nobody has
 // seen that postmaster serve.
 func TestFoundHangThatTheNextAgentDidNotKnow(t *testing.T) {

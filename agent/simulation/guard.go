@@ -165,8 +165,10 @@ func (g *guard) die() {
 // word the mark tells whether this member has led, and how long it may have.
 func (g *guard) recall() member.Recalled {
 	const longAgo = 1
-	switch {
+	switch m := g.host.mark; {
 	case !g.alive:
+	case g.stopped > 0 && m != nil && m.paused:
+		return member.Recalled{Paused: true}
 	case g.stopped > 0, g.deadline.Fired:
 		return member.Recalled{Until: longAgo}
 	case !g.deadline.Until.IsZero():

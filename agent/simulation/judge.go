@@ -32,6 +32,7 @@ type judge struct {
 	// has asked for something meanwhile that ends or starts a PostgreSQL.
 	paused, asked bool
 	byHand        *host // whom the operator promotes
+	switched      *host // who led when the operator asked for a switchover in this pause
 	pausedAt      instant
 	// wentBack: Consul has been put back to an earlier state, and no leader has written the
 	// key sync since: what it names is of another time, and nothing is promised by it.

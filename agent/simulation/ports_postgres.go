@@ -98,7 +98,7 @@ func (p inPostgres) Stop(w *member.Work, limit time.Duration, _ bool, done func(
 		if p.host.pg.running {
 			p.host.w.judge.acts(p.host, "the agent stops PostgreSQL")
 		}
-		p.host.pg.stop(func(error) { stopped = true; done(nil) })
+		p.host.pg.stop(func(err error) { stopped = true; done(err) })
 		p.later(limit, func() {
 			if !stopped {
 				p.kill(limit, done)
@@ -108,7 +108,7 @@ func (p inPostgres) Stop(w *member.Work, limit time.Duration, _ bool, done func(
 }
 
 func (p inPostgres) StopFor(w *member.Work, _ func(int64, func(error)), done func(error)) {
-	p.work(w, func(done func(error)) { p.host.pg.stop(func(error) { done(nil) }) }, done)
+	p.work(w, func(done func(error)) { p.host.pg.stop(done) }, done)
 }
 
 func (p inPostgres) EndShutDown(w *member.Work, _ time.Duration, done func(error)) {

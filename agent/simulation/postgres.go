@@ -303,13 +303,13 @@ func (w *world) nextTimeline(from position, above int) int {
 
 // stop is a fast shutdown: clients are thrown out, standbys get what is left.
 func (p *postgres) stop(done func(error)) {
-	if !p.running { // backends without a postmaster are killed
-		p.endOrphans()
-		done(nil)
+	ended := func() { done(p.killOrphans()) }
+	if !p.running {
+		ended()
 		return
 	}
 	if p.stopping {
-		p.later(p.takes(20*time.Millisecond, 500*time.Millisecond), func() { p.stop(done) }, func() { done(nil) })
+		p.later(p.takes(20*time.Millisecond, 500*time.Millisecond), func() { p.stop(done) }, ended)
 		return
 	}
 	p.stopping, p.ready = true, false
@@ -327,7 +327,16 @@ func (p *postgres) stop(done func(error)) {
 		p.clean = true
 		p.end()
 		done(nil)
-	}, func() { done(nil) })
+	}, ended)
+}
+
+// killOrphans ends backends without a postmaster, if they can be told.
+func (p *postgres) killOrphans() error {
+	if p.orphans && p.unkillable > 0 {
+		return errNotKilled
+	}
+	p.endOrphans()
+	return nil
 }
 
 // drainTo is the end of a walsender at a shutdown: it sends all that is left.

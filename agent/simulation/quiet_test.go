@@ -93,6 +93,28 @@ func TestSwitchover(t *testing.T) {
 	}
 }
 
+// TestSwitchoverInPause: the candidate leads and the old leader follows it, while the pause
+// goes on.
+func TestSwitchoverInPause(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []any{false, true, "quorum"} {
+		s := directed(3, map[string]any{"ttl": 8, "synchronous_mode": mode, "synchronous_node_count": 2}, during(29, 100, Pause, a), ev(32, Switchover, b), ev(50, Switchover, c))
+		s.Calm = true
+		for seed := uint64(1); seed <= 20; seed++ {
+			s.Seed = seed
+			w := newWorld(s, Options{})
+			for _, e := range s.Events {
+				w.at(e.At, func() { w.inject(e) })
+			}
+			w.run(65 * time.Second)
+			if why := w.judge.whole(); w.judge.violation != nil || !w.judge.paused || why != "" || w.consul.leaderNamed() != memberName(c) {
+				t.Errorf("seed %d: paused: %v; %v; %s leads; %s", seed, w.judge.paused, w.judge.violation, w.consul.leaderNamed(), why)
+				return
+			}
+		}
+	}
+}
+
 // TestGuardThatHangs: PostgreSQL is killed at the deadline of a guard that stands still;
 // the leader then does without that guard.
 func TestGuardThatHangs(t *testing.T) {

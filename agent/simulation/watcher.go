@@ -7,7 +7,7 @@ import (
 )
 
 // watcher is the guard's parent, which does what the guard cannot do any more
-// (agent/fence/watcher.go). Each guard has one of its own.
+// (agent/fence/watcher.go). Each guard has one of its own, and another one after that.
 type watcher struct {
 	host    *host
 	ended   bool
@@ -88,13 +88,27 @@ func (o *watcher) inherit() {
 	})
 }
 
-// die is a kill of the watcher: its guard goes on alone.
+// die is a kill of the watcher: its guard, if it runs, makes another one, which watches the
+// same postmaster.
 func (o *watcher) die() {
 	if o == nil || o.ended {
 		return
 	}
-	o.host.w.say("%s: the guard's watcher is gone", o.host.name)
-	o.host.changes(func() { o.ended, o.held = true, nil })
+	h, g := o.host, &o.host.guard
+	h.w.say("%s: the guard's watcher is gone", h.name)
+	h.changes(func() { o.ended, o.held = true, nil })
+	h.w.after(h.w.between(time.Millisecond, 50*time.Millisecond), func() {
+		g.run(func() {
+			if !g.alive || g.watcher != o {
+				return
+			}
+			g.watcher = &watcher{host: h}
+			if h.pg.parent == o {
+				h.pg.parent = g.watcher
+			}
+			g.watcher.share(g.deadline.Until)
+		})
+	})
 }
 
 // stop stops it until the fault is over.
