@@ -50,29 +50,39 @@ func BenchmarkMerge(b *testing.B) {
 	}
 }
 
+// BenchmarkRender takes what is known of a thousand shards to a checked text, when one of
+// them has changed, and when all have.
 func BenchmarkRender(b *testing.B) {
-	config := benchConfig()
-	book := routes.NewTable(config)
-	book.Merge(routes.Answer{Pairs: benchPairs(b, config), KnownLeader: true})
-	shards, _ := routesOf(book)
-	r := render.NewRenderer(config, nil, "")
-	defer r.Close()
-	source, err := r.Template()
-	if err != nil {
-		b.Fatal(err)
-	}
-	viewer := render.NewViewer(config)
-	for i := uint64(1); b.Loop(); i++ {
-		one := shards["service/shard0007"] // of a thousand it is the one that has changed
-		one.Revision = i << 32
-		shards["service/shard0007"] = one
-		views, _ := viewer.View(shards, pgbouncer.Version{})
-		text, err := r.Render(source, views, pgbouncer.Version{1, 18})
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := render.Check(text, views, config, pgbouncer.Version{}); err != nil {
-			b.Fatal(err)
-		}
+	c := benchConfig()
+	table := routes.NewTable(c)
+	table.Merge(routes.Answer{Pairs: benchPairs(b, c), KnownLeader: true})
+	shards, _ := routesOf(table)
+	for name, changed := range map[string]int{"one": 1, "all": benchShards} {
+		b.Run(name, func(b *testing.B) {
+			r := render.NewRenderer(c, nil, "")
+			defer r.Close()
+			source, err := r.Template()
+			if err != nil {
+				b.Fatal(err)
+			}
+			viewer, checker := render.NewViewer(c), render.NewChecker(c)
+			for i := uint64(1); b.Loop(); i++ {
+				for n := range changed {
+					id := config.ShardID(fmt.Sprintf("service/shard%04d", n))
+					one := shards[id]
+					one.Revision = i << 32
+					one.Route.Leader.Port = 5000 + int(i%100)
+					shards[id] = one
+				}
+				views, _ := viewer.View(shards, pgbouncer.Version{})
+				text, err := r.Render(source, views, pgbouncer.Version{1, 18})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := checker.Check(text, views, pgbouncer.Version{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -230,7 +230,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 func (b *bouncer) newProcess(i int, c config.Config, log zerolog.Logger, pool *consul.Pool) *process {
 	console := pooler.NewConsole(c)
 	co := &reconciler{
-		config: c, log: log, table: b.table, renderer: render.NewRenderer(c, pool, ""), viewer: render.NewViewer(c), console: console,
+		config: c, log: log, table: b.table, renderer: render.NewRenderer(c, pool, ""), viewer: render.NewViewer(c), checker: render.NewChecker(c), console: console,
 		applier: pooler.NewApplier(c, console), good: render.NewLastGood(c), deadman: pooler.NewDeadman(c, log),
 		handovers: b.handovers, number: i, respond: b.processes.responder(i), wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
 	}

@@ -75,6 +75,7 @@ type reconciler struct {
 	// Of the goroutine alone:
 	holds      map[config.ShardID]*hold
 	viewer     *render.Viewer
+	checker    *render.Checker
 	seen       *viewed
 	last       *rendering
 	generation int // of the PgBouncer that has taken loaded
@@ -335,7 +336,7 @@ func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known 
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
-		file, err := render.Check(text, known.views, c.config, known.version)
+		file, err := c.checker.Check(text, known.views, known.version)
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
@@ -395,7 +396,7 @@ func (c *reconciler) rendered(known *viewed) ([]byte, pgbouncer.File, error) {
 	if now.text, err = c.renderer.Render(source, known.views, known.version); err != nil {
 		return nil, pgbouncer.File{}, err
 	}
-	if now.file, err = render.Check(now.text, known.views, c.config, known.version); err != nil {
+	if now.file, err = c.checker.Check(now.text, known.views, known.version); err != nil {
 		return nil, pgbouncer.File{}, err
 	}
 	c.last = &now

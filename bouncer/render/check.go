@@ -13,43 +13,60 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
+// Checker checks one rendered pgbouncer.ini after the other, for one configuration: what it
+// has found of a database is kept as long as its line stands. It runs on one goroutine.
+type Checker struct {
+	config  config.Config
+	version pgbouncer.Version
+	parser  pgbouncer.Parser
+}
+
+// NewChecker makes a checker for a configuration.
+func NewChecker(c config.Config) *Checker { return &Checker{config: c} }
+
+// Check is a checker's for one time.
+func Check(text []byte, views []*Shard, c config.Config, version pgbouncer.Version) (pgbouncer.File, error) {
+	return NewChecker(c).Check(text, views, version)
+}
+
 // Check reads a rendered pgbouncer.ini and reports whether it may be installed:
 // it can be parsed, every shard is in it with the primary that is known, and
 // the bouncer does not lock itself out.
-func Check(text []byte, views []*Shard, c config.Config, version pgbouncer.Version) (pgbouncer.File, error) {
-	file, err := pgbouncer.ParseFile(text)
+func (k *Checker) Check(text []byte, views []*Shard, version pgbouncer.Version) (pgbouncer.File, error) {
+	if k.parser.Check == nil || k.version != version {
+		k.version = version
+		k.parser = pgbouncer.Parser{Check: func(e pgbouncer.Entry) error { return checkEntry(e, version) }}
+	}
+	file, errs, err := k.parser.Parse(text)
 	if err != nil {
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is not a pgbouncer.ini: %w", err)
 	}
-	var errs []error
-	for _, e := range file.Databases {
-		if e.Name != "*" {
-			if err := pgbouncer.CheckName(e.Name, version); err != nil {
-				errs = append(errs, fmt.Errorf("line %d: database %w", e.Line, err))
-			}
-		}
-		errs = append(errs, checkOptions(e, version))
-	}
 	for _, v := range views {
 		for _, d := range v.Databases {
-			errs = append(errs, checkDatabase(file, v, d))
+			if err := checkDatabase(file, v, d); err != nil {
+				errs = append(errs, err)
+			}
 		}
 	}
-	errs = append(errs, checkAccess(file, c), checkStart(file, c))
+	errs = append(errs, checkAccess(file, k.config), checkStart(file, k.config))
 	if err := errors.Join(errs...); err != nil {
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is refused: %w", err)
 	}
 	return file, nil
 }
 
-// checkOptions tells what of a database's line PgBouncer would not understand. It takes in
+// checkEntry tells what of a database's line PgBouncer would not understand. It takes in
 // nothing that comes after such a line, and before 1.25 it does not tell.
-func checkOptions(e pgbouncer.Entry, version pgbouncer.Version) error {
+func checkEntry(e pgbouncer.Entry, version pgbouncer.Version) error {
+	var errs []error
+	if e.Name != "*" {
+		errs = append(errs, pgbouncer.CheckName(e.Name, version))
+	}
 	var wrong []string
 	for name, value := range e.Params {
 		switch name {
 		case "host", "port", "dbname":
-			continue // looked at beside the routes; there may be thousands of them
+			continue // looked at beside the routes
 		case "reserve_pool":
 			name = "reserve_pool_size" // newer ones take both
 		default:
@@ -66,11 +83,11 @@ func checkOptions(e pgbouncer.Entry, version pgbouncer.Version) error {
 			wrong = append(wrong, fmt.Sprintf("%s: %v", name, err))
 		}
 	}
-	if len(wrong) == 0 {
-		return nil
+	if len(wrong) > 0 {
+		slices.Sort(wrong)
+		errs = append(errs, fmt.Errorf("%q: %s", e.Name, strings.Join(wrong, "; ")))
 	}
-	slices.Sort(wrong)
-	return fmt.Errorf("line %d: database %q: %s", e.Line, e.Name, strings.Join(wrong, "; "))
+	return errors.Join(errs...)
 }
 
 func checkDatabase(file pgbouncer.File, v *Shard, d config.Database) error {
@@ -95,11 +112,14 @@ func checkDatabase(file pgbouncer.File, v *Shard, d config.Database) error {
 		to, _ := v.Readers()
 		return fmt.Errorf("shard %s: database %q must not be there, its readers are %s: write it where (readers S).Host is not empty", v.ID, d.ReadOnlyName(), to)
 	}
+	if entry.Host() == v.readers.Host && entry.Port() == v.readers.Port {
+		return nil // as they were chosen
+	}
+	members := v.Route.Replicas
+	if v.mode != config.ReadersStrict {
+		members = append([]cluster.RouteMember{leader}, members...)
+	}
 	for host := range strings.SplitSeq(entry.Host(), ",") {
-		members := v.Route.Replicas
-		if v.mode != config.ReadersStrict {
-			members = append([]cluster.RouteMember{leader}, members...)
-		}
 		if !slices.ContainsFunc(members, func(m cluster.RouteMember) bool { return m.Host == host && m.Port == entry.Port() }) {
 			return fmt.Errorf("shard %s: database %q leads to %q port %d, which is no member", v.ID, d.ReadOnlyName(), host, entry.Port())
 		}

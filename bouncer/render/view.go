@@ -91,6 +91,9 @@ type Viewer struct {
 	configured map[config.ShardID]config.Shard
 	version    pgbouncer.Version
 	kept       map[config.ShardID]keptView
+	// views and left are what the last call returned.
+	views []*Shard
+	left  []LeftOut
 }
 
 // keptView is a shard and what it was made of.
@@ -98,6 +101,9 @@ type keptView struct {
 	view     *Shard
 	revision uint64
 	label    string
+	// first and createIndex are its age.
+	first       time.Time
+	createIndex uint64
 	// unfit is why it cannot be offered, whatever the others are called.
 	unfit error
 }
@@ -121,11 +127,14 @@ func View(c config.Config, shards map[config.ShardID]ShardRoute, version pgbounc
 // of this version cannot read, is left out and reported. A shard of the same revision as in
 // the call before, unless that is 0, has the same address.
 func (w *Viewer) View(shards map[config.ShardID]ShardRoute, version pgbouncer.Version) (views []*Shard, left []LeftOut) {
-	before := w.kept
 	if version != w.version {
-		before = nil
+		w.version, w.kept = version, nil
 	}
-	w.version, w.kept = version, make(map[config.ShardID]keptView, len(shards))
+	if w.update(shards) {
+		return w.views, w.left
+	}
+	before := w.kept
+	w.kept = make(map[config.ShardID]keptView, len(shards))
 	owner, scopes := make(map[string]config.ShardID, 2*len(shards)), make(map[string]int, len(shards))
 	for id := range shards {
 		_, scope := id.Split()
@@ -160,14 +169,50 @@ func (w *Viewer) View(shards map[config.ShardID]ShardRoute, version pgbouncer.Ve
 	if to := w.config.FallbackShard(); to != "" && !slices.ContainsFunc(views, func(v *Shard) bool { return v.Fallback }) {
 		left = append(left, LeftOut{"pgbouncer.fallback", fmt.Errorf("pgbouncer.fallback: no route of shard %s is known: there is no database *", to)})
 	}
-	for _, r := range w.config.Refused() {
-		left = append(left, LeftOut{r.Name, r.Err})
-	}
 	for path, err := range w.config.UnknownOptions(version) {
 		left = append(left, LeftOut{path, err})
 	}
-	slices.SortFunc(views, func(a, b *Shard) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	slices.SortFunc(views, byID)
+	w.views, w.left = views, left
 	return views, left
+}
+
+func byID(a, b *Shard) int { return strings.Compare(string(a.ID), string(b.ID)) }
+
+// update makes the views of those shards anew that have changed, and reports whether that is
+// all there is to do: they are the same shards as before, and which of them has a name that
+// several want, or what is left out, cannot have changed.
+func (w *Viewer) update(shards map[config.ShardID]ShardRoute) bool {
+	if w.kept == nil || len(shards) != len(w.kept) {
+		return false
+	}
+	fresh := map[*Shard]keptView{} // by the view whose place it takes
+	for id, known := range shards {
+		old, have := w.kept[id]
+		switch {
+		case !have:
+			return false
+		case known.Revision != 0 && old.revision == known.Revision:
+			continue
+		case !old.first.Equal(known.First) || old.createIndex != known.CreateIndex:
+			return false
+		}
+		one := w.make(id, known, old.label)
+		if one.unfit != nil || old.unfit != nil || one.view.readers.unserved != old.view.readers.unserved {
+			return false
+		}
+		fresh[old.view] = one
+	}
+	views := slices.Clone(w.views)
+	for old, one := range fresh {
+		w.kept[one.view.ID] = one
+		// One that is not offered, for its name's sake, is not there.
+		if at, offered := slices.BinarySearchFunc(views, old, byID); offered {
+			views[at] = one.view
+		}
+	}
+	w.views = views
+	return true
 }
 
 // make makes the view of one shard.
@@ -202,7 +247,7 @@ func (w *Viewer) make(id config.ShardID, known ShardRoute, label string) keptVie
 			}
 		}
 	}
-	return keptView{v, known.Revision, label, unfit}
+	return keptView{v, known.Revision, label, known.First, known.CreateIndex, unfit}
 }
 
 // eldestFirst orders shards by when they became known, so that a new one takes no name

@@ -1,6 +1,9 @@
 package render
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
 	"testing"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -79,6 +82,52 @@ func TestKeptViewsClaimNames(t *testing.T) {
 		views, left := w.View(shards, pgbouncer.Version{1, 24})
 		if len(views) != 1 || views[0].ID != want || len(left) != len(shards)-1 {
 			t.Errorf("%d views, left out: %v", len(views), left)
+		}
+	}
+}
+
+// Whatever changes, a viewer that keeps what it can shows what one shows that knows nothing yet.
+func TestKeptViewsAreAsFreshOnes(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(1, 13))
+	c := config.Config{Name: "b1", PgBouncer: config.PgBouncer{Fallback: map[string]any{"shard": "a/s1"}}}
+	kept, version := NewViewer(c), pgbouncer.Version{1, 24}
+	shards, revision := map[config.ShardID]ShardRoute{}, uint64(0)
+	for step := range 2000 {
+		for range min(step, random.IntN(3)) {
+			id := config.ShardID(fmt.Sprintf("%c/s%d", 'a'+rune(random.IntN(2)), random.IntN(6)))
+			if random.IntN(4) == 0 {
+				delete(shards, id)
+				continue
+			}
+			revision++
+			one, known := shards[id]
+			one.Route, one.Revision = routeTo(fmt.Sprintf("10.0.0.%d", random.IntN(3))), revision
+			if random.IntN(2) == 0 {
+				one.Route.Replicas = nil
+			}
+			if !known || random.IntN(8) == 0 {
+				one.CreateIndex = revision
+			}
+			shards[id] = one
+		}
+		if random.IntN(20) == 0 {
+			version[1] = 24 + random.IntN(2)
+		}
+		views, left := kept.View(shards, version)
+		if step == 0 && len(left) != 1 {
+			t.Errorf("without any shard left out is %v, want the fallback", left)
+		}
+		fresh, freshLeft := View(c, shards, version)
+		if fmt.Sprint(left) != fmt.Sprint(freshLeft) || len(views) != len(fresh) {
+			t.Fatalf("step %d: left out %v, want %v", step, left, freshLeft)
+		}
+		for i, v := range views {
+			got, want := *v, *fresh[i]
+			got.template.of, want.template.of = nil, nil
+			if !reflect.DeepEqual(got, want) {
+				t.Fatalf("step %d: %+v, want %+v", step, got, want)
+			}
 		}
 	}
 }

@@ -3,6 +3,8 @@ package pgbouncer
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -26,18 +28,24 @@ type Entry struct {
 	Name   string
 	Params map[string]string
 	Line   int
+
+	host string
+	port int
+}
+
+func newEntry(name string, params map[string]string) Entry {
+	e := Entry{Name: name, Params: params, host: params["host"], port: 5432}
+	if port, err := strconv.Atoi(params["port"]); err == nil {
+		e.port = port
+	}
+	return e
 }
 
 // Host is the host parameter.
-func (e Entry) Host() string { return e.Params["host"] }
+func (e Entry) Host() string { return e.host }
 
 // Port is the port parameter; PgBouncer's default is 5432.
-func (e Entry) Port() int {
-	if p, err := strconv.Atoi(e.Params["port"]); err == nil {
-		return p
-	}
-	return 5432
-}
+func (e Entry) Port() int { return e.port }
 
 // Database returns the entry of that name.
 func (f File) Database(name string) (Entry, bool) {
@@ -59,62 +67,158 @@ func (e *SyntaxError) Error() string { return fmt.Sprintf("line %d: %s", e.Line,
 // accepts means the same to every version of PgBouncer. %include is refused,
 // because what an included file holds could not be checked before RELOAD.
 func ParseFile(text []byte) (File, error) {
-	f := File{Settings: map[string]string{}, Other: map[string]map[string]string{}, byName: map[string]int{}}
+	file, _, err := new(Parser).Parse(text)
+	return file, err
+}
+
+// Parser reads one pgbouncer.ini after the other. Of a thousand databases few have changed:
+// what it has made of a line is kept as long as the next file has the line, too.
+type Parser struct {
+	// Check, when set, looks at each database, once as long as its line stands.
+	Check func(Entry) error
+
+	lines map[string]*databaseLine
+	runs  int
+	last  File
+}
+
+// databaseLine is what was made of one line, and in which run it was there last.
+type databaseLine struct {
+	entry   Entry
+	problem error
+	run     int
+}
+
+// Parse reads a file as ParseFile does. wrong is what Check says of its databases.
+func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
 	if !utf8.Valid(text) {
-		return File{}, &SyntaxError{1, "the file is not UTF-8"}
+		return File{}, nil, &SyntaxError{1, "the file is not UTF-8"}
 	}
-	type place struct{ section, key string }
-	lines := strings.Split(string(text), "\n")
-	section, seen := "", make(map[place]int, len(lines)) // there may be thousands
-	for i, line := range lines {
-		line = strings.TrimSuffix(line, "\r")
-		n := i + 1
-		if at := strings.IndexFunc(line, func(r rune) bool { return unicode.IsControl(r) && r != '\t' }); at >= 0 {
-			return File{}, &SyntaxError{n, fmt.Sprintf("control character %q", line[at])}
+	f = File{Settings: map[string]string{}, Other: map[string]map[string]string{}, Databases: make([]Entry, 0, len(p.last.Databases))}
+	if p.lines == nil {
+		p.lines = map[string]*databaseLine{}
+	}
+	p.runs++
+	section, n, first := "", 0, map[[2]string]int{}
+	for line := range strings.SplitSeq(string(text), "\n") {
+		n++
+		if d := p.lines[line]; d != nil && section == "databases" {
+			d.run, wrong = p.runs, f.add(d, n, wrong)
+			continue
 		}
-		line = strings.Trim(line, " \t")
+		setting, err := trimLine(line)
 		switch {
-		case line == "" || line[0] == ';' || line[0] == '#':
+		case err != nil:
+			return File{}, nil, &SyntaxError{n, err.Error()}
+		case setting == "" || setting[0] == ';' || setting[0] == '#':
 			continue
-		case line[0] == '%':
-			return File{}, &SyntaxError{n, "%include is not allowed: what it brings in cannot be checked before RELOAD"}
-		case line[0] == '[':
-			name, rest, found := strings.Cut(line[1:], "]")
-			if !found || strings.TrimSpace(rest) != "" || name == "" {
-				return File{}, &SyntaxError{n, "a section is [name] on a line of its own"}
-			}
-			section = name
-			if section != "databases" && section != "pgbouncer" && f.Other[section] == nil {
-				f.Other[section] = map[string]string{}
+		case setting[0] == '[':
+			if section, err = f.begin(setting); err != nil {
+				return File{}, nil, &SyntaxError{n, err.Error()}
 			}
 			continue
+		case section == "":
+			return File{}, nil, &SyntaxError{n, "a setting before the first [section]"}
 		}
-		if section == "" {
-			return File{}, &SyntaxError{n, "a setting before the first [section]"}
-		}
-		key, value, err := splitSetting(line, section == "databases")
+		key, value, err := splitSetting(setting, section == "databases")
 		if err != nil {
-			return File{}, &SyntaxError{n, err.Error()}
+			return File{}, nil, &SyntaxError{n, err.Error()}
 		}
-		if first := seen[place{section, key}]; first > 0 {
-			return File{}, &SyntaxError{n, fmt.Sprintf("%q is set twice, first on line %d", key, first)}
-		}
-		seen[place{section, key}] = n
-		switch section {
-		case "databases":
-			params, err := parseConnString(value)
+		if section == "databases" {
+			d, err := p.read(key, value)
 			if err != nil {
-				return File{}, &SyntaxError{n, fmt.Sprintf("database %q: %v", key, err)}
+				return File{}, nil, &SyntaxError{n, err.Error()}
 			}
-			f.byName[key] = len(f.Databases)
-			f.Databases = append(f.Databases, Entry{Name: key, Params: params, Line: n})
-		case "pgbouncer":
+			// Of the line alone: the whole text would stay as long as it.
+			p.lines[strings.Clone(line)], wrong = d, f.add(d, n, wrong)
+			continue
+		}
+		place := [2]string{section, key}
+		if first[place] > 0 {
+			return File{}, nil, setTwice(key, first[place], n)
+		}
+		first[place] = n
+		if section == "pgbouncer" {
 			f.Settings[key] = value
-		default:
+		} else {
 			f.Other[section][key] = value
 		}
 	}
-	return f, nil
+	if err := f.index(p.last); err != nil {
+		return File{}, nil, err
+	}
+	p.last = f
+	maps.DeleteFunc(p.lines, func(_ string, d *databaseLine) bool { return d.run != p.runs })
+	return f, wrong, nil
+}
+
+// read makes a database of its connection string.
+func (p *Parser) read(name, connString string) (*databaseLine, error) {
+	name = strings.Clone(name)
+	params, err := parseConnString(strings.Clone(connString))
+	if err != nil {
+		return nil, fmt.Errorf("database %q: %w", name, err)
+	}
+	d := &databaseLine{entry: newEntry(name, params), run: p.runs}
+	if p.Check != nil {
+		d.problem = p.Check(d.entry)
+	}
+	return d, nil
+}
+
+// trimLine is a line without what surrounds its setting.
+func trimLine(line string) (string, error) {
+	line = strings.TrimSuffix(line, "\r")
+	if at := strings.IndexFunc(line, func(r rune) bool { return unicode.IsControl(r) && r != '\t' }); at >= 0 {
+		return "", fmt.Errorf("control character %q", line[at])
+	}
+	line = strings.Trim(line, " \t")
+	if strings.HasPrefix(line, "%") {
+		return "", errors.New("%include is not allowed: what it brings in cannot be checked before RELOAD")
+	}
+	return line, nil
+}
+
+// begin begins a section.
+func (f *File) begin(line string) (section string, err error) {
+	name, rest, found := strings.Cut(line[1:], "]")
+	if !found || strings.TrimSpace(rest) != "" || name == "" {
+		return "", errors.New("a section is [name] on a line of its own")
+	}
+	if name != "databases" && name != "pgbouncer" && f.Other[name] == nil {
+		f.Other[name] = map[string]string{}
+	}
+	return name, nil
+}
+
+// add takes a database in that stands on a line.
+func (f *File) add(d *databaseLine, line int, wrong []error) []error {
+	entry := d.entry
+	entry.Line = line
+	f.Databases = append(f.Databases, entry)
+	if d.problem != nil {
+		wrong = append(wrong, fmt.Errorf("line %d: database %w", line, d.problem))
+	}
+	return wrong
+}
+
+// index finds the databases by their names, as in the file before if it has the same ones.
+func (f *File) index(before File) error {
+	if f.byName = before.byName; f.byName != nil && slices.EqualFunc(f.Databases, before.Databases, func(a, b Entry) bool { return a.Name == b.Name }) {
+		return nil
+	}
+	f.byName = make(map[string]int, len(f.Databases))
+	for i, e := range f.Databases {
+		if first, twice := f.byName[e.Name]; twice {
+			return setTwice(e.Name, f.Databases[first].Line, e.Line)
+		}
+		f.byName[e.Name] = i
+	}
+	return nil
+}
+
+func setTwice(key string, first, line int) error {
+	return &SyntaxError{line, fmt.Sprintf("%q is set twice, first on line %d", key, first)}
 }
 
 // splitSetting takes "key = value" apart. Names of databases may stand in single

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -153,4 +155,47 @@ func FuzzUserlist(f *testing.F) {
 			t.Fatalf("%q %q became %v", user, secret, got)
 		}
 	})
+}
+
+// A parser of one file after the other says what one says that knows nothing yet, and looks at
+// a database once.
+func TestParserKeepsLines(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 13))
+	looks := map[string]int{}
+	p := Parser{Check: func(e Entry) error {
+		looks[e.Params["host"]]++
+		if e.Params["bad"] != "" {
+			return fmt.Errorf("%q: bad", e.Name)
+		}
+		return nil
+	}}
+	read := func(text string) {
+		t.Helper()
+		file, wrong, err := p.Parse([]byte(text))
+		want, wantErr := ParseFile([]byte(text))
+		if fmt.Sprint(err) != fmt.Sprint(wantErr) || !reflect.DeepEqual(file, want) {
+			t.Fatalf("%v %+v, want %v %+v, of\n%s", err, file, wantErr, want, text)
+		}
+		if n := strings.Count(text, "bad="); err == nil && len(wrong) != n {
+			t.Fatalf("%v, want %d, of\n%s", wrong, n, text)
+		}
+	}
+	read("[databases]\na = host=h1 bad=1\nb = host=h2\n")
+	read("; one line more\n[databases]\na = host=h1 bad=1\nb = host=h2\n")
+	read("[databases]\na = host=h1 bad=1\nb = host=h3\n")
+	read("[databases]\nb = host=h3\n[pgbouncer]\na = host=h1\n")
+	if want := map[string]int{"h1": 1, "h2": 1, "h3": 1}; !maps.Equal(looks, want) {
+		t.Errorf("looked at %v", looks)
+	}
+	pieces := []string{
+		"[databases]", "[pgbouncer]", "[users]", "a = host=h", "a = host=h port=5", "'a' = host=h bad=2", "b = host=h", " b = host=h", "b = host='x", "; c", "", "%include x", "x = 1", "x = 1\r", "* = host=h",
+	}
+	for range 5000 {
+		var text strings.Builder
+		text.WriteString("[databases]\n")
+		for range random.IntN(6) {
+			text.WriteString(pieces[random.IntN(len(pieces))] + "\n")
+		}
+		read(text.String())
+	}
 }
