@@ -35,8 +35,12 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 	return nil
 }
 
-// poke reads the route that the poke tells of, unless that is known. One that names no
-// shard, or one that is new, has all routes read, rarely.
+// fewRoutes is how many routes are read one by one at the same time.
+const fewRoutes = 8
+
+// poke reads the route that the poke tells of, unless that is known. Of many at once all
+// routes are read instead, by one request. One that names no shard, or one that is new, has all
+// routes read, rarely.
 func (a *listenerAPI) poke(w http.ResponseWriter, r *http.Request) {
 	var p cluster.Poke
 	if err := decode(w, r, &p); err != nil {
@@ -49,6 +53,11 @@ func (a *listenerAPI) poke(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case known():
 		message = "known already"
+	case a.table.Knows(id) && a.routeReads.Open() >= fewRoutes:
+		a.watcher.Hurry()
+		if a.listReads.Allow() { // the watch may hang
+			a.watcher.Poke()
+		}
 	case a.table.Knows(id):
 		message = "reading the route"
 		a.routeReads.Ask(id, func(ctx context.Context) error {

@@ -24,27 +24,37 @@ const (
 // follow keeps one blocking query on prefix open until ctx is done, and hands
 // each answer and its index to take, each failure to failed.
 func (w *Watcher) follow(ctx context.Context, prefix string, failed func(error), take func(pairs api.KVPairs, index uint64)) {
-	consul.Blocking(ctx, watchRate, func(index uint64) (uint64, error) {
-		var pairs api.KVPairs
-		next, number, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (meta *api.QueryMeta, err error) {
-			pairs, meta, err = w.pool.Client(inUse).KV().List(prefix, options)
-			return meta, err
-		})
-		var reached uint64
-		switch {
-		case ctx.Err() != nil:
-		case err != nil:
-			failed(fmt.Errorf("watching %s: %w", prefix, err))
-			if consul.NoAnswer(err) {
-				w.pool.Fail(number)
-			}
-		case next >= index:
-			take(pairs, next)
-			reached = next
-		}
-		w.reached.set(prefix, reached)
-		return next, err
+	consul.Blocking(ctx, watchRate, func(index uint64) (uint64, error) { return w.ask(ctx, prefix, index, failed, take) })
+}
+
+// ask makes one query of follow.
+func (w *Watcher) ask(
+	ctx context.Context, prefix string, index uint64, failed func(error), take func(pairs api.KVPairs, index uint64),
+) (uint64, error) {
+	var pairs api.KVPairs
+	next, number, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (meta *api.QueryMeta, err error) {
+		pairs, meta, err = w.pool.Client(inUse).KV().List(prefix, options)
+		return meta, err
 	})
+	var reached uint64
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		w.lost(prefix, number, err, failed)
+	case next >= index:
+		take(pairs, next)
+		reached = next
+	}
+	w.reached.set(prefix, reached)
+	return next, err
+}
+
+// lost tells of a query that has failed, and goes on with the next address where that may help.
+func (w *Watcher) lost(prefix string, number int, err error, failed func(error)) {
+	failed(fmt.Errorf("watching %s: %w", prefix, err))
+	if consul.NoAnswer(err) {
+		w.pool.Fail(number)
+	}
 }
 
 // query asks once, and tells which Consul address was in use. It is cut short when

@@ -72,6 +72,17 @@ func newProgress() *progress {
 func (p *progress) set(prefix string, index uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.move(prefix, index)
+}
+
+// raise is set, unless that would be a step back.
+func (p *progress) raise(prefix string, index uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.move(prefix, max(index, p.indexes[prefix]))
+}
+
+func (p *progress) move(prefix string, index uint64) {
 	p.indexes[prefix] = index
 	close(p.moved)
 	p.moved = make(chan struct{})

@@ -22,6 +22,8 @@ type SharedReads struct {
 
 	mu     sync.Mutex
 	shards map[config.ShardID]*shardReads
+	// open is how many reads are asked for and have not ended.
+	open int
 }
 
 type shardReads struct {
@@ -55,6 +57,13 @@ func NewSharedReads(ctx context.Context) *SharedReads {
 
 func (s *SharedReads) Wait() { s.work.Wait() }
 
+// Open is how many reads are asked for and have not ended.
+func (s *SharedReads) Open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open
+}
+
 // Ask has read called for a shard, from now on. The shards must be few: they are
 // remembered.
 func (s *SharedReads) Ask(id config.ShardID, read func(context.Context) error) *sharedRead {
@@ -68,9 +77,13 @@ func (s *SharedReads) Ask(id config.ShardID, read func(context.Context) error) *
 	if shard.next == nil {
 		one := &sharedRead{done: make(chan struct{})}
 		shard.next = one
+		s.open++
 		s.work.Go(func() {
 			one.err = s.read(shard, read)
 			close(one.done)
+			s.mu.Lock()
+			s.open--
+			s.mu.Unlock()
 		})
 	}
 	return shard.next

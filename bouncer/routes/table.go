@@ -127,7 +127,7 @@ func NewTable(c config.Config) *Table {
 		keys: c.Keys(), allowEmpty: c.AllowEmpty, shards: map[config.ShardID]Known{}, problems: map[string]error{},
 		patroni: map[config.ShardID]bool{}, wrong: map[string]error{},
 	}
-	if !c.ServesAll() {
+	if len(c.Shards) > 0 {
 		b.only = map[config.ShardID]bool{}
 		for _, s := range c.Shards {
 			b.only[s.ID()] = true
@@ -156,6 +156,13 @@ func (b *Table) Known() (shards map[config.ShardID]Known, changes uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return maps.Clone(b.shards), b.changes
+}
+
+// size is the number of shards that are known.
+func (b *Table) size() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.shards)
 }
 
 // Version is the number that known returns.

@@ -20,13 +20,18 @@ const (
 	// readAgain is the pause before a read that failed is tried again, while
 	// something waits for it.
 	readAgain = 200 * time.Millisecond
+	// manyRoutes is from how many on the list of all routes is put off for one that is poked:
+	// for pokePatience until it is read, and then for listDelay.
+	manyRoutes   = 100
+	pokePatience = 10 * time.Millisecond
+	listDelay    = 100 * time.Millisecond
 	// readHolding is how often the routes are read while clients are held.
 	readHolding = time.Second
 )
 
 // Watcher learns the routes and the handovers from Consul: by one blocking query
-// for each, and by consistent reads of the routes when it is poked or when the
-// book is in doubt.
+// for each, by a consistent read of one route when its agent pokes, and by consistent reads
+// of all when the table is in doubt.
 type Watcher struct {
 	log       zerolog.Logger
 	pool      *consul.Pool
@@ -37,8 +42,9 @@ type Watcher struct {
 	pokes   chan struct{}
 	// reads limits how fast pokes are followed.
 	reads *rate.Limiter
-	// reached is how far the blocking queries have come.
-	reached *progress
+	// reached is how far the blocking queries have come, poked the reads of single routes.
+	reached, poked *progress
+	hurry          chan struct{}
 	// Holding reports whether clients are held: then the routes are read again and
 	// again, in case that nobody else tells of the new primary.
 	Holding func() bool
@@ -56,7 +62,7 @@ type Watcher struct {
 func NewWatcher(log zerolog.Logger, pool *consul.Pool, b *Table, h *Handovers, changed func()) *Watcher {
 	return &Watcher{
 		log: log, pool: pool, table: b, handovers: h, changed: changed, pokes: make(chan struct{}, 1), since: time.Now(),
-		reads: rate.NewLimiter(20, 20), reached: newProgress(), Holding: func() bool { return false },
+		reads: rate.NewLimiter(20, 20), reached: newProgress(), poked: newProgress(), hurry: make(chan struct{}, 1), Holding: func() bool { return false },
 	}
 }
 
@@ -66,9 +72,59 @@ func (w *Watcher) Watch(ctx context.Context) {
 	var guarded sync.WaitGroup
 	defer guarded.Wait()
 	guarded.Go(func() { w.hedgedWatch(ctx, prefix) })
-	w.follow(ctx, prefix, w.failed, func(pairs api.KVPairs, _ uint64) {
-		w.take(Answer{Pairs: convert(pairs), KnownLeader: true})
+	consul.Blocking(ctx, watchRate, func(index uint64) (uint64, error) {
+		if index > 0 && w.table.size() >= manyRoutes {
+			next, err := w.awaitChange(ctx, prefix, index)
+			if err != nil || next <= index {
+				return next, err
+			}
+			w.yieldToPoke(ctx, next)
+			index = 0
+		}
+		return w.ask(ctx, prefix, index, w.failed, func(pairs api.KVPairs, _ uint64) {
+			w.take(Answer{Pairs: convert(pairs), KnownLeader: true})
+		})
 	})
+}
+
+// awaitChange waits until any route has changed since index. The list of many routes takes
+// longer to read than PgBouncer's RELOAD: the names of the keys are enough for that.
+func (w *Watcher) awaitChange(ctx context.Context, prefix string, index uint64) (uint64, error) {
+	next, number, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error) {
+		_, meta, err := w.pool.Client(inUse).KV().Keys(prefix, "", options)
+		return meta, err
+	})
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		w.lost(prefix, number, err, w.failed)
+	case next >= index:
+		w.works()
+		w.reached.set(prefix, next)
+	}
+	return next, err
+}
+
+// yieldToPoke puts the list of all routes off while the route that has changed is brought to
+// PgBouncer, if its agent has told of it and it was read by itself: the list may have more news,
+// but not of that one.
+func (w *Watcher) yieldToPoke(ctx context.Context, index uint64) {
+	if !w.poked.await(ctx, w.table.keys.Routes(), index, pokePatience) {
+		return
+	}
+	select {
+	case <-time.After(listDelay):
+	case <-w.hurry:
+	case <-ctx.Done():
+	}
+}
+
+// Hurry has the list of all routes put off no longer.
+func (w *Watcher) Hurry() {
+	select {
+	case w.hurry <- struct{}{}:
+	default:
+	}
 }
 
 // WatchHandovers follows the handovers until ctx is done.
@@ -241,6 +297,7 @@ func (w *Watcher) ReadRoute(ctx context.Context, id config.ShardID) error {
 		return fmt.Errorf("reading %s: %w", key, err)
 	}
 	if found != nil {
+		defer w.poked.raise(w.table.keys.Routes(), found.ModifyIndex)
 		w.note(w.table.mergeOne(id, Pair{found.Key, found.Value, found.ModifyIndex, found.CreateIndex}))
 	}
 	return nil
