@@ -16,7 +16,11 @@ import (
 type bouncerReport struct {
 	Switchover  *switchoverFigures     `json:"switchover,omitempty"`
 	Propagation map[string]percentiles `json:"propagation,omitempty"`
-	Storm       float64                `json:"storm_1000_ms,omitempty"`
+	// Alone is RELOAD and SHOW DATABASES of the same file, measured between the changes.
+	Alone map[string]percentiles `json:"reload_and_show_alone,omitempty"`
+	// LoadBySize is the machine's load average after each number of shards.
+	LoadBySize map[string]float64 `json:"load_average_by_shards,omitempty"`
+	Storm      float64            `json:"storm_1000_ms,omitempty"`
 	// Requests counts what an idle bouncer asks of Consul, by number of shards.
 	Requests map[string]float64 `json:"consul_requests_per_minute,omitempty"`
 	// CPU is that of a bouncer without clients at 1,000 shards.
@@ -24,6 +28,7 @@ type bouncerReport struct {
 	CPUByShards map[string]float64 `json:"cpu_idle_s_per_minute_by_shards,omitempty"`
 	Memory      float64            `json:"memory_mib_1000_shards,omitempty"`
 	MemoryMost  float64            `json:"memory_most_mib_1000_shards,omitempty"`
+	MemoryIdle  float64            `json:"memory_idle_mib_1000_shards,omitempty"`
 	ZoneLoss    *zoneFigures       `json:"zone_loss,omitempty"`
 	// Losses are of unplanned failovers, by what was lost.
 	Losses         map[string]*lossFigures `json:"unplanned,omitempty"`
@@ -47,11 +52,12 @@ type peerFigures struct {
 	Requests    map[string]float64     `json:"consul_requests_per_minute"`
 	CPU         float64                `json:"cpu_idle_s_per_minute"`
 	Memory      float64                `json:"memory_mib_1000_shards"`
+	MemoryIdle  float64                `json:"memory_idle_mib_1000_shards"`
 }
 
 // bouncerSuite measures the bouncer. part, when it is not empty, is one of
-// propagation, switchover, unplanned and zone.
-func bouncerSuite(ctx context.Context, report, part string) error {
+// propagation, idle, switchover, unplanned and zone.
+func bouncerSuite(ctx context.Context, report, part string, sizes []string) error {
 	r := bouncerReport{Load: []float64{loadAverage()}}
 	if part != "" && report != "" { // go on with what is there
 		if content, err := os.ReadFile(report); err == nil {
@@ -64,7 +70,7 @@ func bouncerSuite(ctx context.Context, report, part string) error {
 	for _, step := range []struct {
 		name string
 		run  func(context.Context, *bouncerReport) error
-	}{{"propagation", propagation}, {"switchover", switchovers}, {"unplanned", losses}, {"zone", zoneLoss}} {
+	}{{"propagation", func(ctx context.Context, r *bouncerReport) error { return propagation(ctx, r, sizes) }}, {"idle", idleBouncers}, {"switchover", switchovers}, {"unplanned", losses}, {"zone", zoneLoss}} {
 		if part != "" && part != step.name {
 			continue
 		}

@@ -11,133 +11,158 @@ import (
 )
 
 const (
-	propagationRuns = 200
-	peerRuns        = 50
+	propagationRuns = 150
+	peerRuns        = 100
 	stormShards     = 1000
-	// settleLeast and settleMost are between two changes: each is a lone one, and
-	// not in step with anything that is done regularly.
-	settleLeast = 200 * time.Millisecond
-	settleMost  = 400 * time.Millisecond
+	// settleLeast and settleMost are between two changes: each is a lone one, not in step
+	// with anything that is done regularly, and none that consul-template puts off (it
+	// renders ten times a second at most).
+	settleLeast = 150 * time.Millisecond
+	settleMost  = 250 * time.Millisecond
+	// settleAlone is between a change and a RELOAD that is measured by itself.
+	settleAlone = 50 * time.Millisecond
 )
 
 // everyRoute makes a bouncer serve all routes that there are.
 func everyRoute(_ *lab.Bouncer, config map[string]any) { delete(config, "shards") }
 
 // propagation measures how soon a leader's change in Consul is in PgBouncer, what
-// a thousand of them at once take, and what a bouncer costs that has nothing to do.
-func propagation(ctx context.Context, r *bouncerReport) error {
-	r.Propagation, r.Requests, r.CPUByShards = map[string]percentiles{}, map[string]float64{}, map[string]float64{}
+// a thousand of them at once take, and what consul-template does in the same run.
+func propagation(ctx context.Context, r *bouncerReport, sizes []string) error {
+	r.Propagation, r.Alone, r.LoadBySize = map[string]percentiles{}, map[string]percentiles{}, map[string]float64{}
 	r.ConsulTemplate = &peerFigures{Propagation: map[string]percentiles{}, Requests: map[string]float64{}}
-	template, err := program(ctx, "CONSUL_TEMPLATE_BIN", "e2e/tools/consul-template.sh")
+	template, err := consulTemplateProgram(ctx)
 	if err != nil {
 		return err
 	}
-	for _, n := range []int{1, 100, stormShards} {
+	for _, size := range sizes {
+		n, err := strconv.Atoi(size)
+		if err != nil {
+			return fmt.Errorf("-shards: %w", err)
+		}
 		if err := r.lictorAt(ctx, n); err != nil {
 			return fmt.Errorf("%d shards: %w", n, err)
 		}
 		if err := r.peerAt(ctx, n, template); err != nil {
 			return fmt.Errorf("%d shards, consul-template: %w", n, err)
 		}
+		r.LoadBySize[size] = loadAverage()
 	}
 	return nil
 }
 
+func consulTemplateProgram(ctx context.Context) (string, error) {
+	return program(ctx, "CONSUL_TEMPLATE_BIN", "e2e/tools/consul-template.sh")
+}
+
 // routesFigures are of one keeper of routes at one number of shards.
 type routesFigures struct {
-	propagation           percentiles
-	storm                 float64 // ms
-	requests, cpu         float64 // of an idle minute; cpu in seconds
-	memory, memoryAtStorm float64 // MiB; the latter is the most until after the storm
+	propagation percentiles
+	// alone is a RELOAD with SHOW DATABASES of the same file, between the changes.
+	alone         percentiles
+	storm         float64 // ms
+	memory        float64 // MiB, before the storm
+	memoryAtStorm float64 // MiB, the most until after the storm
 }
 
 func (r *bouncerReport) lictorAt(ctx context.Context, n int) error {
+	g, err := newRig(ctx, n, lab.LictorBouncer{Edit: everyRoute})
+	if err != nil {
+		return err
+	}
+	defer g.close()
 	// Asking for the status of many shards costs time itself: not meanwhile.
-	pace := 10*time.Millisecond + time.Duration(n)*200*time.Microsecond
-	f, err := measureRoutes(ctx, n, lab.LictorBouncer{Edit: everyRoute}, propagationRuns,
-		func(ctx context.Context, g *rig, shards ...int) (time.Time, error) {
-			verified, err := g.awaitVerified(ctx, pace, shards...)
-			if err == nil {
-				_, err = g.awaitShown(ctx, pace, shards...)
-			}
-			return verified, err
-		})
+	pace := 10*time.Millisecond + time.Duration(n)*100*time.Microsecond
+	f, err := g.measure(ctx, propagationRuns, func(ctx context.Context, shards ...int) (time.Time, error) {
+		verified, err := g.awaitVerified(ctx, pace, shards...)
+		if err == nil {
+			_, err = g.awaitShown(ctx, pace, shards...)
+		}
+		return verified, err
+	})
 	if err != nil {
 		return err
 	}
 	at := strconv.Itoa(n)
-	r.Propagation[at], r.Requests[at], r.CPUByShards[at] = f.propagation, f.requests, f.cpu
-	r.Storm, r.CPU, r.Memory, r.MemoryMost = f.storm, f.cpu, f.memory, f.memoryAtStorm // the last are those of most shards
+	r.Propagation[at], r.Alone[at] = f.propagation, f.alone
+	r.Storm, r.Memory, r.MemoryMost = f.storm, f.memory, f.memoryAtStorm // the last are those of most shards
 	progress("%d shards: %+v", n, f)
 	return nil
 }
 
 func (r *bouncerReport) peerAt(ctx context.Context, n int, template string) error {
-	pace := 2*time.Millisecond + time.Duration(n)*20*time.Microsecond
-	f, err := measureRoutes(ctx, n, consulTemplate{template, lictorRoutes}, peerRuns,
-		func(ctx context.Context, g *rig, shards ...int) (time.Time, error) {
-			return g.awaitShown(ctx, pace, shards...)
-		})
+	g, err := newRig(ctx, n, consulTemplate{template, lictorRoutes})
 	if err != nil {
 		return err
 	}
-	at, peer := strconv.Itoa(n), r.ConsulTemplate
-	peer.Propagation[at], peer.Requests[at] = f.propagation, f.requests
-	peer.Storm, peer.CPU, peer.Memory = f.storm, f.cpu, f.memory
+	defer g.close()
+	pace := 2*time.Millisecond + time.Duration(n)*20*time.Microsecond
+	f, err := g.measure(ctx, peerRuns, func(ctx context.Context, shards ...int) (time.Time, error) {
+		return g.awaitShown(ctx, pace, shards...)
+	})
+	if err != nil {
+		return err
+	}
+	peer := r.ConsulTemplate
+	peer.Propagation[strconv.Itoa(n)], peer.Storm, peer.Memory = f.propagation, f.storm, f.memory
 	progress("%d shards, consul-template: %+v", n, f)
 	return nil
 }
 
 // arrival waits until changed leaders are in PgBouncer, and returns when they were.
-type arrival func(ctx context.Context, g *rig, shards ...int) (time.Time, error)
+type arrival func(ctx context.Context, shards ...int) (time.Time, error)
 
-// measureRoutes has leaders change one after another, at stormShards all at once,
-// and then nothing happen.
-func measureRoutes(ctx context.Context, n int, software lab.PoolerSoftware, runs int, await arrival) (f routesFigures, err error) {
-	g, err := newRig(ctx, n, software)
+// measure has leaders change one after another, and at stormShards all at once.
+func (r *rig) measure(ctx context.Context, runs int, await arrival) (f routesFigures, err error) {
+	took, alone, err := r.changes(ctx, runs, await)
 	if err != nil {
 		return f, err
 	}
-	defer g.close()
-	took, err := g.changes(ctx, runs, await)
+	f.propagation, f.alone = summarize(took), summarize(alone)
+	if f.memory, err = memoryMiB(r.keeper.PID(), "VmRSS"); err != nil || len(r.routes) < stormShards {
+		return f, err
+	}
+	begun, err := r.change(ctx, all(stormShards)...)
 	if err != nil {
 		return f, err
 	}
-	f.propagation = summarize(took)
-	if n == stormShards {
-		begun, err := g.change(ctx, all(n)...)
-		if err != nil {
-			return f, err
-		}
-		end, err := await(ctx, g, all(n)...)
-		if err != nil {
-			return f, err
-		}
-		f.storm = milliseconds(end.Sub(begun))
-		if f.memoryAtStorm, err = memoryMiB(g.keeper.PID(), "VmHWM"); err != nil {
-			return f, err
-		}
+	end, err := await(ctx, all(stormShards)...)
+	if err != nil {
+		return f, err
 	}
-	f.requests, f.cpu, f.memory, err = g.idle(ctx)
+	f.storm = milliseconds(end.Sub(begun))
+	f.memoryAtStorm, err = memoryMiB(r.keeper.PID(), "VmHWM")
 	return f, err
 }
 
-// changes has one leader after another change, and returns how long each took.
-func (g *rig) changes(ctx context.Context, runs int, await arrival) (took []time.Duration, err error) {
+// changes has one leader after another change, and returns how long each took, and how
+// long PgBouncer alone takes for the same file.
+func (r *rig) changes(ctx context.Context, runs int, await arrival) (took, alone []time.Duration, err error) {
 	for range runs {
 		if err := sleep(ctx, settleLeast+rand.N(settleMost-settleLeast)); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		shard := rand.N(len(g.routes))
-		begun, err := g.change(ctx, shard)
+		shard := rand.N(len(r.routes))
+		begun, err := r.change(ctx, shard)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		end, err := await(ctx, g, shard)
+		end, err := await(ctx, shard)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		took = append(took, end.Sub(begun))
+		if err := sleep(ctx, settleAlone); err != nil {
+			return nil, nil, err
+		}
+		begun = time.Now()
+		if err := r.admin.Reload(ctx); err != nil {
+			return nil, nil, err
+		}
+		if _, err := r.admin.Databases(ctx); err != nil {
+			return nil, nil, err
+		}
+		alone = append(alone, time.Since(begun))
 	}
-	return took, nil
+	return took, alone, nil
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -12,11 +14,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
@@ -63,8 +67,10 @@ func (r *rig) start(ctx context.Context, shards int) error {
 			Since:    time.Now().UTC().Truncate(time.Millisecond),
 		})
 	}
-	if err := r.put(ctx, all(shards)...); err != nil {
-		return err
+	for some := range slices.Chunk(all(shards), mostOps) {
+		if _, err := r.put(ctx, some); err != nil {
+			return err
+		}
 	}
 	if err := r.bouncer.Start(ctx); err != nil {
 		return err
@@ -117,7 +123,8 @@ func all(n int) []int {
 	return list
 }
 
-// change gives shards another leader, and returns when that was begun.
+// change gives shards another leader, pokes as their agents do, and returns when that was
+// begun.
 func (r *rig) change(ctx context.Context, shards ...int) (time.Time, error) {
 	for _, i := range shards {
 		route := &r.routes[i]
@@ -126,34 +133,75 @@ func (r *rig) change(ctx context.Context, shards ...int) (time.Time, error) {
 		route.Since = time.Now().UTC().Truncate(time.Millisecond)
 	}
 	begun := time.Now()
-	return begun, r.put(ctx, shards...)
-}
-
-// put writes routes, as many in one transaction as Consul takes.
-func (r *rig) put(ctx context.Context, shards ...int) error {
-	const most = 64
-	for len(shards) > 0 {
-		var ops api.TxnOps
-		for _, i := range shards[:min(most, len(shards))] {
-			value, err := json.Marshal(r.routes[i])
-			if err != nil {
+	writes, ctx := errgroup.WithContext(ctx)
+	for some := range slices.Chunk(shards, mostOps) {
+		writes.Go(func() error {
+			indexes, err := r.put(ctx, some)
+			if err != nil || !r.lictor {
 				return err
 			}
-			ops = append(ops, &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVSet, Key: cluster.NewKeys("", shardName(i), "").Route(), Value: value}})
-		}
-		shards = shards[len(ops):]
-		err := r.lab.Consul(ctx, func(ctx context.Context, c *api.Client) error {
-			ok, _, _, err := c.Txn().Txn(ops, new(api.QueryOptions).WithContext(ctx))
-			if err == nil && !ok {
-				err = fmt.Errorf("the routes were not written")
+			for n, i := range some {
+				if err := r.poke(ctx, i, indexes[n]); err != nil {
+					return err
+				}
 			}
-			return err
+			return nil
 		})
-		if err != nil {
-			return err
-		}
+	}
+	return begun, writes.Wait()
+}
+
+// poke tells the bouncer of a route, as the shard's agent does.
+func (r *rig) poke(ctx context.Context, shard int, index uint64) error {
+	body, err := json.Marshal(cluster.Poke{Namespace: "service", Scope: shardName(shard), Index: index, Route: &r.routes[shard]})
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+r.bouncer.API+"/poke", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	response, err := r.lab.HTTP().Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusAccepted {
+		return fmt.Errorf("POST /poke: %s", response.Status)
 	}
 	return nil
+}
+
+// mostOps is how many writes Consul takes in one transaction.
+const mostOps = 64
+
+// put writes routes in one transaction, and returns the indexes that they have got.
+func (r *rig) put(ctx context.Context, shards []int) (indexes []uint64, err error) {
+	var ops api.TxnOps
+	for _, i := range shards {
+		value, err := json.Marshal(r.routes[i])
+		if err != nil {
+			return nil, err
+		}
+		ops = append(ops, &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVSet, Key: cluster.NewKeys("", shardName(i), "").Route(), Value: value}})
+	}
+	err = r.lab.Consul(ctx, func(ctx context.Context, c *api.Client) error {
+		ok, answer, _, err := c.Txn().Txn(ops, new(api.QueryOptions).WithContext(ctx))
+		switch {
+		case err != nil:
+			return err
+		case !ok || len(answer.Results) != len(ops):
+			return errors.New("the routes were not written")
+		}
+		for _, result := range answer.Results {
+			indexes = append(indexes, result.KV.ModifyIndex)
+		}
+		return nil
+	})
+	return indexes, err
 }
 
 // awaitShown waits until PgBouncer shows the leaders of shards, looking once a pace,
@@ -271,33 +319,4 @@ func (r *rig) countRequests(ctx context.Context) error {
 		return err
 	}
 	return r.keeper.Start()
-}
-
-// idle measures one minute in which nothing happens.
-func (r *rig) idle(ctx context.Context) (requests, cpu, memory float64, err error) {
-	if err := r.countRequests(ctx); err != nil {
-		return 0, 0, 0, err
-	}
-	if _, err := r.awaitShown(ctx, 50*time.Millisecond, all(len(r.routes))...); err != nil {
-		return 0, 0, 0, err
-	}
-	if err := sleep(ctx, 10*time.Second); err != nil { // what the start needs is no idling
-		return 0, 0, 0, err
-	}
-	pid := r.keeper.PID()
-	before, err := cpuSeconds(pid)
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	from := r.requests.Load()
-	if err := sleep(ctx, time.Minute); err != nil {
-		return 0, 0, 0, err
-	}
-	requests = float64(r.requests.Load() - from)
-	after, err := cpuSeconds(pid)
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	memory, err = memoryMiB(pid, "VmRSS")
-	return requests, after - before, memory, err
 }
