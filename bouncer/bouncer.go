@@ -20,6 +20,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/consul"
+	"github.com/lictor-ha/lictor/bouncer/install"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 	"github.com/lictor-ha/lictor/bouncer/render"
@@ -231,7 +232,7 @@ func (b *bouncer) newProcess(i int, c config.Config, log zerolog.Logger, pool *c
 	console := pooler.NewConsole(c)
 	co := &reconciler{
 		config: c, log: log, table: b.table, renderer: render.NewRenderer(c, pool, ""), viewer: render.NewViewer(c), checker: render.NewChecker(c), console: console,
-		applier: pooler.NewApplier(c, console), good: render.NewLastGood(c), deadman: pooler.NewDeadman(c, log),
+		applier: pooler.NewApplier(c, console), good: install.NewLastGood(c.PgBouncer.Config), deadman: pooler.NewDeadman(c, log),
 		handovers: b.handovers, number: i, respond: b.processes.responder(i), wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
 	}
 	if err := co.good.Restore(); err != nil {

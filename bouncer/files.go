@@ -17,6 +17,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/consul"
+	"github.com/lictor-ha/lictor/bouncer/install"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 	"github.com/lictor-ha/lictor/bouncer/render"
@@ -115,7 +116,7 @@ func (k *fileWriter) apply(ctx context.Context, due *bool) error {
 	if err := k.check(text); err != nil {
 		return err
 	}
-	written, err := render.InstallChecked(k.file.Path, text, func(path string) error { return k.validate(ctx, path, text) })
+	written, err := install.Checked(k.file.Path, text, func(path string) error { return k.validate(ctx, path, text) })
 	if written {
 		*due = true
 		now := time.Now().UTC()

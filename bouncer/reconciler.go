@@ -16,6 +16,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/install"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 	"github.com/lictor-ha/lictor/bouncer/render"
@@ -46,7 +47,7 @@ type reconciler struct {
 	link         *pooler.Link
 	console      *pooler.Console
 	applier      *pooler.Applier
-	good         *render.LastGood
+	good         *install.LastGood
 	pauser       *pooler.Pauser
 	connCloser   *pooler.ConnCloser
 	healthProber *pooler.HealthProber
@@ -350,7 +351,7 @@ func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known 
 
 // stand installs a checked text, and makes PgBouncer take it unless it has.
 func (c *reconciler) stand(ctx context.Context, link pooler.LinkState, text []byte, file pgbouncer.File, views []*render.Shard) error {
-	written, err := render.InstallConfig(c.config.PgBouncer.Config, text)
+	written, err := install.Config(c.config.PgBouncer.Config, text)
 	if err != nil {
 		return err
 	}
@@ -447,7 +448,7 @@ func (c *reconciler) keepGood() error {
 	if c.loaded == "" {
 		return nil
 	}
-	err := render.KeepSpare(c.config.PgBouncer.Config, []byte(c.loaded))
+	err := install.KeepSpare(c.config.PgBouncer.Config, []byte(c.loaded))
 	if err != nil && !c.noSpare {
 		c.log.Warn().Err(err).Msg("on a full disk the next failover would wait for room")
 	}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/bouncer/config"
-	"github.com/lictor-ha/lictor/bouncer/render"
+	"github.com/lictor-ha/lictor/bouncer/install"
 	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
@@ -118,7 +118,7 @@ func (s savedState) save(path string) error {
 	if err != nil {
 		return fmt.Errorf("state file: %w", err)
 	}
-	if _, err := render.Install(path, append(text, '\n')); err != nil {
+	if _, err := install.File(path, append(text, '\n')); err != nil {
 		return fmt.Errorf("state file: %w", err)
 	}
 	return nil

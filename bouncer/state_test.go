@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
-	"github.com/lictor-ha/lictor/bouncer/render"
+	"github.com/lictor-ha/lictor/bouncer/install"
 	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
@@ -37,7 +37,7 @@ func TestStateSurvives(t *testing.T) {
 	if s, err := loadState(path, "another"); err != nil || len(s.Routes) != 0 {
 		t.Fatalf("another prefix: %+v %v", s, err)
 	}
-	if _, err := render.Install(path, []byte("{")); err != nil {
+	if _, err := install.File(path, []byte("{")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := loadState(path, "p"); err == nil {

@@ -1,5 +1,4 @@
-// Package render makes PgBouncer's file of what is known of the shards, and puts it into
-// place. It knows what PgBouncer can read and start with; whether it does is not asked here.
+// Package render makes PgBouncer's file of what is known of the shards. It knows what PgBouncer can read and start with; whether it does is not asked here.
 //
 //	view.go      what is known -> shards, and what templates see of them
 //	template.go  -> text, through a consul-template template
@@ -11,7 +10,4 @@
 //	startable.go could PgBouncer start with it?
 //	missing.go   what PgBouncer has of shards whose route is not known (pure)
 //	fallback.go  the last good settings and template with the newest routes (pure)
-//	lastgood.go  the last good file
-//	install.go   text -> file, atomically
-//	spare.go     the same on a full disk
 package render

@@ -1,4 +1,4 @@
-package render
+package install
 
 import (
 	"bytes"
@@ -21,14 +21,14 @@ const (
 // sparePath is where a file lies whose room is there when the disk is full.
 func sparePath(path string) string { return path + ".spare" }
 
-// InstallConfig is Install for pgbouncer.ini. On a full disk the file that KeepSpare has made
+// Config is File for pgbouncer.ini. On a full disk the file that KeepSpare has made
 // takes its place, so that no shard stays at its old primary for it.
-func InstallConfig(path string, text []byte) (written bool, err error) {
+func Config(path string, text []byte) (written bool, err error) {
 	old, err := osuser.Keeper(path).ReadFile(path)
 	if err == nil && bytes.Equal(bytes.TrimRight(old, "\n"), bytes.TrimRight(text, "\n")) {
 		return false, nil
 	}
-	written, err = Install(path, text)
+	written, err = File(path, text)
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 		return written, err
 	}
@@ -50,9 +50,9 @@ func KeepSpare(path string, text []byte) error {
 		return nil
 	}
 	// Written, not only reserved: a hole would want room when it is filled.
-	_, err := Install(spare, bytes.Repeat([]byte("\n"), least+spareRoom))
+	_, err := File(spare, bytes.Repeat([]byte("\n"), least+spareRoom))
 	if err != nil {
-		_, err = Install(spare, bytes.Repeat([]byte("\n"), least))
+		_, err = File(spare, bytes.Repeat([]byte("\n"), least))
 	}
 	if err != nil {
 		return fmt.Errorf("the file that is kept for a full disk: %w", err)

@@ -1,4 +1,4 @@
-package render
+package install
 
 import (
 	"errors"
@@ -6,7 +6,6 @@ import (
 	"io/fs"
 
 	"github.com/lictor-ha/lictor/agent/osuser"
-	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // LastGood is the last pgbouncer.ini that was verified: what to go back to.
@@ -15,8 +14,8 @@ type LastGood struct {
 	Text []byte
 }
 
-func NewLastGood(c config.Config) *LastGood {
-	return &LastGood{path: c.PgBouncer.Config + ".last-good"}
+func NewLastGood(config string) *LastGood {
+	return &LastGood{path: config + ".last-good"}
 }
 
 // Restore reads that of an earlier run.
@@ -35,6 +34,6 @@ func (g *LastGood) Keep(text []byte) error {
 		return nil
 	}
 	g.Text = text
-	_, err := Install(g.path, text)
+	_, err := File(g.path, text)
 	return err
 }

@@ -1,4 +1,4 @@
-package render
+package install
 
 import (
 	"bytes"
@@ -18,18 +18,18 @@ import (
 // passwords.
 const newFileMode = 0o640
 
-// Install puts text into place in one step that survives a crash of the host:
+// File puts text into place in one step that survives a crash of the host:
 // the file is the old one or the new one, never a part. Mode, owner and group
 // of an existing file stay; a new file gets the owner and group of its
 // directory, so that a PgBouncer of another user can read it. It reports whether
 // the file had to be written at all.
-func Install(path string, text []byte) (written bool, err error) {
-	return InstallChecked(path, text, func(string) error { return nil })
+func File(path string, text []byte) (written bool, err error) {
+	return Checked(path, text, func(string) error { return nil })
 }
 
-// InstallChecked is install for a file at which check looks before it takes its place:
+// Checked is File for a file at which check looks before it takes its place:
 // check gets the path of the new one. After its error the old file is there, unchanged.
-func InstallChecked(path string, text []byte, check func(path string) error) (written bool, err error) {
+func Checked(path string, text []byte, check func(path string) error) (written bool, err error) {
 	keeper := osuser.Keeper(path)
 	// A link stays a link: what it points at is replaced.
 	if target, err := keeper.EvalSymlinks(path); err == nil {
