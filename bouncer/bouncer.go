@@ -232,10 +232,12 @@ func (b *bouncer) newProcess(i int, c config.Config, log zerolog.Logger, pool *c
 	console := pooler.NewConsole(c)
 	co := &reconciler{
 		config: c, log: log, table: b.table, renderer: render.NewRenderer(c, pool, ""), viewer: render.NewViewer(c), checker: render.NewChecker(c), console: console,
-		applier: pooler.NewApplier(c, console), good: install.NewLastGood(c.PgBouncer.Config), deadman: pooler.NewDeadman(c, log),
+		applier: pooler.NewApplier(c, console), file: install.NewConfig(c.PgBouncer.Config), deadman: pooler.NewDeadman(c, log),
 		handovers: b.handovers, number: i, respond: b.processes.responder(i), wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
 	}
-	if err := co.good.Restore(); err != nil {
+	co.syncer = &configSyncer{log: log, file: co.file, wake: make(chan struct{}, 1), changed: co.notify}
+	var err error
+	if co.good, err = co.file.Good(); err != nil {
 		log.Error().Err(err).Msg("starting without a configuration to go back to")
 	}
 	co.link, co.pauser, co.connCloser = pooler.NewLink(c, log, co.notify), pooler.NewPauser(c, co.notify), pooler.NewConnCloser(c, log, co.notify)

@@ -4,12 +4,13 @@
 // from pokes over HTTP, holds the clients of a shard that has no primary
 // (PAUSE), and applies what has changed: render, check, install, RELOAD, read
 // back, RESUME. Its rooms, in the order in which a change passes them; none of them
-// knows of this package, nor do routes, render and pooler of each other:
+// knows of this package, nor do routes, render, install and pooler of each other:
 //
 //	config  bouncer.yml
 //	consul  the addresses of Consul
 //	routes  what Consul says: routes, handovers, Patroni's keys
-//	render  what is known -> text -> file
+//	render  what is known -> text
+//	install text -> file
 //	pooler  PgBouncer: RELOAD, PAUSE, its connections, its primaries
 //
 // The files here:
@@ -19,6 +20,8 @@
 //	reconciler.go, reconciler_hold.go
 //	             when to apply and close connections;
 //	             when clients are held and released
+//	config_syncer.go
+//	             fsync, and what the next failure needs: after RELOAD
 //	operator_pause.go
 //	             what operators want held or released
 //	status.go    how every shard stands

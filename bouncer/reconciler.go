@@ -40,14 +40,17 @@ const (
 // that it does not matter which event woke it, or how many did. What comes
 // while a pass runs is dealt with by the next one: a burst becomes one RELOAD.
 type reconciler struct {
-	config       config.Config
-	log          zerolog.Logger
-	table        *routes.Table
-	renderer     *render.Renderer
-	link         *pooler.Link
-	console      *pooler.Console
-	applier      *pooler.Applier
-	good         *install.LastGood
+	config   config.Config
+	log      zerolog.Logger
+	table    *routes.Table
+	renderer *render.Renderer
+	link     *pooler.Link
+	console  *pooler.Console
+	applier  *pooler.Applier
+	file     *install.Config
+	syncer   *configSyncer
+	// good is the configuration to go back to: the last one that was verified.
+	good         []byte
 	pauser       *pooler.Pauser
 	connCloser   *pooler.ConnCloser
 	healthProber *pooler.HealthProber
@@ -82,7 +85,7 @@ type reconciler struct {
 	generation int // of the PgBouncer that has taken loaded
 	loaded     string
 	standing   map[string]pgbouncer.Database
-	file       *pgbouncer.File // the one that is installed; nil: it was not looked at yet
+	installed  *pgbouncer.File // what is in the file; nil: it was not looked at yet
 	readBack   time.Time       // when loaded was verified
 	published  time.Time       // when the status was made public
 	// ours are the databases that are paused, or may be, by PAUSE of this bouncer or of
@@ -96,8 +99,8 @@ type reconciler struct {
 	looked    bool // any was looked at
 	unheld    bool // a PAUSE has to be tried again
 	// soon is when something is tried that waits for logins, PAUSE or RESUME.
-	soon      time.Time
-	installed pooler.Installed
+	soon    time.Time
+	program pooler.Installed
 	// counting is when transactions and clients are to be counted again, for a
 	// handover that holds them; 0: not at all.
 	counting  time.Duration
@@ -107,7 +110,6 @@ type reconciler struct {
 	retry     time.Duration
 	retryAt   time.Time
 	reconcile time.Time
-	noSpare   bool // there is no room for the next configuration
 	told      bool // the manager knows that this configuration stands
 
 	// holding: clients of some shard are held.
@@ -132,6 +134,11 @@ func (c *reconciler) notify() {
 
 // run reconciles until ctx is done.
 func (c *reconciler) run(ctx context.Context) {
+	var syncing sync.WaitGroup
+	defer syncing.Wait()
+	endless, end := context.WithCancel(context.WithoutCancel(ctx)) // it goes on after the last pass
+	defer end()
+	syncing.Go(func() { c.syncer.run(endless) })
 	defer c.console.Close()
 	defer c.pauser.Close()
 	defer c.connCloser.Wait()
@@ -191,7 +198,10 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	c.deadman.Set(c.deadlines(views))
 	c.noteStrangers(link)
 	// Nobody waits for this: it is for the next failure.
-	if e := c.keepGood(); err == nil {
+	if c.loaded != "" {
+		c.syncer.good(c.loaded)
+	}
+	if e := c.syncer.failure(); err == nil {
 		err = e
 	}
 	if link.Up && c.standing != nil {
@@ -329,11 +339,11 @@ func (c *reconciler) apply(ctx context.Context, link pooler.LinkState, known *vi
 
 // fallBack makes the last good settings and template stand, for cause.
 func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known *viewed, cause error) error {
-	if len(c.good.Text) == 0 {
+	if len(c.good) == 0 {
 		return fmt.Errorf("%w; there is no other good configuration to go back to", cause)
 	}
 	if c.lastBack == nil || c.lastBack.changes != known.changes || c.lastBack.version != known.version {
-		text, err := render.WithRoutes(c.good.Text, known.views, known.version)
+		text, err := render.WithRoutes(c.good, known.views, known.version)
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
@@ -351,12 +361,13 @@ func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known 
 
 // stand installs a checked text, and makes PgBouncer take it unless it has.
 func (c *reconciler) stand(ctx context.Context, link pooler.LinkState, text []byte, file pgbouncer.File, views []*render.Shard) error {
-	written, err := install.Config(c.config.PgBouncer.Config, text)
+	written, err := c.file.Put(text)
 	if err != nil {
 		return err
 	}
-	c.file = &file
+	c.installed = &file
 	if written {
+		c.syncer.sync()
 		c.log.Info().Str("file", c.config.PgBouncer.Config).Int("shards", len(views)).Msg("configuration written")
 	}
 	if !link.Up || c.standing == nil {
@@ -410,7 +421,7 @@ func (c *reconciler) version(ctx context.Context, link pooler.LinkState) pgbounc
 	if link.Up {
 		return link.Version
 	}
-	return c.installed.Version(ctx, c.config)
+	return c.program.Version(ctx, c.config)
 }
 
 // mayBeEmpty reports whether a file without any shard may be written: as the very
@@ -434,28 +445,11 @@ func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.Fil
 		c.loaded = ""
 		return err
 	}
-	c.loaded, c.readBack = string(text), time.Now()
+	c.loaded, c.readBack, c.good = string(text), time.Now(), text
 	if c.lastBack == nil || string(c.lastBack.text) != string(text) {
 		c.unfit, c.refusal, c.lastBack = "", nil, nil
 	}
 	c.log.Info().Dur("took", time.Since(begun)).Int("shards", len(views)).Msg("RELOAD done and read back")
-	return nil
-}
-
-// keepGood remembers what was verified as the configuration to go back to, and keeps room for
-// the next one.
-func (c *reconciler) keepGood() error {
-	if c.loaded == "" {
-		return nil
-	}
-	err := install.KeepSpare(c.config.PgBouncer.Config, []byte(c.loaded))
-	if err != nil && !c.noSpare {
-		c.log.Warn().Err(err).Msg("on a full disk the next failover would wait for room")
-	}
-	c.noSpare = err != nil
-	if err := c.good.Keep([]byte(c.loaded)); err != nil {
-		return fmt.Errorf("keeping the last good configuration: %w", err)
-	}
 	return nil
 }
 

@@ -316,11 +316,11 @@ func (c *reconciler) offered(v *shard) []string {
 // automatic are the databases that PgBouncer has, and its file has not: it makes one by its
 // database * for each name that a client asks for.
 func (c *reconciler) automatic() (names []string) {
-	if c.file == nil {
+	if c.installed == nil {
 		return nil
 	}
 	for name := range c.standing {
-		if _, named := c.file.Database(name); !named {
+		if _, named := c.installed.Database(name); !named {
 			names = append(names, name)
 		}
 	}

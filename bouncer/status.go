@@ -163,11 +163,11 @@ func (c *reconciler) keptUsers() (left []render.LeftOut) {
 
 // strayFallback tells of a template's own database * that does not follow pgbouncer.fallback.
 func (c *reconciler) strayFallback(views []*shard) (left []render.LeftOut) {
-	if c.file == nil {
+	if c.installed == nil {
 		return nil
 	}
 	for _, v := range views {
-		if err := render.CheckFallback(*c.file, v.Shard); err != nil {
+		if err := render.CheckFallback(*c.installed, v.Shard); err != nil {
 			left = append(left, render.LeftOut{What: "pgbouncer.fallback", Err: err})
 		}
 	}

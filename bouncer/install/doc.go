@@ -2,6 +2,8 @@
 // others, which nothing waits for.
 //
 //	replace.go  text -> file, atomically
-//	spare.go    the same on a full disk
-//	lastgood.go the last pgbouncer.ini that was verified
+//	config.go   pgbouncer.ini, for which nobody waits longer than is needed; the last
+//	            good one
+//	order.go    what a power cut leaves without fsync
+//	spare.go    a file for the time when the disk is full
 package install

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
@@ -19,7 +17,8 @@ import (
 const newFileMode = 0o640
 
 // File puts text into place in one step that survives a crash of the host:
-// the file is the old one or the new one, never a part. Mode, owner and group
+// the file is the old one or the new one, never a part, and it is the new one when
+// File has returned. Mode, owner and group
 // of an existing file stay; a new file gets the owner and group of its
 // directory, so that a PgBouncer of another user can read it. It reports whether
 // the file had to be written at all.
@@ -30,49 +29,91 @@ func File(path string, text []byte) (written bool, err error) {
 // Checked is File for a file at which check looks before it takes its place:
 // check gets the path of the new one. After its error the old file is there, unchanged.
 func Checked(path string, text []byte, check func(path string) error) (written bool, err error) {
-	keeper := osuser.Keeper(path)
-	// A link stays a link: what it points at is replaced.
-	if target, err := keeper.EvalSymlinks(path); err == nil {
-		if path = target; keeper == (osuser.User{}) {
-			keeper = osuser.Keeper(path)
-		}
-	}
-	old, err := keeper.ReadFile(path)
-	if err == nil && bytes.Equal(old, text) {
-		return false, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("reading what is installed: %w", err)
+	place := placeOf(path)
+	if same, err := place.has(func(old []byte) bool { return bytes.Equal(old, text) }); same || err != nil {
+		return false, err
 	}
 	refused := error(nil)
-	look := func(path string) error { refused = check(path); return refused }
-	if err := keeper.For(func() error { return replace(path, text, keeper, look) }, path); refused != nil {
+	err = place.put(text, func(file *os.File) error {
+		if refused = check(file.Name()); refused != nil {
+			return refused
+		}
+		return file.Sync()
+	})
+	switch {
+	case refused != nil:
 		return false, refused
-	} else if err != nil {
-		return false, fmt.Errorf("installing %s: %w", path, err)
+	case err != nil:
+		return false, err
 	}
-	if err := keeper.Sync(filepath.Dir(path)); err != nil {
+	if err := place.keeper.Sync(filepath.Dir(place.path)); err != nil {
 		return true, fmt.Errorf("installing %s: %w", path, err)
 	}
 	return true, nil
 }
 
-func replace(path string, text []byte, keeper osuser.User, check func(path string) error) error {
-	file, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(newFileMode), renameio.WithExistingPermissions())
+// place is where a file goes, and the user who may put it there.
+type place struct {
+	path   string
+	keeper osuser.User
+}
+
+// placeOf is that of a path. A link stays a link: what it points at is replaced.
+func placeOf(path string) place {
+	keeper := osuser.Keeper(path)
+	if target, err := keeper.EvalSymlinks(path); err == nil {
+		if path = target; keeper == (osuser.User{}) {
+			keeper = osuser.Keeper(path)
+		}
+	}
+	return place{path, keeper}
+}
+
+// has reports whether there is a file whose text is the one that is wanted.
+func (p place) has(wanted func(old []byte) bool) (bool, error) {
+	old, err := p.keeper.ReadFile(p.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("reading what is installed: %w", err)
+	}
+	return err == nil && wanted(old), nil
+}
+
+// put replaces the file by one with that text, of which ready is the last to be asked.
+func (p place) put(text []byte, ready func(*os.File) error) error {
+	if err := p.keeper.For(func() error { return p.replace(text, ready) }, p.path); err != nil {
+		return fmt.Errorf("installing %s: %w", p.path, err)
+	}
+	return nil
+}
+
+func (p place) replace(text []byte, ready func(*os.File) error) (err error) {
+	file, err := os.CreateTemp(filepath.Dir(p.path), "."+filepath.Base(p.path)+"*")
 	if err != nil {
 		return err
 	}
-	defer file.Cleanup() //nolint:errcheck // nothing is left after a success
-	if err := keepOwner(file.File, path, keeper); err != nil {
+	defer func() {
+		err = errors.Join(err, file.Close())
+		if err != nil {
+			_ = os.Remove(file.Name()) // it has no name of its own any more after a success
+		}
+	}()
+	mode := fs.FileMode(newFileMode)
+	if old, err := os.Stat(p.path); err == nil {
+		mode = old.Mode().Perm()
+	}
+	if err := file.Chmod(mode); err != nil {
+		return err
+	}
+	if err := keepOwner(file, p.path, p.keeper); err != nil {
 		return err
 	}
 	if _, err := file.Write(text); err != nil {
 		return err
 	}
-	if err := check(file.Name()); err != nil {
+	if err := ready(file); err != nil {
 		return err
 	}
-	return file.CloseAtomicallyReplace() // it syncs the file before the rename
+	return os.Rename(file.Name(), p.path)
 }
 
 // keepOwner gives the new file the owner of the one it replaces.

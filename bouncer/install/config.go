@@ -1,0 +1,86 @@
+package install
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sync"
+	"syscall"
+)
+
+// Config is PgBouncer's own file. A failover waits for Put, nothing waits for Keep: each may be
+// called while the other runs.
+type Config struct {
+	path string
+	// mu: the spare file is made, or takes the place of the file.
+	mu sync.Mutex
+}
+
+// NewConfig is the file at path, with a spare one and the last good one beside it.
+func NewConfig(path string) *Config { return &Config{path: path} }
+
+// Put is File, but for this: until Keep has returned, or the system has written everything
+// out of its own accord, a power cut may bring the old file back. It never leaves
+// a part of one. On a full disk the file that Keep has made takes its place, so that no
+// shard stays at its old primary for it.
+func (c *Config) Put(text []byte) (written bool, err error) {
+	place := placeOf(c.path)
+	same, err := place.has(func(old []byte) bool {
+		return bytes.Equal(bytes.TrimRight(old, "\n"), bytes.TrimRight(text, "\n"))
+	})
+	if same || err != nil {
+		return false, err
+	}
+	err = place.put(text, writeOut)
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return err == nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if spare := place.putSpare(text); spare != nil {
+		return false, fmt.Errorf("%w; nor could the file that is kept for a full disk be used: %w", err, spare)
+	}
+	return true, nil
+}
+
+// Keep makes lasting what Put has put into place.
+func (c *Config) Keep() error {
+	place := placeOf(c.path)
+	file, err := place.keeper.Open(place.path)
+	if err != nil {
+		return fmt.Errorf("making it last: %w", err)
+	}
+	if err := errors.Join(file.Sync(), file.Close(), place.keeper.Sync(filepath.Dir(place.path))); err != nil {
+		return fmt.Errorf("making %s last: %w", c.path, err)
+	}
+	return nil
+}
+
+// KeepSpare has room for a next text like this one at hand.
+func (c *Config) KeepSpare(text []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return placeOf(c.path).keepSpare(text)
+}
+
+func (c *Config) lastGood() string { return c.path + ".last-good" }
+
+// KeepGood remembers text as the last one that PgBouncer was seen to have taken.
+func (c *Config) KeepGood(text []byte) error {
+	if _, err := File(c.lastGood(), text); err != nil {
+		return fmt.Errorf("keeping the last good configuration: %w", err)
+	}
+	return nil
+}
+
+// Good is the text that KeepGood has remembered, in this run or an earlier one; nil: there
+// is none.
+func (c *Config) Good() ([]byte, error) {
+	text, err := placeOf(c.lastGood()).keeper.ReadFile(c.lastGood())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("last good configuration: %w", err)
+	}
+	return text, nil
+}
