@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -177,9 +178,10 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	b.state.session, b.state.pauses, b.state.strangers, b.state.kept = saved.Session, saved.Pauses, saved.Strangers, !saved.isEmpty()
 	b.handovers = routes.NewHandovers(c.Keys(), b.table.Serves)
 
+	passes := newPasses(c.Name)
 	b.processes = &processes{handovers: b.handovers, answers: map[config.ShardID][]cluster.HandoverAnswer{}}
 	for i, one := range c.Each() {
-		b.processes.all = append(b.processes.all, b.newProcess(i, one, logFor(log, c, one), pool))
+		b.processes.all = append(b.processes.all, b.newProcess(i, one, logFor(log, c, one), pool, passes))
 	}
 	b.operators = &operatorPauses{
 		pauses: saved.Pauses, keep: b.state.keepPauses, remember: b.state.rememberPauses,
@@ -219,7 +221,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 		prober.Refresh, prober.Connected = b.watcher.Refresh, func() bool { return b.watcher.Status().Connected }
 	}
 	b.state.draining = saved.Draining
-	b.api = &listenerAPI{keep: b.state.rememberDraining, config: c, log: log, processes: b.processes, operators: b.operators, watcher: b.watcher, table: b.table, handovers: b.handovers, files: b.files}
+	b.api = &listenerAPI{keep: b.state.rememberDraining, config: c, log: log, processes: b.processes, operators: b.operators, watcher: b.watcher, table: b.table, handovers: b.handovers, files: b.files, passes: passes}
 	b.api.draining.Store(saved.Draining)
 	if saved.Draining {
 		log.Warn().Msg("still draining, as before: `lictor bouncer undrain` ends it")
@@ -228,12 +230,12 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 }
 
 // newProcess makes the parts that one PgBouncer has to itself.
-func (b *bouncer) newProcess(i int, c config.Config, log zerolog.Logger, pool *consul.Pool) *process {
+func (b *bouncer) newProcess(i int, c config.Config, log zerolog.Logger, pool *consul.Pool, passes prometheus.Observer) *process {
 	console := pooler.NewConsole(c)
 	co := &reconciler{
 		config: c, log: log, table: b.table, renderer: render.NewRenderer(c, pool, ""), viewer: render.NewViewer(c), checker: render.NewChecker(c), console: console,
 		applier: pooler.NewApplier(c, console), file: install.NewConfig(c.PgBouncer.Config), deadman: pooler.NewDeadman(c, log),
-		handovers: b.handovers, number: i, respond: b.processes.responder(i), wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
+		handovers: b.handovers, number: i, passes: passes, respond: b.processes.responder(i), wake: make(chan struct{}, 1), holds: map[config.ShardID]*hold{}, ours: map[string]time.Time{},
 	}
 	co.syncer = &configSyncer{log: log, file: co.file, wake: make(chan struct{}, 1), changed: co.notify}
 	var err error

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
@@ -34,6 +35,7 @@ type listenerAPI struct {
 	table     *routes.Table
 	handovers *routes.Handovers
 	files     []*fileWriter
+	passes    prometheus.Histogram
 	draining  atomic.Bool
 	access    httpserver.Access
 	// What others may have read of Consul.

@@ -14,9 +14,18 @@ import (
 // lists all).
 func (a *listenerAPI) metrics() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&statusCollector{status: func() Status { return a.status(context.Background()) }, version: a.config.Version, now: time.Now},
+	registry.MustRegister(a.passes, &statusCollector{status: func() Status { return a.status(context.Background()) }, version: a.config.Version, now: time.Now},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
+}
+
+// newPasses measures how long the reconcilers' passes take: whatever happens to a shard waits
+// for the one that is under way.
+func newPasses(bouncer string) prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "lictor_bouncer_pass_seconds", Help: "How long a look at all shards takes, with what is done about them.",
+		ConstLabels: prometheus.Labels{"bouncer": bouncer}, Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5},
+	})
 }
 
 // statusCollector turns a status into metrics. It is unchecked: which shards there

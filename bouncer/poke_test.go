@@ -146,4 +146,7 @@ func TestPokeReadsOneKey(t *testing.T) {
 	}
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen)) // nobody pokes
 	w.awaitLeader(0)
+	if text := w.scrape("/metrics"); !strings.Contains(text, `lictor_bouncer_pass_seconds_bucket{bouncer="b1",le="0.1"}`) {
+		t.Error("passes are not measured")
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -61,6 +62,8 @@ type reconciler struct {
 	deadman *pooler.Deadman
 	// keepStrangers writes strangers down, soon or at once.
 	keepStrangers func(names []string, atOnce bool)
+	// passes is told how long each took.
+	passes prometheus.Observer
 	// number is that of its process.
 	number int
 	// answered reports whether Consul has answered since the start.
@@ -158,7 +161,10 @@ func (c *reconciler) run(ctx context.Context) {
 		case <-c.renderer.News():
 		case <-timer.C:
 		}
-		timer.Reset(c.pass(ctx))
+		begun := time.Now()
+		wait := c.pass(ctx)
+		c.passes.Observe(time.Since(begun).Seconds())
+		timer.Reset(wait)
 	}
 }
 
