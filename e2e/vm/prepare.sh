@@ -31,6 +31,7 @@ postgres_bin() {
 
 need qemu-system-x86 command -v qemu-system-x86_64
 need e2fsprogs command -v mke2fs
+need xfsprogs command -v mkfs.xfs
 need postgresql-15 postgres_bin
 need apt command -v apt-get
 
@@ -92,7 +93,7 @@ kernel() {
 	done
 }
 modules=(virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk
-	libcrc32c crc32c_generic crc16 mbcache jbd2 ext4 watchdog softdog i6300esb)
+	libcrc32c crc32c_generic crc16 mbcache jbd2 ext4 xfs watchdog softdog i6300esb)
 kernel cloud linux-image-cloud-amd64 "${modules[@]}"
 kernel generic linux-image-amd64 "${modules[@]}"
 rm -rf "$building/unpacked"

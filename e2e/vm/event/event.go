@@ -30,6 +30,10 @@ const (
 	Alive Name = "alive"
 	// Survived: no reset came.
 	Survived Name = "survived"
+	// Lasts: a file was made to last, in the generation that it had at least.
+	Lasts Name = "lasts"
+	// Found is a file after a power cut; its generation is -1 when it is broken.
+	Found Name = "found"
 	// State shows the watchdog.
 	State Name = "state"
 	// Trouble: the guest cannot go on.
@@ -46,6 +50,9 @@ type Event struct {
 	Acked int64  `json:"acked,omitempty"`
 	Beat  int64  `json:"beat,omitempty"`
 	Text  string `json:"text,omitempty"`
+	// File and Generation are of the scenarios with power cuts.
+	File       int `json:"file,omitempty"`
+	Generation int `json:"generation,omitempty"`
 }
 
 const prefix = "@event "

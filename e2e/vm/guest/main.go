@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -24,6 +25,9 @@ const (
 	scenarioVariable = "scenario"
 	driverVariable   = "driver" // softdog, i6300esb, none
 	nowayoutVariable = "way"    // "no": the driver has no way out
+	// The disk's file system, ext4 unless it is given, and how it is mounted.
+	filesystemVariable = "filesystem"
+	optionsVariable    = "options"
 )
 
 // root is where the disk is mounted.
@@ -93,6 +97,10 @@ func play(scenario string) error {
 	switch scenario {
 	case "device-freeze", "device-stop", "device-kill", "device-nowayout":
 		return playDevice(scenario)
+	case "power-cut", "power-careless":
+		return playPower(scenario)
+	case "power-return":
+		return powerReturns()
 	case "freeze", "stop", "refuse", "kill", "return":
 		return playNode(scenario)
 	}
@@ -126,7 +134,7 @@ func makeHost() error {
 		return nil //nolint:nilerr // this scenario has no disk
 	}
 	if err := mountAll([]mount{
-		{"/dev/vda", root, "ext4", 0, ""},
+		{"/dev/vda", root, cmp.Or(os.Getenv(filesystemVariable), "ext4"), 0, os.Getenv(optionsVariable)},
 		{"proc", root + "/proc", "proc", 0, ""},
 		{"sysfs", root + "/sys", "sysfs", 0, ""},
 		{"/dev", root + "/dev", "", unix.MS_BIND, ""},
