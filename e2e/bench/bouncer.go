@@ -26,6 +26,7 @@ type bouncerReport struct {
 	// CPU is that of a bouncer without clients at 1,000 shards.
 	CPU         float64            `json:"cpu_idle_s_per_minute"`
 	CPUByShards map[string]float64 `json:"cpu_idle_s_per_minute_by_shards,omitempty"`
+	Lost        *lostFigures       `json:"lost_primaries,omitempty"`
 	Memory      float64            `json:"memory_mib_1000_shards,omitempty"`
 	MemoryMost  float64            `json:"memory_most_mib_1000_shards,omitempty"`
 	MemoryIdle  float64            `json:"memory_idle_mib_1000_shards,omitempty"`
@@ -56,7 +57,7 @@ type peerFigures struct {
 }
 
 // bouncerSuite measures the bouncer. part, when it is not empty, is one of
-// propagation, idle, switchover, unplanned and zone.
+// propagation, lost, idle, switchover, unplanned and zone.
 func bouncerSuite(ctx context.Context, report, part string, sizes []string) error {
 	r := bouncerReport{Load: []float64{loadAverage()}}
 	if part != "" && report != "" { // go on with what is there
@@ -70,7 +71,7 @@ func bouncerSuite(ctx context.Context, report, part string, sizes []string) erro
 	for _, step := range []struct {
 		name string
 		run  func(context.Context, *bouncerReport) error
-	}{{"propagation", func(ctx context.Context, r *bouncerReport) error { return propagation(ctx, r, sizes) }}, {"idle", idleBouncers}, {"switchover", switchovers}, {"unplanned", losses}, {"zone", zoneLoss}} {
+	}{{"propagation", func(ctx context.Context, r *bouncerReport) error { return propagation(ctx, r, sizes) }}, {"lost", lostPrimaries}, {"idle", idleBouncers}, {"switchover", switchovers}, {"unplanned", losses}, {"zone", zoneLoss}} {
 		if part != "" && part != step.name {
 			continue
 		}
