@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -216,6 +219,77 @@ func TestHandoverOfFallbackAwaitsTransactions(t *testing.T) {
 		t.Fatalf("answer is %+v", answer)
 	}
 	waits := w.awaitMember1(busy)
+	w.await("the waiting client being counted", func() error {
+		if _, answer, err := a.post(0); err != nil || answer.ClientsWaiting != 1 {
+			return fmt.Errorf("%+v %w", answer, err)
+		}
+		return nil
+	})
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	if err := <-waits; err != nil {
+		t.Error(err)
+	}
+}
+
+// slowLogin is a connection to PgBouncer whose client says who it is, and shows its password
+// when it may.
+type slowLogin struct {
+	net.Conn
+	writes int
+	may    <-chan struct{}
+}
+
+func (c *slowLogin) Write(p []byte) (int, error) {
+	if c.writes++; c.writes == 2 {
+		<-c.may
+	}
+	return c.Conn.Write(p)
+}
+
+// A client of the fallback whose login takes so long that PgBouncer has put its database away as
+// idle meanwhile waits as any, and a handover counts its transaction.
+func TestFallbackOfSlowLogin(t *testing.T) {
+	w := serving(t, func(c *config.Config) {
+		c.PgBouncer.Fallback = map[string]any{"shard": "s1", "dbname": "postgres"}
+	})
+	may, result := make(chan struct{}), make(chan error, 1)
+	options, err := pgconn.ParseConfig(w.dsn("any-name"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		return &slowLogin{Conn: conn, may: may}, err
+	}
+	var client *pgconn.PgConn
+	go func() {
+		var err error
+		client, err = pgconn.ConnectConfig(w.ctx, options)
+		result <- err
+	}()
+	shows := func(want bool) func() error {
+		return func() error {
+			all, err := w.admin().Databases(w.ctx)
+			if _, shown := all["any-name"]; err == nil && shown != want {
+				err = fmt.Errorf("%+v", all)
+			}
+			return err
+		}
+	}
+	w.await("the database that PgBouncer makes", shows(true))
+	w.await("the database that PgBouncer takes for idle", shows(false))
+	close(may)
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close(context.Background()) })
+	w.exec(client, "BEGIN; SELECT 1")
+	a := w.announce("h1", 30*time.Second)
+	if answer := a.held(); answer.Busy != 1 || answer.Quiet() {
+		t.Fatalf("answer is %+v", answer)
+	}
+	w.exec(client, "COMMIT")
+	waits := w.awaitMember1(client)
 	w.await("the waiting client being counted", func() error {
 		if _, answer, err := a.post(0); err != nil || answer.ClientsWaiting != 1 {
 			return fmt.Errorf("%+v %w", answer, err)

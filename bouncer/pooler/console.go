@@ -58,11 +58,34 @@ func (c *Console) Close() {
 	}
 }
 
-// Databases is SHOW DATABASES.
+// Databases is SHOW DATABASES. PgBouncer leaves those out that it has made by its database *
+// and takes for idle: it does so three times a second, for good, and also while the first client
+// logs in. Such a one that has clients is brought back: it must be held as any.
 func (c *Console) Databases(ctx context.Context) (map[string]pgbouncer.Database, error) {
 	conn, err := c.use(ctx)
 	if err != nil {
 		return nil, err
+	}
+	all, err := bounded(ctx, conn.Databases)
+	if err != nil || len(c.config.PgBouncer.Fallback) == 0 {
+		return all, err
+	}
+	pools, err := bounded(ctx, conn.Pools)
+	if err != nil {
+		return nil, err
+	}
+	hidden := false
+	for _, p := range pools {
+		if _, shown := all[p.Database]; shown || p.Database == "pgbouncer" || p.ClientsActive+p.ClientsWaiting == 0 {
+			continue
+		}
+		hidden = true
+		if _, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.Enable(ctx, p.Database) }); err != nil {
+			return nil, fmt.Errorf("a database of pgbouncer.fallback: %w", err)
+		}
+	}
+	if !hidden {
+		return all, nil
 	}
 	return bounded(ctx, conn.Databases)
 }

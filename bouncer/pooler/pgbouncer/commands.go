@@ -351,6 +351,13 @@ func (c *Conn) Resume(ctx context.Context, database string) error {
 	return err
 }
 
+// Enable lets clients log in to a database, which they may unless it was disabled. It also has
+// PgBouncer show one that its database * has made and that it takes for idle.
+func (c *Conn) Enable(ctx context.Context, database string) error {
+	_, err := c.exec(ctx, "ENABLE "+quoteName(database))
+	return err
+}
+
 // KillClient drops one client (PgBouncer 1.24 and later).
 func (c *Conn) KillClient(ctx context.Context, id string) error {
 	if strings.Trim(id, "0123456789") != "" || id == "" {
