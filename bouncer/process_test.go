@@ -61,6 +61,9 @@ func onePort(t *testing.T, n int, edit func(*config.Config)) *sharedPort {
 	for i := range n {
 		s.start(i)
 	}
+	for i := range n { // one alone is healthy
+		s.awaitProcess(i)
+	}
 	w.awaitLeader(0)
 	w.awaitHealthy()
 	return s

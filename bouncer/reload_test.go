@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -31,6 +33,19 @@ func TestReloadCutsNoLoginOff(t *testing.T) {
 	stop() // what follows is its RELOAD alone
 	one, other := w.connect("s1"), w.connect("s1")
 	w.exec(one, "SELECT 1")
+	version, err := w.admin().Version(w.ctx)
+	testkit.Must(t, err)
+	if version.AtLeast(1, 24) { // whose RELOAD leaves connections alone while what TLS is set to has not changed
+		before := w.backend(one)
+		testkit.Must(t, w.admin().Reload(w.ctx))
+		w.awaitPool("the server connection after RELOAD", func(p pgbouncer.Pool) bool {
+			return p.Database == "s1" && p.ServersActive+p.ServersIdle+p.ServersUsed+p.ServersTested == 1 && p.ServersIn == 0
+		})
+		if after := w.backend(one); after != before {
+			t.Errorf("after RELOAD backend %s serves in the place of %s", after, before)
+		}
+		return
+	}
 	defer behind.hang(false)
 	// logsIn makes PgBouncer log in to a server that says nothing.
 	answered := make(chan error, 2)
@@ -67,4 +82,14 @@ func TestReloadCutsNoLoginOff(t *testing.T) {
 	if err := <-answered; err != nil {
 		t.Logf("the login that took too long: %v", err)
 	}
+}
+
+// backend is the process of PostgreSQL that answers a client.
+func (w *world) backend(conn *pgconn.PgConn) string {
+	w.t.Helper()
+	results, err := conn.Exec(w.ctx, "SELECT pg_backend_pid()").ReadAll()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(results[0].Rows[0][0])
 }
