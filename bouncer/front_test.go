@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -81,7 +82,19 @@ func TestHealthOfSilentPgBouncer(t *testing.T) {
 // From 1.23 on PgBouncer ends by SIGTERM when its clients have gone, and each connection to
 // its console counts: the bouncer follows routes until the last client goes, and then lets go.
 func TestPgBouncerEndsWhenItsClientsHaveGone(t *testing.T) {
-	w := newWorld(t, nil)
+	t.Run("port", func(t *testing.T) { endsWhenItsClientsHaveGone(t, nil) })
+	t.Run("unix-socket", func(t *testing.T) { // which stays open until the end, from 1.25 on
+		endsWhenItsClientsHaveGone(t, func(c *config.Config) {
+			_, port, _ := strings.Cut(c.PgBouncer.Admin, ":")
+			c.PgBouncer.Admin = filepath.Dir(c.PgBouncer.Config) + ":" + port
+			c.PgBouncer.Settings = map[string]any{"listen_addr": "127.0.0.1"}
+		})
+	})
+}
+
+func endsWhenItsClientsHaveGone(t *testing.T, edit func(*config.Config)) {
+	t.Helper()
+	w := newWorld(t, edit)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	cmd := bouncertest.Unprivileged(exec.Command("pgbouncer", w.config.PgBouncer.Config))
@@ -105,6 +118,9 @@ func TestPgBouncerEndsWhenItsClientsHaveGone(t *testing.T) {
 		t.Skipf("PgBouncer %s ends at once", version)
 	}
 	w.console.Close()
+	if response, err := http.Get("http://" + w.config.Listen + "/metrics/pgbouncer"); err != nil || response.Body.Close() != nil {
+		t.Errorf("the figures cannot be had: %v", err)
+	}
 	client := w.connect("s1")
 	w.exec(client, "SELECT 1")
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
