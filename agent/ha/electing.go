@@ -3,6 +3,7 @@ package ha
 import (
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -233,11 +234,18 @@ func (v View) unelectable() string {
 	return ""
 }
 
-// ledInPause tells whether the last leader, another one than this member, may have
-// outlived its lease.
+// ledInPause reports whether the last leader, another one than this member, may have
+// outlived its lease and acknowledge commits that the member lacks.
 func (v View) ledInPause(name string) bool {
 	b := v.beat()
-	return b != nil && b.Paused && !b.Released && b.Owner != name
+	return b != nil && b.Paused && !b.Released && b.Owner != name && !v.waitsFor(b.Owner, name)
+}
+
+// waitsFor reports whether whatever owner acknowledges, the key sync says, this standby has:
+// it is one of those that commits wait for, or a quorum of them is asked before it leads.
+func (v View) waitsFor(owner, name string) bool {
+	key := v.Cluster.Sync
+	return key.OK() && strings.EqualFold(key.Value.Leader, owner) && key.Value.Has(name)
 }
 
 // electable says why a peer could not lead, empty when it could.

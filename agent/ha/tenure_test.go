@@ -408,6 +408,13 @@ func TestPauseIsInForceWithTheBeatThatSaysSo(t *testing.T) {
 		{"the lease ends, and no beat has told of the pause", view(over, func(v *View) { v.Config.Pause = true }), "kill PostgreSQL", "over"},
 		{"the lease ends, and a beat has told of the pause", view(over, paused_, told), "", "with the lock"},
 		{"the last leader was paused", view(leads("b", 20*time.Second), told, asked()), "", "led in pause"},
+		{"the last leader was paused, and waits for this standby", view(leads("b", 20*time.Second), told, asked(), syncKey("b", "a")), "take over (status at 45)", ""},
+		{"the last leader was paused, and waits for another standby", view(leads("b", 20*time.Second), told, asked(), syncKey("b", "c")), "", "led in pause"},
+		{"the last leader was paused, and the key is of the one before", view(leads("b", 20*time.Second), told, asked(), syncKey("c", "a")), "", "led in pause"},
+		{
+			"the last leader was paused, and waits for a quorum", view(leads("b", 20*time.Second), told, asked(peer("c", 1, 4000)), syncKey("b", "a", "c"), func(v *View) { v.Cluster.Sync.Value.Quorum = 1 }),
+			"ask the other members, parted from the old leader (status at 45)", "asking for the positions",
+		},
 		{"the last leader was paused, and stopped in an orderly way", view(leads("b", 20*time.Second), told, released(""), asked()), "take over (status at 45)", ""},
 		{"the last leader was paused, and the operator decides", view(leads("b", 20*time.Second), told, asked(),
 			request(cluster.Failover{Candidate: "a"})), "take over (status at 45)", ""},

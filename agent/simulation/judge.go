@@ -84,10 +84,19 @@ func (j *judge) onePrimary() {
 // long before it does so itself. That is stronger than I1, and what the lease is for.
 func (j *judge) alone(h *host) {
 	for _, other := range j.w.hosts {
+		other.outlived = other.outlived && other.pg.writable || other != h && j.outlives(other, h)
 		if other != h && other.pg.writable && other.up && !other.exempt() {
 			j.fail("I1", "%s takes the lock while %s accepts commits", h.name, other.name)
 		}
 	}
+}
+
+// outlives reports whether a primary that led in pause waits for standbys, of which h is one.
+func (j *judge) outlives(other, h *host) bool {
+	b := j.status.Lictor
+	key, found := j.w.consul.keys[keySync].value.(cluster.Sync)
+	return other.pg.writable && b != nil && b.Owner == other.name && b.Paused && !b.Released &&
+		found && key.Leader == other.name && key.Has(h.name) && len(other.pg.waits.names) > 0
 }
 
 func (j *judge) writable(h *host) {
@@ -120,6 +129,9 @@ func (j *judge) archiveAlone() {
 // acknowledged: a client was told that its commit is safe.
 func (j *judge) acknowledged(h *host, lsn int64) {
 	b := h.pg.at.branch
+	if h.outlived {
+		j.notBeside(h)
+	}
 	j.tally.Commits++
 	if len(h.pg.waits.names) > 0 {
 		j.onlySynchronous(h)
@@ -141,6 +153,16 @@ func (j *judge) onlySynchronous(h *host) {
 	for _, other := range j.w.hosts {
 		if other != h && other.pg.writable && other.up && !other.exempt() {
 			j.fail("I1", "%s has a commit acknowledged by %s while %s accepts commits", h.name, h.pg.waits.value(), other.name)
+		}
+	}
+}
+
+// notBeside: a primary that led in pause acknowledges nothing beside the next one, whatever
+// its own setting has become.
+func (j *judge) notBeside(h *host) {
+	for _, other := range j.w.hosts {
+		if other != h && other.pg.writable && !other.outlived {
+			j.fail("I1", "%s, which led in pause, has a commit acknowledged while %s accepts commits", h.name, other.name)
 		}
 	}
 }

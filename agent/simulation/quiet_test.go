@@ -115,6 +115,32 @@ func TestSwitchoverInPause(t *testing.T) {
 	}
 }
 
+// TestLedInPauseAndIsGone: a leader's agent ends in pause, and its PostgreSQL stays. When the pause
+// is over a standby leads without which it can acknowledge nothing; without one nobody does.
+func TestLedInPauseAndIsGone(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []any{false, true, "quorum"} {
+		s := directed(3, map[string]any{"ttl": 8, "synchronous_mode": mode})
+		s.Calm = true
+		for seed := uint64(1); seed <= 20; seed++ {
+			s.Seed = seed
+			w := newWorld(s, Options{})
+			led := ""
+			w.at(31*time.Second, func() { led = w.consul.leaderNamed() })
+			w.at(32*time.Second, func() {
+				w.inject(Event{At: w.now, For: 100 * time.Second, Kind: EndAgent, Member: w.hostNamed(led).id})
+			})
+			w.at(29*time.Second, func() { w.inject(Event{At: w.now, For: 10 * time.Second, Kind: Pause}) })
+			w.run(70 * time.Second)
+			serves := w.consul.leaderNamed() != "" && w.consul.leaderNamed() != led
+			if w.judge.violation != nil || led != "" && serves != (mode != false) {
+				t.Errorf("synchronous_mode %v, seed %d: %s led, now %q: %v; %s", mode, seed, led, w.consul.leaderNamed(), w.judge.violation, w.judge.reasons())
+				return
+			}
+		}
+	}
+}
+
 // TestGuardThatHangs: PostgreSQL is killed at the deadline of a guard that stands still;
 // the leader then does without that guard.
 func TestGuardThatHangs(t *testing.T) {

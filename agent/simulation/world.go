@@ -98,7 +98,9 @@ type host struct {
 	frozen bool    // the whole host stands still
 	thawed instant // when its processes last began to run again
 	blind  instant // until then its clock may have it believe in a lease that is over
-	held   []func()
+	// outlived: it led in pause, and a standby leads without which it acknowledges nothing.
+	outlived bool
+	held     []func()
 
 	pg    postgres
 	guard guard
@@ -185,7 +187,7 @@ func (h *host) process(do func()) {
 // exempt tells whether of agent, guard and watcher of the host none runs, or did until
 // just now: then only a watchdog could exclude two primaries (design 5.4).
 func (h *host) exempt() bool {
-	return h.frozen || h.unguarded() || h.thawed > 0 && h.w.now-h.thawed < time.Second || h.w.now < h.blind
+	return h.frozen || h.outlived || h.unguarded() || h.thawed > 0 && h.w.now-h.thawed < time.Second || h.w.now < h.blind
 }
 
 // unguarded tells whether neither agent nor guard nor watcher runs as it must, and the
