@@ -32,6 +32,7 @@ func dataOf(d postgres.DataDir, err error) member.Data {
 	return member.Data{
 		State: ha.DataState(d.State), Problem: d.Problem, SystemIdentifier: d.Control.SystemIdentifier,
 		Timeline: d.Control.Timeline, CheckpointLSN: d.Control.CheckpointLSN, ShutDown: d.Control.IsShutDown(),
+		Clone:      d.Clone,
 		WasPrimary: (d.State == postgres.Valid || d.State == postgres.Bootstrapped) && !d.Standby,
 	}
 }

@@ -258,6 +258,7 @@ func (p inPostgres) Running() bool             { return p.pg.Running() }
 func (p inPostgres) PID() int                  { return p.pg.PID() }
 func (p inPostgres) Upstream() string          { return p.pg.Upstream() }
 func (p inPostgres) ClonesWithoutLeader() bool { return p.pg.ClonesWithoutLeader() }
+func (p inPostgres) KeepsData() bool           { return p.pg.KeepsData() }
 func (p inPostgres) SynchronousCommit() string { return p.pg.SynchronousCommit() }
 
 func (p inPostgres) StartedAs() (primary, known bool) {

@@ -208,6 +208,7 @@ func TestStartingNeedsEachCondition(t *testing.T) {
 	}
 	as := func(*cluster.Entry[cluster.Member]) {}
 	alone := func(v *View) { v.Postgres.RestoresAlone = true }
+	half := func(v *View) { empty(v); v.Postgres.Data, v.Postgres.Resumable = DataIncomplete, true }
 	noKey := func(v *View) { v.Cluster.Initialize = cluster.Entry[string]{} }
 	runSituations(t, []situationTest{
 		{"bootstrapped, the key is there and nobody's", view(newShard, made, keyOf("")), "", "delete the key"},
@@ -219,6 +220,12 @@ func TestStartingNeedsEachCondition(t *testing.T) {
 		{"empty, can be restored alone, somebody makes the shard", view(empty, alone, keyOf("sb")), "", "member that bootstraps"},
 		{"empty, can be restored alone, a key that nobody holds", view(empty, alone, keyOf("")), "", "delete the key"},
 		{"empty, can be restored alone, no shard", view(empty, alone, noKey), "bootstrap", "does not exist"},
+		{"an unfinished clone that is gone on with", view(half, leads("b", 0)), "clone from b", "clone that was not finished and b leads"},
+		{"an unfinished clone that is gone on with, no leader", view(half), "", "waiting for a leader to clone"},
+		{"an unfinished clone that is gone on with, alone", view(half, alone), "clone from ", "no_leader"},
+		{"an unfinished clone that is gone on with, it failed", view(half, leads("b", 0), func(v *View) { v.Attempt = Attempt{Kind: TaskClone, Failures: 1, NotUntil: now.Add(time.Second)} }), "", "after 1 failures"},
+		{"an unfinished clone, no shard", view(half, noKey), "clear away the unfinished data directory", ""},
+		{"an unfinished clone that nobody goes on with", view(half, leads("b", 0), func(v *View) { v.Postgres.Resumable = false }), "clear away the unfinished data directory", ""},
 		{"clonefrom, itself", view(empty, leads("b", 0), cloneFrom(0, as)), "clone from b", ""},
 		{"clonefrom, the leader, not primary yet", view(empty, leads("b", 0), cloneFrom(1, as), func(v *View) { v.Cluster.Members[1].Value.Role = cluster.RoleReplica }), "", "running primary"},
 		{"clonefrom, stopped", view(empty, leads("b", 0), cloneFrom(2, func(m *cluster.Entry[cluster.Member]) { m.Value.State = cluster.StateStopped })), "clone from b", ""},

@@ -2,6 +2,7 @@ package ha
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -11,7 +12,8 @@ import (
 //	data         key initialize       leader        decision
 //	foreign      any                  any           refuse, touch nothing
 //	other shard  has another id       any           refuse, touch nothing
-//	incomplete   any                  any           clear away what was ours
+//	incomplete   any                  any           clear away what was ours; a clone stays where a
+//	                                                method goes on with it, and is cloned as if empty
 //	bootstrapped held by our session  none          register the shard, again and again
 //	bootstrapped absent               none          hold the key again, then as above
 //	bootstrapped has our id           ours, or none make the data directory the shard's
@@ -27,6 +29,9 @@ func starting(v View) (Decision, bool) {
 	case DataForeign:
 		return wait("the data directory is refused and left alone: " + pg.DataProblem), true
 	case DataIncomplete:
+		if d := fill(v); pg.Resumable && !d.bootstraps() {
+			return v.unlessFailing(d), true
+		}
 		return v.unlessFailing(do("an unfinished data directory of our own was found", DiscardIncomplete{})), true
 	case DataBootstrapped:
 		return register(v), true
@@ -100,29 +105,43 @@ func finishBootstrap(v View) Decision {
 }
 
 func fill(v View) Decision {
+	what := v.noData()
 	if leader := v.leader(); leader != "" && leader != v.Name {
 		from, err := cloneSource(v, leader)
 		if err != "" {
 			return wait(err)
 		}
-		return do("the data directory is empty and "+leader+" leads", Clone{From: from, NoStream: cluster.NoStream(v.Tags)})
+		return do(what+" and "+leader+" leads", Clone{From: from, NoStream: cluster.NoStream(v.Tags)})
 	}
 	init := v.Cluster.Initialize
 	switch {
 	case init.Exists() && init.Value != "" && v.Postgres.RestoresAlone:
-		return do("the data directory is empty and nobody leads: restoring it without a leader (no_leader)", Clone{})
+		return do(what+" and nobody leads: restoring it without a leader (no_leader)", Clone{})
 	case init.Exists() && init.Value != "":
-		return wait("the data directory is empty: waiting for a leader to clone from")
+		return wait(what + ": waiting for a leader to clone from")
 	case init.Exists() && init.Session != "":
-		return wait("the data directory is empty: waiting for the member that bootstraps the shard")
+		return wait(what + ": waiting for the member that bootstraps the shard")
 	case init.Exists():
 		return wait("the key initialize is empty and nobody holds it: a bootstrap by Patroni is under way or was cut short; " +
 			"if nobody bootstraps, delete the key")
 	case cluster.NoFailover(v.Tags):
-		return wait("the data directory is empty: waiting for a leader, as nofailover members do not bootstrap")
+		return wait(what + ": waiting for a leader, as nofailover members do not bootstrap")
 	default:
 		return do("the shard does not exist yet", Bootstrap{})
 	}
+}
+
+// noData says that there is no data directory.
+func (v View) noData() string {
+	if v.Postgres.Data == DataIncomplete {
+		return "the data directory is a clone that was not finished"
+	}
+	return "the data directory is empty"
+}
+
+// bootstraps reports whether the shard is to be made.
+func (d Decision) bootstraps() bool {
+	return slices.ContainsFunc(d.Actions, func(a Action) bool { _, is := a.(Bootstrap); return is })
 }
 
 // cloneSource picks the member to clone from: a running replica with the tag
@@ -135,11 +154,12 @@ func cloneSource(v View, leader string) (from, problem string) {
 		}
 	}
 	m, found := v.Cluster.Member(leader)
+	what := v.noData()
 	switch {
 	case !found || !m.OK():
-		return "", "the data directory is empty: the key of the leader " + leader + " is missing or not understood"
+		return "", what + ": the key of the leader " + leader + " is missing or not understood"
 	case m.Value.State != cluster.StateRunning || !isPrimary(m.Value.Role):
-		return "", "the data directory is empty: waiting until " + leader + " is a running primary"
+		return "", what + ": waiting until " + leader + " is a running primary"
 	}
 	return leader, ""
 }

@@ -143,6 +143,9 @@ type Postgres struct {
 	// RestoresAlone: a method of create_replica_methods makes a replica without a
 	// leader.
 	RestoresAlone bool
+	// Resumable: what an unfinished clone has left is what a method of
+	// create_replica_methods goes on with (keep_data).
+	Resumable bool
 	// DataProblem says why a foreign data directory cannot be used.
 	DataProblem      string
 	SystemIdentifier string

@@ -77,6 +77,8 @@ type Postgres interface {
 	Upstream() string
 	// ClonesWithoutLeader reports whether a replica can be made though nobody leads.
 	ClonesWithoutLeader() bool
+	// KeepsData reports whether a replica is made out of what is in the data directory.
+	KeepsData() bool
 	// SynchronousCommit is the parameter as it is configured.
 	SynchronousCommit() string
 

@@ -19,6 +19,7 @@ type Data struct {
 	CheckpointLSN int64
 	ShutDown      bool
 	WasPrimary    bool // by its signal files
+	Clone         bool // what is incomplete is a clone
 }
 
 // Found is what a look at the data directory, and beside it, has found.

@@ -24,7 +24,8 @@ func (m *Member) View() ha.View {
 	v.WatchdogOK, v.WatchdogProblem = m.Watchdog.OK()
 	o := m.PG.Observed
 	v.Postgres = ha.Postgres{
-		RestoresAlone: m.Data.State == ha.DataEmpty && m.Postgres.ClonesWithoutLeader(),
+		RestoresAlone: (m.Data.State == ha.DataEmpty || m.Data.State == ha.DataIncomplete) && m.Postgres.ClonesWithoutLeader(),
+		Resumable:     m.Data.State == ha.DataIncomplete && m.Data.Clone && m.Postgres.KeepsData(),
 		Data:          m.Data.State, DataProblem: m.Data.Problem, SystemIdentifier: m.Data.SystemIdentifier,
 		Running: m.PG.Running, Accepting: o.Accepting, Primary: m.PG.Primary(),
 		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying, Restoring: m.Restoring(),

@@ -56,19 +56,19 @@ type world struct {
 	// always are answers that are given at once (when settle is called).
 	always map[string]func(*call)
 
-	running, useSlots, cloneAlone bool
-	startedPrimary, startedKnown  bool
-	pid                           int
-	upstream                      string
-	watchdogProblem               string
-	mayRewind                     bool
-	mayRemove                     string
-	shownProblems                 []string
-	scheduled                     map[string]any
-	accepted                      int
-	kicked                        map[string]int
-	poked                         []cluster.Route
-	decided                       []ha.Decision
+	running, useSlots, cloneAlone, keepsData bool
+	startedPrimary, startedKnown             bool
+	pid                                      int
+	upstream                                 string
+	watchdogProblem                          string
+	mayRewind                                bool
+	mayRemove                                string
+	shownProblems                            []string
+	scheduled                                map[string]any
+	accepted                                 int
+	kicked                                   map[string]int
+	poked                                    []cluster.Route
+	decided                                  []ha.Decision
 }
 
 type timer struct {
@@ -391,6 +391,7 @@ func (p postgresPort) PID() int                  { return p.w.pid }
 func (p postgresPort) StartedAs() (bool, bool)   { return p.w.startedPrimary, p.w.startedKnown }
 func (p postgresPort) Upstream() string          { return p.w.upstream }
 func (p postgresPort) ClonesWithoutLeader() bool { return p.w.cloneAlone }
+func (p postgresPort) KeepsData() bool           { return p.w.keepsData }
 func (p postgresPort) SynchronousCommit() string { return "on" }
 func (p postgresPort) UseSlots() bool            { return p.w.useSlots }
 

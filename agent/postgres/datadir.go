@@ -35,6 +35,8 @@ type DataDir struct {
 	Control Control
 	// Standby says that it holds a signal file: it would start in recovery.
 	Standby bool
+	// Clone says that what is incomplete is a clone.
+	Clone bool
 }
 
 // The kinds of unfinished work that a marker can stand for.
@@ -71,7 +73,7 @@ func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
 		return DataDir{}, err
 	case found != nil && found.Kind == markClone:
 		// What a clone has copied so far says nothing about the clone.
-		return DataDir{State: Incomplete}, nil
+		return DataDir{State: Incomplete, Clone: true}, nil
 	case found != nil && found.Finished && control.SystemIdentifier == found.SystemIdentifier:
 		return DataDir{State: Bootstrapped, Control: control, Standby: p.hasSignalFile()}, nil
 	case found != nil:
@@ -378,6 +380,13 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 	}
 	if err := p.killWriters(ctx); err != nil {
 		return err
+	}
+	switch {
+	case d.Clone && p.KeepsData():
+		p.log.Warn().Str("data_dir", p.dataDir).Str("allowed_by", allowed.AllowedBy).Msg("what an unfinished clone has left is used again")
+		return p.killMethods(ctx)
+	case d.State == Incomplete: // its marker knows what of it is ours
+		return p.DiscardIncomplete(ctx)
 	}
 	own, err := p.mayEmpty(d.Control.SystemIdentifier)
 	if err != nil {

@@ -367,18 +367,20 @@ func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, sys
 			return err
 		}
 	}
-	if !m.keepData {
-		if err := p.emptyAgain(ctx); err != nil {
+	if m.keepData {
+		if err := p.killWriters(ctx); err != nil {
 			return err
 		}
+	} else if err := p.emptyAgain(ctx); err != nil {
+		return err
 	}
 	err := p.fill(ctx, "method", m, m.arguments(map[string]string{
 		"scope": p.scope, "role": string(Replica), "datadir": p.dataDir, "connstring": connstring,
 	}), marker{Kind: markClone, SystemIdentifier: systemIdentifier}, env...)
-	var control Control
-	if err == nil {
-		control, err = p.restored(ctx)
+	if err != nil {
+		return fmt.Errorf("method %s: %w", m.name, errors.Join(err, p.afterFailure(ctx, m)))
 	}
+	control, err := p.restored(ctx)
 	if err == nil && systemIdentifier != "" && control.SystemIdentifier != systemIdentifier {
 		err = fmt.Errorf("it has restored another cluster (system identifier %s) than the shard's (%s)", control.SystemIdentifier, systemIdentifier)
 	}
@@ -388,9 +390,29 @@ func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, sys
 	if err != nil { // what is there is ours, and of no use to anybody
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanWithin)
 		defer cancel()
-		return fmt.Errorf("method %s: %w", m.name, errors.Join(err, p.killMethods(clean), p.emptyAgain(clean)))
+		return fmt.Errorf("method %s: %w", m.name, errors.Join(err, p.emptyAgain(clean)))
 	}
 	return p.unmark()
+}
+
+// afterFailure clears away what a method that failed has left. What one that keeps data has
+// worked on stays, under its marker: it is no data directory any more, but the next try goes
+// on with it. (Another method begins with an empty directory.)
+func (p *Instance) afterFailure(ctx context.Context, m method) error {
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanWithin)
+	defer cancel()
+	if err := p.killMethods(clean); err != nil {
+		return err
+	}
+	if m.keepData {
+		switch _, _, err := p.unfinished(clean); {
+		case err == nil:
+			return nil
+		case !errors.Is(err, errNotOurs): // another cluster's is of no use to the next try
+			return err
+		}
+	}
+	return p.emptyAgain(clean)
 }
 
 // emptyAgain clears away what an earlier method has left; it does nothing where

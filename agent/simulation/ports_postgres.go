@@ -42,6 +42,7 @@ func (p inPostgres) Running() bool             { return p.host.pg.running && !p.
 func (p inPostgres) StartedAs() (bool, bool)   { return p.host.pg.primary, true }
 func (p inPostgres) Upstream() string          { return p.host.pg.aim }
 func (p inPostgres) ClonesWithoutLeader() bool { return false }
+func (p inPostgres) KeepsData() bool           { return false }
 func (p inPostgres) SynchronousCommit() string { return "on" }
 
 func (p inPostgres) PID() int {
