@@ -13,6 +13,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/metrics"
 	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // This file is the memory of the shard: what the loop has seen happen, told to
@@ -72,6 +73,12 @@ func (j *eventLog) record(reason string, configIndex uint64, watchersLost int, a
 	for _, other := range m.Snapshot.Members {
 		if other.OK() && other.Value.Name != j.name && other.Value.State == cluster.StateRunning {
 			v.Others = append(v.Others, other.Value.Name)
+		}
+		if other.OK() && other.Value.Name != j.name && other.Value.Lictor != nil && other.Value.Lictor.Made != "" {
+			if v.Made == nil {
+				v.Made = map[string]string{}
+			}
+			v.Made[other.Value.Name] = printable.Text(other.Value.Lictor.Made)
 		}
 	}
 	if !v.Leads {

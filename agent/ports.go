@@ -191,6 +191,7 @@ type shell struct{ *Agent }
 func (s shell) InitialConfig() []byte            { return s.conf.initial() }
 func (s shell) Accepted(c cluster.Snapshot)      { s.conf.apply(c) }
 func (s shell) Problems() []string               { return s.problems() }
+func (s shell) Copying() (now, made string)      { return s.board.Copying(s.m.TaskSince()) }
 func (s shell) ScheduledRestart() map[string]any { return s.m.planned.value() }
 
 // inPostgres is member.Postgres.
@@ -393,7 +394,11 @@ func (p inPostgres) MakeReplica(w *member.Work, from *pg.Upstream, systemIdentif
 		name = from.Name
 	}
 	work(p.runner, w, 0, func(ctx context.Context) error {
-		return p.pg.MakeReplica(ctx, from, systemIdentifier, p.cloneProgress(name, p.log))
+		err := p.pg.MakeReplica(ctx, from, systemIdentifier, p.cloneProgress(name, p.log))
+		if err == nil {
+			p.copyMade()
+		}
+		return err
 	}, done)
 }
 

@@ -22,7 +22,7 @@ func TestAMemberAlwaysSaysThatItRunsLictor(t *testing.T) {
 		"primary":  {Running: true, Observed: postgres.State{Accepting: true, Timeline: 1}},
 		"replica":  {Running: true, Observed: postgres.State{Accepting: true, InRecovery: true, Timeline: 1}},
 	} {
-		a := Agent{log: zerolog.Nop()}
+		a := Agent{log: zerolog.Nop(), board: newBoard(&runner{})}
 		a.m.Member = member.New(member.Settings{}, member.Ports{}, shell{&a}, cluster.Dynamic{})
 		a.m.PG = pg
 		if peer := api.PeerOf(a.m.Value()); peer.Patroni {

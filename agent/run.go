@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // runner runs what may wait in goroutines of their own, and hands to the loop what comes of
@@ -127,6 +129,7 @@ type board struct {
 	shown   atomic.Pointer[api.State]
 	dynamic atomic.Pointer[cluster.Dynamic]
 	cloned  atomic.Pointer[cloned]
+	made    atomic.Pointer[string] // how the data were made last; nil: not by this run of the agent
 
 	mu sync.Mutex
 	ch chan struct{} // is closed when the loop has come round
@@ -154,7 +157,7 @@ func (b *board) show(s *api.State) {
 func (b *board) State() api.State {
 	s := *b.shown.Load()
 	if c := b.cloned.Load(); c != nil && s.Task.Kind != "" && !c.began.Before(s.Task.Since) {
-		s.Task.From, s.Task.Bytes, s.Task.Total = c.from, c.bytes, c.total
+		s.Task.From, s.Task.Copying = c.from, c.Copying
 	}
 	return s
 }
@@ -178,24 +181,53 @@ func (b *board) await(ctx context.Context, condition func(api.State) bool) error
 
 // cloned is how far a clone is. Its task writes it, the API reads it.
 type cloned struct {
-	from         string
-	began        time.Time
-	bytes, total int64
+	from  string
+	began time.Time
+	pg.Copying
 }
 
 // cloneProgress keeps and, now and then, logs how far a clone is.
-func (b *board) cloneProgress(from string, log zerolog.Logger) func(done, total int64) {
+func (b *board) cloneProgress(from string, log zerolog.Logger) func(pg.Copying) {
 	began := time.Now()
 	b.cloned.Store(&cloned{from: from, began: began})
 	var last time.Time
-	return func(done, total int64) {
-		b.cloned.Store(&cloned{from: from, began: began, bytes: done, total: total})
+	return func(now pg.Copying) {
+		b.cloned.Store(&cloned{from: from, began: began, Copying: now})
 		if time.Since(last) < 5*time.Second {
 			return
 		}
 		last = time.Now()
-		log.Info().Str("from", from).Int64("bytes", done).Int64("of", total).Msg("cloning")
+		line := log.Info().Str("from", from).Str("method", now.Method)
+		if now.Percent > 0 {
+			line.Float64("percent", now.Percent)
+		} else {
+			line.Int64("bytes", now.Done).Int64("of", now.Total)
+		}
+		line.Msg("cloning")
 	}
+}
+
+// copyMade keeps how the data were made, for others to see.
+func (b *board) copyMade() {
+	c := b.cloned.Load()
+	how := fmt.Sprintf("by %s in %.0f s", c.Method, time.Since(c.began).Seconds())
+	if c.Failed != "" {
+		how += "; " + c.Failed
+	}
+	how = time.Now().UTC().Format(time.RFC3339) + " " + how
+	b.made.Store(&how)
+}
+
+// Copying is how far a clone is, in words, empty while there is none; and how the data were
+// made last, empty when this run of the agent has not.
+func (b *board) Copying(since time.Time) (now, made string) {
+	if c := b.cloned.Load(); c != nil && !since.IsZero() && !c.began.Before(since) && c.Method != "" {
+		now = c.String()
+	}
+	if m := b.made.Load(); m != nil {
+		made = *m
+	}
+	return now, made
 }
 
 func kick(ch chan struct{}) {

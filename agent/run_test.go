@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/member"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // newRunner is a runner whose loop takes up what is posted until the test ends.
@@ -113,13 +115,24 @@ func TestACloneIsShownWithItsTask(t *testing.T) {
 	b := newBoard(&runner{})
 	began := time.Now()
 	tell := b.cloneProgress("b", zerolog.Nop())
-	tell(10, 100)
+	tell(pg.Copying{Method: "basebackup", Done: 10 << 20, Total: 100 << 20, Failed: "method x: no such stanza"})
 	for kind, since := range map[string]time.Time{"clone": began.Add(-time.Second), "": {}, "rejoin": began.Add(time.Minute)} {
 		b.show(&api.State{Task: api.Progress{Kind: kind, Since: since}})
 		got := b.State().Task
-		if want := kind == "clone"; (got.Total == 100 && got.Bytes == 10 && got.From == "b") != want {
+		if want := kind == "clone"; (got.Total == 100<<20 && got.Done == 10<<20 && got.From == "b") != want {
 			t.Errorf("%q: %+v", kind, got)
 		}
+		now, _ := b.Copying(since)
+		if want := map[bool]string{true: "basebackup, 10 of 100 MB; method x: no such stanza"}[kind == "clone"]; now != want {
+			t.Errorf("%q: %q, want %q", kind, now, want)
+		}
+	}
+	if _, made := b.Copying(time.Time{}); made != "" {
+		t.Errorf("made: %q", made)
+	}
+	b.copyMade()
+	if _, made := b.Copying(time.Time{}); !strings.HasSuffix(made, "Z by basebackup in 0 s; method x: no such stanza") {
+		t.Errorf("made: %q", made)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // now is when the states of these tests are looked at.
@@ -347,11 +348,12 @@ func TestStatus(t *testing.T) {
 		{"being cloned anew", "", replicaState(at), func(s *State) {
 			s.Postgres = Postgres{State: "creating replica"}
 			s.Member.Role = "uninitialized"
-			s.Task = Progress{Kind: "reinitialize", Since: at.Add(-5 * time.Second), From: "node1", Bytes: 1000, Total: 4000}
+			s.Task = Progress{Kind: "reinitialize", Since: at.Add(-5 * time.Second), From: "node1",
+				Copying: pg.Copying{Method: "basebackup", Done: 1000, Total: 4000, Failed: "method pgbackrest: gone"}}
 		}, `{"state":"creating replica","role":"uninitialized","dcs_last_seen":1795230000,
 			"patroni":{"version":"1.2.3","scope":"batman","name":"node2"},
 			"lictor":{"guard":{"running":true,"armed_for_ms":0},"reason":"following node1",
-			 "task":{"kind":"reinitialize","for_ms":6000,"from":"node1","bytes":1000,"total_bytes":4000},
+			 "task":{"kind":"reinitialize","for_ms":6000,"from":"node1","method":"basebackup","bytes":1000,"total_bytes":4000,"failed":"method pgbackrest: gone"},
 			 "beat":{"lease_ms":8000,"beat":42,"owner":"node1"},"loop_age_ms":1000}}`},
 		{"crashed primary", "", primaryState(at), func(s *State) {
 			s.Postgres = Postgres{State: "crashed"}

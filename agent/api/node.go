@@ -82,9 +82,8 @@ type Progress struct {
 	Since time.Time
 	// From is the member that a clone is made from, empty where nothing is cloned.
 	From string
-	// Bytes is how much there is of a clone, Total how much there will be; zero:
-	// not known.
-	Bytes, Total int64
+	// Copying is how far a clone is.
+	pg.Copying
 }
 
 // Outcome is how a switchover ended.

@@ -82,6 +82,9 @@ type lictorStatus struct {
 	OtherPrimaries []string `json:"other_primaries,omitempty"`
 	// Task is the long piece of work under way, absent when there is none.
 	Task *taskStatus `json:"task,omitempty"`
+	// Made says when and how the data directory was made last; absent when not by this
+	// run of the agent.
+	Made string `json:"made,omitempty"`
 	// Beat is the last renewal of the leader's lease that this member has seen;
 	// absent when there is none.
 	Beat *cluster.Beat `json:"beat,omitempty"`
@@ -118,6 +121,11 @@ type taskStatus struct {
 	From       string `json:"from,omitempty"`
 	Bytes      int64  `json:"bytes,omitempty"`
 	TotalBytes int64  `json:"total_bytes,omitempty"`
+	// Of a clone: the method at work, how far its program says it is, and why the
+	// methods before it have failed.
+	Method  string  `json:"method,omitempty"`
+	Percent float64 `json:"percent,omitempty"`
+	Failed  string  `json:"failed,omitempty"`
 }
 
 type guardStatus struct {
@@ -234,7 +242,11 @@ func (s *Server) lictor(state State) lictorStatus {
 		}
 	}
 	if t := state.Task; t.Kind != "" {
-		out.Task = &taskStatus{Kind: t.Kind, ForMS: age(t.Since, now).Milliseconds(), From: t.From, Bytes: t.Bytes, TotalBytes: t.Total}
+		out.Task = &taskStatus{Kind: t.Kind, ForMS: age(t.Since, now).Milliseconds(), From: t.From, Method: t.Method,
+			Bytes: t.Done, TotalBytes: t.Total, Percent: t.Percent, Failed: t.Failed}
+	}
+	if l := state.Member.Lictor; l != nil {
+		out.Made = l.Made
 	}
 	if !state.ObservedAt.IsZero() {
 		passed := age(state.ObservedAt, now).Milliseconds()

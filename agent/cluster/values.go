@@ -56,13 +56,14 @@ func (m Member) Equal(o Member) bool {
 		maps.Equal(m.PendingRestartReason, o.PendingRestartReason) && equalMaps(m.Tags, o.Tags) && equalMaps(m.ScheduledRestart, o.ScheduledRestart)
 }
 
-// EqualButPositions reports whether they differ in nothing but how far their WAL is.
+// EqualButPositions reports whether they differ in nothing but how far their WAL is, or a
+// copy that is being made.
 func (m Member) EqualButPositions(o Member) bool {
 	m.XLogLocation, m.ReceiveLSN, m.ReplayLSN = o.XLogLocation, o.ReceiveLSN, o.ReplayLSN
 	if m.Lictor != nil && o.Lictor != nil {
-		l := *m.Lictor
-		l.LeaderLSN = o.Lictor.LeaderLSN
-		m.Lictor = &l
+		lictor := *m.Lictor
+		lictor.LeaderLSN, lictor.Copying = o.Lictor.LeaderLSN, o.Lictor.Copying
+		m.Lictor = &lictor
 	}
 	return m.Equal(o)
 }
@@ -93,6 +94,11 @@ type MemberLictor struct {
 	// said under an earlier one may be about to change. Zero: it has read none, or is of a
 	// version that does not tell.
 	Config uint64 `json:"config,omitempty"`
+	// Copying says how far its data directory is while it is made, and by which method.
+	Copying string `json:"copying,omitempty"`
+	// Made says when its data directory was made last, how, and which methods had failed
+	// before: a time, a blank, and words.
+	Made string `json:"made,omitempty"`
 }
 
 // PendingChange is a parameter that takes effect with the next restart.

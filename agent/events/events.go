@@ -33,6 +33,9 @@ const (
 	MemberLost Kind = "member lost"
 	MemberBack Kind = "member back"
 	Configured Kind = "config" // the dynamic configuration was changed
+	// MemberMade: a member's data directory was made; the cause says by which method, and why
+	// others have failed.
+	MemberMade Kind = "member made"
 	// WatcherLost: the process that watches the leader's guard has ended, and has a successor.
 	WatcherLost Kind = "watcher lost"
 	// ArchiveFails: the primary's WAL did not get into the archive.
@@ -106,7 +109,7 @@ func (e Event) weighty() bool {
 	switch e.Kind {
 	case Bootstrap, Failover, Switchover, Resumed, Crash, Failsafe:
 		return true
-	case Paused, Unpaused, MemberLost, MemberBack, Configured, WatcherLost, ArchiveFails:
+	case Paused, Unpaused, MemberLost, MemberBack, Configured, WatcherLost, ArchiveFails, MemberMade:
 	}
 	return false
 }

@@ -49,6 +49,8 @@ type View struct {
 	ArchiveTrouble string
 	// Others are the other members that run.
 	Others []string
+	// Made says how the members' data were made last, by name.
+	Made map[string]string
 	// Config is the dynamic configuration, ConfigIndex what Consul counts its
 	// changes with.
 	Config      map[string]any
@@ -75,6 +77,9 @@ type Recorder struct {
 	failing *opened
 	archive *opened
 	dirty   bool
+
+	known   map[string]string // of each member, View.Made as it was last
+	watched bool              // they were seen once
 }
 
 // moment is one reading of both clocks.
@@ -110,6 +115,7 @@ func (r *Recorder) Observe(v View) {
 	default:
 		r.follow(v)
 	}
+	r.made(v)
 	r.last = v
 }
 
@@ -281,6 +287,25 @@ func (r *Recorder) reign(v View) {
 	if changed := changes(r.last.Config, v.Config, ""); len(changed) > 0 && !onlyPause(changed) {
 		r.note(v, Event{Kind: Configured, Cause: strings.Join(changed, ", ")})
 	}
+}
+
+// made records members whose data were made anew.
+func (r *Recorder) made(v View) {
+	for _, name := range slices.Sorted(maps.Keys(v.Made)) {
+		made := v.Made[name]
+		if made == r.known[name] {
+			continue
+		}
+		if r.known == nil {
+			r.known = map[string]string{}
+		}
+		r.known[name] = made
+		if v.Leads && r.watched {
+			_, how, _ := strings.Cut(made, " ") // the time is the event's own
+			r.note(v, Event{Kind: MemberMade, To: name, Cause: how})
+		}
+	}
+	r.watched = true
 }
 
 // advance notes the phases that a change of leader has reached.

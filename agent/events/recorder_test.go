@@ -238,6 +238,16 @@ func TestRecorder(t *testing.T) {
 			},
 		},
 		{
+			name: "members that were made",
+			views: reigning(func(v *View) { v.Made = map[string]string{"c": "1 by pgbackrest in 3 s"} }, func(v *View) { v.Made = nil },
+				func(v *View) { v.Made = map[string]string{"c": "1 by pgbackrest in 3 s"} },
+				func(v *View) { v.Made = map[string]string{"c": "2 by basebackup in 9 s; method pgbackrest: gone"} }),
+			want: []Event{
+				{At: base.Add(2 * time.Second), Kind: MemberMade, By: "b", To: "c", Cause: "by pgbackrest in 3 s"},
+				{At: base.Add(5 * time.Second), Kind: MemberMade, By: "b", To: "c", Cause: "by basebackup in 9 s; method pgbackrest: gone"},
+			},
+		},
+		{
 			name:  "the lead is lost before there was a primary",
 			views: []View{at(0, same0), at(9000, gone), at(9100, leads(same0)), at(9300, func(v *View) { v.Reason = "fenced" })},
 			want: []Event{{

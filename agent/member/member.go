@@ -52,6 +52,9 @@ type Shell interface {
 	Problems() []string
 	// ScheduledRestart is what the member key says of it; nil: nothing.
 	ScheduledRestart() map[string]any
+	// Copying says how far a copy is that is being made, and when and how the data were
+	// made last, in words; empty: none.
+	Copying() (now, made string)
 }
 
 // Member is the state machine of one member of a shard. It is made of parts, each of which

@@ -42,6 +42,7 @@ func (m *Member) Value() cluster.Member {
 		Lictor:           &cluster.MemberLictor{Problems: len(m.shell.Problems()), Config: m.Snapshot.Config.ModifyIndex},
 		ScheduledRestart: m.shell.ScheduledRestart(),
 	}
+	v.Lictor.Copying, v.Lictor.Made = m.shell.Copying()
 	if m.LeavingSync {
 		v.Tags = withNosync(v.Tags)
 	}

@@ -2,6 +2,7 @@ package member
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/ha"
@@ -298,6 +299,10 @@ func (k *worker) repeatable() bool {
 // noteAttempt remembers failures, so that a task that fails is not tried again
 // at once and for ever.
 func (k *worker) noteAttempt(kind ha.TaskKind, err error) {
+	data := kind == ha.TaskBootstrap || kind == ha.TaskClone || kind == ha.TaskReinit // one makes up for another
+	if err == nil && data {
+		delete(k.logged, "data")
+	}
 	if err == nil || errors.Is(err, ErrBroken) {
 		if k.Attempt.Kind == kind {
 			k.Attempt = ha.Attempt{}
@@ -315,4 +320,7 @@ func (k *worker) noteAttempt(kind ha.TaskKind, err error) {
 	backoff := min(backoffMin<<min(failures-1, 8), most)
 	k.Attempt = ha.Attempt{Kind: kind, Failures: failures, NotUntil: k.Now().Add(backoff)}
 	k.Log.Error().Err(err).Int("failures", failures).Dur("next_try", backoff).Msgf("%s failed", kind)
+	if data {
+		k.logged["data"] = fmt.Sprintf("%s failed: %v", kind, err)
+	}
 }

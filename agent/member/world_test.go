@@ -56,6 +56,7 @@ type world struct {
 	// always are answers that are given at once (when settle is called).
 	always map[string]func(*call)
 
+	copying, copied                          string
 	running, useSlots, cloneAlone, keepsData bool
 	startedPrimary, startedKnown             bool
 	pid                                      int
@@ -564,4 +565,5 @@ type shellPort struct{ w *world }
 func (p shellPort) InitialConfig() []byte            { return []byte(`{"ttl":30}`) }
 func (p shellPort) Accepted(cluster.Snapshot)        { p.w.accepted++ }
 func (p shellPort) Problems() []string               { return p.w.shownProblems }
+func (p shellPort) Copying() (now, made string)      { return p.w.copying, p.w.copied }
 func (p shellPort) ScheduledRestart() map[string]any { return p.w.scheduled }

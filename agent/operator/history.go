@@ -58,7 +58,7 @@ func leaderChange(e events.Event) bool {
 	switch e.Kind {
 	case events.Failover, events.Switchover, events.Bootstrap, events.Resumed:
 		return true
-	case events.Crash, events.Paused, events.Unpaused, events.Failsafe, events.MemberLost, events.MemberBack, events.Configured, events.WatcherLost, events.ArchiveFails:
+	case events.Crash, events.Paused, events.Unpaused, events.Failsafe, events.MemberLost, events.MemberBack, events.Configured, events.WatcherLost, events.ArchiveFails, events.MemberMade:
 	}
 	return false
 }

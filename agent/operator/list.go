@@ -140,6 +140,9 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 		if m.OK() && m.Value.Lictor != nil && m.Value.Lictor.Problems > 0 {
 			t.Notes = append(t.Notes, fmt.Sprintf(" %s tells of %s: see lictor doctor", m.Value.Name, count(m.Value.Lictor.Problems, "problem")))
 		}
+		if m.OK() && m.Value.Lictor != nil && m.Value.Lictor.Copying != "" {
+			t.Notes = append(t.Notes, fmt.Sprintf(" %s is made by %s", m.Value.Name, printable.Text(m.Value.Lictor.Copying)))
+		}
 		if unheard(s, m) {
 			t.Notes = append(t.Notes, fmt.Sprintf(" %s led before and has not been heard of since %s took over", m.Value.Name, s.LeaderName()))
 		}

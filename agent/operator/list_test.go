@@ -95,7 +95,7 @@ func TestListTable(t *testing.T) {
                       to: b
 `},
 		{"a problem", func(s *cluster.Snapshot) {
-			s.Members[1].Value.Lictor = &cluster.MemberLictor{LeaderLSN: 1 << 40, Problems: 2}
+			s.Members[1].Value.Lictor = &cluster.MemberLictor{LeaderLSN: 1 << 40, Problems: 2, Copying: "pgbackrest, 45 %"}
 		}, ListOptions{}, `
 + Cluster: x (77) ---+---------+-----------+----+-----------+
 | Member | Host     | Role    | State     | TL | Lag in MB |
@@ -105,6 +105,7 @@ func TestListTable(t *testing.T) {
 | c      | 10.0.0.3 | Replica | streaming |  2 |         0 |
 +--------+----------+---------+-----------+----+-----------+
  b tells of 2 problems: see lictor doctor
+ b is made by pgbackrest, 45 %
 `},
 		{"replay stands still", func(s *cluster.Snapshot) {
 			s.Members[2].Value.ReplayStandsStill = "paused by pg_wal_replay_pause()"

@@ -16,6 +16,8 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/pg"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // This file fills a data directory with the operator's own commands: a new shard
@@ -33,6 +35,7 @@ type method struct {
 	noParams   bool
 	noLeader   bool // works without a leader
 	keepData   bool // works on what is there
+	percent    func(float64)
 }
 
 // customMethod reads the map of a method.
@@ -100,7 +103,7 @@ func parameterWord(value any) string {
 const methodMark = "FILLED_DATA_DIR"
 
 func (p *Instance) runMethod(ctx context.Context, what string, m method, args []string, env ...string) error {
-	return p.script(ctx, script{what: what + " " + m.name, command: m.command, args: args, env: append(env, methodMark+"="+p.dataDir)})
+	return p.script(ctx, script{what: what + " " + m.name, command: m.command, args: args, env: append(env, methodMark+"="+p.dataDir), percent: m.percent})
 }
 
 // killMethods kills the processes of methods that an agent which was killed has
@@ -311,9 +314,12 @@ func (p *Instance) KeepsData() bool {
 // MakeReplica fills the data directory with the first of the configured methods
 // that succeeds: pg_basebackup from an upstream, or the operator's commands.
 // Without an upstream only those run that need none. systemIdentifier is the
-// shard's; what another cluster's backup has left is cleared away again. progress
-// is as for BaseBackup.
-func (p *Instance) MakeReplica(ctx context.Context, u *Upstream, systemIdentifier string, progress func(done, total int64)) error {
+// shard's; what another cluster's backup has left is cleared away again. progress, if set, is
+// told how far it is, and by which method.
+func (p *Instance) MakeReplica(ctx context.Context, u *Upstream, systemIdentifier string, progress func(pg.Copying)) error {
+	if progress == nil {
+		progress = func(pg.Copying) {}
+	}
 	methods, err := p.replicaMethods()
 	if err != nil {
 		return err
@@ -326,11 +332,23 @@ func (p *Instance) MakeReplica(ctx context.Context, u *Upstream, systemIdentifie
 		if u == nil && !m.noLeader {
 			continue
 		}
+		now := pg.Copying{Method: m.name, Failed: gist(errs)}
+		progress(now)
+		sized := func(done, total int64) {
+			sized := now
+			sized.Done, sized.Total = done, total
+			progress(sized)
+		}
 		if m.name == basebackup {
 			if err = p.emptyAgain(ctx); err == nil {
-				err = p.BaseBackup(ctx, *u, progress)
+				err = p.BaseBackup(ctx, *u, sized)
 			}
 		} else {
+			m.percent = func(percent float64) {
+				told := now
+				told.Percent = percent
+				progress(told)
+			}
 			err = p.customReplica(ctx, m, u, systemIdentifier)
 		}
 		if err == nil {
@@ -347,6 +365,24 @@ func (p *Instance) MakeReplica(ctx context.Context, u *Upstream, systemIdentifie
 	}
 	return errors.Join(errs...)
 }
+
+// gist is what is told of methods that have failed beside the log, which has all.
+func gist(errs []error) string {
+	parts := make([]string, 0, len(errs))
+	for _, err := range errs {
+		text := strings.Join(strings.Fields(err.Error()), " ")
+		what, said, found := strings.Cut(text, "ERROR: ") // as pgBackRest, barman and PostgreSQL's programs print it
+		if found {
+			method, _, _ := strings.Cut(what, ":")
+			text = method + ": " + said
+		}
+		parts = append(parts, printable.Short(text, gistLimit))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// gistLimit is how many bytes are told of each failure.
+const gistLimit = 200
 
 // customReplica runs one of the operator's methods.
 func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, systemIdentifier string) error {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -38,6 +40,7 @@ type script struct {
 	args    []string
 	env     []string
 	limit   time.Duration // zero: none
+	percent func(float64) // is told each percentage that it prints; nil: nobody
 }
 
 // scriptGrace is how long a script that took too long may take to end, from
@@ -65,7 +68,7 @@ func (p *Instance) script(ctx context.Context, s script) error {
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential, Setpgid: true}
 	cmd.WaitDelay = scriptGrace
-	out := &lastWords{}
+	out := &lastWords{percent: s.percent}
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", s.what, err)
@@ -119,17 +122,41 @@ func (s script) await(ctx context.Context, group int, ended <-chan error) (cut, 
 }
 
 // lastWords keeps the end of what a script prints.
-type lastWords struct{ text []byte }
+type lastWords struct {
+	text    []byte
+	percent func(float64)
+}
 
 const lastWordsKept = 1000
 
 // Write implements io.Writer.
 func (w *lastWords) Write(text []byte) (int, error) {
 	w.text = append(w.text, text...)
+	w.tellPercent(len(text))
 	if len(w.text) > 4*lastWordsKept {
 		w.text = append(w.text[:0], w.text[len(w.text)-2*lastWordsKept:]...)
 	}
 	return len(text), nil
+}
+
+// percentage is how programs tell how far they are: 45%, 45.67 %.
+var percentage = regexp.MustCompile(`\b(\d{1,3}(?:\.\d+)?) ?%`)
+
+// longestPercentage may be cut in two by a write.
+const longestPercentage = 16
+
+// tellPercent looks for the last percentage in what was printed just now.
+func (w *lastWords) tellPercent(printed int) {
+	if w.percent == nil {
+		return
+	}
+	all := percentage.FindAllSubmatch(w.text[max(0, len(w.text)-printed-longestPercentage):], -1)
+	if len(all) == 0 {
+		return
+	}
+	if value, err := strconv.ParseFloat(string(all[len(all)-1][1]), 64); err == nil && value <= 100 {
+		w.percent(value)
+	}
 }
 
 func (w *lastWords) String() string { return tail(string(w.text), lastWordsKept) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -163,5 +164,28 @@ func TestTold(t *testing.T) {
 	must(t, os.Mkdir(p.dataDir, 0o700))
 	if told, err := p.RecallTold(); err != nil || told != (Told{}) {
 		t.Errorf("of a new data directory: %+v, %v", told, err)
+	}
+}
+
+// How far a program says it is: pgBackRest, rsync and pg_basebackup print it in different ways.
+func TestPercentages(t *testing.T) {
+	for _, test := range []struct {
+		printed []string
+		want    []float64
+	}{
+		{[]string{"P01 DETAIL: restore file /d/base/1/2 (8KB, 12.34%) checksum abc\n", "none\n", "(8KB, 99.9%) checksum\n"}, []float64{12.34, 99.9}},
+		{[]string{"  1,024  45%    1.2MB/s\r  2,048  46%", "\n"}, []float64{46, 46}},
+		{[]string{"120/240 kB (5", "0%), 0/1 tablespace"}, []float64{50}},
+		{[]string{"150%", " %d of 100"}, nil},
+	} {
+		var told []float64
+		w := &lastWords{percent: func(percent float64) { told = append(told, percent) }}
+		for _, text := range test.printed {
+			_, err := w.Write([]byte(text))
+			must(t, err)
+		}
+		if !slices.Equal(told, test.want) {
+			t.Errorf("%q: %v, want %v", test.printed, told, test.want)
+		}
 	}
 }

@@ -340,6 +340,7 @@ type shell struct{ *agent }
 func (s shell) InitialConfig() []byte            { return []byte("{}") }
 func (s shell) Accepted(c cluster.Snapshot)      { s.applyConfig(c) }
 func (s shell) Problems() []string               { return nil }
+func (s shell) Copying() (now, made string)      { return "", "" }
 func (s shell) ScheduledRestart() map[string]any { return nil }
 
 // applyConfig makes a new dynamic configuration take effect (agent/configure.go).

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"os/exec"
+	"strconv"
 )
 
 // Command is a program that is to run where the lab's clients are; on Netns that is
@@ -20,4 +21,14 @@ func (h *Host) Command(ctx context.Context, path string, args ...string) *exec.C
 		return exec.CommandContext(ctx, path, args...)
 	}
 	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", h.ns.name, path}, args...)...)
+}
+
+// CommandAsPostgres is a program that is to run on the host as the user of PostgreSQL.
+func (h *Host) CommandAsPostgres(ctx context.Context, path string, args ...string) *exec.Cmd {
+	if !h.lab.owner.asRoot {
+		return h.Command(ctx, path, args...)
+	}
+	return h.Command(ctx, "setpriv", append([]string{
+		"--reuid", strconv.Itoa(h.lab.owner.uid), "--regid", strconv.Itoa(h.lab.owner.gid), "--clear-groups", "--", path,
+	}, args...)...)
 }

@@ -57,6 +57,21 @@ func (l *Lab) addHost(ctx context.Context, name string) (*Host, error) {
 	return h, nil
 }
 
+// AddHost adds a host of the caller's own to a lab that is not started yet. specs is told of
+// it and gives what runs there; Start starts that with all else.
+func (l *Lab) AddHost(ctx context.Context, name string, specs func(*Host) ([]Spec, error)) (*Host, error) {
+	h, err := l.addHost(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	processes, err := specs(h)
+	if err != nil {
+		return nil, fmt.Errorf("host %s: %w", name, err)
+	}
+	h.install(processes)
+	return h, nil
+}
+
 // port returns the port that a service of this host listens on: the usual one
 // where the host has an address of its own, else one of the lab's block.
 func (h *Host) port(usual int) (int, error) {

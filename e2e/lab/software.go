@@ -137,6 +137,14 @@ func (l *Lab) WriteFile(path string, content []byte, mode os.FileMode) error {
 	return l.owner.write(path, content, mode)
 }
 
+// MakeDir makes a directory below a host's that belongs to the user of PostgreSQL.
+func (l *Lab) MakeDir(path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return fmt.Errorf("making a directory: %w", err)
+	}
+	return l.owner.own(path)
+}
+
 // writeYAML writes a configuration that holds passwords.
 func writeYAML(l *Lab, path string, config map[string]any) error {
 	content, err := yaml.Marshal(config)
