@@ -361,11 +361,12 @@ func TestAccepted(t *testing.T) {
 
 func TestWarned(t *testing.T) {
 	for change, want := range map[string]string{
-		"bootstrap: {method: m, m: {command: /bin/true, keep_existing_recovery_con: true, target: x}}": "bootstrap.m.keep_existing_recovery_con: is given to the command as an option, --keep_existing_recovery_con=...; did you mean keep_existing_recovery_conf?",
-		"postgresql: {create_replica_methods: [m], m: {comand: /bin/true, repo: 1, keep: 2}}":          "postgresql.m.comand: is given to the command as an option, --comand=...; did you mean command?",
-		"bootstrap: {dcs: {ttl: 30, loop_wait: 10, retry_timeout: 10}}":                                "bootstrap.dcs.ttl: 30 s: when a host is lost, its shard takes no writes for up to 31 s",
-		"{lictor: {compat: patroni-4}, bootstrap: {dcs: {ttl: 10, loop_wait: 2, retry_timeout: 10}}}":  "bootstrap.dcs.ttl: loop_wait 2 and retry_timeout 10 do not fit into ttl 10; in force: ttl 10, loop_wait 1, retry_timeout 4",
-		"{lictor: {compat: patroni-3}, bootstrap: {dcs: {ttl: 10, loop_wait: 2, retry_timeout: 10}}}":  "in force: ttl 10, loop_wait 1, retry_timeout 4",
+		"bootstrap: {method: m, m: {command: /bin/true, recovery_conf: {Recovery_Target_Time: '2026-11-29 10:00'}}}": "bootstrap.m.recovery_conf.recovery_target_time: \"2026-11-29 10:00\": must be a date",
+		"bootstrap: {method: m, m: {command: /bin/true, keep_existing_recovery_con: true, target: x}}":               "bootstrap.m.keep_existing_recovery_con: is given to the command as an option, --keep_existing_recovery_con=...; did you mean keep_existing_recovery_conf?",
+		"postgresql: {create_replica_methods: [m], m: {comand: /bin/true, repo: 1, keep: 2}}":                        "postgresql.m.comand: is given to the command as an option, --comand=...; did you mean command?",
+		"bootstrap: {dcs: {ttl: 30, loop_wait: 10, retry_timeout: 10}}":                                              "bootstrap.dcs.ttl: 30 s: when a host is lost, its shard takes no writes for up to 31 s",
+		"{lictor: {compat: patroni-4}, bootstrap: {dcs: {ttl: 10, loop_wait: 2, retry_timeout: 10}}}":                "bootstrap.dcs.ttl: loop_wait 2 and retry_timeout 10 do not fit into ttl 10; in force: ttl 10, loop_wait 1, retry_timeout 4",
+		"{lictor: {compat: patroni-3}, bootstrap: {dcs: {ttl: 10, loop_wait: 2, retry_timeout: 10}}}":                "in force: ttl 10, loop_wait 1, retry_timeout 4",
 		"ttl: 30":                        "ttl: has no effect: it is a setting of the whole shard: put it under bootstrap.dcs",
 		"restapi: {thread_pool_size: 6}": "restapi.thread_pool_size: has no effect: Lictor has no pool of threads",
 		"postgresql: {parameters_primary: {work_mem: 8MB}}":                            "postgresql.parameters_primary: has no effect: PostgreSQL gets the same settings in every role",

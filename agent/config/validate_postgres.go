@@ -357,6 +357,9 @@ func (v *validation) methods(c Config) {
 		if command, _ := m["command"].(string); command != "" {
 			v.command(section+"."+name+".command", command)
 		}
+		if recovery, _ := m["recovery_conf"].(map[string]any); section == "bootstrap" {
+			v.recoveryTarget(section+"."+name+".recovery_conf", recovery)
+		}
 		for _, key := range slices.Sorted(maps.Keys(m)) {
 			for _, ours := range methodKeys(section) {
 				if key != ours && m[ours] == nil && levenshtein.ComputeDistance(key, ours) <= 2 {
@@ -378,6 +381,19 @@ func (v *validation) methods(c Config) {
 		if m, ok := c.Bootstrap.Methods[m].(map[string]any); !ok || m["command"] == nil {
 			v.fail("bootstrap.method", c.Bootstrap.Method, "must be initdb, or have a section bootstrap.%s with a command", c.Bootstrap.Method)
 		}
+	}
+}
+
+// recoveryTarget warns of a target that will be refused when a shard is made: one that exists
+// goes on with it in its file.
+func (v *validation) recoveryTarget(section string, recovery map[string]any) {
+	words := map[string]string{}
+	for name, value := range recovery {
+		words[strings.ToLower(name)] = cluster.ParameterText(value)
+	}
+	for _, wrong := range cluster.CheckRecoveryTarget(words) {
+		name, rule, _ := strings.Cut(wrong, ": ")
+		v.warn(section+"."+name, "%s; a new shard would not be made", rule)
 	}
 }
 

@@ -371,7 +371,7 @@ func (p *Instance) postgresqlConf(a as, hba, ident accessFile) string {
 		return b.String()
 	}
 	write("recovery_target_timeline", "latest")
-	for _, name := range recoveryTargets {
+	for _, name := range cluster.RecoveryTargets() {
 		write(name, "")
 	}
 	recovery := p.usable(p.wantedRecovery())

@@ -201,7 +201,11 @@ func (p *Instance) customBootstrap(ctx context.Context, b config.Bootstrap) (sys
 	if m.command == m.name {
 		return "", fmt.Errorf("bootstrap.%s.command: must be set", m.name)
 	}
-	recovery, _ := m.parameters["recovery_conf"].(map[string]any)
+	section, _ := m.parameters["recovery_conf"].(map[string]any)
+	recovery, err := p.configuredRecovery("bootstrap."+m.name+".recovery_conf", section)
+	if err != nil {
+		return "", err
+	}
 	keep, err := cluster.ParseBoolean(orFalse(m.parameters["keep_existing_recovery_conf"]))
 	if err != nil {
 		return "", fmt.Errorf("bootstrap.%s.keep_existing_recovery_conf: %w", m.name, err)
@@ -229,6 +233,9 @@ func (p *Instance) customBootstrap(ctx context.Context, b config.Bootstrap) (sys
 	}
 	roles := func(socketDir string) error {
 		if err := p.awaitPrimary(ctx); err != nil {
+			return fmt.Errorf("bootstrap %s: %w", m.name, err)
+		}
+		if err := p.targetReached(run.recovery); err != nil {
 			return fmt.Errorf("bootstrap %s: %w", m.name, err)
 		}
 		return p.makeRoles(ctx, socketDir, b)

@@ -382,3 +382,13 @@ func rewrite(ctx context.Context, t *testing.T, p *Instance) bool {
 	must(t, err)
 	return changed
 }
+
+// value is what a query gives.
+func value(ctx context.Context, t *testing.T, p *Instance, query string) (text string) {
+	t.Helper()
+	conn, err := p.dedicated(ctx)
+	must(t, err)
+	defer conn.Close(ctx)
+	must(t, conn.QueryRow(ctx, query).Scan(&text))
+	return text
+}

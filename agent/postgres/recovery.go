@@ -12,12 +12,29 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// recoveryTargets are the parameters of which PostgreSQL takes one at the most.
-var recoveryTargets = []string{"recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid", "recovery_target_lsn"} //nolint:gochecknoglobals // a table that nothing changes
+// configuredRecovery is the section recovery_conf of a bootstrap's method, in PostgreSQL's
+// words. What would not lead where it is meant to is refused, before anything is begun.
+func (p *Instance) configuredRecovery(section string, configured map[string]any) (map[string]string, error) {
+	recovery := map[string]string{}
+	for name, value := range configured {
+		lower := strings.ToLower(name)
+		if !isRecovery(lower) {
+			return nil, fmt.Errorf("%s.%s: is no parameter of recovery", section, name)
+		}
+		recovery[lower] = cluster.ParameterText(value)
+	}
+	if wrong := cluster.CheckRecoveryTarget(recovery); len(wrong) > 0 {
+		return nil, fmt.Errorf("%s.%s", section, strings.Join(wrong, "; "+section+"."))
+	}
+	if len(recovery) > 0 && recovery["restore_command"] == "" && p.wantedRecovery()["restore_command"] == "" {
+		return nil, fmt.Errorf("%s.restore_command: must be set, here or in postgresql.recovery_conf: a recovery gets its WAL by it", section)
+	}
+	return recovery, nil
+}
 
 // prepareRecovery makes the restored directory recover as recovery_conf says, or as the
 // command has left it (keep), or not at all, and says how PostgreSQL is to run for it.
-func (p *Instance) prepareRecovery(configured map[string]any, keep bool) (as, error) {
+func (p *Instance) prepareRecovery(configured map[string]string, keep bool) (as, error) {
 	left, err := p.recoveryLeft()
 	if err != nil {
 		return as{}, err
@@ -29,14 +46,7 @@ func (p *Instance) prepareRecovery(configured map[string]any, keep bool) (as, er
 		if keep {
 			p.log.Warn().Msg("recovery_conf is set, so that keep_existing_recovery_conf has no effect")
 		}
-		run.recovery = map[string]string{}
-		for name, value := range configured {
-			lower := strings.ToLower(name)
-			if !isRecovery(lower) {
-				return as{}, fmt.Errorf("recovery_conf.%s: is no parameter of recovery", name)
-			}
-			run.recovery[lower] = cluster.ParameterText(value)
-		}
+		run.recovery = maps.Clone(configured)
 	case keep && p.exists("standby.signal"):
 		return as{}, errors.New("keep_existing_recovery_conf: the command has left standby.signal, so that the recovery would never end: let it restore for a recovery to a target or to the end of the archive")
 	case keep && signal:
@@ -88,12 +98,56 @@ func (p *Instance) recoveryLeft() (map[string]string, error) {
 }
 
 func targetOf(recovery map[string]string) string {
-	for _, name := range recoveryTargets {
+	for _, name := range cluster.RecoveryTargets() {
 		if recovery[name] != "" {
 			return name
 		}
 	}
 	return ""
+}
+
+// targetReached fails if PostgreSQL has promoted itself without having come to the target. (From
+// version 13 on it ends instead, and says so. Version 12 writes into the history of the new
+// timeline where it has stopped, and if it has not, zeroes: xlog.c, StartupXLOG.)
+func (p *Instance) targetReached(recovery map[string]string) error {
+	target := targetOf(recovery)
+	if target == "" || target == "recovery_target" {
+		return nil
+	}
+	histories, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
+	if err != nil {
+		return fmt.Errorf("histories of timelines: %w", err)
+	}
+	if len(histories) == 0 {
+		return fmt.Errorf("%s = %s: PostgreSQL has promoted itself and left no history of its timeline", target, recovery[target])
+	}
+	content, err := p.disk.ReadFile(slices.Max(histories))
+	if err != nil {
+		return fmt.Errorf("history of the new timeline: %w", err)
+	}
+	if stoppedAtTarget(string(content)) {
+		return nil
+	}
+	return fmt.Errorf("%s = %s was not reached: the archive's WAL ends before it", target, recovery[target])
+}
+
+// stoppedAtTarget reports whether the last line of a timeline's history names a place at which the
+// recovery has stopped.
+func stoppedAtTarget(history string) bool {
+	lines := strings.Split(strings.TrimSpace(history), "\n")
+	_, reason, _ := strings.Cut(lines[len(lines)-1], "\t") // the timeline before
+	_, reason, _ = strings.Cut(reason, "\t")               // its end
+	reason = strings.TrimSpace(reason)
+	if strings.HasSuffix(reason, " transaction 0") || strings.HasSuffix(reason, " LSN 0/0") || strings.HasSuffix(reason, `restore point ""`) {
+		return false
+	}
+	_, at, _ := strings.Cut(reason, " ")
+	for _, layout := range []string{"2006-01-02 15:04:05-07", "2006-01-02 15:04:05-07:00"} {
+		if when, err := time.Parse(layout, at); err == nil && when.Equal(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) {
+			return false
+		}
+	}
+	return true
 }
 
 func (p *Instance) exists(name string) bool {
@@ -105,7 +159,7 @@ func (p *Instance) exists(name string) bool {
 // are not set come first, and as empty: PostgreSQL forgets a target when it reads another
 // one that is empty, or takes both for set.
 func (p *Instance) recoveryLines(recovery map[string]string, write func(name, value string)) {
-	for _, name := range recoveryTargets {
+	for _, name := range cluster.RecoveryTargets() {
 		if recovery[name] == "" {
 			write(name, "")
 		}

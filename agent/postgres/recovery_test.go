@@ -32,14 +32,22 @@ func TestPointInTimeRecovery(t *testing.T) {
 	backup := newInstance(t, settings(t, dir, "backup"))
 	must(t, backup.BaseBackup(ctx, upstream(source), nil))
 	sql(ctx, t, source, "CREATE TABLE public.kept AS SELECT 42 AS answer")
+	xid := value(ctx, t, source, "SELECT xmin::text FROM public.kept")
+	lsn := value(ctx, t, source, "SELECT pg_current_wal_lsn()::text")
+	at := value(ctx, t, source, "SELECT clock_timestamp()::text")
 	sql(ctx, t, source, "SELECT pg_create_restore_point('before')")
 	sql(ctx, t, source, "DROP TABLE public.kept")
 	must(t, source.Stop(ctx, Fast))
+	to := func(name, target string) map[string]any {
+		return map[string]any{"recovery_conf": map[string]any{"restore_command": "cp " + archive + "/%f %p", name: target}}
+	}
 
 	const (
 		cp    = `cp -a "$0.backup" "$d"` + "\n"
 		mkdir = `mkdir "$d" && cp -a "$0.backup/." "$d"` + "\n"
-		found = `[ -d "$d" ] || { echo "the directory does not exist" >&2; exit 38; }` + "\n" + `cp -a "$0.backup/." "$d"` + "\n"
+		// PostgreSQL 12 is told by its history.
+		unreached = "target was reached"
+		found     = `[ -d "$d" ] || { echo "the directory does not exist" >&2; exit 38; }` + "\n" + `cp -a "$0.backup/." "$d"` + "\n"
 	)
 	restore := "restore_command = 'cp " + archive + "/%f %p'\n"
 	heredoc := func(to, lines string) string { return fmt.Sprintf("cat >> \"$d/%s\" <<'END'\n%sEND\n", to, lines) }
@@ -70,6 +78,17 @@ func TestPointInTimeRecovery(t *testing.T) {
 			map[string]any{"recovery_conf": map[string]any{"restore_command": "cp " + archive + "/%f %p", "recovery_target_name": "before", "recovery_target_action": "Shutdown"}},
 			false, "",
 		},
+		{"to a time", cp, to("recovery_target_time", at), false, ""},
+		{"to a position", cp, to("recovery_target_lsn", lsn), false, ""},
+		{"to a transaction", cp, to("recovery_target_xid", xid), false, ""},
+		{"to where the backup is consistent", cp, to("recovery_target", "immediate"), false, `relation "public.kept" does not exist`},
+		{"to a name that there is not", cp, to("recovery_target_name", "never"), false, unreached},
+		{"to a time after the last WAL", cp, to("recovery_target_time", "2999-01-01 00:00:00+00"), false, unreached},
+		{"to a position after the last WAL", cp, to("recovery_target_lsn", "FF/0"), false, unreached},
+		{"to a position before the backup's end", cp, to("recovery_target_lsn", "0/1000000"), false, "before consistent recovery point"},
+		{"to a timeline that there is not", cp, to("recovery_target_timeline", "7"), false, "timeline 7"},
+		{"a time without a zone", "touch \"$0.touched\"", to("recovery_target_time", "2026-11-29 10:00"), false, "bootstrap.restore.recovery_conf.recovery_target_time"},
+		{"no restore_command", "touch \"$0.touched\"", map[string]any{"recovery_conf": map[string]any{"recovery_target": "immediate"}}, false, "bootstrap.restore.recovery_conf.restore_command: must be set"},
 		{
 			"kept, a standby", cp + heredoc("postgresql.auto.conf", restore) + "touch \"$d/standby.signal\"\n",
 			map[string]any{"keep_existing_recovery_conf": true},
@@ -97,6 +116,12 @@ func TestPointInTimeRecovery(t *testing.T) {
 			if test.want != "" {
 				if err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("%v, want %s", err, test.want)
+				}
+				if d, err := p.DataDir(ctx); err != nil || d.State == Bootstrapped || d.State == Valid {
+					t.Errorf("it is left as a data directory: %+v %v", d, err)
+				}
+				if _, err := os.Stat(command + ".touched"); err == nil {
+					t.Error("it was begun")
 				}
 				return
 			}
@@ -203,4 +228,18 @@ func TestMethodThatMakesTheDirectory(t *testing.T) {
 			t.Errorf("changed: %v", after)
 		}
 	})
+}
+
+// What PostgreSQL writes of where a recovery has stopped. (Version 12 promotes itself where
+// the WAL ends, and writes zeroes; TestPointInTimeRecovery has the histories of the version
+// that is installed.)
+func TestHistoryOfARecovery(t *testing.T) {
+	for reason, want := range map[string]bool{
+		`at restore point "before"`: true, "after transaction 742": true, "before 2026-11-29 10:00:00.123+00\n": true, "after LSN 0/3000060\n": true,
+		`at restore point ""`: false, "before transaction 0": false, "before 2000-01-01 00:00:00+00\n": false, "before 1999-12-31 18:30:00-05:30\n": false, "before LSN 0/0\n": false,
+	} {
+		if got := stoppedAtTarget("1\t0/2000000\tno recovery target specified\n\n2\t0/3000060\t" + reason + "\n"); got != want {
+			t.Errorf("%q: %v", reason, got)
+		}
+	}
 }
