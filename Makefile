@@ -82,6 +82,13 @@ test-watchdog: build ## the watchdog in virtual machines: softdog and i6300esb, 
 	@$(PROGRAMS) && \
 		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v ./e2e/vm
 
+# The part of it that is short is in `make test`, too. It writes some 10 GB into $$TMPDIR.
+.PHONY: test-backup
+test-backup: build ## shards backed up by the real pgBackRest (as root): replicas, point-in-time recovery, a repository that fails; the figures of --delta
+	@e2e/tools/deps.sh test
+	@$(PROGRAMS) LICTOR_TEST_BACKUP=1 && $(SCRATCH) && \
+		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v ./e2e/backup
+
 .PHONY: test-ansible
 test-ansible: ## the Ansible collection and the packages on systemd hosts (as root); lint
 	@e2e/tools/deps.sh ansible

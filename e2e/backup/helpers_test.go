@@ -33,6 +33,15 @@ func got[T any](value T, err error) func(*testing.T) T {
 	}
 }
 
+// all skips the test unless all tests are asked for (make test-backup): the others have
+// their place in make test.
+func all(t *testing.T) {
+	t.Helper()
+	if os.Getenv("LICTOR_TEST_BACKUP") == "" {
+		t.Skip("a test of make test-backup")
+	}
+}
+
 // needs skips the test where there is no pgBackRest, or no way to give it hosts.
 func needs(t *testing.T) (program string) {
 	t.Helper()

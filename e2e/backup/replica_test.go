@@ -78,6 +78,7 @@ func TestReplicas(t *testing.T) {
 // A replica is made, out of the repository, while nobody leads; and when nobody but it lives
 // it follows what is in the archive.
 func TestReplicaWithoutALeader(t *testing.T) {
+	all(t)
 	s := serving(t, lab.Options{Members: 2, Async: true}, nil)
 	shard := s.Shard(0)
 	ctx := within(t)

@@ -1,0 +1,121 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/testkit"
+	"github.com/lictor-ha/lictor/e2e/lab"
+)
+
+// The repository's host falls silent: archive_command and restore_command hang until their
+// time is over. Nobody waits for them: not a switchover, not a failover, not a restart.
+func TestSilentRepository(t *testing.T) {
+	all(t)
+	s := serving(t, lab.Options{Members: 3}, nil)
+	shard := s.Shard(0)
+	ctx := within(t)
+	must(t, shard.AwaitSync(ctx))
+	must(t, s.repo.Isolate(ctx))
+	// What is to be archived makes the archiver hang.
+	busy := func(m *lab.Member) {
+		t.Helper()
+		sql(ctx, t, m, "DROP TABLE IF EXISTS public.t", "CREATE TABLE public.t ()", "SELECT pg_switch_wal()")
+		testkit.Await(ctx, t, "the archiver is at work on "+m.Name, func() error {
+			found, err := m.Find(func(i lab.ProcessInfo) bool { return slices.Contains(i.Args, "archive-push") })
+			if err == nil && len(found) == 0 {
+				err = errors.New("archive_command does not run")
+			}
+			return err
+		})
+	}
+	took := func(what string, within time.Duration, do func()) {
+		t.Helper()
+		began := time.Now()
+		do()
+		passed := time.Since(began)
+		t.Logf("%s: %.1f s", what, passed.Seconds())
+		if passed > within {
+			t.Errorf("%s took %s, want at most %s", what, passed, within)
+		}
+	}
+	leader := got(shard.Leader(ctx))(t)
+	busy(leader)
+	took("restart", 20*time.Second, func() {
+		if status, answer, err := leader.Post(ctx, "/restart", map[string]any{}); err != nil || status != http.StatusOK {
+			t.Fatalf("restart: %d %s %v", status, answer, err)
+		}
+	})
+	must(t, shard.AwaitSync(ctx))
+	busy(leader)
+	took("switchover", 20*time.Second, func() {
+		if status, answer, err := leader.Post(ctx, "/switchover", map[string]string{"leader": leader.Name}); err != nil || status != http.StatusOK {
+			t.Fatalf("switchover: %d %s %v", status, answer, err)
+		}
+	})
+	next := got(shard.AwaitHealthy(ctx))(t)
+	must(t, shard.AwaitSync(ctx))
+	busy(next)
+	took("failover", 30*time.Second, func() {
+		must(t, next.PowerOff(ctx))
+		got(shard.AwaitLeader(ctx, next))(t)
+	})
+	took("rejoin", time.Minute, func() {
+		must(t, next.Start(ctx))
+		got(shard.AwaitHealthy(ctx))(t)
+	})
+	must(t, s.repo.Heal(ctx))
+	testkit.Await(ctx, t, "the archive goes on", func() error {
+		_, err := s.pgbackrest(ctx, s.repo, shard, "check")
+		return err
+	})
+}
+
+// The primary's host is lost in the middle of a backup: the backup fails, the shard does not,
+// and the next backup is made of the new primary.
+func TestFailoverDuringABackup(t *testing.T) {
+	all(t)
+	s := serving(t, lab.Options{Members: 2}, nil)
+	shard := s.Shard(0)
+	ctx := within(t)
+	must(t, shard.AwaitSync(ctx))
+	leader := got(shard.Leader(ctx))(t)
+	sql(ctx, t, leader, "CREATE TABLE public.big AS SELECT g, repeat(md5(g::text), 30) FROM generate_series(1, 300000) g", "CHECKPOINT")
+	must(t, shard.AwaitSync(ctx))
+	backup := make(chan error, 1)
+	go func() { backup <- s.backup(ctx, shard, "full") }()
+	watch := got(leader.Connect(ctx, "postgres"))(t)
+	defer watch.Close(context.WithoutCancel(ctx))
+	testkit.Await(ctx, t, "the backup copies", func() error {
+		select {
+		case err := <-backup:
+			t.Fatalf("the backup has ended before: %v", err)
+		default:
+		}
+		var n int
+		err := watch.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgBackRest%backup%' AND state = 'idle'").Scan(&n)
+		if err == nil && n == 0 {
+			err = errors.New("pgBackRest has no connection")
+		}
+		return err
+	})
+	must(t, leader.PowerOff(ctx))
+	next := got(shard.AwaitLeader(ctx, leader))(t)
+	if err := <-backup; err == nil {
+		t.Error("the backup of a host that was lost has succeeded")
+	} else {
+		t.Logf("%.600v", err)
+	}
+	must(t, s.backup(ctx, shard, "full"))
+	must(t, leader.Start(ctx))
+	got(shard.AwaitHealthy(ctx))(t)
+	s.reinit(ctx, t, leader)
+	if n := count(ctx, t, leader, "SELECT count(*) FROM public.big"); n != 300000 {
+		t.Errorf("%d rows", n)
+	}
+	t.Log(made(ctx, t, leader), next.Name)
+}
