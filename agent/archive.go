@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -14,7 +16,7 @@ import (
 // cannot archive again every minute.
 const archiveEvery = 10 * time.Second
 
-// archiveWatch finds out whether WAL gets into the archive. Nothing that the member decides
+// archiveWatch finds out whether WAL gets into the archive, and how much room it has. Nothing that the member decides
 // rests on it.
 type archiveWatch struct {
 	*board
@@ -25,6 +27,8 @@ type archiveWatch struct {
 
 // run looks again and again, one look at a time: one that a disk holds up is waited for.
 func (w *archiveWatch) run(ctx context.Context) {
+	var trend pg.WALTrend
+	began := time.Now()
 	for ctx.Err() == nil {
 		var seen pg.Archiver
 		var err error
@@ -34,14 +38,26 @@ func (w *archiveWatch) run(ctx context.Context) {
 		if err != nil {
 			w.log.Debug().Err(err).Msg("the archiver could not be looked at")
 		}
-		w.post(func() { w.saw(seen) })
+		var room pg.WALRoom
+		if bytes, free, err := w.pg.WALRoom(); err == nil {
+			room = trend.Saw(time.Since(began), bytes, free)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			w.log.Debug().Err(err).Msg("the room for WAL could not be looked at")
+		}
+		w.post(func() { w.saw(seen, room) })
 		pause(ctx, archiveEvery)
 	}
 }
 
 // saw takes in, on the loop, what a look has found.
-func (w *archiveWatch) saw(a pg.Archiver) {
-	w.m.archiver = a
+func (w *archiveWatch) saw(a pg.Archiver, room pg.WALRoom) {
+	w.m.archiver, w.m.walRoom = a, room
+	switch why := room.Trouble(a); {
+	case why != "":
+		w.m.Once("wal", "WAL fills the disk", why)
+	case a.Keeps > 0: // else nothing is known
+		w.m.ClearOnce("wal")
+	}
 	if why := a.Trouble(); why != "" {
 		w.m.Once("archive", "WAL cannot be archived", why)
 		return

@@ -23,6 +23,7 @@ type loopState struct {
 	watchersLost  int
 	others        []string                   // primaries beside this one
 	archiver      pg.Archiver                // as it was seen last
+	walRoom       pg.WALRoom                 // the same
 	reasons       map[string]cluster.Instant // when each was logged last
 	callbackState callbacks.CallbackState
 	stopBy        cluster.Instant // when an orderly stop must be over; zero: none is under way

@@ -49,6 +49,10 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	counter := func(name, help string, value float64) { send(prometheus.CounterValue, name, help, value) }
 	c.patroni(state, status, gauge, counter)
 	c.lictor(state, status.Lictor, gauge)
+	if room := state.WALRoom; room.Bytes > 0 {
+		gauge("lictor_wal_bytes", "How much pg_wal holds, in bytes.", float64(room.Bytes))
+		gauge("lictor_wal_free_bytes", "How much the file system of pg_wal has left, in bytes.", float64(room.Free))
+	}
 	c.archiver(state.Archiver, status.Lictor.Archiver, gauge, counter)
 }
 

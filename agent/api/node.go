@@ -153,6 +153,8 @@ type State struct {
 	Postgres Postgres
 	// Archiver is how WAL gets into the archive, zero while that is not known.
 	Archiver pg.Archiver
+	// WALRoom is how much room WAL has, zero while that is not known.
+	WALRoom pg.WALRoom
 }
 
 // Postgres is the local PostgreSQL as last observed.

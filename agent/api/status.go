@@ -108,9 +108,20 @@ type lictorStatus struct {
 	Secrets []string `json:"secrets,omitempty"`
 	// Archiver is how WAL gets into the archive; absent where this member archives none.
 	Archiver *archiverStatus `json:"archiver,omitempty"`
+	// WAL is how much there is of it, and how much room it has; absent while that is not known.
+	WAL *walStatus `json:"wal,omitempty"`
 	// Parted is the status (its ModifyIndex) under which this member had parted from
 	// the old leader when it began to look at PostgreSQL; absent when it had not.
 	Parted uint64 `json:"parted,omitempty"`
+}
+
+// walStatus is PostgreSQL's WAL on its disk.
+type walStatus struct {
+	Bytes     int64 `json:"bytes"`
+	FreeBytes int64 `json:"free_bytes"`
+	// FullInMS is when nothing is free at the pace of the last minutes; absent when it does
+	// not grow.
+	FullInMS int64 `json:"full_in_ms,omitempty"`
 }
 
 // taskStatus is a long piece of work; bytes are absent when it is no clone or they
@@ -257,6 +268,9 @@ func (s *Server) lictor(state State) lictorStatus {
 		out.Replaying, out.ReplayStandsStill = &replaying, state.Postgres.Standstill
 	}
 	out.Archiver = newArchiverStatus(state.Archiver, now)
+	if room := state.WALRoom; room.Bytes > 0 {
+		out.WAL = &walStatus{Bytes: room.Bytes, FreeBytes: room.Free, FullInMS: room.FullIn.Milliseconds()}
+	}
 	if !state.LoopAt.IsZero() {
 		passed := age(state.LoopAt, now).Milliseconds()
 		out.LoopAgeMS = &passed

@@ -19,6 +19,8 @@ type Archiver struct {
 	// of them does.
 	Waiting      int
 	WaitingSince time.Time
+	// Keeps is how many bytes of WAL max_wal_size and wal_keep_size explain; zero: not known.
+	Keeps int64
 }
 
 // Failing reports whether the last try to archive something has failed, and it waits.

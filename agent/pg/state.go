@@ -3,6 +3,8 @@
 //
 //	state.go    what was seen
 //	archiver.go of its archiver
+//	walroom.go  of the room that its WAL has
+//	copying.go  how far a replica's data directory is
 //	orders.go   what is to be done
 package pg
 

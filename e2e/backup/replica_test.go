@@ -51,6 +51,7 @@ func TestReplicas(t *testing.T) {
 	})
 
 	t.Run("the wrong stanza is refused", func(t *testing.T) {
+		all(t)
 		ctx := within(t)
 		must(t, s.configure(replica, "nobody"))
 		s.reinit(ctx, t, replica)
@@ -61,6 +62,7 @@ func TestReplicas(t *testing.T) {
 	})
 
 	t.Run("the certificate has expired", func(t *testing.T) {
+		all(t)
 		ctx := within(t)
 		must(t, s.certify(replica.Host, time.Now().Add(-time.Hour)))
 		s.reinit(ctx, t, replica)
