@@ -46,6 +46,7 @@
 //	clone.go        base backups
 //	rewind.go, room.go  rewinding, and the room that it needs
 //	methods.go      the operator's own commands for both
+//	replica.go      a replica by the first of these that succeeds
 //	recovery.go     the recovery of a shard that is made from a backup
 //	diverged.go     whether this member's WAL has left the upstream's
 //	hidden.go       segments that hide WAL of an older timeline
