@@ -13,7 +13,7 @@ const archiverSQL = `
 SELECT current_setting('archive_mode') = 'always' OR current_setting('archive_mode') = 'on' AND NOT pg_is_in_recovery(),
   a.archived_count, COALESCE(a.last_archived_wal, ''), a.last_archived_time, a.failed_count, COALESCE(a.last_failed_wal, ''), a.last_failed_time,
   w.files, w.since,
-  (SELECT sum(setting::bigint * CASE name WHEN 'wal_keep_segments' THEN 16 ELSE 1 END) << 20 FROM pg_settings
+  (SELECT sum(setting::bigint * CASE name WHEN 'wal_keep_segments' THEN 16 ELSE 1 END)::bigint << 20 FROM pg_settings
     WHERE name IN ('max_wal_size', 'wal_keep_size', 'wal_keep_segments'))
 FROM pg_stat_archiver a, (SELECT count(*) AS files, min(modification) AS since FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') w`
 

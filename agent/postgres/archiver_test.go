@@ -61,6 +61,15 @@ func TestArchiver(t *testing.T) {
 		t.Errorf("it works again, and says %+v", a)
 	}
 
+	// max_wal_size is 1 GB, and wal_keep_size what Lictor sets.
+	if a.Keeps < 1<<30 || a.Keeps > 4<<30 {
+		t.Errorf("the settings explain %d bytes of WAL", a.Keeps)
+	}
+	bytes, free, err := p.WALRoom()
+	if must(t, err); bytes < 16<<20 || bytes > 1<<30 || free <= 0 {
+		t.Errorf("pg_wal holds %d bytes, %d are free", bytes, free)
+	}
+
 	_, off := pair(ctx, t)
 	if a, err := off.Archiver(ctx); err != nil || a.On || a.Failing() {
 		t.Errorf("a replica without archive_mode says %+v, %v", a, err)

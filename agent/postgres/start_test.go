@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -100,5 +101,24 @@ func TestClients(t *testing.T) {
 	defer hangUpOn(conn)
 	if n, err := p.Clients(ctx); err != nil || n != 1 {
 		t.Errorf("with one: %d %v", n, err)
+	}
+}
+
+// The first words of an error are what PostgreSQL has died of, not what it told the clients
+// that came meanwhile.
+func TestWhyPostgreSQLEnded(t *testing.T) {
+	refusal := "2026-11-29 22:55:58.717 UTC [27234] postgres@postgres FATAL:  the database system is not accepting connections\n" +
+		"2026-11-29 22:55:58.717 UTC [27234] postgres@postgres DETAIL:  Hot standby mode is disabled.\n"
+	log := "[1] LOG:  starting archive recovery\n" + strings.Repeat(refusal, 30) + "[2] LOG:  redo done at 0/70000C8\n" + refusal +
+		"[2] FATAL:  recovery ended before configured recovery target was reached\n[1] LOG:  database system is shut down\n"
+	want := "recovery ended before configured recovery target was reached; its log: [1] LOG:  starting archive recovery\n[2] LOG:  redo done at 0/70000C8\n" +
+		"[2] FATAL:  recovery ended before configured recovery target was reached\n[1] LOG:  database system is shut down"
+	if got := whyEnded(log); got != want {
+		t.Errorf("%q", got)
+	}
+	for _, same := range []string{"", "[1] LOG:  aborting", "[1] FATAL:  could not open file"} {
+		if got := whyEnded(same + "\n"); got != same {
+			t.Errorf("%q, want %q", got, same)
+		}
 	}
 }

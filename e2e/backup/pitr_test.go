@@ -46,7 +46,7 @@ func TestNewShardAtAPointInTime(t *testing.T) {
 	must(t, s.backup(ctx, old, "full"))
 
 	sql(ctx, t, leader, "CREATE TABLE public.known (what text)", "INSERT INTO public.known VALUES ('before')")
-	between := moment(ctx, t, leader)
+	between := moment(ctx, t, leader, "0")
 	sql(ctx, t, leader, "INSERT INTO public.known VALUES ('after')", "SELECT pg_switch_wal()")
 	_, err = s.pgbackrest(ctx, s.repo, old, "check")
 	must(t, err)
@@ -59,7 +59,7 @@ func TestNewShardAtAPointInTime(t *testing.T) {
 			must(t, l.WriteFile(restore(m), []byte(script), 0o700))
 		}
 	}
-	target("2999-01-01 00:00:00+00")
+	target(moment(ctx, t, leader, "1 hour"))
 	first := restored.Members()[0]
 	must(t, first.Start(ctx))
 	testkit.Await(ctx, t, "the bootstrap fails", func() error {
@@ -129,12 +129,12 @@ func TestNewShardAtAPointInTime(t *testing.T) {
 	}
 }
 
-// moment is a time after all that was written, and before all that will be.
-func moment(ctx context.Context, t *testing.T, m *lab.Member) (at string) {
+// moment is a time after all that was written, and, without later, before all that will be.
+func moment(ctx context.Context, t *testing.T, m *lab.Member, later string) (at string) {
 	t.Helper()
 	conn := got(m.Connect(ctx, m.Shard.Name))(t)
 	defer conn.Close(context.WithoutCancel(ctx))
-	must(t, conn.QueryRow(ctx, "SELECT clock_timestamp()::text FROM pg_sleep(0.1)").Scan(&at))
+	must(t, conn.QueryRow(ctx, "SELECT (clock_timestamp() + $1::interval)::text FROM pg_sleep(0.1)", later).Scan(&at))
 	_, err := conn.Exec(ctx, "SELECT pg_sleep(0.1)")
 	must(t, err)
 	return at

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/e2e/lab"
@@ -118,4 +121,43 @@ func TestFailoverDuringABackup(t *testing.T) {
 		t.Errorf("%d rows", n)
 	}
 	t.Log(made(ctx, t, leader), next.Name)
+}
+
+// WAL fills a disk, as no archive takes it: that is told while there is room.
+func TestWALFillsTheDisk(t *testing.T) {
+	all(t)
+	s := serving(t, lab.Options{Members: 2, VolumeMB: 600, Parameters: map[string]any{
+		"max_wal_size": "64MB", "min_wal_size": "32MB", "wal_keep_size": "32MB",
+	}}, nil)
+	shard := s.Shard(0)
+	ctx := within(t)
+	leader := got(shard.Leader(ctx))(t)
+	if out := s.lictor(ctx, shard, "doctor"); strings.Contains(out, "WAL fills") {
+		t.Errorf("with an archive: %s", out)
+	}
+	must(t, s.repo.Process(serverName).Kill(ctx))
+	sql(ctx, t, leader, "CREATE TABLE public.filler (a text)")
+	testkit.Await(ctx, t, "it is told", func() error {
+		out := s.lictor(ctx, shard, "doctor")
+		if strings.Contains(out, "WAL fills the disk") && strings.Contains(out, "the archive has not taken it") {
+			return nil
+		}
+		var free unix.Statfs_t
+		must(t, unix.Statfs(leader.Volume.Dir, &free))
+		if left := int64(free.Bavail) * free.Bsize; left < 60<<20 {
+			t.Fatalf("%d MB are free and nobody has told: %s", left>>20, out)
+		} else if left > 100<<20 { // then the agent has time to look
+			sql(ctx, t, leader, "INSERT INTO public.filler SELECT repeat('x', 1000) FROM generate_series(1, 8000)", "TRUNCATE public.filler", "SELECT pg_switch_wal()", "CHECKPOINT")
+		}
+		return errors.New(out)
+	})
+	must(t, s.repo.Start(ctx))
+	testkit.Await(ctx, t, "it is over", func() error {
+		sql(ctx, t, leader, "SELECT pg_switch_wal()", "CHECKPOINT") // wakes the archiver
+		if out := s.lictor(ctx, shard, "doctor"); strings.Contains(out, "WAL fills the disk") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	got(shard.AwaitHealthy(ctx))(t)
 }

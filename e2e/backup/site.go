@@ -155,11 +155,16 @@ repo1-host-ca-file=%[4]s/ca.crt
 repo1-host-cert-file=%[4]s/tls.crt
 repo1-host-key-file=%[4]s/tls.key
 tls-server-auth=%[5]s=*
-# One that is lost is to be noticed soon. (pgBackRest wants protocol-timeout to be the longer one.)
-io-timeout=5
-archive-timeout=10
-db-timeout=20
-protocol-timeout=30
+
+# A repository that is silent is to be noticed soon where PostgreSQL waits for it (docs/backups.md).
+[global:archive-get]
+io-timeout=1
+
+[global:archive-push]
+io-timeout=10
+
+[global:restore]
+io-timeout=10
 
 [%[6]s]
 pg1-path=%[7]s
