@@ -348,8 +348,10 @@ func TestStatus(t *testing.T) {
 		{"being cloned anew", "", replicaState(at), func(s *State) {
 			s.Postgres = Postgres{State: "creating replica"}
 			s.Member.Role = "uninitialized"
-			s.Task = Progress{Kind: "reinitialize", Since: at.Add(-5 * time.Second), From: "node1",
-				Copying: pg.Copying{Method: "basebackup", Done: 1000, Total: 4000, Failed: "method pgbackrest: gone"}}
+			s.Task = Progress{
+				Kind: "reinitialize", Since: at.Add(-5 * time.Second), From: "node1",
+				Copying: pg.Copying{Method: "basebackup", Done: 1000, Total: 4000, Failed: "method pgbackrest: gone"},
+			}
 		}, `{"state":"creating replica","role":"uninitialized","dcs_last_seen":1795230000,
 			"patroni":{"version":"1.2.3","scope":"batman","name":"node2"},
 			"lictor":{"guard":{"running":true,"armed_for_ms":0},"reason":"following node1",

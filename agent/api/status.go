@@ -253,8 +253,10 @@ func (s *Server) lictor(state State) lictorStatus {
 		}
 	}
 	if t := state.Task; t.Kind != "" {
-		out.Task = &taskStatus{Kind: t.Kind, ForMS: age(t.Since, now).Milliseconds(), From: t.From, Method: t.Method,
-			Bytes: t.Done, TotalBytes: t.Total, Percent: t.Percent, Failed: t.Failed}
+		out.Task = &taskStatus{
+			Kind: t.Kind, ForMS: age(t.Since, now).Milliseconds(), From: t.From, Method: t.Method,
+			Bytes: t.Done, TotalBytes: t.Total, Percent: t.Percent, Failed: t.Failed,
+		}
 	}
 	if l := state.Member.Lictor; l != nil {
 		out.Made = l.Made

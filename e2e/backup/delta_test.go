@@ -33,13 +33,12 @@ func TestDeltaFetchesLittle(t *testing.T) {
 		EXECUTE format('CREATE TABLE public.t%%s AS SELECT g, repeat(md5(random()::text), 31) AS filler FROM generate_series(1, %d) g', i); END LOOP; END $$`, tables, rows),
 		"VACUUM FREEZE", "CHECKPOINT")
 	got(shard.AwaitHealthy(ctx))(t)
-	must(t, s.backup(ctx, shard, "full"))
+	must(t, s.backup(ctx, shard))
 	for i := range changed {
 		sql(ctx, t, leader, fmt.Sprintf("UPDATE public.t%d SET filler = upper(filler) WHERE g %% 10 = 0", i+1))
 	}
 	sql(ctx, t, leader, "CHECKPOINT", "SELECT pg_switch_wal()")
-	_, err := s.pgbackrest(ctx, s.repo, shard, "check")
-	must(t, err)
+	must(t, s.pgbackrest(ctx, shard, "check"))
 	got(shard.AwaitHealthy(ctx))(t)
 
 	size := count(ctx, t, leader, "SELECT (pg_database_size(current_database()) >> 20)::int")

@@ -71,9 +71,8 @@ func serving(t *testing.T, opts lab.Options, edit func(m *lab.Member, config map
 	for _, shard := range l.Shards() {
 		got(shard.AwaitHealthy(ctx))(t)
 		must(t, shard.Prepare(ctx))
-		_, err := s.pgbackrest(ctx, s.repo, shard, "stanza-create")
-		must(t, err)
-		must(t, s.backup(ctx, shard, "full"))
+		must(t, s.pgbackrest(ctx, shard, "stanza-create"))
+		must(t, s.backup(ctx, shard))
 	}
 	return s
 }

@@ -41,15 +41,13 @@ func TestNewShardAtAPointInTime(t *testing.T) {
 	}
 	leader := got(old.AwaitHealthy(ctx))(t)
 	must(t, old.Prepare(ctx))
-	_, err := s.pgbackrest(ctx, s.repo, old, "stanza-create")
-	must(t, err)
-	must(t, s.backup(ctx, old, "full"))
+	must(t, s.pgbackrest(ctx, old, "stanza-create"))
+	must(t, s.backup(ctx, old))
 
 	sql(ctx, t, leader, "CREATE TABLE public.known (what text)", "INSERT INTO public.known VALUES ('before')")
 	between := moment(ctx, t, leader, "0")
 	sql(ctx, t, leader, "INSERT INTO public.known VALUES ('after')", "SELECT pg_switch_wal()")
-	_, err = s.pgbackrest(ctx, s.repo, old, "check")
-	must(t, err)
+	must(t, s.pgbackrest(ctx, old, "check"))
 
 	target := func(to string) {
 		t.Helper()
@@ -120,9 +118,8 @@ func TestNewShardAtAPointInTime(t *testing.T) {
 	}
 
 	// It has a stanza of its own.
-	_, err = s.pgbackrest(ctx, s.repo, restored, "stanza-create")
-	must(t, err)
-	must(t, s.backup(ctx, restored, "full"))
+	must(t, s.pgbackrest(ctx, restored, "stanza-create"))
+	must(t, s.backup(ctx, restored))
 	s.reinit(ctx, t, restored.Members()[1])
 	if how := made(ctx, t, restored.Members()[1]); !strings.Contains(how, " by pgbackrest in ") {
 		t.Errorf("the restored shard's replica was made %q", how)

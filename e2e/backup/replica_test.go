@@ -88,8 +88,7 @@ func TestReplicaWithoutALeader(t *testing.T) {
 	replica := got(shard.Replicas(ctx))(t)[0]
 	sql(ctx, t, leader, "CREATE TABLE public.archived AS SELECT 1 AS one", "SELECT pg_switch_wal()")
 	testkit.Await(ctx, t, "the WAL is in the archive", func() error {
-		_, err := s.pgbackrest(ctx, s.repo, shard, "check")
-		return err
+		return s.pgbackrest(ctx, shard, "check")
 	})
 	must(t, replica.Kill(ctx))
 	must(t, os.RemoveAll(replica.DataDir))

@@ -73,8 +73,7 @@ func TestSilentRepository(t *testing.T) {
 	})
 	must(t, s.repo.Heal(ctx))
 	testkit.Await(ctx, t, "the archive goes on", func() error {
-		_, err := s.pgbackrest(ctx, s.repo, shard, "check")
-		return err
+		return s.pgbackrest(ctx, shard, "check")
 	})
 }
 
@@ -90,7 +89,7 @@ func TestFailoverDuringABackup(t *testing.T) {
 	sql(ctx, t, leader, "CREATE TABLE public.big AS SELECT g, repeat(md5(g::text), 30) FROM generate_series(1, 300000) g", "CHECKPOINT")
 	must(t, shard.AwaitSync(ctx))
 	backup := make(chan error, 1)
-	go func() { backup <- s.backup(ctx, shard, "full") }()
+	go func() { backup <- s.backup(ctx, shard) }()
 	watch := got(leader.Connect(ctx, "postgres"))(t)
 	defer watch.Close(context.WithoutCancel(ctx))
 	testkit.Await(ctx, t, "the backup copies", func() error {
@@ -113,7 +112,7 @@ func TestFailoverDuringABackup(t *testing.T) {
 	} else {
 		t.Logf("%.600v", err)
 	}
-	must(t, s.backup(ctx, shard, "full"))
+	must(t, s.backup(ctx, shard))
 	must(t, leader.Start(ctx))
 	got(shard.AwaitHealthy(ctx))(t)
 	s.reinit(ctx, t, leader)

@@ -107,6 +107,10 @@ log-level-console=warn
 log-level-file=detail
 log-timestamp=y
 start-fast=y
+# A host that is lost in the middle of a backup is noticed, and not after half an hour.
+tcp-keep-alive-idle=5
+tcp-keep-alive-interval=3
+tcp-keep-alive-count=3
 compress-type=none
 tls-server-address=%[2]s
 tls-server-port=%[3]d
@@ -174,22 +178,20 @@ pg1-user=%[9]s
 	return s.WriteFile(filepath.Join(m.Dir, configFile), []byte(b.String()), 0o600)
 }
 
-// pgbackrest runs one of its commands on a host, for a shard, and gives what it prints.
-func (s *site) pgbackrest(ctx context.Context, h *lab.Host, shard *lab.Shard, command ...string) (string, error) {
-	args := append([]string{"--config=" + filepath.Join(h.Dir, configFile), "--stanza=" + shard.Name}, command...)
-	cmd := h.CommandAsPostgres(ctx, s.program, args...)
-	cmd.Dir = h.Dir
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return string(out), fmt.Errorf("pgbackrest %s on %s: %w: %s", strings.Join(command, " "), h.Name, err, out)
+// pgbackrest runs one of its commands on the repository's host, for a shard.
+func (s *site) pgbackrest(ctx context.Context, shard *lab.Shard, command ...string) error {
+	args := append([]string{"--config=" + filepath.Join(s.repo.Dir, configFile), "--stanza=" + shard.Name}, command...)
+	cmd := s.repo.CommandAsPostgres(ctx, s.program, args...)
+	cmd.Dir = s.repo.Dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("pgbackrest %s: %w: %s", strings.Join(command, " "), err, out)
 	}
-	return string(out), nil
+	return nil
 }
 
-// backup makes a backup of a shard, on the repository's host.
-func (s *site) backup(ctx context.Context, shard *lab.Shard, kind string) error {
-	_, err := s.pgbackrest(ctx, s.repo, shard, "--type="+kind, "backup")
-	return err
+// backup makes a full backup of a shard.
+func (s *site) backup(ctx context.Context, shard *lab.Shard) error {
+	return s.pgbackrest(ctx, shard, "--type=full", "backup")
 }
 
 // member makes a member's configuration that of a shard whose backups are the repository's.
