@@ -2,6 +2,7 @@ package bouncer
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -150,4 +151,48 @@ func (w *world) awaitProblem(part string) {
 		}
 		return nil
 	})
+}
+
+// Settings that PgBouncer is too old for, or too new, with which it would not start, are told and keep
+// nothing from going on: it starts, and shards follow their routes.
+func TestSettingsOfOtherVersions(t *testing.T) {
+	wanted := map[string]any{"transaction_timeout": 60, "max_prepared_statements": 7, "pool_idle_timeout": 3600, "suspend_timeout": 11}
+	w := newWorld(t, func(c *config.Config) { c.PgBouncer.Settings = wanted })
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	w.awaitHealthy()
+	has, err := w.admin().Config(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	version, err := w.admin().Version(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := w.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range wanted {
+		told := s.Problems["pgbouncer.settings."+name]
+		if got, known := has[name]; known && (got.Value != fmt.Sprint(value) || told != "") || !known && !strings.HasPrefix(told, "pgbouncer.settings."+name+" is not written: PgBouncer ") {
+			t.Errorf("%s: SHOW CONFIG has %v, told is %q", name, got, told)
+		}
+	}
+	known := config.KnownSettings(version)
+	for _, name := range known {
+		if _, known := has[name]; !known && name != "service_name" { // another name of job_name
+			t.Errorf("PgBouncer %s has no setting %s", version, name)
+		}
+	}
+	ever := append(config.KnownSettings(pgbouncer.Version{1, 18}), config.KnownSettings(pgbouncer.Version{1, 99})...)
+	for name := range has {
+		if slices.Contains(ever, name) && !slices.Contains(known, name) {
+			t.Errorf("PgBouncer %s has the setting %s, which would not be written", version, name)
+		}
+	}
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,13 +31,10 @@ func (c Config) Settings(version pgbouncer.Version) []NamedSetting {
 			list = append(list, NamedSetting{"peer_id", strconv.Itoa(c.PgBouncer.PeerID)})
 		}
 	}
-	for _, name := range slices.Sorted(func(yield func(string) bool) {
-		for name := range c.PgBouncer.Settings {
-			if !yield(name) {
-				return
-			}
+	for _, name := range slices.Sorted(maps.Keys(c.PgBouncer.Settings)) {
+		if lacksSetting(name, version) != nil {
+			continue // UnknownOptions tells
 		}
-	}) {
 		value := settingValue(c.PgBouncer.Settings[name])
 		if i := slices.IndexFunc(list, func(s NamedSetting) bool { return s.Name == name }); i >= 0 {
 			list[i].Value = value
@@ -203,6 +201,11 @@ func checkSetting(name string, value any) error {
 	return CheckSettingValue(name, settingValue(value))
 }
 
+// KnownSettings are those of them that PgBouncer of version has.
+func KnownSettings(version pgbouncer.Version) []string {
+	return slices.DeleteFunc(knownSettings(), func(name string) bool { return lacksSetting(name, version) != nil })
+}
+
 // knownSettings are the settings of PgBouncer up to 1.26 that make sense in a
 // file which is read again at run time.
 func knownSettings() []string {
@@ -220,4 +223,39 @@ server_tls_cert_file server_tls_ciphers server_tls_key_file server_tls_protocols
 stats_period stats_users suspend_timeout syslog syslog_facility syslog_ident tcp_defer_accept tcp_keepalive tcp_keepcnt tcp_keepidle
 tcp_keepintvl tcp_socket_buffer tcp_user_timeout track_extra_parameters transaction_timeout unix_socket_dir unix_socket_group
 unix_socket_mode user verbose conffile`)
+}
+
+// settingSince is the first version that has a setting, by main.c's history; zero: all from
+// 1.18 on.
+func settingSince(name string) pgbouncer.Version {
+	switch name {
+	case "auth_dbname", "cancel_wait_timeout", "peer_id":
+		return pgbouncer.Version{1, 19}
+	case "track_extra_parameters":
+		return pgbouncer.Version{1, 20}
+	case "max_prepared_statements":
+		return pgbouncer.Version{1, 21}
+	case "auth_ident_file":
+		return pgbouncer.Version{1, 23}
+	case "max_db_client_connections", "max_user_client_connections":
+		return pgbouncer.Version{1, 24}
+	case "auth_ldap_options", "client_tls13_ciphers", "query_wait_notify", "scram_iterations", "server_tls13_ciphers", "transaction_timeout":
+		return pgbouncer.Version{1, 25}
+	case "login_notify_message", "pool_idle_timeout":
+		return pgbouncer.Version{1, 26}
+	}
+	return pgbouncer.Version{}
+}
+
+// lacksSetting says that PgBouncer of version, which would not start with it, does not have a
+// setting yet, or any more.
+func lacksSetting(name string, version pgbouncer.Version) error {
+	since := settingSince(name)
+	switch gone := name == "service_name" || name == "suspend_timeout"; {
+	case gone && version.AtLeast(1, 26):
+		return fmt.Errorf("PgBouncer does not have this setting any more from 1.26 on, here it is %s, which would not start with it", version)
+	case !version.AtLeast(since[0], since[1]):
+		return fmt.Errorf("PgBouncer has this setting from %d.%d on, here it is %s, which would not start with it", since[0], since[1], version)
+	}
+	return nil
 }

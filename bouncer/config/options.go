@@ -82,8 +82,8 @@ func (c Config) fallbackOptions() map[string]any {
 	return options
 }
 
-// UnknownOptions tells which options of bouncer.yml are not written, as PgBouncer of
-// version does not know them, by their place.
+// UnknownOptions tells which options and settings of bouncer.yml are not written, as PgBouncer
+// of version does not know them, by their place.
 func (c Config) UnknownOptions(version pgbouncer.Version) map[string]error {
 	unknown := map[string]error{}
 	look := func(section pgbouncer.OptionSection, path string, options map[string]any) {
@@ -92,6 +92,12 @@ func (c Config) UnknownOptions(version pgbouncer.Version) map[string]error {
 				unknown[path+"."+name] = fmt.Errorf("%s.%s is not written: PgBouncer has this option from %s on, here it is %s",
 					path, name, section.Since(name), version)
 			}
+		}
+	}
+	for name := range c.PgBouncer.Settings {
+		if err := lacksSetting(name, version); err != nil {
+			path := "pgbouncer.settings." + name
+			unknown[path] = fmt.Errorf("%s is not written: %w", path, err)
 		}
 	}
 	look(pgbouncer.DatabaseOptions, "pgbouncer.database_options", c.PgBouncer.DatabaseOptions)
