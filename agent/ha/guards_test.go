@@ -402,13 +402,22 @@ func TestOutlookNeedsEachCondition(t *testing.T) {
 		{"an older route", 15, route(11, 4), true, 15},
 		{"an older route, in a reading from after it was written", 5, route(11, 4), true, 4},
 		{"the route is gone", 5, route(11, 0), true, 0},
+		{"the route is gone, it was the last of all that was written", 15, route(11, 0), true, 0},
+		{"a newer route, both the last of all that was written", 15, route(11, 19), true, 19},
 	} {
 		o := Outlook{Read: 1, FirstRead: 1, Snapshot: route(10, tt.known)}
 		if o.Accept(2, tt.reading, tt.consistent); o.Snapshot.Route.ModifyIndex != tt.want {
 			t.Errorf("%s: route at %d, want %d", tt.name, o.Snapshot.Route.ModifyIndex, tt.want)
 		}
 	}
-	var o Outlook
+	back := route(6, 3)
+	back.Status = cluster.Entry[cluster.Status]{ModifyIndex: 4, Value: cluster.Status{Lictor: &cluster.Beat{LeaseMS: 8000}}}
+	o := Outlook{Read: 1, FirstRead: 1, Snapshot: route(10, 7)}
+	o.Snapshot.Status.ModifyIndex = 8
+	if o.Accept(2, back, true); o.Snapshot.Route.ModifyIndex != 3 {
+		t.Errorf("Consul has gone back: route at %d, want 3", o.Snapshot.Route.ModifyIndex)
+	}
+	o = Outlook{}
 	o.Accept(at(3), route(10, 0), true)
 	o.Accept(at(4), route(11, 0), true)
 	if o.FirstRead != at(3) || o.Read != at(4) || o.StatusSeen != at(3) {
@@ -509,6 +518,8 @@ func TestSwitchoverInPause(t *testing.T) {
 		{"given to us without a request", with(request(cluster.Failover{})), "", "paused"},
 		{"another is asked for by now", with(request(cluster.Failover{Leader: "b", Candidate: "c"})), "", "paused"},
 		{"asked for later", with(func(v *View) { later := v.Wall.Add(time.Hour); v.Cluster.Failover.Value.ScheduledAt = &later }), "", "paused"},
+		{"asked for earlier", with(func(v *View) { due := v.Wall.Add(-time.Second); v.Cluster.Failover.Value.ScheduledAt = &due }), take, "given to us by b"},
+		{"given to us, a primary already", with(primary), take, "paused; a primary without a lock"},
 		{"given to another", with(released("c")), "", "paused"},
 		{"not given", with(func(v *View) { v.Cluster.Status.Value.Lictor.Released = false }), "", "paused"},
 		{"down", with(down), "", "paused"},
@@ -518,6 +529,7 @@ func TestSwitchoverInPause(t *testing.T) {
 
 		{"with the lock", leads_(toA), "promote", "the leader"},
 		{"with the lock, nothing is asked for", leads_(), "", "with the lock"},
+		{"with the lock, asked to give it away", leads_(request(cluster.Failover{Leader: "a"})), "clear the failover key", "named candidate"},
 		{"with the lock, asked for later", leads_(toA, func(v *View) { later := v.Wall.Add(time.Hour); v.Cluster.Failover.Value.ScheduledAt = &later }), "clear the failover key", "is done"},
 		{"with the lock, the promotion fails again and again", leads_(toA, asked(peer("b", 1, 5000)), func(v *View) {
 			v.Attempt = Attempt{Kind: TaskPromote, Failures: crashLoop}
@@ -528,6 +540,8 @@ func TestSwitchoverInPause(t *testing.T) {
 		{"the old leader, stopped by hand since", follows(func(v *View) { v.Postgres.DownSince = now }), "", "paused"},
 		{"the old leader, running", follows(func(v *View) { v.Postgres.Running = true }), "kill PostgreSQL", "while b leads"},
 		{"a replica", replica(), "follow b", "b leads"},
+		{"a replica that leads by what Consul shows", view(leads("a", 0), paused_), "", "paused"},
+		{"a primary beside a lease", view(leads("b", 0), lockGone, primary, paused_, func(v *View) { v.Postgres.Upstream = "" }), "", "beside the lease of b"},
 		{"a replica that follows the leader", replica(func(v *View) { v.Postgres.Upstream = "b" }), "", "paused"},
 		{"a replica that is starting", replica(func(v *View) { v.Postgres.Accepting = false }), "", "paused"},
 		{"a replica, before the leader is a primary", replica(func(v *View) { v.Cluster.Members[1].Value.Role = cluster.RoleReplica }), "", "paused"},

@@ -34,8 +34,8 @@ func paused(v View) (Decision, bool) {
 // switchover that the operator has asked for.
 func (v View) succeedsInPause() bool {
 	b, pg := v.beat(), v.Postgres
-	return b != nil && b.Released && b.Successor == v.Name && v.askedToLead() && v.leader() == "" &&
-		pg.Running && pg.Accepting && !pg.Primary && pg.Undersized == ""
+	return b != nil && b.Released && b.Successor == v.Name && v.askedToLead() &&
+		pg.Accepting && !pg.Primary && pg.Undersized == ""
 }
 
 // followsInPause reports whether this member has to follow another leader than before: as a

@@ -253,7 +253,7 @@ func (p Peer) runsAsPrimary() bool {
 func (p Peer) mayRunAsPrimary() bool {
 	switch p.State {
 	case cluster.StateRunning, cluster.StateStarting, cluster.StateStopping, cluster.StateRestarting:
-		return p.Answered && p.Primary
+		return p.Primary
 	default:
 		return false
 	}
