@@ -75,12 +75,14 @@ func (b *bouncers) hold(ctx context.Context, session string, plan cluster.Handov
 		patience = shortPatience
 	}
 	held := 0
-	var busy []bouncerAnswer
+	var busy, silent []bouncerAnswer
 	for _, answer := range b.tell(ctx, all, plan, patience) {
 		switch {
 		case answer.err != nil:
+			silent = append(silent, answer)
 			b.log.Warn().Err(answer.err).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
 		case answer.Problem != "":
+			silent = append(silent, answer)
 			b.log.Warn().Str("problem", printable.Text(answer.Problem)).Str("bouncer", answer.bouncer).Msg("does not hold its clients for the handover; they see it")
 		default:
 			held++
@@ -90,7 +92,18 @@ func (b *bouncers) hold(ctx context.Context, session string, plan cluster.Handov
 		}
 	}
 	b.log.Info().Int("bouncers", len(all)).Int("holding", held).Strs("busy", whoIsBusy(busy)).Msg("clients are held for the handover")
-	if len(busy) > 0 && (onBusy == cluster.OnBusyWait || onBusy == cluster.OnBusyRefuse) {
+	if onBusy != cluster.OnBusyWait && onBusy != cluster.OnBusyRefuse {
+		return ctx.Err()
+	}
+	if len(silent) > 0 { // their clients go on
+		switch running, err := b.pg.LongTransactions(ctx, 0); {
+		case err != nil:
+			return err
+		case running > 0:
+			return fmt.Errorf("%d transactions still run, and clients are not held by %s; ask for on_busy: cancel", running, strings.Join(names(silent, bouncerAnswer.name), ", "))
+		}
+	}
+	if len(busy) > 0 {
 		clients, err := b.pg.Clients(ctx)
 		if err := veto(busy, clients, err); err != nil {
 			return err
@@ -113,12 +126,16 @@ func veto(busy []bouncerAnswer, clients int, unasked error) error {
 const mostNamed = 8
 
 func whoIsBusy(answers []bouncerAnswer) []string {
-	var who []string
+	return names(answers, func(a bouncerAnswer) string { return fmt.Sprintf("%s: %d", a.name(), a.Busy) })
+}
+
+// names says of bouncers what name does, of as many as a message names.
+func names(answers []bouncerAnswer, name func(bouncerAnswer) string) (who []string) {
 	for i, answer := range answers {
 		if i == mostNamed {
 			return append(who, fmt.Sprintf("%d others", len(answers)-i))
 		}
-		who = append(who, fmt.Sprintf("bouncer %s: %d", printable.Short(answer.bouncer, printable.MaxValue), answer.Busy))
+		who = append(who, name(answer))
 	}
 	return who
 }
@@ -145,6 +162,10 @@ type bouncerAnswer struct {
 	err     error
 }
 
+func (a bouncerAnswer) name() string {
+	return "bouncer " + printable.Short(a.bouncer, printable.MaxValue)
+}
+
 // tell tells all bouncers of a handover at once, who may wait with their
 // answers.
 func (b *bouncers) tell(ctx context.Context, all []cluster.Bouncer, plan cluster.Handover, wait time.Duration) []bouncerAnswer {
@@ -152,7 +173,7 @@ func (b *bouncers) tell(ctx context.Context, all []cluster.Bouncer, plan cluster
 		Namespace: b.namespace, Scope: b.scope, Handover: plan, WaitMS: wait.Milliseconds(),
 	}
 	answers := make([]bouncerAnswer, len(all))
-	b.each(ctx, wait+answerSlack, all, func(ctx context.Context, i int, one cluster.Bouncer) {
+	b.each(ctx, max(wait, cluster.HandoverWaitLeast)+answerSlack, all, func(ctx context.Context, i int, one cluster.Bouncer) {
 		answers[i].bouncer = one.Name
 		answers[i].err = b.client.PostJSON(ctx, one.URL, "/handover", request, &answers[i].HandoverAnswer)
 		if answers[i].err == nil && answers[i].ID != plan.ID {

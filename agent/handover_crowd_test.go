@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -50,6 +51,26 @@ func TestACrowdOfBouncers(t *testing.T) {
 		if told.err == nil {
 			t.Fatal("somebody who said nothing holds clients")
 		}
+	}
+}
+
+// A bouncer that waits for as long as bouncers do at the least is heard, however little the
+// leader wants to wait: what it says may be that transactions run.
+func TestAnAnswerIsAwaited(t *testing.T) {
+	waits := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(cluster.HandoverWaitLeast) // it is slow by itself
+		_ = json.NewEncoder(w).Encode(cluster.HandoverAnswer{ID: "x", Paused: true, Busy: 1})
+	}))
+	defer waits.Close()
+	poolers, err := api.NewBouncerClient(config.Ctl{}, config.RestAPI{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer poolers.Close()
+	a := &bouncers{scope: "orders", client: poolers}
+	answers := a.tell(t.Context(), []cluster.Bouncer{{Name: "b", URL: waits.URL}}, cluster.Handover{ID: "x"}, shortPatience)
+	if answers[0].err != nil || answers[0].Busy != 1 {
+		t.Errorf("the answer is %+v", answers[0])
 	}
 }
 

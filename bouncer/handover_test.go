@@ -560,3 +560,18 @@ func TestHandoverAwaitsLogins(t *testing.T) {
 	cancel()
 	client.Wait()
 }
+
+// What runs still is told when the leader has waited for as long as it wants to, not later: it
+// takes a late answer for none, and would break the transaction off.
+func TestBusyIsToldInTime(t *testing.T) {
+	w := serving(t, nil)
+	client := w.connect("s1")
+	w.exec(client, "BEGIN; SELECT 1")
+	a := w.announce("h1", 30*time.Second)
+	a.held()
+	begun := time.Now()
+	code, answer := a.ask(10 * time.Millisecond)
+	if took := time.Since(begun); code != http.StatusOK || !answer.Paused || answer.Busy != 1 || took >= cluster.HandoverWaitLeast {
+		t.Errorf("after %s the answer is %d %+v", took, code, answer)
+	}
+}

@@ -22,8 +22,6 @@ const (
 	bodyLimit = 1 << 16
 	// handoverWaitMost limits how long a reply may wait.
 	handoverWaitMost = 30 * time.Second
-	// handoverWaitLeast is what a reply waits for PgBouncer to accept PAUSE.
-	handoverWaitLeast = time.Second
 )
 
 // decode reads a request's body; an empty one is nothing.
@@ -126,24 +124,28 @@ func (a *listenerAPI) awaitQuiet(w http.ResponseWriter, r *http.Request, id conf
 	defer httpserver.Hold(r.Context())()
 	wait := min(max(time.Duration(q.WaitMS)*time.Millisecond, 0), handoverWaitMost)
 	// The listener's own bounds are for short requests.
-	bound, control := time.Now().Add(wait+handoverWaitLeast+httpBound), http.NewResponseController(w)
+	bound, control := time.Now().Add(wait+cluster.HandoverWaitLeast+httpBound), http.NewResponseController(w)
 	if err := errors.Join(control.SetReadDeadline(bound), control.SetWriteDeadline(bound)); err != nil {
 		a.log.Debug().Err(err).Msg("a reply may be cut off")
 	}
-	paused := time.NewTimer(max(wait, handoverWaitLeast))
+	quiet, paused := time.NewTimer(wait), time.NewTimer(max(wait, cluster.HandoverWaitLeast))
+	defer quiet.Stop()
 	defer paused.Stop()
+	late := false
 	for {
 		one, _, answered := a.handovers.Of(id)
 		if one.Value.ID != q.ID || one.Over {
 			reply(w, http.StatusConflict, cluster.HandoverAnswer{ID: q.ID, Bouncer: a.config.Name, Problem: "the handover is over"})
 			return
 		}
-		if ours := one.Answer.ID == q.ID; ours && (one.Answer.Quiet() || wait == 0 && one.Answer.Paused) {
+		if ours := one.Answer.ID == q.ID; ours && (one.Answer.Quiet() || late && one.Answer.Paused) {
 			reply(w, http.StatusOK, one.Answer)
 			return
 		}
 		select {
 		case <-answered:
+		case <-quiet.C: // what runs still is told at once, so that the leader hears it in time
+			late = true
 		case <-paused.C:
 			code := http.StatusOK
 			one.Answer.ID, one.Answer.Bouncer = q.ID, a.config.Name

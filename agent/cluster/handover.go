@@ -104,6 +104,10 @@ type HandoverAnswer struct {
 // nothing will until it is released.
 func (a HandoverAnswer) Quiet() bool { return a.Paused && a.Busy == 0 }
 
+// HandoverWaitLeast is how long a bouncer waits at the least, whatever it was asked for, until
+// PgBouncer has accepted PAUSE, before it answers that it has not.
+const HandoverWaitLeast = time.Second
+
 // HandoverRequest is the body of POST /handover, by which a leader tells a
 // bouncer of what it has written to the key. The bouncer believes the key alone:
 // it reads it at once. The reply is a HandoverAnswer.

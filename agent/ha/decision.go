@@ -142,6 +142,12 @@ type Handover struct {
 	OnBusy string
 }
 
+// RolledBack is a request (the index of the key `failover`) whose handover was rolled back, and why.
+type RolledBack struct {
+	Request uint64
+	Why     string
+}
+
 // ClearFailover resets the key `failover`.
 type ClearFailover struct{ Index uint64 }
 

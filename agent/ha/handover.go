@@ -21,6 +21,7 @@ const refusalAge = 300 * time.Millisecond
 //	candidate can lead, or none named and
 //	  some member can                        hand over
 //	nobody can                               clear it, say why
+//	it was tried                             clear it: whoever asked was told how it ended
 func handover(v View) Decision {
 	f := v.Cluster.Failover
 	switch {
@@ -37,6 +38,9 @@ func handover(v View) Decision {
 	}
 	if f.ModifyIndex == v.HandedOver {
 		return do("the switchover has failed: the successor did not take the lock", ClearFailover{f.ModifyIndex})
+	}
+	if f.ModifyIndex == v.RolledBack.Request {
+		return do(v.RolledBack.Why, ClearFailover{f.ModifyIndex})
 	}
 	request := f.Value
 	if request.Leader != "" && request.Leader != v.Name && (request.Candidate == v.Name || request.Candidate == "") {

@@ -638,8 +638,13 @@ func TestRaisedTTL(t *testing.T) {
 func TestSwitchoverIsTriedOnce(t *testing.T) {
 	to := request(cluster.Failover{Leader: "a", Candidate: "b"})
 	tried := func(v *View) { v.HandedOver = v.Cluster.Failover.ModifyIndex }
+	rolledBack := func(v *View) { v.RolledBack = RolledBack{v.Cluster.Failover.ModifyIndex, "rolled back: busy"} }
+	another := func(v *View) { v.Cluster.Failover.ModifyIndex++ }
 	runSituations(t, []situationTest{
 		{"its successor did not take the lock", view(holdsLease(7*time.Second), to, asked(peer("b", 1, 5000)), tried), "clear the failover key", "did not take"},
+		// It may have been refused for what has ended by now: nobody expects it any more.
+		{"it was rolled back, and Consul still has it", view(holdsLease(7*time.Second), to, asked(peer("b", 1, 5000)), rolledBack), "clear the failover key", "rolled back: busy"},
+		{"one before it was rolled back", view(holdsLease(7*time.Second), to, asked(peer("b", 1, 5000)), rolledBack, another), "hand over to b", "switching over"},
 	})
 }
 

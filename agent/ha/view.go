@@ -73,6 +73,8 @@ type View struct {
 	// HandedOver is the index of the request whose handover this member has carried
 	// out last.
 	HandedOver uint64
+	// RolledBack is the request whose handover was rolled back last.
+	RolledBack RolledBack
 	// Stopping says that the agent was told to exit.
 	Stopping bool
 	// SyncWriting says that a write of the key sync is under way, SyncUncertain

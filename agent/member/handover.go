@@ -29,6 +29,8 @@ type handovers struct {
 
 	// HandedOver is the request that was carried out last.
 	HandedOver uint64
+	// RolledBack is the one that was given up last. Consul may have it for a moment still.
+	RolledBack ha.RolledBack
 	// holding: clients are held for the handover under way. The route says so only
 	// then: nobody is to wait for the checkpoint before it.
 	holding bool
@@ -145,6 +147,7 @@ func (p *planned) ended(err error) {
 		return
 	}
 	p.keys.Refused = fmt.Sprintf("rolled back: %v", err)
+	p.RolledBack = ha.RolledBack{Request: p.asked, Why: p.keys.Refused}
 	p.keys.ClearFailover(p.Snapshot.Failover.ModifyIndex)
 }
 

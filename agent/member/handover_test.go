@@ -144,6 +144,9 @@ func TestAHandoverIsRolledBack(t *testing.T) {
 			if !w.Tenure.Held(w.clock) || w.Tenure.Giving() != nil || w.handovers.HandedOver != 0 || w.Refused == "" {
 				t.Fatalf("held %t, giving %v, refused %q", w.Tenure.Held(w.clock), w.Tenure.Giving(), w.Refused)
 			}
+			if back := w.View().RolledBack; back.Request != 105 || back.Why != w.Refused {
+				t.Fatalf("rolled back is %+v", back)
+			}
 			if !w.PGDown.IsZero() || (w.Attempt.Kind != ha.TaskHandover) || (w.handovers.announced.ID != "") != tt.announced {
 				t.Fatalf("announced %+v", w.handovers.announced)
 			}

@@ -14,7 +14,7 @@ func (m *Member) View() ha.View {
 		Now: now, Wall: m.Wall(), Name: m.Name, Tags: m.TagsNow(),
 		Config: m.Dynamic, Fence: m.FenceMargins(),
 		Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, GoneBack: m.GoneBack, Session: m.Session,
-		Lease: m.Tenure.Lease(), Promise: m.Tenure.Promise(), Giving: m.Tenure.Giving(), HandedOver: m.handovers.HandedOver,
+		Lease: m.Tenure.Lease(), Promise: m.Tenure.Promise(), Giving: m.Tenure.Giving(), HandedOver: m.handovers.HandedOver, RolledBack: m.handovers.RolledBack,
 		Peers: m.poll.Answers, PeersAsked: m.poll.Asked, PeersDone: !m.poll.Asking, PeersAskedLSN: m.poll.AskedLSN, PeersParted: m.poll.AskedToPart, Parted: m.Parted,
 		Task: m.TaskKind(), Attempt: m.Attempt, Adopted: m.adopted.at, AdoptedUntil: m.adopted.until,
 		AdoptedPaused: m.adopted.paused, AdoptedUnled: m.adopted.unled,

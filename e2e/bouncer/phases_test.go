@@ -121,7 +121,7 @@ func TestBouncer(t *testing.T) {
 		name string
 		run  func(*testing.T, *lab.Lab, *lab.Shard)
 	}{
-		{"wrong-configuration", wrongConfiguration}, {"rolling", rolling}, {"lagging-replica", laggingReplica}, {"faults-in-phases", faultsInPhases},
+		{"wrong-configuration", wrongConfiguration}, {"on-busy-refuse", onBusyRefuse}, {"rolling", rolling}, {"lagging-replica", laggingReplica}, {"faults-in-phases", faultsInPhases},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, l, s) })
 	}
