@@ -14,6 +14,7 @@
 //	led.go       that this agent may have led with the PostgreSQL that runs
 //	disk.go      whether the data directory can be written
 //	archive.go   whether WAL gets into the archive
+//	backups.go   what backups the shard has
 //	only.go      that one agent looks after a data directory, and no other
 //	guard_supervisor.go, watchdog.go
 //	             the guard and the watchdog device
@@ -264,6 +265,9 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo((&secretKeeper{board: a.board, key: a.m.Keys.Secret(), store: a.store, pg: a.pg, secrets: a.secrets, log: a.log}).keep)
 	a.goDo((&diskWatch{board: a.board, m: a.m.Member, probe: a.probe, clock: a.clock, log: a.log}).run)
 	a.goDo((&archiveWatch{board: a.board, m: &a.m, pg: a.pg, log: a.log}).run)
+	if a.cfg.Lictor.Backup.Stanza != "" {
+		a.goDo((&backupWatch{board: a.board, m: &a.m, pg: a.pg, cfg: a.cfg.Lictor.Backup.InForce()}).run)
+	}
 	a.goDo(func(ctx context.Context) { a.node.watchReload(ctx, signals.Reload) })
 	a.goDo(a.watchdog.Run)
 	if a.registrar != nil {

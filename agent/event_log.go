@@ -52,7 +52,7 @@ const (
 
 // record shows the loop's state to the recorder, and has written what it makes of
 // it.
-func (j *eventLog) record(reason string, configIndex uint64, watchersLost int, archiveTrouble string) {
+func (j *eventLog) record(reason string, configIndex uint64, watchersLost int, archiveTrouble, backupTrouble string) {
 	now, m := j.clock(), j.m
 	leader := m.Snapshot.LeaderName()
 	v := events.View{
@@ -63,7 +63,7 @@ func (j *eventLog) record(reason string, configIndex uint64, watchersLost int, a
 		Primary: m.PG.Running && m.PG.Observed.Accepting && m.PG.Primary(), Down: !m.PGDown.IsZero(),
 		Timeline: m.PG.Observed.Timeline, Wrote: j.wrote,
 		Paused: m.Dynamic.Pause, Failsafe: m.Tenure.OnFailsafe(), Config: m.Dynamic.Raw, ConfigIndex: configIndex,
-		WatchersLost: watchersLost, ArchiveTrouble: archiveTrouble,
+		WatchersLost: watchersLost, ArchiveTrouble: archiveTrouble, BackupTrouble: backupTrouble,
 	}
 	if b := v.Beat; b != nil && b.Owner != j.name {
 		v.Gone = v.Gone || b.Released || !now.Before(m.StatusSeen.Add(b.Lease()))

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/callbacks"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
@@ -24,6 +25,7 @@ type loopState struct {
 	others        []string                   // primaries beside this one
 	archiver      pg.Archiver                // as it was seen last
 	walRoom       pg.WALRoom                 // the same
+	backups       *api.Backups               // as this leader was told last; nil: not yet
 	reasons       map[string]cluster.Instant // when each was logged last
 	callbackState callbacks.CallbackState
 	stopBy        cluster.Instant // when an orderly stop must be over; zero: none is under way
@@ -136,7 +138,7 @@ func (a *Agent) step() time.Duration {
 	a.raiseAlarm(v.OtherPrimaries())
 	a.mindPlan()
 	a.m.Publish()
-	a.eventLog.record(d.Reason, a.conf.index, a.m.watchersLost, a.m.archiver.Trouble())
+	a.eventLog.record(d.Reason, a.conf.index, a.m.watchersLost, a.m.archiver.Trouble(), a.m.backups.Problem())
 	a.show(d.Reason)
 	a.conf.cache()
 	if a.conf.rewrite && a.m.TaskKind() == ha.TaskNone {

@@ -279,6 +279,8 @@ type PeerLictor struct {
 	ObservedAge time.Duration
 	// Archiver is how its WAL gets into the archive, nil where it archives none.
 	Archiver *PeerArchiver
+	// BackupTrouble says what is wrong with the shard's backups, as far as the leader was told.
+	BackupTrouble string
 }
 
 // Status asks a member how it is.
@@ -375,7 +377,7 @@ func parseStatus(raw []byte) (PeerStatus, error) {
 			GuardRunning: l.Guard.Running, GuardArmedFor: milliseconds(l.Guard.ArmedForMS),
 			Reason: l.Reason, Beat: l.Beat, ObservedAge: -1,
 			Replaying: out.Accepting && !out.Primary && (l.Replaying == nil || *l.Replaying),
-			Restoring: l.Restoring, Parted: l.Parted, Archiver: l.Archiver.peer(),
+			Restoring: l.Restoring, Parted: l.Parted, Archiver: l.Archiver.peer(), BackupTrouble: l.Backups.problem(),
 		}
 		if l.ObservedAgeMS != nil {
 			p.ObservedAge = milliseconds(*l.ObservedAgeMS)

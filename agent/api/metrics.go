@@ -53,6 +53,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge("lictor_wal_bytes", "How much pg_wal holds, in bytes.", float64(room.Bytes))
 		gauge("lictor_wal_free_bytes", "How much the file system of pg_wal has left, in bytes.", float64(room.Free))
 	}
+	state.Backups.metrics(gauge)
 	c.archiver(state.Archiver, status.Lictor.Archiver, gauge, counter)
 }
 

@@ -155,6 +155,8 @@ type State struct {
 	Archiver pg.Archiver
 	// WALRoom is how much room WAL has, zero while that is not known.
 	WALRoom pg.WALRoom
+	// Backups are those of the shard, as this leader was told last; nil: it was not.
+	Backups *Backups
 }
 
 // Postgres is the local PostgreSQL as last observed.

@@ -110,6 +110,8 @@ type lictorStatus struct {
 	Archiver *archiverStatus `json:"archiver,omitempty"`
 	// WAL is how much there is of it, and how much room it has; absent while that is not known.
 	WAL *walStatus `json:"wal,omitempty"`
+	// Backups are those of the shard; absent where nobody asks for them, and on replicas.
+	Backups *backupsStatus `json:"backups,omitempty"`
 	// Parted is the status (its ModifyIndex) under which this member had parted from
 	// the old leader when it began to look at PostgreSQL; absent when it had not.
 	Parted uint64 `json:"parted,omitempty"`
@@ -269,7 +271,7 @@ func (s *Server) lictor(state State) lictorStatus {
 		replaying := state.Postgres.Replaying
 		out.Replaying, out.ReplayStandsStill = &replaying, state.Postgres.Standstill
 	}
-	out.Archiver = newArchiverStatus(state.Archiver, now)
+	out.Archiver, out.Backups = newArchiverStatus(state.Archiver, now), state.Backups.status(now)
 	if room := state.WALRoom; room.Bytes > 0 {
 		out.WAL = &walStatus{Bytes: room.Bytes, FreeBytes: room.Free, FullInMS: room.FullIn.Milliseconds()}
 	}

@@ -33,6 +33,9 @@ const (
 	DefaultVerifyClient   = "none"
 	DefaultLogLevel       = "info"
 	DefaultScriptTimeout  = 30 // seconds
+	DefaultBackup         = "pgbackrest"
+	DefaultBackupEvery    = 300 // seconds
+	DefaultBackupMaxAge   = 26  // hours
 )
 
 // Load reads, layers, decodes and checks an agent's configuration. All problems

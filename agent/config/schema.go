@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -50,7 +51,9 @@ func schema() settings.Schema {
 		Adjust: map[string]settings.Adjuster{
 			"postgresql.pg_ctl_timeout":  settings.WholeSeconds,
 			"watchdog.safety_margin":     settings.WholeSeconds,
-			"lictor.script_timeout":      scriptTimeout,
+			"lictor.script_timeout":      someSeconds,
+			"lictor.backup.every":        someSeconds,
+			"lictor.backup.max_age":      someHours,
 			"lictor.fence.demote_before": seconds,
 			"lictor.fence.kill_before":   seconds,
 			"postgresql.pg_hba":          settings.Lines,
@@ -75,7 +78,7 @@ func schema() settings.Schema {
 		s.Unused["postgresql."+key] = strings.TrimPrefix(cluster.RoleKeysText, "has no effect so far: ")
 	}
 	// Lictor's own section needs no second LICTOR_.
-	for _, key := range []string{"routes_prefix", "state_dir", "os_user", "compat", "fence.demote_before", "fence.kill_before", "script_timeout", "pass_environment"} {
+	for _, key := range []string{"routes_prefix", "state_dir", "os_user", "compat", "fence.demote_before", "fence.kill_before", "script_timeout", "pass_environment", "backup.stanza", "backup.command", "backup.every", "backup.max_age"} {
 		s.Variables[variable(key)] = "lictor." + key
 	}
 	return s
@@ -140,13 +143,22 @@ func seconds(value any) (any, string, error) {
 	return d.Seconds(), "", nil
 }
 
-// scriptTimeout refuses what would mean the default without saying so.
-func scriptTimeout(value any) (any, string, error) {
+// someSeconds refuses what would mean the default without saying so.
+func someSeconds(value any) (any, string, error) {
 	n, note, err := settings.WholeSeconds(value)
 	if err == nil && n == 0 {
 		err = errors.New("must be at least 1 s")
 	}
 	return n, note, err
+}
+
+// someHours is someSeconds for hours.
+func someHours(value any) (any, string, error) {
+	n, err := strconv.Atoi(fmt.Sprint(value))
+	if err != nil || n < 1 {
+		return nil, "", errors.New("must be a number of hours, at least 1")
+	}
+	return n, "", nil
 }
 
 // logFormat takes the list of fields that Patroni 4 has for JSON.

@@ -7,6 +7,7 @@
 package config
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -367,6 +368,21 @@ type Lictor struct {
 	// scripts get besides PATH, HOME and their like; a name may end with * (PGBACKREST_*, AWS_*).
 	// Others, such as tokens, are not handed on. libpq's own (PGHOST, ...) never are.
 	PassEnvironment []string `mapstructure:"pass_environment"`
+	Backup          Backup   `mapstructure:"backup"`
+}
+
+// Backup says where the leader asks what backups the shard has. It only tells of them.
+type Backup struct {
+	// Stanza is the shard's stanza in pgBackRest. The leader asks pgBackRest what is in the
+	// repository, for metrics, lictor fleet and lictor doctor. Default: nothing is asked.
+	Stanza string `mapstructure:"stanza"`
+	// Command is pgBackRest's program, with options of its own; it runs as PostgreSQL's user, without
+	// a shell. Default: pgbackrest.
+	Command string `mapstructure:"command"`
+	// Every is how often it is asked, in seconds. Default: 300.
+	Every int `mapstructure:"every"`
+	// MaxAge is from which age on, in hours, the last good backup is a problem. Default: 26.
+	MaxAge int `mapstructure:"max_age"`
 }
 
 // Speaks is the version of Patroni whose words are used.
@@ -380,6 +396,14 @@ func (l Lictor) Speaks() string {
 // Rules are those by which this agent reads the dynamic configuration: as Patroni
 // does where the file says which Patroni is meant.
 func (l Lictor) Rules() cluster.Rules { return cluster.Rules{LowerTiming: l.Compat != ""} }
+
+// InForce is the section with its defaults.
+func (b Backup) InForce() Backup {
+	b.Command = cmp.Or(b.Command, DefaultBackup)
+	b.Every = cmp.Or(b.Every, DefaultBackupEvery)
+	b.MaxAge = cmp.Or(b.MaxAge, DefaultBackupMaxAge)
+	return b
+}
 
 // ScriptLimit is ScriptTimeout as a duration, with its default.
 func (l Lictor) ScriptLimit() time.Duration {

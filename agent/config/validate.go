@@ -37,6 +37,7 @@ func (c Config) Validate() ([]Warning, error) {
 	if n := c.Lictor.ScriptTimeout; n < 0 {
 		v.fail("lictor.script_timeout", strconv.Itoa(n), "must be at least 1 s")
 	}
+	v.backup(c.Lictor.Backup)
 	v.oneOf("lictor.compat", c.Lictor.Compat, "patroni-3", "patroni-4")
 	if timing.TTL > 0 { // else its own problem has been reported
 		v.fence(c.Lictor.Fence, timing)
@@ -402,5 +403,23 @@ func (v *validation) watchdog(c Config, t cluster.Timing) {
 	}
 	if _, err := fence.WatchdogTimeout(t.TTL, w.SafetyMargin); err != nil {
 		v.errs = append(v.errs, err) // it names the field
+	}
+}
+
+func (v *validation) backup(b Backup) {
+	if b.Every < 0 {
+		v.fail("lictor.backup.every", strconv.Itoa(b.Every), "must be at least 1 s")
+	}
+	if b.Stanza == "" {
+		if b.Command != "" || b.Every != 0 || b.MaxAge != 0 {
+			v.fail("lictor.backup.stanza", "", "must be set: without it nothing is asked of backups")
+		}
+		return
+	}
+	if strings.HasPrefix(b.Stanza, "-") || strings.ContainsAny(b.Stanza, " \t\n/") {
+		v.fail("lictor.backup.stanza", b.Stanza, "must be the name of a stanza of pgBackRest")
+	}
+	if words, err := shlex.Split(b.Command); b.Command != "" && (err != nil || len(words) == 0) {
+		v.fail("lictor.backup.command", b.Command, "must be a command that can be split into words")
 	}
 }

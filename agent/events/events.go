@@ -40,6 +40,8 @@ const (
 	WatcherLost Kind = "watcher lost"
 	// ArchiveFails: the primary's WAL did not get into the archive.
 	ArchiveFails Kind = "archive fails"
+	// BackupsMissing: there is no good backup that is young enough, or the repository does not answer.
+	BackupsMissing Kind = "backups missing"
 )
 
 // Outcome is how something that was begun has ended.
@@ -109,7 +111,7 @@ func (e Event) weighty() bool {
 	switch e.Kind {
 	case Bootstrap, Failover, Switchover, Resumed, Crash, Failsafe:
 		return true
-	case Paused, Unpaused, MemberLost, MemberBack, Configured, WatcherLost, ArchiveFails, MemberMade:
+	case Paused, Unpaused, MemberLost, MemberBack, Configured, WatcherLost, ArchiveFails, MemberMade, BackupsMissing:
 	}
 	return false
 }

@@ -47,6 +47,8 @@ type View struct {
 	WatchersLost int
 	// ArchiveTrouble says why WAL does not get into the archive; empty: it does.
 	ArchiveTrouble string
+	// BackupTrouble says what is wrong with the shard's backups; empty: nothing.
+	BackupTrouble string
 	// Others are the other members that run.
 	Others []string
 	// Made says how the members' data were made last, by name.
@@ -76,6 +78,7 @@ type Recorder struct {
 	crash   *opened
 	failing *opened
 	archive *opened
+	backups *opened
 	dirty   bool
 
 	known   map[string]string // of each member, View.Made as it was last
@@ -269,6 +272,7 @@ func (r *Recorder) reign(v View) {
 	r.crashes(v)
 	r.lasts(v, &r.failing, v.Failsafe, Event{Kind: Failsafe, Cause: "Consul does not answer; all members let the lease go on"})
 	r.lasts(v, &r.archive, v.ArchiveTrouble != "", Event{Kind: ArchiveFails, Cause: v.ArchiveTrouble})
+	r.lasts(v, &r.backups, v.BackupTrouble != "", Event{Kind: BackupsMissing, Cause: v.BackupTrouble})
 	if v.Paused != r.last.Paused {
 		r.note(v, Event{Kind: map[bool]Kind{true: Paused, false: Unpaused}[v.Paused]})
 	}
@@ -341,14 +345,14 @@ func (r *Recorder) close(v View) {
 		c.Outcome, c.Cause = "", shorten(c.Cause+"; "+v.Self+" has lost the lead again: "+v.Reason)
 		r.dirty = true
 	}
-	for _, o := range []*opened{r.failing, r.archive} {
+	for _, o := range []*opened{r.failing, r.archive, r.backups} {
 		if o != nil {
 			o.TookMS = v.Now.Sub(o.start).Milliseconds()
 			o.Cause = "ended with the lead: " + shorten(v.Reason)
 			r.dirty = true
 		}
 	}
-	r.change, r.crash, r.failing, r.archive = nil, nil, nil, nil
+	r.change, r.crash, r.failing, r.archive, r.backups = nil, nil, nil, nil, nil
 }
 
 // requests records a switchover that came to nothing: one that succeeds ends the

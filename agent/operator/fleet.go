@@ -77,6 +77,7 @@ type fleetShard struct {
 	warnings []cluster.Warning // of it, too
 	lease    lease
 	archiver *api.PeerArchiver // the leader's; nil: not known, or nothing is archived
+	backups  string            // what the leader says is wrong with backups; empty: nothing
 	id       string            // NAMESPACE/SCOPE: what bouncers call it
 	bouncers []cluster.Bouncer // those that serve it
 }
@@ -227,7 +228,7 @@ func (f *fleet) askLeaders(ctx context.Context, site *Site) error {
 			defer func() { <-turns }()
 			if status, err := client.Status(ctx, m.Value.APIURL); err == nil && status.Lictor != nil && status.Lictor.Leads {
 				s.lease.known, s.lease.left = true, status.Lictor.LeaseLeft
-				s.archiver = status.Lictor.Archiver
+				s.archiver, s.backups = status.Lictor.Archiver, status.Lictor.BackupTrouble
 			}
 		})
 	}

@@ -22,6 +22,7 @@ type alarm struct {
 const (
 	ofTheRoute   = "see the leader's log; the key below lictor/routes/ is the leader's to write"
 	ofTheArchive = "see PostgreSQL's log there: it says what archive_command met with (docs/runbooks/archive-fails.md)"
+	ofTheBackups = "see what pgbackrest info says, and the log of the last backup (docs/runbooks/backups-missing.md)"
 	ofTheBouncer = "see that bouncer's log and lictor bouncer status"
 )
 
@@ -87,6 +88,7 @@ func (s fleetShard) alarms() []alarm {
 	for _, what := range archiveAlarms(leaderName, s.archiver) {
 		add(true, ofTheArchive, "%s", what)
 	}
+	add(s.backups != "", ofTheBackups, "%s", s.backups)
 	if what, do := s.misrouted(); what != "" {
 		return append(alarms, alarm{what, do, Wrong})
 	}

@@ -58,7 +58,8 @@ func leaderChange(e events.Event) bool {
 	switch e.Kind {
 	case events.Failover, events.Switchover, events.Bootstrap, events.Resumed:
 		return true
-	case events.Crash, events.Paused, events.Unpaused, events.Failsafe, events.MemberLost, events.MemberBack, events.Configured, events.WatcherLost, events.ArchiveFails, events.MemberMade:
+	case events.Crash, events.Paused, events.Unpaused, events.Failsafe, events.MemberLost, events.MemberBack, events.Configured, events.WatcherLost,
+		events.ArchiveFails, events.MemberMade, events.BackupsMissing:
 	}
 	return false
 }

@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -33,6 +35,14 @@ func (p *Instance) Callback(ctx context.Context, limit time.Duration, command, a
 	return p.script(ctx, script{what: "callbacks." + action, command: command, args: []string{action, role, p.scope}, limit: limit})
 }
 
+// Output runs the command of a setting outside postgresql, at most for limit, and returns
+// what it prints.
+func (p *Instance) Output(ctx context.Context, limit time.Duration, setting, command string, args ...string) ([]byte, error) {
+	var out bytes.Buffer
+	err := p.script(ctx, script{what: setting, command: command, args: args, limit: limit, stdout: &out})
+	return out.Bytes(), err
+}
+
 // script is one run of a command of the configuration.
 type script struct {
 	what    string // the setting below postgresql
@@ -41,6 +51,7 @@ type script struct {
 	env     []string
 	limit   time.Duration // zero: none
 	percent func(float64) // is told each percentage that it prints; nil: nobody
+	stdout  io.Writer     // nil: it belongs to the error, as what it complains of
 }
 
 // scriptGrace is how long a script that took too long may take to end, from
@@ -70,6 +81,9 @@ func (p *Instance) script(ctx context.Context, s script) error {
 	cmd.WaitDelay = scriptGrace
 	out := &lastWords{percent: s.percent}
 	cmd.Stdout, cmd.Stderr = out, out
+	if s.stdout != nil {
+		cmd.Stdout = s.stdout
+	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", s.what, err)
 	}

@@ -68,7 +68,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 	)
 	for group, commands := range map[string][]*cobra.Command{
 		groupShards:   {routesCommand()},
-		groupServices: {agentCommand(), bouncerCommand()},
+		groupServices: {agentCommand(), bouncerCommand(), backupCommand()},
 		groupSetUp:    {validateCommand(), sampleConfigCommand(), demoCommand()},
 	} {
 		for _, cmd := range commands {

@@ -1,0 +1,126 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/backup"
+	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/postgres"
+)
+
+// backupLimit bounds one question to pgBackRest. Its own limits are half an hour.
+const backupLimit = time.Minute
+
+// backupWatch has the leader ask pgBackRest what backups the shard has. It asks the
+// repository itself, as that alone knows of backups that somebody else took, of those that
+// were removed, and of a disk that was lost; and the leader alone asks, so that a fleet does
+// not ask thrice. Nothing that the member decides rests on it.
+type backupWatch struct {
+	*board
+	m   *loopState
+	pg  *postgres.Instance
+	cfg config.Backup
+}
+
+// run asks while this member leads.
+func (w *backupWatch) run(ctx context.Context) {
+	every := time.Duration(w.cfg.Every) * time.Second
+	for w.awaitLead(ctx, true, nil); ctx.Err() == nil; w.awaitLead(ctx, true, nil) {
+		w.ask(ctx)
+		over := time.NewTimer(every)
+		w.awaitLead(ctx, false, over.C)
+		over.Stop()
+		if !w.State().Leader {
+			w.post(func() { w.saw(nil) })
+		}
+	}
+}
+
+// awaitLead waits until this member leads, or does not, at most until over.
+func (w *backupWatch) awaitLead(ctx context.Context, leads bool, over <-chan time.Time) {
+	for {
+		changed := w.changed()
+		if w.State().Leader == leads {
+			return
+		}
+		select {
+		case <-changed:
+		case <-over:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// ask asks pgBackRest once. What was known before stays known when it does not answer.
+func (w *backupWatch) ask(ctx context.Context) {
+	out, err := w.pg.Output(ctx, backupLimit, "lictor.backup.command", w.cfg.Command, backup.InfoOptions(w.cfg.Stanza)...)
+	if ctx.Err() != nil {
+		return
+	}
+	system := w.State().Postgres.SystemIdentifier
+	var info backup.Info
+	if err == nil {
+		info, err = backup.Parse(out, w.cfg.Stanza, system)
+	}
+	now := time.Now()
+	w.post(func() {
+		switch {
+		case err == nil && info.Trouble == "":
+			w.saw(known(info, now, time.Duration(w.cfg.MaxAge)*time.Hour))
+		case err == nil && len(info.Backups) > 0: // another repository has some
+			seen := known(info, now, time.Duration(w.cfg.MaxAge)*time.Hour)
+			seen.Up, seen.Troubles = false, append(seen.Troubles, unreadable(info.Trouble))
+			w.saw(seen)
+		default:
+			seen := api.Backups{}
+			if w.m.backups != nil {
+				seen = *w.m.backups
+			}
+			why := info.Trouble
+			if err != nil {
+				why = err.Error()
+			}
+			seen.At, seen.Up, seen.Troubles = now, false, []string{unreadable(why)}
+			w.saw(&seen)
+		}
+	})
+}
+
+func unreadable(why string) string {
+	return "pgBackRest cannot read the repository: " + strings.Join(strings.Fields(why), " ")
+}
+
+// known is what pgBackRest says, in the API's words.
+func known(info backup.Info, now time.Time, maxAge time.Duration) *api.Backups {
+	seen := &api.Backups{
+		At: now, Last: map[string]time.Time{}, Verified: info.Verified(), Count: len(info.Backups), Damaged: len(info.Bad), Bytes: info.Bytes, Up: true,
+	}
+	for _, kind := range backup.Types() {
+		if b, err := info.Newest(kind); err == nil {
+			seen.Last[kind] = b.Stop
+		}
+	}
+	if late := info.Late(now, maxAge); late != "" {
+		seen.Troubles = append(seen.Troubles, late)
+	}
+	if len(info.Bad) > 0 {
+		seen.Troubles = append(seen.Troubles, fmt.Sprintf("pgBackRest has found damaged pages in %s: the database has them, too", strings.Join(info.Bad, ", ")))
+	}
+	return seen
+}
+
+// saw takes in, on the loop, what was said; nil: this member does not lead any more.
+func (w *backupWatch) saw(b *api.Backups) {
+	w.m.backups = b
+	if why := b.Problem(); why != "" {
+		w.m.Once("backups", "the shard's backups are not as they should be", why)
+		return
+	}
+	w.m.ClearOnce("backups")
+}
