@@ -162,6 +162,7 @@ func TestBackups(t *testing.T) {
 	measures(a, `lictor_backup_last_success_timestamp_seconds\{%s,type="full"\} 1\.\d+e\+09`)
 	measures(a, `lictor_backup_repository_bytes\{%s\} \d\.\d+e\+06`)
 	measures(a, `lictor_backup_repository_up\{%s\} 1`)
+	measures(a, `lictor_backups_damaged\{%s\} 0`)
 	says("events", "backups missing "+a.Name+" done")
 	if out := lictor("fleet") + lictor("doctor"); strings.Contains(out, "backup") {
 		t.Errorf("there is a backup, and they say: %s", out)

@@ -588,8 +588,13 @@ func checkMetrics(t *testing.T, l *lab.Lab, members ...*lab.Member) {
 			must(t, err)
 		}
 	}
-	// Only where several PgBouncer share a port: bouncer's TestProcess... ask for them.
-	have := map[string]bool{"lictor_bouncer_process_up": true, "lictor_bouncer_process_shards_behind": true}
+	// Only where several PgBouncer share a port (bouncer's TestProcess... ask for them), and
+	// where there are backups (TestBackups does).
+	have := map[string]bool{
+		"lictor_bouncer_process_up": true, "lictor_bouncer_process_shards_behind": true,
+		"lictor_backup_repository_up": true, "lictor_backups": true, "lictor_backups_damaged": true, "lictor_backup_repository_bytes": true,
+		"lictor_backup_last_success_timestamp_seconds": true, "lictor_backup_last_verified_timestamp_seconds": true,
+	}
 	for text := range strings.Lines(answered.String()) {
 		if fields := strings.Fields(text); len(fields) > 3 && fields[0] == "#" && fields[1] == "HELP" {
 			have[fields[2]] = true

@@ -376,7 +376,7 @@ type Backup struct {
 	// Stanza is the shard's stanza in pgBackRest. The leader asks pgBackRest what is in the
 	// repository, for metrics, lictor fleet and lictor doctor. Default: nothing is asked.
 	Stanza string `mapstructure:"stanza"`
-	// Command is pgBackRest's program, with options of its own; it runs as PostgreSQL's user, without
+	// Command is how pgBackRest is called, with options of its own; it runs as PostgreSQL's user, without
 	// a shell. Default: pgbackrest.
 	Command string `mapstructure:"command"`
 	// Every is how often it is asked, in seconds. Default: 300.
