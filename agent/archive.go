@@ -8,6 +8,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/pg"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
@@ -32,7 +33,8 @@ func (w *archiveWatch) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		var seen pg.Archiver
 		var err error
-		if w.State().Postgres.Accepting {
+		at := lifeOf(w.State())
+		if at.accepting {
 			seen, err = w.pg.Archiver(ctx)
 		}
 		if err != nil {
@@ -45,8 +47,20 @@ func (w *archiveWatch) run(ctx context.Context) {
 			w.log.Debug().Err(err).Msg("the room for WAL could not be looked at")
 		}
 		w.post(func() { w.saw(seen, room) })
-		pause(ctx, archiveEvery)
+		until, cancel := context.WithTimeout(ctx, archiveEvery)
+		_ = w.await(until, func(s api.State) bool { return lifeOf(s) != at }) // it is time for a look either way
+		cancel()
 	}
+}
+
+// life is what an archiver's figures are of: another start or another role has others.
+type life struct {
+	accepting, inRecovery bool
+	started               time.Time
+}
+
+func lifeOf(s api.State) life {
+	return life{s.Postgres.Accepting, s.Postgres.InRecovery, s.Postgres.StartTime}
 }
 
 // saw takes in, on the loop, what a look has found.

@@ -29,30 +29,14 @@ type backupWatch struct {
 // run asks while this member leads.
 func (w *backupWatch) run(ctx context.Context) {
 	every := time.Duration(w.cfg.Every) * time.Second
-	for w.awaitLead(ctx, true, nil); ctx.Err() == nil; w.awaitLead(ctx, true, nil) {
+	leads := func(s api.State) bool { return s.Leader }
+	for w.await(ctx, leads) == nil {
 		w.ask(ctx)
-		over := time.NewTimer(every)
-		w.awaitLead(ctx, false, over.C)
-		over.Stop()
-		if !w.State().Leader {
+		until, cancel := context.WithTimeout(ctx, every)
+		lost := w.await(until, func(s api.State) bool { return !s.Leader }) == nil
+		cancel()
+		if lost {
 			w.post(func() { w.saw(nil) })
-		}
-	}
-}
-
-// awaitLead waits until this member leads, or does not, at most until over.
-func (w *backupWatch) awaitLead(ctx context.Context, leads bool, over <-chan time.Time) {
-	for {
-		changed := w.changed()
-		if w.State().Leader == leads {
-			return
-		}
-		select {
-		case <-changed:
-		case <-over:
-			return
-		case <-ctx.Done():
-			return
 		}
 	}
 }

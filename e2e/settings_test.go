@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -571,6 +572,13 @@ func checkMetrics(t *testing.T, l *lab.Lab, members ...*lab.Member) {
 	t.Helper()
 	ctx := within(t)
 	var answered bytes.Buffer
+	await(ctx, t, "an archiver's figures, after the restarts before", func() error {
+		_, body, err := members[0].Get(ctx, "/metrics")
+		if err == nil && !bytes.Contains(body, []byte("\nlictor_archive_last_success_timestamp_seconds")) {
+			err = errors.New("there are none")
+		}
+		return err
+	})
 	for _, m := range members {
 		status, body, err := m.Get(ctx, "/metrics")
 		if must(t, err); status != http.StatusOK {

@@ -381,7 +381,7 @@ type Backup struct {
 	Command string `mapstructure:"command"`
 	// Every is how often it is asked, in seconds. Default: 300.
 	Every int `mapstructure:"every"`
-	// MaxAge is from which age on, in hours, the last good backup is a problem. Default: 26.
+	// MaxAge is the age, a number of hours, from which on the last good backup is a problem. Default: 26.
 	MaxAge int `mapstructure:"max_age"`
 }
 
