@@ -81,15 +81,16 @@ func Choose(shard api.ClusterView, able func(member string) bool) (Source, error
 	return Source{Member: fit[0].Name, Standby: true, Why: why}, nil
 }
 
-// unfitFor says why no backup is taken from a replica, empty: it is fit.
+// unfitFor says why no backup is taken from a replica, empty: it is fit. A lag that is not
+// known, as in the first moments of a stream, does not count: pgBackRest looks itself.
 func unfitFor(m, leader api.MemberView) string {
-	lag, known := float64(0), false
+	lag := float64(0)
 	if m.Lags != nil {
 		switch n := m.Lag.(type) {
 		case float64:
-			lag, known = n, true
+			lag = n
 		case int64:
-			lag, known = float64(n), true
+			lag = float64(n)
 		}
 	}
 	switch {
@@ -99,8 +100,6 @@ func unfitFor(m, leader api.MemberView) string {
 		return fmt.Sprintf("is on timeline %d", m.Timeline)
 	case m.ReplayStandsStill != "":
 		return "does not replay"
-	case !known:
-		return "does not say how far behind it is"
 	case lag > mostLag:
 		return fmt.Sprintf("is %.0f MB behind", lag/(1<<20))
 	}

@@ -37,7 +37,7 @@ func TestCommand(t *testing.T) {
 		"the first by name":                {members: []api.MemberView{leader, fit, member("a", "replica", "streaming", 0.)}, from: "a", want: "--backup-standby backup"},
 		"alone":                            {members: []api.MemberView{leader}, from: "b", want: "--no-backup-standby backup"},
 		"a lag":                            {members: []api.MemberView{leader, member("c", "replica", "streaming", float64(1<<30))}, from: "b", want: "--no-backup-standby backup"},
-		"a lag that is not known":          {members: []api.MemberView{leader, member("c", "replica", "streaming", "unknown")}, from: "b", want: "--no-backup-standby backup"},
+		"a lag that is not known":          {members: []api.MemberView{leader, member("c", "replica", "streaming", "unknown")}, from: "c", want: "--backup-standby backup"},
 		"one that does not stream":         {members: []api.MemberView{leader, member("c", "replica", "running", 0.)}, from: "b", want: "--no-backup-standby backup"},
 		"another timeline":                 {members: []api.MemberView{leader, with(fit, func(m *api.MemberView) { m.Timeline = 2 })}, from: "b", want: "--no-backup-standby backup"},
 		"replay stands still":              {members: []api.MemberView{leader, with(fit, func(m *api.MemberView) { m.ReplayStandsStill = "paused" })}, from: "b", want: "--no-backup-standby backup"},
