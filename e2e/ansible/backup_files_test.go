@@ -96,7 +96,7 @@ func TestBackupFiles(t *testing.T) {
 		},
 		"a member with a repository's host": {
 			host: "db3", has: []string{"repo1-host=keep.example.org", "archive-async=y", "[users]\npg1-path=/var/lib/postgresql/15/users\n", "tls-server-auth=keep.lictor=orders,users"},
-			not: []string{"cipher", "pg2-", "retention"},
+			not: []string{"cipher", "pg2-", "retention", "tls-server-auth=db"},
 		},
 		"a mounted directory": {
 			host: "db2", vars: map[string]any{"lictor_backup_repository": "posix", "lictor_backup_options": map[string]any{"process-max": 7}},
