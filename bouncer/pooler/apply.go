@@ -99,11 +99,7 @@ func Differences(file pgbouncer.File, standing map[string]pgbouncer.Database) (w
 // does not tell of a file that it could not read to the end, and might not even
 // change anything visible at RELOAD, though it could not start with it any more.
 func (a *Applier) spotCheck(ctx context.Context, file pgbouncer.File) error {
-	conn, err := a.console.use(ctx)
-	if err != nil {
-		return err
-	}
-	standing, err := bounded(ctx, conn.Config)
+	standing, err := a.console.Config(ctx)
 	if err != nil {
 		return err
 	}

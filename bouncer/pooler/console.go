@@ -34,6 +34,7 @@ type Console struct {
 	conn   *pgbouncer.Conn
 	// LoginBound takes the place of reloadLoginBound; zero: that.
 	LoginBound time.Duration
+	known      known
 }
 
 func NewConsole(c config.Config) *Console { return &Console{config: c} }
@@ -90,12 +91,29 @@ func (c *Console) Databases(ctx context.Context) (map[string]pgbouncer.Database,
 	return bounded(ctx, conn.Databases)
 }
 
+// Config is SHOW CONFIG.
+func (c *Console) Config(ctx context.Context) (map[string]pgbouncer.Setting, error) {
+	conn, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config, err := bounded(ctx, conn.Config)
+	if err != nil {
+		return nil, err
+	}
+	if c.known.conn != conn {
+		c.known = known{conn: conn}
+	}
+	c.known.serverTLS = config["server_tls_sslmode"].Value
+	return config, nil
+}
+
 func (c *Console) Reload(ctx context.Context) error {
 	conn, err := c.use(ctx)
 	if err != nil {
 		return err
 	}
-	if err := awaitLogins(ctx, conn, cmp.Or(c.LoginBound, reloadLoginBound)); err != nil {
+	if err := c.awaitLogins(ctx, conn, cmp.Or(c.LoginBound, reloadLoginBound)); err != nil {
 		return err
 	}
 	_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.Reload(ctx) })

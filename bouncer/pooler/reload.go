@@ -17,19 +17,31 @@ const (
 	reloadLoginPace  = 2 * time.Millisecond
 )
 
+// known is what need not be asked before each RELOAD: it changes by nothing else.
+type known struct {
+	conn      *pgbouncer.Conn // of which it is known
+	version   pgbouncer.Version
+	serverTLS string // server_tls_sslmode
+}
+
 // awaitLogins waits until PgBouncer logs in to no server, where RELOAD would cut that off.
 // PgBouncer before 1.24 gives up the connections of all databases at each RELOAD when it
 // comes to servers by TLS, and counts a login that it cuts off as one that the server has
 // refused: a client that comes before the next login is done gets an error then
 // ("server login has been failing"), whatever its shard has to do with the change.
-func awaitLogins(ctx context.Context, conn *pgbouncer.Conn, bound time.Duration) error {
-	version, err := bounded(ctx, conn.Version)
-	if err != nil || version.AtLeast(1, 24) {
-		return err
+func (c *Console) awaitLogins(ctx context.Context, conn *pgbouncer.Conn, bound time.Duration) error {
+	if c.known.conn != conn || c.known.version == (pgbouncer.Version{}) {
+		version, err := bounded(ctx, conn.Version)
+		if err != nil {
+			return err
+		}
+		if _, err := c.Config(ctx); err != nil {
+			return err
+		}
+		c.known.version = version
 	}
-	config, err := bounded(ctx, conn.Config)
-	if err != nil || config["server_tls_sslmode"].Value == "disable" {
-		return err
+	if c.known.version.AtLeast(1, 24) || c.known.serverTLS == "disable" {
+		return nil
 	}
 	late := time.NewTimer(bound)
 	defer late.Stop()
