@@ -168,6 +168,10 @@ func (c *ConnCloser) lookUp(ctx context.Context, hosts map[string]bool) {
 		if len(c.found[host]) > 0 || c.looking[host] {
 			continue
 		}
+		if addr, err := netip.ParseAddr(host); err == nil { // there may be a thousand
+			c.found[host] = []netip.Addr{addr.Unmap()}
+			continue
+		}
 		c.looking[host] = true
 		begun.Add(1)
 		c.lookups.Go(func() {
