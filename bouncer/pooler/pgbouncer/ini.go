@@ -106,6 +106,7 @@ func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
 			d.run, wrong = p.runs, f.add(d, n, wrong)
 			continue
 		}
+		line = strings.Clone(line) // what is kept of it would keep the whole text
 		setting, err := trimLine(line)
 		switch {
 		case err != nil:
@@ -129,8 +130,7 @@ func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
 			if err != nil {
 				return File{}, nil, &SyntaxError{n, err.Error()}
 			}
-			// Of the line alone: the whole text would stay as long as it.
-			p.lines[strings.Clone(line)], wrong = d, f.add(d, n, wrong)
+			p.lines[line], wrong = d, f.add(d, n, wrong)
 			continue
 		}
 		place := [2]string{section, key}
@@ -154,8 +154,7 @@ func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
 
 // read makes a database of its connection string.
 func (p *Parser) read(name, connString string) (*databaseLine, error) {
-	name = strings.Clone(name)
-	params, err := parseConnString(strings.Clone(connString))
+	params, err := parseConnString(connString)
 	if err != nil {
 		return nil, fmt.Errorf("database %q: %w", name, err)
 	}
