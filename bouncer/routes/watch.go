@@ -25,6 +25,10 @@ const (
 	manyRoutes   = 100
 	pokePatience = 10 * time.Millisecond
 	listDelay    = 100 * time.Millisecond
+	// manyChanges at once are no lone failovers: until gatherMost is over the list is read
+	// again as long as there is more.
+	manyChanges = 16
+	gatherMost  = 100 * time.Millisecond
 	// readHolding is how often the routes are read while clients are held.
 	readHolding = time.Second
 )
@@ -81,19 +85,48 @@ func (w *Watcher) Watch(ctx context.Context) {
 			w.yieldToPoke(ctx, next)
 			index = 0
 		}
-		return w.ask(ctx, prefix, index, w.failed, func(pairs api.KVPairs, _ uint64) {
-			w.take(Answer{Pairs: convert(pairs), KnownLeader: true})
+		return w.list(ctx, prefix, index)
+	})
+}
+
+// list takes the list of all routes in. When many have changed at once more are likely to,
+// while it is read: it is read again then, a few times, before anything is done about it. A
+// thousand changes take one RELOAD, and not one for those that came first.
+func (w *Watcher) list(ctx context.Context, prefix string, index uint64) (next uint64, err error) {
+	begun, news := time.Now(), false
+	for again := true; again; {
+		changed := 0
+		next, err = w.ask(ctx, prefix, index, w.failed, func(pairs api.KVPairs, _ uint64) {
+			w.works()
+			out := w.table.Merge(Answer{Pairs: convert(pairs), KnownLeader: true})
+			changed, news = len(out.Changed), w.note(out) || news
 		})
+		again = err == nil && changed >= manyChanges && time.Since(begun) < gatherMost && w.hasMore(ctx, prefix, next)
+		index = 0
+	}
+	if news {
+		w.changed()
+	}
+	return next, err
+}
+
+// hasMore reports whether any route has changed since index.
+func (w *Watcher) hasMore(ctx context.Context, prefix string, index uint64) bool {
+	next, _, err := w.queryNames(ctx, prefix, 0)
+	return err == nil && next > index
+}
+
+func (w *Watcher) queryNames(ctx context.Context, prefix string, index uint64) (next uint64, inUse int, err error) {
+	return w.query(ctx, index, func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error) {
+		_, meta, err := w.pool.Client(inUse).KV().Keys(prefix, "", options)
+		return meta, err
 	})
 }
 
 // awaitChange waits until any route has changed since index. The list of many routes takes
 // longer to read than PgBouncer's RELOAD: the names of the keys are enough for that.
 func (w *Watcher) awaitChange(ctx context.Context, prefix string, index uint64) (uint64, error) {
-	next, number, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error) {
-		_, meta, err := w.pool.Client(inUse).KV().Keys(prefix, "", options)
-		return meta, err
-	})
+	next, number, err := w.queryNames(ctx, prefix, index)
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
@@ -164,11 +197,13 @@ func (w *Watcher) noHandovers(err error) {
 // take hands an answer to the table and says what it made of it.
 func (w *Watcher) take(a Answer) {
 	w.works()
-	w.note(w.table.Merge(a))
+	if w.note(w.table.Merge(a)) {
+		w.changed()
+	}
 }
 
-// note says what the table has made of an answer, and has it acted upon.
-func (w *Watcher) note(out outcome) {
+// note says what the table has made of an answer, and reports whether that is to be acted upon.
+func (w *Watcher) note(out outcome) bool {
 	for _, p := range out.News {
 		event := w.log.Error().Str("key", p.Key)
 		if errors.Is(p.Err, errForeign) || errors.Is(p.Err, errOlder) {
@@ -185,9 +220,7 @@ func (w *Watcher) note(out outcome) {
 	if out.Doubt {
 		w.Poke()
 	}
-	if len(out.Changed) > 0 || len(out.News) > 0 || len(out.Solved) > 0 {
-		w.changed()
-	}
+	return len(out.Changed) > 0 || len(out.News) > 0 || len(out.Solved) > 0
 }
 
 func abridge(ids []config.ShardID) []config.ShardID { return ids[:min(len(ids), 20)] }
@@ -298,7 +331,9 @@ func (w *Watcher) ReadRoute(ctx context.Context, id config.ShardID) error {
 	}
 	if found != nil {
 		defer w.poked.raise(w.table.keys.Routes(), found.ModifyIndex)
-		w.note(w.table.mergeOne(id, Pair{found.Key, found.Value, found.ModifyIndex, found.CreateIndex}))
+		if w.note(w.table.mergeOne(id, Pair{found.Key, found.Value, found.ModifyIndex, found.CreateIndex})) {
+			w.changed()
+		}
 	}
 	return nil
 }
