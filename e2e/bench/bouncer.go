@@ -21,6 +21,7 @@ type bouncerReport struct {
 	// LoadBySize is the machine's load average after each number of shards.
 	LoadBySize map[string]float64 `json:"load_average_by_shards,omitempty"`
 	Storm      float64            `json:"storm_1000_ms,omitempty"`
+	StormPoked float64            `json:"storm_1000_poked_ms,omitempty"`
 	// Requests counts what an idle bouncer asks of Consul, by number of shards.
 	Requests map[string]float64 `json:"consul_requests_per_minute,omitempty"`
 	// CPU is that of a bouncer without clients at 1,000 shards.
@@ -57,7 +58,7 @@ type peerFigures struct {
 }
 
 // bouncerSuite measures the bouncer. part, when it is not empty, is one of
-// propagation, lost, idle, switchover, unplanned and zone.
+// fast, idle, switchover, unplanned and zone.
 func bouncerSuite(ctx context.Context, report, part string, sizes []string) error {
 	r := bouncerReport{Load: []float64{loadAverage()}}
 	if part != "" && report != "" { // go on with what is there
@@ -71,7 +72,7 @@ func bouncerSuite(ctx context.Context, report, part string, sizes []string) erro
 	for _, step := range []struct {
 		name string
 		run  func(context.Context, *bouncerReport) error
-	}{{"propagation", func(ctx context.Context, r *bouncerReport) error { return propagation(ctx, r, sizes) }}, {"lost", lostPrimaries}, {"idle", idleBouncers}, {"switchover", switchovers}, {"unplanned", losses}, {"zone", zoneLoss}} {
+	}{{"fast", func(ctx context.Context, r *bouncerReport) error { return fast(ctx, r, sizes) }}, {"idle", idleBouncers}, {"switchover", switchovers}, {"unplanned", losses}, {"zone", zoneLoss}} {
 		if part != "" && part != step.name {
 			continue
 		}

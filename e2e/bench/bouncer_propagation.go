@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,6 +16,7 @@ const (
 	propagationRuns = 150
 	peerRuns        = 100
 	stormShards     = 1000
+	storms          = 5
 	// settleLeast and settleMost are between two changes: each is a lone one, not in step
 	// with anything that is done regularly, and none that consul-template puts off (it
 	// renders ten times a second at most).
@@ -25,6 +28,20 @@ const (
 
 // everyRoute makes a bouncer serve all routes that there are.
 func everyRoute(_ *lab.Bouncer, config map[string]any) { delete(config, "shards") }
+
+// fast measures how fast a bouncer is, and prints it.
+func fast(ctx context.Context, r *bouncerReport, sizes []string) error {
+	if err := propagation(ctx, r, sizes); err != nil {
+		return err
+	}
+	if slices.Contains(sizes, strconv.Itoa(stormShards)) {
+		if err := lostPrimaries(ctx, r); err != nil {
+			return fmt.Errorf("lost primaries: %w", err)
+		}
+	}
+	r.table(os.Stdout)
+	return nil
+}
 
 // propagation measures how soon a leader's change in Consul is in PgBouncer, what
 // a thousand of them at once take, and what consul-template does in the same run.
@@ -59,8 +76,9 @@ func consulTemplateProgram(ctx context.Context) (string, error) {
 type routesFigures struct {
 	propagation percentiles
 	// alone is a RELOAD with SHOW DATABASES of the same file, between the changes.
-	alone         percentiles
-	storm         float64 // ms
+	alone percentiles
+	// storm is of all changes at once when nobody pokes, poked when all agents do; in ms.
+	storm, poked  float64
 	memory        float64 // MiB, before the storm
 	memoryAtStorm float64 // MiB, the most until after the storm
 }
@@ -85,7 +103,7 @@ func (r *bouncerReport) lictorAt(ctx context.Context, n int) error {
 	}
 	at := strconv.Itoa(n)
 	r.Propagation[at], r.Alone[at] = f.propagation, f.alone
-	r.Storm, r.Memory, r.MemoryMost = f.storm, f.memory, f.memoryAtStorm // the last are those of most shards
+	r.Storm, r.StormPoked, r.Memory, r.MemoryMost = f.storm, f.poked, f.memory, f.memoryAtStorm // the last are those of most shards
 	progress("%d shards: %+v", n, f)
 	return nil
 }
@@ -122,17 +140,36 @@ func (r *rig) measure(ctx context.Context, runs int, await arrival) (f routesFig
 	if f.memory, err = memoryMiB(r.keeper.PID(), "VmRSS"); err != nil || len(r.routes) < stormShards {
 		return f, err
 	}
-	begun, err := r.change(ctx, all(stormShards)...)
-	if err != nil {
+	if f.storm, err = r.storm(ctx, false, await); err != nil {
 		return f, err
 	}
-	end, err := await(ctx, all(stormShards)...)
-	if err != nil {
-		return f, err
+	if r.lictor {
+		if f.poked, err = r.storm(ctx, true, await); err != nil {
+			return f, err
+		}
 	}
-	f.storm = milliseconds(end.Sub(begun))
 	f.memoryAtStorm, err = memoryMiB(r.keeper.PID(), "VmHWM")
 	return f, err
+}
+
+// storm has all leaders change at once some times, and returns the median.
+func (r *rig) storm(ctx context.Context, poked bool, await arrival) (ms float64, err error) {
+	var took []float64
+	for range storms {
+		if err := sleep(ctx, time.Second); err != nil {
+			return 0, err
+		}
+		begun, err := r.lead(ctx, poked, all(stormShards))
+		if err != nil {
+			return 0, err
+		}
+		end, err := await(ctx, all(stormShards)...)
+		if err != nil {
+			return 0, err
+		}
+		took = append(took, milliseconds(end.Sub(begun)))
+	}
+	return median(took), nil
 }
 
 // changes has one leader after another change, and returns how long each took, and how

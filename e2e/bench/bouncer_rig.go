@@ -123,9 +123,14 @@ func all(n int) []int {
 	return list
 }
 
-// change gives shards another leader, pokes as their agents do, and returns when that was
-// begun.
+// change gives shards another leader, pokes as their agents do where that helps, and returns
+// when that was begun.
 func (r *rig) change(ctx context.Context, shards ...int) (time.Time, error) {
+	return r.lead(ctx, r.lictor, shards)
+}
+
+// lead is change, with or without pokes.
+func (r *rig) lead(ctx context.Context, poked bool, shards []int) (time.Time, error) {
 	for _, i := range shards {
 		route := &r.routes[i]
 		route.Leader, route.Replicas[0] = route.Replicas[0], route.Leader
@@ -137,7 +142,7 @@ func (r *rig) change(ctx context.Context, shards ...int) (time.Time, error) {
 	for some := range slices.Chunk(shards, mostOps) {
 		writes.Go(func() error {
 			indexes, err := r.put(ctx, some)
-			if err != nil || !r.lictor {
+			if err != nil || !poked {
 				return err
 			}
 			for n, i := range some {

@@ -31,7 +31,7 @@ func main() {
 	only := flag.String("only", "", "names of series, separated by commas (default: all)")
 	resume := flag.Bool("resume", false, "keep the figures that the report holds already, and measure what it lacks")
 	runs := flag.Int("runs", 5, "runs of each scenario")
-	sizes := flag.String("shards", "1,12,100,1000", "for how many shards -only bouncer/propagation measures")
+	sizes := flag.String("shards", "1,12,100,1000", "for how many shards -only bouncer/fast measures")
 	flag.Parse()
 	// A lab is closed also when somebody ends the benchmark.
 	ended, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
