@@ -313,13 +313,23 @@ func TestProcessHangsInHandover(t *testing.T) {
 	s := onePort(t, 2, nil)
 	s.signal(1, syscall.SIGSTOP)
 	t.Cleanup(func() { _ = s.cmds[1].Process.Signal(syscall.SIGCONT) })
+	s.handoverWithout(1)
+	s.signal(1, syscall.SIGCONT)
+	s.awaitHealthy()
+	s.awaitPaused(1, false)
+}
+
+// handoverWithout begins and cancels a handover, of which the leader must hear that process
+// number i does not hold its clients; the first one does.
+func (s *sharedPort) handoverWithout(i int) {
+	s.t.Helper()
 	a := s.announce("h1", 40*time.Second)
 	s.awaitPaused(0, true)
-	name := s.config.PgBouncer.Processes[1].Admin
-	s.await("the one that hangs in the answer", func() error {
+	name := s.config.PgBouncer.Processes[i].Admin
+	s.await("the process in the answer", func() error {
 		code, answer, err := a.post(0)
 		if err == nil && answer.Paused {
-			t.Fatalf("the leader was told that clients are held: %+v", answer)
+			s.t.Fatalf("the leader was told that clients are held: %+v", answer)
 		}
 		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(answer.Problem, name)) {
 			err = fmt.Errorf("%d %+v", code, answer)
@@ -328,9 +338,6 @@ func TestProcessHangsInHandover(t *testing.T) {
 	})
 	a.write(cluster.HandoverCancelled)
 	s.awaitPaused(0, false)
-	s.signal(1, syscall.SIGCONT)
-	s.awaitHealthy()
-	s.awaitPaused(1, false)
 }
 
 // Processes are added and taken out while the bouncer runs, and those that stay go on.

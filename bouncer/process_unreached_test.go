@@ -3,14 +3,12 @@ package bouncer
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
@@ -106,20 +104,7 @@ func TestProcessWithoutItsSocketFile(t *testing.T) {
 	s.awaitReason(name)
 	s.changes <- s.config // its console is asked for anew
 	s.awaitReason(name + ": PgBouncer cannot be reached")
-	a := s.announce("h1", 40*time.Second)
-	s.awaitPaused(0, true)
-	s.await("the process in the answer", func() error {
-		code, answer, err := a.post(0)
-		if err == nil && answer.Paused {
-			t.Fatalf("the leader was told that clients are held: %+v", answer)
-		}
-		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(answer.Problem, name)) {
-			err = fmt.Errorf("%d %+v", code, answer)
-		}
-		return err
-	})
-	a.write(cluster.HandoverCancelled)
-	s.awaitPaused(0, false)
+	s.handoverWithout(1)
 	s.ends[1]() // now it is absent
 	s.awaitHealthy()
 	s.start(1)
