@@ -19,11 +19,13 @@ func TestWrongInventoriesAreTold(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		host, scope, want string
+		processes         any
 	}{
-		"dots":         {"db1.example.org", "orders", "host db1.example.org: names of hosts in the inventory may"},
-		"capitals":     {"DB1", "orders", "host DB1: names of hosts in the inventory may"},
-		"ends so":      {"db1-", "orders", "host db1-: names of hosts in the inventory may"},
-		"shard's name": {"db1", "or ders", "shard or ders: members must"},
+		"dots":         {"db1.example.org", "orders", "host db1.example.org: names of hosts in the inventory may", 1},
+		"capitals":     {"DB1", "orders", "host DB1: names of hosts in the inventory may", 1},
+		"ends so":      {"db1-", "orders", "host db1-: names of hosts in the inventory may", 1},
+		"shard's name": {"db1", "or ders", "shard or ders: members must", 1},
+		"no process":   {"db1", "orders", "lictor_pgbouncer_processes 0: must be a whole number from 1 to 64", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -34,7 +36,9 @@ func TestWrongInventoriesAreTold(t *testing.T) {
 			}
 			host := map[string]any{"hosts": map[string]any{test.host: map[string]any{"ansible_host": "127.0.0.1", "ansible_port": 1}}}
 			text, err := json.Marshal(map[string]any{
-				"all":            map[string]any{"vars": map[string]any{"lictor_shards": map[string]any{test.scope: shard(5432, 8008, test.host)}}},
+				"all": map[string]any{"vars": map[string]any{
+					"lictor_shards": map[string]any{test.scope: shard(5432, 8008, test.host)}, "lictor_pgbouncer_processes": test.processes,
+				}},
 				"consul_servers": host, "lictor_databases": host, "lictor_poolers": host,
 			})
 			if err != nil {
