@@ -22,7 +22,7 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 		return "", fmt.Errorf("looking at the data directory: %w", ctx.Err())
 	}
 	a.m.Adopt(now, running)
-	a.recallTold()
+	a.recallCallbackState()
 	if !running {
 		return "", nil
 	}
@@ -36,8 +36,8 @@ func (a *Agent) adopt(ctx context.Context) (session string, err error) {
 	defer done()
 	guard, none := a.guard.recall(ask)
 	if a.m.AdoptRunning(state, a.pg.Upstream(), guard) {
-		a.conf.resume(guard.Memo.Config)
-		session = guard.Memo.Session
+		a.conf.resume(guard.PersistedState.Config)
+		session = guard.PersistedState.Session
 	}
 	if none {
 		a.log.Warn().Msg("no guard has started this PostgreSQL: if the one that is started for it now is killed, no signal ends PostgreSQL; " +

@@ -180,7 +180,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	a.probe = a.pg.DiskProbe(o.ProbeCommand)
 	a.scriptLimit = cfg.Lictor.ScriptLimit()
 	a.callbacks = callbacks.New(o.Log)
-	a.callbacks.Keep = a.pg.KeepTold
+	a.callbacks.Keep = a.pg.KeepCallbackState
 	a.callbacks.Run = func(ctx context.Context, action, role, command string) error {
 		began := time.Now()
 		err := a.pg.Callback(ctx, a.scriptLimit, command, action, role)

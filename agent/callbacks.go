@@ -21,7 +21,7 @@ func (a *Agent) callBack() {
 	s := callbacks.Situation{
 		Up: m.PG.Running && o.Accepting && m.Data.State == ha.DataValid, Down: !m.PG.Running && !a.pg.Running(), Started: o.StartTime, Role: a.m.RoleName(),
 		Primary: cluster.IsPrimary(m.callbackState.LastNotified.Role),
-		Task:    m.TaskKind(), Stopping: m.Stopping, Leads: m.Tenure.Held(a.clock()),
+		Task:    m.TaskKind(), Stopping: m.Stopping, Leads: m.LeaseState.Held(a.clock()),
 		Reloaded: a.conf.reloadAsked && !a.conf.rewriting && !a.conf.rewrite,
 	}
 	action, role := m.callbackState.Next(s)
@@ -42,12 +42,12 @@ func commandFor(c config.Callbacks, action string) string {
 	}[action]
 }
 
-// recallTold makes an agent that starts anew go on where the one before it was.
-func (a *Agent) recallTold() {
+// recallCallbackState makes an agent that starts anew go on where the one before it was.
+func (a *Agent) recallCallbackState() {
 	if a.cfg.Postgres.Callbacks == (config.Callbacks{}) {
 		return
 	}
-	told, err := a.pg.RecallTold()
+	told, err := a.pg.RecallCallbackState()
 	if err != nil {
 		a.log.Warn().Err(err).Msg("it is not known what the callbacks were told last: they are told that PostgreSQL was started")
 		return

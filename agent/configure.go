@@ -94,7 +94,7 @@ func (c *dynamicConfig) apply(snapshot cluster.Snapshot) {
 	c.take(dynamic)
 	// A shorter ttl cuts the lease when the beat that tells of it is sent.
 	if before.Pause != dynamic.Pause || before.TTL != dynamic.TTL {
-		c.m.Tenure.BeatSoon() // both are in force when the others know of them
+		c.m.LeaseState.BeatSoon() // both are in force when the others know of them
 		c.m.ArmGuard()
 	}
 	c.applyPostgres()

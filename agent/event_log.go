@@ -57,12 +57,12 @@ func (j *eventLog) record(reason string, configIndex uint64, watchersLost int, a
 	leader := m.Snapshot.LeaderName()
 	v := events.View{
 		Now: now, Wall: time.Now(), Self: j.name,
-		Leads: m.Tenure.Held(now), Leader: leader, Gone: leader == "",
+		Leads: m.LeaseState.Held(now), Leader: leader, Gone: leader == "",
 		Beat: m.Snapshot.Status.Value.Lictor, BeatSeen: m.StatusSeen,
 		Request: m.Snapshot.Failover.Value, Refused: m.Refused, Reason: reason,
 		Primary: m.PG.Running && m.PG.Observed.Accepting && m.PG.Primary(), Down: !m.PGDown.IsZero(),
 		Timeline: m.PG.Observed.Timeline, Wrote: j.wrote,
-		Paused: m.Dynamic.Pause, Failsafe: m.Tenure.OnFailsafe(), Config: m.Dynamic.Raw, ConfigIndex: configIndex,
+		Paused: m.Dynamic.Pause, Failsafe: m.LeaseState.OnFailsafe(), Config: m.Dynamic.Raw, ConfigIndex: configIndex,
 		WatchersLost: watchersLost, ArchiveTrouble: archiveTrouble, BackupTrouble: backupTrouble,
 	}
 	if b := v.Beat; b != nil && b.Owner != j.name {
@@ -115,7 +115,7 @@ func (j *eventLog) watchFirstWrite() {
 func (j *eventLog) write(leads bool, now cluster.Instant) {
 	pending, session := j.Pending(), j.m.Session
 	j.metrics.SawEvents(pending)
-	if len(pending) == 0 || !leads || j.writing || now.Before(j.notUntil) || session == "" || j.m.Tenure.OnFailsafe() {
+	if len(pending) == 0 || !leads || j.writing || now.Before(j.notUntil) || session == "" || j.m.LeaseState.OnFailsafe() {
 		return
 	}
 	j.Writing()

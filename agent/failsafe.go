@@ -34,11 +34,11 @@ func (n *node) Failsafe(ctx context.Context, r api.FailsafeRequest) error {
 }
 
 // Part has PostgreSQL receive nothing more from the old leader. It returns when it does not.
-func (n *node) Part(ctx context.Context, p api.Parting) error {
-	if err := n.hear(ctx, func(done func(error)) { n.m.HearPart(p.Candidate, p.Index, done) }); err != nil {
+func (n *node) Detach(ctx context.Context, p api.DetachRequest) error {
+	if err := n.hear(ctx, func(done func(error)) { n.m.HearDetach(p.Candidate, p.Index, done) }); err != nil {
 		return err
 	}
-	return n.await(ctx, func(s api.State) bool { return s.Parted >= p.Index })
+	return n.await(ctx, func(s api.State) bool { return s.Detached >= p.Index })
 }
 
 // Deposed hears that another member has taken the lock.

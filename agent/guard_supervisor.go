@@ -133,25 +133,25 @@ func (g *guarded) tell(work func(context.Context) error, done func(error)) {
 	order(g.runner, answerWithin, work, done)
 }
 
-func (g *guarded) Arm(m member.Memo, grant bool, done func(error)) {
+func (g *guarded) Arm(m member.PersistedState, grant bool, done func(error)) {
 	arm := g.client.Arm
 	if grant {
 		arm = g.client.Grant
 	}
-	memo := encodeMemo(m)
-	g.tell(func(ctx context.Context) error { return arm(ctx, m.KillAt, memo) }, done)
+	persisted := encodePersisted(m)
+	g.tell(func(ctx context.Context) error { return arm(ctx, m.KillAt, persisted) }, done)
 }
 
 func (g *guarded) Disarm(done func(error)) { g.tell(g.client.Disarm, done) }
 
-func (g *guarded) StandDown(m member.Memo, done func(error)) {
-	memo := encodeMemo(m)
-	g.tell(func(ctx context.Context) error { return g.client.StandDown(ctx, memo) }, done)
+func (g *guarded) StandDown(m member.PersistedState, done func(error)) {
+	persisted := encodePersisted(m)
+	g.tell(func(ctx context.Context) error { return g.client.StandDown(ctx, persisted) }, done)
 }
 
-func (g *guarded) Remember(m member.Memo, done func(error)) {
-	memo := encodeMemo(m)
-	g.tell(func(ctx context.Context) error { return g.client.Remember(ctx, memo) }, done)
+func (g *guarded) Remember(m member.PersistedState, done func(error)) {
+	persisted := encodePersisted(m)
+	g.tell(func(ctx context.Context) error { return g.client.Remember(ctx, persisted) }, done)
 }
 
 // awakeWithin bounds it: a guard that was killed may wait for a disk, and a start that waits
@@ -237,16 +237,16 @@ func (g *guardSupervisor) recall(ctx context.Context) (r member.Recalled, none b
 		return member.Recalled{Until: longAgo}, false
 	}
 	r = member.Recalled{Until: status.Until, Deadline: status.Until}
-	var m member.Memo
-	if len(status.Memo) > 0 && json.Unmarshal(status.Memo, &m) == nil {
-		r.Memo = &m
+	var m member.PersistedState
+	if len(status.PersistedState) > 0 && json.Unmarshal(status.PersistedState, &m) == nil {
+		r.PersistedState = &m
 	}
 	switch {
 	case !status.Until.IsZero():
-	case r.Memo != nil && r.Memo.Paused:
+	case r.PersistedState != nil && r.PersistedState.Paused:
 		r.Paused = true
 	default:
-		r.Memo = nil
+		r.PersistedState = nil
 		r = g.marked(r)
 	}
 	return r, false
@@ -265,10 +265,10 @@ func (g *guardSupervisor) marked(r member.Recalled) member.Recalled {
 	return r
 }
 
-func encodeMemo(m member.Memo) json.RawMessage {
+func encodePersisted(m member.PersistedState) json.RawMessage {
 	b, err := json.Marshal(m)
 	if err != nil {
-		return nil // a memo holds nothing that could not be encoded
+		return nil // a persisted state holds nothing that could not be encoded
 	}
 	return b
 }

@@ -53,7 +53,7 @@ func (a *Agent) show(reason string) {
 	state := &api.State{
 		At: time.Now(), LoopAt: time.Now(), Name: a.cfg.Name, Scope: a.cfg.Scope, Version: publicVersion(a.version), Tags: member.PublishedTags(a.m.TagsNow()),
 		Cluster: a.m.Snapshot, Dynamic: a.m.Dynamic, ConsulSeen: a.m.ReadWall, Reason: reason, Refused: a.m.Refused,
-		Leader: a.m.Tenure.Held(now), LeaseLeft: a.m.LeaseLeft(), FailsafeActive: a.m.Tenure.OnFailsafe(), OtherPrimaries: a.m.others, Watchdog: a.watchdog.State(),
+		Leader: a.m.LeaseState.Held(now), LeaseLeft: a.m.LeaseLeft(), FailsafeActive: a.m.LeaseState.OnFailsafe(), OtherPrimaries: a.m.others, Watchdog: a.watchdog.State(),
 		Member: a.m.Value(), Task: api.Progress{Kind: string(a.m.TaskKind()), Since: a.m.TaskSince()}, Problems: a.problems(),
 		Archiver: a.m.archiver, WALRoom: a.m.walRoom, Backups: a.m.backups,
 		Postgres: api.Postgres{
@@ -65,7 +65,7 @@ func (a *Agent) show(reason string) {
 			PendingRestart: o.PendingRestart,
 		},
 	}
-	state.Parted, state.ObservedParted = a.m.Parting()
+	state.Detached, state.ObservedDetached = a.m.Detaching()
 	if at := a.m.PG.ObservedAt; !at.IsZero() {
 		state.ObservedAt = state.At.Add(-now.Sub(at))
 	}

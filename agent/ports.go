@@ -120,9 +120,9 @@ func (p toPeers) Failsafe(limit time.Duration, to ha.FailsafeMember, patroni boo
 	}, done)
 }
 
-func (p toPeers) Part(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
+func (p toPeers) Detach(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
 	order(p.runner, limit, func(ctx context.Context) error {
-		known, err := p.peers.Part(ctx, api.PeerOf(to), api.Parting{Candidate: p.name, Index: index})
+		known, err := p.peers.Detach(ctx, api.PeerOf(to), api.DetachRequest{Candidate: p.name, Index: index})
 		if err == nil && !known {
 			p.log.Debug().Str("member", to.Name).Msg("cannot part from the old leader: it runs Patroni")
 		}
@@ -138,7 +138,7 @@ func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(membe
 		}
 		seen := member.Seen{Peer: peerOf(to.Name, status)}
 		if l := status.Lictor; l != nil {
-			seen.Lictor, seen.Parted, seen.Age = true, l.Parted, l.ObservedAge
+			seen.Lictor, seen.Detached, seen.Age = true, l.Detached, l.ObservedAge
 		}
 		return seen, nil
 	}, done)

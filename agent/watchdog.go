@@ -53,9 +53,9 @@ func (w *watchdog) mind(v ha.View) {
 	switch {
 	case v.PauseInForce() || v.Lease.Until.IsZero() && !primary:
 		w.StandDown()
-	case w.m.Tenure.Held(v.Now) && (primary || w.State().Active):
+	case w.m.LeaseState.Held(v.Now) && (primary || w.State().Active):
 		// Also while PostgreSQL is being promoted, or recovers from a crash.
-		w.KeepAlive(w.m.Tenure.Until(), w.timing())
+		w.KeepAlive(w.m.LeaseState.Until(), w.timing())
 	}
 	if problem := w.State().LastError; problem != "" {
 		w.m.Once("watchdog", "the watchdog device", problem)

@@ -144,19 +144,19 @@ func isTrue(v any) bool {
 // server_version_num, or says in Patroni's words why it cannot.
 func parseVersion(v any) (n int, problem string) {
 	version := fmt.Sprint(v)
-	var parts []int
+	var detaches []int
 	for _, p := range strings.Split(version, ".") {
 		n, err := strconv.Atoi(p)
 		if err != nil || n < 0 {
 			return 0, "Invalid PostgreSQL version: " + version
 		}
-		parts = append(parts, n)
+		detaches = append(detaches, n)
 	}
 	switch {
-	case len(parts) == 2 && parts[0] >= 10:
-		return parts[0]*10000 + parts[1], ""
-	case len(parts) == 3 && parts[0] < 10:
-		return parts[0]*10000 + parts[1]*100 + parts[2], ""
+	case len(detaches) == 2 && detaches[0] >= 10:
+		return detaches[0]*10000 + detaches[1], ""
+	case len(detaches) == 3 && detaches[0] < 10:
+		return detaches[0]*10000 + detaches[1]*100 + detaches[2], ""
 	}
 	return 0, "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: " + version
 }

@@ -272,9 +272,9 @@ type PeerLictor struct {
 	// Restoring says that its data were replaced, and may not have again all that they
 	// had acknowledged before.
 	Restoring bool
-	// Parted is the status under which it had parted from the old leader before it
+	// Detached is the status under which it had detached from the old leader before it
 	// looked; zero: it had not.
-	Parted uint64
+	Detached uint64
 	// ObservedAge is how long ago it looked at PostgreSQL; negative: never.
 	ObservedAge time.Duration
 	// Archiver is how its WAL gets into the archive, nil where it archives none.
@@ -377,7 +377,7 @@ func parseStatus(raw []byte) (PeerStatus, error) {
 			GuardRunning: l.Guard.Running, GuardArmedFor: milliseconds(l.Guard.ArmedForMS),
 			Reason: l.Reason, Beat: l.Beat, ObservedAge: -1,
 			Replaying: out.Accepting && !out.Primary && (l.Replaying == nil || *l.Replaying),
-			Restoring: l.Restoring, Parted: l.Parted, Archiver: l.Archiver.peer(), BackupTrouble: l.Backups.problem(),
+			Restoring: l.Restoring, Detached: l.Detached, Archiver: l.Archiver.peer(), BackupTrouble: l.Backups.problem(),
 		}
 		if l.ObservedAgeMS != nil {
 			p.ObservedAge = milliseconds(*l.ObservedAgeMS)

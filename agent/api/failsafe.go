@@ -37,10 +37,10 @@ type Deposition struct {
 	Forced bool   `json:"forced,omitempty"`
 }
 
-// Parting is what a candidate asks of a synchronous standby before it takes the lock
+// DetachRequest is what a candidate asks of a synchronous standby before it takes the lock
 // of a leader whose lease has run out (POST /part): to receive nothing more from it,
 // until Consul shows a newer status than the one with this ModifyIndex.
-type Parting struct {
+type DetachRequest struct {
 	Candidate string `json:"candidate"`
 	Index     uint64 `json:"index"`
 }
@@ -78,14 +78,14 @@ func (s *Server) deposed(ctx context.Context, body map[string]any) answer {
 	return text(http.StatusOK, "Heard")
 }
 
-func (s *Server) part(ctx context.Context, body map[string]any) answer {
-	var p Parting
+func (s *Server) detach(ctx context.Context, body map[string]any) answer {
+	var p DetachRequest
 	if err := remarshal(body, &p); err != nil || p.Candidate == "" || p.Index == 0 {
 		return failed(http.StatusBadRequest)
 	}
 	ctx, cancel := context.WithTimeout(ctx, observeLimit)
 	defer cancel()
-	if err := s.node.Part(ctx, p); err != nil {
+	if err := s.node.Detach(ctx, p); err != nil {
 		return text(http.StatusConflict, err.Error())
 	}
 	return text(http.StatusOK, "Parted")
@@ -138,11 +138,11 @@ func (c *Client) Depose(ctx context.Context, p Peer, d Deposition) error {
 	return c.tell(ctx, p, "/deposed", d)
 }
 
-// Part asks a member to receive nothing more from the old leader; it returns when it
+// Detach asks a member to receive nothing more from the old leader; it returns when it
 // does not. The error says why it does not, or why it cannot be asked. known is
-// false when the member cannot part, because it runs Patroni.
-func (c *Client) Part(ctx context.Context, p Peer, parting Parting) (known bool, err error) {
-	a, err := c.Post(ctx, p, "/part", parting)
+// false when the member cannot detach, because it runs Patroni.
+func (c *Client) Detach(ctx context.Context, p Peer, detaching DetachRequest) (known bool, err error) {
+	a, err := c.Post(ctx, p, "/part", detaching)
 	if err == nil {
 		err = p.gave(a)
 	}

@@ -43,9 +43,9 @@ func TestFailsafeAndDeposed(t *testing.T) {
 			return nil
 		}
 	}
-	parts := func(n *fakeNode) {
-		n.part = func(_ context.Context, p Parting) error {
-			if p != (Parting{Candidate: "node2", Index: 43}) {
+	detaches := func(n *fakeNode) {
+		n.detach = func(_ context.Context, p DetachRequest) error {
+			if p != (DetachRequest{Candidate: "node2", Index: 43}) {
 				return errors.New("misread")
 			}
 			return nil
@@ -65,10 +65,10 @@ func TestFailsafeAndDeposed(t *testing.T) {
 		{name: "deposed by nobody", node: hears, path: "/deposed", body: `{"index":43}`, status: 400},
 		{name: "deposed without an index", node: hears, path: "/deposed", body: `{"leader":"node2"}`, status: 400},
 		{name: "deposed, refused", node: hears, path: "/deposed", body: `{"leader":"node3","index":43}`, status: 409, want: "misread"},
-		{name: "parted", node: parts, path: "/part", body: `{"candidate":"node2","index":43}`, status: 200, want: "Parted"},
-		{name: "parted for nobody", node: parts, path: "/part", body: `{"index":43}`, status: 400},
-		{name: "parted without an index", node: parts, path: "/part", body: `{"candidate":"node2"}`, status: 400},
-		{name: "parted, refused", node: parts, path: "/part", body: `{"candidate":"node3","index":43}`, status: 409, want: "misread"},
+		{name: "parted", node: detaches, path: "/part", body: `{"candidate":"node2","index":43}`, status: 200, want: "Parted"},
+		{name: "detached for nobody", node: detaches, path: "/part", body: `{"index":43}`, status: 400},
+		{name: "detached without an index", node: detaches, path: "/part", body: `{"candidate":"node2"}`, status: 400},
+		{name: "detached, refused", node: detaches, path: "/part", body: `{"candidate":"node3","index":43}`, status: 409, want: "misread"},
 	} {
 		t.Run(e.name, func(t *testing.T) {
 			state := primaryState(time.Now())
@@ -121,7 +121,7 @@ func TestMembersProveThemselves(t *testing.T) {
 	node := fixed(primaryState(time.Now()))
 	node.failsafe = func(context.Context, FailsafeRequest) error { heard++; return nil }
 	node.deposed = func(context.Context, Deposition) error { heard++; return nil }
-	node.part = func(context.Context, Parting) error { heard++; return nil }
+	node.detach = func(context.Context, DetachRequest) error { heard++; return nil }
 	node.reload = func(context.Context) error { return nil }
 	rest := config.RestAPI{}
 	rest.Authentication.Username, rest.Authentication.Password = "admin", "secret"
@@ -210,17 +210,17 @@ func relay(t *testing.T, to string, change func(r *http.Request, body []byte) []
 func TestRelayedProofs(t *testing.T) {
 	heard := 0
 	node := fixed(primaryState(time.Now()))
-	node.part = func(context.Context, Parting) error { heard++; return nil }
+	node.detach = func(context.Context, DetachRequest) error { heard++; return nil }
 	server := guarded(t, node)
 	me := Peer{Name: node.state().Name}
 	var kept []*http.Request
-	parting := Parting{Candidate: "node2", Index: 43}
+	detaching := DetachRequest{Candidate: "node2", Index: 43}
 	t.Run("unchanged", func(t *testing.T) {
 		me.APIURL = relay(t, server.url, func(r *http.Request, body []byte) []byte {
 			kept = append(kept, r)
 			return body
 		})
-		if _, err := proving(t, keeping(testSecret())).Part(t.Context(), me, parting); err != nil || heard != 1 {
+		if _, err := proving(t, keeping(testSecret())).Detach(t.Context(), me, detaching); err != nil || heard != 1 {
 			t.Fatalf("%v, heard %d times", err, heard)
 		}
 	})
@@ -234,19 +234,19 @@ func TestRelayedProofs(t *testing.T) {
 	})
 	t.Run("with another body", func(t *testing.T) {
 		me.APIURL = relay(t, server.url, func(_ *http.Request, body []byte) []byte { return bytes.ReplaceAll(body, []byte("43"), []byte("44")) })
-		if _, err := proving(t, keeping(testSecret())).Part(t.Context(), me, parting); err == nil || heard != 1 {
+		if _, err := proving(t, keeping(testSecret())).Detach(t.Context(), me, detaching); err == nil || heard != 1 {
 			t.Errorf("%v, heard %d times", err, heard)
 		}
 	})
 	t.Run("to another path", func(t *testing.T) {
 		me.APIURL = relay(t, server.url, func(r *http.Request, body []byte) []byte { r.URL.Path = "/deposed"; return body })
-		if _, err := proving(t, keeping(testSecret())).Part(t.Context(), me, parting); err == nil || heard != 1 {
+		if _, err := proving(t, keeping(testSecret())).Detach(t.Context(), me, detaching); err == nil || heard != 1 {
 			t.Errorf("%v, heard %d times", err, heard)
 		}
 	})
 	t.Run("to another member", func(t *testing.T) {
 		other := Peer{Name: "node7", APIURL: relay(t, server.url, func(_ *http.Request, body []byte) []byte { return body })}
-		if _, err := proving(t, keeping(testSecret())).Part(t.Context(), other, parting); err == nil || !strings.Contains(err.Error(), "another member") || heard != 1 {
+		if _, err := proving(t, keeping(testSecret())).Detach(t.Context(), other, detaching); err == nil || !strings.Contains(err.Error(), "another member") || heard != 1 {
 			t.Errorf("%v, heard %d times", err, heard)
 		}
 	})
@@ -262,8 +262,8 @@ func TestRelayedProofs(t *testing.T) {
 			s := httptest.NewServer(answer)
 			defer s.Close()
 			c, fake := proving(t, keeping(testSecret())), Peer{Name: "node3", APIURL: s.URL}
-			if known, err := c.Part(t.Context(), fake, parting); err == nil || !known {
-				t.Errorf("parted: %v %v", known, err)
+			if known, err := c.Detach(t.Context(), fake, detaching); err == nil || !known {
+				t.Errorf("detached: %v %v", known, err)
 			}
 			if err := c.Failsafe(t.Context(), fake, FailsafeRequest{Name: "node1", Lictor: &FailsafeLease{LeaseMS: 1, Index: 1}}); err == nil {
 				t.Error("promised")
@@ -286,9 +286,9 @@ func TestSomebodyHasTheMembersPort(t *testing.T) {
 	}
 	defer client.Close()
 	client.ProveWith(keeping(testSecret()))
-	parted := 0
+	detached := 0
 	node := fixed(primaryState(time.Now()))
-	node.part = func(context.Context, Parting) error { parted++; return nil }
+	node.detach = func(context.Context, DetachRequest) error { detached++; return nil }
 	back := start(t, rest, node, func(s *Server) { s.ProveWith(keeping(testSecret())) })
 
 	var thief atomic.Pointer[string]
@@ -314,12 +314,12 @@ func TestSomebodyHasTheMembersPort(t *testing.T) {
 	for _, challenge := range []string{"", "x", "a\x0bb", "a\xffb", "é", strings.Repeat("a", 64), strings.Repeat("a", 32), strings.Repeat("ab", 1<<15)} {
 		thief.Store(&challenge)
 		for range 2 {
-			if _, err := client.Part(t.Context(), member, Parting{Candidate: "node2", Index: 43}); err == nil {
+			if _, err := client.Detach(t.Context(), member, DetachRequest{Candidate: "node2", Index: 43}); err == nil {
 				t.Fatalf("%.20q: believed", challenge)
 			}
 		}
 		thief.Store(nil)
-		if _, err := client.Part(t.Context(), member, Parting{Candidate: "node2", Index: 43}); err != nil {
+		if _, err := client.Detach(t.Context(), member, DetachRequest{Candidate: "node2", Index: 43}); err != nil {
 			t.Errorf("%.20q: the member is not reached any more: %v", challenge, err)
 		}
 	}
@@ -345,9 +345,9 @@ func TestReinitializeIsForOneMember(t *testing.T) {
 // A member that has not read the secret yet promises nothing, and says so.
 func TestNoSecretYet(t *testing.T) {
 	node := fixed(primaryState(time.Now()))
-	node.part = func(context.Context, Parting) error { t.Error("parted"); return nil }
+	node.detach = func(context.Context, DetachRequest) error { t.Error("parted"); return nil }
 	server := start(t, config.RestAPI{}, node, func(s *Server) { s.ProveWith(&proof.Keeper{}) })
-	_, err := proving(t, keeping(testSecret())).Part(t.Context(), Peer{Name: "node1", APIURL: server.url}, Parting{Candidate: "node2", Index: 43})
+	_, err := proving(t, keeping(testSecret())).Detach(t.Context(), Peer{Name: "node1", APIURL: server.url}, DetachRequest{Candidate: "node2", Index: 43})
 	if err == nil || !strings.Contains(err.Error(), "does not know the shard's secret yet") {
 		t.Errorf("%v", err)
 	}
@@ -357,13 +357,13 @@ func TestNoSecretYet(t *testing.T) {
 // yet believe each other.
 func TestSecretIsRotated(t *testing.T) {
 	node := fixed(primaryState(time.Now()))
-	node.part = func(context.Context, Parting) error { return nil }
+	node.detach = func(context.Context, DetachRequest) error { return nil }
 	old := proof.NewSecret()
 	announced := old.Announce()
 	rotated := announced.Rotate()
 	believes := func(server, client proof.Secret) bool {
 		s := start(t, config.RestAPI{}, node, func(s *Server) { s.ProveWith(keeping(server)) })
-		_, err := proving(t, keeping(client)).Part(t.Context(), Peer{Name: node.state().Name, APIURL: s.url}, Parting{Candidate: "node2", Index: 43})
+		_, err := proving(t, keeping(client)).Detach(t.Context(), Peer{Name: node.state().Name, APIURL: s.url}, DetachRequest{Candidate: "node2", Index: 43})
 		return err == nil
 	}
 	for _, pair := range [][2]proof.Secret{{old, announced}, {announced, old}, {announced, rotated}, {rotated, announced}, {rotated, rotated.Forget()}, {rotated.Forget(), rotated}} {

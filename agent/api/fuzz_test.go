@@ -48,7 +48,7 @@ func FuzzBodies(f *testing.F) {
 		node.cancelSwitchover = func(context.Context) error { return ErrNone }
 		node.failsafe = func(context.Context, FailsafeRequest) error { return errors.New("no") }
 		node.deposed = func(context.Context, Deposition) error { return errors.New("no") }
-		node.part = func(context.Context, Parting) error { return errors.New("no") }
+		node.detach = func(context.Context, DetachRequest) error { return errors.New("no") }
 		node.switchover = func(_ context.Context, wanted cluster.Failover) (Outcome, error) {
 			name(t, wanted.Leader, wanted.Candidate)
 			return Outcome{Known: true, Done: true, Leader: "node2"}, nil

@@ -29,7 +29,7 @@ type fakeNode struct {
 	observe          func(context.Context)
 	failsafe         func(context.Context, FailsafeRequest) error
 	deposed          func(context.Context, Deposition) error
-	part             func(context.Context, Parting) error
+	detach           func(context.Context, DetachRequest) error
 	changeConfig     func(context.Context, func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error)
 }
 
@@ -59,11 +59,11 @@ func (n *fakeNode) Deposed(ctx context.Context, d Deposition) error {
 	return n.deposed(ctx, d)
 }
 
-func (n *fakeNode) Part(ctx context.Context, p Parting) error {
-	if n.part == nil {
+func (n *fakeNode) Detach(ctx context.Context, p DetachRequest) error {
+	if n.detach == nil {
 		return errUnexpected
 	}
-	return n.part(ctx, p)
+	return n.detach(ctx, p)
 }
 
 func (n *fakeNode) Reload(ctx context.Context) error {

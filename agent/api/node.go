@@ -46,7 +46,7 @@ type Node interface {
 	Deposed(ctx context.Context, d Deposition) error
 	// Part has PostgreSQL receive nothing more from the old leader and returns when
 	// it does not.
-	Part(ctx context.Context, p Parting) error
+	Detach(ctx context.Context, p DetachRequest) error
 	// CancelSwitchover removes a scheduled request.
 	CancelSwitchover(ctx context.Context) error
 	// ChangeConfig changes the dynamic configuration: change gets the present
@@ -116,12 +116,12 @@ type State struct {
 	ConsulSeen time.Time
 	// LoopAt is when the loop last came round.
 	LoopAt time.Time
-	// Parted is the status (its ModifyIndex) under which this member receives nothing
+	// Detached is the status (its ModifyIndex) under which this member receives nothing
 	// more from the old leader; zero: it may.
-	Parted uint64
+	Detached uint64
 	// ObservedParted is the same if PostgreSQL was looked at, for what is shown here,
 	// after its WAL receiver had ended; else zero.
-	ObservedParted uint64
+	ObservedDetached uint64
 	// Refused says why the last request for a switchover was refused.
 	Refused string
 	// Reason is the last decision in words.

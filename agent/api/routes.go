@@ -222,7 +222,7 @@ func (s *Server) handler(method, segment string) (h changeHandler, bodyNeeded bo
 	case "POST deposed":
 		return s.deposed, true
 	case "POST part":
-		return s.part, true
+		return s.detach, true
 	case "DELETE switchover":
 		return s.cancelSwitchover, false
 	}

@@ -192,7 +192,7 @@ func TestChangesNeedSomethingConfigured(t *testing.T) {
 		{name: "a member, as an operator", path: "/restart", from: "10.0.0.2:1", status: 403},
 		{name: "a member of Patroni's", path: "/failsafe", from: "10.0.0.2:1"},
 		{name: "a member that deposes, unproved", path: "/deposed", from: "10.0.0.3:1", status: 403},
-		{name: "a member that asks to part, unproved", path: "/part", from: "10.0.0.3:1", status: 403},
+		{name: "a member that asks to detach, unproved", path: "/part", from: "10.0.0.3:1", status: 403},
 		{name: "another host as a member", path: "/failsafe", from: "10.9.9.9:1", status: 403},
 		{name: "allowlist", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Allowlist: []string{"10.9.0.0/16"}}},
 		{name: "login", path: "/restart", from: "10.9.9.9:1", cfg: config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}}, status: 401},

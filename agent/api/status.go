@@ -112,9 +112,9 @@ type lictorStatus struct {
 	WAL *walStatus `json:"wal,omitempty"`
 	// Backups are those of the shard; absent where nobody asks for them, and on replicas.
 	Backups *backupsStatus `json:"backups,omitempty"`
-	// Parted is the status (its ModifyIndex) under which this member had parted from
+	// Detached is the status (its ModifyIndex) under which this member had detached from
 	// the old leader when it began to look at PostgreSQL; absent when it had not.
-	Parted uint64 `json:"parted,omitempty"`
+	Detached uint64 `json:"parted,omitempty"`
 }
 
 // walStatus is PostgreSQL's WAL on its disk.
@@ -241,7 +241,7 @@ func (s *Server) lictor(state State) lictorStatus {
 		Guard: guardStatus{Running: state.GuardRunning}, Watchdog: newWatchdogStatus(state.Watchdog),
 		Reason: state.Reason, Problems: state.Problems, OtherPrimaries: state.OtherPrimaries,
 		Beat:      state.Cluster.Status.Value.Lictor,
-		Restoring: state.Postgres.Restoring, Parted: state.ObservedParted,
+		Restoring: state.Postgres.Restoring, Detached: state.ObservedDetached,
 	}
 	if secret, held := s.secrets.Secret(); held {
 		out.Secrets = secret.Fingerprints()

@@ -30,7 +30,7 @@ import (
 // Callback is a script to be run.
 type Callback struct {
 	Action, Role, Command string
-	LastNotified          postgres.Told // true once it was run
+	LastNotified          postgres.CallbackState // true once it was run
 }
 
 // Situation is what decides about callbacks.
@@ -48,7 +48,7 @@ type Situation struct {
 
 // CallbackState knows what was told last.
 type CallbackState struct {
-	LastNotified postgres.Told
+	LastNotified postgres.CallbackState
 	task         ha.TaskKind // the last one that was under way
 }
 
@@ -60,7 +60,7 @@ func (t *CallbackState) Next(s Situation) (action, role string) {
 	}
 	before := t.LastNotified
 	started := func(action string) (string, string) {
-		t.LastNotified, t.task = postgres.Told{Role: s.Role, Started: s.Started}, ha.TaskNone
+		t.LastNotified, t.task = postgres.CallbackState{Role: s.Role, Started: s.Started}, ha.TaskNone
 		return action, s.Role
 	}
 	switch {
@@ -81,7 +81,7 @@ func (t *CallbackState) Next(s Situation) (action, role string) {
 		t.LastNotified.Started = time.Time{}
 		return "on_stop", before.Role
 	case s.Primary && !s.Leads && t.task == ha.TaskDemote:
-		t.LastNotified = postgres.Told{Role: cluster.RoleDemoted}
+		t.LastNotified = postgres.CallbackState{Role: cluster.RoleDemoted}
 		return "on_role_change", cluster.RoleDemoted
 	}
 	return "", ""
@@ -99,7 +99,7 @@ type Runner struct {
 	// Run runs one within its limit.
 	Run func(ctx context.Context, action, role, command string) error
 	// Keep keeps what was told last, for an agent that is started anew.
-	Keep func(postgres.Told) error
+	Keep func(postgres.CallbackState) error
 	log  zerolog.Logger
 	wake chan struct{}
 	// Ended is told whenever nothing is left to be run.

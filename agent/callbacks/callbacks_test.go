@@ -28,7 +28,7 @@ func TestTeller(t *testing.T) {
 	stopping, leading, reloaded := down, down, up("replica", first)
 	stopping.Stopping, leading.Leads, reloaded.Reloaded = true, true, true
 	for name, test := range map[string]struct {
-		told postgres.Told
+		told postgres.CallbackState
 		seen []Situation
 		want []string
 	}{
@@ -61,16 +61,16 @@ func TestTeller(t *testing.T) {
 			want: []string{"on_start primary", "on_stop primary"},
 		},
 		"start after an orderly stop": {
-			told: postgres.Told{Role: "primary"},
+			told: postgres.CallbackState{Role: "primary"},
 			seen: []Situation{up("replica", first)},
 			want: []string{"on_start replica"},
 		},
 		"the agent alone was started anew": {
-			told: postgres.Told{Role: "primary", Started: first},
+			told: postgres.CallbackState{Role: "primary", Started: first},
 			seen: []Situation{up("primary", first)},
 		},
 		"the agent crashed, and PostgreSQL with its lease": {
-			told: postgres.Told{Role: "primary", Started: first},
+			told: postgres.CallbackState{Role: "primary", Started: first},
 			seen: []Situation{down, up("replica", later)},
 			want: []string{"on_role_change replica"},
 		},
@@ -109,7 +109,7 @@ func TestCallbacksRunInOrder(t *testing.T) {
 		did = append(did, fmt.Sprintf(format, args...))
 	}
 	release := make(chan struct{})
-	c.Keep = func(told postgres.Told) error { note("keep %s", told.Role); return nil }
+	c.Keep = func(told postgres.CallbackState) error { note("keep %s", told.Role); return nil }
 	c.Run = func(_ context.Context, action, role, _ string) error {
 		mu.Lock()
 		if running++; running > 1 {
@@ -126,9 +126,9 @@ func TestCallbacksRunInOrder(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var working sync.WaitGroup
 	working.Go(func() { c.Work(ctx) })
-	c.Add(Callback{Action: "on_start", Role: "replica", Command: "x", LastNotified: postgres.Told{Role: "replica"}})
-	c.Add(Callback{Action: "on_role_change", Role: "primary", Command: "x", LastNotified: postgres.Told{Role: "primary"}})
-	c.Add(Callback{Action: "on_reload", Role: "primary", LastNotified: postgres.Told{Role: "primary"}}) // no command
+	c.Add(Callback{Action: "on_start", Role: "replica", Command: "x", LastNotified: postgres.CallbackState{Role: "replica"}})
+	c.Add(Callback{Action: "on_role_change", Role: "primary", Command: "x", LastNotified: postgres.CallbackState{Role: "primary"}})
+	c.Add(Callback{Action: "on_reload", Role: "primary", LastNotified: postgres.CallbackState{Role: "primary"}}) // no command
 	if c.Idle() {
 		t.Error("idle with scripts to be run")
 	}
@@ -154,7 +154,7 @@ func TestCallbacksRunInOrder(t *testing.T) {
 func TestFinishEndsAStuckCallback(t *testing.T) {
 	c := New(zerolog.Nop())
 	began := make(chan struct{})
-	c.Keep = func(postgres.Told) error { return nil }
+	c.Keep = func(postgres.CallbackState) error { return nil }
 	c.Run = func(ctx context.Context, _, _, _ string) error { close(began); <-ctx.Done(); return ctx.Err() }
 	ctx, cancel := context.WithCancel(t.Context())
 	var working sync.WaitGroup

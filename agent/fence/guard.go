@@ -41,9 +41,9 @@ type guardRequest struct {
 	Op    string          `json:"op"` // start, arm, grant, disarm, remember, status, quit
 	Until cluster.Instant `json:"until,omitempty"`
 	Start *GuardStart     `json:"start,omitempty"`
-	// Memo is what the agent wants to find again after a restart. A request
+	// PersistedState is what the agent wants to find again after a restart. A request
 	// without one leaves the last as it is; a disarm without one forgets it.
-	Memo json.RawMessage `json:"memo,omitempty"`
+	PersistedState json.RawMessage `json:"memo,omitempty"`
 	// Asked is when the agent asked, by CLOCK_BOOTTIME. What was asked on a
 	// connection that was given up may be read after what was asked later: it is refused.
 	Asked cluster.Instant `json:"asked,omitempty"` // zero: by an agent that does not say
@@ -52,12 +52,12 @@ type guardRequest struct {
 }
 
 type guardAnswer struct {
-	Version int             `json:"version"`
-	Error   string          `json:"error,omitempty"`
-	PID     int             `json:"pid,omitempty"`
-	Until   cluster.Instant `json:"until"` // zero: disarmed
-	Fired   bool            `json:"fired"`
-	Memo    json.RawMessage `json:"memo,omitempty"`
+	Version        int             `json:"version"`
+	Error          string          `json:"error,omitempty"`
+	PID            int             `json:"pid,omitempty"`
+	Until          cluster.Instant `json:"until"` // zero: disarmed
+	Fired          bool            `json:"fired"`
+	PersistedState json.RawMessage `json:"memo,omitempty"`
 	// Postmaster is the one that the guard holds, zero: none.
 	Postmaster int `json:"postmaster,omitempty"`
 	// Watcher is the process that watches it, zero: none does, or it is an earlier version's;
@@ -94,14 +94,14 @@ type guard struct {
 	watch   watch
 	log     *speaker
 
-	mu       sync.Mutex
-	deadline Deadline
-	memo     json.RawMessage
-	asked    cluster.Instant // when the last change was
-	moved    chan struct{}   // the deadline has changed
-	killing  chan struct{}   // closed when the kill at the last deadline has succeeded; nil: there was none
-	agents   int
-	quit     context.CancelFunc
+	mu        sync.Mutex
+	deadline  Deadline
+	persisted json.RawMessage
+	asked     cluster.Instant // when the last change was
+	moved     chan struct{}   // the deadline has changed
+	killing   chan struct{}   // closed when the kill at the last deadline has succeeded; nil: there was none
+	agents    int
+	quit      context.CancelFunc
 
 	starts chan guardLaunch
 }
@@ -393,7 +393,7 @@ func (g *guard) switchOff(ctx context.Context) {
 		due := g.deadline.Due(Now())
 		if due {
 			g.deadline.Fire()
-			g.memo, g.killing = nil, make(chan struct{})
+			g.persisted, g.killing = nil, make(chan struct{})
 		}
 		g.mu.Unlock()
 		if due {
@@ -591,15 +591,15 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 				break
 			}
 		}
-		answer.Error = g.change(r, r.Memo, func(d *Deadline) error { return d.Arm(Now(), r.Until, r.Op == "grant") })
+		answer.Error = g.change(r, r.PersistedState, func(d *Deadline) error { return d.Arm(Now(), r.Until, r.Op == "grant") })
 	case "disarm":
-		memo := r.Memo
-		if memo == nil {
-			memo = json.RawMessage{}
+		persisted := r.PersistedState
+		if persisted == nil {
+			persisted = json.RawMessage{}
 		}
-		answer.Error = g.change(r, memo, func(d *Deadline) error { d.Disarm(); return nil })
+		answer.Error = g.change(r, persisted, func(d *Deadline) error { d.Disarm(); return nil })
 	case "remember":
-		answer.Error = g.change(r, r.Memo, func(*Deadline) error { return nil })
+		answer.Error = g.change(r, r.PersistedState, func(*Deadline) error { return nil })
 	case "quit":
 		switch pids, err := g.left(goneWithin); {
 		case err != nil:
@@ -619,7 +619,7 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 	})
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	answer.Until, answer.Fired, answer.Memo, answer.Postmaster = g.deadline.Until, g.deadline.Fired, g.memo, g.target.Postmaster()
+	answer.Until, answer.Fired, answer.PersistedState, answer.Postmaster = g.deadline.Until, g.deadline.Fired, g.persisted, g.target.Postmaster()
 	return answer
 }
 
@@ -636,7 +636,7 @@ func (g *guard) left(within time.Duration) ([]int, error) {
 }
 
 // change changes the deadline and what the agent wants remembered.
-func (g *guard) change(r guardRequest, memo json.RawMessage, move func(*Deadline) error) string {
+func (g *guard) change(r guardRequest, persisted json.RawMessage, move func(*Deadline) error) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !r.Asked.IsZero() && r.Asked.Before(g.asked) {
@@ -647,8 +647,8 @@ func (g *guard) change(r guardRequest, memo json.RawMessage, move func(*Deadline
 		return err.Error()
 	}
 	g.tellWatcher()
-	if memo != nil {
-		g.memo = memo
+	if persisted != nil {
+		g.persisted = persisted
 	}
 	select {
 	case g.moved <- struct{}{}:

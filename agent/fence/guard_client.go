@@ -56,8 +56,8 @@ type GuardStatus struct {
 	Until cluster.Instant
 	// Fired says that it has killed PostgreSQL since it was armed last.
 	Fired bool
-	// Memo is what the agent told it to remember, nil when nothing.
-	Memo json.RawMessage
+	// PersistedState is what the agent told it to remember, nil when nothing.
+	PersistedState json.RawMessage
 	// Postmaster is the one that it holds, zero: none.
 	Postmaster int
 	Watched    Watched
@@ -90,15 +90,15 @@ func (c *GuardClient) Start(ctx context.Context, s GuardStart) (int, error) {
 }
 
 // Arm sets or moves the deadline of the present lease, and has the guard remember
-// memo, unless that is nil. The guard refuses when its deadline has passed.
-func (c *GuardClient) Arm(ctx context.Context, until cluster.Instant, memo json.RawMessage) error {
-	_, err := c.ask(ctx, guardRequest{Op: "arm", Until: until, Memo: memo, Postmaster: c.postmaster()})
+// persisted, unless that is nil. The guard refuses when its deadline has passed.
+func (c *GuardClient) Arm(ctx context.Context, until cluster.Instant, persisted json.RawMessage) error {
+	_, err := c.ask(ctx, guardRequest{Op: "arm", Until: until, PersistedState: persisted, Postmaster: c.postmaster()})
 	return err
 }
 
 // Grant sets the deadline of a new lease.
-func (c *GuardClient) Grant(ctx context.Context, until cluster.Instant, memo json.RawMessage) error {
-	_, err := c.ask(ctx, guardRequest{Op: "grant", Until: until, Memo: memo, Postmaster: c.postmaster()})
+func (c *GuardClient) Grant(ctx context.Context, until cluster.Instant, persisted json.RawMessage) error {
+	_, err := c.ask(ctx, guardRequest{Op: "grant", Until: until, PersistedState: persisted, Postmaster: c.postmaster()})
 	return err
 }
 
@@ -109,9 +109,9 @@ func (c *GuardClient) postmaster() int {
 	return c.Postmaster()
 }
 
-// Remember has the guard remember memo and leaves its deadline as it is.
-func (c *GuardClient) Remember(ctx context.Context, memo json.RawMessage) error {
-	_, err := c.ask(ctx, guardRequest{Op: "remember", Memo: memo})
+// Remember has the guard remember persisted and leaves its deadline as it is.
+func (c *GuardClient) Remember(ctx context.Context, persisted json.RawMessage) error {
+	_, err := c.ask(ctx, guardRequest{Op: "remember", PersistedState: persisted})
 	return err
 }
 
@@ -129,12 +129,12 @@ func (c *GuardClient) Disarm(ctx context.Context) error {
 	return err
 }
 
-// StandDown takes the deadline away and has the guard remember memo: PostgreSQL runs
+// StandDown takes the deadline away and has the guard remember persisted: PostgreSQL runs
 // on without one.
-func (c *GuardClient) StandDown(ctx context.Context, memo json.RawMessage) error {
-	answer, err := c.ask(ctx, guardRequest{Op: "disarm", Memo: memo})
-	if err == nil && len(answer.Memo) == 0 { // an earlier version forgets
-		return c.Remember(ctx, memo)
+func (c *GuardClient) StandDown(ctx context.Context, persisted json.RawMessage) error {
+	answer, err := c.ask(ctx, guardRequest{Op: "disarm", PersistedState: persisted})
+	if err == nil && len(answer.PersistedState) == 0 { // an earlier version forgets
+		return c.Remember(ctx, persisted)
 	}
 	return err
 }
@@ -142,7 +142,7 @@ func (c *GuardClient) StandDown(ctx context.Context, memo json.RawMessage) error
 // Status asks the guard how it stands.
 func (c *GuardClient) Status(ctx context.Context) (GuardStatus, error) {
 	answer, err := c.ask(ctx, guardRequest{Op: "status"})
-	return GuardStatus{Until: answer.Until, Fired: answer.Fired, Memo: answer.Memo, Postmaster: answer.Postmaster, Watched: answer.watched()}, err
+	return GuardStatus{Until: answer.Until, Fired: answer.Fired, PersistedState: answer.PersistedState, Postmaster: answer.Postmaster, Watched: answer.watched()}, err
 }
 
 // knockWithin bounds how long the guard's socket may take to connect, which the

@@ -475,8 +475,8 @@ func TestGuardRemembers(t *testing.T) {
 		defer again.Close()
 		s, err := again.Recall(ctx)
 		must(t, err)
-		if string(s.Memo) != want {
-			t.Errorf("remembers %q, want %q", s.Memo, want)
+		if string(s.PersistedState) != want {
+			t.Errorf("remembers %q, want %q", s.PersistedState, want)
 		}
 	}
 	recalled("")

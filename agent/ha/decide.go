@@ -16,7 +16,7 @@ func Decide(v View) Decision {
 		busy,      // a task runs: let it
 		shutDown,  // PostgreSQL was stopped from outside the agent, and does not end
 		starting,  // there is no usable data directory
-		parted,    // a candidate counts on this member's receiving nothing
+		detached,  // a candidate counts on this member's receiving nothing
 		following, // somebody else leads
 	} {
 		if d, applies := situation(v); applies {

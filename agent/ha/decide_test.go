@@ -457,7 +457,7 @@ func TestFollowingByTheArchive(t *testing.T) {
 		{"tagged while commits wait for it", view(leads("b", 0), noStream, streams, syncKey("b", "a")), "", "until it does without"},
 		{"commits wait for another", view(leads("b", 0), noStream, streams, syncKey("b", "c")), "follow nobody", ""},
 		{"the tag is gone", view(leads("b", 0), noStream, func(v *View) { v.Tags = nil }), "follow b", "b leads"},
-		{"parted", view(leads("b", 0), noStream, func(v *View) { v.Parted = 45 }), "", "until b is seen to lead on"},
+		{"parted", view(leads("b", 0), noStream, func(v *View) { v.Detached = 45 }), "", "until b is seen to lead on"},
 		{"nobody leads", view(leads("b", 8201*time.Millisecond), noStream, asked()), "take over (status at 45)", "best"},
 		{"nobody leads, and it lags", view(leads("b", 8201*time.Millisecond), noStream, asked(), func(v *View) { v.Cluster.Status.Value.OpTime = 5000 + 2<<20 }), "", "lags"},
 		{"nobody leads, another one has more", view(leads("b", 8201*time.Millisecond), noStream, asked(peer("c", 1, 6000))), "", "c is ahead"},

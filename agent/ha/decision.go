@@ -44,9 +44,9 @@ type Reread struct{}
 
 // AskPeers asks every other member how it fares.
 type AskPeers struct {
-	// Part asks them first to part from the old leader, whose last status has this
+	// Detach asks them first to detach from the old leader, whose last status has this
 	// index; zero: it does not.
-	Part uint64
+	Detach uint64
 }
 
 // AskFailsafe asks every member of the failsafe list to promise that it will not
@@ -178,8 +178,8 @@ func (r Release) String() string {
 }
 func (Reread) String() string { return "read Consul again" }
 func (a AskPeers) String() string {
-	if a.Part > 0 {
-		return fmt.Sprintf("ask the other members, parted from the old leader (status at %d)", a.Part)
+	if a.Detach > 0 {
+		return fmt.Sprintf("ask the other members, detached from the old leader (status at %d)", a.Detach)
 	}
 	return "ask the other members"
 }

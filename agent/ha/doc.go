@@ -13,7 +13,7 @@
 //	paused.go     the operator said: hands off
 //	shutdown.go   PostgreSQL was shut down from outside the agent
 //	starting.go   no usable data directory yet
-//	parting.go    a candidate counts on this member's receiving nothing
+//	detaching.go    a candidate counts on this member's receiving nothing
 //	following.go  somebody else leads
 //	electing.go   nobody leads
 //	quorum.go     what a candidate must know first in quorum mode
@@ -25,9 +25,9 @@
 //
 //	view.go, decision.go
 //	              what a decision rests on, and what it can ask for
-//	tenure.go, lease.go
+//	lease_state.go, lease.go
 //	              a member's dealings with the lock: its lease, its writes and their outcome
-//	outlook.go    what it knows of its shard, and since when
+//	cluster_view.go    what it knows of its shard, and since when
 //	failsafe.go   what leader and members without Consul promise each other
 //
 // The rules of the lease are those of docs/design.md (design 5).

@@ -34,7 +34,7 @@ func (l *failsafeLists) all() []map[string]string {
 	return append([]map[string]string{l.known}, l.maybe...)
 }
 
-func (l *failsafeLists) resume(m Memo) {
+func (l *failsafeLists) resume(m PersistedState) {
 	*l = failsafeLists{index: m.ListedAt, maybe: m.Lists, leaving: m.Leaving}
 	if m.Listed && len(m.Lists) > 0 {
 		l.known, l.maybe = m.Lists[0], m.Lists[1:]
@@ -44,7 +44,7 @@ func (l *failsafeLists) resume(m Memo) {
 // ListKnown notes what the key holds at index: after a reading, or after a write
 // that succeeded. list is nil when the key is absent. Writes of unknown outcome
 // are settled when the index has moved: they had checked the earlier one.
-func (t *Tenure) ListKnown(index uint64, list map[string]string) {
+func (t *LeaseState) ListKnown(index uint64, list map[string]string) {
 	if index != t.lists.index {
 		t.lists = failsafeLists{index: index, known: list}
 	}
@@ -52,7 +52,7 @@ func (t *Tenure) ListKnown(index uint64, list map[string]string) {
 
 // BeginList notes that a list, or with nil the key's deletion, is about to be
 // written.
-func (t *Tenure) BeginList(list map[string]string) {
+func (t *LeaseState) BeginList(list map[string]string) {
 	if list == nil {
 		t.lists.leaving = true
 		return
@@ -65,7 +65,7 @@ func (t *Tenure) BeginList(list map[string]string) {
 // FailsafeMembers are the other members of every list that may stand in Consul,
 // with their API URLs: all of them have to agree. A member whose URL differs from
 // list to list appears with each.
-func (t *Tenure) FailsafeMembers(self string) []FailsafeMember {
+func (t *LeaseState) FailsafeMembers(self string) []FailsafeMember {
 	var members []FailsafeMember
 	for _, list := range t.lists.all() {
 		for name, url := range list {
@@ -98,14 +98,14 @@ func compareStrings(pairs ...string) int {
 
 // BeginFailsafe notes that the members are about to be asked, at t0, and returns
 // the lease that they are asked for.
-func (t *Tenure) BeginFailsafe(t0 cluster.Instant) time.Duration {
+func (t *LeaseState) BeginFailsafe(t0 cluster.Instant) time.Duration {
 	t.asking, t.asked = true, t0
 	return t.shortest
 }
 
 // FailsafeAnswered prolongs the lease when all members have agreed, counted from
 // t0, which was read before the first of them was asked.
-func (t *Tenure) FailsafeAnswered(now, t0 cluster.Instant, lease time.Duration, agreed bool) error {
+func (t *LeaseState) FailsafeAnswered(now, t0 cluster.Instant, lease time.Duration, agreed bool) error {
 	t.asking = false
 	if !agreed {
 		return nil
@@ -142,7 +142,7 @@ type Promise struct {
 var ErrDisagree = errors.New("not agreed")
 
 // Agree gives the promise that a leader without Consul asks for, or says why not.
-func (t *Tenure) Agree(v View, r FailsafeRequest) error {
+func (t *LeaseState) Agree(v View, r FailsafeRequest) error {
 	status := v.Cluster.Status
 	newer := status.ModifyIndex > r.Index
 	switch b := v.beat(); {
@@ -192,7 +192,7 @@ func (v View) longestLease() time.Duration {
 func newerThan(e cluster.Entry[cluster.Status], index uint64) bool { return e.ModifyIndex > index }
 
 // Promise is what this member has promised, nil when nothing.
-func (t *Tenure) Promise() *Promise { return t.promise }
+func (t *LeaseState) Promise() *Promise { return t.promise }
 
 // promised is the promise in force: it has not run out, and the leader has not
 // been seen to release its lease since.

@@ -223,11 +223,11 @@ func TestPromisesNeedEachCondition(t *testing.T) {
 	longer := func(v *View) { v.Cluster.Status.Value.Lictor.LeaseMS = 2 * ttl.Milliseconds() }
 	unread := func(v *View) { newShard(v); v.Read = 0 }
 	for _, tt := range []struct {
-		name   string
-		view   View
-		tenure *Tenure
-		ask    FailsafeRequest
-		ok     bool
+		name       string
+		view       View
+		leaseState *LeaseState
+		ask        FailsafeRequest
+		ok         bool
 	}{
 		{"holds a lease, and is no primary yet", view(leads("b", 0)), leader(), ask, false},
 		{"was the primary and is down", view(leads("b", 0), primary, down), nil, ask, true},
@@ -236,9 +236,9 @@ func TestPromisesNeedEachCondition(t *testing.T) {
 		{"as long as ttl, longer than the last beat's lease", view(leads("b", 0), func(v *View) { v.Config.TTL = 2 * ttl }), nil, FailsafeRequest{Leader: "b", Lease: 2 * ttl, Index: 45}, true},
 		{"longer than our ttl, and Consul was never read", view(unread), nil, FailsafeRequest{Leader: "b", Lease: 4 * ttl, Index: 45}, true},
 	} {
-		l := tt.tenure
+		l := tt.leaseState
 		if l == nil {
-			l = &Tenure{}
+			l = &LeaseState{}
 		}
 		if err := l.Agree(tt.view, tt.ask); (err == nil) != tt.ok {
 			t.Errorf("%s: %v", tt.name, err)
@@ -246,7 +246,7 @@ func TestPromisesNeedEachCondition(t *testing.T) {
 	}
 
 	// A promise is not shortened by a later one, and knows the latest status.
-	l := &Tenure{promise: &Promise{Leader: "b", Until: now.Add(time.Minute), Index: 45}}
+	l := &LeaseState{promise: &Promise{Leader: "b", Until: now.Add(time.Minute), Index: 45}}
 	v := view(leads("b", 0))
 	v.Promise = l.Promise()
 	if err := l.Agree(v, ask); err != nil || l.Promise().Until != now.Add(time.Minute) {
@@ -320,7 +320,7 @@ func TestFailsafeNeedsEachCondition(t *testing.T) {
 	for _, name := range []string{"h", "c", "g", "e", "b", "f", "d"} {
 		many[name] = "u" + name
 	}
-	crowd := &Tenure{}
+	crowd := &LeaseState{}
 	crowd.ListKnown(5, many)
 	crowd.BeginList(map[string]string{"c": "another"})
 	names := ""
@@ -353,12 +353,12 @@ func TestFailsafeNeedsEachCondition(t *testing.T) {
 	if err := l.BeatSucceeded(at(107), at(106), ttl); err != nil || l.OnFailsafe() {
 		t.Errorf("a beat: %v, on failsafe %v", err, l.OnFailsafe())
 	}
-	// A memo that says that a list is known, and has none.
-	var next Tenure
-	if next.ResumeLists(Memo{Listed: true, ListedAt: 7}); next.Lease().Failsafe {
+	// A persisted state that says that a list is known, and has none.
+	var next LeaseState
+	if next.ResumeLists(PersistedState{Listed: true, ListedAt: 7}); next.Lease().Failsafe {
 		t.Error("a list that is not there is usable")
 	}
-	next.ResumeLists(Memo{Listed: true, ListedAt: 7, Lists: []map[string]string{{"a": "ua"}}})
+	next.ResumeLists(PersistedState{Listed: true, ListedAt: 7, Lists: []map[string]string{{"a": "ua"}}})
 	if !next.Lease().Failsafe {
 		t.Error("the list of the earlier run is not usable")
 	}
@@ -385,7 +385,7 @@ func TestOtherPrimariesNeedsEachCondition(t *testing.T) {
 	}
 }
 
-func TestOutlookNeedsEachCondition(t *testing.T) {
+func TestClusterViewNeedsEachCondition(t *testing.T) {
 	route := func(index, route uint64) cluster.Snapshot {
 		return cluster.Snapshot{Index: index, Route: cluster.Entry[cluster.Route]{ModifyIndex: route}}
 	}
@@ -405,19 +405,19 @@ func TestOutlookNeedsEachCondition(t *testing.T) {
 		{"the route is gone, it was the last of all that was written", 15, route(11, 0), true, 0},
 		{"a newer route, both the last of all that was written", 15, route(11, 19), true, 19},
 	} {
-		o := Outlook{Read: 1, FirstRead: 1, Snapshot: route(10, tt.known)}
+		o := ClusterView{Read: 1, FirstRead: 1, Snapshot: route(10, tt.known)}
 		if o.Accept(2, tt.reading, tt.consistent); o.Snapshot.Route.ModifyIndex != tt.want {
 			t.Errorf("%s: route at %d, want %d", tt.name, o.Snapshot.Route.ModifyIndex, tt.want)
 		}
 	}
 	back := route(6, 3)
 	back.Status = cluster.Entry[cluster.Status]{ModifyIndex: 4, Value: cluster.Status{Lictor: &cluster.Beat{LeaseMS: 8000}}}
-	o := Outlook{Read: 1, FirstRead: 1, Snapshot: route(10, 7)}
+	o := ClusterView{Read: 1, FirstRead: 1, Snapshot: route(10, 7)}
 	o.Snapshot.Status.ModifyIndex = 8
 	if o.Accept(2, back, true); o.Snapshot.Route.ModifyIndex != 3 {
 		t.Errorf("Consul has gone back: route at %d, want 3", o.Snapshot.Route.ModifyIndex)
 	}
-	o = Outlook{}
+	o = ClusterView{}
 	o.Accept(at(3), route(10, 0), true)
 	o.Accept(at(4), route(11, 0), true)
 	if o.FirstRead != at(3) || o.Read != at(4) || o.StatusSeen != at(3) {
@@ -430,7 +430,7 @@ func TestOutlookNeedsEachCondition(t *testing.T) {
 		t.Errorf("a reading from before our write: %v", got)
 	}
 
-	o = Outlook{}
+	o = ClusterView{}
 	for _, tt := range []struct {
 		own, told int
 		promotes  bool
@@ -446,7 +446,7 @@ func TestOutlookNeedsEachCondition(t *testing.T) {
 	}
 }
 
-func TestPartingNeedsEachCondition(t *testing.T) {
+func TestDetachingNeedsEachCondition(t *testing.T) {
 	for name, tt := range map[string]struct {
 		view  View
 		index uint64
@@ -456,29 +456,29 @@ func TestPartingNeedsEachCondition(t *testing.T) {
 		"holds a lease, and is no primary yet":   {view(holdsLease(time.Second), func(v *View) { v.Postgres.Primary = false }), 45, false},
 		"a primary that is starting, as it says": {view(leads("b", 0), primary, func(v *View) { v.Postgres.Accepting = false }), 45, false},
 	} {
-		if err := tt.view.MayPart(tt.index); (err == nil) != tt.may {
+		if err := tt.view.MayDetach(tt.index); (err == nil) != tt.may {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	parted := func(v *View) { v.Parted = 45 }
+	detached := func(v *View) { v.Detached = 45 }
 	nobody := func(v *View) { v.Postgres.Upstream, v.Postgres.Streaming = "", false }
 	runSituations(t, []situationTest{
-		{"set up to follow, not connected", view(leads("b", 0), parted, func(v *View) { v.Postgres.Streaming = false }), "follow nobody", "counts on this member"},
-		{"connected, set up to follow nobody", view(leads("b", 0), parted, func(v *View) { v.Postgres.Upstream = "" }), "follow nobody", "counts on this member"},
-		{"PostgreSQL is starting", view(leads("b", 0), parted, func(v *View) { v.Postgres.Accepting = false }), "", "until b is seen to lead on"},
-		{"follows nobody", view(leads("b", 0), parted, nobody), "", "until b is seen to lead on"},
-		{"is the leader", view(leads("a", 0), parted, nobody, down), "start as replica of nobody", "how far our WAL goes"},
+		{"set up to follow, not connected", view(leads("b", 0), detached, func(v *View) { v.Postgres.Streaming = false }), "follow nobody", "counts on this member"},
+		{"connected, set up to follow nobody", view(leads("b", 0), detached, func(v *View) { v.Postgres.Upstream = "" }), "follow nobody", "counts on this member"},
+		{"PostgreSQL is starting", view(leads("b", 0), detached, func(v *View) { v.Postgres.Accepting = false }), "", "until b is seen to lead on"},
+		{"follows nobody", view(leads("b", 0), detached, nobody), "", "until b is seen to lead on"},
+		{"is the leader", view(leads("a", 0), detached, nobody, down), "start as replica of nobody", "how far our WAL goes"},
 	})
 	// A reading that began before cannot undo it.
-	o := Outlook{Read: 1, Snapshot: cluster.Snapshot{Index: 40}}
-	o.Part(50)
-	o.Part(45)
-	if got := o.Accept(2, cluster.Snapshot{Index: 48}, false); o.Parted != 50 || got != Overtaken {
-		t.Errorf("parted under %d, the reading was %v", o.Parted, got)
+	o := ClusterView{Read: 1, Snapshot: cluster.Snapshot{Index: 40}}
+	o.Detach(50)
+	o.Detach(45)
+	if got := o.Accept(2, cluster.Snapshot{Index: 48}, false); o.Detached != 50 || got != Overtaken {
+		t.Errorf("detached under %d, the reading was %v", o.Detached, got)
 	}
-	o = Outlook{Parted: 50, Snapshot: view(leads("b", 0), quorumOfB).Cluster}
-	if o.Resume("a", false); o.Parted != 50 {
-		t.Errorf("resumed under %d", o.Parted)
+	o = ClusterView{Detached: 50, Snapshot: view(leads("b", 0), quorumOfB).Cluster}
+	if o.Resume("a", false); o.Detached != 50 {
+		t.Errorf("resumed under %d", o.Detached)
 	}
 }
 
@@ -554,26 +554,26 @@ func TestSwitchoverInPause(t *testing.T) {
 }
 
 func TestQuorumNeedsEachCondition(t *testing.T) {
-	const askAgainParted = "ask the other members, parted from the old leader (status at 45)"
+	const askAgainDetached = "ask the other members, detached from the old leader (status at 45)"
 	over := leads("b", ttl+ttl/40+time.Second)
 	c := peer("c", 1, 5000)
-	c.Parted = 45
+	c.Detached = 45
 	silent := c
 	silent.Answered = false
 	none := c
 	none.Timeline = 0
 	runSituations(t, []situationTest{
-		{"enough have parted", view(over, quorumOfB, askedToPart(45, c)), "take over (status at 45)", "best"},
-		{"asked before the old leader gave up", view(over, quorumOfB, released(""), askedToPart(45, c), func(v *View) {
+		{"enough have detached", view(over, quorumOfB, askedToDetach(45, c)), "take over (status at 45)", "best"},
+		{"asked before the old leader gave up", view(over, quorumOfB, released(""), askedToDetach(45, c), func(v *View) {
 			v.StatusSeen, v.PeersAsked = now.Add(-100*time.Millisecond), now.Add(-time.Second)
 		}), "ask the other members", "positions"},
-		{"not asked to part from this status", view(over, quorumOfB, askedToPart(44, c)), askAgainParted, "positions"},
-		{"the answers are old", view(over, quorumOfB, askedToPart(45, c), func(v *View) { v.PeersAsked = now.Add(-3 * time.Second) }), "ask the other members", ""},
-		{"a promise has run out since", view(over, quorumOfB, askedToPart(45, c), func(v *View) {
+		{"not asked to detach from this status", view(over, quorumOfB, askedToDetach(44, c)), askAgainDetached, "positions"},
+		{"the answers are old", view(over, quorumOfB, askedToDetach(45, c), func(v *View) { v.PeersAsked = now.Add(-3 * time.Second) }), "ask the other members", ""},
+		{"a promise has run out since", view(over, quorumOfB, askedToDetach(45, c), func(v *View) {
 			v.Promise = &Promise{Leader: "b", Until: now, Index: 45}
-		}), askAgainParted, "positions"},
-		{"does not know its timeline", view(over, quorumOfB, askedToPart(45, none)), "", "sees 0"},
-		{"still waiting for answers", view(over, quorumOfB, askedToPart(45, silent), func(v *View) { v.PeersDone = false }), "", "waiting for the others"},
+		}), askAgainDetached, "positions"},
+		{"does not know its timeline", view(over, quorumOfB, askedToDetach(45, none)), "", "sees 0"},
+		{"still waiting for answers", view(over, quorumOfB, askedToDetach(45, silent), func(v *View) { v.PeersDone = false }), "", "waiting for the others"},
 	})
 	key := quorumKey("x", 1, "a", "b", "c")
 	long := now.Add(-time.Minute)
@@ -586,17 +586,17 @@ func TestQuorumNeedsEachCondition(t *testing.T) {
 		ended cluster.Instant
 		asks  bool
 	}{
-		"answers of long ago":           {view(key, whole, old), long, true},
-		"a promise of long ago":         {view(key, whole, func(v *View) { v.Promise = &Promise{Leader: "x", Until: long} }), now.Add(-50 * time.Millisecond), true},
-		"not parted, and others answer": {view(leads("x", 0), key, ahead, unfinished, func(v *View) { v.PeersParted = 45 }), long, false},
-		"ahead, asked a while ago":      {view(key, ahead, func(v *View) { v.PeersAsked = now.Add(-600 * time.Millisecond) }), long, false},
+		"answers of long ago":             {view(key, whole, old), long, true},
+		"a promise of long ago":           {view(key, whole, func(v *View) { v.Promise = &Promise{Leader: "x", Until: long} }), now.Add(-50 * time.Millisecond), true},
+		"not detached, and others answer": {view(leads("x", 0), key, ahead, unfinished, func(v *View) { v.PeersDetached = 45 }), long, false},
+		"ahead, asked a while ago":        {view(key, ahead, func(v *View) { v.PeersAsked = now.Add(-600 * time.Millisecond) }), long, false},
 	} {
 		d, first := tt.view.quorumFirst(tt.ended)
 		if _, asks := findAction[AskPeers](d); !first || asks != tt.asks {
 			t.Errorf("%s: first %v, %v (%s)", name, first, d.Actions, d.Reason)
 		}
 	}
-	if problem := view(over, quorumOfB, askedToPart(45, silent)).quorumProblem(); problem == "" {
+	if problem := view(over, quorumOfB, askedToDetach(45, silent)).quorumProblem(); problem == "" {
 		t.Error("a member that did not answer counts for what it said last")
 	}
 }
@@ -618,7 +618,7 @@ func TestRestoringNeedsEachCondition(t *testing.T) {
 	}
 }
 
-func TestTenureNeedsEachStep(t *testing.T) {
+func TestLeaseStateNeedsEachStep(t *testing.T) {
 	l := leader()
 	if l.Lease().InFlight || l.Lease().Uncertain {
 		t.Errorf("after a takeover: %+v", l.Lease())
@@ -662,7 +662,7 @@ func TestTenureNeedsEachStep(t *testing.T) {
 
 	// A takeover whose outcome is known no more keeps this member from no promise.
 	v, ask := view(leads("b", 0)), FailsafeRequest{Leader: "b", Lease: ttl, Index: 45}
-	var replica Tenure
+	var replica LeaseState
 	replica.BeginTakeOver(now, ttl)
 	replica.WriteFailed(Unknown, 0, 0)
 	replica.BeginTakeOver(now, ttl)
@@ -679,7 +679,7 @@ func TestTenureNeedsEachStep(t *testing.T) {
 		t.Errorf("after the reading: %v", err)
 	}
 
-	m := leader().Memo("session", 45)
+	m := leader().PersistedState("session", 45)
 	if m.Session != "session" || m.Index != 45 || m.Until != at(108) || m.Shortest != ttl {
 		t.Errorf("memo %+v", m)
 	}

@@ -12,8 +12,8 @@ import (
 // This file is what a candidate does in quorum mode: it leads only once it is sure to
 // hold every acknowledged commit.
 
-// partAgain is how soon members that were not ready to part are asked again.
-const partAgain = 100 * time.Millisecond
+// detachAgain is how soon members that were not ready to detach are asked again.
+const detachAgain = 100 * time.Millisecond
 
 // needsQuorum tells whether a member may lead only once it has seen a quorum at or
 // behind its own position.
@@ -26,7 +26,7 @@ func (v View) needsQuorum(name string) bool {
 // for a quorum. The positions count only if they were asked for when the old
 // leader could acknowledge nothing any more: after its lease ended (ended), and
 // after what this member has promised to it; and, as nobody may have fenced it,
-// of members that have parted from it.
+// of members that have detached from it.
 func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
 	if !v.needsQuorum(v.Name) {
 		return Decision{}, false
@@ -35,15 +35,15 @@ func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
 	if p := v.Promise; p != nil && ended.Before(p.Until) && !v.Now.Before(p.Until) {
 		ended = p.Until
 	}
-	part := v.mustPart()
+	detach := v.mustDetach()
 	current := v
 	current.Peers = slices.DeleteFunc(slices.Clone(v.Peers), func(p Peer) bool {
-		return p.Answered && p.Parted < part || !p.Observed.IsZero() && p.Observed.Before(ended)
+		return p.Answered && p.Detached < detach || !p.Observed.IsZero() && p.Observed.Before(ended)
 	})
 	problem := current.quorumProblem()
-	again := v.PeersAsked.Add(partAgain)
-	switch ask := do("nobody leads; asking for the positions of the synchronous standbys", AskPeers{Part: part}); {
-	case !v.peersFresh() || v.PeersAsked.Before(ended) || v.PeersParted < part:
+	again := v.PeersAsked.Add(detachAgain)
+	switch ask := do("nobody leads; asking for the positions of the synchronous standbys", AskPeers{Detach: detach}); {
+	case !v.peersFresh() || v.PeersAsked.Before(ended) || v.PeersDetached < detach:
 		return ask, true
 	case problem == "":
 		return Decision{}, false
@@ -54,7 +54,7 @@ func (v View) quorumFirst(ended cluster.Instant) (Decision, bool) {
 	case len(current.Peers) == len(v.Peers):
 		return wait("nobody leads; " + problem).by(v.Now.Add(askAgain)), true
 	case v.Now.Before(again):
-		return wait("nobody leads; not all synchronous standbys have parted from the old leader").by(again), true
+		return wait("nobody leads; not all synchronous standbys have detached from the old leader").by(again), true
 	default:
 		return ask, true
 	}
@@ -105,9 +105,9 @@ func (v View) quorumProblem() string {
 		key.Value.Quorum, key.Value.Leader, key.Value.Standbys(), len(seen), further)
 }
 
-// mustPart is the status that the voters must part from before their positions
+// mustDetach is the status that the voters must detach from before their positions
 // count; zero: the old leader has stopped its PostgreSQL, or is Patroni's.
-func (v View) mustPart() uint64 {
+func (v View) mustDetach() uint64 {
 	if b := v.beat(); b == nil || b.Released {
 		return 0
 	}

@@ -25,7 +25,7 @@ func TestMemberWhoseDataWereReplaced(t *testing.T) {
 	runSituations(t, []situationTest{
 		{"does not lead", view(expired, key, here, asked()), "", "its data were removed, rewound or cloned"},
 		{"is not waited for", view(expired, key, asked(c)), "take over (status at 45)", "best"},
-		{"does not count for a quorum", view(expired, quorumOfB, askedToPart(45, restoring(peer("c", 1, 4000)))), "", "c: its data were removed"},
+		{"does not count for a quorum", view(expired, quorumOfB, askedToDetach(45, restoring(peer("c", 1, 4000)))), "", "c: its data were removed"},
 		{"leads where nothing was promised", view(expired, here, asked()), "take over (status at 45)", "best"},
 		{"leads where the operator says so", view(expired, key, here, forced, asked()), "take over (status at 45)", "best"},
 	})

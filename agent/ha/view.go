@@ -27,7 +27,7 @@ type View struct {
 	// StatusSeen is when this agent first saw the status key at its present
 	// ModifyIndex (or first saw that there is none).
 	StatusSeen cluster.Instant
-	// GoneBack is as in Outlook.
+	// GoneBack is as in ClusterView.
 	GoneBack cluster.Instant
 	// Session is this agent's own Consul session, empty while there is none.
 	Session string
@@ -44,11 +44,11 @@ type View struct {
 	// PeersAskedLSN is this member's own position, as it was known when they were asked:
 	// what a peer had not reached later is its lag, whatever was written meanwhile.
 	PeersAskedLSN int64
-	// PeersParted is the status that they were asked to part from first; zero: none.
-	PeersParted uint64
-	// Parted is the status (its ModifyIndex) under which this member has parted from
+	// PeersDetached is the status that they were asked to detach from first; zero: none.
+	PeersDetached uint64
+	// Detached is the status (its ModifyIndex) under which this member has detached from
 	// the old leader; zero: it has not, or the shard has gone on since.
-	Parted uint64
+	Detached uint64
 
 	// Adopted is when this agent found a primary that was already running;
 	// zero: it did not.
@@ -239,10 +239,10 @@ type Peer struct {
 	// Observed is when, at the earliest, the member has looked at its PostgreSQL
 	// for this answer, by our clock; zero: when it was asked.
 	Observed cluster.Instant
-	// Parted is the status under which it had parted from the old leader, as it was
+	// Detached is the status under which it had detached from the old leader, as it was
 	// asked to, when it began to look at its PostgreSQL for this answer; zero: it was
 	// not asked, or had not.
-	Parted uint64
+	Detached uint64
 }
 
 // runsAsPrimary reports whether the member has answered that it does.

@@ -10,12 +10,12 @@ import (
 // bootstrapper makes a new shard, which needs the key initialize.
 type bootstrapper struct {
 	*Shard
-	work     *worker
-	local    *Local
-	tenure   *ha.Tenure
-	consul   Consul
-	postgres Postgres
-	reread   func()
+	work       *worker
+	local      *Local
+	leaseState *ha.LeaseState
+	consul     Consul
+	postgres   Postgres
+	reread     func()
 }
 
 // begin makes the shard if this member wins the key initialize, which its
@@ -89,7 +89,7 @@ func (b *bootstrapper) finish() {
 func (b *bootstrapper) clearStale(snapshot cluster.Snapshot) {
 	init, session := snapshot.Initialize, b.Session
 	if !init.Exists() || init.Value != "" || init.Session == "" || session == "" || b.work.task != nil ||
-		init.Session == session && (b.local.Data.State == ha.DataBootstrapped || b.tenure.Writing()) {
+		init.Session == session && (b.local.Data.State == ha.DataBootstrapped || b.leaseState.Writing()) {
 		return
 	}
 	cleared := func(err error) {

@@ -98,7 +98,7 @@ func TestClearStaleBootstrap(t *testing.T) {
 		{"made, of an earlier session", func(w *world, s *cluster.Snapshot) {
 			w.Data.State, s.Initialize.Session = ha.DataBootstrapped, "old"
 		}, "Consul.EndSession"},
-		{"being registered", func(w *world, _ *cluster.Snapshot) { w.Tenure.BeginTakeOver(w.clock, time.Second) }, ""},
+		{"being registered", func(w *world, _ *cluster.Snapshot) { w.LeaseState.BeginTakeOver(w.clock, time.Second) }, ""},
 		{"no session", func(w *world, _ *cluster.Snapshot) { w.Session = "" }, ""},
 		{"held by nobody", func(_ *world, s *cluster.Snapshot) { s.Initialize.Session = "" }, ""},
 		{"over", func(_ *world, s *cluster.Snapshot) { s.Initialize.Value = systemA }, ""},

@@ -22,8 +22,8 @@ type failsafe struct {
 // time is asked again in the next round.
 func (f *failsafe) ask() {
 	t0 := f.Now()
-	lease := f.lead.Tenure.BeginFailsafe(t0)
-	members, index := f.lead.Tenure.FailsafeMembers(f.Name), f.Snapshot.Status.ModifyIndex
+	lease := f.lead.LeaseState.BeginFailsafe(t0)
+	members, index := f.lead.LeaseState.FailsafeMembers(f.Name), f.Snapshot.Status.ModifyIndex
 	limit := max(min(f.lead.KillAt().Sub(t0), f.Dynamic.TTL/4), time.Millisecond)
 	open, over := len(members), false
 	answered := func(refusal error) {
@@ -53,8 +53,8 @@ func (f *failsafe) ask() {
 }
 
 func (f *failsafe) answered(t0 cluster.Instant, lease time.Duration, refusal error) {
-	before := f.lead.Tenure.OnFailsafe()
-	if err := f.lead.Tenure.FailsafeAnswered(f.Now(), t0, lease, refusal == nil); err != nil {
+	before := f.lead.LeaseState.OnFailsafe()
+	if err := f.lead.LeaseState.FailsafeAnswered(f.Now(), t0, lease, refusal == nil); err != nil {
 		f.Log.Error().Err(err).Msg("the members agreed too late")
 		return
 	}
@@ -63,7 +63,7 @@ func (f *failsafe) answered(t0 cluster.Instant, lease time.Duration, refusal err
 		f.Log.Warn().Err(refusal).Dur("lease_left", f.lead.LeaseLeft()).
 			Msg("not every member agrees that the leader goes on without Consul")
 		f.wakeAfter(f.retryAfter())
-	case !before && f.lead.Tenure.OnFailsafe():
+	case !before && f.lead.LeaseState.OnFailsafe():
 		f.Log.Warn().Msg("Consul does not answer; going on as the leader, as all members agree")
 	}
 	f.lead.ArmGuard()
@@ -77,19 +77,19 @@ func (f *failsafe) writeList(w ha.WriteFailsafe) {
 	if !f.keys.begin(key) {
 		return
 	}
-	f.lead.Tenure.BeginList(w.List)
+	f.lead.LeaseState.BeginList(w.List)
 	var value any
 	if w.List != nil {
 		value = maps.Clone(w.List)
 	}
-	f.lead.GuardSupervisor.remember(f.lead.Memo(), func(err error) {
+	f.lead.GuardSupervisor.remember(f.lead.PersistedState(), func(err error) {
 		if err != nil {
 			f.keys.failed("failsafe", key, err)
 			return
 		}
 		f.keys.send("failsafe", key, session, w.Index, value, func(index uint64) {
 			f.Snapshot.Failsafe = cluster.Entry[map[string]string]{Value: w.List, ModifyIndex: index}
-			f.lead.Tenure.ListKnown(index, w.List)
+			f.lead.LeaseState.ListKnown(index, w.List)
 			f.lead.ArmGuard()
 			f.Log.Info().Int("members", len(w.List)).Msg("failsafe list written")
 		})

@@ -10,7 +10,7 @@ import (
 // listed is a leader whose failsafe list names all three members.
 func listed(t *testing.T) *world {
 	w := newWorld(t).leading()
-	w.Tenure.ListKnown(140, map[string]string{"a": "http://a:8008/patroni", "b": "http://b:8008/patroni", "c": "http://c:8008/patroni"})
+	w.LeaseState.ListKnown(140, map[string]string{"a": "http://a:8008/patroni", "b": "http://b:8008/patroni", "c": "http://c:8008/patroni"})
 	w.agree("Guard.Arm")
 	w.pass(10 * time.Second)
 	return w
@@ -20,7 +20,7 @@ func listed(t *testing.T) *world {
 func TestAskFailsafe(t *testing.T) {
 	w := listed(t)
 	w.Snapshot.Members[2].Value.Lictor = nil // Patroni
-	until := w.Tenure.Until()
+	until := w.LeaseState.Until()
 	w.failsafe.ask()
 	t0 := w.clock
 	b, c := w.take("Peers.Failsafe"), w.take("Peers.Failsafe")
@@ -33,12 +33,12 @@ func TestAskFailsafe(t *testing.T) {
 	}
 	w.pass(time.Second)
 	b.answer()
-	if w.Tenure.Until() != until {
+	if w.LeaseState.Until() != until {
 		t.Fatal("one of two is enough")
 	}
 	c.answer()
-	if w.Tenure.Until() != t0.Add(30*time.Second) || !w.Tenure.OnFailsafe() {
-		t.Fatalf("until %v", w.Tenure.Until().Sub(t0))
+	if w.LeaseState.Until() != t0.Add(30*time.Second) || !w.LeaseState.OnFailsafe() {
+		t.Fatalf("until %v", w.LeaseState.Until().Sub(t0))
 	}
 	w.settle()
 	if w.GuardSupervisor.known != w.KillAt() {
@@ -49,17 +49,17 @@ func TestAskFailsafe(t *testing.T) {
 // The first refusal ends the round; what the others say then is void.
 func TestAFailsafeRoundThatIsRefused(t *testing.T) {
 	w := listed(t)
-	until := w.Tenure.Until()
+	until := w.LeaseState.Until()
 	w.failsafe.ask()
 	b, c := w.take("Peers.Failsafe"), w.take("Peers.Failsafe")
 	b.fail(errBoom)
-	if w.Tenure.Lease().Asking {
+	if w.LeaseState.Lease().Asking {
 		t.Fatal("the round goes on")
 	}
 	w.pass(time.Second)
 	w.failsafe.ask() // the next one
 	c.answer()
-	if w.Tenure.Until() != until || !w.Tenure.Lease().Asking {
+	if w.LeaseState.Until() != until || !w.LeaseState.Lease().Asking {
 		t.Fatal("an answer of the earlier round counts")
 	}
 }
@@ -72,7 +72,7 @@ func TestAFailsafeRoundThatIsTooLate(t *testing.T) {
 	b.answer()
 	w.pass(time.Minute)
 	c.answer()
-	if w.Tenure.Held(w.clock) || w.Tenure.OnFailsafe() {
+	if w.LeaseState.Held(w.clock) || w.LeaseState.OnFailsafe() {
 		t.Fatal("a lease that is over is prolonged")
 	}
 	w = listed(t)
@@ -81,7 +81,7 @@ func TestAFailsafeRoundThatIsTooLate(t *testing.T) {
 	w.fenceNow()
 	b.answer()
 	c.answer()
-	if w.Tenure.Held(w.clock) {
+	if w.LeaseState.Held(w.clock) {
 		t.Fatal("a fenced member leads again")
 	}
 }
@@ -90,12 +90,12 @@ func TestAFailsafeRoundThatIsTooLate(t *testing.T) {
 func TestAFailsafeRoundOfOne(t *testing.T) {
 	w := newWorld(t).leading()
 	w.agree("Guard.Arm")
-	w.Tenure.ListKnown(140, map[string]string{"a": "http://a:8008/patroni"})
+	w.LeaseState.ListKnown(140, map[string]string{"a": "http://a:8008/patroni"})
 	w.pass(time.Second)
 	t0 := w.clock
 	w.failsafe.ask()
 	w.pass(0)
-	if w.Tenure.Until() != t0.Add(30*time.Second) {
+	if w.LeaseState.Until() != t0.Add(30*time.Second) {
 		t.Fatal("not prolonged")
 	}
 	w.none("Peers.Failsafe")

@@ -11,19 +11,19 @@ import (
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
-// Memo is what the guard is told: the deadline, and what it remembers for the agent.
-type Memo struct {
-	ha.Memo
+// PersistedState is what the guard is told: the deadline, and what it remembers for the agent.
+type PersistedState struct {
+	ha.PersistedState
 	// Config is the dynamic configuration in force: Consul may be away.
 	Config json.RawMessage `json:"config,omitempty"`
 
 	KillAt  cluster.Instant `json:"-"` // the deadline; zero: there is no lease
-	version uint64          // counts the memos: tasks may pass on theirs late
+	version uint64          // counts the persisted states: tasks may pass on theirs late
 }
 
 // Recalled is what the guard of an agent's earlier run knows.
 type Recalled struct {
-	Memo *Memo // nil: nothing
+	PersistedState *PersistedState // nil: nothing
 	// Until is the guard's deadline, zero when it is disarmed or when none runs.
 	// It lies in the past when the guard has fired, or does not answer: then
 	// nobody knows how long PostgreSQL may run.
@@ -44,15 +44,15 @@ type GuardSupervisor struct {
 	later Later
 	log   zerolog.Logger
 
-	queue  []func(done func())
-	busy   bool
-	left   *order // by the loop, not yet sent
-	round  int    // of disarms
-	memos  uint64 // that were made
-	newest Memo   // the latest of those that anybody passed on
-	known  cluster.Instant
-	may    cluster.Instant // the latest deadline that it may have: not each order is answered
-	broken string
+	queue    []func(done func())
+	busy     bool
+	left     *order         // by the loop, not yet sent
+	round    int            // of disarms
+	persists uint64         // that were made
+	newest   PersistedState // the latest of those that anybody passed on
+	known    cluster.Instant
+	may      cluster.Instant // the latest deadline that it may have: not each order is answered
+	broken   string
 	// resting: the guard may remember that a pause is in force.
 	resting bool
 	marked  mark
@@ -71,9 +71,9 @@ const (
 
 // order is what the loop wants of the guard.
 type order struct {
-	memo   Memo
-	grant  bool // of a new lease
-	disarm bool
+	persisted PersistedState
+	grant     bool // of a new lease
+	disarm    bool
 }
 
 // errNotInTime: the guard was not told before it was too late.
@@ -86,23 +86,23 @@ func (g *GuardSupervisor) Recall(r Recalled) {
 }
 
 // arm leaves a new deadline of the present lease for the guard.
-func (g *GuardSupervisor) arm(m Memo) { g.leave(order{memo: m}) }
+func (g *GuardSupervisor) arm(m PersistedState) { g.leave(order{persisted: m}) }
 
 // grant leaves the deadline of a new lease for the guard.
-func (g *GuardSupervisor) grant(m Memo) { g.leave(order{memo: m, grant: true}) }
+func (g *GuardSupervisor) grant(m PersistedState) { g.leave(order{persisted: m, grant: true}) }
 
 // standDown leaves for the guard that nothing is to be guarded, as the shard is
 // paused, and that it is to remember so.
-func (g *GuardSupervisor) standDown(m Memo) {
+func (g *GuardSupervisor) standDown(m PersistedState) {
 	g.resting = true
-	g.leave(order{disarm: true, memo: m})
+	g.leave(order{disarm: true, persisted: m})
 }
 
 func (g *GuardSupervisor) leave(o order) {
-	if o.memo.KillAt.IsZero() && !o.disarm {
+	if o.persisted.KillAt.IsZero() && !o.disarm {
 		return
 	}
-	g.latest(o.memo)
+	g.latest(o.persisted)
 	queued := g.left != nil
 	o.grant = o.grant || queued && g.left.grant && !o.disarm
 	g.left = &o
@@ -127,7 +127,7 @@ func (g *GuardSupervisor) send(done func()) {
 	case o == nil: // a disarm has overtaken it
 		done()
 	case o.disarm:
-		g.port.StandDown(g.latest(o.memo), func(err error) {
+		g.port.StandDown(g.latest(o.persisted), func(err error) {
 			g.note(0, err)
 			if err == nil && g.marked != markedPaused && g.marking != markedPaused {
 				g.mark(0, markedPaused, func(err error) {
@@ -139,7 +139,7 @@ func (g *GuardSupervisor) send(done func()) {
 			done()
 		})
 	default:
-		g.tell(o.memo, o.grant, func(error) { done() }) // noted
+		g.tell(o.persisted, o.grant, func(error) { done() }) // noted
 	}
 }
 
@@ -171,9 +171,9 @@ func (g *GuardSupervisor) next() {
 	}
 }
 
-// latest is the newest memo that anybody has passed on: m, or one by which the loop
+// latest is the newest persisted state that anybody has passed on: m, or one by which the loop
 // has overtaken the task that passes on m.
-func (g *GuardSupervisor) latest(m Memo) Memo {
+func (g *GuardSupervisor) latest(m PersistedState) PersistedState {
 	if m.version > g.newest.version {
 		g.newest = m
 	}
@@ -181,7 +181,7 @@ func (g *GuardSupervisor) latest(m Memo) Memo {
 }
 
 // tell has the guard take the latest deadline.
-func (g *GuardSupervisor) tell(m Memo, grant bool, done func(error)) {
+func (g *GuardSupervisor) tell(m PersistedState, grant bool, done func(error)) {
 	m = g.latest(m)
 	if g.may.Before(m.KillAt) {
 		g.may = m.KillAt
@@ -195,7 +195,7 @@ func (g *GuardSupervisor) tell(m Memo, grant bool, done func(error)) {
 // ArmNow sets the deadline of a new lease; done hears when the guard has it. Work that was
 // broken off while the mark was made, or while the guard was busy, arms nothing any more: the
 // guard may have been disarmed by what came in between.
-func (g *GuardSupervisor) ArmNow(w *Work, m Memo, done func(error)) {
+func (g *GuardSupervisor) ArmNow(w *Work, m PersistedState, done func(error)) {
 	g.lead(m.KillAt, func(err error) {
 		if err != nil {
 			done(err)
@@ -242,7 +242,7 @@ func (g *GuardSupervisor) mark(until cluster.Instant, as mark, done func(error))
 // leads makes sure, before a beat or takeover is sent, that a restarted agent will know
 // of the lease: until is its end, should it succeed. What the guard remembers of a pause
 // is forgotten before a status says that there is none.
-func (g *GuardSupervisor) leads(m Memo, until cluster.Instant, limit time.Duration, done func(error)) {
+func (g *GuardSupervisor) leads(m PersistedState, until cluster.Instant, limit time.Duration, done func(error)) {
 	if m.Paused && g.resting || g.marked == markedLed && !g.resting { // mostly
 		done(nil)
 		return
@@ -271,7 +271,7 @@ func (g *GuardSupervisor) leads(m Memo, until cluster.Instant, limit time.Durati
 // shorten waits until the guard has no later deadline than this one: before a beat
 // is sent which makes the lease shorter (design 5.1). It does
 // not wait for a guard that has none.
-func (g *GuardSupervisor) shorten(m Memo, limit time.Duration, done func(error)) {
+func (g *GuardSupervisor) shorten(m PersistedState, limit time.Duration, done func(error)) {
 	if m = g.latest(m); m.KillAt.IsZero() || !m.KillAt.Before(g.may) {
 		done(nil)
 		return
@@ -293,8 +293,8 @@ func (g *GuardSupervisor) within(limit time.Duration, done func(error)) func(err
 	return once
 }
 
-// remember has the guard remember a memo; done hears when it does.
-func (g *GuardSupervisor) remember(m Memo, done func(error)) {
+// remember has the guard remember a persisted state; done hears when it does.
+func (g *GuardSupervisor) remember(m PersistedState, done func(error)) {
 	g.inTurn(func(told func(error)) { g.port.Remember(g.latest(m), told) }, done)
 }
 

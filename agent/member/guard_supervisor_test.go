@@ -9,13 +9,13 @@ import (
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
-// memoAt is a memo with a deadline, the latest so far.
-func memoAt(g *GuardSupervisor, killAt cluster.Instant) Memo {
-	g.memos++
-	return Memo{KillAt: killAt, version: g.memos}
+// persistedAt is a persisted state with a deadline, the latest so far.
+func persistedAt(g *GuardSupervisor, killAt cluster.Instant) PersistedState {
+	g.persists++
+	return PersistedState{KillAt: killAt, version: g.persists}
 }
 
-func (c *call) memo() Memo { return c.args[0].(Memo) }
+func (c *call) persisted() PersistedState { return c.args[0].(PersistedState) }
 
 // outcomeOf is a done that remembers what it was told.
 type outcomeOf struct {
@@ -37,17 +37,17 @@ func (o *outcomeOf) want(t *testing.T, told int, wrong bool) {
 func TestOrdersToTheGuardOneAfterAnother(t *testing.T) {
 	w := newWorld(t)
 	g := &w.GuardSupervisor
-	g.arm(memoAt(g, 10))
+	g.arm(persistedAt(g, 10))
 	first := w.take("Guard.Arm")
-	g.arm(memoAt(g, 20))
-	g.arm(memoAt(g, 30))
+	g.arm(persistedAt(g, 20))
+	g.arm(persistedAt(g, 30))
 	w.none("Guard.Arm")
 	if g.idle() {
 		t.Fatal("idle while the guard is being told")
 	}
 	first.answer()
 	second := w.take("Guard.Arm")
-	if second.memo().KillAt != 30 || second.args[1] != false {
+	if second.persisted().KillAt != 30 || second.args[1] != false {
 		t.Fatalf("second order: %v", second.args)
 	}
 	second.answer()
@@ -61,34 +61,34 @@ func TestOrdersToTheGuardOneAfterAnother(t *testing.T) {
 func TestGrantIsNotReplacedByAnArm(t *testing.T) {
 	w := newWorld(t)
 	g := &w.GuardSupervisor
-	g.arm(memoAt(g, 10))
+	g.arm(persistedAt(g, 10))
 	first := w.take("Guard.Arm")
-	g.grant(memoAt(g, 20))
-	g.arm(memoAt(g, 30))
+	g.grant(persistedAt(g, 20))
+	g.arm(persistedAt(g, 30))
 	first.answer()
 	c := w.take("Guard.Arm")
-	if c.args[1] != true || c.memo().KillAt != 30 {
+	if c.args[1] != true || c.persisted().KillAt != 30 {
 		t.Fatalf("the grant was lost: %v", c.args)
 	}
-	g.grant(memoAt(g, 40))
-	g.standDown(memoAt(g, 40))
+	g.grant(persistedAt(g, 40))
+	g.standDown(persistedAt(g, 40))
 	c.answer()
 	w.none("Guard.Arm")
 	w.answer("Guard.StandDown")
 }
 
-// A task that passes on its memo late does not bring an old deadline back.
+// A task that passes on its persisted state late does not bring an old deadline back.
 func TestAnOldMemoGivesWay(t *testing.T) {
 	w := newWorld(t)
 	g := &w.GuardSupervisor
 	w.agree("Guard.Mark")
-	old := memoAt(g, 10)
-	g.arm(memoAt(g, 50))
+	old := persistedAt(g, 10)
+	g.arm(persistedAt(g, 50))
 	var o outcomeOf
 	g.ArmNow(nil, old, o.done)
 	w.answer("Guard.Arm")
 	c := w.take("Guard.Arm")
-	if c.memo().KillAt != 50 || c.args[1] != true {
+	if c.persisted().KillAt != 50 || c.args[1] != true {
 		t.Fatalf("armed with %v", c.args)
 	}
 	c.answer()
@@ -99,7 +99,7 @@ func TestAnOldMemoGivesWay(t *testing.T) {
 func TestNoLeaseNoOrder(t *testing.T) {
 	w := newWorld(t)
 	g := &w.GuardSupervisor
-	g.arm(memoAt(g, 0))
+	g.arm(persistedAt(g, 0))
 	if !g.idle() {
 		t.Fatal("an order without a deadline")
 	}
@@ -113,7 +113,7 @@ func TestArmNowNeedsItsMark(t *testing.T) {
 	w := newWorld(t)
 	g := &w.GuardSupervisor
 	var o outcomeOf
-	g.ArmNow(nil, memoAt(g, 10), o.done)
+	g.ArmNow(nil, persistedAt(g, 10), o.done)
 	c := w.take("Guard.Mark")
 	if c.args[0] != cluster.Instant(10) || c.args[1] != false {
 		t.Fatalf("marked with %v", c.args)
@@ -123,14 +123,14 @@ func TestArmNowNeedsItsMark(t *testing.T) {
 	o.want(t, 1, true)
 	w.none("Guard.Arm")
 
-	g.ArmNow(nil, memoAt(g, 20), o.done) // tried again, as there is no mark
+	g.ArmNow(nil, persistedAt(g, 20), o.done) // tried again, as there is no mark
 	w.answer("Guard.Mark")
 	w.deny("Guard.Arm", errBoom)
 	o.want(t, 2, true)
 	if g.broken == "" {
 		t.Fatal("the guard counts as told")
 	}
-	g.ArmNow(nil, memoAt(g, 30), o.done) // one mark is enough
+	g.ArmNow(nil, persistedAt(g, 30), o.done) // one mark is enough
 	w.none("Guard.Mark")
 	w.answer("Guard.Arm")
 	o.want(t, 3, false)
@@ -148,17 +148,17 @@ func TestDisarmVoidsWhatWasLeftBefore(t *testing.T) {
 		armed bool // once it is disarmed
 	}{
 		{"nothing since", func(*GuardSupervisor) {}, false},
-		{"a deadline of the old lease", func(g *GuardSupervisor) { g.arm(memoAt(g, 30)) }, false},
-		{"a pause", func(g *GuardSupervisor) { g.standDown(memoAt(g, 30)) }, false},
-		{"a new lease", func(g *GuardSupervisor) { g.grant(memoAt(g, 30)) }, true},
-		{"a new lease and its next deadline", func(g *GuardSupervisor) { g.grant(memoAt(g, 30)); g.arm(memoAt(g, 40)) }, true},
+		{"a deadline of the old lease", func(g *GuardSupervisor) { g.arm(persistedAt(g, 30)) }, false},
+		{"a pause", func(g *GuardSupervisor) { g.standDown(persistedAt(g, 30)) }, false},
+		{"a new lease", func(g *GuardSupervisor) { g.grant(persistedAt(g, 30)) }, true},
+		{"a new lease and its next deadline", func(g *GuardSupervisor) { g.grant(persistedAt(g, 30)); g.arm(persistedAt(g, 40)) }, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
 			g := &w.GuardSupervisor
-			g.arm(memoAt(g, 10))
+			g.arm(persistedAt(g, 10))
 			first := w.take("Guard.Arm")
-			g.arm(memoAt(g, 20))
+			g.arm(persistedAt(g, 20))
 			var o outcomeOf
 			g.Disarm(o.done)
 			tt.leave(g)
@@ -217,7 +217,7 @@ func TestShorten(t *testing.T) {
 			g := &w.GuardSupervisor
 			g.may = tt.may
 			var o outcomeOf
-			g.shorten(memoAt(g, tt.killAt), time.Second, o.done)
+			g.shorten(persistedAt(g, tt.killAt), time.Second, o.done)
 			if !tt.asks {
 				o.want(t, 1, false)
 				w.none("Guard.Arm")
@@ -236,18 +236,18 @@ func TestShorten(t *testing.T) {
 func TestWhatTheGuardMayHave(t *testing.T) {
 	w := newWorld(t)
 	g := &w.GuardSupervisor
-	g.arm(memoAt(g, 10))
+	g.arm(persistedAt(g, 10))
 	w.answer("Guard.Arm")
-	g.arm(memoAt(g, 50))
+	g.arm(persistedAt(g, 50))
 	w.deny("Guard.Arm", errBoom)
 	if g.known != 10 || g.may != 50 {
 		t.Fatalf("known %v, may %v", g.known, g.may)
 	}
 	var o outcomeOf
-	g.shorten(memoAt(g, 40), time.Second, o.done)
+	g.shorten(persistedAt(g, 40), time.Second, o.done)
 	w.deny("Guard.Arm", errBoom)
 	o.want(t, 1, true)
-	g.shorten(memoAt(g, 40), time.Second, o.done)
+	g.shorten(persistedAt(g, 40), time.Second, o.done)
 	w.pass(2 * time.Second) // no answer in time
 	o.want(t, 2, true)
 	if !errors.Is(o.err, errNotInTime) {
@@ -274,7 +274,7 @@ func TestStandDown(t *testing.T) {
 		t.Fatal("the pause is told of before the guard knows")
 	}
 	c := w.take("Guard.StandDown")
-	if !c.memo().Paused {
+	if !c.persisted().Paused {
 		t.Fatal("the guard is not to remember the pause")
 	}
 	c.answer()
@@ -295,19 +295,19 @@ func TestStandDown(t *testing.T) {
 func TestTheMarkOfAPauseIsTriedAgain(t *testing.T) {
 	w := newWorld(t)
 	g := &w.GuardSupervisor
-	g.standDown(memoAt(g, 10))
+	g.standDown(persistedAt(g, 10))
 	w.answer("Guard.StandDown")
 	w.deny("Guard.Mark", errBoom)
 	if g.standsDown() {
 		t.Fatal("without a mark a restarted agent would not know of the pause")
 	}
-	g.standDown(memoAt(g, 20))
+	g.standDown(persistedAt(g, 20))
 	w.answer("Guard.StandDown")
 	w.answer("Guard.Mark")
 	if !g.standsDown() || g.marked != markedPaused {
 		t.Fatal("the mark was not made")
 	}
-	g.standDown(memoAt(g, 30))
+	g.standDown(persistedAt(g, 30))
 	w.deny("Guard.StandDown", errBoom)
 	if g.standsDown() {
 		t.Fatal("a guard that does not answer counts as standing down")
@@ -328,17 +328,17 @@ func TestTheEndOfAPause(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
 			g := &w.GuardSupervisor
-			g.standDown(memoAt(g, 10))
+			g.standDown(persistedAt(g, 10))
 			w.answer("Guard.StandDown")
 			w.answer("Guard.Mark")
 			var o outcomeOf
-			paused := memoAt(g, tt.killAt)
+			paused := persistedAt(g, tt.killAt)
 			paused.Paused = true
 			g.leads(paused, 60, time.Second, o.done)
 			o.want(t, 1, false) // a beat in pause: nothing changes
 			w.none("Guard.Mark", tt.order)
 
-			g.leads(memoAt(g, tt.killAt), 60, time.Second, o.done)
+			g.leads(persistedAt(g, tt.killAt), 60, time.Second, o.done)
 			w.none(tt.order)
 			if c := w.take("Guard.Mark"); c.args[0] != cluster.Instant(60) || c.args[1] != false {
 				t.Fatalf("marked with %v", c.args)
@@ -351,7 +351,7 @@ func TestTheEndOfAPause(t *testing.T) {
 			if !g.resting {
 				t.Fatal("the guard still remembers the pause")
 			}
-			g.leads(memoAt(g, tt.killAt), 60, time.Second, o.done)
+			g.leads(persistedAt(g, tt.killAt), 60, time.Second, o.done)
 			w.answer(tt.order)
 			o.want(t, 3, false)
 			if g.resting {
@@ -366,17 +366,17 @@ func TestTheEndOfAPauseWhoseMarkIsSlow(t *testing.T) {
 	w := newWorld(t)
 	g := &w.GuardSupervisor
 	g.marked = markedLed
-	g.standDown(memoAt(g, 10))
+	g.standDown(persistedAt(g, 10))
 	w.answer("Guard.StandDown")
 	slow := w.take("Guard.Mark")
 	if g.standsDown() {
 		t.Error("it counts as standing down before the mark says so")
 	}
-	g.standDown(memoAt(g, 15))
+	g.standDown(persistedAt(g, 15))
 	w.answer("Guard.StandDown")
 	w.none("Guard.Mark") // one is on its way
 	var o outcomeOf
-	g.leads(memoAt(g, 20), 60, 10*time.Second, o.done)
+	g.leads(persistedAt(g, 20), 60, 10*time.Second, o.done)
 	if w.find("Guard.Mark") == nil {
 		t.Fatal("the beat goes out while the disk is about to say that a pause is in force")
 	}
@@ -406,14 +406,14 @@ func TestRecall(t *testing.T) {
 func TestRememberIsQueued(t *testing.T) {
 	w := newWorld(t)
 	g := &w.GuardSupervisor
-	g.arm(memoAt(g, 10))
+	g.arm(persistedAt(g, 10))
 	var o outcomeOf
-	g.remember(memoAt(g, 20), o.done)
+	g.remember(persistedAt(g, 20), o.done)
 	w.none("Guard.Remember")
 	w.answer("Guard.Arm")
 	w.deny("Guard.Remember", errBoom)
 	o.want(t, 1, true)
-	g.remember(memoAt(g, 30), o.done)
+	g.remember(persistedAt(g, 30), o.done)
 	w.answer("Guard.Remember")
 	o.want(t, 2, false)
 }
@@ -425,7 +425,7 @@ func TestKillAt(t *testing.T) {
 	if got := w.KillAt(); !got.IsZero() {
 		t.Fatalf("without a lease: %v", got)
 	}
-	w.Tenure.TookOver(w.clock, 30*time.Second)
+	w.LeaseState.TookOver(w.clock, 30*time.Second)
 	if got := w.KillAt(); got != w.clock.Add(27*time.Second) {
 		t.Fatalf("%v", got.Sub(w.clock))
 	}
@@ -439,15 +439,15 @@ func TestKillAt(t *testing.T) {
 	}
 }
 
-// The memo carries the configuration in force, if it is one.
-func TestMemo(t *testing.T) {
+// The persisted state carries the configuration in force, if it is one.
+func TestPersistedState(t *testing.T) {
 	w := newWorld(t).leading()
-	m := w.Memo()
+	m := w.PersistedState()
 	if string(m.Config) != "{}" || m.KillAt != w.KillAt() || m.Session != "sa" || m.Index != 101 || m.Paused {
 		t.Fatalf("%+v", m)
 	}
 	w.Snapshot.Config.Value = []byte("{")
-	next := w.Memo()
+	next := w.PersistedState()
 	if next.Config != nil || next.version <= m.version {
 		t.Fatalf("%+v", next)
 	}

@@ -61,14 +61,14 @@ func TestHandover(t *testing.T) {
 	w.answer("Postgres.Look", left, true)
 	w.none("Guard.Disarm")
 	w.answer("Peers.Observe", ahead(302*mib, 3), nil)
-	if !w.Tenure.Held(w.clock) {
+	if !w.LeaseState.Held(w.clock) {
 		t.Fatal("the lease is gone before the guard is disarmed")
 	}
 	w.answer("Guard.Disarm")
 	w.answer("Guard.Unmark")
 	w.answer("Postgres.Look", left, true)
-	g := w.Tenure.Giving()
-	if g == nil || g.Successor != "b" || !w.Complete || w.handovers.HandedOver != 105 || w.Tenure.Held(w.clock) || w.PG.Running || w.handovers.announced.ID != "id" {
+	g := w.LeaseState.Giving()
+	if g == nil || g.Successor != "b" || !w.Complete || w.handovers.HandedOver != 105 || w.LeaseState.Held(w.clock) || w.PG.Running || w.handovers.announced.ID != "id" {
 		t.Fatalf("%+v, complete %t, request %d", g, w.Complete, w.handovers.HandedOver)
 	}
 	w.none("Consul.WriteAsLeader")
@@ -86,7 +86,7 @@ func TestHandoverToAnybody(t *testing.T) {
 	w.answer("Guard.Disarm")
 	w.answer("Guard.Unmark")
 	w.looked()
-	if g := w.Tenure.Giving(); g == nil || g.Successor != "" || w.Complete || w.handovers.HandedOver != 0 || w.handovers.announced.ID != "" {
+	if g := w.LeaseState.Giving(); g == nil || g.Successor != "" || w.Complete || w.handovers.HandedOver != 0 || w.handovers.announced.ID != "" {
 		t.Fatalf("%+v", g)
 	}
 	w.none("Postgres.Checkpoint", "Bouncers.Hold")
@@ -141,8 +141,8 @@ func TestAHandoverIsRolledBack(t *testing.T) {
 			w.none("Guard.Disarm")
 			w.looked()
 			w.wantTask(ha.TaskNone)
-			if !w.Tenure.Held(w.clock) || w.Tenure.Giving() != nil || w.handovers.HandedOver != 0 || w.Refused == "" {
-				t.Fatalf("held %t, giving %v, refused %q", w.Tenure.Held(w.clock), w.Tenure.Giving(), w.Refused)
+			if !w.LeaseState.Held(w.clock) || w.LeaseState.Giving() != nil || w.handovers.HandedOver != 0 || w.Refused == "" {
+				t.Fatalf("held %t, giving %v, refused %q", w.LeaseState.Held(w.clock), w.LeaseState.Giving(), w.Refused)
 			}
 			if back := w.View().RolledBack; back.Request != 105 || back.Why != w.Refused {
 				t.Fatalf("rolled back is %+v", back)
@@ -165,7 +165,7 @@ func TestASuccessorWithoutAKey(t *testing.T) {
 	w.looked()
 	w.pass(handoverLimit)
 	w.looked()
-	if !w.Tenure.Held(w.clock) || w.handovers.HandedOver != 0 || w.Attempt.Kind != ha.TaskHandover {
+	if !w.LeaseState.Held(w.clock) || w.handovers.HandedOver != 0 || w.Attempt.Kind != ha.TaskHandover {
 		t.Fatal("the lease is given to nobody")
 	}
 }
@@ -180,7 +180,7 @@ func TestAFenceDuringAHandover(t *testing.T) {
 	w.always["Postgres.Look"] = func(c *call) { c.answer(w.left(), true) }
 	w.settle()
 	w.pass(time.Minute)
-	if w.Tenure.Giving() != nil || w.Tenure.Held(w.clock) || w.handovers.HandedOver != 0 || w.TaskKind() != ha.TaskNone {
+	if w.LeaseState.Giving() != nil || w.LeaseState.Held(w.clock) || w.handovers.HandedOver != 0 || w.TaskKind() != ha.TaskNone {
 		t.Fatal("a fenced leader gives its lease away")
 	}
 	w.none("Peers.Observe")
@@ -199,9 +199,9 @@ func TestEndHandover(t *testing.T) {
 		{"it serves again", func(*world) {}, cluster.HandoverCancelled},
 		{"its route is being written", func(w *world) { w.writing[w.Keys.Route()] = true }, ""},
 		{"it is down", func(w *world) { w.stoppedOnPurpose() }, ""},
-		{"another leads and says so", func(w *world) { w.Tenure.Drop(); w.Snapshot = w.shard("b") }, cluster.HandoverDone},
+		{"another leads and says so", func(w *world) { w.LeaseState.Drop(); w.Snapshot = w.shard("b") }, cluster.HandoverDone},
 		{"another leads", func(w *world) {
-			w.Tenure.Drop()
+			w.LeaseState.Drop()
 			route := w.Snapshot.Route
 			w.Snapshot = w.shard("b")
 			w.Snapshot.Route = route

@@ -19,8 +19,8 @@ func refused(format string, args ...any) error { return Refused{fmt.Sprintf(form
 
 // HearFailsafe answers a leader that cannot reach Consul: nil is a promise.
 func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
-	before := m.Tenure.Promise()
-	err := m.Tenure.Agree(m.View(), r)
+	before := m.LeaseState.Promise()
+	err := m.LeaseState.Agree(m.View(), r)
 	switch {
 	case err != nil:
 		m.Log.Warn().Err(err).Str("leader", r.Leader).Msg("refused to let a leader go on without Consul")
@@ -50,29 +50,29 @@ func (m *Member) confirm(index uint64, done func(unread error)) {
 	})
 }
 
-// HearPart is asked to have PostgreSQL receive nothing more from the old leader. A status
-// that Consul does not show is no reason to part: it would never be followed by a newer
+// HearDetach is asked to have PostgreSQL receive nothing more from the old leader. A status
+// that Consul does not show is no reason to detach: it would never be followed by a newer
 // one. If Consul cannot be asked, the word of a member has to do. With nil, it begins to.
-func (m *Member) HearPart(candidate string, index uint64, done func(error)) {
+func (m *Member) HearDetach(candidate string, index uint64, done func(error)) {
 	m.confirm(index, func(unread error) {
-		done(m.part(candidate, index, unread))
+		done(m.detach(candidate, index, unread))
 	})
 }
 
-func (m *Member) part(candidate string, index uint64, unread error) error {
+func (m *Member) detach(candidate string, index uint64, unread error) error {
 	if _, known := m.Snapshot.Member(candidate); !known || candidate == m.Name {
 		return refused("%q is not another member of this shard", candidate)
 	}
 	if unread == nil && index > m.Snapshot.Status.ModifyIndex {
 		return refused("Consul shows no status as new as %d", index)
 	}
-	if err := m.View().MayPart(index); err != nil {
+	if err := m.View().MayDetach(index); err != nil {
 		return err
 	}
-	if index > m.Parted {
-		m.Log.Info().Str("candidate", candidate).Uint64("status", index).Msg("parting from the old leader, for an election")
+	if index > m.Detached {
+		m.Log.Info().Str("candidate", candidate).Uint64("status", index).Msg("detaching from the old leader, for an election")
 	}
-	m.Part(index)
+	m.Detach(index)
 	return nil
 }
 
@@ -96,13 +96,13 @@ func (m *Member) deposed(leader string, index uint64, forced bool, unread error)
 	if _, known := m.Snapshot.Member(leader); !known && !m.Read.IsZero() {
 		return refused("%q is not a member of this shard", leader)
 	}
-	held := m.Tenure.Held(m.Now()) && index > m.Snapshot.Status.ModifyIndex
+	held := m.LeaseState.Held(m.Now()) && index > m.Snapshot.Status.ModifyIndex
 	if unread == nil && held && !forced {
 		return refused("Consul shows no status as new as %d", index)
 	}
 	if held {
 		m.Log.Error().Str("by", leader).Bool("by_operator", forced).AnErr("consul", unread).Msg("deposed: another member has taken the lock")
-		m.Tenure.Depose(index)
+		m.LeaseState.Depose(index)
 	}
 	m.Reread()
 	return nil

@@ -13,14 +13,14 @@ func TestHearFailsafe(t *testing.T) {
 	if err := w.HearFailsafe(ha.FailsafeRequest{Leader: "c", Lease: 30 * time.Second, Index: 90}); !errors.Is(err, ha.ErrDisagree) {
 		t.Fatalf("promised to one that does not lead: %v", err)
 	}
-	if w.Tenure.Promise() != nil {
+	if w.LeaseState.Promise() != nil {
 		t.Fatal("a promise")
 	}
 	for range 2 {
 		if err := w.HearFailsafe(ha.FailsafeRequest{Leader: "b", Lease: 30 * time.Second, Index: 90}); err != nil {
 			t.Fatal(err)
 		}
-		if p := w.Tenure.Promise(); p == nil || p.Leader != "b" || p.Until.Before(w.clock.Add(30*time.Second)) {
+		if p := w.LeaseState.Promise(); p == nil || p.Leader != "b" || p.Until.Before(w.clock.Add(30*time.Second)) {
 			t.Fatalf("%+v", p)
 		}
 		w.pass(time.Second)
@@ -35,9 +35,9 @@ type heard struct {
 
 func (h *heard) done(err error) { h.told, h.err = true, err }
 
-// A member parts from the old leader for a status that Consul shows, or when Consul cannot
+// A member detaches from the old leader for a status that Consul shows, or when Consul cannot
 // be asked.
-func TestHearPart(t *testing.T) {
+func TestHearDetach(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
 		candidate string
@@ -60,7 +60,7 @@ func TestHearPart(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
 			var h heard
-			w.HearPart(tt.candidate, tt.index, h.done)
+			w.HearDetach(tt.candidate, tt.index, h.done)
 			if tt.read {
 				if h.told {
 					t.Fatal("answered before Consul was asked")
@@ -78,35 +78,35 @@ func TestHearPart(t *testing.T) {
 				}
 			}
 			w.none("Consul.Read")
-			if !h.told || (h.err == nil) != tt.parts || (w.Parted == tt.index) != tt.parts {
-				t.Fatalf("told %t: %v; parted %d", h.told, h.err, w.Parted)
+			if !h.told || (h.err == nil) != tt.parts || (w.Detached == tt.index) != tt.parts {
+				t.Fatalf("told %t: %v; detached %d", h.told, h.err, w.Detached)
 			}
 		})
 	}
 }
 
-// What a voter says of its parting holds only while it follows nobody and does nothing.
-func TestParting(t *testing.T) {
+// What a voter says of its detaching holds only while it follows nobody and does nothing.
+func TestDetaching(t *testing.T) {
 	w := newWorld(t)
-	w.HearPart("c", 90, func(error) {})
-	if parted, _ := w.Parting(); parted != 0 {
+	w.HearDetach("c", 90, func(error) {})
+	if detached, _ := w.Detaching(); detached != 0 {
 		t.Fatal("it still follows the old leader")
 	}
 	w.follow("")
 	w.answer("Postgres.Unfollow")
-	if parted, _ := w.Parting(); parted != 0 {
+	if detached, _ := w.Detaching(); detached != 0 {
 		t.Fatal("the task is not over")
 	}
 	w.answer("Postgres.Look", Found{Data: w.Data}, true)
-	if parted, observed := w.Parting(); parted != 90 || observed != 0 {
-		t.Fatalf("parted %d, observed %d before it was looked at", parted, observed)
+	if detached, observed := w.Detaching(); detached != 90 || observed != 0 {
+		t.Fatalf("detached %d, observed %d before it was looked at", detached, observed)
 	}
 	w.sawReplica(100*mib, "")
-	if parted, observed := w.Parting(); parted != 90 || observed != 90 {
-		t.Fatalf("parted %d, observed %d", parted, observed)
+	if detached, observed := w.Detaching(); detached != 90 || observed != 90 {
+		t.Fatalf("detached %d, observed %d", detached, observed)
 	}
 	w.sawPrimary(100 * mib)
-	if parted, _ := w.Parting(); parted != 0 {
+	if detached, _ := w.Detaching(); detached != 0 {
 		t.Fatal("a primary has parted")
 	}
 }
@@ -149,8 +149,8 @@ func TestHearDeposed(t *testing.T) {
 					c.answer(s, nil)
 				}
 			}
-			if !h.told || (h.err != nil) != tt.refused || (w.Tenure.Lease().Deposed != 0) != tt.deposed {
-				t.Fatalf("told %t: %v; deposed %d", h.told, h.err, w.Tenure.Lease().Deposed)
+			if !h.told || (h.err != nil) != tt.refused || (w.LeaseState.Lease().Deposed != 0) != tt.deposed {
+				t.Fatalf("told %t: %v; deposed %d", h.told, h.err, w.LeaseState.Lease().Deposed)
 			}
 			if tt.refused {
 				w.none("Consul.Read")
@@ -167,15 +167,15 @@ func TestHearDeposed(t *testing.T) {
 	}
 	// Before anything was read, nobody is known.
 	w := newWorld(t).leading()
-	w.Outlook = ha.Outlook{}
+	w.ClusterView = ha.ClusterView{}
 	var h heard
 	w.HearDeposed("x", 120, true, h.done)
-	if h.err != nil || w.Tenure.Lease().Deposed != 120 {
+	if h.err != nil || w.LeaseState.Lease().Deposed != 120 {
 		t.Fatal(h.err)
 	}
 	w = newWorld(t) // no leader
 	w.HearDeposed("c", 80, false, h.done)
-	if h.err != nil || w.Tenure.Lease().Deposed != 0 {
+	if h.err != nil || w.LeaseState.Lease().Deposed != 0 {
 		t.Fatal(h.err)
 	}
 	if !errors.As(refused("no"), &Refused{}) || refused("no %d", 1).Error() != "no 1" {

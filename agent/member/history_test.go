@@ -44,7 +44,7 @@ func TestHistory(t *testing.T) {
 	// Who leads no more by the time does not write.
 	w = newWorld(t).leading()
 	w.history.write()
-	w.Tenure.Drop()
+	w.LeaseState.Drop()
 	w.answer("Postgres.TimelineHistory", lines, nil)
 	w.none("Consul.WriteAsLeader")
 }

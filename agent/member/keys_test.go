@@ -16,8 +16,8 @@ func TestRememberBeforeTheList(t *testing.T) {
 	w.failsafe.writeList(ha.WriteFailsafe{List: list})
 	w.none("Consul.WriteAsLeader")
 	c := w.take("Guard.Remember")
-	if m := c.memo(); len(m.Lists) != 1 || len(m.Lists[0]) != 2 || m.Listed {
-		t.Fatalf("the guard remembers %+v", m.Memo)
+	if m := c.persisted(); len(m.Lists) != 1 || len(m.Lists[0]) != 2 || m.Listed {
+		t.Fatalf("the guard remembers %+v", m.PersistedState)
 	}
 	w.failsafe.writeList(ha.WriteFailsafe{List: list})
 	w.none("Guard.Remember") // one at a time
@@ -27,11 +27,11 @@ func TestRememberBeforeTheList(t *testing.T) {
 		t.Fatalf("%v", write.args)
 	}
 	write.answer(uint64(140), nil)
-	if w.Snapshot.Failsafe.ModifyIndex != 140 || !w.Tenure.Lease().Failsafe || w.Writing(w.Keys.Failsafe()) {
+	if w.Snapshot.Failsafe.ModifyIndex != 140 || !w.LeaseState.Lease().Failsafe || w.Writing(w.Keys.Failsafe()) {
 		t.Fatal("the list is not noted")
 	}
-	if m := w.take("Guard.Arm").memo(); !m.Listed || m.ListedAt != 140 {
-		t.Fatalf("the guard is told %+v", m.Memo)
+	if m := w.take("Guard.Arm").persisted(); !m.Listed || m.ListedAt != 140 {
+		t.Fatalf("the guard is told %+v", m.PersistedState)
 	}
 
 	// Without the guard nothing is listed.
@@ -48,12 +48,12 @@ func TestRememberBeforeTheList(t *testing.T) {
 	}
 
 	// A deletion is one that the key may have gone by from the moment on when it is sent.
-	w.Tenure.ListKnown(140, list)
+	w.LeaseState.ListKnown(140, list)
 	w.failsafe.writeList(ha.WriteFailsafe{Index: 140})
-	if w.Tenure.Lease().Failsafe {
+	if w.LeaseState.Lease().Failsafe {
 		t.Fatal("the leader relies on a list that it deletes")
 	}
-	if m := w.take("Guard.Remember"); !m.memo().Leaving {
+	if m := w.take("Guard.Remember"); !m.persisted().Leaving {
 		t.Fatal("the guard does not know of the deletion")
 	} else {
 		m.answer()
@@ -96,7 +96,7 @@ func TestWriteAsLeader(t *testing.T) {
 	if w.SyncUncertain || w.Snapshot.Sync.ModifyIndex != 150 || w.syncBefore != nil {
 		t.Fatalf("%+v", w.Snapshot.Sync)
 	}
-	if w.Outlook.Accept(w.clock, cluster.Snapshot{Index: 149}, true) != ha.Stale {
+	if w.ClusterView.Accept(w.clock, cluster.Snapshot{Index: 149}, true) != ha.Stale {
 		t.Fatal("a reading of before the write is taken")
 	}
 	w.writeSync(ha.WriteSync{Index: 150})
@@ -139,7 +139,7 @@ func TestTheRoutesIndexIsNoneOfTheShards(t *testing.T) {
 	w.answer("Consul.WriteAsLeader", uint64(999), nil)
 	s := w.Snapshot
 	s.Index = 120
-	if w.Outlook.Accept(w.clock, s, true) != ha.Taken {
+	if w.ClusterView.Accept(w.clock, s, true) != ha.Taken {
 		t.Fatal("a reading of after the write counts as older")
 	}
 }

@@ -19,35 +19,35 @@ type leadership struct {
 	watches      Watches
 	consulFailed func(error)
 
-	// Tenure is the lease, and what this member has written and promised.
-	Tenure          ha.Tenure
+	// LeaseState is the lease, and what this member has written and promised.
+	LeaseState      ha.LeaseState
 	GuardSupervisor GuardSupervisor
 	// Complete: the successor of the lease that is given up has all WAL.
 	Complete bool
 }
 
 // Leads reports whether the lease runs and the lock is shown as this member's.
-func (l *leadership) Leads() bool { return l.Tenure.Held(l.Now()) && l.LockIsOurs() }
+func (l *leadership) Leads() bool { return l.LeaseState.Held(l.Now()) && l.LockIsOurs() }
 
 // LeaseLeft is how long the lease still runs, zero when none is held.
 func (l *leadership) LeaseLeft() time.Duration {
 	now := l.Now()
-	if !l.Tenure.Held(now) {
+	if !l.LeaseState.Held(now) {
 		return 0
 	}
-	return l.Tenure.Until().Sub(now)
+	return l.LeaseState.Until().Sub(now)
 }
 
-// Memo is what must outlive the agent's process.
-func (l *leadership) Memo() Memo {
+// PersistedState is what must outlive the agent's process.
+func (l *leadership) PersistedState() PersistedState {
 	g := &l.GuardSupervisor
-	g.memos++
-	memo := Memo{Memo: l.Tenure.Memo(l.Session, l.Snapshot.Status.ModifyIndex), KillAt: l.KillAt(), version: g.memos}
-	memo.Paused = l.PauseInForce()
+	g.persists++
+	persisted := PersistedState{PersistedState: l.LeaseState.PersistedState(l.Session, l.Snapshot.Status.ModifyIndex), KillAt: l.KillAt(), version: g.persists}
+	persisted.Paused = l.PauseInForce()
 	if json.Valid(l.Snapshot.Config.Value) {
-		memo.Config = l.Snapshot.Config.Value
+		persisted.Config = l.Snapshot.Config.Value
 	}
-	return memo
+	return persisted
 }
 
 // PauseInForce reports whether this member may rest on the pause (ha.View).
@@ -59,7 +59,7 @@ func (l *leadership) PauseInForce() bool {
 // stopped and killed.
 func (l *leadership) FenceMargins() ha.FenceMargins {
 	ttl := l.Dynamic.TTL
-	if length := l.Tenure.Length(); length > 0 {
+	if length := l.LeaseState.Length(); length > 0 {
 		ttl = min(ttl, length) // a ttl that was raised helps no lease that runs already
 	}
 	return l.Margins(ttl)
@@ -67,7 +67,7 @@ func (l *leadership) FenceMargins() ha.FenceMargins {
 
 // KillAt is the guard's deadline: a little before the lease ends.
 func (l *leadership) KillAt() cluster.Instant {
-	until := l.Tenure.Until()
+	until := l.LeaseState.Until()
 	if until.IsZero() {
 		return 0
 	}
@@ -78,10 +78,10 @@ func (l *leadership) KillAt() cluster.Instant {
 // on its own (I5), from the beat on that says so.
 func (l *leadership) ArmGuard() {
 	if l.PauseInForce() {
-		l.GuardSupervisor.standDown(l.Memo())
+		l.GuardSupervisor.standDown(l.PersistedState())
 		return
 	}
-	l.GuardSupervisor.arm(l.Memo())
+	l.GuardSupervisor.arm(l.PersistedState())
 }
 
 // whenTold calls send, with what is left of limit, when that has succeeded which must
@@ -90,17 +90,17 @@ func (l *leadership) ArmGuard() {
 func (l *leadership) whenTold(t0 cluster.Instant, ttl, limit time.Duration, send func(left time.Duration), failed func(error)) {
 	deadline := l.Now().Add(limit)
 	left := func() time.Duration { return max(deadline.Sub(l.Now()), time.Millisecond) }
-	memo := l.Memo()
-	memo.Paused = l.Dynamic.Pause // as the status will say
-	shorten := !l.PauseInForce() && !l.Tenure.Until().IsZero()
-	l.GuardSupervisor.leads(memo, t0.Add(ttl-l.FenceMargins().KillBefore), limit, func(err error) {
+	persisted := l.PersistedState()
+	persisted.Paused = l.Dynamic.Pause // as the status will say
+	shorten := !l.PauseInForce() && !l.LeaseState.Until().IsZero()
+	l.GuardSupervisor.leads(persisted, t0.Add(ttl-l.FenceMargins().KillBefore), limit, func(err error) {
 		switch {
 		case err != nil:
 			failed(err)
 		case !shorten:
 			send(left())
 		default:
-			l.GuardSupervisor.shorten(memo, left(), func(err error) {
+			l.GuardSupervisor.shorten(persisted, left(), func(err error) {
 				if err != nil {
 					failed(err)
 					return
@@ -142,7 +142,7 @@ func (l *leadership) beat() {
 	session, index, ttl := l.Session, l.Snapshot.Status.ModifyIndex, l.Dynamic.TTL
 	t0 := l.Now()
 	status := l.nextStatus()
-	l.Tenure.BeginBeat(t0, ttl)
+	l.LeaseState.BeginBeat(t0, ttl)
 	l.ArmGuard()
 	failed := func(err error) { l.writeFailed("beat", err) }
 	l.whenTold(t0, ttl, l.leaseLimit(), func(left time.Duration) {
@@ -152,7 +152,7 @@ func (l *leadership) beat() {
 				return
 			}
 			l.WroteStatus(l.Now(), status, index)
-			if err := l.Tenure.BeatSucceeded(l.Now(), t0, ttl); err != nil {
+			if err := l.LeaseState.BeatSucceeded(l.Now(), t0, ttl); err != nil {
 				l.Log.Error().Err(err).Msg("the beat succeeded too late")
 				return
 			}
@@ -176,7 +176,7 @@ func outcome(err error) ha.Outcome {
 // writeFailed notes a beat, takeover or release that did not succeed.
 func (l *leadership) writeFailed(what string, err error) {
 	o, after := outcome(err), l.retryAfter()
-	l.Tenure.WriteFailed(o, l.Now().Add(after), l.Dynamic.BeatInterval())
+	l.LeaseState.WriteFailed(o, l.Now().Add(after), l.Dynamic.BeatInterval())
 	if o == ha.NoEffect {
 		l.consulFailed(fmt.Errorf("%s: %w", what, err))
 	} else {
@@ -191,7 +191,7 @@ func (l *leadership) writeFailed(what string, err error) {
 func (l *leadership) release(successor string) {
 	session, index := l.Session, l.Snapshot.Status.ModifyIndex
 	status := l.nextStatus()
-	l.Tenure.BeginRelease()
+	l.LeaseState.BeginRelease()
 	status.OpTime = max(status.OpTime, l.local.Data.CheckpointLSN)
 	status.Lictor.Released, status.Lictor.Successor, status.Lictor.Complete = true, successor, l.Complete
 	l.consul.Release(l.Dynamic.RetryTimeout, session, index, status, func(index uint64, err error) {
@@ -201,7 +201,7 @@ func (l *leadership) release(successor string) {
 		}
 		l.WroteStatus(l.Now(), status, index)
 		l.Snapshot.Leader = cluster.Entry[string]{}
-		l.Tenure.Released()
+		l.LeaseState.Released()
 		l.Log.Info().Str("successor", successor).Msg("gave the leader lock up")
 	})
 }
@@ -210,26 +210,26 @@ func (l *leadership) release(successor string) {
 // successor has all WAL.
 func (l *leadership) giveTo(successor string, complete bool) {
 	l.Complete = complete
-	l.Tenure.GiveTo(successor)
+	l.LeaseState.GiveTo(successor)
 }
 
 // resume goes on with the lease of the agent's earlier run, as the guard remembers it:
 // without a word to Consul, which may be away. It reports whether it does.
 func (l *leadership) resume(r Recalled) bool {
-	now, memo := l.Now(), r.Memo
+	now, persisted := l.Now(), r.PersistedState
 	switch {
-	case memo == nil:
+	case persisted == nil:
 		return false
 	case r.Paused:
 		// It rests on the pause; the lock is taken anew when Consul answers.
-		l.Tenure.ResumeLists(memo.Memo)
+		l.LeaseState.ResumeLists(persisted.PersistedState)
 		l.Log.Info().Msg("going on with the pause of the agent's earlier run")
 		return true
 	// The guard has the last word on how long PostgreSQL lives.
-	case !now.Before(r.Until), l.Tenure.Resume(now, memo.Memo) != nil:
+	case !now.Before(r.Until), l.LeaseState.Resume(now, persisted.PersistedState) != nil:
 		return false
 	}
-	l.Snapshot.Status.ModifyIndex = memo.Index
+	l.Snapshot.Status.ModifyIndex = persisted.Index
 	l.Log.Info().Dur("lease_left", l.LeaseLeft()).Msg("going on with the lease of the agent's earlier run")
 	return true
 }

@@ -33,13 +33,13 @@ func TestArmBeforeABeatThatShortens(t *testing.T) {
 	w := newWorld(t).leading()
 	w.Dynamic.TTL = 12 * time.Second
 	w.beat()
-	if got := w.Tenure.Until(); got != w.clock.Add(12*time.Second) {
+	if got := w.LeaseState.Until(); got != w.clock.Add(12*time.Second) {
 		t.Fatalf("the lease is not cut before the beat: it lasts for %v", got.Sub(w.clock))
 	}
 	w.none("Consul.Beat")
 	left := w.take("Guard.Arm")
-	if left.memo().KillAt != w.KillAt() {
-		t.Fatalf("armed until %v, want %v", left.memo().KillAt, w.KillAt())
+	if left.persisted().KillAt != w.KillAt() {
+		t.Fatalf("armed until %v, want %v", left.persisted().KillAt, w.KillAt())
 	}
 	left.answer()
 	w.none("Consul.Beat")
@@ -55,10 +55,10 @@ func TestArmBeforeABeatThatShortens(t *testing.T) {
 	t0 := w.clock
 	w.pass(2 * time.Second)
 	c.answer(uint64(120), nil)
-	if got := w.Tenure.Until(); got != t0.Add(12*time.Second) {
+	if got := w.LeaseState.Until(); got != t0.Add(12*time.Second) {
 		t.Fatalf("the lease counts from %v, not from when the beat was sent", got.Sub(t0))
 	}
-	if w.Snapshot.Status.ModifyIndex != 120 || w.Tenure.Writing() {
+	if w.Snapshot.Status.ModifyIndex != 120 || w.LeaseState.Writing() {
 		t.Fatal("the beat is not noted")
 	}
 }
@@ -79,10 +79,10 @@ func TestNoShorterBeatWithoutTheGuard(t *testing.T) {
 				w.answer("Guard.Arm") // too late
 			}
 			w.none("Consul.Beat")
-			if w.Tenure.Writing() {
+			if w.LeaseState.Writing() {
 				t.Fatal("the next beat waits for ever")
 			}
-			if w.Tenure.Lease().Uncertain {
+			if w.LeaseState.Lease().Uncertain {
 				t.Fatal("what was not sent has an outcome that is not known")
 			}
 		})
@@ -102,8 +102,8 @@ func TestABeatDoesNotWaitForTheGuard(t *testing.T) {
 	c.answer(uint64(120), nil)
 	w.answer("Guard.Arm")
 	w.answer("Guard.Arm")
-	if w.GuardSupervisor.known != w.KillAt() || w.Tenure.Until() != t0.Add(30*time.Second) {
-		t.Fatalf("known %v, until %v", w.GuardSupervisor.known, w.Tenure.Until())
+	if w.GuardSupervisor.known != w.KillAt() || w.LeaseState.Until() != t0.Add(30*time.Second) {
+		t.Fatalf("known %v, until %v", w.GuardSupervisor.known, w.LeaseState.Until())
 	}
 }
 
@@ -126,7 +126,7 @@ func TestABeatThatIsAnsweredTooLate(t *testing.T) {
 			known := w.GuardSupervisor.known
 			c.answer(uint64(120), nil)
 			w.settle()
-			if w.Tenure.Held(w.clock) || w.Leads() {
+			if w.LeaseState.Held(w.clock) || w.Leads() {
 				t.Fatal("the lease lives again")
 			}
 			if w.GuardSupervisor.known != known {
@@ -153,10 +153,10 @@ func TestAFailedBeat(t *testing.T) {
 			w := newWorld(t).leading()
 			w.agree("Guard.Arm")
 			w.beat()
-			until := w.Tenure.Until()
+			until := w.LeaseState.Until()
 			w.deny("Consul.Beat", tt.err)
-			lease := w.Tenure.Lease()
-			if w.Tenure.Writing() || lease.Uncertain != tt.uncertain || lease.Until != until {
+			lease := w.LeaseState.Lease()
+			if w.LeaseState.Writing() || lease.Uncertain != tt.uncertain || lease.Until != until {
 				t.Fatalf("%+v", lease)
 			}
 			if (w.kicked["session"] == 1) != tt.uncertain || w.Snapshot.Route.Exists() == tt.uncertain || w.down == tt.uncertain {
@@ -180,12 +180,12 @@ func TestAReadingOfBeforeAFailedWrite(t *testing.T) {
 	before := w.take("Consul.Read")
 	c.fail(cluster.ErrUncertain)
 	before.answer(shown, nil)
-	if !w.Tenure.Lease().Uncertain {
+	if !w.LeaseState.Lease().Uncertain {
 		t.Fatal("a reading that began before the failure has settled it")
 	}
 	w.Reread()
 	w.answer("Consul.Read", shown, nil)
-	if w.Tenure.Lease().Uncertain {
+	if w.LeaseState.Lease().Uncertain {
 		t.Fatal("a reading that began after the failure has not settled it")
 	}
 }
@@ -203,11 +203,11 @@ func TestRelease(t *testing.T) {
 	if b := status.Lictor; !b.Released || b.Successor != "b" || !b.Complete || status.OpTime != 300*mib || c.args[2] != uint64(101) {
 		t.Fatalf("%+v", status)
 	}
-	if w.Tenure.Giving() == nil || !w.Tenure.Writing() {
+	if w.LeaseState.Giving() == nil || !w.LeaseState.Writing() {
 		t.Fatal("the release is not under way")
 	}
 	c.answer(uint64(130), nil)
-	if w.Tenure.Giving() != nil || w.Tenure.Writing() || w.LockIsOurs() || w.Snapshot.Status.ModifyIndex != 130 {
+	if w.LeaseState.Giving() != nil || w.LeaseState.Writing() || w.LockIsOurs() || w.Snapshot.Status.ModifyIndex != 130 {
 		t.Fatal("the release is not noted")
 	}
 
@@ -215,7 +215,7 @@ func TestRelease(t *testing.T) {
 	w.giveTo("", false)
 	w.release("")
 	w.deny("Consul.Release", cluster.ErrUncertain)
-	if w.Tenure.Giving() == nil || w.Tenure.Writing() || !w.Tenure.Lease().Uncertain {
+	if w.LeaseState.Giving() == nil || w.LeaseState.Writing() || !w.LeaseState.Lease().Uncertain {
 		t.Fatal("a release of unknown outcome is given up")
 	}
 }
@@ -223,8 +223,8 @@ func TestRelease(t *testing.T) {
 // A restarted agent goes on with the lease that its guard vouches for, and no other.
 func TestResume(t *testing.T) {
 	lists := []map[string]string{{"a": "http://a", "b": "http://b"}}
-	memo := func(until time.Duration) *Memo {
-		return &Memo{Memo: ha.Memo{Until: start.Add(until), Shortest: 30 * time.Second, Session: "old", Index: 88, Lists: lists, Listed: true, ListedAt: 7}}
+	persisted := func(until time.Duration) *PersistedState {
+		return &PersistedState{PersistedState: ha.PersistedState{Until: start.Add(until), Shortest: 30 * time.Second, Session: "old", Index: 88, Lists: lists, Listed: true, ListedAt: 7}}
 	}
 	for _, tt := range []struct {
 		name      string
@@ -235,10 +235,10 @@ func TestResume(t *testing.T) {
 		uncertain bool
 	}{
 		{"nothing known", Recalled{}, false, false, false, false},
-		{"a lease", Recalled{Memo: memo(20 * time.Second), Until: start.Add(17 * time.Second)}, true, true, true, true},
-		{"the guard's deadline is over", Recalled{Memo: memo(20 * time.Second), Until: start.Add(-1)}, false, false, false, false},
-		{"the lease is over", Recalled{Memo: memo(-1), Until: start.Add(time.Hour)}, false, false, false, false},
-		{"a pause", Recalled{Memo: memo(-1), Paused: true}, true, false, true, false},
+		{"a lease", Recalled{PersistedState: persisted(20 * time.Second), Until: start.Add(17 * time.Second)}, true, true, true, true},
+		{"the guard's deadline is over", Recalled{PersistedState: persisted(20 * time.Second), Until: start.Add(-1)}, false, false, false, false},
+		{"the lease is over", Recalled{PersistedState: persisted(-1), Until: start.Add(time.Hour)}, false, false, false, false},
+		{"a pause", Recalled{PersistedState: persisted(-1), Paused: true}, true, false, true, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -247,8 +247,8 @@ func TestResume(t *testing.T) {
 			if got := w.AdoptRunning(primary, "", tt.r); got != tt.want {
 				t.Fatalf("goes on: %t", got)
 			}
-			if w.Tenure.Held(w.clock) != tt.held || len(w.Tenure.FailsafeMembers("a")) == 1 != tt.lists || w.SyncUncertain != tt.uncertain {
-				t.Fatalf("held %t, lists %v, uncertain %t", w.Tenure.Held(w.clock), w.Tenure.FailsafeMembers("a"), w.SyncUncertain)
+			if w.LeaseState.Held(w.clock) != tt.held || len(w.LeaseState.FailsafeMembers("a")) == 1 != tt.lists || w.SyncUncertain != tt.uncertain {
+				t.Fatalf("held %t, lists %v, uncertain %t", w.LeaseState.Held(w.clock), w.LeaseState.FailsafeMembers("a"), w.SyncUncertain)
 			}
 			if w.adopted.at != w.clock || w.adopted.paused != tt.r.Paused {
 				t.Fatal("not adopted")
@@ -263,14 +263,14 @@ func TestResume(t *testing.T) {
 	for _, until := range []time.Duration{17 * time.Second, -1} {
 		w := newWorld(t)
 		w.clock, w.PG, w.startedPrimary, w.startedKnown = start, PG{}, true, true
-		goesOn := w.AdoptRunning(pg.State{Running: true, Silent: true}, "", Recalled{Memo: memo(20 * time.Second), Until: start.Add(until)})
+		goesOn := w.AdoptRunning(pg.State{Running: true, Silent: true}, "", Recalled{PersistedState: persisted(20 * time.Second), Until: start.Add(until)})
 		if goesOn != (until > 0) || w.View().Postgres.Hung != goesOn {
 			t.Fatalf("deadline in %s: goes on: %t; hangs: %t", until, goesOn, w.View().Postgres.Hung)
 		}
 	}
 	w := newWorld(t)
 	replica := pg.State{Running: true, Accepting: true, InRecovery: true}
-	if w.AdoptRunning(replica, "b", Recalled{Memo: memo(20 * time.Second), Until: start.Add(time.Hour)}) || w.Tenure.Held(start) || w.Upstream != "b" {
+	if w.AdoptRunning(replica, "b", Recalled{PersistedState: persisted(20 * time.Second), Until: start.Add(time.Hour)}) || w.LeaseState.Held(start) || w.Upstream != "b" {
 		t.Fatal("a replica goes on with a lease")
 	}
 }

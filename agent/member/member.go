@@ -101,7 +101,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	shard := &Shard{Settings: s, Clock: p.Clock, Later: p.Later, Dynamic: dynamic, logged: map[string]string{}}
 	m := &Member{Shard: shard, Ports: p, shell: shell}
 	local, work, lead, keys, planned := &m.Local, &m.worker, &m.leadership, &m.leaderKeys, &m.handovers
-	m.reader = reader{Shard: shard, consul: p.Consul, tenure: &lead.Tenure, accept: m.Accept}
+	m.reader = reader{Shard: shard, consul: p.Consul, leaseState: &lead.LeaseState, accept: m.Accept}
 	m.leadership = leadership{
 		Shard: shard, local: local, consul: p.Consul, watches: p.Watches, consulFailed: m.ConsulFailed,
 		GuardSupervisor: GuardSupervisor{port: p.Guard, clock: p.Clock, later: p.Later, log: s.Log},
@@ -114,7 +114,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	m.poll = poll{Shard: shard, peers: p.Peers}
 	m.failsafe = failsafe{Shard: shard, lead: lead, keys: keys, peers: p.Peers}
 	m.deposer = deposer{Shard: shard, peers: p.Peers}
-	m.bootstrap = bootstrapper{Shard: shard, work: work, local: local, tenure: &lead.Tenure, consul: p.Consul, postgres: p.Postgres, reread: m.Reread}
+	m.bootstrap = bootstrapper{Shard: shard, work: work, local: local, leaseState: &lead.LeaseState, consul: p.Consul, postgres: p.Postgres, reread: m.Reread}
 	m.commits = commitWait{Shard: shard, local: local, postgres: p.Postgres, watches: p.Watches}
 	m.restorer = restorer{Shard: shard, local: local, postgres: p.Postgres}
 	m.key = memberKey{Shard: shard, consul: p.Consul, reread: m.Reread}
@@ -132,7 +132,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 
 // Idle reports whether nothing is under way, here, in Consul and with the guard.
 func (m *Member) Idle() bool {
-	return m.task == nil && !m.Tenure.Writing() && len(m.writing) == 0 && !m.commits.setting && m.GuardSupervisor.idle()
+	return m.task == nil && !m.LeaseState.Writing() && len(m.writing) == 0 && !m.commits.setting && m.GuardSupervisor.idle()
 }
 
 // Restoring reports whether this member's data were replaced, or are just being, and may
@@ -141,7 +141,7 @@ func (m *Member) Restoring() bool { return m.replacing() || m.Loss != nil }
 
 // Step observes, decides and acts once.
 func (m *Member) Step() (ha.View, ha.Decision) {
-	m.noteService(!m.Tenure.Until().IsZero())
+	m.noteService(!m.LeaseState.Until().IsZero())
 	v := m.View()
 	d := ha.Decide(v)
 	if m.Decided != nil {
@@ -174,7 +174,7 @@ func (m *Member) perform(action ha.Action) {
 	case ha.Reread:
 		m.Reread()
 	case ha.AskPeers:
-		m.poll.ask(act.Part, m.PG.Observed.LSN())
+		m.poll.ask(act.Detach, m.PG.Observed.LSN())
 	case ha.WriteSync:
 		m.writeSync(act)
 	case ha.AskFailsafe:
@@ -228,14 +228,14 @@ func (m *Member) AdoptRunning(state pg.State, upstream string, guard Recalled) b
 	return true
 }
 
-// Parting is the status under which this member has parted from the old leader, and the
+// DetachRequest is the status under which this member has detached from the old leader, and the
 // same if its PostgreSQL was looked at since; zero: it has not.
-func (m *Member) Parting() (parted, observed uint64) {
+func (m *Member) Detaching() (detached, observed uint64) {
 	if m.Upstream != "" || m.task != nil || m.PG.Primary() {
 		return 0, 0
 	}
 	if m.PG.SeenAlone() {
-		observed = m.Parted
+		observed = m.Detached
 	}
-	return m.Parted, observed
+	return m.Detached, observed
 }

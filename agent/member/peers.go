@@ -20,18 +20,18 @@ type poll struct {
 	Asking  bool
 	// AskedLSN is this member's own position as it was known then.
 	AskedLSN int64
-	// AskedToPart is the status that they were asked to part from first; zero: none.
-	AskedToPart uint64
+	// AskedToDetach is the status that they were asked to detach from first; zero: none.
+	AskedToDetach uint64
 }
 
 // ask asks every other member how it fares, all at once; if part is not zero,
-// they are asked first to part from the old leader, whose last status has that index.
+// they are asked first to detach from the old leader, whose last status has that index.
 // lsn is this member's own position. Each answer counts as it comes.
-func (p *poll) ask(part uint64, lsn int64) {
+func (p *poll) ask(detach uint64, lsn int64) {
 	if p.Asking {
 		return
 	}
-	p.Asked, p.AskedToPart, p.Answers, p.Asking = p.Now(), part, nil, true
+	p.Asked, p.AskedToDetach, p.Answers, p.Asking = p.Now(), detach, nil, true
 	p.AskedLSN = lsn
 	round, until := p.Asked, p.Asked.Add(peerPatience)
 	var others []cluster.Member
@@ -45,7 +45,7 @@ func (p *poll) ask(part uint64, lsn int64) {
 		p.After(0, func() { p.Asking = false })
 	}
 	for _, other := range others {
-		p.askOne(other, part, until, func(answer ha.Peer) {
+		p.askOne(other, detach, until, func(answer ha.Peer) {
 			if p.Asked == round {
 				p.Answers = append(p.Answers, answer)
 			}
@@ -57,9 +57,9 @@ func (p *poll) ask(part uint64, lsn int64) {
 }
 
 // askOne asks one member, until the moment at the latest.
-func (p *poll) askOne(to cluster.Member, part uint64, until cluster.Instant, done func(ha.Peer)) {
+func (p *poll) askOne(to cluster.Member, detach uint64, until cluster.Instant, done func(ha.Peer)) {
 	left := func() time.Duration { return max(until.Sub(p.Now()), time.Millisecond) }
-	observe := func(parted uint64) {
+	observe := func(detached uint64) {
 		asked := p.Now()
 		p.peers.Observe(left(), to, func(seen Seen, err error) {
 			if err != nil {
@@ -68,10 +68,10 @@ func (p *poll) askOne(to cluster.Member, part uint64, until cluster.Instant, don
 				return
 			}
 			peer := seen.Peer
-			peer.Name, peer.Parted = to.Name, parted
+			peer.Name, peer.Detached = to.Name, detached
 			if seen.Lictor {
-				peer.Parted = min(parted, seen.Parted) // it may have looked before it parted
-				peer.Observed = 1                      // never
+				peer.Detached = min(detached, seen.Detached) // it may have looked before it detached
+				peer.Observed = 1                            // never
 				if seen.Age >= 0 {
 					peer.Observed = asked.Add(-seen.Age - time.Millisecond) // the age is cut to whole ones
 				}
@@ -79,16 +79,16 @@ func (p *poll) askOne(to cluster.Member, part uint64, until cluster.Instant, don
 			done(peer)
 		})
 	}
-	if part == 0 {
+	if detach == 0 {
 		observe(0)
 		return
 	}
-	p.peers.Part(left(), to, part, func(err error) {
+	p.peers.Detach(left(), to, detach, func(err error) {
 		if err != nil {
 			p.Log.Debug().Err(err).Str("member", to.Name).Msg("does not part from the old leader")
 			observe(0)
 			return
 		}
-		observe(part)
+		observe(detach)
 	})
 }

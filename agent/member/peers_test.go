@@ -50,29 +50,29 @@ func TestAskNobody(t *testing.T) {
 	}
 }
 
-// A voter's word is that it has parted and looked since; an answer to an earlier question
+// A voter's word is that it has detached and looked since; an answer to an earlier question
 // is void.
-func TestAskToPart(t *testing.T) {
+func TestAskToDetach(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		parts    error
 		seen     Seen
-		parted   uint64
+		detached uint64
 		observed time.Duration // before it was asked; -1: never
 	}{
-		{"it parts", nil, Seen{Lictor: true, Age: 20 * time.Millisecond, Peer: ha.Peer{Parted: 90}}, 90, 21 * time.Millisecond},
-		{"it had looked before it parted", nil, Seen{Lictor: true, Age: 0, Peer: ha.Peer{Parted: 0}}, 0, time.Millisecond},
-		{"it has parted under a later one", nil, Seen{Lictor: true, Peer: ha.Peer{Parted: 95}}, 90, time.Millisecond},
-		{"it refuses", errBoom, Seen{Lictor: true, Peer: ha.Peer{Parted: 90}}, 0, time.Millisecond},
-		{"it never looked", nil, Seen{Lictor: true, Age: -1, Peer: ha.Peer{Parted: 90}}, 90, -1},
-		{"Patroni", nil, Seen{Peer: ha.Peer{Parted: 12}}, 90, 0},
+		{"it parts", nil, Seen{Lictor: true, Age: 20 * time.Millisecond, Peer: ha.Peer{Detached: 90}}, 90, 21 * time.Millisecond},
+		{"it had looked before it parted", nil, Seen{Lictor: true, Age: 0, Peer: ha.Peer{Detached: 0}}, 0, time.Millisecond},
+		{"it has detached under a later one", nil, Seen{Lictor: true, Peer: ha.Peer{Detached: 95}}, 90, time.Millisecond},
+		{"it refuses", errBoom, Seen{Lictor: true, Peer: ha.Peer{Detached: 90}}, 0, time.Millisecond},
+		{"it never looked", nil, Seen{Lictor: true, Age: -1, Peer: ha.Peer{Detached: 90}}, 90, -1},
+		{"Patroni", nil, Seen{Peer: ha.Peer{Detached: 12}}, 90, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.Snapshot.Members = w.Snapshot.Members[:2]
 			w.poll.ask(90, w.PG.Observed.LSN())
-			if w.poll.AskedToPart != 90 {
-				t.Fatal("not asked to part")
+			if w.poll.AskedToDetach != 90 {
+				t.Fatal("not asked to detach")
 			}
 			w.none("Peers.Observe")
 			p := w.take("Peers.Part")
@@ -97,8 +97,8 @@ func TestAskToPart(t *testing.T) {
 			case !tt.seen.Lictor:
 				want = 0
 			}
-			if got.Parted != tt.parted || got.Observed != want {
-				t.Fatalf("parted %d, observed %v before; want %d, %v", got.Parted, asked.Sub(got.Observed), tt.parted, tt.observed)
+			if got.Detached != tt.detached || got.Observed != want {
+				t.Fatalf("detached %d, observed %v before; want %d, %v", got.Detached, asked.Sub(got.Observed), tt.detached, tt.observed)
 			}
 		})
 	}

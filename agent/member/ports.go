@@ -167,13 +167,13 @@ var ErrLingering = errors.New("processes linger on a disk that hangs")
 type GuardPort interface {
 	// Arm sets the deadline to m.KillAt and has the guard remember m; grant: of a new
 	// lease. It fails when the guard has fired, unless it is a new lease.
-	Arm(m Memo, grant bool, done func(error))
+	Arm(m PersistedState, grant bool, done func(error))
 	// Disarm takes the deadline away, and what is remembered.
 	Disarm(done func(error))
 	// StandDown takes the deadline away and has the guard remember m.
-	StandDown(m Memo, done func(error))
+	StandDown(m PersistedState, done func(error))
 	// Remember has the guard remember m and leaves its deadline as it is.
-	Remember(m Memo, done func(error))
+	Remember(m PersistedState, done func(error))
 	// Awake ends a guard that does not answer, before PostgreSQL is started, if none runs.
 	Awake(w *Work, done func(error))
 	// Overtake makes sure that no start comes up any more which was asked for before, and
@@ -200,9 +200,9 @@ type Peers interface {
 	// Failsafe asks a member of the failsafe list to let this one lead without Consul;
 	// patroni: by its key in Consul it runs Patroni, and proves nothing.
 	Failsafe(limit time.Duration, to ha.FailsafeMember, patroni bool, lease time.Duration, index uint64, done func(error))
-	// Part asks a member to part from the old leader. One that runs Patroni knows nothing of
+	// Detach asks a member to detach from the old leader. One that runs Patroni knows nothing of
 	// that: nil as well.
-	Part(limit time.Duration, to cluster.Member, index uint64, done func(error))
+	Detach(limit time.Duration, to cluster.Member, index uint64, done func(error))
 	// Observe asks a member how it fares; it looks at its PostgreSQL before it answers, if
 	// there is time.
 	Observe(limit time.Duration, to cluster.Member, done func(Seen, error))
@@ -210,7 +210,7 @@ type Peers interface {
 	Depose(limit time.Duration, to cluster.Member, index uint64, done func(error))
 }
 
-// Seen is what another member says of itself; Parted is its own word.
+// Seen is what another member says of itself; Detached is its own word.
 type Seen struct {
 	ha.Peer
 	// Lictor: it runs Lictor, and tells how old what it says is.

@@ -43,7 +43,7 @@ func TestPositionsOfOneMoment(t *testing.T) {
 
 // What a voter received, and acknowledged, after it was looked at and before its WAL
 // receiver had ended is in no position that is told.
-func TestPositionOfBeforeTheParting(t *testing.T) {
+func TestPositionOfBeforeDetaching(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		pg   PG

@@ -44,10 +44,10 @@ type promotion struct {
 // is replaced when nothing is left to be done but the promotion itself.
 func (m *promoter) begin(action ha.Promote) {
 	p := &promotion{promoter: m, Promote: action, session: m.Session, before: m.Snapshot.Sync}
-	memo, above, until := m.lead.Memo(), m.Timeline()-1, m.lead.Tenure.Until()
+	persisted, above, until := m.lead.PersistedState(), m.Timeline()-1, m.lead.LeaseState.Until()
 	ttl, margins := m.Dynamic.TTL, m.lead.FenceMargins()
 	m.work.startTask(ha.TaskPromote, inOrder(func(w *Work, next func(error)) {
-		m.lead.GuardSupervisor.ArmNow(w, memo, because(next, "the guard could not be armed, so nothing is promoted"))
+		m.lead.GuardSupervisor.ArmNow(w, persisted, because(next, "the guard could not be armed, so nothing is promoted"))
 	}, func(w *Work, next func(error)) {
 		m.watchdog.Activate(w, until, ttl, margins, because(next, "nothing is promoted"))
 	}, p.prePromote, func(w *Work, next func(error)) {
@@ -163,7 +163,7 @@ func (p *promotion) ended(err error) {
 // the others may lead. PostgreSQL may run on, as it was certainly not asked to promote.
 func (p *promotion) forbid() {
 	p.barredUntil = p.Now().Add(p.Dynamic.TTL)
-	if !p.lead.Tenure.Held(p.Now()) {
+	if !p.lead.LeaseState.Held(p.Now()) {
 		return
 	}
 	p.Log.Warn().Dur("for", p.Dynamic.TTL).Msg("pre_promote has failed: the leader lock is given up, and this member does not want to lead for a while")

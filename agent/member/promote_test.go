@@ -30,7 +30,7 @@ func TestPromote(t *testing.T) {
 	w, p := elected(t)
 	w.begin(p)
 	w.wantTask(ha.TaskPromote)
-	if c := w.take("Guard.Arm"); c.args[1] != true || c.memo().KillAt != w.KillAt() {
+	if c := w.take("Guard.Arm"); c.args[1] != true || c.persisted().KillAt != w.KillAt() {
 		t.Fatalf("%v", c.args)
 	} else {
 		w.none("Watchdog.Activate")
@@ -77,7 +77,7 @@ func TestNothingIsPromoted(t *testing.T) {
 		w.none("Postgres.Promote", "Postgres.PrePromote")
 		w.looked()
 		w.take("Consul.Read")
-		if w.Attempt.Kind != ha.TaskPromote || !w.Tenure.Held(w.clock) || w.syncBefore != nil {
+		if w.Attempt.Kind != ha.TaskPromote || !w.LeaseState.Held(w.clock) || w.syncBefore != nil {
 			t.Fatalf("%s: %+v", at, w.Attempt)
 		}
 	}
@@ -92,11 +92,11 @@ func TestPrePromoteFails(t *testing.T) {
 	w.deny("Postgres.PrePromote", errBoom)
 	w.none("Postgres.Promote")
 	w.answer("Guard.Disarm")
-	if !w.Tenure.Held(w.clock) {
+	if !w.LeaseState.Held(w.clock) {
 		t.Fatal("given up before the end")
 	}
 	w.looked()
-	if g := w.Tenure.Giving(); g == nil || g.Successor != "" || w.Tenure.Held(w.clock) || w.Complete {
+	if g := w.LeaseState.Giving(); g == nil || g.Successor != "" || w.LeaseState.Held(w.clock) || w.Complete {
 		t.Fatalf("the lock is not given up: %+v", g)
 	}
 	w.Tags = map[string]any{"failover_priority": 7, "zone": "x"}
@@ -116,10 +116,10 @@ func TestPrePromoteFails(t *testing.T) {
 	w.agree("Guard.Arm", "Watchdog.Activate", "Guard.Disarm", "Guard.Unmark")
 	w.begin(p)
 	c := w.take("Postgres.PrePromote")
-	w.Tenure.Drop()
+	w.LeaseState.Drop()
 	c.fail(errBoom)
 	w.looked()
-	if w.Tenure.Giving() != nil || w.barredUntil.IsZero() {
+	if w.LeaseState.Giving() != nil || w.barredUntil.IsZero() {
 		t.Fatal("a lease that is over is given away")
 	}
 }
@@ -205,14 +205,14 @@ func TestAPromotionThatFailsAfterTheKeySync(t *testing.T) {
 			}
 			if tt.killed != nil { // it may be promoted at any time: fenced, with the guard armed
 				w.wantTask(ha.TaskDemote)
-				if w.Tenure.Held(w.clock) || w.find("Postgres.Kill") == nil || w.find("Guard.Disarm") != nil {
+				if w.LeaseState.Held(w.clock) || w.find("Postgres.Kill") == nil || w.find("Guard.Disarm") != nil {
 					t.Fatal("not fenced")
 				}
 				return
 			}
 			w.looked()
 			w.take("Consul.Read")
-			if w.Attempt.Kind != ha.TaskPromote || !w.Tenure.Held(w.clock) {
+			if w.Attempt.Kind != ha.TaskPromote || !w.LeaseState.Held(w.clock) {
 				t.Fatalf("%+v", w.Attempt)
 			}
 		})

@@ -13,9 +13,9 @@ import (
 // whatever needs to know for certain has it read anew.
 type reader struct {
 	*Shard
-	consul Consul
-	tenure *ha.Tenure
-	accept func(s cluster.Snapshot, consistent bool) bool
+	consul     Consul
+	leaseState *ha.LeaseState
+	accept     func(s cluster.Snapshot, consistent bool) bool
 
 	rereading  bool
 	notBefore  cluster.Instant // spaces out readings that fail
@@ -30,11 +30,11 @@ func (r *reader) Reread() {
 		return
 	}
 	r.rereading = true
-	failures := r.tenure.Failures()
+	failures := r.leaseState.Failures()
 	r.consul.Read(r.Dynamic.RetryTimeout, func(snapshot cluster.Snapshot, err error) {
 		r.rereading = false
 		if err == nil && r.accept(snapshot, true) {
-			r.tenure.Reread(failures)
+			r.leaseState.Reread(failures)
 			return
 		}
 		if err != nil {
@@ -107,7 +107,7 @@ func (r *reader) answered(snapshot cluster.Snapshot, first bool) {
 // younger. It reports whether it did.
 func (m *Member) Accept(snapshot cluster.Snapshot, consistent bool) bool {
 	first := m.Read.IsZero()
-	switch m.Outlook.Accept(m.Now(), snapshot, consistent) {
+	switch m.ClusterView.Accept(m.Now(), snapshot, consistent) {
 	case ha.Overtaken:
 		m.Reread()
 		return false
@@ -123,7 +123,7 @@ func (m *Member) Accept(snapshot cluster.Snapshot, consistent bool) bool {
 		m.Resume(m.Name, m.Upstream != "")
 	}
 	m.answered(snapshot, first)
-	m.Tenure.ListKnown(snapshot.Failsafe.ModifyIndex, snapshot.Failsafe.Value)
+	m.LeaseState.ListKnown(snapshot.Failsafe.ModifyIndex, snapshot.Failsafe.Value)
 	m.shell.Accepted(snapshot)
 	m.bootstrap.clearStale(snapshot)
 	return true

@@ -37,7 +37,7 @@ func TestReread(t *testing.T) {
 // Before the first reading nobody decides: it is asked for again by itself.
 func TestTheFirstReadingIsAskedForUntilItComes(t *testing.T) {
 	w := newWorld(t)
-	w.Outlook = ha.Outlook{}
+	w.ClusterView = ha.ClusterView{}
 	w.Reread()
 	w.deny("Consul.Read", errBoom)
 	w.none("Consul.Read")
@@ -70,7 +70,7 @@ func TestAnOvertakenReading(t *testing.T) {
 func TestANameThatIsTaken(t *testing.T) {
 	for _, running := range []bool{false, true} {
 		w := newWorld(t)
-		w.Outlook = ha.Outlook{}
+		w.ClusterView = ha.ClusterView{}
 		s := w.shard("b")
 		s.Members[0].Value.Name = "A"
 		err := s.Joins("a")

@@ -23,7 +23,7 @@ func (m *Member) MayRestart() error {
 		return refused("%s already in progress", m.task.kind)
 	case m.Data.State != ha.DataValid:
 		return refused("there is no data directory to start PostgreSQL in")
-	case m.PG.Primary() && !m.Tenure.Held(m.Now()) && !m.LockIsOurs():
+	case m.PG.Primary() && !m.LeaseState.Held(m.Now()) && !m.LockIsOurs():
 		return refused("it was a primary, and this member does not hold the leader lock")
 	}
 	return nil
@@ -126,7 +126,7 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 	switch {
 	case m.Stopping:
 		return Refused{ErrStopping.Error()}
-	case leader == m.Name || m.Tenure.Held(m.Now()):
+	case leader == m.Name || m.LeaseState.Held(m.Now()):
 		return refused("I am the leader, can not reinitialize")
 	case leader == "":
 		return refused("Cluster has no leader, can not reinitialize")
@@ -143,7 +143,7 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 			return Refused{err.Error()}
 		}
 	}
-	if m.Parted > 0 {
+	if m.Detached > 0 {
 		return refused("a candidate for the leadership counts on what this member has: try again when the shard has a leader")
 	}
 	noStream := cluster.NoStream(m.TagsNow())

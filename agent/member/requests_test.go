@@ -25,9 +25,9 @@ func TestMayRestart(t *testing.T) {
 		{"the agent stops", func(w *world) { w.Stopping = true }, false},
 		{"a task is under way", func(w *world) { w.begin(ha.EndHung{}) }, false},
 		{"no data", func(w *world) { w.Data.State = ha.DataEmpty }, false},
-		{"a primary without lease and lock", func(w *world) { w.Tenure.Drop(); w.Snapshot = w.shard("b") }, false},
-		{"a primary with the lock", func(w *world) { w.Tenure.Drop() }, true},
-		{"a replica", func(w *world) { w.Tenure.Drop(); w.Snapshot = w.shard("b"); w.sawReplica(mib, "b") }, true},
+		{"a primary without lease and lock", func(w *world) { w.LeaseState.Drop(); w.Snapshot = w.shard("b") }, false},
+		{"a primary with the lock", func(w *world) { w.LeaseState.Drop() }, true},
+		{"a replica", func(w *world) { w.LeaseState.Drop(); w.Snapshot = w.shard("b"); w.sawReplica(mib, "b") }, true},
 	} {
 		w := newWorld(t).leading()
 		tt.change(w)
@@ -74,7 +74,7 @@ func TestRestart(t *testing.T) {
 		c.answer()
 		o.want(t, 1, false)
 		w.looked()
-		if w.Tenure.Held(w.clock) != primary {
+		if w.LeaseState.Held(w.clock) != primary {
 			t.Fatal("the lease")
 		}
 	}
@@ -153,7 +153,7 @@ func TestReinitializeIsRefused(t *testing.T) {
 	}{
 		{"the agent stops", func(w *world) { w.Stopping = true }, true},
 		{"the leader", func(w *world) { w.Snapshot = w.shard("a") }, true},
-		{"one with a lease", func(w *world) { w.Tenure.TookOver(w.clock, time.Minute) }, true},
+		{"one with a lease", func(w *world) { w.LeaseState.TookOver(w.clock, time.Minute) }, true},
 		{"nobody leads", func(w *world) { w.Snapshot = w.shard("") }, true},
 		{"a task is under way", func(w *world) { w.begin(ha.Follow{Upstream: "c"}) }, false},
 		{"one that cannot be repeated", func(w *world) { w.begin(ha.Demote{}) }, true},
@@ -161,7 +161,7 @@ func TestReinitializeIsRefused(t *testing.T) {
 		{"an unknown source", func(w *world) {
 			w.Snapshot.Members[2].Value.Tags, w.Snapshot.Members[2].Value.ConnURL = map[string]any{"clonefrom": true}, ""
 		}, true},
-		{"a candidate counts on it", func(w *world) { w.Part(90) }, true},
+		{"a candidate counts on it", func(w *world) { w.Detach(90) }, true},
 	} {
 		w := newWorld(t)
 		tt.change(w)

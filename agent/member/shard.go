@@ -17,7 +17,7 @@ type Shard struct {
 	Settings
 	Clock
 	Later
-	ha.Outlook
+	ha.ClusterView
 	ReadWall time.Time // when it was read last
 	Session  string
 	Dynamic  cluster.Dynamic

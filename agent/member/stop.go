@@ -32,7 +32,7 @@ func (s *stopper) fenceNow() {
 		return
 	}
 	s.fencing = true
-	s.lead.Tenure.Drop()
+	s.lead.LeaseState.Drop()
 	s.work.startStop(func(_ *Work, next func(error)) { s.kill(nil, backoffMax, next) }, s.disarm, func(err error) {
 		s.fencing = false
 		if err == nil || !s.postgres.Running() {
@@ -87,7 +87,7 @@ func (s *stopper) demote() {
 	}
 	s.work.startStop(inOrder(s.beforeStop(scripts), stop, s.killLingering), s.disarm, func(err error) {
 		if err == nil {
-			s.lead.Tenure.Drop()
+			s.lead.LeaseState.Drop()
 			s.local.stoppedOnPurpose()
 		}
 	})
@@ -147,7 +147,7 @@ func (s *stopper) endHung() {
 // as a leader may serve nobody.
 func (s *stopper) stopWithin() time.Duration {
 	limit := ha.UnservedLimit(s.Dynamic)
-	if !s.lead.Tenure.Held(s.Now()) {
+	if !s.lead.LeaseState.Held(s.Now()) {
 		limit = max(limit, StopLimit) // nobody waits for it
 	}
 	return limit
@@ -157,7 +157,7 @@ func (s *stopper) stopWithin() time.Duration {
 // of what is left until PostgreSQL would be killed, half is PostgreSQL's own.
 func (s *stopper) beforeStopLimit() time.Duration {
 	limit := s.ScriptLimit
-	if now := s.Now(); s.lead.Tenure.Held(now) && !s.lead.PauseInForce() {
+	if now := s.Now(); s.lead.LeaseState.Held(now) && !s.lead.PauseInForce() {
 		limit = min(limit, s.lead.KillAt().Sub(now)/2)
 	}
 	if s.Stopping {

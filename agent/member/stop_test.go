@@ -25,7 +25,7 @@ func TestFence(t *testing.T) {
 	w := newWorld(t).leading()
 	w.begin(ha.Fence{})
 	w.begin(ha.Fence{})
-	if w.Tenure.Held(w.clock) {
+	if w.LeaseState.Held(w.clock) {
 		t.Fatal("the lease is still held")
 	}
 	w.wantTask(ha.TaskDemote)
@@ -158,7 +158,7 @@ func TestAMarkThatHangsKeepsNoLease(t *testing.T) {
 	w.pass(lingering) // unmarkWithin of agent/guard_supervisor.go
 	mark.answer()
 	w.looked()
-	if g := w.Tenure.Giving(); g == nil || g.Successor != "c" || w.Attempt.Failures != 0 {
+	if g := w.LeaseState.Giving(); g == nil || g.Successor != "c" || w.Attempt.Failures != 0 {
 		t.Fatalf("the lease is kept: %+v, %+v", g, w.Attempt)
 	}
 }
@@ -302,11 +302,11 @@ func TestDemote(t *testing.T) {
 	w.answer("Guard.Overtake", false, nil)
 	w.answer("Guard.Disarm")
 	w.answer("Guard.Unmark")
-	if !w.Tenure.Held(w.clock) {
+	if !w.LeaseState.Held(w.clock) {
 		t.Fatal("the lease is dropped before the end")
 	}
 	w.looked()
-	if w.Tenure.Held(w.clock) || w.PG.Running || w.TaskKind() != ha.TaskNone {
+	if w.LeaseState.Held(w.clock) || w.PG.Running || w.TaskKind() != ha.TaskNone {
 		t.Fatal("not demoted")
 	}
 	w.wantAsked("Postgres Guard", "Postgres.BeforeStop", "Postgres.Stop", "Postgres.Kill", "Guard.Overtake", "Guard.Disarm", "Guard.Unmark", "Postgres.Look")
@@ -323,8 +323,8 @@ func TestADemotionThatFails(t *testing.T) {
 			w.settle()
 			w.pass(killAgainAfter)
 			w.looked()
-			if !w.Tenure.Held(w.clock) || w.Attempt.Kind != ha.TaskDemote {
-				t.Fatalf("held %t, %+v", w.Tenure.Held(w.clock), w.Attempt)
+			if !w.LeaseState.Held(w.clock) || w.Attempt.Kind != ha.TaskDemote {
+				t.Fatalf("held %t, %+v", w.LeaseState.Held(w.clock), w.Attempt)
 			}
 			if w.find("Guard.Unmark") != nil || w.GuardSupervisor.known.IsZero() {
 				t.Fatal("the guard is disarmed")
@@ -344,12 +344,12 @@ func TestGiveUp(t *testing.T) {
 		w.begin(ha.GiveUp{Successor: "b"})
 		w.looked()
 		if fails {
-			if !w.Tenure.Held(w.clock) || w.Tenure.Giving() != nil {
+			if !w.LeaseState.Held(w.clock) || w.LeaseState.Giving() != nil {
 				t.Fatal("given up while PostgreSQL may live")
 			}
 			continue
 		}
-		if g := w.Tenure.Giving(); g == nil || g.Successor != "b" || w.Tenure.Held(w.clock) || w.Complete {
+		if g := w.LeaseState.Giving(); g == nil || g.Successor != "b" || w.LeaseState.Held(w.clock) || w.Complete {
 			t.Fatalf("%+v, complete %t", g, w.Complete)
 		}
 	}
@@ -363,7 +363,7 @@ func TestEndHung(t *testing.T) {
 	w.settle()
 	w.running = false
 	w.looked()
-	if !w.Tenure.Held(w.clock) || w.PG.Running || !w.PGDown.IsZero() || w.GuardSupervisor.known.IsZero() {
+	if !w.LeaseState.Held(w.clock) || w.PG.Running || !w.PGDown.IsZero() || w.GuardSupervisor.known.IsZero() {
 		t.Fatal("a hung PostgreSQL")
 	}
 	w.none("Guard.Disarm")
@@ -381,7 +381,7 @@ func TestStopLimits(t *testing.T) {
 	if got := w.beforeStopLimit(); got != w.ScriptLimit {
 		t.Fatalf("without a lease: %v", got)
 	}
-	w.Tenure.TookOver(w.clock, 5*time.Second)
+	w.LeaseState.TookOver(w.clock, 5*time.Second)
 	if got := w.stopWithin(); got != 5*time.Second {
 		t.Fatalf("with a lease: %v", got)
 	}

@@ -10,7 +10,7 @@ import (
 // takeOver takes the lock in one transaction, which registers the shard as well if
 // this member has made it.
 func (m *Member) takeOver(t ha.TakeOver, register bool) {
-	if m.Session == "" || m.Tenure.Writing() {
+	if m.Session == "" || m.LeaseState.Writing() {
 		return
 	}
 	ttl := m.Dynamic.TTL
@@ -35,7 +35,7 @@ func (m *Member) takeOver(t ha.TakeOver, register bool) {
 	}
 	deposed := m.unreleasedOwner()
 	t0 := m.Now()
-	m.Tenure.BeginTakeOver(t0, ttl)
+	m.LeaseState.BeginTakeOver(t0, ttl)
 	m.ArmGuard()
 	failed := func(err error) { m.writeFailed("taking the lock", err) }
 	m.whenTold(t0, ttl, m.Dynamic.RetryTimeout, func(left time.Duration) {
@@ -69,12 +69,12 @@ func (m *Member) tookOver(t0 cluster.Instant, ttl time.Duration, request cluster
 	if request.Initialize != "" {
 		m.Snapshot.Initialize = cluster.Entry[string]{Value: request.Initialize, ModifyIndex: written[m.Keys.Initialize()]}
 	}
-	m.Tenure.TookOver(t0, ttl)
+	m.LeaseState.TookOver(t0, ttl)
 	m.history.written = 0 // replicas believe what was written under this lock
 	if m.Dynamic.Pause {
 		m.ArmGuard() // which is to remember the pause
 	} else {
-		m.GuardSupervisor.grant(m.Memo())
+		m.GuardSupervisor.grant(m.PersistedState())
 	}
 	m.Log.Info().Dur("lease", m.LeaseLeft()).Msg("took the leader lock")
 }

@@ -24,8 +24,8 @@ func TestAMarkBeforeTheTakeOver(t *testing.T) {
 	w.none("Guard.Mark")
 	c.fail(errBoom)
 	w.none("Consul.TakeOver")
-	if w.Tenure.Writing() || w.Tenure.Lease().Uncertain {
-		t.Fatalf("%+v", w.Tenure.Lease())
+	if w.LeaseState.Writing() || w.LeaseState.Lease().Uncertain {
+		t.Fatalf("%+v", w.LeaseState.Lease())
 	}
 	w.Session = ""
 	w.takeOver(ha.TakeOver{Status: 90}, false)
@@ -61,8 +61,8 @@ func TestTakeOver(t *testing.T) {
 	w.pass(time.Second)
 	k := w.Keys
 	c.answer(cluster.Indexes{k.Status(): 120, k.Leader(): 121, k.Sync(): 122, k.Route(): 123, k.Initialize(): 124}, nil)
-	if w.Tenure.Until() != t0.Add(30*time.Second) || !w.Leads() {
-		t.Fatalf("the lease lasts for %v", w.Tenure.Until().Sub(t0))
+	if w.LeaseState.Until() != t0.Add(30*time.Second) || !w.Leads() {
+		t.Fatalf("the lease lasts for %v", w.LeaseState.Until().Sub(t0))
 	}
 	s := w.Snapshot
 	if s.Status.ModifyIndex != 120 || s.Leader.ModifyIndex != 121 || s.Sync.ModifyIndex != 122 || s.Route.ModifyIndex != 123 || s.Initialize.ModifyIndex != 124 ||

@@ -121,11 +121,11 @@ func (m *Member) awakenGuard(w *Work, next func(error)) {
 // startPrimary starts PostgreSQL as the primary: that only a leader does, and under an armed
 // guard.
 func (m *Member) startPrimary(waits *ha.SetSync) {
-	memo, until := m.Memo(), m.Tenure.Until()
+	persisted, until := m.PersistedState(), m.LeaseState.Until()
 	ttl, margins := m.Dynamic.TTL, m.FenceMargins()
 	m.commits.set = false // it is set anew
 	arm := func(w *Work, next func(error)) {
-		m.GuardSupervisor.ArmNow(w, memo, because(next, "the guard could not be armed, so no primary is started"))
+		m.GuardSupervisor.ArmNow(w, persisted, because(next, "the guard could not be armed, so no primary is started"))
 	}
 	protect := func(w *Work, next func(error)) {
 		m.Watchdog.Activate(w, until, ttl, margins, because(next, "no primary is started"))

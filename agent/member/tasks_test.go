@@ -47,13 +47,13 @@ func TestStartPrimary(t *testing.T) {
 	}
 	w.answer("Guard.Awake")
 	arm := w.take("Guard.Arm")
-	if arm.args[1] != true || arm.memo().KillAt != w.KillAt() {
+	if arm.args[1] != true || arm.persisted().KillAt != w.KillAt() {
 		t.Fatalf("%v", arm.args)
 	}
 	w.none("Watchdog.Activate", "Postgres.Start")
 	arm.answer()
 	dog := w.take("Watchdog.Activate")
-	if dog.args[0] != w.Tenure.Until() || dog.args[1] != 30*time.Second || dog.args[2] != w.FenceMargins() {
+	if dog.args[0] != w.LeaseState.Until() || dog.args[1] != 30*time.Second || dog.args[2] != w.FenceMargins() {
 		t.Fatalf("%v", dog.args)
 	}
 	w.none("Postgres.Start")
@@ -76,7 +76,7 @@ func TestStartPrimary(t *testing.T) {
 		w.begin(ha.StartPrimary{})
 		w.looked()
 		w.none("Postgres.Start")
-		if w.Attempt.Kind != ha.TaskStart || !w.Tenure.Held(w.clock) {
+		if w.Attempt.Kind != ha.TaskStart || !w.LeaseState.Held(w.clock) {
 			t.Fatalf("%s: %+v", at, w.Attempt)
 		}
 	}

@@ -55,14 +55,14 @@ func TestPostgresThatWasAskedToPromoteCannotBeKilled(t *testing.T) {
 			t.Parallel()
 			u := &unkillable{err: tt.err}
 			m := New(Settings{Name: "a", Log: zerolog.Nop()}, Ports{Clock: clockAt(now), Postgres: u}, nil, cluster.Dynamic{})
-			m.Tenure.TookOver(now, 8*time.Second)
+			m.LeaseState.TookOver(now, 8*time.Second)
 			p := &promotion{promoter: &m.promoter, Promote: ha.Promote{Sync: tt.key}, asked: true}
 			if tt.key != nil {
 				p.index = 150
 			}
 			p.promoted(&Work{}, errors.New("the connection was lost"), func(error) {})
-			if u.kills == 0 || m.Tenure.Held(now) != tt.held || m.Tenure.Giving() != nil {
-				t.Fatalf("%d kills; the lease is held: %v, given up: %v", u.kills, m.Tenure.Held(now), m.Tenure.Giving())
+			if u.kills == 0 || m.LeaseState.Held(now) != tt.held || m.LeaseState.Giving() != nil {
+				t.Fatalf("%d kills; the lease is held: %v, given up: %v", u.kills, m.LeaseState.Held(now), m.LeaseState.Giving())
 			}
 			if !tt.held && u.kills < 2 {
 				t.Fatal("it is not killed again")

@@ -504,12 +504,17 @@ func (p postgresPort) PrePromote(work *Work, limit time.Duration, done func(erro
 
 type guardPort struct{ w *world }
 
-func (p guardPort) Arm(m Memo, grant bool, done func(error)) {
+func (p guardPort) Arm(m PersistedState, grant bool, done func(error)) {
 	p.w.ask(nil, "Guard.Arm", done, m, grant)
 }
-func (p guardPort) Disarm(done func(error))            { p.w.ask(nil, "Guard.Disarm", done) }
-func (p guardPort) StandDown(m Memo, done func(error)) { p.w.ask(nil, "Guard.StandDown", done, m) }
-func (p guardPort) Remember(m Memo, done func(error))  { p.w.ask(nil, "Guard.Remember", done, m) }
+func (p guardPort) Disarm(done func(error)) { p.w.ask(nil, "Guard.Disarm", done) }
+func (p guardPort) StandDown(m PersistedState, done func(error)) {
+	p.w.ask(nil, "Guard.StandDown", done, m)
+}
+
+func (p guardPort) Remember(m PersistedState, done func(error)) {
+	p.w.ask(nil, "Guard.Remember", done, m)
+}
 func (p guardPort) Awake(work *Work, done func(error)) { p.w.ask(work, "Guard.Awake", done) }
 func (p guardPort) Overtake(done func(bool, error))    { p.w.ask(nil, "Guard.Overtake", done) }
 func (p guardPort) Unmark(done func(error))            { p.w.ask(nil, "Guard.Unmark", done) }
@@ -531,7 +536,7 @@ func (p peersPort) Failsafe(limit time.Duration, to ha.FailsafeMember, patroni b
 	p.w.ask(nil, "Peers.Failsafe", done, limit, to, patroni, lease, index)
 }
 
-func (p peersPort) Part(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
+func (p peersPort) Detach(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
 	p.w.ask(nil, "Peers.Part", done, limit, to.Name, index)
 }
 

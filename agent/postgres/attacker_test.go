@@ -77,7 +77,7 @@ func TestNotesThroughLinks(t *testing.T) {
 	_, _ = p.DataDir(ctx)
 	_, _ = p.CachedDynamic()
 	for what, act := range map[string]func() error{
-		"loss": func() error { return p.writeLoss(Loss{ID: "x"}) }, "told": func() error { return p.KeepTold(Told{Role: "primary"}) },
+		"loss": func() error { return p.writeLoss(Loss{ID: "x"}) }, "told": func() error { return p.KeepCallbackState(CallbackState{Role: "primary"}) },
 		"asides": func() error { return p.noteAsides(nil) }, "marker": func() error { return p.writeMarker(markClone, "1") },
 		"pgpass": func() error { return p.writePgpass(upstream(p)) }, "dynamic": func() error { return p.CacheDynamic([]byte("{}")) },
 	} {

@@ -31,7 +31,7 @@
 //	start.go, stop.go, follow.go, timeline.go
 //	                start, promote; stop; follow; the next timeline's number
 //	senders.go      WAL senders during a stop
-//	script.go, told.go
+//	script.go, callback_state.go
 //	                pre_promote and before_stop; what callbacks were told last
 //	observe.go      how it fares
 //	words.go        the words of package pg, under the names that they have here
@@ -49,7 +49,7 @@
 //	replica.go      a replica by the first of these that succeeds
 //	recovery.go     the recovery of a shard that is made from a backup
 //	diverged.go     whether this member's WAL has left the upstream's
-//	hidden.go       segments that hide WAL of an older timeline
+//	partial_segment.go       segments that hide WAL of an older timeline
 //	slots.go        replication slots, timeline history
 //
 // The data directory is sacred (design 5.20): only DiscardIncomplete and

@@ -63,7 +63,7 @@ func (p *Instance) Unfollow(ctx context.Context) error {
 		select {
 		case <-time.After(pollEvery):
 		case <-ctx.Done():
-			return fmt.Errorf("following nobody did not take effect: %w", errors.Join(err, ctx.Err()))
+			return fmt.Errorf("clearing primary_conninfo did not take effect: %w", errors.Join(err, ctx.Err()))
 		}
 	}
 }

@@ -48,7 +48,7 @@ func TestUnfollow(t *testing.T) {
 }
 
 // A new configuration is written while a replica is told whom to follow, as after a
-// reload: it must not put back what the file said before. A voter that has parted from an
+// reload: it must not put back what the file said before. A voter that has detached from an
 // old leader would receive from it again.
 func TestFollowWhileRewriting(t *testing.T) {
 	t.Parallel()

@@ -146,23 +146,23 @@ func TestScriptInTheBackground(t *testing.T) {
 	}
 }
 
-func TestTold(t *testing.T) {
+func TestCallbackState(t *testing.T) {
 	dir := newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
-	if told, err := p.RecallTold(); err != nil || told != (Told{}) {
+	if told, err := p.RecallCallbackState(); err != nil || told != (CallbackState{}) {
 		t.Fatalf("nothing was told: %+v, %v", told, err)
 	}
 	must(t, os.Mkdir(p.dataDir, 0o700))
-	want := Told{Role: "primary", Started: time.Date(2026, 11, 21, 1, 2, 3, 456789000, time.UTC)}
-	must(t, p.KeepTold(want))
-	if told, err := p.RecallTold(); err != nil || told.Role != want.Role || !told.Started.Equal(want.Started) {
+	want := CallbackState{Role: "primary", Started: time.Date(2026, 11, 21, 1, 2, 3, 456789000, time.UTC)}
+	must(t, p.KeepCallbackState(want))
+	if told, err := p.RecallCallbackState(); err != nil || told.Role != want.Role || !told.Started.Equal(want.Started) {
 		t.Errorf("kept %+v, recalled %+v, %v", want, told, err)
 	}
 	// Another directory in its place was told nothing.
 	must(t, os.Remove(p.dataDir))
 	must(t, os.WriteFile(filepath.Join(dir, "other"), nil, 0o600)) // takes the inode, perhaps
 	must(t, os.Mkdir(p.dataDir, 0o700))
-	if told, err := p.RecallTold(); err != nil || told != (Told{}) {
+	if told, err := p.RecallCallbackState(); err != nil || told != (CallbackState{}) {
 		t.Errorf("of a new data directory: %+v, %v", told, err)
 	}
 }

@@ -79,7 +79,7 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 			return err
 		}
 		p.setSyncNames("")
-		if err := p.uncoverWAL(ctx, d.Control); err != nil {
+		if err := p.removePartialSegment(ctx, d.Control); err != nil {
 			return fmt.Errorf("not started: %w", err)
 		}
 	case s.Sync != nil:

@@ -110,7 +110,7 @@ func (a *agent) step() {
 		a.die()
 		return
 	}
-	if on := a.Tenure.OnFailsafe(); on != a.onFailsafe {
+	if on := a.LeaseState.OnFailsafe(); on != a.onFailsafe {
 		a.onFailsafe = on
 		if on {
 			a.host.w.judge.tally.Failsafe++
@@ -146,7 +146,7 @@ func (a *agent) adopt() {
 	}
 	guard := a.host.guard.recall()
 	if a.AdoptRunning(pg.observe(), pg.aim, guard) {
-		a.Session, a.Dynamic = guard.Memo.Session, a.host.w.remembered(guard.Memo, a.Dynamic)
+		a.Session, a.Dynamic = guard.PersistedState.Session, a.host.w.remembered(guard.PersistedState, a.Dynamic)
 	}
 }
 

@@ -89,7 +89,7 @@ func (j *judge) acts(h *host, what string) {
 	e, asked := j.w.consul.keys[keyFailover]
 	asked = asked && e.value.(cluster.Failover).Candidate != ""
 	if a := h.agent; asked || j.asked || h == j.switched || holder != "" && holder != h.name && h.pg.primary ||
-		a != nil && (a.Stopping || a.Tenure.Giving() != nil || !a.TaskSince().IsZero() && a.TaskSince().Sub(a.host.wall(j.pausedAt)) <= 0) {
+		a != nil && (a.Stopping || a.LeaseState.Giving() != nil || !a.TaskSince().IsZero() && a.TaskSince().Sub(a.host.wall(j.pausedAt)) <= 0) {
 		return
 	}
 	j.fail("I5", "%s: %s, though every member says that the shard is paused", h.name, what)

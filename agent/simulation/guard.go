@@ -11,14 +11,14 @@ import (
 
 // guard is the process that kills PostgreSQL when the lease has run out.
 type guard struct {
-	host     *host
-	alive    bool
-	stopped  int // faults that keep it from running (SIGSTOP)
-	deadline fence.Deadline
-	memo     *member.Memo
-	asked    cluster.Instant // starts that were asked for before are refused
-	held     []func()
-	watcher  *watcher // its parent; nil: no guard has run yet
+	host      *host
+	alive     bool
+	stopped   int // faults that keep it from running (SIGSTOP)
+	deadline  fence.Deadline
+	persisted *member.PersistedState
+	asked     cluster.Instant // starts that were asked for before are refused
+	held      []func()
+	watcher   *watcher // its parent; nil: no guard has run yet
 }
 
 // mark is what is written beside the data directory (agent/led.go).
@@ -55,12 +55,12 @@ func (g *guard) command(do func(), done func()) {
 }
 
 // arm sets or moves the deadline.
-func (g *guard) arm(memo member.Memo, newLease bool, done func(error)) {
-	until := memo.KillAt
+func (g *guard) arm(persisted member.PersistedState, newLease bool, done func(error)) {
+	until := persisted.KillAt
 	var err error
 	g.command(func() {
 		if err = g.deadline.Arm(g.host.clock(), until, newLease); err == nil {
-			g.memo = &memo
+			g.persisted = &persisted
 			g.watch()
 			g.watcher.share(until)
 		}
@@ -111,7 +111,7 @@ func (g *guard) watch() {
 				return
 			}
 			g.deadline.Fire()
-			g.memo = nil
+			g.persisted = nil
 			if g.host.pg.running {
 				g.host.w.judge.acts(g.host, "the guard kills PostgreSQL")
 			}
@@ -124,22 +124,22 @@ func (g *guard) watch() {
 func (g *guard) disarm(done func(error)) {
 	g.command(func() {
 		g.deadline.Disarm()
-		g.memo = nil
+		g.persisted = nil
 		g.watcher.share(0)
 	}, func() { done(nil) })
 }
 
 // standDown takes the deadline away and remembers that the shard is paused.
-func (g *guard) standDown(memo member.Memo, done func(error)) {
+func (g *guard) standDown(persisted member.PersistedState, done func(error)) {
 	g.command(func() {
 		g.deadline.Disarm()
-		g.memo = &memo
+		g.persisted = &persisted
 		g.watcher.share(0)
 	}, func() { done(nil) })
 }
 
-func (g *guard) remember(memo member.Memo, done func(error)) {
-	g.command(func() { g.memo = &memo }, func() { done(nil) })
+func (g *guard) remember(persisted member.PersistedState, done func(error)) {
+	g.command(func() { g.persisted = &persisted }, func() { done(nil) })
 }
 
 // die is the guard's end: the kernel signals the postmaster that it has started, and the
@@ -172,9 +172,9 @@ func (g *guard) recall() member.Recalled {
 	case g.stopped > 0, g.deadline.Fired:
 		return member.Recalled{Until: longAgo}
 	case !g.deadline.Until.IsZero():
-		return member.Recalled{Until: g.deadline.Until, Deadline: g.deadline.Until, Memo: g.memo}
-	case g.memo != nil && g.memo.Paused:
-		return member.Recalled{Memo: g.memo, Paused: true}
+		return member.Recalled{Until: g.deadline.Until, Deadline: g.deadline.Until, PersistedState: g.persisted}
+	case g.persisted != nil && g.persisted.Paused:
+		return member.Recalled{PersistedState: g.persisted, Paused: true}
 	}
 	switch m := g.host.mark; {
 	case m == nil:

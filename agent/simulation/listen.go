@@ -137,11 +137,11 @@ func (a *agent) look() member.Look {
 // peerValue is what other members are told when they ask.
 func (a *agent) peerValue() ha.Peer {
 	o := a.PG.Observed
-	_, parted := a.Parting()
+	_, detached := a.Detaching()
 	return ha.Peer{
 		Name: a.host.name, Answered: true, State: a.StateName(), Primary: a.PG.Primary(),
 		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying, Restoring: a.Restoring(), Tags: a.TagsNow(),
-		Parted: parted,
+		Detached: detached,
 	}
 }
 
@@ -164,20 +164,20 @@ func serveObserve(a *agent, answer func(member.Seen)) {
 	})
 }
 
-func (a *agent) awaitParted(index uint64, limit cluster.Instant, answer func(error)) {
+func (a *agent) awaitDetached(index uint64, limit cluster.Instant, answer func(error)) {
 	a.later(a.host.w.between(0, 5*time.Millisecond), func() {
 		switch {
-		case a.partedFrom(index):
+		case a.detachedFrom(index):
 			answer(nil)
 		case a.host.clock().Before(limit):
-			a.awaitParted(index, limit, answer)
+			a.awaitDetached(index, limit, answer)
 		default:
 			answer(errSilent)
 		}
 	})
 }
 
-func (a *agent) partedFrom(index uint64) bool {
-	parted, _ := a.Parting()
-	return index > 0 && parted >= index
+func (a *agent) detachedFrom(index uint64) bool {
+	detached, _ := a.Detaching()
+	return index > 0 && detached >= index
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // Mutant switches rules off, at the border of the code that is tested: what a
-// decision is shown, what a transaction checks, which moments a tenure is told. The
+// decision is shown, what a transaction checks, which moments a lease state is told. The
 // zero value is Lictor as it is.
 type Mutant struct {
 	TakeOverUnchecked bool // the takeover does not check that the status is the one that was seen
@@ -60,7 +60,7 @@ type Mutant struct {
 	PauseUntold      bool // a pause is in force when it is read, not with the beat that says so
 	PausedTaken      bool // a lease whose last beat was paused is taken as any other
 	NotDeposed       bool // nobody tells the old leader that it is deposed
-	PartForgotten    bool // an agent that begins anew does not ask whether it had parted
+	DetachForgotten  bool // an agent that begins anew does not ask whether it had detached
 	Unpromoted       bool // a PostgreSQL whose promotion has failed is left alone
 	// the guard starts a primary though its deadline has passed; survives: what it starts then it
 	// kills at once, as the deadline is over, and an agent that lives on has broken the start off
@@ -88,20 +88,20 @@ func (m *Mutant) beaten(a *agent, ttl time.Duration) {
 	now := a.host.clock()
 	switch {
 	case m.LeaseFromReply:
-		if a.Tenure.BeatSucceeded(now, now, ttl) == nil {
+		if a.LeaseState.BeatSucceeded(now, now, ttl) == nil {
 			a.ArmGuard()
 		}
-	case m.ExpiredExtended && !a.Tenure.Held(now):
-		a.Tenure.TookOver(now, ttl)
-		guarded{a}.Arm(a.Memo(), true, func(error) {})
+	case m.ExpiredExtended && !a.LeaseState.Held(now):
+		a.LeaseState.TookOver(now, ttl)
+		guarded{a}.Arm(a.PersistedState(), true, func(error) {})
 	}
 }
 
 // tookOver changes what a takeover has given.
 func (m *Mutant) tookOver(a *agent, ttl time.Duration) {
 	if m.LeaseFromReply {
-		a.Tenure.TookOver(a.host.clock(), ttl)
-		guarded{a}.Arm(a.Memo(), true, func(error) {})
+		a.LeaseState.TookOver(a.host.clock(), ttl)
+		guarded{a}.Arm(a.PersistedState(), true, func(error) {})
 	}
 }
 
@@ -197,8 +197,8 @@ func (m *Mutant) failsafe(a *agent, r *ha.FailsafeRequest, done func(error)) fun
 	r.Lease = a.Dynamic.TTL
 	return func(err error) {
 		done(err)
-		if err == nil && a.Tenure.OnFailsafe() && a.Tenure.FailsafeAnswered(a.host.clock(), t0, a.Dynamic.TTL, true) == nil {
-			guarded{a}.Arm(a.Memo(), false, func(error) {})
+		if err == nil && a.LeaseState.OnFailsafe() && a.LeaseState.FailsafeAnswered(a.host.clock(), t0, a.Dynamic.TTL, true) == nil {
+			guarded{a}.Arm(a.PersistedState(), false, func(error) {})
 		}
 	}
 }
@@ -213,7 +213,7 @@ func (m *Mutant) agreed(err error) error {
 
 // accepted changes what an agent knows after its first reading.
 func (m *Mutant) accepted(a *agent, first bool) {
-	if m.PartForgotten && first {
-		a.Parted = 0
+	if m.DetachForgotten && first {
+		a.Detached = 0
 	}
 }

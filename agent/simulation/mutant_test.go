@@ -337,14 +337,14 @@ func TestMutantPausedTaken(t *testing.T) {
 	killed(t, Mutant{PausedTaken: true}, directed(3, alone(8), during(30, 10, Pause, a), during(36, 40, Isolate, a)), "I1")
 }
 
-// c has parted for b, whose takeover is under way for long, and its agent begins anew.
-func TestMutantPartForgotten(t *testing.T) {
+// c has detached for b, whose takeover is under way for long, and its agent begins anew.
+func TestMutantDetachForgotten(t *testing.T) {
 	s := unfenced()
 	s.Events = []Event{during(30, 60, StopAgent, a), during(30, 60, StopBoth, a), during(36, 30, SlowOneWay, b).to(3).with(4000), during(36, 30, SlowOneWay, 3).to(b).with(10)}
 	for _, at := range []float64{38.6, 39.0, 39.4, 39.8, 40.2} {
 		s.Events = append(s.Events, during(at, 0.2, KillAgent, c))
 	}
-	killed(t, Mutant{PartForgotten: true}, s, "I1", "I2")
+	killed(t, Mutant{DetachForgotten: true}, s, "I1", "I2")
 }
 
 // b was asked to promote, and that failed; before the next attempt pre_promote fails, and the
@@ -358,7 +358,7 @@ func TestMutantBackBelieved(t *testing.T) {
 }
 
 // unfenced is a leader that nobody fences, with a voter that does not hear of its
-// successor: nothing but that voter's parting keeps its commits from being acknowledged.
+// successor: nothing but that voter's detaching keeps its commits from being acknowledged.
 func unfenced() Schedule {
 	return directed(3, map[string]any{"ttl": 8, "synchronous_mode": "quorum"},
 		during(28, 60, CutBoth, c).to(3), during(30, 60, StopAgent, a), during(30, 60, StopBoth, a), during(120, 30, HostLoss, b))

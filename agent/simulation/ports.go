@@ -129,8 +129,8 @@ func (c inConsul) Read(limit time.Duration, done func(cluster.Snapshot, error)) 
 func (c inConsul) WriteAsLeader(limit time.Duration, session, key string, index uint64, value any, done func(uint64, error)) {
 	key = c.short(key)
 	if key == keyFailsafe && (c.host.w.mutant.ListForgotten || value == nil && c.host.w.mutant.DeletionIgnored) {
-		c.Tenure.ListKnown(index+1, nil)
-		c.Tenure.ListKnown(index, c.Snapshot.Failsafe.Value)
+		c.LeaseState.ListKnown(index+1, nil)
+		c.LeaseState.ListKnown(index, c.Snapshot.Failsafe.Value)
 	}
 	c.transact(limit, leaderOps(session, key, index, value, key == keySync && c.host.w.mutant.SyncIndexKept), one(key, done))
 }
@@ -178,7 +178,7 @@ func (g guarded) order(send func(done func(error)), done func(error)) {
 	})
 }
 
-func (g guarded) Arm(m member.Memo, grant bool, done func(error)) {
+func (g guarded) Arm(m member.PersistedState, grant bool, done func(error)) {
 	guard := &g.host.guard
 	if g.host.w.mutant.PauseUntold && g.Dynamic.Pause {
 		g.StandDown(m, done)
@@ -193,11 +193,11 @@ func (g guarded) Arm(m member.Memo, grant bool, done func(error)) {
 
 func (g guarded) Disarm(done func(error)) { g.order(g.host.guard.disarm, done) }
 
-func (g guarded) StandDown(m member.Memo, done func(error)) {
+func (g guarded) StandDown(m member.PersistedState, done func(error)) {
 	g.order(func(told func(error)) { g.host.guard.standDown(m, told) }, done)
 }
 
-func (g guarded) Remember(m member.Memo, done func(error)) {
+func (g guarded) Remember(m member.PersistedState, done func(error)) {
 	if g.host.w.mutant.ListForgotten && len(m.Lists) > 0 {
 		m.Lists, m.Leaving = m.Lists[:1], false
 		if !m.Listed {
@@ -262,26 +262,26 @@ func heard(done func(error)) func(error, bool) {
 	}
 }
 
-func (p toPeers) Part(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
+func (p toPeers) Detach(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
 		to.post(func() {
 			if to.host.w.mutant.VoterStays {
 				answer(nil)
 				return
 			}
-			to.HearPart(p.host.name, index, func(err error) {
+			to.HearDetach(p.host.name, index, func(err error) {
 				if err != nil {
 					answer(err)
 					return
 				}
-				to.awaitParted(index, to.host.clock().Add(partLimit), answer)
+				to.awaitDetached(index, to.host.clock().Add(detachLimit), answer)
 			})
 		})
 	}, heard(done))
 }
 
-// partLimit is how long a member may take to part from the old leader (agent/api).
-const partLimit = 500 * time.Millisecond
+// detachLimit is how long a member may take to detach from the old leader (agent/api).
+const detachLimit = 500 * time.Millisecond
 
 func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(member.Seen, error)) {
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, serveObserve, func(seen member.Seen, ok bool) {
@@ -290,7 +290,7 @@ func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(membe
 			return
 		}
 		if p.host.w.mutant.VoterStays {
-			seen.Parted = 1 << 62
+			seen.Detached = 1 << 62
 		}
 		done(seen, nil)
 	})
@@ -356,7 +356,7 @@ func (a *agent) applyConfig(s cluster.Snapshot) {
 	before := a.Dynamic
 	a.Dynamic = dynamic
 	if before.Pause != dynamic.Pause || before.TTL != dynamic.TTL {
-		a.Tenure.BeatSoon()
+		a.LeaseState.BeatSoon()
 		a.ArmGuard()
 	}
 }

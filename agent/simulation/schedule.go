@@ -275,7 +275,7 @@ func (w *world) parse(e cluster.Entry[[]byte]) (cluster.Dynamic, error) {
 }
 
 // remembered is the dynamic configuration that a guard remembers.
-func (w *world) remembered(m *member.Memo, otherwise cluster.Dynamic) cluster.Dynamic {
+func (w *world) remembered(m *member.PersistedState, otherwise cluster.Dynamic) cluster.Dynamic {
 	d, _, err := cluster.ParseDynamicJSON(m.Config)
 	if err != nil {
 		return otherwise

@@ -51,7 +51,7 @@ func TestStartWithAPartOfANewTimeline(t *testing.T) {
 
 	// One that goes beyond the fork holds WAL of its own: it stays.
 	must(t, b.Stop(ctx, Fast))
-	must(t, b.uncoverWAL(ctx, Control{Timeline: 1}))
+	must(t, b.removePartialSegment(ctx, Control{Timeline: 1}))
 	if _, err := os.Stat(part); err != nil {
 		t.Errorf("a segment with WAL of its own: %v", err)
 	}

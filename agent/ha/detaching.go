@@ -11,60 +11,60 @@ import (
 // This file keeps quorum commit safe from an old leader that nobody fenced, because
 // its agent and its guard both stand still: the lease keeps it from leading, but not
 // its standbys from acknowledging its commits. So before a candidate takes the word
-// of the voters for how far the shard's WAL goes, it asks them to part from the old
+// of the voters for how far the shard's WAL goes, it asks them to detach from the old
 // leader: to receive nothing more from it until Consul shows a newer status than the
 // one that the candidate is about to replace. If the old leader does lead on, that
 // is its next beat; and the candidate's takeover, which checks the index of the
 // status, has failed then.
 
-// ErrNotParted: a member does not part from its old leader.
-var ErrNotParted = errors.New("not parted")
+// ErrNotDetached: a member does not detach from its old leader.
+var ErrNotDetached = errors.New("not detached")
 
-// MayPart says why this member cannot part from the old leader for a candidate that
+// MayDetach says why this member cannot detach from the old leader for a candidate that
 // is about to replace the status at index.
-func (v View) MayPart(index uint64) error {
+func (v View) MayDetach(index uint64) error {
 	switch p := v.promised(); {
 	case index == 0:
-		return fmt.Errorf("%w: there is no status to replace", ErrNotParted)
+		return fmt.Errorf("%w: there is no status to replace", ErrNotDetached)
 	case !v.Lease.Until.IsZero() || v.Postgres.Running && v.Postgres.Primary:
-		return fmt.Errorf("%w: running as a leader", ErrNotParted)
+		return fmt.Errorf("%w: running as a leader", ErrNotDetached)
 	case p != nil:
-		return fmt.Errorf("%w: the lock is promised to %s", ErrNotParted, p.Leader)
+		return fmt.Errorf("%w: the lock is promised to %s", ErrNotDetached, p.Leader)
 	case v.Config.Pause:
-		return fmt.Errorf("%w: in pause nothing is changed", ErrNotParted)
+		return fmt.Errorf("%w: in pause nothing is changed", ErrNotDetached)
 	case newerThan(v.Cluster.Status, index):
-		return fmt.Errorf("%w: a newer status was seen", ErrNotParted)
+		return fmt.Errorf("%w: a newer status was seen", ErrNotDetached)
 	case v.Task != TaskNone:
-		return fmt.Errorf("%w: busy: %s", ErrNotParted, v.Task)
+		return fmt.Errorf("%w: busy: %s", ErrNotDetached, v.Task)
 	case !v.Postgres.Accepting:
-		return fmt.Errorf("%w: PostgreSQL does not run", ErrNotParted)
+		return fmt.Errorf("%w: PostgreSQL does not run", ErrNotDetached)
 	}
 	return nil
 }
 
-// Part notes that this member has parted from the old leader for a candidate that is
+// Detach notes that this member has detached from the old leader for a candidate that is
 // about to replace the status at index.
-func (o *Outlook) Part(index uint64) {
-	o.Parted = max(o.Parted, index)
+func (o *ClusterView) Detach(index uint64) {
+	o.Detached = max(o.Detached, index)
 	o.Wrote(index) // an older reading tells nothing any more
 }
 
 // Resume is told whether PostgreSQL was found running with a connected WAL receiver
-// when the agent began, at the first reading. If not, a voter may have parted in the
+// when the agent began, at the first reading. If not, a voter may have detached in the
 // agent's earlier run: it follows nobody until the status changes.
-func (o *Outlook) Resume(name string, receiving bool) {
+func (o *ClusterView) Resume(name string, receiving bool) {
 	if key := o.Snapshot.Sync; key.Exists() && key.Value.Quorum > 0 && !strings.EqualFold(key.Value.Leader, name) && key.Value.Has(name) && !receiving {
-		o.Parted = max(o.Parted, o.Snapshot.Status.ModifyIndex)
+		o.Detached = max(o.Detached, o.Snapshot.Status.ModifyIndex)
 	}
 }
 
 // goesOn tells whether a reading shows that the shard has gone on since this member
-// has parted, or that Consul itself has gone back behind that.
-func (o *Outlook) goesOn(s cluster.Snapshot) bool {
-	return s.Status.ModifyIndex > o.Parted || s.Index < o.Parted
+// has detached, or that Consul itself has gone back behind that.
+func (o *ClusterView) goesOn(s cluster.Snapshot) bool {
+	return s.Status.ModifyIndex > o.Detached || s.Index < o.Detached
 }
 
-// parted: a candidate counts on this member's receiving nothing until the shard
+// detached: a candidate counts on this member's receiving nothing until the shard
 // goes on.
 //
 //	PostgreSQL              leader        decision
@@ -72,18 +72,18 @@ func (o *Outlook) goesOn(s cluster.Snapshot) bool {
 //	down                    somebody      start as a replica of nobody
 //	replica of nobody       somebody      wait for its next beat
 //	replica of nobody       nobody        take part in the election
-func parted(v View) (Decision, bool) {
-	if v.Parted == 0 {
+func detached(v View) (Decision, bool) {
+	if v.Detached == 0 {
 		return Decision{}, false
 	}
 	leader, pg := v.leader(), v.Postgres
 	switch {
 	case pg.Accepting && !pg.Primary && (pg.Upstream != "" || pg.Streaming):
-		return v.unlessFailing(do("a candidate counts on this member: parting from the old leader", Follow{})), true
+		return v.unlessFailing(do("a candidate counts on this member: detaching from the old leader", Follow{})), true
 	case leader == "" || leader == v.Name:
 		return Decision{}, false
 	case !pg.Running:
-		return v.mindTheLease(v.unlessFailing(do("parted from the old leader: starting as a replica of nobody", StartReplica{}))), true
+		return v.mindTheLease(v.unlessFailing(do("detached from the old leader: starting as a replica of nobody", StartReplica{}))), true
 	}
-	return v.mindTheLease(wait("parted from the old leader until " + leader + " is seen to lead on")), true
+	return v.mindTheLease(wait("detached from the old leader until " + leader + " is seen to lead on")), true
 }

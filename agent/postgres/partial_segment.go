@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// uncoverWAL removes segments that hide WAL of an older timeline and hold nothing that
+// removePartialSegment removes segments that hide WAL of an older timeline and hold nothing that
 // it does not. A WAL receiver that follows its upstream to a new timeline receives the
 // segment of the fork from its beginning. If the standby is stopped before it has got
 // as far as the fork again, recovery takes the newer timeline's segment of that number
 // (XLogFileReadAnyTLI in src/backend/access/transam/xlogrecovery.c), comes to its end
 // before the fork, and gives up: "WAL location ... belongs to timeline ..., but
 // previous recovered WAL file came from timeline ...". It does so at every start.
-func (p *Instance) uncoverWAL(ctx context.Context, control Control) error {
+func (p *Instance) removePartialSegment(ctx context.Context, control Control) error {
 	files, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
 	if err != nil {
 		return fmt.Errorf("looking for timelines: %w", err)
@@ -69,7 +69,7 @@ func (p *Instance) uncoverTimeline(ctx context.Context, timeline int) error {
 		return fmt.Errorf("a segment that was received in part: %w", err)
 	}
 	p.log.Info().Str("segment", filepath.Base(segment)).Str("fork", FormatLSN(fork)).
-		Msg("a segment of a new timeline that was received in part, and not up to the fork, is removed: it hides the WAL before; the rest is received again")
+		Msg("removed incomplete segment of new timeline that shadowed older WAL")
 	return nil
 }
 

@@ -6,10 +6,10 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// Outlook is what a member knows of its shard, and since when (design 5.2). Readings
+// ClusterView is what a member knows of its shard, and since when (design 5.2). Readings
 // come from a blocking query, which may be overtaken, and from consistent reads. Like a
-// Tenure it is told the time. The zero value is a member that never heard of its shard.
-type Outlook struct {
+// LeaseState it is told the time. The zero value is a member that never heard of its shard.
+type ClusterView struct {
 	// Snapshot is the shard as last read, or written by this member since.
 	Snapshot cluster.Snapshot
 	// Read is when it was read last; zero: never.
@@ -22,9 +22,9 @@ type Outlook struct {
 	// GoneBack is until when another member may lead of whom Consul knows nothing any more,
 	// as it has gone back to an earlier state (a snapshot was restored); zero: it has not.
 	GoneBack cluster.Instant
-	// Parted is the status (its ModifyIndex) under which this member has parted from
-	// the old leader (parting.go); zero: it has not, or the shard has gone on since.
-	Parted uint64
+	// Detached is the status (its ModifyIndex) under which this member has detached from
+	// the old leader (detaching.go); zero: it has not, or the shard has gone on since.
+	Detached uint64
 
 	floor uint64 // of the last reading, or of our own last write since: older readings are stale
 	stale int    // consistent readings in a row that were older
@@ -35,7 +35,7 @@ type Acceptance int
 
 // What may become of a reading.
 const (
-	// Taken: it is the outlook now.
+	// Taken: it is the view of the cluster now.
 	Taken Acceptance = iota
 	// Overtaken: it is older than what is known, or may be since nothing is known; a
 	// consistent read must tell.
@@ -51,7 +51,7 @@ const maxStaleReads = 5
 
 // Accept takes in a reading, made at now, unless what is known is younger.
 // consistent says that it was a consistent read of everything, the route too.
-func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent bool) Acceptance {
+func (o *ClusterView) Accept(now cluster.Instant, s cluster.Snapshot, consistent bool) Acceptance {
 	switch {
 	// A server that has just become Consul's leader answers by what it has applied of
 	// its log so far, which may be far behind (docs/facts.md, Consistency).
@@ -78,7 +78,7 @@ func (o *Outlook) Accept(now cluster.Instant, s cluster.Snapshot, consistent boo
 		o.StatusSeen = now
 	}
 	if o.goesOn(s) {
-		o.Parted = 0
+		o.Detached = 0
 	}
 	if o.FirstRead.IsZero() {
 		o.FirstRead = now
@@ -99,7 +99,7 @@ func leaseIn(s cluster.Snapshot) time.Duration {
 // differs from that status's own, whoever wrote it: Consul leaves the ModifyIndex
 // of a key as it is when it is set to the value that it has already, and then
 // nobody would see the beat.
-func (o *Outlook) NextBeat() int64 {
+func (o *ClusterView) NextBeat() int64 {
 	if b := o.Snapshot.Status.Value.Lictor; b != nil {
 		return b.Number + 1
 	}
@@ -112,7 +112,7 @@ func (o *Outlook) NextBeat() int64 {
 // followed by a promotion. A leader that promotes and is lost at once would
 // otherwise leave a timeline whose number its successor takes too: PostgreSQL knows
 // only of those that have reached it (its documentation, 26.3.6 Timelines).
-func (o *Outlook) NextTimeline(own int, promotes bool) int {
+func (o *ClusterView) NextTimeline(own int, promotes bool) int {
 	highest := max(own, o.Timeline())
 	if promotes {
 		highest++
@@ -121,7 +121,7 @@ func (o *Outlook) NextTimeline(own int, promotes bool) int {
 }
 
 // Timeline is the highest timeline that may be in use, as far as the status tells.
-func (o *Outlook) Timeline() int {
+func (o *ClusterView) Timeline() int {
 	if b := o.Snapshot.Status.Value.Lictor; b != nil {
 		return b.Timeline
 	}
@@ -129,11 +129,11 @@ func (o *Outlook) Timeline() int {
 }
 
 // Wrote notes a write of this member, which has given some key this index.
-func (o *Outlook) Wrote(index uint64) { o.floor = max(o.floor, index) }
+func (o *ClusterView) Wrote(index uint64) { o.floor = max(o.floor, index) }
 
 // WroteStatus notes the status that this member has written at now.
-func (o *Outlook) WroteStatus(now cluster.Instant, s cluster.Status, index uint64) {
+func (o *ClusterView) WroteStatus(now cluster.Instant, s cluster.Status, index uint64) {
 	o.Snapshot.Status = cluster.Entry[cluster.Status]{Value: s, ModifyIndex: index}
-	o.StatusSeen, o.Parted = now, 0
+	o.StatusSeen, o.Detached = now, 0
 	o.Wrote(index)
 }

@@ -10,15 +10,15 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// leader is a tenure that has taken the lock with a takeover sent at second 100.
-func leader() *Tenure {
-	var t Tenure
+// leader is a lease state that has taken the lock with a takeover sent at second 100.
+func leader() *LeaseState {
+	var t LeaseState
 	t.BeginTakeOver(at(100), ttl)
 	t.TookOver(at(100), ttl)
 	return &t
 }
 
-func TestTenureBeats(t *testing.T) {
+func TestLeaseStateBeats(t *testing.T) {
 	l := leader()
 	l.BeginBeat(at(102), ttl)
 	if !l.Writing() {
@@ -34,7 +34,7 @@ func TestTenureBeats(t *testing.T) {
 	}
 }
 
-func TestTenureShorterTTL(t *testing.T) {
+func TestLeaseStateShorterTTL(t *testing.T) {
 	l := leader()
 	l.BeginBeat(at(102), 3*time.Second)
 	if l.Until() != at(105) {
@@ -47,7 +47,7 @@ func TestTenureShorterTTL(t *testing.T) {
 	}
 }
 
-func TestTenureFailures(t *testing.T) {
+func TestLeaseStateFailures(t *testing.T) {
 	for name, test := range map[string]struct {
 		outcome   Outcome
 		uncertain bool
@@ -90,18 +90,18 @@ func TestFailsafeLists(t *testing.T) {
 	abc := map[string]string{"a": "ua", "b": "ub", "c": "uc"}
 	ab := map[string]string{"a": "ua", "b": "ub"}
 	abd := map[string]string{"a": "ua", "b": "ub", "d": "ud"}
-	type step func(*Tenure)
+	type step func(*LeaseState)
 	known := func(index uint64, list map[string]string) step {
-		return func(t *Tenure) { t.ListKnown(index, list) }
+		return func(t *LeaseState) { t.ListKnown(index, list) }
 	}
-	begin := func(list map[string]string) step { return func(t *Tenure) { t.BeginList(list) } }
-	restart := func(t *Tenure) {
-		b, err := json.Marshal(t.Memo("s", 7))
-		var m Memo
+	begin := func(list map[string]string) step { return func(t *LeaseState) { t.BeginList(list) } }
+	restart := func(t *LeaseState) {
+		b, err := json.Marshal(t.PersistedState("s", 7))
+		var m PersistedState
 		if err == nil {
 			err = json.Unmarshal(b, &m)
 		}
-		*t = Tenure{}
+		*t = LeaseState{}
 		if err != nil || t.Resume(at(101), m) != nil {
 			panic("cannot resume")
 		}
@@ -153,7 +153,7 @@ func TestFailsafeAnswered(t *testing.T) {
 	for name, test := range map[string]struct {
 		now    float64
 		agreed bool
-		before func(*Tenure)
+		before func(*LeaseState)
 		until  float64
 		err    bool
 		active bool
@@ -161,8 +161,8 @@ func TestFailsafeAnswered(t *testing.T) {
 		"all agree":                {now: 105, agreed: true, until: 112, active: true},
 		"one does not":             {now: 105, until: 108},
 		"after the lease":          {now: 108, agreed: true, until: 108, err: true},
-		"the key is being deleted": {now: 105, agreed: true, until: 108, err: true, before: func(l *Tenure) { l.BeginList(nil) }},
-		"dropped meanwhile":        {now: 105, agreed: true, err: true, before: func(l *Tenure) { l.Drop() }},
+		"the key is being deleted": {now: 105, agreed: true, until: 108, err: true, before: func(l *LeaseState) { l.BeginList(nil) }},
+		"dropped meanwhile":        {now: 105, agreed: true, err: true, before: func(l *LeaseState) { l.Drop() }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := leader()
@@ -182,28 +182,28 @@ func TestFailsafeAnswered(t *testing.T) {
 func TestAgree(t *testing.T) {
 	ask := FailsafeRequest{Leader: "b", Lease: ttl, Index: 45} // the status that leads("b") shows
 	other := func(v *View) { leads("c", 0)(v); v.Cluster.Status.ModifyIndex = 46 }
-	promised := func(to string, index uint64) func(*Tenure) {
-		return func(t *Tenure) { t.promise = &Promise{Leader: to, Until: now.Add(time.Second), Index: index} }
+	promised := func(to string, index uint64) func(*LeaseState) {
+		return func(t *LeaseState) { t.promise = &Promise{Leader: to, Until: now.Add(time.Second), Index: index} }
 	}
 	for name, test := range map[string]struct {
-		view   View
-		tenure func(*Tenure)
-		ask    FailsafeRequest
-		ok     bool
+		view       View
+		leaseState func(*LeaseState)
+		ask        FailsafeRequest
+		ok         bool
 	}{
 		"a replica of the leader":               {view: view(leads("b", time.Second)), ask: ask, ok: true},
 		"never heard of Consul":                 {view: view(newShard, func(v *View) { v.Read = 0 }), ask: ask, ok: true},
 		"knows a beat that the leader does not": {view: view(leads("b", 0)), ask: FailsafeRequest{Leader: "b", Lease: ttl, Index: 44}, ok: true},
 		"our own name":                          {view: view(leads("b", 0)), ask: FailsafeRequest{Leader: "a", Lease: ttl, Index: 45}},
 		"no lease":                              {view: view(leads("b", 0)), ask: FailsafeRequest{Leader: "b", Index: 45}},
-		"leads itself":                          {view: view(holdsLease(ttl)), ask: ask, tenure: func(t *Tenure) { *t = *leader() }},
+		"leads itself":                          {view: view(holdsLease(ttl)), ask: ask, leaseState: func(t *LeaseState) { *t = *leader() }},
 		"runs as a primary":                     {view: view(leads("b", 0), primary), ask: ask},
-		"a takeover is under way":               {view: view(leads("b", 0)), ask: ask, tenure: func(t *Tenure) { t.BeginTakeOver(now, ttl) }},
-		"the outcome of a takeover is unknown": {view: view(leads("b", 0)), ask: ask, tenure: func(t *Tenure) {
+		"a takeover is under way":               {view: view(leads("b", 0)), ask: ask, leaseState: func(t *LeaseState) { t.BeginTakeOver(now, ttl) }},
+		"the outcome of a takeover is unknown": {view: view(leads("b", 0)), ask: ask, leaseState: func(t *LeaseState) {
 			t.BeginTakeOver(now, ttl)
 			t.WriteFailed(Unknown, 0, 0)
 		}},
-		"a takeover had no effect": {view: view(leads("b", 0)), ask: ask, ok: true, tenure: func(t *Tenure) {
+		"a takeover had no effect": {view: view(leads("b", 0)), ask: ask, ok: true, leaseState: func(t *LeaseState) {
 			t.BeginTakeOver(now, ttl)
 			t.WriteFailed(NoEffect, 0, 0)
 		}},
@@ -213,14 +213,14 @@ func TestAgree(t *testing.T) {
 		"longer than any lease that was seen":   {view: view(leads("b", 0)), ask: FailsafeRequest{Leader: "b", Lease: ttl + 1, Index: 45}},
 		"253 years":                             {view: view(newShard, func(v *View) { v.Read = 0 }), ask: FailsafeRequest{Leader: "b", Lease: 1 << 62, Index: 45}},
 		"the leader has released since":         {view: view(leads("b", 0), released("")), ask: FailsafeRequest{Leader: "b", Lease: ttl, Index: 44}},
-		"promised to another":                   {view: view(leads("b", 0)), ask: ask, tenure: promised("c", 45)},
-		"promised to another who lost it since": {view: view(leads("b", 0)), ask: ask, tenure: promised("c", 44), ok: true},
-		"promised to the same":                  {view: view(leads("b", 0)), ask: ask, tenure: promised("b", 45), ok: true},
+		"promised to another":                   {view: view(leads("b", 0)), ask: ask, leaseState: promised("c", 45)},
+		"promised to another who lost it since": {view: view(leads("b", 0)), ask: ask, leaseState: promised("c", 44), ok: true},
+		"promised to the same":                  {view: view(leads("b", 0)), ask: ask, leaseState: promised("b", 45), ok: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var l Tenure
-			if test.tenure != nil {
-				test.tenure(&l)
+			var l LeaseState
+			if test.leaseState != nil {
+				test.leaseState(&l)
 			}
 			v := test.view
 			v.Promise = l.Promise()
@@ -328,25 +328,25 @@ func TestDeposed(t *testing.T) {
 
 func TestResume(t *testing.T) {
 	l := leader()
-	m := l.Memo("session", 45)
-	var next Tenure
+	m := l.PersistedState("session", 45)
+	var next LeaseState
 	if err := next.Resume(at(107), m); err != nil || next.Until() != at(108) || next.Lease().Renewed != at(100) {
 		t.Errorf("%v: %+v", err, next.Lease())
 	}
-	var late Tenure
+	var late LeaseState
 	if err := late.Resume(at(108), m); err == nil || late.Held(at(107)) {
 		t.Errorf("resumed a lease that is over: %v", err)
 	}
-	if !reflect.DeepEqual(late, Tenure{}) {
+	if !reflect.DeepEqual(late, LeaseState{}) {
 		t.Errorf("left behind: %+v", late)
 	}
 }
 
-func TestOutlook(t *testing.T) {
+func TestClusterView(t *testing.T) {
 	status := func(snapshot, index uint64) cluster.Snapshot {
 		return cluster.Snapshot{Index: snapshot, Status: cluster.Entry[cluster.Status]{ModifyIndex: index}}
 	}
-	var o Outlook
+	var o ClusterView
 	expect := func(what string, got, want Acceptance, seen cluster.Instant) {
 		t.Helper()
 		if got != want || o.StatusSeen != seen {
@@ -372,13 +372,13 @@ func TestOutlook(t *testing.T) {
 // The index of a reading says that Consul has gone back only until somebody writes
 // something; that of the status does for good. The leader of before may lead on for the
 // longer of both leases.
-func TestOutlookOfAConsulThatHasGoneBack(t *testing.T) {
+func TestClusterViewOfAConsulThatHasGoneBack(t *testing.T) {
 	status := func(snapshot, index uint64, lease time.Duration) cluster.Snapshot {
 		value := cluster.Status{Lictor: &cluster.Beat{LeaseMS: lease.Milliseconds()}}
 		return cluster.Snapshot{Index: snapshot, Status: cluster.Entry[cluster.Status]{ModifyIndex: index, Value: value}}
 	}
 	for _, leases := range [][2]time.Duration{{40 * time.Second, ttl}, {ttl, 40 * time.Second}} {
-		var o Outlook
+		var o ClusterView
 		o.Accept(at(1), status(20, 19, leases[0]), true)
 		o.Accept(at(2), status(21, 19, leases[0]), false)
 		o.Accept(at(3), cluster.Snapshot{Index: 22}, false)
@@ -413,7 +413,7 @@ func TestPauseIsInForceWithTheBeatThatSaysSo(t *testing.T) {
 		{"the last leader was paused, and the key is of the one before", view(leads("b", 20*time.Second), told, asked(), syncKey("c", "a")), "", "led in pause"},
 		{
 			"the last leader was paused, and waits for a quorum", view(leads("b", 20*time.Second), told, asked(peer("c", 1, 4000)), syncKey("b", "a", "c"), func(v *View) { v.Cluster.Sync.Value.Quorum = 1 }),
-			"ask the other members, parted from the old leader (status at 45)", "asking for the positions",
+			"ask the other members, detached from the old leader (status at 45)", "asking for the positions",
 		},
 		{"the last leader was paused, and stopped in an orderly way", view(leads("b", 20*time.Second), told, released(""), asked()), "take over (status at 45)", ""},
 		{"the last leader was paused, and the operator decides", view(leads("b", 20*time.Second), told, asked(),
@@ -511,7 +511,7 @@ func TestOtherPrimaries(t *testing.T) {
 }
 
 func TestNextBeatDiffersFromTheStatusThatItReplaces(t *testing.T) {
-	var o Outlook
+	var o ClusterView
 	if n := o.NextBeat(); n != 1 {
 		t.Errorf("first: %d", n)
 	}
@@ -552,11 +552,11 @@ func TestQuorumNeedsPositionsReadAfterTheLease(t *testing.T) {
 	observed := func(ago time.Duration) func(*View) {
 		c := peer("c", 1, 5000)
 		c.Observed = now.Add(-ago)
-		return askedToPart(45, c)
+		return askedToDetach(45, c)
 	}
 	runSituations(t, []situationTest{
 		{"read after the end", view(expired, quorum, observed(500*time.Millisecond)), "take over (status at 45)", "best"},
-		{"read before the end", view(expired, quorum, observed(1100*time.Millisecond)), "ask the other members, parted from the old leader (status at 45)", "positions"},
+		{"read before the end", view(expired, quorum, observed(1100*time.Millisecond)), "ask the other members, detached from the old leader (status at 45)", "positions"},
 		{"without a quorum that does not matter", view(expired, observed(time.Hour)), "take over (status at 45)", "best"},
 	})
 }

@@ -8,46 +8,46 @@ import (
 	"time"
 )
 
-// Told is what the callbacks were told last: of which start of PostgreSQL, in
+// CallbackState is what the callbacks were told last: of which start of PostgreSQL, in
 // which role. It is kept in a file, so that an agent that starts anew, or another
 // binary in its place, tells nothing twice and misses no change of role.
-type Told struct {
+type CallbackState struct {
 	Role string `json:"role"`
 	// Started is when that PostgreSQL was started; zero: it has stopped since.
 	Started time.Time `json:"started"`
 }
 
-// RecallTold is what an earlier agent has told about this data directory; zero
+// RecallCallbackState is what an earlier agent has told about this data directory; zero
 // when there is nothing, or when it was about another one.
-func (p *Instance) RecallTold() (Told, error) {
+func (p *Instance) RecallCallbackState() (CallbackState, error) {
 	content, err := p.disk.ReadFile(p.stateFile("told"))
 	if errors.Is(err, os.ErrNotExist) {
-		return Told{}, nil
+		return CallbackState{}, nil
 	}
 	if err != nil {
-		return Told{}, fmt.Errorf("what the callbacks were told last: %w", err)
+		return CallbackState{}, fmt.Errorf("what the callbacks were told last: %w", err)
 	}
 	var kept struct {
-		Told
+		CallbackState
 		Identity string `json:"identity"`
 	}
 	if err := json.Unmarshal(content, &kept); err != nil {
-		return Told{}, fmt.Errorf("what the callbacks were told last: %s: %w", p.stateFile("told"), err)
+		return CallbackState{}, fmt.Errorf("what the callbacks were told last: %s: %w", p.stateFile("told"), err)
 	}
 	if id, err := identity(p.dataDir); err != nil || id != kept.Identity {
-		return Told{}, nil //nolint:nilerr // there is no such data directory any more
+		return CallbackState{}, nil //nolint:nilerr // there is no such data directory any more
 	}
-	return kept.Told, nil
+	return kept.CallbackState, nil
 }
 
-// KeepTold keeps it.
-func (p *Instance) KeepTold(t Told) error {
+// KeepCallbackState keeps it.
+func (p *Instance) KeepCallbackState(t CallbackState) error {
 	id, err := identity(p.dataDir)
 	if err != nil {
 		return fmt.Errorf("keeping what the callbacks were told: %w", err)
 	}
 	content, err := json.Marshal(struct {
-		Told
+		CallbackState
 		Identity string `json:"identity"`
 	}{t, id})
 	if err != nil {

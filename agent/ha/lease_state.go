@@ -7,16 +7,16 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// Tenure is a member's account of its dealings with the lock: its lease, its
+// LeaseState is a member's account of its dealings with the lock: its lease, its
 // writes to Consul and what is known of their outcome, what it may rely on when
 // Consul is gone, and what it has promised to another leader. These are the
 // rules of design 5 that concern one member; what it does with
 // them is decided by Decide.
 //
-// A tenure is as pure as Decide: it is told the time and the outcomes, and holds
+// A lease state is as pure as Decide: it is told the time and the outcomes, and holds
 // no clock. It is not safe for use by several goroutines. The zero value is a
 // member that never wrote anything.
-type Tenure struct {
+type LeaseState struct {
 	lease lease
 	// renewed is the moment of sending of the last beat or takeover that
 	// succeeded, sent that of the last one at all.
@@ -41,8 +41,8 @@ type Tenure struct {
 	deposed uint64
 }
 
-// Lease is how a decision sees the tenure.
-func (t *Tenure) Lease() Lease {
+// Lease is how a decision sees the lease state.
+func (t *LeaseState) Lease() Lease {
 	return Lease{
 		Until: t.lease.until, Renewed: t.renewed, BeatSent: t.sent, InFlight: t.writing, Uncertain: t.uncertain, NotBefore: t.notBefore,
 		Length: t.Length(), Failsafe: t.lists.usable(), Asking: t.asking, Asked: t.asked, Deposed: t.deposed,
@@ -50,15 +50,15 @@ func (t *Tenure) Lease() Lease {
 }
 
 // Held tells whether the lease runs at now.
-func (t *Tenure) Held(now cluster.Instant) bool { return t.lease.held(now) }
+func (t *LeaseState) Held(now cluster.Instant) bool { return t.lease.held(now) }
 
 // Until is the end of the lease; zero: there is none.
-func (t *Tenure) Until() cluster.Instant { return t.lease.until }
+func (t *LeaseState) Until() cluster.Instant { return t.lease.until }
 
 // Length is how long the lease in force was granted for, the shorter one while it
 // is being changed; zero: there is none. Everything that happens before its end is
 // counted by it, and not by a ttl that has only been read.
-func (t *Tenure) Length() time.Duration {
+func (t *LeaseState) Length() time.Duration {
 	if t.lease.until.IsZero() {
 		return 0
 	}
@@ -66,17 +66,17 @@ func (t *Tenure) Length() time.Duration {
 }
 
 // Giving is the lease on its way to somebody else, nil when it is not.
-func (t *Tenure) Giving() *Giving { return t.giving }
+func (t *LeaseState) Giving() *Giving { return t.giving }
 
 // Writing tells whether a beat, takeover or release is under way.
-func (t *Tenure) Writing() bool { return t.writing }
+func (t *LeaseState) Writing() bool { return t.writing }
 
 // OnFailsafe tells whether the lease rests on the members instead of Consul.
-func (t *Tenure) OnFailsafe() bool { return t.relying && t.lease.until != 0 }
+func (t *LeaseState) OnFailsafe() bool { return t.relying && t.lease.until != 0 }
 
 // BeginBeat notes a beat that is about to be sent, at t0. The lease is cut to what the beat will give before it is sent, as
 // observers may count the new ttl from then on (design 5.1).
-func (t *Tenure) BeginBeat(t0 cluster.Instant, ttl time.Duration) {
+func (t *LeaseState) BeginBeat(t0 cluster.Instant, ttl time.Duration) {
 	t.lease.shorten(t0, ttl)
 	t.shortest = min(t.shortest, ttl)
 	t.writing, t.takingOver, t.sent = true, false, t0
@@ -84,7 +84,7 @@ func (t *Tenure) BeginBeat(t0 cluster.Instant, ttl time.Duration) {
 
 // BeatSucceeded prolongs the lease, counted from t0, the moment at which the
 // beat was sent, unless it has run out meanwhile (ErrLeaseOver).
-func (t *Tenure) BeatSucceeded(now, t0 cluster.Instant, ttl time.Duration) error {
+func (t *LeaseState) BeatSucceeded(now, t0 cluster.Instant, ttl time.Duration) error {
 	t.writing = false
 	t.renewed, t.shortest = t0, ttl
 	err := t.lease.extend(now, t0, ttl)
@@ -97,14 +97,14 @@ func (t *Tenure) BeatSucceeded(now, t0 cluster.Instant, ttl time.Duration) error
 // BeginTakeOver notes a takeover that is about to be sent, at t0. A leader that
 // takes its own lock again still has a lease: as before a beat, it is cut to what
 // observers may count from then on.
-func (t *Tenure) BeginTakeOver(t0 cluster.Instant, ttl time.Duration) {
+func (t *LeaseState) BeginTakeOver(t0 cluster.Instant, ttl time.Duration) {
 	t.lease.shorten(t0, ttl)
 	t.shortest = min(t.shortest, ttl)
 	t.writing, t.takingOver, t.sent = true, true, t0
 }
 
 // TookOver begins a lease, counted from t0, the moment of sending.
-func (t *Tenure) TookOver(t0 cluster.Instant, ttl time.Duration) {
+func (t *LeaseState) TookOver(t0 cluster.Instant, ttl time.Duration) {
 	t.writing, t.takingOver, t.uncertain = false, false, false
 	t.renewed, t.shortest = t0, ttl
 	t.giving, t.promise, t.relying, t.asked, t.deposed = nil, nil, false, 0, 0
@@ -113,10 +113,10 @@ func (t *Tenure) TookOver(t0 cluster.Instant, ttl time.Duration) {
 
 // BeginRelease notes a release that is about to be sent. PostgreSQL has stopped
 // and the lease was dropped before.
-func (t *Tenure) BeginRelease() { t.writing, t.takingOver = true, false }
+func (t *LeaseState) BeginRelease() { t.writing, t.takingOver = true, false }
 
 // Released notes that Consul shows the lease released.
-func (t *Tenure) Released() { t.writing, t.giving = false, nil }
+func (t *LeaseState) Released() { t.writing, t.giving = false, nil }
 
 // Outcome of a write to Consul that did not succeed.
 type Outcome int
@@ -134,7 +134,7 @@ const (
 
 // WriteFailed notes that the write under way did not succeed. It may be tried
 // again at again; unless it certainly had no effect, after a reading.
-func (t *Tenure) WriteFailed(o Outcome, again cluster.Instant, beatInterval time.Duration) {
+func (t *LeaseState) WriteFailed(o Outcome, again cluster.Instant, beatInterval time.Duration) {
 	t.writing = false
 	t.failures++
 	t.notBefore = again
@@ -148,11 +148,11 @@ func (t *Tenure) WriteFailed(o Outcome, again cluster.Instant, beatInterval time
 
 // Failures counts the writes that failed; a reading that settles what they left
 // open must have begun after the last of them.
-func (t *Tenure) Failures() uint64 { return t.failures }
+func (t *LeaseState) Failures() uint64 { return t.failures }
 
 // Reread notes that Consul was read, consistently, by a reading which began when
 // there had been failures failed writes.
-func (t *Tenure) Reread(failures uint64) {
+func (t *LeaseState) Reread(failures uint64) {
 	if failures != t.failures {
 		return
 	}
@@ -161,28 +161,28 @@ func (t *Tenure) Reread(failures uint64) {
 }
 
 // BeatSoon makes a beat due: there is something that others must know at once.
-func (t *Tenure) BeatSoon() { t.sent = 0 }
+func (t *LeaseState) BeatSoon() { t.sent = 0 }
 
 // Drop ends the lease: PostgreSQL has stopped, or is being killed.
-func (t *Tenure) Drop() {
+func (t *LeaseState) Drop() {
 	t.lease.drop()
 	t.giving, t.relying = nil, false
 }
 
 // GiveTo ends the lease and offers it to successor; empty: to anybody.
-func (t *Tenure) GiveTo(successor string) {
+func (t *LeaseState) GiveTo(successor string) {
 	t.Drop()
 	t.giving = &Giving{Successor: successor}
 }
 
 // Depose notes that another member says it has taken the lock with the status at
 // index.
-func (t *Tenure) Depose(index uint64) { t.deposed = max(t.deposed, index) }
+func (t *LeaseState) Depose(index uint64) { t.deposed = max(t.deposed, index) }
 
-// Memo is what must outlive the agent's process, so that a restarted agent
+// PersistedState is what must outlive the agent's process, so that a restarted agent
 // within the same lease goes on where it was, even without Consul. The guard
 // keeps it (design 5.5).
-type Memo struct {
+type PersistedState struct {
 	Until    cluster.Instant     `json:"until"`
 	Shortest time.Duration       `json:"shortest"`
 	Session  string              `json:"session"`
@@ -197,9 +197,9 @@ type Memo struct {
 	Paused bool `json:"paused,omitempty"`
 }
 
-// Memo makes the memo; session and index are the agent's.
-func (t *Tenure) Memo(session string, index uint64) Memo {
-	return Memo{
+// PersistedState makes the persisted state; session and index are the agent's.
+func (t *LeaseState) PersistedState(session string, index uint64) PersistedState {
+	return PersistedState{
 		Until: t.lease.until, Shortest: t.shortest, Session: session, Index: index,
 		Lists: t.lists.all(), ListedAt: t.lists.index, Listed: t.lists.known != nil, Leaving: t.lists.leaving,
 	}
@@ -207,14 +207,14 @@ func (t *Tenure) Memo(session string, index uint64) Memo {
 
 // ResumeLists takes up the failsafe lists of the agent's earlier run, which rested on a
 // pause and not on its lease.
-func (t *Tenure) ResumeLists(m Memo) { t.lists.resume(m) }
+func (t *LeaseState) ResumeLists(m PersistedState) { t.lists.resume(m) }
 
-// errNotOurs: the memo cannot be resumed.
+// errNotOurs: the persisted state cannot be resumed.
 var errNotOurs = errors.New("the lease of the agent's earlier run is over")
 
 // Resume takes up the lease of the agent's earlier run. The guard has vouched
 // that PostgreSQL has not been killed since.
-func (t *Tenure) Resume(now cluster.Instant, m Memo) error {
+func (t *LeaseState) Resume(now cluster.Instant, m PersistedState) error {
 	if !now.Before(m.Until) {
 		return errNotOurs
 	}

@@ -7,14 +7,14 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// askedToPart: the peers were asked to part under the status at index, and have.
-func askedToPart(index uint64, peers ...Peer) func(*View) {
+// askedToDetach: the peers were asked to detach under the status at index, and have.
+func askedToDetach(index uint64, peers ...Peer) func(*View) {
 	for i := range peers {
-		peers[i].Parted = index
+		peers[i].Detached = index
 	}
 	return func(v *View) {
 		asked(peers...)(v)
-		v.PeersParted = index
+		v.PeersDetached = index
 	}
 }
 
@@ -32,36 +32,36 @@ func quorumOfB(v *View) {
 
 // The word of a voter that may still acknowledge commits of the old leader is worth
 // nothing.
-func TestCandidateCountsVotersThatHaveParted(t *testing.T) {
+func TestCandidateCountsDetachedVoters(t *testing.T) {
 	expired := leads("b", ttl+ttl/40+time.Second)
 	stays := peer("c", 1, 5000)
 	earlier := stays
-	earlier.Parted = 44
+	earlier.Detached = 44
 	primary := peer("b", 1, 4000)
 	primary.Primary = true
 	unfinished := func(ago time.Duration) func(*View) {
 		return func(v *View) { v.PeersDone, v.PeersAsked = false, now.Add(-ago) }
 	}
-	const ask = "ask the other members, parted from the old leader (status at 45)"
+	const ask = "ask the other members, detached from the old leader (status at 45)"
 	refused := func(ago time.Duration) func(*View) {
 		return func(v *View) {
-			askedToPart(45)(v)
+			askedToDetach(45)(v)
 			v.Peers, v.PeersAsked = []Peer{stays}, now.Add(-ago)
 		}
 	}
 	runSituations(t, []situationTest{
-		{"parted", view(expired, quorumOfB, askedToPart(45, stays)), "take over (status at 45)", "best"},
+		{"parted", view(expired, quorumOfB, askedToDetach(45, stays)), "take over (status at 45)", "best"},
 		{"not asked to", view(expired, quorumOfB, asked(stays)), ask, "positions"},
-		{"under an earlier status", view(expired, quorumOfB, asked(earlier), func(v *View) { v.PeersParted = 44 }), ask, "positions"},
-		{"replays still", view(expired, quorumOfB, askedToPart(45, replaying(stays))), "", "c still replays the WAL that it has"},
-		{"replays still, asked a while ago", view(expired, quorumOfB, askedToPart(45, replaying(stays)), func(v *View) { v.PeersAsked = now.Add(-askAgain) }), ask, "positions"},
-		{"replays still, one of two that suffice", view(expired, quorumOfB, askedToPart(45, replaying(stays), peer("b", 1, 5000))), "take over (status at 45)", "best"},
-		{"we replay still: what we have at least will do", view(expired, quorumOfB, askedToPart(45, stays), func(v *View) { v.Postgres.Replaying = true }), "take over (status at 45)", "best"},
-		{"did not, just now", view(expired, quorumOfB, refused(50*time.Millisecond)), "", "not all synchronous standbys have parted"},
-		{"did not, a while ago", view(expired, quorumOfB, refused(partAgain)), ask, "positions"},
-		{"a silent member is not waited for, with a quorum", view(expired, quorumOfB, askedToPart(45, stays), unfinished(enoughTime)), "take over (status at 45)", "best"},
-		{"but given the time that others need", view(expired, quorumOfB, askedToPart(45, stays), unfinished(enoughTime-1)), "", "waiting for the others"},
-		{"and waited for without a quorum", view(expired, quorumOfB, askedToPart(45), unfinished(enoughTime)), "", "waiting for the others"},
+		{"under an earlier status", view(expired, quorumOfB, asked(earlier), func(v *View) { v.PeersDetached = 44 }), ask, "positions"},
+		{"replays still", view(expired, quorumOfB, askedToDetach(45, replaying(stays))), "", "c still replays the WAL that it has"},
+		{"replays still, asked a while ago", view(expired, quorumOfB, askedToDetach(45, replaying(stays)), func(v *View) { v.PeersAsked = now.Add(-askAgain) }), ask, "positions"},
+		{"replays still, one of two that suffice", view(expired, quorumOfB, askedToDetach(45, replaying(stays), peer("b", 1, 5000))), "take over (status at 45)", "best"},
+		{"we replay still: what we have at least will do", view(expired, quorumOfB, askedToDetach(45, stays), func(v *View) { v.Postgres.Replaying = true }), "take over (status at 45)", "best"},
+		{"did not, just now", view(expired, quorumOfB, refused(50*time.Millisecond)), "", "not all synchronous standbys have detached"},
+		{"did not, a while ago", view(expired, quorumOfB, refused(detachAgain)), ask, "positions"},
+		{"a silent member is not waited for, with a quorum", view(expired, quorumOfB, askedToDetach(45, stays), unfinished(enoughTime)), "take over (status at 45)", "best"},
+		{"but given the time that others need", view(expired, quorumOfB, askedToDetach(45, stays), unfinished(enoughTime-1)), "", "waiting for the others"},
+		{"and waited for without a quorum", view(expired, quorumOfB, askedToDetach(45), unfinished(enoughTime)), "", "waiting for the others"},
 		{"or where none is needed", view(expired, asked(stays), unfinished(enoughTime)), "", "waiting for the others"},
 		{
 			"not asked, as the leader has stopped", view(leads("b", 0), quorumOfB, released(""), asked(stays), func(v *View) { v.StatusSeen = now.Add(-time.Second) }),
@@ -69,7 +69,7 @@ func TestCandidateCountsVotersThatHaveParted(t *testing.T) {
 		},
 		{"does not matter without a quorum", view(expired, asked(stays)), "take over (status at 45)", "best"},
 	})
-	v := view(expired, quorumOfB, askedToPart(45, primary))
+	v := view(expired, quorumOfB, askedToDetach(45, primary))
 	if problem := v.quorumProblem(); problem == "" {
 		t.Error("the position of a member that runs as a primary was counted")
 	}
@@ -79,8 +79,8 @@ func TestCandidateCountsVotersThatHaveParted(t *testing.T) {
 func TestChosenCandidateThatCannotLead(t *testing.T) {
 	expired := leads("b", ttl+ttl/40+time.Second)
 	chosen := request(cluster.Failover{Leader: "b", Candidate: "c"})
-	behind := func(v *View) { askedToPart(45, peer("c", 1, 4000))(v) }
-	level := func(v *View) { askedToPart(45, peer("c", 1, v.Postgres.LSN))(v) }
+	behind := func(v *View) { askedToDetach(45, peer("c", 1, 4000))(v) }
+	level := func(v *View) { askedToDetach(45, peer("c", 1, v.Postgres.LSN))(v) }
 	ours := func(v *View) { v.Cluster.Status.Value.Lictor.Owner, v.Cluster.Status.Value.Lictor.Paused = "a", true }
 	runSituations(t, []situationTest{
 		{"it is behind, and a quorum is needed", view(expired, quorumOfB, chosen, behind), "take over (status at 45)", "best"},
@@ -96,8 +96,8 @@ func TestChosenCandidateThatCannotLead(t *testing.T) {
 	}
 }
 
-func TestPartedFollowsNobody(t *testing.T) {
-	under := func(v *View) { v.Parted = 45 }
+func TestDetachedFollowsNobody(t *testing.T) {
+	under := func(v *View) { v.Detached = 45 }
 	follows := func(v *View) { v.Postgres.Upstream, v.Postgres.Streaming = "b", true }
 	receives := func(v *View) { v.Postgres.Upstream, v.Postgres.Streaming = "", true }
 	nobody := func(v *View) { v.Postgres.Upstream, v.Postgres.Streaming = "", false }
@@ -105,14 +105,14 @@ func TestPartedFollowsNobody(t *testing.T) {
 		{"follows still", view(leads("b", 0), under, follows), "follow nobody", "a candidate counts"},
 		{"receives still", view(leads("b", 0), under, receives), "follow nobody", "a candidate counts"},
 		{"follows nobody", view(leads("b", 0), under, nobody), "", "until b is seen to lead on"},
-		{"is down", view(leads("b", 0), under, nobody, down), "start as replica of nobody", "parted"},
-		{"has not parted", view(leads("b", 0), nobody), "follow b", "b leads"},
+		{"is down", view(leads("b", 0), under, nobody, down), "start as replica of nobody", "detached"},
+		{"has not detached", view(leads("b", 0), nobody), "follow b", "b leads"},
 		{"may lead itself", view(leads("b", ttl+ttl/40+time.Second), under, nobody, asked()), "take over (status at 45)", "best"},
 		{"in pause", view(leads("b", 0), under, follows, paused_), "", "paused"},
 	})
 }
 
-func TestMayPart(t *testing.T) {
+func TestMayDetach(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		view  View
@@ -130,52 +130,52 @@ func TestMayPart(t *testing.T) {
 		{"busy", view(leads("b", 0), func(v *View) { v.Task = TaskRejoin }), 45, false},
 		{"down", view(leads("b", 0), down), 45, false},
 	} {
-		if err := tt.view.MayPart(tt.index); (err == nil) != tt.may {
+		if err := tt.view.MayDetach(tt.index); (err == nil) != tt.may {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
 }
 
-func TestPartedUntilTheShardGoesOn(t *testing.T) {
+func TestDetachedUntilTheShardGoesOn(t *testing.T) {
 	at := func(index, status uint64) cluster.Snapshot {
 		return cluster.Snapshot{Index: index, Status: cluster.Entry[cluster.Status]{ModifyIndex: status}}
 	}
 	for _, tt := range []struct {
-		name    string
-		reading cluster.Snapshot
-		parted  uint64
+		name     string
+		reading  cluster.Snapshot
+		detached uint64
 	}{
 		{"the same status", at(46, 45), 45},
 		{"an older status", at(45, 44), 45},
 		{"a newer status", at(46, 46), 0},
 	} {
-		o := Outlook{Snapshot: at(45, 44), Read: 1}
-		o.Part(45)
-		if o.Accept(2, tt.reading, true); o.Parted != tt.parted {
-			t.Errorf("%s: parted under %d, want %d", tt.name, o.Parted, tt.parted)
+		o := ClusterView{Snapshot: at(45, 44), Read: 1}
+		o.Detach(45)
+		if o.Accept(2, tt.reading, true); o.Detached != tt.detached {
+			t.Errorf("%s: detached under %d, want %d", tt.name, o.Detached, tt.detached)
 		}
 	}
-	o := Outlook{Snapshot: at(45, 45), Read: 1}
-	o.Part(45)
-	if o.Accept(2, at(30, 30), false) != Overtaken || o.Parted != 45 {
+	o := ClusterView{Snapshot: at(45, 45), Read: 1}
+	o.Detach(45)
+	if o.Accept(2, at(30, 30), false) != Overtaken || o.Detached != 45 {
 		t.Error("a reading that was overtaken counts")
 	}
 	for range maxStaleReads {
 		o.Accept(3, at(30, 30), true)
 	}
-	if o.Parted != 0 {
-		t.Error("parted for ever though Consul has gone back")
+	if o.Detached != 0 {
+		t.Error("detached for ever though Consul has gone back")
 	}
 }
 
 // An agent that has just begun does not know what it has promised before.
-func TestResumeParted(t *testing.T) {
+func TestResumeDetached(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
 		self      string
 		quorum    int
 		receiving bool
-		parted    uint64
+		detached  uint64
 	}{
 		{"a voter that follows nobody", "a", 1, false, 45},
 		{"a voter that follows", "a", 1, true, 0},
@@ -185,9 +185,9 @@ func TestResumeParted(t *testing.T) {
 	} {
 		v := view(leads("b", 0), quorumOfB)
 		v.Cluster.Sync.Value.Quorum = tt.quorum
-		o := Outlook{Snapshot: v.Cluster}
-		if o.Resume(tt.self, tt.receiving); o.Parted != tt.parted {
-			t.Errorf("%s: parted under %d, want %d", tt.name, o.Parted, tt.parted)
+		o := ClusterView{Snapshot: v.Cluster}
+		if o.Resume(tt.self, tt.receiving); o.Detached != tt.detached {
+			t.Errorf("%s: detached under %d, want %d", tt.name, o.Detached, tt.detached)
 		}
 	}
 }
