@@ -14,62 +14,89 @@ import (
 	"time"
 )
 
-// renderBackups renders what the role pgbackrest installs on a host of a site of two shards:
-// pgBackRest's configuration, the flags of the timers, the timers.
-func renderBackups(t *testing.T, host string, vars map[string]any) (dir string) {
+// backupFiles is one way to have backups, and what the files for it must have.
+type backupFiles struct {
+	host  string
+	vars  map[string]any
+	needs string // an option that an older pgBackRest does not have
+	has   []string
+	not   []string
+}
+
+// renderBackups renders, in one run of Ansible, what the role pgbackrest installs on a host of a
+// site of two shards: pgBackRest's configuration, the flags of the timers, the timers. Each
+// way gets a directory of its own.
+func renderBackups(t *testing.T, ways map[string]backupFiles) (dirs map[string]string) {
 	t.Helper()
 	if _, err := exec.LookPath("ansible-playbook"); err != nil {
 		t.Skip("ansible-playbook is not installed: make deps")
 	}
-	dir = t.TempDir()
+	dir := t.TempDir()
 	tree, err := collectionTree(filepath.Join(dir, "collections"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	role := filepath.Join(tree, "ansible_collections", "lictor_ha", "lictor", "roles")
-	hosts := map[string]any{}
-	for i, name := range []string{"db1", "db2", "db3"} {
-		hosts[name] = map[string]any{"ansible_host": fmt.Sprintf("10.0.0.%d", 11+i)}
-	}
-	all := map[string]any{
-		"ansible_connection": "local",
-		"lictor_shards":      map[string]any{"orders": shard(5432, 8008, "db1", "db2", "db3"), "users": shard(5433, 8018, "db3", "db1")},
-	}
-	maps.Copy(all, vars)
-	inventory := map[string]any{
-		"lictor_databases":  map[string]any{"hosts": hosts},
-		"lictor_repository": map[string]any{"hosts": map[string]any{"keep": map[string]any{"ansible_host": "keep.example.org"}}},
-	}
-	template := func(name, to string) map[string]any {
-		return map[string]any{"ansible.builtin.template": map[string]any{"src": filepath.Join(role, "pgbackrest", "templates", name), "dest": filepath.Join(dir, to), "mode": "0644"}}
-	}
-	timers := template("lictor-backup.timer.j2", "{{ item.1 }}-{{ item.0 }}.timer")
-	timers["loop"], timers["vars"] = "{{ lictor_shards.keys() | product(lictor_backup_types) | list }}", map[string]string{"scope": "{{ item.0 }}", "type": "{{ item.1 }}"}
-	flags := template("flags.j2", "{{ scope }}.conf")
-	flags["loop"], flags["loop_control"] = "{{ lictor_backup_shards.keys() | list }}", map[string]string{"loop_var": "scope"}
-	play := []any{map[string]any{
-		"hosts": host, "gather_facts": false,
-		"vars_files": []string{filepath.Join(role, "common/defaults/main.yml"), filepath.Join(role, "pgbackrest/defaults/main.yml")},
-		"tasks":      []any{template("pgbackrest.conf.j2", "pgbackrest.conf"), flags, timers},
-	}}
-	for name, content := range map[string]any{"inventory.json": inventory, "play.json": play, "vars.json": all} {
+	write := func(name string, content any) string {
+		path := filepath.Join(dir, name)
 		text, err := json.Marshal(content)
 		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name), text, 0o600)
+			err = os.WriteFile(path, text, 0o600)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		return path
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	hosts := map[string]any{}
+	for i, name := range []string{"db1", "db2", "db3"} {
+		hosts[name] = map[string]any{"ansible_host": fmt.Sprintf("10.0.0.%d", 11+i)}
+	}
+	inventory := write("inventory.json", map[string]any{
+		"lictor_databases":  map[string]any{"hosts": hosts},
+		"lictor_repository": map[string]any{"hosts": map[string]any{"keep": map[string]any{"ansible_host": "keep.example.org"}}},
+	})
+	role := filepath.Join(tree, "ansible_collections", "lictor_ha", "lictor", "roles")
+	dirs = map[string]string{}
+	var plays []any
+	for name, way := range ways {
+		to := filepath.Join(dir, fmt.Sprint(len(plays)))
+		if err := os.Mkdir(to, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		dirs[name] = to
+		template := func(name, to string, more map[string]any) map[string]any {
+			task := map[string]any{"ansible.builtin.template": map[string]any{"src": filepath.Join(role, "pgbackrest", "templates", name), "dest": to, "mode": "0644"}}
+			maps.Copy(task, more)
+			return task
+		}
+		vars := map[string]any{
+			"ansible_connection": "local",
+			"lictor_shards":      map[string]any{"orders": shard(5432, 8008, "db1", "db2", "db3"), "users": shard(5433, 8018, "db3", "db1")},
+		}
+		maps.Copy(vars, way.vars)
+		plays = append(plays, map[string]any{
+			"hosts": way.host, "gather_facts": false,
+			"vars_files": []string{
+				filepath.Join(role, "common/defaults/main.yml"), filepath.Join(role, "pgbackrest/defaults/main.yml"),
+				write(filepath.Base(to)+".json", vars),
+			},
+			"tasks": []any{
+				template("pgbackrest.conf.j2", filepath.Join(to, "pgbackrest.conf"), nil),
+				template("flags.j2", filepath.Join(to, "{{ scope }}.conf"), map[string]any{"loop": "{{ lictor_backup_shards.keys() | list }}", "loop_control": map[string]string{"loop_var": "scope"}}),
+				template("lictor-backup.timer.j2", filepath.Join(to, "{{ item.1 }}-{{ item.0 }}.timer"), map[string]any{
+					"loop": "{{ lictor_shards.keys() | product(lictor_backup_types) | list }}", "vars": map[string]string{"scope": "{{ item.0 }}", "type": "{{ item.1 }}"},
+				}),
+			},
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	// vars_files would come before the inventory.
-	cmd := exec.CommandContext(ctx, "ansible-playbook", "-i", filepath.Join(dir, "inventory.json"), filepath.Join(dir, "play.json"), "-e", "@"+filepath.Join(dir, "vars.json"))
+	cmd := exec.CommandContext(ctx, "ansible-playbook", "-i", inventory, write("play.json", plays))
 	cmd.Env = ansibleEnvironment(tree, dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	return dir
+	return dirs
 }
 
 // TestBackupFiles: pgBackRest understands each configuration that the role makes, and systemd
@@ -80,13 +107,7 @@ func TestBackupFiles(t *testing.T) {
 	if err != nil {
 		t.Skip("pgbackrest is not installed: make deps")
 	}
-	for name, test := range map[string]struct {
-		host  string
-		vars  map[string]any
-		needs string // an option that an older pgBackRest does not have
-		has   []string
-		not   []string
-	}{
+	ways := map[string]backupFiles{
 		"the repository's host": {
 			host: "keep", has: []string{
 				"repo1-cipher-pass=", "repo1-retention-full=2", "pg1-host=db1", "pg3-host=db3", "pg3-path=/var/lib/postgresql/15/orders",
@@ -123,10 +144,11 @@ func TestBackupFiles(t *testing.T) {
 			},
 			has: []string{"repo1-s3-key-type=auto"}, not: []string{"repo1-s3-key=", "cipher"},
 		},
-	} {
+	}
+	dirs := renderBackups(t, ways)
+	for name, test := range ways {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dir := renderBackups(t, test.host, test.vars)
+			dir := dirs[name]
 			text, err := os.ReadFile(filepath.Join(dir, "pgbackrest.conf"))
 			if err != nil {
 				t.Fatal(err)
