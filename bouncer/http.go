@@ -66,6 +66,9 @@ type Status struct {
 	Files map[string]FileStatus `json:"files,omitempty"`
 	// Missing are configured shards of which no route is known.
 	Missing []config.ShardID `json:"missing,omitempty"`
+	// Refused are shards of bouncer.yml that are not served as they stand there, by their ids or,
+	// where these are wrong as well, their places; Problems says why.
+	Refused []string `json:"refused,omitempty"`
 	// Problems are keys under the routes prefix that cannot be followed, and shards that
 	// cannot be offered.
 	Problems map[string]string `json:"problems,omitempty"`
@@ -208,6 +211,9 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 	}
 	maps.Copy(s.Problems, a.processes.problems())
 	s.Missing = a.table.Missing()
+	for _, r := range a.config.Refused() {
+		s.Refused = append(s.Refused, r.Name)
+	}
 	return s
 }
 

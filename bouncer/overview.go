@@ -208,6 +208,14 @@ func overview(keys cluster.Keys, pairs api.KVPairs, bouncers []asked) []RouteRow
 				served[id] = true
 			}
 		}
+		if b.status == nil {
+			continue
+		}
+		for _, name := range b.status.Refused {
+			if _, offered := b.status.Shards[config.ShardID(name)]; !offered && !shards[name] {
+				rows = append(rows, RouteRow{Shard: name, Bouncer: b.status.Name, Answers: true, Problem: b.status.Problems[name]})
+			}
+		}
 	}
 	for id := range shards {
 		if served[id] {

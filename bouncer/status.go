@@ -96,7 +96,7 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 			Leader: leader.Name, Host: leader.Host, Port: leader.Port, Timeline: v.Route.Timeline, State: v.Route.State,
 			Since: v.Route.Since, Databases: v.Offered(), Unhealthy: v.unhealthy,
 		}
-		if e := cmp.Or(trouble[c.config.Keys().Routes()+string(v.ID)], trouble[string(v.ID)]); e != nil {
+		if e := cmp.Or(trouble[c.config.Keys().Routes()+string(v.ID)], trouble[string(v.ID)], c.config.RefusedShard(v.ID)); e != nil {
 			s.Error = e.Error()
 		}
 		if h := c.holds[v.ID]; h != nil && !h.expired {
@@ -232,6 +232,9 @@ func (c *reconciler) ready() (reasons []string) {
 	if len(c.stray) > 0 {
 		reasons = append(reasons, fmt.Sprintf("paused, though no shard is held: %s", strings.Join(c.stray, ", ")))
 	}
+	for _, r := range c.config.Refused() {
+		reasons = append(reasons, r.Err.Error())
+	}
 	for _, s := range c.config.Shards {
 		if _, offered := c.status[s.ID()]; !offered && c.left[string(s.ID())] == "" {
 			reasons = append(reasons, fmt.Sprintf("no route is known of shard %s", s.ID()))
@@ -253,7 +256,7 @@ func (c *reconciler) ready() (reasons []string) {
 // presenceOf is what the bouncer's key says.
 func presenceOf(c config.Config, url string, version pgbouncer.Version) cluster.Bouncer {
 	b := cluster.Bouncer{
-		Name: c.Name, URL: url, Version: c.Version, All: len(c.Shards) == 0,
+		Name: c.Name, URL: url, Version: c.Version, All: c.ServesAll(),
 		Frees: string(c.Frees(version)),
 	}
 	if version != (pgbouncer.Version{}) {

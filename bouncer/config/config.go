@@ -89,6 +89,9 @@ type Config struct {
 	closesSockets *bool
 	// listed: this is the configuration for one of pgbouncer.processes.
 	listed bool
+	// refused and unfollowed are what LoadServable has taken out of Shards.
+	refused    []Refused
+	unfollowed []string
 }
 
 // PgBouncer is the PgBouncer beside the bouncer.
@@ -191,16 +194,21 @@ const (
 // empty. Every problem is reported at once. Warnings are returned with and
 // without an error.
 func Load(source settings.Source) (Config, []cluster.Warning, error) {
-	var c Config
-	warnings, err := settings.Load(source, settings.Schema{}, &c, func() ([]cluster.Warning, error) {
-		filled := errors.Join(c.Consul.FillFromEnvironment(source.Get), c.Complete())
-		warnings, invalid := c.Validate()
-		return warnings, errors.Join(filled, invalid)
-	})
+	c, warnings, err := load(source)
 	if err != nil {
 		return Config{}, warnings, err
 	}
 	return c, warnings, nil
+}
+
+// load is Load that returns with an error what could be read.
+func load(source settings.Source) (c Config, warnings []cluster.Warning, err error) {
+	warnings, err = settings.Load(source, settings.Schema{}, &c, func() ([]cluster.Warning, error) {
+		filled := errors.Join(c.Consul.FillFromEnvironment(source.Get), c.Complete())
+		warnings, invalid := c.Validate()
+		return warnings, errors.Join(filled, invalid)
+	})
+	return c, warnings, err
 }
 
 var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
@@ -226,6 +234,7 @@ func (c *Config) Complete() error {
 	setDefault(&c.StateFile, c.DefaultStateFile())
 	for i := range c.Shards {
 		s := &c.Shards[i]
+		s.place = i
 		setDefault(&s.Namespace, cluster.DefaultNamespace)
 		s.Namespace = strings.Trim(s.Namespace, "/")
 		if len(s.Databases) == 0 && s.Scope != "" {

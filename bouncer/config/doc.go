@@ -5,6 +5,7 @@
 //	shard.go          a shard and its databases
 //	process.go        several processes of PgBouncer on one port
 //	validate.go       what must hold
+//	refused.go        shards with which something is wrong, beside the others
 //	listen.go         how the listener is protected
 //	defaults.go       PgBouncer's settings: the bouncer's own and the operator's
 //	setting_values.go what PgBouncer takes as their values

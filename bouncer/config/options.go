@@ -102,10 +102,10 @@ func (c Config) UnknownOptions(version pgbouncer.Version) map[string]error {
 	}
 	look(pgbouncer.DatabaseOptions, "pgbouncer.database_options", c.PgBouncer.DatabaseOptions)
 	look(pgbouncer.DatabaseOptions, "pgbouncer.fallback", c.fallbackOptions())
-	for i, s := range c.Shards {
-		look(pgbouncer.DatabaseOptions, fmt.Sprintf("shards[%d].options", i), s.Options)
+	for _, s := range c.Shards {
+		look(pgbouncer.DatabaseOptions, fmt.Sprintf("shards[%d].options", s.place), s.Options)
 		for database, options := range s.DatabaseOptions {
-			look(pgbouncer.DatabaseOptions, fmt.Sprintf("shards[%d].database_options.%s", i, database), options)
+			look(pgbouncer.DatabaseOptions, fmt.Sprintf("shards[%d].database_options.%s", s.place, database), options)
 		}
 	}
 	for user, options := range c.PgBouncer.Users {

@@ -50,6 +50,9 @@ type Shard struct {
 	// Patroni runs the shard; one that was further behind takes them again within half of it. Lictor's
 	// leaders decide it by their own configuration. Default: 16 MiB.
 	MaxReplicaLag int64 `mapstructure:"max_replica_lag"`
+
+	// place is which of shards it is.
+	place int
 }
 
 // Database is one database of a shard as PgBouncer offers it.

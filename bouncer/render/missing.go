@@ -3,47 +3,38 @@ package render
 import (
 	"strconv"
 
-	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
-// WithMissing adds to a text the databases of shards whose route is not known, as
+// WithMissing adds to a text the databases whose shards cannot be followed, by their names, as
 // PgBouncer or its installed file has them: a database that is left out is dropped with
 // all its clients.
 func WithMissing(
-	text []byte, file pgbouncer.File, installed []byte, standing map[string]pgbouncer.Database, missing []config.Shard, c config.Config, version pgbouncer.Version,
+	text []byte, file pgbouncer.File, installed []byte, standing map[string]pgbouncer.Database, names []string, version pgbouncer.Version,
 ) ([]byte, pgbouncer.File, error) {
 	old, err := pgbouncer.ParseFile(installed)
 	if err != nil {
 		old = pgbouncer.File{} // somebody else's: PgBouncer itself will tell
 	}
 	kept := ""
-	for _, s := range missing {
-		databases, err := s.ParseDatabases()
+	for _, name := range names {
+		if _, has := file.Database(name); has {
+			continue // the template's own
+		}
+		params := paramsOf(name, old, standing)
+		if params == nil {
+			continue
+		}
+		line, err := databaseLine(name, params, version)
 		if err != nil {
-			continue // validated
+			continue // PgBouncer could not read it
 		}
-		for _, d := range databases {
-			for _, name := range d.Names(c.ReadersOf(s)) {
-				if _, has := file.Database(name); has {
-					continue // the template's own
-				}
-				params := paramsOf(name, old, standing)
-				if params == nil {
-					continue
-				}
-				line, err := databaseLine(name, params, version)
-				if err != nil {
-					continue // PgBouncer could not read it
-				}
-				kept += line + "\n"
-			}
-		}
+		kept += line + "\n"
 	}
 	if kept == "" {
 		return text, file, nil
 	}
-	text = append(append(text[:len(text):len(text)], "\n[databases]\n; no route is known of their shards: as they were\n"...), kept...)
+	text = append(append(text[:len(text):len(text)], "\n[databases]\n; their shards cannot be followed: as they were\n"...), kept...)
 	file, err = pgbouncer.ParseFile(text)
 	return text, file, err
 }

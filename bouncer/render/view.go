@@ -169,6 +169,9 @@ func (w *Viewer) View(shards map[config.ShardID]ShardRoute, version pgbouncer.Ve
 	if to := w.config.FallbackShard(); to != "" && !slices.ContainsFunc(views, func(v *Shard) bool { return v.Fallback }) {
 		left = append(left, LeftOut{"pgbouncer.fallback", fmt.Errorf("pgbouncer.fallback: no route of shard %s is known: there is no database *", to)})
 	}
+	for _, r := range w.config.Refused() {
+		left = append(left, LeftOut{r.Name, r.Err})
+	}
 	for path, err := range w.config.UnknownOptions(version) {
 		left = append(left, LeftOut{path, err})
 	}

@@ -127,7 +127,7 @@ func NewTable(c config.Config) *Table {
 		keys: c.Keys(), allowEmpty: c.AllowEmpty, shards: map[config.ShardID]Known{}, problems: map[string]error{},
 		patroni: map[config.ShardID]bool{}, wrong: map[string]error{},
 	}
-	if len(c.Shards) > 0 {
+	if !c.ServesAll() {
 		b.only = map[config.ShardID]bool{}
 		for _, s := range c.Shards {
 			b.only[s.ID()] = true

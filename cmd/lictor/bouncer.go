@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/logging"
 	"github.com/lictor-ha/lictor/agent/printable"
@@ -78,7 +79,7 @@ func bouncerCommand() *cobra.Command {
 		},
 	}
 	cmd.PersistentFlags().BoolVar(&allowEmpty, "allow-empty", false, "let the last shards leave PgBouncer when all routes are deleted")
-	cmd.AddCommand(renderCommand(&allowEmpty), drainCommand(), undrainCommand(), bouncerStatusCommand(),
+	cmd.AddCommand(validateBouncerCommand(), renderCommand(&allowEmpty), drainCommand(), undrainCommand(), bouncerStatusCommand(),
 		pausingCommand(bouncer.Pause, "Make the clients of a shard wait until resume"),
 		pausingCommand(bouncer.Resume, "End a pause, and leave what the bouncer holds by itself"),
 		pausingCommand(bouncer.Release, "Let clients go that the bouncer holds, or a PAUSE on PgBouncer's console"))
@@ -108,9 +109,17 @@ func (m *bouncerManager) reloaded() {
 	}
 }
 
-// loadBouncer reads a bouncer's file, with the environment over it.
+// loadBouncer reads a bouncer's file, with the environment over it. What is wrong with single
+// shards is no error: the bouncer that serves the others tells of it.
 func loadBouncer(path string, allowEmpty bool) (config.Config, []string, error) {
-	cfg, warnings, err := config.Load(settings.Source{Path: path, Environ: os.Environ()})
+	return loadBouncerBy(config.LoadServable, path, allowEmpty)
+}
+
+// loadBouncerBy does so with one of the config package's ways to load.
+func loadBouncerBy(
+	load func(settings.Source) (config.Config, []cluster.Warning, error), path string, allowEmpty bool,
+) (config.Config, []string, error) {
+	cfg, warnings, err := load(settings.Source{Path: path, Environ: os.Environ()})
 	if err != nil {
 		return config.Config{}, nil, err
 	}
@@ -140,7 +149,7 @@ func reloadBouncer(
 			return
 		}
 		manager.reloading()
-		cfg, warnings, err := loadBouncer(path, allowEmpty)
+		cfg, warnings, err := loadBouncerBy(config.Load, path, allowEmpty)
 		if err == nil {
 			err = logs.Set(cfg.Log.Level)
 		}
@@ -157,6 +166,26 @@ func reloadBouncer(
 		case changes <- cfg: // the bouncer says when it stands
 		case <-ctx.Done():
 		}
+	}
+}
+
+// validateBouncerCommand checks a file as SIGHUP does: with one shard that is wrong it is refused.
+func validateBouncerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate FILE",
+		Short: "Check a bouncer's configuration without starting anything",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, warnings, err := loadBouncerBy(config.Load, args[0], false)
+			if err != nil {
+				return err
+			}
+			for _, w := range warnings {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", printable.Text(w))
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "valid")
+			return nil
+		},
 	}
 }
 

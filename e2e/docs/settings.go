@@ -81,7 +81,7 @@ func Sections(root, dir string) ([]Section, error) {
 		},
 		{
 			Title:    "Bouncer",
-			Intro:    "The file of `lictor bouncer FILE` (bouncer.yml; [bouncer.md](bouncer.md) has examples). `LICTOR_<SECTION>_<KEY>` goes over it; SIGHUP reads it again. The section `consul` is the agent's.",
+			Intro:    "The file of `lictor bouncer FILE` (bouncer.yml; [bouncer.md](bouncer.md) has examples). `LICTOR_<SECTION>_<KEY>` goes over it; `lictor bouncer validate FILE` checks it, SIGHUP reads it again. The section `consul` is the agent's.",
 			Settings: slices.DeleteFunc(walk(said, reflect.ValueOf(follow), ""), func(s Setting) bool { return strings.HasPrefix(s.Path, "consul.") }),
 			load:     bouncerLoader(dir),
 		},

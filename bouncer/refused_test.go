@@ -1,0 +1,164 @@
+package bouncer
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/bouncer/config"
+)
+
+// loadShards writes bouncer.yml with these shards and reads it as a bouncer does that starts.
+func (w *world) loadShards(shards string) {
+	w.t.Helper()
+	c := w.config
+	w.write("bouncer.yml", fmt.Sprintf(`
+name: %s
+listen: %s
+consul: {host: "%s"}
+routes_prefix: %s
+hold_timeout: 300
+pgbouncer: {config: %s, admin: "%s", user: pooler, settings: {query_wait_timeout: 301}}
+shards: %s
+`, c.Name, c.Listen, c.Consul.Host, c.RoutesPrefix, c.PgBouncer.Config, c.PgBouncer.Admin, shards))
+	loaded, _, err := config.LoadServable(settings.Source{Path: filepath.Join(w.dir, "bouncer.yml")})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.config = loaded
+}
+
+// A bouncer that starts with a file in which one shard is wrong serves the others, follows that
+// one with what PgBouncer had of it, holds its clients as any, and tells.
+func TestBadShardStopsNoOther(t *testing.T) {
+	w := newWorld(t, nil)
+	scopes := []string{"s2", "s3", "s4"}
+	keys := map[string]string{"s1": w.keys.Route()}
+	for _, scope := range scopes {
+		keys[scope] = cluster.NewKeys("", scope, w.config.RoutesPrefix).Route()
+	}
+	for _, scope := range append(scopes, "s1") {
+		w.put(keys[scope], w.route(0, cluster.RouteOpen))
+	}
+	const s3 = `{scope: s3, databases: ["s3=s1"], readers: "off"}`
+	w.loadShards(`[{scope: s1}, {scope: s2, databases: ["s2=s1"], pool_size: 7, options: {application_name: two}}, ` + s3 + `]`)
+	stop := w.bouncer()
+	w.pgbouncer()
+	w.awaitHealthy()
+	client := w.connect("s2")
+	w.exec(client, "SELECT 1")
+	stop()
+
+	// s2 has a bad option now, s3 nobody can follow, and s4 is new and wrong.
+	bad := `[{scope: s1}, {scope: s2, databases: ["s2=s1"], pool_size: 8, options: {application_nam: two}}, {scope: s3, patroni: perhaps, databases: ["s3=s1"], readers: "off"}, {scope: s4, databases: ["s4=s1"], pool_mode: fast}]`
+	w.loadShards(bad)
+	stop = w.bouncer()
+	w.awaitLeader(0)
+	w.put(keys["s1"], w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	w.put(keys["s2"], w.route(1, cluster.RouteHandover))
+	w.await("hold of s2", func() error {
+		all, err := w.admin().Databases(w.ctx)
+		if err == nil && (!all["s2"].Paused || all["s3"].Paused) {
+			err = fmt.Errorf("%+v", all)
+		}
+		return err
+	})
+	answer := w.awaitMember1(client)
+	w.put(keys["s2"], w.route(1, cluster.RouteOpen))
+	if err := <-answer; err != nil {
+		t.Errorf("the client of s2: %v", err)
+	}
+	all, err := w.admin().Databases(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, offered := all["s4"]; all["s2"].PoolSize != 7 || all["s3"].Port != w.site.members[0].Port || offered {
+		t.Errorf("databases are %+v", all)
+	}
+	installed, err := os.ReadFile(w.config.PgBouncer.Config)
+	if err != nil || !strings.Contains(string(installed), "application_name=two") {
+		t.Errorf("%v, the file is %s", err, installed)
+	}
+
+	const (
+		s2is = "shard service/s2 is served with the options that "
+		s3is = "shard service/s3 is not offered, and what PgBouncer has of it stays as it is: shards[2].patroni: "
+		s4is = "shard service/s4 is not offered, and what PgBouncer has of it stays as it is: shards[3].pool_mode: "
+	)
+	told := map[string]string{"service/s2": s2is, "service/s3": s3is, "service/s4": s4is}
+	w.await("what is wrong being told", func() error {
+		s, err := w.status()
+		if err != nil {
+			return err
+		}
+		if !slices.Equal(s.Refused, []string{"service/s2", "service/s3", "service/s4"}) || len(s.Problems) != 3 {
+			return fmt.Errorf("refused %q, problems %v", s.Refused, s.Problems)
+		}
+		for name, text := range told {
+			if !strings.HasPrefix(s.Problems[name], text) {
+				return fmt.Errorf("%s: %s", name, s.Problems[name])
+			}
+		}
+		if !strings.HasPrefix(s.Shards["service/s2"].Error, s2is) || s.Shards["service/s1"].Error != "" {
+			return fmt.Errorf("%+v", s.Shards)
+		}
+		return nil
+	})
+	var h Health
+	if code, err := w.http(http.MethodGet, "/health", &h); err != nil || code != http.StatusServiceUnavailable || len(h.Reasons) != 3 {
+		t.Errorf("/health answers %d %q %v", code, h.Reasons, err)
+	}
+	rows, err := Overview(w.ctx, w.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range rows {
+		if !strings.HasPrefix(row.Problem, told[row.Shard]) || row.Bouncer != "b1" || row.Shard == "service/s1" && row.Problem != "" {
+			t.Errorf("lictor routes shows %+v", row)
+		}
+		delete(told, row.Shard)
+	}
+	if len(told) > 0 {
+		t.Errorf("lictor routes tells nothing of %v", told)
+	}
+	for _, text := range []string{s2is, s3is, s4is} {
+		if n := strings.Count(w.log.String(), `"message":"`+text); n != 1 {
+			t.Errorf("the log has %d times %s", n, text)
+		}
+	}
+	_, presence, err := w.presence()
+	if err != nil || !slices.Equal(presence.Shards, []string{"service/s1", "service/s2"}) || presence.All {
+		t.Errorf("leaders hear of %v, all %v, %v", presence.Shards, presence.All, err)
+	}
+	stop()
+
+	// As long as it is wrong the next bouncer does the same, and once it is not, everything is served.
+	w.loadShards(bad)
+	stop = w.bouncer()
+	w.awaitLeader(1)
+	if all, err = w.admin().Databases(w.ctx); err != nil || all["s2"].PoolSize != 7 || all["s3"].Name == "" {
+		t.Errorf("%v, databases are %+v", err, all)
+	}
+	w.loadShards(`[{scope: s1}, {scope: s2, databases: ["s2=s1"], pool_size: 8}, ` + s3 + `, {scope: s4, databases: ["s4=s1"]}]`)
+	w.changes <- w.config
+	w.awaitHealthy()
+	w.await("s2 as it is wanted", func() error {
+		all, err := w.admin().Databases(w.ctx)
+		if err == nil && (all["s2"].PoolSize != 8 || all["s4"].Name == "") {
+			err = fmt.Errorf("%+v", all)
+		}
+		return err
+	})
+	if s, err := w.status(); err != nil || len(s.Problems)+len(s.Refused) > 0 {
+		t.Error(errors.Join(err, fmt.Errorf("%v", s.Problems)))
+	}
+	stop()
+}
