@@ -66,6 +66,7 @@ func (w *world) patroni(name string) *realPatroni {
 	log := &bouncertest.Log{}
 	p.process = bouncertest.Unprivileged(exec.Command("/usr/bin/patroni", file))
 	p.process.Stdout, p.process.Stderr, p.process.Dir = log, log, dir
+	p.process.WaitDelay = time.Second // its PostgreSQL, which may outlive it, has its output too
 	if err := p.process.Start(); err != nil {
 		w.t.Fatal(err)
 	}
