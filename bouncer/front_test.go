@@ -92,6 +92,15 @@ func TestPgBouncerEndsWhenItsClientsHaveGone(t *testing.T) {
 	})
 }
 
+// At an address that the bouncer does not take for its own host's.
+func TestPgBouncerElsewhereEnds(t *testing.T) {
+	endsWhenItsClientsHaveGone(t, func(c *config.Config) {
+		_, port, _ := strings.Cut(c.PgBouncer.Admin, ":")
+		c.PgBouncer.Admin = "0.0.0.0:" + port
+		c.PgBouncer.Settings = map[string]any{"listen_addr": "localhost"}
+	})
+}
+
 func endsWhenItsClientsHaveGone(t *testing.T, edit func(*config.Config)) {
 	t.Helper()
 	w := newWorld(t, edit)

@@ -3,7 +3,9 @@ package pooler
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -23,6 +25,9 @@ const (
 	// linkRetry is the pause between attempts to reach a PgBouncer that is not
 	// there; it is local and starts when it likes.
 	linkRetry = 100 * time.Millisecond
+	// knockPace is how often a PgBouncer on another host that has no clients is asked whether it
+	// takes any: its log has a line of each.
+	knockPace = 10 * time.Second
 )
 
 // Link watches whether PgBouncer is there. It holds one connection to the admin
@@ -31,6 +36,9 @@ type Link struct {
 	config config.Config
 	log    zerolog.Logger
 	notify func()
+	// knocked is when a PgBouncer on another host was last asked whether it takes connections; of
+	// the goroutine of Run alone.
+	knocked time.Time
 
 	mu    sync.Mutex
 	state LinkState
@@ -138,11 +146,37 @@ var errDone = errors.New("PgBouncer was told to end when its clients have gone, 
 // ends by SIGTERM only when all have gone, connections to its console included; until
 // then its clients follow the routes as ever.
 func (l *Link) isDone(ctx context.Context, conn *pgbouncer.Conn, version pgbouncer.Version) bool {
-	if !version.AtLeast(1, 23) || isListening(l.config, socketTable) && !l.doorClosed() {
+	beside := l.config.IsBeside()
+	if !version.AtLeast(1, 23) || beside && isListening(l.config, socketTable) && !l.doorClosed() {
 		return false
 	}
 	pools, err := bounded(ctx, conn.Pools)
-	return err == nil && !slices.ContainsFunc(pools, func(p pgbouncer.Pool) bool { return p.ClientsActive+p.ClientsWaiting > 0 })
+	if err != nil || slices.ContainsFunc(pools, func(p pgbouncer.Pool) bool { return p.ClientsActive+p.ClientsWaiting > 0 }) {
+		return false
+	}
+	if beside {
+		return true
+	}
+	if time.Since(l.knocked) < knockPace {
+		return false
+	}
+	l.knocked = time.Now()
+	return isRefused(ctx, l.config)
+}
+
+// isRefused reports whether PgBouncer's host takes no connection at the port of the console.
+func isRefused(ctx context.Context, c config.Config) bool {
+	options, err := c.Admin()
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, CommandBound)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(options.Address.Host, strconv.Itoa(options.Address.Port)))
+	if err == nil {
+		_ = conn.Close() // it takes connections, which is all that was asked
+	}
+	return errors.Is(err, unix.ECONNREFUSED)
 }
 
 func (l *Link) up(v pgbouncer.Version, d *door) {

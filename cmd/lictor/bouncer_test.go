@@ -1,0 +1,50 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/bouncer/config"
+)
+
+// A start, and the commands that ask a running bouncer, take a file in which one shard is wrong;
+// SIGHUP and validate do not.
+func TestFileWithABadShard(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bouncer.yml")
+	write := func(size string) {
+		t.Helper()
+		text := "name: pool1\npgbouncer: {config: /nowhere/pgbouncer.ini, admin: \"127.0.0.1:6432\"}\nshards: [{scope: orders}, {scope: users, pool_size: " + size + "}]\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	validate := func() (string, error) {
+		var out bytes.Buffer
+		cmd := validateBouncerCommand()
+		cmd.SetOut(&out)
+		cmd.SetErr(io.Discard) // the environment of who tests may have variables of its own
+		cmd.SetArgs([]string{path})
+		cmd.SilenceUsage, cmd.SilenceErrors = true, true
+		err := cmd.Execute()
+		return out.String(), err
+	}
+	write("-1")
+	cfg, _, err := loadBouncer(path, false)
+	if err != nil || len(cfg.Shards) != 1 || len(cfg.Refused()) != 1 || cfg.Version != version {
+		t.Errorf("a start has %+v, refused %v: %v", cfg.Shards, cfg.Refused(), err)
+	}
+	if _, _, err := loadBouncerBy(config.Load, path, false); err == nil || !strings.Contains(err.Error(), "shards[1].pool_size: -1") {
+		t.Errorf("SIGHUP: %v", err)
+	}
+	if out, err := validate(); err == nil || !strings.Contains(err.Error(), "shards[1].pool_size: -1") {
+		t.Errorf("validate: %s %v", out, err)
+	}
+	write("5")
+	if out, err := validate(); err != nil || out != "valid\n" {
+		t.Errorf("validate: %s %v", out, err)
+	}
+}
