@@ -33,12 +33,25 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 	return nil
 }
 
-// fewRoutes is how many routes are read one by one at the same time.
-const fewRoutes = 8
+const (
+	// fewRoutes is how many routes are read one by one at the same time.
+	fewRoutes = 8
+	// manyLast is for how long after that none is.
+	manyLast = 200 * time.Millisecond
+)
 
-// poke reads the route that the poke tells of, unless that is known. Of many at once all
-// routes are read instead, by one request. One that names no shard, or one that is new, has all
-// routes read, rarely.
+// many reports whether so many shards are poked that what the watch of all routes brings is
+// there sooner.
+func (a *listenerAPI) many() bool {
+	now := time.Now().UnixNano()
+	if a.routeReads.Open() >= fewRoutes {
+		a.manyUntil.Store(now + int64(manyLast))
+	}
+	return now < a.manyUntil.Load()
+}
+
+// poke reads the route that the poke tells of, unless that is known. Of many at once the
+// watch reads all. One that names no shard, or one that is new, has all routes read, rarely.
 func (a *listenerAPI) poke(w http.ResponseWriter, r *http.Request) {
 	var p cluster.Poke
 	if err := decode(w, r, &p); err != nil {
@@ -51,9 +64,9 @@ func (a *listenerAPI) poke(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case known():
 		message = "known already"
-	case a.table.Knows(id) && a.routeReads.Open() >= fewRoutes:
+	case a.table.Knows(id) && a.many():
 		a.watcher.Hurry()
-		if a.listReads.Allow() { // the watch may hang
+		if !a.watcher.Status().Connected && a.listReads.Allow() {
 			a.watcher.Poke()
 		}
 	case a.table.Knows(id):
