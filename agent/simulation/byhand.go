@@ -23,7 +23,7 @@ func byHand(w *world, e Event) func() {
 		p.stop(func(error) { p.startByHand() })
 	case "promote":
 		if w.judge.mayBecomePrimary(h) && p.ready && !p.primary {
-			w.judge.byHand = h
+			w.judge.byHand, w.judge.made = h, h
 			p.ask(0, func(error) { w.judge.byHand = nil })
 		}
 	}
@@ -42,12 +42,32 @@ func (p *postgres) startByHand() {
 	}
 	p.start(p.primary, p.aim, nil, func(error) {})
 	p.stray, p.parent = p.running, nil
+	if p.primary {
+		p.host.w.judge.made = p.host
+	}
+}
+
+// settled reports whether the operator may end a pause: a primary of its own making leads by
+// now, as lictor list shows. One that does not after a while it stops before.
+func (j *judge) settled(patience bool) bool {
+	h := j.made
+	if h == nil || !h.pg.running || j.w.consul.leaderNamed() == h.name {
+		return true
+	}
+	if !patience {
+		h.pg.end()
+	}
+	return !patience
 }
 
 // mayBecomePrimary reports whether an operator makes a primary of this member: no other one
-// runs, and nobody else holds the lock.
+// runs, and nobody else holds the lock, in Consul and by what the member itself shows.
 func (j *judge) mayBecomePrimary(of *host) bool {
-	if holder := j.w.consul.leaderNamed(); holder != "" && holder != of.name {
+	holder, shown := j.w.consul.leaderNamed(), ""
+	if of.agent != nil {
+		shown = of.agent.Snapshot.LeaderName()
+	}
+	if j.w.consul.state != consulUp || holder != "" && holder != of.name || shown != "" && shown != of.name {
 		return false
 	}
 	for _, h := range j.w.hosts {

@@ -422,12 +422,19 @@ func switchover(w *world, e Event) func() {
 }
 
 func pause(w *world, _ Event) func() {
-	w.judge.switched = nil
+	w.judge.switched, w.judge.made = nil, nil
 	w.reconfigure(map[string]any{"pause": true})
-	return func() {
-		w.judge.paused, w.judge.asked = false, false
-		w.reconfigure(map[string]any{"pause": nil})
+	return func() { w.resume(w.now + 10*time.Second) }
+}
+
+// resume ends the pause when the operator is done with what is done by hand.
+func (w *world) resume(latest instant) {
+	if !w.judge.settled(w.now < latest) {
+		w.after(time.Second, func() { w.resume(latest) })
+		return
 	}
+	w.judge.paused, w.judge.asked = false, false
+	w.reconfigure(map[string]any{"pause": nil})
 }
 
 func setTTL(w *world, e Event) func() {

@@ -32,6 +32,7 @@ type judge struct {
 	// has asked for something meanwhile that ends or starts a PostgreSQL.
 	paused, asked bool
 	byHand        *host // whom the operator promotes
+	made          *host // of whom the operator has made a primary in this pause
 	switched      *host // who led when the operator asked for a switchover in this pause
 	pausedAt      instant
 	// wentBack: Consul has been put back to an earlier state, and no leader has written the
