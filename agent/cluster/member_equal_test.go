@@ -56,3 +56,27 @@ func TestMemberEqualLooksAtEveryField(t *testing.T) {
 		t.Error("a change of checkpoint_after_promote is not seen")
 	}
 }
+
+// What a member says of a pause counts if it says so by the configuration that is asked about.
+func TestMemberSaysPaused(t *testing.T) {
+	by := func(config uint64) *cluster.MemberLictor { return &cluster.MemberLictor{Config: config} }
+	for name, tt := range map[string]struct {
+		member   cluster.Member
+		on, want bool
+	}{
+		"paused":                        {cluster.Member{Pause: true, Lictor: by(7)}, true, true},
+		"paused, by a later one":        {cluster.Member{Pause: true, Lictor: by(8)}, true, true},
+		"paused, by the pause before":   {cluster.Member{Pause: true, Lictor: by(6)}, true, false},
+		"not paused":                    {cluster.Member{Lictor: by(7)}, true, false},
+		"resumed":                       {cluster.Member{Lictor: by(7)}, false, true},
+		"resumed, by what was before":   {cluster.Member{Lictor: by(6)}, false, false},
+		"still paused":                  {cluster.Member{Pause: true, Lictor: by(7)}, false, false},
+		"Patroni's":                     {cluster.Member{Pause: true}, true, true},
+		"of a version that tells not":   {cluster.Member{Pause: true, Lictor: by(0)}, true, true},
+		"of such a version, not paused": {cluster.Member{Lictor: by(0)}, true, false},
+	} {
+		if got := tt.member.SaysPaused(tt.on, 7); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
