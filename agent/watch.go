@@ -8,6 +8,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/member"
@@ -43,45 +44,36 @@ type watcher struct {
 
 // consul keeps one blocking query open on the shard.
 func (w *watcher) consul(ctx context.Context) {
-	var index uint64
-	limit := rate.NewLimiter(rate.Every(watchEvery), watchBurst)
-	for limit.Wait(ctx) == nil {
-		query, cancel := context.WithTimeout(ctx, watchFor+watchGrace)
-		snapshot, next, err := w.store.Watch(query, index, watchFor)
-		cancel()
-		index = next
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			w.post(func() { w.m.ConsulFailed(err) })
-			index = 0 // Consul may come back with other data, whose index is lower
-			pause(ctx, retryAfter())
-		default:
-			w.post(func() { w.m.Accept(snapshot, false) })
-		}
-	}
+	keepQuerying(ctx, w.store.Watch, func(s cluster.Snapshot) { w.post(func() { w.m.Accept(s, false) }) },
+		func(err error) { w.post(func() { w.m.ConsulFailed(err) }) })
 }
 
 // route keeps one blocking query open on the shard's route, which lies
 // under another prefix: whoever takes the lock writes it in the same transaction
 // and must know its index, and a leader mends what somebody else wrote there.
 func (w *watcher) route(ctx context.Context) {
+	keepQuerying(ctx, w.store.WatchRoute, func(r cluster.Entry[cluster.Route]) { w.post(func() { w.m.SawRoute(r) }) },
+		func(error) {}) // consul tells
+}
+
+// keepQuerying makes one blocking query after the other until ctx ends.
+func keepQuerying[T any](ctx context.Context, query func(context.Context, uint64, time.Duration) (T, uint64, error), seen func(T), failed func(error)) {
 	var index uint64
 	limit := rate.NewLimiter(rate.Every(watchEvery), watchBurst)
 	for limit.Wait(ctx) == nil {
-		query, cancel := context.WithTimeout(ctx, watchFor+watchGrace)
-		route, next, err := w.store.WatchRoute(query, index, watchFor)
+		asked, cancel := context.WithTimeout(ctx, watchFor+watchGrace)
+		value, next, err := query(asked, index, watchFor)
 		cancel()
 		index = next
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			index = 0
-			pause(ctx, retryAfter()) // consul tells
+			failed(err)
+			index = 0 // Consul may come back with other data, whose index is lower
+			pause(ctx, retryAfter())
 		default:
-			w.post(func() { w.m.SawRoute(route) })
+			seen(value)
 		}
 	}
 }
