@@ -130,12 +130,22 @@ func agentLog(t *testing.T, m *lab.Member) string {
 
 func sql(ctx context.Context, t *testing.T, m *lab.Member, statements ...string) {
 	t.Helper()
-	conn := got(m.Connect(ctx, m.Shard.Name))(t)
+	must(t, exec(ctx, m, statements...))
+}
+
+// exec is sql for what is awaited.
+func exec(ctx context.Context, m *lab.Member, statements ...string) error {
+	conn, err := m.Connect(ctx, m.Shard.Name)
+	if err != nil {
+		return err
+	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	for _, statement := range statements {
-		_, err := conn.Exec(ctx, statement)
-		must(t, err)
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			return fmt.Errorf("%s: %w", statement, err)
+		}
 	}
+	return nil
 }
 
 func count(ctx context.Context, t *testing.T, m *lab.Member, query string) (n int) {

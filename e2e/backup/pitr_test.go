@@ -100,7 +100,10 @@ func TestNewShardAtAPointInTime(t *testing.T) {
 	for _, host := range l.Hosts() {
 		must(t, host.Start(ctx))
 	}
-	must(t, restored.Prepare(ctx))
+	conn := got(first.Connect(ctx, "postgres"))(t) // its role for clients is the old shard's
+	_, err := conn.Exec(ctx, "CREATE DATABASE "+restored.Name)
+	must(t, err)
+	must(t, conn.Close(ctx))
 	must(t, l.AwaitServing(ctx))
 	for _, shard := range l.Shards() {
 		if out := s.lictor(ctx, shard, "doctor"); strings.Contains(out, "system identifier") || strings.Contains(out, "another cluster") {

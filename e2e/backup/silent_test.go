@@ -21,7 +21,7 @@ func TestSilentRepository(t *testing.T) {
 	all(t)
 	s := serving(t, lab.Options{Members: 3}, nil)
 	shard := s.Shard(0)
-	ctx := within(t)
+	ctx := testkit.Within(t, 2*patience)
 	must(t, shard.AwaitSync(ctx))
 	must(t, s.repo.Isolate(ctx))
 	// What is to be archived makes the archiver hang.
@@ -83,7 +83,7 @@ func TestFailoverDuringABackup(t *testing.T) {
 	all(t)
 	s := serving(t, lab.Options{Members: 2}, nil)
 	shard := s.Shard(0)
-	ctx := within(t)
+	ctx := testkit.Within(t, 2*patience)
 	must(t, shard.AwaitSync(ctx))
 	leader := got(shard.Leader(ctx))(t)
 	sql(ctx, t, leader, "CREATE TABLE public.big AS SELECT g, repeat(md5(g::text), 30) FROM generate_series(1, 300000) g", "CHECKPOINT")
@@ -152,7 +152,9 @@ func TestWALFillsTheDisk(t *testing.T) {
 	})
 	must(t, s.repo.Start(ctx))
 	testkit.Await(ctx, t, "it is over", func() error {
-		sql(ctx, t, leader, "SELECT pg_switch_wal()", "CHECKPOINT") // wakes the archiver
+		if err := exec(ctx, leader, "SELECT pg_switch_wal()", "CHECKPOINT"); err != nil { // wakes the archiver
+			return err
+		}
 		if out := s.lictor(ctx, shard, "doctor"); strings.Contains(out, "WAL fills the disk") {
 			return errors.New(out)
 		}

@@ -124,7 +124,7 @@ tls-server-key-file=%[1]s/tls.key
 func (s *site) repoConfig(h *lab.Host) string {
 	var b strings.Builder
 	b.WriteString(common(h))
-	fmt.Fprintf(&b, "repo1-path=%s/repo\nrepo1-retention-full=5\n", h.Dir)
+	fmt.Fprintf(&b, "repo1-path=%s/repo\nrepo1-retention-full=5\nio-timeout=10\n", h.Dir)
 	for _, m := range s.Members() {
 		fmt.Fprintf(&b, "tls-server-auth=%s=*\n", m.Name)
 	}
