@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -241,5 +242,17 @@ func TestMethodSettings(t *testing.T) {
 		if _, err := customMethod("m", bad); err == nil {
 			t.Errorf("%v was accepted", bad)
 		}
+	}
+}
+
+func TestGistOfFailures(t *testing.T) {
+	pgbackrest := errors.New("method pgbackrest: exit status 75: ...nable to load info file\n      HINT: has a stanza-create been performed?\n" +
+		"2026-11-29 23:15:50.346 P00  ERROR: [075]: no backup set found to restore\n2026-11-29 23:15:50.346 P00 DETAIL: statistics: {}")
+	want := "method pgbackrest: [075]: no backup set found to restore; method copy: exit status 1: no route to\\x1b host"
+	if got := gist([]error{pgbackrest, errors.New("method copy: exit status 1: no route\nto\x1b host")}); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := gist(nil); got != "" {
+		t.Errorf("%q", got)
 	}
 }

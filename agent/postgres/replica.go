@@ -103,17 +103,20 @@ func (p *Instance) MakeReplica(ctx context.Context, u *Upstream, systemIdentifie
 	return errors.Join(errs...)
 }
 
-// gist is what is told of methods that have failed beside the log, which has all.
+// gist is what is told of methods that have failed beside the log, which has all: of what a
+// program has printed the last line with an error, as pgBackRest and barman print it.
 func gist(errs []error) string {
 	parts := make([]string, 0, len(errs))
 	for _, err := range errs {
-		text := strings.Join(strings.Fields(err.Error()), " ")
-		what, said, found := strings.Cut(text, "ERROR: ") // as pgBackRest, barman and PostgreSQL's programs print it
-		if found {
-			method, _, _ := strings.Cut(what, ":")
-			text = method + ": " + said
+		text := err.Error()
+		if method, _, named := strings.Cut(text, ":"); named {
+			for line := range strings.Lines(text) {
+				if _, said, found := strings.Cut(line, "ERROR: "); found {
+					text = method + ": " + said
+				}
+			}
 		}
-		parts = append(parts, printable.Short(text, gistLimit))
+		parts = append(parts, printable.Short(strings.Join(strings.Fields(text), " "), gistLimit))
 	}
 	return strings.Join(parts, "; ")
 }
@@ -151,7 +154,7 @@ func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, sys
 		"scope": p.scope, "role": string(Replica), "datadir": p.dataDir, "connstring": connstring,
 	}), marker{Kind: markClone, SystemIdentifier: systemIdentifier}, env...)
 	if err != nil {
-		return fmt.Errorf("method %s: %w", m.name, errors.Join(err, p.afterFailure(ctx, m)))
+		return errors.Join(err, p.afterFailure(ctx, m)) // which names the method
 	}
 	control, err := p.restored(ctx)
 	if err == nil && systemIdentifier != "" && control.SystemIdentifier != systemIdentifier {

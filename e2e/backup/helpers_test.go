@@ -130,11 +130,11 @@ func agentLog(t *testing.T, m *lab.Member) string {
 
 func sql(ctx context.Context, t *testing.T, m *lab.Member, statements ...string) {
 	t.Helper()
-	must(t, exec(ctx, m, statements...))
+	must(t, execute(ctx, m, statements...))
 }
 
-// exec is sql for what is awaited.
-func exec(ctx context.Context, m *lab.Member, statements ...string) error {
+// execute is sql for what is awaited.
+func execute(ctx context.Context, m *lab.Member, statements ...string) error {
 	conn, err := m.Connect(ctx, m.Shard.Name)
 	if err != nil {
 		return err

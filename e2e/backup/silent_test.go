@@ -152,7 +152,7 @@ func TestWALFillsTheDisk(t *testing.T) {
 	})
 	must(t, s.repo.Start(ctx))
 	testkit.Await(ctx, t, "it is over", func() error {
-		if err := exec(ctx, leader, "SELECT pg_switch_wal()", "CHECKPOINT"); err != nil { // wakes the archiver
+		if err := execute(ctx, leader, "SELECT pg_switch_wal()", "CHECKPOINT"); err != nil { // wakes the archiver
 			return err
 		}
 		if out := s.lictor(ctx, shard, "doctor"); strings.Contains(out, "WAL fills the disk") {
