@@ -129,12 +129,13 @@ func TestNewShardAtAPointInTime(t *testing.T) {
 	}
 }
 
-// moment is a time after all that was written, and, without later, before all that will be.
+// moment is a time after all that was written, and, without later, before all that will be. It
+// is another second than that in which a backup has ended: pgBackRest counts in seconds.
 func moment(ctx context.Context, t *testing.T, m *lab.Member, later string) (at string) {
 	t.Helper()
 	conn := got(m.Connect(ctx, m.Shard.Name))(t)
 	defer conn.Close(context.WithoutCancel(ctx))
-	must(t, conn.QueryRow(ctx, "SELECT (clock_timestamp() + $1::interval)::text FROM pg_sleep(0.1)", later).Scan(&at))
+	must(t, conn.QueryRow(ctx, "SELECT (clock_timestamp() + $1::interval)::text FROM pg_sleep(1.1)", later).Scan(&at))
 	_, err := conn.Exec(ctx, "SELECT pg_sleep(0.1)")
 	must(t, err)
 	return at
