@@ -53,6 +53,7 @@ func TestSilentRepository(t *testing.T) {
 			t.Fatalf("restart: %d %s %v", status, answer, err)
 		}
 	})
+	got(shard.AwaitHealthy(ctx))(t)
 	must(t, shard.AwaitSync(ctx))
 	busy(leader)
 	took("switchover", 20*time.Second, func() {
