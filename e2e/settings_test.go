@@ -572,6 +572,11 @@ func checkMetrics(t *testing.T, l *lab.Lab, members ...*lab.Member) {
 	t.Helper()
 	ctx := within(t)
 	var answered bytes.Buffer
+	// A crash before has taken PostgreSQL's statistics with it.
+	conn := got(members[0].Connect(ctx, "postgres"))(t)
+	defer conn.Close(ctx)
+	_, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(false, 'test', 'something to archive'), pg_switch_wal()")
+	must(t, err)
 	await(ctx, t, "an archiver's figures, after the restarts before", func() error {
 		_, body, err := members[0].Get(ctx, "/metrics")
 		if err == nil && !bytes.Contains(body, []byte("\nlictor_archive_last_success_timestamp_seconds")) {
