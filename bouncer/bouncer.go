@@ -54,8 +54,10 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 		running.Go(func() { s.Run(supervised) })
 	}
 	good := c // ran until it was changed
+	var address keptListener
+	defer address.close()
 	for restarted := false; ; restarted = true {
-		next, err := runUntilChanged(ctx, c, changes, manager, restarted, log)
+		next, err := runUntilChanged(ctx, c, &address, changes, manager, restarted, log)
 		switch {
 		case err != nil && (!restarted || ctx.Err() != nil):
 			return err
@@ -84,7 +86,7 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 // runUntilChanged runs with one configuration and returns the one to go on with,
 // nil when ctx is done.
 func runUntilChanged(
-	parent context.Context, c config.Config, changes <-chan config.Config, manager Manager, restarted bool, log zerolog.Logger,
+	parent context.Context, c config.Config, address *keptListener, changes <-chan config.Config, manager Manager, restarted bool, log zerolog.Logger,
 ) (*config.Config, error) {
 	clients, err := consul.NewClients(c)
 	if err != nil {
@@ -95,9 +97,9 @@ func runUntilChanged(
 		return nil, err
 	}
 	defer pool.Close()
-	listener, err := (&net.ListenConfig{}).Listen(parent, "tcp", c.Listen)
+	listener, err := address.listen(parent, c.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("listen: %s: %w", c.Listen, err)
+		return nil, err
 	}
 	defer listener.Close()
 	url, err := c.URL(listener.Addr().String())

@@ -30,6 +30,7 @@
 //	presence.go  tells Consul what has been applied
 //	state.go     what a restart must know
 //	files.go     further files: users, HAProxy's
+//	listener.go  the address of its HTTP API, kept from one configuration to the next
 //	http.go, http_agent.go
 //	             tells the load balancer, operators and agents
 //	metrics.go, pooler_metrics.go
