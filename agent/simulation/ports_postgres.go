@@ -285,6 +285,10 @@ func (p inPostgres) RemoveForReinit(w *member.Work, allowed pg.Permission, done 
 			done(errors.New("the data directory stays"))
 			return
 		}
+		if p.host.pg.running { // somebody else has started it
+			done(errors.New("the data directory stays: PostgreSQL runs in it"))
+			return
+		}
 		p.host.w.judge.removes(p.host)
 		p.host.pg.remove()
 		done(nil)
