@@ -20,10 +20,10 @@ func Decide(v View) Decision {
 		following, // somebody else leads
 	} {
 		if d, applies := situation(v); applies {
-			return failsafe(v, d)
+			return failsafe(v, d).by(v.retakeEnds())
 		}
 	}
-	return electing(v) // nobody leads
+	return electing(v).by(v.retakeEnds()) // nobody leads
 }
 
 // blind: an agent that has never heard of its shard starts nothing, and stops nothing

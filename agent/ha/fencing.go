@@ -98,6 +98,16 @@ func (v View) mayRetake() bool {
 	}
 }
 
+// retakeEnds is when a primary that runs without a lease is fenced, whatever else is waited
+// for by then; zero: nothing is to be watched for.
+func (v View) retakeEnds() cluster.Instant {
+	ends := v.adoptionEnds()
+	if !v.Lease.Until.IsZero() || !v.Postgres.Running || !v.Postgres.Primary || !v.Now.Before(ends) {
+		return 0
+	}
+	return ends
+}
+
 // adoptionEnds bounds how long a primary found running may wait for its lock: by
 // the deadline that its guard has, which tells how much of the lease is left.
 // Without a deadline there must not have been a lease either: the shard was never

@@ -499,6 +499,25 @@ func TestPauseNeedsEachCondition(t *testing.T) {
 	})
 }
 
+// A primary that was found running and has no lease yet is looked at when its time is over,
+// whatever is waited for.
+func TestPrimaryWithoutALeaseIsLookedAtInTime(t *testing.T) {
+	adopted := func(v *View) { v.Adopted, v.AdoptedPaused = now.Add(-time.Second), true }
+	ends := now.Add(-time.Second + ttl)
+	for name, tt := range map[string]struct {
+		view View
+		want cluster.Instant
+	}{
+		"the outcome of its takeover is unknown": {view(leads("a", 0), primary, adopted, func(v *View) { v.Cluster.Status.Value.Lictor.Paused, v.Lease.Uncertain = true, true }), ends},
+		"Consul has not answered":                {view(primary, adopted, func(v *View) { v.Read = 0 }), ends},
+		"a replica":                              {view(leads("b", 0), adopted, func(v *View) { v.Lease.Uncertain = true }), 0},
+	} {
+		if d := Decide(tt.view); d.Wake != tt.want {
+			t.Errorf("%s: looked at again at %s, want %s (%s)", name, d.Wake, tt.want, d.Reason)
+		}
+	}
+}
+
 // In pause a switchover that was asked for is carried out to its end, and nothing else.
 func TestSwitchoverInPause(t *testing.T) {
 	toA := request(cluster.Failover{Leader: "b", Candidate: "a"})
