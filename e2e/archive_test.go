@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -111,19 +112,8 @@ func TestArchiveThatFails(t *testing.T) {
 			must(t, err)
 		}
 	}
-	lictor := func(command string) string {
-		out, _ := l.Command(ctx, os.Getenv("LICTOR_BIN"), command, s.Name, "--consul", l.ConsulServers()[0].HTTP).CombinedOutput() // findings are an error
-		return strings.Join(strings.Fields(string(out)), " ")
-	}
-	says := func(command, what string) {
-		t.Helper()
-		await(ctx, t, "lictor "+command, func() error {
-			if out := lictor(command); !strings.Contains(out, what) {
-				return fmt.Errorf("does not say %q: %s", what, out)
-			}
-			return nil
-		})
-	}
+	lictor := func(command string) string { return lictorSays(ctx, l, s, command) }
+	says := func(command, what string) { t.Helper(); awaitSaid(ctx, t, l, s, command, what) }
 	measures := func(m *lab.Member, line string) {
 		t.Helper()
 		await(ctx, t, "metrics of "+m.Name, func() error {
@@ -167,4 +157,21 @@ func TestArchiveThatFails(t *testing.T) {
 	if out := lictor("fleet") + lictor("doctor"); strings.Contains(out, "archive") {
 		t.Errorf("it is over, and told of: %s", out)
 	}
+}
+
+// lictorSays is what a command says of a shard, its blanks as one.
+func lictorSays(ctx context.Context, l *lab.Lab, s *lab.Shard, command string) string {
+	out, _ := l.Command(ctx, os.Getenv("LICTOR_BIN"), command, s.Name, "--consul", l.ConsulServers()[0].HTTP).CombinedOutput() // findings are an error
+	return strings.Join(strings.Fields(string(out)), " ")
+}
+
+// awaitSaid waits until a command says something of a shard.
+func awaitSaid(ctx context.Context, t *testing.T, l *lab.Lab, s *lab.Shard, command, what string) {
+	t.Helper()
+	await(ctx, t, "lictor "+command, func() error {
+		if out := lictorSays(ctx, l, s, command); !strings.Contains(out, what) {
+			return fmt.Errorf("does not say %q: %s", what, out)
+		}
+		return nil
+	})
 }

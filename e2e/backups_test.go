@@ -103,19 +103,8 @@ func TestBackups(t *testing.T) {
 	a := got(s.AwaitHealthy(ctx))(t)
 	must(t, s.AwaitSync(ctx))
 	replica := got(s.Replicas(ctx))(t)[0]
-	lictor := func(command string) string {
-		out, _ := b.Command(ctx, os.Getenv("LICTOR_BIN"), command, s.Name, "--consul", b.ConsulServers()[0].HTTP).CombinedOutput() // findings are an error
-		return strings.Join(strings.Fields(string(out)), " ")
-	}
-	says := func(command, what string) {
-		t.Helper()
-		await(ctx, t, "lictor "+command, func() error {
-			if out := lictor(command); !strings.Contains(out, what) {
-				return fmt.Errorf("does not say %q: %s", what, out)
-			}
-			return nil
-		})
-	}
+	lictor := func(command string) string { return lictorSays(ctx, b.Lab, s, command) }
+	says := func(command, what string) { t.Helper(); awaitSaid(ctx, t, b.Lab, s, command, what) }
 	measures := func(m *lab.Member, pattern string) {
 		t.Helper()
 		want := regexp.MustCompile(`(?m)^` + fmt.Sprintf(pattern, regexp.QuoteMeta(fmt.Sprintf(`name="%s",scope="%s"`, m.Name, s.Name))) + `$`)
