@@ -56,8 +56,8 @@ func (r *reader) SawRoute(route cluster.Entry[cluster.Route]) {
 	if route.ModifyIndex > r.Snapshot.Route.ModifyIndex {
 		r.Snapshot.Route = route
 		r.noteProblems(r.Snapshot)
-	} else if !route.Exists() && r.Snapshot.Route.Exists() {
-		r.Reread() // deleted, or read before it was written
+	} else if route.ModifyIndex < r.Snapshot.Route.ModifyIndex {
+		r.Reread() // deleted, read before it was written, or Consul has gone back
 	}
 }
 

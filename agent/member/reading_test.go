@@ -97,8 +97,10 @@ func TestSawRoute(t *testing.T) {
 		e.ModifyIndex = index
 		return e
 	}
-	w.SawRoute(route(59))
 	w.SawRoute(route(60))
+	w.none("Consul.Read")
+	w.SawRoute(route(59))
+	w.answer("Consul.Read", w.shard("b"), nil) // overtaken, or Consul has gone back
 	if w.Snapshot.Route.Value.Leader.Name != "b" {
 		t.Fatal("an older route is taken")
 	}
