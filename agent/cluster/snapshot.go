@@ -122,6 +122,36 @@ func (s Snapshot) Member(name string) (Entry[Member], bool) {
 	return Entry[Member]{}, false
 }
 
+// Upstream is whom the named member, with these tags, streams from: the member that its tag
+// replicatefrom names if that follows the leader, else the leader.
+func (s Snapshot) Upstream(name string, tags map[string]any, leader string) string {
+	from, _ := tags["replicatefrom"].(string)
+	if m, found := s.Member(from); found && from != name && s.follows(m, leader) {
+		return from
+	}
+	return leader
+}
+
+// CloneSource is whom the named member copies its data from: a member with the tag
+// clonefrom that follows the leader, else the leader.
+func (s Snapshot) CloneSource(name, leader string) string {
+	for _, m := range s.Members {
+		if m.OK() && m.Value.Name != name && m.Value.Tag("clonefrom") && s.follows(m, leader) {
+			return m.Value.Name
+		}
+	}
+	return leader
+}
+
+// follows reports whether a member is seen to be a replica of the leader that runs. One
+// that says that it is a primary, or stands on another timeline than the leader, may be an
+// earlier leader whom nobody has fenced yet: whoever streamed from it would acknowledge
+// its commits.
+func (s Snapshot) follows(m Entry[Member], leader string) bool {
+	led, _ := s.Member(leader)
+	return m.OK() && m.Value.Name != leader && m.Value.State == StateRunning && m.Value.Role == RoleReplica && m.Value.Timeline == led.Value.Timeline
+}
+
 // LeaderName is the holder of the lock, empty when nobody holds it. A leader
 // key without a session is nobody's: it cannot expire, and no agent writes one.
 func (s Snapshot) LeaderName() string {

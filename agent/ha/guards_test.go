@@ -716,6 +716,8 @@ func TestViewNeedsEachCondition(t *testing.T) {
 		{"no word", view(leads("b", 0), from(7)), "b"},
 		{"itself", view(leads("b", 0), from("a")), "b"},
 		{"nobody's name", view(leads("b", 0), from("z")), "b"},
+		{"says that it is a primary", view(leads("b", 0), from("c"), func(v *View) { v.Cluster.Members[2].Value.Role = cluster.RoleMaster }), "b"},
+		{"has led before", view(leads("b", 0), from("c"), func(v *View) { v.Cluster.Members[1].Value.Timeline++ }), "b"},
 		{"stopped", view(leads("b", 0), from("c"), func(v *View) { v.Cluster.Members[2].Value.State = cluster.StateStopped }), "b"},
 		{"its key is not understood", view(leads("b", 0), from("c"), func(v *View) { v.Cluster.Members[2].Err = errors.New("x") }), "b"},
 	} {

@@ -144,14 +144,10 @@ func (d Decision) bootstraps() bool {
 	return slices.ContainsFunc(d.Actions, func(a Action) bool { _, is := a.(Bootstrap); return is })
 }
 
-// cloneSource picks the member to clone from: a running replica with the tag
-// clonefrom, else the leader.
+// cloneSource is the member to clone from, or why there is none yet.
 func cloneSource(v View, leader string) (from, problem string) {
-	for _, m := range v.Cluster.Members {
-		if m.OK() && m.Value.Name != v.Name && m.Value.Name != leader &&
-			m.Value.Tag("clonefrom") && m.Value.State == cluster.StateRunning {
-			return m.Value.Name, ""
-		}
+	if from := v.Cluster.CloneSource(v.Name, leader); from != leader {
+		return from, ""
 	}
 	m, found := v.Cluster.Member(leader)
 	what := v.noData()

@@ -365,10 +365,5 @@ func (v View) leaseExpires() cluster.Instant {
 
 // upstream is the member to replicate from.
 func (v View) upstream(leader string) string {
-	if from, ok := v.Tags["replicatefrom"].(string); ok && from != "" && from != v.Name && from != leader {
-		if m, found := v.Cluster.Member(from); found && m.OK() && m.Value.State == cluster.StateRunning {
-			return from
-		}
-	}
-	return leader
+	return v.Cluster.Upstream(v.Name, v.Tags, leader)
 }

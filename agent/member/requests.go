@@ -138,7 +138,7 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 		return Refused{err.Error()}
 	}
 	source := up
-	if name := m.cloneSource(leader); !fromLeader && name != leader {
+	if name := m.Snapshot.CloneSource(m.Name, leader); !fromLeader && name != leader {
 		if source, err = m.upstreamOf(name); err != nil {
 			return Refused{err.Error()}
 		}
@@ -164,15 +164,4 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 		m.Postgres.MakeReplica(w, &source, "", next)
 	}, m.start(replicaOf(&up, noStream))), m.nowFollows(unless(noStream, leader)))
 	return nil
-}
-
-// cloneSource is the member to clone from: a running replica with the tag
-// clonefrom, else the leader.
-func (m *Member) cloneSource(leader string) string {
-	for _, other := range m.Snapshot.Members {
-		if other.OK() && other.Value.Name != m.Name && other.Value.Name != leader && other.Value.Tag("clonefrom") && other.Value.State == cluster.StateRunning {
-			return other.Value.Name
-		}
-	}
-	return leader
 }

@@ -51,8 +51,8 @@ func (k *slotKeeper) keep() {
 	})
 }
 
-// slotsFor are the members that stream from a member, as each decides (ha.View): from the
-// one that it is to replicate from if that runs, else from the primary.
+// slotsFor are the members that stream from a member, as each decides. On a primary also
+// those that follow it for want of one that they may cascade from.
 func slotsFor(s cluster.Snapshot, name string, primary bool) []string {
 	var names []string
 	for _, m := range s.Members {
@@ -60,8 +60,7 @@ func slotsFor(s cluster.Snapshot, name string, primary bool) []string {
 			continue
 		}
 		from, _ := m.Value.Tags["replicatefrom"].(string)
-		other, found := s.Member(from)
-		if from == name || primary && (!found || !other.OK() || other.Value.State != cluster.StateRunning) {
+		if from == name || primary && s.Upstream(m.Value.Name, m.Value.Tags, name) == name {
 			names = append(names, m.Value.Name)
 		}
 	}

@@ -23,6 +23,9 @@ func TestSlots(t *testing.T) {
 	tag(2, "replicatefrom", "b")
 	want("a", true, "b")
 	want("b", false, "c")
+	s.Members[1].Value.Timeline++ // not of this leader's
+	want("a", true, "b", "c")
+	s.Members[1].Value.Timeline--
 	s.Members[1].Value.State = cluster.StateStopped
 	want("a", true, "b", "c")
 	tag(2, "nostream", true)

@@ -67,3 +67,11 @@ func TestFoundBackendsAfterAStop(t *testing.T) {
 func TestFoundHangThatTheNextAgentDidNotKnow(t *testing.T) {
 	survived(t, directed(1, hangs(alone(8)), ev(110, HangPostmaster, a), during(112, 0.5, KillAgent, a)))
 }
+
+// A voter that cascades from an earlier leader goes back to it after an election; that one's
+// virtual machine was paused, and it acknowledges commits by that voter's word.
+func TestFoundCascadeFromAnEarlierLeader(t *testing.T) {
+	s := directed(3, map[string]any{"ttl": 8, "synchronous_mode": "quorum"}, ev(20, Switchover, b), during(38.9, 6.5, PauseVM, b), during(42.8, 14.3, StopAgent, b))
+	s.Cascade = map[int]int{c: b}
+	survived(t, s)
+}
