@@ -360,7 +360,8 @@ func freezeHost(w *world, e Event) func() {
 	}
 	h.frozen = true
 	return func() {
-		h.frozen, h.thawed = false, w.now
+		h.frozen = false
+		h.back()
 		held := h.held
 		h.held = nil
 		for _, f := range held {

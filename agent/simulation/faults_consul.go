@@ -62,8 +62,15 @@ func (c *consul) restore(s saved) {
 func (j *judge) restored() {
 	j.forget()
 	j.wentBack, j.clean = true, nil
-	if e, found := j.w.consul.keys[keyStatus]; found {
+	before := j.status.Lictor
+	e, found := j.w.consul.keys[keyStatus]
+	if found {
 		j.status = e.value.(cluster.Status)
+	}
+	for _, h := range j.w.hosts {
+		// Who led in pause has no time after which it surely does not.
+		h.forgotten = h.pg.writable && (h.forgotten || before != nil && before.Paused && before.Owner == h.name)
+		h.unaware = h.agent != nil && h.agent.Snapshot.Status.ModifyIndex <= e.index
 	}
 }
 

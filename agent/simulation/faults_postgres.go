@@ -47,8 +47,16 @@ func postgresFaults() map[Kind]fault {
 				}
 			}
 		}},
-		KillFails: {member: true, inject: counted(func(p *postgres) *int { return &p.unkillable }, nil)},
-		Linger:    {member: true, inject: counted(func(p *postgres) *int { return &p.lingers }, func(p *postgres) { p.remains = false })},
+		KillFails: {member: true, inject: func(w *world, e Event) func() {
+			h := w.hosts[e.Member]
+			h.pg.unkillable++
+			return func() {
+				if h.pg.unkillable--; h.pg.unkillable == 0 && h.loose {
+					h.back()
+				}
+			}
+		}},
+		Linger: {member: true, inject: counted(func(p *postgres) *int { return &p.lingers }, func(p *postgres) { p.remains = false })},
 		DiskFull: {member: true, inject: counted(func(p *postgres) *int {
 			if p.full == 0 {
 				p.fullSince = p.host.clock()

@@ -85,6 +85,7 @@ func (j *judge) onePrimary() {
 // long before it does so itself. That is stronger than I1, and what the lease is for.
 func (j *judge) alone(h *host) {
 	for _, other := range j.w.hosts {
+		other.forgotten = other.pg.writable && (other.forgotten || other != h && h.unaware)
 		other.outlived = other.outlived && other.pg.writable || other != h && j.outlives(other, h)
 		if other != h && other.pg.writable && other.up && !other.exempt() {
 			j.fail("I1", "%s takes the lock while %s accepts commits", h.name, other.name)
@@ -105,6 +106,7 @@ func (j *judge) writable(h *host) {
 	if c := j.clean; c != nil && c.by == h.name && c.taken == "" {
 		j.clean = nil // its lock was its own again before it could give it away: it goes on
 	}
+	h.loose, h.forgotten = false, false
 	j.onePrimary()
 	j.oneShard(h)
 }
@@ -257,6 +259,9 @@ func (j *judge) committed(h *host, ops []op) {
 			}
 		case o.verb == set && o.key == keyStatus:
 			j.status = o.value.(cluster.Status)
+			for _, other := range j.w.hosts {
+				other.unaware = false
+			}
 			if b := j.status.Lictor; b.Released && b.Complete && b.Successor != "" {
 				j.handedOver(h, b.Successor)
 			}

@@ -98,6 +98,14 @@ type host struct {
 	frozen bool    // the whole host stands still
 	thawed instant // when its processes last began to run again
 	blind  instant // until then its clock may have it believe in a lease that is over
+	// loose: its agent is back, and cannot tell the processes of the PostgreSQL that ran
+	// meanwhile yet.
+	loose bool
+	// forgotten: it leads by what a snapshot of Consul that was restored does not say.
+	forgotten bool
+	// unaware: it knew nothing newer when a snapshot of Consul was restored, and nobody has
+	// led on or taken the lock since.
+	unaware bool
 	// outlived: it led in pause, and a standby leads without which it acknowledges nothing.
 	outlived bool
 	held     []func()
@@ -185,9 +193,10 @@ func (h *host) process(do func()) {
 }
 
 // exempt tells whether of agent, guard and watcher of the host none runs, or did until
-// just now: then only a watchdog could exclude two primaries (design 5.4).
+// just now: then only a watchdog could exclude two primaries (design 5.4). Nor is anything
+// promised of who leads by what Consul has forgotten, beside a member that cannot know (5.2).
 func (h *host) exempt() bool {
-	return h.frozen || h.outlived || h.unguarded() || h.thawed > 0 && h.w.now-h.thawed < time.Second || h.w.now < h.blind
+	return h.frozen || h.outlived || h.forgotten || h.loose || h.unguarded() || h.thawed > 0 && h.w.now-h.thawed < time.Second || h.w.now < h.blind
 }
 
 // unguarded tells whether neither agent nor guard nor watcher runs as it must, and the
@@ -210,9 +219,12 @@ func (h *host) changes(do func()) {
 	was := h.unguarded()
 	do()
 	if was && !h.unguarded() {
-		h.thawed = h.w.now
+		h.back()
 	}
 }
+
+// back notes that what ends PostgreSQL on this host runs again.
+func (h *host) back() { h.thawed, h.loose = h.w.now, h.pg.unkillable > 0 }
 
 // network is who can send to whom. Consul is the last node.
 type network struct {
