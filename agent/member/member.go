@@ -203,7 +203,7 @@ func (m *Member) Saw(l Look) {
 func (m *Member) PostmasterGone() {
 	m.gone()
 	m.PG.shutDown, m.PG.Observed.Silent = 0, false
-	if m.task == nil {
+	if m.task == nil && !m.onPurpose {
 		m.crashed()
 	}
 	m.Watches.KickPostgres()

@@ -78,11 +78,12 @@ type Local struct {
 	PG   PG
 	// Loss says what the data that were replaced may have acknowledged; nil: they were
 	// not, or have got everything again.
-	Loss    *pg.Loss
-	adopted adoption
-	edge    cluster.Instant // when a task has begun or ended last
-	crashes []cluster.Instant
-	PGDown  cluster.Instant // since when it is down on its own
+	Loss      *pg.Loss
+	adopted   adoption
+	edge      cluster.Instant // when a task has begun or ended last
+	crashes   []cluster.Instant
+	PGDown    cluster.Instant // since when it is down on its own
+	onPurpose bool            // it is down because it was told to stop; that its postmaster has ended may be heard later
 	// unservedSince is since when, as the leader, it was not seen to serve.
 	unservedSince cluster.Instant
 	Upstream      string // whom the replica follows
@@ -155,6 +156,7 @@ func (l *Local) sawState(state pg.State) {
 		l.PG.wasPrimary = !l.PG.Observed.InRecovery
 	}
 	l.PG.Running, l.PG.Observed = state.Running, state
+	l.onPurpose = l.onPurpose && !state.Running
 	if !state.ShutDown {
 		l.PG.shutDown = 0
 	} else if l.PG.shutDown.IsZero() {
@@ -231,7 +233,7 @@ func (l *Local) crashed() {
 // stoppedOnPurpose notes that PostgreSQL is down because it was told to stop.
 func (l *Local) stoppedOnPurpose() {
 	l.gone()
-	l.PGDown, l.Upstream, l.adopted = 0, "", adoption{}
+	l.onPurpose, l.PGDown, l.Upstream, l.adopted = true, 0, "", adoption{}
 }
 
 // follows notes whom the replica follows by now.

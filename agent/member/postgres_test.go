@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
 )
 
 // A look at PostgreSQL is compared with what the leader had told before it began.
@@ -55,6 +56,31 @@ func TestPositionOfBeforeDetaching(t *testing.T) {
 	} {
 		if got := tt.pg.SeenAlone(); got != tt.want {
 			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+}
+
+// That a postmaster has ended may be heard after the task that stopped it. The end of the
+// next one is a crash again, whoever started it.
+func TestAnEndThatIsHeardLate(t *testing.T) {
+	for name, next := range map[string]func(w *world){
+		"a look shows the next one": func(w *world) { w.sawReplica(200*mib, "b") },
+		"a task started it": func(w *world) {
+			w.newTask(ha.TaskStart)
+			w.task = nil
+		},
+	} {
+		w := newWorld(t)
+		w.sawReplica(200*mib, "b")
+		w.stoppedOnPurpose()
+		w.PostmasterGone()
+		if !w.PGDown.IsZero() || len(w.crashes) != 0 {
+			t.Errorf("%s: its end counts as a crash", name)
+		}
+		next(w)
+		w.PostmasterGone()
+		if w.PGDown.IsZero() || len(w.crashes) != 1 {
+			t.Errorf("%s: the end of the next one is no crash", name)
 		}
 	}
 }

@@ -145,7 +145,7 @@ func (k *worker) newTask(kind ha.TaskKind) (t, before *task) {
 	before = k.task
 	t = &task{kind: kind, since: k.Wall(), work: &Work{}}
 	t.replaces = kind == ha.TaskClone || kind == ha.TaskRejoin || kind == ha.TaskReinit || before != nil && before.replaces
-	k.local.edge, k.task = k.Now(), t
+	k.local.edge, k.local.onPurpose, k.task = k.Now(), false, t
 	if before != nil && before.finished {
 		before = nil
 	}
