@@ -253,6 +253,9 @@ func TestStarting(t *testing.T) {
 func TestLeading(t *testing.T) {
 	beatDue := holdsLease(6 * time.Second)
 	failed := func(v *View) { v.Attempt = Attempt{Kind: TaskStart, Failures: 3, NotUntil: now.Add(time.Second)} }
+	gaveUp := func(left time.Duration) func(*View) {
+		return func(v *View) { v.Attempt = Attempt{Kind: TaskDemote, Failures: 3, NotUntil: now.Add(left)} }
+	}
 	crashed := func(v *View) { down(v); v.Postgres.DownSince = now.Add(-time.Second) }
 	unserved := func(d time.Duration) func(*View) {
 		return func(v *View) { v.Postgres.Accepting, v.Postgres.UnservedSince = false, now.Add(-d) }
@@ -307,6 +310,9 @@ func TestLeading(t *testing.T) {
 		{"a demotion that does not end", view(beatDue, unserved(316*time.Second), doing(TaskDemote), asked(peer("b", 1, 5000))), "", "busy: demote"},
 		{"giving up, beats go on", view(beatDue, unserved(301*time.Second), asked(peer("b", 1, 5000))), "beat; give the lease up to b", "served nobody"},
 		{"giving up does not work", view(beatDue, unserved(316*time.Second), doing(TaskInterrupted), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
+		{"giving up has failed just now", view(holdsLease(7*time.Second), unserved(301*time.Second), gaveUp(time.Second), asked(peer("b", 1, 5000))), "", ""},
+		{"giving up has failed a while ago", view(holdsLease(7*time.Second), unserved(301*time.Second), gaveUp(0), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
+		{"a start has failed just now", view(holdsLease(7*time.Second), unserved(301*time.Second), failed, asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
 		{"a restart that does not end", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskRestart), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
 		{"a promotion that does not end", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskPromote), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
 		{"a demotion", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskDemote), asked(peer("b", 1, 5000))), "", "busy: demote"},

@@ -249,6 +249,10 @@ func giveUpOr(v View, reason string, otherwise Decision) Decision {
 	if best.Name == "" {
 		return otherwise
 	}
+	// Between two attempts PostgreSQL is looked at: it may serve by then.
+	if a := v.Attempt; a.Kind == TaskDemote && v.Now.Before(a.NotUntil) {
+		return otherwise.by(a.NotUntil)
+	}
 	// Named, so that this member, whose WAL may well be ahead, does not take the
 	// lease back at once.
 	return do(reason+"; "+best.Name+" can lead", GiveUp{Successor: best.Name})
