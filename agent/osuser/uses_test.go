@@ -18,7 +18,7 @@ func TestNothingElseTouchesFiles(t *testing.T) {
 	allowed := map[string]string{
 		"fence/guard.go":                "WriteFile",                           // in /proc/self
 		"postgres/probe_child.go":       "OpenFile Remove",                     // it runs as the user
-		"postgres/instance.go":          "MkdirTemp",                           // within For
+		"postgres/installation.go":      "MkdirTemp",                           // within For
 		"postgres/aside.go":             "Rename Mkdir RemoveAll",              // within For
 		"postgres/absent.go":            "Chmod Rmdir",                         // within Do
 		"postgres/trial.go":             "Symlink",                             // within Do

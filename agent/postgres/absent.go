@@ -14,7 +14,7 @@ import (
 // This file is about data directories that a method makes itself.
 
 // absent reports whether there is no data directory.
-func (p *Instance) absent() bool {
+func (p *dataDirectory) absent() bool {
 	_, err := p.disk.Lstat(p.dataDir)
 	return errors.Is(err, fs.ErrNotExist)
 }
@@ -22,7 +22,7 @@ func (p *Instance) absent() bool {
 // removeEmpty removes the empty data directory, so that a method can make it, and marks
 // that. A link or a mount point stays, and a directory that PostgreSQL's user could not
 // make again.
-func (p *Instance) removeEmpty(m marker) (removed bool, err error) {
+func (p *dataDirectory) removeEmpty(m marker) (removed bool, err error) {
 	info, err := p.disk.Lstat(p.dataDir)
 	if err != nil {
 		return false, fmt.Errorf("data directory: %w", err)
@@ -37,7 +37,7 @@ func (p *Instance) removeEmpty(m marker) (removed bool, err error) {
 }
 
 // makesFilesIn reports whether PostgreSQL's user may make a file in a directory.
-func (p *Instance) makesFilesIn(dir string) bool {
+func (p *dataDirectory) makesFilesIn(dir string) bool {
 	const write, search = 2, 1
 	if p.credential == nil {
 		return syscall.Access(dir, write|search) == nil
@@ -65,7 +65,7 @@ const recogniseEvery = 50 * time.Millisecond
 
 // recognise notes in the marker which directory a method makes, as soon as it does. The
 // function that it returns ends that and says whether one was made.
-func (p *Instance) recognise(m marker) (stop func() (made bool, err error)) {
+func (p *dataDirectory) recognise(m marker) (stop func() (made bool, err error)) {
 	known := ""
 	look := func() error {
 		id, err := identity(p.dataDir)
@@ -103,7 +103,7 @@ func (p *Instance) recognise(m marker) (stop func() (made bool, err error)) {
 
 // closeToOthers takes rights from the data directory with which PostgreSQL would not
 // start: a method may have made it with any.
-func (p *Instance) closeToOthers() error {
+func (p *dataDirectory) closeToOthers() error {
 	info, err := p.disk.Stat(p.dataDir)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)

@@ -7,7 +7,7 @@ import (
 )
 
 // address is where the agent reaches its PostgreSQL: a directory of sockets or a host.
-func (p *Instance) address() string {
+func (p *session) address() string {
 	if dir := p.private.Load(); dir != nil {
 		return *dir
 	}
@@ -43,7 +43,7 @@ func localHost(hosts string) string {
 // runningSocketDir is the first directory in which the running postmaster has a
 // socket, as it says itself in the fifth line of postmaster.pid: what is configured
 // may be in force only after the next restart. Empty: it has not said yet.
-func (p *Instance) runningSocketDir() string {
+func (p *session) runningSocketDir() string {
 	content, err := p.disk.ReadFile(p.inData("postmaster.pid"))
 	if err != nil {
 		return ""
@@ -60,7 +60,7 @@ const defaultSocketDir = "/var/run/postgresql"
 
 // socketDirs are the directories of unix_socket_directories, whichever file or layer
 // they come from.
-func (p *Instance) socketDirs() []string {
+func (p *session) socketDirs() []string {
 	dirs := []string{defaultSocketDir}
 	for _, file := range []string{"postgresql.conf", "postgresql.auto.conf"} {
 		lines, err := p.readConf(p.inData(file))

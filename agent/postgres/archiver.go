@@ -21,7 +21,7 @@ FROM pg_stat_archiver a, (SELECT count(*) AS files, min(modification) AS since F
 // hangs it waits for as long as ctx allows or PostgreSQL lives, and holds up no observation.
 // So whoever calls it gives no limit, and does not call it again before it has returned:
 // otherwise backends that hang would pile up.
-func (p *Instance) Archiver(ctx context.Context) (pg.Archiver, error) {
+func (p *session) Archiver(ctx context.Context) (pg.Archiver, error) {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return pg.Archiver{}, fmt.Errorf("looking at the archiver: %w", err)
@@ -43,7 +43,7 @@ func (p *Instance) Archiver(ctx context.Context) (pg.Archiver, error) {
 }
 
 // WALRoom is how many bytes pg_wal holds, and how many its file system has left.
-func (p *Instance) WALRoom() (bytes, free int64, err error) {
+func (p *walDir) WALRoom() (bytes, free int64, err error) {
 	dir := p.inData("pg_wal")
 	if free, err = p.disk.Room(dir); err != nil {
 		return 0, 0, fmt.Errorf("room for WAL: %w", err)

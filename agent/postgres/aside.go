@@ -30,7 +30,7 @@ type aside struct {
 // before. Of a link it is the target that is renamed, so that the next one is made on
 // the same disk. WAL and tablespaces outside of it are emptied if owns says that they
 // are its own: where they are the next one has to be.
-func (p *Instance) moveAside(systemIdentifier string, owns func(path string) bool) (string, error) {
+func (p *dataDirectory) moveAside(systemIdentifier string, owns func(path string) bool) (string, error) {
 	dir, err := p.realDataDir()
 	if err != nil {
 		return "", fmt.Errorf("moving the data directory aside: %w", err)
@@ -83,7 +83,7 @@ func (p *Instance) moveAside(systemIdentifier string, owns func(path string) boo
 
 // removeAside removes a directory that was moved aside, if it is still that very one and
 // nobody has begun to use it.
-func (p *Instance) removeAside(a aside) error {
+func (p *dataDirectory) removeAside(a aside) error {
 	switch info, err := p.disk.Lstat(a.Path); {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -114,7 +114,7 @@ func (p *Instance) removeAside(a aside) error {
 }
 
 // asides are the directories that were moved aside.
-func (p *Instance) asides() ([]aside, error) {
+func (p *dataDirectory) asides() ([]aside, error) {
 	content, err := p.disk.ReadFile(p.stateFile("failed"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -129,7 +129,7 @@ func (p *Instance) asides() ([]aside, error) {
 	return list, nil
 }
 
-func (p *Instance) noteAsides(list []aside) error {
+func (p *dataDirectory) noteAsides(list []aside) error {
 	content, err := json.Marshal(list)
 	if err != nil {
 		return fmt.Errorf("note of what was moved aside: %w", err)

@@ -22,12 +22,24 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
+// bootstrapper makes the first member of a shard.
+type bootstrapper struct {
+	*installation
+	*confFiles
+	*dataDirectory
+	*session
+	*checker
+	*server
+	*scripts
+	*customMethods
+}
+
 // Bootstrap makes the data directory of a new shard: initdb or the user's own
 // method, roles, the user's own command. While it does, PostgreSQL listens on a private socket alone. It is
 // stopped again in the end and still marked as our own work: FinishBootstrap is to
 // be called when Consul knows the shard. Whatever happens on the way, the marker
 // says that the directory is ours to clear away.
-func (p *Instance) Bootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
+func (p *bootstrapper) Bootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
 	fill := p.initdbBootstrap
 	if b.Method != "" && b.Method != "initdb" {
 		fill = p.customBootstrap
@@ -42,7 +54,7 @@ func (p *Instance) Bootstrap(ctx context.Context, b config.Bootstrap) (systemIde
 }
 
 // initdbBootstrap is the method that is built in.
-func (p *Instance) initdbBootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
+func (p *bootstrapper) initdbBootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
 	options, err := initdbOptions(b.InitDB)
 	if err != nil {
 		return "", err
@@ -67,7 +79,7 @@ func (p *Instance) initdbBootstrap(ctx context.Context, b config.Bootstrap) (sys
 }
 
 // FinishBootstrap says that the bootstrapped data directory is the shard's.
-func (p *Instance) FinishBootstrap() error { return p.unmark() }
+func (p *bootstrapper) FinishBootstrap() error { return p.unmark() }
 
 // initdbOptions turns bootstrap.initdb into arguments: names, and maps of a name
 // to its value. Some are the agent's own, or would make what is no data
@@ -108,7 +120,7 @@ func initdbOptions(list []any) ([]string, error) {
 	return args, nil
 }
 
-func (p *Instance) initdb(ctx context.Context, options []string) error {
+func (p *bootstrapper) initdb(ctx context.Context, options []string) error {
 	super := p.local.Load().Authentication.Superuser
 	args := append([]string{"--pgdata=" + p.dataDir, "--username=" + super.Username}, options...)
 	auth := slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "--auth") })
@@ -134,7 +146,7 @@ func (p *Instance) initdb(ctx context.Context, options []string) error {
 // bootstrapHBA writes who may log in, unless postgresql.pg_hba will: the lines of
 // bootstrap.pg_hba after initdb's, or, without any, the agent's own roles and
 // everybody with a password.
-func (p *Instance) bootstrapHBA(b config.Bootstrap) error {
+func (p *bootstrapper) bootstrapHBA(b config.Bootstrap) error {
 	lines := b.PgHBA
 	if len(lines) == 0 {
 		replication := p.local.Load().Authentication.Replication.Username
@@ -157,7 +169,7 @@ func quoteHBA(name string) string { return `"` + strings.ReplaceAll(name, `"`, `
 
 // privately runs PostgreSQL as a primary that only this process can reach: without
 // TCP, on a socket in a directory of its own, after the recovery that run asks for.
-func (p *Instance) privately(ctx context.Context, control Control, run as, work func(socketDir string) error) error {
+func (p *bootstrapper) privately(ctx context.Context, control Control, run as, work func(socketDir string) error) error {
 	dir, err := p.temporaryDir("lictor-")
 	if err != nil {
 		return fmt.Errorf("private directory: %w", err)
@@ -197,7 +209,7 @@ var rewindFunctions = []string{ //nolint:gochecknoglobals // a table that nothin
 	"pg_catalog.pg_read_binary_file(text)", "pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean)",
 }
 
-func (p *Instance) makeRoles(ctx context.Context, socketDir string, b config.Bootstrap) error {
+func (p *bootstrapper) makeRoles(ctx context.Context, socketDir string, b config.Bootstrap) error {
 	conn, err := p.anyDatabase(ctx)
 	if err != nil {
 		return err
@@ -246,7 +258,7 @@ func (p *Instance) makeRoles(ctx context.Context, socketDir string, b config.Boo
 
 // anyDatabase connects to postgresql.database, or while that is not made yet to one
 // that initdb makes.
-func (p *Instance) anyDatabase(ctx context.Context) (*pgx.Conn, error) {
+func (p *session) anyDatabase(ctx context.Context) (*pgx.Conn, error) {
 	var (
 		first   error
 		missing *pgconn.PgError
@@ -268,7 +280,7 @@ func (p *Instance) anyDatabase(ctx context.Context) (*pgx.Conn, error) {
 
 // makeDatabase makes postgresql.database where neither the restored cluster nor
 // post_bootstrap has: the agent could not observe PostgreSQL without it.
-func (p *Instance) makeDatabase(ctx context.Context, conn *pgx.Conn) error {
+func (p *bootstrapper) makeDatabase(ctx context.Context, conn *pgx.Conn) error {
 	name := p.database()
 	var there bool
 	if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)", name).Scan(&there); err != nil || there {

@@ -18,7 +18,7 @@ import (
 
 // refuseBorrowed refuses what a method has left, if it leads to what was there before the
 // method began. What was restored anew is younger, whatever time of change it was given.
-func (p *Instance) refuseBorrowed() error {
+func (p *dataDirectory) refuseBorrowed() error {
 	m, err := p.marked()
 	if err != nil {
 		return err
@@ -68,7 +68,7 @@ func (p *Instance) refuseBorrowed() error {
 
 // refuseHardLinks refuses a copy that shares its files with the original (cp -l, rsync
 // --link-dest): PostgreSQL writes into the control file and its like in place.
-func (p *Instance) refuseHardLinks() error {
+func (p *dataDirectory) refuseHardLinks() error {
 	for _, pattern := range []string{"global/*", "base/1/*", "pg_xact/*"} {
 		files, _ := p.disk.Glob(p.inData(pattern)) // the pattern is a valid one
 		for _, file := range files {
@@ -82,7 +82,7 @@ func (p *Instance) refuseHardLinks() error {
 }
 
 // linksOut are the links of the data directory behind which PostgreSQL keeps data.
-func (p *Instance) linksOut() ([]string, error) {
+func (p *dataDirectory) linksOut() ([]string, error) {
 	entries, err := p.disk.ReadDir(p.dataDir)
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -103,7 +103,7 @@ func (p *Instance) linksOut() ([]string, error) {
 
 // olderThan says what of a directory to which a link leads is older than that time;
 // nothing: empty.
-func (p *Instance) olderThan(link, path string, began time.Time) (string, error) {
+func (p *dataDirectory) olderThan(link, path string, began time.Time) (string, error) {
 	entries, err := p.disk.ReadDir(path)
 	if err != nil {
 		return "", err

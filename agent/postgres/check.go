@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 
@@ -20,12 +21,20 @@ import (
 // that it does not take would keep it from starting the next time, on every
 // member.
 
+// checker finds out what PostgreSQL takes.
+type checker struct {
+	*installation
+	*confFiles
+	*session
+	refused atomic.Pointer[[]string] // for Refused
+}
+
 // CheckChange checks what differs between two dynamic configurations: the
 // parameters by name, type and limits of the PostgreSQL that runs here, and the
 // lines of pg_hba. What stays as it was is not looked at. Each problem names the
 // setting and the rule. While PostgreSQL does not answer, the rules that need it
 // are left out.
-func (p *Instance) CheckChange(ctx context.Context, before, after cluster.Dynamic) error {
+func (p *checker) CheckChange(ctx context.Context, before, after cluster.Dynamic) error {
 	var errs []error
 	if !slices.Equal(before.Postgres.PgHBA, after.Postgres.PgHBA) {
 		errs = append(errs, cluster.CheckHBA("postgresql.pg_hba", after.Postgres.PgHBA)...)
@@ -62,7 +71,7 @@ const (
 	recoverySection   = "postgresql.recovery_conf."
 )
 
-func (p *Instance) checkAll(section string, values map[string]string, known map[string]knownParameter) (errs []error) {
+func (p *checker) checkAll(section string, values map[string]string, known map[string]knownParameter) (errs []error) {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		if problem := p.checkParameter(name, values[name], known); problem != "" {
 			errs = append(errs, cluster.Problem{Path: section + name, Value: values[name], Rule: problem})
@@ -85,7 +94,7 @@ func inForce(name, value string) string {
 }
 
 // tryChange lets PostgreSQL judge a change of which nothing else is known to be wrong.
-func (p *Instance) tryChange(ctx context.Context, before, after cluster.Dynamic, changed, recovery map[string]string) (errs []error) {
+func (p *checker) tryChange(ctx context.Context, before, after cluster.Dynamic, changed, recovery map[string]string) (errs []error) {
 	var c Changed
 	if !slices.Equal(before.Postgres.PgHBA, after.Postgres.PgHBA) && len(after.Postgres.PgHBA) > 0 {
 		c.HBA = after.Postgres.PgHBA
@@ -162,7 +171,7 @@ type knownParameter struct {
 }
 
 // knownParameters asks the server.
-func (p *Instance) knownParameters(ctx context.Context, names []string) (map[string]knownParameter, error) {
+func (p *checker) knownParameters(ctx context.Context, names []string) (map[string]knownParameter, error) {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return nil, err
@@ -186,7 +195,7 @@ func (p *Instance) knownParameters(ctx context.Context, names []string) (map[str
 	return known, nil
 }
 
-func (p *Instance) checkParameter(name, value string, all map[string]knownParameter) string {
+func (p *checker) checkParameter(name, value string, all map[string]knownParameter) string {
 	k, found := all[name]
 	switch {
 	case !found && strings.Contains(name, "."):
@@ -301,7 +310,7 @@ func baseUnit(unit string) (float64, map[string]float64) {
 
 // ConfigProblems are what the running PostgreSQL does not take of its
 // configuration files, as it says: with these it would not start again.
-func (p *Instance) ConfigProblems(ctx context.Context) ([]string, error) {
+func (p *checker) ConfigProblems(ctx context.Context) ([]string, error) {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return nil, err

@@ -28,7 +28,7 @@ const progressEvery = 2 * time.Second
 // BaseBackup fills the empty data directory from an upstream. progress, if set,
 // is told how many bytes there are and how many are expected (0: unknown). On
 // failure what was made is removed again; killed on the way, it is found marked.
-func (p *Instance) BaseBackup(ctx context.Context, u Upstream, progress func(done, total int64)) error {
+func (p *cloner) BaseBackup(ctx context.Context, u Upstream, progress func(done, total int64)) error {
 	systemIdentifier, err := p.identify(ctx, u)
 	if err != nil {
 		return fmt.Errorf("cloning from %s: %w", u.Name, err)
@@ -84,7 +84,7 @@ func (p *Instance) BaseBackup(ctx context.Context, u Upstream, progress func(don
 
 // baseBackupOptions are the user's, and a fast checkpoint unless they say
 // otherwise.
-func (p *Instance) baseBackupOptions() []string {
+func (p *cloner) baseBackupOptions() []string {
 	var options []string
 	add := func(name string, value any) {
 		if slices.Contains([]string{"pgdata", "D", "dbname", "d", "wal-method", "X", "no-password", "w"}, name) {
@@ -127,7 +127,7 @@ func (p *Instance) baseBackupOptions() []string {
 
 // watchSize tells progress while a clone grows. The function that it returns
 // ends that.
-func (p *Instance) watchSize(ctx context.Context, u Upstream, progress func(done, total int64)) (stop func()) {
+func (p *upstreams) watchSize(ctx context.Context, u Upstream, progress func(done, total int64)) (stop func()) {
 	if progress == nil {
 		return func() {}
 	}

@@ -10,10 +10,26 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 )
+
+// confFiles are PostgreSQL's configuration files, and what they are made of.
+type confFiles struct {
+	*installation
+	*credentials
+
+	// settings guards what Apply and the loop's tasks change.
+	settings  sync.Mutex
+	dynamic   cluster.Dynamic
+	syncNames string // value of synchronous_standby_names
+	runs      as     // how PostgreSQL was started or adopted
+	judged    judged // which parameters it takes
+
+	files sync.Mutex // held while the configuration files are written
+}
 
 // defaults are parameters that Lictor sets unless the configuration does.
 // wal_retrieve_retry_interval: a replica that turns to a new primary must not
@@ -46,7 +62,7 @@ const reloadableConninfo = 13
 
 // Apply takes a new dynamic configuration. It takes effect with the next
 // Rewrite or start.
-func (p *Instance) Apply(d cluster.Dynamic) {
+func (p *confFiles) Apply(d cluster.Dynamic) {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	p.dynamic = d
@@ -54,21 +70,21 @@ func (p *Instance) Apply(d cluster.Dynamic) {
 
 // Reconfigure takes the local section of a configuration file that was read
 // anew. Addresses and directories stay: they need a new agent.
-func (p *Instance) Reconfigure(local config.Postgres) {
+func (p *confFiles) Reconfigure(local config.Postgres) {
 	now := p.local.Load()
 	local.Listen, local.DataDir, local.BinDir, local.BinName = now.Listen, now.DataDir, now.BinDir, now.BinName
 	p.useLocal(p.fit(local))
 }
 
 // UsePgRewind tells whether a diverged data directory may be rewound.
-func (p *Instance) UsePgRewind() bool {
+func (p *confFiles) UsePgRewind() bool {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	return flag(p.local.Load().UsePgRewind, p.dynamic.Postgres.UsePgRewind, false)
 }
 
 // UseSlots tells whether replicas hold replication slots.
-func (p *Instance) UseSlots() bool {
+func (p *confFiles) UseSlots() bool {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	return flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true)
@@ -96,7 +112,7 @@ type as struct {
 // writeConfig writes all of PostgreSQL's configuration files for a role, one
 // caller at a time: a slower one must not put back what an earlier moment wanted,
 // least of all whom commits wait for.
-func (p *Instance) writeConfig(a as) error {
+func (p *confFiles) writeConfig(a as) error {
 	p.files.Lock()
 	defer p.files.Unlock()
 	return p.writeFiles(a)
@@ -104,7 +120,7 @@ func (p *Instance) writeConfig(a as) error {
 
 // writeConfigToRun writes them for what PostgreSQL runs as from now on. The two belong
 // together: rewriteConfig would put back what was there before.
-func (p *Instance) writeConfigToRun(a as) error {
+func (p *confFiles) writeConfigToRun(a as) error {
 	p.files.Lock()
 	defer p.files.Unlock()
 	if err := p.writeFiles(a); err != nil {
@@ -115,14 +131,14 @@ func (p *Instance) writeConfigToRun(a as) error {
 }
 
 // rewriteConfig writes them anew for what PostgreSQL runs as.
-func (p *Instance) rewriteConfig() error {
+func (p *confFiles) rewriteConfig() error {
 	p.files.Lock()
 	defer p.files.Unlock()
 	return p.writeFiles(p.getRuns())
 }
 
 // writeFiles is called with the files locked.
-func (p *Instance) writeFiles(a as) error {
+func (p *confFiles) writeFiles(a as) error {
 	if err := p.keepBaseConf(); err != nil {
 		return err
 	}
@@ -165,12 +181,12 @@ type accessFile struct {
 	lines     []string // none: the file is left alone
 }
 
-func (p *Instance) hbaFile(base []confSetting) accessFile {
+func (p *confFiles) hbaFile(base []confSetting) accessFile {
 	local, dynamic := p.local.Load().PgHBA, p.dynamic.Postgres.PgHBA
 	return p.accessFile(accessFile{parameter: "hba_file", section: "pg_hba"}, base, local, dynamic)
 }
 
-func (p *Instance) identFile(base []confSetting) accessFile {
+func (p *confFiles) identFile(base []confSetting) accessFile {
 	local, dynamic := p.local.Load().PgIdent, p.dynamic.Postgres.PgIdent
 	return p.accessFile(accessFile{parameter: "ident_file", section: "pg_ident"}, base, local, dynamic)
 }
@@ -180,7 +196,7 @@ func (p *Instance) identFile(base []confSetting) accessFile {
 // data directory; else the one that the operator's own configuration file names. A
 // file of the operator's may reject whom another one lets in, so none is passed over
 // without a word.
-func (p *Instance) accessFile(f accessFile, base []confSetting, local, dynamic []string) accessFile {
+func (p *confFiles) accessFile(f accessFile, base []confSetting, local, dynamic []string) accessFile {
 	f.path, f.lines = p.inData(f.section+".conf"), local
 	if len(f.lines) == 0 {
 		f.lines = dynamic
@@ -204,10 +220,8 @@ func (p *Instance) accessFile(f accessFile, base []confSetting, local, dynamic [
 	return f
 }
 
-func (p *Instance) inData(name string) string { return filepath.Join(p.dataDir, name) }
-
 // keepBaseConf renames the postgresql.conf that was there before Lictor, once.
-func (p *Instance) keepBaseConf() error {
+func (p *confFiles) keepBaseConf() error {
 	base := p.inData("postgresql.base.conf")
 	if _, err := p.disk.Stat(base); err == nil {
 		return nil
@@ -228,7 +242,7 @@ func (p *Instance) keepBaseConf() error {
 
 // parameters are those of the file, without the ones of the command line, as far as
 // PostgreSQL takes them.
-func (p *Instance) parameters() map[string]string {
+func (p *confFiles) parameters() map[string]string {
 	out := p.usable(p.wantedParameters())
 	if p.ownsSyncNames() {
 		delete(out, syncNames)
@@ -237,7 +251,7 @@ func (p *Instance) parameters() map[string]string {
 }
 
 // wantedParameters are parameters as they are configured.
-func (p *Instance) wantedParameters() map[string]string {
+func (p *confFiles) wantedParameters() map[string]string {
 	out := maps.Clone(defaults)
 	if p.major < 13 {
 		out["wal_keep_segments"] = "8"
@@ -269,7 +283,7 @@ func (p *Instance) wantedParameters() map[string]string {
 }
 
 // wantedRecovery are the replicas' parameters of recovery as they are configured.
-func (p *Instance) wantedRecovery() map[string]string {
+func (p *confFiles) wantedRecovery() map[string]string {
 	out := map[string]string{}
 	for _, layer := range []map[string]any{p.dynamic.Postgres.RecoveryConf, p.local.Load().RecoveryConf} {
 		for name, value := range recoveryOf(layer) {
@@ -295,14 +309,14 @@ func recoveryOf(section map[string]any) map[string]string {
 
 // wantedValues are all that PostgreSQL must take. What recovery_conf says is in force
 // where both sections have a parameter.
-func (p *Instance) wantedValues() map[string]string {
+func (p *confFiles) wantedValues() map[string]string {
 	all := p.wantedParameters()
 	maps.Copy(all, p.wantedRecovery())
 	return all
 }
 
 // configured reports whether one of the user's layers has a value for a parameter.
-func (p *Instance) configured(name string) bool {
+func (p *confFiles) configured(name string) bool {
 	for _, layer := range []map[string]any{p.dynamic.Postgres.Parameters, p.local.Load().Parameters} {
 		for key, value := range layer {
 			if value != nil && strings.EqualFold(key, name) {
@@ -317,7 +331,7 @@ const syncNames = "synchronous_standby_names"
 
 // ownsSyncNames tells whether commits wait for whom the agent says, and not for
 // whom the user's parameters say.
-func (p *Instance) ownsSyncNames() bool {
+func (p *confFiles) ownsSyncNames() bool {
 	return p.syncNames != "" || p.dynamic.SynchronousMode == cluster.SyncOn || p.dynamic.SynchronousMode == cluster.SyncQuorum
 }
 
@@ -340,7 +354,7 @@ func quote(value string) string {
 	return "'" + strings.NewReplacer("'", "''", `\`, `\\`, "\n", `\n`, "\r", `\r`).Replace(value) + "'"
 }
 
-func (p *Instance) postgresqlConf(a as, hba, ident accessFile) string {
+func (p *confFiles) postgresqlConf(a as, hba, ident accessFile) string {
 	var b strings.Builder
 	b.WriteString(confHead + "; changes here are lost. Change the dynamic configuration, or postgresql.parameters.\n")
 	base := "postgresql.base.conf" // beside this file, so that a copy of the directory is whole
@@ -396,7 +410,7 @@ func (p *Instance) postgresqlConf(a as, hba, ident accessFile) string {
 
 // arguments are the postmaster's. A standby must not have less of some things
 // than its primary had (control).
-func (p *Instance) arguments(a as, control Control) []string {
+func (p *confFiles) arguments(a as, control Control) []string {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	args := []string{
@@ -413,7 +427,7 @@ func (p *Instance) arguments(a as, control Control) []string {
 
 // commandLineValues checks the dynamic configuration's values; a bad one falls
 // back to the default, as Patroni's users expect.
-func (p *Instance) commandLineValues(role Role, control Control) map[string]string {
+func (p *confFiles) commandLineValues(role Role, control Control) map[string]string {
 	out := map[string]string{}
 	configured := map[string]any{}
 	for name, value := range p.dynamic.Postgres.Parameters {
@@ -438,7 +452,7 @@ func (p *Instance) commandLineValues(role Role, control Control) map[string]stri
 
 // conninfo is how to connect to upstream as role, without its password, which
 // is in the passfile. An empty database leaves it out.
-func (p *Instance) conninfo(u Upstream, role config.PgUser, database, applicationName string) string {
+func (p *confFiles) conninfo(u Upstream, role config.PgUser, database, applicationName string) string {
 	var parts []string
 	add := func(name, value string) {
 		if value != "" {
@@ -476,7 +490,7 @@ func (p *Instance) conninfo(u Upstream, role config.PgUser, database, applicatio
 // programConninfo is conninfo for one of PostgreSQL's programs, and the environment
 // that goes with it. The password of a key file must not stand among the arguments,
 // where every user of the host can read it: it is in a service file.
-func (p *Instance) programConninfo(u Upstream, role config.PgUser, database, applicationName string) (conninfo string, env []string, err error) {
+func (p *confFiles) programConninfo(u Upstream, role config.PgUser, database, applicationName string) (conninfo string, env []string, err error) {
 	conninfo, env = p.conninfo(u, role, database, applicationName), []string{"PGPASSFILE=" + p.pgpassPath()}
 	if role.SSLPassword == "" || p.major < 13 {
 		return conninfo, env, nil
@@ -497,18 +511,11 @@ func conninfoValue(value string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
 }
 
-func (p *Instance) pgpassPath() string {
-	if p.local.Load().PgPass != "" {
-		return p.local.Load().PgPass
-	}
-	return p.stateFile("pgpass")
-}
-
 // writePgpass writes the passwords for an upstream where libpq finds them: those of
 // the configuration, else those of the agent's own passfile, which PostgreSQL's user
 // may not be able to read. Where the configuration has none, a file that it names is
 // the operator's.
-func (p *Instance) writePgpass(u Upstream) error {
+func (p *confFiles) writePgpass(u Upstream) error {
 	path := p.pgpassPath()
 	auth := p.local.Load().Authentication
 	escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace
@@ -540,7 +547,7 @@ func (p *Instance) writePgpass(u Upstream) error {
 
 // cleanAutoConf takes out of postgresql.auto.conf, which wins over postgresql.conf, what
 // is the agent's: recovery parameters, and the names of files that it writes.
-func (p *Instance) cleanAutoConf(files ...accessFile) error {
+func (p *confFiles) cleanAutoConf(files ...accessFile) error {
 	path := p.inData("postgresql.auto.conf")
 	content, err := p.disk.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -569,19 +576,6 @@ func (p *Instance) cleanAutoConf(files ...accessFile) error {
 		return nil
 	}
 	return p.writeFile(path, b.String())
-}
-
-// setSignalFile makes the data directory that of a standby, or of a primary.
-func (p *Instance) setSignalFile(role Role) error {
-	if role == Replica {
-		return p.writeFile(p.inData("standby.signal"), "")
-	}
-	for _, name := range []string{"standby.signal", "recovery.signal"} {
-		if err := p.disk.Remove(p.inData(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("making the data directory a primary's: %w", err)
-		}
-	}
-	return nil
 }
 
 const (
@@ -614,7 +608,7 @@ func conninfoAddress(conninfo string) (host string, port int, err error) {
 // readSyncNames takes synchronous_standby_names from the file that an earlier
 // run, or Patroni, wrote: as long as the key `sync` promises it, commits must go
 // on waiting. What the user's parameters set is not taken for that.
-func (p *Instance) readSyncNames() string {
+func (p *confFiles) readSyncNames() string {
 	content, err := p.disk.ReadFile(p.inData("postgresql.conf"))
 	if err != nil {
 		return ""

@@ -26,9 +26,9 @@ const confDepth = 10
 // grammar (its documentation, section 20.1.2, and src/backend/utils/misc/guc-file.l).
 // A line that PostgreSQL would not take is passed over: it says so itself. A file
 // that is not there has no lines.
-func (p *Instance) readConf(file string) ([]confSetting, error) { return p.readConfAt(file, 0) }
+func (p *installation) readConf(file string) ([]confSetting, error) { return p.readConfAt(file, 0) }
 
-func (p *Instance) readConfAt(file string, depth int) ([]confSetting, error) {
+func (p *installation) readConfAt(file string, depth int) ([]confSetting, error) {
 	if depth > confDepth {
 		return nil, fmt.Errorf("%s: includes are nested too deeply", file)
 	}
@@ -73,7 +73,7 @@ func (p *Instance) readConfAt(file string, depth int) ([]confSetting, error) {
 }
 
 // confDir lists the files that PostgreSQL reads of a directory, in its order.
-func (p *Instance) confDir(dir string) ([]string, error) {
+func (p *installation) confDir(dir string) ([]string, error) {
 	entries, err := p.disk.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil

@@ -38,7 +38,7 @@ type controlCache struct {
 
 // control reads pg_control with pg_controldata, whose output in the C locale has
 // kept its labels since version 12.
-func (p *Instance) control(ctx context.Context) (Control, error) {
+func (p *installation) control(ctx context.Context) (Control, error) {
 	raw, err := p.disk.ReadFile(p.inData(filepath.Join("global", "pg_control")))
 	if err != nil {
 		return Control{}, fmt.Errorf("control file: %w", err)
@@ -133,7 +133,7 @@ func FormatLSN(lsn int64) string {
 }
 
 // dataMajor is the major version that made the data directory.
-func (p *Instance) dataMajor() (int, error) {
+func (p *installation) dataMajor() (int, error) {
 	content, err := p.disk.ReadFile(filepath.Join(p.dataDir, "PG_VERSION"))
 	if err != nil {
 		return 0, fmt.Errorf("data directory: %w", err)

@@ -14,6 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// dataDirectory is the data directory as files, while no PostgreSQL runs in it.
+type dataDirectory struct {
+	*installation
+	*records
+}
+
 // DataState says what is in the data directory.
 type DataState string
 
@@ -54,7 +60,7 @@ const (
 // began in a directory that was empty, still names this very directory and
 // nothing in it is older or of another cluster: what was put there since is not
 // ours to touch.
-func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
+func (p *dataDirectory) DataDir(ctx context.Context) (DataDir, error) {
 	entries, err := p.disk.ReadDir(p.dataDir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -102,7 +108,7 @@ func (p *Instance) DataDir(ctx context.Context) (DataDir, error) {
 }
 
 // hasSignalFile tells whether PostgreSQL would start in recovery.
-func (p *Instance) hasSignalFile() bool {
+func (p *dataDirectory) hasSignalFile() bool {
 	for _, name := range []string{"standby.signal", "recovery.signal"} {
 		if _, err := p.disk.Stat(p.inData(name)); err == nil {
 			return true
@@ -111,7 +117,7 @@ func (p *Instance) hasSignalFile() bool {
 	return false
 }
 
-func (p *Instance) markerPath() string { return p.stateFile("unfinished") }
+func (p *dataDirectory) markerPath() string { return p.stateFile("unfinished") }
 
 // marker says whose unfinished work a data directory holds.
 type marker struct {
@@ -154,11 +160,11 @@ const clocksDiffer = time.Second
 
 // mark checks that the data directory is empty, makes it if need be, and notes
 // on disk that what will be in it is our own unfinished work.
-func (p *Instance) mark(kind, systemIdentifier string) error {
+func (p *dataDirectory) mark(kind, systemIdentifier string) error {
 	return p.markAs(marker{Kind: kind, SystemIdentifier: systemIdentifier})
 }
 
-func (p *Instance) markAs(m marker) error {
+func (p *dataDirectory) markAs(m marker) error {
 	// First of all: what is somebody else's must not even change its owner.
 	entries, err := p.disk.ReadDir(p.dataDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -179,7 +185,7 @@ func (p *Instance) markAs(m marker) error {
 
 // makeDataDir makes the data directory, or the one that a link of this name
 // points at, PostgreSQL's own.
-func (p *Instance) makeDataDir() error {
+func (p *dataDirectory) makeDataDir() error {
 	if err := p.disk.MkdirAll(filepath.Dir(p.dataDir), 0o755); err != nil {
 		return fmt.Errorf("making the data directory's parent: %w", err)
 	}
@@ -190,18 +196,18 @@ func (p *Instance) makeDataDir() error {
 }
 
 // realDataDir is the data directory without links.
-func (p *Instance) realDataDir() (dir string, err error) {
+func (p *dataDirectory) realDataDir() (dir string, err error) {
 	err = p.disk.For(func() (err error) { dir, err = filepath.EvalSymlinks(p.dataDir); return err }, p.dataDir)
 	return dir, err
 }
 
-func (p *Instance) writeMarker(kind, systemIdentifier string) error {
+func (p *dataDirectory) writeMarker(kind, systemIdentifier string) error {
 	return p.keepMarker(marker{Kind: kind, Made: time.Now().UTC(), SystemIdentifier: systemIdentifier})
 }
 
 // markFinished notes on disk that the bootstrap has ended well: whoever looks next has
 // only Consul to tell.
-func (p *Instance) markFinished(systemIdentifier string) error {
+func (p *dataDirectory) markFinished(systemIdentifier string) error {
 	m, err := p.marked()
 	if err != nil {
 		return err
@@ -214,7 +220,7 @@ func (p *Instance) markFinished(systemIdentifier string) error {
 }
 
 // keepMarker writes a marker for the data directory that is there.
-func (p *Instance) keepMarker(m marker) error {
+func (p *dataDirectory) keepMarker(m marker) error {
 	id, err := identity(p.dataDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -244,7 +250,7 @@ func (p *Instance) keepMarker(m marker) error {
 
 // marked reads the marker; nil if there is none, or if it is another
 // directory's.
-func (p *Instance) marked() (*marker, error) {
+func (p *dataDirectory) marked() (*marker, error) {
 	content, err := p.disk.ReadFile(p.markerPath())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil //nolint:nilnil // no marker is no failure
@@ -283,7 +289,7 @@ func (p *Instance) marked() (*marker, error) {
 // for none. A cluster that was made before the marker of its bootstrap, or that
 // is not the one of which the marker says that it was being cloned, is somebody's
 // data: an operator has put it there.
-func (p *Instance) unfinished(ctx context.Context) (*marker, Control, error) {
+func (p *dataDirectory) unfinished(ctx context.Context) (*marker, Control, error) {
 	m, err := p.marked()
 	if err != nil || m == nil {
 		return nil, Control{}, err
@@ -303,7 +309,7 @@ func (p *Instance) unfinished(ctx context.Context) (*marker, Control, error) {
 
 // unmark says that the work is finished: the data directory is from now on as
 // sacred as any.
-func (p *Instance) unmark() error {
+func (p *dataDirectory) unmark() error {
 	if err := p.disk.Remove(p.markerPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing the marker of unfinished work %s: %w", p.markerPath(), err)
 	}
@@ -410,7 +416,7 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 // empty removes what is in the data directory but not the directory, which may
 // be a mount point or a link. WAL and tablespaces to which it has links go with it
 // (outside.go) if owns says so; other links are removed, not followed.
-func (p *Instance) empty(systemIdentifier string, owns func(path string) bool) error {
+func (p *dataDirectory) empty(systemIdentifier string, owns func(path string) bool) error {
 	if err := mayRemove(p.dataDir); err != nil {
 		return err
 	}
@@ -464,9 +470,15 @@ func birth(dir string) (time.Time, error) {
 	return time.Unix(st.Btime.Sec, int64(st.Btime.Nsec)), nil
 }
 
-func (p *Instance) syncDir(dir string) error {
-	if err := p.disk.Sync(dir); err != nil {
-		return fmt.Errorf("state directory %s: %w", dir, err)
+// setSignalFile makes the data directory that of a standby, or of a primary.
+func (p *dataDirectory) setSignalFile(role Role) error {
+	if role == Replica {
+		return p.writeFile(p.inData("standby.signal"), "")
+	}
+	for _, name := range []string{"standby.signal", "recovery.signal"} {
+		if err := p.disk.Remove(p.inData(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("making the data directory a primary's: %w", err)
+		}
 	}
 	return nil
 }

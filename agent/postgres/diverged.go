@@ -22,7 +22,7 @@ var ErrSameTimeline = fmt.Errorf("%w on a timeline of the same number, which pg_
 // diverged compares the data directory with the upstream's history through the
 // replication protocol (PostgreSQL's documentation, 55.4 Streaming Replication
 // Protocol: IDENTIFY_SYSTEM, TIMELINE_HISTORY).
-func (p *Instance) diverged(ctx context.Context, u Upstream, control Control) (bool, error) {
+func (p *upstreams) diverged(ctx context.Context, u Upstream, control Control) (bool, error) {
 	conn, err := p.replicationConn(ctx, u)
 	if err != nil {
 		return false, err
@@ -72,7 +72,7 @@ func (p *Instance) diverged(ctx context.Context, u Upstream, control Control) (b
 // src/backend/access/transam/timeline.c, findNewestTimeLine). A promotion that was killed
 // half-way may have left that of a timeline on which nobody is, and a standby that finds
 // nothing newer does not start.
-func (p *Instance) keepHistory(timeline int, text string) error {
+func (p *walDir) keepHistory(timeline int, text string) error {
 	path := p.inData(filepath.Join("pg_wal", fmt.Sprintf("%08X.history", timeline)))
 	if _, err := p.disk.ReadFile(path); !errors.Is(err, os.ErrNotExist) {
 		return err //nolint:wrapcheck // it names the file
@@ -83,7 +83,7 @@ func (p *Instance) keepHistory(timeline int, text string) error {
 // sameTimeline finds two members that were both promoted to a timeline of the
 // same number: they left the one before at different places, or the data
 // directory is further than a primary of that timeline.
-func (p *Instance) sameTimeline(ctx context.Context, conn *pgconn.PgConn, u Upstream, control Control, timeline int, history cluster.History, position int64) error {
+func (p *upstreams) sameTimeline(ctx context.Context, conn *pgconn.PgConn, u Upstream, control Control, timeline int, history cluster.History, position int64) error {
 	own, err := p.TimelineHistory(timeline)
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // archived and removed: nothing to compare
 		return err
@@ -104,26 +104,6 @@ func (p *Instance) sameTimeline(ctx context.Context, conn *pgconn.PgConn, u Upst
 		return fmt.Errorf("%w: it is at %s, the primary %s at %s; reinitialize this member", ErrSameTimeline, FormatLSN(at), u.Name, FormatLSN(position))
 	}
 	return nil
-}
-
-// isPrimary asks an upstream whether it is one. A replication connection can be
-// asked for in_hot_standby, which PostgreSQL before 14 does not have.
-func (p *Instance) isPrimary(ctx context.Context, conn *pgconn.PgConn, u Upstream) (bool, error) {
-	if p.major >= 14 {
-		row, err := queryRow(ctx, conn, "SHOW in_hot_standby")
-		if err != nil {
-			return false, err
-		}
-		return len(row) > 0 && string(row[0]) == "off", nil
-	}
-	sql, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
-	if err != nil {
-		return false, err
-	}
-	defer hangUpOn(sql)
-	var primary bool
-	err = sql.QueryRow(ctx, "SELECT NOT pg_is_in_recovery()").Scan(&primary)
-	return primary, err
 }
 
 // divergedFrom compares where a data directory is known to stand with where the
@@ -150,7 +130,7 @@ func divergedFrom(history cluster.History, control Control, timeline int) bool {
 // has. PostgreSQL would replay that before it ever asks the upstream. timeline is
 // the oldest that is looked at; the control file of a standby may lag behind by
 // more than one.
-func (p *Instance) walDiverged(ctx context.Context, history cluster.History, timeline, upstream int) (bool, error) {
+func (p *walDir) walDiverged(ctx context.Context, history cluster.History, timeline, upstream int) (bool, error) {
 	known := map[int]bool{upstream: true}
 	for _, h := range history {
 		known[h.Timeline] = true
@@ -182,7 +162,7 @@ func (p *Instance) walDiverged(ctx context.Context, history cluster.History, tim
 // walGoesOn tells whether the local WAL of a timeline has a record at the fork:
 // what a crashed primary wrote there, or what a standby received and has not
 // replayed yet, but would before it ever asks an upstream.
-func (p *Instance) walGoesOn(ctx context.Context, timeline int, fork int64) (bool, error) {
+func (p *walDir) walGoesOn(ctx context.Context, timeline int, fork int64) (bool, error) {
 	_, err := p.run(ctx, "pg_waldump", "--path="+p.inData("pg_wal"), "--timeline="+strconv.Itoa(timeline), "--start="+FormatLSN(fork), "--limit=1")
 	if err == nil {
 		return true, nil
@@ -196,43 +176,4 @@ func (p *Instance) walGoesOn(ctx context.Context, timeline int, fork int64) (boo
 		}
 	}
 	return true, nil // pg_rewind may look
-}
-
-// identify asks an upstream for its system identifier.
-func (p *Instance) identify(ctx context.Context, u Upstream) (string, error) {
-	conn, err := p.replicationConn(ctx, u)
-	if err != nil {
-		return "", err
-	}
-	defer hangUpOn(conn)
-	id, _, _, err := identifySystem(ctx, conn)
-	return id, err
-}
-
-func identifySystem(ctx context.Context, conn *pgconn.PgConn) (id string, timeline int, position int64, err error) {
-	row, err := queryRow(ctx, conn, "IDENTIFY_SYSTEM")
-	if err != nil {
-		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
-	}
-	if len(row) < 3 {
-		return "", 0, 0, errors.New("IDENTIFY_SYSTEM: the answer has less than three columns")
-	}
-	if timeline, err = strconv.Atoi(string(row[1])); err != nil {
-		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: timeline %q", row[1])
-	}
-	if position, err = ParseLSN(string(row[2])); err != nil {
-		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
-	}
-	return string(row[0]), timeline, position, nil
-}
-
-func queryRow(ctx context.Context, conn *pgconn.PgConn, command string) ([][]byte, error) {
-	results, err := conn.Exec(ctx, command).ReadAll()
-	if err != nil {
-		return nil, err
-	}
-	if len(results) == 0 || len(results[0].Rows) == 0 {
-		return nil, errors.New("no answer")
-	}
-	return results[0].Rows[0], nil
 }

@@ -3,54 +3,81 @@
 // promotion. It decides nothing; the agent's loop tells it what to do, one thing
 // at a time, while Observe and Exited may be used at any moment.
 //
-//	instance.go     what an instance is; running PostgreSQL's programs
-//	address.go, login.go, require_auth.go
-//	                where a PostgreSQL is reached, as whom, and what it may ask for
+//	instance.go     what an instance is, and how its parts are put together
+//	installation.go the programs, the directories, and with whose rights they are used
+//	modes.go        who may read what
+//	control.go      pg_control
+//	conffile.go     the grammar of configuration files
+//	log.go          what PostgreSQL has written to stderr
 //
+// Each part is a type of its own. It embeds the parts that it uses, and so knows no others:
+//
+//	records         what is noted down for the agent's later runs: records.go; loss.go: that
+//	                the data were replaced
+//
+//	dataDirectory   the files of a PostgreSQL that does not run
 //	datadir.go      what is in the data directory, and the few ways to change that
 //	absent.go       data directories that a method makes itself
 //	aside.go        the last bootstrap that failed is kept
 //	outside.go      WAL and tablespaces to which it has links
 //	borrowed.go     links that a method has copied
-//	linked.go       its configuration files, where they are links
 //	inside.go       what lies in it and is not its own
-//	modes.go        who may read it
-//	loss.go         that the data were replaced
-//	lockfile.go     postmaster.pid
-//	control.go      pg_control
+//	room.go         the room that a rewind needs
 //
-//	conf.go         postgresql.conf, pg_hba.conf, pgpass, signal files
-//	conffile.go     the grammar of configuration files
+//	walDir          pg_wal
+//	timeline.go     histories, and the next timeline's number
+//	partial_segment.go       segments that hide WAL of an older timeline
+//	diverged.go     whether this member's WAL has left the upstream's
+//
+//	credentials     as whom the agent and its programs log in: login.go, require_auth.go
+//
+//	confFiles       postgresql.conf, pg_hba.conf, pgpass
+//	conf.go         how they are written
 //	ownfiles.go     what the operator's own configuration files say
+//
+//	checker         what PostgreSQL takes
 //	check.go        settings are checked before they are written
 //	trial.go        PostgreSQL itself judges its configuration
-//	dynamic_cache.go  the last dynamic configuration, beside the data
-//	synchronous.go  whom commits wait for
 //
-//	process.go      the postmaster: launching, adopting, ending, its leftovers
-//	start.go, stop.go, follow.go, timeline.go
-//	                start, promote; stop; follow; the next timeline's number
-//	senders.go      WAL senders during a stop
-//	script.go, callback_state.go
-//	                pre_promote and before_stop; what callbacks were told last
-//	observe.go      how it fares
-//	words.go        the words of package pg, under the names that they have here
+//	session         what the local PostgreSQL is asked in SQL: session.go
+//	address.go      where it is reached
 //	postmaster_answers.go  whether it lets a client in
-//	standstill.go   why replay stands still
 //	archiver.go     whether WAL gets into the archive
 //	writes.go       when the first transaction has written
-//	probe.go, probe_child.go
-//	                whether the data directory can be written
 //
-//	bootstrap.go    the first member of a shard
+//	upstreams       what other members' PostgreSQL is asked: upstream.go
+//
+//	processes       the postmaster, its children, and what has outlived it
+//	process.go      adopting, signalling and ending them
+//	lockfile.go     postmaster.pid
+//	senders.go      WAL senders during a stop
+//
+//	server          start.go, stop.go: start, promote; stop
+//
+//	replication     whom it follows, and who follows it
+//	follow.go       the upstream of a replica
+//	slots.go        replication slots
+//	synchronous.go  whom commits wait for
+//
+//	observer        how PostgreSQL fares: observe.go
+//	standstill.go   why replay stands still
+//
+//	scripts         pre_promote, before_stop and callbacks: script.go
+//	customMethods   the operator's own ways to fill a data directory: methods.go
+//
+//	bootstrapper    the first member of a shard
+//	bootstrap.go    by initdb, or by a method
+//	recovery.go     from a backup
+//
+//	cloner          a replica
+//	replica.go      by the first method that succeeds
 //	clone.go        base backups
-//	rewind.go, room.go  rewinding, and the room that it needs
-//	methods.go      the operator's own commands for both
-//	replica.go      a replica by the first of these that succeeds
-//	recovery.go     the recovery of a shard that is made from a backup
-//	diverged.go     whether this member's WAL has left the upstream's
-//	partial_segment.go       segments that hide WAL of an older timeline
-//	slots.go        replication slots, timeline history
+//	linked.go       configuration files that are links
+//
+//	rewinder        data that have left their upstream's history: rewind.go
+//
+// words.go has the words of package pg, under the names that they have here; probe.go and
+// probe_child.go find out whether the data directory can be written.
 //
 // The data directory is sacred (design 5.20): only DiscardIncomplete and
 // RemoveForReinit take one away, and both say in their comments when.

@@ -10,8 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// replication is whom PostgreSQL follows, and who follows it: upstreams, slots, synchronous
+// standbys.
+type replication struct {
+	*installation
+	*confFiles
+	*session
+	*processes
+	*server
+}
+
 // Follow points the running replica at another upstream.
-func (p *Instance) Follow(ctx context.Context, u Upstream) error {
+func (p *replication) Follow(ctx context.Context, u Upstream) error {
 	a := as{role: Replica, upstream: &u}
 	if err := p.writeConfigToRun(a); err != nil {
 		return err
@@ -32,7 +42,7 @@ func (p *Instance) Follow(ctx context.Context, u Upstream) error {
 // That a WAL receiver ends with the setting cannot be relied on: the startup process
 // looks after it only when it has replayed all there is. So it is ended here, after
 // the startup process was told of the setting.
-func (p *Instance) Unfollow(ctx context.Context) error {
+func (p *replication) Unfollow(ctx context.Context) error {
 	a := as{role: Replica}
 	if err := p.writeConfigToRun(a); err != nil {
 		return err
@@ -72,7 +82,7 @@ func (p *Instance) Unfollow(ctx context.Context) error {
 // connected yet; zero: there is none. told becomes true when a new session has the
 // setting that nobody is followed: the postmaster is then done with passing the
 // signal on to the startup process, as it does one thing at a time.
-func (p *Instance) walReceiver(ctx context.Context, told *bool) (pid int, err error) {
+func (p *session) walReceiver(ctx context.Context, told *bool) (pid int, err error) {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return 0, err
@@ -85,7 +95,7 @@ func (p *Instance) walReceiver(ctx context.Context, told *bool) (pid int, err er
 
 // Upstream is the name of whom the replica that runs is set up to follow; of one that
 // was found running its address; empty: nobody.
-func (p *Instance) Upstream() string {
+func (p *confFiles) Upstream() string {
 	if a := p.getRuns(); a.upstream != nil {
 		return a.upstream.Name
 	}
@@ -103,4 +113,4 @@ func (p *Instance) Upstream() string {
 //
 // SIGUSR1 without a request means nothing to a postmaster that answers SQL: it looks
 // what there is to do, as it does for pg_ctl promote.
-func (p *Instance) wakePostmaster() error { return p.signal(syscall.SIGUSR1) }
+func (p *replication) wakePostmaster() error { return p.signal(syscall.SIGUSR1) }

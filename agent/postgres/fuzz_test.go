@@ -70,7 +70,7 @@ func FuzzConf(f *testing.F) {
 		if err := os.WriteFile(file, []byte(strings.ReplaceAll(line, "\n", " ")+"\nlast = 'x'\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		all, err := (&Instance{}).readConf(file)
+		all, err := (&installation{}).readConf(file)
 		if err != nil || len(all) == 0 || all[len(all)-1].Name != "last" || all[len(all)-1].Value != "x" {
 			t.Errorf("%q hides the next line: %+v %v", line, all, err)
 		}

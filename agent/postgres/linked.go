@@ -18,7 +18,7 @@ func configFiles() []string {
 }
 
 // completeClone reads from the upstream which configuration files a base backup has left out.
-func (p *Instance) completeClone(ctx context.Context, u Upstream) error {
+func (p *upstreams) completeClone(ctx context.Context, u Upstream) error {
 	for _, name := range configFiles() {
 		if p.exists(name) {
 			continue
@@ -43,7 +43,7 @@ func (p *Instance) completeClone(ctx context.Context, u Upstream) error {
 }
 
 // readUpstream reads a file in an upstream's data directory; nil: there is none.
-func (p *Instance) readUpstream(ctx context.Context, u Upstream, name string) ([]byte, error) {
+func (p *upstreams) readUpstream(ctx context.Context, u Upstream, name string) ([]byte, error) {
 	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func (p *Instance) readUpstream(ctx context.Context, u Upstream, name string) ([
 
 // replaceLinks puts copies in the place of configuration files that are links: a rewind
 // replaces these files by the upstream's. What the links lead to stays as it is.
-func (p *Instance) replaceLinks() error {
+func (p *dataDirectory) replaceLinks() error {
 	for _, name := range configFiles() {
 		path := p.inData(name)
 		info, err := p.disk.Lstat(path)

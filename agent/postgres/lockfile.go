@@ -13,7 +13,7 @@ import (
 
 // namedPostmaster is the process that postmaster.pid names, zero when there is no such
 // file or it makes no sense. It may be anybody's by now.
-func (p *Instance) namedPostmaster() (int, error) {
+func (p *processes) namedPostmaster() (int, error) {
 	content, err := p.disk.ReadFile(p.inData("postmaster.pid"))
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return 0, nil
@@ -41,7 +41,7 @@ const emptyLockAge = 10 * time.Second
 
 // clearLocks clears lock files away that would keep PostgreSQL from starting although
 // no process of the instance is left, which must be known when it is called.
-func (p *Instance) clearLocks() error {
+func (p *processes) clearLocks() error {
 	if err := p.removeEmptyLock(p.inData("postmaster.pid"), 0); err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ const nobody = 1 << 30
 // process: none is ours, so the pid was given again, after a crash of the host most
 // often. PostgreSQL believes such a file as long as a process of its own user has that
 // pid. The rest of the file stays: by it PostgreSQL looks for shared memory in use.
-func (p *Instance) disbelieve(path string) error {
+func (p *processes) disbelieve(path string) error {
 	content, err := p.disk.ReadFile(path)
 	if err != nil {
 		return nil //nolint:nilerr // PostgreSQL itself tells what is wrong with it
@@ -92,7 +92,7 @@ func (p *Instance) disbelieve(path string) error {
 }
 
 // removeEmptyLock removes a file without content that is at least that old.
-func (p *Instance) removeEmptyLock(path string, age time.Duration) error {
+func (p *processes) removeEmptyLock(path string, age time.Duration) error {
 	info, err := p.disk.Lstat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > 0 || time.Since(info.ModTime()) < age {
 		return nil //nolint:nilerr // PostgreSQL itself tells what is wrong with it

@@ -74,19 +74,6 @@ func LoginConfig(host string, port int, role config.PgUser, database string) (*p
 // agentName is the application_name of the agent's own connections.
 const agentName = "Lictor"
 
-// dedicated opens a connection of the superuser; the caller closes it.
-func (p *Instance) dedicated(ctx context.Context) (*pgx.Conn, error) {
-	return connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, p.database(), agentName)
-}
-
-// database is the one that the agent connects to, on every member.
-func (p *Instance) database() string {
-	if database := p.local.Load().Database; database != "" {
-		return database
-	}
-	return config.DefaultDatabase
-}
-
 // connect opens a connection as the role says. A password that it does not have
 // comes from the passfile of the agent's user, as with Patroni.
 func connect(ctx context.Context, host string, port int, role config.PgUser, database, applicationName string) (*pgx.Conn, error) {
@@ -137,24 +124,6 @@ func asWalsender(c *pgx.ConnConfig) {
 	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 }
 
-// replicationConn opens a replication connection to an upstream.
-func (p *Instance) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgConn, error) {
-	role := p.local.Load().Authentication.Replication
-	role.SSLMode = cmp.Or(role.SSLMode, "prefer")
-	c, err := LoginConfig(u.Host, u.Port, role, replicationDatabase)
-	if err != nil {
-		return nil, fmt.Errorf("replication connection to %s: %w", u.Name, err)
-	}
-	c.Database = ""
-	c.RuntimeParams = map[string]string{"replication": "true", "application_name": agentName}
-	c.ConnectTimeout = 3 * time.Second
-	conn, err := pgauth.Connect(&c.Config, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, &c.Config) })
-	if err != nil {
-		return nil, fmt.Errorf("replication connection to %s as %s: %w", u.Name, role.Username, explained(err))
-	}
-	return conn, nil
-}
-
 // homeDir is where the driver looks for root.crt; empty: nowhere.
 func homeDir() string {
 	me, err := user.Current()
@@ -182,7 +151,7 @@ func withDefaultLists(role config.PgUser, home string) config.PgUser {
 }
 
 // fit takes out of the roles what this version of PostgreSQL does not know, and tells it.
-func (p *Instance) fit(local config.Postgres) config.Postgres {
+func (p *credentials) fit(local config.Postgres) config.Postgres {
 	a := &local.Authentication
 	for name, role := range map[string]*config.PgUser{"superuser": &a.Superuser, "replication": &a.Replication, "rewind": &a.Rewind} {
 		for _, setting := range []struct {

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -11,7 +10,7 @@ import (
 
 // Loss is the one that was noted last, nil when there is none. One that cannot be read
 // counts as one of which nothing is known.
-func (p *Instance) Loss() *Loss {
+func (p *records) Loss() *Loss {
 	content, err := p.disk.ReadFile(p.stateFile("loss"))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -28,17 +27,17 @@ func (p *Instance) Loss() *Loss {
 }
 
 // noteLoss is called before data that may have acknowledged something are touched.
-func (p *Instance) noteLoss() error { return p.writeLoss(Loss{ID: rand.Text()}) }
+func (p *records) noteLoss() error { return p.writeLoss(Loss{ID: rand.Text()}) }
 
 // KeepLoss keeps what is known by now, unless there was another loss since.
-func (p *Instance) KeepLoss(l Loss) error {
+func (p *records) KeepLoss(l Loss) error {
 	if now := p.Loss(); now == nil || now.ID != l.ID {
 		return errors.New("the data have been replaced again meanwhile")
 	}
 	return p.writeLoss(l)
 }
 
-func (p *Instance) writeLoss(l Loss) error {
+func (p *records) writeLoss(l Loss) error {
 	content, err := json.Marshal(l)
 	if err == nil {
 		err = p.makeStateDir()
@@ -56,7 +55,7 @@ func (p *Instance) writeLoss(l Loss) error {
 }
 
 // ForgetLoss ends it, unless there was another one since.
-func (p *Instance) ForgetLoss(id string) error {
+func (p *records) ForgetLoss(id string) error {
 	if now := p.Loss(); now == nil || now.ID != id {
 		return nil
 	}
@@ -64,22 +63,4 @@ func (p *Instance) ForgetLoss(id string) error {
 		return fmt.Errorf("noting that the data are whole again: %w", err)
 	}
 	return p.syncDir(p.stateDir)
-}
-
-// PositionOf asks a primary how far its WAL goes.
-func (p *Instance) PositionOf(ctx context.Context, u Upstream) (timeline int, lsn int64, err error) {
-	conn, err := p.replicationConn(ctx, u)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer hangUpOn(conn)
-	primary, err := p.isPrimary(ctx, conn, u)
-	if err != nil {
-		return 0, 0, fmt.Errorf("asking %s whether it is a primary: %w", u.Name, err)
-	}
-	if !primary {
-		return 0, 0, fmt.Errorf("%s is no primary", u.Name)
-	}
-	_, timeline, lsn, err = identifySystem(ctx, conn)
-	return timeline, lsn, err
 }

@@ -24,6 +24,13 @@ import (
 // they begin in an empty directory that is marked as ours, and what they leave is
 // used only if it is the shard's.
 
+// customMethods are those of the operator's commands that fill a data directory.
+type customMethods struct {
+	*installation
+	*dataDirectory
+	*scripts
+}
+
 // method is a custom way to fill the data directory.
 type method struct {
 	name    string
@@ -100,13 +107,13 @@ func parameterWord(value any) string {
 // outlived their agent.
 const methodMark = "FILLED_DATA_DIR"
 
-func (p *Instance) runMethod(ctx context.Context, what string, m method, args []string, env ...string) error {
+func (p *customMethods) runMethod(ctx context.Context, what string, m method, args []string, env ...string) error {
 	return p.script(ctx, script{what: what + " " + m.name, command: m.command, args: args, env: append(env, methodMark+"="+p.dataDir), percent: m.percent})
 }
 
 // killMethods kills the processes of methods that an agent which was killed has
 // left at work on the data directory.
-func (p *Instance) killMethods(ctx context.Context) error {
+func (p *customMethods) killMethods(ctx context.Context) error {
 	want := methodMark + "=" + p.dataDir
 	for {
 		entries, err := os.ReadDir("/proc")
@@ -141,7 +148,7 @@ func (p *Instance) killMethods(ctx context.Context) error {
 // there (pgBackRest): it finds none where it can make one, and if it fails without having
 // made it, it is run once more with an empty one. A mount point or a link is always
 // there, and so is what a method that keeps data works on.
-func (p *Instance) fill(ctx context.Context, what string, m method, args []string, mark marker, env ...string) error {
+func (p *customMethods) fill(ctx context.Context, what string, m method, args []string, mark marker, env ...string) error {
 	found, err := p.marked()
 	if err != nil {
 		return err
@@ -191,7 +198,7 @@ func (p *Instance) fill(ctx context.Context, what string, m method, args []strin
 
 // customBootstrap fills the data directory of a new shard with the command of
 // bootstrap.METHOD, and runs PostgreSQL on it until it has ended its recovery.
-func (p *Instance) customBootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
+func (p *bootstrapper) customBootstrap(ctx context.Context, b config.Bootstrap) (systemIdentifier string, err error) {
 	m, err := customMethod(b.Method, b.Methods[b.Method])
 	if err != nil {
 		return "", fmt.Errorf("bootstrap: %w", err)
@@ -252,7 +259,7 @@ func orFalse(value any) any {
 }
 
 // restored looks at what a method has put into the data directory.
-func (p *Instance) restored(ctx context.Context) (Control, error) {
+func (p *customMethods) restored(ctx context.Context) (Control, error) {
 	major, err := p.dataMajor()
 	if err != nil {
 		return Control{}, fmt.Errorf("the command has ended well and left no PostgreSQL data directory in %s: %w", p.dataDir, err)

@@ -13,7 +13,7 @@ const groupAccess os.FileMode = 0o750
 
 // writeFile replaces a file in one step, as PostgreSQL's user's. In the data directory
 // it gets the mode that PostgreSQL's own files have there.
-func (p *Instance) writeFile(path, content string) error {
+func (p *installation) writeFile(path, content string) error {
 	mode := os.FileMode(0o600)
 	if strings.HasPrefix(path, p.dataDir+"/") {
 		mode = p.fileMode()
@@ -25,7 +25,7 @@ func (p *Instance) writeFile(path, content string) error {
 }
 
 // fileMode is the mode of files in the data directory.
-func (p *Instance) fileMode() os.FileMode {
+func (p *installation) fileMode() os.FileMode {
 	if info, err := p.disk.Stat(p.dataDir); err == nil && info.Mode().Perm()&groupAccess == groupAccess {
 		return 0o640
 	}
@@ -34,7 +34,7 @@ func (p *Instance) fileMode() os.FileMode {
 
 // restrict makes an empty data directory PostgreSQL's own. One that the group may read
 // stays so; PostgreSQL takes no other modes.
-func (p *Instance) restrict(dir string) error {
+func (p *installation) restrict(dir string) error {
 	info, err := p.disk.Stat(dir)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
@@ -51,7 +51,7 @@ func (p *Instance) restrict(dir string) error {
 
 // takeOverAccess gives a cloned data directory the access that its source has, as
 // pg_basebackup has given it to the files.
-func (p *Instance) takeOverAccess() error {
+func (p *installation) takeOverAccess() error {
 	info, err := p.disk.Stat(p.inData("PG_VERSION"))
 	if err != nil {
 		return fmt.Errorf("cloned data directory: %w", err)

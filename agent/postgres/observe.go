@@ -5,11 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,6 +12,24 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
+
+// observer looks at how PostgreSQL fares.
+type observer struct {
+	*installation
+	*credentials
+	*confFiles
+	*walDir
+	*session
+	*processes
+	*replication
+
+	// reached is the timeline that PostgreSQL, started then, was seen on.
+	reached struct {
+		start    time.Time
+		timeline int
+	}
+	recovery recovery // of the replica that runs
+}
 
 // observeSQL asks for everything at once. Functions that are not allowed in the
 // other role stand in a CASE, of which only one branch is executed. A standby's
@@ -58,7 +71,7 @@ LEFT JOIN (SELECT pid, backend_start AS started, COALESCE(wait_event, '') IN ('R
 
 // Observe looks at PostgreSQL. An error says why a running PostgreSQL could not
 // be asked; the state is then still right about Running.
-func (p *Instance) Observe(ctx context.Context) (State, error) {
+func (p *observer) Observe(ctx context.Context) (State, error) {
 	if !p.Running() {
 		return State{}, nil
 	}
@@ -162,7 +175,7 @@ type recovery struct {
 //
 //	12      RecoveryWalAll (a WAL receiver is at work), RecoveryWalStream (nothing to be had)
 //	13-18   RecoveryWalStream                           RecoveryRetrieveRetryInterval
-func (p *Instance) replayEnded(now recovery) bool {
+func (p *observer) replayEnded(now recovery) bool {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	if r := &p.recovery; now.pid == 0 || now.pid != r.pid || !now.began.Equal(r.began) {
@@ -173,73 +186,10 @@ func (p *Instance) replayEnded(now recovery) bool {
 	return p.recovery.pid != 0 && p.recovery.ended
 }
 
-// timelineAt is the timeline that a replica is on which has WAL up to lsn. The control
-// file knows of a timeline only from the next restartpoint on, and the WAL receiver
-// that received it may have been of an earlier life. WAL beyond the point at which a
-// timeline was left is of the next one if that has it.
-func (p *Instance) timelineAt(timeline int, lsn int64) (int, error) {
-	files, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
-	if err != nil {
-		return 0, fmt.Errorf("looking for timelines: %w", err)
-	}
-	slices.Sort(files)
-	for _, file := range slices.Backward(files) {
-		tli, err := strconv.ParseInt(strings.TrimSuffix(filepath.Base(file), ".history"), 16, 32)
-		if err != nil || int(tli) <= timeline {
-			continue
-		}
-		history, err := p.TimelineHistory(int(tli))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return 0, err
-		}
-		own := slices.IndexFunc(history, func(h cluster.TimelineSwitch) bool { return h.Timeline == timeline })
-		if own < 0 || history[len(history)-1].LSN >= lsn {
-			continue
-		}
-		if segment, err := p.segmentAt(int(tli), lsn-1); err != nil || segment != "" {
-			return int(tli), err
-		}
-	}
-	return timeline, nil
-}
-
-// errElsewhere: PostgreSQL works in another directory than the one that it is to.
-var errElsewhere = errors.New("its data directory is not the one that is configured")
-
-// worksHere compares the data directory that PostgreSQL says it works in with the one
-// that is configured, which all else is about: control file, rewind, disk probe.
-func (p *Instance) worksHere(says string) error {
-	if filepath.Clean(says) == p.dataDir {
-		return nil
-	}
-	its, err := p.disk.Stat(says)
-	if err != nil {
-		return fmt.Errorf("%w: it works in %s, not in %s: %w", errElsewhere, says, p.dataDir, err)
-	}
-	here, err := p.disk.Stat(p.dataDir)
-	if err != nil {
-		return fmt.Errorf("%w: it works in %s, not in %s: %w", errElsewhere, says, p.dataDir, err)
-	}
-	if !os.SameFile(its, here) {
-		return fmt.Errorf("%w: it works in %s, not in %s; remove data_directory from its settings", errElsewhere, says, p.dataDir)
-	}
-	return nil
-}
-
-// checkDataDir asks a running PostgreSQL where it works. Only errElsewhere says that
-// it is not here.
-func (p *Instance) checkDataDir(ctx context.Context, conn *pgx.Conn) error {
-	var dir string
-	if err := conn.QueryRow(ctx, "SELECT current_setting('data_directory')").Scan(&dir); err != nil {
-		return fmt.Errorf("asking PostgreSQL for its data directory: %w", err)
-	}
-	return p.worksHere(dir)
-}
-
 // furthestTimeline is the timeline that a running replica has reached. Once its WAL
 // receiver has ended, only the control file tells of one, which is behind until the
 // next restartpoint; yet no timeline is ever left again.
-func (p *Instance) furthestTimeline(s State) int {
+func (p *observer) furthestTimeline(s State) int {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	if s.InRecovery && p.reached.start.Equal(s.StartTime) {
@@ -253,7 +203,7 @@ func (p *Instance) furthestTimeline(s State) int {
 // of the file that PostgreSQL itself flags, and those of the command line that
 // are now configured otherwise. A standby that runs with more than is configured,
 // because its primary had more when it made the WAL, is restarted after that.
-func (p *Instance) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) (map[string]cluster.PendingChange, error) {
+func (p *observer) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) (map[string]cluster.PendingChange, error) {
 	var names []string
 	for _, c := range cluster.SharedParameters() {
 		names = append(names, c.Name)
@@ -294,72 +244,4 @@ func (p *Instance) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) 
 		return nil, nil //nolint:nilnil // nothing is pending
 	}
 	return pending, nil
-}
-
-// take takes the kept connection, made anew when it is broken. Who takes it
-// gives it back.
-func (p *Instance) take(ctx context.Context) (*pgx.Conn, error) {
-	var conn *pgx.Conn
-	select {
-	case conn = <-p.sql:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for the connection to PostgreSQL: %w", ctx.Err())
-	}
-	if conn != nil && !conn.IsClosed() {
-		return conn, nil
-	}
-	conn, err := p.dedicated(ctx)
-	if err != nil {
-		p.give(nil)
-		return nil, err
-	}
-	// PostgreSQL 14 and later may end sessions that are idle, which this one mostly is.
-	if _, err := conn.Exec(ctx, "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"); err != nil {
-		hangUpOn(conn)
-		p.give(nil)
-		return nil, fmt.Errorf("connecting to PostgreSQL: %w", err)
-	}
-	return conn, nil
-}
-
-func (p *Instance) give(conn *pgx.Conn) { p.sql <- conn }
-
-// hangUp closes the kept connection, which has no use when PostgreSQL ends.
-func (p *Instance) hangUp() {
-	select {
-	case conn := <-p.sql:
-		if conn != nil {
-			hangUpOn(conn)
-		}
-		p.give(nil)
-	default: // it is in use, and breaks with the server
-	}
-}
-
-// hangUpOn closes a connection without waiting for a server that hangs.
-func hangUpOn(conn interface{ Close(context.Context) error }) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = conn.Close(ctx) // nothing is left to be done about it
-}
-
-// Answers reports whether the PostgreSQL of an upstream answers, whatever its role.
-func (p *Instance) Answers(ctx context.Context, u Upstream) bool {
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
-	if err != nil {
-		return false
-	}
-	hangUpOn(conn)
-	return true
-}
-
-// Reachable tells whether the PostgreSQL of an upstream answers as a primary.
-func (p *Instance) Reachable(ctx context.Context, u Upstream) bool {
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
-	if err != nil {
-		return false
-	}
-	defer hangUpOn(conn)
-	var recovering bool
-	return conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering) == nil && !recovering
 }

@@ -37,7 +37,7 @@ var (
 // outsides finds what lies outside, and refuses what may be somebody else's. What is not
 // its own according to owns is only told of. systemIdentifier is the cluster's; empty: not
 // known.
-func (p *Instance) outsides(systemIdentifier string, owns func(path string) bool) (found []outside, err error) {
+func (p *dataDirectory) outsides(systemIdentifier string, owns func(path string) bool) (found []outside, err error) {
 	defer func() {
 		if err != nil {
 			closeOutsides(found)
@@ -85,7 +85,7 @@ func (p *Instance) outsides(systemIdentifier string, owns func(path string) bool
 }
 
 // tablespaceLinks are the paths of what may be links to tablespaces.
-func (p *Instance) tablespaceLinks() ([]string, error) {
+func (p *dataDirectory) tablespaceLinks() ([]string, error) {
 	spaces, err := p.disk.ReadDir(p.inData("pg_tblspc"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("tablespaces: %w", err)
@@ -111,7 +111,7 @@ func closeOutsides(list []outside) {
 }
 
 // claim finds out what of a directory is this cluster's.
-func (p *Instance) claim(o *outside, systemIdentifier string) error {
+func (p *dataDirectory) claim(o *outside, systemIdentifier string) error {
 	var dir *os.File
 	err := p.disk.Do(func() (err error) { dir, err = o.root.Open("."); return err })
 	if err != nil {
@@ -175,7 +175,7 @@ func (p *Instance) claim(o *outside, systemIdentifier string) error {
 }
 
 // inTablespace reports whether a name in a tablespace is that of our PostgreSQL's files.
-func (p *Instance) inTablespace(name string) bool {
+func (p *dataDirectory) inTablespace(name string) bool {
 	catalog, ours := strings.CutPrefix(name, fmt.Sprintf("PG_%d_", p.major))
 	_, err := strconv.ParseUint(catalog, 10, 64)
 	return ours && err == nil
@@ -186,7 +186,7 @@ func beneath(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-func (p *Instance) sameOwner(dir *os.File, data string) (bool, error) {
+func (p *dataDirectory) sameOwner(dir *os.File, data string) (bool, error) {
 	a, err := dir.Stat()
 	if err != nil {
 		return false, err
@@ -200,7 +200,7 @@ func (p *Instance) sameOwner(dir *os.File, data string) (bool, error) {
 
 // segmentOf is the system identifier in the first page of a WAL segment, empty when there
 // is none (src/include/access/xlog_internal.h, XLogLongPageHeaderData).
-func (p *Instance) segmentOf(root *os.Root, name string) (id string) {
+func (p *dataDirectory) segmentOf(root *os.Root, name string) (id string) {
 	_ = p.disk.Do(func() error { id = segmentIn(root, name); return nil })
 	return id
 }
@@ -221,7 +221,7 @@ func segmentIn(root *os.Root, name string) string {
 
 // usedByOthers finds a PostgreSQL of another data directory that has a file open in a
 // directory; 0: there is none.
-func (p *Instance) usedByOthers(dir string) int {
+func (p *dataDirectory) usedByOthers(dir string) int {
 	data, _ := filepath.EvalSymlinks(p.dataDir)
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, process := range processes {
@@ -244,7 +244,7 @@ func (p *Instance) usedByOthers(dir string) int {
 }
 
 // emptyOutside removes what is this cluster's in the directories to which it has links.
-func (p *Instance) emptyOutside(list []outside) error {
+func (p *dataDirectory) emptyOutside(list []outside) error {
 	for _, o := range list {
 		for _, name := range o.names {
 			if err := p.disk.Do(func() error { return o.root.RemoveAll(name) }); err != nil {
@@ -260,7 +260,7 @@ func (p *Instance) emptyOutside(list []outside) error {
 
 // mayEmpty says why the data directory cannot be emptied, before anything of it is, and
 // which directories would be emptied with it.
-func (p *Instance) mayEmpty(systemIdentifier string) (own []string, err error) {
+func (p *dataDirectory) mayEmpty(systemIdentifier string) (own []string, err error) {
 	if err := mayRemove(p.dataDir); err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ import (
 // custom_conf, and all that these include.
 
 // baseConf is the file that postgresql.conf includes first.
-func (p *Instance) baseConf() string {
+func (p *confFiles) baseConf() string {
 	switch custom := p.local.Load().CustomConf; {
 	case custom == "":
 		return p.inData("postgresql.base.conf")
@@ -31,7 +31,7 @@ func (p *Instance) baseConf() string {
 // checkPlace refuses configuration files that would move PostgreSQL away from the
 // data directory, which is where agent and guard look for what they must end
 // (design 5.13). It reads the files as they are.
-func (p *Instance) checkPlace() error {
+func (p *confFiles) checkPlace() error {
 	var errs []error
 	for _, file := range []string{p.inData("postgresql.conf"), p.inData("postgresql.auto.conf")} {
 		lines, err := p.readConf(file)
@@ -49,7 +49,7 @@ func (p *Instance) checkPlace() error {
 
 // isOwnPlace reports whether a line names the directory or the file that PostgreSQL
 // is started with anyway, as Debian's postgresql.conf does.
-func (p *Instance) isOwnPlace(line confSetting) bool {
+func (p *confFiles) isOwnPlace(line confSetting) bool {
 	own := p.dataDir
 	if line.Name == "config_file" {
 		own = p.inData("postgresql.conf")
@@ -65,17 +65,10 @@ func (p *Instance) isOwnPlace(line confSetting) bool {
 	return err == nil && os.SameFile(named, there)
 }
 
-// tell says once that a setting is not used as it is given.
-func (p *Instance) tell(setting, why string) {
-	if _, told := p.notes.LoadOrStore([2]string{setting, why}, true); !told {
-		p.log.Warn().Str("setting", setting).Str("reason", why).Msg("setting is not used as given")
-	}
-}
-
 // tellSettings tells which of the user's settings are not used as they are given, as
 // far as only this member knows: of the file, of this version of PostgreSQL, or beside
 // other settings. What the settings alone show is told when they are read.
-func (p *Instance) tellSettings(base []confSetting) {
+func (p *confFiles) tellSettings(base []confSetting) {
 	for _, layer := range []map[string]any{
 		p.dynamic.Postgres.Parameters, p.local.Load().Parameters, p.dynamic.Postgres.RecoveryConf, p.local.Load().RecoveryConf,
 	} {
@@ -116,7 +109,7 @@ func (p *Instance) tellSettings(base []confSetting) {
 
 // tellAltered tells what ALTER SYSTEM has set on this member alone: it wins over
 // postgresql.conf, and has no effect on what is on the command line.
-func (p *Instance) tellAltered(auto []confSetting) {
+func (p *confFiles) tellAltered(auto []confSetting) {
 	configured := p.parameters()
 	for _, line := range auto {
 		if last, _ := lastOf(auto, line.Name); last != line {
@@ -136,7 +129,7 @@ func (p *Instance) tellAltered(auto []confSetting) {
 }
 
 // setForAll reports whether the dynamic configuration has a value for a parameter.
-func (p *Instance) setForAll(name string) bool {
+func (p *confFiles) setForAll(name string) bool {
 	for key, value := range p.dynamic.Postgres.Parameters {
 		if value != nil && strings.EqualFold(key, name) {
 			return true
@@ -146,7 +139,7 @@ func (p *Instance) setForAll(name string) bool {
 }
 
 // tellRaised tells what a standby runs with more of than is configured.
-func (p *Instance) tellRaised(role Role, control Control) {
+func (p *confFiles) tellRaised(role Role, control Control) {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	wanted, given := p.commandLineValues(role, Control{}), p.commandLineValues(role, control)

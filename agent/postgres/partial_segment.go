@@ -18,7 +18,7 @@ import (
 // (XLogFileReadAnyTLI in src/backend/access/transam/xlogrecovery.c), comes to its end
 // before the fork, and gives up: "WAL location ... belongs to timeline ..., but
 // previous recovered WAL file came from timeline ...". It does so at every start.
-func (p *Instance) removePartialSegment(ctx context.Context, control Control) error {
+func (p *walDir) removePartialSegment(ctx context.Context, control Control) error {
 	files, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
 	if err != nil {
 		return fmt.Errorf("looking for timelines: %w", err)
@@ -41,7 +41,7 @@ func (p *Instance) removePartialSegment(ctx context.Context, control Control) er
 	return nil
 }
 
-func (p *Instance) uncoverTimeline(ctx context.Context, timeline int) error {
+func (p *walDir) uncoverTimeline(ctx context.Context, timeline int) error {
 	history, err := p.TimelineHistory(timeline)
 	if err != nil || len(history) == 0 {
 		return err
@@ -74,7 +74,7 @@ func (p *Instance) uncoverTimeline(ctx context.Context, timeline int) error {
 }
 
 // segmentAt is the file with a timeline's WAL at a position, empty when there is none.
-func (p *Instance) segmentAt(timeline int, lsn int64) (string, error) {
+func (p *walDir) segmentAt(timeline int, lsn int64) (string, error) {
 	files, err := p.disk.Glob(p.inData(fmt.Sprintf("pg_wal/%08X????????????????", timeline)))
 	if err != nil || len(files) == 0 {
 		return "", err

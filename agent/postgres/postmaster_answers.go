@@ -21,7 +21,7 @@ const askPostmasterEvery = 5 * time.Second
 // nothing of that: its backend goes on when the postmaster hangs. An encryption request
 // is answered by the process that the postmaster has forked for it, before anybody logs
 // in, so that no connection slot is needed.
-func (p *Instance) postmasterAnswers(ctx context.Context) error {
+func (p *session) postmasterAnswers(ctx context.Context) error {
 	if time.Since(time.Unix(0, p.answered.Load())) < askPostmasterEvery {
 		return nil
 	}
@@ -56,7 +56,7 @@ func (p *Instance) postmasterAnswers(ctx context.Context) error {
 const silentAfter = 2 * time.Second
 
 // isSilent reports whether the postmaster gives a new client no answer at all.
-func (p *Instance) isSilent(ctx context.Context) bool {
+func (p *session) isSilent(ctx context.Context) bool {
 	// The look that has failed may have taken all the time that there was.
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), silentAfter)
 	defer cancel()

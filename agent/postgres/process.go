@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -15,6 +16,17 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/fence"
 )
+
+// processes are those of PostgreSQL: the postmaster, its children, and what has outlived it.
+type processes struct {
+	*installation
+	*confFiles
+	*dataDirectory
+	*session
+	launcher Launcher
+	// target is what is killed: all of PostgreSQL's processes.
+	target *fence.Target
+}
 
 // Command is how the postmaster is started.
 type Command struct {
@@ -107,17 +119,17 @@ func waitReadable(file *os.File) {
 }
 
 // Exited fires when the postmaster that runs now ends; nil when none runs.
-func (p *Instance) Exited() <-chan struct{} { return p.process.done() }
+func (p *processes) Exited() <-chan struct{} { return p.process.done() }
 
 // PID is that of the postmaster, zero when none lives.
-func (p *Instance) PID() int { return p.process.pid() }
+func (p *processes) PID() int { return p.process.pid() }
 
 // Running tells whether a postmaster lives.
-func (p *Instance) Running() bool { return p.process.pid() != 0 }
+func (p *processes) Running() bool { return p.process.pid() != 0 }
 
 // Adopt takes charge of a postmaster that runs already: the one that the launcher
 // holds, or the one that the data directory names.
-func (p *Instance) Adopt(ctx context.Context) (bool, error) {
+func (p *processes) Adopt(ctx context.Context) (bool, error) {
 	if pid := p.launcher.Held(ctx); pid != 0 {
 		// Whatever has become of the name of its directory.
 		if err := p.hold(pid); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -149,7 +161,7 @@ func (p *Instance) Adopt(ctx context.Context) (bool, error) {
 
 // Stray reports whether a postmaster works in the data directory that nobody has taken
 // charge of: somebody has started it by hand.
-func (p *Instance) Stray() bool {
+func (p *processes) Stray() bool {
 	if p.Running() {
 		return false
 	}
@@ -158,7 +170,7 @@ func (p *Instance) Stray() bool {
 }
 
 // hold follows a postmaster of ours, and keeps it in hand to signal and to kill it.
-func (p *Instance) hold(pid int) error {
+func (p *processes) hold(pid int) error {
 	if err := p.process.watch(pid); err != nil {
 		return err
 	}
@@ -168,7 +180,7 @@ func (p *Instance) hold(pid int) error {
 // adoptedAs is the role and upstream of a PostgreSQL that was running before
 // this agent, as its files have it: rewriting them must not make a replica
 // forget whom it follows.
-func (p *Instance) adoptedAs() as {
+func (p *processes) adoptedAs() as {
 	if !p.hasSignalFile() {
 		return as{role: Primary}
 	}
@@ -195,7 +207,7 @@ func (p *Instance) adoptedAs() as {
 
 // killLeftovers kills every process of the instance, also backends whose
 // postmaster is gone and which may still commit, and waits until none is left.
-func (p *Instance) killLeftovers(ctx context.Context) error {
+func (p *processes) killLeftovers(ctx context.Context) error {
 	if err := p.target.Kill(ctx); err != nil {
 		return err
 	}
@@ -205,7 +217,7 @@ func (p *Instance) killLeftovers(ctx context.Context) error {
 // killWriters kills, besides the instance's own processes, the programs that an
 // agent which was killed may have left at work on the data directory
 // (runOnData).
-func (p *Instance) killWriters(ctx context.Context) error {
+func (p *processes) killWriters(ctx context.Context) error {
 	if err := p.target.Kill(ctx, writers()...); err != nil {
 		return err
 	}
@@ -217,7 +229,7 @@ func writers() []string { return []string{"initdb", "pg_basebackup", "pg_rewind"
 
 // Kill ends every process of the instance at once. It does not touch the data directory,
 // whose disk may hang: lock files are cleared by the next start.
-func (p *Instance) Kill(ctx context.Context) error {
+func (p *processes) Kill(ctx context.Context) error {
 	defer p.hangUp()
 	if err := p.target.Kill(ctx); err != nil {
 		return err
@@ -225,7 +237,7 @@ func (p *Instance) Kill(ctx context.Context) error {
 	return p.awaitExit(ctx)
 }
 
-func (p *Instance) awaitExit(ctx context.Context) error {
+func (p *processes) awaitExit(ctx context.Context) error {
 	gone := p.process.done()
 	if gone == nil {
 		return nil
@@ -239,8 +251,20 @@ func (p *Instance) awaitExit(ctx context.Context) error {
 }
 
 // signal sends the running postmaster a signal.
-func (p *Instance) signal(sig syscall.Signal) error { return p.target.Signal(sig) }
+func (p *processes) signal(sig syscall.Signal) error { return p.target.Signal(sig) }
 
 // pollEvery is how often a state of PostgreSQL that cannot be awaited is asked
 // for.
 const pollEvery = 10 * time.Millisecond
+
+// isStopping reports whether the postmaster says in its own file that it is shutting
+// down: to a client the refusal looks as it does during a start (cannot_connect_now).
+func (p *processes) isStopping() bool {
+	content, err := p.disk.ReadFile(p.inData("postmaster.pid"))
+	if err != nil {
+		return false
+	}
+	lines := strings.Split(string(content), "\n")
+	// LOCK_FILE_LINE_PM_STATUS in src/include/utils/pidfile.h
+	return len(lines) >= 8 && strings.TrimSpace(lines[7]) == "stopping"
+}

@@ -14,7 +14,7 @@ import (
 
 // configuredRecovery is the section recovery_conf of a bootstrap's method, in PostgreSQL's
 // words. What would not lead where it is meant to is refused, before anything is begun.
-func (p *Instance) configuredRecovery(section string, configured map[string]any) (map[string]string, error) {
+func (p *confFiles) configuredRecovery(section string, configured map[string]any) (map[string]string, error) {
 	recovery := map[string]string{}
 	for name, value := range configured {
 		lower := strings.ToLower(name)
@@ -34,7 +34,7 @@ func (p *Instance) configuredRecovery(section string, configured map[string]any)
 
 // prepareRecovery makes the restored directory recover as recovery_conf says, or as the
 // command has left it (keep), or not at all, and says how PostgreSQL is to run for it.
-func (p *Instance) prepareRecovery(configured map[string]string, keep bool) (as, error) {
+func (p *bootstrapper) prepareRecovery(configured map[string]string, keep bool) (as, error) {
 	left, err := p.recoveryLeft()
 	if err != nil {
 		return as{}, err
@@ -78,7 +78,7 @@ func (p *Instance) prepareRecovery(configured map[string]string, keep bool) (as,
 
 // recoveryLeft are the parameters of recovery that the configuration files have which a
 // command has left, as PostgreSQL would read them.
-func (p *Instance) recoveryLeft() (map[string]string, error) {
+func (p *bootstrapper) recoveryLeft() (map[string]string, error) {
 	left := map[string]string{}
 	for _, name := range []string{"postgresql.conf", "postgresql.auto.conf"} {
 		lines, err := p.readConf(p.inData(name))
@@ -109,7 +109,7 @@ func targetOf(recovery map[string]string) string {
 // targetReached fails if PostgreSQL has promoted itself without having come to the target. (From
 // version 13 on it ends instead, and says so. Version 12 writes into the history of the new
 // timeline where it has stopped, and if it has not, zeroes: xlog.c, StartupXLOG.)
-func (p *Instance) targetReached(recovery map[string]string) error {
+func (p *bootstrapper) targetReached(recovery map[string]string) error {
 	target := targetOf(recovery)
 	if target == "" || target == "recovery_target" {
 		return nil
@@ -150,15 +150,10 @@ func stoppedAtTarget(history string) bool {
 	return true
 }
 
-func (p *Instance) exists(name string) bool {
-	_, err := p.disk.Lstat(p.inData(name))
-	return err == nil
-}
-
 // recoveryLines are those of postgresql.conf for a recovery from an archive. Targets that
 // are not set come first, and as empty: PostgreSQL forgets a target when it reads another
 // one that is empty, or takes both for set.
-func (p *Instance) recoveryLines(recovery map[string]string, write func(name, value string)) {
+func (p *confFiles) recoveryLines(recovery map[string]string, write func(name, value string)) {
 	for _, name := range cluster.RecoveryTargets() {
 		if recovery[name] == "" {
 			write(name, "")
@@ -181,7 +176,7 @@ func (p *Instance) recoveryLines(recovery map[string]string, write func(name, va
 // awaitPrimary waits until PostgreSQL, which is recovering from an archive, accepts
 // writes. How long that takes nobody knows, hours perhaps: ctx bounds it, and it is asked
 // for ever more rarely.
-func (p *Instance) awaitPrimary(ctx context.Context) error {
+func (p *bootstrapper) awaitPrimary(ctx context.Context) error {
 	gone, began := p.process.done(), time.Now()
 	for {
 		conn, err := p.anyDatabase(ctx)

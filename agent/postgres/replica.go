@@ -11,11 +11,21 @@ import (
 	"github.com/lictor-ha/lictor/agent/printable"
 )
 
+// cloner makes replicas.
+type cloner struct {
+	*installation
+	*confFiles
+	*dataDirectory
+	*upstreams
+	*processes
+	*customMethods
+}
+
 // basebackup is the method that is built in.
 const basebackup = "basebackup"
 
 // replicaMethods are those of postgresql.create_replica_methods, in their order.
-func (p *Instance) replicaMethods() ([]method, error) {
+func (p *cloner) replicaMethods() ([]method, error) {
 	local := p.local.Load()
 	if len(local.CreateReplica) == 0 {
 		return []method{{name: basebackup}}, nil
@@ -36,14 +46,14 @@ func (p *Instance) replicaMethods() ([]method, error) {
 }
 
 // ClonesWithoutLeader tells whether a replica can be made though nobody leads.
-func (p *Instance) ClonesWithoutLeader() bool {
+func (p *cloner) ClonesWithoutLeader() bool {
 	methods, err := p.replicaMethods()
 	return err == nil && slices.ContainsFunc(methods, func(m method) bool { return m.noLeader })
 }
 
 // KeepsData tells whether a method makes a replica out of what is in the data
 // directory: then it is not emptied before.
-func (p *Instance) KeepsData() bool {
+func (p *cloner) KeepsData() bool {
 	methods, err := p.replicaMethods()
 	return err == nil && len(methods) > 0 && methods[0].keepData
 }
@@ -53,7 +63,7 @@ func (p *Instance) KeepsData() bool {
 // Without an upstream only those run that need none. systemIdentifier is the
 // shard's; what another cluster's backup has left is cleared away again. progress, if set, is
 // told how far it is, and by which method.
-func (p *Instance) MakeReplica(ctx context.Context, u *Upstream, systemIdentifier string, progress func(pg.Copying)) error {
+func (p *cloner) MakeReplica(ctx context.Context, u *Upstream, systemIdentifier string, progress func(pg.Copying)) error {
 	if progress == nil {
 		progress = func(pg.Copying) {}
 	}
@@ -125,7 +135,7 @@ func gist(errs []error) string {
 const gistLimit = 200
 
 // customReplica runs one of the operator's methods.
-func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, systemIdentifier string) error {
+func (p *cloner) customReplica(ctx context.Context, m method, u *Upstream, systemIdentifier string) error {
 	var (
 		connstring string
 		env        []string
@@ -174,7 +184,7 @@ func (p *Instance) customReplica(ctx context.Context, m method, u *Upstream, sys
 // afterFailure clears away what a method that failed has left. What one that keeps data has
 // worked on stays, under its marker: it is no data directory any more, but the next try goes
 // on with it. (Another method begins with an empty directory.)
-func (p *Instance) afterFailure(ctx context.Context, m method) error {
+func (p *cloner) afterFailure(ctx context.Context, m method) error {
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanWithin)
 	defer cancel()
 	if err := p.killMethods(clean); err != nil {
@@ -193,7 +203,7 @@ func (p *Instance) afterFailure(ctx context.Context, m method) error {
 
 // emptyAgain clears away what an earlier method has left; it does nothing where
 // there is no marker that says so.
-func (p *Instance) emptyAgain(ctx context.Context) error {
+func (p *cloner) emptyAgain(ctx context.Context) error {
 	marked, err := p.marked()
 	if err != nil || marked == nil || marked.Kind != markClone {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,6 +23,16 @@ const (
 	noCleartext = "!password"
 	scramAlone  = "!password,!md5" // peer, cert, gss and trust need no password
 )
+
+// credentials are the roles that the agent and its programs log in as.
+type credentials struct {
+	*installation
+
+	// roles guards what is kept of the agent's roles, and the configuration as it was given.
+	roles     sync.Mutex
+	verifiers verifiers
+	given     config.Postgres
+}
 
 // requireAuth is what is demanded of a server's way to authenticate; verified: TLS says
 // whose server it is, or it is on this host's own socket.
@@ -64,7 +75,7 @@ func agentsRoles(a config.Authentication) []string {
 }
 
 // useLocal takes a local configuration, with what is known of its roles.
-func (p *Instance) useLocal(given config.Postgres) {
+func (p *credentials) useLocal(given config.Postgres) {
 	p.roles.Lock()
 	defer p.roles.Unlock()
 	p.given = given
@@ -73,7 +84,7 @@ func (p *Instance) useLocal(given config.Postgres) {
 
 // strengthen lets the roles with a SCRAM verifier log in by SCRAM alone, where the
 // configuration says nothing of it.
-func (p *Instance) strengthen() {
+func (p *credentials) strengthen() {
 	local := p.given
 	a := &local.Authentication
 	for _, role := range []*config.PgUser{&a.Superuser, &a.Replication, &a.Rewind} {
@@ -86,7 +97,7 @@ func (p *Instance) strengthen() {
 
 // learnVerifiers asks PostgreSQL, once in its life, which of the agent's roles have a
 // SCRAM verifier.
-func (p *Instance) learnVerifiers(ctx context.Context, conn *pgx.Conn, started time.Time) {
+func (p *credentials) learnVerifiers(ctx context.Context, conn *pgx.Conn, started time.Time) {
 	roles := agentsRoles(p.local.Load().Authentication)
 	of := strings.Join(roles, "\x00")
 	p.roles.Lock()
@@ -120,7 +131,7 @@ func (p *Instance) learnVerifiers(ctx context.Context, conn *pgx.Conn, started t
 }
 
 // recallVerifiers is what an earlier run has learned.
-func (p *Instance) recallVerifiers() (v verifiers) {
+func (p *credentials) recallVerifiers() (v verifiers) {
 	content, err := p.disk.ReadFile(p.stateFile("verifiers"))
 	if err != nil || json.Unmarshal(content, &v) != nil {
 		return verifiers{}

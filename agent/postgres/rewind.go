@@ -11,6 +11,16 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
+// rewinder makes a data directory that has left its upstream's history fit to follow again.
+type rewinder struct {
+	*installation
+	*records
+	*confFiles
+	*dataDirectory
+	*upstreams
+	*processes
+}
+
 // RewindOutcome says what it took to make a data directory fit to follow.
 type RewindOutcome string
 
@@ -31,7 +41,7 @@ var ErrDiverged = errors.New("this member's WAL has diverged from the upstream's
 // cannot tell (after a crash) does pg_rewind decide. A rewind that broke off once it had
 // begun to write leaves a mark: such a directory is neither started nor rewound again,
 // but has to be cloned anew (PostgreSQL's documentation, pg_rewind, Warning).
-func (p *Instance) Rewind(ctx context.Context, u Upstream, allowed bool) (RewindOutcome, error) {
+func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (RewindOutcome, error) {
 	control, err := p.control(ctx)
 	if err != nil {
 		return "", err
@@ -124,7 +134,7 @@ const rewindWrites = "need to copy"
 
 // rewindCutShort tells whether a rewind of this very data directory has begun
 // and not ended.
-func (p *Instance) rewindCutShort() (bool, error) {
+func (p *dataDirectory) rewindCutShort() (bool, error) {
 	content, err := p.disk.ReadFile(p.stateFile("rewinding"))
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
@@ -136,7 +146,7 @@ func (p *Instance) rewindCutShort() (bool, error) {
 	return strings.TrimSpace(string(content)) == id, err
 }
 
-func (p *Instance) forgetRewind() error {
+func (p *dataDirectory) forgetRewind() error {
 	if err := p.disk.Remove(p.stateFile("rewinding")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("note of an unfinished rewind: %w", err)
 	}
@@ -150,7 +160,7 @@ const checkpointWithin = time.Minute
 // readyForRewind waits until the upstream's control file names the timeline
 // that it is on. Before that, pg_rewind would look at the old one and find
 // nothing to do. What would break it off half-way is told before it begins.
-func (p *Instance) readyForRewind(ctx context.Context, u Upstream) error {
+func (p *rewinder) readyForRewind(ctx context.Context, u Upstream) error {
 	ctx, cancel := context.WithTimeout(ctx, checkpointWithin)
 	defer cancel()
 	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
@@ -186,7 +196,7 @@ func (p *Instance) readyForRewind(ctx context.Context, u Upstream) error {
 
 // recoverAlone lets a crashed PostgreSQL recover in single-user mode, as pg_rewind
 // needs it. From 13 on that does so itself, but not before it tells what it would copy.
-func (p *Instance) recoverAlone(ctx context.Context) error {
+func (p *rewinder) recoverAlone(ctx context.Context) error {
 	_, err := p.runOnData(ctx, nil, "postgres", "--single", "-D", p.dataDir, "-c", "data_directory="+p.dataDir, "-c", "archive_mode=on", "-c", "archive_command=false", "template1")
 	return err
 }

@@ -49,7 +49,7 @@ func parseRewindPlan(said string, blockSize int64) rewindPlan {
 // checkRoom fails where a rewind could break off for lack of room. pg_rewind removes files
 // last, so what it adds needs room before it gives any back; what it tells is for all file
 // systems together.
-func (p *Instance) checkRoom(plan rewindPlan) error {
+func (p *dataDirectory) checkRoom(plan rewindPlan) error {
 	need := plan.fetched - plan.overwrite
 	for _, segment := range plan.wal {
 		info, err := p.disk.Stat(p.inData(segment))

@@ -18,26 +18,29 @@ import (
 	"github.com/lictor-ha/lictor/agent/environ"
 )
 
+// scripts are the operator's own commands.
+type scripts struct{ *installation }
+
 // PrePromote runs the command postgresql.pre_promote, at most for limit; a failure
 // forbids the promotion.
-func (p *Instance) PrePromote(ctx context.Context, limit time.Duration) error {
+func (p *scripts) PrePromote(ctx context.Context, limit time.Duration) error {
 	return p.script(ctx, script{what: "pre_promote", command: p.local.Load().PrePromote, limit: limit})
 }
 
 // BeforeStop runs the command postgresql.before_stop, at most for limit.
-func (p *Instance) BeforeStop(ctx context.Context, limit time.Duration) error {
+func (p *scripts) BeforeStop(ctx context.Context, limit time.Duration) error {
 	return p.script(ctx, script{what: "before_stop", command: p.local.Load().BeforeStop, limit: limit})
 }
 
 // Callback runs one of the commands of postgresql.callbacks, at most for limit, with
 // Patroni's arguments: what happened, the role, and the shard's name.
-func (p *Instance) Callback(ctx context.Context, limit time.Duration, command, action, role string) error {
+func (p *scripts) Callback(ctx context.Context, limit time.Duration, command, action, role string) error {
 	return p.script(ctx, script{what: "callbacks." + action, command: command, args: []string{action, role, p.scope}, limit: limit})
 }
 
 // Output runs the command of a setting outside postgresql, at most for limit, and returns
 // what it prints.
-func (p *Instance) Output(ctx context.Context, limit time.Duration, setting, command string, args ...string) ([]byte, error) {
+func (p *scripts) Output(ctx context.Context, limit time.Duration, setting, command string, args ...string) ([]byte, error) {
 	var out bytes.Buffer
 	err := p.script(ctx, script{what: setting, command: command, args: args, limit: limit, stdout: &out})
 	return out.Bytes(), err
@@ -64,7 +67,7 @@ const scriptGrace = time.Second
 // its own: when its limit is over the whole group gets SIGTERM and a moment to end;
 // when ctx ends, SIGKILL at once, also within that moment: fencing waits for
 // nothing.
-func (p *Instance) script(ctx context.Context, s script) error {
+func (p *scripts) script(ctx context.Context, s script) error {
 	if s.command == "" {
 		return nil
 	}

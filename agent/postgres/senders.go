@@ -33,7 +33,7 @@ type sender struct {
 }
 
 // senders are the WAL senders that run.
-func (p *Instance) senders() ([]sender, error) {
+func (p *processes) senders() ([]sender, error) {
 	pids, err := p.target.Processes()
 	if err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func sentBy(title string) int64 {
 
 // awaitSenders waits until no WAL sender is left: each ends when its standby has all
 // WAL (WalSndDone).
-func (p *Instance) awaitSenders(ctx context.Context) error {
+func (p *processes) awaitSenders(ctx context.Context) error {
 	for {
 		all, err := p.senders()
 		if err != nil || len(all) == 0 {
@@ -93,7 +93,7 @@ func (p *Instance) awaitSenders(ctx context.Context) error {
 }
 
 // writtenBeforeStop is how far the WAL goes, zero if PostgreSQL does not say so at once.
-func (p *Instance) writtenBeforeStop(ctx context.Context) (lsn int64) {
+func (p *server) writtenBeforeStop(ctx context.Context) (lsn int64) {
 	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
 	conn, err := p.take(ctx)
@@ -112,7 +112,7 @@ func (p *Instance) writtenBeforeStop(ctx context.Context) (lsn int64) {
 // endStuckSenders ends, until ctx does, WAL senders that have not sent what there was
 // before the stop and do not get on: their standbys read nothing, and get the rest when
 // they do.
-func (p *Instance) endStuckSenders(ctx context.Context, written int64) {
+func (p *processes) endStuckSenders(ctx context.Context, written int64) {
 	if written == 0 || !sleep(ctx, senderPatience) {
 		return
 	}
@@ -139,7 +139,7 @@ func (p *Instance) endStuckSenders(ctx context.Context, written int64) {
 }
 
 // endSender tells a WAL sender to end.
-func (p *Instance) endSender(pid int) bool {
+func (p *processes) endSender(pid int) bool {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return false

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -16,7 +13,7 @@ import (
 
 // SyncSlots makes a physical slot for each of the members and drops inactive
 // slots of nobody, unless keep says otherwise.
-func (p *Instance) SyncSlots(ctx context.Context, members []string, keep func(Slot) bool) error {
+func (p *replication) SyncSlots(ctx context.Context, members []string, keep func(Slot) bool) error {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return err
@@ -52,47 +49,4 @@ func (p *Instance) SyncSlots(ctx context.Context, members []string, keep func(Sl
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// TimelineHistory reads how the timelines before this one ended
-// (pg_wal/*.history).
-func (p *Instance) TimelineHistory(timeline int) (cluster.History, error) {
-	if timeline <= 1 {
-		return nil, nil
-	}
-	content, err := p.disk.ReadFile(filepath.Join(p.dataDir, "pg_wal", fmt.Sprintf("%08X.history", timeline)))
-	if err != nil {
-		return nil, fmt.Errorf("history of timeline %d: %w", timeline, err)
-	}
-	return parseHistory(string(content))
-}
-
-// parseHistory reads lines of timeline, position and reason, apart by tabs
-// (PostgreSQL's src/backend/access/transam/timeline.c).
-func parseHistory(content string) (cluster.History, error) {
-	var history cluster.History
-	for line := range strings.Lines(content) {
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		fields := strings.SplitN(line, "\t", 3)
-		if len(fields) < 2 {
-			return nil, fmt.Errorf("timeline history: line %q has less than two fields", line)
-		}
-		tli, err := strconv.Atoi(fields[0])
-		if err != nil {
-			return nil, fmt.Errorf("timeline history: line %q: %w", line, err)
-		}
-		lsn, err := ParseLSN(fields[1])
-		if err != nil {
-			return nil, fmt.Errorf("timeline history: line %q: %w", line, err)
-		}
-		h := cluster.TimelineSwitch{Timeline: tli, LSN: lsn}
-		if len(fields) == 3 {
-			h.Reason = fields[2]
-		}
-		history = append(history, h)
-	}
-	return history, nil
 }

@@ -16,7 +16,7 @@ import (
 //	12, 13  PostgreSQL ends; the next start takes what pg_control asks for
 //	14-18   replay pauses, as by pg_wal_replay_pause(), and a promotion waits with it;
 //	        only a restart helps
-func (p *Instance) standstill(ctx context.Context, conn *pgx.Conn, paused bool, applyDelay string) (why string, undersized bool, err error) {
+func (p *observer) standstill(ctx context.Context, conn *pgx.Conn, paused bool, applyDelay string) (why string, undersized bool, err error) {
 	if !paused {
 		if applyDelay != "" {
 			return "delayed by recovery_min_apply_delay, " + applyDelay, false, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"syscall"
 	"time"
@@ -13,6 +12,17 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/environ"
 )
+
+// server is PostgreSQL as it is started, promoted and stopped.
+type server struct {
+	*installation
+	*confFiles
+	*dataDirectory
+	*walDir
+	*session
+	*processes
+	*checker
+}
 
 // Role is primary or replica.
 type Role string
@@ -35,7 +45,7 @@ type StartAs struct {
 
 // StartedAs is the role that the running PostgreSQL was started in, or promoted
 // to; empty when it was found running.
-func (p *Instance) StartedAs() Role { return p.getRuns().role }
+func (p *confFiles) StartedAs() Role { return p.getRuns().role }
 
 // acceptWithin is how long Start waits for SQL to be answered. A PostgreSQL that
 // needs longer (crash recovery) is watched by Observe.
@@ -44,7 +54,7 @@ const acceptWithin = 5 * time.Second
 // Start starts PostgreSQL in a role. What an earlier postmaster left behind is
 // killed first. When it returns without an error the postmaster lives, and
 // mostly accepts connections.
-func (p *Instance) Start(ctx context.Context, s StartAs) error {
+func (p *server) Start(ctx context.Context, s StartAs) error {
 	if p.Running() {
 		return errors.New("PostgreSQL runs already")
 	}
@@ -101,7 +111,7 @@ func (p *Instance) Start(ctx context.Context, s StartAs) error {
 
 // launch starts the postmaster and waits until it accepts connections. With leased
 // it is a primary under a lease.
-func (p *Instance) launch(ctx context.Context, a as, args []string, leased bool) error {
+func (p *server) launch(ctx context.Context, a as, args []string, leased bool) error {
 	path, err := p.program("postgres")
 	if err != nil {
 		return err
@@ -149,73 +159,15 @@ func (p *Instance) launch(ctx context.Context, a as, args []string, leased bool)
 // startingUp is the SQLSTATE cannot_connect_now.
 const startingUp = "57P03"
 
-func (p *Instance) fileSize(path string) int64 {
-	info, err := p.disk.Stat(path)
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
-
-func (p *Instance) logTail(path string, offset int64) string {
-	f, err := p.disk.Open(path)
-	if err != nil {
-		return "its log cannot be read: " + err.Error()
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err == nil {
-		offset = max(offset, info.Size()-lookedAtOfLog) // the reason is at its end
-	}
-	if _, err := f.Seek(offset, io.SeekStart); err != nil {
-		return "its log cannot be read: " + err.Error()
-	}
-	content, err := io.ReadAll(io.LimitReader(f, lookedAtOfLog))
-	if err != nil || len(content) == 0 {
-		return "it wrote nothing to its log " + path
-	}
-	return whyEnded(string(content))
-}
-
-// lookedAtOfLog is how many bytes of a log's end are looked at.
-const lookedAtOfLog = 1 << 20
-
-// whyEnded is the end of a log without what PostgreSQL has told clients that came while it
-// started, and begins with what it has died of: whoever shows the first words of an error
-// shows that. (A log in another language stays as it is.)
-func whyEnded(log string) string {
-	var lines []string
-	reason, refused := "", false
-	for line := range strings.Lines(log) {
-		line = strings.TrimRight(line, "\n")
-		if refused && strings.Contains(line, "DETAIL:  ") {
-			continue
-		}
-		if refused = strings.Contains(line, "FATAL:  the database system is "); refused {
-			continue
-		}
-		lines = append(lines, line)
-		for _, level := range []string{"FATAL:  ", "PANIC:  "} {
-			if _, said, found := strings.Cut(line, level); found {
-				reason = said
-			}
-		}
-	}
-	text := tail(strings.Join(lines, "\n"), 1500)
-	if reason == "" || strings.HasSuffix(text, reason) {
-		return text
-	}
-	return reason + "; its log: " + text
-}
-
 // Promote makes the running replica a primary, on a timeline with a number above
 // one that may be taken, and waits until it is one.
-func (p *Instance) Promote(ctx context.Context, above int) error {
+func (p *server) Promote(ctx context.Context, above int) error {
 	return p.PromoteAfter(ctx, above, func(context.Context) error { return nil })
 }
 
 // PromoteAfter is Promote with something to be done when nothing is left but to ask
 // PostgreSQL; its error ends the promotion.
-func (p *Instance) PromoteAfter(ctx context.Context, above int, last func(context.Context) error) error {
+func (p *server) PromoteAfter(ctx context.Context, above int, last func(context.Context) error) error {
 	conn, err := p.dedicated(ctx)
 	if noSlot(err) {
 		return p.promoteUnasked(ctx, above, last)
@@ -258,7 +210,7 @@ func (p *Instance) PromoteAfter(ctx context.Context, above int, last func(contex
 // promoteUnasked promotes where no connection is to be had, those of WAL senders taken,
 // too: by the file and the signal that pg_ctl promote makes. The control file says when
 // it is done.
-func (p *Instance) promoteUnasked(ctx context.Context, above int, last func(context.Context) error) error {
+func (p *server) promoteUnasked(ctx context.Context, above int, last func(context.Context) error) error {
 	p.log.Warn().Msg("no connection slot is free, not even a WAL sender's: promoting by a signal")
 	c, err := p.control(ctx)
 	if err != nil {
@@ -291,7 +243,7 @@ func (p *Instance) promoteUnasked(ctx context.Context, above int, last func(cont
 
 // Rewrite writes the configuration files anew and makes PostgreSQL read them. It
 // tells whether they have changed.
-func (p *Instance) Rewrite(ctx context.Context) (changed bool, err error) {
+func (p *server) Rewrite(ctx context.Context) (changed bool, err error) {
 	if !p.Running() {
 		return false, nil // the next start writes them
 	}
@@ -304,55 +256,11 @@ func (p *Instance) Rewrite(ctx context.Context) (changed bool, err error) {
 }
 
 // configuration is what the configuration files say.
-func (p *Instance) configuration() string {
+func (p *server) configuration() string {
 	var all strings.Builder
 	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
 		content, err := p.disk.ReadFile(p.inData(name))
 		fmt.Fprintf(&all, "%s\n%v\n%s\n", name, err, content)
 	}
 	return all.String()
-}
-
-// Checkpoint makes a checkpoint.
-func (p *Instance) Checkpoint(ctx context.Context) error {
-	conn, err := p.dedicated(ctx)
-	if err != nil {
-		return err
-	}
-	defer hangUpOn(conn)
-	if _, err := conn.Exec(ctx, "CHECKPOINT"); err != nil {
-		return fmt.Errorf("checkpoint: %w", err)
-	}
-	return nil
-}
-
-// Clients is how many clients have a connection to PostgreSQL, besides its agent.
-func (p *Instance) Clients(ctx context.Context) (int, error) {
-	conn, err := p.dedicated(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer hangUpOn(conn)
-	var n int
-	err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_catalog.pg_stat_activity
-		WHERE backend_type = 'client backend' AND NOT (application_name = $1 AND usename = current_user)`, agentName).Scan(&n)
-	if err != nil {
-		return 0, fmt.Errorf("counting the clients of PostgreSQL: %w", err)
-	}
-	return n, nil
-}
-
-// LongTransactions counts the transactions of clients that have run for longer than
-// least.
-func (p *Instance) LongTransactions(ctx context.Context, least time.Duration) (n int, err error) {
-	conn, err := p.dedicated(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer hangUpOn(conn)
-	if err := conn.QueryRow(ctx, "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"+
-		" AND xact_start < clock_timestamp() - $1 * interval '1 millisecond'", least.Milliseconds()).Scan(&n); err != nil {
-		return 0, fmt.Errorf("looking for long transactions: %w", err)
-	}
-	return n, nil
 }

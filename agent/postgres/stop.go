@@ -30,14 +30,14 @@ const (
 
 // Stop stops PostgreSQL and waits until all of its processes have ended. Its standbys
 // get all WAL, for as long as ctx allows.
-func (p *Instance) Stop(ctx context.Context, mode Mode) error {
+func (p *server) Stop(ctx context.Context, mode Mode) error {
 	return p.StopWhen(ctx, mode, func(ctx context.Context, _ int64) error { return p.awaitSenders(ctx) })
 }
 
 // StopWithin stops PostgreSQL as StopWhen does, with served, or as Stop does, without it.
 // What has not stopped within limit is killed: a process that does not react keeps the
 // others waiting for ever.
-func (p *Instance) StopWithin(ctx context.Context, limit time.Duration, served func(ctx context.Context, checkpoint int64) error) error {
+func (p *server) StopWithin(ctx context.Context, limit time.Duration, served func(ctx context.Context, checkpoint int64) error) error {
 	if served == nil {
 		served = func(ctx context.Context, _ int64) error { return p.awaitSenders(ctx) }
 	}
@@ -59,7 +59,7 @@ func (p *Instance) StopWithin(ctx context.Context, limit time.Duration, served f
 // its context ends when PostgreSQL has. What is left by then, an archive_command that
 // hangs or a WAL sender whose standby does not answer, is ended: nothing that was
 // acknowledged depends on it. So it is when the deadline of ctx passes.
-func (p *Instance) StopWhen(ctx context.Context, mode Mode, served func(ctx context.Context, checkpoint int64) error) error {
+func (p *server) StopWhen(ctx context.Context, mode Mode, served func(ctx context.Context, checkpoint int64) error) error {
 	written := int64(0)
 	if mode == Fast {
 		written = p.writtenBeforeStop(ctx)
@@ -87,7 +87,7 @@ func (p *Instance) StopWhen(ctx context.Context, mode Mode, served func(ctx cont
 // awaitShutdown waits until the postmaster has ended, or, with the position of its
 // shutdown checkpoint, until nothing is left for it but to pass WAL on.
 // WAL senders that keep it from that are ended (written: endStuckSenders).
-func (p *Instance) awaitShutdown(ctx context.Context, written int64) (checkpoint int64, err error) {
+func (p *server) awaitShutdown(ctx context.Context, written int64) (checkpoint int64, err error) {
 	gone := p.process.done()
 	if gone == nil {
 		return 0, nil
@@ -123,7 +123,7 @@ func (p *Instance) awaitShutdown(ctx context.Context, written int64) (checkpoint
 
 // awaitServed waits until the postmaster has ended, or, a while after the standbys
 // have been served, no more.
-func (p *Instance) awaitServed(ctx context.Context, checkpoint int64, served func(context.Context, int64) error) error {
+func (p *server) awaitServed(ctx context.Context, checkpoint int64, served func(context.Context, int64) error) error {
 	gone := p.process.done()
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -161,21 +161,9 @@ func (p *Instance) awaitServed(ctx context.Context, checkpoint int64, served fun
 // shutdown checkpoint, as a primary or as a standby.
 func (c Control) IsShutDown() bool { return strings.HasPrefix(c.State, "shut down") }
 
-// isStopping reports whether the postmaster says in its own file that it is shutting
-// down: to a client the refusal looks as it does during a start (cannot_connect_now).
-func (p *Instance) isStopping() bool {
-	content, err := p.disk.ReadFile(p.inData("postmaster.pid"))
-	if err != nil {
-		return false
-	}
-	lines := strings.Split(string(content), "\n")
-	// LOCK_FILE_LINE_PM_STATUS in src/include/utils/pidfile.h
-	return len(lines) >= 8 && strings.TrimSpace(lines[7]) == "stopping"
-}
-
 // EndShutDown ends what is left of a PostgreSQL that is shut down. One that is not is
 // left alone.
-func (p *Instance) EndShutDown(ctx context.Context) error {
+func (p *server) EndShutDown(ctx context.Context) error {
 	if c, err := p.control(ctx); err != nil || !c.IsShutDown() || !p.isStopping() {
 		return err
 	}

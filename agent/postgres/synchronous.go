@@ -64,7 +64,7 @@ func syncMembers(value string) []string {
 
 // SyncStandbys are the standbys that the configuration file makes commits wait
 // for.
-func (p *Instance) SyncStandbys() []string {
+func (p *confFiles) SyncStandbys() []string {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	return syncMembers(p.syncNames)
@@ -99,7 +99,7 @@ func (s SyncSetting) has(name string) bool {
 
 // SetSynchronousStandbys makes commits wait for all of the standbys and returns
 // the flush position since when they do.
-func (p *Instance) SetSynchronousStandbys(ctx context.Context, standbys []string) (int64, error) {
+func (p *replication) SetSynchronousStandbys(ctx context.Context, standbys []string) (int64, error) {
 	set, err := p.SetSynchronous(ctx, SyncSetting{Names: standbys})
 	return set.Since, err
 }
@@ -111,7 +111,7 @@ func (p *Instance) SetSynchronousStandbys(ctx context.Context, standbys []string
 // checkpointer has read it, and are released by what each WAL sender has read
 // (PostgreSQL's src/backend/replication/syncrep.c). So the position is taken only
 // after all of these have.
-func (p *Instance) SetSynchronous(ctx context.Context, s SyncSetting) (SyncInForce, error) {
+func (p *replication) SetSynchronous(ctx context.Context, s SyncSetting) (SyncInForce, error) {
 	p.setSyncNames(s.value())
 	if err := p.rewriteConfig(); err != nil {
 		return SyncInForce{}, err
@@ -171,7 +171,7 @@ func (p *Instance) SetSynchronous(ctx context.Context, s SyncSetting) (SyncInFor
 
 // syncNamesInFile is the value of synchronous_standby_names in the configuration
 // file: the agent's, or the user's while the agent has none.
-func (p *Instance) syncNamesInFile() string {
+func (p *confFiles) syncNamesInFile() string {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	if p.ownsSyncNames() {
@@ -181,7 +181,7 @@ func (p *Instance) syncNamesInFile() string {
 }
 
 // SynchronousCommit is the parameter synchronous_commit as it is configured.
-func (p *Instance) SynchronousCommit() string {
+func (p *confFiles) SynchronousCommit() string {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	if value, set := p.parameters()["synchronous_commit"]; set {
@@ -195,7 +195,7 @@ func (p *Instance) SynchronousCommit() string {
 // it proves that the postmaster is done with passing the signal on: it does one
 // thing at a time. Where commits need wait for nobody, what somebody has set with
 // ALTER SYSTEM, which wins over the file, is accepted: it takes nothing away.
-func (p *Instance) sessionThatKnows(ctx context.Context, s SyncSetting) (_ *pgx.Conn, value, why string, err error) {
+func (p *replication) sessionThatKnows(ctx context.Context, s SyncSetting) (_ *pgx.Conn, value, why string, err error) {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return nil, "", "", err

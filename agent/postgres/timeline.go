@@ -5,8 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
 )
+
+// walDir is pg_wal, with its segments and the histories of its timelines.
+type walDir struct{ *installation }
 
 // skipped marks a history file that stands for a timeline which another member may
 // have begun, and which never reached this one.
@@ -21,7 +29,7 @@ const maxSkipped = 1000
 // its timeline left ours long before now, so that a standby which comes upon it in
 // the meantime does not follow it (rescanLatestTimeLine in xlogrecovery.c).
 // own is our timeline, or an earlier one: files that exist already stay as they are.
-func (p *Instance) skipTimelines(own, above int) error {
+func (p *walDir) skipTimelines(own, above int) error {
 	if above-own > maxSkipped {
 		return fmt.Errorf("the shard's status says that timeline %d may be in use, this member is on %d: too far apart to be true", above, own)
 	}
@@ -35,7 +43,7 @@ func (p *Instance) skipTimelines(own, above int) error {
 }
 
 // writeNew writes a file of PostgreSQL's that must not exist yet.
-func (p *Instance) writeNew(file, content string) error {
+func (p *walDir) writeNew(file, content string) error {
 	f, err := p.disk.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -49,7 +57,7 @@ func (p *Instance) writeNew(file, content string) error {
 // for the timeline to follow. The others stay, because a walreceiver asks the
 // primary for the history of each timeline up to the primary's
 // (WalRcvFetchTimeLineHistoryFiles in walreceiver.c).
-func (p *Instance) unskipTimelines() error {
+func (p *walDir) unskipTimelines() error {
 	files, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
 	if err != nil {
 		return fmt.Errorf("looking for timelines: %w", err)
@@ -67,7 +75,7 @@ func (p *Instance) unskipTimelines() error {
 }
 
 // isSkipped tells whether a history file stands for a timeline that was passed over.
-func (p *Instance) isSkipped(file string) (bool, error) {
+func (p *walDir) isSkipped(file string) (bool, error) {
 	content, err := p.disk.ReadFile(file)
 	if err != nil {
 		return false, fmt.Errorf("reading the history of a timeline: %w", err)
@@ -75,6 +83,79 @@ func (p *Instance) isSkipped(file string) (bool, error) {
 	return bytes.Contains(content, []byte("\t"+skipped+"\n")), nil
 }
 
-func (p *Instance) historyFile(timeline int) string {
+func (p *walDir) historyFile(timeline int) string {
 	return p.inData(fmt.Sprintf("pg_wal/%08X.history", timeline))
+}
+
+// TimelineHistory reads how the timelines before this one ended
+// (pg_wal/*.history).
+func (p *walDir) TimelineHistory(timeline int) (cluster.History, error) {
+	if timeline <= 1 {
+		return nil, nil
+	}
+	content, err := p.disk.ReadFile(filepath.Join(p.dataDir, "pg_wal", fmt.Sprintf("%08X.history", timeline)))
+	if err != nil {
+		return nil, fmt.Errorf("history of timeline %d: %w", timeline, err)
+	}
+	return parseHistory(string(content))
+}
+
+// parseHistory reads lines of timeline, position and reason, apart by tabs
+// (PostgreSQL's src/backend/access/transam/timeline.c).
+func parseHistory(content string) (cluster.History, error) {
+	var history cluster.History
+	for line := range strings.Lines(content) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		fields := strings.SplitN(line, "\t", 3)
+		if len(fields) < 2 {
+			return nil, fmt.Errorf("timeline history: line %q has less than two fields", line)
+		}
+		tli, err := strconv.Atoi(fields[0])
+		if err != nil {
+			return nil, fmt.Errorf("timeline history: line %q: %w", line, err)
+		}
+		lsn, err := ParseLSN(fields[1])
+		if err != nil {
+			return nil, fmt.Errorf("timeline history: line %q: %w", line, err)
+		}
+		h := cluster.TimelineSwitch{Timeline: tli, LSN: lsn}
+		if len(fields) == 3 {
+			h.Reason = fields[2]
+		}
+		history = append(history, h)
+	}
+	return history, nil
+}
+
+// timelineAt is the timeline that a replica is on which has WAL up to lsn. The control
+// file knows of a timeline only from the next restartpoint on, and the WAL receiver
+// that received it may have been of an earlier life. WAL beyond the point at which a
+// timeline was left is of the next one if that has it.
+func (p *walDir) timelineAt(timeline int, lsn int64) (int, error) {
+	files, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
+	if err != nil {
+		return 0, fmt.Errorf("looking for timelines: %w", err)
+	}
+	slices.Sort(files)
+	for _, file := range slices.Backward(files) {
+		tli, err := strconv.ParseInt(strings.TrimSuffix(filepath.Base(file), ".history"), 16, 32)
+		if err != nil || int(tli) <= timeline {
+			continue
+		}
+		history, err := p.TimelineHistory(int(tli))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, err
+		}
+		own := slices.IndexFunc(history, func(h cluster.TimelineSwitch) bool { return h.Timeline == timeline })
+		if own < 0 || history[len(history)-1].LSN >= lsn {
+			continue
+		}
+		if segment, err := p.segmentAt(int(tli), lsn-1); err != nil || segment != "" {
+			return int(tli), err
+		}
+	}
+	return timeline, nil
 }

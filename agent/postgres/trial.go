@@ -27,7 +27,7 @@ var errNoTrial = errors.New("PostgreSQL could not be asked what it takes")
 
 // RefusedValues asks the postgres program which values of parameters it does not take,
 // each with its reason. It needs no server and no data.
-func (p *Instance) RefusedValues(ctx context.Context, values map[string]string) (map[string]string, error) {
+func (p *checker) RefusedValues(ctx context.Context, values map[string]string) (map[string]string, error) {
 	refused := map[string]string{}
 	if len(values) == 0 {
 		return refused, nil
@@ -72,7 +72,7 @@ func (p *Instance) RefusedValues(ctx context.Context, values map[string]string) 
 
 // tryValues has postgres read a configuration file with some of the values. It says what
 // it does not take.
-func (p *Instance) tryValues(ctx context.Context, dir string, values map[string]string, names []string) (why string, err error) {
+func (p *checker) tryValues(ctx context.Context, dir string, values map[string]string, names []string) (why string, err error) {
 	var conf strings.Builder
 	for _, name := range names {
 		fmt.Fprintf(&conf, "%s = %s\n", name, quote(values[name]))
@@ -162,7 +162,7 @@ func trialNoise(message string) bool {
 }
 
 // trialDir makes an empty directory of PostgreSQL's user.
-func (p *Instance) trialDir() (string, error) {
+func (p *checker) trialDir() (string, error) {
 	dir, err := p.temporaryDir("lictor-try-")
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", errNoTrial, err)
@@ -181,7 +181,7 @@ type Changed struct {
 // data, without addresses, workers and much memory. It reads the configuration, loads the
 // libraries and certificates and pg_hba as any other, and ends when it looks for WAL. The
 // reason why it would not start is returned; empty: none was found.
-func (p *Instance) TryStart(ctx context.Context, c Changed) (why string, err error) {
+func (p *checker) TryStart(ctx context.Context, c Changed) (why string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, trialLimit)
 	defer cancel()
 	dir, err := p.trialDir()
@@ -215,7 +215,7 @@ func (p *Instance) TryStart(ctx context.Context, c Changed) (why string, err err
 
 // furnishTrial puts into a directory what a postmaster must find to come as far as to the
 // WAL, which is not there.
-func (p *Instance) furnishTrial(dir string, c Changed) error {
+func (p *checker) furnishTrial(dir string, c Changed) error {
 	for _, name := range []string{"global", "pg_notify", "pg_stat", "pg_stat_tmp", "pg_dynshmem", "pg_replslot", "pg_logical", "pg_subtrans", "base", "pg_tblspc"} {
 		path := filepath.Join(dir, name)
 		if err := p.disk.Mkdir(path, 0o700); err != nil {
@@ -263,7 +263,7 @@ func (p *Instance) furnishTrial(dir string, c Changed) error {
 
 // linkForTrial links the files in the data directory that parameters name by a path that
 // begins there.
-func (p *Instance) linkForTrial(dir string, lines []confSetting) error {
+func (p *checker) linkForTrial(dir string, lines []confSetting) error {
 	files := []string{"server.crt", "server.key"}
 	for _, line := range lines {
 		if slices.Contains([]string{"ssl_cert_file", "ssl_key_file", "ssl_ca_file", "ssl_crl_file", "ssl_crl_dir", "ssl_dh_params_file"}, line.Name) &&
@@ -297,7 +297,7 @@ type judged struct {
 // judge has PostgreSQL look at the values of the configuration, when they have changed.
 // What it refuses is told and not written: the value before it stays in force, as that
 // of PostgreSQL would on a reload; but PostgreSQL would not start with the refused one.
-func (p *Instance) judge(ctx context.Context) {
+func (p *checker) judge(ctx context.Context) {
 	defer p.tellRefused()
 	p.settings.Lock()
 	values, last := p.wantedValues(), p.judged
@@ -348,7 +348,7 @@ func (p *Instance) judge(ctx context.Context) {
 }
 
 // tellRefused keeps for Refused which of the wanted values are refused.
-func (p *Instance) tellRefused() {
+func (p *checker) tellRefused() {
 	p.settings.Lock()
 	defer p.settings.Unlock()
 	var all []string
@@ -375,7 +375,7 @@ func (p *Instance) Refused() []string {
 
 // writtenValues are what an earlier run has written for parameters, where PostgreSQL
 // takes that.
-func (p *Instance) writtenValues(ctx context.Context, names map[string]string) map[string]string {
+func (p *checker) writtenValues(ctx context.Context, names map[string]string) map[string]string {
 	content, err := p.disk.ReadFile(p.inData("postgresql.conf"))
 	if err != nil || !strings.HasPrefix(string(content), confHead) {
 		return map[string]string{}
@@ -397,7 +397,7 @@ func (p *Instance) writtenValues(ctx context.Context, names map[string]string) m
 }
 
 // usable takes out of the parameters what PostgreSQL refuses, or has not been asked of.
-func (p *Instance) usable(values map[string]string) map[string]string {
+func (p *confFiles) usable(values map[string]string) map[string]string {
 	if p.judged.taken == nil {
 		return values
 	}
@@ -416,7 +416,7 @@ func (p *Instance) usable(values map[string]string) map[string]string {
 // unasked says why the program could not judge; warnings are of what is allowed with this
 // version of PostgreSQL.
 func CheckFile(ctx context.Context, local config.Postgres, dcs map[string]any) (warnings []cluster.Warning, problems, unasked error) {
-	p := &Instance{dataDir: filepath.Clean(local.DataDir)}
+	p := assemble(&installation{dataDir: filepath.Clean(local.DataDir)}, nil)
 	p.local.Store(&local)
 	out, err := p.run(ctx, "postgres", "--version")
 	if err != nil {

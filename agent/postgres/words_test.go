@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -18,7 +17,7 @@ import (
 )
 
 func unwired(major int, local config.Postgres, dynamic cluster.DynamicPostgres) *Instance {
-	p := &Instance{scope: "shard", name: "a", dataDir: "/data", stateDir: "/state", major: major, log: zerolog.Nop(), sql: make(chan *pgx.Conn, 1)}
+	p := assemble(&installation{scope: "shard", name: "a", dataDir: "/data", stateDir: "/state", major: major, log: zerolog.Nop()}, nil)
 	p.local.Store(&local)
 	p.dynamic.Postgres = dynamic
 	return p

@@ -15,7 +15,7 @@ const writePoll = 25 * time.Millisecond
 // The upper end of a snapshot is one more than the highest transaction that has
 // ended (https://www.postgresql.org/docs/current/functions-info.html, pg_snapshot
 // components); transactions that only read have no number.
-func (p *Instance) AwaitFirstWrite(ctx context.Context) error {
+func (p *session) AwaitFirstWrite(ctx context.Context) error {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return err

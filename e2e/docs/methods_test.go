@@ -11,7 +11,6 @@ import (
 // toBeSplit are types that have more methods still.
 var toBeSplit = []string{
 	"agent/ha View", // all of them read a value that never changes
-	"agent/postgres Instance",
 }
 
 // No type of the agent does everything.

@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// records are what the agent notes down beside the data for its later runs.
+type records struct{ *installation }
+
 // CallbackState is what the callbacks were told last: of which start of PostgreSQL, in
 // which role. It is kept in a file, so that an agent that starts anew, or another
 // binary in its place, tells nothing twice and misses no change of role.
@@ -19,7 +22,7 @@ type CallbackState struct {
 
 // RecallCallbackState is what an earlier agent has told about this data directory; zero
 // when there is nothing, or when it was about another one.
-func (p *Instance) RecallCallbackState() (CallbackState, error) {
+func (p *records) RecallCallbackState() (CallbackState, error) {
 	content, err := p.disk.ReadFile(p.stateFile("told"))
 	if errors.Is(err, os.ErrNotExist) {
 		return CallbackState{}, nil
@@ -41,7 +44,7 @@ func (p *Instance) RecallCallbackState() (CallbackState, error) {
 }
 
 // KeepCallbackState keeps it.
-func (p *Instance) KeepCallbackState(t CallbackState) error {
+func (p *records) KeepCallbackState(t CallbackState) error {
 	id, err := identity(p.dataDir)
 	if err != nil {
 		return fmt.Errorf("keeping what the callbacks were told: %w", err)
@@ -57,7 +60,7 @@ func (p *Instance) KeepCallbackState(t CallbackState) error {
 }
 
 // Secret is what KeepSecret has left; nil: nothing.
-func (p *Instance) Secret() ([]byte, error) {
+func (p *records) Secret() ([]byte, error) {
 	content, err := p.disk.ReadFile(p.stateFile("secret"))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -70,7 +73,7 @@ func (p *Instance) Secret() ([]byte, error) {
 
 // KeepSecret keeps the shard's secret for the next run of the agent, for its user's
 // eyes alone.
-func (p *Instance) KeepSecret(content []byte) error {
+func (p *records) KeepSecret(content []byte) error {
 	err := p.makeStateDir()
 	if err == nil {
 		err = p.disk.Replace(p.stateFile("secret"), content, 0o600)
@@ -79,4 +82,32 @@ func (p *Instance) KeepSecret(content []byte) error {
 		return fmt.Errorf("the shard's secret: %w", err)
 	}
 	return nil
+}
+
+// dynamicCache is where Patroni keeps the last dynamic configuration, too: within
+// the data directory, so that it goes where the data goes.
+const dynamicCache = "patroni.dynamic.json"
+
+// CacheDynamic keeps the dynamic configuration beside the data: a shard that is
+// new to Consul begins with it.
+func (p *records) CacheDynamic(config []byte) error {
+	if before, err := p.CachedDynamic(); err == nil && string(before) == string(config) {
+		return nil
+	}
+	if _, err := p.disk.Stat(p.inData("PG_VERSION")); err != nil {
+		return nil //nolint:nilerr // no data directory, nothing to keep it in
+	}
+	return p.writeFile(p.inData(dynamicCache), string(config))
+}
+
+// CachedDynamic is what CacheDynamic has kept, nil when there is nothing.
+func (p *records) CachedDynamic() ([]byte, error) {
+	content, err := p.disk.ReadFile(p.inData(dynamicCache))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the kept dynamic configuration: %w", err)
+	}
+	return content, nil
 }

@@ -1,0 +1,135 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
+)
+
+// upstreams is what is asked of the PostgreSQL of other members.
+type upstreams struct {
+	*installation
+	*walDir
+}
+
+// Answers reports whether the PostgreSQL of an upstream answers, whatever its role.
+func (p *upstreams) Answers(ctx context.Context, u Upstream) bool {
+	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
+	if err != nil {
+		return false
+	}
+	hangUpOn(conn)
+	return true
+}
+
+// Reachable tells whether the PostgreSQL of an upstream answers as a primary.
+func (p *upstreams) Reachable(ctx context.Context, u Upstream) bool {
+	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	if err != nil {
+		return false
+	}
+	defer hangUpOn(conn)
+	var recovering bool
+	return conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering) == nil && !recovering
+}
+
+// replicationConn opens a replication connection to an upstream.
+func (p *upstreams) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgConn, error) {
+	role := p.local.Load().Authentication.Replication
+	role.SSLMode = cmp.Or(role.SSLMode, "prefer")
+	c, err := LoginConfig(u.Host, u.Port, role, replicationDatabase)
+	if err != nil {
+		return nil, fmt.Errorf("replication connection to %s: %w", u.Name, err)
+	}
+	c.Database = ""
+	c.RuntimeParams = map[string]string{"replication": "true", "application_name": agentName}
+	c.ConnectTimeout = 3 * time.Second
+	conn, err := pgauth.Connect(&c.Config, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, &c.Config) })
+	if err != nil {
+		return nil, fmt.Errorf("replication connection to %s as %s: %w", u.Name, role.Username, explained(err))
+	}
+	return conn, nil
+}
+
+// PositionOf asks a primary how far its WAL goes.
+func (p *upstreams) PositionOf(ctx context.Context, u Upstream) (timeline int, lsn int64, err error) {
+	conn, err := p.replicationConn(ctx, u)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer hangUpOn(conn)
+	primary, err := p.isPrimary(ctx, conn, u)
+	if err != nil {
+		return 0, 0, fmt.Errorf("asking %s whether it is a primary: %w", u.Name, err)
+	}
+	if !primary {
+		return 0, 0, fmt.Errorf("%s is no primary", u.Name)
+	}
+	_, timeline, lsn, err = identifySystem(ctx, conn)
+	return timeline, lsn, err
+}
+
+// isPrimary asks an upstream whether it is one. A replication connection can be
+// asked for in_hot_standby, which PostgreSQL before 14 does not have.
+func (p *upstreams) isPrimary(ctx context.Context, conn *pgconn.PgConn, u Upstream) (bool, error) {
+	if p.major >= 14 {
+		row, err := queryRow(ctx, conn, "SHOW in_hot_standby")
+		if err != nil {
+			return false, err
+		}
+		return len(row) > 0 && string(row[0]) == "off", nil
+	}
+	sql, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	if err != nil {
+		return false, err
+	}
+	defer hangUpOn(sql)
+	var primary bool
+	err = sql.QueryRow(ctx, "SELECT NOT pg_is_in_recovery()").Scan(&primary)
+	return primary, err
+}
+
+// identify asks an upstream for its system identifier.
+func (p *upstreams) identify(ctx context.Context, u Upstream) (string, error) {
+	conn, err := p.replicationConn(ctx, u)
+	if err != nil {
+		return "", err
+	}
+	defer hangUpOn(conn)
+	id, _, _, err := identifySystem(ctx, conn)
+	return id, err
+}
+
+func identifySystem(ctx context.Context, conn *pgconn.PgConn) (id string, timeline int, position int64, err error) {
+	row, err := queryRow(ctx, conn, "IDENTIFY_SYSTEM")
+	if err != nil {
+		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
+	}
+	if len(row) < 3 {
+		return "", 0, 0, errors.New("IDENTIFY_SYSTEM: the answer has less than three columns")
+	}
+	if timeline, err = strconv.Atoi(string(row[1])); err != nil {
+		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: timeline %q", row[1])
+	}
+	if position, err = ParseLSN(string(row[2])); err != nil {
+		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
+	}
+	return string(row[0]), timeline, position, nil
+}
+
+func queryRow(ctx context.Context, conn *pgconn.PgConn, command string) ([][]byte, error) {
+	results, err := conn.Exec(ctx, command).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	if len(results) == 0 || len(results[0].Rows) == 0 {
+		return nil, errors.New("no answer")
+	}
+	return results[0].Rows[0], nil
+}
