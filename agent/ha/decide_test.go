@@ -17,8 +17,8 @@ const (
 // The shard in these tests: a, b and c; the view is always a's.
 func view(changes ...func(*View)) View {
 	v := View{
-		Now: now, Wall: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC), Name: "a",
-		Read: now, StatusSeen: now, Session: "sa", WatchdogOK: true,
+		Shard: Shard{Now: now, Name: "a", Read: now, StatusSeen: now, Session: "sa"},
+		Wall:  time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC), WatchdogOK: true,
 		Fence: FenceMargins{DemoteBefore: ttl / 4, KillBefore: ttl / 10},
 	}
 	v.Config.TTL, v.Config.LoopWait, v.Config.RetryTimeout = ttl, 2*time.Second, 3*time.Second

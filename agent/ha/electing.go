@@ -164,11 +164,11 @@ func (v View) lastLeader() bool {
 func (v View) outOfTouch() bool { return !v.Postgres.Running && v.silent() }
 
 // silent reports whether Consul has not been heard of for a whole lease.
-func (v View) silent() bool { return v.Now.Sub(v.Read) > v.Config.TTL }
+func (v Shard) silent() bool { return v.Now.Sub(v.Read) > v.Config.TTL }
 
 // lockIsOurs tells whether our own live session holds the lock, though this
 // agent holds no lease: the answer to its takeover was lost.
-func (v View) lockIsOurs() bool {
+func (v Shard) lockIsOurs() bool {
 	b := v.beat()
 	return v.Session != "" && v.Cluster.Leader.Session == v.Session && b != nil && b.Owner == v.Name && !b.Released
 }
@@ -236,14 +236,14 @@ func (v View) unelectable() string {
 
 // ledInPause reports whether the last leader, another one than this member, may have
 // outlived its lease and acknowledge commits that the member lacks.
-func (v View) ledInPause(name string) bool {
+func (v Shard) ledInPause(name string) bool {
 	b := v.beat()
 	return b != nil && b.Paused && !b.Released && b.Owner != name && !v.waitsFor(b.Owner, name)
 }
 
 // waitsFor reports whether whatever owner acknowledges, the key sync says, this standby has:
 // it is one of those that commits wait for, or a quorum of them is asked before it leads.
-func (v View) waitsFor(owner, name string) bool {
+func (v Shard) waitsFor(owner, name string) bool {
 	key := v.Cluster.Sync
 	return key.OK() && strings.EqualFold(key.Value.Leader, owner) && key.Value.Has(name)
 }
@@ -290,7 +290,7 @@ func (v View) mayBeAhead(p Peer) bool {
 // lag is how far a position is behind the last one that the leader has told. What a
 // member has of a timeline beyond the point at which the shard left it is none of the
 // shard's.
-func (v View) lag(timeline int, lsn int64) int64 {
+func (v Shard) lag(timeline int, lsn int64) int64 {
 	if !v.Cluster.Status.OK() {
 		return 0
 	}
@@ -304,7 +304,7 @@ func (v View) lag(timeline int, lsn int64) int64 {
 
 // failsafeForbids: while the key failsafe exists, only the members in it may
 // take an expired lease (design 5.5). The key counts, not the setting.
-func (v View) failsafeForbids(name string) string {
+func (v Shard) failsafeForbids(name string) string {
 	key := v.Cluster.Failsafe
 	if key.Err != nil {
 		return "the failsafe key is not understood: correct or delete it"

@@ -178,7 +178,7 @@ const unseenLease = 10 * time.Minute
 
 // longestLease is what a leader can ask for at most: it asks for the shortest lease
 // that a beat of its own in Consul may carry.
-func (v View) longestLease() time.Duration {
+func (v Shard) longestLease() time.Duration {
 	if v.Read.IsZero() {
 		return unseenLease
 	}
@@ -196,7 +196,7 @@ func (t *LeaseState) Promise() *Promise { return t.promise }
 
 // promised is the promise in force: it has not run out, and the leader has not
 // been seen to release its lease since.
-func (v View) promised() *Promise {
+func (v Shard) promised() *Promise {
 	p := v.Promise
 	if p == nil || !v.Now.Before(p.Until) {
 		return nil

@@ -68,7 +68,7 @@ func (v View) PauseInForce() bool {
 }
 
 // lockHolder is who Consul shows to hold the lock.
-func (v View) lockHolder() string { return v.Cluster.LeaderName() }
+func (v Shard) lockHolder() string { return v.Cluster.LeaderName() }
 
 // mayRetake tells whether a primary that runs without a lease may try to take
 // its own lock anew: its agent was restarted, nobody has led since, and it is

@@ -273,14 +273,14 @@ func TestSynchronousNeedsEachCondition(t *testing.T) {
 	// Two connections under one name are no further than the slower.
 	slower := Standby{Name: "B", Streaming: true, Sync: true, WriteLSN: 60, FlushLSN: 50, ReplayLSN: 40}
 	for _, all := range [][]Standby{{full, slower}, {slower, full}} {
-		got := view(lines(all...)).standbys()
+		got := view(lines(all...)).Postgres.standbys()
 		if len(got) != 1 || got[0].WriteLSN != 60 || got[0].FlushLSN != 50 || got[0].ReplayLSN != 40 || !got[0].Streaming || !got[0].Sync {
 			t.Errorf("%+v", got)
 		}
 	}
 	for _, other := range []Standby{catching, potential} {
 		for _, all := range [][]Standby{{full, other}, {other, full}} {
-			if got := view(lines(all...)).standbys(); got[0].Streaming != other.Streaming || got[0].Sync != other.Sync {
+			if got := view(lines(all...)).Postgres.standbys(); got[0].Streaming != other.Streaming || got[0].Sync != other.Sync {
 				t.Errorf("%+v", got)
 			}
 		}
@@ -295,11 +295,11 @@ func TestSynchronousNeedsEachCondition(t *testing.T) {
 		"not waited for":            {view(lines(potential), since(80)), 0},
 		"the position is not known": {view(lines(full)), 0},
 	} {
-		if got := tt.view.caughtUp(); len(got) != tt.want {
+		if got := tt.view.Postgres.caughtUp(); len(got) != tt.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	if got := view(lines(catching)).connected([]string{"b"}); len(got) != 0 {
+	if got := view(lines(catching)).Postgres.connected([]string{"b"}); len(got) != 0 {
 		t.Errorf("connected: %v", got)
 	}
 	if got := view(lines(catching)).syncCandidates(nil); len(got) != 0 {

@@ -213,7 +213,7 @@ func TestElectableNeedsEachCondition(t *testing.T) {
 	if p, q := peer("b", 0, 6000), peer("c", 1, 5000); !v.better(p, q) || v.better(q, p) {
 		t.Error("the position counts where a timeline is not known")
 	}
-	if (View{Now: at(1)}).peersFresh() {
+	if (View{Shard: Shard{Now: at(1)}}).peersFresh() {
 		t.Error("answers that were never asked for are fresh just after the host's boot")
 	}
 }

@@ -56,7 +56,7 @@ func (v View) followsInPause() bool {
 
 // othersLease is whose lease, another member's, may still run, whether its lock is there
 // or not; empty: nobody's.
-func (v View) othersLease() string {
+func (v Shard) othersLease() string {
 	if b := v.beat(); b != nil && b.Owner != v.Name && !b.Released && v.Now.Before(v.leaseExpires()) {
 		return b.Owner
 	}

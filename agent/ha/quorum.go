@@ -17,7 +17,7 @@ const detachAgain = 100 * time.Millisecond
 
 // needsQuorum tells whether a member may lead only once it has seen a quorum at or
 // behind its own position.
-func (v View) needsQuorum(name string) bool {
+func (v Shard) needsQuorum(name string) bool {
 	key := v.Cluster.Sync
 	return key.Exists() && key.Value.Quorum > 0 && key.Value.Leader != "" && !strings.EqualFold(key.Value.Leader, name) && !v.forcedByOperator(name)
 }
@@ -107,7 +107,7 @@ func (v View) quorumProblem() string {
 
 // mustDetach is the status that the voters must detach from before their positions
 // count; zero: the old leader has stopped its PostgreSQL, or is Patroni's.
-func (v View) mustDetach() uint64 {
+func (v Shard) mustDetach() uint64 {
 	if b := v.beat(); b == nil || b.Released {
 		return 0
 	}

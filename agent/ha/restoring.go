@@ -27,7 +27,7 @@ func (g Goal) Outdated(leaderTimeline int) bool {
 }
 
 // restoringForbids says why a member whose data were replaced must not lead.
-func (v View) restoringForbids(restoring bool) string {
+func (v Shard) restoringForbids(restoring bool) string {
 	if key := v.Cluster.Sync; !restoring || key.Err == nil && key.Value.Leader == "" {
 		return ""
 	}

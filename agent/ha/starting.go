@@ -46,7 +46,7 @@ func starting(v View) (Decision, bool) {
 }
 
 // ledBy is the member that led the shard last, as far as Consul tells.
-func (v View) ledBy() string {
+func (v Shard) ledBy() string {
 	if holder := v.lockHolder(); holder != "" {
 		return holder
 	}
@@ -105,7 +105,7 @@ func finishBootstrap(v View) Decision {
 }
 
 func fill(v View) Decision {
-	what := v.noData()
+	what := v.Postgres.noData()
 	if leader := v.leader(); leader != "" && leader != v.Name {
 		from, err := cloneSource(v, leader)
 		if err != "" {
@@ -132,8 +132,8 @@ func fill(v View) Decision {
 }
 
 // noData says that there is no data directory.
-func (v View) noData() string {
-	if v.Postgres.Data == DataIncomplete {
+func (p Postgres) noData() string {
+	if p.Data == DataIncomplete {
 		return "the data directory is a clone that was not finished"
 	}
 	return "the data directory is empty"
@@ -150,7 +150,7 @@ func cloneSource(v View, leader string) (from, problem string) {
 		return from, ""
 	}
 	m, found := v.Cluster.Member(leader)
-	what := v.noData()
+	what := v.Postgres.noData()
 	switch {
 	case !found || !m.OK():
 		return "", what + ": the key of the leader " + leader + " is missing or not understood"

@@ -96,14 +96,14 @@ func synchronous(v View) Decision {
 		}
 		return v.waitFor(wait)
 	}
-	bridge, ok := bridgeTo(now, wanted, wait, v.connected(now.voters))
+	bridge, ok := bridgeTo(now, wanted, wait, v.Postgres.connected(now.voters))
 	if !ok {
 		return v.writeSync("a synchronous standby is gone", v.withoutGone(now))
 	}
 	if d := v.waitFor(bridge); len(d.Actions) > 0 || pg.SyncUnsure {
 		return d
 	}
-	caughtUp := v.caughtUp()
+	caughtUp := v.Postgres.caughtUp()
 	partly := syncPromise{voters: slices.Clone(now.voters), quorum: now.quorum}
 	for _, name := range wanted.voters {
 		if containsFold(caughtUp, name) && !containsFold(now.voters, name) {
@@ -175,7 +175,7 @@ func (p syncPromise) same(q syncPromise) bool {
 // withoutGone takes voters that are not connected out until no more of them are
 // left than the quorum.
 func (v View) withoutGone(p syncPromise) syncPromise {
-	connected := v.connected(p.voters)
+	connected := v.Postgres.connected(p.voters)
 	kept, gone := syncPromise{quorum: p.quorum}, 0
 	for _, name := range p.voters {
 		if !containsFold(connected, name) {
@@ -321,7 +321,7 @@ func (v View) startPrimary() Decision {
 // position that synchronous_commit asks for.
 func (v View) syncCandidates(promised []string) []string {
 	var able []Standby
-	for _, s := range v.standbys() {
+	for _, s := range v.Postgres.standbys() {
 		m, found := v.member(s.Name)
 		if s.Streaming && found && !strings.EqualFold(s.Name, v.Name) && !m.Tag("nosync") && !m.Tag("nostream") && syncPriority(m) > 0 {
 			able = append(able, s)
@@ -330,9 +330,9 @@ func (v View) syncCandidates(promised []string) []string {
 	if limit := v.Config.MaximumLagOnSyncNode; limit > 0 && len(able) > 0 {
 		best := v.Postgres.LSN
 		if len(able) > 1 {
-			best = v.position(slices.MaxFunc(able, func(a, b Standby) int { return cmp.Compare(v.position(a), v.position(b)) }))
+			best = v.Postgres.position(slices.MaxFunc(able, func(a, b Standby) int { return cmp.Compare(v.Postgres.position(a), v.Postgres.position(b)) }))
 		}
-		able = slices.DeleteFunc(able, func(s Standby) bool { return best-v.position(s) > limit })
+		able = slices.DeleteFunc(able, func(s Standby) bool { return best-v.Postgres.position(s) > limit })
 	}
 	slices.SortStableFunc(able, func(a, b Standby) int {
 		first, _ := v.member(a.Name)
@@ -340,7 +340,7 @@ func (v View) syncCandidates(promised []string) []string {
 		return cmp.Or(
 			cmp.Compare(syncPriority(second), syncPriority(first)),
 			-compareBool(containsFold(promised, a.Name), containsFold(promised, b.Name)),
-			cmp.Compare(v.position(b), v.position(a)),
+			cmp.Compare(v.Postgres.position(b), v.Postgres.position(a)),
 			strings.Compare(a.Name, b.Name),
 		)
 	})
@@ -352,8 +352,8 @@ func (v View) syncCandidates(promised []string) []string {
 }
 
 // position is how far a standby is, in the sense of synchronous_commit.
-func (v View) position(s Standby) int64 {
-	switch v.Postgres.SynchronousCommit {
+func (p Postgres) position(s Standby) int64 {
+	switch p.SynchronousCommit {
 	case "remote_apply":
 		return s.ReplayLSN
 	case "remote_write":
@@ -365,9 +365,9 @@ func (v View) position(s Standby) int64 {
 // standbys are the connected standbys, one line for each name. Two connections
 // under one name count as one that is no further than the slower: PostgreSQL
 // counts each of them, so that neither alone proves anything.
-func (v View) standbys() []Standby {
+func (p Postgres) standbys() []Standby {
 	var out []Standby
-	for _, s := range v.Postgres.Standbys {
+	for _, s := range p.Standbys {
 		i := slices.IndexFunc(out, func(o Standby) bool { return strings.EqualFold(o.Name, s.Name) })
 		if i < 0 {
 			out = append(out, s)
@@ -381,18 +381,18 @@ func (v View) standbys() []Standby {
 }
 
 // connected are those of names that stream.
-func (v View) connected(names []string) []string {
+func (p Postgres) connected(names []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(n string) bool {
-		return !slices.ContainsFunc(v.Postgres.Standbys, func(s Standby) bool { return s.Streaming && strings.EqualFold(s.Name, n) })
+		return !slices.ContainsFunc(p.Standbys, func(s Standby) bool { return s.Streaming && strings.EqualFold(s.Name, n) })
 	})
 }
 
 // caughtUp are the standbys that hold every commit acknowledged under an earlier
 // setting.
-func (v View) caughtUp() []string {
+func (p Postgres) caughtUp() []string {
 	var names []string
-	for _, s := range v.standbys() {
-		if s.Streaming && s.Sync && v.Postgres.SyncSince > 0 && s.FlushLSN >= v.Postgres.SyncSince {
+	for _, s := range p.standbys() {
+		if s.Streaming && s.Sync && p.SyncSince > 0 && s.FlushLSN >= p.SyncSince {
 			names = append(names, s.Name)
 		}
 	}
@@ -400,7 +400,7 @@ func (v View) caughtUp() []string {
 }
 
 // member finds a member by the application_name that it streams under.
-func (v View) member(applicationName string) (cluster.Member, bool) {
+func (v Shard) member(applicationName string) (cluster.Member, bool) {
 	for _, m := range v.Cluster.Members {
 		if m.OK() && strings.EqualFold(m.Value.Name, applicationName) {
 			return m.Value, true
@@ -430,7 +430,7 @@ func syncPriority(m cluster.Member) int {
 // syncForbids: while the key sync names a leader, only it and its synchronous
 // standbys hold every acknowledged commit (I2). The key counts, not the
 // setting: the setting may have changed after the last commit.
-func (v View) syncForbids(name string) string {
+func (v Shard) syncForbids(name string) string {
 	key := v.Cluster.Sync
 	switch {
 	case key.Err != nil:
@@ -444,7 +444,7 @@ func (v View) syncForbids(name string) string {
 // forcedByOperator tells whether an operator asked for a failover to this member,
 // whatever it may lose. A switchover, which names the leader as well, is no such
 // thing: its leader may have died on the way.
-func (v View) forcedByOperator(name string) bool {
+func (v Shard) forcedByOperator(name string) bool {
 	f := v.Cluster.Failover
 	return f.OK() && f.Value.Leader == "" && f.Value.Candidate == name
 }

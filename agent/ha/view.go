@@ -9,32 +9,14 @@ import (
 // View is everything a decision rests on, read at one moment. Nobody changes a
 // view once it is made.
 type View struct {
-	Now cluster.Instant
+	Shard
+
 	// Wall is the wall clock, for what an operator scheduled and nothing else.
 	Wall time.Time
-	Name string
 	Tags map[string]any
 
-	Config cluster.Dynamic
-	Fence  FenceMargins
-
-	// Cluster is the shard as last read from Consul; Read says when that was,
-	// zero when it was never read.
-	Cluster cluster.Snapshot
-	Read    cluster.Instant
-	// FirstRead is when it was read first; zero: never.
-	FirstRead cluster.Instant
-	// StatusSeen is when this agent first saw the status key at its present
-	// ModifyIndex (or first saw that there is none).
-	StatusSeen cluster.Instant
-	// GoneBack is as in ClusterView.
-	GoneBack cluster.Instant
-	// Session is this agent's own Consul session, empty while there is none.
-	Session string
-
-	Lease Lease
-	// Promise is what this member has promised to a leader without Consul.
-	Promise  *Promise
+	Fence    FenceMargins
+	Lease    Lease
 	Postgres Postgres
 	Peers    []Peer
 	// PeersAsked is when the last round of questions to the peers began,
@@ -89,6 +71,32 @@ type View struct {
 	WatchdogOK bool
 	// WatchdogProblem says why, in words.
 	WatchdogProblem string
+}
+
+// Shard is the shard as a member knows it: what it has read in Consul, when, and what it has
+// promised.
+type Shard struct {
+	Now cluster.Instant
+	// Name is this member's.
+	Name   string
+	Config cluster.Dynamic
+
+	// Cluster is the shard as last read from Consul; Read says when that was,
+	// zero when it was never read.
+	Cluster cluster.Snapshot
+	Read    cluster.Instant
+	// FirstRead is when it was read first; zero: never.
+	FirstRead cluster.Instant
+	// StatusSeen is when this agent first saw the status key at its present
+	// ModifyIndex (or first saw that there is none).
+	StatusSeen cluster.Instant
+	// GoneBack is as in ClusterView.
+	GoneBack cluster.Instant
+	// Session is this agent's own Consul session, empty while there is none.
+	Session string
+
+	// Promise is what this member has promised to a leader without Consul.
+	Promise *Promise
 }
 
 // FenceMargins are the moments before the end of the lease at which a leader
@@ -311,7 +319,7 @@ func (v View) beatInterval() time.Duration { return min(v.Config.BeatInterval(),
 // its lock vanished with its session (design 5.3), and not a moment longer, even
 // when the lock still stands. A released lease belongs to nobody. A leader
 // without beats is Patroni's: its lock is all there is.
-func (v View) leader() string {
+func (v Shard) leader() string {
 	holder := v.Cluster.LeaderName()
 	b := v.beat()
 	switch {
@@ -333,7 +341,7 @@ func (v View) leader() string {
 
 // beat is the last beat that Consul showed, nil when there is none or when the
 // leader is Patroni.
-func (v View) beat() *cluster.Beat {
+func (v Shard) beat() *cluster.Beat {
 	if !v.Cluster.Status.OK() {
 		return nil
 	}
@@ -352,7 +360,7 @@ func withDrift(d time.Duration) time.Duration {
 // its own clock. A status that is missing, of unknown age or not understood
 // counts as a beat at the moment it was first seen. Where Consul has gone back, the last
 // beat may have been another one.
-func (v View) leaseExpires() cluster.Instant {
+func (v Shard) leaseExpires() cluster.Instant {
 	lease := v.Config.TTL
 	if b := v.beat(); b != nil {
 		lease = b.Lease()

@@ -52,7 +52,8 @@ func (l *leadership) PersistedState() PersistedState {
 
 // PauseInForce reports whether this member may rest on the pause (ha.View).
 func (l *leadership) PauseInForce() bool {
-	return ha.View{Name: l.Name, Config: l.Dynamic, Cluster: l.Snapshot, Read: l.Read, AdoptedPaused: l.local.adopted.paused}.PauseInForce()
+	shard := ha.Shard{Name: l.Name, Config: l.Dynamic, Cluster: l.Snapshot, Read: l.Read}
+	return ha.View{Shard: shard, AdoptedPaused: l.local.adopted.paused}.PauseInForce()
 }
 
 // FenceMargins are the moments before the end of the lease at which PostgreSQL is

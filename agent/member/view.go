@@ -11,10 +11,13 @@ import (
 func (m *Member) View() ha.View {
 	now := m.Now()
 	v := ha.View{
-		Now: now, Wall: m.Wall(), Name: m.Name, Tags: m.TagsNow(),
-		Config: m.Dynamic, Fence: m.FenceMargins(),
-		Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, GoneBack: m.GoneBack, Session: m.Session,
-		Lease: m.LeaseState.Lease(), Promise: m.LeaseState.Promise(), Giving: m.LeaseState.Giving(), HandedOver: m.handovers.HandedOver, RolledBack: m.handovers.RolledBack,
+		Shard: ha.Shard{
+			Now: now, Name: m.Name, Config: m.Dynamic,
+			Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, GoneBack: m.GoneBack, Session: m.Session,
+			Promise: m.LeaseState.Promise(),
+		},
+		Wall: m.Wall(), Tags: m.TagsNow(), Fence: m.FenceMargins(),
+		Lease: m.LeaseState.Lease(), Giving: m.LeaseState.Giving(), HandedOver: m.handovers.HandedOver, RolledBack: m.handovers.RolledBack,
 		Peers: m.poll.Answers, PeersAsked: m.poll.Asked, PeersDone: !m.poll.Asking, PeersAskedLSN: m.poll.AskedLSN, PeersDetached: m.poll.AskedToDetach, Detached: m.Detached,
 		Task: m.TaskKind(), Attempt: m.Attempt, Adopted: m.adopted.at, AdoptedUntil: m.adopted.until,
 		AdoptedPaused: m.adopted.paused, AdoptedUnled: m.adopted.unled,
