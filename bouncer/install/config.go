@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
+	"os"
 	"sync"
 	"syscall"
 )
@@ -48,11 +48,14 @@ func (c *Config) Put(text []byte) (written bool, err error) {
 // Keep makes lasting what Put has put into place.
 func (c *Config) Keep() error {
 	place := placeOf(c.path)
-	file, err := place.keeper.Open(place.path)
-	if err != nil {
-		return fmt.Errorf("making it last: %w", err)
-	}
-	if err := errors.Join(file.Sync(), file.Close(), place.keeper.Sync(filepath.Dir(place.path))); err != nil {
+	err := place.as(func() error {
+		file, err := os.Open(place.path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(file.Sync(), file.Close())
+	})
+	if err := errors.Join(err, place.sync()); err != nil {
 		return fmt.Errorf("making %s last: %w", c.path, err)
 	}
 	return nil
@@ -78,7 +81,9 @@ func (c *Config) KeepGood(text []byte) error {
 // Good is the text that KeepGood has remembered, in this run or an earlier one; nil: there
 // is none.
 func (c *Config) Good() ([]byte, error) {
-	text, err := placeOf(c.lastGood()).keeper.ReadFile(c.lastGood())
+	place := placeOf(c.lastGood())
+	var text []byte
+	err := place.as(func() (err error) { text, err = os.ReadFile(place.path); return err })
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("last good configuration: %w", err)
 	}

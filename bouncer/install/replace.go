@@ -23,18 +23,24 @@ const newFileMode = 0o640
 // directory, so that a PgBouncer of another user can read it. It reports whether
 // the file had to be written at all.
 func File(path string, text []byte) (written bool, err error) {
-	return Checked(path, text, func(string) error { return nil })
+	return Checked(path, text, unchecked)
 }
+
+func unchecked(string) error { return nil }
 
 // Checked is File for a file at which check looks before it takes its place:
 // check gets the path of the new one. After its error the old file is there, unchanged.
 func Checked(path string, text []byte, check func(path string) error) (written bool, err error) {
-	place := placeOf(path)
-	if same, err := place.has(func(old []byte) bool { return bytes.Equal(old, text) }); same || err != nil {
+	return placeOf(path).install(text, check)
+}
+
+// install is Checked.
+func (p place) install(text []byte, check func(path string) error) (written bool, err error) {
+	if same, err := p.has(func(old []byte) bool { return bytes.Equal(old, text) }); same || err != nil {
 		return false, err
 	}
 	refused := error(nil)
-	err = place.put(text, func(file *os.File) error {
+	err = p.put(text, func(file *os.File) error {
 		if refused = check(file.Name()); refused != nil {
 			return refused
 		}
@@ -46,32 +52,50 @@ func Checked(path string, text []byte, check func(path string) error) (written b
 	case err != nil:
 		return false, err
 	}
-	if err := place.keeper.Sync(filepath.Dir(place.path)); err != nil {
-		return true, fmt.Errorf("installing %s: %w", path, err)
+	if err := p.sync(); err != nil {
+		return true, fmt.Errorf("installing %s: %w", p.path, err)
 	}
 	return true, nil
 }
 
 // place is where a file goes, and the user who may put it there.
 type place struct {
-	path   string
-	keeper osuser.User
+	// named is how it is called, path what that leads to.
+	named, path string
+	keeper      osuser.User
 }
 
 // placeOf is that of a path. A link stays a link: what it points at is replaced.
 func placeOf(path string) place {
-	keeper := osuser.Keeper(path)
-	if target, err := keeper.EvalSymlinks(path); err == nil {
-		if path = target; keeper == (osuser.User{}) {
-			keeper = osuser.Keeper(path)
+	p := place{path, path, osuser.Keeper(path)}
+	if target, err := p.keeper.EvalSymlinks(path); err == nil {
+		if p.path = target; p.keeper == (osuser.User{}) {
+			p.keeper = osuser.Keeper(target)
 		}
 	}
-	return place{path, keeper}
+	return p
+}
+
+// as does something with the file. Root's rights are for a file that nobody else can put
+// something in the place of, nor of the link that leads to it: who can change that link does no
+// more by it than that user may.
+func (p place) as(do func() error) error { return p.keeper.For(do, p.named, p.path) }
+
+// sync makes the file's name last.
+func (p place) sync() error {
+	return p.as(func() error {
+		dir, err := os.Open(filepath.Dir(p.path))
+		if err != nil {
+			return err
+		}
+		return errors.Join(dir.Sync(), dir.Close())
+	})
 }
 
 // has reports whether there is a file whose text is the one that is wanted.
 func (p place) has(wanted func(old []byte) bool) (bool, error) {
-	old, err := p.keeper.ReadFile(p.path)
+	var old []byte
+	err := p.as(func() (err error) { old, err = os.ReadFile(p.path); return err })
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("reading what is installed: %w", err)
 	}
@@ -80,7 +104,7 @@ func (p place) has(wanted func(old []byte) bool) (bool, error) {
 
 // put replaces the file by one with that text, of which ready is the last to be asked.
 func (p place) put(text []byte, ready func(*os.File) error) error {
-	if err := p.keeper.For(func() error { return p.replace(text, ready) }, p.path); err != nil {
+	if err := p.as(func() error { return p.replace(text, ready) }); err != nil {
 		return fmt.Errorf("installing %s: %w", p.path, err)
 	}
 	return nil

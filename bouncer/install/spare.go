@@ -21,15 +21,22 @@ func sparePath(path string) string { return path + ".spare" }
 // keepSpare has room for the next text of a file at hand: as much as there is, if there is
 // enough for one like this.
 func (p place) keepSpare(text []byte) error {
-	spare := sparePath(p.path)
+	spare := place{p.named, sparePath(p.path), p.keeper} // whoever can change where that is gets no more by it
 	least := (len(text)/fileBlock + 1) * fileBlock
-	if info, err := placeOf(spare).keeper.Stat(spare); err == nil && info.Size() >= int64(least) {
+	var size int64
+	err := spare.as(func() error {
+		info, err := os.Stat(spare.path)
+		if err == nil {
+			size = info.Size()
+		}
+		return err
+	})
+	if err == nil && size >= int64(least) {
 		return nil
 	}
 	// Written, not only reserved: a hole would want room when it is filled.
-	_, err := File(spare, bytes.Repeat([]byte("\n"), least+spareRoom))
-	if err != nil {
-		_, err = File(spare, bytes.Repeat([]byte("\n"), least))
+	if _, err = spare.install(bytes.Repeat([]byte("\n"), least+spareRoom), unchecked); err != nil {
+		_, err = spare.install(bytes.Repeat([]byte("\n"), least), unchecked)
 	}
 	if err != nil {
 		return fmt.Errorf("the file that is kept for a full disk: %w", err)
@@ -40,7 +47,7 @@ func (p place) keepSpare(text []byte) error {
 // putSpare puts text into place without new room: into the spare file, filled up with
 // empty lines, which then takes the place of the old one.
 func (p place) putSpare(text []byte) error {
-	return p.keeper.For(func() error { return p.fillSpare(text) }, p.path)
+	return p.as(func() error { return p.fillSpare(text) })
 }
 
 func (p place) fillSpare(text []byte) error {
