@@ -178,6 +178,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	}
 	b.table.Restore(saved.Routes)
 	b.state.session, b.state.pauses, b.state.strangers, b.state.kept = saved.Session, saved.Pauses, saved.Strangers, !saved.isEmpty()
+	b.state.proven.Store(saved.isProven())
 	b.handovers = routes.NewHandovers(c.Keys(), b.table.Serves)
 
 	passes := newPasses(c.Name)
@@ -191,6 +192,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	}
 	for _, p := range b.processes.all {
 		p.reconciler.operators = b.operators
+		p.reconciler.proven, p.reconciler.prove = b.state.proven.Load, b.state.rememberProof
 		file := p.config.PgBouncer.Config
 		p.reconciler.strangers = saved.Strangers[file]
 		p.reconciler.keepStrangers = func(names []string, atOnce bool) { b.state.keepStrangers(file, names, atOnce) }
@@ -344,6 +346,9 @@ func (k *stateWriter) notify() {
 	default:
 	}
 }
+	// proven: clients were rightly sent here, in this run or an earlier one.
+	proven atomic.Bool
+
 
 func (k *stateWriter) rememberDraining(on bool) {
 	k.mu.Lock()
@@ -382,6 +387,12 @@ func (k *stateWriter) keepStrangers(file string, names []string, atOnce bool) {
 	k.mu.Lock()
 	next := map[string][]string{}
 	maps.Copy(next, k.strangers)
+// rememberProof has it written down that clients were rightly sent here.
+func (k *stateWriter) rememberProof() {
+	k.proven.Store(true)
+	k.notify()
+}
+
 	if next[file] = names; len(names) == 0 {
 		delete(next, file)
 	}
@@ -444,6 +455,8 @@ func (k *stateWriter) keepPauses(pauses map[config.ShardID]OperatorPause) error 
 	k.mu.Lock()
 	before := k.pauses
 	k.pauses = pauses
+	proven := k.proven.Load()
+	s.Proven = &proven
 	k.mu.Unlock()
 	err := k.write()
 	if err != nil {

@@ -295,6 +295,25 @@ func TestServesWithoutConsul(t *testing.T) {
 	}
 }
 
+// warned reports whether /health warns of a configuration that could not be followed, and of nothing
+// else: whoever has got that file, clients find what they found.
+func (w *world) warned(part string) error {
+	var h Health
+	code, err := w.http(http.MethodGet, "/health", &h)
+	warnings := strings.Join(h.Warnings, " ")
+	if err == nil && (code != http.StatusOK || len(h.Reasons) > 0 || !strings.Contains(warnings, part) || !strings.Contains(warnings, "with the newest routes")) {
+		return fmt.Errorf("%d %+v", code, h)
+	}
+	if err != nil {
+		return err
+	}
+	s, err := w.status()
+	if told := s.Problems[w.config.PgBouncer.Config]; err == nil && !strings.Contains(told, part) {
+		err = fmt.Errorf("/status says %q", told)
+	}
+	return err
+}
+
 // A setting that PgBouncer refuses, also one that comes together with a route, and a
 // template that cannot be executed keep no shard from its primary.
 func TestRefusedSettingPinsNoShard(t *testing.T) {
@@ -302,18 +321,13 @@ func TestRefusedSettingPinsNoShard(t *testing.T) {
 	s2 := cluster.NewKeys("", "s2", w.config.RoutesPrefix)
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.put(s2.Route(), w.route(0, cluster.RouteOpen))
-	w.bouncer()
+	stop := w.bouncer()
 	w.pgbouncer()
 	w.awaitLeader(0)
 	told := func(part string) {
 		t.Helper()
 		w.await("the failure being told", func() error {
-			var h Health
-			code, err := w.http(http.MethodGet, "/health", &h)
-			if reasons := strings.Join(h.Reasons, " "); err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(reasons, part) || !strings.Contains(reasons, "with the newest routes")) {
-				err = fmt.Errorf("%d %s", code, reasons)
-			}
-			return err
+			return w.warned(part)
 		})
 	}
 	leads := func(database string, member int) {
@@ -346,8 +360,17 @@ func TestRefusedSettingPinsNoShard(t *testing.T) {
 	leads("s2", 1)
 	w.put(cluster.NewKeys("", "s3", w.config.RoutesPrefix).Route(), w.route(1, cluster.RouteOpen))
 	leads("s3", 1) // which no good file has had
+	// Nor does a bouncer that starts with it.
+	stop()
+	good := w.config
+	w.config.PgBouncer.Settings = bad.PgBouncer.Settings
+	w.bouncer()
+	told("setting_of_nobody")
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	leads("s1", 0)
+	w.config = good
 	w.changes <- w.config
-	w.awaitLeader(1)
+	w.awaitLeader(0)
 	w.awaitHealthy()
 	leads("s2", 1)
 	leads("s3", 1)
@@ -386,12 +409,7 @@ func TestFailedReloadIsRolledBack(t *testing.T) {
 	refused := func() {
 		t.Helper()
 		w.await("the failure being reported", func() error {
-			var h Health
-			code, err := w.http(http.MethodGet, "/health", &h)
-			if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(strings.Join(h.Reasons, " "), "last good configuration is in place")) {
-				err = fmt.Errorf("%d %v", code, h.Reasons)
-			}
-			return err
+			return w.warned("last good configuration is in place")
 		})
 	}
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))

@@ -51,6 +51,8 @@ type listenerAPI struct {
 type Health struct {
 	Healthy bool     `json:"healthy"`
 	Reasons []string `json:"reasons,omitempty"`
+	// Warnings are what is wrong with the configuration and takes nothing from clients.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Status is the body of /status.
@@ -185,7 +187,7 @@ func (a *listenerAPI) health(ctx context.Context) Health {
 	if a.draining.Load() {
 		reasons = append([]string{"draining"}, reasons...)
 	}
-	return Health{Healthy: len(reasons) == 0, Reasons: reasons}
+	return Health{Healthy: len(reasons) == 0, Reasons: reasons, Warnings: a.processes.warnings()}
 }
 
 func (a *listenerAPI) status(ctx context.Context) Status {

@@ -33,6 +33,9 @@ type Manager interface {
 func (c *reconciler) report(link pooler.LinkState, views []*shard, err error) {
 	c.manager.Alive()
 	c.manager.Status(c.summary())
+	if !c.proven() && len(c.ready()) == 0 {
+		c.prove()
+	}
 	if c.told || !c.inPlace(link, views, err) && (!c.restarted || !c.failedForNow(err)) {
 		return
 	}
@@ -75,6 +78,10 @@ func (c *reconciler) summary() string {
 	c.mu.Lock()
 	shards := len(c.status)
 	c.mu.Unlock()
+	if warnings := c.warnings(); len(warnings) > 0 {
+		first, _, _ := strings.Cut(warnings[0], "\n")
+		return fmt.Sprintf("%d shards; warning: %s", shards, first)
+	}
 	if held := len(c.holds); held > 0 {
 		return fmt.Sprintf("%d shards, the clients of %d are held", shards, held)
 	}

@@ -70,7 +70,7 @@ func (c *statusCollector) Collect(out chan<- prometheus.Metric) {
 	}
 	send("lictor_bouncer_shards", "Shards whose route is known.", float64(len(s.Shards)))
 	send("lictor_bouncer_shards_missing", "Configured shards of which no route is known.", float64(len(s.Missing)))
-	send("lictor_bouncer_problems", "Keys in Consul that cannot be followed.", float64(len(s.Problems)))
+	send("lictor_bouncer_problems", "Keys in Consul, shards and configurations that cannot be followed.", float64(len(s.Problems)))
 	for id, shard := range s.Shards {
 		one := func(name, help string, value float64, more ...string) {
 			send(name, help, value, append([]string{"shard", string(id)}, more...)...)

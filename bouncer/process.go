@@ -161,6 +161,18 @@ func (ps *processes) unfit(ctx context.Context) (reasons []string) {
 	return reasons
 }
 
+// warnings are what is wrong with the configuration and takes nothing from clients.
+func (ps *processes) warnings() (list []string) {
+	for _, p := range ps.all {
+		for _, warning := range p.reconciler.warnings() {
+			if !slices.Contains(list, warning) {
+				list = append(list, warning)
+			}
+		}
+	}
+	return list
+}
+
 // strangers counts the sockets at the port that are of no listed process.
 func (ps *processes) strangers() int {
 	if !ps.all[0].config.Listed() {

@@ -170,7 +170,7 @@ func TestChangedFallbackPinsNoShard(t *testing.T) {
 	fallback(&refused, "s2")
 	refused.PgBouncer.Settings = map[string]any{"setting_of_nobody": 5}
 	w.changes <- refused
-	w.awaitReason("the last good configuration is in place, with the newest routes")
+	w.await("the refusal being told", func() error { return w.warned("the last good configuration is in place") })
 	leads("refused setting", 0, 1, 1)
 	put(1, 0)
 	leads("failover of both", 1, 0, 0)
@@ -180,7 +180,7 @@ func TestChangedFallbackPinsNoShard(t *testing.T) {
 	waiting.Template = w.config.PgBouncer.Config + ".ctmpl"
 	w.write("pgbouncer.ini.ctmpl", "{{ key \""+w.config.RoutesPrefix+"/nothing\" }}")
 	w.changes <- waiting
-	w.awaitReason("waiting for data")
+	w.await("the waiting being told", func() error { return w.warned("waiting for data") })
 	leads("template that waits", 1, 0, 1)
 	put(0, 1)
 	leads("failover while it waits", 0, 1, 0)

@@ -260,8 +260,8 @@ func (w *world) awaitHealthy() {
 	w.await("health", func() error {
 		var h Health
 		code, err := w.http(http.MethodGet, "/health", &h)
-		if err == nil && code != http.StatusOK {
-			err = fmt.Errorf("%d %v", code, h.Reasons)
+		if err == nil && (code != http.StatusOK || len(h.Warnings) > 0) {
+			err = fmt.Errorf("%d %+v", code, h)
 		}
 		return err
 	})

@@ -74,6 +74,9 @@ type reconciler struct {
 	manager Manager
 	// ending reports whether this bouncer ends, and not only its configuration.
 	ending func() bool
+	// proven reports whether clients were ever rightly sent here, prove says that they are.
+	proven func() bool
+	prove  func()
 	// dropped reports whether the next configuration does not have this process.
 	dropped func() bool
 	// restarted: with another configuration, in a bouncer that ran already.
@@ -354,6 +357,9 @@ func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known 
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
 		file, err := c.checker.Check(text, known.views, known.version)
+// errStandIn says that nothing is lost by what could not be applied.
+var errStandIn = errors.New("the last good configuration is in place, with the newest routes")
+
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
@@ -362,7 +368,7 @@ func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known 
 	if err := c.stand(ctx, link, c.lastBack.text, c.lastBack.file, known.views); err != nil {
 		return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 	}
-	return fmt.Errorf("%w; the last good configuration is in place, with the newest routes", cause)
+	return fmt.Errorf("%w; %w", cause, errStandIn)
 }
 
 // stand installs a checked text, and makes PgBouncer take it unless it has.

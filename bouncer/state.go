@@ -30,6 +30,8 @@ type savedState struct {
 	Session string `json:"session,omitempty"`
 	// Draining: an operator has not yet ended it.
 	Draining bool `json:"draining,omitempty"`
+	// Proven: clients were rightly sent here once; nil, before there was this: if there are routes.
+	Proven *bool `json:"proven,omitempty"`
 	// Pauses are those of operators, by shard.
 	Pauses map[config.ShardID]OperatorPause `json:"pauses,omitempty"`
 	// Strangers are the databases that somebody else has paused, on the console, by
@@ -105,6 +107,14 @@ func loadState(path, prefix string) (savedState, error) {
 		return empty, nil
 	}
 	return s, nil
+}
+
+// isProven reports whether clients were rightly sent to the PgBouncer here.
+func (s savedState) isProven() bool {
+	if s.Proven == nil {
+		return len(s.Routes) > 0
+	}
+	return *s.Proven
 }
 
 // isEmpty reports whether there is nothing to keep.

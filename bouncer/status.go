@@ -2,6 +2,7 @@ package bouncer
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -72,12 +73,40 @@ func sameTime(a, b *time.Time) bool {
 	return a.Equal(*b)
 }
 
-// problems are what keeps shards from being offered, by shard.
+// problems are what keeps shards from being offered, by shard, and the configuration from being
+// applied, by its file.
 func (c *reconciler) problems() map[string]string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.left // made anew by each pass
+	if c.err == nil {
+		return c.left // made anew by each pass
+	}
+	known := maps.Clone(c.left)
+	if known == nil {
+		known = map[string]string{}
+	}
+	known[c.config.PgBouncer.Config] = c.err.Error()
+	return known
 }
+
+// warnings are what is wrong with the configuration while clients find what they found before.
+func (c *reconciler) warnings() (list []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if errors.Is(c.err, errStandIn) {
+		list = append(list, c.err.Error())
+	}
+	for _, r := range c.config.Refused() {
+		if !c.lost(r) {
+			list = append(list, r.Err.Error())
+		}
+	}
+	return list
+}
+
+// lost reports whether a shard that is not served as bouncer.yml says may be one that clients find
+// elsewhere. Where clients were rightly sent before, they find what they found.
+func (c *reconciler) lost(r config.Refused) bool { return r.ID == "" && !c.proven() }
 
 // publish makes the outcome of a pass visible.
 func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
@@ -212,7 +241,9 @@ func (c *reconciler) shards() map[config.ShardID]ShardStatus {
 	return maps.Clone(c.status)
 }
 
-// ready tells why PgBouncer should not get clients; nothing: it should.
+// ready tells why PgBouncer should not get clients; nothing: it should. It goes by what they find
+// here, not by whether bouncer.yml could be followed: a file that is wrong is soon on all hosts, and
+// nobody would be sent anywhere.
 func (c *reconciler) ready() (reasons []string) {
 	link := c.link.Now()
 	if !link.Up {
@@ -223,7 +254,7 @@ func (c *reconciler) ready() (reasons []string) {
 	if link.Up && link.Generation != c.shown {
 		reasons = append(reasons, "PgBouncer has just come up, and was not looked at yet")
 	}
-	if c.err != nil {
+	if c.err != nil && !errors.Is(c.err, errStandIn) {
 		reasons = append(reasons, c.err.Error())
 	}
 	if len(c.status) == 0 {
@@ -233,7 +264,9 @@ func (c *reconciler) ready() (reasons []string) {
 		reasons = append(reasons, fmt.Sprintf("paused, though no shard is held: %s", strings.Join(c.stray, ", ")))
 	}
 	for _, r := range c.config.Refused() {
-		reasons = append(reasons, r.Err.Error())
+		if c.lost(r) {
+			reasons = append(reasons, r.Err.Error())
+		}
 	}
 	for _, s := range c.config.Shards {
 		if _, offered := c.status[s.ID()]; !offered && c.left[string(s.ID())] == "" {
