@@ -246,7 +246,7 @@ func (b *bouncer) newProcess(i int, c config.Config, log zerolog.Logger, pool *c
 	if co.good, err = co.file.Good(); err != nil {
 		log.Error().Err(err).Msg("starting without a configuration to go back to")
 	}
-	co.link, co.pauser, co.connCloser = pooler.NewLink(c, log, co.notify), pooler.NewPauser(c, co.notify), pooler.NewConnCloser(c, log, co.notify)
+	co.link, co.pauser, co.connCloser = pooler.NewLink(c, log, co.notify), pooler.NewPauser(c, co.notify), pooler.NewConnCloser(c, log)
 	co.healthProber = pooler.NewHealthProber(c, log, co.link)
 	co.healthProber.Primaries, co.healthProber.Changes = func() []pooler.Primary { return primariesOf(c, b.table) }, b.table.Version
 	co.healthProber.Notify = co.notify
@@ -293,7 +293,7 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 		b.watcher.Watch, b.watcher.WatchHandovers, b.watcher.Serve, b.respond.Run, b.patroni.Run, b.presence.run, b.state.run,
 	}
 	for _, p := range b.processes.all {
-		running = append(running, p.reconciler.run, p.reconciler.deadman.Run, p.reconciler.healthProber.Run, p.link.Run)
+		running = append(running, p.reconciler.run, p.reconciler.deadman.Run, p.reconciler.connCloser.Run, p.reconciler.healthProber.Run, p.link.Run)
 	}
 	for _, part := range running {
 		parts.Go(func() { part(ctx) })

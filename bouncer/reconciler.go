@@ -147,7 +147,6 @@ func (c *reconciler) run(ctx context.Context) {
 	syncing.Go(func() { c.syncer.run(endless) })
 	defer c.console.Close()
 	defer c.pauser.Close()
-	defer c.connCloser.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -193,6 +192,7 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 		c.console.Close()
 		c.pauser.Forget()
 	}
+		c.connCloser.Forget()
 	c.observe(ctx, link)
 	c.letGo(views)
 	c.hold(ctx, link, views)
@@ -212,9 +212,6 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	}
 	if e := c.syncer.failure(); err == nil {
 		err = e
-	}
-	if link.Up && c.standing != nil {
-		c.connCloser.CloseLost(ctx, c.console, c.standing)
 	}
 	c.scheduleRetry(err)
 	c.holding.Store(len(c.holds) > 0)
@@ -452,7 +449,7 @@ func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.Fil
 	if standing != nil {
 		c.standing = standing
 	}
-	c.connCloser.Depose(moved(views, before)) // of a file that is refused a part may stand
+	c.connCloser.Depose(moved(views, before, c.standing)) // of a file that is refused a part may stand
 	if err != nil {
 		c.loaded = ""
 		return err
@@ -462,6 +459,7 @@ func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.Fil
 		c.unfit, c.refusal, c.lastBack = "", nil, nil
 	}
 	c.log.Info().Dur("took", time.Since(begun)).Int("shards", len(views)).Msg("RELOAD done and read back")
+	c.connCloser.Spare(file)
 	return nil
 }
 
@@ -498,7 +496,6 @@ func (c *reconciler) next(link pooler.LinkState) time.Duration {
 	}
 	if link.Up {
 		sooner(c.reconcile)
-		sooner(c.connCloser.Next())
 		if c.unheld {
 			sooner(now.Add(retryLeast))
 		}
@@ -524,26 +521,31 @@ func (c *reconciler) next(link pooler.LinkState) time.Duration {
 	return max(at.Sub(now), time.Millisecond)
 }
 
-// moved lists what the databases of views led to before, where that is no
-// longer so.
-func moved(views []*render.Shard, before map[string]pgbouncer.Database) (list []pooler.Deposed) {
-	at := map[pgbouncer.Address][]string{}
-	for name, d := range before {
-		address := pgbouncer.Address{Host: d.Host, Port: d.Port}
-		at[address] = append(at[address], name)
-	}
+// moved lists what databases led to before and do not now, where that was the primary of a shard
+// of views and is one no more.
+func moved(views []*render.Shard, before, now map[string]pgbouncer.Database) (list []pooler.Deposed) {
+	left := map[pgbouncer.Address]bool{}
 	for _, v := range views {
 		for _, d := range v.Databases {
 			old, had := before[d.Name]
-			if !had || old.Host == "" || old.Host == v.Route.Leader.Host && old.Port == v.Route.Leader.Port {
-				continue
+			if had && old.Host != "" && (old.Host != v.Route.Leader.Host || old.Port != v.Route.Leader.Port) {
+				left[addressOf(old)] = true
 			}
-			address := pgbouncer.Address{Host: old.Host, Port: old.Port}
-			for _, name := range at[address] { // readers', a template's own, those made by *
-				list = append(list, pooler.Deposed{Database: name, Host: old.Host, Port: old.Port})
-			}
-			delete(at, address)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	for name, d := range before { // readers', a template's own, those made by *
+		from, to := addressOf(d), addressOf(now[name])
+		if left[from] && from != to {
+			list = append(list, pooler.Deposed{Database: name, From: from, To: to})
 		}
 	}
 	return list
+}
+
+// addressOf is where a database leads.
+func addressOf(d pgbouncer.Database) pgbouncer.Address {
+	return pgbouncer.Address{Host: d.Host, Port: d.Port}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,110 +23,190 @@ const (
 	lingerPace = time.Second
 )
 
-// Deposed is a place that a database led to until now.
+// Deposed is where a database led until now, and where it leads.
 type Deposed struct {
 	Database string
-	Host     string
-	Port     int
+	From, To pgbouncer.Address
+}
+
+// target is where connections of a database are looked for.
+type target struct {
+	database string
+	from     pgbouncer.Address
 }
 
 // ConnCloser closes PgBouncer's connections to deposed primaries. PgBouncer itself
 // closes them only when their transaction ends, and that of a host which fell
-// silent never does: its client would wait for minutes.
+// silent never does: its client would wait for minutes. It works beside the passes of the
+// reconciler: to close a thousand connections takes longer than one.
 type ConnCloser struct {
-	log     zerolog.Logger
-	targets map[Deposed]time.Time // until when
-	again   time.Time
+	config config.Config
+	log    zerolog.Logger
 	// powerless: sockets cannot be closed here.
 	powerless bool
-	// notify is called when an address was found.
-	notify  func()
+	// wake asks for a look at once.
+	wake    chan struct{}
 	lookups sync.WaitGroup
 
 	mu sync.Mutex
+	// targets are what is looked for, and until when; leads is where their databases lead by now.
+	targets map[target]time.Time
+	leads   map[string]pgbouncer.Address
+	// spared counts how often some of them were none any more.
+	spared int
+	// letGo: PgBouncer waits for its console to be left.
+	letGo bool
 	// found are the addresses of targets' hosts, looking the hosts that are looked for.
 	found   map[string][]netip.Addr
 	looking map[string]bool
-	late    bool
 	// resolve is addressesOf, close closeSockets.
 	resolve func(context.Context, string) ([]netip.Addr, error)
 	close   func(context.Context, func(tcpSocket) bool) (int, error)
 }
 
-func NewConnCloser(c config.Config, log zerolog.Logger, notify func()) *ConnCloser {
+func NewConnCloser(c config.Config, log zerolog.Logger) *ConnCloser {
 	can, known := c.Closing()
 	return &ConnCloser{
-		log: log, targets: map[Deposed]time.Time{}, close: closeSockets, resolve: addressesOf,
-		powerless: known && !can,
-		notify:    notify, found: map[string][]netip.Addr{}, looking: map[string]bool{},
+		config: c, log: log, wake: make(chan struct{}, 1), targets: map[target]time.Time{}, leads: map[string]pgbouncer.Address{}, close: closeSockets, resolve: addressesOf,
+		powerless: known && !can, found: map[string][]netip.Addr{}, looking: map[string]bool{},
 	}
 }
 
-// Depose adds targets; they are cut by the next cut and, a moment later, once
+// Depose adds targets; what is there of them is closed at once and, a moment later, once
 // more.
 func (c *ConnCloser) Depose(list []Deposed) {
+	if len(list) == 0 {
+		return
+	}
+	c.mu.Lock()
 	for _, d := range list {
-		c.targets[d] = time.Now().Add(lingerFor)
+		c.targets[target{d.Database, d.From}] = time.Now().Add(lingerFor)
+		c.leads[d.Database] = d.To
 	}
-	if len(list) > 0 {
-		c.again = time.Now()
-	}
+	c.mu.Unlock()
+	c.hurry()
 }
 
-// Next is when to cut again; zero: there is nothing to cut.
-func (c *ConnCloser) Next() time.Time { return c.again }
-
-// Wait waits for lookups that are under way.
-func (c *ConnCloser) Wait() { c.lookups.Wait() }
-
-// CloseLost closes what is there of the targets.
-func (c *ConnCloser) CloseLost(ctx context.Context, console *Console, standing map[string]pgbouncer.Database) {
-	now := time.Now()
-	for d, until := range c.targets {
-		// Back again: these are connections to the primary.
-		if s := standing[d.Database]; now.After(until) || s.Host == d.Host && s.Port == d.Port {
-			delete(c.targets, d)
+// Spare gives those targets up to which a file leads again: PgBouncer's next connections there
+// are to the primary. It comes before the RELOAD of that file.
+func (c *ConnCloser) Spare(file pgbouncer.File) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := len(c.targets)
+	maps.DeleteFunc(c.targets, func(t target, _ time.Time) bool {
+		to, found := file.Database(t.database)
+		if !found {
+			to, found = file.Database("*")
 		}
-	}
-	if len(c.targets) == 0 {
-		c.again = time.Time{}
-		return
-	}
-	if now.Before(c.again) && !c.isLate() {
-		return
-	}
-	c.again = now.Add(lingerPace)
-	if err := c.closeAll(ctx, console); err != nil {
-		c.log.Warn().Err(err).Msg("closing connections to a deposed primary failed; they end by TCP's timeouts")
+		return found && to.Host() == t.from.Host && to.Port() == t.from.Port
+	})
+	if len(c.targets) < before {
+		c.spared++
+		c.hurry()
 	}
 }
 
+// Forget lets the console of a PgBouncer go that may wait for that.
+func (c *ConnCloser) Forget() {
+	c.mu.Lock()
+	c.letGo = true
+	c.mu.Unlock()
+	c.hurry()
+}
+
+func (c *ConnCloser) hurry() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run closes what is there of the targets until ctx is done.
+func (c *ConnCloser) Run(ctx context.Context) {
+	defer c.lookups.Wait()
+	console := NewConsole(c.config)
+	defer console.Close()
+	var again <-chan time.Time
+	failed := false // and it was said
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		case <-again:
+		}
+		again = nil
+		remain, letGo := c.remain()
+		if !remain || letGo {
+			console.Close()
+		}
+		if !remain {
+			failed = false
+			continue
+		}
+		if letGo {
+			again = time.After(lingerPace)
+			continue
+		}
+		if err := c.closeAll(ctx, console); err != nil && ctx.Err() == nil && !failed {
+			failed = true
+			c.log.Warn().Err(err).Msg("closing connections to a deposed primary failed; they end by TCP's timeouts")
+		}
+		again = time.After(lingerPace)
+	}
+}
+
+// remain forgets the targets whose time is over, and reports whether there are others, and whether
+// the console is to be let go.
+func (c *ConnCloser) remain() (remain, letGo bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	letGo, c.letGo = c.letGo, false
+	maps.DeleteFunc(c.targets, func(_ target, until time.Time) bool { return time.Now().After(until) })
+	if len(c.targets) == 0 {
+		clear(c.leads)
+	}
+	return len(c.targets) > 0, letGo
+}
+
+// closeAll closes what is there of the targets now.
 func (c *ConnCloser) closeAll(ctx context.Context, console *Console) error {
 	conn, err := console.use(ctx)
 	if err != nil {
 		return err
 	}
+	gone := c.places(ctx)
 	servers, err := bounded(ctx, conn.Servers)
 	if err != nil {
 		return err
 	}
-	gone := c.places(ctx)
 	lost := gone.servers(servers)
-	if c.powerless {
-		return c.killClients(ctx, conn, lost)
+	if len(lost) == 0 {
+		return nil // nor is there an attempt to connect: these are among the servers, too
 	}
-	closed, err := c.close(ctx, lostSockets(lost, gone))
+	if c.powerless {
+		return c.killClients(ctx, conn, lost, gone)
+	}
+	is := lostSockets(lost, gone)
+	closed, err := c.close(ctx, func(s tcpSocket) bool { return is(s) && c.stands(gone) })
 	if closed > 0 {
 		c.log.Info().Int("connections", closed).Msg("closed connections to a deposed primary")
 	}
 	if err != nil {
-		return errors.Join(err, c.killClients(ctx, conn, lost))
+		return errors.Join(err, c.killClients(ctx, conn, lost, gone))
 	}
 	return nil
 }
 
-// resolveBound is how long a pass waits for the addresses of deposed primaries; those
-// that are found later, by a resolver that is slow, wake the reconciler.
+// stands reports whether all places are still those of targets.
+func (c *ConnCloser) stands(p places) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.spared == p.spared
+}
+
+// resolveBound is how long the addresses of deposed primaries are waited for; those that are
+// found later, by a resolver that is slow, are dealt with then.
 const resolveBound = 50 * time.Millisecond
 
 // place is a database at an address.
@@ -134,35 +215,67 @@ type place struct {
 	at       netip.AddrPort
 }
 
+// namedPlace is a database at some address with a port.
+type namedPlace struct {
+	database string
+	port     int
+}
+
 // places are the targets with their addresses.
 type places struct {
 	databases map[place]bool
 	addresses map[netip.AddrPort]bool
+	// leads are where the databases lead by now: it may be the same host by another name.
+	leads map[place]bool
+	// named are the databases, with the port, that led to a host by a name. When the host is lost
+	// the name may lead nowhere, or to another one.
+	named map[namedPlace]bool
+	// spared is the closer's when they were targets.
+	spared int
 }
 
 // places finds the addresses of the targets, as far as they are known.
 func (c *ConnCloser) places(ctx context.Context) places {
-	hosts := map[string]bool{}
-	for d := range c.targets {
-		hosts[d.Host] = true
-	}
-	c.lookUp(ctx, hosts)
+	c.lookUp(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	gone := places{map[place]bool{}, map[netip.AddrPort]bool{}}
-	for d := range c.targets {
-		for _, a := range c.found[d.Host] {
-			at := netip.AddrPortFrom(a, uint16(d.Port))
-			gone.databases[place{d.Database, at}], gone.addresses[at] = true, true
+	gone := places{map[place]bool{}, map[netip.AddrPort]bool{}, map[place]bool{}, map[namedPlace]bool{}, c.spared}
+	for t := range c.targets {
+		for _, a := range c.found[t.from.Host] {
+			at := netip.AddrPortFrom(a, uint16(t.from.Port))
+			gone.databases[place{t.database, at}], gone.addresses[at] = true, true
+		}
+		if _, err := netip.ParseAddr(t.from.Host); err != nil {
+			gone.named[namedPlace{t.database, t.from.Port}] = true
+		}
+	}
+	for database, to := range c.leads {
+		for host := range strings.SplitSeq(to.Host, ",") {
+			for _, a := range c.found[host] {
+				at := netip.AddrPortFrom(a, uint16(to.Port))
+				gone.leads[place{database, at}] = true
+				delete(gone.addresses, at)
+			}
 		}
 	}
 	return gone
 }
 
-// lookUp looks for the addresses of hosts, of all at once, and waits a moment.
-func (c *ConnCloser) lookUp(ctx context.Context, hosts map[string]bool) {
+// lookUp looks for the addresses of the targets' hosts, of all at once, and waits a moment.
+func (c *ConnCloser) lookUp(ctx context.Context) {
 	var begun sync.WaitGroup
+	over := false // the wait is
 	c.mu.Lock()
+	hosts := map[string]bool{}
+	for t := range c.targets {
+		hosts[t.from.Host] = true
+	}
+	for _, to := range c.leads {
+		for host := range strings.SplitSeq(to.Host, ",") {
+			hosts[host] = true
+		}
+	}
+	delete(hosts, "")
 	maps.DeleteFunc(c.found, func(host string, _ []netip.Addr) bool { return !hosts[host] })
 	for host := range hosts {
 		if len(c.found[host]) > 0 || c.looking[host] {
@@ -176,7 +289,14 @@ func (c *ConnCloser) lookUp(ctx context.Context, hosts map[string]bool) {
 		begun.Add(1)
 		c.lookups.Go(func() {
 			defer begun.Done()
-			c.look(ctx, host)
+			if found := c.look(ctx, host); found {
+				c.mu.Lock()
+				late := over
+				c.mu.Unlock()
+				if late {
+					c.hurry()
+				}
+			}
 		})
 	}
 	c.mu.Unlock()
@@ -187,32 +307,25 @@ func (c *ConnCloser) lookUp(ctx context.Context, hosts map[string]bool) {
 	case <-time.After(resolveBound):
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.late = false
+	over = true
+	c.mu.Unlock()
 }
 
-func (c *ConnCloser) look(ctx context.Context, host string) {
+// look looks for the addresses of one host, and reports whether there are any.
+func (c *ConnCloser) look(ctx context.Context, host string) bool {
 	ctx, cancel := context.WithTimeout(ctx, lingerFor)
 	defer cancel()
 	all, err := c.resolve(ctx, host)
 	c.mu.Lock()
 	delete(c.looking, host)
 	if err == nil {
-		c.found[host], c.late = all, true
+		c.found[host] = all
 	}
 	c.mu.Unlock()
 	if err != nil {
 		c.log.Debug().Err(err).Msg("a deposed primary cannot be resolved")
-		return
 	}
-	c.notify()
-}
-
-// isLate reports whether addresses were found that the last cut did not know.
-func (c *ConnCloser) isLate() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.late
+	return err == nil
 }
 
 // servers picks PgBouncer's connections to the places.
@@ -222,7 +335,8 @@ func (p places) servers(servers []pgbouncer.Server) (lost []pgbouncer.Server) {
 		if err != nil {
 			continue // a unix socket
 		}
-		if p.databases[place{s.Database, netip.AddrPortFrom(addr.Unmap(), uint16(s.Port))}] {
+		here := place{s.Database, netip.AddrPortFrom(addr.Unmap(), uint16(s.Port))}
+		if !p.leads[here] && (p.databases[here] || s.CloseNeeded && p.named[namedPlace{s.Database, s.Port}]) {
 			lost = append(lost, s)
 		}
 	}
@@ -251,7 +365,7 @@ func lostSockets(lost []pgbouncer.Server, gone places) func(tcpSocket) bool {
 
 // killClients frees the clients of lost connections by PgBouncer's own command,
 // which 1.24 brought.
-func (c *ConnCloser) killClients(ctx context.Context, conn *pgbouncer.Conn, lost []pgbouncer.Server) error {
+func (c *ConnCloser) killClients(ctx context.Context, conn *pgbouncer.Conn, lost []pgbouncer.Server, gone places) error {
 	if len(lost) == 0 {
 		return nil
 	}
@@ -271,7 +385,7 @@ func (c *ConnCloser) killClients(ctx context.Context, conn *pgbouncer.Conn, lost
 	}
 	var errs []error
 	for _, client := range clients {
-		if client.ID != "" && linked[client.Ptr] {
+		if client.ID != "" && linked[client.Ptr] && c.stands(gone) {
 			_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.KillClient(ctx, client.ID) })
 			errs = append(errs, err)
 		}

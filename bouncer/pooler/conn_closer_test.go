@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -16,9 +18,9 @@ import (
 // Names are looked up all at once, and nobody waits for a resolver that is silent: what it
 // says later is used then.
 func TestCutterWaitsForNoResolver(t *testing.T) {
-	speak, notified := make(chan struct{}), make(chan struct{}, 100)
+	speak := make(chan struct{})
 	asked := make(chan string, 100)
-	c := NewConnCloser(config.Config{}, zerolog.Nop(), func() { notified <- struct{}{} })
+	c := NewConnCloser(config.Config{}, zerolog.Nop())
 	c.resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
 		asked <- host
 		if host == "unknown" {
@@ -31,11 +33,15 @@ func TestCutterWaitsForNoResolver(t *testing.T) {
 			return nil, ctx.Err()
 		}
 	}
-	list := []Deposed{{"a", "10.1.1.1", 5432}, {"u", "unknown", 5432}}
+	from := func(database, host string) Deposed {
+		return Deposed{Database: database, From: pgbouncer.Address{Host: host, Port: 5432}}
+	}
+	list := []Deposed{from("a", "10.1.1.1"), from("u", "unknown")}
 	for i := range 20 {
-		list = append(list, Deposed{"d" + strconv.Itoa(i), strconv.Itoa(i), 5432})
+		list = append(list, from("d"+strconv.Itoa(i), strconv.Itoa(i)))
 	}
 	c.Depose(list)
+	<-c.wake
 	first := c.places(t.Context())
 	if !first.addresses[netip.MustParseAddrPort("10.1.1.1:5432")] || len(first.addresses) != 1 {
 		t.Errorf("at first %v", first.addresses)
@@ -44,22 +50,21 @@ func TestCutterWaitsForNoResolver(t *testing.T) {
 		<-asked // together
 	}
 	close(speak)
-	for range 20 { // all but the one that there is not
-		<-notified
-	}
-	if !c.isLate() {
+	c.lookups.Wait()
+	select {
+	case <-c.wake:
+	default:
 		t.Error("addresses that came late are not used")
 	}
 	if all := c.places(t.Context()); len(all.addresses) != 21 || !all.databases[place{"d7", netip.MustParseAddrPort("10.0.0.7:5432")}] {
 		t.Errorf("then %v", all)
 	}
-	c.lookups.Wait()
 }
 
 // Of the sockets of this host those are picked that PgBouncer has to a deposed primary.
 func TestLostSockets(t *testing.T) {
 	at := netip.MustParseAddrPort("10.0.0.1:5432")
-	gone := places{map[place]bool{{"s1", at}: true}, map[netip.AddrPort]bool{at: true}}
+	gone := places{databases: map[place]bool{{"s1", at}: true}, addresses: map[netip.AddrPort]bool{at: true}}
 	lost := gone.servers([]pgbouncer.Server{
 		{Database: "s1", Addr: "10.0.0.1", Port: 5432, LocalPort: 1001},
 		{Database: "s1", Addr: "::ffff:10.0.0.1", Port: 5432, LocalPort: 1002},
@@ -88,5 +93,82 @@ func TestLostSockets(t *testing.T) {
 		if is(s) != c.want {
 			t.Errorf("%s -> %s: %v", c.local, c.remote, !c.want)
 		}
+	}
+}
+
+// PgBouncer's connections that are closed are those to where a database led, and to nowhere that
+// it leads now.
+func TestLostServers(t *testing.T) {
+	at := func(host string) pgbouncer.Address { return pgbouncer.Address{Host: host, Port: 5432} }
+	names := map[string]string{"db1": "10.0.0.1", "db2": "10.0.0.2", "db1.new": "10.0.0.1"}
+	for name, test := range map[string]struct {
+		from, to string
+		lost     []string // addresses of s1's connections; ! before one that PgBouncer is about to close
+	}{
+		"moved":                  {"10.0.0.1", "10.0.0.2", []string{"10.0.0.1", "!10.0.0.1"}},
+		"moved, by names":        {"db1", "db2", []string{"10.0.0.1", "!10.0.0.1", "!10.0.0.9"}},
+		"renamed":                {"10.0.0.1", "db1", nil},
+		"renamed, by names":      {"db1", "db1.new", []string{"!10.0.0.2", "!10.0.0.9"}}, // from before the name led here
+		"lost with its name":     {"gone", "10.0.0.2", []string{"!10.0.0.1", "!10.0.0.9"}},
+		"to nowhere":             {"10.0.0.1", "", []string{"10.0.0.1", "!10.0.0.1"}},
+		"to several":             {"10.0.0.1", "10.0.0.2,db1", nil},
+		"an address, all others": {"10.0.0.9", "10.0.0.2", []string{"!10.0.0.9"}},
+	} {
+		c := NewConnCloser(config.Config{}, zerolog.Nop())
+		c.resolve = func(_ context.Context, host string) ([]netip.Addr, error) {
+			if names[host] == "" {
+				return nil, errors.New("no such host")
+			}
+			return []netip.Addr{netip.MustParseAddr(names[host])}, nil
+		}
+		c.Depose([]Deposed{{"s1", at(test.from), at(test.to)}})
+		var servers []pgbouncer.Server
+		for _, where := range []string{"10.0.0.1", "!10.0.0.1", "10.0.0.2", "!10.0.0.2", "!10.0.0.9"} {
+			address, closing := strings.CutPrefix(where, "!")
+			servers = append(servers, pgbouncer.Server{Database: "s1", User: where, Addr: address, Port: 5432, CloseNeeded: closing},
+				pgbouncer.Server{Database: "s2", User: "another database", Addr: address, Port: 5432, CloseNeeded: closing},
+				pgbouncer.Server{Database: "s1", User: "another port", Addr: address, Port: 5433, CloseNeeded: closing})
+		}
+		var got []string
+		for _, s := range c.places(t.Context()).servers(servers) {
+			got = append(got, s.User)
+		}
+		if !slices.Equal(got, test.lost) {
+			t.Errorf("%s: lost are %q, want %q", name, got, test.lost)
+		}
+	}
+}
+
+// Where a database leads again nothing is closed any more, also of what has been found already.
+func TestSparedTargets(t *testing.T) {
+	at := func(host string) pgbouncer.Address { return pgbouncer.Address{Host: host, Port: 5432} }
+	c := NewConnCloser(config.Config{}, zerolog.Nop())
+	c.Depose([]Deposed{{"s1", at("10.0.0.1"), at("10.0.0.2")}, {"s2", at("10.0.0.1"), at("10.0.0.2")}})
+	found := c.places(t.Context())
+	if len(found.databases) != 2 || !c.stands(found) {
+		t.Fatalf("found are %v", found)
+	}
+	file := func(s1, rest string) pgbouncer.File {
+		t.Helper()
+		f, err := pgbouncer.ParseFile([]byte("[databases]\ns1 = host=" + s1 + "\n* = host=" + rest + "\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	c.Spare(file("10.0.0.2", "10.0.0.3"))
+	if !c.stands(found) {
+		t.Error("spared was what leads elsewhere")
+	}
+	c.Spare(file("10.0.0.1", "10.0.0.3"))
+	if c.stands(found) {
+		t.Error("what was found before s1 led there again is closed")
+	}
+	if now := c.places(t.Context()); len(now.databases) != 1 || !now.databases[place{"s2", netip.MustParseAddrPort("10.0.0.1:5432")}] {
+		t.Errorf("then %v", now)
+	}
+	c.Spare(file("10.0.0.2", "10.0.0.1"))
+	if remain, _ := c.remain(); remain {
+		t.Errorf("at last %v", c.targets)
 	}
 }

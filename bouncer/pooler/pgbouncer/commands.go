@@ -49,6 +49,9 @@ type Server struct {
 	LocalPort             int
 	// Link is the Ptr of the client that has the connection.
 	Link string
+	// CloseNeeded: PgBouncer closes it when its transaction has ended, as its database leads
+	// elsewhere by now, for instance.
+	CloseNeeded bool
 }
 
 // Client is a row of SHOW CLIENTS.
@@ -253,6 +256,7 @@ func ParseVersion(s string) (Version, error) {
 	}
 	return v, nil
 }
+			CloseNeeded: r.yes("close_needed"),
 
 // AtLeast compares with major.minor.
 func (v Version) AtLeast(major, minor int) bool {
