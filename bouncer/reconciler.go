@@ -454,13 +454,14 @@ func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.Fil
 		c.loaded = ""
 		return err
 	}
-	c.loaded, c.readBack, c.good = string(text), time.Now(), text
+	c.loaded, c.readBack, c.good = string(text), taken, text
 	if c.lastBack == nil || string(c.lastBack.text) != string(text) {
 		c.unfit, c.refusal, c.lastBack = "", nil, nil
 	}
 	c.log.Info().Dur("took", time.Since(begun)).Int("shards", len(views)).Msg("RELOAD done and read back")
 	c.connCloser.Spare(file)
 	return nil
+	taken := time.Now()
 }
 
 // scheduleRetry decides when a failure is tried again.

@@ -35,6 +35,8 @@ type Applier struct {
 	listed bool
 	// listening is where PgBouncer listened at the last read-back.
 	listening Listening
+	// settings are those of the file that PgBouncer was last seen to have taken.
+	settings map[string]string
 }
 
 func NewApplier(c config.Config, console *Console) *Applier {
@@ -51,19 +53,25 @@ func IsRefusal(err error) bool {
 
 // Take makes PgBouncer take the installed file and returns the databases as they stand.
 func (a *Applier) Take(ctx context.Context, file pgbouncer.File) (map[string]pgbouncer.Database, error) {
-	if err := a.console.Reload(ctx); err != nil {
+	// Settings that it has, and that are the same in this file, it has afterwards.
+	same := a.settings != nil && a.console.isSame() && maps.Equal(a.settings, file.Settings)
+	a.settings = nil
+	standing, settings, err := a.console.ReloadAndShow(ctx, !same)
+	if err != nil {
 		return nil, err
 	}
 	bound := time.NewTimer(standBound)
 	defer bound.Stop()
 	for {
-		standing, err := a.console.Databases(ctx)
-		if err != nil {
-			return nil, err
-		}
 		wrong := Differences(file, standing)
 		if len(wrong) == 0 {
-			return standing, a.spotCheck(ctx, file)
+			if !same {
+				err = a.spotCheck(settings, file)
+			}
+			if err == nil {
+				a.settings = file.Settings
+			}
+			return standing, err
 		}
 		select {
 		case <-ctx.Done():
@@ -71,6 +79,12 @@ func (a *Applier) Take(ctx context.Context, file pgbouncer.File) (map[string]pgb
 		case <-bound.C:
 			return standing, fmt.Errorf("%w: %s; PgBouncer's log says why", errNotStanding, strings.Join(wrong, "; "))
 		case <-time.After(standPace):
+		}
+		if standing, err = a.console.Databases(ctx); err == nil && !same {
+			settings, err = a.console.Config(ctx)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 }
@@ -98,11 +112,7 @@ func Differences(file pgbouncer.File, standing map[string]pgbouncer.Database) (w
 // spotCheck looks whether PgBouncer has the settings of the file. Before 1.25 it
 // does not tell of a file that it could not read to the end, and might not even
 // change anything visible at RELOAD, though it could not start with it any more.
-func (a *Applier) spotCheck(ctx context.Context, file pgbouncer.File) error {
-	standing, err := a.console.Config(ctx)
-	if err != nil {
-		return err
-	}
+func (a *Applier) spotCheck(standing map[string]pgbouncer.Setting, file pgbouncer.File) error {
 	a.listening = Listening{standing["listen_addr"].Value, standing["listen_port"].Value, standing["unix_socket_dir"].Value}
 	for _, name := range slices.Sorted(maps.Keys(file.Settings)) {
 		want := file.Settings[name]

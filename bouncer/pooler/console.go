@@ -68,8 +68,16 @@ func (c *Console) Databases(ctx context.Context) (map[string]pgbouncer.Database,
 		return nil, err
 	}
 	all, err := bounded(ctx, conn.Databases)
-	if err != nil || len(c.config.PgBouncer.Fallback) == 0 {
-		return all, err
+	if err != nil {
+		return nil, err
+	}
+	return c.bringBack(ctx, conn, all)
+}
+
+// bringBack is all databases with those brought back that are hidden.
+func (c *Console) bringBack(ctx context.Context, conn *pgbouncer.Conn, all map[string]pgbouncer.Database) (map[string]pgbouncer.Database, error) {
+	if len(c.config.PgBouncer.Fallback) == 0 {
+		return all, nil
 	}
 	pools, err := bounded(ctx, conn.Pools)
 	if err != nil {
@@ -101,23 +109,57 @@ func (c *Console) Config(ctx context.Context) (map[string]pgbouncer.Setting, err
 	if err != nil {
 		return nil, err
 	}
+	c.note(conn, config)
+	return config, nil
+}
+
+// note keeps what need not be asked before each RELOAD.
+func (c *Console) note(conn *pgbouncer.Conn, config map[string]pgbouncer.Setting) {
 	if c.known.conn != conn {
 		c.known = known{conn: conn}
 	}
 	c.known.serverTLS = config["server_tls_sslmode"].Value
-	return config, nil
+}
+
+// reloadable is the connection when a RELOAD cuts no login off.
+func (c *Console) reloadable(ctx context.Context) (*pgbouncer.Conn, error) {
+	conn, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return conn, c.awaitLogins(ctx, conn, cmp.Or(c.LoginBound, reloadLoginBound))
 }
 
 func (c *Console) Reload(ctx context.Context) error {
-	conn, err := c.use(ctx)
+	conn, err := c.reloadable(ctx)
 	if err != nil {
-		return err
-	}
-	if err := c.awaitLogins(ctx, conn, cmp.Or(c.LoginBound, reloadLoginBound)); err != nil {
 		return err
 	}
 	_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.Reload(ctx) })
 	return err
+}
+
+// isSame reports whether this is the connection of the last Config: PgBouncer is the same process.
+func (c *Console) isSame() bool { return c.conn != nil && !c.conn.Closed() && c.known.conn == c.conn }
+
+// ReloadAndShow is Reload, Databases and, if that is wanted, Config.
+func (c *Console) ReloadAndShow(ctx context.Context, settings bool) (all map[string]pgbouncer.Database, config map[string]pgbouncer.Setting, err error) {
+	conn, err := c.reloadable(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err = bounded(ctx, func(ctx context.Context) (all map[string]pgbouncer.Database, err error) {
+		all, config, err = conn.ReloadAndShow(ctx, settings)
+		return all, err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if settings {
+		c.note(conn, config)
+	}
+	all, err = c.bringBack(ctx, conn, all)
+	return all, config, err
 }
 
 func (c *Console) Resume(ctx context.Context, database string) error {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
@@ -114,6 +115,8 @@ type Options struct {
 type Conn struct {
 	pg      *pgconn.PgConn
 	address Address
+	// databases is the last answer to SHOW DATABASES.
+	databases map[string]Database
 }
 
 // Connect logs in to the admin console.
@@ -244,6 +247,64 @@ func (c *Conn) each(ctx context.Context, command string, take func(row) error) e
 		return fmt.Errorf("%s on PgBouncer at %s: %w", command, c.address, classify(err))
 	}
 	return taken
+}
+
+// query is a command of a pipeline, and who takes its rows.
+type query struct {
+	command string
+	take    func(row) error
+}
+
+// pipeline sends commands together and hands the rows of each on, as each does. The error is
+// that of the first that has failed; those after it are run all the same.
+func (c *Conn) pipeline(ctx context.Context, queries []query) (err error) {
+	front := c.pg.Frontend()
+	for _, q := range queries {
+		front.Send(&pgproto3.Query{String: q.command})
+	}
+	// One watch for all messages: there may be thousands.
+	stop := context.AfterFunc(ctx, func() { _ = c.pg.Conn().SetDeadline(time.Unix(1, 0)) })
+	defer func() {
+		if !stop() || errors.Is(err, ErrUnreachable) {
+			c.Close()
+		}
+	}()
+	fail := func(q query, cause error) {
+		if err == nil {
+			err = fmt.Errorf("%s on PgBouncer at %s: %w", q.command, c.address, cause)
+		}
+	}
+	if e := front.Flush(); e != nil {
+		fail(queries[0], fmt.Errorf("%w: %w", ErrUnreachable, e))
+		return err
+	}
+	for _, q := range queries {
+		var columns map[string]int
+		for done := false; !done; {
+			message, e := c.pg.ReceiveMessage(context.Background())
+			if e != nil {
+				err = nil // what the others said is of no use
+				fail(q, fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(ctx.Err(), e)))
+				return err
+			}
+			switch m := message.(type) {
+			case *pgproto3.RowDescription:
+				columns = make(map[string]int, len(m.Fields))
+				for i, field := range m.Fields {
+					columns[string(field.Name)] = i
+				}
+			case *pgproto3.DataRow:
+				if err == nil {
+					err = q.take(row{columns, m.Values})
+				}
+			case *pgproto3.ErrorResponse:
+				fail(q, fmt.Errorf("%w: %s", ErrRefused, m.Message))
+			case *pgproto3.ReadyForQuery:
+				done = true
+			}
+		}
+	}
+	return err
 }
 
 // classify makes the kind of a failure visible to errors.Is.

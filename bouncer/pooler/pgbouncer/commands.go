@@ -87,12 +87,34 @@ func (r row) text(column string) string {
 }
 
 func (r row) number(column string) int {
-	n, _ := strconv.Atoi(r.text(column)) // an absent or empty column counts as 0
-	return n
+	i, found := r.columns[column]
+	if !found {
+		return 0
+	}
+	return numberOf(r.at(i))
 }
 
 func (r row) yes(column string) bool {
-	switch strings.ToLower(r.text(column)) {
+	i, found := r.columns[column]
+	return found && isYes(r.at(i))
+}
+
+// at is the value of the column of that number, nothing when there is none.
+func (r row) at(column int) []byte {
+	if column < 0 || column >= len(r.values) {
+		return nil
+	}
+	return r.values[column]
+}
+
+// numberOf is the number that a value is; an absent or empty one counts as 0.
+func numberOf(value []byte) int {
+	n, _ := strconv.Atoi(string(value))
+	return n
+}
+
+func isYes(value []byte) bool {
+	switch strings.ToLower(string(value)) {
 	case "1", "t", "true", "yes":
 		return true
 	}
@@ -115,29 +137,73 @@ func need(rows []row, command string, columns ...string) error {
 
 // Databases is SHOW DATABASES by name, without the console itself.
 func (c *Conn) Databases(ctx context.Context) (map[string]Database, error) {
-	all := map[string]Database{}
-	if err := c.each(ctx, showDatabases, func(r row) error { return addDatabase(all, r) }); err != nil {
+	answer := newDatabases(c.databases)
+	if err := c.each(ctx, showDatabases, answer.add); err != nil {
 		return nil, err
 	}
-	return all, nil
+	c.databases = answer.all
+	return answer.all, nil
 }
 
 const showDatabases = "SHOW DATABASES"
 
-func addDatabase(all map[string]Database, r row) error {
-	if len(all) == 0 {
-		if err := need([]row{r}, showDatabases, "name", "host", "port", "database", "paused"); err != nil {
+// databases is an answer to SHOW DATABASES that comes row by row. Of thousands few are others
+// than in the answer before, whose texts are used again.
+type databases struct {
+	before, all map[string]Database
+	columns     map[string]int
+	name, host, port, database, poolSize, poolMode,
+	user, connections, paused, disabled int
+}
+
+func newDatabases(before map[string]Database) *databases {
+	return &databases{before: before, all: make(map[string]Database, len(before))}
+}
+
+// begin notes where the columns are, once for all rows.
+func (d *databases) begin(r row) error {
+	if err := need([]row{r}, showDatabases, "name", "host", "port", "database", "paused"); err != nil {
+		return err
+	}
+	at := func(column string) int {
+		if i, found := r.columns[column]; found {
+			return i
+		}
+		return -1
+	}
+	d.columns, d.name, d.host, d.port, d.database = r.columns, at("name"), at("host"), at("port"), at("database")
+	d.poolSize, d.poolMode, d.user = at("pool_size"), at("pool_mode"), at("force_user")
+	d.connections, d.paused, d.disabled = at("current_connections"), at("paused"), at("disabled")
+	return nil
+}
+
+func (d *databases) add(r row) error {
+	if d.columns == nil {
+		if err := d.begin(r); err != nil {
 			return err
 		}
 	}
-	if name := r.text("name"); name != "pgbouncer" {
-		all[name] = Database{
-			Name: name, Host: r.text("host"), Port: r.number("port"), Database: r.text("database"),
-			PoolSize: r.number("pool_size"), PoolMode: r.text("pool_mode"), ForceUser: r.text("force_user"),
-			Connections: r.number("current_connections"), Paused: r.yes("paused"), Disabled: r.yes("disabled"),
-		}
+	name := r.at(d.name)
+	if string(name) == "pgbouncer" {
+		return nil
 	}
+	before := d.before[string(name)]
+	one := Database{
+		Name: again(before.Name, name), Host: again(before.Host, r.at(d.host)), Port: numberOf(r.at(d.port)),
+		Database: again(before.Database, r.at(d.database)), PoolSize: numberOf(r.at(d.poolSize)), PoolMode: again(before.PoolMode, r.at(d.poolMode)),
+		ForceUser: again(before.ForceUser, r.at(d.user)), Connections: numberOf(r.at(d.connections)),
+		Paused: isYes(r.at(d.paused)), Disabled: isYes(r.at(d.disabled)),
+	}
+	d.all[one.Name] = one
 	return nil
+}
+
+// again is a text that was there before, if it is the same.
+func again(before string, now []byte) string {
+	if before == string(now) {
+		return before
+	}
+	return string(now)
 }
 
 // Pools is SHOW POOLS, without the console's.
@@ -190,6 +256,7 @@ func servers(rows []row) ([]Server, error) {
 			Database: r.text("database"), User: r.text("user"), State: r.text("state"),
 			Addr: r.text("addr"), Port: r.number("port"),
 			LocalAddr: r.text("local_addr"), LocalPort: r.number("local_port"), Link: r.text("link"),
+			CloseNeeded: r.yes("close_needed"),
 		})
 	}
 	return list, nil
@@ -220,23 +287,24 @@ func clients(rows []row) ([]Client, error) {
 
 // Config is SHOW CONFIG by key.
 func (c *Conn) Config(ctx context.Context) (map[string]Setting, error) {
-	rows, err := c.exec(ctx, "SHOW CONFIG")
+	all := map[string]Setting{}
+	err := c.each(ctx, showConfig, func(r row) error { return addSetting(all, r) })
 	if err != nil {
 		return nil, err
 	}
-	return config(rows)
+	return all, nil
 }
 
-func config(rows []row) (map[string]Setting, error) {
-	const command = "SHOW CONFIG"
-	if err := need(rows, command, "key", "value", "changeable"); err != nil {
-		return nil, err
+const showConfig = "SHOW CONFIG"
+
+func addSetting(all map[string]Setting, r row) error {
+	if len(all) == 0 {
+		if err := need([]row{r}, showConfig, "key", "value", "changeable"); err != nil {
+			return err
+		}
 	}
-	all := make(map[string]Setting, len(rows))
-	for _, r := range rows {
-		all[r.text("key")] = Setting{Value: r.text("value"), Changeable: r.yes("changeable")}
-	}
-	return all, nil
+	all[r.text("key")] = Setting{Value: r.text("value"), Changeable: r.yes("changeable")}
+	return nil
 }
 
 // Version is PgBouncer's, as three numbers.
@@ -256,7 +324,6 @@ func ParseVersion(s string) (Version, error) {
 	}
 	return v, nil
 }
-			CloseNeeded: r.yes("close_needed"),
 
 // AtLeast compares with major.minor.
 func (v Version) AtLeast(major, minor int) bool {
@@ -284,8 +351,25 @@ func (c *Conn) Version(ctx context.Context) (Version, error) {
 // Reload makes PgBouncer read its file again. It is not atomic, and before 1.25
 // errors in the file are only in PgBouncer's log: read back what must stand.
 func (c *Conn) Reload(ctx context.Context) error {
-	_, err := c.exec(ctx, "RELOAD")
+	_, err := c.exec(ctx, reload)
 	return err
+}
+
+const reload = "RELOAD"
+
+// ReloadAndShow is Reload, Databases and, if that is wanted, Config, all sent at once: PgBouncer goes
+// from one to the next without waiting for us.
+func (c *Conn) ReloadAndShow(ctx context.Context, config bool) (map[string]Database, map[string]Setting, error) {
+	answer, settings := newDatabases(c.databases), map[string]Setting{}
+	queries := []query{{reload, func(row) error { return nil }}, {showDatabases, answer.add}}
+	if config {
+		queries = append(queries, query{showConfig, func(r row) error { return addSetting(settings, r) }})
+	}
+	if err := c.pipeline(ctx, queries); err != nil {
+		return nil, nil, err
+	}
+	c.databases = answer.all
+	return answer.all, settings, nil
 }
 
 // Pause makes new queries of a database wait, at once, and returns when no
