@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -135,7 +136,9 @@ func TestPokeReadsOneKey(t *testing.T) {
 	release()
 	var list []routeRequest
 	w.await("the list", func() error {
-		if list = append(list, requests.take()...); len(list) == 0 {
+		list = append(list, requests.take()...)
+		list = slices.DeleteFunc(list, func(r routeRequest) bool { return r.kind == "keys" }) // whether there is more
+		if len(list) == 0 {
 			return fmt.Errorf("nothing was asked")
 		}
 		return nil

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -113,12 +114,29 @@ func TestSameTopology(t *testing.T) {
 		"tag":      func(o *Route) { o.Leader.Tags = nil },
 		"replica":  func(o *Route) { o.Replicas = o.Replicas[:1] },
 		"timeline": func(o *Route) { o.Timeline++ },
+		"version":  func(o *Route) { o.Version++ },
+		"cluster":  func(o *Route) { o.SystemIdentifier += "0" },
+		"name":     func(o *Route) { o.Replicas[0].Name = "x" },
+		"host":     func(o *Route) { o.Replicas[0].Host = "x" },
+		"value":    func(o *Route) { o.Leader.Tags = map[string]any{"Zone": "y"} },
 	} {
 		o := goodRoute()
 		change(&o)
 		if r.SameTopology(o) {
 			t.Errorf("another %s is the same topology", what)
 		}
+	}
+}
+
+// SameTopology compares field by field: it must know all of them.
+func TestSameTopologyKnowsAllFields(t *testing.T) {
+	if route, member := reflect.TypeFor[Route]().NumField(), reflect.TypeFor[RouteMember]().NumField(); route != 7 || member != 4 {
+		t.Errorf("a route has %d fields and a member %d: does SameTopology compare the new ones?", route, member)
+	}
+	one, other := goodRoute(), goodRoute()
+	one.Leader.Tags, other.Leader.Tags = map[string]any{"priority": 1}, map[string]any{"priority": 1.0}
+	if !one.SameTopology(other) {
+		t.Error("a number that was read from JSON is another one")
 	}
 }
 

@@ -15,8 +15,9 @@ const (
 	// Consul agent that hangs is found out sooner, by the hedged watch and by the
 	// presence's renewals.
 	watchWait = time.Minute
-	// watchGrace: Consul adds up to a sixteenth to the wait.
-	watchGrace = watchWait/16 + 3*time.Second
+	// watchGrace is how much later than after its wait an answer may come. Consul itself adds up to
+	// a sixteenth.
+	watchGrace = 3 * time.Second
 	// watchRate is how many times a second a blocking query may return.
 	watchRate = 20
 )
@@ -24,28 +25,36 @@ const (
 // follow keeps one blocking query on prefix open until ctx is done, and hands
 // each answer and its index to take, each failure to failed.
 func (w *Watcher) follow(ctx context.Context, prefix string, failed func(error), take func(pairs api.KVPairs, index uint64)) {
-	consul.Blocking(ctx, watchRate, func(index uint64) (uint64, error) { return w.ask(ctx, prefix, index, failed, take) })
+	consul.Blocking(ctx, watchRate, func(index uint64) (uint64, error) { return w.ask(ctx, prefix, index, 0, failed, take) })
 }
 
-// ask makes one query of follow.
+// ask makes one query of follow. Where reached is not 0, a server that knows of that index may
+// answer by itself, which saves two of them the reading and writing of a long list.
 func (w *Watcher) ask(
-	ctx context.Context, prefix string, index uint64, failed func(error), take func(pairs api.KVPairs, index uint64),
+	ctx context.Context, prefix string, index, reached uint64, failed func(error), take func(pairs api.KVPairs, index uint64),
 ) (uint64, error) {
 	var pairs api.KVPairs
-	next, number, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (meta *api.QueryMeta, err error) {
+	next, number, err := w.query(ctx, index, watchWait, func(inUse int, options *api.QueryOptions) (meta *api.QueryMeta, err error) {
+		if options.AllowStale = reached > 0; options.AllowStale {
+			pairs, meta, err = w.pool.Client(inUse).KV().List(prefix, options)
+			if err != nil || meta.LastIndex >= reached {
+				return meta, err
+			}
+			options.AllowStale = false
+		}
 		pairs, meta, err = w.pool.Client(inUse).KV().List(prefix, options)
 		return meta, err
 	})
-	var reached uint64
+	var at uint64
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
 		w.lost(prefix, number, err, failed)
 	case next >= index:
 		take(pairs, next)
-		reached = next
+		at = next
 	}
-	w.reached.set(prefix, reached)
+	w.reached.set(prefix, at)
 	return next, err
 }
 
@@ -57,16 +66,16 @@ func (w *Watcher) lost(prefix string, number int, err error, failed func(error))
 	}
 }
 
-// query asks once, and tells which Consul address was in use. It is cut short when
-// somebody finds that address not to answer.
+// query asks once, waiting so long for something newer than index, and tells which Consul address
+// was in use. It is cut short when somebody finds that address not to answer.
 func (w *Watcher) query(
-	parent context.Context, index uint64, ask func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error),
+	parent context.Context, index uint64, wait time.Duration, ask func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error),
 ) (next uint64, inUse int, err error) {
 	ctx, _, inUse, end := w.pool.Use(parent)
 	defer end()
-	ctx, cancel := context.WithTimeout(ctx, watchWait+watchGrace)
+	ctx, cancel := context.WithTimeout(ctx, wait+wait/16+watchGrace)
 	defer cancel()
-	meta, err := ask(inUse, (&api.QueryOptions{WaitIndex: index, WaitTime: watchWait}).WithContext(ctx))
+	meta, err := ask(inUse, (&api.QueryOptions{WaitIndex: index, WaitTime: wait}).WithContext(ctx))
 	if err = consul.Led(meta, err); err != nil {
 		return 0, inUse, err
 	}

@@ -17,6 +17,9 @@ const (
 	// that something has changed. It is what a bouncer may be late by when its
 	// Consul agent hangs.
 	hedgeDelay = 50 * time.Millisecond
+	// hedgeListing is the same while it is reading a list, which takes its time when all have much
+	// to do: to have all read it, too, would make that longer.
+	hedgeListing = 250 * time.Millisecond
 	// hedgePatience is how long the address in use may know less than another
 	// one before it is taken for one that hangs. A follower learns of a write one
 	// of Raft's heartbeats after the leader at the latest.
@@ -32,8 +35,8 @@ func (w *Watcher) hedgedWatch(ctx context.Context, prefix string) {
 		return
 	}
 	consul.Blocking(ctx, hedgedRate, func(index uint64) (uint64, error) {
-		next, inUse, err := w.query(ctx, index, func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error) {
-			_, meta, err := w.pool.Client(inUse+1).KV().Keys(prefix, "", options)
+		next, inUse, err := w.query(ctx, index, watchWait, func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error) {
+			_, meta, err := w.pool.Client(inUse+1).KV().Keys(prefix, namespaces, options)
 			return meta, err
 		})
 		if err == nil && next >= index {
@@ -48,6 +51,9 @@ func (w *Watcher) hedgedWatch(ctx context.Context, prefix string) {
 // all somebody else takes its place.
 func (w *Watcher) compare(ctx context.Context, prefix string, index uint64, inUse int) {
 	if w.reached.await(ctx, prefix, index, hedgeDelay) || ctx.Err() != nil {
+		return
+	}
+	if w.listing.Load() && w.reached.await(ctx, prefix, index, hedgeListing-hedgeDelay) {
 		return
 	}
 	w.Poke()
@@ -86,6 +92,13 @@ func (p *progress) move(prefix string, index uint64) {
 	p.indexes[prefix] = index
 	close(p.moved)
 	p.moved = make(chan struct{})
+}
+
+// has reports whether index is reached.
+func (p *progress) has(prefix string, index uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.indexes[prefix] >= index
 }
 
 // await reports whether index is reached before limit is over.

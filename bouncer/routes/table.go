@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/printable"
@@ -41,6 +44,8 @@ type Answer struct {
 	Pairs []Pair
 	// KnownLeader is Consul's word that it has a leader.
 	KnownLeader bool
+	// Index is that of a blocking query's answer; 0: it is none.
+	Index uint64
 	// Consistent: read through a quorum, by somebody who noted Epoch before.
 	Consistent bool
 	Epoch      uint64
@@ -117,6 +122,10 @@ type Table struct {
 	epoch uint64
 	// changes grows with each change of shards, revisions with each entry that is set.
 	changes, revisions uint64
+	// ahead are the shards whose route was read by itself, and by no list yet: one that was begun
+	// before may have an older one. listed is the index of the last list.
+	ahead  map[config.ShardID]bool
+	listed uint64
 	// batchTime is when the shards became known that the answer of epoch batch brought.
 	batch     uint64
 	batchTime time.Time
@@ -125,7 +134,7 @@ type Table struct {
 func NewTable(c config.Config) *Table {
 	b := &Table{
 		keys: c.Keys(), allowEmpty: c.AllowEmpty, shards: map[config.ShardID]Known{}, problems: map[string]error{},
-		patroni: map[config.ShardID]bool{}, wrong: map[string]error{},
+		patroni: map[config.ShardID]bool{}, wrong: map[string]error{}, ahead: map[config.ShardID]bool{},
 	}
 	if !c.ServesAll() {
 		b.only = map[config.ShardID]bool{}
@@ -156,6 +165,17 @@ func (b *Table) Known() (shards map[config.ShardID]Known, changes uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return maps.Clone(b.shards), b.changes
+}
+
+// Each calls a function with what is known of every shard, of which it must keep and change
+// nothing, and returns how many there are, and Version.
+func (b *Table) Each(call func(config.ShardID, *Known)) (n int, changes uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, k := range b.shards {
+		call(id, &k)
+	}
+	return len(b.shards), b.changes
 }
 
 // size is the number of shards that are known.
@@ -215,8 +235,13 @@ func (b *Table) Merge(a Answer) outcome {
 	// An answer that began before the last merge may be older than it.
 	final := a.Consistent && a.Epoch == b.epoch
 	b.epoch++
-	problems, present := map[string]error{}, map[config.ShardID]bool{}
-	for _, p := range a.Pairs {
+	if a.Index < b.listed || final { // Consul may have been set back
+		clear(b.ahead)
+	}
+	b.listed = a.Index
+	read := b.readNew(a.Pairs)
+	problems, present := map[string]error{}, make(map[config.ShardID]bool, len(a.Pairs))
+	for i, p := range a.Pairs {
 		namespace, scope, err := b.keys.SplitRoute(p.Key)
 		if err != nil {
 			problems[p.Key] = err
@@ -227,7 +252,11 @@ func (b *Table) Merge(a Answer) outcome {
 			continue
 		}
 		present[id] = true
-		b.take(id, p, final, problems, &out)
+		if b.ahead[id] && p.ModifyIndex < b.shards[id].ModifyIndex && a.Index > 0 && a.Index < b.shards[id].ModifyIndex {
+			continue
+		}
+		delete(b.ahead, id)
+		b.take(id, p, read[i], final, problems, &out)
 	}
 	b.forget(present, final, problems, &out)
 	out.News, out.Solved = b.report(problems)
@@ -249,10 +278,11 @@ func (b *Table) mergeOne(id config.ShardID, p Pair) outcome {
 	}
 	problems, before := maps.Clone(b.problems), b.shards[id].ModifyIndex
 	delete(problems, p.Key)
-	b.take(id, p, false, problems, &out)
+	b.take(id, p, nil, false, problems, &out)
 	out.News, out.Solved = b.report(problems)
 	if b.shards[id].ModifyIndex != before {
 		b.epoch++ // a read of all that has begun may be older
+		b.ahead[id] = true
 	}
 	if len(out.Changed) > 0 {
 		b.changes++
@@ -307,8 +337,46 @@ func (b *Table) first(id config.ShardID) time.Time {
 	return b.batchTime
 }
 
-// take takes one route in.
-func (b *Table) take(id config.ShardID, p Pair, final bool, problems map[string]error, out *outcome) {
+// parsed is what a value says.
+type parsed struct {
+	route cluster.Route
+	err   error
+}
+
+// readNew reads the values that were changed, as far as their indexes tell. When they are many, as
+// after the loss of a zone, every processor reads some.
+func (b *Table) readNew(pairs []Pair) []*parsed {
+	all := make([]*parsed, len(pairs))
+	var fresh []int
+	for i, p := range pairs {
+		namespace, scope, err := b.keys.SplitRoute(p.Key)
+		if err != nil {
+			continue
+		}
+		if old, have := b.shards[config.ShardID(namespace+"/"+scope)]; !have || p.ModifyIndex != old.ModifyIndex {
+			fresh = append(fresh, i)
+		}
+	}
+	var reading errgroup.Group
+	reading.SetLimit(runtime.GOMAXPROCS(0))
+	for some := range slices.Chunk(fresh, readAtOnce) {
+		reading.Go(func() error {
+			for _, i := range some {
+				route, err := cluster.ParseRoute(pairs[i].Value)
+				all[i] = &parsed{route, err}
+			}
+			return nil
+		})
+	}
+	_ = reading.Wait() // each has its own error
+	return all
+}
+
+// readAtOnce is how many values are read one after the other.
+const readAtOnce = 64
+
+// take takes one route in; read is what its value says, nil: it was not read yet.
+func (b *Table) take(id config.ShardID, p Pair, read *parsed, final bool, problems map[string]error, out *outcome) {
 	old, have := b.shards[id]
 	if have && !old.Patroni && p.ModifyIndex < old.ModifyIndex && !final {
 		out.Doubt = true
@@ -317,7 +385,11 @@ func (b *Table) take(id config.ShardID, p Pair, final bool, problems map[string]
 	if have && !final && old.Confirmed && !old.Gone && !old.Patroni && p.ModifyIndex == old.ModifyIndex {
 		return // the same value: a thousand routes are not read for the sake of one
 	}
-	route, err := cluster.ParseRoute(p.Value)
+	if read == nil {
+		route, err := cluster.ParseRoute(p.Value)
+		read = &parsed{route, err}
+	}
+	route, err := read.route, read.err
 	if e := checkShard(id); e != nil {
 		err = e
 	}

@@ -3,6 +3,7 @@ package routes
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -152,5 +153,57 @@ func TestBookServesConfiguredShardsOnly(t *testing.T) {
 	}})
 	if known := knownTo(b); len(known) != 1 || len(b.Trouble()) != 0 {
 		t.Fatalf("known %v, problems %v", known, b.Trouble())
+	}
+}
+
+// A list that was begun before a route was read by itself is no reason for doubt, one of a Consul
+// that was set back is.
+func TestListsBehindSingleReads(t *testing.T) {
+	const s1, s2 = "lictor/routes/service/s1", "lictor/routes/service/s2"
+	p := func(key string, index uint64, host string) Pair { return testPair(t, key, index, testRoute(host)) }
+	list := func(index uint64, pairs ...Pair) Answer { return Answer{Pairs: pairs, KnownLeader: true, Index: index} }
+	b := NewTable(config.Config{RoutesPrefix: "lictor"})
+	b.Merge(list(11, p(s1, 10, "a"), p(s2, 11, "b")))
+	b.mergeOne("service/s1", p(s1, 20, "c"))
+	leader := func() string { return knownTo(b)["service/s1"].Route.Leader.Host }
+	if out := b.Merge(list(15, p(s1, 10, "a"), p(s2, 15, "d"))); out.Doubt || leader() != "c" || len(out.Changed) != 1 {
+		t.Errorf("a list from before: %+v, s1 is at %s", out, leader())
+	}
+	if out := b.Merge(list(21, p(s1, 10, "a"), p(s2, 21, "d"))); !out.Doubt || leader() != "c" {
+		t.Errorf("a list from after, with the route of before: %+v, s1 is at %s", out, leader())
+	}
+	b.mergeOne("service/s1", p(s1, 30, "e"))
+	if out := b.Merge(list(22, p(s1, 20, "c"), p(s2, 21, "d"))); out.Doubt {
+		t.Errorf("another list from before: %+v", out)
+	}
+	if out := b.Merge(list(12, p(s1, 12, "f"), p(s2, 11, "b"))); !out.Doubt {
+		t.Errorf("Consul was set back: %+v", out)
+	}
+	if out := b.Merge(list(13, p(s1, 12, "f"), p(s2, 11, "b"))); !out.Doubt {
+		t.Errorf("and goes on from there: %+v", out)
+	}
+}
+
+// Of many routes at once each is what its own value says.
+func TestManyRoutesAtOnce(t *testing.T) {
+	var pairs []Pair
+	for i := range 500 {
+		one := testPair(t, fmt.Sprintf("lictor/routes/service/s%03d", i), uint64(i+1), testRoute(fmt.Sprintf("h%d", i)))
+		if i%7 == 0 {
+			one.Value = []byte("{")
+		}
+		pairs = append(pairs, one)
+	}
+	b := NewTable(config.Config{RoutesPrefix: "lictor"})
+	out := b.Merge(Answer{Pairs: pairs, KnownLeader: true})
+	known := knownTo(b)
+	for i := range 500 {
+		id := config.ShardID(fmt.Sprintf("service/s%03d", i))
+		if k, found := known[id]; found != (i%7 != 0) || found && k.Route.Leader.Host != fmt.Sprintf("h%d", i) {
+			t.Errorf("%s: %v %+v", id, found, k)
+		}
+	}
+	if len(out.News) != 72 || len(out.Changed) != 428 {
+		t.Errorf("%d problems, %d changes", len(out.News), len(out.Changed))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -25,10 +26,14 @@ const (
 	manyRoutes   = 100
 	pokePatience = 10 * time.Millisecond
 	listDelay    = 100 * time.Millisecond
-	// manyChanges at once are no lone failovers: until gatherMost is over the list is read
+	// One change after the other is waited for, before the list is read, until there was none
+	// for gatherQuiet or gatherMost is over.
+	gatherQuiet = 5 * time.Millisecond
+	gatherMost  = 50 * time.Millisecond
+	// manyChanges at once are no lone failovers: until againMost is over the list is read
 	// again as long as there is more.
 	manyChanges = 16
-	gatherMost  = 100 * time.Millisecond
+	againMost   = 100 * time.Millisecond
 	// readHolding is how often the routes are read while clients are held.
 	readHolding = time.Second
 )
@@ -49,6 +54,8 @@ type Watcher struct {
 	// reached is how far the blocking queries have come, poked the reads of single routes.
 	reached, poked *progress
 	hurry          chan struct{}
+	// listing: the list of all routes is being read.
+	listing atomic.Bool
 	// Holding reports whether clients are held: then the routes are read again and
 	// again, in case that nobody else tells of the new primary.
 	Holding func() bool
@@ -82,26 +89,31 @@ func (w *Watcher) Watch(ctx context.Context) {
 			if err != nil || next <= index {
 				return next, err
 			}
-			w.yieldToPoke(ctx, next)
-			index = 0
+			return w.list(ctx, prefix, 0, w.settle(ctx, prefix, next))
 		}
-		return w.list(ctx, prefix, index)
+		return w.list(ctx, prefix, index, 0)
 	})
 }
 
-// list takes the list of all routes in. When many have changed at once more are likely to,
+// list takes the list of all routes in, when it is newer than index. One that knows of reached will
+// do: where that is not 0, whichever server of Consul has it may answer. When many have changed at once more are likely to,
 // while it is read: it is read again then, a few times, before anything is done about it. A
 // thousand changes take one RELOAD, and not one for those that came first.
-func (w *Watcher) list(ctx context.Context, prefix string, index uint64) (next uint64, err error) {
+func (w *Watcher) list(ctx context.Context, prefix string, index, reached uint64) (next uint64, err error) {
+	w.listing.Store(index == 0)
+	defer w.listing.Store(false)
 	begun, news := time.Now(), false
 	for again := true; again; {
 		changed := 0
-		next, err = w.ask(ctx, prefix, index, w.failed, func(pairs api.KVPairs, _ uint64) {
+		next, err = w.ask(ctx, prefix, index, reached, w.failed, func(pairs api.KVPairs, at uint64) {
 			w.works()
-			out := w.table.Merge(Answer{Pairs: convert(pairs), KnownLeader: true})
+			out := w.table.Merge(Answer{Pairs: convert(pairs), KnownLeader: true, Index: at})
 			changed, news = len(out.Changed), w.note(out) || news
 		})
-		again = err == nil && changed >= manyChanges && time.Since(begun) < gatherMost && w.hasMore(ctx, prefix, next)
+		again = err == nil && changed >= manyChanges && time.Since(begun) < againMost
+		if again {
+			reached, again = w.hasMore(ctx, prefix, next)
+		}
 		index = 0
 	}
 	if news {
@@ -110,46 +122,63 @@ func (w *Watcher) list(ctx context.Context, prefix string, index uint64) (next u
 	return next, err
 }
 
-// hasMore reports whether any route has changed since index.
-func (w *Watcher) hasMore(ctx context.Context, prefix string, index uint64) bool {
-	next, _, err := w.queryNames(ctx, prefix, 0)
-	return err == nil && next > index
+// hasMore reports whether any route has changed since index, and at which one.
+func (w *Watcher) hasMore(ctx context.Context, prefix string, index uint64) (next uint64, more bool) {
+	next, _, err := w.queryNames(ctx, prefix, 0, 0)
+	return next, err == nil && next > index
 }
 
-func (w *Watcher) queryNames(ctx context.Context, prefix string, index uint64) (next uint64, inUse int, err error) {
-	return w.query(ctx, index, func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error) {
-		_, meta, err := w.pool.Client(inUse).KV().Keys(prefix, "", options)
+// queryNames asks for the names of the routes' namespaces, waiting so long for a change since index.
+func (w *Watcher) queryNames(ctx context.Context, prefix string, index uint64, wait time.Duration) (next uint64, inUse int, err error) {
+	next, inUse, err = w.query(ctx, index, wait, func(inUse int, options *api.QueryOptions) (*api.QueryMeta, error) {
+		_, meta, err := w.pool.Client(inUse).KV().Keys(prefix, namespaces, options)
 		return meta, err
 	})
-}
-
-// awaitChange waits until any route has changed since index. The list of many routes takes
-// longer to read than PgBouncer's RELOAD: the names of the keys are enough for that.
-func (w *Watcher) awaitChange(ctx context.Context, prefix string, index uint64) (uint64, error) {
-	next, number, err := w.queryNames(ctx, prefix, index)
-	switch {
-	case ctx.Err() != nil:
-	case err != nil:
-		w.lost(prefix, number, err, w.failed)
-	case next >= index:
+	if err == nil && next >= index {
 		w.works()
 		w.reached.set(prefix, next)
+	}
+	return next, inUse, err
+}
+
+// namespaces is the separator of keys: those up to the next one are few, and change as the
+// routes below do.
+const namespaces = "/"
+
+// awaitChange waits until any route has changed since index. The list of many routes takes
+// longer to read than PgBouncer's RELOAD: the names of their namespaces are enough for that.
+func (w *Watcher) awaitChange(ctx context.Context, prefix string, index uint64) (uint64, error) {
+	next, number, err := w.queryNames(ctx, prefix, index, watchWait)
+	if err != nil && ctx.Err() == nil {
+		w.lost(prefix, number, err, w.failed)
 	}
 	return next, err
 }
 
-// yieldToPoke puts the list of all routes off while the route that has changed is brought to
+// settle waits for what is worth to be waited for before the list of all routes is read: for
+// the changes that come with the one of index, and while the route that has changed is brought to
 // PgBouncer, if its agent has told of it and it was read by itself: the list may have more news,
-// but not of that one.
-func (w *Watcher) yieldToPoke(ctx context.Context, index uint64) {
-	if !w.poked.await(ctx, w.table.keys.Routes(), index, pokePatience) {
-		return
+// but not of that one. It returns the index that was reached.
+func (w *Watcher) settle(ctx context.Context, prefix string, index uint64) (reached uint64) {
+	end, wait := time.Now().Add(gatherMost), pokePatience
+	for {
+		next, _, err := w.queryNames(ctx, prefix, index, wait)
+		if err != nil || next <= index {
+			break
+		}
+		if index, wait = next, gatherQuiet; time.Now().After(end) {
+			return index
+		}
+	}
+	if !w.poked.has(prefix, index) {
+		return index
 	}
 	select {
 	case <-time.After(listDelay):
 	case <-w.hurry:
 	case <-ctx.Done():
 	}
+	return index
 }
 
 // Hurry has the list of all routes put off no longer.
