@@ -20,12 +20,15 @@ const (
 // answer tells the leaders of announced handovers how their shards stand here.
 func (c *reconciler) answer(ctx context.Context, link pooler.LinkState, views []*shard) {
 	c.counting = 0
+	all, _ := c.handovers.Current()
+	if len(all) == 0 {
+		return
+	}
 	var pools map[string]pooler.PoolCount
 	offered := map[config.ShardID]*shard{}
 	for _, v := range views {
 		offered[v.ID] = v
 	}
-	all, _ := c.handovers.Current()
 	for id, one := range all {
 		if one.Over {
 			continue

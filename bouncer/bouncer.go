@@ -248,7 +248,8 @@ func (b *bouncer) newProcess(i int, c config.Config, log zerolog.Logger, pool *c
 	}
 	co.link, co.pauser, co.connCloser = pooler.NewLink(c, log, co.notify), pooler.NewPauser(c, co.notify), pooler.NewConnCloser(c, log)
 	co.healthProber = pooler.NewHealthProber(c, log, co.link)
-	co.healthProber.Primaries, co.healthProber.Changes = func() []pooler.Primary { return primariesOf(c, b.table) }, b.table.Version
+	viewer := render.NewViewer(c)
+	co.healthProber.Primaries, co.healthProber.Changes = func() []pooler.Primary { return primariesOf(viewer, b.table) }, b.table.Version
 	co.healthProber.Notify = co.notify
 	front := pooler.NewFront(c, co.link, co.served, co.listening)
 	return &process{config: c, link: co.link, reconciler: co, front: front}
@@ -264,18 +265,31 @@ func configFiles(c config.Config) (paths []string) {
 
 // routesOf is what the table knows of every shard, as it is rendered.
 func routesOf(b *routes.Table) (list map[config.ShardID]render.ShardRoute, changes uint64) {
-	known, changes := b.Known()
-	list = make(map[config.ShardID]render.ShardRoute, len(known))
-	for id, k := range known {
+	return updateRoutes(nil, b)
+}
+
+// updateRoutes is routesOf in a list that was made of the table before: of a thousand shards few
+// have changed.
+func updateRoutes(list map[config.ShardID]render.ShardRoute, b *routes.Table) (_ map[config.ShardID]render.ShardRoute, changes uint64) {
+	known, changes := b.Each(func(id config.ShardID, k *routes.Known) {
+		if before, have := list[id]; have && before.Revision == k.Revision {
+			return
+		}
+		if list == nil {
+			list = map[config.ShardID]render.ShardRoute{}
+		}
 		list[id] = render.ShardRoute{Route: k.Route, Index: k.ModifyIndex, CreateIndex: k.CreateIndex, First: k.First, Confirmed: k.Confirmed, Revision: k.Revision}
+	})
+	if len(list) > known {
+		return routesOf(b)
 	}
 	return list, changes
 }
 
 // primariesOf are the primaries of all shards that the table knows.
-func primariesOf(c config.Config, b *routes.Table) []pooler.Primary {
+func primariesOf(viewer *render.Viewer, b *routes.Table) []pooler.Primary {
 	known, _ := routesOf(b)
-	views, _ := render.View(c, known, render.AnyName())
+	views, _ := viewer.View(known, render.AnyName())
 	list := make([]pooler.Primary, len(views))
 	for i, v := range views {
 		list[i] = pooler.Primary{
@@ -332,6 +346,9 @@ type stateWriter struct {
 	// kept: the file has something, or may have, which must not stay in it.
 	kept bool
 
+	// proven: clients were rightly sent here, in this run or an earlier one.
+	proven atomic.Bool
+
 	mu       sync.Mutex
 	session  string
 	draining bool
@@ -346,9 +363,6 @@ func (k *stateWriter) notify() {
 	default:
 	}
 }
-	// proven: clients were rightly sent here, in this run or an earlier one.
-	proven atomic.Bool
-
 
 func (k *stateWriter) rememberDraining(on bool) {
 	k.mu.Lock()
@@ -373,6 +387,12 @@ func (k *stateWriter) rememberSession(session string) {
 	k.notify()
 }
 
+// rememberProof has it written down that clients were rightly sent here.
+func (k *stateWriter) rememberProof() {
+	k.proven.Store(true)
+	k.notify()
+}
+
 // rememberPauses has the pauses of operators written as soon as that can be.
 func (k *stateWriter) rememberPauses(pauses map[config.ShardID]OperatorPause) {
 	k.mu.Lock()
@@ -387,12 +407,6 @@ func (k *stateWriter) keepStrangers(file string, names []string, atOnce bool) {
 	k.mu.Lock()
 	next := map[string][]string{}
 	maps.Copy(next, k.strangers)
-// rememberProof has it written down that clients were rightly sent here.
-func (k *stateWriter) rememberProof() {
-	k.proven.Store(true)
-	k.notify()
-}
-
 	if next[file] = names; len(names) == 0 {
 		delete(next, file)
 	}
@@ -441,6 +455,8 @@ func (k *stateWriter) write() error {
 	defer k.writing.Unlock()
 	k.mu.Lock()
 	s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Name: k.config.Name, Listen: k.config.Listen, Session: k.session, Draining: k.draining, Pauses: k.pauses, Strangers: k.strangers}
+	proven := k.proven.Load()
+	s.Proven = &proven
 	s.Routes, _ = k.table.Known()
 	k.mu.Unlock()
 	if !k.kept && s.isEmpty() {
@@ -455,8 +471,6 @@ func (k *stateWriter) keepPauses(pauses map[config.ShardID]OperatorPause) error 
 	k.mu.Lock()
 	before := k.pauses
 	k.pauses = pauses
-	proven := k.proven.Load()
-	s.Proven = &proven
 	k.mu.Unlock()
 	err := k.write()
 	if err != nil {

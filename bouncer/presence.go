@@ -277,12 +277,12 @@ func (p *presence) keepApplied(ctx context.Context) (wait time.Duration) {
 	if p.together {
 		return 0
 	}
+	if wait := time.Until(p.nextApplied); wait > 0 {
+		return wait
+	}
 	value, err := json.Marshal(cluster.BouncerApplied{Applied: p.applied()})
 	if err != nil || bytes.Equal(value, p.writtenApplied) {
 		return 0
-	}
-	if wait := time.Until(p.nextApplied); wait > 0 {
-		return wait
 	}
 	ok, err := consul.Attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (bool, error) {
 		ok, _, err := c.KV().Acquire(&api.KVPair{Key: p.appliedKey, Value: value, Session: p.session}, (&api.WriteOptions{}).WithContext(ctx))

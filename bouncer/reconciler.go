@@ -86,6 +86,7 @@ type reconciler struct {
 	holds      map[config.ShardID]*hold
 	viewer     *render.Viewer
 	checker    *render.Checker
+	known      map[config.ShardID]render.ShardRoute
 	seen       *viewed
 	last       *rendering
 	generation int // of the PgBouncer that has taken loaded
@@ -176,23 +177,23 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	link := c.link.Now()
 	version := c.version(ctx, link)
 	known, pauses := c.views(version), c.operators.all()
-	views, ids := make([]*shard, len(known.views)), make(map[config.ShardID]bool, len(known.views))
+	views, all := make([]*shard, len(known.views)), make([]shard, len(known.views))
 	for i, v := range known.views {
-		ids[v.ID] = true
-		views[i] = &shard{Shard: v, unhealthy: c.healthProber.Unhealthy(v.ID, v.Route.Leader), handover: c.handovers.Holds(v.ID, v.Route, v.Index)}
+		all[i] = shard{Shard: v, unhealthy: c.healthProber.Unhealthy(v.ID, v.Route.Leader), handover: c.handovers.Holds(v.ID, v.Route, v.Index)}
 		if p, paused := pauses[v.ID]; paused {
-			views[i].operator = &p
+			all[i].operator = &p
 		}
+		views[i] = &all[i]
 	}
-	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool { return !ids[id] })
+	c.forgetHolds(views)
 	if link.Generation != c.generation {
 		c.reset(link)
 	}
 	if !link.Up { // it may wait for its clients to go, of which each connection is one
 		c.console.Close()
 		c.pauser.Forget()
-	}
 		c.connCloser.Forget()
+	}
 	c.observe(ctx, link)
 	c.letGo(views)
 	c.hold(ctx, link, views)
@@ -220,12 +221,25 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	return c.next(link)
 }
 
+// forgetHolds lets the holds go of shards that there are no more.
+func (c *reconciler) forgetHolds(views []*shard) {
+	if len(c.holds) == 0 {
+		return
+	}
+	ids := make(map[config.ShardID]bool, len(views))
+	for _, v := range views {
+		ids[v.ID] = true
+	}
+	maps.DeleteFunc(c.holds, func(id config.ShardID, _ *hold) bool { return !ids[id] })
+}
+
 // views is what is known of the shards, made anew only when that has changed: the
 // regular look at PgBouncer must cost little at a thousand shards.
 func (c *reconciler) views(version pgbouncer.Version) *viewed {
 	if c.seen == nil || c.seen.changes != c.table.Version() || c.seen.version != version {
-		shards, changes := routesOf(c.table)
-		views, left := c.viewer.View(shards, version)
+		var changes uint64
+		c.known, changes = updateRoutes(c.known, c.table)
+		views, left := c.viewer.View(c.known, version)
 		c.seen = &viewed{views, left, changes, version}
 	}
 	return c.seen
@@ -343,6 +357,9 @@ func (c *reconciler) apply(ctx context.Context, link pooler.LinkState, known *vi
 	return c.fallBack(ctx, link, known, err)
 }
 
+// errStandIn says that nothing is lost by what could not be applied.
+var errStandIn = errors.New("the last good configuration is in place, with the newest routes")
+
 // fallBack makes the last good settings and template stand, for cause.
 func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known *viewed, cause error) error {
 	if len(c.good) == 0 {
@@ -354,9 +371,6 @@ func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known 
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
 		file, err := c.checker.Check(text, known.views, known.version)
-// errStandIn says that nothing is lost by what could not be applied.
-var errStandIn = errors.New("the last good configuration is in place, with the newest routes")
-
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
@@ -445,7 +459,9 @@ func (c *reconciler) mayBeEmpty() bool {
 // reload makes PgBouncer take an installed text.
 func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.File, views []*render.Shard) error {
 	before, begun := c.standing, time.Now()
+	c.connCloser.Spare(file)
 	standing, err := c.applier.Take(ctx, file)
+	taken := time.Now()
 	if standing != nil {
 		c.standing = standing
 	}
@@ -459,9 +475,7 @@ func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.Fil
 		c.unfit, c.refusal, c.lastBack = "", nil, nil
 	}
 	c.log.Info().Dur("took", time.Since(begun)).Int("shards", len(views)).Msg("RELOAD done and read back")
-	c.connCloser.Spare(file)
 	return nil
-	taken := time.Now()
 }
 
 // scheduleRetry decides when a failure is tried again.

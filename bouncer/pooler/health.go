@@ -110,7 +110,8 @@ func (s *HealthProber) see(seen *ClientCounts) {
 func (s *HealthProber) Unhealthy(id config.ShardID, leader cluster.RouteMember) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.unhealthy[id].address == addressOf(leader)
+	one, found := s.unhealthy[id]
+	return found && one.address == addressOf(leader)
 }
 
 // ended is told of a connection that has ended. When it may have been one to a

@@ -3,10 +3,14 @@ package render
 import (
 	"bytes"
 	"fmt"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"text/template"
 	"text/template/parse"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
@@ -23,6 +27,9 @@ type bodies struct {
 	// can be kept.
 	rest string
 	list []*body
+	// framed: rest depends on nothing that a frame does not. frame is nil until it was made.
+	framed bool
+	frame  *frame
 }
 
 // keptText is the function that stands for a loop.
@@ -69,8 +76,18 @@ func findBodies(source string, version pgbouncer.Version) *bodies {
 	}
 	if len(b.list) > 0 {
 		b.rest = tree.Root.String()
+		b.framed = onlyOf(tree.Root, frameFunctions(version))
 	}
 	return b
+}
+
+// frameFunctions are those that depend on no more than a frame does.
+func frameFunctions(version pgbouncer.Version) map[string]any {
+	functions := textFunctions(version)
+	for _, name := range []string{keptText, "settings", "peers", "user_options", "fallback"} {
+		functions[name] = nil
+	}
+	return functions
 }
 
 // overShards reports whether a loop is {{range shards}} or {{range $s := shards}}, without
@@ -127,22 +144,106 @@ func onlyOf(node parse.Node, functions map[string]any) bool {
 	return false // break and continue among them, which mean the loop
 }
 
-// write is the loop's text for all shards. What is not among them any more is forgotten.
-func (b *body) write(shards []*TemplateShard) (string, error) {
-	var all bytes.Buffer
-	kept := make(map[*Shard][]byte, len(shards))
-	for _, s := range shards {
-		text, have := b.text[s.of]
-		if !have {
-			var one bytes.Buffer
-			if err := b.template.Execute(&one, []*TemplateShard{s}); err != nil {
-				return "", err
-			}
-			text = one.Bytes()
+// atOnce is how many shards' texts are made one after the other. When all have changed, as
+// after the loss of a zone, every processor makes some.
+const atOnce = 64
+
+// texts are the loop's for all shards. What is not among them any more is forgotten.
+func (b *body) texts(shards []*TemplateShard) ([][]byte, error) {
+	texts := make([][]byte, len(shards))
+	var fresh []int
+	for i, s := range shards {
+		var have bool
+		if texts[i], have = b.text[s.of]; !have {
+			fresh = append(fresh, i)
 		}
-		kept[s.of] = text
-		all.Write(text)
 	}
-	b.text = kept
-	return all.String(), nil
+	if len(fresh) == 0 && len(b.text) == len(shards) {
+		return texts, nil
+	}
+	var making errgroup.Group
+	making.SetLimit(runtime.GOMAXPROCS(0))
+	for some := range slices.Chunk(fresh, atOnce) {
+		making.Go(func() error {
+			for _, i := range some {
+				var one bytes.Buffer
+				if err := b.template.Execute(&one, []*TemplateShard{shards[i]}); err != nil {
+					return err
+				}
+				texts[i] = one.Bytes()
+			}
+			return nil
+		})
+	}
+	if err := making.Wait(); err != nil {
+		return nil, err
+	}
+	b.text = make(map[*Shard][]byte, len(shards))
+	for i, s := range shards {
+		b.text[s.of] = texts[i]
+	}
+	return texts, nil
+}
+
+// frame is the text around the loops, where it depends on nothing but the configuration, the
+// version of PgBouncer and the database *.
+type frame struct {
+	// fallback is the line of the database *.
+	fallback string
+	// parts are what stands before each loop and after the last, loops which they are.
+	parts []string
+	loops []int
+}
+
+// mark stands for a loop in the text of which a frame is made; no file of PgBouncer has it.
+const mark = "\x00"
+
+func markOf(loop int) string { return mark + strconv.Itoa(loop) + mark }
+
+// newFrame takes a text with marks apart; nil: it is none.
+func newFrame(text, fallback string) *frame {
+	f := &frame{fallback: fallback}
+	for i, part := range strings.Split(text, mark) {
+		if i%2 == 0 {
+			f.parts = append(f.parts, part)
+			continue
+		}
+		loop, err := strconv.Atoi(part)
+		if err != nil {
+			return nil
+		}
+		f.loops = append(f.loops, loop)
+	}
+	if len(f.parts) != len(f.loops)+1 {
+		return nil
+	}
+	return f
+}
+
+// fill is the whole text, in the memory that it takes and no more.
+func (f *frame) fill(list []*body, shards []*TemplateShard) ([]byte, error) {
+	size, all := 0, make([][][]byte, len(f.loops))
+	for i, loop := range f.loops {
+		texts, err := list[loop].texts(shards)
+		if err != nil {
+			return nil, err
+		}
+		for _, text := range texts {
+			size += len(text)
+		}
+		all[i] = texts
+	}
+	for _, part := range f.parts {
+		size += len(part)
+	}
+	whole := make([]byte, 0, size)
+	for i, part := range f.parts {
+		whole = append(whole, part...)
+		if i < len(all) {
+			for _, text := range all[i] {
+				whole = append(whole, text...)
+			}
+		}
+	}
+	return whole, nil
 }

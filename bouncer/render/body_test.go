@@ -80,6 +80,63 @@ func TestKeptText(t *testing.T) {
 	}
 }
 
+// What stands around the loops is kept as well, and follows the primary of pgbouncer.fallback.
+func TestFrameFollowsFallback(t *testing.T) {
+	t.Parallel()
+	c := testConfig(t)
+	c.PgBouncer.Fallback = map[string]any{"shard": "service/orders", "pool_size": 5}
+	whole, keeping := NewRenderer(c, nil, ""), NewRenderer(c, nil, "")
+	defer whole.Close()
+	defer keeping.Close()
+	shipped, err := templates.Read(templates.PgBouncer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	version, hosts := pgbouncer.Version{1, 24}, map[string]bool{}
+	for _, host := range []string{"10.7.0.1", "10.7.0.2", "10.7.0.1"} {
+		views := goldenViews(c)
+		for _, v := range views {
+			if v.Fallback = v.ID == "service/orders"; v.Fallback {
+				v.Route.Leader.Host = host
+			}
+		}
+		want, err := whole.execute(string(shipped), views, version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := keeping.Render(shipped, views, version)
+		if err != nil || string(got) != string(want) {
+			t.Errorf("%v: %s, want %s", err, got, want)
+		}
+		if cap(got) != len(got) {
+			t.Errorf("%d bytes take %d", len(got), cap(got))
+		}
+		hosts[host] = strings.Contains(string(got), "\n* = host="+host+" ")
+	}
+	if !hosts["10.7.0.1"] || !hosts["10.7.0.2"] || keeping.bodies.frame == nil {
+		t.Errorf("the database * follows %v", hosts)
+	}
+}
+
+// Only what depends on nothing else is kept around the loops.
+func TestFrames(t *testing.T) {
+	t.Parallel()
+	const loop = `{{range shards}}{{.Scope}}{{end}}`
+	for text, framed := range map[string]bool{
+		loop: true,
+		"x {{range settings}}{{.Name}} = {{.Value}}{{end}}" + loop + "{{with peers}}{{range .}}{{.ID}}{{end}}{{end}}": true,
+		loop + `{{ key "x" }}`:     false,
+		loop + `{{ env "HOME" }}`:  false,
+		loop + `{{ timestamp }}`:   false,
+		loop + `{{ len shards }}`:  false,
+		loop + `{{ primary "s" }}`: false,
+	} {
+		if got := findBodies(text, pgbouncer.Version{1, 18}); got.framed != framed || got.rest == "" {
+			t.Errorf("%s: %v", text, got.framed)
+		}
+	}
+}
+
 // The text of a shard that has not changed is not made again.
 func TestTextIsKept(t *testing.T) {
 	t.Parallel()

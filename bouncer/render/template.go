@@ -1,6 +1,7 @@
 package render
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ type Renderer struct {
 	label string
 	// bodies are those of the template that was rendered last.
 	bodies *bodies
+	// marking: the loops that are kept are marked, and not run.
+	marking bool
 	// left are the values that the last rendering left out.
 	left []string
 }
@@ -68,13 +71,57 @@ func (r *Renderer) Render(source []byte, views []*Shard, version pgbouncer.Versi
 		r.bodies = findBodies(string(source), version)
 	}
 	if r.bodies.rest != "" {
-		text, err := r.execute(r.bodies.rest, views, version)
+		text, err := r.renderKept(views, version)
 		if err == nil || errors.Is(err, ErrWaiting) {
 			return text, err
 		}
 		// As a whole it tells in which line of the file it fails.
 	}
 	return r.execute(string(source), views, version)
+}
+
+// renderKept makes the text with the loops that are kept.
+func (r *Renderer) renderKept(views []*Shard, version pgbouncer.Version) ([]byte, error) {
+	if !r.bodies.framed || len(views) == 0 {
+		return r.execute(r.bodies.rest, views, version)
+	}
+	fallback := pgbouncer.FormatOptions(r.fallback(views, version))
+	if f := r.bodies.frame; f == nil || f.fallback != fallback {
+		r.marking = true
+		text, err := r.execute(r.bodies.rest, views, version)
+		r.marking = false
+		if err != nil {
+			return nil, err
+		}
+		if r.bodies.frame = newFrame(string(text), fallback); r.bodies.frame == nil {
+			r.bodies.framed = false
+			return r.execute(r.bodies.rest, views, version)
+		}
+	}
+	return r.bodies.frame.fill(r.bodies.list, templateShards(views))
+}
+
+// templateShards are shards as templates see them.
+func templateShards(views []*Shard) []*TemplateShard {
+	list := make([]*TemplateShard, len(views))
+	for i, v := range views {
+		list[i] = &v.template
+	}
+	return list
+}
+
+// fallback is the line of the database *.
+func (r *Renderer) fallback(views []*Shard, version pgbouncer.Version) []pgbouncer.Option {
+	options := r.config.Fallback(version)
+	if r.config.FallbackShard() == "" {
+		return options
+	}
+	for _, v := range views {
+		if leader := v.Route.Leader; v.Fallback {
+			return append([]pgbouncer.Option{{Name: "host", Value: leader.Host}, {Name: "port", Value: strconv.Itoa(leader.Port)}}, options...)
+		}
+	}
+	return nil // until its route is known
 }
 
 func (r *Renderer) execute(source string, views []*Shard, version pgbouncer.Version) ([]byte, error) {
@@ -163,11 +210,7 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 			data.waits = fmt.Errorf("%w: no route is known yet (allow_empty)", ErrWaiting)
 			return nil, data.waits
 		}
-		list := make([]*TemplateShard, len(views))
-		for i, v := range views {
-			list[i] = &v.template
-		}
-		return list, nil
+		return templateShards(views), nil
 	}
 	functions := shardFunctions(find, version)
 	maps.Copy(functions, map[string]any{
@@ -177,7 +220,11 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 			if err != nil {
 				return "", err
 			}
-			return r.bodies.list[i].write(list)
+			if r.marking {
+				return markOf(i), nil
+			}
+			texts, err := r.bodies.list[i].texts(list)
+			return string(bytes.Join(texts, nil)), err
 		},
 		"shard": func(name string) (*TemplateShard, error) {
 			v, err := find(name)
@@ -195,18 +242,7 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 			}
 			return data.apiPort(v, m), nil
 		},
-		"fallback": func() []pgbouncer.Option {
-			options := r.config.Fallback(version)
-			if r.config.FallbackShard() == "" {
-				return options
-			}
-			for _, v := range views {
-				if leader := v.Route.Leader; v.Fallback {
-					return append([]pgbouncer.Option{{Name: "host", Value: leader.Host}, {Name: "port", Value: strconv.Itoa(leader.Port)}}, options...)
-				}
-			}
-			return nil // until its route is known
-		},
+		"fallback":     func() []pgbouncer.Option { return r.fallback(views, version) },
 		"user_options": func() []config.UserOptions { return r.config.UserOptions(version) },
 	})
 	return functions
@@ -222,7 +258,8 @@ func onlyShard(s any) (*Shard, error) {
 
 // shardFunctions are those that depend on a shard, or on their arguments, alone.
 func shardFunctions(find func(any) (*Shard, error), version pgbouncer.Version) map[string]any {
-	return map[string]any{
+	functions := textFunctions(version)
+	maps.Copy(functions, map[string]any{
 		"primary": func(s any) (cluster.RouteMember, error) {
 			v, err := find(s)
 			if err != nil {
@@ -262,6 +299,13 @@ func shardFunctions(find func(any) (*Shard, error), version pgbouncer.Version) m
 			}
 			return pgbouncer.FormatOptions(options), nil
 		},
+	})
+	return functions
+}
+
+// textFunctions are those that depend on their arguments alone.
+func textFunctions(version pgbouncer.Version) map[string]any {
+	return map[string]any{
 		"ini_options":    pgbouncer.FormatOptions,
 		"haproxy_name":   haproxyName,
 		"ini_name":       func(name string) (string, error) { return pgbouncer.QuoteName(name, version) },
