@@ -44,12 +44,13 @@ func (c *consul) save() saved {
 // restore brings back what was saved: keys with the indexes that they had, and sessions that
 // have ended since, for a TTL. Indexes that are given from now on are higher than all before.
 func (c *consul) restore(s saved) {
+	listed := c.keys[keyFailsafe].index
 	c.keys, c.sessions = maps.Clone(s.keys), slices.Clone(s.sessions)
 	for _, session := range c.sessions {
 		c.renew(session)
 	}
 	c.changed, c.snapshot, c.applied = s.changed, nil, nil
-	c.w.judge.restored()
+	c.w.judge.restored(listed != c.keys[keyFailsafe].index)
 	c.w.reconfigure(nil) // the operator sees to what is configured
 	left := c.waiting
 	c.waiting = nil
@@ -58,8 +59,9 @@ func (c *consul) restore(s saved) {
 	}
 }
 
-// restored: Consul has forgotten what happened since the snapshot.
-func (j *judge) restored() {
+// restored: Consul has forgotten what happened since the snapshot, perhaps also whom the
+// leader asks when it cannot reach Consul.
+func (j *judge) restored(list bool) {
 	j.forget()
 	j.wentBack, j.clean = true, nil
 	before := j.status.Lictor
@@ -68,8 +70,10 @@ func (j *judge) restored() {
 		j.status = e.value.(cluster.Status)
 	}
 	for _, h := range j.w.hosts {
-		// Who led in pause has no time after which it surely does not.
-		h.forgotten = h.pg.writable && (h.forgotten || before != nil && before.Paused && before.Owner == h.name)
+		// Who led in pause has no time after which it surely does not, nor has who goes on by
+		// the word of other members than those of whom Consul knows again.
+		leads := before != nil && before.Owner == h.name
+		h.forgotten = h.pg.writable && (h.forgotten || leads && (before.Paused || list))
 		h.unaware = h.agent != nil && h.agent.Snapshot.Status.ModifyIndex <= e.index
 	}
 }

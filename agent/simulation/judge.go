@@ -262,6 +262,7 @@ func (j *judge) committed(h *host, ops []op) {
 			for _, other := range j.w.hosts {
 				other.unaware = false
 			}
+			h.forgotten = false
 			if b := j.status.Lictor; b.Released && b.Complete && b.Successor != "" {
 				j.handedOver(h, b.Successor)
 			}
