@@ -45,6 +45,9 @@ type planned struct {
 	receiver cluster.Member // of the WAL
 	onBusy   string
 	asked    uint64 // the request that it carries out
+	// replica is how far the WAL of a leader goes that was never promoted (in pause); 0: it
+	// is a primary.
+	replica int64
 
 	announcing, stopped, dropped bool
 }
@@ -58,6 +61,9 @@ func (h *handovers) begin(action ha.Handover) {
 		ID: h.ID(), Leader: h.Name, Successor: action.Successor, Timeline: h.local.PG.Observed.Timeline,
 		DeadlineMS: handoverLimit.Milliseconds(), State: cluster.HandoverAnnounced,
 	}}
+	if o := h.local.PG.Observed; o.InRecovery {
+		p.replica = o.LSN()
+	}
 	scripts := min(h.stop.beforeStopLimit(), handoverLimit/2)
 	h.holding = false
 	steps := []step{func(w *Work, next func(error)) {
@@ -67,7 +73,7 @@ func (h *handovers) begin(action ha.Handover) {
 	if action.Successor != "" { // the first, so that the shutdown checkpoint has little left to write
 		steps = append(steps, h.postgres.Checkpoint, p.hold)
 	}
-	h.work.startTask(ha.TaskHandover, inOrder(append(steps, h.stop.beforeStop(scripts), p.stop, func(_ *Work, next func(error)) {
+	h.work.startTask(ha.TaskHandover, inOrder(append(steps, h.stop.beforeStop(scripts), p.followed, p.stop, func(_ *Work, next func(error)) {
 		p.dropped = true
 		h.lead.GuardSupervisor.Disarm(next)
 	})...), p.ended)
@@ -85,10 +91,20 @@ func (p *planned) hold(w *Work, next func(error)) {
 	})
 }
 
+// followed waits until the successor has all WAL of a replica, whose checkpoints are those
+// of the last primary: they say nothing of what came after.
+func (p *planned) followed(w *Work, next func(error)) {
+	if p.plan.Successor == "" || p.replica == 0 {
+		next(nil)
+		return
+	}
+	p.awaitWAL(w, p.replica-1, nil, because(next, p.plan.Successor+" has not received all WAL, so it stays the replica"))
+}
+
 // stop stops PostgreSQL, with all of its WAL received by the successor, if there is one.
 func (p *planned) stop(w *Work, next func(error)) {
 	p.stopped = true
-	if p.plan.Successor == "" {
+	if p.plan.Successor == "" || p.replica > 0 {
 		p.postgres.StopFor(w, nil, next)
 		return
 	}
@@ -143,7 +159,7 @@ func (p *planned) ended(err error) {
 		if successor != "" {
 			p.HandedOver = p.asked
 		}
-		p.lead.giveTo(successor, successor != "")
+		p.lead.giveTo(successor, successor != "" && p.replica == 0)
 		return
 	}
 	p.keys.Refused = fmt.Sprintf("rolled back: %v", err)

@@ -19,6 +19,32 @@ func handing(t *testing.T, successor string) *world {
 	return w
 }
 
+// A leader that was never promoted (in pause) waits for the successor to have what it has
+// itself, and does not say that this is all: whoever led before may have acknowledged more.
+func TestHandoverOfALeaderThatIsNoPrimary(t *testing.T) {
+	w := newWorld(t).leading()
+	w.sawReplica(300*mib, "")
+	w.begin(ha.Handover{Successor: "b", OnBusy: cluster.OnBusyWait})
+	w.answer("Postgres.Checkpoint")
+	w.answer("Bouncers.Hold")
+	w.answer("Postgres.BeforeStop")
+	w.answer("Peers.Observe", ahead(300*mib-1, 3), nil)
+	w.none("Postgres.StopFor")
+	w.pass(pollWAL)
+	w.answer("Peers.Observe", ahead(300*mib, 3), nil)
+	if stop := w.take("Postgres.StopFor"); stop.args[0].(func(int64, func(error))) != nil {
+		t.Fatal("its checkpoint is asked for")
+	} else {
+		stop.answer()
+	}
+	w.answer("Guard.Disarm")
+	w.answer("Guard.Unmark")
+	w.answer("Postgres.Look", w.left(), true)
+	if g := w.LeaseState.Giving(); g == nil || g.Successor != "b" || w.Complete {
+		t.Fatalf("%+v, complete %t", g, w.Complete)
+	}
+}
+
 // ahead is the answer of a successor that has all WAL up to lsn of a timeline.
 func ahead(lsn int64, timeline int) Seen {
 	return Seen{Peer: ha.Peer{Answered: true, LSN: lsn, Timeline: timeline}, Lictor: true}

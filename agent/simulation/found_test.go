@@ -75,3 +75,10 @@ func TestFoundCascadeFromAnEarlierLeader(t *testing.T) {
 	s.Cascade = map[int]int{c: b}
 	survived(t, s)
 }
+
+// A member that took the lock and could not be promoted before a pause hands over: its last
+// checkpoint is an old one of the leader before.
+func TestFoundHandoverOfALeaderThatIsNoPrimary(t *testing.T) {
+	survived(t, directed(5, map[string]any{"ttl": 5, "primary_start_timeout": 20}, during(22, 46.6, LagReplica, d), during(26, 44.3, StopGuard, b),
+		during(26, 44.3, StopWatcher, b), ev(33, Switchover, c), during(43, 19.6, StopAgent, c), during(52.4, 23.6, Pause, a), ev(69.4, Switchover, d)))
+}
