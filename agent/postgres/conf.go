@@ -155,6 +155,10 @@ func (p *confFiles) writeFiles(a as) error {
 	hba, ident := p.hbaFile(base), p.identFile(base)
 	conf := p.postgresqlConf(a, hba, ident)
 	p.tellSettings(base)
+	var ours []string
+	if p.ownsSyncNames() {
+		ours = append(ours, syncNames)
+	}
 	p.settings.Unlock()
 	if err := p.writeFile(p.inData("postgresql.conf"), conf); err != nil {
 		return err
@@ -163,12 +167,13 @@ func (p *confFiles) writeFiles(a as) error {
 		if len(file.lines) == 0 {
 			continue
 		}
+		ours = append(ours, file.parameter)
 		head := "# Written by Lictor from postgresql." + file.section + "; changes here are lost.\n"
 		if err := p.writeFile(file.path, head+strings.Join(file.lines, "\n")+"\n"); err != nil {
 			return err
 		}
 	}
-	return p.cleanAutoConf(hba, ident)
+	return p.cleanAutoConf(ours)
 }
 
 // accessFile is pg_hba.conf or pg_ident.conf: which file PostgreSQL reads, and what
@@ -546,8 +551,9 @@ func (p *confFiles) writePgpass(u Upstream) error {
 }
 
 // cleanAutoConf takes out of postgresql.auto.conf, which wins over postgresql.conf, what
-// is the agent's: recovery parameters, and the names of files that it writes.
-func (p *confFiles) cleanAutoConf(files ...accessFile) error {
+// is the agent's: recovery parameters, and ours, which it has just written: whom commits
+// wait for, and the names of files.
+func (p *confFiles) cleanAutoConf(ours []string) error {
 	path := p.inData("postgresql.auto.conf")
 	content, err := p.disk.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -560,11 +566,10 @@ func (p *confFiles) cleanAutoConf(files ...accessFile) error {
 	changed := false
 	for line := range strings.Lines(string(content)) {
 		name, value, ok := confLine(line)
-		written := func(f accessFile) bool { return f.parameter == name && len(f.lines) > 0 }
 		switch {
-		case ok && slices.ContainsFunc(files, written):
+		case ok && slices.Contains(ours, name):
 			p.log.Warn().Str("file", path).Str("parameter", name).Str("value", value).
-				Msg("removed: ALTER SYSTEM would have another file be read than the one that is configured")
+				Msg("removed: what ALTER SYSTEM has set would win over what is configured")
 			fallthrough
 		case ok && isRecovery(name):
 			changed = true

@@ -119,8 +119,6 @@ func (p *confFiles) tellAltered(auto []confSetting) {
 		switch {
 		case slices.Contains(cluster.AddressParameters(), line.Name):
 			p.tell(line.Name, line.where()+": not used: it follows from postgresql.listen and scope of the agent's file")
-		case line.Name == syncNames && p.ownsSyncNames():
-			p.tell(line.Name, line.where()+": wins over whom the agent has commits wait for; use ALTER SYSTEM RESET "+line.Name)
 		case set && own != line.Value:
 			p.tell(line.Name, fmt.Sprintf("%s: %s, which ALTER SYSTEM has set on this member alone, wins over %s; use ALTER SYSTEM RESET %s",
 				line.where(), line.Value, own, line.Name))

@@ -53,6 +53,31 @@ func TestPrimaryStartsWithItsStandbys(t *testing.T) {
 	}
 }
 
+// ALTER SYSTEM, whose file wins over the agent's, frees no commit of those that it waits
+// for: not from the next start on, and not while PostgreSQL runs.
+func TestAlterSystemFreesNoCommit(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	_, err := p.SetSynchronous(ctx, SyncSetting{Names: []string{"b"}})
+	must(t, err)
+	sql(ctx, t, p, "ALTER SYSTEM SET synchronous_standby_names = ''")
+	crash(t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary, Sync: &SyncSetting{Names: []string{"b"}}}))
+	if names := shownNames(ctx, t, p); names != `"b"` {
+		t.Errorf("after the start commits wait for %q", names)
+	}
+	sql(ctx, t, p, "ALTER SYSTEM SET synchronous_standby_names = ''")
+	sql(ctx, t, p, "SELECT pg_reload_conf()")
+	_, err = p.SetSynchronous(ctx, SyncSetting{Names: []string{"b"}})
+	must(t, err)
+	if names := shownNames(ctx, t, p); names != `"b"` {
+		t.Errorf("set anew, commits wait for %q", names)
+	}
+}
+
 // What must come before a promotion comes before it, and its failure ends it.
 func TestPromoteAfter(t *testing.T) {
 	t.Parallel()

@@ -209,7 +209,7 @@ func (p *replication) sessionThatKnows(ctx context.Context, s SyncSetting) (_ *p
 	case now == value, len(s.Names) == 0 && filepath.Base(file) == "postgresql.auto.conf":
 		return conn, now, "", nil
 	case filepath.Base(file) == "postgresql.auto.conf":
-		why = fmt.Sprintf("it was set to %q with ALTER SYSTEM; use ALTER SYSTEM RESET synchronous_standby_names", now)
+		why = fmt.Sprintf("it was set to %q with ALTER SYSTEM meanwhile", now)
 	default:
 		why = "the postmaster has not read it"
 	}
