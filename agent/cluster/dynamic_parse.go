@@ -255,6 +255,9 @@ func (r *reader) consider(d Dynamic) {
 	if len(d.StandbyCluster) > 0 {
 		r.fail("standby_cluster", nil, "standby clusters are not supported yet: remove it (set it to null)")
 	}
+	if d.SynchronousMode.On() {
+		r.warnings = append(r.warnings, Unsynchronous("postgresql.parameters", d.Postgres.Parameters)...)
+	}
 	if d.PrimaryStopTimeout != 0 {
 		r.warn(r.pick("primary_stop_timeout", "master_stop_timeout"), "has no effect: the lease bounds how long a primary may take to stop")
 	}

@@ -239,6 +239,22 @@ func TestParseDynamicWarns(t *testing.T) {
 	}
 }
 
+// Where commits are to wait for standbys, a synchronous_commit by which they do not is told.
+func TestSynchronousCommit(t *testing.T) {
+	for value, want := range map[string]string{
+		`"synchronous_mode":true,"postgresql":{"parameters":{"Synchronous_Commit":"Local"}}`:        "postgresql.parameters.Synchronous_Commit: Local: commits wait for no standby in spite of synchronous_mode",
+		`"synchronous_mode":"quorum","postgresql":{"parameters":{"synchronous_commit":false}}`:      "postgresql.parameters.synchronous_commit: off: commits wait for no standby",
+		`"synchronous_mode":true,"postgresql":{"parameters":{"synchronous_commit":"remote_write"}}`: "",
+		`"synchronous_mode":true,"postgresql":{"parameters":{"synchronous_commit":true}}`:           "",
+		`"postgresql":{"parameters":{"synchronous_commit":"local"}}`:                                "",
+	} {
+		_, warnings, err := ParseDynamicJSON([]byte("{" + value + "}"))
+		if err != nil || len(warnings) > 0 != (want != "") || want != "" && !strings.Contains(warnings[0].String(), want) {
+			t.Errorf("%s: %v, %v; want %q", value, warnings, err, want)
+		}
+	}
+}
+
 func TestParseDynamicKeepsItsArgumentAlone(t *testing.T) {
 	raw := map[string]any{"ttl": 5, "postgresql": map[string]any{"parameters": map[string]any{"a": 1}}}
 	d, _, err := ParseDynamic(raw)

@@ -202,6 +202,25 @@ func unusedParameter(name, value string, dynamic bool) string {
 	return ""
 }
 
+// Unsynchronous warns of a synchronous_commit by which no commit waits for the standbys of
+// a shard that has synchronous_mode. path is the map's full name.
+func Unsynchronous(path string, parameters map[string]any) []Warning {
+	for name, value := range parameters {
+		if value == nil || !strings.EqualFold(name, "synchronous_commit") {
+			continue
+		}
+		text := ParameterText(value)
+		if on, ok := onOff(text); ok && on == "off" || strings.EqualFold(strings.TrimSpace(text), "local") {
+			return []Warning{{Path: path + "." + name, Text: text + ": " + UnsynchronousText}}
+		}
+	}
+	return nil
+}
+
+// UnsynchronousText says what it costs.
+const UnsynchronousText = "commits wait for no standby in spite of synchronous_mode, so that what was acknowledged can be lost with the primary's host; " +
+	"use on, remote_apply or remote_write, and SET LOCAL synchronous_commit in transactions that may be lost"
+
 // unusedRecovery tells of what a section recovery_conf has that is no recovery
 // parameter, or is the agent's own.
 func unusedRecovery(name string) string {

@@ -27,8 +27,8 @@ func (c Config) Validate() ([]Warning, error) {
 	v.names(c)
 	v.restAPI(c.RestAPI, c.Ctl)
 	v.add(c.Consul.Validate())
-	timing := v.bootstrap(c.Bootstrap, c.Lictor.Rules())
-	v.postgres(c)
+	dynamic := v.bootstrap(c.Bootstrap, c.Lictor.Rules())
+	v.postgres(c, dynamic)
 	v.tags(c.Tags)
 	v.noStream(c)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warning", "error")
@@ -39,7 +39,7 @@ func (c Config) Validate() ([]Warning, error) {
 	}
 	v.backup(c.Lictor.Backup)
 	v.oneOf("lictor.compat", c.Lictor.Compat, "patroni-3", "patroni-4")
-	if timing.TTL > 0 { // else its own problem has been reported
+	if timing := dynamic.Timing; timing.TTL > 0 { // else its own problem has been reported
 		v.fence(c.Lictor.Fence, timing)
 		v.watchdog(c, timing)
 	}

@@ -19,7 +19,9 @@ import (
 	"github.com/lictor-ha/lictor/agent/environ"
 )
 
-func (v *validation) postgres(c Config) {
+// postgres checks the section postgresql beside the dynamic configuration with which a
+// shard begins.
+func (v *validation) postgres(c Config, dynamic cluster.Dynamic) {
 	p := c.Postgres
 	if v.required("postgresql.listen", p.Listen, "0.0.0.0:5432") {
 		v.listen("postgresql.listen", p.Listen, true)
@@ -69,6 +71,9 @@ func (v *validation) postgres(c Config) {
 	v.errs = append(v.errs, cluster.CheckParameters("postgresql.recovery_conf", p.RecoveryConf)...)
 	v.warnings = append(v.warnings, cluster.UnusedParameters("postgresql.parameters", p.Parameters, false)...)
 	v.warnings = append(v.warnings, cluster.UnusedRecovery("postgresql.recovery_conf", p.RecoveryConf)...)
+	if dynamic.SynchronousMode.On() {
+		v.warnings = append(v.warnings, cluster.Unsynchronous("postgresql.parameters", p.Parameters)...)
+	}
 	for _, layer := range []struct {
 		path       string
 		parameters map[string]any
@@ -262,9 +267,9 @@ func (v *validation) tls(path string, u PgUser) {
 	}
 }
 
-// bootstrap checks how a new shard is made, and returns the timing with which it
-// begins; zero when that is not valid.
-func (v *validation) bootstrap(b Bootstrap, rules cluster.Rules) cluster.Timing {
+// bootstrap checks how a new shard is made, and returns the dynamic configuration with
+// which it begins; zero when that is not valid.
+func (v *validation) bootstrap(b Bootstrap, rules cluster.Rules) cluster.Dynamic {
 	dynamic, warnings, err := rules.Parse(b.DCS)
 	for _, p := range cluster.Problems(err) {
 		p.Path = "bootstrap.dcs." + p.Path
@@ -290,7 +295,7 @@ func (v *validation) bootstrap(b Bootstrap, rules cluster.Rules) cluster.Timing 
 		}
 	}
 	v.command("bootstrap.post_bootstrap", b.PostBootstrap)
-	return dynamic.Timing
+	return dynamic
 }
 
 // option checks one option of initdb or pg_basebackup: a name, or a map of one

@@ -133,6 +133,7 @@ func TestExaminePostgres(t *testing.T) {
 		{name: "all is well", edit: func(*sqlFacts) {}},
 		{"in recovery", func(f *sqlFacts) { f.Recovering = true }, Wrong, "in recovery"},
 		{"fsync", func(f *sqlFacts) { f.Settings["fsync"] = "off" }, Wrong, "fsync is off"},
+		{"nobody is waited for", func(f *sqlFacts) { f.Settings["synchronous_commit"] = "local" }, Wrong, "synchronous_commit is local: commits wait for no standby"},
 		{"rewind", func(f *sqlFacts) { f.Settings["wal_log_hints"] = "off" }, Worth, "pg_rewind cannot work"},
 		{"senders", func(f *sqlFacts) { f.Settings["max_wal_senders"] = "3" }, Wrong, "max_wal_senders is 3"},
 		{"slots", func(f *sqlFacts) { f.Settings["max_replication_slots"] = "2" }, Wrong, "max_replication_slots is 2"},
@@ -146,6 +147,7 @@ func TestExaminePostgres(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := leading(t, `{}`)
+			m.shard.dynamic.SynchronousMode = cluster.SyncOn
 			m.sql = healthy()
 			c.edit(m.sql)
 			judged(t, examinePostgres(m), c.level, c.want)
