@@ -285,13 +285,18 @@ func (v *validation) bootstrap(b Bootstrap, rules cluster.Rules) cluster.Dynamic
 		v.errs = append(v.errs, cluster.CheckHBA("bootstrap.dcs.postgresql.pg_hba", dynamic.Postgres.PgHBA)...)
 	}
 	for i, option := range b.InitDB {
-		v.option(fmt.Sprintf("bootstrap.initdb[%d]", i), option, "pgdata", "nosync", "no-sync", "pwfile", "sync-only", "version")
+		v.option(fmt.Sprintf("bootstrap.initdb[%d]", i), "initdb", option)
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.Users)) {
 		v.identifier("bootstrap.users."+name, name)
 		v.password("bootstrap.users."+name+".password", b.Users[name].Password)
 		if b.Users[name].Password == "" {
 			v.warn("bootstrap.users."+name, "has no password")
+		}
+		for i, o := range b.Users[name].Options {
+			if !slices.Contains(RoleOptions(), strings.ToUpper(o)) {
+				v.fail(fmt.Sprintf("bootstrap.users.%s.options[%d]", name, i), o, "must be one of %s", strings.Join(RoleOptions(), ", "))
+			}
 		}
 	}
 	v.command("bootstrap.post_bootstrap", b.PostBootstrap)
@@ -300,7 +305,7 @@ func (v *validation) bootstrap(b Bootstrap, rules cluster.Rules) cluster.Dynamic
 
 // option checks one option of initdb or pg_basebackup: a name, or a map of one
 // name to its value. Some are the agent's own.
-func (v *validation) option(path string, option any, own ...string) {
+func (v *validation) option(path, program string, option any) {
 	name := ""
 	switch o := option.(type) {
 	case string:
@@ -321,25 +326,21 @@ func (v *validation) option(path string, option any, own ...string) {
 	switch {
 	case name == "" || strings.ContainsAny(name, " \t\r\n"):
 		v.fail(path, "", "must be the name of an option, or a map of one name to its value")
-	case slices.Contains(own, name):
+	case OwnOption(program, name):
 		v.fail(path, name, "must not be set: Lictor sets this option itself")
 	}
 }
 
 func (v *validation) baseBackup(options any) {
-	own := []string{
-		"pgdata", "format", "wal-method", "xlog-method", "gzip", "compress", "version", "dbname", "host", "port",
-		"username", "password", "no-password",
-	}
 	switch o := options.(type) {
 	case nil:
 	case []any:
 		for i, option := range o {
-			v.option(fmt.Sprintf("postgresql.basebackup[%d]", i), option, own...)
+			v.option(fmt.Sprintf("postgresql.basebackup[%d]", i), "pg_basebackup", option)
 		}
 	case map[string]any:
 		for _, name := range slices.Sorted(maps.Keys(o)) {
-			v.option("postgresql.basebackup."+name, map[string]any{name: o[name]}, own...)
+			v.option("postgresql.basebackup."+name, "pg_basebackup", map[string]any{name: o[name]})
 		}
 	default:
 		v.fail("postgresql.basebackup", "", "must be a list or a map of pg_basebackup's options")

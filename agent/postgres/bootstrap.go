@@ -89,7 +89,7 @@ func initdbOptions(list []any) ([]string, error) {
 	add := func(name string, value any) error {
 		name = strings.TrimLeft(name, "-")
 		bare, _, _ := strings.Cut(name, "=")
-		if slices.Contains([]string{"pgdata", "D", "nosync", "no-sync", "N", "pwfile", "pwprompt", "W", "sync-only", "S", "version", "V", "username", "U"}, bare) {
+		if config.OwnOption("initdb", bare) {
 			return fmt.Errorf("bootstrap.initdb: %s must not be set: Lictor sets it itself", bare)
 		}
 		switch value {
@@ -237,8 +237,8 @@ func (p *bootstrapper) makeRoles(ctx context.Context, socketDir string, b config
 	for name, user := range b.Users {
 		options := "LOGIN"
 		for _, o := range user.Options {
-			if !slices.Contains(roleOptions, strings.ToUpper(o)) {
-				return fmt.Errorf("bootstrap.users.%s.options: %q: must be one of %s", name, o, strings.Join(roleOptions, ", "))
+			if !slices.Contains(config.RoleOptions(), strings.ToUpper(o)) {
+				return fmt.Errorf("bootstrap.users.%s.options: %q: must be one of %s", name, o, strings.Join(config.RoleOptions(), ", "))
 			}
 			options += " " + strings.ToUpper(o)
 		}
@@ -291,12 +291,6 @@ func (p *bootstrapper) makeDatabase(ctx context.Context, conn *pgx.Conn) error {
 	}
 	p.log.Info().Str("database", name).Msg("made postgresql.database in the new shard")
 	return nil
-}
-
-// roleOptions are the options of CREATE ROLE that a bootstrap user may have.
-var roleOptions = []string{ //nolint:gochecknoglobals // a table that nothing changes
-	"SUPERUSER", "NOSUPERUSER", "CREATEDB", "NOCREATEDB", "CREATEROLE", "NOCREATEROLE", "INHERIT", "NOINHERIT",
-	"LOGIN", "NOLOGIN", "REPLICATION", "NOREPLICATION", "BYPASSRLS", "NOBYPASSRLS",
 }
 
 // createRole makes a role, or gives one that exists these options. The password

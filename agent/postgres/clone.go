@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/config"
 )
 
 // cloning and rewinding are the application names of connections that serve to
@@ -87,8 +89,8 @@ func (p *cloner) BaseBackup(ctx context.Context, u Upstream, progress func(done,
 func (p *cloner) baseBackupOptions() []string {
 	var options []string
 	add := func(name string, value any) {
-		if slices.Contains([]string{"pgdata", "D", "dbname", "d", "wal-method", "X", "no-password", "w"}, name) {
-			return // ours
+		if config.OwnOption("pg_basebackup", name) {
+			return
 		}
 		switch v := value.(type) {
 		case nil:
