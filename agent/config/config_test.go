@@ -379,6 +379,7 @@ func TestWarned(t *testing.T) {
 		"{lictor: {compat: patroni-4}, bootstrap: {dcs: {ttl: 10, loop_wait: 2, retry_timeout: 10}}}":                "bootstrap.dcs.ttl: loop_wait 2 and retry_timeout 10 do not fit into ttl 10; in force: ttl 10, loop_wait 1, retry_timeout 4",
 		"{lictor: {compat: patroni-3}, bootstrap: {dcs: {ttl: 10, loop_wait: 2, retry_timeout: 10}}}":                "in force: ttl 10, loop_wait 1, retry_timeout 4",
 		"{bootstrap: {dcs: {synchronous_mode: on}}, postgresql: {parameters: {synchronous_commit: local}}}":          "postgresql.parameters.synchronous_commit: local: commits wait for no standby in spite of synchronous_mode",
+		"bootstrap: {pg_hba: [local all all peer], dcs: {postgresql: {pg_hba: [local all all peer]}}}":               "bootstrap.pg_hba: has no effect: postgresql.pg_hba is the whole file",
 		"ttl: 30":                        "ttl: has no effect: it is a setting of the whole shard: put it under bootstrap.dcs",
 		"restapi: {thread_pool_size: 6}": "restapi.thread_pool_size: has no effect: Lictor has no pool of threads",
 		"postgresql: {parameters_primary: {work_mem: 8MB}}":                            "postgresql.parameters_primary: has no effect: PostgreSQL gets the same settings in every role",

@@ -136,7 +136,8 @@ type Bootstrap struct {
 	// archive until it is promoted; with keep_existing_recovery_conf: true as the command has written
 	// it (docs/backups.md). Default: initdb.
 	Method string `mapstructure:"method"`
-	// PgHBA are lines that go into pg_hba.conf after initdb, where postgresql.pg_hba is not set.
+	// PgHBA are lines that go to the end of the new shard's pg_hba.conf, that of initdb or of a backup.
+	// Where postgresql.pg_hba has lines, that is the whole file.
 	PgHBA []string `mapstructure:"pg_hba"`
 	// Users are roles to create once in a new shard: a name with password and options.
 	Users map[string]BootstrapUser `mapstructure:"users"`

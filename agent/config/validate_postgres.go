@@ -61,6 +61,9 @@ func (v *validation) postgres(c Config, dynamic cluster.Dynamic) {
 	if len(c.Bootstrap.PgHBA) > 0 && has(p.Parameters, "hba_file") {
 		v.warn("bootstrap.pg_hba", "has no effect: the parameter hba_file names a file of yours")
 	}
+	if len(c.Bootstrap.PgHBA) > 0 && len(p.PgHBA)+len(dynamic.Postgres.PgHBA) > 0 {
+		v.warn("bootstrap.pg_hba", "has no effect: postgresql.pg_hba is the whole file")
+	}
 	if len(p.PgHBA) > 0 && has(p.Parameters, "hba_file") {
 		v.warn("postgresql.pg_hba", "has no effect: the parameter hba_file names a file of yours")
 	}

@@ -236,6 +236,11 @@ func (p *bootstrapper) customBootstrap(ctx context.Context, b config.Bootstrap) 
 	if err != nil {
 		return "", fmt.Errorf("bootstrap %s: %w", m.name, err)
 	}
+	if len(b.PgHBA) > 0 { // else those of the backup are in force, as they are
+		if err := p.bootstrapHBA(b); err != nil {
+			return "", err
+		}
+	}
 	roles := func(socketDir string) error {
 		if err := p.awaitPrimary(ctx); err != nil {
 			return fmt.Errorf("bootstrap %s: %w", m.name, err)

@@ -78,6 +78,7 @@ func TestMethods(t *testing.T) {
 			"command": copyBackup + " 'two words'", "test-argument": "test-value",
 			"recovery_conf": map[string]any{"restore_command": "/bin/false %f %p", "recovery_target_timeline": "latest"},
 		})
+		b.PgHBA = []string{"host all somebody 127.0.0.1/32 reject"}
 		hook := filepath.Join(dir, "hook")
 		b.PostBootstrap = "/bin/sh -c 'echo \"$0\" > " + hook + "'"
 		got, err := a.Bootstrap(ctx, b)
@@ -103,6 +104,7 @@ func TestMethods(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		sql(ctx, t, a, "SELECT 1 / count(*) FROM public.kept")
+		sql(ctx, t, a, "SELECT 1 / count(*) FROM pg_hba_file_rules WHERE user_name = '{somebody}' AND auth_method = 'reject'")
 	})
 
 	up := upstream(a)
