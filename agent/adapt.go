@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -97,12 +98,13 @@ func splitAddress(address string) (host string, port int) {
 	return host, port
 }
 
-// connURL is how PostgreSQL at an address is named under the member key.
-func connURL(address string) string {
+// connURL is how PostgreSQL at an address is named under the member key. Patroni's members
+// connect to the database that it names.
+func connURL(cfg config.Config, address string) string {
 	if address == "" {
 		return ""
 	}
-	return "postgres://" + address + "/postgres"
+	return "postgres://" + address + "/" + url.PathEscape(cfg.Postgres.Database)
 }
 
 // apiURL is where this agent's REST API is.

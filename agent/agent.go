@@ -195,7 +195,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	host, port := splitAddress(cfg.Postgres.ConnectAddress)
 	a.m.Member = member.New(member.Settings{
 		Name: cfg.Name, SessionName: cfg.Scope + "-" + cfg.Name, Keys: cfg.Keys(), Version: publicVersion(o.Version), PrimaryWord: primaryWord(cfg),
-		ConnURL: connURL(cfg.Postgres.ConnectAddress), ProxyURL: connURL(cfg.Postgres.ProxyAddress), APIURL: apiURL(cfg), Host: host, Port: port,
+		ConnURL: connURL(cfg, cfg.Postgres.ConnectAddress), ProxyURL: connURL(cfg, cfg.Postgres.ProxyAddress), APIURL: apiURL(cfg), Host: host, Port: port,
 		Tags: cfg.Tags, Margins: margins(cfg), ScriptLimit: a.scriptLimit,
 		MayRewind: a.pg.UsePgRewind, MayRemove: a.conf.mayRemoveData, Decided: a.note, Log: o.Log,
 	}, a.ports(), shell{a}, dynamic)

@@ -29,7 +29,7 @@ func (a *Agent) ports() member.Ports {
 	return member.Ports{
 		Clock: clocks{a.runner, a.clock}, Later: clocks{a.runner, a.clock}, Consul: inConsul{a.runner, a.store},
 		Postgres: inPostgres{a.board, a.pg, a.data, a.cfg.Bootstrap, a.log}, Guard: &guarded{runner: a.runner, guardSupervisor: a.guard},
-		Watchdog: watchdogPort{a.runner, a.watchdog}, Peers: toPeers{a.runner, a.peers, a.cfg.Name, connURL(a.cfg.Postgres.ConnectAddress), apiURL(a.cfg), a.log},
+		Watchdog: watchdogPort{a.runner, a.watchdog}, Peers: toPeers{a.runner, a.peers, a.cfg.Name, connURL(a.cfg, a.cfg.Postgres.ConnectAddress), apiURL(a.cfg), a.log},
 		Watches: watches{a.kickSession, a.kickPostgres}, Bouncers: toBouncers{a.runner, a.bouncers},
 	}
 }
