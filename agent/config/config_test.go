@@ -258,6 +258,7 @@ func TestRefused(t *testing.T) {
 		"data_dir below a file":        {"postgresql: {data_dir: " + plain + "/x}", "cannot be looked at"},
 		"bin_dir":                      {"postgresql: {bin_dir: " + none + "}", "postgresql.bin_dir"},
 		"bin_name":                     {"postgresql: {bin_name: {psql: a}}", "postgresql.bin_name.psql"},
+		"bin_name that is not found":   {"postgresql: {bin_name: {postgres: pgserver}}", "postgresql.bin_name.postgres: \"pgserver\": must have postgres in it"},
 		"replication user":             {"postgresql: {authentication: {replication: {username: ''}}}", "postgresql.authentication.replication.username: must be set"},
 		"password without user":        {"postgresql: {authentication: {rewind: {password: hush}}}", "postgresql.authentication.rewind.username: must be set together"},
 		"password of two lines":        {"postgresql: {authentication: {rewind: {username: a, password: \"hush\\nhush\"}}}", "postgresql.authentication.rewind.password: must be one line"},

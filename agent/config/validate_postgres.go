@@ -17,6 +17,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/environ"
+	"github.com/lictor-ha/lictor/agent/fence"
 )
 
 // postgres checks the section postgresql beside the dynamic configuration with which a
@@ -41,6 +42,9 @@ func (v *validation) postgres(c Config, dynamic cluster.Dynamic) {
 	for _, name := range slices.Sorted(maps.Keys(p.BinName)) {
 		if !slices.Contains(programs(), name) {
 			v.fail("postgresql.bin_name."+name, p.BinName[name], "must be for one of %s", strings.Join(programs(), ", "))
+		}
+		if name == "postgres" && !strings.Contains(filepath.Base(p.BinName[name]), fence.PostgresName) {
+			v.fail("postgresql.bin_name.postgres", p.BinName[name], "must have %s in it, as edb-postgres: by that the agent and the guard find the processes that they must end", fence.PostgresName)
 		}
 	}
 	if p.PgPass != "" && p.PgPass == p.DataDir {

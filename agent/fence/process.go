@@ -66,6 +66,13 @@ func workDir(pid int) string {
 	return strings.TrimSuffix(path, deleted)
 }
 
+// PostgresName is a part of every name under which PostgreSQL's server runs, also where
+// it is called otherwise, as edb-postgres is (postgresql.bin_name).
+const PostgresName = "postgres"
+
+// IsPostgres reports whether a process runs PostgreSQL.
+func IsPostgres(pid int) bool { return isPostgres(pid) }
+
 // isPostgres reports whether a process runs PostgreSQL, or one of the programs that
 // are named.
 func isPostgres(pid int, programs ...string) bool {
@@ -74,7 +81,7 @@ func isPostgres(pid int, programs ...string) bool {
 		return false // it has ended, or it is the kernel's or another user's
 	}
 	name := filepath.Base(strings.TrimSuffix(exe, deleted))
-	return strings.HasPrefix(name, "postgres") || slices.Contains(programs, name)
+	return strings.Contains(name, PostgresName) || slices.Contains(programs, name)
 }
 
 // parentOf is the parent of a process that has not ended.

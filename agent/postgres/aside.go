@@ -95,7 +95,7 @@ func (p *dataDirectory) removeAside(a aside) error {
 	if id, err := identity(a.Path); err != nil || id != a.ID {
 		return err
 	}
-	if pids, err := fence.Processes(a.Path, writers()...); err != nil || len(pids) > 0 {
+	if pids, err := fence.Processes(a.Path, p.writers()...); err != nil || len(pids) > 0 {
 		return err
 	}
 	if err := mayRemove(a.Path); err != nil {

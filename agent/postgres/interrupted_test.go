@@ -84,7 +84,7 @@ func killVictim(ctx context.Context, t *testing.T, dir string, reached func() bo
 // directory, and tells whether there was one.
 func stopped(t *testing.T, dataDir, name string, when func() bool) func() bool {
 	return func() bool {
-		pids, err := fence.Processes(dataDir, writers()...)
+		pids, err := fence.Processes(dataDir, name)
 		must(t, err)
 		for _, pid := range pids {
 			if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && filepath.Base(exe) == name && when() {
@@ -107,7 +107,7 @@ func afterKill(ctx context.Context, t *testing.T, p *Instance) {
 		t.Errorf("started: %v", err)
 	}
 	must(t, p.DiscardIncomplete(ctx))
-	if pids, err := fence.Processes(p.dataDir, writers()...); err != nil || len(pids) != 0 {
+	if pids, err := fence.Processes(p.dataDir, p.writers()...); err != nil || len(pids) != 0 {
 		t.Errorf("still at work: %v %v", pids, err)
 	}
 	if d, err := p.DataDir(ctx); err != nil || d.State != Empty {

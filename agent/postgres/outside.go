@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/lictor-ha/lictor/agent/fence"
 )
 
 // This file is about what lies outside of the data directory and belongs to it: its WAL
@@ -219,28 +221,68 @@ func segmentIn(root *os.Root, name string) string {
 	return strconv.FormatUint(binary.NativeEndian.Uint64(head[24:]), 10)
 }
 
-// usedByOthers finds a PostgreSQL of another data directory that has a file open in a
-// directory; 0: there is none.
+// usedByOthers finds a PostgreSQL of another data directory that uses a directory: it has a
+// file open there, or its data directory leads there, too; 0: there is none.
 func (p *dataDirectory) usedByOthers(dir string) int {
-	data, _ := filepath.EvalSymlinks(p.dataDir)
-	processes, _ := filepath.Glob("/proc/[0-9]*")
-	for _, process := range processes {
-		if process == fmt.Sprintf("/proc/%d", os.Getpid()) {
-			continue
-		}
-		if exe, err := os.Readlink(process + "/exe"); err != nil || !strings.HasPrefix(filepath.Base(exe), "postgres") {
-			continue
-		}
-		if cwd, err := os.Readlink(process + "/cwd"); err != nil || cwd == data {
-			continue
+	at, err := p.disk.Stat(dir)
+	for _, process := range p.otherPostgres() {
+		if err == nil && p.leadsTo(process, at) {
+			return pidIn(process)
 		}
 		files, _ := filepath.Glob(process + "/fd/*")
 		if slices.ContainsFunc(files, func(f string) bool { to, err := os.Readlink(f); return err == nil && beneath(to, dir) }) {
-			pid, _ := strconv.Atoi(filepath.Base(process))
-			return pid
+			return pidIn(process)
 		}
 	}
 	return 0
+}
+
+// otherPostgres are the processes of PostgreSQLs of other data directories, by their
+// directories in /proc.
+func (p *dataDirectory) otherPostgres() []string {
+	data, _ := filepath.EvalSymlinks(p.dataDir)
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	return slices.DeleteFunc(processes, func(process string) bool {
+		cwd, err := os.Readlink(process + "/cwd")
+		return err != nil || cwd == data || !fence.IsPostgres(pidIn(process))
+	})
+}
+
+func pidIn(process string) int {
+	pid, _ := strconv.Atoi(filepath.Base(process))
+	return pid
+}
+
+// leadsTo reports whether the data directory in which a process works leads to a directory.
+// It may have no file open there.
+func (p *dataDirectory) leadsTo(process string, dir fs.FileInfo) bool {
+	links, _ := p.disk.Glob(process + "/cwd/pg_tblspc/*")
+	return slices.ContainsFunc(append(links, process+"/cwd/pg_wal"), func(link string) bool {
+		at, err := p.disk.Stat(link)
+		return err == nil && os.SameFile(at, dir)
+	})
+}
+
+// refuseShared refuses to start PostgreSQL on WAL or tablespaces that a running PostgreSQL
+// of another data directory has: whoever has copied that one by hand has copied its links.
+func (p *dataDirectory) refuseShared() error {
+	links, err := p.linksOut()
+	if err != nil || len(links) == 0 {
+		return err
+	}
+	others := p.otherPostgres()
+	for _, link := range links {
+		dir, err := p.disk.Stat(link)
+		if err != nil {
+			continue // PostgreSQL says so itself
+		}
+		for _, process := range others {
+			if p.leadsTo(process, dir) {
+				return fmt.Errorf("%s leads to what another PostgreSQL (pid %d) uses: copy it into a directory of this member's own, and change the link", link, pidIn(process))
+			}
+		}
+	}
+	return nil
 }
 
 // emptyOutside removes what is this cluster's in the directories to which it has links.

@@ -224,6 +224,33 @@ func TestCopiedLinksAreNotFollowed(t *testing.T) {
 	}
 }
 
+// A data directory that somebody has copied by hand leads to the original's tablespaces,
+// in which that one's PostgreSQL need not have a file open: nothing is started on them, and
+// nothing of them is removed.
+func TestNeighboursTablespace(t *testing.T) {
+	t.Parallel()
+	ctx, dir := within(t), newDir(t)
+	src := newInstance(t, settings(t, dir, "src"))
+	bootstrapped(ctx, t, src)
+	must(t, src.Start(ctx, StartAs{Role: Primary}))
+	space := withTablespace(ctx, t, src, filepath.Join(dir, "src-space"))
+	must(t, src.Stop(ctx, Fast))
+	p := newInstance(t, settings(t, dir, "a"))
+	must(t, exec.Command("cp", "-a", src.dataDir, p.dataDir).Run())
+	must(t, src.Start(ctx, StartAs{Role: Primary}))
+	for what, try := range map[string]func() error{
+		"started": func() error { return p.Start(ctx, StartAs{Role: Primary}) },
+		"removed": func() error { return p.RemoveForReinit(ctx, allowed()) },
+	} {
+		if err := try(); err == nil || !strings.Contains(err.Error(), "another PostgreSQL (pid ") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if tables, _ := filepath.Glob(filepath.Join(space, "*")); len(tables) == 0 {
+		t.Error("the tablespace of a PostgreSQL that runs is gone")
+	}
+}
+
 // withLinks is a cluster that was stopped, whose WAL (src-wal) and tablespace lie outside
 // its data directory; id is its system identifier.
 func withLinks(ctx context.Context, t *testing.T, dir string) (src *Instance, id, space string) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -218,14 +219,23 @@ func (p *processes) killLeftovers(ctx context.Context) error {
 // agent which was killed may have left at work on the data directory
 // (runOnData).
 func (p *processes) killWriters(ctx context.Context) error {
-	if err := p.target.Kill(ctx, writers()...); err != nil {
+	if err := p.target.Kill(ctx, p.writers()...); err != nil {
 		return err
 	}
 	return p.clearLocks()
 }
 
-// writers are the programs that runOnData runs, besides postgres.
-func writers() []string { return []string{"initdb", "pg_basebackup", "pg_rewind", "pg_receivewal"} }
+// writers are the programs that runOnData runs, besides postgres, under all the names that
+// they have here.
+func (p *installation) writers() []string {
+	names := []string{"initdb", "pg_basebackup", "pg_rewind", "pg_receivewal"}
+	for _, name := range names {
+		if alias := p.local.Load().BinName[name]; alias != "" {
+			names = append(names, filepath.Base(alias))
+		}
+	}
+	return names
+}
 
 // Kill ends every process of the instance at once. It does not touch the data directory,
 // whose disk may hang: lock files are cleared by the next start.

@@ -110,6 +110,36 @@ func TestKillLeavesNothing(t *testing.T) {
 	}
 }
 
+// A server that is called otherwise is PostgreSQL all the same, to be adopted and killed.
+func TestAdoptAnotherName(t *testing.T) {
+	t.Parallel()
+	ctx, dir := within(t), newDir(t)
+	s := settings(t, dir, "a")
+	programs, err := filepath.Glob(filepath.Join(s.Postgres.BinDir, "*"))
+	must(t, err)
+	bin := filepath.Join(dir, "bin")
+	must(t, os.Mkdir(bin, 0o755))
+	for _, program := range programs {
+		must(t, os.Symlink(program, filepath.Join(bin, filepath.Base(program))))
+	}
+	copyOf(t, filepath.Join(s.Postgres.BinDir, "postgres"), filepath.Join(bin, "edb-postgres"))
+	s.Postgres.BinDir, s.Postgres.BinName = bin, map[string]string{"postgres": "edb-postgres"}
+	p := newInstance(t, s)
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	gone := p.Exited()
+	again := newInstance(t, s)
+	if running, err := again.Adopt(ctx); err != nil || !running {
+		t.Fatalf("adopted: %v %v", running, err)
+	}
+	must(t, again.Kill(ctx))
+	select {
+	case <-gone:
+	default:
+		t.Error("it is said to be killed, and lives")
+	}
+}
+
 // A restarted agent takes charge of what runs and forgets neither role nor
 // upstream; what only looks like its PostgreSQL it leaves alone.
 func TestAdopt(t *testing.T) {

@@ -75,6 +75,9 @@ func (p *server) Start(ctx context.Context, s StartAs) error {
 	if err := p.killLeftovers(ctx); err != nil {
 		return err
 	}
+	if err := p.refuseShared(); err != nil {
+		return fmt.Errorf("not started: %w", err)
+	}
 	if err := p.unskipTimelines(); err != nil {
 		return fmt.Errorf("not started: %w", err)
 	}
