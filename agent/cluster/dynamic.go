@@ -46,8 +46,8 @@ type Dynamic struct {
 	// Pause says hands off: nothing is promoted, demoted or restarted by itself until it is over. Set
 	// it with lictor pause.
 	Pause bool `mapstructure:"pause"`
-	// Slots are permanent replication slots, by name: they are not dropped. Logical ones are not
-	// carried over to a new primary yet. Alias: permanent_slots.
+	// Slots are permanent replication slots, by name: they are not dropped. So far Lictor makes none:
+	// make them on the primary, and anew on the next one. Alias: permanent_slots.
 	Slots map[string]any `mapstructure:"slots"`
 	// IgnoreSlots are matchers (name, type, database, plugin) of slots that Lictor leaves alone.
 	IgnoreSlots []map[string]any `mapstructure:"ignore_slots"`

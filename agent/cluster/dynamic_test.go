@@ -220,22 +220,29 @@ func TestParseDynamicWarns(t *testing.T) {
 		`{"postgresql":{"parameters":{"max_connections":24}}}`:                              "postgresql.parameters.max_connections: 24: must be a whole number, at least 25; 100 is in force",
 		`{"postgresql":{"parameters":{"recovery_min_apply_delay":"1h"}}}`:                   "recovery_min_apply_delay: has no effect here: put it under postgresql.recovery_conf",
 		`{"postgresql":{"recovery_conf":{"work_mem":"1MB","recovery_end_command":"true"}}}`: "postgresql.recovery_conf.work_mem: has no effect",
-		`{"slots":{"a":null,"b":null,"a":null}}`:                                            "slots.a: is there twice, and the last one counts",
-		`{"ttl":5,"ttl":6}`:                                                                 "ttl: is there twice",
-		`{"ignore_slots":[{"name":"a"},{"name":"b","name":"c"}]}`:                           "ignore_slots[1].name: is there twice",
-		`{"my_own":{"deep":1}}`:                                                             "my_own: is not a known setting of the dynamic configuration and has no effect",
-		`{"postgresql":{"use_pg_rewnd":true}}`:                                              "postgresql.use_pg_rewnd: is not a known setting and has no effect; did you mean use_pg_rewind?",
-		`{"postgresql":{"callbacks":{"on_start":"x"}}}`:                                     "postgresql.callbacks: is not a known setting of the dynamic configuration",
-		`{"postgresql":{"parameters_replica":{"a":1}}}`:                                     "postgresql.parameters_replica: has no effect so far",
-		`{"slots":{"a":{"type":"physical","lsn":"0/1"}}}`:                                   "slots.a.lsn: is not a known setting",
-		`{"ignore_slots":[{"nam":"x"}]}`:                                                    "ignore_slots[0].nam: is not a known setting and has no effect; did you mean name?",
-		`{"primary_start_timeout":10,"master_start_timeout":20}`:                            "master_start_timeout: has no effect beside primary_start_timeout",
-		`{"synchronus_mode":true}`:                                                          "synchronus_mode: is not a known setting and has no effect; did you mean synchronous_mode?",
+		`{"postgresql":{"parameters":{"work_mem":1,"a.b":2,"work_mem":3}}}`:                 "postgresql.parameters.work_mem: is there twice, and the last one counts",
+		`{"ttl":5,"ttl":6}`: "ttl: is there twice",
+		`{"ignore_slots":[{"name":"a"},{"name":"b","name":"c"}]}`: "ignore_slots[1].name: is there twice",
+		`{"my_own":{"deep":1}}`:                                   "my_own: is not a known setting of the dynamic configuration and has no effect",
+		`{"postgresql":{"use_pg_rewnd":true}}`:                    "postgresql.use_pg_rewnd: is not a known setting and has no effect; did you mean use_pg_rewind?",
+		`{"postgresql":{"callbacks":{"on_start":"x"}}}`:           "postgresql.callbacks: is not a known setting of the dynamic configuration",
+		`{"postgresql":{"parameters_replica":{"a":1}}}`:           "postgresql.parameters_replica: has no effect so far",
+		`{"permanent_slots":{"a":{"type":"physical"}}}`:           "permanent_slots: Lictor drops none of these and makes none",
+		`{"ignore_slots":[{"nam":"x"}]}`:                          "ignore_slots[0].nam: is not a known setting and has no effect; did you mean name?",
+		`{"primary_start_timeout":10,"master_start_timeout":20}`:  "master_start_timeout: has no effect beside primary_start_timeout",
+		`{"synchronus_mode":true}`:                                "synchronus_mode: is not a known setting and has no effect; did you mean synchronous_mode?",
 	} {
 		_, warnings, err := ParseDynamicJSON([]byte(value))
 		if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0].String(), want) {
 			t.Errorf("%s: %v, %v; want %q", value, warnings, err, want)
 		}
+	}
+}
+
+func TestPermanentSlotsWithAnUnknownKey(t *testing.T) {
+	_, warnings, err := ParseDynamicJSON([]byte(`{"slots":{"a":{"type":"physical","lsn":"0/1"}}}`))
+	if err != nil || len(warnings) != 2 || !strings.Contains(fmt.Sprint(warnings), "slots.a.lsn: is not a known setting") {
+		t.Errorf("%v, %v", warnings, err)
 	}
 }
 
