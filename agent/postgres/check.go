@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -59,6 +60,7 @@ func (p *checker) CheckChange(ctx context.Context, before, after cluster.Dynamic
 		errs = append(errs, p.checkAll(parametersSection, changed, known)...)
 		errs = append(errs, p.checkAll(recoverySection, recovery, known)...)
 	}
+	errs = append(errs, p.checkLibraries(ctx, changed)...)
 	if len(errs) == 0 {
 		errs = p.tryChange(ctx, before, after, changed, recovery)
 	}
@@ -78,6 +80,38 @@ func (p *checker) checkAll(section string, values map[string]string, known map[s
 		}
 	}
 	return errs
+}
+
+// checkLibraries has PostgreSQL load the libraries that every session is to load from now
+// on: with one that it cannot load nobody could log in any more, nor a replica stream.
+func (p *checker) checkLibraries(ctx context.Context, changed map[string]string) (errs []error) {
+	for parameter, folder := range map[string]string{"session_preload_libraries": "", "local_preload_libraries": "$libdir/plugins/"} {
+		for _, library := range splitDirectories(changed[parameter]) {
+			file := library
+			if !strings.Contains(library, "/") {
+				file = folder + library
+			}
+			if why := p.loads(ctx, file); why != "" {
+				errs = append(errs, cluster.Problem{Path: parameterPath(parameter), Value: library, Rule: "nobody could log in any more: PostgreSQL says: " + why})
+			}
+		}
+	}
+	return errs
+}
+
+// loads says why a session of PostgreSQL's cannot load a library; empty: it can, or it
+// cannot be asked.
+func (p *checker) loads(ctx context.Context, file string) string {
+	conn, err := p.dedicated(ctx)
+	if err != nil {
+		return ""
+	}
+	defer hangUpOn(conn)
+	var refused *pgconn.PgError
+	if _, err := conn.Exec(ctx, "LOAD "+literal(file)); errors.As(err, &refused) {
+		return refused.Message
+	}
+	return ""
 }
 
 // inForce is the value that PostgreSQL gets of a parameter that all members have alike:

@@ -67,6 +67,9 @@ func TestSettings(t *testing.T) {
 			{"log_line_prefix", "a\nb", "must be one line"},
 			{"my parameter", "1", "is not the name of a parameter"},
 			{"wal_keep_segments", 100, ""}, // of other versions
+			{"session_preload_libraries", "auto_explain", ""},
+			{"session_preload_libraries", "auto_explain, nosuch", "nobody could log in any more: PostgreSQL says: could not access file"},
+			{"local_preload_libraries", "auto_explain", "could not access file \"$libdir/plugins/auto_explain\""},
 			{"restore_command", "cp %f %p", ""},
 		} {
 			err := a.CheckChange(ctx, with(nil), with(map[string]any{test.parameter: test.value}))

@@ -99,6 +99,12 @@ func connect(ctx context.Context, host string, port int, role config.PgUser, dat
 			conn, err = other, nil
 		}
 	}
+	if noLibrary(err) {
+		withoutLibraries(c)
+		if other, second := pgauth.Connect(&c.Config, login); second == nil {
+			conn, err = other, nil
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d as %s: %w", host, port, role.Username, explained(err))
 	}
@@ -122,6 +128,19 @@ func noSlot(err error) bool {
 func asWalsender(c *pgx.ConnConfig) {
 	c.RuntimeParams["replication"] = "database"
 	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+}
+
+// noLibrary reports whether a login failed as a library could not be loaded that every
+// session is to load (undefined_file, object_not_in_prerequisite_state).
+func noLibrary(err error) bool {
+	refused := new(pgconn.PgError)
+	return errors.As(err, &refused) && (refused.Code == "58P01" || refused.Code == "55000")
+}
+
+// withoutLibraries makes a superuser's session load none: who leads must be observed, and
+// promoted, also where nobody else can log in.
+func withoutLibraries(c *pgx.ConnConfig) {
+	c.RuntimeParams["session_preload_libraries"], c.RuntimeParams["local_preload_libraries"] = "", ""
 }
 
 // homeDir is where the driver looks for root.crt; empty: nowhere.

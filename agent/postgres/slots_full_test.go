@@ -54,6 +54,23 @@ func TestNoFreeConnectionSlot(t *testing.T) {
 	must(t, b.Stop(ctx, Fast))
 }
 
+// A library that no session can load keeps everybody out but the agent.
+func TestNoLibraryToLoad(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	sql(ctx, t, p, "ALTER SYSTEM SET session_preload_libraries = 'nosuch'")
+	sql(ctx, t, p, "ALTER SYSTEM SET local_preload_libraries = 'nosuch'")
+	must(t, p.Stop(ctx, Fast))
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	observe(ctx, t, p, "answers", func(s State) bool { return s.Accepting })
+	if _, err := p.SetSynchronous(ctx, SyncSetting{Names: []string{"b"}}); err != nil {
+		t.Error(err)
+	}
+}
+
 // A promotion needs no connection: neither a slot of its own nor a WAL sender's.
 func TestPromotionWithoutAnySlot(t *testing.T) {
 	t.Parallel()
