@@ -193,8 +193,15 @@ func (p *checker) TryStart(ctx context.Context, c Changed) (why string, err erro
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", errNoTrial, err)
 	}
-	if err := p.furnishTrial(dir, c); err != nil {
+	lines, err := p.linesWith(c)
+	if err == nil {
+		err = p.furnishTrial(dir, c, lines)
+	}
+	if err != nil {
 		return "", fmt.Errorf("%w: %w", errNoTrial, err)
+	}
+	if why := p.placesRefused(lines); why != "" {
+		return why, nil
 	}
 	args := p.arguments(p.getRuns(), control)
 	args = append(args[2:], "-D", dir, "--data_directory="+dir, "--config_file="+filepath.Join(dir, "postgresql.conf"),
@@ -213,9 +220,69 @@ func (p *checker) TryStart(ctx context.Context, c Changed) (why string, err erro
 	return trialProblem(err.Error()), nil
 }
 
+// linesWith are the lines of the configuration files with what is changed, the last of a
+// parameter being in force.
+func (p *checker) linesWith(c Changed) ([]confSetting, error) {
+	var lines []confSetting
+	for _, file := range []string{"postgresql.conf", "postgresql.auto.conf"} {
+		more, err := p.readConf(p.inData(file))
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, more...)
+	}
+	for name, value := range c.Parameters {
+		lines = append(lines, confSetting{Name: name, Value: value})
+	}
+	return lines, nil
+}
+
+// placesRefused says for which directory PostgreSQL would end that a trial does not try, as
+// it has others: that of its sockets, if it can make none, and that of its log.
+func (p *checker) placesRefused(lines []confSetting) string {
+	sockets, _ := lastOf(lines, "unix_socket_directories")
+	dirs := splitDirectories(sockets.Value)
+	usable := func(dir string) bool { return strings.HasPrefix(dir, "@") || p.takesFiles(p.fromData(dir)) }
+	if len(dirs) > 0 && !slices.ContainsFunc(dirs, usable) {
+		return fmt.Sprintf("unix_socket_directories: PostgreSQL's user can make no socket in %s", strings.Join(dirs, ", "))
+	}
+	collector, _ := lastOf(lines, "logging_collector")
+	dir, set := lastOf(lines, "log_directory")
+	if collects, err := cluster.ParseBoolean(collector.Value); err != nil || !collects || !set {
+		return ""
+	}
+	at := p.fromData(dir.Value)
+	if _, err := p.disk.Stat(at); errors.Is(err, os.ErrNotExist) {
+		at = filepath.Dir(at) // it makes the last one itself
+	}
+	if !p.takesFiles(at) {
+		return fmt.Sprintf("log_directory: PostgreSQL's user can write no log in %s", dir.Value)
+	}
+	return ""
+}
+
+// takesFiles reports whether PostgreSQL's user can make files in a directory, by making one.
+func (p *checker) takesFiles(dir string) bool {
+	return p.disk.Do(func() error {
+		f, err := os.CreateTemp(dir, ".lictor-try-")
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Close(), os.Remove(f.Name()))
+	}) == nil
+}
+
+// fromData is a path of the configuration, which begins in the data directory.
+func (p *installation) fromData(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return p.inData(path)
+}
+
 // furnishTrial puts into a directory what a postmaster must find to come as far as to the
 // WAL, which is not there.
-func (p *checker) furnishTrial(dir string, c Changed) error {
+func (p *checker) furnishTrial(dir string, c Changed, lines []confSetting) error {
 	for _, name := range []string{"global", "pg_notify", "pg_stat", "pg_stat_tmp", "pg_dynshmem", "pg_replslot", "pg_logical", "pg_subtrans", "base", "pg_tblspc"} {
 		path := filepath.Join(dir, name)
 		if err := p.disk.Mkdir(path, 0o700); err != nil {
@@ -234,23 +301,14 @@ func (p *checker) furnishTrial(dir string, c Changed) error {
 			return err
 		}
 	}
-	lines, err := p.readConf(p.inData("postgresql.conf"))
-	if err != nil {
-		return err
-	}
-	auto, err := p.readConf(p.inData("postgresql.auto.conf"))
-	if err != nil {
-		return err
-	}
 	conf := "include " + quote(p.inData("postgresql.conf")) + "\n"
 	if p.exists("postgresql.auto.conf") {
 		conf += "include " + quote(p.inData("postgresql.auto.conf")) + "\n"
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Parameters)) {
 		conf += name + " = " + quote(c.Parameters[name]) + "\n"
-		lines = append(lines, confSetting{Name: name, Value: c.Parameters[name]})
 	}
-	if err := p.linkForTrial(dir, append(lines, auto...)); err != nil {
+	if err := p.linkForTrial(dir, lines); err != nil {
 		return err
 	}
 	if c.HBA != nil {
@@ -363,7 +421,7 @@ func (p *checker) tellRefused() {
 
 // Refused are the values of the configuration that PostgreSQL refuses and that are not
 // used, each with its reason. It does not wait.
-func (p *Instance) Refused() []string {
+func (p *checker) Refused() []string {
 	if p == nil {
 		return nil
 	}

@@ -136,6 +136,9 @@ func TestRefusedValues(t *testing.T) {
 			{"shared_preload_libraries", "auto_explain, nosuch", `would not start with this: could not access file "nosuch"`},
 			{"shared_preload_libraries", "a,,b", "invalid list syntax"},
 			{"ssl", "on", "could not load server certificate file"},
+			{"unix_socket_directories", "/nosuch, /proc", "would not start with this: unix_socket_directories: PostgreSQL's user can make no socket in /nosuch, /proc"},
+			{"unix_socket_directories", "/nosuch, " + dir, ""},
+			{"unix_socket_directories", "", ""},
 			{"shared_preload_libraries", "auto_explain", ""},
 			{"auto_explain.log_min_duration", "5s", ""},
 			{"search_path", `"$user", public`, ""},
@@ -150,6 +153,13 @@ func TestRefusedValues(t *testing.T) {
 				t.Errorf("%s = %s: %v, not %q", test.name, test.value, err, test.want)
 			}
 		}
+		logs := map[string]any{"logging_collector": true, "log_directory": "/nosuch/log"}
+		err := p.CheckChange(ctx, cluster.Dynamic{}, cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: logs}})
+		if err == nil || !strings.Contains(err.Error(), "log_directory: PostgreSQL's user can write no log in /nosuch/log") {
+			t.Errorf("%v", err)
+		}
+		logs["log_directory"] = "log" // it makes that itself
+		must(t, p.CheckChange(ctx, cluster.Dynamic{}, cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: logs}}))
 		hba := func(lines ...string) cluster.Dynamic {
 			return cluster.Dynamic{Postgres: cluster.DynamicPostgres{PgHBA: lines}}
 		}
