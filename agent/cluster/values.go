@@ -200,8 +200,14 @@ func NoStream(tags map[string]any) bool { return boolTag(tags, "nostream") }
 
 // FailoverPriority is the tag of that name, 1 when absent; of two equally
 // advanced members the one with the higher priority leads.
-func FailoverPriority(tags map[string]any) int {
-	if n, err := ParseInteger(tags["failover_priority"]); err == nil {
+func FailoverPriority(tags map[string]any) int { return priorityTag(tags, "failover_priority") }
+
+// SyncPriority is the tag of that name, 1 when absent: members with a higher one are
+// chosen first as synchronous standbys, those with 0 never.
+func SyncPriority(tags map[string]any) int { return priorityTag(tags, "sync_priority") }
+
+func priorityTag(tags map[string]any, name string) int {
+	if n, err := ParseInteger(tags[name]); err == nil {
 		return int(max(math.MinInt32, min(math.MaxInt32, n)))
 	}
 	return 1

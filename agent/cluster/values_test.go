@@ -253,5 +253,11 @@ func TestTagsMeanWhatIsTaken(t *testing.T) {
 		if got := FailoverPriority(map[string]any{"failover_priority": priority}); got != 7 {
 			t.Errorf("failover_priority: %#v is %d", priority, got)
 		}
+		if got := SyncPriority(map[string]any{"sync_priority": priority}); got != 7 {
+			t.Errorf("sync_priority: %#v is %d", priority, got)
+		}
+	}
+	if got := SyncPriority(map[string]any{"sync_priority": "x"}); got != 1 {
+		t.Errorf("sync_priority: x is %d", got)
 	}
 }

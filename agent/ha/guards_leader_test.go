@@ -409,11 +409,6 @@ func TestSynchronousNeedsEachCondition(t *testing.T) {
 	if d, ok := findAction[WriteSync](synchronous(view(lease, on, syncKey("a"), broken))); !ok || d.Value == nil {
 		t.Errorf("a key that is not understood: %+v", d)
 	}
-	for value, want := range map[string]int{"2": 2, "0": 0, "x": 1} {
-		if got := syncPriority(cluster.Member{Tags: map[string]any{"sync_priority": value}}); got != want {
-			t.Errorf("sync_priority %q: %d, want %d", value, got, want)
-		}
-	}
 	for key, want := range map[string]string{"": "", "b": "not a synchronous standby of b"} {
 		v := view(syncKey(key))
 		if got := v.syncForbids("a"); (got == "") != (want == "") {

@@ -3,7 +3,6 @@ package ha
 import (
 	"cmp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -323,7 +322,7 @@ func (v View) syncCandidates(promised []string) []string {
 	var able []Standby
 	for _, s := range v.Postgres.standbys() {
 		m, found := v.member(s.Name)
-		if s.Streaming && found && !strings.EqualFold(s.Name, v.Name) && !m.Tag("nosync") && !m.Tag("nostream") && syncPriority(m) > 0 {
+		if s.Streaming && found && !strings.EqualFold(s.Name, v.Name) && !m.Tag("nosync") && !m.Tag("nostream") && cluster.SyncPriority(m.Tags) > 0 {
 			able = append(able, s)
 		}
 	}
@@ -338,7 +337,7 @@ func (v View) syncCandidates(promised []string) []string {
 		first, _ := v.member(a.Name)
 		second, _ := v.member(b.Name)
 		return cmp.Or(
-			cmp.Compare(syncPriority(second), syncPriority(first)),
+			cmp.Compare(cluster.SyncPriority(second.Tags), cluster.SyncPriority(first.Tags)),
 			-compareBool(containsFold(promised, a.Name), containsFold(promised, b.Name)),
 			cmp.Compare(v.Postgres.position(b), v.Postgres.position(a)),
 			strings.Compare(a.Name, b.Name),
@@ -407,24 +406,6 @@ func (v Shard) member(applicationName string) (cluster.Member, bool) {
 		}
 	}
 	return cluster.Member{}, false
-}
-
-// syncPriority is the tag sync_priority, 1 when absent: members with a higher one
-// are chosen first, those with 0 never.
-func syncPriority(m cluster.Member) int {
-	switch n := m.Tags["sync_priority"].(type) {
-	case int:
-		return n
-	case int64:
-		return int(n)
-	case float64:
-		return int(n)
-	case string:
-		if i, err := strconv.Atoi(n); err == nil {
-			return i
-		}
-	}
-	return 1
 }
 
 // syncForbids: while the key sync names a leader, only it and its synchronous
