@@ -28,7 +28,7 @@ func onlyAgent(cfg config.Config, files osuser.User) (release func(), err error)
 	case errors.Is(err, unix.EWOULDBLOCK):
 		_ = f.Close()
 		return nil, fmt.Errorf("another agent runs for the data directory %s (it holds the lock on %s): "+
-			"stop it, or give each member a postgresql.data_dir of its own", cfg.Postgres.DataDir, path)
+			"stop it, or give each member a postgresql.data_dir of its own, and, where their last parts are alike, a lictor.state_dir", cfg.Postgres.DataDir, path)
 	case err != nil:
 		_ = f.Close()
 		return nil, fmt.Errorf("the agent's lock %s: %w", path, err)
