@@ -207,7 +207,7 @@ func (p *confFiles) accessFile(f accessFile, base []confSetting, local, dynamic 
 		f.lines = dynamic
 	}
 	if named, set := p.parameters()[f.parameter]; set {
-		if filepath.Clean(named) != f.path {
+		if filepath.Clean(p.fromData(named)) != f.path {
 			if len(f.lines) > 0 {
 				p.tell("postgresql."+f.section, "not used: the parameter "+f.parameter+" names a file of yours, "+named)
 			}
@@ -218,7 +218,7 @@ func (p *confFiles) accessFile(f accessFile, base []confSetting, local, dynamic 
 	if line, set := lastOf(base, f.parameter); set {
 		if len(f.lines) == 0 {
 			f.path, f.base = line.Value, true
-		} else if filepath.Clean(line.Value) != f.path {
+		} else if filepath.Clean(p.fromData(line.Value)) != f.path {
 			p.tell(f.parameter, line.where()+": not used: postgresql."+f.section+" has lines, which are written to "+f.path)
 		}
 	}

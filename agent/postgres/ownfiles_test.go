@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
@@ -67,6 +68,19 @@ func TestNoFileMovesTheDataDirectory(t *testing.T) {
 	local.CustomConf = ""
 	p.Reconfigure(local)
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
+}
+
+// A relative hba_file begins in the data directory, as PostgreSQL takes it: the agent's own
+// file is not somebody else's for that.
+func TestRelativeAccessFile(t *testing.T) {
+	lines := []string{"local all all peer"}
+	for named, ours := range map[string]bool{"pg_hba.conf": true, "./pg_hba.conf": true, "conf/pg_hba.conf": false} {
+		p := unwired(15, config.Postgres{PgHBA: lines, Parameters: map[string]any{"hba_file": named}}, cluster.DynamicPostgres{})
+		p.dataDir = "/srv/pg"
+		if f := p.hbaFile(nil); (len(f.lines) > 0) != ours || ours && f.path != "/srv/pg/pg_hba.conf" {
+			t.Errorf("%s: %+v", named, f)
+		}
+	}
 }
 
 // The operator's own hba_file, ident_file and external_pid_file are used, whichever
