@@ -123,13 +123,29 @@ func (s Snapshot) Member(name string) (Entry[Member], bool) {
 }
 
 // Upstream is whom the named member, with these tags, streams from: the member that its tag
-// replicatefrom names if that follows the leader, else the leader.
+// replicatefrom names if that follows the leader, else the leader. Members that are to
+// stream from each other follow the leader: none of them would get any WAL.
 func (s Snapshot) Upstream(name string, tags map[string]any, leader string) string {
 	from, _ := tags["replicatefrom"].(string)
-	if m, found := s.Member(from); found && from != name && s.follows(m, leader) {
+	if m, found := s.Member(from); found && from != name && s.follows(m, leader) && !s.InRing(name) {
 		return from
 	}
 	return leader
+}
+
+// InRing reports whether a member is to stream from itself, by way of others.
+func (s Snapshot) InRing(name string) bool {
+	at := name
+	for range s.Members {
+		m, _ := s.Member(at)
+		switch at, _ = m.Value.Tags["replicatefrom"].(string); at {
+		case "":
+			return false
+		case name:
+			return true
+		}
+	}
+	return false
 }
 
 // CloneSource is whom the named member copies its data from: a member with the tag

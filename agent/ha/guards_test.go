@@ -719,6 +719,10 @@ func TestViewNeedsEachCondition(t *testing.T) {
 		{"says that it is a primary", view(leads("b", 0), from("c"), func(v *View) { v.Cluster.Members[2].Value.Role = cluster.RoleMaster }), "b"},
 		{"has led before", view(leads("b", 0), from("c"), func(v *View) { v.Cluster.Members[1].Value.Timeline++ }), "b"},
 		{"stopped", view(leads("b", 0), from("c"), func(v *View) { v.Cluster.Members[2].Value.State = cluster.StateStopped }), "b"},
+		{"one that replicates from it", view(leads("b", 0), from("c"), func(v *View) {
+			v.Cluster.Members[0].Value.Tags = v.Tags
+			v.Cluster.Members[2].Value.Tags = map[string]any{"replicatefrom": "a"}
+		}), "b"},
 		{"its key is not understood", view(leads("b", 0), from("c"), func(v *View) { v.Cluster.Members[2].Err = errors.New("x") }), "b"},
 	} {
 		if got := tt.view.upstream("b"); got != tt.want {

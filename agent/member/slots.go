@@ -60,7 +60,7 @@ func slotsFor(s cluster.Snapshot, name string, primary bool) []string {
 			continue
 		}
 		from, _ := m.Value.Tags["replicatefrom"].(string)
-		if from == name || primary && s.Upstream(m.Value.Name, m.Value.Tags, name) == name {
+		if from == name && !s.InRing(m.Value.Name) || primary && s.Upstream(m.Value.Name, m.Value.Tags, name) == name {
 			names = append(names, m.Value.Name)
 		}
 	}

@@ -26,6 +26,10 @@ func TestSlots(t *testing.T) {
 	s.Members[1].Value.Timeline++ // not of this leader's
 	want("a", true, "b", "c")
 	s.Members[1].Value.Timeline--
+	tag(1, "replicatefrom", "c") // a ring: both follow the leader
+	want("a", true, "b", "c")
+	want("b", false)
+	s.Members[1].Value.Tags = nil
 	s.Members[1].Value.State = cluster.StateStopped
 	want("a", true, "b", "c")
 	tag(2, "nostream", true)
