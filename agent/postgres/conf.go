@@ -143,6 +143,9 @@ func (p *confFiles) writeFiles(a as) error {
 		return err
 	}
 	if a.upstream != nil {
+		if n := len(p.primaryConninfo(*a.upstream)); n > maxConninfo {
+			return fmt.Errorf("postgresql.authentication.replication: with its files and settings primary_conninfo has %d bytes, of which PostgreSQL cuts off all beyond %d: give the files shorter paths", n, maxConninfo)
+		}
 		if err := p.writePgpass(*a.upstream); err != nil {
 			return err
 		}
@@ -401,16 +404,25 @@ func (p *confFiles) postgresqlConf(a as, hba, ident accessFile) string {
 		write("primary_conninfo", "")
 		return b.String()
 	}
-	replication := p.local.Load().Authentication.Replication
-	conninfo := p.conninfo(*a.upstream, replication, "", p.name)
-	if replication.SSLPassword != "" && p.major >= 13 { // it has no file of its own, as passwords have
-		conninfo += " sslpassword=" + conninfoValue(replication.SSLPassword)
-	}
-	write("primary_conninfo", conninfo)
+	write("primary_conninfo", p.primaryConninfo(*a.upstream))
 	if flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) {
 		write("primary_slot_name", cluster.SlotName(p.name))
 	}
 	return b.String()
+}
+
+// maxConninfo is how many bytes of primary_conninfo a WAL receiver gets (MAXCONNINFO in
+// src/include/replication/walreceiver.h): what is beyond is lost without a word.
+const maxConninfo = 1023
+
+// primaryConninfo is how a replica connects to its upstream.
+func (p *confFiles) primaryConninfo(u Upstream) string {
+	replication := p.local.Load().Authentication.Replication
+	conninfo := p.conninfo(u, replication, "", p.name)
+	if replication.SSLPassword != "" && p.major >= 13 { // it has no file of its own, as passwords have
+		conninfo += " sslpassword=" + conninfoValue(replication.SSLPassword)
+	}
+	return conninfo
 }
 
 // arguments are the postmaster's. A standby must not have less of some things

@@ -65,6 +65,19 @@ func TestNamesInEveryGrammar(t *testing.T) {
 	}
 }
 
+// What a WAL receiver would not get of primary_conninfo is refused.
+func TestLongConninfo(t *testing.T) {
+	dir := newDir(t)
+	s := settings(t, dir, "a")
+	s.Postgres.Authentication.Replication.SSLRootCert = "/" + strings.Repeat("long/", 200)
+	p := newInstance(t, s)
+	must(t, p.makeDataDir())
+	err := p.writeConfig(as{role: Replica, upstream: &Upstream{Name: "b", Host: "127.0.0.1", Port: 1}})
+	if err == nil || !strings.Contains(err.Error(), "postgresql.authentication.replication: ") || !strings.Contains(err.Error(), "beyond 1023") {
+		t.Errorf("%v", err)
+	}
+}
+
 func binMajor(t *testing.T, s Settings) int {
 	t.Helper()
 	p, err := New(s)
