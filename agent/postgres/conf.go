@@ -400,14 +400,15 @@ func (p *confFiles) postgresqlConf(a as, hba, ident accessFile) string {
 	for _, name := range slices.Sorted(maps.Keys(recovery)) {
 		write(name, recovery[name])
 	}
-	if a.upstream == nil || a.role == Primary {
-		write("primary_conninfo", "")
-		return b.String()
+	conninfo, slot := "", "" // also of a standby that the included file was written for
+	if a.upstream != nil && a.role != Primary {
+		conninfo = p.primaryConninfo(*a.upstream)
+		if flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) {
+			slot = cluster.SlotName(p.name)
+		}
 	}
-	write("primary_conninfo", p.primaryConninfo(*a.upstream))
-	if flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) {
-		write("primary_slot_name", cluster.SlotName(p.name))
-	}
+	write("primary_conninfo", conninfo)
+	write("primary_slot_name", slot)
 	return b.String()
 }
 

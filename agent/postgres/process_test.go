@@ -47,6 +47,21 @@ func caughtUp(ctx context.Context, t *testing.T, a, b *Instance) {
 	observe(ctx, t, b, "caught up", func(r State) bool { return r.ReplayedLSN >= s.WriteLSN })
 }
 
+// A slot that the file names which was there before the agent is not asked for.
+func TestSlotOfAnotherTime(t *testing.T) {
+	t.Parallel()
+	ctx, dir := within(t), newDir(t)
+	a := newInstance(t, settings(t, dir, "a"))
+	bootstrapped(ctx, t, a)
+	must(t, a.writeFile(a.baseConf(), "primary_slot_name = 'gone'\n"))
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	s, no := settings(t, dir, "b"), false
+	s.Postgres.UseSlots = &no
+	b := newInstance(t, s)
+	must(t, b.BaseBackup(ctx, upstream(a), nil))
+	follow(ctx, t, b, a)
+}
+
 func crash(t *testing.T, p *Instance) {
 	t.Helper()
 	gone := p.Exited()
