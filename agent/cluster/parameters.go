@@ -86,6 +86,11 @@ func RecoveryParameters() []string {
 	}
 }
 
+// AgentsRecovery are those of them that the agent alone sets.
+func AgentsRecovery() []string {
+	return []string{"primary_conninfo", "primary_slot_name", "promote_trigger_file"}
+}
+
 // PathRefusal says why a parameter that moves PostgreSQL away from where agent and
 // guard look is refused; empty for any other parameter.
 func PathRefusal(name string) string {
@@ -183,7 +188,7 @@ func unusedParameter(name, value string, dynamic bool) string {
 	case slices.Contains(AddressParameters(), name):
 		return "has no effect: it follows from postgresql.listen and scope of each agent's file"
 	case name != "restore_command" && slices.Contains(RecoveryParameters(), name):
-		if name == "primary_conninfo" || name == "primary_slot_name" {
+		if slices.Contains(AgentsRecovery(), name) {
 			return "has no effect: the agent sets it"
 		}
 		return "has no effect here: put it under postgresql.recovery_conf"
@@ -225,7 +230,7 @@ const UnsynchronousText = "commits wait for no standby in spite of synchronous_m
 // parameter, or is the agent's own.
 func unusedRecovery(name string) string {
 	switch name = strings.ToLower(name); {
-	case name == "primary_conninfo" || name == "primary_slot_name":
+	case slices.Contains(AgentsRecovery(), name):
 		return "has no effect: the agent sets it"
 	case slices.Contains([]string{"standby_mode", "trigger_file"}, name):
 		return "has no effect: PostgreSQL has no such parameter since version 12"

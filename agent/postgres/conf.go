@@ -308,7 +308,7 @@ func recoveryOf(section map[string]any) map[string]string {
 	out := map[string]string{}
 	for name, value := range section {
 		name = strings.ToLower(name)
-		if value != nil && isRecovery(name) && name != "primary_conninfo" && name != "primary_slot_name" {
+		if value != nil && isRecovery(name) && !slices.Contains(cluster.AgentsRecovery(), name) {
 			out[name] = cluster.ParameterText(value)
 		}
 	}
@@ -335,7 +335,10 @@ func (p *confFiles) configured(name string) bool {
 	return false
 }
 
-const syncNames = "synchronous_standby_names"
+const (
+	syncNames   = "synchronous_standby_names"
+	triggerFile = "promote_trigger_file"
+)
 
 // ownsSyncNames tells whether commits wait for whom the agent says, and not for
 // whom the user's parameters say.
@@ -395,6 +398,9 @@ func (p *confFiles) postgresqlConf(a as, hba, ident accessFile) string {
 	write("recovery_target_timeline", "latest")
 	for _, name := range cluster.RecoveryTargets() {
 		write(name, "")
+	}
+	if supported(triggerFile, p.major) {
+		write(triggerFile, "") // of a file that is there PostgreSQL would promote itself, without a lease
 	}
 	recovery := p.usable(p.wantedRecovery())
 	for _, name := range slices.Sorted(maps.Keys(recovery)) {

@@ -47,19 +47,27 @@ func caughtUp(ctx context.Context, t *testing.T, a, b *Instance) {
 	observe(ctx, t, b, "caught up", func(r State) bool { return r.ReplayedLSN >= s.WriteLSN })
 }
 
-// A slot that the file names which was there before the agent is not asked for.
-func TestSlotOfAnotherTime(t *testing.T) {
+// What the file that was there before the agent says of a standby is not in force: no
+// other slot than its own is asked for, and no file promotes it.
+func TestStandbyOfAnotherTime(t *testing.T) {
 	t.Parallel()
 	ctx, dir := within(t), newDir(t)
 	a := newInstance(t, settings(t, dir, "a"))
 	bootstrapped(ctx, t, a)
-	must(t, a.writeFile(a.baseConf(), "primary_slot_name = 'gone'\n"))
+	base := "primary_slot_name = 'gone'\n"
+	if supported(triggerFile, a.Major()) {
+		base += triggerFile + " = '" + a.inData("PG_VERSION") + "'\n"
+	}
+	must(t, a.writeFile(a.baseConf(), base))
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
 	s, no := settings(t, dir, "b"), false
 	s.Postgres.UseSlots = &no
 	b := newInstance(t, s)
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)
+	if got := value(ctx, t, b, "SELECT string_agg(setting, '') FROM pg_settings WHERE name IN ('primary_slot_name', '"+triggerFile+"')"); got != "" {
+		t.Errorf("in force: %s", got)
+	}
 }
 
 func crash(t *testing.T, p *Instance) {

@@ -92,7 +92,7 @@ func (p *bootstrapper) recoveryLeft() (map[string]string, error) {
 		}
 	}
 	maps.DeleteFunc(left, func(name, value string) bool {
-		return value == "" || name == "primary_conninfo" || name == "primary_slot_name" || !supported(name, p.major)
+		return value == "" || slices.Contains(cluster.AgentsRecovery(), name) || !supported(name, p.major)
 	})
 	return left, nil
 }
