@@ -118,7 +118,7 @@ func TestParseDynamicReads(t *testing.T) {
 		"ignore_slots":[{"name":"x"}],"member_slots_ttl":"1h","my_own":{"deep":[1,{"Case":true}]},
 		"postgresql":{"use_pg_rewind":true,"use_slots":false,"parameters":{"pg_stat_statements.max":5000,"work_mem":"4MB"},"pg_hba":["local all all peer"],"recovery_conf":{"restore_command":"cp"}}}`
 	d, warnings, err := ParseDynamicJSON([]byte(value))
-	if told := fmt.Sprint(warnings); err != nil || len(warnings) != 3 || !strings.Contains(told, "my_own") ||
+	if told := fmt.Sprint(warnings); err != nil || len(warnings) != 4 || !strings.Contains(told, "my_own") || !strings.Contains(told, "slots: Lictor drops none of these") ||
 		!strings.Contains(told, "master_stop_timeout: has no effect") || !strings.Contains(told, "member_slots_ttl: has no effect") {
 		t.Fatal(warnings, err)
 	}

@@ -216,10 +216,9 @@ func (p *bootstrapper) makeRoles(ctx context.Context, socketDir string, b config
 	}
 	defer hangUpOn(conn)
 	auth := p.local.Load().Authentication
-	if b.Method != "" && b.Method != "initdb" { // initdb has made it
-		if err := createRole(ctx, conn, auth.Superuser, "LOGIN SUPERUSER"); err != nil {
-			return err
-		}
+	// Also where initdb has made it: until version 13 it cuts passwords at 99 bytes.
+	if err := createRole(ctx, conn, auth.Superuser, "LOGIN SUPERUSER"); err != nil {
+		return err
 	}
 	if err := createRole(ctx, conn, auth.Replication, "LOGIN REPLICATION"); err != nil {
 		return err

@@ -17,6 +17,7 @@ func TestBootstrap(t *testing.T) {
 	s := settings(t, dir, "a")
 	s.Postgres.Parameters["log_statement"] = "all"
 	s.Postgres.Parameters["log_min_duration_statement"] = 0
+	s.Postgres.Authentication.Superuser.Password += strings.Repeat("long", 40)
 	p := newInstance(t, s)
 	p.Apply(cluster.Dynamic{Postgres: cluster.DynamicPostgres{Parameters: map[string]any{"max_connections": 55, "log_min_error_statement": "debug5"}}})
 	b := bootstrapOptions()

@@ -140,7 +140,7 @@ func TestAdoptAnotherName(t *testing.T) {
 	s := settings(t, dir, "a")
 	programs, err := filepath.Glob(filepath.Join(s.Postgres.BinDir, "*"))
 	must(t, err)
-	bin := filepath.Join(dir, "bin")
+	bin := filepath.Join(dir, "programs") // a directory "bin" would have its "lib" beside it
 	must(t, os.Mkdir(bin, 0o755))
 	for _, program := range programs {
 		must(t, os.Symlink(program, filepath.Join(bin, filepath.Base(program))))
