@@ -21,7 +21,7 @@ func TestNothingElseTouchesFiles(t *testing.T) {
 		"postgres/installation.go":      "MkdirTemp",                           // within For
 		"postgres/aside.go":             "Rename Mkdir RemoveAll",              // within For
 		"postgres/absent.go":            "Chmod Rmdir",                         // within Do
-		"postgres/trial.go":             "Symlink",                             // within Do
+		"postgres/trial.go":             "Symlink CreateTemp Remove",           // within Do
 		"postgres/modes.go":             "Chmod",                               // within Do
 		"backup/verify.go":              "MkdirTemp Mkdir WriteFile RemoveAll", // it does not run as root
 		"led.go":                        "WriteFile Rename Truncate",           // within For
