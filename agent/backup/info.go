@@ -2,6 +2,8 @@
 // taken from, and whether one can be restored. Backups themselves are pgBackRest's.
 //
 //	info.go    what is in the repository (pgbackrest info)
+//	repository.go  how it is asked
+//	target.go  the moment that a shard is restored to, and from which backup
 //	choose.go  which member to back up from
 //	run.go     how pgBackRest is run for that
 //	verify.go  a backup is restored to a directory of its own, started and checked
@@ -50,11 +52,19 @@ type Info struct {
 	Backups []Backup
 	// Bad are the labels of those in which pgBackRest found damaged pages.
 	Bad []string
+	// Archives are those of the cluster's WAL, one for each repository and version of PostgreSQL.
+	Archives []Archive
 	// Bytes is what the files of all backups take in the repository, without the WAL, of
 	// which pgBackRest does not say it.
 	Bytes int64
 	// Trouble says what is wrong with the repository, empty: nothing.
 	Trouble string
+}
+
+// Archive is where a repository keeps a cluster's WAL, and the last segment there.
+type Archive struct {
+	Repo     int
+	ID, Last string
 }
 
 // What pgBackRest's status codes mean that are no trouble: 2 is a stanza without a backup.
@@ -89,6 +99,11 @@ func Parse(out []byte, stanza, system string) (Info, error) {
 			database
 			System uint64 `json:"system-id"`
 		} `json:"db"`
+		Archive []struct {
+			Database database `json:"database"`
+			ID       string   `json:"id"`
+			Max      string   `json:"max"`
+		} `json:"archive"`
 		Backup []struct {
 			Label     string               `json:"label"`
 			Type      string               `json:"type"`
@@ -123,6 +138,11 @@ func Parse(out []byte, stanza, system string) (Info, error) {
 		}
 		if info.Trouble == "" && s.Status.wrong() {
 			info.Trouble = s.Status.Message
+		}
+		for _, a := range s.Archive {
+			if a.Max != "" && (system == "" || systems[a.Database] == system) {
+				info.Archives = append(info.Archives, Archive{Repo: a.Database.RepoKey, ID: a.ID, Last: a.Max})
+			}
 		}
 		for _, b := range s.Backup {
 			info.Bytes += b.Info.Repository.Delta

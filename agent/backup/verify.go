@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -47,11 +48,7 @@ func (v Verification) Verify(ctx context.Context) (_ Verified, err error) {
 		return Verified{}, errors.New("PostgreSQL does not run as root: run this as its own user (runuser -u postgres -- ...)")
 	}
 	began := time.Now()
-	out, err := v.command(ctx, v.PgBackRest[0], append(v.PgBackRest[1:len(v.PgBackRest):len(v.PgBackRest)], InfoOptions(v.Stanza)...)...)
-	if err != nil {
-		return Verified{}, err
-	}
-	info, err := Parse(out, v.Stanza, "")
+	info, err := Repository{Command: v.PgBackRest, Stanza: v.Stanza}.Info(ctx, "")
 	if err != nil {
 		return Verified{}, err
 	}
@@ -62,7 +59,7 @@ func (v Verification) Verify(ctx context.Context) (_ Verified, err error) {
 	if err != nil {
 		return Verified{}, fmt.Errorf("stanza %s: %w (%s)", v.Stanza, err, info.Trouble)
 	}
-	if err := v.room(chosen); err != nil {
+	if err := chosen.Room(v.Scratch); err != nil {
 		return Verified{}, err
 	}
 	dir, err := os.MkdirTemp(v.Scratch, "lictor-verify-")
@@ -90,31 +87,16 @@ func (v Verification) Verify(ctx context.Context) (_ Verified, err error) {
 	return Verified{Backup: chosen, Took: time.Since(began), At: time.Now().UTC().Truncate(time.Second)}, nil
 }
 
-// InfoOptions have pgBackRest print what it knows of a stanza, and errors elsewhere.
-func InfoOptions(stanza string) []string {
-	return []string{"--stanza=" + stanza, "--output=json", "--log-level-console=off", "--log-level-stderr=error", "info"}
-}
-
-// labelled is the backup with a label.
-func (i Info) labelled(label string) (Backup, error) {
-	for _, b := range i.Backups {
-		if b.Label == label {
-			return b, nil
-		}
-	}
-	return Backup{}, fmt.Errorf("there is no good backup %s", label)
-}
-
-// room reports an error where the scratch directory has not enough of it: what is restored,
-// and as much again as a share for WAL and temporary files.
-func (v Verification) room(b Backup) error {
+// Room reports an error where a directory has not enough of it for a backup: what is restored,
+// and a tenth of that and 128 MB for WAL and temporary files.
+func (b Backup) Room(dir string) error {
 	var fs unix.Statfs_t
-	if err := unix.Statfs(v.Scratch, &fs); err != nil {
-		return fmt.Errorf("the directory to restore to (%s): %w", v.Scratch, err)
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("the directory to restore to (%s): %w", dir, err)
 	}
 	free, needs := int64(fs.Bavail)*fs.Bsize, b.Size+b.Size/10+1<<27 //nolint:unconvert // of another type elsewhere
 	if free < needs {
-		return fmt.Errorf("%s has %d MB free, restoring %s needs %d MB: name a directory on another disk", v.Scratch, free>>20, b.Label, needs>>20)
+		return fmt.Errorf("%s has %d MB free, restoring %s needs %d MB: name a directory on another disk", dir, free>>20, b.Label, needs>>20)
 	}
 	return nil
 }
@@ -214,10 +196,16 @@ func (s scratch) stop(ctx context.Context) error {
 	return err
 }
 
+// command runs a program as this process's own user.
+func (v Verification) command(ctx context.Context, name string, args ...string) ([]byte, error) {
+	return command(ctx, nil, name, args...)
+}
+
 // command runs a program and returns what it prints. PostgreSQL's variables of the
 // environment would lead it elsewhere.
-func (v Verification) command(ctx context.Context, name string, args ...string) ([]byte, error) {
+func command(ctx context.Context, as *syscall.Credential, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	cmd.Dir = "/"

@@ -18,6 +18,8 @@
 //	override.go    failover --force when nobody leads
 //	restart.go     restart, of members and of a whole shard
 //	maintain.go    reload, reinit, pause, resume, flush, remove
+//	restore.go, beside.go
+//	               restore --as: the configuration of a shard beside the one that it was
 //	secret.go      rotate-secret
 //	query.go       query, dsn, version
 //	doctor.go, doctor_consul.go, doctor_member.go, doctor_postgres.go, doctor_pgbouncer.go

@@ -63,7 +63,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 	root.AddCommand(
 		listCommand(), topologyCommand(), fleetCommand(), doctorCommand(), eventsCommand(), historyCommand(),
 		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), rotateSecretCommand(), restartCommand(), reloadCommand(),
-		reinitCommand(), pauseCommand(true), pauseCommand(false), queryCommand(), dsnCommand(), flushCommand(), removeCommand(),
+		reinitCommand(), restoreCommand(), pauseCommand(true), pauseCommand(false), queryCommand(), dsnCommand(), flushCommand(), removeCommand(),
 		versionCommand(), guardCommand(), probeDiskCommand(), docsCommand(),
 	)
 	for group, commands := range map[string][]*cobra.Command{

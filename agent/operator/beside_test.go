@@ -1,0 +1,162 @@
+package operator
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/config"
+)
+
+const livingFile = `# our orders
+scope: orders
+name: db1
+restapi: {listen: "127.0.0.1:8008", connect_address: "db1:8008"}
+consul: {host: "127.0.0.1:8500"}
+bootstrap:
+  dcs: {ttl: 5}
+  initdb: [data-checksums]
+postgresql:
+  listen: 127.0.0.1:5432
+  data_dir: /srv/orders
+  authentication:
+    superuser: {username: postgres, password: 0123}  # as text
+    replication: {username: replicator, password: secret}
+  parameters: {archive_mode: "on", archive_command: push, work_mem: 8MB}
+  create_replica_methods: [pgbackrest, basebackup]
+  pgbackrest: {command: restore, keep_data: true}
+  recovery_conf: {restore_command: get}
+  callbacks: {on_role_change: /etc/vip.sh}
+  pre_promote: /etc/may.sh
+watchdog: {mode: required}
+tags: {nofailover: true}
+lictor: {backup: {stanza: orders}}
+`
+
+// The new shard's file is the member's, without what would reach for the living shard; what
+// else stands there stays as it was written.
+func TestFileOfAShardBeside(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "orders.yml")
+	write := func(path, content string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(path, livingFile)
+	site := &Site{Settings: Settings{Path: path}}
+	cfg, err := site.memberFile("orders", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := beside{Scope: "monday", DataDir: "/srv/monday", PostgresPort: "5433", APIPort: "8009", Bootstrap: map[string]any{
+		"method": "pgbackrest", "pgbackrest": map[string]any{"command": "restore it", "no_params": true, "keep_existing_recovery_conf": true},
+		"dcs": dynamicBeside(map[string]any{"ttl": 5, "pause": true, "synchronous_mode": "strict", "postgresql": map[string]any{
+			"parameters": map[string]any{"archive_mode": "on", "archive_command": "push", "max_connections": 7}, "recovery_conf": map[string]any{"restore_command": "get"},
+		}}),
+	}}
+	content, err := site.besideFile(cfg, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := RestoreOptions{File: filepath.Join(dir, "monday.yml")}
+	if err := site.install(o, cfg, plan, content); err != nil {
+		t.Fatal(err)
+	}
+	made, _, err := config.Load(config.Source{Path: o.File})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if made.Scope != "monday" || made.Name != "db1" || made.Postgres.Listen != "127.0.0.1:5433" || made.Postgres.ConnectAddress != "127.0.0.1:5433" ||
+		made.RestAPI.Listen != "127.0.0.1:8009" || made.RestAPI.ConnectAddress != "db1:8009" || made.Postgres.DataDir != "/srv/monday" {
+		t.Errorf("%s", made)
+	}
+	if auth := made.Postgres.Authentication; auth.Superuser.Password != "0123" || auth.Replication.Password != "secret" {
+		t.Error("the passwords are others")
+	}
+	if made.Postgres.PrePromote != "" || made.Watchdog.Mode != "off" || len(made.Tags) > 0 || made.Postgres.Parameters["work_mem"] != "8MB" || len(made.Bootstrap.InitDB) > 0 {
+		t.Errorf("%s", made)
+	}
+	if text := string(content); !strings.Contains(text, "# as text") || !strings.HasPrefix(text, "# orders restored as monday") {
+		t.Errorf("comments are gone:\n%s", text)
+	}
+	dynamic := made.Bootstrap.DCS
+	postgres := dynamic["postgresql"].(map[string]any)
+	parameters := postgres["parameters"].(map[string]any)
+	if len(dynamic) != 2 || len(postgres) != 1 || len(parameters) != 2 || parameters["archive_mode"] != "off" {
+		t.Errorf("dcs: %v", dynamic)
+	}
+	if info, err := os.Stat(o.File); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("its mode: %v, %v", info, err)
+	}
+
+	if err := site.install(o, cfg, plan, content); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a file that is there: %v", err)
+	}
+	o.File = filepath.Join(dir, "other.yml")
+	o.Environ = []string{"LICTOR_SCOPE=orders"}
+	if err := site.install(o, cfg, plan, content); ExitCode(err) != ExitRefused || !strings.Contains(err.Error(), "scope: the environment sets it") {
+		t.Errorf("the environment: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) != 2 {
+		t.Errorf("there are %v, %v", left, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
+		t.Errorf("there are %v, %v", left, err)
+	}
+}
+
+func TestFilesThatNoShardIsMadeOf(t *testing.T) {
+	for name, test := range map[string]struct{ from, to, want string }{
+		"another shard's":         {"scope: orders", "scope: users", "is of the shard users, not of orders"},
+		"without a stanza":        {"lictor: {backup: {stanza: orders}}", "", "lictor.backup.stanza"},
+		"a section is an alias":   {"tags: {nofailover: true}", "tags: &t {nofailover: true}\nextra: {x: *t}", ""},
+		"a parameter by an alias": {"parameters: {archive_mode", "parameters: {<<: &p {a: b}, archive_mode", "postgresql.parameters.archive_mode: is written with a YAML alias"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "orders.yml")
+			if err := os.WriteFile(path, []byte(strings.Replace(livingFile, test.from, test.to, 1)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			site := &Site{Settings: Settings{Path: path}}
+			cfg, err := site.memberFile("orders", nil)
+			if err == nil {
+				_, err = site.besideFile(cfg, beside{Scope: "monday", DataDir: "/srv/monday", PostgresPort: "5433", APIPort: "8009"})
+			}
+			if test.want != "" && (ExitCode(err) != ExitUsage || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestFreePort(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it waits for nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, taken, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := freePort([]string{"127.0.0.1"}, "5432", taken); ExitCode(err) != ExitRefused {
+		t.Errorf("a port that is taken: %v", err)
+	}
+	if port, err := freePort([]string{"127.0.0.1"}, taken, ""); err != nil || port == taken {
+		t.Errorf("%s, %v", port, err)
+	}
+}
+
+func TestShellWord(t *testing.T) {
+	for word, want := range map[string]string{"--set=a_1F": "--set=a_1F", "--target=2026 10:00": "'--target=2026 10:00'", "a'b": `'a'"'"'b'`} {
+		if got := shellWord(word); got != want {
+			t.Errorf("%s: %s", word, got)
+		}
+	}
+}

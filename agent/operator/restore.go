@@ -1,0 +1,400 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/shlex"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/lictor-ha/lictor/agent/backup"
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/postgres"
+)
+
+// RestoreOptions say to which moment a shard is restored, from which backup, and as what.
+type RestoreOptions struct {
+	// To is the moment, as backup.ParseTarget reads it.
+	To string
+	// Label is the backup; empty: the newest that had ended before.
+	Label string
+	// As is the new shard.
+	As string
+	// DataDir, Port, APIPort and File are the new shard's; empty: beside those of the member.
+	DataDir, Port, APIPort, File string
+	// Environ is the environment that goes over configuration files.
+	Environ []string
+	// Force asks nothing.
+	Force bool
+}
+
+const (
+	// repositoryLimit bounds one question to pgBackRest. Its own limits are half an hour.
+	repositoryLimit = time.Minute
+	// archiveLimit bounds the wait for the last WAL to come into the archive.
+	archiveLimit = time.Minute
+)
+
+// restoration is a recovery that was found possible.
+type restoration struct {
+	target   time.Time
+	from     backup.Backup
+	archived time.Time
+	size     int64
+}
+
+// RestoreBeside makes the configuration of a new shard which recovers to a moment of another
+// one's, from its backups, on this host. The other shard is not touched. All that would keep
+// the new one from being made is looked at first.
+func RestoreBeside(ctx context.Context, c *Console, s *Shard, o RestoreOptions) error {
+	target, err := backup.ParseTarget(o.To)
+	if err != nil {
+		return usagef("--to: %w", err)
+	}
+	if err := cluster.CheckName(o.As); err != nil {
+		return usagef("--as: the name of a shard %w", err)
+	}
+	if o.As == s.Scope {
+		return usagef("--as: %s is the shard itself", o.As)
+	}
+	cfg, err := s.site.memberFile(s.Scope, o.Environ)
+	if err != nil {
+		return err
+	}
+	credential, err := postgresUser(cfg)
+	if err != nil {
+		return err
+	}
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.site.unknown(ctx, o.As); err != nil {
+		return err
+	}
+	plan, err := s.place(cfg, &o)
+	if err != nil {
+		return err
+	}
+	words, err := shlex.Split(cfg.Lictor.Backup.InForce().Command)
+	if err != nil || len(words) == 0 {
+		return usagef("lictor.backup.command: %q cannot be split into words", cfg.Lictor.Backup.Command)
+	}
+	repository := backup.Repository{Command: words, Stanza: cfg.Lictor.Backup.Stanza, As: credential}
+	r, err := s.check(ctx, c, repository, snapshot, target, o.Label)
+	if err != nil {
+		return err
+	}
+	if err := r.from.Room(existing(plan.DataDir)); err != nil {
+		return refusedf("%w", err)
+	}
+	if plan.Bootstrap, err = besideBootstrap(cfg, snapshot, plan, r); err != nil {
+		return err
+	}
+	content, err := s.site.besideFile(cfg, plan)
+	if err != nil {
+		return err
+	}
+	c.Say("%s is restored as %s, as it was at %s:", s.Scope, o.As, backup.TargetText(target))
+	c.Say("  from         the backup %s, %d MB, which ended at %s", r.from.Label, r.from.Size>>20, r.from.Stop.UTC().Format(time.RFC3339))
+	c.Say("  WAL          archived until %s", r.archived.UTC().Format(time.RFC3339))
+	c.Say("  data         %s, on this host", plan.DataDir)
+	c.Say("  PostgreSQL   port %s, the agent's REST API port %s", plan.PostgresPort, plan.APIPort)
+	c.Say("  file         %s", o.File)
+	if !o.Force {
+		if err := c.Confirm(s.Scope + " is not touched. Write the file?"); err != nil {
+			return err
+		}
+	}
+	if err := s.site.install(o, cfg, plan, content); err != nil {
+		return err
+	}
+	c.Say("%s is written. Next, on this host: systemctl start lictor-agent@%s, or lictor agent %s as PostgreSQL's user;\nlictor list %s shows it. It archives nothing until it has a stanza of its own.",
+		o.File, o.As, o.File, o.As)
+	return nil
+}
+
+// memberFile is the configuration of a member of the shard, whose backups it names.
+func (s *Site) memberFile(scope string, environ []string) (config.Config, error) {
+	if s.Path == "" {
+		return config.Config{}, usagef("--config: name the configuration file of a member of %s that runs on this host", scope)
+	}
+	if info, err := os.Stat(s.Path); err == nil && !info.Mode().IsRegular() {
+		return config.Config{}, usagef("--config: %s must be one file, of which the new shard's is made", s.Path)
+	}
+	cfg, _, err := config.Load(config.Source{Path: s.Path, Environ: environ})
+	switch {
+	case err != nil:
+		return cfg, Usage(err)
+	case cfg.Scope != scope:
+		return cfg, usagef("--config: %s is of the shard %s, not of %s", s.Path, cfg.Scope, scope)
+	case cfg.Lictor.Backup.Stanza == "":
+		return cfg, usagef("lictor.backup.stanza: %s does not say which stanza has the backups of %s", s.Path, scope)
+	}
+	return cfg, nil
+}
+
+// postgresUser is whom pgBackRest is run as: its files are that user's. nil: this process's own.
+func postgresUser(cfg config.Config) (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil //nolint:nilnil // no other user
+	}
+	credential, err := postgres.Credential(cfg.Lictor.OSUser, filepath.Clean(cfg.Postgres.DataDir))
+	if err != nil {
+		return nil, Usage(err)
+	}
+	return credential, nil
+}
+
+// unknown reports an error where a shard exists in Consul.
+func (s *Site) unknown(ctx context.Context, scope string) error {
+	keys := s.keys(scope)
+	for _, prefix := range []string{keys.Prefix(), keys.Route()} {
+		pairs, err := s.list(ctx, prefix)
+		if err != nil {
+			return err
+		}
+		for _, pair := range pairs {
+			if pair.Key == prefix || strings.HasPrefix(pair.Key, keys.Prefix()) {
+				return refusedf("--as: there is a shard %s in Consul (%s): choose another name, or remove it first (lictor remove)", scope, pair.Key)
+			}
+		}
+	}
+	return nil
+}
+
+// place fills in where the new shard is, and refuses a place that is taken.
+func (s *Shard) place(cfg config.Config, o *RestoreOptions) (beside, error) {
+	if o.DataDir == "" {
+		o.DataDir = filepath.Join(filepath.Dir(filepath.Clean(cfg.Postgres.DataDir)), o.As)
+	}
+	if o.File == "" {
+		o.File = filepath.Join(filepath.Dir(s.site.Path), o.As+filepath.Ext(s.site.Path))
+	}
+	plan := beside{Scope: o.As}
+	var err error
+	for _, path := range []*string{&o.DataDir, &o.File} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return plan, usagef("%s: %w", *path, err)
+		}
+	}
+	plan.DataDir = o.DataDir
+	switch entries, err := os.ReadDir(o.DataDir); {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return plan, refusedf("--data-dir: %w", err)
+	case len(entries) > 0:
+		return plan, refusedf("--data-dir: %s is not empty", o.DataDir)
+	}
+	if _, err := os.Lstat(o.File); !errors.Is(err, fs.ErrNotExist) {
+		return plan, refusedf("--file: %s exists already", o.File)
+	}
+	hosts, port, _ := config.SplitAddress(cfg.Postgres.Listen) // it was checked when the file was read
+	if plan.PostgresPort, err = freePort(hosts, port, o.Port); err != nil {
+		return plan, fmt.Errorf("--port: %w", err)
+	}
+	hosts, port, _ = config.SplitAddress(cfg.RestAPI.Listen)
+	if plan.APIPort, err = freePort(hosts, port, o.APIPort); err != nil {
+		return plan, fmt.Errorf("--api-port: %w", err)
+	}
+	if plan.APIPort == plan.PostgresPort {
+		return plan, usagef("--port and --api-port: both are %s", plan.APIPort)
+	}
+	return plan, nil
+}
+
+// existing is the directory that a path lies in, as far as there is one.
+func existing(path string) string {
+	for {
+		if _, err := os.Stat(path); err == nil || path == filepath.Dir(path) {
+			return path
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+// check looks whether a shard can be restored to a moment, and touches nothing but the archive,
+// which is brought up to now.
+func (s *Shard) check(ctx context.Context, c *Console, repository backup.Repository, snapshot cluster.Snapshot, target time.Time, label string) (restoration, error) {
+	system := snapshot.Initialize.Value
+	if system == "" {
+		return restoration{}, refusedf("Consul does not know the system identifier of %s (the key initialize), by which its backups are told from others", s.Scope)
+	}
+	if now := time.Now(); target.After(now) {
+		return restoration{}, refusedf("--to: %s is in the future: it is %s", backup.TargetText(target), backup.TargetText(now))
+	}
+	info, err := s.info(ctx, repository, system)
+	if err != nil {
+		return restoration{}, err
+	}
+	r := restoration{target: target}
+	if r.from, err = info.Before(target, label); err != nil {
+		field := "--to"
+		if label != "" {
+			field = "--from-backup"
+		}
+		return r, refusedf("%s: %s: %w", field, backup.TargetText(target), err)
+	}
+	if err := s.archive(ctx, snapshot); err != nil {
+		c.Warn("warning: the archive could not be brought up to now: %v", err)
+	} else if info, err = s.info(ctx, repository, system); err != nil {
+		return r, err
+	}
+	ask, cancel := context.WithTimeout(ctx, repositoryLimit)
+	defer cancel()
+	if r.archived, err = repository.Archived(ask, info); err != nil {
+		return r, err
+	}
+	if !target.Before(r.archived) {
+		return r, refusedf("--to: %s is later than the last WAL in the archive, which came there at %s", backup.TargetText(target), r.archived.UTC().Format(time.RFC3339))
+	}
+	return r, nil
+}
+
+func (s *Shard) info(ctx context.Context, repository backup.Repository, system string) (backup.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, repositoryLimit)
+	defer cancel()
+	info, err := repository.Info(ctx, system)
+	if err == nil && info.Trouble != "" && len(info.Backups) == 0 {
+		err = errors.New(info.Trouble)
+	}
+	if err != nil {
+		return info, fmt.Errorf("pgBackRest cannot read the repository: %w", err)
+	}
+	return info, nil
+}
+
+// archive has the leader archive what there is: a recovery ends at a commit after its target, so
+// there must be one, and it must be in the archive.
+func (s *Shard) archive(ctx context.Context, snapshot cluster.Snapshot) error {
+	leader, err := s.leader(snapshot)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, archiveLimit)
+	defer cancel()
+	conn, err := s.site.connect(ctx, leader, QueryOptions{})
+	if err != nil {
+		return err
+	}
+	defer hangUp(conn)
+	var segment string
+	if _, err := conn.Exec(ctx, "SELECT pg_catalog.txid_current()"); err != nil {
+		return fmt.Errorf("on %s: %w", leader.Name, err)
+	}
+	if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_switch_wal())").Scan(&segment); err != nil {
+		return fmt.Errorf("on %s: %w", leader.Name, err)
+	}
+	return await(ctx, func(ctx context.Context) error { return archivedUpTo(ctx, conn, segment) })
+}
+
+// archivedUpTo reports an error until a segment was archived.
+func archivedUpTo(ctx context.Context, conn *pgx.Conn, segment string) error {
+	const segmentName = 24
+	var last, failed string
+	err := conn.QueryRow(ctx, "SELECT coalesce(last_archived_wal, ''), CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity') THEN last_failed_wal ELSE '' END"+
+		" FROM pg_catalog.pg_stat_archiver").Scan(&last, &failed)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the archiver: %w", err)
+	case len(last) >= segmentName && last[:segmentName] >= segment:
+		return nil
+	case failed != "":
+		return fmt.Errorf("the archive_command has failed for %s", failed)
+	}
+	return fmt.Errorf("%s is not archived yet", segment)
+}
+
+// besideBootstrap is the section bootstrap of the new shard.
+func besideBootstrap(cfg config.Config, snapshot cluster.Snapshot, plan beside, r restoration) (map[string]any, error) {
+	dynamic, err := parseConfig(snapshot.Config.Value)
+	if err != nil {
+		return nil, fmt.Errorf("the shard's dynamic configuration: %w", err)
+	}
+	command := cfg.Lictor.Backup.InForce().Command
+	for _, option := range []string{
+		"--stanza=" + cfg.Lictor.Backup.Stanza, "--set=" + r.from.Label, "--pg1-path=" + plan.DataDir, "--tablespace-map-all=" + plan.DataDir + ".tablespaces",
+		"--type=time", "--target=" + backup.TargetText(r.target), "restore",
+	} {
+		command += " " + shellWord(option)
+	}
+	return map[string]any{
+		"dcs": dynamicBeside(dynamic), "method": "pgbackrest",
+		"pgbackrest": map[string]any{"command": command, "no_params": true, "keep_existing_recovery_conf": true},
+	}, nil
+}
+
+// shellWord quotes a word as shells and shlex take it.
+func shellWord(word string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_=/.:,+@%", r)
+	}
+	if !slices.ContainsFunc([]rune(word), func(r rune) bool { return !plain(r) }) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'"'"'`) + "'"
+}
+
+// besideFile is the new shard's configuration, made of the member's.
+func (s *Site) besideFile(cfg config.Config, plan beside) ([]byte, error) {
+	content, err := os.ReadFile(s.Path)
+	if err != nil {
+		return nil, Usage(err)
+	}
+	edits, err := plan.edits(cfg)
+	if err != nil {
+		return nil, err
+	}
+	heading := fmt.Sprintf("# %s restored as %s by lictor restore, made from %s: docs/backups.md.", cfg.Scope, plan.Scope, s.Path)
+	made, err := editYAML(content, heading, edits)
+	if err != nil {
+		return nil, usagef("--config: %s: %w", s.Path, err)
+	}
+	return made, nil
+}
+
+// install writes the new shard's file once an agent would take it, and would be the new shard's.
+func (s *Site) install(o RestoreOptions, cfg config.Config, plan beside, content []byte) error {
+	dir, err := os.MkdirTemp(filepath.Dir(o.File), ".lictor-restore-")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", o.File, err)
+	}
+	defer os.RemoveAll(dir)
+	trial := filepath.Join(dir, filepath.Base(o.File))
+	if err := writeLike(trial, s.Path, content); err != nil {
+		return err
+	}
+	made, _, err := config.Load(config.Source{Path: trial, Environ: o.Environ})
+	if err != nil {
+		return fmt.Errorf("the file that was made of %s is not valid: %w", s.Path, err)
+	}
+	for what, differs := range map[string]bool{
+		"scope":                                   made.Scope != plan.Scope,
+		"postgresql.data_dir":                     made.Postgres.DataDir != plan.DataDir,
+		"postgresql.listen":                       !strings.HasSuffix(made.Postgres.Listen, ":"+plan.PostgresPort),
+		"restapi.listen":                          !strings.HasSuffix(made.RestAPI.Listen, ":"+plan.APIPort),
+		"lictor.backup":                           made.Lictor.Backup.Stanza != "",
+		"postgresql.callbacks":                    made.Postgres.Callbacks != config.Callbacks{},
+		"postgresql.recovery_conf":                len(made.Postgres.RecoveryConf) > 0,
+		"postgresql.create_replica_methods":       len(made.Postgres.CreateReplica) > 0,
+		"postgresql.parameters.archive_mode":      cluster.ParameterText(made.Postgres.Parameters["archive_mode"]) != "off",
+		"postgresql.parameters.archive_command":   made.Postgres.Parameters["archive_command"] != nil,
+		"namespace (the new shard would be lost)": made.Namespace != cfg.Namespace,
+	} {
+		if differs {
+			return refusedf("%s: the environment sets it, over any file: unset it, and start the new agent without it", what)
+		}
+	}
+	if err := os.Link(trial, o.File); err != nil {
+		return fmt.Errorf("writing %s: %w", o.File, err)
+	}
+	return nil
+}
