@@ -23,10 +23,9 @@ import (
 
 // beside is what the new shard's first member has of its own.
 type beside struct {
-	Scope, DataDir          string
-	PostgresPort, APIPort   string
-	Bootstrap               map[string]any
-	postgresHost, restHosts string // where it listens
+	Scope, DataDir        string
+	PostgresPort, APIPort string
+	Bootstrap             map[string]any
 }
 
 // edit is one change of a configuration file: a value for a path, or its removal.
@@ -57,6 +56,9 @@ func (b beside) edits(cfg config.Config) ([]edit, error) {
 		}
 		list = append(list, edit{of.path, of.address[:i+1] + of.port})
 	}
+	if token := b.token(cfg); token != "" {
+		list = append(list, edit{"consul.token_file", token})
+	}
 	for _, path := range []string{
 		"postgresql.proxy_address", "postgresql.pgpass",
 		"postgresql.create_replica_methods", "postgresql.recovery_conf", // they read the other shard's stanza
@@ -66,6 +68,16 @@ func (b beside) edits(cfg config.Config) ([]edit, error) {
 		list = append(list, edit{path, nil})
 	}
 	return list, nil
+}
+
+// token is the file of the new shard's token for Consul, where the member's is named after its
+// shard: that one has no rights for another. Empty: both have the same.
+func (b beside) token(cfg config.Config) string {
+	dir, name := filepath.Split(cfg.Consul.TokenFile)
+	if ext := filepath.Ext(name); strings.TrimSuffix(name, ext) == cfg.Scope {
+		return filepath.Join(dir, b.Scope+ext)
+	}
+	return ""
 }
 
 // dynamicBeside is the dynamic configuration of a shard, as one that was restored beside it begins.

@@ -110,6 +110,9 @@ func RestoreBeside(ctx context.Context, c *Console, s *Shard, o RestoreOptions) 
 	c.Say("  data         %s, on this host", plan.DataDir)
 	c.Say("  PostgreSQL   port %s, the agent's REST API port %s", plan.PostgresPort, plan.APIPort)
 	c.Say("  file         %s", o.File)
+	if token := plan.token(cfg); token != "" {
+		c.Say("  token        %s, which must be there and may write the new shard's keys in Consul", token)
+	}
 	if !o.Force {
 		if err := c.Confirm(s.Scope + " is not touched. Write the file?"); err != nil {
 			return err
