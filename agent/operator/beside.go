@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -44,8 +45,10 @@ func (b beside) edits(cfg config.Config) ([]edit, error) {
 		{"watchdog.mode", "off"}, // the device is the other agent's
 	}
 	for _, of := range []struct{ path, address, port string }{
-		{"restapi.listen", cfg.RestAPI.Listen, b.APIPort}, {"restapi.connect_address", cfg.RestAPI.ConnectAddress, b.APIPort},
-		{"postgresql.listen", cfg.Postgres.Listen, b.PostgresPort}, {"postgresql.connect_address", cfg.Postgres.ConnectAddress, b.PostgresPort},
+		{"restapi.listen", cfg.RestAPI.Listen, b.APIPort},
+		{"restapi.connect_address", cfg.RestAPI.ConnectAddress, b.APIPort},
+		{"postgresql.listen", cfg.Postgres.Listen, b.PostgresPort},
+		{"postgresql.connect_address", cfg.Postgres.ConnectAddress, b.PostgresPort},
 	} {
 		if of.address == "" {
 			continue
@@ -190,13 +193,13 @@ func freePort(hosts []string, after, wanted string) (string, error) {
 	if wanted != "" {
 		return wanted, listens(hosts, wanted)
 	}
-	n, err := net.LookupPort("tcp", after)
+	n, err := strconv.Atoi(after)
 	if err != nil {
 		return "", usagef("%q is no port", after)
 	}
 	const most = 100
 	for next := n + 1; next <= min(n+most, 1<<16-1); next++ {
-		if port := fmt.Sprint(next); listens(hosts, port) == nil {
+		if port := strconv.Itoa(next); listens(hosts, port) == nil {
 			return port, nil
 		}
 	}

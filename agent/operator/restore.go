@@ -49,7 +49,6 @@ type restoration struct {
 	target   time.Time
 	from     backup.Backup
 	archived time.Time
-	size     int64
 }
 
 // RestoreBeside makes the configuration of a new shard which recovers to a moment of another
