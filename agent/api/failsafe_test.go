@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/proof"
 )
@@ -325,19 +326,39 @@ func TestSomebodyHasTheMembersPort(t *testing.T) {
 	}
 }
 
-// What an operator asks of one member is done by no other one, whoever passes it on.
-func TestReinitializeIsForOneMember(t *testing.T) {
+// What an operator asks of one member is done by no other one, whoever passes it on: also
+// where that one would take it without a proof, from root on its own host or from an address
+// in its allowlist. Whoever may write a shard's keys says where its members are.
+func TestRequestIsForOneMember(t *testing.T) {
 	node := fixed(replicaState(time.Now()))
 	node.reinitialize = func(context.Context, ReinitRequest) error { t.Error("another member was reinitialized"); return nil }
 	node.restart = func(context.Context) error { t.Error("another member was restarted"); return nil }
-	rest := config.RestAPI{}
-	rest.Authentication.Username, rest.Authentication.Password = "admin", "secret"
-	server := start(t, rest, node, func(s *Server) { s.ProveWith(keeping(testSecret())) })
-	to := relay(t, server.url, func(_ *http.Request, body []byte) []byte { return body })
-	for _, path := range []string{"/reinitialize", "/restart"} {
-		a, err := proving(t, keeping(testSecret())).Post(t.Context(), Peer{Name: "node7", APIURL: to}, path, map[string]any{})
-		if err != nil || a.OK() || a.Proved {
-			t.Errorf("%s: %+v, %v", path, a, err)
+	node.changeConfig = func(context.Context, func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error) {
+		t.Error("another shard's configuration was changed")
+		return nil, nil, nil
+	}
+	password := config.RestAPI{}
+	password.Authentication.Username, password.Authentication.Password = "admin", "secret"
+	for name, rest := range map[string]config.RestAPI{
+		"password": password, "this host": {}, "allowlist": {Allowlist: []string{"127.0.0.0/8"}},
+	} {
+		server := start(t, rest, node, func(s *Server) { s.ProveWith(keeping(testSecret())) })
+		to := relay(t, server.url, func(_ *http.Request, body []byte) []byte { return body })
+		for asked, from := range map[string]struct {
+			member string
+			secret proof.Secret
+		}{"another member": {"node7", testSecret()}, "another shard's member": {node.state().Name, proof.NewSecret()}} {
+			t.Run(name+", "+asked, func(t *testing.T) {
+				client, peer := proving(t, keeping(from.secret)), Peer{Name: from.member, APIURL: to}
+				for _, path := range []string{"/reinitialize", "/restart"} {
+					if a, err := client.Post(t.Context(), peer, path, map[string]any{}); err != nil || a.OK() || a.Proved {
+						t.Errorf("%s: %+v, %v", path, a, err)
+					}
+				}
+				if a, err := client.Patch(t.Context(), peer, "/config", map[string]any{"ttl": 20}); err != nil || a.OK() || a.Proved {
+					t.Errorf("/config: %+v, %v", a, err)
+				}
+			})
 		}
 	}
 }

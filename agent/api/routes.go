@@ -88,6 +88,9 @@ func (s *Server) denies(r *http.Request, segment string, unproved error) *httpse
 	switch {
 	case errors.Is(unproved, proof.ErrChallenge):
 		return &httpserver.Denial{Status: http.StatusUnauthorized, Text: unproved.Error()}
+	case errors.Is(unproved, proof.ErrWrong):
+		// It was meant for somebody else: its sender's other rights here count for nothing.
+		return &httpserver.Denial{Status: http.StatusForbidden, Text: unproved.Error()}
 	case unproved == nil:
 	case segment != "deposed" && segment != "part":
 	case errors.Is(unproved, proof.ErrNoSecret):
