@@ -14,7 +14,6 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/postgres"
-	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/agent/systemd"
 )
 
@@ -130,20 +129,20 @@ func validateCommand() *cobra.Command {
 			}
 			cfg, warnings, err := config.Load(source)
 			for _, w := range warnings {
-				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", printable.Text(w.String()))
+				say(cmd.ErrOrStderr(), "warning: %s", w)
 			}
 			if err != nil {
 				return err
 			}
 			warnings, problems, unasked := postgres.CheckFile(cmd.Context(), cfg.Postgres, cfg.Bootstrap.DCS)
 			for _, w := range warnings {
-				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", printable.Text(w.String()))
+				say(cmd.ErrOrStderr(), "warning: %s", w)
 			}
 			if problems != nil {
 				return &settings.Refused{Source: source.String(), Err: problems}
 			}
 			if unasked != nil {
-				fmt.Fprintln(cmd.ErrOrStderr(), "note: the values of PostgreSQL's parameters were not checked:", unasked)
+				say(cmd.ErrOrStderr(), "note: the values of PostgreSQL's parameters were not checked: %v", unasked)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "valid")
 			return nil

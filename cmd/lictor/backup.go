@@ -95,7 +95,7 @@ func backupRunCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("stanza %s: %w", p.stanza, err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "a backup is taken from %s: %s\n", from.Member, from.Why)
+			say(cmd.OutOrStdout(), "a backup is taken from %s: %s", from.Member, from.Why)
 			if argv == nil || dryRun {
 				return nil
 			}
@@ -141,7 +141,7 @@ func backupVerifyCommand() *cobra.Command {
 				return operator.Usage(errors.New("--scratch: say where there is room to restore to"))
 			}
 			v.Stanza = p.stanza
-			v.Say = func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }
+			v.Say = func(format string, args ...any) { say(cmd.ErrOrStderr(), format, args...) }
 			ctx, cancel := interruptible(cmd)
 			defer cancel()
 			done, err := v.Verify(ctx)
@@ -152,7 +152,7 @@ func backupVerifyCommand() *cobra.Command {
 				return fmt.Errorf("stanza %s: %w", p.stanza, err)
 			}
 			v.Say("the backup is good; it took %s", done.Took.Round(time.Second))
-			fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", done.Label, done.At.Format(time.RFC3339))
+			say(cmd.OutOrStdout(), "%s %s", done.Label, done.At.Format(time.RFC3339))
 			return nil
 		},
 	}

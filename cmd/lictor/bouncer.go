@@ -181,7 +181,7 @@ func validateBouncerCommand() *cobra.Command {
 				return err
 			}
 			for _, w := range warnings {
-				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", printable.Text(w))
+				say(cmd.ErrOrStderr(), "warning: %s", w)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "valid")
 			return nil
@@ -298,9 +298,9 @@ func pausingCommand(what bouncer.Pausing, short string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), pausingResult(answer))
+			say(cmd.OutOrStdout(), "%s", pausingResult(answer))
 			if answer.Warning != "" {
-				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", printable.Text(answer.Warning))
+				say(cmd.ErrOrStderr(), "warning: %s", answer.Warning)
 			}
 			return nil
 		},

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/logging"
 	"github.com/lictor-ha/lictor/agent/operator"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // version is set by the build (Makefile); X.Y.Z, as patronictl expects.
@@ -92,6 +94,11 @@ func noteBegin(cmd *cobra.Command, began *bool) {
 	for _, below := range cmd.Commands() {
 		noteBegin(below, began)
 	}
+}
+
+// say writes a line for people. Members, bouncers and programs have their words in it.
+func say(out io.Writer, format string, args ...any) {
+	fmt.Fprintln(out, printable.Block(fmt.Sprintf(format, args...)))
 }
 
 // lastLines is how long the end of a service waits for its last log lines.

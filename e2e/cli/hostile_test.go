@@ -8,7 +8,9 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -78,6 +80,25 @@ func hostileShard(keys cluster.Keys, memberAPI string) (values map[string]any, h
 	return values, []string{keys.Leader(), keys.Bouncers() + "b1", keys.Bouncers() + evil}
 }
 
+// hostileAnswer is what a member answers who is asked for its shard (lictor backup run), or
+// somebody at the port of a bouncer.
+func hostileAnswer(path string) any {
+	by := map[string]any{"by": evil, "since": time.Now()}
+	switch path {
+	case "/cluster":
+		return map[string]any{"members": []any{
+			map[string]any{"name": evil, "role": "leader", "state": evil}, map[string]any{"name": "--" + evil, "role": "replica", "state": strings.Repeat(evil, 4_000)},
+		}}
+	case "/pause":
+		return map[string]any{"shard": evil, "paused": by, "warning": evil}
+	case "/resume", "/release":
+		return map[string]any{"shard": evil, "held": true, "warning": strings.Repeat(evil, 4_000)}
+	case "/status":
+		return map[string]any{"name": evil, "shards": map[string]any{evil: map[string]any{"operator_pause": by, "paused": true, "leader": evil}}, "problems": map[string]any{evil: evil}}
+	}
+	return nil
+}
+
 func seedHostile(ctx context.Context, c *api.Client, values map[string]any, held []string) error {
 	session, _, err := c.Session().CreateNoChecks(&api.SessionEntry{}, (&api.WriteOptions{}).WithContext(ctx))
 	if err != nil {
@@ -120,6 +141,10 @@ func TestNothingHostileReachesATerminal(t *testing.T) {
 	}
 	member := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Lictor-Reason", "because \x9b31m of \u202e")
+		if answer := hostileAnswer(r.URL.Path); answer != nil {
+			_ = json.NewEncoder(w).Encode(answer)
+			return
+		}
 		if r.Method != http.MethodGet {
 			w.WriteHeader(http.StatusPreconditionFailed)
 			_, _ = w.Write([]byte(evil + strings.Repeat("z", 500_000)))
@@ -134,6 +159,10 @@ func TestNothingHostileReachesATerminal(t *testing.T) {
 	keys := cluster.NewKeys("", "h", "")
 	values, held := hostileShard(keys, member.URL+"/patroni")
 	if err := seedHostile(ctx, l.ConsulServers()[0].Client(), values, held); err != nil {
+		t.Fatal(err)
+	}
+	bouncerFile := filepath.Join(t.TempDir(), "bouncer.yml")
+	if err := os.WriteFile(bouncerFile, []byte("listen: "+strings.TrimPrefix(member.URL, "http://")+"\npgbouncer: {config: /nowhere/pgbouncer.ini}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	commands := [][]string{
@@ -184,11 +213,21 @@ func TestNothingHostileReachesATerminal(t *testing.T) {
 		{evil},
 		{"validate", evil},
 		{"bouncer", "status", evil},
+		{"bouncer", "status", bouncerFile},
+		{"bouncer", "drain", bouncerFile},
+		{"bouncer", "pause", bouncerFile, "h"},
+		{"bouncer", "resume", bouncerFile, "h"},
+		{"bouncer", "release", bouncerFile, evil},
+		{"backup", "run", "--stanza", "h", "--agent", member.URL, "--dry-run"},
 	}
+	const plain = "bouncer backup" // these know nothing of formats, nor of --consul
 	for _, command := range commands {
 		for _, format := range []string{"pretty", "json", "yaml", "tsv"} {
 			args := slices.Clone(command)
-			if !strings.HasPrefix(args[0], "_") {
+			if strings.Contains(plain, args[0]) && format != "pretty" {
+				break
+			}
+			if !strings.HasPrefix(args[0], "_") && !strings.Contains(plain, args[0]) {
 				args = append(args, "--consul", l.ConsulHosts()[0])
 			}
 			if format != "pretty" {
