@@ -256,7 +256,7 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	})
 	watch := &watcher{
 		board: a.board, m: a.m.Member, store: a.store, pg: a.pg, data: a.data, clock: a.clock, log: a.log,
-		checks: a.cfg.Consul.Checks, kickSession: a.kickSession, kickPostgres: a.kickPostgres,
+		node: a.cfg.Consul.Node, checks: a.cfg.Consul.Checks, kickSession: a.kickSession, kickPostgres: a.kickPostgres,
 	}
 	a.goDo(func(ctx context.Context) { watch.session(ctx, session) })
 	a.goDo(watch.consul)

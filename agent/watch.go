@@ -38,7 +38,8 @@ type watcher struct {
 	clock fence.Clock
 	log   zerolog.Logger
 
-	checks                    []string // that a session rests on
+	node                      string   // that a session belongs to
+	checks                    []string // that it rests on
 	kickSession, kickPostgres chan struct{}
 }
 
@@ -109,7 +110,7 @@ func (w *watcher) renew(ctx context.Context, id *string, ttl *time.Duration, wan
 		}
 		w.log.Warn().Msg("the Consul session is gone; a new one is made")
 	}
-	created, err := w.store.CreateSession(ctx, w.m.SessionName, want, w.checks)
+	created, err := w.store.CreateSession(ctx, consul.Session{Name: w.m.SessionName, TTL: want, Node: w.node, Checks: w.checks})
 	if err != nil {
 		return err
 	}

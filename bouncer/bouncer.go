@@ -212,7 +212,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	b.watcher.Holding = b.processes.holding
 	b.patroni = routes.NewPatroniFollower(c, log, pool, b.table, changed, b.watcher.HasAnswered)
 	b.presence = &presence{
-		log: log, pool: pool, key: c.Keys().Bouncers() + c.Name, name: c.Name, session: saved.Session,
+		log: log, pool: pool, key: c.Keys().Bouncers() + c.Name, name: c.Name, node: c.Consul.Node, session: saved.Session,
 		change: make(chan struct{}, 1), remember: b.state.rememberSession,
 		value:      func() cluster.Bouncer { return presenceOf(c, url, b.processes.version()) },
 		appliedKey: c.Keys().BouncersApplied() + c.Name, applied: func() map[string]cluster.BouncerShard { return appliedOf(b.processes.shards()) },

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/consul"
 )
 
@@ -43,6 +44,7 @@ type presence struct {
 	pool   *consul.Pool
 	key    string
 	name   string
+	node   string // of Consul, that the session belongs to; empty: that of the agent that is asked
 	value  func() cluster.Bouncer
 	change chan struct{}
 	// remember is told the session, so that a restarted bouncer can go on with
@@ -174,12 +176,11 @@ func (p *presence) there(ctx context.Context) (bool, error) {
 func (p *presence) create(ctx context.Context) (session string, number int, err error) {
 	number = p.pool.InUse()
 	session, err = consul.Attempt(ctx, p.pool, func(ctx context.Context, c *api.Client) (string, error) {
-		id, _, err := c.Session().CreateNoChecks(&api.SessionEntry{
-			Name: "lictor-bouncer " + p.name, TTL: presenceTTL.String(), Behavior: api.SessionBehaviorDelete,
+		return settings.CreateSession(ctx, c, api.SessionEntry{
+			Name: "lictor-bouncer " + p.name, Node: p.node, TTL: presenceTTL.String(), Behavior: api.SessionBehaviorDelete,
 			// The client leaves zero out, and Consul then takes 15 s.
 			LockDelay: time.Millisecond,
-		}, (&api.WriteOptions{}).WithContext(ctx))
-		return id, err
+		})
 	})
 	if err != nil {
 		return "", 0, fmt.Errorf("creating the session: %w", err)

@@ -27,11 +27,15 @@ import (
 // health check and no lease, and whoever registers as a bouncer hears of a switchover
 // but is shown no password.
 func TestStrangers(t *testing.T) {
-	const user, password = "admin", "rest-password"
+	const user, password, node = "admin", "rest-password", "the-hosts-own"
 	l := start(t, lab.Options{
 		Members: 2, Bouncers: 1, ConsulServers: 1,
 		Database: lab.Lictor{Edit: func(_ *lab.Member, config map[string]any) {
 			config["restapi"].(map[string]any)["authentication"] = map[string]any{"username": user, "password": password}
+			config["consul"].(map[string]any)["node"] = node
+		}},
+		Pooler: lab.LictorBouncer{Edit: func(_ *lab.Bouncer, config map[string]any) {
+			config["consul"].(map[string]any)["node"] = node
 		}},
 	})
 	s := l.Shard(0)
@@ -78,6 +82,45 @@ func TestStrangers(t *testing.T) {
 			}
 		})
 	}
+
+	// Who may end sessions of other nodes ends none of these (consul.node).
+	t.Run("sessions are of the host's own node", func(t *testing.T) {
+		ctx := within(t)
+		leader := got(s.AwaitHealthy(ctx))(t)
+		sessions := func(each func(ctx context.Context, c *api.Client, one *api.SessionEntry) error) error {
+			return l.Consul(ctx, func(ctx context.Context, c *api.Client) error {
+				all, _, err := c.Session().List((&api.QueryOptions{}).WithContext(ctx))
+				for _, one := range all {
+					err = errors.Join(err, each(ctx, c, one))
+				}
+				return err
+			})
+		}
+		must(t, l.Consul(ctx, func(ctx context.Context, c *api.Client) error {
+			_, err := c.Catalog().Register(&api.CatalogRegistration{Node: node, Address: "127.0.0.1"}, (&api.WriteOptions{}).WithContext(ctx))
+			return err
+		}))
+		must(t, sessions(func(ctx context.Context, c *api.Client, one *api.SessionEntry) error {
+			_, err := c.Session().Destroy(one.ID, (&api.WriteOptions{}).WithContext(ctx)) // it was of the node that was asked, as this one was not known yet
+			return err
+		}))
+		await(ctx, t, "sessions are not made anew", func() error {
+			n := 0
+			err := sessions(func(_ context.Context, _ *api.Client, one *api.SessionEntry) error {
+				if n++; one.Node != node {
+					return fmt.Errorf("session %s is of %s", one.Name, one.Node)
+				}
+				return nil
+			})
+			if err == nil && n != 3 {
+				err = fmt.Errorf("%d sessions, want those of two agents and a bouncer", n)
+			}
+			return err
+		})
+		if now := got(s.AwaitHealthy(ctx))(t); now.Name != leader.Name {
+			t.Errorf("%s leads, not %s", now.Name, leader.Name)
+		}
+	})
 
 	t.Run("a forged bouncer", func(t *testing.T) {
 		ctx := within(t)

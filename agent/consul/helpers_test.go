@@ -83,7 +83,7 @@ func startConsul(t *testing.T) server {
 func ready(ctx context.Context, t *testing.T, s server) bool {
 	t.Helper()
 	store := newStore(t, cluster.NewKeys("", "ready", ""), s.address)
-	id, err := store.CreateSession(ctx, "ready", time.Second, nil)
+	id, err := store.CreateSession(ctx, Session{Name: "ready", TTL: time.Second})
 	return err == nil && store.DestroySession(ctx, id) == nil
 }
 
@@ -175,7 +175,7 @@ func newShard(t *testing.T, addresses ...string) shard {
 
 func (s shard) session(name string) string {
 	s.t.Helper()
-	id, err := s.CreateSession(s.ctx, name, time.Hour, nil)
+	id, err := s.CreateSession(s.ctx, Session{Name: name, TTL: time.Hour})
 	must(s.t, err)
 	return id
 }

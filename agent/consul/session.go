@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
 )
 
 const (
@@ -24,30 +26,31 @@ const (
 // https://developer.hashicorp.com/consul/docs/dynamic-app-config/sessions.)
 func SessionTTL(ttl time.Duration) time.Duration { return max(minSessionTTL, ttl) }
 
+// Session is what a session is to be.
+type Session struct {
+	Name string
+	// TTL is the lease's.
+	TTL time.Duration
+	// Node is the Consul node that it belongs to; empty: that of the agent that is asked.
+	Node string
+	// Checks are health checks of that node to tie it to: none by default, as a flapping
+	// check must not cost a leader its lock.
+	Checks []string
+}
+
 // CreateSession makes a session with behavior delete, so that the keys it holds
-// vanish with it. checks are health checks of the Consul node to tie it to;
-// none by default, as a flapping check must not cost a leader its lock.
-func (s *Store) CreateSession(ctx context.Context, name string, ttl time.Duration, checks []string) (string, error) {
-	entry := &api.SessionEntry{
-		Name:      name,
-		TTL:       SessionTTL(ttl).String(),
-		LockDelay: lockDelay,
-		Behavior:  api.SessionBehaviorDelete,
+// vanish with it.
+func (s *Store) CreateSession(ctx context.Context, want Session) (id string, err error) {
+	entry := api.SessionEntry{
+		Name: want.Name, Node: want.Node, Checks: want.Checks,
+		TTL: SessionTTL(want.TTL).String(), LockDelay: lockDelay, Behavior: api.SessionBehaviorDelete,
 	}
-	var id string
-	err := s.try(ctx, func(ctx context.Context, c *api.Client) error {
-		var err error
-		write := (&api.WriteOptions{}).WithContext(ctx)
-		if len(checks) > 0 {
-			entry.Checks = checks
-			id, _, err = c.Session().Create(entry, write)
-		} else {
-			id, _, err = c.Session().CreateNoChecks(entry, write)
-		}
+	err = s.try(ctx, func(ctx context.Context, c *api.Client) error {
+		id, err = settings.CreateSession(ctx, c, entry)
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("creating the session %s: %w", name, err)
+		return "", fmt.Errorf("creating the session %s: %w", want.Name, err)
 	}
 	return id, nil
 }

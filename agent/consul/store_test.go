@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
@@ -269,5 +271,74 @@ func TestSessionTTL(t *testing.T) {
 		if got := SessionTTL(lease); got != want {
 			t.Errorf("lease %s: session %s, want %s", lease, got, want)
 		}
+	}
+}
+
+// A session belongs to the host's own node, whichever Consul agent is asked, so that a token
+// needs no right to end those of others. While Consul does not know that node it belongs to the
+// one that is asked, where the token may have one there.
+func TestSessionsNode(t *testing.T) {
+	server := startConsul(t)
+	ctx := within(t)
+	write := (&api.WriteOptions{}).WithContext(ctx)
+	open, err := api.NewClient(&api.Config{Address: server.address})
+	must(t, err)
+	management, _, err := open.ACL().Bootstrap()
+	must(t, err)
+	admin, err := api.NewClient(&api.Config{Address: server.address, Token: management.SecretID})
+	must(t, err)
+	for _, node := range []string{"db1", "db2"} {
+		_, err = admin.Catalog().Register(&api.CatalogRegistration{Node: node, Address: "127.0.0.1"}, write)
+		must(t, err)
+	}
+	// as lets the token have sessions of these nodes.
+	as := func(nodes ...string) *Store {
+		t.Helper()
+		rules := `session_prefix "" { policy = "read" }`
+		for _, n := range nodes {
+			rules += fmt.Sprintf("\nsession %q { policy = \"write\" }", n)
+		}
+		name := strings.Join(nodes, "-")
+		policy, _, err := admin.ACL().PolicyCreate(&api.ACLPolicy{Name: name, Rules: rules}, write)
+		must(t, err)
+		token, _, err := admin.ACL().TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{ID: policy.ID}}}, write)
+		must(t, err)
+		s, err := New([]*api.Config{{Address: server.address, Token: token.SecretID}}, cluster.NewKeys("", "node", ""))
+		must(t, err)
+		return s
+	}
+	nodeOf := func(id string) string {
+		entry, _, err := admin.Session().Info(id, (&api.QueryOptions{}).WithContext(ctx))
+		if err != nil || entry == nil {
+			t.Fatalf("session %s: %v", id, err)
+		}
+		return entry.Node
+	}
+	own := as("db1")
+	id, err := own.CreateSession(ctx, Session{Name: "a", TTL: time.Minute, Node: "db1"})
+	must(t, err)
+	if got := nodeOf(id); got != "db1" {
+		t.Errorf("the session belongs to %s", got)
+	}
+	must(t, own.RenewSession(ctx, id))
+	for _, node := range []string{"", "db2"} {
+		if id, err := own.CreateSession(ctx, Session{Name: "a", TTL: time.Minute, Node: node}); err == nil {
+			t.Errorf("a session of %s was made with the token of db1", nodeOf(id))
+		}
+	}
+	theirs, err := as("db2").CreateSession(ctx, Session{Name: "b", TTL: time.Minute, Node: "db2"})
+	must(t, err)
+	if err := own.DestroySession(ctx, theirs); err == nil {
+		t.Error("a session of db2 was ended with the token of db1")
+	}
+
+	_, err = admin.Catalog().Deregister(&api.CatalogDeregistration{Node: "db1"}, write)
+	must(t, err)
+	wants(t, "a session of a node that has left", own.RenewSession(ctx, id), ErrNoSession)
+	if _, err := own.CreateSession(ctx, Session{Name: "a", TTL: time.Minute, Node: "db1"}); err == nil {
+		t.Error("a session was made where the token may have none")
+	}
+	if id, err = as("db1", "alone").CreateSession(ctx, Session{Name: "a", TTL: time.Minute, Node: "db1"}); err != nil || nodeOf(id) != "alone" {
+		t.Errorf("while its node is unknown: %v", err)
 	}
 }

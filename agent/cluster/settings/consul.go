@@ -50,6 +50,10 @@ type Consul struct {
 	TLSServerName string `mapstructure:"tls_server_name"`
 	// DC is the datacenter. Default: that of the Consul agent.
 	DC string `mapstructure:"dc"`
+	// Node is the node that sessions belong to, by its name in Consul. Default: that of the Consul agent
+	// that is asked. Where hosts has others than this host's own, name the host's own here: a token
+	// then needs the right to write sessions of that node alone.
+	Node string `mapstructure:"node"`
 	// Consistency is Patroni's. Without effect: reads that decide are consistent, watches are default.
 	Consistency string `mapstructure:"consistency"`
 	// Checks are health checks of the Consul node whose failing ends the session. None by default, as
@@ -276,6 +280,11 @@ func (c Consul) Validate() ([]cluster.Warning, error) {
 	case "", "default", "consistent", "stale":
 	default:
 		fail("consistency", c.Consistency, "must be one of default, consistent, stale")
+	}
+	if c.Node != "" {
+		if err := cluster.CheckName(c.Node); err != nil {
+			fail("node", c.Node, err.Error())
+		}
 	}
 	if c.Token != "" && c.TokenFile != "" {
 		fail("token_file", c.TokenFile, "must not be set together with consul.token")

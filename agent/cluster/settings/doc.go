@@ -7,7 +7,7 @@
 //	schema.go  what else a program takes: old names, unused and refused keys
 //	decode.go  tree -> struct; unknown keys and wrong types, all at once
 //	secret.go, secret_values.go  what must never be shown, and where it hides in other text
-//	consul.go, consul_client.go  the section `consul`, which both have
+//	consul.go, consul_client.go, consul_session.go  the section `consul`, which both have
 //
 // Every problem names the setting, the value, the rule and the place it comes
 // from. Names that belong to the user (tags, parameters, users) keep their case

@@ -85,7 +85,7 @@ func (l *load) shard(ctx context.Context, n int) error {
 		if err != nil {
 			return err
 		}
-		session, err := store.CreateSession(ctx, "load", l.o.ttl, nil)
+		session, err := store.CreateSession(ctx, consul.Session{Name: "load", TTL: l.o.ttl})
 		if err != nil {
 			return err
 		}
