@@ -197,6 +197,11 @@ func (c Config) validateFiles(bad *problems) {
 // fileWarnings says what is missing where a file is kept.
 func (c Config) fileWarnings() (warnings []cluster.Warning) {
 	for i, f := range c.Files {
+		if f.Template == templates.HAProxy && len(c.Shards)+len(c.Refused()) == 0 {
+			warnings = append(warnings, cluster.Warning{
+				Path: fmt.Sprintf("files[%d]", i), Text: "shards lists none: a shard that comes or goes moves HAProxy's ports of those after it, and their clients reach another one; list all",
+			})
+		}
 		if f.Template == templates.HAProxy && len(f.Validate) == 0 {
 			warnings = append(warnings, cluster.Warning{
 				Path: fmt.Sprintf("files[%d].validate", i), Text: `is not set: HAProxy gets files that nobody has looked at; [haproxy, -c, -f, "%s"] does`,

@@ -233,6 +233,13 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 			}
 			return &v.template, nil
 		},
+		"place": func(s any) (int, error) {
+			v, err := find(s)
+			if err != nil {
+				return 0, err
+			}
+			return r.place(v, views), nil
+		},
 		"settings": func() []config.NamedSetting { return r.config.Settings(version) },
 		"peers":    func() []config.Peer { return r.config.Peers(version) },
 		"api_port": func(s any, m cluster.RouteMember) (int, error) {
@@ -246,6 +253,28 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 		"user_options": func() []config.UserOptions { return r.config.UserOptions(version) },
 	})
 	return functions
+}
+
+// place is the number of a shard, from 0, in order of namespace and scope: among those that
+// bouncer.yml lists, whether their routes are known or not, as whoever may delete one shard's
+// key must not move others. Where it lists none, among those that are known.
+func (r *Renderer) place(v *Shard, views []*Shard) int {
+	var all []config.ShardID
+	for _, s := range r.config.Shards {
+		all = append(all, s.ID())
+	}
+	for _, s := range r.config.Refused() {
+		if strings.Contains(s.Name, "/") { // else not even its name can be read
+			all = append(all, config.ShardID(s.Name))
+		}
+	}
+	if len(all) == 0 {
+		for _, one := range views {
+			all = append(all, one.ID)
+		}
+	}
+	slices.Sort(all)
+	return slices.Index(slices.Compact(all), v.ID)
 }
 
 // onlyShard finds a shard where it is not asked for by its name.
