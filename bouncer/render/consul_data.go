@@ -271,9 +271,12 @@ func leaveOut[T any](c *consulData, what string, ask func(...string) ([]*T, erro
 // of options and in a command line.
 var isWord = regexp.MustCompile(`^(-?[0-9]|[A-Za-z0-9_./:@+=,~])[A-Za-z0-9_./:@+=,~-]*$`)
 
+var errWord = errors.New("is not one word of letters, digits and . _ - : / @ + = , ~")
+
+// checkWord says nothing of the value: of a key it may be a password.
 func checkWord(text string) error {
 	if len(text) > 1024 || !isWord.MatchString(text) {
-		return fmt.Errorf("(%s) is not one word of letters, digits and . _ - : / @ + = , ~", printable.Quote(text))
+		return errWord
 	}
 	return nil
 }
@@ -330,8 +333,8 @@ func cleanNode(n *dependency.Node) (*dependency.Node, error) {
 func registered(what string, names, hosts []string, port int) error {
 	var errs []error
 	for _, name := range names {
-		if name != "" {
-			errs = append(errs, checkWord(name))
+		if name != "" && checkWord(name) != nil {
+			errs = append(errs, fmt.Errorf("%s %w", printable.Quote(name), errWord))
 		}
 	}
 	for _, host := range hosts {
@@ -413,7 +416,7 @@ func checkFunctions() map[string]any {
 	check := func(rule func(string) error) func(string) (string, error) {
 		return func(text string) (string, error) {
 			if err := rule(text); err != nil {
-				return "", fmt.Errorf("%s %w", printable.Quote(text), err)
+				return "", fmt.Errorf("the value %w", err) // which may be a password
 			}
 			return text, nil
 		}
@@ -426,7 +429,7 @@ func checkFunctions() map[string]any {
 				err = cluster.CheckPort(port)
 			}
 			if err != nil {
-				return 0, fmt.Errorf("%s must be a port, from 1 to 65535", printable.Quote(fmt.Sprint(value)))
+				return 0, errors.New("the value must be a port, from 1 to 65535")
 			}
 			return port, nil
 		},

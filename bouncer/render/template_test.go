@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul-template/dependency"
+
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -127,6 +129,71 @@ func TestFileOfNoShardWaits(t *testing.T) {
 	r.config.AllowEmpty = false
 	if _, err := r.Render([]byte("no shards here"), nil, pgbouncer.Version{}); err != nil {
 		t.Errorf("a file that is not of shards waits for them: %v", err)
+	}
+}
+
+// The ports of a shard in haproxy.cfg are its own, whatever becomes of another one's route:
+// whoever may delete that would have its neighbours' clients sent elsewhere.
+func TestHAProxyPortsStay(t *testing.T) {
+	c := testConfig(t)
+	source, err := templates.Read(templates.HAProxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// db/users comes before service/orders.
+	orders := map[config.ShardID]ShardRoute{"service/orders": {Route: routeTo("10.0.0.1")}}
+	both := map[config.ShardID]ShardRoute{"service/orders": {Route: routeTo("10.0.0.1")}, "db/users": {Route: routeTo("10.0.1.1")}}
+	for name, known := range map[string]map[config.ShardID]ShardRoute{"both are known": both, "the other one is not": orders} {
+		feed := newTemplateData(nil)
+		defer feed.close()
+		r := &Renderer{config: c, data: feed, label: templates.HAProxy}
+		views, _ := View(c, known, pgbouncer.Version{})
+		for _, v := range views {
+			list, err := dependency.NewKVListQuery(cluster.NewKeys(v.template.Namespace, v.template.Scope, "").Members())
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := memberPorts{list}
+			feed.brain.Remember(d, portsOf(nil))
+			feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
+		}
+		text, err := r.Render(source, views, pgbouncer.Version{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), "listen orders_primary\n    bind *:5002\n") {
+			t.Errorf("%s:\n%s", name, text)
+		}
+	}
+}
+
+// What stands in a key may be a password: it is in no error, which /status shows to everybody.
+func TestRefusedValuesAreNotTold(t *testing.T) {
+	const password = "correct horse\nbattery"
+	for _, source := range []string{
+		`{{ key "secret/pooler" }}`, `{{ range ls "secret" }}{{ .Value }}{{ end }}`, `{{ range tree "secret" }}{{ .Value }}{{ end }}`,
+		`{{ rawKey "secret/pooler" | as_word }}`, `{{ rawKey "secret/pooler" | as_name }}`, `{{ rawKey "secret/pooler" | as_host }}`, `{{ rawKey "secret/pooler" | as_port }}`,
+	} {
+		key, err := dependency.NewKVGetQuery("secret/pooler")
+		if err != nil {
+			t.Fatal(err)
+		}
+		key.EnableBlocking()
+		list, err := dependency.NewKVListQuery("secret")
+		if err != nil {
+			t.Fatal(err)
+		}
+		feed := newTemplateData(nil)
+		defer feed.close()
+		feed.brain.Remember(key, password)
+		feed.brain.Remember(list, []*dependency.KeyPair{{Path: "secret/pooler", Key: "pooler", Value: password}})
+		for _, d := range []dependency.Dependency{key, list} {
+			feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
+		}
+		r := &Renderer{config: testConfig(t), data: feed}
+		if text, err := r.Render([]byte(source), nil, pgbouncer.Version{}); err == nil || strings.Contains(err.Error(), "horse") || strings.Contains(err.Error(), "battery") {
+			t.Errorf("%s: %q, %v", source, text, err)
+		}
 	}
 }
 
