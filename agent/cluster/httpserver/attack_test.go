@@ -227,9 +227,43 @@ func TestWhoKeepsAConnection(t *testing.T) {
 	}
 }
 
+// Friends are whom the routes in Consul name: whoever may write one shard's names as many as it
+// likes, and keeps nobody else out by that.
+func TestFriendsKeepNobodyOut(t *testing.T) {
+	limits := unhurried()
+	limits.Conns, limits.PerSource = 40, 10
+	for name, known := range map[string]bool{"a balancer": true, "one that has never asked": false} {
+		t.Run(name, func(t *testing.T) {
+			s := served(t, limits, nil)
+			if known {
+				once, cancel := context.WithCancel(t.Context())
+				cancel()
+				balancer(once, t, s, "127.0.0.1")
+			}
+			var friends []net.IP
+			for i := range 10 {
+				friends = append(friends, net.IPv4(127, 3, 0, byte(i+1)))
+			}
+			s.listener.slots.befriend(friends)
+			for n := range 8 {
+				for _, friend := range friends {
+					conn, err := from(t.Context(), friend.String(), s)
+					if err != nil {
+						t.Fatal(n, err)
+					}
+					defer conn.Close()
+				}
+			}
+			once, cancel := context.WithCancel(t.Context())
+			cancel()
+			balancer(once, t, s, "127.0.0.1")
+		})
+	}
+}
+
 // Slots are not for everybody who has once asked like a balancer.
 func TestBalancersAreFewAndRegular(t *testing.T) {
-	s, now := newSlots(), time.Now()
+	s, now := newSlots(512), time.Now()
 	addr := func(i int) source { return sourceOfIP(net.IPv4(10, 0, byte(i/256), byte(i%256))) }
 	for i := range 100 {
 		s.checked(addr(i), now)

@@ -25,7 +25,7 @@ type connLimit struct {
 }
 
 func newConnLimit(l net.Listener, most, perSource int) *connLimit {
-	return &connLimit{Listener: l, max: most, perSource: perSource, slots: newSlots(), open: map[source][]*limitedConn{}}
+	return &connLimit{Listener: l, max: most, perSource: perSource, slots: newSlots(most), open: map[source][]*limitedConn{}}
 }
 
 // limitedConn is one connection of a connLimit.
@@ -74,13 +74,28 @@ func (l *connLimit) admit(c *limitedConn) *limitedConn {
 	case l.count <= l.max:
 		return nil
 	}
-	// The oldest of the address that has the most, beyond what is kept for it.
-	most, victim := 0, oldest(own)
+	if victim := l.oldestOfMost(l.slots.of); victim != nil {
+		return victim
+	}
+	// All are kept. Who has none of those that are kept for it takes one of whoever has the most:
+	// friends are who Consul says, and keep no balancer out.
+	if len(own) <= l.slots.of(c.source) {
+		if victim := l.oldestOfMost(func(source) int { return 0 }); victim != nil {
+			return victim
+		}
+	}
+	return oldest(own)
+}
+
+// oldestOfMost is the oldest connection of the address that has the most, beyond what is kept
+// for it; nil: nobody has more.
+func (l *connLimit) oldestOfMost(kept func(source) int) (victim *limitedConn) {
+	most := 0
 	for from, conns := range l.open {
 		if len(conns) < most {
 			continue
 		}
-		one, n := oldest(conns), len(conns)-l.slots.of(from)
+		one, n := oldest(conns), len(conns)-kept(from)
 		if one != nil && n > 0 && (n > most || n == most && one.number < victim.number) {
 			most, victim = n, one
 		}

@@ -32,7 +32,8 @@ func sourceOfIP(ip net.IP) source {
 
 const (
 	// slotsKept is how many connections of one address are left alone, if it is a
-	// friend's or a balancer's.
+	// friend's or a balancer's. All friends together have half of all connections, and
+	// each of them one at the least.
 	slotsKept = 8
 	// balancersKept is how many addresses may be balancers': the first come, and stay
 	// for as long as they go on asking at least once in balancerMemory.
@@ -42,12 +43,17 @@ const (
 
 // slots knows for whom connections are kept.
 type slots struct {
+	// forFriends is how many connections are kept for all friends together.
+	forFriends int
+
 	mu        sync.Mutex
 	friends   map[source]bool
 	balancers map[source]time.Time
 }
 
-func newSlots() *slots { return &slots{balancers: map[source]time.Time{}} }
+func newSlots(conns int) *slots {
+	return &slots{forFriends: conns / 2, balancers: map[source]time.Time{}}
+}
 
 // checked notes that a balancer has asked.
 func (s *slots) checked(from source, now time.Time) {
@@ -83,8 +89,11 @@ func (s *slots) befriend(all []net.IP) {
 func (s *slots) of(from source) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, balancer := s.balancers[from]; balancer || s.friends[from] {
+	if _, balancer := s.balancers[from]; balancer {
 		return slotsKept
+	}
+	if s.friends[from] {
+		return max(1, min(slotsKept, s.forFriends/len(s.friends)))
 	}
 	return 0
 }
