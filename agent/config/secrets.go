@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // longestSecret bounds what is read from a file for a password, so that a wrong
@@ -70,9 +71,10 @@ func (c *Config) readSecrets() error {
 	return errors.Join(errs...)
 }
 
-// readSecret reads the one line of a file.
+// readSecret reads the one line of a file, with the rights of whoever can put another in its
+// place: PostgreSQL's user is given the password, and must not have root read it elsewhere.
 func readSecret(path string) (string, error) {
-	f, err := os.Open(path)
+	f, err := osuser.Keeper(path).Open(path)
 	if err != nil {
 		return "", fmt.Errorf("cannot be read: %w", errors.Unwrap(err))
 	}

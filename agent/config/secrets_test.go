@@ -18,6 +18,41 @@ func secretFile(t *testing.T, content string, mode os.FileMode) string {
 	return path
 }
 
+// PostgreSQL's user, whom the agent gives passwords, has put a link to a file of root's in the
+// place of one: root does not read that for it, nor send it to Consul as a token.
+func TestSecretsThroughLinks(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	const nobody = 65534
+	dir := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for at := dir; at != os.TempDir(); at = filepath.Dir(at) {
+		must(os.Chmod(at, 0o755))
+	}
+	roots, theirs := filepath.Join(dir, "roots"), filepath.Join(dir, "theirs")
+	must(os.WriteFile(roots, []byte("another-shards-token"), 0o600))
+	must(os.Mkdir(theirs, 0o755))
+	must(os.Symlink(roots, filepath.Join(theirs, "link")))
+	must(os.WriteFile(filepath.Join(theirs, "own"), []byte("their-own"), 0o600))
+	for _, path := range []string{filepath.Join(theirs, "own"), theirs} {
+		must(os.Lchown(path, nobody, nobody))
+	}
+	for path, want := range map[string]string{roots: "another-shards-token", filepath.Join(theirs, "own"): "their-own", filepath.Join(theirs, "link"): ""} {
+		if got, err := readSecret(path); got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: the password is %q, %v", path, got, err)
+		}
+		if got, err := (settings.Consul{TokenFile: path}).CurrentToken(); got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: the token is %q, %v", path, got, err)
+		}
+	}
+}
+
 func TestPasswordFiles(t *testing.T) {
 	file := secretFile(t, "from-a-file\n", 0o600)
 	cfg, warnings, err := with(t, "restapi: {authentication: {username: u, password: , password_file: "+file+"}}\n"+

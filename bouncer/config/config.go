@@ -14,6 +14,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
@@ -302,7 +303,7 @@ func (c Config) Admin() (pgbouncer.Options, error) {
 	switch {
 	case o.Password != "":
 	case c.PgBouncer.PasswordFile != "":
-		text, err := os.ReadFile(c.PgBouncer.PasswordFile)
+		text, err := osuser.Keeper(c.PgBouncer.PasswordFile).ReadFile(c.PgBouncer.PasswordFile)
 		if err != nil {
 			return pgbouncer.Options{}, fmt.Errorf("pgbouncer.password_file: %w", err)
 		}
@@ -310,7 +311,8 @@ func (c Config) Admin() (pgbouncer.Options, error) {
 	default:
 		// Absent or unreadable: the console may trust a unix socket's peer. If
 		// it does not, its refusal says more than a missing file would.
-		if text, err := os.ReadFile(c.Setting("auth_file")); err == nil {
+		path := c.Setting("auth_file")
+		if text, err := osuser.Keeper(path).ReadFile(path); err == nil {
 			if secret := pgbouncer.ParseUserlist(text)[o.User]; isPlainPassword(secret) {
 				o.Password = secret
 			}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // Limits of the connections to Consul. Requests have no limit of their own here:
@@ -198,7 +200,8 @@ type tokenFile struct {
 func (t *tokenFile) token() (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	content, err := os.ReadFile(t.path)
+	// Whoever can put a link in its place has what it leads to sent to Consul.
+	content, err := osuser.Keeper(t.path).ReadFile(t.path)
 	token := strings.TrimSpace(string(content))
 	if err == nil && token == "" {
 		err = errors.New("the file is empty")
