@@ -40,6 +40,7 @@ func TestAuthQuery(t *testing.T) {
 		t.Errorf("the second run changes something:\n%s", out)
 	}
 	d.startPgBouncer(t)
+	d.tellsNoPassword(ctx, t)
 
 	d.sql(ctx, t, "orders", `CREATE ROLE newcomer LOGIN PASSWORD 'new'`)
 	d.sql(ctx, t, "orders", `CREATE ROLE late LOGIN PASSWORD 'late' VALID UNTIL '2001-01-01'`)
@@ -87,6 +88,23 @@ func TestAuthQuery(t *testing.T) {
 	d.sql(ctx, t, "invoices", `DROP SCHEMA pgbouncer CASCADE; GRANT CREATE ON DATABASE invoices TO newcomer; SET ROLE newcomer; CREATE SCHEMA pgbouncer`)
 	if out, err := d.run(ctx); err == nil || !strings.Contains(out, "database invoices of orders: the schema pgbouncer belongs to no superuser") {
 		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+// tellsNoPassword: the statements that make roles with their passwords stand neither in the log
+// nor in pg_stat_statements.
+func (d *authSite) tellsNoPassword(ctx context.Context, t *testing.T) {
+	t.Helper()
+	d.sql(ctx, t, "postgres", "CREATE EXTENSION pg_stat_statements")
+	log, err := os.ReadFile(filepath.Join(d.dir, "log"))
+	testkit.Must(t, err)
+	conn, err := pgx.Connect(ctx, d.direct("postgres", "postgres", "super"))
+	testkit.Must(t, err)
+	defer conn.Close(ctx)
+	var seen, told int
+	testkit.Must(t, conn.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE query LIKE '%apps%' OR query LIKE '%asks%') FROM pg_stat_statements WHERE query LIKE '%CREATE%'`).Scan(&seen, &told))
+	if seen == 0 || told > 0 || !strings.Contains(string(log), "CREATE EXTENSION") || strings.Contains(string(log), "apps") {
+		t.Errorf("pg_stat_statements tells %d of %d statements with a password; the log has %d bytes, a password: %v", told, seen, len(log), strings.Contains(string(log), "apps"))
 	}
 }
 
@@ -192,7 +210,12 @@ func (d *authSite) startPostgres(ctx context.Context, t *testing.T) {
 	if out, err := d.command(ctx, filepath.Join(d.bin, "initdb"), "-D", data, "-A", "scram-sha-256", "-U", "postgres", "--pwfile", password, "-N").CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v: %s", err, out)
 	}
-	postgres := d.command(context.WithoutCancel(ctx), filepath.Join(d.bin, "postgres"), "-D", data, "-p", strconv.Itoa(d.port), "-k", d.dir, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off")
+	postgres := d.command(context.WithoutCancel(ctx), filepath.Join(d.bin, "postgres"), "-D", data, "-p", strconv.Itoa(d.port), "-k", d.dir, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off",
+		"-c", "shared_preload_libraries=pg_stat_statements", "-c", "log_statement=all")
+	log, err := os.Create(filepath.Join(d.dir, "log"))
+	testkit.Must(t, err)
+	defer log.Close()
+	postgres.Stdout, postgres.Stderr = log, log
 	testkit.Must(t, postgres.Start())
 	t.Cleanup(func() { _ = postgres.Process.Signal(syscall.SIGQUIT); _ = postgres.Wait() })
 	testkit.Await(ctx, t, "PostgreSQL does not start", func() error {
