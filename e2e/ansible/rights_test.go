@@ -55,21 +55,27 @@ func TestRights(t *testing.T) {
 				token     string
 				may, mayn [][2]string
 			}{
-				"an agent": {agent,
+				"an agent": {
+					agent,
 					[][2]string{put("service/orders/leader"), put("lictor/routes/service/orders"), get("lictor/secrets/service/orders")},
 					[][2]string{
 						put("service/users/leader"), put("service/orders2/leader"), put("lictor/routes/service/users"), put("lictor/routes/service/orders2"),
 						put("lictor/handovers/service/users"), put("lictor/events/service/users"), put("lictor/secrets/service/users"),
 						get("lictor/secrets/service/users"), get("service/users/config"), put("lictor/bouncers/a"),
-					}},
-				"a bouncer": {bouncer,
+					},
+				},
+				"a bouncer": {
+					bouncer,
 					[][2]string{put("lictor/bouncers/a"), put("lictor/handovers-answers/service/orders/a")},
 					[][2]string{
 						put("lictor/bouncers/b"), put("lictor/bouncers/ab"), put("lictor/handovers-answers/service/orders/b"), put("lictor/routes/service/orders"),
 						put("lictor/handovers/service/orders"), put("service/orders/leader"), get("lictor/secrets/service/orders"),
-					}},
-				"a node": {node, nil,
-					[][2]string{put("service/orders/leader"), put("lictor/routes/service/orders"), put("lictor/bouncers/a"), get("lictor/secrets/service/orders"), get("service/orders/config")}},
+					},
+				},
+				"a node": {
+					node, nil,
+					[][2]string{put("service/orders/leader"), put("lictor/routes/service/orders"), put("lictor/bouncers/a"), get("lictor/secrets/service/orders"), get("service/orders/config")},
+				},
 			} {
 				for want, all := range map[int][][2]string{http.StatusOK: may.may, http.StatusForbidden: may.mayn} {
 					for _, one := range all {
