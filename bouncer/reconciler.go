@@ -370,7 +370,7 @@ func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known 
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}
-		file, err := c.checker.Check(text, known.views, known.version)
+		file, err := c.checker.CheckTaken(text, known.views, known.version)
 		if err != nil {
 			return fmt.Errorf("%w; going back to the last good configuration failed: %w", cause, err)
 		}

@@ -62,9 +62,10 @@ func SettingWords(name string) []string {
 func integerSettings() []string {
 	return strings.Fields(`
 application_name_add_host default_pool_size disable_pqexec listen_backlog listen_port log_connections log_disconnections log_pooler_errors
-log_stats max_client_conn max_db_client_connections max_db_connections max_prepared_statements max_user_client_connections max_user_connections
+log_stats max_client_conn max_db_client_connections max_db_connections max_packet_size max_prepared_statements max_user_client_connections max_user_connections
 min_pool_size peer_id pkt_buf query_wait_notify reserve_pool_size sbuf_loopcnt scram_iterations server_fast_close server_reset_query_always
-server_round_robin so_reuseport stats_period syslog tcp_keepalive tcp_keepcnt tcp_keepidle tcp_keepintvl tcp_user_timeout
+server_round_robin so_reuseport stats_period syslog tcp_defer_accept tcp_keepalive tcp_keepcnt tcp_keepidle tcp_keepintvl
+tcp_socket_buffer tcp_user_timeout
 unix_socket_mode verbose`)
 }
 

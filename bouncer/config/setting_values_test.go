@@ -38,6 +38,12 @@ func TestSettingValues(t *testing.T) {
 		{"unix_socket_mode", "0770", true},
 		{"unix_socket_mode", "rwx", false},
 		{"server_reset_query", "", true},
+		{"max_packet_size", "1kB", false},
+		{"max_packet_size", 1 << 20, true},
+		{"tcp_socket_buffer", "big", false},
+		{"tcp_socket_buffer", 0, true},
+		{"tcp_defer_accept", "yes", false},
+		{"tcp_defer_accept", 45, true},
 		{"ignore_startup_parameters", []any{"extra_float_digits", "search_path"}, true},
 	} {
 		t.Run(fmt.Sprintf("%s=%v", c.name, c.value), func(t *testing.T) {

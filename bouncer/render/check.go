@@ -31,8 +31,20 @@ func Check(text []byte, views []*Shard, c config.Config, version pgbouncer.Versi
 
 // Check reads a rendered pgbouncer.ini and reports whether it may be installed:
 // it can be parsed, every shard is in it with the primary that is known, and
-// the bouncer does not lock itself out.
+// the bouncer does not lock itself out, and PgBouncer could start with it.
 func (k *Checker) Check(text []byte, views []*Shard, version pgbouncer.Version) (pgbouncer.File, error) {
+	return k.check(text, views, version, checkStart)
+}
+
+// CheckTaken is Check for a text whose settings PgBouncer has taken once: what it needs at a start may
+// have gone since, a certificate for one, and no shard waits for that.
+func (k *Checker) CheckTaken(text []byte, views []*Shard, version pgbouncer.Version) (pgbouncer.File, error) {
+	return k.check(text, views, version, func(pgbouncer.File, config.Config) error { return nil })
+}
+
+func (k *Checker) check(
+	text []byte, views []*Shard, version pgbouncer.Version, start func(pgbouncer.File, config.Config) error,
+) (pgbouncer.File, error) {
 	if k.parser.Check == nil || k.version != version {
 		k.version = version
 		k.parser = pgbouncer.Parser{Check: func(e pgbouncer.Entry) error { return checkEntry(e, version) }}
@@ -48,7 +60,7 @@ func (k *Checker) Check(text []byte, views []*Shard, version pgbouncer.Version) 
 			}
 		}
 	}
-	errs = append(errs, checkAccess(file, k.config), checkStart(file, k.config))
+	errs = append(errs, checkAccess(file, k.config), start(file, k.config))
 	if err := errors.Join(errs...); err != nil {
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is refused: %w", err)
 	}

@@ -27,8 +27,28 @@ func checkStart(file pgbouncer.File, c config.Config) error {
 	if err == nil && c.IsBeside() {
 		err = checkTLSFiles(file.Settings)
 	}
-	errs = append(errs, err)
+	errs = append(errs, err, checkTLSWords(file.Settings, "client"), checkTLSWords(file.Settings, "server"))
 	return errors.Join(errs...)
+}
+
+// checkTLSWords has the words of libtls, which PgBouncer reads when it encrypts connections of
+// that side.
+func checkTLSWords(settings map[string]string, side string) error {
+	if mode := strings.ToLower(settings[side+"_tls_sslmode"]); mode == "" || mode == "disable" {
+		return nil
+	}
+	name := side + "_tls_protocols"
+	for word := range strings.FieldsFuncSeq(settings[name], func(r rune) bool { return r == ',' || r == ':' }) {
+		word = strings.ToLower(strings.TrimPrefix(strings.TrimSpace(word), "!"))
+		if !slices.Contains([]string{"tlsv1", "tlsv1.0", "tlsv1.1", "tlsv1.2", "tlsv1.3", "all", "legacy", "default", "secure"}, word) {
+			return fmt.Errorf("%s: %q is none of tlsv1.0, tlsv1.1, tlsv1.2, tlsv1.3, all, secure, legacy", name, word)
+		}
+	}
+	name = side + "_tls_dheparams"
+	if word := settings[name]; word != "" && !slices.Contains([]string{"none", "auto", "legacy"}, strings.ToLower(word)) {
+		return fmt.Errorf("%s: %q must be one of none, auto, legacy", name, word)
+	}
+	return nil
 }
 
 // checkClientTLS has the rules of PgBouncer's sbuf_tls_setup.

@@ -41,6 +41,13 @@ func TestCheckStart(t *testing.T) {
 		"certificates without TLS":    {"auth_type = cert\n", false},
 		"authorities that are none":   {tls("verify-ca", one, one) + "client_tls_ca_file = " + dir + "/none\n", false},
 		"a word in other letters":     {"pool_mode = Transaction\n", true},
+		"no such protocol":            {tls("require", one, one) + "client_tls_protocols = tlsv1.4\n", false},
+		"protocols":                   {tls("require", one, one) + "client_tls_protocols = TLSv1.2,tlsv1.3\n", true},
+		"all protocols but one":       {tls("require", one, one) + "client_tls_protocols = all,!tlsv1.0\n", true},
+		"protocols without TLS":       {"client_tls_protocols = tlsv1.4\n", true},
+		"no such protocol to servers": {"server_tls_sslmode = prefer\nserver_tls_protocols = ssl\n", false},
+		"no such parameters":          {tls("require", one, one) + "client_tls_dheparams = strong\n", false},
+		"parameters":                  {tls("require", one, one) + "client_tls_dheparams = legacy\n", true},
 		"read at the start only":      {"pkt_buf = big\n", false},
 		"read at the start only, too": {"listen_backlog = 1k\n", false},
 	} {
