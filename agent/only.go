@@ -24,14 +24,47 @@ func onlyAgent(cfg config.Config, files osuser.User) (release func(), err error)
 	if err != nil {
 		return nil, fmt.Errorf("the agent's lock (set lictor.state_dir to a directory that can be written): %w", err)
 	}
+	release = func() { _ = f.Close() }
+	if err := lock(f, cfg); err != nil {
+		release()
+		return nil, err
+	}
+	// Another agent may know the directory by another name, or have its files elsewhere.
+	beside := besideData(cfg.Postgres.DataDir, files)
+	if beside == path {
+		return release, nil
+	}
+	second, err := files.OpenFile(beside, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return release, nil //nolint:nilerr // no agent of this user's can have its files there
+	}
+	release = func() { _, _ = f.Close(), second.Close() }
+	if err := lock(second, cfg); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// besideData is the lock beside the place where the data directory really is.
+func besideData(dataDir string, files osuser.User) string {
+	real, err := files.EvalSymlinks(dataDir)
+	if err != nil { // it is not there yet
+		real = filepath.Clean(dataDir)
+		if parent, err := files.EvalSymlinks(filepath.Dir(real)); err == nil {
+			real = filepath.Join(parent, filepath.Base(real))
+		}
+	}
+	return filepath.Join(filepath.Dir(real), "."+filepath.Base(real)+".lictor-agent")
+}
+
+func lock(f *os.File, cfg config.Config) error {
 	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
 	case errors.Is(err, unix.EWOULDBLOCK):
-		_ = f.Close()
-		return nil, fmt.Errorf("another agent runs for the data directory %s (it holds the lock on %s): "+
-			"stop it, or give each member a postgresql.data_dir of its own, and, where their last parts are alike, a lictor.state_dir", cfg.Postgres.DataDir, path)
+		return fmt.Errorf("another agent runs for the data directory %s (it holds the lock on %s): "+
+			"stop it, or give each member a postgresql.data_dir of its own, and, where their last parts are alike, a lictor.state_dir", cfg.Postgres.DataDir, f.Name())
 	case err != nil:
-		_ = f.Close()
-		return nil, fmt.Errorf("the agent's lock %s: %w", path, err)
+		return fmt.Errorf("the agent's lock %s: %w", f.Name(), err)
 	}
-	return func() { _ = f.Close() }, nil
+	return nil
 }
