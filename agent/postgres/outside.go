@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/fence"
 )
@@ -224,11 +225,15 @@ func segmentIn(root *os.Root, name string) string {
 // usedByOthers finds a PostgreSQL of another data directory that uses a directory: it has a
 // file open there, or its data directory leads there, too; 0: there is none.
 func (p *dataDirectory) usedByOthers(dir string) int {
-	at, err := p.disk.Stat(dir)
-	for _, process := range p.otherPostgres() {
-		if err == nil && p.leadsTo(process, at) {
-			return pidIn(process)
+	all := p.otherPostgres()
+	if at, err := p.disk.Stat(dir); err == nil {
+		for _, process := range neighbours(all) {
+			if p.leadsTo(process, at) {
+				return pidIn(process)
+			}
 		}
+	}
+	for _, process := range all {
 		files, _ := filepath.Glob(process + "/fd/*")
 		if slices.ContainsFunc(files, func(f string) bool { to, err := os.Readlink(f); return err == nil && beneath(to, dir) }) {
 			return pidIn(process)
@@ -243,8 +248,20 @@ func (p *dataDirectory) otherPostgres() []string {
 	data, _ := filepath.EvalSymlinks(p.dataDir)
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	return slices.DeleteFunc(processes, func(process string) bool {
+		pid := pidIn(process)
 		cwd, err := os.Readlink(process + "/cwd")
-		return err != nil || cwd == data || !fence.IsPostgres(pidIn(process))
+		return err != nil || cwd == data || pid == os.Getpid() || !fence.IsPostgres(pid)
+	})
+}
+
+// neighbours are one process of each data directory.
+func neighbours(processes []string) []string {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(processes), func(process string) bool {
+		cwd, err := os.Readlink(process + "/cwd")
+		was := seen[cwd]
+		seen[cwd] = true
+		return err != nil || was
 	})
 }
 
@@ -253,14 +270,28 @@ func pidIn(process string) int {
 	return pid
 }
 
+// neighbourWithin is how long a look at another PostgreSQL's data directory may take.
+const neighbourWithin = 500 * time.Millisecond
+
 // leadsTo reports whether the data directory in which a process works leads to a directory.
-// It may have no file open there.
+// It may have no file open there. A disk of its that hangs is not this member's trouble.
 func (p *dataDirectory) leadsTo(process string, dir fs.FileInfo) bool {
-	links, _ := p.disk.Glob(process + "/cwd/pg_tblspc/*")
-	return slices.ContainsFunc(append(links, process+"/cwd/pg_wal"), func(link string) bool {
-		at, err := p.disk.Stat(link)
-		return err == nil && os.SameFile(at, dir)
-	})
+	answer := make(chan bool, 1)
+	go func() { // ends when the kernel answers
+		links, _ := p.disk.Glob(process + "/cwd/pg_tblspc/*")
+		answer <- slices.ContainsFunc(append(links, process+"/cwd/pg_wal"), func(link string) bool {
+			at, err := p.disk.Stat(link)
+			return err == nil && os.SameFile(at, dir)
+		})
+	}()
+	timer := time.NewTimer(neighbourWithin)
+	defer timer.Stop()
+	select {
+	case leads := <-answer:
+		return leads
+	case <-timer.C:
+		return false
+	}
 }
 
 // refuseShared refuses to start PostgreSQL on WAL or tablespaces that a running PostgreSQL
@@ -270,7 +301,7 @@ func (p *dataDirectory) refuseShared() error {
 	if err != nil || len(links) == 0 {
 		return err
 	}
-	others := p.otherPostgres()
+	others := neighbours(p.otherPostgres())
 	for _, link := range links {
 		dir, err := p.disk.Stat(link)
 		if err != nil {
