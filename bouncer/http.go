@@ -137,17 +137,19 @@ func (a *listenerAPI) serve(ctx context.Context, listener net.Listener) error {
 
 func (a *listenerAPI) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
+	// These cost more the more shards there are, and anybody may ask for them.
+	shared := func(path string, h http.Handler) { mux.Handle("GET "+path, httpserver.NewShared(h)) }
+	shared("/health", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := a.health(r.Context())
 		code := http.StatusOK
 		if !h.Healthy {
 			code = http.StatusServiceUnavailable
 		}
 		reply(w, code, h)
-	})
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, a.status(r.Context())) })
-	mux.Handle("GET /metrics", a.metrics())
-	mux.Handle("GET /metrics/pgbouncer", a.poolerMetrics())
+	}))
+	shared("/status", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, a.status(r.Context())) }))
+	shared("/metrics", a.metrics())
+	shared("/metrics/pgbouncer", a.poolerMetrics())
 	mux.HandleFunc("POST /poke", a.poke)
 	mux.HandleFunc("POST /handover", a.handover)
 	mux.HandleFunc("POST /drain", a.operator(func(w http.ResponseWriter, _ *http.Request) { a.drain(w, true) }))

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -95,6 +96,41 @@ func TestFloodCostsNoHealthCheck(t *testing.T) {
 	}
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
 	w.awaitLeader(1)
+}
+
+// Whoever asks without end for what costs a processor's time at a thousand shards gets what all
+// get who ask: each answer has figures of the moment in which it was made.
+func TestAnswersAreShared(t *testing.T) {
+	w := serving(t, nil)
+	w.awaitHealthy()
+	const askers = 100
+	answers := make(chan string, askers)
+	var asking sync.WaitGroup
+	for range askers {
+		asking.Go(func() {
+			response, err := http.Get("http://" + w.config.Listen + "/metrics")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer response.Body.Close()
+			text, err := io.ReadAll(response.Body)
+			if err != nil || !strings.Contains(string(text), "go_memstats_alloc_bytes_total ") || !strings.Contains(string(text), "lictor_bouncer_healthy") {
+				t.Errorf("%v: %.200s", err, text)
+			}
+			answers <- string(text)
+		})
+	}
+	asking.Wait()
+	close(answers)
+	made := map[string]bool{}
+	for text := range answers {
+		made[text] = true
+	}
+	t.Logf("%d answers were made for %d who asked", len(made), askers)
+	if len(made) > askers/2 {
+		t.Error("each had one of its own")
+	}
 }
 
 // Anybody who reaches the listener may poke and ask for handovers: what that has read

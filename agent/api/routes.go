@@ -43,7 +43,7 @@ func failed(status int) answer { return text(status, http.StatusText(status)) }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	segment := segmentOf(r)
 	if segment == "metrics" && r.Method == http.MethodGet {
-		s.metrics().ServeHTTP(w, r)
+		s.figures.ServeHTTP(w, r)
 		return
 	}
 	switch r.Method {

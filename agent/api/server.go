@@ -45,6 +45,7 @@ type Server struct {
 	log      zerolog.Logger
 	access   access
 	headers  map[string]string
+	figures  http.Handler
 	http     *httpserver.Server
 	now      func() time.Time
 	started  time.Time
@@ -106,6 +107,7 @@ func NewServer(cfg config.RestAPI, node Node, log zerolog.Logger) (*Server, erro
 		return nil, err
 	}
 	s.access = newAccess(cfg, auth != tls.NoClientCert)
+	s.figures = httpserver.NewShared(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.metrics().ServeHTTP(w, r) }))
 	s.http.Handler = s
 	s.http.Friends = func(ctx context.Context) []net.IP {
 		return append(s.access.Friends(ctx), httpserver.Lookup(ctx, memberHosts(s.node.State()))...)

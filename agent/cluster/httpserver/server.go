@@ -5,6 +5,7 @@
 //	server.go    listening, TLS, timeouts, orderly end
 //	connlimit.go how many connections there are, and whose end when there are too many
 //	slots.go     who keeps a connection when there are too many
+//	shared.go    one answer for many, where making it costs something
 //	access.go    who may change something
 //	origin.go    requests that a web page makes somebody's browser send
 //	peer.go      which user of this host has sent a request
