@@ -98,7 +98,7 @@ func PathRefusal(name string) string {
 	case "data_directory":
 		return "must not be set: PostgreSQL would run where neither the agent nor the guard looks; the data directory is postgresql.data_dir of the agent's file"
 	case "config_file":
-		return "must not be set: the agent writes postgresql.conf in the data directory; use postgresql.custom_conf to include a file of your own"
+		return "must not be set: the agent writes postgresql.conf in the data directory, or in postgresql.config_dir of its file; use postgresql.custom_conf to include a file of your own"
 	}
 	return ""
 }

@@ -18,6 +18,7 @@ func (c Config) NeedsNewAgent(other Config) []string {
 		"postgresql.connect_address": {c.Postgres.ConnectAddress, other.Postgres.ConnectAddress},
 		"postgresql.proxy_address":   {c.Postgres.ProxyAddress, other.Postgres.ProxyAddress},
 		"postgresql.data_dir":        {c.Postgres.DataDir, other.Postgres.DataDir},
+		"postgresql.config_dir":      {c.Postgres.ConfigDir, other.Postgres.ConfigDir},
 		"postgresql.bin_dir":         {c.Postgres.BinDir, other.Postgres.BinDir},
 		"postgresql.bin_name":        {c.Postgres.BinName, other.Postgres.BinName},
 		"postgresql.use_unix_socket": {c.Postgres.UseUnixSocket, other.Postgres.UseUnixSocket},

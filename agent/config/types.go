@@ -176,8 +176,9 @@ type Postgres struct {
 	ProxyAddress string `mapstructure:"proxy_address"`
 	// DataDir is PostgreSQL's data directory, and its alone: a new replica replaces all that is in it.
 	DataDir string `mapstructure:"data_dir"`
-	// ConfigDir is the directory of PostgreSQL's configuration files. Without effect so far: they are
-	// kept in data_dir.
+	// ConfigDir is the directory of postgresql.conf, pg_hba.conf and pg_ident.conf, where they do not
+	// lie beside the data: /etc/postgresql/15/main on Debian. Copies of them (*.backup) are kept beside
+	// the data, for a replica or a restored member that has none. Default: data_dir.
 	ConfigDir string `mapstructure:"config_dir"`
 	// BinDir is the directory of PostgreSQL's programs. Default: $PATH.
 	BinDir string `mapstructure:"bin_dir"`

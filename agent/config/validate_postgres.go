@@ -34,6 +34,7 @@ func (v *validation) postgres(c Config, dynamic cluster.Dynamic) {
 	if v.required("postgresql.data_dir", p.DataDir, "/var/lib/postgresql/15/shard1") {
 		v.dataDir(p.DataDir)
 	}
+	v.configDir(p)
 	if p.BinDir != "" {
 		if info, err := os.Stat(p.BinDir); err != nil || !info.IsDir() {
 			v.fail("postgresql.bin_dir", p.BinDir, "must be the directory of PostgreSQL's programs")
@@ -145,9 +146,6 @@ func requireAuthRule(value string) string {
 
 // unusedPostgres tells of settings that Patroni has and that do nothing here.
 func (v *validation) unusedPostgres(p Postgres) {
-	if p.ConfigDir != "" && filepath.Clean(p.ConfigDir) != filepath.Clean(p.DataDir) {
-		v.warn("postgresql.config_dir", "has no effect: the configuration files are in data_dir; name a file of yours in custom_conf, or in the parameters hba_file and ident_file")
-	}
 	if p.UseUnixSocketRepl {
 		v.warn("postgresql.use_unix_socket_repl", "has no effect: replication connections use TCP")
 	}
@@ -188,6 +186,23 @@ func (v *validation) dataDir(dir string) {
 		v.fail(path, dir, "must be a directory")
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		v.fail(path, dir, "cannot be looked at: %v", errors.Unwrap(err))
+	}
+}
+
+// configDir refuses a directory that other programs' files are in, or that goes with the data.
+func (v *validation) configDir(p Postgres) {
+	const path = "postgresql.config_dir"
+	if p.ConfigDir == "" {
+		return
+	}
+	dir, data := filepath.Clean(p.ConfigDir), filepath.Clean(p.DataDir)
+	switch info, err := os.Stat(dir); {
+	case slices.Contains(systemDirs(), dir) || slices.Contains(homes(), dir):
+		v.fail(path, dir, "must be a directory of its own: postgresql.conf and pg_hba.conf are written there")
+	case p.DataDir != "" && strings.HasPrefix(dir, data+"/"):
+		v.fail(path, dir, "must not lie in postgresql.data_dir: it would be removed with the data")
+	case err == nil && !info.IsDir():
+		v.fail(path, dir, "must be a directory")
 	}
 }
 

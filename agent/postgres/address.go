@@ -62,8 +62,8 @@ const defaultSocketDir = "/var/run/postgresql"
 // they come from.
 func (p *session) socketDirs() []string {
 	dirs := []string{defaultSocketDir}
-	for _, file := range []string{"postgresql.conf", "postgresql.auto.conf"} {
-		lines, err := p.readConf(p.inData(file))
+	for _, file := range p.ownConfs() {
+		lines, err := p.readConf(file)
 		if err != nil {
 			continue // PostgreSQL itself tells what is wrong with it
 		}

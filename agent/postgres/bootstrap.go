@@ -65,6 +65,9 @@ func (p *bootstrapper) initdbBootstrap(ctx context.Context, b config.Bootstrap) 
 	if err := p.initdb(ctx, options); err != nil {
 		return "", err
 	}
+	if _, err := p.furnish(); err != nil {
+		return "", err
+	}
 	if err := p.bootstrapHBA(b); err != nil {
 		return "", err
 	}
@@ -155,12 +158,12 @@ func (p *bootstrapper) bootstrapHBA(b config.Bootstrap) error {
 			"host all all all scram-sha-256",
 		}
 	}
-	path := p.inData("pg_hba.conf")
+	path := p.inConf("pg_hba.conf")
 	content, err := p.disk.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("pg_hba.conf: %w", err)
 	}
-	return p.writeFile(path, string(content)+"\n# from bootstrap.pg_hba\n"+strings.Join(lines, "\n")+"\n")
+	return p.writeConf(path, string(content)+"\n# from bootstrap.pg_hba\n"+strings.Join(lines, "\n")+"\n")
 }
 
 // quoteHBA writes a name as pg_hba.conf takes it: in double quotes, so that all, a

@@ -72,7 +72,7 @@ func (p *confFiles) Apply(d cluster.Dynamic) {
 // anew. Addresses and directories stay: they need a new agent.
 func (p *confFiles) Reconfigure(local config.Postgres) {
 	now := p.local.Load()
-	local.Listen, local.DataDir, local.BinDir, local.BinName = now.Listen, now.DataDir, now.BinDir, now.BinName
+	local.Listen, local.DataDir, local.ConfigDir, local.BinDir, local.BinName = now.Listen, now.DataDir, now.ConfigDir, now.BinDir, now.BinName
 	p.useLocal(p.fit(local))
 }
 
@@ -163,7 +163,7 @@ func (p *confFiles) writeFiles(a as) error {
 		ours = append(ours, syncNames)
 	}
 	p.settings.Unlock()
-	if err := p.writeFile(p.inData("postgresql.conf"), conf); err != nil {
+	if err := p.writeConf(p.inConf("postgresql.conf"), conf); err != nil {
 		return err
 	}
 	for _, file := range []accessFile{hba, ident} {
@@ -172,9 +172,12 @@ func (p *confFiles) writeFiles(a as) error {
 		}
 		ours = append(ours, file.parameter)
 		head := "# Written by Lictor from postgresql." + file.section + "; changes here are lost.\n"
-		if err := p.writeFile(file.path, head+strings.Join(file.lines, "\n")+"\n"); err != nil {
+		if err := p.writeConf(file.path, head+strings.Join(file.lines, "\n")+"\n"); err != nil {
 			return err
 		}
+	}
+	if err := p.keepCopies(base, hba, ident); err != nil {
+		return err
 	}
 	return p.cleanAutoConf(ours)
 }
@@ -205,7 +208,7 @@ func (p *confFiles) identFile(base []confSetting) accessFile {
 // file of the operator's may reject whom another one lets in, so none is passed over
 // without a word.
 func (p *confFiles) accessFile(f accessFile, base []confSetting, local, dynamic []string) accessFile {
-	f.path, f.lines = p.inData(f.section+".conf"), local
+	f.path, f.lines = p.inConf(f.section+".conf"), local
 	if len(f.lines) == 0 {
 		f.lines = dynamic
 	}
@@ -230,17 +233,17 @@ func (p *confFiles) accessFile(f accessFile, base []confSetting, local, dynamic 
 
 // keepBaseConf renames the postgresql.conf that was there before Lictor, once.
 func (p *confFiles) keepBaseConf() error {
-	base := p.inData("postgresql.base.conf")
+	base := p.inConf("postgresql.base.conf")
 	if _, err := p.disk.Stat(base); err == nil {
 		return nil
 	}
-	if content, err := p.disk.ReadFile(p.inData("postgresql.conf")); err == nil && strings.HasPrefix(string(content), confHead) {
+	if content, err := p.disk.ReadFile(p.inConf("postgresql.conf")); err == nil && strings.HasPrefix(string(content), confHead) {
 		p.log.Warn().Str("file", base).Msg("the original postgresql.conf is missing: what it has set is not in force")
-		return p.writeFile(base, "") // the agent's own would include itself
+		return p.writeConf(base, "") // the agent's own would include itself
 	}
-	err := p.disk.Rename(p.inData("postgresql.conf"), base)
+	err := p.disk.Rename(p.inConf("postgresql.conf"), base)
 	if errors.Is(err, os.ErrNotExist) {
-		return p.writeFile(base, "")
+		return p.writeConf(base, "")
 	}
 	if err != nil {
 		return fmt.Errorf("keeping the original postgresql.conf: %w", err)
@@ -439,7 +442,7 @@ func (p *confFiles) arguments(a as, control Control) []string {
 	defer p.settings.Unlock()
 	args := []string{
 		// What is guarded is this directory, whatever a configuration file says.
-		"-D", p.dataDir, "--data_directory=" + p.dataDir, "--config_file=" + p.inData("postgresql.conf"),
+		"-D", p.dataDir, "--data_directory=" + p.dataDir, "--config_file=" + p.inConf("postgresql.conf"),
 		"--listen_addresses=" + p.listenHosts, "--port=" + strconv.Itoa(p.port), "--cluster_name=" + p.scope,
 	}
 	for name, value := range p.commandLineValues(a.role, control) {
@@ -633,7 +636,7 @@ func conninfoAddress(conninfo string) (host string, port int, err error) {
 // run, or Patroni, wrote: as long as the key `sync` promises it, commits must go
 // on waiting. What the user's parameters set is not taken for that.
 func (p *confFiles) readSyncNames() string {
-	content, err := p.disk.ReadFile(p.inData("postgresql.conf"))
+	content, err := p.disk.ReadFile(p.inConf("postgresql.conf"))
 	if err != nil {
 		return ""
 	}

@@ -33,6 +33,7 @@
 //
 //	confFiles       postgresql.conf, pg_hba.conf, pgpass
 //	conf.go         how they are written
+//	confdir.go      where they are, if not beside the data
 //	ownfiles.go     what the operator's own configuration files say
 //
 //	checker         what PostgreSQL takes

@@ -26,6 +26,7 @@ import (
 type installation struct {
 	scope, name string
 	dataDir     string
+	configDir   string // of the configuration files; mostly dataDir
 	stateDir    string
 	port        int
 	listenHosts string

@@ -94,7 +94,7 @@ func New(s Settings) (*Instance, error) {
 	}
 	p := assemble(&installation{
 		scope: s.Scope, name: s.Name, log: s.Log,
-		dataDir: filepath.Clean(s.Postgres.DataDir), listenHosts: hosts, port: port, stateDir: s.StateDir, pass: s.PassEnvironment,
+		dataDir: filepath.Clean(s.Postgres.DataDir), configDir: configDirOf(s.Postgres), listenHosts: hosts, port: port, stateDir: s.StateDir, pass: s.PassEnvironment,
 	}, s.Launcher)
 	p.target.Parent = s.Launcher.Parent
 	if p.stateDir == "" {

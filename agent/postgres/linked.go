@@ -19,10 +19,11 @@ func configFiles() []string {
 
 // completeClone reads from the upstream which configuration files a base backup has left out.
 func (p *upstreams) completeClone(ctx context.Context, u Upstream) error {
-	for _, name := range configFiles() {
-		if p.exists(name) {
-			continue
-		}
+	missing, err := p.furnish()
+	if err != nil {
+		return err
+	}
+	for _, name := range missing {
 		content, err := p.readUpstream(ctx, u, name)
 		if err != nil && name == "pg_ident.conf" { // PostgreSQL starts without it, and it may well be that there is none
 			p.log.Warn().Err(err).Str("file", name).Msg("the base backup has left the file out, and the upstream does not tell whether it has one")
@@ -34,15 +35,15 @@ func (p *upstreams) completeClone(ctx context.Context, u Upstream) error {
 		if content == nil {
 			continue // the upstream has none either
 		}
-		if err := p.writeFile(p.inData(name), string(content)); err != nil {
+		if err := p.writeConf(p.inConf(name), string(content)); err != nil {
 			return err
 		}
-		p.log.Info().Str("file", name).Str("upstream", u.Name).Msg("the file is a link on the upstream; its content was copied")
+		p.log.Info().Str("file", name).Str("upstream", u.Name).Msg("the file does not lie beside the upstream's data; its content was copied")
 	}
 	return nil
 }
 
-// readUpstream reads a file in an upstream's data directory; nil: there is none.
+// readUpstream reads one of an upstream's configuration files; nil: there is none.
 func (p *upstreams) readUpstream(ctx context.Context, u Upstream, name string) ([]byte, error) {
 	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
@@ -51,7 +52,11 @@ func (p *upstreams) readUpstream(ctx context.Context, u Upstream, name string) (
 	defer hangUpOn(conn)
 	const most = 16 << 20
 	var content []byte // in whatever encoding the file is
-	if err := conn.QueryRow(ctx, "SELECT pg_read_binary_file($1, 0, $2, true)", name, most).Scan(&content); err != nil {
+	where := map[string]string{
+		"postgresql.conf": "current_setting('config_file')", "pg_hba.conf": "current_setting('hba_file')", "pg_ident.conf": "current_setting('ident_file')",
+		"postgresql.base.conf": "regexp_replace(current_setting('config_file'), '[^/]*$', 'postgresql.base.conf')",
+	}[name]
+	if err := conn.QueryRow(ctx, "SELECT pg_read_binary_file("+where+", 0, $1, true)", most).Scan(&content); err != nil {
 		return nil, fmt.Errorf("reading it from %s: %w", u.Name, err)
 	}
 	return content, nil

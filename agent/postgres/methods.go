@@ -275,17 +275,14 @@ func (p *customMethods) restored(ctx context.Context) (Control, error) {
 	if err := p.closeToOthers(); err != nil {
 		return Control{}, err
 	}
-	// Backups keep configuration files that live elsewhere as copies.
-	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
-		if _, err := p.disk.Stat(p.inData(name)); err == nil {
-			continue
-		}
-		content, err := p.disk.ReadFile(p.inData(name + ".backup"))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return Control{}, fmt.Errorf("%s: %w", name, err)
-		}
-		if err := p.writeFile(p.inData(name), string(content)); err != nil {
-			return Control{}, err
+	if _, err := p.furnish(); err != nil {
+		return Control{}, err
+	}
+	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} { // what a backup lacks altogether
+		if !p.confExists(name) {
+			if err := p.writeConf(p.inConf(name), ""); err != nil {
+				return Control{}, err
+			}
 		}
 	}
 	return p.control(ctx)

@@ -20,11 +20,11 @@ import (
 func (p *confFiles) baseConf() string {
 	switch custom := p.local.Load().CustomConf; {
 	case custom == "":
-		return p.inData("postgresql.base.conf")
+		return p.inConf("postgresql.base.conf")
 	case filepath.IsAbs(custom):
 		return custom
 	default:
-		return p.inData(custom)
+		return p.inConf(custom)
 	}
 }
 
@@ -33,7 +33,7 @@ func (p *confFiles) baseConf() string {
 // (design 5.13). It reads the files as they are.
 func (p *confFiles) checkPlace() error {
 	var errs []error
-	for _, file := range []string{p.inData("postgresql.conf"), p.inData("postgresql.auto.conf")} {
+	for _, file := range p.ownConfs() {
 		lines, err := p.readConf(file)
 		if err != nil {
 			return err
@@ -52,7 +52,7 @@ func (p *confFiles) checkPlace() error {
 func (p *confFiles) isOwnPlace(line confSetting) bool {
 	own := p.dataDir
 	if line.Name == "config_file" {
-		own = p.inData("postgresql.conf")
+		own = p.inConf("postgresql.conf")
 	}
 	if filepath.Clean(line.Value) == own {
 		return true

@@ -187,8 +187,8 @@ func (p *processes) adoptedAs() as {
 	}
 	a := as{role: Replica}
 	var lines []confSetting
-	for _, file := range []string{"postgresql.conf", "postgresql.auto.conf"} { // pg_basebackup -R writes into the latter
-		more, err := p.readConf(p.inData(file))
+	for _, file := range p.ownConfs() { // pg_basebackup -R writes into the latter
+		more, err := p.readConf(file)
 		if err != nil {
 			return a
 		}

@@ -80,8 +80,8 @@ func (p *bootstrapper) prepareRecovery(configured map[string]string, keep bool) 
 // command has left, as PostgreSQL would read them.
 func (p *bootstrapper) recoveryLeft() (map[string]string, error) {
 	left := map[string]string{}
-	for _, name := range []string{"postgresql.conf", "postgresql.auto.conf"} {
-		lines, err := p.readConf(p.inData(name))
+	for _, file := range p.ownConfs() {
+		lines, err := p.readConf(file)
 		if err != nil {
 			return nil, err
 		}

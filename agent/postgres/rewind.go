@@ -197,6 +197,6 @@ func (p *rewinder) readyForRewind(ctx context.Context, u Upstream) error {
 // recoverAlone lets a crashed PostgreSQL recover in single-user mode, as pg_rewind
 // needs it. From 13 on that does so itself, but not before it tells what it would copy.
 func (p *rewinder) recoverAlone(ctx context.Context) error {
-	_, err := p.runOnData(ctx, nil, "postgres", "--single", "-D", p.dataDir, "-c", "data_directory="+p.dataDir, "-c", "archive_mode=on", "-c", "archive_command=false", "template1")
+	_, err := p.runOnData(ctx, nil, "postgres", "--single", "-D", p.dataDir, "-c", "data_directory="+p.dataDir, "-c", "config_file="+p.inConf("postgresql.conf"), "-c", "archive_mode=on", "-c", "archive_command=false", "template1")
 	return err
 }

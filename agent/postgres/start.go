@@ -262,7 +262,7 @@ func (p *server) Rewrite(ctx context.Context) (changed bool, err error) {
 func (p *server) configuration() string {
 	var all strings.Builder
 	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
-		content, err := p.disk.ReadFile(p.inData(name))
+		content, err := p.disk.ReadFile(p.inConf(name))
 		fmt.Fprintf(&all, "%s\n%v\n%s\n", name, err, content)
 	}
 	return all.String()

@@ -224,8 +224,8 @@ func (p *checker) TryStart(ctx context.Context, c Changed) (why string, err erro
 // parameter being in force.
 func (p *checker) linesWith(c Changed) ([]confSetting, error) {
 	var lines []confSetting
-	for _, file := range []string{"postgresql.conf", "postgresql.auto.conf"} {
-		more, err := p.readConf(p.inData(file))
+	for _, file := range p.ownConfs() {
+		more, err := p.readConf(file)
 		if err != nil {
 			return nil, err
 		}
@@ -301,7 +301,7 @@ func (p *checker) furnishTrial(dir string, c Changed, lines []confSetting) error
 			return err
 		}
 	}
-	conf := "include " + quote(p.inData("postgresql.conf")) + "\n"
+	conf := "include " + quote(p.inConf("postgresql.conf")) + "\n"
 	if p.exists("postgresql.auto.conf") {
 		conf += "include " + quote(p.inData("postgresql.auto.conf")) + "\n"
 	}
@@ -434,7 +434,7 @@ func (p *checker) Refused() []string {
 // writtenValues are what an earlier run has written for parameters, where PostgreSQL
 // takes that.
 func (p *checker) writtenValues(ctx context.Context, names map[string]string) map[string]string {
-	content, err := p.disk.ReadFile(p.inData("postgresql.conf"))
+	content, err := p.disk.ReadFile(p.inConf("postgresql.conf"))
 	if err != nil || !strings.HasPrefix(string(content), confHead) {
 		return map[string]string{}
 	}
@@ -474,7 +474,7 @@ func (p *confFiles) usable(values map[string]string) map[string]string {
 // unasked says why the program could not judge; warnings are of what is allowed with this
 // version of PostgreSQL.
 func CheckFile(ctx context.Context, local config.Postgres, dcs map[string]any) (warnings []cluster.Warning, problems, unasked error) {
-	p := assemble(&installation{dataDir: filepath.Clean(local.DataDir)}, nil)
+	p := assemble(&installation{dataDir: filepath.Clean(local.DataDir), configDir: configDirOf(local)}, nil)
 	p.local.Store(&local)
 	out, err := p.run(ctx, "postgres", "--version")
 	if err != nil {

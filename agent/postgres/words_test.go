@@ -17,7 +17,7 @@ import (
 )
 
 func unwired(major int, local config.Postgres, dynamic cluster.DynamicPostgres) *Instance {
-	p := assemble(&installation{scope: "shard", name: "a", dataDir: "/data", stateDir: "/state", major: major, log: zerolog.Nop()}, nil)
+	p := assemble(&installation{scope: "shard", name: "a", dataDir: "/data", configDir: "/data", stateDir: "/state", major: major, log: zerolog.Nop()}, nil)
 	p.local.Store(&local)
 	p.dynamic.Postgres = dynamic
 	return p
@@ -125,7 +125,7 @@ func TestWhoseSynchronousStandbyNames(t *testing.T) {
 	file := dir + "/postgresql.conf"
 	written := func(p *Instance) string {
 		put(t, file, p.postgresqlConf(as{role: Primary}, p.hbaFile(nil), p.identFile(nil)))
-		p.dataDir = dir
+		p.dataDir, p.configDir = dir, dir
 		return p.readSyncNames()
 	}
 	p := unwired(15, config.Postgres{Parameters: map[string]any{"synchronous_standby_names": "theirs"}}, cluster.DynamicPostgres{})
