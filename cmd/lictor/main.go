@@ -71,7 +71,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 	for group, commands := range map[string][]*cobra.Command{
 		groupShards:   {routesCommand()},
 		groupServices: {agentCommand(), bouncerCommand(), backupCommand()},
-		groupSetUp:    {validateCommand(), sampleConfigCommand(), demoCommand()},
+		groupSetUp:    {validateCommand(), generateConfigCommand(), sampleConfigCommand(), demoCommand()},
 	} {
 		for _, cmd := range commands {
 			cmd.GroupID = group
