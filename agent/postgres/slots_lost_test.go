@@ -1,0 +1,53 @@
+package postgres
+
+import (
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// A slot that has lost its WAL (max_slot_wal_keep_size) is made anew. By the old one a member
+// that has been cloned anew could not stream from PostgreSQL 18.
+func TestSlotThatHasLostItsWAL(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	if a.major < 13 {
+		t.Skip("max_slot_wal_keep_size is of 13")
+	}
+	caughtUp(ctx, t, a, b)
+	must(t, b.Stop(ctx, Fast))
+	status := func() (status string) {
+		conn, err := a.dedicated(ctx)
+		must(t, err)
+		defer hangUpOn(conn)
+		must(t, conn.QueryRow(ctx, "SELECT COALESCE(wal_status, '') FROM pg_replication_slots WHERE slot_name = 'b'").Scan(&status))
+		return status
+	}
+	for _, s := range []string{
+		"ALTER SYSTEM SET max_slot_wal_keep_size = '48MB'", "ALTER SYSTEM SET wal_keep_size = 0", "SELECT pg_reload_conf()",
+		"CREATE TABLE public.more (n int)",
+	} {
+		sql(ctx, t, a, s)
+	}
+	for range 6 {
+		sql(ctx, t, a, "INSERT INTO public.more VALUES (1)")
+		sql(ctx, t, a, "SELECT pg_switch_wal()")
+		must(t, a.Checkpoint(ctx))
+	}
+	if got := status(); got != "lost" {
+		t.Fatalf("the slot is %q: this test loses nothing", got)
+	}
+	must(t, b.RemoveForReinit(ctx, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "this test"}))
+	must(t, b.BaseBackup(ctx, upstream(a), nil))
+	must(t, a.SyncSlots(ctx, []string{"b"}, func(Slot) bool { return false }))
+	if got := status(); got == "lost" {
+		t.Error("the slot is lost still")
+	}
+	follow(ctx, t, b, a)
+	sql(ctx, t, a, "INSERT INTO public.more VALUES (2)")
+	caughtUp(ctx, t, a, b)
+	if got := status(); got == "lost" {
+		t.Error("the slot by which the new clone streams is lost")
+	}
+}
