@@ -31,6 +31,10 @@ func (h *host) startAgent() {
 	if h.agent != nil || !h.up {
 		return
 	}
+	if h.w.schedule.runsPatroni(h.id) {
+		h.startPatroni()
+		return
+	}
 	a := &agent{host: h}
 	a.Member = member.New(member.Settings{
 		Name: h.name, SessionName: "shard-" + h.name, Keys: keys(), PrimaryWord: cluster.RolePrimary,
@@ -103,7 +107,7 @@ func (a *agent) step() {
 		return
 	}
 	a.stepped = true // what an action calls back at once does not come round in between
-	_, d := a.Step()
+	v, d := a.Step()
 	a.stepped = false
 	if a.Exit {
 		a.host.w.say("%s: the agent ends", a.host.name)
@@ -119,8 +123,8 @@ func (a *agent) step() {
 	a.Publish()
 	a.shown = a.peerValue()
 	tick := a.Dynamic.LoopWait
-	if !d.Wake.IsZero() {
-		tick = min(tick, d.Wake.Sub(a.host.clock()))
+	if wake := a.host.w.mutant.wakes(v, d.Wake); !wake.IsZero() {
+		tick = min(tick, wake.Sub(a.host.clock()))
 	}
 	a.timer++
 	timer := a.timer

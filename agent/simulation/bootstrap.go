@@ -41,7 +41,7 @@ func (p *postgres) bootstrap(done func(error)) {
 		done(errors.New("there is something in the data directory"))
 		return
 	}
-	p.empty, p.made = false, workUnfinished
+	p.empty, p.made, p.cloned = false, workUnfinished, false
 	life := p.life
 	w.after(p.takes(100*time.Millisecond, 5*time.Second), func() {
 		p.host.process(func() {
@@ -65,6 +65,7 @@ func (p *postgres) bootstrap(done func(error)) {
 // discard clears away what is not whole.
 func (p *postgres) discard() {
 	p.life++ // whatever fills it is ended
+	p.slots, p.oldest = nil, 0
 	p.at, p.empty, p.made, p.system, p.primary = position{branch: p.host.w.root}, true, workNone, "", false
 }
 

@@ -88,9 +88,13 @@ func (j *judge) seesPause() {
 	if j.paused || j.wentBack {
 		return
 	}
+	index := j.w.consul.keys[keyConfig].index
+	if j.w.mutant.PauseOfBefore {
+		index = 0
+	}
 	for _, h := range j.w.hosts {
 		e, found := j.w.consul.keys[keyMembers+h.name]
-		if !found || !e.value.(cluster.Member).SaysPaused(true, j.w.consul.keys[keyConfig].index) {
+		if !found || !e.value.(cluster.Member).SaysPaused(true, index) {
 			return
 		}
 	}

@@ -8,6 +8,8 @@
 //	postgres.go, wal.go       a model of PostgreSQL, its WAL, and clients that commit
 //	bootstrap.go              a shard that nobody has made yet
 //	loss.go                   data that are removed, rewound or cloned
+//	slots.go                  WAL that is not kept for ever
+//	patroni.go                a member that runs Patroni
 //	guard.go, watcher.go      the guard's process around fence.Deadline, and its parent
 //	ports.go, ports_postgres.go
 //	                          the world as the state machine (package member) reaches it

@@ -130,20 +130,11 @@ func faults() map[Kind]fault {
 			return nil
 		}},
 		HangPostmaster: {member: true, inject: func(w *world, e Event) func() {
-			pg := &w.hosts[e.Member].pg
-			if !pg.ready {
-				return nil
-			}
-			life := pg.life
-			pg.hung = true
-			if pg.primary {
+			goOn := stopPostmaster(w, e)
+			if w.hosts[e.Member].pg.primary {
 				return nil // it is a leader's to see
 			}
-			return func() {
-				if pg.life == life {
-					pg.goOn()
-				}
-			}
+			return goOn
 		}},
 		HangDisk:     {member: true, inject: hangDisk},
 		SlowPostgres: {member: true, value: true, inject: slowPostgres},
@@ -211,6 +202,7 @@ func killAgent(w *world, e Event) func() {
 	if h.agent != nil {
 		h.agent.die()
 	}
+	h.endPatroni()
 	h.away++
 	return func() {
 		h.away--
@@ -323,6 +315,7 @@ func hostLoss(w *world, e Event) func() {
 	if h.agent != nil {
 		h.agent.die()
 	}
+	h.endPatroni()
 	h.up, h.held = false, nil
 	h.pg.end()
 	h.guard.watcher.die()

@@ -22,19 +22,7 @@ const (
 
 func postgresFaults() map[Kind]fault {
 	return map[Kind]fault{
-		StopPostmaster: {member: true, inject: func(w *world, e Event) func() {
-			pg := &w.hosts[e.Member].pg
-			if !pg.ready {
-				return nil
-			}
-			life := pg.life
-			pg.hung = true
-			return func() {
-				if pg.life == life {
-					pg.goOn()
-				}
-			}
-		}},
+		StopPostmaster: {member: true, inject: stopPostmaster},
 		Orphans: {member: true, inject: func(w *world, e Event) func() {
 			pg := &w.hosts[e.Member].pg
 			if !pg.orphan() {
@@ -77,6 +65,20 @@ func postgresFaults() map[Kind]fault {
 		}},
 		VanishData: {member: true, inject: vanishData},
 		PauseVM:    {member: true, inject: pauseVM},
+	}
+}
+
+func stopPostmaster(w *world, e Event) func() {
+	pg := &w.hosts[e.Member].pg
+	if !pg.ready {
+		return nil
+	}
+	life := pg.life
+	pg.hung = true
+	return func() {
+		if pg.life == life {
+			pg.goOn()
+		}
 	}
 }
 

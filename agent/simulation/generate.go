@@ -58,6 +58,7 @@ func Generate(seed uint64) Schedule {
 		}
 	}
 	s.ConsulDNS = pick(6) == 0
+	s.generateLate(rand.New(rand.NewPCG(seed, 2)))
 	mean := []float64{4, 8, 15, 30, 60}[pick(5)]
 	at := 10.0
 	if s.Fresh { // while it is made, too
@@ -69,9 +70,27 @@ func Generate(seed uint64) Schedule {
 			return s
 		}
 		e := randomEvent(r, s.Members, time.Duration(at*float64(time.Second)))
+		if len(s.Patroni) > 0 && slices.Contains([]Kind{Pause, SetSyncMode, RestoreSnapshot}, e.Kind) {
+			continue
+		}
 		s.Events = append(s.Events, e)
 		if e.Kind == Pause {
 			s.Events = append(s.Events, byHandIn(r, s.Members, e)...)
+		}
+	}
+}
+
+// generateLate draws what was added later from numbers of its own, so that the rest of a
+// seed's schedule stays what it was.
+func (s *Schedule) generateLate(r *rand.Rand) {
+	s.KeepsClones = r.IntN(3) == 0
+	if r.IntN(3) == 0 {
+		s.Keeps, s.Operator = []int64{100 << 10, 300 << 10, 1 << 20}[r.IntN(3)], true
+		s.SlotKeeps = []int64{0, 0, 500 << 10, 2 << 20}[r.IntN(4)]
+	}
+	if s.Config["synchronous_mode"] == nil && !s.Fresh && r.IntN(3) == 0 {
+		if one := 1 + r.IntN(s.Members-1); !slices.Contains(s.NoStream, one) {
+			s.Patroni = []int{one}
 		}
 	}
 }

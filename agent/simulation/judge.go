@@ -308,6 +308,9 @@ func (j *judge) whole() string {
 			return h.name + " does not follow " + primary.name + ": " + j.reasons()
 		}
 	}
+	if j.w.schedule.runsPatroni(primary.id) {
+		return "" // it writes no route, and what it acknowledges is nobody's promise
+	}
 	if why := j.route(primary); why != "" {
 		return why
 	}
@@ -335,6 +338,8 @@ func (j *judge) reasons() string {
 		why := "its agent does not run"
 		if h.agent != nil {
 			why = h.agent.Reason
+		} else if h.patroni != nil {
+			why = "it runs Patroni"
 		}
 		all = append(all, h.name+": "+why)
 	}

@@ -12,7 +12,7 @@ import (
 // found is what a look at the data directory shows.
 func (p *postgres) found() member.Found {
 	return member.Found{Loss: p.loss, Stray: p.running && p.stray, Data: member.Data{
-		State: p.data(), SystemIdentifier: p.system, Timeline: p.at.branch.timeline, CheckpointLSN: p.checkpoint, ShutDown: p.clean, WasPrimary: p.primary,
+		State: p.data(), SystemIdentifier: p.system, Timeline: p.at.branch.timeline, CheckpointLSN: p.checkpoint, Clone: p.made == workUnfinished && p.cloned, ShutDown: p.clean, WasPrimary: p.primary,
 	}}
 }
 
@@ -40,13 +40,18 @@ func (p *postgres) forgetLoss(id string) {
 // remove empties the data directory.
 func (p *postgres) remove() {
 	p.noteLoss()
+	p.slots, p.oldest = nil, 0
 	p.at, p.empty, p.made, p.system = position{branch: p.host.w.root}, true, workNone, ""
 }
 
 // clone fills the empty data directory from a member that runs, which may lag.
 func (p *postgres) clone(from *host, done func(error)) {
-	p.remove()
-	p.empty, p.made = false, workUnfinished
+	if p.made == workUnfinished && p.cloned && p.host.w.schedule.KeepsClones {
+		p.noteLoss() // as each try does
+	} else {
+		p.remove()
+	}
+	p.empty, p.made, p.cloned = false, workUnfinished, true
 	life := p.life
 	p.host.w.after(p.takes(100*time.Millisecond, 3*time.Second), func() {
 		p.host.process(func() {
@@ -66,6 +71,7 @@ func (p *postgres) copied(life int, from *host, done func(error)) {
 		done(errors.New("the source is not reachable"))
 	default:
 		p.at, p.system, p.primary = from.pg.replayed(), from.pg.system, false
+		p.oldest = p.at.lsn
 		done(nil)
 	}
 }

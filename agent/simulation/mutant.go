@@ -66,7 +66,19 @@ type Mutant struct {
 	// kills at once, as the deadline is over, and an agent that lives on has broken the start off
 	// (LateStart). agent/fence's tests of the guard notice.
 	OverdueStart bool
-	BackBelieved bool // Consul is believed at once when it has gone back
+	// an agent that has just begun takes its own lock again, for a PostgreSQL that is down, without
+	// asking; survives: beside what Consul has forgotten nothing is promised of a primary (design
+	// 5.2), and the judge asks nothing. The tables of agent/ha notice.
+	OthersUnasked     bool
+	BackBelieved      bool // Consul is believed at once when it has gone back
+	RetakeUnwatched   bool // nothing wakes the agent of an adopted primary when its time without a lease is over
+	SwitchoverUnasked bool // in pause a candidate does not know of the switchover that was asked for
+	HandoverForgotten bool // in pause the old leader does not know that it has carried one out
+	SlotsDropped      bool // the slot of a member that is away is dropped
+	LostKept          bool // a slot that has lost its WAL stays
+	KeptStarted       bool // what is left of a clone that was cut short is started
+	PatroniIgnored    bool // a leader does not see that a member of Patroni's has taken its lock
+	PauseOfBefore     bool // what a member has said of an earlier pause counts for this one
 }
 
 // change leaves the check of the status out.
@@ -138,6 +150,21 @@ func (m *Mutant) see(v ha.View) ha.View {
 	if m.BackBelieved {
 		v.GoneBack = 0
 	}
+	if m.OthersUnasked && v.Lease.Renewed.IsZero() {
+		v.Lease.Renewed = 1
+	}
+	if m.SwitchoverUnasked && v.Config.Pause && v.Lease.Until.IsZero() {
+		v.Cluster.Failover = cluster.Entry[cluster.Failover]{}
+	}
+	if holder, found := v.Cluster.Member(v.Cluster.LeaderName()); m.PatroniIgnored && found && holder.Value.Lictor == nil && !v.Lease.Until.IsZero() {
+		v.Cluster.Leader = cluster.Entry[string]{}
+	}
+	if m.KeptStarted && v.Postgres.Resumable {
+		v.Postgres.Data = ha.DataValid
+	}
+	if m.HandoverForgotten && v.Config.Pause {
+		v.HandedOver = 0
+	}
 	if m.SessionIsLease && v.Cluster.LeaderName() == "" && beat != nil && beat.Owner != v.Name && !v.Read.IsZero() {
 		v.StatusSeen = 1
 	}
@@ -186,6 +213,22 @@ func (m *Mutant) see(v ha.View) ha.View {
 		v.Cluster.Sync.Value.Quorum = 0
 	}
 	return v
+}
+
+// slots changes for whom slots are kept.
+func (m *Mutant) slots(p *postgres, members []string) []string {
+	if !m.SlotsDropped {
+		return members
+	}
+	return slices.DeleteFunc(slices.Clone(members), func(name string) bool { return p.slotOf(name) != nil && !p.feeds(name) })
+}
+
+// wakes changes when a decision wants to be made anew.
+func (m *Mutant) wakes(v ha.View, wake cluster.Instant) cluster.Instant {
+	if m.RetakeUnwatched && v.Lease.Until.IsZero() && v.Postgres.Running && v.Postgres.Primary {
+		return 0
+	}
+	return wake
 }
 
 // failsafe changes what a leader asks of a member, and makes of its answer.

@@ -357,6 +357,40 @@ func TestMutantBackBelieved(t *testing.T) {
 	killed(t, Mutant{BackBelieved: true}, directed(3, alone(30), during(30, 30, RestoreSnapshot, a), ev(35, Switchover, b), during(59.5, 60, CutBoth, b).to(3)), "I1")
 }
 
+// c is cut off from the leader for longer than WAL is kept without a slot.
+func TestMutantSlotsDropped(t *testing.T) {
+	s := directed(3, map[string]any{"ttl": 8}, during(30, 40, CutBoth, a).to(c))
+	s.Keeps = 100 << 10
+	killed(t, Mutant{SlotsDropped: true}, s, "I4")
+}
+
+// c is cut off for longer than its slot keeps WAL, and cloned anew.
+func TestMutantLostKept(t *testing.T) {
+	s := directed(3, map[string]any{"ttl": 8}, during(30, 60, CutBoth, a).to(c))
+	s.Keeps, s.SlotKeeps, s.Operator = 100<<10, 200<<10, true
+	killed(t, Mutant{LostKept: true}, s, "I4")
+}
+
+// b's data are lost, and its agent is killed while they are cloned.
+func TestMutantKeptStarted(t *testing.T) {
+	s := directed(3, map[string]any{"ttl": 8}, during(29, 20, SlowPostgres, b).with(8), ev(30, VanishData, b), during(32, 0.5, KillAgent, b), during(34, 0.5, KillAgent, b))
+	s.KeepsClones = true
+	killed(t, Mutant{KeptStarted: true}, s, "I4")
+}
+
+// a's agent begins anew as a pause ends, takes its lock again, does not hear so, and hears
+// nothing from then on.
+func TestMutantRetakeUnwatched(t *testing.T) {
+	killed(t, Mutant{RetakeUnwatched: true}, directed(3, alone(3), during(20, 12, Pause, a), during(31.7, 0.5, KillAgent, a),
+		during(32, 10, SlowOneWay, 3).to(a).with(3000), during(34.2, 20, CutBoth, a).to(3), during(34.2, 20, CutFromMembers, a)), "I1")
+}
+
+// c has heard that a pause is over, and cannot say so before the next one.
+func TestMutantPauseOfBefore(t *testing.T) {
+	killed(t, Mutant{PauseOfBefore: true}, directed(3, map[string]any{"ttl": 8}, during(30, 10, Pause, a), during(39.9, 8, CutOneWay, c).to(3), during(43, 30, Pause, a),
+		ev(44.5, ByHand, c).text("kill"), ev(45.5, ByHand, c).text("kill"), ev(46.5, ByHand, c).text("kill")), "I5")
+}
+
 // unfenced is a leader that nobody fences, with a voter that does not hear of its
 // successor: nothing but that voter's detaching keeps its commits from being acknowledged.
 func unfenced() Schedule {

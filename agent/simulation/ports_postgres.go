@@ -42,7 +42,7 @@ func (p inPostgres) Running() bool             { return p.host.pg.running && !p.
 func (p inPostgres) StartedAs() (bool, bool)   { return p.host.pg.primary, true }
 func (p inPostgres) Upstream() string          { return p.host.pg.aim }
 func (p inPostgres) ClonesWithoutLeader() bool { return false }
-func (p inPostgres) KeepsData() bool           { return false }
+func (p inPostgres) KeepsData() bool           { return p.host.w.schedule.KeepsClones }
 func (p inPostgres) SynchronousCommit() string { return "on" }
 
 func (p inPostgres) PID() int {
@@ -246,10 +246,19 @@ func (p inPostgres) TimelineHistory(_ int, done func(cluster.History, error)) {
 	}, func(err error) { done(lines, err) })
 }
 
-func (p inPostgres) UseSlots() bool { return false }
+func (p inPostgres) UseSlots() bool { return p.host.w.schedule.Keeps > 0 }
 
-func (p inPostgres) SyncSlots(time.Duration, []string, cluster.Dynamic, func(error)) {
-	panic("simulation: no slots")
+func (p inPostgres) SyncSlots(_ time.Duration, members []string, d cluster.Dynamic, done func(error)) {
+	p.work(nil, func(done func(error)) {
+		p.later(p.host.pg.takes(time.Millisecond, 50*time.Millisecond), func() {
+			if !p.host.pg.ready {
+				done(errStopped)
+				return
+			}
+			p.host.pg.syncSlots(p.host.w.mutant.slots(&p.host.pg, members), d.Pause)
+			done(nil)
+		})
+	}, done)
 }
 
 // MakeReplica clones from the member, or at a reinit from another one that runs (with the

@@ -26,8 +26,10 @@ type postgres struct {
 	life                               int     // so that what was begun in an earlier one ends without effect
 	// parent is the watcher of the guard that has started it; nil: no guard has.
 	parent *watcher
-	// empty: there is nothing in the data directory; loss, losses: loss.go.
+	// empty: there is nothing in the data directory; loss, losses: loss.go; cloned: what is
+	// unfinished is a clone.
 	empty  bool
+	cloned bool
 	made   work   // bootstrap.go
 	system string // its system identifier
 	loss   *pg.Loss
@@ -36,6 +38,8 @@ type postgres struct {
 	// what was copied.
 	checkpoint int64
 	clean      bool // it was shut down, and not started since
+	slots      []slot
+	oldest     int64 // its WAL goes back to there
 	// replayFrom and replayEnds: a standby that was just started replays what it has,
 	// while it answers already; it receives nothing before it has.
 	replayFrom              int64
@@ -319,7 +323,7 @@ func (p *postgres) stop(done func(error)) {
 			p.at.lsn += 120 // the shutdown checkpoint
 			p.checkpoint = p.at.lsn - 120
 			for _, s := range p.host.w.hosts {
-				if s.pg.upstream == p.host.name && s.pg.lagging == 0 {
+				if s.pg.upstream == p.host.name && s.pg.lagging == 0 && p.serves(&s.pg) {
 					p.drainTo(s)
 				}
 			}
@@ -425,7 +429,7 @@ func (p *postgres) rejoin(up *host, done func(error)) {
 								done(errStopped)
 								return
 							}
-							p.at = up.pg.at
+							p.at, p.oldest, p.slots = up.pg.at, up.pg.oldest, nil // pg_rewind takes the slots away
 							done(nil)
 						}, func() { done(errStopped) })
 					})

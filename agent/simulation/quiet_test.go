@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -100,17 +101,26 @@ func TestSwitchoverInPause(t *testing.T) {
 	for _, mode := range []any{false, true, "quorum"} {
 		s := directed(3, map[string]any{"ttl": 8, "synchronous_mode": mode, "synchronous_node_count": 2}, during(29, 100, Pause, a), ev(32, Switchover, b), ev(50, Switchover, c))
 		s.Calm = true
-		for seed := uint64(1); seed <= 20; seed++ {
+		ends := func(m Mutant, seed uint64) string {
 			s.Seed = seed
-			w := newWorld(s, Options{})
+			w := newWorld(s, Options{Mutant: m})
 			for _, e := range s.Events {
 				w.at(e.At, func() { w.inject(e) })
 			}
 			w.run(65 * time.Second)
 			if why := w.judge.whole(); w.judge.violation != nil || !w.judge.paused || why != "" || w.consul.leaderNamed() != memberName(c) {
-				t.Errorf("seed %d: paused: %v; %v; %s leads; %s", seed, w.judge.paused, w.judge.violation, w.consul.leaderNamed(), why)
+				return fmt.Sprintf("paused: %v; %v; %s leads; %s", w.judge.paused, w.judge.violation, w.consul.leaderNamed(), why)
+			}
+			return ""
+		}
+		for seed := uint64(1); seed <= 20; seed++ {
+			if why := ends(Mutant{}, seed); why != "" {
+				t.Errorf("seed %d: %s", seed, why)
 				return
 			}
+		}
+		if ends(Mutant{SwitchoverUnasked: true}, 1) == "" || ends(Mutant{HandoverForgotten: true}, 1) == "" {
+			t.Error("a rule can be left out without anything noticing")
 		}
 	}
 }

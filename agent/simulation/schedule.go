@@ -21,6 +21,7 @@ type Schedule struct {
 	Drift      []float64 // by how much each host's clock runs fast
 	NoFailover []int     // members with that tag
 	NoStream   []int     // members that get WAL from the archive alone
+	Patroni    []int     // members that run Patroni
 	Fresh      bool      // nobody has made the shard yet
 	Adopted    bool      // a's PostgreSQL runs before its agent first comes: no guard has started it
 	Config     map[string]any
@@ -36,6 +37,13 @@ type Schedule struct {
 	// NoArchive: members know only of the timelines that reached them, so that two
 	// of them may promote to one number.
 	NoArchive bool
+	// Keeps is how many bytes of WAL every member keeps besides what its slots ask for, SlotKeeps
+	// what it keeps for a slot at the most; zero: all. No archive has the rest.
+	Keeps, SlotKeeps int64
+	// Operator: an operator clones anew whoever needs WAL that is gone.
+	Operator bool
+	// KeepsClones: a clone that was cut short is gone on with.
+	KeepsClones bool
 	// Calm: no start and no promotion breaks off without a fault.
 	Calm   bool
 	Events []Event
@@ -76,6 +84,9 @@ func (s Schedule) String() string {
 	for _, i := range s.NoStream {
 		fmt.Fprintf(&b, ", %s nostream", memberName(i))
 	}
+	for _, i := range s.Patroni {
+		fmt.Fprintf(&b, ", %s runs Patroni", memberName(i))
+	}
 	for i := range s.Members {
 		if from, cascades := s.Cascade[i]; cascades {
 			fmt.Fprintf(&b, ", %s replicates from %s", memberName(i), memberName(from))
@@ -86,6 +97,12 @@ func (s Schedule) String() string {
 	}
 	if s.ConsulDNS {
 		b.WriteString(", names by Consul")
+	}
+	if s.Keeps > 0 {
+		fmt.Fprintf(&b, ", WAL of %d bytes, %d for a slot", s.Keeps, s.SlotKeeps)
+	}
+	if s.KeepsClones {
+		b.WriteString(", clones are kept")
 	}
 	if s.Fresh {
 		b.WriteString(", a new shard")
@@ -247,6 +264,9 @@ func newWorld(s Schedule, o Options) *world {
 		w.after(w.between(0, time.Second), h.startAgent)
 	}
 	w.clients()
+	if s.Operator {
+		w.operator()
+	}
 	return w
 }
 

@@ -70,6 +70,7 @@ func (w *world) clients() {
 	for _, h := range w.hosts {
 		h.pg.receive()
 		h.pg.restore()
+		h.pg.recycle()
 	}
 	for _, h := range w.hosts {
 		h.pg.acknowledge()
@@ -95,7 +96,7 @@ func (p *postgres) receive() {
 		return
 	}
 	if !p.ready || p.primary || p.replaying() || up == nil || up == p.host || !p.host.up || p.host.frozen || p.cutShort() ||
-		!up.up || up.frozen || !up.pg.ready && !up.pg.stopping || !w.net.both(p.host.id, up.id) || !up.pg.at.holds(p.at) {
+		!up.up || up.frozen || !up.pg.ready && !up.pg.stopping || !w.net.both(p.host.id, up.id) || !up.pg.at.holds(p.at) || !up.pg.serves(p) {
 		return
 	}
 	p.streaming, p.received = true, true

@@ -113,7 +113,10 @@ type host struct {
 	pg    postgres
 	guard guard
 	agent *agent // nil: its process does not run
-	mark  *mark  // that this member has led; nil: none
+	// patroni is what a member runs in the agent's place (Schedule.Patroni); nil: its process
+	// does not run.
+	patroni *patroni
+	mark    *mark // that this member has led; nil: none
 	// away: the operator or a fault keeps the agent from being started again.
 	away int
 }
@@ -194,9 +197,10 @@ func (h *host) process(do func()) {
 
 // exempt tells whether of agent, guard and watcher of the host none runs, or did until
 // just now: then only a watchdog could exclude two primaries (design 5.4). Nor is anything
-// promised of who leads by what Consul has forgotten, beside a member that cannot know (5.2).
+// promised of who leads by what Consul has forgotten, beside a member that cannot know (5.2),
+// nor of Patroni, which is bound by no lease.
 func (h *host) exempt() bool {
-	return h.frozen || h.outlived || h.forgotten || h.loose || h.unguarded() || h.thawed > 0 && h.w.now-h.thawed < time.Second || h.w.now < h.blind
+	return h.frozen || h.w.schedule.runsPatroni(h.id) || h.outlived || h.forgotten || h.loose || h.unguarded() || h.thawed > 0 && h.w.now-h.thawed < time.Second || h.w.now < h.blind
 }
 
 // unguarded tells whether neither agent nor guard nor watcher runs as it must, and the

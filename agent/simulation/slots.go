@@ -1,0 +1,102 @@
+package simulation
+
+import (
+	"slices"
+	"time"
+)
+
+// This file is about WAL that is not kept for ever, and the slots that keep it
+// (Schedule.Keeps). A standby whose upstream has not kept what it needs receives nothing:
+// an operator has to clone it anew.
+
+// slot is a physical replication slot.
+type slot struct {
+	name  string // the member's that it is for
+	needs int64  // from there on WAL is kept
+	lost  bool   // it needed more than is kept for a slot (wal_status): nobody streams by it again
+}
+
+// slotOf is the slot of a member, nil when there is none.
+func (p *postgres) slotOf(member string) *slot {
+	i := slices.IndexFunc(p.slots, func(s slot) bool { return s.name == member })
+	if i < 0 {
+		return nil
+	}
+	return &p.slots[i]
+}
+
+// feeds reports whether a member receives from this one, which makes its slot active.
+func (p *postgres) feeds(member string) bool {
+	follower := &p.host.w.hostNamed(member).pg
+	return follower.streaming && follower.upstream == p.host.name
+}
+
+// syncSlots makes a slot for each member, anew if it has lost its WAL, and drops those of
+// nobody (agent/postgres/slots.go).
+func (p *postgres) syncSlots(members []string, keeps bool) {
+	p.slots = slices.DeleteFunc(p.slots, func(s slot) bool { return s.lost && !p.host.w.mutant.LostKept })
+	for _, m := range members {
+		if p.slotOf(m) == nil {
+			p.slots = append(p.slots, slot{name: m, needs: p.at.lsn})
+		}
+	}
+	p.slots = slices.DeleteFunc(p.slots, func(s slot) bool { return !keeps && !p.feeds(s.name) && !slices.Contains(members, s.name) })
+}
+
+// recycle removes WAL that nothing keeps, as checkpoints do.
+func (p *postgres) recycle() {
+	w := p.host.w
+	if w.schedule.Keeps == 0 || !p.ready || p.host.frozen || w.chance(0.9) {
+		return
+	}
+	oldest := p.at.lsn - w.schedule.Keeps
+	for i := range p.slots {
+		s := &p.slots[i]
+		if p.feeds(s.name) {
+			s.needs = w.hostNamed(s.name).pg.at.lsn
+		} else if most := w.schedule.SlotKeeps; most > 0 && p.at.lsn-s.needs > most {
+			s.lost = true
+		}
+		if !s.lost {
+			oldest = min(oldest, s.needs)
+		}
+	}
+	p.oldest = max(p.oldest, oldest)
+}
+
+// serves reports whether it has what a standby at this place asks for: the standby's slot,
+// and the WAL from there on.
+func (p *postgres) serves(standby *postgres) bool {
+	if p.host.w.schedule.Keeps == 0 {
+		return true
+	}
+	s := p.slotOf(standby.host.name)
+	return s != nil && !s.lost && p.oldest <= standby.at.lsn
+}
+
+// operator clones standbys anew whose upstream has not kept their WAL, while somebody leads.
+func (w *world) operator() {
+	leader := w.hostNamed(w.consul.leaderNamed())
+	for _, h := range w.hosts {
+		if leader == nil || !leader.pg.writable || w.judge.paused || !h.pg.stranded() {
+			continue
+		}
+		w.say("%s: the operator sees that its WAL is gone, and clones it anew", h.name)
+		if a := h.agent; a != nil {
+			a.post(func() { _ = a.Reinitialize(false, false) })
+		} else if p := h.patroni; p != nil && !p.busy {
+			p.begin(p.empty)
+		}
+	}
+	w.after(w.between(5*time.Second, 15*time.Second), w.operator)
+}
+
+// stranded reports whether a standby runs that receives nothing because its WAL is gone.
+func (p *postgres) stranded() bool {
+	up := p.host.w.hostNamed(p.upstream)
+	if up == nil || !p.ready || p.primary || p.streaming || !up.pg.at.holds(p.at) {
+		return false
+	}
+	s := up.pg.slotOf(p.host.name)
+	return s != nil && (s.lost || up.pg.oldest > p.at.lsn)
+}
