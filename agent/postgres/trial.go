@@ -421,7 +421,7 @@ func (p *checker) tellRefused() {
 
 // Refused are the values of the configuration that PostgreSQL refuses and that are not
 // used, each with its reason. It does not wait.
-func (p *checker) Refused() []string {
+func (p *Instance) Refused() []string {
 	if p == nil {
 		return nil
 	}
