@@ -345,12 +345,11 @@ func (c *reconciler) apply(ctx context.Context, link pooler.LinkState, known *vi
 		text, file, err = c.keepMissing(text, file, missing, known.version)
 	}
 	if err == nil {
-		recipe := c.last.recipe(c.config)
-		if recipe != c.unfit || link.Up && !time.Now().Before(c.retryAt) {
+		if c.unfit == "" || c.last.recipe(c.config) != c.unfit || link.Up && !time.Now().Before(c.retryAt) {
 			if err = c.stand(ctx, link, text, file, known.views); !pooler.IsRefusal(err) {
 				return err
 			}
-			c.unfit, c.refusal = recipe, err
+			c.unfit, c.refusal = c.last.recipe(c.config), err
 		}
 		err = c.refusal
 	}

@@ -11,9 +11,11 @@ import (
 )
 
 // Config is PgBouncer's own file. A failover waits for Put, nothing waits for Keep: each may be
-// called while the other runs.
+// called while the other runs. Put is called by one goroutine.
 type Config struct {
 	path string
+	// last is what Put has put into place; of those alone who call that.
+	last []byte
 	// mu: the spare file is made, or takes the place of the file.
 	mu sync.Mutex
 }
@@ -27,11 +29,17 @@ func NewConfig(path string) *Config { return &Config{path: path} }
 // shard stays at its old primary for it.
 func (c *Config) Put(text []byte) (written bool, err error) {
 	place := placeOf(c.path)
-	same, err := place.has(func(old []byte) bool {
-		return bytes.Equal(bytes.TrimRight(old, "\n"), bytes.TrimRight(text, "\n"))
-	})
-	if same || err != nil {
-		return false, err
+	// What is another text than the one before need not be compared with what is there.
+	isText := func(other []byte) bool { return bytes.Equal(bytes.TrimRight(other, "\n"), bytes.TrimRight(text, "\n")) }
+	defer func() {
+		if c.last = nil; err == nil {
+			c.last = text
+		}
+	}()
+	if c.last == nil || isText(c.last) {
+		if same, err := place.has(isText); same || err != nil {
+			return false, err
+		}
 	}
 	err = place.put(text, writeOut)
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {

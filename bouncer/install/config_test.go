@@ -33,6 +33,10 @@ func TestPut(t *testing.T) {
 			t.Errorf("%q: the file has %q", step.text, read(t, path))
 		}
 	}
+	write(t, path, "somebody else's")
+	if written, err := c.Put([]byte("[databases]\n")); err != nil || !written || read(t, path) != "[databases]\n" {
+		t.Errorf("the text of before, after somebody else: %v %v", written, err)
+	}
 	if err := c.Keep(); err != nil {
 		t.Error(err)
 	}

@@ -19,6 +19,8 @@ type Checker struct {
 	config  config.Config
 	version pgbouncer.Version
 	parser  pgbouncer.Parser
+	// values are settings whose values PgBouncer reads.
+	values map[string]string
 }
 
 // NewChecker makes a checker for a configuration.
@@ -33,17 +35,17 @@ func Check(text []byte, views []*Shard, c config.Config, version pgbouncer.Versi
 // it can be parsed, every shard is in it with the primary that is known, and
 // the bouncer does not lock itself out, and PgBouncer could start with it.
 func (k *Checker) Check(text []byte, views []*Shard, version pgbouncer.Version) (pgbouncer.File, error) {
-	return k.check(text, views, version, checkStart)
+	return k.check(text, views, version, k.checkStart)
 }
 
 // CheckTaken is Check for a text whose settings PgBouncer has taken once: what it needs at a start may
 // have gone since, a certificate for one, and no shard waits for that.
 func (k *Checker) CheckTaken(text []byte, views []*Shard, version pgbouncer.Version) (pgbouncer.File, error) {
-	return k.check(text, views, version, func(pgbouncer.File, config.Config) error { return nil })
+	return k.check(text, views, version, func(pgbouncer.File) error { return nil })
 }
 
 func (k *Checker) check(
-	text []byte, views []*Shard, version pgbouncer.Version, start func(pgbouncer.File, config.Config) error,
+	text []byte, views []*Shard, version pgbouncer.Version, start func(pgbouncer.File) error,
 ) (pgbouncer.File, error) {
 	if k.parser.Check == nil || k.version != version {
 		k.version = version
@@ -60,7 +62,7 @@ func (k *Checker) check(
 			}
 		}
 	}
-	errs = append(errs, checkAccess(file, k.config), start(file, k.config))
+	errs = append(errs, checkAccess(file, k.config), start(file))
 	if err := errors.Join(errs...); err != nil {
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is refused: %w", err)
 	}

@@ -16,19 +16,30 @@ import (
 
 // checkStart tells why PgBouncer could not start with the settings of a file. RELOAD does
 // not: what it cannot use it leaves as it was, and much of it is read at the start only.
-func checkStart(file pgbouncer.File, c config.Config) error {
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(file.Settings)) {
-		if err := config.CheckSettingValue(name, file.Settings[name]); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
-		}
-	}
+func (k *Checker) checkStart(file pgbouncer.File) error {
+	errs := k.checkValues(file.Settings)
 	err := checkClientTLS(file.Settings)
-	if err == nil && c.IsBeside() {
+	if err == nil && k.config.IsBeside() {
 		err = checkTLSFiles(file.Settings)
 	}
 	errs = append(errs, err, checkTLSWords(file.Settings, "client"), checkTLSWords(file.Settings, "server"))
 	return errors.Join(errs...)
+}
+
+// checkValues tells which values PgBouncer does not read. They are the same from file to file.
+func (k *Checker) checkValues(settings map[string]string) (errs []error) {
+	if k.values != nil && maps.Equal(settings, k.values) {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		if err := config.CheckSettingValue(name, settings[name]); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	if len(errs) == 0 {
+		k.values = settings
+	}
+	return errs
 }
 
 // checkTLSWords has the words of libtls, which PgBouncer reads when it encrypts connections of

@@ -56,7 +56,7 @@ func TestCheckStart(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := checkStart(file, config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432"}}); (err == nil) != c.starts {
+			if err := NewChecker(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432"}}).checkStart(file); (err == nil) != c.starts {
 				t.Errorf("checkStart: %v", err)
 			}
 			out, err := bouncertest.StartsWith(t, c.settings)

@@ -69,6 +69,9 @@ type outcome struct {
 	News, Solved []problem
 }
 
+// isNews reports whether something is to be done about it.
+func (o outcome) isNews() bool { return len(o.Changed) > 0 || len(o.News) > 0 || len(o.Solved) > 0 }
+
 // problem is what is wrong with one key, or with the whole answer (Key empty).
 type problem struct {
 	Key string

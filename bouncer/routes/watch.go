@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,13 +103,14 @@ func (w *Watcher) Watch(ctx context.Context) {
 func (w *Watcher) list(ctx context.Context, prefix string, index, reached uint64) (next uint64, err error) {
 	w.listing.Store(index == 0)
 	defer w.listing.Store(false)
-	begun, news := time.Now(), false
+	begun := time.Now()
+	var outcomes []outcome
 	for again := true; again; {
 		changed := 0
 		next, err = w.ask(ctx, prefix, index, reached, w.failed, func(pairs api.KVPairs, at uint64) {
 			w.works()
 			out := w.table.Merge(Answer{Pairs: convert(pairs), KnownLeader: true, Index: at})
-			changed, news = len(out.Changed), w.note(out) || news
+			changed, outcomes = len(out.Changed), append(outcomes, out)
 		})
 		again = err == nil && changed >= manyChanges && time.Since(begun) < againMost
 		if again {
@@ -116,9 +118,7 @@ func (w *Watcher) list(ctx context.Context, prefix string, index, reached uint64
 		}
 		index = 0
 	}
-	if news {
-		w.changed()
-	}
+	w.act(outcomes...)
 	return next, err
 }
 
@@ -226,13 +226,22 @@ func (w *Watcher) noHandovers(err error) {
 // take hands an answer to the table and says what it made of it.
 func (w *Watcher) take(a Answer) {
 	w.works()
-	if w.note(w.table.Merge(a)) {
+	w.act(w.table.Merge(a))
+}
+
+// act has what the table has made of answers acted upon, and then says it: to write the log takes
+// longer than to read a route.
+func (w *Watcher) act(outcomes ...outcome) {
+	if slices.ContainsFunc(outcomes, outcome.isNews) {
 		w.changed()
+	}
+	for _, out := range outcomes {
+		w.say(out)
 	}
 }
 
-// note says what the table has made of an answer, and reports whether that is to be acted upon.
-func (w *Watcher) note(out outcome) bool {
+// say tells what the table has made of an answer.
+func (w *Watcher) say(out outcome) {
 	for _, p := range out.News {
 		event := w.log.Error().Str("key", p.Key)
 		if errors.Is(p.Err, errForeign) || errors.Is(p.Err, errOlder) {
@@ -249,7 +258,6 @@ func (w *Watcher) note(out outcome) bool {
 	if out.Doubt {
 		w.Poke()
 	}
-	return len(out.Changed) > 0 || len(out.News) > 0 || len(out.Solved) > 0
 }
 
 func abridge(ids []config.ShardID) []config.ShardID { return ids[:min(len(ids), 20)] }
@@ -360,9 +368,7 @@ func (w *Watcher) ReadRoute(ctx context.Context, id config.ShardID) error {
 	}
 	if found != nil {
 		defer w.poked.raise(w.table.keys.Routes(), found.ModifyIndex)
-		if w.note(w.table.mergeOne(id, Pair{found.Key, found.Value, found.ModifyIndex, found.CreateIndex})) {
-			w.changed()
-		}
+		w.act(w.table.mergeOne(id, Pair{found.Key, found.Value, found.ModifyIndex, found.CreateIndex}))
 	}
 	return nil
 }
