@@ -3,10 +3,16 @@ package bouncer
 import (
 	"errors"
 	"fmt"
+	"io"
+	stdlog "log"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -109,6 +115,55 @@ func TestConfiguredShardStays(t *testing.T) {
 	without := w.config
 	without.Shards = without.Shards[:1]
 	w.changes <- without
+	w.await("s2 leaving", func() error {
+		all, err := w.admin().Databases(w.ctx)
+		if _, stays := all["s2"]; err == nil && stays {
+			err = errors.New("s2 is still there")
+		}
+		return err
+	})
+}
+
+// A bouncer that serves all shards loses none whose route its token may not read any more.
+func TestHiddenRouteStays(t *testing.T) {
+	hides := &atomic.Bool{}
+	w := newWorld(t, func(c *config.Config) {
+		pass := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: c.Consul.Host})
+		pass.ErrorLog = stdlog.New(io.Discard, "", 0)
+		pass.ModifyResponse = func(response *http.Response) error {
+			if hides.Load() && routeRequestKind(response.Request.URL) == "list" {
+				response.Header.Set("X-Consul-Results-Filtered-By-Acls", "true")
+			}
+			return nil
+		}
+		server := httptest.NewServer(pass)
+		t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
+		c.Consul.Host = strings.TrimPrefix(server.URL, "http://")
+	})
+	s2 := cluster.NewKeys("", "s2", w.config.RoutesPrefix).Route()
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.put(s2, w.route(0, cluster.RouteOpen))
+	t.Cleanup(w.bouncer()) // before Consul's end
+	w.pgbouncer()
+	w.awaitHealthy()
+	hides.Store(true)
+	if _, err := w.site.client.KV().Delete(s2, nil); err != nil { // for the bouncer it is as if the token might not read it
+		t.Fatal(err)
+	}
+	w.await("what is hidden being told", func() error {
+		s, err := w.status()
+		if err == nil && !strings.Contains(s.Problems[""], "[service/s2] are not among those that the token may read") {
+			err = fmt.Errorf("%v", s.Problems)
+		}
+		return err
+	})
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	if all, err := w.admin().Databases(w.ctx); err != nil || all["s2"].Port != w.site.members[0].Port {
+		t.Errorf("%v, databases are %+v", err, all)
+	}
+	hides.Store(false)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.await("s2 leaving", func() error {
 		all, err := w.admin().Databases(w.ctx)
 		if _, stays := all["s2"]; err == nil && stays {

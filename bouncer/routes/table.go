@@ -44,6 +44,8 @@ type Answer struct {
 	Pairs []Pair
 	// KnownLeader is Consul's word that it has a leader.
 	KnownLeader bool
+	// Filtered is Consul's word that there are keys which the token may not read.
+	Filtered bool
 	// Index is that of a blocking query's answer; 0: it is none.
 	Index uint64
 	// Consistent: read through a quorum, by somebody who noted Epoch before.
@@ -261,7 +263,7 @@ func (b *Table) Merge(a Answer) outcome {
 		delete(b.ahead, id)
 		b.take(id, p, read[i], final, problems, &out)
 	}
-	b.forget(present, final, problems, &out)
+	b.forget(present, final, a.Filtered, problems, &out)
 	out.News, out.Solved = b.report(problems)
 	slices.Sort(out.Changed)
 	if len(out.Changed) > 0 {
@@ -422,10 +424,10 @@ func (b *Table) take(id config.ShardID, p Pair, read *parsed, final bool, proble
 }
 
 // forget lets the shards go whose keys are gone, unless the configuration names them:
-// somebody may have deleted a key by mistake, or an ACL filters the list. Those that vanished all at once
-// stay, also when some of them come back: that is a Consul which lost its data
+// somebody may have deleted a key by mistake, or an ACL filters the list. Where Consul says that one
+// does, none goes. Those that vanished all at once stay, also when some of them come back: that is a Consul which lost its data
 // and is being filled again, not somebody who takes shards out of service.
-func (b *Table) forget(present map[config.ShardID]bool, final bool, problems map[string]error, out *outcome) {
+func (b *Table) forget(present map[config.ShardID]bool, final, filtered bool, problems map[string]error, out *outcome) {
 	var fresh, gone []config.ShardID
 	routed := 0
 	for id, k := range b.shards {
@@ -442,6 +444,11 @@ func (b *Table) forget(present map[config.ShardID]bool, final bool, problems map
 		}
 	}
 	slices.Sort(fresh)
+	if filtered && len(fresh) > 0 && b.only == nil && !b.allowEmpty {
+		problems[""] = fmt.Errorf("the routes of %v are not among those that the token may read below %s, which are not all: their last known routes stay "+
+			"(give it the right to read the whole prefix, list the shards in bouncer.yml, or let them go by allow_empty: true)", fresh, b.keys.Routes())
+		return
+	}
 	switch {
 	case len(fresh) > 0 && !final:
 		out.Doubt = true

@@ -207,3 +207,25 @@ func TestManyRoutesAtOnce(t *testing.T) {
 		t.Errorf("%d problems, %d changes", len(out.News), len(out.Changed))
 	}
 }
+
+// A shard does not leave because the token may not read its route any more; it does when the key
+// is gone for all to see.
+func TestRouteThatAnACLHides(t *testing.T) {
+	const s1, s2 = "lictor/routes/service/s1", "lictor/routes/service/s2"
+	p := func(key string, index uint64, host string) Pair { return testPair(t, key, index, testRoute(host)) }
+	b := NewTable(config.Config{RoutesPrefix: "lictor"})
+	b.Merge(Answer{Pairs: []Pair{p(s1, 10, "a"), p(s2, 11, "b")}, KnownLeader: true, Index: 11})
+	for _, consistent := range []bool{false, true} {
+		out := b.Merge(Answer{Pairs: []Pair{p(s1, 12, "c")}, KnownLeader: true, Filtered: true, Consistent: consistent, Epoch: b.now()})
+		if known := knownTo(b); known["service/s2"].Route.Leader.Host != "b" || known["service/s1"].Route.Leader.Host != "c" || out.Doubt {
+			t.Errorf("consistent %v: %+v, known are %+v", consistent, out, known)
+		}
+	}
+	if said := b.Trouble()[""]; said == nil || !strings.Contains(said.Error(), "[service/s2] are not among those that the token may read") {
+		t.Errorf("said is %v", said)
+	}
+	out := b.Merge(Answer{Pairs: []Pair{p(s1, 12, "c")}, KnownLeader: true, Consistent: true, Epoch: b.now()})
+	if _, stays := knownTo(b)["service/s2"]; stays || len(out.Solved) != 1 {
+		t.Errorf("when the key is gone: %+v", out)
+	}
+}

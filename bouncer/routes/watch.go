@@ -107,9 +107,9 @@ func (w *Watcher) list(ctx context.Context, prefix string, index, reached uint64
 	var outcomes []outcome
 	for again := true; again; {
 		changed := 0
-		next, err = w.ask(ctx, prefix, index, reached, w.failed, func(pairs api.KVPairs, at uint64) {
+		next, err = w.ask(ctx, prefix, index, reached, w.failed, func(pairs api.KVPairs, meta *api.QueryMeta) {
 			w.works()
-			out := w.table.Merge(Answer{Pairs: convert(pairs), KnownLeader: true, Index: at})
+			out := w.table.Merge(Answer{Pairs: convert(pairs), KnownLeader: true, Index: meta.LastIndex, Filtered: meta.ResultsFilteredByACLs})
 			changed, outcomes = len(out.Changed), append(outcomes, out)
 		})
 		again = err == nil && changed >= manyChanges && time.Since(begun) < againMost
@@ -191,9 +191,9 @@ func (w *Watcher) Hurry() {
 
 // WatchHandovers follows the handovers until ctx is done.
 func (w *Watcher) WatchHandovers(ctx context.Context) {
-	w.follow(ctx, w.handovers.keys.Handovers(), w.noHandovers, func(pairs api.KVPairs, index uint64) {
+	w.follow(ctx, w.handovers.keys.Handovers(), w.noHandovers, func(pairs api.KVPairs, meta *api.QueryMeta) {
 		w.noHandovers(nil)
-		changed, ended, problems := w.handovers.merge(pairs, index)
+		changed, ended, problems := w.handovers.merge(pairs, meta.LastIndex)
 		for _, p := range problems {
 			w.log.Error().Str("key", p.Key).Msg(p.Err.Error())
 		}
@@ -327,14 +327,17 @@ func (w *Watcher) ReadAll(ctx context.Context) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	epoch := w.table.now()
-	pairs, err := consul.Hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (api.KVPairs, error) {
+	a, err := consul.Hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (Answer, error) {
 		pairs, meta, err := c.KV().List(w.table.keys.Routes(), (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
-		return pairs, consul.Led(meta, err)
+		if err := consul.Led(meta, err); err != nil {
+			return Answer{}, err
+		}
+		return Answer{Pairs: convert(pairs), KnownLeader: true, Consistent: true, Epoch: epoch, Filtered: meta.ResultsFilteredByACLs}, nil
 	})
 	if err != nil {
 		return Answer{}, fmt.Errorf("reading %s: %w", w.table.keys.Routes(), err)
 	}
-	return Answer{Pairs: convert(pairs), KnownLeader: true, Consistent: true, Epoch: epoch}, nil
+	return a, nil
 }
 
 // ReadHandover reads the handover of one shard consistently.
