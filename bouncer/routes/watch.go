@@ -108,8 +108,8 @@ func (w *Watcher) list(ctx context.Context, prefix string, index, reached uint64
 	for again := true; again; {
 		changed := 0
 		next, err = w.ask(ctx, prefix, index, reached, w.failed, func(pairs api.KVPairs, meta *api.QueryMeta) {
-			w.works()
 			out := w.table.Merge(Answer{Pairs: convert(pairs), KnownLeader: true, Index: meta.LastIndex, Filtered: meta.ResultsFilteredByACLs})
+			w.works() // when it is known what Consul has answered
 			changed, outcomes = len(out.Changed), append(outcomes, out)
 		})
 		again = err == nil && changed >= manyChanges && time.Since(begun) < againMost
@@ -225,8 +225,9 @@ func (w *Watcher) noHandovers(err error) {
 
 // take hands an answer to the table and says what it made of it.
 func (w *Watcher) take(a Answer) {
+	out := w.table.Merge(a)
 	w.works()
-	w.act(w.table.Merge(a))
+	w.act(out)
 }
 
 // act has what the table has made of answers acted upon, and then says it: to write the log takes
