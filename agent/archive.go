@@ -66,15 +66,8 @@ func lifeOf(s api.State) life {
 // saw takes in, on the loop, what a look has found.
 func (w *archiveWatch) saw(a pg.Archiver, room pg.WALRoom) {
 	w.m.archiver, w.m.walRoom = a, room
-	switch why := room.Trouble(a); {
-	case why != "":
-		w.m.Once("wal", "WAL fills the disk", why)
-	case a.Keeps > 0: // else nothing is known
-		w.m.ClearOnce("wal")
+	if why := room.Trouble(a); why != "" || a.Keeps > 0 { // else nothing is known
+		w.m.Problem("wal", "WAL fills the disk", why)
 	}
-	if why := a.Trouble(); why != "" {
-		w.m.Once("archive", "WAL cannot be archived", why)
-		return
-	}
-	w.m.ClearOnce("archive")
+	w.m.Problem("archive", "WAL cannot be archived", a.Trouble())
 }

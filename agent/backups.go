@@ -102,9 +102,5 @@ func known(info backup.Info, now time.Time, maxAge time.Duration) *api.Backups {
 // saw takes in, on the loop, what was said; nil: this member does not lead any more.
 func (w *backupWatch) saw(b *api.Backups) {
 	w.m.backups = b
-	if why := b.Problem(); why != "" {
-		w.m.Once("backups", "the shard's backups are not as they should be", why)
-		return
-	}
-	w.m.ClearOnce("backups")
+	w.m.Problem("backups", "the shard's backups are not as they should be", b.Problem())
 }

@@ -66,7 +66,7 @@ func (c *dynamicConfig) initial() []byte {
 	}
 	value, err := cluster.CanonicalJSON(c.cfg.Bootstrap.DCS)
 	if err != nil {
-		c.m.Once("bootstrap.dcs", "bootstrap.dcs cannot be written as JSON", err.Error())
+		c.m.Failure("bootstrap.dcs", "bootstrap.dcs cannot be written as JSON", err)
 		return []byte("{}")
 	}
 	return value
@@ -180,12 +180,8 @@ func (c *dynamicConfig) checkFiles() {
 		}
 		return problems, err
 	}, func(problems []string, err error) {
-		switch {
-		case err != nil: // PostgreSQL does not answer, which is told elsewhere
-		case len(problems) > 0:
-			c.m.Once("settings", "PostgreSQL does not take its new configuration and would not start with it; mend it before the next restart", strings.Join(problems, "; "))
-		default:
-			c.m.ClearOnce("settings")
+		if err == nil { // else PostgreSQL does not answer, which is told elsewhere
+			c.m.Problem("settings", "PostgreSQL does not take its new configuration and would not start with it; mend it before the next restart", strings.Join(problems, "; "))
 		}
 	})
 }
@@ -228,11 +224,7 @@ func (c *dynamicConfig) cache() {
 	}
 	c.toCache = nil
 	order(c.runner, c.m.Dynamic.RetryTimeout, func(context.Context) error { return c.pg.CacheDynamic(value) }, func(err error) {
-		if err != nil {
-			c.m.Once("cached configuration", "the dynamic configuration cannot be kept with the data", err.Error())
-			return
-		}
-		c.m.ClearOnce("cached configuration")
+		c.m.Failure("cached configuration", "the dynamic configuration cannot be kept with the data", err)
 	})
 }
 

@@ -52,15 +52,13 @@ func (d *diskWatch) run(ctx context.Context) {
 
 // saw takes in, on the loop, what a probe has found.
 func (d *diskWatch) saw(v postgres.DiskVerdict) {
-	if v.OK {
-		d.m.SawDisk("", 0)
-		d.m.ClearOnce("disk")
-		return
-	}
 	since := d.clock()
-	if v.Hung {
+	switch {
+	case v.OK:
+		v.Problem, v.Trouble, since = "", "", 0
+	case v.Hung:
 		since = since.Add(-v.Took)
 	}
 	d.m.SawDisk(v.Problem, since)
-	d.m.Once("disk", "the data directory cannot be written", string(v.Trouble))
+	d.m.Problem("disk", "the data directory cannot be written", string(v.Trouble))
 }

@@ -122,14 +122,12 @@ func (j *eventLog) write(leads bool, now cluster.Instant) {
 	j.writing, j.notUntil = true, now.Add(eventsEvery)
 	order(j.runner, j.m.Dynamic.RetryTimeout, func(ctx context.Context) error { return j.add(ctx, session, pending) }, func(err error) {
 		j.writing = false
+		j.m.Failure("events", "what happened could not be written to Consul; it is kept until it can", err)
 		after := eventsEvery
 		if err != nil {
 			j.Failed()
-			j.m.Once("events", "what happened could not be written to Consul; it is kept until it can", err.Error())
 			after = eventsRetry
 			j.notUntil = j.clock().Add(after)
-		} else {
-			j.m.ClearOnce("events")
 		}
 		if len(j.Pending()) > 0 {
 			j.afterwards(after, func() {})

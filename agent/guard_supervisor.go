@@ -289,9 +289,5 @@ func (a *Agent) tellOfWatcher() {
 		a.log.Warn().Int("lost", w.Lost).Int("watcher", w.By).Msg("the guard's watcher has ended; the guard starts another one")
 	}
 	a.m.watchersLost = w.Lost // a new guard begins anew
-	if w.Why == "" {
-		a.m.ClearOnce("watcher")
-		return
-	}
-	a.m.Once("watcher", "nobody watches the guard, which has the deadline alone", w.Why)
+	a.m.Problem("watcher", "nobody watches the guard, which has the deadline alone", w.Why)
 }

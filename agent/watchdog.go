@@ -57,11 +57,7 @@ func (w *watchdog) mind(v ha.View) {
 		// Also while PostgreSQL is being promoted, or recovers from a crash.
 		w.KeepAlive(w.m.LeaseState.Until(), w.timing())
 	}
-	if problem := w.State().LastError; problem != "" {
-		w.m.Once("watchdog", "the watchdog device", problem)
-	} else {
-		w.m.ClearOnce("watchdog")
-	}
+	w.m.Problem("watchdog", "the watchdog device", w.State().LastError)
 }
 
 // ok reports whether the watchdog lets this member lead, and if not, why.

@@ -28,13 +28,12 @@ func (w *historyWriter) write() {
 	w.reading = true
 	timeline := o.Timeline
 	w.postgres.TimelineHistory(timeline, func(lines cluster.History, err error) {
+		w.Failure("timeline history", "the history of the timelines cannot be read", err)
 		if err != nil {
-			w.Once("timeline history", "the history of the timelines cannot be read", err.Error())
 			w.After(w.retryAfter(), func() { w.reading = false })
 			return
 		}
 		w.reading = false
-		w.ClearOnce("timeline history")
 		if w.lead.Leads() && w.local.PG.Observed.Timeline == timeline {
 			w.put(timeline, lines)
 		}

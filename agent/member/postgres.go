@@ -136,11 +136,7 @@ func (l *Local) saw(look Look) bool {
 	if !look.Began.IsZero() && (look.Began <= l.edge || look.Began < l.PG.ObservedAt) {
 		return false
 	}
-	if look.Err != nil {
-		l.Once("postgres", "PostgreSQL runs but cannot be observed", look.Err.Error())
-	} else {
-		l.ClearOnce("postgres")
-	}
+	l.Failure("postgres", "PostgreSQL runs but cannot be observed", look.Err)
 	if look.Found != nil {
 		l.Data = look.Found.Data
 	}

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"cmp"
 	"reflect"
 	"slices"
 	"time"
@@ -36,12 +37,15 @@ func (w *routeWriter) wanted() (cluster.Route, bool) {
 	if id == "" {
 		return cluster.Route{}, false
 	}
+	other := ""
 	if known.OK() && known.Value.SystemIdentifier != id {
-		w.Once("route of another cluster", "the route in Consul has another system identifier and is left alone: "+
-			"two shards share namespace and scope, or the key must be deleted", known.Value.SystemIdentifier)
+		other = cmp.Or(known.Value.SystemIdentifier, "none")
+	}
+	w.Problem("route of another cluster", "the route in Consul has another system identifier and is left alone: "+
+		"two shards share namespace and scope, or the key must be deleted", other)
+	if other != "" {
 		return cluster.Route{}, false
 	}
-	w.ClearOnce("route of another cluster")
 	r := cluster.Route{
 		Version: cluster.RouteVersion, SystemIdentifier: id,
 		State: w.state(), Timeline: w.local.PG.Observed.Timeline,

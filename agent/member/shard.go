@@ -56,22 +56,28 @@ func (s *Shard) TagsNow() map[string]any {
 	return tags
 }
 
-// Once logs a problem when it is new or has changed, until ClearOnce.
-func (s *Shard) Once(topic, message, detail string) {
+// Problem logs what is wrong with a topic when that is news, and when it is over: detail is
+// empty then.
+func (s *Shard) Problem(topic, message, detail string) {
 	problem := message + ": " + detail
-	if s.logged[topic] == problem {
-		return
-	}
-	s.logged[topic] = problem
-	s.Log.Error().Str("detail", detail).Msg(message)
-}
-
-// ClearOnce says that the problem of a topic is over.
-func (s *Shard) ClearOnce(topic string) {
-	if _, logged := s.logged[topic]; logged {
+	was, logged := s.logged[topic]
+	switch {
+	case detail != "" && was != problem:
+		s.logged[topic] = problem
+		s.Log.Error().Str("detail", detail).Msg(message)
+	case detail == "" && logged:
 		delete(s.logged, topic)
 		s.Log.Info().Str("topic", topic).Msg("problem resolved")
 	}
+}
+
+// Failure is Problem for something that has failed, or has not.
+func (s *Shard) Failure(topic, message string, err error) {
+	detail := ""
+	if err != nil {
+		detail = err.Error()
+	}
+	s.Problem(topic, message, detail)
 }
 
 // Logged are the problems that were logged and last.

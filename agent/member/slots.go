@@ -42,12 +42,10 @@ func (k *slotKeeper) keep() {
 	k.postgres.SyncSlots(slotsEvery, names, k.Dynamic, func(err error) {
 		k.keeping = false
 		k.at = k.Now()
-		if err != nil {
-			k.Once("slots", "replication slots could not be brought up to date", err.Error())
-			return
+		k.Failure("slots", "replication slots could not be brought up to date", err)
+		if err == nil {
+			k.kept = key
 		}
-		k.ClearOnce("slots")
-		k.kept = key
 	})
 }
 
