@@ -43,7 +43,7 @@ func TestNamesInEveryGrammar(t *testing.T) {
 	if roles != replicator || standby != b.name || owner != super {
 		t.Errorf("pg_hba.conf lets %q in, the standby is %q, the superuser %q", roles, standby, owner)
 	}
-	_, err = a.SetSynchronousStandbys(ctx, []string{b.name})
+	_, err = a.SetSynchronous(ctx, SyncSetting{Names: []string{b.name}})
 	must(t, err)
 	observe(ctx, t, a, "synchronous", func(s State) bool { return len(s.Standbys) == 1 && s.Standbys[0].SyncState == "sync" })
 

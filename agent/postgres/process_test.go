@@ -287,16 +287,16 @@ func TestSynchronousAwaitsTheCheckpointer(t *testing.T) {
 	must(t, syscall.Kill(checkpointer, syscall.SIGSTOP))
 	staysOut(ctx, t, a, SyncSetting{Names: []string{"b"}}, "checkpointer")
 	must(t, syscall.Kill(checkpointer, syscall.SIGCONT))
-	since, err := a.SetSynchronousStandbys(ctx, []string{"b"})
+	set, err := a.SetSynchronous(ctx, SyncSetting{Names: []string{"b"}})
 	must(t, err)
 	observe(ctx, t, a, "b is synchronous", func(s State) bool {
-		return len(s.Standbys) == 1 && s.Standbys[0].SyncState == "sync" && s.Standbys[0].FlushLSN >= since
+		return len(s.Standbys) == 1 && s.Standbys[0].SyncState == "sync" && s.Standbys[0].FlushLSN >= set.Since
 	})
 	// Nobody by that name is connected: commits wait, and the change itself works.
-	if _, err := a.SetSynchronousStandbys(ctx, []string{"nobody"}); err != nil {
+	if _, err := a.SetSynchronous(ctx, SyncSetting{Names: []string{"nobody"}}); err != nil {
 		t.Error(err)
 	}
-	if _, err := a.SetSynchronousStandbys(ctx, nil); err != nil {
+	if _, err := a.SetSynchronous(ctx, SyncSetting{}); err != nil {
 		t.Error(err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,36 +39,6 @@ func quotedNames(names []string) []string {
 	return quoted
 }
 
-var (
-	syncList = regexp.MustCompile(`(?is)^\s*(?:(?:FIRST|ANY)\s+)?\d+\s*\((.*)\)\s*$`)
-	syncName = regexp.MustCompile(`"((?:[^"]|"")*)"|[^\s,"]+`)
-)
-
-// syncMembers are the names in a value of synchronous_standby_names: of
-// syncStandbyNames, or one that Patroni wrote.
-func syncMembers(value string) []string {
-	if m := syncList.FindStringSubmatch(value); m != nil {
-		value = m[1]
-	}
-	var names []string
-	for _, m := range syncName.FindAllStringSubmatch(value, -1) {
-		if strings.HasPrefix(m[0], `"`) {
-			names = append(names, strings.ReplaceAll(m[1], `""`, `"`))
-		} else {
-			names = append(names, m[0])
-		}
-	}
-	return names
-}
-
-// SyncStandbys are the standbys that the configuration file makes commits wait
-// for.
-func (p *confFiles) SyncStandbys() []string {
-	p.settings.Lock()
-	defer p.settings.Unlock()
-	return syncMembers(p.syncNames)
-}
-
 // SyncSetting is whom commits wait for. Lictor's own sessions never wait.
 type SyncSetting struct {
 	// Names are members; "*" alone is anybody, none nobody.
@@ -95,13 +64,6 @@ func (s SyncSetting) anybody() bool { return len(s.Names) == 1 && s.Names[0] == 
 
 func (s SyncSetting) has(name string) bool {
 	return s.anybody() || slices.ContainsFunc(s.Names, func(n string) bool { return strings.EqualFold(n, name) })
-}
-
-// SetSynchronousStandbys makes commits wait for all of the standbys and returns
-// the flush position since when they do.
-func (p *replication) SetSynchronousStandbys(ctx context.Context, standbys []string) (int64, error) {
-	set, err := p.SetSynchronous(ctx, SyncSetting{Names: standbys})
-	return set.Since, err
 }
 
 // SetSynchronous makes commits wait as s says and returns when that is in force. If

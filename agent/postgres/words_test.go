@@ -98,19 +98,6 @@ func TestCommandLine(t *testing.T) {
 }
 
 func TestSynchronousStandbyNames(t *testing.T) {
-	for value, want := range map[string][]string{
-		"":                       nil,
-		"*":                      {"*"},
-		`"a-1"`:                  {"a-1"},
-		`2 ("a","b ""x""")`:      {"a", `b "x"`},
-		`ANY 1 ("postgres-1")`:   {"postgres-1"},
-		"2 (node1,node2)":        {"node1", "node2"},
-		"FIRST 1 (node1, node2)": {"node1", "node2"},
-	} {
-		if got := syncMembers(value); !slices.Equal(got, want) {
-			t.Errorf("%s: %v", value, got)
-		}
-	}
 	for want, names := range map[string][]string{"": nil, "*": {"*"}, `"a"`: {"a"}, `2 ("a","b""")`: {"a", `b"`}} {
 		if got := syncStandbyNames(names); got != want {
 			t.Errorf("%v: %s", names, got)
