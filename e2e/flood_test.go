@@ -40,12 +40,16 @@ func TestStrangers(t *testing.T) {
 	})
 	s := l.Shard(0)
 
-	for _, sources := range []int{1, 16} {
-		t.Run(fmt.Sprintf("a flood from %d addresses", sources), func(t *testing.T) {
+	for name, begin := range map[string]func(ctx context.Context, targets ...string) *flood{
+		"a flood from 1 addresses":  func(ctx context.Context, targets ...string) *flood { return startFlood(ctx, 1, targets...) },
+		"a flood from 16 addresses": func(ctx context.Context, targets ...string) *flood { return startFlood(ctx, 16, targets...) },
+		"requests without end":      startRequests,
+	} {
+		t.Run(name, func(t *testing.T) {
 			ctx := within(t)
 			leader := got(s.AwaitHealthy(ctx))(t)
 			before := got(s.Snapshot(ctx))(t).Leader
-			attack := startFlood(ctx, sources, leader.REST, l.BouncerHosts()[0].API)
+			attack := begin(ctx, leader.REST, l.BouncerHosts()[0].API)
 			defer attack.stop()
 			// The balancer's checks: each on a connection of its own, while six beats pass.
 			client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -72,7 +76,7 @@ func TestStrangers(t *testing.T) {
 			}
 			opened, rate := attack.stop()
 			slices.Sort(checks)
-			t.Logf("%d connections held at the most, %.0f new ones a second; %d health checks answered, median %s, 99 of 100 within %s, all within %s; %d beats, at most %s between two of them",
+			t.Logf("%d connections held at the most, %.0f new ones (or requests) a second; %d health checks answered, median %s, 99 of 100 within %s, all within %s; %d beats, at most %s between two of them",
 				opened, rate, len(checks), checks[len(checks)/2], checks[len(checks)*99/100], checks[len(checks)-1], beats, longest)
 			if after := got(s.Snapshot(ctx))(t).Leader; after.Session != before.Session || after.Value != before.Value {
 				t.Errorf("the lead was lost: %+v, was %+v", after, before)
@@ -199,6 +203,31 @@ func startFlood(ctx context.Context, sources int, targets ...string) *flood {
 	for i, target := range targets {
 		for j, sent := range []string{"", "GET /health HTTP/1.1\r\nX-Slow: ", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n", "POST /handover HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"} {
 			f.work.Go(func() { f.attack(ctx, target, sent, sources, 4*i+j) })
+		}
+	}
+	return f
+}
+
+// startRequests is strangers who ask on 32 kept connections to each API, from four addresses,
+// for what costs most, as fast as they are answered.
+func startRequests(ctx context.Context, targets ...string) *flood {
+	ctx, end := context.WithCancel(ctx)
+	f := &flood{end: end, began: time.Now()}
+	paths := []string{"/metrics", "/status", "/metrics/pgbouncer", "/patroni?observe", "/cluster", "/config", "/health"}
+	for _, target := range targets {
+		for i := range 32 {
+			f.work.Go(func() {
+				dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i%4))}}
+				transport := &http.Transport{DialContext: dialer.DialContext}
+				defer transport.CloseIdleConnections()
+				client := &http.Client{Transport: transport}
+				f.most.Store(max(f.most.Load(), f.held.Add(1)))
+				for n := i; ctx.Err() == nil; n++ {
+					if _, _, err := request(ctx, client, http.MethodGet, "http://"+target+paths[n%len(paths)], nil, nil); err == nil {
+						f.made.Add(1)
+					}
+				}
+			})
 		}
 	}
 	return f
