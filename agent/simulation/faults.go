@@ -131,8 +131,8 @@ func faults() map[Kind]fault {
 		}},
 		HangPostmaster: {member: true, inject: func(w *world, e Event) func() {
 			goOn := stopPostmaster(w, e)
-			if w.hosts[e.Member].pg.primary {
-				return nil // it is a leader's to see
+			if w.hosts[e.Member].pg.primary && !w.schedule.runsPatroni(e.Member) {
+				return nil // it is a leader's to see, if that runs Lictor
 			}
 			return goOn
 		}},
