@@ -76,7 +76,7 @@ func TestRelativeAccessFile(t *testing.T) {
 	lines := []string{"local all all peer"}
 	for named, ours := range map[string]bool{"pg_hba.conf": true, "./pg_hba.conf": true, "conf/pg_hba.conf": false} {
 		p := unwired(15, config.Postgres{PgHBA: lines, Parameters: map[string]any{"hba_file": named}}, cluster.DynamicPostgres{})
-		p.dataDir = "/srv/pg"
+		p.dataDir, p.configDir = "/srv/pg", "/srv/pg"
 		if f := p.hbaFile(nil); (len(f.lines) > 0) != ours || ours && f.path != "/srv/pg/pg_hba.conf" {
 			t.Errorf("%s: %+v", named, f)
 		}
