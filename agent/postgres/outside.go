@@ -223,12 +223,13 @@ func segmentIn(root *os.Root, name string) string {
 }
 
 // usedByOthers finds a PostgreSQL of another data directory that uses a directory: it has a
-// file open there, or its data directory leads there, too; 0: there is none.
+// file open there, or its data directory leads there, too, or does not answer; 0: there is
+// none.
 func (p *dataDirectory) usedByOthers(dir string) int {
 	all := p.otherPostgres()
 	if at, err := p.disk.Stat(dir); err == nil {
 		for _, process := range neighbours(all) {
-			if p.leadsTo(process, at) {
+			if leads, answered := p.leadsTo(process, at, removalWithin); leads || !answered {
 				return pidIn(process)
 			}
 		}
@@ -270,12 +271,16 @@ func pidIn(process string) int {
 	return pid
 }
 
-// neighbourWithin is how long a look at another PostgreSQL's data directory may take.
-const neighbourWithin = 500 * time.Millisecond
+// How long a look at another PostgreSQL's data directory may take. A disk of its that hangs
+// holds up no start; but nothing is emptied that it may use.
+const (
+	startWithin   = 500 * time.Millisecond
+	removalWithin = 5 * time.Second
+)
 
-// leadsTo reports whether the data directory in which a process works leads to a directory.
-// It may have no file open there. A disk of its that hangs is not this member's trouble.
-func (p *dataDirectory) leadsTo(process string, dir fs.FileInfo) bool {
+// leadsTo reports whether the data directory in which a process works leads to a directory,
+// though it may have no file open there, and whether its disk has answered within a limit.
+func (p *dataDirectory) leadsTo(process string, dir fs.FileInfo, within time.Duration) (leads, answered bool) {
 	answer := make(chan bool, 1)
 	go func() { // ends when the kernel answers
 		links, _ := p.disk.Glob(process + "/cwd/pg_tblspc/*")
@@ -284,13 +289,13 @@ func (p *dataDirectory) leadsTo(process string, dir fs.FileInfo) bool {
 			return err == nil && os.SameFile(at, dir)
 		})
 	}()
-	timer := time.NewTimer(neighbourWithin)
+	timer := time.NewTimer(within)
 	defer timer.Stop()
 	select {
 	case leads := <-answer:
-		return leads
+		return leads, true
 	case <-timer.C:
-		return false
+		return false, false
 	}
 }
 
@@ -308,7 +313,7 @@ func (p *dataDirectory) refuseShared() error {
 			continue // PostgreSQL says so itself
 		}
 		for _, process := range others {
-			if p.leadsTo(process, dir) {
+			if leads, _ := p.leadsTo(process, dir, startWithin); leads {
 				return fmt.Errorf("%s leads to what another PostgreSQL (pid %d) uses: copy it into a directory of this member's own, and change the link", link, pidIn(process))
 			}
 		}
