@@ -69,7 +69,7 @@ func follow(v View, leader string) Decision {
 		return v.unlessFailing(do(leader+" leads", Rejoin{Upstream: up, NoStream: noStream}))
 	case !pg.Accepting:
 		return wait("following " + leader + "; PostgreSQL is starting")
-	case v.leftBehind(m.Value.Timeline) && isPrimary(m.Value.Role):
+	case v.leftBehind(leader, m.Value.Timeline) && isPrimary(m.Value.Role):
 		return v.unlessFailing(do(fmt.Sprintf("timeline %d ended before our position, or is another's; %s is on timeline %d",
 			pg.Timeline, leader, m.Value.Timeline), Rejoin{Upstream: up, NoStream: noStream}))
 	case noStream && pg.Upstream != "" && v.Cluster.Sync.Value.Has(v.Name):
@@ -86,15 +86,15 @@ func follow(v View, leader string) Decision {
 	return wait("a replica, following " + leader)
 }
 
-// leftBehind tells whether this replica's WAL goes beyond the point at which
+// leftBehind reports whether this replica's WAL goes beyond the point at which
 // the leader's history left the replica's timeline, or is none of its history. (The
 // leader's timeline is the one that its key tells: a moment late at the most.)
-func (v View) leftBehind(leaderTimeline int) bool {
+func (v View) leftBehind(leader string, timeline int) bool {
 	pg := v.Postgres
-	if leaderTimeline > 0 && pg.Timeline > leaderTimeline && !pg.Streaming {
+	if timeline > 0 && pg.Timeline > timeline && !pg.Streaming {
 		return true // a promotion of its own that came to nothing
 	}
-	if pg.Timeline == 0 || leaderTimeline <= pg.Timeline || pg.Streaming || !v.Cluster.History.OK() {
+	if pg.Timeline == 0 || timeline <= pg.Timeline || pg.Streaming || !v.Cluster.History.OK() {
 		return false
 	}
 	history := v.Cluster.History.Value
@@ -106,6 +106,12 @@ func (v View) leftBehind(leaderTimeline int) bool {
 	// A Lictor leader writes the history anew for each lock that it takes, a moment after
 	// its member key: until then it ends before the timeline that this leader has left.
 	if v.beat() != nil && v.Cluster.History.ModifyIndex < v.Cluster.Leader.ModifyIndex {
+		return false
+	}
+	// A Patroni leader writes it a loop after its promotion, and not when it takes its own
+	// lock again: its silence is asked about once, by a rejoin, which reads the history
+	// that the primary itself has.
+	if pg.Rejoined == (Line{Leader: leader, Timeline: timeline}) {
 		return false
 	}
 	// A timeline that is none of the leader's ancestors, unless it is so old that

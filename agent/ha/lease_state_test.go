@@ -590,6 +590,10 @@ func TestLeftBehind(t *testing.T) {
 	led := func(timeline int) func(*View) {
 		return func(v *View) { leads("b", 0)(v); v.Cluster.Members[1].Value.Timeline = timeline }
 	}
+	patroni := func(v *View) { v.Cluster.Status.Value.Lictor = nil }
+	rejoined := func(leader string, timeline int) func(*View) {
+		return func(v *View) { v.Postgres.Rejoined = Line{Leader: leader, Timeline: timeline} }
+	}
 	const rejoin, nothing = "rejoin as replica of b", ""
 	runSituations(t, []situationTest{
 		{"beyond the switch", view(led(3), history(1, 2), on(2, 2001)), rejoin, ""},
@@ -598,6 +602,11 @@ func TestLeftBehind(t *testing.T) {
 		{"older than the history tells", view(led(4), history(2, 3), on(1, 500)), nothing, ""},
 		{"the same timeline", view(led(3), history(1, 2), on(3, 9000)), nothing, ""},
 		{"streaming", view(led(3), history(1, 2), on(2, 2001), func(v *View) { v.Postgres.Streaming = true }), nothing, ""},
+		{"of a Patroni leader that has not written it yet", view(led(3), patroni, history(1), on(2, 2000)), rejoin, ""},
+		{"of one, asked", view(led(3), patroni, history(1), on(2, 2000), rejoined("b", 3)), nothing, ""},
+		{"of one, asked on an earlier timeline", view(led(3), patroni, history(1), on(2, 2000), rejoined("b", 2)), rejoin, ""},
+		{"of one, another was asked", view(led(3), patroni, history(1), on(2, 2000), rejoined("c", 3)), rejoin, ""},
+		{"of one that has written it since", view(led(3), patroni, history(1, 2), on(2, 2001), rejoined("b", 3)), rejoin, ""},
 	})
 }
 

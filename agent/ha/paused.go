@@ -51,7 +51,7 @@ func (v View) followsInPause() bool {
 		return v.HandedOver > v.Cluster.Config.ModifyIndex && pg.DownSince.IsZero() // asked for in this pause
 	}
 	return pg.Accepting && !pg.Primary && isPrimary(m.Value.Role) && pg.Upstream != v.upstream(leader) &&
-		!cluster.NoStream(v.Tags) && !v.leftBehind(m.Value.Timeline)
+		!cluster.NoStream(v.Tags) && !v.leftBehind(leader, m.Value.Timeline)
 }
 
 // othersLease is whose lease, another member's, may still run, whether its lock is there

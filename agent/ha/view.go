@@ -147,6 +147,12 @@ const (
 	DataValid        DataState = "valid"
 )
 
+// Line is a shard's history as one leader has it on one timeline.
+type Line struct {
+	Leader   string
+	Timeline int
+}
+
 // Postgres is the state of the local PostgreSQL.
 type Postgres struct {
 	Data DataState
@@ -186,6 +192,9 @@ type Postgres struct {
 	// Upstream is the member that this replica is set up to follow, empty:
 	// none.
 	Upstream string
+	// Rejoined is the line to which the last rejoin has made the data fit, or found that
+	// they do; zero: there was none.
+	Rejoined Line
 	// Undersized says why replay stands still until a restart, empty: it does not.
 	Undersized string
 	// Streaming says that the WAL receiver is connected.

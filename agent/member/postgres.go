@@ -86,7 +86,8 @@ type Local struct {
 	onPurpose bool            // it is down because it was told to stop; that its postmaster has ended may be heard later
 	// unservedSince is since when, as the leader, it was not seen to serve.
 	unservedSince cluster.Instant
-	Upstream      string // whom the replica follows
+	Upstream      string  // whom the replica follows
+	rejoined      ha.Line // as in ha.Postgres
 	// Disk says what is wrong with the disk under the data directory; empty: nothing.
 	Disk      string
 	diskSince cluster.Instant

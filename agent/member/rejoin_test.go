@@ -13,6 +13,7 @@ func TestRejoin(t *testing.T) {
 	for _, noStream := range []bool{false, true} {
 		w := newWorld(t)
 		w.agree("Guard.Awake")
+		w.Snapshot = w.shard("b")
 		w.begin(ha.Rejoin{Upstream: "b", NoStream: noStream})
 		if c := w.take("Postgres.Stop"); c.args[0] != w.stopWithin() || c.args[1] != false {
 			t.Fatalf("%v", c.args)
@@ -34,6 +35,9 @@ func TestRejoin(t *testing.T) {
 		w.looked()
 		if (w.Upstream == "b") == noStream {
 			t.Fatalf("follows %q", w.Upstream)
+		}
+		if line := w.View().Postgres.Rejoined; line.Leader != "b" || line.Timeline == 0 {
+			t.Fatalf("the data fit %+v", line)
 		}
 		w.wantAsked("Postgres", "Postgres.Stop", "Postgres.Rewind", "Postgres.Start", "Postgres.Look")
 	}

@@ -210,8 +210,16 @@ func (m *Member) rejoin(r ha.Rejoin) {
 		})
 	}
 	m.commits.set = false
-	m.startTask(ha.TaskRejoin, inOrder(m.orderly(m.stopWithin(), false), rewind, m.start(replicaOf(&up, r.NoStream))),
-		m.nowFollows(unless(r.NoStream, r.Upstream)))
+	line := ha.Line{Leader: m.Snapshot.LeaderName()}
+	if l, found := m.Snapshot.Member(line.Leader); found {
+		line.Timeline = l.Value.Timeline
+	}
+	m.startTask(ha.TaskRejoin, inOrder(m.orderly(m.stopWithin(), false), rewind, m.start(replicaOf(&up, r.NoStream))), func(err error) {
+		if err == nil {
+			m.rejoined = line
+			m.follows(unless(r.NoStream, r.Upstream))
+		}
+	})
 }
 
 // replaceDiverged clones a data directory anew that cannot be rewound.
