@@ -304,7 +304,7 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(parent)
 	var parts sync.WaitGroup
 	running := []func(context.Context){
-		b.watcher.Watch, b.watcher.WatchHandovers, b.watcher.Serve, b.respond.Run, b.patroni.Run, b.presence.run, b.state.run,
+		b.watcher.Watch, b.watcher.WatchHandovers, b.watcher.Serve, b.watcher.Pace, b.respond.Run, b.patroni.Run, b.presence.run, b.state.run,
 	}
 	for _, p := range b.processes.all {
 		running = append(running, p.reconciler.run, p.reconciler.deadman.Run, p.reconciler.connCloser.Run, p.reconciler.healthProber.Run, p.link.Run)

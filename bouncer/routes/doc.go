@@ -8,6 +8,7 @@
 //	table.go, table_patroni.go
 //	             answers -> what is known of each shard; refuses what is wrong,
 //	             forgets nothing by accident (pure)
+//	pace.go      shards that change all the time are followed once a second
 //	patroni.go   shards that Patroni runs
 //	patroni_route.go
 //	             Patroni's keys -> a route (pure)

@@ -134,12 +134,13 @@ type Table struct {
 	// batchTime is when the shards became known that the answer of epoch batch brought.
 	batch     uint64
 	batchTime time.Time
+	pace      pace
 }
 
 func NewTable(c config.Config) *Table {
 	b := &Table{
 		keys: c.Keys(), allowEmpty: c.AllowEmpty, shards: map[config.ShardID]Known{}, problems: map[string]error{},
-		patroni: map[config.ShardID]bool{}, wrong: map[string]error{}, ahead: map[config.ShardID]bool{},
+		patroni: map[config.ShardID]bool{}, wrong: map[string]error{}, ahead: map[config.ShardID]bool{}, pace: newPace(),
 	}
 	if !c.ServesAll() {
 		b.only = map[config.ShardID]bool{}
@@ -201,7 +202,7 @@ func (b *Table) Version() uint64 {
 func (b *Table) Has(id config.ShardID, index uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	k, found := b.shards[id]
+	k, found := b.heard(id)
 	return found && k.Confirmed && k.ModifyIndex >= index
 }
 
@@ -211,6 +212,11 @@ func (b *Table) Trouble() map[string]error {
 	defer b.mu.Unlock()
 	all := maps.Clone(b.problems)
 	maps.Copy(all, b.wrong)
+	for id := range b.pace.flapping {
+		if key := b.keys.Routes() + string(id); all[key] == nil {
+			all[key] = errFlapping(id)
+		}
+	}
 	return all
 }
 
@@ -257,7 +263,7 @@ func (b *Table) Merge(a Answer) outcome {
 			continue
 		}
 		present[id] = true
-		if b.ahead[id] && p.ModifyIndex < b.shards[id].ModifyIndex && a.Index > 0 && a.Index < b.shards[id].ModifyIndex {
+		if k, _ := b.heard(id); b.ahead[id] && p.ModifyIndex < k.ModifyIndex && a.Index > 0 && a.Index < k.ModifyIndex {
 			continue
 		}
 		delete(b.ahead, id)
@@ -281,11 +287,12 @@ func (b *Table) mergeOne(id config.ShardID, p Pair) outcome {
 	if !b.Serves(id) || b.patroni[id] {
 		return out
 	}
-	problems, before := maps.Clone(b.problems), b.shards[id].ModifyIndex
+	problems := maps.Clone(b.problems)
+	before, _ := b.heard(id)
 	delete(problems, p.Key)
 	b.take(id, p, nil, false, problems, &out)
 	out.News, out.Solved = b.report(problems)
-	if b.shards[id].ModifyIndex != before {
+	if after, _ := b.heard(id); after.ModifyIndex != before.ModifyIndex {
 		b.epoch++ // a read of all that has begun may be older
 		b.ahead[id] = true
 	}
@@ -333,7 +340,7 @@ func (b *Table) Hosts() (hosts []string) {
 // first is since when a shard is known, now for a new one. Those of one answer have one
 // time.
 func (b *Table) first(id config.ShardID) time.Time {
-	if old, have := b.shards[id]; have {
+	if old, have := b.heard(id); have {
 		return old.First
 	}
 	if b.batch != b.epoch || b.batchTime.IsZero() {
@@ -358,7 +365,7 @@ func (b *Table) readNew(pairs []Pair) []*parsed {
 		if err != nil {
 			continue
 		}
-		if old, have := b.shards[config.ShardID(namespace+"/"+scope)]; !have || p.ModifyIndex != old.ModifyIndex {
+		if old, have := b.heard(config.ShardID(namespace + "/" + scope)); !have || p.ModifyIndex != old.ModifyIndex {
 			fresh = append(fresh, i)
 		}
 	}
@@ -382,7 +389,7 @@ const readAtOnce = 64
 
 // take takes one route in; read is what its value says, nil: it was not read yet.
 func (b *Table) take(id config.ShardID, p Pair, read *parsed, final bool, problems map[string]error, out *outcome) {
-	old, have := b.shards[id]
+	old, have := b.heard(id)
 	if have && !old.Patroni && p.ModifyIndex < old.ModifyIndex && !final {
 		out.Doubt = true
 		return
@@ -394,33 +401,40 @@ func (b *Table) take(id config.ShardID, p Pair, read *parsed, final bool, proble
 		route, err := cluster.ParseRoute(p.Value)
 		read = &parsed{route, err}
 	}
+	err := b.refuses(id, old, have, read)
+	b.complain(id, p.Key, err, problems)
+	if err != nil {
+		return
+	}
+	now := Known{Route: read.route, ModifyIndex: p.ModifyIndex, First: b.first(id), CreateIndex: p.CreateIndex, Confirmed: true}
+	if have && !old.Gone {
+		now.Timeline = old.served()
+	}
+	if b.admit(id, now) {
+		out.Changed = append(out.Changed, id)
+	}
+}
+
+// refuses tells why a route is not taken in after what is known of its shard.
+func (b *Table) refuses(id config.ShardID, old Known, have bool, read *parsed) error {
 	route, err := read.route, read.err
 	if e := checkShard(id); e != nil {
 		err = e
 	}
 	if err != nil {
-		problems[p.Key] = fmt.Errorf("route of shard %s is malformed; its last good value stays: %w", printable.Text(string(id)), err)
-		return
+		return fmt.Errorf("route of shard %s is malformed; its last good value stays: %w", printable.Text(string(id)), err)
 	}
-	if have && !old.Gone && route.SystemIdentifier != old.Route.SystemIdentifier {
-		problems[p.Key] = fmt.Errorf("route of shard %s has system identifier %s, known is %s: it %w and is refused; "+
+	if !have || old.Gone {
+		return nil
+	}
+	if route.SystemIdentifier != old.Route.SystemIdentifier {
+		return fmt.Errorf("route of shard %s has system identifier %s, known is %s: it %w and is refused; "+
 			"if the shard was made anew on purpose, delete the key first", id, route.SystemIdentifier, old.Route.SystemIdentifier, errForeign)
-		return
 	}
-	if have && !old.Gone {
-		if err := old.newerThan(route); err != nil {
-			problems[p.Key] = fmt.Errorf("route of shard %s %w and is refused; if the shard was set back on purpose, delete the key first", id, err)
-			return
-		}
+	if err := old.newerThan(route); err != nil {
+		return fmt.Errorf("route of shard %s %w and is refused; if the shard was set back on purpose, delete the key first", id, err)
 	}
-	now := Known{Route: route, ModifyIndex: p.ModifyIndex, First: b.first(id), CreateIndex: p.CreateIndex, Confirmed: true}
-	if have && !old.Gone {
-		now.Timeline = old.served()
-	}
-	b.set(id, now)
-	if !have || !old.Confirmed || old.Gone || old.Patroni || !route.SameTopology(old.Route) || !route.Since.Equal(old.Route.Since) {
-		out.Changed = append(out.Changed, id)
-	}
+	return nil
 }
 
 // forget lets the shards go whose keys are gone, unless the configuration names them:
@@ -444,6 +458,11 @@ func (b *Table) forget(present map[config.ShardID]bool, final, filtered bool, pr
 		}
 	}
 	slices.Sort(fresh)
+	for id := range b.pace.waiting {
+		if _, known := b.shards[id]; !known && !present[id] {
+			delete(b.pace.waiting, id)
+		}
+	}
 	if filtered && len(fresh) > 0 && b.only == nil && !b.allowEmpty {
 		problems[""] = fmt.Errorf("the routes of %v are not among those that the token may read below %s, which are not all: their last known routes stay "+
 			"(give it the right to read the whole prefix, list the shards in bouncer.yml, or let them go by allow_empty: true)", fresh, b.keys.Routes())
@@ -458,12 +477,14 @@ func (b *Table) forget(present map[config.ShardID]bool, final, filtered bool, pr
 		}
 		for _, id := range fresh {
 			delete(b.shards, id)
+			delete(b.pace.waiting, id)
 			out.Changed = append(out.Changed, id)
 		}
 	default:
 		for _, id := range fresh {
-			k := b.shards[id]
+			k, _ := b.heard(id)
 			k.Gone = true
+			delete(b.pace.waiting, id)
 			b.set(id, k)
 		}
 		gone = append(gone, fresh...)

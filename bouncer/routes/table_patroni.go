@@ -33,7 +33,7 @@ func (b *Table) followed(id config.ShardID, route cluster.Route, index uint64) (
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	old, have := b.shards[id]
+	old, have := b.heard(id)
 	if have && !old.Patroni && !old.Gone && !b.patroni[id] {
 		return false, nil
 	}
@@ -48,12 +48,10 @@ func (b *Table) followed(id config.ShardID, route cluster.Route, index uint64) (
 		}
 		now.Timeline = old.served()
 	}
-	b.set(id, now)
-	if have && old.Confirmed && !old.Gone && old.Patroni && route.SameTopology(old.Route) && route.Since.Equal(old.Route.Since) {
-		return false, nil
+	if changed = b.admit(id, now); changed {
+		b.changes++
 	}
-	b.changes++
-	return true, nil
+	return changed, nil
 }
 
 // foundWrong notes what is wrong with a shard that Patroni runs, nil: nothing. It

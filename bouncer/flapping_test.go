@@ -1,0 +1,100 @@
+package bouncer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// A shard whose route changes again and again costs one RELOAD a second, by which all clients of
+// PgBouncer would wait else, and no other shard's change waits for it. When it comes to rest
+// PgBouncer leads to where it has.
+func TestFlappingRouteDelaysNobody(t *testing.T) {
+	const (
+		lasts   = 6 * time.Second
+		burst   = 10 // as docs/design.md says
+		reloads = `"message":"RELOAD done and read back"`
+	)
+	w := newWorld(t, nil)
+	flapping := cluster.NewKeys("", "flapping", w.config.RoutesPrefix)
+	route := w.route(0, cluster.RouteOpen)
+	w.put(flapping.Route(), route)
+	w.put(w.keys.Route(), route)
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.awaitHealthy()
+
+	before := strings.Count(w.log.String(), reloads)
+	begun := time.Now()
+	ctx, stop := context.WithTimeout(w.ctx, lasts)
+	defer stop()
+	written := make(chan int, 1)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			route.Leader, route.Timeline = w.site.members[(n+1)%2], route.Timeline+1
+			if n%5 == 4 {
+				route.State = cluster.RoutePromoting
+			} else {
+				route.State = cluster.RouteOpen
+			}
+			value, err := json.Marshal(route)
+			if err == nil {
+				_, err = w.site.client.KV().Put(&api.KVPair{Key: flapping.Route(), Value: value}, nil)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		written <- n
+	}()
+	changes := 0
+	var slowest time.Duration
+	for ; ctx.Err() == nil; changes++ {
+		at := time.Now()
+		w.put(w.keys.Route(), w.route((changes+1)%2, cluster.RouteOpen))
+		w.awaitLeader((changes + 1) % 2)
+		slowest = max(slowest, time.Since(at))
+		select {
+		case <-time.After(1200 * time.Millisecond): // as often as a shard may change
+		case <-ctx.Done():
+		}
+	}
+	n := <-written
+	route.State, route.Timeline = cluster.RouteOpen, route.Timeline+1
+	route.Leader = w.site.members[1]
+	w.put(flapping.Route(), route)
+	w.await("the last route", func() error {
+		standing, err := w.admin().Databases(w.ctx)
+		if err == nil && standing["flapping"].Port != route.Leader.Port {
+			err = fmt.Errorf("%+v", standing["flapping"])
+		}
+		return err
+	})
+	w.awaitHealthy()
+	seconds := time.Since(begun).Seconds()
+	done := strings.Count(w.log.String(), reloads) - before
+	t.Logf("%d routes of one shard in %.1f s, %d of another (%v at most): %d RELOADs", n, seconds, changes, slowest, done)
+	if most := burst + int(seconds) + 1 + changes; done > most {
+		t.Errorf("%d RELOADs, want %d at most", done, most)
+	}
+	if n < 100 {
+		t.Error("it did not flap")
+	}
+	if slowest > 500*time.Millisecond { // a second would be its rate
+		t.Errorf("another shard's change took %v", slowest)
+	}
+	if !strings.Contains(w.log.String(), "changes too often") {
+		t.Error(errors.New("the log does not say so"))
+	}
+}
