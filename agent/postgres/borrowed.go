@@ -52,8 +52,8 @@ func (p *dataDirectory) refuseBorrowed() error {
 			continue
 		}
 		why, err := p.olderThan(link, path, began)
-		if pid := p.usedByOthers(path); err == nil && why == "" && pid != 0 {
-			why = fmt.Sprintf("another PostgreSQL (pid %d) uses it", pid)
+		if err == nil && why == "" {
+			why = p.usedByOthers(path)
 		}
 		if err != nil {
 			return fmt.Errorf("what %s leads to: %w", link, err)

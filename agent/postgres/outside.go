@@ -145,8 +145,8 @@ func (p *dataDirectory) claim(o *outside, systemIdentifier string) error {
 	if mine, err := p.sameOwner(dir, data); err != nil || !mine {
 		return errors.Join(err, errors.New("it does not belong to PostgreSQL's user"))
 	}
-	if pid := p.usedByOthers(o.path); pid != 0 {
-		return fmt.Errorf("another PostgreSQL (pid %d) uses it", pid)
+	if why := p.usedByOthers(o.path); why != "" {
+		return errors.New(why)
 	}
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
@@ -222,25 +222,28 @@ func segmentIn(root *os.Root, name string) string {
 	return strconv.FormatUint(binary.NativeEndian.Uint64(head[24:]), 10)
 }
 
-// usedByOthers finds a PostgreSQL of another data directory that uses a directory: it has a
-// file open there, or its data directory leads there, too, or does not answer; 0: there is
-// none.
-func (p *dataDirectory) usedByOthers(dir string) int {
+// usedByOthers says which PostgreSQL of another data directory uses a directory: it has a
+// file open there, or its data directory leads there, too, or may; empty: there is none.
+func (p *dataDirectory) usedByOthers(dir string) string {
+	const uses = "another PostgreSQL (pid %d) uses it"
 	all := p.otherPostgres()
 	if at, err := p.disk.Stat(dir); err == nil {
 		for _, process := range neighbours(all) {
-			if leads, answered := p.leadsTo(process, at, removalWithin); leads || !answered {
-				return pidIn(process)
+			switch leads, answered := p.leadsTo(process, at, removalWithin); {
+			case leads:
+				return fmt.Sprintf(uses, pidIn(process))
+			case !answered:
+				return fmt.Sprintf("another PostgreSQL (pid %d), whose disk does not answer, may use it", pidIn(process))
 			}
 		}
 	}
 	for _, process := range all {
 		files, _ := filepath.Glob(process + "/fd/*")
 		if slices.ContainsFunc(files, func(f string) bool { to, err := os.Readlink(f); return err == nil && beneath(to, dir) }) {
-			return pidIn(process)
+			return fmt.Sprintf(uses, pidIn(process))
 		}
 	}
-	return 0
+	return ""
 }
 
 // otherPostgres are the processes of PostgreSQLs of other data directories, by their

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bootstrap, clone and reinit can be repeated though WAL and tablespaces lie elsewhere.
@@ -249,6 +252,74 @@ func TestNeighboursTablespace(t *testing.T) {
 	if tables, _ := filepath.Glob(filepath.Join(space, "*")); len(tables) == 0 {
 		t.Error("the tablespace of a PostgreSQL that runs is gone")
 	}
+}
+
+// A neighbour whose disk hangs holds up no start, and nothing is emptied that it may use. The
+// disk is one of a mount namespace of the test's own, so that nobody else's looks at this
+// neighbour hang.
+func TestNeighbourWhoseDiskHangs(t *testing.T) {
+	t.Parallel()
+	const apart = "LICTOR_TEST_MOUNTS"
+	if os.Getenv(apart) == "" {
+		again := exec.CommandContext(within(t), "unshare", "--mount", os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		again.Env = append(os.Environ(), apart+"=1")
+		out, err := again.CombinedOutput()
+		switch {
+		case os.Getuid() != 0:
+			t.Skip("mounts are root's")
+		case err != nil:
+			t.Fatalf("%v\n%s", err, out)
+		case bytes.Contains(out, []byte("--- SKIP")):
+			t.Skipf("%s", out)
+		}
+		return
+	}
+	ctx, dir := within(t), newDir(t)
+	src := newInstance(t, settings(t, dir, "src"))
+	bootstrapped(ctx, t, src)
+	must(t, src.Start(ctx, StartAs{Role: Primary}))
+	p := newInstance(t, settings(t, dir, "a"))
+	b, wal := bootstrapOptions(), filepath.Join(dir, "a-wal")
+	b.InitDB = append(b.InitDB, map[string]any{"waldir": wal})
+	_, err := p.Bootstrap(ctx, b)
+	must(t, err)
+	must(t, p.FinishBootstrap())
+
+	disk := filepath.Join(dir, "disk")
+	must(t, os.Mkdir(disk, 0o755))
+	answer := mountSilent(t, disk)
+	must(t, os.Symlink(disk, src.inData("pg_tblspc/99999")))
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	must(t, p.Stop(ctx, Fast))
+	if err := p.RemoveForReinit(ctx, allowed()); err == nil || !strings.Contains(err.Error(), "whose disk does not answer, may use it") {
+		t.Errorf("removed: %v", err)
+	}
+	if segments, _ := filepath.Glob(filepath.Join(wal, "0*")); len(segments) == 0 {
+		t.Error("WAL that a neighbour may use is gone")
+	}
+	answer()
+	must(t, p.RemoveForReinit(ctx, allowed()))
+}
+
+// mountSilent mounts a file system that answers nothing until answer is called, and then
+// fails (the kernel's Documentation/filesystems/fuse: requests wait for FUSE_INIT's answer).
+func mountSilent(t *testing.T, dir string) (answer func()) {
+	t.Helper()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skip("/dev/fuse: " + err.Error())
+	}
+	device := os.NewFile(uintptr(fd), "/dev/fuse")
+	options := fmt.Sprintf("fd=%d,rootmode=40755,user_id=0,group_id=0,allow_other", fd)
+	if err := unix.Mount("lictor-test", dir, "fuse", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		_ = device.Close()
+		t.Skip("mounting: " + err.Error())
+	}
+	t.Cleanup(func() {
+		_ = device.Close()
+		must(t, unix.Unmount(dir, unix.MNT_DETACH|unix.MNT_FORCE))
+	})
+	return func() { _ = device.Close() }
 }
 
 // withLinks is a cluster that was stopped, whose WAL (src-wal) and tablespace lie outside
