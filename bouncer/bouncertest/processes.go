@@ -192,7 +192,7 @@ func StartsWith(t *testing.T, settings string) (output string, err error) {
 // postmaster; after SIGKILL the backends find out by themselves.
 func RunPostgres(data string, port int) (stop func(syscall.Signal), err error) {
 	cmd := Unprivileged(exec.Command(filepath.Join(PostgresBin(), "postgres"), "-D", data, "-p", strconv.Itoa(port),
-		"-c", "listen_addresses=127.0.0.1,127.0.0.2", "-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=1MB",
+		"-c", "listen_addresses=127.0.0.1,127.0.0.2,::1", "-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=1MB",
 		"-c", "max_connections=50"))
 	cmd.Dir = data
 	if err := cmd.Start(); err != nil {
