@@ -19,6 +19,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/environ"
+	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/consul"
 	"github.com/lictor-ha/lictor/bouncer/install"
@@ -192,6 +193,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	}
 	for _, p := range b.processes.all {
 		p.reconciler.operators = b.operators
+		p.reconciler.stood = b.state.rememberConfig
 		p.reconciler.proven, p.reconciler.prove = b.state.proven.Load, b.state.rememberProof
 		file := p.config.PgBouncer.Config
 		p.reconciler.strangers = saved.Strangers[file]
@@ -346,6 +348,9 @@ type stateWriter struct {
 	// kept: the file has something, or may have, which must not stay in it.
 	kept bool
 
+	// stands: PgBouncer has what this configuration says, configKept: its file was kept.
+	stands     atomic.Bool
+	configKept bool
 	// proven: clients were rightly sent here, in this run or an earlier one.
 	proven atomic.Bool
 
@@ -393,6 +398,13 @@ func (k *stateWriter) rememberProof() {
 	k.notify()
 }
 
+// rememberConfig has the bouncer's own file written down, for a start with one that is wrong.
+func (k *stateWriter) rememberConfig() {
+	if !k.stands.Swap(true) {
+		k.notify()
+	}
+}
+
 // rememberPauses has the pauses of operators written as soon as that can be.
 func (k *stateWriter) rememberPauses(pauses map[config.ShardID]OperatorPause) {
 	k.mu.Lock()
@@ -435,6 +447,7 @@ func (k *stateWriter) run(ctx context.Context) {
 		case <-ctx.Done():
 			last = true
 		}
+		k.keepConfig()
 		err := k.write()
 		switch {
 		case err != nil && !failed:
@@ -464,6 +477,19 @@ func (k *stateWriter) write() error {
 	}
 	k.kept = true
 	return s.save(k.config.StateFile)
+}
+
+// keepConfig writes the bouncer's own file down once it is known to be good. It is tried once: where
+// that may not be written it may not the next time.
+func (k *stateWriter) keepConfig() {
+	path, text := k.config.LastGood()
+	if k.configKept || path == "" || !k.stands.Load() {
+		return
+	}
+	k.configKept = true
+	if err := osuser.Keeper(path).Replace(path, text, 0o600); err != nil {
+		k.log.Warn().Err(err).Msg("the bouncer's own file is not kept for a start with one that is wrong; systemd's StateDirectory is a place for that")
+	}
 }
 
 // keepPauses writes the pauses of operators at once; after an error those before stand.

@@ -216,6 +216,9 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 		s.Problems[key] = err.Error()
 	}
 	maps.Copy(s.Problems, a.processes.problems())
+	if err := a.config.StandsFor(); err != nil {
+		s.Problems["bouncer.yml"] = err.Error()
+	}
 	s.Missing = a.table.Missing()
 	for _, r := range a.config.Refused() {
 		s.Refused = append(s.Refused, r.Name)

@@ -36,6 +36,9 @@ func (c *reconciler) report(link pooler.LinkState, views []*shard, err error) {
 	if !c.proven() && len(c.ready()) == 0 {
 		c.prove()
 	}
+	if err == nil && link.Up && len(views) > 0 && c.loaded != "" {
+		c.stood()
+	}
 	if c.told || !c.inPlace(link, views, err) && (!c.restarted || !c.failedForNow(err)) {
 		return
 	}

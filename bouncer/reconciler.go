@@ -77,6 +77,8 @@ type reconciler struct {
 	// proven reports whether clients were ever rightly sent here, prove says that they are.
 	proven func() bool
 	prove  func()
+	// stood is told that PgBouncer has this configuration.
+	stood func()
 	// dropped reports whether the next configuration does not have this process.
 	dropped func() bool
 	// restarted: with another configuration, in a bouncer that ran already.

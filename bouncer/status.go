@@ -96,6 +96,9 @@ func (c *reconciler) warnings() (list []string) {
 	if errors.Is(c.err, errStandIn) {
 		list = append(list, c.err.Error())
 	}
+	if err := c.config.StandsFor(); err != nil {
+		list = append(list, err.Error())
+	}
 	for _, r := range c.config.Refused() {
 		if !c.lost(r) {
 			list = append(list, r.Err.Error())

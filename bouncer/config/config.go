@@ -93,6 +93,11 @@ type Config struct {
 	// refused and unfollowed are what LoadServable has taken out of Shards.
 	refused    []Refused
 	unfollowed []string
+	// standsFor is why the file is not followed that this stands in for.
+	standsFor error
+	// text is what the file says, to be kept at lastGood.
+	text     []byte
+	lastGood string
 }
 
 // PgBouncer is the PgBouncer beside the bouncer.
@@ -204,11 +209,14 @@ func Load(source settings.Source) (Config, []cluster.Warning, error) {
 
 // load is Load that returns with an error what could be read.
 func load(source settings.Source) (c Config, warnings []cluster.Warning, err error) {
+	var text []byte
+	source.Text = &text
 	warnings, err = settings.Load(source, settings.Schema{}, &c, func() ([]cluster.Warning, error) {
 		filled := errors.Join(c.Consul.FillFromEnvironment(source.Get), c.Complete())
 		warnings, invalid := c.Validate()
 		return warnings, errors.Join(filled, invalid)
 	})
+	c.text, c.lastGood = text, lastGoodPath(source)
 	return c, warnings, err
 }
 

@@ -6,6 +6,7 @@
 //	process.go        several processes of PgBouncer on one port
 //	validate.go       what must hold
 //	refused.go        shards with which something is wrong, beside the others
+//	last_good.go      what is followed while the file cannot be
 //	listen.go         how the listener is protected
 //	defaults.go       PgBouncer's settings: the bouncer's own and the operator's
 //	setting_values.go what PgBouncer takes as their values

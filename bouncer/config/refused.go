@@ -28,7 +28,8 @@ type Refused struct {
 // LoadServable is Load for whoever serves, or asks the bouncer that does: what is wrong with
 // single shards is no error, but stands in Refused, and keeps no other shard from being served.
 // Such a shard is served with what the installed pgbouncer.ini has of it, as it was good once;
-// what cannot be served so stays as PgBouncer has it (Unfollowed).
+// what cannot be served so stays as PgBouncer has it (Unfollowed). For a file with which anything else
+// is wrong stands what was last followed of it (StandsFor), if that was kept.
 func LoadServable(source settings.Source) (Config, []cluster.Warning, error) {
 	c, warnings, err := load(source)
 	var refused *settings.Refused
@@ -36,7 +37,7 @@ func LoadServable(source settings.Source) (Config, []cluster.Warning, error) {
 		return c, warnings, nil
 	}
 	if err != nil {
-		return Config{}, warnings, err
+		return loadLastGood(source, err)
 	}
 	return c, warnings, nil
 }

@@ -57,6 +57,9 @@ func bouncerCommand() *cobra.Command {
 			for _, w := range warnings {
 				log.Warn().Msg(w)
 			}
+			if err := cfg.StandsFor(); err != nil {
+				log.Error().Err(err).Msg("the configuration cannot be followed; the one before goes on")
+			}
 			ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, os.Interrupt)
 			hangups := make(chan os.Signal, 2)
 			signal.Notify(hangups, syscall.SIGHUP, syscall.SIGUSR1)
@@ -110,7 +113,7 @@ func (m *bouncerManager) reloaded() {
 }
 
 // loadBouncer reads a bouncer's file, with the environment over it. What is wrong with single
-// shards is no error: the bouncer that serves the others tells of it.
+// shards is no error, nor is a file for which an earlier one can stand: the bouncer tells of it.
 func loadBouncer(path string, allowEmpty bool) (config.Config, []string, error) {
 	return loadBouncerBy(config.LoadServable, path, allowEmpty)
 }

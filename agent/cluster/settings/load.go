@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/agnivade/levenshtein"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -25,6 +26,8 @@ type Source struct {
 	// Flags are values by the paths of their settings, like postgresql.listen.
 	// They go over the environment.
 	Flags map[string]any
+	// Text, where it is set, gets what the files say, as one YAML document.
+	Text *[]byte
 }
 
 // Get returns the value of an environment variable, empty when there is none.
@@ -58,6 +61,13 @@ func Load(source Source, schema Schema, into any, check func() ([]cluster.Warnin
 	}
 	if err := t.read(source); err != nil {
 		return t.warnings, refused(source, []error{err})
+	}
+	if source.Text != nil {
+		text, err := yaml.Marshal(t.values)
+		if err != nil {
+			return t.warnings, refused(source, []error{err})
+		}
+		*source.Text = text
 	}
 	errs := schema.apply(t)
 	l := newLayers(reflect.TypeOf(into).Elem(), schema)

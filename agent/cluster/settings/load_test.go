@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -490,5 +492,33 @@ func TestTwoVariables(t *testing.T) {
 	_, warnings, err = load(Source{Environ: []string{"PATRONI_CONFIGURATION=name: b", "LICTOR_CONFIGURATION=name: a"}})
 	if err != nil || len(warnings) != 1 || warnings[0].String() != "PATRONI_CONFIGURATION: has no effect beside LICTOR_CONFIGURATION" {
 		t.Errorf("%v %v", warnings, err)
+	}
+}
+
+// What files say can be written down, and is read again as it was.
+func TestTextOfFiles(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"1.yml": "name: a\nbase: &base {yes: no, quoted: \"no\", \"on\": 'on'}\nmore:\n  <<: *base\n  number: 0123\n  text: \"0123\"\n  float: 1.50\n  null: ~\n  empty: ''\n  list: [1, two, 'x y', {a: 1e3}]\n",
+		"2.yml": "name: b\nlines: |\n  one\n  two: #3\nodd: \"\\u00e4\\t* - {\"\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := newTree()
+	if err := first.readPath(dir); err != nil {
+		t.Fatal(err)
+	}
+	text, err := yaml.Marshal(first.values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := newTree()
+	if err := again.readText("again", text); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(first.values, again.values) {
+		t.Errorf("%v\nis read again as\n%v\nfrom\n%s", first.values, again.values, text)
 	}
 }

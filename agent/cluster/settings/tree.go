@@ -30,6 +30,11 @@ type scalar struct {
 	value any
 }
 
+// MarshalYAML writes it as it was written.
+func (s scalar) MarshalYAML() (any, error) {
+	return &yaml.Node{Kind: yaml.ScalarNode, Value: s.text}, nil
+}
+
 // tree is a configuration before it is decoded. Its values are
 // map[string]any, []any, string, scalar and nil.
 type tree struct {
