@@ -156,7 +156,7 @@ func (p *confFiles) writeFiles(a as) error {
 	}
 	p.settings.Lock()
 	hba, ident := p.hbaFile(base), p.identFile(base)
-	conf := p.postgresqlConf(a, hba, ident)
+	conf := p.postgresqlConf(a, base, hba, ident)
 	p.tellSettings(base)
 	var ours []string
 	if p.ownsSyncNames() {
@@ -368,7 +368,7 @@ func quote(value string) string {
 	return "'" + strings.NewReplacer("'", "''", `\`, `\\`, "\n", `\n`, "\r", `\r`).Replace(value) + "'"
 }
 
-func (p *confFiles) postgresqlConf(a as, hba, ident accessFile) string {
+func (p *confFiles) postgresqlConf(a as, included []confSetting, hba, ident accessFile) string {
 	var b strings.Builder
 	b.WriteString(confHead + "; changes here are lost. Change the dynamic configuration, or postgresql.parameters.\n")
 	base := "postgresql.base.conf" // beside this file, so that a copy of the directory is whole
@@ -406,6 +406,18 @@ func (p *confFiles) postgresqlConf(a as, hba, ident accessFile) string {
 		write(triggerFile, "") // of a file that is there PostgreSQL would promote itself, without a lease
 	}
 	recovery := p.usable(p.wantedRecovery())
+	for _, name := range recoveryCommands() {
+		command, set := recovery[name]
+		if !set {
+			command = parameters[name]
+		}
+		if line, ok := lastOf(included, name); ok && command == "" && !set {
+			command = line.Value
+		}
+		if command != "" {
+			recovery[name] = endable(name, command)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(recovery)) {
 		write(name, recovery[name])
 	}

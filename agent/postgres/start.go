@@ -193,15 +193,19 @@ func (p *server) PromoteAfter(ctx context.Context, above int, last func(context.
 	if _, err := conn.Exec(ctx, "SELECT pg_promote(false)"); err != nil {
 		return fmt.Errorf("promoting: %w", err)
 	}
+	commands := p.hurry()
 	for {
 		var recovering bool
-		if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering); err != nil {
+		var replayed int64
+		const query = "SELECT pg_is_in_recovery(), COALESCE(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint, 0)"
+		if err := conn.QueryRow(ctx, query).Scan(&recovering, &replayed); err != nil {
 			return fmt.Errorf("promoting: %w", err)
 		}
 		if !recovering {
-			p.setRuns(as{role: Primary})
+			p.promoted()
 			return nil
 		}
+		commands.look(replayed)
 		select {
 		case <-time.After(pollEvery):
 		case <-ctx.Done():
@@ -231,17 +235,25 @@ func (p *server) promoteUnasked(ctx context.Context, above int, last func(contex
 	if err := p.signal(syscall.SIGUSR1); err != nil {
 		return fmt.Errorf("promoting: %w", err)
 	}
+	commands := p.hurry()
 	for {
 		if c, err = p.control(ctx); err == nil && c.State == "in production" {
-			p.setRuns(as{role: Primary})
+			p.promoted()
 			return nil
 		}
+		commands.look(0) // how far it has come nobody says
 		select {
 		case <-time.After(pollEvery):
 		case <-ctx.Done():
 			return fmt.Errorf("promoting: %w", ctx.Err())
 		}
 	}
+}
+
+// promoted notes that PostgreSQL is a primary.
+func (p *server) promoted() {
+	p.setRuns(as{role: Primary})
+	p.endReplicasCleanup()
 }
 
 // Rewrite writes the configuration files anew and makes PostgreSQL read them. It

@@ -86,7 +86,8 @@ func (p *server) StopWhen(ctx context.Context, mode Mode, served func(ctx contex
 
 // awaitShutdown waits until the postmaster has ended, or, with the position of its
 // shutdown checkpoint, until nothing is left for it but to pass WAL on.
-// WAL senders that keep it from that are ended (written: endStuckSenders).
+// WAL senders (written: endStuckSenders) and an archive_cleanup_command that keep it from
+// that are ended.
 func (p *server) awaitShutdown(ctx context.Context, written int64) (checkpoint int64, err error) {
 	gone := p.process.done()
 	if gone == nil {
@@ -94,8 +95,9 @@ func (p *server) awaitShutdown(ctx context.Context, written int64) (checkpoint i
 	}
 	looking, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// It ends within a look at the processes after this call.
+	// Both end within a look at the processes after this call.
 	go p.endStuckSenders(looking, written)
+	go p.endCleanup(looking)
 	found := make(chan int64, 1)
 	// It ends with this call, or with the one look that a disk which hangs keeps: whoever
 	// is to be fenced must not wait for that.

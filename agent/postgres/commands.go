@@ -1,0 +1,141 @@
+package postgres
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/fence"
+)
+
+// This file is about the operator's commands that PostgreSQL runs while it recovers, and
+// waits for without any limit: restore_command (RestoreArchivedFile in
+// src/backend/access/transam/xlogarchive.c) four or five times between the request for a
+// promotion and its end, recovery_end_command once, archive_cleanup_command in the
+// checkpointer, which must make the shutdown checkpoint.
+//
+// It cannot be told to go on, and takes a command that a signal has ended, or whose status
+// is above 128, for a reason to end itself. So the agent writes them with a shell around
+// that makes an ordinary failure of these, and is left alive when what it runs is killed.
+
+const (
+	restoreCommand     = "restore_command"
+	recoveryEndCommand = "recovery_end_command"
+	cleanupCommand     = "archive_cleanup_command"
+)
+
+// recoveryCommands are those commands.
+func recoveryCommands() []string {
+	return []string{restoreCommand, recoveryEndCommand, cleanupCommand}
+}
+
+const (
+	// commandPatience is how long a promotion waits for a command that gets it nowhere.
+	commandPatience = 5 * time.Second
+	// commandsEvery is how often it is looked which commands run: all processes are.
+	commandsEvery = 100 * time.Millisecond
+)
+
+// endable is a command in a shell that outlives it, if it is killed, and fails then as if
+// it had failed itself. That a command was not found (126, 127) stays what it is.
+func endable(name, command string) string {
+	end := ""
+	if strings.Contains(command, "#") {
+		end = "\n" // a comment ends there. pg_rewind -c reads one line alone, so only where it must be
+	}
+	return "( " + command + end + " ) || exit $(( $? > 128 ? 1 : $? ))" + commandMark + name
+}
+
+const commandMark = " # by Lictor: "
+
+// endCommands kills what the shells of endable run for the PostgreSQL that runs, where due
+// says so of the parameter and the shell, and returns the parameters of what it has killed.
+func (p *processes) endCommands(due func(name string, shell int) bool) (ended []string) {
+	postmaster := p.process.pid()
+	if postmaster == 0 {
+		return nil
+	}
+	tree, err := fence.ProcessTree()
+	if err != nil {
+		return nil
+	}
+	for _, pid := range tree.Descendants(postmaster) {
+		_, name, ok := strings.Cut(title(pid), commandMark)
+		// The command may be a copy of its shell that has yet to begin.
+		if !ok || !fence.IsPostgres(tree[pid]) || !due(name, pid) {
+			continue
+		}
+		if tree.KillBelow(pid) {
+			ended = append(ended, name)
+		}
+	}
+	return ended
+}
+
+// hurry ends the commands that hold up a promotion.
+type hurry struct {
+	*processes
+	got    int64     // how far replay has come
+	since  time.Time // when it was seen to get on
+	looked time.Time
+	seen   map[int]time.Time // shells of recovery_end_command, since when
+	told   bool
+}
+
+func (p *processes) hurry() *hurry {
+	now := time.Now()
+	return &hurry{processes: p, since: now, looked: now, seen: map[int]time.Time{}}
+}
+
+// look is called again and again until the promotion has ended, with how far replay has
+// come, as far as that is known: a restore_command that still gives WAL is not ended.
+func (h *hurry) look(replayed int64) {
+	now := time.Now()
+	if replayed > h.got {
+		h.got, h.since = replayed, now
+	}
+	if now.Sub(h.looked) < commandsEvery {
+		return
+	}
+	h.looked = now
+	ended := h.endCommands(func(name string, shell int) bool {
+		switch name {
+		case restoreCommand:
+			return now.Sub(h.since) >= commandPatience
+		case recoveryEndCommand:
+			if _, seen := h.seen[shell]; !seen {
+				h.seen[shell] = now
+			}
+			return now.Sub(h.seen[shell]) >= commandPatience
+		}
+		return false
+	})
+	for _, name := range ended {
+		if !h.told || name != restoreCommand {
+			h.log.Warn().Str("parameter", name).Dur("limit", commandPatience).Msg("a command holds up the promotion; it is ended, and fails")
+		}
+		h.told = h.told || name == restoreCommand
+	}
+}
+
+// endReplicasCleanup ends an archive_cleanup_command that is left of the replica which has
+// become a primary: while it hangs there is no checkpoint.
+func (p *processes) endReplicasCleanup() {
+	p.settings.Lock()
+	configured := p.wantedRecovery()[cleanupCommand] != ""
+	p.settings.Unlock()
+	if configured { // else a promotion need not wait for a look at all processes
+		p.endCommands(func(name string, _ int) bool { return name == cleanupCommand })
+	}
+}
+
+// endCleanup ends, until ctx does, an archive_cleanup_command that keeps a PostgreSQL from
+// its shutdown checkpoint which was told to stop.
+func (p *processes) endCleanup(ctx context.Context) {
+	for sleep(ctx, archiverPatience) {
+		ended := p.endCommands(func(name string, _ int) bool { return name == cleanupCommand && ctx.Err() == nil })
+		if len(ended) > 0 {
+			p.log.Warn().Msg("PostgreSQL cannot stop, as archive_cleanup_command does not end; it is ended")
+		}
+	}
+}
