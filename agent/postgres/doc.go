@@ -52,6 +52,7 @@
 //	process.go      adopting, signalling and ending them
 //	lockfile.go     postmaster.pid
 //	senders.go      WAL senders during a stop
+//	commands.go     the commands of the operator that PostgreSQL waits for while it recovers
 //
 //	server          start.go, stop.go: start, promote; stop
 //
