@@ -184,25 +184,27 @@ func (g *guarded) Mark(until cluster.Instant, paused bool, done func(error)) {
 	}, done)
 }
 
-// unmarkWithin is how long the end of a lease waits for the disk that the mark is on.
-const unmarkWithin = 2 * time.Second
+// unmarkWithin is how long the end of a lease waits for the disk that the mark is on: a
+// lease is given up because of such a disk, too.
+const unmarkWithin = 250 * time.Millisecond
 
-func (g *guarded) Unmark(done func(error)) {
+func (g *guarded) Unmark(done func()) {
 	over := false
-	g.mark(g.led.remove, func(err error) {
-		if !over {
-			over = true
-			done(err)
+	end := func(err error) {
+		if over {
+			return
 		}
-	})
-	g.afterwards(unmarkWithin, func() {
-		if !over {
-			over = true
-			g.log.Warn().Str("file", g.led.path).Msg("the mark that this member leads cannot be removed yet (a disk that hangs?)")
-			done(nil)
+		over = true
+		if err != nil {
+			g.log.Warn().Err(err).Str("file", g.led.path).Msg("the mark that this member leads is not removed")
 		}
-	})
+		done()
+	}
+	g.mark(g.led.remove, end)
+	g.afterwards(unmarkWithin, func() { end(errMarkStays) })
 }
+
+var errMarkStays = errors.New("its disk has not answered (it may hang); it is removed when that does")
 
 // mark changes the mark when the loop has heard of what was asked for before.
 func (g *guarded) mark(change func() error, done func(error)) {

@@ -1,12 +1,18 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/fence"
 )
@@ -33,6 +39,39 @@ func TestMarksAreHeardOfInTheirOrder(t *testing.T) {
 		}
 		cancel()
 		g.work.Wait()
+	})
+}
+
+// A mark that cannot be removed, or not now, keeps no lease from ending.
+func TestMarkThatStays(t *testing.T) {
+	ended := func(t *testing.T, path string, before chan struct{}) (took time.Duration, said string) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var log bytes.Buffer
+		g := &guarded{
+			runner:          &runner{ctx: ctx, events: make(chan func())},
+			guardSupervisor: &guardSupervisor{log: zerolog.New(&log)},
+			marking:         before,
+		}
+		g.led.path = path
+		defer func() { cancel(); g.work.Wait() }()
+		begun, over := time.Now(), false
+		g.Unmark(func() { over = true })
+		for !over {
+			(<-g.events)()
+		}
+		return time.Since(begun), log.String()
+	}
+	synctest.Test(t, func(t *testing.T) {
+		took, said := ended(t, "/dev/null/mark", nil)
+		if took != 0 || !strings.Contains(said, "not a directory") {
+			t.Errorf("an error: after %s, %s", took, said)
+		}
+		hangs := make(chan struct{})
+		time.AfterFunc(time.Minute, func() { close(hangs) })
+		took, said = ended(t, filepath.Join(t.TempDir(), "mark"), hangs)
+		if took != unmarkWithin || !strings.Contains(said, "has not answered") {
+			t.Errorf("a disk that hangs: after %s, %s", took, said)
+		}
 	})
 }
 

@@ -336,7 +336,7 @@ func (g *GuardSupervisor) disarm(answered func(), done func(error)) {
 			}
 			g.resting, g.marked, g.marking = false, unmarked, unmarked
 			g.marks++
-			g.port.Unmark(done)
+			g.port.Unmark(func() { done(nil) })
 		})
 	})
 }

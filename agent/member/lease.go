@@ -24,6 +24,8 @@ type leadership struct {
 	GuardSupervisor GuardSupervisor
 	// Complete: the successor of the lease that is given up has all WAL.
 	Complete bool
+	// unsent takes back a beat that waits for what must come before it; nil: none does.
+	unsent func()
 }
 
 // Leads reports whether the lease runs and the lock is shown as this member's.
@@ -146,7 +148,7 @@ func (l *leadership) beat() {
 	l.LeaseState.BeginBeat(t0, ttl)
 	l.ArmGuard()
 	failed := func(err error) { l.writeFailed("beat", err) }
-	l.whenTold(t0, ttl, l.leaseLimit(), func(left time.Duration) {
+	send := func(left time.Duration) {
 		l.consul.Beat(left, session, index, status, func(index uint64, err error) {
 			if err != nil {
 				failed(err)
@@ -159,7 +161,31 @@ func (l *leadership) beat() {
 			}
 			l.ArmGuard()
 		})
-	}, failed)
+	}
+	takenBack := false
+	l.unsent = func() {
+		takenBack = true
+		l.LeaseState.WriteFailed(ha.NoEffect, l.Now(), l.Dynamic.BeatInterval())
+	}
+	told := func(then func()) {
+		if !takenBack {
+			l.unsent = nil
+			then()
+		}
+	}
+	l.whenTold(t0, ttl, l.leaseLimit(),
+		func(left time.Duration) { told(func() { send(left) }) },
+		func(err error) { told(func() { failed(err) }) })
+}
+
+// drop ends the lease here and now. A beat that was not sent yet is not sent any more: it
+// may wait for a disk that hangs, and a release would wait for it.
+func (l *leadership) drop() {
+	if l.unsent != nil {
+		l.unsent()
+		l.unsent = nil
+	}
+	l.LeaseState.Drop()
 }
 
 // outcome sorts the failures of a write to Consul.
@@ -211,6 +237,7 @@ func (l *leadership) release(successor string) {
 // successor has all WAL.
 func (l *leadership) giveTo(successor string, complete bool) {
 	l.Complete = complete
+	l.drop()
 	l.LeaseState.GiveTo(successor)
 }
 

@@ -32,7 +32,7 @@ func (s *stopper) fenceNow() {
 		return
 	}
 	s.fencing = true
-	s.lead.LeaseState.Drop()
+	s.lead.drop()
 	s.work.startStop(func(_ *Work, next func(error)) { s.kill(nil, backoffMax, next) }, s.disarm, func(err error) {
 		s.fencing = false
 		if err == nil || !s.postgres.Running() {
@@ -50,13 +50,18 @@ func (s *stopper) kill(w *Work, limit time.Duration, done func(error)) {
 			s.After(killAgainAfter, func() { done(err) })
 			return
 		}
+		lingers := err != nil
 		s.guard.Overtake(func(started bool, err error) {
 			if err != nil || !started {
 				done(err)
 				return
 			}
-			// The kill may have taken all the time that there was.
-			s.postgres.Kill(nil, lingering, func(err error) { done(unlessLingering(err)) })
+			// The kill may have taken all the time that there was. What lingers was waited for.
+			again := lingering
+			if lingers {
+				again = killAgainAfter
+			}
+			s.postgres.Kill(nil, again, func(err error) { done(unlessLingering(err)) })
 		})
 	})
 }
@@ -87,7 +92,7 @@ func (s *stopper) demote() {
 	}
 	s.work.startStop(inOrder(s.beforeStop(scripts), stop, s.killLingering), s.disarm, func(err error) {
 		if err == nil {
-			s.lead.LeaseState.Drop()
+			s.lead.drop()
 			s.local.stoppedOnPurpose()
 		}
 	})

@@ -142,8 +142,53 @@ func TestAFenceWithoutTheGuard(t *testing.T) {
 	w.wantTask(ha.TaskNone)
 }
 
-// A mark on a disk that hangs, which the port gives up after as long as the guard has, keeps
-// no lease from being given up.
+// What lingers is not waited for twice as long, though a start may have come up.
+func TestLingeringIsWaitedForOnce(t *testing.T) {
+	w := newWorld(t).leading()
+	w.agree("Guard.Disarm", "Guard.Unmark")
+	w.giveUp("c")
+	w.deny("Postgres.Kill", ErrLingering)
+	w.answer("Guard.Overtake", true, nil)
+	again := w.take("Postgres.Kill")
+	if again.args[0] != killAgainAfter {
+		t.Fatalf("%v", again.args)
+	}
+	again.fail(ErrLingering)
+	w.looked()
+	if g := w.LeaseState.Giving(); g == nil || g.Successor != "c" {
+		t.Fatalf("the lease is kept: %+v", w.Attempt)
+	}
+}
+
+// A beat that waits for a disk that hangs keeps no lease from being given up: it is not sent
+// any more, and the release waits for no answer to it.
+func TestABeatThatWasNotSentKeepsNoLease(t *testing.T) {
+	w := newWorld(t).leading()
+	w.giveUp("c")
+	w.running = false
+	w.answer("Postgres.Kill")
+	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.Disarm")
+	mark := w.take("Guard.Unmark")
+	w.beat()
+	led := w.take("Guard.Mark")
+	if !w.LeaseState.Lease().InFlight {
+		t.Fatal("no beat waits")
+	}
+	mark.answer()
+	w.looked()
+	if w.LeaseState.Lease().InFlight {
+		t.Fatal("the release waits for a beat")
+	}
+	w.Step()
+	w.take("Consul.Release").answer()
+	led.answer()
+	w.settle()
+	w.none("Consul.Beat")
+}
+
+// A mark on a disk that hangs, which the port gives up after a moment, keeps no lease from
+// being given up.
 func TestAMarkThatHangsKeepsNoLease(t *testing.T) {
 	w := newWorld(t).leading()
 	w.giveUp("c")
@@ -155,7 +200,7 @@ func TestAMarkThatHangsKeepsNoLease(t *testing.T) {
 	w.pass(time.Millisecond) // the guard's answer
 	disarm.answer()
 	mark := w.take("Guard.Unmark")
-	w.pass(lingering) // unmarkWithin of agent/guard_supervisor.go
+	w.pass(lingering) // longer than unmarkWithin of agent/guard_supervisor.go
 	mark.answer()
 	w.looked()
 	if g := w.LeaseState.Giving(); g == nil || g.Successor != "c" || w.Attempt.Failures != 0 {

@@ -517,7 +517,10 @@ func (p guardPort) Remember(m PersistedState, done func(error)) {
 }
 func (p guardPort) Awake(work *Work, done func(error)) { p.w.ask(work, "Guard.Awake", done) }
 func (p guardPort) Overtake(done func(bool, error))    { p.w.ask(nil, "Guard.Overtake", done) }
-func (p guardPort) Unmark(done func(error))            { p.w.ask(nil, "Guard.Unmark", done) }
+func (p guardPort) Unmark(done func()) {
+	p.w.ask(nil, "Guard.Unmark", func(error) { done() })
+}
+
 func (p guardPort) Mark(until cluster.Instant, paused bool, done func(error)) {
 	p.w.ask(nil, "Guard.Mark", done, until, paused)
 }

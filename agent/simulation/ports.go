@@ -229,13 +229,32 @@ func (g guarded) Overtake(done func(bool, error)) {
 }
 
 func (g guarded) Mark(until cluster.Instant, paused bool, done func(error)) {
-	g.host.mark = &mark{until: until, paused: paused}
-	done(nil)
+	g.onDisk(func() {
+		g.host.mark = &mark{until: until, paused: paused}
+		done(nil)
+	})
 }
 
-func (g guarded) Unmark(done func(error)) {
-	g.host.mark = nil
-	done(nil)
+// Unmark waits a moment for a disk that hangs, as the agent's does.
+func (g guarded) Unmark(done func()) {
+	over := false
+	end := func() {
+		if !over {
+			over = true
+			done()
+		}
+	}
+	g.onDisk(func() { g.host.mark = nil; end() })
+	g.later(250*time.Millisecond, end)
+}
+
+// onDisk does something beside the data directory, for an agent that lives when the disk answers.
+func (g guarded) onDisk(do func()) {
+	g.host.pg.onDisk(func() {
+		if !g.dead {
+			do()
+		}
+	})
 }
 
 // toPeers is member.Peers.
