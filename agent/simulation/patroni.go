@@ -16,6 +16,7 @@ type patroni struct {
 	session string
 	until   instant // by then it must have heard of its lock again
 	busy    bool    // PostgreSQL is being started, stopped, promoted or made
+	shown   *branch // on which its member key said last that it is a primary
 }
 
 // How often Patroni looks, and how long a request may take.
@@ -74,7 +75,7 @@ func (p *patroni) look() {
 }
 
 // ask renews the session, tells of the member, takes the lock if it is free and tells of its
-// position if it is the member's own. It returns who holds it.
+// position and history if it is the member's own. It returns who holds it.
 func (p *patroni) ask(c *consul) (leader string) {
 	pg, ttl := &p.host.pg, sessionTTL(p.host.w.ttl())
 	s := c.session(p.session)
@@ -95,6 +96,11 @@ func (p *patroni) ask(c *consul) (leader string) {
 		State: state, Role: role, XLogLocation: pg.at.lsn, Timeline: pg.at.branch.timeline,
 	}}})
 	leader = c.leaderNamed()
+	if leader == p.host.name && (pg.empty || c.keys[keyLeader].session != p.session) {
+		// Without data it gives the lock up; one of an earlier session it makes anew.
+		c.commit([]op{{verb: del, key: keyLeader}})
+		leader = ""
+	}
 	if leader == "" && pg.ready && !cluster.NoFailover(p.host.tags) && c.commit([]op{{verb: lock, key: keyLeader, session: p.session, value: p.host.name}}) {
 		p.host.w.say("%s: Patroni takes the lock", p.host.name)
 		p.host.w.judge.patroniLeads(p.host)
@@ -103,8 +109,26 @@ func (p *patroni) ask(c *consul) (leader string) {
 	if leader == p.host.name && c.keys[keyLeader].session == p.session && pg.writable {
 		c.put(keyStatus, cluster.Status{OpTime: pg.at.lsn})
 		p.host.w.judge.status = cluster.Status{OpTime: pg.at.lsn}
+		p.tellHistory(c)
 	}
 	return leader
+}
+
+// tellHistory writes the key history a loop after the member key has told of the promotion, and
+// not at all if the key ends with the timeline before this one, whoever wrote that
+// (Ha.update_cluster_history).
+func (p *patroni) tellHistory(c *consul) {
+	at := p.host.pg.at
+	if p.shown != at.branch {
+		p.shown = at.branch
+		return
+	}
+	told, _ := c.keys[keyHistory].value.(cluster.History)
+	if last := len(told) - 1; last < 0 || told[last].Timeline != at.branch.timeline-1 {
+		if history := at.history(); len(history) > 0 || len(told) > 0 {
+			c.put(keyHistory, history)
+		}
+	}
 }
 
 // ttl is the one that is configured.
@@ -131,6 +155,8 @@ func (p *patroni) heard(leader string, sent instant) {
 		p.begin(func(done func(error)) { pg.start(pg.primary, "", nil, done) })
 	case leader == p.host.name && pg.ready && !pg.primary:
 		p.begin(func(done func(error)) { pg.promote(0, func(then func(error)) { then(nil) }, done) })
+	case leader == "" && !pg.running: // it sees how far its WAL goes (Ha.recover)
+		p.begin(p.startAlone)
 	case leader == p.host.name || leader == "":
 	case pg.running && pg.primary:
 		p.begin(pg.stop)
@@ -195,10 +221,22 @@ func (p *patroni) follow(up *host, done func(error)) {
 	})
 }
 
-// unheard: a primary of Patroni's that has not heard of its lock for a ttl is demoted.
+// startAlone starts PostgreSQL as a replica of nobody.
+func (p *patroni) startAlone(done func(error)) { p.host.pg.start(false, "", nil, done) }
+
+// unheard: a primary of Patroni's that has not heard of its lock for a ttl is demoted, and goes
+// on as a replica of nobody (Ha.demote, offline).
 func (p *patroni) unheard() {
 	if pg := &p.host.pg; !p.busy && pg.running && pg.primary && p.host.w.now > p.until {
-		p.begin(pg.stop)
+		p.begin(func(done func(error)) {
+			pg.stop(func(err error) {
+				if err != nil {
+					done(err)
+					return
+				}
+				p.do(func() { p.startAlone(done) })
+			})
+		})
 	}
 }
 
