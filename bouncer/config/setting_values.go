@@ -1,11 +1,15 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
 // CheckSettingValue tells why PgBouncer would refuse a value, by the kind that its
@@ -20,6 +24,8 @@ func CheckSettingValue(name, value string) error {
 			return fmt.Errorf("%q must be a whole number", value)
 		case n < 0:
 			return fmt.Errorf("%q must not be negative", value)
+		case n > settingMost(name):
+			return fmt.Errorf("%q must be %d at most", value, settingMost(name))
 		}
 	case slices.Contains(timeSettings(), name):
 		seconds, err := strconv.ParseFloat(value, 64)
@@ -30,8 +36,45 @@ func CheckSettingValue(name, value string) error {
 			return fmt.Errorf("%q must not be negative", value)
 		}
 	}
+	switch name {
+	case "auth_dbname":
+		if value == "pgbouncer" {
+			return errors.New(`"pgbouncer" is PgBouncer's console`)
+		}
+	case "listen_addr":
+		return checkListenAddr(value)
+	}
 	if words := SettingWords(name); words != nil && !slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, value) }) {
 		return fmt.Errorf("%q must be one of %s", value, strings.Join(words, ", "))
+	}
+	return nil
+}
+
+// settingMost is the greatest value of a whole number. What the kernel does not take PgBouncer
+// cannot listen with.
+func settingMost(name string) int64 {
+	switch name {
+	case "listen_port":
+		return math.MaxUint16
+	case "tcp_keepcnt":
+		return math.MaxInt8
+	case "tcp_keepidle", "tcp_keepintvl":
+		return math.MaxInt16
+	}
+	return math.MaxInt32
+}
+
+// checkListenAddr has the form of addresses. Whether a name leads anywhere is known when PgBouncer
+// starts.
+func checkListenAddr(value string) error {
+	for address := range strings.SplitSeq(value, ",") {
+		address = strings.TrimSpace(address)
+		if _, err := netip.ParseAddr(address); address == "" || address == "*" || err == nil {
+			continue
+		}
+		if cluster.CheckHost(address) != nil || strings.Trim(address, "0123456789.") == "" {
+			return fmt.Errorf("%q is neither an address nor the name of a host nor *", address)
+		}
 	}
 	return nil
 }

@@ -44,6 +44,17 @@ func TestSettingValues(t *testing.T) {
 		{"tcp_socket_buffer", 0, true},
 		{"tcp_defer_accept", "yes", false},
 		{"tcp_defer_accept", 45, true},
+		{"tcp_keepcnt", 128, false},
+		{"tcp_keepcnt", 127, true},
+		{"tcp_keepidle", 32768, false},
+		{"tcp_keepidle", 32767, true},
+		{"tcp_keepintvl", 32768, false},
+		{"tcp_user_timeout", 1<<31 - 1, true},
+		{"listen_addr", "300.1.1.1", false},
+		{"listen_addr", "127.0.0.1,no host", false},
+		{"listen_addr", "127.0.0.1, ::1", true},
+		{"listen_addr", "[::1]", false},
+		{"listen_addr", "*", true},
 		{"ignore_startup_parameters", []any{"extra_float_digits", "search_path"}, true},
 	} {
 		t.Run(fmt.Sprintf("%s=%v", c.name, c.value), func(t *testing.T) {

@@ -16,6 +16,14 @@ func TestCheckStart(t *testing.T) {
 	if _, err := exec.LookPath("pgbouncer"); err != nil {
 		t.Skipf("pgbouncer is needed: %v", err)
 	}
+	out, err := exec.Command("pgbouncer", "--version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	version, err := pgbouncer.ParseVersion(string(out))
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := bouncertest.Dir(t)
 	one, other := bouncertest.Certificate(t, dir, "one"), bouncertest.Certificate(t, dir, "other")
 	for _, path := range []string{one, other} {
@@ -47,16 +55,31 @@ func TestCheckStart(t *testing.T) {
 		"protocols without TLS":       {"client_tls_protocols = tlsv1.4\n", true},
 		"no such protocol to servers": {"server_tls_sslmode = prefer\nserver_tls_protocols = ssl\n", false},
 		"no such parameters":          {tls("require", one, one) + "client_tls_dheparams = strong\n", false},
-		"parameters":                  {tls("require", one, one) + "client_tls_dheparams = legacy\n", true},
+		"parameters":                  {tls("require", one, one) + "client_tls_dheparams = none\n", true},
+		"parameters of before":        {tls("require", one, one) + "client_tls_dheparams = legacy\n", !version.AtLeast(1, 19)},
+		"ciphers":                     {tls("require", one, one) + "client_tls_ciphers = HIGH:!aNULL\n", true},
+		"a word for ciphers":          {tls("require", one, one) + "client_tls_ciphers = Fast\n", true},
+		"a word of before":            {tls("require", one, one) + "client_tls_ciphers = compat\n", !version.AtLeast(1, 19)},
+		"no such ciphers":             {tls("require", one, one) + "client_tls_ciphers = high\n", false},
+		"one such cipher":             {tls("require", one, one) + "client_tls_ciphers = nonsense:ECDHE+AES\n", true},
+		"ciphers of TLS 1.3":          {tls("require", one, one) + "client_tls_ciphers = TLS_AES_128_GCM_SHA256\n", false},
+		"no such ciphers to servers":  {"server_tls_sslmode = prefer\nserver_tls_ciphers = nonsense\n", false},
+		"ciphers without TLS":         {"client_tls_ciphers = nonsense\n", true},
+		"curve":                       {tls("require", one, one) + "client_tls_ecdhcurve = secp384r1\n", true},
+		"no such curve":               {tls("require", one, one) + "client_tls_ecdhcurve = X25519\n", false},
+		"nowhere to listen":           {"listen_addr =\n", false},
+		"authentication of later":     {"auth_type = ldap\n", version.AtLeast(1, 25)},
 		"read at the start only":      {"pkt_buf = big\n", false},
 		"read at the start only, too": {"listen_backlog = 1k\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			file, err := pgbouncer.ParseFile([]byte("[pgbouncer]\n" + c.settings))
+			file, err := pgbouncer.ParseFile([]byte("[pgbouncer]\nunix_socket_dir =\n" + c.settings))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := NewChecker(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432"}}).checkStart(file); (err == nil) != c.starts {
+			checker := NewChecker(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432"}})
+			checker.version = version
+			if err := checker.checkStart(file); (err == nil) != c.starts {
 				t.Errorf("checkStart: %v", err)
 			}
 			out, err := bouncertest.StartsWith(t, c.settings)
