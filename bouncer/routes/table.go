@@ -237,12 +237,13 @@ func (b *Table) Serves(id config.ShardID) bool { return b.only == nil || b.only[
 
 // Merge takes an answer in.
 func (b *Table) Merge(a Answer) outcome {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	var out outcome
 	if !a.KnownLeader {
 		return out
 	}
+	read := b.readNew(a.Pairs)
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	// An answer that began before the last merge may be older than it.
 	final := a.Consistent && a.Epoch == b.epoch
 	b.epoch++
@@ -250,7 +251,6 @@ func (b *Table) Merge(a Answer) outcome {
 		clear(b.ahead)
 	}
 	b.listed = a.Index
-	read := b.readNew(a.Pairs)
 	problems, present := map[string]error{}, make(map[config.ShardID]bool, len(a.Pairs))
 	for i, p := range a.Pairs {
 		namespace, scope, err := b.keys.SplitRoute(p.Key)
@@ -356,22 +356,13 @@ type parsed struct {
 }
 
 // readNew reads the values that were changed, as far as their indexes tell. When they are many, as
-// after the loss of a zone, every processor reads some.
+// after the loss of a zone, every processor reads some, and nobody waits for the table meanwhile:
+// the pass that brings PgBouncer to those before them asks for it, too.
 func (b *Table) readNew(pairs []Pair) []*parsed {
 	all := make([]*parsed, len(pairs))
-	var fresh []int
-	for i, p := range pairs {
-		namespace, scope, err := b.keys.SplitRoute(p.Key)
-		if err != nil {
-			continue
-		}
-		if old, have := b.heard(config.ShardID(namespace + "/" + scope)); !have || p.ModifyIndex != old.ModifyIndex {
-			fresh = append(fresh, i)
-		}
-	}
 	var reading errgroup.Group
 	reading.SetLimit(runtime.GOMAXPROCS(0))
-	for some := range slices.Chunk(fresh, readAtOnce) {
+	for some := range slices.Chunk(b.unread(pairs), readAtOnce) {
 		reading.Go(func() error {
 			for _, i := range some {
 				route, err := cluster.ParseRoute(pairs[i].Value)
@@ -382,6 +373,22 @@ func (b *Table) readNew(pairs []Pair) []*parsed {
 	}
 	_ = reading.Wait() // each has its own error
 	return all
+}
+
+// unread are the places of values that are not those that are known.
+func (b *Table) unread(pairs []Pair) (fresh []int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, p := range pairs {
+		namespace, scope, err := b.keys.SplitRoute(p.Key)
+		if err != nil {
+			continue
+		}
+		if old, have := b.heard(config.ShardID(namespace + "/" + scope)); !have || p.ModifyIndex != old.ModifyIndex {
+			fresh = append(fresh, i)
+		}
+	}
+	return fresh
 }
 
 // readAtOnce is how many values are read one after the other.

@@ -184,6 +184,34 @@ func TestListsBehindSingleReads(t *testing.T) {
 	}
 }
 
+// While many routes are read the table can be asked: the pass that brings PgBouncer to the ones
+// before them would wait else.
+func TestTableCanBeAskedMeanwhile(t *testing.T) {
+	b := NewTable(config.Config{RoutesPrefix: "lictor"})
+	long := testRoute("a")
+	for i := range 200_000 {
+		long.Replicas = append(long.Replicas, cluster.RouteMember{Name: fmt.Sprintf("m%d", i), Host: "b", Port: 5432})
+	}
+	pair := testPair(t, "lictor/routes/service/s1", 1, long)
+	merged := make(chan time.Duration)
+	go func() {
+		begun := time.Now()
+		b.Merge(Answer{Pairs: []Pair{pair}, KnownLeader: true})
+		merged <- time.Since(begun)
+	}()
+	for asked := 0; ; asked++ {
+		select {
+		case took := <-merged:
+			if asked < 10 {
+				t.Errorf("it was asked %d times in %v", asked, took)
+			}
+			return
+		case <-time.After(time.Millisecond):
+			b.Version()
+		}
+	}
+}
+
 // Of many routes at once each is what its own value says.
 func TestManyRoutesAtOnce(t *testing.T) {
 	var pairs []Pair
