@@ -215,6 +215,9 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 	for key, err := range a.table.Trouble() {
 		s.Problems[key] = err.Error()
 	}
+	for key, err := range a.handovers.Trouble() {
+		s.Problems[key] = err.Error()
+	}
 	maps.Copy(s.Problems, a.processes.problems())
 	if err := a.config.StandsFor(); err != nil {
 		s.Problems["bouncer.yml"] = err.Error()

@@ -36,6 +36,8 @@ type Handovers struct {
 	listed bool
 	// answered is closed and made anew with each answer and each end.
 	answered chan struct{}
+	// wrong is what is wrong with keys of handovers.
+	wrong map[string]error
 }
 
 // handover is one switchover as this bouncer knows it.
@@ -58,26 +60,30 @@ func NewHandovers(keys cluster.Keys, serves func(config.ShardID) bool) *Handover
 }
 
 // merge takes in what a list of all handovers says, which Consul had at index.
-// ended: the routes must be read.
+// ended: the routes must be read. problems are those that are new.
 func (h *Handovers) merge(pairs api.KVPairs, index uint64) (changed, ended bool, problems []problem) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	present := map[config.ShardID]bool{}
+	present, wrong := map[config.ShardID]bool{}, map[string]error{}
 	changed, h.listed = !h.listed, true
 	for _, p := range pairs {
 		namespace, scope, err := h.keys.SplitHandover(p.Key)
-		if err != nil {
-			problems = append(problems, problem{p.Key, err})
+		if err == nil {
+			id := config.ShardID(namespace + "/" + scope)
+			present[id] = true
+			var c, e bool
+			c, e, err = h.take(id, p)
+			changed, ended = changed || c, ended || e
+		}
+		if err == nil {
 			continue
 		}
-		id := config.ShardID(namespace + "/" + scope)
-		present[id] = true
-		c, e, err := h.take(id, p)
-		if err != nil {
+		wrong[p.Key] = err
+		if before := h.wrong[p.Key]; before == nil || before.Error() != err.Error() {
 			problems = append(problems, problem{p.Key, err})
 		}
-		changed, ended = changed || c, ended || e
 	}
+	h.wrong = wrong
 	for id, one := range h.all {
 		// An answer from before the announcement says nothing of it.
 		if !present[id] && index > one.index && h.end(one) {
@@ -85,6 +91,13 @@ func (h *Handovers) merge(pairs api.KVPairs, index uint64) (changed, ended bool,
 		}
 	}
 	return changed, ended, problems
+}
+
+// Trouble is what is wrong with handovers, by key.
+func (h *Handovers) Trouble() map[string]error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.wrong // replaced, never changed
 }
 
 // put takes in one key that was read consistently; nil: it is not there.

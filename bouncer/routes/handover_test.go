@@ -140,6 +140,22 @@ func TestVoidHandoverHoldsNobody(t *testing.T) {
 	}
 }
 
+// A handover that cannot be read is told once, however often others change, until it has gone.
+func TestWrongHandoverIsToldOnce(t *testing.T) {
+	h := NewHandovers(cluster.NewKeys("", "", ""), func(config.ShardID) bool { return true })
+	bad := &api.KVPair{Key: "lictor/handovers/service/bad", Value: []byte("{"), ModifyIndex: 1, Session: "session"}
+	for i, want := range []int{1, 0, 0} {
+		good := handoverPair(t, "h"+strconv.Itoa(i), cluster.HandoverAnnounced, uint64(i+2), "session")
+		changed, _, problems := h.merge(api.KVPairs{bad, good}, uint64(i+2))
+		if len(problems) != want || !changed || h.Trouble()[bad.Key] == nil {
+			t.Errorf("time %d: %v, changed %v, %v", i, problems, changed, h.Trouble())
+		}
+	}
+	if _, _, problems := h.merge(nil, 9); len(problems) != 0 || len(h.Trouble()) != 0 {
+		t.Errorf("when it has gone: %v, %v", problems, h.Trouble())
+	}
+}
+
 // A thousand leaders that wait for their own handovers wake for their own, and what one of
 // them asks costs the same as if it were alone.
 func TestHandoversCostTheSameHoweverManyThereAre(t *testing.T) {
