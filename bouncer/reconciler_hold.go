@@ -3,6 +3,7 @@ package bouncer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -182,23 +183,24 @@ func (c *reconciler) release(ctx context.Context, link pooler.LinkState, views [
 			delete(held, name)
 		}
 	}
+	free := slices.DeleteFunc(slices.Sorted(maps.Keys(c.ours)), func(name string) bool { return held[name] || !c.standing[name].Paused })
 	var errs []error
-	released := false
-	for _, name := range slices.Sorted(maps.Keys(c.ours)) {
-		if held[name] || !c.standing[name].Paused {
-			continue
+	if len(free) > 0 {
+		refused, err := c.console.ResumeAll(ctx, free)
+		if err != nil {
+			return err
 		}
-		err := c.console.Resume(ctx, name)
-		if errors.Is(err, pgbouncer.ErrUnreachable) {
-			return errors.Join(append(errs, err)...) // it would be waited for again and again
+		for _, name := range free {
+			err := refused[name]
+			if err != nil {
+				errs = append(errs, fmt.Errorf("releasing the clients of %s: %w", name, err))
+			} else if c.ours[name].IsZero() {
+				delete(c.ours, name)
+			}
+			d := c.standing[name]
+			d.Paused = err != nil
+			c.standing[name] = d
 		}
-		errs = append(errs, err)
-		if err == nil && c.ours[name].IsZero() {
-			delete(c.ours, name)
-		}
-		d := c.standing[name]
-		d.Paused = err != nil
-		c.standing[name], released = d, true
 	}
 	for _, v := range ready {
 		message := "clients released"
@@ -209,7 +211,7 @@ func (c *reconciler) release(ctx context.Context, link pooler.LinkState, views [
 			Dur("held", time.Since(c.holds[v.ID].since)).Msg(message)
 		delete(c.holds, v.ID)
 	}
-	if released {
+	if len(free) > 0 {
 		if standing, err := c.console.Databases(ctx); err == nil {
 			c.standing = standing
 		}

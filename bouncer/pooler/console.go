@@ -174,6 +174,19 @@ func (c *Console) Resume(ctx context.Context, database string) error {
 	return nil
 }
 
+// ResumeAll is Resume of many. An error that is not in refused says that PgBouncer cannot be reached.
+func (c *Console) ResumeAll(ctx context.Context, databases []string) (refused map[string]error, err error) {
+	conn, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	refused, err = bounded(ctx, func(ctx context.Context) (map[string]error, error) { return conn.ResumeAll(ctx, databases) })
+	if err != nil {
+		return nil, fmt.Errorf("releasing clients: %w", err)
+	}
+	return refused, nil
+}
+
 // PoolCount sums a database's pools up.
 type PoolCount struct{ Active, Waiting, Logins int }
 

@@ -253,6 +253,8 @@ func (c *Conn) each(ctx context.Context, command string, take func(row) error) e
 type query struct {
 	command string
 	take    func(row) error
+	// refused is told what PgBouncer has against it; nil: that is the pipeline's error.
+	refused func(error)
 }
 
 // pipeline sends commands together and hands the rows of each on, as each does. The error is
@@ -298,7 +300,12 @@ func (c *Conn) pipeline(ctx context.Context, queries []query) (err error) {
 					err = q.take(row{columns, m.Values})
 				}
 			case *pgproto3.ErrorResponse:
-				fail(q, fmt.Errorf("%w: %s", ErrRefused, m.Message))
+				cause := fmt.Errorf("%w: %s", ErrRefused, m.Message)
+				if q.refused == nil {
+					fail(q, cause)
+					continue
+				}
+				q.refused(fmt.Errorf("%s on PgBouncer at %s: %w", q.command, c.address, cause))
 			case *pgproto3.ReadyForQuery:
 				done = true
 			}

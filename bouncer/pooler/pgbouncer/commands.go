@@ -361,9 +361,9 @@ const reload = "RELOAD"
 // from one to the next without waiting for us.
 func (c *Conn) ReloadAndShow(ctx context.Context, config bool) (map[string]Database, map[string]Setting, error) {
 	answer, settings := newDatabases(c.databases), map[string]Setting{}
-	queries := []query{{reload, func(row) error { return nil }}, {showDatabases, answer.add}}
+	queries := []query{{command: reload, take: func(row) error { return nil }}, {command: showDatabases, take: answer.add}}
 	if config {
-		queries = append(queries, query{showConfig, func(r row) error { return addSetting(settings, r) }})
+		queries = append(queries, query{command: showConfig, take: func(r row) error { return addSetting(settings, r) }})
 	}
 	if err := c.pipeline(ctx, queries); err != nil {
 		return nil, nil, err
@@ -380,8 +380,8 @@ func (c *Conn) Pause(ctx context.Context, database string) error {
 	return err
 }
 
-// pauseBatch is how many commands are sent before their answers are read.
-const pauseBatch = 200
+// commandBatch is how many commands are sent before their answers are read.
+const commandBatch = 200
 
 // StartPauses makes new queries of the databases wait, and returns when PgBouncer has
 // accepted that, not when their transactions have ended: it answers a PAUSE only when
@@ -390,7 +390,7 @@ const pauseBatch = 200
 // that is ErrRefused is that of single databases, the others are paused.
 func (c *Conn) StartPauses(ctx context.Context, databases []string) (unanswered int, err error) {
 	var refused []error
-	for batch := range slices.Chunk(databases, pauseBatch) {
+	for batch := range slices.Chunk(databases, commandBatch) {
 		front := c.pg.Frontend()
 		for _, name := range batch {
 			front.Send(&pgproto3.Query{String: "PAUSE " + quoteName(name)})
@@ -437,6 +437,22 @@ func (c *Conn) AwaitPaused(ctx context.Context) error {
 func (c *Conn) Resume(ctx context.Context, database string) error {
 	_, err := c.exec(ctx, "RESUME "+quoteName(database))
 	return err
+}
+
+// ResumeAll ends the pauses of databases, of which there may be thousands. refused are those that
+// PgBouncer does not take for paused; the others are released.
+func (c *Conn) ResumeAll(ctx context.Context, databases []string) (refused map[string]error, err error) {
+	refused = map[string]error{}
+	for batch := range slices.Chunk(databases, commandBatch) {
+		queries := make([]query, len(batch))
+		for i, name := range batch {
+			queries[i] = query{command: "RESUME " + quoteName(name), take: func(row) error { return nil }, refused: func(err error) { refused[name] = err }}
+		}
+		if err := c.pipeline(ctx, queries); err != nil {
+			return refused, err
+		}
+	}
+	return refused, nil
 }
 
 // Enable lets clients log in to a database, which they may unless it was disabled. It also has
