@@ -15,6 +15,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 	"github.com/lictor-ha/lictor/templates"
 )
 
@@ -267,17 +268,14 @@ func TestFallbackOfSlowLogin(t *testing.T) {
 		client, err = pgconn.ConnectConfig(w.ctx, options)
 		result <- err
 	}()
-	shows := func(want bool) func() error {
-		return func() error {
-			all, err := w.admin().Databases(w.ctx)
-			if _, shown := all["any-name"]; err == nil && shown != want {
-				err = fmt.Errorf("%+v", all)
-			}
-			return err
+	w.awaitPool("the database that PgBouncer makes", func(p pgbouncer.Pool) bool { return p.Database == "any-name" })
+	w.await("the database that PgBouncer takes for idle", func() error {
+		all, err := w.admin().Databases(w.ctx)
+		if _, shown := all["any-name"]; err == nil && shown {
+			err = fmt.Errorf("%+v", all)
 		}
-	}
-	w.await("the database that PgBouncer makes", shows(true))
-	w.await("the database that PgBouncer takes for idle", shows(false))
+		return err
+	})
 	close(may)
 	if err := <-result; err != nil {
 		t.Fatal(err)
