@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +26,7 @@ func ShowConfig(ctx context.Context, c *Console, s *Shard) error {
 	if err != nil {
 		return err
 	}
-	config, err := parseConfig(snapshot.Config.Value)
+	config, err := parseStored(snapshot.Config.Value)
 	if err != nil {
 		return fmt.Errorf("the key %s: %w", s.Keys.Config(), err)
 	}
@@ -72,7 +71,7 @@ func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error 
 	if !snapshot.Config.Exists() {
 		return refusedf("shard %s has no dynamic configuration yet: its first leader writes it", s.Scope)
 	}
-	before, err := parseConfig(snapshot.Config.Value)
+	before, err := parseStored(snapshot.Config.Value)
 	if err != nil && o.Replace == "" {
 		return fmt.Errorf("the key %s: %w; put it right with edit-config --replace", s.Keys.Config(), err)
 	}
@@ -178,24 +177,21 @@ func (o EditOptions) change(ctx context.Context, c *Console, before map[string]a
 	if o.byHand() {
 		return editByHand(ctx, c, o.Editor, before)
 	}
+	if o.Apply == "-" && o.Replace == "-" {
+		return nil, usagef("--apply and --replace both read the standard input: name a file for one of them")
+	}
 	after := cluster.MergePatch(before, nil)
 	if o.Replace != "" {
-		content, err := readInput(c, o.Replace)
+		whole, err := readConfig(c, "--replace", o.Replace)
 		if err != nil {
 			return nil, err
 		}
-		if after, err = parseConfig(content); err != nil {
-			return nil, usagef("--replace %s: %w", o.Replace, err)
-		}
+		after = whole
 	}
 	if o.Apply != "" {
-		content, err := readInput(c, o.Apply)
+		patch, err := readConfig(c, "--apply", o.Apply)
 		if err != nil {
 			return nil, err
-		}
-		patch, err := parseConfig(content)
-		if err != nil {
-			return nil, usagef("--apply %s: %w", o.Apply, err)
 		}
 		after = cluster.MergePatch(after, patch)
 	}
@@ -246,18 +242,41 @@ func parseAssignment(assignment string, prefix []string) (map[string]any, error)
 	return value.(map[string]any), nil //nolint:forcetypeassert // there is at least one step
 }
 
-// parseConfig reads a configuration in YAML, of which JSON is a part.
-func parseConfig(content []byte) (map[string]any, error) {
-	if len(bytes.TrimSpace(content)) == 0 {
+// errEmpty is of a text without a value, of which it is not believed that somebody wants to
+// remove all settings: it is what a pipe leaves whose first program has failed.
+var errEmpty = errors.New("is empty; write {} to have no settings")
+
+// readConfig reads a configuration from the file that a flag names.
+func readConfig(c *Console, flag, name string) (map[string]any, error) {
+	content, err := readInput(c, name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	config, err := parseConfig(content)
+	if err != nil {
+		return nil, usagef("%s %s: %w", flag, name, err)
+	}
+	return config, nil
+}
+
+// parseStored reads the configuration in Consul; an empty key has no settings.
+func parseStored(content []byte) (map[string]any, error) {
+	config, err := parseConfig(content)
+	if errors.Is(err, errEmpty) {
 		return map[string]any{}, nil
 	}
+	return config, err
+}
+
+// parseConfig reads a configuration in YAML, of which JSON is a part. Without any value it is errEmpty.
+func parseConfig(content []byte) (map[string]any, error) {
 	var value any
 	if err := yaml.Unmarshal(content, &value); err != nil {
 		return nil, fmt.Errorf("is not YAML: %w", err)
 	}
 	switch config := value.(type) {
 	case nil:
-		return map[string]any{}, nil
+		return nil, errEmpty
 	case map[string]any:
 		return config, nil
 	}
@@ -352,6 +371,9 @@ func editByHand(ctx context.Context, c *Console, editor string, before map[strin
 			return nil, fmt.Errorf("edit-config: %w", err)
 		}
 		after, err := parseConfig(edited)
+		if errors.Is(err, errEmpty) && len(before) == 0 {
+			after, err = map[string]any{}, nil
+		}
 		if err == nil {
 			_, _, err = taken().Parse(after)
 		}

@@ -44,7 +44,12 @@ func TestChangeOfConfiguration(t *testing.T) {
 		{"no name", EditOptions{Set: []string{"a..b=1"}}, "", nil, "part of the name is empty"},
 		{"no YAML", EditOptions{Set: []string{"a=[1"}}, "", nil, "not YAML"},
 		{"no map", EditOptions{Apply: "-"}, "- a\n", nil, "must be a map"},
-		{"no file", EditOptions{Apply: "/nowhere"}, "", nil, "no such file"},
+		{"no file", EditOptions{Apply: "/nowhere"}, "", nil, "--apply: open /nowhere: no such file"},
+		{"replace by nothing, as of a pipe whose first program failed", EditOptions{Replace: "-"}, "", nil, "--replace -: is empty"},
+		{"replace by comments", EditOptions{Replace: "-"}, "# ttl: 9\n", nil, "--replace -: is empty"},
+		{"replace by no settings, on purpose", EditOptions{Replace: "-"}, "{}\n", map[string]any{}, ""},
+		{"apply nothing", EditOptions{Apply: "-"}, "\n", nil, "--apply -: is empty"},
+		{"one standard input for two", EditOptions{Apply: "-", Replace: "-"}, "ttl: 9", nil, "--apply and --replace"},
 		{"nobody can edit", EditOptions{Editor: "true"}, "", nil, "standard input is no terminal"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -88,6 +93,28 @@ func TestEditByHand(t *testing.T) {
 	got, err := EditOptions{Editor: script + " --wait"}.change(t.Context(), c, map[string]any{"ttl": 8})
 	if diff := cmp.Diff(map[string]any{"ttl": 10}, got); err != nil || diff != "" || !strings.Contains(out.String(), "ttl: 1: must be") {
 		t.Errorf("%v %s\n%s", err, diff, out.String())
+	}
+}
+
+// Whoever empties the file in the editor wants to break off, or has slipped.
+func TestEmptiedByHand(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "editor")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\n: > \"$1\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name   string
+		before map[string]any
+		fails  bool
+	}{{"settings", map[string]any{"ttl": 8}, true}, {"none before", map[string]any{}, false}} {
+		t.Run(test.name, func(t *testing.T) {
+			var out strings.Builder
+			c := &Console{In: strings.NewReader(""), Out: &out, Err: &out, Interactive: true}
+			got, err := EditOptions{Editor: script}.change(t.Context(), c, test.before)
+			if (err != nil) != test.fails || test.fails != strings.Contains(out.String(), "is empty") || !test.fails && len(got) > 0 {
+				t.Errorf("%v %v\n%s", got, err, out.String())
+			}
+		})
 	}
 }
 

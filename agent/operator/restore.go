@@ -317,7 +317,7 @@ func archivedUpTo(ctx context.Context, conn *pgx.Conn, segment string) error {
 
 // besideBootstrap is the section bootstrap of the new shard.
 func besideBootstrap(cfg config.Config, snapshot cluster.Snapshot, plan beside, r restoration) (map[string]any, error) {
-	dynamic, err := parseConfig(snapshot.Config.Value)
+	dynamic, err := parseStored(snapshot.Config.Value)
 	if err != nil {
 		return nil, fmt.Errorf("the shard's dynamic configuration: %w", err)
 	}
