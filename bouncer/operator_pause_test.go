@@ -50,10 +50,10 @@ func TestOperatorPause(t *testing.T) {
 	kill := w.pgbouncer()
 	w.awaitLeader(0)
 	w.awaitHealthy()
-	if _, err := Resume.Do(w.ctx, w.config, "s1", "x"); err == nil || !strings.Contains(err.Error(), "nobody has paused it") {
+	if _, err := Resume.Do(w.ctx, w.config, "s1", "x"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "nobody has paused it") {
 		t.Errorf("resume of what is not paused: %v", err)
 	}
-	if _, err := Release.Do(w.ctx, w.config, "s1", "x"); err == nil || !strings.Contains(err.Error(), "do not wait") {
+	if _, err := Release.Do(w.ctx, w.config, "s1", "x"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "do not wait") {
 		t.Errorf("release of what is not held: %v", err)
 	}
 	if _, err := Pause.Do(w.ctx, w.config, "s3", "x"); err == nil || !strings.Contains(err.Error(), `no shard "s3" is offered here`) {

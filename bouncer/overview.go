@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -133,24 +135,28 @@ func askStatus(ctx context.Context, client *http.Client, url string) (*Status, e
 }
 
 // request makes one bounded request of a bouncer's listener.
-func request(ctx context.Context, client *http.Client, method, url string, user config.Credentials, into any) error {
+func request(ctx context.Context, client *http.Client, method, target string, user config.Credentials, into any) error {
+	at := target
+	if u, err := url.Parse(target); err == nil {
+		at = u.Scheme + "://" + u.Host // the path says no more than the command
+	}
 	ctx, cancel := context.WithTimeout(ctx, overviewBound)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, method, url, nil)
+	r, err := http.NewRequestWithContext(ctx, method, target, nil)
 	if err != nil {
-		return fmt.Errorf("bouncer at %s: %w", url, err)
+		return fmt.Errorf("bouncer at %s: %w", at, err)
 	}
 	if user.Username != "" {
 		r.SetBasicAuth(user.Username, user.Password)
 	}
 	response, err := client.Do(r)
 	if err != nil {
-		return fmt.Errorf("bouncer at %s: %w", url, err)
+		return fmt.Errorf("bouncer at %s: %w", at, unanswered(err))
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<24))
 	if err != nil {
-		return fmt.Errorf("bouncer at %s: %w", url, err)
+		return fmt.Errorf("bouncer at %s: %w", at, err)
 	}
 	var refused struct {
 		Error string `json:"error"`
@@ -159,12 +165,31 @@ func request(ctx context.Context, client *http.Client, method, url string, user 
 		if err := json.Unmarshal(text, &refused); err != nil || refused.Error == "" {
 			refused.Error = response.Status
 		}
-		return fmt.Errorf("bouncer at %s: %s", url, printable.Text(refused.Error))
+		if response.StatusCode == http.StatusConflict {
+			return fmt.Errorf("bouncer at %s: %w: %s", at, ErrRefused, printable.Text(refused.Error))
+		}
+		return fmt.Errorf("bouncer at %s: %s", at, printable.Text(refused.Error))
 	}
 	if err := json.Unmarshal(text, into); err != nil {
-		return fmt.Errorf("bouncer at %s: its answer is not understood: %w", url, err)
+		return fmt.Errorf("bouncer at %s: its answer is not understood: %w", at, err)
 	}
 	return nil
+}
+
+// ErrRefused says that a bouncer has changed nothing, as what was asked for does not fit.
+var ErrRefused = errors.New("refused")
+
+// unanswered is why a bouncer gave no answer, without the request, which has been told.
+func unanswered(err error) error {
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err
+	}
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Op == "dial" {
+		return fmt.Errorf("%w; see that it runs, and that it can be reached from here (listen and connect_address of its configuration)", err)
+	}
+	return err
 }
 
 // overview puts together what the routes and the bouncers say.

@@ -103,7 +103,7 @@ func Look(ctx context.Context, dsn string) (Found, error) {
 	}
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
-		return Found{}, fmt.Errorf("connecting to PostgreSQL: %w", err)
+		return Found{}, fmt.Errorf("connecting to PostgreSQL: %w; see that it runs here, and say where and as whom with --dsn (or PGHOST, PGPORT, PGUSER)", err)
 	}
 	defer conn.Close(ctx)
 	var f Found

@@ -140,23 +140,23 @@ func isTrue(v any) bool {
 	return !reflect.ValueOf(v).IsZero()
 }
 
-// parseVersion turns a PostgreSQL version, 15.3 or 9.6.2, into
+// ParseVersion turns a PostgreSQL version, 15.3 or 9.6.2, into
 // server_version_num, or says in Patroni's words why it cannot.
-func parseVersion(v any) (n int, problem string) {
+func ParseVersion(v any) (n int, problem string) {
 	version := fmt.Sprint(v)
-	var detaches []int
+	var parts []int
 	for _, p := range strings.Split(version, ".") {
 		n, err := strconv.Atoi(p)
 		if err != nil || n < 0 {
 			return 0, "Invalid PostgreSQL version: " + version
 		}
-		detaches = append(detaches, n)
+		parts = append(parts, n)
 	}
 	switch {
-	case len(detaches) == 2 && detaches[0] >= 10:
-		return detaches[0]*10000 + detaches[1], ""
-	case len(detaches) == 3 && detaches[0] < 10:
-		return detaches[0]*10000 + detaches[1]*100 + detaches[2], ""
+	case len(parts) == 2 && parts[0] >= 10:
+		return parts[0]*10000 + parts[1], ""
+	case len(parts) == 3 && parts[0] < 10:
+		return parts[0]*10000 + parts[1]*100 + parts[2], ""
 	}
 	return 0, "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: " + version
 }

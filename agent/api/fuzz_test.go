@@ -90,7 +90,7 @@ func FuzzStatus(f *testing.F) {
 		if at, zoned, ok := parseTime(text); !ok && zoned && !at.IsZero() {
 			t.Errorf("%q: %v", text, at)
 		}
-		if n, problem := parseVersion(text); problem == "" && n < 0 {
+		if n, problem := ParseVersion(text); problem == "" && n < 0 {
 			t.Errorf("%q: %d", text, n)
 		}
 		if d, err := parseSeconds(text); err == nil && d <= 0 {

@@ -97,7 +97,7 @@ func SameStart(named string, started time.Time) bool {
 // Unmet says which condition does not hold, empty when all do.
 func (r RestartRequest) Unmet(state State) string {
 	role := roleOf(state)
-	switch below, _ := parseVersion(r.Version); {
+	switch below, _ := ParseVersion(r.Version); {
 	case r.Role != "" && r.Role != role && (!cluster.IsPrimary(r.Role) || !cluster.IsPrimary(role)):
 		return "its role is " + role
 	case r.Version != "" && state.Postgres.ServerVersion >= below:
@@ -127,7 +127,7 @@ func readRestart(request map[string]any, primary string) (r RestartRequest, prob
 			r.Role = role
 		case restartVersion:
 			r.Version = fmt.Sprint(value)
-			if _, problem := parseVersion(r.Version); problem != "" {
+			if _, problem := ParseVersion(r.Version); problem != "" {
 				return r, problem
 			}
 		case restartTimeout:

@@ -40,13 +40,16 @@ func (f *failure) Unwrap() error { return f.err }
 // Usage marks an error as one of the command line.
 func Usage(err error) error { return &failure{ExitUsage, err} }
 
+// Refused marks an error as a refusal: nothing has changed.
+func Refused(err error) error { return &failure{ExitRefused, err} }
+
 // Findings marks an error as what a check has found.
 func Findings(err error) error { return &failure{ExitFindings, err} }
 
 func usagef(format string, args ...any) error { return Usage(fmt.Errorf(format, args...)) }
 
 func refusedf(format string, args ...any) error {
-	return &failure{ExitRefused, fmt.Errorf(format, args...)}
+	return Refused(fmt.Errorf(format, args...))
 }
 
 func rolledBack(err error) error { return &failure{ExitRolledBack, err} }

@@ -34,7 +34,7 @@ func Fleet(ctx context.Context, c *Console, site *Site, o FleetOptions) error {
 		return err
 	}
 	if missing := f.only(o.Scopes); len(missing) > 0 {
-		return usagef("there is no shard %s below %s/", missing[0], site.Namespace)
+		return noShard(missing[0], site.Namespace+"/"+missing[0]+"/")
 	}
 	if !o.Quiet {
 		if err := f.askLeaders(ctx, site); err != nil {

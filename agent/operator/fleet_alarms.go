@@ -66,7 +66,7 @@ func (s fleetShard) alarms() []alarm {
 		}
 		add(cluster.IsPrimary(v.Role), "see whether it runs (its key outlives it for a while); if so, stop it at once unless it holds the lease, and see what was written there",
 			"%s says that it is a primary, too", v.Name)
-		add(v.Timeline > 0 && leader.Value.Timeline > 0 && v.Timeline != leader.Value.Timeline, "see its log; lictor reinit makes it anew",
+		add(v.Timeline > 0 && leader.Value.Timeline > 0 && v.Timeline != leader.Value.Timeline, "wait some seconds after a change of leader; if it stays there see its log, lictor reinit makes it anew",
 			"%s is on timeline %d", v.Name, v.Timeline)
 		noStream := cluster.NoStream(v.Tags)
 		add(streams && v.ReplicationState == "" && !noStream, "see PostgreSQL's log on both sides: pg_hba, password, slot, network", "%s does not replicate", v.Name)

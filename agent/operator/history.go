@@ -84,6 +84,11 @@ func Events(ctx context.Context, c *Console, s *Shard, last int) error {
 	if err != nil {
 		return err
 	}
+	if len(log.Events) == 0 { // of a shard that was removed they are kept
+		if _, err := s.Read(ctx); err != nil {
+			return err
+		}
+	}
 	if last > 0 && len(log.Events) > last {
 		log.Events = log.Events[len(log.Events)-last:]
 	}

@@ -138,10 +138,10 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 	}
 	for _, m := range s.Members {
 		if m.OK() && m.Value.Lictor != nil && m.Value.Lictor.Problems > 0 {
-			t.Notes = append(t.Notes, fmt.Sprintf(" %s tells of %s: see lictor doctor", m.Value.Name, count(m.Value.Lictor.Problems, "problem")))
+			t.Notes = append(t.Notes, fmt.Sprintf(" %s reports %s: see lictor doctor", m.Value.Name, count(m.Value.Lictor.Problems, "problem")))
 		}
 		if m.OK() && m.Value.Lictor != nil && m.Value.Lictor.Copying != "" {
-			t.Notes = append(t.Notes, fmt.Sprintf(" %s is made by %s", m.Value.Name, printable.Text(m.Value.Lictor.Copying)))
+			t.Notes = append(t.Notes, fmt.Sprintf(" %s is being copied by %s", m.Value.Name, printable.Text(m.Value.Lictor.Copying)))
 		}
 		if unheard(s, m) {
 			t.Notes = append(t.Notes, fmt.Sprintf(" %s led before and has not been heard of since %s took over", m.Value.Name, s.LeaderName()))

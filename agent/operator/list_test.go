@@ -104,8 +104,8 @@ func TestListTable(t *testing.T) {
 | b      | 10.0.0.2 | Replica | streaming |  2 |         0 |
 | c      | 10.0.0.3 | Replica | streaming |  2 |         0 |
 +--------+----------+---------+-----------+----+-----------+
- b tells of 2 problems: see lictor doctor
- b is made by pgbackrest, 45 %
+ b reports 2 problems: see lictor doctor
+ b is being copied by pgbackrest, 45 %
 `},
 		{"replay stands still", func(s *cluster.Snapshot) {
 			s.Members[2].Value.ReplayStandsStill = "paused by pg_wal_replay_pause()"

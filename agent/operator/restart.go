@@ -45,6 +45,9 @@ func Restart(ctx context.Context, c *Console, s *Shard, o RestartOptions) error 
 	if err := checkRole(o.Role); err != nil {
 		return err
 	}
+	if _, problem := api.ParseVersion(o.Below); o.Below != "" && problem != "" {
+		return usagef("--pg-version: %q: must be a version of PostgreSQL with its minor release, 15.3 for instance", o.Below)
+	}
 	when, err := ParseWhen(o.Scheduled, time.Now())
 	if err != nil {
 		return usagef("--scheduled: %w", err)
@@ -201,7 +204,11 @@ func (p restartPlan) question(when *time.Time) string {
 	}
 	var steps []string
 	if names != "" {
-		steps = append(steps, fmt.Sprintf("PostgreSQL will be restarted on %s, one after another", names))
+		step := "PostgreSQL will be restarted on " + names
+		if len(p.inPlace) > 1 {
+			step += ", one after another"
+		}
+		steps = append(steps, step)
 	}
 	if p.leader != "" {
 		steps = append(steps, p.leader+" is the primary: its clients lose their connections and wait or fail while it restarts")

@@ -194,10 +194,15 @@ func (s *Shard) Read(ctx context.Context) (cluster.Snapshot, error) {
 		return snapshot, err
 	}
 	if !snapshot.Initialize.Exists() && !snapshot.Config.Exists() && len(snapshot.Members) == 0 && !snapshot.Leader.Exists() {
-		return snapshot, fmt.Errorf("there is no shard %s in Consul (no keys below %s)", s.Scope, s.Keys.Prefix())
+		return snapshot, noShard(s.Scope, s.Keys.Prefix())
 	}
 	s.learnSecret(ctx)
 	return snapshot, nil
+}
+
+// noShard is the same answer to all commands, whatever they ask of a shard.
+func noShard(scope, prefix string) error {
+	return fmt.Errorf("there is no shard %s in Consul (no keys below %s); lictor fleet shows those that there are", scope, prefix)
 }
 
 // learnSecret has requests to members prove that they come from somebody who may read

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"slices"
@@ -24,6 +25,8 @@ func backupCommand() *cobra.Command {
 		Use:   "backup",
 		Short: "Take a shard's backups with pgBackRest, and verify them",
 		Long:  "What the timers of the Ansible role pgbackrest run. Backups, their repository and their configuration are pgBackRest's.",
+		Args:  cobra.NoArgs, // or a mistyped command is none, and done
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(backupRunCommand(), backupVerifyCommand())
 	return cmd
@@ -73,6 +76,11 @@ func backupRunCommand() *cobra.Command {
 				return operator.Usage(fmt.Errorf("--type: %q is none of %s", run.Type, strings.Join(backup.Types(), ", ")))
 			}
 			run.PgBackRest, run.Stanza = words, p.stanza
+			for _, agent := range agents {
+				if u, err := url.Parse(agent); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+					return operator.Usage(fmt.Errorf("--agent: %q is not http://HOST:PORT or https://HOST:PORT", agent))
+				}
+			}
 			for _, h := range hosts {
 				name, address, found := strings.Cut(h, "=")
 				if !found || name == "" || address == "" {
@@ -126,7 +134,7 @@ func backupVerifyCommand() *cobra.Command {
 		annotate bool
 	)
 	cmd := &cobra.Command{
-		Use:   "verify --stanza NAME --scratch DIRECTORY",
+		Use:   "verify --stanza NAME --scratch DIRECTORY --bin-dir DIRECTORY",
 		Short: "Restore a backup beside everything else, start it and check it",
 		Long: "Restores the newest backup into a new directory below --scratch, starts PostgreSQL on it, where nobody but its user can reach\n" +
 			"it, and has pg_amcheck (PostgreSQL 14 and later) look at every table and index. The directory is removed afterwards; nothing\n" +

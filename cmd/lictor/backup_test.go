@@ -28,19 +28,21 @@ func TestBackupCommands(t *testing.T) {
 		code       int
 		out        string
 	}{
-		"no stanza":               {args: "run --agent " + leads, want: `required flag(s) "stanza" not set`, code: operator.ExitUsage},
-		"no agent":                {args: "run --stanza s", want: `required flag(s) "agent" not set`, code: operator.ExitUsage},
-		"another type":            {args: "run --stanza s --type weekly --agent " + leads, want: `--type: "weekly" is none of full, diff, incr`, code: operator.ExitUsage},
-		"a host without address":  {args: "run --stanza s --host db1 --agent " + leads, want: `--host: "db1" is not MEMBER=ADDRESS`, code: operator.ExitUsage},
-		"both kinds of place":     {args: "run --stanza s --host a=b --as a --agent " + leads, want: "[as host]", code: operator.ExitUsage},
-		"nobody leads":            {args: "run --stanza s --agent " + leaderless, want: "stanza s: the shard has no leader: no backup can be taken", code: 1},
-		"no agent answers":        {args: "run --stanza s --agent " + down, want: "no agent of the shard says who leads", code: 1},
-		"one of several answers":  {args: "run --dry-run --stanza s --agent " + down + "," + leads, out: "a backup is taken from a: the leader: it has no replica\n"},
-		"another member's":        {args: "run --as b --stanza s --agent " + leads, out: "a backup is taken from a: the leader: it has no replica\n"},
-		"no program":              {args: "run --stanza s --pgbackrest /nowhere/pgbackrest --agent " + leads, want: "pgBackRest: ", code: 1},
-		"nowhere to restore to":   {args: "verify --stanza s --bin-dir /", want: "--scratch: say where there is room to restore to", code: operator.ExitUsage},
-		"nowhere to start it by":  {args: "verify --stanza s --scratch /", want: `required flag(s) "bin-dir" not set`, code: operator.ExitUsage},
-		"no words of a program's": {args: "verify --stanza s --scratch / --bin-dir / --pgbackrest '", want: "cannot be split into words", code: operator.ExitUsage},
+		"no stanza":                 {args: "run --agent " + leads, want: `required flag(s) "stanza" not set`, code: operator.ExitUsage},
+		"no agent":                  {args: "run --stanza s", want: `required flag(s) "agent" not set`, code: operator.ExitUsage},
+		"another type":              {args: "run --stanza s --type weekly --agent " + leads, want: `--type: "weekly" is none of full, diff, incr`, code: operator.ExitUsage},
+		"a host without address":    {args: "run --stanza s --host db1 --agent " + leads, want: `--host: "db1" is not MEMBER=ADDRESS`, code: operator.ExitUsage},
+		"an agent without a scheme": {args: "run --stanza s --agent 127.0.0.1:8008", want: `--agent: "127.0.0.1:8008" is not http://HOST:PORT`, code: operator.ExitUsage},
+		"no such command":           {args: "bananas", want: `unknown command "bananas" for "lictor backup"`, code: operator.ExitUsage},
+		"both kinds of place":       {args: "run --stanza s --host a=b --as a --agent " + leads, want: "[as host]", code: operator.ExitUsage},
+		"nobody leads":              {args: "run --stanza s --agent " + leaderless, want: "stanza s: the shard has no leader: no backup can be taken", code: 1},
+		"no agent answers":          {args: "run --stanza s --agent " + down, want: "no agent of the shard says who leads", code: 1},
+		"one of several answers":    {args: "run --dry-run --stanza s --agent " + down + "," + leads, out: "a backup is taken from a: the leader: it has no replica\n"},
+		"another member's":          {args: "run --as b --stanza s --agent " + leads, out: "a backup is taken from a: the leader: it has no replica\n"},
+		"no program":                {args: "run --stanza s --pgbackrest /nowhere/pgbackrest --agent " + leads, want: "pgBackRest: ", code: 1},
+		"nowhere to restore to":     {args: "verify --stanza s --bin-dir /", want: "--scratch: say where there is room to restore to", code: operator.ExitUsage},
+		"nowhere to start it by":    {args: "verify --stanza s --scratch /", want: `required flag(s) "bin-dir" not set`, code: operator.ExitUsage},
+		"no words of a program's":   {args: "verify --stanza s --scratch / --bin-dir / --pgbackrest '", want: "cannot be split into words", code: operator.ExitUsage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root, began := rootCommand()

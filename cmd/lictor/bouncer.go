@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/logging"
+	"github.com/lictor-ha/lictor/agent/operator"
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/agent/systemd"
 	"github.com/lictor-ha/lictor/bouncer"
@@ -81,12 +83,16 @@ func bouncerCommand() *cobra.Command {
 			return bouncer.Run(ctx, cfg, changes, manager, log)
 		},
 	}
-	cmd.PersistentFlags().BoolVar(&allowEmpty, "allow-empty", false, "let the last shards leave PgBouncer when all routes are deleted")
-	cmd.AddCommand(validateBouncerCommand(), renderCommand(&allowEmpty), drainCommand(), undrainCommand(), bouncerStatusCommand(),
+	allowEmptyFlag(cmd, &allowEmpty)
+	cmd.AddCommand(validateBouncerCommand(), renderCommand(), drainCommand(), undrainCommand(), bouncerStatusCommand(),
 		pausingCommand(bouncer.Pause, "Make the clients of a shard wait until resume"),
 		pausingCommand(bouncer.Resume, "End a pause, and leave what the bouncer holds by itself"),
 		pausingCommand(bouncer.Release, "Let clients go that the bouncer holds, or a PAUSE on PgBouncer's console"))
 	return cmd
+}
+
+func allowEmptyFlag(cmd *cobra.Command, allow *bool) {
+	cmd.Flags().BoolVar(allow, "allow-empty", false, "let the last shards leave PgBouncer when all routes are deleted")
 }
 
 // bouncerManager tells systemd of a bouncer. A reload is one only after the start.
@@ -192,23 +198,24 @@ func validateBouncerCommand() *cobra.Command {
 	}
 }
 
-func renderCommand(allowEmpty *bool) *cobra.Command {
+func renderCommand() *cobra.Command {
 	var (
-		dryRun   bool
-		template string
+		allowEmpty bool
+		dryRun     bool
+		template   string
 	)
 	cmd := &cobra.Command{
 		Use:   "render FILE",
 		Short: "Print the configuration that PgBouncer would get now",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, _, err := loadBouncer(args[0], *allowEmpty)
+			cfg, _, err := loadBouncer(args[0], allowEmpty)
 			if err != nil {
 				return err
 			}
 			switch {
 			case dryRun && template != "":
-				return fmt.Errorf("--dry-run compares pgbouncer.ini, it does not go with --template")
+				return operator.Usage(errors.New("--dry-run compares pgbouncer.ini, it does not go with --template"))
 			case dryRun:
 				return bouncer.DryRun(cmd.Context(), cfg, onTerminal(cmd.OutOrStdout()))
 			case template != "":
@@ -221,6 +228,7 @@ func renderCommand(allowEmpty *bool) *cobra.Command {
 			return bouncer.Render(cmd.Context(), cfg, onTerminal(cmd.OutOrStdout()))
 		},
 	}
+	allowEmptyFlag(cmd, &allowEmpty)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print how the installed file would change, as a diff")
 	cmd.Flags().StringVar(&template, "template", "", "render this template instead: a file, or the name of one that Lictor ships")
 	return cmd
@@ -241,7 +249,7 @@ func readTemplate(name string) (string, error) {
 }
 
 func drainCommand() *cobra.Command {
-	var wait time.Duration
+	var wait seconds
 	cmd := &cobra.Command{
 		Use:   "drain FILE",
 		Short: "Make the load balancer send no more clients to this host's PgBouncer",
@@ -258,12 +266,12 @@ func drainCommand() *cobra.Command {
 			if wait <= 0 {
 				return nil
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+			ctx, cancel := context.WithTimeout(cmd.Context(), time.Duration(wait))
 			defer cancel()
 			return bouncer.AwaitClientsGone(ctx, cfg, func(n int) { fmt.Fprintf(cmd.OutOrStdout(), "%d clients are connected\n", n) })
 		},
 	}
-	cmd.Flags().DurationVar(&wait, "wait", 0, "wait at most so long until no client is connected, 5m for instance")
+	cmd.Flags().Var(&wait, "wait", "wait at most so long until no client is connected: seconds, or with a unit, 5m for instance")
 	return cmd
 }
 
@@ -298,6 +306,9 @@ func pausingCommand(what bouncer.Pausing, short string) *cobra.Command {
 				return err
 			}
 			answer, err := what.Do(cmd.Context(), cfg, args[1], operatorName())
+			if errors.Is(err, bouncer.ErrRefused) {
+				return operator.Refused(err)
+			}
 			if err != nil {
 				return err
 			}

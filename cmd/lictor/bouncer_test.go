@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lictor-ha/lictor/agent/operator"
 	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
@@ -46,5 +47,40 @@ func TestFileWithABadShard(t *testing.T) {
 	write("5")
 	if out, err := validate(); err != nil || out != "valid\n" {
 		t.Errorf("validate: %s %v", out, err)
+	}
+}
+
+// What makes no sense on the command line is said before anything is asked, with the exit code of
+// its kind.
+func TestCommandLines(t *testing.T) {
+	for args, want := range map[string]string{
+		"list --watch -1":                            "--watch -1: must be a number of seconds above 0",
+		"list --watch NaN":                           "--watch NaN: must be",
+		"list orders --scope users --consul x":       "two shards are named: orders, and --scope users",
+		"history orders --scope users --consul x":    "two shards are named: orders, and --scope users",
+		"bouncer drain --wait soon FILE":             "must be a time like 30, 30s or 2m",
+		"bouncer pause --allow-empty FILE orders":    "unknown flag: --allow-empty",
+		"bouncer status FILE --allow-empty":          "unknown flag: --allow-empty",
+		"demo --scenario bananas":                    `--scenario: "bananas": there is none of that name, only host-loss`,
+		"restart orders --pg-version 15":             `--pg-version: "15": must be a version`,
+		"bouncer render --dry-run --template x FILE": "does not go with --template",
+	} {
+		t.Run(args, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "bouncer.yml")
+			if err := os.WriteFile(path, []byte("pgbouncer: {config: /nowhere/pgbouncer.ini, admin: \"127.0.0.1:6432\"}\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			root, began := rootCommand()
+			root.SetOut(io.Discard)
+			root.SetErr(io.Discard)
+			root.SetArgs(strings.Fields(strings.ReplaceAll(args, "FILE", path)))
+			err := root.ExecuteContext(t.Context())
+			if err != nil && !*began {
+				err = operator.Usage(err)
+			}
+			if err == nil || !strings.Contains(err.Error(), want) || operator.ExitCode(err) != operator.ExitUsage {
+				t.Errorf("%v (exit code %d), want %q", err, operator.ExitCode(err), want)
+			}
+		})
 	}
 }

@@ -22,6 +22,9 @@ func listCommand() *cobra.Command {
 		Aliases: []string{"members"},
 		Short:   "Show the members of shards",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.agree(args); err != nil {
+				return err
+			}
 			return o.onSite(cmd, func(ctx context.Context, c *operator.Console, site *operator.Site) error {
 				return operator.List(ctx, c, site, args, list)
 			})
@@ -38,6 +41,9 @@ func topologyCommand() *cobra.Command {
 		Use:   "topology [SHARD...]",
 		Short: "Show who replicates from whom",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.agree(args); err != nil {
+				return err
+			}
 			return o.onSite(cmd, func(ctx context.Context, c *operator.Console, site *operator.Site) error {
 				return operator.List(ctx, c, site, args, operator.ListOptions{Topology: true})
 			})

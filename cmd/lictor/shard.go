@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"strings"
@@ -82,6 +83,9 @@ func (o *operate) onSite(cmd *cobra.Command, f func(ctx context.Context, c *oper
 	if err != nil {
 		return err
 	}
+	if !(o.watch >= 0) { // not a number neither
+		return operator.Usage(fmt.Errorf("--watch %v: must be a number of seconds above 0", o.watch))
+	}
 	settings, err := operator.Load(o.flags, os.Environ())
 	if err != nil {
 		return err
@@ -95,8 +99,19 @@ func (o *operate) onSite(cmd *cobra.Command, f func(ctx context.Context, c *oper
 	return operator.Terminal(format).Watch(ctx, o.every(), func(ctx context.Context, c *operator.Console) error { return f(ctx, c, site) })
 }
 
+// agree returns an error if --scope names another shard than the arguments.
+func (o *operate) agree(args []string) error {
+	if o.flags.Scope != "" && len(args) > 0 && o.flags.Scope != args[0] {
+		return operator.Usage(fmt.Errorf("two shards are named: %s, and --scope %s", args[0], o.flags.Scope))
+	}
+	return nil
+}
+
 // onShard runs f for the shard that is meant: the first argument, if there is one.
 func (o *operate) onShard(cmd *cobra.Command, args []string, f func(ctx context.Context, c *operator.Console, s *operator.Shard) error) error {
+	if err := o.agree(args); err != nil {
+		return err
+	}
 	scope := o.flags.Scope
 	if len(args) > 0 {
 		scope = args[0]

@@ -81,6 +81,12 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// Check returns what is wrong with the options, before anything is begun.
+func (o Options) Check() error {
+	_, err := choose(o.Scenario)
+	return err
+}
+
 // Run runs the demo until ctx ends, the user quits, or, with Once or Scenario,
 // the scenarios are through. It stops everything that it started. Ending it by
 // hand is no error.
@@ -181,8 +187,17 @@ func (d *demo) say(format string, args ...any) {
 // start brings the cluster up until clients can write to every shard, then
 // starts the clients and waits until every shard is whole.
 func (d *demo) start(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("gave up after %v", startTimeout))
+	limited, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("gave up after %v", startTimeout))
 	defer cancel()
+	err := d.bringUp(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		// The text only: what was asked last has no fault of its own.
+		return errors.New("the cluster was not up within " + startTimeout.String() + ", for which 20 s are enough on two idle cores: " + err.Error())
+	}
+	return err
+}
+
+func (d *demo) bringUp(ctx context.Context) error {
 	mode := "synchronous"
 	if d.opts.Async {
 		mode = "asynchronous"

@@ -52,6 +52,15 @@ func scenarios() []scenario {
 	}
 }
 
+// Scenarios are the names of all scenarios and what each does, one a line.
+func Scenarios() string {
+	var lines strings.Builder
+	for _, s := range scenarios() {
+		fmt.Fprintf(&lines, "  %-20s%s\n", s.name, s.title)
+	}
+	return strings.TrimSuffix(lines.String(), "\n")
+}
+
 // choose returns the scenarios of a name; none for the empty one.
 func choose(name string) ([]scenario, error) {
 	all := scenarios()
@@ -68,7 +77,7 @@ func choose(name string) ([]scenario, error) {
 		}
 		names = append(names, s.name)
 	}
-	return nil, fmt.Errorf("scenario %q: there is none of that name, only %s and all", name, strings.Join(names, ", "))
+	return nil, fmt.Errorf("%q: there is none of that name, only %s and all", name, strings.Join(names, ", "))
 }
 
 // play runs one scenario on a shard and measures what its clients see.

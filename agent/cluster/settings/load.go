@@ -60,6 +60,10 @@ func Load(source Source, schema Schema, into any, check func() ([]cluster.Warnin
 		}
 	}
 	if err := t.read(source); err != nil {
+		var failed *fs.PathError
+		if errors.As(err, &failed) && errors.Is(failed, fs.ErrPermission) {
+			return t.warnings, &Refused{Source: failed.Path, Err: failed, unread: true}
+		}
 		return t.warnings, refused(source, []error{err})
 	}
 	if source.Text != nil {
@@ -162,7 +166,10 @@ type Refused struct {
 
 func (r *Refused) Error() string {
 	var failed *fs.PathError
-	if r.unread && errors.As(r.Err, &failed) {
+	switch {
+	case r.unread && errors.Is(r.Err, fs.ErrPermission) && errors.As(r.Err, &failed):
+		return fmt.Sprintf("the configuration %s cannot be read: %v; run this as root, or as the user to whom the file belongs", r.Source, failed.Err)
+	case r.unread && errors.As(r.Err, &failed):
 		return fmt.Sprintf("the configuration %s cannot be read: %v", r.Source, failed.Err)
 	}
 	return fmt.Sprintf("configuration from %s is refused:\n  %s", r.Source, strings.ReplaceAll(r.Err.Error(), "\n", "\n  "))
