@@ -73,24 +73,43 @@ func sameTime(a, b *time.Time) bool {
 	return a.Equal(*b)
 }
 
-// problems are what keeps shards from being offered, by shard, and the configuration from being
-// applied, by its file.
+// problems are what keeps shards from being offered, by shard, the configuration from being
+// applied, by its file, and strangers from being kept out.
 func (c *reconciler) problems() map[string]string {
+	open := c.openConsole()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err == nil {
+	if c.err == nil && open == "" {
 		return c.left // made anew by each pass
 	}
 	known := maps.Clone(c.left)
 	if known == nil {
 		known = map[string]string{}
 	}
-	known[c.config.PgBouncer.Config] = c.err.Error()
+	if c.err != nil {
+		known[c.config.PgBouncer.Config] = c.err.Error()
+	}
+	if open != "" {
+		known[c.config.Setting("auth_file")] = open
+	}
 	return known
+}
+
+// openConsole says that PgBouncer's console lets everybody in, if it does.
+func (c *reconciler) openConsole() string {
+	at := c.link.Now().Open
+	if at == "" {
+		return ""
+	}
+	return fmt.Sprintf("PgBouncer's console at %s lets everybody in as pgbouncer with an empty password: give that user a password in %s, and RELOAD PgBouncer",
+		at, c.config.Setting("auth_file"))
 }
 
 // warnings are what is wrong with the configuration while clients find what they found before.
 func (c *reconciler) warnings() (list []string) {
+	if open := c.openConsole(); open != "" {
+		list = append(list, open)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if errors.Is(c.err, errStandIn) {

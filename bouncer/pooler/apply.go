@@ -113,7 +113,7 @@ func Differences(file pgbouncer.File, standing map[string]pgbouncer.Database) (w
 // does not tell of a file that it could not read to the end, and might not even
 // change anything visible at RELOAD, though it could not start with it any more.
 func (a *Applier) spotCheck(standing map[string]pgbouncer.Setting, file pgbouncer.File) error {
-	a.listening = Listening{standing["listen_addr"].Value, standing["listen_port"].Value, standing["unix_socket_dir"].Value}
+	a.listening = listeningBy(standing)
 	for _, name := range slices.Sorted(maps.Keys(file.Settings)) {
 		want := file.Settings[name]
 		have, known := standing[name]

@@ -16,6 +16,7 @@
 //	health.go   finds a primary that does not answer before Consul can tell
 //	probe.go     asks such a primary
 //	front.go     knocks at PgBouncer as clients do
+//	open_console.go      does the console let strangers in?
 //	listening.go does PgBouncer still take clients?
 //	figures.go   PgBouncer's own figures
 //

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 const (
@@ -181,6 +182,11 @@ func askTLS(conn net.Conn) (yes bool, err error) {
 
 // Listening is where PgBouncer says that it listens.
 type Listening struct{ hosts, port, socketDir string }
+
+// listeningBy is what SHOW CONFIG says of it.
+func listeningBy(standing map[string]pgbouncer.Setting) Listening {
+	return Listening{standing["listen_addr"].Value, standing["listen_port"].Value, standing["unix_socket_dir"].Value}
+}
 
 type frontAddress struct{ network, address string }
 

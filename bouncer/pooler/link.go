@@ -64,6 +64,8 @@ type LinkState struct {
 	Err        error
 	// Absent: no client can come to it, as nobody listens at its unix socket, or as it ends.
 	Absent bool
+	// Open is where the console lets everybody in, empty: nowhere that is known.
+	Open string
 }
 
 func NewLink(c config.Config, log zerolog.Logger, notify func()) *Link {
@@ -123,6 +125,7 @@ func (l *Link) hold(ctx context.Context) error {
 		return err
 	}
 	l.up(version, doorOf(l.config, conn))
+	l.lookAtConsole(ctx, conn)
 	for {
 		wait, cancel := context.WithTimeout(ctx, linkPing)
 		err := conn.AwaitEnd(wait)
@@ -130,12 +133,31 @@ func (l *Link) hold(ctx context.Context) error {
 		if err == nil && ctx.Err() == nil {
 			_, err = bounded(ctx, conn.Version)
 		}
+		if err == nil && l.Now().Open != "" {
+			l.lookAtConsole(ctx, conn) // until it is closed
+		}
 		if err == nil && ctx.Err() == nil && l.isDone(ctx, conn, version) {
 			return errDone
 		}
 		if err != nil || ctx.Err() != nil {
 			return err
 		}
+	}
+}
+
+// lookAtConsole notes where the console lets everybody in.
+func (l *Link) lookAtConsole(ctx context.Context, conn *pgbouncer.Conn) {
+	open := openConsole(ctx, l.config, conn)
+	l.mu.Lock()
+	changed := l.state.Open != open
+	l.state.Open = open
+	l.mu.Unlock()
+	switch {
+	case changed && open != "":
+		l.log.Error().Bool("alarm", true).Str("address", open).Str("auth_file", l.config.Setting("auth_file")).
+			Msg("PgBouncer's console lets everybody in as pgbouncer with an empty password; give that user a password in auth_file, and RELOAD")
+	case changed:
+		l.log.Info().Msg("PgBouncer's console lets nobody in any more without a password")
 	}
 }
 
@@ -197,6 +219,7 @@ func (l *Link) down(err error) {
 	if !errors.Is(err, errDone) {
 		l.door = nil
 	}
+	l.state.Open = ""
 	l.state.Up, l.state.Err, l.state.Absent = false, err, l.isAbsent(err) || errors.Is(err, errDone)
 	if was {
 		l.state.Since = time.Now()

@@ -1,0 +1,81 @@
+package pooler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/testkit"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
+)
+
+// PgBouncer makes the user pgbouncer with an empty password where auth_file does not have it, and
+// SCRAM takes that: found out, and told until a password stands there.
+func TestOpenConsole(t *testing.T) {
+	if _, err := exec.LookPath("pgbouncer"); err != nil {
+		t.Skip(err)
+	}
+	for _, test := range []struct {
+		name, users, admins string
+		user                string
+		open                bool
+	}{
+		{"no line for pgbouncer", `"app" "app"`, "pgbouncer", "pgbouncer", true},
+		{"beside another one", `"pooler" "secret"`, "pooler, pgbouncer", "pooler", true},
+		{"a password", `"pgbouncer" "secret"`, "pgbouncer", "pgbouncer", false},
+		{"beside another one, with a password", `"pooler" "secret"` + "\n" + `"pgbouncer" "x"`, "pooler, pgbouncer", "pooler", false},
+		{"another one alone", `"pooler" "secret"`, "pooler", "pooler", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			dir, port := bouncertest.Dir(t), bouncertest.FreePort(t)
+			address, list := "127.0.0.1:"+strconv.Itoa(port), filepath.Join(dir, "userlist.txt")
+			testkit.Must(t, os.WriteFile(list, []byte(test.users+"\n"), 0o644))
+			testkit.Must(t, os.WriteFile(filepath.Join(dir, "pgbouncer.ini"), []byte(fmt.Sprintf(
+				"[pgbouncer]\nlisten_addr = *\nlisten_port = %d\nunix_socket_dir =\nadmin_users = %s\nauth_type = scram-sha-256\nauth_file = %s\n", port, test.admins, list)), 0o644))
+			said := runPgBouncer(t, dir)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			testkit.Await(ctx, t, "PgBouncer", func() error {
+				if !strings.Contains(said.String(), "process up") {
+					return errors.New(said.String())
+				}
+				return nil
+			})
+			c := config.Config{PgBouncer: config.PgBouncer{Admin: address, User: test.user, Config: filepath.Join(dir, "pgbouncer.ini")}}
+			conn, err := dialAdmin(ctx, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			link := NewLink(c, zerolog.Nop(), func() {})
+			link.lookAtConsole(ctx, conn)
+			if open := link.Now().Open; open != "" && open != address || (open != "") != test.open {
+				t.Errorf("open at %q\n%s", open, said)
+			}
+			if !test.open {
+				return
+			}
+			testkit.Must(t, os.WriteFile(list, []byte(test.users+"\n"+`"pgbouncer" "secret"`+"\n"), 0o644))
+			testkit.Must(t, conn.Reload(ctx))
+			if link.lookAtConsole(ctx, conn); link.Now().Open != "" {
+				t.Errorf("still open\n%s", said)
+			}
+			if conn, err := pgbouncer.Connect(ctx, pgbouncer.Options{Address: pgbouncer.Address{Host: "127.0.0.1", Port: port}, User: ownUser}); err == nil {
+				conn.Close()
+				t.Error("PgBouncer lets pgbouncer in without a password")
+			}
+		})
+	}
+}
