@@ -137,7 +137,9 @@ func (l *Local) saw(look Look) bool {
 	if !look.Began.IsZero() && (look.Began <= l.edge || look.Began < l.PG.ObservedAt) {
 		return false
 	}
-	l.Failure("postgres", "PostgreSQL runs but cannot be observed", look.Err)
+	if look.Err == nil || l.Now().Sub(l.PG.ObservedAt) > staleAfter { // at each start and stop there is a moment
+		l.Failure("postgres", "PostgreSQL runs but cannot be observed", look.Err)
+	}
 	if look.Found != nil {
 		l.Data = look.Found.Data
 	}

@@ -62,13 +62,13 @@ func (r *reader) SawRoute(route cluster.Entry[cluster.Route]) {
 }
 
 // ConsulFailed says once, and again only after Consul has answered meanwhile,
-// that Consul does not answer.
+// that Consul does not answer, or not the token.
 func (r *reader) ConsulFailed(err error) {
 	if r.down {
 		return
 	}
 	r.down = true
-	r.Log.Warn().Err(err).Msg("Consul does not answer; trying again until it does")
+	r.Log.Warn().Err(err).Msg("Consul cannot be read; trying again")
 }
 
 // problemGrace is how long a value in Consul must make no sense before that is
