@@ -27,3 +27,6 @@ func Read(name string) ([]byte, error) {
 	}
 	return text, nil
 }
+
+// Names are those of all templates.
+func Names() []string { return []string{PgBouncer, Userlist, HAProxy} }

@@ -25,7 +25,7 @@ func (c Copying) String() string {
 	case c.Percent > 0:
 		fmt.Fprintf(&b, ", %.0f %%", c.Percent)
 	case c.Total > 0:
-		fmt.Fprintf(&b, ", %d of %d MB", c.Done>>20, c.Total>>20)
+		fmt.Fprintf(&b, ", %d of %d MB", min(c.Done, c.Total)>>20, c.Total>>20) // the WAL that comes with it is not in the total
 	case c.Done > 0:
 		fmt.Fprintf(&b, ", %d MB", c.Done>>20)
 	}

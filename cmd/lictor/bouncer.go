@@ -243,7 +243,7 @@ func readTemplate(name string) (string, error) {
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return "", fmt.Errorf("template: %w", err)
+		return "", operator.Usage(fmt.Errorf("--template: %w; a name without a slash may also be one that Lictor ships: %s", err, strings.Join(templates.Names(), ", ")))
 	}
 	return string(text), nil
 }

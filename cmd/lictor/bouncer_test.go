@@ -64,6 +64,9 @@ func TestCommandLines(t *testing.T) {
 		"demo --scenario bananas":                    `--scenario: "bananas": there is none of that name, only host-loss`,
 		"restart orders --pg-version 15":             `--pg-version: "15": must be a version`,
 		"bouncer render --dry-run --template x FILE": "does not go with --template",
+		"bouncer render --template nosuch FILE":      "Lictor ships: pgbouncer.ini.ctmpl, userlist.txt.ctmpl, haproxy.cfg.ctmpl",
+		"query orders --file /nowhere --consul x":    "--file: open /nowhere: no such file",
+		"switchover a b --master db1":                "accepts at most 1 arg(s)",
 	} {
 		t.Run(args, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "bouncer.yml")

@@ -32,7 +32,9 @@ func switchoverCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&change.Leader, "leader", "", "refuse unless this member leads")
 	f.StringVar(&change.Leader, "primary", "", "the same as --leader, patronictl's word")
-	_ = f.MarkHidden("primary") // the flag exists
+	f.StringVar(&change.Leader, "master", "", "the same as --leader, the word of patronictl 3")
+	_ = f.MarkHidden("primary") // the flags exist
+	_ = f.MarkHidden("master")
 	f.StringVar(&change.Candidate, "candidate", "", "the member that is to lead (default: the best)")
 	f.StringVar(&change.Scheduled, "scheduled", "", "when: now, +10m, or a time like 2026-11-21T22:00+01:00")
 	f.StringVar(&change.OnBusy, "on-busy", "", "transactions that still run when the poolers hold the clients: cancel (after 2 s, the default), wait, refuse")

@@ -169,7 +169,10 @@ func statement(sql, file string, in io.Reader) (string, error) {
 		return string(content), err
 	case file != "":
 		content, err := os.ReadFile(file)
-		return string(content), err
+		if err != nil {
+			return "", operator.Usage(fmt.Errorf("--file: %w", err))
+		}
+		return string(content), nil
 	}
 	return sql, nil
 }
