@@ -57,6 +57,9 @@ func (a *Applier) Take(ctx context.Context, file pgbouncer.File) (map[string]pgb
 	same := a.settings != nil && a.console.isSame() && maps.Equal(a.settings, file.Settings)
 	a.settings = nil
 	standing, settings, err := a.console.ReloadAndShow(ctx, !same)
+	if errors.Is(err, pgbouncer.ErrRefused) {
+		return nil, a.explain(ctx, file, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +90,25 @@ func (a *Applier) Take(ctx context.Context, file pgbouncer.File) (map[string]pgb
 			return nil, err
 		}
 	}
+}
+
+// explain adds to PgBouncer's refusal, by which it only points at its log, what it has not taken.
+func (a *Applier) explain(ctx context.Context, file pgbouncer.File, refusal error) error {
+	settings, err := a.console.Config(ctx)
+	if err != nil {
+		return refusal
+	}
+	if err := a.spotCheck(settings, file); errors.Is(err, errNotStanding) {
+		return fmt.Errorf("%w; %w", refusal, err)
+	}
+	standing, err := a.console.Databases(ctx)
+	if err != nil {
+		return refusal
+	}
+	if wrong := Differences(file, standing); len(wrong) > 0 {
+		return fmt.Errorf("%w; %s", refusal, strings.Join(wrong, "; "))
+	}
+	return refusal
 }
 
 // Differences lists where PgBouncer's databases are not those of the file.
