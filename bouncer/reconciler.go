@@ -467,6 +467,9 @@ func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.Fil
 		c.standing = standing
 	}
 	c.connCloser.Depose(moved(views, before, c.standing)) // of a file that is refused a part may stand
+	if c.lastBack != nil && string(c.lastBack.text) == string(text) && errors.Is(err, pooler.ErrStands) {
+		err = nil // what RELOAD has failed for is why this file stands in for another
+	}
 	if err != nil {
 		c.loaded = ""
 		return err

@@ -24,6 +24,9 @@ const (
 // errNotStanding says that PgBouncer took a file but not what is in it.
 var errNotStanding = errors.New("PgBouncer did not take the configuration")
 
+// ErrStands says that PgBouncer has all of a file, though its RELOAD has failed.
+var ErrStands = errors.New("settings and databases are those of the file all the same")
+
 // errShared says that it cannot be known to which process of PgBouncer something was done.
 var errShared = errors.New("PgBouncer has so_reuseport: other processes may have its port, and only the one that has answered was brought to the newest routes; " +
 	"list all of them in pgbouncer.processes, or take so_reuseport out and start it again")
@@ -58,7 +61,7 @@ func (a *Applier) Take(ctx context.Context, file pgbouncer.File) (map[string]pgb
 	a.settings = nil
 	standing, settings, err := a.console.ReloadAndShow(ctx, !same)
 	if errors.Is(err, pgbouncer.ErrRefused) {
-		return nil, a.explain(ctx, file, err)
+		return a.explain(ctx, file, err)
 	}
 	if err != nil {
 		return nil, err
@@ -92,23 +95,25 @@ func (a *Applier) Take(ctx context.Context, file pgbouncer.File) (map[string]pgb
 	}
 }
 
-// explain adds to PgBouncer's refusal, by which it only points at its log, what it has not taken.
-func (a *Applier) explain(ctx context.Context, file pgbouncer.File, refusal error) error {
-	settings, err := a.console.Config(ctx)
-	if err != nil {
-		return refusal
-	}
-	if err := a.spotCheck(settings, file); errors.Is(err, errNotStanding) {
-		return fmt.Errorf("%w; %w", refusal, err)
-	}
+// explain adds to PgBouncer's refusal, by which it only points at its log, what it has not taken. That
+// may be nothing: from 1.25 on RELOAD also fails when all of the file stands, but a certificate could
+// not be read anew (ErrStands).
+func (a *Applier) explain(ctx context.Context, file pgbouncer.File, refusal error) (map[string]pgbouncer.Database, error) {
 	standing, err := a.console.Databases(ctx)
 	if err != nil {
-		return refusal
+		return nil, refusal
+	}
+	settings, err := a.console.Config(ctx)
+	if err != nil {
+		return standing, refusal
+	}
+	if err := a.spotCheck(settings, file); err != nil {
+		return standing, fmt.Errorf("%w; %w", refusal, err)
 	}
 	if wrong := Differences(file, standing); len(wrong) > 0 {
-		return fmt.Errorf("%w; %s", refusal, strings.Join(wrong, "; "))
+		return standing, fmt.Errorf("%w; %s", refusal, strings.Join(wrong, "; "))
 	}
-	return refusal
+	return standing, fmt.Errorf("%w; %w", refusal, ErrStands)
 }
 
 // Differences lists where PgBouncer's databases are not those of the file.
