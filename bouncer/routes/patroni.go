@@ -151,7 +151,11 @@ func (p *PatroniFollower) take(s config.Shard, snapshot cluster.Snapshot) (open 
 	}
 	route, index, err := patroniRoute(snapshot, before, maxLag, time.Now())
 	if err != nil {
-		return false, fmt.Errorf("shard %s, which Patroni runs: %w", s.ID(), err)
+		how := "by Patroni's keys"
+		if !s.Patroni { // a new shard of Lictor's is one of these, too
+			how += ", as it has no route of Lictor's yet"
+		}
+		return false, fmt.Errorf("shard %s, %s: %w", s.ID(), how, err)
 	}
 	changed, err := p.table.followed(s.ID(), route, index)
 	if changed {
