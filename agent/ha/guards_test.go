@@ -485,6 +485,15 @@ func TestDetachingNeedsEachCondition(t *testing.T) {
 func TestPauseNeedsEachCondition(t *testing.T) {
 	own := []func(*View){leads("a", 0), primary, paused_}
 	with := func(more ...func(*View)) View { return view(append(slices.Clone(own), more...)...) }
+	listed := func(name string) func(*View) {
+		return func(v *View) {
+			v.Cluster.Failsafe = cluster.Entry[map[string]string]{Value: map[string]string{name: "u"}, ModifyIndex: 46}
+		}
+	}
+	promised := func(left time.Duration) func(*View) {
+		return func(v *View) { v.Promise = &Promise{Leader: "b", Until: now.Add(left), Index: 45} }
+	}
+	pause := func(v *View) { v.Config.Pause = true }
 	runSituations(t, []situationTest{
 		{"a primary without a lock", with(), "take over (status at 45)", "paused"},
 		{"no session", with(session("")), "", "paused"},
@@ -496,6 +505,15 @@ func TestPauseNeedsEachCondition(t *testing.T) {
 		{"another's lease is over, and its beats told of no pause", view(expiredLease, primary, func(v *View) { v.Config.Pause = true }), "take over (status at 45)", "paused"},
 		{"another's lease runs without its lock", view(leads("b", 0), lockGone, primary, paused_), "", "beside the lease of b"},
 		{"another has released its lease", view(leads("b", 0), released(""), primary, paused_), "take over (status at 45)", "paused"},
+		{"another may go on by the word of those in the list", view(expiredLease, primary, pause, listed("b")), "", "not in the failsafe list"},
+		{"one that Consul tells nothing of may", view(primary, paused_, listed("b")), "", "not in the failsafe list"},
+		{"not without this member's word", view(expiredLease, primary, pause, listed("a")), "take over (status at 45)", "paused"},
+		{"the last leader itself is not in the list", with(listed("b")), "take over (status at 45)", "paused"},
+		{"another that is in the list has released its lease", view(leads("b", 0), released(""), primary, paused_, listed("b")), "take over (status at 45)", "paused"},
+		{"a replica that is not in the list", view(expiredLease, paused_, asked(), listed("b")), "", "paused"},
+		{"promised", view(expiredLease, primary, pause, promised(1)), "", "promised to b"},
+		{"promised, and that is over", view(expiredLease, primary, pause, promised(0)), "take over (status at 45)", "paused"},
+		{"a replica, promised", view(expiredLease, paused_, asked(), promised(1)), "", "paused"},
 	})
 }
 

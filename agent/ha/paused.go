@@ -4,8 +4,9 @@ import "github.com/lictor-ha/lictor/agent/cluster"
 
 // paused: the operator said hands off (I5): nothing is started, stopped,
 // promoted or demoted on its own. The leader goes on beating (leading.go), a
-// primary without a lock takes the lock if nobody else holds it or may still lead by a
-// lease that has lost its lock with a session. A switchover that the operator asks for is
+// primary without a lock takes the lock if nobody else holds it or may still lead: by a
+// lease that has lost its lock with a session, or by the others' word while it cannot reach
+// Consul. A switchover that the operator asks for is
 // carried out to its end: its candidate leads, and the old leader follows, as do replicas
 // that run.
 func paused(v View) (Decision, bool) {
@@ -23,6 +24,10 @@ func paused(v View) (Decision, bool) {
 		return Decision{}, false
 	case v.Postgres.Running && v.Postgres.Primary && v.othersLease() != "":
 		return wait("paused; running as a primary beside the lease of " + v.othersLease()).by(v.leaseExpires()), true
+	case v.Postgres.Running && v.Postgres.Primary && v.promised() != nil:
+		return wait("paused; the lock is promised to " + v.promised().Leader + " for now").by(v.promised().Until), true
+	case v.Postgres.Running && v.Postgres.Primary && v.mayGoOnWithout() != "":
+		return wait("paused; " + v.mayGoOnWithout()), true
 	case v.Postgres.Running && v.Postgres.Primary && v.Session != "" && !v.Lease.InFlight:
 		return do("paused; a primary without a lock takes it", v.takeOver()), true
 	default:
@@ -61,4 +66,13 @@ func (v Shard) othersLease() string {
 		return b.Owner
 	}
 	return ""
+}
+
+// mayGoOnWithout says why the last leader, another member, may go on without Consul and without
+// this member's word; empty: it does not.
+func (v View) mayGoOnWithout() string {
+	if b := v.beat(); b != nil && (b.Owner == v.Name || b.Released) {
+		return ""
+	}
+	return v.failsafeForbids(v.Name)
 }
