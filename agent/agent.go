@@ -266,7 +266,9 @@ func (a *Agent) Run(ctx context.Context, signals Signals) error {
 	a.goDo((&diskWatch{board: a.board, m: a.m.Member, probe: a.probe, clock: a.clock, log: a.log}).run)
 	a.goDo((&archiveWatch{board: a.board, m: &a.m, pg: a.pg, log: a.log}).run)
 	if a.cfg.Lictor.Backup.Stanza != "" {
-		a.goDo((&backupWatch{board: a.board, m: &a.m, pg: a.pg, cfg: a.cfg.Lictor.Backup.InForce()}).run)
+		backups := &backupWatch{board: a.board, m: &a.m, pg: a.pg, cfg: a.cfg.Lictor.Backup.InForce()}
+		a.goDo(backups.run)
+		a.goDo(backups.notes)
 	}
 	a.goDo(func(ctx context.Context) { a.node.watchReload(ctx, signals.Reload) })
 	a.goDo(a.watchdog.Run)

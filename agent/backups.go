@@ -41,6 +41,36 @@ func (w *backupWatch) run(ctx context.Context) {
 	}
 }
 
+// notes reads, on every member, which backup was verified on this host last: the repository's
+// host asks the agents for it (backup.NotedVerification).
+func (w *backupWatch) notes(ctx context.Context) {
+	every := time.NewTicker(time.Duration(w.cfg.Every) * time.Second)
+	defer every.Stop()
+	for {
+		var noted api.Verification
+		content, err := w.pg.VerificationNote()
+		if err == nil && content != nil {
+			noted, err = backup.ReadNote(content)
+		}
+		w.post(func() {
+			w.m.verified = noted
+			w.m.Problem("verification", "which backup was verified last is not known", errorText(err))
+		})
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
 // ask asks pgBackRest once. What was known before stays known when it does not answer.
 func (w *backupWatch) ask(ctx context.Context) {
 	out, err := w.pg.Output(ctx, backupLimit, "lictor.backup.command", w.cfg.Command, backup.InfoOptions(w.cfg.Stanza)...)
@@ -56,9 +86,9 @@ func (w *backupWatch) ask(ctx context.Context) {
 	w.post(func() {
 		switch {
 		case err == nil && info.Trouble == "":
-			w.saw(known(info, now, time.Duration(w.cfg.MaxAge)*time.Hour))
+			w.saw(known(info, now, w.cfg))
 		case err == nil && len(info.Backups) > 0: // another repository has some
-			seen := known(info, now, time.Duration(w.cfg.MaxAge)*time.Hour)
+			seen := known(info, now, w.cfg)
 			seen.Up, seen.Troubles = false, append(seen.Troubles, unreadable(info.Trouble))
 			w.saw(seen)
 		default:
@@ -81,16 +111,17 @@ func unreadable(why string) string {
 }
 
 // known is what pgBackRest says, in the API's words.
-func known(info backup.Info, now time.Time, maxAge time.Duration) *api.Backups {
+func known(info backup.Info, now time.Time, cfg config.Backup) *api.Backups {
 	seen := &api.Backups{
 		At: now, Last: map[string]time.Time{}, Verified: info.Verified(), Count: len(info.Backups), Damaged: len(info.Bad), Bytes: info.Bytes, Up: true,
+		Unverified: info.Unverified(now, time.Duration(cfg.MaxVerifiedAge)*time.Hour),
 	}
 	for _, kind := range backup.Types() {
 		if b, err := info.Newest(kind); err == nil {
 			seen.Last[kind] = b.Stop
 		}
 	}
-	if late := info.Late(now, maxAge); late != "" {
+	if late := info.Late(now, time.Duration(cfg.MaxAge)*time.Hour); late != "" {
 		seen.Troubles = append(seen.Troubles, late)
 	}
 	if len(info.Bad) > 0 {

@@ -26,6 +26,7 @@ type loopState struct {
 	archiver      pg.Archiver                // as it was seen last
 	walRoom       pg.WALRoom                 // the same
 	backups       *api.Backups               // as this leader was told last; nil: not yet
+	verified      api.Verification           // of a backup, on this host
 	reasons       map[string]cluster.Instant // when each was logged last
 	callbackState callbacks.CallbackState
 	stopBy        cluster.Instant // when an orderly stop must be over; zero: none is under way

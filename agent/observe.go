@@ -55,7 +55,7 @@ func (a *Agent) show(reason string) {
 		Cluster: a.m.Snapshot, Dynamic: a.m.Dynamic, ConsulSeen: a.m.ReadWall, Reason: reason, Refused: a.m.Refused,
 		Leader: a.m.LeaseState.Held(now), LeaseLeft: a.m.LeaseLeft(), FailsafeActive: a.m.LeaseState.OnFailsafe(), OtherPrimaries: a.m.others, Watchdog: a.watchdog.State(),
 		Member: a.m.Value(), Task: api.Progress{Kind: string(a.m.TaskKind()), Since: a.m.TaskSince()}, Problems: a.problems(),
-		Archiver: a.m.archiver, WALRoom: a.m.walRoom, Backups: a.m.backups,
+		Archiver: a.m.archiver, WALRoom: a.m.walRoom, Backups: a.m.backups, Verified: a.m.verified,
 		Postgres: api.Postgres{
 			State: a.m.StateName(), Accepting: o.Accepting && a.m.PG.Running, InRecovery: !a.m.PG.Primary(),
 			StartTime: o.StartTime, ServerVersion: o.ServerVersion, SystemIdentifier: a.m.Data.SystemIdentifier,

@@ -17,6 +17,8 @@ type Backups struct {
 	Count, Damaged int
 	// Bytes is what all take in the repository, without WAL.
 	Bytes int64
+	// Unverified says what is wrong with the time of the last verification; empty: nothing.
+	Unverified string
 	// Up: the repository answers. Troubles say what is wrong.
 	Up       bool
 	Troubles []string
@@ -39,6 +41,8 @@ type backupsStatus struct {
 	Damaged  int               `json:"damaged,omitempty"`
 	Bytes    int64             `json:"bytes"`
 	Problem  string            `json:"problem,omitempty"`
+	// Unverified says what is wrong with the time of the last verification.
+	Unverified string `json:"unverified,omitempty"`
 }
 
 func (b *Backups) status(now time.Time) *backupsStatus {
@@ -47,7 +51,7 @@ func (b *Backups) status(now time.Time) *backupsStatus {
 	}
 	out := &backupsStatus{
 		AgeMS: age(b.At, now).Milliseconds(), Last: map[string]string{}, Verified: timeOrNone(b.Verified),
-		Count: b.Count, Damaged: b.Damaged, Bytes: b.Bytes, Problem: b.Problem(),
+		Count: b.Count, Damaged: b.Damaged, Bytes: b.Bytes, Problem: b.Problem(), Unverified: b.Unverified,
 	}
 	for kind, at := range b.Last {
 		out.Last[kind] = timeOrNone(at)
@@ -60,6 +64,27 @@ func (b *backupsStatus) problem() string {
 		return ""
 	}
 	return b.Problem
+}
+
+func (b *backupsStatus) unverified() string {
+	if b == nil {
+		return ""
+	}
+	return b.Unverified
+}
+
+// Verification is a backup that was restored and checked on a member's host, and when.
+type Verification struct {
+	Label string    `json:"label"`
+	At    time.Time `json:"at"`
+}
+
+// orNil is for what is left out of an answer where there is none.
+func (v Verification) orNil() *Verification {
+	if v.Label == "" {
+		return nil
+	}
+	return &v
 }
 
 // metrics sends what is known of the backups. Where the repository has not answered yet only

@@ -281,6 +281,10 @@ type PeerLictor struct {
 	Archiver *PeerArchiver
 	// BackupTrouble says what is wrong with the shard's backups, as far as the leader was told.
 	BackupTrouble string
+	// Unverified says what is wrong with the time of the last verification of a backup.
+	Unverified string
+	// Verified is the backup that was restored and checked on that member's host last.
+	Verified Verification
 }
 
 // Status asks a member how it is.
@@ -377,7 +381,10 @@ func parseStatus(raw []byte) (PeerStatus, error) {
 			GuardRunning: l.Guard.Running, GuardArmedFor: milliseconds(l.Guard.ArmedForMS),
 			Reason: l.Reason, Beat: l.Beat, ObservedAge: -1,
 			Replaying: out.Accepting && !out.Primary && (l.Replaying == nil || *l.Replaying),
-			Restoring: l.Restoring, Detached: l.Detached, Archiver: l.Archiver.peer(), BackupTrouble: l.Backups.problem(),
+			Restoring: l.Restoring, Detached: l.Detached, Archiver: l.Archiver.peer(), BackupTrouble: l.Backups.problem(), Unverified: l.Backups.unverified(),
+		}
+		if l.Verified != nil {
+			p.Verified = *l.Verified
 		}
 		if l.ObservedAgeMS != nil {
 			p.ObservedAge = milliseconds(*l.ObservedAgeMS)

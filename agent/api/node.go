@@ -157,6 +157,8 @@ type State struct {
 	WALRoom pg.WALRoom
 	// Backups are those of the shard, as this leader was told last; nil: it was not.
 	Backups *Backups
+	// Verified is the backup that was restored and checked on this host last; zero: none.
+	Verified Verification
 }
 
 // Postgres is the local PostgreSQL as last observed.

@@ -112,6 +112,8 @@ type lictorStatus struct {
 	WAL *walStatus `json:"wal,omitempty"`
 	// Backups are those of the shard; absent where nobody asks for them, and on replicas.
 	Backups *backupsStatus `json:"backups,omitempty"`
+	// Verified is the backup that was restored and checked on this host last.
+	Verified *Verification `json:"verified,omitempty"`
 	// Detached is the status (its ModifyIndex) under which this member had detached from
 	// the old leader when it began to look at PostgreSQL; absent when it had not.
 	Detached uint64 `json:"parted,omitempty"`
@@ -272,6 +274,7 @@ func (s *Server) lictor(state State) lictorStatus {
 		out.Replaying, out.ReplayStandsStill = &replaying, state.Postgres.Standstill
 	}
 	out.Archiver, out.Backups = newArchiverStatus(state.Archiver, now), state.Backups.status(now)
+	out.Verified = state.Verified.orNil()
 	if room := state.WALRoom; room.Bytes > 0 {
 		out.WAL = &walStatus{Bytes: room.Bytes, FreeBytes: room.Free, FullInMS: room.FullIn.Milliseconds()}
 	}

@@ -7,6 +7,7 @@
 //	choose.go  which member to back up from
 //	run.go     how pgBackRest is run for that
 //	verify.go  a backup is restored to a directory of its own, started and checked
+//	note.go    what a verification notes down, where and until when
 package backup
 
 import (
@@ -183,6 +184,19 @@ func (i Info) Verified() time.Time {
 		}
 	}
 	return last
+}
+
+// Unverified says what is wrong with the age of the last verification, empty: nothing. That
+// there was none is wrong when a backup was there for half of that time.
+func (i Info) Unverified(now time.Time, most time.Duration) string {
+	switch last := i.Verified(); {
+	case len(i.Backups) == 0:
+	case !last.IsZero() && now.Sub(last) > most:
+		return fmt.Sprintf("no backup was restored and checked since %s, more than %.0f days ago", last.UTC().Format(time.RFC3339), most.Hours()/24)
+	case last.IsZero() && now.Sub(i.Backups[0].Stop) > most/2:
+		return "none of the backups was restored and checked"
+	}
+	return ""
 }
 
 // Late says what is wrong with the age of the last good backup, empty: nothing.

@@ -46,6 +46,24 @@ func TestParse(t *testing.T) {
 			t.Errorf("after %s: %q, want %q", age, got, want)
 		}
 	}
+	verified := info.Verified()
+	for at, want := range map[time.Time]string{
+		verified.Add(360 * time.Hour): "",
+		verified.Add(361 * time.Hour): "no backup was restored and checked since 2026-11-30T01:02:03Z, more than 15 days ago",
+	} {
+		if got := info.Unverified(at, 360*time.Hour); got != want {
+			t.Errorf("at %s: %q, want %q", at, got, want)
+		}
+	}
+	never := Info{Backups: []Backup{{Stop: last}}}
+	for age, want := range map[time.Duration]string{180 * time.Hour: "", 181 * time.Hour: "none of the backups was restored and checked"} {
+		if got := never.Unverified(last.Add(age), 360*time.Hour); got != want {
+			t.Errorf("never, after %s: %q, want %q", age, got, want)
+		}
+	}
+	if got := (Info{}).Unverified(last, time.Hour); got != "" {
+		t.Errorf("without a backup: %q", got)
+	}
 
 	for name, test := range map[string]struct {
 		from, to, system string

@@ -207,6 +207,7 @@ func TestRefused(t *testing.T) {
 		"script_timeout":            {"lictor: {script_timeout: 0}", "lictor.script_timeout: 0: must be at least 1 s"},
 		"backup.every":              {"lictor: {backup: {stanza: s, every: 0}}", "lictor.backup.every: 0: must be at least 1 s"},
 		"backup.max_age":            {"lictor: {backup: {stanza: s, max_age: soon}}", "lictor.backup.max_age: \"soon\": must be a number of hours, at least 1"},
+		"backup.max_verified_age":   {"lictor: {backup: {stanza: s, max_verified_age: soon}}", "lictor.backup.max_verified_age: \"soon\": must be a number of hours, at least 1"},
 		"backup.stanza missing":     {"lictor: {backup: {max_age: 3}}", "lictor.backup.stanza: must be set: without it nothing is asked of backups"},
 		"backup.stanza":             {"lictor: {backup: {stanza: '--x'}}", "lictor.backup.stanza: \"--x\": must be the name of a stanza of pgBackRest"},
 		"backup.command":            {"lictor: {backup: {stanza: s, command: 'a \"b'}}", "lictor.backup.command: \"a \\\"b\": must be a command that can be split into words"},

@@ -23,19 +23,20 @@ type Warning = cluster.Warning
 // Defaults of the agent's own settings. Those of the dynamic configuration are
 // in package cluster.
 const (
-	DefaultPostgresPort   = "5432"
-	DefaultSuperuser      = "postgres"
-	DefaultDatabase       = "postgres"
-	DefaultPgCtlTimeout   = 60 // seconds
-	DefaultCompat         = "patroni-4"
-	DefaultWatchdogMode   = "off"
-	DefaultWatchdogDevice = "/dev/watchdog"
-	DefaultVerifyClient   = "none"
-	DefaultLogLevel       = "info"
-	DefaultScriptTimeout  = 30 // seconds
-	DefaultBackup         = "pgbackrest"
-	DefaultBackupEvery    = 300 // seconds
-	DefaultBackupMaxAge   = 26  // hours
+	DefaultPostgresPort         = "5432"
+	DefaultSuperuser            = "postgres"
+	DefaultDatabase             = "postgres"
+	DefaultPgCtlTimeout         = 60 // seconds
+	DefaultCompat               = "patroni-4"
+	DefaultWatchdogMode         = "off"
+	DefaultWatchdogDevice       = "/dev/watchdog"
+	DefaultVerifyClient         = "none"
+	DefaultLogLevel             = "info"
+	DefaultScriptTimeout        = 30 // seconds
+	DefaultBackup               = "pgbackrest"
+	DefaultBackupEvery          = 300 // seconds
+	DefaultBackupMaxAge         = 26  // hours
+	DefaultBackupMaxVerifiedAge = 360 // hours
 )
 
 // Load reads, layers, decodes and checks an agent's configuration. All problems

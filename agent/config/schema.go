@@ -49,17 +49,18 @@ func schema() settings.Schema {
 			"postgresql.rewind":              "pg_rewind gets its options from Lictor",
 		},
 		Adjust: map[string]settings.Adjuster{
-			"postgresql.pg_ctl_timeout":  settings.WholeSeconds,
-			"watchdog.safety_margin":     settings.WholeSeconds,
-			"lictor.script_timeout":      someSeconds,
-			"lictor.backup.every":        someSeconds,
-			"lictor.backup.max_age":      someHours,
-			"lictor.fence.demote_before": seconds,
-			"lictor.fence.kill_before":   seconds,
-			"postgresql.pg_hba":          settings.Lines,
-			"postgresql.pg_ident":        settings.Lines,
-			"bootstrap.pg_hba":           settings.Lines,
-			"log.format":                 logFormat,
+			"postgresql.pg_ctl_timeout":      settings.WholeSeconds,
+			"watchdog.safety_margin":         settings.WholeSeconds,
+			"lictor.script_timeout":          someSeconds,
+			"lictor.backup.every":            someSeconds,
+			"lictor.backup.max_age":          someHours,
+			"lictor.backup.max_verified_age": someHours,
+			"lictor.fence.demote_before":     seconds,
+			"lictor.fence.kill_before":       seconds,
+			"postgresql.pg_hba":              settings.Lines,
+			"postgresql.pg_ident":            settings.Lines,
+			"bootstrap.pg_hba":               settings.Lines,
+			"log.format":                     logFormat,
 		},
 	}
 	for _, store := range []string{"etcd", "etcd3", "zookeeper", "exhibitor", "kubernetes", "raft"} {
@@ -78,7 +79,7 @@ func schema() settings.Schema {
 		s.Unused["postgresql."+key] = strings.TrimPrefix(cluster.RoleKeysText, "has no effect so far: ")
 	}
 	// Lictor's own section needs no second LICTOR_.
-	for _, key := range []string{"routes_prefix", "state_dir", "os_user", "compat", "fence.demote_before", "fence.kill_before", "script_timeout", "pass_environment", "backup.stanza", "backup.command", "backup.every", "backup.max_age"} {
+	for _, key := range []string{"routes_prefix", "state_dir", "os_user", "compat", "fence.demote_before", "fence.kill_before", "script_timeout", "pass_environment", "backup.stanza", "backup.command", "backup.every", "backup.max_age", "backup.max_verified_age"} {
 		s.Variables[variable(key)] = "lictor." + key
 	}
 	return s

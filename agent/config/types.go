@@ -385,6 +385,10 @@ type Backup struct {
 	Every int `mapstructure:"every"`
 	// MaxAge is the age, a number of hours, from which on the last good backup is a problem. Default: 26.
 	MaxAge int `mapstructure:"max_age"`
+	// MaxVerifiedAge is the age, a number of hours, from which on the last verification of a backup is
+	// told of by lictor fleet and lictor doctor; that there was none, when a backup is half as old.
+	// Default: 360.
+	MaxVerifiedAge int `mapstructure:"max_verified_age"`
 }
 
 // Speaks is the version of Patroni whose words are used.
@@ -404,6 +408,7 @@ func (b Backup) InForce() Backup {
 	b.Command = cmp.Or(b.Command, DefaultBackup)
 	b.Every = cmp.Or(b.Every, DefaultBackupEvery)
 	b.MaxAge = cmp.Or(b.MaxAge, DefaultBackupMaxAge)
+	b.MaxVerifiedAge = cmp.Or(b.MaxVerifiedAge, DefaultBackupMaxVerifiedAge)
 	return b
 }
 

@@ -78,8 +78,10 @@ type fleetShard struct {
 	lease    lease
 	archiver *api.PeerArchiver // the leader's; nil: not known, or nothing is archived
 	backups  string            // what the leader says is wrong with backups; empty: nothing
-	id       string            // NAMESPACE/SCOPE: what bouncers call it
-	bouncers []cluster.Bouncer // those that serve it
+	// unverified is what it says of the time of the last verification of one.
+	unverified string
+	id         string            // NAMESPACE/SCOPE: what bouncers call it
+	bouncers   []cluster.Bouncer // those that serve it
 }
 
 // only leaves the shards of these names, all where none is named, and returns the names
@@ -228,7 +230,7 @@ func (f *fleet) askLeaders(ctx context.Context, site *Site) error {
 			defer func() { <-turns }()
 			if status, err := client.Status(ctx, m.Value.APIURL); err == nil && status.Lictor != nil && status.Lictor.Leads {
 				s.lease.known, s.lease.left = true, status.Lictor.LeaseLeft
-				s.archiver, s.backups = status.Lictor.Archiver, status.Lictor.BackupTrouble
+				s.archiver, s.backups, s.unverified = status.Lictor.Archiver, status.Lictor.BackupTrouble, status.Lictor.Unverified
 			}
 		})
 	}

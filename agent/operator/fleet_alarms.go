@@ -20,10 +20,11 @@ type alarm struct {
 }
 
 const (
-	ofTheRoute   = "see the leader's log; the key below lictor/routes/ is the leader's to write"
-	ofTheArchive = "see PostgreSQL's log there: it says what archive_command met with (docs/runbooks/archive-fails.md)"
-	ofTheBackups = "see what pgbackrest info says, and the log of the last backup (docs/runbooks/backups-missing.md)"
-	ofTheBouncer = "see that bouncer's log and lictor bouncer status"
+	ofTheRoute        = "see the leader's log; the key below lictor/routes/ is the leader's to write"
+	ofTheArchive      = "see PostgreSQL's log there: it says what archive_command met with (docs/runbooks/archive-fails.md)"
+	ofTheBackups      = "see what pgbackrest info says, and the log of the last backup (docs/runbooks/backups-missing.md)"
+	ofTheVerification = "see the log of lictor-verify@SHARD on the members' hosts, or run the playbook verify_backups (docs/runbooks/backups-missing.md)"
+	ofTheBouncer      = "see that bouncer's log and lictor bouncer status"
 )
 
 // archiveLag is what a member that reads the archive may be behind besides: the segment
@@ -89,6 +90,9 @@ func (s fleetShard) alarms() []alarm {
 		add(true, ofTheArchive, "%s", what)
 	}
 	add(s.backups != "", ofTheBackups, "%s", s.backups)
+	if s.unverified != "" {
+		alarms = append(alarms, alarm{s.unverified, ofTheVerification, Worth})
+	}
 	if what, do := s.misrouted(); what != "" {
 		return append(alarms, alarm{what, do, Wrong})
 	}

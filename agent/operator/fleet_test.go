@@ -64,6 +64,7 @@ func TestAlarms(t *testing.T) {
 			shard: func(s *fleetShard) { s.archiver = &api.PeerArchiver{Waiting: 3, WaitingFor: time.Hour} }, want: "WAL of a has waited for the archive for 60 min",
 		},
 		{name: "backups", shard: func(s *fleetShard) { s.backups = "there is no good backup of this cluster" }, want: "there is no good backup of this cluster"},
+		{name: "no verification", shard: func(s *fleetShard) { s.unverified = "none of the backups was restored and checked" }, want: "none of the backups was restored and checked"},
 		{name: "the archive is at work", shard: func(s *fleetShard) { s.archiver = &api.PeerArchiver{Waiting: 3, WaitingFor: time.Minute} }},
 		{name: "alone", edit: func(s *cluster.Snapshot) { s.Members = s.Members[:1] }, want: "no replica"},
 		{name: "restart", edit: func(s *cluster.Snapshot) { s.Members[0].Value.PendingRestart = true }, want: "a waits for a restart"},

@@ -59,6 +59,16 @@ func (p *records) KeepCallbackState(t CallbackState) error {
 	return p.writeFile(p.stateFile("told"), string(content)+"\n")
 }
 
+// VerificationNote is what the last verification of a backup on this host has noted down;
+// nil: there was none.
+func (p *records) VerificationNote() ([]byte, error) {
+	content, err := p.disk.ReadFile(p.stateFile("verified"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("the note of the last verification: %w", err)
+	}
+	return content, nil
+}
+
 // Secret is what KeepSecret has left; nil: nothing.
 func (p *records) Secret() ([]byte, error) {
 	content, err := p.disk.ReadFile(p.stateFile("secret"))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -76,10 +77,8 @@ func backupRunCommand() *cobra.Command {
 				return operator.Usage(fmt.Errorf("--type: %q is none of %s", run.Type, strings.Join(backup.Types(), ", ")))
 			}
 			run.PgBackRest, run.Stanza = words, p.stanza
-			for _, agent := range agents {
-				if u, err := url.Parse(agent); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-					return operator.Usage(fmt.Errorf("--agent: %q is not http://HOST:PORT or https://HOST:PORT", agent))
-				}
+			if err := areAgents(agents); err != nil {
+				return err
 			}
 			for _, h := range hosts {
 				name, address, found := strings.Cut(h, "=")
@@ -94,10 +93,15 @@ func backupRunCommand() *cobra.Command {
 			}
 			ctx, cancel := interruptible(cmd)
 			defer cancel()
+			defer client.Close()
 			shard, err := backup.AskAgents(ctx, client, agents)
-			client.Close()
 			if err != nil {
 				return err
+			}
+			if len(run.Hosts) > 0 && !dryRun {
+				if err := run.Annotate(ctx, backup.NotedVerification(ctx, client, agents)); err != nil {
+					say(cmd.ErrOrStderr(), "the last verification is not noted in the repository: %v", err)
+				}
 			}
 			argv, from, err := run.Command(shard)
 			if err != nil {
@@ -132,6 +136,10 @@ func backupVerifyCommand() *cobra.Command {
 		p        pgBackRest
 		v        backup.Verification
 		annotate bool
+		note     string
+		as       string
+		agents   []string
+		caFile   string
 	)
 	cmd := &cobra.Command{
 		Use:   "verify --stanza NAME --scratch DIRECTORY --bin-dir DIRECTORY",
@@ -139,7 +147,10 @@ func backupVerifyCommand() *cobra.Command {
 		Long: "Restores the newest backup into a new directory below --scratch, starts PostgreSQL on it, where nobody but its user can reach\n" +
 			"it, and has pg_amcheck (PostgreSQL 14 and later) look at every table and index. The directory is removed afterwards; nothing\n" +
 			"else is touched. Run it as PostgreSQL's user, on a host where pgBackRest can restore. The last line is the backup's label and\n" +
-			"the time.",
+			"the time.\n\n" +
+			"With --as and --agent it does nothing where another member would be backed up from, so that each member may have the timer.\n" +
+			"Where the repository is another host's, --note names the file DATA_DIR/../.NAME.lictor-verified beside the member's data: its\n" +
+			"agent shows it, and the next lictor backup run on the repository's host notes it there.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if v.PgBackRest, err = p.words(); err != nil {
@@ -148,13 +159,25 @@ func backupVerifyCommand() *cobra.Command {
 			if v.Scratch == "" {
 				return operator.Usage(errors.New("--scratch: say where there is room to restore to"))
 			}
+			if err := areAgents(agents); err != nil {
+				return err
+			}
 			v.Stanza = p.stanza
 			v.Say = func(format string, args ...any) { say(cmd.ErrOrStderr(), format, args...) }
 			ctx, cancel := interruptible(cmd)
 			defer cancel()
+			if as != "" {
+				mine, err := chosen(ctx, cmd, as, agents, caFile)
+				if err != nil || !mine {
+					return err
+				}
+			}
 			done, err := v.Verify(ctx)
 			if err == nil && annotate {
 				err = v.Annotate(ctx, done)
+			}
+			if err == nil && note != "" {
+				err = done.Note(note)
 			}
 			if err != nil {
 				return fmt.Errorf("stanza %s: %w", p.stanza, err)
@@ -171,6 +194,40 @@ func backupVerifyCommand() *cobra.Command {
 	f.StringVar(&v.BinDir, "bin-dir", "", "where PostgreSQL's programs of the backup's version are (required)")
 	f.StringVar(&v.User, "username", "postgres", "the superuser in the backup")
 	f.BoolVar(&annotate, "annotate", false, "note in the repository that it was verified (where the repository is this host's)")
+	f.StringVar(&note, "note", "", "the file that notes that it was verified, for the member's agent (where the repository is another host's)")
+	f.StringVar(&as, "as", "", "the member that this runs on")
+	f.StringSliceVar(&agents, "agent", nil, "with --as, the REST API of a member, http[s]://HOST:PORT; the first that answers is believed")
+	f.StringVar(&caFile, "cacert", "", "the CA of the agents' certificates")
+	cmd.MarkFlagsRequiredTogether("as", "agent")
+	cmd.MarkFlagsMutuallyExclusive("annotate", "note")
 	_ = cmd.MarkFlagRequired("bin-dir") // fails only for a flag that does not exist
 	return cmd
+}
+
+// areAgents says which of some URLs is none of an agent.
+func areAgents(urls []string) error {
+	for _, agent := range urls {
+		if u, err := url.Parse(agent); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return operator.Usage(fmt.Errorf("--agent: %q is not http://HOST:PORT or https://HOST:PORT", agent))
+		}
+	}
+	return nil
+}
+
+// chosen reports whether a member is the one whose host a backup is verified on.
+func chosen(ctx context.Context, cmd *cobra.Command, member string, agents []string, caFile string) (bool, error) {
+	client, err := api.NewClient(config.Ctl{CACert: caFile}, config.RestAPI{})
+	if err != nil {
+		return false, err
+	}
+	defer client.Close()
+	shard, err := backup.AskAgents(ctx, client, agents)
+	if err != nil {
+		return false, err
+	}
+	from, err := backup.Choose(shard, nil)
+	if err == nil && from.Member != member {
+		say(cmd.ErrOrStderr(), "a backup is verified on %s: %s", from.Member, from.Why)
+	}
+	return err == nil && from.Member == member, err
 }

@@ -42,6 +42,10 @@ func TestBackupCommands(t *testing.T) {
 		"no program":                {args: "run --stanza s --pgbackrest /nowhere/pgbackrest --agent " + leads, want: "pgBackRest: ", code: 1},
 		"nowhere to restore to":     {args: "verify --stanza s --bin-dir /", want: "--scratch: say where there is room to restore to", code: operator.ExitUsage},
 		"nowhere to start it by":    {args: "verify --stanza s --scratch /", want: `required flag(s) "bin-dir" not set`, code: operator.ExitUsage},
+		"verified elsewhere":        {args: "verify --as b --stanza s --scratch / --bin-dir / --agent " + leads},
+		"verified by nobody":        {args: "verify --as a --stanza s --scratch / --bin-dir / --agent " + leaderless, want: "the shard has no leader", code: 1},
+		"verified by whom":          {args: "verify --as a --stanza s --scratch / --bin-dir /", want: "[as agent]", code: operator.ExitUsage},
+		"noted twice":               {args: "verify --annotate --note /f --stanza s --scratch / --bin-dir /", want: "[annotate note]", code: operator.ExitUsage},
 		"no words of a program's":   {args: "verify --stanza s --scratch / --bin-dir / --pgbackrest '", want: "cannot be split into words", code: operator.ExitUsage},
 	} {
 		t.Run(name, func(t *testing.T) {

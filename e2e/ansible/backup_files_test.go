@@ -86,6 +86,8 @@ func renderBackups(t *testing.T, ways map[string]backupFiles) (dirs map[string]s
 				template("lictor-backup.timer.j2", filepath.Join(to, "{{ item.1 }}-{{ item.0 }}.timer"), map[string]any{
 					"loop": "{{ lictor_shards.keys() | product(lictor_backup_types) | list }}", "vars": map[string]string{"scope": "{{ item.0 }}", "type": "{{ item.1 }}"},
 				}),
+				template("verify.j2", filepath.Join(to, "{{ scope }}.verify.conf"), map[string]any{"loop": "{{ lictor_shards_here | map(attribute='key') | list }}", "loop_control": map[string]string{"loop_var": "scope"}}),
+				template("lictor-verify.timer.j2", filepath.Join(to, "verify-{{ scope }}.timer"), map[string]any{"loop": "{{ lictor_shards.keys() | list }}", "loop_control": map[string]string{"loop_var": "scope"}}),
 			},
 		})
 	}
@@ -97,6 +99,40 @@ func renderBackups(t *testing.T, ways map[string]backupFiles) (dirs map[string]s
 		t.Fatalf("%v: %s", err, out)
 	}
 	return dirs
+}
+
+// checkVerifications has lictor read what its timers on a member's host say.
+func checkVerifications(t *testing.T, dir, want string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.verify.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want == "" {
+		if len(files) > 0 {
+			t.Errorf("a host that has no member verifies: %v", files)
+		}
+		return
+	}
+	if len(files) == 0 {
+		t.Error("no backup is verified")
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, flags, _ := strings.Cut(string(text), "LICTOR_VERIFY=")
+		if !strings.Contains(flags, want) || !strings.HasPrefix(flags, "--as db") {
+			t.Errorf("%s has not %q: %s", file, want, flags)
+		}
+		if lictor := os.Getenv("LICTOR_BIN"); lictor != "" {
+			out, err := output(t.Context(), commandTimeout, lictor, append(append([]string{"backup", "verify", "--stanza", "orders"}, strings.Fields(flags)...), "--help")...)
+			if err != nil || !strings.Contains(out, "--note") {
+				t.Errorf("%s: %v: %s", flags, err, out)
+			}
+		}
+	}
 }
 
 // TestBackupFiles: pgBackRest understands each configuration that the role makes, and systemd
@@ -170,6 +206,14 @@ func TestBackupFiles(t *testing.T) {
 			}
 			checkPgBackRest(t, program, filepath.Join(dir, "pgbackrest.conf"))
 			checkTimers(t, dir)
+			switch {
+			case test.host == "keep":
+				checkVerifications(t, dir, "")
+			case test.vars["lictor_backup_repository"] == nil:
+				checkVerifications(t, dir, "--note /var/lib/postgresql/15/.")
+			default:
+				checkVerifications(t, dir, "--annotate")
+			}
 		})
 	}
 }
@@ -199,7 +243,7 @@ func checkTimers(t *testing.T, dir string) {
 		t.Skip("there is no systemd-analyze")
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.timer"))
-	if err != nil || len(files) != 6 {
+	if err != nil || len(files) != 8 {
 		t.Fatalf("timers: %v, %v", files, err)
 	}
 	elapses, minutes := map[string]string{}, map[string]bool{}
@@ -228,8 +272,8 @@ func checkTimers(t *testing.T, dir string) {
 			elapses[key] = file
 		}
 	}
-	if n := len(elapses); n < 6*50 {
-		t.Errorf("%d times of six timers: %v", n, slices.Collect(maps.Keys(elapses)))
+	if n := len(elapses); n < 8*50 {
+		t.Errorf("%d times of eight timers: %v", n, slices.Collect(maps.Keys(elapses)))
 	}
 	if len(minutes) < 2 {
 		t.Errorf("the shards are not spread: %v", minutes)
