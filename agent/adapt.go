@@ -38,6 +38,16 @@ func dataOf(d postgres.DataDir, err error) member.Data {
 	}
 }
 
+// restoreOf is the note of a restore that has not ended. One that cannot be read makes the
+// data directory one that is refused.
+func restoreOf(p *postgres.Instance) *ha.Discard {
+	note, err := p.RestoreNote()
+	if err != nil || note == nil {
+		return nil
+	}
+	return &ha.Discard{Timeline: note.Discarded, Before: note.Before}
+}
+
 // peerOf is another member's answer as the decision core takes it.
 func peerOf(name string, s api.PeerStatus) ha.Peer {
 	return ha.Peer{

@@ -35,7 +35,7 @@ func (d *dataLooker) look(ctx context.Context) (member.Found, bool) {
 		if ctx.Err() != nil {
 			return
 		}
-		looked <- member.Found{Data: dataOf(data, err), Loss: d.pg.Loss(), Stray: d.pg.Stray()}
+		looked <- member.Found{Data: dataOf(data, err), Loss: d.pg.Loss(), Restore: restoreOf(d.pg), Stray: d.pg.Stray()}
 	})
 	select {
 	case f := <-looked:

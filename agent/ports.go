@@ -28,7 +28,7 @@ import (
 func (a *Agent) ports() member.Ports {
 	return member.Ports{
 		Clock: clocks{a.runner, a.clock}, Later: clocks{a.runner, a.clock}, Consul: inConsul{a.runner, a.store},
-		Postgres: inPostgres{a.board, a.pg, a.data, a.cfg.Bootstrap, a.log}, Guard: &guarded{runner: a.runner, guardSupervisor: a.guard},
+		Postgres: inPostgres{a.board, a.pg, a.data, a.cfg.Bootstrap, a.cfg.Lictor.Backup.InForce(), a.log}, Guard: &guarded{runner: a.runner, guardSupervisor: a.guard},
 		Watchdog: watchdogPort{a.runner, a.watchdog}, Peers: toPeers{a.runner, a.peers, a.cfg.Name, connURL(a.cfg, a.cfg.Postgres.ConnectAddress), apiURL(a.cfg), a.log},
 		Watches: watches{a.kickSession, a.kickPostgres}, Bouncers: toBouncers{a.runner, a.bouncers},
 	}
@@ -200,6 +200,7 @@ type inPostgres struct {
 	pg        *postgres.Instance
 	data      *dataLooker
 	bootstrap config.Bootstrap
+	backup    config.Backup
 	log       zerolog.Logger
 }
 
@@ -414,6 +415,26 @@ func (p inPostgres) Rewind(w *member.Work, up pg.Upstream, allowed bool, done fu
 
 func (p inPostgres) RemoveForReinit(w *member.Work, allowed pg.Permission, done func(error)) {
 	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.RemoveForReinit(ctx, allowed) }, done)
+}
+
+func (p inPostgres) BeginRestore(w *member.Work, r pg.Restore, done func(error)) {
+	work(p.runner, w, 0, func(context.Context) error { return p.pg.BeginRestore(r) }, done)
+}
+
+func (p inPostgres) SetAside(w *member.Work, done func(error)) {
+	work(p.runner, w, 0, func(context.Context) error { return p.pg.SetAside() }, done)
+}
+
+func (p inPostgres) Restore(w *member.Work, r pg.Restore, done func(error)) {
+	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.Restore(ctx, p.backup, r) }, done)
+}
+
+func (p inPostgres) PutBack(w *member.Work, done func(error)) {
+	work(p.runner, w, 0, p.pg.PutBack, done)
+}
+
+func (p inPostgres) EndRestore(w *member.Work, done func(error)) {
+	work(p.runner, w, 0, func(context.Context) error { return p.pg.EndRestore() }, done)
 }
 
 func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, done func(bool)) {

@@ -31,6 +31,7 @@ type node struct {
 	keys         cluster.Keys
 	store        *consul.Store
 	pg           *postgres.Instance
+	backups      config.Backup
 	kickPostgres chan struct{}
 	reloading    chan struct{} // holds one while the configuration file is read anew
 	systemd      *systemd.Notifier

@@ -10,6 +10,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/member"
+	"github.com/lictor-ha/lictor/agent/pg"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
@@ -89,5 +90,23 @@ func (n *node) Reinitialize(ctx context.Context, r api.ReinitRequest) error {
 			n.show()
 		}
 		done(err)
+	})
+}
+
+// Restore puts the shard back to an earlier moment (api.Node).
+func (n *node) Restore(ctx context.Context, r api.RestoreRequest) error {
+	if n.backups.Stanza == "" {
+		return fmt.Errorf("%w: lictor.backup.stanza is not set", api.ErrRefused)
+	}
+	return n.hear(ctx, func(done func(error)) { n.m.RestoreTo(pg.Restore{Target: r.Target, Label: r.Label}, done) })
+}
+
+// CancelRestore has a restore that is under way undone (api.Node).
+func (n *node) CancelRestore(ctx context.Context) error {
+	return n.ask(ctx, func() error {
+		if !n.m.CancelRestore() {
+			return api.ErrNone
+		}
+		return nil
 	})
 }

@@ -23,6 +23,7 @@ type fakeNode struct {
 	restart          func(context.Context) error
 	scheduleRestart  func(context.Context, RestartRequest) error
 	cancelRestart    func(context.Context) error
+	restore          func(context.Context, RestoreRequest) error
 	reinitialize     func(context.Context, ReinitRequest) error
 	switchover       func(context.Context, cluster.Failover) (Outcome, error)
 	cancelSwitchover func(context.Context) error
@@ -100,6 +101,15 @@ func (n *fakeNode) Reinitialize(ctx context.Context, r ReinitRequest) error {
 	}
 	return n.reinitialize(ctx, r)
 }
+
+func (n *fakeNode) Restore(ctx context.Context, r RestoreRequest) error {
+	if n.restore == nil {
+		return errUnexpected
+	}
+	return n.restore(ctx, r)
+}
+
+func (n *fakeNode) CancelRestore(context.Context) error { return ErrNone }
 
 func (n *fakeNode) Switchover(ctx context.Context, f cluster.Failover) (Outcome, error) {
 	if n.switchover == nil {

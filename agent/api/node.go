@@ -32,6 +32,11 @@ type Node interface {
 	// Reinitialize replaces this replica's data directory by a new clone. It
 	// returns when that has begun.
 	Reinitialize(ctx context.Context, r ReinitRequest) error
+	// Restore puts the shard back to an earlier moment and returns when it is, or when it
+	// was undone.
+	Restore(ctx context.Context, r RestoreRequest) error
+	// CancelRestore has a restore undone. ErrNone: there is none.
+	CancelRestore(ctx context.Context) error
 	// Switchover asks the leader to hand over and waits for the outcome. With
 	// scheduled set it only leaves the request. Failover is the same without a
 	// leader named.
@@ -65,6 +70,12 @@ var (
 	// the wrapping error says why.
 	ErrRefused = errors.New("refused")
 )
+
+// RestoreRequest says to which moment a shard is put back, and from which backup.
+type RestoreRequest struct {
+	Target time.Time
+	Label  string
+}
 
 // ReinitRequest says how a replica is to be made anew.
 type ReinitRequest struct {

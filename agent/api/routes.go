@@ -216,6 +216,10 @@ func (s *Server) handler(method, segment string) (h changeHandler, bodyNeeded bo
 		return s.deleteRestart, false
 	case "POST reinitialize":
 		return s.reinitialize, false
+	case "POST restore":
+		return s.restore, true
+	case "DELETE restore":
+		return s.cancelRestore, false
 	case "POST switchover":
 		return s.switchover, true
 	case "POST failover":

@@ -256,6 +256,10 @@ type Beat struct {
 	// Timeline is the highest number of a timeline that a leader of this shard has
 	// taken, or may be about to: the next promotion takes a higher one.
 	Timeline int `json:"timeline,omitempty"`
+	// Discarded: members on a timeline up to this one hold WAL that a restore has discarded,
+	// or is about to; DiscardedBefore is the number that stands again when it is undone.
+	Discarded       int `json:"discarded,omitempty"`
+	DiscardedBefore int `json:"discarded_before,omitempty"`
 	// Successor alone may take a released lease for the first half of its ttl.
 	Successor string `json:"successor,omitempty"`
 }

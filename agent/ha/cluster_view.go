@@ -128,6 +128,15 @@ func (o *ClusterView) Timeline() int {
 	return 0
 }
 
+// Discarded is the number up to which timelines hold discarded WAL, and the one before the
+// last restore, as far as the status tells (design 5.25).
+func (o *ClusterView) Discarded() (timeline, before int) {
+	if b := o.Snapshot.Status.Value.Lictor; b != nil {
+		return b.Discarded, b.DiscardedBefore
+	}
+	return 0, 0
+}
+
 // Wrote notes a write of this member, which has given some key this index.
 func (o *ClusterView) Wrote(index uint64) { o.floor = max(o.floor, index) }
 

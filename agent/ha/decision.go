@@ -89,6 +89,12 @@ type Register struct{ TakeOver }
 // as sacred as any.
 type FinishBootstrap struct{}
 
+// PutBack puts the data back that a restore was to replace.
+type PutBack struct{}
+
+// EndRestore drops the note of a restore that was undone.
+type EndRestore struct{}
+
 // EndShutDown ends the processes of a PostgreSQL that is shut down and does not end.
 type EndShutDown struct{}
 
@@ -198,6 +204,8 @@ func (Bootstrap) String() string         { return "bootstrap" }
 func (ClaimBootstrap) String() string    { return "take the key initialize" }
 func (r Register) String() string        { return "register the shard: " + r.TakeOver.String() }
 func (FinishBootstrap) String() string   { return "finish the bootstrap" }
+func (PutBack) String() string           { return "put the data back" }
+func (EndRestore) String() string        { return "drop the note of the restore" }
 func (EndShutDown) String() string       { return "end what is left of PostgreSQL" }
 func (DiscardIncomplete) String() string { return "clear away the unfinished data directory" }
 func (c Clone) String() string           { return "clone from " + c.From + byArchive(c.NoStream) }

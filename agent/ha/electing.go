@@ -214,6 +214,8 @@ func (v View) unelectable() string {
 		return "the shard is new to Consul and this member's data is a standby's: waiting for its primary"
 	case v.failsafeForbids(v.Name) != "":
 		return v.failsafeForbids(v.Name)
+	case v.discarded(pg.Timeline) != "" && !v.undoes(): // its takeover takes that back
+		return "this member " + v.discarded(pg.Timeline)
 	case forced:
 		return ""
 	case v.syncForbids(v.Name) != "":
@@ -265,6 +267,8 @@ func (v View) electable(p Peer) string {
 		return v.failsafeForbids(p.Name)
 	case v.restoringForbids(p.Restoring) != "":
 		return v.restoringForbids(p.Restoring)
+	case v.discarded(p.Timeline) != "":
+		return v.discarded(p.Timeline)
 	case p.Replaying:
 		return stillReplays
 	case v.lag(p.Timeline, p.LSN) > v.Config.MaximumLagOnFailover && !v.forcedByOperator(p.Name):
@@ -283,7 +287,7 @@ func (v View) mayBeAhead(p Peer) bool {
 	if !p.Answered || !p.Replaying || v.Cluster.Sync.Exists() && v.Cluster.Sync.Value.Leader != "" || !v.Now.Before(v.leaseExpires().Add(v.Config.TTL)) {
 		return false
 	}
-	p.Replaying, p.Timeline, p.LSN = false, 0, math.MaxInt64
+	p.Replaying, p.Timeline, p.LSN = false, math.MaxInt32, math.MaxInt64
 	return v.electable(p) == ""
 }
 

@@ -21,6 +21,8 @@ const patrolEvery = 5 * time.Second
 //	the required watchdog does not work     give the lease up, or demote
 //	its disk full, read-only or hung for
 //	  a lease, and another member can lead  give the lease up
+//	not as it was, by a restore of its own
+//	  that has not ended                    put it back (see undoing)
 //	serving nobody for primary_start_timeout,
 //	  whatever it does, and another member
 //	  can lead                              give the lease up
@@ -97,6 +99,11 @@ func duty(v View) Decision {
 		return giveUpOr(v, "PostgreSQL has served nobody for primary_start_timeout", duty(rest))
 	case v.Task != TaskNone:
 		return wait("the leader, busy: " + string(v.Task))
+	case v.Postgres.Restore != nil || pg.Data == DataSetAside:
+		if d, applies := undoing(v); applies {
+			return d
+		}
+		return wait("the leader; a restore is undone")
 	case v.mustGiveBack() && !v.Config.Pause:
 		return v.giveBack()
 	case pg.DiskTrouble != "" && !v.Config.Pause && !v.Now.Before(pg.DiskSince.Add(v.Config.TTL)):
@@ -162,7 +169,7 @@ func (v View) servesNobody() bool {
 	if v.Task == TaskHandover {
 		limit += stopGrace
 	}
-	return v.Task != TaskDemote && v.unserved(limit)
+	return v.Task != TaskDemote && v.Task != TaskRestore && v.unserved(limit)
 }
 
 func (v View) unserved(limit time.Duration) bool {

@@ -145,6 +145,8 @@ const (
 	DataBootstrapped DataState = "bootstrapped" // our own bootstrap is finished, Consul may not know of it
 	DataForeign      DataState = "foreign"      // not empty and not PostgreSQL's, or another major version
 	DataValid        DataState = "valid"
+	// DataSetAside: a restore has not ended; the data that it was to replace lie beside.
+	DataSetAside DataState = "set aside"
 )
 
 // Line is a shard's history as one leader has it on one timeline.
@@ -182,6 +184,9 @@ type Postgres struct {
 	// Restoring says that the data were removed, rewound or cloned, and may not have
 	// again what they had acknowledged before (restoring.go).
 	Restoring bool
+	// Restore is what this member has noted of a restore that it began and that has not
+	// ended; nil: there is none (discarded.go).
+	Restore *Discard
 	// ShutDown is since when PostgreSQL has been seen shut down from outside, with
 	// processes left that do not end; zero: it is not.
 	ShutDown cluster.Instant
@@ -294,6 +299,7 @@ const (
 	TaskHandover  TaskKind = "handover"
 	TaskRestart   TaskKind = "restart"
 	TaskReinit    TaskKind = "reinitialize"
+	TaskRestore   TaskKind = "restore"
 	// TaskInterrupted is a task that was broken off and has not ended yet, as a disk
 	// hangs perhaps. PostgreSQL was killed meanwhile.
 	TaskInterrupted TaskKind = "interrupted"

@@ -24,6 +24,7 @@
 //	promote.go  the promotion
 //	handover.go the planned change of primary
 //	requests.go what operators ask for: restart, reinit
+//	restore.go  the shard is put back to an earlier moment
 //	loss.go     what a member whose data were replaced must get again
 //	synchronous.go whom commits wait for
 //	publish.go  what others are told: the member key

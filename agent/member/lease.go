@@ -22,6 +22,8 @@ type leadership struct {
 	// LeaseState is the lease, and what this member has written and promised.
 	LeaseState      ha.LeaseState
 	GuardSupervisor GuardSupervisor
+	// discard is what a restore that is under way discards; nil: there is none.
+	discard *ha.Discard
 	// Complete: the successor of the lease that is given up has all WAL.
 	Complete bool
 	// unsent takes back a beat that waits for what must come before it; nil: none does.
@@ -119,18 +121,34 @@ func (l *leadership) nextStatus() cluster.Status {
 	o := l.local.PG.Observed
 	at := o.LSN()
 	switch known := l.Snapshot.Status.Value.OpTime; {
+	case l.discard != nil:
+		at = 0 // where the restored shard will be is not known, and what was there before is discarded
+	case at == 0 && l.local.Restore != nil && l.local.Data.State == ha.DataValid:
+		at = max(known, l.local.Data.CheckpointLSN) // the data are back, as they were shut down
 	case at == 0:
 		at = known // it could not be looked at, or is down
 	case o.Replaying:
 		at = max(at, known) // it has more than it knows yet
 	}
-	return cluster.Status{
-		OpTime: at,
-		Lictor: &cluster.Beat{
-			LeaseMS: l.Dynamic.TTL.Milliseconds(), Number: l.NextBeat(), Owner: l.Name, Paused: l.Dynamic.Pause,
-			Timeline: l.NextTimeline(o.Timeline, false),
-		},
+	beat := cluster.Beat{
+		LeaseMS: l.Dynamic.TTL.Milliseconds(), Number: l.NextBeat(), Owner: l.Name, Paused: l.Dynamic.Pause,
+		Timeline: l.NextTimeline(o.Timeline, l.discard != nil),
 	}
+	beat.Discarded, beat.DiscardedBefore = l.nextDiscarded()
+	return cluster.Status{OpTime: at, Lictor: &beat}
+}
+
+// nextDiscarded is what the next status says of discarded WAL: as the one that it replaces,
+// unless a restore is under way, or was undone: then a member that holds that WAL writes it.
+func (l *leadership) nextDiscarded() (timeline, before int) {
+	timeline, before = l.Discarded()
+	switch {
+	case l.discard != nil:
+		return l.discard.Timeline, l.discard.Before
+	case l.local.Restore != nil && l.local.Data.State == ha.DataValid && timeline == l.local.Restore.Timeline:
+		return l.local.Restore.Before, 0
+	}
+	return timeline, before
 }
 
 // leaseLimit is what is left of the lease before it would have to be fenced: the limit of

@@ -87,6 +87,7 @@ type Member struct {
 	handovers  handovers
 	promoter   promoter
 
+	hidden      bool // what runs in the data directory is not the shard's yet
 	LeavingSync bool // this standby asks the leader to do without it
 	// Reason is that of the last decision.
 	Reason string
@@ -193,6 +194,9 @@ func (m *Member) perform(action ha.Action) {
 
 // Saw takes in a look at PostgreSQL.
 func (m *Member) Saw(l Look) {
+	if m.hidden {
+		return
+	}
 	if m.saw(l) && l.Found != nil && l.Found.Stray {
 		m.adoptStray()
 	}

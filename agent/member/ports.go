@@ -134,6 +134,14 @@ type Postgres interface {
 	Rewind(w *Work, up pg.Upstream, allowed bool, done func(error))
 	// RemoveForReinit empties the data directory, if that is permitted.
 	RemoveForReinit(w *Work, p pg.Permission, done func(error))
+	// BeginRestore notes beside the data what a restore is about to do, SetAside moves the data
+	// there, and Restore makes others in their place: restored, recovered, promoted above
+	// r.Discarded, and stopped. Until EndRestore has dropped the note, PutBack undoes it.
+	BeginRestore(w *Work, r pg.Restore, done func(error))
+	SetAside(w *Work, done func(error))
+	Restore(w *Work, r pg.Restore, done func(error))
+	PutBack(w *Work, done func(error))
+	EndRestore(w *Work, done func(error))
 	// Answers reports whether a member's PostgreSQL answers; primary: and as a primary.
 	Answers(w *Work, up pg.Upstream, primary bool, done func(bool))
 	// AimAt asks a primary how far its WAL goes and keeps that as the end of the loss.

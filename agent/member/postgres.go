@@ -26,6 +26,8 @@ type Data struct {
 type Found struct {
 	Data Data
 	Loss *pg.Loss
+	// Restore is the note of a restore that has not ended; nil: there is none.
+	Restore *ha.Discard
 	// Stray: PostgreSQL runs in it that nobody has taken charge of.
 	Stray bool
 }
@@ -78,7 +80,9 @@ type Local struct {
 	PG   PG
 	// Loss says what the data that were replaced may have acknowledged; nil: they were
 	// not, or have got everything again.
-	Loss      *pg.Loss
+	Loss *pg.Loss
+	// Restore is the note of a restore that has not ended; nil: there is none.
+	Restore   *ha.Discard
 	adopted   adoption
 	edge      cluster.Instant // when a task has begun or ended last
 	crashes   []cluster.Instant
@@ -141,7 +145,7 @@ func (l *Local) saw(look Look) bool {
 		l.Failure("postgres", "PostgreSQL runs but cannot be observed", look.Err)
 	}
 	if look.Found != nil {
-		l.Data = look.Found.Data
+		l.Data, l.Restore = look.Found.Data, look.Found.Restore
 	}
 	l.sawState(look.State)
 	if look.Err == nil && !look.Began.IsZero() {
@@ -210,7 +214,7 @@ func (l *Local) Adopt(found Found, running bool) {
 
 // found takes in the data directory. What it was before says nothing of what it is now.
 func (l *Local) found(found Found) {
-	l.Data, l.Loss, l.PG.wasPrimary = found.Data, found.Loss, found.Data.WasPrimary
+	l.Data, l.Loss, l.Restore, l.PG.wasPrimary = found.Data, found.Loss, found.Restore, found.Data.WasPrimary
 }
 
 // gone notes that no postmaster runs any more.

@@ -83,7 +83,7 @@ func (m *Member) StateName() string {
 		return cluster.StateInitializing
 	case ha.TaskClone, ha.TaskReinit:
 		return cluster.StateCreating
-	case ha.TaskRestart:
+	case ha.TaskRestart, ha.TaskRestore:
 		return cluster.StateRestarting
 	case ha.TaskDemote, ha.TaskHandover:
 		if m.PG.Running {

@@ -35,6 +35,10 @@ func (m *Member) begin(action ha.Action) {
 		m.bootstrap.claim()
 	case ha.FinishBootstrap:
 		m.bootstrap.finish()
+	case ha.PutBack:
+		m.startTask(ha.TaskRestore, m.Postgres.PutBack, m.restoreUndone)
+	case ha.EndRestore:
+		m.startTask(ha.TaskStart, m.Postgres.EndRestore, nil)
 	case ha.EndShutDown:
 		m.startTask(ha.TaskStart, func(w *Work, next func(error)) { m.Postgres.EndShutDown(w, startLimit, next) }, nil)
 	case ha.DiscardIncomplete:
@@ -199,6 +203,9 @@ func (m *Member) rejoin(r ha.Rejoin) {
 		primary, leader = pg.Upstream{}, ""
 	}
 	allowed, remove := m.MayRewind(), m.MayRemove(m.Dynamic)
+	if discarded, _ := m.Discarded(); remove == "" && m.Data.Timeline > 0 && m.Data.Timeline <= discarded {
+		remove = "lictor restore"
+	}
 	rewind := func(w *Work, next func(error)) {
 		m.Postgres.Rewind(w, up, allowed, func(err error) {
 			if err == nil || remove == "" || w.Broken() != nil || !errors.Is(err, ErrDiverged) {

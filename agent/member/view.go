@@ -39,6 +39,7 @@ func (m *Member) View() ha.View {
 		SyncUnsure:        m.commits.unsure(),
 		SynchronousCommit: m.Postgres.SynchronousCommit(),
 		DiskTrouble:       m.Disk, DiskSince: m.diskSince,
+		Restore: m.Restore,
 	}
 	if o.Undersized {
 		v.Postgres.Undersized = o.Standstill

@@ -482,6 +482,24 @@ func (p postgresPort) RemoveForReinit(work *Work, allowed pg.Permission, done fu
 	p.w.ask(work, "Postgres.RemoveForReinit", done, allowed)
 }
 
+func (p postgresPort) BeginRestore(work *Work, r pg.Restore, done func(error)) {
+	p.w.ask(work, "Postgres.BeginRestore", done, r)
+}
+
+func (p postgresPort) SetAside(work *Work, done func(error)) {
+	p.w.ask(work, "Postgres.SetAside", done)
+}
+
+func (p postgresPort) Restore(work *Work, r pg.Restore, done func(error)) {
+	p.w.ask(work, "Postgres.Restore", done, r)
+}
+
+func (p postgresPort) PutBack(work *Work, done func(error)) { p.w.ask(work, "Postgres.PutBack", done) }
+
+func (p postgresPort) EndRestore(work *Work, done func(error)) {
+	p.w.ask(work, "Postgres.EndRestore", done)
+}
+
 func (p postgresPort) Answers(work *Work, up pg.Upstream, primary bool, done func(bool)) {
 	p.w.ask(work, "Postgres.Answers", done, up, primary)
 }

@@ -19,6 +19,7 @@ import (
 //	the key failsafe does not name it   the key is deleted
 //	the last lease was not released,    it is released, in its owner's name, to the
 //	or was released to somebody else    candidate: all wait for it, and all promises, end
+//	a restore has discarded its WAL     that is taken back in the same way
 //
 // An old leader that lives and hears of it, from Consul or from this command by REST,
 // fences itself at once; one that nobody reaches goes on until its lease ends, as the
@@ -32,7 +33,7 @@ func overrides(snapshot cluster.Snapshot, candidate string) (list, lease bool) {
 	}
 	b := snapshot.Status.Value.Lictor
 	lease = snapshot.Status.OK() && b != nil && b.Owner != candidate &&
-		(!b.Released || b.Successor != "" && b.Successor != candidate)
+		(!b.Released || b.Successor != "" && b.Successor != candidate || discarded(snapshot, candidate))
 	return notListed(snapshot, candidate), lease
 }
 
@@ -67,7 +68,7 @@ func (s *Shard) override(ctx context.Context, c *Console, snapshot cluster.Snaps
 		status := snapshot.Status.Value
 		s.depose(ctx, c, snapshot, request.Candidate)
 		c.Warn("The lease of %s is overridden, because of --force.", status.Lictor.Owner)
-		value, err := json.Marshal(releasedTo(status, request.Candidate))
+		value, err := json.Marshal(releasedTo(status, request.Candidate, discarded(snapshot, request.Candidate)))
 		if err == nil {
 			err = s.store.Write(ctx, s.Keys.Status(), snapshot.Status.ModifyIndex, value)
 		}
@@ -114,10 +115,21 @@ func (s *Shard) depose(ctx context.Context, c *Console, snapshot cluster.Snapsho
 	c.Warn("%s has been told that it is deposed, and is no primary any more.", owner)
 }
 
-// releasedTo is a status whose lease was given to a member.
-func releasedTo(status cluster.Status, candidate string) cluster.Status {
+// discarded reports whether a restore has discarded WAL that a member has, or may have.
+func discarded(snapshot cluster.Snapshot, name string) bool {
+	b := snapshot.Status.Value.Lictor
+	m, _ := snapshot.Member(name)
+	return snapshot.Status.OK() && b != nil && b.Discarded > 0 && m.Value.Timeline <= b.Discarded
+}
+
+// releasedTo is a status whose lease was given to a member; undo: and that says that the last
+// restore has discarded nothing.
+func releasedTo(status cluster.Status, candidate string, undo bool) cluster.Status {
 	beat := *status.Lictor
 	beat.Released, beat.Complete, beat.Successor = true, false, candidate
+	if undo {
+		beat.Discarded, beat.DiscardedBefore = beat.DiscardedBefore, 0
+	}
 	status.Lictor = &beat
 	return status
 }

@@ -29,6 +29,9 @@ func TestOverrides(t *testing.T) {
 		{"it was given to another", leaderless(func(s *cluster.Snapshot) {
 			s.Status.Value.Lictor.Released, s.Status.Value.Lictor.Successor = true, "c"
 		}), false, true},
+		{"it was released, and a restore has discarded what the candidate has", leaderless(func(s *cluster.Snapshot) {
+			s.Status.Value.Lictor.Released, s.Status.Value.Lictor.Discarded = true, 100
+		}), false, true},
 		{"it is the candidate's own", leaderless(func(s *cluster.Snapshot) { s.Status.Value.Lictor.Owner = "b" }), false, false},
 		{"Patroni led: there is no lease", leaderless(func(s *cluster.Snapshot) { s.Status.Value.Lictor = nil }), false, false},
 		{"the status makes no sense", leaderless(func(s *cluster.Snapshot) { s.Status = cluster.Entry[cluster.Status]{} }), false, false},
@@ -47,10 +50,17 @@ func TestReleasedTo(t *testing.T) {
 		OpTime: 7, Slots: map[string]int64{"x": 1}, RetainSlots: []string{"x"},
 		Lictor: &cluster.Beat{LeaseMS: 8000, Number: 5, Owner: "a", Timeline: 3, Complete: true, Paused: true},
 	}
-	after := releasedTo(before, "b")
+	after := releasedTo(before, "b", false)
 	b := after.Lictor
 	if !b.Released || b.Complete || b.Successor != "b" || b.Owner != "a" || b.Timeline != 3 || b.LeaseMS != 8000 || b.Number != 5 || after.OpTime != 7 || after.Slots["x"] != 1 {
 		t.Errorf("%+v of %+v", b, after)
+	}
+	before.Lictor.Discarded, before.Lictor.DiscardedBefore = 3, 2
+	if b := releasedTo(before, "b", true).Lictor; b.Discarded != 2 || b.DiscardedBefore != 0 {
+		t.Errorf("a restore is not undone: %+v", b)
+	}
+	if b := releasedTo(before, "b", false).Lictor; b.Discarded != 3 || b.DiscardedBefore != 2 {
+		t.Errorf("a restore is undone: %+v", b)
 	}
 	if before.Lictor.Released {
 		t.Error("the argument was changed")

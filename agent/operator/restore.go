@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/shlex"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/backup"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
@@ -69,7 +71,7 @@ func RestoreBeside(ctx context.Context, c *Console, s *Shard, o RestoreOptions) 
 	if err != nil {
 		return err
 	}
-	credential, err := postgresUser(cfg)
+	repository, err := repositoryOf(cfg)
 	if err != nil {
 		return err
 	}
@@ -84,11 +86,6 @@ func RestoreBeside(ctx context.Context, c *Console, s *Shard, o RestoreOptions) 
 	if err != nil {
 		return err
 	}
-	words, err := shlex.Split(cfg.Lictor.Backup.InForce().Command)
-	if err != nil || len(words) == 0 {
-		return usagef("lictor.backup.command: %q cannot be split into words", cfg.Lictor.Backup.Command)
-	}
-	repository := backup.Repository{Command: words, Stanza: cfg.Lictor.Backup.Stanza, As: credential}
 	r, err := s.check(ctx, c, repository, snapshot, target, o.Label)
 	if err != nil {
 		return err
@@ -123,6 +120,107 @@ func RestoreBeside(ctx context.Context, c *Console, s *Shard, o RestoreOptions) 
 	c.Say("%s is written. Next, on this host: systemctl start lictor-agent@%s, or lictor agent %s as PostgreSQL's user;\nlictor list %s shows it. It archives nothing until it has a stanza of its own.",
 		o.File, o.As, o.File, o.As)
 	return nil
+}
+
+// Restore puts a shard back to an earlier moment, in the place of its data (design 5.25). It is
+// run on the leader's host.
+func Restore(ctx context.Context, c *Console, s *Shard, o RestoreOptions) error {
+	target, err := backup.ParseTarget(o.To)
+	if err != nil {
+		return usagef("--to: %w", err)
+	}
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	leader, err := s.leader(snapshot)
+	if err != nil {
+		return err
+	}
+	cfg, err := s.site.memberFile(s.Scope, o.Environ)
+	if err != nil {
+		return err
+	}
+	if cfg.Name != leader.Name {
+		return refusedf("%s leads %s, and --config is the file of %s: run this on the leader's host", leader.Name, s.Scope, cfg.Name)
+	}
+	repository, err := repositoryOf(cfg)
+	if err != nil {
+		return err
+	}
+	r, err := s.check(ctx, c, repository, snapshot, target, o.Label)
+	if err != nil {
+		return err
+	}
+	if err := r.from.Room(cfg.Postgres.DataDir); err != nil {
+		return refusedf("%w", err)
+	}
+	since := time.Since(target)
+	c.Say("%s is put back to %s:", s.Scope, backup.TargetText(target))
+	c.Say("  from        the backup %s, %d MB, which ended at %s", r.from.Label, r.from.Size>>20, r.from.Stop.UTC().Format(time.RFC3339))
+	c.Say("  on          %s, whose data directory is moved aside to %s.before-restore.TIME and never removed", leader.Name, cfg.Postgres.DataDir)
+	c.Say("  discarded   all that was committed since, in %s, up to timeline %d at %s; the archive keeps it", since.Round(time.Second), leader.Timeline, fmt.Sprintf("%X/%X", snapshot.Status.Value.OpTime>>32, snapshot.Status.Value.OpTime&0xffffffff))
+	c.Say("  clients     are held by the poolers as while a shard is down, then get errors, until it is done")
+	c.Say("  the others  are rewound, or made anew, from %s", leader.Name)
+	if !o.Force {
+		if err := c.Confirm("Discard all that " + s.Scope + " has committed since " + backup.TargetText(target) + "?"); err != nil {
+			return err
+		}
+	}
+	c.Say("restoring; lictor list %s shows it, lictor restore %s --cancel undoes it", s.Scope, s.Scope)
+	began := time.Now()
+	answer, err := s.client.Post(ctx, api.PeerOf(leader), "/restore", map[string]any{"target": target.Format(time.RFC3339Nano), "label": r.from.Label})
+	switch {
+	case err != nil && neverSent(err):
+		return fmt.Errorf("%s cannot be reached, nothing was done: %w", leader.Name, err)
+	case err != nil:
+		return unknownf("%s did not answer; it may go on: see lictor list: %w", leader.Name, err)
+	case answer.Status == http.StatusPreconditionFailed, answer.Status == http.StatusBadRequest:
+		return refusedf("%s", s.words(answer))
+	case !answer.OK():
+		return rolledBack(fmt.Errorf("%s: %s", s.words(answer), answer.Reason))
+	}
+	c.Say("restored in %s. Take a full backup now: those from before do not reach the new timeline's end.\n"+
+		"When nobody needs the old data any more, remove %s.before-restore.*", Duration(time.Since(began)), cfg.Postgres.DataDir)
+	return nil
+}
+
+// CancelRestore has a restore that is under way undone.
+func CancelRestore(ctx context.Context, c *Console, s *Shard) error {
+	snapshot, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	leader, err := s.leader(snapshot)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, changeLimit)
+	defer cancel()
+	answer, err := s.client.Delete(ctx, api.PeerOf(leader), "/restore")
+	switch {
+	case err != nil:
+		return err
+	case answer.Status == http.StatusNotFound:
+		return refusedf("%s", s.words(answer))
+	case !answer.OK():
+		return fmt.Errorf("%s (status %d)", s.words(answer), answer.Status)
+	}
+	c.Say("%s", s.words(answer))
+	return nil
+}
+
+// repositoryOf is how a member calls pgBackRest.
+func repositoryOf(cfg config.Config) (backup.Repository, error) {
+	credential, err := postgresUser(cfg)
+	if err != nil {
+		return backup.Repository{}, err
+	}
+	words, err := shlex.Split(cfg.Lictor.Backup.InForce().Command)
+	if err != nil || len(words) == 0 {
+		return backup.Repository{}, usagef("lictor.backup.command: %q cannot be split into words", cfg.Lictor.Backup.Command)
+	}
+	return backup.Repository{Command: words, Stanza: cfg.Lictor.Backup.Stanza, As: credential}, nil
 }
 
 // memberFile is the configuration of a member of the shard, whose backups it names.

@@ -223,6 +223,9 @@ func mayCost(snapshot cluster.Snapshot, d cluster.Dynamic, a act, candidate stri
 		costs = append(costs, fmt.Sprintf("%s led last and has not released its lease: it may still run as a primary, for %.0f s at most after its last beat unless it is paused or in failsafe mode; "+
 			"what clients write there is lost", b.Owner, b.Lease().Seconds()))
 	}
+	if discarded(snapshot, candidate) && snapshot.LeaderName() == "" {
+		costs = append(costs, candidate+" has WAL that a restore has discarded, or was about to: --force undoes the restore, and what was committed since on the restored shard is lost")
+	}
 	if notListed(snapshot, candidate) {
 		costs = append(costs, candidate+" is not in the failsafe list: a leader that goes on without Consul, on the word of the listed members, does not know of it; "+
 			"both may take writes, and one's are lost")

@@ -31,6 +31,8 @@ const (
 	Bootstrapped DataState = "bootstrapped"
 	Foreign      DataState = "foreign"
 	Valid        DataState = "valid"
+	// SetAside: a restore has not ended, and the data that it was to replace lie beside.
+	SetAside DataState = "set aside"
 )
 
 // DataDir is what is in the data directory.
@@ -61,6 +63,16 @@ const (
 // nothing in it is older or of another cluster: what was put there since is not
 // ours to touch.
 func (p *dataDirectory) DataDir(ctx context.Context) (DataDir, error) {
+	note, err := p.RestoreNote()
+	if err != nil {
+		return DataDir{State: Foreign, Problem: err.Error()}, nil
+	}
+	switch aside, err := p.setAside(note); {
+	case err != nil:
+		return DataDir{State: Foreign, Problem: fmt.Sprintf("it cannot be read: %v", err)}, nil
+	case aside:
+		return DataDir{State: SetAside}, nil
+	}
 	entries, err := p.disk.ReadDir(p.dataDir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):

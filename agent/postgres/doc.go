@@ -76,6 +76,8 @@
 //	clone.go        base backups
 //	linked.go       configuration files that are links
 //
+//	restorer        a shard that is put back to an earlier moment: restore.go
+//
 //	rewinder        data that have left their upstream's history: rewind.go
 //
 // words.go has the words of package pg, under the names that they have here; probe.go and

@@ -57,6 +57,7 @@ type Instance struct {
 	*customMethods
 	*bootstrapper
 	*cloner
+	*restorer
 	*rewinder
 }
 
@@ -82,6 +83,7 @@ func assemble(i *installation, l Launcher) *Instance {
 	p.customMethods = &customMethods{i, p.dataDirectory, p.scripts}
 	p.bootstrapper = &bootstrapper{i, p.confFiles, p.dataDirectory, p.session, p.checker, p.server, p.scripts, p.customMethods}
 	p.cloner = &cloner{i, p.confFiles, p.dataDirectory, p.upstreams, p.processes, p.customMethods}
+	p.restorer = &restorer{i, p.dataDirectory, p.walDir, p.processes, p.customMethods, p.bootstrapper}
 	p.rewinder = &rewinder{i, p.records, p.confFiles, p.dataDirectory, p.upstreams, p.processes}
 	return p
 }

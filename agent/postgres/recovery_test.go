@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -147,27 +148,7 @@ func TestPgBackRest(t *testing.T) {
 		t.Skip("pgbackrest is not installed")
 	}
 	ctx, dir := within(t), newDir(t)
-	options := fmt.Sprintf("--stanza=main --repo1-path=%[1]s/repo --log-path=%[1]s --lock-path=%[1]s/lock --config=/dev/null --log-level-console=warn", dir)
-	s := settings(t, dir, "source")
-	s.Postgres.Parameters["archive_mode"] = "on"
-	s.Postgres.Parameters["archive_command"] = "pgbackrest " + options + " --pg1-path=" + s.Postgres.DataDir + " archive-push %p"
-	source := newInstance(t, s)
-	id := bootstrapped(ctx, t, source)
-	must(t, source.Start(ctx, StartAs{Role: Primary}))
-	run := func(command string, more ...string) {
-		t.Helper()
-		words := append(strings.Fields(options), "--pg1-path="+source.dataDir, fmt.Sprintf("--pg1-port=%d", source.port), "--pg1-socket-path="+dir)
-		words = append(append(words, more...), command)
-		auth := source.local.Load().Authentication.Superuser
-		cmd := exec.CommandContext(ctx, "pgbackrest", words...)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: source.credential}
-		cmd.Env = append(os.Environ(), "PGPASSWORD="+auth.Password, "PGUSER="+auth.Username)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("pgbackrest %s: %v: %s", command, err, out)
-		}
-	}
-	run("stanza-create")
-	run("backup", "--start-fast", "--type=full")
+	source, id, options := backedUp(ctx, t, dir)
 	sql(ctx, t, source, "CREATE TABLE public.kept AS SELECT 42 AS answer")
 	sql(ctx, t, source, "SELECT pg_create_restore_point('before')")
 	sql(ctx, t, source, "DROP TABLE public.kept")
@@ -184,6 +165,34 @@ func TestPgBackRest(t *testing.T) {
 	if must(t, err); got != id {
 		t.Errorf("system identifier %s, want %s", got, id)
 	}
+}
+
+// backedUp is a primary whose backup and archive pgBackRest keeps below dir, with the options to
+// find them by.
+func backedUp(ctx context.Context, t *testing.T, dir string) (source *Instance, id, options string) {
+	t.Helper()
+	options = fmt.Sprintf("--stanza=main --repo1-path=%[1]s/repo --log-path=%[1]s --lock-path=%[1]s/lock --config=/dev/null --log-level-console=warn", dir)
+	s := settings(t, dir, "source")
+	s.Postgres.Parameters["archive_mode"] = "on"
+	s.Postgres.Parameters["archive_command"] = "pgbackrest " + options + " --pg1-path=" + s.Postgres.DataDir + " archive-push %p"
+	source = newInstance(t, s)
+	id = bootstrapped(ctx, t, source)
+	must(t, source.Start(ctx, StartAs{Role: Primary}))
+	run := func(command string, more ...string) {
+		t.Helper()
+		words := append(strings.Fields(options), "--pg1-path="+source.dataDir, fmt.Sprintf("--pg1-port=%d", source.port), "--pg1-socket-path="+dir)
+		words = append(append(words, more...), command)
+		auth := source.local.Load().Authentication.Superuser
+		cmd := exec.CommandContext(ctx, "pgbackrest", words...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: source.credential}
+		cmd.Env = append(os.Environ(), "PGPASSWORD="+auth.Password, "PGUSER="+auth.Username)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("pgbackrest %s: %v: %s", command, err, out)
+		}
+	}
+	run("stanza-create")
+	run("backup", "--start-fast", "--type=full")
+	return source, id, options
 }
 
 // Who is killed while a method makes the data directory finds what it has made.

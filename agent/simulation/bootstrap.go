@@ -24,6 +24,8 @@ const (
 
 func (p *postgres) data() ha.DataState {
 	switch {
+	case p.aside != nil && p.aside.old != nil:
+		return ha.DataSetAside
 	case p.empty:
 		return ha.DataEmpty
 	case p.made == workUnfinished:
@@ -66,7 +68,7 @@ func (p *postgres) bootstrap(done func(error)) {
 func (p *postgres) discard() {
 	p.life++ // whatever fills it is ended
 	p.slots, p.oldest = nil, 0
-	p.at, p.empty, p.made, p.system, p.primary = position{branch: p.host.w.root}, true, workNone, "", false
+	p.at, p.empty, p.made, p.system, p.primary, p.aside = position{branch: p.host.w.root}, true, workNone, "", false, nil
 }
 
 func (p inPostgres) Bootstrap(w *member.Work, done func(error)) {

@@ -7,6 +7,7 @@
 //	consul.go, requests.go    a model of Consul, and how requests reach it or do not
 //	postgres.go, wal.go       a model of PostgreSQL, its WAL, and clients that commit
 //	bootstrap.go              a shard that nobody has made yet
+//	restore.go                a shard that is put back to an earlier moment
 //	loss.go                   data that are removed, rewound or cloned
 //	slots.go                  WAL that is not kept for ever
 //	patroni.go                a member that runs Patroni

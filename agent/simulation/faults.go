@@ -190,6 +190,7 @@ func faults() map[Kind]fault {
 			return nil
 		}},
 		LoseData: {member: true, inject: loseData},
+		Restore:  {member: true, value: true, inject: restoreShard},
 		SetFailsafe: {value: true, inject: func(w *world, e Event) func() {
 			w.reconfigure(map[string]any{"failsafe_mode": e.Value != 0})
 			return nil

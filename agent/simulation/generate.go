@@ -150,6 +150,7 @@ func kinds() []struct {
 		{Reinit, 4},
 		{FailPostgres, 4},
 		{LoseData, 2},
+		{Restore, 3},
 		{ConsulError, 4},
 		{RestoreSnapshot, 1},
 		{StopPostmaster, 4},
@@ -214,6 +215,8 @@ func randomEvent(r *rand.Rand, members int, at time.Duration) Event {
 		e.Value = []int{403, 429, 500}[r.IntN(3)]
 	case ReplayTrails:
 		e.Value = 1 + r.IntN(1000)
+	case Restore:
+		e.Value = r.IntN(300)
 	case Orphans:
 		e.For = time.Duration(r.Int64N(int64(20 * time.Second)))
 	case RestoreSnapshot, PauseVM:
@@ -222,7 +225,7 @@ func randomEvent(r *rand.Rand, members int, at time.Duration) Event {
 		e.For = min(e.For, time.Minute)
 	}
 	switch e.Kind {
-	case KillGuard, KillWatcher, Reinit, VanishData, KillPostmaster, SessionLoss, Switchover, SetTTL, SetSyncMode, SetFailsafe:
+	case KillGuard, KillWatcher, Reinit, Restore, VanishData, KillPostmaster, SessionLoss, Switchover, SetTTL, SetSyncMode, SetFailsafe:
 		e.For = 0
 	}
 	return e

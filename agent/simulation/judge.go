@@ -39,12 +39,15 @@ type judge struct {
 	// key sync since: what it names is of another time, and nothing is promised by it.
 	wentBack bool
 	tally    Tally
+	cuts     []cut // what restores have discarded
 }
 
 // Tally counts what happened in a run, so that a test can tell that it tested
 // something.
 type Tally struct {
 	Promotions, Takeovers, Commits, Failsafe int
+	// Restores is how many restores to an earlier moment have come to their end.
+	Restores int
 	// Interruptions is how often a primary ceased to accept commits.
 	Interruptions int
 }
@@ -109,6 +112,7 @@ func (j *judge) writable(h *host) {
 	h.loose, h.forgotten = false, false
 	j.onePrimary()
 	j.oneShard(h)
+	j.backFrom(h)
 }
 
 // archiveAlone: nothing that is acknowledged rests on a member tagged nostream, which

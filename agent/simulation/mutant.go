@@ -65,7 +65,8 @@ type Mutant struct {
 	// the guard starts a primary though its deadline has passed; survives: what it starts then it
 	// kills at once, as the deadline is over, and an agent that lives on has broken the start off
 	// (LateStart). agent/fence's tests of the guard notice.
-	OverdueStart bool
+	OverdueStart   bool
+	DiscardedLeads bool // a member leads with WAL that a restore has discarded
 	// an agent that has just begun takes its own lock again, for a PostgreSQL that is down, without
 	// asking; survives: beside what Consul has forgotten nothing is promised of a primary (design
 	// 5.2), and the judge asks nothing. The tables of agent/ha notice.
@@ -183,6 +184,9 @@ func (m *Mutant) see(v ha.View) ha.View {
 				b.Successor = ""
 			}
 		})
+	}
+	if m.DiscardedLeads {
+		changed(func(b *cluster.Beat) { b.Discarded = 0 })
 	}
 	if m.PromiseKept {
 		v.SyncBefore = nil

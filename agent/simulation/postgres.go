@@ -32,6 +32,7 @@ type postgres struct {
 	cloned bool
 	made   work   // bootstrap.go
 	system string // its system identifier
+	aside  *setAside
 	loss   *pg.Loss
 	losses int
 	// checkpoint is where the last one is that was made when it was shut down, or came with
@@ -135,7 +136,7 @@ func (p *postgres) later(d time.Duration, do func(), lost func()) {
 // start starts the postmaster; done hears of it when SQL is answered.
 func (p *postgres) start(primary bool, upstream string, sync *waits, done func(error)) {
 	switch {
-	case p.running || p.empty || p.made == workUnfinished:
+	case p.running || p.empty || p.made == workUnfinished || p.aside != nil && p.aside.old != nil:
 		done(errors.New("it runs already, or there is nothing to start"))
 		return
 	case p.orphans || p.remains:

@@ -111,6 +111,7 @@ type host struct {
 	held     []func()
 
 	pg    postgres
+	back  int64 // by how much WAL a restore goes back
 	guard guard
 	agent *agent // nil: its process does not run
 	// patroni is what a member runs in the agent's place (Schedule.Patroni); nil: its process

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/operator"
 	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/e2e/lab"
+	"github.com/lictor-ha/lictor/e2e/lab/labtest"
 )
 
 // restores makes a shard's members know their stanza.
@@ -134,4 +136,129 @@ func portOf(t *testing.T, address string) string {
 	_, port, err := net.SplitHostPort(address)
 	must(t, err)
 	return port
+}
+
+// A shard is put back to the moment between two known rows, under clients: they wait or fail,
+// and go on with the restored rows; another shard's notice nothing. The leader's old data lie
+// beside, its replica follows, and no member leads with what was discarded.
+func TestRestoreInPlace(t *testing.T) {
+	all(t)
+	s := serving(t, lab.Options{Shards: 2, Members: 2, Bouncers: 1, Async: true}, restores(needs(t)))
+	ctx := testkit.Within(t, 3*patience)
+	must(t, s.AwaitServing(ctx))
+	shard, other := s.Shard(0), s.Shard(1)
+	leader := got(shard.Leader(ctx))(t)
+	replica := got(shard.Replicas(ctx))(t)[0]
+	sql(ctx, t, leader, "CREATE TABLE public.known (what text)", "INSERT INTO public.known VALUES ('before')")
+	before := moment(ctx, t, leader, "0")
+	sql(ctx, t, leader, "INSERT INTO public.known VALUES ('after')")
+	clients, others := shard.StartWorkload(ctx, lab.WorkloadOptions{}), other.StartWorkload(ctx, lab.WorkloadOptions{})
+	labtest.AwaitWrites(ctx, t, clients)
+	labtest.AwaitWrites(ctx, t, others)
+	was := got(leader.Status(ctx))(t)
+
+	// What cannot be done is refused, and nobody notices.
+	for say, args := range map[string][]string{
+		"earlier than the end of the first good backup": {"--to", "2020-01-01 00:00+00"},
+		"is in the future":        {"--to", time.Now().Add(time.Hour).Format("2006-01-02 15:04:05-07:00")},
+		"there is no good backup": {"--to", before, "--from-backup", "20200101-000000F"},
+	} {
+		if out, code := s.restore(ctx, leader, args...); code != operator.ExitRefused || !strings.Contains(out, say) {
+			t.Errorf("%v: %d, %s", args, code, out)
+		}
+	}
+	if out, code := s.restore(ctx, replica, "--to", before); code != operator.ExitRefused || !strings.Contains(out, "run this on the leader's host") {
+		t.Errorf("on a replica's host: %d, %s", code, out)
+	}
+	if now := got(leader.Status(ctx))(t); now.Timeline != was.Timeline || len(asides(t, leader)) > 0 {
+		t.Fatalf("it was touched: timeline %d, %v", now.Timeline, asides(t, leader))
+	}
+
+	began := time.Now()
+	out, code := s.restore(ctx, leader, "--to", before)
+	if t.Logf("%.1f s: %s", time.Since(began).Seconds(), out); code != 0 {
+		t.Fatalf("%d\n%s", code, agentLog(t, leader))
+	}
+	if again := got(shard.AwaitHealthy(ctx))(t); again != leader {
+		t.Errorf("%s leads", again.Name)
+	}
+	for _, m := range shard.Members() {
+		if n := count(ctx, t, m, "SELECT count(*) FROM public.known WHERE what = 'after'"); n != 0 {
+			t.Errorf("%s has what was committed later", m.Name)
+		}
+		if n := count(ctx, t, m, "SELECT count(*) FROM public.known"); n != 1 {
+			t.Errorf("%s has %d known rows", m.Name, n)
+		}
+		if now := got(m.Status(ctx))(t); now.Timeline <= was.Timeline {
+			t.Errorf("%s is on timeline %d, was on %d", m.Name, now.Timeline, was.Timeline)
+		}
+	}
+	labtest.AwaitWrites(ctx, t, clients)
+	if beside := asides(t, leader); len(beside) != 1 {
+		t.Errorf("the old data: %v", beside)
+	}
+	clients.Stop()
+	others.Stop()
+	if n := others.Writes.ErrorCount(); n > 0 {
+		t.Errorf("%d writes of the other shard's clients have failed", n)
+	}
+	must(t, s.backup(ctx, shard)) // on the new timeline
+	s.reinit(ctx, t, replica)
+	if how := made(ctx, t, replica); !strings.Contains(how, " by pgbackrest in ") {
+		t.Errorf("its replica was made %q", how)
+	}
+}
+
+// A restore whose agent is killed in the middle is undone by the next one, and no other member
+// leads meanwhile.
+func TestRestoreThatIsCutShort(t *testing.T) {
+	all(t)
+	program := needs(t)
+	s := serving(t, lab.Options{Members: 2, Async: true}, restores(program))
+	ctx := testkit.Within(t, 2*patience)
+	shard := s.Shard(0)
+	leader := got(shard.Leader(ctx))(t)
+	sql(ctx, t, leader, "CREATE TABLE public.known (what text)", "INSERT INTO public.known VALUES ('before')")
+	before := moment(ctx, t, leader, "0")
+	sql(ctx, t, leader, "INSERT INTO public.known VALUES ('after')")
+	was := got(leader.Status(ctx))(t)
+	ended := make(chan string, 1)
+	go func() {
+		out, _ := s.restore(ctx, leader, "--to", before)
+		ended <- out
+	}()
+	testkit.Await(ctx, t, "the data directory is moved aside", func() error {
+		if len(asides(t, leader)) == 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	must(t, leader.Process("agent").Kill(ctx))
+	<-ended
+	testkit.Await(ctx, t, "its lock is gone, and with it what keeps another one from leading", func() error {
+		if out := s.lictor(ctx, shard, "list"); strings.Contains(out, "Leader") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	must(t, leader.Start(ctx))
+	if again := got(shard.AwaitHealthy(ctx))(t); again != leader {
+		t.Errorf("%s leads", again.Name)
+	}
+	if n := count(ctx, t, leader, "SELECT count(*) FROM public.known"); n != 2 {
+		t.Errorf("%d known rows", n)
+	}
+	if now := got(leader.Status(ctx))(t); now.Timeline != was.Timeline {
+		t.Errorf("timeline %d, was %d", now.Timeline, was.Timeline)
+	}
+	if beside := asides(t, leader); len(beside) != 0 {
+		t.Errorf("there is still %v", beside)
+	}
+}
+
+// asides are the data directories that restores have moved aside.
+func asides(t *testing.T, m *lab.Member) []string {
+	t.Helper()
+	found := got(filepath.Glob(m.DataDir + ".before-restore.*"))(t)
+	return slices.DeleteFunc(found, func(path string) bool { return strings.HasSuffix(path, ".tablespaces") })
 }

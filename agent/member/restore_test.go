@@ -1,0 +1,170 @@
+package member
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// beat answers the beat that is due, and gives what it says of discarded WAL.
+func (w *world) beatsDiscarded(index uint64) (timeline, before int) {
+	w.t.Helper()
+	w.always["Guard.Arm"], w.always["Guard.Mark"], w.always["Guard.Shorten"] = yes, yes, yes
+	w.beat()
+	c := w.take("Consul.Beat")
+	b := c.args[3].(cluster.Status).Lictor
+	c.answer(index, nil)
+	w.settle()
+	return b.Discarded, b.DiscardedBefore
+}
+
+// The data are moved aside only after Consul says that their WAL is discarded; what fails
+// until the note is dropped leaves that to be undone.
+func TestRestore(t *testing.T) {
+	w := newWorld(t).leading()
+	var ended error
+	over := false
+	w.RestoreTo(pg.Restore{Target: time.Unix(7, 0), Label: "F"}, func(err error) { ended, over = err, true })
+	w.wantTask(ha.TaskRestore)
+	c := w.take("Postgres.BeginRestore")
+	if r := c.args[0].(pg.Restore); r.Timeline != 3 || r.Discarded != 3 || r.Before != 0 || r.Label != "F" {
+		t.Fatalf("%+v", r)
+	}
+	c.answer(nil)
+	w.answer("Postgres.BeforeStop")
+	w.running = false
+	w.answer("Postgres.Stop")
+	w.none("Postgres.SetAside")
+	if timeline, _ := w.beatsDiscarded(120); timeline != 3 {
+		t.Fatalf("the beat says %d", timeline)
+	}
+	if b := w.Snapshot.Status.Value.Lictor; b.Timeline != 4 {
+		t.Errorf("the status says that timeline %d may be in use", b.Timeline)
+	}
+	w.waiters.tell()
+	w.answer("Postgres.SetAside")
+	w.Saw(Look{Began: w.clock + 1, State: pg.State{Running: true, Accepting: true, Timeline: 4, WriteLSN: 1}})
+	if w.PG.Running {
+		t.Error("what runs while it recovers passes for the shard's")
+	}
+	w.answer("Postgres.Restore")
+	w.answer("Postgres.EndRestore")
+	if !over || ended != nil {
+		t.Fatalf("over %v, %v", over, ended)
+	}
+	w.wantTask(ha.TaskRestore) // until its data were looked at
+	w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataValid, SystemIdentifier: systemA, Timeline: 4, WasPrimary: true}}, true)
+	w.settle()
+	w.wantTask(ha.TaskNone)
+	if timeline, _ := w.beatsDiscarded(130); timeline != 3 {
+		t.Errorf("the next beat says %d", timeline)
+	}
+}
+
+func TestRestoreThatFails(t *testing.T) {
+	w := newWorld(t).leading()
+	var ended error
+	w.RestoreTo(pg.Restore{Label: "F"}, func(err error) { ended = err })
+	w.answer("Postgres.BeginRestore")
+	w.answer("Postgres.BeforeStop")
+	w.running = false
+	w.answer("Postgres.Stop")
+	w.beatsDiscarded(120)
+	w.waiters.tell()
+	w.answer("Postgres.SetAside")
+	w.deny("Postgres.Restore", errBoom)
+	if !errors.Is(ended, errBoom) {
+		t.Fatal(ended)
+	}
+	note := &ha.Discard{Timeline: 3}
+	w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataSetAside}, Restore: note}, true)
+	w.settle()
+	if timeline, _ := w.beatsDiscarded(130); timeline != 3 {
+		t.Errorf("with the old data aside a beat says %d", timeline)
+	}
+	w.begin(ha.PutBack{})
+	w.answer("Postgres.PutBack")
+	w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataValid, SystemIdentifier: systemA, Timeline: 3, WasPrimary: true}, Restore: note}, true)
+	w.settle()
+	if timeline, _ := w.beatsDiscarded(140); timeline != 0 {
+		t.Errorf("with the old data back a beat says %d", timeline)
+	}
+	if !w.unservedSince.IsZero() {
+		t.Error("the time of the restore counts as one without service")
+	}
+	w.begin(ha.EndRestore{})
+	w.answer("Postgres.EndRestore")
+}
+
+// Consul does not hear of it in time: the data stay where they are.
+func TestRestoreThatConsulDoesNotHearOf(t *testing.T) {
+	w := newWorld(t).leading()
+	var ended error
+	w.RestoreTo(pg.Restore{Label: "F"}, func(err error) { ended = err })
+	w.answer("Postgres.BeginRestore")
+	w.answer("Postgres.BeforeStop")
+	w.answer("Postgres.Stop")
+	w.pass(w.Dynamic.TTL)
+	if !errors.Is(ended, errNotTold) {
+		t.Fatal(ended)
+	}
+	w.none("Postgres.SetAside")
+}
+
+func TestRestoreIsCancelled(t *testing.T) {
+	w := newWorld(t).leading()
+	if w.CancelRestore() {
+		t.Fatal("there was none")
+	}
+	w.RestoreTo(pg.Restore{Label: "F"}, func(error) {})
+	if !w.CancelRestore() || !slices.Contains(w.names(), "Postgres.BeginRestore") {
+		t.Fatal(w.names())
+	}
+}
+
+func TestRestoreIsRefused(t *testing.T) {
+	for name, change := range map[string]func(*world){
+		"a replica":            func(w *world) { w.sawReplica(1, "b") },
+		"in pause":             func(w *world) { w.Dynamic.Pause = true },
+		"the agent ends":       func(w *world) { w.Stopping = true },
+		"beside Patroni":       func(w *world) { w.Snapshot.Members[2].Value.Lictor = nil },
+		"another task":         func(w *world) { w.begin(ha.EndShutDown{}) },
+		"an earlier one":       func(w *world) { w.Restore = &ha.Discard{Timeline: 2} },
+		"it does not serve":    func(w *world) { w.PG.Observed.Accepting = false },
+		"its timeline unknown": func(w *world) { w.PG.Observed.Timeline = 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t).leading()
+			change(w)
+			var refused Refused
+			w.RestoreTo(pg.Restore{Label: "F"}, func(err error) {
+				if !errors.As(err, &refused) {
+					t.Error(err)
+				}
+			})
+			if w.TaskKind() == ha.TaskRestore || refused == (Refused{}) {
+				t.Errorf("%q is under way, %v", w.TaskKind(), refused)
+			}
+		})
+	}
+}
+
+// Who follows may be made anew where it was left behind by a restore, and only then.
+func TestRejoinAfterARestore(t *testing.T) {
+	for discarded, want := range map[int]bool{0: false, 2: false, 3: true} {
+		w := newWorld(t)
+		w.Snapshot.Status.Value.Lictor.Discarded = discarded
+		w.begin(ha.Rejoin{Upstream: "b"})
+		w.answer("Postgres.Stop")
+		w.deny("Postgres.Rewind", ErrDiverged)
+		w.settle()
+		if got := slices.Contains(w.names(), "Postgres.Answers"); got != want {
+			t.Errorf("discarded up to %d: replaced %v", discarded, got)
+		}
+	}
+}

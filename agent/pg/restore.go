@@ -1,0 +1,15 @@
+package pg
+
+import "time"
+
+// Restore is a recovery of a shard to an earlier moment, in the place of its data.
+type Restore struct {
+	Target time.Time
+	// Label is the backup that it begins with.
+	Label string
+	// Timeline is that of the data which are replaced: the recovery follows it.
+	Timeline int
+	// Discarded is the number that the new timeline must be above, Before the one that the
+	// status had before.
+	Discarded, Before int
+}

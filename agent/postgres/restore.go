@@ -1,0 +1,222 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// This file puts a shard back to an earlier moment (design 5.25): the data directory is moved
+// aside, never removed, and another one is restored in its place. A note beside it says so
+// until that one is the shard's; until then the old one can be put back.
+
+// beforeRestore stands between the data directory's name and the time.
+const beforeRestore = ".before-restore."
+
+// restorer puts a shard back to an earlier moment.
+type restorer struct {
+	*installation
+	*dataDirectory
+	*walDir
+	*processes
+	*customMethods
+	*bootstrapper
+}
+
+// RestoreNote says beside the data directory that a restore has not ended.
+type RestoreNote struct {
+	// Discarded and Before are as in pg.Restore.
+	Discarded int `json:"discarded"`
+	Before    int `json:"before"`
+	// Aside is where the old data directory goes, and ID its identity, which a rename does
+	// not change.
+	Aside string `json:"aside"`
+	ID    string `json:"id"`
+}
+
+// RestoreNote is the note of a restore that has not ended; nil: there is none.
+func (p *dataDirectory) RestoreNote() (*RestoreNote, error) {
+	content, err := p.disk.ReadFile(p.stateFile("restore"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil //nolint:nilnil // no note is no failure
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the note of a restore: %w", err)
+	}
+	var note RestoreNote
+	if err := json.Unmarshal(content, &note); err != nil || note.ID == "" || !strings.Contains(note.Aside, beforeRestore) {
+		return nil, fmt.Errorf("the note of a restore, %s, is damaged: put the data directory back by hand if it lies at %s%s*, then remove the note",
+			p.stateFile("restore"), p.dataDir, beforeRestore)
+	}
+	return &note, nil
+}
+
+// setAside reports whether what is in the data directory is not what the note is about: the
+// old data lie beside it.
+func (p *dataDirectory) setAside(note *RestoreNote) (bool, error) {
+	if note == nil {
+		return false, nil
+	}
+	id, err := identity(p.dataDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	return id != note.ID, err
+}
+
+// BeginRestore notes what a restore is about to do.
+func (p *dataDirectory) BeginRestore(r pg.Restore) error {
+	dir, err := p.realDataDir()
+	if err != nil {
+		return fmt.Errorf("the data directory: %w", err)
+	}
+	note := RestoreNote{Discarded: r.Discarded, Before: r.Before, Aside: dir + beforeRestore + time.Now().UTC().Format("20060102T150405.000000")}
+	if note.ID, err = identity(dir); err != nil {
+		return err
+	}
+	content, err := json.Marshal(note)
+	if err != nil {
+		return fmt.Errorf("the note of a restore: %w", err)
+	}
+	if err := p.disk.Replace(p.stateFile("restore"), content, 0o600); err != nil {
+		return fmt.Errorf("the note of a restore (set lictor.state_dir to a writable directory): %w", err)
+	}
+	return p.syncDir(p.stateDir)
+}
+
+// SetAside moves the data directory to where the note says.
+func (p *restorer) SetAside() error {
+	note, err := p.RestoreNote()
+	if err != nil || note == nil {
+		return errors.Join(err, errors.New("nobody has noted that the data directory is to be moved aside"))
+	}
+	if p.Running() {
+		return errors.New("the data directory stays: PostgreSQL runs in it")
+	}
+	dir, err := p.realDataDir()
+	if err != nil {
+		return fmt.Errorf("the data directory: %w", err)
+	}
+	if err := p.disk.For(func() error { return p.disk.Rename(dir, note.Aside) }, p.dataDir, dir); err != nil {
+		return fmt.Errorf("moving the data directory aside (a mount point cannot be: let postgresql.data_dir be a directory below it): %w", err)
+	}
+	p.log.Warn().Str("moved_to", note.Aside).Msg("the data directory was moved aside for a restore; it is never removed")
+	if dir == p.dataDir {
+		return nil
+	}
+	// Of a link it is the target that was renamed.
+	if err := p.disk.For(func() error { return p.disk.Mkdir(dir, 0o700) }, p.dataDir, dir); err != nil {
+		return fmt.Errorf("making the data directory: %w", err)
+	}
+	return p.restrict(dir)
+}
+
+// Restore makes a data directory out of a backup, recovers it to the target where nobody can
+// reach it, promotes it on a timeline above r.Discarded, and stops it.
+func (p *restorer) Restore(ctx context.Context, b config.Backup, r pg.Restore) error {
+	note, err := p.RestoreNote()
+	aside, asideErr := p.setAside(note)
+	if err = errors.Join(err, asideErr); err != nil || !aside {
+		return errors.Join(err, errors.New("nothing is restored: the data directory was not moved aside"))
+	}
+	if err := p.killMethods(ctx); err != nil {
+		return err
+	}
+	m := method{name: "pgbackrest", command: b.Command}
+	args := []string{
+		"--stanza=" + b.Stanza, "--set=" + r.Label, "--pg1-path=" + p.dataDir, "--tablespace-map-all=" + note.Aside + ".tablespaces",
+		"--type=time", "--target=" + r.Target.UTC().Format("2006-01-02 15:04:05.999999+00"), "--target-timeline=" + strconv.Itoa(r.Timeline), "restore",
+	}
+	if err := p.fill(ctx, "lictor.backup", m, args, marker{Kind: markCustom}); err != nil {
+		return err
+	}
+	control, err := p.restored(ctx)
+	if err == nil {
+		err = p.refuseBorrowed()
+	}
+	if err == nil {
+		err = p.skipTimelines(r.Timeline, r.Discarded)
+	}
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	run, err := p.prepareRecovery(nil, true)
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	if err := p.privately(ctx, control, run, func(string) error {
+		if err := p.awaitPrimary(ctx); err != nil {
+			return err
+		}
+		return p.targetReached(run.recovery)
+	}); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	if control, err = p.control(ctx); err != nil {
+		return err
+	}
+	if control.Timeline <= r.Discarded {
+		return fmt.Errorf("restore: PostgreSQL was promoted on timeline %d, which is not above %d: it would pass for what is discarded", control.Timeline, r.Discarded)
+	}
+	return p.unmark()
+}
+
+// PutBack puts the old data directory back. What a restore has left in its place is moved
+// aside, as a bootstrap that failed is.
+func (p *restorer) PutBack(ctx context.Context) error {
+	note, err := p.RestoreNote()
+	if err != nil {
+		return err
+	}
+	switch aside, err := p.setAside(note); {
+	case err != nil:
+		return err
+	case !aside:
+		return nil
+	}
+	if id, err := identity(note.Aside); err != nil || id != note.ID {
+		return errors.Join(err, fmt.Errorf("%s is not the data directory that a restore has moved there: put that back to %s by hand, then remove %s",
+			note.Aside, p.dataDir, p.stateFile("restore")))
+	}
+	if err := p.Kill(ctx); err != nil {
+		return err
+	}
+	if err := errors.Join(p.killWriters(ctx), p.killMethods(ctx)); err != nil {
+		return err
+	}
+	dir := p.dataDir
+	if !p.absent() {
+		failed, err := p.moveAside("", func(string) bool { return false })
+		if err != nil {
+			return err
+		}
+		p.log.Warn().Str("moved_to", failed).Msg("what the restore has left was moved aside; the next one that fails takes its place")
+		if real, err := p.realDataDir(); err == nil { // a link leads to a new directory
+			dir = real
+		}
+		if err := p.disk.For(func() error { return p.disk.Remove(dir) }, p.dataDir, dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("putting the data directory back: %w", err)
+		}
+	}
+	if err := p.disk.For(func() error { return p.disk.Rename(note.Aside, dir) }, p.dataDir, dir); err != nil {
+		return fmt.Errorf("putting the data directory back: %w", err)
+	}
+	p.log.Warn().Str("data_dir", p.dataDir).Msg("the restore was undone: the data directory was put back")
+	return p.unmark()
+}
+
+// EndRestore drops the note: what is in the data directory is the shard's.
+func (p *dataDirectory) EndRestore() error {
+	if err := p.disk.Remove(p.stateFile("restore")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("dropping the note of a restore: %w", err)
+	}
+	return p.syncDir(p.stateDir)
+}

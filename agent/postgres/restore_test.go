@@ -1,0 +1,147 @@
+package postgres
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+func wantState(ctx context.Context, t *testing.T, p *Instance, want DataState) {
+	t.Helper()
+	if d, err := p.DataDir(ctx); err != nil || d.State != want {
+		t.Errorf("the data directory is %+v, %v, want %s", d, err, want)
+	}
+}
+
+// Wherever a restore is cut short, the old data are put back, and nothing is removed.
+func TestPutBack(t *testing.T) {
+	ctx := within(t)
+	begun := func(t *testing.T, p *Instance) { must(t, p.BeginRestore(pg.Restore{Discarded: 3, Before: 2})) }
+	aside := func(t *testing.T, p *Instance) {
+		begun(t, p)
+		must(t, p.SetAside())
+		wantState(ctx, t, p, SetAside)
+	}
+	for name, cut := range map[string]func(t *testing.T, p *Instance){
+		"before anything was moved": begun,
+		"with nothing in its place": aside,
+		"with half a backup in its place": func(t *testing.T, p *Instance) {
+			aside(t, p)
+			must(t, p.mark(markCustom, ""))
+			put(t, p.inData("half"), "x")
+		},
+		"with a whole one in its place": func(t *testing.T, p *Instance) {
+			aside(t, p)
+			put(t, p.inData("PG_VERSION"), "another")
+		},
+		"while it was put back": func(t *testing.T, p *Instance) {
+			aside(t, p)
+			must(t, p.PutBack(ctx))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := newDir(t)
+			p := newInstance(t, settings(t, dir, "a"))
+			put(t, p.inData("precious"), "x")
+			give(t, p, p.dataDir)
+			cut(t, p)
+			must(t, p.PutBack(ctx))
+			must(t, p.PutBack(ctx)) // it may be repeated
+			if _, err := os.Stat(p.inData("precious")); err != nil {
+				t.Fatal(err, listing(t, dir))
+			}
+			if left, err := filepath.Glob(p.dataDir + beforeRestore + "*"); err != nil || len(left) > 0 {
+				t.Errorf("there is still %v, %v", left, err)
+			}
+			if note, err := p.RestoreNote(); err != nil || note == nil || note.Discarded != 3 || note.Before != 2 {
+				t.Errorf("the note is %+v, %v", note, err)
+			}
+			if half, err := filepath.Glob(p.dataDir + ".failed.*/half"); err != nil || strings.HasPrefix(name, "with half") && len(half) != 1 {
+				t.Errorf("the half is not moved aside: %v, %v", listing(t, dir), err)
+			}
+			must(t, p.EndRestore())
+			if note, err := p.RestoreNote(); err != nil || note != nil {
+				t.Errorf("the note is %+v, %v", note, err)
+			}
+		})
+	}
+}
+
+// What is not what was moved aside is not put back, and a note that makes no sense lets
+// nothing be started.
+func TestPutBackNothingElse(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	put(t, p.inData("precious"), "x")
+	must(t, p.BeginRestore(pg.Restore{Discarded: 3}))
+	must(t, p.SetAside())
+	note, err := p.RestoreNote()
+	must(t, err)
+	must(t, os.Rename(note.Aside, note.Aside+".kept"))
+	put(t, filepath.Join(note.Aside, "another"), "x")
+	before := listing(t, dir)
+	if err := p.PutBack(ctx); err == nil || !strings.Contains(err.Error(), "is not the data directory that a restore has moved there") {
+		t.Error(err)
+	}
+	if after := listing(t, dir); strings.Join(after, " ") != strings.Join(before, " ") {
+		t.Errorf("changed: %v", after)
+	}
+	must(t, os.WriteFile(p.stateFile("restore"), []byte("{"), 0o600))
+	wantState(ctx, t, p, Foreign)
+}
+
+// The real pgBackRest restores in the place of the data, to the moment, on a timeline above
+// those that are discarded.
+func TestRestoreToAMoment(t *testing.T) {
+	if _, err := exec.LookPath("pgbackrest"); err != nil {
+		t.Skip("pgbackrest is not installed")
+	}
+	ctx, dir := within(t), newDir(t)
+	p, id, options := backedUp(ctx, t, dir)
+	sql(ctx, t, p, "SELECT pg_sleep(1.1)") // pgBackRest counts in seconds
+	sql(ctx, t, p, "CREATE TABLE public.kept AS SELECT 42 AS answer")
+	target := time.Now()
+	sql(ctx, t, p, "DROP TABLE public.kept")
+	sql(ctx, t, p, "SELECT pg_switch_wal()")
+	must(t, p.Stop(ctx, Fast))
+	out, err := p.Output(ctx, patience, "test", "pgbackrest "+options+" --output=json info")
+	must(t, err)
+	_, label, _ := strings.Cut(string(out), `"label":"`)
+	label, _, _ = strings.Cut(label, `"`)
+
+	r := pg.Restore{Target: target, Label: label, Timeline: 1, Discarded: 3}
+	b := config.Backup{Stanza: "main", Command: strings.ReplaceAll("pgbackrest "+options, "--stanza=main ", "")}
+	if err := p.Restore(ctx, b, r); err == nil {
+		t.Fatal("it restores over the data")
+	}
+	must(t, p.BeginRestore(r))
+	must(t, p.SetAside())
+	late := r
+	late.Target = time.Now().Add(time.Hour)
+	if err := p.Restore(ctx, b, late); err == nil {
+		t.Error("a target that the archive does not reach")
+	}
+	wantState(ctx, t, p, SetAside)
+	must(t, p.PutBack(ctx))
+	wantState(ctx, t, p, Valid)
+	must(t, p.SetAside())
+	must(t, p.Restore(ctx, b, r))
+	must(t, p.EndRestore())
+	d, err := p.DataDir(ctx)
+	if must(t, err); d.State != Valid || d.Standby || d.Control.SystemIdentifier != id || d.Control.Timeline != 4 || !d.Control.IsShutDown() {
+		t.Errorf("%+v", d)
+	}
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	sql(ctx, t, p, "TABLE public.kept")
+	if left, err := filepath.Glob(p.dataDir + beforeRestore + "*/PG_VERSION"); err != nil || len(left) != 1 {
+		t.Errorf("the old data: %v, %v", left, err)
+	}
+}
