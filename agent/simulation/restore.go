@@ -39,7 +39,7 @@ func restoreShard(w *world, e Event) func() {
 			}
 		})
 	})
-	a.host.back = int64(e.Value) << 10
+	a.host.goesBack = int64(e.Value) << 10
 	return nil
 }
 
@@ -101,7 +101,7 @@ func (p inPostgres) Restore(w *member.Work, r pg.Restore, done func(error)) {
 			return errors.New("the target is not reached")
 		}
 		end := *pg.aside.old
-		from := position{end.branch, max(end.branch.fork, end.lsn-p.host.back)}
+		from := position{end.branch, max(end.branch.fork, end.lsn-p.host.goesBack)}
 		pg.aside.cut = &cut{after: from, end: end}
 		// It is told of the numbers in between, of which there is no history file.
 		p.host.w.timeline = max(p.host.w.timeline, r.Discarded)

@@ -110,10 +110,10 @@ type host struct {
 	outlived bool
 	held     []func()
 
-	pg    postgres
-	back  int64 // by how much WAL a restore goes back
-	guard guard
-	agent *agent // nil: its process does not run
+	pg       postgres
+	goesBack int64 // by how much WAL a restore goes back
+	guard    guard
+	agent    *agent // nil: its process does not run
 	// patroni is what a member runs in the agent's place (Schedule.Patroni); nil: its process
 	// does not run.
 	patroni *patroni
