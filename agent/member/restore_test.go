@@ -46,6 +46,9 @@ func TestRestore(t *testing.T) {
 	if b := w.Snapshot.Status.Value.Lictor; b.Timeline != 4 {
 		t.Errorf("the status says that timeline %d may be in use", b.Timeline)
 	}
+	if at := w.Snapshot.Status.Value.OpTime; at != 0 {
+		t.Errorf("the status says where the discarded WAL was: %d", at)
+	}
 	w.waiters.tell()
 	w.answer("Postgres.SetAside")
 	w.Saw(Look{Began: w.clock + 1, State: pg.State{Running: true, Accepting: true, Timeline: 4, WriteLSN: 1}})
@@ -89,10 +92,13 @@ func TestRestoreThatFails(t *testing.T) {
 	}
 	w.begin(ha.PutBack{})
 	w.answer("Postgres.PutBack")
-	w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataValid, SystemIdentifier: systemA, Timeline: 3, WasPrimary: true}, Restore: note}, true)
+	w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataValid, SystemIdentifier: systemA, Timeline: 3, WasPrimary: true, CheckpointLSN: 300 * mib}, Restore: note}, true)
 	w.settle()
 	if timeline, _ := w.beatsDiscarded(140); timeline != 0 {
 		t.Errorf("with the old data back a beat says %d", timeline)
+	}
+	if at := w.Snapshot.Status.Value.OpTime; at != 300*mib {
+		t.Errorf("with the old data back the status says %d", at)
 	}
 	if !w.unservedSince.IsZero() {
 		t.Error("the time of the restore counts as one without service")
