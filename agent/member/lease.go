@@ -132,7 +132,10 @@ func (l *leadership) nextStatus() cluster.Status {
 	}
 	beat := cluster.Beat{
 		LeaseMS: l.Dynamic.TTL.Milliseconds(), Number: l.NextBeat(), Owner: l.Name, Paused: l.Dynamic.Pause,
-		Timeline: l.NextTimeline(o.Timeline, l.discard != nil),
+		Timeline: l.NextTimeline(o.Timeline, false),
+	}
+	if l.discard != nil { // the restored shard's
+		beat.Timeline = max(beat.Timeline, l.discard.Timeline+1)
 	}
 	beat.Discarded, beat.DiscardedBefore = l.nextDiscarded()
 	return cluster.Status{OpTime: at, Lictor: &beat}

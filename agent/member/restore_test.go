@@ -55,6 +55,12 @@ func TestRestore(t *testing.T) {
 	if w.PG.Running {
 		t.Error("what runs while it recovers passes for the shard's")
 	}
+	if timeline, _ := w.beatsDiscarded(125); timeline != 3 {
+		t.Errorf("while it restores a beat says %d", timeline)
+	}
+	if b := w.Snapshot.Status.Value.Lictor; b.Timeline != 4 {
+		t.Errorf("while it restores the status says that timeline %d may be in use", b.Timeline)
+	}
 	w.answer("Postgres.Restore")
 	w.answer("Postgres.EndRestore")
 	if !over || ended != nil {

@@ -169,7 +169,7 @@ func TestPgBackRest(t *testing.T) {
 
 // backedUp is a primary whose backup and archive pgBackRest keeps below dir, with the options to
 // find them by.
-func backedUp(ctx context.Context, t *testing.T, dir string) (source *Instance, id, options string) {
+func backedUp(ctx context.Context, t *testing.T, dir string, before ...func(*Instance)) (source *Instance, id, options string) {
 	t.Helper()
 	options = fmt.Sprintf("--stanza=main --repo1-path=%[1]s/repo --log-path=%[1]s --lock-path=%[1]s/lock --config=/dev/null --log-level-console=warn", dir)
 	s := settings(t, dir, "source")
@@ -178,6 +178,9 @@ func backedUp(ctx context.Context, t *testing.T, dir string) (source *Instance, 
 	source = newInstance(t, s)
 	id = bootstrapped(ctx, t, source)
 	must(t, source.Start(ctx, StartAs{Role: Primary}))
+	for _, do := range before {
+		do(source)
+	}
 	run := func(command string, more ...string) {
 		t.Helper()
 		words := append(strings.Fields(options), "--pg1-path="+source.dataDir, fmt.Sprintf("--pg1-port=%d", source.port), "--pg1-socket-path="+dir)

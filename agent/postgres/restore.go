@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -18,8 +19,13 @@ import (
 // aside, never removed, and another one is restored in its place. A note beside it says so
 // until that one is the shard's; until then the old one can be put back.
 
-// beforeRestore stands between the data directory's name and the time.
-const beforeRestore = ".before-restore."
+const (
+	// beforeRestore stands between the data directory's name and the time.
+	beforeRestore = ".before-restore."
+	// restoredTablespaces does for the tablespaces of the restored data: they are the shard's,
+	// and must not pass for a part of what may be removed one day.
+	restoredTablespaces = ".tablespaces."
+)
 
 // restorer puts a shard back to an earlier moment.
 type restorer struct {
@@ -40,6 +46,23 @@ type RestoreNote struct {
 	// not change.
 	Aside string `json:"aside"`
 	ID    string `json:"id"`
+}
+
+// dir is the data directory that was moved aside, as it was called before: what the
+// configured one leads to, if that is a link.
+func (n *RestoreNote) dir() string {
+	dir, _ := n.cut()
+	return dir
+}
+
+func (n *RestoreNote) tablespaces() string {
+	dir, at := n.cut()
+	return dir + restoredTablespaces + at
+}
+
+func (n *RestoreNote) cut() (dir, at string) {
+	i := strings.LastIndex(n.Aside, beforeRestore)
+	return n.Aside[:i], n.Aside[i+len(beforeRestore):]
 }
 
 // RestoreNote is the note of a restore that has not ended; nil: there is none.
@@ -109,14 +132,25 @@ func (p *restorer) SetAside() error {
 		return fmt.Errorf("moving the data directory aside (a mount point cannot be: let postgresql.data_dir be a directory below it): %w", err)
 	}
 	p.log.Warn().Str("moved_to", note.Aside).Msg("the data directory was moved aside for a restore; it is never removed")
-	if dir == p.dataDir {
-		return nil
+	if dir != p.dataDir { // of a link it is the target that was renamed
+		if err := p.disk.For(func() error { return p.disk.Mkdir(dir, 0o700) }, p.dataDir, dir); err != nil {
+			return fmt.Errorf("making the data directory: %w", err)
+		}
+		if err := p.restrict(dir); err != nil {
+			return err
+		}
 	}
-	// Of a link it is the target that was renamed.
-	if err := p.disk.For(func() error { return p.disk.Mkdir(dir, 0o700) }, p.dataDir, dir); err != nil {
-		return fmt.Errorf("making the data directory: %w", err)
+	return p.keepNames(note)
+}
+
+// keepNames makes durable what the directories beside the data are called. The note lies on
+// another disk, perhaps: without this it could be gone after a crash, and the new data, too.
+func (p *restorer) keepNames(note *RestoreNote) error {
+	parent := filepath.Dir(note.dir())
+	if err := p.disk.For(func() error { return p.disk.Sync(parent) }, p.dataDir, parent); err != nil {
+		return fmt.Errorf("the names in %s: %w", parent, err)
 	}
-	return p.restrict(dir)
+	return nil
 }
 
 // Restore makes a data directory out of a backup, recovers it to the target where nobody can
@@ -132,7 +166,7 @@ func (p *restorer) Restore(ctx context.Context, b config.Backup, r pg.Restore) e
 	}
 	m := method{name: "pgbackrest", command: b.Command}
 	args := []string{
-		"--stanza=" + b.Stanza, "--set=" + r.Label, "--pg1-path=" + p.dataDir, "--tablespace-map-all=" + note.Aside + ".tablespaces",
+		"--stanza=" + b.Stanza, "--set=" + r.Label, "--pg1-path=" + p.dataDir, "--tablespace-map-all=" + note.tablespaces(),
 		"--type=time", "--target=" + r.Target.UTC().Format("2006-01-02 15:04:05.999999+00"), "--target-timeline=" + strconv.Itoa(r.Timeline), "restore",
 	}
 	if err := p.fill(ctx, "lictor.backup", m, args, marker{Kind: markCustom}); err != nil {
@@ -166,6 +200,9 @@ func (p *restorer) Restore(ctx context.Context, b config.Backup, r pg.Restore) e
 	if control.Timeline <= r.Discarded {
 		return fmt.Errorf("restore: PostgreSQL was promoted on timeline %d, which is not above %d: it would pass for what is discarded", control.Timeline, r.Discarded)
 	}
+	if err := p.keepNames(note); err != nil {
+		return err
+	}
 	return p.unmark()
 }
 
@@ -192,22 +229,23 @@ func (p *restorer) PutBack(ctx context.Context) error {
 	if err := errors.Join(p.killWriters(ctx), p.killMethods(ctx)); err != nil {
 		return err
 	}
-	dir := p.dataDir
-	if !p.absent() {
+	dir := note.dir()
+	if _, err := p.disk.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
 		failed, err := p.moveAside("", func(string) bool { return false })
 		if err != nil {
 			return err
 		}
 		p.log.Warn().Str("moved_to", failed).Msg("what the restore has left was moved aside; the next one that fails takes its place")
-		if real, err := p.realDataDir(); err == nil { // a link leads to a new directory
-			dir = real
-		}
+		// Where a link leads to there is a new one.
 		if err := p.disk.For(func() error { return p.disk.Remove(dir) }, p.dataDir, dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("putting the data directory back: %w", err)
 		}
 	}
 	if err := p.disk.For(func() error { return p.disk.Rename(note.Aside, dir) }, p.dataDir, dir); err != nil {
 		return fmt.Errorf("putting the data directory back: %w", err)
+	}
+	if err := p.keepNames(note); err != nil {
+		return err
 	}
 	p.log.Warn().Str("data_dir", p.dataDir).Msg("the restore was undone: the data directory was put back")
 	return p.unmark()

@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,37 +43,54 @@ func TestPutBack(t *testing.T) {
 			aside(t, p)
 			put(t, p.inData("PG_VERSION"), "another")
 		},
+		"before the target of a link was made again": func(t *testing.T, p *Instance) {
+			aside(t, p)
+			note, err := p.RestoreNote()
+			must(t, err)
+			if err := os.Remove(note.dir()); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+		},
 		"while it was put back": func(t *testing.T, p *Instance) {
 			aside(t, p)
 			must(t, p.PutBack(ctx))
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dir := newDir(t)
-			p := newInstance(t, settings(t, dir, "a"))
-			put(t, p.inData("precious"), "x")
-			give(t, p, p.dataDir)
-			cut(t, p)
-			must(t, p.PutBack(ctx))
-			must(t, p.PutBack(ctx)) // it may be repeated
-			if _, err := os.Stat(p.inData("precious")); err != nil {
-				t.Fatal(err, listing(t, dir))
-			}
-			if left, err := filepath.Glob(p.dataDir + beforeRestore + "*"); err != nil || len(left) > 0 {
-				t.Errorf("there is still %v, %v", left, err)
-			}
-			if note, err := p.RestoreNote(); err != nil || note == nil || note.Discarded != 3 || note.Before != 2 {
-				t.Errorf("the note is %+v, %v", note, err)
-			}
-			if half, err := filepath.Glob(p.dataDir + ".failed.*/half"); err != nil || strings.HasPrefix(name, "with half") && len(half) != 1 {
-				t.Errorf("the half is not moved aside: %v, %v", listing(t, dir), err)
-			}
-			must(t, p.EndRestore())
-			if note, err := p.RestoreNote(); err != nil || note != nil {
-				t.Errorf("the note is %+v, %v", note, err)
-			}
-		})
+		for _, linked := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, a link: %v", name, linked), func(t *testing.T) {
+				t.Parallel()
+				dir := newDir(t)
+				p := newInstance(t, settings(t, dir, "a"))
+				real := p.dataDir
+				if linked {
+					real = filepath.Join(dir, "disk", "a")
+					must(t, os.Mkdir(filepath.Dir(real), 0o755))
+					give(t, p, filepath.Dir(real))
+					must(t, os.Symlink(real, p.dataDir))
+				}
+				put(t, filepath.Join(real, "precious"), "x")
+				give(t, p, real)
+				cut(t, p)
+				must(t, p.PutBack(ctx))
+				must(t, p.PutBack(ctx)) // it may be repeated
+				if _, err := os.Stat(p.inData("precious")); err != nil {
+					t.Fatal(err, listing(t, dir))
+				}
+				if left, err := filepath.Glob(real + beforeRestore + "*"); err != nil || len(left) > 0 {
+					t.Errorf("there is still %v, %v", left, err)
+				}
+				if note, err := p.RestoreNote(); err != nil || note == nil || note.Discarded != 3 || note.Before != 2 {
+					t.Errorf("the note is %+v, %v", note, err)
+				}
+				if half, err := filepath.Glob(real + ".failed.*/half"); err != nil || strings.HasPrefix(name, "with half") && len(half) != 1 {
+					t.Errorf("the half is not moved aside: %v, %v", listing(t, dir), err)
+				}
+				must(t, p.EndRestore())
+				if note, err := p.RestoreNote(); err != nil || note != nil {
+					t.Errorf("the note is %+v, %v", note, err)
+				}
+			})
+		}
 	}
 }
 
@@ -105,9 +124,14 @@ func TestRestoreToAMoment(t *testing.T) {
 		t.Skip("pgbackrest is not installed")
 	}
 	ctx, dir := within(t), newDir(t)
-	p, id, options := backedUp(ctx, t, dir)
+	space := filepath.Join(dir, "space")
+	p, id, options := backedUp(ctx, t, dir, func(p *Instance) {
+		must(t, os.Mkdir(space, 0o700))
+		give(t, p, space)
+		sql(ctx, t, p, "CREATE TABLESPACE elsewhere LOCATION '"+space+"'")
+	})
 	sql(ctx, t, p, "SELECT pg_sleep(1.1)") // pgBackRest counts in seconds
-	sql(ctx, t, p, "CREATE TABLE public.kept AS SELECT 42 AS answer")
+	sql(ctx, t, p, "CREATE TABLE public.kept TABLESPACE elsewhere AS SELECT 42 AS answer")
 	target := time.Now()
 	sql(ctx, t, p, "DROP TABLE public.kept")
 	sql(ctx, t, p, "SELECT pg_switch_wal()")
@@ -141,6 +165,13 @@ func TestRestoreToAMoment(t *testing.T) {
 	}
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
 	sql(ctx, t, p, "TABLE public.kept")
+	// What may be removed one day has no part of the shard.
+	if at := value(ctx, t, p, "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'elsewhere'"); !strings.HasPrefix(at, p.dataDir+restoredTablespaces) {
+		t.Errorf("the restored tablespace is in %s", at)
+	}
+	if old, err := os.ReadDir(space); err != nil || len(old) == 0 {
+		t.Errorf("the old tablespace: %v, %v", old, err)
+	}
 	if left, err := filepath.Glob(p.dataDir + beforeRestore + "*/PG_VERSION"); err != nil || len(left) != 1 {
 		t.Errorf("the old data: %v, %v", left, err)
 	}

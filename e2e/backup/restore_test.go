@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -259,6 +258,5 @@ func TestRestoreThatIsCutShort(t *testing.T) {
 // asides are the data directories that restores have moved aside.
 func asides(t *testing.T, m *lab.Member) []string {
 	t.Helper()
-	found := got(filepath.Glob(m.DataDir + ".before-restore.*"))(t)
-	return slices.DeleteFunc(found, func(path string) bool { return strings.HasSuffix(path, ".tablespaces") })
+	return got(filepath.Glob(m.DataDir + ".before-restore.*"))(t)
 }
