@@ -156,6 +156,8 @@ func TestRestoreToAMoment(t *testing.T) {
 	wantState(ctx, t, p, SetAside)
 	must(t, p.PutBack(ctx))
 	wantState(ctx, t, p, Valid)
+	must(t, p.EndRestore())
+	must(t, p.BeginRestore(r))
 	must(t, p.SetAside())
 	must(t, p.Restore(ctx, b, r))
 	must(t, p.EndRestore())
