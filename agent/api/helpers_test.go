@@ -24,6 +24,7 @@ type fakeNode struct {
 	scheduleRestart  func(context.Context, RestartRequest) error
 	cancelRestart    func(context.Context) error
 	restore          func(context.Context, RestoreRequest) error
+	cancelRestore    func(context.Context) error
 	reinitialize     func(context.Context, ReinitRequest) error
 	switchover       func(context.Context, cluster.Failover) (Outcome, error)
 	cancelSwitchover func(context.Context) error
@@ -109,7 +110,12 @@ func (n *fakeNode) Restore(ctx context.Context, r RestoreRequest) error {
 	return n.restore(ctx, r)
 }
 
-func (n *fakeNode) CancelRestore(context.Context) error { return ErrNone }
+func (n *fakeNode) CancelRestore(ctx context.Context) error {
+	if n.cancelRestore == nil {
+		return errUnexpected
+	}
+	return n.cancelRestore(ctx)
+}
 
 func (n *fakeNode) Switchover(ctx context.Context, f cluster.Failover) (Outcome, error) {
 	if n.switchover == nil {

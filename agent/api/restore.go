@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"regexp"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -19,6 +20,9 @@ func (s *Server) restore(ctx context.Context, request map[string]any) answer {
 	at, zoned, ok := parseTime(target)
 	if !ok || !zoned {
 		return text(http.StatusBadRequest, "target: must be a time with its zone, 2026-11-29T10:00:00+00:00")
+	}
+	if at.After(time.Now()) {
+		return text(http.StatusBadRequest, "target: is in the future")
 	}
 	label, _ := request["label"].(string)
 	if !backupLabel.MatchString(label) {

@@ -96,7 +96,7 @@ func (b Backup) Room(dir string) error {
 	}
 	free, needs := int64(fs.Bavail)*fs.Bsize, b.Size+b.Size/10+1<<27 //nolint:unconvert // of another type elsewhere
 	if free < needs {
-		return fmt.Errorf("%s has %d MB free, restoring %s needs %d MB: name a directory on another disk", dir, free>>20, b.Label, needs>>20)
+		return fmt.Errorf("%s has %d MB free, restoring %s needs %d MB", dir, free>>20, b.Label, needs>>20)
 	}
 	return nil
 }
