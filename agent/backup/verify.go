@@ -60,7 +60,7 @@ func (v Verification) Verify(ctx context.Context) (_ Verified, err error) {
 		return Verified{}, fmt.Errorf("stanza %s: %w (%s)", v.Stanza, err, info.Trouble)
 	}
 	if err := chosen.Room(v.Scratch); err != nil {
-		return Verified{}, err
+		return Verified{}, fmt.Errorf("%w: name a directory on another disk", err)
 	}
 	dir, err := os.MkdirTemp(v.Scratch, "lictor-verify-")
 	if err != nil {

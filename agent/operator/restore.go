@@ -86,12 +86,9 @@ func RestoreBeside(ctx context.Context, c *Console, s *Shard, o RestoreOptions) 
 	if err != nil {
 		return err
 	}
-	r, err := s.check(ctx, c, repository, snapshot, target, o.Label)
+	r, err := s.check(ctx, c, repository, snapshot, target, o.Label, existing(plan.DataDir))
 	if err != nil {
 		return err
-	}
-	if err := r.from.Room(existing(plan.DataDir)); err != nil {
-		return refusedf("%w", err)
 	}
 	if plan.Bootstrap, err = besideBootstrap(cfg, snapshot, plan, r); err != nil {
 		return err
@@ -122,6 +119,40 @@ func RestoreBeside(ctx context.Context, c *Console, s *Shard, o RestoreOptions) 
 	return nil
 }
 
+// inPlace is a shard that can be put back to an earlier moment in the place of its data.
+type inPlace struct {
+	restoration
+	leader cluster.Member
+	// dataDir is what the leader's data directory is called, without links.
+	dataDir string
+}
+
+// inPlace looks whether the shard can be put back to an earlier moment, and touches nothing.
+func (s *Shard) inPlace(ctx context.Context, c *Console, snapshot cluster.Snapshot, target time.Time, o RestoreOptions) (inPlace, error) {
+	var plan inPlace
+	var err error
+	if plan.leader, err = s.leader(snapshot); err != nil {
+		return plan, err
+	}
+	cfg, err := s.site.memberFile(s.Scope, o.Environ)
+	if err != nil {
+		return plan, err
+	}
+	if cfg.Name != plan.leader.Name {
+		return plan, refusedf("%s leads %s, and --config is the file of %s: run this on the leader's host", plan.leader.Name, s.Scope, cfg.Name)
+	}
+	if plan.dataDir, err = filepath.EvalSymlinks(cfg.Postgres.DataDir); err != nil {
+		return plan, refusedf("the data directory of %s: %w: run this on the leader's host", plan.leader.Name, err)
+	}
+	repository, err := repositoryOf(cfg)
+	if err != nil {
+		return plan, err
+	}
+	// The data are restored beside the old ones, and so are those of tablespaces.
+	plan.restoration, err = s.check(ctx, c, repository, snapshot, target, o.Label, filepath.Dir(plan.dataDir))
+	return plan, err
+}
+
 // Restore puts a shard back to an earlier moment, in the place of its data (design 5.25). It is
 // run on the leader's host.
 func Restore(ctx context.Context, c *Console, s *Shard, o RestoreOptions) error {
@@ -133,32 +164,15 @@ func Restore(ctx context.Context, c *Console, s *Shard, o RestoreOptions) error 
 	if err != nil {
 		return err
 	}
-	leader, err := s.leader(snapshot)
+	plan, err := s.inPlace(ctx, c, snapshot, target, o)
 	if err != nil {
 		return err
 	}
-	cfg, err := s.site.memberFile(s.Scope, o.Environ)
-	if err != nil {
-		return err
-	}
-	if cfg.Name != leader.Name {
-		return refusedf("%s leads %s, and --config is the file of %s: run this on the leader's host", leader.Name, s.Scope, cfg.Name)
-	}
-	repository, err := repositoryOf(cfg)
-	if err != nil {
-		return err
-	}
-	r, err := s.check(ctx, c, repository, snapshot, target, o.Label)
-	if err != nil {
-		return err
-	}
-	if err := r.from.Room(cfg.Postgres.DataDir); err != nil {
-		return refusedf("%w", err)
-	}
+	leader := plan.leader
 	since := time.Since(target)
 	c.Say("%s is put back to %s:", s.Scope, backup.TargetText(target))
-	c.Say("  from        the backup %s, %d MB, which ended at %s", r.from.Label, r.from.Size>>20, r.from.Stop.UTC().Format(time.RFC3339))
-	c.Say("  on          %s, whose data directory is moved aside to %s.before-restore.TIME and never removed", leader.Name, cfg.Postgres.DataDir)
+	c.Say("  from        the backup %s, %d MB, which ended at %s", plan.from.Label, plan.from.Size>>20, plan.from.Stop.UTC().Format(time.RFC3339))
+	c.Say("  on          %s, whose data directory is moved aside to %s.before-restore.TIME and never removed", leader.Name, plan.dataDir)
 	c.Say("  discarded   all that was committed since, in %s, up to timeline %d at %s; the archive keeps it", since.Round(time.Second), leader.Timeline, fmt.Sprintf("%X/%X", snapshot.Status.Value.OpTime>>32, snapshot.Status.Value.OpTime&0xffffffff))
 	c.Say("  clients     are held by the poolers as while a shard is down, then get errors, until it is done")
 	c.Say("  the others  are rewound, or made anew, from %s", leader.Name)
@@ -169,7 +183,7 @@ func Restore(ctx context.Context, c *Console, s *Shard, o RestoreOptions) error 
 	}
 	c.Say("restoring; lictor list %s shows it, lictor restore %s --cancel undoes it", s.Scope, s.Scope)
 	began := time.Now()
-	answer, err := s.client.Post(ctx, api.PeerOf(leader), "/restore", map[string]any{"target": target.Format(time.RFC3339Nano), "label": r.from.Label})
+	answer, err := s.client.Post(ctx, api.PeerOf(leader), "/restore", map[string]any{"target": target.Format(time.RFC3339Nano), "label": plan.from.Label})
 	switch {
 	case err != nil && neverSent(err):
 		return fmt.Errorf("%s cannot be reached, nothing was done: %w", leader.Name, err)
@@ -181,7 +195,7 @@ func Restore(ctx context.Context, c *Console, s *Shard, o RestoreOptions) error 
 		return rolledBack(fmt.Errorf("%s: %s", s.words(answer), answer.Reason))
 	}
 	c.Say("restored in %s. Take a full backup now: those from before do not reach the new timeline's end.\n"+
-		"When nobody needs the old data any more, remove %s.before-restore.*", Duration(time.Since(began)), cfg.Postgres.DataDir)
+		"When nobody needs the old data any more, remove %s.before-restore.*", Duration(time.Since(began)), plan.dataDir)
 	return nil
 }
 
@@ -321,9 +335,9 @@ func existing(path string) string {
 	}
 }
 
-// check looks whether a shard can be restored to a moment, and touches nothing but the archive,
-// which is brought up to now.
-func (s *Shard) check(ctx context.Context, c *Console, repository backup.Repository, snapshot cluster.Snapshot, target time.Time, label string) (restoration, error) {
+// check looks whether a shard can be restored to a moment, in a directory, and touches nothing but
+// the archive, which is brought up to now.
+func (s *Shard) check(ctx context.Context, c *Console, repository backup.Repository, snapshot cluster.Snapshot, target time.Time, label, dir string) (restoration, error) {
 	system := snapshot.Initialize.Value
 	if system == "" {
 		return restoration{}, refusedf("Consul does not know the system identifier of %s (the key initialize), by which its backups are told from others", s.Scope)
@@ -355,6 +369,9 @@ func (s *Shard) check(ctx context.Context, c *Console, repository backup.Reposit
 	}
 	if !target.Before(r.archived) {
 		return r, refusedf("--to: %s is later than the last WAL in the archive, which came there at %s", backup.TargetText(target), r.archived.UTC().Format(time.RFC3339))
+	}
+	if err := r.from.Room(dir); err != nil {
+		return r, refusedf("%w: make room, or restore beside the shard to another disk (--as, --data-dir)", err)
 	}
 	return r, nil
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
@@ -101,6 +103,9 @@ func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 	if err != nil {
 		return fmt.Errorf("the data directory: %w", err)
 	}
+	if mountPoint(dir) {
+		return fmt.Errorf("the data directory, %s, is a mount point, and cannot be moved aside: let postgresql.data_dir be a directory below it", dir)
+	}
 	note := RestoreNote{Discarded: r.Discarded, Before: r.Before, Aside: dir + beforeRestore + time.Now().UTC().Format("20060102T150405.000000")}
 	if note.ID, err = identity(dir); err != nil {
 		return err
@@ -113,6 +118,12 @@ func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 		return fmt.Errorf("the note of a restore (set lictor.state_dir to a writable directory): %w", err)
 	}
 	return p.syncDir(p.stateDir)
+}
+
+// mountPoint reports whether a directory is known to be a mount point.
+func mountPoint(dir string) bool {
+	var st unix.Statx_t
+	return unix.Statx(unix.AT_FDCWD, dir, 0, 0, &st) == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // SetAside moves the data directory to where the note says.
@@ -129,7 +140,7 @@ func (p *restorer) SetAside() error {
 		return fmt.Errorf("the data directory: %w", err)
 	}
 	if err := p.disk.For(func() error { return p.disk.Rename(dir, note.Aside) }, p.dataDir, dir); err != nil {
-		return fmt.Errorf("moving the data directory aside (a mount point cannot be: let postgresql.data_dir be a directory below it): %w", err)
+		return fmt.Errorf("moving the data directory aside: %w", err)
 	}
 	p.log.Warn().Str("moved_to", note.Aside).Msg("the data directory was moved aside for a restore; it is never removed")
 	if dir != p.dataDir { // of a link it is the target that was renamed

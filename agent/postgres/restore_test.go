@@ -178,3 +178,21 @@ func TestRestoreToAMoment(t *testing.T) {
 		t.Errorf("the old data: %v, %v", left, err)
 	}
 }
+
+// A data directory that cannot be moved aside is refused before anything is noted.
+func TestMountPointsStay(t *testing.T) {
+	dir := newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	put(t, p.inData("precious"), "x")
+	if mountPoint(p.dataDir) || !mountPoint("/proc") {
+		t.Fatalf("the data directory: %v, /proc: %v", mountPoint(p.dataDir), mountPoint("/proc"))
+	}
+	must(t, os.RemoveAll(p.dataDir))
+	must(t, os.Symlink("/proc", p.dataDir))
+	if err := p.BeginRestore(pg.Restore{Discarded: 3}); err == nil || !strings.Contains(err.Error(), "is a mount point") {
+		t.Error(err)
+	}
+	if note, err := p.RestoreNote(); err != nil || note != nil {
+		t.Errorf("the note is %+v, %v", note, err)
+	}
+}
