@@ -13,17 +13,23 @@ func TestRestore(t *testing.T) {
 	} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			restored := 0
-			for _, mode := range []any{false, true, "quorum"} {
-				for _, at := range []float64{30, 30.1, 30.3, 30.6, 31, 33, 36, 40, 45} {
-					for _, member := range []int{a, b} {
-						events := []Event{ev(30, Restore, a).with(200)}
-						if kind != "" {
-							events = append(events, during(at, 20, kind, member).with(map[Kind]int{ConsulError: 500, SlowNetwork: 1500}[kind]))
-						}
+			restored, cell := 0, 0
+			modes := []any{false, true, "quorum"}
+			for _, at := range []float64{30, 30.1, 30.3, 30.6, 31, 33, 36, 40, 45} {
+				for _, member := range []int{a, b} {
+					events := []Event{ev(30, Restore, a).with(200)}
+					if kind != "" {
+						events = append(events, during(at, 20, kind, member).with(map[Kind]int{ConsulError: 500, SlowNetwork: 1500}[kind]))
+					}
+					tried := modes[cell%len(modes):][:1]
+					if *simSeeds > 0 { // all, and with other seeds: minutes
+						tried = modes
+					}
+					cell++
+					for _, mode := range tried {
 						s := directed(3, map[string]any{"ttl": 8, "synchronous_mode": mode}, events...)
-						for seed := uint64(1); seed <= 3; seed++ {
-							s.Seed = seed
+						for seed := range max(1, min(3, *simSeeds)) {
+							s.Seed = *simFirst + seed
 							r := Run(s, Options{})
 							if restored += r.Tally.Restores; r.Violation != nil || r.Tally.Commits == 0 {
 								t.Errorf("%v, %+v", r.Violation, r.Tally)
