@@ -65,7 +65,7 @@ const (
 func (p *dataDirectory) DataDir(ctx context.Context) (DataDir, error) {
 	note, err := p.RestoreNote()
 	if err != nil {
-		return DataDir{State: Foreign, Problem: err.Error()}, nil
+		return DataDir{State: Foreign, Problem: err.Error()}, nil //nolint:nilerr // that is what is wrong with it
 	}
 	switch aside, err := p.setAside(note); {
 	case err != nil:
