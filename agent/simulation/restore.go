@@ -20,6 +20,9 @@ type setAside struct {
 	note ha.Discard
 	old  *position // nil: the old data are still in place
 	cut  *cut      // what the restored data are without; nil: they are not there yet
+
+	slots  []slot // of the old data
+	oldest int64
 }
 
 // cut is WAL that was discarded: what is beyond a position on its branch.
@@ -86,7 +89,7 @@ func (p inPostgres) SetAside(w *member.Work, done func(error)) {
 			return errors.New("PostgreSQL runs, or there is nothing to move aside")
 		}
 		old := pg.at
-		pg.aside.old = &old
+		pg.aside.old, pg.aside.slots, pg.aside.oldest = &old, pg.slots, pg.oldest
 		return nil
 	}, done)
 }
@@ -107,6 +110,8 @@ func (p inPostgres) Restore(w *member.Work, r pg.Restore, done func(error)) {
 		p.host.w.timeline = max(p.host.w.timeline, r.Discarded)
 		pg.at = position{branch: &branch{timeline: p.host.w.nextTimeline(from, r.Discarded), parent: from.branch, fork: from.lsn}, lsn: from.lsn + 1}
 		pg.primary, pg.clean, pg.checkpoint = true, true, pg.at.lsn
+		// A backup has no slots, and the WAL since then.
+		pg.slots, pg.oldest = nil, min(pg.oldest, from.lsn)
 		return nil
 	}, done)
 }
@@ -115,7 +120,8 @@ func (p inPostgres) PutBack(w *member.Work, done func(error)) {
 	p.part(w, 0, 20*time.Millisecond, func() error {
 		pg := &p.host.pg
 		if pg.aside != nil && pg.aside.old != nil {
-			pg.at, pg.aside.old, pg.aside.cut = *pg.aside.old, nil, nil
+			pg.at, pg.slots, pg.oldest = *pg.aside.old, pg.aside.slots, pg.aside.oldest
+			pg.aside.old, pg.aside.cut = nil, nil
 			pg.primary, pg.clean = true, true
 		}
 		return nil
