@@ -219,7 +219,8 @@ func TestRestoreThatIsCutShort(t *testing.T) {
 	leader := got(shard.Leader(ctx))(t)
 	sql(ctx, t, leader, "CREATE TABLE public.known (what text)", "INSERT INTO public.known VALUES ('before')")
 	before := moment(ctx, t, leader, "0")
-	sql(ctx, t, leader, "INSERT INTO public.known VALUES ('after')")
+	// A repository tells of whole seconds when WAL came there.
+	sql(ctx, t, leader, "INSERT INTO public.known VALUES ('after')", "SELECT pg_sleep(1.1)")
 	was := got(leader.Status(ctx))(t)
 	ended := make(chan string, 1)
 	go func() {
@@ -227,6 +228,11 @@ func TestRestoreThatIsCutShort(t *testing.T) {
 		ended <- out
 	}()
 	testkit.Await(ctx, t, "the data directory is moved aside", func() error {
+		select {
+		case out := <-ended:
+			t.Fatalf("it has ended before: %s", out)
+		default:
+		}
 		if len(asides(t, leader)) == 0 {
 			return errors.New("not yet")
 		}
