@@ -44,6 +44,18 @@ func (p *postgres) startByHand() {
 	p.stray, p.parent = p.running, nil
 	if p.primary {
 		p.host.w.judge.made = p.host
+		p.host.w.judge.chosen(p.at)
+	}
+}
+
+// chosen: an operator has started a primary by hand. What it lacks is lost by the operator's choice.
+func (j *judge) chosen(at position) {
+	for _, b := range j.branches {
+		if at.upTo(b) < b.promised {
+			j.forget()
+			j.clean = nil
+			return
+		}
 	}
 }
 
