@@ -89,6 +89,14 @@ func (l *leadership) ArmGuard() {
 	l.GuardSupervisor.arm(l.PersistedState())
 }
 
+// restInPause has the guard stand down again, which was armed for a promotion or a start: until
+// the next beat it would kill for a lease that nothing ends in pause (I5).
+func (l *leadership) restInPause() {
+	if l.PauseInForce() {
+		l.ArmGuard()
+	}
+}
+
 // whenTold calls send, with what is left of limit, when that has succeeded which must
 // come before a beat or takeover of a lease of ttl that counts from t0: the guard knows the
 // end of a lease that is cut, and a restarted agent will know that there may be one.

@@ -149,6 +149,7 @@ func (p *promotion) ended(err error) {
 	if p.forbidden {
 		p.forbid()
 	}
+	p.lead.restInPause()
 	if err != nil {
 		p.reread()
 		return

@@ -67,6 +67,31 @@ func TestPromote(t *testing.T) {
 	w.none("Consul.Read")
 }
 
+// A promotion arms the guard in pause, too, and lets it rest again at its end: not with the next
+// beat, before which it may be stopped, and kill for a lease that nobody ends.
+func TestPromoteInPause(t *testing.T) {
+	for _, failed := range []error{nil, errBoom} {
+		w, p := elected(t)
+		w.Dynamic.Pause = true
+		w.Snapshot.Status.Value.Lictor.Paused = true
+		p.Sync = nil
+		w.agree("Guard.Arm", "Watchdog.Activate", "Postgres.PrePromote")
+		w.begin(p)
+		w.none("Guard.StandDown")
+		c := w.take("Postgres.Promote")
+		if failed == nil {
+			var o outcomeOf
+			last(c, o.done)
+			c.answer()
+			w.answer("Postgres.Observe", pg.State{Running: true, Accepting: true, Timeline: 4}, nil)
+		} else {
+			c.fail(failed)
+		}
+		w.looked()
+		w.answer("Guard.StandDown")
+	}
+}
+
 // Nothing is promoted without the guard, without the watchdog, or without the key sync.
 func TestNothingIsPromoted(t *testing.T) {
 	for _, at := range []string{"Guard.Arm", "Watchdog.Activate"} {

@@ -134,7 +134,10 @@ func (m *Member) startPrimary(waits *ha.SetSync) {
 	protect := func(w *Work, next func(error)) {
 		m.Watchdog.Activate(w, until, ttl, margins, because(next, "no primary is started"))
 	}
-	m.startTask(ha.TaskStart, inOrder(m.awakenGuard, arm, protect, m.start(StartAs{Primary: true, Sync: waits})), m.nowFollows(""))
+	m.startTask(ha.TaskStart, inOrder(m.awakenGuard, arm, protect, m.start(StartAs{Primary: true, Sync: waits})), func(err error) {
+		m.restInPause()
+		m.nowFollows("")(err)
+	})
 }
 
 // because says with an error what does not happen for it.

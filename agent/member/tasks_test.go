@@ -82,6 +82,20 @@ func TestStartPrimary(t *testing.T) {
 	}
 }
 
+// In pause the guard rests again when the primary has started.
+func TestStartPrimaryInPause(t *testing.T) {
+	w := newWorld(t).leading()
+	w.running = false
+	w.Dynamic.Pause = true
+	w.Snapshot.Status.Value.Lictor.Paused = true
+	w.agree("Guard.Awake", "Guard.Arm", "Watchdog.Activate")
+	w.begin(ha.StartPrimary{})
+	w.none("Guard.StandDown")
+	w.answer("Postgres.Start")
+	w.looked()
+	w.answer("Guard.StandDown")
+}
+
 func TestStartReplica(t *testing.T) {
 	for _, tt := range []struct {
 		upstream string
