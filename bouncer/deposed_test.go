@@ -44,6 +44,7 @@ func TestLostPrimaryWithoutName(t *testing.T) {
 	server := serveName(t, name)
 	w := newWorld(t, func(c *config.Config) {
 		c.PgBouncer.Settings = map[string]any{"resolv_conf": filepath.Join(filepath.Dir(c.PgBouncer.Config), "resolv.conf")}
+		c.HoldTimeout = 1 // the bouncer does not reach that primary, and holds its clients
 	})
 	w.write("resolv.conf", "nameserver "+server+"\n") // the bouncer itself does not know the name
 	named := w.route(0, cluster.RouteOpen)
