@@ -39,6 +39,9 @@ type RestoreOptions struct {
 	Force bool
 }
 
+// Beside reports whether something is said of a new shard.
+func (o RestoreOptions) Beside() bool { return o.DataDir+o.Port+o.APIPort+o.File != "" }
+
 const (
 	// repositoryLimit bounds one question to pgBackRest. Its own limits are half an hour.
 	repositoryLimit = time.Minute

@@ -66,6 +66,8 @@ func TestCommandLines(t *testing.T) {
 		"bouncer render --dry-run --template x FILE": "does not go with --template",
 		"bouncer render --template nosuch FILE":      "Lictor ships: pgbouncer.ini.ctmpl, userlist.txt.ctmpl, haproxy.cfg.ctmpl",
 		"query orders --file /nowhere --consul x":    "--file: open /nowhere: no such file",
+		"restore orders --to x --port 5433":          "are of a new shard: say with --as",
+		"restore orders --cancel --as b":             "were all set",
 		"switchover a b --master db1":                "accepts at most 1 arg(s)",
 	} {
 		t.Run(args, func(t *testing.T) {

@@ -31,6 +31,9 @@ func restoreCommand() *cobra.Command {
 		Example: "  lictor restore orders -c /etc/lictor/agents/orders.yml --to '2026-11-29 10:00+00' --as orders_monday\n  systemctl start lictor-agent@orders_monday",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if restore.As == "" && restore.Beside() {
+				return operator.Usage(errors.New("--data-dir, --port, --api-port and --file are of a new shard: say with --as what it is called; without it the shard itself is put back"))
+			}
 			restore.Environ = os.Environ()
 			return o.onShard(cmd, args, func(ctx context.Context, c *operator.Console, s *operator.Shard) error {
 				switch {
@@ -55,6 +58,8 @@ func restoreCommand() *cobra.Command {
 	f.StringVar(&restore.File, "file", "", "the new configuration file (default: NEWSHARD.yml beside the member's)")
 	f.BoolVar(&restore.Force, "force", false, "ask nothing")
 	f.BoolVar(&cancel, "cancel", false, "undo a restore that is under way")
-	cmd.MarkFlagsMutuallyExclusive("cancel", "to")
+	for _, other := range []string{"to", "as", "from-backup"} {
+		cmd.MarkFlagsMutuallyExclusive("cancel", other)
+	}
 	return o.ofShard(cmd)
 }
