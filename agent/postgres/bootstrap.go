@@ -196,6 +196,9 @@ func (p *bootstrapper) privately(ctx context.Context, control Control, run as, w
 	if run.recovery != nil { // what the primary of the backup had is not known: only a hot standby asks
 		args = append(args, "--hot_standby=off")
 	}
+	if run.archivesNothing {
+		args = append(args, "--archive_command=false")
+	}
 	if err := p.launch(ctx, run, args, false); err != nil {
 		return err
 	}

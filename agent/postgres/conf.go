@@ -107,6 +107,8 @@ type as struct {
 	// recovery is that of a bootstrap from a backup: parameters of a recovery from an
 	// archive; nil: there is none.
 	recovery map[string]string
+	// archivesNothing: what it writes stays out of the archive until it runs otherwise.
+	archivesNothing bool
 }
 
 // writeConfig writes all of PostgreSQL's configuration files for a role, one

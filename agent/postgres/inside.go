@@ -45,7 +45,7 @@ func mountedIn(dir string) error {
 	}
 	for _, m := range mounts {
 		if beneath(m, dir) && m != dir {
-			return fmt.Errorf("%s is a mount point in %s, and what is mounted there would be removed: unmount it", m, dir)
+			return fmt.Errorf("%s is a mount point in %s, and what is mounted there would go with it: unmount it", m, dir)
 		}
 	}
 	return nil

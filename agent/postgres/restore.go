@@ -106,6 +106,9 @@ func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 	if mountPoint(dir) {
 		return fmt.Errorf("the data directory, %s, is a mount point, and cannot be moved aside: let postgresql.data_dir be a directory below it", dir)
 	}
+	if err := mountedIn(dir); err != nil {
+		return fmt.Errorf("the data directory cannot be moved aside: %w", err)
+	}
 	note := RestoreNote{Discarded: r.Discarded, Before: r.Before, Aside: dir + beforeRestore + time.Now().UTC().Format("20060102T150405.000000")}
 	if note.ID, err = identity(dir); err != nil {
 		return err
@@ -197,6 +200,8 @@ func (p *restorer) Restore(ctx context.Context, b config.Backup, r pg.Restore) e
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
+	// A restore that is undone must leave no timeline in the archive: standbys would follow it.
+	run.archivesNothing = true
 	if err := p.privately(ctx, control, run, func(string) error {
 		if err := p.awaitPrimary(ctx); err != nil {
 			return err

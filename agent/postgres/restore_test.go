@@ -7,12 +7,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/pg"
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 func wantState(ctx context.Context, t *testing.T, p *Instance, want DataState) {
@@ -160,6 +164,13 @@ func TestRestoreToAMoment(t *testing.T) {
 	must(t, p.BeginRestore(r))
 	must(t, p.SetAside())
 	must(t, p.Restore(ctx, b, r))
+	// It can still be undone: a standby that asked the archive would follow its timeline.
+	archived := func() []string {
+		return slices.Concat(matches(t, dir, "repo/archive/main/*/00000004.history*"), matches(t, dir, "repo/archive/main/*/00000004*/*"))
+	}
+	if early := archived(); len(early) != 0 {
+		t.Errorf("the archive has %v", early)
+	}
 	must(t, p.EndRestore())
 	d, err := p.DataDir(ctx)
 	if must(t, err); d.State != Valid || d.Standby || d.Control.SystemIdentifier != id || d.Control.Timeline != 4 || !d.Control.IsShutDown() {
@@ -167,6 +178,12 @@ func TestRestoreToAMoment(t *testing.T) {
 	}
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
 	sql(ctx, t, p, "TABLE public.kept")
+	testkit.Await(ctx, t, "the new timeline is archived", func() error {
+		if len(archived()) == 0 {
+			return errors.New("it is not")
+		}
+		return nil
+	})
 	// What may be removed one day has no part of the shard.
 	if at := value(ctx, t, p, "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'elsewhere'"); !strings.HasPrefix(at, p.dataDir+restoredTablespaces) {
 		t.Errorf("the restored tablespace is in %s", at)
@@ -192,7 +209,27 @@ func TestMountPointsStay(t *testing.T) {
 	if err := p.BeginRestore(pg.Restore{Discarded: 3}); err == nil || !strings.Contains(err.Error(), "is a mount point") {
 		t.Error(err)
 	}
+	must(t, os.Remove(p.dataDir))
+	put(t, p.inData("pg_wal/wal"), "x")
+	if err := unix.Mount("lictor", p.inData("pg_wal"), "tmpfs", 0, "size=1m"); errors.Is(err, unix.EPERM) {
+		t.Skip("no right to mount")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	err := p.BeginRestore(pg.Restore{Discarded: 3})
+	must(t, unix.Unmount(p.inData("pg_wal"), unix.MNT_DETACH))
+	if err == nil || !strings.Contains(err.Error(), "pg_wal is a mount point in") {
+		t.Errorf("one inside: %v", err)
+	}
 	if note, err := p.RestoreNote(); err != nil || note != nil {
 		t.Errorf("the note is %+v, %v", note, err)
 	}
+}
+
+// matches are the files in a directory of a pattern.
+func matches(t *testing.T, dir, pattern string) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, pattern))
+	must(t, err)
+	return found
 }
