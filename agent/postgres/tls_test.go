@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -189,6 +190,7 @@ func TestCertificatesOnly(t *testing.T) {
 	}
 	noSecrets(t, dir, a)
 
+	var err error
 	elsewhere := newAuthority(t, filepath.Join(dir, "other"))
 	for name, change := range map[string]struct {
 		change func(*config.PgUser)
@@ -200,19 +202,21 @@ func TestCertificatesOnly(t *testing.T) {
 		"another's list":      {func(u *config.PgUser) { u.SSLCRL = elsewhere.revoke(t, "other.crl") }, "no list of certificates"},
 		"a directory of them": {func(u *config.PgUser) { u.SSLCRL, u.SSLCRLDir = "", filepath.Dir(elsewhere.revoke(t, "other.crl")) }, "no list of certificates"},
 		"plain text":          {func(u *config.PgUser) { u.SSLMode = "disable" }, "no encryption"},
-		"wrong key password":  {func(u *config.PgUser) { u.SSLPassword = "wrong" }, "decrypt"},
+		// One wrong password in 256 leaves a padding that looks right (RFC 1423 has no checksum).
+		"wrong key password": {func(u *config.PgUser) { u.SSLPassword = "wrong" }, "decrypt|failed to parse private key"},
 	} {
 		local := *b.local.Load()
 		local.Authentication = auth
 		change.change(&local.Authentication.Replication)
 		b.Reconfigure(local)
-		if _, err := b.identify(ctx, upstream(a)); err == nil || !strings.Contains(err.Error(), change.want) || strings.Contains(err.Error(), secret) {
+		says := func(want string) bool { return strings.Contains(err.Error(), want) }
+		if _, err = b.identify(ctx, upstream(a)); err == nil || !slices.ContainsFunc(strings.Split(change.want, "|"), says) || says(secret) {
 			t.Errorf("%s: %v, want %s", name, err, change.want)
 		}
 	}
 	local := *b.local.Load()
 	local.Authentication = auth
 	b.Reconfigure(local)
-	_, err := b.identify(context.WithoutCancel(ctx), upstream(a))
+	_, err = b.identify(context.WithoutCancel(ctx), upstream(a))
 	must(t, err)
 }
