@@ -7,11 +7,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/pg"
@@ -103,7 +102,11 @@ func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 	if err != nil {
 		return fmt.Errorf("the data directory: %w", err)
 	}
-	if mountPoint(dir) {
+	mounts, err := mountPoints()
+	if err != nil {
+		return err
+	}
+	if slices.Contains(mounts, dir) {
 		return fmt.Errorf("the data directory, %s, is a mount point, and cannot be moved aside: let postgresql.data_dir be a directory below it", dir)
 	}
 	if err := mountedIn(dir); err != nil {
@@ -121,12 +124,6 @@ func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 		return fmt.Errorf("the note of a restore (set lictor.state_dir to a writable directory): %w", err)
 	}
 	return p.syncDir(p.stateDir)
-}
-
-// mountPoint reports whether a directory is known to be a mount point.
-func mountPoint(dir string) bool {
-	var st unix.Statx_t
-	return unix.Statx(unix.AT_FDCWD, dir, 0, 0, &st) == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // SetAside moves the data directory to where the note says.

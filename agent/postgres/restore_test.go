@@ -201,9 +201,6 @@ func TestMountPointsStay(t *testing.T) {
 	dir := newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	put(t, p.inData("precious"), "x")
-	if mountPoint(p.dataDir) || !mountPoint("/proc") {
-		t.Fatalf("the data directory: %v, /proc: %v", mountPoint(p.dataDir), mountPoint("/proc"))
-	}
 	must(t, os.RemoveAll(p.dataDir))
 	must(t, os.Symlink("/proc", p.dataDir))
 	if err := p.BeginRestore(pg.Restore{Discarded: 3}); err == nil || !strings.Contains(err.Error(), "is a mount point") {
