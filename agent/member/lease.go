@@ -207,14 +207,19 @@ func (l *leadership) beat() {
 		func(err error) { told(func() { failed(err) }) })
 }
 
-// drop ends the lease here and now. A beat that was not sent yet is not sent any more: it
-// may wait for a disk that hangs, and a release would wait for it.
+// drop ends the lease here and now.
 func (l *leadership) drop() {
+	l.takeBack()
+	l.LeaseState.Drop()
+}
+
+// takeBack makes sure that a beat which was not sent yet is not sent any more: it may wait
+// for a disk that hangs, and a release would wait for it.
+func (l *leadership) takeBack() {
 	if l.unsent != nil {
 		l.unsent()
 		l.unsent = nil
 	}
-	l.LeaseState.Drop()
 }
 
 // outcome sorts the failures of a write to Consul.
@@ -266,7 +271,7 @@ func (l *leadership) release(successor string) {
 // successor has all WAL.
 func (l *leadership) giveTo(successor string, complete bool) {
 	l.Complete = complete
-	l.drop()
+	l.takeBack()
 	l.LeaseState.GiveTo(successor)
 }
 
