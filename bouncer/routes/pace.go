@@ -168,7 +168,7 @@ func (w *Watcher) Pace(ctx context.Context) {
 			for _, id := range w.table.flapping() {
 				if !said[id] {
 					said[id] = true
-					w.log.Error().Str("shard", string(id)).Msg(errFlapping(id).Error())
+					w.log.Error().Str("shard", string(id)).Msg("a route changes too often; it is followed once a second")
 				}
 			}
 			select {
@@ -181,7 +181,7 @@ func (w *Watcher) Pace(ctx context.Context) {
 			w.act(outcome{Changed: changed})
 			for _, id := range rested {
 				delete(said, id)
-				w.log.Info().Str("shard", string(id)).Msg("solved: " + errFlapping(id).Error())
+				w.log.Info().Str("shard", string(id)).Msg("a route has come to rest")
 			}
 			if len(rested) > 0 {
 				w.changed()
