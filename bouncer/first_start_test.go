@@ -11,7 +11,6 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
-	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // putPatroni writes what Patroni writes of a shard whose leader is member number leader.
@@ -57,17 +56,7 @@ func TestFirstFileOfPatronisShards(t *testing.T) {
 	}
 	w.write("pgbouncer.ini", fmt.Sprintf("[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = %s/userlist.txt\nadmin_users = pooler\npool_mode = transaction\n[databases]\n%s", w.port, w.dir, lines.String()))
 	w.pgbouncer()
-	w.await("PgBouncer", func() error {
-		options, err := w.config.Admin()
-		if err != nil {
-			return err
-		}
-		conn, err := pgbouncer.Connect(w.ctx, options)
-		if err == nil {
-			conn.Close()
-		}
-		return err
-	})
+	w.awaitConsole()
 	client := w.connect("s3")
 	w.exec(client, "SELECT 1")
 	w.putPatroni(namespace, "s1", 1)

@@ -17,7 +17,6 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
-	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // The first rollout beside a PgBouncer that runs, while not every shard's route is known: it
@@ -40,17 +39,7 @@ func TestFirstFileKeepsWhatPgBouncerHas(t *testing.T) {
 			}
 			w.write("pgbouncer.ini", text)
 			w.pgbouncer()
-			w.await("PgBouncer", func() error {
-				options, err := w.config.Admin()
-				if err != nil {
-					return err
-				}
-				conn, err := pgbouncer.Connect(w.ctx, options)
-				if err == nil {
-					conn.Close()
-				}
-				return err
-			})
+			w.awaitConsole()
 			client := w.connect("s2")
 			w.exec(client, "SELECT 1")
 			w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))

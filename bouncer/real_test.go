@@ -195,6 +195,22 @@ func (w *world) pgbouncer() (kill func()) {
 	return kill
 }
 
+// awaitConsole waits until PgBouncer's console lets the bouncer's user in.
+func (w *world) awaitConsole() {
+	w.t.Helper()
+	w.await("PgBouncer's console", func() error {
+		options, err := w.config.Admin()
+		if err != nil {
+			return err
+		}
+		conn, err := pgbouncer.Connect(w.ctx, options)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+}
+
 // await polls until check succeeds.
 func (w *world) await(what string, check func() error) {
 	w.t.Helper()
