@@ -29,6 +29,7 @@ func main() {
 	markdown := flag.String("markdown", "", "write a page to this file")
 	report := flag.String("report", "", "write all runs as JSON to this file")
 	only := flag.String("only", "", "names of series, separated by commas (default: all)")
+	scenarios := flag.String("scenarios", "", "parts of names of scenarios, separated by commas (default: all)")
 	resume := flag.Bool("resume", false, "keep the figures that the report holds already, and measure what it lacks")
 	runs := flag.Int("runs", 5, "runs of each scenario")
 	sizes := flag.String("shards", "1,12,100,1000", "for how many shards -only bouncer/fast measures")
@@ -48,6 +49,9 @@ func main() {
 	b := &bench{markdown: *markdown, report: *report, runs: *runs}
 	if *only != "" {
 		b.only = strings.Split(*only, ",")
+	}
+	if *scenarios != "" {
+		b.scenarios = strings.Split(*scenarios, ",")
 	}
 	if *resume {
 		if err := b.load(); err != nil {
@@ -87,6 +91,7 @@ func median(values []float64) float64 {
 type bench struct {
 	markdown, report string
 	only             []string
+	scenarios        []string
 	runs             int
 	figures          []figure
 }
@@ -144,7 +149,7 @@ func (b *bench) all(ctx context.Context) error {
 		}{s.name, func(ctx context.Context) error { return b.measure(ctx, s) }})
 	}
 	for _, step := range steps {
-		if b.only != nil && !slices.ContainsFunc(b.only, func(o string) bool { return strings.Contains(step.name, o) }) {
+		if !chosen(b.only, step.name) {
 			continue
 		}
 		if b.begun(step.name) {
@@ -159,6 +164,11 @@ func (b *bench) all(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// chosen reports whether a name has one of these parts; without parts every name is chosen.
+func chosen(parts []string, name string) bool {
+	return parts == nil || slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(name, part) })
 }
 
 // program is the path that an environment variable names, else the one that a
@@ -239,7 +249,7 @@ func (b *bench) measure(ctx context.Context, sys system) error {
 	}
 	for _, scenario := range []string{undisturbed, consulKilled, consulHangs, switchover, crash, hostLoss} {
 		target, wanted := sys.scenarios[scenario]
-		if !wanted || b.has(sys.name, scenario) {
+		if !wanted || b.has(sys.name, scenario) || !chosen(b.scenarios, scenario) {
 			continue
 		}
 		f := figure{System: sys.name, Scenario: scenario, Unit: "s", Target: target}
