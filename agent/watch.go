@@ -139,19 +139,31 @@ func observeEvery(loopWait time.Duration, replica bool) time.Duration {
 	return min(max(loopWait/3, time.Second), most)
 }
 
+// soonest is how soon PostgreSQL is looked at again while it runs and lets nobody in: its route
+// and whoever awaits its answer wait for that. Nothing tells when it is ready.
+const soonest = 25 * time.Millisecond
+
+// lookAgain is how long after a look the next one begins, if nothing happens: when PostgreSQL
+// was not ready soon at first, and then in twice the time that it has been so.
+func lookAgain(look member.Look, unready time.Duration, loopWait time.Duration) time.Duration {
+	calm := observeEvery(loopWait, look.State.InRecovery)
+	if !look.State.Running || look.State.Accepting {
+		return calm
+	}
+	return min(max(unready, soonest), calm)
+}
+
 // postgres looks at PostgreSQL again and again and tells when its
 // postmaster ends.
 func (w *watcher) postgres(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	replica := false
+	ready := w.clock() // when it last was, or did not run
 	for ctx.Err() == nil {
-		timer.Reset(observeEvery(w.dynamic.Load().LoopWait, replica))
 		look := member.Look{Began: w.clock()}
 		limit, cancel := context.WithTimeout(ctx, w.dynamic.Load().RetryTimeout)
 		look.State, look.Err = w.pg.Observe(limit)
 		cancel()
-		replica = look.State.InRecovery
 		if !look.State.Running {
 			limit, cancel := context.WithTimeout(ctx, w.dynamic.Load().RetryTimeout)
 			if found, seen := w.data.look(limit); seen {
@@ -160,6 +172,10 @@ func (w *watcher) postgres(ctx context.Context) {
 			cancel()
 		}
 		w.post(func() { w.m.Saw(look) })
+		if !look.State.Running || look.State.Accepting {
+			ready = look.Began
+		}
+		timer.Reset(max(0, lookAgain(look, look.Began.Sub(ready), w.dynamic.Load().LoopWait)-w.clock().Sub(look.Began)))
 		select {
 		case <-exited(w.pg):
 			w.post(w.m.PostmasterGone)

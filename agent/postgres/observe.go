@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -29,6 +30,11 @@ type observer struct {
 		timeline int
 	}
 	recovery recovery // of the replica that runs
+	// settled are the settings of which none needed a restart.
+	settled struct {
+		start, loaded time.Time
+		wanted        map[string]string
+	}
 }
 
 // observeSQL asks for everything at once. Functions that are not allowed in the
@@ -51,7 +57,7 @@ SELECT r.rec,
        WHEN current_setting('restore_command') <> '' THEN 'in archive recovery' ELSE '' END,
   CASE WHEN r.rec AND current_setting('recovery_min_apply_delay') NOT IN ('0', '0ms') THEN current_setting('recovery_min_apply_delay') ELSE '' END,
   r.rec AND current_setting('primary_conninfo') <> '' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'),
-  pg_postmaster_start_time(),
+  pg_postmaster_start_time(), pg_conf_load_time(),
   current_setting('server_version_num')::int,
   (SELECT system_identifier::text FROM pg_control_system()),
   current_setting('synchronous_standby_names'),
@@ -69,9 +75,21 @@ FROM (SELECT pg_is_in_recovery() AS rec, pg_last_wal_receive_lsn() AS received, 
 LEFT JOIN (SELECT pid, backend_start AS started, COALESCE(wait_event, '') IN ('RecoveryWalStream', 'RecoveryWalAll', 'RecoveryRetrieveRetryInterval') AS waits
   FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1) s ON r.rec`
 
+// errBroken: the connection was broken, as it is after a crash of PostgreSQL's processes.
+var errBroken = errors.New("the connection is broken")
+
 // Observe looks at PostgreSQL. An error says why a running PostgreSQL could not
 // be asked; the state is then still right about Running.
 func (p *observer) Observe(ctx context.Context) (State, error) {
+	s, err := p.look(ctx)
+	if errors.Is(err, errBroken) && ctx.Err() == nil {
+		// By whatever befell it since the last look. How PostgreSQL fares now a new one tells.
+		s, err = p.look(ctx)
+	}
+	return s, err
+}
+
+func (p *observer) look(ctx context.Context) (State, error) {
 	if !p.Running() {
 		return State{}, nil
 	}
@@ -98,9 +116,10 @@ func (p *observer) Observe(ctx context.Context) (State, error) {
 		applyDelay      string
 		standbys, slots string
 		dataDir         string
+		loaded          time.Time
 	)
 	err = conn.QueryRow(ctx, observeSQL).Scan(&s.InRecovery, &s.Timeline, &s.WriteLSN, &s.ReceivedLSN, &startup.ended, &startup.pid, &startup.began, &s.ReplayedLSN, &replayedAt,
-		&s.ReplayPaused, &s.ReplicationState, &applyDelay, &s.NoReceiver, &s.StartTime, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &dataDir, &standbys, &slots)
+		&s.ReplayPaused, &s.ReplicationState, &applyDelay, &s.NoReceiver, &s.StartTime, &loaded, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &dataDir, &standbys, &slots)
 	if err == nil {
 		err = p.worksHere(dataDir)
 	}
@@ -112,15 +131,19 @@ func (p *observer) Observe(ctx context.Context) (State, error) {
 	}
 	if err == nil {
 		p.learnVerifiers(ctx, conn, s.StartTime)
-		s.PendingRestart, err = p.pendingRestart(ctx, conn, s)
+		s.PendingRestart, err = p.pendingRestart(ctx, conn, s, loaded)
 	}
 	if err == nil {
 		s.Standstill, s.Undersized, err = p.standstill(ctx, conn, s.ReplayPaused, applyDelay)
 	}
 	if err != nil {
+		broken := conn.IsClosed()
 		hangUpOn(conn) // a connection in an unknown state is not kept
 		if !p.Running() {
 			return State{}, nil
+		}
+		if broken {
+			err = fmt.Errorf("%w: %w", errBroken, err)
 		}
 		return State{Running: true, Silent: p.isSilent(ctx)}, fmt.Errorf("observing PostgreSQL: %w", err)
 	}
@@ -203,7 +226,19 @@ func (p *observer) furthestTimeline(s State) int {
 // of the file that PostgreSQL itself flags, and those of the command line that
 // are now configured otherwise. A standby that runs with more than is configured,
 // because its primary had more when it made the WAL, is restarted after that.
-func (p *observer) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) (map[string]cluster.PendingChange, error) {
+func (p *observer) pendingRestart(ctx context.Context, conn *pgx.Conn, s State, loaded time.Time) (map[string]cluster.PendingChange, error) {
+	role := Primary
+	if s.InRecovery {
+		role = Replica
+	}
+	p.settings.Lock()
+	wanted := p.commandLineValues(role, Control{})
+	settled := p.settled
+	p.settings.Unlock()
+	// Of a server that runs, a RELOAD and Lictor's own settings alone change what is pending.
+	if settled.start.Equal(s.StartTime) && settled.loaded.Equal(loaded) && maps.Equal(settled.wanted, wanted) {
+		return nil, nil //nolint:nilnil // nothing is pending
+	}
 	var names []string
 	for _, c := range cluster.SharedParameters() {
 		names = append(names, c.Name)
@@ -224,13 +259,6 @@ func (p *observer) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) 
 	if err != nil {
 		return nil, err
 	}
-	role := Primary
-	if s.InRecovery {
-		role = Replica
-	}
-	p.settings.Lock()
-	wanted := p.commandLineValues(role, Control{})
-	p.settings.Unlock()
 	pending := map[string]cluster.PendingChange{}
 	for _, now := range settings {
 		switch want, ours := wanted[now.Name]; {
@@ -240,8 +268,11 @@ func (p *observer) pendingRestart(ctx context.Context, conn *pgx.Conn, s State) 
 			pending[now.Name] = cluster.PendingChange{OldValue: now.Setting, NewValue: now.File}
 		}
 	}
-	if len(pending) == 0 {
-		return nil, nil //nolint:nilnil // nothing is pending
+	if len(pending) > 0 {
+		return pending, nil
 	}
-	return pending, nil
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	p.settled.start, p.settled.loaded, p.settled.wanted = s.StartTime, loaded, wanted
+	return nil, nil //nolint:nilnil // nothing is pending
 }

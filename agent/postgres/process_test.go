@@ -113,6 +113,51 @@ func TestStartAfterCrashWithABusyBackend(t *testing.T) {
 	observe(ctx, t, p, "accepts", func(s State) bool { return s.Accepting && !s.InRecovery })
 }
 
+// What is known of a server ends with it: a start that took the kept connection for one to
+// the new postmaster would have come back before that lets anybody in.
+func TestStartAfterCrashWaitsForConnections(t *testing.T) {
+	t.Parallel()
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	bootstrapped(ctx, t, p)
+	for range 3 {
+		must(t, p.Start(ctx, StartAs{Role: Primary}))
+		if s, err := p.Observe(ctx); err != nil || !s.Accepting {
+			t.Errorf("at once after the start: %+v, %v", s, err)
+		}
+		crash(t, p)
+		must(t, p.killLeftovers(ctx)) // the kept connection's other end is closed
+	}
+}
+
+// A backend that is killed takes all connections with it, while the postmaster lives.
+func TestObserveAfterCrashOfABackend(t *testing.T) {
+	t.Parallel()
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	if s, err := p.Observe(ctx); err != nil || !s.Accepting {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	victim, err := p.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(victim)
+	must(t, syscall.Kill(int(victim.PgConn().PID()), syscall.SIGKILL))
+	for again, err := p.dedicated(ctx); ; again, err = p.dedicated(ctx) {
+		if err == nil {
+			hangUpOn(again)
+			if victim.Ping(ctx) != nil {
+				break // it was let in after the crash
+			}
+		}
+		must(t, ctx.Err())
+	}
+	if s, err := p.Observe(ctx); err != nil || !s.Accepting {
+		t.Errorf("a broken connection is taken for trouble: %+v, %v", s, err)
+	}
+}
+
 func TestKillLeavesNothing(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)

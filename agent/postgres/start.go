@@ -119,6 +119,7 @@ func (p *server) launch(ctx context.Context, a as, args []string, leased bool) e
 	if err != nil {
 		return err
 	}
+	p.hangUp() // on the server of before, which would not be waited for then
 	logFile := p.stateFile("postgres.log")
 	offset := p.fileSize(logFile)
 	pid, err := p.launcher.Start(ctx, Command{
