@@ -30,10 +30,26 @@ func NewBouncerClient(ctl config.Ctl, rest config.RestAPI) (*BouncerClient, erro
 // Close ends the connections that are kept open.
 func (c *BouncerClient) Close() { c.http.CloseIdleConnections() }
 
-// Health returns the status that a bouncer answers a load balancer with.
-func (c *BouncerClient) Health(ctx context.Context, url string) (status int, err error) {
-	status, _, err = c.do(ctx, http.MethodGet, url, "/health", nil)
-	return status, err
+// BouncerHealth is what a bouncer says of itself.
+type BouncerHealth struct {
+	// Healthy: a load balancer may send it clients; else Reasons say why not.
+	Healthy bool     `json:"healthy"`
+	Reasons []string `json:"reasons"`
+	// Warnings are what is wrong with its configuration and takes nothing from clients.
+	Warnings []string `json:"warnings"`
+}
+
+// BouncerStatus is what a bouncer says when it is asked for all that it knows.
+type BouncerStatus struct {
+	Health BouncerHealth `json:"health"`
+	// Problems are what cannot be followed or offered, by what it is: a shard, a key in Consul, a file.
+	Problems map[string]string `json:"problems"`
+}
+
+// Status asks a bouncer for its health and problems.
+func (c *BouncerClient) Status(ctx context.Context, url string) (BouncerStatus, error) {
+	var s BouncerStatus
+	return s, c.json(ctx, http.MethodGet, url, "/status", nil, bouncerStatusLimit, &s)
 }
 
 // PostJSON sends a request to a bouncer and reads the JSON that it answers into into,
@@ -43,7 +59,11 @@ func (c *BouncerClient) PostJSON(ctx context.Context, url, path string, body, in
 	if err != nil {
 		return fmt.Errorf("POST %s%s: write the request as JSON: %w", url, path, err)
 	}
-	status, text, err := c.do(ctx, http.MethodPost, url, path, encoded)
+	return c.json(ctx, http.MethodPost, url, path, encoded, bouncerAnswerLimit, into)
+}
+
+func (c *BouncerClient) json(ctx context.Context, method, url, path string, body []byte, limit int64, into any) error {
+	status, text, err := c.do(ctx, method, url, path, body, limit)
 	switch {
 	case err != nil:
 		return err
@@ -58,7 +78,7 @@ func (c *BouncerClient) PostJSON(ctx context.Context, url, path string, body, in
 	return nil
 }
 
-func (c *BouncerClient) do(ctx context.Context, method, url, path string, body []byte) (status int, text []byte, err error) {
+func (c *BouncerClient) do(ctx context.Context, method, url, path string, body []byte, limit int64) (status int, text []byte, err error) {
 	target, err := memberURL(url, path)
 	if err != nil {
 		return 0, nil, fmt.Errorf("a bouncer's url: %w", err)
@@ -75,16 +95,19 @@ func (c *BouncerClient) do(ctx context.Context, method, url, path string, body [
 		return 0, nil, fmt.Errorf("ask a bouncer: %w", err)
 	}
 	defer resp.Body.Close()
-	text, err = io.ReadAll(io.LimitReader(resp.Body, bouncerAnswerLimit+1))
+	text, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	switch {
 	case err != nil:
 		return 0, nil, fmt.Errorf("%s %s: read the answer: %w", method, target, err)
-	case len(text) > bouncerAnswerLimit:
-		return 0, nil, fmt.Errorf("%s %s: the answer is longer than %d bytes", method, target, bouncerAnswerLimit)
+	case int64(len(text)) > limit:
+		return 0, nil, fmt.Errorf("%s %s: the answer is longer than %d bytes", method, target, limit)
 	}
 	return resp.StatusCode, text, nil
 }
 
-// bouncerAnswerLimit bounds what is read of a bouncer's answer: it is somebody's whom
-// nobody vouches for.
-const bouncerAnswerLimit = 64 << 10
+// Bytes that are read of a bouncer's answer: it is somebody's whom nobody vouches for.
+const (
+	bouncerAnswerLimit = 64 << 10
+	// bouncerStatusLimit is for /status, in which a shard takes some 400 bytes.
+	bouncerStatusLimit = 8 << 20
+)

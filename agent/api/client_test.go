@@ -252,7 +252,7 @@ func TestClientTrust(t *testing.T) {
 		if _, err := newTestClient(t, tt.ctl, config.RestAPI{}).Status(t.Context(), localhost); (err == nil) != tt.ok {
 			t.Errorf("%s: member: error %v", name, err)
 		}
-		if _, err := client.Health(t.Context(), localhost); (err == nil) != tt.ok {
+		if _, err := client.Status(t.Context(), localhost); (err == nil) != tt.ok {
 			t.Errorf("%s: bouncer: error %v", name, err)
 		}
 		client.Close()

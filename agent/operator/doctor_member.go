@@ -3,12 +3,14 @@ package operator
 import (
 	"cmp"
 	"context"
-	"net/http"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // memberFacts is what is known of one member: from Consul, from its REST API, and
@@ -160,7 +162,7 @@ func examineFreeing(d *diagnosis, b cluster.Bouncer) {
 	}
 }
 
-// lookAtBouncers asks the bouncers for their health.
+// lookAtBouncers asks the bouncers how they are.
 func (s *Site) lookAtBouncers(ctx context.Context, f fleet) []Finding {
 	d := diagnosis{area: "bouncer"}
 	client, err := api.NewBouncerClient(s.Ctl, s.RestAPI)
@@ -171,19 +173,15 @@ func (s *Site) lookAtBouncers(ctx context.Context, f fleet) []Finding {
 	defer client.Close()
 	for _, b := range f.bouncers {
 		ask, cancel := context.WithTimeout(ctx, askLimit)
-		status, err := client.Health(ask, b.URL)
+		status, err := client.Status(ask, b.URL)
 		cancel()
-		switch {
-		case err != nil:
-			d.add(Wrong, b.Name, "see that it runs and that its port can be reached: leaders tell it of handovers there", "it does not answer: %v", err)
-			continue
-		case status != http.StatusOK:
-			d.add(Worth, b.Name, "undrain it when the maintenance is over, else see its log", "/health answers %d: the load balancer sends it no clients", status)
+		if err != nil {
+			d.add(Wrong, b.Name, "see that it runs and that its port can be reached: leaders tell it of handovers there", "it does not tell how it is: %v", err)
 			continue
 		}
+		examineBouncer(&d, b.Name, status)
 		examineFreeing(&d, b)
 		examinePgBouncer(&d, b)
-		d.fine(b.Name, "healthy")
 	}
 	for _, shard := range f.shards {
 		if len(f.bouncers) > 0 && len(shard.bouncers) == 0 {
@@ -191,4 +189,40 @@ func (s *Site) lookAtBouncers(ctx context.Context, f fleet) []Finding {
 		}
 	}
 	return d.findings
+}
+
+// problemsShown limits how many problems of one bouncer are findings: a site whose Consul token reads
+// nothing has one for each shard.
+const problemsShown = 20
+
+// examineBouncer tells what a bouncer says of itself.
+func examineBouncer(d *diagnosis, name string, s api.BouncerStatus) {
+	if s.Health.Healthy && len(s.Health.Warnings)+len(s.Problems) == 0 {
+		d.fine(name, "healthy")
+		return
+	}
+	for _, reason := range s.Health.Reasons {
+		do := "correct that: until then its load balancer sends it no clients"
+		if reason == "draining" {
+			do = "lictor bouncer undrain, on its host, when the maintenance is over: its load balancer sends it no clients"
+		}
+		d.add(Worth, name, do, "not healthy: %s", printable.Text(reason))
+	}
+	told := map[string]bool{} // a warning may be a problem as well
+	for _, warning := range s.Health.Warnings {
+		told[warning] = true
+		d.add(Worth, name, "correct that: clients find what they found before, until something changes", "%s", printable.Text(warning))
+	}
+	shown := 0
+	for _, what := range slices.Sorted(maps.Keys(s.Problems)) {
+		problem := s.Problems[what]
+		if told[problem] {
+			continue
+		}
+		if shown++; shown > problemsShown {
+			d.add(Worth, name, "lictor bouncer status, on its host, has all of them", "there are more problems than these %d", problemsShown)
+			break
+		}
+		d.add(Wrong, name, "correct that: what is meant is not offered as it should be (lictor routes)", "%s: %s", printable.Text(what), printable.Text(problem))
+	}
 }
