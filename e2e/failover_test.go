@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,6 +37,25 @@ func TestShard(t *testing.T) {
 		if len(ids) != 1 {
 			t.Errorf("system identifiers: %v", ids)
 		}
+	})
+
+	t.Run("bouncers that may close sockets free the clients of a lost primary by that", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			t.Skip("needs root")
+		}
+		must(t, l.Consul(within(t), func(ctx context.Context, c *api.Client) error {
+			pairs, _, err := c.KV().List(cluster.NewKeys("", "", "").Bouncers(), new(api.QueryOptions).WithContext(ctx))
+			for _, pair := range pairs {
+				var b cluster.Bouncer
+				if err := json.Unmarshal(pair.Value, &b); err != nil || b.Frees != cluster.FreesBySockets {
+					t.Errorf("%s frees them by %q, %v", pair.Key, b.Frees, err)
+				}
+			}
+			if len(pairs) == 0 {
+				t.Error("no bouncers")
+			}
+			return err
+		}))
 	})
 
 	t.Run("switchover", func(t *testing.T) {

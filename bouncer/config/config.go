@@ -351,14 +351,24 @@ func (f File) ReadTemplate() ([]byte, error) {
 	return text, nil
 }
 
-// IsBeside reports whether PgBouncer runs on this host.
+// IsBeside reports whether PgBouncer runs on this host: its console is a unix socket, or has an
+// address that is this host's own. A name that is not localhost counts as another host's.
 func (c Config) IsBeside() bool {
 	if len(c.PgBouncer.Processes) > 0 {
 		return true
 	}
 	address, err := pgbouncer.ParseAddress(c.PgBouncer.Admin)
 	ip := net.ParseIP(address.Host)
-	return err == nil && (address.IsUnix() || address.Host == "localhost" || ip != nil && ip.IsLoopback())
+	return err == nil && (address.IsUnix() || address.Host == "localhost" || ip != nil && (ip.IsLoopback() || isOwn(ip)))
+}
+
+// isOwn reports whether an interface of this host has the address, as far as that can be seen.
+func isOwn(ip net.IP) bool {
+	addresses, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(addresses, func(a net.Addr) bool {
+		own, ok := a.(*net.IPNet)
+		return ok && own.IP.Equal(ip)
+	})
 }
 
 // RunsPrograms reports whether programs are run that the operator has named.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net"
 	"reflect"
 	"slices"
 	"strings"
@@ -103,5 +104,24 @@ func TestProcessesAreRefused(t *testing.T) {
 				t.Errorf("error is %v, want %s", err, test.want)
 			}
 		})
+	}
+}
+
+func TestIsBeside(t *testing.T) {
+	want := map[string]bool{
+		"/run/postgresql:6432": true, "localhost:6432": true, "127.0.0.1:6432": true, "[::1]:6432": true,
+		"203.0.113.7:6432": false, "pooler1.example:6432": false,
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range own {
+		want[net.JoinHostPort(a.(*net.IPNet).IP.String(), "6432")] = true
+	}
+	for admin, want := range want {
+		if got := (Config{PgBouncer: PgBouncer{Admin: admin}}).IsBeside(); got != want {
+			t.Errorf("%s: %v", admin, got)
+		}
 	}
 }
