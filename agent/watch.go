@@ -128,12 +128,12 @@ func exited(pg *postgres.Instance) <-chan struct{} {
 }
 
 // observeEvery is how often PostgreSQL is looked at when nothing happens: a share
-// of loop_wait, so that whoever asks for a calm loop gets one. A replica is looked at
-// more often: nobody else notices that it has lost its WAL receiver (postgres.State.NoReceiver),
-// which commits may wait for.
-func observeEvery(loopWait time.Duration, replica bool) time.Duration {
+// of loop_wait, so that whoever asks for a calm loop gets one. A replica whose WAL receiver
+// cannot be watched is looked at more often: nobody else notices that it has none
+// (postgres.State.NoReceiver), which commits may wait for.
+func observeEvery(loopWait time.Duration, unwatched bool) time.Duration {
 	most := 5 * time.Second
-	if replica {
+	if unwatched {
 		most = time.Second
 	}
 	return min(max(loopWait/3, time.Second), most)
@@ -145,8 +145,8 @@ const soonest = 25 * time.Millisecond
 
 // lookAgain is how long after a look the next one begins, if nothing happens: when PostgreSQL
 // was not ready soon at first, and then in twice the time that it has been so.
-func lookAgain(look member.Look, unready time.Duration, loopWait time.Duration) time.Duration {
-	calm := observeEvery(loopWait, look.State.InRecovery)
+func lookAgain(look member.Look, unready, loopWait time.Duration, watched bool) time.Duration {
+	calm := observeEvery(loopWait, look.State.InRecovery && !watched)
 	if !look.State.Running || look.State.Accepting {
 		return calm
 	}
@@ -175,10 +175,13 @@ func (w *watcher) postgres(ctx context.Context) {
 		if !look.State.Running || look.State.Accepting {
 			ready = look.Began
 		}
-		timer.Reset(max(0, lookAgain(look, look.Began.Sub(ready), w.dynamic.Load().LoopWait)-w.clock().Sub(look.Began)))
+		receiverEnded := w.pg.ReceiverEnded()
+		again := lookAgain(look, look.Began.Sub(ready), w.dynamic.Load().LoopWait, receiverEnded != nil)
+		timer.Reset(max(0, again-w.clock().Sub(look.Began)))
 		select {
 		case <-exited(w.pg):
 			w.post(w.m.PostmasterGone)
+		case <-receiverEnded:
 		case <-w.kickPostgres:
 		case <-timer.C:
 		case <-ctx.Done():

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -30,6 +31,7 @@ type observer struct {
 		timeline int
 	}
 	recovery recovery // of the replica that runs
+	receiver process  // the WAL receiver that was seen
 	// settled are the settings of which none needed a restart.
 	settled struct {
 		start, loaded time.Time
@@ -56,7 +58,7 @@ SELECT r.rec,
        WHEN (SELECT status FROM pg_stat_get_wal_receiver()) = 'streaming' THEN 'streaming'
        WHEN current_setting('restore_command') <> '' THEN 'in archive recovery' ELSE '' END,
   CASE WHEN r.rec AND current_setting('recovery_min_apply_delay') NOT IN ('0', '0ms') THEN current_setting('recovery_min_apply_delay') ELSE '' END,
-  r.rec AND current_setting('primary_conninfo') <> '' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'),
+  r.rec AND current_setting('primary_conninfo') <> '', COALESCE((SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver' LIMIT 1), 0),
   pg_postmaster_start_time(), pg_conf_load_time(),
   current_setting('server_version_num')::int,
   (SELECT system_identifier::text FROM pg_control_system()),
@@ -117,9 +119,11 @@ func (p *observer) look(ctx context.Context) (State, error) {
 		standbys, slots string
 		dataDir         string
 		loaded          time.Time
+		follows         bool
+		receiver        int
 	)
 	err = conn.QueryRow(ctx, observeSQL).Scan(&s.InRecovery, &s.Timeline, &s.WriteLSN, &s.ReceivedLSN, &startup.ended, &startup.pid, &startup.began, &s.ReplayedLSN, &replayedAt,
-		&s.ReplayPaused, &s.ReplicationState, &applyDelay, &s.NoReceiver, &s.StartTime, &loaded, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &dataDir, &standbys, &slots)
+		&s.ReplayPaused, &s.ReplicationState, &applyDelay, &follows, &receiver, &s.StartTime, &loaded, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &dataDir, &standbys, &slots)
 	if err == nil {
 		err = p.worksHere(dataDir)
 	}
@@ -155,7 +159,8 @@ func (p *observer) look(ctx context.Context) (State, error) {
 	if replayedAt != nil {
 		s.ReplayedAt = *replayedAt
 	}
-	if s.NoReceiver {
+	p.watchReceiver(receiver)
+	if s.NoReceiver = follows && receiver == 0; s.NoReceiver {
 		if err := p.wakePostmaster(); err != nil {
 			return State{Running: true}, fmt.Errorf("observing PostgreSQL: %w", err)
 		}
@@ -176,6 +181,25 @@ func (p *observer) look(ctx context.Context) (State, error) {
 	}
 	s.Accepting = true
 	return s, nil
+}
+
+// watchReceiver follows the WAL receiver, zero being none.
+func (p *observer) watchReceiver(pid int) {
+	if pid == 0 || pid == p.receiver.pid() {
+		return
+	}
+	if err := p.receiver.watch(pid); err != nil && !errors.Is(err, unix.ESRCH) {
+		p.log.Debug().Err(err).Int("pid", pid).Msg("the WAL receiver cannot be watched")
+	}
+}
+
+// ReceiverEnded fires when the WAL receiver that was observed last ends; nil when there was none,
+// or it cannot be watched.
+func (p *observer) ReceiverEnded() <-chan struct{} {
+	if p.receiver.pid() == 0 {
+		return nil
+	}
+	return p.receiver.done()
 }
 
 // recovery is what one startup process has come to. There is another one after a

@@ -54,14 +54,14 @@ type Launcher interface {
 	Parent() (pid int)
 }
 
-// postmaster is the running postmaster, if any.
-type postmaster struct {
+// process is a process of PostgreSQL's that is watched, if any.
+type process struct {
 	mu   sync.Mutex
 	id   int
 	gone chan struct{} // closed when it has ended
 }
 
-func (m *postmaster) pid() int {
+func (m *process) pid() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.id != 0 {
@@ -74,9 +74,8 @@ func (m *postmaster) pid() int {
 	return m.id
 }
 
-// done is closed when the postmaster that runs now has ended; nil when none
-// runs.
-func (m *postmaster) done() <-chan struct{} {
+// done is closed when the process has ended; nil when there was none.
+func (m *process) done() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.id == 0 {
@@ -85,12 +84,12 @@ func (m *postmaster) done() <-chan struct{} {
 	return m.gone
 }
 
-// watch follows a postmaster through a pidfd, so that a pid that is used again
+// watch follows a process through a pidfd, so that a pid that is used again
 // cannot be taken for it.
-func (m *postmaster) watch(pid int) error {
+func (m *process) watch(pid int) error {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
-		return fmt.Errorf("watching the postmaster (pid %d): %w", pid, err)
+		return fmt.Errorf("watching process %d: %w", pid, err)
 	}
 	// The runtime's poller waits for the pidfd, which becomes readable at the
 	// end of the process (pidfd_open(2)).

@@ -145,3 +145,28 @@ func systemCall(t *testing.T, pid int) (number uint64, entering bool) {
 	}
 	return binary.NativeEndian.Uint64(info[24:]), info[0] == entry
 }
+
+func TestReceiverEnded(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	observe(ctx, t, a, "has none", func(s State) bool { return s.Accepting })
+	if a.ReceiverEnded() != nil {
+		t.Error("a primary's WAL receiver is watched")
+	}
+	observe(ctx, t, b, "streams", func(s State) bool { return s.ReplicationState == Streaming })
+	ended := b.ReceiverEnded()
+	if ended == nil {
+		t.Fatal("the WAL receiver is not watched")
+	}
+	sql(ctx, t, a, "SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		t.Fatal("the end of the WAL receiver was not seen")
+	}
+	observe(ctx, t, b, "streams again", func(s State) bool { return s.ReplicationState == Streaming })
+	if again := b.ReceiverEnded(); again == nil || again == ended {
+		t.Error("the next WAL receiver is not watched")
+	}
+}

@@ -15,7 +15,7 @@ import (
 // session is what is asked of the local PostgreSQL in SQL.
 type session struct {
 	*installation
-	process postmaster             // whom it talks to
+	process process                // the postmaster, whom it talks to
 	private atomic.Pointer[string] // the directory of the only socket, while a bootstrap is at work
 
 	// sql holds the kept connection, or nil, while nobody uses it: who takes it
