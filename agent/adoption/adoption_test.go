@@ -17,6 +17,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/postgres"
 	"github.com/lictor-ha/lictor/agent/testkit"
+	"github.com/lictor-ha/lictor/agent/testkit/sysv"
 )
 
 // patience bounds every wait; it says nothing about how fast things are.
@@ -107,7 +108,10 @@ func TestDebianPair(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "lictor-adopt-")
 	testkit.Must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		sysv.Remove(filepath.Join(dir, "*"))
+		os.RemoveAll(dir)
+	})
 	testkit.Must(t, os.Chmod(dir, 0o777))
 	const hba = "# TYPE  DATABASE  USER  ADDRESS  METHOD\nlocal   all   all   trust\nhost all all 127.0.0.1/32 scram-sha-256\nhost  replication  streamer 10.0.0.0/8   scram-sha-256\nhost replication streamer 127.0.0.1/32 trust\n"
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/testkit"
+	"github.com/lictor-ha/lictor/agent/testkit/sysv"
 )
 
 // asGuard makes the test binary run as a guard.
@@ -95,6 +96,7 @@ func newInstance(t *testing.T) *instance {
 		if err := p.client.Quit(ctx); err != nil {
 			t.Error(err)
 		}
+		sysv.Remove(p.data)
 		os.RemoveAll(dir)
 	})
 	p.initdb(t)

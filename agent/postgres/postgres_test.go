@@ -23,6 +23,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/agent/testkit"
+	"github.com/lictor-ha/lictor/agent/testkit/sysv"
 )
 
 // patience bounds every wait; it says nothing about how fast things are.
@@ -88,7 +89,10 @@ func newDirIn(t *testing.T, parent string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(parent, "lictor-pg-")
 	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		sysv.Remove(filepath.Join(dir, "*"))
+		os.RemoveAll(dir)
+	})
 	must(t, os.Chmod(dir, 0o777))
 	return dir
 }

@@ -10,11 +10,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/agent/testkit/sysv"
 )
 
 // recordName is the file in a lab's directory that says what the lab made
@@ -210,47 +211,7 @@ func emptyDir(dir string) error {
 	return nil
 }
 
-// removeSharedMemory frees the System V segment that a killed postmaster leaves
-// behind; the next start would do it, but in a lab that is thrown away there is
-// none. It is best effort: a segment of 56 bytes is not worth an error.
+// removeSharedMemory frees the System V segments that killed postmasters leave behind.
 func removeSharedMemory(dir string) {
-	pidFiles, err := filepath.Glob(filepath.Join(dir, hostsDir, "*", dataDir, "postmaster.pid"))
-	onVolumes, err2 := filepath.Glob(filepath.Join(dir, hostsDir, "*", volumeDir, dataDir, "postmaster.pid"))
-	if err != nil || err2 != nil {
-		return
-	}
-	pidFiles = append(pidFiles, onVolumes...)
-	for _, path := range pidFiles {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		pid, id, ok := parsePostmasterPID(string(content))
-		if !ok {
-			continue
-		}
-		var desc unix.SysvShmDesc
-		if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &desc); err != nil {
-			continue
-		}
-		if desc.Nattch == 0 && int(desc.Cpid) == pid {
-			_, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil)
-		}
-	}
-}
-
-// parsePostmasterPID reads the postmaster's pid (line 1) and the id of its
-// shared memory segment (line 7: key and id).
-func parsePostmasterPID(content string) (pid, shmID int, ok bool) {
-	lines := strings.Split(content, "\n")
-	if len(lines) < 7 {
-		return 0, 0, false
-	}
-	keyAndID := strings.Fields(lines[6])
-	if len(keyAndID) != 2 {
-		return 0, 0, false
-	}
-	pid, err1 := strconv.Atoi(strings.TrimSpace(lines[0]))
-	shmID, err2 := strconv.Atoi(keyAndID[1])
-	return pid, shmID, err1 == nil && err2 == nil
+	sysv.Remove(filepath.Join(dir, hostsDir, "*", dataDir), filepath.Join(dir, hostsDir, "*", volumeDir, dataDir))
 }

@@ -138,15 +138,3 @@ func TestCleanLeavesOtherDirectoriesAlone(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-func TestParsePostmasterPID(t *testing.T) {
-	pid, shm, ok := parsePostmasterPID("4711\n/data\n1700000000\n5432\n/run\n127.0.0.1\n  12345678    99\nready   \n")
-	if !ok || pid != 4711 || shm != 99 {
-		t.Errorf("pid %d, segment %d, %v", pid, shm, ok)
-	}
-	for _, content := range []string{"", "4711\n", "x\n\n\n\n\n\n1 2\n", "4711\n\n\n\n\n\n\n"} {
-		if _, _, ok := parsePostmasterPID(content); ok {
-			t.Errorf("%q was understood", content)
-		}
-	}
-}
