@@ -15,6 +15,8 @@ require (
 
 require github.com/xdg-go/stringprep v1.0.4
 
+require gopkg.in/natefinch/lumberjack.v2 v2.2.1
+
 require (
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/cpuguy83/go-md2man/v2 v2.0.6 // indirect

@@ -14,6 +14,8 @@ func (c Config) NeedsNewAgent(other Config) []string {
 		"scope": {c.Scope, other.Scope}, "namespace": {c.Namespace, other.Namespace}, "name": {c.Name, other.Name},
 		"restapi": {c.RestAPI, other.RestAPI}, "ctl": {c.Ctl, other.Ctl}, "consul": {c.Consul, other.Consul},
 		"watchdog": {c.Watchdog, other.Watchdog}, "lictor": {c.Lictor, other.Lictor}, "log.format": {c.Log.Format, other.Log.Format},
+		"log.dir": {c.Log.Dir, other.Log.Dir}, "log.file_size": {c.Log.FileSize, other.Log.FileSize}, "log.file_num": {c.Log.FileNum, other.Log.FileNum},
+		"log.mode":                   {c.Log.Mode, other.Log.Mode},
 		"postgresql.listen":          {c.Postgres.Listen, other.Postgres.Listen},
 		"postgresql.connect_address": {c.Postgres.ConnectAddress, other.Postgres.ConnectAddress},
 		"postgresql.proxy_address":   {c.Postgres.ProxyAddress, other.Postgres.ProxyAddress},

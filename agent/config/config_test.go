@@ -69,7 +69,7 @@ func TestDefaults(t *testing.T) {
 			},
 		},
 		Watchdog: Watchdog{Mode: "off", Device: "/dev/watchdog", Driver: "default"},
-		Log:      Log{Level: "info"}, Lictor: Lictor{RoutesPrefix: "lictor"},
+		Log:      Log{Level: "info", FileSize: 25000000, FileNum: 4, Mode: 0o640}, Lictor: Lictor{RoutesPrefix: "lictor"},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Error(diff)
@@ -205,6 +205,10 @@ func TestRefused(t *testing.T) {
 		"restapi.keyfile_password":  {"restapi: {keyfile_password: hush}", "restapi.keyfile_password: is not supported"},
 		"restapi.authentication":    {"restapi: {authentication: {username: a}}", "restapi.authentication: username and password must be set together"},
 		"script_timeout":            {"lictor: {script_timeout: 0}", "lictor.script_timeout: 0: must be at least 1 s"},
+		"log.dir":                   {"log: {dir: logs}", "log.dir: \"logs\": must be an absolute path"},
+		"log.mode":                  {"log: {mode: '0444'}", "log.mode: \"0444\": must be permissions in octal"},
+		"log.file_size":             {"log: {file_size: 1000}", "log.file_size: 1000: must be at least 1048576 bytes"},
+		"log.file_num":              {"log: {file_num: -1}", "log.file_num: -1: must be at least 1"},
 		"backup.every":              {"lictor: {backup: {stanza: s, every: 0}}", "lictor.backup.every: 0: must be at least 1 s"},
 		"backup.max_age":            {"lictor: {backup: {stanza: s, max_age: soon}}", "lictor.backup.max_age: \"soon\": must be a number of hours, at least 1"},
 		"backup.max_verified_age":   {"lictor: {backup: {stanza: s, max_verified_age: soon}}", "lictor.backup.max_verified_age: \"soon\": must be a number of hours, at least 1"},
@@ -393,8 +397,8 @@ func TestWarned(t *testing.T) {
 		"bootstrap: {dcs: {postgresql: {pg_hba_primary: [local all all peer]}}}":       "bootstrap.dcs.postgresql.pg_hba_primary: has no effect so far",
 		"tags: {nostream: true}":                                                       "tags.nostream: this file has no restore_command",
 		"thread_pool_size: 5":                                                          "thread_pool_size: has no effect",
-		"log: {dir: /var/log}":                                                         "log.dir: has no effect: the log goes to stderr",
-		"log: {file_num: 4}":                                                           "log.file_num: has no effect",
+		"log: {dateformat: '%H'}":                                                      "log.dateformat: has no effect: lines have the form",
+		"log: {static_fields: {a: b}}":                                                 "log.static_fields: has no effect",
 		"restapi: {ciphers: HIGH}":                                                     "restapi.ciphers: has no effect",
 		"log: {format: '%(levelname)s'}":                                               "log.format: a format of Python's logging cannot be followed",
 		"log: {type: json, format: [a]}":                                               "log.format: Lictor's JSON lines have fields of their own",

@@ -32,6 +32,9 @@ const (
 	DefaultWatchdogDevice       = "/dev/watchdog"
 	DefaultVerifyClient         = "none"
 	DefaultLogLevel             = "info"
+	DefaultLogFileSize          = 25000000 // bytes
+	DefaultLogFileNum           = 4
+	DefaultLogMode              = 0o640
 	DefaultScriptTimeout        = 30 // seconds
 	DefaultBackup               = "pgbackrest"
 	DefaultBackupEvery          = 300 // seconds
@@ -175,10 +178,19 @@ func (l *Log) complete() []Warning {
 	if strings.EqualFold(l.Type, "json") && l.Format == "" {
 		l.Format = "json"
 	}
-	for key, set := range map[string]bool{"log.dir": l.Dir != "", "log.dateformat": l.DateFormat != "", "log.loggers": len(l.Loggers) > 0} {
+	for key, set := range map[string]bool{"log.dateformat": l.DateFormat != "", "log.loggers": len(l.Loggers) > 0} {
 		if set {
-			warnings = append(warnings, Warning{Path: key, Text: "has no effect: the log goes to stderr, for systemd's journal or the container's log"})
+			warnings = append(warnings, Warning{Path: key, Text: "has no effect: lines have the form that log.format says, and one level"})
 		}
+	}
+	if l.FileSize == 0 {
+		l.FileSize = DefaultLogFileSize
+	}
+	if l.FileNum == 0 {
+		l.FileNum = DefaultLogFileNum
+	}
+	if l.Mode == 0 {
+		l.Mode = DefaultLogMode
 	}
 	slices.SortFunc(warnings, func(a, b Warning) int { return strings.Compare(a.Path, b.Path) })
 	return warnings

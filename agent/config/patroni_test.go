@@ -64,7 +64,7 @@ func TestPatroniVariables(t *testing.T) {
 			},
 		},
 		Watchdog: Watchdog{Mode: "off", Device: "/dev/watchdog", Driver: "default"},
-		Log:      Log{Level: "debug", Format: "json", Loggers: map[string]string{"patroni.postmaster": "WARNING"}},
+		Log:      Log{Level: "debug", Format: "json", Loggers: map[string]string{"patroni.postmaster": "WARNING"}, FileSize: 25000000, FileNum: 4, Mode: 0o640},
 		Lictor:   Lictor{RoutesPrefix: "lictor"},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {

@@ -38,11 +38,8 @@ func schema() settings.Schema {
 			"thread_stack_size":              "Lictor has no pool of threads",
 			"restapi.thread_pool_size":       "Lictor has no pool of threads",
 			"log.traceback_level":            "errors are logged in words",
-			"log.max_queue_size":             onlyStderr,
-			"log.file_size":                  onlyStderr,
-			"log.file_num":                   onlyStderr,
-			"log.mode":                       onlyStderr,
-			"log.static_fields":              onlyStderr,
+			"log.max_queue_size":             "a megabyte of lines may wait to be written",
+			"log.static_fields":              "lines have the fields of what they tell",
 			"log.deduplicate_heartbeat_logs": "what is not new is not logged again",
 			"postgresql.krbsrvname":          noKerberos,
 			"postgresql.config_base_name":    "the configuration file is postgresql.conf",
@@ -51,6 +48,9 @@ func schema() settings.Schema {
 		Adjust: map[string]settings.Adjuster{
 			"postgresql.pg_ctl_timeout":      settings.WholeSeconds,
 			"watchdog.safety_margin":         settings.WholeSeconds,
+			"log.mode":                       fileMode,
+			"log.file_size":                  atLeast(1<<20, "bytes"),
+			"log.file_num":                   atLeast(1, "file"),
 			"lictor.script_timeout":          someSeconds,
 			"lictor.backup.every":            someSeconds,
 			"lictor.backup.max_age":          someHours,
@@ -142,6 +142,30 @@ func seconds(value any) (any, string, error) {
 		return nil, "", errors.New("must be a number of seconds, or one with a unit (ms, s, min)")
 	}
 	return d.Seconds(), "", nil
+}
+
+// atLeast refuses less, and so what would mean the default without saying so.
+func atLeast(least int, of string) settings.Adjuster {
+	return func(value any) (any, string, error) {
+		n, err := strconv.Atoi(fmt.Sprint(value))
+		if err != nil || n < least {
+			return nil, "", fmt.Errorf("must be at least %d %s", least, of)
+		}
+		return n, "", nil
+	}
+}
+
+// fileMode reads permissions in octal, which YAML has read already where they begin with 0.
+func fileMode(value any) (any, string, error) {
+	mode, isNumber := value.(int)
+	if text, ok := value.(string); ok {
+		n, err := strconv.ParseUint(text, 8, 32)
+		mode, isNumber = int(n), err == nil
+	}
+	if !isNumber || mode&^0o777 != 0 || mode&0o600 != 0o600 {
+		return nil, "", errors.New("must be permissions in octal by which their owner reads and writes, like 0640")
+	}
+	return mode, "", nil
 }
 
 // someSeconds refuses what would mean the default without saying so.

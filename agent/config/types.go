@@ -336,9 +336,17 @@ type Log struct {
 	Format string `mapstructure:"format"`
 	// DateFormat is Python's. Without effect: lines carry the time as their format says.
 	DateFormat string `mapstructure:"dateformat"`
-	// Dir is a directory for log files. Without effect: the log goes to stderr, for the journal or the
-	// container's log.
+	// Dir is a directory, which must be there, for a log file: lictor.log. Default: none, the log goes to
+	// stderr, for systemd's journal or the container's log. What the guard says, and what cannot be
+	// written into the file, goes to stderr still.
 	Dir string `mapstructure:"dir"`
+	// FileSize is the size in bytes, by whole MiB, beyond which the log file is put aside. Default:
+	// 25000000.
+	FileSize int `mapstructure:"file_size"`
+	// FileNum is how many files that were put aside are kept, a number. Default: 4.
+	FileNum int `mapstructure:"file_num"`
+	// Mode is the permissions of a new log file, a number in octal. Default: 0640.
+	Mode int `mapstructure:"mode"`
 	// Type is plain or json; json is the same as format json.
 	Type string `mapstructure:"type"`
 	// Loggers are Python's levels by module. Without effect.

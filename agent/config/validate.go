@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +35,9 @@ func (c Config) Validate() ([]Warning, error) {
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warning", "error")
 	v.oneOf("log.format", c.Log.Format, "auto", "console", "json", "patroni")
 	v.oneOf("log.type", strings.ToLower(c.Log.Type), "plain", "json")
+	if c.Log.Dir != "" && !filepath.IsAbs(c.Log.Dir) {
+		v.fail("log.dir", c.Log.Dir, "must be an absolute path")
+	}
 	if n := c.Lictor.ScriptTimeout; n < 0 {
 		v.fail("lictor.script_timeout", strconv.Itoa(n), "must be at least 1 s")
 	}

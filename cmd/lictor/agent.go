@@ -37,7 +37,7 @@ func agentCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			logs, err := newLog(cfg.Log.Level, cfg.Log.Format)
+			logs, err := newFileLog(cfg.Log)
 			if err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/logging"
 	"github.com/lictor-ha/lictor/agent/operator"
 	"github.com/lictor-ha/lictor/agent/printable"
@@ -111,4 +113,18 @@ func newLog(level, format string) (*logging.Log, error) {
 	// Without a handler a write to a pipe that was closed ends a Go program.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	return logging.NewQueued(level, format, os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
+}
+
+// newFileLog logs into a file, where log.dir says so, else as newLog does. The file is closed with
+// the process.
+func newFileLog(c config.Log) (*logging.Log, error) {
+	if c.Dir == "" {
+		return newLog(c.Level, c.Format)
+	}
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // stderr takes what the file does not
+	out, err := logging.OpenFile(c.Dir, logging.Rotation{Size: c.FileSize, Keep: c.FileNum, Mode: fs.FileMode(c.Mode)}, os.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	return logging.NewQueued(c.Level, c.Format, out, false)
 }
