@@ -59,33 +59,6 @@ func peerOf(name string, s api.PeerStatus) ha.Peer {
 	}
 }
 
-// keepSlot reports whether a slot of nobody stays: permanent ones, those that the operator
-// said to ignore, and in pause all.
-func keepSlot(d cluster.Dynamic) func(postgres.Slot) bool {
-	return func(s postgres.Slot) bool {
-		if _, permanent := d.Slots[s.Name]; permanent || d.Pause {
-			return true
-		}
-		for _, m := range d.IgnoreSlots {
-			if matches(m, s) {
-				return true
-			}
-		}
-		return false
-	}
-}
-
-// matches compares a slot with a matcher of name, type, database and plugin;
-// what a matcher leaves out matches anything.
-func matches(matcher map[string]any, s postgres.Slot) bool {
-	for key, value := range map[string]string{"name": s.Name, "type": s.Type, "database": s.Database, "plugin": s.Plugin} {
-		if want, set := matcher[key]; set && want != value {
-			return false
-		}
-	}
-	return len(matcher) > 0
-}
-
 // publicVersion is X.Y.Z: patronictl refuses what stands after it.
 func publicVersion(version string) string {
 	v, _, _ := strings.Cut(strings.TrimPrefix(version, "v"), "+")

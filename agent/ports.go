@@ -370,8 +370,8 @@ func (p inPostgres) TimelineHistory(timeline int, done func(cluster.History, err
 
 func (p inPostgres) UseSlots() bool { return p.pg.UseSlots() }
 
-func (p inPostgres) SyncSlots(limit time.Duration, members []string, d cluster.Dynamic, done func(error)) {
-	order(p.runner, limit, func(ctx context.Context) error { return p.pg.SyncSlots(ctx, members, keepSlot(d)) }, done)
+func (p inPostgres) SyncSlots(limit time.Duration, o pg.SlotOrders, done func(error)) {
+	order(p.runner, limit, func(ctx context.Context) error { return p.pg.SyncSlots(ctx, o) }, done)
 }
 
 func (p inPostgres) Bootstrap(w *member.Work, done func(error)) {

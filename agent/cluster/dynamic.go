@@ -46,10 +46,13 @@ type Dynamic struct {
 	// Pause says hands off: nothing is promoted, demoted or restarted by itself until it is over. Set
 	// it with lictor pause.
 	Pause bool `mapstructure:"pause"`
-	// Slots are permanent replication slots, by name: they are not dropped. So far Lictor makes none:
-	// make them on the primary, and anew on the next one. Alias: permanent_slots.
+	// Slots are permanent replication slots, by name: they are made on the primary, and on every
+	// replica that may lead, where they are moved on as the primary's are. Logical ones are not made so
+	// far: make them on the primary, and anew on the next one. Alias: permanent_slots.
 	Slots map[string]any `mapstructure:"slots"`
-	// IgnoreSlots are matchers (name, type, database, plugin) of slots that Lictor leaves alone.
+	// IgnoreSlots are matchers (name, type, database, plugin) of slots that Lictor leaves alone: those
+	// that fit all that one matcher names. On a replica others that nobody uses are dropped, on a primary
+	// others that are physical.
 	IgnoreSlots []map[string]any `mapstructure:"ignore_slots"`
 	// MemberSlotsTTL is how long the slot of a member that went away is kept, in seconds. Without
 	// effect so far: it is kept as long as the member's key is.

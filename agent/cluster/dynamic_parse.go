@@ -261,8 +261,10 @@ func (r *reader) consider(d Dynamic) {
 	if d.PrimaryStopTimeout != 0 {
 		r.warn(r.pick("primary_stop_timeout", "master_stop_timeout"), "has no effect: the lease bounds how long a primary may take to stop")
 	}
-	if len(d.Slots) > 0 {
-		r.warn(r.pick("slots", "permanent_slots"), "Lictor drops none of these and makes none: make them on the primary, and anew on the next one after a switchover or failover")
+	for _, slot := range d.PermanentSlots() {
+		if slot.Type == SlotLogical {
+			r.warn(r.pick("slots", "permanent_slots")+"."+slot.Name, "Lictor makes no logical slots: make it on the primary, and anew on the next one after a switchover or failover")
+		}
 	}
 	if d.MemberSlotsTTL != DefaultMemberSlotsTTL {
 		r.warn("member_slots_ttl", "has no effect: a slot is kept as long as its member's key is")

@@ -3,10 +3,60 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/printable"
 )
+
+// Slot is a replication slot by what the settings slots and ignore_slots tell slots apart.
+type Slot struct {
+	Name     string `json:"slot_name"`
+	Type     string `json:"slot_type"` // SlotPhysical or SlotLogical
+	Plugin   string `json:"plugin"`    // of a logical one, as is the database
+	Database string `json:"database"`
+}
+
+// The types of slots.
+const (
+	SlotPhysical = "physical"
+	SlotLogical  = "logical"
+)
+
+// PermanentSlots are those of the setting slots, sorted by name. One without a type is
+// logical if it has a database and a plugin.
+func (d Dynamic) PermanentSlots() []Slot {
+	all := make([]Slot, 0, len(d.Slots))
+	for _, name := range slices.Sorted(maps.Keys(d.Slots)) {
+		slot := Slot{Name: name, Type: SlotPhysical}
+		section := asMap(d.Slots[name])
+		database, plugin := textOf(section["database"]), textOf(section["plugin"])
+		if kind := textOf(section["type"]); kind == SlotLogical || kind == "" && database != "" && plugin != "" {
+			slot.Type, slot.Database, slot.Plugin = SlotLogical, database, plugin
+		}
+		all = append(all, slot)
+	}
+	return all
+}
+
+func textOf(value any) string {
+	text, _ := value.(string)
+	return text
+}
+
+// IgnoresSlot reports whether ignore_slots says to leave a slot alone: all that one of its
+// matchers names fits.
+func (d Dynamic) IgnoresSlot(s Slot) bool {
+	return slices.ContainsFunc(d.IgnoreSlots, func(matcher map[string]any) bool {
+		for key, value := range map[string]string{"name": s.Name, "type": s.Type, "database": s.Database, "plugin": s.Plugin} {
+			if want := matcher[key]; want != nil && want != "" && want != value {
+				return false
+			}
+		}
+		return len(matcher) > 0
+	})
+}
 
 // maxSlotName is the greatest length of a replication slot's name (PostgreSQL's
 // NAMEDATALEN - 1).

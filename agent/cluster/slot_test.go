@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestSlotName(t *testing.T) {
@@ -50,5 +52,41 @@ func TestNamesakes(t *testing.T) {
 		if problems := s.Problems(); len(problems) != test.problems || len(problems) > 0 && !errors.Is(problems[0], ErrNamesake) {
 			t.Errorf("%q: problems %v", test.names, problems)
 		}
+	}
+}
+
+// A slot without a type is what its other settings make of it, as with Patroni.
+func TestPermanentSlots(t *testing.T) {
+	d, _, err := ParseDynamicJSON([]byte(`{"slots":{"p":null,"q":{"type":"physical"},"l":{"type":"logical","database":"d","plugin":"x"},"m":{"database":"d","plugin":"x"},"n":{"database":"d"}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Slot{
+		{Name: "l", Type: SlotLogical, Database: "d", Plugin: "x"}, {Name: "m", Type: SlotLogical, Database: "d", Plugin: "x"},
+		{Name: "n", Type: SlotPhysical}, {Name: "p", Type: SlotPhysical}, {Name: "q", Type: SlotPhysical},
+	}
+	if diff := cmp.Diff(want, d.PermanentSlots()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A slot is left alone when it fits all that a matcher names, however little that is.
+func TestIgnoresSlot(t *testing.T) {
+	slot := Slot{Name: "s", Type: SlotLogical, Database: "d", Plugin: "p"}
+	for matcher, want := range map[string]bool{
+		`{"name":"s"}`: true, `{"type":"logical"}`: true, `{"database":"d","plugin":"p"}`: true, `{"name":"s","type":"logical","database":"d","plugin":"p"}`: true,
+		`{"name":"s","plugin":""}`: true, `{"name":"s","plugin":null}`: true,
+		`{"name":"s","type":"physical"}`: false, `{"name":"other","database":"d"}`: false, `{"plugin":"P"}`: false, `{"name":1}`: false, `{}`: false,
+	} {
+		d, _, err := ParseDynamicJSON([]byte(`{"ignore_slots":[{"name":"none"},` + matcher + `]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := d.IgnoresSlot(slot); got != want {
+			t.Errorf("%s: %v", matcher, got)
+		}
+	}
+	if (Dynamic{}).IgnoresSlot(slot) {
+		t.Error("without a matcher")
 	}
 }

@@ -227,7 +227,7 @@ type Postgres struct {
 	UsePgRewind *bool `mapstructure:"use_pg_rewind"`
 	// UseSlots makes the leader keep a replication slot for each member, so that a member that was
 	// away for a while finds its WAL, and a replica one for each member that has its name in the tag
-	// replicatefrom. It also means that WAL is kept as long as a member is away. Other physical slots
+	// replicatefrom. It also means that WAL is kept as long as a member is away. Other slots
 	// that nobody uses are dropped, unless slots or ignore_slots name them.
 	// Default: true; a value in the dynamic configuration goes over this one.
 	UseSlots *bool `mapstructure:"use_slots"`

@@ -146,7 +146,7 @@ func (l *leadership) nextStatus() cluster.Status {
 		beat.Timeline = max(beat.Timeline, l.discard.Timeline+1)
 	}
 	beat.Discarded, beat.DiscardedBefore = l.nextDiscarded()
-	return cluster.Status{OpTime: at, Lictor: &beat}
+	return cluster.Status{OpTime: at, Slots: l.slotPositions(&o), Lictor: &beat}
 }
 
 // nextDiscarded is what the next status says of discarded WAL: as the one that it replaces,

@@ -117,9 +117,8 @@ type Postgres interface {
 	// TimelineHistory is how the timelines before this one ended.
 	TimelineHistory(timeline int, done func(cluster.History, error))
 	UseSlots() bool
-	// SyncSlots makes a physical slot for each of the members and drops inactive slots of
-	// nobody.
-	SyncSlots(limit time.Duration, members []string, d cluster.Dynamic, done func(error))
+	// SyncSlots makes and moves the slots that are wanted, and drops inactive ones of nobody.
+	SyncSlots(limit time.Duration, o pg.SlotOrders, done func(error))
 
 	// Bootstrap makes a new data directory. What a bootstrap that failed has made is marked
 	// as unfinished.

@@ -1,52 +1,120 @@
 package member
 
 import (
-	"strings"
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
-// slotsEvery is how often slots are looked at when the members stay the same.
+// slotsEvery is how often slots are looked at when nothing has changed.
 const slotsEvery = 10 * time.Second
 
-// slotKeeper keeps replication slots for the members that stream from this one.
+// slotKeeper keeps replication slots (design 5.26).
 type slotKeeper struct {
 	*Shard
 	local    *Local
 	postgres Postgres
 
-	kept    string // the members that slots were made for
+	kept    []pg.WantedSlot // what there was made
+	replica bool            // and as what
 	at      cluster.Instant
 	keeping bool
 }
 
-// keep keeps a replication slot for every member that streams from this one, so
-// that one that is away for a while finds its WAL. A replica does, too, for those that
-// replicate from it; and what it kept as a primary it drops, as that holds WAL back for
+// keep keeps the slots that this member is to have, so that a reader that is away for a
+// while finds its WAL, here or with the next leader; and drops others, as these hold WAL back for
 // ever. In pause none is dropped, and those are made without which nobody can follow.
 func (k *slotKeeper) keep() {
 	o := &k.local.PG.Observed
 	if k.keeping || !o.Accepting || !k.postgres.UseSlots() {
 		return
 	}
-	names := slotsFor(k.Snapshot, k.Name, !o.InRecovery)
-	key := strings.Join(names, ",")
-	if o.InRecovery {
-		key = "replica," + key
-	}
-	if key == k.kept && k.Now().Sub(k.at) < slotsEvery {
+	wanted, err := k.wanted(!o.InRecovery)
+	k.Failure("slot names", "a replication slot is not made", err)
+	d, replica := k.Dynamic, o.InRecovery
+	same := replica == k.replica && slices.EqualFunc(wanted, k.kept, func(a, b pg.WantedSlot) bool { return a.Slot == b.Slot && a.Spare == b.Spare })
+	behind := slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Spare && moves(o, w) })
+	if waited := k.Now().Sub(k.at); same && waited < slotsEvery && (!behind || waited < d.LoopWait) {
 		return
 	}
 	k.keeping = true
-	k.postgres.SyncSlots(slotsEvery, names, k.Dynamic, func(err error) {
+	k.postgres.SyncSlots(slotsEvery, pg.SlotOrders{Wanted: wanted, Keep: func(s cluster.Slot) bool {
+		_, permanent := d.Slots[s.Name]
+		return d.Pause || d.IgnoresSlot(s) || permanent && !replica
+	}}, func(err error) {
 		k.keeping = false
 		k.at = k.Now()
 		k.Failure("slots", "replication slots could not be brought up to date", err)
 		if err == nil {
-			k.kept = key
+			k.kept, k.replica = wanted, replica
 		}
 	})
+}
+
+// moves reports whether a slot is behind its reader.
+func moves(o *pg.State, w pg.WantedSlot) bool {
+	i := slices.IndexFunc(o.Slots, func(s pg.Slot) bool { return s.Name == w.Name })
+	return i >= 0 && !o.Slots[i].Active && o.Slots[i].Position() < min(w.To, o.ReplayedLSN)
+}
+
+// wanted are the slots that this member is to have. A replica that may lead has besides those
+// by which it is streamed from the ones that it needs when it leads, and moves them on. An
+// error names those that cannot be made; the others are.
+func (k *slotKeeper) wanted(primary bool) (wanted []pg.WantedSlot, err error) {
+	physical := func(name string) cluster.Slot { return cluster.Slot{Name: name, Type: cluster.SlotPhysical} }
+	has := func(name string) bool {
+		return slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Name == name })
+	}
+	for _, m := range slotsFor(k.Snapshot, k.Name, primary) {
+		if slot := cluster.SlotName(m); !has(slot) { // of namesakes the members' keys tell
+			wanted = append(wanted, pg.WantedSlot{Slot: physical(slot)})
+		}
+	}
+	mayLead := primary || !cluster.NoFailover(k.Tags) && !cluster.NoStream(k.Tags)
+	if !mayLead {
+		return wanted, nil
+	}
+	at := k.Snapshot.Status.Value.Slots
+	if !primary {
+		for _, m := range slotsFor(k.Snapshot, k.Name, true) {
+			slot := cluster.SlotName(m)
+			if has(slot) {
+				continue
+			}
+			other, _ := k.Snapshot.Member(m)
+			to, shown := at[slot]
+			if !shown {
+				to = other.Value.XLogLocation
+			}
+			wanted = append(wanted, pg.WantedSlot{Slot: physical(slot), Spare: true, To: to, KeepsCheckpoint: m == k.Snapshot.LeaderName()})
+		}
+	}
+	var errs []error
+	for _, slot := range k.Dynamic.PermanentSlots() {
+		switch {
+		case slot.Type == cluster.SlotLogical:
+			if other := slotOwner(k.Snapshot, slot.Name); other != "" {
+				errs = append(errs, fmt.Errorf("slots.%s is logical, and member %s streams by a slot of that name: give one of the two another name", slot.Name, other))
+			}
+		case slot.Name != cluster.SlotName(k.Name) && !has(slot.Name):
+			wanted = append(wanted, pg.WantedSlot{Slot: slot, Spare: !primary, To: at[slot.Name]})
+		}
+	}
+	return wanted, errors.Join(errs...)
+}
+
+// slotOwner is the member that streams by a slot of this name, empty: none.
+func slotOwner(s cluster.Snapshot, slot string) string {
+	for i := range s.Members {
+		if name := s.Members[i].Value.Name; cluster.SlotName(name) == slot {
+			return name
+		}
+	}
+	return ""
 }
 
 // slotsFor are the members that stream from a member, as each decides. On a primary also
@@ -63,4 +131,24 @@ func slotsFor(s cluster.Snapshot, name string, primary bool) []string {
 		}
 	}
 	return names
+}
+
+// slotPositions are what a primary says of its members' slots and of the permanent ones: up to
+// where each one's reader needs nothing any more.
+func (s *Shard) slotPositions(o *pg.State) map[string]int64 {
+	if !o.Accepting || o.InRecovery {
+		return nil
+	}
+	var at map[string]int64
+	for _, slot := range o.Slots {
+		_, permanent := s.Dynamic.Slots[slot.Name]
+		if slot.Position() == 0 || !permanent && (slot.Type != cluster.SlotPhysical || slotOwner(s.Snapshot, slot.Name) == "") {
+			continue
+		}
+		if at == nil {
+			at = map[string]int64{}
+		}
+		at[slot.Name] = slot.Position()
+	}
+	return at
 }

@@ -1,10 +1,15 @@
 package member
 
 import (
+	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // Each member has its slot where it streams from, and a pause changes nothing.
@@ -45,26 +50,107 @@ func TestSlots(t *testing.T) {
 	if len(w.Logged()) != 1 {
 		t.Fatal("not told of")
 	}
-	w.slots.keep()
-	if c := w.take("Postgres.SyncSlots"); !slices.Equal(c.args[1].([]string), []string{"b", "c"}) {
-		t.Fatalf("%v", c.args)
-	} else {
-		c.answer()
-	}
+	w.keptSlots("b", "c")
 	w.slots.keep()
 	w.none("Postgres.SyncSlots")
 	w.pass(slotsEvery)
 	w.Dynamic.Pause = true
-	w.slots.keep()
-	if c := w.take("Postgres.SyncSlots"); !c.args[2].(cluster.Dynamic).Pause {
-		t.Fatal("it does not hear of the pause, in which no slot is dropped")
-	} else {
-		c.answer()
+	if o := w.keptSlots("b", "c"); !o.Keep(cluster.Slot{}) {
+		t.Fatal("in pause no slot is dropped")
 	}
-	w.Dynamic.Pause = false
-	w.sawReplica(mib, "b") // it drops what it kept as a primary
+}
+
+// keptSlots are what PostgreSQL is asked to keep now; spare ones in brackets, with where they
+// are moved to.
+func (w *world) keptSlots(want ...string) pg.SlotOrders {
+	w.t.Helper()
 	w.slots.keep()
-	if c := w.take("Postgres.SyncSlots"); len(c.args[1].([]string)) != 0 {
-		t.Fatalf("%v", c.args)
+	c := w.take("Postgres.SyncSlots")
+	o, _ := c.args[1].(pg.SlotOrders)
+	var got []string
+	for _, s := range o.Wanted {
+		name := s.Name
+		if s.Spare {
+			name = fmt.Sprintf("(%s %d)", s.Name, s.To)
+		}
+		if s.KeepsCheckpoint {
+			name = "(" + s.Name + " checkpoint)"
+		}
+		got = append(got, name)
+	}
+	if !slices.Equal(got, want) {
+		w.t.Fatalf("slots %q, want %q", got, want)
+	}
+	c.answer()
+	return o
+}
+
+// A replica that may lead has the slots that it needs then, and moves them on as the leader
+// says. One that may not drops what it kept as a primary.
+func TestSpareSlots(t *testing.T) {
+	w := newWorld(t)
+	w.useSlots = true
+	w.Snapshot.Members[2].Value.XLogLocation = 90 * mib
+	if o := w.keptSlots("(b checkpoint)", "(c 94371840)"); o.Keep(cluster.Slot{}) {
+		t.Error("others stay")
+	}
+	w.Snapshot.Status.Value.Slots = map[string]int64{"c": 80 * mib}
+	w.pass(slotsEvery)
+	w.keptSlots("(b checkpoint)", "(c 83886080)")
+
+	// It is moved once a loop_wait, while it is behind.
+	w.PG.Observed.Slots = []pg.Slot{{Slot: cluster.Slot{Name: "c", Type: cluster.SlotPhysical}, RestartLSN: 80 * mib}}
+	w.pass(slotsEvery - time.Millisecond)
+	w.slots.keep()
+	w.none("Postgres.SyncSlots")
+	w.Snapshot.Status.Value.Slots["c"] = 85 * mib
+	w.Dynamic.LoopWait = time.Second
+	w.keptSlots("(b checkpoint)", "(c 89128960)")
+
+	w.Snapshot.Members[2].Value.Tags = map[string]any{"replicatefrom": "a"}
+	w.keptSlots("c", "(b checkpoint)")
+	w.Tags = map[string]any{"nofailover": true}
+	w.keptSlots("c")
+	w.Snapshot.Members[2].Value.Tags = nil
+	w.keptSlots()
+}
+
+// Permanent slots are made wherever somebody may lead, but for this member's own; those that
+// the configuration tells to leave alone stay.
+func TestPermanentSlots(t *testing.T) {
+	w := newWorld(t)
+	w.useSlots = true
+	d, _, err := cluster.ParseDynamicJSON([]byte(`{"slots":{"a":null,"archive":{"type":"physical"},"c":{"type":"logical","database":"d","plugin":"p"}},"ignore_slots":[{"name":"mine"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Dynamic = d
+	w.Snapshot.Status.Value.Slots = map[string]int64{"archive": 3 * mib}
+	o := w.keptSlots("(b checkpoint)", "(c 0)", "(archive 3145728)")
+	if len(w.Logged()) != 1 || !strings.Contains(w.Logged()[0], "slots.c is logical, and member c streams") {
+		t.Errorf("the collision is not told of: %q", w.Logged())
+	}
+	for name, want := range map[string]bool{"mine": true, "other": false, "archive": false} {
+		if got := o.Keep(cluster.Slot{Name: name}); got != want {
+			t.Errorf("%s stays on a replica: %v", name, got)
+		}
+	}
+	w.leading()
+	if o = w.keptSlots("b", "c", "archive"); !o.Keep(cluster.Slot{Name: "a"}) {
+		t.Error("a permanent slot goes")
+	}
+
+	// The leader says where their readers are.
+	physical := func(name string, at int64) pg.Slot {
+		return pg.Slot{Slot: cluster.Slot{Name: name, Type: cluster.SlotPhysical}, RestartLSN: at}
+	}
+	w.PG.Observed.Slots = []pg.Slot{physical("b", 5), physical("archive", 6), physical("somebodys", 7), physical("c", 0)}
+	if got := w.nextStatus().Slots; !maps.Equal(got, map[string]int64{"b": 5, "archive": 6}) {
+		t.Errorf("%v", got)
+	}
+	w.sawReplica(mib, "b")
+	w.PG.Observed.Slots = []pg.Slot{physical("b", 5)}
+	if got := w.nextStatus().Slots; got != nil {
+		t.Errorf("a replica says %v", got)
 	}
 }

@@ -454,8 +454,8 @@ func (p postgresPort) TimelineHistory(timeline int, done func(cluster.History, e
 	p.w.ask(nil, "Postgres.TimelineHistory", done, timeline)
 }
 
-func (p postgresPort) SyncSlots(limit time.Duration, members []string, d cluster.Dynamic, done func(error)) {
-	p.w.ask(nil, "Postgres.SyncSlots", done, limit, members, d)
+func (p postgresPort) SyncSlots(limit time.Duration, o pg.SlotOrders, done func(error)) {
+	p.w.ask(nil, "Postgres.SyncSlots", done, limit, o)
 }
 
 func (p postgresPort) Bootstrap(work *Work, done func(error)) {

@@ -177,7 +177,7 @@ func (d *diagnosis) slots(who string, m memberFacts) {
 		switch {
 		case slot.Status == "lost":
 			d.add(Wrong, who, "drop it; its reader must be made anew", "slot %s has lost WAL that it needs", slot.Name)
-		case !slot.Active && slot.Retained > muchWAL:
+		case !slot.Active && slot.Retained > muchWAL && !m.sql.Recovering: // a replica's are moved by its agent
 			d.add(Worth, who, "bring its reader back, or drop it with pg_drop_replication_slot", "nobody reads slot %s, which keeps %s of WAL", slot.Name, size(slot.Retained))
 		}
 	}

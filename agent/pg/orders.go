@@ -1,5 +1,7 @@
 package pg
 
+import "github.com/lictor-ha/lictor/agent/cluster"
+
 // Upstream is a member to replicate from.
 type Upstream struct {
 	Name string
@@ -28,4 +30,22 @@ type Permission struct {
 	LeaderReachable bool
 	// AllowedBy names the setting or the request that asks for it.
 	AllowedBy string
+}
+
+// WantedSlot is a slot that is to be there.
+type WantedSlot struct {
+	cluster.Slot
+	// Spare: nobody is to stream by it as long as this member does not lead.
+	Spare bool
+	// To is up to where its reader needs nothing any more; 0: not known.
+	To int64
+	// KeepsCheckpoint: a spare one is moved to the last checkpoint, and no further.
+	KeepsCheckpoint bool
+}
+
+// SlotOrders say which slots are to be there, and which of the others may go.
+type SlotOrders struct {
+	Wanted []WantedSlot
+	// Keep reports whether one that is not wanted stays all the same.
+	Keep func(cluster.Slot) bool
 }

@@ -86,12 +86,20 @@ type StandbyState struct {
 
 // Slot is one replication slot.
 type Slot struct {
-	Name       string `json:"slot_name"`
-	Type       string `json:"slot_type"` // physical, logical
-	Plugin     string `json:"plugin"`
-	Database   string `json:"database"`
-	Active     bool   `json:"active"`
-	RestartLSN int64  `json:"restart_lsn"` // 0: none
+	cluster.Slot
+	Active bool `json:"active"`
+	// RestartLSN is from where on it keeps WAL; 0: none. ConfirmedLSN is up to where the
+	// reader of a logical one has everything.
+	RestartLSN   int64 `json:"restart_lsn"`
+	ConfirmedLSN int64 `json:"confirmed_flush_lsn"`
+}
+
+// Position is up to where its reader needs nothing any more.
+func (s Slot) Position() int64 {
+	if s.Type == cluster.SlotLogical {
+		return s.ConfirmedLSN
+	}
+	return s.RestartLSN
 }
 
 // SyncInForce says since when commits wait as they were told to.

@@ -83,7 +83,7 @@ func TestWithoutTheDatabasePostgres(t *testing.T) {
 	bootstrapped(ctx, t, a)
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
 	sql(ctx, t, a, "DROP DATABASE postgres")
-	must(t, a.SyncSlots(ctx, []string{"b"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, a, "b")
 	must(t, b.BaseBackup(ctx, upstream(a), func(int64, int64) {}))
 	follow(ctx, t, b, a)
 	caughtUp(ctx, t, a, b)

@@ -30,7 +30,7 @@ func TestNamesInEveryGrammar(t *testing.T) {
 	a, b := member("a"), member(`b(1)*;b`)
 	bootstrapped(ctx, t, a)
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
-	must(t, a.SyncSlots(ctx, []string{b.name}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, a, b.name)
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)
 	caughtUp(ctx, t, a, b)

@@ -50,7 +50,7 @@ esac
 		s := settings(t, dir, name)
 		s.Postgres.CreateReplica = methods
 		s.Postgres.Methods = map[string]any{"delta": map[string]any{"command": filepath.Join(dir, "delta"), "keep_data": true}}
-		must(t, a.SyncSlots(ctx, []string{name}, func(Slot) bool { return false }))
+		keepSlots(ctx, t, a, name)
 		return newInstance(t, s)
 	}
 	b := configured("b", "delta")

@@ -124,7 +124,7 @@ func TestMethods(t *testing.T) {
 			"touched": map[string]any{"command": writeScript(t, dir, "touched", getDatadir+`[ -e "$d/PG_VERSION" ]`), "keep_data": true},
 		}
 		p := newInstance(t, s)
-		must(t, a.SyncSlots(ctx, []string{name}, func(Slot) bool { return false }))
+		keepSlots(ctx, t, a, name)
 		return p
 	}
 

@@ -40,7 +40,7 @@ func TestGroupAccess(t *testing.T) {
 	must(t, a.FinishBootstrap())
 	must(t, a.CacheDynamic([]byte("{}")))
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
-	must(t, a.SyncSlots(ctx, []string{"b"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, a, "b")
 	check(a, 0o750, 0o640)
 	for range 2 { // made, and made anew
 		must(t, b.BaseBackup(ctx, upstream(a), nil))

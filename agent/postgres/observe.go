@@ -71,7 +71,8 @@ SELECT r.rec,
      'replay', COALESCE(pg_wal_lsn_diff(replay_lsn, '0/0')::bigint, 0)))
      FROM pg_stat_replication WHERE NOT (application_name = '` + agentName + `' AND state = 'startup')), '[]')::text,
   COALESCE((SELECT json_agg(json_build_object('slot_name', slot_name, 'slot_type', slot_type, 'plugin', COALESCE(plugin, ''),
-     'database', COALESCE(database, ''), 'active', active, 'restart_lsn', COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0)))
+     'database', COALESCE(database, ''), 'active', active, 'restart_lsn', COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0),
+     'confirmed_flush_lsn', COALESCE(pg_wal_lsn_diff(confirmed_flush_lsn, '0/0')::bigint, 0)))
      FROM pg_replication_slots WHERE NOT temporary), '[]')::text
 FROM (SELECT pg_is_in_recovery() AS rec, pg_last_wal_receive_lsn() AS received, pg_last_wal_replay_lsn() AS replayed) r
 LEFT JOIN (SELECT pid, backend_start AS started, COALESCE(wait_event, '') IN ('RecoveryWalStream', 'RecoveryWalAll', 'RecoveryRetrieveRetryInterval') AS waits

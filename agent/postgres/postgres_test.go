@@ -205,8 +205,8 @@ func TestTwoMembers(t *testing.T) {
 	if s.InRecovery || s.Timeline != 1 || s.WriteLSN == 0 || s.SystemIdentifier != id || s.StartTime.IsZero() || s.ServerVersion < 120000 {
 		t.Errorf("primary: %+v", s)
 	}
-	must(t, a.SyncSlots(ctx, []string{"b-1", "gone"}, func(Slot) bool { return false }))
-	must(t, a.SyncSlots(ctx, []string{"b-1"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, a, "b-1", "gone")
+	keepSlots(ctx, t, a, "b-1")
 
 	var lastDone int64
 	must(t, b.BaseBackup(ctx, upstream(a), func(done, _ int64) { lastDone = done }))
@@ -281,7 +281,7 @@ func TestTwoMembers(t *testing.T) {
 	if outcome != Rewound {
 		t.Errorf("outcome: %s", outcome)
 	}
-	must(t, b.SyncSlots(ctx, []string{"a"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, b, "a")
 	must(t, a.Start(ctx, StartAs{Role: Replica, Upstream: &upB}))
 	observe(ctx, t, a, "the old primary streams", func(s State) bool {
 		return s.InRecovery && s.ReplicationState == Streaming && s.Timeline == 2

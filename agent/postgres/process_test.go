@@ -25,7 +25,7 @@ func pair(ctx context.Context, t *testing.T) (a, b *Instance) {
 	a, b = newInstance(t, settings(t, dir, "a")), newInstance(t, settings(t, dir, "b"))
 	bootstrapped(ctx, t, a)
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
-	must(t, a.SyncSlots(ctx, []string{"b"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, a, "b")
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)
 	return a, b
@@ -362,7 +362,7 @@ func TestDivergence(t *testing.T) {
 		if outcome, err := a.Rewind(ctx, upstream(b), false); err != nil || outcome != NotNeeded {
 			t.Fatalf("%s %v", outcome, err)
 		}
-		must(t, b.SyncSlots(ctx, []string{"a"}, func(Slot) bool { return false }))
+		keepSlots(ctx, t, b, "a")
 		follow(ctx, t, a, b)
 		caughtUp(ctx, t, b, a)
 	})
@@ -380,7 +380,7 @@ func TestDivergence(t *testing.T) {
 		caughtUp(ctx, t, b, a)
 		sql(ctx, t, a, "SELECT pg_wal_replay_pause()")
 		observe(ctx, t, a, "paused", func(s State) bool { return s.ReplayPaused })
-		must(t, b.SyncSlots(ctx, []string{"a", "c"}, func(Slot) bool { return false }))
+		keepSlots(ctx, t, b, "a", "c")
 		follow(ctx, t, c, b)
 		caughtUp(ctx, t, b, c)
 		must(t, c.Stop(ctx, Fast)) // here c's timeline will begin
@@ -399,7 +399,7 @@ func TestDivergence(t *testing.T) {
 		if outcome, err := a.Rewind(ctx, upstream(c), true); err != nil || outcome != Rewound {
 			t.Fatalf("%s %v", outcome, err)
 		}
-		must(t, c.SyncSlots(ctx, []string{"a"}, func(Slot) bool { return false }))
+		keepSlots(ctx, t, c, "a")
 		follow(ctx, t, a, c)
 	})
 }
@@ -413,7 +413,7 @@ func TestTwoPrimariesOfOneTimeline(t *testing.T) {
 	dir := newDir(t)
 	c := newInstance(t, settings(t, dir, "c"))
 	must(t, c.BaseBackup(ctx, upstream(a), nil))
-	must(t, a.SyncSlots(ctx, []string{"b", "c"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, a, "b", "c")
 	follow(ctx, t, c, a)
 	caughtUp(ctx, t, a, b)
 	caughtUp(ctx, t, a, c)

@@ -9,59 +9,185 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
-// SyncSlots makes a physical slot for each of the members and drops inactive
-// slots of nobody, unless keep says otherwise. One that has lost its WAL
+// slotNow is a slot as PostgreSQL has it.
+type slotNow struct {
+	Slot
+	// Lost: it has lost its WAL (max_slot_wal_keep_size).
+	Lost bool
+	// HoldsRows: rows that a reader might still see are kept for it.
+	HoldsRows bool
+	// Synced: PostgreSQL itself keeps it like the primary's.
+	Synced bool
+}
+
+// 12 has no wal_status, and synced is of 17.
+const slotsSQL = `SELECT slot_name::text, slot_type, COALESCE(plugin, '')::text, COALESCE(database, '')::text, active,
+	COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0), COALESCE(pg_wal_lsn_diff(confirmed_flush_lsn, '0/0')::bigint, 0),
+	COALESCE(to_jsonb(s) ->> 'wal_status', '') = 'lost', xmin IS NOT NULL OR catalog_xmin IS NOT NULL,
+	COALESCE((to_jsonb(s) ->> 'synced')::boolean, false)
+	FROM pg_replication_slots s WHERE NOT temporary`
+
+// SyncSlots makes the slots that are wanted, moves those of them that nobody streams by, and
+// drops inactive ones that nobody wants. One that has lost its WAL
 // (max_slot_wal_keep_size) is made anew: on PostgreSQL 18 nobody streams by it any more; before
-// that it serves again when somebody does.
-func (p *replication) SyncSlots(ctx context.Context, members []string, keep func(Slot) bool) error {
+// that it serves again when somebody does. One of another kind under a name that is wanted is
+// somebody's: it stays, and is told.
+func (p *replication) SyncSlots(ctx context.Context, o pg.SlotOrders) error {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return err
 	}
 	defer hangUpOn(conn)
-	rows, err := conn.Query(ctx, `SELECT slot_name::text, slot_type, COALESCE(plugin, '')::text, COALESCE(database, '')::text, active,
-		COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0), COALESCE(to_jsonb(s) ->> 'wal_status', '') = 'lost'
-		FROM pg_replication_slots s WHERE NOT temporary`) // 12 has no wal_status
+	s, err := p.slotsOn(ctx, conn)
 	if err != nil {
-		return fmt.Errorf("listing replication slots: %w", err)
-	}
-	type found struct {
-		Slot
-		Lost bool
-	}
-	slots, err := pgx.CollectRows(rows, pgx.RowToStructByPos[found])
-	if err != nil {
-		return fmt.Errorf("listing replication slots: %w", err)
+		return err
 	}
 	var errs []error
-	wanted := map[string]bool{}
-	for _, m := range members {
-		name := cluster.SlotName(m)
-		wanted[name] = true
-		i := slices.IndexFunc(slots, func(s found) bool { return s.Name == name })
-		if i >= 0 && (!slots[i].Lost || slots[i].Active) {
-			continue
-		}
-		if i >= 0 {
-			if _, err := conn.Exec(ctx, "SELECT pg_drop_replication_slot($1)", name); err != nil {
-				errs = append(errs, fmt.Errorf("dropping the replication slot %s, which has lost its WAL: %w", name, err))
-				continue
-			}
-			p.log.Warn().Str("slot", name).Msg("replication slot had lost its WAL (max_slot_wal_keep_size) and is made anew")
-		}
-		if _, err := conn.Exec(ctx, "SELECT pg_create_physical_replication_slot($1, true)", name); err != nil {
-			errs = append(errs, fmt.Errorf("making the replication slot %s: %w", name, err))
-		}
+	for _, want := range o.Wanted {
+		errs = append(errs, s.provide(ctx, want))
 	}
-	for _, s := range slots {
-		if wanted[s.Name] || s.Active || s.Type != "physical" || keep(s.Slot) {
-			continue
-		}
-		if _, err := conn.Exec(ctx, "SELECT pg_drop_replication_slot($1)", s.Name); err != nil {
-			errs = append(errs, fmt.Errorf("dropping the replication slot %s: %w", s.Name, err))
+	for _, found := range s.slots {
+		wanted := slices.ContainsFunc(o.Wanted, func(w pg.WantedSlot) bool { return w.Name == found.Name })
+		if !wanted && !found.Active && s.mayGo(found) && !o.Keep(found.Slot.Slot) {
+			errs = append(errs, s.drop(ctx, found.Name, "nobody's"))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// slotWork is what is done to the slots of one PostgreSQL.
+type slotWork struct {
+	*replication
+	conn      *pgx.Conn
+	slots     []slotNow
+	replica   bool
+	began     int64 // where the timeline begins that a replica is on
+	replayed  int64
+	restarted int64 // the redo position of the last checkpoint
+}
+
+func (p *replication) slotsOn(ctx context.Context, conn *pgx.Conn) (*slotWork, error) {
+	s := &slotWork{replication: p, conn: conn}
+	rows, err := conn.Query(ctx, slotsSQL)
+	if err != nil {
+		return nil, fmt.Errorf("listing replication slots: %w", err)
+	}
+	s.slots, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (n slotNow, err error) {
+		err = row.Scan(&n.Name, &n.Type, &n.Plugin, &n.Database, &n.Active, &n.RestartLSN, &n.ConfirmedLSN, &n.Lost, &n.HoldsRows, &n.Synced)
+		return n, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing replication slots: %w", err)
+	}
+	timeline := 0
+	err = conn.QueryRow(ctx, `SELECT pg_is_in_recovery(), COALESCE(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint, 0),
+		pg_wal_lsn_diff(redo_lsn, '0/0')::bigint,
+		GREATEST(timeline_id, (SELECT min_recovery_end_timeline FROM pg_control_recovery()), COALESCE((SELECT received_tli FROM pg_stat_get_wal_receiver()), 0))
+		FROM pg_control_checkpoint()`).Scan(&s.replica, &s.replayed, &s.restarted, &timeline)
+	if err != nil {
+		return nil, fmt.Errorf("listing replication slots: %w", err)
+	}
+	if s.replica && p.major >= decodesOnReplica {
+		history, err := p.TimelineHistory(timeline)
+		if err != nil {
+			return nil, fmt.Errorf("listing replication slots: %w", err)
+		}
+		if len(history) > 0 {
+			s.began = history[len(history)-1].LSN
+		}
+	}
+	return s, nil
+}
+
+// decodesOnReplica is the version from which on replicas have logical slots of their own.
+const decodesOnReplica = 16
+
+// mayGo reports whether an inactive slot that nobody wants may be dropped. A logical one on a
+// primary has a reader who has not been heard of yet, and loses what was not read. On a replica
+// it is left from a time as the primary: it holds WAL and dead rows back for ever, and was
+// of no use to the reader. From 16 on it may be a reader's own, who has then read beyond
+// the point at which this timeline began.
+func (s *slotWork) mayGo(found slotNow) bool {
+	if found.Type == cluster.SlotPhysical {
+		return true
+	}
+	return s.replica && !found.Synced && (s.major < decodesOnReplica || found.ConfirmedLSN <= s.began)
+}
+
+// provide makes a slot that is wanted, or moves it.
+func (s *slotWork) provide(ctx context.Context, want pg.WantedSlot) error {
+	i := slices.IndexFunc(s.slots, func(n slotNow) bool { return n.Name == want.Name })
+	if i < 0 {
+		return s.create(ctx, want.Name)
+	}
+	switch found := s.slots[i]; {
+	case found.Type != want.Type:
+		return fmt.Errorf("the replication slot %s is %s, and is to be %s: drop it, or give one of the two another name", want.Name, found.Type, want.Type)
+	case found.Active:
+		return nil
+	case found.Lost:
+		if err := s.drop(ctx, want.Name, "it had lost its WAL (max_slot_wal_keep_size) and is made anew"); err != nil {
+			return err
+		}
+		return s.create(ctx, want.Name)
+	case want.Spare && found.HoldsRows && found.RestartLSN > 0:
+		return s.withoutRows(ctx, want.Name)
+	case want.Spare:
+		return s.advance(ctx, want, found)
+	}
+	return nil
+}
+
+func (s *slotWork) create(ctx context.Context, name string) error {
+	if _, err := s.conn.Exec(ctx, "SELECT pg_create_physical_replication_slot($1, true)", name); err != nil {
+		return fmt.Errorf("making the replication slot %s: %w", name, err)
+	}
+	return nil
+}
+
+func (s *slotWork) drop(ctx context.Context, name, why string) error {
+	if _, err := s.conn.Exec(ctx, "SELECT pg_drop_replication_slot($1)", name); err != nil {
+		return fmt.Errorf("dropping the replication slot %s: %w", name, err)
+	}
+	s.log.Info().Str("slot", name).Str("reason", why).Msg("dropped replication slot")
+	return nil
+}
+
+// advance moves a slot that nobody streams by to where its reader has come by now.
+func (s *slotWork) advance(ctx context.Context, want pg.WantedSlot, found slotNow) error {
+	to := min(want.To, s.replayed)
+	if want.KeepsCheckpoint {
+		to = s.restarted
+	}
+	if found.RestartLSN == 0 || to <= found.RestartLSN {
+		return nil
+	}
+	if _, err := s.conn.Exec(ctx, "SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)", want.Name, FormatLSN(to)); err != nil {
+		return fmt.Errorf("advancing the replication slot %s to %s: %w", want.Name, FormatLSN(to), err)
+	}
+	return nil
+}
+
+// borrowedSlot is the name under which a slot lies while it is made anew.
+const borrowedSlot = "lictor_slot_without_rows"
+
+// withoutRows makes a slot anew at the same position for which no rows are kept: those of a
+// standby that streamed by it when this member was the primary. Nothing would ever move them
+// on, and hot_standby_feedback would pass them on to the primary.
+func (s *slotWork) withoutRows(ctx context.Context, name string) error {
+	for _, step := range []string{
+		"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $2 AND $1::text <> ''",
+		"SELECT pg_copy_physical_replication_slot($1, $2)",
+		"SELECT pg_drop_replication_slot($1) WHERE $2::text <> ''",
+		"SELECT pg_copy_physical_replication_slot($2, $1)",
+		"SELECT pg_drop_replication_slot($2) WHERE $1::text <> ''",
+	} {
+		if _, err := s.conn.Exec(ctx, step, name, borrowedSlot); err != nil {
+			return fmt.Errorf("making the replication slot %s anew, which holds rows back: %w", name, err)
+		}
+	}
+	return nil
 }

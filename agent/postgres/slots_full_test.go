@@ -37,7 +37,7 @@ func TestNoFreeConnectionSlot(t *testing.T) {
 	if _, err := a.SetSynchronous(ctx, SyncSetting{Names: []string{b.name}}); err != nil {
 		t.Error(err)
 	}
-	must(t, a.SyncSlots(ctx, []string{b.name, "c"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, a, b.name, "c")
 	must(t, a.Checkpoint(ctx))
 	if !a.Reachable(ctx, upstream(a)) {
 		t.Error("the primary cannot be reached")

@@ -15,7 +15,7 @@ func TestHistoryOfAPromotionThatWasKilled(t *testing.T) {
 	a, b := newInstance(t, settings(t, newDir(t), "a")), newInstance(t, settings(t, newDir(t), "b"))
 	bootstrapped(ctx, t, a)
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
-	must(t, a.SyncSlots(ctx, []string{"b"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, a, "b")
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)
 	observe(ctx, t, b, "streams", func(s State) bool { return s.ReplicationState == Streaming })
@@ -31,7 +31,7 @@ func TestHistoryOfAPromotionThatWasKilled(t *testing.T) {
 	if outcome != NotNeeded {
 		t.Fatalf("it is %s", outcome)
 	}
-	must(t, b.SyncSlots(ctx, []string{"a"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, b, "a")
 	follow(ctx, t, a, b)
 	observe(ctx, t, a, "follows on timeline 3", func(s State) bool { return s.ReplicationState == Streaming && s.Timeline == 3 })
 }

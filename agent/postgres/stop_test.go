@@ -59,7 +59,7 @@ func TestStopWithAnArchiveThatHangs(t *testing.T) {
 		}
 	}
 	start()
-	must(t, a.SyncSlots(ctx, []string{"b"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, a, "b")
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)
 	must(t, a.Stop(ctx, Fast))

@@ -50,7 +50,7 @@ func TestSynchronousThreeMembers(t *testing.T) {
 	a, b, c := newInstance(t, settings(t, dir, "a")), newInstance(t, settings(t, dir, "b")), newInstance(t, settings(t, dir, "c"))
 	bootstrapped(ctx, t, a)
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
-	must(t, a.SyncSlots(ctx, []string{"b", "c"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, a, "b", "c")
 	for _, p := range []*Instance{b, c} {
 		must(t, p.BaseBackup(ctx, upstream(a), nil))
 		follow(ctx, t, p, a)

@@ -38,7 +38,7 @@ func TestPromotionPassesOverTimelines(t *testing.T) {
 			t.Errorf("history of timeline %d: %v, %v", n, !want, err)
 		}
 	}
-	must(t, b.SyncSlots(ctx, []string{"a"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, b, "a")
 	follow(ctx, t, a, b)
 	caughtUp(ctx, t, b, a)
 	leave(a, 7)

@@ -177,7 +177,7 @@ func TestCertificatesOnly(t *testing.T) {
 	a, b := member("a"), member("b")
 	bootstrapped(ctx, t, a)
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
-	must(t, a.SyncSlots(ctx, []string{"b"}, func(Slot) bool { return false }))
+	keepSlots(ctx, t, a, "b")
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)
 	observe(ctx, t, b, "replica streams", func(s State) bool { return s.ReplicationState == Streaming })

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // Mutant switches rules off, at the border of the code that is tested: what a
@@ -219,12 +220,12 @@ func (m *Mutant) see(v ha.View) ha.View {
 	return v
 }
 
-// slots changes for whom slots are kept.
-func (m *Mutant) slots(p *postgres, members []string) []string {
+// slots changes which slots are kept.
+func (m *Mutant) slots(p *postgres, wanted []pg.WantedSlot) []pg.WantedSlot {
 	if !m.SlotsDropped {
-		return members
+		return wanted
 	}
-	return slices.DeleteFunc(slices.Clone(members), func(name string) bool { return p.slotOf(name) != nil && !p.feeds(name) })
+	return slices.DeleteFunc(slices.Clone(wanted), func(s pg.WantedSlot) bool { return p.slotOf(s.Name) != nil && !p.feeds(s.Name) })
 }
 
 // wakes changes when a decision wants to be made anew.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // patroni is a member that runs Patroni (design 5.23): it takes a lock at once that is free,
@@ -147,7 +148,7 @@ func (p *patroni) heard(leader string, sent instant) {
 		p.until = sent + p.host.w.ttl()
 	}
 	if pg.ready { // on replicas, too: others replicate from them
-		pg.syncSlots(p.others(), false)
+		pg.syncSlots(p.otherSlots(), false)
 	}
 	switch {
 	case p.busy:
@@ -175,6 +176,14 @@ func (p *patroni) others() (names []string) {
 		}
 	}
 	return names
+}
+
+// otherSlots are slots for all other members.
+func (p *patroni) otherSlots() (wanted []pg.WantedSlot) {
+	for _, name := range p.others() {
+		wanted = append(wanted, pg.WantedSlot{Slot: cluster.Slot{Name: name, Type: cluster.SlotPhysical}})
+	}
+	return wanted
 }
 
 func (p *patroni) made(err error) {

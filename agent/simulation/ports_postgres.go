@@ -248,14 +248,14 @@ func (p inPostgres) TimelineHistory(_ int, done func(cluster.History, error)) {
 
 func (p inPostgres) UseSlots() bool { return p.host.w.schedule.Keeps > 0 }
 
-func (p inPostgres) SyncSlots(_ time.Duration, members []string, d cluster.Dynamic, done func(error)) {
+func (p inPostgres) SyncSlots(_ time.Duration, o pg.SlotOrders, done func(error)) {
 	p.work(nil, func(done func(error)) {
 		p.later(p.host.pg.takes(time.Millisecond, 50*time.Millisecond), func() {
 			if !p.host.pg.ready {
 				done(errStopped)
 				return
 			}
-			p.host.pg.syncSlots(p.host.w.mutant.slots(&p.host.pg, members), d.Pause)
+			p.host.pg.syncSlots(p.host.w.mutant.slots(&p.host.pg, o.Wanted), o.Keep(cluster.Slot{}))
 			done(nil)
 		})
 	}, done)

@@ -456,7 +456,7 @@ func (p *postgres) observe() pg.State {
 	}
 	at := p.replayed()
 	o.Accepting, o.InRecovery, o.Replaying, o.Timeline = true, !p.primary, p.replaying(), at.branch.timeline
-	o.SyncNames = p.waits.value()
+	o.SyncNames, o.Slots = p.waits.value(), p.observedSlots()
 	if p.streaming {
 		o.ReplicationState = pg.Streaming
 	}

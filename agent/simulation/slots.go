@@ -3,6 +3,9 @@ package simulation
 import (
 	"slices"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // This file is about WAL that is not kept for ever, and the slots that keep it
@@ -31,16 +34,36 @@ func (p *postgres) feeds(member string) bool {
 	return follower.streaming && follower.upstream == p.host.name
 }
 
-// syncSlots makes a slot for each member, anew if it has lost its WAL, and drops those of
-// nobody (agent/postgres/slots.go).
-func (p *postgres) syncSlots(members []string, keeps bool) {
+// syncSlots makes the slots that are wanted, anew those that have lost their WAL, moves those
+// by which nobody is to stream, and drops those of nobody (agent/postgres/slots.go).
+func (p *postgres) syncSlots(wanted []pg.WantedSlot, keeps bool) {
 	p.slots = slices.DeleteFunc(p.slots, func(s slot) bool { return s.lost && !p.host.w.mutant.LostKept })
-	for _, m := range members {
-		if p.slotOf(m) == nil {
-			p.slots = append(p.slots, slot{name: m, needs: p.at.lsn})
+	for _, want := range wanted {
+		s := p.slotOf(want.Name)
+		if s == nil {
+			p.slots = append(p.slots, slot{name: want.Name, needs: p.at.lsn})
+			continue
+		}
+		to := min(want.To, p.at.lsn)
+		if want.KeepsCheckpoint {
+			to = p.at.lsn - p.host.w.schedule.Keeps // what is kept anyway
+		}
+		if want.Spare && !p.feeds(s.name) {
+			s.needs = max(s.needs, to)
 		}
 	}
-	p.slots = slices.DeleteFunc(p.slots, func(s slot) bool { return !keeps && !p.feeds(s.name) && !slices.Contains(members, s.name) })
+	p.slots = slices.DeleteFunc(p.slots, func(s slot) bool {
+		return !keeps && !p.feeds(s.name) && !slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Name == s.name })
+	})
+}
+
+// observedSlots are the slots as PostgreSQL shows them.
+func (p *postgres) observedSlots() []pg.Slot {
+	var all []pg.Slot
+	for _, s := range p.slots {
+		all = append(all, pg.Slot{Slot: cluster.Slot{Name: s.name, Type: cluster.SlotPhysical}, Active: p.feeds(s.name), RestartLSN: s.needs})
+	}
+	return all
 }
 
 // recycle removes WAL that nothing keeps, as checkpoints do.
