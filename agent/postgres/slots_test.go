@@ -115,7 +115,9 @@ func TestSpareSlots(t *testing.T) {
 	}
 	checkpoint := spare("a", 0)
 	checkpoint.KeepsCheckpoint = true
-	wanted := func(to int64) []pg.WantedSlot { return []pg.WantedSlot{checkpoint, spare("c", to), spare("archive", 0)} }
+	wanted := func(to int64) []pg.WantedSlot {
+		return []pg.WantedSlot{checkpoint, spare("c", to), spare("archive", 0)}
+	}
 	must(t, syncSlots(ctx, b, wanted(0)...))
 	made := slotsNow(ctx, t, b)
 	for _, name := range []string{"a", "c", "archive"} {
