@@ -129,12 +129,11 @@ func (s *slotWork) provide(ctx context.Context, want pg.WantedSlot) error {
 	case found.Active:
 		return nil
 	case found.Lost:
-		if err := s.drop(ctx, want.Name, "it had lost its WAL (max_slot_wal_keep_size) and is made anew"); err != nil {
-			return err
-		}
-		return s.create(ctx, want.Name)
-	case want.Spare && found.HoldsRows && found.RestartLSN > 0:
-		return s.withoutRows(ctx, want.Name)
+		return s.renew(ctx, want, "it had lost its WAL (max_slot_wal_keep_size) and is made anew")
+	case want.Spare && found.HoldsRows:
+		// Of a standby that streamed by it when this member was the primary. Nothing would ever
+		// move them on, and hot_standby_feedback would pass them on to the primary.
+		return s.renew(ctx, want, "it held rows back and is made anew")
 	case want.Spare:
 		return s.advance(ctx, want, found)
 	}
@@ -146,6 +145,14 @@ func (s *slotWork) create(ctx context.Context, name string) error {
 		return fmt.Errorf("making the replication slot %s: %w", name, err)
 	}
 	return nil
+}
+
+// renew makes a slot anew, which begins at the last checkpoint.
+func (s *slotWork) renew(ctx context.Context, want pg.WantedSlot, why string) error {
+	if err := s.drop(ctx, want.Name, why); err != nil {
+		return err
+	}
+	return s.create(ctx, want.Name)
 }
 
 func (s *slotWork) drop(ctx context.Context, name, why string) error {
@@ -167,27 +174,6 @@ func (s *slotWork) advance(ctx context.Context, want pg.WantedSlot, found slotNo
 	}
 	if _, err := s.conn.Exec(ctx, "SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)", want.Name, FormatLSN(to)); err != nil {
 		return fmt.Errorf("advancing the replication slot %s to %s: %w", want.Name, FormatLSN(to), err)
-	}
-	return nil
-}
-
-// borrowedSlot is the name under which a slot lies while it is made anew.
-const borrowedSlot = "lictor_slot_without_rows"
-
-// withoutRows makes a slot anew at the same position for which no rows are kept: those of a
-// standby that streamed by it when this member was the primary. Nothing would ever move them
-// on, and hot_standby_feedback would pass them on to the primary.
-func (s *slotWork) withoutRows(ctx context.Context, name string) error {
-	for _, step := range []string{
-		"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $2 AND $1::text <> ''",
-		"SELECT pg_copy_physical_replication_slot($1, $2)",
-		"SELECT pg_drop_replication_slot($1) WHERE $2::text <> ''",
-		"SELECT pg_copy_physical_replication_slot($2, $1)",
-		"SELECT pg_drop_replication_slot($2) WHERE $1::text <> ''",
-	} {
-		if _, err := s.conn.Exec(ctx, step, name, borrowedSlot); err != nil {
-			return fmt.Errorf("making the replication slot %s anew, which holds rows back: %w", name, err)
-		}
 	}
 	return nil
 }
