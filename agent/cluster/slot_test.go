@@ -62,8 +62,11 @@ func TestPermanentSlots(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Slot{
-		{Name: "l", Type: SlotLogical, Database: "d", Plugin: "x"}, {Name: "m", Type: SlotLogical, Database: "d", Plugin: "x"},
-		{Name: "n", Type: SlotPhysical}, {Name: "p", Type: SlotPhysical}, {Name: "q", Type: SlotPhysical},
+		{Name: "l", Type: SlotLogical, Database: "d", Plugin: "x"},
+		{Name: "m", Type: SlotLogical, Database: "d", Plugin: "x"},
+		{Name: "n", Type: SlotPhysical},
+		{Name: "p", Type: SlotPhysical},
+		{Name: "q", Type: SlotPhysical},
 	}
 	if diff := cmp.Diff(want, d.PermanentSlots()); diff != "" {
 		t.Error(diff)
