@@ -37,6 +37,7 @@ type Lab struct {
 	waiters sync.WaitGroup // one for each process
 
 	hosts    []*Host
+	shared   []*Host // Options.Hosts
 	consul   []*ConsulServer
 	shards   []*Shard
 	bouncers []*Bouncer
@@ -131,6 +132,13 @@ func (l *Lab) layOut(ctx context.Context) error {
 		if err := l.addConsulHosts(ctx); err != nil {
 			return err
 		}
+	}
+	for i := range l.Options.Hosts {
+		host, err := l.addHost(ctx, fmt.Sprintf("db%d", i+1))
+		if err != nil {
+			return err
+		}
+		l.shared = append(l.shared, host)
 	}
 	for i := range l.Options.Shards {
 		if err := l.addShard(ctx, i); err != nil {

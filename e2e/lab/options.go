@@ -26,8 +26,11 @@ type Options struct {
 	Dir       string
 	Substrate Substrate // Loopback
 
-	Shards        int // 1
-	Members       int // members of each shard, 3
+	Shards  int // 1
+	Members int // members of each shard, 3
+	// Hosts is how many database hosts there are: all shards have members on them, each
+	// beginning one host further. 0: each member has a host of its own.
+	Hosts         int
 	Bouncers      int // PgBouncer hosts, 2; negative: none, and no load balancer
 	ConsulServers int // 3
 	// ConsulOnMembers puts the Consul servers on the hosts of the first members
@@ -111,6 +114,9 @@ func (o Options) validate() error {
 	}
 	if o.VolumeMB != 0 && (os.Geteuid() != 0 || o.VolumeMB < 300) {
 		errs = append(errs, fmt.Errorf("volume_mb: %d; volumes need root and at least 300 MB", o.VolumeMB))
+	}
+	if o.Hosts != 0 && (o.Hosts < o.Members || o.VolumeMB != 0 || o.ConsulOnMembers) {
+		errs = append(errs, fmt.Errorf("hosts: %d; a shard has %d members, each on another host, with neither volumes nor Consul there", o.Hosts, o.Members))
 	}
 	for name, value := range map[string]int{"shards": o.Shards, "members": o.Members, "consul_servers": o.ConsulServers} {
 		if value < 1 || value > 50 {

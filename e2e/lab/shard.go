@@ -27,10 +27,13 @@ type Shard struct {
 	members []*Member
 }
 
-// Member is a database host.
+// Member is a member of a shard on a database host, whose name it has. Without
+// Options.Hosts the host is its own.
 type Member struct {
 	*Host
 	Shard *Shard
+	// Dir is the member's directory: the host's, or one below it.
+	Dir string
 
 	Postgres string // host:port
 	REST     string // host:port
@@ -54,24 +57,27 @@ func (l *Lab) addShard(ctx context.Context, number int) error {
 	s := &Shard{Name: "shard" + strconv.Itoa(number+1), lab: l}
 	s.Keys = cluster.NewKeys("", s.Name, "")
 	for i := range l.Options.Members {
-		host, err := l.addHost(ctx, fmt.Sprintf("%s-db%d", s.Name, i+1))
+		m, err := l.newMember(ctx, s, number, i)
 		if err != nil {
 			return err
 		}
-		m := &Member{Host: host, Shard: s, DataDir: filepath.Join(host.Dir, dataDir), SocketDir: host.Dir}
 		if err := checkSocketPath(m.SocketDir); err != nil {
 			return err
 		}
 		if l.Options.VolumeMB > 0 {
-			if m.Volume, err = l.addVolume(ctx, host); err != nil {
+			if m.Volume, err = l.addVolume(ctx, m.Host); err != nil {
 				return err
 			}
 			m.DataDir = filepath.Join(m.Volume.Dir, dataDir)
 		}
-		if m.Postgres, err = host.ListenAddress(postgresPort); err != nil {
+		next := 0 // members on one host have ports of their own
+		if len(l.shared) > 0 {
+			next = number
+		}
+		if m.Postgres, err = m.ListenAddress(postgresPort + next); err != nil {
 			return err
 		}
-		if m.REST, err = host.ListenAddress(restPort); err != nil {
+		if m.REST, err = m.ListenAddress(restPort + next); err != nil {
 			return err
 		}
 		s.members = append(s.members, m)
@@ -79,6 +85,37 @@ func (l *Lab) addShard(ctx context.Context, number int) error {
 	l.shards = append(l.shards, s)
 	return nil
 }
+
+// newMember finds or makes the host of a shard's i-th member, and its directory.
+func (l *Lab) newMember(ctx context.Context, s *Shard, number, i int) (*Member, error) {
+	if len(l.shared) == 0 {
+		host, err := l.addHost(ctx, fmt.Sprintf("%s-db%d", s.Name, i+1))
+		if err != nil {
+			return nil, err
+		}
+		return &Member{Host: host, Shard: s, Dir: host.Dir, DataDir: filepath.Join(host.Dir, dataDir), SocketDir: host.Dir}, nil
+	}
+	host := l.shared[(number+i)%len(l.shared)]
+	dir := filepath.Join(host.Dir, s.Name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("directory of %s on %s: %w", s.Name, host.Name, err)
+	}
+	if err := l.owner.own(dir); err != nil {
+		return nil, err
+	}
+	return &Member{Host: host, Shard: s, Dir: dir, DataDir: filepath.Join(dir, dataDir), SocketDir: dir}, nil
+}
+
+// processName is the name of the member's process on its host.
+func (m *Member) processName(program string) string {
+	if m.Dir == m.Host.Dir {
+		return program
+	}
+	return program + "-" + m.Shard.Name
+}
+
+// Process returns the member's process of that name, nil when there is none.
+func (m *Member) Process(name string) *Process { return m.Host.Process(m.processName(name)) }
 
 // ListenAddress is host:port for a service of this host: the usual port where the
 // host has an address of its own, else one that nothing else uses.

@@ -44,7 +44,7 @@ func (s Lictor) Install(l *Lab, m *Member) ([]Spec, error) {
 	if err := writeYAML(l, path, config); err != nil {
 		return nil, err
 	}
-	return []Spec{{Name: "agent", Path: program, Args: []string{"agent", path}, Ready: m.answers}}, nil
+	return []Spec{{Name: m.processName("agent"), Path: program, Args: []string{"agent", path}, Ready: m.answers}}, nil
 }
 
 // Patroni runs Debian's Patroni on the database hosts.
@@ -76,7 +76,7 @@ func (s Patroni) Install(l *Lab, m *Member) ([]Spec, error) {
 	if program == "" {
 		program = "/usr/bin/patroni"
 	}
-	return []Spec{{Name: "patroni", Path: program, Args: []string{path}, Unprivileged: true, Ready: m.answers}}, nil
+	return []Spec{{Name: m.processName("patroni"), Path: program, Args: []string{path}, Unprivileged: true, Ready: m.answers}}, nil
 }
 
 // answers tells whether the member's REST API does.
