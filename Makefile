@@ -89,6 +89,12 @@ test-backup: build ## shards backed up by the real pgBackRest (as root): replica
 	@$(PROGRAMS) LICTOR_TEST_BACKUP=1 && $(SCRATCH) && \
 		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v ./e2e/backup
 
+.PHONY: test-evacuate
+test-evacuate: build ## 24 shards on 6 hosts (as root; 72 PostgreSQL): leaders are spread, one host is evacuated under clients, and put back
+	@e2e/tools/deps.sh test
+	@$(PROGRAMS) LICTOR_TEST_EVACUATE=1 && $(SCRATCH) && \
+		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v -run 'TestEvacuate' ./e2e/cli
+
 .PHONY: test-ansible
 test-ansible: ## the Ansible collection and the packages on systemd hosts (as root); lint
 	@e2e/tools/deps.sh ansible

@@ -98,6 +98,16 @@ func (k Keys) Handover() string {
 // neither whoever may read the shard's state nor a bouncer reads.
 func (k Keys) Secret() string { return k.lictor + "/secrets/" + k.namespace + "/" + k.scope }
 
+// Evacuations is the prefix of what `lictor evacuate` has done with hosts of the
+// namespace.
+func (k Keys) Evacuations() string { return k.lictor + "/evacuations/" + k.namespace + "/" }
+
+// Evacuation says which leaders were handed over from a host, so that they can be put back.
+func (k Keys) Evacuation(host string) string { return k.Evacuations() + host }
+
+// Rebalance says which leaders `lictor rebalance` has handed over last.
+func (k Keys) Rebalance() string { return k.lictor + "/rebalances/" + k.namespace }
+
 // SplitRoute takes the key of a route apart. It fails on a key that is not
 // ROUTES/NAMESPACE/SCOPE; the namespace itself may contain slashes.
 func (k Keys) SplitRoute(key string) (namespace, scope string, err error) {

@@ -24,6 +24,8 @@ func TestKeys(t *testing.T) {
 		k.Bouncers():        "lictor/bouncers/",
 		k.BouncersApplied(): "lictor/bouncers-applied/",
 		k.Handover():        "lictor/handovers/service/batman",
+		k.Evacuation("db1"): "lictor/evacuations/service/db1",
+		k.Rebalance():       "lictor/rebalances/service",
 		k.Scope():           "batman",
 		k.Namespace():       "service",
 	} {

@@ -206,6 +206,17 @@ func FailoverPriority(tags map[string]any) int { return priorityTag(tags, "failo
 // chosen first as synchronous standbys, those with 0 never.
 func SyncPriority(tags map[string]any) int { return priorityTag(tags, "sync_priority") }
 
+// TextTag is a tag whose value is a word or a number; empty: there is none.
+func TextTag(tags map[string]any, name string) string {
+	switch value := tags[name].(type) {
+	case string:
+		return strings.TrimSpace(value)
+	case int, int64, float64:
+		return fmt.Sprint(value)
+	}
+	return ""
+}
+
 func priorityTag(tags map[string]any, name string) int {
 	if n, err := ParseInteger(tags[name]); err == nil {
 		return int(max(math.MinInt32, min(math.MaxInt32, n)))

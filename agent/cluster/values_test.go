@@ -243,6 +243,17 @@ func TestMemberAddress(t *testing.T) {
 }
 
 // What validation takes for a tag is what it means.
+func TestTextTag(t *testing.T) {
+	for want, value := range map[string]any{"a": " a ", "1": 1, "2": 2.0, "": []any{"a"}} {
+		if got := TextTag(map[string]any{"zone": value}, "zone"); got != want {
+			t.Errorf("%v: %q, want %q", value, got, want)
+		}
+	}
+	if got := TextTag(nil, "zone"); got != "" {
+		t.Errorf("no tag: %q", got)
+	}
+}
+
 func TestTagsMeanWhatIsTaken(t *testing.T) {
 	for _, on := range []any{true, "on", " TRUE ", "1", 1, int64(1), json.Number("1")} {
 		if !NoFailover(map[string]any{"nofailover": on}) {

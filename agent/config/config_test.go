@@ -406,6 +406,8 @@ func TestWarned(t *testing.T) {
 		"bootstrap: {users: {a: {}}}":                                                  "bootstrap.users.a: has no password",
 		"consul: {cacert: /etc/passwd}":                                                "Consul is reached over http",
 		"bootstrap: {dcs: {loopwait: 5}}":                                              "bootstrap.dcs.loopwait: is not a known setting and has no effect; did you mean loop_wait?",
+		"tags: {host: a/b}":                                                            "tags.host: is not the name of a host",
+		"tags: {zone: [a, b]}":                                                         "tags.zone: is neither a word nor a number",
 		"tags: {nofailover: true, failover_priority: 2}":                               "tags.failover_priority: has no effect beside nofailover: true",
 		"postgresql: {authentication: {superuser: {password: zalando}}}":               "is the password of Patroni's published examples",
 		"postgresql: {authentication: {replication: {password: }}}":                    "replicas can only connect where pg_hba demands no password",

@@ -36,7 +36,8 @@ type Config struct {
 	// members with the same data the higher one leads; 0 is as nofailover), clonefrom (new replicas
 	// are copied from here), noloadbalance (no reads are sent here), nosync (never a synchronous
 	// standby), sync_priority, nostream (follows nobody: its WAL comes by restore_command, and it is never
-	// a synchronous standby, nor the target of a switchover), replicatefrom (the member to stream from).
+	// a synchronous standby, nor the target of a switchover), replicatefrom (the member to stream from),
+	// host (the host that it runs on, where its address does not say it), zone (where that host is).
 	// Tags of any other name are published as they are.
 	Tags   map[string]any `mapstructure:"tags"`
 	Log    Log            `mapstructure:"log"`

@@ -321,6 +321,12 @@ func (v *validation) tags(tags map[string]any) {
 			}
 		}
 	}
+	if host := cluster.TextTag(tags, "host"); tags["host"] != nil && cluster.CheckHost(host) != nil && cluster.CheckName(host) != nil {
+		v.warn("tags.host", "is not the name of a host, nor an address: lictor evacuate and rebalance take the member's address for its host")
+	}
+	if tags["zone"] != nil && cluster.TextTag(tags, "zone") == "" {
+		v.warn("tags.zone", "is neither a word nor a number: the member counts as one without a zone")
+	}
 	if value := tags["replicatefrom"]; value != nil {
 		if _, ok := value.(string); !ok {
 			v.fail("tags.replicatefrom", fmt.Sprint(value), "must be the name of a member")

@@ -15,6 +15,11 @@
 //	               all shards at once, and what is wrong with them
 //	config.go      show-config and edit-config
 //	switchover.go  switchover and failover
+//	placing.go     who could lead which shard where, and why not
+//	moves.go       many switchovers, some at a time, until one does not go well
+//	moved.go       what was handed over, as it is noted in Consul
+//	evacuate.go, rebalance.go
+//	               all leaders away from a host; leaders spread over hosts and zones
 //	override.go    failover --force when nobody leads
 //	restart.go     restart, of members and of a whole shard
 //	maintain.go    reload, reinit, pause, resume, flush, remove

@@ -15,7 +15,7 @@ const (
 	ExitRefused    = 3 // the shard, or the person who was asked, said no; nothing has changed
 	ExitRolledBack = 4 // it was begun, and everything is as before
 	ExitUnknown    = 5 // what was asked may or may not have taken effect, or may yet
-	ExitFindings   = 6 // doctor or a check has found what needs doing
+	ExitFindings   = 6 // doctor or a --check has found what needs doing
 )
 
 // ExitCodes explains the exit codes to people.
@@ -26,7 +26,7 @@ const ExitCodes = `Exit codes:
   3  refused, by the shard or at a prompt: nothing has changed
   4  rolled back: it was begun, and everything is as before
   5  unknown: it may or may not have taken effect, or may yet
-  6  doctor, or generate-config --check, found problems`
+  6  doctor, or a command with --check, found what needs doing`
 
 // failure is an error with the exit code of its kind.
 type failure struct {

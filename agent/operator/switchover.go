@@ -55,8 +55,8 @@ func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) 
 	if err != nil {
 		return usagef("--scheduled: %w", err)
 	}
-	if busy := []string{"", cluster.OnBusyCancel, cluster.OnBusyWait, cluster.OnBusyRefuse}; !slices.Contains(busy, o.OnBusy) {
-		return usagef("--on-busy: %q, must be one of %s", o.OnBusy, strings.Join(busy[1:], ", "))
+	if err := checkOnBusy(o.OnBusy); err != nil {
+		return err
 	}
 	snapshot, err := s.Read(ctx)
 	if err != nil {
@@ -104,6 +104,14 @@ func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) 
 		return err
 	}
 	c.Say("%s", said)
+	return nil
+}
+
+// checkOnBusy checks what is to be done with transactions that still run.
+func checkOnBusy(word string) error {
+	if busy := []string{"", cluster.OnBusyCancel, cluster.OnBusyWait, cluster.OnBusyRefuse}; !slices.Contains(busy, word) {
+		return usagef("--on-busy: %q, must be one of %s", word, strings.Join(busy[1:], ", "))
+	}
 	return nil
 }
 

@@ -66,7 +66,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 	)
 	root.AddCommand(
 		listCommand(), topologyCommand(), fleetCommand(), doctorCommand(), eventsCommand(), historyCommand(),
-		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), rotateSecretCommand(), restartCommand(), reloadCommand(),
+		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), evacuateCommand(), rebalanceCommand(), rotateSecretCommand(), restartCommand(), reloadCommand(),
 		reinitCommand(), restoreCommand(), pauseCommand(true), pauseCommand(false), queryCommand(), dsnCommand(), flushCommand(), removeCommand(),
 		versionCommand(), guardCommand(), probeDiskCommand(), docsCommand(),
 	)

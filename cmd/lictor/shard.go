@@ -96,6 +96,7 @@ func (o *operate) onSite(cmd *cobra.Command, f func(ctx context.Context, c *oper
 	}
 	ctx, cancel := interruptible(cmd)
 	defer cancel()
+	context.AfterFunc(ctx, cancel) // a second signal ends a command that waits for what is under way
 	return operator.Terminal(format).Watch(ctx, o.every(), func(ctx context.Context, c *operator.Console) error { return f(ctx, c, site) })
 }
 

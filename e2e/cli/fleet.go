@@ -22,6 +22,12 @@ const batch = 64
 // The members' REST API is at apiURL. A session holds the leader keys; it lives as
 // long as its node.
 func SeedFleet(ctx context.Context, c *api.Client, n int, apiURL string) error {
+	return seedFleet(ctx, c, n, func(*seededShard) string { return apiURL })
+}
+
+// seedFleet is SeedFleet for shards that differ: prepare is told of each one and says where its
+// members' REST API is.
+func seedFleet(ctx context.Context, c *api.Client, n int, prepare func(*seededShard) string) error {
 	o := (&api.WriteOptions{}).WithContext(ctx)
 	session, _, err := c.Session().CreateNoChecks(&api.SessionEntry{Name: "fleet", Behavior: api.SessionBehaviorDelete}, o)
 	if err != nil {
@@ -32,7 +38,8 @@ func SeedFleet(ctx context.Context, c *api.Client, n int, apiURL string) error {
 	applied := map[string]cluster.BouncerShard{}
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	for i := range n {
-		s := seededShard{keys: cluster.NewKeys("", fmt.Sprintf("s%03d", i+1), ""), number: i + 1, apiURL: apiURL, now: now}
+		s := seededShard{keys: cluster.NewKeys("", fmt.Sprintf("s%03d", i+1), ""), number: i + 1, now: now}
+		s.apiURL = prepare(&s)
 		s.fill(values)
 		held[s.keys.Leader()] = true
 		applied["service/"+s.keys.Scope()] = cluster.BouncerShard{Leader: s.member(1), Timeline: 2, State: cluster.RouteOpen, VerifiedAt: &now}
@@ -80,6 +87,10 @@ type seededShard struct {
 	number int
 	apiURL string
 	now    time.Time
+	// hosts are those of its members; nil: one of its own for each.
+	hosts []string
+	// quorum has both replicas as synchronous standbys, of which any one will do.
+	quorum bool
 }
 
 func (s seededShard) member(i int) string { return fmt.Sprintf("%s-db%d", s.keys.Scope(), i) }
@@ -91,6 +102,9 @@ func (s seededShard) fill(values map[string]any) {
 	route := cluster.Route{Version: cluster.RouteVersion, SystemIdentifier: id, State: cluster.RouteOpen, Timeline: 2, Since: s.now}
 	for i := 1; i <= 3; i++ {
 		name, host := s.member(i), fmt.Sprintf("10.%d.%d.%d", i, s.number/256, s.number%256)
+		if s.hosts != nil {
+			host = s.hosts[i-1]
+		}
 		m := cluster.Member{
 			ConnURL: "postgres://" + host + ":5432/postgres", APIURL: s.apiURL, State: cluster.StateRunning, Role: cluster.RoleReplica,
 			Version: "0.1.0", XLogLocation: position, ReplayLSN: position, ReceiveLSN: position, Timeline: 2, ReplicationState: "streaming",
@@ -114,6 +128,12 @@ func (s seededShard) fill(values map[string]any) {
 	values[s.keys.Config()] = map[string]any{"ttl": 8, "synchronous_mode": true, "postgresql": map[string]any{"parameters": map[string]any{"work_mem": "16MB"}}}
 	values[s.keys.Status()] = cluster.Status{OpTime: position, Lictor: &cluster.Beat{LeaseMS: 8000, Number: 1, Owner: s.member(1)}}
 	values[s.keys.Sync()] = cluster.NewSync(s.member(1), []string{s.member(2)})
+	if s.quorum {
+		values[s.keys.Config()] = map[string]any{"ttl": 8, "synchronous_mode": "quorum"}
+		sync := cluster.NewSync(s.member(1), []string{s.member(2), s.member(3)})
+		sync.Quorum = 1
+		values[s.keys.Sync()] = sync
+	}
 	values[s.keys.Failsafe()] = failsafe
 	values[s.keys.Failover()] = cluster.Failover{}
 	values[s.keys.History()] = history
