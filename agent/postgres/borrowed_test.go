@@ -71,6 +71,7 @@ func TestCopiedLinksAreRefused(t *testing.T) {
 			if test.name != "hard links" { // it makes the originals hard links, too, for all others
 				t.Parallel()
 			}
+			ctx := within(t) // the time that others take does not count
 			at := newDir(t)
 			p := newInstance(t, settings(t, at, "a"))
 			if test.prepare != "" {
@@ -122,6 +123,7 @@ func TestCopiedLinksAreRefused(t *testing.T) {
 
 	t.Run("a method that keeps data", func(t *testing.T) {
 		t.Parallel()
+		ctx := within(t)
 		at := newDir(t)
 		p := newInstance(t, settings(t, at, "a"))
 		own := wholly + ownWAL + ownSpace

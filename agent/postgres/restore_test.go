@@ -28,12 +28,11 @@ func wantState(ctx context.Context, t *testing.T, p *Instance, want DataState) {
 
 // Wherever a restore is cut short, the old data are put back, and nothing is removed.
 func TestPutBack(t *testing.T) {
-	ctx := within(t)
 	begun := func(t *testing.T, p *Instance) { must(t, p.BeginRestore(pg.Restore{Discarded: 3, Before: 2})) }
 	aside := func(t *testing.T, p *Instance) {
 		begun(t, p)
 		must(t, p.SetAside())
-		wantState(ctx, t, p, SetAside)
+		wantState(within(t), t, p, SetAside)
 	}
 	for name, cut := range map[string]func(t *testing.T, p *Instance){
 		"before anything was moved": begun,
@@ -57,12 +56,13 @@ func TestPutBack(t *testing.T) {
 		},
 		"while it was put back": func(t *testing.T, p *Instance) {
 			aside(t, p)
-			must(t, p.PutBack(ctx))
+			must(t, p.PutBack(within(t)))
 		},
 	} {
 		for _, linked := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, a link: %v", name, linked), func(t *testing.T) {
 				t.Parallel()
+				ctx := within(t)
 				dir := newDir(t)
 				p := newInstance(t, settings(t, dir, "a"))
 				real := p.dataDir
