@@ -17,6 +17,8 @@ require github.com/xdg-go/stringprep v1.0.4
 
 require gopkg.in/natefinch/lumberjack.v2 v2.2.1
 
+require github.com/youmark/pkcs8 v0.0.0-20240726163527-a2c0da244d78
+
 require (
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/cpuguy83/go-md2man/v2 v2.0.6 // indirect

@@ -69,7 +69,7 @@ func newHTTPClient(ctl config.Ctl, rest config.RestAPI) (client *http.Client, en
 	}
 	// A set that cannot be read later shows in the error of the next request
 	// that needs it; the last good one serves until then.
-	certs, err := certfiles.New(certfiles.Paths{Cert: cert, Key: key, CA: ca, Password: password != ""}, func(error) {})
+	certs, err := certfiles.New(certfiles.Paths{Cert: cert, Key: key, CA: ca, Password: password}, func(error) {})
 	if err != nil {
 		return nil, false, fmt.Errorf("certificates for the members' REST API: %w", err)
 	}

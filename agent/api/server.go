@@ -87,7 +87,7 @@ func NewServer(cfg config.RestAPI, node Node, log zerolog.Logger) (*Server, erro
 		s.headers[name] = value
 	}
 	if cfg.CertFile != "" {
-		paths := certfiles.Paths{Cert: cfg.CertFile, Key: cfg.KeyFile, CA: cfg.CAFile, Password: cfg.KeyFilePassword != ""}
+		paths := certfiles.Paths{Cert: cfg.CertFile, Key: cfg.KeyFile, CA: cfg.CAFile, Password: cfg.KeyFilePassword}
 		certs, err := certfiles.New(paths, func(err error) {
 			log.Error().Err(err).Msg("REST API: certificates")
 		})

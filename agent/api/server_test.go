@@ -45,7 +45,7 @@ func TestNewServerRefusesBadSettings(t *testing.T) {
 		{"verify_client by any authority", config.RestAPI{Listen: ":0", CertFile: cert, VerifyClient: "required"}, "restapi.cafile"},
 		{"no certificate there", config.RestAPI{Listen: ":0", CertFile: dir + "/none"}, "/none"},
 		{"key of another certificate", config.RestAPI{Listen: ":0", CertFile: cert, KeyFile: newCert(t, dir, "b", "other")}, "private key"},
-		{"protected key", config.RestAPI{Listen: ":0", CertFile: cert, KeyFile: other, KeyFilePassword: "hush"}, "keyfile_password is not supported"},
+		{"protected key", config.RestAPI{Listen: ":0", CertFile: cert, KeyFile: other, KeyFilePassword: "hush"}, "keyfile_password does not open it"},
 		{"authorities that are none", config.RestAPI{Listen: ":0", CertFile: cert, CAFile: other}, "no certificate"},
 		{"header", config.RestAPI{Listen: ":0", HTTPExtraHeaders: map[string]string{"A: b": "c"}}, "header"},
 	}

@@ -202,7 +202,6 @@ func TestRefused(t *testing.T) {
 		"verify_client without TLS": {"restapi: {verify_client: required, cafile: /etc/passwd}", "restapi.certfile: must be set: restapi.verify_client is required"},
 		"restapi.certfile":          {"restapi: {certfile: " + none + "}", "restapi.certfile: \"" + none + "\": there is no such file"},
 		"restapi.keyfile alone":     {"restapi: {keyfile: " + plain + "}", "restapi.certfile: must be set together with restapi.keyfile"},
-		"restapi.keyfile_password":  {"restapi: {keyfile_password: hush}", "restapi.keyfile_password: is not supported"},
 		"restapi.authentication":    {"restapi: {authentication: {username: a}}", "restapi.authentication: username and password must be set together"},
 		"script_timeout":            {"lictor: {script_timeout: 0}", "lictor.script_timeout: 0: must be at least 1 s"},
 		"log.dir":                   {"log: {dir: logs}", "log.dir: \"logs\": must be an absolute path"},

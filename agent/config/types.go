@@ -58,7 +58,7 @@ type RestAPI struct {
 	CertFile string `mapstructure:"certfile"`
 	// KeyFile is the file of the certificate's key, if certfile does not hold it as well.
 	KeyFile string `mapstructure:"keyfile"`
-	// KeyFilePassword is the password of the key file; such files are refused.
+	// KeyFilePassword is the pass phrase of the key file, where it has one.
 	KeyFilePassword string `mapstructure:"keyfile_password" json:"-"`
 	// CAFile is the file of the authorities whose client certificates are taken, and that this agent
 	// checks other members' certificates by.
@@ -93,7 +93,7 @@ type Ctl struct {
 	CertFile string `mapstructure:"certfile"`
 	// KeyFile is the file of its key, if certfile does not hold it as well.
 	KeyFile string `mapstructure:"keyfile"`
-	// KeyFilePassword is the password of the key file; such files are refused.
+	// KeyFilePassword is the pass phrase of the key file, where it has one.
 	KeyFilePassword string `mapstructure:"keyfile_password" json:"-"`
 	// CACert is the file of the authorities by which the commands check members' certificates.
 	// Default: restapi.cafile.

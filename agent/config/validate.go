@@ -208,11 +208,6 @@ func (v *validation) restAPI(r RestAPI, ctl Ctl) {
 	} {
 		v.file(path, name)
 	}
-	for path, password := range map[string]string{"restapi.keyfile_password": r.KeyFilePassword, "ctl.keyfile_password": ctl.KeyFilePassword} {
-		if password != "" {
-			v.fail(path, "", "is not supported: use a key file without a password that only the agent may read")
-		}
-	}
 	if ctl.KeyFile != "" && ctl.CertFile == "" {
 		v.fail("ctl.certfile", "", "must be set together with ctl.keyfile")
 	}

@@ -44,7 +44,7 @@ type Config struct {
 	CertFile string `mapstructure:"certfile"`
 	// KeyFile is the file of the certificate's key, if certfile does not hold it as well.
 	KeyFile string `mapstructure:"keyfile"`
-	// KeyFilePassword is the password of the key file; such files are refused.
+	// KeyFilePassword is the pass phrase of the key file, where it has one.
 	KeyFilePassword string `mapstructure:"keyfile_password"`
 	// CAFile is the file of the authorities whose client certificates are taken, and that commands
 	// check a bouncer's certificate by.

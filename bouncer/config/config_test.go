@@ -154,7 +154,6 @@ func TestBadConfig(t *testing.T) {
 		"clients of any CA": {"listen:", "verify_client: optional\ncertfile: /etc/passwd\nlisten:", "cafile: must be set: verify_client is optional"},
 		"no certificate":    {"listen:", "certfile: /none\nlisten:", "certfile: cannot be used"},
 		"no authority":      {"listen:", "cafile: /none\nlisten:", "cafile: cannot be used"},
-		"key's password":    {"listen:", "keyfile_password: hush\nlisten:", "keyfile_password: is not supported"},
 		"allowlist":         {"listen:", "allowlist: [10.0.0.0/99]\nlisten:", "allowlist[0]"},
 		"replica lag":       {"pool_size: 50", "max_replica_lag: -1", "max_replica_lag"},
 	} {

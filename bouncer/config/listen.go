@@ -25,7 +25,7 @@ func (c Config) ClientAuth() (tls.ClientAuthType, error) {
 
 // Certificates are those of the listener and of the commands that ask listeners.
 func (c Config) Certificates(problem func(error)) (*certfiles.Files, error) {
-	return certfiles.New(certfiles.Paths{Cert: c.CertFile, Key: c.KeyFile, CA: c.CAFile, Password: c.KeyFilePassword != ""}, problem)
+	return certfiles.New(certfiles.Paths{Cert: c.CertFile, Key: c.KeyFile, CA: c.CAFile, Password: c.KeyFilePassword}, problem)
 }
 
 // Scheme is that of the listener's URL.
@@ -50,9 +50,6 @@ func (c Config) validateListener(bad *problems) {
 	}
 	if c.KeyFile != "" && c.CertFile == "" {
 		bad.add("certfile", nil, "must be set together with keyfile")
-	}
-	if c.KeyFilePassword != "" {
-		bad.add("keyfile_password", nil, "is not supported: use a key file without a password that only the bouncer may read")
 	}
 	for i, entry := range c.Allowlist {
 		if _, _, err := net.ParseCIDR(entry); err != nil && strings.Contains(entry, "/") {

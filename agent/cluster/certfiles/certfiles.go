@@ -3,6 +3,7 @@
 package certfiles
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -17,6 +18,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/youmark/pkcs8"
 )
 
 // Paths names the files.
@@ -25,8 +28,8 @@ type Paths struct {
 	Cert, Key string
 	// CA is the file of the authorities to trust.
 	CA string
-	// Password: a pass phrase was configured for the key.
-	Password bool
+	// Password is the pass phrase of the key, where it has one.
+	Password string
 }
 
 // Files are a certificate with its key and the authorities to trust. Every handshake
@@ -115,7 +118,7 @@ func (f *Files) load() (*certSet, error) {
 	return set, nil
 }
 
-func loadKeyPair(certFile, keyFile string, password bool) (tls.Certificate, error) {
+func loadKeyPair(certFile, keyFile, password string) (tls.Certificate, error) {
 	cert, err := os.ReadFile(certFile)
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("read the certificate: %w", err)
@@ -124,18 +127,52 @@ func loadKeyPair(certFile, keyFile string, password bool) (tls.Certificate, erro
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("read the private key: %w", err)
 	}
+	if key, err = opened(key, password); err != nil {
+		return tls.Certificate{}, fmt.Errorf("private key %s: %w", keyFile, err)
+	}
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		if encrypted(key) {
-			hint := "is protected by a pass phrase"
-			if password {
-				hint = "is protected by a pass phrase, and keyfile_password is not supported"
-			}
-			return tls.Certificate{}, fmt.Errorf("private key %s %s: store it unprotected, readable by its owner alone (openssl pkey -in OLD -out NEW)", keyFile, hint)
-		}
 		return tls.Certificate{}, fmt.Errorf("certificate %s with private key %s: %w", certFile, keyFile, err)
 	}
 	return pair, nil
+}
+
+// opened is PEM text with the private key in it as it is without its pass phrase, in whichever of the
+// two forms in use it is protected: PKCS #8, or OpenSSL's own of old.
+func opened(text []byte, password string) ([]byte, error) {
+	var plain bytes.Buffer
+	for rest := text; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return plain.Bytes(), nil
+		}
+		pkcs8Form, oldForm := block.Type == "ENCRYPTED PRIVATE KEY", strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED")
+		if (pkcs8Form || oldForm) && password == "" {
+			return nil, errors.New("it is protected by a pass phrase: set keyfile_password, or store it unprotected, readable by its owner alone (openssl pkey -in OLD -out NEW)")
+		}
+		switch {
+		case pkcs8Form:
+			key, err := pkcs8.ParsePKCS8PrivateKey(block.Bytes, []byte(password))
+			if err != nil {
+				return nil, errors.New("keyfile_password does not open it, or it is protected in a way that is not known (openssl pkey -in OLD -aes256 -out NEW makes one that is)")
+			}
+			der, err := x509.MarshalPKCS8PrivateKey(key)
+			if err != nil {
+				return nil, fmt.Errorf("it is of a kind that is not known: %w", err)
+			}
+			block = &pem.Block{Type: "PRIVATE KEY", Bytes: der}
+		case oldForm:
+			//lint:ignore SA1019 keys of this form are in use, and theirs is a file that its owner alone reads
+			der, err := x509.DecryptPEMBlock(block, []byte(password)) //nolint:staticcheck // as said for staticcheck itself
+			if err != nil {
+				return nil, errors.New("keyfile_password does not open it")
+			}
+			block = &pem.Block{Type: block.Type, Bytes: der}
+		}
+		if err := pem.Encode(&plain, block); err != nil {
+			return nil, fmt.Errorf("it cannot be read: %w", err)
+		}
+	}
 }
 
 // turns makes signatures in turns: a handshake costs a server up to some milliseconds
@@ -151,21 +188,6 @@ func (t *turns) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]b
 	t.turn <- struct{}{}
 	defer func() { <-t.turn }()
 	return t.Signer.Sign(rand, digest, opts)
-}
-
-// encrypted reports whether PEM text holds a private key under a pass phrase, in
-// either of the two forms in use.
-func encrypted(text []byte) bool {
-	for {
-		block, rest := pem.Decode(text)
-		if block == nil {
-			return false
-		}
-		if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
-			return true
-		}
-		text = rest
-	}
 }
 
 func stampOf(path string) fileStamp {

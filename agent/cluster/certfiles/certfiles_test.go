@@ -13,8 +13,10 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -137,4 +139,59 @@ func write(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// Keys under a pass phrase, as OpenSSL writes them.
+func TestPassPhrase(t *testing.T) {
+	dir := t.TempDir()
+	openssl := func(args ...string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), "openssl", args...).CombinedOutput(); err != nil {
+			t.Fatalf("openssl %v: %v\n%s", args, err, out)
+		}
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for kind, make := range map[string][]string{
+		"rsa": {"genrsa", "-out", at("rsa"), "2048"}, "ec": {"ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", at("ec")}, "ed25519": {"genpkey", "-algorithm", "ed25519", "-out", at("ed25519")},
+	} {
+		openssl(make...)
+		cert := at(kind + ".crt")
+		openssl("req", "-x509", "-key", at(kind), "-subj", "/CN=localhost", "-days", "2", "-out", cert)
+		protected := map[string][]string{
+			"pkcs8, aes": {"pkey", "-in", at(kind), "-aes256", "-passout", "pass:hush"}, "pkcs8, scrypt": {"pkcs8", "-topk8", "-in", at(kind), "-scrypt", "-passout", "pass:hush"},
+		}
+		if kind != "ed25519" {
+			protected["traditional"] = []string{kind, "-in", at(kind), "-aes256", "-passout", "pass:hush"}
+		}
+		if kind == "rsa" {
+			protected["traditional"] = append(protected["traditional"], "-traditional")
+		}
+		for form, command := range protected {
+			key := at(kind + form)
+			openssl(append(command, "-out", key)...)
+			if _, err := New(Paths{Cert: cert, Key: key, Password: "hush"}, nil); err != nil {
+				t.Errorf("%s, %s: %v", kind, form, err)
+			}
+			for password, says := range map[string]string{"": "set keyfile_password", "hush!": "does not open it"} {
+				if _, err := New(Paths{Cert: cert, Key: key, Password: password}, nil); err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "hush") {
+					t.Errorf("%s, %s, with %q: %v", kind, form, password, err)
+				}
+			}
+		}
+		both := at(kind + " both")
+		var text []byte
+		for _, path := range []string{cert, at(kind + "pkcs8, aes")} {
+			part, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = append(text, part...)
+		}
+		if err := os.WriteFile(both, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := New(Paths{Cert: both, Password: "hush"}, nil); err != nil {
+			t.Errorf("%s, certificate and key in one file: %v", kind, err)
+		}
+	}
 }
