@@ -103,15 +103,15 @@ func (c *dynamicConfig) apply(snapshot cluster.Snapshot) {
 		Str("synchronous_mode", string(dynamic.SynchronousMode)).Msg("dynamic configuration applied")
 }
 
-// heedStandbyCluster keeps this member from leading where the configuration that is
-// not taken may say for good reason that the shard follows another one: no valid one
-// of this shard is known, or it is led by Patroni, which does follow.
+// heedStandbyCluster keeps this member from being promoted where the configuration that is
+// not taken says that the shard follows another one: no valid one of this shard is known, or
+// it is led by Patroni, which does follow.
 func (c *dynamicConfig) heedStandbyCluster(value []byte) {
 	raw, err := cluster.DecodeObject(value)
 	if err != nil {
 		return
 	}
-	if standby, _ := raw["standby_cluster"].(map[string]any); len(standby) > 0 {
+	if standby := cluster.HeedStandbyCluster(raw); standby.On() {
 		c.m.Dynamic.StandbyCluster = standby
 		dynamic := c.m.Dynamic
 		c.dynamic.Store(&dynamic)

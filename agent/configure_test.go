@@ -11,9 +11,9 @@ import (
 	"github.com/lictor-ha/lictor/agent/member"
 )
 
-// A configuration that makes the shard a standby of another one is not taken. Who
-// cannot know that it was ever anything else does not lead by what is left.
-func TestStandbyClusterIsNotTaken(t *testing.T) {
+// A configuration that is not valid is not taken, but that it makes the shard a standby of another
+// one is heeded by whoever cannot know that it was ever anything else: nobody is promoted.
+func TestStandbyClusterIsHeeded(t *testing.T) {
 	for name, c := range map[string]struct{ known, patroni, keepsOff bool }{
 		"no valid one is known":   {false, false, true},
 		"the last good one stays": {true, false, false},
@@ -29,13 +29,13 @@ func TestStandbyClusterIsNotTaken(t *testing.T) {
 			}
 			conf.m.Dynamic = good
 			var s cluster.Snapshot
-			s.Config = cluster.Entry[[]byte]{Value: []byte(`{"ttl":30,"standby_cluster":{"host":"db9"}}`), ModifyIndex: 7}
+			s.Config = cluster.Entry[[]byte]{Value: []byte(`{"ttl":1,"standby_cluster":{"host":"db9"}}`), ModifyIndex: 7}
 			s.Status.ModifyIndex = 8
 			if !c.patroni {
 				s.Status.Value.Lictor = &cluster.Beat{Owner: "a"}
 			}
 			conf.apply(s)
-			if keepsOff := len(conf.m.Dynamic.StandbyCluster) > 0; keepsOff != c.keepsOff {
+			if keepsOff := conf.m.Dynamic.StandbyCluster.On(); keepsOff != c.keepsOff {
 				t.Errorf("keeps off: %t, want %t", keepsOff, c.keepsOff)
 			}
 			if conf.m.Dynamic.TTL != good.TTL {

@@ -55,12 +55,13 @@ const (
 func (j *eventLog) record(reason string, configIndex uint64, watchersLost int, archiveTrouble, backupTrouble string) {
 	now, m := j.clock(), j.m
 	leader := m.Snapshot.LeaderName()
+	standby := m.Dynamic.StandbyCluster.On() // its leader serves without being a primary
 	v := events.View{
 		Now: now, Wall: time.Now(), Self: j.name,
 		Leads: m.LeaseState.Held(now), Leader: leader, Gone: leader == "",
 		Beat: m.Snapshot.Status.Value.Lictor, BeatSeen: m.StatusSeen,
 		Request: m.Snapshot.Failover.Value, Refused: m.Refused, Reason: reason,
-		Primary: m.PG.Running && m.PG.Observed.Accepting && m.PG.Primary(), Down: !m.PGDown.IsZero(),
+		Primary: m.PG.Running && m.PG.Observed.Accepting && (m.PG.Primary() || standby), Down: !m.PGDown.IsZero(),
 		Timeline: m.PG.Observed.Timeline, Wrote: j.wrote,
 		Paused: m.Dynamic.Pause, Failsafe: m.LeaseState.OnFailsafe(), Config: m.Dynamic.Raw, ConfigIndex: configIndex,
 		WatchersLost: watchersLost, ArchiveTrouble: archiveTrouble, BackupTrouble: backupTrouble,
@@ -69,7 +70,8 @@ func (j *eventLog) record(reason string, configIndex uint64, watchersLost int, a
 		v.Gone = v.Gone || b.Released || !now.Before(m.StatusSeen.Add(b.Lease()))
 	}
 	route := m.Snapshot.Route
-	v.Routed = route.OK() && route.Value.State == cluster.RouteOpen && route.Value.Leader.Name == j.name && !m.Writing(m.Keys.Route())
+	open := route.Value.State == cluster.RouteOpen || standby && route.Value.State == cluster.RouteDown
+	v.Routed = route.OK() && open && route.Value.Leader.Name == j.name && !m.Writing(m.Keys.Route())
 	for _, other := range m.Snapshot.Members {
 		if other.OK() && other.Value.Name != j.name && other.Value.State == cluster.StateRunning {
 			v.Others = append(v.Others, other.Value.Name)

@@ -446,6 +446,10 @@ func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, done f
 	}, func(answers bool, _ error) { done(answers) })
 }
 
+func (p inPostgres) CheckRemote(w *member.Work, limit time.Duration, up pg.Upstream, done func(bool, error)) {
+	answered(p.runner, w, limit, func(ctx context.Context) (bool, error) { return p.pg.CheckRemote(ctx, up) }, done)
+}
+
 func (p inPostgres) AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error)) {
 	call(p.runner, limit, func(ctx context.Context) (pg.Loss, error) {
 		var err error

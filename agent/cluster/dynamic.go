@@ -57,9 +57,8 @@ type Dynamic struct {
 	// MemberSlotsTTL is how long the slot of a member that went away is kept, in seconds. Without
 	// effect so far: it is kept as long as the member's key is.
 	MemberSlotsTTL time.Duration `mapstructure:"-"`
-	// StandbyCluster says which primary outside this shard its leader follows. It is not supported
-	// yet, and refused.
-	StandbyCluster map[string]any `mapstructure:"standby_cluster"`
+	// StandbyCluster makes the shard the standby of another one.
+	StandbyCluster StandbyCluster `mapstructure:"standby_cluster"`
 	// Postgres is the shared part of PostgreSQL's own configuration.
 	Postgres DynamicPostgres `mapstructure:"postgresql"`
 	// Raw is the whole object as it stands in Consul, with the keys that

@@ -102,7 +102,7 @@ func (rules Rules) Parse(raw map[string]any) (Dynamic, []Warning, error) {
 	d.Slots = r.slots(r.pick("slots", "permanent_slots"))
 	d.IgnoreSlots = r.matchers("ignore_slots")
 	d.MemberSlotsTTL = r.duration("member_slots_ttl", DefaultMemberSlotsTTL)
-	d.StandbyCluster = cloneTree(r.object("standby_cluster"))
+	d.StandbyCluster = r.standbyCluster()
 	d.Postgres = r.postgres()
 	r.consider(d)
 	if err := errors.Join(r.errs...); err != nil {
@@ -187,8 +187,8 @@ func (r *reader) slots(key string) map[string]any {
 	slots := r.object(key)
 	for _, name := range slices.Sorted(maps.Keys(slots)) {
 		path := key + "." + name
-		if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || len(name) > 63 || name == "" {
-			r.fail(path, nil, "a slot's name has lower-case letters, digits and _ only, at most 63")
+		if !isSlotName(name) {
+			r.fail(path, nil, slotNameRule)
 		}
 		slot, isMap := slots[name].(map[string]any)
 		if !isMap {
@@ -210,6 +210,13 @@ func (r *reader) slots(key string) map[string]any {
 		}
 	}
 	return cloneTree(slots)
+}
+
+// slotNameRule is PostgreSQL's for the names of replication slots.
+const slotNameRule = "a slot's name has lower-case letters, digits and _ only, at most 63"
+
+func isSlotName(name string) bool {
+	return strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") == "" && len(name) <= 63 && name != ""
 }
 
 func (r *reader) matchers(key string) []map[string]any {
@@ -252,9 +259,7 @@ func (r *reader) consider(d Dynamic) {
 		r.warn("ttl", "%d s: when a host is lost, its shard takes no writes for up to %d s; Lictor is safe from ttl %d up, its default is %d",
 			ttl, ttl+1, MinTTL, DefaultTTL)
 	}
-	if len(d.StandbyCluster) > 0 {
-		r.fail("standby_cluster", nil, "standby clusters are not supported yet: remove it (set it to null)")
-	}
+	r.standbyAlone(d)
 	if d.SynchronousMode.On() {
 		r.warnings = append(r.warnings, Unsynchronous("postgresql.parameters", d.Postgres.Parameters)...)
 	}

@@ -129,6 +129,8 @@ const (
 	RoleDemoted       = "demoted"
 	RolePromoted      = "promoted"
 	RoleUninitialized = "uninitialized"
+	// RoleStandbyLeader is that of the leader of a standby cluster.
+	RoleStandbyLeader = "standby_leader"
 )
 
 // IsPrimary reports whether a role is that of a primary, in Patroni 4's word or in 3's.
@@ -271,6 +273,8 @@ type Beat struct {
 	// or is about to; DiscardedBefore is the number that stands again when it is undone.
 	Discarded       int `json:"discarded,omitempty"`
 	DiscardedBefore int `json:"discarded_before,omitempty"`
+	// Standby: the owner's PostgreSQL is a standby leader's, as is its position (optime).
+	Standby bool `json:"standby,omitempty"`
 	// Successor alone may take a released lease for the first half of its ttl.
 	Successor string `json:"successor,omitempty"`
 }

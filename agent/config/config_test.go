@@ -228,7 +228,7 @@ func TestRefused(t *testing.T) {
 		"timing":                   {"bootstrap: {dcs: {ttl: 8, loop_wait: 4, retry_timeout: 3}}", "bootstrap.dcs.ttl: 8: loop_wait + 2 x retry_timeout must not be more than ttl, but 4 + 2 x 3 = 10"},
 		"dynamic parameters":       {"bootstrap: {dcs: {postgresql: {parameters: {a b: 1}}}}", "bootstrap.dcs.postgresql.parameters.a b: is not the name of a parameter"},
 		"dynamic pg_hba":           {"bootstrap: {dcs: {postgresql: {pg_hba: [local all all peer, host all all md5]}}}", `bootstrap.dcs.postgresql.pg_hba[1]: "host all all md5": must be: host DATABASE USER ADDRESS METHOD`},
-		"standby cluster":          {"bootstrap: {dcs: {standby_cluster: {host: db9}}}", "bootstrap.dcs.standby_cluster: standby clusters are not supported yet"},
+		"standby cluster":          {"bootstrap: {dcs: {standby_cluster: {port: 5432}}}", "bootstrap.dcs.standby_cluster: needs host"},
 		"not JSON":                 {"bootstrap: {dcs: {x: .inf}}", "bootstrap.dcs: must be possible to write as JSON"},
 		"initdb, Lictor's own":     {"bootstrap: {initdb: [{pgdata: /x}]}", `bootstrap.initdb[0]: "pgdata": must not be set`},
 		"initdb, with dashes":      {"bootstrap: {initdb: [--no-sync]}", "bootstrap.initdb[0]"},

@@ -506,7 +506,6 @@ func TestElecting(t *testing.T) {
 		{"old primary still answers", view(leads("b", just), asked(Peer{Name: "b", Answered: true, State: "running", Primary: true, Timeline: 1, LSN: 5000})), "", "b still runs as a primary"},
 		{"old primary answers for ever", view(leads("b", 2*ttl+time.Second), asked(Peer{Name: "b", Answered: true, State: "running", Primary: true, Timeline: 1, LSN: 5000})), take, ""},
 		{"nofailover", view(leads("b", just), asked(), func(v *View) { v.Tags = map[string]any{"nofailover": true} }), "", "nofailover"},
-		{"standby cluster", view(leads("b", just), asked(), func(v *View) { v.Config.StandbyCluster = map[string]any{"host": "x"} }), "", "standby cluster"},
 		{"priority 0", view(leads("b", just), asked(), func(v *View) { v.Tags = map[string]any{"failover_priority": 0} }), "", "nofailover"},
 		{"far on a timeline that the shard has left", view(leads("b", just), asked(), func(v *View) {
 			v.Cluster.Status.Value.OpTime = 6000 + 2<<20

@@ -74,8 +74,9 @@ type GiveUp struct{ Successor string }
 // EndHung kills a postmaster that hangs. The lease is kept: it is started in place then.
 type EndHung struct{}
 
-// Bootstrap makes a new shard if this member wins the key `initialize`.
-type Bootstrap struct{}
+// Bootstrap makes a new shard if this member wins the key `initialize`: of its own, or as the
+// standby of another one, by a copy of From.
+type Bootstrap struct{ From string }
 
 // ClaimBootstrap takes the key `initialize` for a shard that this member has made
 // already.
@@ -196,11 +197,16 @@ func (w WriteFailsafe) String() string {
 	}
 	return fmt.Sprintf("failsafe key: %v", slices.Sorted(maps.Keys(w.List)))
 }
-func (Fence) String() string             { return "kill PostgreSQL" }
-func (Demote) String() string            { return "demote" }
-func (g GiveUp) String() string          { return "give the lease up to " + g.Successor }
-func (EndHung) String() string           { return "kill the PostgreSQL that hangs" }
-func (Bootstrap) String() string         { return "bootstrap" }
+func (Fence) String() string    { return "kill PostgreSQL" }
+func (Demote) String() string   { return "demote" }
+func (g GiveUp) String() string { return "give the lease up to " + g.Successor }
+func (EndHung) String() string  { return "kill the PostgreSQL that hangs" }
+func (b Bootstrap) String() string {
+	if b.From != "" {
+		return "bootstrap from the " + b.From
+	}
+	return "bootstrap"
+}
 func (ClaimBootstrap) String() string    { return "take the key initialize" }
 func (r Register) String() string        { return "register the shard: " + r.TakeOver.String() }
 func (FinishBootstrap) String() string   { return "finish the bootstrap" }

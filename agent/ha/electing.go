@@ -68,7 +68,7 @@ func electing(v View) Decision {
 		return v.unlessFailing(do("nobody has led since us: taking our own lock again", v.takeOver()))
 	}
 	if !pg.Running {
-		return v.unlessFailing(do("nobody leads: starting as a replica to see how far our WAL goes", StartReplica{}))
+		return v.unlessFailing(do("nobody leads: starting as a replica to see how far our WAL goes", StartReplica{Upstream: firstUpstream(v)}))
 	}
 	if !pg.Accepting {
 		return wait("nobody leads; PostgreSQL is starting")
@@ -122,7 +122,17 @@ func electing(v View) Decision {
 	if d, first := v.quorumFirst(expires); first {
 		return d
 	}
-	return do("nobody leads; this member is the best that answers", v.takeOver())
+	return do("nobody leads; this member is the best that answers", takesLock(v))
+}
+
+// takesLock is the takeover by which a replica leads. The first one of a standby shard is
+// the end of its bootstrap.
+func takesLock(v View) Action {
+	init, t := v.Cluster.Initialize, v.takeOver()
+	if init.Exists() && init.Value == "" && init.Session == v.Session && v.Config.StandbyCluster.On() {
+		return Register{TakeOver: t}
+	}
+	return t
 }
 
 // othersFirst: an agent that has not led since it began knows of the lock, for a PostgreSQL
@@ -201,17 +211,19 @@ func (v View) unelectable() string {
 		return "PostgreSQL runs as a primary that must be stopped first"
 	case cluster.NoFailover(v.Tags):
 		return "this member is tagged nofailover"
-	case len(v.Config.StandbyCluster) > 0:
-		return "the shard is configured as a standby cluster, which Lictor does not run yet: nothing is promoted"
+	case cluster.NoStream(v.Tags) && v.Config.StandbyCluster.On():
+		return "this member is tagged nostream and could not follow the remote primary"
 	case v.ledInPause(v.Name) && !forced:
 		return v.beat().Owner + " led in pause when it was last heard of, and may still run as a primary: make sure that it does not, " +
 			"then fail over to a named candidate"
 	case pg.DiskTrouble != "":
 		return "its data directory cannot be written: " + pg.DiskTrouble
-	case !v.WatchdogOK:
+	case !v.WatchdogOK && !v.Config.StandbyCluster.On(): // a standby leader needs none
 		return "the watchdog is required and does not work: " + v.WatchdogProblem
-	case !v.Cluster.Initialize.Exists():
+	case !v.Cluster.Initialize.Exists() && !v.Config.StandbyCluster.On():
 		return "the shard is new to Consul and this member's data is a standby's: waiting for its primary"
+	case v.Config.StandbyCluster.On() && v.Cluster.Initialize.Exists() && v.Cluster.Initialize.Value == "" && v.Cluster.Initialize.Session != v.Session:
+		return "another member makes the shard"
 	case v.failsafeForbids(v.Name) != "":
 		return v.failsafeForbids(v.Name)
 	case v.discarded(pg.Timeline) != "" && !v.undoes(): // its takeover takes that back
@@ -261,6 +273,8 @@ func (v View) electable(p Peer) string {
 		return "runs as a primary"
 	case cluster.NoFailover(p.Tags):
 		return "is tagged nofailover"
+	case cluster.NoStream(p.Tags) && v.Config.StandbyCluster.On():
+		return "is tagged nostream and could not follow the remote primary"
 	case v.syncForbids(p.Name) != "":
 		return v.syncForbids(p.Name)
 	case v.failsafeForbids(p.Name) != "":
@@ -297,6 +311,9 @@ func (v View) mayBeAhead(p Peer) bool {
 func (v Shard) lag(timeline int, lsn int64) int64 {
 	if !v.Cluster.Status.OK() {
 		return 0
+	}
+	if b := v.beat(); b != nil && !b.Standby && v.Config.StandbyCluster.On() {
+		return 0 // that was a primary's, and is not what this shard follows
 	}
 	for _, left := range v.Cluster.History.Value {
 		if left.Timeline == timeline {

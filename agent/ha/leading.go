@@ -29,6 +29,8 @@ const patrolEvery = 5 * time.Second
 //	the same, its postmaster hangs, and
 //	  nobody else can lead                  kill it; then it is down
 //	the same, and that does not work        beat no more
+//	any, and the shard is the standby of
+//	  another one                           see standbyLeader
 //	primary, accepting                      handover if asked for; synchronous replication
 //	replica, accepting                      promote
 //	shut down from outside the agent        end what is left of it (see shutDown)
@@ -110,10 +112,12 @@ func duty(v View) Decision {
 		sound := v
 		sound.Postgres.DiskTrouble = ""
 		return giveUpOr(v, "the data directory cannot be written: "+pg.DiskTrouble, duty(sound))
-	case !v.WatchdogOK && !v.Config.Pause && (pg.Running && pg.Primary || v.Attempt.Failures > 0):
+	case !v.WatchdogOK && !v.Config.Pause && !v.Config.StandbyCluster.On() && (pg.Running && pg.Primary || v.Attempt.Failures > 0):
 		return unwatched(v)
 	case pg.Data == DataBootstrapped:
 		return finishBootstrap(v)
+	case v.Config.StandbyCluster.On():
+		return standbyLeader(v)
 	case !pg.Running:
 		return restartInPlace(v)
 	case !pg.ShutDown.IsZero():
@@ -123,7 +127,7 @@ func duty(v View) Decision {
 		if v.Config.Pause {
 			return wait("the leader; PostgreSQL is starting and the shard is paused")
 		}
-		if timeout := v.Config.PrimaryStartTimeout; !pg.DownSince.IsZero() && !v.Now.Before(pg.DownSince.Add(timeout)) {
+		if v.startTimedOut() {
 			return giveUpOr(v, "PostgreSQL did not come up within primary_start_timeout", Decision{})
 		}
 		return wait("the leader; PostgreSQL is starting")
@@ -131,6 +135,8 @@ func duty(v View) Decision {
 		return Decision{} // what is to be done besides is in Consul
 	case v.Config.Pause && !pg.Primary && !v.askedToLead():
 		return handover(v)
+	case !pg.Primary && v.nextTimelineUntold(pg.Timeline):
+		return wait("the leader; the timeline that it is to take must be told by a beat first")
 	case !pg.Primary:
 		if d, first := v.syncBeforePromotion(); first {
 			return d
@@ -150,6 +156,13 @@ func duty(v View) Decision {
 		wake = earlier(wake, d.Wake)
 	}
 	return Decision{Wake: wake}
+}
+
+// nextTimelineUntold reports whether the status does not say yet which timeline a promotion would begin,
+// as that of a standby leader has just changed: another member might take the same number.
+func (v Shard) nextTimelineUntold(timeline int) bool {
+	b := v.beat()
+	return b != nil && b.Owner == v.Name && b.Timeline > 0 && b.Timeline <= timeline
 }
 
 // stopGrace is what a handover, or what ends a leadership, may take beyond the time that
@@ -227,11 +240,10 @@ func restartInPlace(v View) Decision {
 		start = do("the leader; PostgreSQL is down and is started again before its promotion", StartReplica{})
 	}
 	start = v.unlessFailing(start)
-	timeout := v.Config.PrimaryStartTimeout
 	switch {
-	case timeout == 0:
+	case v.Config.PrimaryStartTimeout == 0:
 		return giveUpOr(v, "PostgreSQL is down and primary_start_timeout is 0", start)
-	case !pg.DownSince.IsZero() && !v.Now.Before(pg.DownSince.Add(timeout)):
+	case v.startTimedOut():
 		return giveUpOr(v, "PostgreSQL did not come up within primary_start_timeout", start)
 	case pg.Crashes >= crashLoop || v.Attempt.Kind == TaskStart && v.Attempt.Failures >= crashLoop:
 		return giveUpOr(v, "PostgreSQL fails again and again", start)

@@ -23,6 +23,9 @@ import (
 //	empty        held by a session    none          wait: somebody bootstraps
 //	empty        has an id            none          restore a backup, if a method can without a
 //	                                                leader, else wait for one
+//
+// In a standby shard a bootstrap copies the remote primary, and so does the only member that
+// there is where the shard has an id (standby.go).
 func starting(v View) (Decision, bool) {
 	pg := v.Postgres
 	switch pg.Data {
@@ -113,6 +116,9 @@ func fill(v View) Decision {
 		}
 		return do(what+" and "+leader+" leads", Clone{From: from, NoStream: cluster.NoStream(v.Tags)})
 	}
+	if d, applies := fillFromRemote(v, what); applies {
+		return d
+	}
 	init := v.Cluster.Initialize
 	switch {
 	case init.Exists() && init.Value != "" && v.Postgres.RestoresAlone:
@@ -161,7 +167,7 @@ func cloneSource(v View, leader string) (from, problem string) {
 }
 
 func isPrimary(role string) bool {
-	return cluster.IsPrimary(role) || role == "standby_leader"
+	return cluster.IsPrimary(role) || role == cluster.RoleStandbyLeader
 }
 
 // unlessFailing holds a decision back while its task has just failed.

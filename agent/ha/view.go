@@ -202,6 +202,9 @@ type Postgres struct {
 	Rejoined Line
 	// Undersized says why replay stands still until a restart, empty: it does not.
 	Undersized string
+	// Strayed says that a standby leader has WAL which is none of the remote primary's, and receives
+	// nothing.
+	Strayed bool
 	// Streaming says that the WAL receiver is connected.
 	Streaming bool
 	// DownSince is when the postmaster was first seen gone without being told

@@ -21,9 +21,18 @@ type bootstrapper struct {
 // begin makes the shard if this member wins the key initialize, which its
 // session holds: when this agent dies on the way, the key goes with the session
 // and any member may try again.
-func (b *bootstrapper) begin() {
+//
+// The standby of another shard is a copy of its primary, from: that is a replica as any
+// other, but for the key that the first takeover writes (ha.Register). Two that copied it
+// by mistake would do no harm.
+func (b *bootstrapper) begin(from string) {
 	session := b.Session
 	if session == "" {
+		return
+	}
+	make, err := b.maker(from)
+	if err != nil {
+		b.work.noteAttempt(ha.TaskBootstrap, err)
 		return
 	}
 	lost := false
@@ -36,8 +45,8 @@ func (b *bootstrapper) begin() {
 			case err != nil:
 				next(err)
 			default:
-				b.Log.Info().Msg("bootstrapping a new shard")
-				b.postgres.Bootstrap(w, func(err error) {
+				b.Log.Info().Str("from", from).Msg("bootstrapping a new shard")
+				make(w, func(err error) {
 					if err != nil {
 						b.undo(session, err, next)
 						return
@@ -52,6 +61,15 @@ func (b *bootstrapper) begin() {
 		}
 		b.reread()
 	})
+}
+
+// maker is the step that makes the data directory.
+func (b *bootstrapper) maker(from string) (step, error) {
+	if from == "" {
+		return b.postgres.Bootstrap, nil
+	}
+	up, err := b.upstreamOf(from)
+	return func(w *Work, next func(error)) { b.postgres.MakeReplica(w, &up, "", next) }, err
 }
 
 // undo ends a bootstrap that failed: whatever was made is marked as unfinished and
@@ -83,13 +101,18 @@ func (b *bootstrapper) finish() {
 	})
 }
 
+// copied reports whether there is a copy of a remote primary that waits for its first lease.
+func (b *bootstrapper) copied() bool {
+	return b.local.Data.State == ha.DataValid && b.Dynamic.StandbyCluster.On()
+}
+
 // clearStale ends a bootstrap of this member's that nobody works on any more:
 // one of this run that has failed and could not say so, or one that an earlier run left
 // behind with its session, instead of waiting for that one's TTL.
 func (b *bootstrapper) clearStale(snapshot cluster.Snapshot) {
 	init, session := snapshot.Initialize, b.Session
 	if !init.Exists() || init.Value != "" || init.Session == "" || session == "" || b.work.task != nil ||
-		init.Session == session && (b.local.Data.State == ha.DataBootstrapped || b.leaseState.Writing()) {
+		init.Session == session && (b.local.Data.State == ha.DataBootstrapped || b.copied() || b.leaseState.Writing()) {
 		return
 	}
 	cleared := func(err error) {

@@ -25,6 +25,7 @@
 //	handover.go the planned change of primary
 //	requests.go what operators ask for: restart, reinit
 //	restore.go  the shard is put back to an earlier moment
+//	remote.go   a standby leader and the primary at another site
 //	loss.go     what a member whose data were replaced must get again
 //	synchronous.go whom commits wait for
 //	publish.go  what others are told: the member key

@@ -172,7 +172,7 @@ func (p *planned) ended(err error) {
 // rest.
 func (h *handovers) end() {
 	plan, leader := h.announced, h.Snapshot.LeaderName()
-	serving := h.lead.LeaseState.Held(h.Now()) && h.local.PG.Running && h.local.PG.Observed.Accepting && h.local.PG.Primary() && !h.keys.Writing(h.Keys.Route())
+	serving := h.lead.LeaseState.Held(h.Now()) && h.local.serves() && !h.keys.Writing(h.Keys.Route())
 	other := leader != "" && leader != h.Name && h.Snapshot.Route.Value.Leader.Name != h.Name
 	if plan.ID == "" || h.work.TaskKind() == ha.TaskHandover || !serving && !other {
 		return

@@ -22,7 +22,7 @@ type historyWriter struct {
 // write publishes how the timelines before ours ended.
 func (w *historyWriter) write() {
 	o := &w.local.PG.Observed
-	if !o.Accepting || o.InRecovery || o.Timeline <= 1 || w.written == o.Timeline || w.reading || w.keys.Writing(w.Keys.History()) {
+	if !o.Accepting || o.InRecovery && !w.standbyLeads() || o.Timeline <= 1 || w.written == o.Timeline || w.reading || w.keys.Writing(w.Keys.History()) {
 		return
 	}
 	w.reading = true
@@ -51,7 +51,7 @@ func (w *historyWriter) put(timeline int, lines cluster.History) {
 		switch {
 		case i >= 0:
 			line = known.Value[i]
-		case line.Timeline == timeline-1:
+		case line.Timeline == timeline-1 && !w.local.PG.Observed.InRecovery: // else another site's primary has ended it
 			line.Time = w.Wall().Format("2006-01-02T15:04:05.000000-07:00")
 			line.NewLeader = w.Name
 		}

@@ -135,18 +135,31 @@ func (l *leadership) nextStatus() cluster.Status {
 		at = max(known, l.local.Data.CheckpointLSN) // the data are back, as they were shut down
 	case at == 0:
 		at = known // it could not be looked at, or is down
-	case o.Replaying:
+	case o.Replaying && (l.standby() || !l.Dynamic.StandbyCluster.On()):
 		at = max(at, known) // it has more than it knows yet
 	}
 	beat := cluster.Beat{
 		LeaseMS: l.Dynamic.TTL.Milliseconds(), Number: l.NextBeat(), Owner: l.Name, Paused: l.Dynamic.Pause,
-		Timeline: l.NextTimeline(o.Timeline, false),
+		Timeline: l.NextTimeline(o.Timeline, false), Standby: l.standby(),
+	}
+	if o.Accepting && o.InRecovery { // it may be promoted without another takeover, as a standby leader is
+		beat.Timeline = max(beat.Timeline, o.Timeline+1)
 	}
 	if l.discard != nil { // the restored shard's
 		beat.Timeline = max(beat.Timeline, l.discard.Timeline+1)
 	}
 	beat.Discarded, beat.DiscardedBefore = l.nextDiscarded()
 	return cluster.Status{OpTime: at, Slots: l.slotPositions(&o), Lictor: &beat}
+}
+
+// standby reports whether the leader's position is that of a standby leader's PostgreSQL. The one of a
+// primary that is demoted lies on WAL that the remote primary may not have.
+func (l *leadership) standby() bool {
+	o, known := l.local.PG.Observed, l.Snapshot.Status.Value.Lictor
+	if !o.Accepting {
+		return l.Dynamic.StandbyCluster.On() && known != nil && known.Standby
+	}
+	return l.Dynamic.StandbyCluster.On() && o.InRecovery
 }
 
 // nextDiscarded is what the next status says of discarded WAL: as the one that it replaces,

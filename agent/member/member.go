@@ -79,6 +79,7 @@ type Member struct {
 	bootstrap  bootstrapper
 	commits    commitWait
 	restorer   restorer
+	remote     remoteWatch
 	key        memberKey
 	route      routeWriter
 	history    historyWriter
@@ -118,6 +119,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	m.bootstrap = bootstrapper{Shard: shard, work: work, local: local, leaseState: &lead.LeaseState, consul: p.Consul, postgres: p.Postgres, reread: m.Reread}
 	m.commits = commitWait{Shard: shard, local: local, postgres: p.Postgres, watches: p.Watches}
 	m.restorer = restorer{Shard: shard, local: local, postgres: p.Postgres}
+	m.remote = remoteWatch{Shard: shard, local: local, postgres: p.Postgres}
 	m.key = memberKey{Shard: shard, consul: p.Consul, reread: m.Reread}
 	m.route = routeWriter{Shard: shard, local: local, work: work, keys: keys, handovers: planned, bouncers: p.Bouncers}
 	m.history = historyWriter{Shard: shard, local: local, lead: lead, keys: keys, postgres: p.Postgres}
@@ -156,6 +158,7 @@ func (m *Member) Step() (ha.View, ha.Decision) {
 	}
 	if m.task == nil {
 		m.restorer.mind(v.Postgres)
+		m.remote.mind(v.Postgres)
 	}
 	m.waiters.tell()
 	return v, d

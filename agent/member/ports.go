@@ -143,6 +143,9 @@ type Postgres interface {
 	EndRestore(w *Work, done func(error))
 	// Answers reports whether a member's PostgreSQL answers; primary: and as a primary.
 	Answers(w *Work, up pg.Upstream, primary bool, done func(bool))
+	// CheckRemote says why a remote primary cannot be followed: it does not answer, is no primary,
+	// or is of another cluster than the data directory; or that this has WAL which is none of its.
+	CheckRemote(w *Work, limit time.Duration, up pg.Upstream, done func(diverged bool, err error))
 	// AimAt asks a primary how far its WAL goes and keeps that as the end of the loss.
 	AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error))
 	ForgetLoss(limit time.Duration, id string, done func(error))

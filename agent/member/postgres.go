@@ -106,11 +106,17 @@ func (l *Local) noteService(leads bool) {
 	now := l.Now()
 	stale := now.Sub(l.PG.ObservedAt) > staleAfter+l.Dynamic.RetryTimeout
 	switch {
-	case !leads, l.PG.Running && l.PG.Observed.Accepting && l.PG.Primary() && !stale:
+	case !leads, l.serves() && !stale:
 		l.unservedSince = 0
 	case l.unservedSince.IsZero():
 		l.unservedSince = now
 	}
+}
+
+// serves reports whether PostgreSQL was seen to do what a leader's is to do: a standby leader's is
+// no primary.
+func (l *Local) serves() bool {
+	return l.PG.Running && l.PG.Observed.Accepting && (l.PG.Primary() || l.Dynamic.StandbyCluster.On())
 }
 
 // crashWindow is how long an unexpected end of PostgreSQL is remembered.

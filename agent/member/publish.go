@@ -24,7 +24,7 @@ func (m *Member) Publish() {
 		delete(m.logged, "events")
 		delete(m.logged, "route of another cluster")
 	}
-	if leads != m.PG.Observed.InRecovery {
+	if leads != m.PG.Observed.InRecovery || m.standbyLeads() {
 		m.slots.keep()
 	}
 }
@@ -71,6 +71,8 @@ func (m *Member) RoleName() string {
 		return cluster.RoleUninitialized
 	case m.PG.Running && m.PG.Primary():
 		return m.PrimaryWord
+	case m.Dynamic.StandbyCluster.On() && m.PG.Running && m.Leads():
+		return cluster.RoleStandbyLeader
 	default:
 		return cluster.RoleReplica
 	}

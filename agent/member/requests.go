@@ -150,7 +150,7 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 	stop := m.orderly(m.stopWithin(), false)
 	m.InterruptTask()
 	m.startTask(ha.TaskReinit, m.thenInSync(m.LeaveSync, func(w *Work, next func(error)) {
-		m.Postgres.Answers(w, up, true, func(answers bool) {
+		m.Postgres.Answers(w, up, m.leaderIsPrimary(), func(answers bool) {
 			if !answers {
 				next(fmt.Errorf("the leader %s does not answer, so the data directory stays", leader))
 				return

@@ -41,6 +41,9 @@ func (s *Shard) LockIsOurs() bool {
 	return l.Exists() && s.Session != "" && l.Session == s.Session
 }
 
+// standbyLeads reports whether Consul shows this member as the leader of a standby shard.
+func (s *Shard) standbyLeads() bool { return s.Dynamic.StandbyCluster.On() && s.LockIsOurs() }
+
 // TagsNow are this member's. One whose pre_promote has failed just now does not want
 // to lead for a while, so that another member can.
 func (s *Shard) TagsNow() map[string]any {
@@ -83,8 +86,14 @@ func (s *Shard) Failure(topic, message string, err error) {
 // Logged are the problems that were logged and last.
 func (s *Shard) Logged() []string { return slices.Collect(maps.Values(s.logged)) }
 
-// upstreamOf is how to reach a member's PostgreSQL.
+// upstreamOf is how to reach the PostgreSQL of a member, or of the remote primary.
 func (s *Shard) upstreamOf(name string) (pg.Upstream, error) {
+	if standby := s.Dynamic.StandbyCluster; cluster.IsRemote(name) {
+		if standby.Upstream() != name {
+			return pg.Upstream{}, fmt.Errorf("the %s is not the one of standby_cluster any more", name)
+		}
+		return pg.Upstream{Name: name, Host: standby.Host, Port: standby.Port, Remote: true}, nil
+	}
 	other, found := s.Snapshot.Member(name)
 	if !found || !other.OK() {
 		return pg.Upstream{}, fmt.Errorf("member %s: its key in Consul is missing or not understood", name)

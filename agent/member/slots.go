@@ -33,7 +33,7 @@ func (k *slotKeeper) keep() {
 	if k.keeping || !o.Accepting || !k.postgres.UseSlots() {
 		return
 	}
-	wanted, err := k.wanted(!o.InRecovery)
+	wanted, err := k.wanted(!o.InRecovery || k.standbyLeads())
 	k.Failure("slot names", "a replication slot is not made", err)
 	d, replica := k.Dynamic, o.InRecovery
 	same := replica == k.replica && slices.EqualFunc(wanted, k.kept, func(a, b pg.WantedSlot) bool { return a.Slot == b.Slot && a.Spare == b.Spare })
@@ -133,10 +133,10 @@ func slotsFor(s cluster.Snapshot, name string, primary bool) []string {
 	return names
 }
 
-// slotPositions are what a primary says of its members' slots and of the permanent ones: up to
+// slotPositions are what a primary, or a standby leader, says of its members' slots and of the permanent ones: up to
 // where each one's reader needs nothing any more.
 func (s *Shard) slotPositions(o *pg.State) map[string]int64 {
-	if !o.Accepting || o.InRecovery {
+	if !o.Accepting || o.InRecovery && !s.standbyLeads() {
 		return nil
 	}
 	var at map[string]int64

@@ -30,7 +30,7 @@ func (m *Member) begin(action ha.Action) {
 	}
 	switch act := action.(type) {
 	case ha.Bootstrap:
-		m.bootstrap.begin()
+		m.bootstrap.begin(act.From)
 	case ha.ClaimBootstrap:
 		m.bootstrap.claim()
 	case ha.FinishBootstrap:
@@ -209,6 +209,10 @@ func (m *Member) rejoin(r ha.Rejoin) {
 	if discarded, _ := m.Discarded(); remove == "" && m.Data.Timeline > 0 && m.Data.Timeline <= discarded {
 		remove = "lictor restore"
 	}
+	if up.Remote {
+		m.rejoinRemote(up, allowed)
+		return
+	}
 	rewind := func(w *Work, next func(error)) {
 		m.Postgres.Rewind(w, up, allowed, func(err error) {
 			if err == nil || remove == "" || w.Broken() != nil || !errors.Is(err, ErrDiverged) {
@@ -248,7 +252,7 @@ func (m *Member) replaceDiverged(w *Work, up, primary pg.Upstream, leader, allow
 			next(nil)
 			return
 		}
-		m.Postgres.Answers(w, primary, true, func(answers bool) {
+		m.Postgres.Answers(w, primary, m.leaderIsPrimary(), func(answers bool) {
 			reachable = answers
 			next(nil)
 		})
@@ -258,6 +262,9 @@ func (m *Member) replaceDiverged(w *Work, up, primary pg.Upstream, leader, allow
 		}, next)
 	}, func(w *Work, next func(error)) { m.Postgres.MakeReplica(w, &source, "", next) })(w, done)
 }
+
+// leaderIsPrimary reports whether the shard's leader has to be a primary to be one.
+func (s *Shard) leaderIsPrimary() bool { return !s.Dynamic.StandbyCluster.On() }
 
 // follow points the running replica at another upstream, or at nobody.
 func (m *Member) follow(upstream string) {

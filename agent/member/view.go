@@ -39,7 +39,7 @@ func (m *Member) View() ha.View {
 		SyncUnsure:        m.commits.unsure(),
 		SynchronousCommit: m.Postgres.SynchronousCommit(),
 		DiskTrouble:       m.Disk, DiskSince: m.diskSince,
-		Restore: m.Restore,
+		Restore: m.Restore, Strayed: m.remote.diverged,
 	}
 	if o.Undersized {
 		v.Postgres.Undersized = o.Standstill

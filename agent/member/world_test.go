@@ -504,6 +504,10 @@ func (p postgresPort) Answers(work *Work, up pg.Upstream, primary bool, done fun
 	p.w.ask(work, "Postgres.Answers", done, up, primary)
 }
 
+func (p postgresPort) CheckRemote(work *Work, limit time.Duration, up pg.Upstream, done func(bool, error)) {
+	p.w.ask(work, "Postgres.CheckRemote", done, limit, up)
+}
+
 func (p postgresPort) AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error)) {
 	p.w.ask(nil, "Postgres.AimAt", done, limit, l, up)
 }

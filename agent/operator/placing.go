@@ -107,7 +107,7 @@ func (s fleetShard) stuck() placement.Problem {
 		return placement.Problem{What: fmt.Sprintf("its dynamic configuration is not valid: %v", s.problem), Do: "put it right with lictor edit-config " + s.scope}
 	case s.dynamic.Pause:
 		return placement.Problem{What: "it is paused", Do: "lictor resume " + s.scope + ", when its maintenance is over"}
-	case len(s.dynamic.StandbyCluster) > 0:
+	case s.dynamic.StandbyCluster.On():
 		return placement.Problem{What: "it is configured as a standby cluster"}
 	case request.Err != nil:
 		return placement.Problem{What: "its key failover is not understood", Do: "see the leader's log"}

@@ -58,7 +58,7 @@ func TestPlaced(t *testing.T) {
 		{name: "a leader that is no member", edit: func(s *cluster.Snapshot) { s.Leader.Value = "x" }, stuck: "x has no readable member key"},
 		{name: "paused", dynamic: cluster.Dynamic{Pause: true}, stuck: "it is paused: lictor resume x"},
 		{name: "configuration", problem: errors.New("ttl"), stuck: "its dynamic configuration is not valid: ttl"},
-		{name: "standby cluster", dynamic: cluster.Dynamic{StandbyCluster: map[string]any{"host": "x"}}, stuck: "standby cluster"},
+		{name: "standby cluster", dynamic: cluster.Dynamic{StandbyCluster: cluster.StandbyCluster{Host: "x"}}, stuck: "standby cluster"},
 		{name: "scheduled", edit: failover(cluster.Failover{Leader: "a", ScheduledAt: &later}), stuck: "a switchover is scheduled for 2099"},
 		{name: "under way", edit: failover(cluster.Failover{Leader: "a", Candidate: "b"}), stuck: "asked for already"},
 		{name: "an empty request", edit: failover(cluster.Failover{})},

@@ -2,11 +2,15 @@ package pg
 
 import "github.com/lictor-ha/lictor/agent/cluster"
 
-// Upstream is a member to replicate from.
+// Upstream is whom to replicate from.
 type Upstream struct {
 	Name string
+	// Host may be several, with commas between them, of a remote primary, and empty where its
+	// archive alone is known.
 	Host string
 	Port int
+	// Remote: it is no member, but the primary of the shard that this one is the standby of.
+	Remote bool
 }
 
 // Loss says that the data of this member were replaced: removed and cloned anew, or

@@ -83,6 +83,13 @@ func (p *confFiles) UsePgRewind() bool {
 	return flag(p.local.Load().UsePgRewind, p.dynamic.Postgres.UsePgRewind, false)
 }
 
+// standbyCluster says of which shard this one is the standby, if it is.
+func (p *confFiles) standbyCluster() cluster.StandbyCluster {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	return p.dynamic.StandbyCluster
+}
+
 // UseSlots tells whether replicas hold replication slots.
 func (p *confFiles) UseSlots() bool {
 	p.settings.Lock()
@@ -408,6 +415,10 @@ func (p *confFiles) postgresqlConf(a as, included []confSetting, hba, ident acce
 		write(triggerFile, "") // of a file that is there PostgreSQL would promote itself, without a lease
 	}
 	recovery := p.usable(p.wantedRecovery())
+	remote := a.upstream != nil && a.upstream.Remote
+	if remote {
+		maps.Copy(recovery, p.dynamic.StandbyCluster.Recovery())
+	}
 	for _, name := range recoveryCommands() {
 		command, set := recovery[name]
 		if !set {
@@ -424,9 +435,11 @@ func (p *confFiles) postgresqlConf(a as, included []confSetting, hba, ident acce
 		write(name, recovery[name])
 	}
 	conninfo, slot := "", "" // also of a standby that the included file was written for
-	if a.upstream != nil && a.role != Primary {
+	if a.upstream != nil && a.upstream.Host != "" && a.role != Primary {
 		conninfo = p.primaryConninfo(*a.upstream)
-		if flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) {
+		if remote {
+			slot = p.dynamic.StandbyCluster.PrimarySlotName
+		} else if flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) {
 			slot = cluster.SlotName(p.name)
 		}
 	}
@@ -443,6 +456,9 @@ const maxConninfo = 1023
 func (p *confFiles) primaryConninfo(u Upstream) string {
 	replication := p.local.Load().Authentication.Replication
 	conninfo := p.conninfo(u, replication, "", p.name)
+	if strings.Contains(u.Host, ",") {
+		conninfo += " target_session_attrs=read-write"
+	}
 	if replication.SSLPassword != "" && p.major >= 13 { // it has no file of its own, as passwords have
 		conninfo += " sslpassword=" + conninfoValue(replication.SSLPassword)
 	}
@@ -579,8 +595,11 @@ func (p *confFiles) writePgpass(u Upstream) error {
 				role.Password = c.Password
 			}
 		}
-		if role.Username != "" && role.Password != "" {
-			fmt.Fprintf(&b, "%s:%d:*:%s:%s\n", escape(u.Host), u.Port, escape(role.Username), escape(role.Password))
+		if role.Username == "" || role.Password == "" {
+			continue
+		}
+		for host := range strings.SplitSeq(u.Host, ",") {
+			fmt.Fprintf(&b, "%s:%d:*:%s:%s\n", escape(host), u.Port, escape(role.Username), escape(role.Password))
 		}
 	}
 	return p.writeFile(path, b.String())

@@ -24,14 +24,19 @@ type cloner struct {
 // basebackup is the method that is built in.
 const basebackup = "basebackup"
 
-// replicaMethods are those of postgresql.create_replica_methods, in their order.
-func (p *cloner) replicaMethods() ([]method, error) {
+// replicaMethods are those of postgresql.create_replica_methods, in their order, or of
+// standby_cluster.create_replica_methods for a copy of a remote primary.
+func (p *cloner) replicaMethods(remote bool) ([]method, error) {
 	local := p.local.Load()
-	if len(local.CreateReplica) == 0 {
+	names := local.CreateReplica
+	if of := p.standbyCluster().CreateReplicaMethods; remote && len(of) > 0 {
+		names = of
+	}
+	if len(names) == 0 {
 		return []method{{name: basebackup}}, nil
 	}
-	methods := make([]method, 0, len(local.CreateReplica))
-	for _, name := range local.CreateReplica {
+	methods := make([]method, 0, len(names))
+	for _, name := range names {
 		if name == basebackup {
 			methods = append(methods, method{name: basebackup})
 			continue
@@ -47,14 +52,14 @@ func (p *cloner) replicaMethods() ([]method, error) {
 
 // ClonesWithoutLeader tells whether a replica can be made though nobody leads.
 func (p *cloner) ClonesWithoutLeader() bool {
-	methods, err := p.replicaMethods()
+	methods, err := p.replicaMethods(false)
 	return err == nil && slices.ContainsFunc(methods, func(m method) bool { return m.noLeader })
 }
 
 // KeepsData tells whether a method makes a replica out of what is in the data
 // directory: then it is not emptied before.
 func (p *cloner) KeepsData() bool {
-	methods, err := p.replicaMethods()
+	methods, err := p.replicaMethods(false)
 	return err == nil && len(methods) > 0 && methods[0].keepData
 }
 
@@ -67,9 +72,14 @@ func (p *cloner) MakeReplica(ctx context.Context, u *Upstream, systemIdentifier 
 	if progress == nil {
 		progress = func(pg.Copying) {}
 	}
-	methods, err := p.replicaMethods()
+	methods, err := p.replicaMethods(u != nil && u.Remote)
 	if err != nil {
 		return err
+	}
+	if u != nil && u.Remote {
+		if u, err = p.remoteSource(ctx, *u); err != nil {
+			return err
+		}
 	}
 	if err := p.killMethods(ctx); err != nil { // of an agent that was killed
 		return err
@@ -111,6 +121,15 @@ func (p *cloner) MakeReplica(ctx context.Context, u *Upstream, systemIdentifier 
 		return errors.New("no leader to clone from, and postgresql.create_replica_methods has none that works without (no_leader)")
 	}
 	return errors.Join(errs...)
+}
+
+// remoteSource is the primary among a remote shard's hosts; nil: its archive alone is known.
+func (p *cloner) remoteSource(ctx context.Context, u Upstream) (*Upstream, error) {
+	if u.Host == "" {
+		return nil, nil //nolint:nilnil // no source is none of the errors
+	}
+	u, err := p.primaryAmong(ctx, u)
+	return &u, err
 }
 
 // gist is what is told of methods that have failed beside the log, which has all: of what a

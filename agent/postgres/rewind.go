@@ -42,6 +42,13 @@ var ErrDiverged = errors.New("this member's WAL has diverged from the upstream's
 // begun to write leaves a mark: such a directory is neither started nor rewound again,
 // but has to be cloned anew (PostgreSQL's documentation, pg_rewind, Warning).
 func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (RewindOutcome, error) {
+	if u.Remote && u.Host == "" {
+		return NotNeeded, nil // nobody can be asked: PostgreSQL finds out
+	}
+	u, err := p.primaryAmong(ctx, u)
+	if err != nil {
+		return "", err
+	}
 	control, err := p.control(ctx)
 	if err != nil {
 		return "", err

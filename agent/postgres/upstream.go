@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,6 +28,50 @@ func (p *upstreams) Answers(ctx context.Context, u Upstream) bool {
 	}
 	hangUpOn(conn)
 	return true
+}
+
+// CheckRemote says why a remote primary cannot be followed: it does not answer, is no
+// primary, or is of another cluster than the data directory; or that this has WAL which is
+// none of its. Where its archive alone is known, nothing can be said.
+func (p *rewinder) CheckRemote(ctx context.Context, u Upstream) (strayed bool, err error) {
+	if u.Host == "" {
+		return false, nil
+	}
+	if u, err = p.primaryAmong(ctx, u); err != nil {
+		return false, err
+	}
+	control, err := p.control(ctx)
+	if err != nil {
+		return false, err
+	}
+	return p.diverged(ctx, u, control)
+}
+
+// primaryAmong is the one of a remote shard's hosts that is its primary. It is asked by the
+// user that replicates: another site's superuser may be another one.
+func (p *upstreams) primaryAmong(ctx context.Context, u Upstream) (Upstream, error) {
+	if !u.Remote || u.Host == "" {
+		return u, nil
+	}
+	var errs []error
+	for host := range strings.SplitSeq(u.Host, ",") {
+		one := u
+		one.Host = host
+		conn, err := p.replicationConn(ctx, one)
+		if err == nil {
+			var primary bool
+			primary, err = p.isPrimary(ctx, conn, one)
+			hangUpOn(conn)
+			if err == nil && primary {
+				return one, nil
+			}
+		}
+		if err == nil {
+			err = fmt.Errorf("%s is no primary", net.JoinHostPort(host, strconv.Itoa(u.Port)))
+		}
+		errs = append(errs, err)
+	}
+	return u, fmt.Errorf("the %s cannot be followed: %w", u.Name, errors.Join(errs...))
 }
 
 // Reachable tells whether the PostgreSQL of an upstream answers as a primary.

@@ -10,6 +10,7 @@
 //	restore.go                a shard that is put back to an earlier moment
 //	loss.go                   data that are removed, rewound or cloned
 //	slots.go                  WAL that is not kept for ever
+//	remote.go                 a shard that is the standby of another one
 //	patroni.go                a member that runs Patroni
 //	guard.go, watcher.go      the guard's process around fence.Deadline, and its parent
 //	ports.go, ports_postgres.go

@@ -88,7 +88,7 @@ func (w *world) healAll() {
 // known are all kinds of fault.
 func known() map[Kind]fault {
 	all := faults()
-	for _, more := range []map[Kind]fault{consulFaults(), postgresFaults()} {
+	for _, more := range []map[Kind]fault{consulFaults(), postgresFaults(), remoteFaults()} {
 		maps.Copy(all, more)
 	}
 	return all

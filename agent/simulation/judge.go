@@ -23,6 +23,7 @@ func (v *Violation) Error() string {
 // judge watches over a run. It sees everything, which no member does.
 type judge struct {
 	w         *world
+	demoting  bool // the shard was made a standby, and had a primary
 	violation *Violation
 	status    cluster.Status // in Consul
 	replaced  cluster.Status // by the last takeover
@@ -111,6 +112,7 @@ func (j *judge) writable(h *host) {
 	}
 	h.loose, h.forgotten = false, false
 	j.onePrimary()
+	j.noPrimary(h)
 	j.oneShard(h)
 	j.backFrom(h)
 }
@@ -292,6 +294,9 @@ func (j *judge) forget() {
 // whole is I4: every fault is over, and the shard is whole again: one member accepts
 // commits, the others follow it.
 func (j *judge) whole() string {
+	if j.w.isStandby() {
+		return j.wholeStandby()
+	}
 	var primary *host
 	for _, h := range j.w.hosts {
 		if h.pg.writable && !h.pg.hung {

@@ -23,6 +23,7 @@ type Schedule struct {
 	NoStream   []int     // members that get WAL from the archive alone
 	Patroni    []int     // members that run Patroni
 	Fresh      bool      // nobody has made the shard yet
+	Standby    bool      // the shard is the standby of another one from its beginning
 	Adopted    bool      // a's PostgreSQL runs before its agent first comes: no guard has started it
 	Config     map[string]any
 	// KillBefore is fence.kill_before of every member, half of fence.demote_before;
@@ -106,6 +107,9 @@ func (s Schedule) String() string {
 	}
 	if s.Fresh {
 		b.WriteString(", a new shard")
+	}
+	if s.Standby {
+		b.WriteString(", a standby shard")
 	}
 	if s.Adopted {
 		b.WriteString(", PostgreSQL of a is adopted")
@@ -229,11 +233,15 @@ func newWorld(s Schedule, o Options) *world {
 	}
 	w.judge.w = w
 	w.consul = consul{w: w, keys: map[string]kv{}, index: 10}
-	nodes := s.Members + 1
+	nodes := s.Members + 2 // Consul, and the primary at another site
 	w.net = network{w: w, nodes: nodes, cut: make([]int, nodes*nodes), slow: make([]time.Duration, nodes*nodes), late: make([]time.Duration, nodes), status: make([]int, nodes)}
 	w.config = map[string]any{"maximum_lag_on_failover": maximumLag}
 	w.reconfigure(s.Config)
+	if s.Standby {
+		w.reconfigure(map[string]any{"standby_cluster": standbyConfig()})
+	}
 	w.root = &branch{timeline: 1}
+	w.remote = newRemote(w, s.Members+1)
 	for i := range s.Members {
 		h := &host{w: w, id: i, name: memberName(i), rate: 1, offset: w.between(time.Hour, 1000*time.Hour), up: true, tags: map[string]any{}}
 		if i < len(s.Drift) {
@@ -248,7 +256,7 @@ func newWorld(s Schedule, o Options) *world {
 		if from, cascades := s.Cascade[i]; cascades {
 			h.tags["replicatefrom"] = memberName(from)
 		}
-		h.pg = postgres{host: h, at: position{w.root, 1000}, primary: i == 0, system: systemIdentifier}
+		h.pg = postgres{host: h, at: position{w.root, 1000}, primary: i == 0 && !s.Standby, system: systemIdentifier}
 		if s.Fresh {
 			h.pg = postgres{host: h, at: position{branch: w.root}, empty: true}
 		}

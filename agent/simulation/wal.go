@@ -67,6 +67,7 @@ func (w *world) clients() {
 	w.judge.onePrimary()
 	w.judge.archiveAlone()
 	w.judge.seesPause()
+	w.remoteWrites()
 	for _, h := range w.hosts {
 		h.pg.receive()
 		h.pg.restore()
@@ -181,6 +182,9 @@ func (p *postgres) streamsTo(s *host) bool {
 }
 
 func (w *world) hostNamed(name string) *host {
+	if cluster.IsRemote(name) {
+		return w.remote
+	}
 	for _, h := range w.hosts {
 		if h.name == name {
 			return h

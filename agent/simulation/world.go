@@ -74,6 +74,7 @@ type world struct {
 	consul   consul
 	net      network
 	hosts    []*host
+	remote   *host   // the primary that a standby shard follows (remote.go)
 	root     *branch // of all history
 	judge    judge
 	config   map[string]any // the dynamic configuration as the operator has it
@@ -231,7 +232,8 @@ func (h *host) changes(do func()) {
 // back notes that what ends PostgreSQL on this host runs again.
 func (h *host) back() { h.thawed, h.loose = h.w.now, h.pg.unkillable > 0 }
 
-// network is who can send to whom. Consul is the last node.
+// network is who can send to whom. Consul is the node after the members, the primary at another
+// site the last one.
 type network struct {
 	w      *world
 	nodes  int

@@ -1,0 +1,75 @@
+package member
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// remoteWatch finds out, for a standby leader that receives nothing, whether its WAL is none of the
+// remote primary's: after a failover there, say. Then no waiting helps.
+type remoteWatch struct {
+	*Shard
+	local    *Local
+	postgres Postgres
+
+	asking bool
+	next   cluster.Instant
+	// diverged: it has, and nothing was received since.
+	diverged bool
+}
+
+// mind looks after a standby leader that follows the remote primary. It is to be called when no task is
+// under way.
+func (r *remoteWatch) mind(seen ha.Postgres) {
+	waits := r.standbyLeads() && seen.Accepting && !seen.Primary && !seen.Streaming && cluster.IsRemote(seen.Upstream)
+	if !waits {
+		r.diverged = false
+	}
+	if !waits || r.asking || r.Now().Before(r.next) {
+		return
+	}
+	up, err := r.upstreamOf(seen.Upstream)
+	if err != nil {
+		return
+	}
+	r.asking = true
+	edge := r.local.edge
+	r.postgres.CheckRemote(nil, r.Dynamic.RetryTimeout, up, func(diverged bool, err error) {
+		r.asking, r.next = false, r.Now().Add(r.Dynamic.LoopWait)
+		r.Failure("remote primary", "nothing is received from the remote primary", err)
+		r.diverged = diverged && r.local.edge == edge
+	})
+}
+
+// rejoinRemote makes this member, the leader of a standby shard, a replica of the remote primary.
+// A PostgreSQL that runs is stopped only for one that can be followed. One that is down is
+// started even where the remote primary does not answer: it serves readers, and may be promoted.
+// Its data are never replaced, as it is the leader (I7).
+func (m *Member) rejoinRemote(up pg.Upstream, allowed bool) {
+	m.commits.set = false
+	running := m.PG.Running
+	m.startTask(ha.TaskRejoin, func(w *Work, next func(error)) {
+		m.Postgres.CheckRemote(w, startLimit, up, func(_ bool, err error) {
+			rest := []step{m.start(StartAs{Upstream: &up})}
+			switch {
+			case err != nil && running:
+				next(fmt.Errorf("PostgreSQL runs on as it is: %w", err))
+				return
+			case errors.Is(err, ErrDiverged):
+				next(err)
+				return
+			case err != nil:
+				m.Log.Warn().Err(err).Msg("started as a standby without the remote primary")
+			default:
+				rest = append([]step{m.orderly(m.stopWithin(), false), func(w *Work, next func(error)) {
+					m.Postgres.Rewind(w, up, allowed, next)
+				}}, rest...)
+			}
+			inOrder(rest...)(w, next)
+		})
+	}, m.nowFollows(up.Name))
+}
