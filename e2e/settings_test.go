@@ -251,7 +251,7 @@ func TestOperatorsSettings(t *testing.T) {
 		}{
 			{map[string]any{"ttl": 2}, "ttl: 2: must be at least 3 s"},
 			{map[string]any{"ttl": 6, "loop_wait": 5, "retry_timeout": 3}, "loop_wait + 2 x retry_timeout"},
-			{map[string]any{"standby_cluster": map[string]any{"host": "db9", "port": 5432}}, "standby_cluster: standby clusters are not supported yet"},
+			{map[string]any{"standby_cluster": map[string]any{"host": "d b9", "port": 5432}}, `standby_cluster.host: "d b9"`},
 			{map[string]any{"synchronous_node_count": 0}, "synchronous_node_count: 0: must be at least 1"},
 			{map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"work_mem": "5XB"}}}, "postgresql.parameters.work_mem: 5XB: its unit must be one of"},
 			{map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"max_connections": 3}}}, "postgresql.parameters.max_connections: 3: must be a whole number, at least 25"},
@@ -265,7 +265,7 @@ func TestOperatorsSettings(t *testing.T) {
 		}
 	})
 
-	t.Run("a standby cluster that is written into Consul is not taken, and the shard serves on", func(t *testing.T) {
+	t.Run("a remote primary that does not answer demotes nobody, and the shard serves on", func(t *testing.T) {
 		ctx := within(t)
 		good := string(got(s.Snapshot(ctx))(t).Config.Value)
 		var config map[string]any
@@ -274,13 +274,23 @@ func TestOperatorsSettings(t *testing.T) {
 		key := "service/" + scope + "/config"
 		put(ctx, t, l, key, string(got(json.Marshal(config))(t)))
 		for _, m := range []*lab.Member{a, b} {
-			await(ctx, t, "the refusal of "+m.Name, func() error {
-				if !strings.Contains(agentLog(t, m), "the last good one stays") {
+			await(ctx, t, "the configuration at "+m.Name, func() error {
+				snapshot, err := s.Snapshot(ctx)
+				if err != nil {
+					return err
+				}
+				if own, _ := snapshot.Member(m.Name); own.Value.Lictor == nil || own.Value.Lictor.Config < snapshot.Config.ModifyIndex {
 					return fmt.Errorf("not yet")
 				}
 				return nil
 			})
 		}
+		await(ctx, t, "what keeps the primary", func() error {
+			if !strings.Contains(agentLog(t, a), "PostgreSQL runs on as it is") {
+				return fmt.Errorf("not yet")
+			}
+			return nil
+		})
 		if status, body, err := a.Get(ctx, "/primary"); err != nil || status != http.StatusOK {
 			t.Errorf("GET /primary: %d %s, %v", status, body, err)
 		}

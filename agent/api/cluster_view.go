@@ -97,8 +97,8 @@ func NewClusterView(scope string, s cluster.Snapshot) ClusterView {
 				v.Role = standbyRole
 			}
 			v.Lags = lagsOf(s, m)
-		case isStandbyCluster(map[string]any{"standby_cluster": config.StandbyCluster}):
-			v.Role = roleStandbyLeader
+		case isStandbyCluster(map[string]any{"standby_cluster": config.StandbyCluster}) && !cluster.IsPrimary(m.Role):
+			v.Role = cluster.RoleStandbyLeader
 		default:
 			v.Role = roleLeader
 		}

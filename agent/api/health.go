@@ -51,7 +51,7 @@ func judge(s State, now time.Time, maxLag int64) verdict {
 		quorum:  syncRole(s) == roleQuorumStandby,
 	}
 	v.leader = s.Leader && leaseHolds(s, now) || pausedLeader(s)
-	v.primary = v.leader && v.running && !pg.InRecovery && !standbyCluster
+	v.primary = v.leader && v.running && !pg.InRecovery
 	v.standbyLeader = v.leader && v.running && pg.InRecovery && standbyCluster
 	behind, _ := pg.Lag(pg.ReplayedLSN) // as with Patroni, what is not known is no lag here
 	v.replica = v.running && pg.InRecovery && !s.Leader &&

@@ -84,9 +84,9 @@ func TestHealthChecks(t *testing.T) {
 		{"leader of a standby cluster", primaryState(now()), func(s *State) {
 			s.Postgres.InRecovery, s.Dynamic.Raw = true, standbyCluster
 		}, "/leader /standby-leader /standby_leader /read-only /read-only-sync /read-only-quorum /health"},
-		{"a primary where the standby cluster's leader should be", primaryState(now()), func(s *State) {
+		{"a primary that is not demoted to the leader of a standby cluster yet", primaryState(now()), func(s *State) {
 			s.Dynamic.Raw = standbyCluster
-		}, "/leader /health"},
+		}, primaryPaths},
 		{"nothing known", State{}, nil, ""},
 	}
 	for _, tt := range tests {

@@ -78,7 +78,7 @@ func (c *collector) patroni(state State, status nodeStatus, gauge sendGauge, cou
 		gauge("patroni_master", "1 if this member is the primary and holds the leader lock, or goes on in pause without it.", leads)
 	}
 	counter("patroni_xlog_location", "Write position of the primary in bytes, 0 elsewhere.", only(primary, pg.LSN))
-	gauge("patroni_standby_leader", "1 if this member leads a standby cluster.", flag(status.Role == roleStandbyLeader))
+	gauge("patroni_standby_leader", "1 if this member leads a standby cluster.", flag(status.Role == cluster.RoleStandbyLeader))
 	gauge("patroni_replica", "1 if this member is a replica.", flag(pg.Accepting && status.Role == cluster.RoleReplica))
 	gauge("patroni_sync_standby", "1 if this member is a synchronous standby.", flag(status.SyncStandby))
 	gauge("patroni_quorum_standby", "1 if this member is a quorum standby.", flag(status.QuorumStandby))

@@ -119,7 +119,7 @@ func readRestart(request map[string]any, primary string) (r RestartRequest, prob
 			role, _ := value.(string)
 			allowed, words := []string{cluster.RoleMaster, cluster.RolePrimary, cluster.RoleReplica}, "primary or replica"
 			if primary != cluster.RoleMaster {
-				allowed, words = append(allowed, roleStandbyLeader), "primary, standby_leader, or replica"
+				allowed, words = append(allowed, cluster.RoleStandbyLeader), "primary, standby_leader, or replica"
 			}
 			if !slices.Contains(allowed, role) {
 				return r, "PostgreSQL role should be either " + words

@@ -12,9 +12,6 @@ import (
 // compat3 is the value of Server.Compat that asks for Patroni 3's words.
 const compat3 = "patroni-3"
 
-// roleStandbyLeader is the member that leads a shard which follows another one.
-const roleStandbyLeader = "standby_leader"
-
 // nodeStatus is the body of GET /patroni and of the health checks. What is
 // optional is absent, not false.
 type nodeStatus struct {
@@ -302,7 +299,7 @@ func roleOf(state State) string {
 		case !state.Postgres.InRecovery:
 			role = cluster.RolePrimary
 		case state.Leader && isStandbyCluster(state.Dynamic.Raw):
-			role = roleStandbyLeader
+			role = cluster.RoleStandbyLeader
 		default:
 			role = cluster.RoleReplica
 		}

@@ -154,7 +154,7 @@ const wrongLeader = "leader name does not match"
 func impossible(act action, wanted cluster.Failover, state State) string {
 	c := state.Cluster
 	leader := c.LeaderName()
-	synchronous := state.Dynamic.SynchronousMode.On()
+	synchronous := state.Dynamic.Synchronous()
 	standbys := c.Sync.Value.Standbys()
 	isStandby := func(name string) bool {
 		return slices.ContainsFunc(standbys, func(n string) bool { return strings.EqualFold(n, name) })

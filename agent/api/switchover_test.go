@@ -81,6 +81,10 @@ func TestSwitchover(t *testing.T) {
 		{name: "alone", path: "/switchover", state: alone, body: `{"leader":"node1"}`, status: 412, want: "switchover is not possible: cluster does not have members except leader"},
 		{name: "candidate is not synchronous", path: "/switchover", state: synchronous("node2"), body: `{"leader":"node1","candidate":"node3"}`, status: 412, want: "candidate name does not match with sync_standby"},
 		{name: "candidate is synchronous", path: "/switchover", state: synchronous("node2"), body: `{"leader":"node1","candidate":"node2"}`, node: ending(t, from("node1", "node2"), done("node2"), nil), status: 200},
+		{name: "nobody is synchronous in a standby shard", path: "/switchover", state: func(s *State) {
+			synchronous()(s)
+			s.Dynamic.StandbyCluster.Host = "db9"
+		}, body: `{"leader":"node1","candidate":"nobody"}`, status: 412, want: "candidate does not exists"},
 		{name: "no synchronous standby", path: "/switchover", state: synchronous(), body: `{"leader":"node1"}`, status: 412, want: "switchover is not possible: can not find sync_standby"},
 		{name: "paused, to anybody", path: "/switchover", state: paused, body: `{"leader":"node1"}`, status: 400, want: "Switchover is possible only to a specific candidate in a paused state"},
 		{name: "paused, to one", path: "/switchover", state: paused, body: `{"leader":"node1","candidate":"node2"}`, node: ending(t, from("node1", "node2"), done("node2"), nil), status: 200},

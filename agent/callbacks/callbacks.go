@@ -8,6 +8,7 @@
 //	ROLE               runs in another role             on_role_change ROLE
 //	ROLE, started t    runs, started later              on_start ROLE; by a restart of the agent's: on_restart ROLE
 //	stopped            runs                             on_start ROLE
+//	anything else      starts as the standby leader     on_start replica; then on_role_change standby_leader
 //	ROLE, started t    the same, its files were reread  on_reload ROLE
 //	ROLE, started t    down, the agent is to stop       on_stop ROLE
 //	primary            down, demoted without a lease    on_role_change demoted
@@ -60,8 +61,12 @@ func (t *CallbackState) Next(s Situation) (action, role string) {
 	}
 	before := t.LastNotified
 	started := func(action string) (string, string) {
-		t.LastNotified, t.task = postgres.CallbackState{Role: s.Role, Started: s.Started}, ha.TaskNone
-		return action, s.Role
+		role := s.Role
+		if action == "on_start" && role == cluster.RoleStandbyLeader {
+			role = cluster.RoleReplica // as Patroni's users know it: whatever leads has begun as a replica
+		}
+		t.LastNotified, t.task = postgres.CallbackState{Role: role, Started: s.Started}, ha.TaskNone
+		return action, role
 	}
 	switch {
 	case s.Up && before.Role == "":

@@ -40,6 +40,14 @@ func TestTeller(t *testing.T) {
 			seen: []Situation{up("replica", first), busy(ha.TaskPromote, up("primary", first)), up("primary", first)},
 			want: []string{"on_start replica", "on_role_change primary"},
 		},
+		"a standby leader begins as a replica": {
+			seen: []Situation{up("standby_leader", first), up("standby_leader", first), up("standby_leader", later), up("standby_leader", later)},
+			want: []string{"on_start replica", "on_role_change standby_leader", "on_start replica", "on_role_change standby_leader"},
+		},
+		"a primary that becomes one": {
+			seen: []Situation{up("primary", first), busy(ha.TaskRejoin, down), up("standby_leader", later)},
+			want: []string{"on_start primary", "on_role_change standby_leader"},
+		},
 		"restart by the agent": {
 			seen: []Situation{up("primary", first), busy(ha.TaskRestart, leading), up("primary", first), up("primary", later)},
 			want: []string{"on_start primary", "on_restart primary"},

@@ -35,6 +35,9 @@ type StandbyCluster struct {
 // On reports whether the shard is the standby of another one.
 func (s StandbyCluster) On() bool { return s.Host != "" || s.RestoreCommand != "" || s.unclear }
 
+// Synchronous reports whether commits wait for standbys: there are none in a standby shard.
+func (d Dynamic) Synchronous() bool { return d.SynchronousMode.On() && !d.StandbyCluster.On() }
+
 // remotePrimary begins the names of what standby leaders follow: no member can have one.
 const remotePrimary = "remote primary "
 

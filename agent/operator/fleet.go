@@ -319,7 +319,7 @@ func (s fleetShard) route() Cell {
 		return styled("none", Faint)
 	case r.Err != nil:
 		return styled("invalid", Bad)
-	case r.Value.State != cluster.RouteOpen:
+	case r.Value.State != cluster.RouteOpen && !s.isStandby():
 		return styled(string(r.Value.State), Warning)
 	}
 	return styled(string(r.Value.State), Good)

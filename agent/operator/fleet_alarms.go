@@ -84,7 +84,7 @@ func (s fleetShard) alarms() []alarm {
 			"see pg_stat_replication on the primary, and the replica's disk and long queries", "%s lags %s", v.Name, size(lag))
 	}
 	add(len(snapshot.Members) == 1, "add a member: without one nothing can take over", "no replica")
-	add(s.dynamic.SynchronousMode.On() && len(snapshot.Members) > 1 && len(snapshot.Sync.Value.Standbys()) == 0,
+	add(s.dynamic.Synchronous() && len(snapshot.Members) > 1 && len(snapshot.Sync.Value.Standbys()) == 0,
 		"see that a replica streams and is not tagged nosync", "no synchronous standby")
 	for _, what := range archiveAlarms(leaderName, s.archiver) {
 		add(true, ofTheArchive, "%s", what)
@@ -127,6 +127,12 @@ func unheard(s cluster.Snapshot, m cluster.Entry[cluster.Member]) bool {
 	return m.OK() && cluster.IsPrimary(m.Value.Role) && s.LeaderName() != "" && m.Value.Name != s.LeaderName() && m.ModifyIndex < s.Leader.ModifyIndex
 }
 
+// isStandby reports whether the shard has a standby leader, and no primary.
+func (s fleetShard) isStandby() bool {
+	leader, _ := s.snapshot.Member(s.snapshot.LeaderName())
+	return leader.Value.Role == cluster.RoleStandbyLeader
+}
+
 // misrouted says what is not right with the route, and what helps.
 func (s fleetShard) misrouted() (what, do string) {
 	r, leader := s.snapshot.Route, s.snapshot.LeaderName()
@@ -141,6 +147,8 @@ func (s fleetShard) misrouted() (what, do string) {
 		return "the route belongs to another cluster", ofTheRoute
 	case leader != "" && r.Value.Leader.Name != leader:
 		return "the route leads to " + r.Value.Leader.Name, ofTheRoute
+	case r.Value.State == cluster.RouteDown && s.isStandby():
+		return "", "" // it leads no writer to a standby leader
 	case r.Value.State != cluster.RouteOpen:
 		return "the route is " + string(r.Value.State), ofTheRoute
 	}

@@ -168,7 +168,7 @@ func (s *Shard) mayChange(snapshot cluster.Snapshot, d cluster.Dynamic, a act, o
 		return nil, usagef("a failover needs --candidate")
 	}
 	// A planned change loses nothing: only who holds all acknowledged commits may lead.
-	synchronous := a.planned && now && d.SynchronousMode.On()
+	synchronous := a.planned && now && d.Synchronous()
 	var candidates []string
 	lacking := 0
 	for _, m := range snapshot.Members {
@@ -224,7 +224,7 @@ func mayCost(snapshot cluster.Snapshot, d cluster.Dynamic, a act, candidate stri
 	if behind := snapshot.Status.Value.OpTime - m.Value.XLogLocation; m.Value.XLogLocation > 0 && behind > 0 && snapshot.LeaderName() == "" {
 		costs = append(costs, fmt.Sprintf("%s is up to %d bytes of WAL behind the last known position: what it lacks is lost", candidate, behind))
 	}
-	if d.SynchronousMode.On() && snapshot.Sync.Exists() && !snapshot.Sync.Value.Has(candidate) {
+	if d.Synchronous() && snapshot.Sync.Exists() && !snapshot.Sync.Value.Has(candidate) {
 		costs = append(costs, candidate+" is no synchronous standby: commits that were acknowledged and have not reached it are lost")
 	}
 	if b := snapshot.Status.Value.Lictor; b != nil && !b.Released && snapshot.LeaderName() == "" {
