@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,6 +28,8 @@ type QueryOptions struct {
 	User     string // default: the superuser of the configuration file
 	Password string
 	Database string // default: postgresql.database
+	// Delimiter stands between the columns of TSV; empty: a tab.
+	Delimiter string
 }
 
 // DSN shows how to connect to a member.
@@ -74,6 +77,12 @@ func (s *Shard) oneMember(ctx context.Context, name, role string) (cluster.Membe
 
 // Query runs SQL on a member and shows what it returns.
 func Query(ctx context.Context, c *Console, s *Shard, o QueryOptions) error {
+	if o.Delimiter != "" && c.Format != TSV {
+		return usagef("--delimiter is for --output tsv")
+	}
+	if strings.ContainsAny(o.Delimiter, "\r\n") {
+		return usagef("--delimiter must be of one line")
+	}
 	m, err := s.oneMember(ctx, o.Member, o.Role)
 	if err != nil {
 		return err
@@ -107,7 +116,7 @@ func Query(ctx context.Context, c *Console, s *Shard, o QueryOptions) error {
 		c.Say("%s", rows.CommandTag())
 		return nil
 	}
-	t.Framed = true
+	t.Framed, t.Delimiter = true, o.Delimiter
 	return c.Show(t)
 }
 

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -138,6 +139,8 @@ type Table struct {
 	// Width is how many columns the terminal has, 0 when there is none. What has no
 	// frame is folded to it.
 	Width int
+	// Delimiter stands between the cells of TSV; empty: a tab.
+	Delimiter string
 }
 
 // Write writes a table in a format.
@@ -278,11 +281,12 @@ func quoteUnprintable(node *yaml.Node) {
 	}
 }
 
-// tsv is one line per row, below the names of the columns. Tabs and line ends in
+// tsv is one line per row, below the names of the columns. Delimiters and line ends in
 // values become blanks; what is more than one value is written as JSON.
 func (t Table) tsv() ([]byte, error) {
 	var out bytes.Buffer
-	clean := strings.NewReplacer("\t", " ", "\n", " ", "\r", " ")
+	delimiter := cmp.Or(t.Delimiter, "\t")
+	clean := strings.NewReplacer(delimiter, " ", "\t", " ", "\n", " ", "\r", " ")
 	keys := make([]string, len(t.Columns))
 	for i, c := range t.Columns {
 		keys[i] = c.key()
@@ -290,7 +294,7 @@ func (t Table) tsv() ([]byte, error) {
 	for i := range keys {
 		keys[i] = printable.Line(clean.Replace(keys[i]))
 	}
-	out.WriteString(strings.Join(keys, "\t") + "\n")
+	out.WriteString(strings.Join(keys, delimiter) + "\n")
 	for _, row := range t.Rows {
 		cells := make([]string, len(row))
 		for i, c := range row {
@@ -304,7 +308,7 @@ func (t Table) tsv() ([]byte, error) {
 			}
 			cells[i] = printable.Line(clean.Replace(text))
 		}
-		out.WriteString(strings.Join(cells, "\t") + "\n")
+		out.WriteString(strings.Join(cells, delimiter) + "\n")
 	}
 	return out.Bytes(), nil
 }

@@ -94,3 +94,19 @@ func TestParseFormat(t *testing.T) {
 		t.Errorf("xml: %v", err)
 	}
 }
+
+func TestDelimiter(t *testing.T) {
+	table := Table{Columns: []Column{{Name: "a;b"}, {Name: "c"}}, Rows: [][]Cell{{{Text: "1;2\t3"}, {Text: "x\ny"}}}}
+	for delimiter, want := range map[string]string{"": "a;b\tc\n1;2 3\tx y\n", ";": "a b;c\n1 2 3;x y\n", " | ": "a;b | c\n1;2 3 | x y\n"} {
+		var out strings.Builder
+		table.Delimiter = delimiter
+		if err := table.Write(&out, TSV, false); err != nil || out.String() != want {
+			t.Errorf("%q: %q, %v", delimiter, out.String(), err)
+		}
+	}
+	for delimiter, c := range map[string]*Console{";": {Format: Pretty}, "\n": {Format: TSV}} {
+		if err := Query(t.Context(), c, nil, QueryOptions{Delimiter: delimiter}); ExitCode(err) != ExitUsage {
+			t.Errorf("%q: %v", delimiter, err)
+		}
+	}
+}

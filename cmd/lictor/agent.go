@@ -14,6 +14,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/postgres"
+	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/agent/systemd"
 )
 
@@ -117,11 +118,17 @@ func guardCommand() *cobra.Command {
 }
 
 func validateCommand() *cobra.Command {
-	var set []string
+	var (
+		set   []string
+		print bool
+	)
 	cmd := &cobra.Command{
 		Use:   "validate [FILE]",
 		Short: "Check an agent's configuration without starting anything",
-		Args:  cobra.MaximumNArgs(1),
+		Long: "Tells everything that is wrong with a configuration at once, and warns of what has no effect. With --print it\n" +
+			"shows the one that an agent would have: file, environment and --set together, with the defaults that are filled in,\n" +
+			"and without its secrets.",
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			source, err := configSource(args, set)
 			if err != nil {
@@ -144,17 +151,22 @@ func validateCommand() *cobra.Command {
 			if unasked != nil {
 				say(cmd.ErrOrStderr(), "note: the values of PostgreSQL's parameters were not checked: %v", unasked)
 			}
+			if print {
+				_, err := fmt.Fprint(cmd.OutOrStdout(), printable.Lines(settings.Dump(cfg)))
+				return err
+			}
 			fmt.Fprintln(cmd.OutOrStdout(), "valid")
 			return nil
 		},
 	}
 	setFlag(cmd, &set)
+	cmd.Flags().BoolVar(&print, "print", false, "show it")
 	return cmd
 }
 
 func sampleConfigCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "sample-config",
+		Use: "sample-config", Aliases: []string{"generate-sample-config"}, // Patroni's name
 		Short: "Print a commented example of an agent's configuration",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

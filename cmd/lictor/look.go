@@ -156,6 +156,7 @@ func queryCommand() *cobra.Command {
 	cmd.Flags().StringVar(&file, "file", "", "a file with the statement; - is the standard input")
 	cmd.Flags().StringVarP(&q.User, "username", "U", "", "PostgreSQL's user")
 	cmd.Flags().BoolVar(&password, "password", false, "ask for the password")
+	cmd.Flags().StringVar(&q.Delimiter, "delimiter", "", "between the columns of --output tsv (default: a tab)")
 	cmd.Flags().StringVarP(&q.Database, "dbname", "d", "", "the database (default: postgresql.database of the file, else postgres)")
 	return o.watched(o.formatted(o.ofShard(cmd)))
 }
