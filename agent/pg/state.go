@@ -6,6 +6,7 @@
 //	walroom.go  of the room that its WAL has
 //	copying.go  how far a replica's data directory is
 //	orders.go   what is to be done
+//	timeline.go positions in the WAL, and the history of timelines
 //	restore.go  to what moment a shard is put back
 package pg
 

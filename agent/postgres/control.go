@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // Control is what pg_control says of a cluster.
@@ -91,11 +93,11 @@ func parseControl(out string) (Control, error) {
 		case "Latest checkpoint's TimeLineID":
 			c.Timeline, _ = strconv.Atoi(value)
 		case "Latest checkpoint location":
-			c.CheckpointLSN, _ = ParseLSN(value)
+			c.CheckpointLSN, _ = pg.ParseLSN(value)
 		case "Database block size":
 			c.BlockSize, _ = strconv.ParseInt(value, 10, 32)
 		case "Minimum recovery ending location":
-			c.MinRecovery, _ = ParseLSN(value)
+			c.MinRecovery, _ = pg.ParseLSN(value)
 		case "Min recovery ending loc's timeline":
 			c.MinRecoveryTimeline, _ = strconv.Atoi(value)
 		}
@@ -114,22 +116,6 @@ func parseControl(out string) (Control, error) {
 		return Control{}, fmt.Errorf("pg_controldata gives no system identifier or timeline: %s", tail(out, 300))
 	}
 	return c, nil
-}
-
-// ParseLSN reads PostgreSQL's text form of a position in the WAL.
-func ParseLSN(text string) (int64, error) {
-	high, low, found := strings.Cut(text, "/")
-	h, errH := strconv.ParseUint(high, 16, 32)
-	l, errL := strconv.ParseUint(low, 16, 32)
-	if !found || errH != nil || errL != nil {
-		return 0, fmt.Errorf("%q is not a position in the WAL", text)
-	}
-	return int64(h<<32 | l), nil
-}
-
-// FormatLSN writes a position in the WAL as PostgreSQL does.
-func FormatLSN(lsn int64) string {
-	return fmt.Sprintf("%X/%X", uint64(lsn)>>32, uint32(lsn))
 }
 
 // dataMajor is the major version that made the data directory.

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // ErrSameTimeline: both have written on a timeline of the same number. pg_rewind
@@ -47,7 +48,7 @@ func (p *upstreams) diverged(ctx context.Context, u Upstream, control Control) (
 			return false, fmt.Errorf("asking %s for the history of timeline %d: %w", u.Name, upstream, err)
 		}
 		text = string(row[1])
-		if history, err = parseHistory(text); err != nil {
+		if history, err = pg.ParseHistory(text); err != nil {
 			return false, err
 		}
 	}
@@ -101,7 +102,7 @@ func (p *upstreams) sameTimeline(ctx context.Context, conn *pgconn.PgConn, u Ups
 		return fmt.Errorf("asking %s whether it is a primary: %w", u.Name, err)
 	}
 	if primary {
-		return fmt.Errorf("%w: it is at %s, the primary %s at %s; reinitialize this member", ErrSameTimeline, FormatLSN(at), u.Name, FormatLSN(position))
+		return fmt.Errorf("%w: it is at %s, the primary %s at %s; reinitialize this member", ErrSameTimeline, pg.FormatLSN(at), u.Name, pg.FormatLSN(position))
 	}
 	return nil
 }
@@ -163,7 +164,7 @@ func (p *walDir) walDiverged(ctx context.Context, history cluster.History, timel
 // what a crashed primary wrote there, or what a standby received and has not
 // replayed yet, but would before it ever asks an upstream.
 func (p *walDir) walGoesOn(ctx context.Context, timeline int, fork int64) (bool, error) {
-	_, err := p.run(ctx, "pg_waldump", "--path="+p.inData("pg_wal"), "--timeline="+strconv.Itoa(timeline), "--start="+FormatLSN(fork), "--limit=1")
+	_, err := p.run(ctx, "pg_waldump", "--path="+p.inData("pg_wal"), "--timeline="+strconv.Itoa(timeline), "--start="+pg.FormatLSN(fork), "--limit=1")
 	if err == nil {
 		return true, nil
 	}

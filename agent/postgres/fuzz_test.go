@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // FuzzControl: whatever a program of PostgreSQL prints, reading it ends, and what is read
@@ -24,15 +26,15 @@ func FuzzControl(f *testing.F) {
 			}
 			_ = c.made()
 		}
-		if lsn, err := ParseLSN(out); err == nil {
-			if again, err := ParseLSN(FormatLSN(lsn)); err != nil || again != lsn {
-				t.Errorf("%q is %d, written %s, which is %d %v", out, lsn, FormatLSN(lsn), again, err)
+		if lsn, err := pg.ParseLSN(out); err == nil {
+			if again, err := pg.ParseLSN(pg.FormatLSN(lsn)); err != nil || again != lsn {
+				t.Errorf("%q is %d, written %s, which is %d %v", out, lsn, pg.FormatLSN(lsn), again, err)
 			}
 		}
 		if major, err := parseMajor(out); err == nil && major < 12 {
 			t.Errorf("%q: major version %d", out, major)
 		}
-		history, err := parseHistory(out)
+		history, err := pg.ParseHistory(out)
 		for _, h := range history {
 			if err == nil && strings.ContainsAny(h.Reason, "\n") {
 				t.Errorf("%q: a reason of several lines: %q", out, h.Reason)

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // removePartialSegment removes segments that hide WAL of an older timeline and hold nothing that
@@ -68,7 +70,7 @@ func (p *walDir) uncoverTimeline(ctx context.Context, timeline int) error {
 	if err := p.disk.Remove(segment); err != nil {
 		return fmt.Errorf("a segment that was received in part: %w", err)
 	}
-	p.log.Info().Str("segment", filepath.Base(segment)).Str("fork", FormatLSN(fork)).
+	p.log.Info().Str("segment", filepath.Base(segment)).Str("fork", pg.FormatLSN(fork)).
 		Msg("removed incomplete segment of new timeline that shadowed older WAL")
 	return nil
 }

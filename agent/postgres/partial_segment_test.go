@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // A standby is stopped while it receives the first segment of a new timeline again
@@ -35,7 +37,7 @@ func TestStartWithAPartOfANewTimeline(t *testing.T) {
 	const page = 8192
 	upTo := fork % int64(len(content)) / page / 2 * page
 	if upTo == 0 {
-		t.Fatalf("the fork %s is too near to the beginning of its segment", FormatLSN(fork))
+		t.Fatalf("the fork %s is too near to the beginning of its segment", pg.FormatLSN(fork))
 	}
 	clear(content[upTo:])
 	part := b.inData(filepath.Join("pg_wal", filepath.Base(whole)))

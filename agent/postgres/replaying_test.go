@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // What a standby received in an earlier life it replays while it answers already: until
@@ -39,12 +41,12 @@ func TestPositionOfAStandbyThatReplays(t *testing.T) {
 			seen++
 		}
 		if s.Accepting && !s.Replaying {
-			t.Fatalf("it says that it has all it has at %s, and had acknowledged %s", FormatLSN(s.LSN()), FormatLSN(has))
+			t.Fatalf("it says that it has all it has at %s, and had acknowledged %s", pg.FormatLSN(s.LSN()), pg.FormatLSN(has))
 		}
 		return seen > 5
 	})
 	if before.LSN() >= has {
-		t.Fatalf("it is at %s at once: this tests nothing", FormatLSN(before.LSN()))
+		t.Fatalf("it is at %s at once: this tests nothing", pg.FormatLSN(before.LSN()))
 	}
 
 	delete(local.RecoveryConf, "recovery_min_apply_delay")
@@ -52,7 +54,7 @@ func TestPositionOfAStandbyThatReplays(t *testing.T) {
 	rewrite(ctx, t, b)
 	allThere := func(s State) bool {
 		if s.Accepting && !s.Replaying && s.LSN() < has {
-			t.Fatalf("it says that it has all it has at %s, and had acknowledged %s", FormatLSN(s.LSN()), FormatLSN(has))
+			t.Fatalf("it says that it has all it has at %s, and had acknowledged %s", pg.FormatLSN(s.LSN()), pg.FormatLSN(has))
 		}
 		return s.Accepting && !s.Replaying
 	}
@@ -104,6 +106,6 @@ func TestTimelineOfAStandbyThatWasStartedAnew(t *testing.T) {
 	must(t, b.Start(ctx, StartAs{Role: Replica}))
 	s := observe(ctx, t, b, "has replayed", func(s State) bool { return s.Accepting && !s.Replaying })
 	if s.Timeline != 2 || s.LSN() < has.LSN() {
-		t.Errorf("it is on timeline %d at %s, and was on %d at %s", s.Timeline, FormatLSN(s.LSN()), has.Timeline, FormatLSN(has.LSN()))
+		t.Errorf("it is on timeline %d at %s, and was on %d at %s", s.Timeline, pg.FormatLSN(s.LSN()), has.Timeline, pg.FormatLSN(has.LSN()))
 	}
 }

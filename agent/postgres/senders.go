@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // This file is about WAL senders during a stop.
@@ -69,7 +71,7 @@ func sentBy(title string) int64 {
 	if at < 0 {
 		return 0
 	}
-	lsn, err := ParseLSN(title[at+len(streaming):])
+	lsn, err := pg.ParseLSN(title[at+len(streaming):])
 	if err != nil {
 		return 0
 	}

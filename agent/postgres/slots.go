@@ -172,8 +172,8 @@ func (s *slotWork) advance(ctx context.Context, want pg.WantedSlot, found slotNo
 	if found.RestartLSN == 0 || to <= found.RestartLSN {
 		return nil
 	}
-	if _, err := s.conn.Exec(ctx, "SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)", want.Name, FormatLSN(to)); err != nil {
-		return fmt.Errorf("advancing the replication slot %s to %s: %w", want.Name, FormatLSN(to), err)
+	if _, err := s.conn.Exec(ctx, "SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)", want.Name, pg.FormatLSN(to)); err != nil {
+		return fmt.Errorf("advancing the replication slot %s to %s: %w", want.Name, pg.FormatLSN(to), err)
 	}
 	return nil
 }

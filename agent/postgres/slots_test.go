@@ -132,12 +132,12 @@ func TestSpareSlots(t *testing.T) {
 	must(t, syncSlots(ctx, b, wanted(s.ReplayedLSN)...))
 	now := slotsNow(ctx, t, b)
 	if now["c"].RestartLSN != s.ReplayedLSN || now["a"].RestartLSN != made["a"].RestartLSN || now["archive"].RestartLSN != made["archive"].RestartLSN {
-		t.Errorf("after its reader has come to %s: %+v", FormatLSN(s.ReplayedLSN), now)
+		t.Errorf("after its reader has come to %s: %+v", pg.FormatLSN(s.ReplayedLSN), now)
 	}
 	must(t, syncSlots(ctx, b, wanted(s.ReplayedLSN+1<<30)...)) // the reader is ahead of this replica
 	must(t, syncSlots(ctx, b, wanted(made["c"].RestartLSN)...))
 	if now := slotsNow(ctx, t, b)["c"].RestartLSN; now < s.ReplayedLSN {
-		t.Errorf("moved back to %s", FormatLSN(now))
+		t.Errorf("moved back to %s", pg.FormatLSN(now))
 	}
 	must(t, a.Checkpoint(ctx))
 	caughtUp(ctx, t, a, b)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // walDir is pg_wal, with its segments and the histories of its timelines.
@@ -97,37 +98,7 @@ func (p *walDir) TimelineHistory(timeline int) (cluster.History, error) {
 	if err != nil {
 		return nil, fmt.Errorf("history of timeline %d: %w", timeline, err)
 	}
-	return parseHistory(string(content))
-}
-
-// parseHistory reads lines of timeline, position and reason, apart by tabs
-// (PostgreSQL's src/backend/access/transam/timeline.c).
-func parseHistory(content string) (cluster.History, error) {
-	var history cluster.History
-	for line := range strings.Lines(content) {
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		fields := strings.SplitN(line, "\t", 3)
-		if len(fields) < 2 {
-			return nil, fmt.Errorf("timeline history: line %q has less than two fields", line)
-		}
-		tli, err := strconv.Atoi(fields[0])
-		if err != nil {
-			return nil, fmt.Errorf("timeline history: line %q: %w", line, err)
-		}
-		lsn, err := ParseLSN(fields[1])
-		if err != nil {
-			return nil, fmt.Errorf("timeline history: line %q: %w", line, err)
-		}
-		h := cluster.TimelineSwitch{Timeline: tli, LSN: lsn}
-		if len(fields) == 3 {
-			h.Reason = fields[2]
-		}
-		history = append(history, h)
-	}
-	return history, nil
+	return pg.ParseHistory(string(content))
 }
 
 // timelineAt is the timeline that a replica is on which has WAL up to lsn. The control

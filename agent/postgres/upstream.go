@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // upstreams is what is asked of the PostgreSQL of other members.
@@ -163,7 +164,7 @@ func identifySystem(ctx context.Context, conn *pgconn.PgConn) (id string, timeli
 	if timeline, err = strconv.Atoi(string(row[1])); err != nil {
 		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: timeline %q", row[1])
 	}
-	if position, err = ParseLSN(string(row[2])); err != nil {
+	if position, err = pg.ParseLSN(string(row[2])); err != nil {
 		return "", 0, 0, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
 	}
 	return string(row[0]), timeline, position, nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 func unwired(major int, local config.Postgres, dynamic cluster.DynamicPostgres) *Instance {
@@ -182,18 +183,18 @@ func TestDivergedFrom(t *testing.T) {
 }
 
 func TestParseHistory(t *testing.T) {
-	got, err := parseHistory("1\t0/4000000\tno recovery target specified\n\n# x\n2\tA/B\tbefore 2000-01-01 00:00:00+00\n")
+	got, err := pg.ParseHistory("1\t0/4000000\tno recovery target specified\n\n# x\n2\tA/B\tbefore 2000-01-01 00:00:00+00\n")
 	want := cluster.History{{Timeline: 1, LSN: 0x4000000, Reason: "no recovery target specified"}, {Timeline: 2, LSN: 0xA0000000B, Reason: "before 2000-01-01 00:00:00+00"}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v %v", got, err)
 	}
 	for _, bad := range []string{"x\t0/1\ty", "1", "1\tzz\ty"} {
-		if _, err := parseHistory(bad); err == nil {
+		if _, err := pg.ParseHistory(bad); err == nil {
 			t.Errorf("%q is taken", bad)
 		}
 	}
-	if FormatLSN(0xA0000000B) != "A/B" {
-		t.Error(FormatLSN(0xA0000000B))
+	if pg.FormatLSN(0xA0000000B) != "A/B" {
+		t.Error(pg.FormatLSN(0xA0000000B))
 	}
 }
 
