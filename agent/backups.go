@@ -12,9 +12,6 @@ import (
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
-// backupLimit bounds one question to pgBackRest. Its own limits are half an hour.
-const backupLimit = time.Minute
-
 // backupWatch has the leader ask pgBackRest what backups the shard has. It asks the
 // repository itself, as that alone knows of backups that somebody else took, of those that
 // were removed, and of a disk that was lost; and the leader alone asks, so that a fleet does
@@ -73,7 +70,7 @@ func errorText(err error) string {
 
 // ask asks pgBackRest once. What was known before stays known when it does not answer.
 func (w *backupWatch) ask(ctx context.Context) {
-	out, err := w.pg.Output(ctx, backupLimit, "lictor.backup.command", w.cfg.Command, backup.InfoOptions(w.cfg.Stanza)...)
+	out, err := w.pg.Output(ctx, backup.QuestionLimit, "lictor.backup.command", w.cfg.Command, backup.InfoOptions(w.cfg.Stanza)...)
 	if ctx.Err() != nil {
 		return
 	}

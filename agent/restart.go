@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/backup"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/pg"
@@ -93,12 +94,43 @@ func (n *node) Reinitialize(ctx context.Context, r api.ReinitRequest) error {
 	})
 }
 
-// Restore puts the shard back to an earlier moment (api.Node).
+// Restore puts the shard back to an earlier moment (api.Node). What lictor restore refuses is
+// refused here, too: somebody else may ask, or much later than it has looked.
 func (n *node) Restore(ctx context.Context, r api.RestoreRequest) error {
 	if n.backups.Stanza == "" {
 		return fmt.Errorf("%w: lictor.backup.stanza is not set", api.ErrRefused)
 	}
-	return n.hear(ctx, func(done func(error)) { n.m.RestoreTo(pg.Restore{Target: r.Target, Label: r.Label}, done) })
+	if err := n.hear(ctx, func(done func(error)) { done(n.m.MayRestore()) }); err != nil {
+		return err
+	}
+	plan, err := n.planRestore(ctx, r)
+	if err != nil {
+		return fmt.Errorf("%w: %w", api.ErrRefused, err)
+	}
+	return n.hear(ctx, func(done func(error)) {
+		n.m.RestoreTo(pg.Restore{Target: r.Target, Label: r.Label, Timeline: plan.Line.Timeline}, done)
+	})
+}
+
+// planRestore looks whether a restore is possible, and touches nothing.
+func (n *node) planRestore(ctx context.Context, r api.RestoreRequest) (backup.Plan, error) {
+	dir, err := n.pg.RestoreDir()
+	if err != nil {
+		return backup.Plan{}, err
+	}
+	cfg, state := n.backups.InForce(), n.State().Postgres
+	repository := backup.Repository{Stanza: cfg.Stanza, Output: func(ctx context.Context, args ...string) ([]byte, error) {
+		return n.pg.Output(ctx, backup.QuestionLimit, "lictor.backup.command", cfg.Command, args...)
+	}}
+	plan, err := repository.Plan(ctx, backup.Wanted{Target: r.Target, Label: r.Label, System: state.SystemIdentifier, Timeline: state.Timeline, Dir: dir})
+	if err != nil {
+		return plan, err
+	}
+	if r.Timeline != 0 && r.Timeline != plan.Line.Timeline {
+		return plan, fmt.Errorf("timeline: the shard was on %d at %s, not on %d", plan.Line.Timeline, backup.TargetText(r.Target), r.Timeline)
+	}
+	_, err = repository.Reaches(ctx, plan)
+	return plan, err
 }
 
 // CancelRestore has a restore that is under way undone (api.Node).

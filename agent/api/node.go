@@ -75,6 +75,8 @@ var (
 type RestoreRequest struct {
 	Target time.Time
 	Label  string
+	// Timeline is the one on which the moment is; zero: the one that the shard was on then.
+	Timeline int
 }
 
 // ReinitRequest says how a replica is to be made anew.

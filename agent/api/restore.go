@@ -28,10 +28,14 @@ func (s *Server) restore(ctx context.Context, request map[string]any) answer {
 	if !backupLabel.MatchString(label) {
 		return text(http.StatusBadRequest, "label: must be that of a backup, 20261129-000000F")
 	}
+	timeline, ok := request["timeline"].(int)
+	if request["timeline"] != nil && (!ok || timeline < 1) {
+		return text(http.StatusBadRequest, "timeline: must be the number of a timeline")
+	}
 	if state := s.node.State(); state.Cluster.LeaderName() != state.Name {
 		return text(http.StatusPreconditionFailed, state.Name+" does not lead: "+orNobody(state.Cluster)+" does")
 	}
-	err := s.node.Restore(ctx, RestoreRequest{Target: at, Label: label})
+	err := s.node.Restore(ctx, RestoreRequest{Target: at, Label: label, Timeline: timeline})
 	switch {
 	case err == nil:
 		return text(http.StatusOK, "restored")

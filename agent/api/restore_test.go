@@ -9,18 +9,18 @@ import (
 )
 
 func TestRestore(t *testing.T) {
-	want := RestoreRequest{Target: time.Date(2026, 1, 2, 9, 0, 0, 0, time.UTC), Label: "20260101-000000F_20260102-000000I"}
+	want := RestoreRequest{Target: time.Date(2026, 1, 2, 9, 0, 0, 0, time.UTC), Label: "20260101-000000F_20260102-000000I", Timeline: 2}
 	restoring := func(err error) func(*fakeNode) {
 		return func(n *fakeNode) {
 			n.restore = func(_ context.Context, r RestoreRequest) error {
-				if !r.Target.Equal(want.Target) || r.Label != want.Label {
+				if !r.Target.Equal(want.Target) || r.Label != want.Label || r.Timeline != want.Timeline {
 					return fmt.Errorf("asked for %+v", r)
 				}
 				return err
 			}
 		}
 	}
-	const asked = `{"target":"2026-01-02T10:00:00+01:00","label":"20260101-000000F_20260102-000000I"}`
+	const asked = `{"target":"2026-01-02T10:00:00+01:00","label":"20260101-000000F_20260102-000000I","timeline":2}`
 	const noTarget, noLabel = "target: must be a time with its zone, 2026-11-29T10:00:00+00:00", "label: must be that of a backup, 20261129-000000F"
 	for _, e := range []exchange{
 		{name: "done", node: restoring(nil), body: asked, status: 200, want: "restored"},
@@ -37,6 +37,8 @@ func TestRestore(t *testing.T) {
 		{name: "by a zone's name", body: `{"target":"2026-01-02T10:00:00 CST","label":"20260101-000000F"}`, status: 400, want: noTarget},
 		{name: "a number", body: `{"target":7,"label":"20260101-000000F"}`, status: 400, want: noTarget},
 		{name: "in the future", body: `{"target":"2999-01-02T10:00:00Z","label":"20260101-000000F"}`, status: 400, want: "target: is in the future"},
+		{name: "a timeline that is none", body: `{"target":"2026-01-02T10:00:00Z","label":"20260101-000000F","timeline":1.5}`, status: 400, want: "timeline: must be the number of a timeline"},
+		{name: "a timeline's name", body: `{"target":"2026-01-02T10:00:00Z","label":"20260101-000000F","timeline":"latest"}`, status: 400, want: "timeline: must be the number of a timeline"},
 		{name: "no label", body: `{"target":"2026-01-02T10:00:00Z"}`, status: 400, want: noLabel},
 		{name: "another option for a label", body: `{"target":"2026-01-02T10:00:00Z","label":"20260101-000000F --delta"}`, status: 400, want: noLabel},
 	} {

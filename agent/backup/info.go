@@ -4,6 +4,8 @@
 //	info.go    what is in the repository (pgbackrest info)
 //	repository.go  how it is asked
 //	target.go  the moment that a shard is restored to, and from which backup
+//	line.go    the timelines that a recovery to it follows
+//	plan.go    whether such a recovery is possible
 //	choose.go  which member to back up from
 //	run.go     how pgBackRest is run for that
 //	verify.go  a backup is restored to a directory of its own, started and checked
@@ -19,6 +21,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/pg"
 	"github.com/lictor-ha/lictor/agent/printable"
 )
 
@@ -43,6 +46,10 @@ type Backup struct {
 	Stop        time.Time
 	// Size is how much is restored of it, in bytes.
 	Size int64
+	// Timeline is the one on which it was taken, and End where in the WAL it ended; zero:
+	// pgBackRest does not say.
+	Timeline int
+	End      int64
 	// Verified is when it was restored and checked; zero: never.
 	Verified time.Time
 }
@@ -62,10 +69,10 @@ type Info struct {
 	Trouble string
 }
 
-// Archive is where a repository keeps a cluster's WAL, and the last segment there.
+// Archive is where a repository keeps a cluster's WAL.
 type Archive struct {
-	Repo     int
-	ID, Last string
+	Repo int
+	ID   string
 }
 
 // What pgBackRest's status codes mean that are no trouble: 2 is a stanza without a backup.
@@ -111,7 +118,13 @@ func Parse(out []byte, stanza, system string) (Info, error) {
 			Error     *bool                `json:"error"`
 			Database  database             `json:"database"`
 			Timestamp struct{ Stop int64 } `json:"timestamp"`
-			Info      struct {
+			Archive   struct {
+				Stop string `json:"stop"`
+			} `json:"archive"`
+			LSN struct {
+				Stop string `json:"stop"`
+			} `json:"lsn"`
+			Info struct {
 				Size       int64 `json:"size"`
 				Repository struct {
 					Delta int64 `json:"delta"`
@@ -142,7 +155,7 @@ func Parse(out []byte, stanza, system string) (Info, error) {
 		}
 		for _, a := range s.Archive {
 			if a.Max != "" && (system == "" || systems[a.Database] == system) {
-				info.Archives = append(info.Archives, Archive{Repo: a.Database.RepoKey, ID: a.ID, Last: a.Max})
+				info.Archives = append(info.Archives, Archive{Repo: a.Database.RepoKey, ID: a.ID})
 			}
 		}
 		for _, b := range s.Backup {
@@ -153,13 +166,31 @@ func Parse(out []byte, stanza, system string) (Info, error) {
 				info.Bad = append(info.Bad, b.Label)
 			default:
 				verified, _ := time.Parse(time.RFC3339, b.Annotation[VerifiedAnnotation]) // whatever else is there says nothing
-				info.Backups = append(info.Backups, Backup{Label: b.Label, Type: b.Type, Stop: time.Unix(b.Timestamp.Stop, 0), Size: b.Info.Size, Verified: verified})
+				timeline, end := placeOf(b.Archive.Stop, b.LSN.Stop)
+				info.Backups = append(info.Backups, Backup{
+					Label: b.Label, Type: b.Type, Stop: time.Unix(b.Timestamp.Stop, 0), Size: b.Info.Size, Timeline: timeline, End: end, Verified: verified,
+				})
 			}
 		}
 		slices.SortFunc(info.Backups, func(a, b Backup) int { return a.Stop.Compare(b.Stop) })
 		return info, nil
 	}
 	return Info{}, fmt.Errorf("pgBackRest says nothing of stanza %q", stanza)
+}
+
+// placeOf is where a backup ended, by the last segment and the position that it needs; zeroes:
+// that is not told.
+func placeOf(segment, lsn string) (timeline int, end int64) {
+	const digits = 8
+	if len(segment) < digits {
+		return 0, 0
+	}
+	n, err := strconv.ParseInt(segment[:digits], 16, 32)
+	if err != nil {
+		return 0, 0
+	}
+	end, _ = pg.ParseLSN(lsn) // without it the timeline has to do
+	return int(n), end
 }
 
 // ErrNoBackup: there is no good backup of this cluster.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,7 +21,12 @@ type Repository struct {
 	Stanza  string
 	// As is the user that it runs as; nil: this process's own.
 	As *syscall.Credential
+	// Output, where it is set, runs the program instead, with arguments.
+	Output func(ctx context.Context, args ...string) ([]byte, error)
 }
+
+// QuestionLimit bounds one question to pgBackRest. Its own limits are half an hour.
+const QuestionLimit = time.Minute
 
 // InfoOptions have pgBackRest print what it knows of a stanza, and errors elsewhere.
 func InfoOptions(stanza string) []string { return quietly(stanza, "info") }
@@ -32,6 +38,11 @@ func quietly(stanza string, command ...string) []string {
 }
 
 func (r Repository) run(ctx context.Context, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, QuestionLimit)
+	defer cancel()
+	if r.Output != nil {
+		return r.Output(ctx, args...)
+	}
 	return command(ctx, r.As, r.Command[0], append(slices.Clone(r.Command[1:]), args...)...)
 }
 
@@ -44,49 +55,73 @@ func (r Repository) Info(ctx context.Context, system string) (Info, error) {
 	return Parse(out, r.Stanza, system)
 }
 
-// segmentsOf is how many digits of a segment's name its directory in the archive has.
-const segmentsOf = 16
+// files are what one directory of a repository has, by their names.
+type files map[string]file
 
-// Archived is when the last WAL came into the archive: what was committed before is there.
-// pgBackRest tells the segment, and of a file its time; of several repositories the one that
-// has most counts, as a recovery looks into all of them.
-func (r Repository) Archived(ctx context.Context, info Info) (last time.Time, err error) {
-	for _, a := range info.Archives {
-		if len(a.Last) <= segmentsOf {
-			return last, fmt.Errorf("pgBackRest names %s as the last WAL of the archive, which is no segment's name", printable.Quote(a.Last))
-		}
-		dir := strings.Join([]string{"archive", r.Stanza, a.ID, a.Last[:segmentsOf]}, "/")
-		out, err := r.run(ctx, append([]string{"--repo=" + strconv.Itoa(a.Repo)}, quietly(r.Stanza, "repo-ls", dir)...)...)
+type file struct {
+	// Time is when it was written, in seconds.
+	Time int64 `json:"time"`
+}
+
+// list lists a directory of a cluster's WAL in the archive.
+func (r Repository) list(ctx context.Context, a Archive, dir ...string) (files, error) {
+	path := strings.Join(append([]string{"archive", r.Stanza, a.ID}, dir...), "/")
+	out, err := r.run(ctx, append([]string{"--repo=" + strconv.Itoa(a.Repo)}, quietly(r.Stanza, "repo-ls", path)...)...)
+	if err != nil {
+		return nil, err
+	}
+	var found files
+	if err := json.Unmarshal(out, &found); err != nil {
+		return nil, fmt.Errorf("pgBackRest's repo-ls is not JSON of the expected shape: %w", printable.Error(err))
+	}
+	return found, nil
+}
+
+// get is a file of a cluster's archive.
+func (r Repository) get(ctx context.Context, a Archive, name string) ([]byte, error) {
+	path := strings.Join([]string{"archive", r.Stanza, a.ID, name}, "/")
+	// It knows no format of its output.
+	options := slices.DeleteFunc(quietly(r.Stanza, "repo-get", path), func(o string) bool { return strings.HasPrefix(o, "--output=") })
+	return r.run(ctx, append([]string{"--repo=" + strconv.Itoa(a.Repo)}, options...)...)
+}
+
+// segmentFile is the name of a segment's file, which goes on with a checksum.
+var segmentFile = regexp.MustCompile(`^[0-9A-F]{24}-`)
+
+// Archived is when the last WAL of a line came into the archive: what was committed before is
+// there. Of several repositories the one that has most counts, as a recovery looks into all of
+// them.
+func (r Repository) Archived(ctx context.Context, line Line) (last time.Time, err error) {
+	for _, a := range line.archives {
+		top, err := r.list(ctx, a)
 		if err != nil {
 			return last, err
 		}
-		at, err := timeOf(out, a.Last)
+		dir := line.lastDirectory(top)
+		if dir == "" {
+			continue
+		}
+		segments, err := r.list(ctx, a, dir)
 		if err != nil {
 			return last, err
 		}
-		if at.After(last) {
+		if at := segments.newest(); at.After(last) {
 			last = at
 		}
 	}
 	if last.IsZero() {
-		return last, fmt.Errorf("the archive of stanza %s has no WAL of this cluster", r.Stanza)
+		return last, fmt.Errorf("the archive of stanza %s has no WAL of timeline %d", r.Stanza, line.Timeline)
 	}
 	return last, nil
 }
 
-// timeOf reads what `pgbackrest --output=json repo-ls` prints: the time of a segment's file,
-// whose name goes on with a checksum.
-func timeOf(out []byte, segment string) (time.Time, error) {
-	var files map[string]struct {
-		Time int64 `json:"time"`
-	}
-	if err := json.Unmarshal(out, &files); err != nil {
-		return time.Time{}, fmt.Errorf("pgBackRest's repo-ls is not JSON of the expected shape: %w", printable.Error(err))
-	}
-	for name, file := range files {
-		if strings.HasPrefix(name, segment) && file.Time > 0 {
-			return time.Unix(file.Time, 0), nil
+// newest is when the last segment came there; zero: there is none.
+func (f files) newest() (at time.Time) {
+	last := ""
+	for name, file := range f {
+		if segmentFile.MatchString(name) && name > last && file.Time > 0 {
+			last, at = name, time.Unix(file.Time, 0)
 		}
 	}
-	return time.Time{}, fmt.Errorf("the archive has no file of the segment %s that pgBackRest names as its last", segment)
+	return at
 }

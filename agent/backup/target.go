@@ -68,24 +68,37 @@ func (i Info) labelled(label string) (Backup, error) {
 	return Backup{}, fmt.Errorf("there is no good backup %s of this cluster; there are %s", label, strings.Join(labels, ", "))
 }
 
-// Before is the backup that a recovery to target begins with: the newest that had ended
-// before it, or the one with a label.
-func (i Info) Before(target time.Time, label string) (Backup, error) {
+// Before is the backup that a recovery to target begins with, which follows a line: the newest of
+// it that had ended before the target, or the one with a label.
+func (i Info) Before(target time.Time, label string, line Line) (Backup, error) {
 	if label != "" {
 		b, err := i.labelled(label)
-		if err == nil && target.Before(b.consistent()) {
-			err = fmt.Errorf("the backup %s ended at %s, and a recovery from it ends later: name an earlier one", b.Label, b.Stop.UTC().Format(time.RFC3339))
+		switch {
+		case err != nil:
+			return b, err
+		case target.Before(b.consistent()):
+			return b, fmt.Errorf("the backup %s ended at %s, and a recovery from it ends later: name an earlier one", b.Label, b.Stop.UTC().Format(time.RFC3339))
+		case !line.has(b):
+			return b, fmt.Errorf("the backup %s is of timeline %d, from which timeline %d does not come: name another one", b.Label, b.Timeline, line.Timeline)
 		}
-		return b, err
+		return b, nil
 	}
+	var first *Backup
 	for n := len(i.Backups) - 1; n >= 0; n-- {
-		if b := i.Backups[n]; !target.Before(b.consistent()) {
+		b := i.Backups[n]
+		if !line.has(b) {
+			continue
+		}
+		if !target.Before(b.consistent()) {
 			return b, nil
 		}
+		first = &b
 	}
-	if len(i.Backups) == 0 {
+	switch {
+	case len(i.Backups) == 0:
 		return Backup{}, ErrNoBackup
+	case first == nil:
+		return Backup{}, fmt.Errorf("there is no good backup from which timeline %d can be recovered", line.Timeline)
 	}
-	first := i.Backups[0]
 	return Backup{}, fmt.Errorf("it is earlier than the end of the first good backup, %s, at %s", first.Label, first.Stop.UTC().Format(time.RFC3339))
 }

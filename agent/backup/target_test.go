@@ -62,29 +62,10 @@ func TestBackupBeforeATarget(t *testing.T) {
 		"there is none, one is named":      {target: at(300), label: "first", why: ErrNoBackup.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b, err := test.info.Before(test.target, test.label)
+			b, err := test.info.Before(test.target, test.label, Line{})
 			if test.why == "" && (err != nil || b.Label != test.want) || test.why != "" && (err == nil || !strings.Contains(err.Error(), test.why)) {
 				t.Errorf("%q, %v", b.Label, err)
 			}
 		})
-	}
-}
-
-// What pgBackRest 2.45 says of an archive.
-func TestEndOfTheArchive(t *testing.T) {
-	with := strings.Replace(said, `"backup":[`, `"archive":[{"database":{"id":1,"repo-key":1},"id":"15-1","max":"000000010000000000000005","min":"000000010000000000000001"},
-{"database":{"id":2,"repo-key":1},"id":"15-2","max":"000000010000000000000009","min":"000000010000000000000001"},{"database":{"id":1,"repo-key":2},"id":"15-1","max":null,"min":null}],"backup":[`, 1)
-	info, err := Parse([]byte(with), "orders", system)
-	if err != nil || len(info.Archives) != 1 || info.Archives[0] != (Archive{Repo: 1, ID: "15-1", Last: "000000010000000000000005"}) {
-		t.Errorf("%+v, %v", info.Archives, err)
-	}
-	files := `{".":{"type":"path"},"000000010000000000000004-aa.zst":{"type":"file","size":1,"time":1796001500},"000000010000000000000005-bb.zst":{"type":"file","size":1,"time":1796001550}}`
-	if at, err := timeOf([]byte(files), "000000010000000000000005"); err != nil || at.Unix() != 1796001550 {
-		t.Errorf("%s, %v", at, err)
-	}
-	for _, out := range []string{"{}", "no JSON", `{".":{"type":"path"}}`} {
-		if at, err := timeOf([]byte(out), "000000010000000000000005"); err == nil {
-			t.Errorf("%s: %s", out, at)
-		}
 	}
 }

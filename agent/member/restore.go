@@ -40,8 +40,10 @@ func (m *Member) RestoreTo(r pg.Restore, done func(error)) {
 		return
 	}
 	r.Before, _ = m.Discarded()
-	r.Timeline = m.PG.Observed.Timeline
-	r.Discarded = max(r.Timeline, m.Timeline())
+	if r.Timeline == 0 {
+		r.Timeline = m.PG.Observed.Timeline
+	}
+	r.Discarded = max(m.PG.Observed.Timeline, m.Timeline())
 	discard := &ha.Discard{Timeline: r.Discarded, Before: r.Before}
 	m.Log.Warn().Time("target", r.Target).Str("backup", r.Label).Int("timeline", r.Timeline).Msg("restoring the shard to an earlier moment")
 	stop := m.restopped()

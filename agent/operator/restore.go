@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -42,18 +43,21 @@ type RestoreOptions struct {
 // Beside reports whether something is said of a new shard.
 func (o RestoreOptions) Beside() bool { return o.DataDir+o.Port+o.APIPort+o.File != "" }
 
-const (
-	// repositoryLimit bounds one question to pgBackRest. Its own limits are half an hour.
-	repositoryLimit = time.Minute
-	// archiveLimit bounds the wait for the last WAL to come into the archive.
-	archiveLimit = time.Minute
-)
+// archiveLimit bounds the wait for the last WAL to come into the archive.
+const archiveLimit = time.Minute
 
 // restoration is a recovery that was found possible.
 type restoration struct {
-	target   time.Time
-	from     backup.Backup
+	backup.Plan
 	archived time.Time
+}
+
+// tell says what it begins with, and which timeline it follows where that is not the present one.
+func (r restoration) tell(c *Console) {
+	c.Say("  from        the backup %s, %d MB, which ended at %s", r.From.Label, r.From.Size>>20, r.From.Stop.UTC().Format(time.RFC3339))
+	if r.Line.Left > 0 {
+		c.Say("  timeline    %d, which an earlier restore left for timeline %d: %s is discarded on the present one", r.Line.Timeline, r.Line.Left, backup.TargetText(r.Target))
+	}
 }
 
 // RestoreBeside makes the configuration of a new shard which recovers to a moment of another
@@ -101,13 +105,13 @@ func RestoreBeside(ctx context.Context, c *Console, s *Shard, o RestoreOptions) 
 		return err
 	}
 	c.Say("%s is restored as %s, as it was at %s:", s.Scope, o.As, backup.TargetText(target))
-	c.Say("  from         the backup %s, %d MB, which ended at %s", r.from.Label, r.from.Size>>20, r.from.Stop.UTC().Format(time.RFC3339))
-	c.Say("  WAL          archived until %s", r.archived.UTC().Format(time.RFC3339))
-	c.Say("  data         %s, on this host", plan.DataDir)
-	c.Say("  PostgreSQL   port %s, the agent's REST API port %s", plan.PostgresPort, plan.APIPort)
-	c.Say("  file         %s", o.File)
+	r.tell(c)
+	c.Say("  WAL         archived until %s", r.archived.UTC().Format(time.RFC3339))
+	c.Say("  data        %s, on this host", plan.DataDir)
+	c.Say("  PostgreSQL  port %s, the agent's REST API port %s", plan.PostgresPort, plan.APIPort)
+	c.Say("  file        %s", o.File)
 	if token := plan.token(cfg); token != "" {
-		c.Say("  token        %s, which must be there and may write the new shard's keys in Consul", token)
+		c.Say("  token       %s, which must be there and may write the new shard's keys in Consul", token)
 	}
 	if !o.Force {
 		if err := c.Confirm(s.Scope + " is not touched. Write the file?"); err != nil {
@@ -174,7 +178,7 @@ func Restore(ctx context.Context, c *Console, s *Shard, o RestoreOptions) error 
 	leader := plan.leader
 	since := time.Since(target)
 	c.Say("%s is put back to %s:", s.Scope, backup.TargetText(target))
-	c.Say("  from        the backup %s, %d MB, which ended at %s", plan.from.Label, plan.from.Size>>20, plan.from.Stop.UTC().Format(time.RFC3339))
+	plan.tell(c)
 	c.Say("  on          %s, whose data directory is moved aside to %s.before-restore.TIME and never removed", leader.Name, plan.dataDir)
 	c.Say("  discarded   all that was committed since, in %s, up to timeline %d at %s; the archive keeps it", since.Round(time.Second), leader.Timeline, fmt.Sprintf("%X/%X", snapshot.Status.Value.OpTime>>32, snapshot.Status.Value.OpTime&0xffffffff))
 	c.Say("  clients     are held by the poolers as while a shard is down, then get errors, until it is done")
@@ -186,7 +190,9 @@ func Restore(ctx context.Context, c *Console, s *Shard, o RestoreOptions) error 
 	}
 	c.Say("restoring; lictor list %s shows it, lictor restore %s --cancel undoes it", s.Scope, s.Scope)
 	began := time.Now()
-	answer, err := s.client.Post(ctx, api.PeerOf(leader), "/restore", map[string]any{"target": target.Format(time.RFC3339Nano), "label": plan.from.Label})
+	answer, err := s.client.Post(ctx, api.PeerOf(leader), "/restore", map[string]any{
+		"target": target.Format(time.RFC3339Nano), "label": plan.From.Label, "timeline": plan.Line.Timeline,
+	})
 	switch {
 	case err != nil && neverSent(err):
 		return fmt.Errorf("%s cannot be reached, nothing was done: %w", leader.Name, err)
@@ -341,55 +347,48 @@ func existing(path string) string {
 // check looks whether a shard can be restored to a moment, in a directory, and touches nothing but
 // the archive, which is brought up to now.
 func (s *Shard) check(ctx context.Context, c *Console, repository backup.Repository, snapshot cluster.Snapshot, target time.Time, label, dir string) (restoration, error) {
-	system := snapshot.Initialize.Value
-	if system == "" {
+	wanted := backup.Wanted{Target: target, Label: label, System: snapshot.Initialize.Value, Timeline: presentTimeline(snapshot), Dir: dir}
+	switch {
+	case wanted.System == "":
 		return restoration{}, refusedf("Consul does not know the system identifier of %s (the key initialize), by which its backups are told from others", s.Scope)
+	case wanted.Timeline == 0:
+		return restoration{}, refusedf("Consul does not know the timeline of %s: it has neither a leader nor a route", s.Scope)
 	}
-	if now := time.Now(); target.After(now) {
-		return restoration{}, refusedf("--to: %s is in the future: it is %s", backup.TargetText(target), backup.TargetText(now))
-	}
-	info, err := s.info(ctx, repository, system)
-	if err != nil {
-		return restoration{}, err
-	}
-	r := restoration{target: target}
-	if r.from, err = info.Before(target, label); err != nil {
-		field := "--to"
-		if label != "" {
-			field = "--from-backup"
-		}
-		return r, refusedf("%s: %s: %w", field, backup.TargetText(target), err)
+	// Where the archive is behind it may lack the history of the present timeline: that is no refusal yet.
+	if _, err := repository.Plan(ctx, wanted); errors.As(err, new(backup.Refusal)) {
+		return restoration{}, refusal(err)
 	}
 	if err := s.archive(ctx, snapshot); err != nil {
 		c.Warn("warning: the archive could not be brought up to now: %v", err)
-	} else if info, err = s.info(ctx, repository, system); err != nil {
-		return r, err
 	}
-	ask, cancel := context.WithTimeout(ctx, repositoryLimit)
-	defer cancel()
-	if r.archived, err = repository.Archived(ask, info); err != nil {
-		return r, err
+	plan, err := repository.Plan(ctx, wanted)
+	if err != nil {
+		return restoration{}, refusal(err)
 	}
-	if !target.Before(r.archived) {
-		return r, refusedf("--to: %s is later than the last WAL in the archive, which came there at %s", backup.TargetText(target), r.archived.UTC().Format(time.RFC3339))
-	}
-	if err := r.from.Room(dir); err != nil {
-		return r, refusedf("%w: make room, or restore beside the shard to another disk (--as, --data-dir)", err)
-	}
-	return r, nil
+	archived, err := repository.Reaches(ctx, plan)
+	return restoration{Plan: plan, archived: archived}, refusal(err)
 }
 
-func (s *Shard) info(ctx context.Context, repository backup.Repository, system string) (backup.Info, error) {
-	ctx, cancel := context.WithTimeout(ctx, repositoryLimit)
-	defer cancel()
-	info, err := repository.Info(ctx, system)
-	if err == nil && info.Trouble != "" && len(info.Backups) == 0 {
-		err = errors.New(info.Trouble)
+// refusal is why a recovery is not possible, with the option that asks for it.
+func refusal(err error) error {
+	var refused backup.Refusal
+	switch {
+	case !errors.As(err, &refused):
+		return err
+	case refused.Field == backup.FieldTarget:
+		return refusedf("--to: %w", refused.Why)
+	case refused.Field == backup.FieldLabel:
+		return refusedf("--from-backup: %w", refused.Why)
 	}
-	if err != nil {
-		return info, fmt.Errorf("pgBackRest cannot read the repository: %w", err)
+	return refusedf("%w: make room, or restore beside the shard to another disk (--as, --data-dir)", refused.Why)
+}
+
+// presentTimeline is the one that a shard is on; zero: Consul does not know.
+func presentTimeline(snapshot cluster.Snapshot) int {
+	if leader, ok := snapshot.Member(snapshot.LeaderName()); ok && leader.Value.Timeline > 0 {
+		return leader.Value.Timeline
 	}
-	return info, nil
+	return snapshot.Route.Value.Timeline
 }
 
 // archive has the leader archive what there is: a recovery ends at a commit after its target, so
@@ -441,8 +440,8 @@ func besideBootstrap(cfg config.Config, snapshot cluster.Snapshot, plan beside, 
 	}
 	command := cfg.Lictor.Backup.InForce().Command
 	for _, option := range []string{
-		"--stanza=" + cfg.Lictor.Backup.Stanza, "--set=" + r.from.Label, "--pg1-path=" + plan.DataDir, "--tablespace-map-all=" + plan.DataDir + ".tablespaces",
-		"--type=time", "--target=" + backup.TargetText(r.target), "restore",
+		"--stanza=" + cfg.Lictor.Backup.Stanza, "--set=" + r.From.Label, "--pg1-path=" + plan.DataDir, "--tablespace-map-all=" + plan.DataDir + ".tablespaces",
+		"--type=time", "--target=" + backup.TargetText(r.Target), "--target-timeline=" + strconv.Itoa(r.Line.Timeline), "restore",
 	} {
 		command += " " + shellWord(option)
 	}

@@ -23,9 +23,17 @@ func repositoryWith(t *testing.T, ended, archived time.Time, size int64) (r back
 "archive":[{"database":{"id":1,"repo-key":1},"id":"15-1","max":"000000010000000000000005","min":"000000010000000000000001"}],
 "backup":[{"label":"20261129-222932F","type":"full","error":false,"database":{"id":1,"repo-key":1},
 "info":{"delta":1,"repository":{"delta":1,"size":1},"size":%d},"timestamp":{"start":%d,"stop":%d}}]}]`, size, ended.Unix()-9, ended.Unix())
-	files := fmt.Sprintf(`{"000000010000000000000005-bb.zst":{"type":"file","size":1,"time":%d}}`, archived.Unix())
+	segments := fmt.Sprintf(`{"000000010000000000000005-bb.zst":{"type":"file","size":1,"time":%d}}`, archived.Unix())
+	const top = `{".":{"type":"path"},"0000000100000000":{"type":"path"},"00000002.history":{"type":"file","size":1,"time":1}}`
 	log, program := filepath.Join(dir, "asked"), filepath.Join(dir, "pgbackrest")
-	script := "#!/bin/sh\necho \"$*\" >>" + log + "\ncase \"$*\" in *repo-ls*) cat <<'END'\n" + files + "\nEND\n;; *info*) cat <<'END'\n" + info + "\nEND\n;; *) exit 1;; esac\n"
+	script := "#!/bin/sh\necho \"$*\" >>" + log + "\ncase \"$*\" in\n"
+	for pattern, out := range map[string]string{
+		"repo-ls archive/orders/15-1": top, "repo-ls archive/orders/15-1/0000000100000000": segments,
+		"repo-get archive/orders/15-1/00000002.history": "1\t0/1000000\tno recovery target specified", " info": info,
+	} {
+		script += "*'" + pattern + "') cat <<'END'\n" + out + "\nEND\n;;\n"
+	}
+	script += "*) exit 1;; esac\n"
 	if err := os.WriteFile(program, []byte(script), 0o700); err != nil { //nolint:gosec // a program
 		t.Fatal(err)
 	}
@@ -53,7 +61,7 @@ func TestRestoreIsRefused(t *testing.T) {
 		"between the backup and the last WAL": {target: ended.Add(time.Minute)},
 		"from that backup":                    {target: ended.Add(time.Minute), label: "20261129-222932F"},
 		"before the first backup":             {target: ended.Add(-time.Minute), want: "earlier than the end of the first good backup"},
-		"after the last WAL":                  {target: ended.Add(time.Minute), archived: ended.Add(30 * time.Second), want: "is later than the last WAL in the archive"},
+		"after the last WAL":                  {target: ended.Add(time.Minute), archived: ended.Add(30 * time.Second), want: "is later than the last WAL of timeline 2 in the archive"},
 		"in the future":                       {target: now.Add(time.Hour), want: "is in the future"},
 		"from another shard's backup":         {target: ended.Add(time.Minute), label: "20261129-222933F", want: "--from-backup: "},
 		"where the backups are another cluster's": {
@@ -79,10 +87,10 @@ func TestRestoreIsRefused(t *testing.T) {
 			s := &Shard{Scope: "orders", site: &Site{}}
 			_, err := s.check(t.Context(), &Console{Out: io.Discard, Err: io.Discard}, r, snapshot, test.target, test.label, t.TempDir())
 			if test.want == "" && err != nil || test.want != "" && (ExitCode(err) != ExitRefused || !strings.Contains(err.Error(), test.want)) {
-				t.Errorf("%v, want %q", err, test.want)
+				t.Errorf("%v, want %q; pgBackRest was asked %s", err, test.want, asked())
 			}
 			for line := range strings.Lines(asked()) {
-				if !strings.HasSuffix(line, " info\n") && !strings.Contains(line, " repo-ls ") {
+				if !strings.HasSuffix(line, " info\n") && !strings.Contains(line, " repo-ls ") && !strings.Contains(line, " repo-get ") {
 					t.Errorf("pgBackRest was asked for %s", line)
 				}
 			}

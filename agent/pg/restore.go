@@ -7,7 +7,7 @@ type Restore struct {
 	Target time.Time
 	// Label is the backup that it begins with.
 	Label string
-	// Timeline is that of the data which are replaced: the recovery follows it.
+	// Timeline is the one that the recovery follows; zero: that of the data which are replaced.
 	Timeline int
 	// Discarded is the number that the new timeline must be above, Before the one that the
 	// status had before.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -52,4 +53,30 @@ func ParseHistory(content string) (cluster.History, error) {
 		history = append(history, h)
 	}
 	return history, nil
+}
+
+// Skipped is the reason of a history that stands for a timeline which another member may have
+// begun, and which never reached the one that has it.
+const Skipped = "skipped by lictor"
+
+// promoted is PostgreSQL's reason of a timeline that was begun by a promotion: whatever it had
+// received of the one before goes on.
+const promoted = "no recovery target specified"
+
+// Discards reports whether a timeline was left by a recovery to a target, as the reason in the
+// history of the next one says (getRecoveryStopReason in PostgreSQL's xlogrecovery.c): then all
+// that came later on it was discarded. from is when the first transaction of that had ended;
+// zero: it is not known, as the target was no time.
+func Discards(reason string) (from time.Time, discards bool) {
+	reason = strings.TrimSpace(reason)
+	if reason == "" || reason == promoted || reason == Skipped {
+		return time.Time{}, false
+	}
+	_, at, _ := strings.Cut(reason, " ")
+	for _, layout := range []string{"2006-01-02 15:04:05-07", "2006-01-02 15:04:05-07:00", "2006-01-02 15:04:05-07:00:00"} {
+		if from, err := time.Parse(layout, at); err == nil {
+			return from.UTC(), true
+		}
+	}
+	return time.Time{}, true
 }

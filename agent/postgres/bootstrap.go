@@ -198,6 +198,9 @@ func (p *bootstrapper) privately(ctx context.Context, control Control, run as, w
 	}
 	if run.archivesNothing {
 		args = append(args, "--archive_command=false")
+		if p.major >= archiveLibrarySince { // it would win over the command, or PostgreSQL refuse both
+			args = append(args, "--archive_library=")
+		}
 	}
 	if err := p.launch(ctx, run, args, false); err != nil {
 		return err
@@ -207,6 +210,9 @@ func (p *bootstrapper) privately(ctx context.Context, control Control, run as, w
 	}
 	return p.Stop(ctx, Fast)
 }
+
+// archiveLibrarySince is the first version that has archive_library.
+const archiveLibrarySince = 15
 
 // rewindFunctions are what pg_rewind needs of a role that is no superuser
 // (PostgreSQL's documentation, pg_rewind, Notes).

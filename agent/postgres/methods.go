@@ -242,14 +242,14 @@ func (p *bootstrapper) customBootstrap(ctx context.Context, b config.Bootstrap) 
 		}
 	}
 	roles := func(socketDir string) error {
-		if err := p.awaitPrimary(ctx); err != nil {
-			return fmt.Errorf("bootstrap %s: %w", m.name, err)
-		}
-		if err := p.targetReached(run.recovery); err != nil {
+		if err := p.awaitTarget(ctx, run.recovery, control.Timeline); err != nil {
 			return fmt.Errorf("bootstrap %s: %w", m.name, err)
 		}
 		return p.makeRoles(ctx, socketDir, b)
 	}
+	// A bootstrap that fails must leave no timeline in the archive: whatever recovers to the latest
+	// one would follow it.
+	run.archivesNothing = true
 	if err := p.privately(ctx, control, run, roles); err != nil {
 		return "", err
 	}

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // configuredRecovery is the section recovery_conf of a bootstrap's method, in PostgreSQL's
@@ -106,29 +108,96 @@ func targetOf(recovery map[string]string) string {
 	return ""
 }
 
-// targetReached fails if PostgreSQL has promoted itself without having come to the target. (From
-// version 13 on it ends instead, and says so. Version 12 writes into the history of the new
-// timeline where it has stopped, and if it has not, zeroes: xlog.c, StartupXLOG.)
-func (p *bootstrapper) targetReached(recovery map[string]string) error {
+// awaitTarget waits until PostgreSQL, which recovers from a backup of a timeline, accepts writes,
+// and fails where it has not come to the target that is meant.
+func (p *bootstrapper) awaitTarget(ctx context.Context, recovery map[string]string, began int) error {
+	if err := p.awaitPrimary(ctx); err != nil {
+		return err
+	}
 	target := targetOf(recovery)
 	if target == "" || target == "recovery_target" {
 		return nil
 	}
+	history, err := p.newestHistory()
+	if err != nil {
+		return fmt.Errorf("%s = %s: %w", target, recovery[target], err)
+	}
+	if !stoppedAtTarget(history) {
+		return fmt.Errorf("%s = %s was not reached: the archive's WAL ends before it", target, recovery[target])
+	}
+	lines, err := pg.ParseHistory(history)
+	if err != nil {
+		return err
+	}
+	return p.onMeantTimeline(ctx, recovery, lines[:len(lines)-1], began)
+}
+
+// newestHistory is that of the timeline which PostgreSQL has begun at the end of its recovery. (From
+// version 13 on it ends where it has not come to its target, and says so. Version 12 promotes itself
+// and writes into the history where it has stopped, and if it has not, zeroes: xlog.c, StartupXLOG.)
+func (p *bootstrapper) newestHistory() (string, error) {
 	histories, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
 	if err != nil {
-		return fmt.Errorf("histories of timelines: %w", err)
+		return "", fmt.Errorf("histories of timelines: %w", err)
 	}
 	if len(histories) == 0 {
-		return fmt.Errorf("%s = %s: PostgreSQL has promoted itself and left no history of its timeline", target, recovery[target])
+		return "", errors.New("PostgreSQL has promoted itself and left no history of its timeline")
 	}
 	content, err := p.disk.ReadFile(slices.Max(histories))
 	if err != nil {
-		return fmt.Errorf("history of the new timeline: %w", err)
+		return "", fmt.Errorf("history of the new timeline: %w", err)
 	}
-	if stoppedAtTarget(string(content)) {
-		return nil
+	return string(content), nil
+}
+
+// onMeantTimeline fails where a recovery may have come to its target on another timeline than that on
+// which the target is. By itself PostgreSQL follows the latest one. If an earlier restore has begun
+// that, and the target lies in what it has discarded, the first transaction after the restore is
+// beyond the target, and the recovery ends where the restore's did: it lacks what was asked for.
+func (p *bootstrapper) onMeantTimeline(ctx context.Context, recovery map[string]string, passed cluster.History, began int) error {
+	conn, err := p.anyDatabase(ctx)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("%s = %s was not reached: the archive's WAL ends before it", target, recovery[target])
+	defer hangUpOn(conn)
+	var target, last *time.Time
+	if err := conn.QueryRow(ctx, "SELECT nullif($1, '')::timestamptz, pg_catalog.pg_last_xact_replay_timestamp()", recovery["recovery_target_time"]).Scan(&target, &last); err != nil {
+		return fmt.Errorf("how far the recovery has come: %w", err)
+	}
+	for _, line := range passed {
+		from, discards := pg.Discards(line.Reason)
+		switch {
+		case !discards || line.Timeline < began: // or the backup was taken after it
+			continue
+		case target != nil && !from.IsZero() && (target.Before(from) || last != nil && !last.Before(from)):
+			continue // it is of the time before, or transactions of the time after the restore were replayed
+		case (target == nil || from.IsZero()) && (recovery["recovery_target_name"] != "" || isNumber(recovery["recovery_target_timeline"])):
+			continue
+		}
+		name := targetOf(recovery)
+		return fmt.Errorf("%s = %s: it cannot be told whether it was reached on the timeline that is meant: an earlier restore has discarded what was beyond %s of timeline %d (%s); "+
+			"name the timeline (recovery_target_timeline), or another target", name, recovery[name], pg.FormatLSN(line.LSN), line.Timeline, line.Reason)
+	}
+	return nil
+}
+
+func isNumber(text string) bool {
+	_, err := strconv.ParseUint(text, 0, 32)
+	return err == nil
+}
+
+// firstCommit begins a restored timeline with a commit: by its time a later recovery tells what was
+// before the restore and what after it.
+func (p *bootstrapper) firstCommit(ctx context.Context) error {
+	conn, err := p.anyDatabase(ctx)
+	if err != nil {
+		return err
+	}
+	defer hangUpOn(conn)
+	if _, err := conn.Exec(ctx, "SELECT pg_catalog.txid_current()"); err != nil {
+		return fmt.Errorf("the first commit of the restored timeline: %w", err)
+	}
+	return nil
 }
 
 // stoppedAtTarget reports whether the last line of a timeline's history names a place at which the

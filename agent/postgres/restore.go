@@ -96,6 +96,15 @@ func (p *dataDirectory) setAside(note *RestoreNote) (bool, error) {
 	return id != note.ID, err
 }
 
+// RestoreDir is where what is restored will lie: beside the data directory, on its disk.
+func (p *dataDirectory) RestoreDir() (string, error) {
+	dir, err := p.realDataDir()
+	if err != nil {
+		return "", fmt.Errorf("the data directory: %w", err)
+	}
+	return filepath.Dir(dir), nil
+}
+
 // BeginRestore notes what a restore is about to do.
 func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 	dir, err := p.realDataDir()
@@ -200,10 +209,10 @@ func (p *restorer) Restore(ctx context.Context, b config.Backup, r pg.Restore) e
 	// A restore that is undone must leave no timeline in the archive: standbys would follow it.
 	run.archivesNothing = true
 	if err := p.privately(ctx, control, run, func(string) error {
-		if err := p.awaitPrimary(ctx); err != nil {
+		if err := p.awaitTarget(ctx, run.recovery, control.Timeline); err != nil {
 			return err
 		}
-		return p.targetReached(run.recovery)
+		return p.firstCommit(ctx)
 	}); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}

@@ -140,12 +140,7 @@ func TestRestoreToAMoment(t *testing.T) {
 	sql(ctx, t, p, "DROP TABLE public.kept")
 	sql(ctx, t, p, "SELECT pg_switch_wal()")
 	must(t, p.Stop(ctx, Fast))
-	out, err := p.Output(ctx, patience, "test", "pgbackrest "+options+" --output=json info")
-	must(t, err)
-	_, label, _ := strings.Cut(string(out), `"label":"`)
-	label, _, _ = strings.Cut(label, `"`)
-
-	r := pg.Restore{Target: target, Label: label, Timeline: 1, Discarded: 3}
+	r := pg.Restore{Target: target, Label: labelIn(ctx, t, p, options), Timeline: 1, Discarded: 3}
 	b := config.Backup{Stanza: "main", Command: strings.ReplaceAll("pgbackrest "+options, "--stanza=main ", "")}
 	if err := p.Restore(ctx, b, r); err == nil {
 		t.Fatal("it restores over the data")
@@ -194,6 +189,123 @@ func TestRestoreToAMoment(t *testing.T) {
 	if left, err := filepath.Glob(p.dataDir + beforeRestore + "*/PG_VERSION"); err != nil || len(left) != 1 {
 		t.Errorf("the old data: %v, %v", left, err)
 	}
+}
+
+// labelIn is that of the only backup in a repository.
+func labelIn(ctx context.Context, t *testing.T, p *Instance, options string) string {
+	t.Helper()
+	out, err := p.Output(ctx, patience, "test", "pgbackrest "+options+" --output=json info")
+	must(t, err)
+	_, label, _ := strings.Cut(string(out), `"label":"`)
+	label, _, _ = strings.Cut(label, `"`)
+	return label
+}
+
+// What a restore has discarded is reached by another one that follows the timeline which the first
+// has left. On the present one PostgreSQL would end where the first restore did, and call that the
+// target: that is no success, nor in a new shard that is made of the backup.
+func TestRestoreToWhatARestoreHasDiscarded(t *testing.T) {
+	if _, err := exec.LookPath("pgbackrest"); err != nil {
+		t.Skip("pgbackrest is not installed")
+	}
+	ctx, dir := within(t), newDir(t)
+	p, _, options := backedUp(ctx, t, dir)
+	b := config.Backup{Stanza: "main", Command: strings.ReplaceAll("pgbackrest "+options, "--stanza=main ", "")}
+	label := labelIn(ctx, t, p, options)
+	sql(ctx, t, p, "SELECT pg_sleep(1.1)") // pgBackRest counts in seconds
+	var after [4]time.Time                 // after each table was made
+	for i := 1; i < len(after); i++ {
+		sql(ctx, t, p, fmt.Sprintf("CREATE TABLE public.kept%d ()", i))
+		after[i] = time.Now()
+	}
+	sql(ctx, t, p, "SELECT pg_switch_wal()")
+	must(t, p.Stop(ctx, Fast))
+	restore := func(r pg.Restore) error {
+		t.Helper()
+		must(t, p.BeginRestore(r))
+		must(t, p.SetAside())
+		err := p.Restore(ctx, b, r)
+		if err != nil {
+			must(t, p.PutBack(ctx))
+		}
+		must(t, p.EndRestore())
+		return err
+	}
+	tables := func(p *Instance) string {
+		t.Helper()
+		must(t, p.Start(ctx, StartAs{Role: Primary}))
+		return value(ctx, t, p, "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relname LIKE 'kept%'")
+	}
+	must(t, restore(pg.Restore{Target: after[1], Label: label, Timeline: 1, Discarded: 1}))
+	if got := tables(p); got != "kept1" {
+		t.Fatalf("the first restore has %s", got)
+	}
+	began := time.Now()
+	sql(ctx, t, p, "CREATE TABLE public.kept4 ()")
+	later := time.Now()
+	sql(ctx, t, p, "CREATE TABLE public.kept5 ()")
+	sql(ctx, t, p, "SELECT pg_switch_wal()")
+	testkit.Await(ctx, t, "the new timeline is archived", func() error {
+		if len(matches(t, dir, "repo/archive/main/*/00000002*/00000002*")) == 0 {
+			return errors.New("it is not")
+		}
+		return nil
+	})
+	must(t, p.Stop(ctx, Fast))
+
+	const discarded = "an earlier restore has discarded"
+	if err := restore(pg.Restore{Target: after[2], Label: label, Timeline: 2, Discarded: 2}); err == nil || !strings.Contains(err.Error(), discarded) {
+		t.Fatalf("on the present timeline: %v", err)
+	}
+	// What the restored timeline had at its begin, and later, is not discarded.
+	for to, want := range map[time.Time]string{began: "kept1", later: "kept1 kept4"} {
+		latest := newInstance(t, settings(t, dir, "at"+to.Format("150405.000000")))
+		must(t, made(ctx, latest, options, to, ""))
+		if got := tables(latest); got != want {
+			t.Errorf("the latest timeline at %s has %s, want %s", to, got, want)
+		}
+		must(t, latest.Stop(ctx, Fast))
+	}
+	archive := filepath.Join(dir, "archive")
+	must(t, os.Mkdir(archive, 0o777))
+	must(t, os.Chmod(archive, 0o777)) //nolint:gosec // another user writes into it
+	set := settings(t, dir, "another")
+	set.Postgres.Parameters["archive_mode"], set.Postgres.Parameters["archive_command"] = "on", "cp %p "+archive+"/%f"
+	another := newInstance(t, set)
+	if err := made(ctx, another, options, after[2], ""); err == nil || !strings.Contains(err.Error(), discarded) {
+		t.Errorf("a new shard on the latest timeline: %v", err)
+	}
+	must(t, another.Kill(ctx))
+	must(t, another.DiscardIncomplete(ctx))
+	must(t, made(ctx, another, options, after[2], "--target-timeline=1"))
+	// Consul may still know another cluster: until it does not, a standby must not follow this one.
+	if early := matches(t, archive, "*"); len(early) > 0 {
+		t.Errorf("it has archived %v", early)
+	}
+	if got := tables(another); got != "kept1 kept2" {
+		t.Errorf("the new shard has %s", got)
+	}
+	must(t, another.Stop(ctx, Fast))
+
+	must(t, restore(pg.Restore{Target: after[2], Label: label, Timeline: 1, Discarded: 2}))
+	if got := tables(p); got != "kept1 kept2" {
+		t.Errorf("the second restore has %s", got)
+	}
+	if d, err := p.DataDir(ctx); err != nil || d.Control.Timeline != 3 {
+		t.Errorf("it is on timeline %d, %v", d.Control.Timeline, err)
+	}
+}
+
+// made makes a new shard of a backup, as it was at a moment, and archives into the same stanza.
+func made(ctx context.Context, p *Instance, options string, at time.Time, more string) error {
+	_, err := p.Bootstrap(ctx, config.Bootstrap{Method: "pgbackrest", Methods: map[string]any{"pgbackrest": map[string]any{
+		"command":   fmt.Sprintf("pgbackrest %s --pg1-path=%s --type=time '--target=%s' %s restore", options, p.dataDir, at.UTC().Format("2006-01-02 15:04:05.999999+00"), more),
+		"no_params": true, "keep_existing_recovery_conf": true,
+	}}})
+	if err != nil {
+		return err
+	}
+	return p.FinishBootstrap()
 }
 
 // A data directory that cannot be moved aside is refused before anything is noted.

@@ -17,10 +17,6 @@ import (
 // walDir is pg_wal, with its segments and the histories of its timelines.
 type walDir struct{ *installation }
 
-// skipped marks a history file that stands for a timeline which another member may
-// have begun, and which never reached this one.
-const skipped = "skipped by lictor"
-
 // maxSkipped bounds how many numbers are passed over at once: more is a mistake.
 const maxSkipped = 1000
 
@@ -35,7 +31,7 @@ func (p *walDir) skipTimelines(own, above int) error {
 		return fmt.Errorf("the shard's status says that timeline %d may be in use, this member is on %d: too far apart to be true", above, own)
 	}
 	for n := own + 1; n <= above; n++ {
-		err := p.writeNew(p.historyFile(n), fmt.Sprintf("%d\t0/1\t%s\n", own, skipped))
+		err := p.writeNew(p.historyFile(n), fmt.Sprintf("%d\t0/1\t%s\n", own, pg.Skipped))
 		if err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("passing over timeline %d: %w", n, err)
 		}
@@ -81,7 +77,7 @@ func (p *walDir) isSkipped(file string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("reading the history of a timeline: %w", err)
 	}
-	return bytes.Contains(content, []byte("\t"+skipped+"\n")), nil
+	return bytes.Contains(content, []byte("\t"+pg.Skipped+"\n")), nil
 }
 
 func (p *walDir) historyFile(timeline int) string {
