@@ -1,0 +1,198 @@
+package ansible
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestAdopt puts two shards under Lictor that run as operators have made them with
+// Debian's commands, both in clusters that are called main, behind a PgBouncer whose file
+// was written by hand. Clients go on.
+func TestAdopt(t *testing.T) {
+	if os.Getenv("LICTOR_TEST_ANSIBLE") == "" {
+		t.Skip("set LICTOR_TEST_ANSIBLE=1, or run make test-ansible: six systemd hosts, some 10 minutes")
+	}
+	databases := []string{"db1", "db2", "db3", "db4"}
+	r := newRollout(t, append([]string{"consul1", "pooler1"}, databases...),
+		map[string][]string{"consul_servers": {"consul1"}, "lictor_databases": databases, "lictor_poolers": {"pooler1"}},
+		map[string]any{
+			"lictor_shards": map[string]any{
+				"orders": adopted("db1", "db2"),
+				"users":  adopted("db4", "db3"), // the standby is named first
+			},
+			"lictor_tls_strict": false, "lictor_adopt_stop_units": []string{"template.service"},
+		})
+	r.entry = net.JoinHostPort(r.host("pooler1").address, "6432")
+	r.handMade(t, "orders", "db1", "db2")
+	r.handMade(t, "users", "db3", "db4")
+	r.handMadePooler(t, map[string]string{"orders": "db1", "users": "db3"})
+	for _, scope := range []string{"orders", "users"} {
+		r.makeTable(t, scope)
+	}
+
+	// What does not fit is said, and nothing is done.
+	got, err := r.play(t.Context(), "adopt", "-e", "adopt=check")
+	if err == nil || !strings.Contains(strings.Join(got.failed, "\n"), "max_connections is 150, and all members must have the same: set lictor_shards.orders.dcs") {
+		t.Fatalf("members with other values than they would have: %v %q", err, got.failed)
+	}
+	for _, spec := range r.vars["lictor_shards"].(map[string]any) {
+		spec.(map[string]any)["dcs"] = map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"max_connections": 150}}}
+	}
+	r.mustPlay(t, "adopt", "-e", "adopt=check")
+	for _, h := range databases {
+		if out := r.mustRun(t, h, "ls /etc/systemd/system/postgresql@15-main.service.d 2>/dev/null; ls /etc/lictor/agents; systemctl is-active postgresql@15-main"); out != "active" {
+			t.Errorf("%s after a check: %q", h, out)
+		}
+	}
+
+	before := map[string]string{}
+	for _, h := range databases {
+		before[h] = r.dataDirOf(t, h)
+	}
+	r.underLoad(t, func() { r.mustPlay(t, "adopt") }, "orders", "users")
+	for _, h := range databases {
+		if now := r.dataDirOf(t, h); now != before[h] {
+			t.Errorf("%s: the data directory is another one: %s, before %s", h, now, before[h])
+		}
+	}
+	r.checkAdopted(t, "orders", "db1", "db2")
+	r.checkAdopted(t, "users", "db3", "db4")
+	r.changesNothing(t, "adopt")
+	r.changesNothing(t, "adopt", "--check")
+
+	// The way back, and there again: each time the other one is started as the replica.
+	r.underLoad(t, func() { r.mustPlay(t, "adopt_back", "-e", "shard=users") }, "orders", "users")
+	for _, h := range []string{"db3", "db4"} {
+		if got := r.mustRun(t, h, "systemctl is-active postgresql@15-main; systemctl is-active lictor-agent@users; systemctl is-enabled lictor-agent@users; "+
+			"ls /etc/postgresql/15/main/postgresql.base.conf 2>/dev/null; grep -v '^#' /etc/postgresql/15/main/start.conf | grep ."); got != "active\ninactive\ndisabled\nauto" {
+			t.Errorf("%s after the way back: %q", h, got)
+		}
+	}
+	if got := r.mustRun(t, "db4", "cd / && runuser -u postgres -- psql -Atc 'SELECT count(*), pg_is_in_recovery() FROM pg_stat_replication'"); got != "1|f" {
+		t.Errorf("standbys of the shard that was given back: %s", got)
+	}
+	r.changesNothing(t, "adopt_back", "-e", "shard=users")
+	r.underLoad(t, func() { r.mustPlay(t, "adopt", "-e", "shard=users") }, "orders", "users")
+	r.checkAdopted(t, "users", "db4", "db3")
+
+	// Strict TLS comes with site, as for any site.
+	r.vars["lictor_tls_strict"] = true
+	r.underLoad(t, func() { r.mustPlay(t, "site") }, "orders", "users")
+}
+
+// adopted is a shard whose members Debian's commands have made.
+func adopted(members ...string) map[string]any {
+	s := shard(5432, 8008, members...)
+	s["cluster"] = "main"
+	return s
+}
+
+// What an operator has put into conf.d and at the end of pg_hba.conf.
+const (
+	handMadeConf = `listen_addresses = '*'
+max_connections = 150
+shared_buffers = 32MB
+wal_keep_size = 256MB
+work_mem = 7MB
+`
+	handMadeHBA = `host all all 10.77.0.0/24 scram-sha-256
+host replication all 10.77.0.0/24 scram-sha-256
+`
+)
+
+// handMade makes a primary and its standby as an operator does.
+func (r *rollout) handMade(t *testing.T, scope, primary, standby string) {
+	t.Helper()
+	const (
+		configure = "\nprintf '%s' \"" + handMadeConf + "\" >/etc/postgresql/15/main/conf.d/operator.conf\n" +
+			"printf '%s' \"" + handMadeHBA + "\" >>/etc/postgresql/15/main/pg_hba.conf\n"
+		start = "\nsystemctl enable postgresql.service && systemctl start postgresql@15-main\n"
+	)
+	r.mustRun(t, primary, "set -e\npg_createcluster 15 main -- --data-checksums --encoding=UTF8 --locale=C.UTF-8"+configure+start+
+		"cd / && runuser -u postgres -- psql -q -c \"CREATE ROLE app LOGIN PASSWORD '"+appPassword+"'\""+
+		" -c \"CREATE ROLE streamer LOGIN REPLICATION PASSWORD 'stream'\" -c 'CREATE DATABASE "+scope+" OWNER app'")
+	r.mustRun(t, standby, "set -e\npg_createcluster 15 main\nrm -rf /var/lib/postgresql/15/main"+configure+
+		"cd / && runuser -u postgres -- pg_basebackup -D /var/lib/postgresql/15/main -R -C -S theirs -c fast -d 'host="+r.host(primary).address+
+		" user=streamer password=stream application_name=walreceiver'"+start)
+}
+
+// handMadePooler is a PgBouncer with a file of an operator's, and what keeps that.
+func (r *rollout) handMadePooler(t *testing.T, primaries map[string]string) {
+	t.Helper()
+	ini := "[databases]\n"
+	for scope, primary := range primaries {
+		ini += fmt.Sprintf("%s = host=%s port=5432\n", scope, r.host(primary).address)
+	}
+	ini += "\n[pgbouncer]\nlisten_addr = *\nlisten_port = 6432\nauth_type = scram-sha-256\nauth_file = /etc/pgbouncer/userlist.txt\n" +
+		"unix_socket_dir = /var/run/postgresql\nlogfile = /var/log/postgresql/pgbouncer.log\npidfile = /var/run/postgresql/pgbouncer.pid\npool_mode = transaction\n"
+	r.mustRun(t, "pooler1", "set -e\nprintf '%s' '"+ini+"' >/etc/pgbouncer/pgbouncer.ini\n"+
+		"printf '%s\\n' '\"app\" \""+appPassword+"\"' >/etc/pgbouncer/userlist.txt\n"+
+		"printf '[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n' >/etc/systemd/system/template.service\n"+
+		"systemctl daemon-reload\nsystemctl enable --now template.service pgbouncer.service")
+}
+
+func (r *rollout) mustRun(t *testing.T, name, command string) string {
+	t.Helper()
+	out, err := r.host(name).run(t.Context(), command)
+	if err != nil {
+		t.Fatalf("%s: %v: %s", name, err, out)
+	}
+	return out
+}
+
+// dataDirOf tells a data directory from a copy of it: its inodes, and its cluster.
+func (r *rollout) dataDirOf(t *testing.T, name string) string {
+	t.Helper()
+	return r.mustRun(t, name, "stat -c %i /var/lib/postgresql/15/main /var/lib/postgresql/15/main/PG_VERSION && "+
+		"/usr/lib/postgresql/15/bin/pg_controldata /var/lib/postgresql/15/main | grep 'system identifier'")
+}
+
+// checkAdopted looks at a shard after its adoption: it runs with the operator's files and
+// the agents' command line, and the old primary was started anew by a handover.
+func (r *rollout) checkAdopted(t *testing.T, scope, primary, standby string) {
+	t.Helper()
+	if leader := r.leaderOf(t, primary); leader != standby {
+		t.Errorf("%s: %s leads; the old primary %s was to be started anew by a handover to %s", scope, leader, primary, standby)
+	}
+	for _, name := range []string{primary, standby} {
+		const query = "SELECT concat_ws(' ', current_setting('cluster_name'), current_setting('max_connections'), current_setting('work_mem'), " +
+			"current_setting('config_file'), current_setting('wal_log_hints'))"
+		got := r.mustRun(t, name, "cd / && runuser -u postgres -- psql -Atc \""+query+"\"")
+		if want := scope + " 150 7MB /etc/postgresql/15/main/postgresql.conf on"; got != want {
+			t.Errorf("%s on %s runs with %q, want %q", scope, name, got, want)
+		}
+		got = r.mustRun(t, name, "systemctl is-active postgresql@15-main; grep -v '^#' /etc/postgresql/15/main/start.conf | grep .; grep -c 10.77.0.0 /etc/postgresql/15/main/pg_hba.conf")
+		if got != "inactive\ndisabled\n2" {
+			t.Errorf("%s: Debian's unit, start.conf and the operator's lines of pg_hba.conf: %q", name, got)
+		}
+	}
+}
+
+// leaderOf is the leader of the shard of which a host has a member.
+func (r *rollout) leaderOf(t *testing.T, name string) string {
+	t.Helper()
+	var cluster struct {
+		Members []struct{ Name, Role string }
+	}
+	out := r.mustRun(t, name, "curl -sf --cacert /etc/lictor/tls/ca.pem https://localhost:8008/cluster")
+	if err := json.Unmarshal([]byte(out), &cluster); err != nil {
+		t.Fatalf("%s: %v: %s", name, err, out)
+	}
+	for _, m := range cluster.Members {
+		if m.Role == "leader" {
+			return m.Name
+		}
+	}
+	return ""
+}
+
+func (r *rollout) changesNothing(t *testing.T, playbook string, args ...string) {
+	t.Helper()
+	if got := r.mustPlay(t, playbook, args...); got.changes != 0 {
+		t.Errorf("%s %s, when everything is as it should be, changes %q", playbook, strings.Join(args, " "), got.changed)
+	}
+}
