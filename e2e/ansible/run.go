@@ -13,7 +13,7 @@ import (
 )
 
 // playTimeout bounds one playbook; it says nothing about how fast they are.
-const playTimeout = 15 * time.Minute
+const playTimeout = 30 * time.Minute
 
 // ansible runs playbooks of the collection against a site.
 type ansible struct {
