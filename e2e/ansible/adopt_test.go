@@ -9,52 +9,74 @@ import (
 	"testing"
 )
 
-// TestAdopt puts a shard under Lictor that runs as operators have made it with Debian's
-// commands, in a cluster that is called main, behind a PgBouncer whose file was written by
-// hand; gives it back; and puts it there again. Clients go on.
+// TestAdopt puts two shards under Lictor that run as operators have made them with Debian's
+// commands, each in a cluster that is called main, behind a PgBouncer whose file was written
+// by hand; gives one of them back; and puts it there again. Clients go on.
 func TestAdopt(t *testing.T) {
 	if os.Getenv("LICTOR_TEST_ANSIBLE") == "" {
-		t.Skip("set LICTOR_TEST_ANSIBLE=1, or run make test-ansible: four systemd hosts, some 10 minutes")
+		t.Skip("set LICTOR_TEST_ANSIBLE=1, or run make test-ansible: six systemd hosts, some 20 minutes")
 	}
-	databases := []string{"db1", "db2"}
+	databases := []string{"db1", "db2", "db3", "db4"}
+	orders, users := adopted("db2", "db1"), adopted("db3", "db4") // of orders the standby is named first
+	users["databases"] = []string{"people=users"}
+	settings := map[string]any{}
 	r := newRollout(t, append([]string{"consul1", "pooler1"}, databases...),
 		map[string][]string{"consul_servers": {"consul1"}, "lictor_databases": databases, "lictor_poolers": {"pooler1"}},
 		map[string]any{
-			"lictor_shards":     map[string]any{"orders": adopted("db2", "db1")}, // the standby is named first
-			"lictor_tls_strict": false, "lictor_adopt_stop_units": []string{"template.service"},
+			"lictor_shards":     map[string]any{"orders": orders, "users": users},
+			"lictor_tls_strict": false, "lictor_adopt_stop_units": []string{"template.service"}, "lictor_pgbouncer_settings": settings,
 		})
 	r.entry = net.JoinHostPort(r.host("pooler1").address, "6432")
+	both := []string{"orders", "people"}
 	r.handMade(t, "orders", "db1", "db2")
-	r.handMadePooler(t, map[string]string{"orders": "db1"})
-	r.makeTable(t, "orders")
+	r.handMade(t, "users", "db3", "db4")
+	ini := r.handMadePooler(t)
+	for _, database := range both {
+		r.makeTable(t, database)
+	}
 
 	// What does not fit is said, and nothing is done.
-	got, err := r.play(t.Context(), "adopt", "-e", "adopt=check")
-	if err == nil || !strings.Contains(strings.Join(got.failed, "\n"), "max_connections is 150, and all members must have the same: set lictor_shards.orders.dcs") {
-		t.Fatalf("members with other values than they would have: %v %q", err, got.failed)
+	r.refuses(t, "max_connections is 150, and all members must have the same: set lictor_shards.orders.dcs", "adopt", "-e", "adopt=check")
+	for _, spec := range []map[string]any{orders, users} {
+		spec["dcs"] = map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"max_connections": 150}}}
 	}
-	for _, spec := range r.vars["lictor_shards"].(map[string]any) {
-		spec.(map[string]any)["dcs"] = map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"max_connections": 150}}}
-	}
+	r.refuses(t, "its ignore_startup_parameters is extra_float_digits,search_path: set lictor_pgbouncer_settings.ignore_startup_parameters", "adopt", "-e", "adopt=check")
+	settings["ignore_startup_parameters"] = "extra_float_digits,search_path"
 	r.mustPlay(t, "adopt", "-e", "adopt=check")
+	// site takes charge of nothing by itself.
+	r.refuses(t, "is still to be adopted (lictor_shards.", "site", "--limit", "consul1,db1,db2,db3,db4")
 	for _, h := range databases {
 		if out := r.mustRun(t, h, "ls /etc/systemd/system/postgresql@15-main.service.d 2>/dev/null; ls /etc/lictor/agents; systemctl is-active postgresql@15-main"); out != "active" {
 			t.Errorf("%s after a check: %q", h, out)
 		}
+	}
+	// A dry run that sees all of it: Consul is there by now.
+	if got := r.mustPlay(t, "adopt", "--check"); got.changes == 0 {
+		t.Error("a dry run would change nothing")
+	}
+	if now := r.mustRun(t, "pooler1", "cat /etc/pgbouncer/pgbouncer.ini"); now != ini {
+		t.Errorf("PgBouncer's file after a check: %s", now)
 	}
 
 	before := map[string]string{}
 	for _, h := range databases {
 		before[h] = r.dataDirOf(t, h)
 	}
-	r.underLoad(t, func() { r.mustPlay(t, "adopt") }, "orders")
+	// One, while the other is served as its operator has it; then that one.
+	r.underLoad(t, func() {
+		r.mustPlay(t, "adopt", "-e", "shard=orders")
+		r.checkPooler(t, "people = host="+r.host("db3").address+" port=5432 dbname=users", "ignore_startup_parameters = extra_float_digits,search_path")
+	}, both...)
 	r.checkAdopted(t, "orders", "db1", "db2")
+	r.underLoad(t, func() { r.mustPlay(t, "adopt") }, both...)
+	r.checkAdopted(t, "users", "db3", "db4")
+	r.checkPooler(t, "people = host="+r.host("db4").address+" port=5432 dbname=users")
 	r.changesNothing(t, "adopt")
 	r.changesNothing(t, "adopt", "--check")
 
 	// The way back, and there again: each time the other one is started as the replica.
-	r.underLoad(t, func() { r.mustPlay(t, "adopt_back", "-e", "shard=orders") }, "orders")
-	for _, h := range databases {
+	r.underLoad(t, func() { r.mustPlay(t, "adopt_back", "-e", "shard=orders") }, both...)
+	for _, h := range orders["members"].([]string) {
 		if got := r.mustRun(t, h, "systemctl is-active postgresql@15-main; systemctl is-active lictor-agent@orders; systemctl is-enabled lictor-agent@orders; "+
 			"ls /etc/postgresql/15/main/postgresql.base.conf 2>/dev/null; grep -v '^#' /etc/postgresql/15/main/start.conf | grep ."); got != "active\ninactive\ndisabled\nauto" {
 			t.Errorf("%s after the way back: %q", h, got)
@@ -64,7 +86,7 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("standbys of the shard that was given back: %s", got)
 	}
 	r.changesNothing(t, "adopt_back", "-e", "shard=orders")
-	r.underLoad(t, func() { r.mustPlay(t, "adopt", "-e", "shard=orders") }, "orders")
+	r.underLoad(t, func() { r.mustPlay(t, "adopt", "-e", "shard=orders") }, both...)
 	r.checkAdopted(t, "orders", "db2", "db1")
 	for _, h := range databases {
 		if now := r.dataDirOf(t, h); now != before[h] {
@@ -74,7 +96,27 @@ func TestAdopt(t *testing.T) {
 
 	// Strict TLS comes with site, as for any site.
 	r.vars["lictor_tls_strict"] = true
-	r.underLoad(t, func() { r.mustPlay(t, "site") }, "orders")
+	r.underLoad(t, func() { r.mustPlay(t, "site") }, both...)
+}
+
+// refuses runs a playbook that must stop, and say why.
+func (r *rollout) refuses(t *testing.T, why, playbook string, args ...string) {
+	t.Helper()
+	got, err := r.play(t.Context(), playbook, args...)
+	if err == nil || !strings.Contains(strings.Join(got.failed, "\n"), why) {
+		t.Fatalf("%s %s must stop with %q: %v %q", playbook, strings.Join(args, " "), why, err, got.failed)
+	}
+}
+
+// checkPooler looks for lines in PgBouncer's file.
+func (r *rollout) checkPooler(t *testing.T, lines ...string) {
+	t.Helper()
+	text := r.mustRun(t, "pooler1", "cat /etc/pgbouncer/pgbouncer.ini")
+	for _, line := range lines {
+		if !strings.Contains(text, "\n"+line) {
+			t.Errorf("PgBouncer's file has no line %q: %s", line, text)
+		}
+	}
 }
 
 // adopted is a shard whose members Debian's commands have made.
@@ -114,18 +156,17 @@ func (r *rollout) handMade(t *testing.T, scope, primary, standby string) {
 }
 
 // handMadePooler is a PgBouncer with a file of an operator's, and what keeps that.
-func (r *rollout) handMadePooler(t *testing.T, primaries map[string]string) {
+func (r *rollout) handMadePooler(t *testing.T) (ini string) {
 	t.Helper()
-	ini := "[databases]\n"
-	for scope, primary := range primaries {
-		ini += fmt.Sprintf("%s = host=%s port=5432\n", scope, r.host(primary).address)
-	}
-	ini += "\n[pgbouncer]\nlisten_addr = *\nlisten_port = 6432\nauth_type = scram-sha-256\nauth_file = /etc/pgbouncer/userlist.txt\n" +
-		"unix_socket_dir = /var/run/postgresql\nlogfile = /var/log/postgresql/pgbouncer.log\npidfile = /var/run/postgresql/pgbouncer.pid\npool_mode = transaction\n"
-	r.mustRun(t, "pooler1", "set -e\nprintf '%s' '"+ini+"' >/etc/pgbouncer/pgbouncer.ini\n"+
+	ini = fmt.Sprintf("[databases]\norders = host=%s port=5432\npeople = host=%s port=5432 dbname=users\n", r.host("db1").address, r.host("db3").address) +
+		"\n[pgbouncer]\nlisten_addr = *\nlisten_port = 6432\nauth_type = scram-sha-256\nauth_file = /etc/pgbouncer/userlist.txt\n" +
+		"unix_socket_dir = /var/run/postgresql\nlogfile = /var/log/postgresql/pgbouncer.log\npidfile = /var/run/postgresql/pgbouncer.pid\npool_mode = transaction\n" +
+		"ignore_startup_parameters = extra_float_digits,search_path"
+	r.mustRun(t, "pooler1", "set -e\nprintf '%s\\n' '"+ini+"' >/etc/pgbouncer/pgbouncer.ini\n"+
 		"printf '%s\\n' '\"app\" \""+appPassword+"\"' >/etc/pgbouncer/userlist.txt\n"+
 		"printf '[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n' >/etc/systemd/system/template.service\n"+
 		"systemctl daemon-reload\nsystemctl enable --now template.service pgbouncer.service")
+	return ini
 }
 
 func (r *rollout) mustRun(t *testing.T, name, command string) string {
@@ -161,6 +202,10 @@ func (r *rollout) checkAdopted(t *testing.T, scope, primary, standby string) {
 		got = r.mustRun(t, name, "systemctl is-active postgresql@15-main; grep -v '^#' /etc/postgresql/15/main/start.conf | grep .; grep -c 10.77.0.0 /etc/postgresql/15/main/pg_hba.conf")
 		if got != "inactive\ndisabled\n2" {
 			t.Errorf("%s: Debian's unit, start.conf and the operator's lines of pg_hba.conf: %q", name, got)
+		}
+		got = r.mustRun(t, name, "cd / && runuser -u postgres -- psql -Atc \"SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'theirs'\"")
+		if got != "0" {
+			t.Errorf("%s: the slot that the standby had before is still there", name)
 		}
 	}
 }
