@@ -14,7 +14,7 @@ func (r *rollout) testAgentUpgrade(t *testing.T) {
 	for _, name := range []string{"db1", "db2", "db3"} {
 		before[name] = r.postmaster(t, name)
 	}
-	r.vars["lictor_package_file"] = r.packages[1]
+	r.vars["lictor_package_file"] = buildPackage(t, r.dir, "0.1.0+b") // of the same source
 	r.underLoad(t, func() { r.mustPlay(t, "rolling_agent_upgrade") }, "orders", "users")
 	for name, postmaster := range before {
 		if now := r.postmaster(t, name); now != postmaster {
