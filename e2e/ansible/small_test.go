@@ -31,7 +31,7 @@ func TestSmallSite(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if err := d.debs(t.Context(), r.packages...); err != nil {
+	if err := d.debs(t.Context(), r.vars["lictor_package_file"].(string), buildPackage(t, r.dir, "0.1.0+b")); err != nil {
 		t.Fatal(err)
 	}
 	for _, h := range r.hosts {
