@@ -81,12 +81,8 @@ func fits(t *testing.T, args map[string]any) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "args.json")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	out := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "ansible", "-i", "localhost,", "-c", "local", "localhost", "-m", "lictor_ha.lictor.pgbouncer_fits", "-a", "@"+file, "--tree", out)
+	cmd := exec.CommandContext(t.Context(), "ansible", "-i", "localhost,", "-c", "local", "localhost", "-m", "lictor_ha.lictor.pgbouncer_fits", "-a", string(text), "--tree", out)
 	cmd.Env = append(ansibleEnvironment(tree, t.TempDir()), "ANSIBLE_PYTHON_INTERPRETER=auto_silent")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, text)

@@ -46,10 +46,13 @@ options:
     type: path
     required: true
   users:
-    description: I(name) and I(password) of the users that it will have.
+    description: The users that it will have.
     type: list
     elements: dict
     required: true
+    suboptions:
+      name: {description: As PgBouncer has it., type: str, required: true}
+      password: {description: As clients have it., type: str, required: true}
   others:
     description: Whether other users will be looked up in the database.
     type: bool
@@ -205,7 +208,12 @@ def main():
             settings=dict(type="dict", default={}),
             port=dict(type="int", required=True),
             socket_dir=dict(type="path", required=True),
-            users=dict(type="list", elements="dict", required=True, no_log=True),
+            users=dict(
+                type="list",
+                elements="dict",
+                required=True,
+                options=dict(name=dict(type="str", required=True), password=dict(type="str", required=True, no_log=True)),
+            ),
             others=dict(type="bool", default=False),
         ),
         supports_check_mode=True,
