@@ -11,7 +11,8 @@ import (
 
 // TestAdopt puts two shards under Lictor that run as operators have made them with Debian's
 // commands, each in a cluster that is called main, behind a PgBouncer whose file was written
-// by hand; gives one of them back; and puts it there again. Clients go on.
+// by hand; gives them back, one half-way through its adoption; and puts them there again.
+// Clients go on.
 func TestAdopt(t *testing.T) {
 	if os.Getenv("LICTOR_TEST_ANSIBLE") == "" {
 		t.Skip("set LICTOR_TEST_ANSIBLE=1, or run make test-ansible: six systemd hosts, some 20 minutes")
@@ -28,8 +29,8 @@ func TestAdopt(t *testing.T) {
 		})
 	r.entry = net.JoinHostPort(r.host("pooler1").address, "6432")
 	both := []string{"orders", "people"}
-	r.handMade(t, "orders", "db1", "db2")
-	r.handMade(t, "users", "db3", "db4")
+	r.handMade(t, "orders", "db1", "db2", handMadeConf)
+	r.handMade(t, "users", "db3", "db4", handMadeConf+"cluster_name = 'users'\n") // as it will be
 	ini := r.handMadePooler(t)
 	for _, database := range both {
 		r.makeTable(t, database)
@@ -62,32 +63,43 @@ func TestAdopt(t *testing.T) {
 	for _, h := range databases {
 		before[h] = r.dataDirOf(t, h)
 	}
-	// One, while the other is served as its operator has it; then that one.
+	// One, while the other is served as its operator has it.
 	r.underLoad(t, func() {
 		r.mustPlay(t, "adopt", "-e", "shard=orders")
 		r.checkPooler(t, "people = host="+r.host("db3").address+" port=5432 dbname=users", "ignore_startup_parameters = extra_float_digits,search_path")
 	}, both...)
 	r.checkAdopted(t, "orders", "db1", "db2")
-	r.underLoad(t, func() { r.mustPlay(t, "adopt") }, both...)
+	// Then that one, first only half of it, and back.
+	r.underLoad(t, func() {
+		r.mustRun(t, "db3", "systemd-run --quiet --unit=squatter python3 -m http.server 8008")
+		r.refuses(t, "lictor-agent@users", "adopt", "-e", "shard=users")
+		r.mustPlay(t, "adopt_back", "-e", "shard=users")
+		r.checkGivenBack(t, "users", "db3", "db4")
+		r.mustRun(t, "db3", "systemctl stop squatter")
+		r.mustPlay(t, "adopt")
+	}, both...)
 	r.checkAdopted(t, "users", "db3", "db4")
 	r.checkPooler(t, "people = host="+r.host("db4").address+" port=5432 dbname=users")
 	r.changesNothing(t, "adopt")
 	r.changesNothing(t, "adopt", "--check")
 
 	// The way back, and there again: each time the other one is started as the replica.
+	const lictor = " orders --config /etc/lictor/agents/orders.yml --wait"
+	r.mustRun(t, "db2", "lictor pause"+lictor)
+	r.refuses(t, "it is paused", "adopt_back", "-e", "shard=orders")
+	r.mustRun(t, "db2", "lictor resume"+lictor)
+	r.mustRun(t, "db1", "sed -i s/150/149/ /etc/postgresql/15/main/conf.d/operator.conf")
+	r.refuses(t, "max_connections is 149 in /etc/postgresql/15/main/postgresql.base.conf, and 150 on the primary", "adopt_back", "-e", "shard=orders")
+	r.mustRun(t, "db1", "sed -i s/149/150/ /etc/postgresql/15/main/conf.d/operator.conf")
+	r.checkAdopted(t, "orders", "db1", "db2") // nothing was done
 	r.underLoad(t, func() { r.mustPlay(t, "adopt_back", "-e", "shard=orders") }, both...)
-	for _, h := range orders["members"].([]string) {
-		if got := r.mustRun(t, h, "systemctl is-active postgresql@15-main; systemctl is-active lictor-agent@orders; systemctl is-enabled lictor-agent@orders; "+
-			"ls /etc/postgresql/15/main/postgresql.base.conf 2>/dev/null; grep -v '^#' /etc/postgresql/15/main/start.conf | grep ."); got != "active\ninactive\ndisabled\nauto" {
-			t.Errorf("%s after the way back: %q", h, got)
-		}
-	}
-	if got := r.mustRun(t, "db2", "cd / && runuser -u postgres -- psql -Atc 'SELECT count(*), pg_is_in_recovery() FROM pg_stat_replication'"); got != "1|f" {
-		t.Errorf("standbys of the shard that was given back: %s", got)
-	}
+	r.checkGivenBack(t, "orders", "db2", "db1")
 	r.changesNothing(t, "adopt_back", "-e", "shard=orders")
 	r.underLoad(t, func() { r.mustPlay(t, "adopt", "-e", "shard=orders") }, both...)
 	r.checkAdopted(t, "orders", "db2", "db1")
+	r.testBackInterrupted(t)
+	r.underLoad(t, func() { r.mustPlay(t, "adopt", "-e", "shard=orders") }, both...)
+	r.checkAdopted(t, "orders", "db1", "db2")
 	for _, h := range databases {
 		if now := r.dataDirOf(t, h); now != before[h] {
 			t.Errorf("%s: the data directory is another one: %s, before %s", h, now, before[h])
@@ -97,6 +109,40 @@ func TestAdopt(t *testing.T) {
 	// Strict TLS comes with site, as for any site.
 	r.vars["lictor_tls_strict"] = true
 	r.underLoad(t, func() { r.mustPlay(t, "site") }, both...)
+}
+
+// testBackInterrupted stops a way back when the primary, db1, is stopped and its keys are gone.
+// Whoever starts an agent then gets no second primary.
+func (r *rollout) testBackInterrupted(t *testing.T) {
+	t.Helper()
+	r.mustRun(t, "db1", "systemctl mask postgresql@15-main.service")
+	r.refuses(t, "is masked", "adopt_back", "-e", "shard=orders")
+	r.mustRun(t, "db2", "systemctl start lictor-agent@orders")
+	r.await(t, "the standby's agent waits for the primary", func() error {
+		_, err := r.host("db2").run(t.Context(), "journalctl --since=-60s -u lictor-agent@orders | grep 'the shard is new to Consul and this member'")
+		return err
+	})
+	if got := r.mustRun(t, "db2", "cd / && runuser -u postgres -- psql -Atc 'SELECT pg_is_in_recovery()'"); got != "t" {
+		t.Errorf("the standby, while its primary is down and its agent runs: pg_is_in_recovery is %q", got)
+	}
+	r.mustRun(t, "db1", "systemctl unmask postgresql@15-main.service")
+	r.mustPlay(t, "adopt_back", "-e", "shard=orders")
+	r.checkGivenBack(t, "orders", "db1", "db2")
+}
+
+// checkGivenBack looks at a shard that Debian's units run again.
+func (r *rollout) checkGivenBack(t *testing.T, scope, primary, standby string) {
+	t.Helper()
+	for _, h := range []string{primary, standby} {
+		if got := r.mustRun(t, h, "systemctl is-active postgresql@15-main; systemctl is-active lictor-agent@"+scope+"; systemctl is-enabled lictor-agent@"+scope+"; "+
+			"ls /etc/postgresql/15/main/postgresql.base.conf /etc/lictor/agents/"+scope+".yml 2>/dev/null; "+
+			"grep -v '^#' /etc/postgresql/15/main/start.conf | grep .; ls /var/lib/lictor-adopted"); got != "active\ninactive\ndisabled\nauto\ngiven-back\nshards" {
+			t.Errorf("%s after the way back: %q", h, got)
+		}
+	}
+	if got := r.mustRun(t, primary, "cd / && runuser -u postgres -- psql -Atc 'SELECT count(*), pg_is_in_recovery() FROM pg_stat_replication'"); got != "1|f" {
+		t.Errorf("standbys of the shard that was given back: %s", got)
+	}
 }
 
 // refuses runs a playbook that must stop, and say why.
@@ -140,10 +186,10 @@ host replication all 10.77.0.0/24 scram-sha-256
 )
 
 // handMade makes a primary and its standby as an operator does.
-func (r *rollout) handMade(t *testing.T, scope, primary, standby string) {
+func (r *rollout) handMade(t *testing.T, scope, primary, standby, conf string) {
 	t.Helper()
-	const (
-		configure = "\nprintf '%s' \"" + handMadeConf + "\" >/etc/postgresql/15/main/conf.d/operator.conf\n" +
+	var (
+		configure = "\nprintf '%s' \"" + conf + "\" >/etc/postgresql/15/main/conf.d/operator.conf\n" +
 			"printf '%s' \"" + handMadeHBA + "\" >>/etc/postgresql/15/main/pg_hba.conf\n"
 		start = "\nsystemctl enable postgresql.service && systemctl start postgresql@15-main\n"
 	)
