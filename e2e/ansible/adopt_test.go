@@ -37,7 +37,9 @@ func TestAdopt(t *testing.T) {
 	}
 
 	// What does not fit is said, and nothing is done.
-	r.refuses(t, "max_connections is 150, and all members must have the same: set lictor_shards.orders.dcs", "adopt", "-e", "adopt=check")
+	r.mustRun(t, "db1", "systemd-run --quiet --unit=squatter python3 -m http.server 8008")
+	r.refuses(t, "port 8008 (api_port) is taken; max_connections is 150, and all members must have the same: set lictor_shards.orders.dcs", "adopt", "-e", "adopt=check")
+	r.mustRun(t, "db1", "systemctl stop squatter")
 	for _, spec := range []map[string]any{orders, users} {
 		spec["dcs"] = map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"max_connections": 150}}}
 	}
@@ -71,11 +73,11 @@ func TestAdopt(t *testing.T) {
 	r.checkAdopted(t, "orders", "db1", "db2")
 	// Then that one, first only half of it, and back.
 	r.underLoad(t, func() {
-		r.mustRun(t, "db3", "systemd-run --quiet --unit=squatter python3 -m http.server 8008")
-		r.refuses(t, "lictor-agent@users", "adopt", "-e", "shard=users")
+		r.mustRun(t, "db3", "systemctl mask lictor-agent@users.service")
+		r.refuses(t, "is masked", "adopt", "-e", "shard=users")
+		r.mustRun(t, "db3", "systemctl unmask lictor-agent@users.service")
 		r.mustPlay(t, "adopt_back", "-e", "shard=users")
 		r.checkGivenBack(t, "users", "db3", "db4")
-		r.mustRun(t, "db3", "systemctl stop squatter")
 		r.mustPlay(t, "adopt")
 	}, both...)
 	r.checkAdopted(t, "users", "db3", "db4")
