@@ -78,7 +78,7 @@ func TestAdopt(t *testing.T) {
 		r.mustRun(t, "db3", "systemctl unmask lictor-agent@users.service")
 		r.mustPlay(t, "adopt_back", "-e", "shard=users")
 		r.checkGivenBack(t, "users", "db3", "db4")
-		r.mustPlay(t, "adopt")
+		r.mustPlay(t, "adopt", "-e", "shard=users")
 	}, both...)
 	r.checkAdopted(t, "users", "db3", "db4")
 	r.checkPooler(t, "people = host="+r.host("db4").address+" port=5432 dbname=users")
