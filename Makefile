@@ -99,7 +99,7 @@ test-evacuate: build ## 24 shards on 6 hosts (as root; 72 PostgreSQL): leaders a
 test-ansible: ## the Ansible collection and the packages on systemd hosts (as root); lint
 	@e2e/tools/deps.sh ansible
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_TEST_ANSIBLE=1 && \
-		$(GO) test -count 1 -timeout 90m -v ./e2e/ansible
+		$(GO) test -count 1 -timeout 120m -v ./e2e/ansible
 
 # The binaries are Debian DEBIAN's, unpacked outside the tree (some 250 MB in
 # /var/cache/lictor, a minute or two the first time); what it does not bring is this
