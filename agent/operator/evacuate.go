@@ -190,6 +190,9 @@ func (e evacuation) forget(ctx context.Context) error {
 	if err := e.journal.forget(ctx); err != nil {
 		return err
 	}
+	if e.c.Format != Pretty { // no leader was handed over
+		return e.c.Show(moveTable("", nil, nil))
+	}
 	e.c.Say("%s is not noted as evacuated any more", e.host)
 	return nil
 }
