@@ -38,6 +38,19 @@ func dataOf(d postgres.DataDir, err error) member.Data {
 	}
 }
 
+// restoresOf is what the history of the data directory's timeline tells of restores. One that cannot
+// be read tells nothing; a leader says so.
+func restoresOf(p *postgres.Instance, d postgres.DataDir) member.Restores {
+	if d.State != postgres.Valid {
+		return member.Restores{}
+	}
+	lines, err := p.TimelineHistory(d.Control.Timeline)
+	if err != nil {
+		return member.Restores{}
+	}
+	return member.RestoresIn(lines, d.Control.Timeline)
+}
+
 // restoreOf is the note of a restore that has not ended. One that cannot be read makes the
 // data directory one that is refused.
 func restoreOf(p *postgres.Instance) *ha.Discard {

@@ -35,7 +35,9 @@ func (d *dataLooker) look(ctx context.Context) (member.Found, bool) {
 		if ctx.Err() != nil {
 			return
 		}
-		looked <- member.Found{Data: dataOf(data, err), Loss: d.pg.Loss(), Restore: restoreOf(d.pg), Stray: d.pg.Stray()}
+		found := dataOf(data, err)
+		found.Restores = restoresOf(d.pg, data)
+		looked <- member.Found{Data: found, Loss: d.pg.Loss(), Restore: restoreOf(d.pg), Stray: d.pg.Stray()}
 	})
 	select {
 	case f := <-looked:

@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // historyWriter writes the history of the timelines for the shard.
@@ -34,10 +36,40 @@ func (w *historyWriter) write() {
 			return
 		}
 		w.reading = false
+		w.lead.led = RestoresIn(lines, timeline)
 		if w.lead.Leads() && w.local.PG.Observed.Timeline == timeline {
 			w.put(timeline, lines)
 		}
 	})
+}
+
+// Restores is what the history of a timeline says of the WAL that restores have discarded.
+type Restores struct {
+	// Timeline is the one whose history it is; zero: it is not known.
+	Timeline int
+	ha.Discard
+}
+
+// RestoresIn reads that in the history of a timeline: each restore began the timeline after the one
+// that it left, with a number above all that there were.
+func RestoresIn(history cluster.History, timeline int) Restores {
+	var last ha.Discard
+	for i, was := range history {
+		if _, discards := pg.Discards(was.Reason); !discards {
+			continue
+		}
+		next := timeline
+		if i+1 < len(history) {
+			next = history[i+1].Timeline
+		}
+		last = ha.Discard{Timeline: next - 1, Before: last.Timeline}
+	}
+	return Restores{timeline, last}
+}
+
+// forget has the history read and written anew.
+func (w *historyWriter) forget() {
+	w.written, w.lead.led = 0, Restores{}
 }
 
 // put writes the key history: what is known of a timeline's end stays.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
 )
 
 // What is known of a timeline's end stays; the newest is told of with its leader; the list
@@ -39,6 +40,19 @@ func TestHistory(t *testing.T) {
 	w.history.put(3, append(cluster.History{{Timeline: 0, LSN: 1}}, lines...))
 	if h := w.take("Consul.WriteAsLeader").args[4].(cluster.History); len(h) != 2 || h[0].Timeline != 1 {
 		t.Fatalf("%+v", h)
+	}
+
+	// What restores have discarded.
+	const promoted, restored = "no recovery target specified", "before 2026-11-29 10:00:00+00"
+	for want, lines := range map[ha.Discard]cluster.History{
+		{}:                       {{Timeline: 1, Reason: promoted}, {Timeline: 2, Reason: promoted}},
+		{Timeline: 6}:            {{Timeline: 1, Reason: promoted}, {Timeline: 2, Reason: restored}},
+		{Timeline: 1}:            {{Timeline: 1, Reason: restored}, {Timeline: 2, Reason: promoted}},
+		{Timeline: 6, Before: 3}: {{Timeline: 1, Reason: restored}, {Timeline: 4, Reason: restored}},
+	} {
+		if got := RestoresIn(lines, 7); got != (Restores{7, want}) {
+			t.Errorf("%+v: %+v, want %+v", lines, got, want)
+		}
 	}
 
 	// Who leads no more by the time does not write.

@@ -24,6 +24,8 @@ type leadership struct {
 	GuardSupervisor GuardSupervisor
 	// discard is what a restore that is under way discards; nil: there is none.
 	discard *ha.Discard
+	// led is what the data that lead tell themselves, since they were promoted.
+	led Restores
 	// Complete: the successor of the lease that is given up has all WAL.
 	Complete bool
 	// unsent takes back a beat that waits for what must come before it; nil: none does.
@@ -163,14 +165,30 @@ func (l *leadership) standby() bool {
 }
 
 // nextDiscarded is what the next status says of discarded WAL: as the one that it replaces,
-// unless a restore is under way, or was undone: then a member that holds that WAL writes it.
+// unless a restore is under way, or was undone: then a member that holds that WAL writes it. The
+// data of a primary know by their history which restores there were. Consul may not: it was told
+// of one that came to nothing by a beat that came late, or has gone back to before one (a snapshot
+// was restored).
 func (l *leadership) nextDiscarded() (timeline, before int) {
 	timeline, before = l.Discarded()
+	o := &l.local.PG.Observed
 	switch {
 	case l.discard != nil:
 		return l.discard.Timeline, l.discard.Before
 	case l.local.Restore != nil && l.local.Data.State == ha.DataValid && timeline == l.local.Restore.Timeline:
 		return l.local.Restore.Before, 0
+	case l.local.Restore != nil || !l.local.PG.Primary():
+		return timeline, before
+	}
+	own, on := l.led, o.Timeline
+	if !l.local.PG.Running {
+		own, on = l.local.Data.Restores, l.local.Data.Timeline
+	}
+	switch {
+	case on == 1:
+		return 0, 0
+	case on > 1 && own.Timeline == on:
+		return own.Discard.Timeline, own.Before
 	}
 	return timeline, before
 }

@@ -20,6 +20,8 @@ type Data struct {
 	ShutDown      bool
 	WasPrimary    bool // by its signal files
 	Clone         bool // what is incomplete is a clone
+	// Restores are those of which the history of its timeline tells.
+	Restores Restores
 }
 
 // Found is what a look at the data directory, and beside it, has found.

@@ -128,6 +128,53 @@ func TestRestoreThatConsulDoesNotHearOf(t *testing.T) {
 	w.none("Postgres.SetAside")
 }
 
+// The data that lead know what was discarded: a beat of a restore that came to nothing, which
+// Consul took late, is taken back, and what Consul has forgotten is said again.
+func TestDiscardedByTheData(t *testing.T) {
+	const restored = "before 2026-11-29 10:00:00+00"
+	for name, test := range map[string]struct {
+		known        int // what the status says
+		lines        cluster.History
+		timeline     int
+		change       func(*world)
+		want, before int
+	}{
+		"a late beat":                        {known: 3, timeline: 3, lines: cluster.History{{Timeline: 2, Reason: "no recovery target specified"}}},
+		"a late beat, on the first timeline": {known: 1, timeline: 1},
+		"Consul has gone back":               {timeline: 3, lines: cluster.History{{Timeline: 1, Reason: restored}}, want: 2},
+		"it knows of the restore before":     {known: 1, timeline: 4, lines: cluster.History{{Timeline: 1, Reason: restored}, {Timeline: 2, Reason: restored}}, want: 3, before: 1},
+		"it says what the data say":          {known: 2, timeline: 3, lines: cluster.History{{Timeline: 1, Reason: restored}}, want: 2},
+		"the history was not read yet":       {known: 3, timeline: 3, want: 3},
+		"that of another timeline was":       {known: 3, timeline: 4, change: func(w *world) { w.history.lead.led = Restores{Timeline: 3} }, want: 3},
+		"a restore of its own has not ended": {known: 3, timeline: 3, lines: cluster.History{{Timeline: 2}}, change: func(w *world) { w.Restore = &ha.Discard{Timeline: 4} }, want: 3},
+		"it is down, and was on the restored line": {timeline: 3, change: func(w *world) {
+			w.PG.Running, w.PG.Observed, w.PG.wasPrimary = false, pg.State{}, true
+			w.Data = Data{State: ha.DataValid, WasPrimary: true, Timeline: 3, Restores: RestoresIn(cluster.History{{Timeline: 1, Reason: restored}}, 3)}
+		}, want: 2},
+		"it is down, and its history cannot be read": {known: 3, timeline: 3, change: func(w *world) {
+			w.PG.Running, w.PG.Observed, w.PG.wasPrimary = false, pg.State{}, true
+			w.Data = Data{State: ha.DataValid, WasPrimary: true, Timeline: 3}
+		}, want: 3},
+		"PostgreSQL does not say where it is": {known: 3, timeline: 3, lines: cluster.History{{Timeline: 2}}, change: func(w *world) { w.PG.Observed = pg.State{Running: true} }, want: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t).leading()
+			w.Snapshot.Status.Value.Lictor.Discarded = test.known
+			w.PG.Observed.Timeline = test.timeline
+			if test.lines != nil {
+				w.history.write()
+				w.answer("Postgres.TimelineHistory", test.lines, nil)
+			}
+			if test.change != nil {
+				test.change(w)
+			}
+			if timeline, before := w.history.lead.nextDiscarded(); timeline != test.want || before != test.before {
+				t.Errorf("the next beat says %d, %d, want %d, %d", timeline, before, test.want, test.before)
+			}
+		})
+	}
+}
+
 func TestRestoreIsCancelled(t *testing.T) {
 	w := newWorld(t).leading()
 	if w.CancelRestore() {

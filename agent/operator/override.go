@@ -32,8 +32,8 @@ func overrides(snapshot cluster.Snapshot, candidate string) (list, lease bool) {
 		return false, false
 	}
 	b := snapshot.Status.Value.Lictor
-	lease = snapshot.Status.OK() && b != nil && b.Owner != candidate &&
-		(!b.Released || b.Successor != "" && b.Successor != candidate || discarded(snapshot, candidate))
+	lease = snapshot.Status.OK() && b != nil && (discarded(snapshot, candidate) ||
+		b.Owner != candidate && (!b.Released || b.Successor != "" && b.Successor != candidate))
 	return notListed(snapshot, candidate), lease
 }
 
@@ -92,7 +92,7 @@ func (s *Shard) depose(ctx context.Context, c *Console, snapshot cluster.Snapsho
 	if m.Value.APIURL == "" {
 		m.Value.APIURL = snapshot.Failsafe.Value[owner]
 	}
-	if m.Value.APIURL == "" || snapshot.Status.Value.Lictor.Released {
+	if owner == candidate || m.Value.APIURL == "" || snapshot.Status.Value.Lictor.Released {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, deposeLimit)

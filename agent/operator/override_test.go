@@ -32,6 +32,9 @@ func TestOverrides(t *testing.T) {
 		{"it was released, and a restore has discarded what the candidate has", leaderless(func(s *cluster.Snapshot) {
 			s.Status.Value.Lictor.Released, s.Status.Value.Lictor.Discarded = true, 100
 		}), false, true},
+		{"it is the candidate's own, and a restore has discarded what it has", leaderless(func(s *cluster.Snapshot) {
+			s.Status.Value.Lictor.Owner, s.Status.Value.Lictor.Discarded = "b", 100
+		}), false, true},
 		{"it is the candidate's own", leaderless(func(s *cluster.Snapshot) { s.Status.Value.Lictor.Owner = "b" }), false, false},
 		{"Patroni led: there is no lease", leaderless(func(s *cluster.Snapshot) { s.Status.Value.Lictor = nil }), false, false},
 		{"the status makes no sense", leaderless(func(s *cluster.Snapshot) { s.Status = cluster.Entry[cluster.Status]{} }), false, false},

@@ -69,6 +69,9 @@ func (j *judge) restored(list bool) {
 	if found {
 		j.status = e.value.(cluster.Status)
 	}
+	if before != nil && (j.status.Lictor == nil || j.status.Lictor.Discarded < before.Discarded) {
+		j.unsaid = max(j.unsaid, before.Discarded)
+	}
 	for _, h := range j.w.hosts {
 		// Who led in pause has no time after which it surely does not, nor has who goes on by
 		// the word of other members than those of whom Consul knows again.

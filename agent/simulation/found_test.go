@@ -57,6 +57,12 @@ func TestFoundSnapshotThatTheNextAgentDidNotKnow(t *testing.T) {
 		during(70, 0.3, EndAgent, a)))
 }
 
+// A snapshot of Consul from before a restore is put back: only the restored data know what was discarded.
+func TestFoundSnapshotFromBeforeARestore(t *testing.T) {
+	survived(t, directed(3, map[string]any{"ttl": 30, "primary_start_timeout": 0}, during(17.7, 29.5, CutFromMembers, c), during(31.6, 31.2, RestoreSnapshot, a),
+		ev(40.5, Restore, a).with(241), during(40.53, 12.3, EndAgent, a), during(50.4, 38, HostLoss, a), during(56, 33, StopAgent, c)))
+}
+
 // A postmaster that does not stop ends otherwise, and its backends go on.
 func TestFoundBackendsAfterAStop(t *testing.T) {
 	survived(t, directed(3, alone(30), during(28, 19, HangPostmaster, a), during(30, 40, EndAgent, a), during(35, 16, Orphans, a)))

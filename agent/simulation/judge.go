@@ -41,6 +41,9 @@ type judge struct {
 	wentBack bool
 	tally    Tally
 	cuts     []cut // what restores have discarded
+	// unsaid is up to which timeline WAL was discarded before Consul was put back to a state that
+	// does not say so, and nobody who knows it by its data has led since; zero: Consul knows.
+	unsaid int
 }
 
 // Tally counts what happened in a run, so that a test can tell that it tested
@@ -265,6 +268,9 @@ func (j *judge) committed(h *host, ops []op) {
 			}
 		case o.verb == set && o.key == keyStatus:
 			j.status = o.value.(cluster.Status)
+			if h.pg.at.branch.timeline > j.unsaid {
+				j.unsaid = 0 // it knows by its data, and says so
+			}
 			for _, other := range j.w.hosts {
 				other.unaware = false
 			}

@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -13,6 +14,7 @@ type branch struct {
 	timeline int
 	parent   *branch
 	fork     int64 // where it left its parent
+	restored bool  // a restore began it: what was beyond fork was discarded
 	// acked and promised are how far clients were told that their commits are safe:
 	// in any mode, and while the key sync vouched for them.
 	acked, promised int64
@@ -52,7 +54,11 @@ func (q position) upTo(b *branch) int64 {
 func (q position) history() cluster.History {
 	var lines cluster.History
 	for b := q.branch; b.parent != nil; b = b.parent {
-		lines = append(lines, cluster.TimelineSwitch{Timeline: b.parent.timeline, LSN: b.fork, Reason: "no recovery target specified"})
+		reason := "no recovery target specified"
+		if b.restored {
+			reason = fmt.Sprintf("after LSN 0/%X", b.fork)
+		}
+		lines = append(lines, cluster.TimelineSwitch{Timeline: b.parent.timeline, LSN: b.fork, Reason: reason})
 	}
 	slices.Reverse(lines)
 	return lines
