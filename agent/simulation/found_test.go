@@ -57,6 +57,13 @@ func TestFoundSnapshotThatTheNextAgentDidNotKnow(t *testing.T) {
 		during(70, 0.3, EndAgent, a)))
 }
 
+// A former leader that ran on in pause, out of Consul's reach, comes back while the next one, whose list
+// failsafe does not name it, goes on without Consul. (Seed 10000145.)
+func TestFoundFormerLeaderBesideOneWithoutConsul(t *testing.T) {
+	survived(t, directed(2, map[string]any{"ttl": 8, "synchronous_mode": true}, during(20, 15, Pause, a), during(25, 47, CutBoth, a).to(2),
+		during(25, 90, CutFromMembers, a), during(40, 1, KillAgent, a), during(45, 70, Pause, a), during(50, 65, CutBoth, b).to(2)))
+}
+
 // A snapshot of Consul from before a restore is put back: only the restored data know what was discarded.
 func TestFoundSnapshotFromBeforeARestore(t *testing.T) {
 	survived(t, directed(3, map[string]any{"ttl": 30, "primary_start_timeout": 0}, during(17.7, 29.5, CutFromMembers, c), during(31.6, 31.2, RestoreSnapshot, a),
