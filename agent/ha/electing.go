@@ -344,7 +344,7 @@ func (v View) standBack() string {
 	f := v.Cluster.Failover
 	for _, p := range v.Peers {
 		switch {
-		case p.runsAsPrimary() && v.Now.Before(v.leaseExpires().Add(v.Config.TTL)):
+		case (p.runsAsPrimary() || v.hasSeenNoBeat() && p.mayRunAsPrimary()) && v.Now.Before(v.leaseExpires().Add(v.Config.TTL)):
 			return p.Name + " still runs as a primary"
 		case v.mayBeAhead(p) && (!f.OK() || f.Value.Candidate != v.Name):
 			return p.Name + " " + stillReplays + ", and may be ahead"
@@ -361,6 +361,11 @@ func (v View) standBack() string {
 	}
 	return ""
 }
+
+// hasSeenNoBeat reports whether the status is what this agent has found when it began. It cannot know
+// that Consul went back to it (a snapshot was restored), and that another member's lease runs longer:
+// one whose agent has heard of that, and cannot end its PostgreSQL, says so all the same.
+func (v Shard) hasSeenNoBeat() bool { return v.StatusSeen == v.FirstRead }
 
 // self is this member as the others see it.
 func (v View) self() Peer {

@@ -79,6 +79,9 @@ func TestElectingNeedsEachCondition(t *testing.T) {
 	another.Primary = true
 	silent, stopped := another, another
 	silent.Answered, stopped.State = false, cluster.StateStopped
+	stopping := another
+	stopping.State = cluster.StateStopping
+	began := func(v *View) { v.FirstRead = v.StatusSeen }
 	preferred := peer("c", 1, 5000)
 	preferred.Tags = map[string]any{"failover_priority": 2}
 	just := func(v *View) { leads("b", 9*time.Second)(v); lockGone(v) }
@@ -111,6 +114,10 @@ func TestElectingNeedsEachCondition(t *testing.T) {
 		{"as good as the other, with more priority", view(expiredLease, asked(preferred), priority(3)), take, "best"},
 		{"as good as the other, with less priority", view(expiredLease, asked(preferred)), "", "c is ahead"},
 		{"another answered as a primary", view(just, asked(another)), "", "still runs as a primary"},
+		{"another is stopping one", view(just, asked(stopping)), take, "best"},
+		{"and no beat was seen since this agent began", view(just, asked(stopping), began), "", "still runs as a primary"},
+		{"for a lease after the lease", view(leads("b", 17*time.Second), lockGone, asked(stopping), began), take, "best"},
+		{"a replica that stops", view(just, asked(Peer{Name: "b", Answered: true, State: cluster.StateStopping, Timeline: 1}), began), take, "best"},
 		{"another that was a primary is silent", view(just, asked(silent)), take, "best"},
 		{"another that was a primary is stopped", view(just, asked(stopped)), take, "best"},
 		{"the operator's choice lags", view(expiredLease, chosen("c"), asked(peer("c", 1, 5000-2<<20))), "", "chosen by the operator"},

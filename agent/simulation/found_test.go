@@ -64,6 +64,14 @@ func TestFoundFormerLeaderBesideOneWithoutConsul(t *testing.T) {
 		during(25, 90, CutFromMembers, a), during(40, 1, KillAgent, a), during(45, 70, Pause, a), during(50, 65, CutBoth, b).to(2)))
 }
 
+// A snapshot of Consul is restored in which an earlier leader leads, whose agent begins anew; the primary
+// of since has heard of it, and its agent cannot kill it: the guard does, at the end of its own lease.
+// (Seed 13007183.)
+func TestFoundSnapshotBesideAPrimaryThatCannotBeKilled(t *testing.T) {
+	survived(t, directed(3, alone(3), ev(20, Switchover, b), during(30, 30, RestoreSnapshot, a), ev(35, SetTTL, a).with(30), ev(45, Switchover, a),
+		during(58, 55, KillFails, a), during(75, 0.8, KillAgent, b)))
+}
+
 // A snapshot of Consul from before a restore is put back: only the restored data know what was discarded.
 func TestFoundSnapshotFromBeforeARestore(t *testing.T) {
 	survived(t, directed(3, map[string]any{"ttl": 30, "primary_start_timeout": 0}, during(17.7, 29.5, CutFromMembers, c), during(31.6, 31.2, RestoreSnapshot, a),
