@@ -107,9 +107,30 @@ func (n *node) Restore(ctx context.Context, r api.RestoreRequest) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}
-	return n.hear(ctx, func(done func(error)) {
+	err = n.hear(ctx, func(done func(error)) {
 		n.m.RestoreTo(pg.Restore{Target: r.Target, Label: r.Label, Timeline: plan.Line.Timeline}, done)
 	})
+	if err == nil || errors.Is(err, api.ErrRefused) {
+		return err
+	}
+	if undone := n.restoreUndone(ctx); undone != nil {
+		err = fmt.Errorf("%w; %w", err, undone)
+	}
+	return err
+}
+
+// undoneLimit bounds the wait for the end of a restore that is undone: its programs are killed,
+// directories are renamed, and Consul is told.
+const undoneLimit = time.Minute
+
+// restoreUndone waits until a restore that was broken off is undone.
+func (n *node) restoreUndone(ctx context.Context) error {
+	limit, cancel := context.WithTimeout(ctx, undoneLimit)
+	defer cancel()
+	if err := n.await(limit, func(s api.State) bool { return !s.RestoreUnfinished }); err != nil {
+		return fmt.Errorf("%w: %w", api.ErrNotUndone, err)
+	}
+	return nil
 }
 
 // planRestore looks whether a restore is possible, and touches nothing.
@@ -135,10 +156,15 @@ func (n *node) planRestore(ctx context.Context, r api.RestoreRequest) (backup.Pl
 
 // CancelRestore has a restore that is under way undone (api.Node).
 func (n *node) CancelRestore(ctx context.Context) error {
-	return n.ask(ctx, func() error {
+	err := n.ask(ctx, func() error {
 		if !n.m.CancelRestore() {
 			return api.ErrNone
 		}
+		n.show() // or the state of before would pass for the end of it
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return n.restoreUndone(ctx)
 }

@@ -35,7 +35,7 @@ type Node interface {
 	// Restore puts the shard back to an earlier moment and returns when it is, or when it
 	// was undone.
 	Restore(ctx context.Context, r RestoreRequest) error
-	// CancelRestore has a restore undone. ErrNone: there is none.
+	// CancelRestore has a restore undone, and returns when it is. ErrNone: there is none.
 	CancelRestore(ctx context.Context) error
 	// Switchover asks the leader to hand over and waits for the outcome. With
 	// scheduled set it only leaves the request. Failover is the same without a
@@ -66,6 +66,8 @@ var (
 	ErrConflict = errors.New("somebody else made a change at the same time: try again")
 	// ErrNone: there is nothing of that kind (no config, no scheduled request).
 	ErrNone = errors.New("there is none")
+	// ErrNotUndone: what has failed is not undone yet.
+	ErrNotUndone = errors.New("it is not undone yet")
 	// ErrRefused: the request makes no sense in the present state; the text of
 	// the wrapping error says why.
 	ErrRefused = errors.New("refused")
@@ -158,6 +160,9 @@ type State struct {
 	// Watchdog is the state of the watchdog device.
 	Watchdog fence.WatchdogState
 
+	// RestoreUnfinished: a restore to an earlier moment has neither come to its end nor been
+	// undone.
+	RestoreUnfinished bool
 	// Task is the long piece of work under way, its Kind empty when there is none.
 	Task Progress
 

@@ -43,6 +43,9 @@ func (s *Server) restore(ctx context.Context, request map[string]any) answer {
 		return text(http.StatusPreconditionFailed, refusal(err))
 	}
 	s.log.Error().Err(err).Msg("REST API: restore")
+	if errors.Is(err, ErrNotUndone) {
+		return because(text(http.StatusInternalServerError, "restore failed, and is not undone yet"), err.Error())
+	}
 	return because(text(http.StatusServiceUnavailable, "restore failed: the data are put back as they were"), err.Error())
 }
 
@@ -55,11 +58,11 @@ func orNobody(c cluster.Snapshot) string {
 
 // cancelRestore has a restore that is under way undone.
 func (s *Server) cancelRestore(ctx context.Context, _ map[string]any) answer {
-	ctx, cancel := context.WithTimeout(ctx, quickLimit)
-	defer cancel()
 	switch err := s.node.CancelRestore(ctx); {
 	case errors.Is(err, ErrNone):
 		return text(http.StatusNotFound, "no restore is under way")
+	case errors.Is(err, ErrNotUndone):
+		return because(text(http.StatusInternalServerError, "the restore is broken off, and is not undone yet"), err.Error())
 	case err != nil:
 		s.log.Error().Err(err).Msg("REST API: restore")
 		return because(text(http.StatusServiceUnavailable, "the restore goes on"), err.Error())

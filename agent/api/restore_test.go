@@ -29,6 +29,10 @@ func TestRestore(t *testing.T) {
 			name: "undone", node: restoring(errors.New("the target\nis not reached")), body: asked, status: 503,
 			want: "restore failed: the data are put back as they were", reason: "the target is not reached",
 		},
+		{
+			name: "not undone", node: restoring(fmt.Errorf("boom; %w: no room", ErrNotUndone)), body: asked, status: 500,
+			want: "restore failed, and is not undone yet", reason: "boom; it is not undone yet: no room",
+		},
 		{name: "a replica", state: func(s *State) { s.Name = "node2" }, body: asked, status: 412, want: "node2 does not lead: node1 does"},
 		{name: "nobody leads", state: func(s *State) { s.Cluster.Leader.Value = "" }, body: asked, status: 412, want: "node1 does not lead: nobody does"},
 		{name: "no body", status: 400},
@@ -54,6 +58,10 @@ func TestCancelRestore(t *testing.T) {
 	for _, e := range []exchange{
 		{name: "done", node: cancelling(nil), status: 200, want: "the restore is undone"},
 		{name: "none", node: cancelling(ErrNone), status: 404, want: "no restore is under way"},
+		{
+			name: "not undone yet", node: cancelling(fmt.Errorf("%w: no room", ErrNotUndone)), status: 500,
+			want: "the restore is broken off, and is not undone yet", reason: "it is not undone yet: no room",
+		},
 		{name: "failed", node: cancelling(errors.New("stopping")), status: 503, want: "the restore goes on", reason: "stopping"},
 	} {
 		e.method, e.path = "DELETE", "/restore"

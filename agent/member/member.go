@@ -82,6 +82,7 @@ type Member struct {
 	remote     remoteWatch
 	key        memberKey
 	route      routeWriter
+	restoring  *Work // of the restore that is under way; nil: there is none
 	history    historyWriter
 	slots      slotKeeper
 	checkpoint firstCheckpoint

@@ -48,6 +48,7 @@ func (m *Member) RestoreTo(r pg.Restore, done func(error)) {
 	m.Log.Warn().Time("target", r.Target).Str("backup", r.Label).Int("timeline", r.Timeline).Msg("restoring the shard to an earlier moment")
 	stop := m.restopped()
 	m.startTask(ha.TaskRestore, func(w *Work, next func(error)) {
+		m.restoring = w
 		inOrder(func(w *Work, next func(error)) {
 			m.Postgres.BeginRestore(w, r, next)
 		}, stop, func(w *Work, next func(error)) {
@@ -59,7 +60,7 @@ func (m *Member) RestoreTo(r pg.Restore, done func(error)) {
 		}, func(w *Work, next func(error)) {
 			m.Postgres.Restore(w, r, next)
 		}, m.Postgres.EndRestore)(w, func(err error) {
-			m.discard, m.hidden = nil, false
+			m.discard, m.hidden, m.restoring = nil, false, nil
 			done(err)
 			next(err)
 		})
@@ -99,11 +100,16 @@ func (m *Member) restoreUndone(error) {
 	m.PGDown, m.unservedSince = 0, 0
 }
 
-// CancelRestore has a restore that is under way undone. It reports whether there was one.
+// CancelRestore has a restore that is under way undone. It reports whether there was one: one
+// that is being undone already goes on with that.
 func (m *Member) CancelRestore() bool {
-	if m.TaskKind() != ha.TaskRestore {
-		return false
+	if m.restoring != nil {
+		m.restoring.breakOff(ErrBroken)
 	}
-	m.task.work.breakOff(ErrBroken)
-	return true
+	return m.RestoreUnfinished()
+}
+
+// RestoreUnfinished reports whether a restore has neither come to its end nor been undone.
+func (m *Member) RestoreUnfinished() bool {
+	return m.TaskKind() == ha.TaskRestore || m.Restore != nil || m.Data.State == ha.DataSetAside
 }

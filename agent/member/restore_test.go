@@ -184,6 +184,24 @@ func TestRestoreIsCancelled(t *testing.T) {
 	if !w.CancelRestore() || !slices.Contains(w.names(), "Postgres.BeginRestore") {
 		t.Fatal(w.names())
 	}
+
+	// One that is being undone goes on with that.
+	w = newWorld(t).leading()
+	w.Restore, w.Data.State = &ha.Discard{Timeline: 3}, ha.DataSetAside
+	w.begin(ha.PutBack{})
+	if !w.CancelRestore() || w.task.work.Broken() != nil {
+		t.Error("putting the data back was broken off")
+	}
+	w.answer("Postgres.PutBack")
+	w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataValid, SystemIdentifier: systemA, Timeline: 3, WasPrimary: true}, Restore: w.Restore}, true)
+	w.settle()
+	if !w.CancelRestore() {
+		t.Error("its note is still there")
+	}
+	w.Restore = nil
+	if w.CancelRestore() {
+		t.Error("it was undone")
+	}
 }
 
 func TestRestoreIsRefused(t *testing.T) {

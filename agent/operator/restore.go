@@ -43,8 +43,13 @@ type RestoreOptions struct {
 // Beside reports whether something is said of a new shard.
 func (o RestoreOptions) Beside() bool { return o.DataDir+o.Port+o.APIPort+o.File != "" }
 
-// archiveLimit bounds the wait for the last WAL to come into the archive.
-const archiveLimit = time.Minute
+const (
+	// archiveLimit bounds the wait for the last WAL to come into the archive.
+	archiveLimit = time.Minute
+	// cancelLimit bounds that for the end of a restore that is undone. The agent waits no
+	// longer than a minute.
+	cancelLimit = 90 * time.Second
+)
 
 // restoration is a recovery that was found possible.
 type restoration struct {
@@ -200,10 +205,12 @@ func Restore(ctx context.Context, c *Console, s *Shard, o RestoreOptions) error 
 		return unknownf("%s did not answer; it may go on: see lictor list: %w", leader.Name, err)
 	case answer.Status == http.StatusPreconditionFailed, answer.Status == http.StatusBadRequest:
 		return refusedf("%s", s.words(answer))
+	case answer.Status == http.StatusInternalServerError:
+		return unknownf("%s: %s; see lictor list", s.words(answer), answer.Reason)
 	case !answer.OK():
 		return rolledBack(fmt.Errorf("%s: %s", s.words(answer), answer.Reason))
 	}
-	c.Say("restored in %s. Take a full backup now: those from before do not reach the new timeline's end.\n"+
+	c.Say("restored in %s. Take a full backup now, so that a recovery need not begin on the old timeline; with --no-expire-auto, if what was discarded may be wanted yet.\n"+
 		"When nobody needs the old data any more, remove %s.before-restore.*", Duration(time.Since(began)), plan.dataDir)
 	return nil
 }
@@ -218,7 +225,7 @@ func CancelRestore(ctx context.Context, c *Console, s *Shard) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, changeLimit)
+	ctx, cancel := context.WithTimeout(ctx, cancelLimit)
 	defer cancel()
 	answer, err := s.client.Delete(ctx, api.PeerOf(leader), "/restore")
 	switch {
@@ -227,7 +234,7 @@ func CancelRestore(ctx context.Context, c *Console, s *Shard) error {
 	case answer.Status == http.StatusNotFound:
 		return refusedf("%s", s.words(answer))
 	case !answer.OK():
-		return fmt.Errorf("%s (status %d)", s.words(answer), answer.Status)
+		return fmt.Errorf("%s (status %d): %s", s.words(answer), answer.Status, answer.Reason)
 	}
 	c.Say("%s", s.words(answer))
 	return nil

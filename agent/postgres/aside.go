@@ -35,29 +35,14 @@ func (p *dataDirectory) moveAside(systemIdentifier string, owns func(path string
 	if err != nil {
 		return "", fmt.Errorf("moving the data directory aside: %w", err)
 	}
-	id, err := identity(dir)
-	if err != nil {
-		return "", err
-	}
-	if err := mayRemove(dir); err != nil { // the next one that fails takes its place
-		return "", err
-	}
-	earlier, err := p.asides()
-	if err != nil {
-		return "", err
-	}
 	out, err := p.outsides(systemIdentifier, owns)
 	if err != nil { // nothing of that is needed to make room for the data directory
 		p.log.Warn().Err(err).Msg("what the data directory leads to is left as it is")
 	}
 	defer closeOutsides(out)
-	now := aside{Path: dir + asideInfix + time.Now().UTC().Format("20060102T150405.000000"), ID: id}
-	// Noted before it is done: one that is not noted would stay for ever.
-	if err := p.noteAsides(append(earlier, now)); err != nil {
+	path, err := p.renameAside(dir, true)
+	if err != nil {
 		return "", err
-	}
-	if err := p.disk.For(func() error { return p.disk.Rename(dir, now.Path) }, p.dataDir, dir); err != nil {
-		return "", errors.Join(fmt.Errorf("moving the data directory aside: %w", err), p.noteAsides(earlier))
 	}
 	if err := p.emptyOutside(out); err != nil {
 		return "", err
@@ -71,6 +56,39 @@ func (p *dataDirectory) moveAside(systemIdentifier string, owns func(path string
 			return "", err
 		}
 	}
+	return path, nil
+}
+
+// renameAside renames a directory to where those that failed lie, and removes those from before.
+// It is noted before it is done: one that is not noted would stay for ever. noted: where that fails
+// nothing is done.
+func (p *dataDirectory) renameAside(dir string, noted bool) (string, error) {
+	id, err := identity(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := mayRemove(dir); err != nil { // the next one that fails takes its place
+		return "", err
+	}
+	earlier, err := p.asides()
+	if err != nil && noted {
+		return "", err
+	}
+	now := aside{Path: dir + asideInfix + time.Now().UTC().Format("20060102T150405.000000"), ID: id}
+	note := func(list []aside) error {
+		err := p.noteAsides(list)
+		if err == nil || noted {
+			return err
+		}
+		p.log.Warn().Err(err).Str("path", now.Path).Msg("it is not noted what was moved aside: remove it when nobody needs it")
+		return nil
+	}
+	if err := note(append(earlier, now)); err != nil {
+		return "", err
+	}
+	if err := p.disk.For(func() error { return p.disk.Rename(dir, now.Path) }, p.dataDir, dir); err != nil {
+		return "", errors.Join(fmt.Errorf("moving the data directory aside: %w", err), note(earlier))
+	}
 	kept := []aside{now}
 	for _, a := range earlier {
 		if err := p.removeAside(a); err != nil {
@@ -78,7 +96,7 @@ func (p *dataDirectory) moveAside(systemIdentifier string, owns func(path string
 			kept = append(kept, a)
 		}
 	}
-	return now.Path, p.noteAsides(kept)
+	return now.Path, note(kept)
 }
 
 // removeAside removes a directory that was moved aside, if it is still that very one and

@@ -47,6 +47,9 @@ type RestoreNote struct {
 	// not change.
 	Aside string `json:"aside"`
 	ID    string `json:"id"`
+	// Made is the identity of the restored directory; empty: it is still marked as unfinished
+	// work of our own, if there is one.
+	Made string `json:"made,omitempty"`
 }
 
 // dir is the data directory that was moved aside, as it was called before: what the
@@ -125,6 +128,10 @@ func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 	if note.ID, err = identity(dir); err != nil {
 		return err
 	}
+	return p.writeRestoreNote(note)
+}
+
+func (p *dataDirectory) writeRestoreNote(note RestoreNote) error {
 	content, err := json.Marshal(note)
 	if err != nil {
 		return fmt.Errorf("the note of a restore: %w", err)
@@ -225,6 +232,12 @@ func (p *restorer) Restore(ctx context.Context, b config.Backup, r pg.Restore) e
 	if err := p.keepNames(note); err != nil {
 		return err
 	}
+	if note.Made, err = identity(p.dataDir); err != nil {
+		return err
+	}
+	if err := p.writeRestoreNote(*note); err != nil {
+		return err
+	}
 	return p.unmark()
 }
 
@@ -251,18 +264,10 @@ func (p *restorer) PutBack(ctx context.Context) error {
 	if err := errors.Join(p.killWriters(ctx), p.killMethods(ctx)); err != nil {
 		return err
 	}
-	dir := note.dir()
-	if _, err := p.disk.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
-		failed, err := p.moveAside("", func(string) bool { return false })
-		if err != nil {
-			return err
-		}
-		p.log.Warn().Str("moved_to", failed).Msg("what the restore has left was moved aside; the next one that fails takes its place")
-		// Where a link leads to there is a new one.
-		if err := p.disk.For(func() error { return p.disk.Remove(dir) }, p.dataDir, dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("putting the data directory back: %w", err)
-		}
+	if err := p.clearPlace(note); err != nil {
+		return err
 	}
+	dir := note.dir()
 	if err := p.disk.For(func() error { return p.disk.Rename(note.Aside, dir) }, p.dataDir, dir); err != nil {
 		return fmt.Errorf("putting the data directory back: %w", err)
 	}
@@ -271,6 +276,39 @@ func (p *restorer) PutBack(ctx context.Context) error {
 	}
 	p.log.Warn().Str("data_dir", p.dataDir).Msg("the restore was undone: the data directory was put back")
 	return p.unmark()
+}
+
+// clearPlace moves aside what a restore has left where the old data were, as a bootstrap that
+// failed is. It needs no room: a disk that is full may be why the restore has failed. What is there
+// and is neither the old data nor a restore's, somebody else has put there.
+func (p *restorer) clearPlace(note *RestoreNote) error {
+	dir := note.dir()
+	entries, err := p.disk.ReadDir(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("putting the data directory back: %w", err)
+	case len(entries) == 0: // where a link leads to there is a new one
+		if err := p.disk.For(func() error { return p.disk.Remove(dir) }, p.dataDir, dir); err != nil {
+			return fmt.Errorf("putting the data directory back: %w", err)
+		}
+		return nil
+	}
+	id, err := identity(dir)
+	if err != nil {
+		return err
+	}
+	if ours, err := p.marked(); err != nil || ours == nil && id != note.Made {
+		return errors.Join(err, fmt.Errorf("%s holds what the restore has not made, and the data that it was to replace lie at %s: move it elsewhere, and they are put back; "+
+			"or, if these are the shard's data, remove %s", dir, note.Aside, p.stateFile("restore")))
+	}
+	failed, err := p.renameAside(dir, false)
+	if err != nil {
+		return err
+	}
+	p.log.Warn().Str("moved_to", failed).Msg("what the restore has left was moved aside; the next one that fails takes its place")
+	return nil
 }
 
 // EndRestore drops the note: what is in the data directory is the shard's.

@@ -45,6 +45,11 @@ func TestPutBack(t *testing.T) {
 		"with a whole one in its place": func(t *testing.T, p *Instance) {
 			aside(t, p)
 			put(t, p.inData("PG_VERSION"), "another")
+			note, err := p.RestoreNote()
+			must(t, err)
+			note.Made, err = identity(note.dir())
+			must(t, err)
+			must(t, p.writeRestoreNote(*note))
 		},
 		"before the target of a link was made again": func(t *testing.T, p *Instance) {
 			aside(t, p)
@@ -110,14 +115,57 @@ func TestPutBackNothingElse(t *testing.T) {
 	must(t, err)
 	must(t, os.Rename(note.Aside, note.Aside+".kept"))
 	put(t, filepath.Join(note.Aside, "another"), "x")
-	before := listing(t, dir)
-	if err := p.PutBack(ctx); err == nil || !strings.Contains(err.Error(), "is not the data directory that a restore has moved there") {
+	refused := func(why string) {
+		t.Helper()
+		before := listing(t, dir)
+		if err := p.PutBack(ctx); err == nil || !strings.Contains(err.Error(), why) {
+			t.Error(err)
+		}
+		if after := listing(t, dir); strings.Join(after, " ") != strings.Join(before, " ") {
+			t.Errorf("changed: %v", after)
+		}
+	}
+	refused("is not the data directory that a restore has moved there")
+	must(t, os.RemoveAll(note.Aside))
+	must(t, os.Rename(note.Aside+".kept", note.Aside))
+	put(t, p.inData("PG_VERSION"), "an operator's copy")
+	refused("holds what the restore has not made")
+	must(t, os.RemoveAll(p.dataDir))
+	must(t, p.PutBack(ctx))
+	if _, err := os.Stat(p.inData("precious")); err != nil {
 		t.Error(err)
 	}
-	if after := listing(t, dir); strings.Join(after, " ") != strings.Join(before, " ") {
-		t.Errorf("changed: %v", after)
-	}
 	must(t, os.WriteFile(p.stateFile("restore"), []byte("{"), 0o600))
+	wantState(ctx, t, p, Foreign)
+}
+
+// A restore that has filled the disk is undone all the same.
+func TestPutBackOnAFullDisk(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	disk := filepath.Join(dir, "disk")
+	must(t, os.Mkdir(disk, 0o755))
+	if err := unix.Mount("lictor", disk, "tmpfs", 0, "size=1m"); errors.Is(err, unix.EPERM) {
+		t.Skip("no right to mount")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(disk, unix.MNT_DETACH)) })
+	p := newInstance(t, settings(t, disk, "a"))
+	give(t, p, disk)
+	put(t, p.inData("precious"), "x")
+	give(t, p, p.dataDir)
+	must(t, p.BeginRestore(pg.Restore{Discarded: 3}))
+	must(t, p.SetAside())
+	must(t, p.mark(markCustom, ""))
+	err := os.WriteFile(p.inData("half"), make([]byte, 2<<20), 0o600)
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	must(t, p.PutBack(ctx))
+	if _, err := os.Stat(p.inData("precious")); err != nil {
+		t.Error(err, listing(t, disk))
+	}
+	must(t, p.EndRestore())
 	wantState(ctx, t, p, Foreign)
 }
 
@@ -138,7 +186,7 @@ func TestRestoreToAMoment(t *testing.T) {
 	sql(ctx, t, p, "CREATE TABLE public.kept TABLESPACE elsewhere AS SELECT 42 AS answer")
 	target := time.Now()
 	sql(ctx, t, p, "DROP TABLE public.kept")
-	sql(ctx, t, p, "SELECT pg_switch_wal()")
+	archived(ctx, t, p)
 	must(t, p.Stop(ctx, Fast))
 	r := pg.Restore{Target: target, Label: labelIn(ctx, t, p, options), Timeline: 1, Discarded: 3}
 	b := config.Backup{Stanza: "main", Command: strings.ReplaceAll("pgbackrest "+options, "--stanza=main ", "")}
@@ -160,11 +208,11 @@ func TestRestoreToAMoment(t *testing.T) {
 	must(t, p.SetAside())
 	must(t, p.Restore(ctx, b, r))
 	// It can still be undone: a standby that asked the archive would follow its timeline.
-	archived := func() []string {
+	early := func() []string {
 		return slices.Concat(matches(t, dir, "repo/archive/main/*/00000004.history*"), matches(t, dir, "repo/archive/main/*/00000004*/*"))
 	}
-	if early := archived(); len(early) != 0 {
-		t.Errorf("the archive has %v", early)
+	if has := early(); len(has) != 0 {
+		t.Errorf("the archive has %v", has)
 	}
 	must(t, p.EndRestore())
 	d, err := p.DataDir(ctx)
@@ -174,7 +222,7 @@ func TestRestoreToAMoment(t *testing.T) {
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
 	sql(ctx, t, p, "TABLE public.kept")
 	testkit.Await(ctx, t, "the new timeline is archived", func() error {
-		if len(archived()) == 0 {
+		if len(early()) == 0 {
 			return errors.New("it is not")
 		}
 		return nil
@@ -189,6 +237,18 @@ func TestRestoreToAMoment(t *testing.T) {
 	if left, err := filepath.Glob(p.dataDir + beforeRestore + "*/PG_VERSION"); err != nil || len(left) != 1 {
 		t.Errorf("the old data: %v, %v", left, err)
 	}
+}
+
+// archived waits until what was committed is in the archive: a stop does not wait for it.
+func archived(ctx context.Context, t *testing.T, p *Instance) {
+	t.Helper()
+	segment := value(ctx, t, p, "SELECT pg_walfile_name(pg_switch_wal())")
+	testkit.Await(ctx, t, segment+" is archived", func() error {
+		if last := value(ctx, t, p, "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver"); last < segment {
+			return fmt.Errorf("the last one is %q", last)
+		}
+		return nil
+	})
 }
 
 // labelIn is that of the only backup in a repository.
@@ -208,7 +268,7 @@ func TestRestoreToWhatARestoreHasDiscarded(t *testing.T) {
 	if _, err := exec.LookPath("pgbackrest"); err != nil {
 		t.Skip("pgbackrest is not installed")
 	}
-	ctx, dir := within(t), newDir(t)
+	ctx, dir := testkit.Within(t, 3*patience), newDir(t)
 	p, _, options := backedUp(ctx, t, dir)
 	b := config.Backup{Stanza: "main", Command: strings.ReplaceAll("pgbackrest "+options, "--stanza=main ", "")}
 	label := labelIn(ctx, t, p, options)
@@ -218,7 +278,7 @@ func TestRestoreToWhatARestoreHasDiscarded(t *testing.T) {
 		sql(ctx, t, p, fmt.Sprintf("CREATE TABLE public.kept%d ()", i))
 		after[i] = time.Now()
 	}
-	sql(ctx, t, p, "SELECT pg_switch_wal()")
+	archived(ctx, t, p)
 	must(t, p.Stop(ctx, Fast))
 	restore := func(r pg.Restore) error {
 		t.Helper()
@@ -244,13 +304,7 @@ func TestRestoreToWhatARestoreHasDiscarded(t *testing.T) {
 	sql(ctx, t, p, "CREATE TABLE public.kept4 ()")
 	later := time.Now()
 	sql(ctx, t, p, "CREATE TABLE public.kept5 ()")
-	sql(ctx, t, p, "SELECT pg_switch_wal()")
-	testkit.Await(ctx, t, "the new timeline is archived", func() error {
-		if len(matches(t, dir, "repo/archive/main/*/00000002*/00000002*")) == 0 {
-			return errors.New("it is not")
-		}
-		return nil
-	})
+	archived(ctx, t, p)
 	must(t, p.Stop(ctx, Fast))
 
 	const discarded = "an earlier restore has discarded"
