@@ -102,11 +102,37 @@ func TestAdopt(t *testing.T) {
 	r.changesNothing(t, "adopt_back", "-e", "shard=orders")
 	r.underLoad(t, func() { r.mustPlay(t, "adopt", "-e", "shard=orders", "--limit", "db1,db2") }, both...)
 	r.checkAdopted(t, "orders", "db2", "db1")
+	r.testBackInterrupted(t)
+	r.underLoad(t, func() { r.mustPlay(t, "adopt", "-e", "shard=orders", "--limit", "db1,db2") }, both...)
+	r.checkAdopted(t, "orders", "db1", "db2")
 	for _, h := range databases {
 		if now := r.dataDirOf(t, h); now != before[h] {
 			t.Errorf("%s: the data directory is another one: %s, before %s", h, now, before[h])
 		}
 	}
+
+	// Strict TLS comes with site, as for any site.
+	r.vars["lictor_tls_strict"] = true
+	r.underLoad(t, func() { r.mustPlay(t, "site") }, both...)
+}
+
+// testBackInterrupted stops a way back when the primary, db1, is stopped and its keys are gone.
+// Whoever starts an agent then gets no second primary.
+func (r *rollout) testBackInterrupted(t *testing.T) {
+	t.Helper()
+	r.mustRun(t, "db1", "systemctl mask postgresql@15-main.service")
+	r.refuses(t, "is masked", "adopt_back", "-e", "shard=orders")
+	r.mustRun(t, "db2", "systemctl start lictor-agent@orders")
+	r.await(t, "the standby's agent waits for the primary", func() error {
+		_, err := r.host("db2").run(t.Context(), "journalctl --since=-60s -u lictor-agent@orders | grep 'the shard is new to Consul and this member'")
+		return err
+	})
+	if got := r.mustRun(t, "db2", "cd / && runuser -u postgres -- psql -Atc 'SELECT pg_is_in_recovery()'"); got != "t" {
+		t.Errorf("the standby, while its primary is down and its agent runs: pg_is_in_recovery is %q", got)
+	}
+	r.mustRun(t, "db1", "systemctl unmask postgresql@15-main.service")
+	r.mustPlay(t, "adopt_back", "-e", "shard=orders")
+	r.checkGivenBack(t, "orders", "db1", "db2")
 }
 
 // checkGivenBack looks at a shard that Debian's units run again.
