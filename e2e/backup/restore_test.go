@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -151,6 +152,8 @@ func TestRestoreInPlace(t *testing.T) {
 	sql(ctx, t, leader, "CREATE TABLE public.known (what text)", "INSERT INTO public.known VALUES ('before')")
 	before := moment(ctx, t, leader, "0")
 	sql(ctx, t, leader, "INSERT INTO public.known VALUES ('after')")
+	after := moment(ctx, t, leader, "0")
+	sql(ctx, t, leader, "INSERT INTO public.known VALUES ('last')")
 	clients, others := shard.StartWorkload(ctx, lab.WorkloadOptions{}), other.StartWorkload(ctx, lab.WorkloadOptions{})
 	labtest.AwaitWrites(ctx, t, clients)
 	labtest.AwaitWrites(ctx, t, others)
@@ -168,6 +171,23 @@ func TestRestoreInPlace(t *testing.T) {
 	}
 	if out, code := s.restore(ctx, replica, "--to", before); code != operator.ExitRefused || !strings.Contains(out, "run this on the leader's host") {
 		t.Errorf("on a replica's host: %d, %s", code, out)
+	}
+	// So it is by the agent, whoever asks it.
+	label := strings.Fields(string(got(s.repo.CommandAsPostgres(ctx, "sh", "-c", "ls "+filepath.Join(s.repo.Dir, "repo/backup", shard.Name)).Output())(t)))[0]
+	for say, request := range map[string]map[string]any{
+		"and a recovery from it ends later":        {"target": "2020-01-01T00:00:00Z"},
+		"target: is in the future":                 {"target": time.Now().Add(time.Hour).Format(time.RFC3339)},
+		"target: must be a time with its zone":     {"target": "2026-11-29 10:00 CST"},
+		"is later than the last WAL of timeline":   {"target": time.Now().Format(time.RFC3339Nano)},
+		"there is no good backup 20200101-000000F": {"target": inZone(before), "label": "20200101-000000F"},
+		"timeline: the shard was on ":              {"target": inZone(before), "timeline": 77},
+	} {
+		if request["label"] == nil {
+			request["label"] = label
+		}
+		if status, answer, err := leader.Post(ctx, "/restore", request); err != nil || status != http.StatusPreconditionFailed && status != http.StatusBadRequest || !strings.Contains(string(answer), say) {
+			t.Errorf("POST /restore %v: %d %s %v", request, status, answer, err)
+		}
 	}
 	if now := got(leader.Status(ctx))(t); now.Timeline != was.Timeline || len(asides(t, leader)) > 0 {
 		t.Fatalf("it was touched: timeline %d, %v", now.Timeline, asides(t, leader))
@@ -201,6 +221,18 @@ func TestRestoreInPlace(t *testing.T) {
 	if n := others.Writes.ErrorCount(); n > 0 {
 		t.Errorf("%d writes of the other shard's clients have failed", n)
 	}
+
+	// What that has discarded is reached all the same: the recovery follows the timeline of then.
+	out, code = s.restore(ctx, leader, "--to", after)
+	if t.Log(out); code != 0 || !strings.Contains(out, fmt.Sprintf("timeline    %d, which an earlier restore left", was.Timeline)) {
+		t.Fatalf("%d\n%s", code, agentLog(t, leader))
+	}
+	got(shard.AwaitHealthy(ctx))(t)
+	for _, m := range shard.Members() {
+		if n := count(ctx, t, m, "SELECT count(*) FROM public.known"); n != 2 {
+			t.Errorf("after the second restore %s has %d known rows", m.Name, n)
+		}
+	}
 	must(t, s.backup(ctx, shard)) // on the new timeline
 	s.reinit(ctx, t, replica)
 	if how := made(ctx, t, replica); !strings.Contains(how, " by pgbackrest in ") {
@@ -208,58 +240,8 @@ func TestRestoreInPlace(t *testing.T) {
 	}
 }
 
-// A restore whose agent is killed in the middle is undone by the next one, and no other member
-// leads meanwhile.
-func TestRestoreThatIsCutShort(t *testing.T) {
-	all(t)
-	program := needs(t)
-	s := serving(t, lab.Options{Members: 2, Async: true}, restores(program))
-	ctx := testkit.Within(t, 2*patience)
-	shard := s.Shard(0)
-	leader := got(shard.Leader(ctx))(t)
-	sql(ctx, t, leader, "CREATE TABLE public.known (what text)", "INSERT INTO public.known VALUES ('before')")
-	before := moment(ctx, t, leader, "0")
-	// A repository tells of whole seconds when WAL came there.
-	sql(ctx, t, leader, "INSERT INTO public.known VALUES ('after')", "SELECT pg_sleep(1.1)")
-	was := got(leader.Status(ctx))(t)
-	ended := make(chan string, 1)
-	go func() {
-		out, _ := s.restore(ctx, leader, "--to", before)
-		ended <- out
-	}()
-	testkit.Await(ctx, t, "the data directory is moved aside", func() error {
-		select {
-		case out := <-ended:
-			t.Fatalf("it has ended before: %s", out)
-		default:
-		}
-		if len(asides(t, leader)) == 0 {
-			return errors.New("not yet")
-		}
-		return nil
-	})
-	must(t, leader.Process("agent").Kill(ctx))
-	<-ended
-	testkit.Await(ctx, t, "its lock is gone, and with it what keeps another one from leading", func() error {
-		if out := s.lictor(ctx, shard, "list"); strings.Contains(out, "Leader") {
-			return errors.New(out)
-		}
-		return nil
-	})
-	must(t, leader.Start(ctx))
-	if again := got(shard.AwaitHealthy(ctx))(t); again != leader {
-		t.Errorf("%s leads", again.Name)
-	}
-	if n := count(ctx, t, leader, "SELECT count(*) FROM public.known"); n != 2 {
-		t.Errorf("%d known rows", n)
-	}
-	if now := got(leader.Status(ctx))(t); now.Timeline != was.Timeline {
-		t.Errorf("timeline %d, was %d", now.Timeline, was.Timeline)
-	}
-	if beside := asides(t, leader); len(beside) != 0 {
-		t.Errorf("there is still %v", beside)
-	}
-}
+// inZone is a moment as the REST API takes it.
+func inZone(at string) string { return strings.Replace(at, " ", "T", 1) + ":00" }
 
 // asides are the data directories that restores have moved aside.
 func asides(t *testing.T, m *lab.Member) []string {
