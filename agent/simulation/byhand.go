@@ -73,11 +73,15 @@ func (j *judge) settled(patience bool) bool {
 }
 
 // mayBecomePrimary reports whether an operator makes a primary of this member: no other one
-// runs, and nobody else holds the lock, in Consul and by what the member itself shows.
+// runs or is being promoted by hand, no switchover goes on, and nobody else holds the lock, in Consul
+// and by what the member itself shows.
 func (j *judge) mayBecomePrimary(of *host) bool {
 	holder, shown := j.w.consul.leaderNamed(), ""
 	if of.agent != nil {
 		shown = of.agent.Snapshot.LeaderName()
+	}
+	if _, asked := j.w.consul.keys[keyFailover]; asked || j.byHand != nil && j.byHand != of {
+		return false
 	}
 	if j.w.consul.state != consulUp || holder != "" && holder != of.name || shown != "" && shown != of.name {
 		return false
