@@ -12,6 +12,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/consul"
 	"github.com/lictor-ha/lictor/agent/fence"
 	"github.com/lictor-ha/lictor/agent/member"
+	"github.com/lictor-ha/lictor/agent/pg"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
@@ -139,15 +140,20 @@ func observeEvery(loopWait time.Duration, unwatched bool) time.Duration {
 	return min(max(loopWait/3, time.Second), most)
 }
 
-// soonest is how soon PostgreSQL is looked at again while it runs and lets nobody in: its route
-// and whoever awaits its answer wait for that. Nothing tells when it is ready.
+// soonest is how soon PostgreSQL is looked at again while it runs and lets nobody in, or follows
+// nobody yet: its route and whoever awaits its answer wait for that. Nothing tells when it is ready.
 const soonest = 25 * time.Millisecond
+
+// isReady reports whether there is nothing that PostgreSQL would come to by itself in a moment.
+func isReady(s pg.State) bool {
+	return !s.Running || s.Accepting && (!s.InRecovery || s.ReplicationState == pg.Streaming)
+}
 
 // lookAgain is how long after a look the next one begins, if nothing happens: when PostgreSQL
 // was not ready soon at first, and then in twice the time that it has been so.
 func lookAgain(look member.Look, unready, loopWait time.Duration, watched bool) time.Duration {
 	calm := observeEvery(loopWait, look.State.InRecovery && !watched)
-	if !look.State.Running || look.State.Accepting {
+	if isReady(look.State) {
 		return calm
 	}
 	return min(max(unready, soonest), calm)
@@ -172,7 +178,7 @@ func (w *watcher) postgres(ctx context.Context) {
 			cancel()
 		}
 		w.post(func() { w.m.Saw(look) })
-		if !look.State.Running || look.State.Accepting {
+		if isReady(look.State) {
 			ready = look.Began
 		}
 		receiverEnded := w.pg.ReceiverEnded()

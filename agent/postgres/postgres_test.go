@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,8 +31,14 @@ import (
 const patience = 3 * time.Minute
 
 // secret is in every password of these tests, and nowhere else: not in those of another run of
-// them on this machine either.
-var secret = fmt.Sprintf(`s3cr:et%d\'`, os.Getpid()) //nolint:gochecknoglobals // it never changes
+// them on this machine either. The processes that a run starts of itself have the same.
+var secret = func() string { //nolint:gochecknoglobals // it never changes
+	const env = "LICTOR_TEST_RUN"
+	if os.Getenv(env) == "" {
+		_ = os.Setenv(env, strconv.Itoa(os.Getpid())) // else a child has another secret, and its test fails
+	}
+	return `s3cr:et` + os.Getenv(env) + `\'`
+}()
 
 func within(t *testing.T) context.Context { t.Helper(); return testkit.Within(t, patience) }
 

@@ -185,7 +185,7 @@ func TestRestoreInPlace(t *testing.T) {
 		if request["label"] == nil {
 			request["label"] = label
 		}
-		if status, answer, err := leader.Post(ctx, "/restore", request); err != nil || status != http.StatusPreconditionFailed && status != http.StatusBadRequest || !strings.Contains(string(answer), say) {
+		if status, answer, err := leader.Post(ctx, "/restore", request); err != nil || status != http.StatusPreconditionFailed && status != http.StatusBadRequest || !strings.Contains(answer, say) {
 			t.Errorf("POST /restore %v: %d %s %v", request, status, answer, err)
 		}
 	}
