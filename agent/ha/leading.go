@@ -165,6 +165,13 @@ func (v Shard) nextTimelineUntold(timeline int) bool {
 	return b != nil && b.Owner == v.Name && b.Timeline > 0 && b.Timeline <= timeline
 }
 
+// startTimedOut reports whether PostgreSQL has been down of its own for longer than
+// primary_start_timeout.
+func (v View) startTimedOut() bool {
+	since := v.Postgres.DownSince
+	return !since.IsZero() && !v.Now.Before(since.Add(v.Config.PrimaryStartTimeout))
+}
+
 // stopGrace is what a handover, or what ends a leadership, may take beyond the time that
 // a leader may serve nobody.
 const stopGrace = 15 * time.Second

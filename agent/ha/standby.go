@@ -77,13 +77,6 @@ func promisesNothing(v View) Decision {
 	return Decision{}
 }
 
-// startTimedOut reports whether PostgreSQL has been down of its own for longer than
-// primary_start_timeout.
-func (v View) startTimedOut() bool {
-	since := v.Postgres.DownSince
-	return !since.IsZero() && !v.Now.Before(since.Add(v.Config.PrimaryStartTimeout))
-}
-
 // mustMoveOn reports whether this leader's PostgreSQL, which is down, should not be waited for
 // any longer where another member can lead.
 func mustMoveOn(v View) bool {
