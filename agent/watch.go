@@ -149,8 +149,8 @@ func isReady(s pg.State) bool {
 	return !s.Running || s.Accepting && (!s.InRecovery || s.ReplicationState == pg.Streaming)
 }
 
-// lookAgain is how long after a look the next one begins, if nothing happens: when PostgreSQL
-// was not ready soon at first, and then in twice the time that it has been so.
+// lookAgain is how long after a look the next one begins, if nothing happens. While PostgreSQL is
+// not ready that is as long as it has been so, from soonest on.
 func lookAgain(look member.Look, unready, loopWait time.Duration, watched bool) time.Duration {
 	calm := observeEvery(loopWait, look.State.InRecovery && !watched)
 	if isReady(look.State) {

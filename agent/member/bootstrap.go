@@ -30,7 +30,7 @@ func (b *bootstrapper) begin(from string) {
 	if session == "" {
 		return
 	}
-	make, err := b.maker(from)
+	fill, err := b.maker(from)
 	if err != nil {
 		b.work.noteAttempt(ha.TaskBootstrap, err)
 		return
@@ -46,7 +46,7 @@ func (b *bootstrapper) begin(from string) {
 				next(err)
 			default:
 				b.Log.Info().Str("from", from).Msg("bootstrapping a new shard")
-				make(w, func(err error) {
+				fill(w, func(err error) {
 					if err != nil {
 						b.undo(session, err, next)
 						return

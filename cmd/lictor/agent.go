@@ -119,8 +119,8 @@ func guardCommand() *cobra.Command {
 
 func validateCommand() *cobra.Command {
 	var (
-		set   []string
-		print bool
+		set  []string
+		show bool
 	)
 	cmd := &cobra.Command{
 		Use:   "validate [FILE]",
@@ -151,7 +151,7 @@ func validateCommand() *cobra.Command {
 			if unasked != nil {
 				say(cmd.ErrOrStderr(), "note: the values of PostgreSQL's parameters were not checked: %v", unasked)
 			}
-			if print {
+			if show {
 				_, err := fmt.Fprint(cmd.OutOrStdout(), printable.Lines(settings.Dump(cfg)))
 				return err
 			}
@@ -160,7 +160,7 @@ func validateCommand() *cobra.Command {
 		},
 	}
 	setFlag(cmd, &set)
-	cmd.Flags().BoolVar(&print, "print", false, "show it")
+	cmd.Flags().BoolVar(&show, "print", false, "show it")
 	return cmd
 }
 

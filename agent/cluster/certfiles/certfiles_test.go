@@ -151,10 +151,10 @@ func TestPassPhrase(t *testing.T) {
 		}
 	}
 	at := func(name string) string { return filepath.Join(dir, name) }
-	for kind, make := range map[string][]string{
+	for kind, generate := range map[string][]string{
 		"rsa": {"genrsa", "-out", at("rsa"), "2048"}, "ec": {"ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", at("ec")}, "ed25519": {"genpkey", "-algorithm", "ed25519", "-out", at("ed25519")},
 	} {
-		openssl(make...)
+		openssl(generate...)
 		cert := at(kind + ".crt")
 		openssl("req", "-x509", "-key", at(kind), "-subj", "/CN=localhost", "-days", "2", "-out", cert)
 		protected := map[string][]string{
