@@ -118,10 +118,7 @@ func (t timelines) discards(line Line, target time.Time) (int, error) {
 		if !discards || target.Before(from) {
 			continue
 		}
-		next := line.Timeline
-		if i+1 < len(line.History) {
-			next = line.History[i+1].Timeline
-		}
+		next := line.History.After(i, line.Timeline)
 		began, there := t[next]
 		if !there {
 			return 0, fmt.Errorf("the archive has no history of timeline %d, with which an earlier restore began: it cannot be told whether %s was before that", next, TargetText(target))

@@ -394,3 +394,11 @@ func (t *TimelineSwitch) UnmarshalJSON(b []byte) error {
 
 // History is the value of the key `history`.
 type History []TimelineSwitch
+
+// After is the timeline that came after the i-th, in the history of timeline.
+func (h History) After(i, timeline int) int {
+	if i+1 < len(h) {
+		return h[i+1].Timeline
+	}
+	return timeline
+}

@@ -58,11 +58,7 @@ func RestoresIn(history cluster.History, timeline int) Restores {
 		if _, discards := pg.Discards(was.Reason); !discards {
 			continue
 		}
-		next := timeline
-		if i+1 < len(history) {
-			next = history[i+1].Timeline
-		}
-		last = ha.Discard{Timeline: next - 1, Before: last.Timeline}
+		last = ha.Discard{Timeline: history.After(i, timeline) - 1, Before: last.Timeline}
 	}
 	return Restores{timeline, last}
 }
