@@ -24,7 +24,7 @@ func (m *Member) Publish() {
 		delete(m.logged, "events")
 		delete(m.logged, "route of another cluster")
 	}
-	if leads != m.PG.Observed.InRecovery || m.standbyLeads() {
+	if m.task == nil && (leads != m.PG.Observed.InRecovery || m.standbyLeads()) {
 		m.slots.keep()
 	}
 }

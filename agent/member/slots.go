@@ -22,6 +22,7 @@ type slotKeeper struct {
 	kept    []pg.WantedSlot // what there was made
 	replica bool            // and as what
 	at      cluster.Instant
+	failed  bool // the last time
 	keeping bool
 }
 
@@ -38,16 +39,21 @@ func (k *slotKeeper) keep() {
 	d, replica := k.Dynamic, o.InRecovery
 	same := replica == k.replica && slices.EqualFunc(wanted, k.kept, func(a, b pg.WantedSlot) bool { return a.Slot == b.Slot && a.Spare == b.Spare })
 	behind := slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Spare && moves(o, w) })
-	if waited := k.Now().Sub(k.at); same && waited < slotsEvery && (!behind || waited < d.LoopWait) {
+	if waited := k.Now().Sub(k.at); same && waited < slotsEvery && (!behind && !k.failed || waited < d.LoopWait) {
 		return
 	}
 	k.keeping = true
+	edge := k.local.edge
 	k.postgres.SyncSlots(slotsEvery, pg.SlotOrders{Wanted: wanted, Keep: func(s cluster.Slot) bool {
 		_, permanent := d.Slots[s.Name]
 		return d.Pause || d.IgnoresSlot(s) || permanent && !replica
 	}}, func(err error) {
 		k.keeping = false
-		k.at = k.Now()
+		if err != nil && k.local.edge != edge { // a task that has begun since may stop PostgreSQL
+			k.at = 0
+			return
+		}
+		k.at, k.failed = k.Now(), err != nil
 		k.Failure("slots", "replication slots could not be brought up to date", err)
 		if err == nil {
 			k.kept, k.replica = wanted, replica

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
@@ -49,6 +50,23 @@ func TestSlots(t *testing.T) {
 	w.deny("Postgres.SyncSlots", errBoom)
 	if len(w.Logged()) != 1 {
 		t.Fatal("not told of")
+	}
+	w.keptSlots("b", "c")
+	w.pass(slotsEvery)
+	w.slots.keep()
+	w.deny("Postgres.SyncSlots", errBoom)
+	w.slots.keep()
+	w.none("Postgres.SyncSlots") // not at once
+	w.pass(w.Dynamic.LoopWait)
+	w.keptSlots("b", "c")
+	// A task that stops PostgreSQL began meanwhile: that is no failure of the slots.
+	w.pass(slotsEvery)
+	w.slots.keep()
+	w.newTask(ha.TaskRestart)
+	w.task = nil
+	w.deny("Postgres.SyncSlots", errBoom)
+	if len(w.Logged()) != 0 {
+		t.Fatalf("told of: %v", w.Logged())
 	}
 	w.keptSlots("b", "c")
 	w.slots.keep()
