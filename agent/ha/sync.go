@@ -317,7 +317,8 @@ func (v View) startPrimary() Decision {
 // lagging behind the most advanced of them (a single one: behind the primary) by
 // more than that. Of equal sync_priority, those promised already come first, so
 // that a short lead in the WAL changes nothing; then the most advanced by the
-// position that synchronous_commit asks for.
+// position that synchronous_commit asks for. Members in other zones come before those
+// (see spreadOverZones).
 func (v View) syncCandidates(promised []string) []string {
 	var able []Standby
 	for _, s := range v.Postgres.standbys() {
@@ -343,12 +344,53 @@ func (v View) syncCandidates(promised []string) []string {
 			strings.Compare(a.Name, b.Name),
 		)
 	})
+	able = v.spreadOverZones(able, promised)
 	names := make([]string, 0, len(able))
 	for _, s := range able {
 		names = append(names, s.Name)
 	}
 	return names
 }
+
+// spreadOverZones puts standbys of equal sync_priority into an order in which the first ones
+// are in as many zones as can be, none of them the leader's, by the tag zone. One that has
+// no zone counts as a neighbour of the leader, and so does one that lags more than
+// maximum_lag_on_failover, as commits would wait until it has caught up; once they do it
+// keeps its place, so that a lag which comes and goes changes nothing.
+func (v View) spreadOverZones(able []Standby, promised []string) []Standby {
+	own := cluster.TextTag(v.Tags, zoneTag)
+	if own == "" {
+		return able
+	}
+	zone := func(s Standby) string {
+		m, _ := v.member(s.Name)
+		if near := v.Postgres.LSN-v.Postgres.position(s) <= v.Config.MaximumLagOnFailover; !near && !containsFold(promised, s.Name) && !containsFold(v.Postgres.SyncNames, s.Name) {
+			return own
+		}
+		return cmp.Or(cluster.TextTag(m.Tags, zoneTag), own)
+	}
+	priority := func(s Standby) int {
+		m, _ := v.member(s.Name)
+		return cluster.SyncPriority(m.Tags)
+	}
+	left, spread := slices.Clone(able), make([]Standby, 0, len(able))
+	chosen := map[string]int{own: 1}
+	for len(left) > 0 {
+		best := 0
+		for i, s := range left {
+			if priority(s) == priority(left[0]) && chosen[zone(s)] < chosen[zone(left[best])] {
+				best = i
+			}
+		}
+		chosen[zone(left[best])]++
+		spread = append(spread, left[best])
+		left = slices.Delete(left, best, best+1)
+	}
+	return spread
+}
+
+// zoneTag names the zone of a member.
+const zoneTag = "zone"
 
 // position is how far a standby is, in the sense of synchronous_commit.
 func (p Postgres) position(s Standby) int64 {

@@ -40,6 +40,15 @@ func tagged(name, tag string, value any) func(*View) {
 	}
 }
 
+// zone is the leader's own; leaderAt is how far it is.
+func zone(name string) func(*View) {
+	return func(v *View) { v.Tags = map[string]any{"zone": name} }
+}
+
+func leaderAt(lsn int64) func(*View) { return func(v *View) { v.Postgres.LSN = lsn } }
+
+func lagLimit(n int64) func(*View) { return func(v *View) { v.Config.MaximumLagOnFailover = n } }
+
 // waitsForAll, waitsForAny: what PostgreSQL certainly waits for, since position 100.
 func waitsForAll(names ...string) func(*View) { return waitsForAny(0, names...) }
 
@@ -86,6 +95,18 @@ func TestSynchronousOn(t *testing.T) {
 		{"sync_priority 0", view(lease, on(1), syncKey("a"), standby("b", false, 100), tagged("b", "sync_priority", 0)), "", ""},
 		{"sync_priority before position", view(lease, on(1), syncKey("a"), standby("b", false, 900), standby("c", false, 100), tagged("c", "sync_priority", 2)), "commits wait for [c]", ""},
 		{"sync_priority before the one promised", view(lease, on(1), syncKey("a", "b"), waitsForAll("b"), standby("b", true, 900), standby("c", false, 100), tagged("c", "sync_priority", float64(2))), "commits wait for [c b]", ""},
+
+		{"another zone before position", view(lease, on(1), zone("x"), syncKey("a"), standby("b", false, 900), standby("c", false, 100), tagged("b", "zone", "x"), tagged("c", "zone", "y")), "commits wait for [c]", ""},
+		{"another zone before the one promised", view(lease, on(1), zone("x"), syncKey("a", "b"), waitsForAll("b"), standby("b", true, 900), standby("c", false, 100), tagged("b", "zone", "x"), tagged("c", "zone", "y")), "commits wait for [c b]", ""},
+		{"another zone, and the one promised is in one", view(lease, on(1), zone("x"), syncKey("a", "b"), waitsForAll("b"), standby("b", true, 100), standby("c", false, 900), tagged("b", "zone", "z"), tagged("c", "zone", "y")), "", ""},
+		{"sync_priority before zones", view(lease, on(1), zone("x"), syncKey("a"), standby("b", false, 900), standby("c", false, 100), tagged("b", "sync_priority", 2), tagged("c", "zone", "y")), "commits wait for [b]", ""},
+		{"two in two zones", view(lease, on(2), zone("x"), syncKey("a"), standby("b", false, 900), standby("c", false, 800), standby("d", false, 100), tagged("b", "zone", "y"), tagged("c", "zone", "y"), tagged("d", "zone", 7.0)), "commits wait for [b d]", ""},
+		{"more than there are zones", view(lease, on(2), zone("x"), syncKey("a"), standby("b", false, 900), standby("c", false, 800), standby("d", false, 100), tagged("b", "zone", "y"), tagged("c", "zone", "x"), tagged("d", "zone", "x")), "commits wait for [b c]", ""},
+		{"the leader has no zone", view(lease, on(1), syncKey("a"), standby("b", false, 900), standby("c", false, 100), tagged("b", "zone", "x"), tagged("c", "zone", "y")), "commits wait for [b]", ""},
+		{"a standby without a zone is a neighbour", view(lease, on(1), zone("x"), syncKey("a"), standby("b", false, 900), standby("c", false, 100), tagged("c", "zone", "y")), "commits wait for [c]", ""},
+		{"another zone that lags is not waited for", view(lease, on(1), zone("x"), lagLimit(10), syncKey("a", "b"), waitsForAll("b"), standby("b", true, 995), standby("c", false, 989), tagged("b", "zone", "x"), tagged("c", "zone", "y"), leaderAt(1000)), "", ""},
+		{"another zone that has caught up is", view(lease, on(1), zone("x"), lagLimit(10), syncKey("a", "b"), waitsForAll("b"), standby("b", true, 995), standby("c", false, 990), tagged("b", "zone", "x"), tagged("c", "zone", "y"), leaderAt(1000)), "commits wait for [c b]", ""},
+		{"another zone that is promised and lags stays", view(lease, on(1), zone("x"), lagLimit(10), syncKey("a", "c"), waitsForAll("c"), standby("b", true, 995), standby("c", true, 100), tagged("b", "zone", "x"), tagged("c", "zone", "y"), leaderAt(1000)), "", ""},
 
 		{"lags behind the others: exchanged", view(lease, on(1), maxLag, syncKey("a", "b"), waitsForAll("b"), standby("b", true, 1000), standby("c", false, 2001)), "commits wait for [c b]", ""},
 		{"lags as much as it may", view(lease, on(1), maxLag, syncKey("a", "b"), waitsForAll("b"), standby("b", true, 1000), standby("c", false, 2000)), "", ""},
@@ -463,7 +484,10 @@ func (w *syncWorld) step() {
 		w.up[some] = true
 		w.note("%s comes", some)
 	case 12:
-		w.tags[some] = []map[string]any{nil, nil, {"nosync": true}, {"sync_priority": 2}}[w.r.IntN(4)]
+		w.tags[some] = []map[string]any{nil, nil, {"nosync": true}, {"sync_priority": 2}, {"zone": "x"}, {"zone": "y"}, {"zone": "z"}}[w.r.IntN(7)]
+		if w.r.IntN(8) == 0 {
+			w.view.Tags = []map[string]any{nil, {"zone": "x"}, {"zone": "y"}}[w.r.IntN(3)]
+		}
 	case 13:
 		if w.r.IntN(4) == 0 {
 			w.configure()
@@ -542,7 +566,7 @@ func TestSynchronousSettles(t *testing.T) {
 		w.view.Config.SynchronousNodeCount, w.view.Config.MaximumLagOnSyncNode = 1+w.r.IntN(3), -1
 		w.late = nil
 		for _, n := range w.names() {
-			w.up[n], w.tags[n] = true, nil
+			w.up[n], w.tags[n] = true, map[string]any{"zone": string(rune('x' + w.r.IntN(3)))}
 		}
 		for range 20 {
 			w.lsn++

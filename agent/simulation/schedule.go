@@ -243,7 +243,7 @@ func newWorld(s Schedule, o Options) *world {
 	w.root = &branch{timeline: 1}
 	w.remote = newRemote(w, s.Members+1)
 	for i := range s.Members {
-		h := &host{w: w, id: i, name: memberName(i), rate: 1, offset: w.between(time.Hour, 1000*time.Hour), up: true, tags: map[string]any{}}
+		h := &host{w: w, id: i, name: memberName(i), rate: 1, offset: w.between(time.Hour, 1000*time.Hour), up: true, tags: map[string]any{"zone": i % 2}}
 		if i < len(s.Drift) {
 			h.rate = 1 + s.Drift[i]
 		}
