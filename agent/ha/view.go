@@ -213,8 +213,7 @@ type Postgres struct {
 	// UnservedSince is since when PostgreSQL was not seen to serve as a primary though
 	// this member holds the lease; zero: it serves, or no lease is held.
 	UnservedSince cluster.Instant
-	// Hung: the postmaster has served since its start, and now neither lets a client in
-	// nor says why not.
+	// Hung: for UnservedLimit the postmaster has neither let a client in nor said why not.
 	Hung bool
 	// Crashes counts unexpected ends within the last minutes.
 	Crashes int

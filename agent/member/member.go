@@ -232,7 +232,6 @@ func (m *Member) AdoptRunning(state pg.State, upstream string, guard Recalled) b
 	}
 	// The earlier run may have had a write of the key sync under way.
 	m.SyncUncertain = m.SyncUncertain || !guard.Paused
-	m.PG.servedBy = m.Postgres.PID() // it led with it: one that says nothing now hangs
 	return true
 }
 

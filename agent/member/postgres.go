@@ -44,8 +44,9 @@ type PG struct {
 	leaderLSN  int64
 	// shutDown is since when it has been seen shut down without an end.
 	shutDown cluster.Instant
-	// servedBy is the postmaster that was seen to answer last; zero: none.
-	servedBy int
+	// silent is the postmaster that gives nobody an answer, and silentSince since when.
+	silent      int
+	silentSince cluster.Instant
 	// wasPrimary is the role of a postmaster that does not answer SQL (yet).
 	wasPrimary bool
 	// alone is when it was last found to have ended its WAL receiver, to follow nobody.
@@ -121,6 +122,13 @@ func (l *Local) serves() bool {
 	return l.PG.Running && l.PG.Observed.Accepting && (l.PG.Primary() || l.Dynamic.StandbyCluster.On())
 }
 
+// hangs reports whether the postmaster, that one, has given nobody an answer for as long as a
+// leader may serve nobody. One that starts or recovers says so to each client.
+func (l *Local) hangs() bool {
+	return l.PG.Running && l.PG.Observed.Silent && l.postgres.PID() == l.PG.silent &&
+		!l.Now().Before(l.PG.silentSince.Add(ha.UnservedLimit(l.Dynamic)))
+}
+
 // crashWindow is how long an unexpected end of PostgreSQL is remembered.
 const crashWindow = 3 * time.Minute
 
@@ -173,11 +181,16 @@ func (l *Local) sawState(state pg.State) {
 	} else if l.PG.shutDown.IsZero() {
 		l.PG.shutDown = l.Now()
 	}
+	if pid := l.postgres.PID(); !state.Silent {
+		l.PG.silentSince = 0
+	} else if l.PG.silentSince.IsZero() || pid != l.PG.silent {
+		l.PG.silent, l.PG.silentSince = pid, l.Now()
+	}
 	primary, started := l.postgres.StartedAs()
 	switch {
 	case state.Accepting:
 		l.PG.wasPrimary = !state.InRecovery
-		l.PGDown, l.PG.servedBy = 0, l.postgres.PID()
+		l.PGDown = 0
 	case state.Running && started:
 		l.PG.wasPrimary = primary
 	case l.Data.State == ha.DataValid:

@@ -5,6 +5,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // A look at PostgreSQL is compared with what the leader had told before it began.
@@ -81,6 +82,35 @@ func TestAnEndThatIsHeardLate(t *testing.T) {
 		w.PostmasterGone()
 		if w.PGDown.IsZero() || len(w.crashes) != 1 {
 			t.Errorf("%s: the end of the next one is no crash", name)
+		}
+	}
+}
+
+// A postmaster hangs when that one has been silent for as long as a leader may serve nobody,
+// whether it was seen to serve or not; each answer, also that it recovers, begins the time anew.
+func TestHung(t *testing.T) {
+	silent := pg.State{Running: true, Silent: true}
+	for name, tt := range map[string]struct {
+		meanwhile func(w *world)
+		want      bool
+	}{
+		"it stays silent":          {func(w *world) {}, true},
+		"it says that it recovers": {func(w *world) { w.sawState(pg.State{Running: true}) }, false},
+		"another took its place":   {func(w *world) { w.pid++ }, false},
+		"it was seen to end":       {func(w *world) { w.PostmasterGone(); w.sawState(pg.State{}) }, false},
+	} {
+		w := newWorld(t)
+		limit := ha.UnservedLimit(w.Dynamic)
+		w.sawState(silent)
+		w.clock = w.clock.Add(limit - 1)
+		if w.View().Postgres.Hung {
+			t.Errorf("%s: hangs too early", name)
+		}
+		tt.meanwhile(w)
+		w.clock = w.clock.Add(1)
+		w.sawState(silent)
+		if got := w.View().Postgres.Hung; got != tt.want {
+			t.Errorf("%s: hangs: %t", name, got)
 		}
 	}
 }

@@ -34,7 +34,7 @@ func (m *Member) View() ha.View {
 		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying, Restoring: m.Restoring(),
 		Upstream: m.Upstream, Rejoined: m.rejoined, Streaming: o.ReplicationState == pg.Streaming,
 		ShutDown: m.PG.shutDown, DownSince: m.PGDown, UnservedSince: m.unservedSince,
-		Hung: o.Silent && m.PG.Running && m.Postgres.PID() == m.PG.servedBy, Crashes: m.recentCrashes(now),
+		Hung: m.hangs(), Crashes: m.recentCrashes(now),
 		SyncNames: m.commits.names, SyncAny: m.commits.any, SyncSince: m.commits.since,
 		SyncUnsure:        m.commits.unsure(),
 		SynchronousCommit: m.Postgres.SynchronousCommit(),

@@ -89,6 +89,12 @@ func TestFoundHangThatTheNextAgentDidNotKnow(t *testing.T) {
 	survived(t, directed(1, hangs(alone(8)), ev(110, HangPostmaster, a), during(112, 0.5, KillAgent, a)))
 }
 
+// A postmaster that was started by hand hangs, and outlives its agent and its guard: the next
+// agent has nothing that says whether it ever served.
+func TestFoundHangThatOutlivedItsGuard(t *testing.T) {
+	survived(t, directed(1, hangs(alone(8)), during(100, 30, Pause, a), ev(102, ByHand, a).text("restart"), ev(110, HangPostmaster, a), during(112, 0.5, KillAgentAndGuard, a)))
+}
+
 // A voter that cascades from an earlier leader goes back to it after an election; that one's
 // virtual machine was paused, and it acknowledges commits by that voter's word.
 func TestFoundCascadeFromAnEarlierLeader(t *testing.T) {
