@@ -16,7 +16,8 @@ type historyWriter struct {
 	keys     *leaderKeys
 	postgres Postgres
 
-	written int // the timeline whose history was; zero: it is to be written anew
+	written int    // the timeline whose history was; zero: it is to be written anew
+	index   uint64 // that Consul gave it: one that shows less has gone back to before it
 	// reading: it is being read, or cannot be for now.
 	reading bool
 }
@@ -24,7 +25,7 @@ type historyWriter struct {
 // write publishes how the timelines before ours ended.
 func (w *historyWriter) write() {
 	o := &w.local.PG.Observed
-	if !o.Accepting || o.InRecovery && !w.standbyLeads() || o.Timeline <= 1 || w.written == o.Timeline || w.reading || w.keys.Writing(w.Keys.History()) {
+	if !o.Accepting || o.InRecovery && !w.standbyLeads() || o.Timeline <= 1 || w.written == o.Timeline && w.Snapshot.History.ModifyIndex >= w.index || w.reading || w.keys.Writing(w.Keys.History()) {
 		return
 	}
 	w.reading = true
@@ -89,7 +90,7 @@ func (w *historyWriter) put(timeline int, lines cluster.History) {
 		merged = merged[len(merged)-n:]
 	}
 	w.keys.WriteAsLeader("history", w.Keys.History(), known.ModifyIndex, merged, func(index uint64) {
-		w.written = timeline
+		w.written, w.index = timeline, index
 		w.Snapshot.History = cluster.Entry[cluster.History]{Value: merged, ModifyIndex: index}
 	})
 }

@@ -37,6 +37,18 @@ func TestHistory(t *testing.T) {
 	w.history.write()
 	w.none("Postgres.TimelineHistory")
 
+	// Consul goes back to before it, and the lock is there all the same.
+	written := w.Snapshot.History
+	w.Snapshot.History = cluster.Entry[cluster.History]{Value: cluster.History{known}, ModifyIndex: 30}
+	w.history.write()
+	w.answer("Postgres.TimelineHistory", lines, nil)
+	w.answer("Consul.WriteAsLeader", uint64(151), nil)
+	if w.Snapshot.History.ModifyIndex != 151 || len(w.Snapshot.History.Value) != len(written.Value) {
+		t.Fatalf("%+v", w.Snapshot.History)
+	}
+	w.history.write()
+	w.none("Postgres.TimelineHistory")
+
 	w.history.put(3, append(cluster.History{{Timeline: 0, LSN: 1}}, lines...))
 	if h := w.take("Consul.WriteAsLeader").args[4].(cluster.History); len(h) != 2 || h[0].Timeline != 1 {
 		t.Fatalf("%+v", h)

@@ -166,8 +166,8 @@ func (k *memberKey) touch(value cluster.Member) {
 	entry, exists := k.Snapshot.Member(k.Name)
 	ours := exists && entry.Session == session
 	bound := k.session == session && (ours || !k.settled())
-	if k.settled() && ours && entry.ModifyIndex > k.index {
-		bound = false // an earlier write of ours has landed late
+	if k.settled() && ours && entry.ModifyIndex != k.index {
+		bound = false // an earlier write of ours has landed late, or Consul has gone back
 	}
 	if bound && !k.worthWriting(value) {
 		return

@@ -85,6 +85,7 @@ func TestTheMemberKeyIsMended(t *testing.T) {
 		{"gone", 2 * time.Second, func(s *cluster.Snapshot) { s.Members = s.Members[1:] }, true},
 		{"gone, by an answer that may be older", 500 * time.Millisecond, func(s *cluster.Snapshot) { s.Members = s.Members[1:] }, false},
 		{"another session's", 2 * time.Second, func(s *cluster.Snapshot) { s.Members[0].Session = "x" }, true},
+		{"Consul has gone back", 2 * time.Second, func(s *cluster.Snapshot) { s.Members[0].ModifyIndex = 120 }, true},
 		{"an earlier write landed late", 2 * time.Second, func(s *cluster.Snapshot) { s.Members[0].ModifyIndex = 140 }, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
