@@ -175,6 +175,18 @@ func (g *guarded) Overtake(done func(bool, error)) {
 	})
 }
 
+// recallWithin bounds the question to a guard that may not answer.
+const recallWithin = 2 * time.Second
+
+func (g *guarded) Recall(done func(member.Recalled)) {
+	g.goDo(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, recallWithin)
+		defer cancel()
+		r, _ := g.recall(ctx)
+		g.post(func() { done(r) })
+	})
+}
+
 func (g *guarded) Mark(until cluster.Instant, paused bool, done func(error)) {
 	g.mark(func() error {
 		if paused {

@@ -35,6 +35,11 @@ type Recalled struct {
 	Deadline cluster.Instant
 }
 
+// adoption is how a primary is adopted with what was recalled.
+func (r Recalled) adoption(now cluster.Instant) adoption {
+	return adoption{at: now, until: r.Until, paused: r.Paused, unled: r.Unled}
+}
+
 // GuardSupervisor keeps the guard's deadline in step with the lease. Orders reach the guard one
 // after another, so that an old deadline never arms it after a disarm; of those that the
 // loop leaves, the latest replaces earlier ones.

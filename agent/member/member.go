@@ -226,7 +226,7 @@ func (m *Member) AdoptRunning(state pg.State, upstream string, guard Recalled) b
 	if !m.PG.Primary() {
 		return false
 	}
-	m.adopted = adoption{at: m.Now(), until: guard.Until, paused: guard.Paused, unled: guard.Unled}
+	m.adopted = guard.adoption(m.Now())
 	if !m.resume(guard) {
 		return false
 	}

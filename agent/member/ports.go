@@ -189,6 +189,8 @@ type GuardPort interface {
 	// Overtake makes sure that no start comes up any more which was asked for before, and
 	// reports whether one may have since PostgreSQL was killed.
 	Overtake(done func(started bool, err error))
+	// Recall is what guard and mark know of an agent's earlier run.
+	Recall(done func(Recalled))
 	// Mark says beside the data directory that this member may lead until then, or that it
 	// rests on a pause. Marks take effect in the order in which they are asked for.
 	Mark(until cluster.Instant, paused bool, done func(error))

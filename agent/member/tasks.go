@@ -73,8 +73,21 @@ func (m *Member) adoptStray() {
 		return
 	}
 	m.commits.set = false // it has not been told by this agent
-	m.startTask(ha.TaskStart, m.Postgres.Adopt, func(err error) {
+	var earlier *Recalled
+	m.startTask(ha.TaskStart, inOrder(m.Postgres.Adopt, func(_ *Work, next func(error)) {
+		if !m.Read.IsZero() {
+			next(nil)
+			return
+		}
+		m.Guard.Recall(func(r Recalled) {
+			earlier = &r
+			next(nil)
+		})
+	}), func(err error) {
 		if err == nil && m.PG.Running {
+			if earlier != nil && m.Read.IsZero() { // as of one that ran when this agent began
+				m.adopted = earlier.adoption(m.Now())
+			}
 			m.follows(m.Postgres.Upstream())
 			m.Log.Warn().Bool("primary", m.PG.Primary()).Msg("PostgreSQL was started by hand and is taken charge of; " +
 				"restart it through the agent at a convenient moment (POST /restart)")

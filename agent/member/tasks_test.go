@@ -1,9 +1,11 @@
 package member
 
 import (
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
@@ -238,6 +240,49 @@ func TestAdoptStray(t *testing.T) {
 	w.looked()
 	if w.Upstream != "c" || !w.PG.Running || w.commits.set {
 		t.Fatalf("follows %q, running %t", w.Upstream, w.PG.Running)
+	}
+}
+
+// A primary that was started by hand beside an agent that has not heard of Consul is adopted as one
+// that ran before it; later, Consul says how it stands.
+func TestAdoptStrayWithoutConsul(t *testing.T) {
+	for name, tt := range map[string]struct {
+		recalled Recalled
+		heard    bool
+		fenced   bool
+	}{
+		"no run of this agent has led":              {recalled: Recalled{Unled: true}},
+		"an earlier run led, and rested on a pause": {recalled: Recalled{Paused: true}},
+		"an earlier run's lease is over":            {recalled: Recalled{Until: 1}, fenced: true},
+		"Consul was heard of meanwhile":             {recalled: Recalled{Unled: true}, heard: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.Read, w.Snapshot = 0, cluster.Snapshot{}
+			w.startedPrimary, w.startedKnown = true, true
+			stray := w.left()
+			stray.Stray = true
+			w.PG.Running, w.running = false, true
+			w.pass(1)
+			w.Saw(Look{Began: w.clock, Found: &stray})
+			w.answer("Postgres.Adopt")
+			if tt.heard {
+				w.Read = w.clock
+			}
+			w.answer("Guard.Recall", tt.recalled)
+			w.looked()
+			if tt.heard {
+				if !w.adopted.at.IsZero() {
+					t.Fatalf("adopted: %+v", w.adopted)
+				}
+				return
+			}
+			w.sawPrimary(100 * mib)
+			v := w.View()
+			if fences := slices.ContainsFunc(ha.Decide(v).Actions, func(a ha.Action) bool { return a == ha.Fence{} }); fences != tt.fenced {
+				t.Fatalf("fenced: %t; %+v", fences, w.adopted)
+			}
+		})
 	}
 }
 

@@ -543,6 +543,7 @@ func (p guardPort) Unmark(done func()) {
 	p.w.ask(nil, "Guard.Unmark", func(error) { done() })
 }
 
+func (p guardPort) Recall(done func(Recalled)) { p.w.ask(nil, "Guard.Recall", done) }
 func (p guardPort) Mark(until cluster.Instant, paused bool, done func(error)) {
 	p.w.ask(nil, "Guard.Mark", done, until, paused)
 }

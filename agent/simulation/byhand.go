@@ -31,12 +31,8 @@ func byHand(w *world, e Event) func() {
 }
 
 // startByHand starts PostgreSQL as its files say, unless that makes a second primary. Its agent
-// has to find out. (One that began while Consul was away, with PostgreSQL down, does not know of
-// the pause: it would kill that primary.)
+// has to find out.
 func (p *postgres) startByHand() {
-	if a := p.host.agent; a != nil && a.FirstRead.IsZero() {
-		return
-	}
 	if p.running || p.primary && !p.host.w.judge.mayBecomePrimary(p.host) || !p.host.w.judge.paused || p.data() != "valid" {
 		return
 	}

@@ -228,6 +228,10 @@ func (g guarded) Overtake(done func(bool, error)) {
 	})
 }
 
+func (g guarded) Recall(done func(member.Recalled)) {
+	g.later(g.host.w.between(time.Millisecond, 50*time.Millisecond), func() { done(g.host.guard.recall()); g.step() })
+}
+
 func (g guarded) Mark(until cluster.Instant, paused bool, done func(error)) {
 	g.onDisk(func() {
 		g.host.mark = &mark{until: until, paused: paused}
