@@ -24,8 +24,12 @@ type Discard struct{ Timeline, Before int }
 // discarded says why a member on a timeline must not lead, empty: it holds no WAL that was
 // discarded. A member whose timeline is not known may hold some.
 func (v View) discarded(timeline int) string {
-	if b := v.beat(); b != nil && b.Discarded > 0 && timeline <= b.Discarded {
-		return fmt.Sprintf("is on timeline %d, and what was written up to timeline %d was discarded by a restore", timeline, b.Discarded)
+	upTo := v.Postgres.Discards
+	if b := v.beat(); b != nil {
+		upTo = max(upTo, b.Discarded)
+	}
+	if upTo > 0 && timeline <= upTo {
+		return fmt.Sprintf("is on timeline %d, and what was written up to timeline %d was discarded by a restore", timeline, upTo)
 	}
 	return ""
 }

@@ -56,4 +56,9 @@ func TestDiscardedWAL(t *testing.T) {
 	if v.electable(peer("c", 1, 9000)) == "" || v.electable(peer("c", 2, 9000)) != "" {
 		t.Error("whom a lease is given to")
 	}
+	// The leader's data know of the restore, and Consul has gone back to before it.
+	v = view(holdsLease(7*time.Second), discards(0), on2, asked(peer("c", 1, 9000)), func(v *View) { v.Postgres.Discards = 1 })
+	if v.electable(peer("c", 1, 9000)) == "" || v.electable(peer("c", 2, 9000)) != "" {
+		t.Error("whom a lease is given to when Consul has forgotten")
+	}
 }

@@ -205,6 +205,9 @@ type Postgres struct {
 	// Strayed says that a standby leader has WAL which is none of the remote primary's, and receives
 	// nothing.
 	Strayed bool
+	// Discards is up to which timeline a restore has discarded WAL, as the data of a primary
+	// know, where Consul may not; 0: none, or it is not known.
+	Discards int
 	// Streaming says that the WAL receiver is connected.
 	Streaming bool
 	// DownSince is when the postmaster was first seen gone without being told

@@ -129,8 +129,12 @@ func (l *leadership) whenTold(t0 cluster.Instant, ttl, limit time.Duration, send
 // nextStatus is the status that replaces the one that is known.
 func (l *leadership) nextStatus() cluster.Status {
 	o := l.local.PG.Observed
-	at := o.LSN()
-	switch known := l.Snapshot.Status.Value.OpTime; {
+	at, known := o.LSN(), l.Snapshot.Status.Value.OpTime
+	discarded, before := l.nextDiscarded()
+	if was, _ := l.Discarded(); discarded > was {
+		known = 0 // Consul has gone back to before a restore: that position may be of what it discarded
+	}
+	switch {
 	case l.discard != nil:
 		at = 0 // where the restored shard will be is not known, and what was there before is discarded
 	case at == 0 && l.local.Restore != nil && l.local.Data.State == ha.DataValid:
@@ -150,7 +154,7 @@ func (l *leadership) nextStatus() cluster.Status {
 	if l.discard != nil { // the restored shard's
 		beat.Timeline = max(beat.Timeline, l.discard.Timeline+1)
 	}
-	beat.Discarded, beat.DiscardedBefore = l.nextDiscarded()
+	beat.Discarded, beat.DiscardedBefore = discarded, before
 	return cluster.Status{OpTime: at, Slots: l.slotPositions(&o), Lictor: &beat}
 }
 

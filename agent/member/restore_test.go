@@ -171,7 +171,28 @@ func TestDiscardedByTheData(t *testing.T) {
 			if timeline, before := w.history.lead.nextDiscarded(); timeline != test.want || before != test.before {
 				t.Errorf("the next beat says %d, %d, want %d, %d", timeline, before, test.want, test.before)
 			}
+			if got := w.View().Postgres.Discards; got != test.want {
+				t.Errorf("the leader takes what is up to %d for discarded, want %d", got, test.want)
+			}
 		})
+	}
+}
+
+// Where Consul has gone back to before a restore, the position that it tells is of WAL that was
+// discarded: nobody is measured by it any more.
+func TestThePositionOfBeforeARestore(t *testing.T) {
+	for _, known := range []int{0, 2} {
+		w := newWorld(t).leading()
+		w.Snapshot.Status.Value.OpTime, w.Snapshot.Status.Value.Lictor.Discarded = 900*mib, known
+		w.PG.Running, w.PG.Observed, w.PG.wasPrimary = false, pg.State{}, true
+		w.Data = Data{State: ha.DataValid, WasPrimary: true, Timeline: 3, Restores: RestoresIn(cluster.History{{Timeline: 1, Reason: "before 2026-11-29 10:00:00+00"}}, 3)}
+		want := int64(0)
+		if known == 2 {
+			want = 900 * mib
+		}
+		if got := w.nextStatus(); got.OpTime != want || got.Lictor.Discarded != 2 {
+			t.Errorf("discarded was %d: %d, %+v", known, got.OpTime, got.Lictor)
+		}
 	}
 }
 

@@ -41,6 +41,9 @@ func (m *Member) View() ha.View {
 		DiskTrouble:       m.Disk, DiskSince: m.diskSince,
 		Restore: m.Restore, Strayed: m.remote.diverged,
 	}
+	if m.PG.Primary() {
+		v.Postgres.Discards, _ = m.nextDiscarded()
+	}
 	if o.Undersized {
 		v.Postgres.Undersized = o.Standstill
 	}
