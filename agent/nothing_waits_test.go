@@ -19,7 +19,8 @@ import (
 // Nothing in the loop waits (design 6.2). This test follows every call
 // from Agent.loop and from each function that is posted to it, as far as calls can be
 // resolved, and finds what may wait: functions that take a context, files, programs,
-// the network, channels. What takes a context runs elsewhere by that; so such a
+// the network, channels. Nor may what holds a lock, wherever that runs, if the loop takes that
+// lock. What takes a context runs elsewhere by that; so such a
 // function literal is not followed, only what it hands back to the loop.
 func TestNothingInTheLoopWaits(t *testing.T) {
 	c := loadProgram(t)
@@ -35,6 +36,7 @@ func TestNothingInTheLoopWaits(t *testing.T) {
 		}
 	}
 	c.walkPosted()
+	c.walkHeld()
 	if len(c.seen) < 100 {
 		t.Errorf("only %d functions were followed: the test does not find the loop any more", len(c.seen))
 	}
@@ -50,7 +52,7 @@ func ofPorts(fn *types.Func) bool {
 	receiver := fn.Signature().Recv()
 	return receiver != nil && slices.Contains(
 		[]string{"clocks", "inConsul", "inPostgres", "guarded", "watchdogPort", "toPeers", "watches", "toBouncers", "shell"},
-		types.TypeString(receiver.Type(), func(*types.Package) string { return "" }))
+		strings.TrimPrefix(types.TypeString(receiver.Type(), func(*types.Package) string { return "" }), "*"))
 }
 
 // mayWait are calls that are allowed nevertheless: caller, callee, and why.
@@ -91,6 +93,9 @@ type program struct {
 	seen     map[*types.Func]bool
 	lits     map[*ast.FuncLit]bool
 	used     map[[2]string]bool
+	// locks are those that the loop takes; held is where one was followed.
+	locks map[types.Object]bool
+	held  map[ast.Stmt]bool
 }
 
 // loadProgram type-checks the agent and what it uses of this module from source.
@@ -102,7 +107,7 @@ func loadProgram(t *testing.T) *program {
 	}
 	c := &program{
 		fset: token.NewFileSet(), packages: map[string]checked{}, decls: map[*types.Func]*ast.FuncDecl{}, infos: map[*types.Func]*types.Info{},
-		seen: map[*types.Func]bool{}, lits: map[*ast.FuncLit]bool{}, used: map[[2]string]bool{},
+		seen: map[*types.Func]bool{}, lits: map[*ast.FuncLit]bool{}, used: map[[2]string]bool{}, locks: map[types.Object]bool{}, held: map[ast.Stmt]bool{},
 	}
 	exports, ours := map[string]string{}, map[string]*types.Package{}
 	compiled := importer.ForCompiler(c.fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })
@@ -198,6 +203,12 @@ func (c *program) walkPosted() {
 				}
 			case *ast.SendStmt:
 				c.walkValue(info, n.Value, name(fn))
+			case *ast.CompositeLit: // what the state machine is given to call
+				if t := info.Types[n].Type; t != nil && t.String() == module+"/agent/member.Settings" {
+					for _, e := range n.Elts {
+						c.walkValue(info, e.(*ast.KeyValueExpr).Value, name(fn))
+					}
+				}
 			}
 			return true
 		})
@@ -286,6 +297,9 @@ func (c *program) walkCall(info *types.Info, call *ast.CallExpr, in string) bool
 		return true
 	}
 	callee := name(fn)
+	if lock := c.lock(info, call, "Lock", "RLock"); lock != nil {
+		c.locks[lock] = true
+	}
 	switch {
 	case callee == "(*runner).goDo", callee == "call", callee == "order", callee == "(*guarded).tell", callee == "(*guarded).mark", callee == "work", callee == "answered", strings.HasSuffix(callee, "WaitGroup).Go"), strings.HasSuffix(callee, "Group).Go"):
 		return false // all of it runs elsewhere
@@ -300,6 +314,72 @@ func (c *program) walkCall(info *types.Info, call *ast.CallExpr, in string) bool
 		c.walkFunc(fn)
 	}
 	return true
+}
+
+// walkHeld follows what runs while a lock is held that the loop takes.
+func (c *program) walkHeld() {
+	for before := -1; before != len(c.locks)+len(c.held); {
+		before = len(c.locks) + len(c.held)
+		for fn, decl := range c.decls {
+			ast.Inspect(decl, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.BlockStmt:
+					c.walkLocked(c.infos[fn], n.List, name(fn))
+				case *ast.CaseClause:
+					c.walkLocked(c.infos[fn], n.Body, name(fn))
+				}
+				return true
+			})
+		}
+	}
+}
+
+// walkLocked follows what comes between Lock and Unlock, or all that comes after Lock where
+// Unlock is deferred.
+func (c *program) walkLocked(info *types.Info, list []ast.Stmt, in string) {
+	for i, s := range list {
+		lock := c.lock(info, callOf(s), "Lock", "RLock")
+		if lock == nil || !c.locks[lock] || c.held[s] {
+			continue
+		}
+		c.held[s] = true
+		for _, s := range list[i+1:] {
+			if c.lock(info, callOf(s), "Unlock", "RUnlock") == lock {
+				break
+			}
+			if _, deferred := s.(*ast.DeferStmt); !deferred {
+				c.walkBody(info, s, in)
+			}
+		}
+	}
+}
+
+// callOf is the call that a statement is, nil: it is none.
+func callOf(s ast.Stmt) *ast.CallExpr {
+	e, is := s.(*ast.ExprStmt)
+	if !is {
+		return nil
+	}
+	call, _ := e.X.(*ast.CallExpr)
+	return call
+}
+
+// lock is the mutex of which a call is one of these methods, nil: it is none.
+func (c *program) lock(info *types.Info, call *ast.CallExpr, methods ...string) types.Object {
+	if call == nil {
+		return nil
+	}
+	fn := c.callee(info, call)
+	if fn == nil || fn.Pkg().Path() != "sync" || !slices.Contains(methods, fn.Name()) {
+		return nil
+	}
+	switch x := ast.Unparen(ast.Unparen(call.Fun).(*ast.SelectorExpr).X).(type) {
+	case *ast.SelectorExpr:
+		return info.Uses[x.Sel]
+	case *ast.Ident:
+		return info.Uses[x]
+	}
+	return nil
 }
 
 // callee is the function that is called, nil where only a value is known.

@@ -163,10 +163,14 @@ func (p *confFiles) writeFiles(a as) error {
 	if err != nil {
 		return err
 	}
-	p.settings.Lock()
+	auto, autoErr := p.readConf(p.inData("postgresql.auto.conf"))
+	p.settings.Lock() // which the loop takes: no file is touched under it
 	hba, ident := p.hbaFile(base), p.identFile(base)
 	conf := p.postgresqlConf(a, base, hba, ident)
-	p.tellSettings(base)
+	p.tellSettings()
+	if autoErr == nil { // else PostgreSQL itself tells what is wrong with it
+		p.tellOwn(base, auto)
+	}
 	var ours []string
 	if p.ownsSyncNames() {
 		ours = append(ours, syncNames)

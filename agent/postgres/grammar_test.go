@@ -97,8 +97,11 @@ func TestToldWhatIsNotUsed(t *testing.T) {
 	p.dynamic.Postgres.Parameters["work_mem"], p.dynamic.Postgres.Parameters["maintenance_work_mem"] = "7MB", "70MB"
 	put(t, p.inData("postgresql.auto.conf"), "max_connections = '500'\nmax_wal_senders = '5'\nport = 7\nwork_mem = 1\n"+
 		"WORK_MEM = '5MB'\nmaintenance_work_mem = '70MB'\n")
+	auto, err := p.readConf(p.inData("postgresql.auto.conf"))
+	must(t, err)
 	for range 2 {
-		p.tellSettings([]confSetting{{Name: "max_locks_per_transaction", Value: "64"}, {Name: "max_worker_processes", Value: "16", File: "/base", Line: 3}})
+		p.tellSettings()
+		p.tellOwn([]confSetting{{Name: "max_locks_per_transaction", Value: "64"}, {Name: "max_worker_processes", Value: "16", File: "/base", Line: 3}}, auto)
 		p.tellRaised(Replica, Control{Minima: map[string]int{"max_connections": 300}})
 	}
 	lines := log.String()

@@ -68,7 +68,7 @@ func (p *confFiles) isOwnPlace(line confSetting) bool {
 // tellSettings tells which of the user's settings are not used as they are given, as
 // far as only this member knows: of the file, of this version of PostgreSQL, or beside
 // other settings. What the settings alone show is told when they are read.
-func (p *confFiles) tellSettings(base []confSetting) {
+func (p *confFiles) tellSettings() {
 	for _, layer := range []map[string]any{
 		p.dynamic.Postgres.Parameters, p.local.Load().Parameters, p.dynamic.Postgres.RecoveryConf, p.local.Load().RecoveryConf,
 	} {
@@ -91,10 +91,10 @@ func (p *confFiles) tellSettings(base []confSetting) {
 			}
 		}
 	}
-	auto, err := p.readConf(p.inData("postgresql.auto.conf"))
-	if err != nil {
-		return // PostgreSQL itself tells what is wrong with it
-	}
+}
+
+// tellOwn tells what the operator's own files, and ALTER SYSTEM, say that is not used, or wins.
+func (p *confFiles) tellOwn(base, auto []confSetting) {
 	p.tellAltered(auto)
 	lines := append(slices.Clone(base), auto...)
 	force := p.commandLineValues(Primary, Control{})
