@@ -53,9 +53,8 @@ func judge(s State, now time.Time, maxLag int64) verdict {
 	v.leader = s.Leader && leaseHolds(s, now) || pausedLeader(s)
 	v.primary = v.leader && v.running && !pg.InRecovery
 	v.standbyLeader = v.leader && v.running && pg.InRecovery && standbyCluster
-	behind, _ := pg.Lag(pg.ReplayedLSN) // as with Patroni, what is not known is no lag here
 	v.replica = v.running && pg.InRecovery && !s.Leader &&
-		pg.Standstill == "" && !boolTag(s, "noloadbalance") && (maxLag < 0 || behind <= maxLag)
+		pg.Standstill == "" && !boolTag(s, "noloadbalance") && (maxLag < 0 || pg.within(maxLag, pg.ReplayedLSN))
 	return v
 }
 
@@ -218,8 +217,7 @@ func (s *Server) readiness(state State, query url.Values) int {
 	if query.Get("mode") == "write" {
 		at = max(at, state.Postgres.ReceivedLSN)
 	}
-	behind, _ := state.Postgres.Lag(at)
-	if state.Postgres.ReplicationState == "streaming" && at > 0 && behind <= limit {
+	if state.Postgres.ReplicationState == "streaming" && state.Postgres.within(limit, at) {
 		return http.StatusOK
 	}
 	return http.StatusServiceUnavailable

@@ -131,6 +131,8 @@ func TestHealthCheckFilters(t *testing.T) {
 	older.Cluster.Status.Value.OpTime += 16 * mega
 	unknownLeader := replica
 	unknownLeader.Postgres.LeaderLSN = 0
+	unknownPosition := replica
+	unknownPosition.Postgres.ReplayedLSN = 0
 	tests := []struct {
 		state State
 		url   string
@@ -140,6 +142,8 @@ func TestHealthCheckFilters(t *testing.T) {
 		{older, "/replica?lag=1MB", 200},
 		{older, "/replica?lag=1048575", 503},
 		{unknownLeader, "/replica?lag=1kB", 200},
+		{unknownPosition, "/replica?lag=1GB", 503},
+		{unknownPosition, "/replica", 200},
 		{replica, "/replica?lag=1048575", 503},
 		{replica, "/replica?lag=1048576", 200},
 		{replica, "/replica?lag=1023kB", 503},

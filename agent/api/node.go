@@ -222,6 +222,14 @@ func (p Postgres) Lag(position int64) (bytes int64, known bool) {
 	return max(0, p.LeaderLSN-position), true
 }
 
+// within reports whether a replica at one of its positions is no more than that many bytes behind.
+// A position that is not known is too far behind; where the leader's is not, nobody is, as with
+// Patroni.
+func (p Postgres) within(limit, position int64) bool {
+	behind, _ := p.Lag(position)
+	return position > 0 && behind <= limit
+}
+
 // Standby is one line of pg_stat_replication.
 type Standby struct {
 	User            string
