@@ -75,6 +75,15 @@ func (p *patroni) look() {
 	w.after(patroniWithin, func() { p.do(func() { finish(p.unheard) }) })
 }
 
+// onFailsafeList reports whether the key failsafe lets it into the race for the lock
+// (Patroni 3.0.2, Ha.is_healthiest_node): it names it, or nobody, or is not looked at.
+func (p *patroni) onFailsafeList(c *consul) bool {
+	members := entryOf[map[string]string](c, keyFailsafe).Value
+	_, named := members[p.host.name]
+	on, _ := p.host.w.config["failsafe_mode"].(bool) // its default is off
+	return named || len(members) == 0 || !on
+}
+
 // ask renews the session, tells of the member, takes the lock if it is free and tells of its
 // position and history if it is the member's own. It returns who holds it.
 func (p *patroni) ask(c *consul) (leader string) {
@@ -102,7 +111,7 @@ func (p *patroni) ask(c *consul) (leader string) {
 		c.commit([]op{{verb: del, key: keyLeader}})
 		leader = ""
 	}
-	if leader == "" && pg.ready && !cluster.NoFailover(p.host.tags) && c.commit([]op{{verb: lock, key: keyLeader, session: p.session, value: p.host.name}}) {
+	if leader == "" && pg.ready && !cluster.NoFailover(p.host.tags) && p.onFailsafeList(c) && c.commit([]op{{verb: lock, key: keyLeader, session: p.session, value: p.host.name}}) {
 		p.host.w.say("%s: Patroni takes the lock", p.host.name)
 		p.host.w.judge.patroniLeads(p.host)
 		leader = p.host.name
