@@ -535,6 +535,7 @@ func FuzzLoad(f *testing.F) {
 func TestSocketsInside(t *testing.T) {
 	for directories, want := range map[string]string{
 		"/run/postgresql": "", "": "", "@abstract": "", ".": ".", "/run, ../x": "", "/run, x": "x", "/data/pg": "/data/pg", `"/data/pg/run"`: "/data/pg/run", "/data/pgx": "",
+		`"/run/a,/data/pg/x"`: "", `"/run, ""a", "/data/pg/b,c"`: "/data/pg/b,c",
 	} {
 		if got := SocketsInside(directories, "/data/pg/"); got != want {
 			t.Errorf("%q: %q, want %q", directories, got, want)

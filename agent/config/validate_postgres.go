@@ -448,9 +448,8 @@ func dcsParameters(dcs map[string]any) map[string]any {
 // the data directory, to which a relative one belongs; empty: none does.
 func SocketsInside(directories, dataDir string) string {
 	dataDir = filepath.Clean(dataDir)
-	for _, dir := range strings.Split(directories, ",") {
-		dir = strings.Trim(strings.TrimSpace(dir), `"`)
-		if dir == "" || strings.HasPrefix(dir, "@") { // none, or one without a file
+	for _, dir := range SplitDirectories(directories) {
+		if strings.HasPrefix(dir, "@") { // one without a file
 			continue
 		}
 		clean := filepath.Clean(dir)
@@ -462,4 +461,36 @@ func SocketsInside(directories, dataDir string) string {
 		}
 	}
 	return ""
+}
+
+// SplitDirectories takes a list of directories apart as PostgreSQL does
+// (SplitDirectoriesString in src/backend/utils/adt/varlena.c): at commas, blanks
+// around a name being left out, a name in double quotes as it is.
+func SplitDirectories(list string) []string {
+	var dirs []string
+	for list = strings.TrimLeft(list, " \t\n\r\f\v"); list != ""; {
+		var dir string
+		if rest, quoted := strings.CutPrefix(list, `"`); quoted {
+			var b strings.Builder
+			for {
+				before, after, found := strings.Cut(rest, `"`)
+				b.WriteString(before)
+				if rest = after; !found || !strings.HasPrefix(rest, `"`) {
+					break
+				}
+				b.WriteByte('"')
+				rest = rest[1:]
+			}
+			dir = b.String()
+			_, list, _ = strings.Cut(rest, ",")
+		} else {
+			dir, list, _ = strings.Cut(list, ",")
+			dir = strings.TrimRight(dir, " \t\n\r\f\v")
+		}
+		if dir != "" {
+			dirs = append(dirs, dir)
+		}
+		list = strings.TrimLeft(list, " \t\n\r\f\v")
+	}
+	return dirs
 }

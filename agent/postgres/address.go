@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/lictor-ha/lictor/agent/config"
 )
 
 // address is where the agent reaches its PostgreSQL: a directory of sockets or a host.
@@ -68,40 +70,8 @@ func (p *session) socketDirs() []string {
 			continue // PostgreSQL itself tells what is wrong with it
 		}
 		if line, set := lastOf(lines, "unix_socket_directories"); set {
-			dirs = splitDirectories(line.Value)
+			dirs = config.SplitDirectories(line.Value)
 		}
-	}
-	return dirs
-}
-
-// splitDirectories takes a list of directories apart as PostgreSQL does
-// (SplitDirectoriesString in src/backend/utils/adt/varlena.c): at commas, blanks
-// around a name being left out, a name in double quotes as it is.
-func splitDirectories(list string) []string {
-	var dirs []string
-	for list = strings.TrimLeft(list, " \t\n\r\f\v"); list != ""; {
-		var dir string
-		if rest, quoted := strings.CutPrefix(list, `"`); quoted {
-			var b strings.Builder
-			for {
-				before, after, found := strings.Cut(rest, `"`)
-				b.WriteString(before)
-				if rest = after; !found || !strings.HasPrefix(rest, `"`) {
-					break
-				}
-				b.WriteByte('"')
-				rest = rest[1:]
-			}
-			dir = b.String()
-			_, list, _ = strings.Cut(rest, ",")
-		} else {
-			dir, list, _ = strings.Cut(list, ",")
-			dir = strings.TrimRight(dir, " \t\n\r\f\v")
-		}
-		if dir != "" {
-			dirs = append(dirs, dir)
-		}
-		list = strings.TrimLeft(list, " \t\n\r\f\v")
 	}
 	return dirs
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
 )
 
 // The agent connects through the socket that PostgreSQL has, whichever layer names its
@@ -63,7 +64,7 @@ func TestUnixSocketOfEveryLayer(t *testing.T) {
 	for list, want := range map[string][]string{
 		"/a, /b c ,/d": {"/a", "/b c", "/d"}, `"/a, ""b""" , /c`: {`/a, "b"`, "/c"}, "": nil, " @x": {"@x"},
 	} {
-		if got := splitDirectories(list); !slices.Equal(got, want) {
+		if got := config.SplitDirectories(list); !slices.Equal(got, want) {
 			t.Errorf("%s: %q", list, got)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/config"
 )
 
 // This file checks settings of PostgreSQL before they are written anywhere: one
@@ -86,7 +87,7 @@ func (p *checker) checkAll(section string, values map[string]string, known map[s
 // on: with one that it cannot load nobody could log in any more, nor a replica stream.
 func (p *checker) checkLibraries(ctx context.Context, changed map[string]string) (errs []error) {
 	for parameter, folder := range map[string]string{"session_preload_libraries": "", "local_preload_libraries": "$libdir/plugins/"} {
-		for _, library := range splitDirectories(changed[parameter]) {
+		for _, library := range config.SplitDirectories(changed[parameter]) {
 			file := library
 			if !strings.Contains(library, "/") {
 				file = folder + library

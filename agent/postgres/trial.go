@@ -241,7 +241,7 @@ func (p *checker) linesWith(c Changed) ([]confSetting, error) {
 // it has others: that of its sockets, if it can make none, and that of its log.
 func (p *checker) placesRefused(lines []confSetting) string {
 	sockets, _ := lastOf(lines, "unix_socket_directories")
-	dirs := splitDirectories(sockets.Value)
+	dirs := config.SplitDirectories(sockets.Value)
 	usable := func(dir string) bool { return strings.HasPrefix(dir, "@") || p.takesFiles(p.fromData(dir)) }
 	if len(dirs) > 0 && !slices.ContainsFunc(dirs, usable) {
 		return fmt.Sprintf("unix_socket_directories: PostgreSQL's user can make no socket in %s", strings.Join(dirs, ", "))
