@@ -21,9 +21,9 @@ import (
 // The replicas stream again soon after the primary's postmaster was killed: a
 // synchronous one that does not makes commits wait. LICTOR_ROUNDS asks for so many
 // rounds, and for what docs/reliability.md promises of a machine that is not busy; else
-// only what PostgreSQL does by itself, after 10 s and more, is too late.
+// only what PostgreSQL does by itself, after wal_retrieve_retry_interval (5 s) and more, is too late.
 func TestReplicasStreamAgain(t *testing.T) {
-	rounds, limit := 2, 8*time.Second
+	rounds, limit := 2, 4*time.Second
 	if text := os.Getenv("LICTOR_ROUNDS"); text != "" {
 		rounds, limit = got(strconv.Atoi(text))(t), 2*time.Second
 	}

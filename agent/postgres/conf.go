@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -649,21 +651,36 @@ const (
 
 var conninfoPart = regexp.MustCompile(`(\w+) *= *('(?:[^'\\]|\\.)*'|[^\s']\S*)`)
 
-// conninfoAddress finds host and port in a connection string.
+// conninfoAddress finds host and port in a connection string, which may be a URI.
 func conninfoAddress(conninfo string) (host string, port int, err error) {
 	port = 5432
+	if strings.HasPrefix(conninfo, "postgresql://") || strings.HasPrefix(conninfo, "postgres://") {
+		u, err := url.Parse(conninfo)
+		if err != nil {
+			return "", 0, errors.New("primary_conninfo: it is no URI") // which may hold a password
+		}
+		conninfo = "host='" + u.Hostname() + "' port=" + cmp.Or(u.Port(), "5432")
+		for _, name := range []string{"host", "hostaddr", "port"} {
+			if value := u.Query().Get(name); value != "" {
+				conninfo += " " + name + "=" + conninfoValue(value)
+			}
+		}
+	}
+	address := ""
 	for _, m := range conninfoPart.FindAllStringSubmatch(conninfo, -1) {
 		value := strings.NewReplacer(`\\`, `\`, `\'`, `'`).Replace(strings.TrimSuffix(strings.TrimPrefix(m[2], "'"), "'"))
 		switch m[1] {
 		case "host":
 			host = value
+		case "hostaddr":
+			address = value
 		case "port":
 			if port, err = strconv.Atoi(value); err != nil {
 				return "", 0, fmt.Errorf("primary_conninfo: port %q", value)
 			}
 		}
 	}
-	if host == "" {
+	if host = cmp.Or(host, address); host == "" {
 		return "", 0, errors.New("primary_conninfo: it has no host")
 	}
 	return host, port, nil

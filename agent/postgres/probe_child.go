@@ -60,6 +60,23 @@ func probeDisk(dataDir string) error {
 	return probeWrite(wal)
 }
 
+// makeProbe makes the file with the mode that PostgreSQL's own files have beside it: a backup by the
+// directory's group may meet it.
+func makeProbe(path string) (*os.File, error) {
+	mode := os.FileMode(0o600)
+	if info, err := os.Stat(filepath.Dir(path)); err == nil && info.Mode().Perm()&groupAccess == groupAccess {
+		mode = 0o640
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, mode)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(mode); err != nil { // whatever the umask, and whoever left one
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 func probeWrite(dir string) (err error) {
 	path := filepath.Join(dir, probeName)
 	page := make([]byte, probeSize)
@@ -67,7 +84,7 @@ func probeWrite(dir string) (err error) {
 	if _, err := rand.Read(page); err != nil {
 		return fmt.Errorf("making a page: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	f, err := makeProbe(path)
 	if err != nil {
 		return fmt.Errorf("making a file: %w", err)
 	}

@@ -31,6 +31,24 @@ func TestProbeChild(t *testing.T) {
 	os.Exit(0)
 }
 
+// A backup by the group of a directory that it may read can read the probe, too.
+func TestProbeOfAGroup(t *testing.T) {
+	for dirMode, want := range map[os.FileMode]os.FileMode{0o700: 0o600, groupAccess: 0o640} {
+		dir := newDir(t)
+		must(t, os.Chmod(dir, dirMode))
+		path := filepath.Join(dir, probeName)
+		must(t, os.WriteFile(path, nil, 0o600)) // one that was left
+		f, err := makeProbe(path)
+		must(t, err)
+		info, err := f.Stat()
+		must(t, err)
+		must(t, f.Close())
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("in a directory of mode %o it has %o, want %o", dirMode, got, want)
+		}
+	}
+}
+
 // newProbe makes a probe of dir whose child is this test's program, as
 // PostgreSQL's user when this is root.
 func newProbe(t *testing.T, dir string) *DiskProbe {
