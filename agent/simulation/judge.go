@@ -163,17 +163,20 @@ func (j *judge) acknowledged(h *host, lsn int64) {
 // Whatever stands still there, its standbys acknowledge nothing beside another primary.
 func (j *judge) onlySynchronous(h *host) {
 	for _, other := range j.w.hosts {
-		if other != h && other.pg.writable && other.up && !other.exempt() {
+		if other != h && other.acceptsCommits() {
 			j.fail("I1", "%s has a commit acknowledged by %s while %s accepts commits", h.name, h.pg.waits.value(), other.name)
 		}
 	}
 }
 
+// acceptsCommits reports whether a host does, but for one that stands still.
+func (h *host) acceptsCommits() bool { return h.pg.writable && h.up && !h.exempt() }
+
 // notBeside: a primary that led in pause acknowledges nothing beside the next one, whatever
 // its own setting has become.
 func (j *judge) notBeside(h *host) {
 	for _, other := range j.w.hosts {
-		if other != h && other.pg.writable && !other.outlived {
+		if other != h && other.acceptsCommits() && !other.outlived {
 			j.fail("I1", "%s, which led in pause, has a commit acknowledged while %s accepts commits", h.name, other.name)
 		}
 	}
