@@ -437,12 +437,9 @@ func (p inPostgres) EndRestore(w *member.Work, done func(error)) {
 	work(p.runner, w, 0, func(context.Context) error { return p.pg.EndRestore() }, done)
 }
 
-func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, done func(bool)) {
+func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, systemIdentifier string, done func(bool)) {
 	answered(p.runner, w, 0, func(ctx context.Context) (bool, error) {
-		if primary {
-			return p.pg.Reachable(ctx, up), nil
-		}
-		return p.pg.Answers(ctx, up), nil
+		return p.pg.Answers(ctx, up, primary, systemIdentifier), nil
 	}, func(answers bool, _ error) { done(answers) })
 }
 

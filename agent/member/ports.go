@@ -141,8 +141,9 @@ type Postgres interface {
 	Restore(w *Work, r pg.Restore, done func(error))
 	PutBack(w *Work, done func(error))
 	EndRestore(w *Work, done func(error))
-	// Answers reports whether a member's PostgreSQL answers; primary: and as a primary.
-	Answers(w *Work, up pg.Upstream, primary bool, done func(bool))
+	// Answers reports whether a member's PostgreSQL answers; primary: and as a primary. One with
+	// another systemIdentifier than the shard's, if that is known, does not.
+	Answers(w *Work, up pg.Upstream, primary bool, systemIdentifier string, done func(bool))
 	// CheckRemote says why a remote primary cannot be followed: it does not answer, is no primary,
 	// or is of another cluster than the data directory; or that this has WAL which is none of its.
 	CheckRemote(w *Work, limit time.Duration, up pg.Upstream, done func(diverged bool, err error))

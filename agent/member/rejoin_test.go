@@ -105,7 +105,7 @@ func TestRejoinReplacesTheDataOnlyWhenAllowed(t *testing.T) {
 					w.none("Postgres.MakeReplica")
 					r.answer()
 					m := w.take("Postgres.MakeReplica")
-					if m.args[0].(*pg.Upstream).Name != tt.from || m.args[1] != "" {
+					if m.args[0].(*pg.Upstream).Name != tt.from || m.args[1] != systemA {
 						t.Fatalf("%v", m.args)
 					}
 					m.answer()

@@ -146,11 +146,11 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 	if m.Detached > 0 {
 		return refused("a candidate for the leadership counts on what this member has: try again when the shard has a leader")
 	}
-	noStream := cluster.NoStream(m.TagsNow())
+	noStream, shard := cluster.NoStream(m.TagsNow()), m.Snapshot.Initialize.Value
 	stop := m.orderly(m.stopWithin(), false)
 	m.InterruptTask()
 	m.startTask(ha.TaskReinit, m.thenInSync(m.LeaveSync, func(w *Work, next func(error)) {
-		m.Postgres.Answers(w, up, m.leaderIsPrimary(), func(answers bool) {
+		m.Postgres.Answers(w, up, m.leaderIsPrimary(), shard, func(answers bool) {
 			if !answers {
 				next(fmt.Errorf("the leader %s does not answer, so the data directory stays", leader))
 				return
@@ -161,7 +161,7 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 		m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize"}, next)
 	}, func(w *Work, next func(error)) {
 		m.Log.Info().Str("from", source.Name).Msg("a copy is made anew on an operator's demand")
-		m.Postgres.MakeReplica(w, &source, "", next)
+		m.Postgres.MakeReplica(w, &source, shard, next)
 	}, m.start(replicaOf(&up, noStream))), m.nowFollows(unless(noStream, leader)))
 	return nil
 }

@@ -200,7 +200,7 @@ func TestReinitialize(t *testing.T) {
 		w.none("Postgres.Answers", "Postgres.Stop", "Postgres.RemoveForReinit")
 		w.Snapshot.Sync.Value = cluster.NewSync("b", nil)
 		w.waiters.tell()
-		if c := w.take("Postgres.Answers"); c.args[0].(pg.Upstream).Name != "b" || c.args[1] != true {
+		if c := w.take("Postgres.Answers"); c.args[0].(pg.Upstream).Name != "b" || c.args[1] != true || c.args[2] != systemA {
 			t.Fatalf("%v", c.args)
 		} else {
 			w.none("Postgres.Stop", "Postgres.RemoveForReinit")

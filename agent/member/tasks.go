@@ -251,10 +251,10 @@ func (m *Member) rejoin(r ha.Rejoin) {
 
 // replaceDiverged clones a data directory anew that cannot be rewound.
 func (m *Member) replaceDiverged(w *Work, up, primary pg.Upstream, leader, allowedBy string, done func(error)) {
-	source, reachable := up, false
+	source, reachable, shard := up, false, m.Snapshot.Initialize.Value
 	inOrder(func(w *Work, next func(error)) {
 		// Whom this member follows need not be the leader (replicatefrom), nor answer.
-		m.Postgres.Answers(w, up, false, func(answers bool) {
+		m.Postgres.Answers(w, up, false, shard, func(answers bool) {
 			if !answers {
 				source = primary
 			}
@@ -265,7 +265,7 @@ func (m *Member) replaceDiverged(w *Work, up, primary pg.Upstream, leader, allow
 			next(nil)
 			return
 		}
-		m.Postgres.Answers(w, primary, m.leaderIsPrimary(), func(answers bool) {
+		m.Postgres.Answers(w, primary, m.leaderIsPrimary(), shard, func(answers bool) {
 			reachable = answers
 			next(nil)
 		})
@@ -273,7 +273,7 @@ func (m *Member) replaceDiverged(w *Work, up, primary pg.Upstream, leader, allow
 		m.Postgres.RemoveForReinit(w, pg.Permission{
 			NotLeader: leader != "" && leader != m.Name, LeaderReachable: reachable, AllowedBy: allowedBy,
 		}, next)
-	}, func(w *Work, next func(error)) { m.Postgres.MakeReplica(w, &source, "", next) })(w, done)
+	}, func(w *Work, next func(error)) { m.Postgres.MakeReplica(w, &source, shard, next) })(w, done)
 }
 
 // leaderIsPrimary reports whether the shard's leader has to be a primary to be one.

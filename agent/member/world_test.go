@@ -500,8 +500,8 @@ func (p postgresPort) EndRestore(work *Work, done func(error)) {
 	p.w.ask(work, "Postgres.EndRestore", done)
 }
 
-func (p postgresPort) Answers(work *Work, up pg.Upstream, primary bool, done func(bool)) {
-	p.w.ask(work, "Postgres.Answers", done, up, primary)
+func (p postgresPort) Answers(work *Work, up pg.Upstream, primary bool, systemIdentifier string, done func(bool)) {
+	p.w.ask(work, "Postgres.Answers", done, up, primary, systemIdentifier)
 }
 
 func (p postgresPort) CheckRemote(work *Work, limit time.Duration, up pg.Upstream, done func(bool, error)) {

@@ -88,7 +88,7 @@ func TestWithoutTheDatabasePostgres(t *testing.T) {
 	must(t, b.BaseBackup(ctx, upstream(a), func(int64, int64) {}))
 	follow(ctx, t, b, a)
 	caughtUp(ctx, t, a, b)
-	if !b.Reachable(ctx, upstream(a)) {
+	if !b.Answers(ctx, upstream(a), true, "") {
 		t.Error("the primary is not reachable")
 	}
 	must(t, b.Promote(ctx, 0))

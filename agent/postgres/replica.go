@@ -81,6 +81,9 @@ func (p *cloner) MakeReplica(ctx context.Context, u *Upstream, systemIdentifier 
 			return err
 		}
 	}
+	if err := p.isOfShard(ctx, u, systemIdentifier); err != nil {
+		return err
+	}
 	if err := p.killMethods(ctx); err != nil { // of an agent that was killed
 		return err
 	}
@@ -152,6 +155,18 @@ func gist(errs []error) string {
 
 // gistLimit is how many bytes are told of each failure.
 const gistLimit = 200
+
+// isOfShard returns an error where another cluster answers in the place of a member. One that does
+// not answer may be done without by a method.
+func (p *cloner) isOfShard(ctx context.Context, u *Upstream, systemIdentifier string) error {
+	if u == nil || u.Remote || systemIdentifier == "" {
+		return nil
+	}
+	if id, err := p.identify(ctx, *u); err == nil && id != systemIdentifier {
+		return fmt.Errorf("nothing is copied from %s: another cluster answers there (system identifier %s, the shard's is %s)", u.Name, id, systemIdentifier)
+	}
+	return nil
+}
 
 // customReplica runs one of the operator's methods.
 func (p *cloner) customReplica(ctx context.Context, m method, u *Upstream, systemIdentifier string) error {

@@ -107,13 +107,13 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	}
 	if control.State != "shut down" && control.State != "shut down in recovery" {
 		if err := p.recoverAlone(ctx); err != nil {
-			return "", fmt.Errorf("%w and could not be rewound: %w", ErrDiverged, err)
+			return "", rewindFailed(ctx, "", err)
 		}
 	}
 	options := []string{"--progress", "--target-pgdata=" + p.dataDir, "--source-server=" + source}
 	said, err := p.runOnData(ctx, env, "pg_rewind", append(options, "--dry-run", "--debug")...)
 	if err != nil {
-		return "", fmt.Errorf("%w and could not be rewound: %w", ErrDiverged, err)
+		return "", rewindFailed(ctx, said, err)
 	}
 	if err := p.checkRoom(parseRewindPlan(said, control.BlockSize)); err != nil {
 		return "", err
@@ -132,7 +132,23 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if strings.Contains(strings.ToLower(out), rewindWrites) {
 		return "", fmt.Errorf("%w, and its rewind has broken off, so that it is half-written: clone it anew (reinit, or set remove_data_directory_on_rewind_failure): %w", ErrDiverged, err)
 	}
-	return "", errors.Join(fmt.Errorf("%w and could not be rewound: %w", ErrDiverged, err), p.forgetRewind())
+	return "", errors.Join(rewindFailed(ctx, out, err), p.forgetRewind())
+}
+
+// rewindFailed is the error of a pg_rewind that has written nothing. Where it was broken off, or
+// its connection was refused or lost (libpq's and pg_rewind's words, fe-connect.c and
+// libpq_source.c), it may work the next time, and the data are no worse for it.
+func rewindFailed(ctx context.Context, said string, err error) error {
+	lower := strings.ToLower(said)
+	for _, transient := range []string{"connection to server", "could not connect", "server closed the connection", "terminating connection", "could not send", "could not receive"} {
+		if strings.Contains(lower, transient) {
+			return fmt.Errorf("not rewound, and to be tried again: %w", err)
+		}
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("not rewound, as it was broken off: %w", err)
+	}
+	return fmt.Errorf("%w and could not be rewound: %w", ErrDiverged, err)
 }
 
 // rewindWrites is what pg_rewind --progress prints, in lower case, when it begins to

@@ -39,7 +39,7 @@ func TestNoFreeConnectionSlot(t *testing.T) {
 	}
 	keepSlots(ctx, t, a, b.name, "c")
 	must(t, a.Checkpoint(ctx))
-	if !a.Reachable(ctx, upstream(a)) {
+	if !a.Answers(ctx, upstream(a), true, "") {
 		t.Error("the primary cannot be reached")
 	}
 	if _, err := a.ConfigProblems(ctx); err != nil {

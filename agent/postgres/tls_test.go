@@ -181,7 +181,7 @@ func TestCertificatesOnly(t *testing.T) {
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)
 	observe(ctx, t, b, "replica streams", func(s State) bool { return s.ReplicationState == Streaming })
-	if !b.Reachable(ctx, upstream(a)) {
+	if !b.Answers(ctx, upstream(a), true, "") {
 		t.Error("the primary is not reachable")
 	}
 	must(t, b.Stop(ctx, Fast))

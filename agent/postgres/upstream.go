@@ -21,14 +21,25 @@ type upstreams struct {
 	*walDir
 }
 
-// Answers reports whether the PostgreSQL of an upstream answers, whatever its role.
-func (p *upstreams) Answers(ctx context.Context, u Upstream) bool {
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), "Lictor")
+// Answers reports whether the PostgreSQL of an upstream answers, as a primary where that is asked
+// for. systemIdentifier is the shard's, if it is known: at an address that was given away, another
+// cluster may answer to the same passwords.
+func (p *upstreams) Answers(ctx context.Context, u Upstream, primary bool, systemIdentifier string) bool {
+	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		return false
 	}
-	hangUpOn(conn)
-	return true
+	defer hangUpOn(conn)
+	var recovering bool
+	var found string
+	if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system())").Scan(&recovering, &found); err != nil {
+		return false
+	}
+	if systemIdentifier != "" && found != systemIdentifier {
+		p.log.Error().Str("upstream", u.Name).Str("system_identifier", found).Str("wanted", systemIdentifier).Msg("another cluster answers at this member's address")
+		return false
+	}
+	return !primary || !recovering
 }
 
 // CheckRemote says why a remote primary cannot be followed: it does not answer, is no
@@ -73,17 +84,6 @@ func (p *upstreams) primaryAmong(ctx context.Context, u Upstream) (Upstream, err
 		errs = append(errs, err)
 	}
 	return u, fmt.Errorf("the %s cannot be followed: %w", u.Name, errors.Join(errs...))
-}
-
-// Reachable tells whether the PostgreSQL of an upstream answers as a primary.
-func (p *upstreams) Reachable(ctx context.Context, u Upstream) bool {
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
-	if err != nil {
-		return false
-	}
-	defer hangUpOn(conn)
-	var recovering bool
-	return conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering) == nil && !recovering
 }
 
 // replicationConn opens a replication connection to an upstream.

@@ -304,7 +304,7 @@ func (p inPostgres) RemoveForReinit(w *member.Work, allowed pg.Permission, done 
 	}, done)
 }
 
-func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, done func(bool)) {
+func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, _ string, done func(bool)) {
 	answers := false
 	p.work(w, func(done func(error)) {
 		p.later(p.host.w.between(time.Millisecond, 20*time.Millisecond), func() {
