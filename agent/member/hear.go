@@ -76,20 +76,15 @@ func (m *Member) detach(candidate string, index uint64, unread error) error {
 	return nil
 }
 
-// HearDeposed hears that another member has taken the lock. Consul is asked
-// whether it has; who cannot ask Consul believes the member, and fences at once. Before
-// an operator gives the lease away by force, Consul shows nothing.
+// HearDeposed hears that another member has taken the lock, or, forced, that an operator
+// gives it to that member. Consul is asked whether it is so; who cannot ask Consul believes
+// the word, and fences at once (design 5.5, 5.6).
 func (m *Member) HearDeposed(leader string, index uint64, forced bool, done func(error)) {
 	if leader == m.Name || leader == "" {
 		done(refused("%q cannot have deposed this member", leader))
 		return
 	}
-	heard := func(unread error) { done(m.deposed(leader, index, forced, unread)) }
-	if forced {
-		heard(nil)
-		return
-	}
-	m.confirm(index, heard)
+	m.confirm(index, func(unread error) { done(m.deposed(leader, index, forced, unread)) })
 }
 
 func (m *Member) deposed(leader string, index uint64, forced bool, unread error) error {
@@ -97,8 +92,12 @@ func (m *Member) deposed(leader string, index uint64, forced bool, unread error)
 		return refused("%q is not a member of this shard", leader)
 	}
 	held := m.LeaseState.Held(m.Now()) && index > m.Snapshot.Status.ModifyIndex
-	if unread == nil && held && !forced {
+	switch {
+	case unread != nil || !held:
+	case !forced:
 		return refused("Consul shows no status as new as %d", index)
+	case !m.overriddenFor(leader):
+		return refused("Consul shows no failover to %q, without a leader, that an operator forces", leader)
 	}
 	if held {
 		m.Log.Error().Str("by", leader).Bool("by_operator", forced).AnErr("consul", unread).Msg("deposed: another member has taken the lock")
@@ -106,4 +105,12 @@ func (m *Member) deposed(leader string, index uint64, forced bool, unread error)
 	}
 	m.Reread()
 	return nil
+}
+
+// overriddenFor reports whether an operator's failover to a member may be one that overrides
+// the last lease: before its command says so, it leaves the request, and it does so only
+// while nobody holds the lock.
+func (m *Member) overriddenFor(candidate string) bool {
+	f := m.Snapshot.Failover
+	return m.Snapshot.LeaderName() == "" && f.OK() && f.Value.Candidate == candidate && f.Value.ScheduledAt == nil
 }

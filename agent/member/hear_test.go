@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 )
 
@@ -111,9 +112,19 @@ func TestDetaching(t *testing.T) {
 	}
 }
 
-// A leader that hears that it is deposed asks Consul, believes its word, and that of a
-// member when Consul is silent; an operator who forces it is believed at once.
+// A leader that hears that it is deposed asks Consul, and believes what that shows; the word
+// of a member does only when Consul is silent. It is no other with an operator's force: the
+// command leaves its request in Consul first, and gives nothing away that somebody holds.
 func TestHearDeposed(t *testing.T) {
+	overridden := func(edit func(*cluster.Snapshot)) func(*cluster.Snapshot) {
+		return func(s *cluster.Snapshot) {
+			s.Leader = cluster.Entry[string]{}
+			s.Failover = cluster.Entry[cluster.Failover]{Value: cluster.Failover{Candidate: "b"}, ModifyIndex: 140}
+			if edit != nil {
+				edit(s)
+			}
+		}
+	}
 	for _, tt := range []struct {
 		name    string
 		by      string
@@ -121,6 +132,7 @@ func TestHearDeposed(t *testing.T) {
 		forced  bool
 		read    bool
 		shown   uint64
+		shows   func(*cluster.Snapshot)
 		silent  bool
 		refused bool
 		deposed bool
@@ -128,12 +140,24 @@ func TestHearDeposed(t *testing.T) {
 		{name: "Consul shows it", by: "b", index: 120, read: true, shown: 120},
 		{name: "Consul shows nothing of it", by: "b", index: 120, read: true, shown: 101, refused: true},
 		{name: "Consul is silent", by: "b", index: 120, read: true, silent: true, deposed: true},
-		{name: "by force", by: "b", index: 120, forced: true, deposed: true},
+		{name: "by force", by: "b", index: 120, forced: true, read: true, shown: 101, shows: overridden(nil), deposed: true},
+		{name: "by force, and Consul is silent", by: "b", index: 120, forced: true, read: true, silent: true, deposed: true},
+		{name: "by force, and Consul shows more", by: "b", index: 120, forced: true, read: true, shown: 120, shows: overridden(nil)},
+		{name: "by force that Consul knows nothing of", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true},
+		{name: "by force, of a request to another", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
+			shows: overridden(func(s *cluster.Snapshot) { s.Failover.Value.Candidate = "c" })},
+		{name: "by force, of a request to hand over", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
+			shows: overridden(func(s *cluster.Snapshot) { s.Leader = cluster.Entry[string]{Value: "a", Session: "sa", ModifyIndex: 102} })},
+		{name: "by force, of a request for later", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
+			shows: overridden(func(s *cluster.Snapshot) { s.Failover.Value.ScheduledAt = new(time.Time) })},
+		{name: "by force, of a request that makes no sense", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
+			shows: overridden(func(s *cluster.Snapshot) { s.Failover.Err = errBoom })},
 		{name: "an old story", by: "b", index: 101},
+		{name: "an old story by force", by: "b", index: 101, forced: true},
 		{name: "itself", by: "a", index: 120, refused: true},
 		{name: "nobody", by: "", index: 120, refused: true},
 		{name: "a stranger", by: "x", index: 120, read: true, silent: true, refused: true},
-		{name: "a stranger by force", by: "x", index: 120, forced: true, refused: true},
+		{name: "a stranger by force", by: "x", index: 120, forced: true, read: true, silent: true, refused: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t).leading()
@@ -143,6 +167,9 @@ func TestHearDeposed(t *testing.T) {
 				c := w.take("Consul.Read")
 				s := w.shard("b")
 				s.Index, s.Status.ModifyIndex = 150, tt.shown
+				if tt.shows != nil {
+					tt.shows(&s)
+				}
 				if tt.silent {
 					c.fail(errBoom)
 				} else {
@@ -170,6 +197,7 @@ func TestHearDeposed(t *testing.T) {
 	w.ClusterView = ha.ClusterView{}
 	var h heard
 	w.HearDeposed("x", 120, true, h.done)
+	w.take("Consul.Read").fail(errBoom)
 	if h.err != nil || w.LeaseState.Lease().Deposed != 120 {
 		t.Fatal(h.err)
 	}
