@@ -78,6 +78,7 @@ RETURN = r"""
 import base64
 import json
 import os
+import stat
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -126,6 +127,23 @@ class GiveBack:
 
     def as_postgres(self, *argv):
         return ["runuser", "-u", "postgres", "--"] + list(argv)
+
+    def keep_in_mind(self):
+        """Reads the operator's start.conf, which PostgreSQL's user gets. It is a copy of what was in that user's directory: a link in it may lead anywhere."""
+        path, opened = self.p["start_conf"], []
+        try:
+            directory, name = os.path.split(path)
+            opened.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
+            opened.append(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=opened[0]))
+            if not stat.S_ISREG(os.fstat(opened[1]).st_mode):
+                self.fail("%s is no regular file: put the operator's start.conf there", path)
+            with os.fdopen(opened.pop()) as f:
+                self.start_conf = f.read()
+        except OSError as e:
+            self.fail("%s cannot be read (%s): put the operator's start.conf there, no link", path, to_native(e))
+        finally:
+            for fd in opened:
+                os.close(fd)
 
     def stop(self):
         """By Debian's unit PostgreSQL runs already where this is run again, or where an adoption stopped half-way."""
@@ -182,9 +200,7 @@ class GiveBack:
         return answer["Results"][-1]["KV"]["ModifyIndex"] if index else 0
 
     def start(self):
-        with open(self.p["start_conf"]) as f:
-            start_conf = f.read()
-        self.must(self.as_postgres("sh", "-c", FILES, "sh", self.p["data_dir"], self.p["config_dir"]), data=start_conf, binary_data=True)
+        self.must(self.as_postgres("sh", "-c", FILES, "sh", self.p["data_dir"], self.p["config_dir"]), data=self.start_conf, binary_data=True)
         own = "/etc/systemd/system/%s.d/lictor.conf" % self.p["unit"]
         if os.path.exists(own):
             os.remove(own)
@@ -229,6 +245,7 @@ def main():
         ),
     )
     g = GiveBack(module)
+    g.keep_in_mind()
     g.stop()
     index = g.forget() if module.params["consul"] else 0
     g.start()
