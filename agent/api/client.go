@@ -32,6 +32,8 @@ type Client struct {
 	username string
 	password string
 	prover   proof.Prover
+	// proofOnly: while the secret is held, nobody gets the credentials.
+	proofOnly bool
 	// encrypted: where TLS is configured, the credentials go over nothing else,
 	// whatever a member's key says.
 	encrypted bool
@@ -94,9 +96,19 @@ func newHTTPClient(ctl config.Ctl, rest config.RestAPI) (client *http.Client, en
 	}, cert != "" || ca != "", nil
 }
 
-// ProveWith has every request that changes something, and every observation, prove
-// itself with the secret that is held, once there is one.
+// ProveWith has every request to a member that is named prove itself with the secret that
+// is held, once there is one. What answers it must prove that it is that member: another
+// answer is an error (Unproved). Members of Patroni's, which prove nothing, get the
+// credentials.
 func (c *Client) ProveWith(k *proof.Keeper) { c.prover.Keeper = k }
+
+// ProveOnly is ProveWith for a client that has the credentials for members when it cannot
+// read the secret: while that is held they are sent to nobody. Whoever may write a member's
+// key could say there that the member runs Patroni, and where.
+func (c *Client) ProveOnly(k *proof.Keeper) {
+	c.ProveWith(k)
+	c.proofOnly = true
+}
 
 // Close ends the connections that are kept open. The client may be used again.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
@@ -114,14 +126,21 @@ type Answer struct {
 	// ProvedBy which one. It is false for what was asked without the secret.
 	Proved   bool
 	ProvedBy string
+
+	signed bool // the request had proved itself
 }
 
 // OK reports whether the member did what was asked.
 func (a Answer) OK() bool { return a.Status >= 200 && a.Status < 300 }
 
-// Get asks for a path ("/cluster") of the member whose api_url is given.
+// Get asks for a path ("/cluster") of the member whose api_url is given, and proves nothing.
 func (c *Client) Get(ctx context.Context, apiURL, path string) (Answer, error) {
 	return c.do(ctx, http.MethodGet, Peer{APIURL: apiURL}, path, nil)
+}
+
+// Ask is Get of a member that must prove who it is where the secret is held.
+func (c *Client) Ask(ctx context.Context, p Peer, path string) (Answer, error) {
+	return c.do(ctx, http.MethodGet, p, path, nil)
 }
 
 // Post sends a request with a body that is written as JSON; nil sends none.
@@ -159,6 +178,9 @@ func (c *Client) do(ctx context.Context, method string, to Peer, path string, bo
 	if again {
 		a, _, err = c.attempt(ctx, method, target, to, content)
 	}
+	if err == nil && a.signed {
+		err = to.gave(a)
+	}
 	return a, err
 }
 
@@ -172,14 +194,13 @@ func (c *Client) attempt(ctx context.Context, method, target string, to Peer, co
 	if content != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	// What only tells how the member is needs no proof, and proves nothing.
 	var asked *proof.Asked
-	if !to.Patroni && (method != http.MethodGet || req.URL.Query().Has(observeQuery)) {
+	if !to.Patroni && (method != http.MethodGet || to.Name != "") {
 		asked = c.prover.Sign(req, to.Name, content)
 	}
-	// Reading needs no login, nor does who proves himself: what is not sent cannot be
-	// overheard, nor had by whoever took the port of a member that is down.
-	if method != http.MethodGet && asked == nil && c.username != "" {
+	// Reading needs no login, nor does a request that proves itself: what is not sent cannot
+	// be overheard, nor had by whoever took the port of a member that is down.
+	if method != http.MethodGet && asked == nil && c.username != "" && !c.keepsPassword() {
 		if c.encrypted && req.URL.Scheme != "https" {
 			return Answer{}, false, fmt.Errorf("%s %s: the password is not sent without TLS, which restapi.certfile, restapi.cafile or the section ctl asks for: see the member's api_url", method, target)
 		}
@@ -202,8 +223,15 @@ func (c *Client) attempt(ctx context.Context, method, target string, to Peer, co
 	if ms, err := strconv.ParseInt(resp.Header.Get(tookHeader), 10, 64); err == nil {
 		a.Took = time.Duration(ms) * time.Millisecond
 	}
+	a.signed = asked != nil
 	a.ProvedBy, a.Proved = asked.ProvedBy(resp, raw)
 	return a, c.prover.Again(asked, resp), nil
+}
+
+// keepsPassword reports whether the credentials are sent to nobody now.
+func (c *Client) keepsPassword() bool {
+	_, held := c.prover.Keeper.Secret()
+	return c.proofOnly && held
 }
 
 // memberURL is the URL of a path at the member with that api_url.

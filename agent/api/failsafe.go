@@ -114,17 +114,26 @@ func PeerOf(m cluster.Member) Peer {
 	return Peer{Name: m.Name, APIURL: m.APIURL, Patroni: m.Lictor == nil}
 }
 
+// Unproved is the error of an answer that is not shown to be the asked member's.
+type Unproved struct {
+	Peer   Peer
+	Answer Answer
+}
+
+func (e *Unproved) Error() string {
+	who := "who answers"
+	if e.Answer.Proved {
+		who = printable.Quote(e.Answer.ProvedBy) + ", who answers"
+	}
+	return fmt.Sprintf("%s at %s does not prove to be %s, by the shard's secret (status %d: %s)", who, e.Peer.APIURL, e.Peer.Name, e.Answer.Status, printable.Short(e.Answer.Text, 300))
+}
+
 // gave returns nil if this member has given the answer.
 func (p Peer) gave(a Answer) error {
-	switch {
-	case p.Patroni:
+	if p.Patroni || a.Proved && a.ProvedBy == p.Name {
 		return nil
-	case !a.Proved:
-		return fmt.Errorf("the member at %s answers %d without the proof that it knows the shard's secret: %s", p.APIURL, a.Status, printable.Short(a.Text, 300))
-	case a.ProvedBy != p.Name:
-		return fmt.Errorf("the member at %s is %q, not %q", p.APIURL, a.ProvedBy, p.Name)
 	}
-	return nil
+	return &Unproved{Peer: p, Answer: a}
 }
 
 // Failsafe asks a member to promise not to take the lock. The error says why it

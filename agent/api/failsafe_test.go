@@ -115,6 +115,9 @@ func proving(t *testing.T, k *proof.Keeper) *Client {
 	return c
 }
 
+// unproved reports whether an error is that of an answer which nobody is known to have given.
+func unproved(err error) bool { return errors.As(err, new(*Unproved)) }
+
 // What members tell each other is taken from nobody else, wherever he sits and
 // whatever else he may, and his answers count as nothing.
 func TestMembersProveThemselves(t *testing.T) {
@@ -141,7 +144,7 @@ func TestMembersProveThemselves(t *testing.T) {
 		})
 		t.Run("another shard's member asks "+path, func(t *testing.T) {
 			other := proving(t, keeping(proof.NewSecret()))
-			if a, err := other.Post(t.Context(), Peer{Name: node.state().Name, APIURL: server.url}, path, json.RawMessage(body)); err != nil || a.OK() || heard != 0 || a.Proved {
+			if a, err := other.Post(t.Context(), Peer{Name: node.state().Name, APIURL: server.url}, path, json.RawMessage(body)); !unproved(err) || a.OK() || heard != 0 || a.Proved {
 				t.Errorf("%+v, %v, heard %d times", a, err, heard)
 			}
 		})
@@ -326,6 +329,80 @@ func TestSomebodyHasTheMembersPort(t *testing.T) {
 	}
 }
 
+// What a member's port answers is that member's only where it is proved, whatever was asked;
+// a member of Patroni's can prove nothing.
+func TestAnswersAreProved(t *testing.T) {
+	thief := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"state":"running","role":"replica"}`)
+	}))
+	defer thief.Close()
+	node := fixed(primaryState(time.Now()))
+	node.reload = func(context.Context) error { return nil }
+	member := guarded(t, node)
+	for name, ask := range map[string]func(c *Client, p Peer) (Answer, error){
+		"get":  func(c *Client, p Peer) (Answer, error) { return c.Ask(t.Context(), p, "/patroni") },
+		"post": func(c *Client, p Peer) (Answer, error) { return c.Post(t.Context(), p, "/reload", nil) },
+		"patch": func(c *Client, p Peer) (Answer, error) {
+			return c.Patch(t.Context(), p, "/config", map[string]any{"ttl": 20})
+		},
+		"put": func(c *Client, p Peer) (Answer, error) {
+			return c.Put(t.Context(), p, "/config", map[string]any{"ttl": 20})
+		},
+		"delete": func(c *Client, p Peer) (Answer, error) { return c.Delete(t.Context(), p, "/switchover") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := proving(t, keeping(testSecret()))
+			if a, err := ask(client, Peer{Name: "node1", APIURL: thief.URL}); !unproved(err) || !strings.Contains(err.Error(), "does not prove to be node1") {
+				t.Errorf("somebody who has the port: %+v, %v", a, err)
+			}
+			if a, err := ask(client, Peer{Name: "node1", APIURL: member.url}); err != nil || !a.Proved || a.ProvedBy != "node1" {
+				t.Errorf("the member: %+v, %v", a, err)
+			}
+			if a, err := ask(client, Peer{Name: "node1", APIURL: thief.URL, Patroni: true}); err != nil || !a.OK() {
+				t.Errorf("a member of Patroni's: %+v, %v", a, err)
+			}
+			if a, err := ask(proving(t, &proof.Keeper{}), Peer{Name: "node1", APIURL: thief.URL}); err != nil || a.Proved {
+				t.Errorf("without the secret: %+v, %v", a, err)
+			}
+		})
+	}
+}
+
+// A key that lacks what Lictor's members write in theirs has no command send the password to
+// where it says the member is, once the secret is held.
+func TestPasswordsOfThoseWhoHaveTheSecret(t *testing.T) {
+	var user string
+	port := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { user, _, _ = r.BasicAuth() }))
+	defer port.Close()
+	rest := config.RestAPI{}
+	rest.Authentication.Username, rest.Authentication.Password = "admin", "secret"
+	held, none := keeping(testSecret()), &proof.Keeper{}
+	for _, tt := range []struct {
+		name    string
+		prove   func(*Client)
+		patroni bool
+		sent    bool
+	}{
+		{"a command", func(c *Client) { c.ProveOnly(held) }, true, false},
+		{"a command, to a member of Lictor's", func(c *Client) { c.ProveOnly(held) }, false, false},
+		{"a command that cannot read the secret", func(c *Client) { c.ProveOnly(none) }, true, true},
+		{"a command that cannot read the secret, to a member of Lictor's", func(c *Client) { c.ProveOnly(none) }, false, true},
+		{"an agent in a mixed shard", func(c *Client) { c.ProveWith(held) }, true, true},
+		{"an agent, to a member of Lictor's", func(c *Client) { c.ProveWith(held) }, false, false},
+	} {
+		client, err := NewClient(config.Ctl{}, rest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		tt.prove(client)
+		_, err = client.Post(t.Context(), Peer{Name: "node1", APIURL: port.URL, Patroni: tt.patroni}, "/restart", nil)
+		if (user != "") != tt.sent || err != nil && !unproved(err) {
+			t.Errorf("%s: the password was sent: %v, want %v (%v)", tt.name, user != "", tt.sent, err)
+		}
+	}
+}
+
 // What an operator asks of one member is done by no other one, whoever passes it on: also
 // where that one would take it without a proof, from root on its own host or from an address
 // in its allowlist. Whoever may write a shard's keys says where its members are.
@@ -351,11 +428,11 @@ func TestRequestIsForOneMember(t *testing.T) {
 			t.Run(name+", "+asked, func(t *testing.T) {
 				client, peer := proving(t, keeping(from.secret)), Peer{Name: from.member, APIURL: to}
 				for _, path := range []string{"/reinitialize", "/restart"} {
-					if a, err := client.Post(t.Context(), peer, path, map[string]any{}); err != nil || a.OK() || a.Proved {
+					if a, err := client.Post(t.Context(), peer, path, map[string]any{}); !unproved(err) || a.OK() || a.Proved {
 						t.Errorf("%s: %+v, %v", path, a, err)
 					}
 				}
-				if a, err := client.Patch(t.Context(), peer, "/config", map[string]any{"ttl": 20}); err != nil || a.OK() || a.Proved {
+				if a, err := client.Patch(t.Context(), peer, "/config", map[string]any{"ttl": 20}); !unproved(err) || a.OK() || a.Proved {
 					t.Errorf("/config: %+v, %v", a, err)
 				}
 			})
