@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -14,16 +15,11 @@ import (
 // told before the one is replaced by the other.
 func TestPgBouncerFits(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("ansible"); err != nil {
-		t.Skip("ansible is not installed: make deps")
-	}
-	dir := t.TempDir()
+	b := newBesieged(t)
+	dir := b.own(t, "pgbouncer")
 	write := func(name, content string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
+		b.write(t, filepath.Join(dir, name), content)
+		return filepath.Join(dir, name)
 	}
 	included := write("databases.ini", "orders = host=127.0.0.1 port=5432\nold = host=127.0.0.1\n")
 	users := write("userlist.txt", "\"app\" \"another\"\n\"hashed\" \"md504d4a9616f5b4c7cdb75992b7c5a43e9\"\n\"bob\" \"md50123456789abcdef0123456789abcdef\"\n")
@@ -67,6 +63,13 @@ func TestPgBouncerFits(t *testing.T) {
 	args["others"] = true
 	if diff := cmp.Diff([]string{}, fits(t, args)); diff != "" {
 		t.Error(diff)
+	}
+
+	// PgBouncer's user says which files are included; root reads none for it.
+	b.link(t, b.secret, filepath.Join(dir, "more.ini"))
+	write("pgbouncer.ini", "%include "+filepath.Join(dir, "more.ini")+"\n[pgbouncer]\n")
+	if out, err := runTasks(t, map[string]any{}, map[string]any{"lictor_ha.lictor.pgbouncer_fits": args}); err == nil || !strings.Contains(out, "Permission denied") {
+		t.Errorf("root's file, included: %v %s", err, out)
 	}
 }
 

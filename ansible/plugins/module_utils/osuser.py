@@ -55,7 +55,10 @@ def rights_of(name):
     if os.geteuid() != 0:
         yield
         return
-    user = pwd.getpwnam(name)
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        raise OSError("there is no user %s" % name)
     groups, gid = os.getgroups(), os.getegid()
     try:
         os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))

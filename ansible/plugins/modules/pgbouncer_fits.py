@@ -18,6 +18,10 @@ options:
     description: PgBouncer's file.
     type: path
     default: /etc/pgbouncer/pgbouncer.ini
+  user:
+    description: As whom PgBouncer runs. Its files are read with the rights of this user, who says in them which others are included.
+    type: str
+    default: postgres
   databases:
     description: >-
       Databases that the bouncer will have, by name: I(shard), I(dbname), I(port), I(options), and I(addresses) of the present primary's host.
@@ -84,6 +88,7 @@ import re
 import socket
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.lictor_ha.lictor.plugins.module_utils.osuser import rights_of
 
 # The bouncer writes these by itself, as failovers depend on them, or they say where files are.
 OWN = set(
@@ -198,10 +203,25 @@ def user_problems(path, p):
             yield "the password of its user %s is another one than in lictor_users" % name
 
 
+def problems_of(p):
+    problems, sections = [], read(p["path"])
+    settings = dict(sections.get("pgbouncer", []))
+    for name, text in sections.get("databases", []):
+        problems += database_problems(name, parameters(text), p)
+    if not p["databases_only"]:
+        problems += setting_problems(settings, p)
+        problems += user_problems(settings.get("auth_file", ""), p)
+        for section in ("users", "peers"):
+            if sections.get(section) and section not in p["extra"]:
+                problems.append("it has a section [%s]: set lictor_bouncer_extra.pgbouncer.%s" % (section, section))
+    return problems
+
+
 def main():
     module = AnsibleModule(
         argument_spec=dict(
             path=dict(type="path", default="/etc/pgbouncer/pgbouncer.ini"),
+            user=dict(type="str", default="postgres"),
             databases=dict(type="dict", required=True),
             databases_only=dict(type="bool", default=False),
             extra=dict(type="list", elements="str", default=[]),
@@ -218,21 +238,12 @@ def main():
         ),
         supports_check_mode=True,
     )
-    p = module.params
-    problems = []
     try:
-        sections = read(p["path"])
+        # The user owns these files, and says in them which others are read.
+        with rights_of(module.params["user"]):
+            problems = problems_of(module.params)
     except (IOError, OSError) as e:
         module.fail_json(msg="PgBouncer's file cannot be read: %s" % e)
-    settings = dict(sections.get("pgbouncer", []))
-    for name, text in sections.get("databases", []):
-        problems += database_problems(name, parameters(text), p)
-    if not p["databases_only"]:
-        problems += setting_problems(settings, p)
-        problems += user_problems(settings.get("auth_file", ""), p)
-        for section in ("users", "peers"):
-            if sections.get(section) and section not in p["extra"]:
-                problems.append("it has a section [%s]: set lictor_bouncer_extra.pgbouncer.%s" % (section, section))
     module.exit_json(changed=False, problems=problems)
 
 
