@@ -125,7 +125,7 @@ func (e *Unproved) Error() string {
 	if e.Answer.Proved {
 		who = printable.Quote(e.Answer.ProvedBy) + ", who answers"
 	}
-	return fmt.Sprintf("%s at %s does not prove to be %s, by the shard's secret (status %d: %s)", who, e.Peer.APIURL, e.Peer.Name, e.Answer.Status, printable.Short(e.Answer.Text, 300))
+	return fmt.Sprintf("%s at %s does not prove to be %s, by the shard's secret (status %d: %s)", who, e.Peer.APIURL, e.Peer.Name, e.Answer.Status, printable.Short(e.Answer.Text, 160))
 }
 
 // gave returns nil if this member has given the answer.

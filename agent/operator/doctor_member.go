@@ -30,7 +30,7 @@ type memberFacts struct {
 func (m *memberFacts) look(ctx context.Context, site *Site, client *api.Client) {
 	limit, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	m.status, m.statusErr = askStatus(limit, client, m.member)
+	m.status, m.statusErr = askStatus(limit, client, api.PeerOf(m.member))
 	if m.member.State == cluster.StateRunning {
 		m.sql, m.sqlErr = site.lookAtPostgres(limit, m.member)
 	}

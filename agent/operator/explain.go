@@ -13,6 +13,7 @@ import (
 
 	consulapi "github.com/hashicorp/consul/api"
 
+	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/printable"
 )
 
@@ -66,7 +67,25 @@ func explain(err error) string {
 // or the two have not agreed on TLS, which comes before the request.
 func neverSent(err error) bool {
 	var op *net.OpError
+	if unproved(err) { // of several members one has answered
+		return false
+	}
 	return errors.Is(err, errUnreachable) || errors.As(err, &op) && op.Op == "dial" || noTLS(err)
+}
+
+// unproved reports whether somebody has answered who is not shown to be the member that was
+// asked: it may have done what was asked, or nothing.
+func unproved(err error) bool { return errors.As(err, new(*api.Unproved)) }
+
+// unanswered is the error of a request that a member has not answered.
+func (s *Shard) unanswered(what string, err error) error {
+	switch {
+	case unproved(err):
+		return unknownf("%s: %w; see that its own agent runs there, and that its token may read the key %s", what, err, s.Keys.Secret())
+	case neverSent(err):
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return unknownf("%s: no answer: %w", what, err)
 }
 
 // noTLS reports whether a request has failed because one side did not accept the

@@ -16,6 +16,7 @@ import (
 	consulapi "github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
@@ -87,6 +88,45 @@ func TestExplain(t *testing.T) {
 	} {
 		if got := Explain(c.err); !strings.Contains(got, c.want) {
 			t.Errorf("%v:\n got %s\nwant %s", c.err, got, c.want)
+		}
+	}
+}
+
+// What a wait was for is told when its time is over, not that its last look was broken off.
+func TestAwaitTellsWhatItWaitedFor(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	looks := 0
+	err := await(ctx, func(ctx context.Context) error {
+		if looks++; looks == 1 {
+			return errors.New("b lags")
+		}
+		cancel()
+		return fmt.Errorf("asking Consul: %w", ctx.Err())
+	})
+	if err == nil || !strings.Contains(err.Error(), "b lags") || strings.Contains(err.Error(), "Consul") {
+		t.Errorf("%v", err)
+	}
+}
+
+// An answer that nobody is known to have given leaves open what was done, whoever else could
+// not be reached; without one nothing was.
+func TestUnanswered(t *testing.T) {
+	s := &Shard{Keys: cluster.NewKeys("", "orders", "")}
+	dial := &net.OpError{Op: "dial", Err: errors.New("refused")}
+	thief := &api.Unproved{Peer: api.Peer{Name: "db1", APIURL: "http://db1:8008"}, Answer: api.Answer{Status: 200, Text: "Success"}}
+	for _, c := range []struct {
+		err  error
+		code int
+		say  string
+	}{
+		{dial, ExitFailed, "refused"},
+		{thief, ExitUnknown, "does not prove to be db1"},
+		{errors.Join(dial, thief), ExitUnknown, "may read the key lictor/secrets/service/orders"},
+		{errors.New("reset"), ExitUnknown, "no answer: reset"},
+	} {
+		err := s.unanswered("restart of db1", c.err)
+		if ExitCode(err) != c.code || !strings.Contains(Explain(err), c.say) || neverSent(err) != (c.code == ExitFailed) {
+			t.Errorf("%v: exit code %d, want %d and %q", err, ExitCode(err), c.code, c.say)
 		}
 	}
 }

@@ -38,7 +38,7 @@ func Reload(ctx context.Context, c *Console, s *Shard, names []string, role stri
 	return forEach(members, func(m cluster.Member) error {
 		answer, err := s.do(ctx, m, http.MethodPost, "/reload", nil)
 		if err != nil {
-			return fmt.Errorf("reload of %s: %w", m.Name, err)
+			return s.unanswered("reload of "+m.Name, err)
 		}
 		if !answer.OK() {
 			return fmt.Errorf("reload of %s: %s (status %d)", m.Name, s.words(answer), answer.Status)
@@ -62,7 +62,12 @@ func (s *Shard) words(a api.Answer) string {
 	if a.Reason != "" {
 		said += ": " + a.Reason
 	}
-	if a.Status == http.StatusUnauthorized {
+	_, held := s.secret.Secret()
+	switch {
+	case a.Status != http.StatusUnauthorized:
+	case held && !s.site.PasswordToPatroni: // all others prove their answers
+		said += "; its key says that it runs Patroni, which takes no proof: --password-to-patroni sends it restapi.authentication or ctl.authentication of the configuration file"
+	default:
 		said += "; restapi.authentication or ctl.authentication of the configuration file must be the members'"
 	}
 	if s.noSecret != nil && (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) {
@@ -93,7 +98,7 @@ func (s *Shard) do(ctx context.Context, m cluster.Member, method, path string, b
 	case http.MethodDelete:
 		return s.client.Delete(ctx, api.PeerOf(m), path)
 	}
-	return s.client.Get(ctx, m.APIURL, path)
+	return s.client.Ask(ctx, api.PeerOf(m), path)
 }
 
 // ReinitOptions say how replicas get their data anew.
@@ -149,10 +154,8 @@ func (s *Shard) reinitOne(ctx context.Context, c *Console, m cluster.Member, o R
 		answer, err = s.do(ctx, m, http.MethodPost, "/reinitialize", request)
 	}
 	switch {
-	case err != nil && neverSent(err):
-		return fmt.Errorf("reinitialize of %s: %w", m.Name, err)
 	case err != nil:
-		return unknownf("reinitialize of %s: no answer: %w", m.Name, err)
+		return s.unanswered("reinitialize of "+m.Name, err)
 	case !answer.OK():
 		return refusedf("reinitialize of %s: %s (status %d)", m.Name, s.words(answer), answer.Status)
 	}
@@ -255,8 +258,8 @@ func (s *Shard) allPaused(ctx context.Context, on bool) error {
 	return nil
 }
 
-// anyMember sends a request to the leader and, where that cannot be reached, to
-// the other members.
+// anyMember sends a request to the leader and, where that cannot be reached, or somebody
+// answers there who does not prove to be it, to the other members.
 func (s *Shard) anyMember(ctx context.Context, snapshot cluster.Snapshot, method, path string, body any) (api.Answer, error) {
 	var errs []error
 	for _, m := range leaderFirst(snapshot) {
@@ -264,15 +267,19 @@ func (s *Shard) anyMember(ctx context.Context, snapshot cluster.Snapshot, method
 		if err == nil {
 			return answer, nil
 		}
-		if !neverSent(err) {
-			return api.Answer{}, unknownf("%s: no answer: %w", m.Name, err)
+		if !unproved(err) && !neverSent(err) {
+			return api.Answer{}, s.unanswered(m.Name, err)
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", m.Name, err))
 	}
 	if len(errs) == 0 {
 		return api.Answer{}, refusedf("shard %s has no members", s.Scope)
 	}
-	return api.Answer{}, fmt.Errorf("no member of %s can be reached: %w", s.Scope, errors.Join(errs...))
+	err := errors.Join(errs...)
+	if unproved(err) {
+		return api.Answer{}, s.unanswered("no member of "+s.Scope+" answers", err)
+	}
+	return api.Answer{}, fmt.Errorf("no member of %s can be reached: %w", s.Scope, err)
 }
 
 func leaderFirst(snapshot cluster.Snapshot) []cluster.Member {
@@ -329,7 +336,7 @@ func Flush(ctx context.Context, c *Console, s *Shard, what string, names []strin
 		}
 		answer, err := s.do(ctx, m, http.MethodDelete, "/restart", nil)
 		if err != nil {
-			return fmt.Errorf("flush restart of %s: %w", m.Name, err)
+			return s.unanswered("flush restart of "+m.Name, err)
 		}
 		if !answer.OK() {
 			return refusedf("flush restart of %s: %s (status %d)", m.Name, s.words(answer), answer.Status)

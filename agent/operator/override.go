@@ -88,21 +88,20 @@ const deposeLimit = 3 * time.Second
 func (s *Shard) depose(ctx context.Context, c *Console, snapshot cluster.Snapshot, candidate string) {
 	owner := snapshot.Status.Value.Lictor.Owner
 	m, _ := snapshot.Member(owner)
-	m.Value.Name = owner
-	if m.Value.APIURL == "" {
-		m.Value.APIURL = snapshot.Failsafe.Value[owner]
+	old := api.Peer{Name: owner, APIURL: m.Value.APIURL} // it has a lease, so it runs Lictor
+	if old.APIURL == "" {
+		old.APIURL = snapshot.Failsafe.Value[owner]
 	}
-	if owner == candidate || m.Value.APIURL == "" || snapshot.Status.Value.Lictor.Released {
+	if owner == candidate || old.APIURL == "" || snapshot.Status.Value.Lictor.Released {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, deposeLimit)
 	defer cancel()
 	// The candidate's status will be newer than the one that stands now.
-	err := s.client.Depose(ctx, api.Peer{Name: owner, APIURL: m.Value.APIURL},
-		api.Deposition{Leader: candidate, Index: snapshot.Status.ModifyIndex + 1, Forced: true})
+	err := s.client.Depose(ctx, old, api.Deposition{Leader: candidate, Index: snapshot.Status.ModifyIndex + 1, Forced: true})
 	if err == nil {
 		err = await(ctx, func(ctx context.Context) error {
-			if now, err := s.status(ctx, m.Value); err != nil || now.primary() && now.State == cluster.StateRunning {
+			if now, err := askStatus(ctx, s.client, old); err != nil || now.primary() && now.State == cluster.StateRunning {
 				return errors.Join(err, errors.New("it still runs as a primary"))
 			}
 			return nil

@@ -252,7 +252,7 @@ func (v *survey) look(ctx context.Context, client *api.Client, scope, name strin
 	defer cancel()
 	s := v.fleet.shards[slices.IndexFunc(v.fleet.shards, func(s fleetShard) bool { return s.scope == scope })]
 	m, _ := s.snapshot.Member(name)
-	status, err := askStatus(ctx, client, m.Value)
+	status, err := askStatus(ctx, client, api.PeerOf(m.Value))
 	return inspect(m.Value, status, err, leads)
 }
 

@@ -240,10 +240,8 @@ func (s *Shard) restartOne(ctx context.Context, c *Console, m cluster.Member, o 
 	began := time.Now()
 	answer, err := s.client.Post(ctx, api.PeerOf(m), "/restart", body)
 	switch {
-	case err != nil && neverSent(err):
-		return fmt.Errorf("restart of %s: %w", m.Name, err)
 	case err != nil:
-		return unknownf("restart of %s: no answer: %w", m.Name, err)
+		return s.unanswered("restart of "+m.Name, err)
 	case answer.Status == http.StatusOK:
 		c.Say("Success: restart on member %s (%s)", m.Name, Duration(time.Since(began)))
 		return nil

@@ -202,7 +202,7 @@ func Restore(ctx context.Context, c *Console, s *Shard, o RestoreOptions) error 
 	case err != nil && neverSent(err):
 		return fmt.Errorf("%s cannot be reached, nothing was done: %w", leader.Name, err)
 	case err != nil:
-		return unknownf("%s did not answer; it may go on: see lictor list: %w", leader.Name, err)
+		return s.unanswered("the restore on "+leader.Name+", which may go on (see lictor list)", err)
 	case answer.Status == http.StatusPreconditionFailed, answer.Status == http.StatusBadRequest:
 		return refusedf("%s", s.words(answer))
 	case answer.Status == http.StatusInternalServerError:
@@ -230,7 +230,7 @@ func CancelRestore(ctx context.Context, c *Console, s *Shard) error {
 	answer, err := s.client.Delete(ctx, api.PeerOf(leader), "/restore")
 	switch {
 	case err != nil:
-		return err
+		return s.unanswered("cancelling the restore on "+leader.Name, err)
 	case answer.Status == http.StatusNotFound:
 		return refusedf("%s", s.words(answer))
 	case !answer.OK():

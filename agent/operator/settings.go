@@ -31,6 +31,9 @@ type Settings struct {
 	Prefix string `mapstructure:"routes_prefix"`
 	// Other holds all other sections, unread.
 	Other map[string]any `mapstructure:",remain"`
+	// PasswordToPatroni says that members which run Patroni get the password, though the
+	// shard's secret is held.
+	PasswordToPatroni bool `mapstructure:"-"`
 	// Path is the file; empty: there was none.
 	Path string `mapstructure:"-"`
 }
@@ -58,6 +61,8 @@ type Flags struct {
 	Scope     string
 	Namespace string
 	Insecure  bool
+	// PasswordToPatroni is Settings.PasswordToPatroni.
+	PasswordToPatroni bool
 }
 
 // ConfigVariable names a configuration file when no flag does. patronictl's own
@@ -96,7 +101,7 @@ func Load(f Flags, environ []string) (Settings, error) {
 	if err != nil {
 		return Settings{}, Usage(err)
 	}
-	s.Path = source.Path
+	s.Path, s.PasswordToPatroni = source.Path, f.PasswordToPatroni
 	s.Namespace = strings.Trim(s.Namespace, "/")
 	if s.Namespace == "" {
 		s.Namespace = cluster.DefaultNamespace

@@ -169,7 +169,11 @@ func (s *Site) open(scope string) (*Shard, error) {
 		return nil, err
 	}
 	shard := &Shard{Scope: scope, Keys: keys, site: s, store: store, client: client, secret: &proof.Keeper{}}
-	client.ProveWith(shard.secret)
+	if s.PasswordToPatroni {
+		client.ProveWith(shard.secret)
+	} else {
+		client.ProveOnly(shard.secret)
+	}
 	return shard, nil
 }
 
@@ -299,19 +303,23 @@ func abridged(words []string, most int) string {
 }
 
 // await polls until condition gives no error, which says what is waited for, or
-// ctx ends.
+// ctx ends: what it broke off says nothing then.
 func await(ctx context.Context, condition func(ctx context.Context) error) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
+	var waited error
 	for {
 		err := condition(ctx)
 		if err == nil {
 			return nil
 		}
+		if waited == nil || ctx.Err() == nil {
+			waited = err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
+			return fmt.Errorf("%w: %w", ctx.Err(), waited)
 		}
 	}
 }

@@ -63,11 +63,11 @@ type lictorStatus struct {
 
 func (m memberStatus) primary() bool { return cluster.IsPrimary(m.Role) }
 
-// askStatus asks a member how it is.
-func askStatus(ctx context.Context, client *api.Client, m cluster.Member) (memberStatus, error) {
+// askStatus asks a member how it is. A client that proves itself believes the member alone.
+func askStatus(ctx context.Context, client *api.Client, m api.Peer) (memberStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	answer, err := client.Get(ctx, m.APIURL, "/patroni")
+	answer, err := client.Ask(ctx, m, "/patroni")
 	if err != nil {
 		return memberStatus{}, err
 	}
@@ -82,5 +82,5 @@ func askStatus(ctx context.Context, client *api.Client, m cluster.Member) (membe
 }
 
 func (s *Shard) status(ctx context.Context, m cluster.Member) (memberStatus, error) {
-	return askStatus(ctx, s.client, m)
+	return askStatus(ctx, s.client, api.PeerOf(m))
 }

@@ -277,6 +277,11 @@ func (s *Shard) ask(ctx context.Context, snapshot cluster.Snapshot, d cluster.Dy
 			return fmt.Sprintf("%s cannot be reached; the request waits in Consul", orNobody(target)), nil
 		}
 	}
+	if unproved(err) { // nothing is waited for: whoever did it has answered
+		ctx, cancel = context.WithTimeout(ctx, askLimit)
+		defer cancel()
+		err = s.unanswered(target, err)
+	}
 	return s.outcome(ctx, snapshot, request, began, err)
 }
 

@@ -34,6 +34,7 @@ func (o *operate) command(cmd *cobra.Command) *cobra.Command {
 	f.StringVar(&o.flags.Token, "consul-token-file", "", "a file with the token for Consul")
 	f.StringVarP(&o.flags.Namespace, "namespace", "n", "", "the first part of the shards' keys in Consul (default service)")
 	f.BoolVarP(&o.flags.Insecure, "insecure", "k", false, "do not check the certificates of the members' REST API")
+	f.BoolVar(&o.flags.PasswordToPatroni, "password-to-patroni", false, "send the password of restapi or ctl to members that run Patroni, also where the shard's secret is known")
 	cmd.GroupID = groupShards
 	return cmd
 }
