@@ -107,7 +107,11 @@ func TestRights(t *testing.T) {
 }
 
 // oneConsul is a Consul that lets nobody do anything without a token.
-type oneConsul struct{ address string }
+type oneConsul struct {
+	address string // http
+	https   int    // the port
+	pki     string // the directory of its CA
+}
 
 func startConsul(t *testing.T) oneConsul {
 	t.Helper()
@@ -115,13 +119,16 @@ func startConsul(t *testing.T) oneConsul {
 	if err != nil {
 		t.Fatalf("no Consul to test with: %v", err)
 	}
-	ports, err := testkit.FreePorts(3)
+	ports, err := testkit.FreePorts(4)
 	testkit.Must(t, err)
-	c := oneConsul{"127.0.0.1:" + strconv.Itoa(ports[0])}
+	c := oneConsul{"127.0.0.1:" + strconv.Itoa(ports[0]), ports[3], t.TempDir()}
+	pki(t, c.pki, "ca")
+	node := pki(t, c.pki, "cert", "alone", "DNS:server.dc1.consul,DNS:alone,DNS:localhost,IP:127.0.0.1")
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, string(bytes.TrimSpace(out)), "agent", "-dev", "-node=alone", "-disable-host-node-id", "-log-level=warn",
-		"-bind=127.0.0.1", "-client=127.0.0.1", "-http-port="+strconv.Itoa(ports[0]), "-server-port="+strconv.Itoa(ports[1]),
+		"-bind=127.0.0.1", "-client=127.0.0.1", "-http-port="+strconv.Itoa(ports[0]), "-https-port="+strconv.Itoa(ports[3]), "-server-port="+strconv.Itoa(ports[1]),
 		"-serf-lan-port="+strconv.Itoa(ports[2]), "-serf-wan-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-dns-port=-1",
+		`-hcl=tls { defaults { ca_file = "`+c.ca()+`", cert_file = "`+node+`", key_file = "`+node+`" } }`,
 		`-hcl=acl { enabled = true, default_policy = "deny", tokens { initial_management = "`+management+`", agent = "`+management+`" } }`)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	testkit.Must(t, cmd.Start())
@@ -133,6 +140,17 @@ func startConsul(t *testing.T) oneConsul {
 			t.Fatalf("Consul does not come up: %d %s", got, said)
 		}
 	}
+}
+
+func (c oneConsul) ca() string { return filepath.Join(c.pki, "ca.pem") }
+
+// pki has the collection's script make a CA or a certificate, whose path it returns.
+func pki(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	if _, err := output(t.Context(), commandTimeout, "../../ansible/roles/common/files/pki.sh", append([]string{dir}, args...)...); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, args[min(1, len(args)-1)]+".pem")
 }
 
 // ask is one request; the status is 0 where there is no answer.
@@ -199,6 +217,7 @@ func (c oneConsul) applyRights(t *testing.T, groups map[string][]string) {
 	}
 	inventory := map[string]any{"all": map[string]any{"vars": map[string]any{
 		"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "consul_management_token": management, "consul_datacenter": "dc1",
+		"consul_https_port": c.https, "consul_ca_path": c.ca(),
 		"lictor_secrets_dir": filepath.Join(dir, "secrets"),
 		"lictor_shards":      map[string]any{"orders": shard(5432, 8008, "a", "b"), "users": shard(5433, 8018, "b", "c")},
 	}}}
@@ -211,8 +230,7 @@ func (c oneConsul) applyRights(t *testing.T, groups map[string][]string) {
 	}
 	play := write("play.json", []any{map[string]any{
 		"hosts": "consul_servers", "gather_facts": false,
-		"module_defaults": map[string]any{"lictor_ha.lictor.consul_acl": map[string]any{"url": "http://" + c.address}},
-		"roles":           []any{map[string]any{"role": "lictor_ha.lictor.common"}},
+		"roles": []any{map[string]any{"role": "lictor_ha.lictor.common"}},
 		"tasks": []any{map[string]any{
 			"ansible.builtin.include_role": map[string]any{"name": "lictor_ha.lictor.consul", "tasks_from": "acl.yml"},
 		}},

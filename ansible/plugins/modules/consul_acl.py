@@ -14,14 +14,15 @@ description:
   - Makes and updates ACL policies (by name) and tokens (by accessor id). Deletes those that are named as absent. Others are left alone.
   - Supports check mode and diff. Secrets of tokens are not shown.
 options:
-  url:
-    description: Consul's HTTP API.
-    type: str
-    default: http://127.0.0.1:8500
-  token:
-    description: A token that may write ACLs.
-    type: str
+  api:
+    description: How Consul is reached.
+    type: dict
     required: true
+    suboptions:
+      servers: {description: "Addresses of servers, as host:port.", type: list, elements: str, required: true}
+      ca_path: {description: The CA of their certificates., type: path, required: true}
+      server_name: {description: "The name that is in them, server.DATACENTER.consul.", type: str, required: true}
+      token: {description: A token that may write ACLs., type: str, required: true}
   policies:
     description: Policies that must be there.
     type: list
@@ -69,7 +70,11 @@ author: The Lictor authors
 EXAMPLES = r"""
 - name: Keep ACLs
   lictor_ha.lictor.consul_acl:
-    token: "{{ consul_management_token }}"
+    api:
+      servers: [127.0.0.1:8501]
+      ca_path: /etc/consul.d/tls/ca.pem
+      server_name: server.dc1.consul
+      token: "{{ consul_management_token }}"
     policies:
       - {name: readers, rules: 'key_prefix "" { policy = "read" }'}
     tokens:
@@ -88,33 +93,31 @@ import json
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import fetch_url
+from ansible.module_utils.common.text.converters import to_native
+from ansible_collections.lictor_ha.lictor.plugins.module_utils.consul import API, Consul, Unreachable
 
 
-class Consul(object):
+class ACLs(object):
     def __init__(self, module):
         self.module = module
+        self.consul = Consul(module.params["api"])
         self.deadline = time.time() + module.params["timeout"]
 
     def ask(self, method, path, body=None):
         """The answer, or None when there is no such thing. Waits while Consul gets ready."""
-        headers = {"X-Consul-Token": self.module.params["token"], "Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body)
         while True:
-            response, info = fetch_url(
-                self.module, self.module.params["url"] + path, method=method, data=data, headers=headers, timeout=10
-            )
-            status, text = info["status"], info.get("body") or ""
+            try:
+                status, text = self.consul.ask(method, path, body)
+            except Unreachable as e:
+                status, text = -1, to_native(e)
             if status == 200:
-                return json.loads(response.read() or "null")
-            if isinstance(text, bytes):
-                text = text.decode("utf-8", "replace")
+                return json.loads(text or "null")
             # Consul answers 403 for a token that does not exist.
             if status == 404 or (status == 403 and "ACL not found" in text and method == "GET" and "/token/" in path):
                 return None
             early = status in (-1, 500) or "ACL not found" in text or "not bootstrapped" in text
             if not early or time.time() > self.deadline:
-                self.module.fail_json(msg="%s %s: %s %s" % (method, path, status, text or info.get("msg")))
+                self.module.fail_json(msg="%s %s: %s %s" % (method, path, status, text))
             time.sleep(0.25)
 
 
@@ -141,8 +144,7 @@ def found_token(token):
 def main():
     module = AnsibleModule(
         argument_spec={
-            "url": {"type": "str", "default": "http://127.0.0.1:8500"},
-            "token": {"type": "str", "required": True, "no_log": True},
+            "api": API,
             "policies": {"type": "list", "elements": "dict", "default": [], "options": {
                 "name": {"type": "str", "required": True},
                 "rules": {"type": "str", "required": True},
@@ -166,7 +168,7 @@ def main():
         },
         supports_check_mode=True,
     )
-    consul = Consul(module)
+    consul = ACLs(module)
     before, after, written = {}, {}, []
 
     for policy in module.params["policies"]:

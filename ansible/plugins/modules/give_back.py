@@ -51,8 +51,15 @@ options:
     description: Set for the primary alone. A standby does without Consul.
     type: dict
     suboptions:
-      url: {description: Consul's HTTP API., type: str, required: true}
-      token: {description: A token that may write the shard's keys and its route., type: str, required: true}
+      api:
+        description: How Consul is reached.
+        type: dict
+        required: true
+        suboptions:
+          servers: {description: "Addresses of servers, as host:port.", type: list, elements: str, required: true}
+          ca_path: {description: The CA of their certificates., type: path, required: true}
+          server_name: {description: "The name that is in them, server.DATACENTER.consul.", type: str, required: true}
+          token: {description: A token that may write the shard's keys and its route., type: str, required: true}
       prefix: {description: The shard's keys., type: str, required: true}
       route: {description: The key of its route., type: str, required: true}
       others: {description: The other members. None of them may be known to Consul., type: list, elements: str, required: true}
@@ -83,8 +90,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
-from ansible.module_utils.six.moves.urllib.error import HTTPError, URLError
-from ansible.module_utils.urls import open_url
+from ansible_collections.lictor_ha.lictor.plugins.module_utils.consul import API, Consul, Unreachable
 
 # As PostgreSQL's user, whose directories these are. The operator's postgresql.conf is
 # postgresql.base.conf; whom a standby follows is in the agent's, and is kept where pg_basebackup
@@ -161,18 +167,18 @@ class GiveBack:
 
     def ask(self, method, path, body=None):
         """The status and the body of an answer of Consul's."""
-        consul = self.p["consul"]
-        data = None if body is None else json.dumps(body)
         try:
-            answer = open_url(
-                consul["url"] + path, method=method, data=data, headers={"X-Consul-Token": consul["token"]}, use_proxy=False, timeout=10)
-            return answer.getcode(), json.loads(to_native(answer.read()))
-        except HTTPError as e:
-            if e.code in (404, 409):
-                return e.code, None
-            self.fail("Consul's answer to %s %s is %d: %s", method, path, e.code, to_native(e.read()).strip())
-        except (URLError, OSError, ValueError) as e:
+            status, text = Consul(self.p["consul"]["api"]).ask(method, path, body)
+        except Unreachable as e:
             self.fail("Consul does not answer %s %s: %s; run adopt_back again", method, path, to_native(e))
+        if status in (404, 409):
+            return status, None
+        if status != 200:
+            self.fail("Consul's answer to %s %s is %d: %s", method, path, status, text.strip())
+        try:
+            return status, json.loads(text)
+        except ValueError as e:
+            self.fail("Consul's answer to %s %s is no JSON: %s; run adopt_back again", method, path, to_native(e))
 
     def set_route(self, index, state):
         value = json.dumps(dict(self.route, state=state)).encode()
@@ -235,8 +241,7 @@ def main():
             consul=dict(
                 type="dict",
                 options=dict(
-                    url=dict(type="str", required=True),
-                    token=dict(type="str", required=True, no_log=True),
+                    api=API,
                     prefix=dict(type="str", required=True),
                     route=dict(type="str", required=True),
                     others=dict(type="list", elements="str", required=True),
