@@ -30,6 +30,9 @@ import (
 // takes the connection for one through a unix socket and drops TLS. What the role
 // leaves open comes from libpq's variables and files.
 func LoginConfig(host string, port int, role config.PgUser, database string) (*pgx.ConnConfig, error) {
+	if filepath.IsAbs(host) && role.ChannelBinding == "require" {
+		role.ChannelBinding = "" // a unix socket has no TLS that could be bound
+	}
 	text := ""
 	for name, value := range map[string]string{
 		"host": host, "port": strconv.Itoa(port), "user": role.Username, "dbname": database, "sslmode": role.SSLMode, "sslcert": role.SSLCert,

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"crypto/tls"
 	"net"
 	"strings"
 	"sync"
@@ -11,8 +12,9 @@ import (
 	"github.com/lictor-ha/lictor/agent/config"
 )
 
-// hostile is a server that asks whoever connects for a password, and keeps what it gets.
-func hostile(t *testing.T, ask pgproto3.BackendMessage) (u Upstream, got func() []string) {
+// hostile is a server that asks whoever connects for a password, and keeps what it gets. With
+// a certificate it speaks TLS.
+func hostile(t *testing.T, ask pgproto3.BackendMessage, certificates ...tls.Certificate) (u Upstream, got func() []string) {
 	t.Helper()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	must(t, err)
@@ -38,20 +40,39 @@ func hostile(t *testing.T, ask pgproto3.BackendMessage) (u Upstream, got func() 
 					if _, plain := first.(*pgproto3.StartupMessage); plain {
 						break
 					}
-					if _, err := conn.Write([]byte("N")); err != nil { // no TLS
+					_, wantsTLS := first.(*pgproto3.SSLRequest)
+					answer := "N"
+					if wantsTLS && len(certificates) > 0 {
+						answer = "S"
+					}
+					if _, err := conn.Write([]byte(answer)); err != nil {
 						return
+					}
+					if answer == "S" {
+						conn = tls.Server(conn, &tls.Config{Certificates: certificates}) //nolint:gosec // a client's minimum is its own
+						server = pgproto3.NewBackend(conn, conn)
 					}
 				}
 				server.Send(ask)
-				if server.Flush() != nil || server.SetAuthType(pgproto3.AuthTypeCleartextPassword) != nil {
+				kind := uint32(pgproto3.AuthTypeCleartextPassword)
+				if _, scram := ask.(*pgproto3.AuthenticationSASL); scram {
+					kind = pgproto3.AuthTypeSASL
+				}
+				if server.Flush() != nil || server.SetAuthType(kind) != nil {
 					return
 				}
-				if said, err := server.Receive(); err == nil {
-					if p, ok := said.(*pgproto3.PasswordMessage); ok {
-						mu.Lock()
-						heard = append(heard, p.Password)
-						mu.Unlock()
-					}
+				var told string
+				said, err := server.Receive()
+				switch p := said.(type) {
+				case *pgproto3.PasswordMessage:
+					told = p.Password
+				case *pgproto3.SASLInitialResponse:
+					told = p.AuthMechanism
+				}
+				if err == nil && told != "" {
+					mu.Lock()
+					heard = append(heard, told)
+					mu.Unlock()
 				}
 			})
 		}
