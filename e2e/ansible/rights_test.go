@@ -17,8 +17,12 @@ import (
 	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
-// management is the token that may do everything.
-const management = "11111111-2222-3333-4444-555555555555"
+const (
+	// management is the token that may do everything.
+	management = "11111111-2222-3333-4444-555555555555"
+	// renewed is a node's, which the inventory has.
+	renewed = "11111111-2222-3333-4444-666666666666"
+)
 
 // TestRights: what the tokens may that the role makes, at a real Consul. A token of one shard,
 // bouncer or node opens that and nothing else, also where Consul's servers, the database
@@ -45,6 +49,9 @@ func TestRights(t *testing.T) {
 			}
 			c.applyRights(t, map[string][]string{"consul_servers": test.servers, "lictor_databases": abc, "lictor_poolers": abc})
 			agent, bouncer, node := c.token(t, "Agent of shard orders on a"), c.token(t, "Bouncer of a"), c.token(t, "Consul node a")
+			if got := c.token(t, "Consul node c"); got != renewed {
+				t.Errorf("a node whose token is in the inventory has another one in Consul: %s", got)
+			}
 			var theirs struct{ ID string }
 			c.must(t, "PUT", "/v1/session/create", management, map[string]any{"Node": "b", "NodeChecks": []string{}}, &theirs)
 			put := func(key string) [2]string { return [2]string{"PUT", "/v1/kv/" + key} }
@@ -225,6 +232,9 @@ func (c oneConsul) applyRights(t *testing.T, groups map[string][]string) {
 		hosts := map[string]any{}
 		for _, n := range names {
 			hosts[n] = map[string]any{"ansible_host": "127.0.0.1"}
+			if n == "c" {
+				hosts[n] = map[string]any{"ansible_host": "127.0.0.1", "consul_agent_token": renewed}
+			}
 		}
 		inventory[group] = map[string]any{"hosts": hosts}
 	}
