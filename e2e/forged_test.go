@@ -42,6 +42,7 @@ func TestForgedRequests(t *testing.T) {
 		body map[string]any
 	}{
 		{leader, "/deposed", map[string]any{"leader": replica.Name, "index": never}},
+		{leader, "/deposed", map[string]any{"leader": replica.Name, "index": never, "forced": true}},
 		{replica, "/part", map[string]any{"candidate": leader.Name, "index": never}},
 		{replica, "/failsafe", map[string]any{"name": leader.Name, "lictor": map[string]any{"lease_ms": int64(253 * 365 * 24 * 3600_000), "index": never}}},
 		{replica, "/failsafe", map[string]any{"name": replica.Name + "x", "lictor": map[string]any{"lease_ms": 1000, "index": never}}},

@@ -253,6 +253,29 @@ func TestPromiseKept(t *testing.T) {
 	})
 }
 
+// A member that lies may name the leader, and a status that nobody has written: the promise
+// to it outlasts the leader's own release then, but not its lease.
+func TestPromiseByALieEnds(t *testing.T) {
+	var l LeaseState
+	dead := view(leads("b", ttl))
+	if err := l.Agree(dead, FailsafeRequest{Leader: "b", Lease: ttl, Index: 1 << 60}); err != nil {
+		t.Fatal(err)
+	}
+	promise := func(v *View) { v.Promise = l.Promise() }
+	given := []func(*View){leads("b", ttl), asked(peer("c", 1, 5000)), released("a"), func(v *View) { v.Cluster.Status.ModifyIndex = 46 }, promise}
+	over := func(v *View) {
+		at := l.Promise().Until
+		v.Now, v.Read, v.StatusSeen, v.PeersAsked = at, at, at, at
+	}
+	runSituations(t, []situationTest{
+		{"released to us, and promised", view(given...), "", "promised to b"},
+		{"a lease later", view(append(given, over)...), "take over (status at 46)", "given to us"},
+	})
+	if limit := now.Add(ttl + ttl/40); l.Promise().Until > limit {
+		t.Errorf("promised until %v, after %v", l.Promise().Until, limit)
+	}
+}
+
 func TestFailsafeDecisions(t *testing.T) {
 	// The last beat that succeeded was sent ago before now.
 	cutOff := func(ago time.Duration) func(*View) {

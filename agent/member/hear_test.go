@@ -147,7 +147,9 @@ func TestHearDeposed(t *testing.T) {
 		{name: "by force, of a request to another", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
 			shows: overridden(func(s *cluster.Snapshot) { s.Failover.Value.Candidate = "c" })},
 		{name: "by force, of a request to hand over", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
-			shows: overridden(func(s *cluster.Snapshot) { s.Leader = cluster.Entry[string]{Value: "a", Session: "sa", ModifyIndex: 102} })},
+			shows: overridden(func(s *cluster.Snapshot) {
+				s.Leader = cluster.Entry[string]{Value: "a", Session: "sa", ModifyIndex: 102}
+			})},
 		{name: "by force, of a request for later", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
 			shows: overridden(func(s *cluster.Snapshot) { s.Failover.Value.ScheduledAt = new(time.Time) })},
 		{name: "by force, of a request that makes no sense", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
