@@ -214,7 +214,14 @@ func owner(i os.FileInfo) int { return int(i.Sys().(*syscall.Stat_t).Uid) }
 // runTasks has Ansible do tasks on this machine; vars are stronger than all others.
 func runTasks(t *testing.T, vars map[string]any, tasks ...map[string]any) (string, error) {
 	t.Helper()
-	dir := t.TempDir()
+	play := map[string]any{"hosts": "localhost", "connection": "local", "gather_facts": false, "tasks": tasks}
+	local := map[string]any{"all": map[string]any{"hosts": map[string]any{"localhost": map[string]any{"ansible_python_interpreter": "/usr/bin/python3"}}}}
+	return runPlay(t, t.TempDir(), local, vars, play)
+}
+
+// runPlay has Ansible run a play, with what it needs in a directory.
+func runPlay(t *testing.T, dir string, inventory, vars, play map[string]any) (string, error) {
+	t.Helper()
 	tree, err := collectionTree(filepath.Join(dir, "collections"))
 	testkit.Must(t, err)
 	write := func(name string, value any) string {
@@ -224,13 +231,9 @@ func runTasks(t *testing.T, vars map[string]any, tasks ...map[string]any) (strin
 		testkit.Must(t, os.WriteFile(path, text, 0o600))
 		return path
 	}
-	play := write("play.json", []any{map[string]any{
-		"hosts": "localhost", "connection": "local", "gather_facts": false, "tasks": tasks,
-		"vars": map[string]any{"ansible_python_interpreter": "/usr/bin/python3"},
-	}})
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "ansible-playbook", "-i", "localhost,", "-e", "@"+write("vars.json", vars), play)
+	cmd := exec.CommandContext(ctx, "ansible-playbook", "-i", write("inventory.json", inventory), "-e", "@"+write("vars.json", vars), write("play.json", []any{play}))
 	cmd.Env = ansibleEnvironment(tree, dir)
 	out, err := cmd.CombinedOutput()
 	return string(out), err

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -213,15 +212,6 @@ func (c oneConsul) token(t *testing.T, description string) string {
 func (c oneConsul) applyRights(t *testing.T, groups map[string][]string) {
 	t.Helper()
 	dir := t.TempDir()
-	tree, err := collectionTree(filepath.Join(dir, "collections"))
-	testkit.Must(t, err)
-	write := func(name string, value any) string {
-		text, err := json.Marshal(value)
-		testkit.Must(t, err)
-		path := filepath.Join(dir, name)
-		testkit.Must(t, os.WriteFile(path, text, 0o600))
-		return path
-	}
 	inventory := map[string]any{"all": map[string]any{"vars": map[string]any{
 		"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "consul_management_token": management, "consul_datacenter": "dc1",
 		"consul_https_port": c.https, "consul_ca_path": c.ca(),
@@ -238,18 +228,14 @@ func (c oneConsul) applyRights(t *testing.T, groups map[string][]string) {
 		}
 		inventory[group] = map[string]any{"hosts": hosts}
 	}
-	play := write("play.json", []any{map[string]any{
+	out, err := runPlay(t, dir, inventory, map[string]any{}, map[string]any{
 		"hosts": "consul_servers", "gather_facts": false,
 		"roles": []any{map[string]any{"role": "lictor_ha.lictor.common"}},
 		"tasks": []any{map[string]any{
 			"ansible.builtin.include_role": map[string]any{"name": "lictor_ha.lictor.consul", "tasks_from": "acl.yml"},
 		}},
-	}})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "ansible-playbook", "-i", write("inventory.json", inventory), play)
-	cmd.Env = ansibleEnvironment(tree, dir)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	})
+	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 }
