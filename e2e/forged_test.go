@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -170,5 +171,26 @@ func TestForgedRequests(t *testing.T) {
 		must(t, l.StartConsul(ctx))
 		awaitConsulLease(ctx, t, leader)
 		unmoved(t)
+	})
+
+	// The word of the command does where Consul does not answer the leader.
+	t.Run("an operator's force, while Consul is away", func(t *testing.T) {
+		keeper.Keep(read(t))
+		for _, c := range l.ConsulServers() {
+			must(t, c.Kill(ctx))
+		}
+		awaitFailsafe(ctx, t, leader)
+		if status, answer := tell(t, leader, "/deposed", map[string]any{"leader": replica.Name, "index": never, "forced": true}); status != http.StatusOK {
+			t.Errorf("%d %q", status, answer)
+		}
+		await(ctx, t, "the leader was not fenced", func() error {
+			now, err := leader.Status(ctx)
+			if err == nil && now.Primary() {
+				err = errors.New("it is a primary")
+			}
+			return err
+		})
+		must(t, l.StartConsul(ctx))
+		_ = got(s.AwaitHealthy(ctx))(t)
 	})
 }
