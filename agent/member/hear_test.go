@@ -144,16 +144,24 @@ func TestHearDeposed(t *testing.T) {
 		{name: "by force, and Consul is silent", by: "b", index: 120, forced: true, read: true, silent: true, deposed: true},
 		{name: "by force, and Consul shows more", by: "b", index: 120, forced: true, read: true, shown: 120, shows: overridden(nil)},
 		{name: "by force that Consul knows nothing of", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true},
-		{name: "by force, of a request to another", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
-			shows: overridden(func(s *cluster.Snapshot) { s.Failover.Value.Candidate = "c" })},
-		{name: "by force, of a request to hand over", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
+		{
+			name: "by force, of a request to another", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
+			shows: overridden(func(s *cluster.Snapshot) { s.Failover.Value.Candidate = "c" }),
+		},
+		{
+			name: "by force, of a request to hand over", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
 			shows: overridden(func(s *cluster.Snapshot) {
 				s.Leader = cluster.Entry[string]{Value: "a", Session: "sa", ModifyIndex: 102}
-			})},
-		{name: "by force, of a request for later", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
-			shows: overridden(func(s *cluster.Snapshot) { s.Failover.Value.ScheduledAt = new(time.Time) })},
-		{name: "by force, of a request that makes no sense", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
-			shows: overridden(func(s *cluster.Snapshot) { s.Failover.Err = errBoom })},
+			}),
+		},
+		{
+			name: "by force, of a request for later", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
+			shows: overridden(func(s *cluster.Snapshot) { s.Failover.Value.ScheduledAt = new(time.Time) }),
+		},
+		{
+			name: "by force, of a request that makes no sense", by: "b", index: 120, forced: true, read: true, shown: 101, refused: true,
+			shows: overridden(func(s *cluster.Snapshot) { s.Failover.Err = errBoom }),
+		},
 		{name: "an old story", by: "b", index: 101},
 		{name: "an old story by force", by: "b", index: 101, forced: true},
 		{name: "itself", by: "a", index: 120, refused: true},
