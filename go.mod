@@ -15,8 +15,6 @@ require (
 
 require github.com/xdg-go/stringprep v1.0.4
 
-require gopkg.in/natefinch/lumberjack.v2 v2.2.1
-
 require github.com/youmark/pkcs8 v0.0.0-20240726163527-a2c0da244d78
 
 require (

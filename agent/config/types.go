@@ -341,8 +341,7 @@ type Log struct {
 	// stderr, for systemd's journal or the container's log. What the guard says, and what cannot be
 	// written into the file, goes to stderr still.
 	Dir string `mapstructure:"dir"`
-	// FileSize is the size in bytes, by whole MiB, beyond which the log file is put aside. Default:
-	// 25000000.
+	// FileSize is the size in bytes beyond which the log file is put aside. Default: 25000000.
 	FileSize int `mapstructure:"file_size"`
 	// FileNum is how many files that were put aside are kept, a number. Default: 4.
 	FileNum int `mapstructure:"file_num"`
