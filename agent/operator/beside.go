@@ -16,6 +16,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // This file makes the configuration of a shard that is restored beside the one that it was: the
@@ -223,8 +224,8 @@ func listens(hosts []string, port string) error {
 	return nil
 }
 
-// writeLike writes a new file with the owner and mode of another one. It replaces nothing, and
-// what cannot be written whole is not left.
+// writeLike writes a new file with the owner and mode of another one; in a directory of another
+// user than root it is that user's. It replaces nothing, and what cannot be written whole is not left.
 func writeLike(path, like string, content []byte) (err error) {
 	info, err := os.Stat(like)
 	if err != nil {
@@ -236,7 +237,8 @@ func writeLike(path, like string, content []byte) (err error) {
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(content)
-	if owner, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+	_, others := osuser.Keeper(path).Other()
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && !others {
 		err = errors.Join(err, f.Chown(int(owner.Uid), int(owner.Gid)))
 	}
 	if err = errors.Join(err, f.Chmod(info.Mode().Perm()&^0o007), f.Sync(), f.Close()); err == nil {

@@ -7,9 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/osuser"
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 const livingFile = `# our orders
@@ -158,5 +161,41 @@ func TestShellWord(t *testing.T) {
 		if got := shellWord(word); got != want {
 			t.Errorf("%s: %s", word, got)
 		}
+	}
+}
+
+// Root writes the new shard's file, and another user has put a link to a directory of root's
+// where it was to be: nothing is written there.
+func TestFileOfAShardBesideThroughALink(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	const nobody = 65534
+	dir := t.TempDir()
+	for at := dir; at != os.TempDir(); at = filepath.Dir(at) {
+		testkit.Must(t, os.Chmod(at, 0o755))
+	}
+	living, roots, theirs := filepath.Join(dir, "living.yml"), filepath.Join(dir, "roots"), filepath.Join(dir, "theirs")
+	testkit.Must(t, os.WriteFile(living, []byte(livingFile), 0o600))
+	testkit.Must(t, os.Mkdir(roots, 0o755))
+	testkit.Must(t, os.Mkdir(theirs, 0o755))
+	testkit.Must(t, os.Symlink(roots, filepath.Join(theirs, "link")))
+	testkit.Must(t, os.Lchown(filepath.Join(theirs, "link"), nobody, nobody))
+	testkit.Must(t, os.Chown(theirs, nobody, nobody))
+	site := &Site{Settings: Settings{Path: living}}
+	cfg, err := site.memberFile("orders", nil)
+	testkit.Must(t, err)
+	plan := beside{Scope: cfg.Scope, DataDir: cfg.Postgres.DataDir}
+	err = site.install(RestoreOptions{File: filepath.Join(theirs, "link", "monday.yml")}, cfg, plan, []byte(livingFile))
+	if left, _ := os.ReadDir(roots); !errors.Is(err, fs.ErrPermission) || len(left) > 0 {
+		t.Errorf("root's directory has %v: %v", left, err)
+	}
+	// What is written for another user is that user's.
+	path := filepath.Join(theirs, "monday.yml")
+	testkit.Must(t, osuser.Keeper(path).Do(func() error { return writeLike(path, living, nil) }))
+	info, err := os.Stat(path)
+	testkit.Must(t, err)
+	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != nobody {
+		t.Errorf("its owner is %d", owner)
 	}
 }

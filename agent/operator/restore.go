@@ -21,6 +21,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/backup"
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
@@ -489,13 +490,18 @@ func (s *Site) besideFile(cfg config.Config, plan beside) ([]byte, error) {
 
 // install writes the new shard's file once an agent would take it, and would be the new shard's.
 func (s *Site) install(o RestoreOptions, cfg config.Config, plan beside, content []byte) error {
-	dir, err := os.MkdirTemp(filepath.Dir(o.File), ".lictor-restore-")
+	keeper := osuser.Keeper(o.File)
+	var dir string
+	err := keeper.Do(func() (err error) {
+		dir, err = os.MkdirTemp(filepath.Dir(o.File), ".lictor-restore-")
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", o.File, err)
 	}
-	defer os.RemoveAll(dir)
+	defer keeper.RemoveAll(dir)
 	trial := filepath.Join(dir, filepath.Base(o.File))
-	if err := writeLike(trial, s.Path, content); err != nil {
+	if err := keeper.Do(func() error { return writeLike(trial, s.Path, content) }); err != nil {
 		return err
 	}
 	made, _, err := config.Load(config.Source{Path: trial, Environ: o.Environ})
@@ -519,7 +525,7 @@ func (s *Site) install(o RestoreOptions, cfg config.Config, plan beside, content
 			return refusedf("%s: the environment sets it, over any file: unset it, and start the new agent without it", what)
 		}
 	}
-	if err := os.Link(trial, o.File); err != nil {
+	if err := keeper.Do(func() error { return os.Link(trial, o.File) }); err != nil {
 		return fmt.Errorf("writing %s: %w", o.File, err)
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/adoption"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/operator"
+	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/agent/printable"
 )
 
@@ -147,7 +148,8 @@ func writeNew(w io.Writer, args []string, text []byte) error {
 		_, err := w.Write(text)
 		return err
 	}
-	f, err := os.OpenFile(args[0], os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	keeper := osuser.Keeper(args[0])
+	f, err := keeper.OpenFile(args[0], os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("writing the configuration: %w", err)
 	}
@@ -155,7 +157,7 @@ func writeNew(w io.Writer, args []string, text []byte) error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(fmt.Errorf("writing the configuration: %w", err), os.Remove(args[0]))
+		return errors.Join(fmt.Errorf("writing the configuration: %w", err), keeper.Remove(args[0]))
 	}
 	return nil
 }
