@@ -79,6 +79,12 @@ func TestHostileConsulValues(t *testing.T) {
 	hostile("s5", func(r *cluster.Route) { r.Leader.Host = "$(id)" })
 	hostile("s6", func(r *cluster.Route) { r.Replicas = []cluster.RouteMember{r.Leader} })
 	hostile("s7", func(r *cluster.Route) { r.Leader.Name = "\u202eevil" })
+	hostile("s8", func(r *cluster.Route) { r.Leader.Host = "fe80::1%eth0" })
+	// These are hosts by their form. Some have no address, as one that was shut down has none.
+	hosts := []string{"nowhere.invalid", "gone", "a_b", "999.1.1.1", "1.2.3", "1", "0", "::", "fe80::1", "unix", "db1."}
+	for i, host := range hosts {
+		hostile(fmt.Sprintf("host%d", i), func(r *cluster.Route) { r.Leader.Host = host })
+	}
 	for name, port := range map[string]int{"good": 1, "bad": 2} {
 		s := &api.CatalogRegistration{
 			Node: prefix + "-" + name, Address: "127.0.0.1", SkipNodeUpdate: false, NodeMeta: map[string]string{"note": "x" + program},
@@ -107,7 +113,7 @@ func TestHostileConsulValues(t *testing.T) {
 		if f := s.Files[own]; f.ChangedAt == nil || f.Error != "" || len(f.Warnings) != 1 || !strings.Contains(f.Warnings[0], "-svc") {
 			return fmt.Errorf("%+v", f)
 		}
-		if len(s.Problems) != 8 {
+		if len(s.Problems) != 9 {
 			return fmt.Errorf("%d problems: %v", len(s.Problems), s.Problems)
 		}
 		return nil
@@ -119,7 +125,7 @@ func TestHostileConsulValues(t *testing.T) {
 	if out, err := exec.Command(haproxy, "-c", "-f", file).CombinedOutput(); err != nil {
 		t.Errorf("HAProxy refuses it: %v: %s\n%s", err, out, text)
 	}
-	if strings.Contains(string(text), "program") || !strings.Contains(string(text), "check port 8008\n") || strings.Count(string(text), "listen ") != 2 {
+	if strings.Contains(string(text), "program") || !strings.Contains(string(text), "check port 8008\n") || strings.Count(string(text), "listen ") != 2*(1+len(hosts)) {
 		t.Errorf("haproxy.cfg is\n%s", text)
 	}
 	if text, err := os.ReadFile(own); err != nil || strings.Contains(string(text), "program") || strings.Count(string(text), "server ") != 1 {
@@ -130,7 +136,7 @@ func TestHostileConsulValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	parsed, err := pgbouncer.ParseFile(ini)
-	if err != nil || len(parsed.Databases) != 2 || strings.Contains(string(ini), "program") {
+	if err != nil || len(parsed.Databases) != 2*(1+len(hosts)) || strings.Contains(string(ini), "program") {
 		t.Errorf("pgbouncer.ini is\n%s %v", ini, err)
 	}
 	// A port that is one is taken.

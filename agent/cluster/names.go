@@ -19,7 +19,7 @@ import (
 const (
 	NameRule      = "must consist of letters, digits and any of . _ - : +, and begin with a letter, a digit or _"
 	NamespaceRule = "must be one name or several with / between them, and a name " + NameRule
-	HostRule      = "must be a host name or an IP address"
+	HostRule      = "must be a host name, or an IP address without a zone"
 )
 
 // maxPart is how many bytes a name may have: a key of Consul has several, and at most 512
@@ -67,11 +67,11 @@ func CheckNamespace(namespace string) error {
 }
 
 // CheckHost returns an error that states the rule when host is neither an IP address
-// nor a host name.
+// nor a host name. A zone (fe80::1%eth0) means something on one host alone.
 func CheckHost(host string) error {
 	if strings.Contains(host, ":") {
 		address, err := netip.ParseAddr(host)
-		if err != nil || CheckName(address.Zone()+"0") != nil {
+		if err != nil || address.Zone() != "" {
 			return errHost
 		}
 		return nil

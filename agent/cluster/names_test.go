@@ -26,9 +26,9 @@ func TestNamesAndHosts(t *testing.T) {
 		},
 		"host": {
 			CheckHost,
-			[]string{"db1", "db1.example.com", "db1.example.com.", "10.0.0.1", "::1", "fd00::1", "fe80::1%eth0", "my_db_1", "1"},
+			[]string{"db1", "db1.example.com", "db1.example.com.", "10.0.0.1", "::1", "fd00::1", "fe80::1", "::ffff:10.0.0.1", "my_db_1", "1"},
 			[]string{
-				"", ".", "..", "-x", "a..b", "a b", "a\nb", "a,b", "a;b", "a=b", "[::1]", "10.0.0.1:5432", "::1%", "::1%a b", "::g", "/tmp", "é",
+				"", ".", "..", "-x", "a..b", "a b", "a\nb", "a,b", "a;b", "a=b", "[::1]", "10.0.0.1:5432", "::1%", "::1%a b", "fe80::1%eth0", "fe80::1%1", "::g", "/tmp", "é",
 				"a\u202eb", "$(id)", strings.Repeat("x", 64), strings.Repeat("a.", 127) + "a",
 			},
 		},

@@ -249,6 +249,7 @@ func TestRefused(t *testing.T) {
 		"postgresql wildcard":          {"postgresql: {listen: '*:5432'}", "postgresql.connect_address: must be set: postgresql.listen is *:5432"},
 		"IPv6 wildcard":                {"postgresql: {listen: '[::]:5432'}", "postgresql.connect_address: must be set"},
 		"connect_address":              {"postgresql: {connect_address: db1}", "postgresql.connect_address: \"db1\": must be host:port"},
+		"connect_address, a zone":      {"postgresql: {connect_address: '[fe80::1%eth0]:5432'}", "postgresql.connect_address: \"[fe80::1%eth0]:5432\": its host must be a host name, or an IP address without a zone"},
 		"connect_address, several":     {"postgresql: {connect_address: 'a,b:5432'}", "postgresql.connect_address"},
 		"proxy_address":                {"postgresql: {proxy_address: '0.0.0.0:6432'}", "postgresql.proxy_address"},
 		"data_dir missing":             {"postgresql: {data_dir: ''}", "postgresql.data_dir: must be set"},

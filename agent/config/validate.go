@@ -268,6 +268,8 @@ func (v *validation) connect(path, value, listenPath, listen string) {
 		v.fail(path, value, "must be host:port")
 	case isWildcard(hosts[0]):
 		v.fail(path, value, "must be an address or name that other hosts can connect to")
+	case cluster.CheckHost(hosts[0]) != nil:
+		v.fail(path, value, "its host "+cluster.HostRule)
 	}
 }
 

@@ -33,7 +33,7 @@ listen %s
     bind *:%s
     option httpchk OPTIONS %s
     http-check expect status 200
-    default-server inter 1s fall 3 rise 2 on-marked-down shutdown-sessions
+    default-server init-addr last,libc,none inter 1s fall 3 rise 2 on-marked-down shutdown-sessions
 `, l[0], l[1], l[2])
 		for _, m := range s.Members() {
 			fmt.Fprintf(&c, "    server %s %s:5432 maxconn 100 check port 8008\n", m.Name, m.Address)
