@@ -469,7 +469,7 @@ func (w *world) presence() (*api.KVPair, cluster.Bouncer, error) {
 	if strings.Contains(string(pairs[0].Value), "applied") {
 		return nil, cluster.Bouncer{}, fmt.Errorf("agents read what is applied: %s", pairs[0].Value)
 	}
-	b, err := cluster.ParseBouncer(pairs[0].Value)
+	b, err := cluster.ParseBouncer(w.config.Name, pairs[0].Value)
 	return pairs[0], b.WithApplied(pairs[1].Value), err
 }
 

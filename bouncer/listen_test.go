@@ -224,7 +224,7 @@ func TestListenerTLS(t *testing.T) {
 		if err != nil || pair == nil {
 			return fmt.Errorf("no key: %w", err)
 		}
-		if b, err := cluster.ParseBouncer(pair.Value); err != nil || b.URL != "https://"+w.config.Listen {
+		if b, err := cluster.ParseBouncer("b1", pair.Value); err != nil || b.URL != "https://"+w.config.Listen {
 			t.Fatalf("%+v %v", b, err)
 		}
 		return nil

@@ -97,7 +97,7 @@ func Overview(ctx context.Context, c config.Config) ([]RouteRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	return overview(keys, routes, askAll(ctx, client, bouncers, applied)), nil
+	return overview(keys, routes, askAll(ctx, client, keys, bouncers, applied)), nil
 }
 
 // asked is what is known of one bouncer.
@@ -107,16 +107,17 @@ type asked struct {
 	err    error
 }
 
-func askAll(ctx context.Context, client *http.Client, pairs, applied api.KVPairs) []asked {
+func askAll(ctx context.Context, client *http.Client, keys cluster.Keys, pairs, applied api.KVPairs) []asked {
 	said := map[string][]byte{}
 	for _, p := range applied {
-		said[p.Key[strings.LastIndexByte(p.Key, '/')+1:]] = p.Value
+		said[strings.TrimPrefix(p.Key, keys.BouncersApplied())] = p.Value
 	}
 	all := make([]asked, len(pairs))
 	var asking sync.WaitGroup
 	for i, p := range pairs {
-		if all[i].key, all[i].err = cluster.ParseBouncer(p.Value); all[i].err != nil {
-			all[i].key.Name = cmp.Or(all[i].key.Name, p.Key)
+		name := strings.TrimPrefix(p.Key, keys.Bouncers())
+		if all[i].key, all[i].err = cluster.ParseBouncer(name, p.Value); all[i].err != nil {
+			all[i].key.Name = name
 			continue
 		}
 		all[i].key = all[i].key.WithApplied(said[all[i].key.Name])

@@ -186,3 +186,14 @@ func TestDryRunShowsTheDifference(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A bouncer that writes another's name into its own key is shown by its own, and is not asked.
+func TestBouncersNameIsItsKeys(t *testing.T) {
+	value := []byte(`{"name":"pooler1","url":"http://127.0.0.1:1","all":true}`)
+	all := askAll(t.Context(), nil, cluster.NewKeys("", "", ""), api.KVPairs{{Key: "lictor/bouncers/evil", Value: value}, {Key: "lictor/bouncers/x/pooler1", Value: value}}, nil)
+	for i, name := range []string{"evil", "x/pooler1"} {
+		if got := all[i]; got.key.Name != name || got.err == nil || got.status != nil {
+			t.Errorf("%+v, want the name %s and an error", got, name)
+		}
+	}
+}

@@ -98,7 +98,7 @@ func TestPresenceIsSmall(t *testing.T) {
 			}
 			parsed := func(text string) cluster.Bouncer {
 				t.Helper()
-				b, err := cluster.ParseBouncer([]byte(text))
+				b, err := cluster.ParseBouncer("b1", []byte(text))
 				testkit.Must(t, err)
 				return b
 			}

@@ -130,7 +130,7 @@ func TestPresenceMovesToAnotherAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cluster.ParseBouncer(pair.Value); err != nil {
+	if _, err := cluster.ParseBouncer(w.config.Name, pair.Value); err != nil {
 		t.Errorf("the key's value: %v", err)
 	}
 }

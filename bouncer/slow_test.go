@@ -77,7 +77,7 @@ func TestPowerlessFreeing(t *testing.T) {
 		if err != nil || kv == nil {
 			return fmt.Errorf("no key: %w", err)
 		}
-		if b, err := cluster.ParseBouncer(kv.Value); err != nil || b.Frees != want {
+		if b, err := cluster.ParseBouncer("b1", kv.Value); err != nil || b.Frees != want {
 			return fmt.Errorf("%q %w", b.Frees, err)
 		}
 		return nil

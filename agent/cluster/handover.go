@@ -191,17 +191,21 @@ func (b Bouncer) WithApplied(value []byte) Bouncer {
 	return b
 }
 
-// ParseBouncer reads the value of a bouncer's key.
-func ParseBouncer(value []byte) (Bouncer, error) {
+// ParseBouncer reads the value of a bouncer's key; name is the key's last part, below Keys.Bouncers.
+// A bouncer may write its own key alone, so that this is its name, whatever the value says.
+func ParseBouncer(name string, value []byte) (Bouncer, error) {
 	var b Bouncer
 	if err := json.Unmarshal(value, &b); err != nil {
 		return Bouncer{}, fmt.Errorf("bouncer is not JSON of the expected shape: %w", printable.Error(err))
 	}
 	if err := CheckName(b.Name); err != nil {
-		return b, fmt.Errorf("bouncer: name: %s, %w", printable.Quote(b.Name), err)
+		return Bouncer{}, fmt.Errorf("bouncer: name: %s, %w", printable.Quote(b.Name), err)
+	}
+	if b.Name != name {
+		return Bouncer{}, fmt.Errorf("bouncer: name: %s, must be the key's, %s", printable.Quote(b.Name), printable.Quote(name))
 	}
 	if err := CheckAPIURL(b.URL); err != nil {
-		return b, fmt.Errorf("bouncer %s: url: %s, %w", b.Name, printable.Quote(b.URL), err)
+		return Bouncer{}, fmt.Errorf("bouncer %s: url: %s, %w", b.Name, printable.Quote(b.URL), err)
 	}
 	return b, nil
 }

@@ -88,16 +88,17 @@ func TestHandoverKeys(t *testing.T) {
 }
 
 func TestBouncerServes(t *testing.T) {
-	b, err := ParseBouncer([]byte(`{"name":"b1","url":"http://h:1","shards":["service/s1"]}`))
+	b, err := ParseBouncer("b1", []byte(`{"name":"b1","url":"http://h:1","shards":["service/s1"]}`))
 	if err != nil || !b.Serves("service", "s1") || b.Serves("service", "s2") || b.Serves("other", "s1") {
 		t.Errorf("%+v %v", b, err)
 	}
-	b, err = ParseBouncer([]byte(`{"name":"b1","url":"http://h:1","all":true}`))
+	b, err = ParseBouncer("b1", []byte(`{"name":"b1","url":"http://h:1","all":true}`))
 	if err != nil || !b.Serves("service", "s2") {
 		t.Errorf("%+v %v", b, err)
 	}
-	for _, text := range []string{``, `{}`, `{"name":"b1"}`, `[]`} {
-		if _, err := ParseBouncer([]byte(text)); err == nil {
+	const others = `{"name":"b2","url":"http://h:1","all":true}`
+	for _, text := range []string{``, `{}`, `{"name":"b1"}`, `[]`, others} {
+		if _, err := ParseBouncer("b1", []byte(text)); err == nil {
 			t.Errorf("%q was taken", text)
 		}
 	}

@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"strings"
 
 	"github.com/hashicorp/consul/api"
 
@@ -41,7 +42,7 @@ func (s *Store) Bouncers(ctx context.Context) ([]cluster.Bouncer, error) {
 		pairs, _, err := c.KV().List(s.keys.Bouncers(), (&api.QueryOptions{}).WithContext(ctx))
 		bouncers = bouncers[:0]
 		for _, p := range pairs {
-			if b, err := cluster.ParseBouncer(p.Value); err == nil && p.Session != "" {
+			if b, err := cluster.ParseBouncer(strings.TrimPrefix(p.Key, s.keys.Bouncers()), p.Value); err == nil && p.Session != "" {
 				bouncers = append(bouncers, b)
 			}
 		}

@@ -419,6 +419,7 @@ func testHandover(t *testing.T, s shard) {
 	}
 	bouncer("x", `{"name":"x","url":"http://10.0.0.9:8009","all":true}`)
 	bouncer("y", `{`)
+	bouncer("evil", `{"name":"x","url":"http://10.0.0.66:8009","all":true}`) // as it may write its own key
 	list, err := s.Bouncers(s.ctx)
 	must(t, err)
 	if len(list) != 1 || list[0].Name != "x" || !list[0].Serves("service", "any") {

@@ -167,7 +167,7 @@ func (s *Site) parseFleet(shards, routes, bouncers, applied consulapi.KVPairs) f
 		}
 	}
 	for _, p := range bouncers {
-		if b, err := cluster.ParseBouncer(p.Value); err == nil && p.Session != "" {
+		if b, err := cluster.ParseBouncer(strings.TrimPrefix(p.Key, s.keys("x").Bouncers()), p.Value); err == nil && p.Session != "" {
 			f.bouncers = append(f.bouncers, b.WithApplied(said[b.Name]))
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	consulapi "github.com/hashicorp/consul/api"
+
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -138,5 +140,19 @@ func TestRefusedHBA(t *testing.T) {
 	}
 	if len(found) != 1 || !strings.Contains(found[0], "postgresql.pg_hba[1]") {
 		t.Errorf("got %q", found)
+	}
+}
+
+// A bouncer that writes another's name into its own key is not that one.
+func TestBouncersNameIsItsKeys(t *testing.T) {
+	site := &Site{Settings: Settings{Namespace: "service"}}
+	value := []byte(`{"name":"pooler1","url":"http://10.0.0.1:8009","all":true}`)
+	f := site.parseFleet(nil, nil, consulapi.KVPairs{
+		{Key: "lictor/bouncers/evil", Session: "1", Value: value},
+		{Key: "lictor/bouncers/evil/pooler1", Session: "1", Value: value},
+		{Key: "lictor/bouncers/pooler1", Session: "2", Value: value},
+	}, nil)
+	if len(f.bouncers) != 1 {
+		t.Errorf("bouncers: %+v", f.bouncers)
 	}
 }
