@@ -52,7 +52,7 @@ func (s *Server) configAnswer(config map[string]any, warnings []cluster.Warning,
 			for _, w := range warnings {
 				lines = append(lines, w.String())
 			}
-			a.headers = map[string]string{warningHeader: strings.Join(lines, "; ")}
+			a = withHeader(a, warningHeader, strings.Join(lines, "; "))
 		}
 		return a
 	case errors.Is(err, ErrConflict):
@@ -104,19 +104,23 @@ func (s *Server) reinitialize(ctx context.Context, request map[string]any) answe
 // scripts compare, have no room for it.
 const reasonHeader = "Lictor-Reason"
 
-// reasonLimit bounds it, in bytes: PostgreSQL's log may have a lot to say, and clients
-// drop an answer with a line that is too long (Python's http.client at 64 KB).
-const reasonLimit = 2 << 10
+func because(a answer, reason string) answer { return withHeader(a, reasonHeader, reason) }
 
-func because(a answer, reason string) answer {
-	reason = printable.Short(strings.Join(strings.Fields(reason), " "), reasonLimit-32)
-	if reason == "" {
+// headerLimit bounds a text in a header, in bytes: PostgreSQL's log may have a lot to say, a
+// configuration many keys, and clients drop an answer with a line that is too long (Python's
+// http.client at 64 KB).
+const headerLimit = 2 << 10
+
+// withHeader adds a header with a text that is not empty.
+func withHeader(a answer, name, value string) answer {
+	value = printable.Short(strings.Join(strings.Fields(value), " "), headerLimit-32)
+	if value == "" {
 		return a
 	}
 	if a.headers == nil {
 		a.headers = map[string]string{}
 	}
-	a.headers[reasonHeader] = reason
+	a.headers[name] = value
 	return a
 }
 

@@ -243,9 +243,9 @@ func TestReinitialize(t *testing.T) {
 
 // A client drops an answer whose header is too long, and nothing may end a line in it.
 func TestReasonsAreShort(t *testing.T) {
-	a := because(text(503, "restart failed"), "PostgreSQL did not start:\r\n "+strings.Repeat("ö", reasonLimit))
+	a := because(text(503, "restart failed"), "PostgreSQL did not start:\r\n "+strings.Repeat("ö", headerLimit))
 	reason := a.headers[reasonHeader]
-	if len(reason) > reasonLimit+3 || !strings.HasPrefix(reason, "PostgreSQL did not start: ö") || !utf8.ValidString(reason) {
+	if len(reason) > headerLimit+3 || !strings.HasPrefix(reason, "PostgreSQL did not start: ö") || !utf8.ValidString(reason) {
 		t.Errorf("%d bytes: %.40q", len(reason), reason)
 	}
 	if a := because(text(503, "x"), " \n"); a.headers != nil {

@@ -1,7 +1,10 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +22,17 @@ func TestAnswersAreCutAndPrintable(t *testing.T) {
 	state.Cluster.Members[1].Value.State = evil
 	state.Cluster.Members[1].Value.Tags = map[string]any{evil: evil}
 	state.Cluster.History.Value = cluster.History{{Timeline: 1, LSN: 1, Reason: evil, Time: evil, NewLeader: evil}}
-	server := start(t, config.RestAPI{}, fixed(state))
+	node := fixed(state)
+	// A configuration with many keys that nobody knows.
+	node.changeConfig = func(_ context.Context, change func(map[string]any) (map[string]any, error)) (map[string]any, []cluster.Warning, error) {
+		changed, err := change(map[string]any{})
+		var warnings []cluster.Warning
+		for i := range 10_000 {
+			warnings = append(warnings, cluster.Warning{Path: fmt.Sprintf("key%d", i), Text: "has no effect " + evil})
+		}
+		return changed, warnings, err
+	}
+	server := start(t, config.RestAPI{}, node)
 	safe := func(what, text string, limit int) {
 		t.Helper()
 		if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
@@ -43,6 +56,14 @@ func TestAnswersAreCutAndPrintable(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(ask(t, "GET", server.url+"/cluster", "").body), &view); err != nil || len(view.Members) < 2 || view.Members[1].State != evil {
 		t.Errorf("the state has become %+v, %v", view, err)
+	}
+	for _, method := range []string{"PATCH", "PUT"} {
+		got := ask(t, method, server.url+"/config", `{"ttl":10}`)
+		warning := got.header.Get(warningHeader)
+		safe(method+" /config", warning, headerLimit)
+		if got.status != http.StatusOK || !strings.HasPrefix(warning, "key0: has no effect ") {
+			t.Errorf("%s: %d, %.100q", method, got.status, warning)
+		}
 	}
 	long := strings.Repeat("x\x1b[31m", 10_000)
 	for path, field := range map[string]string{"/switchover": "leader", "/failover": "candidate", "/restart": "postgres_version", "/reinitialize": "force"} {
