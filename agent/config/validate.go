@@ -423,8 +423,8 @@ func (v *validation) backup(b Backup) {
 		}
 		return
 	}
-	if strings.HasPrefix(b.Stanza, "-") || strings.ContainsAny(b.Stanza, " \t\n/") {
-		v.fail("lictor.backup.stanza", b.Stanza, "must be the name of a stanza of pgBackRest")
+	if err := cluster.CheckName(b.Stanza); err != nil { // it is part of paths, command lines and messages
+		v.fail("lictor.backup.stanza", b.Stanza, "must be the name of a stanza of pgBackRest: it %v", err)
 	}
 	if words, err := shlex.Split(b.Command); b.Command != "" && (err != nil || len(words) == 0) {
 		v.fail("lictor.backup.command", b.Command, "must be a command that can be split into words")
