@@ -323,13 +323,20 @@ func (b *Table) Missing() (list []config.ShardID) {
 	return list
 }
 
-// Hosts are those of all members that routes have.
+// mostHosts is how many hosts of one shard's Hosts has: whoever writes its route may name as many as
+// it likes, and each costs a look for an address.
+const mostHosts = 32
+
+// Hosts are those of the members that routes have, of each shard the first ones.
 func (b *Table) Hosts() (hosts []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	seen := map[string]bool{}
 	for _, k := range b.shards {
-		for _, m := range append([]cluster.RouteMember{k.Route.Leader}, k.Route.Replicas...) {
-			if !slices.Contains(hosts, m.Host) {
+		members := append([]cluster.RouteMember{k.Route.Leader}, k.Route.Replicas...)
+		for _, m := range members[:min(len(members), mostHosts)] {
+			if !seen[m.Host] {
+				seen[m.Host] = true
 				hosts = append(hosts, m.Host)
 			}
 		}

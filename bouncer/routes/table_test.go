@@ -257,3 +257,18 @@ func TestRouteThatAnACLHides(t *testing.T) {
 		t.Errorf("when the key is gone: %+v", out)
 	}
 }
+
+// One shard's route names any number of hosts: no more than a few are looked up for it.
+func TestHostsOfOneShardAreBounded(t *testing.T) {
+	many := testRoute("h0")
+	for i := range 5000 {
+		many.Replicas = append(many.Replicas, cluster.RouteMember{Name: fmt.Sprintf("m%d", i+1), Host: fmt.Sprintf("h%d", i+1), Port: 5432})
+	}
+	b := NewTable(config.Config{})
+	b.Merge(Answer{KnownLeader: true, Pairs: []Pair{
+		testPair(t, "lictor/routes/service/many", 1, many), testPair(t, "lictor/routes/service/s1", 1, testRoute("good")), testPair(t, "lictor/routes/service/s2", 1, testRoute("h0")),
+	}})
+	if hosts := b.Hosts(); len(hosts) != mostHosts+1 || !slices.Contains(hosts, "good") || !slices.Contains(hosts, "h0") {
+		t.Errorf("%d hosts: %v", len(hosts), hosts)
+	}
+}

@@ -10,11 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 )
-
-// lookupLimit bounds the resolving of names in the allowlist.
-const lookupLimit = 2 * time.Second
 
 // AccessSettings say who may have something changed.
 type AccessSettings struct {
@@ -194,16 +190,12 @@ func IsOneOf(ctx context.Context, client string, hosts []string) bool {
 	addr := from.Addr().Unmap().WithZone("")
 	ctx, cancel := context.WithTimeout(ctx, lookupLimit)
 	defer cancel()
-	for _, host := range hosts {
-		// A name that cannot be resolved lets nobody in and says no more.
-		found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		for _, f := range found {
-			if f.Unmap() == addr {
-				return true
-			}
-		}
-	}
-	return false
+	is := false
+	resolver{net.DefaultResolver.LookupNetIP}.each(ctx, hosts, func(one netip.Addr) bool {
+		is = is || one == addr
+		return !is
+	})
+	return is
 }
 
 // fromOwnAddress reports whether a request comes from one of this host's addresses.

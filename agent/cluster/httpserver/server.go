@@ -8,6 +8,7 @@
 //	shared.go    one answer for many, where making it costs something
 //	access.go    who may change something
 //	origin.go    requests that a web page makes somebody's browser send
+//	lookup.go    the addresses of hosts, many at a time
 //	peer.go      which user of this host has sent a request
 package httpserver
 
@@ -228,15 +229,3 @@ func (w debugWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Lookup returns the addresses of these hosts. One that cannot be resolved has none.
-func Lookup(ctx context.Context, hosts []string) (all []net.IP) {
-	for _, host := range hosts {
-		if ip := net.ParseIP(host); ip != nil {
-			all = append(all, ip)
-			continue
-		}
-		found, _ := net.DefaultResolver.LookupIP(ctx, "ip", host)
-		all = append(all, found...)
-	}
-	return all
-}
