@@ -228,4 +228,3 @@ func (w debugWriter) Write(p []byte) (int, error) {
 	w.log.Debug().Str("problem", strings.TrimSpace(string(p))).Msg(w.name)
 	return len(p), nil
 }
-
