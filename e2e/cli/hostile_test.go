@@ -123,6 +123,31 @@ func seedHostile(ctx context.Context, c *api.Client, values map[string]any, held
 	return nil
 }
 
+// everyCommand fails for a command of the program's that is not among those that are run.
+func everyCommand(t *testing.T, program string, run [][]string) {
+	t.Helper()
+	dir := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), program, "docs", "--markdown", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v", out, err)
+	}
+	pages, err := filepath.Glob(filepath.Join(dir, "lictor_*.md"))
+	if err != nil || len(pages) < 30 {
+		t.Fatalf("%d pages: %v", len(pages), err)
+	}
+	others := map[string]string{
+		"agent": "its log: TestLinesAreShownSafely in agent/logging", "bouncer": "so it is", "backup": "it has commands of its own", "demo": "it makes its own shards",
+		"completion": "it reads nothing", "completion bash": "nor", "completion fish": "nor", "completion powershell": "nor", "completion zsh": "nor",
+		"sample-config": "it reads nothing", "generate-config": "it reads PostgreSQL, as its superuser: TestLook in agent/adoption",
+	}
+	for _, page := range pages {
+		command := strings.ReplaceAll(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(page), "lictor_"), ".md"), "_", " ")
+		_, other := others[command]
+		if !other && !slices.ContainsFunc(run, func(args []string) bool { return strings.HasPrefix(strings.Join(args, " ")+" ", command+" ") }) {
+			t.Errorf("lictor %s is not run", command)
+		}
+	}
+}
+
 func errorOf(answer *api.TxnResponse) error {
 	if answer == nil || len(answer.Errors) == 0 {
 		return nil
@@ -218,8 +243,24 @@ func TestNothingHostileReachesATerminal(t *testing.T) {
 		{"bouncer", "pause", bouncerFile, "h"},
 		{"bouncer", "resume", bouncerFile, "h"},
 		{"bouncer", "release", bouncerFile, evil},
+		{"bouncer", "undrain", bouncerFile},
+		{"bouncer", "validate", evil},
+		{"bouncer", "render", bouncerFile},
 		{"backup", "run", "--stanza", "h", "--agent", member.URL, "--dry-run"},
+		{"backup", "run", "--stanza", evil, "--agent", member.URL, "--dry-run"},
+		{"backup", "verify", "--stanza", evil, "--scratch", evil, "--bin-dir", evil},
+		{"evacuate", "127.0.0.1", "--force"},
+		{"evacuate", "db1"},
+		{"evacuate", evil},
+		{"rebalance", "--force"},
+		{"rebalance"},
+		{"restore", "h", "--to", "2026-11-29T10:00:00+00:00", "--force"},
+		{"restore", "h", "--to", evil},
+		{"restore", evil, "--to", "2026-11-29T10:00:00+00:00", "--as", evil},
+		{"rotate-secret", "h", "--force"},
+		{"rotate-secret", "h"},
 	}
+	everyCommand(t, program(l), commands)
 	const plain = "bouncer backup" // these know nothing of formats, nor of --consul
 	for _, command := range commands {
 		for _, format := range []string{"pretty", "json", "yaml", "tsv"} {
