@@ -307,7 +307,7 @@ func (c Config) Admin() (pgbouncer.Options, error) {
 	if err != nil {
 		return pgbouncer.Options{}, fmt.Errorf("pgbouncer.admin: %w", err)
 	}
-	o := pgbouncer.Options{Address: address, User: c.PgBouncer.User, Password: c.PgBouncer.Password, SSLMode: c.PgBouncer.SSLMode, SSLRootCert: c.PgBouncer.SSLRootCert}
+	o := pgbouncer.Options{Address: address, User: c.PgBouncer.User, Password: c.PgBouncer.Password, SSLMode: c.PgBouncer.SSLMode, SSLRootCert: c.PgBouncer.SSLRootCert, RequireAuth: c.requireAuth()}
 	switch {
 	case o.Password != "":
 	case c.PgBouncer.PasswordFile != "":
@@ -327,6 +327,18 @@ func (c Config) Admin() (pgbouncer.Options, error) {
 		}
 	}
 	return o, nil
+}
+
+// requireAuth is how the console may ask for the password: any user of the host may listen at its
+// port while PgBouncer is down, and would be told it in clear text.
+func (c Config) requireAuth() string {
+	switch method := strings.ToLower(c.Setting("auth_type")); {
+	case slices.Contains([]string{"plain", "pam", "ldap", "hba"}, method):
+		return "" // PgBouncer itself asks for clear text
+	case method == "scram-sha-256" && c.Template == "":
+		return "!password,!md5"
+	}
+	return "!password" // a template of the operator's may say another method
 }
 
 var md5Hash = regexp.MustCompile(`^md5[0-9a-f]{32}$`)

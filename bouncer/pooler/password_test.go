@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,8 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+
 	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -122,5 +126,41 @@ func TestConsoleCertificate(t *testing.T) {
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%+v: %v", c, err)
 		}
+	}
+}
+
+// While PgBouncer is down another user of the host listens at its port: it is not told the password.
+func TestImpostorOfTheConsoleIsToldNoPassword(t *testing.T) {
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	testkit.Must(t, err)
+	told := make(chan pgproto3.FrontendMessage, 1)
+	go func() { // ends with the listener
+		defer close(told)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if backend, err := bouncertest.FakeStartup(conn); err == nil {
+				backend.Send(&pgproto3.AuthenticationCleartextPassword{})
+				_ = backend.Flush()
+				_ = backend.SetAuthType(pgproto3.AuthTypeCleartextPassword)
+				if said, err := backend.Receive(); err == nil {
+					told <- said
+				}
+			}
+			_ = conn.Close()
+		}
+	}()
+	c := config.Config{PgBouncer: config.PgBouncer{Config: filepath.Join(t.TempDir(), "pgbouncer.ini"), Admin: l.Addr().String(), User: "pooler", Password: "secret"}}
+	options, err := c.Admin()
+	testkit.Must(t, err)
+	if conn, err := pgbouncer.Connect(t.Context(), options); err == nil {
+		conn.Close()
+		t.Error("connected")
+	}
+	testkit.Must(t, l.Close())
+	if said := <-told; said != nil {
+		t.Errorf("it was told %#v", said)
 	}
 }

@@ -107,6 +107,9 @@ type Options struct {
 	// SSLRootCert is the file of the authorities that the certificate is checked by; with it
 	// an empty SSLMode is verify-full.
 	SSLRootCert string
+	// RequireAuth is libpq's require_auth: how the other end may ask for the password, where it is not
+	// on a unix socket and no certificate says who it is.
+	RequireAuth string
 }
 
 // Conn is one connection to an admin console. It is not safe for concurrent
@@ -157,6 +160,9 @@ func (o Options) config() (*pgconn.Config, error) {
 	config.RuntimeParams = map[string]string{"application_name": "lictor"}
 	config.Password = o.Password
 	config.ValidateConnect, config.AfterConnect = nil, nil
+	if !o.Address.IsUnix() && !strings.HasPrefix(mode, "verify-") && roots == "" {
+		config.RequireAuth = o.RequireAuth
+	}
 	dialer := &net.Dialer{KeepAlive: 5 * time.Second}
 	config.DialFunc = dialer.DialContext
 	return config, nil
