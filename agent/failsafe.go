@@ -28,7 +28,7 @@ func (n *node) Failsafe(ctx context.Context, r api.FailsafeRequest) error {
 	}
 	return n.ask(ctx, func() error {
 		return n.m.HearFailsafe(ha.FailsafeRequest{
-			Leader: r.Name, Lease: time.Duration(r.Lictor.LeaseMS) * time.Millisecond, Index: r.Lictor.Index,
+			Leader: r.Name, Lease: time.Duration(r.Lictor.LeaseMS) * time.Millisecond, Index: r.Lictor.Index, Slots: r.Slots,
 		})
 	})
 }

@@ -110,10 +110,10 @@ type toPeers struct {
 	log                   zerolog.Logger
 }
 
-func (p toPeers) Failsafe(limit time.Duration, to ha.FailsafeMember, patroni bool, lease time.Duration, index uint64, done func(error)) {
+func (p toPeers) Failsafe(limit time.Duration, to ha.FailsafeMember, patroni bool, r ha.FailsafeRequest, done func(error)) {
 	request := api.FailsafeRequest{
-		Name: p.name, ConnURL: p.connURL, APIURL: p.apiURL,
-		Lictor: &api.FailsafeLease{LeaseMS: lease.Milliseconds(), Index: index},
+		Name: p.name, ConnURL: p.connURL, APIURL: p.apiURL, Slots: r.Slots,
+		Lictor: &api.FailsafeLease{LeaseMS: r.Lease.Milliseconds(), Index: r.Index},
 	}
 	order(p.runner, limit, func(ctx context.Context) error {
 		return p.peers.Failsafe(ctx, api.Peer{Name: to.Name, APIURL: to.URL, Patroni: patroni}, request)
@@ -337,6 +337,9 @@ func (p inPostgres) Look(w *member.Work, limit time.Duration, done func(member.F
 	}, func(found member.Found, err error) { done(found, err == nil) })
 }
 
+// fetchLimit is how long a primary may take to show its logical slots.
+const fetchLimit = 10 * time.Second
+
 // errNotSeen: a look at the data directory has not ended.
 var errNotSeen = errors.New("not seen")
 
@@ -372,6 +375,18 @@ func (p inPostgres) UseSlots() bool { return p.pg.UseSlots() }
 
 func (p inPostgres) SyncSlots(limit time.Duration, o pg.SlotOrders, done func(error)) {
 	order(p.runner, limit, func(ctx context.Context) error { return p.pg.SyncSlots(ctx, o) }, done)
+}
+
+func (p inPostgres) AdvanceLogical(limit time.Duration, timeline int, slots []pg.WantedSlot, done func(error)) {
+	order(p.runner, limit, func(ctx context.Context) error { return p.pg.AdvanceLogical(ctx, timeline, slots) }, done)
+}
+
+func (p inPostgres) FetchSlots(w *member.Work, from pg.Upstream, slots []cluster.Slot, done func([]pg.SlotFile, error)) {
+	answered(p.runner, w, fetchLimit, func(ctx context.Context) ([]pg.SlotFile, error) { return p.pg.FetchSlots(ctx, from, slots) }, done)
+}
+
+func (p inPostgres) PlaceSlots(w *member.Work, files []pg.SlotFile, done func(error)) {
+	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.PlaceSlots(ctx, files) }, done)
 }
 
 func (p inPostgres) Bootstrap(w *member.Work, done func(error)) {

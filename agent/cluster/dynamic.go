@@ -47,15 +47,17 @@ type Dynamic struct {
 	// it with lictor pause.
 	Pause bool `mapstructure:"pause"`
 	// Slots are permanent replication slots, by name: they are made on the primary, and on every
-	// replica that may lead, where they are moved on as the primary's are. Logical ones are not made so
-	// far: make them on the primary, and anew on the next one. Alias: permanent_slots.
+	// replica that may lead, where they are moved on as the primary's are. A replica gets a copy of a
+	// logical one, for which it is restarted once, and hot_standby_feedback is on then. Alias:
+	// permanent_slots.
 	Slots map[string]any `mapstructure:"slots"`
 	// IgnoreSlots are matchers (name, type, database, plugin) of slots that Lictor leaves alone: those
 	// that fit all that one matcher names. On a replica others that nobody uses are dropped, on a primary
 	// others that are physical.
 	IgnoreSlots []map[string]any `mapstructure:"ignore_slots"`
-	// MemberSlotsTTL is how long the slot of a member that went away is kept, in seconds. Without
-	// effect so far: it is kept as long as the member's key is.
+	// MemberSlotsTTL is how long the slot of a member that went away is kept, in seconds, by the leader
+	// and by those that may lead next; 0: as long as the member's key is there. WAL is kept as long, or
+	// as far as max_slot_wal_keep_size allows.
 	MemberSlotsTTL time.Duration `mapstructure:"-"`
 	// StandbyCluster makes the shard the standby of another one.
 	StandbyCluster StandbyCluster `mapstructure:"standby_cluster"`

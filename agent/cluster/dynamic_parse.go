@@ -267,12 +267,12 @@ func (r *reader) consider(d Dynamic) {
 		r.warn(r.pick("primary_stop_timeout", "master_stop_timeout"), "has no effect: the lease bounds how long a primary may take to stop")
 	}
 	for _, slot := range d.PermanentSlots() {
-		if slot.Type == SlotLogical {
-			r.warn(r.pick("slots", "permanent_slots")+"."+slot.Name, "Lictor makes no logical slots: make it on the primary, and anew on the next one after a switchover or failover")
+		if level, _ := walLevel(ParameterText(d.Postgres.Parameters["wal_level"])); slot.Type == SlotLogical && level != "logical" {
+			r.warn(r.pick("slots", "permanent_slots")+"."+slot.Name, "is not made: postgresql.parameters.wal_level of the dynamic configuration must be logical for it, and takes effect with a restart")
 		}
 	}
-	if d.MemberSlotsTTL != DefaultMemberSlotsTTL {
-		r.warn("member_slots_ttl", "has no effect: a slot is kept as long as its member's key is")
+	if use := d.Postgres.UseSlots; len(d.Slots) > 0 && use != nil && !*use {
+		r.warn(r.pick("slots", "permanent_slots"), "has no effect without postgresql.use_slots")
 	}
 	r.unknown("", r.raw, dynamicKeys()...)
 	r.unknown("postgresql.", asMap(r.raw["postgresql"]), postgresKeys()...)

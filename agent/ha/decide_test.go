@@ -76,6 +76,8 @@ func strayed(written uint64) func(*View) {
 	}
 }
 
+func lacksSlots(v *View) { v.Postgres.LacksSlots = []cluster.Slot{{Name: "feed"}} }
+
 func lockGone(v *View) { v.Cluster.Leader = cluster.Entry[string]{} }
 func down(v *View) {
 	v.Postgres.Running, v.Postgres.Accepting, v.Postgres.Streaming = false, false, false
@@ -412,6 +414,13 @@ func TestFollowing(t *testing.T) {
 		}), "", "waiting to try again after 2"},
 		{"replay waits for a restart, paused", view(leads("b", 0), undersized, paused_), "", "paused"},
 		{"replay waits for a restart, a task runs", view(leads("b", 0), undersized, func(v *View) { v.Task = TaskRestart }), "", "busy"},
+		{"lacks a logical slot", view(leads("b", 0), lacksSlots), "copy the logical slots of b", "lacks logical slots"},
+		{"lacks a logical slot, and does not stream", view(leads("b", 0), lacksSlots, func(v *View) { v.Postgres.Streaming = false }), "", "a replica"},
+		{"lacks a logical slot, and follows somebody else", view(leads("c", 0), lacksSlots), "follow c", ""},
+		{"lacks a logical slot, paused", view(leads("b", 0), lacksSlots, paused_), "", "paused"},
+		{"lacks a logical slot, and copying it has failed", view(leads("b", 0), lacksSlots, func(v *View) {
+			v.Attempt = Attempt{Kind: TaskRestart, Failures: 1, NotUntil: now.Add(time.Second)}
+		}), "", "waiting to try again"},
 		{"replay waits for a restart, and so does the upstream", view(leads("c", 0), undersized), "follow c", ""},
 		{"leader unknown", view(leads("ghost", 0)), "", "ghost is missing"},
 		{"lock gone, lease runs", view(leads("b", time.Second), lockGone), "", "following b"},

@@ -133,6 +133,13 @@ type Follow struct{ Upstream string }
 // RestartReplica restarts the running replica, to follow Upstream, or nobody.
 type RestartReplica struct{ Upstream string }
 
+// CopySlots restarts the running replica with copies of the logical slots that From has, the
+// leader.
+type CopySlots struct {
+	Upstream, From string
+	Slots          []cluster.Slot
+}
+
 // Promote makes the running replica the primary. Sync, if set, replaces the key `sync`
 // at SyncIndex in the last step before, without which nothing is promoted: a new
 // primary is at first the only member that holds every commit it acknowledges.
@@ -220,6 +227,7 @@ func (s StartReplica) String() string    { return "start as replica of " + orNob
 func (r Rejoin) String() string          { return "rejoin as replica of " + r.Upstream + byArchive(r.NoStream) }
 func (f Follow) String() string          { return "follow " + orNobody(f.Upstream) }
 func (r RestartReplica) String() string  { return "restart as replica of " + orNobody(r.Upstream) }
+func (c CopySlots) String() string       { return "copy the logical slots of " + c.From }
 func (Promote) String() string           { return "promote" }
 func (h Handover) String() string        { return "hand over to " + h.Successor }
 func (ClearFailover) String() string     { return "clear the failover key" }

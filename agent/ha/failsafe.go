@@ -128,6 +128,8 @@ type FailsafeRequest struct {
 	Lease time.Duration
 	// Index is the ModifyIndex of the leader's own status that it knows of.
 	Index uint64
+	// Slots are where the readers of the leader's slots are, as its status would say.
+	Slots map[string]int64
 }
 
 // Promise is a member's word not to take the lock.

@@ -15,6 +15,8 @@ import (
 //	replica of somebody else              follow the leader
 //	replica whose replay stands still
 //	  until a restart                     restart
+//	replica without a logical slot that
+//	  the leader has                      restart with a copy
 //	replica of the leader                 nothing
 //
 // A member tagged nostream gets the leader's WAL from the archive alone: what is said of
@@ -80,6 +82,8 @@ func follow(v View, leader string) Decision {
 		return v.unlessFailing(do(leader+" leads", Follow{Upstream: from}))
 	case pg.Undersized != "":
 		return v.unlessFailing(do("replay stands still: "+pg.Undersized, RestartReplica{Upstream: from}))
+	case len(pg.LacksSlots) > 0 && pg.Streaming:
+		return v.unlessFailing(do("lacks logical slots that "+leader+" has", CopySlots{Upstream: from, From: leader, Slots: pg.LacksSlots}))
 	case noStream:
 		return wait("a replica, following " + leader + " by the archive")
 	}

@@ -208,6 +208,8 @@ type Postgres struct {
 	// Discards is up to which timeline a restore has discarded WAL, as the data of a primary
 	// know, where Consul may not; 0: none, or it is not known.
 	Discards int
+	// LacksSlots are logical slots that this replica is to have a copy of, and the leader has.
+	LacksSlots []cluster.Slot
 	// Streaming says that the WAL receiver is connected.
 	Streaming bool
 	// DownSince is when the postmaster was first seen gone without being told

@@ -33,5 +33,7 @@
 //	history.go  the history of the timelines
 //	readers.go  which replicas the route sends readers to
 //	slots.go    replication slots
+//	retained_slots.go those of members that went away
+//	logical_slots.go a replica's copies of the leader's logical ones
 //	checkpoint.go a new timeline's first checkpoint
 package member

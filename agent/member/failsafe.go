@@ -23,7 +23,8 @@ type failsafe struct {
 func (f *failsafe) ask() {
 	t0 := f.Now()
 	lease := f.lead.LeaseState.BeginFailsafe(t0)
-	members, index := f.lead.LeaseState.FailsafeMembers(f.Name), f.Snapshot.Status.ModifyIndex
+	members := f.lead.LeaseState.FailsafeMembers(f.Name)
+	request := ha.FailsafeRequest{Leader: f.Name, Lease: lease, Index: f.Snapshot.Status.ModifyIndex, Slots: f.slotPositions(&f.lead.local.PG.Observed)}
 	limit := max(min(f.lead.KillAt().Sub(t0), f.Dynamic.TTL/4), time.Millisecond)
 	open, over := len(members), false
 	answered := func(refusal error) {
@@ -43,7 +44,7 @@ func (f *failsafe) ask() {
 		// What it runs its key in Consul says; without one it has to prove itself.
 		other, found := f.Snapshot.Member(listed.Name)
 		patroni := found && other.OK() && other.Value.Lictor == nil
-		f.peers.Failsafe(limit, listed, patroni, lease, index, func(err error) {
+		f.peers.Failsafe(limit, listed, patroni, request, func(err error) {
 			if err != nil {
 				err = fmt.Errorf("%s: %w", listed.Name, err)
 			}

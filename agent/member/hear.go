@@ -17,7 +17,8 @@ func (r Refused) Error() string { return r.Why }
 
 func refused(format string, args ...any) error { return Refused{fmt.Sprintf(format, args...)} }
 
-// HearFailsafe answers a leader that cannot reach Consul: nil is a promise.
+// HearFailsafe answers a leader that cannot reach Consul: nil is a promise. Where the readers
+// of its slots are it says as well, as its status cannot.
 func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
 	before := m.LeaseState.Promise()
 	err := m.LeaseState.Agree(m.View(), r)
@@ -26,6 +27,9 @@ func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
 		m.Log.Warn().Err(err).Str("leader", r.Leader).Msg("refused to let a leader go on without Consul")
 	case before == nil || before.Until.Before(m.Now()):
 		m.Log.Warn().Str("leader", r.Leader).Msg("promised not to take the lock while the leader cannot reach Consul")
+	}
+	if err == nil && r.Slots != nil {
+		m.Snapshot.Status.Value.Slots = r.Slots
 	}
 	return err
 }

@@ -155,7 +155,7 @@ func (l *leadership) nextStatus() cluster.Status {
 		beat.Timeline = max(beat.Timeline, l.discard.Timeline+1)
 	}
 	beat.Discarded, beat.DiscardedBefore = discarded, before
-	return cluster.Status{OpTime: at, Slots: l.slotPositions(&o), Lictor: &beat}
+	return cluster.Status{OpTime: at, Slots: l.slotPositions(&o), RetainSlots: l.retained, Lictor: &beat}
 }
 
 // standby reports whether the leader's position is that of a standby leader's PostgreSQL. The one of a

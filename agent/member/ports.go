@@ -119,6 +119,12 @@ type Postgres interface {
 	UseSlots() bool
 	// SyncSlots makes and moves the slots that are wanted, and drops inactive ones of nobody.
 	SyncSlots(limit time.Duration, o pg.SlotOrders, done func(error))
+	// AdvanceLogical moves a replica's copies of logical slots, as long as it is on timeline.
+	AdvanceLogical(limit time.Duration, timeline int, slots []pg.WantedSlot, done func(error))
+	// FetchSlots reads logical slots of the primary, all of them, and PlaceSlots puts them into
+	// the data directory of a replica that is down.
+	FetchSlots(w *Work, from pg.Upstream, slots []cluster.Slot, done func([]pg.SlotFile, error))
+	PlaceSlots(w *Work, files []pg.SlotFile, done func(error))
 
 	// Bootstrap makes a new data directory. What a bootstrap that failed has made is marked
 	// as unfinished.
@@ -212,7 +218,7 @@ type Watchdog interface {
 type Peers interface {
 	// Failsafe asks a member of the failsafe list to let this one lead without Consul;
 	// patroni: by its key in Consul it runs Patroni, and proves nothing.
-	Failsafe(limit time.Duration, to ha.FailsafeMember, patroni bool, lease time.Duration, index uint64, done func(error))
+	Failsafe(limit time.Duration, to ha.FailsafeMember, patroni bool, r ha.FailsafeRequest, done func(error))
 	// Detach asks a member to detach from the old leader. One that runs Patroni knows nothing of
 	// that: nil as well.
 	Detach(limit time.Duration, to cluster.Member, index uint64, done func(error))

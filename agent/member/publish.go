@@ -26,6 +26,7 @@ func (m *Member) Publish() {
 	}
 	if m.task == nil && (leads != m.PG.Observed.InRecovery || m.standbyLeads()) {
 		m.slots.keep()
+		m.slots.advance()
 	}
 }
 

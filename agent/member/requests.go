@@ -69,15 +69,7 @@ func (m *Member) restartReplica(upstream string) {
 		m.noteAttempt(ha.TaskRestart, err)
 		return
 	}
-	steps := []step{func(w *Work, next func(error)) {
-		m.Postgres.TryStart(w, func(why string, err error) {
-			if err == nil && why != "" {
-				next(fmt.Errorf("it would not start again: %s", why))
-				return
-			}
-			next(nil)
-		})
-	}}
+	steps := []step{m.startsAgain}
 	if upstream != "" {
 		steps = append(steps, m.LeaveSync)
 	}

@@ -21,6 +21,7 @@ type Shard struct {
 	ReadWall time.Time // when it was read last
 	Session  string
 	Dynamic  cluster.Dynamic
+	retained []string // the slots of members that went away
 
 	barredUntil cluster.Instant   // pre_promote has failed: this member does not want to lead before
 	logged      map[string]string // problems that were logged and last, by topic

@@ -24,6 +24,12 @@ type slotKeeper struct {
 	at      cluster.Instant
 	failed  bool // the last time
 	keeping bool
+	here    map[string]cluster.Instant // when the member of a slot was here last
+
+	copied      map[string]cluster.Instant // when a copy of a logical slot was tried
+	lackedSince cluster.Instant            // since when one is lacking
+	advanced    cluster.Instant
+	advancing   bool
 }
 
 // keep keeps the slots that this member is to have, so that a reader that is away for a
@@ -31,7 +37,11 @@ type slotKeeper struct {
 // ever. In pause none is dropped, and those are made without which nobody can follow.
 func (k *slotKeeper) keep() {
 	o := &k.local.PG.Observed
-	if k.keeping || !o.Accepting || !k.postgres.UseSlots() {
+	if !o.Accepting || !k.postgres.UseSlots() {
+		return
+	}
+	k.remember(!o.InRecovery)
+	if k.keeping {
 		return
 	}
 	wanted, err := k.wanted(!o.InRecovery || k.standbyLeads())
@@ -61,10 +71,18 @@ func (k *slotKeeper) keep() {
 	})
 }
 
-// moves reports whether a slot is behind its reader.
+// moves reports whether a physical slot is behind its reader.
 func moves(o *pg.State, w pg.WantedSlot) bool {
-	i := slices.IndexFunc(o.Slots, func(s pg.Slot) bool { return s.Name == w.Name })
-	return i >= 0 && !o.Slots[i].Active && o.Slots[i].Position() < min(w.To, o.ReplayedLSN)
+	return w.Type == cluster.SlotPhysical && isBehind(o, w)
+}
+
+func isBehind(o *pg.State, w pg.WantedSlot) bool {
+	i := slotIndex(o, w.Name)
+	return i >= 0 && o.Slots[i].Type == w.Type && !o.Slots[i].Active && o.Slots[i].Position() < min(w.To, o.ReplayedLSN)
+}
+
+func slotIndex(o *pg.State, name string) int {
+	return slices.IndexFunc(o.Slots, func(s pg.Slot) bool { return s.Name == name })
 }
 
 // wanted are the slots that this member is to have. A replica that may lead has besides those
@@ -80,8 +98,7 @@ func (k *slotKeeper) wanted(primary bool) (wanted []pg.WantedSlot, err error) {
 			wanted = append(wanted, pg.WantedSlot{Slot: physical(slot)})
 		}
 	}
-	mayLead := primary || !cluster.NoFailover(k.Tags) && !cluster.NoStream(k.Tags)
-	if !mayLead {
+	if !primary && !k.mayLead() {
 		return wanted, nil
 	}
 	at := k.Snapshot.Status.Value.Slots
@@ -99,19 +116,26 @@ func (k *slotKeeper) wanted(primary bool) (wanted []pg.WantedSlot, err error) {
 			wanted = append(wanted, pg.WantedSlot{Slot: physical(slot), Spare: true, To: to, KeepsCheckpoint: m == k.Snapshot.LeaderName()})
 		}
 	}
+	for _, slot := range k.retained {
+		if !has(slot) {
+			wanted = append(wanted, pg.WantedSlot{Slot: physical(slot), Spare: !primary, To: at[slot]})
+		}
+	}
 	var errs []error
 	for _, slot := range k.Dynamic.PermanentSlots() {
+		other := slotOwner(k.Snapshot, slot.Name)
 		switch {
-		case slot.Type == cluster.SlotLogical:
-			if other := slotOwner(k.Snapshot, slot.Name); other != "" {
-				errs = append(errs, fmt.Errorf("slots.%s is logical, and member %s streams by a slot of that name: give one of the two another name", slot.Name, other))
-			}
+		case slot.Type == cluster.SlotLogical && other != "":
+			errs = append(errs, fmt.Errorf("slots.%s is logical, and member %s streams by a slot of that name: give one of the two another name", slot.Name, other))
 		case slot.Name != cluster.SlotName(k.Name) && !has(slot.Name):
 			wanted = append(wanted, pg.WantedSlot{Slot: slot, Spare: !primary, To: at[slot.Name]})
 		}
 	}
 	return wanted, errors.Join(errs...)
 }
+
+// mayLead reports whether this member, as a replica, is to have what it needs when it leads.
+func (k *slotKeeper) mayLead() bool { return !cluster.NoFailover(k.Tags) && !cluster.NoStream(k.Tags) }
 
 // slotOwner is the member that streams by a slot of this name, empty: none.
 func slotOwner(s cluster.Snapshot, slot string) string {
@@ -148,7 +172,7 @@ func (s *Shard) slotPositions(o *pg.State) map[string]int64 {
 	var at map[string]int64
 	for _, slot := range o.Slots {
 		_, permanent := s.Dynamic.Slots[slot.Name]
-		if slot.Position() == 0 || !permanent && (slot.Type != cluster.SlotPhysical || slotOwner(s.Snapshot, slot.Name) == "") {
+		if slot.Position() == 0 || !permanent && (slot.Type != cluster.SlotPhysical || slotOwner(s.Snapshot, slot.Name) == "" && !slices.Contains(s.retained, slot.Name)) {
 			continue
 		}
 		if at == nil {

@@ -55,6 +55,8 @@ func (m *Member) begin(action ha.Action) {
 		m.follow(act.Upstream)
 	case ha.RestartReplica:
 		m.restartReplica(act.Upstream)
+	case ha.CopySlots:
+		m.copySlots(act)
 	case ha.Promote:
 		m.promoter.begin(act)
 	case ha.Handover:

@@ -26,6 +26,7 @@ func TestOneTaskAtATime(t *testing.T) {
 		ha.Rejoin{Upstream: "b"},
 		ha.Follow{},
 		ha.RestartReplica{},
+		ha.CopySlots{},
 		ha.Promote{},
 		ha.Handover{},
 		ha.SetSync{},

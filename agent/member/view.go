@@ -39,7 +39,7 @@ func (m *Member) View() ha.View {
 		SyncUnsure:        m.commits.unsure(),
 		SynchronousCommit: m.Postgres.SynchronousCommit(),
 		DiskTrouble:       m.Disk, DiskSince: m.diskSince,
-		Restore: m.Restore, Strayed: m.remote.diverged,
+		Restore: m.Restore, Strayed: m.remote.diverged, LacksSlots: m.slots.lacking(),
 	}
 	if m.PG.Primary() {
 		v.Postgres.Discards, _ = m.nextDiscarded()

@@ -458,6 +458,18 @@ func (p postgresPort) SyncSlots(limit time.Duration, o pg.SlotOrders, done func(
 	p.w.ask(nil, "Postgres.SyncSlots", done, limit, o)
 }
 
+func (p postgresPort) AdvanceLogical(limit time.Duration, timeline int, slots []pg.WantedSlot, done func(error)) {
+	p.w.ask(nil, "Postgres.AdvanceLogical", done, limit, timeline, slots)
+}
+
+func (p postgresPort) FetchSlots(work *Work, from pg.Upstream, slots []cluster.Slot, done func([]pg.SlotFile, error)) {
+	p.w.ask(work, "Postgres.FetchSlots", done, from, slots)
+}
+
+func (p postgresPort) PlaceSlots(work *Work, files []pg.SlotFile, done func(error)) {
+	p.w.ask(work, "Postgres.PlaceSlots", done, files)
+}
+
 func (p postgresPort) Bootstrap(work *Work, done func(error)) {
 	p.w.ask(work, "Postgres.Bootstrap", done)
 }
@@ -558,8 +570,8 @@ func (p watchdogPort) Activate(work *Work, until cluster.Instant, ttl time.Durat
 
 type peersPort struct{ w *world }
 
-func (p peersPort) Failsafe(limit time.Duration, to ha.FailsafeMember, patroni bool, lease time.Duration, index uint64, done func(error)) {
-	p.w.ask(nil, "Peers.Failsafe", done, limit, to, patroni, lease, index)
+func (p peersPort) Failsafe(limit time.Duration, to ha.FailsafeMember, patroni bool, r ha.FailsafeRequest, done func(error)) {
+	p.w.ask(nil, "Peers.Failsafe", done, limit, to, patroni, r.Lease, r.Index, r.Slots)
 }
 
 func (p peersPort) Detach(limit time.Duration, to cluster.Member, index uint64, done func(error)) {

@@ -47,6 +47,12 @@ type WantedSlot struct {
 	KeepsCheckpoint bool
 }
 
+// SlotFile is the state of a logical slot, as it lies in PostgreSQL's data directory.
+type SlotFile struct {
+	cluster.Slot
+	State []byte
+}
+
 // SlotOrders say which slots are to be there, and which of the others may go.
 type SlotOrders struct {
 	Wanted []WantedSlot

@@ -305,7 +305,16 @@ func (p *confFiles) wantedParameters() map[string]string {
 	for _, c := range cluster.SharedParameters() {
 		delete(out, c.Name)
 	}
+	if p.copiesSlots() {
+		out[feedback] = "on" // or the primary removes rows of its catalogs that a copied slot needs
+	}
 	return out
+}
+
+// copiesSlots reports whether replicas have copies of the primary's logical slots.
+func (p *confFiles) copiesSlots() bool {
+	return flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) &&
+		slices.ContainsFunc(p.dynamic.PermanentSlots(), func(s cluster.Slot) bool { return s.Type == cluster.SlotLogical })
 }
 
 // wantedRecovery are the replicas' parameters of recovery as they are configured.
@@ -356,6 +365,7 @@ func (p *confFiles) configured(name string) bool {
 const (
 	syncNames   = "synchronous_standby_names"
 	triggerFile = "promote_trigger_file"
+	feedback    = "hot_standby_feedback"
 )
 
 // ownsSyncNames tells whether commits wait for whom the agent says, and not for

@@ -59,6 +59,7 @@
 //	replication     whom it follows, and who follows it
 //	follow.go       the upstream of a replica
 //	slots.go        replication slots
+//	logical_slots.go  copies of the primary's logical ones
 //	synchronous.go  whom commits wait for
 //
 //	observer        how PostgreSQL fares: observe.go

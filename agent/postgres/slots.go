@@ -52,7 +52,7 @@ func (p *replication) SyncSlots(ctx context.Context, o pg.SlotOrders) error {
 	for _, found := range s.slots {
 		wanted := slices.ContainsFunc(o.Wanted, func(w pg.WantedSlot) bool { return w.Name == found.Name })
 		if !wanted && !found.Active && s.mayGo(found) && !o.Keep(found.Slot.Slot) {
-			errs = append(errs, s.drop(ctx, found.Name, "nobody's"))
+			errs = append(errs, s.drop(ctx, found.Name, "nobody is to read from it here"))
 		}
 	}
 	return errors.Join(errs...)
@@ -121,11 +121,13 @@ func (s *slotWork) mayGo(found slotNow) bool {
 func (s *slotWork) provide(ctx context.Context, want pg.WantedSlot) error {
 	i := slices.IndexFunc(s.slots, func(n slotNow) bool { return n.Name == want.Name })
 	if i < 0 {
-		return s.create(ctx, want.Name)
+		return s.create(ctx, want.Slot)
 	}
 	switch found := s.slots[i]; {
 	case found.Type != want.Type:
 		return fmt.Errorf("the replication slot %s is %s, and is to be %s: drop it, or give one of the two another name", want.Name, found.Type, want.Type)
+	case want.Type == cluster.SlotLogical:
+		return s.keepLogical(ctx, want, found)
 	case found.Active:
 		return nil
 	case found.Lost:
@@ -140,9 +142,16 @@ func (s *slotWork) provide(ctx context.Context, want pg.WantedSlot) error {
 	return nil
 }
 
-func (s *slotWork) create(ctx context.Context, name string) error {
-	if _, err := s.conn.Exec(ctx, "SELECT pg_create_physical_replication_slot($1, true)", name); err != nil {
-		return fmt.Errorf("making the replication slot %s: %w", name, err)
+// create makes a slot. A logical one of a replica is copied from the leader (logical_slots.go).
+func (s *slotWork) create(ctx context.Context, slot cluster.Slot) error {
+	switch {
+	case slot.Type == cluster.SlotLogical && s.replica:
+		return nil
+	case slot.Type == cluster.SlotLogical:
+		return s.createLogical(ctx, slot)
+	}
+	if _, err := s.conn.Exec(ctx, "SELECT pg_create_physical_replication_slot($1, true)", slot.Name); err != nil {
+		return fmt.Errorf("making the replication slot %s: %w", slot.Name, err)
 	}
 	return nil
 }
@@ -152,7 +161,26 @@ func (s *slotWork) renew(ctx context.Context, want pg.WantedSlot, why string) er
 	if err := s.drop(ctx, want.Name, why); err != nil {
 		return err
 	}
-	return s.create(ctx, want.Name)
+	return s.create(ctx, want.Slot)
+}
+
+// keepLogical looks after a logical slot that is there. On a replica it is a copy, which is
+// dropped where it is of no use, to be copied anew.
+func (s *slotWork) keepLogical(ctx context.Context, want pg.WantedSlot, found slotNow) error {
+	why := ""
+	switch {
+	case found.Lost:
+		why = "has lost its WAL, or rows that it needs"
+	case found.Slot.Slot != want.Slot:
+		why = fmt.Sprintf("is of plugin %s in database %s, and is to be of %s in %s", found.Plugin, found.Database, want.Plugin, want.Database)
+	}
+	switch {
+	case why == "":
+		return nil
+	case s.replica && !found.Active && !found.Synced:
+		return s.drop(ctx, want.Name, why)
+	}
+	return fmt.Errorf("the logical slot %s %s: drop it, and let its reader begin anew", want.Name, why)
 }
 
 func (s *slotWork) drop(ctx context.Context, name, why string) error {

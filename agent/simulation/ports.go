@@ -264,9 +264,8 @@ func (g guarded) onDisk(do func()) {
 // toPeers is member.Peers.
 type toPeers struct{ *agent }
 
-func (p toPeers) Failsafe(limit time.Duration, to ha.FailsafeMember, _ bool, lease time.Duration, index uint64, done func(error)) {
+func (p toPeers) Failsafe(limit time.Duration, to ha.FailsafeMember, _ bool, request ha.FailsafeRequest, done func(error)) {
 	m := &p.host.w.mutant
-	request := ha.FailsafeRequest{Leader: p.host.name, Lease: lease, Index: index}
 	done = m.failsafe(p.agent, &request, done)
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
 		to.post(func() { answer(m.agreed(to.HearFailsafe(request))) })

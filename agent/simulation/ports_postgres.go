@@ -261,6 +261,21 @@ func (p inPostgres) SyncSlots(_ time.Duration, o pg.SlotOrders, done func(error)
 	}, done)
 }
 
+// AdvanceLogical is never asked for: the schedules have no logical slots.
+func (p inPostgres) AdvanceLogical(_ time.Duration, _ int, _ []pg.WantedSlot, done func(error)) {
+	p.post(func() { done(errStopped) })
+}
+
+// FetchSlots is as AdvanceLogical.
+func (p inPostgres) FetchSlots(_ *member.Work, _ pg.Upstream, _ []cluster.Slot, done func([]pg.SlotFile, error)) {
+	p.post(func() { done(nil, errStopped) })
+}
+
+// PlaceSlots is as AdvanceLogical.
+func (p inPostgres) PlaceSlots(_ *member.Work, _ []pg.SlotFile, done func(error)) {
+	p.post(func() { done(errStopped) })
+}
+
 // MakeReplica clones from the member, or at a reinit from another one that runs (with the
 // tag clonefrom, say), which may lag.
 func (p inPostgres) MakeReplica(w *member.Work, from *pg.Upstream, _ string, done func(error)) {

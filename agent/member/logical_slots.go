@@ -1,0 +1,154 @@
+package member
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// This file is about a replica's copies of the leader's logical slots (design 5.28).
+
+const (
+	// copyAgainAfter is when a slot is copied again that is not there, though it was copied:
+	// each copy is a restart.
+	copyAgainAfter = time.Minute
+	// turnEvery is how long a replica waits for each one before it.
+	turnEvery = 5 * time.Second
+	// advanceLimit bounds the reading of WAL by which a logical slot is moved.
+	advanceLimit = 10 * time.Minute
+)
+
+// copies are the logical slots that this replica is to have, as far as the leader that it
+// follows has them. An old leader's word, or one of another timeline, is of other WAL.
+func (k *slotKeeper) copies() []pg.WantedSlot {
+	if len(k.Dynamic.Slots) == 0 {
+		return nil
+	}
+	o, status := &k.local.PG.Observed, k.Snapshot.Status
+	leader, found := k.Snapshot.Member(k.Snapshot.LeaderName())
+	switch {
+	case !o.Accepting || !o.InRecovery || o.Replaying || o.ReplicationState != pg.Streaming || !k.mayLead() || !k.postgres.UseSlots():
+		return nil
+	case !found || !status.OK() || leader.Value.Timeline != o.Timeline || status.Value.Lictor != nil && status.Value.Lictor.Owner != leader.Value.Name:
+		return nil
+	}
+	wanted, _ := k.wanted(false) // what is wrong with them is told where they are kept
+	var logical []pg.WantedSlot
+	for _, w := range wanted {
+		if w.Type == cluster.SlotLogical && w.To > 0 {
+			logical = append(logical, w)
+		}
+	}
+	return logical
+}
+
+// lacking are those of them that are not there, and are to be copied now: commits wait for a
+// replica that is restarted, so one does it after another.
+func (k *slotKeeper) lacking() []cluster.Slot {
+	var slots []cluster.Slot
+	for _, w := range k.copies() {
+		tried := k.copied[w.Name]
+		if slotIndex(&k.local.PG.Observed, w.Name) < 0 && (tried.IsZero() || k.Now().Sub(tried) >= copyAgainAfter) {
+			slots = append(slots, w.Slot)
+		}
+	}
+	if len(slots) == 0 || !k.isMyTurn() {
+		return nil
+	}
+	return slots
+}
+
+// isMyTurn reports whether this replica may be restarted for its copies: by name, and while no
+// other one is.
+func (k *slotKeeper) isMyTurn() bool {
+	before := 0
+	for i := range k.Snapshot.Members {
+		m := &k.Snapshot.Members[i].Value
+		switch {
+		case m.Name == k.Name || m.Name == k.Snapshot.LeaderName():
+		case m.State == cluster.StateRestarting:
+			return false
+		case m.Name < k.Name && !cluster.NoFailover(m.Tags) && !cluster.NoStream(m.Tags):
+			before++
+		}
+	}
+	return before == 0 || !k.lackedSince.IsZero() && k.Now().Sub(k.lackedSince) >= time.Duration(before)*turnEvery
+}
+
+// advance moves those that are there to where their readers have come.
+func (k *slotKeeper) advance() {
+	o := &k.local.PG.Observed
+	lacks := false
+	var behind []pg.WantedSlot
+	for _, w := range k.copies() {
+		lacks = lacks || slotIndex(o, w.Name) < 0
+		if isBehind(o, w) {
+			behind = append(behind, w)
+		}
+	}
+	if !lacks {
+		k.lackedSince = 0
+	} else if k.lackedSince.IsZero() {
+		k.lackedSince = k.Now()
+	}
+	if len(behind) == 0 || k.advancing || k.Now().Sub(k.advanced) < k.Dynamic.LoopWait {
+		return
+	}
+	k.advancing, k.advanced = true, k.Now()
+	k.postgres.AdvanceLogical(advanceLimit, o.Timeline, behind, func(err error) {
+		k.advancing = false
+		k.Failure("logical slots", "logical slots are behind the leader's", err)
+	})
+}
+
+// copySlots restarts this replica with copies of the leader's logical slots. Nothing is stopped
+// before they are here.
+func (m *Member) copySlots(c ha.CopySlots) {
+	if m.slots.copied == nil {
+		m.slots.copied = map[string]cluster.Instant{}
+	}
+	for _, slot := range c.Slots {
+		m.slots.copied[slot.Name] = m.Now()
+	}
+	as, err := m.replica(c.Upstream)
+	from, unknown := m.upstreamOf(c.From)
+	if err == nil {
+		err = unknown
+	}
+	if err != nil {
+		m.noteAttempt(ha.TaskRestart, err)
+		return
+	}
+	var files []pg.SlotFile
+	fetch := func(w *Work, next func(error)) {
+		m.Postgres.FetchSlots(w, from, c.Slots, func(fetched []pg.SlotFile, err error) {
+			files = fetched
+			next(err)
+		})
+	}
+	place := func(w *Work, next func(error)) { m.Postgres.PlaceSlots(w, files, next) }
+	stop := inOrder(m.beforeStop(m.beforeStopLimit()), m.orderly(m.stopWithin(), false))
+	m.startTask(ha.TaskRestart, m.thenInSync(fetch, m.startsAgain, m.LeaveSync, stop, place, m.start(as)), func(err error) {
+		if !errors.Is(err, ErrBroken) {
+			m.Failure("copies of slots", "logical slots are not copied", err)
+		}
+		if err == nil {
+			m.Upstream = c.Upstream
+		}
+	})
+}
+
+// startsAgain is a step that fails when PostgreSQL would not start again.
+func (m *Member) startsAgain(w *Work, next func(error)) {
+	m.Postgres.TryStart(w, func(why string, err error) {
+		if err == nil && why != "" {
+			next(fmt.Errorf("it would not start again: %s", why))
+			return
+		}
+		next(nil)
+	})
+}

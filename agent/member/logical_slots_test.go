@@ -1,0 +1,183 @@
+package member
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+var logicalSlot = cluster.Slot{Name: "feed", Type: cluster.SlotLogical, Database: "app", Plugin: "test_decoding"} //nolint:gochecknoglobals // a value that nothing changes
+
+// feedWorld is a replica of b, which has the logical slot feed.
+func feedWorld(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.useSlots = true
+	w.Dynamic.Slots = map[string]any{"feed": map[string]any{"type": "logical", "database": "app", "plugin": "test_decoding"}}
+	w.Snapshot.Status.Value.Slots = map[string]int64{"feed": 60 * mib}
+	return w
+}
+
+// A replica that may lead lacks the slots that the leader has, as the leader's status says.
+func TestLackingSlots(t *testing.T) {
+	lacks := []cluster.Slot{logicalSlot}
+	for name, test := range map[string]struct {
+		change func(*world)
+		want   []cluster.Slot
+	}{
+		"lacks it":                 {func(*world) {}, lacks},
+		"has it":                   {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 1}} }, nil},
+		"has another":              {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: cluster.Slot{Name: "feeds"}}} }, lacks},
+		"the leader has not":       {func(w *world) { w.Snapshot.Status.Value.Slots = map[string]int64{"feeds": 1} }, nil},
+		"not configured":           {func(w *world) { w.Dynamic.Slots = nil }, nil},
+		"without slots":            {func(w *world) { w.useSlots = false }, nil},
+		"nofailover":               {func(w *world) { w.Tags = map[string]any{"nofailover": true} }, nil},
+		"nostream":                 {func(w *world) { w.Tags = map[string]any{"nostream": true} }, nil},
+		"a member's name":          {func(w *world) { w.Snapshot.Members[2].Value.Name = "feed" }, nil},
+		"streams nothing":          {func(w *world) { w.PG.Observed.ReplicationState = "" }, nil},
+		"still replaying":          {func(w *world) { w.PG.Observed.Replaying = true }, nil},
+		"another timeline":         {func(w *world) { w.PG.Observed.Timeline++ }, nil},
+		"nobody leads":             {func(w *world) { w.Snapshot.Leader = cluster.Entry[string]{} }, nil},
+		"an old leader says":       {func(w *world) { w.Snapshot.Status.Value.Lictor.Owner = "c" }, nil},
+		"another one is restarted": {func(w *world) { w.Snapshot.Members[2].Value.State = cluster.StateRestarting }, nil},
+		"another one comes first": {func(w *world) {
+			w.Snapshot.Members[2].Value.Name = "A"
+			w.slots.advance()
+			w.pass(turnEvery - 1)
+		}, nil},
+		"another one came first": {func(w *world) {
+			w.Snapshot.Members[2].Value.Name = "A"
+			w.slots.advance()
+			w.pass(turnEvery)
+		}, lacks},
+		"a primary": {func(w *world) {
+			w.leading()
+			w.Snapshot.Status.Value.Slots = map[string]int64{"feed": 1}
+		}, nil},
+		"tried a moment ago": {func(w *world) { w.slots.copied = map[string]cluster.Instant{"feed": w.clock.Add(1 - copyAgainAfter)} }, nil},
+		"tried before":       {func(w *world) { w.slots.copied = map[string]cluster.Instant{"feed": w.clock.Add(-copyAgainAfter)} }, lacks},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := feedWorld(t)
+			test.change(w)
+			if got := w.View().Postgres.LacksSlots; !slices.Equal(got, test.want) {
+				t.Errorf("%v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// Nothing is stopped before the copies are here, and nothing is started without them.
+func TestCopySlots(t *testing.T) {
+	w := feedWorld(t)
+	w.agree("Guard.Awake", "Postgres.BeforeStop")
+	action := ha.CopySlots{Upstream: "c", From: "b", Slots: w.slots.lacking()}
+	files := []pg.SlotFile{{Slot: logicalSlot, State: []byte("state")}}
+	w.begin(action)
+	w.wantTask(ha.TaskRestart)
+	if from := w.take("Postgres.FetchSlots"); from.args[0].(pg.Upstream).Name != "b" || !slices.Equal(from.args[1].([]cluster.Slot), action.Slots) {
+		t.Fatalf("%v", from.args)
+	} else {
+		from.answer(nil, errBoom)
+	}
+	w.none("Postgres.TryStart", "Postgres.Stop")
+	w.looked()
+	if w.Attempt.Failures != 1 || len(w.Logged()) != 1 || !strings.Contains(w.Logged()[0], "boom") {
+		t.Fatalf("%+v %q", w.Attempt, w.Logged())
+	}
+	if w.slots.lacking() != nil {
+		t.Fatal("it is copied again at once")
+	}
+
+	w.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: cluster.NewSync("b", []string{"a"}), ModifyIndex: 44}
+	w.begin(action)
+	w.answer("Postgres.FetchSlots", files, nil)
+	w.answer("Postgres.TryStart", "", nil)
+	w.none("Postgres.Stop")
+	w.Snapshot.Sync.Value = cluster.NewSync("b", []string{"c"})
+	w.waiters.tell()
+	w.none("Postgres.PlaceSlots")
+	w.answer("Postgres.Stop")
+	w.none("Postgres.Start")
+	if place := w.take("Postgres.PlaceSlots"); !slices.EqualFunc(place.args[0].([]pg.SlotFile), files, func(a, b pg.SlotFile) bool { return a.Slot == b.Slot && string(a.State) == string(b.State) }) {
+		t.Fatalf("%v", place.args)
+	} else {
+		place.answer()
+	}
+	if start := w.take("Postgres.Start"); start.args[1].(StartAs).Upstream.Name != "c" || start.args[1].(StartAs).Primary {
+		t.Fatalf("%v", start.args)
+	} else {
+		start.answer()
+	}
+	w.looked()
+	if len(w.Logged()) != 0 || w.LeavingSync {
+		t.Errorf("%q %v", w.Logged(), w.LeavingSync)
+	}
+}
+
+// A copy is moved once a loop_wait to where its reader has come, and not beyond what is
+// replayed here.
+func TestAdvanceSlots(t *testing.T) {
+	w := feedWorld(t)
+	w.Dynamic.LoopWait = time.Second
+	at := func(lsn int64, active bool) {
+		w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: lsn, Active: active}}
+	}
+	at(60*mib, false)
+	w.slots.advance()
+	at(50*mib, true)
+	w.slots.advance()
+	at(50*mib, false)
+	w.PG.Observed.ReplayedLSN = 50 * mib
+	w.slots.advance()
+	w.none("Postgres.AdvanceLogical")
+	w.PG.Observed.ReplayedLSN = 51 * mib
+	w.slots.advance()
+	w.slots.advance()
+	c := w.take("Postgres.AdvanceLogical")
+	if s := c.args[2].([]pg.WantedSlot); c.args[1] != 3 || len(s) != 1 || s[0].Slot != logicalSlot || s[0].To != 60*mib {
+		t.Fatalf("%v", c.args)
+	}
+	w.none("Postgres.AdvanceLogical")
+	c.fail(errBoom)
+	if len(w.Logged()) != 1 {
+		t.Fatal("not told of")
+	}
+	w.slots.advance()
+	w.none("Postgres.AdvanceLogical")
+	w.pass(time.Second)
+	w.slots.advance()
+	w.take("Postgres.AdvanceLogical").answer()
+	if len(w.Logged()) != 0 {
+		t.Fatal("told of for ever")
+	}
+}
+
+// A leader without Consul says to those whom it asks where its slots' readers are.
+func TestSlotsWithoutConsul(t *testing.T) {
+	w := feedWorld(t)
+	w.Snapshot.Status.Value.Slots = nil
+	if err := w.HearFailsafe(ha.FailsafeRequest{Leader: "b", Lease: 30 * time.Second, Index: 90, Slots: map[string]int64{"feed": 70 * mib}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.slots.lacking(); !slices.Equal(got, []cluster.Slot{logicalSlot}) {
+		t.Errorf("%v", got)
+	}
+	if err := w.HearFailsafe(ha.FailsafeRequest{Leader: "c", Lease: 30 * time.Second, Index: 90, Slots: map[string]int64{"feed": 99 * mib}}); err == nil {
+		t.Fatal("somebody else is promised something")
+	}
+	if w.Snapshot.Status.Value.Slots["feed"] != 70*mib {
+		t.Error("a member that does not lead is believed")
+	}
+
+	w = feedWorld(t).leading()
+	w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 5}, {Slot: cluster.Slot{Name: "own", Type: cluster.SlotLogical}, ConfirmedLSN: 6}}
+	if got := w.nextStatus().Slots; len(got) != 1 || got["feed"] != 5 {
+		t.Errorf("the status: %v", got)
+	}
+}

@@ -1,0 +1,228 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/e2e/lab"
+)
+
+// The reader of a permanent logical slot gets every row, in order, through a switchover and
+// the loss of the primary's host. Rows that it has confirmed it does not get again.
+func TestLogicalSlot(t *testing.T) {
+	l := start(t, lab.Options{
+		Members: 3, Bouncers: -1, ConsulServers: 1,
+		Parameters: map[string]any{"wal_level": "logical"},
+		Dynamic:    map[string]any{"slots": map[string]any{"feed": map[string]any{"type": "logical", "database": "postgres", "plugin": "test_decoding"}}},
+	})
+	s := l.Shard(0)
+	ctx := within(t)
+	leader := got(s.AwaitHealthy(ctx))(t)
+	conn := got(leader.Connect(ctx, "postgres"))(t)
+	_, err := conn.Exec(ctx, "CREATE TABLE public.feed (n bigint)")
+	must(t, errors.Join(err, conn.Close(ctx)))
+	await(ctx, t, "the slot", func() error {
+		_, err := feedConfirmed(ctx, leader)
+		return err
+	})
+
+	r := &feedReader{lab: l, shard: s, dir: t.TempDir()}
+	work, end := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { r.run(work) })
+	t.Cleanup(func() { end(); running.Wait() })
+	last := 0
+	write := func(rows int) { // each in a transaction of its own, which is acknowledged
+		t.Helper()
+		leader := got(s.AwaitLeader(ctx))(t)
+		conn := got(leader.Connect(ctx, "postgres"))(t)
+		defer conn.Close(ctx)
+		for range rows {
+			last++
+			_, err := conn.Exec(ctx, fmt.Sprintf("INSERT INTO public.feed VALUES (%d)", last))
+			must(t, err)
+		}
+	}
+	// Every member could lead, and its slot is where the reader is.
+	inSync := func() *lab.Member {
+		t.Helper()
+		leader := got(s.AwaitHealthy(ctx))(t)
+		must(t, s.AwaitSync(ctx))
+		await(ctx, t, "the reader has everything, and the copies of the slot are as far", func() error {
+			if n := r.last(); n != last {
+				return fmt.Errorf("it has come to row %d of %d; pg_recvlogical says %q", n, last, r.said())
+			}
+			want, err := feedConfirmed(ctx, leader)
+			for _, m := range s.Members() {
+				if m == leader || err != nil {
+					continue
+				}
+				var at string
+				if at, err = feedConfirmed(ctx, m); err == nil && at != want {
+					err = fmt.Errorf("the slot of %s is at %s, the leader's at %s", m.Name, at, want)
+				}
+			}
+			return err
+		})
+		return leader
+	}
+
+	write(50)
+	old := inSync()
+	next := s.Member(got(s.Snapshot(ctx))(t).Sync.Value.Standbys()[0])
+	before := r.runs()
+	must(t, s.Switchover(ctx, old, next))
+	write(50)
+	inSync()
+	for _, run := range r.runs()[len(before):] {
+		if len(run) > 0 && run[0] <= 50 {
+			t.Errorf("after the switchover it got row %d again, which it had confirmed", run[0])
+		}
+	}
+
+	old = inSync()
+	write(50) // the reader may have some of them, and has confirmed less
+	must(t, old.Kill(ctx))
+	got(s.AwaitLeader(ctx, old))(t)
+	write(50)
+	must(t, old.Start(ctx))
+	write(50)
+	inSync()
+	end()
+	running.Wait()
+
+	seen := 0
+	for i, run := range r.runs() {
+		for j, n := range run {
+			switch {
+			case j > 0 && n != run[j-1]+1:
+				t.Errorf("run %d: row %d after %d", i, n, run[j-1])
+			case n > seen+1:
+				t.Errorf("run %d: rows %d to %d are lost", i, seen+1, n-1)
+			}
+			seen = max(seen, n)
+		}
+	}
+	if seen != last {
+		t.Errorf("the last row is %d, want %d", seen, last)
+	}
+}
+
+// feedConfirmed is up to where the reader has everything, as a member's slot has it.
+func feedConfirmed(ctx context.Context, m *lab.Member) (at string, err error) {
+	conn, err := m.Connect(ctx, "postgres")
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(ctx)
+	if err := conn.QueryRow(ctx, "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = 'feed'").Scan(&at); err != nil {
+		return "", fmt.Errorf("the slot on %s: %w", m.Name, err)
+	}
+	return at, nil
+}
+
+// feedReader reads the slot feed of whichever member leads, with PostgreSQL's own client.
+type feedReader struct {
+	lab   *lab.Lab
+	shard *lab.Shard
+	dir   string
+
+	mu    sync.Mutex
+	files []string // of each run
+}
+
+func (r *feedReader) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if leader, err := r.shard.Leader(ctx); err == nil {
+			r.read(ctx, leader)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// read reads until the connection ends.
+func (r *feedReader) read(ctx context.Context, m *lab.Member) {
+	host, port, err := net.SplitHostPort(m.Postgres)
+	if err != nil {
+		return
+	}
+	r.mu.Lock()
+	file := filepath.Join(r.dir, strconv.Itoa(len(r.files)))
+	r.files = append(r.files, file)
+	r.mu.Unlock()
+	cmd := r.lab.Command(ctx, filepath.Join(r.lab.Options.Programs.PostgresBin, "pg_recvlogical"), "--no-loop", "--start", "--slot=feed",
+		"--file="+file, "--fsync-interval=1", "--status-interval=1", "--host="+host, "--port="+port, "--username="+lab.SuperuserRole, "--dbname=postgres")
+	cmd.Env = append(os.Environ(), "PGPASSWORD="+r.lab.Secrets.Superuser, "PGCONNECT_TIMEOUT=2")
+	said, err := os.Create(file + ".said")
+	if err != nil {
+		return
+	}
+	defer said.Close()
+	cmd.Stderr = said
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 5 * time.Second
+	if err := cmd.Run(); errors.Is(err, exec.ErrNotFound) {
+		panic(err)
+	}
+}
+
+var feedRow = regexp.MustCompile(`(?m)^table public\.feed: INSERT: n\[bigint\]:(\d+)$`)
+
+// runs are the rows that each connection has brought.
+func (r *feedReader) runs() [][]int {
+	r.mu.Lock()
+	files := slices.Clone(r.files)
+	r.mu.Unlock()
+	var all [][]int
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			continue // it brought nothing
+		}
+		var rows []int
+		for _, match := range feedRow.FindAllSubmatch(content, -1) {
+			if n, err := strconv.Atoi(string(match[1])); err == nil {
+				rows = append(rows, n)
+			}
+		}
+		all = append(all, rows)
+	}
+	return all
+}
+
+// said is what the last connections have ended with.
+func (r *feedReader) said() string {
+	r.mu.Lock()
+	files := slices.Clone(r.files)
+	r.mu.Unlock()
+	said := ""
+	for _, file := range files[max(0, len(files)-3):] {
+		content, _ := os.ReadFile(file + ".said")
+		said += string(content)
+	}
+	return said
+}
+
+func (r *feedReader) last() int {
+	last := 0
+	for _, run := range r.runs() {
+		for _, n := range run {
+			last = max(last, n)
+		}
+	}
+	return last
+}
