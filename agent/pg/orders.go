@@ -47,10 +47,11 @@ type WantedSlot struct {
 	KeepsCheckpoint bool
 }
 
-// SlotFile is the state of a logical slot, as it lies in PostgreSQL's data directory.
+// SlotFile is a logical slot, as it lies in PostgreSQL's data directory: its state, and the
+// snapshot with which its reading begins, nil: it needs none.
 type SlotFile struct {
 	cluster.Slot
-	State []byte
+	State, Snapshot []byte
 }
 
 // SlotOrders say which slots are to be there, and which of the others may go.

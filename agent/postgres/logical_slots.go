@@ -7,10 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -81,11 +85,9 @@ func (p *replication) createLogical(ctx context.Context, s cluster.Slot) error {
 	return nil
 }
 
-// mostState is more than the state of a slot has bytes.
-const mostState = 64 << 10
-
-// FetchSlots reads the state of logical slots on the primary. All of them are there, as they
-// are configured, and whole; or there is an error.
+// FetchSlots reads the state of logical slots on the primary, for a replica that runs. All of them are there, as
+// they are configured, and whole; and this replica has the WAL from which they are read, and
+// has received what their readers have. Or there is an error.
 func (p *replication) FetchSlots(ctx context.Context, from Upstream, slots []cluster.Slot) ([]pg.SlotFile, error) {
 	role := p.local.Load().Authentication.Rewind
 	if role.Username == "" {
@@ -98,19 +100,9 @@ func (p *replication) FetchSlots(ctx context.Context, from Upstream, slots []clu
 	defer hangUpOn(conn)
 	var files []pg.SlotFile
 	for _, want := range slots {
-		f := pg.SlotFile{Slot: cluster.Slot{Name: want.Name, Type: cluster.SlotLogical}}
-		var primary bool
-		err := conn.QueryRow(ctx, `SELECT plugin::text, database::text, NOT pg_is_in_recovery(), pg_read_binary_file('pg_replslot/' || slot_name || '/state', 0, $2, false)
-			FROM pg_replication_slots WHERE slot_name = $1 AND slot_type = 'logical' AND NOT temporary`, want.Name, mostState).Scan(&f.Plugin, &f.Database, &primary, &f.State)
-		switch {
-		case err != nil:
-			err = fmt.Errorf("%w (role %s)", err, role.Username)
-		case !primary:
-			err = errors.New("it is no primary any more")
-		case f.Slot != want:
-			err = fmt.Errorf("there it is of plugin %s in database %s, and is to be of %s in %s: drop it there, or change slots", f.Plugin, f.Database, want.Plugin, want.Database)
-		default:
-			err = checkSlotState(f)
+		f, confirmed, err := fetchSlot(ctx, conn, want, role.Username)
+		if err == nil {
+			err = p.canRead(ctx, f, confirmed)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("copying the logical slot %s from %s: %w", want.Name, from.Name, err)
@@ -120,33 +112,141 @@ func (p *replication) FetchSlots(ctx context.Context, from Upstream, slots []clu
 	return files, nil
 }
 
+const (
+	mostState    = 64 << 10 // more than the state of a slot has bytes
+	mostSnapshot = 16 << 20 // and of a snapshot, with four million transactions
+	// fetchTries is how often a slot is read: its reader moves it on every 15 seconds or so.
+	fetchTries = 3
+)
+
+// fetchSlot reads a slot's state, and the snapshot of the position from which it is read
+// (pg_logical/snapshots): which transactions ran there, and have to be known at once. A slot that
+// nobody has moved on so far has none, and finds what it needs in the WAL. It reports as well up to
+// where the reader has everything.
+func fetchSlot(ctx context.Context, conn *pgx.Conn, want cluster.Slot, role string) (f pg.SlotFile, confirmed int64, err error) {
+	for range fetchTries {
+		f = pg.SlotFile{Slot: cluster.Slot{Name: want.Name, Type: cluster.SlotLogical}}
+		var primary bool
+		err := conn.QueryRow(ctx, `SELECT plugin::text, database::text, NOT pg_is_in_recovery(), pg_read_binary_file('pg_replslot/' || slot_name || '/state', 0, $2, false)
+			FROM pg_replication_slots WHERE slot_name = $1 AND slot_type = 'logical' AND NOT temporary`, want.Name, mostState).Scan(&f.Plugin, &f.Database, &primary, &f.State)
+		switch {
+		case err != nil:
+			return f, 0, fmt.Errorf("%w (role %s)", err, role)
+		case !primary:
+			return f, 0, errors.New("it is no primary any more")
+		case f.Slot != want:
+			return f, 0, fmt.Errorf("there it is of plugin %s in database %s, and is to be of %s in %s: drop it there, or change slots", f.Plugin, f.Database, want.Plugin, want.Database)
+		}
+		if err := checkSlotState(f); err != nil {
+			return f, 0, err
+		}
+		if err := conn.QueryRow(ctx, "SELECT pg_read_binary_file($1, 0, $2, true)", snapshotFile(f), mostSnapshot).Scan(&f.Snapshot); err != nil {
+			return f, 0, fmt.Errorf("its snapshot: %w (role %s)", err, role)
+		}
+		// PostgreSQL removes a snapshot that no slot needs any more.
+		var restart int64
+		if err := conn.QueryRow(ctx, `SELECT pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, pg_wal_lsn_diff(confirmed_flush_lsn, '0/0')::bigint
+			FROM pg_replication_slots WHERE slot_name = $1 AND restart_lsn IS NOT NULL`, want.Name).Scan(&restart, &confirmed); err != nil {
+			return f, 0, fmt.Errorf("whether it is still there: %w", err)
+		}
+		if restart == restartLSN(f) {
+			return f, confirmed, checkSnapshot(f)
+		}
+	}
+	return f, 0, errors.New("its reader moves it on all the while")
+}
+
+// canRead waits until this replica has received what the reader of a slot has: else the copy would skip
+// WAL that comes in the place of that if it never gets here. What this replica has not kept it
+// cannot wait for.
+func (p *replication) canRead(ctx context.Context, f pg.SlotFile, confirmed int64) error {
+	if kept, err := p.keepsWAL(restartLSN(f)); err != nil {
+		return err
+	} else if !kept {
+		return fmt.Errorf("this replica has not kept the WAL from which it is read, at %s: let its reader read on", pg.FormatLSN(restartLSN(f)))
+	}
+	conn, err := p.dedicated(ctx)
+	if err != nil {
+		return err
+	}
+	defer hangUpOn(conn)
+	for {
+		var received int64
+		if err := conn.QueryRow(ctx, `SELECT COALESCE(pg_wal_lsn_diff(GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0'), 0)::bigint`).Scan(&received); err != nil {
+			return fmt.Errorf("asking how much WAL there is: %w", err)
+		}
+		if received >= confirmed {
+			return nil
+		}
+		select {
+		case <-time.After(receivedEvery):
+		case <-ctx.Done():
+			return fmt.Errorf("this replica has received WAL up to %s, and its reader has all up to %s: %w", pg.FormatLSN(received), pg.FormatLSN(confirmed), ctx.Err())
+		}
+	}
+}
+
+// receivedEvery is how often it is asked how much WAL there is.
+const receivedEvery = 50 * time.Millisecond
+
 // The head of a slot's state (ReplicationSlotOnDisk in src/backend/replication/slot.c, the same
-// in all versions from 12 to 18): magic, checksum, version, length, and then name, database and
-// persistence. The checksum is of all that stands behind it.
+// in all versions from 12 to 18): magic, checksum, version, length, and then name, database,
+// persistence, two transactions, and restart_lsn. The checksum is of all that stands behind it. The head of a
+// snapshot (SnapBuildOnDisk in snapbuild.c) is the same.
 const (
 	slotMagic      = 0x1051CA1
+	snapshotMagic  = 0x51A1E001
 	slotHead       = 16
 	slotSummed     = 8
 	slotNameSize   = 64
 	slotPersistent = 0
+
+	persistenceAt = slotHead + slotNameSize + 4
+	restartLSNAt  = persistenceAt + 12
 )
 
 // checkSlotState refuses what would keep PostgreSQL from starting: it ends when it finds a slot
 // whose state is not whole.
 func checkSlotState(f pg.SlotFile) error {
 	b, order := f.State, binary.NativeEndian
-	const persistence = slotHead + slotNameSize + 4
-	if len(b) < persistence+4 || order.Uint32(b) != slotMagic || int(order.Uint32(b[12:])) != len(b)-slotHead {
+	if len(b) < restartLSNAt+8 || order.Uint32(b) != slotMagic || int(order.Uint32(b[12:])) != len(b)-slotHead {
 		return fmt.Errorf("its state, %d bytes, is not that of a slot", len(b))
 	}
-	if crc32.Checksum(b[slotSummed:], crc32.MakeTable(crc32.Castagnoli)) != order.Uint32(b[4:]) {
+	if !isWhole(b) {
 		return errors.New("its state has another checksum than it says")
 	}
 	name, _, _ := bytes.Cut(b[slotHead:slotHead+slotNameSize], []byte{0})
-	if string(name) != f.Name || order.Uint32(b[persistence:]) != slotPersistent {
+	if string(name) != f.Name || order.Uint32(b[persistenceAt:]) != slotPersistent {
 		return fmt.Errorf("its state is that of %q, or of one that does not last", name)
 	}
+	if restartLSN(f) <= 0 {
+		return errors.New("its state says nowhere to begin")
+	}
 	return nil
+}
+
+// checkSnapshot refuses a snapshot with which the slot could not be read.
+func checkSnapshot(f pg.SlotFile) error {
+	b := f.Snapshot
+	if b != nil && (len(b) < slotHead || binary.NativeEndian.Uint32(b) != snapshotMagic || !isWhole(b)) {
+		return fmt.Errorf("its snapshot, %d bytes, is not whole", len(b))
+	}
+	return nil
+}
+
+func isWhole(b []byte) bool {
+	return crc32.Checksum(b[slotSummed:], crc32.MakeTable(crc32.Castagnoli)) == binary.NativeEndian.Uint32(b[4:])
+}
+
+// restartLSN is where the reading of a slot begins.
+func restartLSN(f pg.SlotFile) int64 {
+	return int64(binary.NativeEndian.Uint64(f.State[restartLSNAt:]))
+}
+
+// snapshotFile is where PostgreSQL looks for the snapshot of that position.
+func snapshotFile(f pg.SlotFile) string {
+	lsn := restartLSN(f)
+	return fmt.Sprintf("pg_logical/snapshots/%X-%X.snap", lsn>>32, lsn&math.MaxUint32)
 }
 
 // PlaceSlots puts the state of logical slots into the data directory of a replica that is
@@ -206,10 +306,16 @@ func (p *replication) placeSlot(f pg.SlotFile) error {
 	if err := checkSlotState(f); err != nil {
 		return err
 	}
+	if err := checkSnapshot(f); err != nil {
+		return err
+	}
 	all := p.inData("pg_replslot")
 	dir := p.inData("pg_replslot/" + f.Name)
 	if _, err := p.disk.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
 		return errors.Join(err, fmt.Errorf("%s is there already", dir))
+	}
+	if err := p.placeSnapshot(f); err != nil {
+		return err
 	}
 	temporary := dir + ".tmp"
 	if err := p.disk.RemoveAll(temporary); err != nil {
@@ -239,6 +345,26 @@ func (p *replication) placeSlot(f pg.SlotFile) error {
 		}
 	}
 	return nil
+}
+
+// placeSnapshot puts the slot's snapshot where PostgreSQL looks for it, and where it removes
+// what no slot needs.
+func (p *replication) placeSnapshot(f pg.SlotFile) error {
+	if f.Snapshot == nil {
+		return nil
+	}
+	path := p.inData(snapshotFile(f))
+	temporary := path + ".tmp"
+	if err := p.disk.RemoveAll(temporary); err != nil {
+		return err
+	}
+	if err := p.writeSynced(temporary, f.Snapshot); err != nil {
+		return err
+	}
+	if err := p.disk.Rename(temporary, path); err != nil {
+		return err
+	}
+	return p.disk.Sync(filepath.Dir(path))
 }
 
 // writeSynced writes a new file of PostgreSQL's, down to the disk.

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/pg"
@@ -84,11 +87,11 @@ func TestLogicalSlotOutlivesItsPrimary(t *testing.T) {
 	moved := []pg.WantedSlot{{Slot: feed(), Spare: true, To: confirmed}}
 	must(t, b.AdvanceLogical(ctx, 2, moved))
 	if now := slotsNow(ctx, t, b)["feed"].ConfirmedLSN; now != before {
-		t.Errorf("moved by the word of another timeline, from %s to %s", pg.FormatLSN(before), FormatLSN(now))
+		t.Errorf("moved by the word of another timeline, from %s to %s", pg.FormatLSN(before), pg.FormatLSN(now))
 	}
 	must(t, b.AdvanceLogical(ctx, 1, moved))
 	if now := slotsNow(ctx, t, b)["feed"].ConfirmedLSN; now != confirmed {
-		t.Errorf("it is at %s, its reader at %s", pg.FormatLSN(now), FormatLSN(confirmed))
+		t.Errorf("it is at %s, its reader at %s", pg.FormatLSN(now), pg.FormatLSN(confirmed))
 	}
 	must(t, syncSlots(ctx, b, moved...))
 
@@ -160,6 +163,42 @@ func TestCopiesThatAreRefused(t *testing.T) {
 	}
 }
 
+// A replica copies no slot that it could not read: the WAL from which it begins has to be here, and
+// what its reader has.
+func TestCopiesNeedWAL(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	a, b := feedPair(ctx, t)
+	refused := func(ctx context.Context, want string) {
+		t.Helper()
+		if _, err := b.FetchSlots(ctx, upstream(a), []cluster.Slot{feed()}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v", err)
+		}
+	}
+	must(t, b.Unfollow(ctx))
+	sql(ctx, t, a, "INSERT INTO public.t VALUES ('one')")
+	read(ctx, t, a)
+	short, end := context.WithTimeout(ctx, time.Second)
+	defer end()
+	refused(short, "this replica has received WAL up to ")
+
+	must(t, b.Follow(ctx, upstream(a)))
+	if _, err := b.FetchSlots(ctx, upstream(a), []cluster.Slot{feed()}); err != nil {
+		t.Errorf("when it has received it: %v", err)
+	}
+	// The slot is left where it is, and the replica keeps no more than since its last checkpoint.
+	sql(ctx, t, b, "ALTER SYSTEM SET wal_keep_size = 0")
+	sql(ctx, t, b, "SELECT pg_reload_conf()")
+	for range 4 {
+		sql(ctx, t, a, "INSERT INTO public.t VALUES ('more')")
+		sql(ctx, t, a, "SELECT pg_switch_wal()")
+		must(t, a.Checkpoint(ctx))
+		caughtUp(ctx, t, a, b)
+		must(t, b.Checkpoint(ctx))
+	}
+	refused(ctx, "this replica has not kept the WAL from which it is read")
+}
+
 // hot_standby_feedback is on where replicas have copies of logical slots.
 func TestFeedbackForCopies(t *testing.T) {
 	t.Parallel()
@@ -186,18 +225,24 @@ func TestSlotState(t *testing.T) {
 		order.PutUint32(b, slotMagic)
 		order.PutUint32(b[12:], 184)
 		copy(b[slotHead:], "feed")
+		order.PutUint64(b[restartLSNAt:], 0x1_2345_6789)
 		change(b)
 		order.PutUint32(b[4:], crc32.Checksum(b[slotSummed:], crc32.MakeTable(crc32.Castagnoli)))
 		return pg.SlotFile{Slot: feed(), State: b}
 	}
-	if err := checkSlotState(state(func([]byte) {})); err != nil {
+	whole := state(func([]byte) {})
+	if err := checkSlotState(whole); err != nil {
 		t.Fatal(err)
+	}
+	if got, want := snapshotFile(whole), "pg_logical/snapshots/1-23456789.snap"; got != want {
+		t.Errorf("the snapshot is looked for in %s, want %s", got, want)
 	}
 	for name, change := range map[string]func([]byte){
 		"magic":     func(b []byte) { b[0]++ },
 		"length":    func(b []byte) { b[12]++ },
 		"its name":  func(b []byte) { b[slotHead]++ },
 		"temporary": func(b []byte) { b[84] = 2 },
+		"begins":    func(b []byte) { order.PutUint64(b[restartLSNAt:], 0) },
 	} {
 		if checkSlotState(state(change)) == nil {
 			t.Errorf("%s: taken", name)
@@ -208,11 +253,62 @@ func TestSlotState(t *testing.T) {
 	if checkSlotState(flipped) == nil {
 		t.Error("another checksum: taken")
 	}
-	for n := range 100 {
+	for n := range 104 {
 		short := state(func([]byte) {})
 		short.State = short.State[:n]
 		if checkSlotState(short) == nil {
 			t.Errorf("%d bytes: taken", n)
 		}
+	}
+}
+
+// Where transactions overlap at the position from which a slot is read, PostgreSQL begins there with a snapshot
+// that the primary has written to a file: without it, what was committed until all of them have
+// ended would be left out, and nobody told.
+func TestLogicalSlotIsCopiedWithItsSnapshot(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	a, b := feedPair(ctx, t)
+	open := func(row string) *pgx.Conn {
+		t.Helper()
+		conn, err := a.dedicated(ctx)
+		must(t, err)
+		t.Cleanup(func() { hangUpOn(conn) })
+		_, err = conn.Exec(ctx, "BEGIN; INSERT INTO public.t VALUES ('"+row+"')")
+		must(t, err)
+		return conn
+	}
+	commit := func(conn *pgx.Conn) {
+		t.Helper()
+		_, err := conn.Exec(ctx, "COMMIT")
+		must(t, err)
+	}
+	one := open("one")
+	sql(ctx, t, a, "CHECKPOINT") // which writes which transactions run
+	two := open("two")
+	commit(one)
+	sql(ctx, t, a, "CHECKPOINT")
+	// The slot is read from the first checkpoint on: "two" has begun behind it.
+	for range 2 {
+		read(ctx, t, a)
+	}
+
+	files, err := b.FetchSlots(ctx, upstream(a), []cluster.Slot{feed()})
+	must(t, err)
+	must(t, b.Stop(ctx, Fast))
+	broken := files[0]
+	broken.Snapshot = broken.Snapshot[:len(broken.Snapshot)-1]
+	if err := b.PlaceSlots(ctx, []pg.SlotFile{broken}); err == nil || !strings.Contains(err.Error(), "its snapshot") {
+		t.Errorf("half a snapshot: %v", err)
+	}
+	must(t, b.PlaceSlots(ctx, files))
+	follow(ctx, t, b, a)
+	sql(ctx, t, a, "INSERT INTO public.t VALUES ('three')")
+	commit(two)
+	caughtUp(ctx, t, a, b)
+	must(t, a.Stop(ctx, Fast))
+	must(t, b.Promote(ctx, 0))
+	if got := read(ctx, t, b); !slices.Equal(got, []string{"three", "two"}) {
+		t.Errorf("after the promotion its reader gets %q", got)
 	}
 }

@@ -81,7 +81,21 @@ func (p *walDir) segmentAt(timeline int, lsn int64) (string, error) {
 	if err != nil || len(files) == 0 {
 		return "", err
 	}
-	info, err := p.disk.Stat(files[0])
+	number, err := p.segmentNumber(files[0], lsn)
+	if err != nil || number == "" {
+		return "", err
+	}
+	name := p.inData(fmt.Sprintf("pg_wal/%08X%s", timeline, number))
+	if !slices.Contains(files, name) {
+		return "", nil
+	}
+	return name, nil
+}
+
+// segmentNumber is what the names of all timelines' segments with a position end with, empty when
+// the file, one of the segments, is not there any more.
+func (p *walDir) segmentNumber(file string, lsn int64) (string, error) {
+	info, err := p.disk.Stat(file)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
 	}
@@ -93,9 +107,20 @@ func (p *walDir) segmentAt(timeline int, lsn int64) (string, error) {
 		return "", nil
 	}
 	const perLog = int64(1) << 32
-	name := p.inData(fmt.Sprintf("pg_wal/%08X%08X%08X", timeline, lsn/perLog, lsn%perLog/size))
-	if !slices.Contains(files, name) {
-		return "", nil
-	}
-	return name, nil
+	return fmt.Sprintf("%08X%08X", lsn/perLog, lsn%perLog/size), nil
 }
+
+// keepsWAL reports whether no WAL from a position on was removed.
+func (p *walDir) keepsWAL(lsn int64) (bool, error) {
+	files, err := p.disk.Glob(p.inData("pg_wal/" + strings.Repeat("[0-9A-F]", segmentNameLength)))
+	if err != nil || len(files) == 0 {
+		return false, err
+	}
+	number := func(file string) string { return file[len(file)-len("0000000100000001"):] }
+	slices.SortFunc(files, func(a, b string) int { return strings.Compare(number(a), number(b)) })
+	from, err := p.segmentNumber(files[len(files)-1], lsn)
+	return from != "" && number(files[0]) <= from, err
+}
+
+// segmentNameLength is how long the names of segments are.
+const segmentNameLength = 24
