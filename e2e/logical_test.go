@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,31 +21,32 @@ import (
 	"github.com/lictor-ha/lictor/e2e/lab"
 )
 
-// The reader of a permanent logical slot gets every row, in order, through a switchover and
-// the loss of the primary's host, while other transactions overlap. Rows that it has confirmed it does not get again.
+// The reader of a logical slot that has become a permanent one gets every row, in order, through a switchover
+// and the loss of the primary's host, while there is no moment without other transactions. Rows
+// that it has confirmed it does not get again.
 func TestLogicalSlot(t *testing.T) {
 	l := start(t, lab.Options{
 		Members: 3, Bouncers: -1, ConsulServers: 1,
 		Parameters: map[string]any{"wal_level": "logical"},
-		Dynamic:    map[string]any{"slots": map[string]any{"feed": map[string]any{"type": "logical", "database": "postgres", "plugin": "test_decoding"}}},
 	})
 	s := l.Shard(0)
 	ctx := within(t)
 	leader := got(s.AwaitHealthy(ctx))(t)
 	conn := got(leader.Connect(ctx, "postgres"))(t)
-	_, err := conn.Exec(ctx, "CREATE TABLE public.feed (n bigint); CREATE TABLE public.others (n bigint)")
-	must(t, errors.Join(err, conn.Close(ctx)))
-	await(ctx, t, "the slot", func() error {
-		_, err := feedConfirmed(ctx, leader)
-		return err
-	})
+	for _, sql := range []string{
+		"CREATE TABLE public.feed (n bigint)", "CREATE TABLE public.others (n bigint)",
+		"SELECT pg_create_logical_replication_slot('feed', 'test_decoding')",
+	} {
+		_, err := conn.Exec(ctx, sql)
+		must(t, err)
+	}
 
 	r := &feedReader{lab: l, shard: s, dir: t.TempDir()}
 	work, end := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	running.Go(func() { r.run(work) })
 	running.Go(func() { overlap(work, s) })
-	t.Cleanup(func() { end(); running.Wait() })
+	leave := r.start(work)
+	t.Cleanup(func() { end(); leave(); running.Wait() })
 	last, written := 0, int64(0) // the last row, and where it is in the WAL
 	write := func(rows int) { // each in a transaction of its own, which is acknowledged
 		t.Helper()
@@ -78,19 +80,54 @@ func TestLogicalSlot(t *testing.T) {
 	}
 
 	write(50)
+	// Two checkpoints, between which all transactions have changed, move on where its reading begins: to the
+	// first one, with a snapshot of those that ran there.
+	ask := func(sql string) (value string) {
+		t.Helper()
+		must(t, conn.QueryRow(ctx, sql).Scan(&value))
+		return value
+	}
+	const begins = "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = 'feed'"
+	made := ask(begins)
+	for range 2 {
+		_, err := conn.Exec(ctx, "CHECKPOINT")
+		must(t, err)
+		oldest := ask("SELECT pg_current_snapshot()::text")
+		await(ctx, t, "those transactions have ended", func() error {
+			if ask("SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= pg_snapshot_xmax('"+oldest+"')::text::bigint)::text") != "true" {
+				return errors.New("some of " + oldest + " still run")
+			}
+			return nil
+		})
+	}
+	await(ctx, t, "the slot is moved on", func() error {
+		if ask(begins) == made {
+			return errors.New("it begins where it was made")
+		}
+		return nil
+	})
+	must(t, conn.Close(ctx))
+	status, answer, err := leader.Patch(ctx, "/config", map[string]any{"slots": map[string]any{"feed": map[string]any{
+		"type": "logical", "database": "postgres", "plugin": "test_decoding",
+	}}})
+	if err != nil || status != http.StatusOK {
+		t.Fatal(status, answer, err)
+	}
 	old := inSync()
+	leave() // it is away for a while, and gets what it has missed from the next leader
+	write(50)
 	next := s.Member(got(s.Snapshot(ctx))(t).Sync.Value.Standbys()[0])
 	before := r.runs()
 	must(t, s.Switchover(ctx, old, next))
+	leave = r.start(work)
 	write(50)
-	inSync()
+	old = inSync()
 	for _, run := range r.runs()[len(before):] {
 		if len(run) > 0 && run[0] <= 50 {
 			t.Errorf("after the switchover it got row %d again, which it had confirmed", run[0])
 		}
 	}
 
-	old = inSync()
 	write(50) // the reader may have some of them, and has confirmed less
 	must(t, old.Kill(ctx))
 	got(s.AwaitLeader(ctx, old))(t)
@@ -98,8 +135,7 @@ func TestLogicalSlot(t *testing.T) {
 	must(t, old.Start(ctx))
 	write(50)
 	inSync()
-	end()
-	running.Wait()
+	leave()
 
 	seen := 0
 	for i, run := range r.runs() {
@@ -181,6 +217,14 @@ type feedReader struct {
 
 	mu    sync.Mutex
 	files []string // of each run
+}
+
+// start starts the reader, and returns what ends it and waits for its end.
+func (r *feedReader) start(ctx context.Context) (leave func()) {
+	ctx, end := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { r.run(ctx) })
+	return func() { end(); running.Wait() }
 }
 
 func (r *feedReader) run(ctx context.Context) {
