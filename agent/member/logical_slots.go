@@ -33,6 +33,8 @@ func (k *slotKeeper) copies() []pg.WantedSlot {
 	switch {
 	case !o.Accepting || !o.InRecovery || o.Replaying || o.ReplicationState != pg.Streaming || !k.mayLead() || !k.postgres.UseSlots():
 		return nil
+	case !k.isHeard():
+		return nil
 	case !found || !status.OK() || leader.Value.Timeline != o.Timeline || status.Value.Lictor != nil && status.Value.Lictor.Owner != leader.Value.Name:
 		return nil
 	}
@@ -44,6 +46,13 @@ func (k *slotKeeper) copies() []pg.WantedSlot {
 		}
 	}
 	return logical
+}
+
+// isHeard reports whether the leader hears which rows this replica needs: one that gets its WAL from the archive
+// passes on nothing.
+func (k *slotKeeper) isHeard() bool {
+	upstream, _ := k.Snapshot.Member(k.Snapshot.Upstream(k.Name, k.Tags, k.Snapshot.LeaderName()))
+	return !cluster.NoStream(upstream.Value.Tags)
 }
 
 // lacking are those of them that are not there, and are to be copied now: commits wait for a

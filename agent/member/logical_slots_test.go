@@ -30,21 +30,27 @@ func TestLackingSlots(t *testing.T) {
 		change func(*world)
 		want   []cluster.Slot
 	}{
-		"lacks it":                 {func(*world) {}, lacks},
-		"has it":                   {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 1}} }, nil},
-		"has another":              {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: cluster.Slot{Name: "feeds"}}} }, lacks},
-		"the leader has not":       {func(w *world) { w.Snapshot.Status.Value.Slots = map[string]int64{"feeds": 1} }, nil},
-		"not configured":           {func(w *world) { w.Dynamic.Slots = nil }, nil},
-		"without slots":            {func(w *world) { w.useSlots = false }, nil},
-		"nofailover":               {func(w *world) { w.Tags = map[string]any{"nofailover": true} }, nil},
-		"nostream":                 {func(w *world) { w.Tags = map[string]any{"nostream": true} }, nil},
-		"a member's name":          {func(w *world) { w.Snapshot.Members[2].Value.Name = "feed" }, nil},
-		"streams nothing":          {func(w *world) { w.PG.Observed.ReplicationState = "" }, nil},
-		"still replaying":          {func(w *world) { w.PG.Observed.Replaying = true }, nil},
-		"another timeline":         {func(w *world) { w.PG.Observed.Timeline++ }, nil},
-		"nobody leads":             {func(w *world) { w.Snapshot.Leader = cluster.Entry[string]{} }, nil},
-		"an old leader says":       {func(w *world) { w.Snapshot.Status.Value.Lictor.Owner = "c" }, nil},
-		"another one is restarted": {func(w *world) { w.Snapshot.Members[2].Value.State = cluster.StateRestarting }, nil},
+		"lacks it":           {func(*world) {}, lacks},
+		"has it":             {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 1}} }, nil},
+		"has another":        {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: cluster.Slot{Name: "feeds"}}} }, lacks},
+		"the leader has not": {func(w *world) { w.Snapshot.Status.Value.Slots = map[string]int64{"feeds": 1} }, nil},
+		"not configured":     {func(w *world) { w.Dynamic.Slots = nil }, nil},
+		"without slots":      {func(w *world) { w.useSlots = false }, nil},
+		"nofailover":         {func(w *world) { w.Tags = map[string]any{"nofailover": true} }, nil},
+		"nostream":           {func(w *world) { w.Tags = map[string]any{"nostream": true} }, nil},
+		"in a standby shard": {func(w *world) { w.Dynamic.StandbyCluster.Host = "remote" }, nil},
+		"streams from one that gets its WAL from the archive": {func(w *world) {
+			w.Tags = map[string]any{"replicatefrom": "c"}
+			w.Snapshot.Members[2].Value.Tags = map[string]any{"nostream": true}
+		}, nil},
+		"streams from another replica": {func(w *world) { w.Tags = map[string]any{"replicatefrom": "c"} }, lacks},
+		"a member's name":              {func(w *world) { w.Snapshot.Members[2].Value.Name = "feed" }, nil},
+		"streams nothing":              {func(w *world) { w.PG.Observed.ReplicationState = "" }, nil},
+		"still replaying":              {func(w *world) { w.PG.Observed.Replaying = true }, nil},
+		"another timeline":             {func(w *world) { w.PG.Observed.Timeline++ }, nil},
+		"nobody leads":                 {func(w *world) { w.Snapshot.Leader = cluster.Entry[string]{} }, nil},
+		"an old leader says":           {func(w *world) { w.Snapshot.Status.Value.Lictor.Owner = "c" }, nil},
+		"another one is restarted":     {func(w *world) { w.Snapshot.Members[2].Value.State = cluster.StateRestarting }, nil},
 		"another one comes first": {func(w *world) {
 			w.Snapshot.Members[2].Value.Name = "A"
 			w.slots.advance()

@@ -125,6 +125,8 @@ func (k *slotKeeper) wanted(primary bool) (wanted []pg.WantedSlot, err error) {
 	for _, slot := range k.Dynamic.PermanentSlots() {
 		other := slotOwner(k.Snapshot, slot.Name)
 		switch {
+		case slot.Type == cluster.SlotLogical && k.Dynamic.StandbyCluster.On():
+			// What is read from it, and how far, is the remote shard's.
 		case slot.Type == cluster.SlotLogical && other != "":
 			errs = append(errs, fmt.Errorf("slots.%s is logical, and member %s streams by a slot of that name: give one of the two another name", slot.Name, other))
 		case slot.Name != cluster.SlotName(k.Name) && !has(slot.Name):

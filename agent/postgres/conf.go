@@ -313,7 +313,7 @@ func (p *confFiles) wantedParameters() map[string]string {
 
 // copiesSlots reports whether replicas have copies of the primary's logical slots.
 func (p *confFiles) copiesSlots() bool {
-	return flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) &&
+	return flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) && !p.dynamic.StandbyCluster.On() &&
 		slices.ContainsFunc(p.dynamic.PermanentSlots(), func(s cluster.Slot) bool { return s.Type == cluster.SlotLogical })
 }
 

@@ -208,6 +208,7 @@ func TestFeedbackForCopies(t *testing.T) {
 		`{}`: "", `{"slots":{"p":null}}`: "", `{` + slots + `}`: "on", `{` + slots + `,"postgresql":{"use_slots":false}}`: "",
 		`{` + slots + `,"postgresql":{"parameters":{"hot_standby_feedback":"off"}}}`: "on",
 		`{"postgresql":{"parameters":{"hot_standby_feedback":"off"}}}`:               "off",
+		`{` + slots + `,"standby_cluster":{"host":"10.1.0.11"}}`:                     "",
 	} {
 		applied(t, p, dynamic)
 		if got := p.wantedParameters()["hot_standby_feedback"]; got != want {
