@@ -10,6 +10,7 @@
 //	restore.go                a shard that is put back to an earlier moment
 //	loss.go                   data that are removed, rewound or cloned
 //	slots.go                  WAL that is not kept for ever
+//	logical.go                a logical slot, its copies and its reader
 //	remote.go                 a shard that is the standby of another one
 //	patroni.go                a member that runs Patroni
 //	guard.go, watcher.go      the guard's process around fence.Deadline, and its parent
@@ -18,7 +19,7 @@
 //	agent.go, listen.go       its process, and what listens there
 //	faults.go, faults_consul.go, faults_postgres.go, byhand.go
 //	                          how each event of a schedule is carried out
-//	judge.go                  the invariants I1 to I7 (design 5.24)
+//	judge.go                  the invariants I1 to I8 (design 5.24)
 //	mutant.go                 rules that can be switched off, to see that it is noticed
 //	shrink.go                 from a long failing schedule to a short one
 //

@@ -88,7 +88,10 @@ func (w *world) healAll() {
 // known are all kinds of fault.
 func known() map[Kind]fault {
 	all := faults()
-	for _, more := range []map[Kind]fault{consulFaults(), postgresFaults(), remoteFaults()} {
+	for _, more := range []map[Kind]fault{consulFaults(), postgresFaults(), remoteFaults(), {ReaderAway: {inject: func(w *world, _ Event) func() {
+		w.reader.away++
+		return func() { w.reader.away-- }
+	}}}} {
 		maps.Copy(all, more)
 	}
 	return all

@@ -93,6 +93,7 @@ func (s *Schedule) generateLate(r *rand.Rand) {
 			s.Patroni = []int{one}
 		}
 	}
+	s.feedLate(r.IntN)
 }
 
 // byHandIn is what an operator does in a pause, which takes a while to be seen.

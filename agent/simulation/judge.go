@@ -12,7 +12,7 @@ import (
 // Violation is an invariant that did not hold.
 type Violation struct {
 	At        time.Duration // true time since the beginning
-	Invariant string        // I1 to I6 (design 5.24)
+	Invariant string        // I1 to I8 (design 5.24)
 	Text      string
 }
 
@@ -52,6 +52,8 @@ type Tally struct {
 	Promotions, Takeovers, Commits, Failsafe int
 	// Restores is how many restores to an earlier moment have come to their end.
 	Restores int
+	// Copies is how many copies of logical slots were made.
+	Copies int
 	// Interruptions is how often a primary ceased to accept commits.
 	Interruptions int
 }

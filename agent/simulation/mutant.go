@@ -77,6 +77,8 @@ type Mutant struct {
 	SwitchoverUnasked bool // in pause a candidate does not know of the switchover that was asked for
 	HandoverForgotten bool // in pause the old leader does not know that it has carried one out
 	SlotsDropped      bool // the slot of a member that is away is dropped
+	CopiedEarly       bool // a logical slot is copied beyond what was received
+	SlotsOfBefore     bool // a takeover's status says where the old leader's readers were
 	LostKept          bool // a slot that has lost its WAL stays
 	KeptStarted       bool // what is left of a clone that was cut short is started
 	PatroniIgnored    bool // a leader does not see that a member of Patroni's has taken its lock
@@ -226,6 +228,14 @@ func (m *Mutant) slots(p *postgres, wanted []pg.WantedSlot) []pg.WantedSlot {
 		return wanted
 	}
 	return slices.DeleteFunc(slices.Clone(wanted), func(s pg.WantedSlot) bool { return p.slotOf(s.Name) != nil && !p.feeds(s.Name) })
+}
+
+// said changes what a status says.
+func (m *Mutant) said(j *judge, s cluster.Status) cluster.Status {
+	if name := feedSlot().Name; m.SlotsOfBefore && j.status.Slots[name] > s.Slots[name] {
+		s.Slots = maps.Clone(j.status.Slots)
+	}
+	return s
 }
 
 // wakes changes when a decision wants to be made anew.

@@ -371,6 +371,39 @@ func TestMutantLostKept(t *testing.T) {
 	killed(t, Mutant{LostKept: true}, s, "I4")
 }
 
+// feeding is a schedule with a logical slot.
+func feeding(events ...Event) Schedule {
+	s := directed(3, map[string]any{"ttl": 8}, events...)
+	s.Keeps, s.Logical = 1<<20, true
+	return s
+}
+
+// a's reader has more than b and c have received when a is lost. It is away until b, which
+// leads then, has written as much, and is lost as well.
+func TestMutantSlotsOfBefore(t *testing.T) {
+	killed(t, Mutant{SlotsOfBefore: true}, feeding(during(25, 6, LagReplica, c), during(26, 5, LagReplica, b), during(30, 40, HostLoss, a),
+		during(30, 60, ReaderAway, a), during(55, 40, HostLoss, b)), "I8")
+}
+
+// c is cloned anew and lags behind a's reader when it copies the slot. a is lost.
+func TestMutantCopiedEarly(t *testing.T) {
+	s := feeding(ev(70, VanishData, c), during(71, 30, LagReplica, c), during(81, 30, HostLoss, a))
+	s.NoFailover = []int{b}
+	killed(t, Mutant{CopiedEarly: true}, s, "I8")
+}
+
+// Each member that may lead gets a copy, also after its data were lost.
+func TestCopiesOfLogicalSlots(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(5) {
+		s := feeding(ev(40, Switchover, b), ev(70, VanishData, c))
+		s.Seed = seed
+		if r := Run(s, Options{}); r.Violation != nil || r.Tally.Copies < 3 {
+			t.Errorf("seed %d: %v, %+v", seed, r.Violation, r.Tally)
+		}
+	}
+}
+
 // b's data are lost, and its agent is killed while they are cloned.
 func TestMutantKeptStarted(t *testing.T) {
 	s := directed(3, map[string]any{"ttl": 8}, during(29, 20, SlowPostgres, b).with(8), ev(30, VanishData, b), during(32, 0.5, KillAgent, b), during(34, 0.5, KillAgent, b))

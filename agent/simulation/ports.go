@@ -63,7 +63,7 @@ func (c inConsul) Beat(limit time.Duration, session string, index uint64, status
 	ops := []op{
 		{verb: checkSession, key: keyLeader, session: session},
 		expect(keyStatus, index),
-		{verb: set, key: keyStatus, value: status},
+		{verb: set, key: keyStatus, value: m.said(&c.host.w.judge, status)},
 	}
 	c.transact(limit, m.change(ops, m.BeatUnchecked), one(keyStatus, func(index uint64, err error) {
 		done(index, err)
@@ -86,7 +86,7 @@ func (c inConsul) TakeOver(limit time.Duration, t cluster.TakeOver, done func(cl
 	if t.LeaderIndex != 0 {
 		ops = append(ops, op{verb: deleteCAS, key: keyLeader, index: t.LeaderIndex})
 	}
-	ops = append(ops, op{verb: lock, key: keyLeader, session: t.Session, value: t.Name}, op{verb: set, key: keyStatus, value: t.Status})
+	ops = append(ops, op{verb: lock, key: keyLeader, session: t.Session, value: t.Name}, op{verb: set, key: keyStatus, value: m.said(&c.host.w.judge, t.Status)})
 	if t.Sync != nil {
 		ops = append(ops, replace(keySync, t.SyncIndex, *t.Sync, m.SyncIndexKept)...)
 	} else {

@@ -261,19 +261,27 @@ func (p inPostgres) SyncSlots(_ time.Duration, o pg.SlotOrders, done func(error)
 	}, done)
 }
 
-// AdvanceLogical is never asked for: the schedules have no logical slots.
-func (p inPostgres) AdvanceLogical(_ time.Duration, _ int, _ []pg.WantedSlot, done func(error)) {
-	p.post(func() { done(errStopped) })
+func (p inPostgres) AdvanceLogical(_ time.Duration, timeline int, slots []pg.WantedSlot, done func(error)) {
+	p.work(nil, func(done func(error)) {
+		p.later(p.host.pg.takes(time.Millisecond, 50*time.Millisecond), func() { done(p.host.pg.advanceFeed(timeline, slots[0].To)) })
+	}, done)
 }
 
-// FetchSlots is as AdvanceLogical.
-func (p inPostgres) FetchSlots(_ *member.Work, _ pg.Upstream, _ []cluster.Slot, done func([]pg.SlotFile, error)) {
-	p.post(func() { done(nil, errStopped) })
+func (p inPostgres) FetchSlots(w *member.Work, from pg.Upstream, _ []cluster.Slot, done func([]pg.SlotFile, error)) {
+	var files []pg.SlotFile
+	p.work(w, func(done func(error)) {
+		p.later(p.host.pg.takes(time.Millisecond, 50*time.Millisecond), func() {
+			f, err := p.host.pg.fetchFeed(p.host.w.hostNamed(from.Name))
+			files = []pg.SlotFile{f}
+			done(err)
+		})
+	}, func(err error) { done(files, err) })
 }
 
-// PlaceSlots is as AdvanceLogical.
-func (p inPostgres) PlaceSlots(_ *member.Work, _ []pg.SlotFile, done func(error)) {
-	p.post(func() { done(errStopped) })
+func (p inPostgres) PlaceSlots(w *member.Work, files []pg.SlotFile, done func(error)) {
+	p.work(w, func(done func(error)) {
+		p.host.pg.onDisk(func() { done(p.host.pg.placeFeed(files[0])) })
+	}, done)
 }
 
 // MakeReplica clones from the member, or at a reinit from another one that runs (with the

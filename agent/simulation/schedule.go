@@ -41,6 +41,8 @@ type Schedule struct {
 	// Keeps is how many bytes of WAL every member keeps besides what its slots ask for, SlotKeeps
 	// what it keeps for a slot at the most; zero: all. No archive has the rest.
 	Keeps, SlotKeeps int64
+	// Logical: there is a permanent logical slot, which needs Keeps.
+	Logical bool
 	// Operator: an operator clones anew whoever needs WAL that is gone.
 	Operator bool
 	// KeepsClones: a clone that was cut short is gone on with.
@@ -101,6 +103,9 @@ func (s Schedule) String() string {
 	}
 	if s.Keeps > 0 {
 		fmt.Fprintf(&b, ", WAL of %d bytes, %d for a slot", s.Keeps, s.SlotKeeps)
+	}
+	if s.Logical {
+		b.WriteString(", a logical slot")
 	}
 	if s.KeepsClones {
 		b.WriteString(", clones are kept")
@@ -237,6 +242,9 @@ func newWorld(s Schedule, o Options) *world {
 	w.net = network{w: w, nodes: nodes, cut: make([]int, nodes*nodes), slow: make([]time.Duration, nodes*nodes), late: make([]time.Duration, nodes), status: make([]int, nodes)}
 	w.config = map[string]any{"maximum_lag_on_failover": maximumLag}
 	w.reconfigure(s.Config)
+	if s.Logical {
+		w.reconfigure(feedConfig())
+	}
 	if s.Standby {
 		w.reconfigure(map[string]any{"standby_cluster": standbyConfig()})
 	}

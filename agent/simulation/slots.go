@@ -12,11 +12,14 @@ import (
 // (Schedule.Keeps). A standby whose upstream has not kept what it needs receives nothing:
 // an operator has to clone it anew.
 
-// slot is a physical replication slot.
+// slot is a replication slot.
 type slot struct {
 	name  string // the member's that it is for
 	needs int64  // from there on WAL is kept
 	lost  bool   // it needed more than is kept for a slot (wal_status): nobody streams by it again
+	// logical: it is that of logical.go, whose reader has everything up to confirmed.
+	logical   bool
+	confirmed int64
 }
 
 // slotOf is the slot of a member, nil when there is none.
@@ -30,8 +33,8 @@ func (p *postgres) slotOf(member string) *slot {
 
 // feeds reports whether a member receives from this one, which makes its slot active.
 func (p *postgres) feeds(member string) bool {
-	follower := &p.host.w.hostNamed(member).pg
-	return follower.streaming && follower.upstream == p.host.name
+	follower := p.host.w.hostNamed(member)
+	return follower != nil && follower.pg.streaming && follower.pg.upstream == p.host.name
 }
 
 // syncSlots makes the slots that are wanted, anew those that have lost their WAL, moves those
@@ -39,6 +42,10 @@ func (p *postgres) feeds(member string) bool {
 func (p *postgres) syncSlots(wanted []pg.WantedSlot, keeps bool) {
 	p.slots = slices.DeleteFunc(p.slots, func(s slot) bool { return s.lost && !p.host.w.mutant.LostKept })
 	for _, want := range wanted {
+		if want.Type == cluster.SlotLogical {
+			p.keepFeed()
+			continue
+		}
 		s := p.slotOf(want.Name)
 		if s == nil {
 			p.slots = append(p.slots, slot{name: want.Name, needs: p.at.lsn})
@@ -53,7 +60,7 @@ func (p *postgres) syncSlots(wanted []pg.WantedSlot, keeps bool) {
 		}
 	}
 	p.slots = slices.DeleteFunc(p.slots, func(s slot) bool {
-		return !keeps && !p.feeds(s.name) && !slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Name == s.name })
+		return !keeps && !(s.logical && p.primary) && !p.feeds(s.name) && !slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Name == s.name })
 	})
 }
 
@@ -61,6 +68,10 @@ func (p *postgres) syncSlots(wanted []pg.WantedSlot, keeps bool) {
 func (p *postgres) observedSlots() []pg.Slot {
 	var all []pg.Slot
 	for _, s := range p.slots {
+		if s.logical {
+			all = append(all, pg.Slot{Slot: feedSlot(), RestartLSN: s.needs, ConfirmedLSN: s.confirmed})
+			continue
+		}
 		all = append(all, pg.Slot{Slot: cluster.Slot{Name: s.name, Type: cluster.SlotPhysical}, Active: p.feeds(s.name), RestartLSN: s.needs})
 	}
 	return all

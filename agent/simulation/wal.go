@@ -82,6 +82,7 @@ func (w *world) clients() {
 	for _, h := range w.hosts {
 		h.pg.acknowledge()
 	}
+	w.reads()
 	for _, h := range w.hosts {
 		if h.pg.writable && h.up && !h.frozen && h.pg.full == 0 && len(h.pg.pending) < connections {
 			h.pg.at.lsn += 100 + w.random.Int64N(3000)

@@ -77,6 +77,7 @@ type world struct {
 	remote   *host   // the primary that a standby shard follows (remote.go)
 	root     *branch // of all history
 	judge    judge
+	reader   reader         // of the logical slot
 	config   map[string]any // the dynamic configuration as the operator has it
 	parsed   map[uint64]cluster.Dynamic
 	heals    []*heal
