@@ -48,7 +48,7 @@ func TestLogicalSlot(t *testing.T) {
 	leave := r.start(work)
 	t.Cleanup(func() { end(); leave(); running.Wait() })
 	last, written := 0, int64(0) // the last row, and where it is in the WAL
-	write := func(rows int) { // each in a transaction of its own, which is acknowledged
+	write := func(rows int) {    // each in a transaction of its own, which is acknowledged
 		t.Helper()
 		leader := got(s.AwaitLeader(ctx))(t)
 		conn := got(leader.Connect(ctx, "postgres"))(t)
