@@ -199,6 +199,40 @@ func TestCopiesNeedWAL(t *testing.T) {
 	refused(ctx, "this replica has not kept the WAL from which it is read")
 }
 
+// A primary that has crashed with a logical slot, and a prepared transaction, is rewound: it recovers with
+// the parameters that it had.
+func TestCrashedPrimaryWithLogicalSlotIsRewound(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	a, b := feedPair(ctx, t)
+	for _, p := range []*Instance{a, b} {
+		applied(t, p, `{"postgresql":{"parameters":{"wal_level":"logical","max_prepared_transactions":5}}}`)
+	}
+	for _, p := range []*Instance{b, a} {
+		must(t, p.Stop(ctx, Fast))
+	}
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	follow(ctx, t, b, a)
+	caughtUp(ctx, t, a, b)
+	must(t, b.Unfollow(ctx))
+	conn, err := a.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(conn)
+	for _, s := range []string{"BEGIN", "INSERT INTO public.t VALUES ('of one side')", "PREPARE TRANSACTION 'prepared'"} {
+		_, err := conn.Exec(ctx, s)
+		must(t, err)
+	}
+	must(t, a.Kill(ctx))
+	must(t, b.Promote(ctx, 0))
+	if how, err := a.Rewind(ctx, upstream(b), true); err != nil || how != Rewound {
+		t.Fatal(how, err)
+	}
+	follow(ctx, t, a, b)
+	if got := slotsNow(ctx, t, a); len(got) != 0 {
+		t.Errorf("the rewind has left slots: %v", got)
+	}
+}
+
 // hot_standby_feedback is on where replicas have copies of logical slots.
 func TestFeedbackForCopies(t *testing.T) {
 	t.Parallel()

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,7 +108,7 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 		return "", err
 	}
 	if control.State != "shut down" && control.State != "shut down in recovery" {
-		if err := p.recoverAlone(ctx); err != nil {
+		if err := p.recoverAlone(ctx, control); err != nil {
 			return "", rewindFailed(ctx, "", err)
 		}
 	}
@@ -218,8 +220,16 @@ func (p *rewinder) readyForRewind(ctx context.Context, u Upstream) error {
 }
 
 // recoverAlone lets a crashed PostgreSQL recover in single-user mode, as pg_rewind
-// needs it. From 13 on that does so itself, but not before it tells what it would copy.
-func (p *rewinder) recoverAlone(ctx context.Context) error {
-	_, err := p.runOnData(ctx, nil, "postgres", "--single", "-D", p.dataDir, "-c", "data_directory="+p.dataDir, "-c", "config_file="+p.inConf("postgresql.conf"), "-c", "archive_mode=on", "-c", "archive_command=false", "template1")
+// needs it. From 13 on that does so itself, but not before it tells what it would copy. It needs the parameters
+// that it was started with: with a logical slot it does not start below wal_level logical.
+func (p *rewinder) recoverAlone(ctx context.Context, control Control) error {
+	args := []string{"--single", "-D", p.dataDir, "-c", "data_directory=" + p.dataDir, "-c", "config_file=" + p.inConf("postgresql.conf")}
+	p.settings.Lock()
+	values := p.commandLineValues(Primary, control)
+	p.settings.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		args = append(args, "-c", name+"="+values[name])
+	}
+	_, err := p.runOnData(ctx, nil, "postgres", append(args, "-c", "archive_mode=on", "-c", "archive_command=false", "template1")...)
 	return err
 }

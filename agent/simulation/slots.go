@@ -60,7 +60,7 @@ func (p *postgres) syncSlots(wanted []pg.WantedSlot, keeps bool) {
 		}
 	}
 	p.slots = slices.DeleteFunc(p.slots, func(s slot) bool {
-		return !keeps && !(s.logical && p.primary) && !p.feeds(s.name) && !slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Name == s.name })
+		return !keeps && (!s.logical || !p.primary) && !p.feeds(s.name) && !slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Name == s.name })
 	})
 }
 
