@@ -16,7 +16,7 @@ func TestCitationsOfTheDesign(t *testing.T) {
 		t.Fatal(err)
 	}
 	sections, invariants := numbers(string(design))
-	if len(sections) < 40 || len(invariants) != 7 {
+	if len(sections) < 40 || len(invariants) != 8 {
 		t.Fatalf("the design has the sections %v and the invariants %v?", sections, invariants)
 	}
 	if unique := slices.Compact(slices.Sorted(slices.Values(sections))); len(unique) != len(sections) {
