@@ -13,7 +13,7 @@ REPORT  ?=
 ONLY    ?=
 # VCS stamping is off because the version is stamped here, and because it fails
 # in a clone that belongs to somebody else.
-GOBUILD  = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+GOBUILD  = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X github.com/lictor-ha/lictor/cmd/lictor/commands.version=$(VERSION)'
 # agent/postgres runs, breaks and rewinds whole clusters of PostgreSQL.
 UNIT     = $(GO) list ./... | grep -v '/e2e\(/\|$$\)\|/agent/postgres$$\|/agent/simulation$$'
 # What end-to-end tests run. (A plain `export X=$$(command)` would lose the command's exit status.)

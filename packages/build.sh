@@ -29,7 +29,7 @@ umask 022
 
 build() { # ARCHITECTURE FILE
 	CGO_ENABLED=0 GOOS=linux GOARCH=$1 "$GO" build -buildvcs=false -trimpath \
-		-ldflags "-s -w -buildid= -X main.version=$version" -o "$2" ./cmd/lictor
+		-ldflags "-s -w -buildid= -X github.com/lictor-ha/lictor/cmd/lictor/commands.version=$version" -o "$2" ./cmd/lictor
 }
 
 # What the binary itself writes does not depend on the architecture: the one that

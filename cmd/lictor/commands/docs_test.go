@@ -1,4 +1,4 @@
-package main
+package commands
 
 import (
 	"os"
@@ -32,7 +32,7 @@ func TestDocsAreCurrent(t *testing.T) {
 	if err := root.Execute(); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(pages("../../docs/cli"), pages(dir)); diff != "" {
+	if diff := cmp.Diff(pages("../../../docs/cli"), pages(dir)); diff != "" {
 		t.Errorf("go run ./cmd/lictor docs --markdown docs/cli:\n%s", diff)
 	}
 	root, _ = rootCommand()

@@ -1,0 +1,131 @@
+// Package commands is the command line of lictor: agent, bouncer, guard and the
+// operator's commands. Each command calls one package.
+package commands
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/logging"
+	"github.com/lictor-ha/lictor/agent/operator"
+	"github.com/lictor-ha/lictor/agent/printable"
+)
+
+// version is set by the build (Makefile); X.Y.Z, as patronictl expects.
+var version = "0.1.0"
+
+// Run executes the command that the program's arguments name, and returns its exit code.
+func Run(ctx context.Context) int {
+	root, began := rootCommand()
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	if !*began {
+		err = operator.Usage(err)
+		if cmd != root {
+			err = fmt.Errorf("%w; usage: %s", err, cmd.UseLine())
+		}
+	}
+	fmt.Fprintln(os.Stderr, "lictor:", operator.Explain(err))
+	return operator.ExitCode(err)
+}
+
+// Groups of commands in the help.
+const (
+	groupShards   = "shards"
+	groupServices = "services"
+	groupSetUp    = "setup"
+)
+
+// rootCommand makes the tree of commands. began tells, after it was executed,
+// whether a command began: an error before that is one of the command line.
+func rootCommand() (root *cobra.Command, began *bool) {
+	root = &cobra.Command{
+		Use:           "lictor",
+		Short:         "High availability for sharded PostgreSQL, native to Consul",
+		Long:          "High availability for sharded PostgreSQL, native to Consul.\n\n" + operator.ExitCodes,
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetHelpCommandGroupID(groupSetUp)
+	root.SetCompletionCommandGroupID(groupSetUp)
+	root.AddGroup(
+		&cobra.Group{ID: groupShards, Title: "Shards:"}, &cobra.Group{ID: groupServices, Title: "Services:"},
+		&cobra.Group{ID: groupSetUp, Title: "Setting up:"},
+	)
+	root.AddCommand(
+		listCommand(), topologyCommand(), fleetCommand(), doctorCommand(), eventsCommand(), historyCommand(),
+		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), evacuateCommand(), rebalanceCommand(), rotateSecretCommand(), restartCommand(), reloadCommand(),
+		reinitCommand(), restoreCommand(), pauseCommand(true), pauseCommand(false), queryCommand(), dsnCommand(), flushCommand(), removeCommand(),
+		versionCommand(), guardCommand(), probeDiskCommand(), docsCommand(),
+	)
+	for group, commands := range map[string][]*cobra.Command{
+		groupShards:   {routesCommand()},
+		groupServices: {agentCommand(), bouncerCommand(), backupCommand()},
+		groupSetUp:    {validateCommand(), generateConfigCommand(), sampleConfigCommand(), demoCommand()},
+	} {
+		for _, cmd := range commands {
+			cmd.GroupID = group
+			root.AddCommand(cmd)
+		}
+	}
+	began = new(bool)
+	noteBegin(root, began)
+	return root, began
+}
+
+// noteBegin has every command say when it begins.
+func noteBegin(cmd *cobra.Command, began *bool) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			*began = true
+			return run(cmd, args)
+		}
+	}
+	for _, below := range cmd.Commands() {
+		noteBegin(below, began)
+	}
+}
+
+// say writes a line for people. Members, bouncers and programs have their words in it.
+func say(out io.Writer, format string, args ...any) {
+	fmt.Fprintln(out, printable.Block(fmt.Sprintf(format, args...)))
+}
+
+// lastLines is how long the end of a service waits for its last log lines.
+const lastLines = time.Second
+
+// newLog logs to stderr, for people on a terminal and as JSON elsewhere; format may
+// ask for one of console, json, patroni. A service neither waits for nor ends with
+// whoever reads its log: no lease is lost by it. The log is to be closed.
+func newLog(level, format string) (*logging.Log, error) {
+	// Without a handler a write to a pipe that was closed ends a Go program.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	return logging.NewQueued(level, format, os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
+}
+
+// newFileLog logs into a file, where log.dir says so, else as newLog does. The file is closed with
+// the process.
+func newFileLog(c config.Log) (*logging.Log, error) {
+	if c.Dir == "" {
+		return newLog(c.Level, c.Format)
+	}
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // stderr takes what the file does not
+	out, err := logging.OpenFile(c.Dir, logging.Rotation{Size: c.FileSize, Keep: c.FileNum, Mode: fs.FileMode(c.Mode)}, os.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	return logging.NewQueued(c.Level, c.Format, out, false)
+}
