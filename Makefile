@@ -50,7 +50,7 @@ deps: ## install the Debian packages that demo and tests need (as root), build C
 .PHONY: demo
 demo: ## a sharded cluster on this machine; options in ARGS, e.g. ARGS="--once --report FILE"
 	@e2e/tools/deps.sh demo
-	@consul=$$(e2e/tools/consul.sh) && $(MAKE) build && CONSUL_BIN=$$consul exec bin/lictor demo $(ARGS)
+	@$(MAKE) build && $(GO) build -buildvcs=false -o bin/demo ./e2e/demo/cmd/demo && $(PROGRAMS) && exec bin/demo $(ARGS)
 
 .PHONY: test
 test: ## everything CI runs: format, vet, unit and end-to-end tests

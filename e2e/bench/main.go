@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lictor-ha/lictor/e2e/demo"
 	"github.com/lictor-ha/lictor/e2e/lab"
 )
 
@@ -394,9 +396,9 @@ func (b *bench) start(ctx context.Context) error {
 			return err
 		}
 		path := filepath.Join(dir, "report.json")
-		cmd := exec.CommandContext(ctx, os.Getenv("LICTOR_BIN"), "demo", "--once", "--report", path)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("lictor demo: %w: %s", err, out)
+		var out bytes.Buffer
+		if err := demo.Run(ctx, demo.Options{Once: true, Report: path, Out: &out}); err != nil {
+			return fmt.Errorf("demo: %w: %s", err, out.Bytes())
 		}
 		content, err := os.ReadFile(path)
 		if err != nil {

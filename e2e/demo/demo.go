@@ -96,11 +96,6 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	if opts.Programs.Lictor == "" {
-		if opts.Programs.Lictor, err = os.Executable(); err != nil {
-			return fmt.Errorf("own program: %w", err)
-		}
-	}
 	// After the first signal the demo cleans up; a second one kills it as usual.
 	ctx, stopSignals := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stopSignals()

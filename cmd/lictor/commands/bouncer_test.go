@@ -61,7 +61,6 @@ func TestCommandLines(t *testing.T) {
 		"bouncer drain --wait soon FILE":             "must be a time like 30, 30s or 2m",
 		"bouncer pause --allow-empty FILE orders":    "unknown flag: --allow-empty",
 		"bouncer status FILE --allow-empty":          "unknown flag: --allow-empty",
-		"demo --scenario bananas":                    `--scenario: "bananas": there is none of that name, only host-loss`,
 		"restart orders --pg-version 15":             `--pg-version: "15": must be a version`,
 		"bouncer render --dry-run --template x FILE": "does not go with --template",
 		"bouncer render --template nosuch FILE":      "Lictor ships: pgbouncer.ini.ctmpl, userlist.txt.ctmpl, haproxy.cfg.ctmpl",

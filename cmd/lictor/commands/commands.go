@@ -74,7 +74,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 	for group, commands := range map[string][]*cobra.Command{
 		groupShards:   {routesCommand()},
 		groupServices: {agentCommand(), bouncerCommand(), backupCommand()},
-		groupSetUp:    {validateCommand(), generateConfigCommand(), sampleConfigCommand(), demoCommand()},
+		groupSetUp:    {validateCommand(), generateConfigCommand(), sampleConfigCommand()},
 	} {
 		for _, cmd := range commands {
 			cmd.GroupID = group
