@@ -161,7 +161,7 @@ lab: build ## real faults on a real shard: FAULTS=a,b ROUNDS=n SEED=n REPORT=FIL
 .PHONY: docs
 docs: ## docs/settings.md and docs/cli from the code
 	@$(GO) run ./e2e/docs/cmd/settings
-	@$(GO) run ./cmd/lictor docs --markdown docs/cli
+	@$(GO) run ./e2e/docs/cmd/cli
 
 .PHONY: clean
 clean: ## remove what the build made (the caches outside the tree stay)

@@ -41,7 +41,7 @@ build "$("$GO" env GOHOSTARCH)" "$common/lictor"
 for shell in bash zsh fish; do
 	"$common/lictor" completion "$shell" >"$common/completion.$shell"
 done
-"$common/lictor" docs --man "$common/man"
+"$GO" run ./e2e/docs/cmd/cli -man "$common/man"
 {
 	echo "Lictor: https://github.com/lictor-ha/lictor"
 	echo

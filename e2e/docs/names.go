@@ -1,17 +1,18 @@
 package docs
 
 import (
-	"context"
 	"fmt"
 	"go/ast"
 	"go/token"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // tests are the names of all test functions, by the folder of their package.
@@ -103,42 +104,35 @@ func readTargets(root string) (map[string]bool, error) {
 	return targets, nil
 }
 
-// commands are the flags of every command of lictor, by its words ("bouncer drain").
-type commands map[string]map[string]bool
+// commandFlags are the flags of every command of lictor, by its words ("bouncer drain").
+type commandFlags map[string]map[string]bool
 
-var flagForm = regexp.MustCompile(`(?m)^\s+(?:-(\w), )?--([a-z0-9-]+)`)
-
-// readCommands asks the program itself: it writes a page per command.
-func readCommands(ctx context.Context, lictor, dir string) (commands, error) {
-	if out, err := exec.CommandContext(ctx, lictor, "docs", "--markdown", dir).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%s docs: %w: %s", lictor, err, out)
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "lictor*.md"))
-	if err != nil {
-		return nil, fmt.Errorf("commands: %w", err)
-	}
-	all := commands{}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("commands: %w", err)
-		}
-		name := strings.TrimSuffix(filepath.Base(file), ".md")
-		name = strings.TrimPrefix(strings.TrimPrefix(name, "lictor"), "_")
+// readCommands reads the tree of commands, hidden ones left out.
+func readCommands() commandFlags {
+	all := commandFlags{}
+	var add func(cmd *cobra.Command)
+	add = func(cmd *cobra.Command) {
 		flags := map[string]bool{"help": true, "h": true}
-		for _, m := range flagForm.FindAllStringSubmatch(string(text), -1) {
-			flags[m[1]], flags[m[2]] = true, true
+		note := func(f *pflag.Flag) { flags[f.Name], flags[f.Shorthand] = true, true }
+		cmd.NonInheritedFlags().VisitAll(note)
+		cmd.InheritedFlags().VisitAll(note)
+		_, words, _ := strings.Cut(cmd.CommandPath(), " ")
+		all[words] = flags
+		for _, below := range cmd.Commands() {
+			if below.IsAvailableCommand() {
+				add(below)
+			}
 		}
-		all[strings.ReplaceAll(name, "_", " ")] = flags
 	}
-	return all, nil
+	add(documented())
+	return all
 }
 
 var endsCommand = regexp.MustCompile(`\s#\s.*$|\s+[|&;].*$|\s+[<>].*$|\s*\).*$`)
 
 // problem says what is wrong with a command line of lictor; its first word is
 // "lictor".
-func (c commands) problem(line string) string {
+func (c commandFlags) problem(line string) string {
 	line = endsCommand.ReplaceAllString(line, "")
 	words := strings.Fields(line)[1:]
 	name := ""

@@ -28,7 +28,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestProblem(t *testing.T) {
-	known := commands{"list": {"config": true, "c": true, "watch": true}, "bouncer": {"help": true}, "bouncer drain": {"wait": true}}
+	known := commandFlags{"list": {"config": true, "c": true, "watch": true}, "bouncer": {"help": true}, "bouncer drain": {"wait": true}}
 	for line, want := range map[string]string{
 		"lictor list -c db.yml --watch=2":            "",
 		"lictor list -c db.yml   # the --members":    "",

@@ -48,6 +48,12 @@ const (
 	groupSetUp    = "setup"
 )
 
+// Root is the tree of all commands, for what writes about them.
+func Root() *cobra.Command {
+	root, _ := rootCommand()
+	return root
+}
+
 // rootCommand makes the tree of commands. began tells, after it was executed,
 // whether a command began: an error before that is one of the command line.
 func rootCommand() (root *cobra.Command, began *bool) {
@@ -69,7 +75,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 		listCommand(), topologyCommand(), fleetCommand(), doctorCommand(), eventsCommand(), historyCommand(),
 		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), evacuateCommand(), rebalanceCommand(), rotateSecretCommand(), restartCommand(), reloadCommand(),
 		reinitCommand(), restoreCommand(), pauseCommand(true), pauseCommand(false), queryCommand(), dsnCommand(), flushCommand(), removeCommand(),
-		versionCommand(), guardCommand(), probeDiskCommand(), docsCommand(),
+		versionCommand(), guardCommand(), probeDiskCommand(),
 	)
 	for group, commands := range map[string][]*cobra.Command{
 		groupShards:   {routesCommand()},
