@@ -1,6 +1,6 @@
 // Package bouncer keeps a PgBouncer pointed at the primaries of all shards.
 //
-// It learns of routes (cluster.Route) from one blocking query on Consul and
+// It learns of routes (cluster.Route) from a blocking query on Consul and
 // from pokes over HTTP, holds the clients of a shard that has no primary
 // (PAUSE), and applies what has changed: render, check, install, RELOAD, read
 // back, RESUME. Its rooms, in the order in which a change passes them; none of them

@@ -40,8 +40,8 @@ const (
 )
 
 // Watcher learns the routes and the handovers from Consul: by one blocking query
-// for each, by a consistent read of one route when its agent pokes, and by consistent reads
-// of all when the table is in doubt.
+// for each (hedgedWatch adds one at another address), by a consistent read of one route
+// when its agent pokes, and by consistent reads of all when the table is in doubt.
 type Watcher struct {
 	log       zerolog.Logger
 	pool      *consul.Pool
