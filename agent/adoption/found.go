@@ -221,10 +221,9 @@ func (f *Found) replication(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// conninfoPart is one word of a connection string of the form name=value.
-var conninfoPart = regexp.MustCompile(`(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S*)`)
-
 func (u *Upstream) read(conninfo string) {
+	// One word of a connection string of the form name=value.
+	conninfoPart := regexp.MustCompile(`(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S*)`)
 	for _, m := range conninfoPart.FindAllStringSubmatch(conninfo, -1) {
 		value := strings.NewReplacer(`\\`, `\`, `\'`, `'`).Replace(strings.TrimSuffix(strings.TrimPrefix(m[2], "'"), "'"))
 		switch m[1] {

@@ -60,9 +60,8 @@ type archivedHistory struct {
 	in   Archive
 }
 
-var historyFile = regexp.MustCompile(`^([0-9A-F]{8})\.history$`)
-
 func (r Repository) timelines(ctx context.Context, info Info) (timelines, error) {
+	historyFile := regexp.MustCompile(`^([0-9A-F]{8})\.history$`)
 	known := timelines{}
 	for _, a := range info.Archives {
 		found, err := r.list(ctx, a)
@@ -141,11 +140,10 @@ func (t timelines) before(timeline int) int {
 	return last
 }
 
-// walDirectory is a directory of the archive, with the segments of one timeline whose names begin so.
-var walDirectory = regexp.MustCompile(`^[0-9A-F]{16}$`)
-
 // lastDirectory is where the archive keeps the last WAL of a line; empty: it has none.
 func (l Line) lastDirectory(top files) string {
+	// A directory of the archive has the segments of one timeline whose names begin so.
+	walDirectory := regexp.MustCompile(`^[0-9A-F]{16}$`)
 	numbers := []int{l.Timeline}
 	for _, was := range slices.Backward(l.History) {
 		numbers = append(numbers, was.Timeline)

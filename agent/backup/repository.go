@@ -85,9 +85,6 @@ func (r Repository) get(ctx context.Context, a Archive, name string) ([]byte, er
 	return r.run(ctx, append([]string{"--repo=" + strconv.Itoa(a.Repo)}, options...)...)
 }
 
-// segmentFile is the name of a segment's file, which goes on with a checksum.
-var segmentFile = regexp.MustCompile(`^[0-9A-F]{24}-`)
-
 // Archived is when the last WAL of a line came into the archive: what was committed before is
 // there. Of several repositories the one that has most counts, as a recovery looks into all of
 // them.
@@ -117,6 +114,8 @@ func (r Repository) Archived(ctx context.Context, line Line) (last time.Time, er
 
 // newest is when the last segment came there; zero: there is none.
 func (f files) newest() (at time.Time) {
+	// The name of a segment's file goes on with a checksum.
+	segmentFile := regexp.MustCompile(`^[0-9A-F]{24}-`)
 	last := ""
 	for name, file := range f {
 		if segmentFile.MatchString(name) && name > last && file.Time > 0 {

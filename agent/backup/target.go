@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// targetForm is a date, a time of day and a zone.
-var targetForm = regexp.MustCompile(`^(\d{4}-\d{2}-\d{2})[T ]+(\d{1,2}:\d{2})(:\d{2}(?:\.\d{1,6})?)? *(Z|z|UTC|utc|[+-]\d{2}(?::?\d{2})?)?$`)
+// targetForm is a date, a time of day and a zone, as a regular expression.
+const targetForm = `^(\d{4}-\d{2}-\d{2})[T ]+(\d{1,2}:\d{2})(:\d{2}(?:\.\d{1,6})?)? *(Z|z|UTC|utc|[+-]\d{2}(?::?\d{2})?)?$`
 
 // targetRule says what a target must be. A zone's name may mean two moments (an hour in
 // autumn), or several zones (CST, IST).
@@ -16,7 +16,7 @@ const targetRule = "must be a date and a time of day with its offset from UTC, l
 
 // ParseTarget reads the moment that a shard is to be restored to.
 func ParseTarget(text string) (time.Time, error) {
-	parts := targetForm.FindStringSubmatch(strings.TrimSpace(text))
+	parts := regexp.MustCompile(targetForm).FindStringSubmatch(strings.TrimSpace(text))
 	switch {
 	case parts == nil:
 		return time.Time{}, fmt.Errorf("%q: %s; a zone's name may stand for several offsets", text, targetRule)

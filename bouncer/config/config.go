@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -220,8 +219,6 @@ func load(source settings.Source) (c Config, warnings []cluster.Warning, err err
 	return c, warnings, err
 }
 
-var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
-
 // Complete fills in what was not set.
 func (c *Config) Complete() error {
 	if c.Name == "" {
@@ -341,10 +338,10 @@ func (c Config) requireAuth() string {
 	return "!password" // a template of the operator's may say another method
 }
 
-var md5Hash = regexp.MustCompile(`^md5[0-9a-f]{32}$`)
-
 func isPlainPassword(secret string) bool {
-	return !strings.HasPrefix(secret, "SCRAM-SHA-256$") && !md5Hash.MatchString(secret)
+	hash, isMD5 := strings.CutPrefix(secret, "md5")
+	isMD5 = isMD5 && len(hash) == 32 && strings.Trim(hash, "0123456789abcdef") == ""
+	return !isMD5 && !strings.HasPrefix(secret, "SCRAM-SHA-256$")
 }
 
 // DefaultReplicaLag is how many bytes of WAL a replica of a shard that Patroni

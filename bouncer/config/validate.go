@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,7 +40,7 @@ func (p *problems) add(path string, value any, rule string, args ...any) {
 // cluster.Problem.
 func (c Config) Validate() ([]cluster.Warning, error) {
 	var bad problems
-	if !plainName.MatchString(c.Name) {
+	if plainName := regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`); !plainName.MatchString(c.Name) {
 		bad.add("name", c.Name, "must consist of letters, digits, . _ and -")
 	}
 	if err := cluster.CheckNamespace(c.RoutesPrefix); err != nil {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -267,15 +266,25 @@ func leaveOut[T any](c *consulData, what string, ask func(...string) ([]*T, erro
 	return list, err
 }
 
-// isWord matches a value that means nothing but itself in a file of settings, in a list
+const (
+	digits  = "0123456789"
+	letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+)
+
+// isWord reports whether a value means nothing but itself in a file of settings, in a list
 // of options and in a command line.
-var isWord = regexp.MustCompile(`^(-?[0-9]|[A-Za-z0-9_./:@+=,~])[A-Za-z0-9_./:@+=,~-]*$`)
+func isWord(text string) bool {
+	if option, dashed := strings.CutPrefix(text, "-"); dashed && strings.IndexAny(option, digits) != 0 {
+		return false
+	}
+	return text != "" && strings.Trim(text, letters+digits+"_./:@+=,~-") == ""
+}
 
 var errWord = errors.New("is not one word of letters, digits and . _ - : / @ + = , ~")
 
 // checkWord says nothing of the value: of a key it may be a password.
 func checkWord(text string) error {
-	if len(text) > 1024 || !isWord.MatchString(text) {
+	if len(text) > 1024 || !isWord(text) {
 		return errWord
 	}
 	return nil

@@ -133,3 +133,14 @@ func TestTemplatesPassADeafAddress(t *testing.T) {
 		t.Fatalf("no data: %s", feed.lastErr())
 	}
 }
+
+func TestIsWord(t *testing.T) {
+	for text, want := range map[string]bool{
+		"a": true, "0": true, "-5": true, "-5m": true, "5-": true, "a_b.c/d:e@f+g=h,i~j-k": true, "~": true, "a--b": true,
+		"": false, "-": false, "--5": false, "-a": false, "-.5": false, "a b": false, "a\n": false, "é": false, "a;": false, "a\x00": false, "\xff": false,
+	} {
+		if isWord(text) != want {
+			t.Errorf("isWord(%q) = %t", text, !want)
+		}
+	}
+}

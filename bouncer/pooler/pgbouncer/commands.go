@@ -310,11 +310,9 @@ func addSetting(all map[string]Setting, r row) error {
 // Version is PgBouncer's, as three numbers.
 type Version [3]int
 
-var versionPattern = regexp.MustCompile(`(\d+)\.(\d+)(?:\.(\d+))?`)
-
 // ParseVersion reads "PgBouncer 1.18.0" and the like.
 func ParseVersion(s string) (Version, error) {
-	m := versionPattern.FindStringSubmatch(s)
+	m := regexp.MustCompile(`(\d+)\.(\d+)(?:\.(\d+))?`).FindStringSubmatch(s)
 	if m == nil {
 		return Version{}, fmt.Errorf("%q names no version of PgBouncer", s)
 	}
