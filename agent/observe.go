@@ -55,7 +55,7 @@ func (a *Agent) show(reason string) {
 	state := &api.State{
 		At: time.Now(), LoopAt: time.Now(), Name: a.cfg.Name, Scope: a.cfg.Scope, Version: publicVersion(a.version), Tags: member.PublishedTags(a.m.TagsNow()),
 		Cluster: a.m.Snapshot, Dynamic: a.m.Dynamic, ConsulSeen: a.m.ReadWall, Reason: reason, Refused: a.m.Refused, RestoreUnfinished: a.m.RestoreUnfinished(),
-		Leader: a.m.LeaseState.Held(now), LeaseLeft: a.m.LeaseLeft(), FailsafeActive: a.m.LeaseState.OnFailsafe(), OtherPrimaries: a.m.others, Watchdog: a.watchdog.State(),
+		Leader: a.m.LeaseState.Held(now), LeaseLeft: a.m.LeaseLeft(), FailsafeActive: a.m.FailsafeInForce(), OtherPrimaries: a.m.others, Watchdog: a.watchdog.State(),
 		Member: a.m.Value(), Task: api.Progress{Kind: string(a.m.TaskKind()), Since: a.m.TaskSince()}, Problems: a.problems(),
 		Archiver: a.m.archiver, WALRoom: a.m.walRoom, Backups: a.m.backups, Verified: a.m.verified,
 		Postgres: api.Postgres{

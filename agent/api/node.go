@@ -152,7 +152,7 @@ type State struct {
 	GuardRunning  bool
 	GuardArmedFor time.Duration
 	// FailsafeActive says that the lease rests on the members instead of
-	// Consul.
+	// Consul: this member leads by it, or has promised it to the leader.
 	FailsafeActive bool
 	// OtherPrimaries are other members that were seen to run as a primary though
 	// this one holds the lease.

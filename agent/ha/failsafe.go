@@ -196,6 +196,9 @@ func newerThan(e cluster.Entry[cluster.Status], index uint64) bool { return e.Mo
 // Promise is what this member has promised, nil when nothing.
 func (t *LeaseState) Promise() *Promise { return t.promise }
 
+// FailsafeInForce reports whether a leader goes on without Consul by this member's promise.
+func (v Shard) FailsafeInForce() bool { return v.promised() != nil }
+
 // promised is the promise in force: it has not run out, and the leader has not
 // been seen to release its lease since.
 func (v Shard) promised() *Promise {

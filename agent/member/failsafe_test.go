@@ -37,7 +37,7 @@ func TestAskFailsafe(t *testing.T) {
 		t.Fatal("one of two is enough")
 	}
 	c.answer()
-	if w.LeaseState.Until() != t0.Add(30*time.Second) || !w.LeaseState.OnFailsafe() {
+	if w.LeaseState.Until() != t0.Add(30*time.Second) || !w.LeaseState.OnFailsafe() || !w.FailsafeInForce() {
 		t.Fatalf("until %v", w.LeaseState.Until().Sub(t0))
 	}
 	w.settle()

@@ -34,6 +34,13 @@ func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
 	return err
 }
 
+// FailsafeInForce reports whether the leader goes on without Consul: this member, by the others' word, or
+// another one, by this member's among them.
+func (m *Member) FailsafeInForce() bool {
+	known := ha.Shard{Now: m.Now(), Name: m.Name, Config: m.Dynamic, Cluster: m.Snapshot, Promise: m.LeaseState.Promise()}
+	return m.LeaseState.OnFailsafe() || known.FailsafeInForce()
+}
+
 // confirmLimit bounds the reading of Consul by which a member confirms what another one
 // told it. The one who asks waits for a second.
 const confirmLimit = 500 * time.Millisecond

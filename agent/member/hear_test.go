@@ -14,7 +14,7 @@ func TestHearFailsafe(t *testing.T) {
 	if err := w.HearFailsafe(ha.FailsafeRequest{Leader: "c", Lease: 30 * time.Second, Index: 90}); !errors.Is(err, ha.ErrDisagree) {
 		t.Fatalf("promised to one that does not lead: %v", err)
 	}
-	if w.LeaseState.Promise() != nil {
+	if w.LeaseState.Promise() != nil || w.FailsafeInForce() {
 		t.Fatal("a promise")
 	}
 	for range 2 {
@@ -25,6 +25,13 @@ func TestHearFailsafe(t *testing.T) {
 			t.Fatalf("%+v", p)
 		}
 		w.pass(time.Second)
+		if !w.FailsafeInForce() {
+			t.Fatal("it does not say that it has promised")
+		}
+	}
+	w.pass(31 * time.Second)
+	if w.FailsafeInForce() {
+		t.Fatal("its promise is over")
 	}
 }
 

@@ -72,7 +72,7 @@ func examineMember(m memberFacts) []Finding {
 		d.add(Wrong, who, ofTheArchive, "%s of WAL wait for the archive, the first for %s, and no try has failed: archive_command hangs, or is too slow",
 			count(a.Waiting, "file"), Duration(time.Duration(a.WaitingMS)*time.Millisecond))
 	}
-	if s.Failsafe {
+	if s.Failsafe && m.leads {
 		d.add(Worth, who, "see that Consul answers this member's agent", "its lease rests on the other members, not on Consul")
 	}
 	d.guard(who, m, ttl)

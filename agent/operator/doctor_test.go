@@ -108,6 +108,13 @@ func TestExamineMember(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) { judged(t, examineMember(leading(t, c.status)), c.level, c.want) })
 	}
+	promised := leading(t, `{"state":"running","failsafe_mode_is_active":true,"lictor":{"secrets":["s"],"guard":{"running":true},`+dog+`}}`)
+	promised.leads = false
+	for _, f := range examineMember(promised) {
+		if strings.Contains(f.What, "not on Consul") {
+			t.Errorf("a member that has promised has no lease: %+v", f)
+		}
+	}
 	silent := leading(t, `{}`)
 	silent.statusErr = errors.New("connection refused")
 	judged(t, examineMember(silent), Wrong, "connection refused")

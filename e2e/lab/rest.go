@@ -42,7 +42,8 @@ type NodeStatus struct {
 	SystemIdentifier string `json:"database_system_identifier"`
 	ReplicationState string `json:"replication_state"`
 	SyncStandby      bool   `json:"sync_standby"`
-	// FailsafeActive says that the leader goes on without Consul.
+	// FailsafeActive says that the leader goes on without Consul: of the leader, and of each member that has
+	// promised it.
 	FailsafeActive bool `json:"failsafe_mode_is_active"`
 	XLog           struct {
 		Location         int64 `json:"location"`
