@@ -462,6 +462,10 @@ func (p inPostgres) CheckRemote(w *member.Work, limit time.Duration, up pg.Upstr
 	answered(p.runner, w, limit, func(ctx context.Context) (bool, error) { return p.pg.CheckRemote(ctx, up) }, done)
 }
 
+func (p inPostgres) AskSite(w *member.Work, limit time.Duration, up pg.Upstream, timeline int, done func(cluster.Site, error)) {
+	answered(p.runner, w, limit, func(ctx context.Context) (cluster.Site, error) { return p.pg.AskSite(ctx, up, timeline) }, done)
+}
+
 func (p inPostgres) AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error)) {
 	call(p.runner, limit, func(ctx context.Context) (pg.Loss, error) {
 		var err error

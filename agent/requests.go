@@ -173,6 +173,9 @@ func (n *node) ChangeConfig(ctx context.Context, change func(map[string]any) (ma
 	if err == nil {
 		err = n.conf.checkChange(ctx, old, next)
 	}
+	if err == nil {
+		err = n.conf.checkSites(ctx, n.State(), old, next)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}

@@ -61,6 +61,8 @@ type Dynamic struct {
 	MemberSlotsTTL time.Duration `mapstructure:"-"`
 	// StandbyCluster makes the shard the standby of another one.
 	StandbyCluster StandbyCluster `mapstructure:"standby_cluster"`
+	// OtherSite is where the other one of two sites is that take turns as primary and standby.
+	OtherSite OtherSite `mapstructure:"other_site"`
 	// Postgres is the shared part of PostgreSQL's own configuration.
 	Postgres DynamicPostgres `mapstructure:"postgresql"`
 	// Raw is the whole object as it stands in Consul, with the keys that

@@ -91,7 +91,7 @@ func standbyKeys() []string {
 func (r *reader) standbyCluster() StandbyCluster {
 	below := reader{raw: r.object("standby_cluster"), prefix: "standby_cluster."}
 	s := StandbyCluster{
-		Host: below.text("host"), Port: int(below.number("port", 5432, 1, 65535)), PrimarySlotName: below.text("primary_slot_name"),
+		Host: below.hosts(), Port: int(below.number("port", defaultPort, 1, maxPort)), PrimarySlotName: below.text("primary_slot_name"),
 		RestoreCommand: below.text("restore_command"), ArchiveCleanupCommand: below.text("archive_cleanup_command"),
 		CreateReplicaMethods: below.lines("create_replica_methods"),
 	}
@@ -106,14 +106,6 @@ func (r *reader) standbyCluster() StandbyCluster {
 		parameters[name] = value
 	}
 	below.errs = append(below.errs, CheckParameters("standby_cluster", parameters)...)
-	hosts := strings.Split(s.Host, ",")
-	for i, host := range hosts {
-		hosts[i] = strings.TrimSpace(host)
-		if err := CheckHost(hosts[i]); err != nil && s.Host != "" {
-			below.fail("host", host, err.Error())
-		}
-	}
-	s.Host = strings.Join(hosts, ",")
 	if slot := s.PrimarySlotName; slot != "" && !isSlotName(slot) {
 		below.fail("primary_slot_name", slot, slotNameRule)
 	}

@@ -275,6 +275,11 @@ type Beat struct {
 	DiscardedBefore int `json:"discarded_before,omitempty"`
 	// Standby: the owner's PostgreSQL is a standby leader's, as is its position (optime).
 	Standby bool `json:"standby,omitempty"`
+	// Site is since which timeline this site has led: the one that it began when it was promoted beside,
+	// or after, another one; 0: always. Succeeded is the timeline of the other site's primary that has
+	// taken over since: nobody here accepts commits; 0: none has.
+	Site      int `json:"site,omitempty"`
+	Succeeded int `json:"succeeded,omitempty"`
 	// Successor alone may take a released lease for the first half of its ttl.
 	Successor string `json:"successor,omitempty"`
 }

@@ -148,6 +148,10 @@ type Promote struct {
 	Sync      *cluster.Sync
 }
 
+// StandDown stops the primary in an orderly way, and starts it as a replica of nobody. The lease
+// is kept.
+type StandDown struct{}
+
 // Handover stops PostgreSQL, waits until Successor has all of its WAL, drops
 // the lease and gives it to Successor.
 type Handover struct {
@@ -229,6 +233,7 @@ func (f Follow) String() string          { return "follow " + orNobody(f.Upstrea
 func (r RestartReplica) String() string  { return "restart as replica of " + orNobody(r.Upstream) }
 func (c CopySlots) String() string       { return "copy the logical slots of " + c.From }
 func (Promote) String() string           { return "promote" }
+func (StandDown) String() string         { return "stand down, as a replica of nobody" }
 func (h Handover) String() string        { return "hand over to " + h.Successor }
 func (ClearFailover) String() string     { return "clear the failover key" }
 func (s SetSync) String() string {

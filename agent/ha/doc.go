@@ -9,6 +9,7 @@
 //	fencing.go    may PostgreSQL go on accepting commits?
 //	leading.go    this member holds the lease
 //	standby.go    this member holds the lease of a shard that follows another site's
+//	sites.go      the other site has a primary, or has taken over
 //	handover.go   this member holds the lease and was asked to give it away, or gives it
 //	              up as its agent is on its way out
 //	paused.go     the operator said: hands off

@@ -31,6 +31,7 @@ const patrolEvery = 5 * time.Second
 //	the same, and that does not work        beat no more
 //	any, and the shard is the standby of
 //	  another one                           see standbyLeader
+//	any, and there is another site          see otherSite
 //	primary, accepting                      handover if asked for; synchronous replication
 //	replica, accepting                      promote
 //	shut down from outside the agent        end what is left of it (see shutDown)
@@ -118,6 +119,11 @@ func duty(v View) Decision {
 		return finishBootstrap(v)
 	case v.Config.StandbyCluster.On():
 		return standbyLeader(v)
+	}
+	if d, applies := otherSite(v); applies {
+		return d
+	}
+	switch {
 	case !pg.Running:
 		return restartInPlace(v)
 	case !pg.ShutDown.IsZero():

@@ -59,6 +59,8 @@ type View struct {
 	RolledBack RolledBack
 	// Stopping says that the agent was told to exit.
 	Stopping bool
+	// Site is what is known of the other site.
+	Site SiteView
 	// SyncWriting says that a write of the key sync is under way, SyncUncertain
 	// that one had an unknown outcome and none has succeeded since: a late one
 	// could still land.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // ErrTooLong: a handover has taken all the time that it may.
@@ -43,6 +44,7 @@ type planned struct {
 	*handovers
 	plan     cluster.Handover
 	receiver cluster.Member // of the WAL
+	site     *pg.Upstream   // the other site, which receives it; nil: a member does
 	onBusy   string
 	asked    uint64 // the request that it carries out
 	// replica is how far the WAL of a leader goes that was never promoted (in pause); 0: it
@@ -73,7 +75,7 @@ func (h *handovers) begin(action ha.Handover) {
 	if action.Successor != "" { // the first, so that the shutdown checkpoint has little left to write
 		steps = append(steps, h.postgres.Checkpoint, p.hold)
 	}
-	h.work.startTask(ha.TaskHandover, inOrder(append(steps, h.stop.beforeStop(scripts), p.followed, p.stop, func(_ *Work, next func(error)) {
+	h.work.startTask(ha.TaskHandover, inOrder(append(steps, h.stop.beforeStop(scripts), p.followed, p.stopPostgres, func(_ *Work, next func(error)) {
 		p.dropped = true
 		h.lead.GuardSupervisor.Disarm(next)
 	})...), p.ended)
@@ -91,6 +93,16 @@ func (p *planned) hold(w *Work, next func(error)) {
 	})
 }
 
+// over is the end of a handover to another site. One that was stopped and not started again is so on purpose.
+func (p *planned) over(err error) {
+	if p.stopped && err != nil && !p.postgres.Running() {
+		p.local.stoppedOnPurpose()
+	}
+	if p.announcing {
+		p.announced = p.plan
+	}
+}
+
 // followed waits until the successor has all WAL of a replica, whose checkpoints are those
 // of the last primary: they say nothing of what came after.
 func (p *planned) followed(w *Work, next func(error)) {
@@ -101,12 +113,16 @@ func (p *planned) followed(w *Work, next func(error)) {
 	p.awaitWAL(w, p.replica-1, nil, because(next, p.plan.Successor+" has not received all WAL, so it stays the replica"))
 }
 
-// stop stops PostgreSQL, with all of its WAL received by the successor, if there is one.
-func (p *planned) stop(w *Work, next func(error)) {
+// stopPostgres stops PostgreSQL, with all of its WAL received by the successor, if there is one.
+func (p *planned) stopPostgres(w *Work, next func(error)) {
 	p.stopped = true
-	if p.plan.Successor == "" || p.replica > 0 {
+	if p.plan.Successor == "" && p.site == nil || p.replica > 0 {
 		p.postgres.StopFor(w, nil, next)
 		return
+	}
+	lacks := p.plan.Successor + " has not received all WAL, so it stays the replica"
+	if p.site != nil {
+		lacks = "the other site has not received all WAL, so promote-cluster is refused there"
 	}
 	received := func(checkpoint int64, done func(error)) { p.awaitWAL(w, checkpoint, nil, done) }
 	p.postgres.StopFor(w, received, func(err error) {
@@ -123,13 +139,17 @@ func (p *planned) stop(w *Work, next func(error)) {
 				next(errNotShutDown)
 				return
 			}
-			received(left.Data.CheckpointLSN, because(next, p.plan.Successor+" has not received all WAL, so it stays the replica"))
+			received(left.Data.CheckpointLSN, because(next, lacks))
 		})
 	})
 }
 
-// pollWAL is how often a successor is asked how far it is.
-const pollWAL = 20 * time.Millisecond
+// pollWAL is how often a successor is asked how far it is, and pollSite how often another site: with a connection
+// for each of its hosts.
+const (
+	pollWAL  = 20 * time.Millisecond
+	pollSite = 100 * time.Millisecond
+)
 
 // awaitWAL waits until the successor has received WAL of our timeline beyond
 // lsn. A fast shutdown waits for connected standbys, so the first answer usually tells.
@@ -138,12 +158,42 @@ func (p *planned) awaitWAL(w *Work, lsn int64, last error, done func(error)) {
 		done(errors.Join(why, last))
 		return
 	}
-	p.peers.Observe(peerPatience, p.receiver, func(seen Seen, err error) {
-		if err == nil && seen.Timeline == p.plan.Timeline && seen.LSN > lsn {
+	heard := func(timeline int, at int64, again time.Duration, err error) {
+		if err == nil && timeline == p.plan.Timeline && at > lsn {
 			done(nil)
 			return
 		}
-		p.After(pollWAL, func() { p.awaitWAL(w, lsn, err, done) })
+		p.After(again, func() { p.awaitWAL(w, lsn, err, done) })
+	}
+	if p.site != nil {
+		p.postgres.AskSite(nil, peerPatience, *p.site, p.plan.Timeline, func(seen cluster.Site, err error) {
+			heard(seen.Timeline, seen.LSN, pollSite, err)
+		})
+		return
+	}
+	p.peers.Observe(peerPatience, p.receiver, func(seen Seen, err error) { heard(seen.Timeline, seen.LSN, pollWAL, err) })
+}
+
+// toSite is a handover to the standby leader of another site: bouncers hold the clients, PostgreSQL is stopped,
+// and the other site has all of its WAL. The lease is kept.
+func (h *handovers) toSite(site pg.Upstream) *planned {
+	h.holding = false
+	return &planned{handovers: h, site: &site, plan: cluster.Handover{
+		ID: h.ID(), Leader: h.Name, Timeline: h.local.PG.Observed.Timeline, DeadlineMS: handoverLimit.Milliseconds(), State: cluster.HandoverAnnounced,
+	}}
+}
+
+// stopForSite are the steps of such a handover.
+func (p *planned) stopForSite(w *Work, next func(error)) {
+	over := false
+	p.After(handoverLimit, func() {
+		if !over {
+			w.breakOff(ErrTooLong)
+		}
+	})
+	inOrder(p.postgres.Checkpoint, p.hold, p.handovers.stop.beforeStop(min(p.handovers.stop.beforeStopLimit(), handoverLimit/2)), p.stopPostgres)(w, func(err error) {
+		over = true
+		next(err)
 	})
 }
 

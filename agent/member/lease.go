@@ -141,7 +141,7 @@ func (l *leadership) nextStatus() cluster.Status {
 		at = max(known, l.local.Data.CheckpointLSN) // the data are back, as they were shut down
 	case at == 0:
 		at = known // it could not be looked at, or is down
-	case o.Replaying && (l.standby() || !l.Dynamic.StandbyCluster.On()):
+	case o.Replaying && (l.wasStandby() || !l.Dynamic.StandbyCluster.On()):
 		at = max(at, known) // it has more than it knows yet
 	}
 	beat := cluster.Beat{
@@ -150,7 +150,11 @@ func (l *leadership) nextStatus() cluster.Status {
 	}
 	if o.Accepting && o.InRecovery { // it may be promoted without another takeover, as a standby leader is
 		beat.Timeline = max(beat.Timeline, o.Timeline+1)
+		if beat.Standby { // the other site may take the next one
+			beat.Timeline = max(beat.Timeline, o.Timeline+2)
+		}
 	}
+	beat.Site, beat.Succeeded = l.nextSite()
 	if l.discard != nil { // the restored shard's
 		beat.Timeline = max(beat.Timeline, l.discard.Timeline+1)
 	}
@@ -158,14 +162,30 @@ func (l *leadership) nextStatus() cluster.Status {
 	return cluster.Status{OpTime: at, Slots: l.slotPositions(&o), RetainSlots: l.retained, Lictor: &beat}
 }
 
-// standby reports whether the leader's position is that of a standby leader's PostgreSQL. The one of a
-// primary that is demoted lies on WAL that the remote primary may not have.
+// standby reports whether the leader's position is that of a standby leader's PostgreSQL, until there is a
+// primary. The one of a primary that is demoted lies on WAL that the remote primary may not have.
 func (l *leadership) standby() bool {
-	o, known := l.local.PG.Observed, l.Snapshot.Status.Value.Lictor
+	o := l.local.PG.Observed
 	if !o.Accepting {
-		return l.Dynamic.StandbyCluster.On() && known != nil && known.Standby
+		return l.wasStandby()
 	}
-	return l.Dynamic.StandbyCluster.On() && o.InRecovery
+	return o.InRecovery && (l.wasStandby() || l.Dynamic.StandbyCluster.On())
+}
+
+// wasStandby reports whether the position that is known is a standby leader's.
+func (l *leadership) wasStandby() bool {
+	known := l.Snapshot.Status.Value.Lictor
+	return known != nil && known.Standby
+}
+
+// nextSite is what the next status says of the two sites.
+func (l *leadership) nextSite() (since, succeeded int) {
+	if known := l.Snapshot.Status.Value.Lictor; known != nil {
+		if since = known.Site; known.Standby && !l.standby() {
+			since = l.local.PG.Observed.Timeline // it was promoted
+		}
+	}
+	return since, ha.Shard{Config: l.Dynamic, Cluster: l.Snapshot}.Succeeded(l.site)
 }
 
 // nextDiscarded is what the next status says of discarded WAL: as the one that it replaces,

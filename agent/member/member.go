@@ -80,6 +80,7 @@ type Member struct {
 	commits    commitWait
 	restorer   restorer
 	remote     remoteWatch
+	otherSite  siteWatch
 	key        memberKey
 	route      routeWriter
 	restoring  *Work // of the restore that is under way; nil: there is none
@@ -121,6 +122,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	m.commits = commitWait{Shard: shard, local: local, postgres: p.Postgres, watches: p.Watches}
 	m.restorer = restorer{Shard: shard, local: local, postgres: p.Postgres}
 	m.remote = remoteWatch{Shard: shard, local: local, postgres: p.Postgres}
+	m.otherSite = siteWatch{Shard: shard, local: local, postgres: p.Postgres}
 	m.key = memberKey{Shard: shard, consul: p.Consul, reread: m.Reread}
 	m.route = routeWriter{Shard: shard, local: local, work: work, keys: keys, handovers: planned, bouncers: p.Bouncers}
 	m.history = historyWriter{Shard: shard, local: local, lead: lead, keys: keys, postgres: p.Postgres}
@@ -145,6 +147,7 @@ func (m *Member) Restoring() bool { return m.replacing() || m.Loss != nil }
 
 // Step observes, decides and acts once.
 func (m *Member) Step() (ha.View, ha.Decision) {
+	m.otherSite.mind()
 	m.noteService(!m.LeaseState.Until().IsZero())
 	v := m.View()
 	d := ha.Decide(v)

@@ -153,6 +153,9 @@ type Postgres interface {
 	// CheckRemote says why a remote primary cannot be followed: it does not answer, is no primary,
 	// or is of another cluster than the data directory; or that this has WAL which is none of its.
 	CheckRemote(w *Work, limit time.Duration, up pg.Upstream, done func(diverged bool, err error))
+	// AskSite asks another site's hosts how far they are, by the history of the own timeline. The error is
+	// that none has answered.
+	AskSite(w *Work, limit time.Duration, up pg.Upstream, timeline int, done func(cluster.Site, error))
 	// AimAt asks a primary how far its WAL goes and keeps that as the end of the loss.
 	AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error))
 	ForgetLoss(limit time.Duration, id string, done func(error))

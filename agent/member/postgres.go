@@ -116,10 +116,10 @@ func (l *Local) noteService(leads bool) {
 	}
 }
 
-// serves reports whether PostgreSQL was seen to do what a leader's is to do: a standby leader's is
-// no primary.
+// serves reports whether PostgreSQL was seen to do what a leader's is to do: not every leader's is
+// a primary.
 func (l *Local) serves() bool {
-	return l.PG.Running && l.PG.Observed.Accepting && (l.PG.Primary() || l.Dynamic.StandbyCluster.On())
+	return l.PG.Running && l.PG.Observed.Accepting && (l.PG.Primary() || l.standsBy())
 }
 
 // hangs reports whether the postmaster, that one, has given nobody an answer for as long as a

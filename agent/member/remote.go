@@ -46,16 +46,27 @@ func (r *remoteWatch) mind(seen ha.Postgres) {
 }
 
 // rejoinRemote makes this member, the leader of a standby shard, a replica of the remote primary.
-// A PostgreSQL that runs is stopped only for one that can be followed. One that is down is
+// A PostgreSQL that runs is stopped only for one that can be followed, or for a site that is to be promoted: that
+// one gets all WAL first. One that is down is
 // started even where the remote primary does not answer: it serves readers, and may be promoted.
 // Its data are never replaced, as it is the leader (I7).
 func (m *Member) rejoinRemote(up pg.Upstream, allowed bool) {
 	m.commits.set = false
-	running := m.PG.Running
+	running, primary := m.PG.Running, m.PG.Running && m.PG.Primary()
+	toSite := m.handovers.toSite(up)
 	m.startTask(ha.TaskRejoin, func(w *Work, next func(error)) {
 		m.Postgres.CheckRemote(w, startLimit, up, func(_ bool, err error) {
 			rest := []step{m.start(StartAs{Upstream: &up})}
 			switch {
+			case err != nil && primary && !errors.Is(err, ErrDiverged):
+				m.askStandby(w, up, func(problem error) {
+					if problem != nil {
+						next(fmt.Errorf("PostgreSQL runs on as it is: %w", errors.Join(err, problem)))
+						return
+					}
+					inOrder(append([]step{toSite.stopForSite}, rest...)...)(w, next)
+				})
+				return
 			case err != nil && running:
 				next(fmt.Errorf("PostgreSQL runs on as it is: %w", err))
 				return
@@ -71,5 +82,22 @@ func (m *Member) rejoinRemote(up pg.Upstream, allowed bool) {
 			}
 			inOrder(rest...)(w, next)
 		})
-	}, m.nowFollows(up.Name))
+	}, func(err error) {
+		toSite.over(err)
+		m.nowFollows(up.Name)(err)
+	})
+}
+
+// askStandby says why a site that has no primary cannot take over from this one, by what it answers.
+func (m *Member) askStandby(w *Work, up pg.Upstream, done func(problem error)) {
+	o := m.PG.Observed
+	m.Postgres.AskSite(w, m.Dynamic.RetryTimeout, up, o.Timeline, func(site cluster.Site, err error) {
+		switch {
+		case err == nil && site.Primary:
+			err = errors.New("it has a primary by now, and is asked again")
+		case err == nil:
+			err = site.CanTakeOver(o.Timeline, o.LSN(), m.Dynamic.MaximumLagOnFailover)
+		}
+		done(err)
+	})
 }

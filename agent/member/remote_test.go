@@ -44,7 +44,7 @@ func TestRejoinTheRemotePrimary(t *testing.T) {
 		fails         bool
 	}{
 		{name: "it runs", want: []string{"CheckRemote", "Stop", "Rewind", "Start", "Look"}},
-		{name: "it runs, and the other does not answer", check: errBoom, want: []string{"CheckRemote", "Look"}, fails: true},
+		{name: "it runs, and the other does not answer", check: errBoom, want: []string{"CheckRemote", "AskSite", "Look"}, fails: true},
 		{name: "it runs, and cannot be rewound", check: diverged, want: []string{"CheckRemote", "Look"}, fails: true},
 		{name: "it is down", down: true, want: []string{"CheckRemote", "Stop", "Rewind", "Start", "Look"}},
 		{name: "it is down, and the other does not answer", down: true, check: errBoom, want: []string{"CheckRemote", "Start", "Look"}},
@@ -71,6 +71,9 @@ func TestRejoinTheRemotePrimary(t *testing.T) {
 				t.Fatalf("%+v", up)
 			}
 			c.answer(false, tt.check)
+			if c := w.find("Postgres.AskSite"); c != nil {
+				w.answer("Postgres.AskSite", cluster.Site{}, errBoom)
+			}
 			w.settle()
 			w.looked()
 			var asked []string
@@ -176,7 +179,7 @@ func TestStandbyLeaderInConsul(t *testing.T) {
 	if r, ok := w.route.wanted(); !ok || r.State != cluster.RouteDown {
 		t.Errorf("%+v", r)
 	}
-	if s := w.nextStatus(); !s.Lictor.Standby || s.OpTime != 200*mib || s.Lictor.Timeline != 4 {
+	if s := w.nextStatus(); !s.Lictor.Standby || s.OpTime != 200*mib || s.Lictor.Timeline != 5 {
 		t.Errorf("%+v", s)
 	}
 	if w.noteService(true); !w.unservedSince.IsZero() {

@@ -73,7 +73,7 @@ func (w *routeWriter) state() cluster.RouteState {
 		return cluster.RouteHandover
 	case w.local.PG.Running && w.local.PG.Observed.Accepting && w.local.PG.Primary() && w.work.TaskKind() != ha.TaskDemote && w.work.TaskKind() != ha.TaskRestore:
 		return cluster.RouteOpen
-	case w.local.PG.Running && !w.local.PG.Primary() && !w.Dynamic.StandbyCluster.On():
+	case w.local.PG.Running && !w.local.PG.Primary() && !w.local.standsBy():
 		return cluster.RoutePromoting
 	default:
 		return cluster.RouteDown

@@ -23,6 +23,7 @@ type Shard struct {
 	Dynamic  cluster.Dynamic
 	retained []string // the slots of members that went away
 
+	site        ha.SiteView       // what is known of the other site
 	barredUntil cluster.Instant   // pre_promote has failed: this member does not want to lead before
 	logged      map[string]string // problems that were logged and last, by topic
 }

@@ -59,6 +59,8 @@ func (m *Member) begin(action ha.Action) {
 		m.copySlots(act)
 	case ha.Promote:
 		m.promoter.begin(act)
+	case ha.StandDown:
+		m.standDown()
 	case ha.Handover:
 		m.handovers.begin(act)
 	case ha.SetSync:

@@ -24,6 +24,7 @@ func (m *Member) View() ha.View {
 		Stopping:    m.Stopping,
 		SyncWriting: m.writing[m.Keys.Sync()], SyncUncertain: m.SyncUncertain, SyncBefore: m.syncBefore,
 	}
+	v.Site = m.site
 	v.WatchdogOK, v.WatchdogProblem = m.Watchdog.OK()
 	o := m.PG.Observed
 	v.Postgres = ha.Postgres{

@@ -520,6 +520,10 @@ func (p postgresPort) CheckRemote(work *Work, limit time.Duration, up pg.Upstrea
 	p.w.ask(work, "Postgres.CheckRemote", done, limit, up)
 }
 
+func (p postgresPort) AskSite(work *Work, limit time.Duration, up pg.Upstream, timeline int, done func(cluster.Site, error)) {
+	p.w.ask(work, "Postgres.AskSite", done, limit, up, timeline)
+}
+
 func (p postgresPort) AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error)) {
 	p.w.ask(nil, "Postgres.AimAt", done, limit, l, up)
 }

@@ -21,7 +21,10 @@ type memberStatus struct {
 	ServerVersion    int                              `json:"server_version"`
 	Failsafe         bool                             `json:"failsafe_mode_is_active"`
 	WatchdogFailed   bool                             `json:"watchdog_failed"`
-	Patroni          struct {
+	XLog             struct {
+		Replayed int64 `json:"replayed_location"`
+	} `json:"xlog"`
+	Patroni struct {
 		Version string `json:"version"`
 	} `json:"patroni"`
 	Lictor *lictorStatus `json:"lictor"` // nil: the member runs Patroni

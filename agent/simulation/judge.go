@@ -24,6 +24,7 @@ func (v *Violation) Error() string {
 type judge struct {
 	w         *world
 	demoting  bool // the shard was made a standby, and had a primary
+	beside    bool // it was a standby, and the other site's primary lives
 	violation *Violation
 	status    cluster.Status // in Consul
 	replaced  cluster.Status // by the last takeover

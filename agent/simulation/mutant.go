@@ -82,6 +82,7 @@ type Mutant struct {
 	LostKept          bool // a slot that has lost its WAL stays
 	KeptStarted       bool // what is left of a clone that was cut short is started
 	PatroniIgnored    bool // a leader does not see that a member of Patroni's has taken its lock
+	SiteUnasked       bool // nobody asks the other site
 	PauseOfBefore     bool // what a member has said of an earlier pause counts for this one
 }
 
@@ -190,6 +191,9 @@ func (m *Mutant) see(v ha.View) ha.View {
 	}
 	if m.DiscardedLeads {
 		changed(func(b *cluster.Beat) { b.Discarded = 0 })
+	}
+	if m.SiteUnasked {
+		v = unsited(v)
 	}
 	if m.PromiseKept {
 		v.SyncBefore = nil

@@ -328,6 +328,7 @@ func (p *postgres) stop(done func(error)) {
 					p.drainTo(s)
 				}
 			}
+			p.drainToRemote()
 		}
 		p.clean = true
 		p.end()

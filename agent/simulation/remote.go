@@ -16,7 +16,7 @@ import (
 // The kinds of event of such a shard.
 const (
 	LoseRemote Kind = "lose-remote" // its primary is gone for For
-	EndStandby Kind = "end-standby" // the operator removes standby_cluster
+	EndStandby Kind = "end-standby" // it is gone for good, and the operator removes standby_cluster
 	// BeginStandby makes a shard with a primary the standby of another one, whose primary has
 	// left its history.
 	BeginStandby Kind = "begin-standby"
@@ -27,7 +27,7 @@ func standbyConfig() map[string]any { return map[string]any{"host": "remote"} }
 
 func newRemote(w *world, id int) *host {
 	r := &host{w: w, id: id, name: "remote", rate: 1, up: true}
-	r.pg = postgres{host: r, at: position{w.root, 1000}, system: systemIdentifier, primary: true, running: true, ready: true}
+	r.pg = postgres{host: r, at: position{w.root, 1000}, system: systemIdentifier, primary: !w.schedule.Sites, running: true, ready: true}
 	return r
 }
 
@@ -36,8 +36,12 @@ func (w *world) isStandby() bool { return w.config["standby_cluster"] != nil }
 
 // remoteWrites lets the remote primary write.
 func (w *world) remoteWrites() {
-	if w.remote.up {
+	switch {
+	case !w.remote.up:
+	case w.remote.pg.primary:
 		w.remote.pg.at.lsn += 100 + w.random.Int64N(3000)
+	default:
+		w.remoteReceives()
 	}
 }
 
@@ -45,9 +49,10 @@ func remoteFaults() map[Kind]fault {
 	return map[Kind]fault{
 		LoseRemote: {inject: func(w *world, _ Event) func() {
 			w.remote.up = false
-			return func() { w.remote.up = true }
+			return func() { w.remote.up = !w.remoteGone }
 		}},
 		EndStandby: {inject: func(w *world, _ Event) func() {
+			w.remote.up, w.remoteGone = false, true
 			w.reconfigure(map[string]any{"standby_cluster": nil})
 			return nil
 		}},
@@ -82,6 +87,9 @@ func (p inPostgres) CheckRemote(w *member.Work, _ time.Duration, up pg.Upstream,
 func (j *judge) noPrimary(h *host) {
 	if j.w.isStandby() && !j.demoting {
 		j.fail("I1", "%s accepts commits in a standby shard", h.name)
+	}
+	if j.beside {
+		j.fail("I1", "%s accepts commits beside the other site's primary", h.name)
 	}
 }
 

@@ -24,6 +24,7 @@ type Schedule struct {
 	Patroni    []int     // members that run Patroni
 	Fresh      bool      // nobody has made the shard yet
 	Standby    bool      // the shard is the standby of another one from its beginning
+	Sites      bool      // another site is the standby of this one from its beginning
 	Adopted    bool      // a's PostgreSQL runs before its agent first comes: no guard has started it
 	Config     map[string]any
 	// KillBefore is fence.kill_before of every member, half of fence.demote_before;
@@ -115,6 +116,9 @@ func (s Schedule) String() string {
 	}
 	if s.Standby {
 		b.WriteString(", a standby shard")
+	}
+	if s.Sites {
+		b.WriteString(", another site")
 	}
 	if s.Adopted {
 		b.WriteString(", PostgreSQL of a is adopted")
@@ -247,6 +251,9 @@ func newWorld(s Schedule, o Options) *world {
 	}
 	if s.Standby {
 		w.reconfigure(map[string]any{"standby_cluster": standbyConfig()})
+	}
+	if s.Sites {
+		w.reconfigure(map[string]any{"other_site": otherSiteConfig()})
 	}
 	w.root = &branch{timeline: 1}
 	w.remote = newRemote(w, s.Members+1)

@@ -74,17 +74,19 @@ type world struct {
 	consul   consul
 	net      network
 	hosts    []*host
-	remote   *host   // the primary that a standby shard follows (remote.go)
-	root     *branch // of all history
-	judge    judge
-	reader   reader         // of the logical slot
-	config   map[string]any // the dynamic configuration as the operator has it
-	parsed   map[uint64]cluster.Dynamic
-	heals    []*heal
-	clusters int                                 // that were made by a bootstrap
-	timeline int                                 // the highest ever
-	archived map[*branch]int64                   // how far the archive has each
-	trace    func(at time.Duration, line string) // nil: nobody listens
+	remote   *host // the primary that a standby shard follows (remote.go), or the other site (sites.go)
+	// remoteGone: it does not come back.
+	remoteGone bool
+	root       *branch // of all history
+	judge      judge
+	reader     reader         // of the logical slot
+	config     map[string]any // the dynamic configuration as the operator has it
+	parsed     map[uint64]cluster.Dynamic
+	heals      []*heal
+	clusters   int                                 // that were made by a bootstrap
+	timeline   int                                 // the highest ever
+	archived   map[*branch]int64                   // how far the archive has each
+	trace      func(at time.Duration, line string) // nil: nobody listens
 }
 
 // host is a machine: a clock, a PostgreSQL, a guard, an agent.

@@ -73,7 +73,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 	)
 	root.AddCommand(
 		listCommand(), topologyCommand(), fleetCommand(), doctorCommand(), eventsCommand(), historyCommand(),
-		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), evacuateCommand(), rebalanceCommand(), rotateSecretCommand(), restartCommand(), reloadCommand(),
+		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), demoteClusterCommand(), promoteClusterCommand(), evacuateCommand(), rebalanceCommand(), rotateSecretCommand(), restartCommand(), reloadCommand(),
 		reinitCommand(), restoreCommand(), pauseCommand(true), pauseCommand(false), queryCommand(), dsnCommand(), flushCommand(), removeCommand(),
 		versionCommand(), guardCommand(), probeDiskCommand(),
 	)

@@ -1,0 +1,55 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lictor-ha/lictor/agent/api"
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/postgres"
+)
+
+// checkSites says why the other site forbids a change of the configuration (design 5.27): a promotion beside
+// its primary, and a demotion for a site that could not take over. seen is this member.
+func (c *dynamicConfig) checkSites(ctx context.Context, seen api.State, old, next cluster.Dynamic) error {
+	was, becomes, pg := old.StandbyCluster, next.StandbyCluster, seen.Postgres
+	primary := seen.Leader && pg.Accepting && !pg.InRecovery
+	var host string
+	var port int
+	switch {
+	case was.On() == becomes.On():
+		return nil
+	case becomes.On() && primary:
+		host, port = becomes.Host, becomes.Port
+	case was.On() && !primary && !next.OtherSite.Ignore:
+		if host, port = next.OtherSite.Host, next.OtherSite.Port; host == "" {
+			host, port = was.Host, was.Port
+		}
+	}
+	if host == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, next.RetryTimeout)
+	defer cancel()
+	site, err := c.pg.AskSite(ctx, postgres.Upstream{Name: "other site " + cluster.SiteAddress(host, port), Host: host, Port: port, Remote: true}, pg.Timeline)
+	switch {
+	case becomes.On() && err == nil:
+		err = site.CanTakeOver(pg.Timeline, pg.LSN, next.MaximumLagOnFailover)
+		fallthrough
+	case becomes.On():
+		if err != nil {
+			return fmt.Errorf("standby_cluster: the primary here is not stopped for it: %w", err)
+		}
+	case err == nil:
+		timeline := pg.Timeline
+		if !seen.Leader { // the one that is promoted may have more
+			timeline = 0
+		}
+		if why := (ha.SiteView{Answered: true, Site: site}).Refusal(timeline, pg.LSN); why != "" {
+			return errors.New("standby_cluster: " + why)
+		}
+	}
+	return nil
+}
