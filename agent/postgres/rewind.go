@@ -184,7 +184,8 @@ const checkpointWithin = time.Minute
 
 // readyForRewind waits until the upstream's control file names the timeline
 // that it is on. Before that, pg_rewind would look at the old one and find
-// nothing to do. What would break it off half-way is told before it begins.
+// nothing to do. A standby's names it from its next restartpoint on, which is asked for: nothing else
+// would make one soon. What would break it off half-way is told before it begins.
 func (p *rewinder) readyForRewind(ctx context.Context, u Upstream) error {
 	ctx, cancel := context.WithTimeout(ctx, checkpointWithin)
 	defer cancel()
@@ -202,9 +203,14 @@ func (p *rewinder) readyForRewind(ctx context.Context, u Upstream) error {
 			"set it to another directory, or reinitialize this member", ErrDiverged, u.Name, inside)
 	}
 	for {
-		var done bool
-		err := conn.QueryRow(ctx, `SELECT pg_is_in_recovery() OR timeline_id = ('x' || left(pg_walfile_name(
-			CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_lsn() END), 8))::bit(32)::int FROM pg_control_checkpoint()`).Scan(&done)
+		var done, standby bool
+		err := conn.QueryRow(ctx, `SELECT pg_is_in_recovery(), timeline_id >= CASE WHEN pg_is_in_recovery()
+			THEN greatest((SELECT received_tli FROM pg_stat_wal_receiver), (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
+			ELSE ('x' || left(pg_walfile_name(CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_lsn() END), 8))::bit(32)::int
+			END FROM pg_control_checkpoint()`).Scan(&standby, &done)
+		if err == nil && standby && !done {
+			_, err = conn.Exec(ctx, "CHECKPOINT")
+		}
 		switch {
 		case err != nil:
 			return fmt.Errorf("waiting for the first checkpoint of %s: %w", u.Name, err)

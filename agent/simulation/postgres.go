@@ -432,6 +432,7 @@ func (p *postgres) rejoin(up *host, done func(error)) {
 								return
 							}
 							p.at, p.oldest, p.slots = up.pg.at, up.pg.oldest, nil // pg_rewind takes the slots away
+							p.checkpoint = up.pg.checkpoint
 							done(nil)
 						}, func() { done(errStopped) })
 					})

@@ -68,7 +68,7 @@ func TestSitesAtRandom(t *testing.T) {
 	t.Parallel()
 	for seed := uint64(1); seed <= 60; seed++ {
 		s := Generate(seed)
-		s.Sites, s.Patroni, s.NoStream, s.Keeps, s.Operator, s.Adopted, s.Cascade = true, nil, nil, 0, false, false, nil
+		s.Sites, s.Fresh, s.Patroni, s.NoStream, s.Keeps, s.Operator, s.Adopted, s.Cascade = true, false, nil, nil, 0, false, false, nil
 		s.Events = slices.DeleteFunc(s.Events, func(e Event) bool {
 			return slices.Contains([]Kind{Pause, ByHand, RestoreSnapshot, SetSyncMode}, e.Kind)
 		})

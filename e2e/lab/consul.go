@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -97,13 +98,17 @@ func (s *ConsulServer) specs() ([]Spec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("address of %s: %w", s.Name, err)
 	}
+	together := s.lab.consul
+	if s.lab.Options.Sites {
+		together = []*ConsulServer{s}
+	}
 	var join []string
-	for _, other := range s.lab.consul {
+	for _, other := range together {
 		join = append(join, net.JoinHostPort(other.Address, strconv.Itoa(other.serf)))
 	}
 	config, err := json.MarshalIndent(map[string]any{
 		"server":           true,
-		"bootstrap_expect": len(s.lab.consul),
+		"bootstrap_expect": len(together),
 		"node_name":        s.Name,
 		"data_dir":         s.dataDir(),
 		"bind_addr":        s.Address,
@@ -152,11 +157,24 @@ func (l *Lab) ConsulHosts() []string {
 	return hosts
 }
 
-// consulHostsFor is ConsulHosts with the server on the host itself first.
-func (l *Lab) consulHostsFor(h *Host) []string {
+// consul are the servers that know of a shard.
+func (s *Shard) consul() []*ConsulServer {
+	if !s.lab.Options.Sites {
+		return s.lab.consul
+	}
+	i := slices.Index(s.lab.shards, s)
+	return s.lab.consul[i : i+1]
+}
+
+// consulHostsFor is ConsulHosts with the server on the member's own host first; where shards are sites, that of
+// its site.
+func (l *Lab) consulHostsFor(m *Member) []string {
+	if l.Options.Sites {
+		return []string{m.Shard.consul()[0].HTTP}
+	}
 	hosts := l.ConsulHosts()
 	for i, s := range l.consul {
-		if s.Host == h {
+		if s.Host == m.Host {
 			hosts[0], hosts[i] = hosts[i], hosts[0]
 		}
 	}
@@ -166,8 +184,12 @@ func (l *Lab) consulHostsFor(h *Host) []string {
 // Consul runs f with a client of the first server that answers f without an
 // error; when none does it returns all their errors. Each try has two seconds.
 func (l *Lab) Consul(ctx context.Context, f func(ctx context.Context, client *api.Client) error) error {
+	return askConsul(ctx, l.consul, f)
+}
+
+func askConsul(ctx context.Context, servers []*ConsulServer, f func(ctx context.Context, client *api.Client) error) error {
 	var errs []error
-	for _, s := range l.consul {
+	for _, s := range servers {
 		if !s.Consul().Running() {
 			errs = append(errs, fmt.Errorf("%s does not run", s.Name))
 			continue
@@ -185,14 +207,20 @@ func (l *Lab) Consul(ctx context.Context, f func(ctx context.Context, client *ap
 
 // AwaitConsul waits until Consul takes a write.
 func (l *Lab) AwaitConsul(ctx context.Context) error {
-	err := poll(ctx, 50*time.Millisecond, func(ctx context.Context) error {
-		return l.Consul(ctx, func(ctx context.Context, client *api.Client) error {
-			_, err := client.KV().Put(&api.KVPair{Key: "lab/ready", Value: []byte("yes")}, new(api.WriteOptions).WithContext(ctx))
-			return err
+	together := [][]*ConsulServer{l.consul}
+	if l.Options.Sites {
+		together = slices.Collect(slices.Chunk(l.consul, 1))
+	}
+	for _, servers := range together {
+		err := poll(ctx, 50*time.Millisecond, func(ctx context.Context) error {
+			return askConsul(ctx, servers, func(ctx context.Context, client *api.Client) error {
+				_, err := client.KV().Put(&api.KVPair{Key: "lab/ready", Value: []byte("yes")}, new(api.WriteOptions).WithContext(ctx))
+				return err
+			})
 		})
-	})
-	if err != nil {
-		return fmt.Errorf("consul takes no write: %w", err)
+		if err != nil {
+			return fmt.Errorf("consul takes no write: %w", err)
+		}
 	}
 	return nil
 }
@@ -201,7 +229,7 @@ func (l *Lab) AwaitConsul(ctx context.Context) error {
 // reads. Patroni's keys are the same.
 func (s *Shard) Snapshot(ctx context.Context) (cluster.Snapshot, error) {
 	var snapshot cluster.Snapshot
-	err := s.lab.Consul(ctx, func(ctx context.Context, client *api.Client) error {
+	err := askConsul(ctx, s.consul(), func(ctx context.Context, client *api.Client) error {
 		options := (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
 		pairs, meta, err := client.KV().List(s.Keys.Prefix(), options)
 		if err != nil {

@@ -37,6 +37,9 @@ type Options struct {
 	// instead of on hosts of their own; a member asks the server on its own
 	// host first. It needs Netns and at least as many members as servers.
 	ConsulOnMembers bool
+	// Sites gives each shard a Consul server of its own, instead of ConsulServers that all share: each is a
+	// site that knows nothing of the others.
+	Sites bool
 	// VolumeMB, when set, gives each member's data directory a file system of
 	// its own of that many megabytes. It needs root.
 	VolumeMB int
@@ -85,6 +88,9 @@ func (o Options) withDefaults() Options {
 	set(&o.Members, 3)
 	set(&o.Bouncers, 2)
 	set(&o.ConsulServers, 3)
+	if o.Sites {
+		o.ConsulServers = o.Shards
+	}
 	o.Bouncers = max(o.Bouncers, 0)
 	if o.Substrate == "" {
 		o.Substrate = Loopback

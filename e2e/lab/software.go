@@ -33,7 +33,7 @@ func (s Lictor) Install(l *Lab, m *Member) ([]Spec, error) {
 		return nil, err
 	}
 	config := memberConfig(l, m)
-	config["consul"] = map[string]any{"hosts": l.consulHostsFor(m.Host)}
+	config["consul"] = map[string]any{"hosts": l.consulHostsFor(m)}
 	if l.owner.asRoot {
 		config["lictor"] = map[string]any{"os_user": l.owner.name}
 	}
