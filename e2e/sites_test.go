@@ -275,8 +275,12 @@ func (s *site) awaitFenced(ctx context.Context) {
 			}
 		}
 		snapshot, err := s.Snapshot(ctx)
-		if err == nil && snapshot.Route.Value.State != cluster.RouteDown {
+		switch b := snapshot.Status.Value.Lictor; {
+		case err != nil:
+		case snapshot.Route.Value.State != cluster.RouteDown:
 			err = fmt.Errorf("the route is %s", snapshot.Route.Value.State)
+		case b == nil || b.Succeeded == 0:
+			err = fmt.Errorf("the status says %+v", b)
 		}
 		return err
 	})

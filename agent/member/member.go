@@ -122,7 +122,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	m.commits = commitWait{Shard: shard, local: local, postgres: p.Postgres, watches: p.Watches}
 	m.restorer = restorer{Shard: shard, local: local, postgres: p.Postgres}
 	m.remote = remoteWatch{Shard: shard, local: local, postgres: p.Postgres}
-	m.otherSite = siteWatch{Shard: shard, local: local, postgres: p.Postgres}
+	m.otherSite = siteWatch{Shard: shard, local: local, lead: lead, postgres: p.Postgres}
 	m.key = memberKey{Shard: shard, consul: p.Consul, reread: m.Reread}
 	m.route = routeWriter{Shard: shard, local: local, work: work, keys: keys, handovers: planned, bouncers: p.Bouncers}
 	m.history = historyWriter{Shard: shard, local: local, lead: lead, keys: keys, postgres: p.Postgres}

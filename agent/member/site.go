@@ -16,6 +16,7 @@ const siteEvery = 5 * time.Second
 type siteWatch struct {
 	*Shard
 	local    *Local
+	lead     *leadership
 	postgres Postgres
 
 	asking bool
@@ -65,6 +66,10 @@ func (s *siteWatch) mind() {
 		s.site = ha.SiteView{Known: true, Asked: true, Answered: err == nil, Site: site}
 		if err != nil {
 			s.Log.Debug().Err(err).Msg("the other site does not answer")
+		}
+		known := ha.Shard{Config: s.Dynamic, Cluster: s.Snapshot}
+		if b := s.Snapshot.Status.Value.Lictor; b != nil && b.Succeeded == 0 && known.Succeeded(s.site) > 0 {
+			s.lead.LeaseState.BeatSoon() // the others, and operators, are to know
 		}
 		s.tell()
 	})

@@ -259,7 +259,7 @@ func (s *Shard) awaitKey(ctx context.Context, name string) error {
 		}
 		m, _ := snapshot.Member(name)
 		leader, _ := snapshot.Member(snapshot.LeaderName())
-		if v := m.Value; v.State != cluster.StateRunning || cluster.IsPrimary(v.Role) || v.Timeline != leader.Value.Timeline {
+		if v := m.Value; v.State != cluster.StateRunning || cluster.IsPrimary(v.Role) || v.Role == cluster.RoleStandbyLeader || v.Timeline != leader.Value.Timeline {
 			return fmt.Errorf("the key of %s says that it is %s, as a %s on timeline %d", name, v.State, v.Role, v.Timeline)
 		}
 		return nil

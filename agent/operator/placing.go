@@ -107,8 +107,6 @@ func (s fleetShard) stuck() placement.Problem {
 		return placement.Problem{What: fmt.Sprintf("its dynamic configuration is not valid: %v", s.problem), Do: "put it right with lictor edit-config " + s.scope}
 	case s.dynamic.Pause:
 		return placement.Problem{What: "it is paused", Do: "lictor resume " + s.scope + ", when its maintenance is over"}
-	case s.dynamic.StandbyCluster.On():
-		return placement.Problem{What: "it is configured as a standby cluster"}
 	case request.Err != nil:
 		return placement.Problem{What: "its key failover is not understood", Do: "see the leader's log"}
 	case request.OK() && request.Value.ScheduledAt != nil:
@@ -118,12 +116,20 @@ func (s fleetShard) stuck() placement.Problem {
 		}
 	case request.OK() && !request.Value.Empty():
 		return placement.Problem{What: "a change of leader is asked for already", Do: "wait until it is done (lictor events " + s.scope + ")"}
-	case leader.Value.State != cluster.StateRunning || !cluster.IsPrimary(leader.Value.Role):
+	case leader.Value.State != cluster.StateRunning || !s.leads(leader.Value):
 		return placement.Problem{What: fmt.Sprintf("its leader %s is %s, as a %s", leader.Value.Name, cmp.Or(leader.Value.State, "silent"), cmp.Or(leader.Value.Role, "member")), Do: "see lictor list " + s.scope}
 	case beat != nil && beat.Owner != leader.Value.Name:
 		return placement.Problem{What: leader.Value.Name + " has just taken the lock and does not lead yet", Do: "wait until it does"}
 	}
 	return placement.Problem{}
+}
+
+// leads reports whether the leader's role is the one that it is to have: of a standby shard it is no primary.
+func (s fleetShard) leads(leader cluster.Member) bool {
+	if s.dynamic.StandbyCluster.On() {
+		return leader.Role == cluster.RoleStandbyLeader
+	}
+	return cluster.IsPrimary(leader.Role)
 }
 
 // unfit says why a member cannot take over from its leader now. It is what the leader
@@ -154,7 +160,7 @@ func (s fleetShard) unfit(m cluster.Entry[cluster.Member]) placement.Problem {
 		return problem("wait until it follows, or lictor reinit", "is on timeline %d, the leader on %d", v.Timeline, leader.Value.Timeline)
 	case streams && v.ReplicationState == "":
 		return problem("see PostgreSQL's log there", "does not replicate")
-	case s.dynamic.SynchronousMode.On() && !s.snapshot.Sync.Value.Has(name):
+	case s.dynamic.Synchronous() && !s.snapshot.Sync.Value.Has(name):
 		return problem("wait until it is, or raise synchronous_node_count", "is no synchronous standby now, so it may lack acknowledged commits")
 	case known && limit > 0 && lag > limit:
 		return problem("wait until it has caught up", "lags %s", size(lag))
