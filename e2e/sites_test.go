@@ -57,7 +57,13 @@ func TestTwoSites(t *testing.T) {
 	awaitStandby(ctx, t, geneva.Shard)
 	zurich.must("edit-config", "--force", "-s", `other_site={"host": "`+geneva.hosts+`"}`)
 
-	t.Run("no promotion beside a primary that lives", func(t *testing.T) {
+	run := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			zurich.t, geneva.t, rows.t = t, t, t
+			f(t)
+		})
+	}
+	run("no promotion beside a primary that lives", func(t *testing.T) {
 		geneva.ends(operator.ExitRefused, "accepts commits", "promote-cluster", "--force")
 		status, answer, err := awaitStandby(within(t), t, geneva.Shard).Patch(within(t), "/config", map[string]any{"standby_cluster": nil})
 		if err != nil || status != http.StatusBadRequest || !strings.Contains(answer, "accepts commits") {
@@ -65,7 +71,7 @@ func TestTwoSites(t *testing.T) {
 		}
 	})
 
-	t.Run("nor by a key that is written past the API", func(t *testing.T) {
+	run("nor by a key that is written past the API", func(t *testing.T) {
 		ctx := within(t)
 		leader := awaitStandby(ctx, t, geneva.Shard)
 		before := geneva.config(ctx)
@@ -84,19 +90,19 @@ func TestTwoSites(t *testing.T) {
 		awaitStandby(ctx, t, geneva.Shard)
 	})
 
-	t.Run("no demotion for a site that does not answer", func(t *testing.T) {
+	run("no demotion for a site that does not answer", func(t *testing.T) {
 		zurich.ends(operator.ExitRefused, "not stopped for it", "demote-cluster", "--force", "--host", "10.77.0.250")
 		rows.write(within(t), got(zurich.AwaitHealthy(within(t)))(t), 1)
 	})
 
 	for range 2 { // there, and back again
-		t.Run("both live: "+zurich.Name+" hands over to "+geneva.Name, func(t *testing.T) {
+		run("both live: "+zurich.Name+" hands over to "+geneva.Name, func(t *testing.T) {
 			handOver(t, rows, zurich, geneva)
 		})
 		zurich, geneva = geneva, zurich
 	}
 
-	t.Run("a site that was cut off and succeeded fences itself, and follows when it is demoted", func(t *testing.T) {
+	run("a site that was cut off and succeeded fences itself, and follows when it is demoted", func(t *testing.T) {
 		ctx := within(t)
 		primary := got(zurich.AwaitHealthy(ctx))(t)
 		leader := awaitStandby(ctx, t, geneva.Shard)
@@ -133,7 +139,7 @@ func TestTwoSites(t *testing.T) {
 		zurich, geneva = geneva, zurich
 	})
 
-	t.Run("a site that was lost and comes back accepts nothing, and follows when it is demoted", func(t *testing.T) {
+	run("a site that was lost and comes back accepts nothing, and follows when it is demoted", func(t *testing.T) {
 		ctx := within(t)
 		primary := got(zurich.AwaitHealthy(ctx))(t)
 		stop := rows.writeOn(ctx, primary)

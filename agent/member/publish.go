@@ -72,7 +72,7 @@ func (m *Member) RoleName() string {
 		return cluster.RoleUninitialized
 	case m.PG.Running && m.PG.Primary():
 		return m.PrimaryWord
-	case m.Dynamic.StandbyCluster.On() && m.PG.Running && m.Leads():
+	case m.standsBy() && m.PG.Running && m.Leads():
 		return cluster.RoleStandbyLeader
 	default:
 		return cluster.RoleReplica

@@ -131,6 +131,9 @@ func TestSucceeded(t *testing.T) {
 	w.wantAsked("Postgres", "Postgres.BeforeStop", "Postgres.Stop", "Postgres.Start", "Postgres.Look")
 	w.Snapshot.Status.Value.Lictor.Succeeded = 5
 	w.sawReplica(200*mib, "")
+	if got := w.Value().Role; got != cluster.RoleStandbyLeader { // the others follow it
+		t.Errorf("role %s", got)
+	}
 	if w.noteService(true); !w.unservedSince.IsZero() {
 		t.Error("it serves nobody")
 	}

@@ -69,7 +69,9 @@ func DemoteCluster(ctx context.Context, c *Console, s *Shard, o DemoteOptions) e
 	if err := s.patchSite(ctx, snapshot, patch); err != nil {
 		return err
 	}
-	leader, took, err := s.awaitRole(ctx, dynamic, cluster.RoleStandbyLeader)
+	// One that was succeeded is no primary already, and has to be rewound.
+	succeeded := snapshot.Status.Value.Lictor != nil && snapshot.Status.Value.Lictor.Succeeded > 0
+	leader, took, err := s.awaitRole(ctx, dynamic, cluster.RoleStandbyLeader, succeeded)
 	if err != nil {
 		if back := s.patchSite(ctx, snapshot, map[string]any{"standby_cluster": nil}); back != nil {
 			return unknownf("%s is not a standby yet: %w; standby_cluster could not be removed again: %w", s.Scope, err, back)
@@ -77,6 +79,9 @@ func DemoteCluster(ctx context.Context, c *Console, s *Shard, o DemoteOptions) e
 		return rolledBack(fmt.Errorf("%s was not demoted, and standby_cluster is removed again: %w", s.Scope, err))
 	}
 	c.Say("%s is demoted after %s: %s is its standby leader", s.Scope, Duration(took), leader.Name)
+	if succeeded {
+		return nil
+	}
 	if at, err := s.replayed(ctx, leader); err != nil {
 		c.Warn("warning: how far its WAL goes is not known: %v", err)
 	} else {
@@ -135,7 +140,7 @@ func PromoteCluster(ctx context.Context, c *Console, s *Shard, o PromoteOptions)
 	if err := s.patchSite(ctx, snapshot, promotionPatch(dynamic, o)); err != nil {
 		return err
 	}
-	leader, took, err := s.awaitRole(ctx, dynamic, cluster.RolePrimary)
+	leader, took, err := s.awaitRole(ctx, dynamic, cluster.RolePrimary, false)
 	if err != nil {
 		return unknownf("standby_cluster is removed, and %s has no primary yet: %w; see lictor list and lictor doctor", s.Scope, err)
 	}
@@ -199,8 +204,8 @@ func (s *Shard) patchSite(ctx context.Context, snapshot cluster.Snapshot, patch 
 	return fmt.Errorf("the configuration was not changed: %s (status %d)", s.words(answer), answer.Status)
 }
 
-// awaitRole waits until a shard's leader runs in a role.
-func (s *Shard) awaitRole(ctx context.Context, d cluster.Dynamic, role string) (cluster.Member, time.Duration, error) {
+// awaitRole waits until a shard's leader runs in a role; receives: and gets WAL.
+func (s *Shard) awaitRole(ctx context.Context, d cluster.Dynamic, role string, receives bool) (cluster.Member, time.Duration, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, 2*d.TTL+time.Minute)
 	defer cancel()
@@ -216,7 +221,7 @@ func (s *Shard) awaitRole(ctx context.Context, d cluster.Dynamic, role string) (
 		}
 		leader = m.Value
 		is := leader.Role == role || role == cluster.RolePrimary && cluster.IsPrimary(leader.Role)
-		if is && leader.State == cluster.StateRunning {
+		if is && leader.State == cluster.StateRunning && (!receives || leader.ReplicationState != "") {
 			return nil
 		}
 		why := fmt.Sprintf("%s leads, and is %s as a %s", leader.Name, cmp.Or(leader.State, "silent"), cmp.Or(leader.Role, "member"))

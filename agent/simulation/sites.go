@@ -160,11 +160,19 @@ func (s Schedule) loses() bool {
 	return slices.ContainsFunc(s.Events, func(e Event) bool { return e.Kind != HandOverSite })
 }
 
-// fenced: the other site has taken over long ago, and this one can see it.
+// fenced: the other site has taken over long ago, and this one can see it: nobody accepts commits, and all
+// serve readers.
 func (j *judge) fenced() {
+	quiet := !slices.ContainsFunc(j.w.schedule.Events, func(e Event) bool {
+		return !slices.Contains([]Kind{PromoteRemote, KillPostmaster, Switchover, EndAgent}, e.Kind)
+	})
 	for _, h := range j.w.hosts {
-		if h.pg.writable && h.up && !slices.ContainsFunc(j.w.schedule.Events, func(e Event) bool { return e.Kind != PromoteRemote && e.Kind != KillPostmaster && e.Kind != Switchover }) {
+		switch {
+		case !quiet || !h.up:
+		case h.pg.writable:
 			j.fail("I1", "%s accepts commits beside the other site, which has taken over", h.name)
+		case !h.pg.ready:
+			j.fail("I4", "%s serves no readers, the other site having taken over: %s", h.name, j.reasons())
 		}
 	}
 }

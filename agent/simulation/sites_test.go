@@ -41,6 +41,7 @@ func TestSiteIsSucceeded(t *testing.T) {
 	for name, s := range map[string]Schedule{
 		"it lives":                    twoSites(alone(8), during(30, 30, PromoteRemote, a)),
 		"its PostgreSQL is killed":    twoSites(alone(8), during(30, 40, PromoteRemote, a), ev(45, KillPostmaster, a)),
+		"a standby is started anew":   twoSites(alone(8), during(30, 60, PromoteRemote, a), ev(50, KillPostmaster, b)),
 		"another member leads":        twoSites(alone(8), during(30, 60, PromoteRemote, a), ev(50, Switchover, b)),
 		"its host is lost":            twoSites(alone(8), during(30, 60, PromoteRemote, a), during(31, 20, HostLoss, a)),
 		"the other one is lost again": twoSites(alone(8), during(30, 60, PromoteRemote, a), during(50, 20, LoseRemote, a), during(52, 10, HostLoss, a)),
