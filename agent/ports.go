@@ -466,6 +466,10 @@ func (p inPostgres) AskSite(w *member.Work, limit time.Duration, up pg.Upstream,
 	answered(p.runner, w, limit, func(ctx context.Context) (cluster.Site, error) { return p.pg.AskSite(ctx, up, timeline) }, done)
 }
 
+func (p inPostgres) ArchiveLast(w *member.Work, limit time.Duration, done func(error)) {
+	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.ArchiveLast(ctx, limit) }, done)
+}
+
 func (p inPostgres) AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error)) {
 	call(p.runner, limit, func(ctx context.Context) (pg.Loss, error) {
 		var err error

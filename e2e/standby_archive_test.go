@@ -14,24 +14,24 @@ import (
 )
 
 // A shard follows another one by its archive alone: it is made from a backup, its leader restores WAL, the other
-// member streams from that one, and it is promoted with all that was archived.
+// member streams from that one. Then the first one is demoted by the archive, and follows the second one.
 func TestStandbyClusterByArchive(t *testing.T) {
 	archive := got(os.MkdirTemp("", "archive"))(t)
 	t.Cleanup(func() { _ = os.RemoveAll(archive) })
 	must(t, os.Chmod(archive, 0o777)) //nolint:gosec // PostgreSQL's user writes into it
-	backup := filepath.Join(archive, "backup.sh")
+	backup, restore := filepath.Join(archive, "backup.sh"), "cp "+archive+"/%f %p"
 	l := labtest.New(t, lab.Options{
 		Shards: 2, Members: 2, Bouncers: -1, ConsulServers: 1,
 		Database: lab.Lictor{Edit: func(m *lab.Member, c map[string]any) {
 			dcs := c["bootstrap"].(map[string]any)["dcs"].(map[string]any)
+			parameters := c["postgresql"].(map[string]any)["parameters"].(map[string]any)
+			parameters["archive_mode"] = "on"
+			parameters["archive_command"] = fmt.Sprintf("test ! -e %[1]s/%%f && cp %%p %[1]s/%%f.new && mv %[1]s/%%f.new %[1]s/%%f", archive)
 			if m.Shard.Name == "shard1" {
-				parameters := c["postgresql"].(map[string]any)["parameters"].(map[string]any)
-				parameters["archive_mode"] = "on"
-				parameters["archive_command"] = fmt.Sprintf("cp %%p %[1]s/%%f.new && mv %[1]s/%%f.new %[1]s/%%f", archive)
 				return
 			}
 			c["postgresql"].(map[string]any)["restored"] = map[string]any{"command": "/bin/sh " + backup, "no_leader": true}
-			dcs["standby_cluster"] = map[string]any{"restore_command": "cp " + archive + "/%f %p", "create_replica_methods": []any{"restored"}}
+			dcs["standby_cluster"] = map[string]any{"restore_command": restore, "create_replica_methods": []any{"restored"}}
 		}},
 	})
 	ctx := within(t)
@@ -77,15 +77,39 @@ PGPASSWORD=%s exec %s/pg_basebackup -h %s -p %s -U %s -X none -c fast -D "$d"
 	must(t, leader.Start(ctx))
 	archived(10)
 
-	leader = got(second.Leader(ctx))(t)
-	had := rows.count(ctx, leader)
-	if status, answer, err := leader.Patch(ctx, "/config", map[string]any{"standby_cluster": nil}); err != nil || status != http.StatusOK {
-		t.Fatalf("%d %s %v", status, answer, err)
+	// The first shard follows by the archive as well: it has archived all of its WAL, and the second one restores it
+	// before it is promoted.
+	had := rows.count(ctx, primary)
+	change := func(m *lab.Member, patch map[string]any) {
+		t.Helper()
+		if status, answer, err := m.Patch(ctx, "/config", patch); err != nil || status != http.StatusOK {
+			t.Fatalf("%d %s %v", status, answer, err)
+		}
 	}
+	change(primary, map[string]any{"standby_cluster": map[string]any{"restore_command": restore}})
+	var at int64
+	await(ctx, t, "the demotion", func() error {
+		status, err := primary.Status(ctx)
+		if at = status.XLog.ReplayedLocation; err == nil && (status.Role != cluster.RoleStandbyLeader || at == 0) {
+			err = fmt.Errorf("%+v", status)
+		}
+		return err
+	})
+	leader = got(second.Leader(ctx))(t)
+	await(ctx, t, "all WAL", func() error {
+		status, err := leader.Status(ctx)
+		if err == nil && status.XLog.ReplayedLocation < at {
+			err = fmt.Errorf("%d of %d", status.XLog.ReplayedLocation, at)
+		}
+		return err
+	})
+	change(leader, map[string]any{"standby_cluster": nil})
 	promoted := got(second.AwaitHealthy(ctx))(t)
 	if has := rows.count(ctx, promoted); has < had {
 		t.Errorf("%d rows of %d", has, had)
 	}
 	rows.write(ctx, promoted, 5)
 	rows.await(ctx, second, had+5)
+	must(t, rows.exec(ctx, promoted, "SELECT pg_switch_wal()"))
+	rows.await(ctx, first, had+5)
 }

@@ -73,6 +73,9 @@ func (s SiteView) Refusal(timeline int, lsn int64) string {
 func otherSite(v View) (Decision, bool) {
 	pg := v.Postgres
 	runs := pg.Running && pg.Primary
+	if v.Config.Pause && runs {
+		return Decision{}, false
+	}
 	if timeline := v.Succeeded(v.Site); timeline > 0 {
 		return succeeded(v, fmt.Sprintf("the leader; the other site has taken over, on timeline %d: nobody accepts commits here before lictor demote-cluster, or promote-cluster --ignore-other-site", timeline)), true
 	}
@@ -98,7 +101,7 @@ func otherSite(v View) (Decision, bool) {
 func succeeded(v View, why string) Decision {
 	pg := v.Postgres
 	switch {
-	case v.Config.Pause:
+	case v.Config.Pause && !pg.Running:
 		return wait(why + "; the shard is paused")
 	case pg.Running && pg.Primary:
 		return v.unlessFailing(do(why, StandDown{}))

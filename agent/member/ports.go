@@ -156,6 +156,8 @@ type Postgres interface {
 	// AskSite asks another site's hosts how far they are, by the history of the own timeline. The error is
 	// that none has answered.
 	AskSite(w *Work, limit time.Duration, up pg.Upstream, timeline int, done func(cluster.Site, error))
+	// ArchiveLast archives the segment with the shutdown checkpoint of a PostgreSQL that archives WAL.
+	ArchiveLast(w *Work, limit time.Duration, done func(error))
 	// AimAt asks a primary how far its WAL goes and keeps that as the end of the loss.
 	AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error))
 	ForgetLoss(limit time.Duration, id string, done func(error))

@@ -76,7 +76,7 @@ func (m *Member) rejoinRemote(up pg.Upstream, allowed bool) {
 			case err != nil:
 				m.Log.Warn().Err(err).Msg("started as a standby without the remote primary")
 			default:
-				rest = append([]step{m.orderly(m.stopWithin(), false), func(w *Work, next func(error)) {
+				rest = append([]step{m.orderly(m.stopWithin(), false), m.archiveLast(primary && up.Host == ""), func(w *Work, next func(error)) {
 					m.Postgres.Rewind(w, up, allowed, next)
 				}}, rest...)
 			}
@@ -86,6 +86,23 @@ func (m *Member) rejoinRemote(up pg.Upstream, allowed bool) {
 		toSite.over(err)
 		m.nowFollows(up.Name)(err)
 	})
+}
+
+// archiveLast is the step by which a site that follows by the archive alone gets the last WAL of this one; wanted: there is
+// such a site.
+func (m *Member) archiveLast(wanted bool) step {
+	return func(w *Work, next func(error)) {
+		if !wanted {
+			next(nil)
+			return
+		}
+		m.Postgres.ArchiveLast(w, m.ScriptLimit, func(err error) {
+			if err != nil {
+				m.Log.Warn().Err(err).Msg("the other site may lack the shutdown checkpoint, and this one cannot follow it then")
+			}
+			next(w.Broken())
+		})
+	}
 }
 
 // askStandby says why a site that has no primary cannot take over from this one, by what it answers.

@@ -524,6 +524,10 @@ func (p postgresPort) AskSite(work *Work, limit time.Duration, up pg.Upstream, t
 	p.w.ask(work, "Postgres.AskSite", done, limit, up, timeline)
 }
 
+func (p postgresPort) ArchiveLast(work *Work, limit time.Duration, done func(error)) {
+	p.w.ask(work, "Postgres.ArchiveLast", done, limit)
+}
+
 func (p postgresPort) AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error)) {
 	p.w.ask(nil, "Postgres.AimAt", done, limit, l, up)
 }

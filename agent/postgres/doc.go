@@ -28,6 +28,7 @@
 //	timeline.go     histories, and the next timeline's number
 //	partial_segment.go       segments that hide WAL of an older timeline
 //	diverged.go     whether this member's WAL has left the upstream's
+//	archive_last.go the segment with the shutdown checkpoint, for a site that follows by the archive
 //	site.go         how far another site is, and whether it has left this one's history
 //
 //	credentials     as whom the agent and its programs log in: login.go, require_auth.go

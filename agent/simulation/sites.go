@@ -137,6 +137,10 @@ func (p inPostgres) AskSite(w *member.Work, _ time.Duration, _ pg.Upstream, _ in
 	}, func(err error) { done(site, err) })
 }
 
+func (p inPostgres) ArchiveLast(w *member.Work, _ time.Duration, done func(error)) {
+	p.work(w, func(done func(error)) { done(nil) }, done)
+}
+
 // handedOverSite: the other site was promoted after this one was demoted. No member accepts commits, and the
 // other site holds those that were acknowledged, unless a host with some of them was lost.
 func (j *judge) handedOverSite() {
