@@ -51,6 +51,7 @@ func (s *siteWatch) mind() {
 	if index := s.Snapshot.Config.ModifyIndex; promotes && s.config != index {
 		s.site, s.config, s.next = ha.SiteView{Known: ok}, index, 0
 	}
+	s.tell()
 	timeline := s.local.timeline()
 	if !ok || s.asking || s.Now().Before(s.next) || promotes && s.site.Asked || s.local.Data.State != ha.DataValid || timeline == 0 {
 		return
@@ -81,7 +82,7 @@ func (s *siteWatch) tell() {
 	detail := ""
 	switch {
 	case known.Succeeded(s.site) > 0:
-		detail = "it has succeeded this one, whose members accept no commits; " + s.site.Address + " was its primary"
+		detail = "it has succeeded this one, whose members accept no commits before lictor demote-cluster"
 	case known.PromotesSite() && s.LockIsOurs():
 		detail = s.local.refusal()
 	case s.site.Answered && s.site.Primary && s.local.PG.Running && s.local.PG.Primary():

@@ -102,6 +102,9 @@ func TestAskBeforeTheSiteIsPromoted(t *testing.T) {
 	if s := w.nextStatus(); s.Lictor.Timeline != 5 {
 		t.Errorf("it takes timeline %d, which the other site may take", s.Lictor.Timeline)
 	}
+	if w.otherSite.mind(); len(w.Logged()) != 0 {
+		t.Errorf("the refusal is over, and still told: %v", w.Logged())
+	}
 	w.sawPrimary(300 * mib)
 	w.PG.Observed.Timeline = 5
 	if s := w.nextStatus(); s.Lictor.Standby || s.Lictor.Site != 5 {
