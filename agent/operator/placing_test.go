@@ -58,8 +58,10 @@ func TestPlaced(t *testing.T) {
 		{name: "a leader that is no member", edit: func(s *cluster.Snapshot) { s.Leader.Value = "x" }, stuck: "x has no readable member key"},
 		{name: "paused", dynamic: cluster.Dynamic{Pause: true}, stuck: "it is paused: lictor resume x"},
 		{name: "configuration", problem: errors.New("ttl"), stuck: "its dynamic configuration is not valid: ttl"},
-		{name: "a standby shard", edit: func(s *cluster.Snapshot) { s.Members[0].Value.Role = cluster.RoleStandbyLeader },
-			dynamic: cluster.Dynamic{StandbyCluster: cluster.StandbyCluster{Host: "x"}, SynchronousMode: cluster.SyncOn}},
+		{
+			name: "a standby shard", edit: func(s *cluster.Snapshot) { s.Members[0].Value.Role = cluster.RoleStandbyLeader },
+			dynamic: cluster.Dynamic{StandbyCluster: cluster.StandbyCluster{Host: "x"}, SynchronousMode: cluster.SyncOn},
+		},
 		{name: "a primary that is to follow another site", dynamic: cluster.Dynamic{StandbyCluster: cluster.StandbyCluster{Host: "x"}}, stuck: "as a primary"},
 		{name: "scheduled", edit: failover(cluster.Failover{Leader: "a", ScheduledAt: &later}), stuck: "a switchover is scheduled for 2099"},
 		{name: "under way", edit: failover(cluster.Failover{Leader: "a", Candidate: "b"}), stuck: "asked for already"},
