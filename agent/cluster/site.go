@@ -80,7 +80,8 @@ type Site struct {
 	// Timeline and LSN are how far it is.
 	Timeline int
 	LSN      int64
-	// Common is the last timeline that its history and ours have in common; Left: it has left that one.
+	// Of a primary: Common is the last timeline that its history and ours have in common; Left: it has left that
+	// one.
 	Common int
 	Left   bool
 }

@@ -80,6 +80,9 @@ func (p *rewinder) askHost(ctx context.Context, u Upstream, systemIdentifier str
 	if s.Primary, err = p.isPrimary(ctx, conn, u); err != nil {
 		return cluster.Site{}, fmt.Errorf("asking %s whether it is a primary: %w", address, err)
 	}
+	if !s.Primary { // it may lack the history
+		return s, nil
+	}
 	theirs, err := timelineHistory(ctx, conn, on)
 	if err != nil {
 		return cluster.Site{}, fmt.Errorf("%s: %w", address, err)

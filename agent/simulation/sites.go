@@ -129,7 +129,7 @@ func (p inPostgres) AskSite(w *member.Work, _ time.Duration, _ pg.Upstream, _ in
 				common = common.parent
 			}
 			site = cluster.Site{Address: "remote:5432", Primary: r.pg.primary, Timeline: r.pg.at.branch.timeline, LSN: r.pg.at.lsn}
-			if common != nil {
+			if common != nil && site.Primary {
 				site.Common, site.Left = common.timeline, common != r.pg.at.branch
 			}
 			done(nil)

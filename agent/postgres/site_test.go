@@ -1,0 +1,52 @@
+package postgres
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// What another site's hosts answer: a standby that follows, a primary that has left the own timeline, one that
+// was left behind; another cluster, and nobody.
+func TestAskSite(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	site := func(of *Instance, host string) Upstream {
+		return Upstream{Name: "other site", Host: host, Port: of.port, Remote: true}
+	}
+	asked := func(by, of *Instance, timeline int) cluster.Site {
+		t.Helper()
+		s, err := by.AskSite(ctx, site(of, "127.0.0.3,127.0.0.1"), timeline) // nobody listens at the first
+		must(t, err)
+		return s
+	}
+	at := observe(ctx, t, a, "the primary", func(s State) bool { return s.Accepting }).WriteLSN
+	observe(ctx, t, b, "it has all WAL", func(s State) bool { return s.ReplayedLSN >= at })
+	if s := asked(a, b, 1); s.Primary || s.Timeline != 1 || s.LSN < at || s.CanTakeOver(1, at, 0) != nil {
+		t.Errorf("the standby: %+v", s)
+	}
+	if s := asked(b, a, 1); !s.Primary || s.Common != 1 || s.Left || s.Address != cluster.SiteAddress("127.0.0.1", a.port) {
+		t.Errorf("its primary: %+v", s)
+	}
+	must(t, b.Unfollow(ctx))
+	must(t, b.Promote(ctx, 2)) // a number is passed over
+	if s := asked(a, b, 1); !s.Primary || s.Timeline != 3 || s.Common != 1 || !s.Left || !s.Succeeds(0) {
+		t.Errorf("the one that was promoted: %+v", s)
+	}
+	if s := asked(b, a, 3); !s.Primary || s.Timeline != 1 || s.Common != 1 || s.Left || s.Succeeds(0) {
+		t.Errorf("the one that was left: %+v", s)
+	}
+
+	c := newInstance(t, settings(t, newDir(t), "c"))
+	bootstrapped(ctx, t, c)
+	must(t, c.Start(ctx, StartAs{Role: Primary}))
+	observe(ctx, t, c, "another cluster", func(s State) bool { return s.Accepting })
+	if s, err := a.AskSite(ctx, site(c, "127.0.0.1"), 1); err == nil || !strings.Contains(err.Error(), "not of one cluster") {
+		t.Errorf("another cluster: %+v %v", s, err)
+	}
+	if s, err := a.AskSite(ctx, site(newInstance(t, settings(t, newDir(t), "d")), "127.0.0.1"), 1); err == nil || !strings.Contains(err.Error(), "none of the other site's hosts") {
+		t.Errorf("nobody: %+v %v", s, err)
+	}
+}
