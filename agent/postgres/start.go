@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/environ"
@@ -204,6 +205,7 @@ func (p *server) PromoteAfter(ctx context.Context, above int, last func(context.
 		}
 		if !recovering {
 			p.promoted()
+			p.tellArchive(ctx, conn)
 			return nil
 		}
 		commands.look(replayed)
@@ -212,6 +214,19 @@ func (p *server) PromoteAfter(ctx context.Context, above int, last func(context.
 		case <-ctx.Done():
 			return fmt.Errorf("promoting: %w", ctx.Err())
 		}
+	}
+}
+
+// tellArchive has the new primary archive the histories of timelines that it has passed over. What fails keeps nobody
+// from being promoted.
+func (p *server) tellArchive(ctx context.Context, conn *pgx.Conn) {
+	var archives bool
+	err := conn.QueryRow(ctx, "SELECT current_setting('archive_mode') <> 'off'").Scan(&archives)
+	if err == nil && archives {
+		err = p.archiveSkipped()
+	}
+	if err != nil {
+		p.log.Warn().Err(err).Msg("standbys that follow by the archive alone may not find the new timeline")
 	}
 }
 

@@ -39,6 +39,31 @@ func (p *walDir) skipTimelines(own, above int) error {
 	return nil
 }
 
+// archiveSkipped has PostgreSQL archive these files of a primary: a standby that gets its WAL from the archive
+// alone asks for one history after the other, and knows of none beyond the first that is not there.
+func (p *walDir) archiveSkipped() error {
+	files, err := p.disk.Glob(p.inData("pg_wal/????????.history"))
+	if err != nil {
+		return fmt.Errorf("looking for timelines: %w", err)
+	}
+	for _, file := range files {
+		if marked, err := p.isSkipped(file); err != nil || !marked {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		status := p.inData(filepath.Join("pg_wal", "archive_status", filepath.Base(file)))
+		if _, err := p.disk.Stat(status + ".done"); err == nil {
+			continue
+		}
+		if err := p.writeNew(status+".ready", ""); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("archiving the history of a timeline that was passed over: %w", err)
+		}
+	}
+	return nil
+}
+
 // writeNew writes a file of PostgreSQL's that must not exist yet.
 func (p *walDir) writeNew(file, content string) error {
 	f, err := p.disk.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
