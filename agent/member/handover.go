@@ -191,7 +191,7 @@ func (p *planned) stopForSite(w *Work, next func(error)) {
 			w.breakOff(ErrTooLong)
 		}
 	})
-	inOrder(p.postgres.Checkpoint, p.hold, p.handovers.stop.beforeStop(min(p.handovers.stop.beforeStopLimit(), handoverLimit/2)), p.stopPostgres)(w, func(err error) {
+	inOrder(p.postgres.Checkpoint, p.hold, p.stop.beforeStop(min(p.stop.beforeStopLimit(), handoverLimit/2)), p.stopPostgres)(w, func(err error) {
 		over = true
 		next(err)
 	})
