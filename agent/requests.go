@@ -174,7 +174,7 @@ func (n *node) ChangeConfig(ctx context.Context, change func(map[string]any) (ma
 		err = n.conf.checkChange(ctx, old, next)
 	}
 	if err == nil {
-		err = n.conf.checkSites(ctx, n.State(), old, next)
+		err = n.conf.checkSites(ctx, n.State, old, next)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", api.ErrRefused, err)

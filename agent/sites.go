@@ -12,15 +12,18 @@ import (
 )
 
 // checkSites says why the other site forbids a change of the configuration (design 5.27): a promotion beside
-// its primary, and a demotion for a site that could not take over. seen is this member.
-func (c *dynamicConfig) checkSites(ctx context.Context, seen api.State, old, next cluster.Dynamic) error {
-	was, becomes, pg := old.StandbyCluster, next.StandbyCluster, seen.Postgres
+// its primary, and a demotion for a site that could not take over. state tells of this member.
+func (c *dynamicConfig) checkSites(ctx context.Context, state func() api.State, old, next cluster.Dynamic) error {
+	was, becomes := old.StandbyCluster, next.StandbyCluster
+	if was.On() == becomes.On() {
+		return nil
+	}
+	seen := state()
+	pg := seen.Postgres
 	primary := seen.Leader && pg.Accepting && !pg.InRecovery
 	var host string
 	var port int
 	switch {
-	case was.On() == becomes.On():
-		return nil
 	case becomes.On() && primary:
 		host, port = becomes.Host, becomes.Port
 	case was.On() && !primary && !next.OtherSite.Ignore:
