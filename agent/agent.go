@@ -22,6 +22,7 @@
 //	watch.go     the goroutines that listen: Consul, PostgreSQL, peers, session
 //	requests.go, restart.go, failsafe.go
 //	             what operators and other members ask for through the REST API
+//	sites.go     what the other site says to a change of the configuration
 //	schedule.go  a restart that they ask for at some time
 //	callbacks.go what the operators' scripts are told (package callbacks)
 //	service.go   what systemd is told

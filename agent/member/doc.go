@@ -26,6 +26,7 @@
 //	requests.go what operators ask for: restart, reinit
 //	restore.go  the shard is put back to an earlier moment
 //	remote.go   a standby leader and the primary at another site
+//	site.go     two sites that take turns: the other one is asked
 //	loss.go     what a member whose data were replaced must get again
 //	synchronous.go whom commits wait for
 //	publish.go  what others are told: the member key

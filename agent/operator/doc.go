@@ -15,6 +15,7 @@
 //	               all shards at once, and what is wrong with them
 //	config.go      show-config and edit-config
 //	switchover.go  switchover and failover
+//	sites.go       a shard at two sites: demote-cluster, promote-cluster
 //	placing.go     who could lead which shard where, and why not
 //	moves.go       many switchovers, some at a time, until one does not go well
 //	moved.go       what was handed over, as it is noted in Consul
