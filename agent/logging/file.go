@@ -121,7 +121,7 @@ func (f *file) rotate() error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }() // nothing is written by it
 	entries, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {
 		return err

@@ -40,5 +40,5 @@ func TestSettingsWhileADiskHangs(t *testing.T) {
 	}
 	must(t, unix.Close(pipe))
 	must(t, os.Remove(hangs))
-	<-written
+	_ = <-written // what is written into a directory that is no cluster's does not matter
 }

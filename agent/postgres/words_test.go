@@ -137,8 +137,10 @@ func TestConninfo(t *testing.T) {
 	if strings.Contains(text, "s3cr") || !strings.Contains(text, `user='it\'s'`) || !strings.Contains(text, "sslrootcert='/my ca'") {
 		t.Error(text)
 	}
-	for _, text := range []string{text, "host=::1 port=5433", "user=x host = '::1' port='5433' options='host=no'",
-		"hostaddr=::1 port=5433", "postgresql://u:p@[::1]:5433/?sslmode=prefer", "postgres:///?host=::1&port=5433", "postgres://x@/?hostaddr=::1&port=5433"} {
+	for _, text := range []string{
+		text, "host=::1 port=5433", "user=x host = '::1' port='5433' options='host=no'",
+		"hostaddr=::1 port=5433", "postgresql://u:p@[::1]:5433/?sslmode=prefer", "postgres:///?host=::1&port=5433", "postgres://x@/?hostaddr=::1&port=5433",
+	} {
 		if host, port, err := conninfoAddress(text); err != nil || host != "::1" || port != 5433 {
 			t.Errorf("%s: %s %d %v", text, host, port, err)
 		}

@@ -210,8 +210,15 @@ func TestStrictReadersBesideFallback(t *testing.T) {
 // What PgBouncer's own settings say that it asks for is answered, and no more.
 func TestRequireAuthOfTheConsole(t *testing.T) {
 	for _, c := range []struct{ method, template, want string }{
-		{"", "", "!password,!md5"}, {"scram-sha-256", "", "!password,!md5"}, {"scram-sha-256", "/x.ctmpl", "!password"}, {"md5", "", "!password"}, {"trust", "", "!password"},
-		{"plain", "", ""}, {"pam", "", ""}, {"LDAP", "", ""}, {"hba", "", ""},
+		{"", "", "!password,!md5"},
+		{"scram-sha-256", "", "!password,!md5"},
+		{"scram-sha-256", "/x.ctmpl", "!password"},
+		{"md5", "", "!password"},
+		{"trust", "", "!password"},
+		{"plain", "", ""},
+		{"pam", "", ""},
+		{"LDAP", "", ""},
+		{"hba", "", ""},
 	} {
 		cfg := Config{Template: c.template, PgBouncer: PgBouncer{Config: t.TempDir() + "/pgbouncer.ini", Admin: "127.0.0.1:6432", User: "pooler", Settings: map[string]any{}}}
 		if c.method != "" {
