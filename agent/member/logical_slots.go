@@ -14,8 +14,10 @@ import (
 
 const (
 	// copyAgainAfter is when a slot is copied again that is not there, though it was copied:
-	// each copy is a restart.
-	copyAgainAfter = time.Minute
+	// each copy is a restart. fetchAgainAfter is when it is fetched again where it could not be:
+	// PostgreSQL was not stopped for that.
+	copyAgainAfter  = time.Minute
+	fetchAgainAfter = 10 * time.Second
 	// turnEvery is how long a replica waits for each one before it.
 	turnEvery = 5 * time.Second
 	// advanceLimit bounds the reading of WAL by which a logical slot is moved.
@@ -135,7 +137,11 @@ func (m *Member) copySlots(c ha.CopySlots) {
 	var files []pg.SlotFile
 	fetch := func(w *Work, next func(error)) {
 		m.Postgres.FetchSlots(w, from, c.Slots, func(fetched []pg.SlotFile, err error) {
-			files = fetched
+			if files = fetched; err != nil {
+				for _, slot := range c.Slots {
+					m.slots.copied[slot.Name] = m.Now().Add(fetchAgainAfter - copyAgainAfter)
+				}
+			}
 			next(err)
 		})
 	}

@@ -99,6 +99,10 @@ func TestCopySlots(t *testing.T) {
 	if w.slots.lacking() != nil {
 		t.Fatal("it is copied again at once")
 	}
+	w.pass(fetchAgainAfter)
+	if w.slots.lacking() == nil {
+		t.Fatal("nothing was stopped for it, and it is not fetched again")
+	}
 
 	w.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: cluster.NewSync("b", []string{"a"}), ModifyIndex: 44}
 	w.begin(action)
@@ -121,6 +125,9 @@ func TestCopySlots(t *testing.T) {
 		start.answer()
 	}
 	w.looked()
+	if w.pass(fetchAgainAfter); w.slots.lacking() != nil {
+		t.Error("a restart follows a restart")
+	}
 	if len(w.Logged()) != 0 || w.LeavingSync {
 		t.Errorf("%q %v", w.Logged(), w.LeavingSync)
 	}
