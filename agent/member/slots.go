@@ -49,7 +49,10 @@ func (k *slotKeeper) keep() {
 	d, replica := k.Dynamic, o.InRecovery
 	same := replica == k.replica && slices.EqualFunc(wanted, k.kept, func(a, b pg.WantedSlot) bool { return a.Slot == b.Slot && a.Spare == b.Spare })
 	behind := slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Spare && moves(o, w) })
-	if waited := k.Now().Sub(k.at); same && waited < slotsEvery && (!behind && !k.failed || waited < d.LoopWait) {
+	switch waited := k.Now().Sub(k.at); {
+	case k.failed && waited < d.LoopWait: // each answer brings the loop round
+		return
+	case same && !k.failed && waited < slotsEvery && (!behind || waited < d.LoopWait):
 		return
 	}
 	k.keeping = true

@@ -51,6 +51,9 @@ func TestSlots(t *testing.T) {
 	if len(w.Logged()) != 1 {
 		t.Fatal("not told of")
 	}
+	w.slots.keep()
+	w.none("Postgres.SyncSlots") // not at once, though nothing was made yet
+	w.pass(w.Dynamic.LoopWait)
 	w.keptSlots("b", "c")
 	w.pass(slotsEvery)
 	w.slots.keep()
