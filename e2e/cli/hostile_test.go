@@ -23,6 +23,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/events"
+	"github.com/lictor-ha/lictor/e2e/docs"
 	"github.com/lictor-ha/lictor/e2e/lab"
 	"github.com/lictor-ha/lictor/e2e/lab/labtest"
 )
@@ -124,18 +125,18 @@ func seedHostile(ctx context.Context, c *api.Client, values map[string]any, held
 }
 
 // everyCommand fails for a command of the program's that is not among those that are run.
-func everyCommand(t *testing.T, program string, run [][]string) {
+func everyCommand(t *testing.T, run [][]string) {
 	t.Helper()
 	dir := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), program, "docs", "--markdown", dir).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v", out, err)
+	if err := docs.WriteCommands(dir); err != nil {
+		t.Fatal(err)
 	}
 	pages, err := filepath.Glob(filepath.Join(dir, "lictor_*.md"))
 	if err != nil || len(pages) < 30 {
 		t.Fatalf("%d pages: %v", len(pages), err)
 	}
 	others := map[string]string{
-		"agent": "its log: TestLinesAreShownSafely in agent/logging", "bouncer": "so it is", "backup": "it has commands of its own", "demo": "it makes its own shards",
+		"agent": "its log: TestLinesAreShownSafely in agent/logging", "bouncer": "so it is", "backup": "it has commands of its own",
 		"completion": "it reads nothing", "completion bash": "nor", "completion fish": "nor", "completion powershell": "nor", "completion zsh": "nor",
 		"sample-config": "it reads nothing", "generate-config": "it reads PostgreSQL, as its superuser: TestLook in agent/adoption",
 	}
@@ -259,8 +260,12 @@ func TestNothingHostileReachesATerminal(t *testing.T) {
 		{"restore", evil, "--to", "2026-11-29T10:00:00+00:00", "--as", evil},
 		{"rotate-secret", "h", "--force"},
 		{"rotate-secret", "h"},
+		{"demote-cluster", "h", "--host", evil, "--force"},
+		{"demote-cluster", evil},
+		{"promote-cluster", "h", "--force"},
+		{"promote-cluster", evil},
 	}
-	everyCommand(t, program(l), commands)
+	everyCommand(t, commands)
 	const plain = "bouncer backup" // these know nothing of formats, nor of --consul
 	for _, command := range commands {
 		for _, format := range []string{"pretty", "json", "yaml", "tsv"} {
