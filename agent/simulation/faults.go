@@ -88,10 +88,7 @@ func (w *world) healAll() {
 // known are all kinds of fault.
 func known() map[Kind]fault {
 	all := faults()
-	for _, more := range []map[Kind]fault{consulFaults(), postgresFaults(), remoteFaults(), sitesFaults(), {ReaderAway: {inject: func(w *world, _ Event) func() {
-		w.reader.away++
-		return func() { w.reader.away-- }
-	}}}} {
+	for _, more := range []map[Kind]fault{consulFaults(), postgresFaults(), remoteFaults(), sitesFaults(), readerFaults()} {
 		maps.Copy(all, more)
 	}
 	return all

@@ -15,6 +15,15 @@ import (
 // ReaderAway keeps the reader of the logical slot away for For.
 const ReaderAway Kind = "reader-away"
 
+func readerFaults() map[Kind]fault {
+	return map[Kind]fault{
+		ReaderAway: {inject: func(w *world, _ Event) func() {
+			w.reader.away++
+			return func() { w.reader.away-- }
+		}},
+	}
+}
+
 // feedSlot is the slot.
 func feedSlot() cluster.Slot {
 	return cluster.Slot{Name: "feed", Type: cluster.SlotLogical, Database: "app", Plugin: "test_decoding"}
