@@ -185,7 +185,7 @@ func (l *leadership) nextSite() (since, succeeded int) {
 			since = l.local.PG.Observed.Timeline // it was promoted
 		}
 	}
-	return since, ha.Shard{Config: l.Dynamic, Cluster: l.Snapshot}.Succeeded(l.site)
+	return since, l.asRead().Succeeded(l.site)
 }
 
 // nextDiscarded is what the next status says of discarded WAL: as the one that it replaces,

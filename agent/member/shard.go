@@ -43,6 +43,10 @@ func (s *Shard) LockIsOurs() bool {
 	return l.Exists() && s.Session != "" && l.Session == s.Session
 }
 
+// asRead is what the decision core may ask about the shard without a clock: its configuration, and
+// what was read of Consul last.
+func (s *Shard) asRead() ha.Shard { return ha.Shard{Config: s.Dynamic, Cluster: s.Snapshot} }
+
 // standbyLeads reports whether Consul shows this member as the leader of a standby shard.
 func (s *Shard) standbyLeads() bool { return s.Dynamic.StandbyCluster.On() && s.LockIsOurs() }
 

@@ -47,7 +47,7 @@ func (s *siteWatch) mind() {
 	if !ok || up != s.of {
 		s.site, s.of, s.next = ha.SiteView{Known: ok}, up, 0
 	}
-	promotes := ha.Shard{Config: s.Dynamic, Cluster: s.Snapshot}.PromotesSite()
+	promotes := s.asRead().PromotesSite()
 	if index := s.Snapshot.Config.ModifyIndex; promotes && s.config != index {
 		s.site, s.config, s.next = ha.SiteView{Known: ok}, index, 0
 	}
@@ -68,7 +68,7 @@ func (s *siteWatch) mind() {
 		if err != nil {
 			s.Log.Debug().Err(err).Msg("the other site does not answer")
 		}
-		known := ha.Shard{Config: s.Dynamic, Cluster: s.Snapshot}
+		known := s.asRead()
 		if b := s.Snapshot.Status.Value.Lictor; b != nil && b.Succeeded == 0 && known.Succeeded(s.site) > 0 {
 			s.lead.LeaseState.BeatSoon() // the others, and operators, are to know
 		}
@@ -78,7 +78,7 @@ func (s *siteWatch) mind() {
 
 // tell says what is wrong between the two sites.
 func (s *siteWatch) tell() {
-	known := ha.Shard{Config: s.Dynamic, Cluster: s.Snapshot}
+	known := s.asRead()
 	detail := ""
 	switch {
 	case known.Succeeded(s.site) > 0:
@@ -102,7 +102,7 @@ func (l *Local) timeline() int {
 // standsBy reports whether the leader's PostgreSQL is to be no primary: of a standby shard, of a
 // site that was succeeded, or of one whose promotion was refused.
 func (l *Local) standsBy() bool {
-	known := ha.Shard{Config: l.Dynamic, Cluster: l.Snapshot}
+	known := l.asRead()
 	return l.Dynamic.StandbyCluster.On() || known.Succeeded(l.site) > 0 || known.PromotesSite() && l.refusal() != ""
 }
 
