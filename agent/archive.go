@@ -14,8 +14,12 @@ import (
 )
 
 // archiveEvery is how often PostgreSQL's archiver is looked at. It tries a file that it
-// cannot archive again every minute.
-const archiveEvery = 10 * time.Second
+// cannot archive again every minute. Where there is none, a look learns no more than how much WAL the
+// settings explain, and each is a login.
+const (
+	archiveEvery   = 10 * time.Second
+	noArchiveEvery = time.Minute
+)
 
 // archiveWatch finds out whether WAL gets into the archive, and how much room it has. Nothing that the member decides
 // rests on it.
@@ -28,17 +32,25 @@ type archiveWatch struct {
 
 // run looks again and again, one look at a time: one that a disk holds up is waited for.
 func (w *archiveWatch) run(ctx context.Context) {
-	var trend pg.WALTrend
+	var (
+		trend  pg.WALTrend
+		seen   pg.Archiver
+		of     life      // that it was seen in
+		seenAt time.Time // zero: it was not
+	)
 	began := time.Now()
 	for ctx.Err() == nil {
-		var seen pg.Archiver
-		var err error
 		at := lifeOf(w.State())
-		if at.accepting {
-			seen, err = w.pg.Archiver(ctx)
-		}
-		if err != nil {
-			w.log.Debug().Err(err).Msg("the archiver could not be looked at")
+		if at != of || seenAt.IsZero() || seen.On || time.Since(seenAt) >= noArchiveEvery {
+			seen, of, seenAt = pg.Archiver{}, at, time.Time{}
+			if at.accepting {
+				var err error
+				if seen, err = w.pg.Archiver(ctx); err != nil {
+					w.log.Debug().Err(err).Msg("the archiver could not be looked at")
+				} else {
+					seenAt = time.Now()
+				}
+			}
 		}
 		var room pg.WALRoom
 		if bytes, free, err := w.pg.WALRoom(); err == nil {

@@ -36,15 +36,11 @@ const slotsSQL = `SELECT slot_name::text, slot_type, COALESCE(plugin, '')::text,
 // that it serves again when somebody does. One of another kind under a name that is wanted is
 // somebody's: it stays, and is told.
 func (p *replication) SyncSlots(ctx context.Context, o pg.SlotOrders) error {
-	conn, err := p.dedicated(ctx)
+	s, err := p.seeSlots(ctx)
 	if err != nil {
 		return err
 	}
-	defer hangUpOn(conn)
-	s, err := p.slotsOn(ctx, conn)
-	if err != nil {
-		return err
-	}
+	defer s.hangUp()
 	var errs []error
 	for _, want := range o.Wanted {
 		errs = append(errs, s.provide(ctx, want))
@@ -61,7 +57,7 @@ func (p *replication) SyncSlots(ctx context.Context, o pg.SlotOrders) error {
 // slotWork is what is done to the slots of one PostgreSQL.
 type slotWork struct {
 	*replication
-	conn      *pgx.Conn
+	changes   *pgx.Conn // the connection for changes, nil: nothing was changed yet
 	slots     []slotNow
 	replica   bool
 	began     int64 // where the timeline begins that a replica is on
@@ -69,8 +65,15 @@ type slotWork struct {
 	restarted int64 // the redo position of the last checkpoint
 }
 
-func (p *replication) slotsOn(ctx context.Context, conn *pgx.Conn) (*slotWork, error) {
-	s := &slotWork{replication: p, conn: conn}
+// seeSlots looks over the kept connection. Mostly nothing is to be changed, and a login is most of
+// what an idle agent costs (SCRAM hashes a password some thousand times).
+func (p *replication) seeSlots(ctx context.Context) (*slotWork, error) {
+	conn, err := p.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer p.give(conn)
+	s := &slotWork{replication: p}
 	rows, err := conn.Query(ctx, slotsSQL)
 	if err != nil {
 		return nil, fmt.Errorf("listing replication slots: %w", err)
@@ -100,6 +103,26 @@ func (p *replication) slotsOn(ctx context.Context, conn *pgx.Conn) (*slotWork, e
 		}
 	}
 	return s, nil
+}
+
+// change runs a statement that changes slots, over a connection of its own: some take long, and
+// no observation waits for them.
+func (s *slotWork) change(ctx context.Context, statement string, args ...any) error {
+	if s.changes == nil {
+		conn, err := s.dedicated(ctx)
+		if err != nil {
+			return err
+		}
+		s.changes = conn
+	}
+	_, err := s.changes.Exec(ctx, statement, args...)
+	return err
+}
+
+func (s *slotWork) hangUp() {
+	if s.changes != nil {
+		hangUpOn(s.changes)
+	}
 }
 
 // decodesOnReplica is the version from which on replicas have logical slots of their own.
@@ -150,7 +173,7 @@ func (s *slotWork) create(ctx context.Context, slot cluster.Slot) error {
 	case slot.Type == cluster.SlotLogical:
 		return s.createLogical(ctx, slot)
 	}
-	if _, err := s.conn.Exec(ctx, "SELECT pg_create_physical_replication_slot($1, true)", slot.Name); err != nil {
+	if err := s.change(ctx, "SELECT pg_create_physical_replication_slot($1, true)", slot.Name); err != nil {
 		return fmt.Errorf("making the replication slot %s: %w", slot.Name, err)
 	}
 	return nil
@@ -184,7 +207,7 @@ func (s *slotWork) keepLogical(ctx context.Context, want pg.WantedSlot, found sl
 }
 
 func (s *slotWork) drop(ctx context.Context, name, why string) error {
-	if _, err := s.conn.Exec(ctx, "SELECT pg_drop_replication_slot($1)", name); err != nil {
+	if err := s.change(ctx, "SELECT pg_drop_replication_slot($1)", name); err != nil {
 		return fmt.Errorf("dropping the replication slot %s: %w", name, err)
 	}
 	s.log.Info().Str("slot", name).Str("reason", why).Msg("dropped replication slot")
@@ -200,7 +223,7 @@ func (s *slotWork) advance(ctx context.Context, want pg.WantedSlot, found slotNo
 	if found.RestartLSN == 0 || to <= found.RestartLSN {
 		return nil
 	}
-	if _, err := s.conn.Exec(ctx, "SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)", want.Name, pg.FormatLSN(to)); err != nil {
+	if err := s.change(ctx, "SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)", want.Name, pg.FormatLSN(to)); err != nil {
 		return fmt.Errorf("advancing the replication slot %s to %s: %w", want.Name, pg.FormatLSN(to), err)
 	}
 	return nil

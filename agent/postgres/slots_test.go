@@ -66,10 +66,7 @@ func slotNames(ctx context.Context, t *testing.T, p *Instance) []string {
 
 func slotsNow(ctx context.Context, t *testing.T, p *Instance) map[string]slotNow {
 	t.Helper()
-	conn, err := p.dedicated(ctx)
-	must(t, err)
-	defer hangUpOn(conn)
-	s, err := p.slotsOn(ctx, conn)
+	s, err := p.seeSlots(ctx)
 	must(t, err)
 	all := map[string]slotNow{}
 	for _, slot := range s.slots {
@@ -98,6 +95,32 @@ func TestSlotsOfAPrimary(t *testing.T) {
 		t.Errorf("of a slot of another kind: %v", err)
 	}
 	if got, want := slotNames(ctx, t, a), []string{"archive", "b", "mine_physical", "own"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// Slots are looked at every few seconds, and mostly nothing is to be changed: that takes no login.
+func TestSlotsThatAreRightTakeNoLogin(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	bootstrapped(ctx, t, p)
+	must(t, p.Start(ctx, StartAs{Role: Primary}))
+	must(t, syncSlots(ctx, p, wantedSlot("b"), wantedSlot("c")))
+	sql(ctx, t, p, "CREATE DATABASE other")
+	conn, err := connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, "other", "test")
+	must(t, err)
+	defer hangUpOn(conn)
+	_, err = conn.Exec(ctx, "ALTER DATABASE postgres ALLOW_CONNECTIONS false")
+	must(t, err)
+	must(t, syncSlots(ctx, p, wantedSlot("b"), wantedSlot("c")))
+	if err := syncSlots(ctx, p, wantedSlot("b")); err == nil || !strings.Contains(err.Error(), "not currently accepting connections") {
+		t.Errorf("a slot that is dropped without a login: %v", err)
+	}
+	_, err = conn.Exec(ctx, "ALTER DATABASE postgres ALLOW_CONNECTIONS true")
+	must(t, err)
+	must(t, syncSlots(ctx, p, wantedSlot("b")))
+	if got, want := slotNames(ctx, t, p), []string{"b"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
