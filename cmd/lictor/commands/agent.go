@@ -64,6 +64,7 @@ func agentCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			keepLittleGarbage()
 			s := listenForSignals(func() { log.Warn().Str("now", logs.ToggleDebug()).Msg("log level switched by SIGUSR1") })
 			err = a.Run(cmd.Context(), agent.Signals{Stop: s.stop, Reload: s.reload, Upgrade: s.upgrade})
 			s.release()

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,10 +28,6 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/templates"
 )
-
-// gcPercent is how much garbage a bouncer lets come together, in percent of what it keeps: it
-// runs beside PgBouncer on small hosts, and reads a list of all routes at each change.
-const gcPercent = 50
 
 func bouncerCommand() *cobra.Command {
 	var allowEmpty bool
@@ -77,9 +72,7 @@ func bouncerCommand() *cobra.Command {
 					log.Error().Err(err).Msg("systemd does not hear of the bouncer")
 				}
 			})
-			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(gcPercent)
-			}
+			keepLittleGarbage()
 			return bouncer.Run(ctx, cfg, changes, manager, log)
 		},
 	}
