@@ -1,6 +1,10 @@
 package simulation
 
-import "github.com/lictor-ha/lictor/agent/cluster"
+import (
+	"slices"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
 
 // ByHand is what an operator does to a PostgreSQL without a word to its agent, once every
 // member says that the shard is paused: Text is stop, start, restart, kill or promote.
@@ -124,7 +128,7 @@ func (j *judge) acts(h *host, what string) {
 	holder := j.w.consul.leaderNamed()
 	e, asked := j.w.consul.keys[keyFailover]
 	asked = asked && e.value.(cluster.Failover).Candidate != ""
-	if a := h.agent; asked || j.asked || h == j.switched || holder != "" && holder != h.name && h.pg.primary ||
+	if a := h.agent; asked || j.asked || slices.Contains(j.switched, h) || holder != "" && holder != h.name && h.pg.primary ||
 		a != nil && (a.Stopping || a.LeaseState.Giving() != nil || !a.TaskSince().IsZero() && a.TaskSince().Sub(a.host.wall(j.pausedAt)) <= 0) {
 		return
 	}

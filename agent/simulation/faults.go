@@ -411,7 +411,7 @@ func switchover(w *world, e Event) func() {
 	if leader == "" || w.consul.state != consulUp {
 		return nil
 	}
-	w.judge.switched = w.hostNamed(leader)
+	w.judge.switched = append(w.judge.switched, w.hostNamed(leader))
 	w.consul.put(keyFailover, cluster.Failover{Leader: leader, Candidate: memberName(e.Member)})
 	return nil
 }

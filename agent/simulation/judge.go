@@ -33,9 +33,9 @@ type judge struct {
 	// paused: an operator sees that the shard is paused, since pausedAt (byhand.go); asked: and
 	// has asked for something meanwhile that ends or starts a PostgreSQL.
 	paused, asked bool
-	byHand        *host // whom the operator promotes
-	made          *host // of whom the operator has made a primary in this pause
-	switched      *host // who led when the operator asked for a switchover in this pause
+	byHand        *host   // whom the operator promotes
+	made          *host   // of whom the operator has made a primary in this pause
+	switched      []*host // who led when the operator asked for switchovers in this pause
 	pausedAt      instant
 	// wentBack: Consul has been put back to an earlier state, and no leader has written the
 	// key sync since: what it names is of another time, and nothing is promised by it.
