@@ -601,6 +601,7 @@ func (g *guard) answer(ctx context.Context, r guardRequest) guardAnswer {
 	case "remember":
 		answer.Error = g.change(r, r.PersistedState, func(*Deadline) error { return nil })
 	case "quit":
+		g.killed(goneWithin) // a postmaster that is dying is not there to be stopped
 		switch pids, err := g.left(goneWithin); {
 		case err != nil:
 			answer.Error = err.Error()

@@ -465,6 +465,29 @@ func TestBootTimer(t *testing.T) {
 
 // What the agent wants to find again after a restart outlives it, and nothing
 // outlives PostgreSQL.
+// The guard is told to end while its kill at the deadline is under way: a process that dies is there until its
+// memory is given back.
+func TestGuardEndsAfterItsKill(t *testing.T) {
+	ctx := within(t)
+	dying := exec.Command("sleep", "60")
+	must(t, dying.Start())
+	fd, err := unix.PidfdOpen(dying.Process.Pid, 0)
+	must(t, err)
+	g := &guard{target: NewTarget(t.TempDir()), killing: make(chan struct{})}
+	g.target.hold(dying.Process.Pid, fd)
+	var killing sync.WaitGroup
+	killing.Go(func() {
+		time.Sleep(100 * time.Millisecond) // the kernel's
+		_ = dying.Process.Kill()
+		_ = dying.Wait()
+		close(g.killing)
+	})
+	defer killing.Wait()
+	if a := g.answer(ctx, guardRequest{Op: "quit"}); a.Error != "" {
+		t.Error(a.Error)
+	}
+}
+
 func TestGuardRemembers(t *testing.T) {
 	ctx, p := within(t), newInstance(t)
 	if _, err := p.client.Recall(ctx); err == nil {
