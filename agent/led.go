@@ -113,6 +113,8 @@ func (l *ledMark) read() *ledState {
 	switch {
 	case errors.Join(err, bootErr, scanErr) != nil:
 		return &ledState{until: longAgo}
+	case boot != now && !s.paused: // whatever runs now was started past this agent, by data that another member's may have left behind
+		s.until = longAgo
 	case boot != now:
 		return nil
 	case !s.paused:

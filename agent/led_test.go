@@ -32,7 +32,10 @@ func TestLedMark(t *testing.T) {
 	must(mark.remove())
 	must(mark.remove())
 	said(nil)
+	// The host was lost while this member led: another one may lead since, whatever has started PostgreSQL here.
 	must(os.WriteFile(path, []byte("another-boot 5 false\n"), 0o600))
+	said(&ledState{until: longAgo})
+	must(os.WriteFile(path, []byte("another-boot 0 true\n"), 0o600))
 	said(nil)
 	must((&ledMark{path: path}).leads(50)) // by another run
 	said(&ledState{until: 50})
