@@ -40,12 +40,18 @@ func (p *session) postmasterAnswers(ctx context.Context) error {
 			return fmt.Errorf("the postmaster takes no new connection: %w", err)
 		}
 	}
-	sslRequest := []byte{0, 0, 0, 8, 4, 210, 22, 47}
+	sslRequest, answer := []byte{0, 0, 0, 8, 4, 210, 22, 47}, make([]byte, 1)
 	if _, err = conn.Write(sslRequest); err == nil {
-		_, err = io.ReadFull(conn, make([]byte, 1))
+		_, err = io.ReadFull(conn, answer)
 	}
 	if err != nil {
 		return fmt.Errorf("the postmaster does not answer a new connection: %w", err)
+	}
+	// The postmaster itself answers with an error when it cannot fork (PostgreSQL's
+	// documentation, 55.2.10 SSL Session Encryption).
+	if answer[0] != 'S' && answer[0] != 'N' {
+		said, _ := io.ReadAll(io.LimitReader(conn, 200))
+		return fmt.Errorf("the postmaster lets no new client in: %q", said)
 	}
 	p.answered.Store(time.Now().UnixNano())
 	return nil
