@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -109,7 +110,7 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	}
 	if control.State != "shut down" && control.State != "shut down in recovery" {
 		if err := p.recoverAlone(ctx, control); err != nil {
-			return "", rewindFailed(ctx, "", err)
+			return "", recoveryFailed(ctx, err)
 		}
 	}
 	options := []string{"--progress", "--target-pgdata=" + p.dataDir, "--source-server=" + source}
@@ -142,15 +143,33 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 // libpq_source.c), it may work the next time, and the data are no worse for it.
 func rewindFailed(ctx context.Context, said string, err error) error {
 	lower := strings.ToLower(said)
-	for _, transient := range []string{"connection to server", "could not connect", "server closed the connection", "terminating connection", "could not send", "could not receive"} {
+	for _, transient := range []string{
+		"connection to server", "could not connect", "server closed the connection", "terminating connection", "could not send", "could not receive",
+		"out of memory", "cannot allocate memory", "could not fork", "no space left", "too many open files",
+	} {
 		if strings.Contains(lower, transient) {
 			return fmt.Errorf("not rewound, and to be tried again: %w", err)
 		}
+	}
+	if exit := new(exec.ExitError); !errors.As(err, &exit) || !exit.Exited() { // it could not be started, or was killed
+		return fmt.Errorf("not rewound, and to be tried again: %w", err)
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("not rewound, as it was broken off: %w", err)
 	}
 	return fmt.Errorf("%w and could not be rewound: %w", ErrDiverged, err)
+}
+
+// recoveryFailed is the error of a recovery in single-user mode that must come before a rewind. Only what PostgreSQL
+// says of the data is about them (xlogrecovery.c, xlog.c): it may as well lack memory, or a library.
+func recoveryFailed(ctx context.Context, err error) error {
+	lower := strings.ToLower(err.Error())
+	for _, broken := range []string{"checkpoint record", "backup_label", "invalid data in file", "recovery ended before", "could not find redo location", "incorrect checksum in control file"} {
+		if ctx.Err() == nil && strings.Contains(lower, broken) {
+			return fmt.Errorf("%w and could not be rewound, as it does not recover: %w", ErrDiverged, err)
+		}
+	}
+	return fmt.Errorf("not rewound, as it could not be recovered first; to be tried again: %w", err)
 }
 
 // rewindWrites is what pg_rewind --progress prints, in lower case, when it begins to
@@ -189,7 +208,7 @@ const checkpointWithin = time.Minute
 func (p *rewinder) readyForRewind(ctx context.Context, u Upstream) error {
 	ctx, cancel := context.WithTimeout(ctx, checkpointWithin)
 	defer cancel()
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	conn, err := p.connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		return err
 	}

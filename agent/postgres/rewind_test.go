@@ -79,3 +79,26 @@ func TestRewindThatBreaksOff(t *testing.T) {
 		}
 	})
 }
+
+// An old primary has crashed, and for want of memory (here: a setting that asks for more than there is)
+// its host cannot run it alone before the rewind. That says nothing of the data: with
+// remove_data_directory_on_rewind_failure they would be removed for it (I7).
+func TestRewindForWantOfMemory(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	caughtUp(ctx, t, a, b)
+	must(t, b.Promote(ctx, 0))
+	sql(ctx, t, b, "CREATE TABLE public.theirs (n int)")
+	sql(ctx, t, a, "CREATE TABLE public.mine (n int)")
+	must(t, a.Kill(ctx))
+	must(t, b.Checkpoint(ctx))
+	conf := a.inConf("postgresql.base.conf")
+	content, err := os.ReadFile(conf)
+	must(t, err)
+	must(t, os.WriteFile(conf, append(content, "\nshared_buffers = '2TB'\nhuge_pages = on\n"...), 0o600))
+	give(t, a, conf)
+	if _, err := a.Rewind(ctx, upstream(b), true); err == nil || errors.Is(err, ErrDiverged) {
+		t.Errorf("counts as a rewind that cannot work: %v", err)
+	}
+}
