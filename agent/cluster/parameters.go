@@ -36,6 +36,8 @@ func SharedParameters() []SharedParameter {
 		{"max_replication_slots", "10", atLeast(4), "must be a whole number, at least 4"},
 		{"max_worker_processes", "8", atLeast(2), "must be a whole number, at least 2"},
 		{"wal_log_hints", "on", fixed, "is always on in a shard: pg_rewind needs it"},
+		{"track_activities", "on", fixed, "is always on in a shard: by pg_stat_activity Lictor knows whether replay has ended, and which transactions are long"},
+		{"update_process_title", "on", fixed, "is always on in a shard: by their titles Lictor knows which WAL senders are stuck while PostgreSQL stops"},
 	}
 }
 
