@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/lictor-ha/lictor/agent/cluster/pgauth"
 )
 
 // Found is what a running PostgreSQL says of itself.
@@ -100,8 +102,9 @@ func Look(ctx context.Context, dsn string) (Found, error) {
 	}
 	c.RuntimeParams = map[string]string{
 		"application_name": "Lictor generate-config", "search_path": "", "default_transaction_read_only": "on", "client_encoding": "UTF8",
+		"default_transaction_isolation": "read committed", "datestyle": "ISO",
 	}
-	conn, err := pgx.ConnectConfig(ctx, c)
+	conn, err := pgauth.Connect(&c.Config, func() (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, c) })
 	if err != nil {
 		return Found{}, fmt.Errorf("connecting to PostgreSQL: %w; see that it runs here, and say where and as whom with --dsn (or PGHOST, PGPORT, PGUSER)", err)
 	}

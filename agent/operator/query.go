@@ -145,7 +145,8 @@ func (s *Site) connect(ctx context.Context, m cluster.Member, o QueryOptions) (*
 		return nil, usagef("how to connect to %s: %w", m.Name, err)
 	}
 	parsed.RuntimeParams["application_name"] = "lictor"
-	parsed.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol // every value comes as text
+	parsed.RuntimeParams["default_transaction_isolation"] = "read committed" // with serializable nothing can be asked of a standby
+	parsed.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol            // every value comes as text
 	parsed.DialFunc = (&net.Dialer{Timeout: connectLimit, KeepAlive: connectLimit}).DialContext
 	limit, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()

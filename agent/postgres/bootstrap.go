@@ -275,7 +275,7 @@ func (p *session) anyDatabase(ctx context.Context) (*pgx.Conn, error) {
 		missing *pgconn.PgError
 	)
 	for _, database := range []string{p.database(), "postgres", "template1"} {
-		conn, err := connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, database, agentName)
+		conn, err := p.connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, database, agentName)
 		if err == nil {
 			return conn, nil
 		}

@@ -43,14 +43,14 @@ func TestBootstrap(t *testing.T) {
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
 	auth := p.local.Load().Authentication
 	for _, role := range []config.PgUser{auth.Superuser, auth.Rewind, {Username: "AppUser", Password: secret + "app"}} {
-		conn, err := connect(ctx, "127.0.0.1", p.port, role, "postgres", "test")
+		conn, err := p.connect(ctx, "127.0.0.1", p.port, role, "postgres", "test")
 		if err != nil {
 			t.Errorf("%s: %v", role.Username, err)
 			continue
 		}
 		hangUpOn(conn)
 		role.Password += "x"
-		if conn, err := connect(ctx, "127.0.0.1", p.port, role, "postgres", "test"); err == nil {
+		if conn, err := p.connect(ctx, "127.0.0.1", p.port, role, "postgres", "test"); err == nil {
 			hangUpOn(conn)
 			t.Errorf("%s: logged in with another password", role.Username)
 		} else if strings.Contains(err.Error(), "s3cr") {

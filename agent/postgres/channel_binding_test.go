@@ -40,7 +40,7 @@ func TestChannelBinding(t *testing.T) {
 		return string(out), err
 	}
 	login := func(u Upstream, role config.PgUser) error {
-		conn, err := connect(ctx, u.Host, u.Port, role, "postgres", "test")
+		conn, err := p.connect(ctx, u.Host, u.Port, role, "postgres", "test")
 		if err == nil {
 			err = conn.Close(ctx)
 		}

@@ -137,7 +137,7 @@ func (p *upstreams) watchSize(ctx context.Context, u Upstream, progress func(don
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		var total int64
-		if conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName); err == nil {
+		if conn, err := p.connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName); err == nil {
 			_ = conn.QueryRow(ctx, "SELECT sum(pg_tablespace_size(oid))::bigint FROM pg_tablespace").Scan(&total)
 			_ = conn.Close(ctx)
 		}

@@ -45,7 +45,7 @@ func (p *upstreams) completeClone(ctx context.Context, u Upstream) error {
 
 // readUpstream reads one of an upstream's configuration files; nil: there is none.
 func (p *upstreams) readUpstream(ctx context.Context, u Upstream, name string) ([]byte, error) {
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	conn, err := p.connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ const advanceSQL = `SELECT pg_replication_slot_advance(slot_name, $2::text::pg_l
 const undefinedFile = "58P01"
 
 func (p *replication) advanceIn(ctx context.Context, database string, timeline int, slots []pg.WantedSlot) error {
-	conn, err := connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, database, agentName)
+	conn, err := p.connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, database, agentName)
 	if err != nil {
 		return fmt.Errorf("advancing the logical slots of database %s: %w", database, err)
 	}
@@ -73,7 +73,7 @@ func (p *replication) advanceIn(ctx context.Context, database string, timeline i
 
 // createLogical makes a logical slot on a primary.
 func (p *replication) createLogical(ctx context.Context, s cluster.Slot) error {
-	conn, err := connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, s.Database, agentName)
+	conn, err := p.connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, s.Database, agentName)
 	if err != nil {
 		return fmt.Errorf("making the logical slot %s: %w", s.Name, err)
 	}
@@ -93,7 +93,7 @@ func (p *replication) FetchSlots(ctx context.Context, from Upstream, slots []clu
 	if role.Username == "" {
 		role = p.local.Load().Authentication.Superuser
 	}
-	conn, err := connect(ctx, from.Host, from.Port, role, p.database(), agentName)
+	conn, err := p.connect(ctx, from.Host, from.Port, role, p.database(), agentName)
 	if err != nil {
 		return nil, fmt.Errorf("copying logical slots from %s: %w", from.Name, err)
 	}

@@ -77,22 +77,35 @@ func LoginConfig(host string, port int, role config.PgUser, database string) (*p
 // agentName is the application_name of the agent's own connections.
 const agentName = "Lictor"
 
+// sessionParams are the settings of a session that looks at PostgreSQL or works on it, whatever somebody has
+// set for its user, its database or the server: with some no statement succeeds, or another one than
+// is meant. major is the server's version.
+func sessionParams(applicationName string, major int) map[string]string {
+	params := map[string]string{
+		"application_name": applicationName, "statement_timeout": "0", "lock_timeout": "0", "search_path": "", "role": "none",
+		// No statement succeeds on a standby in a serializable transaction.
+		"default_transaction_read_only": "off", "default_transaction_isolation": "read committed", "default_transaction_deferrable": "off",
+		// Our own statements must not wait for standbys.
+		"synchronous_commit": "local",
+		// Names and passwords are written into statements as these say, and times are read.
+		"standard_conforming_strings": "on", "client_encoding": "UTF8", "datestyle": "ISO", "intervalstyle": "postgres", "bytea_output": "hex", "extra_float_digits": "1",
+	}
+	if major >= 17 {
+		params["transaction_timeout"], params["event_triggers"] = "0", "off"
+	}
+	return params
+}
+
 // connect opens a connection as the role says. A password that it does not have
 // comes from the passfile of the agent's user, as with Patroni.
-func connect(ctx context.Context, host string, port int, role config.PgUser, database, applicationName string) (*pgx.Conn, error) {
+func (p *installation) connect(ctx context.Context, host string, port int, role config.PgUser, database, applicationName string) (*pgx.Conn, error) {
 	role.SSLMode = cmp.Or(role.SSLMode, "prefer")
 	c, err := LoginConfig(host, port, role, database)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d: %w", host, port, err)
 	}
 	c.ConnectTimeout = 3 * time.Second
-	c.RuntimeParams = map[string]string{
-		"application_name": applicationName, "statement_timeout": "0", "search_path": "", "default_transaction_read_only": "off",
-		// Our own statements must not wait for standbys.
-		"synchronous_commit": "local",
-		// Names and passwords are written into statements as these say.
-		"standard_conforming_strings": "on", "client_encoding": "UTF8",
-	}
+	c.RuntimeParams = sessionParams(applicationName, p.major)
 	c.DialFunc = (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 5 * time.Second}).DialContext
 	login := func() (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, c) }
 	conn, err := pgauth.Connect(&c.Config, login)

@@ -142,7 +142,7 @@ func TestOwnAccessFiles(t *testing.T) {
 			if _, err := os.Stat(pid); err != nil {
 				t.Error(err)
 			}
-			rejected, err := connect(ctx, "127.0.0.1", p.port, p.local.Load().Authentication.Rewind, "postgres", "test")
+			rejected, err := p.connect(ctx, "127.0.0.1", p.port, p.local.Load().Authentication.Rewind, "postgres", "test")
 			if err == nil {
 				hangUpOn(rejected)
 				t.Error("a role that the operator's file rejects has logged in")

@@ -49,7 +49,7 @@ func TestPasswordsAreLibpqs(t *testing.T) {
 			if role == "cleartext" {
 				user.RequireAuth = "password" // without verified TLS it is told in clear text to nobody else
 			}
-			conn, err := connect(ctx, "127.0.0.1", p.port, user, "postgres", "test")
+			conn, err := p.connect(ctx, "127.0.0.1", p.port, user, "postgres", "test")
 			if err != nil {
 				t.Errorf("%q as %s: %v", password, role, err)
 			} else {
@@ -59,7 +59,7 @@ func TestPasswordsAreLibpqs(t *testing.T) {
 				t.Errorf("%q as %s: psql: %v: %s", password, role, err, out)
 			}
 			user.Password += "x"
-			if conn, err := connect(ctx, "127.0.0.1", p.port, user, "postgres", "test"); err == nil {
+			if conn, err := p.connect(ctx, "127.0.0.1", p.port, user, "postgres", "test"); err == nil {
 				hangUpOn(conn)
 				t.Errorf("%q as %s: another password was taken", password, role)
 			}

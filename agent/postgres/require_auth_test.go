@@ -96,7 +96,7 @@ func TestHostileServer(t *testing.T) {
 		t.Helper()
 		auth := p.local.Load().Authentication
 		for what, try := range map[string]func() error{
-			"superuser":   func() error { _, err := connect(ctx, u.Host, u.Port, auth.Superuser, "postgres", "test"); return err },
+			"superuser":   func() error { _, err := p.connect(ctx, u.Host, u.Port, auth.Superuser, "postgres", "test"); return err },
 			"replication": func() error { _, err := p.replicationConn(ctx, u); return err },
 			"base backup": func() error { return p.BaseBackup(ctx, u, nil) },
 			"position":    func() error { _, _, err := p.PositionOf(ctx, u); return err },
@@ -121,7 +121,7 @@ func TestHostileServer(t *testing.T) {
 		if _, err := p.replicationConn(ctx, md5); err == nil || !strings.Contains(err.Error(), "md5") {
 			t.Errorf("%v", err)
 		}
-		if _, err := connect(ctx, md5.Host, md5.Port, p.local.Load().Authentication.Rewind, "postgres", "test"); err == nil {
+		if _, err := p.connect(ctx, md5.Host, md5.Port, p.local.Load().Authentication.Rewind, "postgres", "test"); err == nil {
 			t.Error("logged in")
 		}
 	}
@@ -133,7 +133,7 @@ func TestHostileServer(t *testing.T) {
 	// Who sets it gets it.
 	role := p.local.Load().Authentication.Superuser
 	role.RequireAuth = "password"
-	_, _ = connect(ctx, clear.Host, clear.Port, role, "postgres", "test")
+	_, _ = p.connect(ctx, clear.Host, clear.Port, role, "postgres", "test")
 	if got := gotClear(); len(got) == 0 || got[0] != role.Password {
 		t.Errorf("require_auth: password, and the server was told %q", got)
 	}

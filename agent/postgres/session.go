@@ -28,7 +28,7 @@ type session struct {
 
 // dedicated opens a connection of the superuser; the caller closes it.
 func (p *session) dedicated(ctx context.Context) (*pgx.Conn, error) {
-	return connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	return p.connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 }
 
 // take takes the kept connection, made anew when it is broken. Who takes it

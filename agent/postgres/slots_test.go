@@ -108,7 +108,7 @@ func TestSlotsThatAreRightTakeNoLogin(t *testing.T) {
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
 	must(t, syncSlots(ctx, p, wantedSlot("b"), wantedSlot("c")))
 	sql(ctx, t, p, "CREATE DATABASE other")
-	conn, err := connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, "other", "test")
+	conn, err := p.connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, "other", "test")
 	must(t, err)
 	defer hangUpOn(conn)
 	_, err = conn.Exec(ctx, "ALTER DATABASE postgres ALLOW_CONNECTIONS false")

@@ -121,7 +121,7 @@ func TestClients(t *testing.T) {
 	if n, err := p.Clients(ctx); err != nil || n != 0 {
 		t.Errorf("without a client: %d %v", n, err)
 	}
-	conn, err := connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, "postgres", "somebody")
+	conn, err := p.connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, "postgres", "somebody")
 	must(t, err)
 	defer hangUpOn(conn)
 	if n, err := p.Clients(ctx); err != nil || n != 1 {

@@ -25,7 +25,7 @@ type upstreams struct {
 // for. systemIdentifier is the shard's, if it is known: at an address that was given away, another
 // cluster may answer to the same passwords.
 func (p *upstreams) Answers(ctx context.Context, u Upstream, primary bool, systemIdentifier string) bool {
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	conn, err := p.connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		return false
 	}
@@ -132,7 +132,7 @@ func (p *upstreams) isPrimary(ctx context.Context, conn *pgconn.PgConn, u Upstre
 		}
 		return len(row) > 0 && string(row[0]) == "off", nil
 	}
-	sql, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	sql, err := p.connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		return false, err
 	}
