@@ -25,6 +25,11 @@ func adopted(until time.Duration) func(*View) {
 // expiredLease: b's lease is over by this member's clock, and nobody holds the lock.
 func expiredLease(v *View) { leads("b", 20*time.Second)(v); lockGone(v) }
 
+// ledOn makes the last beat tell of a timeline.
+func ledOn(timeline int) func(*View) {
+	return func(v *View) { v.Cluster.Status.Value.Lictor.Timeline = timeline }
+}
+
 func TestFencingNeedsEachCondition(t *testing.T) {
 	deposed := func(v *View) { v.Lease.Deposed = 46 }
 	runSituations(t, []situationTest{
@@ -511,6 +516,10 @@ func TestPauseNeedsEachCondition(t *testing.T) {
 		{"a replica, nobody leads", view(expiredLease, paused_, asked()), "", "paused"},
 		{"another's lease is over, and its beats told of no pause", view(expiredLease, primary, func(v *View) { v.Config.Pause = true }), "take over (status at 45)", "paused"},
 		{"another's lease runs without its lock", view(leads("b", 0), lockGone, primary, paused_), "", "beside the lease of b"},
+		{"another led since, on a later timeline", view(leads("b", 10*time.Second), lockGone, ledOn(3), primary, paused_), "", "b has led since, on timeline 3: here it is 1"},
+		{"another led since, on the same one", view(leads("b", 10*time.Second), lockGone, ledOn(1), primary, paused_), "", "b has led since"},
+		{"another led before, and this one was promoted by hand", view(leads("b", 10*time.Second), lockGone, ledOn(1), primary, paused_, func(v *View) { v.Postgres.Timeline = 2 }), "take over (status at 45)", "paused"},
+		{"it has led itself", view(leads("a", 10*time.Second), ledOn(3), primary, paused_), "take over (status at 45)", "paused"},
 		{"another has released its lease", view(leads("b", 0), released(""), primary, paused_), "take over (status at 45)", "paused"},
 		{"another may go on by the word of those in the list", view(expiredLease, primary, pause, listed("b")), "", "not in the failsafe list"},
 		{"one that Consul tells nothing of may", view(primary, paused_, listed("b")), "", "not in the failsafe list"},

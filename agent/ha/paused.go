@@ -1,6 +1,10 @@
 package ha
 
-import "github.com/lictor-ha/lictor/agent/cluster"
+import (
+	"fmt"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
 
 // paused: the operator said hands off (I5): nothing is started, stopped,
 // promoted or demoted on its own. The leader goes on beating (leading.go), a
@@ -24,6 +28,8 @@ func paused(v View) (Decision, bool) {
 		return Decision{}, false
 	case v.Postgres.Running && v.Postgres.Primary && v.othersLease() != "":
 		return wait("paused; running as a primary beside the lease of " + v.othersLease()).by(v.leaseExpires()), true
+	case v.Postgres.Running && v.Postgres.Primary && v.shardWentOn() != "":
+		return wait("paused; running as a primary, and " + v.shardWentOn()), true
 	case v.Postgres.Running && v.Postgres.Primary && v.promised() != nil:
 		return wait("paused; the lock is promised to " + v.promised().Leader + " for now").by(v.promised().Until), true
 	case v.Postgres.Running && v.Postgres.Primary && v.mayGoOnWithout() != "":
@@ -57,6 +63,17 @@ func (v View) followsInPause() bool {
 	}
 	return pg.Accepting && !pg.Primary && isPrimary(m.Value.Role) && pg.Upstream != v.upstream(leader) &&
 		!cluster.NoStream(v.Tags) && !v.leftBehind(leader, m.Value.Timeline)
+}
+
+// shardWentOn says why a primary that runs is not the shard's any more: another member has led since, on a timeline that is
+// no earlier, and in pause may do so whatever its lease says. One that an operator has promoted by hand is on a
+// later one. Empty: it may be the shard's.
+func (v View) shardWentOn() string {
+	b := v.beat()
+	if b == nil || b.Owner == v.Name || v.Postgres.Timeline == 0 || v.Postgres.Timeline > b.Timeline {
+		return ""
+	}
+	return fmt.Sprintf("%s has led since, on timeline %d: here it is %d", b.Owner, b.Timeline, v.Postgres.Timeline)
 }
 
 // othersLease is whose lease, another member's, may still run, whether its lock is there

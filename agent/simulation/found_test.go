@@ -115,3 +115,10 @@ func TestFoundHandoverOfALeaderThatIsNoPrimary(t *testing.T) {
 func TestFoundTwoSwitchoversInAPause(t *testing.T) {
 	survived(t, directed(3, map[string]any{"ttl": 30}, during(30, 60, Pause, a), ev(40, Switchover, b), during(40.1, 15, FailPostgres, a), ev(50, Switchover, c)))
 }
+
+// A leader outlives a pause without its agent, and another one leads; in the next pause that one is cut off,
+// and the agent of the first comes back. (Seed 17006526.)
+func TestFoundPrimaryThatWasLeftBehindInAPause(t *testing.T) {
+	survived(t, directed(3, map[string]any{"ttl": 8, "synchronous_mode": "quorum", "failsafe_mode": false},
+		during(20, 30, Pause, a), during(25, 60, EndAgent, a), during(70, 45, Pause, a), during(75, 40, CutBoth, b).to(3), during(75, 40, CutBoth, c).to(3)))
+}
