@@ -38,32 +38,39 @@ func ownURL(c config.Config) (string, error) {
 	return c.Scheme() + "://" + net.JoinHostPort(host, port), nil
 }
 
-// ownClient is a client for the bouncer of this configuration, and where to ask it. Its
-// certificate is for the host by which others reach it.
-func ownClient(c config.Config) (client *http.Client, own string, err error) {
-	own, err = ownURL(c)
+// own is the running bouncer of a configuration, as it is reached from its own host.
+type own struct {
+	config config.Config
+	url    string
+	client *http.Client
+}
+
+// ownBouncer prepares to ask the bouncer of this configuration. Its certificate is for the
+// host by which others reach it.
+func ownBouncer(c config.Config) (own, error) {
+	at, err := ownURL(c)
 	if err != nil {
-		return nil, "", err
+		return own{}, err
 	}
 	public, err := c.URL(c.Listen)
 	if err != nil {
-		return nil, "", err
+		return own{}, err
 	}
 	u, err := url.Parse(public)
 	if err != nil {
-		return nil, "", fmt.Errorf("connect_address: %w", err)
+		return own{}, fmt.Errorf("connect_address: %w", err)
 	}
-	client, err = clientFor(c, u.Hostname())
-	return client, own, err
+	client, err := clientFor(c, u.Hostname())
+	return own{c, at, client}, err
 }
 
 // AskStatus asks the running bouncer of this configuration how it stands.
 func AskStatus(ctx context.Context, c config.Config) (Status, error) {
-	client, own, err := ownClient(c)
+	b, err := ownBouncer(c)
 	if err != nil {
 		return Status{}, err
 	}
-	s, err := askStatus(ctx, client, own)
+	s, err := askStatus(ctx, b.client, b.url)
 	if err != nil {
 		return Status{}, err
 	}
@@ -73,7 +80,7 @@ func AskStatus(ctx context.Context, c config.Config) (Status, error) {
 // Drain makes the running bouncer of this configuration say to the load balancer
 // that its PgBouncer should get no clients, or that it may again.
 func Drain(ctx context.Context, c config.Config, on bool) error {
-	client, own, err := ownClient(c)
+	b, err := ownBouncer(c)
 	if err != nil {
 		return err
 	}
@@ -84,11 +91,11 @@ func Drain(ctx context.Context, c config.Config, on bool) error {
 	var answer struct {
 		Draining bool `json:"draining"`
 	}
-	if err := request(ctx, client, http.MethodPost, own+path, c.Authentication, &answer); err != nil {
+	if err := b.post(ctx, path, &answer); err != nil {
 		return err
 	}
 	if answer.Draining != on {
-		return fmt.Errorf("bouncer at %s: it says draining is %v", own, answer.Draining)
+		return fmt.Errorf("bouncer at %s: it says draining is %v", b.url, answer.Draining)
 	}
 	return nil
 }
@@ -106,13 +113,13 @@ const (
 // Do asks the running bouncer of this configuration to pause, resume or release a shard, and
 // waits until PgBouncer has done so, every process of it, which it does at once if it is well.
 func (p Pausing) Do(ctx context.Context, c config.Config, shard, by string) (PauseAnswer, error) {
-	client, own, err := ownClient(c)
+	b, err := ownBouncer(c)
 	if err != nil {
 		return PauseAnswer{}, err
 	}
 	var answer PauseAnswer
 	query := url.Values{"shard": {shard}, "by": {by}}
-	if err := request(ctx, client, http.MethodPost, own+"/"+string(p)+"?"+query.Encode(), c.Authentication, &answer); err != nil {
+	if err := b.post(ctx, "/"+string(p)+"?"+query.Encode(), &answer); err != nil {
 		return PauseAnswer{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, pausedBound)

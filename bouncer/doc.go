@@ -38,6 +38,8 @@
 //	manager.go   tells whoever runs the bouncer, systemd for instance
 //	control.go, overview.go, dryrun.go
 //	             what the commands ask
+//	control_login.go
+//	             whom they tell the password
 //
 // PgBouncer goes on with what it has when the bouncer ends, unless the bouncer was
 // told to run it.

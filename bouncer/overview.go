@@ -169,6 +169,9 @@ func request(ctx context.Context, client *http.Client, method, target string, us
 		if response.StatusCode == http.StatusConflict {
 			return fmt.Errorf("bouncer at %s: %w: %s", at, ErrRefused, printable.Text(refused.Error))
 		}
+		if response.StatusCode == http.StatusUnauthorized && user.Username == "" {
+			return fmt.Errorf("bouncer at %s: %w", at, errLoginWanted)
+		}
 		return fmt.Errorf("bouncer at %s: %s", at, printable.Text(refused.Error))
 	}
 	if err := json.Unmarshal(text, into); err != nil {

@@ -56,6 +56,12 @@ func Keeper(path string) User {
 	if uid == 0 {
 		return User{}
 	}
+	return Numbered(uid)
+}
+
+// Numbered is the user with a number, in its groups; for a process that is not root's, which
+// cannot take its rights on, this process's own user.
+func Numbered(uid uint32) User {
 	c := &syscall.Credential{Uid: uid, Gid: uid}
 	if u, err := user.LookupId(strconv.Itoa(int(uid))); err == nil {
 		if gid, err := strconv.ParseUint(u.Gid, 10, 32); err == nil {
@@ -68,7 +74,7 @@ func Keeper(path string) User {
 			}
 		}
 	}
-	return User{credential: c}
+	return As(c)
 }
 
 // Other is the user's number, where it is another one than this process's.

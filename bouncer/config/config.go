@@ -94,6 +94,8 @@ type Config struct {
 	unfollowed []string
 	// standsFor is why the file is not followed that this stands in for.
 	standsFor error
+	// path is the file or directory that this was read from.
+	path string
 	// text is what the file says, to be kept at lastGood.
 	text     []byte
 	lastGood string
@@ -215,7 +217,7 @@ func load(source settings.Source) (c Config, warnings []cluster.Warning, err err
 		warnings, invalid := c.Validate()
 		return warnings, errors.Join(filled, invalid)
 	})
-	c.text, c.lastGood = text, lastGoodPath(source)
+	c.path, c.text, c.lastGood = source.Path, text, lastGoodPath(source)
 	return c, warnings, err
 }
 

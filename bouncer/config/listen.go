@@ -1,13 +1,17 @@
 package config
 
 import (
+	"crypto/subtle"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	"github.com/lictor-ha/lictor/agent/osuser"
 )
 
 // ClientAuth turns verify_client into what TLS asks of clients.
@@ -34,6 +38,22 @@ func (c Config) Scheme() string {
 		return "https"
 	}
 	return "http"
+}
+
+// PasswordIsKnownTo reports whether a user of this host can read the password of
+// authentication in the file of this configuration. Where that is not known, as this
+// process is not root's and cannot try, it is false.
+func (c Config) PasswordIsKnownTo(uid uint32) bool {
+	if os.Geteuid() != 0 || c.path == "" {
+		return false
+	}
+	var read Config
+	err := osuser.Numbered(uid).Do(func() error {
+		read, _, _ = load(settings.Source{Path: c.path}) // one that is refused has been read, too
+		return nil
+	})
+	there, own := []byte(read.Authentication.Password), []byte(c.Authentication.Password)
+	return err == nil && len(own) > 0 && subtle.ConstantTimeCompare(there, own) == 1
 }
 
 // validateListener checks how the listener is protected.

@@ -53,6 +53,24 @@ func fromHost(r *http.Request, users []uint32) error {
 	return nil
 }
 
+// UserOf finds the user of this host whose process has the other end of a connection. One that
+// nobody has accepted yet is nobody's: ask when an answer has come.
+func UserOf(conn net.Conn) (uint32, error) {
+	own, isTCP := conn.LocalAddr().(*net.TCPAddr)
+	other, also := conn.RemoteAddr().(*net.TCPAddr)
+	if !isTCP || !also {
+		return 0, errors.New("the connection is not TCP")
+	}
+	if !ownAddress(other.AddrPort().Addr()) {
+		return 0, errNoPeer
+	}
+	user, err := peerUser(plain(other.AddrPort()), plain(own.AddrPort()))
+	if err != nil {
+		return 0, err
+	}
+	return user, stillOpen(conn)
+}
+
 // stillOpen returns nil while both ends of a connection are open. Asked after the user
 // was looked up by its addresses, it says that the user is this connection's: as long as
 // it stands, no other one has the same addresses. One that its client has broken off may

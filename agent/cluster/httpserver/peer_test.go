@@ -9,6 +9,11 @@ import (
 	"testing"
 )
 
+// elsewhere is a connection to another host.
+type elsewhere struct{ net.Conn }
+
+func (elsewhere) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 8009} }
+
 // Both ways to find a connection's user know the same, and that a connection which
 // its process has closed is nobody's: the kernel shows it as root's.
 func TestUserOfAConnection(t *testing.T) {
@@ -47,11 +52,22 @@ func TestUserOfAConnection(t *testing.T) {
 					t.Errorf("%s: a listener: %d, %v", way, user, err)
 				}
 			}
+			for end, conn := range map[string]net.Conn{"who asks": server, "who answers": client} {
+				if user, err := UserOf(conn); err != nil || user != uint32(os.Geteuid()) {
+					t.Errorf("UserOf of %s: %d, %v", end, user, err)
+				}
+			}
+			if user, err := UserOf(elsewhere{client}); !errors.Is(err, errNoPeer) {
+				t.Errorf("UserOf another host's: %d, %v", user, err)
+			}
 			client.Close()
 			for way, find := range ways {
 				if user, err := find(far, near); !errors.Is(err, errNoPeer) {
 					t.Errorf("%s: closed: %d, %v", way, user, err)
 				}
+			}
+			if user, err := UserOf(server); !errors.Is(err, errNoPeer) {
+				t.Errorf("UserOf, closed: %d, %v", user, err)
 			}
 		})
 	}

@@ -9,7 +9,7 @@
 //	access.go    who may change something
 //	origin.go    requests that a web page makes somebody's browser send
 //	lookup.go    the addresses of hosts, many at a time
-//	peer.go      which user of this host has sent a request
+//	peer.go      which user of this host has sent a request, or answers one
 package httpserver
 
 import (
