@@ -9,6 +9,8 @@ import (
 	"time"
 
 	consulapi "github.com/hashicorp/consul/api"
+
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
 )
 
 // consulFacts is what Consul says of itself. What could not be read is missing and
@@ -25,6 +27,7 @@ type consulFacts struct {
 	health     *consulapi.OperatorHealthReply
 	latency    time.Duration // of a read with a quorum round trip
 	open       bool          // it asks for no tokens
+	plain      bool          // the token goes there without TLS
 	blind      []string
 }
 
@@ -43,8 +46,10 @@ func (s *Site) addresses() []string {
 // lookAtConsul asks every configured address of Consul.
 func (s *Site) lookAtConsul(ctx context.Context) []consulFacts {
 	var all []consulFacts
+	plain := s.Consul.PlainToken()
 	for i, client := range s.clients {
 		f := consulFacts{address: s.addresses()[i]}
+		f.plain = slices.ContainsFunc(plain, func(a settings.Address) bool { return a.String() == f.address })
 		f.look(ctx, client, s.Namespace)
 		all = append(all, f)
 	}
@@ -110,6 +115,10 @@ func examineConsul(all []consulFacts, lease time.Duration, databases []string) [
 				level = Wrong
 			}
 			d.add(level, f.address, "see that it runs, and what its token may read", "could not look at %s", strings.Join(f.blind, ", "))
+		}
+		if f.plain {
+			d.add(Worth, f.address, "write https:// there (Consul's ports.https) and set consul.cacert, here and in the files of agents and bouncers",
+				"this command's token goes there without TLS: whoever is between gets it, and on this host any user who takes the port while Consul is restarted")
 		}
 		if f.leader == "" {
 			continue

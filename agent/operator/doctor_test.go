@@ -3,6 +3,8 @@ package operator
 import (
 	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	consulapi "github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/settings"
 )
 
 // judged checks that exactly one finding is not fine, that it says what it should,
@@ -49,6 +52,7 @@ func TestExamineConsul(t *testing.T) {
 		{name: "all is well"},
 		{name: "slow elections", edit: func(f *consulFacts) { f.election, f.multiplier = 15*time.Second, 5 }, level: Worth, want: "raft_multiplier 5"},
 		{name: "no access control", edit: func(f *consulFacts) { f.open = true }, level: Worth, want: "whoever reaches it"},
+		{name: "a token without TLS", edit: func(f *consulFacts) { f.plain = true }, level: Worth, want: "token goes there without TLS"},
 		{name: "slow", edit: func(f *consulFacts) { f.latency = time.Second }, level: Worth, want: "takes 1.0 s"},
 		{name: "no leader", edit: func(f *consulFacts) { f.leader, f.servers, f.blind = "", nil, []string{"the keys (500)"} }, level: Wrong, want: "could not look at the keys"},
 		{name: "a token that may not see", edit: func(f *consulFacts) { f.blind = []string{"autopilot"} }, level: Worth, want: "autopilot"},
@@ -67,6 +71,22 @@ func TestExamineConsul(t *testing.T) {
 			}
 			judged(t, examineConsul([]consulFacts{f}, 8*time.Second, c.hosts), c.level, c.want)
 		})
+	}
+}
+
+// The doctor tells of the addresses to which its own token goes in plain text.
+func TestDoctorTellsOfAPlainToken(t *testing.T) {
+	refusing := httptest.NewServer(http.NotFoundHandler())
+	defer refusing.Close()
+	for token, want := range map[string]bool{"hush": true, "": false} {
+		site, err := Connect(Settings{Consul: settings.Consul{Hosts: []string{refusing.URL, "https://127.0.0.1:1"}, Token: token}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := site.lookAtConsul(t.Context())
+		if len(all) != 2 || all[0].plain != want || all[1].plain {
+			t.Errorf("with the token %q: %+v", token, all)
+		}
 	}
 }
 

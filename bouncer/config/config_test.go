@@ -55,7 +55,7 @@ func TestLoad(t *testing.T) {
 		Environ: []string{"CONSUL_HTTP_TOKEN=secret", "LICTOR_HOLD_TIMEOUT=25", "LICTOR_PGBOUNCER_USER=admin"},
 		Flags:   map[string]any{"name": "other"},
 	})
-	if err != nil || len(warnings) > 0 {
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0].String(), "the token goes to http://consul1:8500") {
 		t.Fatal(err, warnings)
 	}
 	if c.Name != "other" || c.Consul.Token != "secret" || len(c.Consul.Hosts) != 2 || c.PgBouncer.User != "admin" {

@@ -337,5 +337,26 @@ func (c Consul) Validate() ([]cluster.Warning, error) {
 			Path: "consul.verify", Text: "Consul's certificate is not checked: whoever is between can read the token and decide who leads",
 		})
 	}
+	if plain := c.PlainToken(); len(plain) > 0 {
+		warnings = append(warnings, cluster.Warning{Path: "consul", Text: plainTokenText(plain)})
+	}
 	return warnings, errors.Join(errs...)
+}
+
+// PlainToken are the addresses at which the token is told without TLS: to whoever is
+// between, or, on this host, to whoever listens there while Consul is restarted.
+func (c Consul) PlainToken() []Address {
+	if c.Token == "" && c.TokenFile == "" {
+		return nil
+	}
+	addresses, _ := c.Addresses() // those that are wrong get no token
+	return slices.DeleteFunc(addresses, func(a Address) bool { return a.Scheme != "http" })
+}
+
+func plainTokenText(plain []Address) string {
+	all := make([]string, len(plain))
+	for i, a := range plain {
+		all[i] = a.String()
+	}
+	return "the token goes to " + strings.Join(all, ", ") + " without TLS: whoever is between, and any user of a host who takes the port while its Consul is restarted, gets it; write https:// there (Consul's ports.https) and set consul.cacert"
 }

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -162,10 +163,10 @@ func TestConsulValidate(t *testing.T) {
 		"nothing":                    {Consul{}, "", ""},
 		"consistency":                {Consul{Consistency: "eventual"}, `consul.consistency: "eventual": must be one of default, consistent, stale`, ""},
 		"port":                       {Consul{Port: 70000}, "consul.port", ""},
-		"token twice":                {Consul{Token: "hush", TokenFile: cert}, "must not be set together with consul.token", ""},
-		"token with a line's end":    {Consul{Token: "hush\n"}, "consul.token: must not begin or end with a blank", ""},
-		"no token file":              {Consul{TokenFile: filepath.Join(dir, "none")}, "consul.token_file", ""},
-		"token file is a directory":  {Consul{TokenFile: dir}, "is not a file", ""},
+		"token twice":                {Consul{Scheme: "https", Token: "hush", TokenFile: cert}, "must not be set together with consul.token", ""},
+		"token with a line's end":    {Consul{Scheme: "https", Token: "hush\n"}, "consul.token: must not begin or end with a blank", ""},
+		"no token file":              {Consul{Scheme: "https", TokenFile: filepath.Join(dir, "none")}, "consul.token_file", ""},
+		"token file is a directory":  {Consul{Scheme: "https", TokenFile: dir}, "is not a file", ""},
 		"no CA":                      {Consul{CACert: filepath.Join(dir, "none"), Scheme: "https"}, "there is no such file", ""},
 		"directory of CAs":           {Consul{CACert: authorities, Scheme: "https"}, "", ""},
 		"a CA that is none":          {Consul{CACert: key, Scheme: "https"}, "consul.cacert", ""},
@@ -176,6 +177,10 @@ func TestConsulValidate(t *testing.T) {
 		"service_check_interval":     {Consul{ServiceCheckInterval: "5"}, "service_check_interval", ""},
 		"certificates without https": {Consul{CACert: cert}, "", "Consul is reached over http"},
 		"certificates with https":    {Consul{CACert: cert, Host: "https://a"}, "", ""},
+		"a token in plain text":      {Consul{Token: "hush"}, "", "the token goes to http://127.0.0.1:8500 without TLS"},
+		"a token file, the same":     {Consul{TokenFile: cert, Hosts: []string{"https://a", "http://b:1", "c:2"}}, "", "the token goes to http://b:1, http://c:2 without TLS"},
+		"a token with TLS":           {Consul{Token: "hush", Hosts: []string{"https://a", "unix:///run/consul.sock"}}, "", ""},
+		"no token":                   {Consul{Hosts: []string{"http://a"}}, "", ""},
 		"verify: false":              {Consul{Host: "https://a", Verify: &no}, "", "consul.verify: Consul's certificate is not checked"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -190,6 +195,35 @@ func TestConsulValidate(t *testing.T) {
 				t.Errorf("%v, want %q", warnings, tt.warning)
 			}
 		})
+	}
+}
+
+// Who has taken the port of Consul, as any user of the host can while Consul is restarted, is told the
+// token by exactly those addresses that the warning names.
+func TestPlainTokenIsWarnedOf(t *testing.T) {
+	var told atomic.Bool
+	taken := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		told.Store(told.Load() || r.Header.Get("X-Consul-Token") == "hush")
+		w.WriteHeader(http.StatusInternalServerError)
+	})
+	plain, encrypted := httptest.NewServer(taken), httptest.NewTLSServer(taken)
+	defer plain.Close()
+	defer encrypted.Close()
+	encrypted.Config.ErrorLog = log.New(io.Discard, "", 0) // its certificate is not taken
+	for _, address := range []string{plain.URL, encrypted.URL} {
+		told.Store(false)
+		c := Consul{URL: address, Token: "hush"}
+		warnings, err := c.Validate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := client(t, c).KV().Get("k", nil); err == nil {
+			t.Fatal("somebody else is taken for Consul")
+		}
+		warned := len(warnings) == 1 && strings.Contains(warnings[0].String(), address+" without TLS")
+		if warned != told.Load() || warned != (address == plain.URL) {
+			t.Errorf("%s was told the token: %v; the warnings are %v", address, told.Load(), warnings)
+		}
 	}
 }
 
