@@ -3,13 +3,16 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 
@@ -119,6 +122,62 @@ func TestForeignDataDirectory(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Somebody has the port at which a member was, and answers as that member did. The member, which has
+// another address now, starts all the same, under its own name.
+func TestNameIsNotTakenByAStranger(t *testing.T) {
+	l := start(t, lab.Options{Bouncers: -1, Members: 2, ConsulServers: 1, Async: true})
+	s := l.Shard(0)
+	ctx := within(t)
+	got(s.AwaitHealthy(ctx))(t)
+	replica := got(s.Replicas(ctx))(t)[0]
+	_, words, err := replica.Get(ctx, "/patroni")
+	must(t, err)
+	must(t, replica.Kill(ctx)) // its key stays for the rest of its session
+	asked := make(chan struct{}, 1)
+	var listener net.ListenConfig
+	port := got(listener.Listen(ctx, "tcp", replica.REST))(t)
+	stranger := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		_, _ = w.Write(words)
+	})}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = stranger.Serve(port) // until it is closed
+	}()
+	defer func() {
+		_ = stranger.Close()
+		<-served
+	}()
+
+	file := filepath.Join(replica.Dir, "agent.yml")
+	config := string(got(os.ReadFile(file))(t))
+	elsewhere := portAfter(t, replica.REST)
+	must(t, os.WriteFile(file, []byte(strings.ReplaceAll(config, replica.REST, elsewhere)), 0o600))
+	must(t, replica.Process("agent").Start())
+	select {
+	case <-asked:
+	case <-ctx.Done():
+		t.Fatal("the stranger was not asked")
+	}
+	await(ctx, t, "the member does not run at its new address", func() error {
+		snapshot, err := s.Snapshot(ctx)
+		if err != nil {
+			return err
+		}
+		if m, _ := snapshot.Member(replica.Name); m.Value.State != "running" || !strings.Contains(m.Value.APIURL, elsewhere) {
+			return fmt.Errorf("%s at %s", m.Value.State, m.Value.APIURL)
+		}
+		return nil
+	})
+	if !strings.Contains(agentLog(t, replica), "is not taken for it") {
+		t.Error("the log does not tell of the stranger")
+	}
 }
 
 // portAfter is an address with a port that is another's.

@@ -110,6 +110,14 @@ func (c *Client) ProveOnly(k *proof.Keeper) {
 	c.proofOnly = true
 }
 
+// For is this client for the members of another shard: over the same connections, and with
+// the secret that is held there. It needs no end of its own. Its requests are ProveOnly's.
+func (c *Client) For(k *proof.Keeper) *Client {
+	other := &Client{http: c.http, username: c.username, password: c.password, encrypted: c.encrypted}
+	other.ProveOnly(k)
+	return other
+}
+
 // Close ends the connections that are kept open. The client may be used again.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
@@ -133,12 +141,8 @@ type Answer struct {
 // OK reports whether the member did what was asked.
 func (a Answer) OK() bool { return a.Status >= 200 && a.Status < 300 }
 
-// Get asks for a path ("/cluster") of the member whose api_url is given, and proves nothing.
-func (c *Client) Get(ctx context.Context, apiURL, path string) (Answer, error) {
-	return c.do(ctx, http.MethodGet, Peer{APIURL: apiURL}, path, nil)
-}
-
-// Ask is Get of a member that must prove who it is where the secret is held.
+// Ask asks a member for a path ("/cluster"). It must prove who it is where the secret is
+// held, if it is named.
 func (c *Client) Ask(ctx context.Context, p Peer, path string) (Answer, error) {
 	return c.do(ctx, http.MethodGet, p, path, nil)
 }
@@ -315,13 +319,13 @@ type PeerLictor struct {
 	Verified Verification
 }
 
-// Status asks a member how it is.
-func (c *Client) Status(ctx context.Context, apiURL string) (PeerStatus, error) {
-	a, err := c.Get(ctx, apiURL, "/patroni")
+// Status asks a member how it is, which must prove who it is where the secret is held.
+func (c *Client) Status(ctx context.Context, p Peer) (PeerStatus, error) {
+	a, err := c.Ask(ctx, p, "/patroni")
 	if err != nil {
 		return PeerStatus{}, err
 	}
-	return statusOf(apiURL, a)
+	return statusOf(p.APIURL, a)
 }
 
 // Observe asks a member to look at its PostgreSQL and tell how it is now. Who decides

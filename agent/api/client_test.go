@@ -73,7 +73,7 @@ func TestStatusOfPatroniMembers(t *testing.T) {
 			}))
 			defer member.Close()
 			client := newTestClient(t, config.Ctl{}, config.RestAPI{Authentication: config.Credentials{Username: "u", Password: "p"}})
-			got, err := client.Status(t.Context(), member.URL+"/patroni")
+			got, err := client.Status(t.Context(), Peer{APIURL: member.URL + "/patroni"})
 			if err != nil || !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("%+v, %v\nwant %+v", got, err, tt.want)
 			}
@@ -86,7 +86,7 @@ func TestStatusOfLictorMembers(t *testing.T) {
 	at := now().Add(-time.Second)
 	stopClock := func(s *Server) { s.now = now }
 	primary := start(t, config.RestAPI{}, fixed(primaryState(at)), stopClock)
-	got, err := client.Status(t.Context(), primary.url+"/patroni")
+	got, err := client.Status(t.Context(), Peer{APIURL: primary.url + "/patroni"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestStatusOfLictorMembers(t *testing.T) {
 		t.Errorf("%+v, want %+v", got.Lictor, want)
 	}
 	replica := start(t, config.RestAPI{}, fixed(replicaState(at)), stopClock)
-	got, err = client.Status(t.Context(), replica.url+"/patroni")
+	got, err = client.Status(t.Context(), Peer{APIURL: replica.url + "/patroni"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestStatusErrors(t *testing.T) {
 				_, _ = io.WriteString(w, tt.body)
 			}))
 			defer member.Close()
-			_, err := newTestClient(t, config.Ctl{}, config.RestAPI{}).Status(t.Context(), member.URL)
+			_, err := newTestClient(t, config.Ctl{}, config.RestAPI{}).Status(t.Context(), Peer{APIURL: member.URL})
 			if err == nil || !strings.Contains(err.Error(), tt.says) || !strings.Contains(err.Error(), member.URL) {
 				t.Errorf("error %v, want one that says %q and where", err, tt.says)
 			}
@@ -137,7 +137,7 @@ func TestStatusErrors(t *testing.T) {
 	}
 	client := newTestClient(t, config.Ctl{}, config.RestAPI{})
 	for _, apiURL := range []string{"", "db1:8008", "ftp://db1/", "http://", "http://user:hush@db1/patroni", "http://a b/"} {
-		if _, err := client.Status(t.Context(), apiURL); err == nil || strings.Contains(err.Error(), "hush") {
+		if _, err := client.Status(t.Context(), Peer{APIURL: apiURL}); err == nil || strings.Contains(err.Error(), "hush") {
 			t.Errorf("%q: %v", apiURL, err)
 		}
 	}
@@ -156,7 +156,7 @@ func TestClientObeysItsContext(t *testing.T) {
 		<-asked
 		cancel()
 	}()
-	if _, err := newTestClient(t, config.Ctl{}, config.RestAPI{}).Status(ctx, member.URL); err == nil {
+	if _, err := newTestClient(t, config.Ctl{}, config.RestAPI{}).Status(ctx, Peer{APIURL: member.URL}); err == nil {
 		t.Error("a member that does not answer gave no error")
 	}
 }
@@ -193,7 +193,7 @@ func TestRequests(t *testing.T) {
 		}, seen{"PATCH", "/config", `{"b":2}`, "u", "p", "application/json"}},
 		{func() (Answer, error) { return client.Put(t.Context(), Peer{APIURL: apiURL}, "/config", body) }, seen{"PUT", "/config", `{"a":1}`, "u", "p", "application/json"}},
 		{func() (Answer, error) { return client.Delete(t.Context(), Peer{APIURL: apiURL}, "/switchover") }, seen{"DELETE", "/switchover", "", "u", "p", ""}},
-		{func() (Answer, error) { return client.Get(t.Context(), apiURL, "/replica?lag=1MB") }, seen{"GET", "/replica?lag=1MB", "", "", "", ""}},
+		{func() (Answer, error) { return client.Ask(t.Context(), Peer{APIURL: apiURL}, "/replica?lag=1MB") }, seen{"GET", "/replica?lag=1MB", "", "", "", ""}},
 	} {
 		a, err := tt.call()
 		if err != nil || got != tt.want {
@@ -228,7 +228,7 @@ func TestClientTrust(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := newTestClient(t, tt.ctl, tt.rest).Status(t.Context(), server.url+"/patroni")
+			_, err := newTestClient(t, tt.ctl, tt.rest).Status(t.Context(), Peer{APIURL: server.url + "/patroni"})
 			if (err == nil) != tt.ok {
 				t.Errorf("error %v, want success %v", err, tt.ok)
 			}
@@ -249,7 +249,7 @@ func TestClientTrust(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := newTestClient(t, tt.ctl, config.RestAPI{}).Status(t.Context(), localhost); (err == nil) != tt.ok {
+		if _, err := newTestClient(t, tt.ctl, config.RestAPI{}).Status(t.Context(), Peer{APIURL: localhost}); (err == nil) != tt.ok {
 			t.Errorf("%s: member: error %v", name, err)
 		}
 		// It is no bouncer, so that its answer, where it gives one, is an error, too.
@@ -268,11 +268,11 @@ func TestClientFollowsNewAuthorities(t *testing.T) {
 	cert, ca := newCert(t, dir, "member", "member"), newCert(t, dir, "ca", "another")
 	server := start(t, config.RestAPI{CertFile: cert}, fixed(primaryState(time.Now())))
 	client := newTestClient(t, config.Ctl{CACert: ca}, config.RestAPI{})
-	if _, err := client.Status(t.Context(), server.url); err == nil {
+	if _, err := client.Status(t.Context(), Peer{APIURL: server.url}); err == nil {
 		t.Fatal("a member of another authority was trusted")
 	}
 	writeFile(t, ca, readFile(t, cert)+readFile(t, ca))
-	if _, err := client.Status(t.Context(), server.url); err != nil {
+	if _, err := client.Status(t.Context(), Peer{APIURL: server.url}); err != nil {
 		t.Errorf("after the file changed: %v", err)
 	}
 }
@@ -316,7 +316,7 @@ func TestObserve(t *testing.T) {
 			if age := got.Lictor.ObservedAge; asked != 1 || age < test.min || age > test.max {
 				t.Errorf("looked %d times, age %s", asked, age)
 			}
-			if _, err := client.Status(t.Context(), server.url+"/patroni"); err != nil || asked != 1 {
+			if _, err := client.Status(t.Context(), Peer{APIURL: server.url + "/patroni"}); err != nil || asked != 1 {
 				t.Errorf("a plain question: %v, looked %d times", err, asked)
 			}
 		})

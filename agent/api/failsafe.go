@@ -121,11 +121,16 @@ type Unproved struct {
 }
 
 func (e *Unproved) Error() string {
+	return fmt.Sprintf("%s (status %d: %s)", e.Who(), e.Answer.Status, printable.Short(e.Answer.Text, 160))
+}
+
+// Who says the same without the answer, which nobody need believe.
+func (e *Unproved) Who() string {
 	who := "who answers"
 	if e.Answer.Proved {
 		who = printable.Quote(e.Answer.ProvedBy) + ", who answers"
 	}
-	return fmt.Sprintf("%s at %s does not prove to be %s, by the shard's secret (status %d: %s)", who, e.Peer.APIURL, e.Peer.Name, e.Answer.Status, printable.Short(e.Answer.Text, 160))
+	return fmt.Sprintf("%s at %s does not prove to be %s, by the shard's secret", who, e.Peer.APIURL, e.Peer.Name)
 }
 
 // gave returns nil if this member has given the answer.

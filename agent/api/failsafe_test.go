@@ -352,6 +352,9 @@ func TestAnswersAreProved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := proving(t, keeping(testSecret()))
+			if status, err := proving(t, &proof.Keeper{}).For(keeping(testSecret())).Status(t.Context(), Peer{Name: "node1", APIURL: thief.URL}); !unproved(err) {
+				t.Errorf("somebody's status is taken for the member's: %+v, %v", status, err)
+			}
 			if a, err := ask(client, Peer{Name: "node1", APIURL: thief.URL}); !unproved(err) || !strings.Contains(err.Error(), "does not prove to be node1") {
 				t.Errorf("somebody who has the port: %+v, %v", a, err)
 			}

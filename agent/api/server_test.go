@@ -260,7 +260,7 @@ func TestClientCertificates(t *testing.T) {
 			server := start(t, config.RestAPI{CertFile: ours, CAFile: ours, VerifyClient: tt.verify}, node)
 			client := tlsClient(t, ours, tt.shown)
 			if tt.get == 0 {
-				if a, err := client.Get(t.Context(), server.url, "/primary"); err == nil {
+				if a, err := client.Ask(t.Context(), Peer{APIURL: server.url}, "/primary"); err == nil {
 					t.Fatalf("the handshake worked: %d", a.Status)
 				}
 				return

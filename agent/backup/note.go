@@ -34,7 +34,7 @@ func (done Verified) Note(file string) error {
 func NotedVerification(ctx context.Context, client *api.Client, urls []string) (last api.Verification) {
 	for _, url := range urls {
 		ctx, cancel := context.WithTimeout(ctx, agentLimit)
-		status, err := client.Status(ctx, url)
+		status, err := client.Status(ctx, api.Peer{APIURL: url})
 		cancel()
 		// One that does not answer says it next time.
 		if err == nil && status.Lictor != nil && status.Lictor.Verified.At.After(last.At) {

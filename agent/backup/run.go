@@ -74,7 +74,7 @@ func AskAgents(ctx context.Context, client *api.Client, urls []string) (api.Clus
 func askAgent(ctx context.Context, client *api.Client, url string) (shard api.ClusterView, err error) {
 	ctx, cancel := context.WithTimeout(ctx, agentLimit)
 	defer cancel()
-	answer, err := client.Get(ctx, url, "/cluster")
+	answer, err := client.Ask(ctx, api.Peer{APIURL: url}, "/cluster")
 	if err != nil {
 		return shard, err
 	}

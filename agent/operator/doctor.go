@@ -95,6 +95,7 @@ func Doctor(ctx context.Context, c *Console, site *Site, o DoctorOptions) error 
 
 // lookAtMembers asks all members of all shards, some at a time.
 func (s *Site) lookAtMembers(ctx context.Context, f fleet) []Finding {
+	f.learnSecrets(ctx, s)
 	var all []memberFacts
 	for _, shard := range f.shards {
 		for _, m := range shard.snapshot.Members {
@@ -120,7 +121,7 @@ func (s *Site) lookAtMembers(ctx context.Context, f fleet) []Finding {
 		})
 	}
 	looking.Wait()
-	var findings []Finding
+	findings := examineProofs(f)
 	for _, m := range all {
 		findings = append(findings, examineMember(m)...)
 		findings = append(findings, examinePostgres(m)...)

@@ -3,6 +3,7 @@ package operator
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -30,16 +31,30 @@ type memberFacts struct {
 func (m *memberFacts) look(ctx context.Context, site *Site, client *api.Client) {
 	limit, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	m.status, m.statusErr = askStatus(limit, client, api.PeerOf(m.member))
+	m.status, m.statusErr = askStatus(limit, client.For(m.shard.secret), api.PeerOf(m.member))
 	if m.member.State == cluster.StateRunning {
 		m.sql, m.sqlErr = site.lookAtPostgres(limit, m.member)
 	}
+}
+
+// examineProofs tells of shards in which whoever has a member's port is taken for it here.
+func examineProofs(f fleet) []Finding {
+	d := diagnosis{area: "agent"}
+	if scopes, why := f.unproved(); len(scopes) > 0 {
+		d.add(Worth, abridged(scopes, 5), "use a token that may read lictor/secrets/NAMESPACE/ (docs/rollout.md, Rights in Consul)",
+			"whether it is the members that answer is not known: %v", why)
+	}
+	return d.findings
 }
 
 // examineMember judges agent, lease, guard and watchdog of a member.
 func examineMember(m memberFacts) []Finding {
 	d := diagnosis{area: "agent"}
 	who := m.scope + "/" + m.member.Name
+	if impostor := (*api.Unproved)(nil); errors.As(m.statusErr, &impostor) {
+		d.add(Wrong, who, ofTheImpostor, "%s", impostor.Who())
+		return d.findings
+	}
 	if m.statusErr != nil {
 		d.add(Wrong, who, "see that the agent runs and that its restapi.connect_address can be reached from here and from the other members",
 			"its REST API does not answer: %v", m.statusErr)

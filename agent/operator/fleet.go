@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/proof"
 )
 
 // FleetOptions say which shards are shown, and how.
@@ -53,6 +55,9 @@ func Fleet(ctx context.Context, c *Console, site *Site, o FleetOptions) error {
 		t.Rows = append(t.Rows, s.row(alarms))
 	}
 	t.Notes = []string{"", fmt.Sprintf("%s, %d with alarms, %s", count(len(f.shards), "shard"), alarmed, count(len(f.bouncers), "bouncer"))}
+	if scopes, why := f.unproved(); len(scopes) > 0 && !o.Quiet {
+		t.Notes = append(t.Notes, fmt.Sprintf("What leaders of %s say is not proved: %v", abridged(scopes, 5), why))
+	}
 	if err := c.Show(t); err != nil {
 		return err
 	}
@@ -80,8 +85,13 @@ type fleetShard struct {
 	backups  string            // what the leader says is wrong with backups; empty: nothing
 	// unverified is what it says of the time of the last verification of one.
 	unverified string
-	id         string            // NAMESPACE/SCOPE: what bouncers call it
-	bouncers   []cluster.Bouncer // those that serve it
+	// impostor is who answers in the leader's place, and what helps; nil: nobody is known to.
+	impostor *api.Unproved
+	// secret is what members prove themselves by; noSecret why there is none.
+	secret   *proof.Keeper
+	noSecret error
+	id       string            // NAMESPACE/SCOPE: what bouncers call it
+	bouncers []cluster.Bouncer // those that serve it
 }
 
 // only leaves the shards of these names, all where none is named, and returns the names
@@ -203,8 +213,48 @@ const (
 	leadersAtOnce = 64
 )
 
+// learnSecrets reads what the members of all shards prove themselves by.
+func (f *fleet) learnSecrets(ctx context.Context, site *Site) {
+	prefix := strings.TrimSuffix(site.keys("x").Secret(), "x")
+	pairs, err := site.list(ctx, prefix)
+	values := map[string][]byte{}
+	for _, p := range pairs {
+		values[strings.TrimPrefix(p.Key, prefix)] = p.Value
+	}
+	for i := range f.shards {
+		s := &f.shards[i]
+		s.secret = &proof.Keeper{}
+		value, found := values[s.scope]
+		switch {
+		case err != nil:
+			s.noSecret = err
+		case !found: // Consul says nothing of what may not be read
+			s.noSecret = fmt.Errorf("there is no key %s, or it may not be read", prefix+s.scope)
+		default:
+			var secret proof.Secret
+			if secret, s.noSecret = proof.Parse(value); s.noSecret == nil {
+				s.secret.Keep(secret)
+			}
+		}
+	}
+}
+
+// unproved are the shards of whose members no answer can be proved, and why that is so of the
+// first one.
+func (f fleet) unproved() (scopes []string, why error) {
+	for _, s := range f.shards {
+		lictor := func(m cluster.Entry[cluster.Member]) bool { return m.OK() && m.Value.Lictor != nil }
+		if s.noSecret == nil || !slices.ContainsFunc(s.snapshot.Members, lictor) { // Patroni's prove nothing
+			continue
+		}
+		scopes, why = append(scopes, s.scope), cmp.Or(why, s.noSecret)
+	}
+	return scopes, why
+}
+
 // askLeaders asks all leaders what is left of their leases, and what they know of the archive.
 func (f *fleet) askLeaders(ctx context.Context, site *Site) error {
+	f.learnSecrets(ctx, site)
 	client, err := site.memberClient()
 	if err != nil {
 		return err
@@ -228,7 +278,9 @@ func (f *fleet) askLeaders(ctx context.Context, site *Site) error {
 				return
 			}
 			defer func() { <-turns }()
-			if status, err := client.Status(ctx, m.Value.APIURL); err == nil && status.Lictor != nil && status.Lictor.Leads {
+			status, err := client.For(s.secret).Status(ctx, api.PeerOf(m.Value))
+			errors.As(err, &s.impostor)
+			if err == nil && status.Lictor != nil && status.Lictor.Leads {
 				s.lease.known, s.lease.left = true, status.Lictor.LeaseLeft
 				s.archiver, s.backups, s.unverified = status.Lictor.Archiver, status.Lictor.BackupTrouble, status.Lictor.Unverified
 			}

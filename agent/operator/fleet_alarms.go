@@ -20,6 +20,7 @@ type alarm struct {
 }
 
 const (
+	ofTheImpostor     = "see that its own agent has that port and knows the shard's secret, as its log says"
 	ofTheRoute        = "see the leader's log; the key below lictor/routes/ is the leader's to write"
 	ofTheArchive      = "see PostgreSQL's log there: it says what archive_command met with (docs/runbooks/archive-fails.md)"
 	ofTheBackups      = "see what pgbackrest info says, and the log of the last backup (docs/runbooks/backups-missing.md)"
@@ -86,6 +87,9 @@ func (s fleetShard) alarms() []alarm {
 	add(len(snapshot.Members) == 1, "add a member: without one nothing can take over", "no replica")
 	add(s.dynamic.Synchronous() && len(snapshot.Members) > 1 && len(snapshot.Sync.Value.Standbys()) == 0,
 		"see that a replica streams and is not tagged nosync", "no synchronous standby")
+	if s.impostor != nil {
+		add(true, ofTheImpostor, "%s", s.impostor.Who())
+	}
 	for _, what := range archiveAlarms(leaderName, s.archiver) {
 		add(true, ofTheArchive, "%s", what)
 	}

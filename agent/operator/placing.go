@@ -200,6 +200,7 @@ func (v *survey) plan(ctx context.Context, planner func([]placement.Shard) place
 		return placement.Plan{}, err
 	}
 	defer client.Close()
+	v.fleet.learnSecrets(ctx, v.site)
 	for {
 		plan := planner(v.shards)
 		if !v.ask(ctx, client, plan.Moves) {
@@ -258,7 +259,14 @@ func (v *survey) look(ctx context.Context, client *api.Client, scope, name strin
 	defer cancel()
 	s := v.fleet.shards[slices.IndexFunc(v.fleet.shards, func(s fleetShard) bool { return s.scope == scope })]
 	m, _ := s.snapshot.Member(name)
-	status, err := askStatus(ctx, client, api.PeerOf(m.Value))
+	peer := api.PeerOf(m.Value)
+	if s.noSecret != nil && !peer.Patroni {
+		return placement.Problem{
+			What: fmt.Sprintf("whether it is %s that answers is not known: %v", name, s.noSecret),
+			Do:   "use a token that may read the shard's secret (docs/placement.md)",
+		}
+	}
+	status, err := askStatus(ctx, client.For(s.secret), peer)
 	return inspect(m.Value, status, err, leads)
 }
 
@@ -268,7 +276,10 @@ func inspect(m cluster.Member, status memberStatus, err error, leads bool) place
 	problem := func(do, format string, args ...any) placement.Problem {
 		return placement.Problem{What: m.Name + " " + fmt.Sprintf(format, args...), Do: do}
 	}
+	var impostor *api.Unproved
 	switch {
+	case errors.As(err, &impostor):
+		return placement.Problem{What: impostor.Who(), Do: ofTheImpostor}
 	case errors.Is(err, context.DeadlineExceeded):
 		return problem("see its agent's log", "does not answer in time")
 	case err != nil:

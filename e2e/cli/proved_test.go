@@ -33,7 +33,8 @@ func TestCommandsProveThemselves(t *testing.T) {
 	defer cancel()
 	l := labtest.Serving(ctx, t, lab.Options{
 		Members: 2, Bouncers: -1, ConsulServers: 1,
-		Database: lab.Lictor{Edit: func(_ *lab.Member, config map[string]any) {
+		Database: lab.Lictor{Edit: func(m *lab.Member, config map[string]any) {
+			config["tags"] = map[string]any{"host": m.Name} // so that there is another host to evacuate to
 			config["restapi"].(map[string]any)["authentication"] = map[string]any{"username": "admin", "password": "hush"}
 		}},
 	})
@@ -80,6 +81,9 @@ func TestCommandsProveThemselves(t *testing.T) {
 			{operator.ExitFailed, []string{"reinit", name, replica.Name, "--force"}},
 			{operator.ExitFailed, []string{"version", name, replica.Name}},
 			{operator.ExitFailed, []string{"rotate-secret", name}},
+			{operator.ExitFindings, []string{"doctor", name}},
+			{operator.ExitRefused, []string{"evacuate", leader.Name, "--dry-run"}},
+			{operator.ExitRefused, []string{"evacuate", leader.Name, "--yes"}},
 		} {
 			p.ends(ctx, t, c.code, unproved, "y\n", append(c.args, "--config", file)...)
 		}
@@ -109,6 +113,8 @@ func TestCommandsProveThemselves(t *testing.T) {
 		p.ends(ctx, t, operator.ExitDone, "", "", "pause", name, "--wait") // so that it leads on without its agent
 		_, back := p.takePort(ctx, t, leader, replica)
 		p.ends(ctx, t, operator.ExitUnknown, "does not prove to be "+leader.Name, "", "switchover", name, "--force")
+		p.ends(ctx, t, operator.ExitFindings, "does not prove to be "+leader.Name, "", "fleet", name, "--check")
+		p.ends(ctx, t, operator.ExitFindings, "does not prove to be "+leader.Name, "", "doctor", name)
 		p.ends(ctx, t, operator.ExitDone, "", "", "edit-config", name, "--pg", "work_mem=8MB", "--force") // the other one answers
 		back()
 	})
