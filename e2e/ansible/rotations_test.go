@@ -77,6 +77,40 @@ func (r *rollout) testRotateTokens(t *testing.T) {
 	r.checkRights(t)
 }
 
+// testRotateConsul: Consul goes on with other tokens and another key of the gossip, no client and no
+// shard notices, and whoever had read them on a server has nothing any more.
+func (r *rollout) testRotateConsul(t *testing.T, leader string) {
+	const read = `sed -nE 's/.*"(initial_management|agent|encrypt)": "([^"]*)".*/\2/p' /etc/consul.d/consul.json`
+	before := map[string]string{}
+	for _, h := range r.hosts {
+		before[h.name], _ = h.run(t.Context(), read) // a balancer has none
+	}
+	r.underLoad(t, func() { r.mustPlay(t, "rotate_consul") }, r.databases()...)
+	ended := 0
+	for _, h := range r.hosts {
+		now, _ := h.run(t.Context(), read)
+		for secret := range strings.FieldsSeq(before[h.name]) {
+			if strings.Contains(now, secret) {
+				t.Errorf("%s has kept something in consul.json", h.name)
+			}
+			if strings.HasSuffix(secret, "=") {
+				continue // the key of the gossip
+			}
+			got, err := h.run(t.Context(), "curl -s -o /dev/null -w '%{http_code}' -H 'X-Consul-Token: "+secret+"' http://127.0.0.1:8500/v1/acl/token/self")
+			if err != nil || got != "403" {
+				t.Errorf("a token of Consul on %s before the rotation: Consul answers %s, want 403: %v", h.name, got, err)
+			}
+			ended++
+		}
+	}
+	if ended == 0 {
+		t.Error("no token was looked at")
+	}
+	if now := r.leader(t, "8008"); now != leader {
+		t.Errorf("%s leads, %s did before: a shard noticed", now, leader)
+	}
+}
+
 // testRotatePasswords: a shard's new passwords are in use everywhere, its old ones
 // nowhere, and other shards keep theirs.
 func (r *rollout) testRotatePasswords(t *testing.T) {

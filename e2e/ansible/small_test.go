@@ -64,6 +64,8 @@ func TestSmallSite(t *testing.T) {
 		t.Errorf("%s leads, %s did before: a shard noticed the upgrade of Consul", now, before)
 	}
 
+	r.testRotateConsul(t, before)
+
 	r.vars["lictor_package_name"] = "lictor=0.1.0+b"
 	r.underLoad(t, func() { r.mustPlay(t, "rolling_agent_upgrade") }, "orders")
 	for _, h := range r.hosts {

@@ -31,6 +31,9 @@ options:
     description: Its path, with /v1/.
     type: str
     required: true
+  body:
+    description: What is sent, as JSON. It may be secret, and is not shown.
+    type: dict
   status_code:
     description: What may be answered.
     type: list
@@ -79,6 +82,7 @@ def main():
             api=API,
             method=dict(type="str", default="GET"),
             path=dict(type="str", required=True),
+            body=dict(type="dict", no_log=True),
             status_code=dict(type="list", elements="int", default=[200]),
             timeout=dict(type="int", default=30),
         ),
@@ -89,7 +93,7 @@ def main():
     if module.check_mode and p["method"] != "GET":
         module.exit_json(changed=True, status=-1)
     try:
-        status, text = Consul(p["api"]).ask(p["method"], p["path"], timeout=p["timeout"])
+        status, text = Consul(p["api"]).ask(p["method"], p["path"], p["body"], timeout=p["timeout"])
     except Unreachable as e:
         module.fail_json(msg="%s: no server of Consul answers: %s" % (what, to_native(e)), status=-1)
     if status not in p["status_code"]:
