@@ -90,7 +90,7 @@ func (c *templateClients) make(number int, token string) (*dependency.ClientSet,
 	at := addresses[number]
 	input := &dependency.CreateConsulClientInput{
 		Address: at.Host, Token: token, SSLEnabled: at.Scheme == "https", SSLVerify: consul.Verify == nil || *consul.Verify,
-		SSLCert: consul.Cert, SSLKey: consul.Key, ServerName: consul.TLSServerName,
+		SSLCert: consul.Cert, SSLKey: consul.Key, ServerName: consul.ServerName(at),
 		TransportDialTimeout: 3 * time.Second, TransportIdleConnTimeout: time.Minute, TransportMaxIdleConnsPerHost: 8,
 	}
 	if at.Scheme == "unix" {

@@ -154,6 +154,9 @@ func TestProgramsAskConsulByTLS(t *testing.T) {
 			if len(hosts) != 2 || hosts[0] != "https://127.0.0.1:"+test.port || hosts[1] != "https://10.0.0.9:"+test.port {
 				t.Errorf("the %s asks %v", program, hosts)
 			}
+			if consul["remote_tls_server_name"] != "server.dc1.consul" {
+				t.Errorf("the %s takes whoever has a certificate for another host's address for its Consul: %v", program, consul)
+			}
 			lictor := os.Getenv("LICTOR_BIN")
 			if lictor == "" {
 				continue // make test sets it

@@ -48,6 +48,10 @@ type Consul struct {
 	Key string `mapstructure:"key"`
 	// TLSServerName is the name expected in Consul's certificate (SNI), where it is not the host's.
 	TLSServerName string `mapstructure:"tls_server_name"`
+	// RemoteTLSServerName is the name expected in the certificates of addresses that are not this
+	// host's loopback: server.DATACENTER.consul, if Consul's servers alone have that, so that no other
+	// program on their hosts passes for them. Default: tls_server_name.
+	RemoteTLSServerName string `mapstructure:"remote_tls_server_name"`
 	// DC is the datacenter. Default: that of the Consul agent.
 	DC string `mapstructure:"dc"`
 	// Node is the node that sessions belong to, by its name in Consul. Default: that of the Consul agent
@@ -323,11 +327,11 @@ func (c Consul) Validate() ([]cluster.Warning, error) {
 	https := slices.ContainsFunc(addresses, func(a Address) bool { return a.Scheme == "https" })
 	if errors.Join(errs...) == nil && https {
 		// What a client would refuse is better known before anything starts.
-		if _, err := c.tls(); err != nil {
+		if _, err := c.tls(c.TLSServerName); err != nil {
 			errs = append(errs, cluster.Problem{Path: "consul", Rule: err.Error()})
 		}
 	}
-	if (c.CACert != "" || c.Cert != "" || c.TLSServerName != "") && len(addresses) > 0 && !https {
+	if (c.CACert != "" || c.Cert != "" || c.TLSServerName != "" || c.RemoteTLSServerName != "") && len(addresses) > 0 && !https {
 		warnings = append(warnings, cluster.Warning{
 			Path: "consul", Text: "certificates are configured, but Consul is reached over " + addresses[0].Scheme + ": set scheme: https, or write host as an https:// URL",
 		})

@@ -72,7 +72,7 @@ func (c Consul) transport(a Address) (*http.Transport, error) {
 			return dialer.DialContext(ctx, "unix", a.Host)
 		}
 	case "https":
-		tlsConfig, err := c.tls()
+		tlsConfig, err := c.tls(c.ServerName(a))
 		if err != nil {
 			return nil, err
 		}
@@ -81,8 +81,24 @@ func (c Consul) transport(a Address) (*http.Transport, error) {
 	return t, nil
 }
 
-func (c Consul) tls() (*tls.Config, error) {
-	options := api.TLSConfig{Address: c.TLSServerName, InsecureSkipVerify: c.Verify != nil && !*c.Verify}
+// onLoopback reports whether an address is reached within this host.
+func (a Address) onLoopback() bool {
+	host, _, err := net.SplitHostPort(a.Host)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+}
+
+// ServerName is the name that the certificate at an address must have; empty: its host.
+func (c Consul) ServerName(a Address) string {
+	if c.RemoteTLSServerName != "" && !a.onLoopback() {
+		return c.RemoteTLSServerName
+	}
+	return c.TLSServerName
+}
+
+// tls makes the configuration for an address whose certificate must have a name; empty: its host's.
+func (c Consul) tls(serverName string) (*tls.Config, error) {
+	options := api.TLSConfig{Address: serverName, InsecureSkipVerify: c.Verify != nil && !*c.Verify}
 	if c.CACert != "" {
 		info, err := os.Stat(c.CACert)
 		switch {

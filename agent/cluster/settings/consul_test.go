@@ -227,6 +227,79 @@ func TestPlainTokenIsWarnedOf(t *testing.T) {
 	}
 }
 
+// PostgreSQL's user on a host with a server of Consul takes that server's port while it is restarted.
+// It has a certificate of the same authority for the host's address, and is told no token by the
+// agents of other hosts: it has not the name that Consul's servers have.
+func TestNobodyPassesForAServer(t *testing.T) {
+	address := ownAddress(t)
+	dir := t.TempDir()
+	serve := func(listen, name string, addresses ...net.IP) (url string, told *atomic.Bool) {
+		cert, key := newCertificate(t, dir, name, addresses...)
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told = &atomic.Bool{}
+		l, err := net.Listen("tcp", net.JoinHostPort(listen, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			told.Store(told.Load() || r.Header.Get("X-Consul-Token") == "hush")
+			w.WriteHeader(http.StatusInternalServerError)
+		}))
+		s.Listener.Close()
+		s.Listener, s.TLS = l, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+		s.Config.ErrorLog = log.New(io.Discard, "", 0)
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		return "https://" + l.Addr().String(), told
+	}
+	thief, toldThief := serve(address.String(), "db1", address)
+	server, toldServer := serve(address.String(), "server.dc1.consul", address)
+	local, toldLocal := serve("127.0.0.1", "client.dc1.consul", net.IPv4(127, 0, 0, 1))
+	authorities := t.TempDir() // as one that has signed all three
+	for _, name := range []string{"db1", "server.dc1.consul", "client.dc1.consul"} {
+		write(t, filepath.Join(authorities, name), read(t, filepath.Join(dir, name+".crt")), 0o600)
+	}
+	for _, tt := range []struct {
+		name, url, remote string
+		told              *atomic.Bool
+		want              bool
+	}{
+		{"the own Consul", local, "server.dc1.consul", toldLocal, true},
+		{"a server", server, "server.dc1.consul", toldServer, true},
+		{"PostgreSQL's user there", thief, "server.dc1.consul", toldThief, false},
+		{"PostgreSQL's user there, where no name is asked for", thief, "", toldThief, true},
+	} {
+		c := Consul{URL: tt.url, Token: "hush", CACert: authorities, RemoteTLSServerName: tt.remote}
+		if _, err := c.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		tt.told.Store(false)
+		_, _, err := client(t, c).KV().Get("k", nil)
+		if tt.told.Load() != tt.want {
+			t.Errorf("%s was told the token: %v, want %v (%v)", tt.name, tt.told.Load(), tt.want, err)
+		}
+	}
+}
+
+// ownAddress is one of this host's that is not on loopback.
+func ownAddress(t *testing.T) net.IP {
+	t.Helper()
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+			return n.IP
+		}
+	}
+	t.Skip("this host has no address but loopback")
+	return nil
+}
+
 func TestConsulNeverShowsItsToken(t *testing.T) {
 	c := Consul{Host: "consul", Token: "hush"}
 	for _, text := range []string{c.String(), c.GoString()} {
@@ -413,7 +486,7 @@ func TestARenewedCertificateIsUsedByTheSameClient(t *testing.T) {
 	c := Consul{Host: "https://consul", Cert: cert, Key: key}
 	write(t, cert, read(t, oneCert), 0o600)
 	write(t, key, read(t, oneKey), 0o600)
-	config, err := c.tls()
+	config, err := c.tls("")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -455,14 +528,14 @@ func TestARequestEndsWithItsContext(t *testing.T) {
 }
 
 // newCertificate makes a self-signed certificate for a name.
-func newCertificate(t *testing.T, dir, name string) (certFile, keyFile string) {
+func newCertificate(t *testing.T, dir, name string, addresses ...net.IP) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, IPAddresses: addresses, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
