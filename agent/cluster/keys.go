@@ -54,6 +54,9 @@ func (k Keys) Config() string { return k.Prefix() + "config" }
 // Leader is the lock; its value is the leader's name.
 func (k Keys) Leader() string { return k.Prefix() + "leader" }
 
+// Rebuild is held by the member whose data are made anew by policy (design 5.29).
+func (k Keys) Rebuild() string { return k.Prefix() + "rebuild" }
+
 // Members is the prefix of the members' own keys.
 func (k Keys) Members() string { return k.Prefix() + "members/" }
 

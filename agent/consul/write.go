@@ -79,6 +79,24 @@ func (s *Store) Release(ctx context.Context, session string, statusIndex uint64,
 	return written[s.keys.Status()], err
 }
 
+// BeginRebuild takes the key rebuild for a member, or keeps it, bound to its session. ErrConflict:
+// another member holds it.
+func (s *Store) BeginRebuild(ctx context.Context, session, member string) error {
+	ops := ops{}
+	ops.add(api.KVLock, s.keys.Rebuild(), session, 0, []byte(member))
+	_, err := s.commit(ctx, "rebuild", ops)
+	return err
+}
+
+// EndRebuild gives up what BeginRebuild took.
+func (s *Store) EndRebuild(ctx context.Context, session string) error {
+	ops := ops{}
+	ops.add(api.KVCheckSession, s.keys.Rebuild(), session, 0, nil)
+	ops.add(api.KVDelete, s.keys.Rebuild(), "", 0, nil)
+	_, err := s.commit(ctx, "rebuild", ops)
+	return err
+}
+
 // Touch writes a member's own key, bound to its session. A key that another
 // session holds (that of the member's earlier run) is replaced if it still has
 // index; pass zero when the key is absent or ours. It returns the key's new index.

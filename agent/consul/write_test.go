@@ -22,6 +22,7 @@ func TestWrites(t *testing.T) {
 		"release":                   testRelease,
 		"bootstrap":                 testBootstrap,
 		"bootstrap given up":        testBootstrapGivenUp,
+		"rebuild":                   testRebuild,
 		"first start on data":       testInitializeAndConfig,
 		"touch":                     testTouch,
 		"write as leader":           testWriteAsLeader,
@@ -283,6 +284,19 @@ func testBootstrapGivenUp(t *testing.T, s shard) {
 	must(t, s.EndBootstrap(s.ctx, a))
 	must(t, s.BeginBootstrap(s.ctx, b))
 	wants(t, "given up by one who has lost it", s.EndBootstrap(s.ctx, a), ErrConflict)
+}
+
+// One member has the turn to be made anew; it goes with its session.
+func testRebuild(t *testing.T, s shard) {
+	a, b := s.session("a"), s.session("b")
+	must(t, s.BeginRebuild(s.ctx, a, "a"))
+	must(t, s.BeginRebuild(s.ctx, a, "a"))
+	wants(t, "the turn of another", s.BeginRebuild(s.ctx, b, "b"), ErrConflict)
+	wants(t, "given up by another", s.EndRebuild(s.ctx, b), ErrConflict)
+	must(t, s.EndRebuild(s.ctx, a))
+	must(t, s.BeginRebuild(s.ctx, b, "b"))
+	must(t, s.DestroySession(s.ctx, b))
+	must(t, s.BeginRebuild(s.ctx, a, "a"))
 }
 
 func testInitializeAndConfig(t *testing.T, s shard) {

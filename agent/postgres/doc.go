@@ -48,7 +48,7 @@
 //	archiver.go     whether WAL gets into the archive
 //	writes.go       when the first transaction has written
 //
-//	upstreams       what other members' PostgreSQL is asked: upstream.go
+//	upstreams       what other members' PostgreSQL is asked: upstream.go, wal_gone.go
 //
 //	processes       the postmaster, its children, and what has outlived it
 //	process.go      adopting, signalling and ending them
