@@ -126,6 +126,7 @@ func (c *collector) lictor(state State, status lictorStatus, gauge sendGauge) {
 	gauge("lictor_replay_stands_still", "1 if this replica's replay is paused or delayed, so that it serves no readers.", flag(status.ReplayStandsStill != ""))
 	gauge("lictor_members", "Members of the shard in Consul.", float64(len(state.Cluster.Members)))
 	gauge("lictor_nostream", "1 if this member is tagged nostream: as a replica it reads the archive and never streams.", flag(cluster.NoStream(state.Tags)))
+	gauge("lictor_replica_stranded", "1 if this replica cannot go on with its data and must be made anew.", flag(status.Stranded != ""))
 	gauge("lictor_guard_running", "1 if the guard answers the agent.", flag(status.Guard.Running))
 	gauge("lictor_guard_armed_seconds", "How long the guard still lets PostgreSQL live, 0 when it is disarmed.", float64(status.Guard.ArmedForMS)/1000)
 	gauge("lictor_other_primaries", "Other members of the shard that were seen to run as a primary: must be 0.", float64(len(state.OtherPrimaries)))

@@ -94,6 +94,9 @@ type lictorStatus struct {
 	// ReplayStandsStill says why a replica serves no readers, absent when its replay
 	// goes on.
 	ReplayStandsStill string `json:"replay_stands_still,omitempty"`
+	// Stranded says why a replica cannot go on with its data and must be made anew, absent
+	// when it can.
+	Stranded string `json:"stranded,omitempty"`
 	// Replaying says whether the replica may have more WAL than xlog says: it has
 	// not replayed all that it had when it was started. Absent without positions.
 	Replaying *bool `json:"replaying,omitempty"`
@@ -260,7 +263,7 @@ func (s *Server) lictor(state State) lictorStatus {
 		}
 	}
 	if l := state.Member.Lictor; l != nil {
-		out.Made = l.Made
+		out.Made, out.Stranded = l.Made, l.Stranded
 	}
 	if !state.ObservedAt.IsZero() {
 		passed := age(state.ObservedAt, now).Milliseconds()

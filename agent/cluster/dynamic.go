@@ -59,6 +59,10 @@ type Dynamic struct {
 	// and by those that may lead next; 0: as long as the member's key is there. WAL is kept as long, or
 	// as far as max_slot_wal_keep_size allows.
 	MemberSlotsTTL time.Duration `mapstructure:"-"`
+	// Rebuild says what becomes of a replica that cannot go on with its data, because the WAL that it
+	// needs is gone or it cannot be rewound: ask (it says so, and waits for lictor reinit) or auto (its
+	// data are made anew, one member of the shard and one of the host at a time). Default: ask.
+	Rebuild RebuildPolicy `mapstructure:"rebuild"`
 	// StandbyCluster makes the shard the standby of another one.
 	StandbyCluster StandbyCluster `mapstructure:"standby_cluster"`
 	// OtherSite is where the other one of two sites is that take turns as primary and standby.
@@ -100,6 +104,15 @@ const (
 // On reports whether commits wait for standbys at all; the mode of a configuration that
 // was not read is off.
 func (m SyncMode) On() bool { return m == SyncOn || m == SyncQuorum }
+
+// RebuildPolicy is the dynamic setting rebuild.
+type RebuildPolicy string
+
+// The values of rebuild.
+const (
+	RebuildAsk  RebuildPolicy = "ask"
+	RebuildAuto RebuildPolicy = "auto"
+)
 
 // DynamicPostgres is the section `postgresql` of the dynamic configuration.
 type DynamicPostgres struct {

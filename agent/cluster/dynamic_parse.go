@@ -41,7 +41,7 @@ func dynamicKeys() []string {
 		"max_timelines_history", "check_timeline", "primary_start_timeout", "master_start_timeout",
 		"primary_stop_timeout", "master_stop_timeout", "synchronous_mode", "synchronous_mode_strict",
 		"synchronous_node_count", "failsafe_mode", "pause", "slots", "permanent_slots", "ignore_slots",
-		"member_slots_ttl", "standby_cluster", "other_site", "postgresql",
+		"member_slots_ttl", "rebuild", "standby_cluster", "other_site", "postgresql",
 	}
 }
 
@@ -102,6 +102,7 @@ func (rules Rules) Parse(raw map[string]any) (Dynamic, []Warning, error) {
 	d.Slots = r.slots(r.pick("slots", "permanent_slots"))
 	d.IgnoreSlots = r.matchers("ignore_slots")
 	d.MemberSlotsTTL = r.duration("member_slots_ttl", DefaultMemberSlotsTTL)
+	d.Rebuild = r.rebuild()
 	d.StandbyCluster = r.standbyCluster()
 	d.OtherSite = r.otherSite()
 	d.Postgres = r.postgres()
@@ -180,6 +181,19 @@ func (r *reader) syncMode() SyncMode {
 	}
 	r.fail("synchronous_mode", value, `must be true, false or "quorum"`)
 	return SyncOff
+}
+
+func (r *reader) rebuild() RebuildPolicy {
+	value := r.raw["rebuild"]
+	if value == nil {
+		return RebuildAsk
+	}
+	text, _ := value.(string)
+	if p := RebuildPolicy(strings.ToLower(strings.TrimSpace(text))); p == RebuildAsk || p == RebuildAuto {
+		return p
+	}
+	r.fail("rebuild", value, "must be ask or auto")
+	return RebuildAsk
 }
 
 // slots reads the permanent slots: a name with type, database and plugin, or

@@ -107,7 +107,7 @@ func TestParseDynamicDefaults(t *testing.T) {
 	}
 	want := Dynamic{
 		Timing: seconds(8, 2, 3), MaximumLagOnFailover: 1048576, MaximumLagOnSyncNode: -1, MaximumLagForReaders: 16 << 20, PrimaryStartTimeout: 300 * time.Second,
-		SynchronousMode: SyncOff, SynchronousNodeCount: 1, FailsafeMode: true, MemberSlotsTTL: 30 * time.Minute, Raw: map[string]any{},
+		SynchronousMode: SyncOff, SynchronousNodeCount: 1, FailsafeMode: true, MemberSlotsTTL: 30 * time.Minute, Rebuild: RebuildAsk, Raw: map[string]any{},
 	}
 	if diff := cmp.Diff(want, d, cmp.AllowUnexported(StandbyCluster{})); diff != "" {
 		t.Error(diff)

@@ -99,6 +99,8 @@ type MemberLictor struct {
 	// Made says when its data directory was made last, how, and which methods had failed
 	// before: a time, a blank, and words.
 	Made string `json:"made,omitempty"`
+	// Stranded says why it cannot go on with its data, and must be made anew.
+	Stranded string `json:"stranded,omitempty"`
 }
 
 // PendingChange is a parameter that takes effect with the next restart.

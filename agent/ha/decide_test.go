@@ -65,7 +65,9 @@ func holdsLease(left time.Duration) func(*View) {
 	}
 }
 
-func undersized(v *View) { v.Postgres.Undersized = "max_connections is 25 here, 100 on the primary" }
+func stranded(v *View)    { v.Postgres.Stranded = "its WAL is gone" }
+func rebuildAuto(v *View) { v.Config.Rebuild = cluster.RebuildAuto }
+func undersized(v *View)  { v.Postgres.Undersized = "max_connections is 25 here, 100 on the primary" }
 
 // strayed: a is on timeline 3, b on 5, and the history, which ends with timeline 2, was
 // written at this index; b took the lock at 40.
@@ -422,6 +424,17 @@ func TestFollowing(t *testing.T) {
 			v.Attempt = Attempt{Kind: TaskRestart, Failures: 1, NotUntil: now.Add(time.Second)}
 		}), "", "waiting to try again"},
 		{"replay waits for a restart, and so does the upstream", view(leads("c", 0), undersized), "follow c", ""},
+		{"its WAL is gone", view(leads("b", 0), stranded), "", "following b"},
+		{"its WAL is gone, rebuild is auto", view(leads("b", 0), stranded, rebuildAuto), "make the data anew", "its WAL is gone"},
+		{"its WAL is gone, rebuild is auto, and it has failed", view(leads("b", 0), stranded, rebuildAuto, func(v *View) {
+			v.Attempt = Attempt{Kind: TaskReinit, Failures: 2, NotUntil: now.Add(time.Second)}
+		}), "", "waiting to try again after 2"},
+		{"its WAL is gone, rebuild is auto, paused", view(leads("b", 0), stranded, rebuildAuto, paused_), "", "paused"},
+		{"its WAL is gone from the last upstream, rebuild is auto", view(leads("c", 0), stranded, rebuildAuto), "follow c", ""},
+		{"its WAL is gone, rebuild is auto, a promotion is under way", view(leads("b", 0), stranded, rebuildAuto, func(v *View) { v.Cluster.Members[1].Value.Role = cluster.RoleReplica }), "", "following b"},
+		{"its WAL is gone, rebuild is auto, nobody leads", view(lockGone, stranded, rebuildAuto), "", ""},
+		{"down, and cannot be rewound", view(leads("b", 0), down, stranded), "rejoin as replica of b", ""},
+		{"down, and cannot be rewound, rebuild is auto", view(leads("b", 0), down, stranded, rebuildAuto), "make the data anew", "its WAL is gone"},
 		{"leader unknown", view(leads("ghost", 0)), "", "ghost is missing"},
 		{"lock gone, lease runs", view(leads("b", time.Second), lockGone), "", "following b"},
 		{"replicatefrom", view(leads("b", 0), func(v *View) { v.Tags = map[string]any{"replicatefrom": "c"} }), "follow c", ""},

@@ -130,6 +130,9 @@ type Rejoin struct {
 // Follow points a running replica at another upstream.
 type Follow struct{ Upstream string }
 
+// Rebuild makes the data of this replica anew by policy, when it is its turn.
+type Rebuild struct{}
+
 // RestartReplica restarts the running replica, to follow Upstream, or nobody.
 type RestartReplica struct{ Upstream string }
 
@@ -230,6 +233,7 @@ func (StartPrimary) String() string      { return "start as primary" }
 func (s StartReplica) String() string    { return "start as replica of " + orNobody(s.Upstream) }
 func (r Rejoin) String() string          { return "rejoin as replica of " + r.Upstream + byArchive(r.NoStream) }
 func (f Follow) String() string          { return "follow " + orNobody(f.Upstream) }
+func (Rebuild) String() string           { return "make the data anew" }
 func (r RestartReplica) String() string  { return "restart as replica of " + orNobody(r.Upstream) }
 func (c CopySlots) String() string       { return "copy the logical slots of " + c.From }
 func (Promote) String() string           { return "promote" }

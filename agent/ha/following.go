@@ -13,6 +13,8 @@ import (
 //	replica on a branch that the leader
 //	  left behind                         rejoin
 //	replica of somebody else              follow the leader
+//	replica that cannot go on, where the
+//	  policy is to rebuild it             have the data made anew
 //	replica whose replay stands still
 //	  until a restart                     restart
 //	replica without a logical slot that
@@ -64,6 +66,8 @@ func follow(v View, leader string) Decision {
 		from = ""
 	}
 	switch pg := v.Postgres; {
+	case !pg.Running && v.rebuilds() && isPrimary(m.Value.Role):
+		return v.unlessFailing(do("rebuild is auto: "+pg.Stranded, Rebuild{}))
 	case !pg.Running:
 		if !isPrimary(m.Value.Role) {
 			return wait("waiting until " + leader + " is a primary")
@@ -80,6 +84,8 @@ func follow(v View, leader string) Decision {
 		return v.unlessFailing(do("tagged nostream: WAL comes from the archive", Follow{}))
 	case pg.Upstream != from:
 		return v.unlessFailing(do(leader+" leads", Follow{Upstream: from}))
+	case v.rebuilds() && isPrimary(m.Value.Role):
+		return v.unlessFailing(do("rebuild is auto: "+pg.Stranded, Rebuild{}))
 	case pg.Undersized != "":
 		return v.unlessFailing(do("replay stands still: "+pg.Undersized, RestartReplica{Upstream: from}))
 	case len(pg.LacksSlots) > 0 && pg.Streaming:
@@ -88,6 +94,11 @@ func follow(v View, leader string) Decision {
 		return wait("a replica, following " + leader + " by the archive")
 	}
 	return wait("a replica, following " + leader)
+}
+
+// rebuilds reports whether this replica cannot go on, and its data are to be made anew.
+func (v View) rebuilds() bool {
+	return v.Postgres.Stranded != "" && v.Config.Rebuild == cluster.RebuildAuto && !v.Config.Pause
 }
 
 // leftBehind reports whether this replica's WAL goes beyond the point at which

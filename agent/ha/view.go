@@ -212,6 +212,9 @@ type Postgres struct {
 	Discards int
 	// LacksSlots are logical slots that this replica is to have a copy of, and the leader has.
 	LacksSlots []cluster.Slot
+	// Stranded says why this replica cannot go on with its data: the WAL that it needs is gone, or
+	// it cannot be rewound; empty: it can.
+	Stranded string
 	// Streaming says that the WAL receiver is connected.
 	Streaming bool
 	// DownSince is when the postmaster was first seen gone without being told

@@ -27,6 +27,7 @@
 //	restore.go  the shard is put back to an earlier moment
 //	remote.go   a standby leader and the primary at another site
 //	site.go     two sites that take turns: the other one is asked
+//	rebuild.go  a replica that cannot go on with its data
 //	loss.go     what a member whose data were replaced must get again
 //	synchronous.go whom commits wait for
 //	publish.go  what others are told: the member key

@@ -19,6 +19,7 @@ type Ports struct {
 	Postgres Postgres
 	Guard    GuardPort
 	Watchdog Watchdog
+	Host     Host
 	Peers    Peers
 	Watches  Watches
 	Bouncers Bouncers
@@ -61,6 +62,11 @@ type Consul interface {
 	BeginBootstrap(w *Work, limit time.Duration, session string, done func(error))
 	// EndBootstrap gives up the bootstrap that session has begun.
 	EndBootstrap(limit time.Duration, session string, done func(error))
+	// BeginRebuild takes the key rebuild for a member, or keeps it (cluster.ErrConflict: another
+	// member has it). The key goes with the session.
+	BeginRebuild(w *Work, limit time.Duration, session, member string, done func(error))
+	// EndRebuild gives it up.
+	EndRebuild(limit time.Duration, session string, done func(error))
 	// EndSession destroys a session if it has this name.
 	EndSession(limit time.Duration, session, name string, done func(error))
 }
@@ -79,6 +85,8 @@ type Postgres interface {
 	ClonesWithoutLeader() bool
 	// KeepsData reports whether a replica is made out of what is in the data directory.
 	KeepsData() bool
+	// HasRestoreCommand reports whether a replica gets WAL from an archive, too.
+	HasRestoreCommand() bool
 	// SynchronousCommit is the parameter as it is configured.
 	SynchronousCommit() string
 
@@ -158,6 +166,8 @@ type Postgres interface {
 	AskSite(w *Work, limit time.Duration, up pg.Upstream, timeline int, done func(cluster.Site, error))
 	// ArchiveLast archives the segment with the shutdown checkpoint of a PostgreSQL that archives WAL.
 	ArchiveLast(w *Work, limit time.Duration, done func(error))
+	// WALGone reports whether a member has no WAL from a position on any more.
+	WALGone(limit time.Duration, up pg.Upstream, timeline int, lsn int64, done func(gone bool, err error))
 	// AimAt asks a primary how far its WAL goes and keeps that as the end of the loss.
 	AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error))
 	ForgetLoss(limit time.Duration, id string, done func(error))
@@ -217,6 +227,14 @@ type Watchdog interface {
 	OK() (ok bool, problem string)
 	// Activate makes it protect a lease before there is a primary.
 	Activate(w *Work, until cluster.Instant, ttl time.Duration, margins ha.FenceMargins, done func(error))
+}
+
+// Host is what the agents of one host share.
+type Host interface {
+	// TakeTurn reports whether this agent is the one of the host that may make a copy by policy
+	// now. It keeps the turn until GiveTurn, or its end.
+	TakeTurn() bool
+	GiveTurn()
 }
 
 // Peers are the shard's other members, by their REST API.

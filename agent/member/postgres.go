@@ -85,7 +85,9 @@ type Local struct {
 	// not, or have got everything again.
 	Loss *pg.Loss
 	// Restore is the note of a restore that has not ended; nil: there is none.
-	Restore   *ha.Discard
+	Restore *ha.Discard
+	// Stranded says why this replica cannot go on with its data; empty: it can.
+	Stranded  string
 	adopted   adoption
 	edge      cluster.Instant // when a task has begun or ended last
 	crashes   []cluster.Instant

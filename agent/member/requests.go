@@ -138,22 +138,27 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 	if m.Detached > 0 {
 		return refused("a candidate for the leadership counts on what this member has: try again when the shard has a leader")
 	}
-	noStream, shard := cluster.NoStream(m.TagsNow()), m.Snapshot.Initialize.Value
-	stop := m.orderly(m.stopWithin(), false)
 	m.InterruptTask()
-	m.startTask(ha.TaskReinit, m.thenInSync(m.LeaveSync, func(w *Work, next func(error)) {
+	m.startTask(ha.TaskReinit, m.makeAnew(up, source, "POST /reinitialize"), m.nowFollows(unless(cluster.NoStream(m.TagsNow()), leader)))
+	return nil
+}
+
+// makeAnew replaces this replica's data by a copy of source's, and has it follow up, the shard's
+// leader, without which nothing is touched. allowedBy is who asks for it.
+func (m *Member) makeAnew(up, source pg.Upstream, allowedBy string) step {
+	shard := m.Snapshot.Initialize.Value
+	return m.thenInSync(m.LeaveSync, func(w *Work, next func(error)) {
 		m.Postgres.Answers(w, up, m.leaderIsPrimary(), shard, func(answers bool) {
 			if !answers {
-				next(fmt.Errorf("the leader %s does not answer, so the data directory stays", leader))
+				next(fmt.Errorf("the leader %s does not answer, so the data directory stays", up.Name))
 				return
 			}
 			next(nil)
 		})
-	}, stop, func(w *Work, next func(error)) {
-		m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize"}, next)
+	}, m.orderly(m.stopWithin(), false), func(w *Work, next func(error)) {
+		m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: allowedBy}, next)
 	}, func(w *Work, next func(error)) {
-		m.Log.Info().Str("from", source.Name).Msg("a copy is made anew on an operator's demand")
+		m.Log.Info().Str("from", source.Name).Str("allowed_by", allowedBy).Msg("a copy is made anew")
 		m.Postgres.MakeReplica(w, &source, shard, next)
-	}, m.start(replicaOf(&up, noStream))), m.nowFollows(unless(noStream, leader)))
-	return nil
+	}, m.start(replicaOf(&up, cluster.NoStream(m.TagsNow()))))
 }

@@ -53,6 +53,8 @@ func (m *Member) begin(action ha.Action) {
 		m.rejoin(act)
 	case ha.Follow:
 		m.follow(act.Upstream)
+	case ha.Rebuild:
+		m.rebuild()
 	case ha.RestartReplica:
 		m.restartReplica(act.Upstream)
 	case ha.CopySlots:
@@ -246,9 +248,12 @@ func (m *Member) rejoin(r ha.Rejoin) {
 		line.Timeline = l.Value.Timeline
 	}
 	m.startTask(ha.TaskRejoin, inOrder(m.orderly(m.stopWithin(), false), rewind, m.start(replicaOf(&up, r.NoStream))), func(err error) {
-		if err == nil {
-			m.rejoined = line
+		switch {
+		case err == nil:
+			m.Stranded, m.rejoined = "", line
 			m.follows(unless(r.NoStream, r.Upstream))
+		case errors.Is(err, ErrDiverged):
+			m.Stranded = err.Error()
 		}
 	})
 }

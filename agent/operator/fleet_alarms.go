@@ -63,6 +63,14 @@ func (s fleetShard) alarms() []alarm {
 				"%s has not been heard of since %s took over", v.Name, leaderName)
 			continue
 		}
+		if l := v.Lictor; l != nil && l.Stranded != "" && v.Name != leaderName && !s.dynamic.Pause {
+			todo := "lictor reinit makes it anew; with rebuild: auto its agent would"
+			if s.dynamic.Rebuild == cluster.RebuildAuto {
+				todo = "rebuild is auto: it is made anew when no other member of its shard and of its host is"
+			}
+			add(true, todo, "%s cannot go on: %s", v.Name, l.Stranded)
+			continue
+		}
 		if v.Name == leaderName || v.State != cluster.StateRunning || leaderName == "" {
 			continue
 		}

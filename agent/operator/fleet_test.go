@@ -50,6 +50,13 @@ func TestAlarms(t *testing.T) {
 			s.Members[2].Value.XLogLocation -= 3 << 20
 		}, want: "c lags 3 MB"},
 		{
+			name: "the WAL is gone", edit: func(s *cluster.Snapshot) {
+				s.Members[2].Value.ReplicationState = ""
+				s.Members[2].Value.Lictor = &cluster.MemberLictor{Stranded: "the WAL that it needs is gone from a"}
+			},
+			want: "c cannot go on: the WAL that it needs is gone from a",
+		},
+		{
 			name: "replay stands still", edit: func(s *cluster.Snapshot) {
 				s.Members[2].Value.ReplayStandsStill = "delayed by recovery_min_apply_delay, 1h"
 			},

@@ -140,6 +140,9 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 		if m.OK() && m.Value.Lictor != nil && m.Value.Lictor.Problems > 0 {
 			t.Notes = append(t.Notes, fmt.Sprintf(" %s reports %s: see lictor doctor", m.Value.Name, count(m.Value.Lictor.Problems, "problem")))
 		}
+		if m.OK() && m.Value.Lictor != nil && m.Value.Lictor.Stranded != "" {
+			t.Notes = append(t.Notes, fmt.Sprintf(" %s cannot go on: %s", m.Value.Name, printable.Text(m.Value.Lictor.Stranded)))
+		}
 		if m.OK() && m.Value.Lictor != nil && m.Value.Lictor.Copying != "" {
 			t.Notes = append(t.Notes, fmt.Sprintf(" %s is being copied by %s", m.Value.Name, printable.Text(m.Value.Lictor.Copying)))
 		}

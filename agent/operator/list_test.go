@@ -95,7 +95,7 @@ func TestListTable(t *testing.T) {
                       to: b
 `},
 		{"a problem", func(s *cluster.Snapshot) {
-			s.Members[1].Value.Lictor = &cluster.MemberLictor{LeaderLSN: 1 << 40, Problems: 2, Copying: "pgbackrest, 45 %"}
+			s.Members[1].Value.Lictor = &cluster.MemberLictor{LeaderLSN: 1 << 40, Problems: 2, Copying: "pgbackrest, 45 %", Stranded: "its WAL is gone"}
 		}, ListOptions{}, `
 + Cluster: x (77) ---+---------+-----------+----+-----------+
 | Member | Host     | Role    | State     | TL | Lag in MB |
@@ -105,6 +105,7 @@ func TestListTable(t *testing.T) {
 | c      | 10.0.0.3 | Replica | streaming |  2 |         0 |
 +--------+----------+---------+-----------+----+-----------+
  b reports 2 problems: see lictor doctor
+ b cannot go on: its WAL is gone
  b is being copied by pgbackrest, 45 %
 `},
 		{"replay stands still", func(s *cluster.Snapshot) {

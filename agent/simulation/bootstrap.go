@@ -120,6 +120,14 @@ func (c inConsul) EndBootstrap(limit time.Duration, session string, done func(er
 	c.transact(limit, []op{{verb: checkSession, key: keyInitialize, session: session}, {verb: del, key: keyInitialize}}, only(done))
 }
 
+func (c inConsul) BeginRebuild(_ *member.Work, limit time.Duration, session, name string, done func(error)) {
+	c.transact(limit, []op{{verb: lock, key: keyRebuild, session: session, value: name}}, only(done))
+}
+
+func (c inConsul) EndRebuild(limit time.Duration, session string, done func(error)) {
+	c.transact(limit, []op{{verb: checkSession, key: keyRebuild, session: session}, {verb: del, key: keyRebuild}}, only(done))
+}
+
 func (c inConsul) EndSession(limit time.Duration, session, name string, done func(error)) {
 	ask(c.agent, limit, func(consul *consul) (struct{}, error) {
 		if s := consul.session(session); s != nil && name == "shard-"+consul.w.hosts[s.owner].name {

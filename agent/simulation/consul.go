@@ -64,6 +64,7 @@ type waiter struct {
 // The keys of the shard.
 const (
 	keyInitialize = "initialize"
+	keyRebuild    = "rebuild"
 	keyConfig     = "config"
 	keyLeader     = "leader"
 	keyStatus     = "status"

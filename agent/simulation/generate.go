@@ -87,6 +87,9 @@ func (s *Schedule) generateLate(r *rand.Rand) {
 	if r.IntN(3) == 0 {
 		s.Keeps, s.Operator = []int64{100 << 10, 300 << 10, 1 << 20}[r.IntN(3)], true
 		s.SlotKeeps = []int64{0, 0, 500 << 10, 2 << 20}[r.IntN(4)]
+		if s.Keeps == 300<<10 || s.SlotKeeps > 0 {
+			s.Config["rebuild"] = "auto"
+		}
 	}
 	if s.Config["synchronous_mode"] == nil && !s.Fresh && r.IntN(3) == 0 {
 		if one := 1 + r.IntN(s.Members-1); !slices.Contains(s.NoStream, one) {

@@ -44,6 +44,7 @@ func (p inPostgres) Upstream() string          { return p.host.pg.aim }
 func (p inPostgres) ClonesWithoutLeader() bool { return false }
 func (p inPostgres) KeepsData() bool           { return p.host.w.schedule.KeepsClones }
 func (p inPostgres) SynchronousCommit() string { return "on" }
+func (p inPostgres) HasRestoreCommand() bool   { return false }
 
 func (p inPostgres) PID() int {
 	if !p.Running() {
@@ -340,6 +341,22 @@ func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, _ stri
 func (p inPostgres) answers(up pg.Upstream, primary bool) bool {
 	h := p.host.w.hostNamed(up.Name)
 	return h.up && !h.frozen && h.pg.ready && (h.pg.primary || !primary) && p.host.w.net.both(p.host.id, h.id)
+}
+
+// WALGone is asked of a member that serves: a slot plays no part.
+func (p inPostgres) WALGone(_ time.Duration, up pg.Upstream, _ int, lsn int64, done func(bool, error)) {
+	gone := false
+	p.work(nil, func(done func(error)) {
+		p.later(p.host.w.between(time.Millisecond, 50*time.Millisecond), func() {
+			if !p.answers(up, false) {
+				done(errors.New("the upstream is not reachable"))
+				return
+			}
+			from := p.host.w.hostNamed(up.Name).pg
+			gone = from.at.holds(p.host.pg.at) && from.oldest > lsn
+			done(nil)
+		})
+	}, func(err error) { done(gone, err) })
 }
 
 func (p inPostgres) AimAt(_ time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error)) {

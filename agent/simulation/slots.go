@@ -115,6 +115,9 @@ func (w *world) operator() {
 		if leader == nil || !leader.pg.writable || w.judge.paused || !h.pg.stranded() {
 			continue
 		}
+		if a := h.agent; a != nil && a.Dynamic.Rebuild == cluster.RebuildAuto {
+			continue
+		}
 		w.say("%s: the operator sees that its WAL is gone, and clones it anew", h.name)
 		if a := h.agent; a != nil {
 			a.post(func() { _ = a.Reinitialize(false, false) })
