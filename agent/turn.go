@@ -13,14 +13,14 @@ const turnSocket = "@lictor-rebuild"
 // hostPort is member.Host. Its methods run on the loop: to bind a socket waits for nothing.
 type hostPort struct {
 	log  zerolog.Logger
-	held net.Listener
+	held *net.UnixListener
 }
 
 func (h *hostPort) TakeTurn() bool {
 	if h.held != nil {
 		return true
 	}
-	held, err := net.Listen("unix", turnSocket)
+	held, err := net.ListenUnix("unix", &net.UnixAddr{Name: turnSocket, Net: "unix"})
 	if err != nil {
 		h.log.Debug().Err(err).Msg("another agent of this host makes a copy")
 		return false

@@ -48,7 +48,7 @@ func TestRebuildIsCalledFor(t *testing.T) {
 			w.rebuilder.mind(seen)
 			c := w.take("Postgres.WALGone")
 			w.none("Postgres.WALGone")
-			if up := c.args[1].(pg.Upstream); up.Name != "b" || c.args[2] != 3 || c.args[3] != int64(200*mib) {
+			if up := c.args[1].(pg.Upstream); up.Name != "b" || c.args[2] != 3 || c.args[3] != 200*mib {
 				t.Fatalf("asked %v", c.args)
 			}
 			if name == "it moved before the answer" {
