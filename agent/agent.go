@@ -15,7 +15,6 @@
 //	disk.go      whether the data directory can be written
 //	archive.go   whether WAL gets into the archive
 //	backups.go   what backups the shard has
-//	turn.go      that one agent of a host makes a copy by policy at a time
 //	only.go      that one agent looks after a data directory, and no other
 //	guard_supervisor.go, watchdog.go
 //	             the guard and the watchdog device

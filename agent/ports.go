@@ -29,7 +29,7 @@ func (a *Agent) ports() member.Ports {
 	return member.Ports{
 		Clock: clocks{a.runner, a.clock}, Later: clocks{a.runner, a.clock}, Consul: inConsul{a.runner, a.store},
 		Postgres: inPostgres{a.board, a.pg, a.data, a.cfg.Bootstrap, a.cfg.Lictor.Backup.InForce(), a.log}, Guard: &guarded{runner: a.runner, guardSupervisor: a.guard},
-		Watchdog: watchdogPort{a.runner, a.watchdog}, Host: &hostPort{log: a.log}, Peers: toPeers{a.runner, a.peers, a.cfg.Name, connURL(a.cfg, a.cfg.Postgres.ConnectAddress), apiURL(a.cfg), a.log},
+		Watchdog: watchdogPort{a.runner, a.watchdog}, Peers: toPeers{a.runner, a.peers, a.cfg.Name, connURL(a.cfg, a.cfg.Postgres.ConnectAddress), apiURL(a.cfg), a.log},
 		Watches: watches{a.kickSession, a.kickPostgres}, Bouncers: toBouncers{a.runner, a.bouncers},
 	}
 }
@@ -93,12 +93,12 @@ func (c inConsul) EndBootstrap(limit time.Duration, session string, done func(er
 	order(c.runner, limit, func(ctx context.Context) error { return c.store.EndBootstrap(ctx, session) }, done)
 }
 
-func (c inConsul) BeginRebuild(w *member.Work, limit time.Duration, session, name string, done func(error)) {
-	work(c.runner, w, limit, func(ctx context.Context) error { return c.store.BeginRebuild(ctx, session, name) }, done)
+func (c inConsul) BeginRebuild(limit time.Duration, session, name, host string, done func(error)) {
+	order(c.runner, limit, func(ctx context.Context) error { return c.store.BeginRebuild(ctx, session, name, host) }, done)
 }
 
-func (c inConsul) EndRebuild(limit time.Duration, session string, done func(error)) {
-	order(c.runner, limit, func(ctx context.Context) error { return c.store.EndRebuild(ctx, session) }, done)
+func (c inConsul) EndRebuild(limit time.Duration, session, host string, hostOnly bool, done func(error)) {
+	order(c.runner, limit, func(ctx context.Context) error { return c.store.EndRebuild(ctx, session, host, hostOnly) }, done)
 }
 
 func (c inConsul) EndSession(limit time.Duration, session, name string, done func(error)) {
@@ -258,6 +258,8 @@ func brokenOff(w *member.Work, err error) error {
 		return w.Broken()
 	case errors.Is(err, fence.ErrLingering):
 		return fmt.Errorf("%w: %w", member.ErrLingering, err)
+	case errors.Is(err, postgres.ErrBeyondRewind):
+		return fmt.Errorf("%w: %w", member.ErrBeyondRewind, err)
 	case errors.Is(err, postgres.ErrDiverged):
 		return fmt.Errorf("%w: %w", member.ErrDiverged, err)
 	}
@@ -270,7 +272,6 @@ func (p inPostgres) Upstream() string          { return p.pg.Upstream() }
 func (p inPostgres) ClonesWithoutLeader() bool { return p.pg.ClonesWithoutLeader() }
 func (p inPostgres) KeepsData() bool           { return p.pg.KeepsData() }
 func (p inPostgres) SynchronousCommit() string { return p.pg.SynchronousCommit() }
-func (p inPostgres) HasRestoreCommand() bool   { return p.pg.HasRestoreCommand() }
 
 func (p inPostgres) StartedAs() (primary, known bool) {
 	role := p.pg.StartedAs()
@@ -479,8 +480,10 @@ func (p inPostgres) ArchiveLast(w *member.Work, limit time.Duration, done func(e
 	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.ArchiveLast(ctx, limit) }, done)
 }
 
-func (p inPostgres) WALGone(limit time.Duration, up pg.Upstream, timeline int, lsn int64, done func(bool, error)) {
-	answered(p.runner, nil, limit, func(ctx context.Context) (bool, error) { return p.pg.WALGone(ctx, up, timeline, lsn) }, done)
+func (p inPostgres) WALGone(limit time.Duration, up pg.Upstream, systemIdentifier string, timeline int, lsn int64, done func(bool, error)) {
+	answered(p.runner, nil, limit, func(ctx context.Context) (bool, error) {
+		return p.pg.WALGone(ctx, up, systemIdentifier, timeline, lsn)
+	}, done)
 }
 
 func (p inPostgres) AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error)) {

@@ -57,6 +57,11 @@ func (k Keys) Leader() string { return k.Prefix() + "leader" }
 // Rebuild is held by the member whose data are made anew by policy (design 5.29).
 func (k Keys) Rebuild() string { return k.Prefix() + "rebuild" }
 
+// HostRebuild is held by the member of a host whose data are made anew by policy.
+func (k Keys) HostRebuild(host string) string {
+	return k.lictor + "/rebuilds/" + k.namespace + "/" + host
+}
+
 // Members is the prefix of the members' own keys.
 func (k Keys) Members() string { return k.Prefix() + "members/" }
 

@@ -47,7 +47,9 @@ type Snapshot struct {
 	Failsafe Entry[map[string]string]
 	History  Entry[History]
 	Route    Entry[Route]
-	Members  []Entry[Member] // sorted by name
+	// Rebuild names the member whose data are made anew by policy.
+	Rebuild Entry[string]
+	Members []Entry[Member] // sorted by name
 }
 
 // Lag is how many bytes of WAL a replica's position, one of those under its key, is
@@ -76,6 +78,8 @@ func ParseSnapshot(keys Keys, kvs []KV, index uint64) Snapshot {
 			s.Initialize = text(kv)
 		case kv.Key == keys.Leader():
 			s.Leader = text(kv)
+		case kv.Key == keys.Rebuild():
+			s.Rebuild = text(kv)
 		case kv.Key == keys.Config():
 			s.Config = Entry[[]byte]{Value: kv.Value, ModifyIndex: kv.ModifyIndex}
 		case kv.Key == keys.Status():
@@ -149,10 +153,11 @@ func (s Snapshot) InRing(name string) bool {
 }
 
 // CloneSource is whom the named member copies its data from: a member with the tag
-// clonefrom that follows the leader, else the leader.
+// clonefrom that follows the leader, else the leader. What is copied from one that cannot go on
+// could not either.
 func (s Snapshot) CloneSource(name, leader string) string {
 	for _, m := range s.Members {
-		if m.OK() && m.Value.Name != name && m.Value.Tag("clonefrom") && s.follows(m, leader) {
+		if m.OK() && m.Value.Name != name && m.Value.Tag("clonefrom") && !m.Value.Stranded() && s.follows(m, leader) {
 			return m.Value.Name
 		}
 	}

@@ -101,7 +101,12 @@ type MemberLictor struct {
 	Made string `json:"made,omitempty"`
 	// Stranded says why it cannot go on with its data, and must be made anew.
 	Stranded string `json:"stranded,omitempty"`
+	// Rebuild says what a member that is to be made anew by policy waits for, or that it has its turn.
+	Rebuild string `json:"rebuild,omitempty"`
 }
+
+// Stranded reports whether a member says that it cannot go on with its data.
+func (m Member) Stranded() bool { return m.Lictor != nil && m.Lictor.Stranded != "" }
 
 // PendingChange is a parameter that takes effect with the next restart.
 type PendingChange struct {

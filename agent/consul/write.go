@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 type (
@@ -79,22 +80,42 @@ func (s *Store) Release(ctx context.Context, session string, statusIndex uint64,
 	return written[s.keys.Status()], err
 }
 
-// BeginRebuild takes the key rebuild for a member, or keeps it, bound to its session. ErrConflict:
-// another member holds it.
-func (s *Store) BeginRebuild(ctx context.Context, session, member string) error {
+// BeginRebuild takes the turn of the shard for a member, and with it that of its host unless host
+// is empty, or keeps them, bound to its session. ErrConflict: another member has one of them; the
+// error says which member.
+func (s *Store) BeginRebuild(ctx context.Context, session, member, host string) error {
 	ops := ops{}
 	ops.add(api.KVLock, s.keys.Rebuild(), session, 0, []byte(member))
+	if host != "" {
+		ops.add(api.KVLock, s.keys.HostRebuild(host), session, 0, []byte(s.keys.Scope()+"/"+member))
+	}
 	_, err := s.commit(ctx, "rebuild", ops)
+	if !errors.Is(err, ErrConflict) || host == "" {
+		return err
+	}
+	if holder, _, unread := s.Get(ctx, s.keys.HostRebuild(host)); unread == nil && len(holder) > 0 {
+		return fmt.Errorf("%w: on the host %s it is the turn of %s", ErrConflict, host, printable.Short(string(holder), printable.MaxValue))
+	}
 	return err
 }
 
-// EndRebuild gives up what BeginRebuild took.
-func (s *Store) EndRebuild(ctx context.Context, session string) error {
-	ops := ops{}
-	ops.add(api.KVCheckSession, s.keys.Rebuild(), session, 0, nil)
-	ops.add(api.KVDelete, s.keys.Rebuild(), "", 0, nil)
-	_, err := s.commit(ctx, "rebuild", ops)
-	return err
+// EndRebuild gives up the turn of the host, and unless hostOnly that of the shard, where the
+// session has it.
+func (s *Store) EndRebuild(ctx context.Context, session, host string, hostOnly bool) error {
+	keys := []string{s.keys.HostRebuild(host)}
+	if !hostOnly {
+		keys = append(keys, s.keys.Rebuild())
+	}
+	var errs []error
+	for _, key := range keys {
+		ops := ops{}
+		ops.add(api.KVCheckSession, key, session, 0, nil)
+		ops.add(api.KVDelete, key, "", 0, nil)
+		if _, err := s.commit(ctx, "end of rebuild", ops); !errors.Is(err, ErrConflict) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Touch writes a member's own key, bound to its session. A key that another

@@ -2,6 +2,7 @@ package consul
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -22,7 +23,7 @@ func TestWrites(t *testing.T) {
 		"release":                   testRelease,
 		"bootstrap":                 testBootstrap,
 		"bootstrap given up":        testBootstrapGivenUp,
-		"rebuild":                   testRebuild,
+		"rebuild":                   func(t *testing.T, s shard) { testRebuild(t, s, consul.address) },
 		"first start on data":       testInitializeAndConfig,
 		"touch":                     testTouch,
 		"write as leader":           testWriteAsLeader,
@@ -286,17 +287,38 @@ func testBootstrapGivenUp(t *testing.T, s shard) {
 	wants(t, "given up by one who has lost it", s.EndBootstrap(s.ctx, a), ErrConflict)
 }
 
-// One member has the turn to be made anew; it goes with its session.
-func testRebuild(t *testing.T, s shard) {
+// One member of a shard, and of a host, has the turn to be made anew; it goes with its session,
+// or when it is given up. That of the host is taken with the other, or none.
+func testRebuild(t *testing.T, s shard, address string) {
 	a, b := s.session("a"), s.session("b")
-	must(t, s.BeginRebuild(s.ctx, a, "a"))
-	must(t, s.BeginRebuild(s.ctx, a, "a"))
-	wants(t, "the turn of another", s.BeginRebuild(s.ctx, b, "b"), ErrConflict)
-	wants(t, "given up by another", s.EndRebuild(s.ctx, b), ErrConflict)
-	must(t, s.EndRebuild(s.ctx, a))
-	must(t, s.BeginRebuild(s.ctx, b, "b"))
+	host := "h-" + s.keys.Scope()
+	must(t, s.BeginRebuild(s.ctx, a, "a", host))
+	must(t, s.BeginRebuild(s.ctx, a, "a", host))
+	if got := s.read().Rebuild; got.Value != "a" || got.Session != a {
+		t.Errorf("rebuild: %+v", got)
+	}
+	wants(t, "the turn of another", s.BeginRebuild(s.ctx, b, "b", host+"2"), ErrConflict)
+	must(t, s.EndRebuild(s.ctx, b, host, false)) // not its own: nothing
+	wants(t, "given up by another", s.BeginRebuild(s.ctx, b, "b", ""), ErrConflict)
+
+	other := newStore(t, cluster.NewKeys("", s.keys.Scope()+"-other", ""), address)
+	err := other.BeginRebuild(s.ctx, b, "b", host)
+	wants(t, "of another shard on the host", err, ErrConflict)
+	if !strings.Contains(err.Error(), s.keys.Scope()+"/a") {
+		t.Errorf("who has it is not said: %v", err)
+	}
+	if key, _, err := s.Get(s.ctx, other.keys.Rebuild()); err != nil || len(key) > 0 {
+		t.Errorf("half of it was taken: %q, %v", key, err)
+	}
+	must(t, s.EndRebuild(s.ctx, a, host, true))
+	wants(t, "the shard's is kept", s.BeginRebuild(s.ctx, b, "b", ""), ErrConflict)
+	must(t, other.BeginRebuild(s.ctx, b, "b", host))
+
+	must(t, s.EndRebuild(s.ctx, a, host, false))
+	must(t, s.BeginRebuild(s.ctx, b, "b", host))
 	must(t, s.DestroySession(s.ctx, b))
-	must(t, s.BeginRebuild(s.ctx, a, "a"))
+	must(t, s.BeginRebuild(s.ctx, a, "a", host))
+	must(t, s.EndRebuild(s.ctx, a, host, false))
 }
 
 func testInitializeAndConfig(t *testing.T, s shard) {

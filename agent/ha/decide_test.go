@@ -66,7 +66,7 @@ func holdsLease(left time.Duration) func(*View) {
 }
 
 func stranded(v *View)    { v.Postgres.Stranded = "its WAL is gone" }
-func rebuildAuto(v *View) { v.Config.Rebuild = cluster.RebuildAuto }
+func rebuildAuto(v *View) { v.Config.Rebuild, v.Postgres.Turn = cluster.RebuildAuto, true }
 func undersized(v *View)  { v.Postgres.Undersized = "max_connections is 25 here, 100 on the primary" }
 
 // strayed: a is on timeline 3, b on 5, and the history, which ends with timeline 2, was
@@ -425,6 +425,7 @@ func TestFollowing(t *testing.T) {
 		}), "", "waiting to try again"},
 		{"replay waits for a restart, and so does the upstream", view(leads("c", 0), undersized), "follow c", ""},
 		{"its WAL is gone", view(leads("b", 0), stranded), "", "following b"},
+		{"its WAL is gone, rebuild is auto, not its turn", view(leads("b", 0), stranded, func(v *View) { v.Config.Rebuild = cluster.RebuildAuto }), "", "following b"},
 		{"its WAL is gone, rebuild is auto", view(leads("b", 0), stranded, rebuildAuto), "make the data anew", "its WAL is gone"},
 		{"its WAL is gone, rebuild is auto, and it has failed", view(leads("b", 0), stranded, rebuildAuto, func(v *View) {
 			v.Attempt = Attempt{Kind: TaskReinit, Failures: 2, NotUntil: now.Add(time.Second)}
@@ -434,6 +435,7 @@ func TestFollowing(t *testing.T) {
 		{"its WAL is gone, rebuild is auto, a promotion is under way", view(leads("b", 0), stranded, rebuildAuto, func(v *View) { v.Cluster.Members[1].Value.Role = cluster.RoleReplica }), "", "following b"},
 		{"its WAL is gone, rebuild is auto, nobody leads", view(lockGone, stranded, rebuildAuto), "", ""},
 		{"down, and cannot be rewound", view(leads("b", 0), down, stranded), "rejoin as replica of b", ""},
+		{"down, and cannot be rewound, rebuild is auto, not its turn", view(leads("b", 0), down, stranded, func(v *View) { v.Config.Rebuild = cluster.RebuildAuto }), "rejoin as replica of b", ""},
 		{"down, and cannot be rewound, rebuild is auto", view(leads("b", 0), down, stranded, rebuildAuto), "make the data anew", "its WAL is gone"},
 		{"leader unknown", view(leads("ghost", 0)), "", "ghost is missing"},
 		{"lock gone, lease runs", view(leads("b", time.Second), lockGone), "", "following b"},

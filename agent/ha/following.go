@@ -14,7 +14,8 @@ import (
 //	  left behind                         rejoin
 //	replica of somebody else              follow the leader
 //	replica that cannot go on, where the
-//	  policy is to rebuild it             have the data made anew
+//	  policy is to rebuild it, and it is
+//	  its turn                            have the data made anew, also where it is down
 //	replica whose replay stands still
 //	  until a restart                     restart
 //	replica without a logical slot that
@@ -96,9 +97,10 @@ func follow(v View, leader string) Decision {
 	return wait("a replica, following " + leader)
 }
 
-// rebuilds reports whether this replica cannot go on, and its data are to be made anew.
+// rebuilds reports whether this replica cannot go on, and its data are to be made anew now. While
+// it waits for its turn it rejoins as any other.
 func (v View) rebuilds() bool {
-	return v.Postgres.Stranded != "" && v.Config.Rebuild == cluster.RebuildAuto && !v.Config.Pause
+	return v.Postgres.Stranded != "" && v.Postgres.Turn && v.Config.Rebuild == cluster.RebuildAuto && !v.Config.Pause
 }
 
 // leftBehind reports whether this replica's WAL goes beyond the point at which

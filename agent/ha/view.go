@@ -215,6 +215,8 @@ type Postgres struct {
 	// Stranded says why this replica cannot go on with its data: the WAL that it needs is gone, or
 	// it cannot be rewound; empty: it can.
 	Stranded string
+	// Turn: of those whose data are to be made anew by policy, it is this member's turn.
+	Turn bool
 	// Streaming says that the WAL receiver is connected.
 	Streaming bool
 	// DownSince is when the postmaster was first seen gone without being told

@@ -124,7 +124,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	m.restorer = restorer{Shard: shard, local: local, postgres: p.Postgres}
 	m.remote = remoteWatch{Shard: shard, local: local, postgres: p.Postgres}
 	m.otherSite = siteWatch{Shard: shard, local: local, lead: lead, postgres: p.Postgres}
-	m.rebuilder = rebuilder{Shard: shard, local: local, consul: p.Consul, postgres: p.Postgres, host: p.Host}
+	m.rebuilder = rebuilder{Shard: shard, local: local, lead: lead, consul: p.Consul, postgres: p.Postgres}
 	m.key = memberKey{Shard: shard, consul: p.Consul, reread: m.Reread}
 	m.route = routeWriter{Shard: shard, local: local, work: work, keys: keys, handovers: planned, bouncers: p.Bouncers}
 	m.history = historyWriter{Shard: shard, local: local, lead: lead, keys: keys, postgres: p.Postgres}
@@ -162,10 +162,11 @@ func (m *Member) Step() (ha.View, ha.Decision) {
 	for _, action := range d.Actions {
 		m.perform(action)
 	}
+	m.rebuilder.keep()
 	if m.task == nil {
 		m.restorer.mind(v.Postgres)
 		m.remote.mind(v.Postgres)
-		m.rebuilder.mind(v.Postgres)
+		m.rebuilder.mind()
 	}
 	m.waiters.tell()
 	return v, d

@@ -2,6 +2,7 @@ package member
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -19,7 +20,6 @@ type Ports struct {
 	Postgres Postgres
 	Guard    GuardPort
 	Watchdog Watchdog
-	Host     Host
 	Peers    Peers
 	Watches  Watches
 	Bouncers Bouncers
@@ -62,11 +62,12 @@ type Consul interface {
 	BeginBootstrap(w *Work, limit time.Duration, session string, done func(error))
 	// EndBootstrap gives up the bootstrap that session has begun.
 	EndBootstrap(limit time.Duration, session string, done func(error))
-	// BeginRebuild takes the key rebuild for a member, or keeps it (cluster.ErrConflict: another
-	// member has it). The key goes with the session.
-	BeginRebuild(w *Work, limit time.Duration, session, member string, done func(error))
-	// EndRebuild gives it up.
-	EndRebuild(limit time.Duration, session string, done func(error))
+	// BeginRebuild takes the turn of the shard for a member, and with it that of its host unless
+	// host is empty, or keeps them (cluster.ErrConflict: another member has one). They go with the
+	// session.
+	BeginRebuild(limit time.Duration, session, member, host string, done func(error))
+	// EndRebuild gives up the turn of the host, and unless hostOnly that of the shard.
+	EndRebuild(limit time.Duration, session, host string, hostOnly bool, done func(error))
 	// EndSession destroys a session if it has this name.
 	EndSession(limit time.Duration, session, name string, done func(error))
 }
@@ -85,8 +86,6 @@ type Postgres interface {
 	ClonesWithoutLeader() bool
 	// KeepsData reports whether a replica is made out of what is in the data directory.
 	KeepsData() bool
-	// HasRestoreCommand reports whether a replica gets WAL from an archive, too.
-	HasRestoreCommand() bool
 	// SynchronousCommit is the parameter as it is configured.
 	SynchronousCommit() string
 
@@ -143,7 +142,7 @@ type Postgres interface {
 	// operator's own method. systemIdentifier is the shard's, if it is known.
 	MakeReplica(w *Work, from *pg.Upstream, systemIdentifier string, done func(error))
 	// Rewind makes the data directory fit to follow a member. An error that is ErrDiverged
-	// says that it has diverged and cannot be rewound.
+	// says that it has diverged and was not rewound, one that is ErrBeyondRewind that it never will be.
 	Rewind(w *Work, up pg.Upstream, allowed bool, done func(error))
 	// RemoveForReinit empties the data directory, if that is permitted.
 	RemoveForReinit(w *Work, p pg.Permission, done func(error))
@@ -166,8 +165,9 @@ type Postgres interface {
 	AskSite(w *Work, limit time.Duration, up pg.Upstream, timeline int, done func(cluster.Site, error))
 	// ArchiveLast archives the segment with the shutdown checkpoint of a PostgreSQL that archives WAL.
 	ArchiveLast(w *Work, limit time.Duration, done func(error))
-	// WALGone reports whether a member has no WAL from a position on any more.
-	WALGone(limit time.Duration, up pg.Upstream, timeline int, lsn int64, done func(gone bool, err error))
+	// WALGone reports whether a member has no WAL from a position on any more. One of another
+	// cluster than that of systemIdentifier says nothing.
+	WALGone(limit time.Duration, up pg.Upstream, systemIdentifier string, timeline int, lsn int64, done func(gone bool, err error))
 	// AimAt asks a primary how far its WAL goes and keeps that as the end of the loss.
 	AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error))
 	ForgetLoss(limit time.Duration, id string, done func(error))
@@ -189,6 +189,9 @@ type StartAs struct {
 
 // ErrDiverged: a data directory has diverged and cannot be rewound.
 var ErrDiverged = errors.New("it has diverged and cannot be rewound")
+
+// ErrBeyondRewind: it is ErrDiverged, and will be at each attempt.
+var ErrBeyondRewind = fmt.Errorf("%w by any attempt", ErrDiverged)
 
 // ErrLingering: PostgreSQL is stopped or killed, but for processes that wait for a disk.
 var ErrLingering = errors.New("processes linger on a disk that hangs")
@@ -227,14 +230,6 @@ type Watchdog interface {
 	OK() (ok bool, problem string)
 	// Activate makes it protect a lease before there is a primary.
 	Activate(w *Work, until cluster.Instant, ttl time.Duration, margins ha.FenceMargins, done func(error))
-}
-
-// Host is what the agents of one host share.
-type Host interface {
-	// TakeTurn reports whether this agent is the one of the host that may make a copy by policy
-	// now. It keeps the turn until GiveTurn, or its end.
-	TakeTurn() bool
-	GiveTurn()
 }
 
 // Peers are the shard's other members, by their REST API.

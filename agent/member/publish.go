@@ -44,7 +44,7 @@ func (m *Member) Value() cluster.Member {
 		ScheduledRestart: m.shell.ScheduledRestart(),
 	}
 	v.Lictor.Copying, v.Lictor.Made = m.shell.Copying()
-	v.Lictor.Stranded = m.Stranded
+	v.Lictor.Stranded, v.Lictor.Rebuild = m.Stranded, m.rebuilder.waits
 	if m.LeavingSync {
 		v.Tags = withNosync(v.Tags)
 	}

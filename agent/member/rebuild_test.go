@@ -1,9 +1,11 @@
 package member
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
@@ -11,211 +13,532 @@ import (
 )
 
 // stopped is a replica of b that receives nothing and stands at a position.
-func stopped(w *world, lsn int64) ha.Postgres {
+func stopped(w *world, lsn int64) {
 	w.sawReplica(lsn, "b")
-	seen := w.View().Postgres
-	seen.Streaming = false
-	return seen
+	w.PG.Observed.ReplicationState = ""
 }
 
-// A replica that stands still has its upstream asked, once at a time and not at once; it is
-// stranded by that word alone, until it moves, streams or leads.
-func TestRebuildIsCalledFor(t *testing.T) {
+// A replica that stands still has its leader asked, once at a time and not at once; it is
+// stranded by that word alone, until it moves, streams or leads, or another leads.
+func TestStranded(t *testing.T) {
 	for name, tt := range map[string]struct {
-		gone  bool
-		err   error
-		after func(w *world, seen *ha.Postgres)
-		want  bool
+		gone           bool
+		err            error
+		before, unseen func(w *world) // the answer
+		after          func(w *world)
+		want           bool
 	}{
-		"its WAL is gone":                  {gone: true, want: true},
-		"its WAL is there":                 {},
-		"its upstream does not answer":     {err: errBoom},
-		"it moved before the answer":       {gone: true, after: func(_ *world, seen *ha.Postgres) { seen.LSN++ }},
-		"it follows somebody else":         {gone: true, after: func(_ *world, seen *ha.Postgres) { seen.Upstream = "c" }},
-		"it streams again":                 {gone: true, after: func(_ *world, seen *ha.Postgres) { seen.Streaming = true }},
-		"it is a primary":                  {gone: true, after: func(_ *world, seen *ha.Postgres) { seen.Primary = true }},
-		"PostgreSQL is down: it stays so":  {gone: true, after: func(_ *world, seen *ha.Postgres) { seen.Running, seen.Accepting = false, false }, want: true},
-		"it replays what came from nobody": {gone: true, after: func(_ *world, seen *ha.Postgres) { seen.Replaying = true }},
+		"its WAL is gone":                       {gone: true, want: true},
+		"its WAL is there":                      {},
+		"the leader does not answer":            {err: errBoom},
+		"it moved before the answer":            {gone: true, before: func(w *world) { w.PG.Observed.ReceivedLSN++ }},
+		"it moved, which is not looked at yet":  {gone: true, unseen: func(w *world) { w.PG.Observed.ReceivedLSN++ }},
+		"it replayed before the answer":         {gone: true, before: func(w *world) { w.PG.Observed.ReplayedLSN-- }},
+		"another led before the answer":         {gone: true, before: func(w *world) { w.Snapshot = w.shard("c") }},
+		"it follows somebody else":              {gone: true, after: func(w *world) { w.Upstream = "c" }},
+		"another leads":                         {gone: true, after: func(w *world) { w.Snapshot = w.shard("c") }},
+		"the leader was promoted anew":          {gone: true, after: func(w *world) { w.Snapshot.Members[1].Value.Timeline = 4 }},
+		"it streams again":                      {gone: true, after: func(w *world) { w.PG.Observed.ReplicationState = pg.Streaming }},
+		"it is a primary":                       {gone: true, after: func(w *world) { w.PG.Observed.InRecovery = false }},
+		"an operator pauses its replay":         {gone: true, after: func(w *world) { w.PG.Observed.Standstill = "paused" }},
+		"it replays what came from nobody":      {gone: true, after: func(w *world) { w.PG.Observed.Replaying = true }},
+		"PostgreSQL is down: it stays so":       {gone: true, after: func(w *world) { w.gone() }, want: true},
+		"PostgreSQL is down, and another leads": {gone: true, after: func(w *world) { w.gone(); w.Snapshot = w.shard("c") }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.Snapshot = w.shard("b")
-			seen := stopped(w, 200*mib)
-			w.rebuilder.mind(seen)
+			stopped(w, 200*mib)
+			w.rebuilder.mind()
 			w.none("Postgres.WALGone")
 			w.pass(w.Dynamic.LoopWait)
-			w.rebuilder.mind(seen)
-			w.rebuilder.mind(seen)
+			w.rebuilder.mind()
+			w.rebuilder.mind()
 			c := w.take("Postgres.WALGone")
 			w.none("Postgres.WALGone")
-			if up := c.args[1].(pg.Upstream); up.Name != "b" || c.args[2] != 3 || c.args[3] != 200*mib {
+			if up := c.args[1].(pg.Upstream); up.Name != "b" || c.args[2] != systemA || c.args[3] != 3 || c.args[4] != int64(200*mib) {
 				t.Fatalf("asked %v", c.args)
 			}
-			if name == "it moved before the answer" {
-				tt.after(w, &seen)
-				w.rebuilder.mind(seen)
+			if tt.before != nil {
+				tt.before(w)
+				w.rebuilder.mind()
+			}
+			if tt.unseen != nil {
+				tt.unseen(w)
 			}
 			c.answer(tt.gone, tt.err)
 			if tt.after != nil {
-				tt.after(w, &seen)
+				tt.after(w)
 			}
-			w.rebuilder.mind(seen)
-			stranded := w.View().Postgres.Stranded
-			if (stranded != "") != tt.want {
-				t.Fatalf("stranded: %q", stranded)
+			w.rebuilder.mind()
+			if reason := w.View().Postgres.Stranded; (reason != "") != tt.want {
+				t.Fatalf("stranded: %q", reason)
 			}
 			if told := slices.ContainsFunc(w.Logged(), func(p string) bool { return strings.Contains(p, "must be made anew") }); told != tt.want {
 				t.Fatalf("told: %v", w.Logged())
+			}
+			if published := w.Value().Lictor.Stranded; (published != "") != tt.want {
+				t.Fatalf("its key says %q", published)
 			}
 		})
 	}
 }
 
-// Where there is an archive, it is given time; a replica of another site's primary, one of nobody
-// and one that replays are not asked about.
-func TestRebuildIsNotCalledForYet(t *testing.T) {
+// The leader is asked, whomever the replica follows. Where PostgreSQL recovers from an archive,
+// that is given time; a replica of another site's primary, one of nobody, one that replays, and one
+// whose replay is paused or delayed are not asked about.
+func TestStrandedIsNotAskedYet(t *testing.T) {
 	w := newWorld(t)
 	w.Snapshot = w.shard("b")
-	seen := stopped(w, 200*mib)
-	ask := func(seen ha.Postgres) {
-		w.rebuilder.mind(seen)
+	ask := func(so func()) bool {
+		w.Snapshot = w.shard("b")
+		stopped(w, 200*mib)
+		so()
+		w.rebuilder.mind()
 		w.pass(2 * w.Dynamic.LoopWait)
-		w.rebuilder.mind(seen)
+		w.rebuilder.mind()
+		return w.find("Postgres.WALGone") != nil
 	}
-	for _, change := range []func(*ha.Postgres){
-		func(p *ha.Postgres) { p.Upstream = "" },
-		func(p *ha.Postgres) { p.Upstream = remotePrimary },
-		func(p *ha.Postgres) { p.Replaying = true },
-		func(p *ha.Postgres) { p.Accepting = false },
-		func(p *ha.Postgres) { p.Streaming = true },
-		func(p *ha.Postgres) { p.Primary = true },
+	for name, so := range map[string]func(){
+		"it follows nobody":      func() { w.Upstream = "" },
+		"another site's":         func() { w.Upstream = remotePrimary },
+		"it replays":             func() { w.PG.Observed.Replaying = true },
+		"it starts":              func() { w.PG.Observed.Accepting = false },
+		"it streams":             func() { w.PG.Observed.ReplicationState = pg.Streaming },
+		"a primary":              func() { w.PG.Observed.InRecovery = false },
+		"replay is delayed":      func() { w.PG.Observed.Standstill = "delayed by recovery_min_apply_delay, 1h" },
+		"nobody leads":           func() { w.Snapshot = w.shard("") },
+		"the shard is not known": func() { w.Snapshot.Initialize = cluster.Entry[string]{} },
+		"an archive":             func() { w.PG.Observed.ReplicationState = pg.InArchiveRecovery },
 	} {
-		other := seen
-		change(&other)
-		ask(other)
-		w.none("Postgres.WALGone")
+		if ask(so) {
+			t.Fatalf("asked: %s", name)
+		}
 	}
-	w.restoreCommand = true
-	ask(seen)
-	w.none("Postgres.WALGone")
+	if ask(func() { w.PG.Observed.ReplicationState = pg.InArchiveRecovery }) {
+		t.Fatal("asked before the archive had time")
+	}
 	w.pass(archiveGets)
-	w.rebuilder.mind(seen)
-	w.take("Postgres.WALGone")
+	w.rebuilder.mind()
+	w.answer("Postgres.WALGone", false, nil)
+	if !ask(func() { w.Upstream = "c" }) {
+		t.Fatal("a cascade's is not asked about")
+	}
+	if c := w.take("Postgres.WALGone"); c.args[1].(pg.Upstream).Name != "b" {
+		t.Fatalf("asked %v", c.args)
+	}
 }
 
-// stranded is a replica of b whose WAL is gone.
+// A rejoin that failed strands only for a reason that is beyond any rewind; it stays so, and is
+// rejoined all the same, until that works, or another leads.
+func TestStrandedByARewind(t *testing.T) {
+	failed := func(t *testing.T, err error) *world {
+		t.Helper()
+		w := newWorld(t)
+		w.Snapshot = w.shard("b")
+		w.Dynamic.Rebuild = cluster.RebuildAuto
+		w.agree("Postgres.Stop", "Postgres.Start", "Guard.Awake")
+		w.sawReplica(200*mib, "b")
+		w.begin(ha.Rejoin{Upstream: "b"})
+		w.deny("Postgres.Rewind", err)
+		w.running, w.PG.Running, w.PG.Observed.Running, w.PG.Observed.Accepting = false, false, false, false
+		w.looked()
+		return w
+	}
+	if w := failed(t, ErrDiverged); w.Stranded != "" {
+		t.Fatalf("stranded by what may work the next time: %q", w.Stranded)
+	}
+	w := failed(t, ErrBeyondRewind)
+	if w.Stranded != ErrBeyondRewind.Error() {
+		t.Fatalf("stranded %q", w.Stranded)
+	}
+	w.later(time.Minute)
+	if _, d := w.Step(); w.TaskKind() != ha.TaskRejoin {
+		t.Fatalf("it waits for its turn, and does not rejoin meanwhile: %s", d.Reason)
+	}
+	w.answer("Postgres.Rewind")
+	w.looked()
+	if w.Stranded != "" {
+		t.Fatalf("stranded %q", w.Stranded)
+	}
+
+	w = failed(t, ErrBeyondRewind)
+	w.Snapshot = w.shard("c")
+	w.rebuilder.mind()
+	if w.Stranded != "" {
+		t.Fatalf("stranded by the word of b, and c leads: %q", w.Stranded)
+	}
+
+	// One that was interrupted has found out nothing.
+	w = newWorld(t)
+	w.agree("Postgres.Stop", "Postgres.Start", "Guard.Awake")
+	w.begin(ha.Rejoin{Upstream: "b"})
+	c := w.take("Postgres.Rewind")
+	w.fenceNow()
+	c.fail(ErrBeyondRewind)
+	w.settle()
+	if w.Stranded != "" {
+		t.Fatalf("stranded by an interruption: %q", w.Stranded)
+	}
+}
+
+// later lets time pass in which the leader beats.
+func (w *world) later(d time.Duration) {
+	w.pass(d)
+	w.Read, w.StatusSeen = w.clock, w.clock
+}
+
+// stranded is a replica of b whose WAL is gone, where the policy is to make it anew.
 func stranded(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
 	w.Snapshot = w.shard("b")
 	w.Session = "sa"
-	w.sawReplica(200*mib, "b")
-	w.Stranded = "its WAL is gone"
+	w.Dynamic.Rebuild = cluster.RebuildAuto
+	w.always["Postgres.WALGone"] = func(c *call) { c.answer(true, nil) }
+	stopped(w, 200*mib)
+	w.Step()
+	w.later(w.Dynamic.LoopWait)
+	w.Step()
+	w.settle()
+	if w.Stranded == "" {
+		t.Fatal("it can go on")
+	}
 	return w
 }
 
-// The data are made anew when it is this member's turn, which lasts until it streams again.
+// turn has Consul show whose turn it is; empty: nobody's.
+func (w *world) turn(member, session string) {
+	w.Snapshot.Rebuild = cluster.Entry[string]{}
+	if member != "" {
+		w.Snapshot.Rebuild = cluster.Entry[string]{Value: member, Session: session, ModifyIndex: 200}
+	}
+	w.later(time.Millisecond)
+}
+
+// its is a replica that is stranded, and whose turn it is.
+func its(t *testing.T) *world {
+	t.Helper()
+	w := stranded(t)
+	w.later(turnRests)
+	w.Step()
+	w.answer("Consul.BeginRebuild")
+	w.turn("a", "sa")
+	return w
+}
+
+// The turn of the shard and of the host is asked for when it was seen free for a while, again after
+// a refusal; it is used, and given up when the replica streams again.
 func TestRebuild(t *testing.T) {
 	w := stranded(t)
 	w.agree("Postgres.Stop", "Postgres.RemoveForReinit", "Postgres.MakeReplica", "Postgres.Start", "Guard.Awake")
-	w.begin(ha.Rebuild{})
-	w.begin(ha.Rebuild{})
-	c := w.take("Consul.BeginRebuild")
-	if c.args[1] != "sa" || c.args[2] != "a" || w.turns != 1 {
-		t.Fatalf("%v, turns %d", c.args, w.turns)
-	}
+	w.turn("c", "sc")
+	w.later(time.Hour)
+	w.Step()
 	w.none("Consul.BeginRebuild")
+	if waits := w.Value().Lictor.Rebuild; waits != "it is the turn of c" {
+		t.Fatalf("waits for: %q", waits)
+	}
+	w.turn("", "")
+	w.Step()
+	w.later(turnRests - time.Second)
+	w.Step()
+	w.none("Consul.BeginRebuild")
+	w.later(time.Second)
+	w.Step()
+	w.Step()
 	w.wantTask(ha.TaskNone)
+	w.deny("Consul.BeginRebuild", fmt.Errorf("%w: on the host a it is the turn of orders/db1", cluster.ErrConflict))
+	w.Step()
+	w.none("Consul.BeginRebuild") // not at once
+	if waits := w.Value().Lictor.Rebuild; !strings.Contains(waits, "orders/db1") {
+		t.Fatalf("waits for: %q", waits)
+	}
+	w.later(turnAgain)
+	w.Step()
+	c := w.take("Consul.BeginRebuild")
+	if c.args[1] != "sa" || c.args[2] != "a" || c.args[3] != "a" {
+		t.Fatalf("%v", c.args)
+	}
 	c.answer()
-	w.begin(ha.Rebuild{})
+	w.wantTask(ha.TaskNone)
+	w.turn("a", "sa")
+	w.Step()
 	w.wantTask(ha.TaskReinit)
-	w.pass(2 * w.Dynamic.LoopWait)
-	remove := w.take("Postgres.Answers")
-	w.none("Postgres.Stop", "Postgres.RemoveForReinit")
-	remove.answer(true)
-	w.settle()
+	w.none("Postgres.Stop")
+	w.answer("Postgres.Answers", true)
+	w.none("Postgres.RemoveForReinit")
+	w.answer("Postgres.Answers", true)
+	w.looked()
 	if i := slices.Index(w.asked, "Postgres.RemoveForReinit"); i < 0 || slices.Index(w.asked, "Postgres.Stop") > i {
 		t.Fatalf("asked: %v", w.asked)
 	}
-	w.looked()
-	if w.Stranded != "" || w.Upstream != "b" || w.turns != 1 {
-		t.Fatalf("stranded %q, follows %q, turns %d", w.Stranded, w.Upstream, w.turns)
+	if w.Stranded != "" || w.Upstream != "b" {
+		t.Fatalf("stranded %q, follows %q", w.Stranded, w.Upstream)
 	}
+	w.running, w.PG.Running = true, true
+	w.Step()
 	w.none("Consul.EndRebuild")
 	w.sawReplica(300*mib, "b")
-	w.rebuilder.mind(w.View().Postgres)
-	if c := w.take("Consul.EndRebuild"); c.args[1] != "sa" || w.turns != 0 {
-		t.Fatalf("%v, turns %d", c.args, w.turns)
+	w.Step()
+	if c := w.take("Consul.EndRebuild"); c.args[1] != "sa" || c.args[2] != "a" || c.args[3] != false {
+		t.Fatalf("%v", c.args)
 	} else {
 		c.fail(errBoom)
 	}
-	w.rebuilder.mind(w.View().Postgres)
+	w.Step()
 	w.answer("Consul.EndRebuild")
-	w.rebuilder.mind(w.View().Postgres)
+	w.Step() // what was read before says that it has its turn
 	w.none("Consul.EndRebuild")
 }
 
-// Nothing is touched when it is another's turn, the leader does not answer, or Consul does not.
-func TestRebuildThatIsNotBegun(t *testing.T) {
-	for name, tt := range map[string]struct {
-		play  func(w *world)
-		turns int
-	}{
-		"another agent of the host": {play: func(w *world) { w.turnTaken = true; w.begin(ha.Rebuild{}) }},
-		"another member of the shard": {play: func(w *world) {
-			w.begin(ha.Rebuild{})
-			w.deny("Consul.BeginRebuild", cluster.ErrConflict)
-			w.begin(ha.Rebuild{})
-			w.none("Consul.BeginRebuild") // not at once
-		}},
-		"Consul does not answer": {play: func(w *world) { w.begin(ha.Rebuild{}); w.deny("Consul.BeginRebuild", errBoom); w.begin(ha.Rebuild{}) }},
-		"the session is another one": {play: func(w *world) {
-			w.begin(ha.Rebuild{})
-			w.answer("Consul.BeginRebuild")
-			w.Session = "new"
-			w.begin(ha.Rebuild{})
-		}, turns: 1},
-		"the leader does not answer": {play: func(w *world) {
-			w.begin(ha.Rebuild{})
-			w.answer("Consul.BeginRebuild")
-			w.begin(ha.Rebuild{})
-			w.pass(2 * w.Dynamic.LoopWait)
-			w.answer("Postgres.Answers", false)
-		}, turns: 1},
-		"a candidate counts on it": {play: func(w *world) { w.Detached = 7; w.begin(ha.Rebuild{}) }},
-		"there is no session":      {play: func(w *world) { w.Session = ""; w.begin(ha.Rebuild{}) }},
-		"nobody leads":             {play: func(w *world) { w.Snapshot = w.shard(""); w.begin(ha.Rebuild{}) }},
+// What must hold is asked for before PostgreSQL is stopped, and again before anything is removed.
+// Where it does not, PostgreSQL goes on, or is started again, and the next one gets the turn.
+func TestRebuildAsksAgain(t *testing.T) {
+	for name, meanwhile := range map[string]func(w *world){
+		"a pause":               func(w *world) { w.Dynamic.Pause = true },
+		"the policy is ask":     func(w *world) { w.Dynamic.Rebuild = cluster.RebuildAsk },
+		"it streams again":      func(w *world) { w.PG.Observed.ReplicationState = pg.Streaming },
+		"the session is lost":   func(w *world) { w.Session = "" },
+		"the session is new":    func(w *world) { w.Session = "new" },
+		"it is another's turn":  func(w *world) { w.turn("c", "sc") },
+		"nobody leads":          func(w *world) { turn := w.Snapshot.Rebuild; w.Snapshot = w.shard(""); w.Snapshot.Rebuild = turn },
+		"another leads":         func(w *world) { turn := w.Snapshot.Rebuild; w.Snapshot = w.shard("c"); w.Snapshot.Rebuild = turn },
+		"b on another timeline": func(w *world) { w.Snapshot.Members[1].Value.Timeline = 4 },
+		"a candidate counts on it": func(w *world) {
+			w.Detached = 7
+		},
+		"the key sync names it": func(w *world) { w.Snapshot.Sync.Value = cluster.NewSync("b", []string{"a"}) },
+		"another is being made": func(w *world) { w.Snapshot.Members[2].Value.State = cluster.StateCreating },
+		"the agent is to stop":  func(w *world) { w.Stopping = true },
+		"no answer":             nil,
 	} {
-		t.Run(name, func(t *testing.T) {
-			w := stranded(t)
-			tt.play(w)
+		t.Run("before the stop: "+name, func(t *testing.T) {
+			w := its(t)
+			w.Step()
+			w.wantTask(ha.TaskReinit)
+			if meanwhile != nil {
+				meanwhile(w)
+			}
+			w.answer("Postgres.Answers", meanwhile != nil)
+			w.none("Postgres.Stop", "Postgres.RemoveForReinit")
+			w.looked()
+			w.wantTask(ha.TaskNone)
+		})
+		t.Run("after the stop: "+name, func(t *testing.T) {
+			w := its(t)
+			w.agree("Guard.Awake")
+			w.Step()
+			w.answer("Postgres.Answers", true)
+			stop := w.take("Postgres.Stop")
+			w.running = false
+			if name != "it streams again" {
+				w.pass(time.Millisecond)
+				w.Saw(Look{Began: w.clock, State: pg.State{Running: true, Stopping: true}})
+			}
+			if meanwhile != nil {
+				meanwhile(w)
+			}
+			stop.answer()
 			w.settle()
-			w.none("Postgres.Stop", "Postgres.RemoveForReinit", "Postgres.MakeReplica")
-			if w.turns != tt.turns || w.Stranded == "" {
-				t.Fatalf("turns %d, stranded %q", w.turns, w.Stranded)
+			if w.find("Postgres.Answers") != nil {
+				w.answer("Postgres.Answers", false)
+			}
+			w.none("Postgres.RemoveForReinit")
+			if c := w.take("Postgres.Start"); c.args[1].(StartAs).Upstream.Name != "b" {
+				t.Fatalf("started as %+v", c.args)
+			} else {
+				w.running = true
+				c.answer()
+			}
+			w.looked()
+			w.wantTask(ha.TaskNone)
+			if w.Session != "" {
+				if c := w.take("Consul.EndRebuild"); c.args[3] != false {
+					t.Fatalf("%v", c.args)
+				}
 			}
 		})
 	}
 }
 
-// What has diverged and cannot be rewound is stranded until a rejoin works.
-func TestRebuildOfWhatCannotBeRewound(t *testing.T) {
+// Nothing is begun, and no turn is asked for, where it could not be used.
+func TestRebuildThatIsNotWanted(t *testing.T) {
+	for name, so := range map[string]func(w *world){
+		"the policy is ask":        func(w *world) { w.Dynamic.Rebuild = cluster.RebuildAsk },
+		"a pause":                  func(w *world) { w.Dynamic.Pause = true },
+		"no session":               func(w *world) { w.Session = "" },
+		"a candidate counts on it": func(w *world) { w.Detached = 7 },
+		"another is being made":    func(w *world) { w.Snapshot.Members[2].Value.State = cluster.StateCreating },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := stranded(t)
+			so(w)
+			for range 10 {
+				w.later(turnRests)
+				w.Step()
+			}
+			w.none("Consul.BeginRebuild")
+			if w.TaskKind() == ha.TaskReinit {
+				t.Fatal("it is made anew")
+			}
+		})
+	}
+}
+
+// A turn is given up when there is no use for it any more: the replica can go on, or must not be
+// made anew; also one whose answer was lost.
+func TestRebuildGivesItsTurnUp(t *testing.T) {
+	for name, so := range map[string]func(w *world){
+		"the archive has it":  func(w *world) { stopped(w, 201*mib) },
+		"the policy is ask":   func(w *world) { w.Dynamic.Rebuild = cluster.RebuildAsk },
+		"a pause":             func(w *world) { w.Dynamic.Pause = true },
+		"the answer was lost": func(w *world) { stopped(w, 201*mib) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := stranded(t)
+			w.later(turnRests)
+			w.Step()
+			if name == "the answer was lost" {
+				w.deny("Consul.BeginRebuild", cluster.ErrUncertain)
+			} else {
+				w.answer("Consul.BeginRebuild")
+			}
+			w.turn("a", "sa")
+			so(w)
+			w.Step()
+			w.answer("Consul.EndRebuild")
+			w.wantTask(ha.TaskNone)
+		})
+	}
+}
+
+// removed is a replica whose data were just removed by policy, and of which a copy is being made.
+func removed(t *testing.T) *world {
+	t.Helper()
+	w := its(t)
+	w.agree("Postgres.Stop", "Postgres.RemoveForReinit", "Postgres.Start", "Guard.Awake")
+	w.always["Postgres.Answers"] = func(c *call) { c.answer(true) }
+	w.Step()
+	w.settle()
+	if w.find("Postgres.MakeReplica") == nil {
+		t.Fatalf("no copy is made: %v", w.asked)
+	}
+	return w
+}
+
+// A session that is lost in the middle of a copy takes the turn with it: it is taken again at once,
+// though the host's may be another's by now. So it is where the copy has failed, which gives the
+// host's turn to others.
+func TestRebuildKeepsItsTurn(t *testing.T) {
+	w := removed(t)
+	if v := w.Value().Lictor; v.Stranded != "" || v.Rebuild != "it is its turn" {
+		t.Errorf("its key says %+v", v)
+	}
+	w.later(turnAgain)
+	w.Session = "new"
+	w.turn("", "")
+	w.Step()
+	if c := w.take("Consul.BeginRebuild"); c.args[1] != "new" || c.args[3] != "" {
+		t.Fatalf("%v", c.args)
+	} else {
+		c.answer()
+	}
+	w.turn("a", "new")
+	w.later(time.Minute)
+	w.Step()
+	w.none("Consul.BeginRebuild")
+
+	w.take("Postgres.MakeReplica").fail(errBoom)
+	w.running = false
+	w.answer("Postgres.Look", Found{Data: Data{State: ha.DataEmpty}}, true)
+	if c := w.take("Consul.EndRebuild"); c.args[3] != true {
+		t.Fatalf("%v", c.args)
+	} else {
+		c.answer()
+	}
+	w.later(time.Minute)
+	w.Step()
+	w.none("Consul.EndRebuild", "Consul.BeginRebuild")
+	w.wantTask(ha.TaskClone)
+}
+
+// An agent that is restarted in the middle of a copy finds its turn in Consul, and keeps it until the
+// replica streams.
+func TestRebuildOutlivesItsAgent(t *testing.T) {
 	w := newWorld(t)
 	w.Snapshot = w.shard("b")
-	w.agree("Postgres.Stop", "Postgres.Start", "Guard.Awake")
-	w.sawReplica(200*mib, "b")
-	w.begin(ha.Rejoin{Upstream: "b"})
-	w.deny("Postgres.Rewind", ErrDiverged)
-	w.running, w.PG.Running = false, false
+	w.Dynamic.Rebuild = cluster.RebuildAuto
+	w.running, w.PG, w.Data = false, PG{}, Data{State: ha.DataEmpty}
+	w.turn("a", "sa")
+	w.Step()
+	w.wantTask(ha.TaskClone)
+	w.none("Consul.EndRebuild")
+	w.agree("Postgres.MakeReplica", "Postgres.Start", "Guard.Awake")
+	w.running = true
+	w.settle()
 	w.looked()
-	if w.Stranded != ErrDiverged.Error() {
-		t.Fatalf("stranded %q", w.Stranded)
+	w.Step()
+	w.none("Consul.EndRebuild")
+	w.sawReplica(300*mib, "b")
+	w.Step()
+	w.take("Consul.EndRebuild")
+}
+
+// A replica tagged nostream never streams: its turn is over when it is up.
+func TestRebuildOfOneThatNeverStreams(t *testing.T) {
+	w := removed(t)
+	w.Tags = map[string]any{"nostream": true}
+	w.answer("Postgres.MakeReplica")
+	w.looked()
+	w.sawReplica(300*mib, "")
+	w.Step()
+	w.take("Consul.EndRebuild")
+}
+
+// What is copied from a replica that cannot go on cannot either: it is no source. A copy that cannot
+// go on comes from the leader the next time, not before an hour is over, then two; and the turn is
+// another's meanwhile.
+func TestRebuildIsNoLoop(t *testing.T) {
+	w := stranded(t)
+	c := &w.Snapshot.Members[2].Value
+	c.Tags = map[string]any{"clonefrom": true}
+	c.Lictor = &cluster.MemberLictor{Stranded: "the WAL that it needs is gone from b"}
+	if from := w.rebuilder.source("b"); from != "b" {
+		t.Errorf("copied from %s, which cannot go on", from)
 	}
-	w.Attempt = ha.Attempt{}
-	w.begin(ha.Rejoin{Upstream: "b"})
-	w.answer("Postgres.Rewind")
+	c.Lictor.Stranded = ""
+	if from := w.rebuilder.source("b"); from != "c" {
+		t.Errorf("copied from %s", from)
+	}
+
+	w = removed(t)
+	w.Snapshot.Members[2].Value.Tags = map[string]any{"clonefrom": true}
+	w.always["Consul.EndRebuild"] = func(c *call) { w.turn("", ""); c.answer() }
+	w.answer("Postgres.MakeReplica")
 	w.looked()
-	if w.Stranded != "" {
-		t.Fatalf("stranded %q", w.Stranded)
+	var begun []time.Duration
+	at := w.clock
+	for w.clock.Sub(at) < 8*time.Hour {
+		stopped(w, 200*mib)
+		w.Step()
+		w.settle()
+		if w.find("Consul.BeginRebuild") != nil {
+			begun = append(begun, w.clock.Sub(at).Round(time.Hour))
+			w.answer("Consul.BeginRebuild")
+			w.turn("a", "sa")
+			w.Step()
+			w.settle()
+			if from := w.take("Postgres.MakeReplica"); from.args[0].(*pg.Upstream).Name != "b" {
+				t.Errorf("the next copy comes from %v", from.args)
+			} else {
+				from.answer()
+			}
+			w.looked()
+		}
+		w.later(time.Minute)
+	}
+	if !slices.Equal(begun, []time.Duration{time.Hour, 3 * time.Hour, 7 * time.Hour}) {
+		t.Errorf("made anew after %v", begun)
 	}
 }

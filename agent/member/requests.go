@@ -138,27 +138,77 @@ func (m *Member) Reinitialize(fromLeader, force bool) error {
 	if m.Detached > 0 {
 		return refused("a candidate for the leadership counts on what this member has: try again when the shard has a leader")
 	}
+	stays := func() error {
+		switch {
+		case m.Snapshot.LeaderName() != leader:
+			return fmt.Errorf("%s does not lead any more", leader)
+		case m.Detached > 0:
+			return errors.New("a candidate for the leadership counts on what this member has")
+		}
+		return nil
+	}
 	m.InterruptTask()
-	m.startTask(ha.TaskReinit, m.makeAnew(up, source, "POST /reinitialize"), m.nowFollows(unless(cluster.NoStream(m.TagsNow()), leader)))
+	m.startTask(ha.TaskReinit, m.makeAnew(copyAnew{up: up, source: source, allowedBy: "POST /reinitialize", may: stays}),
+		m.nowFollows(unless(cluster.NoStream(m.TagsNow()), leader)))
 	return nil
 }
 
-// makeAnew replaces this replica's data by a copy of source's, and has it follow up, the shard's
-// leader, without which nothing is touched. allowedBy is who asks for it.
-func (m *Member) makeAnew(up, source pg.Upstream, allowedBy string) step {
-	shard := m.Snapshot.Initialize.Value
-	return m.thenInSync(m.LeaveSync, func(w *Work, next func(error)) {
-		m.Postgres.Answers(w, up, m.leaderIsPrimary(), shard, func(answers bool) {
+// copyAnew is how a replica's data are made anew.
+type copyAnew struct {
+	// up is the shard's leader, whom it follows then; source is whom the copy is made from.
+	up, source pg.Upstream
+	allowedBy  string // who asks for it
+	// may says why it must not be done now; removed, if set, hears that the data are gone.
+	may     func() error
+	removed func()
+}
+
+// makeAnew replaces this replica's data by a copy. Whether it may is asked before PostgreSQL is
+// stopped, which takes a while, and again when it has stopped; if not, PostgreSQL is started again
+// as it was.
+func (m *Member) makeAnew(c copyAnew) step {
+	shard, noStream := m.Snapshot.Initialize.Value, cluster.NoStream(m.TagsNow())
+	ran := m.PG.Running && !m.PG.Primary()
+	as, err := m.replica(m.Upstream)
+	if err != nil {
+		as = replicaOf(&c.up, noStream)
+	}
+	may := func(w *Work, next func(error)) {
+		if err := c.may(); err != nil {
+			next(fmt.Errorf("the data directory stays: %w", err))
+			return
+		}
+		m.Postgres.Answers(w, c.up, m.leaderIsPrimary(), shard, func(answers bool) {
+			err := c.may()
 			if !answers {
-				next(fmt.Errorf("the leader %s does not answer, so the data directory stays", up.Name))
+				err = fmt.Errorf("the leader %s does not answer", c.up.Name)
+			}
+			if err != nil {
+				err = fmt.Errorf("the data directory stays: %w", err)
+			}
+			next(err)
+		})
+	}
+	return m.thenInSync(m.LeaveSync, may, m.orderly(m.stopWithin(), false), func(w *Work, next func(error)) {
+		may(w, func(err error) {
+			if err == nil || !ran || w.Broken() != nil {
+				next(err)
 				return
 			}
-			next(nil)
+			m.start(as)(w, func(failed error) { next(errors.Join(err, failed)) })
 		})
-	}, m.orderly(m.stopWithin(), false), func(w *Work, next func(error)) {
-		m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: allowedBy}, next)
 	}, func(w *Work, next func(error)) {
-		m.Log.Info().Str("from", source.Name).Str("allowed_by", allowedBy).Msg("a copy is made anew")
-		m.Postgres.MakeReplica(w, &source, shard, next)
-	}, m.start(replicaOf(&up, cluster.NoStream(m.TagsNow()))))
+		m.Postgres.RemoveForReinit(w, pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: c.allowedBy}, func(err error) {
+			if err == nil {
+				m.Stranded = ""
+				if c.removed != nil {
+					c.removed()
+				}
+			}
+			next(err)
+		})
+	}, func(w *Work, next func(error)) {
+		m.Log.Info().Str("from", c.source.Name).Str("allowed_by", c.allowedBy).Msg("a copy is made anew")
+		m.Postgres.MakeReplica(w, &c.source, shard, next)
+	}, m.start(replicaOf(&c.up, noStream)))
 }

@@ -208,6 +208,8 @@ func TestReinitialize(t *testing.T) {
 		}
 		w.none("Postgres.RemoveForReinit")
 		w.answer("Postgres.Stop")
+		w.none("Postgres.RemoveForReinit")
+		w.answer("Postgres.Answers", true) // a stop takes a while
 		if c := w.take("Postgres.RemoveForReinit"); c.args[0] != (pg.Permission{NotLeader: true, LeaderReachable: true, AllowedBy: "POST /reinitialize"}) {
 			t.Fatalf("%v", c.args)
 		} else {
@@ -234,6 +236,42 @@ func TestReinitialize(t *testing.T) {
 	w.looked()
 	if w.LeavingSync || w.Attempt.Kind != ha.TaskReinit {
 		t.Fatalf("%+v", w.Attempt)
+	}
+	// One that is gone when PostgreSQL has stopped, or is none any more: it is started as it was.
+	for name, gone := range map[string]func(w *world){
+		"does not answer": func(w *world) { w.answer("Postgres.Answers", false) },
+		"leads no more":   func(w *world) { w.Snapshot = w.shard("c") },
+		"lost the lock":   func(w *world) { w.Snapshot = w.shard("") },
+		"is to be replaced by a candidate that counts on this one": func(w *world) {
+			w.Detached = 7
+		},
+	} {
+		w := newWorld(t)
+		w.agree("Guard.Awake")
+		if err := w.Reinitialize(false, false); err != nil {
+			t.Fatal(err)
+		}
+		w.answer("Postgres.Answers", true)
+		stop := w.take("Postgres.Stop")
+		w.running = false
+		if name != "does not answer" {
+			gone(w)
+		}
+		stop.answer()
+		w.settle()
+		if name == "does not answer" {
+			gone(w)
+		}
+		w.none("Postgres.RemoveForReinit")
+		if c := w.take("Postgres.Start"); c.args[1].(StartAs).Upstream.Name != "b" {
+			t.Fatalf("%s: started as %+v", name, c.args)
+		} else {
+			c.answer()
+		}
+		w.looked()
+		if w.Attempt.Kind != ha.TaskReinit {
+			t.Fatalf("%s: %+v", name, w.Attempt)
+		}
 	}
 	// Interrupted at the last moment, nothing is removed.
 	w.Attempt = ha.Attempt{}

@@ -204,6 +204,7 @@ func (m *Member) clone(c ha.Clone) {
 		m.Postgres.MakeReplica(w, as.Upstream, shard, next)
 	}, m.start(replicaOf(as.Upstream, c.NoStream))), func(err error) {
 		if err == nil {
+			m.Stranded = ""
 			m.follows(unless(c.NoStream, from))
 			m.Log.Info().Str("from", from).Msg("cloned and started")
 		}
@@ -252,8 +253,8 @@ func (m *Member) rejoin(r ha.Rejoin) {
 		case err == nil:
 			m.Stranded, m.rejoined = "", line
 			m.follows(unless(r.NoStream, r.Upstream))
-		case errors.Is(err, ErrDiverged):
-			m.Stranded = err.Error()
+		case errors.Is(err, ErrBeyondRewind):
+			m.rebuilder.strand(err.Error())
 		}
 	})
 }

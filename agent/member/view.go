@@ -40,7 +40,7 @@ func (m *Member) View() ha.View {
 		SyncUnsure:        m.commits.unsure(),
 		SynchronousCommit: m.Postgres.SynchronousCommit(),
 		DiskTrouble:       m.Disk, DiskSince: m.diskSince,
-		Restore: m.Restore, Strayed: m.remote.diverged, LacksSlots: m.slots.lacking(), Stranded: m.Stranded,
+		Restore: m.Restore, Strayed: m.remote.diverged, LacksSlots: m.slots.lacking(), Stranded: m.Stranded, Turn: m.rebuilder.hasTurn(),
 	}
 	if m.PG.Primary() {
 		v.Postgres.Discards, _ = m.nextDiscarded()

@@ -60,8 +60,6 @@ type world struct {
 	running, useSlots, cloneAlone, keepsData bool
 	startedPrimary, startedKnown             bool
 	pid                                      int
-	restoreCommand, turnTaken                bool
-	turns                                    int // taken and not given back
 	upstream                                 string
 	watchdogProblem                          string
 	mayRewind                                bool
@@ -111,7 +109,7 @@ func newWorld(t *testing.T) *world {
 		Log:     zerolog.Nop(),
 	}, Ports{
 		Clock: w, Later: laterPort{w}, Consul: consulPort{w}, Postgres: postgresPort{w}, Guard: guardPort{w},
-		Watchdog: watchdogPort{w}, Host: hostPort{w}, Peers: peersPort{w}, Watches: watchesPort{w}, Bouncers: bouncersPort{w},
+		Watchdog: watchdogPort{w}, Peers: peersPort{w}, Watches: watchesPort{w}, Bouncers: bouncersPort{w},
 	}, shellPort{w}, dynamic)
 	w.Session = "sa"
 	w.Snapshot = w.shard("b")
@@ -379,12 +377,12 @@ func (p consulPort) BeginBootstrap(work *Work, limit time.Duration, session stri
 	p.w.ask(work, "Consul.BeginBootstrap", done, limit, session)
 }
 
-func (p consulPort) BeginRebuild(work *Work, limit time.Duration, session, member string, done func(error)) {
-	p.w.ask(work, "Consul.BeginRebuild", done, limit, session, member)
+func (p consulPort) BeginRebuild(limit time.Duration, session, member, host string, done func(error)) {
+	p.w.ask(nil, "Consul.BeginRebuild", done, limit, session, member, host)
 }
 
-func (p consulPort) EndRebuild(limit time.Duration, session string, done func(error)) {
-	p.w.ask(nil, "Consul.EndRebuild", done, limit, session)
+func (p consulPort) EndRebuild(limit time.Duration, session, host string, hostOnly bool, done func(error)) {
+	p.w.ask(nil, "Consul.EndRebuild", done, limit, session, host, hostOnly)
 }
 
 func (p consulPort) EndBootstrap(limit time.Duration, session string, done func(error)) {
@@ -405,18 +403,6 @@ func (p postgresPort) ClonesWithoutLeader() bool { return p.w.cloneAlone }
 func (p postgresPort) KeepsData() bool           { return p.w.keepsData }
 func (p postgresPort) SynchronousCommit() string { return "on" }
 func (p postgresPort) UseSlots() bool            { return p.w.useSlots }
-func (p postgresPort) HasRestoreCommand() bool   { return p.w.restoreCommand }
-
-// hostPort is Host; turnTaken: by another agent.
-type hostPort struct{ w *world }
-
-func (p hostPort) TakeTurn() bool {
-	if !p.w.turnTaken {
-		p.w.turns++
-	}
-	return !p.w.turnTaken
-}
-func (p hostPort) GiveTurn() { p.w.turns-- }
 
 func (p postgresPort) Kill(work *Work, limit time.Duration, done func(error)) {
 	p.w.ask(work, "Postgres.Kill", done, limit)
@@ -538,8 +524,8 @@ func (p postgresPort) Answers(work *Work, up pg.Upstream, primary bool, systemId
 	p.w.ask(work, "Postgres.Answers", done, up, primary, systemIdentifier)
 }
 
-func (p postgresPort) WALGone(limit time.Duration, up pg.Upstream, timeline int, lsn int64, done func(bool, error)) {
-	p.w.ask(nil, "Postgres.WALGone", done, limit, up, timeline, lsn)
+func (p postgresPort) WALGone(limit time.Duration, up pg.Upstream, systemIdentifier string, timeline int, lsn int64, done func(bool, error)) {
+	p.w.ask(nil, "Postgres.WALGone", done, limit, up, systemIdentifier, timeline, lsn)
 }
 
 func (p postgresPort) CheckRemote(work *Work, limit time.Duration, up pg.Upstream, done func(bool, error)) {

@@ -266,6 +266,3 @@ func (p *bootstrapper) awaitPrimary(ctx context.Context) error {
 		}
 	}
 }
-
-// HasRestoreCommand reports whether replicas get WAL from an archive, too.
-func (p *confFiles) HasRestoreCommand() bool { return p.wantedRecovery()["restore_command"] != "" }

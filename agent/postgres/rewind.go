@@ -39,6 +39,9 @@ func (o RewindOutcome) String() string { return string(o) }
 // it was not rewound.
 var ErrDiverged = errors.New("this member's WAL has diverged from the upstream's")
 
+// ErrBeyondRewind: it is ErrDiverged, and will be at each attempt.
+var ErrBeyondRewind = fmt.Errorf("%w, and no rewind can mend that", ErrDiverged)
+
 // Rewind makes the stopped data directory fit to follow an upstream. Whether it
 // has diverged is found out with two questions to the upstream; only where that
 // cannot tell (after a crash) does pg_rewind decide. A rewind that broke off once it had
@@ -65,13 +68,13 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	}
 	if interrupted {
 		return "", fmt.Errorf("%w, and a rewind of it has broken off (%s), so that it is half-written: clone it anew (reinit, or set remove_data_directory_on_rewind_failure)",
-			ErrDiverged, p.stateFile("rewinding"))
+			ErrBeyondRewind, p.stateFile("rewinding"))
 	}
 	if needed, err := p.diverged(ctx, u, control); err != nil || !needed {
 		return NotNeeded, err
 	}
 	if !allowed {
-		return "", fmt.Errorf("%w: set use_pg_rewind, or reinitialize it", ErrDiverged)
+		return "", fmt.Errorf("%w, as it is not allowed: set use_pg_rewind, or reinitialize it", ErrBeyondRewind)
 	}
 	// PostgreSQL is started on a directory that has crashed.
 	if err := p.checkPlace(); err != nil {
@@ -133,14 +136,15 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 		return Rewound, p.forgetRewind()
 	}
 	if strings.Contains(strings.ToLower(out), rewindWrites) {
-		return "", fmt.Errorf("%w, and its rewind has broken off, so that it is half-written: clone it anew (reinit, or set remove_data_directory_on_rewind_failure): %w", ErrDiverged, err)
+		return "", fmt.Errorf("%w, and its rewind has broken off, so that it is half-written: clone it anew (reinit, or set remove_data_directory_on_rewind_failure): %w", ErrBeyondRewind, err)
 	}
 	return "", errors.Join(rewindFailed(ctx, out, err), p.forgetRewind())
 }
 
 // rewindFailed is the error of a pg_rewind that has written nothing. Where it was broken off, or
 // its connection was refused or lost (libpq's and pg_rewind's words, fe-connect.c and
-// libpq_source.c), it may work the next time, and the data are no worse for it.
+// libpq_source.c), it may work the next time, and the data are no worse for it. Only what pg_rewind
+// is known to say of the data themselves is beyond it.
 func rewindFailed(ctx context.Context, said string, err error) error {
 	lower := strings.ToLower(said)
 	for _, transient := range []string{
@@ -157,6 +161,11 @@ func rewindFailed(ctx context.Context, said string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("not rewound, as it was broken off: %w", err)
 	}
+	for _, lacks := range beyondRewind {
+		if strings.Contains(lower, lacks) {
+			return fmt.Errorf("%w (%s): %w", ErrBeyondRewind, lacks, err)
+		}
+	}
 	return fmt.Errorf("%w and could not be rewound: %w", ErrDiverged, err)
 }
 
@@ -170,6 +179,13 @@ func recoveryFailed(ctx context.Context, err error) error {
 		}
 	}
 	return fmt.Errorf("not rewound, as it could not be recovered first; to be tried again: %w", err)
+}
+
+// beyondRewind is what pg_rewind says, in lower case, where the data, or the source, lack what each
+// attempt would need: WAL back to the fork (src/bin/pg_rewind/parsexlog.c), a fork at all
+// (pg_rewind.c), or knowledge of what was changed.
+var beyondRewind = []string{
+	"could not find previous wal record", "could not find common ancestor", "target server needs to use either data checksums or \"wal_log_hints = on\"",
 }
 
 // rewindWrites is what pg_rewind --progress prints, in lower case, when it begins to

@@ -120,12 +120,22 @@ func (c inConsul) EndBootstrap(limit time.Duration, session string, done func(er
 	c.transact(limit, []op{{verb: checkSession, key: keyInitialize, session: session}, {verb: del, key: keyInitialize}}, only(done))
 }
 
-func (c inConsul) BeginRebuild(_ *member.Work, limit time.Duration, session, name string, done func(error)) {
+// BeginRebuild takes the turn of the shard: a host of the simulator has one member.
+func (c inConsul) BeginRebuild(limit time.Duration, session, name, _ string, done func(error)) {
 	c.transact(limit, []op{{verb: lock, key: keyRebuild, session: session, value: name}}, only(done))
 }
 
-func (c inConsul) EndRebuild(limit time.Duration, session string, done func(error)) {
-	c.transact(limit, []op{{verb: checkSession, key: keyRebuild, session: session}, {verb: del, key: keyRebuild}}, only(done))
+func (c inConsul) EndRebuild(limit time.Duration, session, _ string, hostOnly bool, done func(error)) {
+	if hostOnly {
+		c.later(0, func() { done(nil) })
+		return
+	}
+	c.transact(limit, []op{{verb: checkSession, key: keyRebuild, session: session}, {verb: del, key: keyRebuild}}, func(_ map[string]uint64, err error) {
+		if errors.Is(err, cluster.ErrConflict) {
+			err = nil // it was not its own
+		}
+		done(err)
+	})
 }
 
 func (c inConsul) EndSession(limit time.Duration, session, name string, done func(error)) {

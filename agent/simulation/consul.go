@@ -333,6 +333,7 @@ func (c *consul) read() *cluster.Snapshot {
 		Failsafe:   entryOf[map[string]string](c, keyFailsafe),
 		History:    entryOf[cluster.History](c, keyHistory),
 		Route:      entryOf[cluster.Route](c, keys().Route()),
+		Rebuild:    entryOf[string](c, keyRebuild),
 	}
 	for _, h := range c.w.hosts { // sorted by name
 		if e := entryOf[cluster.Member](c, keyMembers+h.name); e.Exists() {

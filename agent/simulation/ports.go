@@ -15,7 +15,7 @@ import (
 
 func (a *agent) ports() member.Ports {
 	return member.Ports{
-		Clock: clocks{a}, Later: clocks{a}, Consul: inConsul{a}, Postgres: inPostgres{a}, Guard: guarded{a}, Watchdog: noWatchdog{}, Host: ownHost{},
+		Clock: clocks{a}, Later: clocks{a}, Consul: inConsul{a}, Postgres: inPostgres{a}, Guard: guarded{a}, Watchdog: noWatchdog{},
 		Peers: toPeers{a}, Watches: watches{a}, Bouncers: toBouncers{a},
 	}
 }
@@ -346,12 +346,6 @@ func (b toBouncers) EndHandover(_ time.Duration, _ string, _ cluster.Handover, d
 func (b toBouncers) Hold(w *member.Work, _ string, _ cluster.Handover, _ string, done func(error)) {
 	inPostgres(b).work(w, func(done func(error)) { b.later(b.host.w.between(0, 100*time.Millisecond), func() { done(nil) }) }, done)
 }
-
-// ownHost is member.Host of a host that has one agent.
-type ownHost struct{}
-
-func (ownHost) TakeTurn() bool { return true }
-func (ownHost) GiveTurn()      {}
 
 // noWatchdog is member.Watchdog: there is none, and none is required.
 type noWatchdog struct{}

@@ -44,7 +44,6 @@ func (p inPostgres) Upstream() string          { return p.host.pg.aim }
 func (p inPostgres) ClonesWithoutLeader() bool { return false }
 func (p inPostgres) KeepsData() bool           { return p.host.w.schedule.KeepsClones }
 func (p inPostgres) SynchronousCommit() string { return "on" }
-func (p inPostgres) HasRestoreCommand() bool   { return false }
 
 func (p inPostgres) PID() int {
 	if !p.Running() {
@@ -344,7 +343,7 @@ func (p inPostgres) answers(up pg.Upstream, primary bool) bool {
 }
 
 // WALGone is asked of a member that serves: a slot plays no part.
-func (p inPostgres) WALGone(_ time.Duration, up pg.Upstream, _ int, lsn int64, done func(bool, error)) {
+func (p inPostgres) WALGone(_ time.Duration, up pg.Upstream, _ string, _ int, lsn int64, done func(bool, error)) {
 	gone := false
 	p.work(nil, func(done func(error)) {
 		p.later(p.host.w.between(time.Millisecond, 50*time.Millisecond), func() {
