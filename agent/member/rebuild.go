@@ -19,8 +19,8 @@ const (
 	// turnRests is how long the shard's turn must have been seen free before it is taken: whoever
 	// has lost its session in the middle of a copy takes it again within that.
 	turnRests = 30 * time.Second
-	// Data that were made anew by policy are not so again before rebuiltAgain has passed, which
-	// doubles each time up to rebuiltAgainMost.
+	// Data that were made anew by policy twice are not so again before rebuiltAgain has passed,
+	// which doubles each time up to rebuiltAgainMost.
 	rebuiltAgain     = time.Hour
 	rebuiltAgainMost = 24 * time.Hour
 )
@@ -174,10 +174,10 @@ func (r *rebuilder) mayBe() error {
 
 // notBefore is when the data may be made anew again.
 func (r *rebuilder) notBefore() cluster.Instant {
-	if r.times == 0 {
+	if r.times < 2 { // the second time it is made from the leader
 		return 0
 	}
-	return r.last.Add(min(rebuiltAgain<<min(r.times-1, 8), rebuiltAgainMost))
+	return r.last.Add(min(rebuiltAgain<<min(r.times-2, 8), rebuiltAgainMost))
 }
 
 // hasTurn reports whether Consul shows it as this member's turn, by the session that it has now: by

@@ -497,8 +497,8 @@ func TestRebuildOfOneThatNeverStreams(t *testing.T) {
 }
 
 // What is copied from a replica that cannot go on cannot either: it is no source. A copy that cannot
-// go on comes from the leader the next time, not before an hour is over, then two; and the turn is
-// another's meanwhile.
+// go on comes from the leader the next time; then not before an hour is over, then two; and the
+// turn is another's meanwhile.
 func TestRebuildIsNoLoop(t *testing.T) {
 	w := stranded(t)
 	c := &w.Snapshot.Members[2].Value
@@ -515,6 +515,7 @@ func TestRebuildIsNoLoop(t *testing.T) {
 	w = removed(t)
 	w.Snapshot.Members[2].Value.Tags = map[string]any{"clonefrom": true}
 	w.always["Consul.EndRebuild"] = func(c *call) { w.turn("", ""); c.answer() }
+	w.always["Consul.BeginRebuild"] = func(c *call) { w.turn("a", "sa"); c.answer() }
 	w.answer("Postgres.MakeReplica")
 	w.looked()
 	var begun []time.Duration
@@ -523,22 +524,24 @@ func TestRebuildIsNoLoop(t *testing.T) {
 		stopped(w, 200*mib)
 		w.Step()
 		w.settle()
-		if w.find("Consul.BeginRebuild") != nil {
-			begun = append(begun, w.clock.Sub(at).Round(time.Hour))
-			w.answer("Consul.BeginRebuild")
-			w.turn("a", "sa")
-			w.Step()
-			w.settle()
-			if from := w.take("Postgres.MakeReplica"); from.args[0].(*pg.Upstream).Name != "b" {
-				t.Errorf("the next copy comes from %v", from.args)
-			} else {
-				from.answer()
+		if copying := w.find("Postgres.MakeReplica"); copying != nil {
+			if from := copying.args[0].(*pg.Upstream).Name; from != "b" {
+				t.Errorf("the next copy comes from %s", from)
 			}
+			begun = append(begun, w.clock.Sub(at).Round(time.Hour))
+			w.answer("Postgres.MakeReplica")
 			w.looked()
+			w.Step()
+			if free := !w.Snapshot.Rebuild.Exists(); free && len(begun) == 1 {
+				t.Error("its turn is over before it is known that it streams")
+			}
 		}
 		w.later(time.Minute)
 	}
-	if !slices.Equal(begun, []time.Duration{time.Hour, 3 * time.Hour, 7 * time.Hour}) {
+	if !slices.Equal(begun, []time.Duration{0, time.Hour, 3 * time.Hour, 7 * time.Hour}) {
 		t.Errorf("made anew after %v", begun)
+	}
+	if w.Snapshot.Rebuild.Exists() {
+		t.Error("it keeps its turn while it waits")
 	}
 }

@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -150,6 +151,35 @@ func (c inConsul) EndSession(limit time.Duration, session, name string, done fun
 // only hears how a transaction ended.
 func only(done func(error)) func(map[string]uint64, error) {
 	return func(_ map[string]uint64, err error) { done(err) }
+}
+
+// covers keeps when each member last reached a primary that has all that it has of what was
+// acknowledged in synchronous mode.
+func (j *judge) covers() {
+	for _, h := range j.w.hosts {
+		for _, other := range j.w.hosts {
+			if other != h && other.acceptsCommits() && !other.frozen && j.w.net.both(h.id, other.id) && j.holdsPromised(other, h) {
+				h.covered = j.w.now
+			}
+		}
+	}
+}
+
+// holdsPromised reports whether other has all that h has of what was acknowledged in synchronous
+// mode.
+func (j *judge) holdsPromised(other, h *host) bool {
+	return !slices.ContainsFunc(j.branches, func(b *branch) bool {
+		return other.pg.at.upTo(b) < min(h.pg.at.upTo(b), b.promised)
+	})
+}
+
+// removesFor is I7 for data that give way to a copy: there is a primary, which this member reaches,
+// that has what was acknowledged. It may have gone while the answer was under way.
+func (j *judge) removesFor(h *host) {
+	if !h.pg.empty && j.w.now > h.covered+2*time.Second {
+		j.fail("I7", "%s removes its data, and has reached no primary for %s that has what was acknowledged", h.name, j.w.now-h.covered)
+	}
+	j.removes(h)
 }
 
 // removes is I7: a member removes its data.

@@ -84,6 +84,7 @@ type Mutant struct {
 	PatroniIgnored    bool // a leader does not see that a member of Patroni's has taken its lock
 	SiteUnasked       bool // nobody asks the other site
 	PauseOfBefore     bool // what a member has said of an earlier pause counts for this one
+	RebuildUnanswered bool // data are made anew though the leader does not answer
 }
 
 // change leaves the check of the status out.

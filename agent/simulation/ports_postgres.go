@@ -284,13 +284,13 @@ func (p inPostgres) PlaceSlots(w *member.Work, files []pg.SlotFile, done func(er
 	}, done)
 }
 
-// MakeReplica clones from the member, or at a reinit from another one that runs (with the
-// tag clonefrom, say), which may lag.
+// MakeReplica clones from the member, or at a reinit from another one that runs and can go on (with
+// the tag clonefrom, say), which may lag.
 func (p inPostgres) MakeReplica(w *member.Work, from *pg.Upstream, _ string, done func(error)) {
 	source := p.host.w.hostNamed(from.Name)
 	if p.TaskKind() == ha.TaskReinit {
 		for _, h := range p.host.w.hosts {
-			if h != p.host && h != source && h.pg.ready && !h.pg.primary && p.host.w.chance(0.5) {
+			if h != p.host && h != source && h.pg.ready && !h.pg.primary && !h.pg.stranded() && p.host.w.chance(0.5) {
 				source = h
 			}
 		}
@@ -321,7 +321,7 @@ func (p inPostgres) RemoveForReinit(w *member.Work, allowed pg.Permission, done 
 			done(errors.New("the data directory stays: PostgreSQL runs in it"))
 			return
 		}
-		p.host.w.judge.removes(p.host)
+		p.host.w.judge.removesFor(p.host)
 		p.host.pg.remove()
 		done(nil)
 	}, done)
@@ -331,7 +331,7 @@ func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, _ stri
 	answers := false
 	p.work(w, func(done func(error)) {
 		p.later(p.host.w.between(time.Millisecond, 20*time.Millisecond), func() {
-			answers = p.answers(up, primary)
+			answers = p.answers(up, primary) || p.host.w.mutant.RebuildUnanswered && p.TaskKind() == ha.TaskReinit
 			done(nil)
 		})
 	}, func(error) { done(answers) })

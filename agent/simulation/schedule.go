@@ -44,7 +44,8 @@ type Schedule struct {
 	Keeps, SlotKeeps int64
 	// Logical: there is a permanent logical slot, which needs Keeps.
 	Logical bool
-	// Operator: an operator clones anew whoever needs WAL that is gone, and is not by policy.
+	// Operator: an operator clones anew whoever needs WAL that is gone, where the policy is to do so
+	// only when that takes long.
 	Operator bool
 	// KeepsClones: a clone that was cut short is gone on with.
 	KeepsClones bool

@@ -113,10 +113,11 @@ func (w *world) operator() {
 	leader := w.hostNamed(w.consul.leaderNamed())
 	for _, h := range w.hosts {
 		if leader == nil || !leader.pg.writable || w.judge.paused || !h.pg.stranded() {
+			h.strands = w.now
 			continue
 		}
-		if a := h.agent; a != nil && a.Dynamic.Rebuild == cluster.RebuildAuto {
-			continue
+		if a := h.agent; a != nil && a.Dynamic.Rebuild == cluster.RebuildAuto && w.now < h.strands+40*time.Second {
+			continue // its turn has not come, or it must not be made anew by policy
 		}
 		w.say("%s: the operator sees that its WAL is gone, and clones it anew", h.name)
 		if a := h.agent; a != nil {

@@ -71,6 +71,7 @@ const connections = 20
 // then.
 func (w *world) clients() {
 	w.judge.onePrimary()
+	w.judge.covers()
 	w.judge.archiveAlone()
 	w.judge.seesPause()
 	w.remoteWrites()

@@ -113,6 +113,8 @@ type host struct {
 	// outlived: it led in pause, and a standby leads without which it acknowledges nothing.
 	outlived bool
 	held     []func()
+	strands  instant // since when it needs WAL that is gone, as the operator sees it
+	covered  instant // when it last reached a primary that has what was acknowledged
 
 	pg       postgres
 	goesBack int64 // by how much WAL a restore goes back
