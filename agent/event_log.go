@@ -82,6 +82,12 @@ func (j *eventLog) record(reason string, configIndex uint64, watchersLost int, a
 			}
 			v.Made[other.Value.Name] = printable.Text(other.Value.Lictor.Made)
 		}
+		if other.OK() && other.Value.Name != j.name && other.Value.Stranded() {
+			if v.Stranded == nil {
+				v.Stranded = map[string]string{}
+			}
+			v.Stranded[other.Value.Name] = printable.Text(other.Value.Lictor.Stranded)
+		}
 	}
 	if !v.Leads {
 		j.wrote = 0

@@ -97,6 +97,8 @@ type lictorStatus struct {
 	// Stranded says why a replica cannot go on with its data and must be made anew, absent
 	// when it can.
 	Stranded string `json:"stranded,omitempty"`
+	// Rebuild says what one that is to be made anew by policy waits for, or that it has its turn.
+	Rebuild string `json:"rebuild,omitempty"`
 	// Replaying says whether the replica may have more WAL than xlog says: it has
 	// not replayed all that it had when it was started. Absent without positions.
 	Replaying *bool `json:"replaying,omitempty"`
@@ -263,7 +265,7 @@ func (s *Server) lictor(state State) lictorStatus {
 		}
 	}
 	if l := state.Member.Lictor; l != nil {
-		out.Made, out.Stranded = l.Made, l.Stranded
+		out.Made, out.Stranded, out.Rebuild = l.Made, l.Stranded, l.Rebuild
 	}
 	if !state.ObservedAt.IsZero() {
 		passed := age(state.ObservedAt, now).Milliseconds()

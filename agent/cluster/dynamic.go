@@ -60,7 +60,7 @@ type Dynamic struct {
 	// as far as max_slot_wal_keep_size allows.
 	MemberSlotsTTL time.Duration `mapstructure:"-"`
 	// Rebuild says what becomes of a replica that cannot go on with its data, because the WAL that it
-	// needs is gone or it cannot be rewound: ask (it says so, and waits for lictor reinit) or auto (its
+	// needs is gone or no rewind can mend it: ask (it says so, and waits for lictor reinit) or auto (its
 	// data are made anew, one member of the shard and one of the host at a time). Default: ask.
 	Rebuild RebuildPolicy `mapstructure:"rebuild"`
 	// StandbyCluster makes the shard the standby of another one.

@@ -36,6 +36,8 @@ const (
 	// MemberMade: a member's data directory was made; the cause says by which method, and why
 	// others have failed.
 	MemberMade Kind = "member made"
+	// MemberStranded: a member cannot go on with its data; the cause says why.
+	MemberStranded Kind = "member stranded"
 	// WatcherLost: the process that watches the leader's guard has ended, and has a successor.
 	WatcherLost Kind = "watcher lost"
 	// ArchiveFails: the primary's WAL did not get into the archive.
@@ -111,7 +113,7 @@ func (e Event) weighty() bool {
 	switch e.Kind {
 	case Bootstrap, Failover, Switchover, Resumed, Crash, Failsafe:
 		return true
-	case Paused, Unpaused, MemberLost, MemberBack, Configured, WatcherLost, ArchiveFails, MemberMade, BackupsMissing:
+	case Paused, Unpaused, MemberLost, MemberBack, Configured, WatcherLost, ArchiveFails, MemberMade, MemberStranded, BackupsMissing:
 	}
 	return false
 }

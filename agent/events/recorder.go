@@ -53,6 +53,8 @@ type View struct {
 	Others []string
 	// Made says how the members' data were made last, by name.
 	Made map[string]string
+	// Stranded says why members cannot go on with their data, by name.
+	Stranded map[string]string
 	// Config is the dynamic configuration, ConfigIndex what Consul counts its
 	// changes with.
 	Config      map[string]any
@@ -119,6 +121,7 @@ func (r *Recorder) Observe(v View) {
 		r.follow(v)
 	}
 	r.made(v)
+	r.stranded(v)
 	r.last = v
 }
 
@@ -310,6 +313,15 @@ func (r *Recorder) made(v View) {
 		}
 	}
 	r.watched = true
+}
+
+// stranded records members that cannot go on, once for each time that they say so.
+func (r *Recorder) stranded(v View) {
+	for _, name := range slices.Sorted(maps.Keys(v.Stranded)) {
+		if _, before := r.last.Stranded[name]; v.Leads && !before {
+			r.note(v, Event{Kind: MemberStranded, To: name, Cause: v.Stranded[name]})
+		}
+	}
 }
 
 // advance notes the phases that a change of leader has reached.

@@ -248,6 +248,16 @@ func TestRecorder(t *testing.T) {
 			},
 		},
 		{
+			name: "a member that cannot go on",
+			views: reigning(func(v *View) { v.Stranded = map[string]string{"c": "its WAL is gone"} },
+				func(v *View) { v.Stranded = map[string]string{"c": "its WAL is gone"} }, func(v *View) { v.Stranded = nil },
+				func(v *View) { v.Stranded = map[string]string{"c": "it cannot be rewound"} }),
+			want: []Event{
+				{At: base.Add(2 * time.Second), Kind: MemberStranded, By: "b", To: "c", Cause: "its WAL is gone"},
+				{At: base.Add(5 * time.Second), Kind: MemberStranded, By: "b", To: "c", Cause: "it cannot be rewound"},
+			},
+		},
+		{
 			name:  "the lead is lost before there was a primary",
 			views: []View{at(0, same0), at(9000, gone), at(9100, leads(same0)), at(9300, func(v *View) { v.Reason = "fenced" })},
 			want: []Event{{

@@ -238,15 +238,14 @@ func (r *rebuilder) askFor(host string) {
 	r.asked = true
 	r.consul.BeginRebuild(r.Dynamic.RetryTimeout, session, r.Name, host, func(err error) {
 		r.asked, r.turnAt = false, r.Now().Add(turnAgain)
-		switch {
-		case err == nil: // Consul will show it
-			r.refused = ""
-		case errors.Is(err, cluster.ErrConflict):
+		r.refused = "" // Consul will show it
+		if err != nil {
 			r.refused = err.Error()
-			r.Log.Debug().Err(err).Msg("it is another member's turn to be made anew")
-		default:
-			r.Log.Warn().Err(err).Msg("cannot take the turn to be made anew")
 		}
+		if errors.Is(err, cluster.ErrConflict) {
+			err = nil
+		}
+		r.Failure("turn", "cannot take the turn to be made anew", err)
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // This file judges a shard by what Consul tells of it: `lictor fleet` shows its
@@ -63,12 +64,15 @@ func (s fleetShard) alarms() []alarm {
 				"%s has not been heard of since %s took over", v.Name, leaderName)
 			continue
 		}
-		if l := v.Lictor; l != nil && l.Stranded != "" && v.Name != leaderName && !s.dynamic.Pause {
+		if v.Stranded() && v.Name != leaderName {
 			todo := "lictor reinit makes it anew; with rebuild: auto its agent would"
 			if s.dynamic.Rebuild == cluster.RebuildAuto {
-				todo = "rebuild is auto: it is made anew when no other member of its shard and of its host is"
+				todo = "rebuild is auto: its agent makes it anew, when it is its turn"
+				if v.Lictor.Rebuild != "" {
+					todo = "rebuild is auto: " + printable.Text(v.Lictor.Rebuild)
+				}
 			}
-			add(true, todo, "%s cannot go on: %s", v.Name, l.Stranded)
+			add(true, todo, "%s cannot go on: %s", v.Name, printable.Text(v.Lictor.Stranded))
 			continue
 		}
 		if v.Name == leaderName || v.State != cluster.StateRunning || leaderName == "" {

@@ -59,7 +59,7 @@ func leaderChange(e events.Event) bool {
 	case events.Failover, events.Switchover, events.Bootstrap, events.Resumed:
 		return true
 	case events.Crash, events.Paused, events.Unpaused, events.Failsafe, events.MemberLost, events.MemberBack, events.Configured, events.WatcherLost,
-		events.ArchiveFails, events.MemberMade, events.BackupsMissing:
+		events.ArchiveFails, events.MemberMade, events.MemberStranded, events.BackupsMissing:
 	}
 	return false
 }

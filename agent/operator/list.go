@@ -140,8 +140,8 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 		if m.OK() && m.Value.Lictor != nil && m.Value.Lictor.Problems > 0 {
 			t.Notes = append(t.Notes, fmt.Sprintf(" %s reports %s: see lictor doctor", m.Value.Name, count(m.Value.Lictor.Problems, "problem")))
 		}
-		if m.OK() && m.Value.Lictor != nil && m.Value.Lictor.Stranded != "" {
-			t.Notes = append(t.Notes, fmt.Sprintf(" %s cannot go on: %s", m.Value.Name, printable.Text(m.Value.Lictor.Stranded)))
+		if m.OK() {
+			t.Notes = append(t.Notes, strandedNotes(m.Value)...)
 		}
 		if m.OK() && m.Value.Lictor != nil && m.Value.Lictor.Copying != "" {
 			t.Notes = append(t.Notes, fmt.Sprintf(" %s is being copied by %s", m.Value.Name, printable.Text(m.Value.Lictor.Copying)))
@@ -329,4 +329,18 @@ func tagsCell(tags map[string]any) Cell {
 	cell := lines(printable.Cut(strings.TrimSpace(string(out)), maxCell))
 	cell.Value = tags
 	return cell
+}
+
+// strandedNotes say that a member cannot go on with its data, and what becomes of it by policy.
+func strandedNotes(m cluster.Member) []string {
+	l := m.Lictor
+	switch {
+	case l == nil, l.Stranded == "" && l.Rebuild == "":
+		return nil
+	case l.Stranded == "":
+		return []string{fmt.Sprintf(" %s is made anew by policy", m.Name)}
+	case l.Rebuild == "":
+		return []string{fmt.Sprintf(" %s cannot go on: %s", m.Name, printable.Text(l.Stranded))}
+	}
+	return []string{fmt.Sprintf(" %s cannot go on: %s; rebuild: %s", m.Name, printable.Text(l.Stranded), printable.Text(l.Rebuild))}
 }

@@ -96,6 +96,7 @@ func TestListTable(t *testing.T) {
 `},
 		{"a problem", func(s *cluster.Snapshot) {
 			s.Members[1].Value.Lictor = &cluster.MemberLictor{LeaderLSN: 1 << 40, Problems: 2, Copying: "pgbackrest, 45 %", Stranded: "its WAL is gone"}
+			s.Members[2].Value.Lictor = &cluster.MemberLictor{LeaderLSN: 1 << 40, Stranded: "its WAL is gone", Rebuild: "it is the turn of b"}
 		}, ListOptions{}, `
 + Cluster: x (77) ---+---------+-----------+----+-----------+
 | Member | Host     | Role    | State     | TL | Lag in MB |
@@ -107,6 +108,19 @@ func TestListTable(t *testing.T) {
  b reports 2 problems: see lictor doctor
  b cannot go on: its WAL is gone
  b is being copied by pgbackrest, 45 %
+ c cannot go on: its WAL is gone; rebuild: it is the turn of b
+`},
+		{"made anew by policy", func(s *cluster.Snapshot) {
+			s.Members[1].Value.Lictor = &cluster.MemberLictor{LeaderLSN: 1 << 40, Rebuild: "it is its turn"}
+		}, ListOptions{}, `
++ Cluster: x (77) ---+---------+-----------+----+-----------+
+| Member | Host     | Role    | State     | TL | Lag in MB |
++--------+----------+---------+-----------+----+-----------+
+| a      | 10.0.0.1 | Leader  | running   |  2 |           |
+| b      | 10.0.0.2 | Replica | streaming |  2 |         0 |
+| c      | 10.0.0.3 | Replica | streaming |  2 |         0 |
++--------+----------+---------+-----------+----+-----------+
+ b is made anew by policy
 `},
 		{"replay stands still", func(s *cluster.Snapshot) {
 			s.Members[2].Value.ReplayStandsStill = "paused by pg_wal_replay_pause()"

@@ -47,20 +47,31 @@ func TestRewindThatBreaksOff(t *testing.T) {
 		content, _ := os.ReadFile(runs)
 		return strings.Count(string(content), "run")
 	}
-	put(t, says, "pg_rewind: error: could not find previous WAL record\n")
-	must(t, os.Chmod(says, 0o644)) //nolint:gosec // another user reads it
-	for i := range 2 {
-		if err := rewind(); !strings.Contains(err.Error(), "previous WAL record") || strings.Contains(err.Error(), "half-written") || count() != i+1 {
+	if _, err := b.Rewind(ctx, upstream(a), false); !errors.Is(err, ErrBeyondRewind) {
+		t.Errorf("not allowed: %v", err)
+	}
+	// It is beyond a rewind for what the data lack, not for what nobody knows the reason of.
+	for i, what := range []string{
+		"could not find previous WAL record at 0/3000028", "could not find common ancestor of the source and target cluster's timelines",
+		`target server needs to use either data checksums or "wal_log_hints = on"`, "could not open file: Too many open files",
+	} {
+		put(t, says, "pg_rewind: error: "+what+"\n")
+		must(t, os.Chmod(says, 0o644)) //nolint:gosec // another user reads it
+		if err := rewind(); !strings.Contains(err.Error(), what) || strings.Contains(err.Error(), "half-written") || count() != i+1 ||
+			errors.Is(err, ErrBeyondRewind) != (i < 3) {
 			t.Errorf("%d runs: %v", count(), err)
 		}
 	}
+	must(t, os.Remove(runs))
+	put(t, runs, "run\nrun\n")
+	must(t, os.Chmod(runs, 0o666)) //nolint:gosec // another user writes it
 	// With a line of progress for each second.
 	put(t, says, "pg_rewind: need to copy 33 MB (total source directory size is 51 MB)\n"+strings.Repeat("10240/33792 kB (30%) copied\n", 100)+
 		"pg_rewind: error: could not fetch file list: the cause\n")
-	if err := rewind(); !strings.Contains(err.Error(), "half-written") || !strings.Contains(err.Error(), "the cause") {
+	if err := rewind(); !strings.Contains(err.Error(), "half-written") || !strings.Contains(err.Error(), "the cause") || !errors.Is(err, ErrBeyondRewind) {
 		t.Errorf("%v", err)
 	}
-	if err := rewind(); !strings.Contains(err.Error(), "half-written") || count() != 3 {
+	if err := rewind(); !strings.Contains(err.Error(), "half-written") || !errors.Is(err, ErrBeyondRewind) || count() != 3 {
 		t.Errorf("%d runs: %v", count(), err)
 	}
 	if err := b.Start(ctx, StartAs{Role: Replica}); err == nil || !strings.Contains(err.Error(), "cut short") {
@@ -74,7 +85,7 @@ func TestRewindThatBreaksOff(t *testing.T) {
 		local.Parameters = map[string]any{"fsync": "off", "unix_socket_directories": fmt.Sprintf("%s, .", dir)}
 		a.Reconfigure(local)
 		must(t, a.Start(ctx, StartAs{Role: Primary}))
-		if err := rewind(); !strings.Contains(err.Error(), "unix_socket_directories: .") || count() != 3 {
+		if err := rewind(); !strings.Contains(err.Error(), "unix_socket_directories: .") || errors.Is(err, ErrBeyondRewind) || count() != 3 {
 			t.Errorf("%d runs: %v", count(), err)
 		}
 	})
