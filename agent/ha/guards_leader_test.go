@@ -231,7 +231,9 @@ func TestStartingNeedsEachCondition(t *testing.T) {
 		{"clonefrom, stopped", view(empty, leads("b", 0), cloneFrom(2, func(m *cluster.Entry[cluster.Member]) { m.Value.State = cluster.StateStopped })), "clone from b", ""},
 		{"clonefrom, says that it is a primary", view(empty, leads("b", 0), cloneFrom(2, func(m *cluster.Entry[cluster.Member]) { m.Value.Role = cluster.RolePrimary })), "clone from b", ""},
 		{"clonefrom, has led before", view(empty, leads("b", 0), cloneFrom(2, func(m *cluster.Entry[cluster.Member]) { m.Value.Timeline++ })), "clone from b", ""},
-		{"clonefrom, cannot go on itself", view(empty, leads("b", 0), cloneFrom(2, func(m *cluster.Entry[cluster.Member]) { m.Value.Lictor = &cluster.MemberLictor{Stranded: "its WAL is gone"} })), "clone from b", ""},
+		{"clonefrom, cannot go on itself", view(empty, leads("b", 0), cloneFrom(2, func(m *cluster.Entry[cluster.Member]) {
+			m.Value.Lictor = &cluster.MemberLictor{Stranded: "its WAL is gone"}
+		})), "clone from b", ""},
 		{"clonefrom, not understood", view(empty, leads("b", 0), cloneFrom(2, func(m *cluster.Entry[cluster.Member]) { m.Err = errors.New("x") })), "clone from b", ""},
 		{"the leader's key is not understood", view(empty, leads("b", 0), func(v *View) { v.Cluster.Members[1].Err = errors.New("x") }), "", "missing or not understood"},
 		{"the leader does not run", view(empty, leads("b", 0), func(v *View) { v.Cluster.Members[1].Value.State = cluster.StateStopped }), "", "running primary"},

@@ -218,11 +218,11 @@ func (r *rebuilder) take() {
 		r.waits = "it is its turn"
 	case r.hasTurn():
 		r.end(false)
-	case r.local.Stranded != "" && !wanted && r.Dynamic.Rebuild == cluster.RebuildAuto:
-		r.waits = r.mayBe().Error()
-	case !wanted:
+	case r.local.Stranded == "", r.Dynamic.Rebuild != cluster.RebuildAuto:
 	case r.Snapshot.Rebuild.Exists():
 		r.waits = "it is the turn of " + r.Snapshot.Rebuild.Value
+	case !wanted:
+		r.waits = r.mayBe().Error()
 	case !r.free.IsZero() && !r.Now().Before(r.free.Add(turnRests)):
 		r.waits = r.refused
 		r.askFor(r.Host)

@@ -240,6 +240,12 @@ func TestRebuild(t *testing.T) {
 		t.Fatalf("waits for: %q", waits)
 	}
 	w.turn("", "")
+	w.Snapshot.Members[2].Value.State = cluster.StateCreating
+	w.Step()
+	if waits := w.Value().Lictor.Rebuild; waits != "c is just being made" {
+		t.Fatalf("waits for: %q", waits)
+	}
+	w.Snapshot.Members[2].Value.State = cluster.StateRunning
 	w.Step()
 	w.later(turnRests - time.Second)
 	w.Step()

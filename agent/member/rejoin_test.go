@@ -126,7 +126,20 @@ func TestRejoinReplacesTheDataOnlyWhenAllowed(t *testing.T) {
 			w.wantTask(ha.TaskNone)
 		})
 	}
+	// Whoever answered may lead no more when the data would be removed.
 	w := newWorld(t)
+	w.agree("Guard.Awake", "Postgres.Stop")
+	w.mayRemove = "setting"
+	w.begin(ha.Rejoin{Upstream: "c"})
+	w.settle()
+	w.take("Postgres.Rewind").fail(ErrDiverged)
+	w.answer("Postgres.Answers", true)
+	w.Snapshot = w.shard("c")
+	w.answer("Postgres.Answers", true)
+	if r := w.take("Postgres.RemoveForReinit"); r.args[0].(pg.Permission).NotLeader {
+		t.Fatalf("%+v, and b leads no more", r.args[0])
+	}
+	w = newWorld(t)
 	w.begin(ha.Rejoin{Upstream: "x"})
 	w.none("Postgres.Stop")
 	if w.Attempt.Kind != ha.TaskRejoin {
