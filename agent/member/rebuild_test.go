@@ -56,7 +56,7 @@ func TestStranded(t *testing.T) {
 			w.rebuilder.mind()
 			c := w.take("Postgres.WALGone")
 			w.none("Postgres.WALGone")
-			if up := c.args[1].(pg.Upstream); up.Name != "b" || c.args[2] != systemA || c.args[3] != 3 || c.args[4] != int64(200*mib) {
+			if up := c.args[1].(pg.Upstream); up.Name != "b" || c.args[2] != systemA || c.args[3] != 3 || c.args[4] != 200*mib {
 				t.Fatalf("asked %v", c.args)
 			}
 			if tt.before != nil {

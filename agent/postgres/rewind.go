@@ -143,8 +143,10 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 
 // rewindFailed is the error of a pg_rewind that has written nothing. Where it was broken off, or
 // its connection was refused or lost (libpq's and pg_rewind's words, fe-connect.c and
-// libpq_source.c), it may work the next time, and the data are no worse for it. Only what pg_rewind
-// is known to say of the data themselves is beyond it.
+// libpq_source.c), it may work the next time, and the data are no worse for it. Beyond it is only
+// what pg_rewind is known to say where the data, or the source, lack what each attempt would need:
+// WAL back to the fork (src/bin/pg_rewind/parsexlog.c), a fork at all (pg_rewind.c), or knowledge
+// of what was changed.
 func rewindFailed(ctx context.Context, said string, err error) error {
 	lower := strings.ToLower(said)
 	for _, transient := range []string{
@@ -161,7 +163,9 @@ func rewindFailed(ctx context.Context, said string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("not rewound, as it was broken off: %w", err)
 	}
-	for _, lacks := range beyondRewind {
+	for _, lacks := range []string{
+		"could not find previous wal record", "could not find common ancestor", `target server needs to use either data checksums or "wal_log_hints = on"`,
+	} {
 		if strings.Contains(lower, lacks) {
 			return fmt.Errorf("%w (%s): %w", ErrBeyondRewind, lacks, err)
 		}
@@ -179,13 +183,6 @@ func recoveryFailed(ctx context.Context, err error) error {
 		}
 	}
 	return fmt.Errorf("not rewound, as it could not be recovered first; to be tried again: %w", err)
-}
-
-// beyondRewind is what pg_rewind says, in lower case, where the data, or the source, lack what each
-// attempt would need: WAL back to the fork (src/bin/pg_rewind/parsexlog.c), a fork at all
-// (pg_rewind.c), or knowledge of what was changed.
-var beyondRewind = []string{
-	"could not find previous wal record", "could not find common ancestor", "target server needs to use either data checksums or \"wal_log_hints = on\"",
 }
 
 // rewindWrites is what pg_rewind --progress prints, in lower case, when it begins to
