@@ -19,28 +19,45 @@ import (
 	"github.com/lictor-ha/lictor/e2e/lab/labtest"
 )
 
-// forgetful is a lab of one shard of three that keeps no WAL for members that are away.
-func forgetful(t *testing.T, substrate lab.Substrate, edit func(config map[string]any)) (*lab.Lab, *lab.Shard) {
+// three is a lab of one shard of three.
+func three(t *testing.T, substrate lab.Substrate, edit func(config map[string]any)) (*lab.Lab, *lab.Shard) {
 	t.Helper()
 	l := labtest.New(t, lab.Options{
 		Substrate: substrate, Members: 3, Bouncers: -1, ConsulServers: 1, Async: true,
-		Database: lab.Lictor{Edit: func(_ *lab.Member, config map[string]any) {
-			dcs := config["bootstrap"].(map[string]any)["dcs"].(map[string]any)
-			dcs["postgresql"] = map[string]any{"use_slots": false, "parameters": map[string]any{"wal_keep_size": 0, "max_wal_size": "32MB"}}
-			edit(config)
-		}},
+		Database: lab.Lictor{Edit: func(_ *lab.Member, config map[string]any) { edit(config) }},
 	})
 	return l, l.Shard(0)
 }
 
-// strand has all replicas be away for longer than WAL is kept.
+// configure changes the dynamic configuration.
+func configure(ctx context.Context, t *testing.T, leader *lab.Member, patch map[string]any) {
+	t.Helper()
+	status, answer, err := leader.Patch(ctx, "/config", patch)
+	if err != nil || status != http.StatusOK {
+		t.Fatalf("PATCH /config: %d %s %v", status, answer, err)
+	}
+}
+
+// strand has all replicas be away for longer than WAL is kept: there are no slots meanwhile.
 func strand(ctx context.Context, t *testing.T, leader *lab.Member, replicas []*lab.Member) {
 	t.Helper()
+	configure(ctx, t, leader, map[string]any{"postgresql": map[string]any{"use_slots": false, "parameters": map[string]any{"wal_keep_size": 0, "max_wal_size": "32MB"}}})
 	for _, m := range replicas {
 		must(t, m.Process("agent").Stop(ctx))
 	}
 	conn := got(leader.ConnectLocal(ctx, "postgres", nil))(t)
 	defer conn.Close(ctx)
+	await(ctx, t, "the end of the slots", func() error {
+		if _, err := conn.Exec(ctx, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active"); err != nil {
+			return err
+		}
+		var slots, keep int
+		err := conn.QueryRow(ctx, "SELECT count(*), current_setting('wal_keep_size')::int FROM pg_replication_slots").Scan(&slots, &keep)
+		if err == nil && slots+keep > 0 {
+			err = fmt.Errorf("%d slots, wal_keep_size %d", slots, keep)
+		}
+		return err
+	})
 	for _, sql := range append([]string{"CREATE TABLE public.written (n int)"},
 		strings.Split(strings.Repeat("INSERT INTO public.written VALUES (1);SELECT pg_switch_wal();CHECKPOINT;", 5), ";")...) {
 		if sql != "" {
@@ -48,17 +65,9 @@ func strand(ctx context.Context, t *testing.T, leader *lab.Member, replicas []*l
 			must(t, err)
 		}
 	}
+	configure(ctx, t, leader, map[string]any{"postgresql": map[string]any{"use_slots": true}})
 	for _, m := range replicas {
 		must(t, m.Process("agent").Start())
-	}
-}
-
-// rebuildsByPolicy switches the policy on.
-func rebuildsByPolicy(ctx context.Context, t *testing.T, leader *lab.Member) {
-	t.Helper()
-	status, answer, err := leader.Patch(ctx, "/config", map[string]any{"rebuild": "auto"})
-	if err != nil || status != http.StatusOK {
-		t.Fatalf("PATCH /config: %d %s %v", status, answer, err)
 	}
 }
 
@@ -92,7 +101,7 @@ func neverTwo(ctx context.Context, t *testing.T, replicas []*lab.Member) (stop f
 // with rebuild: auto both are made anew, one after the other, under writes: the first one from the
 // leader, though both are tagged clonefrom.
 func TestRebuild(t *testing.T) {
-	l, s := forgetful(t, lab.Loopback, func(config map[string]any) { config["tags"] = map[string]any{"clonefrom": true} })
+	l, s := three(t, lab.Loopback, func(config map[string]any) { config["tags"] = map[string]any{"clonefrom": true} })
 	ctx := testkit.Within(t, 3*patience) // half a minute passes between two turns
 	must(t, l.Start(ctx))
 	leader := got(s.AwaitHealthy(ctx))(t)
@@ -112,7 +121,7 @@ func TestRebuild(t *testing.T) {
 	}
 
 	stop := neverTwo(ctx, t, replicas)
-	rebuildsByPolicy(ctx, t, leader)
+	configure(ctx, t, leader, map[string]any{"rebuild": "auto"})
 	awaitSaid(ctx, t, l, s, "list", "; rebuild: it is the turn of ")
 	_ = got(s.AwaitHealthy(ctx))(t)
 	stop()
@@ -158,7 +167,7 @@ func TestRebuildThatLosesItsSession(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	must(t, os.Chmod(dir, 0o755)) //nolint:gosec // PostgreSQL's user looks into it
 	slow := filepath.Join(dir, "slow")
-	l, s := forgetful(t, lab.Netns, func(config map[string]any) {
+	l, s := three(t, lab.Netns, func(config map[string]any) {
 		postgres := config["postgresql"].(map[string]any)
 		postgres["create_replica_methods"] = []string{"slow", "basebackup"}
 		postgres["slow"] = map[string]any{"command": "sh -c 'while test -e " + slow + "; do sleep 0.2; done; false'", "no_params": true}
@@ -167,7 +176,7 @@ func TestRebuildThatLosesItsSession(t *testing.T) {
 	must(t, l.Start(ctx))
 	leader := got(s.AwaitHealthy(ctx))(t)
 	replicas := got(s.Replicas(ctx))(t)
-	rebuildsByPolicy(ctx, t, leader)
+	configure(ctx, t, leader, map[string]any{"rebuild": "auto"})
 	must(t, os.WriteFile(slow, nil, 0o644)) //nolint:gosec // as above
 	strand(ctx, t, leader, replicas)
 	var holder, session string
