@@ -46,7 +46,7 @@ func (p *upstreams) WALGone(ctx context.Context, u Upstream, systemIdentifier st
 
 // oldestWAL is where the WAL that a member has begins.
 func (p *upstreams) oldestWAL(ctx context.Context, u Upstream, systemIdentifier string) (int64, error) {
-	conn, err := connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	conn, err := p.connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		return 0, err
 	}
