@@ -67,6 +67,10 @@ func TestCandidateCountsDetachedVoters(t *testing.T) {
 			"not asked, as the leader has stopped", view(leads("b", 0), quorumOfB, released(""), asked(stays), func(v *View) { v.StatusSeen = now.Add(-time.Second) }),
 			"take over (status at 45)", "best",
 		},
+		{
+			"not asked, as somebody has released the lock who was never promoted", view(leads("c", 0), quorumOfB, released(""), asked(stays), func(v *View) { v.StatusSeen = now.Add(-time.Second) }),
+			ask, "positions",
+		},
 		{"does not matter without a quorum", view(expired, asked(stays)), "take over (status at 45)", "best"},
 	})
 	v := view(expired, quorumOfB, askedToDetach(45, primary))

@@ -106,9 +106,10 @@ func (v View) quorumProblem() string {
 }
 
 // mustDetach is the status that the voters must detach from before their positions
-// count; zero: the old leader has stopped its PostgreSQL, or is Patroni's.
+// count; zero: the old leader has stopped its PostgreSQL, or is Patroni's. The old leader is the one of the
+// key sync: somebody may have led since who was never promoted, and released the lock.
 func (v Shard) mustDetach() uint64 {
-	if b := v.beat(); b == nil || b.Released {
+	if b := v.beat(); b == nil || b.Released && strings.EqualFold(b.Owner, v.Cluster.Sync.Value.Leader) {
 		return 0
 	}
 	return v.Cluster.Status.ModifyIndex
