@@ -469,11 +469,27 @@ func (p inPostgres) Answers(w *member.Work, up pg.Upstream, primary bool, system
 }
 
 func (p inPostgres) CheckRemote(w *member.Work, limit time.Duration, up pg.Upstream, done func(bool, error)) {
-	answered(p.runner, w, limit, func(ctx context.Context) (bool, error) { return p.pg.CheckRemote(ctx, up) }, done)
+	members := membersOf(p.State().Cluster)
+	answered(p.runner, w, limit, func(ctx context.Context) (bool, error) {
+		if up.Host != "" {
+			if err := p.pg.OwnMember(ctx, up, members); err != nil {
+				return false, err
+			}
+		}
+		return p.pg.CheckRemote(ctx, up)
+	}, done)
 }
 
 func (p inPostgres) AskSite(w *member.Work, limit time.Duration, up pg.Upstream, timeline int, done func(cluster.Site, error)) {
-	answered(p.runner, w, limit, func(ctx context.Context) (cluster.Site, error) { return p.pg.AskSite(ctx, up, timeline) }, done)
+	members := membersOf(p.State().Cluster)
+	answered(p.runner, w, limit, func(ctx context.Context) (cluster.Site, error) {
+		if w != nil { // much depends on the answer
+			if err := p.pg.OwnMember(ctx, up, members); err != nil {
+				return cluster.Site{}, err
+			}
+		}
+		return p.pg.AskSite(ctx, up, timeline)
+	}, done)
 }
 
 func (p inPostgres) ArchiveLast(w *member.Work, limit time.Duration, done func(error)) {

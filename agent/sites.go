@@ -11,6 +11,41 @@ import (
 	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
+// checkOwn returns an error if a change of the configuration has the shard follow one of its own members, or
+// take one for the other site, whatever name or address that is called by: nobody would be a primary then.
+func (c *dynamicConfig) checkOwn(ctx context.Context, known cluster.Snapshot, old, next cluster.Dynamic) error {
+	ctx, cancel := context.WithTimeout(ctx, next.RetryTimeout)
+	defer cancel()
+	standby, site := next.StandbyCluster, next.OtherSite
+	if standby.Host != "" && standby.Upstream() != old.StandbyCluster.Upstream() {
+		if err := c.pg.OwnMember(ctx, remoteHosts(standby.Host, standby.Port), membersOf(known)); err != nil {
+			return fmt.Errorf("standby_cluster: a shard does not follow itself: %w", err)
+		}
+	}
+	if site.Known() && site != old.OtherSite && (site.Host != standby.Host || site.Port != standby.Port) {
+		if err := c.pg.OwnMember(ctx, remoteHosts(site.Host, site.Port), membersOf(known)); err != nil {
+			return fmt.Errorf("other_site: a shard is not its own other site: %w", err)
+		}
+	}
+	return nil
+}
+
+// membersOf is where the members' PostgreSQL is.
+func membersOf(known cluster.Snapshot) []postgres.Upstream {
+	var members []postgres.Upstream
+	for _, m := range known.Members {
+		if host, port, err := m.Value.Address(); m.OK() && err == nil {
+			members = append(members, postgres.Upstream{Name: m.Value.Name, Host: host, Port: port})
+		}
+	}
+	return members
+}
+
+// remoteHosts are another site's.
+func remoteHosts(host string, port int) postgres.Upstream {
+	return postgres.Upstream{Name: "other site " + cluster.SiteAddress(host, port), Host: host, Port: port, Remote: true}
+}
+
 // checkSites says why the other site forbids a change of the configuration (design 5.27): a promotion beside
 // its primary, and a demotion for a site that could not take over. state tells of this member.
 func (c *dynamicConfig) checkSites(ctx context.Context, state func() api.State, old, next cluster.Dynamic) error {
@@ -36,7 +71,7 @@ func (c *dynamicConfig) checkSites(ctx context.Context, state func() api.State, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, next.RetryTimeout)
 	defer cancel()
-	site, err := c.pg.AskSite(ctx, postgres.Upstream{Name: "other site " + cluster.SiteAddress(host, port), Host: host, Port: port, Remote: true}, pg.Timeline)
+	site, err := c.pg.AskSite(ctx, remoteHosts(host, port), pg.Timeline)
 	switch {
 	case becomes.On() && err == nil:
 		err = site.CanTakeOver(pg.Timeline, pg.LSN, next.MaximumLagOnFailover)

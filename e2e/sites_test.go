@@ -95,6 +95,26 @@ func TestTwoSites(t *testing.T) {
 		rows.write(within(t), got(zurich.AwaitHealthy(within(t)))(t), 1)
 	})
 
+	run("nor for a member of the same shard", func(t *testing.T) {
+		ctx := within(t)
+		primary := got(zurich.AwaitHealthy(ctx))(t)
+		before := zurich.config(ctx)
+		for _, m := range zurich.Members() {
+			host, _, err := net.SplitHostPort(m.Postgres)
+			must(t, err)
+			zurich.ends(operator.ExitRefused, host+":5432 is "+m.Name+", a member of this shard", "demote-cluster", "--force", "--host", host)
+			zurich.ends(operator.ExitRefused, host+":5432 is "+m.Name+", a member of this shard", "edit-config", "--force", "-s", `other_site={"host": "`+host+`"}`)
+			status, answer, err := primary.Patch(ctx, "/config", map[string]any{"standby_cluster": map[string]any{"host": host, "port": 5432}})
+			if err != nil || status != http.StatusBadRequest || !strings.Contains(answer, "a member of this shard") {
+				t.Errorf("%d %s %v", status, answer, err)
+			}
+		}
+		if after := zurich.config(ctx); after != before {
+			t.Errorf("the configuration was %s and is %s", before, after)
+		}
+		rows.write(ctx, primary, 1)
+	})
+
 	for range 2 { // there, and back again
 		run("both live: "+zurich.Name+" hands over to "+geneva.Name, func(t *testing.T) {
 			handOver(t, rows, zurich, geneva)

@@ -3,6 +3,8 @@ package cluster
 import (
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -36,6 +38,54 @@ func (r *reader) otherSite() OtherSite {
 	r.unknown("other_site.", below.raw, "host", "port", "ignore")
 	r.errs = append(r.errs, below.errs...)
 	return s
+}
+
+// MemberAt is the name of the member whose PostgreSQL is at an address, by what the members say of
+// themselves; empty: none is, or it is called by another name here.
+func (s Snapshot) MemberAt(host string, port int) string {
+	for _, m := range s.Members {
+		if !m.OK() {
+			continue
+		}
+		if its, at, err := m.Value.Address(); err == nil && at == port && sameHost(its, host) {
+			return m.Value.Name
+		}
+	}
+	return ""
+}
+
+// CheckSite returns an OwnMemberError if one of another site's hosts is a member of this shard: one that
+// followed itself would have no primary.
+func (s Snapshot) CheckSite(hosts string, port int) error {
+	for host := range strings.SplitSeq(hosts, ",") {
+		if name := s.MemberAt(host, port); name != "" {
+			return OwnMemberError{Address: SiteAddress(host, port), Member: name}
+		}
+	}
+	return nil
+}
+
+// Strangers are those of another site's hosts that are no members of this shard.
+func (s Snapshot) Strangers(hosts string, port int) string {
+	all := strings.Split(hosts, ",")
+	return strings.Join(slices.DeleteFunc(all, func(host string) bool { return s.MemberAt(host, port) != "" }), ",")
+}
+
+// OwnMemberError is of an address of another site at which a member of this shard is.
+type OwnMemberError struct{ Address, Member string }
+
+func (e OwnMemberError) Error() string {
+	return fmt.Sprintf("%s is %s, a member of this shard", e.Address, e.Member)
+}
+
+// sameHost reports whether two texts name one host, as far as they tell.
+func sameHost(a, b string) bool {
+	ip, err := netip.ParseAddr(a)
+	other, errs := netip.ParseAddr(b)
+	if err == nil && errs == nil {
+		return ip.Unmap() == other.Unmap()
+	}
+	return strings.EqualFold(a, b)
 }
 
 const (

@@ -85,3 +85,29 @@ func TestRemoteAddress(t *testing.T) {
 		}
 	}
 }
+
+// A member is known by its address, however that is written; hosts of another site are not.
+func TestStrangers(t *testing.T) {
+	member := func(name, url string) Entry[Member] {
+		return Entry[Member]{Value: Member{Name: name, ConnURL: url}, ModifyIndex: 1}
+	}
+	s := Snapshot{Members: []Entry[Member]{member("a", "postgres://10.1.0.11:5432/postgres"), member("b", "postgres://DB2.zurich:5433/postgres"), member("c", "postgres://[fd00::1]/postgres"), member("d", "what?")}}
+	for _, test := range []struct {
+		hosts string
+		port  int
+		rest  string
+		wrong string
+	}{
+		{"10.2.0.11,10.2.0.12", 5432, "10.2.0.11,10.2.0.12", ""},
+		{"10.1.0.11", 5433, "10.1.0.11", ""}, // two sites may share hosts
+		{"10.2.0.11,10.1.0.11", 5432, "10.2.0.11", "10.1.0.11:5432 is a, a member of this shard"},
+		{"db2.ZURICH", 5433, "", "db2.ZURICH:5433 is b, a member of this shard"},
+		{"fd00:0::1", 5432, "", "[fd00:0::1]:5432 is c, a member of this shard"},
+		{"", 5432, "", ""},
+	} {
+		err := s.CheckSite(test.hosts, test.port)
+		if rest := s.Strangers(test.hosts, test.port); rest != test.rest || (err == nil) != (test.wrong == "") || err != nil && err.Error() != test.wrong {
+			t.Errorf("%s: %q, %v", test.hosts, rest, err)
+		}
+	}
+}

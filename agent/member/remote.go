@@ -16,8 +16,9 @@ type remoteWatch struct {
 	local    *Local
 	postgres Postgres
 
-	asking bool
-	next   cluster.Instant
+	// waits: it receives nothing now; asking: the answer is under way.
+	waits, asking bool
+	next          cluster.Instant
 	// diverged: it has, and nothing was received since.
 	diverged bool
 }
@@ -25,11 +26,16 @@ type remoteWatch struct {
 // mind looks after a standby leader that follows the remote primary. It is to be called when no task is
 // under way.
 func (r *remoteWatch) mind(seen ha.Postgres) {
-	waits := r.standbyLeads() && seen.Accepting && !seen.Primary && !seen.Streaming && cluster.IsRemote(seen.Upstream)
-	if !waits {
+	const topic, message = "remote primary", "nothing is received from the remote primary"
+	r.waits = r.standbyLeads() && seen.Accepting && !seen.Primary && !seen.Streaming && cluster.IsRemote(seen.Upstream)
+	if !r.waits {
 		r.diverged = false
 	}
-	if !waits || r.asking || r.Now().Before(r.next) {
+	r.tellOfItself()
+	if !r.standbyLeads() || seen.Accepting && !r.waits {
+		r.Problem(topic, message, "")
+	}
+	if !r.waits || r.asking || r.Now().Before(r.next) {
 		return
 	}
 	up, err := r.upstreamOf(seen.Upstream)
@@ -40,9 +46,23 @@ func (r *remoteWatch) mind(seen ha.Postgres) {
 	edge := r.local.edge
 	r.postgres.CheckRemote(nil, r.Dynamic.RetryTimeout, up, func(diverged bool, err error) {
 		r.asking, r.next = false, r.Now().Add(r.Dynamic.LoopWait)
-		r.Failure("remote primary", "nothing is received from the remote primary", err)
+		if !r.waits {
+			return // it receives, or leads no standby shard any more
+		}
+		r.Failure(topic, message, err)
 		r.diverged = diverged && r.local.edge == edge
 	})
+}
+
+// tellOfItself says that the shard is to follow one of its own members: it may receive its own WAL from there, and
+// nobody has any other.
+func (r *remoteWatch) tellOfItself() {
+	detail := ""
+	c := r.Dynamic.StandbyCluster
+	if own := r.Snapshot.CheckSite(c.Host, c.Port); own != nil && r.standbyLeads() {
+		detail = own.Error() + ": lictor promote-cluster makes this site one with a primary again"
+	}
+	r.Problem("standby_cluster", "standby_cluster names no other site", detail)
 }
 
 // rejoinRemote makes this member, the leader of a standby shard, a replica of the remote primary.

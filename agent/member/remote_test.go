@@ -2,6 +2,7 @@ package member
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -115,6 +116,23 @@ func TestStandbyLeaderAsksTheRemotePrimary(t *testing.T) {
 	if !w.View().Postgres.Strayed || len(w.Logged()) != 0 {
 		t.Fatalf("strayed: %v, logged: %v", w.View().Postgres.Strayed, w.Logged())
 	}
+	// What is told ends with the trouble, also where the answer comes late.
+	w.pass(w.Dynamic.LoopWait)
+	mind(false)
+	w.answer("Postgres.CheckRemote", false, errBoom)
+	w.pass(w.Dynamic.LoopWait)
+	mind(false)
+	if len(w.Logged()) == 0 {
+		t.Fatal("the trouble is not told")
+	}
+	mind(true)
+	w.answer("Postgres.CheckRemote", false, errBoom)
+	if len(w.Logged()) != 0 {
+		t.Fatalf("it receives, and tells: %v", w.Logged())
+	}
+	w.pass(w.Dynamic.LoopWait)
+	mind(false)
+	w.answer("Postgres.CheckRemote", true, nil)
 	mind(true)
 	if w.View().Postgres.Strayed {
 		t.Fatal("it has strayed, and receives")
@@ -129,11 +147,52 @@ func TestStandbyLeaderAsksTheRemotePrimary(t *testing.T) {
 		t.Fatal("of the data before the task")
 	}
 
-	// Who does not lead asks nobody.
+	// Who does not lead asks nobody, and has no trouble with it.
+	w.pass(w.Dynamic.LoopWait)
+	mind(false)
+	w.answer("Postgres.CheckRemote", false, errBoom)
 	w.Snapshot = w.shard("b")
 	w.pass(w.Dynamic.LoopWait)
 	mind(false)
 	w.none("Postgres.CheckRemote")
+	if len(w.Logged()) != 0 {
+		t.Errorf("it does not lead, and tells: %v", w.Logged())
+	}
+}
+
+// A shard that is promoted has no trouble with the one that it followed.
+func TestRemoteTroubleEndsWithThePromotion(t *testing.T) {
+	w := leadingStandby(t)
+	v := w.View()
+	v.Postgres.Streaming = false
+	w.remote.mind(v.Postgres)
+	w.answer("Postgres.CheckRemote", false, errBoom)
+	if len(w.Logged()) == 0 {
+		t.Fatal("the trouble is not told")
+	}
+	w.Dynamic.StandbyCluster = cluster.StandbyCluster{}
+	w.sawPrimary(300 * mib)
+	w.remote.mind(w.View().Postgres)
+	if len(w.Logged()) != 0 {
+		t.Errorf("it is a primary, and tells: %v", w.Logged())
+	}
+}
+
+// A shard whose configuration was written past the API has its own member for the remote primary: it is told,
+// even while WAL goes round.
+func TestStandbyOfItself(t *testing.T) {
+	w := leadingStandby(t)
+	host, port, err := w.Snapshot.Members[1].Value.Address()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Dynamic.StandbyCluster = cluster.StandbyCluster{Host: host, Port: port}
+	v := w.View()
+	v.Postgres.Streaming = true
+	w.remote.mind(v.Postgres)
+	if logged := strings.Join(w.Logged(), ""); !strings.Contains(logged, "a member of this shard") {
+		t.Errorf("told: %q", logged)
+	}
 }
 
 // The first member of a standby shard copies the remote primary, and keeps the key initialize until its

@@ -35,6 +35,7 @@ func (s *siteWatch) other() (pg.Upstream, bool) {
 	if host == "" {
 		host, port = cluster.RemoteAddress(s.local.Upstream)
 	}
+	host = s.Snapshot.Strangers(host, port) // a member of this shard answers for no other site
 	if host == "" || c.Ignore || s.Dynamic.StandbyCluster.On() || cluster.NoFailover(s.Tags) {
 		return pg.Upstream{}, false
 	}
@@ -80,7 +81,11 @@ func (s *siteWatch) mind() {
 func (s *siteWatch) tell() {
 	known := s.asRead()
 	detail := ""
+	c := s.Dynamic.OtherSite
+	own := s.Snapshot.CheckSite(c.Host, c.Port)
 	switch {
+	case c.Known() && own != nil:
+		detail = own.Error() + ": other_site is to name the hosts of the other one (lictor edit-config)"
 	case known.Succeeded(s.site) > 0:
 		detail = "it has succeeded this one, whose members accept no commits before lictor demote-cluster"
 	case known.PromotesSite() && s.LockIsOurs():

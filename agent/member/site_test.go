@@ -1,6 +1,7 @@
 package member
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -222,5 +223,25 @@ func TestNoHandOverToTheOtherSite(t *testing.T) {
 				t.Errorf("%+v", w.Attempt)
 			}
 		})
+	}
+}
+
+// A member of this shard is no other site: it is not asked, and its answers mean nothing.
+func TestOtherSiteIsAMember(t *testing.T) {
+	w := twoSites(t)
+	host, port, err := w.Snapshot.Members[1].Value.Address()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Dynamic.OtherSite = cluster.OtherSite{Host: host, Port: port}
+	w.otherSite.mind()
+	w.none("Postgres.AskSite")
+	if logged := strings.Join(w.Logged(), ""); w.View().Site.Known || !strings.Contains(logged, "a member of this shard") {
+		t.Errorf("known: %v, told: %q", w.View().Site.Known, logged)
+	}
+	w.Dynamic.OtherSite.Host += ",db9"
+	w.otherSite.mind()
+	if up := w.take("Postgres.AskSite").args[1].(pg.Upstream); up.Host != "db9" {
+		t.Errorf("asked: %+v", up)
 	}
 }

@@ -83,7 +83,11 @@ func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error 
 	if snapshot.Status.Exists() && snapshot.Status.Value.Lictor == nil {
 		rules = taken() // Patroni lowers it itself
 	}
-	_, warnings, err := rules.Parse(after)
+	next, warnings, err := rules.Parse(after)
+	if err == nil { // where no member can be asked, who knows it by other names, too
+		old, _, _ := rules.Parse(before) // what is wrong with it keeps nobody from changing the rest
+		err = ownSites(snapshot, old, next)
+	}
 	if err != nil {
 		return refusedf("the new configuration is not valid, nothing has changed:\n%w", err)
 	}
@@ -114,6 +118,18 @@ func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error 
 		return err
 	}
 	c.Say("Configuration changed")
+	return nil
+}
+
+// ownSites returns an error if a shard is to follow one of its own members, or to take one for the other site.
+func ownSites(snapshot cluster.Snapshot, old, next cluster.Dynamic) error {
+	standby, site := next.StandbyCluster, next.OtherSite
+	if err := snapshot.CheckSite(standby.Host, standby.Port); err != nil && standby.Upstream() != old.StandbyCluster.Upstream() {
+		return fmt.Errorf("standby_cluster: a shard does not follow itself: %w", err)
+	}
+	if err := snapshot.CheckSite(site.Host, site.Port); err != nil && site.Known() && site != old.OtherSite {
+		return fmt.Errorf("other_site: a shard is not its own other site: %w", err)
+	}
 	return nil
 }
 

@@ -96,6 +96,9 @@ func (s fleetShard) alarms() []alarm {
 		add(known && limit > 0 && lag > limit && !noStream,
 			"see pg_stat_replication on the primary, and the replica's disk and long queries", "%s lags %s", v.Name, size(lag))
 	}
+	for _, a := range s.standbyAlarms() {
+		add(true, a.do, "%s", a.what)
+	}
 	add(len(snapshot.Members) == 1, "add a member: without one nothing can take over", "no replica")
 	add(s.dynamic.Synchronous() && len(snapshot.Members) > 1 && len(snapshot.Sync.Value.Standbys()) == 0,
 		"see that a replica streams and is not tagged nosync", "no synchronous standby")
@@ -147,6 +150,34 @@ func unheard(s cluster.Snapshot, m cluster.Entry[cluster.Member]) bool {
 func (s fleetShard) isStandby() bool {
 	leader, _ := s.snapshot.Member(s.snapshot.LeaderName())
 	return leader.Value.Role == cluster.RoleStandbyLeader
+}
+
+// standbyAlarms says what is not as it should be with a shard that has a standby leader: its route is down, which is
+// right only while it follows another site.
+func (s fleetShard) standbyAlarms() []alarm {
+	if !s.isStandby() {
+		return nil
+	}
+	leader, _ := s.snapshot.Member(s.snapshot.LeaderName())
+	standby, beat := s.dynamic.StandbyCluster, s.snapshot.Status.Value.Lictor
+	own := s.snapshot.CheckSite(standby.Host, standby.Port)
+	switch {
+	case beat != nil && beat.Succeeded > 0 && !standby.On():
+		return []alarm{{
+			fmt.Sprintf("no primary: the other site has taken over, on timeline %d", beat.Succeeded),
+			"lictor demote-cluster has it follow that site; promote-cluster --ignore-other-site makes two shards of them", Wrong,
+		}}
+	case !standby.On():
+		return []alarm{{"no primary: " + leader.Value.Name + " is a standby leader, and there is no standby_cluster to follow", "see lictor doctor for why it is not promoted", Wrong}}
+	case own != nil:
+		return []alarm{{"no primary: the shard follows itself, " + own.Error(), "lictor promote-cluster", Wrong}}
+	case beat != nil && leader.Value.ReplicationState == "" && leader.Value.State == cluster.StateRunning:
+		return []alarm{{
+			leader.Value.Name + " gets nothing from the " + standby.Upstream(),
+			"see whether the other site lives, and pg_hba, password and network; if it is lost, lictor promote-cluster", Wrong,
+		}}
+	}
+	return nil
 }
 
 // misrouted says what is not right with the route, and what helps.

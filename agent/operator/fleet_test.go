@@ -75,6 +75,15 @@ func TestAlarms(t *testing.T) {
 		{name: "backups", shard: func(s *fleetShard) { s.backups = "there is no good backup of this cluster" }, want: "there is no good backup of this cluster"},
 		{name: "no verification", shard: func(s *fleetShard) { s.unverified = "none of the backups was restored and checked" }, want: "none of the backups was restored and checked"},
 		{name: "the archive is at work", shard: func(s *fleetShard) { s.archiver = &api.PeerArchiver{Waiting: 3, WaitingFor: time.Minute} }},
+		{name: "a standby shard", edit: standbyShard("streaming"), shard: follows("10.9.0.1")},
+		{name: "a standby shard by the archive", edit: standbyShard("in archive recovery"), shard: func(s *fleetShard) { s.dynamic.StandbyCluster.RestoreCommand = "cp" }},
+		{name: "a standby shard that gets nothing", edit: standbyShard(""), shard: follows("10.9.0.1"), want: "a gets nothing from the remote primary 10.9.0.1:5432"},
+		{name: "a shard that follows itself", edit: standbyShard("streaming"), shard: follows("10.0.0.2"), want: "the shard follows itself, 10.0.0.2:5432 is b, a member of this shard"},
+		{name: "a standby shard whose promotion was refused", edit: standbyShard("streaming"), want: "no primary: a is a standby leader"},
+		{name: "a site that was succeeded", edit: func(s *cluster.Snapshot) {
+			standbyShard("")(s)
+			s.Status.Value.Lictor.Succeeded = 5
+		}, want: "no primary: the other site has taken over, on timeline 5"},
 		{name: "alone", edit: func(s *cluster.Snapshot) { s.Members = s.Members[:1] }, want: "no replica"},
 		{name: "restart", edit: func(s *cluster.Snapshot) { s.Members[0].Value.PendingRestart = true }, want: "a waits for a restart"},
 		{name: "pause", shard: func(s *fleetShard) { s.dynamic.Pause = true }, want: "paused"},
@@ -132,6 +141,18 @@ func TestAlarms(t *testing.T) {
 			}
 		})
 	}
+}
+
+// standbyShard makes the leader a standby leader, and follows says whom it is to follow.
+func standbyShard(replication string) func(*cluster.Snapshot) {
+	return func(s *cluster.Snapshot) {
+		s.Members[0].Value.Role, s.Members[0].Value.ReplicationState = cluster.RoleStandbyLeader, replication
+		s.Route.Value.State = cluster.RouteDown
+	}
+}
+
+func follows(host string) func(*fleetShard) {
+	return func(s *fleetShard) { s.dynamic.StandbyCluster = cluster.StandbyCluster{Host: host, Port: 5432} }
 }
 
 func TestRefusedHBA(t *testing.T) {

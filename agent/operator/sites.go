@@ -52,6 +52,9 @@ func DemoteCluster(ctx context.Context, c *Console, s *Shard, o DemoteOptions) e
 	if dynamic.StandbyCluster.On() {
 		return refusedf("shard %s is a standby already: it follows the %s", s.Scope, dynamic.StandbyCluster.Upstream())
 	}
+	if err := snapshot.CheckSite(o.Host, cmp.Or(o.Port, 5432)); err != nil { // the agent knows it by other names, too
+		return refusedf("nothing has changed: --host names the other site's members, and %w", err)
+	}
 	if !o.Force {
 		if err := c.Show(listTable(s.Scope, snapshot, ListOptions{})); err != nil {
 			return err
@@ -137,7 +140,7 @@ func PromoteCluster(ctx context.Context, c *Console, s *Shard, o PromoteOptions)
 			return err
 		}
 	}
-	if err := s.patchSite(ctx, snapshot, promotionPatch(dynamic, o)); err != nil {
+	if err := s.patchSite(ctx, snapshot, promotionPatch(snapshot, dynamic, o)); err != nil {
 		return err
 	}
 	leader, took, err := s.awaitRole(ctx, dynamic, cluster.RolePrimary, false)
@@ -156,18 +159,26 @@ func promotionQuestion(scope, leader string, o PromoteOptions) string {
 	return fmt.Sprintf("%s becomes the primary of %s, on a new timeline. %s. Go on?", leader, scope, what)
 }
 
-// promotionPatch changes the dynamic configuration. Who was followed is asked from now on: it may come back.
-func promotionPatch(d cluster.Dynamic, o PromoteOptions) map[string]any {
+// promotionPatch changes the dynamic configuration. Who was followed is asked from now on: it may come back. A
+// member of this shard is nobody to be asked.
+func promotionPatch(snapshot cluster.Snapshot, d cluster.Dynamic, o PromoteOptions) map[string]any {
 	patch := map[string]any{"standby_cluster": nil}
-	site := map[string]any{}
-	if d.StandbyCluster.Host != "" {
-		site["host"], site["port"] = d.StandbyCluster.Host, d.StandbyCluster.Port
+	host, port := snapshot.Strangers(d.StandbyCluster.Host, d.StandbyCluster.Port), d.StandbyCluster.Port
+	if host == "" {
+		host, port = snapshot.Strangers(d.OtherSite.Host, d.OtherSite.Port), d.OtherSite.Port
 	}
-	if site["ignore"] = nil; o.IgnoreOtherSite {
+	site := map[string]any{"host": nil, "port": nil, "ignore": nil}
+	if host != "" {
+		site["host"], site["port"] = host, port
+	}
+	if o.IgnoreOtherSite {
 		site["ignore"] = true
 	}
-	if o.IgnoreOtherSite || d.StandbyCluster.Host != "" || d.OtherSite.Host != "" {
+	switch {
+	case host != "" || o.IgnoreOtherSite:
 		patch["other_site"] = site
+	case d.OtherSite.Host != "":
+		patch["other_site"] = nil
 	}
 	return patch
 }

@@ -49,6 +49,7 @@
 //	writes.go       when the first transaction has written
 //
 //	upstreams       what other members' PostgreSQL is asked: upstream.go, wal_gone.go
+//	own_member.go   whether another site's host is a member of this shard
 //
 //	processes       the postmaster, its children, and what has outlived it
 //	process.go      adopting, signalling and ending them

@@ -69,7 +69,7 @@ SELECT r.rec,
      'sync_priority', COALESCE(sync_priority, 0), 'write', COALESCE(pg_wal_lsn_diff(write_lsn, '0/0')::bigint, 0),
      'flush', COALESCE(pg_wal_lsn_diff(flush_lsn, '0/0')::bigint, 0),
      'replay', COALESCE(pg_wal_lsn_diff(replay_lsn, '0/0')::bigint, 0)))
-     FROM pg_stat_replication WHERE NOT (application_name = '` + agentName + `' AND state IN ('startup', 'catchup'))), '[]')::text,
+     FROM pg_stat_replication WHERE NOT (starts_with(application_name, '` + agentName + `') AND state IN ('startup', 'catchup'))), '[]')::text,
   COALESCE((SELECT json_agg(json_build_object('slot_name', slot_name, 'slot_type', slot_type, 'plugin', COALESCE(plugin, ''),
      'database', COALESCE(database, ''), 'active', active, 'restart_lsn', COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0),
      'confirmed_flush_lsn', COALESCE(pg_wal_lsn_diff(confirmed_flush_lsn, '0/0')::bigint, 0)))

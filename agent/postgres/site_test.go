@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -48,5 +49,54 @@ func TestAskSite(t *testing.T) {
 	}
 	if s, err := a.AskSite(ctx, site(newInstance(t, settings(t, newDir(t), "d")), "127.0.0.1"), 1); err == nil || !strings.Contains(err.Error(), "none of the other site's hosts") {
 		t.Errorf("nobody: %+v %v", s, err)
+	}
+}
+
+// A member of the shard is no other site, whatever it is called: by its own address, by one that its host has
+// besides, or by a name that leads there. A standby at another site streams from the same primary and has the
+// same system identifier.
+func TestOwnMember(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	dir := newDir(t)
+	onTwo := func(name string) *Instance {
+		s := settings(t, dir, name)
+		s.Postgres.Listen = "127.0.0.2," + s.Postgres.Listen
+		s.Postgres.PgHBA = []string{"local all all trust", "host all all 127.0.0.0/8 scram-sha-256", "host all all ::1/128 scram-sha-256", "host replication all 127.0.0.0/8 scram-sha-256"}
+		return newInstance(t, s)
+	}
+	a, b := onTwo("a"), onTwo("b")
+	bootstrapped(ctx, t, a)
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	keepSlots(ctx, t, a, "b")
+	must(t, b.BaseBackup(ctx, upstream(a), nil))
+	follow(ctx, t, b, a)
+	geneva := newInstance(t, settings(t, newDir(t), "geneva"))
+	keepSlots(ctx, t, a, "b", "geneva")
+	must(t, geneva.BaseBackup(ctx, upstream(a), nil))
+	follow(ctx, t, geneva, a)
+	members := []Upstream{upstream(a), upstream(b)}
+	for _, test := range []struct {
+		name, host string
+		at         *Instance
+		want       string // the member
+	}{
+		{"the leader", "127.0.0.1", a, "a"},
+		{"a replica", "127.0.0.1", b, "b"},
+		{"by another address", "127.0.0.2", b, "b"},
+		{"the leader by another address", "127.0.0.2", a, "a"},
+		{"by a name", "localhost", b, "b"},
+		{"one of several", "127.0.0.3,127.0.0.2", b, "b"},
+		{"another site's standby", "127.0.0.1,127.0.0.2", geneva, ""},
+		{"nobody", "127.0.0.1", newInstance(t, settings(t, newDir(t), "d")), ""},
+	} {
+		err := a.OwnMember(ctx, Upstream{Name: "other site", Host: test.host, Port: test.at.port, Remote: true}, members)
+		var own cluster.OwnMemberError
+		if errors.As(err, &own); own.Member != test.want || (err == nil) != (test.want == "") {
+			t.Errorf("%s: %v, want %q", test.name, err, test.want)
+		}
+	}
+	if s, err := a.Observe(ctx); err != nil || len(s.Standbys) != 2 {
+		t.Errorf("a connection to ask counts as a standby: %+v %v", s.Standbys, err)
 	}
 }

@@ -88,6 +88,11 @@ func (p *upstreams) primaryAmong(ctx context.Context, u Upstream) (Upstream, err
 
 // replicationConn opens a replication connection to an upstream.
 func (p *upstreams) replicationConn(ctx context.Context, u Upstream) (*pgconn.PgConn, error) {
+	return p.replicationConnAs(ctx, u, agentName)
+}
+
+// replicationConnAs opens one with a name of its own.
+func (p *upstreams) replicationConnAs(ctx context.Context, u Upstream, applicationName string) (*pgconn.PgConn, error) {
 	role := p.local.Load().Authentication.Replication
 	role.SSLMode = cmp.Or(role.SSLMode, "prefer")
 	c, err := LoginConfig(u.Host, u.Port, role, replicationDatabase)
@@ -95,7 +100,7 @@ func (p *upstreams) replicationConn(ctx context.Context, u Upstream) (*pgconn.Pg
 		return nil, fmt.Errorf("replication connection to %s: %w", u.Name, err)
 	}
 	c.Database = ""
-	c.RuntimeParams = map[string]string{"replication": "true", "application_name": agentName}
+	c.RuntimeParams = map[string]string{"replication": "true", "application_name": applicationName}
 	c.ConnectTimeout = 3 * time.Second
 	conn, err := pgauth.Connect(&c.Config, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, &c.Config) })
 	if err != nil {
