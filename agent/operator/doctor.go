@@ -131,6 +131,9 @@ func (s *Site) lookAtMembers(ctx context.Context, f fleet) []Finding {
 
 // report shows the findings, worst first, and makes problems an error.
 func report(c *Console, findings []Finding, o DoctorOptions) error {
+	if c.Format == Pretty {
+		findings = together(findings)
+	}
 	findings = slices.Clone(findings)
 	slices.SortStableFunc(findings, func(a, b Finding) int { return int(b.Level) - int(a.Level) })
 	found := map[Level]int{}
@@ -151,7 +154,7 @@ func report(c *Console, findings []Finding, o DoctorOptions) error {
 		if f.Do != "" && c.Format == Pretty {
 			what += "\n-> " + f.Do
 		}
-		t.Rows = append(t.Rows, []Cell{styled(f.Level.String(), style[f.Level]), text(f.Area), text(f.Subject), lines(what), text(f.Do)})
+		t.Rows = append(t.Rows, []Cell{styled(f.Level.String(), style[f.Level]), text(f.Area), lines(f.Subject), lines(what), text(f.Do)})
 	}
 	t.Notes = []string{"", fmt.Sprintf("%s, %s, %s fine", count(found[Wrong], "problem"), count(found[Worth], "warning"), count(found[Fine], "check"))}
 	if len(t.Rows) == 0 && c.Format == Pretty {
@@ -166,6 +169,38 @@ func report(c *Console, findings []Finding, o DoctorOptions) error {
 		return &failure{ExitFindings, fmt.Errorf("%s found", count(found[Wrong], "problem"))}
 	}
 	return nil
+}
+
+// together tells what was found of several members once: each shard's members, or other subjects, have a line of
+// their own.
+func together(findings []Finding) []Finding {
+	type same struct {
+		level          Level
+		area, what, do string
+	}
+	var all []Finding
+	at, subjects := map[same]int{}, map[same][]string{}
+	for _, f := range findings {
+		k := same{f.Level, f.Area, f.What, f.Do}
+		if _, told := at[k]; !told {
+			at[k] = len(all)
+			all = append(all, f)
+		}
+		shard, _, _ := strings.Cut(f.Subject, "/")
+		last := len(subjects[k]) - 1
+		name, isMember := strings.CutPrefix(f.Subject, shard+"/")
+		if last >= 0 && isMember && strings.HasPrefix(subjects[k][last], shard+"/") {
+			subjects[k][last] += ", " + name
+			continue
+		}
+		if !slices.Contains(subjects[k], f.Subject) {
+			subjects[k] = append(subjects[k], f.Subject)
+		}
+	}
+	for k, i := range at {
+		all[i].Subject = strings.Join(subjects[k], "\n")
+	}
+	return all
 }
 
 // examineConfig checks the configuration file as the agent would, if it is one.

@@ -152,7 +152,7 @@ func examineShard(s fleetShard) []Finding {
 	if candidates == 0 && len(s.snapshot.Members) > 1 {
 		d.add(Wrong, s.scope, "take the tag nofailover from a replica", "no replica may lead: all are tagged nofailover")
 	}
-	if s.problem == nil && len(s.snapshot.Members) > 1 && !s.dynamic.SynchronousMode.On() {
+	if s.problem == nil && len(s.snapshot.Members) > 1 && !s.dynamic.SynchronousMode.On() && !s.dynamic.StandbyCluster.On() {
 		d.add(Worth, s.scope, "set synchronous_mode: true if no acknowledged commit may be lost", "replication is asynchronous: a failover loses what no replica has received yet")
 	}
 	if m, found := s.snapshot.Member(s.snapshot.LeaderName()); found && s.snapshot.Failsafe.Exists() {

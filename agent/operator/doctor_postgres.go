@@ -111,7 +111,7 @@ func examinePostgres(m memberFacts) []Finding {
 		return nil
 	}
 	f := m.sql
-	if f.Recovering == m.leads {
+	if primary := m.leads && m.member.Role != cluster.RoleStandbyLeader; f.Recovering == primary { // a standby leader is none
 		d.add(Wrong, who, "see the agent's log", "%s, but PostgreSQL is %s", map[bool]string{true: "it has the lock", false: "it does not lead"}[m.leads],
 			map[bool]string{true: "in recovery", false: "a primary"}[f.Recovering])
 	}

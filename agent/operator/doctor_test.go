@@ -180,9 +180,34 @@ func TestExaminePostgres(t *testing.T) {
 			judged(t, examinePostgres(m), c.level, c.want)
 		})
 	}
+	for role, want := range map[string]string{cluster.RoleStandbyLeader: "", cluster.RolePrimary: "it has the lock, but PostgreSQL is in recovery"} {
+		m := leading(t, `{}`)
+		m.member.Role, m.sql = role, healthy()
+		m.sql.Recovering = true
+		judged(t, examinePostgres(m), Wrong, want)
+	}
 	silent := leading(t, `{}`)
 	silent.sqlErr = errors.New("connection refused")
 	judged(t, examinePostgres(silent), Wrong, "connection refused")
+}
+
+// What is found of several members is told once to people, and of each to programs.
+func TestTogether(t *testing.T) {
+	one := func(subject, what string) Finding { return Finding{Worth, "agent", subject, what, "mend it"} }
+	findings := []Finding{one("s1/a", "no watchdog"), one("s1/a", "slow"), one("s1/b", "no watchdog"), one("s2/a", "no watchdog"), one("s2", "no watchdog"), one("s2", "no watchdog")}
+	got := together(findings)
+	if len(got) != 2 || got[0].Subject != "s1/a, b\ns2/a\ns2" || got[1].Subject != "s1/a" {
+		t.Errorf("%+v", got)
+	}
+	for format, want := range map[Format]int{Pretty: 1, JSON: 5} {
+		var out strings.Builder
+		if err := report(&Console{Out: &out, Err: &out, Format: format}, findings, DoctorOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(out.String(), "no watchdog"); n != want {
+			t.Errorf("%s: told %d times, want %d:\n%s", format, n, want, out.String())
+		}
+	}
 }
 
 func TestSkew(t *testing.T) {
