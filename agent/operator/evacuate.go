@@ -1,11 +1,13 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/placement"
 	"github.com/lictor-ha/lictor/agent/printable"
 )
@@ -99,6 +101,9 @@ func (e evacuation) away(ctx context.Context) error {
 			return Findings(fmt.Errorf("%s leads %s", e.host, count(len(plan.Moves)+len(plan.Stays), "shard")))
 		},
 	}
+	if warning := e.survey.fleet.undoNeeds(plan.Moves); warning != "" {
+		e.c.Warn("warning: %s", warning)
+	}
 	goOn, err := r.confirm()
 	if err != nil || !goOn {
 		return err
@@ -113,6 +118,26 @@ func (e evacuation) away(ctx context.Context) error {
 		before: e.journal.begin,
 		after:  e.journal.dropUnlessMoved,
 	})
+}
+
+// undoNeeds says what --undo will need in shards whose commits do not wait for all standbys: the old leader is to be one of
+// those that they wait for, and another one that streams keeps that place.
+func (f fleet) undoNeeds(moves []placement.Move) string {
+	var shards []string
+	do := ""
+	for _, m := range moves {
+		i := slices.IndexFunc(f.shards, func(s fleetShard) bool { return s.scope == m.Shard })
+		s := f.shards[i]
+		if s.dynamic.Synchronous() && s.dynamic.SynchronousMode != cluster.SyncQuorum && s.dynamic.SynchronousNodeCount < len(s.snapshot.Members)-1 {
+			shards = append(shards, s.scope)
+			do = cmp.Or(do, s.raiseSynchronous())
+		}
+	}
+	if len(shards) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("--undo hands back only to a synchronous standby, and commits of %s wait for fewer standbys than there are: "+
+		"if another member is one by then, --undo is refused until synchronous_node_count is raised (%s)", abridged(shards, 10), do)
 }
 
 // undo hands the leaders back that were handed over.

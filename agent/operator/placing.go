@@ -161,7 +161,7 @@ func (s fleetShard) unfit(m cluster.Entry[cluster.Member]) placement.Problem {
 	case streams && v.ReplicationState == "":
 		return problem("see PostgreSQL's log there", "does not replicate")
 	case s.dynamic.Synchronous() && !s.snapshot.Sync.Value.Has(name):
-		return problem("wait until it is, or raise synchronous_node_count", "is no synchronous standby now, so it may lack acknowledged commits")
+		return problem(s.untilSynchronous(), "is no synchronous standby now, so it may lack acknowledged commits")
 	case known && limit > 0 && lag > limit:
 		return problem("wait until it has caught up", "lags %s", size(lag))
 	case notListed(s.snapshot, name):
@@ -170,6 +170,19 @@ func (s fleetShard) unfit(m cluster.Entry[cluster.Member]) placement.Problem {
 		return problem("wait until it follows the restored shard", "has WAL that a restore has discarded")
 	}
 	return placement.Problem{}
+}
+
+// untilSynchronous says what makes another member a synchronous standby: where there are as many as are wanted,
+// none takes the place of one that streams.
+func (s fleetShard) untilSynchronous() string {
+	if s.dynamic.SynchronousMode == cluster.SyncOn && len(s.snapshot.Sync.Value.Standbys()) >= s.dynamic.SynchronousNodeCount {
+		return s.raiseSynchronous() + ", and lower it again afterwards"
+	}
+	return "wait until it is"
+}
+
+func (s fleetShard) raiseSynchronous() string {
+	return fmt.Sprintf("lictor edit-config %s -s synchronous_node_count=%d", s.scope, s.dynamic.SynchronousNodeCount+1)
 }
 
 // survey is what the planner knows: shards by Consul, and what members have answered.

@@ -319,3 +319,35 @@ func TestSpreadWords(t *testing.T) {
 		t.Error("the count before was changed")
 	}
 }
+
+// Where commits wait for fewer standbys than there are, evacuate says beforehand what --undo may need, and --undo
+// how to get it.
+func TestUndoNeedsASynchronousStandby(t *testing.T) {
+	standby := "c"
+	shard := func(count int, mode cluster.SyncMode) fleetShard {
+		return fleetShard{scope: "orders", dynamic: cluster.Dynamic{SynchronousMode: mode, SynchronousNodeCount: count}, snapshot: shardOf(func(s *cluster.Snapshot) {
+			s.Sync = cluster.Entry[cluster.Sync]{Value: cluster.Sync{Leader: "a", SyncStandby: &standby}, ModifyIndex: 1}
+		})}
+	}
+	const raise = "lictor edit-config orders -s synchronous_node_count=2"
+	for name, test := range map[string]struct {
+		shard fleetShard
+		warns bool
+	}{
+		"one of two": {shard(1, cluster.SyncOn), true}, "both": {shard(2, cluster.SyncOn), false},
+		"quorum": {shard(1, cluster.SyncQuorum), false}, "asynchronous": {shard(1, cluster.SyncOff), false},
+	} {
+		said := fleet{shards: []fleetShard{test.shard}}.undoNeeds([]placement.Move{{Shard: "orders"}})
+		if (said != "") != test.warns || test.warns && !strings.Contains(said, raise) {
+			t.Errorf("%s: %q", name, said)
+		}
+	}
+	s := shard(1, cluster.SyncOn)
+	if why := s.unfit(s.snapshot.Members[1]); !strings.Contains(why.What, "no synchronous standby") || !strings.Contains(why.Do, raise) {
+		t.Errorf("%s", why)
+	}
+	s.dynamic.SynchronousNodeCount = 2 // it is about to become one
+	if why := s.unfit(s.snapshot.Members[1]); why.Do != "wait until it is" {
+		t.Errorf("%s", why)
+	}
+}

@@ -70,7 +70,7 @@ func Evacuate(shards []Shard, host string, closed map[string]bool) Plan {
 		case s.Leader.Host != host:
 			w.load[w.hosts[s.Leader.Host]]++
 		default:
-			able, why := s.successors(func(m Member) bool { return m.Host == host || closed[m.Host] })
+			able, why := s.successors(func(m Member) bool { return closed[m.Host] })
 			if why.Exists() {
 				plan.Stays = append(plan.Stays, Stay{s.Name, s.Leader, why})
 				w.load[w.hosts[s.Leader.Host]]++
@@ -100,7 +100,7 @@ func Rebalance(shards []Shard, closed map[string]bool) Plan {
 			continue
 		}
 		able, _ := s.successors(func(m Member) bool {
-			return closed[m.Host] || m.Host == s.Leader.Host || m.Priority < s.Leader.Priority
+			return closed[m.Host] || m.Priority < s.Leader.Priority
 		})
 		w.add(s, able, true)
 	}
@@ -109,7 +109,7 @@ func Rebalance(shards []Shard, closed map[string]bool) Plan {
 }
 
 // successors are the members that can take over, of those with the highest
-// failover_priority among them, or why there are none. Those on hosts that get no leader
+// failover_priority among them, or why there are none. Those on the leader's host, or on one that gets no leader,
 // do not count.
 func (s Shard) successors(excluded func(Member) bool) ([]Member, Problem) {
 	if s.Stuck.Exists() {
@@ -120,13 +120,15 @@ func (s Shard) successors(excluded func(Member) bool) ([]Member, Problem) {
 	}
 	var able []Member
 	var unfit []Problem
-	near := 0
+	near, closed := 0, 0
 	for _, m := range s.Others {
 		switch {
 		case m.Unfit.Exists():
 			unfit = append(unfit, m.Unfit)
-		case excluded(m):
+		case m.Host == s.Leader.Host:
 			near++
+		case excluded(m):
+			closed++
 		default:
 			able = append(able, m)
 		}
@@ -135,7 +137,10 @@ func (s Shard) successors(excluded func(Member) bool) ([]Member, Problem) {
 		best := slices.MaxFunc(able, func(a, b Member) int { return cmp.Compare(a.Priority, b.Priority) }).Priority
 		return slices.DeleteFunc(able, func(m Member) bool { return m.Priority < best }), Problem{}
 	}
-	if near > 0 {
+	if near > 0 && closed == 0 {
+		unfit = append(unfit, Problem{"no candidate is on another host", "add a member on another host; where members of several hosts have one address, give each the tag host"})
+	}
+	if closed > 0 {
 		unfit = append(unfit, Problem{"whoever else can take over is on a host that is or was evacuated", "add a member on another host, or end the other host's evacuation (--undo, --forget)"})
 	}
 	var whats, dos []string

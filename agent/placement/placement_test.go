@@ -88,7 +88,7 @@ func TestEvacuate(t *testing.T) {
 		{"none but a lagging candidate", []string{"s1 h1 h2!"}, nil, "s1=nobody can take over: h2 lags 20 MB: wait until it has caught up"},
 		{"the last member", []string{"s1 h1"}, nil, "s1=it has no other member: add one on another host, or stop it for the time that this takes"},
 		{"a paused shard", []string{"s1! h1 h2", "s2 h1 h2"}, nil, "s2>h2 s1=it is paused: lictor resume s1"},
-		{"two members on the host", []string{"s1 h1 h1"}, nil, "s1=nobody can take over: whoever else can take over is on a host that is or was evacuated: add a member on another host, or end the other host's evacuation (--undo, --forget)"},
+		{"two members on the host", []string{"s1 h1 h1"}, nil, "s1=nobody can take over: no candidate is on another host: add a member on another host; where members of several hosts have one address, give each the tag host"},
 		{"a closed host", []string{"s1 h1 h2 h3", "s2 h3 h1 h2"}, map[string]bool{"h2": true}, "s1>h3"},
 		{"the highest priority", []string{"s1 h1 h2:1 h3:5", "s2 h3 h1"}, nil, "s1>h3"},
 		{"the highest of those that can", []string{"s1 h1 h2:1 h3:5!"}, nil, "s1>h2"},
