@@ -195,6 +195,8 @@ func TestRefused(t *testing.T) {
 		"restapi.listen missing":    {"restapi: {listen: ''}", "restapi.listen: must be set"},
 		"restapi.listen":            {"restapi: {listen: 8008}", `restapi.listen: "8008": must be host:port`},
 		"restapi.listen, several":   {"restapi: {listen: 'a,b:8008'}", "must be one host:port"},
+		"one port":                  {"restapi: {listen: '10.0.0.1:5432'}", `restapi.listen: "10.0.0.1:5432": must have another port than postgresql.listen, which is 10.0.0.1:5432`},
+		"one port, wildcard":        {"postgresql: {listen: '*:8008', connect_address: '10.0.0.1:8008'}", "restapi.listen: \"10.0.0.1:8008\": must have another port than postgresql.listen, which is *:8008"},
 		"restapi wildcard":          {"restapi: {listen: '0.0.0.0:8008'}", "restapi.connect_address: must be set: restapi.listen is 0.0.0.0:8008"},
 		"restapi.connect_address":   {"restapi: {connect_address: '*:8008'}", "must be an address or name that other hosts can connect to"},
 		"restapi.verify_client":     {"restapi: {verify_client: always}", `restapi.verify_client: "always": must be one of none, optional, required`},
@@ -274,6 +276,8 @@ func TestRefused(t *testing.T) {
 		"password without user":        {"postgresql: {authentication: {rewind: {password: hush}}}", "postgresql.authentication.rewind.username: must be set together"},
 		"password of two lines":        {"postgresql: {authentication: {rewind: {username: a, password: \"hush\\nhush\"}}}", "postgresql.authentication.rewind.password: must be one line"},
 		"placeholder":                  {"postgresql: {authentication: {superuser: {password: CHANGE-ME}}}", "postgresql.authentication.superuser.password: is still the placeholder of the sample configuration: choose a password"},
+		"one role, two passwords":      {"postgresql: {authentication: {replication: {username: postgres}}}", "postgresql.authentication.replication.password: must be that of postgresql.authentication.superuser: both are the role postgres, which has one password"},
+		"one role to rewind":           {"postgresql: {authentication: {rewind: {username: replicator, password: hush}}}", "postgresql.authentication.rewind.password: must be that of postgresql.authentication.replication"},
 		"sslmode":                      {"postgresql: {authentication: {superuser: {sslmode: verify}}}", "postgresql.authentication.superuser.sslmode"},
 		"sslcert":                      {"postgresql: {authentication: {superuser: {sslkey: /etc/hosts, sslcert: " + none + "}}}", "postgresql.authentication.superuser.sslcert"},
 		"sslcert without its key":      {"postgresql: {authentication: {superuser: {sslcert: /etc/hosts}}}", "postgresql.authentication.superuser.sslkey: must be set together with sslcert"},
@@ -358,6 +362,8 @@ func TestRefused(t *testing.T) {
 
 func TestAccepted(t *testing.T) {
 	for _, change := range []string{
+		"postgresql: {listen: '10.0.0.2:8008', connect_address: '10.0.0.2:8008'}", // the REST API is at another address
+		"postgresql: {authentication: {replication: {username: postgres, password: hush-super}}}",
 		"postgresql: {use_unix_socket: true, authentication: {superuser: {password: }}}",
 		"postgresql: {use_unix_socket: true, authentication: {superuser: {password: ''}}}",
 		"bootstrap: {dcs: {ttl: 5}}",

@@ -30,6 +30,7 @@ func (c Config) Validate() ([]Warning, error) {
 	v.add(c.Consul.Validate())
 	dynamic := v.bootstrap(c.Bootstrap, c.Lictor.Rules())
 	v.postgres(c, dynamic)
+	v.apart(c.Postgres.Listen, c.RestAPI.Listen)
 	v.tags(c.Tags)
 	v.noStream(c)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warning", "error")
@@ -239,6 +240,21 @@ func (v *validation) password(path, password string) {
 		v.fail(path, "", "must be one line")
 	case slices.Contains([]string{"zalando", "rep-pass", "rewind_password"}, password):
 		v.warn(path, "is the password of Patroni's published examples: choose another one")
+	}
+}
+
+// apart checks that PostgreSQL and the REST API do not listen at one address: whoever is second could not start.
+func (v *validation) apart(postgres, api string) {
+	hosts, port, ok := SplitAddress(postgres)
+	others, at, both := SplitAddress(api)
+	if !ok || !both || port != at {
+		return
+	}
+	for _, host := range others {
+		if isWildcard(host) || slices.ContainsFunc(hosts, func(h string) bool { return isWildcard(h) || strings.EqualFold(h, host) }) {
+			v.fail("restapi.listen", api, "must have another port than postgresql.listen, which is %s", postgres)
+			return
+		}
 	}
 }
 

@@ -225,15 +225,27 @@ func homes() []string {
 	return dirs
 }
 
+// namedUser is a role and the section that it is in.
+type namedUser struct {
+	path string
+	user PgUser
+}
+
 // authentication checks the roles. Nobody has a default password; without one
 // pg_hba must let the role in by other means, or a passfile has it.
 func (v *validation) authentication(p Postgres) {
 	a := p.Authentication
+	first := map[string]namedUser{} // by the name of the role, of those with a password
 	for _, role := range []struct {
 		name string
 		user PgUser
 	}{{"superuser", a.Superuser}, {"replication", a.Replication}, {"rewind", a.Rewind}} {
 		path, u := "postgresql.authentication."+role.name, role.user
+		if other, again := first[u.Username]; again && u.Password != "" && u.Password != other.user.Password {
+			v.fail(path+".password", "", "must be that of %s: both are the role %s, which has one password", other.path, u.Username)
+		} else if !again && u.Password != "" {
+			first[u.Username] = namedUser{path, u}
+		}
 		v.identifier(path+".username", u.Username)
 		v.password(path+".password", u.Password)
 		v.oneOf(path+".sslmode", u.SSLMode, "disable", "allow", "prefer", "require", "verify-ca", "verify-full")
