@@ -216,7 +216,11 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	b.presence = &presence{
 		log: log, pool: pool, key: c.Keys().Bouncers() + c.Name, name: c.Name, node: c.Consul.Node, session: saved.Session,
 		change: make(chan struct{}, 1), remember: b.state.rememberSession,
-		value:      func() cluster.Bouncer { return presenceOf(c, url, b.processes.version()) },
+		value: func() cluster.Bouncer {
+			value := presenceOf(c, url, b.processes.version())
+			value.Draining = b.api.draining.Load()
+			return value
+		},
 		appliedKey: c.Keys().BouncersApplied() + c.Name, applied: func() map[string]cluster.BouncerShard { return appliedOf(b.processes.shards()) },
 	}
 	pool.Moved = b.presence.notify
@@ -227,12 +231,18 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 		prober.Refresh, prober.Connected = b.watcher.Refresh, func() bool { return b.watcher.Status().Connected }
 	}
 	b.state.draining = saved.Draining
-	b.api = &listenerAPI{keep: b.state.rememberDraining, config: c, log: log, processes: b.processes, operators: b.operators, watcher: b.watcher, table: b.table, handovers: b.handovers, files: b.files, passes: passes}
+	b.api = &listenerAPI{keep: b.drained, config: c, log: log, processes: b.processes, operators: b.operators, watcher: b.watcher, table: b.table, handovers: b.handovers, files: b.files, passes: passes}
 	b.api.draining.Store(saved.Draining)
 	if saved.Draining {
 		log.Warn().Msg("still draining, as before: `lictor bouncer undrain` ends it")
 	}
 	return b
+}
+
+// drained keeps for a restart, and tells operators, whether the load balancer is to send no more clients.
+func (b *bouncer) drained(on bool) {
+	b.state.rememberDraining(on)
+	b.presence.notify()
 }
 
 // newProcess makes the parts that one PgBouncer has to itself.

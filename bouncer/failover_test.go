@@ -566,6 +566,13 @@ func TestDrain(t *testing.T) {
 		if code, err := w.http(http.MethodGet, "/health", &body); err != nil || code != step.want {
 			t.Fatalf("health after %s: %d %v", step.path, code, err)
 		}
+		w.await("what operators elsewhere see of "+step.path, func() error {
+			_, b, err := w.presence()
+			if want := step.path == "/drain"; err == nil && b.Draining != want {
+				err = fmt.Errorf("draining: %t", b.Draining)
+			}
+			return err
+		})
 	}
 }
 

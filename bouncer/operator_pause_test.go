@@ -84,6 +84,13 @@ func TestOperatorPause(t *testing.T) {
 		}
 	}
 	check("at once")
+	w.await("what operators elsewhere see of it", func() error {
+		_, b, err := w.presence()
+		if pause := b.Applied["service/s1"].Paused; err != nil || pause == nil || pause.By != "alice@pooler1" || b.Applied["service/s2"].Paused != nil {
+			return fmt.Errorf("%+v: %v", b, err)
+		}
+		return nil
+	})
 	w.awaitHealthy()
 	stop()
 	if got := w.standing(); got != "s1 s1_ro" {

@@ -327,9 +327,13 @@ func presenceOf(c config.Config, url string, version pgbouncer.Version) cluster.
 func appliedOf(shards map[config.ShardID]ShardStatus) map[string]cluster.BouncerShard {
 	applied := make(map[string]cluster.BouncerShard, len(shards))
 	for id, s := range shards {
-		applied[string(id)] = cluster.BouncerShard{
+		one := cluster.BouncerShard{
 			Leader: s.Leader, Timeline: s.Timeline, State: s.State, VerifiedAt: s.VerifiedAt, Held: s.Held,
 		}
+		if s.Operator != nil {
+			one.Paused = &cluster.BouncerPause{By: s.Operator.By, Since: s.Operator.Since}
+		}
+		applied[string(id)] = one
 	}
 	return applied
 }

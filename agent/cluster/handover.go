@@ -149,6 +149,8 @@ type Bouncer struct {
 	// All: it serves every shard, else those in Shards as NAMESPACE/SCOPE.
 	All    bool     `json:"all,omitempty"`
 	Shards []string `json:"shards,omitempty"`
+	// Draining: an operator has its load balancer send it no more clients.
+	Draining bool `json:"draining,omitempty"`
 	// Applied is what PgBouncer leads to, by NAMESPACE/SCOPE. It stands in a key of its own
 	// (BouncerApplied), which agents do not read; nil: it is not known.
 	Applied map[string]BouncerShard `json:"applied,omitempty"`
@@ -173,6 +175,14 @@ type BouncerShard struct {
 	VerifiedAt *time.Time `json:"verified_at,omitempty"`
 	// Held: clients wait.
 	Held bool `json:"held,omitempty"`
+	// Paused: they wait because an operator wants it, until the operator ends it.
+	Paused *BouncerPause `json:"operator_pause,omitempty"`
+}
+
+// BouncerPause is who has a shard's clients wait at a bouncer, and since when.
+type BouncerPause struct {
+	By    string    `json:"by"`
+	Since time.Time `json:"since"`
 }
 
 // BouncerApplied is the value of a key under lictor/bouncers-applied/.

@@ -54,7 +54,7 @@ func Fleet(ctx context.Context, c *Console, site *Site, o FleetOptions) error {
 		}
 		t.Rows = append(t.Rows, s.row(alarms))
 	}
-	t.Notes = []string{"", fmt.Sprintf("%s, %d with alarms, %s", count(len(f.shards), "shard"), alarmed, count(len(f.bouncers), "bouncer"))}
+	t.Notes = []string{"", fmt.Sprintf("%s, %d with alarms, %s", count(len(f.shards), "shard"), alarmed, count(len(f.bouncers), "bouncer")) + f.draining()}
 	if scopes, why := f.unproved(); len(scopes) > 0 && !o.Quiet {
 		t.Notes = append(t.Notes, fmt.Sprintf("What leaders of %s say is not proved: %v", abridged(scopes, 5), why))
 	}

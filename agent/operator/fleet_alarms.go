@@ -112,6 +112,7 @@ func (s fleetShard) alarms() []alarm {
 	if s.unverified != "" {
 		alarms = append(alarms, alarm{s.unverified, ofTheVerification, Worth})
 	}
+	alarms = append(alarms, s.bouncerAlarms()...)
 	if what, do := s.misrouted(); what != "" {
 		return append(alarms, alarm{what, do, Wrong})
 	}
@@ -150,6 +151,41 @@ func unheard(s cluster.Snapshot, m cluster.Entry[cluster.Member]) bool {
 func (s fleetShard) isStandby() bool {
 	leader, _ := s.snapshot.Member(s.snapshot.LeaderName())
 	return leader.Value.Role == cluster.RoleStandbyLeader
+}
+
+// bouncerAlarms says where an operator has clients wait, or sent elsewhere, and may have forgotten it.
+func (s fleetShard) bouncerAlarms() []alarm {
+	var alarms []alarm
+	draining := 0
+	for _, b := range s.bouncers {
+		if pause := b.Applied[s.id].Paused; pause != nil {
+			alarms = append(alarms, alarm{
+				fmt.Sprintf("bouncer %s has clients wait since %s, paused by %s", b.Name, pause.Since.UTC().Format(time.RFC3339), printable.Text(pause.By)),
+				"lictor bouncer resume, on its host, when the maintenance is over", Wrong,
+			})
+		}
+		if b.Draining {
+			draining++
+		}
+	}
+	if draining > 0 && draining == len(s.bouncers) {
+		alarms = append(alarms, alarm{"all bouncers are draining: load balancers send them no clients", "lictor bouncer undrain, on their hosts", Wrong})
+	}
+	return alarms
+}
+
+// draining says which bouncers get no clients from their load balancer; empty: none.
+func (f fleet) draining() string {
+	var names []string
+	for _, b := range f.bouncers {
+		if b.Draining {
+			names = append(names, b.Name)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d draining (%s)", len(names), abridged(names, 10))
 }
 
 // standbyAlarms says what is not as it should be with a shard that has a standby leader: its route is down, which is

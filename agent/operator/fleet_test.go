@@ -100,6 +100,12 @@ func TestAlarms(t *testing.T) {
 		{name: "bouncer behind", bouncers: bouncer(cluster.BouncerShard{Leader: "b", Timeline: 1}), want: "bouncer p leads to b on timeline 1"},
 		{name: "bouncer holds", bouncers: bouncer(cluster.BouncerShard{Leader: "a", Timeline: 2, Held: true}), want: "bouncer p holds the clients"},
 		{name: "bouncer unsure", bouncers: bouncer(cluster.BouncerShard{Leader: "a", Timeline: 2}), want: "bouncer p has not verified it"},
+		{
+			name: "a forgotten pause", bouncers: bouncer(cluster.BouncerShard{Leader: "a", Timeline: 2, VerifiedAt: &verified, Paused: &cluster.BouncerPause{By: "eve@p", Since: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)}}),
+			want: "bouncer p has clients wait since 2026-05-04T03:02:01Z, paused by eve@p",
+		},
+		{name: "all bouncers drain", bouncers: []cluster.Bouncer{{Name: "p", All: true, Draining: true, Applied: map[string]cluster.BouncerShard{"service/x": right}}}, want: "all bouncers are draining"},
+		{name: "one of two bouncers drains", bouncers: append(bouncer(right), cluster.Bouncer{Name: "q", All: true, Draining: true, Applied: map[string]cluster.BouncerShard{"service/x": right}})},
 		{name: "bouncer without it", bouncers: []cluster.Bouncer{{Name: "p", All: true, Applied: map[string]cluster.BouncerShard{}}}, want: "bouncer p does not have it"},
 		{name: "bouncer that does not tell", bouncers: []cluster.Bouncer{{Name: "p", All: true}}, want: "bouncer p does not tell what it leads to, or lictor/bouncers-applied/ may not be read"},
 	} {
