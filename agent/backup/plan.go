@@ -72,7 +72,7 @@ func (r Repository) Plan(ctx context.Context, w Wanted) (Plan, error) {
 		return p, Refusal{field, fmt.Errorf("%s: %w", at, err)}
 	}
 	if p.Line, err = r.Line(ctx, info, w.Timeline, w.Target); err != nil {
-		return p, unreadable(err)
+		return p, HistoryError{unreadable(err)}
 	}
 	if p.From, err = info.Before(w.Target, w.Label, p.Line); err != nil {
 		return p, Refusal{field, fmt.Errorf("%s: %w", at, err)}
@@ -94,5 +94,10 @@ func (r Repository) Reaches(ctx context.Context, p Plan) (archived time.Time, er
 	}
 	return archived, nil
 }
+
+// HistoryError is of histories that the archive does not tell: it may be behind.
+type HistoryError struct{ error }
+
+func (e HistoryError) Unwrap() error { return e.error }
 
 func unreadable(err error) error { return fmt.Errorf("pgBackRest cannot read the repository: %w", err) }

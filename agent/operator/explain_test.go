@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	consulapi "github.com/hashicorp/consul/api"
 
@@ -55,6 +56,19 @@ func TestNeverSent(t *testing.T) {
 		if err == nil || neverSent(err) != c.never {
 			t.Errorf("%s: never sent: %v; %v", c.what, neverSent(err), err)
 		}
+	}
+}
+
+// What was waited for in vain is told in words.
+func TestNotInTime(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	err := await(ctx, func(context.Context) error { return errors.New("it is not archived yet") })
+	if !errors.Is(err, context.DeadlineExceeded) || err.Error() != "not in time: it is not archived yet" {
+		t.Errorf("%v", err)
+	}
+	if said := Explain(fmt.Errorf("asking: %w", context.DeadlineExceeded)); said != "asking: not in time" {
+		t.Errorf("%q", said)
 	}
 }
 

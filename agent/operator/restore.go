@@ -363,11 +363,11 @@ func (s *Shard) check(ctx context.Context, c *Console, repository backup.Reposit
 		return restoration{}, refusedf("Consul does not know the timeline of %s: it has neither a leader nor a route", s.Scope)
 	}
 	// Where the archive is behind it may lack the history of the present timeline: that is no refusal yet.
-	if _, err := repository.Plan(ctx, wanted); errors.As(err, new(backup.Refusal)) {
+	if _, err := repository.Plan(ctx, wanted); err != nil && !errors.As(err, new(backup.HistoryError)) {
 		return restoration{}, refusal(err)
 	}
-	if err := s.archive(ctx, snapshot); err != nil {
-		c.Warn("warning: the archive could not be brought up to now: %v", err)
+	if err := s.archive(ctx, c, snapshot); err != nil {
+		c.Warn("warning: the archive could not be brought up to now: %s", Explain(err))
 	}
 	plan, err := repository.Plan(ctx, wanted)
 	if err != nil {
@@ -401,7 +401,7 @@ func presentTimeline(snapshot cluster.Snapshot) int {
 
 // archive has the leader archive what there is: a recovery ends at a commit after its target, so
 // there must be one, and it must be in the archive.
-func (s *Shard) archive(ctx context.Context, snapshot cluster.Snapshot) error {
+func (s *Shard) archive(ctx context.Context, c *Console, snapshot cluster.Snapshot) error {
 	leader, err := s.leader(snapshot)
 	if err != nil {
 		return err
@@ -413,6 +413,9 @@ func (s *Shard) archive(ctx context.Context, snapshot cluster.Snapshot) error {
 		return err
 	}
 	defer hangUp(conn)
+	if err := archives(ctx, conn); err != nil { // no waiting helps
+		return fmt.Errorf("on %s: %w", leader.Name, err)
+	}
 	var segment string
 	if _, err := conn.Exec(ctx, "SELECT pg_catalog.txid_current()"); err != nil {
 		return fmt.Errorf("on %s: %w", leader.Name, err)
@@ -420,7 +423,26 @@ func (s *Shard) archive(ctx context.Context, snapshot cluster.Snapshot) error {
 	if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_switch_wal())").Scan(&segment); err != nil {
 		return fmt.Errorf("on %s: %w", leader.Name, err)
 	}
+	if archivedUpTo(ctx, conn, segment) == nil {
+		return nil
+	}
+	c.Say("waiting until %s has archived its last WAL, %s at the most", leader.Name, Duration(archiveLimit))
 	return await(ctx, func(ctx context.Context) error { return archivedUpTo(ctx, conn, segment) })
+}
+
+// archives returns an error if a primary gives no WAL to the archive.
+func archives(ctx context.Context, conn *pgx.Conn) error {
+	var mode, command string
+	err := conn.QueryRow(ctx, "SELECT current_setting('archive_mode'), COALESCE(NULLIF(current_setting('archive_library', true), ''), current_setting('archive_command'))").Scan(&mode, &command)
+	switch {
+	case err != nil:
+		return fmt.Errorf("archive_mode: %w", err)
+	case mode == "off":
+		return errors.New("archive_mode is off")
+	case command == "":
+		return errors.New("archive_command is empty")
+	}
+	return nil
 }
 
 // archivedUpTo reports an error until a segment was archived.

@@ -3,6 +3,7 @@ package operator
 import (
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,6 +96,34 @@ func TestRestoreIsRefused(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A repository that cannot be read is told at once: nobody is asked to archive anything for it.
+func TestRestoreWithoutARepository(t *testing.T) {
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asked := make(chan struct{}, 1)
+	go func() { // ends with the listener
+		if conn, err := l.Accept(); err == nil {
+			conn.Close()
+			asked <- struct{}{}
+		}
+	}()
+	snapshot := shardOf(func(s *cluster.Snapshot) { s.Members[0].Value.ConnURL = "postgres://" + l.Addr().String() + "/postgres" })
+	s := &Shard{Scope: "orders", site: &Site{}}
+	r := backup.Repository{Command: []string{"false"}, Stanza: "orders"}
+	_, err = s.check(t.Context(), &Console{Out: io.Discard, Err: io.Discard}, r, snapshot, time.Now().Add(-time.Hour), "", t.TempDir())
+	if err == nil || !strings.Contains(err.Error(), "pgBackRest cannot read the repository") {
+		t.Errorf("%v", err)
+	}
+	select {
+	case <-asked:
+		t.Error("the leader was asked to archive")
+	default:
 	}
 }
 

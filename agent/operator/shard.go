@@ -319,10 +319,22 @@ func await(ctx context.Context, condition func(ctx context.Context) error) error
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), waited)
+			return waitedError{ctx.Err(), waited}
 		}
 	}
 }
+
+// waitedError says what was waited for in vain.
+type waitedError struct{ cause, last error }
+
+func (e waitedError) Error() string {
+	if errors.Is(e.cause, context.DeadlineExceeded) {
+		return "not in time: " + e.last.Error()
+	}
+	return e.cause.Error() + ": " + e.last.Error()
+}
+
+func (e waitedError) Unwrap() []error { return []error{e.cause, e.last} }
 
 // deleteAt deletes a key if it still has this index.
 func (s *Site) deleteAt(ctx context.Context, key string, index uint64) error {
