@@ -93,7 +93,7 @@ func Look(ctx context.Context, dsn string) (Found, error) {
 		if inner := errors.Unwrap(err); inner != nil {
 			err = inner
 		} else {
-			err = errors.New("it is not a connection string of libpq's")
+			err = errors.New("it is not a connection string of libpq's: KEY=VALUE with blanks between them, or postgresql://USER@HOST:PORT/DATABASE, PORT from 1 to 65535")
 		}
 		return Found{}, fmt.Errorf("--dsn: %w", err)
 	}

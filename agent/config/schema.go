@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
@@ -55,8 +54,8 @@ func schema() settings.Schema {
 			"lictor.backup.every":            someSeconds,
 			"lictor.backup.max_age":          someHours,
 			"lictor.backup.max_verified_age": someHours,
-			"lictor.fence.demote_before":     seconds,
-			"lictor.fence.kill_before":       seconds,
+			"lictor.fence.demote_before":     settings.Seconds,
+			"lictor.fence.kill_before":       settings.Seconds,
 			"postgresql.pg_hba":              settings.Lines,
 			"postgresql.pg_ident":            settings.Lines,
 			"bootstrap.pg_hba":               settings.Lines,
@@ -125,23 +124,6 @@ func patroniVariables() map[string]string {
 // programs are PostgreSQL's, whose names postgresql.bin_name may change.
 func programs() []string {
 	return []string{"postgres", "pg_ctl", "initdb", "pg_controldata", "pg_basebackup", "pg_isready", "pg_rewind"}
-}
-
-// seconds adjusts a time that may have a fraction or a unit.
-func seconds(value any) (any, string, error) {
-	text, ok := value.(string)
-	if !ok {
-		return value, "", nil
-	}
-	text = strings.TrimSpace(text)
-	if n, err := strconv.ParseFloat(text, 64); err == nil {
-		return n, "", nil
-	}
-	d, err := time.ParseDuration(strings.Replace(strings.ReplaceAll(text, " ", ""), "min", "m", 1))
-	if err != nil {
-		return nil, "", errors.New("must be a number of seconds, or one with a unit (ms, s, min)")
-	}
-	return d.Seconds(), "", nil
 }
 
 // atLeast refuses less, and so what would mean the default without saying so.

@@ -49,7 +49,7 @@ func explain(err error) string {
 			members = append(members, said)
 		}
 	}
-	said := strings.ReplaceAll(inWords.Replace(err.Error()), "\n", "; ") // one line for all members
+	said := strings.ReplaceAll(inWords(err.Error()), "\n", "; ") // one line for all members
 	switch {
 	case len(consul) > 0 && len(members) == 0 && noTLS(err):
 		return fmt.Sprintf("Consul cannot be asked at %s; see consul.cacert, consul.cert and consul.scheme of the configuration file", strings.Join(consul, ", "))
@@ -60,7 +60,7 @@ func explain(err error) string {
 	case len(members) > 0 && len(consul) == 0:
 		return said + "; see that the agent runs there, and that its restapi.connect_address can be reached from here"
 	}
-	return inWords.Replace(err.Error())
+	return inWords(err.Error())
 }
 
 // neverSent reports whether a request cannot have reached the member: nobody was there,
@@ -99,7 +99,9 @@ func noTLS(err error) bool {
 }
 
 // inWords says what Go's words mean that may stand anywhere in an error's text.
-var inWords = strings.NewReplacer(context.DeadlineExceeded.Error(), "not in time", context.Canceled.Error(), "interrupted")
+func inWords(text string) string {
+	return strings.NewReplacer(context.DeadlineExceeded.Error(), "not in time", context.Canceled.Error(), "interrupted").Replace(text)
+}
 
 // failedRequests are the HTTP requests without an answer in a tree of errors.
 func failedRequests(err error) []*url.Error {

@@ -73,7 +73,7 @@ func (s *Shard) words(a api.Answer) string {
 	if s.noSecret != nil && (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) {
 		said += fmt.Sprintf("; or a token that may read %s: %v", s.Keys.Secret(), s.noSecret)
 	}
-	return printable.Text(said)
+	return printable.Text(strings.Join(strings.Fields(said), " ")) // libpq's errors have several lines
 }
 
 // forEach does something with every member, whatever became of the others, and

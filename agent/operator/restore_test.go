@@ -113,7 +113,9 @@ func TestRestoreWithoutARepository(t *testing.T) {
 			asked <- struct{}{}
 		}
 	}()
-	snapshot := shardOf(func(s *cluster.Snapshot) { s.Members[0].Value.ConnURL = "postgres://" + l.Addr().String() + "/postgres" })
+	snapshot := shardOf(func(s *cluster.Snapshot) {
+		s.Members[0].Value.ConnURL = "postgres://" + l.Addr().String() + "/postgres"
+	})
 	s := &Shard{Scope: "orders", site: &Site{}}
 	r := backup.Repository{Command: []string{"false"}, Stanza: "orders"}
 	_, err = s.check(t.Context(), &Console{Out: io.Discard, Err: io.Discard}, r, snapshot, time.Now().Add(-time.Hour), "", t.TempDir())

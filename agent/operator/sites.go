@@ -45,6 +45,9 @@ func DemoteCluster(ctx context.Context, c *Console, s *Shard, o DemoteOptions) e
 	if o.Host == "" && o.RestoreCommand == "" {
 		return usagef("name the other site: --host, or --restore-command where its archive alone is to be followed")
 	}
+	if o.Port < 0 || o.Port > 65535 {
+		return usagef("--port: %d, must be from 1 to 65535", o.Port)
+	}
 	snapshot, dynamic, err := s.readSite(ctx)
 	if err != nil {
 		return err

@@ -212,13 +212,20 @@ func Load(source settings.Source) (Config, []cluster.Warning, error) {
 func load(source settings.Source) (c Config, warnings []cluster.Warning, err error) {
 	var text []byte
 	source.Text = &text
-	warnings, err = settings.Load(source, settings.Schema{}, &c, func() ([]cluster.Warning, error) {
+	warnings, err = settings.Load(source, schema(), &c, func() ([]cluster.Warning, error) {
 		filled := errors.Join(c.Consul.FillFromEnvironment(source.Get), c.Complete())
 		warnings, invalid := c.Validate()
 		return warnings, errors.Join(filled, invalid)
 	})
 	c.path, c.text, c.lastGood = source.Path, text, lastGoodPath(source)
 	return c, warnings, err
+}
+
+// schema is what a file may say besides the fields of Config: a time may have a unit.
+func schema() settings.Schema {
+	return settings.Schema{Adjust: map[string]settings.Adjuster{
+		"hold_timeout": settings.Seconds, "pgbouncer.stop_timeout": settings.Seconds,
+	}}
 }
 
 // Complete fills in what was not set.

@@ -1,7 +1,11 @@
 package settings
 
 import (
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
@@ -45,6 +49,23 @@ func WholeSeconds(value any) (any, string, error) {
 		return nil, "", err
 	}
 	return int(d.Seconds()), "", nil
+}
+
+// Seconds is an Adjuster for a time that may have a fraction or a unit.
+func Seconds(value any) (any, string, error) {
+	text, ok := value.(string)
+	if !ok {
+		return value, "", nil
+	}
+	text = strings.TrimSpace(text)
+	if n, err := strconv.ParseFloat(text, 64); err == nil {
+		return n, "", nil
+	}
+	d, err := time.ParseDuration(strings.Replace(strings.ReplaceAll(text, " ", ""), "min", "m", 1))
+	if err != nil {
+		return nil, "", errors.New("must be a number of seconds, or one with a unit (ms, s, min)")
+	}
+	return d.Seconds(), "", nil
 }
 
 // Lines is an Adjuster for a list of lines that may be written as one text.

@@ -8,11 +8,13 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/lictor-ha/lictor/agent"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/operator"
 	"github.com/lictor-ha/lictor/agent/postgres"
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/agent/systemd"
@@ -36,7 +38,7 @@ func agentCommand() *cobra.Command {
 			}
 			cfg, warnings, err := config.Load(source)
 			if err != nil {
-				return err
+				return orOther(err, source.Path, "pgbouncer", "it is a bouncer's file: lictor bouncer")
 			}
 			logs, err := newFileLog(cfg.Log)
 			if err != nil {
@@ -93,14 +95,24 @@ func configSource(args, set []string) (config.Source, error) {
 	for _, s := range set {
 		path, value, found := strings.Cut(s, "=")
 		if !found || path == "" {
-			return source, fmt.Errorf("--set %s: must be section.key=value", s)
+			return source, operator.Usage(fmt.Errorf("--set %s: must be section.key=value", s))
 		}
 		if _, twice := source.Flags[path]; twice {
-			return source, fmt.Errorf("--set %s: is given twice: keep one of them", path)
+			return source, operator.Usage(fmt.Errorf("--set %s: is given twice: keep one of them", path))
 		}
 		source.Flags[path] = value
 	}
 	return source, nil
+}
+
+// orOther adds to an error what a file is meant for that has a section which only the other program's have.
+func orOther(err error, path, section, what string) error {
+	text, unread := os.ReadFile(path)
+	var sections map[string]any
+	if unread != nil || yaml.Unmarshal(text, &sections) != nil || sections[section] == nil {
+		return err
+	}
+	return fmt.Errorf("%w\n  %s %s", err, what, path)
 }
 
 func guardCommand() *cobra.Command {
@@ -140,7 +152,7 @@ func validateCommand() *cobra.Command {
 				say(cmd.ErrOrStderr(), "warning: %s", w)
 			}
 			if err != nil {
-				return err
+				return orOther(err, source.Path, "pgbouncer", "it is a bouncer's file: lictor bouncer validate")
 			}
 			warnings, problems, unasked := postgres.CheckFile(cmd.Context(), cfg.Postgres, cfg.Bootstrap.DCS)
 			for _, w := range warnings {

@@ -34,11 +34,11 @@ func bouncerCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bouncer FILE",
 		Short: "Watch the leaders of many shards and make PgBouncer follow them",
-		Args:  cobra.ExactArgs(1),
+		Args:  fileOrCommand,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, warnings, err := loadBouncer(args[0], allowEmpty)
 			if err != nil {
-				return err
+				return orOther(err, args[0], "postgresql", "it is an agent's file: lictor agent")
 			}
 			logs, err := newLog(cfg.Log.Level, cfg.Log.Format)
 			if err != nil {
@@ -82,6 +82,19 @@ func bouncerCommand() *cobra.Command {
 		pausingCommand(bouncer.Resume, "End a pause, and leave what the bouncer holds by itself"),
 		pausingCommand(bouncer.Release, "Let clients go that the bouncer holds, or a PAUSE on PgBouncer's console"))
 	return cmd
+}
+
+// fileOrCommand takes one file. What is no file, and almost the name of a command, is that one mistyped.
+func fileOrCommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		cmd.SuggestionsMinimumDistance = 2 // letters
+		if _, err := os.Stat(args[0]); err != nil && !strings.ContainsAny(args[0], "./") {
+			if meant := cmd.SuggestionsFor(args[0]); len(meant) > 0 {
+				return fmt.Errorf("unknown command %q for %q; did you mean %s?", args[0], cmd.CommandPath(), strings.Join(meant, " or "))
+			}
+		}
+	}
+	return cobra.ExactArgs(1)(cmd, args)
 }
 
 func allowEmptyFlag(cmd *cobra.Command, allow *bool) {
@@ -180,7 +193,7 @@ func validateBouncerCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, warnings, err := loadBouncerBy(config.Load, args[0], false)
 			if err != nil {
-				return err
+				return orOther(err, args[0], "postgresql", "it is an agent's file: lictor validate")
 			}
 			for _, w := range warnings {
 				say(cmd.ErrOrStderr(), "warning: %s", w)

@@ -4,16 +4,19 @@ package commands
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/lictor-ha/lictor/agent/config"
@@ -76,6 +79,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 	root.SetHelpCommandGroupID(groupSetUp)
 	root.SetCompletionCommandGroupID(groupSetUp)
 	root.AddGroup(
@@ -101,6 +105,25 @@ func rootCommand() (root *cobra.Command, began *bool) {
 	began = new(bool)
 	noteBegin(root, began)
 	return root, began
+}
+
+// flagError says in words which rule a flag's value breaks.
+func flagError(err error) error {
+	var invalid *pflag.InvalidValueError
+	var number *strconv.NumError
+	switch {
+	case !errors.As(err, &invalid):
+		return err
+	case errors.As(err, &number) && errors.Is(number, strconv.ErrRange):
+		return fmt.Errorf("--%s: %q, is too large a number", invalid.GetFlag().Name, invalid.GetValue())
+	}
+	rule, known := map[string]string{
+		"int": "must be a whole number", "bool": "must be true or false", "duration": "must be a time with a unit, such as 90s or 5m", "float64": "must be a number",
+	}[invalid.GetFlag().Value.Type()]
+	if !known {
+		return err
+	}
+	return fmt.Errorf("--%s: %q, %s", invalid.GetFlag().Name, invalid.GetValue(), rule)
 }
 
 // noteBegin has every command say when it begins.

@@ -75,6 +75,9 @@ func eventsCommand() *cobra.Command {
 			"the leaders have recorded them in Consul.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if last < 0 {
+				return operator.Usage(fmt.Errorf("--last: %d, must be 0 (all) or more", last))
+			}
 			return o.onShard(cmd, args, func(ctx context.Context, c *operator.Console, s *operator.Shard) error {
 				return operator.Events(ctx, c, s, last)
 			})
