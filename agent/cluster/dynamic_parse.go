@@ -357,6 +357,6 @@ func (r *reader) unknown(prefix string, section map[string]any, known ...string)
 				break
 			}
 		}
-		r.warn(prefix+key, "%s", text)
+		r.warnings = append(r.warnings, Warning{Path: r.prefix + prefix + key, Text: text, Unknown: true})
 	}
 }

@@ -41,6 +41,8 @@ func (p Problem) Error() string {
 type Warning struct {
 	Path string
 	Text string
+	// Unknown: there is no such setting.
+	Unknown bool
 }
 
 func (w Warning) String() string {

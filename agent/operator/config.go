@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/aymanbagabas/go-udiff"
@@ -52,7 +53,9 @@ type EditOptions struct {
 	Apply, Replace string
 	// Editor is the command to edit with.
 	Editor string
-	Quiet  bool // show no diff
+	// Unknown takes settings that are not known, too.
+	Unknown bool
+	Quiet   bool // show no diff
 	Force  bool // do not ask
 }
 
@@ -88,6 +91,9 @@ func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error 
 		old, _, _ := rules.Parse(before) // what is wrong with it keeps nobody from changing the rest
 		err = ownSites(snapshot, old, next)
 	}
+	if err == nil && !o.Unknown && !o.byHand() { // who edits by hand is shown them, and asked
+		err = unknownSettings(rules, before, warnings)
+	}
 	if err != nil {
 		return refusedf("the new configuration is not valid, nothing has changed:\n%w", err)
 	}
@@ -119,6 +125,18 @@ func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error 
 	}
 	c.Say("Configuration changed")
 	return nil
+}
+
+// unknownSettings returns an error if a change sets what is no setting, most likely a mistyped one.
+func unknownSettings(rules cluster.Rules, before map[string]any, warnings []cluster.Warning) error {
+	_, known, _ := rules.Parse(before) // what was there stays
+	var errs []error
+	for _, w := range warnings {
+		if w.Unknown && !slices.Contains(known, w) {
+			errs = append(errs, fmt.Errorf("%s (--unknown sets it all the same)", w))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ownSites returns an error if a shard is to follow one of its own members, or to take one for the other site.

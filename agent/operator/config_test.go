@@ -8,7 +8,31 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
 )
+
+// A mistyped setting is refused; one that was there before, as Patroni's own, keeps nobody from changing others.
+func TestUnknownSettings(t *testing.T) {
+	before := map[string]any{"ttl": 8, "my_own": map[string]any{"deep": 1}}
+	for name, test := range map[string]struct {
+		change map[string]any
+		want   string
+	}{
+		"known":              {map[string]any{"ttl": 10}, ""},
+		"mistyped":           {map[string]any{"tll": 10}, "tll: is not a known setting and has no effect; did you mean ttl?"},
+		"mistyped in a part": {map[string]any{"postgresql": map[string]any{"use_pg_rewnd": true}}, "postgresql.use_pg_rewnd"},
+		"there before":       {map[string]any{"my_own": map[string]any{"deep": 2}}, ""},
+	} {
+		_, warnings, err := taken().Parse(cluster.MergePatch(before, test.change))
+		if err == nil {
+			err = unknownSettings(taken(), before, warnings)
+		}
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
 
 func TestChangeOfConfiguration(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "patch.yml")

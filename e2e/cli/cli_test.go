@@ -241,6 +241,7 @@ func testNoFalseLag(o *operatorSeat) {
 
 func testConfig(o *operatorSeat) {
 	o.ends(operator.ExitRefused, "ttl", "", "edit-config", "--set", "ttl=2", "--force")
+	o.ends(operator.ExitRefused, "tll: is not a known setting and has no effect; did you mean ttl?", "", "edit-config", "--set", "tll=10", "--force")
 	o.ends(operator.ExitRefused, "nothing was done", "n\n", "edit-config", "--set", "maximum_lag_on_failover=2097152")
 	o.ends(operator.ExitUsage, "name=value", "", "edit-config", "--pg", "work_mem", "--force")
 	// PostgreSQL itself is asked: with this one no member would start again.

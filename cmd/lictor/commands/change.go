@@ -244,6 +244,7 @@ func editConfigCommand() *cobra.Command {
 	f.StringArrayVarP(&edit.Pg, "pg", "p", nil, "parameter=value, below postgresql.parameters; may be repeated")
 	f.StringVar(&edit.Apply, "apply", "", "merge this YAML file; - is the standard input")
 	f.StringVar(&edit.Replace, "replace", "", "take this YAML file for all of it; - is the standard input")
+	f.BoolVar(&edit.Unknown, "unknown", false, "set also what is not a known setting")
 	f.BoolVarP(&edit.Quiet, "quiet", "q", false, "do not show what changes")
 	f.BoolVar(&edit.Force, "force", false, "ask nothing")
 	return o.ofShard(cmd)
