@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/user"
+	"strconv"
 
 	"github.com/aymanbagabas/go-udiff"
 
@@ -42,4 +44,22 @@ func dryRun(ctx context.Context, c config.Config, w io.Writer) error {
 		unfit = errors.Join(unfit, errors.New("no route is known: a bouncer would leave the file as it is (allow_empty)"))
 	}
 	return errors.Join(err, unfit, render.CheckFallback(file, views...))
+}
+
+// RightsNote says what of a rendered configuration depends on the rights of whoever renders it; empty: nothing. A
+// bouncer runs as another user, mostly.
+func RightsNote(ctx context.Context, c config.Config) string {
+	can, _ := pooler.Probed(ctx, c).Closing()
+	if !c.IsBeside() || pooler.AskVersion(ctx, c).AtLeast(1, 24) {
+		return ""
+	}
+	name := strconv.Itoa(os.Geteuid())
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	may := "may not"
+	if can {
+		may = "may"
+	}
+	return fmt.Sprintf("rendered with the rights of %s, who %s close PgBouncer's connections (CAP_NET_ADMIN): tcp_user_timeout depends on that; a bouncer with other rights writes another one", name, may)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler"
 )
 
 func TestOverview(t *testing.T) {
@@ -151,6 +152,10 @@ func TestDryRunShowsTheDifference(t *testing.T) {
 	var out bytes.Buffer
 	if err := DryRun(w.ctx, w.config, &out); err != nil || out.Len() > 0 {
 		t.Fatalf("nothing has changed: %v\n%s", err, out.String())
+	}
+	before24 := !pooler.AskVersion(w.ctx, w.config).AtLeast(1, 24)
+	if note := RightsNote(w.ctx, w.config); strings.Contains(note, "tcp_user_timeout depends on that") != before24 {
+		t.Errorf("of the rights it says %q", note)
 	}
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
 	before, err := os.ReadFile(w.config.PgBouncer.Config)

@@ -385,6 +385,13 @@ func (c *reconciler) fallBack(ctx context.Context, link pooler.LinkState, known 
 
 // stand installs a checked text, and makes PgBouncer take it unless it has.
 func (c *reconciler) stand(ctx context.Context, link pooler.LinkState, text []byte, file pgbouncer.File, views []*render.Shard) error {
+	kept, err := c.file.KeepBefore()
+	if err != nil {
+		return err
+	}
+	if kept != "" {
+		c.log.Warn().Str("file", c.config.PgBouncer.Config).Str("kept", kept).Msg("this file was not the bouncer's; it is kept under another name and replaced")
+	}
 	written, err := c.file.Put(text)
 	if err != nil {
 		return err

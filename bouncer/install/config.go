@@ -16,6 +16,8 @@ type Config struct {
 	path string
 	// last is what Put has put into place; of those alone who call that.
 	last []byte
+	// looked: whether the file that was there is somebody else's; of KeepBefore's caller alone.
+	looked bool
 	// mu: the spare file is made, or takes the place of the file.
 	mu sync.Mutex
 }
@@ -74,6 +76,48 @@ func (c *Config) KeepSpare(text []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return placeOf(c.path).keepSpare(text)
+}
+
+// ours begins the files that Lictor's own templates make.
+const ours = ";; Written by Lictor's bouncer"
+
+// KeepBefore keeps the file that somebody else has written, beside it as FILE.before-lictor, and returns that
+// name; empty: there is nothing to be kept, or it was kept before. It is called before Put, by the same
+// goroutine. What was kept once is never written over.
+func (c *Config) KeepBefore() (kept string, err error) {
+	if c.looked || c.last != nil {
+		return "", nil
+	}
+	place := placeOf(c.path)
+	name := place.path + ".before-lictor"
+	err = place.as(func() error {
+		text, err := os.ReadFile(place.path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case len(bytes.TrimSpace(text)) == 0 || bytes.HasPrefix(text, []byte(ours)) || exists(c.lastGood()):
+			return nil
+		}
+		// The name goes to the new file, and this one stays with its mode and owner.
+		if err := os.Link(place.path, name); err == nil {
+			kept = name
+		} else if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("keeping %s as %s: %w", place.path, name, err)
+	}
+	c.looked = true
+	return kept, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func (c *Config) lastGood() string { return c.path + ".last-good" }

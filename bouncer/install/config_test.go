@@ -241,3 +241,60 @@ func TestKeepsOrder(t *testing.T) {
 		t.Error("a file system that nobody has tried is said to keep order")
 	}
 }
+
+// A file that was written by hand is kept once, with its mode, and never written over; Lictor's own is not.
+func TestKeepBefore(t *testing.T) {
+	const lictors = ours + "; edit the template\n"
+	for name, test := range map[string]struct {
+		before, good string
+		kept         bool
+	}{
+		"by hand":                 {before: "[databases]\n* = host=h\n", kept: true},
+		"none":                    {},
+		"Debian's, empty":         {before: "\n"},
+		"Lictor's":                {before: lictors},
+		"a template of one's own": {before: "[databases]\n", good: "[databases]\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "pgbouncer.ini")
+			if test.before != "" {
+				write(t, path, test.before)
+				if err := os.Chmod(path, 0o604); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if test.good != "" {
+				write(t, path+".last-good", test.good)
+			}
+			put := func() string {
+				t.Helper()
+				c := NewConfig(path)
+				kept, err := c.KeepBefore()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.Put([]byte(lictors)); err != nil {
+					t.Fatal(err)
+				}
+				if again, err := c.KeepBefore(); again != "" || err != nil {
+					t.Errorf("again: %q %v", again, err)
+				}
+				return kept
+			}
+			kept := put()
+			if (kept != "") != test.kept {
+				t.Fatalf("kept as %q", kept)
+			}
+			if !test.kept {
+				return
+			}
+			write(t, path, "by hand again\n") // and started anew
+			put()
+			info, err := os.Stat(kept)
+			if err != nil || read(t, kept) != test.before || info.Mode().Perm() != 0o604 || kept != path+".before-lictor" {
+				t.Errorf("%s has %q, %v %v", kept, read(t, kept), info, err)
+			}
+		})
+	}
+}

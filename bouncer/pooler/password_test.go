@@ -65,6 +65,8 @@ func consoleTakes(t *testing.T, method, password string) {
 	if conn, err := pgbouncer.Connect(ctx, options); err == nil {
 		conn.Close()
 		t.Errorf("%s: %q: another password was taken", method, password)
+	} else if !strings.Contains(err.Error(), "systemctl reload pgbouncer") {
+		t.Errorf("%s: %v does not say what helps", method, err)
 	}
 }
 

@@ -130,7 +130,10 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	}
 	pg, err := pgauth.Connect(config, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, config) })
 	if err != nil {
-		return nil, fmt.Errorf("admin console of PgBouncer at %s, user %s: %w", o.Address, o.User, classify(err))
+		if err = classify(err); errors.Is(err, ErrRefused) {
+			err = fmt.Errorf("%w (admin_users and auth_file must name this user, and PgBouncer learns that from its files when it is reloaded: systemctl reload pgbouncer)", err)
+		}
+		return nil, fmt.Errorf("admin console of PgBouncer at %s, user %s: %w", o.Address, o.User, err)
 	}
 	return &Conn{pg: pg, address: o.Address}, nil
 }

@@ -223,6 +223,9 @@ func renderCommand() *cobra.Command {
 			case dryRun && template != "":
 				return operator.Usage(errors.New("--dry-run compares pgbouncer.ini, it does not go with --template"))
 			case dryRun:
+				if note := bouncer.RightsNote(cmd.Context(), cfg); note != "" {
+					say(cmd.ErrOrStderr(), "note: %s", note)
+				}
 				return bouncer.DryRun(cmd.Context(), cfg, onTerminal(cmd.OutOrStdout()))
 			case template != "":
 				text, err := readTemplate(template)
