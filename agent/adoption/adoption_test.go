@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/postgres"
@@ -139,6 +140,13 @@ func TestDebianPair(t *testing.T) {
 		}
 		return nil
 	})
+	ctx := testkit.Within(t, patience)
+	agents, err := pgx.Connect(ctx, fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres application_name=Lictor", primary.socket, primary.port))
+	testkit.Must(t, err)
+	if with := primary.look(t); p.Agent || !with.Agent {
+		t.Errorf("an agent's session is seen: %t, and without one: %t", with.Agent, p.Agent)
+	}
+	testkit.Must(t, agents.Close(ctx))
 	if p.Standby || !s.Standby || p.SystemIdentifier != s.SystemIdentifier || p.SystemIdentifier == "" {
 		t.Errorf("roles and identifiers: %+v %+v", p, s)
 	}

@@ -3,6 +3,7 @@ package adoption
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -24,6 +25,23 @@ type Options struct {
 	Address   string // at which others reach this host
 }
 
+// check returns an error if an agent would not take what is said of the member.
+func (o Options) check(scope string) error {
+	var errs []error
+	for _, field := range []struct {
+		flag, value string
+		err         error
+	}{
+		{"scope", scope, cluster.CheckName(scope)}, {"name", o.Name, cluster.CheckName(o.Name)},
+		{"namespace", o.Namespace, cluster.CheckNamespace(cmp.Or(o.Namespace, cluster.DefaultNamespace))}, {"address", o.Address, cluster.CheckHost(o.Address)},
+	} {
+		if field.err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %q %w", field.flag, field.value, field.err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Config is the file of the agent that would take charge of what was found. Where a secret
 // belongs stands a placeholder, with which the file is refused.
 func (f Found) Config(o Options) ([]byte, error) {
@@ -32,6 +50,9 @@ func (f Found) Config(o Options) ([]byte, error) {
 		if scope = f.ClusterName; unspecific(scope) {
 			return nil, fmt.Errorf("--scope: must be set: cluster_name is %q, which tells no shard from another; the scope is the shard's name, the same on all its members and on no other shard's", scope)
 		}
+	}
+	if err := o.check(scope); err != nil {
+		return nil, err
 	}
 	shared, local := f.parameters()
 	ofShard := entries{{key: "use_pg_rewind", value: true}}

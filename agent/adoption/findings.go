@@ -44,6 +44,9 @@ func (f Found) Findings() []Finding {
 	if f.Version < oldest {
 		stops("upgrade it first", "PostgreSQL %s is older than 12", f.version())
 	}
+	if f.Agent {
+		stops("use that agent's file", "an agent of Lictor's runs this PostgreSQL already")
+	}
 	f.replicationFindings(stops, note)
 	f.standbyFindings(stops, note)
 	f.settingFindings(stops, note)

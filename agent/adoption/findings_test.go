@@ -31,6 +31,7 @@ func TestFindings(t *testing.T) {
 		want  string
 	}{
 		{"old", func(f *Found) { f.Version = 110022 }, "problem: PostgreSQL 11.22 is older than 12; upgrade it first"},
+		{"Lictor's already", func(f *Found) { f.Agent = true }, "problem: an agent of Lictor's runs this PostgreSQL already; use that agent's file"},
 		{"no role", func(f *Found) { f.Roles = nil }, "problem: no role may log in and replicate; CREATE ROLE"},
 		{"superusers only", func(f *Found) { f.Roles = []Role{{"postgres", true}} }, "note: only superusers replicate (postgres)"},
 		{"hba has no replication", func(f *Found) { f.HBA = []string{"host all all 10.0.0.0/8 scram-sha-256"} }, "lets nobody replicate from another host"},
@@ -63,6 +64,24 @@ func TestFindings(t *testing.T) {
 		}
 		if !found {
 			t.Errorf("%s: %v, want %s", c.name, all, c.want)
+		}
+	}
+}
+
+// What an agent would not take is not written into its file.
+func TestOptionsAreChecked(t *testing.T) {
+	good := Options{Scope: "orders", Name: "db1", Address: "10.0.0.1"}
+	if _, err := fitting().Config(good); err != nil {
+		t.Error(err)
+	}
+	for want, spoil := range map[string]func(*Options){
+		"--scope": func(o *Options) { o.Scope = "a/b" }, "--name": func(o *Options) { o.Name = "" },
+		"--address": func(o *Options) { o.Address = "10.0.0.1:5432 x" }, "--namespace": func(o *Options) { o.Namespace = "a//b" },
+	} {
+		o := good
+		spoil(&o)
+		if text, err := fitting().Config(o); err == nil || !strings.Contains(err.Error(), want+": ") {
+			t.Errorf("%s: %v, %q", want, err, text)
 		}
 	}
 }

@@ -31,6 +31,8 @@ type Found struct {
 	Port            int    `json:"port"`
 	Sockets         string `json:"unix_socket_directories"`
 	ClusterName     string `json:"cluster_name"`
+	// Agent: one of Lictor's runs it already.
+	Agent bool `json:"agent"`
 
 	// Settings are those that a file, the command line or the environment has given another
 	// value than PostgreSQL's own.
@@ -124,12 +126,14 @@ func Look(ctx context.Context, dsn string) (Found, error) {
 	return f, nil
 }
 
+// itself asks what it is; an agent of Lictor's keeps a session open, by whose name it is known.
 func (f *Found) itself(ctx context.Context, conn *pgx.Conn) error {
 	return conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
 		pg_catalog.pg_is_in_recovery(), current_setting('data_directory'), current_setting('config_file'), current_setting('hba_file'), current_setting('ident_file'),
 		(SELECT setting FROM pg_catalog.pg_config WHERE name = 'BINDIR'), current_setting('listen_addresses'), current_setting('port')::int,
-		current_setting('unix_socket_directories'), current_setting('cluster_name')`).
-		Scan(&f.Version, &f.SystemIdentifier, &f.Standby, &f.DataDirectory, &f.ConfigFile, &f.HBAFile, &f.IdentFile, &f.BinDir, &f.ListenAddresses, &f.Port, &f.Sockets, &f.ClusterName)
+		current_setting('unix_socket_directories'), current_setting('cluster_name'),
+		EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE application_name = 'Lictor' AND backend_type = 'client backend')`).
+		Scan(&f.Version, &f.SystemIdentifier, &f.Standby, &f.DataDirectory, &f.ConfigFile, &f.HBAFile, &f.IdentFile, &f.BinDir, &f.ListenAddresses, &f.Port, &f.Sockets, &f.ClusterName, &f.Agent)
 }
 
 func (f *Found) settings(ctx context.Context, conn *pgx.Conn) error {

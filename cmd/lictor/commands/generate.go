@@ -59,6 +59,9 @@ func generateConfigCommand() *cobra.Command {
 			if check {
 				return tellFindings(cmd.OutOrStdout(), found, findings, asJSON)
 			}
+			if found.Agent {
+				return operator.Refused(fmt.Errorf("an agent of Lictor's runs the PostgreSQL in %s already: use that agent's file", found.DataDirectory))
+			}
 			if err := defaults(&o); err != nil {
 				return err
 			}
