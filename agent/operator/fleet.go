@@ -312,6 +312,9 @@ func (s fleetShard) row(alarms []alarm) []Cell {
 	if primary.Text == "" {
 		primary = styled("none", Bad)
 		primary.Value = ""
+	} else if s.isStandby() {
+		primary = styled(s.snapshot.LeaderName()+" (standby leader)", Strong)
+		primary.Value = s.snapshot.LeaderName()
 	}
 	running, replicas := 0, 0
 	var lag int64 = -1

@@ -149,6 +149,14 @@ func TestAlarms(t *testing.T) {
 	}
 }
 
+// People see which shards have a standby leader, programs its name.
+func TestFleetMarksAStandbyLeader(t *testing.T) {
+	s := fleetShard{scope: "x", snapshot: shardOf(standbyShard("streaming"))}
+	if cell := s.row(nil)[1]; cell.Text != "a (standby leader)" || cell.Value != "a" {
+		t.Errorf("%+v", cell)
+	}
+}
+
 // standbyShard makes the leader a standby leader, and follows says whom it is to follow.
 func standbyShard(replication string) func(*cluster.Snapshot) {
 	return func(s *cluster.Snapshot) {

@@ -83,8 +83,13 @@ func (o Options) withDefaults() Options {
 
 // Check returns what is wrong with the options, before anything is begun.
 func (o Options) Check() error {
-	_, err := choose(o.Scenario)
-	return err
+	if _, err := choose(o.Scenario); err != nil {
+		return err
+	}
+	if o.Report == "" {
+		return nil
+	}
+	return writable(o.Report)
 }
 
 // Run runs the demo until ctx ends, the user quits, or, with Once or Scenario,
@@ -92,6 +97,9 @@ func (o Options) Check() error {
 // hand is no error.
 func Run(ctx context.Context, opts Options) (err error) {
 	opts = opts.withDefaults()
+	if err := opts.Check(); err != nil {
+		return err
+	}
 	chosen, err := choose(opts.Scenario)
 	if err != nil {
 		return err

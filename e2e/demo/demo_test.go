@@ -131,6 +131,21 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// A report that could not be written is told before anything is started.
+func TestReportThatCannotBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	for path, wrong := range map[string]bool{
+		filepath.Join(dir, "missing", "report.json"): true, dir: true, filepath.Join(dir, "report.json"): false,
+	} {
+		if err := (Options{Report: path}).withDefaults().Check(); (err != nil) != wrong {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("it leaves %v, %v", left, err)
+	}
+}
+
 func TestReportHasTheSpecifiedForm(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "report.json")
 	want := Report{Shards: 2, StartupMS: 1, Scenarios: []Result{{Name: "n", Shard: "shard1", WriteGapMS: 2, ClientErrors: 3, Acked: 4, LostAcked: 5, RecoveredMS: 6, OldPrimary: "a", NewPrimary: "b"}}}

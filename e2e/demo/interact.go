@@ -26,6 +26,7 @@ func (d *demo) interact(ctx context.Context) error {
 	for _, s := range d.lab.Shards() {
 		connect = append(connect, fmt.Sprintf("  PGPASSFILE=%s psql %q", passwords, s.DSN()))
 	}
+	connect = append(connect, fmt.Sprintf("all commands work on it: bin/lictor list --consul %s", d.lab.ConsulHosts()[0]))
 	connect = append(connect, fmt.Sprintf("logs are in %s/log, Consul is at http://%s", d.lab.Dir, d.lab.ConsulHosts()[0]))
 	out, isFile := d.opts.Out.(*os.File)
 	if !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(d.opts.In.Fd())) {

@@ -2,8 +2,10 @@ package demo
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -49,6 +51,18 @@ func (r Result) lines() []string {
 
 func seconds(ms int64) string {
 	return fmt.Sprintf("%.2f s", (time.Duration(ms) * time.Millisecond).Seconds())
+}
+
+// writable returns an error if no report could be written there in the end, minutes later.
+func writable(path string) error {
+	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"*")
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return errors.Join(fmt.Errorf("report: %s is a directory", path), file.Close(), os.Remove(file.Name()))
+	}
+	return errors.Join(file.Close(), os.Remove(file.Name()))
 }
 
 // writeReport replaces the file at once, so that nobody reads half a report.
