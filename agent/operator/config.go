@@ -56,7 +56,7 @@ type EditOptions struct {
 	// Unknown takes settings that are not known, too.
 	Unknown bool
 	Quiet   bool // show no diff
-	Force  bool // do not ask
+	Force   bool // do not ask
 }
 
 func (o EditOptions) byHand() bool {

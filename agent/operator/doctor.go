@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	consulapi "github.com/hashicorp/consul/api"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/events"
 	"github.com/lictor-ha/lictor/agent/postgres"
 	"github.com/lictor-ha/lictor/agent/printable"
 )
@@ -88,9 +93,39 @@ func Doctor(ctx context.Context, c *Console, site *Site, o DoctorOptions) error 
 	for _, s := range f.shards {
 		findings = append(findings, examineShard(s)...)
 	}
+	findings = append(findings, site.lookForLost(ctx, f)...)
 	findings = append(findings, site.lookAtMembers(ctx, f)...)
 	findings = append(findings, site.lookAtBouncers(ctx, f)...)
 	return report(c, findings, o)
+}
+
+// lookForLost tells of members that went away and have not come back: their keys are gone, and only the leaders'
+// records know them. Where these may not be read, or do not reach so far back, nothing is told.
+func (s *Site) lookForLost(ctx context.Context, f fleet) []Finding {
+	logs := make([]events.Log, len(f.shards))
+	reading, until := errgroup.WithContext(ctx)
+	reading.SetLimit(doctorsAtOnce)
+	for i, shard := range f.shards {
+		reading.Go(func() error {
+			_ = s.query(until, func(ctx context.Context, c *consulapi.Client) error {
+				pair, _, err := c.KV().Get(s.keys(shard.scope).Events(), (&consulapi.QueryOptions{}).WithContext(ctx))
+				if err == nil && pair != nil {
+					logs[i], err = events.Parse(pair.Value)
+				}
+				return err
+			})
+			return nil
+		})
+	}
+	_ = reading.Wait() // nobody fails
+	d := diagnosis{area: "shard"}
+	for i, shard := range f.shards {
+		away := lost(shard.snapshot, logs[i])
+		for _, name := range slices.Sorted(maps.Keys(away)) {
+			d.add(Worth, shard.scope, ofTheMissing, "%s went away at %s and has not come back", printable.Text(name), away[name].UTC().Format(time.RFC3339))
+		}
+	}
+	return d.findings
 }
 
 // lookAtMembers asks all members of all shards, some at a time.

@@ -2,10 +2,13 @@ package operator
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/events"
 	"github.com/lictor-ha/lictor/agent/printable"
 )
 
@@ -99,6 +102,9 @@ func (s fleetShard) alarms() []alarm {
 	for _, a := range s.standbyAlarms() {
 		add(true, a.do, "%s", a.what)
 	}
+	for _, slot := range gone(snapshot) {
+		add(true, ofTheMissing, "a member is missing: nobody is here who uses the slot %s, which is kept for it", printable.Text(slot))
+	}
 	add(len(snapshot.Members) == 1, "add a member: without one nothing can take over", "no replica")
 	add(s.dynamic.Synchronous() && len(snapshot.Members) > 1 && len(snapshot.Sync.Value.Standbys()) == 0,
 		"see that a replica streams and is not tagged nosync", "no synchronous standby")
@@ -151,6 +157,39 @@ func unheard(s cluster.Snapshot, m cluster.Entry[cluster.Member]) bool {
 func (s fleetShard) isStandby() bool {
 	leader, _ := s.snapshot.Member(s.snapshot.LeaderName())
 	return leader.Value.Role == cluster.RoleStandbyLeader
+}
+
+// ofTheMissing is what helps where a member has gone: its key goes with its session.
+const ofTheMissing = "bring its host and its agent back (lictor events says when it went away); if it was removed on purpose, nothing is to be done"
+
+// gone are the slots that the leader keeps, for member_slots_ttl, for members that have no key any more.
+func gone(s cluster.Snapshot) []string {
+	here := map[string]bool{}
+	for _, m := range s.Members {
+		here[cluster.SlotName(m.Value.Name)] = true
+	}
+	return slices.DeleteFunc(slices.Clone(s.Status.Value.RetainSlots), func(slot string) bool { return here[slot] })
+}
+
+// lost are the members that went away, and when, by what the leaders have recorded, and have not come back. Those whose
+// slots are kept are told of already.
+func lost(s cluster.Snapshot, log events.Log) map[string]time.Time {
+	away := map[string]time.Time{}
+	for _, e := range log.Events {
+		switch e.Kind {
+		case events.MemberLost:
+			away[e.To] = e.At
+		case events.MemberBack:
+			delete(away, e.To)
+		}
+	}
+	for _, m := range s.Members {
+		delete(away, m.Value.Name)
+	}
+	maps.DeleteFunc(away, func(name string, _ time.Time) bool {
+		return slices.Contains(s.Status.Value.RetainSlots, cluster.SlotName(name))
+	})
+	return away
 }
 
 // bouncerAlarms says where an operator has clients wait, or sent elsewhere, and may have forgotten it.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/events"
 )
 
 func TestAlarms(t *testing.T) {
@@ -84,6 +85,8 @@ func TestAlarms(t *testing.T) {
 			standbyShard("")(s)
 			s.Status.Value.Lictor.Succeeded = 5
 		}, want: "no primary: the other site has taken over, on timeline 5"},
+		{name: "a member that is lost", edit: func(s *cluster.Snapshot) { s.Status.Value.RetainSlots = []string{"db_4"} }, want: "a member is missing: nobody is here who uses the slot db_4"},
+		{name: "one that is back", edit: func(s *cluster.Snapshot) { s.Status.Value.RetainSlots = []string{"c"} }},
 		{name: "alone", edit: func(s *cluster.Snapshot) { s.Members = s.Members[:1] }, want: "no replica"},
 		{name: "restart", edit: func(s *cluster.Snapshot) { s.Members[0].Value.PendingRestart = true }, want: "a waits for a restart"},
 		{name: "pause", shard: func(s *fleetShard) { s.dynamic.Pause = true }, want: "paused"},
@@ -146,6 +149,22 @@ func TestAlarms(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Who went away and has not come back is known by the leaders' records when its slot is kept no more.
+func TestLost(t *testing.T) {
+	at := func(minute int) time.Time { return time.Date(2026, 1, 2, 3, minute, 0, 0, time.UTC) }
+	log := events.Log{Events: []events.Event{
+		{Kind: events.MemberLost, To: "b", At: at(1)}, {Kind: events.MemberLost, To: "d", At: at(2)}, {Kind: events.MemberBack, To: "d", At: at(3)},
+		{Kind: events.MemberLost, To: "db-4", At: at(4)}, {Kind: events.MemberLost, To: "e", At: at(5)}, {Kind: events.MemberLost, To: "e", At: at(6)},
+	}}
+	kept := shardOf(func(s *cluster.Snapshot) { s.Status.Value.RetainSlots = []string{"db_4"} })
+	if got := lost(kept, log); len(got) != 1 || !got["e"].Equal(at(6)) {
+		t.Errorf("%v", got)
+	}
+	if got := lost(shardOf(nil), log); len(got) != 2 || !got["db-4"].Equal(at(4)) {
+		t.Errorf("%v", got)
 	}
 }
 

@@ -150,6 +150,9 @@ func listTable(scope string, s cluster.Snapshot, o ListOptions) Table {
 			t.Notes = append(t.Notes, fmt.Sprintf(" %s led before and has not been heard of since %s took over", m.Value.Name, s.LeaderName()))
 		}
 	}
+	for _, slot := range gone(s) {
+		t.Notes = append(t.Notes, fmt.Sprintf(" A member is missing: nobody is here who uses the slot %s, which is kept for it", printable.Text(slot)))
+	}
 	if view.Pause {
 		t.Notes = append(t.Notes, " Maintenance mode: on")
 	}
