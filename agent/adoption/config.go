@@ -32,8 +32,10 @@ func (o Options) check(scope string) error {
 		flag, value string
 		err         error
 	}{
-		{"scope", scope, cluster.CheckName(scope)}, {"name", o.Name, cluster.CheckName(o.Name)},
-		{"namespace", o.Namespace, cluster.CheckNamespace(cmp.Or(o.Namespace, cluster.DefaultNamespace))}, {"address", o.Address, cluster.CheckHost(o.Address)},
+		{"scope", scope, cluster.CheckName(scope)},
+		{"name", o.Name, cluster.CheckName(o.Name)},
+		{"namespace", o.Namespace, cluster.CheckNamespace(cmp.Or(o.Namespace, cluster.DefaultNamespace))},
+		{"address", o.Address, cluster.CheckHost(o.Address)},
 	} {
 		if field.err != nil {
 			errs = append(errs, fmt.Errorf("--%s: %q %w", field.flag, field.value, field.err))

@@ -156,8 +156,12 @@ func TestAlarms(t *testing.T) {
 func TestLost(t *testing.T) {
 	at := func(minute int) time.Time { return time.Date(2026, 1, 2, 3, minute, 0, 0, time.UTC) }
 	log := events.Log{Events: []events.Event{
-		{Kind: events.MemberLost, To: "b", At: at(1)}, {Kind: events.MemberLost, To: "d", At: at(2)}, {Kind: events.MemberBack, To: "d", At: at(3)},
-		{Kind: events.MemberLost, To: "db-4", At: at(4)}, {Kind: events.MemberLost, To: "e", At: at(5)}, {Kind: events.MemberLost, To: "e", At: at(6)},
+		{Kind: events.MemberLost, To: "b", At: at(1)},
+		{Kind: events.MemberLost, To: "d", At: at(2)},
+		{Kind: events.MemberBack, To: "d", At: at(3)},
+		{Kind: events.MemberLost, To: "db-4", At: at(4)},
+		{Kind: events.MemberLost, To: "e", At: at(5)},
+		{Kind: events.MemberLost, To: "e", At: at(6)},
 	}}
 	kept := shardOf(func(s *cluster.Snapshot) { s.Status.Value.RetainSlots = []string{"db_4"} })
 	if got := lost(kept, log); len(got) != 1 || !got["e"].Equal(at(6)) {
