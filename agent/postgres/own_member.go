@@ -82,7 +82,7 @@ func (p *upstreams) OwnMember(ctx context.Context, site Upstream, members []Upst
 // connectionAmong is the application_name of a connection to a member that begins as mark does; empty: there is none,
 // or the member does not answer.
 func (p *upstreams) connectionAmong(ctx context.Context, m Upstream, mark string) string {
-	conn, err := connect(ctx, m.Host, m.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
+	conn, err := p.connect(ctx, m.Host, m.Port, p.local.Load().Authentication.Superuser, p.database(), agentName)
 	if err != nil {
 		p.log.Debug().Err(err).Str("member", m.Name).Msg("cannot be asked whether it is called another site's")
 		return ""

@@ -40,18 +40,18 @@ func TestRefusedValues(t *testing.T) {
 	if told := p.Refused(); len(told) != 1 || !strings.Contains(told[0], "timezone: Nowhere: ") {
 		t.Errorf("refused: %q", told)
 	}
-	apply(map[string]any{"timezone": "Europe/Rome", "datestyle": "SQL, DMY"})
+	apply(map[string]any{"timezone": "Europe/Rome", "xmloption": "document"})
 	_, err := p.Rewrite(ctx)
 	must(t, err)
 	if told := p.Refused(); len(told) != 0 {
 		t.Errorf("refused still: %q", told)
 	}
-	apply(map[string]any{"timezone": "Nowhere/Else", "datestyle": "strange", "log_destination": "stdout", "work_mem": "9MB"})
+	apply(map[string]any{"timezone": "Nowhere/Else", "xmloption": "strange", "log_destination": "stdout", "work_mem": "9MB"})
 	_, err = p.Rewrite(ctx)
 	must(t, err)
 	must(t, p.Stop(ctx, Fast))
 	must(t, p.Start(ctx, StartAs{Role: Primary}))
-	for name, want := range map[string]string{"timezone": "Europe/Rome", "datestyle": "SQL, DMY", "log_destination": "stderr", "work_mem": "9MB"} {
+	for name, want := range map[string]string{"timezone": "Europe/Rome", "xmloption": "document", "log_destination": "stderr", "work_mem": "9MB"} {
 		if got := show(name); got != want {
 			t.Errorf("%s is %s, not %s", name, got, want)
 		}
@@ -86,7 +86,7 @@ func TestRefusedValues(t *testing.T) {
 			t.Errorf("%v: refused: %q", c.set, told)
 		}
 	}
-	apply(map[string]any{"timezone": "Nowhere/Else", "datestyle": "strange", "log_destination": "stdout", "work_mem": "9MB"})
+	apply(map[string]any{"timezone": "Nowhere/Else", "xmloption": "strange", "log_destination": "stdout", "work_mem": "9MB"})
 	_, err = p.Rewrite(ctx)
 	must(t, err)
 	// An agent that starts anew takes the value before from the file.

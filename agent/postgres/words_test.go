@@ -82,7 +82,7 @@ func TestCommandLine(t *testing.T) {
 	want := map[string]string{
 		"max_connections": "100", "max_wal_senders": "12", "max_prepared_transactions": "0", "wal_level": "replica",
 		"track_commit_timestamp": "on", "hot_standby": "on", "wal_log_hints": "on", "max_worker_processes": "8",
-		"max_locks_per_transaction": "64", "max_replication_slots": "10",
+		"max_locks_per_transaction": "64", "max_replication_slots": "10", "track_activities": "on", "update_process_title": "on",
 	}
 	if got := p.commandLineValues(Primary, Control{}); !reflect.DeepEqual(got, want) {
 		t.Errorf("primary: %v", got)
