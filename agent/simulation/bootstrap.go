@@ -158,7 +158,7 @@ func only(done func(error)) func(map[string]uint64, error) {
 func (j *judge) covers() {
 	for _, h := range j.w.hosts {
 		for _, other := range j.w.hosts {
-			if other != h && other.acceptsCommits() && !other.frozen && j.w.net.both(h.id, other.id) && j.holdsPromised(other, h) {
+			if other != h && other.pg.writable && other.up && !other.frozen && j.w.net.both(h.id, other.id) && j.holdsPromised(other, h) {
 				h.covered = j.w.now
 			}
 		}
