@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 // What a write does to a shard, and when Consul refuses it.
@@ -317,7 +318,7 @@ func testRebuild(t *testing.T, s shard, address string) {
 	must(t, s.EndRebuild(s.ctx, a, host, false))
 	must(t, s.BeginRebuild(s.ctx, b, "b", host))
 	must(t, s.DestroySession(s.ctx, b))
-	must(t, s.BeginRebuild(s.ctx, a, "a", host))
+	testkit.Await(s.ctx, t, "a takes the turn of one whose session has ended", func() error { return s.BeginRebuild(s.ctx, a, "a", host) }) // after Consul's lock delay
 	must(t, s.EndRebuild(s.ctx, a, host, false))
 }
 

@@ -157,6 +157,9 @@ func only(done func(error)) func(map[string]uint64, error) {
 // acknowledged in synchronous mode.
 func (j *judge) covers() {
 	for _, h := range j.w.hosts {
+		if j.w.isStandby() { // what it has is the remote primary's
+			h.covered = j.w.now
+		}
 		for _, other := range j.w.hosts {
 			if other != h && other.pg.writable && other.up && !other.frozen && j.w.net.both(h.id, other.id) && j.holdsPromised(other, h) {
 				h.covered = j.w.now
