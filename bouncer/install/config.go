@@ -81,6 +81,19 @@ func (c *Config) KeepSpare(text []byte) error {
 // ours begins the files that Lictor's own templates make.
 const ours = ";; Written by Lictor's bouncer"
 
+// copyOnce writes a file that must not be there yet. It may hold passwords.
+func copyOnce(name string, text []byte) error {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		_ = os.Remove(name) // half of it is of no use
+	}
+	return err
+}
+
 // KeepBefore keeps the file that somebody else has written, beside it as FILE.before-lictor, and returns that
 // name; empty: there is nothing to be kept, or it was kept before. It is called before Put, by the same
 // goroutine. What was kept once is never written over.
@@ -101,12 +114,17 @@ func (c *Config) KeepBefore() (kept string, err error) {
 			return nil
 		}
 		// The name goes to the new file, and this one stays with its mode and owner.
-		if err := os.Link(place.path, name); err == nil {
-			kept = name
-		} else if !errors.Is(err, fs.ErrExist) {
-			return err
+		err = os.Link(place.path, name)
+		if errors.Is(err, fs.ErrPermission) { // another user's is not linked (fs.protected_hardlinks)
+			err = copyOnce(name, text)
 		}
-		return nil
+		if err == nil {
+			kept = name
+		}
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("keeping %s as %s: %w", place.path, name, err)
