@@ -37,10 +37,7 @@ func TestStopWithoutTitles(t *testing.T) {
 func TestLongTransactionsUntracked(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
-	a := newInstance(t, settings(t, newDir(t), "a"))
-	bootstrapped(ctx, t, a)
-	must(t, a.Start(ctx, StartAs{Role: Primary}))
-	observe(ctx, t, a, "answers", func(s State) bool { return s.Accepting })
+	a := serving(ctx, t)
 	sql(ctx, t, a, "ALTER SYSTEM SET track_activities = off")
 	sql(ctx, t, a, "SELECT pg_reload_conf()")
 	time.Sleep(2 * time.Second)

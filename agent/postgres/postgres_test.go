@@ -156,6 +156,16 @@ func newInstance(t *testing.T, s Settings) *Instance {
 	return p
 }
 
+// serving is a primary that lets clients in.
+func serving(ctx context.Context, t *testing.T) *Instance {
+	t.Helper()
+	a := newInstance(t, settings(t, newDir(t), "a"))
+	bootstrapped(ctx, t, a)
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	observe(ctx, t, a, "answers", func(s State) bool { return s.Accepting })
+	return a
+}
+
 func bootstrapped(ctx context.Context, t *testing.T, p *Instance) string {
 	t.Helper()
 	id, err := p.Bootstrap(ctx, config.Bootstrap{InitDB: []any{"data-checksums", map[string]any{"encoding": "UTF8"}}})

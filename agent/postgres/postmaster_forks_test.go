@@ -13,10 +13,7 @@ import (
 func TestPostmasterThatCannotFork(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
-	a := newInstance(t, settings(t, newDir(t), "a"))
-	bootstrapped(ctx, t, a)
-	must(t, a.Start(ctx, StartAs{Role: Primary}))
-	observe(ctx, t, a, "answers", func(s State) bool { return s.Accepting })
+	a := serving(ctx, t)
 	pid, err := a.namedPostmaster()
 	must(t, err)
 	limit := exec.CommandContext(ctx, "prlimit", "--pid", strconv.Itoa(pid), "--nproc=1:")

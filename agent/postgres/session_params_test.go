@@ -24,10 +24,7 @@ func TestNoFreeSlotWithADateStyle(t *testing.T) {
 func TestRoleOfTheSession(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
-	a := newInstance(t, settings(t, newDir(t), "a"))
-	bootstrapped(ctx, t, a)
-	must(t, a.Start(ctx, StartAs{Role: Primary}))
-	observe(ctx, t, a, "answers", func(s State) bool { return s.Accepting })
+	a := serving(ctx, t)
 	sql(ctx, t, a, "CREATE ROLE weak")
 	sql(ctx, t, a, "ALTER ROLE postgres SET role = 'weak'")
 	a.hangUp()
