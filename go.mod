@@ -13,8 +13,6 @@ require (
 	go.yaml.in/yaml/v3 v3.0.5
 )
 
-require github.com/xdg-go/stringprep v1.0.4
-
 require github.com/youmark/pkcs8 v0.0.0-20240726163527-a2c0da244d78
 
 require (
@@ -94,7 +92,7 @@ require (
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	golang.org/x/term v0.47.0
-	golang.org/x/text v0.42.0 // indirect
+	golang.org/x/text v0.42.0
 	golang.org/x/time v0.12.0
 	google.golang.org/protobuf v1.36.12 // indirect
 	gopkg.in/yaml.v2 v2.4.0 // indirect

@@ -13,7 +13,7 @@ import (
 
 // Passwords that SASLprep changes, or does not allow.
 var exotic = []string{
-	"Straße½ﬁ²", "a\u00a0b\u00adc", "e\u0301", "\u2168", "\u0627a", "tab\there", "\u0221\u2168", "\ue000", "½'\"\\ :%", "\u00ad",
+	"Straße½ﬁ²", "a\u00a0b\u00adc\u200bd", "e\u0301", "a\u2135", "\u0627a", "tab\there", "\u2168\U0001d7ca", "\ue000", "½'\"\\ :%", "\u00ad",
 }
 
 // What the agent takes for the password is what psql takes for it, whoever set it

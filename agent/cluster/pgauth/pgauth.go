@@ -11,19 +11,7 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/xdg-go/stringprep"
 )
-
-// Prepare returns the password that SCRAM counts with. One that SASLprep does not
-// allow (unassigned characters, say) counts as it is, as in libpq and in the server
-// (pg_saslprep in PostgreSQL's src/common/saslprep.c).
-func Prepare(password string) string {
-	prepared, err := stringprep.SASLprep.Prepare(password)
-	if err != nil || prepared == "" {
-		return password
-	}
-	return prepared
-}
 
 // Connect connects with config's password as libpq would send it. connect is called
 // once with the password prepared for SCRAM; only if that differs from the password
