@@ -112,7 +112,7 @@ test-versions: build ## tests with another Debian's versions (as root): DEBIAN=t
 		export POSTGRES_BIN=$$(echo $$dir/usr/lib/postgresql/*/bin) && \
 		$$POSTGRES_BIN/postgres --version && pgbackrest version && pgbouncer --version | sed -n 1p && patronictl version && \
 		$(GO) test -p 1 -count 1 -timeout $(E2E_TIMEOUT) ./agent/postgres ./agent/fence ./bouncer/... ./e2e/bouncer $(if $(filter bullseye,$(DEBIAN)),,./e2e/clients) && \
-		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -run '^(TestShard|TestDivergedPrimaryIsRewound)$$' ./e2e
+		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -run '^(TestShard|TestDivergedPrimaryIsRewound|TestFailoverSlot)$$' ./e2e
 
 .PHONY: packages
 packages: ## dist/: .deb and .rpm for linux amd64 and arm64, bills of materials, checksums

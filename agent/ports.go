@@ -383,6 +383,8 @@ func (p inPostgres) TimelineHistory(timeline int, done func(cluster.History, err
 
 func (p inPostgres) UseSlots() bool { return p.pg.UseSlots() }
 
+func (p inPostgres) SyncsSlots() bool { return p.pg.SyncsSlots() }
+
 func (p inPostgres) SyncSlots(limit time.Duration, o pg.SlotOrders, done func(error)) {
 	order(p.runner, limit, func(ctx context.Context) error { return p.pg.SyncSlots(ctx, o) }, done)
 }

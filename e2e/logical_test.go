@@ -24,18 +24,35 @@ import (
 // The reader of a logical slot that has become a permanent one gets every row, in order, through a switchover
 // and the loss of the primary's host, while there is no moment without other transactions. Rows
 // that it has confirmed it does not get again.
-func TestLogicalSlot(t *testing.T) {
+func TestLogicalSlot(t *testing.T) { readThrough(t, false) }
+
+// The same of a failover slot, which PostgreSQL itself keeps on replicas.
+func TestFailoverSlot(t *testing.T) { readThrough(t, true) }
+
+func readThrough(t *testing.T, native bool) {
+	t.Helper()
+	parameters, create := map[string]any{"wal_level": "logical"}, "SELECT pg_create_logical_replication_slot('feed', 'test_decoding')"
+	if native {
+		parameters["sync_replication_slots"], create = "on", "SELECT pg_create_logical_replication_slot('feed', 'test_decoding', failover => true)"
+	}
 	l := start(t, lab.Options{
 		Members: 3, Bouncers: -1, ConsulServers: 1,
-		Parameters: map[string]any{"wal_level": "logical"},
+		Parameters: parameters,
 	})
 	s := l.Shard(0)
 	ctx := within(t)
 	leader := got(s.AwaitHealthy(ctx))(t)
 	conn := got(leader.Connect(ctx, "postgres"))(t)
+	if native {
+		var version int
+		must(t, conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&version))
+		if version < 17_00_00 {
+			t.Skip("sync_replication_slots is of PostgreSQL 17")
+		}
+	}
 	for _, sql := range []string{
 		"CREATE TABLE public.feed (n bigint)", "CREATE TABLE public.others (n bigint)",
-		"SELECT pg_create_logical_replication_slot('feed', 'test_decoding')",
+		create,
 	} {
 		_, err := conn.Exec(ctx, sql)
 		must(t, err)
@@ -68,6 +85,11 @@ func TestLogicalSlot(t *testing.T) {
 		await(ctx, t, "the reader has everything, and the copies of the slot are as far", func() error {
 			if n := r.last(); n != last {
 				return fmt.Errorf("it has come to row %d of %d; pg_recvlogical says %q", n, last, r.said())
+			}
+			if native { // a slot is kept from when it was moved beyond what the replica has still
+				if err := checkpoint(ctx, leader); err != nil {
+					return err
+				}
 			}
 			for _, m := range s.Members() {
 				if at, err := feedConfirmed(ctx, m); err != nil || at < written {
@@ -165,6 +187,15 @@ func feedConfirmed(ctx context.Context, m *lab.Member) (at int64, err error) {
 		return 0, fmt.Errorf("the slot on %s: %w", m.Name, err)
 	}
 	return at, nil
+}
+
+func checkpoint(ctx context.Context, m *lab.Member) error {
+	conn, err := m.Connect(ctx, "postgres")
+	if err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, "CHECKPOINT")
+	return errors.Join(err, conn.Close(ctx))
 }
 
 // overlap keeps transactions open on whichever member leads, each of which ends when the

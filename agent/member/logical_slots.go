@@ -35,7 +35,7 @@ func (k *slotKeeper) copies() []pg.WantedSlot {
 	switch {
 	case !o.Accepting || !o.InRecovery || o.Replaying || o.ReplicationState != pg.Streaming || !k.mayLead() || !k.postgres.UseSlots():
 		return nil
-	case !k.isHeard():
+	case k.postgres.SyncsSlots() || !k.isHeard():
 		return nil
 	case !found || !status.OK() || leader.Value.Timeline != o.Timeline || status.Value.Lictor != nil && status.Value.Lictor.Owner != leader.Value.Name:
 		return nil

@@ -30,15 +30,16 @@ func TestLackingSlots(t *testing.T) {
 		change func(*world)
 		want   []cluster.Slot
 	}{
-		"lacks it":           {func(*world) {}, lacks},
-		"has it":             {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 1}} }, nil},
-		"has another":        {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: cluster.Slot{Name: "feeds"}}} }, lacks},
-		"the leader has not": {func(w *world) { w.Snapshot.Status.Value.Slots = map[string]int64{"feeds": 1} }, nil},
-		"not configured":     {func(w *world) { w.Dynamic.Slots = nil }, nil},
-		"without slots":      {func(w *world) { w.useSlots = false }, nil},
-		"nofailover":         {func(w *world) { w.Tags = map[string]any{"nofailover": true} }, nil},
-		"nostream":           {func(w *world) { w.Tags = map[string]any{"nostream": true} }, nil},
-		"in a standby shard": {func(w *world) { w.Dynamic.StandbyCluster.Host = "remote" }, nil},
+		"lacks it":              {func(*world) {}, lacks},
+		"has it":                {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 1}} }, nil},
+		"has another":           {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: cluster.Slot{Name: "feeds"}}} }, lacks},
+		"the leader has not":    {func(w *world) { w.Snapshot.Status.Value.Slots = map[string]int64{"feeds": 1} }, nil},
+		"not configured":        {func(w *world) { w.Dynamic.Slots = nil }, nil},
+		"without slots":         {func(w *world) { w.useSlots = false }, nil},
+		"nofailover":            {func(w *world) { w.Tags = map[string]any{"nofailover": true} }, nil},
+		"nostream":              {func(w *world) { w.Tags = map[string]any{"nostream": true} }, nil},
+		"PostgreSQL keeps them": {func(w *world) { w.syncsSlots = true }, nil},
+		"in a standby shard":    {func(w *world) { w.Dynamic.StandbyCluster.Host = "remote" }, nil},
 		"streams from one that gets its WAL from the archive": {func(w *world) {
 			w.Tags = map[string]any{"replicatefrom": "c"}
 			w.Snapshot.Members[2].Value.Tags = map[string]any{"nostream": true}

@@ -124,6 +124,8 @@ type Postgres interface {
 	// TimelineHistory is how the timelines before this one ended.
 	TimelineHistory(timeline int, done func(cluster.History, error))
 	UseSlots() bool
+	// SyncsSlots reports whether PostgreSQL itself keeps logical slots on replicas.
+	SyncsSlots() bool
 	// SyncSlots makes and moves the slots that are wanted, and drops inactive ones of nobody.
 	SyncSlots(limit time.Duration, o pg.SlotOrders, done func(error))
 	// AdvanceLogical moves a replica's copies of logical slots, as long as it is on timeline.

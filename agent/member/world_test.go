@@ -56,20 +56,20 @@ type world struct {
 	// always are answers that are given at once (when settle is called).
 	always map[string]func(*call)
 
-	copying, copied                          string
-	running, useSlots, cloneAlone, keepsData bool
-	startedPrimary, startedKnown             bool
-	pid                                      int
-	upstream                                 string
-	watchdogProblem                          string
-	mayRewind                                bool
-	mayRemove                                string
-	shownProblems                            []string
-	scheduled                                map[string]any
-	accepted                                 int
-	kicked                                   map[string]int
-	poked                                    []cluster.Route
-	decided                                  []ha.Decision
+	copying, copied                                      string
+	running, useSlots, syncsSlots, cloneAlone, keepsData bool
+	startedPrimary, startedKnown                         bool
+	pid                                                  int
+	upstream                                             string
+	watchdogProblem                                      string
+	mayRewind                                            bool
+	mayRemove                                            string
+	shownProblems                                        []string
+	scheduled                                            map[string]any
+	accepted                                             int
+	kicked                                               map[string]int
+	poked                                                []cluster.Route
+	decided                                              []ha.Decision
 }
 
 type timer struct {
@@ -403,6 +403,7 @@ func (p postgresPort) ClonesWithoutLeader() bool { return p.w.cloneAlone }
 func (p postgresPort) KeepsData() bool           { return p.w.keepsData }
 func (p postgresPort) SynchronousCommit() string { return "on" }
 func (p postgresPort) UseSlots() bool            { return p.w.useSlots }
+func (p postgresPort) SyncsSlots() bool          { return p.w.syncsSlots }
 
 func (p postgresPort) Kill(work *Work, limit time.Duration, done func(error)) {
 	p.w.ask(work, "Postgres.Kill", done, limit)

@@ -273,6 +273,9 @@ func (p *confFiles) parameters() map[string]string {
 	if p.ownsSyncNames() {
 		delete(out, syncNames)
 	}
+	if p.ownsStandbySlots() {
+		delete(out, standbySlots)
+	}
 	return out
 }
 
@@ -305,7 +308,7 @@ func (p *confFiles) wantedParameters() map[string]string {
 	for _, c := range cluster.SharedParameters() {
 		delete(out, c.Name)
 	}
-	if p.copiesSlots() {
+	if p.copiesSlots() || p.major >= syncsSlotsSince && isOn(out[slotSync]) {
 		out[feedback] = "on" // or the primary removes rows of its catalogs that a copied slot needs
 	}
 	return out
@@ -411,6 +414,9 @@ func (p *confFiles) postgresqlConf(a as, included []confSetting, hba, ident acce
 	if p.ownsSyncNames() {
 		fmt.Fprintf(&b, "%s = %s %s\n", syncNames, quote(p.syncNames), syncNamesMark)
 	}
+	if a.role == Primary && p.ownsStandbySlots() {
+		write(standbySlots, p.standbySlots())
+	}
 	for _, file := range []accessFile{hba, ident} {
 		if !file.base {
 			write(file.parameter, file.path)
@@ -471,7 +477,11 @@ const maxConninfo = 1023
 // primaryConninfo is how a replica connects to its upstream.
 func (p *confFiles) primaryConninfo(u Upstream) string {
 	replication := p.local.Load().Authentication.Replication
-	conninfo := p.conninfo(u, replication, "", p.name)
+	database := ""
+	if p.syncsSlots() {
+		database = p.database() // whoever keeps slots like the primary's asks for them in SQL
+	}
+	conninfo := p.conninfo(u, replication, database, p.name)
 	if strings.Contains(u.Host, ",") {
 		conninfo += " target_session_attrs=read-write"
 	}

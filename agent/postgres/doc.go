@@ -62,6 +62,7 @@
 //	replication     whom it follows, and who follows it
 //	follow.go       the upstream of a replica
 //	slots.go        replication slots
+//	failover_slots.go logical slots that PostgreSQL itself keeps on replicas
 //	logical_slots.go  copies of the primary's logical ones
 //	synchronous.go  whom commits wait for
 //

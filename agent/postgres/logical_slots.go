@@ -78,7 +78,11 @@ func (p *replication) createLogical(ctx context.Context, s cluster.Slot) error {
 		return fmt.Errorf("making the logical slot %s: %w", s.Name, err)
 	}
 	defer hangUpOn(conn)
-	if _, err := conn.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, $2)", s.Name, s.Plugin); err != nil {
+	create := "SELECT pg_create_logical_replication_slot($1, $2)"
+	if p.SyncsSlots() {
+		create = "SELECT pg_create_logical_replication_slot($1, $2, failover => true)"
+	}
+	if _, err := conn.Exec(ctx, create, s.Name, s.Plugin); err != nil {
 		return fmt.Errorf("making the logical slot %s: %w", s.Name, err)
 	}
 	p.log.Info().Str("slot", s.Name).Str("database", s.Database).Str("plugin", s.Plugin).Msg("made logical slot; its reader gets what is written from now on")
@@ -126,14 +130,17 @@ const (
 func fetchSlot(ctx context.Context, conn *pgx.Conn, want cluster.Slot, role string) (f pg.SlotFile, confirmed int64, err error) {
 	for range fetchTries {
 		f = pg.SlotFile{Slot: cluster.Slot{Name: want.Name, Type: cluster.SlotLogical}}
-		var primary bool
-		err := conn.QueryRow(ctx, `SELECT plugin::text, database::text, NOT pg_is_in_recovery(), pg_read_binary_file('pg_replslot/' || slot_name || '/state', 0, $2, false)
-			FROM pg_replication_slots WHERE slot_name = $1 AND slot_type = 'logical' AND NOT temporary`, want.Name, mostState).Scan(&f.Plugin, &f.Database, &primary, &f.State)
+		var primary, failover bool
+		err := conn.QueryRow(ctx, `SELECT plugin::text, database::text, NOT pg_is_in_recovery(), pg_read_binary_file('pg_replslot/' || slot_name || '/state', 0, $2, false),
+			COALESCE((to_jsonb(s) ->> 'failover')::boolean, false)
+			FROM pg_replication_slots s WHERE slot_name = $1 AND slot_type = 'logical' AND NOT temporary`, want.Name, mostState).Scan(&f.Plugin, &f.Database, &primary, &f.State, &failover)
 		switch {
 		case err != nil:
 			return f, 0, fmt.Errorf("%w (role %s)", err, role)
 		case !primary:
 			return f, 0, errors.New("it is no primary any more")
+		case failover:
+			return f, 0, errors.New("it is a failover slot, which PostgreSQL itself keeps on replicas: set sync_replication_slots")
 		case f.Slot != want:
 			return f, 0, fmt.Errorf("there it is of plugin %s in database %s, and is to be of %s in %s: drop it there, or change slots", f.Plugin, f.Database, want.Plugin, want.Database)
 		}

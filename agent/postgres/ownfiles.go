@@ -86,8 +86,10 @@ func (p *confFiles) tellSettings() {
 				p.tell(name, why)
 			case !supported(name, p.major):
 				p.tell(name, fmt.Sprintf("not used: PostgreSQL %d has no such parameter", p.major))
-			case name == feedback && p.copiesSlots() && !slices.Contains([]string{"on", "true", "yes", "1"}, strings.ToLower(cluster.ParameterText(value))):
+			case name == feedback && p.copiesSlots() && !isOn(cluster.ParameterText(value)):
 				p.tell(name, "not used: it is on, as replicas have copies of the logical slots (slots)")
+			case name == standbySlots && p.ownsStandbySlots():
+				p.tell(name, "not used: synchronous_mode is on, so the agent says whose slots they are")
 			case name == syncNames && p.ownsSyncNames():
 				p.tell(name, "not used: synchronous_mode is on, so the agent says whom commits wait for")
 			}

@@ -19,15 +19,15 @@ type slotNow struct {
 	Lost bool
 	// HoldsRows: rows that a reader might still see are kept for it.
 	HoldsRows bool
-	// Synced: PostgreSQL itself keeps it like the primary's.
-	Synced bool
+	// Synced: PostgreSQL itself keeps it like the primary's; Failover: it keeps it on replicas.
+	Synced, Failover bool
 }
 
-// 12 has no wal_status, and synced is of 17.
+// 12 has no wal_status; synced and failover are of 17.
 const slotsSQL = `SELECT slot_name::text, slot_type, COALESCE(plugin, '')::text, COALESCE(database, '')::text, active,
 	COALESCE(pg_wal_lsn_diff(restart_lsn, '0/0')::bigint, 0), COALESCE(pg_wal_lsn_diff(confirmed_flush_lsn, '0/0')::bigint, 0),
 	COALESCE(to_jsonb(s) ->> 'wal_status', '') = 'lost', xmin IS NOT NULL OR catalog_xmin IS NOT NULL,
-	COALESCE((to_jsonb(s) ->> 'synced')::boolean, false)
+	COALESCE((to_jsonb(s) ->> 'synced')::boolean, false), COALESCE((to_jsonb(s) ->> 'failover')::boolean, false)
 	FROM pg_replication_slots s WHERE NOT temporary`
 
 // SyncSlots makes the slots that are wanted, moves those of them that nobody streams by, and
@@ -63,6 +63,7 @@ type slotWork struct {
 	began     int64 // where the timeline begins that a replica is on
 	replayed  int64
 	restarted int64 // the redo position of the last checkpoint
+	streams   bool  // it is a replica that receives WAL
 }
 
 // seeSlots looks over the kept connection. Mostly nothing is to be changed, and a login is most of
@@ -79,7 +80,7 @@ func (p *replication) seeSlots(ctx context.Context) (*slotWork, error) {
 		return nil, fmt.Errorf("listing replication slots: %w", err)
 	}
 	s.slots, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (n slotNow, err error) {
-		err = row.Scan(&n.Name, &n.Type, &n.Plugin, &n.Database, &n.Active, &n.RestartLSN, &n.ConfirmedLSN, &n.Lost, &n.HoldsRows, &n.Synced)
+		err = row.Scan(&n.Name, &n.Type, &n.Plugin, &n.Database, &n.Active, &n.RestartLSN, &n.ConfirmedLSN, &n.Lost, &n.HoldsRows, &n.Synced, &n.Failover)
 		return n, err
 	})
 	if err != nil {
@@ -87,9 +88,9 @@ func (p *replication) seeSlots(ctx context.Context) (*slotWork, error) {
 	}
 	timeline := 0
 	err = conn.QueryRow(ctx, `SELECT pg_is_in_recovery(), COALESCE(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint, 0),
-		pg_wal_lsn_diff(redo_lsn, '0/0')::bigint,
+		pg_wal_lsn_diff(redo_lsn, '0/0')::bigint, EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'),
 		GREATEST(timeline_id, (SELECT min_recovery_end_timeline FROM pg_control_recovery()), COALESCE((SELECT received_tli FROM pg_stat_get_wal_receiver()), 0))
-		FROM pg_control_checkpoint()`).Scan(&s.replica, &s.replayed, &s.restarted, &timeline)
+		FROM pg_control_checkpoint()`).Scan(&s.replica, &s.replayed, &s.restarted, &s.streams, &timeline)
 	if err != nil {
 		return nil, fmt.Errorf("listing replication slots: %w", err)
 	}
@@ -132,10 +133,14 @@ const decodesOnReplica = 16
 // primary has a reader who has not been heard of yet, and loses what was not read. On a replica
 // it is left from a time as the primary: it holds WAL and dead rows back for ever, and was
 // of no use to the reader. From 16 on it may be a reader's own, who has then read beyond
-// the point at which this timeline began.
+// the point at which this timeline began. A failover slot that PostgreSQL does not keep like the primary's is in
+// the way of the one that it would: it goes when there is another primary.
 func (s *slotWork) mayGo(found slotNow) bool {
-	if found.Type == cluster.SlotPhysical {
+	switch {
+	case found.Type == cluster.SlotPhysical:
 		return true
+	case found.Failover && !found.Synced:
+		return s.streams
 	}
 	return s.replica && !found.Synced && (s.major < decodesOnReplica || found.ConfirmedLSN <= s.began)
 }
@@ -191,7 +196,17 @@ func (s *slotWork) renew(ctx context.Context, want pg.WantedSlot, why string) er
 // dropped where it is of no use, to be copied anew.
 func (s *slotWork) keepLogical(ctx context.Context, want pg.WantedSlot, found slotNow) error {
 	why := ""
+	native := s.SyncsSlots()
 	switch {
+	case s.replica && found.Synced:
+		return nil
+	case s.replica && native:
+		if s.streams && !found.Active {
+			return s.drop(ctx, want.Name, "PostgreSQL itself keeps the primary's here")
+		}
+		return nil
+	case native && !found.Failover:
+		return fmt.Errorf("the logical slot %s is no failover slot, which sync_replication_slots leaves out: mark it (ALTER SUBSCRIPTION ... SET (failover = true)), or drop it and let its reader begin anew", want.Name)
 	case found.Lost:
 		why = "has lost its WAL, or rows that it needs"
 	case found.Slot.Slot != want.Slot:
@@ -200,7 +215,7 @@ func (s *slotWork) keepLogical(ctx context.Context, want pg.WantedSlot, found sl
 	switch {
 	case why == "":
 		return nil
-	case s.replica && !found.Active && !found.Synced:
+	case s.replica && !found.Active:
 		return s.drop(ctx, want.Name, why)
 	}
 	return fmt.Errorf("the logical slot %s %s: drop it, and let its reader begin anew", want.Name, why)

@@ -248,6 +248,9 @@ func (p inPostgres) TimelineHistory(_ int, done func(cluster.History, error)) {
 
 func (p inPostgres) UseSlots() bool { return p.host.w.schedule.Keeps > 0 }
 
+// SyncsSlots is false: that is PostgreSQL's own work.
+func (p inPostgres) SyncsSlots() bool { return false }
+
 func (p inPostgres) SyncSlots(_ time.Duration, o pg.SlotOrders, done func(error)) {
 	p.work(nil, func(done func(error)) {
 		p.later(p.host.pg.takes(time.Millisecond, 50*time.Millisecond), func() {

@@ -1,0 +1,50 @@
+package postgres
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// This file is about failover slots (design 5.28): from 17 on PostgreSQL itself keeps those logical slots of
+// the primary that are marked so on its replicas, if sync_replication_slots is on.
+
+const (
+	slotSync     = "sync_replication_slots"
+	standbySlots = "synchronized_standby_slots"
+	// syncsSlotsSince is the first version that has both.
+	syncsSlotsSince = 17
+)
+
+// SyncsSlots reports whether PostgreSQL itself keeps logical slots on replicas.
+func (p *confFiles) SyncsSlots() bool {
+	p.settings.Lock()
+	defer p.settings.Unlock()
+	return p.syncsSlots()
+}
+
+func (p *confFiles) syncsSlots() bool {
+	return p.major >= syncsSlotsSince && isOn(p.wantedParameters()[slotSync])
+}
+
+func isOn(value string) bool {
+	return slices.Contains([]string{"on", "true", "yes", "1"}, strings.ToLower(value))
+}
+
+var quotedName = regexp.MustCompile(`"((?:[^"]|"")*)"`)
+
+// standbySlots are the slots of the standbys that commits wait for: the readers of failover slots get nothing that
+// these do not have, so nothing that the next primary lacks. All of them, whatever the quorum: any
+// one may lead next.
+func (p *confFiles) standbySlots() string {
+	var names []string
+	for _, m := range quotedName.FindAllStringSubmatch(p.syncNames, -1) {
+		names = append(names, cluster.SlotName(strings.ReplaceAll(m[1], `""`, `"`)))
+	}
+	return strings.Join(names, ",")
+}
+
+// ownsStandbySlots reports whether the agent says which slots those are, and not the user's parameters.
+func (p *confFiles) ownsStandbySlots() bool { return p.ownsSyncNames() && p.syncsSlots() }

@@ -1,0 +1,119 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
+	"github.com/lictor-ha/lictor/agent/testkit"
+)
+
+// From 17 on PostgreSQL itself keeps failover slots on replicas, so their reader goes on with the next primary;
+// the one that a former primary has is in the way, and goes.
+func TestFailoverSlots(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	dir := newDir(t)
+	a, b := newInstance(t, settings(t, dir, "a")), newInstance(t, settings(t, dir, "b"))
+	if a.major < syncsSlotsSince {
+		t.Skip("sync_replication_slots is of 17")
+	}
+	for _, p := range []*Instance{a, b} {
+		applied(t, p, `{"synchronous_mode":true,"slots":{"feed":{"type":"logical","database":"postgres","plugin":"test_decoding"}},
+			"postgresql":{"parameters":{"wal_level":"logical","sync_replication_slots":"on","hot_standby_feedback":"off","wal_receiver_status_interval":"1s"}}}`)
+	}
+	bootstrapped(ctx, t, a)
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	sql(ctx, t, a, "CREATE TABLE public.t (row text)")
+	feedWanted := pg.WantedSlot{Slot: feed()}
+	must(t, syncSlots(ctx, a, wantedSlot("b"), feedWanted))
+	must(t, b.BaseBackup(ctx, upstream(a), nil))
+	follow(ctx, t, b, a)
+	// A slot is kept from when its reader has come beyond what the replica has still.
+	synced := func(p, primary *Instance) {
+		t.Helper()
+		testkit.Await(ctx, t, "the slot is kept", func() error {
+			sql(ctx, t, primary, "INSERT INTO public.t VALUES ('more')")
+			sql(ctx, t, primary, "CHECKPOINT")
+			read(ctx, t, primary)
+			if s := slotsNow(ctx, t, p)["feed"]; !s.Synced || !s.Failover {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		})
+	}
+	synced(b, a)
+	must(t, syncSlots(ctx, b, feedWanted)) // is PostgreSQL's
+
+	// Its reader gets nothing that b does not have.
+	if _, err := a.SetSynchronous(ctx, SyncSetting{Names: []string{"b"}}); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := a.dedicated(ctx)
+	must(t, err)
+	var standbys string
+	must(t, errors.Join(conn.QueryRow(ctx, "SELECT current_setting('synchronized_standby_slots')").Scan(&standbys), conn.Close(ctx)))
+	if standbys != "b" {
+		t.Errorf("synchronized_standby_slots: %q", standbys)
+	}
+	if _, err := b.FetchSlots(ctx, upstream(a), []cluster.Slot{feed()}); err == nil || !strings.Contains(err.Error(), "failover slot") {
+		t.Errorf("it is copied: %v", err)
+	}
+
+	sql(ctx, t, a, "INSERT INTO public.t VALUES ('one')")
+	if got := read(ctx, t, a); !slices.Equal(got, []string{"one"}) {
+		t.Fatalf("%q", got)
+	}
+	sql(ctx, t, a, "INSERT INTO public.t VALUES ('two')")
+	caughtUp(ctx, t, a, b)
+	confirmed := slotsNow(ctx, t, a)["feed"].ConfirmedLSN
+	testkit.Await(ctx, t, "the slot of b is as far", func() error {
+		if at := slotsNow(ctx, t, b)["feed"].ConfirmedLSN; at < confirmed {
+			return fmt.Errorf("it is at %s", pg.FormatLSN(at))
+		}
+		return nil
+	})
+	must(t, a.Stop(ctx, Fast))
+	must(t, b.Promote(ctx, 0))
+	if got := read(ctx, t, b); !slices.Equal(got, []string{"two"}) {
+		t.Errorf("after the promotion its reader gets %q", got)
+	}
+
+	must(t, syncSlots(ctx, b, wantedSlot("a"), feedWanted))
+	follow(ctx, t, a, b)
+	caughtUp(ctx, t, b, a)
+	must(t, syncSlots(ctx, a, feedWanted))
+	synced(a, b)
+}
+
+// Where the agent says whom commits wait for, it says whose slots failover slots wait for.
+func TestStandbySlots(t *testing.T) {
+	t.Parallel()
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	p.major = 17
+	for names, want := range map[string]string{"": "", "*": "", `"B-1"`: "b_1", `2 ("b","c-d")`: "b,c_d", `ANY 1 ("b","c")`: "b,c", `ANY 1 (*)`: ""} {
+		p.setSyncNames(names)
+		if got := p.standbySlots(); got != want {
+			t.Errorf("%s: %q, want %q", names, got, want)
+		}
+	}
+	p.setSyncNames(`"b"`)
+	line := func(role Role) string {
+		return p.postgresqlConf(as{role: role}, nil, accessFile{}, accessFile{})
+	}
+	applied(t, p, `{"synchronous_mode":true,"postgresql":{"parameters":{"synchronized_standby_slots":"mine"}}}`)
+	if got := line(Primary); !strings.Contains(got, "synchronized_standby_slots = 'mine'") {
+		t.Errorf("without sync_replication_slots: %s", got)
+	}
+	applied(t, p, `{"synchronous_mode":true,"postgresql":{"parameters":{"sync_replication_slots":"on","synchronized_standby_slots":"mine"}}}`)
+	if got := line(Primary); !strings.Contains(got, "synchronized_standby_slots = 'b'") || strings.Contains(got, "mine") || !strings.Contains(got, "hot_standby_feedback = 'on'") {
+		t.Errorf("on a primary: %s", got)
+	}
+	if got := line(Replica); strings.Contains(got, "synchronized_standby_slots") {
+		t.Errorf("on a replica: %s", got)
+	}
+}
