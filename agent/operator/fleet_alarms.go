@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/api"
@@ -18,10 +19,28 @@ import (
 // alarm is something that is not as it should be with a shard.
 type alarm struct {
 	what string
-	do   string // what helps
+	remedy
 	// level is Wrong, or Worth where nothing is broken.
 	level Level
 }
+
+// remedy is what helps against one kind of alarm.
+type remedy struct {
+	// kind is the same for all shards: a few words by which people look for their like.
+	kind string
+	do   string
+	// command is one of Lictor's that helps, as it is typed; empty: none does.
+	command string
+	// runbook is the page below docs/runbooks, without .md; empty: there is none.
+	runbook string
+}
+
+// The kinds of the worst alarms.
+const (
+	twoPrimaries = "two primaries"
+	noLeader     = "no leader"
+	noPrimary    = "no primary"
+)
 
 const (
 	ofTheImpostor     = "see that its own agent has that port and knows the shard's secret, as its log says"
@@ -32,6 +51,17 @@ const (
 	ofTheBouncer      = "see that bouncer's log and lictor bouncer status"
 )
 
+// commandLine is a command of Lictor's about these: a shard, a member of it. Whoever copies it
+// gives it to a shell, so there is none about what is no name.
+func commandLine(words string, names ...string) string {
+	for _, name := range names {
+		if cluster.CheckName(name) != nil {
+			return ""
+		}
+	}
+	return strings.Join(append([]string{"lictor", words}, names...), " ")
+}
+
 // archiveLag is what a member that reads the archive may be behind besides: the segment
 // that is being written, and one on its way.
 const archiveLag = 2 * 16 << 20
@@ -39,93 +69,126 @@ const archiveLag = 2 * 16 << 20
 // alarms says what is not as it should be with a shard, as far as Consul tells.
 func (s fleetShard) alarms() []alarm {
 	var alarms []alarm
-	add := func(is bool, do, format string, args ...any) {
+	add := func(is bool, r remedy, format string, args ...any) {
 		if is {
-			alarms = append(alarms, alarm{fmt.Sprintf(format, args...), do, Wrong})
+			alarms = append(alarms, alarm{fmt.Sprintf(format, args...), r, Wrong})
 		}
 	}
 	snapshot, leaderName := s.snapshot, s.snapshot.LeaderName()
-	beat := snapshot.Status.Value.Lictor
-	add(leaderName == "", "lictor list and the agents' logs say why nobody may lead; lictor failover makes a named member lead", "no leader")
+	add(leaderName == "", remedy{
+		noLeader, "lictor list and the agents' logs say why nobody may lead; lictor failover makes a named member lead",
+		commandLine("failover", s.scope), "no-leader",
+	}, "no leader")
 	for _, err := range snapshot.Problems() {
-		add(true, "see the agents' logs", "%v", err)
+		add(true, remedy{kind: "key not understood", do: "see the agents' logs"}, "%v", err)
 	}
 	for _, problem := range cluster.Problems(s.problem) {
-		add(true, "put it right with lictor edit-config; until then the members keep the last one that was valid", "the dynamic configuration is not valid: %v", problem)
+		add(true, remedy{
+			kind: "configuration not valid", do: "put it right with lictor edit-config; until then the members keep the last one that was valid",
+			command: commandLine("edit-config", s.scope),
+		}, "the dynamic configuration is not valid: %v", problem)
 	}
-	add(s.dynamic.Pause, "lictor resume, when the maintenance is over", "paused")
-	leader, _ := snapshot.Member(leaderName)
-	streams := beat != nil // Patroni 3 does not say
+	add(s.dynamic.Pause, remedy{kind: "paused", do: "lictor resume, when the maintenance is over", command: commandLine("resume", s.scope)}, "paused")
 	for _, m := range snapshot.Members {
-		v := m.Value
-		add(m.OK() && v.State != cluster.StateRunning, "see the agent's and PostgreSQL's log there", "%s is %s", v.Name, v.State)
-		if v.PendingRestart {
-			alarms = append(alarms, alarm{v.Name + " waits for a restart", "lictor restart --pending", Worth})
-		}
-		if unheard(snapshot, m) {
-			add(true, "see whether its host and its agent run; its key vanishes with its Consul session, a while after them",
-				"%s has not been heard of since %s took over", v.Name, leaderName)
-			continue
-		}
-		if v.Stranded() && v.Name != leaderName {
-			todo := "lictor reinit makes it anew; with rebuild: auto its agent would"
-			if s.dynamic.Rebuild == cluster.RebuildAuto {
-				todo = "rebuild is auto: its agent makes it anew, when it is its turn"
-				if v.Lictor.Rebuild != "" {
-					todo = "rebuild is auto: " + printable.Text(v.Lictor.Rebuild)
-				}
-			}
-			add(true, todo, "%s cannot go on: %s", v.Name, printable.Text(v.Lictor.Stranded))
-			continue
-		}
-		if v.Name == leaderName || v.State != cluster.StateRunning || leaderName == "" {
-			continue
-		}
-		add(cluster.IsPrimary(v.Role), "see whether it runs (its key outlives it for a while); if so, stop it at once unless it holds the lease, and see what was written there",
-			"%s says that it is a primary, too", v.Name)
-		add(v.Timeline > 0 && leader.Value.Timeline > 0 && v.Timeline != leader.Value.Timeline, "wait some seconds after a change of leader; if it stays there see its log, lictor reinit makes it anew",
-			"%s is on timeline %d", v.Name, v.Timeline)
-		noStream := cluster.NoStream(v.Tags)
-		add(streams && v.ReplicationState == "" && !noStream, "see PostgreSQL's log on both sides: pg_hba, password, slot, network", "%s does not replicate", v.Name)
-		add(streams && v.ReplicationState == "" && noStream, "give it a restore_command (postgresql.recovery_conf), or take the tag nostream away", "%s gets no WAL", v.Name)
-		add(v.ReplayStandsStill != "", "it serves no readers: SELECT pg_wal_replay_resume() there, take recovery_min_apply_delay away or, if that is wanted, tag it noloadbalance; "+
-			"one that waits for a restart gets it from its agent, unless the shard is paused", "replay of %s stands still: %s", v.Name, v.ReplayStandsStill)
-		lag, known := snapshot.Lag(v, v.XLogLocation)
-		limit := s.dynamic.MaximumLagOnFailover
-		if noStream && limit > 0 {
-			limit += archiveLag
-		}
-		add(known && limit > 0 && lag > limit && noStream, "see archive_command on the primary (pg_stat_archiver) and restore_command on the replica", "%s lags %s", v.Name, size(lag))
-		add(known && limit > 0 && lag > limit && !noStream,
-			"see pg_stat_replication on the primary, and the replica's disk and long queries", "%s lags %s", v.Name, size(lag))
+		alarms = append(alarms, s.memberAlarms(m)...)
 	}
-	for _, a := range s.standbyAlarms() {
-		add(true, a.do, "%s", a.what)
-	}
+	alarms = append(alarms, s.standbyAlarms()...)
 	for _, slot := range gone(snapshot) {
-		add(true, ofTheMissing, "a member is missing: nobody is here who uses the slot %s, which is kept for it", printable.Text(slot))
+		add(true, remedy{kind: "member missing", do: ofTheMissing, command: commandLine("events", s.scope)},
+			"a member is missing: nobody is here who uses the slot %s, which is kept for it", printable.Text(slot))
 	}
-	add(len(snapshot.Members) == 1, "add a member: without one nothing can take over", "no replica")
+	add(len(snapshot.Members) == 1, remedy{kind: "no replica", do: "add a member: without one nothing can take over"}, "no replica")
 	add(s.dynamic.Synchronous() && len(snapshot.Members) > 1 && len(snapshot.Sync.Value.Standbys()) == 0,
-		"see that a replica streams and is not tagged nosync", "no synchronous standby")
+		remedy{"no synchronous standby", "see that a replica streams and is not tagged nosync", commandLine("list", s.scope), "lag"}, "no synchronous standby")
 	if s.impostor != nil {
-		add(true, ofTheImpostor, "%s", s.impostor.Who())
+		add(true, remedy{kind: "somebody else answers", do: ofTheImpostor}, "%s", s.impostor.Who())
 	}
 	for _, what := range archiveAlarms(leaderName, s.archiver) {
-		add(true, ofTheArchive, "%s", what)
+		add(true, remedy{kind: "archive", do: ofTheArchive, runbook: "archive-fails"}, "%s", what)
 	}
-	add(s.backups != "", ofTheBackups, "%s", s.backups)
+	add(s.backups != "", remedy{kind: "backups", do: ofTheBackups, runbook: "backups-missing"}, "%s", s.backups)
 	if s.unverified != "" {
-		alarms = append(alarms, alarm{s.unverified, ofTheVerification, Worth})
+		alarms = append(alarms, alarm{s.unverified, remedy{kind: "backups", do: ofTheVerification, runbook: "backups-missing"}, Worth})
 	}
 	alarms = append(alarms, s.bouncerAlarms()...)
 	if what, do := s.misrouted(); what != "" {
-		return append(alarms, alarm{what, do, Wrong})
+		return append(alarms, alarm{what, remedy{kind: "route", do: do, command: commandLine("routes"), runbook: "pgbouncer-stuck"}, Wrong})
 	}
 	for _, b := range s.bouncers {
 		what := s.behind(b)
-		add(s.snapshot.Route.OK() && what != "", ofTheBouncer, "%s", what)
+		add(s.snapshot.Route.OK() && what != "", remedy{"bouncer", ofTheBouncer, commandLine("routes"), "pgbouncer-stuck"}, "%s", what)
 	}
+	return alarms
+}
+
+// memberAlarms says what is not as it should be with one of its members.
+func (s fleetShard) memberAlarms(m cluster.Entry[cluster.Member]) []alarm {
+	var alarms []alarm
+	add := func(is bool, r remedy, format string, args ...any) {
+		if is {
+			alarms = append(alarms, alarm{fmt.Sprintf(format, args...), r, Wrong})
+		}
+	}
+	snapshot, leaderName, v := s.snapshot, s.snapshot.LeaderName(), m.Value
+	leader, _ := snapshot.Member(leaderName)
+	streams := snapshot.Status.Value.Lictor != nil // Patroni 3 does not say
+	add(m.OK() && v.State != cluster.StateRunning, remedy{
+		"member not running", "see the agent's and PostgreSQL's log there", commandLine("list", s.scope), "replica-will-not-start",
+	}, "%s is %s", v.Name, v.State)
+	if v.PendingRestart {
+		pending := remedy{kind: "restart waits", do: "lictor restart --pending", command: commandLine("restart --pending", s.scope)}
+		alarms = append(alarms, alarm{v.Name + " waits for a restart", pending, Worth})
+	}
+	if unheard(snapshot, m) {
+		add(true, remedy{
+			kind: "member silent", do: "see whether its host and its agent run; its key vanishes with its Consul session, a while after them",
+			command: commandLine("events", s.scope),
+		}, "%s has not been heard of since %s took over", v.Name, leaderName)
+		return alarms
+	}
+	if v.Stranded() && v.Name != leaderName {
+		stranded := remedy{"cannot go on", "lictor reinit makes it anew; with rebuild: auto its agent would", commandLine("reinit", s.scope, v.Name), "rewind-failed"}
+		if s.dynamic.Rebuild == cluster.RebuildAuto {
+			stranded.do, stranded.command = "rebuild is auto: its agent makes it anew, when it is its turn", ""
+			if v.Lictor.Rebuild != "" {
+				stranded.do = "rebuild is auto: " + printable.Text(v.Lictor.Rebuild)
+			}
+		}
+		add(true, stranded, "%s cannot go on: %s", v.Name, printable.Text(v.Lictor.Stranded))
+		return alarms
+	}
+	if v.Name == leaderName || v.State != cluster.StateRunning || leaderName == "" {
+		return alarms
+	}
+	add(cluster.IsPrimary(v.Role), remedy{
+		twoPrimaries, "see whether it runs (its key outlives it for a while); if so, stop it at once unless it holds the lease, and see what was written there",
+		commandLine("list", s.scope), "two-primaries",
+	}, "%s says that it is a primary, too", v.Name)
+	add(v.Timeline > 0 && leader.Value.Timeline > 0 && v.Timeline != leader.Value.Timeline, remedy{
+		"another timeline", "wait some seconds after a change of leader; if it stays there see its log, lictor reinit makes it anew",
+		commandLine("reinit", s.scope, v.Name), "rewind-failed",
+	}, "%s is on timeline %d", v.Name, v.Timeline)
+	noStream := cluster.NoStream(v.Tags)
+	add(streams && v.ReplicationState == "" && !noStream, remedy{
+		"not streaming", "see PostgreSQL's log on both sides: pg_hba, password, slot, network", commandLine("doctor", s.scope), "lag",
+	}, "%s does not replicate", v.Name)
+	add(streams && v.ReplicationState == "" && noStream, remedy{
+		"not streaming", "give it a restore_command (postgresql.recovery_conf), or take the tag nostream away", commandLine("doctor", s.scope), "lag",
+	}, "%s gets no WAL", v.Name)
+	add(v.ReplayStandsStill != "", remedy{
+		kind: "replay stands still", do: "it serves no readers: SELECT pg_wal_replay_resume() there, take recovery_min_apply_delay away or, if that is wanted, tag it noloadbalance; " +
+			"one that waits for a restart gets it from its agent, unless the shard is paused", runbook: "lag",
+	}, "replay of %s stands still: %s", v.Name, v.ReplayStandsStill)
+	lag, known := snapshot.Lag(v, v.XLogLocation)
+	limit := s.dynamic.MaximumLagOnFailover
+	behind := "see pg_stat_replication on the primary, and the replica's disk and long queries"
+	if noStream {
+		behind = "see archive_command on the primary (pg_stat_archiver) and restore_command on the replica"
+		if limit > 0 {
+			limit += archiveLag
+		}
+	}
+	add(known && limit > 0 && lag > limit, remedy{"lag", behind, commandLine("doctor", s.scope), "lag"}, "%s lags %s", v.Name, size(lag))
 	return alarms
 }
 
@@ -200,7 +263,8 @@ func (s fleetShard) bouncerAlarms() []alarm {
 		if pause := b.Applied[s.id].Paused; pause != nil {
 			alarms = append(alarms, alarm{
 				fmt.Sprintf("bouncer %s has clients wait since %s, paused by %s", b.Name, pause.Since.UTC().Format(time.RFC3339), printable.Text(pause.By)),
-				"lictor bouncer resume, on its host, when the maintenance is over", Wrong,
+				remedy{kind: "clients wait", do: "lictor bouncer resume, on its host, when the maintenance is over", runbook: "pgbouncer-stuck"},
+				Wrong,
 			})
 		}
 		if b.Draining {
@@ -208,7 +272,9 @@ func (s fleetShard) bouncerAlarms() []alarm {
 		}
 	}
 	if draining > 0 && draining == len(s.bouncers) {
-		alarms = append(alarms, alarm{"all bouncers are draining: load balancers send them no clients", "lictor bouncer undrain, on their hosts", Wrong})
+		alarms = append(alarms, alarm{
+			"all bouncers are draining: load balancers send them no clients", remedy{kind: "bouncers drain", do: "lictor bouncer undrain, on their hosts"}, Wrong,
+		})
 	}
 	return alarms
 }
@@ -240,16 +306,22 @@ func (s fleetShard) standbyAlarms() []alarm {
 	case beat != nil && beat.Succeeded > 0 && !standby.On():
 		return []alarm{{
 			fmt.Sprintf("no primary: the other site has taken over, on timeline %d", beat.Succeeded),
-			"lictor demote-cluster has it follow that site; promote-cluster --ignore-other-site makes two shards of them", Wrong,
+			remedy{kind: noPrimary, do: "lictor demote-cluster has it follow that site; promote-cluster --ignore-other-site makes two shards of them"},
+			Wrong,
 		}}
 	case !standby.On():
-		return []alarm{{"no primary: " + leader.Value.Name + " is a standby leader, and there is no standby_cluster to follow", "see lictor doctor for why it is not promoted", Wrong}}
+		return []alarm{{
+			"no primary: " + leader.Value.Name + " is a standby leader, and there is no standby_cluster to follow",
+			remedy{kind: noPrimary, do: "see lictor doctor for why it is not promoted", command: commandLine("doctor", s.scope)},
+			Wrong,
+		}}
 	case own != nil:
-		return []alarm{{"no primary: the shard follows itself, " + own.Error(), "lictor promote-cluster", Wrong}}
+		return []alarm{{"no primary: the shard follows itself, " + own.Error(), remedy{kind: noPrimary, do: "lictor promote-cluster", command: commandLine("promote-cluster", s.scope)}, Wrong}}
 	case beat != nil && leader.Value.ReplicationState == "" && leader.Value.State == cluster.StateRunning:
 		return []alarm{{
 			leader.Value.Name + " gets nothing from the " + standby.Upstream(),
-			"see whether the other site lives, and pg_hba, password and network; if it is lost, lictor promote-cluster", Wrong,
+			remedy{kind: "nothing from the other site", do: "see whether the other site lives, and pg_hba, password and network; if it is lost, lictor promote-cluster"},
+			Wrong,
 		}}
 	}
 	return nil

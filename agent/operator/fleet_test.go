@@ -2,6 +2,7 @@ package operator
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -121,8 +122,11 @@ func TestAlarms(t *testing.T) {
 			var all []string
 			for _, a := range s.alarms() {
 				all = append(all, a.what)
-				if a.do == "" {
-					t.Errorf("nothing to do about %q", a.what)
+				if a.do == "" || a.kind == "" {
+					t.Errorf("nothing to do about %q (of the kind %q)", a.what, a.kind)
+				}
+				if _, err := os.Stat("../../docs/runbooks/" + a.runbook + ".md"); a.runbook != "" && err != nil {
+					t.Errorf("%q: %v", a.what, err)
 				}
 			}
 			got := strings.Join(all, "; ")
