@@ -45,6 +45,24 @@ type backupsStatus struct {
 	Unverified string `json:"unverified,omitempty"`
 }
 
+// PeerBackups are a shard's backups as its leader tells of them.
+type PeerBackups struct {
+	Age time.Duration // since the repository was asked
+	// Last is the end of the last good backup of each type, Verified when one was verified last,
+	// both as the leader writes a time.
+	Last           map[string]string
+	Verified       string
+	Count, Damaged int
+	Bytes          int64
+}
+
+func (b *backupsStatus) peer() *PeerBackups {
+	if b == nil {
+		return nil
+	}
+	return &PeerBackups{Age: milliseconds(b.AgeMS), Last: b.Last, Verified: b.Verified, Count: b.Count, Damaged: b.Damaged, Bytes: b.Bytes}
+}
+
 func (b *Backups) status(now time.Time) *backupsStatus {
 	if b == nil {
 		return nil

@@ -315,6 +315,8 @@ type PeerLictor struct {
 	BackupTrouble string
 	// Unverified says what is wrong with the time of the last verification of a backup.
 	Unverified string
+	// Backups are those of the shard, nil where the leader was told of none.
+	Backups *PeerBackups
 	// Verified is the backup that was restored and checked on that member's host last.
 	Verified Verification
 }
@@ -415,6 +417,7 @@ func parseStatus(raw []byte) (PeerStatus, error) {
 			Replaying: out.Accepting && !out.Primary && (l.Replaying == nil || *l.Replaying),
 			Restoring: l.Restoring, Detached: l.Detached, Archiver: l.Archiver.peer(), BackupTrouble: l.Backups.problem(), Unverified: l.Backups.unverified(),
 		}
+		p.Backups = l.Backups.peer()
 		if l.Verified != nil {
 			p.Verified = *l.Verified
 		}

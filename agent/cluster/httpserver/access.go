@@ -136,8 +136,30 @@ func (a Access) CheckConnection(r *http.Request) *Denial {
 // CheckProof returns nil when CheckConnection does, and the request shows the
 // credentials that it must.
 func (a Access) CheckProof(r *http.Request) *Denial {
-	if d := a.CheckConnection(r); d != nil || !a.login {
+	if d := a.CheckConnection(r); d != nil {
 		return d
+	}
+	return a.checkLogin(r)
+}
+
+// CheckReader returns nil when a request may read what is not for everybody: it shows the
+// certificate and the credentials that it must. A link of another site's page may lead here,
+// which changes nothing; but without credentials the server must be called by a name of its
+// own, or the page of a site whose name has been made to lead here could read, too.
+func (a Access) CheckReader(r *http.Request) *Denial {
+	switch {
+	case a.certificate && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0):
+		return &Denial{http.StatusForbidden, "client certificate required"}
+	case !a.login && !a.called(r.Host):
+		return &Denial{http.StatusForbidden, otherSite("this server is not called", r.Host, "; use its address, or the name in connect_address").Error()}
+	}
+	return a.checkLogin(r)
+}
+
+// checkLogin returns nil when a request shows the credentials that it must.
+func (a Access) checkLogin(r *http.Request) *Denial {
+	if !a.login {
+		return nil
 	}
 	if r.Header.Get("Authorization") == "" {
 		return &Denial{http.StatusUnauthorized, "no auth header received"}
