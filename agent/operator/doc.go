@@ -13,6 +13,8 @@
 //	history.go     history and events
 //	fleet.go, fleet_alarms.go
 //	               all shards at once, and what is wrong with them
+//	fleet_watch.go, fleet_list.go, fleet_view.go
+//	               the same again and again for who looks on, as a page shows it
 //	config.go      show-config and edit-config
 //	switchover.go  switchover and failover
 //	sites.go       a shard at two sites: demote-cluster, promote-cluster

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -39,9 +40,13 @@ func Fleet(ctx context.Context, c *Console, site *Site, o FleetOptions) error {
 		return noShard(missing[0], site.Namespace+"/"+missing[0]+"/")
 	}
 	if !o.Quiet {
-		if err := f.askLeaders(ctx, site); err != nil {
+		client, err := site.memberClient()
+		if err != nil {
 			return err
 		}
+		f.learnSecrets(ctx, site)
+		f.askLeaders(ctx, client, leaseLimit)
+		client.Close()
 	}
 	alarmed := 0
 	t := fleetTable()
@@ -80,18 +85,24 @@ type fleetShard struct {
 	dynamic  cluster.Dynamic
 	problem  error             // of the dynamic configuration
 	warnings []cluster.Warning // of it, too
-	lease    lease
-	archiver *api.PeerArchiver // the leader's; nil: not known, or nothing is archived
-	backups  string            // what the leader says is wrong with backups; empty: nothing
-	// unverified is what it says of the time of the last verification of one.
-	unverified string
-	// impostor is who answers in the leader's place, and what helps; nil: nobody is known to.
-	impostor *api.Unproved
+	leaderWords
 	// secret is what members prove themselves by; noSecret why there is none.
 	secret   *proof.Keeper
 	noSecret error
 	id       string            // NAMESPACE/SCOPE: what bouncers call it
 	bouncers []cluster.Bouncer // those that serve it
+}
+
+// leaderWords are what only a leader knows of its shard, as it was asked.
+type leaderWords struct {
+	lease    lease
+	archiver *api.PeerArchiver // nil: not known, or nothing is archived
+	backups  string            // what is wrong with backups; empty: nothing
+	// unverified is what is wrong with the time of the last verification of one.
+	unverified string
+	repository *api.PeerBackups // nil: not known, or there is none
+	// impostor is who answers in the leader's place, and what helps; nil: nobody is known to.
+	impostor *api.Unproved
 }
 
 // only leaves the shards of these names, all where none is named, and returns the names
@@ -156,6 +167,16 @@ func (s *Site) whyNone(ctx context.Context) error {
 var errNoShards = errors.New("there are no shards")
 
 func (s *Site) parseFleet(shards, routes, bouncers, applied consulapi.KVPairs) fleet {
+	f := fleet{bouncers: s.parseBouncers(bouncers, applied)}
+	for scope, kvs := range s.byShard(shards, routes) {
+		f.shards = append(f.shards, s.parseShard(scope, kvs, f.bouncers))
+	}
+	slices.SortFunc(f.shards, func(a, b fleetShard) int { return strings.Compare(a.scope, b.scope) })
+	return f
+}
+
+// byShard puts together what is of one shard, by their names.
+func (s *Site) byShard(shards, routes consulapi.KVPairs) map[string][]cluster.KV {
 	byScope, real := map[string][]cluster.KV{}, map[string]bool{}
 	take := func(pairs consulapi.KVPairs, prefix string) {
 		for _, p := range pairs {
@@ -169,7 +190,12 @@ func (s *Site) parseFleet(shards, routes, bouncers, applied consulapi.KVPairs) f
 	}
 	take(shards, s.Namespace+"/")
 	take(routes, s.keys("x").Routes()+s.Namespace+"/")
-	var f fleet
+	maps.DeleteFunc(byScope, func(scope string, _ []cluster.KV) bool { return !real[scope] })
+	return byScope
+}
+
+// parseBouncers reads the keys of bouncers, and what they have applied.
+func (s *Site) parseBouncers(bouncers, applied consulapi.KVPairs) (all []cluster.Bouncer) {
 	said := map[string][]byte{}
 	for _, p := range applied {
 		if p.Session != "" {
@@ -178,22 +204,19 @@ func (s *Site) parseFleet(shards, routes, bouncers, applied consulapi.KVPairs) f
 	}
 	for _, p := range bouncers {
 		if b, err := cluster.ParseBouncer(strings.TrimPrefix(p.Key, s.keys("x").Bouncers()), p.Value); err == nil && p.Session != "" {
-			f.bouncers = append(f.bouncers, b.WithApplied(said[b.Name]))
+			all = append(all, b.WithApplied(said[b.Name]))
 		}
 	}
-	for scope, kvs := range byScope {
-		if !real[scope] {
-			continue
-		}
-		one := fleetShard{scope: scope, snapshot: cluster.ParseSnapshot(s.keys(scope), kvs, 0)}
-		one.servedBy(s.Namespace, f.bouncers)
-		if one.snapshot.Config.Exists() {
-			one.dynamic, one.warnings, one.problem = s.rules().ParseJSON(one.snapshot.Config.Value)
-		}
-		f.shards = append(f.shards, one)
+	return all
+}
+
+func (s *Site) parseShard(scope string, kvs []cluster.KV, bouncers []cluster.Bouncer) fleetShard {
+	one := fleetShard{scope: scope, snapshot: cluster.ParseSnapshot(s.keys(scope), kvs, 0)}
+	one.servedBy(s.Namespace, bouncers)
+	if one.snapshot.Config.Exists() {
+		one.dynamic, one.warnings, one.problem = s.rules().ParseJSON(one.snapshot.Config.Value)
 	}
-	slices.SortFunc(f.shards, func(a, b fleetShard) int { return strings.Compare(a.scope, b.scope) })
-	return f
+	return one
 }
 
 // servedBy notes which bouncers serve the shard.
@@ -252,15 +275,9 @@ func (f fleet) unproved() (scopes []string, why error) {
 	return scopes, why
 }
 
-// askLeaders asks all leaders what is left of their leases, and what they know of the archive.
-func (f *fleet) askLeaders(ctx context.Context, site *Site) error {
-	f.learnSecrets(ctx, site)
-	client, err := site.memberClient()
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, leaseLimit)
+// askLeaders asks all leaders what is left of their leases, and what they know of archive and backups.
+func (f *fleet) askLeaders(ctx context.Context, client *api.Client, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var asking sync.WaitGroup
 	turns := make(chan struct{}, leadersAtOnce)
@@ -283,11 +300,11 @@ func (f *fleet) askLeaders(ctx context.Context, site *Site) error {
 			if err == nil && status.Lictor != nil && status.Lictor.Leads {
 				s.lease.known, s.lease.left = true, status.Lictor.LeaseLeft
 				s.archiver, s.backups, s.unverified = status.Lictor.Archiver, status.Lictor.BackupTrouble, status.Lictor.Unverified
+				s.repository = status.Lictor.Backups
 			}
 		})
 	}
 	asking.Wait()
-	return nil
 }
 
 func fleetTable() Table {
@@ -426,6 +443,9 @@ func alarmCell(alarms []alarm) Cell {
 		words[i] = a.what
 	}
 	c := styled(strings.Join(words, "; "), Bad)
+	if worst(alarms) == Worth {
+		c.Style = Warning
+	}
 	c.Value = words
 	return c
 }

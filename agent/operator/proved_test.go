@@ -103,9 +103,13 @@ func TestNothingIsPlannedByUnprovedAnswers(t *testing.T) {
 			}
 			f := fleet{shards: []fleetShard{{scope: "x", snapshot: snapshot}}}
 
-			if err := f.askLeaders(t.Context(), site); err != nil {
+			client, err := site.memberClient()
+			if err != nil {
 				t.Fatal(err)
 			}
+			defer client.Close()
+			f.learnSecrets(t.Context(), site)
+			f.askLeaders(t.Context(), client, leaseLimit)
 			alarmed := ""
 			for _, a := range f.shards[0].alarms() {
 				alarmed += a.what + "\n"

@@ -31,7 +31,8 @@ const (
 // Site is a Consul datacentre with its shards.
 type Site struct {
 	Settings
-	clients []*consulapi.Client
+	configs []*consulapi.Config // one for each address
+	clients []*consulapi.Client // of the same
 }
 
 // Connect prepares to talk to Consul; nothing is sent yet.
@@ -40,7 +41,7 @@ func Connect(s Settings) (*Site, error) {
 	if err != nil {
 		return nil, Usage(err)
 	}
-	site := &Site{Settings: s}
+	site := &Site{Settings: s, configs: configs}
 	for _, c := range configs {
 		client, err := consulapi.NewClient(c)
 		if err != nil {
@@ -56,15 +57,20 @@ const attemptShare = 3
 
 // query asks the addresses of Consul in order until one answers.
 func (s *Site) query(ctx context.Context, f func(ctx context.Context, c *consulapi.Client) error) error {
+	return s.attempt(ctx, func(ctx context.Context, i int) error { return f(ctx, s.clients[i]) })
+}
+
+// attempt does so by the addresses' numbers.
+func (s *Site) attempt(ctx context.Context, f func(ctx context.Context, i int) error) error {
 	ctx, cancel := context.WithTimeout(ctx, readLimit)
 	defer cancel()
 	var errs []error
-	for i, c := range s.clients {
+	for i := range s.clients {
 		attempt, done := ctx, context.CancelFunc(func() {})
 		if i < len(s.clients)-1 {
 			attempt, done = context.WithTimeout(ctx, readLimit/attemptShare)
 		}
-		err := f(attempt, c)
+		err := f(attempt, i)
 		done()
 		var status consulapi.StatusError
 		var own *failure
