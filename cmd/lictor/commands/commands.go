@@ -94,7 +94,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 	)
 	for group, commands := range map[string][]*cobra.Command{
 		groupShards:   {routesCommand()},
-		groupServices: {agentCommand(), bouncerCommand(), backupCommand()},
+		groupServices: {agentCommand(), bouncerCommand(), backupCommand(), webCommand()},
 		groupSetUp:    {validateCommand(), generateConfigCommand(), sampleConfigCommand()},
 	} {
 		for _, cmd := range commands {

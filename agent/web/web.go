@@ -1,0 +1,189 @@
+package web
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"io/fs"
+	"net/http"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
+	"github.com/lictor-ha/lictor/agent/operator"
+	"github.com/lictor-ha/lictor/agent/printable"
+	"github.com/lictor-ha/lictor/docs/runbooks"
+)
+
+//go:embed page
+var files embed.FS
+
+const (
+	// ageEvery is how often a browser is told how old is what it shows: who hears nothing for
+	// longer knows that nobody is there.
+	ageEvery = time.Second
+	// writeLimit bounds one message: who does not read it in time is cut off, and comes again.
+	writeLimit = 10 * time.Second
+)
+
+// Server serves the page.
+type Server struct {
+	watch  *operator.FleetWatch
+	access httpserver.Access
+	stream stream
+	page   http.Handler
+	http   *httpserver.Server
+	// ending is closed when the server ends: streams last until then.
+	ending chan struct{}
+}
+
+// New makes a server of these settings; Run has it serve.
+func New(c Config, version string, log zerolog.Logger) (*Server, error) {
+	site, err := operator.Connect(c.site())
+	if err != nil {
+		return nil, err
+	}
+	watch, err := operator.WatchFleet(site, c.ZoneTag)
+	if err != nil {
+		return nil, err
+	}
+	page, err := fs.Sub(files, "page")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		watch: watch, page: http.FileServerFS(page), ending: make(chan struct{}),
+		access: httpserver.NewAccess(httpserver.AccessSettings{
+			Username: c.Authentication.Username, Password: c.Authentication.Password, Certificate: c.VerifyClient == "required",
+			Hosts: []string{c.ConnectAddress, c.Listen},
+		}),
+	}
+	s.http = &httpserver.Server{
+		Handler: s.handler(version), Name: "fleet page", Setting: "listen", Address: c.Listen, Limits: httpserver.DefaultLimits(), Log: log,
+	}
+	s.http.TLS, err = c.tls(func(err error) { log.Error().Err(err).Msg("fleet page: certificates") })
+	return s, err
+}
+
+// Run serves until ctx ends. ready is called with the address once the page can be opened.
+func (s *Server) Run(ctx context.Context, ready func(address string)) error {
+	if err := s.http.Listen(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() { defer close(watched); s.watch.Run(ctx) }()
+	defer func() { cancel(); <-watched }()
+	ready(s.http.Addr().String())
+	return s.http.Serve(ctx, func() { close(s.ending) })
+}
+
+// handler answers what may be read; there is nothing else.
+func (s *Server) handler(version string) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /", s.page)
+	mux.HandleFunc("GET /live", s.live)
+	mux.HandleFunc("GET /shards/{name}", s.shard)
+	mux.HandleFunc("GET /runbooks/{name}", runbook)
+	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { reply(w, map[string]string{"version": version}) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		protect(w.Header())
+		if denied := s.access.CheckReader(r); denied != nil {
+			if denied.Status == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", `Basic realm="lictor web", charset="UTF-8"`)
+				denied.Text = "user name or password is wrong"
+			}
+			http.Error(w, printable.Text(denied.Text), denied.Status)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// protect has a browser run nothing but the page's own files, take text for text, and show the
+// page in no other one.
+func protect(h http.Header) {
+	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "+
+		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+}
+
+// live tells a browser of the fleet as it is and of each change, until it leaves.
+func (s *Server) live(w http.ResponseWriter, r *http.Request) {
+	defer s.watch.Look()()
+	conn := http.NewResponseController(w)
+	if err := conn.SetReadDeadline(time.Time{}); err != nil { // that of a request, which this one outlasts
+		http.Error(w, "this connection cannot be kept open", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	tick := time.NewTicker(ageEvery)
+	defer tick.Stop()
+	var seen uint64
+	for {
+		state, changed := s.watch.State()
+		news, number, err := s.stream.message(state, seen)
+		if err != nil {
+			return
+		}
+		old, err := age(state, time.Now())
+		if err != nil {
+			return
+		}
+		for _, message := range [][]byte{news, old} {
+			if conn.SetWriteDeadline(time.Now().Add(writeLimit)) != nil {
+				return
+			}
+			if _, err := w.Write(message); err != nil {
+				return
+			}
+		}
+		if conn.Flush() != nil {
+			return
+		}
+		seen = number
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-s.ending:
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// shard tells all of one shard.
+func (s *Server) shard(w http.ResponseWriter, r *http.Request) {
+	view, found := s.watch.Shard(r.Context(), r.PathValue("name"))
+	if !found {
+		http.Error(w, "there is no shard of this name", http.StatusNotFound)
+		return
+	}
+	reply(w, view)
+}
+
+func runbook(w http.ResponseWriter, r *http.Request) {
+	text, err := runbooks.Read(r.PathValue("name"))
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write(text) // a client that has gone needs no answer
+}
+
+func reply(w http.ResponseWriter, value any) {
+	text, err := json.Marshal(value)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(printable.JSON(text), '\n')) // a client that has gone needs no answer
+}
