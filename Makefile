@@ -30,6 +30,8 @@ FAULTS  ?=
 ROUNDS  ?=
 # Of `make fuzz`: how long each target runs; ONLY=regexp: those whose name matches.
 FUZZTIME ?= 2m
+# Of `make test-web`: where pictures of the page are kept.
+PICTURES ?=
 # Of `make test-versions`: the Debian release whose versions are used.
 DEBIAN  ?= trixie
 
@@ -88,6 +90,16 @@ test-backup: build ## shards backed up by the real pgBackRest (as root): replica
 	@e2e/tools/deps.sh test
 	@$(PROGRAMS) LICTOR_TEST_BACKUP=1 && $(SCRATCH) && \
 		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v ./e2e/backup
+
+.PHONY: browser
+browser: ## what the tests of the fleet page need (as root): Debian's Chromium, node, and playwright-core in a cache outside the tree
+	@e2e/tools/deps.sh browser
+	@e2e/tools/browser.sh
+
+.PHONY: test-web
+test-web: build browser ## the fleet page's figures with 1,000 shards, also in a real Chromium; on a quiet machine. PICTURES=DIR keeps what it looks like
+	@$(PROGRAMS) LICTOR_TEST_FIGURES=1 LICTOR_TEST_PICTURES=$(PICTURES) && $(SCRATCH) && \
+		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -v ./e2e/web
 
 .PHONY: test-evacuate
 test-evacuate: build ## 24 shards on 6 hosts (as root; 72 PostgreSQL): leaders are spread, one host is evacuated under clients, and put back

@@ -4,7 +4,7 @@
 // The folders beside it:
 //
 //	lab, netns      build what is tested, and enter its network namespaces
-//	bouncer, cli, clients, backup, ansible, vm
+//	bouncer, cli, web, clients, backup, ansible, vm
 //	                tests of one part each
 //	faults          the failure lab (`make lab`)
 //	demo            `make demo`

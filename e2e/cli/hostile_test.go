@@ -264,9 +264,10 @@ func TestNothingHostileReachesATerminal(t *testing.T) {
 		{"demote-cluster", evil},
 		{"promote-cluster", "h", "--force"},
 		{"promote-cluster", evil},
+		{"web", evil}, // what it serves: TestPage in e2e/web
 	}
 	everyCommand(t, commands)
-	const plain = "bouncer backup" // these know nothing of formats, nor of --consul
+	const plain = "bouncer backup web" // these know nothing of formats, nor of --consul
 	for _, command := range commands {
 		for _, format := range []string{"pretty", "json", "yaml", "tsv"} {
 			args := slices.Clone(command)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that the programs are there that the demo (deps.sh demo), the tests
-# (deps.sh test), those with other versions (deps.sh versions) or those of the Ansible collection (deps.sh ansible) run. As root on Debian it installs the packages that are
+# (deps.sh test), those of the fleet page in a browser (deps.sh browser), those with other versions (deps.sh versions) or those of the Ansible collection (deps.sh ansible) run. As root on Debian it installs the packages that are
 # missing, without starting a service or creating a PostgreSQL cluster; as
 # another user it says what is missing and how to install it.
 set -euo pipefail
@@ -27,11 +27,19 @@ need() { # PACKAGE COMMAND...: the package is needed unless the command succeeds
 	"$@" >/dev/null 2>&1 || missing+=("$package")
 }
 
-need postgresql-15 has_postgres
-need pgbouncer command -v pgbouncer
-need haproxy command -v haproxy
+if [[ $purpose != browser ]]; then
+	need postgresql-15 has_postgres
+	need pgbouncer command -v pgbouncer
+	need haproxy command -v haproxy
+fi
 case $purpose in
 demo) ;;
+browser)
+	need chromium command -v chromium
+	need nodejs command -v node
+	need npm command -v npm
+	need fonts-dejavu-core test -e /usr/share/fonts/truetype/dejavu
+	;;
 test | versions)
 	need gcc command -v gcc # for go test -race
 	need libc6-dev test -e /usr/include/stdio.h
@@ -61,7 +69,7 @@ ansible)
 	need procps command -v ps
 	;;
 *)
-	echo "usage: ${0##*/} [demo|test|versions|ansible]" >&2
+	echo "usage: ${0##*/} [demo|test|browser|versions|ansible]" >&2
 	exit 2
 	;;
 esac

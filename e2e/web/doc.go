@@ -1,0 +1,3 @@
+// Package web opens the fleet page, as browsers do, on fleets in a real Consul: its figures with a
+// thousand shards, and the page itself in a real Chromium (`make browser` installs one).
+package web
