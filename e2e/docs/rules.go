@@ -13,6 +13,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/web"
 	bouncerconfig "github.com/lictor-ha/lictor/bouncer/config"
 )
 
@@ -56,6 +57,13 @@ func agentLoader(dir string) loader {
 func bouncerLoader(dir string) loader {
 	return fileLoader(filepath.Join(dir, "probe.yml"), func(s settings.Source) error {
 		_, _, err := bouncerconfig.Load(s)
+		return err
+	})
+}
+
+func webLoader(dir string) loader {
+	return fileLoader(filepath.Join(dir, "probe.yml"), func(s settings.Source) error {
+		_, _, err := web.Load(s)
 		return err
 	})
 }

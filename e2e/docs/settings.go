@@ -14,6 +14,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/web"
 	bouncerconfig "github.com/lictor-ha/lictor/bouncer/config"
 )
 
@@ -32,7 +33,7 @@ type Setting struct {
 	Field string
 }
 
-// Section is one of the three files or keys that settings stand in.
+// Section is one of the files or keys that settings stand in.
 type Section struct {
 	Title, Intro string
 	Settings     []Setting
@@ -42,7 +43,7 @@ type Section struct {
 // Sections reads all settings from the source tree at root and from the code that
 // this program was built with. dir is an empty directory for scratch files.
 func Sections(root, dir string) ([]Section, error) {
-	said, err := readComments(root, "agent/config", "agent/cluster", "agent/cluster/settings", "bouncer/config")
+	said, err := readComments(root, "agent/config", "agent/cluster", "agent/cluster/settings", "bouncer/config", "agent/web")
 	if err != nil {
 		return nil, err
 	}
@@ -61,6 +62,10 @@ func Sections(root, dir string) ([]Section, error) {
 	follow, _, err := bouncerconfig.Load(settings.Source{Path: pooler})
 	if err != nil {
 		return nil, fmt.Errorf("the smallest configuration of a bouncer: %w", err)
+	}
+	page, _, err := web.Load(settings.Source{})
+	if err != nil {
+		return nil, fmt.Errorf("the smallest configuration of the fleet page: %w", err)
 	}
 	dynamic, _, err := cluster.ParseDynamic(nil)
 	if err != nil {
@@ -84,6 +89,12 @@ func Sections(root, dir string) ([]Section, error) {
 			Intro:    "The file of `lictor bouncer FILE` (bouncer.yml; [bouncer.md](bouncer.md) has examples). `LICTOR_<SECTION>_<KEY>` goes over it; `lictor bouncer validate FILE` checks it, SIGHUP reads it again. The section `consul` is the agent's.",
 			Settings: slices.DeleteFunc(walk(said, reflect.ValueOf(follow), ""), func(s Setting) bool { return strings.HasPrefix(s.Path, "consul.") }),
 			load:     bouncerLoader(dir),
+		},
+		{
+			Title:    "Fleet page",
+			Intro:    "The file of `lictor web FILE` ([web.md](web.md) has examples). `LICTOR_<SECTION>_<KEY>` goes over it. The section `consul` is the agent's.",
+			Settings: slices.DeleteFunc(walk(said, reflect.ValueOf(page), ""), func(s Setting) bool { return strings.HasPrefix(s.Path, "consul.") }),
+			load:     webLoader(dir),
 		},
 	}
 	for i := range sections {
@@ -284,7 +295,7 @@ const secret = "not-shown"
 func Page(sections []Section) string {
 	var b strings.Builder
 	b.WriteString("# Settings\n\n<!-- Made from the code by `go run ./e2e/docs/cmd/settings`: change the comments of the types there, not this page. -->\n\n" +
-		"Every setting of agent, shard and bouncer, made from the code by `go run ./e2e/docs/cmd/settings`: what it means and why is the comment of\n" +
+		"Every setting of agent, shard, bouncer and fleet page, made from the code by `go run ./e2e/docs/cmd/settings`: what it means and why is the comment of\n" +
 		"the field that holds it, the default is what the loader fills in, and a rule is what the loader answers to a value that breaks it (with all other\n" +
 		"settings at their defaults; X stands for the value). All problems of a file are reported at once, each with its place.\n\n" +
 		"`*` stands for a name that you choose, `[]` for each item of a list. A setting that has no effect says so: it is read so that a `patroni.yml` works unchanged.\n")
