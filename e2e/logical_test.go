@@ -33,6 +33,9 @@ func readThrough(t *testing.T, native bool) {
 	t.Helper()
 	parameters, create := map[string]any{"wal_level": "logical"}, "SELECT pg_create_logical_replication_slot('feed', 'test_decoding')"
 	if native {
+		if major(t) < 17 {
+			t.Skip("sync_replication_slots is of PostgreSQL 17")
+		}
 		parameters["sync_replication_slots"], create = "on", "SELECT pg_create_logical_replication_slot('feed', 'test_decoding', failover => true)"
 	}
 	l := start(t, lab.Options{
@@ -43,13 +46,6 @@ func readThrough(t *testing.T, native bool) {
 	ctx := within(t)
 	leader := got(s.AwaitHealthy(ctx))(t)
 	conn := got(leader.Connect(ctx, "postgres"))(t)
-	if native {
-		var version int
-		must(t, conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&version))
-		if version < 17_00_00 {
-			t.Skip("sync_replication_slots is of PostgreSQL 17")
-		}
-	}
 	for _, sql := range []string{
 		"CREATE TABLE public.feed (n bigint)", "CREATE TABLE public.others (n bigint)",
 		create,
@@ -187,6 +183,17 @@ func feedConfirmed(ctx context.Context, m *lab.Member) (at int64, err error) {
 		return 0, fmt.Errorf("the slot on %s: %w", m.Name, err)
 	}
 	return at, nil
+}
+
+// major is the version of PostgreSQL that labs run.
+func major(t *testing.T) (n int) {
+	t.Helper()
+	programs := got(lab.Programs{}.Find())(t)
+	said := got(exec.CommandContext(t.Context(), filepath.Join(programs.PostgresBin, "postgres"), "--version").Output())(t)
+	if _, err := fmt.Sscanf(string(said), "postgres (PostgreSQL) %d", &n); err != nil {
+		t.Fatalf("%q: %v", said, err)
+	}
+	return n
 }
 
 func checkpoint(ctx context.Context, m *lab.Member) error {

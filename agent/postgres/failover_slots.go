@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -29,8 +28,11 @@ func (p *confFiles) syncsSlots() bool {
 	return p.major >= syncsSlotsSince && isOn(p.wantedParameters()[slotSync])
 }
 
+// isOn reports whether PostgreSQL takes a value for true: it takes the beginnings of words, too (parse_bool
+// in src/backend/utils/adt/bool.c).
 func isOn(value string) bool {
-	return slices.Contains([]string{"on", "true", "yes", "1"}, strings.ToLower(value))
+	value = strings.ToLower(value)
+	return value == "on" || value == "1" || value != "" && (strings.HasPrefix("true", value) || strings.HasPrefix("yes", value))
 }
 
 var quotedName = regexp.MustCompile(`"((?:[^"]|"")*)"`)

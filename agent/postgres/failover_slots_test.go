@@ -117,3 +117,14 @@ func TestStandbySlots(t *testing.T) {
 		t.Errorf("on a replica: %s", got)
 	}
 }
+
+func TestIsOn(t *testing.T) {
+	for value, want := range map[string]bool{
+		"on": true, "ON": true, "true": true, "tr": true, "t": true, "yes": true, "y": true, "1": true,
+		"": false, "o": false, "of": false, "off": false, "false": false, "no": false, "0": false, "2": false,
+	} {
+		if isOn(value) != want {
+			t.Errorf("%q: %v", value, !want)
+		}
+	}
+}
