@@ -177,8 +177,10 @@ func (j *judge) holdsPromised(other, h *host) bool {
 }
 
 // removesFor is I7 for data that give way to a copy: there is a primary, which this member reaches,
-// that has what was acknowledged. It may have gone while the answer was under way.
+// that has what was acknowledged. It may have gone while the answer was under way. (Looked at now, too: a
+// member whose host stood still asks and hears before the next look.)
 func (j *judge) removesFor(h *host) {
+	j.covers()
 	if !h.pg.empty && j.w.now > h.covered+2*time.Second {
 		j.fail("I7", "%s removes its data, and has reached no primary for %s that has what was acknowledged", h.name, j.w.now-h.covered)
 	}

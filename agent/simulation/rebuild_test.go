@@ -51,3 +51,11 @@ func TestRebuiltByPolicy(t *testing.T) {
 		t.Error("nothing is lost: this tests nothing")
 	})
 }
+
+// An operator asks for a member anew whose host stands still: it hears of the primary as soon as the
+// host goes on, and of nothing before (seed 21000188: the judge was wrong).
+func TestFoundAnewAfterStandingStill(t *testing.T) {
+	s := directed(4, map[string]any{"ttl": 30, "synchronous_mode": "quorum", "failsafe_mode": true},
+		during(34, 50, PauseVM, d), ev(60, Reinit, d), ev(64, KillPostmaster, d))
+	survived(t, s)
+}
