@@ -78,10 +78,10 @@ func TestPackages(t *testing.T) {
 		}
 		for _, want := range append([]string{
 			"usr/bin/lictor", "usr/lib/systemd/system/lictor-agent@.service", "usr/lib/systemd/system/lictor-bouncer.service",
-			"usr/lib/systemd/system/lictor-softdog.service", "usr/lib/sysusers.d/lictor.conf", "usr/lib/udev/rules.d/60-lictor-watchdog.rules",
+			"usr/lib/systemd/system/lictor-softdog.service", "usr/lib/systemd/system/lictor-web.service", "usr/lib/sysusers.d/lictor.conf", "usr/lib/udev/rules.d/60-lictor-watchdog.rules",
 			"usr/share/lictor/modules-load.d/softdog.conf", "usr/share/bash-completion/completions/lictor",
 			"usr/share/fish/vendor_completions.d/lictor.fish", "usr/share/man/man1/lictor.1.gz", "usr/share/man/man1/lictor-agent.1.gz",
-			"usr/share/doc/lictor/examples/agent.yml", "usr/share/doc/lictor/examples/bouncer.yml", "usr/share/doc/lictor/sbom.cdx.json",
+			"usr/share/doc/lictor/examples/agent.yml", "usr/share/doc/lictor/examples/bouncer.yml", "usr/share/doc/lictor/examples/web.yml", "usr/share/doc/lictor/sbom.cdx.json",
 		}, kind.own...) {
 			if !content[want] {
 				t.Errorf("%s lacks %s", kind.pkg, want)

@@ -7,5 +7,5 @@ remove | 0) ;;
 *) exit 0 ;;
 esac
 if [ -d /run/systemd/system ]; then
-	systemctl stop lictor-bouncer.service 'lictor-agent@*.service' || :
+	systemctl stop lictor-web.service lictor-bouncer.service 'lictor-agent@*.service' || :
 fi
