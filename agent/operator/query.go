@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -179,6 +180,18 @@ func hangUp(conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx) // nothing is left to be done about it
+}
+
+// OwnVersion shows the version of this program, and for others than people what it was built with and for.
+func OwnVersion(c *Console, own string) error {
+	if c.Format == Pretty {
+		c.Say("lictor version %s", own)
+		return nil
+	}
+	return c.Show(Table{
+		Columns: []Column{{Name: "Program"}, {Name: "Version"}, {Name: "Go"}, {Name: "Platform"}},
+		Rows:    [][]Cell{{text("lictor"), text(own), text(strings.TrimPrefix(runtime.Version(), "go")), text(runtime.GOOS + "/" + runtime.GOARCH)}},
+	})
 }
 
 // Version shows the versions of this program and of the members' agents and

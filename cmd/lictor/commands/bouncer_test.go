@@ -68,6 +68,8 @@ func TestCommandLines(t *testing.T) {
 		"restore orders --to x --port 5433":          "are of a new shard: say with --as",
 		"restore orders --cancel --as b":             "were all set",
 		"switchover a b --master db1":                "accepts at most 1 arg(s)",
+		"version --json --output tsv":                "[json output] were all set",
+		"version --output xml":                       "--output xml: must be one of pretty, json, yaml, tsv",
 	} {
 		t.Run(args, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "bouncer.yml")

@@ -192,20 +192,35 @@ func readPassword() (string, error) {
 }
 
 func versionCommand() *cobra.Command {
-	var o operate
-	return o.formatted(o.ofShard(&cobra.Command{
+	var (
+		o      operate
+		asJSON bool
+	)
+	cmd := o.formatted(o.ofShard(&cobra.Command{
 		Use:   "version [SHARD [MEMBER...]]",
 		Short: "Show the version of this program, of the members' agents and of their PostgreSQL",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if asJSON {
+				o.output = string(operator.JSON)
+			}
 			if len(args) == 0 && o.flags.Scope == "" {
-				fmt.Fprintln(cmd.OutOrStdout(), "lictor version", version)
-				return nil
+				format, err := operator.ParseFormat(o.output)
+				if err != nil {
+					return err
+				}
+				console := operator.Terminal(format)
+				console.Out = cmd.OutOrStdout()
+				return operator.OwnVersion(console, version)
 			}
 			return o.onShard(cmd, args, func(ctx context.Context, c *operator.Console, s *operator.Shard) error {
 				return operator.Version(ctx, c, s, version, rest(args))
 			})
 		},
 	}))
+	cmd.Flags().BoolVar(&asJSON, "json", false, "the same as --output json")
+	cmd.MarkFlagsMutuallyExclusive("json", "output")
+	cmd.MarkFlagsMutuallyExclusive("json", "format")
+	return cmd
 }
 
 // rest are the arguments behind the shard.
