@@ -52,16 +52,21 @@ func TestThousandShards(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("a change is with all %d browsers after %v (median), %v (slowest)", lookers, took[len(took)/2], took[len(took)-1])
-	if os.Getenv("LICTOR_TEST_FIGURES") != "" && took[len(took)/2] > mostLatency { // not beside other tests
-		t.Errorf("a change is seen after %v, want %v: %v", took[len(took)/2], mostLatency, took)
-	}
-	if open := s.proxy.mostOpen(); open > mostOpen {
+	open := s.proxy.mostOpen()
+	if open > mostOpen {
 		t.Errorf("%d questions to Consul were open, want %d", open, mostOpen)
 	}
-	if resident, err := peak(s.page.Process.Pid); err != nil || resident > mostMemory {
-		t.Errorf("%d MiB of memory at the most, want %d: %v", resident>>20, mostMemory>>20, err)
-	} else {
-		t.Logf("%d MiB of memory at the most, %d questions to Consul open", resident>>20, s.proxy.mostOpen())
+	resident, err := peak(s.page.Process.Pid)
+	testkit.Must(t, err)
+	t.Logf("%d MiB of memory at the most, %d questions to Consul open", resident>>20, open)
+	if os.Getenv("LICTOR_TEST_FIGURES") == "" {
+		return // beside other tests, garbage is collected late and everything takes longer
+	}
+	if took[len(took)/2] > mostLatency {
+		t.Errorf("a change is seen after %v, want %v: %v", took[len(took)/2], mostLatency, took)
+	}
+	if resident > mostMemory {
+		t.Errorf("%d MiB of memory at the most, want %d", resident>>20, mostMemory>>20)
 	}
 }
 
