@@ -177,18 +177,23 @@ func (p *replication) canRead(ctx context.Context, f pg.SlotFile, confirmed int6
 		return err
 	}
 	defer hangUpOn(conn)
+	var behind error // what was seen last says more than that the time is over
 	for {
 		var received int64
 		if err := conn.QueryRow(ctx, `SELECT COALESCE(pg_wal_lsn_diff(GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0'), 0)::bigint`).Scan(&received); err != nil {
+			if ctx.Err() != nil && behind != nil {
+				return fmt.Errorf("%w: %w", behind, ctx.Err())
+			}
 			return fmt.Errorf("asking how much WAL there is: %w", err)
 		}
 		if received >= confirmed {
 			return nil
 		}
+		behind = fmt.Errorf("this replica has received WAL up to %s, and its reader has all up to %s", pg.FormatLSN(received), pg.FormatLSN(confirmed))
 		select {
 		case <-time.After(receivedEvery):
 		case <-ctx.Done():
-			return fmt.Errorf("this replica has received WAL up to %s, and its reader has all up to %s: %w", pg.FormatLSN(received), pg.FormatLSN(confirmed), ctx.Err())
+			return fmt.Errorf("%w: %w", behind, ctx.Err())
 		}
 	}
 }

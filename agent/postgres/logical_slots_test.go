@@ -178,7 +178,7 @@ func TestCopiesNeedWAL(t *testing.T) {
 	must(t, b.Unfollow(ctx))
 	sql(ctx, t, a, "INSERT INTO public.t VALUES ('one')")
 	read(ctx, t, a)
-	short, end := context.WithTimeout(ctx, time.Second)
+	short, end := context.WithTimeout(ctx, 5*time.Second)
 	defer end()
 	refused(short, "this replica has received WAL up to ")
 
