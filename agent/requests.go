@@ -174,6 +174,9 @@ func (n *node) ChangeConfig(ctx context.Context, change func(map[string]any) (ma
 		err = n.conf.checkChange(ctx, old, next)
 	}
 	if err == nil {
+		err = next.MaintenanceWindows.CheckZones()
+	}
+	if err == nil {
 		err = n.conf.checkOwn(ctx, snapshot, old, next)
 	}
 	if err == nil {

@@ -28,6 +28,7 @@ type exchange struct {
 	adjust func(*http.Request)
 	status int
 	want   string // empty: not compared
+	has    string // is somewhere in the body
 	reason string // of the header Lictor-Reason
 }
 
@@ -55,6 +56,9 @@ func (e exchange) run(t *testing.T, state State) {
 	}
 	if e.want != "" && !same {
 		t.Errorf("body %q, want %q", got.body, e.want)
+	}
+	if !strings.Contains(got.body, e.has) {
+		t.Errorf("body %q lacks %q", got.body, e.has)
 	}
 	if r := got.header.Get(reasonHeader); r != e.reason {
 		t.Errorf("reason %q, want %q", r, e.reason)

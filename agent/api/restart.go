@@ -114,7 +114,7 @@ func readRestart(request map[string]any, primary string) (r RestartRequest, prob
 	for _, key := range slices.Sorted(maps.Keys(request)) {
 		value := request[key]
 		switch key {
-		case restartSchedule:
+		case restartSchedule, outsideWindow:
 		case restartRole:
 			role, _ := value.(string)
 			allowed, words := []string{cluster.RoleMaster, cluster.RolePrimary, cluster.RoleReplica}, "primary or replica"
@@ -163,7 +163,13 @@ func (s *Server) restart(ctx context.Context, request map[string]any) answer {
 			return *problem
 		}
 		wanted.At = at
+		if why := refusedAt(request, state, cluster.DisturbRestart, at); why != nil {
+			return *why
+		}
 		return s.scheduleRestart(ctx, wanted)
+	}
+	if why := refusedAt(request, state, cluster.DisturbRestart, s.now()); why != nil {
+		return *why
 	}
 	if why := wanted.Unmet(state); why != "" {
 		return because(text(http.StatusServiceUnavailable, "restart conditions are not satisfied"), why)

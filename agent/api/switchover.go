@@ -135,6 +135,15 @@ func (s *Server) wanted(act action, request map[string]any, state State) (cluste
 			return refuse(http.StatusPreconditionFailed, wrongLeader)
 		}
 	}
+	if act.planned {
+		at := s.now()
+		if wanted.ScheduledAt != nil {
+			at = *wanted.ScheduledAt
+		}
+		if why := refusedAt(request, state, cluster.DisturbHandover, at); why != nil {
+			return cluster.Failover{}, why
+		}
+	}
 	if state.Dynamic.Pause && wanted.Candidate == "" {
 		return refuse(http.StatusBadRequest, act.title+" is possible only to a specific candidate in a paused state")
 	}
@@ -148,6 +157,21 @@ func (s *Server) wanted(act action, request map[string]any, state State) (cluste
 
 // wrongLeader is Patroni's word for a request from another leader than the present one.
 const wrongLeader = "leader name does not match"
+
+// outsideWindow is the word of a request by which an operator says that he knows of the maintenance
+// windows.
+const outsideWindow = "outside_window"
+
+// refusedAt is the answer to who wants to disturb a shard at a time that its maintenance windows leave
+// out; nil: they do not, or the request says that it is meant.
+func refusedAt(request map[string]any, state State, d cluster.Disturbance, at time.Time) *answer {
+	why := state.Dynamic.MaintenanceWindows.Refusal(d, at)
+	if why == "" || isTrue(request[outsideWindow]) {
+		return nil
+	}
+	a := text(http.StatusPreconditionFailed, why)
+	return &a
+}
 
 // impossible says why a switchover cannot be, as far as the shard's keys tell;
 // empty: nothing speaks against it.

@@ -41,7 +41,7 @@ func dynamicKeys() []string {
 		"max_timelines_history", "check_timeline", "primary_start_timeout", "master_start_timeout",
 		"primary_stop_timeout", "master_stop_timeout", "synchronous_mode", "synchronous_mode_strict",
 		"synchronous_node_count", "failsafe_mode", "pause", "slots", "permanent_slots", "ignore_slots",
-		"member_slots_ttl", "rebuild", "standby_cluster", "other_site", "postgresql",
+		"member_slots_ttl", "rebuild", "maintenance_windows", "standby_cluster", "other_site", "postgresql",
 	}
 }
 
@@ -103,6 +103,7 @@ func (rules Rules) Parse(raw map[string]any) (Dynamic, []Warning, error) {
 	d.IgnoreSlots = r.matchers("ignore_slots")
 	d.MemberSlotsTTL = r.duration("member_slots_ttl", DefaultMemberSlotsTTL)
 	d.Rebuild = r.rebuild()
+	d.MaintenanceWindows = r.windows("maintenance_windows")
 	d.StandbyCluster = r.standbyCluster()
 	d.OtherSite = r.otherSite()
 	d.Postgres = r.postgres()

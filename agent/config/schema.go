@@ -70,7 +70,7 @@ func schema() settings.Schema {
 		"ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover", "maximum_lag_on_syncnode",
 		"max_timelines_history", "check_timeline", "primary_start_timeout", "master_start_timeout",
 		"primary_stop_timeout", "master_stop_timeout", "synchronous_mode", "synchronous_mode_strict",
-		"synchronous_node_count", "failsafe_mode", "rebuild", "standby_cluster", "other_site", "slots", "ignore_slots",
+		"synchronous_node_count", "failsafe_mode", "rebuild", "maintenance_windows", "standby_cluster", "other_site", "slots", "ignore_slots",
 	} {
 		s.Unused[key] = onlyDynamic
 	}

@@ -313,6 +313,10 @@ func (v *validation) bootstrap(b Bootstrap, rules cluster.Rules) cluster.Dynamic
 		v.warn("bootstrap.dcs."+w.Path, "%s", w.Text)
 	}
 	if err == nil {
+		for _, p := range cluster.Problems(dynamic.MaintenanceWindows.CheckZones()) {
+			p.Path = "bootstrap.dcs." + p.Path
+			v.errs = append(v.errs, p)
+		}
 		if _, err := cluster.CanonicalJSON(b.DCS); err != nil {
 			v.fail("bootstrap.dcs", "", "must be possible to write as JSON: %v", errors.Unwrap(err))
 		}

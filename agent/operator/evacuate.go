@@ -54,7 +54,7 @@ func Evacuate(ctx context.Context, c *Console, site *Site, o EvacuateOptions) er
 	if (o.Undo || o.Forget) && !journal.exists() {
 		return refusedf("%s was not evacuated, or was put back: there is no key %s", host, journal.key)
 	}
-	e := evacuation{c: c, site: site, o: o, host: host, journal: journal, survey: newSurvey(site, f, o.ZoneTag)}
+	e := evacuation{c: c, site: site, o: o, host: host, journal: journal, survey: newSurvey(site, f, o.MoveOptions)}
 	switch {
 	case o.Forget:
 		return e.forget(ctx)

@@ -26,6 +26,8 @@ type MoveOptions struct {
 	OnBusy string
 	// ZoneTag is the tag that names a member's zone.
 	ZoneTag string
+	// OutsideWindow hands shards over, too, whose maintenance windows leave this time out.
+	OutsideWindow bool
 	// DryRun shows the plan and changes nothing; Check does the same, and leaders that
 	// would move are an error.
 	DryRun, Check bool
@@ -225,7 +227,7 @@ func (s *Site) handOver(ctx context.Context, m placement.Move, o MoveOptions) er
 		return err
 	}
 	request := cluster.Failover{Leader: m.From.Name, Candidate: m.To.Name, OnBusy: o.OnBusy}
-	if _, err := shard.ask(ctx, snapshot, now.dynamic, act{"switchover", true}, request); err != nil {
+	if _, err := shard.ask(ctx, snapshot, now.dynamic, switchover(o.OutsideWindow), request); err != nil {
 		return err
 	}
 	if snapshot, err = shard.Read(ctx); err != nil {

@@ -194,10 +194,14 @@ type survey struct {
 }
 
 // newSurvey makes the planner's view of a fleet.
-func newSurvey(site *Site, f fleet, zoneTag string) *survey {
+func newSurvey(site *Site, f fleet, o MoveOptions) *survey {
 	v := &survey{site: site, fleet: f, asked: map[string]bool{}}
 	for _, s := range f.shards {
-		v.shards = append(v.shards, s.placed(zoneTag))
+		placed := s.placed(o.ZoneTag)
+		if why := s.dynamic.MaintenanceWindows.Refusal(cluster.DisturbHandover, time.Now()); why != "" && !o.OutsideWindow && !placed.Stuck.Exists() {
+			placed.Stuck = placement.Problem{What: "now is " + why, Do: "wait for it, or say --outside-window"}
+		}
+		v.shards = append(v.shards, placed)
 	}
 	return v
 }

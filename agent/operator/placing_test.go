@@ -351,3 +351,59 @@ func TestUndoNeedsASynchronousStandby(t *testing.T) {
 		t.Errorf("%s", why)
 	}
 }
+
+// A shard outside its maintenance windows moves only when that is meant.
+func TestPlacedOutsideWindows(t *testing.T) {
+	now := time.Now().UTC()
+	w, err := cluster.ParseWindow(now.Add(6*time.Hour).Format("15:04") + "-" + now.Add(8*time.Hour).Format("15:04"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := fleetShard{scope: "x", snapshot: shardOf(nil), dynamic: cluster.Dynamic{MaintenanceWindows: cluster.Windows{w}}}
+	for outside, want := range map[bool]string{
+		true: "", false: "now is outside the maintenance windows of the shard for a handover",
+	} {
+		v := newSurvey(nil, fleet{shards: []fleetShard{s}}, MoveOptions{OutsideWindow: outside})
+		if got := v.shards[0].Stuck.String(); (got == "") != outside || !strings.Contains(got, want) {
+			t.Errorf("outside_window %v: %q, want %q", outside, got, want)
+		}
+	}
+}
+
+// Outside its windows a shard is disturbed by a command only where somebody can be asked, and says so.
+func TestLeavingWindows(t *testing.T) {
+	now := time.Now().UTC()
+	w, err := cluster.ParseWindow(now.Add(6*time.Hour).Format("15:04") + "-" + now.Add(8*time.Hour).Format("15:04"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := cluster.Dynamic{MaintenanceWindows: cluster.Windows{w}}
+	inside := now.Add(7 * time.Hour)
+	for _, c := range []struct {
+		name    string
+		d       cluster.Dynamic
+		when    *time.Time
+		force   bool
+		said    string
+		outside bool
+		code    int
+	}{
+		{"no windows", cluster.Dynamic{}, nil, true, "", false, ExitDone},
+		{"scheduled inside", d, &inside, true, "", false, ExitDone},
+		{"forced", d, nil, true, "", false, ExitRefused},
+		{"asked, and yes", d, nil, false, "y\n", true, ExitDone},
+		{"asked, and no", d, nil, false, "n\n", true, ExitRefused},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var out strings.Builder
+			console := &Console{In: strings.NewReader(c.said), Out: &out, Err: &out, Interactive: true}
+			outside, err := (&Shard{Scope: "x"}).leaveWindow(console, c.d, cluster.DisturbHandover, c.when, c.force)
+			if outside != c.outside || ExitCode(err) != c.code {
+				t.Errorf("outside %v, %v (%d)", outside, err, ExitCode(err))
+			}
+			if c.force && err != nil && !strings.Contains(err.Error(), "x: that is outside the maintenance windows") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}

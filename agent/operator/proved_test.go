@@ -129,7 +129,7 @@ func TestNothingIsPlannedByUnprovedAnswers(t *testing.T) {
 			}
 
 			move := placement.Move{Shard: "x", From: placement.Member{Name: "a"}, To: placement.Member{Name: "b"}}
-			v := newSurvey(site, fleet{shards: []fleetShard{{scope: "x", snapshot: snapshot}}}, DefaultZoneTag)
+			v := newSurvey(site, fleet{shards: []fleetShard{{scope: "x", snapshot: snapshot}}}, MoveOptions{ZoneTag: DefaultZoneTag})
 			planned := 0
 			plan, err := v.plan(t.Context(), func(shards []placement.Shard) placement.Plan {
 				if planned++; planned > 1 {

@@ -46,7 +46,7 @@ func Rebalance(ctx context.Context, c *Console, site *Site, o RebalanceOptions) 
 	if o.Undo && !journal.exists() {
 		return refusedf("there was no rebalance, or it was taken back: there is no key %s", journal.key)
 	}
-	v := newSurvey(site, f, o.ZoneTag)
+	v := newSurvey(site, f, o.MoveOptions)
 	// A leader that was handed over elsewhere since is not where the rebalance has put it.
 	since := slices.DeleteFunc(slices.Clone(journal.record.Moves), func(l movedLeader) bool {
 		return !slices.ContainsFunc(v.shards, func(s placement.Shard) bool { return s.Name == l.Shard && s.Leader.Name == l.To })

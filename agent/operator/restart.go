@@ -31,7 +31,9 @@ type RestartOptions struct {
 	Timeout time.Duration
 	// InPlace restarts the primary where it is, instead of by a handover.
 	InPlace bool
-	Force   bool
+	// OutsideWindow restarts at a time that the shard's maintenance windows leave out.
+	OutsideWindow bool
+	Force         bool
 }
 
 // restartLimit bounds the restart of one member.
@@ -73,6 +75,11 @@ func Restart(ctx context.Context, c *Console, s *Shard, o RestartOptions) error 
 			"(lictor restart %s %s; its clients lose their connections), and the replicas after it (lictor restart --pending)",
 			lowered, s.Scope, snapshot.LeaderName())
 	}
+	if !o.OutsideWindow {
+		if o.OutsideWindow, err = plan.leaveWindows(c, s, snapshot, when, o.Force); err != nil {
+			return err
+		}
+	}
 	if !o.Force {
 		if err := c.Show(listTable(s.Scope, snapshot, ListOptions{})); err != nil {
 			return err
@@ -92,7 +99,7 @@ func Restart(ctx context.Context, c *Console, s *Shard, o RestartOptions) error 
 		}
 	}
 	if plan.handover != "" {
-		if err := s.restartByHandover(ctx, c, plan.handover); err != nil {
+		if err := s.restartByHandover(ctx, c, plan.handover, o.OutsideWindow); err != nil {
 			return err
 		}
 	}
@@ -190,6 +197,27 @@ func (p restartPlan) feasible(s *Shard, snapshot cluster.Snapshot) error {
 	return nil
 }
 
+// leaveWindows is leaveWindow for what a plan does.
+func (p restartPlan) leaveWindows(c *Console, s *Shard, snapshot cluster.Snapshot, when *time.Time, force bool) (outside bool, err error) {
+	dynamic, _, err := taken().ParseJSON(snapshot.Config.Value)
+	if err != nil {
+		return false, nil //nolint:nilerr // the members know what they have taken, and refuse it
+	}
+	var what []cluster.Disturbance
+	if len(p.inPlace) > 0 {
+		what = append(what, cluster.DisturbRestart)
+	}
+	if p.handover != "" {
+		what = append(what, cluster.DisturbHandover)
+	}
+	for _, d := range what {
+		if outside, err = s.leaveWindow(c, dynamic, d, when, force); outside || err != nil {
+			return outside, err
+		}
+	}
+	return false, nil
+}
+
 // hasSuccessor reports whether some other member may lead.
 func hasSuccessor(snapshot cluster.Snapshot) bool {
 	return slices.ContainsFunc(snapshot.Members, func(m cluster.Entry[cluster.Member]) bool {
@@ -227,6 +255,9 @@ func (s *Shard) restartOne(ctx context.Context, c *Console, m cluster.Member, o 
 	if o.Pending {
 		body["restart_pending"] = true
 	}
+	if o.OutsideWindow {
+		body["outside_window"] = true
+	}
 	if o.Below != "" {
 		body["postgres_version"] = o.Below
 	}
@@ -251,7 +282,7 @@ func (s *Shard) restartOne(ctx context.Context, c *Console, m cluster.Member, o 
 	}
 	said := s.words(answer)
 	failed := fmt.Errorf("restart of %s: %s (status %d)", m.Name, said, answer.Status)
-	if answer.Status == http.StatusBadRequest || answer.Status == http.StatusConflict || answer.Status == http.StatusUnprocessableEntity ||
+	if answer.Status == http.StatusBadRequest || answer.Status == http.StatusConflict || answer.Status == http.StatusUnprocessableEntity || answer.Status == http.StatusPreconditionFailed ||
 		strings.Contains(said, "conditions are not satisfied") || strings.HasSuffix(said, "already in progress") {
 		return &failure{ExitRefused, failed}
 	}
@@ -290,7 +321,7 @@ func (s *Shard) awaitMember(ctx context.Context, name string) error {
 
 // restartByHandover lets the leader hand over: it comes back as a replica, with a
 // PostgreSQL that was started anew.
-func (s *Shard) restartByHandover(ctx context.Context, c *Console, leader string) error {
+func (s *Shard) restartByHandover(ctx context.Context, c *Console, leader string, outside bool) error {
 	snapshot, err := s.Read(ctx)
 	if err != nil {
 		return err
@@ -307,7 +338,7 @@ func (s *Shard) restartByHandover(ctx context.Context, c *Console, leader string
 	if err != nil {
 		return fmt.Errorf("the key %s: %w", s.Keys.Config(), err)
 	}
-	said, err := s.ask(ctx, snapshot, dynamic, act{"switchover", true}, cluster.Failover{Leader: leader})
+	said, err := s.ask(ctx, snapshot, dynamic, switchover(outside), cluster.Failover{Leader: leader})
 	if err != nil {
 		return fmt.Errorf("all others were restarted, %s was not: %w", leader, err)
 	}

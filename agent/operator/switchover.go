@@ -27,6 +27,8 @@ type ChangeOptions struct {
 	Scheduled string
 	// OnBusy is what to do with transactions that still run: cancel, wait, refuse.
 	OnBusy string
+	// OutsideWindow takes a switchover at a time that the shard's maintenance windows leave out.
+	OutsideWindow bool
 	// Force asks nothing. A failover of a shard that nobody leads then overrides
 	// the failsafe list and the last leader's lease, too.
 	Force bool
@@ -37,17 +39,22 @@ type act struct {
 	name string // as in the path
 	// planned says that a leader hands over.
 	planned bool
+	// outside says that the shard's maintenance windows do not count.
+	outside bool
 }
+
+// planned is a switchover; outside says that the shard's maintenance windows do not count.
+func switchover(outside bool) act { return act{name: "switchover", planned: true, outside: outside} }
 
 // Switchover hands a shard over from its leader to another member, and tells the
 // truth about how that ended.
 func Switchover(ctx context.Context, c *Console, s *Shard, o ChangeOptions) error {
-	return s.change(ctx, c, act{"switchover", true}, o)
+	return s.change(ctx, c, switchover(o.OutsideWindow), o)
 }
 
 // Failover makes a named member lead, whether there is a leader or not.
 func Failover(ctx context.Context, c *Console, s *Shard, o ChangeOptions) error {
-	return s.change(ctx, c, act{"failover", false}, o)
+	return s.change(ctx, c, act{name: "failover"}, o)
 }
 
 func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) error {
@@ -90,6 +97,11 @@ func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) 
 	for _, warning := range costs {
 		c.Warn("warning: %s", warning)
 	}
+	if a.planned && !a.outside {
+		if a.outside, err = s.leaveWindow(c, dynamic, cluster.DisturbHandover, when, o.Force); err != nil {
+			return err
+		}
+	}
 	if !o.Force {
 		if err := c.Confirm(s.intention(snapshot, a, o, when)); err != nil {
 			return err
@@ -105,6 +117,23 @@ func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) 
 	}
 	c.Say("%s", said)
 	return nil
+}
+
+// leaveWindow asks whether a shard may be disturbed at a time, nil for now, that its maintenance windows leave
+// out, and reports whether that is so. Where nobody can be asked it is refused.
+func (s *Shard) leaveWindow(c *Console, d cluster.Dynamic, what cluster.Disturbance, when *time.Time, force bool) (outside bool, err error) {
+	at := time.Now()
+	if when != nil {
+		at = *when
+	}
+	why := d.MaintenanceWindows.Refusal(what, at)
+	switch {
+	case why == "":
+		return false, nil
+	case force:
+		return false, refusedf("%s: that is %s (--outside-window does it all the same)", s.Scope, why)
+	}
+	return true, c.Confirm(fmt.Sprintf("That is %s. Do it all the same?", why))
 }
 
 // checkOnBusy checks what is to be done with transactions that still run.
@@ -256,6 +285,9 @@ func (s *Shard) ask(ctx context.Context, snapshot cluster.Snapshot, d cluster.Dy
 	err := errUnreachable
 	if found && m.Value.APIURL != "" {
 		body := map[string]any{"leader": request.Leader, "candidate": request.Candidate, "on_busy": request.OnBusy}
+		if a.outside {
+			body["outside_window"] = true
+		}
 		if request.ScheduledAt != nil {
 			body["scheduled_at"] = request.ScheduledAt.Format(time.RFC3339)
 		}

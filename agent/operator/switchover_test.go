@@ -30,7 +30,7 @@ func TestVerdict(t *testing.T) {
 		{api.Answer{Status: 503, Text: "Switchover failed", Reason: "Consul is away"}, ExitFailed, "Consul is away"},
 		{api.Answer{Status: 401, Text: "no auth header received"}, ExitFailed, "no auth header received; restapi.authentication"},
 	} {
-		said, err := verdict(c.answer, (&Shard{}).words(c.answer), act{"switchover", true})
+		said, err := verdict(c.answer, (&Shard{}).words(c.answer), switchover(false))
 		if err != nil {
 			said = err.Error()
 		}
@@ -112,13 +112,13 @@ func TestWhatAFailoverMayCost(t *testing.T) {
 		}), cluster.Dynamic{}, []string{"not in the failsafe list"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := mayCost(shardOf(c.edit), c.d, act{"failover", false}, "b")
+			got := mayCost(shardOf(c.edit), c.d, act{name: "failover"}, "b")
 			if len(got) != len(c.want) || len(got) == 1 && !strings.Contains(got[0], c.want[0]) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
 	}
-	if got := mayCost(shardOf(nil), sync, act{"switchover", true}, "b"); got != nil {
+	if got := mayCost(shardOf(nil), sync, switchover(false), "b"); got != nil {
 		t.Errorf("a switchover costs nothing: %q", got)
 	}
 }

@@ -165,7 +165,7 @@ func walk(said comments, v reflect.Value, prefix string) (list []Setting) {
 		case value.Kind() == reflect.Struct:
 			list = append(list, walk(said, value, path+".")...)
 			continue
-		case value.Kind() == reflect.Slice && value.Type().Elem().Kind() == reflect.Struct:
+		case value.Kind() == reflect.Slice && value.Type().Elem().Kind() == reflect.Struct && hasFields(value.Type().Elem()):
 			list = append(list, walk(said, reflect.Zero(value.Type().Elem()), path+"[].")...)
 			continue
 		case value.Kind() == reflect.Map && value.Type().Elem().Kind() == reflect.Struct:
@@ -179,6 +179,11 @@ func walk(said comments, v reflect.Value, prefix string) (list []Setting) {
 		list = append(list, Setting{Path: path, Type: typeOf(value.Type(), meaning), Default: fallback, Meaning: meaning, Field: field.Name})
 	}
 	return list
+}
+
+// hasFields reports whether a struct has fields that are settings; one that is read from a text has none.
+func hasFields(t reflect.Type) bool {
+	return slices.ContainsFunc(reflect.VisibleFields(t), reflect.StructField.IsExported)
 }
 
 // settingName is a field's name in the file. Fields of the dynamic configuration

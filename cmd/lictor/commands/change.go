@@ -12,6 +12,9 @@ import (
 	"github.com/lictor-ha/lictor/agent/operator"
 )
 
+// outsideWindow is what the flag of that name does.
+const outsideWindow = "do it also outside the shard's maintenance windows"
+
 func switchoverCommand() *cobra.Command {
 	var (
 		o      operate
@@ -38,6 +41,7 @@ func switchoverCommand() *cobra.Command {
 	f.StringVar(&change.Candidate, "candidate", "", "the member that is to lead (default: the best)")
 	f.StringVar(&change.Scheduled, "scheduled", "", "when: now, +10m, or a time like 2026-11-21T22:00+01:00")
 	f.StringVar(&change.OnBusy, "on-busy", "", "transactions that still run when the poolers hold the clients: cancel (after 2 s, the default), wait, refuse")
+	f.BoolVar(&change.OutsideWindow, "outside-window", false, outsideWindow)
 	f.BoolVar(&change.Force, "force", false, "ask nothing")
 	return o.ofShard(cmd)
 }
@@ -93,6 +97,7 @@ func restartCommand() *cobra.Command {
 	f.StringVar(&restart.Scheduled, "scheduled", "", "when: now, +10m, or a time like 2026-11-21T22:00+01:00")
 	f.Var((*seconds)(&restart.Timeout), "timeout", "how long the restart of one member may take: seconds, or with a unit, 2m for instance")
 	f.BoolVar(&restart.InPlace, "in-place", false, "restart the primary where it is, instead of by a handover")
+	f.BoolVar(&restart.OutsideWindow, "outside-window", false, outsideWindow)
 	f.BoolVar(&restart.Force, "force", false, "ask nothing")
 	return o.ofShard(cmd)
 }

@@ -16,6 +16,7 @@ func moveFlags(cmd *cobra.Command, m *operator.MoveOptions) {
 	f.BoolVar(&m.NoWait, "no-wait", false, "do not wait until the old leaders follow their successors")
 	f.StringVar(&m.OnBusy, "on-busy", "", "transactions that still run when the poolers hold the clients: cancel (after 2 s, the default), wait, refuse")
 	f.StringVar(&m.ZoneTag, "zone-tag", operator.DefaultZoneTag, "the tag of members that names their zone")
+	f.BoolVar(&m.OutsideWindow, "outside-window", false, outsideWindow)
 	f.BoolVar(&m.DryRun, "dry-run", false, "show what would be done, from what the members say now; change nothing")
 	f.BoolVar(&m.Check, "check", false, "the same, and exit with 6 if leaders would move")
 	f.BoolVar(&m.Force, "force", false, "ask nothing")
