@@ -278,7 +278,12 @@ func testRestart(o *operatorSeat) {
 	defer w.Stop()
 	o.writes(w)
 	o.ends(operator.ExitRefused, "hands over", "n\n", "restart", o.shard.Name, "--pending")
-	out := o.must("restart", "--pending", "--force")
+	now := time.Now().UTC()
+	o.windows(now.Add(6*time.Hour).Format("15:04") + "-" + now.Add(8*time.Hour).Format("15:04"))
+	o.ends(operator.ExitRefused, "outside the maintenance windows of the shard for a restart", "", "restart", "--pending", "--force")
+	o.ends(operator.ExitRefused, "outside the maintenance windows of the shard for a handover", "", "switchover", "--force")
+	o.ends(operator.ExitRefused, "maintenance_windows[0]", "", "edit-config", "--set", `maintenance_windows=["02:00"]`, "--force")
+	out := o.must("restart", "--pending", "--force", "--outside-window")
 	for _, m := range o.shard.Members() {
 		if !strings.Contains(out, "Success: restart on member "+m.Name) {
 			o.t.Errorf("%s was not restarted", m.Name)
@@ -304,8 +309,32 @@ func testRestart(o *operatorSeat) {
 	if err != nil {
 		o.t.Fatal(err)
 	}
+	o.windows(now.Add(-6*time.Hour).Format("15:04") + "-" + now.Add(6*time.Hour).Format("15:04"))
 	o.must("restart", o.shard.Name, replica[0].Name, "--force")
 	o.healthy()
+	o.windows()
+}
+
+// windows sets the shard's maintenance windows, and waits until the members know of them.
+func (o *operatorSeat) windows(windows ...string) {
+	o.t.Helper()
+	text, err := json.Marshal(windows)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.must("edit-config", "--set", "maintenance_windows="+string(text), "--force")
+	o.await(func() error {
+		snapshot, err := o.shard.Snapshot(o.ctx())
+		if err != nil {
+			return err
+		}
+		for _, m := range snapshot.Members {
+			if m.Value.Lictor == nil || m.Value.Lictor.Config < snapshot.Config.ModifyIndex {
+				return fmt.Errorf("%s does not know of %s", m.Value.Name, text)
+			}
+		}
+		return nil
+	})
 }
 
 // writes waits until clients have written some more.
