@@ -15,7 +15,8 @@ import (
 // seen the view before what is different from it. Each is made once, however many look.
 type stream struct {
 	mu     sync.Mutex
-	number uint64            // of the view that the messages below are of
+	number uint64 // of the view that the messages below are of
+	view   operator.FleetView
 	rows   map[string][]byte // the shards as they were sent, by name
 	sheet  []byte            // the poolers, too
 	whole  []byte            // nil: nobody has asked for it yet
@@ -57,9 +58,10 @@ func (s *stream) message(state operator.FleetState, seen uint64) (text []byte, n
 	case seen != 0 && seen == s.before:
 		return s.since, s.number, nil
 	case s.whole == nil:
-		m := shardsMessage{Whole: true, Columns: state.View.Columns, Shards: []json.RawMessage{}, Poolers: s.sheet}
-		for _, row := range state.View.Shards {
-			m.Shards = append(m.Shards, s.rows[row.Name])
+		// Of the view that the number is of: another one may have taken in a newer one than this state.
+		m := shardsMessage{Whole: true, Columns: s.view.Columns, Shards: []json.RawMessage{}, Poolers: s.sheet}
+		for _, row := range s.view.Shards {
+			m.Shards = append(m.Shards, row.JSON)
 		}
 		if s.whole, err = event("shards", m); err != nil {
 			return nil, seen, err
@@ -94,7 +96,7 @@ func (s *stream) advance(state operator.FleetState) error {
 	if err != nil {
 		return err
 	}
-	s.before, s.number, s.rows, s.sheet, s.since, s.whole = s.number, state.Number, rows, poolers, since, nil
+	s.before, s.number, s.view, s.rows, s.sheet, s.since, s.whole = s.number, state.Number, state.View, rows, poolers, since, nil
 	return nil
 }
 

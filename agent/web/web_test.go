@@ -54,6 +54,12 @@ func TestStreamTellsWhatIsDifferent(t *testing.T) {
 	if _, number, _ := s.message(older, 3); number != 3 {
 		t.Errorf("a state that was taken before goes back to %d", number)
 	}
+	// Who has looked before the view that the others know already gets that one, too.
+	older = state
+	state.Number, state.View.Shards = 4, []operator.ShardRow{row("c", "old"), row("d", "new")}
+	say(3, 4, `"name":"d"`, `"gone":["a"]`)
+	state = older
+	say(0, 4, `"whole":true`, `"name":"c"`, `"name":"d"`, "![null", `!"name":"a"`)
 }
 
 func TestAge(t *testing.T) {
