@@ -96,6 +96,10 @@ func (p *confFiles) standbyCluster() cluster.StandbyCluster {
 func (p *confFiles) UseSlots() bool {
 	p.settings.Lock()
 	defer p.settings.Unlock()
+	return p.useSlots()
+}
+
+func (p *confFiles) useSlots() bool {
 	return flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true)
 }
 
@@ -316,7 +320,7 @@ func (p *confFiles) wantedParameters() map[string]string {
 
 // copiesSlots reports whether replicas have copies of the primary's logical slots.
 func (p *confFiles) copiesSlots() bool {
-	return flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) && !p.dynamic.StandbyCluster.On() &&
+	return p.useSlots() && !p.dynamic.StandbyCluster.On() &&
 		slices.ContainsFunc(p.dynamic.PermanentSlots(), func(s cluster.Slot) bool { return s.Type == cluster.SlotLogical })
 }
 
@@ -461,7 +465,7 @@ func (p *confFiles) postgresqlConf(a as, included []confSetting, hba, ident acce
 		conninfo = p.primaryConninfo(*a.upstream)
 		if remote {
 			slot = p.dynamic.StandbyCluster.PrimarySlotName
-		} else if flag(p.dynamic.Postgres.UseSlots, p.local.Load().UseSlots, true) {
+		} else if p.useSlots() {
 			slot = cluster.SlotName(p.name)
 		}
 	}

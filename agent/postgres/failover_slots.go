@@ -17,7 +17,8 @@ const (
 	syncsSlotsSince = 17
 )
 
-// SyncsSlots reports whether PostgreSQL itself keeps logical slots on replicas.
+// SyncsSlots reports whether PostgreSQL itself keeps logical slots on replicas: only those that stream by a slot
+// of their own ask for them.
 func (p *confFiles) SyncsSlots() bool {
 	p.settings.Lock()
 	defer p.settings.Unlock()
@@ -25,7 +26,7 @@ func (p *confFiles) SyncsSlots() bool {
 }
 
 func (p *confFiles) syncsSlots() bool {
-	return p.major >= syncsSlotsSince && isOn(p.wantedParameters()[slotSync])
+	return p.major >= syncsSlotsSince && p.useSlots() && isOn(p.wantedParameters()[slotSync])
 }
 
 // isOn reports whether PostgreSQL takes a value for true: it takes the beginnings of words, too (parse_bool

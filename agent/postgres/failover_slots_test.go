@@ -116,6 +116,11 @@ func TestStandbySlots(t *testing.T) {
 	if got := line(Replica); strings.Contains(got, "synchronized_standby_slots") {
 		t.Errorf("on a replica: %s", got)
 	}
+	// Where replicas stream without slots there are none to name, and readers would wait for them for ever.
+	applied(t, p, `{"synchronous_mode":true,"postgresql":{"use_slots":false,"parameters":{"sync_replication_slots":"on"}}}`)
+	if got := line(Primary); strings.Contains(got, "synchronized_standby_slots") {
+		t.Errorf("without slots: %s", got)
+	}
 }
 
 func TestIsOn(t *testing.T) {
