@@ -287,6 +287,9 @@ type Beat struct {
 	// taken over since: nobody here accepts commits; 0: none has.
 	Site      int `json:"site,omitempty"`
 	Succeeded int `json:"succeeded,omitempty"`
+	// FailoverSlots are those of the permanent logical slots that PostgreSQL itself keeps on replicas which ask
+	// it for them (sync_replication_slots): of the others agents keep copies there.
+	FailoverSlots []string `json:"failover_slots,omitempty"`
 	// Successor alone may take a released lease for the first half of its ttl.
 	Successor string `json:"successor,omitempty"`
 }

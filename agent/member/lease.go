@@ -159,6 +159,7 @@ func (l *leadership) nextStatus() cluster.Status {
 		beat.Timeline = max(beat.Timeline, l.discard.Timeline+1)
 	}
 	beat.Discarded, beat.DiscardedBefore = discarded, before
+	beat.FailoverSlots = l.failoverSlots(&o)
 	return cluster.Status{OpTime: at, Slots: l.slotPositions(&o), RetainSlots: l.retained, Lictor: &beat}
 }
 

@@ -3,6 +3,7 @@ package member
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -30,24 +31,36 @@ func (k *slotKeeper) copies() []pg.WantedSlot {
 	if len(k.Dynamic.Slots) == 0 {
 		return nil
 	}
-	o, status := &k.local.PG.Observed, k.Snapshot.Status
-	leader, found := k.Snapshot.Member(k.Snapshot.LeaderName())
+	o := &k.local.PG.Observed
 	switch {
 	case !o.Accepting || !o.InRecovery || o.Replaying || o.ReplicationState != pg.Streaming || !k.mayLead() || !k.postgres.UseSlots():
 		return nil
-	case k.postgres.SyncsSlots() || !k.isHeard():
-		return nil
-	case !found || !status.OK() || leader.Value.Timeline != o.Timeline || status.Value.Lictor != nil && status.Value.Lictor.Owner != leader.Value.Name:
+	case !k.isHeard() || !k.hearsLeader():
 		return nil
 	}
 	wanted, _ := k.wanted(false) // what is wrong with them is told where they are kept
 	var logical []pg.WantedSlot
 	for _, w := range wanted {
-		if w.Type == cluster.SlotLogical && w.To > 0 {
+		if i := slotIndex(o, w.Name); w.Type == cluster.SlotLogical && w.To > 0 && !w.Native && (i < 0 || !o.Slots[i].Synced) {
 			logical = append(logical, w)
 		}
 	}
 	return logical
+}
+
+// hearsLeader reports whether the status is the word of the leader whose timeline this replica is on.
+func (k *slotKeeper) hearsLeader() bool {
+	status := k.Snapshot.Status
+	leader, found := k.Snapshot.Member(k.Snapshot.LeaderName())
+	return found && status.OK() && leader.Value.Timeline == k.local.PG.Observed.Timeline &&
+		(status.Value.Lictor == nil || status.Value.Lictor.Owner == leader.Value.Name)
+}
+
+// isNative reports whether PostgreSQL itself keeps a logical slot of the leader's here: as long as nobody says
+// so, there is a copy.
+func (k *slotKeeper) isNative(slot string) bool {
+	beat := k.Snapshot.Status.Value.Lictor
+	return beat != nil && slices.Contains(beat.FailoverSlots, slot) && k.hearsLeader() && k.postgres.SyncsSlots()
 }
 
 // isHeard reports whether the leader hears which rows this replica needs: one that gets its WAL from the archive

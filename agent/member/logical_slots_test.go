@@ -30,16 +30,21 @@ func TestLackingSlots(t *testing.T) {
 		change func(*world)
 		want   []cluster.Slot
 	}{
-		"lacks it":              {func(*world) {}, lacks},
-		"has it":                {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 1}} }, nil},
-		"has another":           {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: cluster.Slot{Name: "feeds"}}} }, lacks},
-		"the leader has not":    {func(w *world) { w.Snapshot.Status.Value.Slots = map[string]int64{"feeds": 1} }, nil},
-		"not configured":        {func(w *world) { w.Dynamic.Slots = nil }, nil},
-		"without slots":         {func(w *world) { w.useSlots = false }, nil},
-		"nofailover":            {func(w *world) { w.Tags = map[string]any{"nofailover": true} }, nil},
-		"nostream":              {func(w *world) { w.Tags = map[string]any{"nostream": true} }, nil},
-		"PostgreSQL keeps them": {func(w *world) { w.syncsSlots = true }, nil},
-		"in a standby shard":    {func(w *world) { w.Dynamic.StandbyCluster.Host = "remote" }, nil},
+		"lacks it":           {func(*world) {}, lacks},
+		"has it":             {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 1}} }, nil},
+		"has another":        {func(w *world) { w.PG.Observed.Slots = []pg.Slot{{Slot: cluster.Slot{Name: "feeds"}}} }, lacks},
+		"the leader has not": {func(w *world) { w.Snapshot.Status.Value.Slots = map[string]int64{"feeds": 1} }, nil},
+		"not configured":     {func(w *world) { w.Dynamic.Slots = nil }, nil},
+		"without slots":      {func(w *world) { w.useSlots = false }, nil},
+		"nofailover":         {func(w *world) { w.Tags = map[string]any{"nofailover": true} }, nil},
+		"nostream":           {func(w *world) { w.Tags = map[string]any{"nostream": true} }, nil},
+		"PostgreSQL keeps it": {func(w *world) {
+			w.syncsSlots = true
+			w.Snapshot.Status.Value.Lictor.FailoverSlots = []string{"feed"}
+		}, nil},
+		"PostgreSQL keeps others":    {func(w *world) { w.syncsSlots = true }, lacks},
+		"PostgreSQL keeps none here": {func(w *world) { w.Snapshot.Status.Value.Lictor.FailoverSlots = []string{"feed"} }, lacks},
+		"in a standby shard":         {func(w *world) { w.Dynamic.StandbyCluster.Host = "remote" }, nil},
 		"streams from one that gets its WAL from the archive": {func(w *world) {
 			w.Tags = map[string]any{"replicatefrom": "c"}
 			w.Snapshot.Members[2].Value.Tags = map[string]any{"nostream": true}
@@ -134,6 +139,37 @@ func TestCopySlots(t *testing.T) {
 	}
 }
 
+// A replica's copy gives way to PostgreSQL's own when the leader's slot is one that PostgreSQL keeps, and no
+// sooner: the reader of a slot that is not marked would find nothing with the next leader.
+func TestCopiesGiveWayToFailoverSlots(t *testing.T) {
+	w := feedWorld(t)
+	native := func() bool {
+		t.Helper()
+		wanted, err := w.slots.wanted(false)
+		i := slices.IndexFunc(wanted, func(s pg.WantedSlot) bool { return s.Slot == logicalSlot })
+		if err != nil || i < 0 {
+			t.Fatalf("%+v, %v", wanted, err)
+		}
+		return wanted[i].Native
+	}
+	if w.syncsSlots = true; native() {
+		t.Error("the leader's is not marked")
+	}
+	w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 50 * mib}}
+	w.slots.advance()
+	w.take("Postgres.AdvanceLogical").answer()
+	w.Snapshot.Status.Value.Lictor.FailoverSlots = []string{"feed"}
+	if !native() {
+		t.Error("the leader's is marked")
+	}
+	w.pass(w.Dynamic.LoopWait)
+	w.slots.advance()
+	w.none("Postgres.AdvanceLogical")
+	if w.Snapshot.Status.Value.Lictor.Owner = "c"; native() {
+		t.Error("an old leader says so")
+	}
+}
+
 // A copy is moved once a loop_wait to where its reader has come, and not beyond what is
 // replayed here.
 func TestAdvanceSlots(t *testing.T) {
@@ -190,8 +226,12 @@ func TestSlotsWithoutConsul(t *testing.T) {
 	}
 
 	w = feedWorld(t).leading()
-	w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 5}, {Slot: cluster.Slot{Name: "own", Type: cluster.SlotLogical}, ConfirmedLSN: 6}}
-	if got := w.nextStatus().Slots; len(got) != 1 || got["feed"] != 5 {
-		t.Errorf("the status: %v", got)
+	w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 5}, {Slot: cluster.Slot{Name: "own", Type: cluster.SlotLogical}, ConfirmedLSN: 6, Failover: true}}
+	if got := w.nextStatus(); len(got.Slots) != 1 || got.Slots["feed"] != 5 || len(got.Lictor.FailoverSlots) != 0 {
+		t.Errorf("the status: %+v", got)
+	}
+	w.PG.Observed.Slots[0].Failover = true
+	if got := w.nextStatus().Lictor.FailoverSlots; !slices.Equal(got, []string{"feed"}) {
+		t.Errorf("failover slots: %v", got)
 	}
 }

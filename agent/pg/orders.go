@@ -45,6 +45,8 @@ type WantedSlot struct {
 	To int64
 	// KeepsCheckpoint: a spare one is moved to the last checkpoint, and no further.
 	KeepsCheckpoint bool
+	// Native: PostgreSQL itself keeps it on replicas like the primary's, which is a failover slot.
+	Native bool
 }
 
 // SlotFile is a logical slot, as it lies in PostgreSQL's data directory: its state, and the

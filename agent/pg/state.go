@@ -93,6 +93,9 @@ type Slot struct {
 	// reader of a logical one has everything.
 	RestartLSN   int64 `json:"restart_lsn"`
 	ConfirmedLSN int64 `json:"confirmed_flush_lsn"`
+	// Failover: it is marked as one that PostgreSQL itself keeps on replicas; Synced: it was kept so here.
+	Failover bool `json:"failover"`
+	Synced   bool `json:"synced"`
 }
 
 // Position is up to where its reader needs nothing any more.

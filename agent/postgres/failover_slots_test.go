@@ -29,7 +29,7 @@ func TestFailoverSlots(t *testing.T) {
 	bootstrapped(ctx, t, a)
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
 	sql(ctx, t, a, "CREATE TABLE public.t (row text)")
-	feedWanted := pg.WantedSlot{Slot: feed()}
+	feedWanted := pg.WantedSlot{Slot: feed(), Native: true}
 	must(t, syncSlots(ctx, a, wantedSlot("b"), feedWanted))
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)
@@ -88,6 +88,62 @@ func TestFailoverSlots(t *testing.T) {
 	caughtUp(ctx, t, b, a)
 	must(t, syncSlots(ctx, a, feedWanted))
 	synced(a, b)
+}
+
+// What becomes of a logical slot that is wanted.
+func TestLogicalSlotsThatGo(t *testing.T) {
+	const stays, goes, told = "stays", "goes", "told"
+	want := pg.WantedSlot{Slot: feed()}
+	native := want
+	native.Native = true
+	other := feed()
+	other.Plugin = "pgoutput"
+	slot := func(edit func(*slotNow)) slotNow {
+		s := slotNow{Slot: Slot{Slot: feed()}}
+		if edit != nil {
+			edit(&s)
+		}
+		return s
+	}
+	marked := func(s *slotNow) { s.Failover = true }
+	synced := func(s *slotNow) { s.Failover, s.Synced = true, true }
+	replica, primary := slotWork{replica: true, streams: true}, slotWork{}
+	for name, c := range map[string]struct {
+		at    slotWork
+		syncs bool // sync_replication_slots
+		want  pg.WantedSlot
+		found slotNow
+		is    string
+	}{
+		"a copy":                                   {replica, false, want, slot(nil), stays},
+		"a copy of a slot that is not marked":      {replica, true, want, slot(nil), stays},
+		"a copy of one that PostgreSQL keeps":      {replica, true, native, slot(nil), goes},
+		"and that streams nothing":                 {slotWork{replica: true}, true, native, slot(nil), stays},
+		"and that is read":                         {replica, true, native, slot(func(s *slotNow) { s.Active = true }), stays},
+		"a former primary's":                       {replica, true, native, slot(marked), goes},
+		"PostgreSQL's own":                         {replica, true, native, slot(synced), stays},
+		"PostgreSQL's own, of no status":           {replica, true, want, slot(synced), stays},
+		"PostgreSQL's own, which it keeps no more": {replica, false, want, slot(synced), told},
+		"a lost copy":                              {replica, true, want, slot(func(s *slotNow) { s.Lost = true }), goes},
+		"a copy of another plugin":                 {replica, false, pg.WantedSlot{Slot: other}, slot(nil), goes},
+		"a primary's":                              {primary, false, want, slot(nil), stays},
+		"a primary's that is not marked":           {primary, true, want, slot(nil), told},
+		"a primary's that is":                      {primary, true, want, slot(marked), stays},
+		"a primary's that is lost":                 {primary, true, want, slot(func(s *slotNow) { marked(s); s.Lost = true }), told},
+		"one that was promoted with its slot":      {primary, true, want, slot(synced), stays},
+	} {
+		why, err := c.at.uselessLogical(c.want, c.found, c.syncs)
+		is := stays
+		switch {
+		case err != nil:
+			is = told
+		case why != "":
+			is = goes
+		}
+		if is != c.is || err != nil && why != "" {
+			t.Errorf("%s %s (%q, %v), want %s", name, is, why, err, c.is)
+		}
+	}
 }
 
 // Where the agent says whom commits wait for, it says whose slots failover slots wait for.

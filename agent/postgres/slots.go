@@ -19,8 +19,6 @@ type slotNow struct {
 	Lost bool
 	// HoldsRows: rows that a reader might still see are kept for it.
 	HoldsRows bool
-	// Synced: PostgreSQL itself keeps it like the primary's; Failover: it keeps it on replicas.
-	Synced, Failover bool
 }
 
 // 12 has no wal_status; synced and failover are of 17.
@@ -195,30 +193,39 @@ func (s *slotWork) renew(ctx context.Context, want pg.WantedSlot, why string) er
 // keepLogical looks after a logical slot that is there. On a replica it is a copy, which is
 // dropped where it is of no use, to be copied anew.
 func (s *slotWork) keepLogical(ctx context.Context, want pg.WantedSlot, found slotNow) error {
-	why := ""
-	native := s.SyncsSlots()
+	why, err := s.uselessLogical(want, found, s.SyncsSlots())
+	if err != nil || why == "" {
+		return err
+	}
+	return s.drop(ctx, want.Name, why)
+}
+
+// uselessLogical says why a logical slot that is wanted is to be dropped, empty: it stays. An error says
+// what is wrong with one that stays all the same. syncs: PostgreSQL itself keeps failover slots on
+// replicas. A copy gives way to it only when the primary's is one: else nobody would keep that slot here.
+func (s *slotWork) uselessLogical(want pg.WantedSlot, found slotNow, syncs bool) (why string, err error) {
 	switch {
+	case s.replica && found.Synced && !syncs:
+		return "", fmt.Errorf("the logical slot %s is PostgreSQL's own copy, which stands still and keeps WAL, as sync_replication_slots is off: "+
+			"a replica cannot drop it; switch that on, take the mark failover from the primary's slot, and switch it off again", want.Name)
 	case s.replica && found.Synced:
-		return nil
-	case s.replica && native:
+		return "", nil
+	case s.replica && want.Native:
 		if s.streams && !found.Active {
-			return s.drop(ctx, want.Name, "PostgreSQL itself keeps the primary's here")
+			return "PostgreSQL itself keeps the primary's here", nil
 		}
-		return nil
-	case native && !found.Failover:
-		return fmt.Errorf("the logical slot %s is no failover slot, which sync_replication_slots leaves out: mark it (ALTER SUBSCRIPTION ... SET (failover = true)), or drop it and let its reader begin anew", want.Name)
+		return "", nil
+	case syncs && !s.replica && !found.Failover:
+		return "", fmt.Errorf("the logical slot %s is no failover slot, which sync_replication_slots leaves out: mark it (ALTER SUBSCRIPTION ... SET (failover = true)), or drop it and let its reader begin anew", want.Name)
 	case found.Lost:
 		why = "has lost its WAL, or rows that it needs"
 	case found.Slot.Slot != want.Slot:
 		why = fmt.Sprintf("is of plugin %s in database %s, and is to be of %s in %s", found.Plugin, found.Database, want.Plugin, want.Database)
 	}
-	switch {
-	case why == "":
-		return nil
-	case s.replica && !found.Active:
-		return s.drop(ctx, want.Name, why)
+	if why == "" || s.replica && !found.Active {
+		return why, nil
 	}
-	return fmt.Errorf("the logical slot %s %s: drop it, and let its reader begin anew", want.Name, why)
+	return "", fmt.Errorf("the logical slot %s %s: drop it, and let its reader begin anew", want.Name, why)
 }
 
 func (s *slotWork) drop(ctx context.Context, name, why string) error {
