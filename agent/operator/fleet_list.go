@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -107,7 +108,7 @@ func readPairs(body io.Reader, before consulapi.KVPairs) (consulapi.KVPairs, err
 		if err := decoder.Decode(&p); err != nil {
 			return nil, err
 		}
-		if old := known[p.Key]; old != nil && old.ModifyIndex == p.ModifyIndex {
+		if old := known[p.Key]; old != nil && same(old, &p) {
 			pairs = append(pairs, old)
 		} else if !strings.HasSuffix(p.Key, "/history") { // long, and of no interest here
 			pairs = append(pairs, &p)
@@ -115,4 +116,10 @@ func readPairs(body io.Reader, before consulapi.KVPairs) (consulapi.KVPairs, err
 	}
 	_, err := decoder.Token() // without its end it was cut off
 	return pairs, err
+}
+
+// same reports whether a key is as it was. Its number alone does not tell: where Consul's data are made
+// anew the numbers begin anew, too.
+func same(a, b *consulapi.KVPair) bool {
+	return a.ModifyIndex == b.ModifyIndex && a.Session == b.Session && bytes.Equal(a.Value, b.Value)
 }

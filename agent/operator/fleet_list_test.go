@@ -60,6 +60,11 @@ func TestListAfter(t *testing.T) {
 	if gone, err := ask(two); err != nil || len(gone.pairs) != 0 || gone.index != 0 {
 		t.Errorf("no key, and an index that goes back: %+v, %v", gone, err)
 	}
+	// Consul's data are made anew: its numbers begin anew, too, and say nothing of what was before.
+	answers = say("3", 200, strings.Replace(first, `"YQ=="`, `"Yg=="`, 1))
+	if anew, err := ask(one); err != nil || anew.index != 0 || len(anew.pairs) != 1 || string(anew.pairs[0].Value) != "b" {
+		t.Errorf("the same number, and another value: %+v, %v", anew, err)
+	}
 	for name, c := range map[string]struct {
 		answer func(http.ResponseWriter, *http.Request)
 		is     func(error) bool

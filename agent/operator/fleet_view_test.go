@@ -142,6 +142,17 @@ func TestWatchBuildsWhatHasChanged(t *testing.T) {
 	if w.built["s0000"] != before["s0000"] || w.built["s0001"] == before["s0001"] {
 		t.Error("what has not changed was read again, or what has was not")
 	}
+	// Consul's data are made anew: the same number is of another value.
+	a.pairs = slices.Clone(a.pairs)
+	a.pairs[i] = &consulapi.KVPair{Key: a.pairs[i].Key, ModifyIndex: 8, Session: "s", Value: bytes.Replace(a.pairs[i].Value, []byte(`"stopped"`), []byte(`"running"`), 1)}
+	w.answers[shards] = a
+	w.rebuild()
+	if state, _ = w.State(); state.View.Shards[0].Level != "ok" {
+		t.Errorf("what was before is shown: %+v", state.View.Shards[0])
+	}
+	a.pairs = slices.Clone(a.pairs)
+	a.pairs[i] = &consulapi.KVPair{Key: a.pairs[i].Key, ModifyIndex: 9, Session: "s", Value: bytes.Replace(a.pairs[i].Value, []byte(`"running"`), []byte(`"stopped"`), 1)}
+	w.answers[shards] = a
 	// What a leader says is its shard's alone, and another leader's is not.
 	w.words = map[string]leaderWords{"s0002/s0002-db0": {backups: "there is no good backup"}, "s0000/another": {backups: "there is none"}}
 	w.rebuild()

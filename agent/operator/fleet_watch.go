@@ -310,6 +310,8 @@ func sumOf(kvs []cluster.KV) uint64 {
 		_, _ = sum.Write([]byte(kv.Key)) // a hash takes everything
 		binary.NativeEndian.PutUint64(index[:], kv.ModifyIndex)
 		_, _ = sum.Write(index[:])
+		_, _ = sum.Write([]byte(kv.Session))
+		_, _ = sum.Write(kv.Value)
 	}
 	return sum.Sum64()
 }
