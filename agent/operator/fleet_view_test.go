@@ -2,17 +2,20 @@ package operator
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	consulapi "github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 )
 
 // manyKeys are the keys of n healthy shards with a session for each, their routes, and a bouncer.
@@ -175,6 +178,29 @@ func TestStateTellsItsAge(t *testing.T) {
 	if !state.At.Equal(old) || !strings.Contains(state.Problem, "no leader") || len(state.View.Shards) != 1 {
 		t.Errorf("at %v: %q", state.At, state.Problem)
 	}
+}
+
+// While Consul hangs a shard is shown all the same, before the server's limit for an answer.
+func TestShardIsShownWithoutItsEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watchOf(t, 2)
+		defer w.client.Close()
+		w.rebuild()
+		w.turn <- struct{}{} // who reads the shards' keys gets no answer
+		began := time.Now()
+		view, found := w.Shard(t.Context(), "s0001")
+		if took := time.Since(began); !found || len(view.Sheets) == 0 || view.Unread == "" || took >= httpserver.DefaultLimits().Answer {
+			t.Errorf("after %v: %v, %q, %d sheets", took, found, view.Unread, len(view.Sheets))
+		}
+		// One whom the answer does not reach any more leaves no failure for the others.
+		<-w.turn
+		gone, leave := context.WithCancel(t.Context())
+		leave()
+		_, _ = w.Shard(gone, "s0001")
+		if r, remembered := w.events["s0001"]; remembered {
+			t.Errorf("%v", r.err)
+		}
+	})
 }
 
 func TestNothingIsShownOfHalfAFleet(t *testing.T) {

@@ -3,6 +3,7 @@ package operator
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
@@ -80,8 +81,9 @@ const (
 	// leadersEvery is how often leaders are asked what only they know, leadersLimit how long all of
 	// them may take.
 	leadersEvery, leadersLimit = 10 * time.Second, 2 * time.Second
-	// eventsFor is how long a shard's events are not read again.
-	eventsFor = 2 * time.Second
+	// eventsFor is how long a shard's events are not read again, eventsLimit how long reading them may
+	// take: who asks for a shard gets all the rest of it.
+	eventsFor, eventsLimit = 2 * time.Second, 4 * time.Second
 )
 
 // WatchFleet makes a watch; Run has it read. zoneTag is the tag that names a member's zone.
@@ -391,8 +393,10 @@ func (w *FleetWatch) eventsOf(ctx context.Context, scope string) (events.Log, er
 	if r, found := recent(); found {
 		return r.log, r.err
 	}
+	ctx, cancel := context.WithTimeout(ctx, eventsLimit)
+	defer cancel()
 	if !w.take(ctx) {
-		return events.Log{}, ctx.Err()
+		return events.Log{}, fmt.Errorf("waiting for Consul: %w", ctx.Err())
 	}
 	defer func() { <-w.turn }()
 	if r, found := recent(); found { // who had the turn before has read them
@@ -410,6 +414,9 @@ func (w *FleetWatch) eventsOf(ctx context.Context, scope string) (events.Log, er
 		}
 		return nil
 	})
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return r.log, r.err // who asked has left: that says nothing to others
+	}
 	r.at = time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
