@@ -23,6 +23,8 @@ type answer struct {
 	at    time.Time
 	took  time.Duration // to read it, once Consul had begun to answer
 	err   error
+	// filtered: Consul has left out what the token may not read.
+	filtered bool
 }
 
 var errNoConsulLeader = errors.New("no leader: most of Consul's servers must run and see each other (consul operator raft list-peers)")
@@ -89,7 +91,9 @@ func headed(h http.Header, before uint64) (answer, error) {
 	if err != nil {
 		behind = 0 // the leader itself has answered
 	}
-	return answer{index: index, at: time.Now().Add(-time.Duration(behind) * time.Millisecond)}, nil
+	return answer{
+		index: index, at: time.Now().Add(-time.Duration(behind) * time.Millisecond), filtered: h.Get("X-Consul-Results-Filtered-By-ACLs") == "true",
+	}, nil
 }
 
 // readPairs reads a JSON list of keys. Those that are as they were before are the same.

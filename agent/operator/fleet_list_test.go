@@ -60,6 +60,10 @@ func TestListAfter(t *testing.T) {
 	if gone, err := ask(two); err != nil || len(gone.pairs) != 0 || gone.index != 0 {
 		t.Errorf("no key, and an index that goes back: %+v, %v", gone, err)
 	}
+	answers = say("3", 404, "", "X-Consul-Results-Filtered-By-ACLs", "true")
+	if hidden, err := ask(answer{}); err != nil || !hidden.filtered {
+		t.Errorf("what the token may not read: %+v, %v", hidden, err)
+	}
 	// Consul's data are made anew: its numbers begin anew, too, and say nothing of what was before.
 	answers = say("3", 200, strings.Replace(first, `"YQ=="`, `"Yg=="`, 1))
 	if anew, err := ask(one); err != nil || anew.index != 0 || len(anew.pairs) != 1 || string(anew.pairs[0].Value) != "b" {

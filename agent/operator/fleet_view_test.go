@@ -180,6 +180,18 @@ func TestStateTellsItsAge(t *testing.T) {
 	}
 }
 
+// A token that may read nothing is told, and is no fleet without shards.
+func TestStateTellsThatNothingMayBeRead(t *testing.T) {
+	w := watchOf(t, 0)
+	shards := w.prefixes()[0]
+	for filtered, want := range map[bool]string{false: "", true: "its token may not read the keys below service/"} {
+		w.answers[shards] = answer{at: time.Now(), index: 7, filtered: filtered}
+		if state, _ := w.State(); (want == "") != (state.Problem == "") || !strings.Contains(state.Problem, want) {
+			t.Errorf("filtered: %v: %q", filtered, state.Problem)
+		}
+	}
+}
+
 // While Consul hangs a shard is shown all the same, before the server's limit for an answer.
 func TestShardIsShownWithoutItsEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -143,8 +143,12 @@ func (w *FleetWatch) State() (state FleetState, changed <-chan struct{}) {
 		if i == 0 || a.at.Before(state.At) {
 			state.At = a.at
 		}
-		if a.err != nil && state.Problem == "" {
+		switch {
+		case state.Problem != "":
+		case a.err != nil:
 			state.Problem = Explain(a.err)
+		case i == 0 && a.filtered && len(a.pairs) == 0:
+			state.Problem = "Consul shows no shard: its token may not read the keys below " + prefix + " (consul.token_file or consul.token)"
 		}
 	}
 	return state, w.changed
