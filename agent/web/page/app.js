@@ -9,8 +9,15 @@ const $ = (id) => document.getElementById(id);
 
 // fleet is what is known of it. rows are the shards by name.
 const fleet = {rows: new Map(), columns: [], poolers: null, known: false};
+// A moment by both clocks: one stands still while the computer sleeps, the other may be set.
+const moment = () => ({steady: performance.now(), wall: Date.now()});
+const since = (then) => Math.max(performance.now() - then.steady, Date.now() - then.wall);
+
 // told is how old that was when the server last said so (age, in milliseconds), and when it did.
-const told = {age: -1, problem: '', at: performance.now()};
+const told = {age: -1, problem: '', at: moment()};
+// seen is since when the page is seen, opened since when its stream is open.
+let seen = moment();
+let opened = moment();
 
 let view = 'shards';
 
@@ -122,18 +129,20 @@ function heard(message) {
 
 // age says how old is what is shown: the server's word, and the time since then.
 function age() {
-  const silent = performance.now() - told.at;
+  const silent = since(told.at);
   const old = told.age < 0 ? -1 : told.age + silent;
-  const silence = silent > 4000;
+  const silence = Math.min(silent, since(seen)) > 4000;
   const stale = silence || old > 5000 || told.problem !== '';
   $('age').className = old < 0 ? 'waiting' : stale ? 'stale' : 'live';
-  $('age-text').textContent = old < 0 ? 'connecting' : stale ? `as of ${duration(Math.max(1000, Math.floor(old / 1000) * 1000)).replace('.0', '')} ago` : 'live';
+  const text = old < 0 ? 'connecting' : stale ? `as of ${duration(Math.max(1000, Math.floor(old / 1000) * 1000)).replace('.0', '')} ago` : 'live';
+  if ($('age-text').textContent !== text) $('age-text').textContent = text;
   const problem = silence ? 'lictor web does not answer. What is shown may have changed.' : told.problem;
   if ($('problem').textContent !== problem) $('problem').textContent = problem;
   $('problem').hidden = problem === '';
 }
 
-// The stream is open while the page is seen: a browser has few connections to one server.
+// The stream is open while the page is seen: a browser has few connections to one server. One that is
+// refused is closed for good, and one whose network has gone may look open for long.
 let source = null;
 function listen() {
   if (document.hidden) {
@@ -141,13 +150,14 @@ function listen() {
     source = null;
     return;
   }
-  if (source && source.readyState !== EventSource.CLOSED) return;
-  told.at = performance.now();
+  if (source && source.readyState !== EventSource.CLOSED && Math.min(since(told.at), since(opened)) < 15e3) return;
+  source?.close();
+  opened = moment();
   source = new EventSource('live');
   source.addEventListener('shards', (e) => heard(JSON.parse(e.data)));
   source.addEventListener('age', (e) => {
     const m = JSON.parse(e.data);
-    Object.assign(told, {age: m.age_ms, problem: m.problem ?? '', at: performance.now()});
+    Object.assign(told, {age: m.age_ms, problem: m.problem ?? '', at: moment()});
     age();
   });
 }
@@ -155,7 +165,7 @@ function listen() {
 $('filters').addEventListener('input', refilter);
 $('filters').addEventListener('submit', (e) => e.preventDefault());
 addEventListener('hashchange', show);
-document.addEventListener('visibilitychange', listen);
+document.addEventListener('visibilitychange', () => { seen = moment(); listen(); age(); });
 setInterval(() => { age(); listen(); }, 1000);
 
 document.addEventListener('keydown', (e) => {
