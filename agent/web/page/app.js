@@ -85,7 +85,7 @@ function show() {
 function draw() {
   if (view === 'shards') shards.draw($('shards'), fleet, filters());
   if (view === 'hosts') hosts.draw($('hosts'), fleet, filters());
-  if (view === 'poolers') keep($('poolers'), fleet.poolers, () => sheet(fleet.poolers) ?? 'No bouncer has told Consul of itself.');
+  if (view === 'poolers') keep($('poolers'), fleet.poolers, () => sheet(fleet.poolers) ?? (fleet.known ? 'No bouncer has told Consul of itself.' : 'reading Consul'));
   let alarmed = 0, problems = 0;
   for (const row of fleet.rows.values()) {
     if (row.level !== 'ok') alarmed++;
@@ -162,6 +162,11 @@ function listen() {
   });
 }
 
+// The address after # names a view: this link has none of its own.
+document.querySelector('.skip').addEventListener('click', (e) => {
+  e.preventDefault();
+  $('main').focus();
+});
 $('filters').addEventListener('input', refilter);
 $('filters').addEventListener('submit', (e) => e.preventDefault());
 addEventListener('hashchange', show);

@@ -4,6 +4,7 @@ import {duration, el, keep, level, sheet} from './dom.js';
 import * as shards from './shards.js';
 
 const every = 2000; // milliseconds; sooner after each change that the fleet's stream tells of
+const patience = 15000; // for an answer
 const firstEvents = 8;
 
 let name = null;
@@ -11,6 +12,7 @@ let section = null;
 let timer = 0;
 let asking = false;
 let again = false;
+let last = null; // what is known of it
 
 // open shows a shard, or none.
 export function open(which, where) {
@@ -18,7 +20,8 @@ export function open(which, where) {
   name = which;
   section = where;
   clearTimeout(timer);
-  where.replaceChildren();
+  last = null;
+  keep(where, [which], () => []);
   if (name !== null) ask();
 }
 
@@ -36,13 +39,15 @@ async function ask() {
   const asked = name;
   clearTimeout(timer);
   try {
-    const answer = await fetch('shards/' + encodeURIComponent(asked));
+    const answer = await fetch('shards/' + encodeURIComponent(asked), {signal: AbortSignal.timeout(patience)});
+    const shard = answer.ok ? await answer.json() : null;
     if (asked === name) {
-      if (answer.ok) draw(await answer.json());
-      else if (answer.status === 404) keep(section, [asked, 404], () => [back(), el('p', null, `There is no shard ${asked}, or nothing has been read yet.`)]);
+      if (shard) draw(last = shard, '');
+      else if (answer.status === 404) say(`There is no shard ${asked}, or nothing has been read yet.`);
+      else old(`lictor web answers ${answer.status}`);
     }
   } catch {
-    // the stream says that nobody answers
+    if (asked === name) old('lictor web does not answer');
   }
   asking = false;
   if (name === null) return;
@@ -54,18 +59,30 @@ async function ask() {
   timer = setTimeout(() => { if (document.hidden) timer = setTimeout(ask, every); else ask(); }, every);
 }
 
+// say shows one sentence in the place of the shard.
+function say(text) {
+  last = null;
+  keep(section, [name, text], () => [back(), el('p', null, text)]);
+}
+
+// old leaves what is known of the shard, and says that it is old.
+function old(why) {
+  if (last) draw(last, `What is shown here is old: ${why}.`);
+  else say(`Nothing is known of ${name} yet: ${why}.`);
+}
+
 const back = () => el('p', {class: 'back'}, el('a', {href: shards.address()}, '\u2190 all shards'));
 
 // The parts stay where they are; each is made anew when it is about something else.
 const parts = ['top', 'steps', 'facts', 'sheets', 'events', 'look'];
 
-function draw(s) {
+function draw(s, trouble) {
   if (!section.querySelector(':scope > .top') || section.dataset.name !== s.name) {
     section.dataset.name = s.name;
     keep(section, [s.name, Math.random()], () => parts.map((part) => el('div', {class: part})));
   }
   const part = (which, value, make) => keep(section.querySelector(':scope > .' + which), value, make);
-  part('top', [s.name, s.level, shards.address()], () => [back(), el('h2', null, level(s.level), s.name)]);
+  part('top', [s.name, s.level, shards.address(), trouble], () => [back(), el('h2', null, level(s.level), s.name), trouble && el('p', {class: 'warning'}, trouble)]);
   part('steps', s.steps, () => s.steps.length === 0 ? null : [el('h3', null, 'What to do'), el('ol', {class: 'steps'}, ...s.steps.map(step))]);
   part('facts', s.facts, () => [el('h3', {class: 'sr'}, 'Facts'), el('dl', null, ...s.facts.map((f) => el('div', null, el('dt', null, f.name), el('dd', {class: f.style ?? null}, f.text))))]);
   part('sheets', s.sheets, () => s.sheets.map((one) => sheet(one)));
