@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io/fs"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -23,8 +24,10 @@ const (
 	// ageEvery is how often a browser is told how old is what it shows: who hears nothing for
 	// longer knows that nobody is there.
 	ageEvery = time.Second
-	// writeLimit bounds one message: who does not read it in time is cut off, and comes again.
+	// writeLimit bounds the sending of writePart bytes: who does not read them in time is cut off, and comes
+	// again. (It does not bound a message: a thousand shards over a slow line would begin anew for ever.)
 	writeLimit = 10 * time.Second
+	writePart  = 32 << 10
 )
 
 // Server serves the page.
@@ -136,10 +139,7 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		for _, message := range [][]byte{news, old} {
-			if conn.SetWriteDeadline(time.Now().Add(writeLimit)) != nil {
-				return
-			}
-			if _, err := w.Write(message); err != nil {
+			if send(w, message) != nil {
 				return
 			}
 		}
@@ -156,6 +156,20 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// send writes a message part by part.
+func send(w http.ResponseWriter, message []byte) error {
+	conn := http.NewResponseController(w)
+	for part := range slices.Chunk(message, writePart) {
+		if err := conn.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
+			return err
+		}
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // shard tells all of one shard.

@@ -215,6 +215,33 @@ func TestPageMakesNoMarkup(t *testing.T) {
 	}
 }
 
+// slowReader reads a part at a time, and notes by when.
+type slowReader struct {
+	http.ResponseWriter
+	parts, deadlines int
+	longest          int
+}
+
+func (s *slowReader) SetWriteDeadline(time.Time) error { s.deadlines++; return nil }
+
+func (s *slowReader) Write(part []byte) (int, error) {
+	s.parts++
+	s.longest = max(s.longest, len(part))
+	return len(part), nil
+}
+
+// Who reads slowly gets a large fleet in the end: the limit is that of a part, not of all of it.
+func TestLargeMessagesAreSentInParts(t *testing.T) {
+	r := &slowReader{ResponseWriter: httptest.NewRecorder()}
+	if err := send(r, make([]byte, 10*writePart+1)); err != nil || r.parts != 11 || r.deadlines != 11 || r.longest > writePart {
+		t.Errorf("%v: %+v", err, r)
+	}
+	r = &slowReader{ResponseWriter: httptest.NewRecorder()}
+	if err := send(r, nil); err != nil || r.parts != 0 {
+		t.Errorf("nothing: %v, %+v", err, r)
+	}
+}
+
 // A server ends though a browser has its stream open, and the stream tells why it shows nothing.
 func TestStreamEndsWithTheServer(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
