@@ -2,6 +2,8 @@ package web
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"io/fs"
 	"net/http"
@@ -157,7 +159,8 @@ func TestWhoMayRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"/", "/app.js", "/shards/x", "/runbooks/no-leader", "/version", "/nowhere"} {
+	shown := func(r *http.Request) { r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{}}} }
+	for _, path := range []string{"/", "/app.js", "/live", "/shards/x", "/runbooks/no-leader", "/version", "/nowhere"} {
 		for _, c := range []struct {
 			name   string
 			server *Server
@@ -171,13 +174,21 @@ func TestWhoMayRead(t *testing.T) {
 			{"nobody with a wrong one", closed, func(r *http.Request) { r.SetBasicAuth("operator", "secre") }, http.StatusUnauthorized},
 			{"who has it", closed, func(r *http.Request) { r.SetBasicAuth("operator", "secret"); r.Host = "fleet.example" }, 0},
 			{"nobody without a certificate", certified, func(*http.Request) {}, http.StatusForbidden},
+			{"who has one", certified, shown, 0},
+			{"who has one, by the name of another site", certified, func(r *http.Request) { shown(r); r.Host = "evil.example" }, http.StatusForbidden},
 		} {
+			if path == "/live" && c.denied == 0 {
+				continue // it lasts
+			}
 			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1"+path, nil)
 			c.edit(r)
 			w := httptest.NewRecorder()
 			c.server.http.Handler.ServeHTTP(w, r)
 			if (w.Code == http.StatusUnauthorized || w.Code == http.StatusForbidden) != (c.denied != 0) || c.denied != 0 && w.Code != c.denied {
 				t.Errorf("%s, %s: %d %s", path, c.name, w.Code, w.Body)
+			}
+			if text := w.Body.String(); c.denied == http.StatusForbidden && strings.Contains(text, "changes") {
+				t.Errorf("%s, %s: who reads is told of changes: %s", path, c.name, text)
 			}
 			policy := w.Header().Get("Content-Security-Policy")
 			if !strings.Contains(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") || w.Header().Get("X-Content-Type-Options") != "nosniff" {

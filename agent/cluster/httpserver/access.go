@@ -151,7 +151,7 @@ func (a Access) CheckReader(r *http.Request) *Denial {
 	case a.certificate && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0):
 		return &Denial{http.StatusForbidden, "client certificate required"}
 	case !a.login && !a.called(r.Host):
-		return &Denial{http.StatusForbidden, otherSite("this server is not called", r.Host, "; use its address, or the name in connect_address").Error()}
+		return &Denial{http.StatusForbidden, quoted(otherName, r.Host, useItsOwn)}
 	}
 	return a.checkLogin(r)
 }

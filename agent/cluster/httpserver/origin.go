@@ -56,19 +56,25 @@ func (a Access) checkSite(r *http.Request) error {
 		}
 	}
 	if (origin != "" || site != "" || !a.login && !a.certificate) && !a.called(r.Host) {
-		return otherSite("this server is not called", r.Host, "; use its address, or the name in connect_address")
+		return otherSite(otherName, r.Host, useItsOwn)
 	}
 	return nil
 }
 
-// otherSite says what a page of another site is told. What the request said is quoted
-// and cut.
+const otherName, useItsOwn = "this server is not called", "; use its address, or the name in connect_address"
+
+// otherSite says what a page of another site is told.
 func otherSite(what, said, remedy string) error {
+	return errors.New("changes are not taken from web pages of other sites: " + quoted(what, said, remedy))
+}
+
+// quoted says what is wrong with what a request said, which is quoted and cut.
+func quoted(what, said, remedy string) string {
 	const most = 100
 	if len(said) > most {
 		said = said[:most] + "..."
 	}
-	return fmt.Errorf("changes are not taken from web pages of other sites: %s %q%s", what, said, remedy)
+	return fmt.Sprintf("%s %q%s", what, said, remedy)
 }
 
 // called reports whether a header Host names this server: by an address, which no page
