@@ -230,7 +230,7 @@ func (s fleetShard) facts() []Fact {
 	var facts []Fact
 	add := func(name string, c Cell) {
 		if c.Text != "" {
-			facts = append(facts, Fact{name, c.Text, c.Style.word()})
+			facts = append(facts, Fact{name, printable.Text(c.Text), c.Style.word()})
 		}
 	}
 	row := s.row(nil)

@@ -253,6 +253,8 @@ func TestShardInDetail(t *testing.T) {
 		s.Status.Value.Slots = map[string]int64{"b": 64 << 20, "gone": 60 << 20}
 		s.Status.Value.RetainSlots = []string{"gone"}
 		s.Members[1].Value.State = "stopped\u202e\x1b[31m"
+		s.Sync.Value = cluster.NewSync("a", []string{"b", "b\u202e"})
+		s.Route.Value.Leader.Host = "10.0.0.1\u202e"
 	})}
 	s.lease = lease{known: true, left: 6900 * time.Millisecond}
 	s.repository = &api.PeerBackups{Age: time.Minute, Last: map[string]string{"full": "2026-11-29T02:00:00Z"}, Count: 3}
@@ -262,9 +264,9 @@ func TestShardInDetail(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`"Lease","text":"6.9 s left when a was asked last; 8.0 s long, beat 3 of a"`, `"Synchronous","text":"b"`, `"Last full backup","text":"2026-11-29T02:00:00Z"`,
+		`"Lease","text":"6.9 s left when a was asked last; 8.0 s long, beat 3 of a"`, `"Synchronous","text":"b, b\\u202e"`, `"Last full backup","text":"2026-11-29T02:00:00Z"`,
 		`"title":"Members"`, `{"text":"gone"},{"text":"4 MB"},{"text":"for a member that is away"}`, `since 2026-11-30 12:00:00 UTC, for 2 min`,
-		`"command":"lictor list x","runbook":"replica-will-not-start"`, `"Route","text":"open, to a (10.0.0.1:5432) on timeline 2`,
+		`"command":"lictor list x","runbook":"replica-will-not-start"`, `"Route","text":"open, to a (10.0.0.1\\u202e:5432) on timeline 2`,
 	} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("%s is not in %s", want, text)
