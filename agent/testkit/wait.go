@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 )
@@ -32,11 +33,16 @@ func Await(ctx context.Context, t testing.TB, what string, probe func() error) {
 	t.Helper()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
+	var before error
 	for {
 		err := probe()
-		if err == nil {
+		switch {
+		case err == nil:
 			return
+		case before != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()):
+			t.Fatalf("%s: %v (the last attempt: %v)", what, before, err) // that the time is over says nothing of why
 		}
+		before = err
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
