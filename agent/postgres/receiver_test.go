@@ -85,25 +85,26 @@ func forgetReceiver(ctx context.Context, t *testing.T, a, b *Instance) bool {
 const (
 	slowEnv     = "LICTOR_TEST_SLOW_TO_UNBLOCK"
 	untraceable = "processes may not be traced here"
-	// slowBy is much longer than a WAL receiver takes to end.
-	slowBy = 50 * time.Millisecond
+	// slowMost bounds how long a postmaster is held up: a WAL receiver ends much sooner.
+	slowMost = 20 * time.Second
 )
 
 // TestSlowToUnblock is not a test: forgetReceiver runs it as a program of its own. It
-// holds up a postmaster whenever it is about to unblock signals, and tells what it does
-// after it has heard of a child's end: it sleeps on, or looks what there is to do.
+// holds up a postmaster that was asked for something, when it is about to unblock signals, until its WAL receiver has
+// ended; hears of that then and not before; and tells what it does after that: it sleeps on, or looks what there is to do.
 func TestSlowToUnblock(t *testing.T) {
 	pid, err := strconv.Atoi(os.Getenv(slowEnv))
 	if err != nil {
 		t.Skip("run by another test")
 	}
+	receiver := receiverOf(t, pid)
 	runtime.LockOSThread() // the one that traces
 	if err := unix.PtraceSeize(pid); err != nil {
 		fmt.Printf("%s: %v\n", untraceable, err)
 		return
 	}
 	must(t, unix.PtraceInterrupt(pid))
-	told, heard := false, false
+	told, asked, ended, heard := false, false, false, false
 	for {
 		var status unix.WaitStatus
 		if _, err := unix.Wait4(pid, &status, unix.WALL, nil); err != nil || !status.Stopped() {
@@ -118,16 +119,19 @@ func TestSlowToUnblock(t *testing.T) {
 				told = true
 			}
 		case stop == unix.SIGTRAP|0x80: // a system call
-			switch number, entering := systemCall(t, pid); {
-			case !entering:
-			case number == unix.SYS_RT_SIGPROCMASK && heard:
+			switch call := systemCall(t, pid); {
+			case !call.entering:
+			case call.number == unix.SYS_RT_SIGPROCMASK && heard:
 				fmt.Println("awake")
-			case number == unix.SYS_RT_SIGPROCMASK:
-				time.Sleep(slowBy)
-			case number == unix.SYS_PSELECT6 && heard:
+			case call.number == unix.SYS_RT_SIGPROCMASK && asked && !ended && call.unblocks(t, pid):
+				ended = awaitEnd(receiver)
+				must(t, unix.Kill(pid, unix.SIGCHLD)) // if it was taken from it before
+			case call.number == unix.SYS_PSELECT6 && heard:
 				fmt.Println("asleep")
 			}
+		case stop == unix.SIGCHLD && !ended: // not now
 		default:
+			asked = asked || stop == unix.SIGUSR1
 			heard = heard || stop == unix.SIGCHLD
 			pass = int(stop)
 		}
@@ -135,15 +139,67 @@ func TestSlowToUnblock(t *testing.T) {
 	}
 }
 
+// receiverOf is the WAL receiver of a postmaster.
+func receiverOf(t *testing.T, postmaster int) int {
+	t.Helper()
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", postmaster, postmaster))
+	must(t, err)
+	for field := range strings.FieldsSeq(string(children)) {
+		title, err := os.ReadFile("/proc/" + field + "/cmdline")
+		if err == nil && strings.Contains(string(title), "walreceiver") {
+			pid, err := strconv.Atoi(field)
+			must(t, err)
+			return pid
+		}
+	}
+	t.Fatal("the postmaster has no WAL receiver")
+	return 0
+}
+
+// awaitEnd waits until a process has ended, whether its parent knows of that or not.
+func awaitEnd(pid int) bool {
+	for end := time.Now().Add(slowMost); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if at := strings.LastIndexByte(string(stat), ')'); err != nil || at > 0 && strings.HasPrefix(string(stat[at:]), ") Z") {
+			return true
+		}
+	}
+	return false
+}
+
+// call is a system call of a stopped process.
+type call struct {
+	number   uint64
+	entering bool
+	args     [6]uint64
+}
+
+// unblocks reports whether rt_sigprocmask lets SIGCHLD in.
+func (c call) unblocks(t *testing.T, pid int) bool {
+	t.Helper()
+	if c.args[0] != unix.SIG_SETMASK || c.args[1] == 0 {
+		return c.args[0] == unix.SIG_UNBLOCK
+	}
+	var mask [8]byte
+	if _, err := unix.PtracePeekData(pid, uintptr(c.args[1]), mask[:]); err != nil {
+		t.Fatal(err)
+	}
+	return binary.NativeEndian.Uint64(mask[:])&(1<<(unix.SIGCHLD-1)) == 0
+}
+
 // systemCall is what the stopped process is about to call, or is done with.
-func systemCall(t *testing.T, pid int) (number uint64, entering bool) {
+func systemCall(t *testing.T, pid int) (c call) {
 	t.Helper()
 	const getSyscallInfo, entry = 0x420e, 1 // ptrace(2)
 	var info [88]byte
 	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, getSyscallInfo, uintptr(pid), uintptr(len(info)), uintptr(unsafe.Pointer(&info)), 0, 0); errno != 0 {
 		t.Fatal(errno)
 	}
-	return binary.NativeEndian.Uint64(info[24:]), info[0] == entry
+	c.number, c.entering = binary.NativeEndian.Uint64(info[24:]), info[0] == entry
+	for i := range c.args {
+		c.args[i] = binary.NativeEndian.Uint64(info[32+8*i:])
+	}
+	return c
 }
 
 func TestReceiverEnded(t *testing.T) {
