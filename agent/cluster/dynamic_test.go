@@ -218,12 +218,15 @@ func TestTheNewNameGoesBeforeItsAlias(t *testing.T) {
 
 func TestParseDynamicWarns(t *testing.T) {
 	for value, want := range map[string]string{
-		`{"ttl":30,"loop_wait":10,"retry_timeout":10}`:                                      "ttl: 30 s: when a host is lost, its shard takes no writes for up to 31 s",
-		`{"postgresql":{"parameters":{"port":7}}}`:                                          "postgresql.parameters.port: has no effect: it follows from postgresql.listen",
-		`{"postgresql":{"parameters":{"max_connections":24}}}`:                              "postgresql.parameters.max_connections: 24: must be a whole number, at least 25; 100 is in force",
-		`{"postgresql":{"parameters":{"recovery_min_apply_delay":"1h"}}}`:                   "recovery_min_apply_delay: has no effect here: put it under postgresql.recovery_conf",
-		`{"postgresql":{"recovery_conf":{"work_mem":"1MB","recovery_end_command":"true"}}}`: "postgresql.recovery_conf.work_mem: has no effect",
-		`{"postgresql":{"parameters":{"work_mem":1,"a.b":2,"work_mem":3}}}`:                 "postgresql.parameters.work_mem: is there twice, and the last one counts",
+		`{"ttl":30,"loop_wait":10,"retry_timeout":10}`:                                                             "ttl: 30 s: when a host is lost, its shard takes no writes for up to 31 s",
+		`{"postgresql":{"parameters":{"port":7}}}`:                                                                 "postgresql.parameters.port: has no effect: it follows from postgresql.listen",
+		`{"postgresql":{"parameters":{"max_connections":24}}}`:                                                     "postgresql.parameters.max_connections: 24: must be a whole number, at least 25; 100 is in force",
+		`{"postgresql":{"parameters":{"recovery_min_apply_delay":"1h"}}}`:                                          "recovery_min_apply_delay: has no effect here: put it under postgresql.recovery_conf",
+		`{"postgresql":{"recovery_conf":{"work_mem":"1MB","recovery_end_command":"true"}}}`:                        "postgresql.recovery_conf.work_mem: has no effect",
+		`{"postgresql":{"recovery_conf":{"Recovery_Target_LSN":"0/5000000","recovery_target_timeline":"latest"}}}`: "postgresql.recovery_conf.Recovery_Target_LSN: has no effect: a replica recovers to no target",
+		`{"postgresql":{"recovery_conf":{"recovery_target_timeline":"current"}}}`:                                  "postgresql.recovery_conf.recovery_target_timeline: has no effect: a replica recovers to no target",
+		`{"postgresql":{"parameters":{"recovery_target_action":"promote"}}}`:                                       "postgresql.parameters.recovery_target_action: has no effect: a replica recovers to no target",
+		`{"postgresql":{"parameters":{"work_mem":1,"a.b":2,"work_mem":3}}}`:                                        "postgresql.parameters.work_mem: is there twice, and the last one counts",
 		`{"ttl":5,"ttl":6}`: "ttl: is there twice",
 		`{"ignore_slots":[{"name":"a"},{"name":"b","name":"c"}]}`: "ignore_slots[1].name: is there twice",
 		`{"my_own":{"deep":1}}`:                                   "my_own: is not a known setting of the dynamic configuration and has no effect",

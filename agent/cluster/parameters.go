@@ -193,6 +193,9 @@ func unusedParameter(name, value string, dynamic bool) string {
 		if slices.Contains(AgentsRecovery(), name) {
 			return "has no effect: the agent sets it"
 		}
+		if OfTarget(name) {
+			return targetText
+		}
 		return "has no effect here: put it under postgresql.recovery_conf"
 	}
 	for _, s := range SharedParameters() {
@@ -229,9 +232,13 @@ const UnsynchronousText = "commits wait for no standby in spite of synchronous_m
 	"use on, remote_apply or remote_write, and SET LOCAL synchronous_commit in transactions that may be lost"
 
 // unusedRecovery tells of what a section recovery_conf has that is no recovery
-// parameter, or is the agent's own.
-func unusedRecovery(name string) string {
+// parameter, is the agent's own, or is not for replicas.
+func unusedRecovery(name, value string) string {
 	switch name = strings.ToLower(name); {
+	case name == "recovery_target_timeline" && value == "latest":
+		return "" // as it is anyway
+	case OfTarget(name):
+		return targetText
 	case slices.Contains(AgentsRecovery(), name):
 		return "has no effect: the agent sets it"
 	case slices.Contains([]string{"standby_mode", "trigger_file"}, name):
@@ -246,7 +253,10 @@ func unusedRecovery(name string) string {
 func UnusedRecovery(path string, parameters map[string]any) []Warning {
 	var warnings []Warning
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
-		if why := unusedRecovery(name); parameters[name] != nil && why != "" {
+		if parameters[name] == nil {
+			continue
+		}
+		if why := unusedRecovery(name, ParameterText(parameters[name])); why != "" {
 			warnings = append(warnings, Warning{Path: path + "." + name, Text: why})
 		}
 	}

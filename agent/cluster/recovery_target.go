@@ -14,6 +14,16 @@ func RecoveryTargets() []string {
 	return []string{"recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid", "recovery_target_lsn"}
 }
 
+// OfTarget reports whether a parameter says where a recovery ends, on which timeline, or what becomes
+// of PostgreSQL there. A replica's has no end: PostgreSQL would promote itself, without a lease, or
+// leave out at its promotion what it has acknowledged beyond the target.
+func OfTarget(parameter string) bool {
+	return strings.HasPrefix(strings.ToLower(parameter), "recovery_target")
+}
+
+// targetText says what becomes of one that is set for replicas.
+const targetText = "has no effect: a replica recovers to no target, and follows its leader's timeline; bootstrap.METHOD.recovery_conf says where the recovery of a new shard ends"
+
 var (
 	// withZone is a time of day with its zone after it: an offset, Z, or a name.
 	withZone  = regexp.MustCompile(`\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?\s*(?:[+-]\d{1,2}(?::?\d{2}){0,2}|[A-Za-z][A-Za-z0-9_/+-]*)$`)

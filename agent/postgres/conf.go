@@ -337,12 +337,12 @@ func (p *confFiles) wantedRecovery() map[string]string {
 	return out
 }
 
-// recoveryOf are the parameters of a section recovery_conf that are not the agent's own.
+// recoveryOf are the parameters of a section recovery_conf that are for replicas, and not the agent's own.
 func recoveryOf(section map[string]any) map[string]string {
 	out := map[string]string{}
 	for name, value := range section {
 		name = strings.ToLower(name)
-		if value != nil && isRecovery(name) && !slices.Contains(cluster.AgentsRecovery(), name) {
+		if value != nil && isRecovery(name) && !cluster.OfTarget(name) && !slices.Contains(cluster.AgentsRecovery(), name) {
 			out[name] = cluster.ParameterText(value)
 		}
 	}
