@@ -104,10 +104,6 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	if err := p.noteLoss(); err != nil {
 		return "", err
 	}
-	// A crashed directory is recovered in single-user mode, which knows no standby.
-	if err := p.setSignalFile(Primary); err != nil {
-		return "", err
-	}
 	if err := p.checkRoom(rewindPlan{}); err != nil {
 		return "", err
 	}
@@ -259,8 +255,16 @@ func (p *rewinder) readyForRewind(ctx context.Context, u Upstream) error {
 
 // recoverAlone lets a crashed PostgreSQL recover in single-user mode, as pg_rewind
 // needs it. From 13 on that does so itself, but not before it tells what it would copy. It needs the parameters
-// that it was started with: with a logical slot it does not start below wal_level logical.
-func (p *rewinder) recoverAlone(ctx context.Context, control Control) error {
+// that it was started with: with a logical slot it does not start below wal_level logical. In this mode it knows
+// no standby, so a standby's data are a primary's meanwhile, and no longer than that: whatever started PostgreSQL on
+// them while the rewind fails, for want of room perhaps, would have a second primary.
+func (p *rewinder) recoverAlone(ctx context.Context, control Control) (err error) {
+	if p.hasSignalFile() {
+		if err := p.setSignalFile(Primary); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.setSignalFile(Replica)) }()
+	}
 	args := []string{"--single", "-D", p.dataDir, "-c", "data_directory=" + p.dataDir, "-c", "config_file=" + p.inConf("postgresql.conf")}
 	p.settings.Lock()
 	values := p.commandLineValues(Primary, control)
@@ -268,6 +272,6 @@ func (p *rewinder) recoverAlone(ctx context.Context, control Control) error {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		args = append(args, "-c", name+"="+values[name])
 	}
-	_, err := p.runOnData(ctx, nil, "postgres", append(args, "-c", "archive_mode=on", "-c", "archive_command=false", "template1")...)
+	_, err = p.runOnData(ctx, nil, "postgres", append(args, "-c", "archive_mode=on", "-c", "archive_command=false", "template1")...)
 	return err
 }

@@ -21,15 +21,25 @@ func diverge(ctx context.Context, t *testing.T) (a, b *Instance) {
 }
 
 // A rewind whose connection is refused, or which is broken off before it has written anything, is
-// tried again: it is no reason to take the data away.
+// tried again: it is no reason to take the data away. Until then they are a standby's: whatever
+// starts PostgreSQL on them makes no primary, and no agent takes them for the shard's last one.
 func TestRewindThatIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
 	a, b := diverge(ctx, t)
+	must(t, a.Start(ctx, StartAs{Role: Replica})) // as it is while nobody leads
+	must(t, a.Kill(ctx))
+	isStandby := func(when string) {
+		t.Helper()
+		if d, err := a.DataDir(ctx); err != nil || !d.Standby {
+			t.Errorf("%s: the data are a primary's: %v, %v", when, d.State, err)
+		}
+	}
 	sql(ctx, t, b, `ALTER ROLE "Rewinder" CONNECTION LIMIT 0`)
 	if _, err := a.Rewind(ctx, upstream(b), true); err == nil || errors.Is(err, ErrDiverged) {
 		t.Errorf("its connection is refused: %v", err)
 	}
+	isStandby("its connection is refused")
 	sql(ctx, t, b, `ALTER ROLE "Rewinder" CONNECTION LIMIT -1`)
 	for d := 100 * time.Millisecond; ; d += 100 * time.Millisecond {
 		soon, cancel := context.WithTimeout(ctx, d)
@@ -49,6 +59,7 @@ func TestRewindThatIsRefused(t *testing.T) {
 		if errors.Is(err, ErrDiverged) {
 			t.Fatalf("broken off after %s: %v", d, err)
 		}
+		isStandby("broken off after " + d.String())
 	}
 }
 
