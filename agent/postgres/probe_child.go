@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // probeName begins with PostgreSQL's prefix of temporary files, which
@@ -23,8 +25,8 @@ const probeSize = 8192
 
 // RunDiskProbe is the child's part of DiskProbe: it reports to out that it begins,
 // writes into the data directory and, if that is on another filesystem, into the
-// directory of the WAL, and reports what became of it. An error says that it
-// could not report.
+// directory of the WAL, and those of tablespaces, and reports what became of it.
+// An error says that it could not report.
 func RunDiskProbe(dataDir string, out io.Writer) error {
 	report := json.NewEncoder(out)
 	if err := report.Encode(probeReport{Begins: true}); err != nil {
@@ -54,10 +56,50 @@ func probeDisk(dataDir string) error {
 	if err := syscall.Stat(wal, &there); err != nil {
 		return fmt.Errorf("looking at %s: %w", wal, err)
 	}
-	if here.Dev == there.Dev {
-		return nil
+	if here.Dev != there.Dev {
+		if err := probeWrite(wal); err != nil {
+			return err
+		}
 	}
-	return probeWrite(wal)
+	return probeTablespaces(dataDir, here.Dev, there.Dev)
+}
+
+// probeTablespaces writes to the disks of tablespaces that are not those, too. One that fails or hangs
+// keeps checkpoints from ending. One that is full does not, nor would it be less so on another
+// member: what only who writes there finds out is no trouble.
+func probeTablespaces(dataDir string, known ...uint64) error {
+	spaces, err := filepath.Glob(filepath.Join(dataDir, "pg_tblspc", "*"))
+	if err != nil {
+		return fmt.Errorf("looking for tablespaces: %w", err)
+	}
+	for _, space := range spaces {
+		var at syscall.Stat_t
+		err := syscall.Stat(space, &at)
+		if err == nil && slices.Contains(known, at.Dev) {
+			continue
+		}
+		known = append(known, at.Dev)
+		if err == nil {
+			err = probeUnnamed(space)
+		}
+		if trouble := troubleOf(err); trouble == DiskIOError || trouble == DiskReadOnly {
+			return fmt.Errorf("tablespace %s: %w", space, err)
+		}
+	}
+	return nil
+}
+
+// probeUnnamed writes a file without a name, where the file system has such files: one that were left
+// behind would keep a clone from using the directory, and one that is there DROP TABLESPACE from
+// removing it.
+func probeUnnamed(dir string) error {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), dir)
+	defer f.Close()
+	return writePage(f)
 }
 
 // makeProbe makes the file with the mode that PostgreSQL's own files have beside it: a backup by the
@@ -77,11 +119,6 @@ func makeProbe(path string) (*os.File, error) {
 
 func probeWrite(dir string) (err error) {
 	path := filepath.Join(dir, probeName)
-	page := make([]byte, probeSize)
-	// Not zeros: a filesystem that compresses would make a hole of them.
-	if _, err := rand.Read(page); err != nil {
-		return fmt.Errorf("making a page: %w", err)
-	}
 	f, err := makeProbe(path)
 	if err != nil {
 		return fmt.Errorf("making a file: %w", err)
@@ -89,6 +126,15 @@ func probeWrite(dir string) (err error) {
 	defer func() {
 		err = errors.Join(err, f.Close(), os.Remove(path))
 	}()
+	return writePage(f)
+}
+
+func writePage(f *os.File) error {
+	page := make([]byte, probeSize)
+	// Not zeros: a filesystem that compresses would make a hole of them.
+	if _, err := rand.Read(page); err != nil {
+		return fmt.Errorf("making a page: %w", err)
+	}
 	if _, err := f.Write(page); err != nil {
 		return fmt.Errorf("writing a page: %w", err)
 	}

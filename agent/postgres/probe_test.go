@@ -209,6 +209,35 @@ func TestProbeReadOnlyDisk(t *testing.T) {
 	}
 }
 
+// A tablespace is on another disk. One that is full stops nobody but who writes there, and is as full
+// on every member; one that fails keeps checkpoints from ending.
+func TestProbeTablespace(t *testing.T) {
+	ctx, dir, disk := within(t), dataOn(t, newDir(t)), smallDisk(t)
+	must(t, os.Mkdir(filepath.Join(dir, "pg_tblspc"), 0o777))
+	must(t, os.Symlink(filepath.Join(dir, "gone"), filepath.Join(dir, "pg_tblspc", "16384"))) // it is just being dropped
+	must(t, os.Symlink(disk, filepath.Join(dir, "pg_tblspc", "16385")))
+	p := newProbe(t, dir)
+	if v := probe(ctx, t, p); !v.OK {
+		t.Errorf("healthy: %+v", v)
+	}
+	free := fill(t, disk)
+	if v := probe(ctx, t, p); !v.OK {
+		t.Errorf("full: %+v", v)
+	}
+	free()
+	must(t, unix.Mount("", disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	if v := probe(ctx, t, p); v.OK || v.Trouble != DiskReadOnly || !strings.Contains(v.Problem, "pg_tblspc/16385") {
+		t.Errorf("read-only: %+v", v)
+	}
+	must(t, unix.Mount("", disk, "", unix.MS_REMOUNT, ""))
+	if v := probe(ctx, t, p); !v.OK {
+		t.Errorf("writable again: %+v", v)
+	}
+	if left := leftovers(t, disk); len(left) > 0 { // pg_basebackup would not take the directory
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 // A disk that hangs in the kernel: nobody waits for it, no second probe is
 // started, and the first one is reaped when it ends.
 func TestProbeHungDisk(t *testing.T) {
