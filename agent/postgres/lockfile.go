@@ -3,12 +3,15 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/fence"
 )
 
 // namedPostmaster is the process that postmaster.pid names, zero when there is no such
@@ -66,7 +69,7 @@ func (p *processes) clearLocks() error {
 // nobody is a pid that no process has: the kernel's limit is lower (PID_MAX_LIMIT).
 const nobody = 1 << 30
 
-// disbelieve makes a lock file of this instance name nobody when it names a living
+// disbelieve makes a lock file of this instance, or of nobody, name nobody when it names a living
 // process: none is ours, so the pid was given again, after a crash of the host most
 // often. PostgreSQL believes such a file as long as a process of its own user has that
 // pid. The rest of the file stays: by it PostgreSQL looks for shared memory in use.
@@ -77,8 +80,11 @@ func (p *processes) disbelieve(path string) error {
 	}
 	lines := strings.Split(string(content), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(lines[0]))
-	if err != nil || pid <= 0 || len(lines) < 2 || filepath.Clean(lines[1]) != p.dataDir && filepath.Dir(path) != p.dataDir {
-		return nil //nolint:nilerr // not ours, or of no use
+	if err != nil || pid <= 0 || len(lines) < 2 {
+		return nil //nolint:nilerr // of no use
+	}
+	if filepath.Clean(lines[1]) != p.dataDir && filepath.Dir(path) != p.dataDir && !isAbandoned(path, pid) {
+		return nil // not ours
 	}
 	if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
 		return nil // PostgreSQL sees that itself
@@ -89,6 +95,20 @@ func (p *processes) disbelieve(path string) error {
 		return fmt.Errorf("correcting a lock file that names a process of somebody else: %w", err)
 	}
 	return nil
+}
+
+// isAbandoned reports whether the lock of a socket, which names another data directory, is a leftover: one that was
+// renamed since, perhaps. A PostgreSQL makes it and listens at once, so the process that it names is none, and nobody
+// listens there.
+func isAbandoned(lock string, pid int) bool {
+	if fence.IsPostgres(pid) {
+		return false
+	}
+	conn, err := net.DialTimeout("unix", strings.TrimSuffix(lock, ".lock"), time.Second)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
 }
 
 // removeEmptyLock removes a file without content that is at least that old.

@@ -1,9 +1,12 @@
 package postgres
 
 import (
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -39,4 +42,42 @@ func TestStartAfterKillWhileLocking(t *testing.T) {
 	if _, err := os.Stat(p.inData("postmaster.pid")); err != nil {
 		t.Error(err)
 	}
+}
+
+// The lock of a socket may name a data directory that was renamed since, and a process that has got its
+// number from the kernel again. It is believed while somebody listens there.
+func TestSocketLockOfAnotherDirectory(t *testing.T) {
+	t.Parallel()
+	dir := newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	must(t, os.Mkdir(p.dataDir, 0o700))
+	put(t, p.inData("postgresql.conf"), "unix_socket_directories = '"+dir+"'\n")
+	socket := filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(p.port))
+	other := exec.Command("sleep", "600")
+	must(t, other.Start())
+	t.Cleanup(func() {
+		must(t, other.Process.Kill())
+		_ = other.Wait() // it was killed
+	})
+	lock := strconv.Itoa(other.Process.Pid) + "\n/var/lib/renamed\n1\n5432\n" + dir + "\n"
+	names := func(want int, when string) {
+		t.Helper()
+		give(t, p, dir)
+		must(t, p.clearLocks())
+		content, err := os.ReadFile(socket + ".lock")
+		must(t, err)
+		if first, _, _ := strings.Cut(string(content), "\n"); first != strconv.Itoa(want) {
+			t.Errorf("%s: it names %s, not %d", when, first, want)
+		}
+	}
+	put(t, socket+".lock", lock)
+	listener, err := net.Listen("unix", socket)
+	must(t, err)
+	names(other.Process.Pid, "somebody listens")
+	listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	must(t, listener.Close())
+	names(nobody, "nobody listens")
+	put(t, socket+".lock", lock)
+	must(t, os.Remove(socket))
+	names(nobody, "there is no socket")
 }
