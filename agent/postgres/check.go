@@ -243,6 +243,8 @@ func (p *checker) checkParameter(name, value string, all map[string]knownParamet
 		return fmt.Sprintf("PostgreSQL %d has no such parameter", p.major)
 	case k.Context == "internal":
 		return "cannot be changed"
+	case isCutOff(name, value, p.major):
+		return cutOffText(p.major)
 	}
 	switch k.Type {
 	case "bool":

@@ -71,6 +71,7 @@ func TestSettings(t *testing.T) {
 			{"session_preload_libraries", "auto_explain, nosuch", "nobody could log in any more: PostgreSQL says: could not access file"},
 			{"local_preload_libraries", "auto_explain", "could not access file \"$libdir/plugins/auto_explain\""},
 			{"restore_command", "cp %f %p", ""},
+			{"archive_command", strings.Repeat("x", maxCommand+1), map[bool]string{true: "runs no more than the first 1023 bytes"}[a.Major() <= 15]},
 		} {
 			err := a.CheckChange(ctx, with(nil), with(map[string]any{test.parameter: test.value}))
 			switch path := "postgresql.parameters." + test.parameter + ": "; {

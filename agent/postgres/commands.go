@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -44,6 +45,25 @@ func endable(name, command string) string {
 		end = "\n" // a comment ends there. pg_rewind -c reads one line alone, so only where it must be
 	}
 	return "( " + command + end + " ) || exit $(( $? > 128 ? 1 : $? ))" + commandMark + name
+}
+
+// maxCommand is how many bytes of a command PostgreSQL runs, the rest being lost without a word: up to version 12 of
+// restore_command, up to 15 of the others and of archive_command (MAXPGPATH in src/backend/access/transam/xlogarchive.c
+// and src/backend/postmaster/shell_archive.c or pgarch.c).
+const maxCommand = 1023
+
+// isCutOff reports whether a command may be too long, with the longest names that come in the place of %p, %f and %r.
+func isCutOff(name, command string, major int) bool {
+	last := map[string]int{restoreCommand: 12, recoveryEndCommand: 15, cleanupCommand: 15, "archive_command": 15}[name]
+	longest := func(like string) string { return strings.Repeat("x", len(like)) }
+	const segment, file = "000000010000000000000001", "000000010000000000000001.00000028.backup"
+	names := strings.NewReplacer("%%", "%", "%p", longest("pg_wal/"+file), "%f", longest(file), "%r", longest(segment))
+	return major <= last && len(names.Replace(command)) > maxCommand
+}
+
+// cutOffText says what becomes of one.
+func cutOffText(major int) string {
+	return fmt.Sprintf("PostgreSQL %d runs no more than the first %d bytes of it: put it into a script", major, maxCommand)
 }
 
 const commandMark = " # by Lictor: "

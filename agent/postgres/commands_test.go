@@ -210,3 +210,43 @@ func TestStopWithAnArchiveCleanupCommand(t *testing.T) {
 		})
 	}
 }
+
+// PostgreSQL cuts off what is long of a command. With the shell around it, one that is short enough by itself would
+// be cut in the middle of that, and always fail.
+func TestCleanupCommandAtItsLongest(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	a, b := pair(ctx, t)
+	must(t, b.Stop(ctx, Fast))
+	longest := maxCommand - len(scripted(t, b, cleanupCommand, "").path) - len(" ") - 20 // its directory's name has a number at its end
+	cleanup := scripted(t, b, cleanupCommand, strings.Repeat("x", longest))
+	follow(ctx, t, b, a)
+	before := cleanup.calls(t)
+	sql(ctx, t, a, "CHECKPOINT")
+	caughtUp(ctx, t, a, b)
+	must(t, b.Checkpoint(ctx))
+	cleanup.called(ctx, t, before)
+}
+
+func TestIsCutOff(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, command string
+		major         int
+		want          bool
+	}{
+		{cleanupCommand, strings.Repeat("x", maxCommand), 15, false},
+		{cleanupCommand, strings.Repeat("x", maxCommand+1), 15, true},
+		{cleanupCommand, strings.Repeat("x", maxCommand+1), 16, false},
+		{recoveryEndCommand, strings.Repeat("x", maxCommand) + "%r", 14, true},
+		{"archive_command", strings.Repeat("x", maxCommand-10) + "%p", 15, true},
+		{"archive_command", strings.Repeat("x", maxCommand-1) + "%%", 15, false},
+		{restoreCommand, strings.Repeat("x", maxCommand+1), 12, true},
+		{restoreCommand, strings.Repeat("x", maxCommand+1), 13, false},
+		{"work_mem", strings.Repeat("x", maxCommand+1), 12, false},
+	} {
+		if got := isCutOff(c.name, c.command, c.major); got != c.want {
+			t.Errorf("%s of %d bytes, PostgreSQL %d: %v", c.name, len(c.command), c.major, got)
+		}
+	}
+}

@@ -454,7 +454,10 @@ func (p *confFiles) postgresqlConf(a as, included []confSetting, hba, ident acce
 			command = line.Value
 		}
 		if command != "" {
-			recovery[name] = endable(name, command)
+			recovery[name] = command
+			if shell := endable(name, command); !isCutOff(name, shell, p.major) {
+				recovery[name] = shell
+			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(recovery)) {

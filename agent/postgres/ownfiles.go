@@ -76,6 +76,8 @@ func (p *confFiles) tellSettings() {
 			name = strings.ToLower(name)
 			switch {
 			case value == nil:
+			case isCutOff(name, cluster.ParameterText(value), p.major):
+				p.tell(name, cutOffText(p.major))
 			case name == "wal_keep_segments" && p.major >= 13 && p.configured("wal_keep_size"):
 				p.tell(name, "not used: wal_keep_size is set, too")
 			case name == "wal_keep_segments" && p.major >= 13:

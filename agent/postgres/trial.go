@@ -502,6 +502,11 @@ func CheckFile(ctx context.Context, local config.Postgres, dcs map[string]any) (
 	for _, path := range slices.Sorted(maps.Keys(wanted)) {
 		values := wanted[path]
 		maps.DeleteFunc(values, func(name, _ string) bool { return !supported(strings.ToLower(name), p.major) })
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			if isCutOff(strings.ToLower(name), values[name], p.major) {
+				warnings = append(warnings, cluster.Warning{Path: path + "." + name, Text: cutOffText(p.major)})
+			}
+		}
 		refused, err := p.RefusedValues(ctx, values)
 		if err != nil {
 			return warnings, nil, err

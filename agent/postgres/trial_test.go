@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,11 +98,14 @@ func TestRefusedValues(t *testing.T) {
 
 	t.Run("a file", func(t *testing.T) {
 		file := s.Postgres
-		file.Parameters = map[string]any{"TimeZone": "Nope", "work_mem": "7MB", "auto_explain.log_analyze": true}
+		file.Parameters = map[string]any{"TimeZone": "Nope", "work_mem": "7MB", "auto_explain.log_analyze": true, "Archive_Command": strings.Repeat("x", maxCommand+1)}
 		file.RecoveryConf = map[string]any{"recovery_min_apply_delay": "later", "primary_conninfo": 1}
 		dcs := map[string]any{"postgresql": map[string]any{"parameters": map[string]any{"datestyle": "foo", "port": 1}}}
-		_, problems, unasked := CheckFile(ctx, file, dcs)
+		warnings, problems, unasked := CheckFile(ctx, file, dcs)
 		must(t, unasked)
+		if cut := strings.Contains(fmt.Sprint(warnings), "postgresql.parameters.Archive_Command: PostgreSQL"); cut != (p.Major() <= 15) {
+			t.Errorf("a command that is cut off: %v", warnings)
+		}
 		if all := cluster.Problems(problems); len(all) != 3 || !strings.Contains(problems.Error(), "postgresql.recovery_conf.recovery_min_apply_delay") || !strings.Contains(problems.Error(), "bootstrap.dcs.postgresql.parameters.datestyle") ||
 			!strings.Contains(problems.Error(), "postgresql.parameters.TimeZone") {
 			t.Errorf("%v", problems)
