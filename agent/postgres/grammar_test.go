@@ -95,6 +95,7 @@ func TestToldWhatIsNotUsed(t *testing.T) {
 	p.dataDir, p.syncNames, p.log = dir, `"b"`, zerolog.New(&log)
 	p.dynamic.Postgres.Parameters[syncNames] = "theirs"
 	p.dynamic.Postgres.Parameters["work_mem"], p.dynamic.Postgres.Parameters["maintenance_work_mem"] = "7MB", "70MB"
+	p.dynamic.Postgres.Parameters["restore_command"], p.dynamic.Postgres.RecoveryConf = "cp", map[string]any{"Restore_Command": "get"}
 	put(t, p.inData("postgresql.auto.conf"), "max_connections = '500'\nmax_wal_senders = '5'\nport = 7\nwork_mem = 1\n"+
 		"WORK_MEM = '5MB'\nmaintenance_work_mem = '70MB'\n")
 	auto, err := p.readConf(p.inData("postgresql.auto.conf"))
@@ -109,13 +110,13 @@ func TestToldWhatIsNotUsed(t *testing.T) {
 		`"force_parallel_mode","reason":"not used: PostgreSQL 16 has no such`, `"wal_keep_segments","reason":"not used: wal_keep_size is set`,
 		`"synchronous_standby_names","reason":"not used: synchronous_mode`, `postgresql.auto.conf line 1: 500 is not used, 100 is in force`,
 		`/base line 3: 16 is not used, 8 is in force`, `raised from 100 to 300`,
-		`postgresql.auto.conf line 3: not used`, `line 5: 5MB, which ALTER SYSTEM has set on this member alone, wins over 7MB`,
+		`"postgresql.parameters.restore_command","reason":"not used: postgresql.recovery_conf has another`, `postgresql.auto.conf line 3: not used`, `line 5: 5MB, which ALTER SYSTEM has set on this member alone, wins over 7MB`,
 	} {
 		if strings.Count(lines, want) != 1 {
 			t.Errorf("%s is told %d times", want, strings.Count(lines, want))
 		}
 	}
-	if n := strings.Count(lines, "\n"); n != 8 {
+	if n := strings.Count(lines, "\n"); n != 9 {
 		t.Errorf("%d lines: %s", n, lines)
 	}
 	if got := p.parameters()["wal_keep_size"]; got != "1GB" {

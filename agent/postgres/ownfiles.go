@@ -97,6 +97,15 @@ func (p *confFiles) tellSettings() {
 			}
 		}
 	}
+	p.tellRestoreCommand()
+}
+
+// tellRestoreCommand tells which restore_command is not used, where both sections that may have one do.
+func (p *confFiles) tellRestoreCommand() {
+	own, set := p.wantedRecovery()[restoreCommand]
+	if other := p.wantedParameters()[restoreCommand]; set && other != "" && other != own {
+		p.tell("postgresql.parameters."+restoreCommand, "not used: postgresql.recovery_conf has another one")
+	}
 }
 
 // tellOwn tells what the operator's own files, and ALTER SYSTEM, say that is not used, or wins.
