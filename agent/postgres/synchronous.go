@@ -156,7 +156,8 @@ func (p *confFiles) SynchronousCommit() string {
 // synchronous_standby_names; otherwise it says what it has. That it is new and has
 // it proves that the postmaster is done with passing the signal on: it does one
 // thing at a time. Where commits need wait for nobody, what somebody has set with
-// ALTER SYSTEM, which wins over the file, is accepted: it takes nothing away.
+// ALTER SYSTEM, which wins over the file, or in a file of the operator's that it includes,
+// is accepted: it takes nothing away.
 func (p *replication) sessionThatKnows(ctx context.Context, s SyncSetting) (_ *pgx.Conn, value, why string, err error) {
 	conn, err := p.dedicated(ctx)
 	if err != nil {
@@ -168,7 +169,7 @@ func (p *replication) sessionThatKnows(ctx context.Context, s SyncSetting) (_ *p
 	switch value := p.syncNamesInFile(); {
 	case err != nil:
 		err = fmt.Errorf("reading synchronous_standby_names: %w", err)
-	case now == value, len(s.Names) == 0 && filepath.Base(file) == "postgresql.auto.conf":
+	case now == value, len(s.Names) == 0 && file != "" && filepath.Clean(file) != p.inConf("postgresql.conf"):
 		return conn, now, "", nil
 	case filepath.Base(file) == "postgresql.auto.conf":
 		why = fmt.Sprintf("it was set to %q with ALTER SYSTEM meanwhile", now)
