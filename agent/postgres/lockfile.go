@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -44,11 +45,11 @@ const emptyLockAge = 10 * time.Second
 
 // clearLocks clears lock files away that would keep PostgreSQL from starting although
 // no process of the instance is left, which must be known when it is called.
-func (p *processes) clearLocks() error {
+func (p *processes) clearLocks(ctx context.Context) error {
 	if err := p.removeEmptyLock(p.inData("postmaster.pid"), 0); err != nil {
 		return err
 	}
-	if err := p.disbelieve(p.inData("postmaster.pid")); err != nil {
+	if err := p.disbelieve(ctx, p.inData("postmaster.pid")); err != nil {
 		return err
 	}
 	for _, dir := range p.socketDirs() {
@@ -59,7 +60,7 @@ func (p *processes) clearLocks() error {
 		if err := p.removeEmptyLock(socket, emptyLockAge); err != nil {
 			return err
 		}
-		if err := p.disbelieve(socket); err != nil {
+		if err := p.disbelieve(ctx, socket); err != nil {
 			return err
 		}
 	}
@@ -73,7 +74,7 @@ const nobody = 1 << 30
 // process: none is ours, so the pid was given again, after a crash of the host most
 // often. PostgreSQL believes such a file as long as a process of its own user has that
 // pid. The rest of the file stays: by it PostgreSQL looks for shared memory in use.
-func (p *processes) disbelieve(path string) error {
+func (p *processes) disbelieve(ctx context.Context, path string) error {
 	content, err := p.disk.ReadFile(path)
 	if err != nil {
 		return nil //nolint:nilerr // PostgreSQL itself tells what is wrong with it
@@ -83,7 +84,7 @@ func (p *processes) disbelieve(path string) error {
 	if err != nil || pid <= 0 || len(lines) < 2 {
 		return nil //nolint:nilerr // of no use
 	}
-	if filepath.Clean(lines[1]) != p.dataDir && filepath.Dir(path) != p.dataDir && !isAbandoned(path, pid) {
+	if filepath.Clean(lines[1]) != p.dataDir && filepath.Dir(path) != p.dataDir && !isAbandoned(ctx, path, pid) {
 		return nil // not ours
 	}
 	if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
@@ -100,11 +101,11 @@ func (p *processes) disbelieve(path string) error {
 // isAbandoned reports whether the lock of a socket, which names another data directory, is a leftover: one that was
 // renamed since, perhaps. A PostgreSQL makes it and listens at once, so the process that it names is none, and nobody
 // listens there.
-func isAbandoned(lock string, pid int) bool {
+func isAbandoned(ctx context.Context, lock string, pid int) bool {
 	if fence.IsPostgres(pid) {
 		return false
 	}
-	conn, err := net.DialTimeout("unix", strings.TrimSuffix(lock, ".lock"), time.Second)
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", strings.TrimSuffix(lock, ".lock"))
 	if err == nil {
 		_ = conn.Close()
 	}

@@ -38,7 +38,7 @@ func TestStartAfterKillWhileLocking(t *testing.T) {
 	if text, err := os.ReadFile(socket); err != nil || len(text) == 0 {
 		t.Errorf("the lock of the socket: %q, %v", text, err)
 	}
-	must(t, p.clearLocks())
+	must(t, p.clearLocks(ctx))
 	if _, err := os.Stat(p.inData("postmaster.pid")); err != nil {
 		t.Error(err)
 	}
@@ -48,7 +48,7 @@ func TestStartAfterKillWhileLocking(t *testing.T) {
 // number from the kernel again. It is believed while somebody listens there.
 func TestSocketLockOfAnotherDirectory(t *testing.T) {
 	t.Parallel()
-	dir := newDir(t)
+	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	must(t, os.Mkdir(p.dataDir, 0o700))
 	put(t, p.inData("postgresql.conf"), "unix_socket_directories = '"+dir+"'\n")
@@ -63,7 +63,7 @@ func TestSocketLockOfAnotherDirectory(t *testing.T) {
 	names := func(want int, when string) {
 		t.Helper()
 		give(t, p, dir)
-		must(t, p.clearLocks())
+		must(t, p.clearLocks(ctx))
 		content, err := os.ReadFile(socket + ".lock")
 		must(t, err)
 		if first, _, _ := strings.Cut(string(content), "\n"); first != strconv.Itoa(want) {

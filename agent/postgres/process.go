@@ -211,7 +211,7 @@ func (p *processes) killLeftovers(ctx context.Context) error {
 	if err := p.target.Kill(ctx); err != nil {
 		return err
 	}
-	return p.clearLocks()
+	return p.clearLocks(ctx)
 }
 
 // killWriters kills, besides the instance's own processes, the programs that an
@@ -221,7 +221,7 @@ func (p *processes) killWriters(ctx context.Context) error {
 	if err := p.target.Kill(ctx, p.writers()...); err != nil {
 		return err
 	}
-	return p.clearLocks()
+	return p.clearLocks(ctx)
 }
 
 // writers are the programs that runOnData runs, besides postgres, under all the names that

@@ -484,7 +484,7 @@ func TestLockFileNamesSomebodyElse(t *testing.T) {
 	observe(ctx, t, other, "another PostgreSQL runs on", func(s State) bool { return s.Accepting })
 
 	// A socket of one that lives is its own.
-	must(t, other.clearLocks())
+	must(t, other.clearLocks(ctx))
 	if _, err := os.Stat(filepath.Join(dir, fmt.Sprintf(".s.PGSQL.%d.lock", other.port))); err != nil {
 		t.Error("the lock file of a socket in use was removed")
 	}
