@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/lictor-ha/lictor/agent/fence"
 )
 
@@ -100,6 +102,8 @@ type hurry struct {
 	looked time.Time
 	seen   map[int]time.Time // shells of recovery_end_command, since when
 	told   bool
+
+	readers time.Time // when it was looked for them last
 }
 
 func (p *processes) hurry() *hurry {
@@ -135,6 +139,37 @@ func (h *hurry) look(replayed int64) {
 			h.log.Warn().Str("parameter", name).Dur("limit", commandPatience).Msg("a command holds up the promotion; it is ended, and fails")
 		}
 		h.told = h.told || name == restoreCommand
+	}
+}
+
+// standsStill reports, now and then, whether replay has got nowhere for as long as a promotion waits for that.
+func (h *hurry) standsStill() bool {
+	now := time.Now()
+	if now.Sub(h.since) < commandPatience || now.Sub(h.readers) < readersEvery {
+		return false
+	}
+	h.readers = now
+	return true
+}
+
+// readersEvery is how often it is looked which queries hold up a promotion.
+const readersEvery = time.Second
+
+// endReadersSQL ends sessions that replay waits for, which max_standby_streaming_delay may let it do for
+// ever: those with a transaction that is as old as the wait (src/backend/storage/ipc/standby.c; version 12 does not tell of
+// a wait for a snapshot).
+const endReadersSQL = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+	WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND xact_start < clock_timestamp() - $1 * interval '1 millisecond'
+	AND EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND (wait_event LIKE 'RecoveryConflict%' OR wait_event_type IN ('Lock', 'BufferPin')))`
+
+// endReaders ends queries that hold up the promotion. Where it cannot, that goes on waiting.
+func (h *hurry) endReaders(ctx context.Context, conn *pgx.Conn) {
+	var ended int
+	if err := conn.QueryRow(ctx, endReadersSQL, commandPatience.Milliseconds()).Scan(&ended); err != nil {
+		h.log.Warn().Err(err).Msg("queries that hold up the promotion cannot be ended")
+	}
+	if ended > 0 {
+		h.log.Warn().Int("sessions", ended).Dur("limit", commandPatience).Msg("queries hold up the promotion, as replay waits for them; they are ended")
 	}
 }
 

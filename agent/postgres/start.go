@@ -209,6 +209,9 @@ func (p *server) PromoteAfter(ctx context.Context, above int, last func(context.
 			return nil
 		}
 		commands.look(replayed)
+		if commands.standsStill() {
+			commands.endReaders(ctx, conn)
+		}
 		select {
 		case <-time.After(pollEvery):
 		case <-ctx.Done():
