@@ -73,7 +73,8 @@ func (l *ledMark) write(s ledState) error {
 		return err
 	}
 	text := fmt.Sprintf("%s %d %t\n", boot, s.until, s.paused)
-	// It need not outlive the host: no process does.
+	// Not synced: a takeover does not wait for a disk. After a power cut the mark of the last seconds may be
+	// missing (design 5.15).
 	temporary := l.path + ".new"
 	write := func() error {
 		if err := os.WriteFile(temporary, []byte(text), 0o600); err != nil {
