@@ -56,6 +56,10 @@ PGPASSWORD=%s exec %s/pg_basebackup -h %s -p %s -U %s -X none -c fast -D "$d"
 	archived := func(n int) {
 		t.Helper()
 		rows.write(ctx, primary, n)
+		// A standby whose first list of running transactions (a backup's checkpoint) was made while those rows were
+		// being committed takes them for the future's until another transaction ends (latestCompletedXid in
+		// ProcArrayApplyRecoveryInfo), and no more WAL is archived here.
+		must(t, rows.exec(ctx, primary, "SELECT txid_current()"))
 		must(t, rows.exec(ctx, primary, "SELECT pg_switch_wal()"))
 		rows.await(ctx, second, rows.count(ctx, primary))
 	}
