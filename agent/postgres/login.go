@@ -91,7 +91,7 @@ func sessionParams(applicationName string, major int) map[string]string {
 		"standard_conforming_strings": "on", "client_encoding": "UTF8", "datestyle": "ISO", "intervalstyle": "postgres", "bytea_output": "hex", "extra_float_digits": "1",
 	}
 	if major >= 17 {
-		params["transaction_timeout"], params["event_triggers"] = "0", "off"
+		params["transaction_timeout"] = "0"
 	}
 	return params
 }
@@ -106,6 +106,9 @@ func (p *installation) connect(ctx context.Context, host string, port int, role 
 	}
 	c.ConnectTimeout = 3 * time.Second
 	c.RuntimeParams = sessionParams(applicationName, p.major)
+	if p.major >= 17 && role.Username == p.local.Load().Authentication.Superuser.Username {
+		c.RuntimeParams["event_triggers"] = "off" // those at login; only a superuser may
+	}
 	c.DialFunc = (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 5 * time.Second}).DialContext
 	login := func() (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, c) }
 	conn, err := pgauth.Connect(&c.Config, login)
