@@ -130,6 +130,7 @@ func knock(ctx context.Context, a frontAddress, database string) error {
 		}
 	}
 	frontend := pgproto3.NewFrontend(conn, conn)
+	frontend.SetMaxBodyLen(probeWord) // while PgBouncer is down anybody may have its port
 	frontend.Send(&pgproto3.StartupMessage{
 		ProtocolVersion: pgproto3.ProtocolVersionNumber,
 		Parameters:      map[string]string{"user": frontUser, "database": database},

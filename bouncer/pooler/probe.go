@@ -35,6 +35,41 @@ func newProber(s *HealthProber) *prober {
 	return &prober{HealthProber: s, slots: make(chan struct{}, probeAtOnce), back: make(chan finding), probing: map[config.ShardID]bool{}}
 }
 
+// Where a primary is says Consul, so anybody may answer a probe: a word of PostgreSQL's has no more than
+// probeWord bytes until it lets somebody in, and all of them with a certificate have no more than probeWords.
+// Whoever is to be read takes memory for a word once its length was told, up to a gigabyte.
+const (
+	probeWord  = 64 << 10
+	probeWords = 512 << 10
+)
+
+// errTalks says that who answers a probe does not speak as PostgreSQL does.
+var errTalks = errors.New("it says more than PostgreSQL does at a login")
+
+// briefConn is a connection on which no more than so many bytes are heard.
+type briefConn struct {
+	net.Conn
+	left int
+}
+
+func (c *briefConn) Read(b []byte) (int, error) {
+	if c.left == 0 {
+		return 0, errTalks
+	}
+	n, err := c.Conn.Read(b[:min(len(b), c.left)])
+	c.left -= n
+	return n, err
+}
+
+// dialBriefly connects to who may say probeWords.
+func dialBriefly(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &briefConn{conn, probeWords}, nil
+}
+
 // finding is a primary that answers.
 type finding struct {
 	*Primary
@@ -207,7 +242,7 @@ func reach(ctx context.Context, address string) error {
 // for a password where it serves: nobody hears of that, clients do it to ask their
 // user.
 func (p *prober) greet(ctx context.Context, v *Primary) error {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", v.address())
+	conn, err := dialBriefly(ctx, "tcp", v.address())
 	if err != nil {
 		return err
 	}
@@ -228,6 +263,7 @@ func (p *prober) greet(ctx context.Context, v *Primary) error {
 		}
 	}
 	frontend := pgproto3.NewFrontend(conn, conn)
+	frontend.SetMaxBodyLen(probeWord)
 	frontend.Send(&pgproto3.StartupMessage{
 		ProtocolVersion: pgproto3.ProtocolVersionNumber,
 		Parameters:      map[string]string{"user": p.config.PgBouncer.User, "database": v.DBName},
@@ -346,6 +382,7 @@ func (p *prober) login(v *Primary) (*pgconn.Config, error) {
 	}
 	config.User, config.Password, config.Database = user, password, v.DBName
 	config.RuntimeParams = map[string]string{}
+	config.DialFunc, config.MaxProtocolMessageBodyLen = dialBriefly, probeWord
 	// The host comes from Consul: it gets no password that it could use.
 	if config.RequireAuth = "!password"; p.config.Setting("auth_type") == "scram-sha-256" {
 		config.RequireAuth += ",!md5"

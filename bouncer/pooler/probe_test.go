@@ -1,19 +1,27 @@
 package pooler
 
 import (
+	"context"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/testkit"
 	"github.com/lictor-ha/lictor/bouncer/bouncertest"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // A PostgreSQL that takes TLS only tells a probe that it is a primary, when the probe
@@ -86,5 +94,70 @@ func TestProbeUsesTLSOfPgBouncer(t *testing.T) {
 	p := probe(map[string]any{"server_tls_sslmode": "disable"})
 	if primary, err := p.ask(t.Context(), v); primary || err != nil {
 		t.Errorf("without TLS it only says that it is there: %v, %v", primary, err)
+	}
+}
+
+// Who answers at the address of a primary, or of a PgBouncer that is down, costs the bouncer no memory: one shard's
+// host would end it for all shards, by the five bytes with which a message of a gigabyte begins.
+func TestAnswersTakeNoMemory(t *testing.T) {
+	for name, talk := range map[string]func(net.Conn){
+		"a message of a gigabyte": func(conn net.Conn) { _, _ = conn.Write([]byte{'E', 0x3f, 0xff, 0xff, 0xf0}) },
+		"settings without end": func(conn net.Conn) {
+			backend := pgproto3.NewBackend(conn, conn)
+			backend.Send(&pgproto3.AuthenticationOk{})
+			for i, long := 0, strings.Repeat("x", 32<<10); i < 4096 && backend.Flush() == nil; i++ {
+				backend.Send(&pgproto3.ParameterStatus{Name: strconv.Itoa(i), Value: long})
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+			testkit.Must(t, err)
+			var talking sync.WaitGroup
+			talking.Go(func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					talking.Go(func() {
+						defer conn.Close()
+						if _, err := bouncertest.FakeStartup(conn); err == nil {
+							talk(conn)
+							_, _ = io.Copy(io.Discard, conn) // until it is hung up on
+						}
+					})
+				}
+			})
+			defer talking.Wait()
+			defer l.Close()
+			at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+			v := &Primary{ID: "service/s1", Leader: at, DBName: "s1"}
+			p := newProber(NewHealthProber(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "pooler"}}, zerolog.Nop(), nil))
+			for what, ask := range map[string]func(context.Context) error{
+				"greet": func(ctx context.Context) error { return p.greet(ctx, v) },
+				"ask":   func(ctx context.Context) error { _, err := p.ask(ctx, v); return err },
+				"knock": func(ctx context.Context) error {
+					return knock(ctx, frontAddress{"tcp", l.Addr().String()}, "s1")
+				},
+				"console": func(ctx context.Context) error {
+					_, err := pgbouncer.Connect(ctx, pgbouncer.Options{Address: pgbouncer.Address{Host: at.Host, Port: at.Port}, User: "pooler"})
+					return err
+				},
+			} {
+				if what == "console" && name == "settings without end" {
+					continue // it is on this host, and may say a lot
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				err := ask(ctx)
+				runtime.ReadMemStats(&after)
+				cancel()
+				if took := (after.TotalAlloc - before.TotalAlloc) >> 20; took > 32 {
+					t.Errorf("%s took %d MiB: %v", what, took, err)
+				}
+			}
+		})
 	}
 }

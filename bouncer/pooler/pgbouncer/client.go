@@ -21,6 +21,10 @@ import (
 // DefaultPort is PgBouncer's own default.
 const DefaultPort = 6432
 
+// maxMessage is the longest message that is read, in bytes. The longest that PgBouncer has is a line about
+// a database with all its hosts; another one, at its port while it is down, might have us take a gigabyte.
+const maxMessage = 4 << 20
+
 // Errors that callers act on; test with errors.Is.
 var (
 	// ErrRefused: PgBouncer answered with an error.
@@ -163,6 +167,7 @@ func (o Options) config() (*pgconn.Config, error) {
 	config.RuntimeParams = map[string]string{"application_name": "lictor"}
 	config.Password = o.Password
 	config.ValidateConnect, config.AfterConnect = nil, nil
+	config.MaxProtocolMessageBodyLen = maxMessage
 	if !o.Address.IsUnix() && !strings.HasPrefix(mode, "verify-") && roots == "" {
 		config.RequireAuth = o.RequireAuth
 	}
