@@ -96,6 +96,10 @@ func sessionParams(applicationName string, major int) map[string]string {
 	return params
 }
 
+// maxMessage is the longest message of a server's that is read, in bytes: four times the largest that is asked for,
+// a snapshot or a file of settings. Who has a member's address might have us take a gigabyte for one.
+const maxMessage = 64 << 20
+
 // connect opens a connection as the role says. A password that it does not have
 // comes from the passfile of the agent's user, as with Patroni.
 func (p *installation) connect(ctx context.Context, host string, port int, role config.PgUser, database, applicationName string) (*pgx.Conn, error) {
@@ -104,7 +108,7 @@ func (p *installation) connect(ctx context.Context, host string, port int, role 
 	if err != nil {
 		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d: %w", host, port, err)
 	}
-	c.ConnectTimeout = 3 * time.Second
+	c.ConnectTimeout, c.MaxProtocolMessageBodyLen = 3*time.Second, maxMessage
 	c.RuntimeParams = sessionParams(applicationName, p.major)
 	if p.major >= 17 && role.Username == p.local.Load().Authentication.Superuser.Username {
 		c.RuntimeParams["event_triggers"] = "off" // those at login; only a superuser may

@@ -3,6 +3,7 @@ package postgres
 import (
 	"crypto/tls"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -136,6 +137,33 @@ func TestHostileServer(t *testing.T) {
 	_, _ = p.connect(ctx, clear.Host, clear.Port, role, "postgres", "test")
 	if got := gotClear(); len(got) == 0 || got[0] != role.Password {
 		t.Errorf("require_auth: password, and the server was told %q", got)
+	}
+}
+
+// giant is the beginning of a message of a gigabyte.
+type giant struct{ pgproto3.ErrorResponse }
+
+func (giant) Encode(dst []byte) ([]byte, error) { return append(dst, 'E', 0x3f, 0xff, 0xff, 0xf0), nil }
+
+// A host that Consul names has the agent take no gigabyte for what it says that it is about to send.
+func TestHostileServerTakesNoMemory(t *testing.T) {
+	ctx := within(t)
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	u, _ := hostile(t, &giant{})
+	for what, try := range map[string]func() error{
+		"superuser": func() error {
+			_, err := p.connect(ctx, u.Host, u.Port, p.local.Load().Authentication.Superuser, "postgres", "test")
+			return err
+		},
+		"replication": func() error { _, err := p.replicationConn(ctx, u); return err },
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := try()
+		runtime.ReadMemStats(&after)
+		if took := (after.TotalAlloc - before.TotalAlloc) >> 20; took > 128 || err == nil {
+			t.Errorf("%s took %d MiB: %v", what, took, err)
+		}
 	}
 }
 

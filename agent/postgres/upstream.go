@@ -101,7 +101,7 @@ func (p *upstreams) replicationConnAs(ctx context.Context, u Upstream, applicati
 	}
 	c.Database = ""
 	c.RuntimeParams = map[string]string{"replication": "true", "application_name": applicationName}
-	c.ConnectTimeout = 3 * time.Second
+	c.ConnectTimeout, c.MaxProtocolMessageBodyLen = 3*time.Second, maxMessage
 	conn, err := pgauth.Connect(&c.Config, func() (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, &c.Config) })
 	if err != nil {
 		return nil, fmt.Errorf("replication connection to %s as %s: %w", u.Name, role.Username, explained(err))
