@@ -231,7 +231,7 @@ func overview(keys cluster.Keys, pairs api.KVPairs, bouncers []asked) []RouteRow
 			if _, offered := b.status.Shards[config.ShardID(id)]; !offered {
 				r := routes[id]
 				rows = append(rows, RouteRow{
-					Shard: id, Bouncer: b.status.Name, Answers: true, Leader: r.Leader.Name, Timeline: r.Timeline, State: r.State,
+					Shard: id, Bouncer: b.key.Name, Answers: true, Leader: r.Leader.Name, Timeline: r.Timeline, State: r.State,
 					Since: r.Since, Problem: b.status.Problems[id],
 				})
 				served[id] = true
@@ -242,7 +242,7 @@ func overview(keys cluster.Keys, pairs api.KVPairs, bouncers []asked) []RouteRow
 		}
 		for _, name := range b.status.Refused {
 			if _, offered := b.status.Shards[config.ShardID(name)]; !offered && !shards[name] {
-				rows = append(rows, RouteRow{Shard: name, Bouncer: b.status.Name, Answers: true, Problem: b.status.Problems[name]})
+				rows = append(rows, RouteRow{Shard: name, Bouncer: b.key.Name, Answers: true, Problem: b.status.Problems[name]})
 			}
 		}
 	}
@@ -277,7 +277,7 @@ func (b asked) rows() (rows []RouteRow) {
 	for _, id := range slices.Sorted(maps.Keys(b.status.Shards)) {
 		s := b.status.Shards[id]
 		rows = append(rows, RouteRow{
-			Shard: string(id), Bouncer: b.status.Name, Answers: true, Leader: s.Leader, Address: address(s.Host, s.Port), Timeline: s.Timeline,
+			Shard: string(id), Bouncer: b.key.Name, Answers: true, Leader: s.Leader, Address: address(s.Host, s.Port), Timeline: s.Timeline,
 			State: s.State, Since: s.Since, VerifiedAt: s.VerifiedAt, Paused: s.Paused, ClientsWaiting: s.ClientsWaiting, Problem: s.Error,
 		})
 	}

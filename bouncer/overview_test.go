@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"reflect"
 	"slices"
@@ -199,6 +202,29 @@ func TestBouncersNameIsItsKeys(t *testing.T) {
 	for i, name := range []string{"evil", "x/pooler1"} {
 		if got := all[i]; got.key.Name != name || got.err == nil || got.status != nil {
 			t.Errorf("%+v, want the name %s and an error", got, name)
+		}
+	}
+}
+
+// Nor does it pass for another by what it answers.
+func TestBouncersAnswerIsInItsKeysName(t *testing.T) {
+	says := `{"name":"pooler1","shards":{"service/s1":{"leader":"db9"}},"refused":["s2"],"problems":{"service/s3":"x","s2":"x"}}`
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, says) }))
+	defer server.Close()
+	client, err := clientFor(config.Config{}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := cluster.NewKeys("", "", "")
+	value := []byte(`{"name":"evil","url":"` + server.URL + `","all":true}`)
+	all := askAll(t.Context(), client, keys, api.KVPairs{{Key: "lictor/bouncers/evil", Value: value}}, nil)
+	rows := overview(keys, api.KVPairs{{Key: "lictor/routes/service/s3", Value: []byte("{")}}, all)
+	if len(rows) != 3 {
+		t.Errorf("%+v, want three rows", rows)
+	}
+	for _, row := range rows {
+		if row.Bouncer != "evil" {
+			t.Errorf("%+v is shown as another bouncer's", row)
 		}
 	}
 }
