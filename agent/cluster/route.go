@@ -15,6 +15,10 @@ import (
 // RouteVersion is the version of the route format that this code writes.
 const RouteVersion = 1
 
+// MaxReplicas is how many replicas a route may have. A key of Consul has room for 15,000: for each a pooler's
+// host would look an address up, and its HAProxy check two servers a second, which is all shards' trouble.
+const MaxReplicas = 256
+
 // RouteState says what a pooler should do with the clients of a shard.
 type RouteState string
 
@@ -82,6 +86,10 @@ func (r Route) Validate() error {
 		errs = append(errs, fmt.Errorf("timeline: %d, must be 1 or more", r.Timeline))
 	}
 	errs = append(errs, r.Leader.validate("leader"))
+	if len(r.Replicas) > MaxReplicas {
+		errs = append(errs, fmt.Errorf("replicas: %d, must not be more than %d", len(r.Replicas), MaxReplicas))
+		r.Replicas = nil // nobody reads as many lines
+	}
 	names := map[string]bool{r.Leader.Name: true}
 	for i, m := range r.Replicas {
 		errs = append(errs, m.validate(fmt.Sprintf("replicas[%d]", i)))

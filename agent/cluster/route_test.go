@@ -3,6 +3,7 @@ package cluster
 import (
 	"encoding/json"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,13 @@ func goodRoute() Route {
 		Replicas: []RouteMember{{Name: "b", Host: "fd00::2", Port: 65535}, {Name: "c", Host: "c.example.com", Port: 1}},
 		Since:    time.Date(2026, 11, 21, 2, 50, 8, 922841000, time.UTC),
 	}
+}
+
+func manyReplicas(n int) (list []RouteMember) {
+	for i := range n {
+		list = append(list, RouteMember{Name: "r" + strconv.Itoa(i), Host: "h" + strconv.Itoa(i), Port: 5432})
+	}
+	return list
 }
 
 func TestRouteRoundTrip(t *testing.T) {
@@ -69,6 +77,8 @@ func TestRouteValidate(t *testing.T) {
 		"negative port":        {func(r *Route) { r.Leader.Port = -1 }, "leader.port: -1"},
 		"a bad replica":        {func(r *Route) { r.Replicas[1].Port = 0 }, "replicas[1].port"},
 		"a nameless replica":   {func(r *Route) { r.Replicas[0].Name = "" }, "replicas[0].name"},
+		"many replicas":        {func(r *Route) { r.Replicas = manyReplicas(MaxReplicas) }, ""},
+		"too many replicas":    {func(r *Route) { r.Replicas = manyReplicas(MaxReplicas + 1) }, "replicas: 257, must not be more than 256"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := goodRoute()

@@ -107,7 +107,7 @@ func (w *routeWriter) replicas() []cluster.RouteMember {
 		replicas = append(replicas, cluster.RouteMember{Name: name, Host: host, Port: port, Tags: other.Value.Tags})
 	}
 	w.readers = r // who is no replica any more is forgotten
-	return replicas
+	return replicas[:min(len(replicas), cluster.MaxReplicas)]
 }
 
 // routeEvery is how often the route is looked at when nothing has changed but the time.

@@ -51,6 +51,7 @@ func patroniRoute(s cluster.Snapshot, before *cluster.Route, maxLag int64, now t
 			index = max(index, m.ModifyIndex)
 		}
 	}
+	r.Replicas = r.Replicas[:min(len(r.Replicas), cluster.MaxReplicas)]
 	return r, index, nil
 }
 

@@ -261,7 +261,7 @@ func TestRouteThatAnACLHides(t *testing.T) {
 // One shard's route names any number of hosts: no more than a few are looked up for it.
 func TestHostsOfOneShardAreBounded(t *testing.T) {
 	many := testRoute("h0")
-	for i := range 5000 {
+	for i := range cluster.MaxReplicas {
 		many.Replicas = append(many.Replicas, cluster.RouteMember{Name: fmt.Sprintf("m%d", i+1), Host: fmt.Sprintf("h%d", i+1), Port: 5432})
 	}
 	b := NewTable(config.Config{})
