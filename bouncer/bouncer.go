@@ -178,7 +178,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 		log.Error().Err(err).Msg("starting without the last good routes")
 	}
 	b.table.Restore(saved.Routes)
-	b.state.session, b.state.pauses, b.state.strangers, b.state.kept = saved.Session, saved.Pauses, saved.Strangers, !saved.isEmpty()
+	b.state.session, b.state.pauses, b.state.strangers, b.state.due, b.state.kept = saved.Session, saved.Pauses, saved.Strangers, saved.Due, !saved.isEmpty()
 	b.state.proven.Store(saved.isProven())
 	b.handovers = routes.NewHandovers(c.Keys(), b.table.Serves)
 
@@ -202,7 +202,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 	for id, p := range saved.Pauses {
 		log.Warn().Str("shard", string(id)).Str("by", p.By).Time("since", p.Since).Msg("still paused by an operator, as before: `lictor bouncer resume` ends it")
 	}
-	b.files = newFileWriters(c, log, b.table, b.processes, pool)
+	b.files = newFileWriters(c, log, b.table, b.processes, pool, b.state)
 	changed := func() {
 		b.processes.notify()
 		b.state.notify()
@@ -368,8 +368,9 @@ type stateWriter struct {
 	session  string
 	draining bool
 	pauses   map[config.ShardID]OperatorPause
-	// strangers is replaced, never changed.
+	// strangers and due are replaced, never changed.
 	strangers map[string][]string
+	due       []string
 }
 
 func (k *stateWriter) notify() {
@@ -439,6 +440,21 @@ func (k *stateWriter) keepStrangers(file string, names []string, atOnce bool) {
 	}
 }
 
+// keepDue writes down whether the command of a further file is to be run, at once where it is.
+func (k *stateWriter) keepDue(path string, due bool) {
+	k.mu.Lock()
+	had := slices.Contains(k.due, path)
+	next := slices.DeleteFunc(slices.Clone(k.due), func(other string) bool { return other == path })
+	if due {
+		next = append(next, path)
+	}
+	k.due = next
+	k.mu.Unlock()
+	if had != due && (!due || k.write() != nil) {
+		k.notify() // which says what is wrong, and tries again
+	}
+}
+
 // run writes until ctx is done, and once more then. What could not be written is tried again.
 func (k *stateWriter) run(ctx context.Context) {
 	failed := false
@@ -477,7 +493,7 @@ func (k *stateWriter) write() error {
 	k.writing.Lock()
 	defer k.writing.Unlock()
 	k.mu.Lock()
-	s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Name: k.config.Name, Listen: k.config.Listen, Session: k.session, Draining: k.draining, Pauses: k.pauses, Strangers: k.strangers}
+	s := savedState{Version: stateVersion, RoutesPrefix: k.config.RoutesPrefix, Name: k.config.Name, Listen: k.config.Listen, Session: k.session, Draining: k.draining, Pauses: k.pauses, Strangers: k.strangers, Due: k.due}
 	proven := k.proven.Load()
 	s.Proven = &proven
 	s.Routes, _ = k.table.Known()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/agent/printable"
@@ -28,6 +29,11 @@ const (
 	// filePace is how often a template is looked at, which may be edited at any
 	// time, and what failed is tried again.
 	filePace = 10 * time.Second
+	// fileBurst is how many commands are run as changes come, fileEvery how often one is after these. What
+	// they have reload may keep its old process for as long as that has clients, as HAProxy does: a shard
+	// whose members change all the time would fill the host with them.
+	fileBurst = 5
+	fileEvery = 30 * time.Second
 	// fileCommandBound bounds the command that makes a file take effect.
 	fileCommandBound = 30 * time.Second
 )
@@ -45,6 +51,11 @@ type fileWriter struct {
 	viewer    *render.Viewer
 	wake      chan struct{}
 	refusal   refusal // the last one
+	commands  *rate.Limiter
+	// due: what was written has not taken effect yet. keepDue writes that down: a command that is not run
+	// before this bouncer ends is for the next one.
+	due     bool
+	keepDue func(path string, due bool)
 
 	mu     sync.Mutex
 	status FileStatus
@@ -59,9 +70,10 @@ type FileStatus struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-func newFileWriters(c config.Config, log zerolog.Logger, b *routes.Table, ps *processes, pool *consul.Pool) (keepers []*fileWriter) {
+func newFileWriters(c config.Config, log zerolog.Logger, b *routes.Table, ps *processes, pool *consul.Pool, state *stateWriter) (keepers []*fileWriter) {
 	for _, f := range c.Files {
 		keepers = append(keepers, &fileWriter{
+			commands: rate.NewLimiter(rate.Every(fileEvery), fileBurst), due: len(f.Command) > 0 && slices.Contains(state.due, f.Path), keepDue: state.keepDue,
 			file: f, config: c.Each()[0], log: log.With().Str("file", f.Path).Logger(), table: b, processes: ps, wake: make(chan struct{}, 1),
 			renderer: render.NewRenderer(c, pool, f.Template), viewer: render.NewViewer(c.Each()[0]),
 		})
@@ -87,9 +99,8 @@ func (k *fileWriter) run(ctx context.Context) {
 	defer k.renderer.Close()
 	tick := time.NewTicker(filePace)
 	defer tick.Stop()
-	due := false // what was written has not taken effect yet
 	for {
-		k.note(ctx, k.apply(ctx, &due))
+		k.note(ctx, k.apply(ctx))
 		select {
 		case <-ctx.Done():
 			return
@@ -101,7 +112,7 @@ func (k *fileWriter) run(ctx context.Context) {
 }
 
 // apply renders, checks, installs and makes take effect, as far as that is to do.
-func (k *fileWriter) apply(ctx context.Context, due *bool) error {
+func (k *fileWriter) apply(ctx context.Context) error {
 	source, err := k.file.ReadTemplate()
 	if err != nil {
 		return err
@@ -116,22 +127,31 @@ func (k *fileWriter) apply(ctx context.Context, due *bool) error {
 	if err := k.check(text); err != nil {
 		return err
 	}
-	written, err := install.Checked(k.file.Path, text, func(path string) error { return k.validate(ctx, path, text) })
+	written, err := install.Checked(k.file.Path, text, func(path string) error {
+		err := k.validate(ctx, path, text)
+		if err == nil && len(k.file.Command) > 0 {
+			k.keepDue(k.file.Path, true)
+		}
+		return err
+	})
 	if written {
-		*due = true
+		k.due = true
 		now := time.Now().UTC()
 		k.mu.Lock()
 		k.status.ChangedAt = &now
 		k.mu.Unlock()
 		k.log.Info().Msg("file written")
 	}
-	if err != nil || !*due {
+	if err != nil || !k.due || len(k.file.Command) > 0 && !k.commands.Allow() { // the next tick comes
 		return err
 	}
 	if err := k.takeEffect(ctx); err != nil {
 		return err
 	}
-	*due = false
+	k.due = false
+	if len(k.file.Command) > 0 {
+		k.keepDue(k.file.Path, false)
+	}
 	return nil
 }
 

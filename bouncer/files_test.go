@@ -10,9 +10,12 @@ import (
 
 	"github.com/hashicorp/consul/api"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 	"github.com/lictor-ha/lictor/templates"
 )
 
@@ -154,5 +157,84 @@ func TestBadUserLocksNobodyOut(t *testing.T) {
 	}
 	if said := strings.Join(file.Warnings, "\n"); strings.Contains(said, "two") || strings.Contains(said, "ppp") {
 		t.Errorf("a password is told: %s", said)
+	}
+}
+
+// keptFile is a further file whose command leaves a line in runs, and the state of a bouncer in dir.
+func keptFile(t *testing.T, dir string) (k *fileWriter, state *stateWriter, change func(text string), runs func() int) {
+	t.Helper()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	c := config.Config{
+		StateFile: path("state"), RoutesPrefix: "lictor", PgBouncer: config.PgBouncer{Config: path("pgbouncer.ini"), Admin: "127.0.0.1:6432"},
+		Files: []config.File{{Template: path("own.ctmpl"), Path: path("own.cfg"), Command: []string{"sh", "-c", "test -e " + path("fails") + " && exit 1; echo >>" + path("runs")}}},
+	}
+	saved, err := loadState(c.StateFile, c.RoutesPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := routes.NewTable(c)
+	state = &stateWriter{config: c, table: table, wake: make(chan struct{}, 1), due: saved.Due, kept: !saved.isEmpty()}
+	k = newFileWriters(c, zerolog.Nop(), table, &processes{}, nil, state)[0]
+	t.Cleanup(k.renderer.Close)
+	return k, state, func(text string) {
+			if err := os.WriteFile(path("own.ctmpl"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, func() int {
+			text, _ := os.ReadFile(path("runs"))
+			return strings.Count(string(text), "\n")
+		}
+}
+
+// A file that changes all the time has its program reload now and then: HAProxy keeps each old process for as
+// long as that has clients.
+func TestCommandsOfFilesHaveARate(t *testing.T) {
+	dir := t.TempDir()
+	k, _, change, runs := keptFile(t, dir)
+	for i := range 20 {
+		change(fmt.Sprint("text ", i))
+		if err := k.apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := runs(); n != fileBurst || !k.due {
+		t.Errorf("the command ran %d times, want %d, and is due: %v", n, fileBurst, k.due)
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "own.cfg")); err != nil || string(text) != "text 19" {
+		t.Errorf("the file has %q, %v", text, err)
+	}
+	k.commands.SetBurst(fileBurst + 1)
+	k.commands.SetLimit(rate.Inf)
+	if err := k.apply(t.Context()); err != nil || runs() != fileBurst+1 || k.due {
+		t.Errorf("what was put off has run %d times, %v", runs(), err)
+	}
+}
+
+// What was written, and has not taken effect when the bouncer ends or gets another configuration, does so
+// in the next run.
+func TestCommandIsDueAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	k, _, change, runs := keptFile(t, dir)
+	change("one")
+	if err := os.WriteFile(filepath.Join(dir, "fails"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.apply(t.Context()); err == nil || runs() != 0 {
+		t.Fatalf("the command has run %d times, %v", runs(), err)
+	}
+	if err := os.Remove(filepath.Join(dir, "fails")); err != nil {
+		t.Fatal(err)
+	}
+	k, state, _, runs := keptFile(t, dir)
+	for range 2 {
+		if err := k.apply(t.Context()); err != nil || runs() != 1 {
+			t.Errorf("the command has run %d times, %v", runs(), err)
+		}
+	}
+	if err := state.write(); err != nil {
+		t.Fatal(err)
+	}
+	if saved, err := loadState(filepath.Join(dir, "state"), "lictor"); err != nil || len(saved.Due) > 0 {
+		t.Errorf("%v is due still, %v", saved.Due, err)
 	}
 }

@@ -36,8 +36,10 @@ type savedState struct {
 	Pauses map[config.ShardID]OperatorPause `json:"pauses,omitempty"`
 	// Strangers are the databases that somebody else has paused, on the console, by
 	// PgBouncer's file.
-	Strangers map[string][]string             `json:"strangers,omitempty"`
-	Routes    map[config.ShardID]routes.Known `json:"routes"`
+	Strangers map[string][]string `json:"strangers,omitempty"`
+	// Due are the further files whose command is to be run.
+	Due    []string                        `json:"due,omitempty"`
+	Routes map[config.ShardID]routes.Known `json:"routes"`
 }
 
 const stateVersion = 1
@@ -119,7 +121,7 @@ func (s savedState) isProven() bool {
 
 // isEmpty reports whether there is nothing to keep.
 func (s savedState) isEmpty() bool {
-	return len(s.Routes) == 0 && s.Session == "" && !s.Draining && len(s.Pauses) == 0 && len(s.Strangers) == 0
+	return len(s.Routes) == 0 && s.Session == "" && !s.Draining && len(s.Pauses) == 0 && len(s.Strangers) == 0 && len(s.Due) == 0
 }
 
 // save writes a state file that survives a crash of the host.
