@@ -175,7 +175,7 @@ func request(ctx context.Context, client *http.Client, method, target string, us
 		return fmt.Errorf("bouncer at %s: %s", at, printable.Text(refused.Error))
 	}
 	if err := json.Unmarshal(text, into); err != nil {
-		return fmt.Errorf("bouncer at %s: its answer is not understood: %w", at, err)
+		return fmt.Errorf("bouncer at %s: its answer is not understood: %w", at, printable.Error(err))
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 )
@@ -226,5 +227,20 @@ func TestBouncersAnswerIsInItsKeysName(t *testing.T) {
 		if row.Bouncer != "evil" {
 			t.Errorf("%+v is shown as another bouncer's", row)
 		}
+	}
+}
+
+// Nor does it fill a screen with a number that cannot be taken, which a JSON decoder repeats.
+func TestBouncersAnswerIsCut(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"clients":`+strings.Repeat("1", 1<<20)+`}`)
+	}))
+	defer server.Close()
+	client, err := clientFor(config.Config{}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := askStatus(t.Context(), client, server.URL); err == nil || len(err.Error()) > 2*printable.MaxText {
+		t.Errorf("an error of %d bytes", len(fmt.Sprint(err)))
 	}
 }

@@ -73,7 +73,7 @@ func (c *BouncerClient) json(ctx context.Context, method, url, path string, body
 		return nil
 	}
 	if err := json.Unmarshal(text, into); err != nil {
-		return fmt.Errorf("%s%s: the answer is not JSON of the expected shape: %w", url, path, err)
+		return fmt.Errorf("%s%s: the answer is not JSON of the expected shape: %w", url, path, printable.Error(err))
 	}
 	return nil
 }

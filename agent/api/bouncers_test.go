@@ -1,12 +1,16 @@
 package api
 
 import (
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // Whoever may make a session in Consul can register a URL as a bouncer's, and send on
@@ -50,6 +54,23 @@ func TestBouncersGetNoCredentials(t *testing.T) {
 		if err := client.PostJSON(t.Context(), url, "/poke", nil, nil); err == nil {
 			t.Errorf("%q was asked", url)
 		}
+	}
+}
+
+// What a bouncer answers fills no screen: a JSON decoder repeats a number that it cannot take.
+func TestBouncersAnswerIsCut(t *testing.T) {
+	forged := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"busy":`+strings.Repeat("1", bouncerAnswerLimit-100)+`}`)
+	}))
+	defer forged.Close()
+	client, err := NewBouncerClient(config.Ctl{}, config.RestAPI{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	var answer cluster.HandoverAnswer
+	if err := client.PostJSON(t.Context(), forged.URL, "/handover", nil, &answer); err == nil || len(err.Error()) > 2*printable.MaxText {
+		t.Errorf("an error of %d bytes", len(fmt.Sprint(err)))
 	}
 }
 

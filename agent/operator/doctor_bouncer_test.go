@@ -2,6 +2,7 @@ package operator
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,6 +31,9 @@ func TestExamineBouncer(t *testing.T) {
 		},
 		"a healthy one with a problem": {
 			api.BouncerStatus{Health: api.BouncerHealth{Healthy: true}, Problems: map[string]string{"service/a": "the name is another shard's\x1b[2J"}}, 1, Wrong, `another shard's\x1b`, "lictor routes",
+		},
+		"a thousand reasons": {
+			api.BouncerStatus{Health: api.BouncerHealth{Reasons: slices.Repeat([]string{"x"}, 2*problemsShown), Warnings: slices.Repeat([]string{"y"}, 2*problemsShown)}}, problemsShown + 1, Worth, "more", "bouncer status",
 		},
 		"a thousand problems": {api.BouncerStatus{Health: api.BouncerHealth{Healthy: true}, Problems: many}, problemsShown + 1, Worth, "more", "bouncer status"},
 	} {

@@ -207,7 +207,7 @@ func (s *Site) lookAtBouncers(ctx context.Context, f fleet) []Finding {
 }
 
 // problemsShown limits how many problems of one bouncer are findings: a site whose Consul token reads
-// nothing has one for each shard.
+// nothing has one for each shard, and whoever registers as a bouncer may have a million.
 const problemsShown = 20
 
 // examineBouncer tells what a bouncer says of itself.
@@ -216,28 +216,33 @@ func examineBouncer(d *diagnosis, name string, s api.BouncerStatus) {
 		d.fine(name, "healthy")
 		return
 	}
+	// tell is d.add, for as many as are shown.
+	shown := 0
+	tell := func(level Level, do, format string, args ...any) {
+		switch shown++; {
+		case shown <= problemsShown:
+			d.add(level, name, do, format, args...)
+		case shown == problemsShown+1:
+			d.add(Worth, name, "lictor bouncer status, on its host, has all of them", "there are more problems than these %d", problemsShown)
+		}
+	}
 	for _, reason := range s.Health.Reasons {
 		do := "correct that: until then its load balancer sends it no clients"
 		if reason == "draining" {
 			do = "lictor bouncer undrain, on its host, when the maintenance is over: its load balancer sends it no clients"
 		}
-		d.add(Worth, name, do, "not healthy: %s", printable.Text(reason))
+		tell(Worth, do, "not healthy: %s", printable.Text(reason))
 	}
 	told := map[string]bool{} // a warning may be a problem as well
 	for _, warning := range s.Health.Warnings {
 		told[warning] = true
-		d.add(Worth, name, "correct that: clients find what they found before, until something changes", "%s", printable.Text(warning))
+		tell(Worth, "correct that: clients find what they found before, until something changes", "%s", printable.Text(warning))
 	}
-	shown := 0
 	for _, what := range slices.Sorted(maps.Keys(s.Problems)) {
 		problem := s.Problems[what]
 		if told[problem] {
 			continue
 		}
-		if shown++; shown > problemsShown {
-			d.add(Worth, name, "lictor bouncer status, on its host, has all of them", "there are more problems than these %d", problemsShown)
-			break
-		}
-		d.add(Wrong, name, "correct that: what is meant is not offered as it should be (lictor routes)", "%s: %s", printable.Text(what), printable.Text(problem))
+		tell(Wrong, "correct that: what is meant is not offered as it should be (lictor routes)", "%s: %s", printable.Text(what), printable.Text(problem))
 	}
 }

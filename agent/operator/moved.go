@@ -13,6 +13,7 @@ import (
 	consulapi "github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/placement"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // movedVersion is the version of movedRecord.
@@ -67,7 +68,7 @@ func (s *Site) openJournal(ctx context.Context, key string) (*moveJournal, error
 	}
 	j.index = pair.ModifyIndex
 	if err := json.Unmarshal(pair.Value, &j.record); err != nil {
-		return nil, refusedf("the key %s is not understood: %w; delete it when its moves need not be undone", key, err)
+		return nil, refusedf("the key %s is not understood: %w; delete it when its moves need not be undone", key, printable.Error(err))
 	}
 	if j.record.Version != movedVersion {
 		return nil, refusedf("the key %s has version %d, and this program knows version %d: use the program that wrote it", key, j.record.Version, movedVersion)

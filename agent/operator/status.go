@@ -8,6 +8,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/api"
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // memberStatus is the part of GET /patroni that commands and the doctor look at.
@@ -79,7 +80,7 @@ func askStatus(ctx context.Context, client *api.Client, m api.Peer) (memberStatu
 	}
 	var status memberStatus
 	if err := json.Unmarshal([]byte(answer.Text), &status); err != nil {
-		return memberStatus{}, fmt.Errorf("%s answers no status: %w", m.Name, err)
+		return memberStatus{}, fmt.Errorf("%s answers no status: %w", m.Name, printable.Error(err))
 	}
 	return status, nil
 }
