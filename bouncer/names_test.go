@@ -160,13 +160,31 @@ func TestNewShardTakesNoName(t *testing.T) {
 func TestLongNames(t *testing.T) {
 	w := newWorld(t, nil)
 	fits, long := strings.Repeat("y", 60), strings.Repeat("x", 61)
+	quoted := "z-" + strings.Repeat("z", 57) // of which the console takes no command with _ro
 	key := func(scope string) string { return cluster.NewKeys("", scope, w.config.RoutesPrefix).Route() }
-	for _, scope := range []string{"s1", fits, long} {
+	for _, scope := range []string{"s1", fits, long, quoted} {
 		w.put(key(scope), w.route(0, cluster.RouteOpen))
 	}
 	w.bouncer()
 	w.pgbouncer()
 	w.awaitLeader(0)
+	for _, scope := range []string{fits, quoted} { // their clients wait, and go on
+		w.put(key(scope), w.route(0, cluster.RouteDown))
+		id := config.ShardID("service/" + scope)
+		w.await(scope+" being held", func() error {
+			if s, err := w.status(); err != nil || !s.Shards[id].Held || !s.Shards[id].Paused {
+				return fmt.Errorf("%+v, %w", s.Shards[id], err)
+			}
+			return nil
+		})
+		w.put(key(scope), w.route(0, cluster.RouteOpen))
+		w.await(scope+" going on", func() error {
+			if s, err := w.status(); err != nil || s.Shards[id].Held || s.Shards[id].AnyPaused {
+				return fmt.Errorf("%+v, %w", s.Shards[id], err)
+			}
+			return nil
+		})
+	}
 	w.awaitProblem(fmt.Sprintf("shard service/%s is not offered: database %q must not be longer than 60 bytes", long, long))
 	w.put(key(fits), w.route(1, cluster.RouteOpen))
 	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))

@@ -297,22 +297,28 @@ func (c *reconciler) drop(ctx context.Context) {
 	}
 }
 
-// written are the databases that lead to the primary of a shard, those that PgBouncer has
+// written are the databases that lead to the primary of a shard and can be held, those that PgBouncer has
 // made by its database * included.
 func (c *reconciler) written(v *shard) []string {
 	if !v.Fallback {
-		return v.Written()
+		return holdable(v.Written())
 	}
-	return append(v.Written(), c.automatic()...)
+	return holdable(append(v.Written(), c.automatic()...))
 }
 
-// offered are all databases of a shard, those that PgBouncer has made by its database *
+// offered are all databases of a shard that can be held, those that PgBouncer has made by its database *
 // included.
 func (c *reconciler) offered(v *shard) []string {
 	if !v.Fallback {
-		return v.Offered()
+		return holdable(v.Offered())
 	}
-	return append(v.Offered(), c.automatic()...)
+	return holdable(append(v.Offered(), c.automatic()...))
+}
+
+// holdable are those of names that PgBouncer's console takes in a command. A client of the database * may ask for a
+// longer one, and a name of 59 bytes with other characters than letters, digits and _ is one with _ro.
+func holdable(names []string) []string {
+	return slices.DeleteFunc(names, func(name string) bool { return !pgbouncer.IsCommandable(name) })
 }
 
 // automatic are the databases that PgBouncer has, and its file has not: it makes one by its

@@ -3,6 +3,7 @@ package pooler
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -88,10 +89,14 @@ func (c *Console) bringBack(ctx context.Context, conn *pgbouncer.Conn, all map[s
 		if _, shown := all[p.Database]; shown || p.Database == "pgbouncer" || p.ClientsActive+p.ClientsWaiting == 0 {
 			continue
 		}
-		hidden = true
-		if _, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.Enable(ctx, p.Database) }); err != nil {
+		_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.Enable(ctx, p.Database) })
+		if errors.Is(err, pgbouncer.ErrRefused) { // it has gone, or has a name that no command takes: no shard waits for that
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("a database of pgbouncer.fallback: %w", err)
 		}
+		hidden = true
 	}
 	if !hidden {
 		return all, nil

@@ -374,7 +374,7 @@ func (c *Conn) ReloadAndShow(ctx context.Context, config bool) (map[string]Datab
 // transaction runs any more, which may be never. Cut off, the database stays
 // paused. A Resume on another connection leaves a waiting Pause hanging.
 func (c *Conn) Pause(ctx context.Context, database string) error {
-	_, err := c.exec(ctx, "PAUSE "+quoteName(database))
+	_, err := c.exec(ctx, "PAUSE "+argument(database))
 	return err
 }
 
@@ -391,7 +391,7 @@ func (c *Conn) StartPauses(ctx context.Context, databases []string) (unanswered 
 	for batch := range slices.Chunk(databases, commandBatch) {
 		front := c.pg.Frontend()
 		for _, name := range batch {
-			front.Send(&pgproto3.Query{String: "PAUSE " + quoteName(name)})
+			front.Send(&pgproto3.Query{String: "PAUSE " + argument(name)})
 		}
 		front.Send(&pgproto3.Query{String: showVersion}) // answered when all before it were taken
 		if err := front.Flush(); err != nil {
@@ -433,7 +433,7 @@ func (c *Conn) AwaitPaused(ctx context.Context) error {
 // Resume ends a pause. It is an error (ErrRefused) when the database is not
 // paused.
 func (c *Conn) Resume(ctx context.Context, database string) error {
-	_, err := c.exec(ctx, "RESUME "+quoteName(database))
+	_, err := c.exec(ctx, "RESUME "+argument(database))
 	return err
 }
 
@@ -444,7 +444,7 @@ func (c *Conn) ResumeAll(ctx context.Context, databases []string) (refused map[s
 	for batch := range slices.Chunk(databases, commandBatch) {
 		queries := make([]query, len(batch))
 		for i, name := range batch {
-			queries[i] = query{command: "RESUME " + quoteName(name), take: func(row) error { return nil }, refused: func(err error) { refused[name] = err }}
+			queries[i] = query{command: "RESUME " + argument(name), take: func(row) error { return nil }, refused: func(err error) { refused[name] = err }}
 		}
 		if err := c.pipeline(ctx, queries); err != nil {
 			return refused, err
@@ -456,7 +456,7 @@ func (c *Conn) ResumeAll(ctx context.Context, databases []string) (refused map[s
 // Enable lets clients log in to a database, which they may unless it was disabled. It also has
 // PgBouncer show one that its database * has made and that it takes for idle.
 func (c *Conn) Enable(ctx context.Context, database string) error {
-	_, err := c.exec(ctx, "ENABLE "+quoteName(database))
+	_, err := c.exec(ctx, "ENABLE "+argument(database))
 	return err
 }
 
@@ -467,6 +467,23 @@ func (c *Conn) KillClient(ctx context.Context, id string) error {
 	}
 	_, err := c.exec(ctx, "KILL_CLIENT "+id)
 	return err
+}
+
+// maxArgument is the longest argument of a command that the console reads, in bytes, quotes included.
+const maxArgument = 63
+
+// IsCommandable reports whether the console takes the name of a database in a command ("bad arguments" says that it
+// does not): a database may have one of 63 bytes.
+func IsCommandable(name string) bool {
+	return len(name) < maxArgument/2 || len(argument(name)) <= maxArgument
+}
+
+// argument writes the name of a database for a command, in quotes only where it needs them.
+func argument(name string) string {
+	if bare := strings.IndexFunc(name, func(r rune) bool { return !isPlainRune(r) || r == '-' || r == '.' }) < 0; bare && name != "" {
+		return name
+	}
+	return quoteName(name)
 }
 
 // quoteName writes a database name as the console's parser expects it.
