@@ -186,11 +186,17 @@ func poolerMetricsOf(f pooler.Figures, up bool) []prometheus.Metric {
 	}
 	all = append(all, poolerValue("pgbouncer_version_info", "1, with PgBouncer's version.", prometheus.GaugeValue, 1, []string{"version"}, f.Version.String()))
 	for _, table := range poolerTables() {
+		told := map[string]bool{}
 		for _, row := range f.Shown[table.show] {
 			values := make([]string, len(table.labels))
 			for i, label := range table.labels {
 				values[i] = strings.ToValidUTF8(row.Text(label), "?") // anything else fails all
 			}
+			one := strings.Join(values, "\x00")
+			if told[one] { // as do two of one name: a client of * has asked for them
+				continue
+			}
+			told[one] = true
 			for _, m := range table.metrics {
 				if n, found := row.Number(m.column); found { // an older PgBouncer may not have it
 					all = append(all, poolerValue(table.prefix+m.name, m.help, table.kind, n*m.unit, table.labels, values...))

@@ -4,15 +4,21 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/bouncer/bouncertest"
+	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/pooler"
 )
 
@@ -99,5 +105,64 @@ func TestPoolerMetricsAreShared(t *testing.T) {
 	testutil.CollectAndCount(c)
 	if n := asked.Load(); n != 2 {
 		t.Errorf("old figures were told: PgBouncer was asked %d times", n)
+	}
+}
+
+// A client of the database * names one as it likes. Two names that are no text cost nobody the metrics.
+func TestNamesThatAreNoTextCostNoMetrics(t *testing.T) {
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	served.Go(func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		console, err := bouncertest.FakeStartup(conn)
+		if err != nil {
+			return
+		}
+		console.Send(&pgproto3.AuthenticationOk{})
+		for {
+			console.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+			if console.Flush() != nil {
+				return
+			}
+			said, err := console.Receive()
+			q, asks := said.(*pgproto3.Query)
+			if err != nil || !asks {
+				return
+			}
+			columns, rows := []string{"version"}, [][]string{{"PgBouncer 1.24.1"}}
+			if q.String == "SHOW POOLS" {
+				columns, rows = []string{"database", "user", "cl_active"}, [][]string{{"s1", "app", "7"}, {"a\xff", "app", "1"}, {"a\xfe", "app", "1"}}
+			}
+			fields := make([]pgproto3.FieldDescription, len(columns))
+			for i, name := range columns {
+				fields[i].Name = []byte(name)
+			}
+			console.Send(&pgproto3.RowDescription{Fields: fields})
+			for _, row := range rows {
+				values := make([][]byte, len(row))
+				for i, value := range row {
+					values[i] = []byte(value)
+				}
+				console.Send(&pgproto3.DataRow{Values: values})
+			}
+			console.Send(&pgproto3.CommandComplete{CommandTag: []byte("SHOW")})
+		}
+	})
+	defer served.Wait()
+	defer l.Close()
+	c := &poolerCollector{log: zerolog.Nop(), ask: func(ctx context.Context) (pooler.Figures, error) {
+		return pooler.AskFigures(ctx, config.Config{PgBouncer: config.PgBouncer{Admin: l.Addr().String(), User: "pooler"}})
+	}}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(c)
+	if n, err := testutil.GatherAndCount(registry, "pgbouncer_pools_client_active_connections"); err != nil || n != 2 {
+		t.Errorf("%d pools, %v", n, err)
 	}
 }
