@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/printable"
 )
 
 // ParseLSN reads PostgreSQL's text form of a position in the WAL.
@@ -15,7 +16,7 @@ func ParseLSN(text string) (int64, error) {
 	h, errH := strconv.ParseUint(high, 16, 32)
 	l, errL := strconv.ParseUint(low, 16, 32)
 	if !found || errH != nil || errL != nil {
-		return 0, fmt.Errorf("%q is not a position in the WAL", text)
+		return 0, fmt.Errorf("%s is not a position in the WAL", printable.Quote(text))
 	}
 	return int64(h<<32 | l), nil
 }
@@ -36,15 +37,15 @@ func ParseHistory(content string) (cluster.History, error) {
 		}
 		fields := strings.SplitN(line, "\t", 3)
 		if len(fields) < 2 {
-			return nil, fmt.Errorf("timeline history: line %q has less than two fields", line)
+			return nil, fmt.Errorf("timeline history: line %s has less than two fields", printable.Quote(line))
 		}
 		tli, err := strconv.Atoi(fields[0])
 		if err != nil {
-			return nil, fmt.Errorf("timeline history: line %q: %w", line, err)
+			return nil, fmt.Errorf("timeline history: line %s: %w", printable.Quote(line), printable.Error(err))
 		}
 		lsn, err := ParseLSN(fields[1])
 		if err != nil {
-			return nil, fmt.Errorf("timeline history: line %q: %w", line, err)
+			return nil, fmt.Errorf("timeline history: line %s: %w", printable.Quote(line), err)
 		}
 		h := cluster.TimelineSwitch{Timeline: tli, LSN: lsn}
 		if len(fields) == 3 {
