@@ -1,7 +1,10 @@
 package pooler
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -160,4 +163,77 @@ func TestAnswersTakeNoMemory(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A server says how often a password is to be hashed for it: ten million times are seconds of a processor for each
+// probe. One that wants so much serves, though not us.
+func TestProbeHashesNoPasswordForLong(t *testing.T) {
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	testkit.Must(t, err)
+	for iterations, answered := range map[int]bool{4096: true, 10_000_000: false} {
+		done := make(chan bool, 1)
+		go func() {
+			for told := false; ; {
+				conn, err := l.Accept()
+				if err != nil {
+					done <- told
+					return
+				}
+				server, err := bouncertest.FakeStartup(conn)
+				if err == nil {
+					server.Send(&pgproto3.AuthenticationSASL{AuthMechanisms: []string{"SCRAM-SHA-256"}})
+					err = errors.Join(server.Flush(), server.SetAuthType(pgproto3.AuthTypeSASL))
+				}
+				if err == nil {
+					if first, err := server.Receive(); err == nil {
+						_, nonce, _ := strings.Cut(string(first.(*pgproto3.SASLInitialResponse).Data), "r=")
+						server.Send(&pgproto3.AuthenticationSASLContinue{Data: []byte(fmt.Sprintf("r=%sx,s=c2FsdA==,i=%d", nonce, iterations))})
+						if errors.Join(server.Flush(), server.SetAuthType(pgproto3.AuthTypeSASLContinue)) == nil {
+							_, err := server.Receive()
+							told = told || err == nil
+						}
+					}
+				}
+				_ = conn.Close()
+				if err == nil {
+					done <- told
+					return
+				}
+			}
+		}()
+		at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+		p := newProber(NewHealthProber(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "pooler", Password: "secret"}}, zerolog.Nop(), nil))
+		begun := time.Now()
+		_, err := p.ask(t.Context(), &Primary{ID: "service/s1", Leader: at, DBName: "s1"})
+		if told := <-done; told != answered || !answered && (err != nil || time.Since(begun) > time.Second) {
+			t.Errorf("%d: it was answered: %v, after %s, %v", iterations, told, time.Since(begun), err)
+		}
+	}
+	_ = l.Close()
+}
+
+// Whatever a server says, in whatever pieces, is handed on until it wants too much.
+func FuzzScramReader(f *testing.F) {
+	dear := "R\x00\x00\x00\x21\x00\x00\x00\x0br=abc,s=c2FsdA==,i=100001"
+	f.Add([]byte(dear), 3)
+	f.Add([]byte("R\x00\x00\x00\x07,i="), 1)
+	f.Add([]byte("Z\x00\x00\x00\x05I"+dear), 100)
+	f.Add([]byte("R\x00\x00\x00\x00"), 5)
+	f.Fuzz(func(t *testing.T, said []byte, piece int) {
+		r := &scramReader{from: bytes.NewReader(said)}
+		var heard []byte
+		for b := make([]byte, max(1, piece%64)); ; {
+			n, err := r.Read(b)
+			heard = append(heard, b[:n]...)
+			if err != nil {
+				break
+			}
+		}
+		if !bytes.HasPrefix(said, heard) {
+			t.Errorf("%q became %q", said, heard)
+		}
+		if string(said) == dear && len(heard) == len(said) {
+			t.Errorf("%q was handed on", heard)
+		}
+	})
 }
