@@ -117,6 +117,9 @@ func TestPresenceIsSmall(t *testing.T) {
 			if err := json.Unmarshal([]byte(value), &a); err != nil || len(a.Applied) != 1000 {
 				t.Fatalf("%d shards, %v", len(a.Applied), err)
 			}
+			for range 2 { // the second is taken once the answer to that write is there
+				p.change <- struct{}{}
+			}
 			stop()
 			running.Wait()
 			if wait := time.Until(p.nextApplied); wait < time.Duration(len(value)/appliedPart-1)*time.Second {
