@@ -22,8 +22,8 @@ const answerRetry = time.Second
 // errOtherSession says that the key of an answer is not this bouncer's.
 var errOtherSession = errors.New("the key is held by another session: another bouncer of this name, or this one's predecessor, which expires soon")
 
-// Responder writes the answers to handovers into Consul, for leaders that cannot
-// reach this bouncer, and removes them when the handover is over.
+// Responder writes the answers to handovers into Consul, for who looks there (agents ask over
+// HTTP alone), and removes them when the handover is over.
 type Responder struct {
 	log       zerolog.Logger
 	pool      *consul.Pool
@@ -48,7 +48,7 @@ func (r *Responder) Run(ctx context.Context) {
 	for {
 		all, answered := r.handovers.Current()
 		if err := r.bring(ctx, all, written); err != nil && ctx.Err() == nil {
-			r.log.Warn().Err(err).Msg("an answer to a handover could not be written; its leader has it only if it asks over HTTP")
+			r.log.Warn().Err(err).Msg("an answer to a handover could not be written to Consul; its leader asks over HTTP")
 			retry.Reset(answerRetry)
 		}
 		select {
@@ -61,14 +61,16 @@ func (r *Responder) Run(ctx context.Context) {
 }
 
 // bring makes the keys say what is to be said. It writes what a leader acts upon,
-// not every count.
+// not every count. What cannot be written of one shard keeps no other's back.
 func (r *Responder) bring(ctx context.Context, all map[config.ShardID]Standing, written map[config.ShardID]cluster.HandoverAnswer) error {
+	var failed []error
 	for id, one := range all {
 		old, was := written[id]
 		switch {
 		case one.Over && was:
 			if err := r.remove(ctx, id); err != nil {
-				return err
+				failed = append(failed, err)
+				continue
 			}
 			delete(written, id)
 		case one.Over || one.Answer.ID != one.Value.ID || one.Answer.ID == old.ID && one.Answer.Paused == old.Paused &&
@@ -78,12 +80,13 @@ func (r *Responder) bring(ctx context.Context, all map[config.ShardID]Standing, 
 			// removed later, and to be made again now.
 			written[id] = cluster.HandoverAnswer{}
 			if err := r.write(ctx, id, one.Answer); err != nil {
-				return err
+				failed = append(failed, err)
+				continue
 			}
 			written[id] = one.Answer
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 func (r *Responder) key(id config.ShardID) string {
