@@ -6,7 +6,7 @@ import "testing"
 func survived(t *testing.T, s Schedule) {
 	t.Helper()
 	t.Parallel()
-	for seed := uint64(1); seed <= 60; seed++ {
+	for seed := uint64(1); seed <= *simTimings; seed++ {
 		s.Seed = seed
 		if v := Run(s, Options{}).Violation; v != nil {
 			report(t, s, Options{})

@@ -14,10 +14,11 @@ import (
 )
 
 var (
-	simSeeds  = flag.Uint64("sim.seeds", 0, "how many random schedules to run; 0: 250, or 100 with the race detector or -short")
-	simFirst  = flag.Uint64("sim.first", 1, "the seed of the first of them")
-	simMutant = flag.String("sim.mutant", "", "the rule to switch off, a field of Mutant: how easily do random schedules notice?")
-	simSeed   = flag.Uint64("sim.seed", 0, "run the schedule of this seed alone, and tell everything that happens")
+	simSeeds   = flag.Uint64("sim.seeds", 0, "how many random schedules to run; 0: 250, or 100 with the race detector or -short")
+	simFirst   = flag.Uint64("sim.first", 1, "the seed of the first of them")
+	simTimings = flag.Uint64("sim.timings", 30, "how many seeds, each with other timings, a schedule is run with that is written by hand")
+	simMutant  = flag.String("sim.mutant", "", "the rule to switch off, a field of Mutant: how easily do random schedules notice?")
+	simSeed    = flag.Uint64("sim.seed", 0, "run the schedule of this seed alone, and tell everything that happens")
 )
 
 // TestRandomSchedules runs random schedules of ten simulated minutes, on all cores.
