@@ -55,6 +55,7 @@ func LoginConfig(host string, port int, role config.PgUser, database string) (*p
 	if role.Password != "" {
 		c.Password = role.Password
 	}
+	c.BuildFrontend = pgauth.Frontend
 	if c.RequireAuth == "" && !verified(c) {
 		c.RequireAuth = noCleartext
 	}

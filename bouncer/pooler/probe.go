@@ -1,10 +1,8 @@
 package pooler
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -70,41 +68,6 @@ func dialBriefly(ctx context.Context, network, address string) (net.Conn, error)
 		return nil, err
 	}
 	return &briefConn{conn, probeWords}, nil
-}
-
-// probeIterations is how often a password is hashed for a server at the most: PostgreSQL's default
-// (scram_iterations) is 4,096, and the client takes ten million, which are seconds of a processor that nothing cuts
-// short.
-const probeIterations = 100_000
-
-// errDear says that a server wants more.
-var errDear = errors.New("it wants the password to be hashed too often")
-
-// scramReader hands on what a server says until it wants a password to be hashed too often.
-type scramReader struct {
-	from io.Reader
-	// seen is what was read of the next message, of which none is longer than probeWord.
-	seen []byte
-}
-
-func (r *scramReader) Read(b []byte) (int, error) {
-	n, err := r.from.Read(b)
-	r.seen = append(r.seen, b[:n]...)
-	for len(r.seen) >= 5 {
-		end := 1 + int(binary.BigEndian.Uint32(r.seen[1:]))
-		if end > len(r.seen) || end < 5 {
-			break
-		}
-		message := r.seen[:end]
-		_, count, counts := bytes.Cut(message, []byte(",i="))
-		if counts && end >= 9 && message[0] == 'R' && binary.BigEndian.Uint32(message[5:]) == pgproto3.AuthTypeSASLContinue {
-			if i, err := strconv.Atoi(string(count)); err != nil || i > probeIterations {
-				return 0, errDear
-			}
-		}
-		r.seen = r.seen[end:]
-	}
-	return n, err
 }
 
 // finding is a primary that answers.
@@ -379,7 +342,7 @@ func (p *prober) ask(ctx context.Context, v *Primary) (primary bool, err error) 
 		if refused.Code == cannotConnectNow {
 			return false, err
 		}
-	case strings.Contains(err.Error(), notAnswered), errors.Is(err, errDear), refusedTLS(err):
+	case strings.Contains(err.Error(), notAnswered), errors.Is(err, pgauth.ErrDear), refusedTLS(err):
 	case demandsTLS(p.config) && strings.Contains(err.Error(), noTLS):
 	default:
 		return false, err
@@ -420,9 +383,7 @@ func (p *prober) login(v *Primary) (*pgconn.Config, error) {
 	config.User, config.Password, config.Database = user, password, v.DBName
 	config.RuntimeParams = map[string]string{}
 	config.DialFunc, config.MaxProtocolMessageBodyLen = dialBriefly, probeWord
-	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		return pgproto3.NewFrontend(&scramReader{from: r}, w)
-	}
+	config.BuildFrontend = pgauth.Frontend
 	// The host comes from Consul: it gets no password that it could use.
 	if config.RequireAuth = "!password"; p.config.Setting("auth_type") == "scram-sha-256" {
 		config.RequireAuth += ",!md5"

@@ -1,7 +1,6 @@
 package pooler
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -210,30 +209,4 @@ func TestProbeHashesNoPasswordForLong(t *testing.T) {
 		}
 	}
 	_ = l.Close()
-}
-
-// Whatever a server says, in whatever pieces, is handed on until it wants too much.
-func FuzzScramReader(f *testing.F) {
-	dear := "R\x00\x00\x00\x21\x00\x00\x00\x0br=abc,s=c2FsdA==,i=100001"
-	f.Add([]byte(dear), 3)
-	f.Add([]byte("R\x00\x00\x00\x07,i="), 1)
-	f.Add([]byte("Z\x00\x00\x00\x05I"+dear), 100)
-	f.Add([]byte("R\x00\x00\x00\x00"), 5)
-	f.Fuzz(func(t *testing.T, said []byte, piece int) {
-		r := &scramReader{from: bytes.NewReader(said)}
-		var heard []byte
-		for b := make([]byte, max(1, piece%64)); ; {
-			n, err := r.Read(b)
-			heard = append(heard, b[:n]...)
-			if err != nil {
-				break
-			}
-		}
-		if !bytes.HasPrefix(said, heard) {
-			t.Errorf("%q became %q", said, heard)
-		}
-		if string(said) == dear && len(heard) == len(said) {
-			t.Errorf("%q was handed on", heard)
-		}
-	})
 }
