@@ -52,6 +52,23 @@ func isNameStart(r rune) bool {
 	return r == '_' || r != utf8.RuneError && (unicode.IsLetter(r) || unicode.IsDigit(r))
 }
 
+// CheckCredentials returns an error that states the rule when a user name and a password cannot be those of Basic
+// authentication (RFC 7617: the first colon ends the name).
+func CheckCredentials(username, password string) error {
+	switch {
+	case (username == "") != (password == ""):
+		return errHalfCredentials
+	case strings.Contains(username, ":"):
+		return errColon
+	}
+	return nil
+}
+
+var (
+	errHalfCredentials = errors.New("username and password must be set together")
+	errColon           = errors.New("username must not have a colon: Basic authentication ends it there, and nobody could log in")
+)
+
 // CheckNamespace returns an error that states the rule when namespace cannot be the first
 // part of keys: names with slashes between them.
 func CheckNamespace(namespace string) error {

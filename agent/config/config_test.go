@@ -205,6 +205,7 @@ func TestRefused(t *testing.T) {
 		"restapi.certfile":          {"restapi: {certfile: " + none + "}", "restapi.certfile: \"" + none + "\": there is no such file"},
 		"restapi.keyfile alone":     {"restapi: {keyfile: " + plain + "}", "restapi.certfile: must be set together with restapi.keyfile"},
 		"restapi.authentication":    {"restapi: {authentication: {username: a}}", "restapi.authentication: username and password must be set together"},
+		"ctl.authentication":        {"ctl: {authentication: {username: 'a:b', password: c}}", "ctl.authentication: username must not have a colon"},
 		"script_timeout":            {"lictor: {script_timeout: 0}", "lictor.script_timeout: 0: must be at least 1 s"},
 		"log.dir":                   {"log: {dir: logs}", "log.dir: \"logs\": must be an absolute path"},
 		"log.mode":                  {"log: {mode: '0444'}", "log.mode: \"0444\": must be permissions in octal"},

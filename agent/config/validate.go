@@ -222,8 +222,8 @@ func (v *validation) restAPI(r RestAPI, ctl Ctl) {
 }
 
 func (v *validation) credentials(path string, c Credentials) {
-	if (c.Username == "") != (c.Password == "") {
-		v.fail(path, "", "username and password must be set together")
+	if err := cluster.CheckCredentials(c.Username, c.Password); err != nil {
+		v.fail(path, "", "%v", err)
 	}
 	v.password(path+".password", c.Password)
 }

@@ -138,8 +138,8 @@ func (c Config) validate() ([]cluster.Warning, error) {
 			add(name.path, name.value, "%v", err)
 		}
 	}
-	if (c.Authentication.Username == "") != (c.Authentication.Password == "") {
-		add("authentication", "", "username and password must be set together")
+	if err := cluster.CheckCredentials(c.Authentication.Username, c.Authentication.Password); err != nil {
+		add("authentication", "", "%v", err)
 	}
 	switch c.VerifyClient {
 	case "none":

@@ -103,6 +103,7 @@ func TestSettings(t *testing.T) {
 		{text: "listen: somewhere", refused: `listen: "somewhere": must be host:port`},
 		{text: "listen: 127.0.0.1:99999", refused: "listen:"},
 		{text: "lisen: 127.0.0.1:1", refused: "lisen: is not a known key; did you mean listen?"},
+		{text: "authentication: {username: 'x:y', password: z}", refused: "authentication: username must not have a colon"},
 		{text: "authentication: {username: x}", refused: "authentication: username and password must be set together"},
 		{text: "verify_client: optional", refused: `verify_client: "optional": must be one of none, required`},
 		{text: "verify_client: required", refused: "certfile: must be set: verify_client is required"},

@@ -148,6 +148,7 @@ func TestBadConfig(t *testing.T) {
 		"roots, no check":                   {"admin: /run/postgresql:6432", "admin: h:6432\n  sslmode: prefer\n  sslrootcert: /etc/passwd", "pgbouncer.sslmode: \"prefer\": must be one of require, verify-ca, verify-full"},
 		"listen":                            {"listen: 0.0.0.0:8009", "listen: nowhere", "listen:"},
 		"half credentials":                  {", password: secret", "", "authentication"},
+		"a colon in the name":               {"username: admin", "username: 'ad:min'", "authentication: username must not have a colon"},
 		"consul scheme":                     {"consul1:8500", "ftp://consul1", "consul"},
 		"name":                              {"name: pooler1", "name: a/b", "name:"},
 		"file's template":                   {"shards:", "files: [{template: x.ctmpl, path: /x}]\nshards:", "files[0].template"},

@@ -54,8 +54,8 @@ func (c Config) Validate() ([]cluster.Warning, error) {
 			bad.add("connect_address", c.ConnectAddress, "must be host:port")
 		}
 	}
-	if (c.Authentication.Username == "") != (c.Authentication.Password == "") {
-		bad.add("authentication", nil, "username and password must be set together")
+	if err := cluster.CheckCredentials(c.Authentication.Username, c.Authentication.Password); err != nil {
+		bad.add("authentication", nil, "%v", err)
 	}
 	c.validateListener(&bad)
 	if c.HoldTimeout < 1 || c.HoldTimeout > 3600 {
