@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/fence"
 )
@@ -187,10 +188,43 @@ func (p *processes) endReplicasCleanup() {
 // endCleanup ends, until ctx does, an archive_cleanup_command that keeps a PostgreSQL from
 // its shutdown checkpoint which was told to stop.
 func (p *processes) endCleanup(ctx context.Context) {
-	for sleep(ctx, archiverPatience) {
+	for wait := archiverPatience; sleep(ctx, wait); {
 		ended := p.endCommands(func(name string, _ int) bool { return name == cleanupCommand && ctx.Err() == nil })
 		if len(ended) > 0 {
 			p.log.Warn().Msg("PostgreSQL cannot stop, as archive_cleanup_command does not end; it is ended")
+			wait = remindEvery
 		}
+		p.remindCheckpointer()
+	}
+}
+
+// remindEvery is how often the checkpointer is told again to shut down when the command that it waited for was ended.
+const remindEvery = 100 * time.Millisecond
+
+// remindCheckpointer tells the checkpointer again to shut down, where nobody else is left who could write WAL. From 18 on
+// the postmaster tells it by SIGINT, once, which system() ignores while a command runs
+// (CheckpointerMain in src/backend/postmaster/checkpointer.c): it would never stop.
+func (p *processes) remindCheckpointer() {
+	const bySignal = 18
+	postmaster := p.process.pid()
+	if p.major < bySignal || postmaster == 0 {
+		return
+	}
+	tree, err := fence.ProcessTree()
+	if err != nil {
+		return
+	}
+	checkpointer := 0
+	for _, pid := range tree.Descendants(postmaster) {
+		switch name := title(pid); {
+		case strings.HasSuffix(name, "checkpointer"):
+			checkpointer = pid
+		case isWalsender(name), strings.Contains(name, ": io worker "), strings.Contains(name, ": archiver"), strings.HasSuffix(name, "logger"):
+		default:
+			return // a command, or a process that the postmaster waits for before
+		}
+	}
+	if checkpointer != 0 {
+		_ = unix.Kill(checkpointer, unix.SIGINT) // it may have ended by now
 	}
 }
