@@ -21,11 +21,18 @@ import (
 )
 
 // PgBouncer makes the user pgbouncer with an empty password where auth_file does not have it, and
-// SCRAM takes that: found out, and told until a password stands there.
+// SCRAM takes that before 1.26.1: found out, and told until a password stands there.
 func TestOpenConsole(t *testing.T) {
 	if _, err := exec.LookPath("pgbouncer"); err != nil {
 		t.Skip(err)
 	}
+	said, err := exec.CommandContext(t.Context(), "pgbouncer", "--version").Output()
+	testkit.Must(t, err)
+	var major, minor, patch int
+	if _, err := fmt.Sscanf(string(said), "PgBouncer %d.%d.%d", &major, &minor, &patch); err != nil {
+		t.Fatalf("%q: %v", said, err)
+	}
+	closed := minor > 26 || minor == 26 && patch > 0
 	for _, test := range []struct {
 		name, users, admins string
 		user                string
@@ -37,6 +44,9 @@ func TestOpenConsole(t *testing.T) {
 		{"beside another one, with a password", `"pooler" "secret"` + "\n" + `"pgbouncer" "x"`, "pooler, pgbouncer", "pooler", false},
 		{"another one alone", `"pooler" "secret"`, "pooler", "pooler", false},
 	} {
+		if test.open && closed {
+			continue
+		}
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			dir, port := bouncertest.Dir(t), bouncertest.FreePort(t)
