@@ -16,12 +16,11 @@ type Disturbance string
 const (
 	DisturbHandover Disturbance = "handover" // a switchover
 	DisturbRestart  Disturbance = "restart"  // of a member's PostgreSQL
-	DisturbRepack   Disturbance = "repack"   // of tables
 )
 
 // Disturbances are all of them.
 func Disturbances() []Disturbance {
-	return []Disturbance{DisturbHandover, DisturbRestart, DisturbRepack}
+	return []Disturbance{DisturbHandover, DisturbRestart}
 }
 
 // Window is a maintenance window: a time that comes back every week.
@@ -45,7 +44,7 @@ const (
 	weekDays   = 7
 )
 
-var errWindow = errors.New(`must be like "02:00-05:00", "Sat,Sun 02:00-05:00 Europe/Zurich" or "Mon-Fri 23:00-01:00 UTC for restart,repack"`)
+var errWindow = errors.New(`must be like "02:00-05:00", "Sat,Sun 02:00-05:00 Europe/Zurich" or "Mon-Fri 23:00-01:00 UTC for restart"`)
 
 // ParseWindow reads a window: days (default: all), from and to, a time zone (default: UTC), and what
 // it is for (default: everything).
