@@ -163,12 +163,12 @@ func (s *Server) restart(ctx context.Context, request map[string]any) answer {
 			return *problem
 		}
 		wanted.At = at
-		if why := refusedAt(request, state, cluster.DisturbRestart, at); why != nil {
+		if why := refusedAt(request, state, cluster.MaintenanceRestart, at); why != nil {
 			return *why
 		}
 		return s.scheduleRestart(ctx, wanted)
 	}
-	if why := refusedAt(request, state, cluster.DisturbRestart, s.now()); why != nil {
+	if why := refusedAt(request, state, cluster.MaintenanceRestart, s.now()); why != nil {
 		return *why
 	}
 	if why := wanted.Unmet(state); why != "" {

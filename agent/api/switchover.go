@@ -140,7 +140,7 @@ func (s *Server) wanted(act action, request map[string]any, state State) (cluste
 		if wanted.ScheduledAt != nil {
 			at = *wanted.ScheduledAt
 		}
-		if why := refusedAt(request, state, cluster.DisturbHandover, at); why != nil {
+		if why := refusedAt(request, state, cluster.MaintenanceHandover, at); why != nil {
 			return cluster.Failover{}, why
 		}
 	}
@@ -162,10 +162,10 @@ const wrongLeader = "leader name does not match"
 // windows.
 const outsideWindow = "outside_window"
 
-// refusedAt is the answer to who wants to disturb a shard at a time that its maintenance windows leave
+// refusedAt is the answer to who asks for maintenance at a time that the shard's windows leave
 // out; nil: they do not, or the request says that it is meant.
-func refusedAt(request map[string]any, state State, d cluster.Disturbance, at time.Time) *answer {
-	why := state.Dynamic.MaintenanceWindows.Refusal(d, at)
+func refusedAt(request map[string]any, state State, kind cluster.Maintenance, at time.Time) *answer {
+	why := state.Dynamic.MaintenanceWindows.Refusal(kind, at)
 	if why == "" || isTrue(request[outsideWindow]) {
 		return nil
 	}

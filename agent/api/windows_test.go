@@ -9,7 +9,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
-// In maintenance windows a shard is disturbed, outside of them only by who says that this is meant. A failover is
+// In maintenance windows requests are taken, outside of them only from who says that this is meant. A failover is
 // always taken.
 func TestMaintenanceWindows(t *testing.T) {
 	const future = "2099-01-03T" // a Saturday

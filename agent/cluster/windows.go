@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Disturbance is something that an operator does to a shard and its clients may notice.
-type Disturbance string
+// Maintenance is a kind of planned work that a shard's clients may notice.
+type Maintenance string
 
-// The disturbances that a maintenance window can be for.
+// The kinds of maintenance that a window can be for.
 const (
-	DisturbHandover Disturbance = "handover" // a switchover
-	DisturbRestart  Disturbance = "restart"  // of a member's PostgreSQL
+	MaintenanceHandover Maintenance = "handover" // a switchover
+	MaintenanceRestart  Maintenance = "restart"  // of a member's PostgreSQL
 )
 
-// Disturbances are all of them.
-func Disturbances() []Disturbance {
-	return []Disturbance{DisturbHandover, DisturbRestart}
+// MaintenanceKinds are all kinds.
+func MaintenanceKinds() []Maintenance {
+	return []Maintenance{MaintenanceHandover, MaintenanceRestart}
 }
 
 // Window is a maintenance window: a time that comes back every week.
@@ -33,7 +33,7 @@ type Window struct {
 	// zone is the name of a time zone, which is looked up when it is needed: that reads files, which
 	// nothing in the agent's loop may do.
 	zone string
-	only []Disturbance // none: all
+	only []Maintenance // none: all
 }
 
 // Windows are the maintenance windows of a shard.
@@ -53,11 +53,11 @@ func ParseWindow(text string) (Window, error) {
 	when, only, limited := strings.Cut(text, " for ")
 	if limited {
 		for word := range strings.SplitSeq(only, ",") {
-			d := Disturbance(strings.ToLower(strings.TrimSpace(word)))
-			if !slices.Contains(Disturbances(), d) {
-				return Window{}, fmt.Errorf("%w: %q is none of %s", errWindow, word, list(Disturbances()))
+			kind := Maintenance(strings.ToLower(strings.TrimSpace(word)))
+			if !slices.Contains(MaintenanceKinds(), kind) {
+				return Window{}, fmt.Errorf("%w: %q is none of %s", errWindow, word, list(MaintenanceKinds()))
 			}
-			w.only = append(w.only, d)
+			w.only = append(w.only, kind)
 		}
 	}
 	fields := strings.Fields(when)
@@ -163,12 +163,12 @@ func (w Window) on(at time.Time, days int) (from, to time.Time, ok bool) {
 // String is the window as it was written.
 func (w Window) String() string { return w.text }
 
-// Open reports whether a shard may be disturbed so at a moment. Without a window for it that is always; next is when one begins
+// Open reports whether that kind of maintenance is allowed at a moment. Without a window for it that is always; next is when one begins
 // otherwise, zero where none is known to. A window whose time zone this host does not know is closed. It reads files.
-func (all Windows) Open(d Disturbance, at time.Time) (open bool, next time.Time) {
+func (all Windows) Open(kind Maintenance, at time.Time) (open bool, next time.Time) {
 	limited := false
 	for _, w := range all {
-		if len(w.only) > 0 && !slices.Contains(w.only, d) {
+		if len(w.only) > 0 && !slices.Contains(w.only, kind) {
 			continue
 		}
 		limited = true
@@ -190,13 +190,13 @@ func (all Windows) Open(d Disturbance, at time.Time) (open bool, next time.Time)
 	return !limited, next
 }
 
-// Refusal says why a shard may not be disturbed so at a moment; empty: it may. It reads files.
-func (all Windows) Refusal(d Disturbance, at time.Time) string {
-	open, next := all.Open(d, at)
+// Refusal says why that kind of maintenance is not allowed at a moment; empty: it is. It reads files.
+func (all Windows) Refusal(kind Maintenance, at time.Time) string {
+	open, next := all.Open(kind, at)
 	if open {
 		return ""
 	}
-	text := fmt.Sprintf("outside the maintenance windows of the shard for a %s (%s)", d, list(all))
+	text := fmt.Sprintf("outside the maintenance windows of the shard for a %s (%s)", kind, list(all))
 	if !next.IsZero() {
 		text += ", of which one begins at " + next.Format("Mon 2006-01-02 15:04 MST")
 	}

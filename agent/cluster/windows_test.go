@@ -14,41 +14,41 @@ func TestWindows(t *testing.T) {
 	)
 	for _, c := range []struct {
 		windows string
-		what    Disturbance
+		what    Maintenance
 		at      string
 		open    bool
 		next    string
 	}{
-		{"", DisturbHandover, monday + "12:00:00Z", true, ""},
-		{"02:00-05:00", DisturbHandover, monday + "02:00:00Z", true, ""},
-		{"02:00-05:00", DisturbHandover, monday + "04:59:59Z", true, ""},
-		{"02:00-05:00", DisturbHandover, monday + "05:00:00Z", false, "2026-12-01T02:00:00Z"},
-		{"02:00-05:00", DisturbHandover, monday + "01:59:59Z", false, monday + "02:00:00Z"},
-		{"Sat,Sun 02:00-05:00", DisturbRestart, sunday + "03:00:00Z", true, ""},
-		{"Sat,Sun 02:00-05:00", DisturbRestart, monday + "03:00:00Z", false, "2026-12-05T02:00:00Z"},
-		{"sat-mon 02:00-05:00", DisturbRestart, monday + "03:00:00Z", true, ""},
-		{"Fri-Mon 02:00-05:00", DisturbRestart, "2026-12-01T03:00:00Z", false, "2026-12-04T02:00:00Z"},
-		{"Saturday 00:00-24:00", DisturbRestart, saturday + "23:59:59Z", true, ""},
-		{"Saturday 00:00-24:00", DisturbRestart, sunday + "00:00:00Z", false, "2026-12-05T00:00:00Z"},
+		{"", MaintenanceHandover, monday + "12:00:00Z", true, ""},
+		{"02:00-05:00", MaintenanceHandover, monday + "02:00:00Z", true, ""},
+		{"02:00-05:00", MaintenanceHandover, monday + "04:59:59Z", true, ""},
+		{"02:00-05:00", MaintenanceHandover, monday + "05:00:00Z", false, "2026-12-01T02:00:00Z"},
+		{"02:00-05:00", MaintenanceHandover, monday + "01:59:59Z", false, monday + "02:00:00Z"},
+		{"Sat,Sun 02:00-05:00", MaintenanceRestart, sunday + "03:00:00Z", true, ""},
+		{"Sat,Sun 02:00-05:00", MaintenanceRestart, monday + "03:00:00Z", false, "2026-12-05T02:00:00Z"},
+		{"sat-mon 02:00-05:00", MaintenanceRestart, monday + "03:00:00Z", true, ""},
+		{"Fri-Mon 02:00-05:00", MaintenanceRestart, "2026-12-01T03:00:00Z", false, "2026-12-04T02:00:00Z"},
+		{"Saturday 00:00-24:00", MaintenanceRestart, saturday + "23:59:59Z", true, ""},
+		{"Saturday 00:00-24:00", MaintenanceRestart, sunday + "00:00:00Z", false, "2026-12-05T00:00:00Z"},
 		// Beyond midnight: the day is that on which it begins.
-		{"Sat 23:00-01:00", DisturbHandover, sunday + "00:59:00Z", true, ""},
-		{"Sat 23:00-01:00", DisturbHandover, saturday + "00:59:00Z", false, saturday + "23:00:00Z"},
+		{"Sat 23:00-01:00", MaintenanceHandover, sunday + "00:59:00Z", true, ""},
+		{"Sat 23:00-01:00", MaintenanceHandover, saturday + "00:59:00Z", false, saturday + "23:00:00Z"},
 		// In a zone: 02:00 in Zurich is 01:00 in winter, midnight in summer.
-		{"Mon 02:00-03:00 Europe/Zurich", DisturbHandover, monday + "01:30:00Z", true, ""},
-		{"Mon 02:00-03:00 Europe/Zurich", DisturbHandover, monday + "02:30:00Z", false, "2026-12-07T01:00:00Z"},
-		{"Mon 02:00-03:00 Europe/Zurich", DisturbHandover, "2026-07-06T00:30:00Z", true, ""},
+		{"Mon 02:00-03:00 Europe/Zurich", MaintenanceHandover, monday + "01:30:00Z", true, ""},
+		{"Mon 02:00-03:00 Europe/Zurich", MaintenanceHandover, monday + "02:30:00Z", false, "2026-12-07T01:00:00Z"},
+		{"Mon 02:00-03:00 Europe/Zurich", MaintenanceHandover, "2026-07-06T00:30:00Z", true, ""},
 		// The clocks are set: from 02:00 to 03:00 there is nothing in spring, two hours in autumn.
-		{"Sun 02:00-03:00 Europe/Zurich", DisturbHandover, "2026-03-29T01:00:00Z", false, "2026-04-05T00:00:00Z"},
-		{"Sun 01:00-04:00 Europe/Zurich", DisturbHandover, "2026-10-25T02:59:00Z", true, ""},
-		{"Sun 01:00-04:00 Europe/Zurich", DisturbHandover, "2026-10-25T03:00:00Z", false, "2026-11-01T00:00:00Z"},
+		{"Sun 02:00-03:00 Europe/Zurich", MaintenanceHandover, "2026-03-29T01:00:00Z", false, "2026-04-05T00:00:00Z"},
+		{"Sun 01:00-04:00 Europe/Zurich", MaintenanceHandover, "2026-10-25T02:59:00Z", true, ""},
+		{"Sun 01:00-04:00 Europe/Zurich", MaintenanceHandover, "2026-10-25T03:00:00Z", false, "2026-11-01T00:00:00Z"},
 		// What it is for.
-		{"02:00-05:00 for Restart", DisturbRestart, monday + "12:00:00Z", false, "2026-12-01T02:00:00Z"},
-		{"02:00-05:00 for Restart", DisturbHandover, monday + "12:00:00Z", true, ""},
-		{"02:00-05:00 for restart, handover", DisturbHandover, monday + "12:00:00Z", false, "2026-12-01T02:00:00Z"},
-		{"02:00-05:00 for restart, handover", DisturbHandover, monday + "02:00:00Z", true, ""},
+		{"02:00-05:00 for Restart", MaintenanceRestart, monday + "12:00:00Z", false, "2026-12-01T02:00:00Z"},
+		{"02:00-05:00 for Restart", MaintenanceHandover, monday + "12:00:00Z", true, ""},
+		{"02:00-05:00 for restart, handover", MaintenanceHandover, monday + "12:00:00Z", false, "2026-12-01T02:00:00Z"},
+		{"02:00-05:00 for restart, handover", MaintenanceHandover, monday + "02:00:00Z", true, ""},
 		// Several: the first that comes.
-		{"Sat 02:00-05:00|Wed 22:00-23:00 for handover|Tue 01:00-02:00 for restart", DisturbHandover, monday + "12:00:00Z", false, "2026-12-02T22:00:00Z"},
-		{"02:00-05:00 Nowhere/Atall", DisturbHandover, monday + "03:00:00Z", false, ""},
+		{"Sat 02:00-05:00|Wed 22:00-23:00 for handover|Tue 01:00-02:00 for restart", MaintenanceHandover, monday + "12:00:00Z", false, "2026-12-02T22:00:00Z"},
+		{"02:00-05:00 Nowhere/Atall", MaintenanceHandover, monday + "03:00:00Z", false, ""},
 	} {
 		var all Windows
 		for text := range strings.SplitSeq(c.windows, "|") {

@@ -198,7 +198,7 @@ func newSurvey(site *Site, f fleet, o MoveOptions) *survey {
 	v := &survey{site: site, fleet: f, asked: map[string]bool{}}
 	for _, s := range f.shards {
 		placed := s.placed(o.ZoneTag)
-		if why := s.dynamic.MaintenanceWindows.Refusal(cluster.DisturbHandover, time.Now()); why != "" && !o.OutsideWindow && !placed.Stuck.Exists() {
+		if why := s.dynamic.MaintenanceWindows.Refusal(cluster.MaintenanceHandover, time.Now()); why != "" && !o.OutsideWindow && !placed.Stuck.Exists() {
 			placed.Stuck = placement.Problem{What: "now is " + why, Do: "wait for it, or say --outside-window"}
 		}
 		v.shards = append(v.shards, placed)

@@ -370,7 +370,7 @@ func TestPlacedOutsideWindows(t *testing.T) {
 	}
 }
 
-// Outside its windows a shard is disturbed by a command only where somebody can be asked, and says so.
+// Outside its windows a command does maintenance on a shard only where somebody can be asked.
 func TestLeavingWindows(t *testing.T) {
 	now := time.Now().UTC()
 	w, err := cluster.ParseWindow(now.Add(6*time.Hour).Format("15:04") + "-" + now.Add(8*time.Hour).Format("15:04"))
@@ -397,7 +397,7 @@ func TestLeavingWindows(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var out strings.Builder
 			console := &Console{In: strings.NewReader(c.said), Out: &out, Err: &out, Interactive: true}
-			outside, err := (&Shard{Scope: "x"}).leaveWindow(console, c.d, cluster.DisturbHandover, c.when, c.force)
+			outside, err := (&Shard{Scope: "x"}).leaveWindow(console, c.d, cluster.MaintenanceHandover, c.when, c.force)
 			if outside != c.outside || ExitCode(err) != c.code {
 				t.Errorf("outside %v, %v (%d)", outside, err, ExitCode(err))
 			}

@@ -203,12 +203,12 @@ func (p restartPlan) leaveWindows(c *Console, s *Shard, snapshot cluster.Snapsho
 	if err != nil {
 		return false, nil //nolint:nilerr // the members know what they have taken, and refuse it
 	}
-	var what []cluster.Disturbance
+	var what []cluster.Maintenance
 	if len(p.inPlace) > 0 {
-		what = append(what, cluster.DisturbRestart)
+		what = append(what, cluster.MaintenanceRestart)
 	}
 	if p.handover != "" {
-		what = append(what, cluster.DisturbHandover)
+		what = append(what, cluster.MaintenanceHandover)
 	}
 	for _, d := range what {
 		if outside, err = s.leaveWindow(c, dynamic, d, when, force); outside || err != nil {

@@ -43,7 +43,7 @@ type act struct {
 	outside bool
 }
 
-// planned is a switchover; outside says that the shard's maintenance windows do not count.
+// switchover is the act of that name; outside says that the shard's maintenance windows do not count.
 func switchover(outside bool) act { return act{name: "switchover", planned: true, outside: outside} }
 
 // Switchover hands a shard over from its leader to another member, and tells the
@@ -98,7 +98,7 @@ func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) 
 		c.Warn("warning: %s", warning)
 	}
 	if a.planned && !a.outside {
-		if a.outside, err = s.leaveWindow(c, dynamic, cluster.DisturbHandover, when, o.Force); err != nil {
+		if a.outside, err = s.leaveWindow(c, dynamic, cluster.MaintenanceHandover, when, o.Force); err != nil {
 			return err
 		}
 	}
@@ -119,9 +119,9 @@ func (s *Shard) change(ctx context.Context, c *Console, a act, o ChangeOptions) 
 	return nil
 }
 
-// leaveWindow asks whether a shard may be disturbed at a time, nil for now, that its maintenance windows leave
+// leaveWindow asks whether maintenance may be done at a time, nil for now, that the shard's windows leave
 // out, and reports whether that is so. Where nobody can be asked it is refused.
-func (s *Shard) leaveWindow(c *Console, d cluster.Dynamic, what cluster.Disturbance, when *time.Time, force bool) (outside bool, err error) {
+func (s *Shard) leaveWindow(c *Console, d cluster.Dynamic, what cluster.Maintenance, when *time.Time, force bool) (outside bool, err error) {
 	at := time.Now()
 	if when != nil {
 		at = *when
