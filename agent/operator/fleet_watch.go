@@ -190,7 +190,7 @@ func (w *FleetWatch) follow(ctx context.Context, prefix string) {
 		w.answers[prefix] = now
 		w.mu.Unlock()
 		if now.err == nil && now.index != before.index {
-			w.soil()
+			w.markDirty()
 		}
 		pause := shardsRest
 		if now.err != nil {
@@ -235,8 +235,8 @@ func (w *FleetWatch) take(ctx context.Context) bool {
 	}
 }
 
-// soil says that there is something to build.
-func (w *FleetWatch) soil() {
+// markDirty says that there is something to build.
+func (w *FleetWatch) markDirty() {
 	select {
 	case w.dirty <- struct{}{}:
 	default:
@@ -351,7 +351,7 @@ func (w *FleetWatch) keepAsking(ctx context.Context) {
 		w.mu.Lock()
 		w.words = words
 		w.mu.Unlock()
-		w.soil()
+		w.markDirty()
 	}
 }
 
