@@ -148,6 +148,19 @@ func (o *operatorSeat) healthy() *lab.Member {
 	if err != nil {
 		o.t.Fatal(err)
 	}
+	// The commands read the members' keys, and a key follows what its agent sees.
+	o.await(func() error {
+		snapshot, err := o.shard.Snapshot(o.ctx())
+		if err != nil {
+			return err
+		}
+		for _, m := range snapshot.Members {
+			if v := m.Value; v.Name != leader.Name && v.ReplicationState == "" {
+				return fmt.Errorf("the key of %s does not say yet that it replicates: %+v", v.Name, v)
+			}
+		}
+		return nil
+	})
 	return leader
 }
 
