@@ -43,6 +43,9 @@ func (r *reader) otherSite() OtherSite {
 // MemberAt is the name of the member whose PostgreSQL is at an address, by what the members say of
 // themselves; empty: none is, or it is called by another name here.
 func (s Snapshot) MemberAt(host string, port int) string {
+	if host == "" {
+		return "" // most shards have no other site, and this is asked at each step
+	}
 	for _, m := range s.Members {
 		if !m.OK() {
 			continue
