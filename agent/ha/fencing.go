@@ -49,7 +49,7 @@ func fencing(v View) (Decision, bool) {
 		}
 		return Decision{}, false
 	}
-	if v.Postgres.Running && v.Postgres.Primary && (v.Task == TaskNone || v.Task == TaskInterrupted) && !v.mayRetake() && !v.Lease.InFlight {
+	if v.Postgres.Running && v.Postgres.Primary && (v.Task == TaskNone || v.Task == TaskInterrupted) && !v.mayRetake() && (!v.Lease.InFlight || v.Giving != nil) {
 		return do("running as a primary without a lease", Fence{}), true
 	}
 	return Decision{}, false

@@ -38,6 +38,7 @@ func TestFencingNeedsEachCondition(t *testing.T) {
 		{"a primary without a lease that is being stopped", view(leads("a", 0), primary, doingTask(TaskDemote)), "", "busy: demote"},
 		{"a primary without a lease, its task interrupted", view(leads("a", 0), primary, doingTask(TaskInterrupted)), "kill PostgreSQL", "without a lease"},
 		{"a primary without a lease, a takeover under way", view(leads("a", 0), primary, inFlight), "", "taking the lock"},
+		{"a primary without a lease, a release under way", view(leads("a", 0), primary, inFlight, func(v *View) { v.Giving = &Giving{} }), "kill PostgreSQL", "without a lease"},
 		{"adopted, another's lease runs without its lock", view(leads("b", 0), lockGone, primary, func(v *View) { v.Adopted = now }), "kill PostgreSQL", "without a lease"},
 		{"adopted, never led here, another's lease runs without its lock", view(leads("b", 0), lockGone, primary, func(v *View) {
 			v.Adopted, v.AdoptedUnled = now, true

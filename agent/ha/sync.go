@@ -312,6 +312,18 @@ func (v View) startPrimary() Decision {
 	return do(why, StartPrimary{Sync: &set})
 }
 
+// PrimaryStart is how a primary is started that the operator asks for; wait says what is to
+// come before, empty: nothing.
+func (v View) PrimaryStart() (start StartPrimary, wait string) {
+	d := v.startPrimary()
+	for _, action := range d.Actions {
+		if start, is := action.(StartPrimary); is {
+			return start, ""
+		}
+	}
+	return StartPrimary{}, d.Reason
+}
+
 // syncCandidates are the members that could be synchronous standbys, best first:
 // connected and streaming, tagged neither nosync nor nostream, and, with maximum_lag_on_syncnode, not
 // lagging behind the most advanced of them (a single one: behind the primary) by

@@ -23,10 +23,31 @@ func (m *Member) MayRestart() error {
 		return refused("%s already in progress", m.task.kind)
 	case m.Data.State != ha.DataValid:
 		return refused("there is no data directory to start PostgreSQL in")
-	case m.PG.Primary() && !m.LeaseState.Held(m.Now()) && !m.LockIsOurs():
-		return refused("it was a primary, and this member does not hold the leader lock")
+	case m.PG.Primary() && !m.mayRunPrimary():
+		return refused("it was a primary, and this member does not hold the lease")
+	case m.PG.Primary() && !m.PG.Running:
+		if _, err := m.primaryAnew(); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// mayRunPrimary reports whether a primary may be started here. That the lock is shown as ours
+// is not enough but in pause: it still is while the lease is given to somebody else, and after
+// it has run out without Consul.
+func (m *Member) mayRunPrimary() bool {
+	return m.LeaseState.Giving() == nil && (m.LeaseState.Held(m.Now()) || m.PauseInForce() && m.LockIsOurs())
+}
+
+// primaryAnew is how a primary that does not run is started: its commits wait for whom the key
+// sync names.
+func (m *Member) primaryAnew() (*ha.SetSync, error) {
+	start, wait := m.View().PrimaryStart()
+	if wait != "" {
+		return nil, refused("%s; try again", wait)
+	}
+	return start.Sync, nil
 }
 
 // Restart restarts PostgreSQL in place, in its role. A leader keeps its lease and beats
@@ -36,29 +57,34 @@ func (m *Member) Restart(done func(error)) {
 		done(err)
 		return
 	}
-	as := StartAs{Primary: true}
-	if !m.PG.Primary() {
-		as = StartAs{}
-		if up, err := m.upstreamOf(m.Upstream); err == nil {
-			as.Upstream = &up
-		}
-	}
-	restart := m.restart(as, true)
+	start, ended := m.startAgain()
+	// Standbys get the rest of the WAL when it is back.
+	restart := inOrder(m.beforeStop(m.ScriptLimit), m.orderly(m.stopWithin(), true), start)
 	m.startTask(ha.TaskRestart, func(w *Work, next func(error)) {
 		restart(w, func(err error) { // also when it was broken off
 			done(err)
 			next(err)
 		})
-	}, nil)
+	}, ended)
 }
 
-// restart is the work of a restart; quick: standbys get the rest of the WAL when it is back.
-func (m *Member) restart(as StartAs, quick bool) step {
-	scripts := m.ScriptLimit
-	if !quick {
-		scripts = m.beforeStopLimit()
+// startAgain is the start of a restart, in the role that PostgreSQL has, and what ends it.
+func (m *Member) startAgain() (start step, ended func(error)) {
+	if !m.PG.Primary() {
+		upstream, as := m.Upstream, StartAs{}
+		if up, err := m.upstreamOf(upstream); err == nil {
+			as.Upstream = &up
+		} else {
+			upstream = "" // its key has gone; whoever leads next is followed then
+		}
+		return m.start(as), m.nowFollows(upstream)
 	}
-	return inOrder(m.beforeStop(scripts), m.orderly(m.stopWithin(), quick), m.start(as))
+	// One that runs waits already for whom it is to wait for: its file says so.
+	var waits *ha.SetSync
+	if !m.PG.Running {
+		waits, _ = m.primaryAnew() // MayRestart has heard the error
+	}
+	return m.primaryStart(waits), func(error) { m.restInPause() }
 }
 
 // restartReplica restarts a replica whose replay goes on only after that. A synchronous
@@ -73,7 +99,8 @@ func (m *Member) restartReplica(upstream string) {
 	if upstream != "" {
 		steps = append(steps, m.LeaveSync)
 	}
-	m.startTask(ha.TaskRestart, m.thenInSync(append(steps, m.restart(as, false))...), func(err error) {
+	steps = append(steps, m.beforeStop(m.beforeStopLimit()), m.orderly(m.stopWithin(), false), m.start(as))
+	m.startTask(ha.TaskRestart, m.thenInSync(steps...), func(err error) {
 		if err == nil {
 			m.Upstream = upstream
 		}

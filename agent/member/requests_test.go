@@ -2,6 +2,7 @@ package member
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,6 +16,24 @@ func isRefused(err error) bool {
 	return errors.As(err, &r)
 }
 
+// paused is the world of a pause that a beat has told of.
+func (w *world) paused() {
+	w.Dynamic.Pause = true
+	w.Snapshot.Status.Value.Lictor.Paused = true
+}
+
+// ended is the end of PostgreSQL.
+func (w *world) ended() {
+	w.running = false
+	w.gone()
+}
+
+// syncWith is synchronous mode with a standby.
+func (w *world) syncWith(standby string) {
+	w.Dynamic.SynchronousMode = cluster.SyncOn
+	w.Snapshot.Sync = cluster.Entry[cluster.Sync]{Value: cluster.NewSync("a", []string{standby}), ModifyIndex: 44}
+}
+
 func TestMayRestart(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -26,7 +45,13 @@ func TestMayRestart(t *testing.T) {
 		{"a task is under way", func(w *world) { w.begin(ha.EndHung{}) }, false},
 		{"no data", func(w *world) { w.Data.State = ha.DataEmpty }, false},
 		{"a primary without lease and lock", func(w *world) { w.LeaseState.Drop(); w.Snapshot = w.shard("b") }, false},
-		{"a primary with the lock", func(w *world) { w.LeaseState.Drop() }, true},
+		// It is shown as ours until the release has landed, and for as long as Consul is silent.
+		{"a primary with the lock, without a lease", func(w *world) { w.LeaseState.Drop() }, false},
+		{"the lease is given away", func(w *world) { w.LeaseState.GiveTo("b") }, false},
+		{"in pause, with the lock", func(w *world) { w.paused(); w.LeaseState.Drop() }, true},
+		{"in pause, the lease is given away", func(w *world) { w.paused(); w.LeaseState.GiveTo("b") }, false},
+		{"in pause, without the lock", func(w *world) { w.paused(); w.LeaseState.Drop(); w.Snapshot = w.shard("b") }, false},
+		{"a primary that is down, its key sync being written", func(w *world) { w.ended(); w.SyncUncertain = true; w.syncWith("b") }, false},
 		{"a replica", func(w *world) { w.LeaseState.Drop(); w.Snapshot = w.shard("b"); w.sawReplica(mib, "b") }, true},
 	} {
 		w := newWorld(t).leading()
@@ -49,10 +74,11 @@ func TestMayRestart(t *testing.T) {
 func TestRestart(t *testing.T) {
 	for _, primary := range []bool{true, false} {
 		w := newWorld(t)
+		w.agree("Guard.Awake")
 		if primary {
 			w.leading()
+			w.agree("Guard.Arm", "Guard.Mark", "Watchdog.Activate")
 		}
-		w.agree("Guard.Awake")
 		var o outcomeOf
 		w.Restart(o.done)
 		if w.StateName() != cluster.StateRestarting {
@@ -78,11 +104,49 @@ func TestRestart(t *testing.T) {
 			t.Fatal("the lease")
 		}
 	}
-	// One that is broken off says so.
+	// One whose lease ends while PostgreSQL is being stopped starts no primary.
 	w := newWorld(t).leading()
+	w.agree("Guard.Awake", "Guard.Arm", "Guard.Mark", "Watchdog.Activate", "Postgres.BeforeStop")
+	var late outcomeOf
+	w.Restart(late.done)
+	w.clock = w.LeaseState.Until()
+	w.running = false
+	w.take("Postgres.Stop").answer()
+	late.want(t, 1, true)
+	w.none("Postgres.Start")
+
+	// A replica whose upstream has gone follows nobody until somebody leads: else it would seem to
+	// follow that one already, and never would.
+	w = newWorld(t)
+	w.agree("Guard.Awake", "Postgres.BeforeStop", "Postgres.Stop")
+	w.Snapshot.Members = slices.DeleteFunc(w.Snapshot.Members, func(m cluster.Entry[cluster.Member]) bool { return m.Value.Name == "b" })
+	w.Restart(func(error) {})
+	c := w.take("Postgres.Start")
+	if as := c.args[1].(StartAs); as.Upstream != nil {
+		t.Fatalf("%+v", as)
+	}
+	w.running = true
+	c.answer()
+	w.looked()
+	if w.Upstream != "" {
+		t.Fatalf("it seems to follow %q", w.Upstream)
+	}
+
+	// One that is down waits for whom the key sync names.
+	w = newWorld(t).leading()
+	w.agree("Guard.Awake", "Guard.Arm", "Guard.Mark", "Watchdog.Activate", "Postgres.BeforeStop", "Postgres.Stop")
+	w.ended()
+	w.syncWith("b")
+	w.Restart(func(error) {})
+	if as := w.take("Postgres.Start").args[1].(StartAs); !as.Primary || as.Sync == nil || !slices.Equal(as.Sync.Standbys, []string{"b"}) {
+		t.Fatalf("%+v", as)
+	}
+
+	// One that is broken off says so.
+	w = newWorld(t).leading()
 	var o outcomeOf
 	w.Restart(o.done)
-	c := w.take("Postgres.BeforeStop")
+	c = w.take("Postgres.BeforeStop")
 	w.fenceNow()
 	c.answer()
 	o.want(t, 1, true)

@@ -141,22 +141,42 @@ func (m *Member) awakenGuard(w *Work, next func(error)) {
 	m.Guard.Awake(w, next)
 }
 
-// startPrimary starts PostgreSQL as the primary: that only a leader does, and under an armed
-// guard.
+// startPrimary starts PostgreSQL as the primary.
 func (m *Member) startPrimary(waits *ha.SetSync) {
-	persisted, until := m.PersistedState(), m.LeaseState.Until()
-	ttl, margins := m.Dynamic.TTL, m.FenceMargins()
-	m.commits.set = false // it is set anew
-	arm := func(w *Work, next func(error)) {
-		m.GuardSupervisor.ArmNow(w, persisted, because(next, "the guard could not be armed, so no primary is started"))
-	}
-	protect := func(w *Work, next func(error)) {
-		m.Watchdog.Activate(w, until, ttl, margins, because(next, "no primary is started"))
-	}
-	m.startTask(ha.TaskStart, inOrder(m.awakenGuard, arm, protect, m.start(StartAs{Primary: true, Sync: waits})), func(err error) {
+	m.startTask(ha.TaskStart, m.primaryStart(waits), func(err error) {
 		m.restInPause()
 		m.nowFollows("")(err)
 	})
+}
+
+// primaryStart starts PostgreSQL as a primary whose commits wait for waits, nil: for whom its
+// file says. Only a leader does that, and under an armed guard; or who has the lock in pause,
+// when no lease ends anything.
+func (m *Member) primaryStart(waits *ha.SetSync) step {
+	leased := func() bool { return m.LeaseState.Held(m.Now()) && !m.PauseInForce() }
+	may := func(_ *Work, next func(error)) {
+		if !m.mayRunPrimary() {
+			next(errors.New("the lease is over, so no primary is started"))
+			return
+		}
+		m.commits.set = false // it is set anew
+		next(nil)
+	}
+	arm := func(w *Work, next func(error)) {
+		if !leased() {
+			next(nil)
+			return
+		}
+		m.GuardSupervisor.ArmNow(w, m.PersistedState(), because(next, "the guard could not be armed, so no primary is started"))
+	}
+	protect := func(w *Work, next func(error)) {
+		if !leased() {
+			next(nil)
+			return
+		}
+		m.Watchdog.Activate(w, m.LeaseState.Until(), m.Dynamic.TTL, m.FenceMargins(), because(next, "no primary is started"))
+	}
+	return inOrder(may, m.awakenGuard, arm, protect, m.start(StartAs{Primary: true, Sync: waits}))
 }
 
 // because says with an error what does not happen for it.

@@ -44,7 +44,8 @@ const (
 	SetFailsafe       Kind = "set-failsafe-mode"    // to Value, 0 or 1
 	FailPostgres      Kind = "fail-postgres"        // its starts and promotions
 	Reinit            Kind = "reinitialize"
-	LoseData          Kind = "lose-data" // all that is on the disk, the agent's own files too
+	Restart           Kind = "restart-postgres" // as an operator asks the agent to
+	LoseData          Kind = "lose-data"        // all that is on the disk, the agent's own files too
 )
 
 // fault is one kind of event: which of an event's fields it reads, and what it does.
@@ -186,6 +187,13 @@ func faults() map[Kind]fault {
 			w.judge.asked = w.judge.paused
 			if a := w.hosts[e.Member].agent; a != nil {
 				a.post(func() { _ = a.Reinitialize(false, false) }) // it may be refused
+			}
+			return nil
+		}},
+		Restart: {member: true, inject: func(w *world, e Event) func() {
+			w.judge.asked = w.judge.paused
+			if a := w.hosts[e.Member].agent; a != nil {
+				a.post(func() { a.Restart(func(error) {}) }) // it may be refused
 			}
 			return nil
 		}},

@@ -67,6 +67,7 @@ func Generate(seed uint64) Schedule {
 	for {
 		at += r.ExpFloat64() * mean
 		if at >= s.Length.Seconds() {
+			s.addRestarts(rand.New(rand.NewPCG(seed, 3)))
 			return s
 		}
 		e := randomEvent(r, s.Members, time.Duration(at*float64(time.Second)))
@@ -97,6 +98,26 @@ func (s *Schedule) generateLate(r *rand.Rand) {
 		}
 	}
 	s.feedLate(r.IntN)
+}
+
+// addRestarts draws restarts that an operator asks for, in every third schedule: at any time, and
+// while a switchover or a stop that was asked for is under way.
+func (s *Schedule) addRestarts(r *rand.Rand) {
+	if r.IntN(3) > 0 {
+		return
+	}
+	var events []Event
+	for range 1 + r.IntN(5) {
+		events = append(events, Event{At: time.Duration(r.Float64() * float64(s.Length)), Kind: Restart, Member: r.IntN(s.Members)})
+	}
+	for _, e := range s.Events {
+		if (e.Kind == Switchover || e.Kind == EndAgent || e.Kind == Isolate) && r.IntN(2) == 0 {
+			at := e.At + time.Duration(r.ExpFloat64()*float64(3*time.Second))
+			events = append(events, Event{At: at, Kind: Restart, Member: r.IntN(s.Members)})
+		}
+	}
+	s.Events = append(s.Events, events...)
+	slices.SortStableFunc(s.Events, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
 }
 
 // byHandIn is what an operator does in a pause, which takes a while to be seen.
@@ -229,7 +250,7 @@ func randomEvent(r *rand.Rand, members int, at time.Duration) Event {
 		e.For = min(e.For, time.Minute)
 	}
 	switch e.Kind {
-	case KillGuard, KillWatcher, Reinit, Restore, VanishData, KillPostmaster, SessionLoss, Switchover, SetTTL, SetSyncMode, SetFailsafe:
+	case KillGuard, KillWatcher, Reinit, Restart, Restore, VanishData, KillPostmaster, SessionLoss, Switchover, SetTTL, SetSyncMode, SetFailsafe:
 		e.For = 0
 	}
 	return e
