@@ -33,8 +33,9 @@ type dynamicConfig struct {
 	index uint64 // of the key config
 	// valid: a valid dynamic configuration of this shard has been read.
 	valid bool
-	// cached is the dynamic configuration that was kept with the data when the agent started.
-	cached []byte
+	// last is the last valid dynamic configuration that this agent knows of: of Consul, of the
+	// guard or kept with the data.
+	last []byte
 	// toCache is the one that is to be kept there now, nil when it is.
 	toCache     []byte
 	rewrite     bool // PostgreSQL's configuration is to be written when the task is done
@@ -58,11 +59,11 @@ func inForce(compat string, d cluster.Dynamic, raw map[string]any) map[string]an
 	return raw
 }
 
-// initial is the dynamic configuration that this member writes when
-// Consul has none: the one that is kept with the data, else bootstrap.dcs.
+// initial is the dynamic configuration that this member writes when Consul has none: the one in
+// force, else bootstrap.dcs.
 func (c *dynamicConfig) initial() []byte {
-	if cached := c.cached; cached != nil {
-		return cached
+	if c.last != nil {
+		return c.last
 	}
 	value, err := cluster.CanonicalJSON(c.cfg.Bootstrap.DCS)
 	if err != nil {
@@ -98,7 +99,7 @@ func (c *dynamicConfig) apply(snapshot cluster.Snapshot) {
 		c.m.ArmGuard()
 	}
 	c.applyPostgres()
-	c.toCache = snapshot.Config.Value
+	c.last, c.toCache = snapshot.Config.Value, snapshot.Config.Value
 	c.log.Info().Dur("ttl", dynamic.TTL).Dur("loop_wait", dynamic.LoopWait).Dur("retry_timeout", dynamic.RetryTimeout).
 		Str("synchronous_mode", string(dynamic.SynchronousMode)).Msg("dynamic configuration applied")
 }
@@ -240,7 +241,7 @@ func (c *dynamicConfig) recall() {
 		c.heedStandbyCluster(cached)
 		return
 	}
-	c.cached = cached
+	c.last = cached
 	c.take(dynamic)
 }
 
@@ -263,6 +264,7 @@ func (c *dynamicConfig) resume(config json.RawMessage) {
 	if len(config) == 0 || err != nil {
 		return
 	}
+	c.last = config
 	c.take(dynamic)
 	c.pg.Apply(dynamic)
 }

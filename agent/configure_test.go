@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"path/filepath"
 	"reflect"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
 	"github.com/lictor-ha/lictor/agent/member"
+	"github.com/lictor-ha/lictor/agent/postgres"
 )
 
 // A configuration that is not valid is not taken, but that it makes the shard a standby of another
@@ -43,6 +45,43 @@ func TestStandbyClusterIsHeeded(t *testing.T) {
 			}
 		})
 	}
+}
+
+// noLauncher starts no PostgreSQL.
+type noLauncher struct{ postgres.Launcher }
+
+func (noLauncher) Parent() int { return 0 }
+
+// When Consul has lost its data, or the key config, what is in force is written there again, and
+// not what was when the agent began: synchronous mode or a pause would be over.
+func TestWhatIsInForceIsWrittenAgain(t *testing.T) {
+	pg, err := postgres.New(postgres.Settings{Postgres: config.Postgres{Listen: "127.0.0.1:5432", DataDir: filepath.Join(t.TempDir(), "data")}, Launcher: noLauncher{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := &dynamicConfig{
+		board: newBoard(&runner{}), m: member.New(member.Settings{}, member.Ports{}, nil, cluster.Dynamic{}), log: zerolog.Nop(),
+		cfg: &config.Config{Bootstrap: config.Bootstrap{DCS: map[string]any{"ttl": 40}}}, pg: pg,
+	}
+	written := func(want string) {
+		t.Helper()
+		if got := string(conf.initial()); got != want {
+			t.Errorf("it writes %s, want %s", got, want)
+		}
+	}
+	written(`{"ttl":40}`)
+	apply := func(index uint64, value string) {
+		var s cluster.Snapshot
+		s.Config = cluster.Entry[[]byte]{Value: []byte(value), ModifyIndex: index}
+		conf.apply(s)
+	}
+	apply(7, `{"ttl":50}`)
+	apply(8, `{"ttl":50,"synchronous_mode":true}`)
+	apply(9, `{"ttl":1}`) // not valid
+	conf.apply(cluster.Snapshot{})
+	written(`{"ttl":50,"synchronous_mode":true}`)
+	conf.resume([]byte(`{"ttl":60,"pause":true}`))
+	written(`{"ttl":60,"pause":true}`)
 }
 
 func TestTimingOfPatroniIsWrittenAsItsVersionDoes(t *testing.T) {

@@ -77,6 +77,9 @@ func (m *Member) tookOver(t0 cluster.Instant, ttl time.Duration, request cluster
 		m.GuardSupervisor.grant(m.PersistedState())
 	}
 	m.Log.Info().Dur("lease", m.LeaseLeft()).Msg("took the leader lock")
+	if request.Config != nil && !request.Bootstrapped {
+		m.Log.Warn().Msg("Consul had no dynamic configuration of this shard: the last one that this member knows of was written")
+	}
 }
 
 // unreleasedOwner is the member whose lease ran out without being given up: it may
