@@ -36,7 +36,8 @@ type Dynamic struct {
 	// acknowledged commit lead: false, true, or quorum (any of several standbys may acknowledge).
 	SynchronousMode SyncMode `mapstructure:"-"`
 	// SynchronousStrict makes writes wait rather than be accepted on the primary alone when no standby
-	// is there. Safer, and less available.
+	// is there: for anybody who receives, as with Patroni, a logical subscriber or a base backup included,
+	// until a member can be named again. Safer, and less available.
 	SynchronousStrict bool `mapstructure:"synchronous_mode_strict"`
 	// SynchronousNodeCount is how many standbys must have each commit (a number).
 	SynchronousNodeCount int `mapstructure:"synchronous_node_count"`

@@ -253,12 +253,15 @@ func TestPermanentSlotsWithAnUnknownKey(t *testing.T) {
 	}
 }
 
-// Where commits are to wait for standbys, a synchronous_commit by which they do not is told.
+// Where commits are to wait for standbys, what makes them lost all the same is told.
 func TestSynchronousCommit(t *testing.T) {
 	for value, want := range map[string]string{
 		`"synchronous_mode":true,"postgresql":{"parameters":{"Synchronous_Commit":"Local"}}`:        "postgresql.parameters.Synchronous_Commit: Local: commits wait for no standby in spite of synchronous_mode",
 		`"synchronous_mode":"quorum","postgresql":{"parameters":{"synchronous_commit":false}}`:      "postgresql.parameters.synchronous_commit: off: commits wait for no standby",
-		`"synchronous_mode":true,"postgresql":{"parameters":{"synchronous_commit":"remote_write"}}`: "",
+		`"synchronous_mode":true,"postgresql":{"parameters":{"synchronous_commit":"remote_write"}}`: "postgresql.parameters.synchronous_commit: remote_write: commits do not wait until the standby has them on its disk",
+		`"synchronous_mode":true,"postgresql":{"parameters":{"synchronous_commit":"remote_apply"}}`: "",
+		`"synchronous_mode":true,"postgresql":{"parameters":{"fsync":"no"}}`:                        "postgresql.parameters.fsync: no: what was acknowledged need not be on any disk",
+		`"postgresql":{"parameters":{"fsync":"off"}}`:                                               "",
 		`"synchronous_mode":true,"postgresql":{"parameters":{"synchronous_commit":true}}`:           "",
 		`"postgresql":{"parameters":{"synchronous_commit":"local"}}`:                                "",
 	} {

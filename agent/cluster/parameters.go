@@ -212,24 +212,41 @@ func unusedParameter(name, value string, dynamic bool) string {
 	return ""
 }
 
-// Unsynchronous warns of a synchronous_commit by which no commit waits for the standbys of
-// a shard that has synchronous_mode. path is the map's full name.
+// Unsynchronous warns of parameters by which an acknowledged commit may be lost in spite of
+// synchronous_mode. path is the map's full name.
 func Unsynchronous(path string, parameters map[string]any) []Warning {
-	for name, value := range parameters {
-		if value == nil || !strings.EqualFold(name, "synchronous_commit") {
+	var warnings []Warning
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		value := parameters[name]
+		if value == nil {
 			continue
 		}
 		text := ParameterText(value)
-		if on, ok := onOff(text); ok && on == "off" || strings.EqualFold(strings.TrimSpace(text), "local") {
-			return []Warning{{Path: path + "." + name, Text: text + ": " + UnsynchronousText}}
+		if why := Unkept(strings.ToLower(name), text); why != "" {
+			warnings = append(warnings, Warning{Path: path + "." + name, Text: text + ": " + why})
 		}
 	}
-	return nil
+	return warnings
 }
 
-// UnsynchronousText says what it costs.
-const UnsynchronousText = "commits wait for no standby in spite of synchronous_mode, so that what was acknowledged can be lost with the primary's host; " +
-	"use on, remote_apply or remote_write, and SET LOCAL synchronous_commit in transactions that may be lost"
+// Unkept says why a parameter's value does not keep what synchronous_mode promises, and what
+// does; empty: it keeps it.
+func Unkept(name, value string) string {
+	word := strings.ToLower(strings.TrimSpace(value))
+	if on, ok := onOff(value); ok {
+		word = on
+	}
+	switch {
+	case name == "synchronous_commit" && (word == "off" || word == "local"):
+		return "commits wait for no standby in spite of synchronous_mode, so that what was acknowledged can be lost with the primary's host; " +
+			"use on or remote_apply, and SET LOCAL synchronous_commit in transactions that may be lost"
+	case name == "synchronous_commit" && word == "remote_write":
+		return "commits do not wait until the standby has them on its disk, so that what was acknowledged can be lost when both hosts lose power; use on or remote_apply"
+	case name == "fsync" && word == "off":
+		return "what was acknowledged need not be on any disk, and a crash of the host can destroy the data; use on"
+	}
+	return ""
+}
 
 // unusedRecovery tells of what a section recovery_conf has that is no recovery
 // parameter, is the agent's own, or is not for replicas.

@@ -148,8 +148,10 @@ func (d *diagnosis) settings(who string, m memberFacts) {
 			d.add(rule.level, who, rule.do, "%s is %s: %s", rule.name, rule.bad, rule.why)
 		}
 	}
-	if commit := set["synchronous_commit"]; m.shard.dynamic.SynchronousMode.On() && (commit == "off" || commit == "local") {
-		d.add(Wrong, who, "set synchronous_commit: on", "synchronous_commit is %s: %s", commit, cluster.UnsynchronousText)
+	if commit := set["synchronous_commit"]; m.shard.dynamic.SynchronousMode.On() {
+		if why := cluster.Unkept("synchronous_commit", commit); why != "" {
+			d.add(Wrong, who, "set synchronous_commit: on", "synchronous_commit is %s: %s", commit, why)
+		}
 	}
 	if set["wal_log_hints"] == "off" && set["data_checksums"] == "off" {
 		d.add(Worth, who, "set wal_log_hints: on, or enable checksums with pg_checksums", "neither wal_log_hints nor data checksums are on: pg_rewind cannot work, an old primary is cloned anew")
