@@ -259,7 +259,7 @@ func (m *Member) followsWell(ctx context.Context, primary NodeStatus) error {
 		return fmt.Errorf("member %s: timeline %d, the leader's is %d", m.Name, status.Timeline, primary.Timeline)
 	case !streams:
 		return fmt.Errorf("member %s: does not stream from the leader", m.Name)
-	case status.ReplicationState != "streaming": // the primary sees it first
+	case status.Lictor != nil && status.ReplicationState != "streaming": // the primary sees it first
 		return fmt.Errorf("member %s: says %q of its replication", m.Name, status.ReplicationState)
 	}
 	return nil
