@@ -208,15 +208,15 @@ func (g *guarded) Unmark(done func()) {
 		}
 		over = true
 		if err != nil {
-			g.log.Warn().Err(err).Str("file", g.led.path).Msg("the mark that this member leads is not removed")
+			g.log.Warn().Err(err).Str("file", g.led.path).Msg("the mark that this member leads stays")
 		}
 		done()
 	}
-	g.mark(g.led.remove, end)
+	g.mark(g.led.ends, end)
 	g.afterwards(unmarkWithin, func() { end(errMarkStays) })
 }
 
-var errMarkStays = errors.New("its disk has not answered (it may hang); it is removed when that does")
+var errMarkStays = errors.New("its disk has not answered (it may hang); it is changed when that does")
 
 // mark changes the mark when the loop has heard of what was asked for before.
 func (g *guarded) mark(change func() error, done func(error)) {
@@ -273,6 +273,7 @@ func (g *guardSupervisor) marked(r member.Recalled) member.Recalled {
 		r.Unled = true
 	case said.paused:
 		r.Paused = true
+	case said.ended: // a former leader's data: it may wait for Consul, and not for long
 	default:
 		r.Until = said.until
 	}

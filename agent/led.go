@@ -13,9 +13,9 @@ import (
 
 // ledMark is the file beside the data directory that says that this agent may have led
 // with the PostgreSQL that runs, since this boot of the host, and until when, as far as
-// was known at its last takeover; or that it rests on a pause. It outlives agent and
-// guard. Without it an existing primary was never Lictor's, and is not killed while
-// Consul does not answer.
+// was known at its last takeover; or that it rests on a pause; or that it led once, and has
+// stopped that PostgreSQL since. It outlives agent and guard. Without it an existing primary
+// was never Lictor's, and is not killed while Consul does not answer.
 type ledMark struct {
 	path  string
 	files osuser.User // with whose rights it is written
@@ -28,6 +28,22 @@ type ledMark struct {
 type ledState struct {
 	until  cluster.Instant // zero: there was no lease
 	paused bool
+	ended  bool // PostgreSQL has stopped since, or is a replica
+}
+
+// endedText is all that a mark of what has ended says: it holds in any boot.
+const endedText = "ended"
+
+// text is what the mark's file holds.
+func (s ledState) text() (string, error) {
+	if s.ended {
+		return endedText + "\n", nil
+	}
+	boot, err := bootID()
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s %d %t\n", boot, s.until, s.paused), nil
 }
 
 // bootID names this boot of the host.
@@ -44,12 +60,17 @@ func bootID() (string, error) {
 func (l *ledMark) leads(until cluster.Instant) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if until.IsZero() || l.said != nil && !l.said.paused {
+	if until.IsZero() || l.said != nil && !l.said.paused && !l.said.ended {
 		return nil
 	}
-	err := l.write(ledState{until: until})
-	// There may be no room for another mark. One that is cut to nothing counts as that of
-	// a lease that is over; a beat must not fail, and end the lease, for want of more.
+	return l.writeOrCut(ledState{until: until})
+}
+
+// writeOrCut is write, where there may be no room for another mark. One that is cut to
+// nothing counts as that of a lease that is over; a beat must not fail, and end the lease,
+// for want of more.
+func (l *ledMark) writeOrCut(s ledState) error {
+	err := l.write(s)
 	if err != nil && l.files.For(func() error { return os.Truncate(l.path, 0) }, l.path) == nil {
 		l.said = &ledState{until: longAgo}
 		return nil
@@ -68,11 +89,10 @@ func (l *ledMark) rests() error {
 }
 
 func (l *ledMark) write(s ledState) error {
-	boot, err := bootID()
+	text, err := s.text()
 	if err != nil {
 		return err
 	}
-	text := fmt.Sprintf("%s %d %t\n", boot, s.until, s.paused)
 	// Not synced: a takeover does not wait for a disk. After a power cut the mark of the last seconds may be
 	// missing (design 5.15).
 	temporary := l.path + ".new"
@@ -83,19 +103,29 @@ func (l *ledMark) write(s ledState) error {
 		return os.Rename(temporary, l.path)
 	}
 	if err := l.files.For(write, l.path); err != nil {
-		return fmt.Errorf("marking that this member leads: %w", err)
+		return fmt.Errorf("the mark of whether this member leads: %w", err)
 	}
 	l.said = &s
 	return nil
 }
 
-// remove says that PostgreSQL has stopped, or is a replica.
-func (l *ledMark) remove() error {
+// ends says that PostgreSQL has stopped, or is a replica. The mark stays: somebody else may start
+// these data as a primary again while another member leads. Where nobody led there is none.
+func (l *ledMark) ends() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.said != nil && l.said.ended {
+		return nil
+	}
 	l.said = nil
-	if err := l.files.Remove(l.path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("the mark that this member leads: %w", err)
+	if _, err := l.files.Lstat(l.path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err := l.writeOrCut(ledState{ended: true}); err != nil {
+		return fmt.Errorf("it has ended: %w", err)
+	}
+	if !l.said.ended { // cut to nothing: the next mark is to be written all the same
+		l.said = nil
 	}
 	return nil
 }
@@ -106,6 +136,9 @@ func (l *ledMark) read() *ledState {
 	content, err := l.files.ReadFile(l.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
+	}
+	if err == nil && strings.TrimSpace(string(content)) == endedText {
+		return &ledState{ended: true}
 	}
 	var boot string
 	var s ledState

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
@@ -29,9 +30,12 @@ func TestLedMark(t *testing.T) {
 	said(&ledState{paused: true})
 	must(mark.leads(120))
 	said(&ledState{until: 120})
-	must(mark.remove())
-	must(mark.remove())
-	said(nil)
+	must(mark.ends())
+	must(mark.ends())
+	said(&ledState{ended: true})
+	must(mark.leads(130))
+	said(&ledState{until: 130})
+	must(mark.ends())
 	// The host was lost while this member led: another one may lead since, whatever has started PostgreSQL here.
 	must(os.WriteFile(path, []byte("another-boot 5 false\n"), 0o600))
 	said(&ledState{until: longAgo})
@@ -51,9 +55,37 @@ func TestLedMark(t *testing.T) {
 	must(mark.leads(80))
 	said(&ledState{until: longAgo})
 	must(mark.leads(90))
-	must(mark.remove())
+	// A pause, and what was led with, ends while it is.
+	must(os.WriteFile(path, []byte("another-boot 0 true\n"), 0o600))
+	must(mark.ends())
+	said(&ledState{until: longAgo})
+	must(os.Remove(path))
 	if mark.leads(100) == nil {
 		t.Error("a lease began though no mark of it could be made")
 	}
 	said(nil)
+}
+
+// What led here until it was stopped in an orderly way is no existing primary that was never
+// Lictor's, in this boot or a later one: another member leads, most likely. What never led
+// leaves no mark.
+func TestEndedMark(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "led")
+	g := &guardSupervisor{led: ledMark{path: path}}
+	must := func(err error) { t.Helper(); testkit.Must(t, err) }
+	must(g.led.ends())
+	if r := g.marked(member.Recalled{}); !r.Unled {
+		t.Errorf("a replica that never led: %+v", r)
+	}
+	for name, begin := range map[string]func() error{
+		"a lease": func() error { return g.led.leads(70) },
+		"a pause": g.led.rests,
+	} {
+		must(begin())
+		must(g.led.ends())
+		later := &guardSupervisor{led: ledMark{path: path}}
+		if r := later.marked(member.Recalled{}); r != (member.Recalled{}) {
+			t.Errorf("%s that has ended: %+v, want what is known of no deadline, and not that nobody led", name, r)
+		}
+	}
 }

@@ -457,6 +457,7 @@ func TestPauseOutlivesTheAgent(t *testing.T) {
 	const forgets, takes = "kill PostgreSQL", "take over (status at 45)"
 	runSituations(t, []situationTest{
 		{"Consul is away, nothing is remembered", view(primary, found), forgets, "without a lease"},
+		{"Consul is away, what led here has ended, found just now", view(primary, found, func(v *View) { v.Adopted = now }), "", "Consul has not answered"},
 		{"Consul is away, in pause", view(primary, found, resting), "", "Consul has not answered"},
 		{"Consul is away, in pause, told to end", view(primary, found, resting, func(v *View) { v.Stopping = true }), "exit", "PostgreSQL and the lock stay"},
 		{"Consul is away, never led here", view(primary, found, unled), "", "Consul has not answered"},

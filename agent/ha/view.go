@@ -42,7 +42,7 @@ type View struct {
 	// AdoptedPaused: the guard remembers that a pause was in force (PauseInForce) when
 	// the agent's earlier run ended.
 	AdoptedPaused bool
-	// AdoptedUnled: no run of this agent has led with the primary that was found.
+	// AdoptedUnled: no run of this agent has ever led with the data of the primary that was found.
 	AdoptedUnled bool
 	// Task is the long piece of work under way, if any.
 	Task TaskKind

@@ -29,7 +29,7 @@ type Recalled struct {
 	// nobody knows how long PostgreSQL may run.
 	Until cluster.Instant
 	// Paused: it rests on a pause that was in force. Unled: no run of this agent has
-	// led with the PostgreSQL that runs.
+	// ever led with these data.
 	Paused, Unled bool
 	// Deadline is what the guard is known to have; zero: none, or it did not say.
 	Deadline cluster.Instant
@@ -308,7 +308,7 @@ func (g *GuardSupervisor) remember(m PersistedState, done func(error)) {
 func (g *GuardSupervisor) Disarm(done func(error)) { g.disarm(func() {}, done) }
 
 // DisarmWithin is Disarm, for which the guard has no longer than limit. The mark has a
-// limit of its own (GuardPort): one that cannot be removed yet keeps no lease from ending.
+// limit of its own (GuardPort): one that cannot be changed yet keeps no lease from ending.
 func (g *GuardSupervisor) DisarmWithin(limit time.Duration, done func(error)) {
 	answered, over := false, false
 	g.later.After(limit, func() {

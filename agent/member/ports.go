@@ -221,8 +221,8 @@ type GuardPort interface {
 	// Mark says beside the data directory that this member may lead until then, or that it
 	// rests on a pause. Marks take effect in the order in which they are asked for.
 	Mark(until cluster.Instant, paused bool, done func(error))
-	// Unmark removes the mark. On a disk that hangs that happens later, on one that is
-	// read-only not at all: then it says too much, which does no harm.
+	// Unmark makes a mark, if there is one, say that this has ended. On a disk that hangs that
+	// happens later, on one that is read-only not at all: then it says too much, which does no harm.
 	Unmark(done func())
 }
 

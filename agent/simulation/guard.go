@@ -25,6 +25,7 @@ type guard struct {
 type mark struct {
 	until  cluster.Instant
 	paused bool
+	ended  bool // PostgreSQL has stopped since, or is a replica
 }
 
 // run runs something in the guard's process, later while it is stopped.
@@ -181,6 +182,8 @@ func (g *guard) recall() member.Recalled {
 		return member.Recalled{Unled: true}
 	case m.paused:
 		return member.Recalled{Paused: true}
+	case m.ended:
+		return member.Recalled{}
 	default:
 		return member.Recalled{Until: max(m.until, longAgo)}
 	}

@@ -248,7 +248,12 @@ func (g guarded) Unmark(done func()) {
 			done()
 		}
 	}
-	g.onDisk(func() { g.host.mark = nil; end() })
+	g.onDisk(func() {
+		if g.host.mark != nil {
+			g.host.mark = &mark{ended: true}
+		}
+		end()
+	})
 	g.later(250*time.Millisecond, end)
 }
 
