@@ -187,15 +187,22 @@ func (c *ConnCloser) closeAll(ctx context.Context, console *Console) error {
 	if c.powerless {
 		return c.killClients(ctx, conn, lost, gone)
 	}
-	is := lostSockets(lost, gone)
+	// Asked for after the sockets were listed, it has all of those that are PgBouncer's.
+	own := sync.OnceValues(func() (map[uint32]bool, error) { return ownSockets(ctx, conn) })
+	var unseen error
+	is := lostSockets(lost, gone, func(inode uint32) bool {
+		sockets, err := own()
+		unseen = err
+		return sockets[inode]
+	})
 	closed, err := c.close(ctx, func(s tcpSocket) bool { return is(s) && c.stands(gone) })
 	if closed > 0 {
 		c.log.Info().Int("connections", closed).Msg("closed connections to a deposed primary")
 	}
 	if err != nil {
-		return errors.Join(err, c.killClients(ctx, conn, lost, gone))
+		err = errors.Join(err, c.killClients(ctx, conn, lost, gone))
 	}
-	return nil
+	return errors.Join(err, unseen)
 }
 
 // stands reports whether all places are still those of targets.
@@ -344,9 +351,9 @@ func (p places) servers(servers []pgbouncer.Server) (lost []pgbouncer.Server) {
 }
 
 // lostSockets reports whether a socket is one of PgBouncer's lost connections, by its
-// local port. Attempts to connect have none yet in SHOW SERVERS: there the
-// target alone decides, and whoever else is knocking there loses nothing.
-func lostSockets(lost []pgbouncer.Server, gone places) func(tcpSocket) bool {
+// local port. Attempts to connect have none yet in SHOW SERVERS: there the target decides, and
+// own, which reports whether a socket is PgBouncer's. Other programs knock there, too.
+func lostSockets(lost []pgbouncer.Server, gone places, own func(inode uint32) bool) func(tcpSocket) bool {
 	type connection struct {
 		remote netip.AddrPort
 		local  uint16
@@ -359,7 +366,10 @@ func lostSockets(lost []pgbouncer.Server, gone places) func(tcpSocket) bool {
 	}
 	return func(s tcpSocket) bool {
 		remote := netip.AddrPortFrom(s.remote.Addr().Unmap(), s.remote.Port())
-		return s.connecting() && gone.addresses[remote] || !s.connecting() && connections[connection{remote, s.local.Port()}]
+		if s.connecting() {
+			return gone.addresses[remote] && own(s.inode)
+		}
+		return connections[connection{remote, s.local.Port()}]
 	}
 }
 

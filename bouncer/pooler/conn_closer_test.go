@@ -77,23 +77,26 @@ func TestLostSockets(t *testing.T) {
 	if len(lost) != 2 {
 		t.Fatalf("lost are %+v", lost)
 	}
-	is := lostSockets(lost, gone)
+	const pgbouncers, anothers = 7, 8 // inodes
+	is := lostSockets(lost, gone, func(inode uint32) bool { return inode == pgbouncers })
 	for _, c := range []struct {
 		local, remote string
 		state         byte
+		inode         uint32
 		want          bool
 	}{
-		{"10.0.0.9:1001", "10.0.0.1:5432", tcpEstablished, true},
-		{"10.0.0.9:1002", "[::ffff:10.0.0.1]:5432", tcpEstablished, true},
-		{"10.0.0.9:1004", "10.0.0.1:5432", tcpEstablished, false},
-		{"10.0.0.9:1001", "10.0.0.2:5432", tcpEstablished, false},
-		{"10.0.0.9:1003", "10.0.0.1:5433", tcpEstablished, false},
-		{"10.0.0.9:1009", "10.0.0.1:5432", tcpSynSent, true},
-		{"10.0.0.9:1009", "10.0.0.1:5433", tcpSynSent, false},
+		{"10.0.0.9:1001", "10.0.0.1:5432", tcpEstablished, pgbouncers, true},
+		{"10.0.0.9:1002", "[::ffff:10.0.0.1]:5432", tcpEstablished, pgbouncers, true},
+		{"10.0.0.9:1004", "10.0.0.1:5432", tcpEstablished, pgbouncers, false},
+		{"10.0.0.9:1001", "10.0.0.2:5432", tcpEstablished, pgbouncers, false},
+		{"10.0.0.9:1003", "10.0.0.1:5433", tcpEstablished, pgbouncers, false},
+		{"10.0.0.9:1009", "10.0.0.1:5432", tcpSynSent, pgbouncers, true},
+		{"10.0.0.9:1009", "10.0.0.1:5433", tcpSynSent, pgbouncers, false},
+		{"10.0.0.9:1009", "10.0.0.1:5432", tcpSynSent, anothers, false},
 	} {
-		s := tcpSocket{state: c.state, local: netip.MustParseAddrPort(c.local), remote: netip.MustParseAddrPort(c.remote)}
+		s := tcpSocket{state: c.state, inode: c.inode, local: netip.MustParseAddrPort(c.local), remote: netip.MustParseAddrPort(c.remote)}
 		if is(s) != c.want {
-			t.Errorf("%s -> %s: %v", c.local, c.remote, !c.want)
+			t.Errorf("%s -> %s of %d: %v", c.local, c.remote, c.inode, !c.want)
 		}
 	}
 }
@@ -118,7 +121,7 @@ func TestManyLostPrimaries(t *testing.T) {
 		for range 5 {
 			begun := time.Now()
 			gone := c.places(t.Context())
-			is, found := lostSockets(gone.servers(servers), gone), 0
+			is, found := lostSockets(gone.servers(servers), gone, func(uint32) bool { return false }), 0
 			for _, s := range sockets {
 				if is(s) {
 					found++

@@ -12,6 +12,7 @@
 //	deadman.go   RESUME when the loop that should do it hangs
 //	conn_closer.go       connections to a deposed primary are closed
 //	sockets.go   the kernel lists and closes connections
+//	owner.go     which of them are PgBouncer's
 //	ended.go     the kernel tells of connections that end
 //	health.go   finds a primary that does not answer before Consul can tell
 //	probe.go     asks such a primary

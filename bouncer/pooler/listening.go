@@ -63,7 +63,7 @@ func listensAt(path string, table func(name string) ([]byte, error)) bool {
 // sign of that: from 1.25 on the unix socket stays until the process has ended.
 type door struct {
 	pid, port int
-	inodes    map[string]bool
+	inodes    map[uint32]bool
 }
 
 // doorOf is that of the PgBouncer behind a console, nil where it cannot be seen: that takes
@@ -74,23 +74,18 @@ func doorOf(c config.Config, conn *pgbouncer.Conn) *door {
 	if err != nil || !known {
 		return nil
 	}
-	d := &door{pid, options.Address.Port, map[string]bool{}}
+	d := &door{pid, options.Address.Port, map[uint32]bool{}}
 	listening, err := d.listening()
 	if err != nil {
 		return nil
 	}
-	files, err := os.ReadDir(filepath.Join(d.proc(), "fd"))
+	own, err := socketsOf(pid)
 	if err != nil {
 		return nil
 	}
-	for _, f := range files {
-		to, err := os.Readlink(filepath.Join(d.proc(), "fd", f.Name()))
-		if err != nil {
-			continue // closed meanwhile
-		}
-		inode := strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")
-		if slices.ContainsFunc(listening, func(l listener) bool { return l.inode == inode }) {
-			d.inodes[inode] = true
+	for _, l := range listening {
+		if own[l.inode] {
+			d.inodes[l.inode] = true
 		}
 	}
 	if len(d.inodes) == 0 {
@@ -102,7 +97,10 @@ func doorOf(c config.Config, conn *pgbouncer.Conn) *door {
 func (d *door) proc() string { return filepath.Join("/proc", strconv.Itoa(d.pid)) }
 
 // listener is a socket that listens, as the kernel writes it.
-type listener struct{ address, inode string }
+type listener struct {
+	address string
+	inode   uint32
+}
 
 // overlaps reports whether clients who come to one of them may come to the other.
 func (l listener) overlaps(o listener) bool {
@@ -127,8 +125,9 @@ func (d *door) listening() (list []listener, err error) {
 			if len(f) < 10 || f[3] != "0A" {
 				break // those that listen come first
 			}
-			if address, at := strings.CutSuffix(f[1], port); at {
-				list = append(list, listener{address, f[9]})
+			address, at := strings.CutSuffix(f[1], port)
+			if inode, err := strconv.ParseUint(f[9], 10, 32); at && err == nil {
+				list = append(list, listener{address, uint32(inode)})
 			}
 		}
 		if err := errors.Join(lines.Err(), table.Close()); err != nil {
@@ -150,7 +149,7 @@ func (d *door) closed() bool {
 // Strangers counts the sockets at the port of several PgBouncers that are of none of them:
 // clients may come there, too. Zero, where that cannot be seen.
 func Strangers(links []*Link) (n int) {
-	ours := map[string]bool{}
+	ours := map[uint32]bool{}
 	var of *door
 	for _, l := range links {
 		l.mu.Lock()

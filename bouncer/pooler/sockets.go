@@ -31,7 +31,8 @@ const (
 
 	sockIDSize   = 48 // inet_diag_sockid
 	diagReqSize  = 8 + sockIDSize
-	diagMsgLeast = 4 + sockIDSize
+	diagInodeAt  = 4 + sockIDSize + 16 // of inet_diag_msg, its last field
+	diagMsgLeast = diagInodeAt + 4
 )
 
 // tcpSocket is a TCP connection of this network namespace.
@@ -41,6 +42,8 @@ type tcpSocket struct {
 	// other side's kernel has not acknowledged, since it last did.
 	unanswered    int
 	local, remote netip.AddrPort
+	// inode is the number by which /proc/PID/fd of the process that has the socket names it.
+	inode uint32
 	// id is the kernel's own name of the socket (inet_diag_sockid).
 	id [sockIDSize]byte
 }
@@ -236,13 +239,14 @@ func netlinkError(body []byte) error {
 	return nil
 }
 
-// parseSocket reads the beginning of an inet_diag_msg. Addresses and ports are
+// parseSocket reads an inet_diag_msg. Addresses and ports are
 // in network order.
 func parseSocket(body []byte) (tcpSocket, bool) {
 	if len(body) < diagMsgLeast {
 		return tcpSocket{}, false
 	}
 	s := tcpSocket{family: body[0], state: body[1], unanswered: int(body[3])}
+	s.inode = binary.NativeEndian.Uint32(body[diagInodeAt:])
 	copy(s.id[:], body[4:])
 	address := func(at int) netip.Addr {
 		if s.family == unix.AF_INET {

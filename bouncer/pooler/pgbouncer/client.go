@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -209,6 +210,20 @@ func (c *Conn) PID() (pid int, known bool) {
 		}
 	})
 	return pid, err == nil && pid > 0
+}
+
+// Ends are the two ends of a TCP connection.
+func (c *Conn) Ends() (local, remote netip.AddrPort, isTCP bool) {
+	here, isTCP := c.pg.Conn().LocalAddr().(*net.TCPAddr)
+	there, too := c.pg.Conn().RemoteAddr().(*net.TCPAddr)
+	if !isTCP || !too {
+		return local, remote, false
+	}
+	plain := func(a *net.TCPAddr) netip.AddrPort {
+		at := a.AddrPort()
+		return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	}
+	return plain(here), plain(there), true
 }
 
 // AwaitEnd waits until PgBouncer ends the connection, which it does when it
