@@ -14,10 +14,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/printable"
@@ -54,6 +54,8 @@ const (
 	// overviewBound bounds a question to one bouncer, listBound one to Consul.
 	overviewBound = 3 * time.Second
 	listBound     = 5 * time.Second
+	// bouncersAtOnce is how many of them are asked at the same time: each may say megabytes.
+	bouncersAtOnce = 16
 )
 
 // Overview asks Consul for all routes and bouncers, and every bouncer what it has
@@ -113,7 +115,8 @@ func askAll(ctx context.Context, client *http.Client, keys cluster.Keys, pairs, 
 		said[strings.TrimPrefix(p.Key, keys.BouncersApplied())] = p.Value
 	}
 	all := make([]asked, len(pairs))
-	var asking sync.WaitGroup
+	var asking errgroup.Group
+	asking.SetLimit(bouncersAtOnce)
 	for i, p := range pairs {
 		name := strings.TrimPrefix(p.Key, keys.Bouncers())
 		if all[i].key, all[i].err = cluster.ParseBouncer(name, p.Value); all[i].err != nil {
@@ -121,9 +124,12 @@ func askAll(ctx context.Context, client *http.Client, keys cluster.Keys, pairs, 
 			continue
 		}
 		all[i].key = all[i].key.WithApplied(said[all[i].key.Name])
-		asking.Go(func() { all[i].status, all[i].err = askStatus(ctx, client, all[i].key.URL) })
+		asking.Go(func() error {
+			all[i].status, all[i].err = askStatus(ctx, client, all[i].key.URL)
+			return nil
+		})
 	}
-	asking.Wait()
+	_ = asking.Wait() // each has its own error
 	return all
 }
 

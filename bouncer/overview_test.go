@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -227,6 +228,47 @@ func TestBouncersAnswerIsInItsKeysName(t *testing.T) {
 		if row.Bouncer != "evil" {
 			t.Errorf("%+v is shown as another bouncer's", row)
 		}
+	}
+}
+
+// Of many bouncers a command asks some at a time.
+func TestBouncersAreAskedInTurns(t *testing.T) {
+	const bouncers = 5 * bouncersAtOnce
+	var mu sync.Mutex
+	inside, most, asked := 0, 0, 0
+	full := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		inside++
+		asked++
+		most = max(most, inside)
+		if asked == bouncersAtOnce {
+			close(full)
+		}
+		mu.Unlock()
+		<-full
+		_, _ = io.WriteString(w, "{}")
+		mu.Lock()
+		inside--
+		mu.Unlock()
+	}))
+	defer server.Close()
+	client, err := clientFor(config.Config{}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys api.KVPairs
+	for i := range bouncers {
+		name := fmt.Sprintf("pooler%d", i)
+		keys = append(keys, &api.KVPair{Key: "lictor/bouncers/" + name, Value: fmt.Appendf(nil, `{"name":%q,"url":%q,"all":true}`, name, server.URL)})
+	}
+	for _, one := range askAll(t.Context(), client, cluster.NewKeys("", "", ""), keys, nil) {
+		if one.err != nil || one.status == nil {
+			t.Errorf("%s: %v", one.key.Name, one.err)
+		}
+	}
+	if most != bouncersAtOnce || asked != bouncers {
+		t.Errorf("%d were asked, at most %d at a time", asked, most)
 	}
 }
 
