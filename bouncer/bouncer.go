@@ -260,8 +260,7 @@ func (b *bouncer) newProcess(i int, c config.Config, log zerolog.Logger, pool *c
 	}
 	co.link, co.pauser, co.connCloser = pooler.NewLink(c, log, co.notify), pooler.NewPauser(c, co.notify), pooler.NewConnCloser(c, log)
 	co.healthProber = pooler.NewHealthProber(c, log, co.link)
-	viewer := render.NewViewer(c)
-	co.healthProber.Primaries, co.healthProber.Changes = func() []pooler.Primary { return primariesOf(viewer, b.table) }, b.table.Version
+	co.healthProber.Primaries, co.healthProber.Changes = func() []pooler.Primary { return primariesOf(co.viewed()) }, func() uint64 { return co.viewed().number }
 	co.healthProber.Notify = co.notify
 	front := pooler.NewFront(c, co.link, co.served, co.listening)
 	return &process{config: c, link: co.link, reconciler: co, front: front}
@@ -298,12 +297,10 @@ func updateRoutes(list map[config.ShardID]render.ShardRoute, b *routes.Table) (_
 	return list, changes
 }
 
-// primariesOf are the primaries of all shards that the table knows.
-func primariesOf(viewer *render.Viewer, b *routes.Table) []pooler.Primary {
-	known, _ := routesOf(b)
-	views, _ := viewer.View(known, render.AnyName())
-	list := make([]pooler.Primary, len(views))
-	for i, v := range views {
+// primariesOf are the primaries of all shards that are offered.
+func primariesOf(known *viewed) []pooler.Primary {
+	list := make([]pooler.Primary, len(known.views))
+	for i, v := range known.views {
 		list[i] = pooler.Primary{
 			ID: v.ID, Leader: v.Route.Leader, DBName: v.Databases[0].DBName, Databases: v.Written(), Offered: v.Offered(), Fallback: v.Fallback,
 		}

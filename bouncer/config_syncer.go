@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"sync"
@@ -24,11 +25,11 @@ type configSyncer struct {
 	// installed: a file was put into place, and is not known to last.
 	installed bool
 	// verified is what PgBouncer was seen to have taken last.
-	verified string
+	verified []byte
 	err      error
 
 	// Of the goroutine alone:
-	kept    string // as the last good one
+	kept    []byte // as the last good one
 	noSpare bool   // there is no room for the next configuration
 }
 
@@ -41,10 +42,10 @@ func (s *configSyncer) sync() {
 }
 
 // good asks for a text that PgBouncer has taken to be remembered.
-func (s *configSyncer) good(verified string) {
+func (s *configSyncer) good(verified []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.verified != verified {
+	if !bytes.Equal(s.verified, verified) {
 		s.verified = verified
 		s.notify()
 	}
@@ -92,11 +93,11 @@ func (s *configSyncer) keep() error {
 		errs = append(errs, s.file.Keep())
 	}
 	lasts := errors.Join(errs...) == nil
-	if verified != "" {
+	if len(verified) > 0 {
 		s.keepSpare(verified)
 	}
-	if verified != s.kept {
-		err := s.file.KeepGood([]byte(verified))
+	if !bytes.Equal(verified, s.kept) {
+		err := s.file.KeepGood(verified)
 		if err == nil {
 			s.kept = verified
 		}
@@ -114,8 +115,8 @@ func (s *configSyncer) keep() error {
 }
 
 // keepSpare has room at hand for a text like this one.
-func (s *configSyncer) keepSpare(text string) {
-	err := s.file.KeepSpare([]byte(text))
+func (s *configSyncer) keepSpare(text []byte) {
+	err := s.file.KeepSpare(text)
 	if err != nil && !s.noSpare {
 		s.log.Warn().Err(err).Msg("on a full disk the next failover would wait for room")
 	}

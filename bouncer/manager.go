@@ -36,7 +36,7 @@ func (c *reconciler) report(link pooler.LinkState, views []*shard, err error) {
 	if !c.proven() && len(c.ready()) == 0 {
 		c.prove()
 	}
-	if err == nil && link.Up && len(views) > 0 && c.loaded != "" {
+	if err == nil && link.Up && len(views) > 0 && len(c.loaded) > 0 {
 		c.stood()
 	}
 	if c.told || !c.inPlace(link, views, err) && (!c.restarted || !c.failedForNow(err)) {
@@ -50,12 +50,12 @@ func (c *reconciler) report(link pooler.LinkState, views []*shard, err error) {
 // runs, can be started with.
 func (c *reconciler) inPlace(link pooler.LinkState, views []*shard, err error) bool {
 	switch {
-	case c.failedForNow(err) && link.Up && c.lastBack != nil && c.loaded == string(c.lastBack.text):
+	case c.failedForNow(err) && link.Up && c.lastBack != nil && c.hasLoaded(c.lastBack.text):
 		return true
 	case err != nil || len(views) == 0 && !c.answered():
 		return false
 	case link.Up && len(views) > 0:
-		return c.loaded != ""
+		return len(c.loaded) > 0
 	case !link.Up && (link.Err == nil || len(c.config.PgBouncer.Command) > 0):
 		return false // it was not looked for yet, or is about to be started
 	}

@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -89,10 +90,9 @@ type reconciler struct {
 	viewer     *render.Viewer
 	checker    *render.Checker
 	known      map[config.ShardID]render.ShardRoute
-	seen       *viewed
 	last       *rendering
 	generation int // of the PgBouncer that has taken loaded
-	loaded     string
+	loaded     []byte
 	standing   map[string]pgbouncer.Database
 	installed  *pgbouncer.File // what is in the file; nil: it was not looked at yet
 	readBack   time.Time       // when loaded was verified
@@ -121,6 +121,8 @@ type reconciler struct {
 	reconcile time.Time
 	told      bool // the manager knows that this configuration stands
 
+	// seen is set by the goroutine alone.
+	seen atomic.Pointer[viewed]
 	// holding: clients of some shard are held.
 	holding atomic.Bool
 
@@ -182,7 +184,8 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	views, all := make([]*shard, len(known.views)), make([]shard, len(known.views))
 	for i, v := range known.views {
 		all[i] = shard{Shard: v, unhealthy: c.healthProber.Unhealthy(v.ID, v.Route.Leader), handover: c.handovers.Holds(v.ID, v.Route, v.Index)}
-		if p, paused := pauses[v.ID]; paused {
+		if _, paused := pauses[v.ID]; paused {
+			p := pauses[v.ID]
 			all[i].operator = &p
 		}
 		views[i] = &all[i]
@@ -210,7 +213,7 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	c.deadman.Set(c.deadlines(views))
 	c.noteStrangers(link)
 	// Nobody waits for this: it is for the next failure.
-	if c.loaded != "" {
+	if len(c.loaded) > 0 {
 		c.syncer.good(c.loaded)
 	}
 	if e := c.syncer.failure(); err == nil {
@@ -238,13 +241,24 @@ func (c *reconciler) forgetHolds(views []*shard) {
 // views is what is known of the shards, made anew only when that has changed: the
 // regular look at PgBouncer must cost little at a thousand shards.
 func (c *reconciler) views(version pgbouncer.Version) *viewed {
-	if c.seen == nil || c.seen.changes != c.table.Version() || c.seen.version != version {
+	seen := c.seen.Load()
+	if seen == nil || seen.changes != c.table.Version() || seen.version != version {
+		number := c.viewed().number + 1
 		var changes uint64
 		c.known, changes = updateRoutes(c.known, c.table)
 		views, left := c.viewer.View(c.known, version)
-		c.seen = &viewed{views, left, changes, version}
+		seen = &viewed{views, left, changes, version, number}
+		c.seen.Store(seen)
 	}
-	return c.seen
+	return seen
+}
+
+// viewed is what is known of the shards as of the last pass, nothing before the first.
+func (c *reconciler) viewed() *viewed {
+	if seen := c.seen.Load(); seen != nil {
+		return seen
+	}
+	return &viewed{}
 }
 
 // viewed is what view made of the table.
@@ -253,6 +267,8 @@ type viewed struct {
 	left    []render.LeftOut
 	changes uint64
 	version pgbouncer.Version
+	// number is another one for each.
+	number uint64
 }
 
 // shard is one shard in a pass.
@@ -270,7 +286,7 @@ type shard struct {
 func (c *reconciler) reset(link pooler.LinkState) {
 	c.pauser.Forget()
 	c.console.Close()
-	c.generation, c.loaded, c.standing, c.met = link.Generation, "", nil, false
+	c.generation, c.loaded, c.standing, c.met = link.Generation, nil, nil, false
 	c.retryAt = time.Time{}
 	if link.Up && c.config.Frees(link.Version) == config.FreeByTimeout {
 		c.log.Warn().Msg("clients of a lost primary are freed by TCP's timeouts only, after 30 s: give the bouncer CAP_NET_ADMIN, or take PgBouncer 1.24")
@@ -404,7 +420,7 @@ func (c *reconciler) stand(ctx context.Context, link pooler.LinkState, text []by
 	if !link.Up || c.standing == nil {
 		return nil
 	}
-	if !written && c.loaded == string(text) && len(pooler.Differences(file, c.standing)) == 0 {
+	if !written && c.hasLoaded(text) && len(pooler.Differences(file, c.standing)) == 0 {
 		return nil
 	}
 	return c.reload(ctx, text, file, views)
@@ -464,6 +480,11 @@ func (c *reconciler) mayBeEmpty() bool {
 	return c.config.AllowEmpty && c.answered()
 }
 
+// hasLoaded reports whether a text is the one that PgBouncer has taken.
+func (c *reconciler) hasLoaded(text []byte) bool {
+	return len(c.loaded) > 0 && bytes.Equal(c.loaded, text)
+}
+
 // reload makes PgBouncer take an installed text.
 func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.File, views []*render.Shard) error {
 	before, begun := c.standing, time.Now()
@@ -474,15 +495,15 @@ func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.Fil
 		c.standing = standing
 	}
 	c.connCloser.Depose(moved(views, before, c.standing)) // of a file that is refused a part may stand
-	if c.lastBack != nil && string(c.lastBack.text) == string(text) && errors.Is(err, pooler.ErrStands) {
+	if c.lastBack != nil && bytes.Equal(c.lastBack.text, text) && errors.Is(err, pooler.ErrStands) {
 		err = nil // what RELOAD has failed for is why this file stands in for another
 	}
 	if err != nil {
-		c.loaded = ""
+		c.loaded = nil
 		return err
 	}
-	c.loaded, c.readBack, c.good = string(text), taken, text
-	if c.lastBack == nil || string(c.lastBack.text) != string(text) {
+	c.loaded, c.readBack, c.good = text, taken, text
+	if c.lastBack == nil || !bytes.Equal(c.lastBack.text, text) {
 		c.unfit, c.refusal, c.lastBack = "", nil, nil
 	}
 	c.log.Info().Dur("took", time.Since(begun)).Int("shards", len(views)).Msg("RELOAD done and read back")

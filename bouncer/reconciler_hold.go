@@ -61,7 +61,7 @@ func (c *reconciler) hold(ctx context.Context, link pooler.LinkState, views []*s
 			wanted = c.offered(v)
 			since = latest(since, v.operator.Since)
 		}
-		open := slices.DeleteFunc(wanted, func(name string) bool { d, exists := c.standing[name]; return !exists || d.Paused })
+		open := slices.DeleteFunc(slices.Clone(wanted), func(name string) bool { d, exists := c.standing[name]; return !exists || d.Paused })
 		if len(open) == 0 {
 			continue
 		}
@@ -229,7 +229,7 @@ const leaveBound = 2 * time.Second
 // known: nobody would when its handover is called off. Those of a shard without a primary
 // wait for the next bouncer.
 func (c *reconciler) leave(ctx context.Context) {
-	if !c.link.Now().Up || c.seen == nil || len(c.ours) == 0 {
+	if !c.link.Now().Up || c.seen.Load() == nil || len(c.ours) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaveBound)
@@ -240,7 +240,7 @@ func (c *reconciler) leave(ctx context.Context) {
 		return
 	}
 	waits, pauses := map[string]bool{}, c.operators.all()
-	for _, v := range c.seen.views {
+	for _, v := range c.viewed().views {
 		_, paused := pauses[v.ID]
 		serves := !paused && v.Confirmed && v.Route.State == cluster.RouteOpen && !c.healthProber.Unhealthy(v.ID, v.Route.Leader) && stands(v, standing)
 		names := v.Offered()
@@ -315,10 +315,14 @@ func (c *reconciler) offered(v *shard) []string {
 	return holdable(append(v.Offered(), c.automatic()...))
 }
 
-// holdable are those of names that PgBouncer's console takes in a command. A client of the database * may ask for a
+// holdable are, in a list of their own unless all are, those of names that PgBouncer's console takes in a command. A client of the database * may ask for a
 // longer one, and a name of 59 bytes with other characters than letters, digits and _ is one with _ro.
 func holdable(names []string) []string {
-	return slices.DeleteFunc(names, func(name string) bool { return !pgbouncer.IsCommandable(name) })
+	isNot := func(name string) bool { return !pgbouncer.IsCommandable(name) }
+	if !slices.ContainsFunc(names, isNot) {
+		return names
+	}
+	return slices.DeleteFunc(slices.Clone(names), isNot)
 }
 
 // automatic are the databases that PgBouncer has, and its file has not: it makes one by its

@@ -139,9 +139,13 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 	left = append(left, c.strayFallback(views)...)
 	now := time.Now().UTC()
 	trouble := c.table.Trouble()
-	status := make(map[config.ShardID]ShardStatus, len(views))
+	changed := false
 	c.mu.Lock()
+	if c.status == nil {
+		c.status = make(map[config.ShardID]ShardStatus, len(views))
+	}
 	for _, v := range views {
+		old, known := c.status[v.ID]
 		leader := v.Route.Leader
 		s := ShardStatus{
 			Leader: leader.Name, Host: leader.Host, Port: leader.Port, Timeline: v.Route.Timeline, State: v.Route.State,
@@ -160,9 +164,8 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 		}
 		s.Paused, s.Operator = c.paused(v), v.operator
 		s.AnyPaused = slices.ContainsFunc(c.offered(v), func(name string) bool { return c.standing[name].Paused }) ||
-			c.standing == nil && c.status[v.ID].AnyPaused // as far as is known
-		if c.loaded != "" && stands(v.Shard, c.standing) {
-			old := c.status[v.ID]
+			c.standing == nil && old.AnyPaused // as far as is known
+		if len(c.loaded) > 0 && stands(v.Shard, c.standing) {
 			if old.VerifiedAt != nil && old.Host == s.Host && old.Port == s.Port && old.Timeline == s.Timeline {
 				s.VerifiedAt = old.VerifiedAt
 			} else {
@@ -173,7 +176,17 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 				s.VerifiedAt = &verified
 			}
 		}
-		status[v.ID] = s
+		if !known || !s.equal(old) {
+			c.status[v.ID], changed = s, true
+		}
+	}
+	if len(c.status) > len(views) {
+		there := make(map[config.ShardID]bool, len(views))
+		for _, v := range views {
+			there[v.ID] = true
+		}
+		maps.DeleteFunc(c.status, func(id config.ShardID, _ ShardStatus) bool { return !there[id] })
+		changed = true
 	}
 	stray := c.strays(views)
 	if len(stray) > 0 && !slices.Equal(stray, c.stray) {
@@ -181,8 +194,6 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 	}
 	c.stray, c.listen = stray, c.applier.Listens()
 	c.published, c.shown = now, c.generation
-	changed := !maps.EqualFunc(status, c.status, ShardStatus.equal)
-	c.status = status
 	known := map[string]string{}
 	for _, p := range left {
 		known[p.What] = p.Err.Error()
@@ -200,7 +211,7 @@ func (c *reconciler) publish(views []*shard, left []render.LeftOut) {
 // keptUsers are the databases whose user= was taken out of the file: PgBouncer keeps it, for
 // new connections, too.
 func (c *reconciler) keptUsers() (left []render.LeftOut) {
-	if c.last == nil || c.loaded != string(c.last.text) {
+	if c.last == nil || !c.hasLoaded(c.last.text) {
 		return nil
 	}
 	for _, e := range c.last.file.Databases {
@@ -218,6 +229,9 @@ func (c *reconciler) strayFallback(views []*shard) (left []render.LeftOut) {
 		return nil
 	}
 	for _, v := range views {
+		if !v.Fallback {
+			continue
+		}
 		if err := render.CheckFallback(*c.installed, v.Shard); err != nil {
 			left = append(left, render.LeftOut{What: "pgbouncer.fallback", Err: err})
 		}

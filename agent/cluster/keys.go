@@ -86,7 +86,10 @@ func (k Keys) Failsafe() string { return k.Prefix() + "failsafe" }
 
 // Routes is the prefix under which all shards' routes lie: a bouncer watches it
 // with one blocking query however many shards there are.
-func (k Keys) Routes() string { return k.lictor + "/routes/" }
+func (k Keys) Routes() string { return k.lictor + routesBelow }
+
+// routesBelow is what follows the prefix of Lictor's keys in those of routes.
+const routesBelow = "/routes/"
 
 // Route is what a pooler needs to know of this shard.
 func (k Keys) Route() string { return k.Routes() + k.namespace + "/" + k.scope }
@@ -119,7 +122,10 @@ func (k Keys) Rebalance() string { return k.lictor + "/rebalances/" + k.namespac
 // SplitRoute takes the key of a route apart. It fails on a key that is not
 // ROUTES/NAMESPACE/SCOPE; the namespace itself may contain slashes.
 func (k Keys) SplitRoute(key string) (namespace, scope string, err error) {
-	rest, found := strings.CutPrefix(key, k.Routes())
+	rest, found := strings.CutPrefix(key, k.lictor)
+	if found {
+		rest, found = strings.CutPrefix(rest, routesBelow)
+	}
 	if i := strings.LastIndexByte(rest, '/'); found && i > 0 && i < len(rest)-1 {
 		return rest[:i], rest[i+1:], nil
 	}

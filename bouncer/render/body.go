@@ -3,6 +3,7 @@ package render
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strconv"
@@ -23,7 +24,7 @@ import (
 type bodies struct {
 	source  string
 	version pgbouncer.Version
-	// rest is the template with a call of keptText in the place of each loop; empty: none
+	// rest is the template with a call of keptCall in the place of each loop; empty: none
 	// can be kept.
 	rest string
 	list []*body
@@ -32,13 +33,20 @@ type bodies struct {
 	frame  *frame
 }
 
-// keptText is the function that stands for a loop.
-const keptText = "kept_text"
+// keptCall is the function that stands for a loop.
+const keptCall = "kept_text"
 
 // body is one loop.
 type body struct {
 	template *template.Template
-	text     map[*Shard][]byte
+	kept     map[*Shard]keptText
+	runs     int
+}
+
+// keptText is the text of a shard, and the last run that used it.
+type keptText struct {
+	text []byte
+	run  int
 }
 
 // findBodies takes a template apart. One that cannot be is run as a whole, which also tells
@@ -67,7 +75,7 @@ func findBodies(source string, version pgbouncer.Version) *bodies {
 		if err != nil { // a variable from outside, for one
 			continue
 		}
-		call, err := parse.Parse("call", fmt.Sprintf("{{%s %d}}", keptText, len(b.list)), "", "", map[string]any{keptText: true})
+		call, err := parse.Parse("call", fmt.Sprintf("{{%s %d}}", keptCall, len(b.list)), "", "", map[string]any{keptCall: true})
 		if err != nil {
 			return &bodies{source: source, version: version}
 		}
@@ -84,7 +92,7 @@ func findBodies(source string, version pgbouncer.Version) *bodies {
 // frameFunctions are those that depend on no more than a frame does.
 func frameFunctions(version pgbouncer.Version) map[string]any {
 	functions := textFunctions(version)
-	for _, name := range []string{keptText, "settings", "peers", "user_options", "fallback"} {
+	for _, name := range []string{keptCall, "settings", "peers", "user_options", "fallback"} {
 		functions[name] = nil
 	}
 	return functions
@@ -153,12 +161,14 @@ func (b *body) texts(shards []*TemplateShard) ([][]byte, error) {
 	texts := make([][]byte, len(shards))
 	var fresh []int
 	for i, s := range shards {
-		var have bool
-		if texts[i], have = b.text[s.of]; !have {
+		one, have := b.kept[s.of]
+		if !have {
 			fresh = append(fresh, i)
+			continue
 		}
+		texts[i] = one.text
 	}
-	if len(fresh) == 0 && len(b.text) == len(shards) {
+	if len(fresh) == 0 && len(b.kept) == len(shards) {
 		return texts, nil
 	}
 	var making errgroup.Group
@@ -178,10 +188,14 @@ func (b *body) texts(shards []*TemplateShard) ([][]byte, error) {
 	if err := making.Wait(); err != nil {
 		return nil, err
 	}
-	b.text = make(map[*Shard][]byte, len(shards))
-	for i, s := range shards {
-		b.text[s.of] = texts[i]
+	if b.kept == nil {
+		b.kept = make(map[*Shard]keptText, len(shards))
 	}
+	b.runs++
+	for i, s := range shards {
+		b.kept[s.of] = keptText{texts[i], b.runs}
+	}
+	maps.DeleteFunc(b.kept, func(_ *Shard, t keptText) bool { return t.run != b.runs })
 	return texts, nil
 }
 

@@ -215,7 +215,7 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 	functions := shardFunctions(find, version)
 	maps.Copy(functions, map[string]any{
 		"shards": shards,
-		keptText: func(i int) (string, error) {
+		keptCall: func(i int) (string, error) {
 			list, err := shards()
 			if err != nil {
 				return "", err

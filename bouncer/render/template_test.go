@@ -259,7 +259,9 @@ func TestReaders(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := routeTo("p")
 			r.Replicas = c.replicas
-			to, elsewhere := (&Shard{mode: c.mode, readers: chooseReaders(r, "b2", c.mode)}).Readers()
+			v := &Shard{mode: c.mode, readers: chooseReaders(r, "b2", c.mode)}
+			v.name()
+			to, elsewhere := v.Readers()
 			if got := fmt.Sprint(to, " ", elsewhere); got != c.want {
 				t.Errorf("readers are %s, want %s", got, c.want)
 			}

@@ -35,6 +35,9 @@ type Shard struct {
 	// options are PgBouncer's for each of the names that it has of the shard; nil: there are none.
 	options  map[string][]pgbouncer.Option
 	template TemplateShard
+	// offered, written and to are what Offered, Written and Readers return.
+	offered, written []string
+	to               string
 }
 
 // TemplateShard is what templates see of a shard.
@@ -243,6 +246,7 @@ func (w *Viewer) make(id config.ShardID, known ShardRoute, label string) keptVie
 	}
 	if unfit == nil {
 		v.readers = chooseReaders(v.Route, w.config.Name+"/"+string(id), v.mode)
+		v.name()
 		if w.config.HasDatabaseOptions(s) {
 			v.options = map[string][]pgbouncer.Option{}
 			for _, name := range v.Offered() {
@@ -345,17 +349,25 @@ func chooseReaders(r cluster.Route, seed, mode string) Readers {
 	return to
 }
 
-// Offered lists all databases of the shard.
-func (v *Shard) Offered() []string {
-	var names []string
+// name notes the names of the shard's databases: they are asked for in each pass.
+func (v *Shard) name() {
 	for _, d := range v.Databases {
-		names = append(names, d.Name)
-		if !v.readers.unserved {
-			names = append(names, d.ReadOnlyName())
+		v.written, v.offered = append(v.written, d.Name), append(v.offered, d.Name)
+		if v.readers.unserved {
+			continue
+		}
+		readers := d.ReadOnlyName()
+		v.offered = append(v.offered, readers)
+		if v.readers.primary {
+			v.written = append(v.written, readers)
 		}
 	}
-	return names
+	v.offered, v.written = slices.Clip(v.offered), slices.Clip(v.written)
+	v.to = v.readers.place()
 }
+
+// Offered lists all databases of the shard; the list must not be changed.
+func (v *Shard) Offered() []string { return v.offered }
 
 // Readers tells where readers of the shard go, in words or as hosts and a port, and the
 // replicas that would take them and get none, as they listen on another port.
@@ -368,22 +380,18 @@ func (v *Shard) Readers() (to string, elsewhere []string) {
 	case v.readers.primary:
 		return "primary", nil
 	}
-	hosts := v.readers.Host
+	return v.to, v.readers.elsewhere
+}
+
+// place is the hosts and their port.
+func (r Readers) place() string {
+	hosts := r.Host
 	if strings.ContainsAny(hosts, ",:") {
 		hosts = "[" + hosts + "]"
 	}
-	return hosts + ":" + strconv.Itoa(v.readers.Port), v.readers.elsewhere
+	return hosts + ":" + strconv.Itoa(r.Port)
 }
 
 // Written lists the databases that lead to the primary: those to be held while
-// there is none.
-func (v *Shard) Written() []string {
-	var names []string
-	for _, d := range v.Databases {
-		names = append(names, d.Name)
-		if v.readers.primary {
-			names = append(names, d.ReadOnlyName())
-		}
-	}
-	return names
-}
+// there is none. The list must not be changed.
+func (v *Shard) Written() []string { return v.written }

@@ -96,14 +96,21 @@ func (b *Table) heard(id config.ShardID) (Known, bool) {
 	if k, waits := b.pace.waiting[id]; waits {
 		return k, true
 	}
-	k, found := b.shards[id]
-	return k, found
+	return b.taken(id)
+}
+
+// taken is what is taken in of a shard.
+func (b *Table) taken(id config.ShardID) (Known, bool) {
+	if k := b.shards[id]; k != nil {
+		return *k, true
+	}
+	return Known{}, false
 }
 
 // admit takes in what Consul says of a shard, now or, when that changes it too often, with the
 // next catchUp. It reports whether the shard has changed.
 func (b *Table) admit(id config.ShardID, now Known) (changed bool) {
-	old, have := b.shards[id]
+	old, have := b.taken(id)
 	changed = !have || !old.Confirmed || old.Gone || old.Patroni != now.Patroni || !now.Route.SameTopology(old.Route) || !now.Route.Since.Equal(old.Route.Since)
 	if changed && !b.pace.allow(id, max(len(b.shards), len(b.only))) {
 		b.pace.waiting[id] = now

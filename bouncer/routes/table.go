@@ -118,8 +118,9 @@ type Table struct {
 	patroni    map[config.ShardID]bool // those whose routes are not looked at
 	allowEmpty bool
 
-	mu       sync.Mutex
-	shards   map[config.ShardID]Known
+	mu sync.Mutex
+	// shards are replaced, never changed.
+	shards   map[config.ShardID]*Known
 	problems map[string]error
 	// wrong is what is wrong with shards that Patroni runs.
 	wrong map[string]error
@@ -139,7 +140,7 @@ type Table struct {
 
 func NewTable(c config.Config) *Table {
 	b := &Table{
-		keys: c.Keys(), allowEmpty: c.AllowEmpty, shards: map[config.ShardID]Known{}, problems: map[string]error{},
+		keys: c.Keys(), allowEmpty: c.AllowEmpty, shards: map[config.ShardID]*Known{}, problems: map[string]error{},
 		patroni: map[config.ShardID]bool{}, wrong: map[string]error{}, ahead: map[config.ShardID]bool{}, pace: newPace(),
 	}
 	if !c.ServesAll() {
@@ -162,7 +163,7 @@ func (b *Table) now() uint64 {
 func (b *Table) set(id config.ShardID, k Known) {
 	b.revisions++
 	k.Revision = b.revisions
-	b.shards[id] = k
+	b.shards[id] = &k
 }
 
 // Known returns what is known of every shard, and a number that is the same as
@@ -170,16 +171,20 @@ func (b *Table) set(id config.ShardID, k Known) {
 func (b *Table) Known() (shards map[config.ShardID]Known, changes uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return maps.Clone(b.shards), b.changes
+	shards = make(map[config.ShardID]Known, len(b.shards))
+	for id, k := range b.shards {
+		shards[id] = *k
+	}
+	return shards, b.changes
 }
 
-// Each calls a function with what is known of every shard, of which it must keep and change
-// nothing, and returns how many there are, and Version.
+// Each calls a function with what is known of every shard, of which it must change nothing, and
+// returns how many there are, and Version.
 func (b *Table) Each(call func(config.ShardID, *Known)) (n int, changes uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for id, k := range b.shards {
-		call(id, &k)
+		call(id, k)
 	}
 	return len(b.shards), b.changes
 }
@@ -253,12 +258,11 @@ func (b *Table) Merge(a Answer) outcome {
 	b.listed = a.Index
 	problems, present := map[string]error{}, make(map[config.ShardID]bool, len(a.Pairs))
 	for i, p := range a.Pairs {
-		namespace, scope, err := b.keys.SplitRoute(p.Key)
+		id, err := b.shardOf(p.Key)
 		if err != nil {
 			problems[p.Key] = err
 			continue
 		}
-		id := config.ShardID(namespace + "/" + scope)
 		if !b.Serves(id) || b.patroni[id] {
 			continue
 		}
@@ -387,15 +391,25 @@ func (b *Table) unread(pairs []Pair) (fresh []int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i, p := range pairs {
-		namespace, scope, err := b.keys.SplitRoute(p.Key)
+		id, err := b.shardOf(p.Key)
 		if err != nil {
 			continue
 		}
-		if old, have := b.heard(config.ShardID(namespace + "/" + scope)); !have || p.ModifyIndex != old.ModifyIndex {
+		if old, have := b.heard(id); !have || p.ModifyIndex != old.ModifyIndex {
 			fresh = append(fresh, i)
 		}
 	}
 	return fresh
+}
+
+// shardOf is the shard whose route a key has. Its name is part of the key: there may be thousands,
+// again and again.
+func (b *Table) shardOf(key string) (config.ShardID, error) {
+	namespace, scope, err := b.keys.SplitRoute(key)
+	if err != nil {
+		return "", err
+	}
+	return config.ShardID(key[len(key)-len(namespace)-len("/")-len(scope):]), nil
 }
 
 // readAtOnce is how many values are read one after the other.

@@ -21,8 +21,7 @@ func (b *Table) routed(id config.ShardID) bool {
 func (b *Table) Get(id config.ShardID) (Known, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	k, found := b.shards[id]
-	return k, found
+	return b.taken(id)
 }
 
 // followed takes in what Patroni's keys say of a shard. A route of Lictor's stays

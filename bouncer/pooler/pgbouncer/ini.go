@@ -1,6 +1,7 @@
 package pgbouncer
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -87,6 +88,8 @@ type databaseLine struct {
 	entry   Entry
 	problem error
 	run     int
+	// remark: there is no database.
+	remark bool
 }
 
 // Parse reads a file as ParseFile does. wrong is what Check says of its databases.
@@ -100,18 +103,23 @@ func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
 	}
 	p.runs++
 	section, n, first := "", 0, map[[2]string]int{}
-	for line := range strings.SplitSeq(string(text), "\n") {
+	for part := range bytes.SplitSeq(text, []byte("\n")) {
 		n++
-		if d := p.lines[line]; d != nil && section == "databases" {
-			d.run, wrong = p.runs, f.add(d, n, wrong)
+		if d := p.lines[string(part)]; d != nil && section == "databases" {
+			if d.run = p.runs; !d.remark {
+				wrong = f.add(d, n, wrong)
+			}
 			continue
 		}
-		line = strings.Clone(line) // what is kept of it would keep the whole text
+		line := string(part)
 		setting, err := trimLine(line)
 		switch {
 		case err != nil:
 			return File{}, nil, &SyntaxError{n, err.Error()}
 		case setting == "" || setting[0] == ';' || setting[0] == '#':
+			if section == "databases" {
+				p.lines[line] = &databaseLine{remark: true, run: p.runs}
+			}
 			continue
 		case setting[0] == '[':
 			if section, err = f.begin(setting); err != nil {
