@@ -215,7 +215,7 @@ func (c *reconciler) keptUsers() (left []render.LeftOut) {
 		return nil
 	}
 	for _, e := range c.last.file.Databases {
-		if kept := c.standing[e.Name].ForceUser; kept != "" && e.Params["user"] == "" {
+		if kept := c.standing[e.Name].ForceUser; kept != "" && e.User() == "" {
 			left = append(left, render.LeftOut{What: "database " + e.Name, Err: fmt.Errorf(
 				"PgBouncer keeps user=%s of its database %s until it is restarted, though it is no longer in %s", kept, e.Name, c.config.PgBouncer.Config)})
 		}

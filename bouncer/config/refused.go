@@ -194,7 +194,7 @@ func (c Config) asInstalled(s Shard, installed pgbouncer.File, fields []string, 
 		if !found {
 			continue
 		}
-		if dbname := e.Params["dbname"]; dbname != "" {
+		if dbname := e.Params()["dbname"]; dbname != "" {
 			d.DBName = dbname
 		}
 		kept.Databases = append(kept.Databases, d.Name+"="+d.DBName)
@@ -223,7 +223,7 @@ func (c Config) asInstalled(s Shard, installed pgbouncer.File, fields []string, 
 // optionsOf are the options of a line but for where it leads.
 func optionsOf(e pgbouncer.Entry) map[string]any {
 	options := map[string]any{}
-	for name, value := range e.Params {
+	for name, value := range e.Params() {
 		switch name {
 		case "host", "port", "dbname":
 		case "reserve_pool":

@@ -77,7 +77,7 @@ func checkEntry(e pgbouncer.Entry, version pgbouncer.Version) error {
 		errs = append(errs, pgbouncer.CheckName(e.Name, version))
 	}
 	var wrong []string
-	for name, value := range e.Params {
+	for name, value := range e.Params() {
 		switch name {
 		case "host", "port", "dbname":
 			continue // looked at beside the routes

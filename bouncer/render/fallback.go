@@ -24,7 +24,7 @@ func WithRoutes(good []byte, views []*Shard, version pgbouncer.Version) ([]byte,
 	lines := strings.Split(string(good), "\n")
 	moves := moves{}
 	put := func(e pgbouncer.Entry, host string, port int) error {
-		params := maps.Clone(e.Params)
+		params := e.Params()
 		params["host"], params["port"] = host, strconv.Itoa(port)
 		line, err := databaseLine(e.Name, params, version)
 		if err == nil && (e.Host() != host || e.Port() != port) {

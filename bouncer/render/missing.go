@@ -45,7 +45,7 @@ func paramsOf(name string, installed pgbouncer.File, standing map[string]pgbounc
 	d, stands := standing[name]
 	switch {
 	case written && (!stands || d.Host == e.Host() && (e.Host() == "" || d.Port == e.Port())):
-		return e.Params
+		return e.Params()
 	case !stands:
 		return nil
 	}

@@ -26,21 +26,35 @@ type File struct {
 
 // Entry is one database and its connection string.
 type Entry struct {
-	Name   string
-	Params map[string]string
-	Line   int
+	Name string
+	Line int
 
-	host string
-	port int
+	// params is the connection string as it stands: maps of thousands would take more room than
+	// all else that is known of them.
+	params, host, user string
+	port               int
 }
 
-func newEntry(name string, params map[string]string) Entry {
-	e := Entry{Name: name, Params: params, host: params["host"], port: 5432}
+func newEntry(name, connString string) (Entry, error) {
+	params, err := parseConnString(connString)
+	if err != nil {
+		return Entry{}, fmt.Errorf("database %q: %w", name, err)
+	}
+	e := Entry{Name: name, params: connString, host: params["host"], user: params["user"], port: 5432}
 	if port, err := strconv.Atoi(params["port"]); err == nil {
 		e.port = port
 	}
-	return e
+	return e, nil
 }
+
+// Params are all parameters of the connection string, in a map of the caller's own.
+func (e Entry) Params() map[string]string {
+	params, _ := parseConnString(e.params) // it was read once
+	return params
+}
+
+// User is the user parameter, empty: there is none.
+func (e Entry) User() string { return e.user }
 
 // Host is the host parameter.
 func (e Entry) Host() string { return e.host }
@@ -88,8 +102,6 @@ type databaseLine struct {
 	entry   Entry
 	problem error
 	run     int
-	// remark: there is no database.
-	remark bool
 }
 
 // Parse reads a file as ParseFile does. wrong is what Check says of its databases.
@@ -106,29 +118,25 @@ func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
 	for part := range bytes.SplitSeq(text, []byte("\n")) {
 		n++
 		if d := p.lines[string(part)]; d != nil && section == "databases" {
-			if d.run = p.runs; !d.remark {
-				wrong = f.add(d, n, wrong)
-			}
+			d.run, wrong = p.runs, f.add(d, n, wrong)
 			continue
 		}
-		line := string(part)
-		setting, err := trimLine(line)
+		trimmed, err := trimLine(part)
 		switch {
 		case err != nil:
 			return File{}, nil, &SyntaxError{n, err.Error()}
-		case setting == "" || setting[0] == ';' || setting[0] == '#':
-			if section == "databases" {
-				p.lines[line] = &databaseLine{remark: true, run: p.runs}
-			}
+		case len(trimmed) == 0 || trimmed[0] == ';' || trimmed[0] == '#':
 			continue
-		case setting[0] == '[':
-			if section, err = f.begin(setting); err != nil {
+		case trimmed[0] == '[':
+			if section, err = f.begin(string(trimmed)); err != nil {
 				return File{}, nil, &SyntaxError{n, err.Error()}
 			}
 			continue
 		case section == "":
 			return File{}, nil, &SyntaxError{n, "a setting before the first [section]"}
 		}
+		line := string(part)
+		setting := line[strings.Index(line, string(trimmed)):][:len(trimmed)] // in the same memory
 		key, value, err := splitSetting(setting, section == "databases")
 		if err != nil {
 			return File{}, nil, &SyntaxError{n, err.Error()}
@@ -162,11 +170,11 @@ func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
 
 // read makes a database of its connection string.
 func (p *Parser) read(name, connString string) (*databaseLine, error) {
-	params, err := parseConnString(connString)
+	entry, err := newEntry(name, connString)
 	if err != nil {
-		return nil, fmt.Errorf("database %q: %w", name, err)
+		return nil, err
 	}
-	d := &databaseLine{entry: newEntry(name, params), run: p.runs}
+	d := &databaseLine{entry: entry, run: p.runs}
 	if p.Check != nil {
 		d.problem = p.Check(d.entry)
 	}
@@ -174,14 +182,14 @@ func (p *Parser) read(name, connString string) (*databaseLine, error) {
 }
 
 // trimLine is a line without what surrounds its setting.
-func trimLine(line string) (string, error) {
-	line = strings.TrimSuffix(line, "\r")
-	if at := strings.IndexFunc(line, func(r rune) bool { return unicode.IsControl(r) && r != '\t' }); at >= 0 {
-		return "", fmt.Errorf("control character %q", line[at])
+func trimLine(line []byte) ([]byte, error) {
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	if at := bytes.IndexFunc(line, func(r rune) bool { return unicode.IsControl(r) && r != '\t' }); at >= 0 {
+		return nil, fmt.Errorf("control character %q", line[at])
 	}
-	line = strings.Trim(line, " \t")
-	if strings.HasPrefix(line, "%") {
-		return "", errors.New("%include is not allowed: what it brings in cannot be checked before RELOAD")
+	line = bytes.Trim(line, " \t")
+	if bytes.HasPrefix(line, []byte("%")) {
+		return nil, errors.New("%include is not allowed: what it brings in cannot be checked before RELOAD")
 	}
 	return line, nil
 }

@@ -53,7 +53,7 @@ func TestParseFile(t *testing.T) {
 			} else {
 				var entries []string
 				for _, e := range f.Databases {
-					entries = append(entries, fmt.Sprint(e.Name, " ", e.Params))
+					entries = append(entries, fmt.Sprint(e.Name, " ", e.Params()))
 				}
 				got = fmt.Sprint(entries, " ", f.Settings)
 			}
@@ -125,7 +125,7 @@ func FuzzParseFile(f *testing.F) {
 				}
 			}
 			again.WriteString(name + " =")
-			for key, value := range e.Params {
+			for key, value := range e.Params() {
 				again.WriteString(" " + key + "=" + QuoteValue(value))
 			}
 			again.WriteString("\n")
@@ -135,7 +135,7 @@ func FuzzParseFile(f *testing.F) {
 			t.Fatalf("%v\n%s", err, again.String())
 		}
 		for i, e := range second.Databases {
-			if e.Name != file.Databases[i].Name || !maps.Equal(e.Params, file.Databases[i].Params) {
+			if e.Name != file.Databases[i].Name || !maps.Equal(e.Params(), file.Databases[i].Params()) {
 				t.Fatalf("%+v became %+v", file.Databases[i], e)
 			}
 		}
@@ -163,8 +163,8 @@ func TestParserKeepsLines(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 13))
 	looks := map[string]int{}
 	p := Parser{Check: func(e Entry) error {
-		looks[e.Params["host"]]++
-		if e.Params["bad"] != "" {
+		looks[e.Params()["host"]]++
+		if e.Params()["bad"] != "" {
 			return fmt.Errorf("%q: bad", e.Name)
 		}
 		return nil
