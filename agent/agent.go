@@ -207,7 +207,8 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	}
 	a.node = &node{
 		board: a.board, m: &a.m, conf: a.conf, compat: cfg.Lictor.Speaks(), source: o.Source, show: func() { a.show(a.m.Reason) },
-		keys: a.m.Keys, store: store, pg: a.pg, backups: cfg.Lictor.Backup.InForce(), kickPostgres: a.kickPostgres, reloading: make(chan struct{}, 1), systemd: o.Systemd, metrics: counted, log: o.Log,
+		keys: a.m.Keys, store: store, pg: a.pg, backups: cfg.Lictor.Backup.InForce(), upgradeBinDir: cfg.Lictor.UpgradeBinDir, checkingUpgrade: make(chan struct{}, 1),
+		kickPostgres: a.kickPostgres, reloading: make(chan struct{}, 1), systemd: o.Systemd, metrics: counted, log: o.Log,
 	}
 	a.dynamic.Store(&dynamic)
 	return a, nil

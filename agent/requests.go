@@ -23,20 +23,23 @@ import (
 // goroutines of requests; what they want of the loop's state they ask the loop for.
 type node struct {
 	*board
-	m            *loopState // in what is asked of the loop alone
-	conf         *dynamicConfig
-	compat       string
-	source       config.Source
-	show         func() // on the loop
-	keys         cluster.Keys
-	store        *consul.Store
-	pg           *postgres.Instance
-	backups      config.Backup
-	kickPostgres chan struct{}
-	reloading    chan struct{} // holds one while the configuration file is read anew
-	systemd      *systemd.Notifier
-	metrics      *metrics.Metrics
-	log          zerolog.Logger
+	m       *loopState // in what is asked of the loop alone
+	conf    *dynamicConfig
+	compat  string
+	source  config.Source
+	show    func() // on the loop
+	keys    cluster.Keys
+	store   *consul.Store
+	pg      *postgres.Instance
+	backups config.Backup
+	// upgradeBinDir is lictor.upgrade_bin_dir.
+	upgradeBinDir   string
+	checkingUpgrade chan struct{} // holds one while a check for a major upgrade goes on
+	kickPostgres    chan struct{}
+	reloading       chan struct{} // holds one while the configuration file is read anew
+	systemd         *systemd.Notifier
+	metrics         *metrics.Metrics
+	log             zerolog.Logger
 }
 
 // Observe looks at PostgreSQL anew (api.Node).

@@ -154,6 +154,35 @@ func (n *node) planRestore(ctx context.Context, r api.RestoreRequest) (backup.Pl
 	return plan, err
 }
 
+// upgradeCheckLimit bounds a check: pg_upgrade asks each database of the cluster several times.
+const upgradeCheckLimit = 30 * time.Minute
+
+// CheckUpgrade tries whether this member's data could become those of a later major version
+// (api.Node).
+func (n *node) CheckUpgrade(ctx context.Context, to int) (pg.UpgradeCheck, error) {
+	select { // its directory has one name
+	case n.checkingUpgrade <- struct{}{}:
+		defer func() { <-n.checkingUpgrade }()
+	default:
+		return pg.UpgradeCheck{}, api.ErrConflict
+	}
+	state := n.State()
+	switch {
+	case !state.Postgres.Accepting:
+		return pg.UpgradeCheck{}, fmt.Errorf("%w: PostgreSQL does not serve, and is looked at while it does", api.ErrRefused)
+	case state.Task.Kind != "":
+		return pg.UpgradeCheck{}, fmt.Errorf("%w: %s in progress", api.ErrRefused, state.Task.Kind)
+	}
+	ctx, cancel := context.WithTimeout(ctx, upgradeCheckLimit)
+	defer cancel()
+	n.log.Info().Int("to", to).Msg("checking for a major upgrade")
+	found, err := n.pg.CheckUpgrade(ctx, to, n.upgradeBinDir)
+	if n.dynamic.Load().StandbyCluster.On() {
+		found.Problems = append(found.Problems, "this is a standby shard (standby_cluster): physical replication cannot follow another major version; make it anew after the other site's upgrade")
+	}
+	return found, err
+}
+
 // CancelRestore has a restore that is under way undone (api.Node).
 func (n *node) CancelRestore(ctx context.Context) error {
 	err := n.ask(ctx, func() error {

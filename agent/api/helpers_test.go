@@ -14,6 +14,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // fakeNode is a Node of function fields; what is not set must not be called.
@@ -25,6 +26,7 @@ type fakeNode struct {
 	cancelRestart    func(context.Context) error
 	restore          func(context.Context, RestoreRequest) error
 	cancelRestore    func(context.Context) error
+	checkUpgrade     func(context.Context, int) (pg.UpgradeCheck, error)
 	reinitialize     func(context.Context, ReinitRequest) error
 	switchover       func(context.Context, cluster.Failover) (Outcome, error)
 	cancelSwitchover func(context.Context) error
@@ -115,6 +117,13 @@ func (n *fakeNode) CancelRestore(ctx context.Context) error {
 		return errUnexpected
 	}
 	return n.cancelRestore(ctx)
+}
+
+func (n *fakeNode) CheckUpgrade(ctx context.Context, to int) (pg.UpgradeCheck, error) {
+	if n.checkUpgrade == nil {
+		return pg.UpgradeCheck{}, errUnexpected
+	}
+	return n.checkUpgrade(ctx, to)
 }
 
 func (n *fakeNode) Switchover(ctx context.Context, f cluster.Failover) (Outcome, error) {

@@ -37,6 +37,9 @@ type Node interface {
 	Restore(ctx context.Context, r RestoreRequest) error
 	// CancelRestore has a restore undone, and returns when it is. ErrNone: there is none.
 	CancelRestore(ctx context.Context) error
+	// CheckUpgrade tries whether this member's data could become those of a later major version, and
+	// changes nothing. ErrConflict: another check goes on.
+	CheckUpgrade(ctx context.Context, to int) (pg.UpgradeCheck, error)
 	// Switchover asks the leader to hand over and waits for the outcome. With
 	// scheduled set it only leaves the request. Failover is the same without a
 	// leader named.

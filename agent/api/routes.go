@@ -220,6 +220,8 @@ func (s *Server) handler(method, segment string) (h changeHandler, bodyNeeded bo
 		return s.restore, true
 	case "DELETE restore":
 		return s.cancelRestore, false
+	case "POST upgrade_check":
+		return s.checkUpgrade, true
 	case "POST switchover":
 		return s.switchover, true
 	case "POST failover":

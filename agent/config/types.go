@@ -364,6 +364,10 @@ type Lictor struct {
 	// OSUser is the user that PostgreSQL runs as when the agent was started as root. Default: the
 	// owner of the data directory, else postgres.
 	OSUser string `mapstructure:"os_user"`
+	// UpgradeBinDir is the directory of the programs of the major version to which the shard is to be
+	// upgraded: lictor upgrade --check runs them. Default: where this version's are, with the other one's
+	// number in place of its own, /usr/lib/postgresql/17/bin for /usr/lib/postgresql/15/bin.
+	UpgradeBinDir string `mapstructure:"upgrade_bin_dir"`
 	// Compat is whose words REST API and member keys use: patroni-4 says primary, patroni-3 master.
 	// For tools and Patroni members of that version. Where it is written, loop_wait and retry_timeout
 	// that do not fit into ttl are taken, and lowered as Patroni 4.1 does (patroni-3 keeps them in the

@@ -28,6 +28,7 @@
 //	maintain.go    reload, reinit, pause, resume, flush, remove
 //	restore.go, beside.go
 //	               restore --as: the configuration of a shard beside the one that it was
+//	upgrade.go     upgrade --check: whether each member could become another major version
 //	secret.go      rotate-secret
 //	query.go       query, dsn, version
 //	doctor.go, doctor_consul.go, doctor_member.go, doctor_postgres.go, doctor_pgbouncer.go

@@ -59,6 +59,7 @@ type Instance struct {
 	*cloner
 	*restorer
 	*rewinder
+	*upgrader
 }
 
 // assemble puts an instance together.
@@ -84,6 +85,7 @@ func assemble(i *installation, l Launcher) *Instance {
 	p.bootstrapper = &bootstrapper{i, p.confFiles, p.dataDirectory, p.session, p.checker, p.server, p.scripts, p.customMethods}
 	p.cloner = &cloner{i, p.confFiles, p.dataDirectory, p.upstreams, p.processes, p.customMethods}
 	p.restorer = &restorer{i, p.dataDirectory, p.walDir, p.processes, p.customMethods, p.bootstrapper}
+	p.upgrader = &upgrader{i, p.dataDirectory, p.confFiles, p.session}
 	p.rewinder = &rewinder{i, p.records, p.confFiles, p.dataDirectory, p.upstreams, p.processes}
 	return p
 }

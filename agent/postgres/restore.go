@@ -114,6 +114,18 @@ func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 	if err != nil {
 		return fmt.Errorf("the data directory: %w", err)
 	}
+	if err := movable(dir); err != nil {
+		return err
+	}
+	note := RestoreNote{Discarded: r.Discarded, Before: r.Before, Aside: dir + beforeRestore + time.Now().UTC().Format("20060102T150405.000000")}
+	if note.ID, err = identity(dir); err != nil {
+		return err
+	}
+	return p.writeRestoreNote(note)
+}
+
+// movable says why a data directory cannot be moved aside.
+func movable(dir string) error {
 	mounts, err := mountPoints()
 	if err != nil {
 		return err
@@ -124,11 +136,7 @@ func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 	if err := mountedIn(dir); err != nil {
 		return fmt.Errorf("the data directory cannot be moved aside: %w", err)
 	}
-	note := RestoreNote{Discarded: r.Discarded, Before: r.Before, Aside: dir + beforeRestore + time.Now().UTC().Format("20060102T150405.000000")}
-	if note.ID, err = identity(dir); err != nil {
-		return err
-	}
-	return p.writeRestoreNote(note)
+	return nil
 }
 
 func (p *dataDirectory) writeRestoreNote(note RestoreNote) error {

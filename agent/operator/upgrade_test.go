@@ -1,0 +1,56 @@
+package operator
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// A command that would change something, or does not say to what, ends before anybody is asked.
+func TestUpgradeIsRefused(t *testing.T) {
+	for name, o := range map[string]UpgradeOptions{"without --check": {To: 17}, "without --to": {Check: true}, "to nothing": {To: -1, Check: true}} {
+		if err := Upgrade(t.Context(), &Console{}, &Shard{}, o); ExitCode(err) != ExitUsage {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s := &Shard{}
+	if _, err := s.checkUpgrade(t.Context(), cluster.Member{Name: "db1"}, 17); err == nil || !strings.Contains(err.Error(), "runs Patroni") {
+		t.Errorf("of a member of Patroni's: %v", err)
+	}
+}
+
+func TestJudgeUpgrade(t *testing.T) {
+	for name, test := range map[string]struct {
+		found pg.UpgradeCheck
+		err   error
+		want  []Level
+	}{
+		"nothing found":  {pg.UpgradeCheck{From: 15}, nil, []Level{Fine}},
+		"a warning":      {pg.UpgradeCheck{From: 15, Warnings: []string{"slots"}}, nil, []Level{Worth, Fine}},
+		"a problem":      {pg.UpgradeCheck{From: 15, Problems: []string{"a", "b"}, Warnings: []string{"slots"}}, nil, []Level{Wrong, Wrong, Worth}},
+		"no answer":      {pg.UpgradeCheck{}, errors.New("refused"), []Level{Wrong}},
+		"half an answer": {pg.UpgradeCheck{Problems: []string{"a"}}, errors.New("no room"), []Level{Wrong, Wrong}},
+	} {
+		d := diagnosis{area: "upgrade"}
+		d.judgeUpgrade("orders/db1", 17, time.Second, test.found, test.err)
+		var levels []Level
+		for _, f := range d.findings {
+			levels = append(levels, f.Level)
+			if f.Level == Wrong && f.Do == "" {
+				t.Errorf("%s: %+v does not say what to do", name, f)
+			}
+		}
+		if len(levels) != len(test.want) {
+			t.Fatalf("%s: %+v", name, d.findings)
+		}
+		for i, level := range test.want {
+			if levels[i] != level {
+				t.Errorf("%s: %v, want %v", name, levels, test.want)
+			}
+		}
+	}
+}

@@ -1,0 +1,291 @@
+package postgres
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lictor-ha/lictor/agent/fence"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// nextBin are the programs of a later version than binDir's: POSTGRES_NEXT_BIN, when set.
+func nextBin(t *testing.T, major int) (dir string, next int) {
+	t.Helper()
+	dirs := []string{os.Getenv("POSTGRES_NEXT_BIN")}
+	if dirs[0] == "" {
+		dirs, _ = filepath.Glob("/usr/lib/postgresql/*/bin")
+		more, _ := filepath.Glob("/var/cache/lictor/versions-*/usr/lib/postgresql/*/bin")
+		dirs = append(dirs, more...)
+	}
+	for _, dir := range dirs {
+		if next, err := strconv.Atoi(filepath.Base(filepath.Dir(dir))); err == nil && next > major {
+			return dir, next
+		}
+	}
+	t.Skipf("no programs of a later version than %d: name them in POSTGRES_NEXT_BIN", major)
+	return "", 0
+}
+
+// A check tells of primary and replica whether their data could be upgraded, and leaves nothing.
+func TestUpgradeCheck(t *testing.T) {
+	ctx := within(t)
+	dir := newDir(t)
+	s := settings(t, dir, "a")
+	s.Postgres.Parameters["wal_level"] = "logical"
+	a := newInstance(t, s)
+	bin, next := nextBin(t, a.Major())
+	bootstrapped(ctx, t, a)
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	observe(ctx, t, a, "answers", func(s State) bool { return s.Accepting })
+	b := newInstance(t, settings(t, dir, "b"))
+	control, err := a.control(ctx)
+	must(t, err)
+	up := upstream(a)
+	must(t, b.MakeReplica(ctx, &up, control.SystemIdentifier, nil))
+	must(t, b.Start(ctx, StartAs{Role: Replica, Upstream: &up}))
+	observe(ctx, t, b, "is a replica", func(s State) bool { return s.Accepting && s.InRecovery })
+	check := func(p *Instance) pg.UpgradeCheck {
+		t.Helper()
+		before, started := top(t, dir), observe(ctx, t, p, "runs", func(s State) bool { return s.Accepting }).StartTime
+		found, err := p.CheckUpgrade(ctx, next, bin)
+		must(t, err)
+		if after := top(t, dir); !slices.Equal(before, after) {
+			t.Errorf("left behind: %v, was %v", after, before)
+		}
+		if s := observe(ctx, t, p, "still runs", func(s State) bool { return s.Accepting }); !s.StartTime.Equal(started) {
+			t.Error("PostgreSQL was restarted")
+		}
+		if found.From != p.Major() || found.To != next {
+			t.Errorf("from %d to %d", found.From, found.To)
+		}
+		return found
+	}
+	for _, p := range []*Instance{a, b} {
+		if found := check(p); len(found.Problems)+len(found.Warnings) > 0 {
+			t.Errorf("%s: %+v", p.name, found)
+		}
+	}
+	// What pg_upgrade finds is told, with the list that it has written.
+	sql(ctx, t, a, "CREATE TABLE public.unfit (a regprocedure)")
+	sql(ctx, t, a, "CREATE TABLESPACE elsewhere LOCATION '"+ownDir(t, a, "elsewhere")+"'")
+	found := strings.Join(check(a).Problems, "\n")
+	for _, want := range []string{"tablespaces (elsewhere)", "pg_upgrade: ", "public.unfit.a"} {
+		if !strings.Contains(found, want) {
+			t.Errorf("%s is missing in %q", want, found)
+		}
+	}
+	sql(ctx, t, a, "DROP TABLE public.unfit")
+	sql(ctx, t, a, "DROP TABLESPACE elsewhere")
+	sql(ctx, t, a, "SELECT pg_create_logical_replication_slot('reader', 'pgoutput')")
+	after := check(a)
+	if lost := strings.Contains(strings.Join(after.Warnings, "\n"), "logical slots (reader) are lost"); len(after.Problems) > 0 || lost != (a.Major() < 17) {
+		t.Errorf("%+v", after)
+	}
+	// A library that the new version lacks keeps its PostgreSQL from starting.
+	conn, err := a.dedicated(ctx)
+	must(t, err)
+	defer hangUpOn(conn)
+	old, err := a.describe(ctx, conn)
+	must(t, err)
+	old.preloaded = "lictor_not_there"
+	programs, why := a.nextInstallation(ctx, next, bin)
+	if why != "" {
+		t.Fatal(why)
+	}
+	if problems, _, err := a.tryUpgrade(ctx, programs, old); err != nil || len(problems) != 1 || !strings.Contains(problems[0], `could not access file "lictor_not_there"`) {
+		t.Errorf("%q, %v", problems, err)
+	}
+}
+
+// Values that the new version does not take are told; they would be left out.
+func TestUpgradeCheckOfParameters(t *testing.T) {
+	ctx := within(t)
+	s := settings(t, newDir(t), "a")
+	s.Postgres.Parameters["autovacuum_vacuum_cost_delay"] = "101" // above the limit of all versions: that is told already
+	a := newInstance(t, s)
+	bin, next := nextBin(t, a.Major())
+	var gone string
+	for name, until := range map[string]int{"vacuum_defer_cleanup_age": 15, "old_snapshot_threshold": 16} {
+		if a.Major() <= until && next > until {
+			gone = name
+			s.Postgres.Parameters[name] = "0"
+		}
+	}
+	if gone == "" {
+		t.Skipf("from %d to %d no parameter is gone", a.Major(), next)
+	}
+	a.judge(ctx)
+	programs, why := a.nextInstallation(ctx, next, bin)
+	if why != "" {
+		t.Fatal(why)
+	}
+	warnings := strings.Join(a.refusedByNext(ctx, programs), "\n")
+	if !strings.Contains(warnings, "parameter "+gone+": PostgreSQL "+strconv.Itoa(next)+" does not take \"0\"") || strings.Contains(warnings, "cost_delay") {
+		t.Errorf("%q", warnings)
+	}
+}
+
+// top is what is in a directory itself: within a data directory files come and go.
+func top(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// ownDir is an empty directory of PostgreSQL's user, beside the data.
+func ownDir(t *testing.T, p *Instance, name string) string {
+	t.Helper()
+	dir := filepath.Join(newDir(t), name)
+	must(t, os.Mkdir(dir, 0o700))
+	give(t, p, dir)
+	return dir
+}
+
+// While a check is at work PostgreSQL is killed, as a guard does: nothing of the old version is
+// started by it.
+func TestUpgradeCheckStartsNothingOfTheOldVersion(t *testing.T) {
+	ctx := within(t)
+	a := serving(ctx, t)
+	bin, next := nextBin(t, a.Major())
+	conn, err := a.dedicated(ctx)
+	must(t, err)
+	old, err := a.describe(ctx, conn)
+	must(t, err)
+	hangUpOn(conn)
+	programs, why := a.nextInstallation(ctx, next, bin)
+	if why != "" {
+		t.Fatal(why)
+	}
+	must(t, a.Kill(ctx)) // and postmaster.pid stays
+	before, err := a.control(ctx)
+	must(t, err)
+	problems, _, err := a.tryUpgrade(ctx, programs, old)
+	must(t, err)
+	if len(problems) == 0 {
+		t.Error("a PostgreSQL that does not run passes the check")
+	}
+	if after, err := a.control(ctx); err != nil || after.State != before.State || after.CheckpointLSN != before.CheckpointLSN {
+		t.Errorf("the control file was %+v, is %+v, %v: PostgreSQL was started", before, after, err)
+	}
+	if pids, err := fence.Processes(a.dataDir); err != nil || len(pids) > 0 {
+		t.Errorf("there run %v, %v", pids, err)
+	}
+}
+
+// What a check may not remove stays: what no check has made, what others have mounted there, what
+// a link leads to.
+func TestUpgradeCheckRemovesOnlyItsOwn(t *testing.T) {
+	ctx := within(t)
+	for name, test := range map[string]struct {
+		prepare func(t *testing.T, scratch, precious string)
+		gone    bool
+	}{
+		"of a check that was killed": {func(t *testing.T, scratch, _ string) { put(t, filepath.Join(scratch, upgradeMark), "") }, true},
+		"of one that had just begun": {func(t *testing.T, scratch, _ string) { must(t, os.Mkdir(scratch, 0o700)) }, true},
+		"a directory of somebody's":  {func(t *testing.T, scratch, _ string) { put(t, filepath.Join(scratch, "data", "PG_VERSION"), "15") }, false},
+		"a file":                     {func(t *testing.T, scratch, _ string) { put(t, scratch, "x") }, false},
+		"a link to somebody's data":  {func(t *testing.T, scratch, precious string) { must(t, os.Symlink(precious, scratch)) }, false},
+		"a link within it, as its cluster's": {func(t *testing.T, scratch, precious string) {
+			put(t, filepath.Join(scratch, upgradeMark), "")
+			must(t, os.Symlink(precious, filepath.Join(scratch, "data")))
+		}, true},
+		"with something mounted in it": {func(t *testing.T, scratch, precious string) {
+			put(t, filepath.Join(scratch, upgradeMark), "")
+			must(t, os.Mkdir(filepath.Join(scratch, "mnt"), 0o755))
+			if err := unix.Mount(precious, filepath.Join(scratch, "mnt"), "", unix.MS_BIND, ""); err != nil {
+				t.Skipf("no right to mount: %v", err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(filepath.Join(scratch, "mnt"), unix.MNT_DETACH) })
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := newDir(t)
+			p := newInstance(t, settings(t, dir, "a"))
+			must(t, os.Mkdir(p.dataDir, 0o700))
+			precious := filepath.Join(dir, "precious")
+			put(t, filepath.Join(precious, upgradeMark), "")
+			put(t, filepath.Join(precious, "kept"), "x")
+			scratch, err := p.upgradeScratch()
+			must(t, err)
+			test.prepare(t, scratch, precious)
+			give(t, p, dir)
+			err = p.clearUpgradeScratch(ctx, scratch)
+			if _, left := os.Lstat(scratch); os.IsNotExist(left) != test.gone || (err == nil) != test.gone {
+				t.Errorf("%v, %v", err, left)
+			}
+			if _, err := os.Stat(filepath.Join(precious, "kept")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A host without the other version, or with another one under its name, says so, and PostgreSQL is
+// not even asked.
+func TestUpgradeCheckNeedsThePrograms(t *testing.T) {
+	ctx := within(t)
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	own, next := binDir(t), p.Major()+1
+	empty := t.TempDir()
+	for name, test := range map[string]struct {
+		to   int
+		said string
+		want string
+	}{
+		"the same version":      {p.Major(), own, "is no later version than"},
+		"an older version":      {p.Major() - 1, own, "is no later version than"},
+		"nothing there":         {next, empty, "has no postgres, pg_upgrade, initdb"},
+		"no such directory":     {next, filepath.Join(empty, "x"), "install its packages"},
+		"another one's place":   {next, own, "the programs in " + own + " say postgres (PostgreSQL)"},
+		"one that is not there": {99, "", "install its packages"},
+	} {
+		found, err := p.CheckUpgrade(ctx, test.to, test.said)
+		if err != nil || len(found.Problems) != 1 || !strings.Contains(found.Problems[0], test.want) {
+			t.Errorf("%s: %q, %v", name, found.Problems, err)
+		}
+	}
+}
+
+func TestOtherBinDir(t *testing.T) {
+	for dir, want := range map[string]string{
+		"/usr/lib/postgresql/15/bin":    "/usr/lib/postgresql/17/bin",
+		"/usr/pgsql-15/bin":             "/usr/pgsql-17/bin",
+		"/opt/pg15/bin":                 "/opt/pg17/bin",
+		"/usr/local/pgsql/bin":          "",
+		"/opt/15/postgresql/15/bin":     "",
+		"/opt/115/bin":                  "",
+		"/opt/postgresql-15.4/bin":      "",
+		"/nix/store/a15b-postgresql-15": "",
+	} {
+		if got := otherBinDir(dir, 15, 17); got != want {
+			t.Errorf("%s: %q, want %q", dir, got, want)
+		}
+	}
+}
+
+func TestUpgradeWords(t *testing.T) {
+	const out = `Performing Consistency Checks on Old Live Server
+------------------------------------------------
+Checking cluster versions                                   ok
+Checking for prepared transactions                          fatal
+
+The source cluster contains prepared transactions
+Failure, exiting
+`
+	if got := upgradeWords(out); got != "Checking for prepared transactions fatal The source cluster contains prepared transactions" {
+		t.Errorf("%q", got)
+	}
+	if got := upgradeWords("Checking cluster versions   ok\n\n*Clusters are compatible*\n"); got != "" {
+		t.Errorf("%q", got)
+	}
+}
