@@ -11,7 +11,7 @@ readonly packages=(
 	systemd-sysv systemd dbus libpam-systemd udev kmod
 	python3-minimal python3-apt python3-psycopg2
 	iproute2 iputils-ping procps openssh-server sudo ca-certificates curl openssl unzip
-	postgresql-15 postgresql-contrib pgbackrest pgbouncer haproxy prometheus nftables locales
+	postgresql-15 postgresql-contrib postgresql-15-repack pgbackrest pgbouncer haproxy prometheus nftables locales
 )
 
 # shellcheck source=../tools/cache.sh
