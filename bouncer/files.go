@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os/exec"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/environ"
+	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/agent/printable"
 	"github.com/lictor-ha/lictor/bouncer/config"
 	"github.com/lictor-ha/lictor/bouncer/consul"
@@ -51,6 +53,7 @@ type fileWriter struct {
 	viewer    *render.Viewer
 	wake      chan struct{}
 	refusal   refusal // the last one
+	users     []byte  // the file of users as it was written last, for whom somebody has removed it
 	commands  *rate.Limiter
 	// due: what was written has not taken effect yet. keepDue writes that down: a command that is not run
 	// before this bouncer ends is for the next one.
@@ -127,6 +130,17 @@ func (k *fileWriter) apply(ctx context.Context) error {
 	if err := k.check(text); err != nil {
 		return err
 	}
+	if k.isUserlist() {
+		installed, err := osuser.Keeper(k.file.Path).ReadFile(k.file.Path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			installed = k.users
+		case err != nil:
+			return fmt.Errorf("whom PgBouncer knows cannot be read, so the file stays as it is: %w", err)
+		}
+		text = pgbouncer.LockLeft(text, installed)
+		k.users = text
+	}
 	written, err := install.Checked(k.file.Path, text, func(path string) error {
 		err := k.validate(ctx, path, text)
 		if err == nil && len(k.file.Command) > 0 {
@@ -155,15 +169,21 @@ func (k *fileWriter) apply(ctx context.Context) error {
 	return nil
 }
 
+// isUserlist: it is PgBouncer's users.
+func (k *fileWriter) isUserlist() bool { return k.file.Path == k.config.Setting("auth_file") }
+
 // check refuses what would take something away rather than bring something.
 func (k *fileWriter) check(text []byte) error {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return errors.New("what was rendered is empty; the file stays as it is")
 	}
-	if k.file.Path != k.config.Setting("auth_file") {
+	if !k.isUserlist() {
 		return nil
 	}
-	users := pgbouncer.ParseUserlist(text)
+	users, err := pgbouncer.ParseUserlist(text)
+	if err != nil {
+		return fmt.Errorf("what was rendered is no file of users: %w; the file stays as it is", err)
+	}
 	if len(users) == 0 {
 		return errors.New("what was rendered has no user; the file stays as it is")
 	}
@@ -230,7 +250,7 @@ func (k *fileWriter) takeEffect(ctx context.Context) error {
 		k.log.Info().Str("command", k.file.Command[0]).Msg("file has taken effect")
 		return nil
 	}
-	if k.file.Path != k.config.Setting("auth_file") {
+	if !k.isUserlist() {
 		return nil
 	}
 	var errs []error

@@ -160,6 +160,78 @@ func TestBadUserLocksNobodyOut(t *testing.T) {
 	}
 }
 
+// Whom PgBouncer has read once it knows for as long as it runs, with an empty password when the file has the
+// user no more: one who is taken out of Consul, or left out, opens the account to nobody, also after a restart
+// of the bouncer, and is let in again when the key is back.
+func TestRevokedUserLetsNobodyIn(t *testing.T) {
+	var prefix string
+	w := newWorld(t, func(c *config.Config) {
+		dir := filepath.Dir(c.PgBouncer.Config)
+		prefix = c.RoutesPrefix + "/users/"
+		c.Files = []config.File{{Template: filepath.Join(dir, "users.ctmpl"), Path: filepath.Join(dir, "userlist.txt")}}
+		c.PgBouncer.Settings = map[string]any{"auth_type": "scram-sha-256", "admin_users": "pooler,ops"}
+	})
+	text, err := templates.Read(templates.Userlist)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("users.ctmpl", strings.Replace(string(text), `"pgbouncer/users"`, fmt.Sprintf("%q", strings.TrimSuffix(prefix, "/")), 1))
+	passwords := map[string]string{"pooler": "secret", "app": "app", "ops": "theirs"}
+	for name, password := range passwords {
+		w.putRaw(prefix+name, []byte(password))
+	}
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	stop := w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	login := func(user, password string) error {
+		database := "s1"
+		if user == "ops" {
+			database = "pgbouncer"
+		}
+		conn, err := pgconn.Connect(w.ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=%s password='%s' dbname=%s sslmode=disable", w.port, user, password, database))
+		if err != nil {
+			return err
+		}
+		return conn.Close(w.ctx)
+	}
+	out := func(user string) {
+		t.Helper()
+		w.await(user+" is out", func() error {
+			if login(user, passwords[user]) == nil {
+				return errors.New("the old password works")
+			}
+			return nil
+		})
+		if login(user, "") == nil {
+			t.Fatalf("%s is let in with an empty password", user)
+		}
+	}
+	for _, user := range []string{"app", "ops"} {
+		w.await(user, func() error { return login(user, passwords[user]) })
+		if _, err := w.site.client.KV().Delete(prefix+user, nil); err != nil {
+			t.Fatal(err)
+		}
+		out(user)
+	}
+	stop()
+	w.bouncer()
+	w.putRaw(prefix+"new", []byte("new")) // another file
+	w.await("the new user", func() error {
+		text, err := os.ReadFile(filepath.Join(w.dir, "userlist.txt"))
+		if err == nil && !strings.Contains(string(text), `"new" "new"`) {
+			err = fmt.Errorf("the file is %s", text)
+		}
+		return err
+	})
+	out("app")
+	out("ops")
+	w.putRaw(prefix+"app", []byte("app"))
+	w.await("app again", func() error { return login("app", "app") })
+	w.putRaw(prefix+"app", []byte("two\nlines")) // is left out
+	out("app")
+}
+
 // keptFile is a further file whose command leaves a line in runs, and the state of a bouncer in dir.
 func keptFile(t *testing.T, dir string) (k *fileWriter, state *stateWriter, change func(text string), runs func() int) {
 	t.Helper()

@@ -327,7 +327,8 @@ func (c Config) Admin() (pgbouncer.Options, error) {
 		// it does not, its refusal says more than a missing file would.
 		path := c.Setting("auth_file")
 		if text, err := osuser.Keeper(path).ReadFile(path); err == nil {
-			if secret := pgbouncer.ParseUserlist(text)[o.User]; isPlainPassword(secret) {
+			users, _ := pgbouncer.ParseUserlist(text) // what is wrong after this user is the file's writer's to say
+			if secret := users[o.User]; isPlainPassword(secret) {
 				o.Password = secret
 			}
 		}

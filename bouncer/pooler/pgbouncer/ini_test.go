@@ -146,13 +146,16 @@ func FuzzParseFile(f *testing.F) {
 func FuzzUserlist(f *testing.F) {
 	f.Add(`a"b`, `"`)
 	f.Fuzz(func(t *testing.T, user, secret string) {
+		if CheckUser(user, secret) != nil {
+			return
+		}
 		u, errU := QuoteUserlist(user)
 		s, errS := QuoteUserlist(secret)
 		if errU != nil || errS != nil {
-			return
+			t.Fatal(errU, errS)
 		}
-		if got := ParseUserlist([]byte(u + " " + s)); len(got) != 1 || got[user] != secret {
-			t.Fatalf("%q %q became %v", user, secret, got)
+		if got, err := ParseUserlist([]byte(u + " " + s)); err != nil || len(got) != 1 || got[user] != secret {
+			t.Fatalf("%q %q became %v, %v", user, secret, got, err)
 		}
 	})
 }
