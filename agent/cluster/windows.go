@@ -16,11 +16,12 @@ type Maintenance string
 const (
 	MaintenanceHandover Maintenance = "handover" // a switchover
 	MaintenanceRestart  Maintenance = "restart"  // of a member's PostgreSQL
+	MaintenanceRepack   Maintenance = "repack"   // of tables
 )
 
 // MaintenanceKinds are all kinds.
 func MaintenanceKinds() []Maintenance {
-	return []Maintenance{MaintenanceHandover, MaintenanceRestart}
+	return []Maintenance{MaintenanceHandover, MaintenanceRestart, MaintenanceRepack}
 }
 
 // Window is a maintenance window: a time that comes back every week.

@@ -42,7 +42,11 @@ func TestWindows(t *testing.T) {
 		{"Sun 01:00-04:00 Europe/Zurich", MaintenanceHandover, "2026-10-25T02:59:00Z", true, ""},
 		{"Sun 01:00-04:00 Europe/Zurich", MaintenanceHandover, "2026-10-25T03:00:00Z", false, "2026-11-01T00:00:00Z"},
 		// What it is for.
+		{"02:00-05:00 for repack", MaintenanceRepack, monday + "12:00:00Z", false, "2026-12-01T02:00:00Z"},
+		{"02:00-05:00 for handover, restart", MaintenanceRepack, monday + "12:00:00Z", true, ""},
 		{"02:00-05:00 for Restart", MaintenanceRestart, monday + "12:00:00Z", false, "2026-12-01T02:00:00Z"},
+		{"02:00-05:00 for repack", MaintenanceRepack, monday + "12:00:00Z", false, "2026-12-01T02:00:00Z"},
+		{"02:00-05:00 for handover, restart", MaintenanceRepack, monday + "12:00:00Z", true, ""},
 		{"02:00-05:00 for Restart", MaintenanceHandover, monday + "12:00:00Z", true, ""},
 		{"02:00-05:00 for restart, handover", MaintenanceHandover, monday + "12:00:00Z", false, "2026-12-01T02:00:00Z"},
 		{"02:00-05:00 for restart, handover", MaintenanceHandover, monday + "02:00:00Z", true, ""},
@@ -97,8 +101,8 @@ func TestBadWindows(t *testing.T) {
 		"02:00-05:00 Local":             `"Local" is no time zone`,
 		"02:00-05:00 ../../etc/passwd":  "is no time zone",
 		"02:00-05:00 Europe/Zurich x":   "must be like",
-		"02:00-05:00 for ":              `"" is none of handover; restart`,
-		"02:00-05:00 for repack":        `"repack" is none of`, // nothing repacks so far
+		"02:00-05:00 for ":              `"" is none of handover; restart; repack`,
+		"02:00-05:00 for vacuum":        `"vacuum" is none of`,
 		"02:00-05:00 for handover, all": `" all" is none of`,
 	} {
 		if w, err := ParseWindow(text); err == nil || !strings.Contains(err.Error(), want) {

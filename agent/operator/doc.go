@@ -25,6 +25,9 @@
 //	               all leaders away from a host; leaders spread over hosts and zones
 //	override.go    failover --force when nobody leads
 //	restart.go     restart, of members and of a whole shard
+//	repack.go, repack_tables.go
+//	               tables made anew with pg_repack, and what stops that
+//	windows.go     whether a kind of maintenance may be done now
 //	maintain.go    reload, reinit, pause, resume, flush, remove
 //	restore.go, beside.go
 //	               restore --as: the configuration of a shard beside the one that it was

@@ -89,7 +89,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 	root.AddCommand(
 		listCommand(), topologyCommand(), fleetCommand(), doctorCommand(), eventsCommand(), historyCommand(),
 		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), demoteClusterCommand(), promoteClusterCommand(), evacuateCommand(), rebalanceCommand(), rotateSecretCommand(), restartCommand(), reloadCommand(),
-		reinitCommand(), restoreCommand(), upgradeCommand(), pauseCommand(true), pauseCommand(false), queryCommand(), dsnCommand(), flushCommand(), removeCommand(),
+		reinitCommand(), restoreCommand(), upgradeCommand(), pauseCommand(true), pauseCommand(false), queryCommand(), dsnCommand(), flushCommand(), removeCommand(), repackCommand(), windowsCommand(),
 		versionCommand(), guardCommand(), probeDiskCommand(),
 	)
 	for group, commands := range map[string][]*cobra.Command{
