@@ -188,7 +188,7 @@ func (r *repacking) one(ctx context.Context, program string, t repackTableState)
 	cmd.Env = environ.For(nil, r.libpq()...)
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it drops its table and its triggers
-	cmd.WaitDelay = repackEnd
+	cmd.WaitDelay = repackEnd + r.WaitTimeout
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting %s: %w", program, err)
 	}
@@ -316,6 +316,7 @@ func (r *repacking) well(ctx context.Context) error {
 			look.away = append(look.away, v.Name)
 		}
 	}
+	look.gone = snapshot.Status.Value.RetainSlots
 	return look.problem(r.leader.Name, r.RepackOptions)
 }
 
@@ -325,6 +326,7 @@ type repackLooks struct {
 	paused      bool
 	window      string   // why now is outside the windows
 	away        []string // members that do not replicate
+	gone        []string // slots of members that went away
 	lag         int64    // of the replica that is furthest behind
 	lags        string   // which is that
 	transaction time.Duration
@@ -351,6 +353,8 @@ func (l repackLooks) problem(leader string, o RepackOptions) error {
 		return fmt.Errorf("it is %s", l.window)
 	case len(l.away) > 0:
 		return fmt.Errorf("%s does not replicate: see lictor list", strings.Join(l.away, ", "))
+	case len(l.gone) > 0:
+		return fmt.Errorf("the member of the slot %s is away, and its slot keeps WAL: start it, or remove it", strings.Join(l.gone, ", "))
 	case l.lag > o.MaxLag:
 		return fmt.Errorf("%s lags %s, more than %s (--max-lag)", l.lags, size(l.lag), size(o.MaxLag))
 	case l.transaction > o.MaxTransaction:

@@ -58,22 +58,84 @@ func TestRemoveMemberRefuses(t *testing.T) {
 		"nothing named":         {[]string{"a", "b"}, all, nil, "say which member of which shard"},
 		"no shard of that name": {[]string{"a", "b"}, all, []string{"shard=users", "member=c"}, "say which member of which shard"},
 		"still in the shard":    {all, all, []string{"shard=orders", "member=c"}, "take c out of lictor_shards.orders.members first"},
-		"the last one":          {[]string{"c"}, all, []string{"shard=orders", "member=c"}, "c is its last member: a shard goes as a whole, with remove_shard"},
+		"the last one":          {[]string{"c"}, all, []string{"shard=orders", "member=c"}, "c is its last member: a shard goes as a whole"},
 		"one is left":           {[]string{"a"}, all, []string{"shard=orders", "member=c"}, "only a would be left, and nobody could take over from it"},
 		"in no group":           {[]string{"a", "b"}, []string{"a", "b"}, []string{"shard=orders", "member=c"}, "c is in no group that it can be reached by"},
 		"a member in no group":  {[]string{"a", "d"}, all, []string{"shard=orders", "member=c"}, "its members d are not in lictor_databases"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var args []string
-			for _, arg := range test.args {
-				args = append(args, "-e", arg)
-			}
 			said := refusal(t, map[string][]string{"consul_servers": {"a"}, "lictor_databases": test.databases},
-				map[string]any{"orders": shard(5432, 8008, test.members...)}, "remove_member", args...)
+				map[string]any{"orders": shard(5432, 8008, test.members...)}, "remove_member", variables(test.args)...)
 			if !strings.Contains(said, test.want) {
 				t.Errorf("it does not say %q:\n%s", test.want, said)
 			}
 		})
 	}
+}
+
+func TestReplaceHostRefuses(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		databases, leaving, servers []string
+		args                        []string
+		want                        string
+	}{
+		"nothing named":      {[]string{"a", "b", "d"}, []string{"c"}, []string{"a"}, nil, "say which host goes and which one comes"},
+		"itself":             {[]string{"a", "b", "d"}, []string{"c"}, []string{"a"}, []string{"old=d", "new=d"}, "say which host goes and which one comes"},
+		"still there":        {[]string{"a", "b", "c", "d"}, nil, []string{"a"}, []string{"old=c", "new=d"}, "move c from lictor_databases to the group lictor_leaving"},
+		"still a member":     {[]string{"a", "b", "d"}, []string{"c"}, []string{"a"}, []string{"old=b", "new=d"}, "and put d in its place among the members of orders"},
+		"in no group":        {[]string{"a", "b", "d"}, nil, []string{"a"}, []string{"old=c", "new=d"}, "c is in no group: put it into lictor_leaving"},
+		"a server of Consul": {[]string{"a", "b", "d"}, []string{"c"}, []string{"c"}, []string{"old=c", "new=d"}, "c is in consul_servers, too, which this does not replace"},
+		"no member":          {[]string{"a", "b", "d", "e"}, []string{"c"}, []string{"a"}, []string{"old=c", "new=e"}, "e must be in lictor_databases, and among the members"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			groups := map[string][]string{"consul_servers": test.servers, "lictor_databases": test.databases, "lictor_leaving": test.leaving}
+			said := refusal(t, groups, map[string]any{"orders": shard(5432, 8008, "a", "b", "d")}, "replace_host", variables(test.args)...)
+			if !strings.Contains(said, test.want) {
+				t.Errorf("it does not say %q:\n%s", test.want, said)
+			}
+		})
+	}
+}
+
+func TestAddPoolerAndRepackRefuse(t *testing.T) {
+	t.Parallel()
+	chosen := func(repack any) map[string]any {
+		s := shard(5432, 8008, "a", "b")
+		s["repack"] = repack
+		return map[string]any{"orders": s}
+	}
+	const choose = "choose its tables in the inventory, never all of them"
+	for name, test := range map[string]struct {
+		playbook string
+		shards   map[string]any
+		args     []string
+		want     string
+	}{
+		"no pooler":         {"add_pooler", chosen(nil), nil, "say which host of the group lictor_poolers is new"},
+		"not in the group":  {"add_pooler", chosen(nil), []string{"pooler=b"}, "put it there first"},
+		"no shard":          {"repack", chosen(nil), nil, choose},
+		"no tables":         {"repack", chosen([]any{}), []string{"shard=orders"}, choose},
+		"no list of tables": {"repack", chosen([]any{map[string]any{"database": "orders", "tables": "all"}}), []string{"shard=orders"}, choose},
+		"an empty list":     {"repack", chosen([]any{map[string]any{"database": "orders", "tables": []string{}}}), []string{"shard=orders"}, choose},
+		"no database":       {"repack", chosen([]any{map[string]any{"tables": []string{"lines"}}}), []string{"shard=orders"}, choose},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			groups := map[string][]string{"consul_servers": {"a"}, "lictor_databases": {"a", "b"}, "lictor_poolers": {"a"}}
+			if said := refusal(t, groups, test.shards, test.playbook, variables(test.args)...); !strings.Contains(said, test.want) {
+				t.Errorf("it does not say %q:\n%s", test.want, said)
+			}
+		})
+	}
+}
+
+// variables are arguments that set these.
+func variables(all []string) (args []string) {
+	for _, one := range all {
+		args = append(args, "-e", one)
+	}
+	return args
 }
