@@ -98,7 +98,7 @@ func (o *repackSeat) held(table string) *pgx.Conn {
 func (o *repackSeat) nothingLeft() {
 	o.t.Helper()
 	if got := o.ask("SELECT string_agg(t, ', ') FROM (SELECT tgrelid::regclass::text t FROM pg_trigger WHERE tgname = 'repack_trigger' " +
-		"UNION ALL SELECT nspname FROM pg_namespace WHERE nspname IN ('repack', 'lictor_measures') UNION ALL SELECT extname FROM pg_extension WHERE extname = 'pgstattuple') x"+
+		"UNION ALL SELECT nspname FROM pg_namespace WHERE nspname IN ('repack', 'lictor_measures') UNION ALL SELECT extname FROM pg_extension WHERE extname = 'pgstattuple') x" +
 		" HAVING count(*) > 0 UNION ALL SELECT '' LIMIT 1"); got != "" {
 		o.t.Errorf("left: %s", got)
 	}
