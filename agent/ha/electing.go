@@ -31,8 +31,8 @@ const (
 //	any                       has promised not to take it        wait until the promise ends
 //	any, and Consul has gone
 //	  back within a lease     any                                take no lock by it
-//	our own, not released     primary, or down and was primary   take the lock again at once; an agent
-//	                                                             that has just begun asks the others
+//	our own, not released     primary, or down and was primary,  take the lock again at once; an agent
+//	                          its data not replaced since        that has just begun asks the others
 //	none, shard unknown       primary, or down and was primary   take the lock
 //	our own, Consul silent
 //	  for a whole lease       down and was primary               start as a replica of nobody
@@ -58,7 +58,7 @@ func electing(v View) Decision {
 		return wait("the lock is promised to " + p.Leader + " for now").by(p.Until)
 	}
 	believed := !v.Now.Before(v.GoneBack)
-	if believed && pg.Primary && v.lastLeader() && !v.outOfTouch() && v.WatchdogOK || believed && v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
+	if believed && v.hasLed() && v.lastLeader() && !v.outOfTouch() && v.WatchdogOK || believed && v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
 		if v.Session == "" {
 			return wait("waiting for a Consul session to take our own lock again")
 		}
@@ -155,6 +155,12 @@ func (v View) othersFirst() (Decision, bool) {
 		}
 	}
 	return Decision{}, false
+}
+
+// hasLed reports whether PostgreSQL is a primary, or is down and was one. Data that are down and were replaced
+// since are a copy's, which lacks what they had acknowledged, whatever the files in the data directory say.
+func (v View) hasLed() bool {
+	return v.Postgres.Primary && (v.Postgres.Running || !v.Postgres.Restoring)
 }
 
 // lastLeader tells whether a primary, or one that is down, is the shard's latest:

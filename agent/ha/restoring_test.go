@@ -22,12 +22,15 @@ func TestMemberWhoseDataWereReplaced(t *testing.T) {
 	here := func(v *View) { v.Postgres.Restoring = true }
 	c := restoring(peer("c", 1, 9000))
 	forced := request(cluster.Failover{Candidate: "a"})
+	ours := func(v *View) { down(v); primary(v); v.Postgres.Restoring = true }
 	runSituations(t, []situationTest{
 		{"does not lead", view(expired, key, here, asked()), "", "its data were removed, rewound or cloned"},
 		{"is not waited for", view(expired, key, asked(c)), "take over (status at 45)", "best"},
 		{"does not count for a quorum", view(expired, quorumOfB, askedToDetach(45, restoring(peer("c", 1, 4000)))), "", "c: its data were removed"},
 		{"leads where nothing was promised", view(expired, here, asked()), "take over (status at 45)", "best"},
 		{"leads where the operator says so", view(expired, key, here, forced, asked()), "take over (status at 45)", "best"},
+		{"the last leader, down, does not start them as a primary", view(leads("a", time.Minute), lockGone, ours, asked()), "start as replica of nobody", ""},
+		{"the last leader, down, whose data are its own", view(leads("a", time.Minute), lockGone, down, primary, asked()), "take over (status at 45)", "our own lock"},
 	})
 	v := view(holdsLease(7*time.Second), syncKey("a", "c"), asked(c))
 	if v.electable(c) == "" {

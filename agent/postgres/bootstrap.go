@@ -82,7 +82,12 @@ func (p *bootstrapper) initdbBootstrap(ctx context.Context, b config.Bootstrap) 
 }
 
 // FinishBootstrap says that the bootstrapped data directory is the shard's.
-func (p *bootstrapper) FinishBootstrap() error { return p.unmark() }
+func (p *bootstrapper) FinishBootstrap() error {
+	if err := p.endLoss(); err != nil { // what was noted is of another shard
+		return err
+	}
+	return p.unmark()
+}
 
 // initdbOptions turns bootstrap.initdb into arguments: names, and maps of a name
 // to its value. Some are the agent's own, or would make what is no data

@@ -81,7 +81,7 @@ func (p *cloner) BaseBackup(ctx context.Context, u Upstream, progress func(done,
 		size := dirSize(p.dataDir)
 		progress(size, size)
 	}
-	return p.unmark()
+	return p.copied()
 }
 
 // baseBackupOptions are the user's, and a fast checkpoint unless they say

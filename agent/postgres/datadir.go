@@ -482,6 +482,14 @@ func birth(dir string) (time.Time, error) {
 	return time.Unix(st.Btime.Sec, int64(st.Btime.Nsec)), nil
 }
 
+// makeStandby makes the data directory that of a standby, for good.
+func (p *dataDirectory) makeStandby() error {
+	if err := p.setSignalFile(Replica); err != nil {
+		return err
+	}
+	return p.syncDir(p.dataDir)
+}
+
 // setSignalFile makes the data directory that of a standby, or of a primary.
 func (p *dataDirectory) setSignalFile(role Role) error {
 	if role == Replica {

@@ -59,7 +59,15 @@ func (p *records) ForgetLoss(id string) error {
 	if now := p.Loss(); now == nil || now.ID != id {
 		return nil
 	}
-	if err := p.disk.Remove(p.stateFile("loss")); err != nil {
+	return p.endLoss()
+}
+
+// endLoss ends whatever was noted.
+func (p *records) endLoss() error {
+	switch err := p.disk.Remove(p.stateFile("loss")); {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
 		return fmt.Errorf("noting that the data are whole again: %w", err)
 	}
 	return p.syncDir(p.stateDir)

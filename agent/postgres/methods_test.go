@@ -131,6 +131,9 @@ func TestMethods(t *testing.T) {
 	t.Run("replica: methods are tried in order, each begins afresh", func(t *testing.T) {
 		b := replica(t, "b", "junk", "quiet", "backup", "basebackup")
 		must(t, b.MakeReplica(ctx, &up, "", nil))
+		if found, err := b.DataDir(ctx); err != nil || found.State != Valid || !found.Standby {
+			t.Errorf("a copy that was just made could be taken for a primary's data: %+v %v", found, err)
+		}
 		if _, err := os.Stat(b.inData("junk")); err == nil {
 			t.Error("what the failed method has left is still there")
 		}
@@ -178,6 +181,9 @@ func TestMethods(t *testing.T) {
 			t.Error("no_leader is not seen")
 		}
 		must(t, d.MakeReplica(ctx, nil, id, nil))
+		if found, err := d.DataDir(ctx); err != nil || found.State != Valid || !found.Standby {
+			t.Errorf("a copy that was just made could be taken for a primary's data: %+v %v", found, err)
+		}
 		if args := argsOf(t, copyBackup); !slices.Contains(args, "--connstring=") {
 			t.Errorf("without a leader the connection string is empty: %q", args)
 		}

@@ -212,6 +212,15 @@ func (p *cloner) customReplica(ctx context.Context, m method, u *Upstream, syste
 		defer cancel()
 		return fmt.Errorf("method %s: %w", m.name, errors.Join(err, p.emptyAgain(clean)))
 	}
+	return p.copied()
+}
+
+// copied ends the making of a copy. It is a standby's from the first moment on in which it counts as data: without a
+// signal file an old backup would pass for what the last leader has, and be started as a primary.
+func (p *cloner) copied() error {
+	if err := p.makeStandby(); err != nil {
+		return err
+	}
 	return p.unmark()
 }
 

@@ -129,6 +129,9 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	}
 	out, err := p.runOnData(ctx, env, "pg_rewind", options...)
 	if err == nil {
+		if err := p.makeStandby(); err != nil { // of a standby no signal file is there any more
+			return "", err
+		}
 		return Rewound, p.forgetRewind()
 	}
 	if strings.Contains(strings.ToLower(out), rewindWrites) {

@@ -86,10 +86,7 @@ func (p *server) Start(ctx context.Context, s StartAs) error {
 	switch {
 	case s.Role == Replica:
 		// First: data that are a primary's must not forget whom their commits wait for.
-		if err := p.setSignalFile(Replica); err != nil {
-			return err
-		}
-		if err := p.syncDir(p.dataDir); err != nil {
+		if err := p.makeStandby(); err != nil {
 			return err
 		}
 		p.setSyncNames("")
@@ -271,6 +268,11 @@ func (p *server) promoteUnasked(ctx context.Context, above int, last func(contex
 
 // promoted notes that PostgreSQL is a primary.
 func (p *server) promoted() {
+	// What they had acknowledged before, if it had to be got again, they have from now on by definition: an agent
+	// that is killed now must not find them in need of it.
+	if err := p.endLoss(); err != nil {
+		p.log.Warn().Err(err).Msg("it could not be noted that this member has all data again")
+	}
 	p.setRuns(as{role: Primary})
 	p.endReplicasCleanup()
 }

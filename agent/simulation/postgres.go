@@ -289,7 +289,7 @@ func (p *postgres) ask(above int, done func(error)) {
 		}
 		old := p.at
 		p.at = position{branch: &branch{timeline: p.host.w.nextTimeline(old, above), parent: old.branch, fork: old.lsn}, lsn: old.lsn + 1}
-		p.primary, p.streaming, p.upstream = true, false, ""
+		p.primary, p.streaming, p.upstream, p.loss = true, false, "", nil
 		p.host.w.judge.promoted(p.host, old)
 		p.accept()
 		done(nil)
