@@ -23,6 +23,8 @@
 //	moved.go       what was handed over, as it is noted in Consul
 //	evacuate.go, rebalance.go
 //	               all leaders away from a host; leaders spread over hosts and zones
+//	drill.go, drill_shard.go, drill_report.go
+//	               drill: what is promised tried on the real fleet, until a surprise
 //	override.go    failover --force when nobody leads
 //	restart.go     restart, of members and of a whole shard
 //	repack.go, repack_tables.go

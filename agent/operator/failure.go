@@ -16,6 +16,7 @@ const (
 	ExitRolledBack = 4 // it was begun, and everything is as before
 	ExitUnknown    = 5 // what was asked may or may not have taken effect, or may yet
 	ExitFindings   = 6 // doctor or a --check has found what needs doing
+	ExitSurprise   = 7 // a drill met with what must not be
 )
 
 // ExitCodes explains the exit codes to people.
@@ -26,7 +27,8 @@ const ExitCodes = `Exit codes:
   3  refused, by the shard or at a prompt: nothing has changed
   4  rolled back: it was begun, and everything is as before
   5  unknown: it may or may not have taken effect, or may yet
-  6  doctor, or a command with --check, found what needs doing`
+  6  doctor, or a command with --check, found what needs doing
+  7  drill: it was stopped by a surprise`
 
 // failure is an error with the exit code of its kind.
 type failure struct {

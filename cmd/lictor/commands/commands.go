@@ -88,7 +88,7 @@ func rootCommand() (root *cobra.Command, began *bool) {
 	)
 	root.AddCommand(
 		listCommand(), topologyCommand(), fleetCommand(), doctorCommand(), eventsCommand(), historyCommand(),
-		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), demoteClusterCommand(), promoteClusterCommand(), evacuateCommand(), rebalanceCommand(), rotateSecretCommand(), restartCommand(), reloadCommand(),
+		showConfigCommand(), editConfigCommand(), switchoverCommand(), failoverCommand(), demoteClusterCommand(), promoteClusterCommand(), evacuateCommand(), rebalanceCommand(), drillCommand(), rotateSecretCommand(), restartCommand(), reloadCommand(),
 		reinitCommand(), restoreCommand(), upgradeCommand(), pauseCommand(true), pauseCommand(false), queryCommand(), dsnCommand(), flushCommand(), removeCommand(), repackCommand(), windowsCommand(),
 		versionCommand(), guardCommand(), probeDiskCommand(),
 	)
