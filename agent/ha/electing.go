@@ -58,7 +58,7 @@ func electing(v View) Decision {
 		return wait("the lock is promised to " + p.Leader + " for now").by(p.Until)
 	}
 	believed := !v.Now.Before(v.GoneBack)
-	if believed && v.hasLed() && v.lastLeader() && !v.outOfTouch() && v.WatchdogOK || believed && v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
+	if believed && pg.hasLed() && v.lastLeader() && !v.outOfTouch() && v.WatchdogOK || believed && v.lockIsOurs() && pg.Accepting && v.unelectable() == "" {
 		if v.Session == "" {
 			return wait("waiting for a Consul session to take our own lock again")
 		}
@@ -159,8 +159,8 @@ func (v View) othersFirst() (Decision, bool) {
 
 // hasLed reports whether PostgreSQL is a primary, or is down and was one. Data that are down and were replaced
 // since are a copy's, which lacks what they had acknowledged, whatever the files in the data directory say.
-func (v View) hasLed() bool {
-	return v.Postgres.Primary && (v.Postgres.Running || !v.Postgres.Restoring)
+func (p Postgres) hasLed() bool {
+	return p.Primary && (p.Running || !p.Restoring)
 }
 
 // lastLeader tells whether a primary, or one that is down, is the shard's latest:

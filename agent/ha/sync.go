@@ -314,7 +314,7 @@ func (v View) startPrimary() Decision {
 
 // PrimaryStart is how a primary is started that the operator asks for; wait says what is to
 // come before, empty: nothing.
-func (v View) PrimaryStart() (start StartPrimary, wait string) {
+func PrimaryStart(v View) (start StartPrimary, wait string) {
 	d := v.startPrimary()
 	for _, action := range d.Actions {
 		if start, is := action.(StartPrimary); is {

@@ -35,6 +35,13 @@ type leadership struct {
 // Leads reports whether the lease runs and the lock is shown as this member's.
 func (l *leadership) Leads() bool { return l.LeaseState.Held(l.Now()) && l.LockIsOurs() }
 
+// mayRunPrimary reports whether a primary may be started here. That the lock is shown as ours
+// is not enough but in pause: it still is while the lease is given to somebody else, and after
+// it has run out without Consul.
+func (l *leadership) mayRunPrimary() bool {
+	return l.LeaseState.Giving() == nil && (l.LeaseState.Held(l.Now()) || l.PauseInForce() && l.LockIsOurs())
+}
+
 // LeaseLeft is how long the lease still runs, zero when none is held.
 func (l *leadership) LeaseLeft() time.Duration {
 	now := l.Now()

@@ -26,28 +26,11 @@ func (m *Member) MayRestart() error {
 	case m.PG.Primary() && !m.mayRunPrimary():
 		return refused("it was a primary, and this member does not hold the lease")
 	case m.PG.Primary() && !m.PG.Running:
-		if _, err := m.primaryAnew(); err != nil {
-			return err
+		if _, wait := ha.PrimaryStart(m.View()); wait != "" {
+			return refused("%s; try again", wait)
 		}
 	}
 	return nil
-}
-
-// mayRunPrimary reports whether a primary may be started here. That the lock is shown as ours
-// is not enough but in pause: it still is while the lease is given to somebody else, and after
-// it has run out without Consul.
-func (m *Member) mayRunPrimary() bool {
-	return m.LeaseState.Giving() == nil && (m.LeaseState.Held(m.Now()) || m.PauseInForce() && m.LockIsOurs())
-}
-
-// primaryAnew is how a primary that does not run is started: its commits wait for whom the key
-// sync names.
-func (m *Member) primaryAnew() (*ha.SetSync, error) {
-	start, wait := m.View().PrimaryStart()
-	if wait != "" {
-		return nil, refused("%s; try again", wait)
-	}
-	return start.Sync, nil
 }
 
 // Restart restarts PostgreSQL in place, in its role. A leader keeps its lease and beats
@@ -80,11 +63,11 @@ func (m *Member) startAgain() (start step, ended func(error)) {
 		return m.start(as), m.nowFollows(upstream)
 	}
 	// One that runs waits already for whom it is to wait for: its file says so.
-	var waits *ha.SetSync
+	var anew ha.StartPrimary
 	if !m.PG.Running {
-		waits, _ = m.primaryAnew() // MayRestart has heard the error
+		anew, _ = ha.PrimaryStart(m.View()) // MayRestart has heard what is to come before
 	}
-	return m.primaryStart(waits), func(error) { m.restInPause() }
+	return m.primaryStart(anew.Sync), func(error) { m.restInPause() }
 }
 
 // restartReplica restarts a replica whose replay goes on only after that. A synchronous

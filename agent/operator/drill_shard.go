@@ -283,9 +283,6 @@ func (d *shardDrill) anotherLeads(ctx context.Context, t drillTarget) error {
 	return nil
 }
 
-// startForm is where an agent's metrics tell when it was started.
-var startForm = regexp.MustCompile(`(?m)^process_start_time_seconds (\S+)$`) //nolint:gochecknoglobals // it does not change
-
 // askStart asks when the agent was started that led before.
 func (d *shardDrill) askStart(ctx context.Context, t drillTarget) (string, error) {
 	snapshot, err := d.shard.Read(ctx)
@@ -302,7 +299,7 @@ func (d *shardDrill) askStart(ctx context.Context, t drillTarget) (string, error
 	if err != nil {
 		return "", errors.Join(errSilent, err)
 	}
-	said := startForm.FindStringSubmatch(answer.Text)
+	said := regexp.MustCompile(`(?m)^process_start_time_seconds (\S+)$`).FindStringSubmatch(answer.Text)
 	if said == nil {
 		return "", errors.New("its metrics do not say when it was started")
 	}

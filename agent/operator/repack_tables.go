@@ -174,9 +174,6 @@ type repackLeftover struct{ what, drop string }
 
 func (l repackLeftover) String() string { return l.what }
 
-// repackMade are the names that pg_repack gives: to the log of a table's changes, to its copy, and to the type of its key.
-var repackMade = regexp.MustCompile(`^(log|table|pk)_[0-9]+$`)
-
 // leftovers are what a run that did not end well has left in the database. It is an error if one is under way, or if there is
 // something in pg_repack's schema that it did not make.
 func (r *repacking) leftovers(ctx context.Context) (left []repackLeftover, err error) {
@@ -209,6 +206,8 @@ SELECT c.relkind::text, c.relname, format('repack.%I', c.relname), format('DROP 
 	if err != nil {
 		return nil, fmt.Errorf("looking for what pg_repack has left: %w", err)
 	}
+	// So it calls the log of a table's changes, the copy, and the type of the key.
+	itsName := regexp.MustCompile(`^(log|table|pk)_[0-9]+$`)
 	var triggers, tables, types []repackLeftover
 	for rows.Next() {
 		var kind, name string
@@ -220,7 +219,7 @@ SELECT c.relkind::text, c.relname, format('repack.%I', c.relname), format('DROP 
 		switch {
 		case kind == "trigger":
 			triggers = append(triggers, one)
-		case !repackMade.MatchString(name) || kind != "r" && kind != "c":
+		case !itsName.MatchString(name) || kind != "r" && kind != "c":
 			err = errors.Join(err, refusedf("%s is in the schema of pg_repack, which did not make it: move it elsewhere", one.what))
 		case kind == "r":
 			tables = append(tables, one)
