@@ -245,7 +245,7 @@ type drillProblem struct {
 	cause error
 }
 
-func (p *drillProblem) Error() string { return p.Problem.String() }
+func (p *drillProblem) Error() string { return p.String() }
 func (p *drillProblem) Unwrap() error { return p.cause }
 
 func surprise(do, format string, args ...any) error {
