@@ -126,7 +126,8 @@ func (c *Config) paths() error {
 		{"postgresql.config_dir", &c.Postgres.ConfigDir},
 		{"postgresql.bin_dir", &c.Postgres.BinDir},
 		{"postgresql.pgpass", &c.Postgres.PgPass},
-		{"lictor.state_dir", &c.Lictor.StateDir}, {"lictor.upgrade_bin_dir", &c.Lictor.UpgradeBinDir},
+		{"lictor.state_dir", &c.Lictor.StateDir},
+		{"lictor.upgrade_bin_dir", &c.Lictor.UpgradeBinDir},
 	} {
 		if *field.path == "" {
 			continue

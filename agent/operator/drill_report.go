@@ -35,8 +35,17 @@ func drillTable(r drill.Report) Table {
 	}}
 	for _, s := range r.Shards {
 		row := []Cell{
-			text(s.Name), text(r.Kind), drillState(s.State), text(s.From), text(s.To), text(s.Host), {}, {}, {}, tookCell(s.Took), text(s.What), text(s.Do),
-			text(s.Slow), {}, {}, {}, {}, {},
+			text(s.Name), text(r.Kind), drillState(s.State), text(s.From), text(s.To), text(s.Host),
+			{},
+			{},
+			{},
+			tookCell(s.Took), text(s.What), text(s.Do),
+			text(s.Slow),
+			{},
+			{},
+			{},
+			{},
+			{},
 		}
 		if !s.Began.IsZero() {
 			row[13] = text(s.Began.UTC().Format(time.RFC3339Nano))

@@ -49,8 +49,11 @@ func repackTable(tables []repackTableState) Table {
 	out := Table{Columns: []Column{{Name: "Table"}, {Name: "Size"}, {Name: "Empty"}, {Name: "Empty in indexes"}, {Name: "Bloat %"}}}
 	for _, t := range tables {
 		out.Rows = append(out.Rows, []Cell{
-			text(t.name), {Text: size(t.total), Value: t.total}, {Text: size(t.empty), Value: t.empty},
-			{Text: size(t.emptyIndexes), Value: t.emptyIndexes}, {Text: strconv.Itoa(t.bloat()), Value: t.bloat()},
+			text(t.name),
+			{Text: size(t.total), Value: t.total},
+			{Text: size(t.empty), Value: t.empty},
+			{Text: size(t.emptyIndexes), Value: t.emptyIndexes},
+			{Text: strconv.Itoa(t.bloat()), Value: t.bloat()},
 		})
 	}
 	return out
