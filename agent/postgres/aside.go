@@ -24,6 +24,10 @@ const asideInfix = ".failed."
 type aside struct {
 	Path string `json:"path"`
 	ID   string `json:"id"` // identity, which a rename does not change
+	// Tablespaces are where a restore has put those of the directory, and go with it; empty: there
+	// are none.
+	Tablespaces   string `json:"tablespaces,omitempty"`
+	TablespacesID string `json:"tablespaces_id,omitempty"`
 }
 
 // moveAside renames the data directory and removes those that were moved aside
@@ -40,7 +44,7 @@ func (p *dataDirectory) moveAside(systemIdentifier string, owns func(path string
 		p.log.Warn().Err(err).Msg("what the data directory leads to is left as it is")
 	}
 	defer closeOutsides(out)
-	path, err := p.renameAside(dir, true)
+	path, err := p.renameAside(dir, "", true)
 	if err != nil {
 		return "", err
 	}
@@ -61,8 +65,9 @@ func (p *dataDirectory) moveAside(systemIdentifier string, owns func(path string
 
 // renameAside renames a directory to where those that failed lie, and removes those from before.
 // It is noted before it is done: one that is not noted would stay for ever. noted: where that fails
-// nothing is done.
-func (p *dataDirectory) renameAside(dir string, noted bool) (string, error) {
+// nothing is done. tablespaces are where a restore has put those of the directory, if there are any:
+// they stay there, and are removed with it.
+func (p *dataDirectory) renameAside(dir, tablespaces string, noted bool) (string, error) {
 	id, err := identity(dir)
 	if err != nil {
 		return "", err
@@ -75,6 +80,14 @@ func (p *dataDirectory) renameAside(dir string, noted bool) (string, error) {
 		return "", err
 	}
 	now := aside{Path: dir + asideInfix + time.Now().UTC().Format("20060102T150405.000000"), ID: id}
+	if tablespaces != "" {
+		switch now.TablespacesID, err = identity(tablespaces); {
+		case err == nil:
+			now.Tablespaces = tablespaces
+		case !errors.Is(err, fs.ErrNotExist):
+			return "", err
+		}
+	}
 	note := func(list []aside) error {
 		err := p.noteAsides(list)
 		if err == nil || noted {
@@ -119,6 +132,9 @@ func (p *dataDirectory) removeAside(a aside) error {
 	if err := mayRemove(a.Path); err != nil {
 		return err
 	}
+	if err := p.removeTablespaces(a); err != nil {
+		return err
+	}
 	p.log.Info().Str("path", a.Path).Msg("removing an earlier bootstrap that failed")
 	// Root removes nothing that only a note names.
 	remove := p.disk.Do
@@ -129,6 +145,63 @@ func (p *dataDirectory) removeAside(a aside) error {
 		return fmt.Errorf("what was moved aside: %w", err)
 	}
 	return nil
+}
+
+// removeTablespaces removes those that a restore which was undone has made, before the data that lead
+// to them: where these have been moved elsewhere nobody knows who uses them. They are left if they are
+// others by now, or if a data directory that is in use leads there.
+func (p *dataDirectory) removeTablespaces(a aside) error {
+	if a.Tablespaces == "" {
+		return nil
+	}
+	switch info, err := p.disk.Lstat(a.Tablespaces); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("the tablespaces of what was moved aside: %w", err)
+	case !info.IsDir() || !strings.Contains(filepath.Base(a.Tablespaces), restoredTablespaces):
+		return nil // not ours any more
+	}
+	if id, err := identity(a.Tablespaces); err != nil || id != a.TablespacesID {
+		return err
+	}
+	entries, err := p.disk.ReadDir(a.Tablespaces)
+	if err != nil {
+		return fmt.Errorf("the tablespaces of what was moved aside: %w", err)
+	}
+	for _, path := range append([]string{a.Tablespaces}, below(a.Tablespaces, entries)...) {
+		if why := p.usedByOthers(path); why != "" {
+			return fmt.Errorf("the tablespaces of what was moved aside, %s: %s", path, why)
+		}
+	}
+	// The data that are put back, and those of earlier restores, lie beside.
+	dir, _, _ := strings.Cut(a.Tablespaces, restoredTablespaces)
+	links, err := p.disk.Glob(dir + "*/pg_tblspc/*")
+	if err != nil {
+		return fmt.Errorf("the tablespaces of what was moved aside: %w", err)
+	}
+	for _, link := range links {
+		if to, err := p.disk.EvalSymlinks(link); err == nil && beneath(to, a.Tablespaces) && !beneath(link, a.Path) {
+			return fmt.Errorf("the tablespaces of what was moved aside, %s: %s leads there", a.Tablespaces, link)
+		}
+	}
+	if err := mayRemove(a.Tablespaces); err != nil {
+		return err
+	}
+	p.log.Info().Str("path", a.Tablespaces).Msg("removing the tablespaces of an earlier restore that was undone")
+	// PostgreSQL's user has made them. Root removes nothing that only a note names.
+	if err := p.disk.Do(func() error { return os.RemoveAll(a.Tablespaces) }); err != nil {
+		return fmt.Errorf("the tablespaces of what was moved aside: %w", err)
+	}
+	return nil
+}
+
+func below(dir string, entries []fs.DirEntry) []string {
+	paths := make([]string, 0, len(entries))
+	for _, e := range entries {
+		paths = append(paths, filepath.Join(dir, e.Name()))
+	}
+	return paths
 }
 
 // asides are the directories that were moved aside.

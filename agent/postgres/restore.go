@@ -311,7 +311,7 @@ func (p *restorer) clearPlace(note *RestoreNote) error {
 		return errors.Join(err, fmt.Errorf("%s holds what the restore has not made, and the data that it was to replace lie at %s: move it elsewhere, and they are put back; "+
 			"or, if these are the shard's data, remove %s", dir, note.Aside, p.stateFile("restore")))
 	}
-	failed, err := p.renameAside(dir, false)
+	failed, err := p.renameAside(dir, note.tablespaces(), false)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -139,6 +140,87 @@ func TestPutBackNothingElse(t *testing.T) {
 	wantState(ctx, t, p, Foreign)
 }
 
+// The tablespaces of a restore that was undone go with its data when the next one takes their place, and
+// stay wherever somebody may use them.
+func TestTablespacesOfUndoneRestores(t *testing.T) {
+	for name, c := range map[string]struct {
+		meddle func(t *testing.T, p *Instance, failed, made string)
+		stay   bool
+	}{
+		"nobody uses them": {meddle: func(*testing.T, *Instance, string, string) {}},
+		"the data were moved away, into use perhaps": {stay: true, meddle: func(t *testing.T, p *Instance, failed, _ string) {
+			must(t, os.Rename(failed, p.dataDir+".mine"))
+		}},
+		"there are others in their place": {stay: true, meddle: func(t *testing.T, _ *Instance, _, made string) {
+			must(t, os.Rename(made, made+".kept"))
+			put(t, filepath.Join(made, "elsewhere", "precious"), "x")
+		}},
+		"there is a link in their place": {stay: true, meddle: func(t *testing.T, p *Instance, _, made string) {
+			must(t, os.Rename(made, p.dataDir+".kept"))
+			must(t, os.Symlink(p.dataDir+".kept", made))
+		}},
+		"the shard's data lead there": {stay: true, meddle: func(t *testing.T, p *Instance, _, made string) {
+			must(t, os.MkdirAll(p.inData("pg_tblspc"), 0o700))
+			must(t, os.Symlink(filepath.Join(made, "elsewhere"), p.inData("pg_tblspc/16384")))
+		}},
+		"another cluster's data directory is in them": {stay: true, meddle: func(t *testing.T, _ *Instance, _, made string) {
+			put(t, filepath.Join(made, "elsewhere", "other", "global", "pg_control"), "x")
+		}},
+		"a note names what no restore has made": {stay: true, meddle: func(t *testing.T, p *Instance, _, made string) {
+			list, err := p.asides()
+			must(t, err)
+			moved := p.dataDir + ".precious"
+			must(t, os.Rename(made, moved))
+			list[0].Tablespaces = moved
+			must(t, p.noteAsides(list))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, dir := within(t), newDir(t)
+			p := newInstance(t, settings(t, dir, "a"))
+			put(t, p.inData("precious"), "x")
+			undone := func() {
+				t.Helper()
+				must(t, p.BeginRestore(pg.Restore{Discarded: 3}))
+				must(t, p.SetAside())
+				must(t, p.mark(markCustom, ""))
+				put(t, p.inData("half"), "x")
+				note, err := p.RestoreNote()
+				must(t, err)
+				put(t, filepath.Join(note.tablespaces(), "elsewhere", "file"), note.Aside)
+				give(t, p, dir)
+				must(t, p.PutBack(ctx))
+				must(t, p.EndRestore())
+			}
+			undone()
+			failed, made := matches(t, dir, "a.failed.*"), matches(t, dir, "a"+restoredTablespaces+"*")
+			if len(failed) != 1 || len(made) != 1 {
+				t.Fatal(listing(t, dir))
+			}
+			first, err := os.ReadFile(filepath.Join(made[0], "elsewhere", "file"))
+			must(t, err)
+			c.meddle(t, p, failed[0], made[0])
+			give(t, p, dir)
+			undone()
+			stayed := false
+			must(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+				if err == nil && e.Name() == "file" {
+					content, err := os.ReadFile(path)
+					stayed = stayed || err == nil && string(content) == string(first)
+				}
+				return err
+			}))
+			if stayed != c.stay {
+				t.Errorf("they stayed: %v, want %v: %v", stayed, c.stay, listing(t, dir))
+			}
+			if content, err := os.ReadFile(p.inData("precious")); err != nil || string(content) != "x" {
+				t.Errorf("the data: %s, %v", content, err)
+			}
+		})
+	}
+}
+
 // A restore that has filled the disk is undone all the same.
 func TestPutBackOnAFullDisk(t *testing.T) {
 	ctx, dir := within(t), newDir(t)
@@ -236,6 +318,63 @@ func TestRestoreToAMoment(t *testing.T) {
 	}
 	if left, err := filepath.Glob(p.dataDir + beforeRestore + "*/PG_VERSION"); err != nil || len(left) != 1 {
 		t.Errorf("the old data: %v, %v", left, err)
+	}
+}
+
+// A restore that is undone after it has come to its end leaves the old data what they lead to, their
+// tablespaces and their WAL on other disks, also where pgBackRest is told to restore links and over
+// what is there. Of what the undone ones have made no more is left than one.
+func TestUndoneRestoreHasWhatItLeadsTo(t *testing.T) {
+	if _, err := exec.LookPath("pgbackrest"); err != nil {
+		t.Skip("pgbackrest is not installed")
+	}
+	ctx, dir := testkit.Within(t, 3*patience), newDir(t)
+	space, wal := filepath.Join(dir, "space"), filepath.Join(dir, "wal")
+	p, _, options := backedUp(ctx, t, dir, func(p *Instance) {
+		must(t, os.Mkdir(space, 0o700))
+		give(t, p, space)
+		sql(ctx, t, p, "CREATE TABLESPACE elsewhere LOCATION '"+space+"'")
+		sql(ctx, t, p, "CREATE TABLE public.kept TABLESPACE elsewhere AS SELECT generate_series(1, 1000) AS n")
+		must(t, p.Stop(ctx, Fast))
+		must(t, os.Rename(p.inData("pg_wal"), wal))
+		must(t, os.Symlink(wal, p.inData("pg_wal")))
+		must(t, p.Start(ctx, StartAs{Role: Primary}))
+	})
+	sql(ctx, t, p, "SELECT pg_sleep(1.1)") // pgBackRest counts in seconds
+	sql(ctx, t, p, "CREATE TABLE public.early TABLESPACE elsewhere AS SELECT 1 AS n")
+	target := time.Now()
+	sql(ctx, t, p, "INSERT INTO public.kept SELECT generate_series(1001, 2000)")
+	archived(ctx, t, p)
+	r := pg.Restore{Target: target, Label: labelIn(ctx, t, p, options), Timeline: 1, Discarded: 3}
+	command := strings.ReplaceAll("pgbackrest "+options, "--stanza=main ", "")
+	for _, c := range []struct {
+		name, more string
+		refused    bool
+	}{
+		{name: "as it is"},
+		{name: "once more"},
+		{name: "with the links of the backup", more: " --link-all", refused: true},
+		{name: "with the links of the backup, over what is there", more: " --link-all --delta", refused: true},
+	} {
+		must(t, p.Stop(ctx, Fast))
+		must(t, p.BeginRestore(r))
+		must(t, p.SetAside())
+		if err := p.Restore(ctx, config.Backup{Stanza: "main", Command: command + c.more}, r); (err != nil) != c.refused {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		must(t, p.PutBack(ctx))
+		must(t, p.EndRestore())
+		must(t, p.Start(ctx, StartAs{Role: Primary}))
+		if got := value(ctx, t, p, "SELECT count(*)::text FROM public.kept"); got != "2000" {
+			t.Errorf("%s: the table has %s rows", c.name, got)
+		}
+		if to, err := os.Readlink(p.inData("pg_wal")); err != nil || to != wal {
+			t.Errorf("%s: the WAL is in %s, %v", c.name, to, err)
+		}
+		failed, made := matches(t, dir, "source.failed.*"), matches(t, dir, "source"+restoredTablespaces+"*")
+		if len(failed) != 1 || len(made) > 1 {
+			t.Errorf("%s: there are %v and %v", c.name, failed, made)
+		}
 	}
 }
 
