@@ -20,7 +20,7 @@ const (
 // answer tells the leaders of announced handovers how their shards stand here.
 func (c *reconciler) answer(ctx context.Context, link pooler.LinkState, views []*shard) {
 	c.counting = 0
-	all, _ := c.handovers.Current()
+	all := c.handovers.Current()
 	if len(all) == 0 {
 		return
 	}

@@ -156,7 +156,6 @@ type bouncer struct {
 	table     *routes.Table
 	handovers *routes.Handovers
 	watcher   *routes.Watcher
-	respond   *routes.Responder
 	patroni   *routes.PatroniFollower
 	processes *processes
 	operators *operatorPauses
@@ -224,7 +223,6 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 		appliedKey: c.Keys().BouncersApplied() + c.Name, applied: func() map[string]cluster.BouncerShard { return appliedOf(b.processes.shards()) },
 	}
 	pool.Moved = b.presence.notify
-	b.respond = routes.NewResponder(log, pool, c.Name, c.RoutesPrefix, b.handovers, b.state.currentSession)
 	for _, p := range b.processes.all {
 		p.reconciler.answered, p.reconciler.applied = b.watcher.HasAnswered, b.presence.notify
 		prober := p.reconciler.healthProber
@@ -313,7 +311,7 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(parent)
 	var parts sync.WaitGroup
 	running := []func(context.Context){
-		b.watcher.Watch, b.watcher.WatchHandovers, b.watcher.Serve, b.watcher.Pace, b.respond.Run, b.patroni.Run, b.presence.run, b.state.run,
+		b.watcher.Watch, b.watcher.WatchHandovers, b.watcher.Serve, b.watcher.Pace, b.patroni.Run, b.presence.run, b.state.run,
 	}
 	for _, p := range b.processes.all {
 		running = append(running, p.reconciler.run, p.reconciler.deadman.Run, p.reconciler.connCloser.Run, p.reconciler.healthProber.Run, p.link.Run)
@@ -385,12 +383,6 @@ func (k *stateWriter) rememberDraining(on bool) {
 	case k.urgent <- struct{}{}:
 	default:
 	}
-}
-
-func (k *stateWriter) currentSession() string {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.session
 }
 
 func (k *stateWriter) rememberSession(session string) {

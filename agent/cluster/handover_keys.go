@@ -9,16 +9,6 @@ import (
 // watches it with one blocking query however many shards there are.
 func (k Keys) Handovers() string { return k.lictor + "/handovers/" }
 
-// HandoverAnswers is the prefix of the bouncers' answers to this shard's
-// handover, with its trailing slash. It lies apart from the handovers, so that
-// an answer wakes only the leader that waits for it.
-func (k Keys) HandoverAnswers() string {
-	return k.lictor + "/handovers-answers/" + k.namespace + "/" + k.scope + "/"
-}
-
-// HandoverAnswer is the key in which a bouncer answers, held by its session.
-func (k Keys) HandoverAnswer(bouncer string) string { return k.HandoverAnswers() + bouncer }
-
 // SplitHandover takes the key of a handover apart. It fails on a key that is not
 // HANDOVERS/NAMESPACE/SCOPE; the namespace itself may contain slashes.
 func (k Keys) SplitHandover(key string) (namespace, scope string, err error) {

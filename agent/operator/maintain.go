@@ -392,10 +392,8 @@ func Remove(ctx context.Context, c *Console, s *Shard) error {
 				return err
 			}
 		}
-		for _, prefix := range []string{s.Keys.HandoverAnswers(), s.Keys.Prefix()} {
-			if _, err := client.KV().DeleteTree(prefix, o); err != nil {
-				return err
-			}
+		if _, err := client.KV().DeleteTree(s.Keys.Prefix(), o); err != nil {
+			return err
 		}
 		c.Say("%s is removed from Consul", s.Scope)
 		return nil

@@ -13,5 +13,4 @@
 //	patroni_route.go
 //	             Patroni's keys -> a route (pure)
 //	handover.go  the planned switchovers (pure)
-//	respond.go   writes how they stand here, for their leaders
 package routes

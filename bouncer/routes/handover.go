@@ -287,14 +287,13 @@ type Standing struct {
 	Over bool
 }
 
-// Current returns all handovers, and a channel that is closed when one of them has
-// a new answer or has ended.
-func (h *Handovers) Current() (all map[config.ShardID]Standing, answered <-chan struct{}) {
+// Current returns all handovers.
+func (h *Handovers) Current() map[config.ShardID]Standing {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	all = make(map[config.ShardID]Standing, len(h.all))
+	all := make(map[config.ShardID]Standing, len(h.all))
 	for id, one := range maps.All(h.all) {
 		all[id] = one.standing()
 	}
-	return all, h.answered
+	return all
 }

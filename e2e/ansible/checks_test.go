@@ -121,7 +121,7 @@ func (r *rollout) checkRights(t *testing.T) {
 		{"db1", "/etc/lictor/agents/orders.token", "lictor/secrets/service/users"},
 		{"pooler1", "/etc/lictor/bouncer.token", "lictor/bouncers/pooler2"},
 		{"pooler1", "/etc/lictor/bouncer.token", "lictor/bouncers-applied/pooler2"},
-		{"pooler1", "/etc/lictor/bouncer.token", "lictor/handovers-answers/service/orders/pooler2"},
+		{"pooler1", "/etc/lictor/bouncer.token", "lictor/handovers/service/orders"},
 		{"pooler1", "/etc/lictor/bouncer.token", "lictor/routes/service/orders"},
 		{"pooler1", "/etc/lictor/bouncer.token", "service/orders/leader"},
 		{"pooler1", "/dev/null", "lictor/bouncers/pooler1"},

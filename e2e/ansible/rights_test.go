@@ -72,9 +72,9 @@ func TestRights(t *testing.T) {
 				},
 				"a bouncer": {
 					bouncer,
-					[][2]string{put("lictor/bouncers/a"), put("lictor/handovers-answers/service/orders/a")},
+					[][2]string{put("lictor/bouncers/a")},
 					[][2]string{
-						put("lictor/bouncers/b"), put("lictor/bouncers/ab"), put("lictor/handovers-answers/service/orders/b"), put("lictor/routes/service/orders"),
+						put("lictor/bouncers/b"), put("lictor/bouncers/ab"), put("lictor/routes/service/orders"),
 						put("lictor/handovers/service/orders"), put("service/orders/leader"), get("lictor/secrets/service/orders"),
 					},
 				},
