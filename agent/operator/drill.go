@@ -522,7 +522,7 @@ func (o DrillOptions) judge(r drill.Shard) error {
 	switch {
 	case p.Lost > 0:
 		return surprise(fmt.Sprintf("keep the data directories as they are, and see lictor events %s: the rows of run %s are in the table %s", r.Name, p.Run, drill.Table),
-			"%s that were acknowledged are missing", count(int(p.Lost), "row"))
+			"acknowledged rows are missing: %d", p.Lost)
 	case p.Unchecked != "":
 		return surprise(fmt.Sprintf("compare the rows of run %s in the table %s with the report", p.Run, drill.Table), "whether rows are lost is not known: %s", p.Unchecked)
 	case quiet && p.Errors > 0:
