@@ -64,8 +64,8 @@ type Dynamic struct {
 	// needs is gone or no rewind can mend it: ask (it says so, and waits for lictor reinit) or auto (its
 	// data are made anew, one member of the shard and one of the host at a time). Default: ask.
 	Rebuild RebuildPolicy `mapstructure:"rebuild"`
-	// MaintenanceWindows are when switchovers and restarts are taken, as texts: days (default:
-	// all), from-to, time zone (default: UTC), and "for" with what it is for (handover, restart;
+	// MaintenanceWindows are when switchovers, restarts and repacks are taken, as texts: days (default:
+	// all), from-to, time zone (default: UTC), and "for" with what it is for (handover, restart, repack;
 	// default: all). What no window is for is taken at any time; a failover always is.
 	MaintenanceWindows Windows `mapstructure:"maintenance_windows"`
 	// StandbyCluster makes the shard the standby of another one.

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -26,16 +28,15 @@ type repackSeat struct {
 
 // TestRepack repacks tables of a real PostgreSQL with the real pg_repack, and has it stopped by what it must stop for.
 func TestRepack(t *testing.T) {
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/pg_repack")
-	testkit.Must(t, err)
-	if len(found) == 0 {
-		t.Skip("pg_repack is not installed: make deps")
+	if repackProgram(t) == "" {
+		t.Skip("pg_repack of this PostgreSQL is not installed: make deps")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	l := labtest.Serving(ctx, t, lab.Options{TTL: 5, Members: 2, Bouncers: -1, ConsulServers: 1})
 	o := &repackSeat{operatorSeat: &operatorSeat{t: t, lab: l, shard: l.Shard(0)}}
 	o.leader = o.healthy()
+	var err error
 	o.conn, err = o.leader.Connect(ctx, "postgres")
 	testkit.Must(t, err)
 	defer o.conn.Close(ctx)
@@ -57,6 +58,17 @@ func TestRepack(t *testing.T) {
 			step.run(o)
 		})
 	}
+}
+
+// repackProgram is pg_repack of the PostgreSQL that the tests run; empty: there is none.
+func repackProgram(t *testing.T) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(cmp.Or(os.Getenv("POSTGRES_BIN"), "/usr/lib/postgresql/*/bin"), "pg_repack"))
+	testkit.Must(t, err)
+	if len(found) == 0 {
+		return ""
+	}
+	return found[0]
 }
 
 func (o *repackSeat) exec(sql string) {
@@ -195,10 +207,8 @@ func testRepackLeftovers(o *repackSeat) {
 	o.bloat("broken")
 	o.exec("CREATE EXTENSION pg_repack")
 	user := o.held("broken")
-	program, err := filepath.Glob("/usr/lib/postgresql/*/bin/pg_repack")
-	testkit.Must(o.t, err)
 	config := o.conn.Config()
-	cmd := exec.CommandContext(o.ctx(), program[0], "--no-kill-backend", "--wait-timeout=600", "--no-password", "--host="+config.Host,
+	cmd := exec.CommandContext(o.ctx(), repackProgram(o.t), "--no-kill-backend", "--wait-timeout=600", "--no-password", "--host="+config.Host,
 		"--port="+strings.TrimSpace(o.ask("current_setting('port')")), "--username="+config.User, "--dbname=postgres", "--table=broken")
 	cmd.Env = []string{"PGPASSWORD=" + config.Password, "PGSSLMODE=disable", "LC_ALL=C.UTF-8"}
 	testkit.Must(o.t, cmd.Start())
@@ -213,7 +223,7 @@ func testRepackLeftovers(o *repackSeat) {
 	o.ends(operator.ExitRefused, "another pg_repack is at work", "", repack("broken")...)
 	testkit.Must(o.t, cmd.Process.Signal(syscall.SIGKILL))
 	_ = cmd.Wait()
-	_, err = user.Exec(o.ctx(), "COMMIT")
+	_, err := user.Exec(o.ctx(), "COMMIT")
 	testkit.Must(o.t, err)
 	o.await(func() error {
 		if o.ask("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_repack'") != "0" {

@@ -48,6 +48,7 @@ test | versions)
 	need yamllint command -v yamllint
 	need patroni command -v patroni
 	need pgbackrest command -v pgbackrest
+	need postgresql-15-repack command -v pg_repack
 	need python3-consul has_python_consul
 	if ((EUID == 0)); then # only root can make network namespaces
 		need iproute2 command -v ip
