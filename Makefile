@@ -126,6 +126,15 @@ test-versions: build ## tests with another Debian's versions (as root): DEBIAN=t
 		$(GO) test -p 1 -count 1 -timeout $(E2E_TIMEOUT) ./agent/postgres ./agent/fence ./bouncer/... ./e2e/bouncer $(if $(filter bullseye,$(DEBIAN)),,./e2e/clients) && \
 		$(GO) test -count 1 -timeout $(E2E_TIMEOUT) -run '^(TestShard|TestDivergedPrimaryIsRewound|TestFailoverSlot)$$' ./e2e
 
+.PHONY: test-upgrade
+test-upgrade: ## the check for a major upgrade: PostgreSQL 15 to 17, 13 to 15, 13 to 17 (as root)
+	@e2e/tools/deps.sh versions
+	@old=$$(echo $$(e2e/tools/versions.sh bullseye)/usr/lib/postgresql/*/bin) && new=$$(echo $$(e2e/tools/versions.sh trixie)/usr/lib/postgresql/*/bin) && \
+		own=$$(echo /usr/lib/postgresql/15/bin) && $(GO) test -c -o bin/postgres.test ./agent/postgres && cd agent/postgres && \
+		for pair in "$$own $$new" "$$old $$own" "$$old $$new"; do \
+			POSTGRES_BIN=$${pair% *} POSTGRES_NEXT_BIN=$${pair#* } ../../bin/postgres.test -test.run UpgradeCheck -test.v || exit 1; \
+		done
+
 .PHONY: packages
 packages: ## dist/: .deb and .rpm for linux amd64 and arm64, bills of materials, checksums
 	@GO=$(GO) packages/build.sh '$(VERSION)' dist

@@ -343,7 +343,7 @@ func (p *upgrader) clearUpgradeScratch(ctx context.Context, scratch string) erro
 		return fmt.Errorf("the directory of an upgrade check: %w", err)
 	}
 	data := filepath.Join(scratch, "data")
-	if _, err := p.disk.Lstat(data); err == nil {
+	if info, err := p.disk.Lstat(data); err == nil && info.IsDir() { // not what a link leads to
 		if err := fence.KillProcesses(ctx, data, p.writers()...); err != nil {
 			return fmt.Errorf("the cluster of an upgrade check: %w", err)
 		}

@@ -262,6 +262,8 @@ func TestNothingHostileReachesATerminal(t *testing.T) {
 		{"restore", "h", "--to", "2026-11-29T10:00:00+00:00", "--force"},
 		{"restore", "h", "--to", evil},
 		{"restore", evil, "--to", "2026-11-29T10:00:00+00:00", "--as", evil},
+		{"upgrade", "h", "--to", "17", "--check"},
+		{"upgrade", evil, "--to", "17", "--check", "--member", evil},
 		{"rotate-secret", "h", "--force"},
 		{"rotate-secret", "h"},
 		{"demote-cluster", "h", "--host", evil, "--force"},
