@@ -25,18 +25,45 @@ const maxSkipped = 1000
 // src/backend/access/transam/timeline.c), so those in between get one. It says that
 // its timeline left ours long before now, so that a standby which comes upon it in
 // the meantime does not follow it (rescanLatestTimeLine in xlogrecovery.c).
-// own is our timeline, or an earlier one: files that exist already stay as they are.
+// own is our timeline, or an earlier one: files that exist already stay as they are, but
+// for marks that are torn.
 func (p *walDir) skipTimelines(own, above int) error {
 	if above-own > maxSkipped {
 		return fmt.Errorf("the shard's status says that timeline %d may be in use, this member is on %d: too far apart to be true", above, own)
 	}
 	for n := own + 1; n <= above; n++ {
-		err := p.writeNew(p.historyFile(n), fmt.Sprintf("%d\t0/1\t%s\n", own, pg.Skipped))
-		if err != nil && !errors.Is(err, os.ErrExist) {
+		err := p.writeNew(p.historyFile(n), skipped(own))
+		if errors.Is(err, os.ErrExist) {
+			err = p.mendMark(p.historyFile(n), own)
+		}
+		if err != nil {
 			return fmt.Errorf("passing over timeline %d: %w", n, err)
 		}
 	}
 	return nil
+}
+
+// skipped is the history of a timeline that was passed over by a member on own.
+func skipped(own int) string { return fmt.Sprintf("%d\t0/1\t%s\n", own, pg.Skipped) }
+
+// mendMark writes a mark anew that is torn.
+func (p *walDir) mendMark(file string, own int) error {
+	content, err := p.disk.ReadFile(file)
+	if err != nil || !torn(content) {
+		return err
+	}
+	if err := p.writeFile(file, skipped(own)); err != nil {
+		return err
+	}
+	return p.disk.Sync(filepath.Dir(file))
+}
+
+// torn reports whether a history file holds the beginning of a mark: an earlier agent's, that had no room for
+// the rest, or that was lost with its host. PostgreSQL's own are whole whenever they have their name.
+func torn(content []byte) bool {
+	begun := strings.TrimLeft(string(bytes.TrimRight(content, "\x00")), "0123456789")
+	_, whole, _ := strings.Cut(skipped(0), "0")
+	return begun != whole && strings.HasPrefix(whole, begun)
 }
 
 // archiveSkipped has PostgreSQL archive these files of a primary: a standby that gets its WAL from the archive
@@ -64,19 +91,25 @@ func (p *walDir) archiveSkipped() error {
 	return nil
 }
 
-// writeNew writes a file of PostgreSQL's that must not exist yet.
+// beingWritten is the name of a file before it has its own: one of those that PostgreSQL removes when it
+// finds them (RemoveTempXlogFiles in src/backend/access/transam/xlog.c).
+const beingWritten = "xlogtemp.lictor"
+
+// writeNew writes a file of PostgreSQL's that must not exist yet. It is there as a whole, or not at all. (Up to 15
+// PostgreSQL itself makes its WAL files by a hard link.)
 func (p *walDir) writeNew(file, content string) error {
-	f, err := p.disk.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	dir := filepath.Dir(file)
+	written := filepath.Join(dir, beingWritten)
+	if err := p.writeFile(written, content); err != nil {
 		return err
 	}
-	_, err = f.WriteString(content)
-	return errors.Join(err, f.Chmod(p.fileMode()), p.disk.Give(file), f.Close())
+	err := p.disk.For(func() error { return os.Link(written, file) }, written, file)
+	return errors.Join(err, p.disk.Remove(written), p.disk.Sync(dir))
 }
 
 // unskipTimelines removes the marks that no promotion has followed, of an earlier
 // run that was cut short: a standby that finds such a file when it starts takes it
-// for the timeline to follow. The others stay, because a walreceiver asks the
+// for the timeline to follow. The others stay, made whole if need be, because a walreceiver asks the
 // primary for the history of each timeline up to the primary's
 // (WalRcvFetchTimeLineHistoryFiles in walreceiver.c).
 func (p *walDir) unskipTimelines() error {
@@ -85,9 +118,21 @@ func (p *walDir) unskipTimelines() error {
 		return fmt.Errorf("looking for timelines: %w", err)
 	}
 	slices.Sort(files) // hexadecimal numbers of eight digits
+	last := true
 	for _, file := range slices.Backward(files) {
-		if marked, err := p.isSkipped(file); err != nil || !marked {
+		marked, err := p.isSkipped(file)
+		if err != nil {
 			return err
+		}
+		last = last && marked
+		if !marked {
+			continue
+		}
+		if !last { // its own timeline is not known any more; it left the first one just as long ago
+			if err := p.mendMark(file, 1); err != nil {
+				return fmt.Errorf("the mark of a timeline that was passed over: %w", err)
+			}
+			continue
 		}
 		if err := p.disk.Remove(file); err != nil {
 			return fmt.Errorf("the mark of a timeline that was passed over: %w", err)
@@ -102,7 +147,7 @@ func (p *walDir) isSkipped(file string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("reading the history of a timeline: %w", err)
 	}
-	return bytes.Contains(content, []byte("\t"+pg.Skipped+"\n")), nil
+	return bytes.Contains(content, []byte("\t"+pg.Skipped+"\n")) || torn(content), nil
 }
 
 func (p *walDir) historyFile(timeline int) string {
