@@ -253,14 +253,18 @@ func (p *confFiles) accessFile(f accessFile, base []confSetting, local, dynamic 
 // keepBaseConf renames the postgresql.conf that was there before Lictor, once.
 func (p *confFiles) keepBaseConf() error {
 	base := p.inConf("postgresql.base.conf")
-	if _, err := p.disk.Stat(base); err == nil {
-		return nil
+	if kept, err := there(p.disk.Stat, base); err != nil || kept {
+		return err
 	}
-	if content, err := p.disk.ReadFile(p.inConf("postgresql.conf")); err == nil && strings.HasPrefix(string(content), confHead) {
+	content, err := p.disk.ReadFile(p.inConf("postgresql.conf"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // it may be the agent's own
+		return fmt.Errorf("keeping the original postgresql.conf: %w", err)
+	}
+	if strings.HasPrefix(string(content), confHead) {
 		p.log.Warn().Str("file", base).Msg("the original postgresql.conf is missing: what it has set is not in force")
 		return p.writeConf(base, "") // the agent's own would include itself
 	}
-	err := p.disk.Rename(p.inConf("postgresql.conf"), base)
+	err = p.disk.Rename(p.inConf("postgresql.conf"), base)
 	if errors.Is(err, os.ErrNotExist) {
 		return p.writeConf(base, "")
 	}

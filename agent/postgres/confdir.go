@@ -27,9 +27,8 @@ func configDirOf(local config.Postgres) string {
 
 func (p *installation) inConf(name string) string { return filepath.Join(p.configDir, name) }
 
-func (p *installation) confExists(name string) bool {
-	_, err := p.disk.Stat(p.inConf(name))
-	return err == nil
+func (p *installation) confExists(name string) (bool, error) {
+	return there(p.disk.Stat, p.inConf(name))
 }
 
 // ownConfs are the files that PostgreSQL reads, in its order. ALTER SYSTEM always writes
@@ -110,12 +109,20 @@ func (p *installation) furnish() (missing []string, err error) {
 			return nil, fmt.Errorf("postgresql.config_dir: make it for PostgreSQL's user: %w", err)
 		}
 		// One of them without the other is whole: what is beside the data is not mixed in.
-		if p.confExists("postgresql.conf") || p.confExists("postgresql.base.conf") {
+		conf, err := p.confExists("postgresql.conf")
+		base, baseErr := p.confExists("postgresql.base.conf")
+		if err = errors.Join(err, baseErr); err != nil {
+			return nil, err
+		}
+		if conf || base {
 			names = slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, "postgresql.") })
 		}
 	}
 	for _, name := range names {
-		if p.confExists(name) {
+		switch found, err := p.confExists(name); {
+		case err != nil:
+			return nil, err
+		case found:
 			continue
 		}
 		content, err := p.disk.ReadFile(p.inData(name))

@@ -74,7 +74,7 @@ func TestConfigDir(t *testing.T) {
 	if got := shows(ctx, t, a, "config_file", "hba_file", "cluster_name", "work_mem"); got != want {
 		t.Errorf("config_file, hba_file, cluster_name, work_mem: %s, want %s", got, want)
 	}
-	if a.exists("postgresql.conf") || a.exists("pg_hba.conf") {
+	if has(t, a, "postgresql.conf") || has(t, a, "pg_hba.conf") {
 		t.Error("configuration files beside the data, which nobody reads")
 	}
 	if info, err := os.Stat(filepath.Join(etc, "postgresql.conf")); err != nil || info.Mode().Perm() != 0o644 {
@@ -145,7 +145,7 @@ func TestConfigDirOfANewShard(t *testing.T) {
 		t.Errorf("config_file and work_mem: %s, want %s", got, want)
 	}
 	for _, name := range configFiles() {
-		if a.exists(name) {
+		if has(t, a, name) {
 			t.Errorf("%s is beside the data, where nobody reads it", name)
 		}
 	}

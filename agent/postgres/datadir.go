@@ -93,7 +93,7 @@ func (p *dataDirectory) DataDir(ctx context.Context) (DataDir, error) {
 		// What a clone has copied so far says nothing about the clone.
 		return DataDir{State: Incomplete, Clone: true}, nil
 	case found != nil && found.Finished && control.SystemIdentifier == found.SystemIdentifier:
-		return DataDir{State: Bootstrapped, Control: control, Standby: p.hasSignalFile()}, nil
+		return p.whole(DataDir{State: Bootstrapped, Control: control}), nil
 	case found != nil:
 		return DataDir{State: Incomplete, Control: control}, nil
 	}
@@ -116,17 +116,27 @@ func (p *dataDirectory) DataDir(ctx context.Context) (DataDir, error) {
 		}
 		return DataDir{State: Foreign, Problem: fmt.Sprintf("its control file cannot be read: %v", err)}, nil
 	}
-	return DataDir{State: Valid, Control: control, Standby: p.hasSignalFile()}, nil
+	return p.whole(DataDir{State: Valid, Control: control}), nil
 }
 
-// hasSignalFile tells whether PostgreSQL would start in recovery.
-func (p *dataDirectory) hasSignalFile() bool {
-	for _, name := range []string{"standby.signal", "recovery.signal"} {
-		if _, err := p.disk.Stat(p.inData(name)); err == nil {
-			return true
-		}
+// whole is a data directory with all that belongs to one. Where nobody can tell whether it is a standby's, nothing
+// is started on it.
+func (p *dataDirectory) whole(d DataDir) DataDir {
+	standby, err := p.hasSignalFile()
+	if err != nil {
+		return DataDir{State: Foreign, Problem: err.Error()}
 	}
-	return false
+	d.Standby = standby
+	return d
+}
+
+// hasSignalFile reports whether PostgreSQL would start in recovery.
+func (p *dataDirectory) hasSignalFile() (bool, error) {
+	standby, err := p.exists("standby.signal")
+	if err != nil || standby {
+		return standby, err
+	}
+	return p.exists("recovery.signal")
 }
 
 func (p *dataDirectory) markerPath() string { return p.stateFile("unfinished") }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // This file is about what lies in a data directory and is not its own: another file system
@@ -99,7 +101,12 @@ func clusterInside(dir string) (found string, err error) {
 		case slices.Contains(postgresDirectories(), parts[0]), parts[0] == "lost+found":
 			return fs.SkipDir
 		}
-		if _, err := os.Lstat(filepath.Join(path, "global", "pg_control")); err == nil {
+		switch cluster, err := there(os.Lstat, filepath.Join(path, "global", "pg_control")); {
+		case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENOTDIR):
+			// Not PostgreSQL's, or global is a file.
+		case err != nil:
+			return err
+		case cluster:
 			found = path
 			return fs.SkipAll
 		}

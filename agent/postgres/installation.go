@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -144,9 +145,20 @@ func (p *installation) temporaryDir(pattern string) (dir string, err error) {
 
 func (p *installation) inData(name string) string { return filepath.Join(p.dataDir, name) }
 
-func (p *installation) exists(name string) bool {
-	_, err := p.disk.Lstat(p.inData(name))
-	return err == nil
+// exists reports whether the data directory holds a file. That it cannot be looked at (a disk with errors, a file
+// system that was mounted anew) does not mean that it is not there.
+func (p *installation) exists(name string) (bool, error) { return there(p.disk.Stat, p.inData(name)) }
+
+// there reports by a look whether a file is there. A link that leads nowhere is not.
+func there(look func(string) (fs.FileInfo, error), path string) (bool, error) {
+	switch _, err := look(path); {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, os.ErrNotExist):
+		return false, nil
+	default:
+		return false, fmt.Errorf("it cannot be told whether %s is there: %w", path, err)
+	}
 }
 
 func (p *installation) syncDir(dir string) error {

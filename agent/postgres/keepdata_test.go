@@ -146,7 +146,7 @@ esac
 		local.CreateReplica = []string{"delta", "basebackup"}
 		b.Reconfigure(local)
 		must(t, b.MakeReplica(ctx, &up, id, nil))
-		if b.exists("found") {
+		if has(t, b, "found") {
 			t.Error("what the method has left is in the data directory")
 		}
 		follow(ctx, t, b, a)

@@ -279,10 +279,12 @@ func (p *customMethods) restored(ctx context.Context) (Control, error) {
 		return Control{}, err
 	}
 	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} { // what a backup lacks altogether
-		if !p.confExists(name) {
-			if err := p.writeConf(p.inConf(name), ""); err != nil {
-				return Control{}, err
-			}
+		found, err := p.confExists(name)
+		if err == nil && !found {
+			err = p.writeConf(p.inConf(name), "")
+		}
+		if err != nil {
+			return Control{}, err
 		}
 	}
 	return p.control(ctx)

@@ -135,7 +135,10 @@ func (p *dataDirectory) claim(o *outside, systemIdentifier string) error {
 		return errors.New("the data directory or the agent's own files are in it")
 	}
 	for above := o.path; ; above = filepath.Dir(above) {
-		if _, err := p.disk.Lstat(filepath.Join(above, "PG_VERSION")); err == nil {
+		switch cluster, err := there(p.disk.Lstat, filepath.Join(above, "PG_VERSION")); {
+		case err != nil && !errors.Is(err, fs.ErrPermission): // what PostgreSQL cannot look into is none of its
+			return err
+		case cluster:
 			return fmt.Errorf("it belongs to another data directory, %s", above)
 		}
 		if above == filepath.Dir(above) {

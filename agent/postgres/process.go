@@ -132,16 +132,24 @@ func (p *processes) Running() bool { return p.process.pid() != 0 }
 func (p *processes) Adopt(ctx context.Context) (bool, error) {
 	if pid := p.launcher.Held(ctx); pid != 0 {
 		// Whatever has become of the name of its directory.
+		a, err := p.adoptedAs()
+		if err != nil {
+			return false, err
+		}
 		if err := p.hold(pid); err != nil && !errors.Is(err, unix.ESRCH) {
 			return false, err
 		}
 		if p.Running() {
-			p.setRuns(p.adoptedAs())
+			p.setRuns(a)
 			return true, nil
 		}
 	}
 	pid, err := p.namedPostmaster()
 	if err != nil || pid == 0 || !fence.Belongs(pid, p.dataDir) {
+		return false, err
+	}
+	a, err := p.adoptedAs()
+	if err != nil {
 		return false, err
 	}
 	if err := p.process.watch(pid); errors.Is(err, unix.ESRCH) {
@@ -155,7 +163,7 @@ func (p *processes) Adopt(ctx context.Context) (bool, error) {
 	if err := p.target.Hold(pid); err != nil {
 		return false, err
 	}
-	p.setRuns(p.adoptedAs())
+	p.setRuns(a)
 	return p.Running(), nil
 }
 
@@ -180,29 +188,32 @@ func (p *processes) hold(pid int) error {
 // adoptedAs is the role and upstream of a PostgreSQL that was running before
 // this agent, as its files have it: rewriting them must not make a replica
 // forget whom it follows.
-func (p *processes) adoptedAs() as {
-	if !p.hasSignalFile() {
-		return as{role: Primary}
+func (p *processes) adoptedAs() (as, error) {
+	switch standby, err := p.hasSignalFile(); {
+	case err != nil:
+		return as{}, err
+	case !standby:
+		return as{role: Primary}, nil
 	}
 	a := as{role: Replica}
 	var lines []confSetting
 	for _, file := range p.ownConfs() { // pg_basebackup -R writes into the latter
 		more, err := p.readConf(file)
 		if err != nil {
-			return a
+			return a, nil //nolint:nilerr // whom it follows is found out anew
 		}
 		lines = append(lines, more...)
 	}
 	line, set := lastOf(lines, "primary_conninfo")
 	if !set {
-		return a
+		return a, nil
 	}
 	host, port, err := conninfoAddress(line.Value)
 	if err != nil {
-		return a
+		return a, nil
 	}
 	a.upstream = &Upstream{Name: net.JoinHostPort(host, strconv.Itoa(port)), Host: host, Port: port}
-	return a
+	return a, nil
 }
 
 // killLeftovers kills every process of the instance, also backends whose

@@ -41,7 +41,14 @@ func (p *bootstrapper) prepareRecovery(configured map[string]string, keep bool) 
 	if err != nil {
 		return as{}, err
 	}
-	signal := p.exists("recovery.signal")
+	signal, err := p.exists("recovery.signal")
+	if err != nil {
+		return as{}, err
+	}
+	standby, err := p.exists("standby.signal")
+	if err != nil {
+		return as{}, err
+	}
 	run := as{role: Primary}
 	switch {
 	case len(configured) > 0:
@@ -49,7 +56,7 @@ func (p *bootstrapper) prepareRecovery(configured map[string]string, keep bool) 
 			p.log.Warn().Msg("recovery_conf is set, so that keep_existing_recovery_conf has no effect")
 		}
 		run.recovery = maps.Clone(configured)
-	case keep && p.exists("standby.signal"):
+	case keep && standby:
 		return as{}, errors.New("keep_existing_recovery_conf: the command has left standby.signal, so that the recovery would never end: let it restore for a recovery to a target or to the end of the archive")
 	case keep && signal:
 		run.recovery = left

@@ -134,7 +134,7 @@ func TestPointInTimeRecovery(t *testing.T) {
 			must(t, p.writeConfig(as{role: Primary}))
 			left, err := p.recoveryLeft()
 			must(t, err)
-			if target := targetOf(left); target != "" || p.hasSignalFile() {
+			if target := targetOf(left); target != "" || has(t, p, "standby.signal") || has(t, p, "recovery.signal") {
 				t.Errorf("it is left with %v", left)
 			}
 		})

@@ -262,7 +262,11 @@ func (p *rewinder) readyForRewind(ctx context.Context, u Upstream) error {
 // no standby, so a standby's data are a primary's meanwhile, and no longer than that: whatever started PostgreSQL on
 // them while the rewind fails, for want of room perhaps, would have a second primary.
 func (p *rewinder) recoverAlone(ctx context.Context, control Control) (err error) {
-	if p.hasSignalFile() {
+	standby, err := p.hasSignalFile()
+	if err != nil {
+		return err
+	}
+	if standby {
 		if err := p.setSignalFile(Primary); err != nil {
 			return err
 		}

@@ -88,12 +88,12 @@ func TestPromotionWithoutAnySlot(t *testing.T) {
 		t.Errorf("what cannot be known is told: %+v %v", s, err)
 	}
 	refused := errors.New("not now")
-	if err := b.PromoteAfter(ctx, 0, func(context.Context) error { return refused }); !errors.Is(err, refused) || b.exists("promote") {
+	if err := b.PromoteAfter(ctx, 0, func(context.Context) error { return refused }); !errors.Is(err, refused) || has(t, b, "promote") {
 		t.Errorf("promoted in spite of %v", err)
 	}
 	must(t, b.Promote(ctx, 4)) // timelines up to 4 may be in use
 	c, err := b.control(ctx)
-	if err != nil || c.State != "in production" || b.getRuns().role != Primary || b.exists("promote") {
+	if err != nil || c.State != "in production" || b.getRuns().role != Primary || has(t, b, "promote") {
 		t.Errorf("%+v %v", c, err)
 	}
 	if history, err := os.ReadFile(b.historyFile(5)); err != nil || len(history) == 0 {

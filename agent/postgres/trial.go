@@ -302,7 +302,9 @@ func (p *checker) furnishTrial(dir string, c Changed, lines []confSetting) error
 		}
 	}
 	conf := "include " + quote(p.inConf("postgresql.conf")) + "\n"
-	if p.exists("postgresql.auto.conf") {
+	if auto, err := p.exists("postgresql.auto.conf"); err != nil {
+		return fmt.Errorf("trial: %w", err)
+	} else if auto {
 		conf += "include " + quote(p.inData("postgresql.auto.conf")) + "\n"
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Parameters)) {
@@ -331,7 +333,10 @@ func (p *checker) linkForTrial(dir string, lines []confSetting) error {
 	}
 	slices.Sort(files)
 	for _, file := range slices.Compact(files) {
-		if !p.exists(file) {
+		switch found, err := p.exists(file); {
+		case err != nil:
+			return fmt.Errorf("trial: %w", err)
+		case !found:
 			continue
 		}
 		path := filepath.Join(dir, file)
