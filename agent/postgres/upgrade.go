@@ -245,6 +245,9 @@ func (p *upgrader) tryUpgrade(ctx context.Context, next *installation, old oldCl
 			err = errors.Join(err, left)
 		}
 	}()
+	if why, err := p.noRoomForUpgrade(filepath.Dir(scratch), old); why != "" || err != nil {
+		return []string{why}, nil, err
+	}
 	if err := p.makeUpgradeScratch(scratch); err != nil {
 		return nil, nil, err
 	}
@@ -307,6 +310,23 @@ func (p *upgrader) upgradeScratch() (string, error) {
 		return "", fmt.Errorf("the data directory: %w", err)
 	}
 	return filepath.Join(filepath.Dir(dir), "."+filepath.Base(dir)+".lictor-"+upgradeScratch), nil
+}
+
+// upgradeRoom is what must be free beside a check's cluster and its WAL: the PostgreSQL that serves
+// is on the same disk, and ends when it finds no room for its WAL.
+const upgradeRoom = 256 << 20
+
+// noRoomForUpgrade says that the disk is too full for a check.
+func (p *upgrader) noRoomForUpgrade(dir string, old oldCluster) (why string, err error) {
+	const segments = 4
+	need := int64(upgradeRoom) + segments*int64(old.walSegmentMB)<<20
+	switch free, err := p.disk.Room(dir); {
+	case err != nil:
+		return "", fmt.Errorf("upgrade check: %w", err)
+	case free < need:
+		return fmt.Sprintf("%s has %d MB free, and a check wants %d MB: make room", dir, free>>20, need>>20), nil
+	}
+	return "", nil
 }
 
 // makeUpgradeScratch makes the directory of a check. It is marked before there is anything in it.

@@ -256,6 +256,19 @@ func TestUpgradeCheckNeedsThePrograms(t *testing.T) {
 	}
 }
 
+// A disk that is nearly full is not filled: the PostgreSQL that serves is on it.
+func TestUpgradeCheckLeavesRoom(t *testing.T) {
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	dir := filepath.Dir(p.dataDir)
+	free, err := p.disk.Room(dir)
+	must(t, err)
+	for walSegmentMB, refused := range map[int]bool{16: false, 1024 + int((free-upgradeRoom)>>22): true, int(free >> 20): true} {
+		if why, err := p.noRoomForUpgrade(dir, oldCluster{walSegmentMB: walSegmentMB}); err != nil || (why != "") != refused {
+			t.Errorf("segments of %d MB, %d MB free: %q, %v", walSegmentMB, free>>20, why, err)
+		}
+	}
+}
+
 func TestOtherBinDir(t *testing.T) {
 	for dir, want := range map[string]string{
 		"/usr/lib/postgresql/15/bin":    "/usr/lib/postgresql/17/bin",
