@@ -316,10 +316,21 @@ func (p *confFiles) wantedParameters() map[string]string {
 	for _, c := range cluster.SharedParameters() {
 		delete(out, c.Name)
 	}
-	if p.copiesSlots() || p.major >= syncsSlotsSince && isOn(out[slotSync]) {
+	if p.needsFeedback(out) != "" {
 		out[feedback] = "on" // or the primary removes rows of its catalogs that a copied slot needs
 	}
 	return out
+}
+
+// needsFeedback says why hot_standby_feedback is on, whatever is configured, with these parameters; empty: it need not be.
+func (p *confFiles) needsFeedback(parameters map[string]string) string {
+	switch {
+	case p.copiesSlots():
+		return "it is on, as replicas have copies of the logical slots (slots)"
+	case p.major >= syncsSlotsSince && isOn(parameters[slotSync]):
+		return "it is on, as " + slotSync + " is"
+	}
+	return ""
 }
 
 // copiesSlots reports whether replicas have copies of the primary's logical slots.

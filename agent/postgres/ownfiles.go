@@ -69,6 +69,7 @@ func (p *confFiles) isOwnPlace(line confSetting) bool {
 // far as only this member knows: of the file, of this version of PostgreSQL, or beside
 // other settings. What the settings alone show is told when they are read.
 func (p *confFiles) tellSettings() {
+	feedbackOn := p.needsFeedback(p.wantedParameters())
 	for _, layer := range []map[string]any{
 		p.dynamic.Postgres.Parameters, p.local.Load().Parameters, p.dynamic.Postgres.RecoveryConf, p.local.Load().RecoveryConf,
 	} {
@@ -88,8 +89,8 @@ func (p *confFiles) tellSettings() {
 				p.tell(name, why)
 			case !supported(name, p.major):
 				p.tell(name, fmt.Sprintf("not used: PostgreSQL %d has no such parameter", p.major))
-			case name == feedback && p.copiesSlots() && !isOn(cluster.ParameterText(value)):
-				p.tell(name, "not used: it is on, as replicas have copies of the logical slots (slots)")
+			case name == feedback && feedbackOn != "" && !isOn(cluster.ParameterText(value)):
+				p.tell(name, "not used: "+feedbackOn)
 			case name == standbySlots && p.ownsStandbySlots():
 				p.tell(name, "not used: synchronous_mode is on, so the agent says whose slots they are")
 			case name == syncNames && p.ownsSyncNames():
@@ -106,11 +107,43 @@ func (p *confFiles) tellRestoreCommand() {
 	if other := p.wantedParameters()[restoreCommand]; set && other != "" && other != own {
 		p.tell("postgresql.parameters."+restoreCommand, "not used: postgresql.recovery_conf has another one")
 	}
+	if !p.dynamic.StandbyCluster.On() {
+		return
+	}
+	all := p.wantedValues()
+	for name, remote := range p.dynamic.StandbyCluster.Recovery() {
+		if own := all[name]; own != "" && own != remote {
+			p.tell(name, "not used on the standby leader: standby_cluster has another one")
+		}
+	}
+}
+
+// tellIncluded tells what the files that postgresql.conf includes say, and the agent says otherwise there.
+func (p *confFiles) tellIncluded(base []confSetting) {
+	const promotes = "nothing but the agent promotes"
+	whys := map[string]string{feedback: p.needsFeedback(p.wantedParameters()), triggerFile: promotes}
+	if p.ownsSyncNames() {
+		whys[syncNames] = "synchronous_mode is on, so the agent says whom commits wait for"
+	}
+	if p.ownsStandbySlots() {
+		whys[standbySlots] = "synchronous_mode is on, so the agent says whose slots they are"
+	}
+	for _, name := range cluster.RecoveryTargets() {
+		whys[name] = promotes
+	}
+	for name, why := range whys {
+		line, set := lastOf(base, name)
+		if why == "" || !set || line.Value == "" || name == feedback && isOn(line.Value) {
+			continue
+		}
+		p.tell(name, fmt.Sprintf("%s: %s is not used: %s", line.where(), line.Value, why))
+	}
 }
 
 // tellOwn tells what the operator's own files, and ALTER SYSTEM, say that is not used, or wins.
 func (p *confFiles) tellOwn(base, auto []confSetting) {
 	p.tellAltered(auto)
+	p.tellIncluded(base)
 	lines := append(slices.Clone(base), auto...)
 	force := p.commandLineValues(Primary, Control{})
 	for _, shared := range cluster.SharedParameters() {
