@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/agnivade/levenshtein"
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
@@ -186,7 +187,16 @@ func (v *validation) dataDir(dir string) {
 		v.fail(path, dir, "must be a directory")
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		v.fail(path, dir, "cannot be looked at: %v", errors.Unwrap(err))
+	case err == nil && !tellsBirth(dir):
+		v.warn(path, "lies on a file system that does not tell when a directory was made: if its device has another number after a boot, "+
+			"a clone, rewind or restore that was not finished before waits for an operator")
 	}
+}
+
+// tellsBirth reports whether the file system knows when a directory was made. One that cannot be asked counts as such.
+func tellsBirth(dir string) bool {
+	var st unix.Statx_t
+	return unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_BTIME, &st) != nil || st.Mask&unix.STATX_BTIME != 0
 }
 
 // configDir refuses a directory that other programs' files are in, or that goes with the data.

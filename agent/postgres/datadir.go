@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -284,14 +285,17 @@ func (p *dataDirectory) marked() (*marker, error) {
 	if err := json.Unmarshal(content, &m); err != nil {
 		return nil, fmt.Errorf("the marker of unfinished work %s is damaged; remove it if the data directory is in order: %w", p.markerPath(), err)
 	}
-	id, err := identity(p.dataDir)
+	if m.DataDir != p.dataDir {
+		return nil, nil //nolint:nilnil // another directory's marker
+	}
+	about, err := p.isAbout(p.dataDir, m.ID, p.markerPath())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil //nolint:nilnil // what it was about is gone
 	}
 	if err != nil {
 		return nil, err
 	}
-	if m.ID == "" && m.DataDir == p.dataDir {
+	if m.ID == "" {
 		born, err := birth(p.dataDir)
 		if err != nil {
 			return nil, err
@@ -301,7 +305,7 @@ func (p *dataDirectory) marked() (*marker, error) {
 		}
 		return &m, nil
 	}
-	if m.DataDir != p.dataDir || m.ID != id || !slices.Contains([]string{markBootstrap, markClone, markCustom}, m.Kind) {
+	if !about || !slices.Contains([]string{markBootstrap, markClone, markCustom}, m.Kind) {
 		return nil, nil //nolint:nilnil // another directory's marker
 	}
 	return &m, nil
@@ -478,6 +482,43 @@ func identity(dir string) (string, error) {
 		return fmt.Sprintf("%d:%d:%d", st.Dev_major, st.Dev_minor, st.Ino), nil
 	}
 	return fmt.Sprintf("%d@%d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
+}
+
+// errUnsureIdentity: a note is about the directory that is there, or about one that had its inode before.
+var errUnsureIdentity = errors.New("it cannot be told whether a note is about the data directory that is there now, as its file system does not tell when that was made, " +
+	"and its device has another number than when the note was written")
+
+// sameIdentity reports whether two identities are of one directory.
+func sameIdentity(noted, now string) (bool, error) {
+	inode := func(id string) (inode string, born bool) {
+		if at := strings.IndexByte(id, '@'); at >= 0 {
+			return id[:at], true
+		}
+		return id[strings.LastIndexByte(id, ':')+1:], false
+	}
+	before, bornBefore := inode(noted)
+	after, bornAfter := inode(now)
+	switch {
+	case noted == now:
+		return true, nil
+	case before != after, bornBefore && bornAfter:
+		return false, nil
+	default:
+		return false, errUnsureIdentity
+	}
+}
+
+// isAbout reports whether a note, by the identity in it, is about a directory.
+func (p *installation) isAbout(dir, noted, note string) (bool, error) {
+	now, err := identity(dir)
+	if err != nil {
+		return false, err
+	}
+	same, err := sameIdentity(noted, now)
+	if err != nil {
+		return false, fmt.Errorf("%w: %s, %s there and %s here; remove that file if the data directory is in order, or have it made anew", err, note, noted, now)
+	}
+	return same, nil
 }
 
 // birth is when a directory was made.

@@ -92,11 +92,11 @@ func (p *dataDirectory) setAside(note *RestoreNote) (bool, error) {
 	if note == nil {
 		return false, nil
 	}
-	id, err := identity(p.dataDir)
+	about, err := p.isAbout(p.dataDir, note.ID, p.stateFile("restore"))
 	if errors.Is(err, os.ErrNotExist) {
 		return true, nil
 	}
-	return id != note.ID, err
+	return !about, err
 }
 
 // RestoreDir is where what is restored will lie: beside the data directory, on its disk.

@@ -198,8 +198,7 @@ func (p *dataDirectory) rewindCutShort() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("note of an unfinished rewind: %w", err)
 	}
-	id, err := identity(p.dataDir)
-	return strings.TrimSpace(string(content)) == id, err
+	return p.isAbout(p.dataDir, strings.TrimSpace(string(content)), p.stateFile("rewinding"))
 }
 
 func (p *dataDirectory) forgetRewind() error {
