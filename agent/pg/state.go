@@ -8,6 +8,7 @@
 //	orders.go   what is to be done
 //	timeline.go positions in the WAL, and the history of timelines
 //	restore.go  to what moment a shard is put back
+//	upgrade.go  whether it could be another major version
 package pg
 
 import (
