@@ -103,6 +103,14 @@ type MemberLictor struct {
 	Stranded string `json:"stranded,omitempty"`
 	// Rebuild says what a member that is to be made anew by policy waits for, or that it has its turn.
 	Rebuild string `json:"rebuild,omitempty"`
+	// SyncedSlots are the permanent logical slots that PostgreSQL itself keeps on this replica, and
+	// whose readers could go on here, with commas between them.
+	SyncedSlots string `json:"synced_slots,omitempty"`
+}
+
+// KeepsSynced reports whether a member says that PostgreSQL itself keeps a logical slot there.
+func (m Member) KeepsSynced(slot string) bool {
+	return m.Lictor != nil && slices.Contains(strings.Split(m.Lictor.SyncedSlots, ","), slot)
 }
 
 // Stranded reports whether a member says that it cannot go on with its data.

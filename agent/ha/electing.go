@@ -361,6 +361,9 @@ func (v View) standBack() string {
 		case f.OK() && f.Value.Candidate == v.Name:
 			continue
 		case v.better(p, me):
+			if !ahead(p, me) && !ahead(me, p) && cluster.FailoverPriority(p.Tags) == cluster.FailoverPriority(me.Tags) {
+				return p.Name + " keeps more of the failover slots"
+			}
 			return fmt.Sprintf("%s is ahead (timeline %d at %d, here timeline %d at %d)",
 				p.Name, p.Timeline, p.LSN, me.Timeline, me.LSN)
 		}
@@ -383,17 +386,35 @@ func ahead(a, b Peer) bool {
 	return a.Timeline > b.Timeline || a.Timeline == b.Timeline && a.LSN > b.LSN
 }
 
-// better orders candidates: timeline, position, failover_priority. Equals may
-// race: the transaction lets one win.
+// better orders candidates: timeline, position, failover_priority, failover slots that are kept there.
+// Equals may race: the transaction lets one win.
 func (v View) better(a, b Peer) bool {
 	switch {
 	case a.Timeline != b.Timeline && a.Timeline > 0 && b.Timeline > 0:
 		return a.Timeline > b.Timeline
 	case a.LSN != b.LSN:
 		return a.LSN > b.LSN
-	default:
+	case cluster.FailoverPriority(a.Tags) != cluster.FailoverPriority(b.Tags):
 		return cluster.FailoverPriority(a.Tags) > cluster.FailoverPriority(b.Tags)
+	default:
+		return v.slotsKept(a.Name) > v.slotsKept(b.Name)
 	}
+}
+
+// slotsKept is how many of the leader's failover slots a member says that PostgreSQL keeps there: their
+// readers could go on with it.
+func (v View) slotsKept(name string) (n int) {
+	b := v.beat()
+	m, found := v.Cluster.Member(name)
+	if b == nil || !found || !m.OK() {
+		return 0
+	}
+	for _, slot := range b.FailoverSlots {
+		if m.Value.KeepsSynced(slot) {
+			n++
+		}
+	}
+	return n
 }
 
 // peersFresh tells whether the peers' answers, or the silence of those that

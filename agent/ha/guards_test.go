@@ -222,6 +222,21 @@ func TestElectableNeedsEachCondition(t *testing.T) {
 	if !v.mayBeAhead(replaying(peer("c", 1, 1))) {
 		t.Error("a key sync without a leader says nothing of who has what")
 	}
+	// Equals are ordered by the failover slots that their PostgreSQL keeps.
+	kept := view(leads("b", 0), func(v *View) {
+		v.Cluster.Status.Value.Lictor.FailoverSlots = []string{"x", "y"}
+		for i := range v.Cluster.Members {
+			if m := &v.Cluster.Members[i]; m.Value.Name == "c" {
+				m.Value.Lictor = &cluster.MemberLictor{SyncedSlots: "other,x"}
+			}
+		}
+	})
+	if p, q := peer("c", 1, 5000), peer("a", 1, 5000); !kept.better(p, q) || kept.better(q, p) {
+		t.Error("of equals the one that has failover slots is not preferred")
+	}
+	if p, q := peer("c", 1, 5000), peer("a", 1, 5001); kept.better(p, q) || !kept.better(q, p) {
+		t.Error("slots are preferred to WAL")
+	}
 	// A timeline that is not known orders nothing.
 	if p, q := peer("b", 0, 6000), peer("c", 1, 5000); !v.better(p, q) || v.better(q, p) {
 		t.Error("the position counts where a timeline is not known")

@@ -41,7 +41,9 @@ func (k *slotKeeper) copies() []pg.WantedSlot {
 	wanted, _ := k.wanted(false) // what is wrong with them is told where they are kept
 	var logical []pg.WantedSlot
 	for _, w := range wanted {
-		if i := slotIndex(o, w.Name); w.Type == cluster.SlotLogical && w.To > 0 && !w.Native && (i < 0 || !o.Slots[i].Synced) {
+		i := slotIndex(o, w.Name)
+		waits := i >= 0 && !o.Slots[i].Failover && !w.Yields // to make room for PostgreSQL's: it is moved on until then
+		if w.Type == cluster.SlotLogical && w.To > 0 && (i < 0 || !o.Slots[i].Synced) && (!w.Native || waits) {
 			logical = append(logical, w)
 		}
 	}
@@ -61,6 +63,17 @@ func (k *slotKeeper) hearsLeader() bool {
 func (k *slotKeeper) isNative(slot string) bool {
 	beat := k.Snapshot.Status.Value.Lictor
 	return beat != nil && slices.Contains(beat.FailoverSlots, slot) && k.hearsLeader() && k.postgres.SyncsSlots()
+}
+
+// yields reports whether this replica's copy of a slot makes room for the one that PostgreSQL itself
+// keeps: one replica after another, by name. Until those before it have theirs the reader could go on
+// nowhere else.
+func (k *slotKeeper) yields(slot string) bool {
+	return !slices.ContainsFunc(k.Snapshot.Members, func(e cluster.Entry[cluster.Member]) bool {
+		m := e.Value
+		return e.OK() && m.Name < k.Name && m.Name != k.Snapshot.LeaderName() && m.Lictor != nil && m.State == cluster.StateRunning &&
+			!cluster.NoFailover(m.Tags) && !cluster.NoStream(m.Tags) && !m.KeepsSynced(slot)
+	})
 }
 
 // isHeard reports whether the leader hears which rows this replica needs: one that gets its WAL from the archive

@@ -170,6 +170,53 @@ func TestCopiesGiveWayToFailoverSlots(t *testing.T) {
 	}
 }
 
+// When a slot is marked, the replicas' own copies make room one after another: until those before it have
+// PostgreSQL's, this one keeps and moves on what it has.
+func TestCopiesGiveWayOneAfterAnother(t *testing.T) {
+	before := func(m cluster.Member) cluster.Entry[cluster.Member] {
+		m.Name, m.Timeline = "0", 3
+		return cluster.Entry[cluster.Member]{Value: m, ModifyIndex: 1}
+	}
+	running := cluster.Member{State: cluster.StateRunning, Lictor: &cluster.MemberLictor{}}
+	synced := running
+	synced.Lictor = &cluster.MemberLictor{SyncedSlots: "feed"}
+	for name, c := range map[string]struct {
+		first  cluster.Member
+		yields bool
+	}{
+		"the first has none yet":      {running, false},
+		"the first has it":            {synced, true},
+		"the first is down":           {cluster.Member{State: cluster.StateStopped, Lictor: &cluster.MemberLictor{}}, true},
+		"the first is Patroni's":      {cluster.Member{State: cluster.StateRunning}, true},
+		"the first may not lead":      {cluster.Member{State: cluster.StateRunning, Lictor: &cluster.MemberLictor{}, Tags: map[string]any{"nofailover": true}}, true},
+		"the first keeps another one": {cluster.Member{State: cluster.StateRunning, Lictor: &cluster.MemberLictor{SyncedSlots: "another,feed2"}}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := feedWorld(t)
+			w.syncsSlots = true
+			w.Snapshot.Status.Value.Lictor.FailoverSlots = []string{"feed"}
+			w.Snapshot.Members = append(w.Snapshot.Members, before(c.first))
+			wanted, err := w.slots.wanted(false)
+			i := slices.IndexFunc(wanted, func(s pg.WantedSlot) bool { return s.Slot == logicalSlot })
+			if err != nil || i < 0 || !wanted[i].Native || wanted[i].Yields != c.yields {
+				t.Fatalf("%+v, %v", wanted, err)
+			}
+			if lacking := w.slots.lacking(); len(lacking) != 0 {
+				t.Errorf("copies %v, which PostgreSQL keeps", lacking)
+			}
+			w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 50 * mib}}
+			w.slots.advance()
+			if moved := w.find("Postgres.AdvanceLogical") != nil; moved == c.yields {
+				t.Errorf("the copy is moved on: %v", moved)
+			}
+			w.PG.Observed.Slots[0].Synced = true
+			if own := w.Value().Lictor.SyncedSlots; own != "feed" {
+				t.Errorf("it says that PostgreSQL keeps %s", own)
+			}
+		})
+	}
+}
+
 // A copy is moved once a loop_wait to where its reader has come, and not beyond what is
 // replayed here.
 func TestAdvanceSlots(t *testing.T) {

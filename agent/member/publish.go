@@ -2,6 +2,7 @@ package member
 
 import (
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -56,6 +57,7 @@ func (m *Member) Value() cluster.Member {
 		v.ReceiveLSN, v.ReplayLSN = o.ReceivedLSN, o.ReplayedLSN
 		v.ReplicationState, v.ReplayStandsStill = o.ReplicationState, o.Standstill
 		v.Lictor.LeaderLSN = m.LeaderLSN()
+		v.Lictor.SyncedSlots = strings.Join(m.syncedSlots(&o), ",")
 	} else if m.checkpoint.missing() {
 		done := false
 		v.CheckpointAfterPromote = &done

@@ -47,7 +47,9 @@ func (k *slotKeeper) keep() {
 	wanted, err := k.wanted(!o.InRecovery || k.standbyLeads())
 	k.Failure("slot names", "a replication slot is not made", err)
 	d, replica := k.Dynamic, o.InRecovery
-	same := replica == k.replica && slices.EqualFunc(wanted, k.kept, func(a, b pg.WantedSlot) bool { return a.Slot == b.Slot && a.Spare == b.Spare && a.Native == b.Native })
+	same := replica == k.replica && slices.EqualFunc(wanted, k.kept, func(a, b pg.WantedSlot) bool {
+		return a.Slot == b.Slot && a.Spare == b.Spare && a.Native == b.Native && a.Yields == b.Yields
+	})
 	behind := slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Spare && moves(o, w) })
 	switch waited := k.Now().Sub(k.at); {
 	case k.failed && waited < d.LoopWait: // each answer brings the loop round
@@ -134,7 +136,7 @@ func (k *slotKeeper) wanted(primary bool) (wanted []pg.WantedSlot, err error) {
 			errs = append(errs, fmt.Errorf("slots.%s is logical, and member %s streams by a slot of that name: give one of the two another name", slot.Name, other))
 		case slot.Name != cluster.SlotName(k.Name) && !has(slot.Name):
 			native := slot.Type == cluster.SlotLogical && !primary && k.isNative(slot.Name)
-			wanted = append(wanted, pg.WantedSlot{Slot: slot, Spare: !primary, To: at[slot.Name], Native: native})
+			wanted = append(wanted, pg.WantedSlot{Slot: slot, Spare: !primary, To: at[slot.Name], Native: native, Yields: native && k.yields(slot.Name)})
 		}
 	}
 	return wanted, errors.Join(errs...)
@@ -187,6 +189,17 @@ func (s *Shard) slotPositions(o *pg.State) map[string]int64 {
 		at[slot.Name] = slot.Position()
 	}
 	return at
+}
+
+// syncedSlots are those of the permanent ones that PostgreSQL itself keeps on this replica.
+func (s *Shard) syncedSlots(o *pg.State) (names []string) {
+	for _, slot := range o.Slots {
+		if _, permanent := s.Dynamic.Slots[slot.Name]; permanent && slot.Synced {
+			names = append(names, slot.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // failoverSlots are those of the permanent ones of a primary that PostgreSQL itself keeps on replicas.

@@ -47,6 +47,8 @@ type WantedSlot struct {
 	KeepsCheckpoint bool
 	// Native: PostgreSQL itself keeps it on replicas like the primary's, which is a failover slot.
 	Native bool
+	// Yields: a copy that this agent has made makes room for that one now.
+	Yields bool
 }
 
 // SlotFile is a logical slot, as it lies in PostgreSQL's data directory: its state, and the

@@ -29,7 +29,7 @@ func TestFailoverSlots(t *testing.T) {
 	bootstrapped(ctx, t, a)
 	must(t, a.Start(ctx, StartAs{Role: Primary}))
 	sql(ctx, t, a, "CREATE TABLE public.t (row text)")
-	feedWanted := pg.WantedSlot{Slot: feed(), Native: true}
+	feedWanted := pg.WantedSlot{Slot: feed(), Native: true, Yields: true}
 	must(t, syncSlots(ctx, a, wantedSlot("b"), feedWanted))
 	must(t, b.BaseBackup(ctx, upstream(a), nil))
 	follow(ctx, t, b, a)
@@ -96,6 +96,8 @@ func TestLogicalSlotsThatGo(t *testing.T) {
 	want := pg.WantedSlot{Slot: feed()}
 	native := want
 	native.Native = true
+	yields := native
+	yields.Yields = true
 	other := feed()
 	other.Plugin = "pgoutput"
 	slot := func(edit func(*slotNow)) slotNow {
@@ -117,9 +119,10 @@ func TestLogicalSlotsThatGo(t *testing.T) {
 	}{
 		"a copy":                                   {replica, false, want, slot(nil), stays},
 		"a copy of a slot that is not marked":      {replica, true, want, slot(nil), stays},
-		"a copy of one that PostgreSQL keeps":      {replica, true, native, slot(nil), goes},
-		"and that streams nothing":                 {slotWork{replica: true}, true, native, slot(nil), stays},
-		"and that is read":                         {replica, true, native, slot(func(s *slotNow) { s.Active = true }), stays},
+		"a copy of one that PostgreSQL keeps":      {replica, true, yields, slot(nil), goes},
+		"and whose turn it is not":                 {replica, true, native, slot(nil), stays},
+		"and that streams nothing":                 {slotWork{replica: true}, true, yields, slot(nil), stays},
+		"and that is read":                         {replica, true, yields, slot(func(s *slotNow) { s.Active = true }), stays},
 		"a former primary's":                       {replica, true, native, slot(marked), goes},
 		"PostgreSQL's own":                         {replica, true, native, slot(synced), stays},
 		"PostgreSQL's own, of no status":           {replica, true, want, slot(synced), stays},

@@ -211,7 +211,7 @@ func (s *slotWork) uselessLogical(want pg.WantedSlot, found slotNow, syncs bool)
 	case s.replica && found.Synced:
 		return "", nil
 	case s.replica && want.Native:
-		if s.streams && !found.Active {
+		if (want.Yields || found.Failover) && s.streams && !found.Active {
 			return "PostgreSQL itself keeps the primary's here", nil
 		}
 		return "", nil
