@@ -175,12 +175,13 @@ func (b *body) texts(shards []*TemplateShard) ([][]byte, error) {
 	making.SetLimit(runtime.GOMAXPROCS(0))
 	for some := range slices.Chunk(fresh, atOnce) {
 		making.Go(func() error {
+			var one bytes.Buffer
 			for _, i := range some {
-				var one bytes.Buffer
+				one.Reset()
 				if err := b.template.Execute(&one, []*TemplateShard{shards[i]}); err != nil {
 					return err
 				}
-				texts[i] = one.Bytes()
+				texts[i] = bytes.Clone(one.Bytes())
 			}
 			return nil
 		})

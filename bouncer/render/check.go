@@ -49,7 +49,7 @@ func (k *Checker) check(
 ) (pgbouncer.File, error) {
 	if k.parser.Check == nil || k.version != version {
 		k.version = version
-		k.parser = pgbouncer.Parser{Check: func(e pgbouncer.Entry) error { return checkEntry(e, version) }}
+		k.parser = pgbouncer.Parser{Check: func(e pgbouncer.Entry, params map[string]string) error { return checkEntry(e, params, version) }}
 	}
 	file, errs, err := k.parser.Parse(text)
 	if err != nil {
@@ -71,13 +71,13 @@ func (k *Checker) check(
 
 // checkEntry tells what of a database's line PgBouncer would not understand. It takes in
 // nothing that comes after such a line, and before 1.25 it does not tell.
-func checkEntry(e pgbouncer.Entry, version pgbouncer.Version) error {
+func checkEntry(e pgbouncer.Entry, params map[string]string, version pgbouncer.Version) error {
 	var errs []error
 	if e.Name != "*" {
 		errs = append(errs, pgbouncer.CheckName(e.Name, version))
 	}
 	var wrong []string
-	for name, value := range e.Params() {
+	for name, value := range params {
 		switch name {
 		case "host", "port", "dbname":
 			continue // looked at beside the routes

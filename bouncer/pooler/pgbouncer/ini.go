@@ -35,16 +35,12 @@ type Entry struct {
 	port               int
 }
 
-func newEntry(name, connString string) (Entry, error) {
-	params, err := parseConnString(connString)
-	if err != nil {
-		return Entry{}, fmt.Errorf("database %q: %w", name, err)
-	}
+func newEntry(name, connString string, params map[string]string) Entry {
 	e := Entry{Name: name, params: connString, host: params["host"], user: params["user"], port: 5432}
 	if port, err := strconv.Atoi(params["port"]); err == nil {
 		e.port = port
 	}
-	return e, nil
+	return e
 }
 
 // Params are all parameters of the connection string, in a map of the caller's own.
@@ -89,8 +85,8 @@ func ParseFile(text []byte) (File, error) {
 // Parser reads one pgbouncer.ini after the other. Of a thousand databases few have changed:
 // what it has made of a line is kept as long as the next file has the line, too.
 type Parser struct {
-	// Check, when set, looks at each database, once as long as its line stands.
-	Check func(Entry) error
+	// Check, when set, looks at each database and its parameters, once as long as its line stands.
+	Check func(e Entry, params map[string]string) error
 
 	lines map[string]*databaseLine
 	runs  int
@@ -170,13 +166,13 @@ func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
 
 // read makes a database of its connection string.
 func (p *Parser) read(name, connString string) (*databaseLine, error) {
-	entry, err := newEntry(name, connString)
+	params, err := parseConnString(connString)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("database %q: %w", name, err)
 	}
-	d := &databaseLine{entry: entry, run: p.runs}
+	d := &databaseLine{entry: newEntry(name, connString, params), run: p.runs}
 	if p.Check != nil {
-		d.problem = p.Check(d.entry)
+		d.problem = p.Check(d.entry, params)
 	}
 	return d, nil
 }

@@ -165,9 +165,9 @@ func FuzzUserlist(f *testing.F) {
 func TestParserKeepsLines(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 13))
 	looks := map[string]int{}
-	p := Parser{Check: func(e Entry) error {
-		looks[e.Params()["host"]]++
-		if e.Params()["bad"] != "" {
+	p := Parser{Check: func(e Entry, params map[string]string) error {
+		looks[params["host"]]++
+		if params["bad"] != "" {
 			return fmt.Errorf("%q: bad", e.Name)
 		}
 		return nil
