@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/e2e/lab"
@@ -183,7 +184,10 @@ func TestStrangers(t *testing.T) {
 // floodFor is how long a flood lasts at the least: for measuring.
 var floodFor = flag.Duration("flood", 0, "how long TestStrangers' floods last at the least")
 
-// flood is strangers who connect to APIs as fast as they can, up to 4,000 times a second,
+// floodRate is how often a flood connects in a second, as soon as it can what it is behind with.
+const floodRate = 4000
+
+// flood is strangers who connect to APIs as fast as they can, up to floodRate times a second,
 // and keep what they have got: idle, in the middle of a header, after a request, or with
 // a body that does not come.
 type flood struct {
@@ -194,15 +198,18 @@ type flood struct {
 	// most of these.
 	made, held, most atomic.Int64
 	once             sync.Once
-	rate             float64
+	perSecond        float64
 }
 
 func startFlood(ctx context.Context, sources int, targets ...string) *flood {
 	ctx, end := context.WithCancel(ctx)
 	f := &flood{end: end, began: time.Now()}
+	pace := rate.NewLimiter(floodRate, floodRate/4)
 	for i, target := range targets {
 		for j, sent := range []string{"", "GET /health HTTP/1.1\r\nX-Slow: ", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n", "POST /handover HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"} {
-			f.work.Go(func() { f.attack(ctx, target, sent, sources, 4*i+j) })
+			for k := range floodHands {
+				f.work.Go(func() { f.attack(ctx, pace, target, sent, sources, 4*i+j+k) })
+			}
 		}
 	}
 	return f
@@ -233,17 +240,21 @@ func startRequests(ctx context.Context, targets ...string) *flood {
 	return f
 }
 
-func (f *flood) attack(ctx context.Context, target, sent string, sources, number int) {
+// floodHands is how many connect at the same time with one thing to say to one API, and floodKept
+// how many connections all of them keep.
+const (
+	floodHands = 4
+	floodKept  = 500
+)
+
+func (f *flood) attack(ctx context.Context, pace *rate.Limiter, target, sent string, sources, number int) {
 	var open []net.Conn
 	defer func() {
 		for _, conn := range open {
 			conn.Close()
 		}
 	}()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for n := number; ctx.Err() == nil; n++ {
-		<-tick.C
+	for n := number; pace.Wait(ctx) == nil; n++ {
 		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+n%sources))}}
 		conn, err := dialer.DialContext(ctx, "tcp", target)
 		if err != nil {
@@ -252,7 +263,7 @@ func (f *flood) attack(ctx context.Context, target, sent string, sources, number
 		f.made.Add(1)
 		f.most.Store(max(f.most.Load(), f.held.Add(1)))
 		_, _ = io.WriteString(conn, sent) // it may be closed already
-		if open = append(open, conn); len(open) > 500 {
+		if open = append(open, conn); len(open) > floodKept/floodHands {
 			open[0].Close()
 			f.held.Add(-1)
 			open = open[1:]
@@ -262,13 +273,13 @@ func (f *flood) attack(ctx context.Context, target, sent string, sources, number
 
 // stop ends the flood, and tells how many connections the strangers held at the most and
 // how many they made in a second.
-func (f *flood) stop() (most int64, rate float64) {
+func (f *flood) stop() (most int64, perSecond float64) {
 	f.once.Do(func() {
 		f.end()
-		f.rate = float64(f.made.Load()) / time.Since(f.began).Seconds()
+		f.perSecond = float64(f.made.Load()) / time.Since(f.began).Seconds()
 		f.work.Wait()
 	})
-	return f.most.Load(), f.rate
+	return f.most.Load(), f.perSecond
 }
 
 func request(ctx context.Context, client *http.Client, method, url string, body io.Reader, edit func(*http.Request)) (int, string, error) {
