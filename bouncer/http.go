@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -230,15 +231,15 @@ func (a *listenerAPI) status(ctx context.Context) Status {
 }
 
 func reply(w http.ResponseWriter, code int, body any) {
-	text, err := json.Marshal(body)
-	if err != nil {
+	var text bytes.Buffer
+	if err := json.NewEncoder(&text).Encode(body); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
-	_, _ = w.Write(append(printable.JSON(text), '\n')) // a client that has gone needs no answer
+	_, _ = w.Write(printable.JSON(text.Bytes())) // a client that has gone needs no answer
 }
 
 // remedy says how others than root and the bouncer's user may drain.

@@ -188,6 +188,9 @@ func (ps *processes) strangers() int {
 // shards is how every shard stands for a client who may come to any process.
 func (ps *processes) shards() map[config.ShardID]ShardStatus {
 	present := ps.present()
+	if len(present) == 1 {
+		return present[0].reconciler.shards()
+	}
 	whole, in := map[config.ShardID]ShardStatus{}, map[config.ShardID]int{}
 	for _, p := range present {
 		for id, s := range p.reconciler.shards() {

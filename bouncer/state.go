@@ -1,6 +1,7 @@
 package bouncer
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -126,11 +127,11 @@ func (s savedState) isEmpty() bool {
 
 // save writes a state file that survives a crash of the host.
 func (s savedState) save(path string) error {
-	text, err := json.Marshal(s)
-	if err != nil {
+	var text bytes.Buffer
+	if err := json.NewEncoder(&text).Encode(s); err != nil {
 		return fmt.Errorf("state file: %w", err)
 	}
-	if _, err := install.File(path, append(text, '\n')); err != nil {
+	if _, err := install.File(path, text.Bytes()); err != nil {
 		return fmt.Errorf("state file: %w", err)
 	}
 	return nil
