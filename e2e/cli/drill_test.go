@@ -85,7 +85,7 @@ func hand(t *testing.T, s *lab.Shard) (asked *[]string) {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	})}
-	t.Cleanup(func() { server.Close() })
+	t.Cleanup(func() { _ = server.Close() })
 	go func() { _ = server.Serve(listener) }() // until it is closed
 	t.Setenv(handSocket, socket)
 	return asked
