@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -283,6 +282,9 @@ func (d *shardDrill) anotherLeads(ctx context.Context, t drillTarget) error {
 	return nil
 }
 
+// startMetric is by which an agent's metrics tell when it was started.
+const startMetric = "process_start_time_seconds "
+
 // askStart asks when the agent was started that led before.
 func (d *shardDrill) askStart(ctx context.Context, t drillTarget) (string, error) {
 	snapshot, err := d.shard.Read(ctx)
@@ -299,11 +301,12 @@ func (d *shardDrill) askStart(ctx context.Context, t drillTarget) (string, error
 	if err != nil {
 		return "", errors.Join(errSilent, err)
 	}
-	said := regexp.MustCompile(`(?m)^process_start_time_seconds (\S+)$`).FindStringSubmatch(answer.Text)
-	if said == nil {
-		return "", errors.New("its metrics do not say when it was started")
+	for line := range strings.Lines(answer.Text) {
+		if at, found := strings.CutPrefix(line, startMetric); found {
+			return strings.TrimSpace(at), nil
+		}
 	}
-	return said[1], nil
+	return "", errors.New("its metrics do not say when it was started")
 }
 
 var (
