@@ -5,8 +5,8 @@
 //	probe.go    one client through the load balancer: an attempt, then the next
 //	record.go   what it has seen: waits, errors, acknowledged rows
 //	command.go  commands of the operator's, run without a shell
-//	report.go   how it went
-//	page.go     that as one HTML page
+//	report.go   what a drill came to
+//	page.go     the report as one HTML page
 //
 // It knows neither Consul nor members: agent/operator does, and carries a drill out.
 package drill
