@@ -270,6 +270,10 @@ func TestNothingHostileReachesATerminal(t *testing.T) {
 		{"demote-cluster", evil},
 		{"promote-cluster", "h", "--force"},
 		{"promote-cluster", evil},
+		{"windows", "h"},
+		{"windows", "h", "--for", evil},
+		{"repack", "h", "--table", evil, "--check"},
+		{"repack", "h", "--table", evil, "--database", evil, "--program", evil, "--force"},
 		{"web", evil}, // what it serves: TestPage in e2e/web
 	}
 	everyCommand(t, commands)
