@@ -197,9 +197,9 @@ func (r *repacking) leftovers(ctx context.Context) (left []repackLeftover, err e
 		return nil, refusedf("another pg_repack is at work in the database %s (pid %s): wait until it has ended", r.conn.Config().Database, pids)
 	}
 	// The triggers come first, as they write to the logs; then tables, then the types of their columns.
-	const made = `SELECT 'trigger', '', format('the trigger repack_trigger of %s', t.tgrelid::regclass), format('DROP TRIGGER repack_trigger ON %s', t.tgrelid::regclass)
+	const made = `SELECT 'trigger', '', format('the trigger %I of %s', t.tgname, t.tgrelid::regclass), format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass)
   FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
-  WHERE t.tgname = 'repack_trigger' AND n.nspname = 'repack' AND p.proname = 'repack_trigger'
+  WHERE n.nspname = 'repack' AND p.proname = 'repack_trigger'
 UNION ALL
 SELECT c.relkind::text, c.relname, format('repack.%I', c.relname), format('DROP %s repack.%I', CASE c.relkind WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END, c.relname)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_extension e ON e.extname = 'pg_repack'

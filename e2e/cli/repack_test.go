@@ -192,10 +192,11 @@ func testRepackTransaction(o *repackSeat) {
 	o.nothingLeft()
 }
 
-// A transaction that grows old while pg_repack waits for it stops it.
+// A transaction that grows old while pg_repack waits for it, with its trigger in place, stops it.
 func testRepackGrowsOld(o *repackSeat) {
-	user := o.held("waits")
+	user := o.held("full_one")
 	o.ends(operator.ExitFailed, "pg_repack was stopped: a transaction has been running for", "", repack("waits", "--wait-timeout", "3s", "--max-transaction", "4s")...)
+	o.nothingLeft()
 	_, err := user.Exec(o.ctx(), "COMMIT")
 	testkit.Must(o.t, err)
 	o.must(repack("waits")...)
@@ -206,13 +207,13 @@ func testRepackGrowsOld(o *repackSeat) {
 func testRepackLeftovers(o *repackSeat) {
 	o.bloat("broken")
 	o.exec("CREATE EXTENSION pg_repack")
-	user := o.held("broken")
+	user := o.held("full_one") // pg_repack waits for who began before it, whatever they use
 	config := o.conn.Config()
 	cmd := exec.CommandContext(o.ctx(), repackProgram(o.t), "--no-kill-backend", "--wait-timeout=600", "--no-password", "--host="+config.Host,
 		"--port="+strings.TrimSpace(o.ask("current_setting('port')")), "--username="+config.User, "--dbname=postgres", "--table=broken")
 	cmd.Env = []string{"PGPASSWORD=" + config.Password, "PGSSLMODE=disable", "LC_ALL=C.UTF-8"}
 	testkit.Must(o.t, cmd.Start())
-	o.await(func() error { // it waits for who uses the table, to take its place
+	o.await(func() error {
 		var n int
 		err := o.conn.QueryRow(o.ctx(), "SELECT count(*) FROM pg_trigger WHERE tgname = 'repack_trigger'").Scan(&n)
 		if err == nil && n == 0 {
