@@ -151,7 +151,8 @@ func (r *repacking) all(ctx context.Context) error {
 func (r *repacking) each(ctx context.Context, program string, todo []repackTableState) error {
 	for i, t := range todo {
 		failed := func(err error) error {
-			return fmt.Errorf("%s was not repacked, %d of %d were: %w", t.name, i, len(todo), err)
+			// Whatever it was, something has been begun.
+			return &failure{ExitFailed, fmt.Errorf("%s was not repacked, %d of %d were: %w", t.name, i, len(todo), err)}
 		}
 		if i > 0 { // the replicas have the last one to take in
 			limit, cancel := context.WithTimeout(ctx, r.MaxTransaction)

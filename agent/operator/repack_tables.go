@@ -124,7 +124,7 @@ func (r *repacking) measureOne(ctx context.Context, name string) (t repackTableS
 	// What fillfactor keeps free is no bloat.
 	ask := fmt.Sprintf(`SELECT coalesce(sum(greatest(0, s.dead_tuple_len + s.approx_free_space - s.table_len * (100 - fill) / 100))::bigint, 0) FROM (
   SELECT c.oid, coalesce((SELECT option_value::int FROM pg_options_to_table(c.reloptions) WHERE option_name = 'fillfactor'), 100) AS fill
-  FROM pg_class c WHERE (c.oid = $1::oid OR c.oid = (SELECT reltoastrelid FROM pg_class WHERE oid = $1::oid)) AND c.relpages > 0) c, %s.pgstattuple_approx(c.oid) s`, schema)
+  FROM pg_class c WHERE (c.oid = $1::oid OR c.oid = (SELECT reltoastrelid FROM pg_class WHERE oid = $1::oid)) AND pg_relation_size(c.oid) > 0) c, %s.pgstattuple_approx(c.oid) s`, schema)
 	if err = tx.QueryRow(ctx, ask, t.oid).Scan(&t.empty); err != nil {
 		return t, fmt.Errorf("measuring %s: %w", t.name, err)
 	}
@@ -242,7 +242,7 @@ func (r *repacking) clean(ctx context.Context, left []repackLeftover) error {
 		limit, cancel := context.WithTimeout(ctx, max(r.WaitTimeout, time.Second))
 		var final error
 		err := await(limit, func(context.Context) error { // a statement that is broken off costs the connection
-			_, err := r.conn.Exec(ctx, "SET lock_timeout = '1s'; "+one.drop)
+			_, err := r.conn.Exec(ctx, "SET LOCAL lock_timeout = '1s'; "+one.drop)
 			var own *pgconn.PgError
 			if errors.As(err, &own) && own.Code == lockNotAvailable {
 				return err
@@ -286,7 +286,7 @@ func (r *repacking) withdraw(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, repackEnd)
 	defer cancel()
-	if _, err := r.conn.Exec(ctx, "SET lock_timeout = '10s'; DROP EXTENSION pg_repack"); err != nil {
+	if _, err := r.conn.Exec(ctx, "SET LOCAL lock_timeout = '10s'; DROP EXTENSION pg_repack"); err != nil {
 		return fmt.Errorf("the extension pg_repack, which was made for this run, stays in the database %s: %w", r.conn.Config().Database, err)
 	}
 	return nil
