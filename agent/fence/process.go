@@ -155,6 +155,31 @@ func Processes(dataDir string, programs ...string) ([]int, error) {
 	return NewTarget(dataDir).Processes(programs...)
 }
 
+// KillIf kills a process if it is one to kill, and reports whether it did. The process is held before is looks at it,
+// so that no other one that gets its number meanwhile is hit.
+func KillIf(pid int, is func() bool) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false // it has ended
+	}
+	defer unix.Close(fd)
+	return is() && !ended(fd, 0) && signalFD(fd, unix.SIGKILL) == nil
+}
+
+// SeesAs reports whether a path leads a process to where it leads us: in a container, the same path is mostly another
+// file.
+func SeesAs(pid int, path string) bool {
+	if seesOurFiles(pid) {
+		return true
+	}
+	here, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), "root", path))
+	return err == nil && os.SameFile(here, there)
+}
+
 // pidOf is the number of the process of a pidfd that has not been reaped (proc_pid_fdinfo(5)).
 func pidOf(pidfd *os.File) (int, error) {
 	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd.Fd()))

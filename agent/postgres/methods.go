@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -126,10 +125,12 @@ func (p *customMethods) killMethods(ctx context.Context) error {
 			if err != nil || pid == os.Getpid() {
 				continue
 			}
-			environment, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-			if err == nil && slices.Contains(strings.Split(string(environment), "\x00"), want) && !fence.Belongs(pid, p.dataDir) {
+			if fence.KillIf(pid, func() bool {
+				environment, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
+				return err == nil && slices.Contains(strings.Split(string(environment), "\x00"), want) &&
+					fence.SeesAs(pid, p.dataDir) && !fence.Belongs(pid, p.dataDir)
+			}) {
 				left++
-				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by now
 			}
 		}
 		if left == 0 {
