@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -168,10 +169,11 @@ func (p *walDir) walGoesOn(ctx context.Context, timeline int, fork int64) (bool,
 	if err == nil {
 		return true, nil
 	}
-	if ctx.Err() != nil {
+	// Whatever else it ends with is no word of its own: it was killed, or the loader lacks a library.
+	if exit := new(exec.ExitError); ctx.Err() != nil || !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		return false, err
 	}
-	for _, nothing := range []string{"could not find a valid record", "could not find file", "could not locate WAL file", "No such file"} {
+	for _, nothing := range []string{"could not find a valid record", "could not find file", "could not locate WAL file"} {
 		if strings.Contains(err.Error(), nothing) {
 			return false, nil
 		}
