@@ -122,6 +122,14 @@ type PgBouncer struct {
 	// by; with it sslmode is verify-full unless it says require or verify-ca. It is read anew for each
 	// connection.
 	SSLRootCert string `mapstructure:"sslrootcert"`
+	// ProbeUser is the role as which a primary that was lost is asked whether it is one again. Default:
+	// user. It has no password of PgBouncer's: without probe_password it is in only where pg_hba.conf wants
+	// none of it.
+	ProbeUser string `mapstructure:"probe_user"`
+	// ProbePassword is the password of ProbeUser, which is a role of its own then, that may do nothing
+	// and is no user of PgBouncer: where a primary is says Consul, so another shard's host may log in
+	// elsewhere by what it is told.
+	ProbePassword string `mapstructure:"probe_password"`
 	// Settings go into the section [pgbouncer], over the template's own. A name that PgBouncer does
 	// not know is an error.
 	Settings map[string]any `mapstructure:"settings"`

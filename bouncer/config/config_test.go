@@ -107,6 +107,8 @@ func TestBadConfig(t *testing.T) {
 		"no admin":                          {"admin: /run/postgresql:6432", "admin: ''", "pgbouncer.admin: must be set"},
 		"bad admin":                         {"admin: /run/postgresql:6432", "admin: host:port", "pgbouncer.admin"},
 		"two passwords":                     {"user: pooler", "user: pooler\n  password: x", "pgbouncer.password_file"},
+		"probe as the console's user":       {"user: pooler", "user: pooler\n  probe_password: x", "pgbouncer.probe_user: \"\": must be a role of its own"},
+		"probe as another admin":            {"user: pooler", "user: pooler\n  probe_user: pgbouncer\n  probe_password: x", "pgbouncer.probe_user: \"pgbouncer\": must be a role of its own"},
 		"setting mistyped":                  {"max_client_conn:", "max_clientconn:", "did you mean max_client_conn?"},
 		"setting of text":                   {"max_client_conn: 5000", "max_client_conn: abc", `pgbouncer.settings.max_client_conn: "abc" must be a whole number`},
 		"setting below 0":                   {"max_client_conn: 5000", "default_pool_size: -1", `"-1" must not be negative`},

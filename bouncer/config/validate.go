@@ -99,6 +99,7 @@ func (p PgBouncer) validate(bad *problems) {
 	if p.Password != "" && p.PasswordFile != "" {
 		bad.add("pgbouncer.password_file", p.PasswordFile, "must not be set together with pgbouncer.password")
 	}
+	p.validateProbe(bad)
 	switch p.SSLMode {
 	case "", "disable", "allow", "prefer", "require", "verify-ca", "verify-full":
 	default:
@@ -124,6 +125,27 @@ func (p PgBouncer) validate(bad *problems) {
 	}
 	checkSettings("pgbouncer.settings.", p.Settings, bad)
 	p.validateOptions(bad)
+}
+
+// validateProbe checks that a probe tells nobody the password of somebody who may do something.
+func (p PgBouncer) validateProbe(bad *problems) {
+	if p.ProbeUser != "" {
+		if err := pgbouncer.CheckUser(p.ProbeUser, ""); err != nil {
+			bad.add("pgbouncer.probe_user", p.ProbeUser, "%v", err)
+		}
+	}
+	if p.ProbePassword == "" {
+		return
+	}
+	names := []string{"", p.User, DefaultUser}
+	for _, setting := range []string{"admin_users", "stats_users", "auth_user"} {
+		for name := range strings.SplitSeq(settingValue(p.Settings[setting]), ",") {
+			names = append(names, strings.TrimSpace(name))
+		}
+	}
+	if slices.Contains(names, p.ProbeUser) {
+		bad.add("pgbouncer.probe_user", p.ProbeUser, "must be a role of its own where pgbouncer.probe_password is set, none of PgBouncer's console: a shard's host may log in there by what a probe tells it")
+	}
 }
 
 func checkSettings(path string, settings map[string]any, bad *problems) {

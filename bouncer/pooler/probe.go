@@ -1,6 +1,7 @@
 package pooler
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -266,7 +267,7 @@ func (p *prober) greet(ctx context.Context, v *Primary) error {
 	frontend.SetMaxBodyLen(probeWord)
 	frontend.Send(&pgproto3.StartupMessage{
 		ProtocolVersion: pgproto3.ProtocolVersionNumber,
-		Parameters:      map[string]string{"user": p.config.PgBouncer.User, "database": v.DBName},
+		Parameters:      map[string]string{"user": probeUser(p.config), "database": v.DBName},
 	})
 	if err := frontend.Flush(); err != nil {
 		return err
@@ -315,7 +316,7 @@ func refusedTLS(err error) bool {
 // noTLS is in pgx's error when a server has no TLS and the settings ask for it.
 const noTLS = "server refused TLS connection"
 
-// ask logs in as the user of PgBouncer's console. It need not exist there, as
+// ask logs in as the role of probes. It need not exist there, as
 // PostgreSQL refuses a user only once it serves; where it exists, PostgreSQL also
 // says whether it is a primary. It comes as PgBouncer does: a server that takes TLS only
 // would refuse anybody else before it says what it is.
@@ -355,11 +356,7 @@ func (p *prober) ask(ctx context.Context, v *Primary) (primary bool, err error) 
 const notAnswered = "require_auth check failed"
 
 func (p *prober) login(v *Primary) (*pgconn.Config, error) {
-	options, err := p.config.Admin()
-	if err != nil {
-		return nil, err
-	}
-	user, password := options.User, options.Password
+	password := p.config.PgBouncer.ProbePassword
 	leader := v.Leader
 	parse := func(tls string) (*pgconn.Config, error) {
 		return pgconn.ParseConfig("host=" + quoteDSN(leader.Host) + " port=" + strconv.Itoa(leader.Port) + " " + tls)
@@ -380,16 +377,25 @@ func (p *prober) login(v *Primary) (*pgconn.Config, error) {
 		}
 		password = ""
 	}
-	config.User, config.Password, config.Database = user, password, v.DBName
+	config.User, config.Password, config.Database = probeUser(p.config), password, v.DBName
 	config.RuntimeParams = map[string]string{}
 	config.DialFunc, config.MaxProtocolMessageBodyLen = dialBriefly, probeWord
 	config.BuildFrontend = pgauth.Frontend
-	// The host comes from Consul: it gets no password that it could use.
-	if config.RequireAuth = "!password"; p.config.Setting("auth_type") == "scram-sha-256" {
-		config.RequireAuth += ",!md5"
+	// The host comes from Consul, and may pass on to whom it likes what it is told, and hand on the answers:
+	// what PgBouncer's console or PostgreSQL lets somebody in by is not for it.
+	switch {
+	case password == "":
+		config.RequireAuth = "none"
+	case p.config.Setting("auth_type") == "scram-sha-256":
+		config.RequireAuth = "!password,!md5"
+	default:
+		config.RequireAuth = "!password"
 	}
 	return config, nil
 }
+
+// probeUser is the role of probes.
+func probeUser(c config.Config) string { return cmp.Or(c.PgBouncer.ProbeUser, c.PgBouncer.User) }
 
 // serverTLS is how PgBouncer connects to PostgreSQL.
 func serverTLS(c config.Config) string {

@@ -2,6 +2,7 @@ package pooler
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -201,7 +202,7 @@ func TestProbeHashesNoPasswordForLong(t *testing.T) {
 			}
 		}()
 		at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
-		p := newProber(NewHealthProber(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", User: "pooler", Password: "secret"}}, zerolog.Nop(), nil))
+		p := newProber(NewHealthProber(config.Config{PgBouncer: config.PgBouncer{Admin: "127.0.0.1:6432", ProbeUser: "probe", ProbePassword: "secret"}}, zerolog.Nop(), nil))
 		begun := time.Now()
 		_, err := p.ask(t.Context(), &Primary{ID: "service/s1", Leader: at, DBName: "s1"})
 		if told := <-done; told != answered || !answered && (err != nil || time.Since(begun) > time.Second) {
@@ -209,4 +210,131 @@ func TestProbeHashesNoPasswordForLong(t *testing.T) {
 		}
 	}
 	_ = l.Close()
+}
+
+// A shard's host passes what a probe says on to PgBouncer's console, and its answers back: it is told nothing by
+// which the console would let it in.
+func TestProbeIsNoLoginElsewhere(t *testing.T) {
+	if _, err := exec.LookPath("pgbouncer"); err != nil {
+		t.Skip(err)
+	}
+	dir, port := bouncertest.Dir(t), bouncertest.FreePort(t)
+	list := filepath.Join(dir, "userlist.txt")
+	for name, text := range map[string]string{
+		"userlist.txt":  "\"pooler\" \"a password that nobody else has\"\n\"probe\" \"another\"\n",
+		"pgbouncer.ini": fmt.Sprintf("[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nadmin_users = pooler\nauth_type = scram-sha-256\nauth_file = %s\n", port, list),
+	} {
+		testkit.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+	}
+	said := runPgBouncer(t, dir)
+	testkit.Await(t.Context(), t, "PgBouncer", func() error {
+		if !strings.Contains(said.String(), "process up") {
+			return errors.New(said.String())
+		}
+		return nil
+	})
+	console := "127.0.0.1:" + strconv.Itoa(port)
+	settings := map[string]any{"auth_type": "scram-sha-256", "auth_file": list}
+	for name, c := range map[string]config.PgBouncer{
+		"by the file of users":       {Admin: console, User: "pooler", Settings: settings},
+		"a password":                 {Admin: console, User: "pooler", Password: "a password that nobody else has", Settings: settings},
+		"a role of its own, relayed": {Admin: console, User: "pooler", ProbeUser: "probe", ProbePassword: "another", Settings: settings},
+	} {
+		for _, user := range []string{"pooler", "probe"} {
+			in, probe := relayedProbe(t, c, console, user)
+			if in {
+				t.Errorf("%s: the console lets the host in as %s", name, user)
+			}
+			if probe != nil && user == "pooler" {
+				t.Errorf("%s: whoever asks for a password serves: %v", name, probe)
+			}
+		}
+	}
+}
+
+// relayedProbe is what the console says to a shard's host that logs in there as user by what a probe says to it.
+func relayedProbe(t *testing.T, c config.PgBouncer, console, user string) (in bool, probe error) {
+	t.Helper()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	testkit.Must(t, err)
+	var relaying sync.WaitGroup
+	let := make(chan struct{}, 1)
+	relaying.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if _, err := bouncertest.FakeStartup(conn); err == nil && relay(conn, console, user) {
+				let <- struct{}{}
+			}
+			_ = conn.Close()
+		}
+	})
+	at := cluster.RouteMember{Name: "db1", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, probe = newProber(NewHealthProber(config.Config{PgBouncer: c}, zerolog.Nop(), nil)).ask(ctx, &Primary{ID: "service/s1", Leader: at, DBName: "s1"})
+	_ = l.Close()
+	relaying.Wait()
+	return len(let) > 0, probe
+}
+
+// relay logs in at the console by the answers of whoever is connected, and reports whether it obeys.
+func relay(victim net.Conn, console, user string) bool {
+	conn, err := net.Dial("tcp", console)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = errors.Join(conn.SetDeadline(time.Now().Add(3*time.Second)), victim.SetDeadline(time.Now().Add(3*time.Second)))
+	frontend := pgproto3.NewFrontend(conn, conn)
+	frontend.Send(&pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersionNumber, Parameters: map[string]string{"user": user, "database": "pgbouncer"}})
+	if frontend.Flush() != nil {
+		return false
+	}
+	for code := uint32(1); code != 0; {
+		word, err := message(conn)
+		if err != nil || word[0] != 'R' {
+			return false
+		}
+		if code = binary.BigEndian.Uint32(word[5:9]); code == 0 {
+			break
+		}
+		if _, err = victim.Write(word); err == nil && code != 12 { // the last word of SCRAM has no answer
+			if word, err = message(victim); err == nil {
+				_, err = conn.Write(word)
+			}
+		}
+		if err != nil {
+			return false
+		}
+	}
+	frontend.Send(&pgproto3.Query{String: "SET server_lifetime = 1"})
+	if frontend.Flush() != nil {
+		return false
+	}
+	for {
+		said, err := frontend.Receive()
+		if err != nil {
+			return false
+		}
+		switch said.(type) {
+		case *pgproto3.CommandComplete:
+			return true
+		case *pgproto3.ErrorResponse:
+			return false
+		}
+	}
+}
+
+// message is one message as it is.
+func message(conn net.Conn) ([]byte, error) {
+	head := make([]byte, 5)
+	if _, err := io.ReadFull(conn, head); err != nil {
+		return nil, err
+	}
+	body := make([]byte, binary.BigEndian.Uint32(head[1:])-4)
+	_, err := io.ReadFull(conn, body)
+	return append(head, body...), err
 }
