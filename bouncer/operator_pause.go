@@ -21,6 +21,9 @@ type OperatorPause struct {
 	// By is who, as the command says: the user and the host.
 	By    string    `json:"by"`
 	Since time.Time `json:"since"`
+	// Databases are the shard's in PgBouncer: they stay paused also where its entry in bouncer.yml cannot be
+	// followed any more.
+	Databases []string `json:"databases,omitempty"`
 }
 
 // maxBy is the longest name of whoever pauses.
@@ -205,7 +208,7 @@ var errNotHeld = errors.New("the shard's clients do not wait")
 
 func (a *listenerAPI) pause(id config.ShardID, by string) error {
 	a.log.Warn().Str("shard", string(id)).Str("by", by).Msg("an operator pauses a shard")
-	return a.operators.set(id, &OperatorPause{By: by, Since: time.Now().UTC().Round(0)})
+	return a.operators.set(id, &OperatorPause{By: by, Since: time.Now().UTC().Round(0), Databases: a.processes.shards()[id].Databases})
 }
 
 func (a *listenerAPI) resume(id config.ShardID, by string) error {

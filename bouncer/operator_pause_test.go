@@ -209,3 +209,52 @@ func TestOperatorPauseThatIsNotKept(t *testing.T) {
 		t.Errorf("error %v, pauses %v, told %d times, to be written %v", err, p.all(), changes, remembered)
 	}
 }
+
+// A shard that an operator has paused stays so when the bouncer starts with an entry of it that cannot be
+// followed, also in a PgBouncer that is started anew, until resume.
+func TestOperatorPauseOfARefusedShard(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) {
+		c.Shards = []config.Shard{{Scope: "s1", Databases: []string{"s1=postgres"}}, {Scope: "s2", Databases: []string{"s2=postgres"}}}
+	})
+	for _, scope := range []string{"s1", "s2"} {
+		w.put(cluster.NewKeys("", scope, w.config.RoutesPrefix).Route(), w.route(0, cluster.RouteOpen))
+	}
+	stop := w.bouncer()
+	kill := w.pgbouncer()
+	w.awaitLeader(0)
+	w.awaitHealthy()
+	w.pausing(Pause, "service/s1")
+	stop()
+	w.loadShards(`[{scope: s1, databases: ["s1=postgres"], patroni: perhaps}, {scope: s2, databases: ["s2=postgres"]}]`)
+	w.bouncer()
+	follows := func() { // the bouncer has looked at everything
+		t.Helper()
+		w.put(cluster.NewKeys("", "s2", w.config.RoutesPrefix).Route(), w.route(1, cluster.RouteOpen))
+		w.await("shard s2", func() error {
+			s, err := w.status()
+			if err == nil && (s.Shards["service/s2"].VerifiedAt == nil || s.Shards["service/s2"].Leader != w.site.members[1].Name) {
+				err = fmt.Errorf("%+v", s.Shards)
+			}
+			return err
+		})
+	}
+	follows()
+	if got := w.standing(); got != "s1 s1_ro" {
+		t.Errorf("paused is %q", got)
+	}
+	kill()
+	w.pgbouncer()
+	w.await("the pause in the new PgBouncer", func() error {
+		if got := w.standing(); got != "s1 s1_ro" {
+			return fmt.Errorf("paused is %q", got)
+		}
+		return nil
+	})
+	w.pausing(Resume, "service/s1")
+	w.await("the end of the pause", func() error {
+		if got := w.standing(); got != "" {
+			return fmt.Errorf("paused is %q", got)
+		}
+		return nil
+	})
+}

@@ -330,3 +330,53 @@ func TestLostPrimaryOfFallback(t *testing.T) {
 		t.Errorf("the client got %v", err)
 	}
 }
+
+// PgBouncer puts a database of pgbouncer.fallback away when its last client has gone, also while it is paused: it
+// is released with the others, and while the hold lasts it stays paused.
+func TestHiddenFallbackIsReleased(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) {
+		c.PgBouncer.Fallback = map[string]any{"shard": "s1", "dbname": "postgres"}
+	})
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	hidden := func(name string) {
+		t.Helper()
+		w.await(name+" being put away", func() error {
+			all, err := w.admin().Databases(w.ctx)
+			if _, shown := all[name]; err == nil && shown {
+				err = fmt.Errorf("%+v", all[name])
+			}
+			return err
+		})
+	}
+	clients := []*pgconn.PgConn{w.connect("any-name"), w.connect("another")}
+	for _, client := range clients {
+		w.exec(client, "SELECT 1")
+	}
+	w.announce("h1", 30*time.Second).held()
+	for _, client := range clients {
+		if err := client.Close(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hidden("another")
+	hidden("any-name")
+	waiting := make(chan error, 1)
+	go func() {
+		conn, err := pgconn.Connect(w.ctx, w.dsn("any-name"))
+		if err == nil {
+			_, err = conn.Exec(w.ctx, "SELECT 1").ReadAll()
+		}
+		waiting <- err
+	}()
+	w.awaitPool("the client", func(p pgbouncer.Pool) bool { return p.Database == "any-name" && p.ClientsWaiting > 0 })
+	w.put(w.keys.Route(), w.route(1, cluster.RouteOpen))
+	w.awaitLeader(1)
+	if err := <-waiting; err != nil {
+		t.Errorf("who came in the hold: %v", err)
+	}
+	w.exec(w.connect("another"), "SELECT 1")
+	w.awaitHealthy()
+}

@@ -317,7 +317,14 @@ func (c *reconciler) observe(ctx context.Context, link pooler.LinkState) {
 		c.met, c.looked = true, true
 		c.pauser.Warm(ctx)
 	}
-	maps.DeleteFunc(c.ours, func(name string, sent time.Time) bool { return !standing[name].Paused && time.Since(sent) > lateMost })
+	maps.DeleteFunc(c.ours, func(name string, sent time.Time) bool { return !mayBePaused(standing, name) && time.Since(sent) > lateMost })
+}
+
+// mayBePaused reports whether a database is paused, or not shown: one that PgBouncer has made by its database * it
+// puts away when its last client has gone, and it comes back paused with the next one.
+func mayBePaused(standing map[string]pgbouncer.Database, name string) bool {
+	d, shown := standing[name]
+	return d.Paused || !shown
 }
 
 // noteStrangers looks who is paused by somebody else after a pass.

@@ -79,9 +79,39 @@ func (c *reconciler) hold(ctx context.Context, link pooler.LinkState, views []*s
 		}
 		names = append(names, open...)
 	}
+	if link.Up {
+		names = append(names, slices.DeleteFunc(c.pausedElsewhere(views), func(name string) bool { d, exists := c.standing[name]; return !exists || d.Paused })...)
+	}
 	if len(names) > 0 {
 		c.pause(ctx, names)
 	}
+}
+
+// pausedElsewhere are the databases of shards that an operator has paused, and that cannot be followed as
+// bouncer.yml has them now: they stay paused. What is another shard's by now is not among them.
+func (c *reconciler) pausedElsewhere(views []*shard) []string {
+	pauses := c.operators.all()
+	for _, v := range views {
+		delete(pauses, v.ID)
+	}
+	if len(pauses) == 0 {
+		return nil
+	}
+	var names []string
+	for _, p := range pauses {
+		if len(p.Databases) == 0 { // as an older bouncer has written it down
+			names = append(names, c.config.Unfollowed()...)
+		}
+		names = append(names, p.Databases...)
+	}
+	offered := map[string]bool{}
+	for _, v := range views {
+		for _, name := range v.Offered() {
+			offered[name] = true
+		}
+	}
+	slices.Sort(names)
+	return holdable(slices.DeleteFunc(slices.Compact(names), func(name string) bool { return offered[name] }))
 }
 
 // pause makes the clients of databases wait, and looks whether they do: queries must not
@@ -183,7 +213,7 @@ func (c *reconciler) release(ctx context.Context, link pooler.LinkState, views [
 			delete(held, name)
 		}
 	}
-	free := slices.DeleteFunc(slices.Sorted(maps.Keys(c.ours)), func(name string) bool { return held[name] || !c.standing[name].Paused })
+	free := slices.DeleteFunc(slices.Sorted(maps.Keys(c.ours)), func(name string) bool { return held[name] || !mayBePaused(c.standing, name) })
 	var errs []error
 	if len(free) > 0 {
 		refused, err := c.console.ResumeAll(ctx, free)
@@ -192,14 +222,17 @@ func (c *reconciler) release(ctx context.Context, link pooler.LinkState, views [
 		}
 		for _, name := range free {
 			err := refused[name]
-			if err != nil {
+			d, shown := c.standing[name]
+			switch {
+			case err != nil && shown:
 				errs = append(errs, fmt.Errorf("releasing the clients of %s: %w", name, err))
-			} else if c.ours[name].IsZero() {
+			case time.Since(c.ours[name]) > lateMost: // refused, where it is not there or not paused
 				delete(c.ours, name)
 			}
-			d := c.standing[name]
-			d.Paused = err != nil
-			c.standing[name] = d
+			if shown {
+				d.Paused = err != nil
+				c.standing[name] = d
+			}
 		}
 	}
 	for _, v := range ready {
@@ -251,11 +284,22 @@ func (c *reconciler) leave(ctx context.Context) {
 			waits[name] = !serves
 		}
 	}
+	for _, p := range pauses {
+		for _, name := range p.Databases {
+			if _, known := waits[name]; !known {
+				waits[name] = true
+			}
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.ours)) {
-		if waits[name] || !standing[name].Paused {
+		if waits[name] || !mayBePaused(standing, name) {
 			continue
 		}
-		if err := c.console.Resume(ctx, name); err != nil {
+		err := c.console.Resume(ctx, name)
+		if _, shown := standing[name]; errors.Is(err, pgbouncer.ErrRefused) && !shown {
+			continue // it has gone
+		}
+		if err != nil {
 			c.log.Warn().Err(err).Msg("the bouncer ends, and clients could not be released")
 			return
 		}
@@ -281,11 +325,16 @@ func (c *reconciler) drop(ctx context.Context) {
 		c.log.Warn().Err(err).Msg("a PgBouncer that is no longer looked after cannot be asked whom it holds")
 		return
 	}
-	for _, name := range slices.Sorted(maps.Keys(standing)) {
-		if _, ours := c.ours[name]; !standing[name].Paused || !ours && c.looked {
+	names := slices.AppendSeq(slices.Collect(maps.Keys(standing)), maps.Keys(c.ours))
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if _, ours := c.ours[name]; !mayBePaused(standing, name) || !ours && c.looked {
 			continue // what is paused before the first look is what an earlier one held
 		}
 		err := c.console.Resume(ctx, name)
+		if _, shown := standing[name]; errors.Is(err, pgbouncer.ErrRefused) && !shown {
+			continue // it has gone
+		}
 		if err == nil {
 			c.log.Info().Str("database", name).Msg("released: its PgBouncer is no longer looked after")
 			continue
@@ -326,13 +375,20 @@ func holdable(names []string) []string {
 }
 
 // automatic are the databases that PgBouncer has, and its file has not: it makes one by its
-// database * for each name that a client asks for.
+// database * for each name that a client asks for. Those that this bouncer has paused are among them also while
+// PgBouncer does not show them.
 func (c *reconciler) automatic() (names []string) {
 	if c.installed == nil {
 		return nil
 	}
 	for name := range c.standing {
 		if _, named := c.installed.Database(name); !named {
+			names = append(names, name)
+		}
+	}
+	for name := range c.ours {
+		_, named := c.installed.Database(name)
+		if _, shown := c.standing[name]; !named && !shown {
 			names = append(names, name)
 		}
 	}
@@ -350,6 +406,9 @@ func latest(a, b time.Time) time.Time {
 // heldDatabases are those of shards whose hold goes on, or that an operator has paused.
 func (c *reconciler) heldDatabases(views []*shard) map[string]bool {
 	held := map[string]bool{}
+	for _, name := range c.pausedElsewhere(views) {
+		held[name] = true
+	}
 	for _, v := range views {
 		if h := c.holds[v.ID]; h != nil && !h.expired || v.operator != nil {
 			for _, name := range c.offered(v) {

@@ -64,7 +64,9 @@ func (s ShardStatus) equal(o ShardStatus) bool {
 		s.Readers == o.Readers && slices.Equal(s.ReadersElsewhere, o.ReadersElsewhere)
 }
 
-func sameOperator(a, b *OperatorPause) bool { return a == b || a != nil && b != nil && *a == *b }
+func sameOperator(a, b *OperatorPause) bool {
+	return a == b || a != nil && b != nil && a.By == b.By && a.Since.Equal(b.Since) && slices.Equal(a.Databases, b.Databases)
+}
 
 func sameTime(a, b *time.Time) bool {
 	if a == nil || b == nil {
