@@ -317,7 +317,9 @@ func (c *reconciler) observe(ctx context.Context, link pooler.LinkState) {
 		c.met, c.looked = true, true
 		c.pauser.Warm(ctx)
 	}
-	maps.DeleteFunc(c.ours, func(name string, sent time.Time) bool { return !mayBePaused(standing, name) && time.Since(sent) > lateMost })
+	maps.DeleteFunc(c.ours, func(name string, sent time.Time) bool {
+		return !mayBePaused(standing, name) && time.Since(sent) > lateMost
+	})
 }
 
 // mayBePaused reports whether a database is paused, or not shown: one that PgBouncer has made by its database * it
