@@ -189,3 +189,42 @@ func TestManyPokesReadTheList(t *testing.T) {
 		t.Errorf("%d keys were read", keys)
 	}
 }
+
+// Whoever may write one shard's keys, and announces handovers and calls them off without end, has no bouncer list
+// all routes for that.
+func TestFlappingHandoverListsNoRoutes(t *testing.T) {
+	requests := &routeRequests{}
+	w := newWorld(t, func(c *config.Config) { requests.serve(t, c) })
+	w.manyRoutes(150)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	t.Cleanup(w.bouncer()) // before Consul's end
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.awaitHealthy()
+	a := w.announce("first", 30*time.Second)
+	a.held()
+	a.write(cluster.HandoverCancelled)
+	w.awaitShard("the end of the first", func(s ShardStatus) bool { return !s.Held && !s.Paused })
+	requests.take()
+	const times = 30
+	for i := range times {
+		a.value.ID = fmt.Sprint("h", i)
+		a.write(cluster.HandoverAnnounced)
+		time.Sleep(50 * time.Millisecond) // as fast as one may write
+		a.write(cluster.HandoverCancelled)
+		time.Sleep(50 * time.Millisecond)
+	}
+	w.awaitShard("the end", func(s ShardStatus) bool { return !s.Held && !s.Paused })
+	lists, keys := 0, 0
+	for _, r := range requests.take() {
+		switch r.kind {
+		case "list":
+			lists++
+		case "key":
+			keys++
+		}
+	}
+	if lists > times/3 { // those of readHolding are among them: once a second while clients are held
+		t.Errorf("%d handovers had %d lists and %d keys read", times, lists, keys)
+	}
+}

@@ -3,10 +3,12 @@ package routes
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"golang.org/x/time/rate"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -19,9 +21,10 @@ const handoverGrace = 5 * time.Second
 // Handovers holds the planned switchovers that leaders have announced. Each holds
 // its shard's clients until the route leads to the successor, it is called off,
 // or its deadline has passed. Its rules: an announcement counts only while a
-// session holds its key; the end of one counts only once the routes have been
+// session holds its key; the end of one counts only once the shard's route has been
 // read after it, for the new route may not have come yet; and each is followed
-// once, so that one whose time is up does not begin again.
+// once, so that one whose time is up does not begin again. Of a shard that announces one
+// after the other no more than one a second is followed: each holds its clients, and has its route read.
 type Handovers struct {
 	keys   cluster.Keys
 	serves func(config.ShardID) bool
@@ -38,6 +41,8 @@ type Handovers struct {
 	answered chan struct{}
 	// wrong is what is wrong with keys of handovers.
 	wrong map[string]error
+	// paces are those of the announcements, by shard.
+	paces map[config.ShardID]*rate.Limiter
 }
 
 // handover is one switchover as this bouncer knows it.
@@ -56,7 +61,7 @@ type handover struct {
 }
 
 func NewHandovers(keys cluster.Keys, serves func(config.ShardID) bool) *Handovers {
-	return &Handovers{keys: keys, serves: serves, clock: time.Now, begun: time.Now(), all: map[config.ShardID]*handover{}, answered: make(chan struct{})}
+	return &Handovers{keys: keys, serves: serves, clock: time.Now, begun: time.Now(), all: map[config.ShardID]*handover{}, answered: make(chan struct{}), paces: map[config.ShardID]*rate.Limiter{}}
 }
 
 // merge takes in what a list of all handovers says, which Consul had at index.
@@ -141,6 +146,12 @@ func (h *Handovers) take(id config.ShardID, p *api.KVPair) (changed, ended bool,
 		}
 		return false, false, nil
 	}
+	if !h.allow(id) {
+		if old != nil {
+			changed = h.end(old) // it is that one no more
+		}
+		return changed, changed, fmt.Errorf("handover of shard %s is not followed: its leader announces one after the other; look who writes the key", id)
+	}
 	if old != nil {
 		h.tell(old) // another one has taken its place
 	}
@@ -148,6 +159,16 @@ func (h *Handovers) take(id config.ShardID, p *api.KVPair) (changed, ended bool,
 		value: value, announced: p.ModifyIndex, index: p.ModifyIndex, seen: h.clock(), answered: make(chan struct{}),
 	}
 	return true, false, nil
+}
+
+// allow reports whether another announcement of a shard may be followed now.
+func (h *Handovers) allow(id config.ShardID) bool {
+	limit := h.paces[id]
+	if limit == nil { // as many as there are shards that the bouncer serves
+		limit = rate.NewLimiter(rate.Every(paceEvery), paceBurst)
+		h.paces[id] = limit
+	}
+	return limit.AllowN(h.clock(), 1)
 }
 
 // end notes that a handover is called off or done.
@@ -160,30 +181,31 @@ func (h *Handovers) end(one *handover) bool {
 	return true
 }
 
-// refreshed says that the routes were read consistently, from begun on. It tells
-// whether that was awaited.
-func (h *Handovers) refreshed(begun time.Time) bool {
+// refreshed says that the routes were read consistently, from begun on; of these shards, or
+// of all. It tells whether that was awaited.
+func (h *Handovers) refreshed(begun time.Time, only ...config.ShardID) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	awaited := false
-	for _, one := range h.all {
-		if !one.over && !one.ended.IsZero() && !one.ended.After(begun) {
+	for id, one := range h.all {
+		if !one.over && !one.ended.IsZero() && !one.ended.After(begun) && (len(only) == 0 || slices.Contains(only, id)) {
 			one.over, awaited = true, true
 		}
 	}
 	return awaited
 }
 
-// ending reports whether an end waits for the routes to be read.
-func (h *Handovers) ending() bool {
+// ending are the shards whose end of a handover waits for the route to be read.
+func (h *Handovers) ending() (ids []config.ShardID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, one := range h.all {
+	for id, one := range h.all {
 		if !one.over && !one.ended.IsZero() {
-			return true
+			ids = append(ids, id)
 		}
 	}
-	return false
+	slices.Sort(ids)
+	return ids
 }
 
 // Unknown returns until when it is not known whether there are handovers; zero: it

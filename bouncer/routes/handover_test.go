@@ -196,3 +196,39 @@ func TestHandoversCostTheSameHoweverManyThereAre(t *testing.T) {
 		t.Errorf("a look at one makes %v allocations", n)
 	}
 }
+
+// A shard whose leader announces one handover after the other is followed in ten of them, then in one a second; the
+// others are told, and hold nobody. Another shard's is followed as ever.
+func TestHandoversHaveAPace(t *testing.T) {
+	c := newHandoverCase(t)
+	index, followed, told := uint64(0), 0, 0
+	announce := func(scope, id string) bool {
+		t.Helper()
+		index++
+		p := handoverPair(t, id, cluster.HandoverAnnounced, index, "session")
+		p.Key = "lictor/handovers/service/" + scope
+		if _, _, err := c.h.put(config.ShardID("service/"+scope), p); err != nil {
+			told++
+		}
+		one, found, _ := c.h.Of(config.ShardID("service/" + scope))
+		return found && one.Value.ID == id && !one.Over
+	}
+	for i := range 100 {
+		if announce("s1", fmt.Sprint(i)) {
+			followed++
+		}
+		c.now = c.now.Add(10 * time.Millisecond)
+	}
+	if followed != paceBurst || told != 100-paceBurst {
+		t.Errorf("%d were followed, %d told", followed, told)
+	}
+	if c.h.refreshed(c.now); c.holds("db1", 1, cluster.RouteOpen, 0) {
+		t.Error("one that the key has no more holds clients")
+	}
+	if !announce("s2", "x") {
+		t.Error("another shard's is not followed")
+	}
+	if c.now = c.now.Add(paceEvery); !announce("s1", "later") || announce("s1", "at once") {
+		t.Error("later there is not one a second")
+	}
+}

@@ -50,6 +50,8 @@ type Watcher struct {
 	// changed is called when the table or the handovers have changed.
 	changed func()
 	pokes   chan struct{}
+	// ends has an element when a handover has ended.
+	ends chan struct{}
 	// reads limits how fast pokes are followed.
 	reads *rate.Limiter
 	// reached is how far the blocking queries have come, poked the reads of single routes.
@@ -73,7 +75,7 @@ type Watcher struct {
 
 func NewWatcher(log zerolog.Logger, pool *consul.Pool, b *Table, h *Handovers, changed func()) *Watcher {
 	return &Watcher{
-		log: log, pool: pool, table: b, handovers: h, changed: changed, pokes: make(chan struct{}, 1), since: time.Now(),
+		log: log, pool: pool, table: b, handovers: h, changed: changed, pokes: make(chan struct{}, 1), ends: make(chan struct{}, 1), since: time.Now(),
 		reads: rate.NewLimiter(20, 20), reached: newProgress(), poked: newProgress(), hurry: make(chan struct{}, 1), Holding: func() bool { return false },
 	}
 }
@@ -204,7 +206,10 @@ func (w *Watcher) WatchHandovers(ctx context.Context) {
 // heard acts on what was heard of handovers.
 func (w *Watcher) heard(changed, ended bool) {
 	if ended {
-		w.Poke()
+		select {
+		case w.ends <- struct{}{}:
+		default:
+		}
 	}
 	if changed {
 		w.changed()
@@ -287,6 +292,10 @@ func (w *Watcher) Serve(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-w.ends:
+			if w.readEnded(ctx) {
+				continue
+			}
 		case <-w.pokes:
 		case <-again.C:
 			if !w.Holding() {
@@ -296,7 +305,7 @@ func (w *Watcher) Serve(ctx context.Context) {
 		if w.reads.Wait(ctx) != nil {
 			return
 		}
-		if w.Refresh(ctx) != nil && w.handovers.ending() {
+		if w.Refresh(ctx) != nil && len(w.handovers.ending()) > 0 {
 			select {
 			case <-time.After(readAgain):
 			case <-ctx.Done():
@@ -304,6 +313,26 @@ func (w *Watcher) Serve(ctx context.Context) {
 			w.Poke()
 		}
 	}
+}
+
+// readEnded reads the route of each shard whose handover has ended, alone: whoever may write one shard's
+// keys would have all bouncers list all routes. False: the list is to be read, as they are many, or one
+// could not be read.
+func (w *Watcher) readEnded(ctx context.Context) bool {
+	ids := w.handovers.ending()
+	if len(ids) >= manyChanges {
+		return false
+	}
+	for _, id := range ids {
+		begun := w.handovers.clock()
+		if err := w.ReadRoute(ctx, id); err != nil {
+			return ctx.Err() != nil
+		}
+		if w.handovers.refreshed(begun, id) {
+			w.changed()
+		}
+	}
+	return true
 }
 
 // Refresh reads the routes consistently and takes them in.
