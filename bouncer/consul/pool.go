@@ -86,6 +86,9 @@ func (p *Pool) Fail(number int) {
 // Consul refuses (a missing permission, say) it refuses everywhere.
 func NoAnswer(err error) bool {
 	var status api.StatusError
+	if errors.Is(err, ErrTooLong) {
+		return false
+	}
 	return !errors.As(err, &status) || status.Code >= http.StatusInternalServerError || status.Code == http.StatusTooManyRequests
 }
 
@@ -158,6 +161,7 @@ func NewClients(c config.Config) ([]*api.Client, error) {
 	}
 	var clients []*api.Client
 	for _, config := range configs {
+		config.HttpClient.Transport = limits{config.HttpClient.Transport}
 		client, err := api.NewClient(config)
 		if err != nil {
 			return nil, fmt.Errorf("consul %s: %w", config.Address, err)

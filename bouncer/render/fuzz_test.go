@@ -50,16 +50,12 @@ func FuzzHAProxy(f *testing.F) {
 		defer feed.close()
 		// Every member's key that the template asks for holds the same.
 		for _, v := range views {
-			list, err := dependency.NewKVListQuery(cluster.NewKeys(v.template.Namespace, v.template.Scope, "").Members())
-			if err != nil {
-				t.Fatalf("the keys of members are none: %v", err)
-			}
-			var pairs []*dependency.KeyPair
+			ports := map[string]memberPort{}
 			for _, m := range append([]cluster.RouteMember{v.Route.Leader}, v.Route.Replicas...) {
-				pairs = append(pairs, &dependency.KeyPair{Key: m.Name, Value: member})
+				ports[m.Name] = portOf(m.Name, []byte(member))
 			}
-			d := memberPorts{list}
-			feed.brain.Remember(d, portsOf(pairs))
+			d := newMemberPorts(v)
+			feed.brain.Remember(d, ports)
 			feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
 		}
 		r := &Renderer{config: c, data: feed, label: templates.HAProxy}

@@ -4,19 +4,39 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	"github.com/hashicorp/consul-template/dependency"
+	"github.com/hashicorp/consul/api"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/printable"
 )
 
-// memberPorts are the ports of the REST APIs of a shard's members, from their keys. A member
-// writes its key each time that it has replayed something, and its port hardly ever
+// mostPorts is of how many members of a shard the ports are asked for: whoever may write its route may name
+// thousands there.
+const mostPorts = 64
+
+// memberPorts are the ports of the REST APIs of a shard's members, from the keys of those that its route names: there
+// may be any number of others. A member writes its key each time that it has replayed something, and its port hardly ever
 // changes; so the keys are looked at now and then: a query that waits for a change would be
 // one connection to Consul for each shard, which allows 200 to one address.
 type memberPorts struct {
-	*dependency.KVListQuery
+	prefix, names string // the names have blanks between them
+}
+
+func newMemberPorts(v *Shard) memberPorts {
+	keys := cluster.NewKeys(v.template.Namespace, v.template.Scope, "")
+	var names []string
+	for _, m := range append([]cluster.RouteMember{v.Route.Leader}, v.Route.Replicas...) {
+		if cluster.CheckName(m.Name) == nil {
+			names = append(names, m.Name)
+		}
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	return memberPorts{keys.Members(), strings.Join(names[:min(len(names), mostPorts)], " ")}
 }
 
 // memberPort is the port of one member, or why it is not known.
@@ -25,37 +45,38 @@ type memberPort struct {
 	problem string
 }
 
-func (p memberPorts) String() string { return "ports of " + p.KVListQuery.String() }
+func (p memberPorts) String() string        { return "ports of " + p.prefix + ": " + p.names }
+func (p memberPorts) CanShare() bool        { return true }
+func (p memberPorts) Stop()                 {}
+func (p memberPorts) Type() dependency.Type { return dependency.TypeConsul }
 
-// Fetch reads the keys at once.
+// Fetch reads the keys, one after the other.
 func (p memberPorts) Fetch(clients *dependency.ClientSet, options *dependency.QueryOptions) (any, *dependency.ResponseMetadata, error) {
-	data, meta, err := p.KVListQuery.Fetch(clients, &dependency.QueryOptions{Datacenter: options.Datacenter})
-	if err != nil {
-		return nil, nil, err
+	ports := map[string]memberPort{}
+	for _, name := range strings.Fields(p.names) {
+		pair, _, err := clients.Consul().KV().Get(p.prefix+name, &api.QueryOptions{Datacenter: options.Datacenter})
+		if err != nil {
+			return nil, nil, fmt.Errorf("reading %s: %w", p.prefix+name, err)
+		}
+		if pair != nil {
+			ports[name] = portOf(name, pair.Value)
+		}
 	}
-	list, _ := data.([]*dependency.KeyPair)
-	return portsOf(list), meta, nil
+	return ports, &dependency.ResponseMetadata{}, nil
 }
 
-// portsOf reads the keys of members.
-func portsOf(list []*dependency.KeyPair) map[string]memberPort {
-	ports := map[string]memberPort{}
-	for _, pair := range list {
-		var (
-			member cluster.Member
-			one    memberPort
-		)
-		err := printable.Error(json.Unmarshal([]byte(pair.Value), &member))
-		if err == nil {
-			member.Name = pair.Key
-			_, one.port, err = member.APIAddress()
-		}
-		if err != nil {
-			one.problem = err.Error()
-		}
-		ports[pair.Key] = one
+// portOf reads the key of a member.
+func portOf(name string, value []byte) (one memberPort) {
+	var member cluster.Member
+	err := printable.Error(json.Unmarshal(value, &member))
+	if err == nil {
+		member.Name = name
+		_, one.port, err = member.APIAddress()
 	}
-	return ports
+	if err != nil {
+		one.problem = err.Error()
+	}
+	return one
 }
 
 // isSame reports whether data that was fetched is what it was before.
@@ -68,20 +89,13 @@ func (p memberPorts) isSame(data, before any) bool {
 // apiPort is the port of a member's REST API, by its own key. A key that does not say
 // keeps no other shard from its file.
 func (c *consulData) apiPort(v *Shard, m cluster.RouteMember) int {
-	keys := cluster.NewKeys(v.template.Namespace, v.template.Scope, "")
-	list, err := dependency.NewKVListQuery(keys.Members())
-	if err == nil {
-		ports, _ := recall[map[string]memberPort](c, memberPorts{list})
-		one, found := ports[m.Name]
-		switch {
-		case found && one.problem == "":
-			return one.port
-		case found:
-			err = fmt.Errorf("%s", one.problem)
-		default:
-			return defaultAPIPort
-		}
+	ports, _ := recall[map[string]memberPort](c, newMemberPorts(v))
+	one, found := ports[m.Name]
+	if found && one.problem != "" {
+		c.leave("shard "+string(v.ID), fmt.Errorf("%s; port %d is taken", one.problem, defaultAPIPort))
 	}
-	c.leave("shard "+string(v.ID), fmt.Errorf("%w; port %d is taken", err, defaultAPIPort))
-	return defaultAPIPort
+	if !found || one.problem != "" {
+		return defaultAPIPort
+	}
+	return one.port
 }

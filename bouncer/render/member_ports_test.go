@@ -41,7 +41,10 @@ func TestMemberPortsHoldNoConnections(t *testing.T) {
 		if strings.Contains(path, "/n7/") {
 			value = "no JSON"
 		}
-		fmt.Fprintf(w, `[{"Key": "%sm1", "Value": %q}]`, path, base64.StdEncoding.EncodeToString([]byte(value)))
+		if !strings.HasSuffix(path, "/members/m1") || r.URL.RawQuery != "" {
+			t.Errorf("asked for %s", r.URL)
+		}
+		fmt.Fprintf(w, `[{"Key": %q, "Value": %q}]`, path, base64.StdEncoding.EncodeToString([]byte(value)))
 	}))
 	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
 	c := config.Config{Consul: settings.Consul{Hosts: []string{server.URL}}}
@@ -93,5 +96,20 @@ func TestMemberPortsHoldNoConnections(t *testing.T) {
 	}
 	if most.Load() > polls || waited.Load() > 0 {
 		t.Errorf("%d requests at once, %d of them waited for a change", most.Load(), waited.Load())
+	}
+}
+
+// Whoever may write a shard's route names as many members there as it likes: not each costs Consul a request.
+func TestMemberPortsAreOfTheRoute(t *testing.T) {
+	v := &Shard{Route: cluster.Route{Leader: cluster.RouteMember{Name: "m2"}, Replicas: []cluster.RouteMember{{Name: "m1"}, {Name: "../x"}, {Name: "m2"}}}}
+	v.template.Namespace, v.template.Scope = "service", "s1"
+	if d := newMemberPorts(v); d.names != "m1 m2" || d.prefix != "service/s1/members/" {
+		t.Errorf("%s", d)
+	}
+	for i := range 1000 {
+		v.Route.Replicas = append(v.Route.Replicas, cluster.RouteMember{Name: fmt.Sprintf("n%d", i)})
+	}
+	if d := newMemberPorts(v); len(strings.Fields(d.names)) != mostPorts {
+		t.Errorf("%s", d)
 	}
 }

@@ -149,12 +149,8 @@ func TestHAProxyPortsStay(t *testing.T) {
 		r := &Renderer{config: c, data: feed, label: templates.HAProxy}
 		views, _ := View(c, known, pgbouncer.Version{})
 		for _, v := range views {
-			list, err := dependency.NewKVListQuery(cluster.NewKeys(v.template.Namespace, v.template.Scope, "").Members())
-			if err != nil {
-				t.Fatal(err)
-			}
-			d := memberPorts{list}
-			feed.brain.Remember(d, portsOf(nil))
+			d := newMemberPorts(v)
+			feed.brain.Remember(d, map[string]memberPort{})
 			feed.followed[d.String()] = &followed{dependency: d, cancel: func() {}}
 		}
 		text, err := r.Render(source, views, pgbouncer.Version{})

@@ -29,6 +29,9 @@ const (
 	patroniBackoff = 200 * time.Millisecond
 	// patroniRate is how many times a second a shard may be read.
 	patroniRate = 5
+	// patroniMost is how many bytes Consul may say of one shard's keys: their values in base64, those of a
+	// hundred members and a history of a thousand failovers among them.
+	patroniMost = 16 << 20
 	// patroniSurvey is how often it is looked which shards are Patroni's.
 	patroniSurvey = time.Second
 )
@@ -116,7 +119,7 @@ func (p *PatroniFollower) follow(ctx context.Context, s config.Shard) {
 
 // read reads all keys of a shard consistently.
 func (p *PatroniFollower) read(ctx context.Context, keys cluster.Keys) (cluster.Snapshot, error) {
-	ctx, cancel := context.WithTimeout(ctx, patroniBound)
+	ctx, cancel := context.WithTimeout(consul.Limited(ctx, patroniMost), patroniBound)
 	defer cancel()
 	type result struct {
 		pairs api.KVPairs
@@ -175,7 +178,7 @@ func (p *PatroniFollower) await(parent context.Context, keys cluster.Keys, s clu
 	if !open {
 		wait = patroniPromotion
 	}
-	ctx, cancel := context.WithTimeout(ctx, wait+wait/16+watchGrace)
+	ctx, cancel := context.WithTimeout(consul.Limited(ctx, patroniMost), wait+wait/16+watchGrace)
 	defer cancel()
 	options := (&api.QueryOptions{WaitIndex: max(s.Index, 1), WaitTime: wait}).WithContext(ctx)
 	var err error
