@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -418,6 +419,25 @@ func haproxyName(name string) (string, error) {
 		}
 	}
 	return out.String(), nil
+}
+
+// resolvesLate reports whether HAProxy looks a host up while it runs.
+func resolvesLate(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err != nil && strings.Contains(host, ".")
+}
+
+// haproxyResolve is how HAProxy finds the address of a host. The system's resolver takes as long as whoever serves a
+// name's zone likes, one name after the other, before HAProxy has read its file; that of a name without dots is the
+// site's own.
+func haproxyResolve(host string) string {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return ""
+	}
+	if resolvesLate(host) {
+		return " init-addr last,none resolvers lictor"
+	}
+	return " init-addr last,libc,none"
 }
 
 // checkFunctions check a value that a template got as it stands.

@@ -249,7 +249,12 @@ func (r *Renderer) functions(views []*Shard, version pgbouncer.Version, data *co
 			}
 			return data.apiPort(v, m), nil
 		},
-		"fallback":     func() []pgbouncer.Option { return r.fallback(views, version) },
+		"fallback": func() []pgbouncer.Option { return r.fallback(views, version) },
+		"haproxy_resolves": func() bool {
+			return slices.ContainsFunc(views, func(v *Shard) bool {
+				return slices.ContainsFunc(append([]cluster.RouteMember{v.Route.Leader}, v.Route.Replicas...), func(m cluster.RouteMember) bool { return resolvesLate(m.Host) })
+			})
+		},
 		"user_options": func() []config.UserOptions { return r.config.UserOptions(version) },
 	})
 	return functions
@@ -335,11 +340,12 @@ func shardFunctions(find func(any) (*Shard, error), version pgbouncer.Version) m
 // textFunctions are those that depend on their arguments alone.
 func textFunctions(version pgbouncer.Version) map[string]any {
 	return map[string]any{
-		"ini_options":    pgbouncer.FormatOptions,
-		"haproxy_name":   haproxyName,
-		"ini_name":       func(name string) (string, error) { return pgbouncer.QuoteName(name, version) },
-		"ini_value":      pgbouncer.QuoteValue,
-		"userlist_quote": pgbouncer.QuoteUserlist,
+		"ini_options":     pgbouncer.FormatOptions,
+		"haproxy_name":    haproxyName,
+		"haproxy_resolve": haproxyResolve,
+		"ini_name":        func(name string) (string, error) { return pgbouncer.QuoteName(name, version) },
+		"ini_value":       pgbouncer.QuoteValue,
+		"userlist_quote":  pgbouncer.QuoteUserlist,
 	}
 }
 
