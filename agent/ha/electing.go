@@ -403,7 +403,7 @@ func (v View) better(a, b Peer) bool {
 
 // slotsKept is how many of the leader's failover slots a member says that PostgreSQL keeps there: their
 // readers could go on with it.
-func (v View) slotsKept(name string) (n int) {
+func (v Shard) slotsKept(name string) (n int) {
 	b := v.beat()
 	m, found := v.Cluster.Member(name)
 	if b == nil || !found || !m.OK() {

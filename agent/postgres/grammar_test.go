@@ -93,29 +93,39 @@ func TestToldWhatIsOverridden(t *testing.T) {
 		"feedback beside slots that PostgreSQL keeps": {major: 17, local: off, set: func(d *cluster.Dynamic) {
 			d.Postgres.Parameters = map[string]any{"sync_replication_slots": "on"}
 		}, want: []string{`"hot_standby_feedback","reason":"not used: it is on, as sync_replication_slots is`}},
-		"feedback beside slots that are copied": {major: 15, local: off, set: func(d *cluster.Dynamic) { d.Slots = slots },
-			want: []string{`"hot_standby_feedback","reason":"not used: it is on, as replicas have copies`}},
+		"feedback beside slots that are copied": {
+			major: 15, local: off, set: func(d *cluster.Dynamic) { d.Slots = slots },
+			want: []string{`"hot_standby_feedback","reason":"not used: it is on, as replicas have copies`},
+		},
 		"feedback before there is such a parameter": {major: 16, local: off, set: func(d *cluster.Dynamic) {
 			d.Postgres.Parameters = map[string]any{"sync_replication_slots": "on"}
 		}},
-		"feedback in the included file": {major: 17, set: func(d *cluster.Dynamic) {
-			d.Postgres.Parameters = map[string]any{"sync_replication_slots": "on"}
-		}, base: []confSetting{{Name: "hot_standby_feedback", Value: "off", File: "/base", Line: 7}},
-			want: []string{`/base line 7: off is not used: it is on, as sync_replication_slots is`}},
+		"feedback in the included file": {
+			major: 17, set: func(d *cluster.Dynamic) {
+				d.Postgres.Parameters = map[string]any{"sync_replication_slots": "on"}
+			}, base: []confSetting{{Name: "hot_standby_feedback", Value: "off", File: "/base", Line: 7}},
+			want: []string{`/base line 7: off is not used: it is on, as sync_replication_slots is`},
+		},
 		"feedback that is on everywhere": {major: 17, local: map[string]any{"hot_standby_feedback": "ON"}, set: func(d *cluster.Dynamic) {
 			d.Postgres.Parameters = map[string]any{"sync_replication_slots": "on"}
 		}, base: []confSetting{{Name: "hot_standby_feedback", Value: "true"}}},
-		"who commits wait for in the included file": {major: 17, set: func(d *cluster.Dynamic) { d.SynchronousMode = cluster.SyncOn },
+		"who commits wait for in the included file": {
+			major: 17, set: func(d *cluster.Dynamic) { d.SynchronousMode = cluster.SyncOn },
 			base: []confSetting{{Name: "synchronous_standby_names", Value: "theirs", File: "/base", Line: 8}},
-			want: []string{`/base line 8: theirs is not used: synchronous_mode is on`}},
-		"whose slots in the included file": {major: 17, set: func(d *cluster.Dynamic) {
-			d.SynchronousMode = cluster.SyncOn
-			d.Postgres.Parameters = map[string]any{"sync_replication_slots": "on"}
-		}, base: []confSetting{{Name: "synchronized_standby_slots", Value: "theirs", File: "/base", Line: 9}},
-			want: []string{`/base line 9: theirs is not used: synchronous_mode is on`}},
-		"what promotes in the included file": {major: 15,
-			base: []confSetting{{Name: "promote_trigger_file", Value: "/go", File: "/base", Line: 1}, {Name: "recovery_target_time", Value: "2026-01-01", File: "/base", Line: 2}, {Name: "recovery_target_name", File: "/base", Line: 3}},
-			want: []string{`/base line 1: /go is not used: nothing but the agent promotes`, `/base line 2: 2026-01-01 is not used: nothing but the agent promotes`}},
+			want: []string{`/base line 8: theirs is not used: synchronous_mode is on`},
+		},
+		"whose slots in the included file": {
+			major: 17, set: func(d *cluster.Dynamic) {
+				d.SynchronousMode = cluster.SyncOn
+				d.Postgres.Parameters = map[string]any{"sync_replication_slots": "on"}
+			}, base: []confSetting{{Name: "synchronized_standby_slots", Value: "theirs", File: "/base", Line: 9}},
+			want: []string{`/base line 9: theirs is not used: synchronous_mode is on`},
+		},
+		"what promotes in the included file": {
+			major: 15,
+			base:  []confSetting{{Name: "promote_trigger_file", Value: "/go", File: "/base", Line: 1}, {Name: "recovery_target_time", Value: "2026-01-01", File: "/base", Line: 2}, {Name: "recovery_target_name", File: "/base", Line: 3}},
+			want:  []string{`/base line 1: /go is not used: nothing but the agent promotes`, `/base line 2: 2026-01-01 is not used: nothing but the agent promotes`},
+		},
 		"the standby leader's restore_command": {major: 17, local: map[string]any{"restore_command": "mine"}, set: func(d *cluster.Dynamic) {
 			d.StandbyCluster = cluster.StandbyCluster{Host: "other", RestoreCommand: "theirs"}
 		}, want: []string{`"restore_command","reason":"not used on the standby leader: standby_cluster has another one`}},

@@ -34,9 +34,13 @@ func TestMethodsOfAContainerAreLeftAlone(t *testing.T) {
 	same.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // a program that has put itself into one
 	must(t, ours.Start())
 	must(t, same.Start())
-	ends := make(chan error, 2)
-	go func() { ends <- ours.Wait() }()
-	go func() { ends <- same.Wait() }()
+	ends := make(chan *os.ProcessState, 2)
+	for _, c := range []*exec.Cmd{ours, same} {
+		go func() {
+			_ = c.Wait() // it says that it was killed
+			ends <- c.ProcessState
+		}()
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	awaitFile(ctx, t, ready)

@@ -9,7 +9,7 @@ import (
 )
 
 // ErrTooLong says that an answer of Consul's has more bytes than Limited allows.
-var ErrTooLong = errors.New("Consul's answer is too long")
+var ErrTooLong = errors.New("the answer of Consul is too long")
 
 type limitKey struct{}
 

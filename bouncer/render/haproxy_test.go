@@ -71,8 +71,10 @@ func TestSlowNamesHoldUpNoConfiguration(t *testing.T) {
 		return err
 	}
 	names := []cluster.RouteMember{
-		{Name: "m1", Host: "h1.elsewhere.example", Port: 5432}, {Name: "m2", Host: "h2.elsewhere.example", Port: 5432},
-		{Name: "m3", Host: "10.0.0.3", Port: 5432}, {Name: "m4", Host: "localhost", Port: 5432},
+		{Name: "m1", Host: "h1.elsewhere.example", Port: 5432},
+		{Name: "m2", Host: "h2.elsewhere.example", Port: 5432},
+		{Name: "m3", Host: "10.0.0.3", Port: 5432},
+		{Name: "m4", Host: "localhost", Port: 5432},
 	}
 	if err := read(haproxyOf(t, 8008, names...)); err != nil {
 		t.Error(err)
@@ -98,7 +100,7 @@ func TestHAProxyFindsNames(t *testing.T) {
 	testkit.Must(t, err)
 	var serving sync.WaitGroup
 	defer serving.Wait()
-	defer names.Close()
+	defer func() { _ = names.Close() }()
 	serving.Go(func() { answerNames(names) })
 	ports, err := testkit.FreePorts(2)
 	testkit.Must(t, err)
