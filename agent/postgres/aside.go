@@ -190,7 +190,7 @@ func (p *dataDirectory) removeTablespaces(a aside) error {
 	}
 	p.log.Info().Str("path", a.Tablespaces).Msg("removing the tablespaces of an earlier restore that was undone")
 	// PostgreSQL's user has made them. Root removes nothing that only a note names.
-	if err := p.disk.Do(func() error { return os.RemoveAll(a.Tablespaces) }); err != nil {
+	if err := p.disk.Do(func() error { return p.disk.RemoveAll(a.Tablespaces) }); err != nil {
 		return fmt.Errorf("the tablespaces of what was moved aside: %w", err)
 	}
 	return nil
