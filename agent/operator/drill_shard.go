@@ -297,7 +297,9 @@ func (d *shardDrill) askStart(ctx context.Context, t drillTarget) (string, error
 	}
 	ctx, done := context.WithTimeout(ctx, surveyLimit)
 	defer done()
-	answer, err := d.shard.client.Ask(ctx, api.PeerOf(m.Value), "/metrics")
+	peer := api.PeerOf(m.Value)
+	peer.Name = "" // metrics are for everybody: nobody proves them, nor is anything decided by them
+	answer, err := d.shard.client.Ask(ctx, peer, "/metrics")
 	if err != nil {
 		return "", errors.Join(errSilent, err)
 	}
@@ -392,7 +394,7 @@ func (d *shardDrill) answer(ctx context.Context, s fleetShard, t drillTarget) er
 			return fmt.Errorf("the agent of %s runs as before", t.Member)
 		}
 	}
-	if d.o.Kind != DrillHost {
+	if !d.o.cuts() {
 		return nil
 	}
 	client, err := d.site.memberClient()
