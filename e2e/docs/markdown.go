@@ -45,7 +45,7 @@ var (
 
 // readPages reads README.md and every page under docs.
 func readPages(root string) ([]*page, error) {
-	names := []string{"README.md"}
+	names := []string{"README.md", "CHANGELOG.md"}
 	err := filepath.WalkDir(filepath.Join(root, "docs"), func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && strings.HasSuffix(path, ".md") {
 			short, relErr := filepath.Rel(root, path)
