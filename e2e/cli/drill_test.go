@@ -77,10 +77,14 @@ func hand(t *testing.T, s *lab.Shard) (asked *[]string) {
 			return
 		}
 		m := s.Members()[i]
-		do := map[string]func(context.Context) error{
+		do, known := map[string]func(context.Context) error{
 			"off": m.PowerOff, "on": m.Start, "kill": m.Process("agent").Kill,
 			"start": func(context.Context) error { return m.Process("agent").Start() },
 		}[what[0]]
+		if !known {
+			http.Error(w, "nobody knows how to "+what[0], http.StatusBadRequest)
+			return
+		}
 		if err := do(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
