@@ -148,10 +148,13 @@ func (r *repacking) describe(ctx context.Context, name string) (t repackTableSta
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_database d WHERE c.oid = to_regclass($1) AND d.datname = current_database()`
 	var kind, persistence, schema string
 	var keyed bool
+	var own *pgconn.PgError
 	err = r.conn.QueryRow(ctx, ask, name).Scan(&t.name, &t.oid, &t.file, &kind, &persistence, &schema, &t.total, &t.space, &keyed)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return t, usagef("--table %s: there is no such table in the database %s (schema.table)", name, r.conn.Config().Database)
+	case errors.As(err, &own) && strings.HasPrefix(own.Code, "42"): // a name that is none
+		return t, usagef("--table %s: %w (schema.table)", name, own)
 	case err != nil:
 		return t, fmt.Errorf("looking at %s: %w", name, err)
 	case kind == "p":

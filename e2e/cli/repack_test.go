@@ -124,7 +124,7 @@ func testRepackUsage(o *repackSeat) {
 	o.exec("CREATE TABLE keyless (n int); CREATE TABLE parts (n int PRIMARY KEY) PARTITION BY RANGE (n); CREATE VIEW seen AS SELECT 1 AS one")
 	o.ends(operator.ExitUsage, "never all of them", "", "repack", "--database", "postgres", "--force")
 	o.ends(operator.ExitUsage, "there is no such table", "", repack("none")...)
-	o.ends(operator.ExitUsage, "there is no such table", "", repack("x'; DROP TABLE keyless; --")...)
+	o.ends(operator.ExitUsage, "invalid name syntax", "", repack("x'; DROP TABLE keyless; --")...)
 	o.ends(operator.ExitUsage, "has no primary key", "", repack("keyless")...)
 	o.ends(operator.ExitUsage, "name its partitions", "", repack("parts")...)
 	o.ends(operator.ExitUsage, "is no table", "", repack("seen")...)
