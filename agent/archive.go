@@ -21,8 +21,8 @@ const (
 	noArchiveEvery = time.Minute
 )
 
-// archiveWatch finds out whether WAL gets into the archive, and how much room it has. Nothing that the member decides
-// rests on it.
+// archiveWatch finds out whether WAL gets into the archive, and how much room it has, and keeps PostgreSQL's log short.
+// Nothing that the member decides rests on it.
 type archiveWatch struct {
 	*board
 	m   *loopState
@@ -57,6 +57,9 @@ func (w *archiveWatch) run(ctx context.Context) {
 			room = trend.Saw(time.Since(began), bytes, free)
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			w.log.Debug().Err(err).Msg("the room for WAL could not be looked at")
+		}
+		if err := w.pg.BoundLog(); err != nil {
+			w.log.Warn().Err(err).Msg("PostgreSQL's log was not kept when it was shortened")
 		}
 		w.post(func() { w.saw(seen, room) })
 		until, cancel := context.WithTimeout(ctx, archiveEvery)

@@ -1,7 +1,10 @@
 package postgres
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"os"
 	"strings"
 )
 
@@ -22,6 +25,9 @@ func (p *installation) logTail(path string, offset int64) string {
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err == nil {
+		if offset > info.Size() { // it was shortened since
+			offset = 0
+		}
 		offset = max(offset, info.Size()-lookedAtOfLog) // the reason is at its end
 	}
 	if _, err := f.Seek(offset, io.SeekStart); err != nil {
@@ -32,6 +38,48 @@ func (p *installation) logTail(path string, offset int64) string {
 		return "it wrote nothing to its log " + path
 	}
 	return whyEnded(string(content))
+}
+
+// PostgreSQL's log is shortened when it is longer than logMost; its last logKept bytes are kept in one other file.
+const (
+	logMost = 64 << 20
+	logKept = 16 << 20
+)
+
+// BoundLog shortens what PostgreSQL has written to stderr, which is all of its log where it has no collector, and lies
+// beside the data. PostgreSQL goes on writing at its end, wherever that is. What it writes between the copy and the cut is
+// lost, and so is what there is no room to keep: the room is worth more.
+func (p *installation) BoundLog() error {
+	path := p.stateFile("postgres.log")
+	if p.fileSize(path) <= logMost {
+		return nil
+	}
+	f, err := p.disk.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("shortening PostgreSQL's log: %w", err)
+	}
+	defer f.Close()
+	kept, err := lastOfFile(f, logKept)
+	if err == nil {
+		err = p.disk.Replace(path+".old", kept, 0o640)
+	}
+	if err = errors.Join(err, f.Truncate(0)); err != nil {
+		return fmt.Errorf("shortening PostgreSQL's log: %w", err)
+	}
+	return nil
+}
+
+// lastOfFile reads at most so many bytes from a file's end.
+func lastOfFile(f *os.File, most int64) ([]byte, error) {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, fmt.Errorf("reading its end: %w", err)
+	}
+	last, err := io.ReadAll(io.NewSectionReader(f, max(0, end-most), most))
+	if err != nil {
+		return nil, fmt.Errorf("reading its end: %w", err)
+	}
+	return last, nil
 }
 
 // lookedAtOfLog is how many bytes of a log's end are looked at.
