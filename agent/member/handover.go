@@ -76,8 +76,10 @@ func (h *handovers) begin(action ha.Handover) {
 		steps = append(steps, h.postgres.Checkpoint, p.hold)
 	}
 	h.work.startTask(ha.TaskHandover, inOrder(append(steps, h.stop.beforeStop(scripts), p.followed, p.stopPostgres, func(_ *Work, next func(error)) {
-		p.dropped = true
-		h.lead.GuardSupervisor.Disarm(next)
+		h.lead.GuardSupervisor.Disarm(func(err error) {
+			p.dropped = err == nil // one that stays armed would kill the replica that comes up next
+			next(err)
+		})
 	})...), p.ended)
 	h.work.task.successor = action.Successor
 }

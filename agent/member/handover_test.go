@@ -183,6 +183,20 @@ func TestAHandoverIsRolledBack(t *testing.T) {
 	}
 }
 
+// A guard that stays armed would kill the replica that comes up next. The lease goes on, and whatever is started under
+// it finds the guard armed, or awakens another one.
+func TestHandoverWhoseGuardStaysArmed(t *testing.T) {
+	w := handing(t, "")
+	w.answer("Postgres.BeforeStop")
+	w.answer("Postgres.StopFor")
+	w.deny("Guard.Disarm", errBoom)
+	w.looked()
+	w.wantTask(ha.TaskNone)
+	if !w.LeaseState.Held(w.clock) || w.LeaseState.Giving() != nil || w.handovers.HandedOver != 0 || w.Refused == "" {
+		t.Fatalf("held %t, giving %v, refused %q", w.LeaseState.Held(w.clock), w.LeaseState.Giving(), w.Refused)
+	}
+}
+
 // A successor without a key has no WAL that anybody could await.
 func TestASuccessorWithoutAKey(t *testing.T) {
 	w := handing(t, "x")
