@@ -35,10 +35,10 @@ func TestMethodsOfAContainerAreLeftAlone(t *testing.T) {
 	must(t, ours.Start())
 	must(t, same.Start())
 	ends := make(chan *os.ProcessState, 2)
-	for _, c := range []*exec.Cmd{ours, same} {
+	for _, cmd := range []*exec.Cmd{ours, same} {
 		go func() {
-			_ = c.Wait() // it says that it was killed
-			ends <- c.ProcessState
+			_ = cmd.Wait() // it was killed
+			ends <- cmd.ProcessState
 		}()
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -47,7 +47,10 @@ func TestMethodsOfAContainerAreLeftAlone(t *testing.T) {
 	must(t, p.killMethods(ctx))
 	for range 2 {
 		select {
-		case <-ends:
+		case state := <-ends:
+			if status, ok := state.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+				t.Errorf("a method's process: %v", state)
+			}
 		case <-ctx.Done():
 			t.Fatal("a method's process goes on")
 		}

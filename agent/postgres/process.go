@@ -210,7 +210,7 @@ func (p *processes) adoptedAs() (as, error) {
 	}
 	host, port, err := conninfoAddress(line.Value)
 	if err != nil {
-		return a, nil //nolint:nilerr // as above
+		return a, nil //nolint:nilerr // the same
 	}
 	a.upstream = &Upstream{Name: net.JoinHostPort(host, strconv.Itoa(port)), Host: host, Port: port}
 	return a, nil
