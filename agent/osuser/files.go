@@ -94,6 +94,11 @@ func (u User) Rename(from, to string) error {
 	return u.For(func() error { return os.Rename(from, to) }, from, to)
 }
 
+// Link is os.Link.
+func (u User) Link(from, to string) error {
+	return u.For(func() error { return os.Link(from, to) }, from, to)
+}
+
 // Mkdir is os.Mkdir. Where root makes the directory, it is root's.
 func (u User) Mkdir(path string, mode fs.FileMode) error {
 	return u.For(func() error { return os.Mkdir(path, mode) }, path)

@@ -103,7 +103,7 @@ func (p *walDir) writeNew(file, content string) error {
 	if err := p.writeFile(written, content); err != nil {
 		return err
 	}
-	err := p.disk.For(func() error { return os.Link(written, file) }, written, file)
+	err := p.disk.Link(written, file)
 	return errors.Join(err, p.disk.Remove(written), p.disk.Sync(dir))
 }
 
