@@ -1,10 +1,14 @@
 package bouncer
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -195,4 +199,52 @@ func TestSettingsOfOtherVersions(t *testing.T) {
 			t.Errorf("PgBouncer %s has the setting %s, which would not be written", version, name)
 		}
 	}
+}
+
+// Options of a user whom auth_file does not have make one without a password of it, before 1.23: they are not
+// written until the user stands there, and told.
+func TestOptionsMakeNoUser(t *testing.T) {
+	w := newWorld(t, func(c *config.Config) {
+		c.PgBouncer.Settings = map[string]any{"auth_type": "scram-sha-256"}
+		c.PgBouncer.Users = map[string]map[string]any{"ghost": {"pool_mode": "session"}, "app": {"pool_mode": "session"}}
+	})
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	login := func(password string) error {
+		conn, err := pgconn.Connect(w.ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=ghost password='%s' dbname=s1 sslmode=disable", w.port, password))
+		if err != nil {
+			return err
+		}
+		return conn.Close(w.ctx)
+	}
+	if login("") == nil {
+		t.Error("ghost is let in with an empty password")
+	}
+	version, err := w.admin().Version(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(ghost bool) error {
+		text, err := os.ReadFile(w.config.PgBouncer.Config)
+		if err == nil && (!strings.Contains(string(text), "\napp = ") || strings.Contains(string(text), "\nghost = ") != ghost) {
+			err = fmt.Errorf("it is %s", text)
+		}
+		return err
+	}
+	if !version.AtLeast(1, 23) {
+		if err := file(false); err != nil {
+			t.Error(err)
+		}
+		w.awaitProblem("pgbouncer.users.ghost is not written")
+	}
+	w.write("userlist.txt", `"pooler" "secret"`+"\n"+`"app" "app"`+"\n"+`"ghost" "boo"`+"\n")
+	w.await("the options of a user who is there", func() error { return file(true) })
+	w.await("ghost", func() error {
+		if login("") == nil {
+			return errors.New("ghost is let in with an empty password")
+		}
+		return nil
+	})
 }

@@ -241,13 +241,19 @@ func (c *reconciler) forgetHolds(views []*shard) {
 // views is what is known of the shards, made anew only when that has changed: the
 // regular look at PgBouncer must cost little at a thousand shards.
 func (c *reconciler) views(version pgbouncer.Version) *viewed {
-	seen := c.seen.Load()
-	if seen == nil || seen.changes != c.table.Version() || seen.version != version {
+	seen, unknown := c.seen.Load(), c.config.UsersOfNoPassword(version)
+	if seen == nil || seen.changes != c.table.Version() || seen.version != version || !slices.Equal(seen.unknown, unknown) {
 		number := c.viewed().number + 1
 		var changes uint64
 		c.known, changes = updateRoutes(c.known, c.table)
 		views, left := c.viewer.View(c.known, version)
-		seen = &viewed{views, left, changes, version, number}
+		left = slices.Clone(left)
+		for _, name := range unknown {
+			path := "pgbouncer.users." + name
+			left = append(left, render.LeftOut{What: path, Err: fmt.Errorf(
+				"%s is not written: auth_file %s has no such user, and PgBouncer before 1.23 would make one without a password", path, c.config.Setting("auth_file"))})
+		}
+		seen = &viewed{views, left, changes, version, number, unknown}
 		c.seen.Store(seen)
 	}
 	return seen
@@ -269,6 +275,8 @@ type viewed struct {
 	version pgbouncer.Version
 	// number is another one for each.
 	number uint64
+	// unknown are users whose options are not written.
+	unknown []string
 }
 
 // shard is one shard in a pass.
@@ -440,6 +448,7 @@ type rendering struct {
 	source           string
 	version          pgbouncer.Version
 	changes, arrived uint64
+	unknown          []string
 	text             []byte
 	file             pgbouncer.File
 }
@@ -456,9 +465,9 @@ func (c *reconciler) rendered(known *viewed) ([]byte, pgbouncer.File, error) {
 	if err != nil {
 		return nil, pgbouncer.File{}, err
 	}
-	now := rendering{source: string(source), version: known.version, changes: known.changes, arrived: c.renderer.Arrived()}
+	now := rendering{source: string(source), version: known.version, changes: known.changes, arrived: c.renderer.Arrived(), unknown: known.unknown}
 	if last := c.last; last != nil && last.source == now.source && last.version == known.version &&
-		last.changes == known.changes && last.arrived == now.arrived {
+		last.changes == known.changes && last.arrived == now.arrived && slices.Equal(last.unknown, now.unknown) {
 		return last.text, last.file, nil
 	}
 	if now.text, err = c.renderer.Render(source, known.views, known.version); err != nil {

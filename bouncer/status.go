@@ -99,12 +99,12 @@ func (c *reconciler) problems() map[string]string {
 
 // openConsole says that PgBouncer's console lets everybody in, if it does.
 func (c *reconciler) openConsole() string {
-	at := c.link.Now().Open
-	if at == "" {
+	link := c.link.Now()
+	if link.Open == "" {
 		return ""
 	}
-	return fmt.Sprintf("PgBouncer's console at %s lets everybody in as pgbouncer with an empty password: give that user a password in %s, and RELOAD PgBouncer",
-		at, c.config.Setting("auth_file"))
+	return fmt.Sprintf("PgBouncer's console at %s lets everybody in as %s with an empty password: give that user a password in %s, and RELOAD PgBouncer",
+		link.Open, link.OpenTo, c.config.Setting("auth_file"))
 }
 
 // warnings are what is wrong with the configuration while clients find what they found before.

@@ -20,7 +20,6 @@ func TestNothingElseTouchesFiles(t *testing.T) {
 		"postgres/installation.go":      "MkdirTemp",                           // within For
 		"postgres/absent.go":            "Chmod Rmdir",                         // within Do
 		"postgres/aside.go":             "RemoveAll",                           // within Do
-		"postgres/timeline.go":          "Link",                                // within For
 		"postgres/trial.go":             "Symlink CreateTemp Remove",           // within Do
 		"postgres/upgrade.go":           "Symlink Remove",                      // within Do, or For
 		"postgres/modes.go":             "Chmod",                               // within Do

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
@@ -47,15 +48,37 @@ type UserOptions struct {
 }
 
 // UserOptions are the lines of the section [users] for PgBouncer of version. What it does
-// not know, and a user of whom nothing is left, is left out (UnknownOptions).
+// not know, and a user of whom nothing is left, is left out (UnknownOptions), and so is one whom it would
+// make (UsersOfNoPassword).
 func (c Config) UserOptions(version pgbouncer.Version) (list []UserOptions) {
+	made := c.UsersOfNoPassword(version)
 	for _, name := range slices.Sorted(maps.Keys(c.PgBouncer.Users)) {
 		options := writtenOptions(pgbouncer.UserOptions, c.PgBouncer.Users[name], version)
-		if len(options) > 0 && pgbouncer.CheckName(name, version) == nil {
+		if len(options) > 0 && pgbouncer.CheckName(name, version) == nil && !slices.Contains(made, name) {
 			list = append(list, UserOptions{name, options})
 		}
 	}
 	return list
+}
+
+// UsersOfNoPassword are those of pgbouncer.users whom auth_file does not have. PgBouncer of version would make each of them a
+// user with an empty password, whom SCRAM lets in, if it read options of it; from 1.23 on it lets in nobody as
+// such a user, but asks by auth_query, where it has one.
+func (c Config) UsersOfNoPassword(version pgbouncer.Version) (names []string) {
+	if len(c.PgBouncer.Users) == 0 || version.AtLeast(1, 23) {
+		return nil
+	}
+	path := c.Setting("auth_file")
+	var users map[string]string
+	if text, err := osuser.Keeper(path).ReadFile(path); err == nil {
+		users, _ = pgbouncer.ParseUserlist(text) // those before what it does not understand
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.PgBouncer.Users)) {
+		if _, found := users[name]; !found {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // Fallback is the line of PgBouncer's database *, for PgBouncer of version; without host and

@@ -64,8 +64,8 @@ type LinkState struct {
 	Err        error
 	// Absent: no client can come to it, as nobody listens at its unix socket, or as it ends.
 	Absent bool
-	// Open is where the console lets everybody in, empty: nowhere that is known.
-	Open string
+	// Open is where the console lets everybody in, empty: nowhere that is known; OpenTo is as whom.
+	Open, OpenTo string
 }
 
 func NewLink(c config.Config, log zerolog.Logger, notify func()) *Link {
@@ -147,15 +147,15 @@ func (l *Link) hold(ctx context.Context) error {
 
 // lookAtConsole notes where the console lets everybody in.
 func (l *Link) lookAtConsole(ctx context.Context, conn *pgbouncer.Conn) {
-	open := openConsole(ctx, l.config, conn)
+	open, user := openConsole(ctx, l.config, conn)
 	l.mu.Lock()
-	changed := l.state.Open != open
-	l.state.Open = open
+	changed := l.state.Open != open || l.state.OpenTo != user
+	l.state.Open, l.state.OpenTo = open, user
 	l.mu.Unlock()
 	switch {
 	case changed && open != "":
-		l.log.Error().Bool("alarm", true).Str("address", open).Str("auth_file", l.config.Setting("auth_file")).
-			Msg("PgBouncer's console lets everybody in as pgbouncer with an empty password; give that user a password in auth_file, and RELOAD")
+		l.log.Error().Bool("alarm", true).Str("address", open).Str("user", user).Str("auth_file", l.config.Setting("auth_file")).
+			Msg("PgBouncer's console lets everybody in with an empty password; give that user one in auth_file, and RELOAD")
 	case changed:
 		l.log.Info().Msg("PgBouncer's console lets nobody in any more without a password")
 	}
@@ -219,7 +219,7 @@ func (l *Link) down(err error) {
 	if !errors.Is(err, errDone) {
 		l.door = nil
 	}
-	l.state.Open = ""
+	l.state.Open, l.state.OpenTo = "", ""
 	l.state.Up, l.state.Err, l.state.Absent = false, err, l.isAbsent(err) || errors.Is(err, errDone)
 	if was {
 		l.state.Since = time.Now()

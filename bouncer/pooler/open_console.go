@@ -9,46 +9,49 @@ import (
 	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
-// ownUser is the user whom PgBouncer makes by itself where auth_file does not have it.
-const ownUser = "pgbouncer"
-
-// openConsole returns where PgBouncer's console lets everybody in who says to be the user
-// pgbouncer, empty: nowhere that is known. PgBouncer makes this user at its start, with an empty
-// password, where auth_file has no other (admin_setup in its admin.c). By SCRAM such a password is
-// good; that PgBouncer knows it on its unix socket without one needs no line in auth_file, so
-// nobody notices.
-func openConsole(ctx context.Context, c config.Config, conn *pgbouncer.Conn) string {
+// openConsole returns where PgBouncer's console lets everybody in who says to be one of its users, and as
+// whom; empty: nowhere that is known. PgBouncer makes the user pgbouncer at its start, with an empty
+// password, where auth_file has no other (admin_setup in its admin.c); others have one whom auth_file had and has
+// no more. By SCRAM such a password is good; that PgBouncer knows pgbouncer on its unix socket without one needs no
+// line in auth_file, so nobody notices.
+func openConsole(ctx context.Context, c config.Config, conn *pgbouncer.Conn) (address, user string) {
 	admin, err := c.Admin()
-	if err != nil || admin.User == ownUser && admin.Password != "" {
-		return "" // the password by which the bouncer is in
+	if err != nil {
+		return "", ""
 	}
 	standing, err := bounded(ctx, conn.Config)
 	if err != nil {
-		return "" // whoever holds the connection hears of it
+		return "", "" // whoever holds the connection hears of it
 	}
-	lets := func(setting string) bool {
-		return slices.ContainsFunc(strings.Split(standing[setting].Value, ","), func(name string) bool { return strings.TrimSpace(name) == ownUser })
+	if method := standing["auth_type"].Value; method == "any" || method == "trust" {
+		return "", "" // everybody is let in on purpose
 	}
-	if method := standing["auth_type"].Value; method == "any" || method == "trust" || !lets("admin_users") && !lets("stats_users") {
-		return "" // everybody is let in on purpose, or this user is not
-	}
-	for _, a := range listeningBy(standing).addresses(c) {
-		if a.network == "tcp" && letsIn(ctx, a.address) {
-			return a.address
+	var names []string
+	for name := range strings.SplitSeq(standing["admin_users"].Value+","+standing["stats_users"].Value, ",") {
+		if name = strings.TrimSpace(name); name != "" && (name != admin.User || admin.Password == "") { // else by that the bouncer is in
+			names = append(names, name)
 		}
 	}
-	return ""
+	slices.Sort(names)
+	for _, a := range listeningBy(standing).addresses(c) {
+		for _, name := range slices.Compact(names) {
+			if a.network == "tcp" && letsIn(ctx, a.address, name) {
+				return a.address, name
+			}
+		}
+	}
+	return "", ""
 }
 
-// letsIn reports whether the console lets the user pgbouncer in with an empty password.
-func letsIn(ctx context.Context, address string) bool {
+// letsIn reports whether the console lets a user in with an empty password.
+func letsIn(ctx context.Context, address, user string) bool {
 	at, err := pgbouncer.ParseAddress(address)
 	if err != nil {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, frontBound)
 	defer cancel()
-	conn, err := pgbouncer.Connect(ctx, pgbouncer.Options{Address: at, User: ownUser})
+	conn, err := pgbouncer.Connect(ctx, pgbouncer.Options{Address: at, User: user})
 	if err != nil {
 		return false
 	}

@@ -43,6 +43,8 @@ func TestOpenConsole(t *testing.T) {
 		{"a password", `"pgbouncer" "secret"`, "pgbouncer", "pgbouncer", false},
 		{"beside another one, with a password", `"pooler" "secret"` + "\n" + `"pgbouncer" "x"`, "pooler, pgbouncer", "pooler", false},
 		{"another one alone", `"pooler" "secret"`, "pooler", "pooler", false},
+		{"another one, empty", `"pooler" "secret"` + "\n" + `"ops" ""`, "pooler, ops", "pooler", true},
+		{"another one, unknown", `"pooler" "secret"`, "pooler, ops", "pooler", false},
 	} {
 		if test.open && closed {
 			continue
@@ -77,12 +79,12 @@ func TestOpenConsole(t *testing.T) {
 			if !test.open {
 				return
 			}
-			testkit.Must(t, os.WriteFile(list, []byte(test.users+"\n"+`"pgbouncer" "secret"`+"\n"), 0o644))
+			testkit.Must(t, os.WriteFile(list, []byte(strings.Replace(test.users, `""`, `"secret"`, 1)+"\n"+`"pgbouncer" "secret"`+"\n"), 0o644))
 			testkit.Must(t, conn.Reload(ctx))
 			if link.lookAtConsole(ctx, conn); link.Now().Open != "" {
 				t.Errorf("still open\n%s", said)
 			}
-			if conn, err := pgbouncer.Connect(ctx, pgbouncer.Options{Address: pgbouncer.Address{Host: "127.0.0.1", Port: port}, User: ownUser}); err == nil {
+			if conn, err := pgbouncer.Connect(ctx, pgbouncer.Options{Address: pgbouncer.Address{Host: "127.0.0.1", Port: port}, User: "pgbouncer"}); err == nil {
 				conn.Close()
 				t.Error("PgBouncer lets pgbouncer in without a password")
 			}
