@@ -19,7 +19,6 @@ func TestNothingElseTouchesFiles(t *testing.T) {
 		"postgres/probe_child.go":       "OpenFile Remove",                     // it runs as the user
 		"postgres/installation.go":      "MkdirTemp",                           // within For
 		"postgres/absent.go":            "Chmod Rmdir",                         // within Do
-		"postgres/aside.go":             "RemoveAll",                           // within Do
 		"postgres/trial.go":             "Symlink CreateTemp Remove",           // within Do
 		"postgres/upgrade.go":           "Symlink Remove",                      // within Do, or For
 		"postgres/modes.go":             "Chmod",                               // within Do
