@@ -28,12 +28,18 @@ var errNoTrial = errors.New("PostgreSQL could not be asked what it takes")
 // RefusedValues asks the postgres program which values of parameters it does not take,
 // each with its reason. It needs no server and no data.
 func (p *checker) RefusedValues(ctx context.Context, values map[string]string) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, trialLimit)
+	defer cancel()
+	return p.refusedValues(ctx, values)
+}
+
+// refusedValues is RefusedValues for who has time: of many values of which one is refused each is
+// tried alone.
+func (p *checker) refusedValues(ctx context.Context, values map[string]string) (map[string]string, error) {
 	refused := map[string]string{}
 	if len(values) == 0 {
 		return refused, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, trialLimit)
-	defer cancel()
 	dir, err := p.trialDir()
 	if err != nil {
 		return nil, err

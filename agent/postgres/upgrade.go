@@ -213,13 +213,17 @@ func (p *upgrader) refusedByNext(ctx context.Context, next *installation) (warni
 	p.settings.Lock()
 	values, refused := p.wantedValues(), maps.Clone(p.judged.refused)
 	p.settings.Unlock()
-	maps.DeleteFunc(values, func(name, value string) bool {
-		_, already := refused[[2]string{name, value}]
-		return already || !supported(strings.ToLower(name), next.major)
-	})
-	why, err := assemble(next, nil).RefusedValues(ctx, values)
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if _, already := refused[[2]string{name, values[name]}]; already {
+			delete(values, name)
+		} else if !supported(strings.ToLower(name), next.major) {
+			warnings = append(warnings, fmt.Sprintf("parameter %s: PostgreSQL %d does not have it: it would be left out", name, next.major))
+			delete(values, name)
+		}
+	}
+	why, err := assemble(next, nil).refusedValues(ctx, values)
 	if err != nil {
-		return []string{fmt.Sprintf("PostgreSQL %d could not be asked whether it takes the parameters: %s", next.major, err)}
+		return append(warnings, fmt.Sprintf("PostgreSQL %d could not be asked whether it takes the parameters: %s", next.major, err))
 	}
 	for _, name := range slices.Sorted(maps.Keys(why)) {
 		warnings = append(warnings, fmt.Sprintf("parameter %s: PostgreSQL %d does not take %q (%s): it would be left out", name, next.major, values[name], why[name]))
