@@ -8,7 +8,7 @@
 //	orders.go   what is to be done
 //	timeline.go positions in the WAL, and the history of timelines
 //	restore.go  to what moment a shard is put back
-//	upgrade.go  whether it could be another major version
+//	upgrade.go  whether the data could become those of a later major version
 package pg
 
 import (
