@@ -38,7 +38,6 @@ func TestUpgradeCheck(t *testing.T) {
 	ctx := within(t)
 	dir := newDir(t)
 	s := settings(t, dir, "a")
-	s.Postgres.Parameters["wal_level"] = "logical"
 	a := newInstance(t, s)
 	bin, next := nextBin(t, a.Major())
 	bootstrapped(ctx, t, a)
@@ -83,24 +82,8 @@ func TestUpgradeCheck(t *testing.T) {
 	}
 	sql(ctx, t, a, "DROP TABLE public.unfit")
 	sql(ctx, t, a, "DROP TABLESPACE elsewhere")
-	sql(ctx, t, a, "SELECT pg_create_logical_replication_slot('reader', 'pgoutput')")
-	after := check(a)
-	if lost := strings.Contains(strings.Join(after.Warnings, "\n"), "logical slots (reader) are lost"); len(after.Problems) > 0 || lost != (a.Major() < 17) {
-		t.Errorf("%+v", after)
-	}
-	// A library that the new version lacks keeps its PostgreSQL from starting.
-	conn, err := a.dedicated(ctx)
-	must(t, err)
-	defer hangUpOn(conn)
-	old, err := a.describe(ctx, conn)
-	must(t, err)
-	old.preloaded = "lictor_not_there"
-	programs, why := a.nextInstallation(ctx, next, bin)
-	if why != "" {
-		t.Fatal(why)
-	}
-	if problems, _, err := a.tryUpgrade(ctx, programs, old); err != nil || len(problems) != 1 || !strings.Contains(problems[0], `could not access file "lictor_not_there"`) {
-		t.Errorf("%q, %v", problems, err)
+	if found := check(a); len(found.Problems) > 0 {
+		t.Errorf("%+v", found)
 	}
 }
 
