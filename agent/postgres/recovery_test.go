@@ -32,6 +32,7 @@ func TestPointInTimeRecovery(t *testing.T) {
 	must(t, source.Start(ctx, StartAs{Role: Primary}))
 	backup := newInstance(t, settings(t, dir, "backup"))
 	must(t, backup.BaseBackup(ctx, upstream(source), nil))
+	must(t, os.Remove(backup.inData("standby.signal"))) // a backup has none
 	sql(ctx, t, source, "CREATE TABLE public.kept AS SELECT 42 AS answer")
 	xid := value(ctx, t, source, "SELECT xmin::text FROM public.kept")
 	lsn := value(ctx, t, source, "SELECT pg_current_wal_lsn()::text")
