@@ -244,6 +244,7 @@ func TestOperatorPauseOfARefusedShard(t *testing.T) {
 	}
 	kill()
 	w.pgbouncer()
+	w.awaitConsole()
 	w.await("the pause in the new PgBouncer", func() error {
 		if got := w.standing(); got != "s1 s1_ro" {
 			return fmt.Errorf("paused is %q", got)
