@@ -85,7 +85,8 @@ func (r *Renderer) renderKept(views []*Shard, version pgbouncer.Version) ([]byte
 	if !r.bodies.framed || len(views) == 0 {
 		return r.execute(r.bodies.rest, views, version)
 	}
-	fallback := pgbouncer.FormatOptions(r.fallback(views, version))
+	// What changes without the template, its data or the version.
+	fallback := pgbouncer.FormatOptions(r.fallback(views, version)) + fmt.Sprint(r.config.UsersOfNoPassword(version))
 	if f := r.bodies.frame; f == nil || f.fallback != fallback {
 		r.marking = true
 		text, err := r.execute(r.bodies.rest, views, version)
