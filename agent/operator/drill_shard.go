@@ -283,7 +283,7 @@ func (d *shardDrill) anotherLeads(ctx context.Context, t drillTarget) error {
 }
 
 // startMetric is by which an agent's metrics tell when it was started.
-const startMetric = "process_start_time_seconds "
+const startMetric = "process_start_time_seconds"
 
 // askStart asks when the agent was started that led before.
 func (d *shardDrill) askStart(ctx context.Context, t drillTarget) (string, error) {
@@ -304,8 +304,10 @@ func (d *shardDrill) askStart(ctx context.Context, t drillTarget) (string, error
 		return "", errors.Join(errSilent, err)
 	}
 	for line := range strings.Lines(answer.Text) {
-		if at, found := strings.CutPrefix(line, startMetric); found {
-			return strings.TrimSpace(at), nil
+		fields := strings.Fields(line)
+		name, _, _ := strings.Cut(line, "{") // the labels name member and shard
+		if len(fields) > 1 && name == startMetric {
+			return fields[len(fields)-1], nil
 		}
 	}
 	return "", errors.New("its metrics do not say when it was started")

@@ -25,7 +25,7 @@ func TestDrillSeesAnAgentGo(t *testing.T) {
 			http.NotFound(w, r)
 			return
 		}
-		fmt.Fprintf(w, "# HELP process_start_time_seconds Start time.\n# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds %s\n", started)
+		fmt.Fprintf(w, "# HELP process_start_time_seconds Start time.\n# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds{name=\"a\",scope=\"x\"} %s\n", started)
 	}))
 	defer agent.Close()
 	member, err := json.Marshal(cluster.Member{
