@@ -29,12 +29,28 @@ func (n *node) Failsafe(ctx context.Context, r api.FailsafeRequest) error {
 	return n.ask(ctx, func() error {
 		return n.m.HearFailsafe(ha.FailsafeRequest{
 			Leader: r.Name, Lease: time.Duration(r.Lictor.LeaseMS) * time.Millisecond, Index: r.Lictor.Index, Slots: r.Slots,
+			Round: r.Lictor.Round, Agreed: r.Lictor.Agreed,
 		})
 	})
 }
 
 // Part has PostgreSQL receive nothing more from the old leader. It returns when it does not.
 func (n *node) Detach(ctx context.Context, p api.DetachRequest) error {
+	switch {
+	case p.Ask == api.AskMisses:
+		return n.ask(ctx, func() error {
+			if !n.m.HearMisses(p.Index) {
+				return fmt.Errorf("%w: the leader is not missed", api.ErrRefused)
+			}
+			return nil
+		})
+	case p.Ask == api.AskSucceed:
+		return n.ask(ctx, func() error { n.m.HearSucceed(p.Index); return nil })
+	case p.Ask != "":
+		return fmt.Errorf("%w: what is asked is not understood", api.ErrRefused)
+	case p.Attempt != "":
+		return n.hear(ctx, func(done func(error)) { n.m.HearDetachFor(p.Candidate, p.Index, p.Attempt, done) })
+	}
 	if err := n.hear(ctx, func(done func(error)) { n.m.HearDetach(p.Candidate, p.Index, done) }); err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (d *dataLooker) look(ctx context.Context) (member.Found, bool) {
 		}
 		found := dataOf(data, err)
 		found.Restores = restoresOf(d.pg, data)
-		looked <- member.Found{Data: found, Loss: d.pg.Loss(), Restore: restoreOf(d.pg), Stray: d.pg.Stray()}
+		looked <- member.Found{Data: found, Loss: d.pg.Loss(), Restore: restoreOf(d.pg), Detachment: d.pg.Detachment(), Stray: d.pg.Stray()}
 	})
 	select {
 	case f := <-looked:
@@ -68,6 +68,7 @@ func (a *Agent) show(reason string) {
 		},
 	}
 	state.Detached, state.ObservedDetached = a.m.Detaching()
+	state.Attempts = a.m.DetachedFor()
 	if at := a.m.PG.ObservedAt; !at.IsZero() {
 		state.ObservedAt = state.At.Add(-now.Sub(at))
 	}

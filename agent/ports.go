@@ -121,7 +121,7 @@ type toPeers struct {
 func (p toPeers) Failsafe(limit time.Duration, to ha.FailsafeMember, patroni bool, r ha.FailsafeRequest, done func(error)) {
 	request := api.FailsafeRequest{
 		Name: p.name, ConnURL: p.connURL, APIURL: p.apiURL, Slots: r.Slots,
-		Lictor: &api.FailsafeLease{LeaseMS: r.Lease.Milliseconds(), Index: r.Index},
+		Lictor: &api.FailsafeLease{LeaseMS: r.Lease.Milliseconds(), Index: r.Index, Round: r.Round, Agreed: r.Agreed},
 	}
 	order(p.runner, limit, func(ctx context.Context) error {
 		return p.peers.Failsafe(ctx, api.Peer{Name: to.Name, APIURL: to.URL, Patroni: patroni}, request)
@@ -138,6 +138,28 @@ func (p toPeers) Detach(limit time.Duration, to cluster.Member, index uint64, do
 	}, done)
 }
 
+func (p toPeers) Probe(limit time.Duration, to cluster.Member, done func(bool)) {
+	call(p.runner, limit, func(ctx context.Context) (bool, error) { return isThere(ctx, p.peers, to), nil }, func(answered bool, _ error) { done(answered) })
+}
+
+func (p toPeers) Misses(limit time.Duration, to cluster.Member, index uint64, done func(bool, error)) {
+	order(p.runner, limit, func(ctx context.Context) error {
+		return p.peers.AskOfSilence(ctx, api.PeerOf(to), api.DetachRequest{Candidate: p.name, Index: index, Ask: api.AskMisses})
+	}, func(err error) { done(err == nil, err) })
+}
+
+func (p toPeers) DetachFor(limit time.Duration, to cluster.Member, index uint64, attempt string, done func(error)) {
+	order(p.runner, limit, func(ctx context.Context) error {
+		return p.peers.AskOfSilence(ctx, api.PeerOf(to), api.DetachRequest{Candidate: p.name, Index: index, Attempt: attempt})
+	}, done)
+}
+
+func (p toPeers) Succeed(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
+	order(p.runner, limit, func(ctx context.Context) error {
+		return p.peers.AskOfSilence(ctx, api.PeerOf(to), api.DetachRequest{Candidate: p.name, Index: index, Ask: api.AskSucceed})
+	}, done)
+}
+
 func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(member.Seen, error)) {
 	call(p.runner, limit, func(ctx context.Context) (member.Seen, error) {
 		status, err := p.peers.Observe(ctx, api.PeerOf(to))
@@ -147,6 +169,7 @@ func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(membe
 		seen := member.Seen{Peer: peerOf(to.Name, status)}
 		if l := status.Lictor; l != nil {
 			seen.Lictor, seen.Detached, seen.Age = true, l.Detached, l.ObservedAge
+			seen.Attempts = l.Attempts
 		}
 		return seen, nil
 	}, done)
@@ -516,6 +539,14 @@ func (p inPostgres) AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done f
 
 func (p inPostgres) ForgetLoss(limit time.Duration, id string, done func(error)) {
 	order(p.runner, limit, func(context.Context) error { return p.pg.ForgetLoss(id) }, done)
+}
+
+func (p inPostgres) KeepDetachment(w *member.Work, d pg.Detachment, done func(error)) {
+	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.KeepDetachment(ctx, d) }, done)
+}
+
+func (p inPostgres) DropDetachment(limit time.Duration, d pg.Detachment, done func(error)) {
+	order(p.runner, limit, func(ctx context.Context) error { return p.pg.DropDetachment(ctx, d) }, done)
 }
 
 func (p inPostgres) BeforeStop(w *member.Work, limit time.Duration, done func(error)) {

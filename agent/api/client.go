@@ -307,6 +307,8 @@ type PeerLictor struct {
 	// Detached is the status under which it had detached from the old leader before it
 	// looked; zero: it had not.
 	Detached uint64
+	// Attempts are those at a takeover by quorum for which it had.
+	Attempts []string
 	// ObservedAge is how long ago it looked at PostgreSQL; negative: never.
 	ObservedAge time.Duration
 	// Archiver is how its WAL gets into the archive, nil where it archives none.
@@ -415,7 +417,7 @@ func parseStatus(raw []byte) (PeerStatus, error) {
 			GuardRunning: l.Guard.Running, GuardArmedFor: milliseconds(l.Guard.ArmedForMS),
 			Reason: l.Reason, Beat: l.Beat, ObservedAge: -1,
 			Replaying: out.Accepting && !out.Primary && (l.Replaying == nil || *l.Replaying),
-			Restoring: l.Restoring, Detached: l.Detached, Archiver: l.Archiver.peer(), BackupTrouble: l.Backups.problem(), Unverified: l.Backups.unverified(),
+			Restoring: l.Restoring, Detached: l.Detached, Attempts: l.Attempts, Archiver: l.Archiver.peer(), BackupTrouble: l.Backups.problem(), Unverified: l.Backups.unverified(),
 		}
 		p.Backups = l.Backups.peer()
 		if l.Verified != nil {

@@ -26,6 +26,10 @@ type FailsafeRequest struct {
 type FailsafeLease struct {
 	LeaseMS int64  `json:"lease_ms"`
 	Index   uint64 `json:"index"`
+	// Round names the round of questions, and Agreed the last one in which all have promised; with
+	// takeover by quorum alone.
+	Round  string `json:"round,omitempty"`
+	Agreed string `json:"agreed,omitempty"`
 }
 
 // Deposition is what a new leader tells the one whose lease has run out (POST
@@ -40,10 +44,23 @@ type Deposition struct {
 // DetachRequest is what a candidate asks of a synchronous standby before it takes the lock
 // of a leader whose lease has run out (POST /part): to receive nothing more from it,
 // until Consul shows a newer status than the one with this ModifyIndex.
+//
+// With Attempt it is asked for a takeover by quorum, while the lease may run (design 5.30). With Ask nothing
+// is to be done but to say something.
 type DetachRequest struct {
 	Candidate string `json:"candidate"`
 	Index     uint64 `json:"index"`
+	Attempt   string `json:"attempt,omitempty"`
+	Ask       string `json:"ask,omitempty"`
 }
+
+// What a candidate for a takeover by quorum asks, or says.
+const (
+	// AskMisses: whether the member misses the leader, too.
+	AskMisses = "misses"
+	// AskSucceed: the member is ahead, and is to begin at once.
+	AskSucceed = "succeed"
+)
 
 // accepted is Patroni's word for a promise given.
 const accepted = "Accepted"
@@ -169,6 +186,18 @@ func (c *Client) Detach(ctx context.Context, p Peer, detaching DetachRequest) (k
 		return true, notDone(p.APIURL, "/part", a)
 	}
 	return true, nil
+}
+
+// AskOfSilence asks a member for its part in a takeover by quorum. The error says why it does not do it.
+func (c *Client) AskOfSilence(ctx context.Context, p Peer, r DetachRequest) error {
+	return c.tell(ctx, p, "/part", r)
+}
+
+// Knock finds out whether a member's agent answers at all, whoever it proves to be: an error that is
+// ECONNREFUSED says that its host does.
+func (c *Client) Knock(ctx context.Context, p Peer) error {
+	_, err := c.Ask(ctx, p, "/liveness")
+	return err
 }
 
 func (c *Client) tell(ctx context.Context, p Peer, path string, body any) error {

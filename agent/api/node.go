@@ -140,6 +140,8 @@ type State struct {
 	// ObservedParted is the same if PostgreSQL was looked at, for what is shown here,
 	// after its WAL receiver had ended; else zero.
 	ObservedDetached uint64
+	// Attempts are those at a takeover by quorum for which it has, and was looked at since.
+	Attempts []string
 	// Refused says why the last request for a switchover was refused.
 	Refused string
 	// Reason is the last decision in words.

@@ -119,6 +119,8 @@ type lictorStatus struct {
 	// Detached is the status (its ModifyIndex) under which this member had detached from
 	// the old leader when it began to look at PostgreSQL; absent when it had not.
 	Detached uint64 `json:"parted,omitempty"`
+	// Attempts are those at a takeover by quorum for which it had.
+	Attempts []string `json:"attempts,omitempty"`
 }
 
 // walStatus is PostgreSQL's WAL on its disk.
@@ -245,7 +247,7 @@ func (s *Server) lictor(state State) lictorStatus {
 		Guard: guardStatus{Running: state.GuardRunning}, Watchdog: newWatchdogStatus(state.Watchdog),
 		Reason: state.Reason, Problems: state.Problems, OtherPrimaries: state.OtherPrimaries,
 		Beat:      state.Cluster.Status.Value.Lictor,
-		Restoring: state.Postgres.Restoring, Detached: state.ObservedDetached,
+		Restoring: state.Postgres.Restoring, Detached: state.ObservedDetached, Attempts: state.Attempts,
 	}
 	if secret, held := s.secrets.Secret(); held {
 		out.Secrets = secret.Fingerprints()

@@ -41,6 +41,13 @@ type Dynamic struct {
 	SynchronousStrict bool `mapstructure:"synchronous_mode_strict"`
 	// SynchronousNodeCount is how many standbys must have each commit (a number).
 	SynchronousNodeCount int `mapstructure:"synchronous_node_count"`
+	// Takeover says what a leader that falls silent costs: lease (nobody takes its lock before its lease is over) or
+	// quorum (in a synchronous mode its standbys may stand in for the lease: design 5.30). Default: lease. quorum is
+	// not available yet.
+	Takeover TakeoverPolicy `mapstructure:"takeover"`
+	// SuspectAfter is how long a leader must have answered nobody before a takeover by quorum begins, in
+	// seconds. Without effect with takeover lease.
+	SuspectAfter time.Duration `mapstructure:"-"`
 	// FailsafeMode lets a leader go on without Consul as long as every member that could take its lock
 	// promises not to. Patroni's default is false.
 	FailsafeMode bool `mapstructure:"failsafe_mode"`
@@ -109,6 +116,15 @@ const (
 // On reports whether commits wait for standbys at all; the mode of a configuration that
 // was not read is off.
 func (m SyncMode) On() bool { return m == SyncOn || m == SyncQuorum }
+
+// TakeoverPolicy is the dynamic setting takeover.
+type TakeoverPolicy string
+
+// The values of takeover.
+const (
+	TakeoverLease  TakeoverPolicy = "lease"
+	TakeoverQuorum TakeoverPolicy = "quorum"
+)
 
 // RebuildPolicy is the dynamic setting rebuild.
 type RebuildPolicy string

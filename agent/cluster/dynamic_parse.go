@@ -32,6 +32,7 @@ const (
 	DefaultMaximumLagForReaders = 16 << 20
 	DefaultPrimaryStartTimeout  = 300 * time.Second
 	DefaultMemberSlotsTTL       = 30 * time.Minute
+	DefaultSuspectAfter         = time.Second
 )
 
 // dynamicKeys are all keys that ParseDynamic reads.
@@ -41,7 +42,7 @@ func dynamicKeys() []string {
 		"max_timelines_history", "check_timeline", "primary_start_timeout", "master_start_timeout",
 		"primary_stop_timeout", "master_stop_timeout", "synchronous_mode", "synchronous_mode_strict",
 		"synchronous_node_count", "failsafe_mode", "pause", "slots", "permanent_slots", "ignore_slots",
-		"member_slots_ttl", "rebuild", "maintenance_windows", "standby_cluster", "other_site", "postgresql",
+		"member_slots_ttl", "rebuild", "takeover", "suspect_after", "maintenance_windows", "standby_cluster", "other_site", "postgresql",
 	}
 }
 
@@ -58,6 +59,8 @@ type Rules struct {
 	// lowers them as Patroni 4.1 does: for agents whose file says lictor.compat,
 	// and for programs that read what such an agent has taken.
 	LowerTiming bool
+	// TakeoverByQuorum takes takeover: quorum, which is not available yet: for the simulator.
+	TakeoverByQuorum bool
 }
 
 // ParseJSON is ParseDynamicJSON by these rules.
@@ -97,6 +100,10 @@ func (rules Rules) Parse(raw map[string]any) (Dynamic, []Warning, error) {
 	d.SynchronousMode = r.syncMode()
 	d.SynchronousStrict = r.boolean("synchronous_mode_strict", false)
 	d.SynchronousNodeCount = int(r.number("synchronous_node_count", 1, 1, math.MaxInt32))
+	d.Takeover = r.takeover(d.SynchronousMode)
+	if d.SuspectAfter = r.duration("suspect_after", DefaultSuspectAfter); d.SuspectAfter < time.Second {
+		r.fail("suspect_after", r.raw["suspect_after"], "must be at least 1")
+	}
 	d.FailsafeMode = r.boolean("failsafe_mode", true)
 	d.Pause = r.boolean("pause", false)
 	d.Slots = r.slots(r.pick("slots", "permanent_slots"))
@@ -182,6 +189,27 @@ func (r *reader) syncMode() SyncMode {
 	}
 	r.fail("synchronous_mode", value, `must be true, false or "quorum"`)
 	return SyncOff
+}
+
+func (r *reader) takeover(mode SyncMode) TakeoverPolicy {
+	value := r.raw["takeover"]
+	if value == nil {
+		return TakeoverLease
+	}
+	text, _ := value.(string)
+	switch p := TakeoverPolicy(strings.ToLower(strings.TrimSpace(text))); {
+	case p == TakeoverLease:
+		return p
+	case p != TakeoverQuorum:
+		r.fail("takeover", value, "must be lease or quorum")
+	case !r.rules.TakeoverByQuorum:
+		r.fail("takeover", value, "quorum is not available yet; leave it out, or write lease")
+	case !mode.On():
+		r.fail("takeover", value, "quorum needs synchronous_mode: only standbys that commits wait for can stand in for the lease")
+	default:
+		return p
+	}
+	return TakeoverLease
 }
 
 func (r *reader) rebuild() RebuildPolicy {

@@ -106,7 +106,7 @@ func TestParseDynamicDefaults(t *testing.T) {
 		t.Fatal(warnings, err)
 	}
 	want := Dynamic{
-		Timing: seconds(8, 2, 3), MaximumLagOnFailover: 1048576, MaximumLagOnSyncNode: -1, MaximumLagForReaders: 16 << 20, PrimaryStartTimeout: 300 * time.Second,
+		Timing: seconds(8, 2, 3), MaximumLagOnFailover: 1048576, MaximumLagOnSyncNode: -1, MaximumLagForReaders: 16 << 20, PrimaryStartTimeout: 300 * time.Second, Takeover: TakeoverLease, SuspectAfter: time.Second,
 		SynchronousMode: SyncOff, SynchronousNodeCount: 1, FailsafeMode: true, MemberSlotsTTL: 30 * time.Minute, Rebuild: RebuildAsk, Raw: map[string]any{},
 	}
 	if diff := cmp.Diff(want, d, cmp.AllowUnexported(StandbyCluster{})); diff != "" {

@@ -298,12 +298,17 @@ type Beat struct {
 	// FailoverSlots are those of the permanent logical slots that PostgreSQL itself keeps on replicas which ask
 	// it for them (sync_replication_slots): of the others agents keep copies there.
 	FailoverSlots []string `json:"failover_slots,omitempty"`
+	// Takeover is "quorum" where the owner consents to a takeover by quorum (design 5.30).
+	Takeover TakeoverPolicy `json:"takeover,omitempty"`
 	// Successor alone may take a released lease for the first half of its ttl.
 	Successor string `json:"successor,omitempty"`
 }
 
 // Lease is LeaseMS as a duration.
 func (b Beat) Lease() time.Duration { return time.Duration(b.LeaseMS) * time.Millisecond }
+
+// Consents reports whether the owner consents to a takeover by quorum.
+func (b Beat) Consents() bool { return b.Takeover == TakeoverQuorum && !b.Released && !b.Paused }
 
 // Failover is the value of the key `failover`: an operator's request. The
 // candidate is stored as "member", as Patroni does.

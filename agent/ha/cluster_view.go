@@ -16,6 +16,8 @@ type ClusterView struct {
 	Read cluster.Instant
 	// FirstRead is when it was read first; zero: never.
 	FirstRead cluster.Instant
+	// Confirmed is when it was read consistently last; zero: never.
+	Confirmed cluster.Instant
 	// StatusSeen is when the status was first seen at its present ModifyIndex,
 	// or first seen to be absent.
 	StatusSeen cluster.Instant
@@ -25,6 +27,10 @@ type ClusterView struct {
 	// Detached is the status (its ModifyIndex) under which this member has detached from
 	// the old leader (detaching.go); zero: it has not, or the shard has gone on since.
 	Detached uint64
+	// Attempts are the attempts at a takeover by quorum for which it has, the latest last.
+	Attempts []string
+	// OvertookAt is when the status was first seen to be another owner's than before; zero: it was not.
+	OvertookAt cluster.Instant
 
 	floor uint64 // of the last reading, or of our own last write since: older readings are stale
 	stale int    // consistent readings in a row that were older
@@ -77,14 +83,28 @@ func (o *ClusterView) Accept(now cluster.Instant, s cluster.Snapshot, consistent
 	if s.Status.ModifyIndex != o.Snapshot.Status.ModifyIndex || o.Read.IsZero() {
 		o.StatusSeen = now
 	}
+	if consistent {
+		o.Confirmed = now
+	}
+	if was, is := ownerIn(o.Snapshot), ownerIn(s); was != "" && is != "" && was != is {
+		o.OvertookAt = now
+	}
 	if o.goesOn(s) {
-		o.Detached = 0
+		o.Reattach()
 	}
 	if o.FirstRead.IsZero() {
 		o.FirstRead = now
 	}
 	o.Snapshot, o.Read = s, now
 	return Taken
+}
+
+// ownerIn is that of the last beat in a reading.
+func ownerIn(s cluster.Snapshot) string {
+	if b := s.Status.Value.Lictor; b != nil {
+		return b.Owner
+	}
+	return ""
 }
 
 // leaseIn is that of the last beat in a reading.
@@ -142,7 +162,11 @@ func (o *ClusterView) Wrote(index uint64) { o.floor = max(o.floor, index) }
 
 // WroteStatus notes the status that this member has written at now.
 func (o *ClusterView) WroteStatus(now cluster.Instant, s cluster.Status, index uint64) {
+	if was := ownerIn(o.Snapshot); was != "" && s.Lictor != nil && was != s.Lictor.Owner {
+		o.OvertookAt = now
+	}
 	o.Snapshot.Status = cluster.Entry[cluster.Status]{Value: s, ModifyIndex: index}
-	o.StatusSeen, o.Detached = now, 0
+	o.StatusSeen = now
+	o.Reattach()
 	o.Wrote(index)
 }

@@ -21,8 +21,8 @@ type Decision struct {
 // Action is one thing to do. Actions of a decision are begun in their order.
 type Action interface{ fmt.Stringer }
 
-// Beat renews the lease.
-type Beat struct{}
+// Beat renews the lease. Consent: it consents to a takeover by quorum.
+type Beat struct{ Consent bool }
 
 // TakeOver takes the lock in one transaction that fails if any of these
 // indexes has moved; zero means that the key must not exist. In the same
@@ -34,6 +34,22 @@ type TakeOver struct {
 	Leader    uint64
 	SyncIndex uint64
 	Sync      *cluster.Sync
+	// ByQuorum: the lease need not be over, as enough of the standbys have detached.
+	ByQuorum bool
+}
+
+// BeginAttempt begins an attempt at a takeover by quorum, of the status at Index: the others
+// are asked whether they hear the leader.
+type BeginAttempt struct{ Index uint64 }
+
+// DetachForAttempt has this member, and asks the others to, detach for the attempt.
+type DetachForAttempt struct{}
+
+// EndAttempt ends the attempt under way. Failed: the next one has to wait. Instead is a member that
+// is ahead, and is to begin at once; empty: none.
+type EndAttempt struct {
+	Failed  bool
+	Instead string
 }
 
 // Release gives the lease up, for Successor or for anybody.
@@ -189,8 +205,28 @@ type WriteSync struct {
 // Exit ends the agent.
 type Exit struct{}
 
-func (Beat) String() string       { return "beat" }
-func (t TakeOver) String() string { return fmt.Sprintf("take over (status at %d)", t.Status) }
+func (b Beat) String() string {
+	if b.Consent {
+		return "beat that consents to a takeover by quorum"
+	}
+	return "beat"
+}
+func (t TakeOver) String() string {
+	if t.ByQuorum {
+		return fmt.Sprintf("take over by quorum (status at %d)", t.Status)
+	}
+	return fmt.Sprintf("take over (status at %d)", t.Status)
+}
+func (a BeginAttempt) String() string {
+	return fmt.Sprintf("begin to take over by quorum (status at %d)", a.Index)
+}
+func (DetachForAttempt) String() string { return "detach, with the others" }
+func (e EndAttempt) String() string {
+	if e.Instead != "" {
+		return "leave the takeover to " + e.Instead
+	}
+	return "end the attempt to take over"
+}
 func (r Release) String() string {
 	if r.Successor == "" {
 		return "release the lease"

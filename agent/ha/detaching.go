@@ -3,6 +3,7 @@ package ha
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -48,6 +49,21 @@ func (o *ClusterView) Detach(index uint64) {
 	o.Detached = max(o.Detached, index)
 	o.Wrote(index) // an older reading tells nothing any more
 }
+
+// DetachFor notes that this member detaches for an attempt at a takeover by quorum of the
+// status at index.
+func (o *ClusterView) DetachFor(index uint64, attempt string) {
+	if o.Detached != index {
+		o.Attempts = nil
+	}
+	if !slices.Contains(o.Attempts, attempt) {
+		o.Attempts = append(o.Attempts, attempt)
+	}
+	o.Detach(index)
+}
+
+// Reattach notes that nobody counts on this member's receiving nothing any more.
+func (o *ClusterView) Reattach() { o.Detached, o.Attempts = 0, nil }
 
 // Resume is told whether PostgreSQL was found running with a connected WAL receiver
 // when the agent began, at the first reading. If not, a voter may have detached in the

@@ -128,6 +128,9 @@ type FailsafeRequest struct {
 	Lease time.Duration
 	// Index is the ModifyIndex of the leader's own status that it knows of.
 	Index uint64
+	// Round names the round of questions, and Agreed the last one in which all have promised, while
+	// these promises run; empty: there is none. With takeover by quorum alone.
+	Round, Agreed string
 	// Slots are where the readers of the leader's slots are, as its status would say.
 	Slots map[string]int64
 }
@@ -154,7 +157,7 @@ func (t *LeaseState) Agree(v View, r FailsafeRequest) error {
 		return fmt.Errorf("%w: lease %s", ErrDisagree, r.Lease)
 	case !t.lease.until.IsZero() || v.Postgres.Running && v.Postgres.Primary:
 		return fmt.Errorf("%w: Running as a leader", ErrDisagree)
-	case t.takingOver:
+	case t.takingOver, t.mayLand(status.ModifyIndex):
 		return fmt.Errorf("%w: a takeover of unknown outcome is under way", ErrDisagree)
 	case newer && (b == nil || b.Owner != r.Leader || b.Released):
 		return fmt.Errorf("%w: a newer status of another leader was seen", ErrDisagree)

@@ -94,6 +94,9 @@ func handover(v View) Decision {
 	if best.Name == "" {
 		return refuse(why)
 	}
+	if v.Lease.Consented {
+		return wait("the leader, asked to switch over; first a beat must say that nobody may take over by quorum")
+	}
 	return do("switching over to "+best.Name, Handover{Successor: best.Name, OnBusy: request.OnBusy})
 }
 

@@ -39,6 +39,11 @@ type LeaseState struct {
 	relying bool            // the lease was last prolonged by failsafe
 	promise *Promise
 	deposed uint64
+	// consented: a beat that consents to a takeover by quorum may stand in Consul.
+	consented bool
+	// overtaking is the status that a takeover by quorum which is under way would replace, late
+	// the one of such a takeover whose outcome is unknown: it may land as long as that stands.
+	overtaking, late uint64
 }
 
 // Lease is how a decision sees the lease state.
@@ -46,6 +51,7 @@ func (t *LeaseState) Lease() Lease {
 	return Lease{
 		Until: t.lease.until, Renewed: t.renewed, BeatSent: t.sent, InFlight: t.writing, Uncertain: t.uncertain, NotBefore: t.notBefore,
 		Length: t.Length(), Failsafe: t.lists.usable(), Asking: t.asking, Asked: t.asked, Deposed: t.deposed,
+		Consented: t.consented,
 	}
 }
 
@@ -108,6 +114,7 @@ func (t *LeaseState) TookOver(t0 cluster.Instant, ttl time.Duration) {
 	t.writing, t.takingOver, t.uncertain = false, false, false
 	t.renewed, t.shortest = t0, ttl
 	t.giving, t.promise, t.relying, t.asked, t.deposed = nil, nil, false, 0, 0
+	t.consented, t.overtaking, t.late = false, 0, 0
 	t.lease.grant(t0, ttl)
 }
 
@@ -138,6 +145,10 @@ func (t *LeaseState) WriteFailed(o Outcome, again cluster.Instant, beatInterval 
 	t.writing = false
 	t.failures++
 	t.notBefore = again
+	if o == Unknown {
+		t.late = max(t.late, t.overtaking)
+	}
+	t.overtaking = 0
 	if o != NoEffect {
 		t.uncertain = true
 		return

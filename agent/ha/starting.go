@@ -110,6 +110,9 @@ func finishBootstrap(v View) Decision {
 func fill(v View) Decision {
 	what := v.Postgres.noData()
 	if leader := v.leader(); leader != "" && leader != v.Name {
+		if v.Config.Takeover == cluster.TakeoverQuorum && v.Detached != 0 {
+			return wait(what + ": a candidate counts on its receiving nothing from " + leader)
+		}
 		from, err := cloneSource(v, leader)
 		if err != "" {
 			return wait(err)

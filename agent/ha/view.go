@@ -32,6 +32,9 @@ type View struct {
 	// the old leader; zero: it has not, or the shard has gone on since.
 	Detached uint64
 
+	// Takeover is what this member has found out for a takeover by quorum (overtaking.go).
+	Takeover TakeoverView
+
 	// Adopted is when this agent found a primary that was already running;
 	// zero: it did not.
 	Adopted cluster.Instant
@@ -92,6 +95,8 @@ type Shard struct {
 	// StatusSeen is when this agent first saw the status key at its present
 	// ModifyIndex (or first saw that there is none).
 	StatusSeen cluster.Instant
+	// Confirmed and OvertookAt are as in ClusterView.
+	Confirmed, OvertookAt cluster.Instant
 	// GoneBack is as in ClusterView.
 	GoneBack cluster.Instant
 	// Session is this agent's own Consul session, empty while there is none.
@@ -132,6 +137,8 @@ type Lease struct {
 	Failsafe bool
 	Asking   bool
 	Asked    cluster.Instant
+	// Consented: a beat that consents to a takeover by quorum may stand in Consul.
+	Consented bool
 	// Deposed is the index of the status with which another member says it has
 	// taken the lock.
 	Deposed uint64
@@ -245,6 +252,20 @@ type Postgres struct {
 	SyncUnsure bool
 	// SynchronousCommit is PostgreSQL's setting of that name.
 	SynchronousCommit string
+	// Durable says what PostgreSQL shows of what a takeover by quorum rests on.
+	Durable Durability
+}
+
+// Durability is what PostgreSQL itself shows, whatever is configured.
+type Durability struct {
+	// SynchronousCommit is the parameter; empty: not known.
+	SynchronousCommit string
+	// Fsync says that it is on.
+	Fsync bool
+	// StartRace: commits just after a start may wait for nobody, as of minor releases before May 2025.
+	StartRace bool
+	// ReplayPaused: a replica does not replay what it has.
+	ReplayPaused bool
 }
 
 // Standby is one line of pg_stat_replication.
@@ -252,6 +273,8 @@ type Standby struct {
 	Name      string // application_name: the member's name
 	Streaming bool
 	Sync      bool // sync_state is sync or quorum
+	// Foreign: it comes from another address than the member's.
+	Foreign   bool
 	WriteLSN  int64
 	FlushLSN  int64
 	ReplayLSN int64
@@ -279,6 +302,9 @@ type Peer struct {
 	// asked to, when it began to look at its PostgreSQL for this answer; zero: it was
 	// not asked, or had not.
 	Detached uint64
+	// Attempts are the attempts at a takeover by quorum for which it has detached, under that
+	// status, and looked at its PostgreSQL since.
+	Attempts []string
 }
 
 // runsAsPrimary reports whether the member has answered that it does.

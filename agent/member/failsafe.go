@@ -15,6 +15,10 @@ type failsafe struct {
 	lead  *leadership
 	keys  *leaderKeys
 	peers Peers
+
+	// agreed is the last round in which all have promised, until these promises end. With takeover by quorum alone.
+	agreed      string
+	agreedUntil cluster.Instant
 }
 
 // ask asks every member that could take the lock to promise not to, all
@@ -25,6 +29,11 @@ func (f *failsafe) ask() {
 	lease := f.lead.LeaseState.BeginFailsafe(t0)
 	members := f.lead.LeaseState.FailsafeMembers(f.Name)
 	request := ha.FailsafeRequest{Leader: f.Name, Lease: lease, Index: f.Snapshot.Status.ModifyIndex, Slots: f.slotPositions(&f.lead.local.PG.Observed)}
+	if f.Dynamic.Takeover == cluster.TakeoverQuorum {
+		if request.Round = f.ID(); t0 < f.agreedUntil {
+			request.Agreed = f.agreed
+		}
+	}
 	limit := max(min(f.lead.KillAt().Sub(t0), f.Dynamic.TTL/4), time.Millisecond)
 	open, over := len(members), false
 	answered := func(refusal error) {
@@ -35,7 +44,7 @@ func (f *failsafe) ask() {
 			return
 		}
 		over = true // the first refusal ends the round
-		f.answered(t0, lease, refusal)
+		f.answered(t0, lease, refusal, request.Round)
 	}
 	if open == 0 {
 		f.After(0, func() { answered(nil) })
@@ -53,11 +62,14 @@ func (f *failsafe) ask() {
 	}
 }
 
-func (f *failsafe) answered(t0 cluster.Instant, lease time.Duration, refusal error) {
+func (f *failsafe) answered(t0 cluster.Instant, lease time.Duration, refusal error, round string) {
 	before := f.lead.LeaseState.OnFailsafe()
 	if err := f.lead.LeaseState.FailsafeAnswered(f.Now(), t0, lease, refusal == nil); err != nil {
 		f.Log.Error().Err(err).Msg("the members agreed too late")
 		return
+	}
+	if refusal == nil {
+		f.agreed, f.agreedUntil = round, t0.Add(lease)
 	}
 	switch {
 	case refusal != nil:

@@ -6,6 +6,7 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // This file is what other members ask of this one, and tell it.
@@ -27,6 +28,9 @@ func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
 		m.Log.Warn().Err(err).Str("leader", r.Leader).Msg("refused to let a leader go on without Consul")
 	case before == nil || before.Until.Before(m.Now()):
 		m.Log.Warn().Str("leader", r.Leader).Msg("promised not to take the lock while the leader cannot reach Consul")
+	}
+	if err == nil {
+		m.overtaker.promised(r)
 	}
 	if err == nil && r.Slots != nil {
 		m.Snapshot.Status.Value.Slots = r.Slots
@@ -85,6 +89,41 @@ func (m *Member) detach(candidate string, index uint64, unread error) error {
 	}
 	m.Detach(index)
 	return nil
+}
+
+// HearDetachFor is asked to detach for an attempt at a takeover by quorum. done hears when this member
+// has, and has noted it durably.
+func (m *Member) HearDetachFor(candidate string, index uint64, attempt string, done func(error)) {
+	m.confirm(index, func(unread error) {
+		if _, known := m.Snapshot.Member(candidate); !known || candidate == m.Name {
+			done(refused("%q is not another member of this shard", candidate))
+			return
+		}
+		if unread != nil {
+			done(refused("Consul does not answer: %v", unread))
+			return
+		}
+		if err := m.View().MayDetachFor(index, attempt, m.overtaker.free); err != nil {
+			done(err)
+			return
+		}
+		m.overtaker.detachFor(pg.Detachment{Status: index, Attempt: attempt, Candidate: candidate}, done)
+	})
+}
+
+// HearMisses is asked whether this member misses the leader of the status at index.
+func (m *Member) HearMisses(index uint64) bool { return m.View().Misses(index) }
+
+// HearSucceed hears from a candidate that this member is ahead of it.
+func (m *Member) HearSucceed(index uint64) { m.overtaker.succeed(index) }
+
+// DetachedFor are the attempts for which this member has detached, if its PostgreSQL was looked
+// at since.
+func (m *Member) DetachedFor() []string {
+	if _, observed := m.Detaching(); observed == 0 || m.Detached != m.overtaker.noted.Status {
+		return nil
+	}
+	return m.overtaker.attempts
 }
 
 // HearDeposed hears that another member has taken the lock, or, forced, that an operator

@@ -233,11 +233,15 @@ func (l *leadership) leaseLimit() time.Duration {
 
 // beat renews the lease. The lease counts from t0, which is read before
 // anything is sent: the leader's own view of it is the pessimistic one.
-func (l *leadership) beat() {
+func (l *leadership) beat(consent bool) {
 	session, index, ttl := l.Session, l.Snapshot.Status.ModifyIndex, l.Dynamic.TTL
 	t0 := l.Now()
 	status := l.nextStatus()
+	if consent {
+		status.Lictor.Takeover = cluster.TakeoverQuorum
+	}
 	l.LeaseState.BeginBeat(t0, ttl)
+	l.LeaseState.BeginConsent(consent)
 	l.ArmGuard()
 	failed := func(err error) { l.writeFailed("beat", err) }
 	send := func(left time.Duration) {
@@ -247,6 +251,9 @@ func (l *leadership) beat() {
 				return
 			}
 			l.WroteStatus(l.Now(), status, index)
+			if !consent {
+				l.LeaseState.Withdrawn()
+			}
 			if err := l.LeaseState.BeatSucceeded(l.Now(), t0, ttl); err != nil {
 				l.Log.Error().Err(err).Msg("the beat succeeded too late")
 				return

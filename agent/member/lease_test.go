@@ -32,7 +32,7 @@ func TestPositionNeverGoesBackToNothing(t *testing.T) {
 func TestArmBeforeABeatThatShortens(t *testing.T) {
 	w := newWorld(t).leading()
 	w.Dynamic.TTL = 12 * time.Second
-	w.beat()
+	w.beat(false)
 	if got := w.LeaseState.Until(); got != w.clock.Add(12*time.Second) {
 		t.Fatalf("the lease is not cut before the beat: it lasts for %v", got.Sub(w.clock))
 	}
@@ -70,7 +70,7 @@ func TestNoShorterBeatWithoutTheGuard(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			w := newWorld(t).leading()
 			w.Dynamic.TTL = 12 * time.Second
-			w.beat()
+			w.beat(false)
 			w.answer("Guard.Arm")
 			if how == "it fails" {
 				w.deny("Guard.Arm", errBoom)
@@ -93,7 +93,7 @@ func TestNoShorterBeatWithoutTheGuard(t *testing.T) {
 func TestABeatDoesNotWaitForTheGuard(t *testing.T) {
 	w := newWorld(t).leading()
 	w.pass(7 * time.Second)
-	w.beat()
+	w.beat(false)
 	t0 := w.clock
 	c := w.take("Consul.Beat")
 	if limit := c.args[0].(time.Duration); limit != w.KillAt().Sub(w.clock) {
@@ -120,7 +120,7 @@ func TestABeatThatIsAnsweredTooLate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t).leading()
 			w.agree("Guard.Arm")
-			w.beat()
+			w.beat(false)
 			c := w.take("Consul.Beat")
 			tt.since(w)
 			known := w.GuardSupervisor.known
@@ -152,7 +152,7 @@ func TestAFailedBeat(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t).leading()
 			w.agree("Guard.Arm")
-			w.beat()
+			w.beat(false)
 			until := w.LeaseState.Until()
 			w.deny("Consul.Beat", tt.err)
 			lease := w.LeaseState.Lease()
@@ -174,7 +174,7 @@ func TestAReadingOfBeforeAFailedWrite(t *testing.T) {
 	w := newWorld(t).leading()
 	w.agree("Guard.Arm")
 	shown := w.Snapshot
-	w.beat()
+	w.beat(false)
 	c := w.take("Consul.Beat")
 	w.Reread()
 	before := w.take("Consul.Read")

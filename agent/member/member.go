@@ -76,6 +76,8 @@ type Member struct {
 	poll       poll
 	failsafe   failsafe
 	deposer    deposer
+	overtaker  overtaker
+	opener     opener
 	bootstrap  bootstrapper
 	commits    commitWait
 	restorer   restorer
@@ -119,6 +121,8 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	m.poll = poll{Shard: shard, peers: p.Peers}
 	m.failsafe = failsafe{Shard: shard, lead: lead, keys: keys, peers: p.Peers}
 	m.deposer = deposer{Shard: shard, peers: p.Peers}
+	m.overtaker = overtaker{Shard: shard, lead: lead, local: local, work: work, peers: p.Peers, postgres: p.Postgres, watches: p.Watches}
+	m.opener = opener{Shard: shard, lead: lead, local: local, commits: &m.commits}
 	m.bootstrap = bootstrapper{Shard: shard, work: work, local: local, leaseState: &lead.LeaseState, consul: p.Consul, postgres: p.Postgres, reread: m.Reread}
 	m.commits = commitWait{Shard: shard, local: local, postgres: p.Postgres, watches: p.Watches}
 	m.restorer = restorer{Shard: shard, local: local, postgres: p.Postgres}
@@ -151,6 +155,8 @@ func (m *Member) Restoring() bool { return m.replacing() || m.Loss != nil }
 func (m *Member) Step() (ha.View, ha.Decision) {
 	m.otherSite.mind()
 	m.noteService(!m.LeaseState.Until().IsZero())
+	m.overtaker.mind()
+	m.opener.mind()
 	v := m.View()
 	d := ha.Decide(v)
 	if m.Decided != nil {
@@ -176,7 +182,7 @@ func (m *Member) Step() (ha.View, ha.Decision) {
 func (m *Member) perform(action ha.Action) {
 	switch act := action.(type) {
 	case ha.Beat:
-		m.beat()
+		m.beat(act.Consent)
 	case ha.TakeOver:
 		m.takeOver(act, false)
 	case ha.Register:
@@ -187,6 +193,12 @@ func (m *Member) perform(action ha.Action) {
 		m.Reread()
 	case ha.AskPeers:
 		m.poll.ask(act.Detach, m.PG.Observed.LSN())
+	case ha.BeginAttempt:
+		m.overtaker.begin(act.Index)
+	case ha.DetachForAttempt:
+		m.overtaker.detach()
+	case ha.EndAttempt:
+		m.overtaker.end(act)
 	case ha.WriteSync:
 		m.writeSync(act)
 	case ha.AskFailsafe:
@@ -237,9 +249,18 @@ func (m *Member) AdoptRunning(state pg.State, upstream string, guard Recalled) b
 	if !m.resume(guard) {
 		return false
 	}
+	// It may have had a beat under way that consents to a takeover by quorum.
+	m.LeaseState.BeginConsent(m.Dynamic.Takeover == cluster.TakeoverQuorum)
 	// The earlier run may have had a write of the key sync under way.
 	m.SyncUncertain = m.SyncUncertain || !guard.Paused
 	return true
+}
+
+// Adopt takes in, before anything else happens, what is in the data directory, and whether
+// PostgreSQL runs in it. A note that this member has detached holds first.
+func (m *Member) Adopt(found Found, running bool) {
+	m.Local.Adopt(found, running)
+	m.overtaker.recall(found.Detachment)
 }
 
 // DetachRequest is the status under which this member has detached from the old leader, and the

@@ -173,6 +173,10 @@ type Postgres interface {
 	// AimAt asks a primary how far its WAL goes and keeps that as the end of the loss.
 	AimAt(limit time.Duration, l pg.Loss, up pg.Upstream, done func(pg.Loss, error))
 	ForgetLoss(limit time.Duration, id string, done func(error))
+	// KeepDetachment makes sure, durably, that this replica follows nobody when it is started again, by whomever, and
+	// notes why. DropDetachment drops the note if it is this one.
+	KeepDetachment(w *Work, d pg.Detachment, done func(error))
+	DropDetachment(limit time.Duration, d pg.Detachment, done func(error))
 
 	// BeforeStop and PrePromote run the operator's scripts.
 	BeforeStop(w *Work, limit time.Duration, done func(error))
@@ -242,6 +246,15 @@ type Peers interface {
 	// Detach asks a member to detach from the old leader. One that runs Patroni knows nothing of
 	// that: nil as well.
 	Detach(limit time.Duration, to cluster.Member, index uint64, done func(error))
+	// Probe asks a member's PostgreSQL and its agent whether they are there: either of them answers, or one
+	// alone is refused, as by a host that lives.
+	Probe(limit time.Duration, to cluster.Member, done func(answered bool))
+	// Misses asks a member whether it misses the leader of the status at index, too.
+	Misses(limit time.Duration, to cluster.Member, index uint64, done func(bool, error))
+	// DetachFor asks a member to detach for an attempt at a takeover by quorum.
+	DetachFor(limit time.Duration, to cluster.Member, index uint64, attempt string, done func(error))
+	// Succeed tells a member that it is ahead, and is to begin such an attempt at once.
+	Succeed(limit time.Duration, to cluster.Member, index uint64, done func(error))
 	// Observe asks a member how it fares; it looks at its PostgreSQL before it answers, if
 	// there is time.
 	Observe(limit time.Duration, to cluster.Member, done func(Seen, error))

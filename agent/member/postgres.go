@@ -30,6 +30,8 @@ type Found struct {
 	Loss *pg.Loss
 	// Restore is the note of a restore that has not ended; nil: there is none.
 	Restore *ha.Discard
+	// Detachment is the note of an attempt at a takeover by quorum; nil: there is none.
+	Detachment *pg.Detachment
 	// Stray: PostgreSQL runs in it that nobody has taken charge of.
 	Stray bool
 }
@@ -87,8 +89,10 @@ type Local struct {
 	// Restore is the note of a restore that has not ended; nil: there is none.
 	Restore *ha.Discard
 	// Stranded says why this replica cannot go on with its data; empty: it can.
-	Stranded  string
-	adopted   adoption
+	Stranded string
+	adopted  adoption
+	// opening: a primary that was started is not to be led to yet; nil: it is (opening.go).
+	opening   *opening
 	edge      cluster.Instant // when a task has begun or ended last
 	crashes   []cluster.Instant
 	PGDown    cluster.Instant // since when it is down on its own

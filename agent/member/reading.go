@@ -121,6 +121,7 @@ func (m *Member) Accept(snapshot cluster.Snapshot, consistent bool) bool {
 	}
 	if first {
 		m.Resume(m.Name, m.Upstream != "")
+		m.overtaker.firstRead()
 	}
 	m.answered(snapshot, first)
 	m.LeaseState.ListKnown(snapshot.Failsafe.ModifyIndex, snapshot.Failsafe.Value)

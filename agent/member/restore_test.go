@@ -15,7 +15,7 @@ import (
 func (w *world) beatsDiscarded(index uint64) (timeline, before int) {
 	w.t.Helper()
 	w.always["Guard.Arm"], w.always["Guard.Mark"], w.always["Guard.Shorten"] = yes, yes, yes
-	w.beat()
+	w.beat(false)
 	c := w.take("Consul.Beat")
 	b := c.args[3].(cluster.Status).Lictor
 	c.answer(index, nil)

@@ -170,7 +170,7 @@ func TestABeatThatWasNotSentKeepsNoLease(t *testing.T) {
 	w.answer("Guard.Overtake", false, nil)
 	w.answer("Guard.Disarm")
 	mark := w.take("Guard.Unmark")
-	w.beat()
+	w.beat(false)
 	led := w.take("Guard.Mark")
 	if !w.LeaseState.Lease().InFlight {
 		t.Fatal("no beat waits")

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"errors"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -9,7 +10,9 @@ import (
 
 // takeOver takes the lock in one transaction, which registers the shard as well if
 // this member has made it.
-func (m *Member) takeOver(t ha.TakeOver, register bool) {
+func (m *Member) takeOver(t ha.TakeOver, register bool) { m.sendTakeOver(t, register, false) }
+
+func (m *Member) sendTakeOver(t ha.TakeOver, register, again bool) {
 	if m.Session == "" || m.LeaseState.Writing() {
 		return
 	}
@@ -36,10 +39,22 @@ func (m *Member) takeOver(t ha.TakeOver, register bool) {
 	deposed := m.unreleasedOwner()
 	t0 := m.Now()
 	m.LeaseState.BeginTakeOver(t0, ttl)
+	if t.ByQuorum {
+		m.LeaseState.BeginOvertake(t.Status)
+	}
 	m.ArmGuard()
-	failed := func(err error) { m.writeFailed("taking the lock", err) }
+	failed := func(err error) {
+		m.writeFailed("taking the lock", err)
+		if t.ByQuorum {
+			m.overtaker.failed()
+		}
+	}
 	m.whenTold(t0, ttl, m.Dynamic.RetryTimeout, func(left time.Duration) {
 		m.Consul.TakeOver(left, request, func(written cluster.Indexes, err error) {
+			if t.ByQuorum && !again && errors.Is(err, cluster.ErrConflict) {
+				m.unlessTheRoute(t, request, func() { failed(err) })
+				return
+			}
 			if err != nil {
 				failed(err)
 				return
@@ -51,6 +66,22 @@ func (m *Member) takeOver(t ha.TakeOver, register bool) {
 			m.Reread()
 		})
 	}, failed)
+}
+
+// unlessTheRoute sends a takeover by quorum that was refused once more, if nothing but the route had moved.
+func (m *Member) unlessTheRoute(t ha.TakeOver, refused cluster.TakeOver, otherwise func()) {
+	m.Consul.Read(confirmLimit, func(s cluster.Snapshot, err error) {
+		if err != nil || s.Status.ModifyIndex != refused.StatusIndex || s.Sync.ModifyIndex != refused.SyncIndex || s.Failsafe.ModifyIndex != refused.FailsafeIndex ||
+			s.Leader.ModifyIndex != refused.LeaderIndex || s.Route.ModifyIndex == refused.RouteIndex || !m.Accept(s, true) {
+			otherwise()
+			return
+		}
+		m.LeaseState.WriteFailed(ha.NoEffect, m.Now(), m.Dynamic.BeatInterval())
+		m.sendTakeOver(t, false, true)
+		if !m.LeaseState.Writing() {
+			otherwise()
+		}
+	})
 }
 
 // tookOver begins the lease of a takeover that has succeeded.

@@ -146,6 +146,9 @@ func (m *Member) startPrimary(waits *ha.SetSync) {
 	m.startTask(ha.TaskStart, m.primaryStart(waits), func(err error) {
 		m.restInPause()
 		m.nowFollows("")(err)
+		if err == nil {
+			m.opener.started()
+		}
 	})
 }
 

@@ -3,6 +3,7 @@ package member
 import (
 	"slices"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
@@ -13,7 +14,7 @@ func (m *Member) View() ha.View {
 	v := ha.View{
 		Shard: ha.Shard{
 			Now: now, Name: m.Name, Config: m.Dynamic,
-			Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, GoneBack: m.GoneBack, Session: m.Session,
+			Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, GoneBack: m.GoneBack, Confirmed: m.Confirmed, OvertookAt: m.OvertookAt, Session: m.Session,
 			Promise: m.LeaseState.Promise(),
 		},
 		Wall: m.Wall(), Tags: m.TagsNow(), Fence: m.FenceMargins(),
@@ -25,6 +26,7 @@ func (m *Member) View() ha.View {
 		SyncWriting: m.writing[m.Keys.Sync()], SyncUncertain: m.SyncUncertain, SyncBefore: m.syncBefore,
 	}
 	v.Site = m.site
+	v.Takeover = m.overtaker.view()
 	v.WatchdogOK, v.WatchdogProblem = m.Watchdog.OK()
 	o := m.PG.Observed
 	v.Postgres = ha.Postgres{
@@ -40,6 +42,7 @@ func (m *Member) View() ha.View {
 		SyncUnsure:        m.commits.unsure(),
 		SynchronousCommit: m.Postgres.SynchronousCommit(),
 		DiskTrouble:       m.Disk, DiskSince: m.diskSince,
+		Durable: ha.Durability{SynchronousCommit: o.SynchronousCommit, Fsync: o.Fsync, StartRace: startRace(o.ServerVersion), ReplayPaused: o.ReplayPaused},
 		Restore: m.Restore, Strayed: m.remote.diverged, LacksSlots: m.slots.lacking(), Stranded: m.Stranded, Turn: m.rebuilder.hasTurn(),
 	}
 	if m.PG.Primary() {
@@ -53,6 +56,7 @@ func (m *Member) View() ha.View {
 		v.Postgres.Standbys = append(v.Postgres.Standbys, ha.Standby{
 			Name: s.ApplicationName, Streaming: s.State == pg.Streaming,
 			Sync:     s.SyncState == "sync" || s.SyncState == "quorum",
+			Foreign:  m.Dynamic.Takeover == cluster.TakeoverQuorum && m.foreign(s),
 			WriteLSN: s.WriteLSN, FlushLSN: s.FlushLSN, ReplayLSN: s.ReplayLSN,
 		})
 	}

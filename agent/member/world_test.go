@@ -557,6 +557,14 @@ func (p postgresPort) PrePromote(work *Work, limit time.Duration, done func(erro
 	p.w.ask(work, "Postgres.PrePromote", done, limit)
 }
 
+func (p postgresPort) KeepDetachment(work *Work, d pg.Detachment, done func(error)) {
+	p.w.ask(work, "Postgres.KeepDetachment", done, d)
+}
+
+func (p postgresPort) DropDetachment(_ time.Duration, d pg.Detachment, done func(error)) {
+	p.w.ask(nil, "Postgres.DropDetachment", done, d)
+}
+
 type guardPort struct{ w *world }
 
 func (p guardPort) Arm(m PersistedState, grant bool, done func(error)) {
@@ -597,6 +605,22 @@ func (p peersPort) Failsafe(limit time.Duration, to ha.FailsafeMember, patroni b
 
 func (p peersPort) Detach(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
 	p.w.ask(nil, "Peers.Part", done, limit, to.Name, index)
+}
+
+func (p peersPort) Probe(limit time.Duration, to cluster.Member, done func(bool)) {
+	p.w.ask(nil, "Peers.Probe", done, limit, to.Name)
+}
+
+func (p peersPort) Misses(limit time.Duration, to cluster.Member, index uint64, done func(bool, error)) {
+	p.w.ask(nil, "Peers.Misses", done, limit, to.Name, index)
+}
+
+func (p peersPort) DetachFor(limit time.Duration, to cluster.Member, index uint64, attempt string, done func(error)) {
+	p.w.ask(nil, "Peers.DetachFor", done, limit, to.Name, index, attempt)
+}
+
+func (p peersPort) Succeed(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
+	p.w.ask(nil, "Peers.Succeed", done, limit, to.Name, index)
 }
 
 func (p peersPort) Observe(limit time.Duration, to cluster.Member, done func(Seen, error)) {

@@ -25,6 +25,17 @@ type Loss struct {
 	LSN      int64 `json:"lsn,omitempty"`
 }
 
+// Detachment is a note beside the data directory of a member that has detached for an attempt at a takeover
+// by quorum (design 5.30): until a newer status than Status is seen it follows nobody.
+type Detachment struct {
+	Status uint64 `json:"status"`
+	// Attempt is the latest, Candidate whose it is.
+	Attempt   string `json:"attempt"`
+	Candidate string `json:"candidate"`
+	// Own: an attempt of this member's own is among those under Status.
+	Own bool `json:"own,omitempty"`
+}
+
 // Permission says why a data directory may be removed. Every field must be
 // true, or named: the caller vouches for it (design 5.20).
 type Permission struct {

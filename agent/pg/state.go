@@ -59,9 +59,16 @@ type State struct {
 	ServerVersion    int
 	SystemIdentifier string
 	SyncNames        string // synchronous_standby_names
-	Standbys         []StandbyState
-	Slots            []Slot
-	PendingRestart   map[string]cluster.PendingChange
+	// SynchronousCommit and Fsync are these parameters as a session of the agent's is shown them; empty, and
+	// false: not known.
+	SynchronousCommit string
+	Fsync             bool
+	// MessageAge is how old the last message at the WAL receiver was; zero: there was none, or it
+	// is not known.
+	MessageAge     time.Duration
+	Standbys       []StandbyState
+	Slots          []Slot
+	PendingRestart map[string]cluster.PendingChange
 }
 
 // LSN is how far the WAL goes: what a primary has written, or the greater of

@@ -122,6 +122,8 @@ type as struct {
 	recovery map[string]string
 	// archivesNothing: what it writes stays out of the archive until it runs otherwise.
 	archivesNothing bool
+	// alone: a replica that has detached for a takeover by quorum gets nothing from the archive either.
+	alone bool
 }
 
 // writeConfig writes all of PostgreSQL's configuration files for a role, one
@@ -170,6 +172,11 @@ func (p *confFiles) writeFiles(a as) error {
 		return err
 	}
 	auto, autoErr := p.readConf(p.inData("postgresql.auto.conf"))
+	if a.role == Replica {
+		if _, err := p.disk.Stat(p.stateFile(detachmentNote)); err == nil {
+			a.alone = true
+		}
+	}
 	p.settings.Lock() // which the loop takes: no file is touched under it
 	hba, ident := p.hbaFile(base), p.identFile(base)
 	conf := p.postgresqlConf(a, base, hba, ident)
@@ -474,6 +481,9 @@ func (p *confFiles) postgresqlConf(a as, included []confSetting, hba, ident acce
 				recovery[name] = shell
 			}
 		}
+	}
+	if a.alone {
+		recovery[restoreCommand] = ""
 	}
 	for _, name := range slices.Sorted(maps.Keys(recovery)) {
 		write(name, recovery[name])

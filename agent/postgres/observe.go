@@ -62,7 +62,9 @@ SELECT r.rec,
   pg_postmaster_start_time(), pg_conf_load_time(),
   current_setting('server_version_num')::int,
   (SELECT system_identifier::text FROM pg_control_system()),
-  current_setting('synchronous_standby_names'),
+  current_setting('synchronous_standby_names'), current_setting('synchronous_commit'), current_setting('fsync') = 'on',
+  COALESCE((SELECT GREATEST(extract(epoch FROM clock_timestamp() - last_msg_receipt_time) * 1000, 1)::bigint FROM pg_stat_wal_receiver
+     WHERE status = 'streaming' AND last_msg_receipt_time IS NOT NULL LIMIT 1), 0),
   current_setting('data_directory'),
   COALESCE((SELECT json_agg(json_build_object('usename', usename, 'application_name', application_name,
      'client_addr', COALESCE(host(client_addr), ''), 'state', COALESCE(state, ''), 'sync_state', COALESCE(sync_state, ''),
@@ -123,9 +125,10 @@ func (p *observer) look(ctx context.Context) (State, error) {
 		loaded          time.Time
 		follows         bool
 		receiver        int
+		messageAge      int64 // milliseconds
 	)
 	err = conn.QueryRow(ctx, observeSQL).Scan(&s.InRecovery, &s.Timeline, &s.WriteLSN, &s.ReceivedLSN, &startup.ended, &startup.pid, &startup.began, &s.ReplayedLSN, &replayedAt,
-		&s.ReplayPaused, &s.ReplicationState, &applyDelay, &follows, &receiver, &s.StartTime, &loaded, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &dataDir, &standbys, &slots)
+		&s.ReplayPaused, &s.ReplicationState, &applyDelay, &follows, &receiver, &s.StartTime, &loaded, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &s.SynchronousCommit, &s.Fsync, &messageAge, &dataDir, &standbys, &slots)
 	if err == nil {
 		err = p.worksHere(dataDir)
 	}
@@ -158,6 +161,7 @@ func (p *observer) look(ctx context.Context) (State, error) {
 		// that has been received before.
 		s.ReceivedLSN = max(s.ReceivedLSN, s.ReplayedLSN)
 	}
+	s.MessageAge = time.Duration(messageAge) * time.Millisecond
 	if replayedAt != nil {
 		s.ReplayedAt = *replayedAt
 	}

@@ -14,6 +14,8 @@ type (
 	Upstream = pg.Upstream
 	// SyncInForce says since when commits wait as they were told to.
 	SyncInForce = pg.SyncInForce
+	// Detachment says that it has detached for a takeover by quorum.
+	Detachment = pg.Detachment
 	// Loss says that the data of this member were replaced.
 	Loss = pg.Loss
 	// Permission is what must hold before a data directory is removed (I7).

@@ -120,6 +120,7 @@ func (a *agent) step() {
 			a.host.w.judge.tally.Failsafe++
 		}
 	}
+	a.applyCommit()
 	a.Publish()
 	a.shown = a.peerValue()
 	tick := a.Dynamic.LoopWait

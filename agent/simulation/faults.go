@@ -89,7 +89,7 @@ func (w *world) healAll() {
 // known are all kinds of fault.
 func known() map[Kind]fault {
 	all := faults()
-	for _, more := range []map[Kind]fault{consulFaults(), postgresFaults(), remoteFaults(), sitesFaults(), readerFaults()} {
+	for _, more := range []map[Kind]fault{consulFaults(), postgresFaults(), remoteFaults(), sitesFaults(), readerFaults(), takeoverFaults()} {
 		maps.Copy(all, more)
 	}
 	return all
@@ -351,7 +351,7 @@ func loseData(w *world, e Event) func() {
 		return nil
 	}
 	h.pg.discard()
-	h.pg.loss = nil
+	h.pg.loss, h.pg.detachment = nil, nil
 	return heal
 }
 
@@ -447,6 +447,12 @@ func setTTL(w *world, e Event) func() {
 
 func setSyncMode(w *world, e Event) func() {
 	modes := map[string]any{"on": true, "off": false, "quorum": "quorum"}
-	w.reconfigure(map[string]any{"synchronous_mode": modes[e.Text]})
+	patch := map[string]any{"synchronous_mode": modes[e.Text]}
+	if by := w.schedule.Config["takeover"]; by != nil { // it needs a synchronous mode
+		if patch["takeover"] = by; e.Text == "off" {
+			patch["takeover"] = nil
+		}
+	}
+	w.reconfigure(patch)
 	return nil
 }

@@ -40,8 +40,13 @@ type judge struct {
 	// wentBack: Consul has been put back to an earlier state, and no leader has written the
 	// key sync since: what it names is of another time, and nothing is promised by it.
 	wentBack bool
-	tally    Tally
-	cuts     []cut // what restores have discarded
+	// newest has taken the lock last, quorum: by quorum. shown are branches of which clients have seen what
+	// nobody may have acknowledged.
+	newest *host
+	quorum bool
+	shown  []*branch
+	tally  Tally
+	cuts   []cut // what restores have discarded
 	// unsaid is up to which timeline WAL was discarded before Consul was put back to a state that
 	// does not say so, and nobody who knows it by its data has led since; zero: Consul knows.
 	unsaid int
@@ -51,6 +56,8 @@ type judge struct {
 // something.
 type Tally struct {
 	Promotions, Takeovers, Commits, Failsafe int
+	// ByQuorum is how many takeovers replaced a leader whose lease was not over.
+	ByQuorum int
 	// Restores is how many restores to an earlier moment have come to their end.
 	Restores int
 	// Copies is how many copies of logical slots were made.
@@ -80,7 +87,7 @@ func (j *judge) fail(invariant, format string, args ...any) {
 func (j *judge) onePrimary() {
 	var first *host
 	for _, h := range j.w.hosts {
-		if !h.pg.writable || !h.up || h.exempt() {
+		if !h.pg.writable || !h.up || h.exempt() || h.overlaps() {
 			continue
 		}
 		if first != nil {
@@ -97,7 +104,7 @@ func (j *judge) alone(h *host) {
 	for _, other := range j.w.hosts {
 		other.forgotten = other.pg.writable && (other.forgotten || other != h && h.unaware)
 		other.outlived = other.outlived && other.pg.writable || other != h && j.outlives(other, h)
-		if other != h && other.pg.writable && other.up && !other.exempt() {
+		if other != h && other.pg.writable && other.up && !other.exempt() && !other.overlaps() {
 			j.fail("I1", "%s takes the lock while %s accepts commits", h.name, other.name)
 		}
 	}
@@ -148,6 +155,9 @@ func (j *judge) acknowledged(h *host, lsn int64) {
 		j.notBeside(h)
 	}
 	j.tally.Commits++
+	if n := j.newest; h.overtaken && n != nil && n != h && n.pg.at.upTo(b) < lsn {
+		j.fail("I2", "%s has a commit acknowledged at %d of timeline %d, of which %s, which has taken over by quorum, has %d", h.name, lsn, b.timeline, n.name, n.pg.at.upTo(b))
+	}
 	if len(h.pg.waits.names) > 0 {
 		j.onlySynchronous(h)
 	}
@@ -173,7 +183,7 @@ func (j *judge) onlySynchronous(h *host) {
 }
 
 // acceptsCommits reports whether a host does, but for one that stands still.
-func (h *host) acceptsCommits() bool { return h.pg.writable && h.up && !h.exempt() }
+func (h *host) acceptsCommits() bool { return h.pg.writable && h.up && !h.exempt() && !h.overlaps() }
 
 // notBeside: a primary that led in pause acknowledges nothing beside the next one, whatever
 // its own setting has become.
@@ -191,6 +201,9 @@ func (j *judge) notBeside(h *host) {
 // promises nothing.
 func (j *judge) vouched(h *host) bool {
 	e, found := j.w.consul.keys[keySync]
+	if h.pg.unsynchronous && !byQuorum(j.status) {
+		return false // as it is configured
+	}
 	return found && !j.wentBack && (e.value.(cluster.Sync).Leader == h.name || j.w.consul.leaderNamed() == h.name || len(h.pg.waits.names) > 0)
 }
 
@@ -213,6 +226,9 @@ func (j *judge) promoted(h *host, from position) {
 		if has := from.upTo(b); has < b.promised {
 			j.fail("I2", "%s was promoted with %d of timeline %d, where %d was acknowledged in synchronous mode", h.name, has, b.timeline, b.promised)
 		}
+	}
+	if j.quorum {
+		j.hasWhatWasShown(h, from)
 	}
 	if lag := j.replaced.OpTime - j.known(from); lag > maximumLag {
 		j.fail("I3", "%s was promoted %d bytes behind the last position in Consul", h.name, lag)
@@ -251,6 +267,7 @@ func (j *judge) committed(h *host, ops []op) {
 		switch {
 		case o.verb == lock && o.key == keyLeader:
 			j.tally.Takeovers++
+			j.overtakes(h, ops)
 			j.alone(h)
 			j.replaced = j.status
 			switch c := j.clean; {
@@ -264,6 +281,11 @@ func (j *judge) committed(h *host, ops []op) {
 					alone := time.Duration(float64(j.status.Lictor.Lease()) / 2 * 0.98)
 					c.taken, c.early = h.name, c.released > 0 && j.w.now-c.released < alone
 				}
+			}
+		case o.verb == set && o.key == keys().Route():
+			if r := o.value.(cluster.Route); r.State == cluster.RouteOpen && h.pg.recovered > 0 {
+				h.pg.at.branch.shown = max(h.pg.at.branch.shown, h.pg.recovered)
+				j.shown = append(j.shown, h.pg.at.branch)
 			}
 		case o.verb == set && o.key == keySync:
 			j.wentBack = false

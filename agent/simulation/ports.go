@@ -87,6 +87,9 @@ func (c inConsul) TakeOver(limit time.Duration, t cluster.TakeOver, done func(cl
 		ops = append(ops, op{verb: deleteCAS, key: keyLeader, index: t.LeaderIndex})
 	}
 	ops = append(ops, op{verb: lock, key: keyLeader, session: t.Session, value: t.Name}, op{verb: set, key: keyStatus, value: m.said(&c.host.w.judge, t.Status)})
+	if m.SyncUnreplaced && !c.host.pg.primary {
+		t.Sync = nil
+	}
 	if t.Sync != nil {
 		ops = append(ops, replace(keySync, t.SyncIndex, *t.Sync, m.SyncIndexKept)...)
 	} else {
@@ -131,6 +134,10 @@ func (c inConsul) WriteAsLeader(limit time.Duration, session, key string, index 
 	if key == keyFailsafe && (c.host.w.mutant.ListForgotten || value == nil && c.host.w.mutant.DeletionIgnored) {
 		c.LeaseState.ListKnown(index+1, nil)
 		c.LeaseState.ListKnown(index, c.Snapshot.Failsafe.Value)
+	}
+	if r, is := value.(cluster.Route); is && c.host.w.mutant.OpenedAtOnce && r.State == cluster.RouteDown && c.host.pg.ready && c.host.pg.primary {
+		r.State = cluster.RouteOpen
+		value = r
 	}
 	c.transact(limit, leaderOps(session, key, index, value, key == keySync && c.host.w.mutant.SyncIndexKept), one(key, done))
 }
@@ -273,7 +280,7 @@ func (p toPeers) Failsafe(limit time.Duration, to ha.FailsafeMember, _ bool, req
 	m := &p.host.w.mutant
 	done = m.failsafe(p.agent, &request, done)
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
-		to.post(func() { answer(m.agreed(to.HearFailsafe(request))) })
+		to.post(func() { answer(m.hears(to, request)) })
 	}, heard(done))
 }
 
@@ -310,6 +317,36 @@ func (p toPeers) Detach(limit time.Duration, to cluster.Member, index uint64, do
 // detachLimit is how long a member may take to detach from the old leader (agent/api).
 const detachLimit = 500 * time.Millisecond
 
+func (p toPeers) Probe(limit time.Duration, to cluster.Member, done func(bool)) {
+	probe(p.agent, p.host.w.hostNamed(to.Name), limit, done)
+}
+
+func (p toPeers) Misses(limit time.Duration, to cluster.Member, index uint64, done func(bool, error)) {
+	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(bool)) {
+		to.post(func() { answer(to.HearMisses(index) || to.host.w.mutant.WitnessLies) })
+	}, func(misses, ok bool) {
+		if !ok {
+			done(false, errSilent)
+			return
+		}
+		done(misses, nil)
+	})
+}
+
+func (p toPeers) DetachFor(limit time.Duration, to cluster.Member, index uint64, attempt string, done func(error)) {
+	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
+		to.post(func() {
+			to.HearDetachFor(p.host.name, index, attempt, answer)
+		})
+	}, heard(done))
+}
+
+func (p toPeers) Succeed(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
+	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
+		to.post(func() { to.HearSucceed(index); answer(nil) })
+	}, heard(done))
+}
+
 func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(member.Seen, error)) {
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, serveObserve, func(seen member.Seen, ok bool) {
 		if !ok {
@@ -319,6 +356,7 @@ func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(membe
 		if p.host.w.mutant.VoterStays {
 			seen.Detached = 1 << 62
 		}
+		p.host.w.mutant.observed(p.agent, &seen)
 		done(seen, nil)
 	})
 }
@@ -382,8 +420,25 @@ func (a *agent) applyConfig(s cluster.Snapshot) {
 	}
 	before := a.Dynamic
 	a.Dynamic = dynamic
+	a.applyCommit()
 	if before.Pause != dynamic.Pause || before.TTL != dynamic.TTL {
 		a.LeaseState.BeatSoon()
 		a.ArmGuard()
 	}
+}
+
+// applyCommit makes another synchronous_commit take effect, when nobody may take over by it any more.
+func (a *agent) applyCommit() {
+	off := a.wantedCommit() == "off"
+	if pg := &a.host.pg; !off || !a.LeaseState.Consented() || a.host.w.mutant.ConsentKept {
+		pg.unsynchronous = off
+	}
+}
+
+// wantedCommit is synchronous_commit as it is configured.
+func (a *agent) wantedCommit() string {
+	if a.Dynamic.Postgres.Parameters["synchronous_commit"] == "off" {
+		return "off"
+	}
+	return "on"
 }

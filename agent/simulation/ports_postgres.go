@@ -43,7 +43,7 @@ func (p inPostgres) StartedAs() (bool, bool)   { return p.host.pg.primary, true 
 func (p inPostgres) Upstream() string          { return p.host.pg.aim }
 func (p inPostgres) ClonesWithoutLeader() bool { return false }
 func (p inPostgres) KeepsData() bool           { return p.host.w.schedule.KeepsClones }
-func (p inPostgres) SynchronousCommit() string { return "on" }
+func (p inPostgres) SynchronousCommit() string { return p.wantedCommit() }
 
 func (p inPostgres) PID() int {
 	if !p.Running() {

@@ -39,13 +39,21 @@ type postgres struct {
 	// what was copied.
 	checkpoint int64
 	clean      bool // it was shut down, and not started since
-	slots      []slot
-	oldest     int64 // its WAL goes back to there
+	// detachment is the note of an attempt at a takeover by quorum.
+	detachment *pg.Detachment
+	// messageAt is when the WAL receiver got something last, recovered where the last start as a primary has
+	// begun to accept commits.
+	messageAt instant
+	recovered int64
+	slots     []slot
+	oldest    int64 // its WAL goes back to there
 	// replayFrom and replayEnds: a standby that was just started replays what it has,
 	// while it answers already; it receives nothing before it has.
 	replayFrom              int64
 	replayBegan, replayEnds instant
 
+	// unsynchronous: synchronous_commit is off.
+	unsynchronous bool
 	// received: a WAL receiver has run in this life; trails is how much it has not replayed.
 	received bool
 	trails   int64
@@ -94,6 +102,14 @@ func (p *postgres) onDisk(do func()) {
 		return
 	}
 	do()
+}
+
+// commit is synchronous_commit.
+func (p *postgres) commit() string {
+	if p.unsynchronous {
+		return "off"
+	}
+	return "on"
 }
 
 // waits is synchronous_standby_names.
@@ -158,6 +174,7 @@ func (p *postgres) start(primary bool, upstream string, sync *waits, done func(e
 		p.halfWay(func() {
 			p.ready, p.served = true, true
 			if primary {
+				p.recovered = p.at.lsn
 				p.accept()
 			} else {
 				p.beginReplay()
@@ -289,7 +306,7 @@ func (p *postgres) ask(above int, done func(error)) {
 		}
 		old := p.at
 		p.at = position{branch: &branch{timeline: p.host.w.nextTimeline(old, above), parent: old.branch, fork: old.lsn}, lsn: old.lsn + 1}
-		p.primary, p.streaming, p.upstream, p.loss = true, false, "", nil
+		p.primary, p.streaming, p.upstream, p.loss, p.recovered = true, false, "", nil, 0
 		p.host.w.judge.promoted(p.host, old)
 		p.accept()
 		done(nil)
@@ -459,6 +476,10 @@ func (p *postgres) observe() pg.State {
 	at := p.replayed()
 	o.Accepting, o.InRecovery, o.Replaying, o.Timeline = true, !p.primary, p.replaying(), at.branch.timeline
 	o.SyncNames, o.Slots = p.waits.value(), p.observedSlots()
+	o.SynchronousCommit, o.Fsync, o.ServerVersion = p.commit(), true, 180000
+	if p.streaming && p.messageAt > 0 {
+		o.MessageAge = max(p.host.w.now-p.messageAt, 1)
+	}
 	if p.streaming {
 		o.ReplicationState = pg.Streaming
 	}
@@ -479,7 +500,7 @@ func (p *postgres) observe() pg.State {
 			sync = "sync"
 		}
 		o.Standbys = append(o.Standbys, pg.StandbyState{
-			ApplicationName: s.name, State: pg.Streaming, SyncState: sync,
+			ApplicationName: s.name, ClientAddr: s.name, State: pg.Streaming, SyncState: sync,
 			WriteLSN: s.pg.at.lsn, FlushLSN: s.pg.at.lsn, ReplayLSN: s.pg.behind(),
 		})
 	}

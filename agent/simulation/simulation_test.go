@@ -18,6 +18,7 @@ var (
 	simFirst   = flag.Uint64("sim.first", 1, "the seed of the first of them")
 	simTimings = flag.Uint64("sim.timings", 30, "how many seeds, each with other timings, a schedule is run with that is written by hand")
 	simMutant  = flag.String("sim.mutant", "", "the rule to switch off, a field of Mutant: how easily do random schedules notice?")
+	simQuorum  = flag.Bool("sim.quorum", false, "random schedules are run with takeover: quorum")
 	simSeed    = flag.Uint64("sim.seed", 0, "run the schedule of this seed alone, and tell everything that happens")
 )
 
@@ -26,7 +27,7 @@ var (
 func TestRandomSchedules(t *testing.T) {
 	o := Options{Mutant: mutantNamed(t, *simMutant)}
 	if *simSeed != 0 {
-		replay(t, Generate(*simSeed), o)
+		replay(t, generate(*simSeed), o)
 		return
 	}
 	seeds := *simSeeds
@@ -39,7 +40,7 @@ func TestRandomSchedules(t *testing.T) {
 	began := time.Now()
 	// Little lives long here, so the garbage can wait.
 	defer debug.SetGCPercent(debug.SetGCPercent(3000))
-	var next, takeovers, promotions, commits, failsafe atomic.Uint64
+	var next, byQuorum, takeovers, promotions, commits, failsafe atomic.Uint64
 	var workers sync.WaitGroup
 	var mu sync.Mutex
 	var failed []uint64
@@ -53,8 +54,9 @@ func TestRandomSchedules(t *testing.T) {
 				if i >= seeds || enough {
 					return
 				}
-				r := Run(Generate(*simFirst+i), o)
+				r := Run(generate(*simFirst+i), o)
 				takeovers.Add(uint64(r.Tally.Takeovers))
+				byQuorum.Add(uint64(r.Tally.ByQuorum))
 				promotions.Add(uint64(r.Tally.Promotions))
 				commits.Add(uint64(r.Tally.Commits))
 				failsafe.Add(uint64(r.Tally.Failsafe))
@@ -67,15 +69,23 @@ func TestRandomSchedules(t *testing.T) {
 		})
 	}
 	workers.Wait()
-	t.Logf("%d schedules in %s: %d takeovers, %d promotions, %d commits, %d failsafe rounds",
-		min(next.Load(), seeds), time.Since(began).Round(time.Millisecond), takeovers.Load(), promotions.Load(), commits.Load(), failsafe.Load())
+	t.Logf("%d schedules in %s: %d takeovers, %d by quorum, %d promotions, %d commits, %d failsafe rounds",
+		min(next.Load(), seeds), time.Since(began).Round(time.Millisecond), takeovers.Load(), byQuorum.Load(), promotions.Load(), commits.Load(), failsafe.Load())
 	for i, seed := range failed {
 		if i >= 3 {
 			t.Errorf("seed %d fails, too", seed)
 			continue
 		}
-		report(t, Generate(seed), o)
+		report(t, generate(seed), o)
 	}
+}
+
+// generate makes the random schedule of a seed, as the flags want it.
+func generate(seed uint64) Schedule {
+	if *simQuorum {
+		return ByQuorum(Generate(seed))
+	}
+	return Generate(seed)
 }
 
 // report shrinks a failing schedule and prints it.

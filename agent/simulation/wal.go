@@ -18,6 +18,8 @@ type branch struct {
 	// acked and promised are how far clients were told that their commits are safe:
 	// in any mode, and while the key sync vouched for them.
 	acked, promised int64
+	// shown is up to where clients were led to what a recovery has made visible.
+	shown int64
 }
 
 // position is a place in the WAL: everything up to lsn on the branch, and what is
@@ -109,6 +111,9 @@ func (p *postgres) receive() {
 		return
 	}
 	p.streaming, p.received = true, true
+	if p.lagging == 0 {
+		p.messageAt = w.now
+	}
 	switch {
 	case p.lagging > 0 || w.chance(0.2):
 	case p.at.branch == up.pg.at.branch && w.chance(0.1):
@@ -169,7 +174,7 @@ func (p *postgres) acknowledge() {
 
 // satisfied tells whether the standbys that commits wait for hold lsn.
 func (p *postgres) satisfied(lsn int64) bool {
-	if len(p.waits.names) == 0 {
+	if len(p.waits.names) == 0 || p.unsynchronous {
 		return true
 	}
 	need, have := len(p.waits.names), 0

@@ -112,9 +112,13 @@ type host struct {
 	unaware bool
 	// outlived: it led in pause, and a standby leads without which it acknowledges nothing.
 	outlived bool
-	held     []func()
-	strands  instant // since when it needs WAL that is gone, as the operator sees it
-	covered  instant // when it last reached a primary that has what was acknowledged
+	// overtaken: its lease was not over when another member took the lock by quorum. Until overtakenUntil its
+	// local commits may overlap with that one's.
+	overtaken      bool
+	overtakenUntil instant
+	held           []func()
+	strands        instant // since when it needs WAL that is gone, as the operator sees it
+	covered        instant // when it last reached a primary that has what was acknowledged
 
 	pg       postgres
 	goesBack int64 // by how much WAL a restore goes back

@@ -1,0 +1,74 @@
+package member
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+)
+
+// opening is a primary that was started with takeover by quorum, and nobody is led to yet.
+type opening struct {
+	since cluster.Instant
+	end   int64 // of its recovery; zero: it was not looked at since
+}
+
+// opener opens a primary that was started (design 5.30, rule 10). What was committed here and never acknowledged is
+// visible after a recovery: whoever leads next must have it.
+type opener struct {
+	*Shard
+	lead    *leadership
+	local   *Local
+	commits *commitWait
+}
+
+// started notes that the primary was started, in place of one that has ended.
+func (o *opener) started() {
+	if o.Dynamic.Takeover != cluster.TakeoverQuorum {
+		return
+	}
+	o.local.opening = &opening{since: o.Now()}
+	o.lead.LeaseState.BeatSoon()
+}
+
+// mind opens it after a beat that was sent since, and when enough standbys have flushed the end of
+// its recovery.
+func (o *opener) mind() {
+	waits, seen := o.local.opening, &o.local.PG.Observed
+	switch {
+	case waits == nil:
+		return
+	case o.Dynamic.Takeover != cluster.TakeoverQuorum || !o.local.PG.Running || !o.local.PG.Primary():
+		o.local.opening = nil
+		return
+	case !seen.Accepting || o.local.PG.ObservedAt <= waits.since:
+		return
+	}
+	if waits.end == 0 {
+		waits.end = seen.WriteLSN
+	}
+	if o.lead.LeaseState.Lease().Renewed <= waits.since || !o.flushed(waits.end) {
+		return
+	}
+	o.local.opening = nil
+	o.Log.Info().Msg("the primary that was started is led to: enough standbys have all that it has recovered")
+}
+
+// flushed reports whether a commit up to there would be acknowledged.
+func (o *opener) flushed(lsn int64) bool {
+	if o.commits.unsure() {
+		return false
+	}
+	names, num := o.commits.names, o.commits.any
+	if num == 0 {
+		num = len(names)
+	}
+	var have []string
+	for _, s := range o.local.PG.Observed.Standbys {
+		named := slices.Contains(names, "*") || slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, s.ApplicationName) })
+		if named && s.FlushLSN >= lsn && !slices.Contains(have, s.ApplicationName) {
+			have = append(have, s.ApplicationName)
+		}
+	}
+	return len(have) >= num
+}
