@@ -8,7 +8,6 @@ import (
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/ha"
-	"github.com/lictor-ha/lictor/agent/member"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
@@ -86,16 +85,11 @@ type Mutant struct {
 	SiteUnasked       bool // nobody asks the other site
 	PauseOfBefore     bool // what a member has said of an earlier pause counts for this one
 	RebuildUnanswered bool // data are made anew though the leader does not answer
-	LookedBefore      bool // in a takeover by quorum positions count that were looked at before the receiver ended
 	NoteLost          bool // the note that a member has detached is lost when its agent begins anew
-	EarlierAnswers    bool // answers to an earlier attempt count
 	QuorumShort       bool // one voter less than the key sync asks for is enough
 	ConsentKept       bool // what L consents by changes before a beat without consent is confirmed
 	DetachedForever   bool // a leader that goes on by all promises does not end the detachment
 	DetachedShort     bool // a promise to a leader ends it, whoever else has promised
-	AttemptKept       bool // a promise does not end the attempt
-	OpenedAtOnce      bool // a primary that was started is led to at once
-	SyncUnreplaced    bool // the takeover by quorum leaves the key sync
 	// a member says that it misses a leader that it hears; nothing is lost by it, only needless takeovers
 	WitnessLies bool
 }
@@ -291,11 +285,8 @@ func (m *Mutant) failsafe(a *agent, r *ha.FailsafeRequest, done func(error)) fun
 
 // hears changes what a member makes of that.
 func (m *Mutant) hears(to *agent, request ha.FailsafeRequest) error {
-	switch {
-	case m.DetachedForever:
+	if m.DetachedForever {
 		request.Agreed = ""
-	case m.AttemptKept && to.View().Takeover.Attempt != "":
-		return nil
 	}
 	err := m.agreed(to.HearFailsafe(request))
 	if err == nil && m.DetachedShort {
@@ -310,21 +301,6 @@ func (m *Mutant) agreed(err error) error {
 		return nil
 	}
 	return err
-}
-
-// observed changes what a candidate makes of an answer.
-func (m *Mutant) observed(a *agent, seen *member.Seen) {
-	if attempt := a.View().Takeover.Attempt; m.EarlierAnswers && len(seen.Attempts) > 0 {
-		seen.Attempts = []string{attempt}
-	}
-}
-
-// attempts changes for which attempts a member says that it has detached.
-func (m *Mutant) attempts(a *agent, detached []string) []string {
-	if m.LookedBefore && a.View().Detached > 0 {
-		return a.Attempts
-	}
-	return detached
 }
 
 // note changes which note is found.

@@ -87,9 +87,6 @@ func (c inConsul) TakeOver(limit time.Duration, t cluster.TakeOver, done func(cl
 		ops = append(ops, op{verb: deleteCAS, key: keyLeader, index: t.LeaderIndex})
 	}
 	ops = append(ops, op{verb: lock, key: keyLeader, session: t.Session, value: t.Name}, op{verb: set, key: keyStatus, value: m.said(&c.host.w.judge, t.Status)})
-	if m.SyncUnreplaced && !c.host.pg.primary {
-		t.Sync = nil
-	}
 	if t.Sync != nil {
 		ops = append(ops, replace(keySync, t.SyncIndex, *t.Sync, m.SyncIndexKept)...)
 	} else {
@@ -134,10 +131,6 @@ func (c inConsul) WriteAsLeader(limit time.Duration, session, key string, index 
 	if key == keyFailsafe && (c.host.w.mutant.ListForgotten || value == nil && c.host.w.mutant.DeletionIgnored) {
 		c.LeaseState.ListKnown(index+1, nil)
 		c.LeaseState.ListKnown(index, c.Snapshot.Failsafe.Value)
-	}
-	if r, is := value.(cluster.Route); is && c.host.w.mutant.OpenedAtOnce && r.State == cluster.RouteDown && c.host.pg.ready && c.host.pg.primary {
-		r.State = cluster.RouteOpen
-		value = r
 	}
 	c.transact(limit, leaderOps(session, key, index, value, key == keySync && c.host.w.mutant.SyncIndexKept), one(key, done))
 }
@@ -354,9 +347,8 @@ func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(membe
 			return
 		}
 		if p.host.w.mutant.VoterStays {
-			seen.Detached = 1 << 62
+			seen.Detached, seen.Attempts = 1<<62, []string{p.View().Takeover.Attempt}
 		}
-		p.host.w.mutant.observed(p.agent, &seen)
 		done(seen, nil)
 	})
 }
