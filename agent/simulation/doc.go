@@ -13,6 +13,7 @@
 //	logical.go                a logical slot, its copies and its reader
 //	remote.go                 a shard that is the standby of another one
 //	sites.go                  two sites that take turns
+//	takeover.go               a takeover by quorum
 //	patroni.go                a member that runs Patroni
 //	guard.go, watcher.go      the guard's process around fence.Deadline, and its parent
 //	ports.go, ports_postgres.go
