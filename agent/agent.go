@@ -12,6 +12,7 @@
 //	service_registrar.go the member's service in Consul's catalogue
 //	event_log.go what has happened, as the shard remembers it
 //	led.go       that this agent may have led with the PostgreSQL that runs
+//	probe.go     whether another member's host is there
 //	disk.go      whether the data directory can be written
 //	archive.go   whether WAL gets into the archive
 //	backups.go   what backups the shard has

@@ -13,7 +13,7 @@
 // Each part is a type of its own. It embeds the parts that it uses, and so knows no others:
 //
 //	records         what is noted down for the agent's later runs: records.go; loss.go: that
-//	                the data were replaced
+//	                the data were replaced; detachment.go: that it has detached from a leader
 //
 //	dataDirectory   the files of a PostgreSQL that does not run
 //	datadir.go      what is in the data directory, and the few ways to change that
