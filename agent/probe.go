@@ -22,7 +22,7 @@ const (
 	portAnswers
 )
 
-// isThere reports whether a member's host is there (design 5.30, rule 3): its agent or its PostgreSQL answers, or one
+// isThere reports whether a member's host is there (design 5.30): its agent or its PostgreSQL answers, or one
 // alone is refused. PostgreSQL is asked only when the agent does not portAnswers soon.
 func isThere(ctx context.Context, peers *api.Client, to cluster.Member) bool {
 	ctx, cancel := context.WithCancel(ctx)

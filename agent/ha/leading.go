@@ -83,8 +83,8 @@ func renew(v View) Decision {
 		return wait("the leader; waiting for a Consul session")
 	case !mine:
 		return do("the leader; its lock went with its session and is taken again", v.takeOver())
-	case !v.Now.Before(due), v.mustWithdraw():
-		return do(holds, Beat{Consent: v.consents()})
+	case !v.Now.Before(due), bid{v}.mustWithdraw():
+		return do(holds, Beat{Consent: bid{v}.consents()})
 	default:
 		return wait(holds).by(due)
 	}

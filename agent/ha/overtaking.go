@@ -57,7 +57,8 @@ type TakeoverView struct {
 //	                                 this member and Q other voters have
 //	                                   detached, none of them ahead           read Consul; take the lock
 //	                                 all have answered, and too few detached  end it
-func overtaking(v View) (Decision, bool) {
+func overtaking(view View) (Decision, bool) {
+	v := bid{view}
 	t := v.Takeover
 	if why := v.mayNotOvertake(); why != "" {
 		if t.Attempt == "" {
@@ -97,8 +98,11 @@ func overtaking(v View) (Decision, bool) {
 	return do(silent+problem, EndAttempt{Failed: true}).by(v.Now), true
 }
 
+// bid is what one member looks at when it would take over, or be taken over, by quorum.
+type bid struct{ View }
+
 // mayNotOvertake says why this member does not try to take over by quorum; empty: it may.
-func (v View) mayNotOvertake() string {
+func (v bid) mayNotOvertake() string {
 	b, pg := v.beat(), v.Postgres
 	switch {
 	case v.Config.Takeover != cluster.TakeoverQuorum || b == nil || !b.Consents() || b.Owner == v.Name:
@@ -136,7 +140,7 @@ func (v Shard) isVoterOf(owner string) bool {
 }
 
 // attemptNotBefore is when an attempt may begin.
-func (v View) attemptNotBefore() cluster.Instant {
+func (v bid) attemptNotBefore() cluster.Instant {
 	t := max(v.Takeover.NotBefore, v.Lease.NotBefore)
 	if !v.OvertookAt.IsZero() {
 		t = max(t, v.OvertookAt.Add(attemptRests*v.Config.TTL))
@@ -146,7 +150,7 @@ func (v View) attemptNotBefore() cluster.Instant {
 
 // attemptProblem says why the members that have detached are not enough; empty: they are. better is one of
 // them that has more WAL than this member, and could lead.
-func (v View) attemptProblem() (problem, better string) {
+func (v bid) attemptProblem() (problem, better string) {
 	key, seen, further := v.Cluster.Sync.Value, 0, ""
 	voters := key.Standbys()
 	for i, p := range v.Takeover.Answers {
@@ -176,7 +180,7 @@ func (v View) attemptProblem() (problem, better string) {
 }
 
 // overtake is the takeover by quorum. Nobody but this member leads next.
-func (v View) overtake() TakeOver {
+func (v bid) overtake() TakeOver {
 	t := v.takeOver()
 	alone := cluster.NewSync(v.Name, nil)
 	t.Sync, t.ByQuorum = &alone, true
@@ -185,7 +189,7 @@ func (v View) overtake() TakeOver {
 
 // MayDetachFor says why this member cannot detach for an attempt at a takeover by quorum of the
 // status at index. free is since when it has not been detached.
-func (v View) MayDetachFor(index uint64, attempt string, free cluster.Instant) error {
+func MayDetachFor(v View, index uint64, attempt string, free cluster.Instant) error {
 	if err := v.MayDetach(index); err != nil {
 		return err
 	}
@@ -211,7 +215,7 @@ func (v View) MayDetachFor(index uint64, attempt string, free cluster.Instant) e
 }
 
 // Misses reports whether this member can witness that the leader of the status at index is silent.
-func (v View) Misses(index uint64) bool {
+func Misses(v View, index uint64) bool {
 	b := v.beat()
 	return index > 0 && v.Cluster.Status.ModifyIndex >= index && b != nil && b.Owner != v.Name && v.promised() == nil &&
 		v.Now.Sub(v.Takeover.Heard) >= v.Config.SuspectAfter
@@ -219,7 +223,7 @@ func (v View) Misses(index uint64) bool {
 
 // consents reports whether this leader may be replaced by its standbys before its lease is over. What
 // PostgreSQL shows counts.
-func (v View) consents() bool {
+func (v bid) consents() bool {
 	pg, key := v.Postgres, v.Cluster.Sync
 	voters := key.Value.Standbys()
 	switch {
@@ -261,7 +265,7 @@ func (v View) consents() bool {
 func waitsForFlush(commit string) bool { return commit == "on" || commit == "remote_apply" }
 
 // mustWithdraw reports whether a beat is due at once that does not consent any more.
-func (v View) mustWithdraw() bool { return v.Lease.Consented && !v.consents() }
+func (v bid) mustWithdraw() bool { return v.Lease.Consented && !v.consents() }
 
 // BeginConsent notes that a beat is about to be sent that consents to a takeover by quorum, or not.
 func (t *LeaseState) BeginConsent(consent bool) { t.consented = t.consented || consent }

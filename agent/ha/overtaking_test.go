@@ -110,11 +110,11 @@ func TestMayDetachFor(t *testing.T) {
 		{"has already", view(may, func(v *View) { v.Detached = 45 }), 45, now.Add(-time.Second), true},
 		{"just after a takeover", view(may, func(v *View) { v.OvertookAt = now.Add(1 - 3*ttl) }), 45, 0, false},
 	} {
-		if err := tt.view.MayDetachFor(tt.index, "one", tt.free); (err == nil) != tt.want {
+		if err := MayDetachFor(tt.view, tt.index, "one", tt.free); (err == nil) != tt.want {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
-	if v := view(may); !v.Misses(45) || v.Misses(46) || v.Misses(0) {
+	if v := view(may); !Misses(v, 45) || Misses(v, 46) || Misses(v, 0) {
 		t.Error("who has not seen a status is no witness")
 	}
 }
@@ -132,7 +132,7 @@ func TestConsent(t *testing.T) {
 		v.Postgres.SyncNames, v.Postgres.SyncAny = []string{"b", "c"}, 1
 		v.Postgres.Standbys = []Standby{{Name: "b", Streaming: true}, {Name: "c", Streaming: true}}
 	}
-	if v := view(consents); !v.consents() {
+	if v := view(consents); !(bid{v}).consents() {
 		t.Fatal("it does not consent")
 	}
 	for name, change := range map[string]func(*View){
@@ -155,10 +155,10 @@ func TestConsent(t *testing.T) {
 		"waits for too few":  func(v *View) { v.Postgres.SyncAny, v.Cluster.Sync.Value.Quorum = 1, 0 },
 	} {
 		v := view(consents, change)
-		if v.consents() {
+		if (bid{v}).consents() {
 			t.Errorf("%s: it consents", name)
 		}
-		if v.Lease.Consented = true; !v.mustWithdraw() {
+		if v.Lease.Consented = true; !(bid{v}).mustWithdraw() {
 			t.Errorf("%s: what it said is not taken back at once", name)
 		}
 	}

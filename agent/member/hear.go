@@ -91,9 +91,12 @@ func (m *Member) detach(candidate string, index uint64, unread error) error {
 	return nil
 }
 
+// Overtaking is a member as others ask it for its part in a takeover by quorum.
+type Overtaking struct{ *Member }
+
 // HearDetachFor is asked to detach for an attempt at a takeover by quorum. done hears when this member
 // has, and has noted it durably.
-func (m *Member) HearDetachFor(candidate string, index uint64, attempt string, done func(error)) {
+func (m Overtaking) HearDetachFor(candidate string, index uint64, attempt string, done func(error)) {
 	m.confirm(index, func(unread error) {
 		if _, known := m.Snapshot.Member(candidate); !known || candidate == m.Name {
 			done(refused("%q is not another member of this shard", candidate))
@@ -103,7 +106,7 @@ func (m *Member) HearDetachFor(candidate string, index uint64, attempt string, d
 			done(refused("Consul does not answer: %v", unread))
 			return
 		}
-		if err := m.View().MayDetachFor(index, attempt, m.overtaker.free); err != nil {
+		if err := ha.MayDetachFor(m.View(), index, attempt, m.overtaker.free); err != nil {
 			done(err)
 			return
 		}
@@ -112,14 +115,14 @@ func (m *Member) HearDetachFor(candidate string, index uint64, attempt string, d
 }
 
 // HearMisses is asked whether this member misses the leader of the status at index.
-func (m *Member) HearMisses(index uint64) bool { return m.View().Misses(index) }
+func (m Overtaking) HearMisses(index uint64) bool { return ha.Misses(m.View(), index) }
 
 // HearSucceed hears from a candidate that this member is ahead of it.
-func (m *Member) HearSucceed(index uint64) { m.overtaker.succeed(index) }
+func (m Overtaking) HearSucceed(index uint64) { m.overtaker.succeed(index) }
 
 // DetachedFor are the attempts for which this member has detached, if its PostgreSQL was looked
 // at since.
-func (m *Member) DetachedFor() []string {
+func (m Overtaking) DetachedFor() []string {
 	if _, observed := m.Detaching(); observed == 0 || m.Detached != m.overtaker.noted.Status {
 		return nil
 	}

@@ -13,7 +13,7 @@ type opening struct {
 	end   int64 // of its recovery; zero: it was not looked at since
 }
 
-// opener opens a primary that was started (design 5.30, rule 10). What was committed here and never acknowledged is
+// opener opens a primary that was started (design 5.30). What was committed here and never acknowledged is
 // visible after a recovery: whoever leads next must have it.
 type opener struct {
 	*Shard

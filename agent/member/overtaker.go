@@ -345,7 +345,7 @@ func startRace(version int) bool {
 }
 
 // foreign reports whether a standby's connection comes from another address than the member's of that name.
-func (m *Member) foreign(s pg.StandbyState) bool {
+func foreign(m *Member, s pg.StandbyState) bool {
 	for _, other := range m.Snapshot.Members {
 		if other.OK() && strings.EqualFold(other.Value.Name, s.ApplicationName) {
 			return s.ClientAddr == "" || s.ClientAddr != hostOf(other.Value)

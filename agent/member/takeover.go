@@ -10,9 +10,10 @@ import (
 
 // takeOver takes the lock in one transaction, which registers the shard as well if
 // this member has made it.
-func (m *Member) takeOver(t ha.TakeOver, register bool) { m.sendTakeOver(t, register, false) }
+func (m *Member) takeOver(t ha.TakeOver, register bool) { sendTakeOver(m, t, register, false) }
 
-func (m *Member) sendTakeOver(t ha.TakeOver, register, again bool) {
+// sendTakeOver is takeOver; again: once more, as the route had moved.
+func sendTakeOver(m *Member, t ha.TakeOver, register, again bool) {
 	if m.Session == "" || m.LeaseState.Writing() {
 		return
 	}
@@ -52,7 +53,7 @@ func (m *Member) sendTakeOver(t ha.TakeOver, register, again bool) {
 	m.whenTold(t0, ttl, m.Dynamic.RetryTimeout, func(left time.Duration) {
 		m.Consul.TakeOver(left, request, func(written cluster.Indexes, err error) {
 			if t.ByQuorum && !again && errors.Is(err, cluster.ErrConflict) {
-				m.unlessTheRoute(t, request, func() { failed(err) })
+				unlessTheRoute(m, t, request, func() { failed(err) })
 				return
 			}
 			if err != nil {
@@ -69,7 +70,7 @@ func (m *Member) sendTakeOver(t ha.TakeOver, register, again bool) {
 }
 
 // unlessTheRoute sends a takeover by quorum that was refused once more, if nothing but the route had moved.
-func (m *Member) unlessTheRoute(t ha.TakeOver, refused cluster.TakeOver, otherwise func()) {
+func unlessTheRoute(m *Member, t ha.TakeOver, refused cluster.TakeOver, otherwise func()) {
 	m.Consul.Read(confirmLimit, func(s cluster.Snapshot, err error) {
 		if err != nil || s.Status.ModifyIndex != refused.StatusIndex || s.Sync.ModifyIndex != refused.SyncIndex || s.Failsafe.ModifyIndex != refused.FailsafeIndex ||
 			s.Leader.ModifyIndex != refused.LeaderIndex || s.Route.ModifyIndex == refused.RouteIndex || !m.Accept(s, true) {
@@ -77,7 +78,7 @@ func (m *Member) unlessTheRoute(t ha.TakeOver, refused cluster.TakeOver, otherwi
 			return
 		}
 		m.LeaseState.WriteFailed(ha.NoEffect, m.Now(), m.Dynamic.BeatInterval())
-		m.sendTakeOver(t, false, true)
+		sendTakeOver(m, t, false, true)
 		if !m.LeaseState.Writing() {
 			otherwise()
 		}

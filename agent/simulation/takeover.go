@@ -125,7 +125,7 @@ func (j *judge) overtakes(h *host, ops []op) {
 // its successor's.
 func (h *host) overlaps() bool { return h.overtaken && h.w.now < h.overtakenUntil }
 
-// hasWhatWasShown is rule 10: who takes over by quorum has what clients were led to after a recovery.
+// hasWhatWasShown (design 5.30): who takes over by quorum has what clients were led to after a recovery.
 func (j *judge) hasWhatWasShown(h *host, from position) {
 	for _, b := range j.shown {
 		if has := from.upTo(b); has < b.shown {
@@ -160,3 +160,6 @@ func ByQuorum(s Schedule) Schedule {
 	slices.SortStableFunc(s.Events, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
 	return s
 }
+
+// overtaking is a member as others ask it for its part in a takeover by quorum.
+func overtaking(a *agent) member.Overtaking { return member.Overtaking{Member: a.Member} }
