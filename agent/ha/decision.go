@@ -211,12 +211,14 @@ func (b Beat) String() string {
 	}
 	return "beat"
 }
+
 func (t TakeOver) String() string {
 	if t.ByQuorum {
 		return fmt.Sprintf("take over by quorum (status at %d)", t.Status)
 	}
 	return fmt.Sprintf("take over (status at %d)", t.Status)
 }
+
 func (a BeginAttempt) String() string {
 	return fmt.Sprintf("begin to take over by quorum (status at %d)", a.Index)
 }
@@ -227,6 +229,7 @@ func (e EndAttempt) String() string {
 	}
 	return "end the attempt to take over"
 }
+
 func (r Release) String() string {
 	if r.Successor == "" {
 		return "release the lease"

@@ -40,7 +40,24 @@ func (m *Member) Restart(done func(error)) {
 		done(err)
 		return
 	}
-	start, ended := m.startAgain()
+	var start step
+	var ended func(error)
+	if m.PG.Primary() {
+		// One that runs waits already for whom it is to wait for: its file says so.
+		var anew ha.StartPrimary
+		if !m.PG.Running {
+			anew, _ = ha.PrimaryStart(m.View()) // MayRestart has heard what is to come before
+		}
+		start, ended = m.primaryStart(anew.Sync), func(error) { m.restInPause() }
+	} else {
+		upstream, as := m.Upstream, StartAs{}
+		if up, err := m.upstreamOf(upstream); err == nil {
+			as.Upstream = &up
+		} else {
+			upstream = "" // its key has gone; whoever leads next is followed then
+		}
+		start, ended = m.start(as), m.nowFollows(upstream)
+	}
 	// Standbys get the rest of the WAL when it is back.
 	restart := inOrder(m.beforeStop(m.ScriptLimit), m.orderly(m.stopWithin(), true), start)
 	m.startTask(ha.TaskRestart, func(w *Work, next func(error)) {
@@ -49,25 +66,6 @@ func (m *Member) Restart(done func(error)) {
 			next(err)
 		})
 	}, ended)
-}
-
-// startAgain is the start of a restart, in the role that PostgreSQL has, and what ends it.
-func (m *Member) startAgain() (start step, ended func(error)) {
-	if !m.PG.Primary() {
-		upstream, as := m.Upstream, StartAs{}
-		if up, err := m.upstreamOf(upstream); err == nil {
-			as.Upstream = &up
-		} else {
-			upstream = "" // its key has gone; whoever leads next is followed then
-		}
-		return m.start(as), m.nowFollows(upstream)
-	}
-	// One that runs waits already for whom it is to wait for: its file says so.
-	var anew ha.StartPrimary
-	if !m.PG.Running {
-		anew, _ = ha.PrimaryStart(m.View()) // MayRestart has heard what is to come before
-	}
-	return m.primaryStart(anew.Sync), func(error) { m.restInPause() }
 }
 
 // restartReplica restarts a replica whose replay goes on only after that. A synchronous
