@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -19,19 +20,17 @@ import (
 
 // What one shard's keys say is read up to a limit, which is that request's own error, and no address's.
 func TestLimited(t *testing.T) {
-	sent := 0
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	var answer strings.Builder
+	answer.WriteString("[")
+	value := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", 30000)))
+	for i := range 100 {
+		fmt.Fprintf(&answer, `{"Key": "service/s1/%d", "Value": %q},`, i, value)
+	}
+	answer.WriteString(`{"Key": "service/s1/last", "Value": ""}]`)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Consul-Index", "1")
 		w.Header().Set("X-Consul-KnownLeader", "true")
-		fmt.Fprint(w, "[")
-		sent = 0
-		for i, value := 0, base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", 30000))); i < 1000; i++ {
-			n, err := fmt.Fprintf(w, `{"Key": "service/s1/%d", "Value": %q},`, i, value)
-			if sent += n; err != nil {
-				return
-			}
-		}
-		fmt.Fprint(w, `{"Key": "service/s1/last", "Value": ""}]`)
+		_, _ = io.WriteString(w, answer.String())
 	}))
 	defer server.Close()
 	clients, err := NewClients(config.Config{Consul: settings.Consul{Hosts: []string{server.URL}}})
@@ -44,11 +43,14 @@ func TestLimited(t *testing.T) {
 		t.Errorf("%d pairs, %v", n, err)
 	}
 	for _, ctx := range []context.Context{t.Context(), Limited(t.Context(), 64<<20)} {
-		if n, err := list(ctx); err != nil || n != 1001 {
+		if n, err := list(ctx); err != nil || n != 101 {
 			t.Errorf("%d pairs, %v", n, err)
 		}
 	}
-	if n, err := list(Limited(t.Context(), int64(sent+len(`[{"Key": "service/s1/last", "Value": ""}]`)))); err != nil || n != 1001 {
+	if n, err := list(Limited(t.Context(), int64(answer.Len()))); err != nil || n != 101 {
 		t.Errorf("an answer of just that length: %d pairs, %v", n, err)
+	}
+	if n, err := list(Limited(t.Context(), int64(answer.Len())-1)); !errors.Is(err, ErrTooLong) {
+		t.Errorf("an answer of one byte more: %d pairs, %v", n, err)
 	}
 }
