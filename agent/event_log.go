@@ -54,6 +54,9 @@ const (
 // it.
 func (j *eventLog) record(reason string, configIndex uint64, watchersLost int, archiveTrouble, backupTrouble string) {
 	now, m := j.clock(), j.m
+	if m.Read.IsZero() {
+		return // what Consul shows first is nothing new
+	}
 	leader := m.Snapshot.LeaderName()
 	standby := m.Dynamic.StandbyCluster.On() // its leader serves without being a primary
 	v := events.View{

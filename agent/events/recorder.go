@@ -109,8 +109,7 @@ const changeLimit = time.Minute
 // Observe takes in what is so now.
 func (r *Recorder) Observe(v View) {
 	if !r.began {
-		r.began, r.last = true, v
-		r.last.Leads = false
+		r.began, r.last = true, v // an agent that was restarted may lead on: that is no change of leader
 	}
 	switch {
 	case v.Leads && !r.last.Leads:

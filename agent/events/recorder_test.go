@@ -72,6 +72,13 @@ func TestRecorder(t *testing.T) {
 			}},
 		},
 		{
+			name: "an agent that was restarted leads on",
+			views: []View{
+				at(0, leads(func(v *View) { routed(v); v.Made = map[string]string{"c": "2026 by basebackup"} })),
+				at(1000, leads(routed)),
+			},
+		},
+		{
 			name: "an operator overrides the lease",
 			views: []View{
 				at(0, same0), at(1000, gone),
