@@ -50,9 +50,9 @@ type Mutant struct {
 	// reading. agent/ha TestTakeOverNeedsEachIndex and agent/consul's tests of the transaction
 	// notice.
 	FailsafeUnchecked bool
-	// a member agrees to a failsafe round while a takeover of its own is under way; survives: the
-	// takeover was sent after the leader's lease was over by a clock with a margin, and to make
-	// that longer the leader needs this member's word before. The tables of agent/ha notice.
+	// a member agrees to a failsafe round while a takeover of its own is under way. Only one by
+	// quorum is hurt by that: another was sent after the leader's lease was over by a clock with a
+	// margin, and to make that longer the leader needs this member's word before.
 	InFlightAgreed   bool
 	PromiseDriftless bool // a promise ends without the margin for the drift of two clocks
 	LongestAsked     bool // a failsafe round asks for the ttl that is configured, not for the shortest lease in Consul
