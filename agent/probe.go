@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,12 +24,14 @@ const (
 )
 
 // isThere reports whether a member's host is there (design 5.30): its agent or its PostgreSQL answers, or one
-// alone is refused. PostgreSQL is asked only when the agent does not portAnswers soon.
+// alone is refused. PostgreSQL is asked only when the agent does not answer soon.
 func isThere(ctx context.Context, peers *api.Client, to cluster.Member) bool {
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	replies := make(chan reply, 2) // so that neither question waits for a reader
-	go func() { replies <- replyOf(peers.Knock(ctx, api.PeerOf(to))) }()
+	asking.Go(func() { replies <- replyOf(peers.Knock(ctx, api.PeerOf(to))) })
 	soon := time.NewTimer(0)
 	defer soon.Stop()
 	if until, limited := ctx.Deadline(); limited {
@@ -46,7 +49,7 @@ func isThere(ctx context.Context, peers *api.Client, to cluster.Member) bool {
 		}
 		if !asked {
 			asked = true
-			go func() { replies <- replyOf(knockPostgres(ctx, to)) }()
+			asking.Go(func() { replies <- replyOf(knockPostgres(ctx, to)) })
 		}
 	}
 	return (got[0] == portRefuses) != (got[1] == portRefuses)
@@ -75,11 +78,7 @@ func knockPostgres(ctx context.Context, to cluster.Member) error {
 		return err
 	}
 	defer conn.Close()
-	if until, limited := ctx.Deadline(); limited {
-		if err := conn.SetDeadline(until); err != nil {
-			return err
-		}
-	}
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	if _, err := conn.Write([]byte{0, 0, 0, 8, 4, 210, 22, 47}); err != nil {
 		return err
 	}
