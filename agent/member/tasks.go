@@ -146,9 +146,6 @@ func (m *Member) startPrimary(waits *ha.SetSync) {
 	m.startTask(ha.TaskStart, m.primaryStart(waits), func(err error) {
 		m.restInPause()
 		m.nowFollows("")(err)
-		if err == nil {
-			m.opener.started()
-		}
 	})
 }
 
@@ -179,7 +176,11 @@ func (m *Member) primaryStart(waits *ha.SetSync) step {
 		}
 		m.Watchdog.Activate(w, m.LeaseState.Until(), m.Dynamic.TTL, m.FenceMargins(), because(next, "no primary is started"))
 	}
-	return inOrder(may, m.awakenGuard, arm, protect, m.start(StartAs{Primary: true, Sync: waits}))
+	opens := func(_ *Work, next func(error)) {
+		m.opener.started()
+		next(nil)
+	}
+	return inOrder(may, m.awakenGuard, arm, protect, m.start(StartAs{Primary: true, Sync: waits}), opens)
 }
 
 // because says with an error what does not happen for it.
