@@ -6,6 +6,12 @@ import "testing"
 func survived(t *testing.T, s Schedule) {
 	t.Helper()
 	t.Parallel()
+	survives(t, s)
+}
+
+// survives runs a schedule with -sim.timings seeds.
+func survives(t *testing.T, s Schedule) {
+	t.Helper()
 	for seed := uint64(1); seed <= *simTimings; seed++ {
 		s.Seed = seed
 		if v := Run(s, Options{}).Violation; v != nil {

@@ -14,9 +14,9 @@ import (
 )
 
 var (
-	simSeeds   = flag.Uint64("sim.seeds", 0, "how many random schedules to run; 0: 250, or 100 with the race detector or -short")
+	simSeeds   = flag.Uint64("sim.seeds", 0, "how many random schedules to run; 0: 150, or 60 with the race detector or -short")
 	simFirst   = flag.Uint64("sim.first", 1, "the seed of the first of them")
-	simTimings = flag.Uint64("sim.timings", 30, "how many seeds, each with other timings, a schedule is run with that is written by hand")
+	simTimings = flag.Uint64("sim.timings", 10, "how many seeds, each with other timings, a schedule is run with that is written by hand")
 	simMutant  = flag.String("sim.mutant", "", "the rule to switch off, a field of Mutant: how easily do random schedules notice?")
 	simQuorum  = flag.Bool("sim.quorum", false, "random schedules are run with takeover: quorum")
 	simSeed    = flag.Uint64("sim.seed", 0, "run the schedule of this seed alone, and tell everything that happens")
@@ -32,9 +32,9 @@ func TestRandomSchedules(t *testing.T) {
 	}
 	seeds := *simSeeds
 	if seeds == 0 {
-		seeds = 250
+		seeds = 150
 		if raceEnabled || testing.Short() {
-			seeds = 100
+			seeds = 60
 		}
 	}
 	began := time.Now()

@@ -105,7 +105,7 @@ func (s *Suite) run(ctx context.Context, number int, pkg string) (by string, err
 		return "", nil
 	case pkg == simulator:
 		limit = simulatorLimit
-		args = append(args, "-test.short", "-sim.seeds", strconv.Itoa(s.Seeds))
+		args = append(args, "-test.short", "-sim.seeds", strconv.Itoa(s.Seeds), "-sim.timings", "30")
 	case number > 0 && !strings.HasSuffix(s.Mutants[number-1].File, "/sync.go"):
 		// They try all that sync.go's rules can meet, and take most of the time.
 		args = append(args, "-test.skip", "^TestSynchronous(NeverPromisesTooMuch|Settles)$")
