@@ -69,14 +69,16 @@ test-unit: ## tests of single packages with the race detector, without other pro
 		wait $$simulator || failed=1; \
 		[ -z "$$failed" ]
 
-# Guards and whole bouncers with the race detector, then the rest without. Two packages
-# at a time, the longest first: they build whole clusters, and mostly wait
+# Guards and whole bouncers with the race detector, beside the rest without it. Two packages
+# at a time of each, the longest first: they build whole clusters, and mostly wait
 # for what happens there. None of them says anything about how fast that is.
 .PHONY: test-e2e
 test-e2e: build ## tests with real Consul, PostgreSQL, PgBouncer and HAProxy
-	@$(PROGRAMS) && $(SCRATCH) && \
-		$(GO) test -race -timeout 15m ./bouncer/... ./agent/fence && \
-		$(GO) test -p 2 -timeout $(E2E_TIMEOUT) ./e2e ./agent/postgres $$($(GO) list ./e2e/... | grep -v '/e2e$$\|/e2e/vm\(/\|$$\)')
+	@$(PROGRAMS) && $(SCRATCH) && packages=$$($(GO) list ./e2e/... | grep -v '/e2e$$\|/e2e/vm\(/\|$$\)') && failed=; \
+		$(GO) test -race -timeout 15m ./bouncer/... ./agent/fence & race=$$!; \
+		$(GO) test -p 2 -timeout $(E2E_TIMEOUT) ./e2e ./agent/postgres $$packages || failed=1; \
+		wait $$race || failed=1; \
+		[ -z "$$failed" ]
 
 .PHONY: test-watchdog
 test-watchdog: build ## the watchdog in virtual machines: softdog and i6300esb, a real agent and PostgreSQL
