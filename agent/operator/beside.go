@@ -64,6 +64,8 @@ func (b beside) edits(cfg config.Config) ([]edit, error) {
 		list = append(list, edit{"consul.token_file", token})
 	}
 	for _, path := range []string{
+		"postgresql.config_dir", "log.dir", // the living shard's agent writes there
+		"postgresql.parameters.external_pid_file", "postgresql.parameters.stats_temp_directory",
 		"postgresql.proxy_address", "postgresql.pgpass",
 		"postgresql.create_replica_methods", "postgresql.recovery_conf", // they read the other shard's stanza
 		"postgresql.parameters.archive_command", "postgresql.parameters.archive_library", "postgresql.parameters.archive_cleanup_command",
@@ -87,8 +89,9 @@ func (b beside) token(cfg config.Config) string {
 // dynamicBeside is the dynamic configuration of a shard, as one that was restored beside it begins.
 func dynamicBeside(dynamic map[string]any) map[string]any {
 	d := cluster.MergePatch(nil, dynamic)
-	// One member alone has no standby to wait for, and slots are not in a backup.
-	for _, name := range []string{"pause", "synchronous_mode", "synchronous_mode_strict", "synchronous_node_count", "slots", "standby_cluster"} {
+	// One member alone has no standby to wait for, slots are not in a backup, and the other site's
+	// primary has no word in it.
+	for _, name := range []string{"pause", "synchronous_mode", "synchronous_mode_strict", "synchronous_node_count", "slots", "standby_cluster", "other_site"} {
 		delete(d, name)
 	}
 	postgres, _ := d["postgresql"].(map[string]any)
@@ -104,7 +107,7 @@ func dynamicBeside(dynamic map[string]any) map[string]any {
 		parameters = map[string]any{}
 	}
 	postgres["parameters"] = parameters
-	for _, name := range []string{"archive_command", "archive_library", "archive_cleanup_command", "restore_command"} {
+	for _, name := range []string{"archive_command", "archive_library", "archive_cleanup_command", "restore_command", "external_pid_file", "stats_temp_directory"} {
 		delete(parameters, name)
 	}
 	parameters["archive_mode"] = "off"

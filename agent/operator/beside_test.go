@@ -26,10 +26,11 @@ bootstrap:
 postgresql:
   listen: 127.0.0.1:5432
   data_dir: /srv/orders
+  config_dir: /etc/orders
   authentication:
     superuser: {username: postgres, password: 0123}  # as text
     replication: {username: replicator, password: secret}
-  parameters: {archive_mode: "on", archive_command: push, work_mem: 8MB}
+  parameters: {archive_mode: "on", archive_command: push, work_mem: 8MB, external_pid_file: /run/orders.pid}
   create_replica_methods: [pgbackrest, basebackup]
   pgbackrest: {command: restore, keep_data: true}
   recovery_conf: {restore_command: get}
@@ -38,6 +39,7 @@ postgresql:
 watchdog: {mode: required}
 tags: {nofailover: true}
 lictor: {backup: {stanza: orders}}
+log: {dir: /var/log}
 `
 
 // The new shard's file is the member's, without what would reach for the living shard; what
@@ -59,8 +61,8 @@ func TestFileOfAShardBeside(t *testing.T) {
 	}
 	plan := beside{Scope: "monday", DataDir: "/srv/monday", PostgresPort: "5433", APIPort: "8009", Bootstrap: map[string]any{
 		"method": "pgbackrest", "pgbackrest": map[string]any{"command": "restore it", "no_params": true, "keep_existing_recovery_conf": true},
-		"dcs": dynamicBeside(map[string]any{"ttl": 5, "pause": true, "synchronous_mode": "strict", "postgresql": map[string]any{
-			"parameters": map[string]any{"archive_mode": "on", "archive_command": "push", "max_connections": 7}, "recovery_conf": map[string]any{"restore_command": "get"},
+		"dcs": dynamicBeside(map[string]any{"ttl": 5, "pause": true, "synchronous_mode": "strict", "other_site": map[string]any{"host": "b"}, "postgresql": map[string]any{
+			"parameters": map[string]any{"archive_mode": "on", "archive_command": "push", "max_connections": 7, "stats_temp_directory": "/run/orders"}, "recovery_conf": map[string]any{"restore_command": "get"},
 		}}),
 	}}
 	content, err := site.besideFile(cfg, plan)
@@ -85,6 +87,9 @@ func TestFileOfAShardBeside(t *testing.T) {
 	if made.Postgres.PrePromote != "" || made.Watchdog.Mode != "off" || len(made.Tags) > 0 || made.Postgres.Parameters["work_mem"] != "8MB" || len(made.Bootstrap.InitDB) > 0 {
 		t.Errorf("%s", made)
 	}
+	if made.Postgres.ConfigDir != "" || made.Log.Dir != "" || made.Postgres.Parameters["external_pid_file"] != nil {
+		t.Errorf("the new agent writes where the living shard's does: %s", made)
+	}
 	if text := string(content); !strings.Contains(text, "# as text") || !strings.HasPrefix(text, "# orders restored as monday") {
 		t.Errorf("comments are gone:\n%s", text)
 	}
@@ -102,9 +107,11 @@ func TestFileOfAShardBeside(t *testing.T) {
 		t.Errorf("a file that is there: %v", err)
 	}
 	o.File = filepath.Join(dir, "other.yml")
-	o.Environ = []string{"LICTOR_SCOPE=orders"}
-	if err := site.install(o, cfg, plan, content); ExitCode(err) != ExitRefused || !strings.Contains(err.Error(), "scope: the environment sets it") {
-		t.Errorf("the environment: %v", err)
+	for key, variable := range map[string]string{"scope": "LICTOR_SCOPE=orders", "postgresql.config_dir": "LICTOR_POSTGRESQL_CONFIG_DIR=/etc/orders"} {
+		o.Environ = []string{variable}
+		if err := site.install(o, cfg, plan, content); ExitCode(err) != ExitRefused || !strings.Contains(err.Error(), key+": the environment sets it") {
+			t.Errorf("the environment: %v", err)
+		}
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) != 2 {
 		t.Errorf("there are %v, %v", left, err)

@@ -533,6 +533,8 @@ func (s *Site) install(o RestoreOptions, cfg config.Config, plan beside, content
 	for what, differs := range map[string]bool{
 		"scope":                                   made.Scope != plan.Scope,
 		"postgresql.data_dir":                     made.Postgres.DataDir != plan.DataDir,
+		"postgresql.config_dir":                   made.Postgres.ConfigDir != "",
+		"log.dir":                                 made.Log.Dir != "",
 		"postgresql.listen":                       !strings.HasSuffix(made.Postgres.Listen, ":"+plan.PostgresPort),
 		"restapi.listen":                          !strings.HasSuffix(made.RestAPI.Listen, ":"+plan.APIPort),
 		"lictor.backup":                           made.Lictor.Backup.Stanza != "",
