@@ -42,3 +42,22 @@ func TestOnlyAgent(t *testing.T) {
 		t.Error("two agents for a data directory that is not there yet")
 	}
 }
+
+// Two members whose data directories are their own would still write one postgresql.conf.
+func TestOnlyAgentOfAConfigDir(t *testing.T) {
+	dir := t.TempDir()
+	testkit.Must(t, os.MkdirAll(filepath.Join(dir, "etc", "main"), 0o700))
+	only := func(data, conf string) error {
+		release, err := onlyAgent(config.Config{Postgres: config.Postgres{DataDir: filepath.Join(dir, data), ConfigDir: filepath.Join(dir, conf)}}, osuser.User{})
+		if err == nil {
+			t.Cleanup(release)
+		}
+		return err
+	}
+	testkit.Must(t, only("a", "etc/main"))
+	if err := only("b", "etc/../etc/main"); err == nil || !strings.Contains(err.Error(), "another agent runs for the postgresql.config_dir") {
+		t.Errorf("a second one: %v", err)
+	}
+	testkit.Must(t, only("b", "etc")) // what was refused holds no lock
+	testkit.Must(t, only("c", "none"))
+}
