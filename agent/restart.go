@@ -123,14 +123,20 @@ func (n *node) Restore(ctx context.Context, r api.RestoreRequest) error {
 // directories are renamed, and Consul is told.
 const undoneLimit = time.Minute
 
-// restoreUndone waits until a restore that was broken off is undone.
+// restoreUndone waits until a restore that was broken off is undone. It may have come to its
+// end instead: api.ErrRestored.
 func (n *node) restoreUndone(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(ctx, undoneLimit)
 	defer cancel()
 	if err := n.await(limit, func(s api.State) bool { return !s.RestoreUnfinished }); err != nil {
 		return fmt.Errorf("%w: %w", api.ErrNotUndone, err)
 	}
-	return nil
+	return n.ask(limit, func() error {
+		if n.m.Restored {
+			return api.ErrRestored
+		}
+		return nil
+	})
 }
 
 // planRestore looks whether a restore is possible, and touches nothing.

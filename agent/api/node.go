@@ -71,6 +71,8 @@ var (
 	ErrNone = errors.New("there is none")
 	// ErrNotUndone: what has failed is not undone yet.
 	ErrNotUndone = errors.New("it is not undone yet")
+	// ErrRestored: a restore that was to be undone has come to its end instead.
+	ErrRestored = errors.New("the restored data are the shard's")
 	// ErrRefused: the request makes no sense in the present state; the text of
 	// the wrapping error says why.
 	ErrRefused = errors.New("refused")

@@ -43,6 +43,9 @@ func (s *Server) restore(ctx context.Context, request map[string]any) answer {
 		return text(http.StatusPreconditionFailed, refusal(err))
 	}
 	s.log.Error().Err(err).Msg("REST API: restore")
+	if errors.Is(err, ErrRestored) {
+		return because(text(http.StatusInternalServerError, "the restore has come to its end, but with an error"), err.Error())
+	}
 	if errors.Is(err, ErrNotUndone) {
 		return because(text(http.StatusInternalServerError, "restore failed, and is not undone yet"), err.Error())
 	}
@@ -61,6 +64,8 @@ func (s *Server) cancelRestore(ctx context.Context, _ map[string]any) answer {
 	switch err := s.node.CancelRestore(ctx); {
 	case errors.Is(err, ErrNone):
 		return text(http.StatusNotFound, "no restore is under way")
+	case errors.Is(err, ErrRestored):
+		return text(http.StatusConflict, "the restore has come to its end, and is not undone: the restored data are the shard's")
 	case errors.Is(err, ErrNotUndone):
 		return because(text(http.StatusInternalServerError, "the restore is broken off, and is not undone yet"), err.Error())
 	case err != nil:

@@ -33,6 +33,10 @@ func TestRestore(t *testing.T) {
 			name: "not undone", node: restoring(fmt.Errorf("boom; %w: no room", ErrNotUndone)), body: asked, status: 500,
 			want: "restore failed, and is not undone yet", reason: "boom; it is not undone yet: no room",
 		},
+		{
+			name: "not on disk", node: restoring(fmt.Errorf("boom; %w", ErrRestored)), body: asked, status: 500,
+			want: "the restore has come to its end, but with an error", reason: "boom; the restored data are the shard's",
+		},
 		{name: "a replica", state: func(s *State) { s.Name = "node2" }, body: asked, status: 412, want: "node2 does not lead: node1 does"},
 		{name: "nobody leads", state: func(s *State) { s.Cluster.Leader.Value = "" }, body: asked, status: 412, want: "node1 does not lead: nobody does"},
 		{name: "no body", status: 400},
@@ -57,6 +61,10 @@ func TestCancelRestore(t *testing.T) {
 	}
 	for _, e := range []exchange{
 		{name: "done", node: cancelling(nil), status: 200, want: "the restore is undone"},
+		{
+			name: "too late", node: cancelling(ErrRestored), status: 409,
+			want: "the restore has come to its end, and is not undone: the restored data are the shard's",
+		},
 		{name: "none", node: cancelling(ErrNone), status: 404, want: "no restore is under way"},
 		{
 			name: "not undone yet", node: cancelling(fmt.Errorf("%w: no room", ErrNotUndone)), status: 500,

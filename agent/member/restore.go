@@ -44,6 +44,7 @@ func (m *Member) RestoreTo(r pg.Restore, done func(error)) {
 		r.Timeline = m.PG.Observed.Timeline
 	}
 	r.Discarded = max(m.PG.Observed.Timeline, m.Timeline())
+	m.Restored = false
 	discard := &ha.Discard{Timeline: r.Discarded, Before: r.Before}
 	m.Log.Warn().Time("target", r.Target).Str("backup", r.Label).Int("timeline", r.Timeline).Msg("restoring the shard to an earlier moment")
 	stop := m.restopped()
@@ -59,7 +60,10 @@ func (m *Member) RestoreTo(r pg.Restore, done func(error)) {
 			m.Postgres.SetAside(w, next)
 		}, func(w *Work, next func(error)) {
 			m.Postgres.Restore(w, r, next)
-		}, m.Postgres.EndRestore)(w, func(err error) {
+		}, func(w *Work, next func(error)) {
+			m.Restored = true // also if an error hides that the note is gone; with the note, PutBack says otherwise
+			m.Postgres.EndRestore(w, next)
+		})(w, func(err error) {
 			m.discard, m.hidden, m.restoring = nil, false, nil
 			done(err)
 			next(err)
@@ -101,7 +105,8 @@ func (m *Member) restoreUndone(error) {
 }
 
 // CancelRestore has a restore that is under way undone. It reports whether there was one: one
-// that is being undone already goes on with that.
+// that is being undone already goes on with that, and one that is all but done may still come
+// to its end (Restored).
 func (m *Member) CancelRestore() bool {
 	if m.restoring != nil {
 		m.restoring.breakOff(ErrBroken)

@@ -61,8 +61,15 @@ func TestRestore(t *testing.T) {
 	if b := w.Snapshot.Status.Value.Lictor; b.Timeline != 4 {
 		t.Errorf("while it restores the status says that timeline %d may be in use", b.Timeline)
 	}
+	if w.Restored {
+		t.Error("it has come to its end before its data are there")
+	}
 	w.answer("Postgres.Restore")
 	w.answer("Postgres.EndRestore")
+	// Too late to have it undone: nobody may be told that it was.
+	if !w.CancelRestore() || !w.Restored {
+		t.Errorf("while its data are looked at: restored %v", w.Restored)
+	}
 	if !over || ended != nil {
 		t.Fatalf("over %v, %v", over, ended)
 	}
@@ -96,7 +103,14 @@ func TestRestoreThatFails(t *testing.T) {
 	if timeline, _ := w.beatsDiscarded(130); timeline != 3 {
 		t.Errorf("with the old data aside a beat says %d", timeline)
 	}
+	if w.Restored {
+		t.Error("a restore that has failed has come to its end")
+	}
+	w.Restored = true // what dropped its note has failed
 	w.begin(ha.PutBack{})
+	if w.Restored {
+		t.Error("a restore that is undone has come to its end")
+	}
 	w.answer("Postgres.PutBack")
 	w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataValid, SystemIdentifier: systemA, Timeline: 3, WasPrimary: true, CheckpointLSN: 300 * mib}, Restore: note}, true)
 	w.settle()

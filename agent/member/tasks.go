@@ -36,6 +36,7 @@ func (m *Member) begin(action ha.Action) {
 	case ha.FinishBootstrap:
 		m.bootstrap.finish()
 	case ha.PutBack:
+		m.Restored = false
 		m.startTask(ha.TaskRestore, m.Postgres.PutBack, m.restoreUndone)
 	case ha.EndRestore:
 		m.startTask(ha.TaskStart, m.Postgres.EndRestore, nil)

@@ -234,6 +234,8 @@ func CancelRestore(ctx context.Context, c *Console, s *Shard) error {
 		return s.unanswered("cancelling the restore on "+leader.Name, err)
 	case answer.Status == http.StatusNotFound:
 		return refusedf("%s", s.words(answer))
+	case answer.Status == http.StatusConflict: // it was too late
+		return errors.New(s.words(answer))
 	case !answer.OK():
 		return fmt.Errorf("%s (status %d): %s", s.words(answer), answer.Status, answer.Reason)
 	}
