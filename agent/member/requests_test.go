@@ -225,6 +225,8 @@ func TestReinitializeIsRefused(t *testing.T) {
 		{"an unknown source", func(w *world) {
 			w.Snapshot.Members[2].Value.Tags, w.Snapshot.Members[2].Value.ConnURL = map[string]any{"clonefrom": true}, ""
 		}, true},
+		{"a restore has not ended", func(w *world) { w.Data.State = ha.DataSetAside }, true},
+		{"a restore's note is there", func(w *world) { w.Restore = &ha.Discard{Timeline: 3} }, true},
 		{"a candidate counts on it", func(w *world) { w.Detach(90) }, true},
 	} {
 		w := newWorld(t)

@@ -48,6 +48,9 @@ func (p *dataDirectory) moveAside(systemIdentifier string, owns func(path string
 	if err != nil {
 		return "", err
 	}
+	if err := p.removeAsides(path); err != nil {
+		return "", err
+	}
 	if err := p.emptyOutside(out); err != nil {
 		return "", err
 	}
@@ -63,8 +66,7 @@ func (p *dataDirectory) moveAside(systemIdentifier string, owns func(path string
 	return path, nil
 }
 
-// renameAside renames a directory to where those that failed lie, and removes those from before.
-// It is noted before it is done: one that is not noted would stay for ever. noted: where that fails
+// renameAside renames a directory to where those that failed lie. It is noted before it is done: one that is not noted would stay for ever. noted: where that fails
 // nothing is done. tablespaces are where a restore has put those of the directory, if there are any:
 // they stay there, and are removed with it.
 func (p *dataDirectory) renameAside(dir, tablespaces string, noted bool) (string, error) {
@@ -102,14 +104,28 @@ func (p *dataDirectory) renameAside(dir, tablespaces string, noted bool) (string
 	if err := p.disk.For(func() error { return p.disk.Rename(dir, now.Path) }, p.dataDir, dir); err != nil {
 		return "", errors.Join(fmt.Errorf("moving the data directory aside: %w", err), note(earlier))
 	}
-	kept := []aside{now}
-	for _, a := range earlier {
-		if err := p.removeAside(a); err != nil {
+	return now.Path, nil
+}
+
+// removeAsides removes what was moved aside, but for the one at the path.
+func (p *dataDirectory) removeAsides(but string) error {
+	list, err := p.asides()
+	if err != nil {
+		return err
+	}
+	var kept []aside
+	for _, a := range list {
+		if a.Path == but {
+			kept = append(kept, a)
+		} else if err := p.removeAside(a); err != nil {
 			p.log.Warn().Err(err).Str("path", a.Path).Msg("an earlier bootstrap that failed could not be removed")
 			kept = append(kept, a)
 		}
 	}
-	return now.Path, note(kept)
+	if len(kept) == len(list) {
+		return nil
+	}
+	return p.noteAsides(kept)
 }
 
 // removeAside removes a directory that was moved aside, if it is still that very one and

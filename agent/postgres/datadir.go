@@ -398,6 +398,8 @@ func (p *Instance) RemoveForReinit(ctx context.Context, allowed Permission) erro
 		return err
 	case d.State == Foreign:
 		return fmt.Errorf("the data directory stays: %s", d.Problem)
+	case d.State == SetAside:
+		return errors.New("the data directory stays: a restore has not ended, and its old data are put back first")
 	case d.State == Empty:
 		return nil
 	}

@@ -108,7 +108,8 @@ func (p *dataDirectory) RestoreDir() (string, error) {
 	return filepath.Dir(dir), nil
 }
 
-// BeginRestore notes what a restore is about to do.
+// BeginRestore notes what a restore is about to do. What an earlier one that failed has left goes
+// now, while the shard is served: where this one fails too there is no time for it.
 func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 	dir, err := p.realDataDir()
 	if err != nil {
@@ -120,6 +121,9 @@ func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 	note := RestoreNote{Discarded: r.Discarded, Before: r.Before, Aside: dir + beforeRestore + time.Now().UTC().Format("20060102T150405.000000")}
 	if note.ID, err = identity(dir); err != nil {
 		return err
+	}
+	if err := p.removeAsides(""); err != nil {
+		p.log.Warn().Err(err).Msg("what an earlier restore has left could not be removed")
 	}
 	return p.writeRestoreNote(note)
 }
@@ -315,7 +319,7 @@ func (p *restorer) clearPlace(note *RestoreNote) error {
 	if err != nil {
 		return err
 	}
-	p.log.Warn().Str("moved_to", failed).Msg("what the restore has left was moved aside; the next one that fails takes its place")
+	p.log.Warn().Str("moved_to", failed).Msg("what the restore has left was moved aside; the next restore removes it")
 	return nil
 }
 

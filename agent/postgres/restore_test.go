@@ -221,6 +221,66 @@ func TestTablespacesOfUndoneRestores(t *testing.T) {
 	}
 }
 
+// What stands in the place of data that a restore has moved aside may be what somebody has put
+// there: a member is not made anew over it.
+func TestReinitLeavesARestoreAlone(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	put(t, p.inData("precious"), "x")
+	give(t, p, dir)
+	must(t, p.BeginRestore(pg.Restore{Discarded: 3}))
+	must(t, p.SetAside())
+	put(t, p.inData("copied back by hand"), "x")
+	give(t, p, dir)
+	if err := p.RemoveForReinit(ctx, allowed()); err == nil || !strings.Contains(err.Error(), "a restore has not ended") {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(p.inData("copied back by hand")); err != nil {
+		t.Error(err)
+	}
+	wantState(ctx, t, p, SetAside)
+}
+
+// The shard is down while a restore is undone: what an earlier one has left is not removed then,
+// but when the next begins.
+func TestWhatUndoneRestoresLeave(t *testing.T) {
+	ctx, dir := within(t), newDir(t)
+	p := newInstance(t, settings(t, dir, "a"))
+	put(t, p.inData("precious"), "x")
+	give(t, p, dir)
+	begin := func() {
+		t.Helper()
+		must(t, p.BeginRestore(pg.Restore{Discarded: 3}))
+		must(t, p.SetAside())
+		must(t, p.mark(markCustom, ""))
+		put(t, p.inData("half"), "x")
+		give(t, p, dir)
+	}
+	begin()
+	must(t, p.PutBack(ctx))
+	must(t, p.EndRestore())
+	begin()
+	if left := matches(t, dir, "a.failed.*"); len(left) > 0 {
+		t.Errorf("of the first there is still %v", left)
+	}
+	// One that could not be removed then waits for the next.
+	earlier := p.dataDir + asideInfix + "19990101T000000.000000"
+	put(t, filepath.Join(earlier, "half"), "x")
+	give(t, p, dir)
+	id, err := identity(earlier)
+	must(t, err)
+	must(t, p.noteAsides([]aside{{Path: earlier, ID: id}}))
+	must(t, p.PutBack(ctx))
+	if left := matches(t, dir, "a.failed.*"); len(left) != 2 {
+		t.Errorf("after it is undone there is %v", left)
+	}
+	must(t, p.EndRestore())
+	begin()
+	if left := matches(t, dir, "a.failed.*"); len(left) > 0 {
+		t.Errorf("of those before there is still %v", left)
+	}
+}
+
 // A restore that has filled the disk is undone all the same.
 func TestPutBackOnAFullDisk(t *testing.T) {
 	ctx, dir := within(t), newDir(t)
