@@ -56,6 +56,15 @@ func refusedf(format string, args ...any) error {
 
 func rolledBack(err error) error { return &failure{ExitRolledBack, err} }
 
+// afterSome is the error of a step of several, of which some were done before: that one was refused, or
+// rolled back, does not say that nothing has changed.
+func afterSome(done, of int, err error) error {
+	if code := ExitCode(err); done == 0 || code != ExitRefused && code != ExitRolledBack {
+		return err
+	}
+	return &failure{ExitFailed, fmt.Errorf("%d of %d are done: %w", done, of, err)}
+}
+
 func unknownf(format string, args ...any) error {
 	return &failure{ExitUnknown, fmt.Errorf(format, args...)}
 }

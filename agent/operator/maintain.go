@@ -77,13 +77,28 @@ func (s *Shard) words(a api.Answer) string {
 }
 
 // forEach does something with every member, whatever became of the others, and
-// returns all errors; the exit code is that of the first.
+// returns all errors. They say "refused" only where nothing was done.
 func forEach(members []cluster.Member, do func(cluster.Member) error) error {
 	var errs []error
 	for _, m := range members {
-		errs = append(errs, do(m))
+		if err := do(m); err != nil {
+			errs = append(errs, err)
+		}
 	}
-	return errors.Join(errs...)
+	if len(errs) == 0 {
+		return nil
+	}
+	all, code := errors.Join(errs...), ExitCode(errs[0])
+	for _, err := range errs[1:] {
+		switch is := ExitCode(err); {
+		case is == code || code == ExitUnknown:
+		case is == ExitUnknown:
+			code = is
+		default:
+			code = ExitFailed
+		}
+	}
+	return afterSome(len(members)-len(errs), len(members), &failure{code, all})
 }
 
 // do sends a short request to a member.

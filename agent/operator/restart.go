@@ -88,9 +88,13 @@ func Restart(ctx context.Context, c *Console, s *Shard, o RestartOptions) error 
 			return err
 		}
 	}
-	for _, m := range plan.inPlace {
+	all := len(plan.inPlace)
+	if plan.handover != "" {
+		all++
+	}
+	for done, m := range plan.inPlace {
 		if err := s.restartOne(ctx, c, m, o, when); err != nil {
-			return err
+			return afterSome(done, all, err)
 		}
 		if when == nil && len(plan.inPlace) > 1 {
 			if err := s.awaitMember(ctx, m.Name); err != nil {
@@ -100,7 +104,7 @@ func Restart(ctx context.Context, c *Console, s *Shard, o RestartOptions) error 
 	}
 	if plan.handover != "" {
 		if err := s.restartByHandover(ctx, c, plan.handover, o.OutsideWindow); err != nil {
-			return err
+			return afterSome(len(plan.inPlace), all, err)
 		}
 	}
 	if when == nil {

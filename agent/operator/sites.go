@@ -3,8 +3,10 @@ package operator
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -72,6 +74,10 @@ func DemoteCluster(ctx context.Context, c *Console, s *Shard, o DemoteOptions) e
 	if o.Host != "" {
 		patch["other_site"] = map[string]any{"host": o.Host, "port": cmp.Or(o.Port, 5432), "ignore": nil}
 	}
+	former, err := formerSite(snapshot)
+	if err != nil {
+		return err
+	}
 	if err := s.patchSite(ctx, snapshot, patch); err != nil {
 		return err
 	}
@@ -79,7 +85,10 @@ func DemoteCluster(ctx context.Context, c *Console, s *Shard, o DemoteOptions) e
 	succeeded := snapshot.Status.Value.Lictor != nil && snapshot.Status.Value.Lictor.Succeeded > 0
 	leader, took, err := s.awaitRole(ctx, dynamic, cluster.RoleStandbyLeader, succeeded)
 	if err != nil {
-		if back := s.patchSite(ctx, snapshot, map[string]any{"standby_cluster": nil}); back != nil {
+		// Also where whoever asked has gone away.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeLimit)
+		defer cancel()
+		if back := s.patchSite(ctx, snapshot, former); back != nil {
 			return unknownf("%s is not a standby yet: %w; standby_cluster could not be removed again: %w", s.Scope, err, back)
 		}
 		return rolledBack(fmt.Errorf("%s was not demoted, and standby_cluster is removed again: %w", s.Scope, err))
@@ -94,6 +103,24 @@ func DemoteCluster(ctx context.Context, c *Console, s *Shard, o DemoteOptions) e
 		c.Say("All of its WAL is before %s. At the other site: lictor promote-cluster --lsn %s", at, at)
 	}
 	return nil
+}
+
+// formerSite is the patch that makes the settings of the two sites again what they are now in a shard
+// that is no standby.
+func formerSite(snapshot cluster.Snapshot) (map[string]any, error) {
+	var config struct {
+		OtherSite map[string]any `json:"other_site"`
+	}
+	if err := json.Unmarshal(snapshot.Config.Value, &config); err != nil {
+		return nil, fmt.Errorf("the dynamic configuration: %w", err)
+	}
+	patch := map[string]any{"standby_cluster": nil, "other_site": nil}
+	if config.OtherSite != nil {
+		site := map[string]any{"host": nil, "port": nil, "ignore": nil}
+		maps.Copy(site, config.OtherSite)
+		patch["other_site"] = site
+	}
+	return patch, nil
 }
 
 // PromoteOptions say how a standby shard becomes one with a primary.

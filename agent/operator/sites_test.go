@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"encoding/json"
 	"reflect"
 	"testing"
 
@@ -36,6 +37,28 @@ func TestPromotionPatch(t *testing.T) {
 		}
 		if patch["standby_cluster"] != nil || !reflect.DeepEqual(got, test.want) {
 			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+}
+
+// A demotion that is taken back leaves the settings as they were, also what it had not written.
+func TestFormerSite(t *testing.T) {
+	for _, before := range []string{
+		`{"ttl":8}`, `{"other_site":{"ignore":true}}`, `{"other_site":{"host":"10.2.0.11"}}`, `{"other_site":{"host":"10.2.0.11","port":5433},"ttl":8}`,
+	} {
+		former, err := formerSite(shardOf(func(s *cluster.Snapshot) { s.Config.Value = []byte(before) }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want map[string]any
+		if err := json.Unmarshal([]byte(before), &want); err != nil {
+			t.Fatal(err)
+		}
+		demoted := cluster.MergePatch(want, map[string]any{
+			"standby_cluster": map[string]any{"host": "10.3.0.1"}, "other_site": map[string]any{"host": "10.3.0.1", "port": 5432, "ignore": nil},
+		})
+		if got := cluster.MergePatch(demoted, former); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s became %v", before, got)
 		}
 	}
 }
