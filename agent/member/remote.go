@@ -21,6 +21,29 @@ type remoteWatch struct {
 	next          cluster.Instant
 	// diverged: it has, and nothing was received since.
 	diverged bool
+	// beyond says why no attempt makes the data fit to follow the remote primary; empty: one may. It
+	// is so by the settings of then.
+	beyond string
+	by     rejoinBy
+}
+
+// rejoinBy is what decides whether another attempt may go otherwise.
+type rejoinBy struct {
+	upstream string
+	rewinds  bool
+}
+
+func (r *remoteWatch) rejoinsBy() rejoinBy {
+	return rejoinBy{upstream: r.Dynamic.StandbyCluster.Upstream(), rewinds: r.MayRewind()}
+}
+
+// gaveUp notes how an attempt to follow the remote primary has ended. Where none can succeed PostgreSQL is left
+// running, for its readers, and is not stopped for another.
+func (r *remoteWatch) gaveUp(err error) {
+	r.beyond, r.by = "", r.rejoinsBy()
+	if errors.Is(err, ErrBeyondRewind) {
+		r.beyond, r.diverged = err.Error(), false
+	}
 }
 
 // mind looks after a standby leader that follows the remote primary. It is to be called when no task is
@@ -31,6 +54,10 @@ func (r *remoteWatch) mind(seen ha.Postgres) {
 	if !r.waits {
 		r.diverged = false
 	}
+	if !r.standbyLeads() || seen.Streaming || r.by != r.rejoinsBy() {
+		r.beyond = ""
+	}
+	r.Problem("standby leader", "the standby leader cannot follow the remote primary with its data", r.beyond)
 	r.tellOfItself()
 	if !r.standbyLeads() || seen.Accepting && !r.waits {
 		r.Problem(topic, message, "")
@@ -50,7 +77,7 @@ func (r *remoteWatch) mind(seen ha.Postgres) {
 			return // it receives, or leads no standby shard any more
 		}
 		r.Failure(topic, message, err)
-		r.diverged = diverged && r.local.edge == edge
+		r.diverged = diverged && r.local.edge == edge && r.beyond == ""
 	})
 }
 
@@ -68,16 +95,21 @@ func (r *remoteWatch) tellOfItself() {
 // rejoinRemote makes this member, the leader of a standby shard, a replica of the remote primary.
 // A PostgreSQL that runs is stopped only for one that can be followed, or for a site that is to be promoted: that
 // one gets all WAL first. One that is down is
-// started even where the remote primary does not answer: it serves readers, and may be promoted.
+// started even where the remote primary does not answer: it serves readers, and may be promoted. So is a standby that
+// was stopped for a rewind that no attempt can make (one that is half-written is not startable).
 // Its data are never replaced, as it is the leader (I7).
 func (m *Member) rejoinRemote(up pg.Upstream, allowed bool) {
 	m.commits.set = false
 	running, primary := m.PG.Running, m.PG.Running && m.PG.Primary()
 	toSite := m.handovers.toSite(up)
 	m.startTask(ha.TaskRejoin, func(w *Work, next func(error)) {
-		m.Postgres.CheckRemote(w, startLimit, up, func(_ bool, err error) {
-			rest := []step{m.start(StartAs{Upstream: &up})}
+		m.Postgres.CheckRemote(w, startLimit, up, func(diverged bool, err error) {
+			start := m.start(StartAs{Upstream: &up})
+			rest := []step{start}
 			switch {
+			case err == nil && diverged && running && !primary && !allowed:
+				next(fmt.Errorf("PostgreSQL runs on as it is: %w, as it is not allowed: set use_pg_rewind", ErrBeyondRewind))
+				return
 			case err != nil && primary && !errors.Is(err, ErrDiverged):
 				m.askStandby(w, up, func(problem error) {
 					if problem != nil {
@@ -97,13 +129,20 @@ func (m *Member) rejoinRemote(up pg.Upstream, allowed bool) {
 				m.Log.Warn().Err(err).Msg("started as a standby without the remote primary")
 			default:
 				rest = append([]step{m.orderly(m.stopWithin(), false), m.archiveLast(primary && up.Host == ""), func(w *Work, next func(error)) {
-					m.Postgres.Rewind(w, up, allowed, next)
+					m.Postgres.Rewind(w, up, allowed, func(err error) {
+						if !running || primary || !errors.Is(err, ErrDiverged) || w.Broken() != nil {
+							next(err)
+							return
+						}
+						start(w, func(started error) { next(errors.Join(err, started)) }) // for its readers
+					})
 				}}, rest...)
 			}
 			inOrder(rest...)(w, next)
 		})
 	}, func(err error) {
 		toSite.over(err)
+		m.remote.gaveUp(err)
 		m.nowFollows(up.Name)(err)
 	})
 }

@@ -2,6 +2,7 @@ package member
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,6 +85,49 @@ func TestRejoinTheRemotePrimary(t *testing.T) {
 			w.wantAsked("Postgres", asked...)
 			if failed := w.Attempt.Failures > 0; failed != tt.fails || (w.Upstream == remotePrimary) == tt.fails {
 				t.Errorf("failed: %v, follows %q", failed, w.Upstream)
+			}
+		})
+	}
+}
+
+// A standby leader whose WAL is none of the remote primary's, and that no rewind can help, goes on
+// serving readers: it is not stopped again for what cannot succeed, until the settings are others.
+func TestStandbyLeaderBeyondRewind(t *testing.T) {
+	beyond := fmt.Errorf("WAL is gone: %w", ErrBeyondRewind)
+	for name, rewinds := range map[string]bool{"not allowed": false, "allowed": true} {
+		t.Run(name, func(t *testing.T) {
+			w := leadingStandby(t)
+			w.mayRewind = rewinds
+			w.always["Postgres.Rewind"] = func(c *call) { c.fail(beyond) }
+			w.agree("Postgres.Stop", "Postgres.Start")
+			w.asked = nil
+			w.begin(ha.Rejoin{Upstream: remotePrimary})
+			w.answer("Postgres.CheckRemote", true, nil)
+			w.settle()
+			w.looked()
+			if rewinds {
+				w.wantAsked("Postgres", "Postgres.CheckRemote", "Postgres.Stop", "Postgres.Rewind", "Postgres.Start", "Postgres.Look")
+			} else {
+				w.wantAsked("Postgres", "Postgres.CheckRemote", "Postgres.Look")
+			}
+			if w.Attempt.Failures == 0 || !w.PG.Running {
+				t.Fatalf("%+v, running: %v", w.Attempt, w.PG.Running)
+			}
+			strays := func() bool {
+				t.Helper()
+				w.pass(w.Dynamic.LoopWait)
+				v := w.View()
+				v.Postgres.Accepting, v.Postgres.Streaming, v.Postgres.Upstream = true, false, remotePrimary
+				w.remote.mind(v.Postgres)
+				w.answer("Postgres.CheckRemote", true, nil)
+				return w.View().Postgres.Strayed
+			}
+			if strays() || !slices.ContainsFunc(w.Logged(), func(line string) bool { return strings.Contains(line, "cannot follow the remote primary") }) {
+				t.Errorf("it would be stopped again; logged: %v", w.Logged())
+			}
+			w.mayRewind = !rewinds
+			if !strays() {
+				t.Error("with another setting it is not tried again")
 			}
 		})
 	}
