@@ -8,6 +8,7 @@ import (
 	stdlog "log"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 	"github.com/lictor-ha/lictor/agent/environ"
 	"github.com/lictor-ha/lictor/agent/osuser"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -33,14 +35,26 @@ import (
 // the way of one may be in that of the other, too.
 const followPause = 100 * time.Millisecond
 
+// Page is the fleet page (`web: true`): the listener has it answer what it does not answer itself.
+type Page interface {
+	http.Handler
+	// Run reads what the page shows until ctx ends.
+	Run(ctx context.Context)
+}
+
+// NewPage makes the page of a configuration, for those whom access lets read. A bouncer knows of
+// shards what it needs for PgBouncer, so whoever runs it brings the page.
+type NewPage func(c config.Config, access httpserver.Access) (Page, error)
+
 // Run keeps PgBouncer right until ctx is done, and leaves it running as it is,
 // unless it started it itself. It returns an error only for what cannot get better
 // by itself: an address that cannot be listened on, a client certificate that
 // cannot be read. A configuration that comes through changes takes the place of c
 // at once; PgBouncer and its clients notice nothing. One that cannot be followed for
 // such a reason is given up for the one before. nil: none will come. manager
-// is told of each configuration once that it stands.
-func Run(ctx context.Context, c config.Config, changes <-chan config.Config, manager Manager, log zerolog.Logger) error {
+// is told of each configuration once that it stands; page makes the fleet page of those that
+// want it.
+func Run(ctx context.Context, c config.Config, changes <-chan config.Config, manager Manager, page NewPage, log zerolog.Logger) error {
 	// consul-template says what it does, values included, to the standard
 	// logger, which nothing else of Lictor uses.
 	stdlog.SetOutput(io.Discard)
@@ -58,7 +72,7 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 	var address keptListener
 	defer address.close()
 	for restarted := false; ; restarted = true {
-		next, err := runUntilChanged(ctx, c, &address, changes, manager, restarted, log)
+		next, err := runUntilChanged(ctx, c, &address, changes, manager, page, restarted, log)
 		switch {
 		case err != nil && (!restarted || ctx.Err() != nil):
 			return err
@@ -87,7 +101,7 @@ func Run(ctx context.Context, c config.Config, changes <-chan config.Config, man
 // runUntilChanged runs with one configuration and returns the one to go on with,
 // nil when ctx is done.
 func runUntilChanged(
-	parent context.Context, c config.Config, address *keptListener, changes <-chan config.Config, manager Manager, restarted bool, log zerolog.Logger,
+	parent context.Context, c config.Config, address *keptListener, changes <-chan config.Config, manager Manager, page NewPage, restarted bool, log zerolog.Logger,
 ) (*config.Config, error) {
 	clients, err := consul.NewClients(c)
 	if err != nil {
@@ -127,6 +141,11 @@ func runUntilChanged(
 		log.Info().Strs("variables", left).Msg("environment variables are not handed on to PgBouncer and commands; name in pass_environment those that they need")
 	}
 	b := newBouncer(c, log, pool, url)
+	if c.Web {
+		if b.api.page, err = page(c, b.api.access); err != nil {
+			return nil, fmt.Errorf("the fleet page (web): %w", err)
+		}
+	}
 	for i, m := range managers(manager, len(b.processes.all)) {
 		co := b.processes.all[i].reconciler
 		co.manager, co.restarted = m, restarted
@@ -229,7 +248,7 @@ func newBouncer(c config.Config, log zerolog.Logger, pool *consul.Pool, url stri
 		prober.Refresh, prober.Connected = b.watcher.Refresh, func() bool { return b.watcher.Status().Connected }
 	}
 	b.state.draining = saved.Draining
-	b.api = &listenerAPI{keep: b.drained, config: c, log: log, processes: b.processes, operators: b.operators, watcher: b.watcher, table: b.table, handovers: b.handovers, files: b.files, passes: passes}
+	b.api = &listenerAPI{keep: b.drained, config: c, log: log, processes: b.processes, operators: b.operators, watcher: b.watcher, table: b.table, handovers: b.handovers, files: b.files, passes: passes, access: accessOf(c)}
 	b.api.draining.Store(saved.Draining)
 	if saved.Draining {
 		log.Warn().Msg("still draining, as before: `lictor bouncer undrain` ends it")
@@ -321,6 +340,9 @@ func (b *bouncer) run(parent context.Context, listener net.Listener) error {
 	}
 	for _, f := range b.files {
 		parts.Go(func() { f.run(ctx) })
+	}
+	if b.api.page != nil {
+		parts.Go(func() { b.api.page.Run(ctx) })
 	}
 	err := b.api.serve(ctx, listener)
 	cancel()

@@ -32,7 +32,7 @@
 //	files.go     further files: users, HAProxy's
 //	listener.go  the address of its HTTP API, kept from one configuration to the next
 //	http.go, http_agent.go
-//	             tells the load balancer, operators and agents
+//	             tells the load balancer, operators and agents; the fleet page, which others make
 //	metrics.go, pooler_metrics.go
 //	             the same as numbers; PgBouncer's own
 //	manager.go   tells whoever runs the bouncer, systemd for instance

@@ -39,6 +39,7 @@ type listenerAPI struct {
 	passes    prometheus.Histogram
 	draining  atomic.Bool
 	access    httpserver.Access
+	page      Page // nil: there is none
 	// What others may have read of Consul.
 	routeReads, handoverReads *routes.SharedReads
 	listReads                 *rate.Limiter
@@ -118,7 +119,6 @@ func (a *listenerAPI) server(listener net.Listener) (*httpserver.Server, error) 
 
 // serve answers on listener until ctx is done.
 func (a *listenerAPI) serve(ctx context.Context, listener net.Listener) error {
-	a.access = accessOf(a.config)
 	server, err := a.server(listener)
 	if err != nil {
 		return err
@@ -151,6 +151,9 @@ func (a *listenerAPI) handler() http.Handler {
 	shared("/status", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, a.status(r.Context())) }))
 	shared("/metrics", a.metrics())
 	shared("/metrics/pgbouncer", a.poolerMetrics())
+	if a.page != nil {
+		mux.Handle("GET /", a.page)
+	}
 	mux.HandleFunc("POST /poke", a.poke)
 	mux.HandleFunc("POST /handover", a.handover)
 	mux.HandleFunc("POST /drain", a.operator(func(w http.ResponseWriter, _ *http.Request) { a.drain(w, true) }))

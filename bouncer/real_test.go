@@ -41,6 +41,7 @@ type world struct {
 	// changes are configurations that take the place of the bouncer's.
 	changes chan config.Config
 	manager *manager
+	page    NewPage
 	// timeline and leader are those of the last route.
 	timeline, leader int
 	console          *pgbouncer.Conn // the last that admin has opened
@@ -151,7 +152,7 @@ func (w *world) bouncer() (stop func()) {
 	ctx, cancel := context.WithCancel(w.ctx)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Run(ctx, w.config, w.changes, w.manager, zerolog.New(w.log).Level(zerolog.DebugLevel).With().Timestamp().Logger())
+		ended <- Run(ctx, w.config, w.changes, w.manager, w.page, zerolog.New(w.log).Level(zerolog.DebugLevel).With().Timestamp().Logger())
 	}()
 	var once sync.Once
 	stop = func() {

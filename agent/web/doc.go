@@ -1,6 +1,6 @@
 // Package web is the fleet page: all shards, read only, for people with a browser.
 //
-//	web.go     the server: who may read, headers, the page's files, one shard, runbooks
+//	web.go     the page and its server: who may read, headers, the page's files, one shard, runbooks
 //	config.go  its settings
 //	stream.go  what browsers are told, each thing made once for all of them
 //	page/      the page itself: plain files, in the program

@@ -30,41 +30,24 @@ const (
 	writePart  = 32 << 10
 )
 
-// Server serves the page.
+// Server serves the page at an address of its own, for `lictor web`.
 type Server struct {
-	watch  *operator.FleetWatch
-	access httpserver.Access
-	stream stream
-	page   http.Handler
-	http   *httpserver.Server
-	// ending is closed when the server ends: streams last until then.
-	ending chan struct{}
+	page *Page
+	http *httpserver.Server
 }
 
 // New makes a server of these settings; Run has it serve.
 func New(c Config, version string, log zerolog.Logger) (*Server, error) {
-	site, err := operator.Connect(c.site())
+	page, err := NewPage(c.site(), c.ZoneTag, httpserver.NewAccess(httpserver.AccessSettings{
+		Username: c.Authentication.Username, Password: c.Authentication.Password, Certificate: c.VerifyClient == "required",
+		Hosts: []string{c.ConnectAddress, c.Listen},
+	}), version)
 	if err != nil {
 		return nil, err
 	}
-	watch, err := operator.WatchFleet(site, c.ZoneTag)
-	if err != nil {
-		return nil, err
-	}
-	page, err := fs.Sub(files, "page")
-	if err != nil {
-		return nil, err
-	}
-	s := &Server{
-		watch: watch, page: http.FileServerFS(page), ending: make(chan struct{}),
-		access: httpserver.NewAccess(httpserver.AccessSettings{
-			Username: c.Authentication.Username, Password: c.Authentication.Password, Certificate: c.VerifyClient == "required",
-			Hosts: []string{c.ConnectAddress, c.Listen},
-		}),
-	}
-	s.http = &httpserver.Server{
-		Handler: s.handler(version), Name: "fleet page", Setting: "listen", Address: c.Listen, Limits: httpserver.DefaultLimits(), Log: log,
-	}
+	s := &Server{page: page, http: &httpserver.Server{
+		Handler: page, Name: "fleet page", Setting: "listen", Address: c.Listen, Limits: httpserver.DefaultLimits(), Log: log,
+	}}
 	s.http.TLS, err = c.tls(func(err error) { log.Error().Err(err).Msg("fleet page: certificates") })
 	return s, err
 }
@@ -76,32 +59,67 @@ func (s *Server) Run(ctx context.Context, ready func(address string)) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	watched := make(chan struct{})
-	go func() { defer close(watched); s.watch.Run(ctx) }()
+	go func() { defer close(watched); s.page.Run(ctx) }()
 	defer func() { cancel(); <-watched }()
 	ready(s.http.Addr().String())
-	return s.http.Serve(ctx, func() { close(s.ending) })
+	return s.http.Serve(ctx, nil)
 }
 
-// handler answers what may be read; there is nothing else.
-func (s *Server) handler(version string) http.Handler {
+// Page answers what may be read of the fleet; there is nothing else. A program that has a listener
+// already, as the bouncer has, serves it there.
+type Page struct {
+	watch   *operator.FleetWatch
+	access  httpserver.Access
+	stream  stream
+	handler http.Handler
+	// ending is closed when Run ends: streams last until then.
+	ending chan struct{}
+}
+
+// NewPage makes the page of the fleet that these settings lead to. zoneTag is the tag that names a
+// member's zone; access says who may read.
+func NewPage(settings operator.Settings, zoneTag string, access httpserver.Access, version string) (*Page, error) {
+	site, err := operator.Connect(settings)
+	if err != nil {
+		return nil, err
+	}
+	watch, err := operator.WatchFleet(site, zoneTag)
+	if err != nil {
+		return nil, err
+	}
+	static, err := fs.Sub(files, "page")
+	if err != nil {
+		return nil, err
+	}
+	p := &Page{watch: watch, access: access, ending: make(chan struct{})}
 	mux := http.NewServeMux()
-	mux.Handle("GET /", s.page)
-	mux.HandleFunc("GET /live", s.live)
-	mux.HandleFunc("GET /shards/{name}", s.shard)
+	mux.Handle("GET /", http.FileServerFS(static))
+	mux.HandleFunc("GET /live", p.live)
+	mux.HandleFunc("GET /shards/{name}", p.shard)
 	mux.HandleFunc("GET /runbooks/{name}", runbook)
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { reply(w, map[string]string{"version": version}) })
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		protect(w.Header())
-		if denied := s.access.CheckReader(r); denied != nil {
-			if denied.Status == http.StatusUnauthorized {
-				w.Header().Set("WWW-Authenticate", `Basic realm="lictor web", charset="UTF-8"`)
-				denied.Text = "user name or password is wrong"
-			}
-			http.Error(w, printable.Text(denied.Text), denied.Status)
-			return
+	p.handler = mux
+	return p, nil
+}
+
+// Run reads what the page shows until ctx ends, and ends its streams then. It is called once.
+func (p *Page) Run(ctx context.Context) {
+	defer close(p.ending)
+	p.watch.Run(ctx)
+}
+
+// ServeHTTP answers who may read.
+func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	protect(w.Header())
+	if denied := p.access.CheckReader(r); denied != nil {
+		if denied.Status == http.StatusUnauthorized {
+			w.Header().Set("WWW-Authenticate", `Basic realm="lictor web", charset="UTF-8"`)
+			denied.Text = "user name or password is wrong"
 		}
-		mux.ServeHTTP(w, r)
-	})
+		http.Error(w, printable.Text(denied.Text), denied.Status)
+		return
+	}
+	p.handler.ServeHTTP(w, r)
 }
 
 // protect has a browser run nothing but the page's own files, take text for text, and show the
@@ -117,8 +135,8 @@ func protect(h http.Header) {
 }
 
 // live tells a browser of the fleet as it is and of each change, until it leaves.
-func (s *Server) live(w http.ResponseWriter, r *http.Request) {
-	defer s.watch.Look()()
+func (p *Page) live(w http.ResponseWriter, r *http.Request) {
+	defer p.watch.Look()()
 	conn := http.NewResponseController(w)
 	if err := conn.SetReadDeadline(time.Time{}); err != nil { // that of a request, which this one outlasts
 		http.Error(w, "this connection cannot be kept open", http.StatusInternalServerError)
@@ -129,8 +147,8 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request) {
 	defer tick.Stop()
 	var seen uint64
 	for {
-		state, changed := s.watch.State()
-		news, number, err := s.stream.message(state, seen)
+		state, changed := p.watch.State()
+		news, number, err := p.stream.message(state, seen)
 		if err != nil {
 			return
 		}
@@ -150,7 +168,7 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-changed:
 		case <-tick.C:
-		case <-s.ending:
+		case <-p.ending:
 			return
 		case <-r.Context().Done():
 			return
@@ -173,8 +191,8 @@ func send(w http.ResponseWriter, message []byte) error {
 }
 
 // shard tells all of one shard.
-func (s *Server) shard(w http.ResponseWriter, r *http.Request) {
-	view, found := s.watch.Shard(r.Context(), r.PathValue("name"))
+func (p *Page) shard(w http.ResponseWriter, r *http.Request) {
+	view, found := p.watch.Shard(r.Context(), r.PathValue("name"))
 	if !found {
 		http.Error(w, "there is no shard of this name", http.StatusNotFound)
 		return

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -57,6 +58,13 @@ type Config struct {
 	// Allowlist are the addresses, networks and host names from which requests may drain and undrain;
 	// empty: every one that has the password.
 	Allowlist []string `mapstructure:"allowlist"`
+	// Web has listen serve the fleet page as well, as `lictor web` does: all shards, read only. To
+	// read it takes what authentication and verify_client (optional, too) ask for, from where
+	// allowlist says; without them everybody who reaches listen reads it.
+	Web bool `mapstructure:"web"`
+	// WebNamespace is the namespace in Consul of which the fleet page shows the shards. Default: that
+	// of shards, or service.
+	WebNamespace string `mapstructure:"web_namespace"`
 	// Template is the path of a template that takes the place of the built-in
 	// pgbouncer.ini.ctmpl.
 	Template string `mapstructure:"template"`
@@ -263,6 +271,10 @@ func (c *Config) Complete() error {
 		if len(s.Databases) == 0 && s.Scope != "" {
 			s.Databases = []string{s.Scope}
 		}
+	}
+	c.WebNamespace = strings.Trim(c.WebNamespace, "/")
+	if all := c.namespaces(); c.Web && len(all) < 2 {
+		c.WebNamespace = cmp.Or(c.WebNamespace, strings.Join(all, ""), cluster.DefaultNamespace)
 	}
 	return nil
 }

@@ -163,6 +163,10 @@ func TestBadConfig(t *testing.T) {
 		"clients of any CA":                 {"listen:", "verify_client: optional\ncertfile: /etc/passwd\nlisten:", "cafile: must be set: verify_client is optional"},
 		"no certificate":                    {"listen:", "certfile: /none\nlisten:", "certfile: cannot be used"},
 		"no authority":                      {"listen:", "cafile: /none\nlisten:", "cafile: cannot be used"},
+		"the page's namespace, no page":     {"listen:", "web_namespace: db\nlisten:", "web_namespace: \"db\": has no effect: set web as well"},
+		"the page of two namespaces":        {"listen:", "web: true\nlisten:", "web_namespace: must be set: shards are of several namespaces (db, service), and the fleet page shows one"},
+		"the page's namespace":              {"listen:", "web: true\nweb_namespace: a//b\nlisten:", "web_namespace: \"a//b\": "},
+		"a page that is neither on nor off": {"listen:", "web: maybe\nlisten:", "web: "},
 		"allowlist":                         {"listen:", "allowlist: [10.0.0.0/99]\nlisten:", "allowlist[0]"},
 		"replica lag":                       {"pool_size: 50", "max_replica_lag: -1", "max_replica_lag"},
 	} {
@@ -255,4 +259,36 @@ func TestPasswordFromUserlist(t *testing.T) {
 			t.Errorf("%q gives %q, %v", text, o.Password, err)
 		}
 	}
+}
+
+// The fleet page shows the namespace that the shards are of, and who may read it by mistake is told.
+func TestWeb(t *testing.T) {
+	const base = "consul: {host: 127.0.0.1:8500}\npgbouncer: {config: /p.ini, admin: /run:6432}\n"
+	for _, c := range []struct{ text, namespace, warned string }{
+		{"", "", ""},
+		{"web: false\nlisten: 0.0.0.0:8009", "", ""},
+		{"web: true", "service", ""},
+		{"web: true\nshards: [{scope: a, namespace: /db/}, {scope: b, namespace: db}]", "db", ""},
+		{"web: true\nweb_namespace: /other/\nshards: [{scope: a}]", "other", ""},
+		{"web: true\nweb_namespace: db\nshards: [{scope: a}, {scope: b, namespace: db}]", "db", ""},
+		{"web: true\nlisten: 0.0.0.0:8009", "service", "everybody who reaches 0.0.0.0:8009 sees all shards"},
+		{"web: true\nlisten: 0.0.0.0:8009\nallowlist: [10.0.0.0/8]", "service", ""},
+		{"web: true\nlisten: 0.0.0.0:8009\nauthentication: {username: a, password: b}", "service", "browsers send the password in clear text"},
+		{"web: true\nlisten: '[::1]:8009'\nauthentication: {username: a, password: b}", "service", ""},
+	} {
+		got, warnings, err := loadText(t, base+c.text, settings.Source{})
+		if err != nil || got.WebNamespace != c.namespace {
+			t.Errorf("%s: %q, %v", c.text, got.WebNamespace, err)
+		}
+		if said := strings.Join(texts(warnings), "\n"); (said == "") != (c.warned == "") || !strings.Contains(said, c.warned) {
+			t.Errorf("%s: warned %q", c.text, said)
+		}
+	}
+}
+
+func texts(warnings []cluster.Warning) (all []string) {
+	for _, w := range warnings {
+		all = append(all, w.String())
+	}
+	return all
 }

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
+	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/certfiles"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
 	"github.com/lictor-ha/lictor/agent/osuser"
@@ -54,6 +56,46 @@ func (c Config) PasswordIsKnownTo(uid uint32) bool {
 	})
 	there, own := []byte(read.Authentication.Password), []byte(c.Authentication.Password)
 	return err == nil && len(own) > 0 && subtle.ConstantTimeCompare(there, own) == 1
+}
+
+// namespaces are those of the shards that are listed.
+func (c Config) namespaces() (all []string) {
+	for _, s := range c.Shards {
+		all = append(all, s.Namespace)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// validateWeb checks what the fleet page shows.
+func (c Config) validateWeb(bad *problems) {
+	switch {
+	case !c.Web && c.WebNamespace != "":
+		bad.add("web_namespace", c.WebNamespace, "has no effect: set web as well")
+	case !c.Web:
+	case c.WebNamespace == "":
+		bad.add("web_namespace", nil, "must be set: shards are of several namespaces (%s), and the fleet page shows one", strings.Join(c.namespaces(), ", "))
+	default:
+		if err := cluster.CheckNamespace(c.WebNamespace); err != nil {
+			bad.add("web_namespace", c.WebNamespace, "%v", err)
+		}
+	}
+}
+
+// webWarnings says who may read the fleet page that perhaps should not.
+func (c Config) webWarnings() []cluster.Warning {
+	host, _, err := net.SplitHostPort(c.Listen)
+	if ip := net.ParseIP(host); !c.Web || err != nil || host == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	auth, _ := c.ClientAuth() // a wrong one has been refused
+	switch {
+	case c.Authentication.Username == "" && auth == tls.NoClientCert && len(c.Allowlist) == 0:
+		return []cluster.Warning{{Path: "web", Text: "everybody who reaches " + c.Listen + " sees all shards: set authentication, verify_client or allowlist"}}
+	case c.Authentication.Username != "" && c.CertFile == "":
+		return []cluster.Warning{{Path: "web", Text: "browsers send the password in clear text: set certfile"}}
+	}
+	return nil
 }
 
 // validateListener checks how the listener is protected.

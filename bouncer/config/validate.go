@@ -58,6 +58,7 @@ func (c Config) Validate() ([]cluster.Warning, error) {
 		bad.add("authentication", nil, "%v", err)
 	}
 	c.validateListener(&bad)
+	c.validateWeb(&bad)
 	if c.HoldTimeout < 1 || c.HoldTimeout > 3600 {
 		bad.add("hold_timeout", c.HoldTimeout, "must be from 1 to 3600 seconds")
 	}
@@ -76,7 +77,7 @@ func (c Config) Validate() ([]cluster.Warning, error) {
 	c.validateShards(&bad)
 	c.validateStrictReaders(&bad)
 	warnings, err := c.Consul.Validate()
-	warnings = append(warnings, c.fileWarnings()...)
+	warnings = append(append(warnings, c.fileWarnings()...), c.webWarnings()...)
 	if public, err := c.URL(c.Listen); err == nil && c.CertFile != "" {
 		if err := certfiles.CheckName(c.CertFile, strings.TrimPrefix(public, "https://")); err != nil {
 			warnings = append(warnings, cluster.Warning{Path: "certfile", Text: fmt.Sprintf(

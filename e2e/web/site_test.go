@@ -43,6 +43,14 @@ type site struct {
 // newSite starts Consul, fills it with n healthy shards, and starts the page.
 func newSite(ctx context.Context, t testing.TB, n int) *site {
 	t.Helper()
+	s := newFleet(ctx, t, n)
+	s.startPage(ctx, "web", "serving the fleet page", "listen: 127.0.0.1:%d\nconsul: {host: %q}\n")
+	return s
+}
+
+// newFleet starts Consul and fills it with n healthy shards.
+func newFleet(ctx context.Context, t testing.TB, n int) *site {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("Consul: make test-e2e")
 	}
@@ -63,7 +71,6 @@ func newSite(ctx context.Context, t testing.TB, n int) *site {
 	}))
 	t.Cleanup(members.Close)
 	testkit.Must(t, cli.SeedFleet(ctx, s.consul, n, members.URL+"/patroni"))
-	s.startPage(ctx)
 	return s
 }
 
@@ -94,28 +101,30 @@ func (s *site) startConsul(ctx context.Context, binary string) {
 	s.proxy = newCounter(s.t, s.address)
 }
 
-func (s *site) startPage(ctx context.Context) {
+// startPage starts a command of Lictor's that serves the page, with a file that is given the port and
+// Consul's address, and waits until it logs that it is ready.
+func (s *site) startPage(ctx context.Context, command, ready, file string) {
 	s.t.Helper()
 	ports, err := testkit.FreePorts(1)
 	testkit.Must(s.t, err)
-	file := filepath.Join(s.t.TempDir(), "web.yml")
-	testkit.Must(s.t, os.WriteFile(file, fmt.Appendf(nil, "listen: 127.0.0.1:%d\nconsul: {host: %q}\n", ports[0], s.proxy.url), 0o600))
+	path := filepath.Join(s.t.TempDir(), command+".yml")
+	testkit.Must(s.t, os.WriteFile(path, fmt.Appendf(nil, file, ports[0], s.proxy.url), 0o600))
 	program := os.Getenv("LICTOR_BIN")
 	if program == "" {
 		program = "../../bin/lictor"
 	}
-	s.page = exec.CommandContext(context.WithoutCancel(ctx), program, "web", file) // its own cleanup ends it
+	s.page = exec.CommandContext(context.WithoutCancel(ctx), program, command, path) // its own cleanup ends it
 	s.page.Env = []string{"PATH=" + os.Getenv("PATH")}
 	log, err := s.page.StderrPipe()
 	testkit.Must(s.t, err)
 	testkit.Must(s.t, s.page.Start())
-	ready, ended := make(chan struct{}), make(chan struct{})
+	serves, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		told := sync.OnceFunc(func() { close(ready) })
+		told := sync.OnceFunc(func() { close(serves) })
 		for lines := bufio.NewScanner(log); lines.Scan(); {
 			fmt.Fprintln(s.t.Output(), lines.Text())
-			if strings.Contains(lines.Text(), "serving the fleet page") {
+			if strings.Contains(lines.Text(), ready) {
 				told()
 			}
 		}
@@ -124,15 +133,15 @@ func (s *site) startPage(ctx context.Context) {
 		_ = s.page.Process.Signal(syscall.SIGTERM) // it may have ended
 		<-ended
 		if err := s.page.Wait(); err != nil {
-			s.t.Errorf("lictor web: %v", err)
+			s.t.Errorf("lictor %s: %v", command, err)
 		}
 	})
 	select {
-	case <-ready:
+	case <-serves:
 	case <-ended:
-		s.t.Fatal("lictor web has ended")
+		s.t.Fatalf("lictor %s has ended", command)
 	case <-time.After(patience):
-		s.t.Fatal("lictor web does not begin")
+		s.t.Fatalf("lictor %s does not begin", command)
 	}
 	s.url = fmt.Sprintf("http://127.0.0.1:%d/", ports[0])
 }
@@ -158,9 +167,11 @@ func (s *site) change(key string, edit func(map[string]any)) {
 // counter stands between the page and Consul and counts the questions that are open: from when
 // Consul is asked until its answer has been read.
 type counter struct {
-	url       string
-	mu        sync.Mutex
-	now, most int
+	url string
+	mu  sync.Mutex
+	// Of the page's own, which any server of Consul's may answer (a bouncer's others must be newer),
+	// and of all.
+	page, all struct{ now, most int }
 }
 
 func newCounter(t testing.TB, consul string) *counter {
@@ -176,13 +187,14 @@ func newCounter(t testing.TB, consul string) *counter {
 }
 
 func (c *counter) RoundTrip(r *http.Request) (*http.Response, error) {
-	c.count(1)
+	isPage := r.URL.Query().Has("stale")
+	c.count(isPage, 1)
 	answer, err := http.DefaultTransport.RoundTrip(r)
 	if err != nil {
-		c.count(-1)
+		c.count(isPage, -1)
 		return nil, err
 	}
-	answer.Body = &countedBody{answer.Body, sync.OnceFunc(func() { c.count(-1) })}
+	answer.Body = &countedBody{answer.Body, sync.OnceFunc(func() { c.count(isPage, -1) })}
 	return answer, nil
 }
 
@@ -205,15 +217,20 @@ func (b *countedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-func (c *counter) count(by int) {
+func (c *counter) count(isPage bool, by int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.now += by
-	c.most = max(c.most, c.now)
+	c.all.now += by
+	c.all.most = max(c.all.most, c.all.now)
+	if isPage {
+		c.page.now += by
+		c.page.most = max(c.page.most, c.page.now)
+	}
 }
 
-func (c *counter) mostOpen() int {
+// mostOpen is how many questions were open at the most, of the page's and of all.
+func (c *counter) mostOpen() (page, all int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.most
+	return c.page.most, c.all.most
 }

@@ -142,8 +142,8 @@ func (a Access) CheckProof(r *http.Request) *Denial {
 	return a.checkLogin(r)
 }
 
-// CheckReader returns nil when a request may read what is not for everybody: it shows the
-// certificate and the credentials that it must. A link of another site's page may lead here,
+// CheckReader returns nil when a request may read what is not for everybody: it comes from the
+// allowlist, where there is one, and shows the certificate and the credentials that it must. A link of another site's page may lead here,
 // which changes nothing; but without credentials the server must be called by a name of its
 // own, or the page of a site whose name has been made to lead here could read, too.
 func (a Access) CheckReader(r *http.Request) *Denial {
@@ -152,6 +152,8 @@ func (a Access) CheckReader(r *http.Request) *Denial {
 		return &Denial{http.StatusForbidden, "client certificate required"}
 	case !a.login && !a.called(r.Host):
 		return &Denial{http.StatusForbidden, quoted(otherName, r.Host, useItsOwn)}
+	case !a.listed(r.Context(), r.RemoteAddr, nil):
+		return &Denial{http.StatusForbidden, "access is denied: the allowlist does not have this address"}
 	}
 	return a.checkLogin(r)
 }

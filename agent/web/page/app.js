@@ -136,7 +136,7 @@ function age() {
   $('age').className = old < 0 ? 'waiting' : stale ? 'stale' : 'live';
   const text = old < 0 ? 'connecting' : stale ? `as of ${duration(Math.max(1000, Math.floor(old / 1000) * 1000)).replace('.0', '')} ago` : 'live';
   if ($('age-text').textContent !== text) $('age-text').textContent = text;
-  const problem = silence ? 'lictor web does not answer. What is shown may have changed.' : told.problem;
+  const problem = silence ? 'The server of this page does not answer. What is shown may have changed.' : told.problem;
   if ($('problem').textContent !== problem) $('problem').textContent = problem;
   $('problem').hidden = problem === '';
 }

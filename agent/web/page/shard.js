@@ -44,10 +44,10 @@ async function ask() {
     if (asked === name) {
       if (shard) draw(last = shard, '');
       else if (answer.status === 404) say(`There is no shard ${asked}, or nothing has been read yet.`);
-      else old(`lictor web answers ${answer.status}`);
+      else old(`the server of this page answers ${answer.status}`);
     }
   } catch {
-    if (asked === name) old('lictor web does not answer');
+    if (asked === name) old('the server of this page does not answer');
   }
   asking = false;
   if (name === null) return;

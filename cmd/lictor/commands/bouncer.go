@@ -73,7 +73,7 @@ func bouncerCommand() *cobra.Command {
 				}
 			})
 			keepLittleGarbage()
-			return bouncer.Run(ctx, cfg, changes, manager, log)
+			return bouncer.Run(ctx, cfg, changes, manager, bouncerPage, log)
 		},
 	}
 	allowEmptyFlag(cmd, &allowEmpty)

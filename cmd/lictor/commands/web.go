@@ -8,9 +8,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 	"github.com/lictor-ha/lictor/agent/cluster/settings"
+	agentconfig "github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/operator"
 	"github.com/lictor-ha/lictor/agent/systemd"
 	"github.com/lictor-ha/lictor/agent/web"
+	"github.com/lictor-ha/lictor/bouncer"
+	"github.com/lictor-ha/lictor/bouncer/config"
 )
 
 // webMemory is what the fleet page tries to do with, in bytes: what a thousand shards need, as a
@@ -71,4 +76,13 @@ func webCommand() *cobra.Command {
 		},
 	}
 	return cmd
+}
+
+// bouncerPage makes the fleet page that a bouncer serves: of the Consul that the bouncer asks, and
+// with its certificates where leaders want to see some.
+func bouncerPage(c config.Config, access httpserver.Access) (bouncer.Page, error) {
+	return web.NewPage(operator.Settings{
+		Namespace: c.WebNamespace, Prefix: c.RoutesPrefix, Consul: c.Consul,
+		Ctl: agentconfig.Ctl{CertFile: c.CertFile, KeyFile: c.KeyFile, KeyFilePassword: c.KeyFilePassword, CACert: c.CAFile, VerifyNames: c.VerifyNames},
+	}, operator.DefaultZoneTag, access, c.Version)
 }
