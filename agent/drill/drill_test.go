@@ -225,6 +225,9 @@ func TestChart(t *testing.T) {
 		}
 		if x.Failed {
 			failed++
+			if x.Height < chartFailed {
+				t.Errorf("a failure beside a long wait is not seen: %+v", x)
+			}
 		}
 	}
 	// It was answered after 10 s of 20, and had begun after 6.

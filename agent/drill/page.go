@@ -126,6 +126,9 @@ const (
 	chartWidth   = 1000
 	chartHeight  = 120
 	chartColumns = 250
+	// chartFailed is the least height of a column that has a failure: many fail at once, and must be
+	// seen beside a long wait.
+	chartFailed = chartHeight / 6
 )
 
 func chartOf(s Shard) chart {
@@ -147,6 +150,9 @@ func chartOf(s Shard) chart {
 	for i, took := range longest {
 		if took > 0 || failed[i] {
 			height := max(1, int64(chartHeight*took/c.Top))
+			if failed[i] {
+				height = max(height, chartFailed)
+			}
 			c.Columns = append(c.Columns, column{X: int64(i * chartWidth / chartColumns), Y: chartHeight - height, Height: height, Failed: failed[i]})
 		}
 	}

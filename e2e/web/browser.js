@@ -174,10 +174,75 @@ async function many(browser) {
   check(page.wrong.length === 0, 'the browser complains: ' + page.wrong.join('; '));
 }
 
+// drill opens the reports of drills that stand in the folder PAGE: what is sent on must be readable by
+// everybody, on whatever they have.
+async function drill(browser) {
+  for (const [device, options] of Object.entries({
+    light: {colorScheme: 'light'},
+    dark: {colorScheme: 'dark'},
+    phone: {colorScheme: 'light', viewport: {width: 360, height: 740}, deviceScaleFactor: 2, isMobile: true, hasTouch: true},
+    'phone-dark': {colorScheme: 'dark', viewport: {width: 360, height: 740}, deviceScaleFactor: 2, isMobile: true, hasTouch: true},
+  })) {
+    for (const name of ['passed', 'surprise', 'under-way']) {
+      const what = `${name}, ${device}`;
+      const page = await open(browser, options, name + '.html');
+      await page.waitForSelector('h1');
+      await page.waitForLoadState();
+      await noSideways(page, what);
+      check(!(await page.evaluate(() => window.obeyed)), `${what}: markup was obeyed`);
+      check(await page.locator('img, script').count() === 0, `${what}: there is markup`);
+      // What is wider than the window is reached by keys, too, and has a name.
+      const stuck = await page.$$eval('*', (all) => all.filter((e) => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === 'auto' && (e.tabIndex < 0 || !e.getAttribute('aria-label'))).length);
+      check(stuck === 0, `${what}: ${stuck} parts cannot be scrolled by keys, or have no name`);
+      const faint = await page.evaluate(contrast);
+      check(faint.length === 0, `${what}: not readable: ${faint.slice(0, 5).join('; ')}`);
+      const headings = await page.$$eval('h1, h2, h3', (all) => all.map((e) => Number(e.tagName[1])));
+      check(headings[0] === 1 && headings.every((level, i) => i === 0 || level <= headings[i - 1] + 1), `${what}: headings ${headings}`);
+      const nameless = await page.$$eval('th', (all) => all.filter((e) => !e.getAttribute('scope')).length);
+      check(nameless === 0, `${what}: ${nameless} headers of tables do not say what of`);
+      check(page.wrong.length === 0, `${what}: the browser complains: ${page.wrong.join('; ')}`);
+      await picture(page, `drill-${name}-${device}`, true);
+      await page.context().close();
+    }
+  }
+  const page = await open(browser, {colorScheme: 'dark'}, 'surprise.html');
+  await page.emulateMedia({media: 'print'});
+  await picture(page, 'drill-surprise-print', true);
+  const paper = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  check(paper === 'rgb(255, 255, 255)', 'paper is ' + paper);
+  // By keys alone.
+  await page.emulateMedia({media: 'screen'});
+  await page.keyboard.press('Tab');
+  check(await page.evaluate(() => document.activeElement !== document.body), 'Tab leads nowhere');
+}
+
+// contrast lists texts that stand out too little from what is behind them (WCAG 2, AA).
+function contrast() {
+  const parse = (color) => (color.match(/[\d.]+/g) ?? []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const color = parse(getComputedStyle(e).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+    return [255, 255, 255];
+  };
+  const out = [];
+  for (const e of document.body.querySelectorAll('*')) {
+    if (![...e.childNodes].some((n) => n.nodeType === Node.TEXT_NODE && n.data.trim())) continue;
+    const style = getComputedStyle(e);
+    const [a, b] = [light(parse(style.color)), light(behind(e))].sort((x, y) => y - x);
+    const large = parseFloat(style.fontSize) >= 24 || parseFloat(style.fontSize) >= 18.66 && Number(style.fontWeight) >= 700;
+    if ((a + 0.05) / (b + 0.05) < (large ? 3 : 4.5)) out.push(`${((a + 0.05) / (b + 0.05)).toFixed(1)}: ${e.textContent.trim().slice(0, 40)}`);
+  }
+  return out;
+}
+
 (async () => {
   const browser = await chromium.launch({executablePath: CHROMIUM, args: ['--no-sandbox', '--disable-dev-shm-usage']});
   try {
-    await {tour, many}[process.argv[2]](browser);
+    await {tour, many, drill}[process.argv[2]](browser);
   } finally {
     await browser.close();
   }

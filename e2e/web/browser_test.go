@@ -46,13 +46,19 @@ func (s *site) look(ctx context.Context, scenario string) {
 	if !ok {
 		s.t.Fatal("browsers are for tests")
 	}
+	look(ctx, t, scenario, s.url, "CONSUL=http://"+s.address)
+}
+
+// look runs a scenario of browser.js on the page at an address.
+func look(ctx context.Context, t *testing.T, scenario, page string, env ...string) {
+	t.Helper()
 	playwright, browser := chromium(ctx, t)
 	pictures := os.Getenv("LICTOR_TEST_PICTURES")
 	if pictures == "" {
 		pictures = t.TempDir()
 	}
 	cmd := exec.CommandContext(ctx, "node", "browser.js", scenario)
-	cmd.Env = append(cmd.Environ(), "PLAYWRIGHT="+playwright, "CHROMIUM="+browser, "PAGE="+s.url, "CONSUL=http://"+s.address, "PICTURES="+pictures)
+	cmd.Env = append(append(cmd.Environ(), "PLAYWRIGHT="+playwright, "CHROMIUM="+browser, "PAGE="+page, "PICTURES="+pictures), env...)
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	var exit *exec.ExitError
