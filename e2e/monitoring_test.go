@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -31,9 +33,104 @@ func TestMonitoring(t *testing.T) {
 	check("../docs/monitoring", "check", "rules", "--lint=all", "--lint-fatal", "alerts.yml")
 	check("../docs/monitoring", "test", "rules", "alerts_test.yml")
 
-	for _, name := range []string{"grafana-lictor.json", "grafana-poolers.json"} {
+	for _, name := range dashboards(t) {
 		checkDashboard(t, name, check)
 	}
+}
+
+// Grafana takes the dashboards: they have the fields of its own schema, of the types that these have,
+// and no others. (None is rendered.)
+func TestDashboardsFitGrafanasSchema(t *testing.T) {
+	ctx := within(t)
+	reader, err := exec.CommandContext(ctx, "tools/grafana.sh").Output()
+	if err != nil {
+		t.Skipf("the reader of Grafana's schema cannot be built: %v", err)
+	}
+	var paths []string
+	for _, name := range dashboards(t) {
+		paths = append(paths, filepath.Join("../docs/monitoring", name))
+	}
+	if out, err := exec.CommandContext(ctx, strings.TrimSpace(string(reader)), paths...).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// dashboards are the names of the files.
+func dashboards(t *testing.T) (names []string) {
+	t.Helper()
+	paths := got(filepath.Glob("../docs/monitoring/grafana-*.json"))(t)
+	if len(paths) < 5 {
+		t.Fatalf("too few dashboards: %v", paths)
+	}
+	for _, path := range paths {
+		names = append(names, filepath.Base(path))
+	}
+	return names
+}
+
+// queries are the expressions of a dashboard, with all for each variable, by where they stand.
+func (d dashboard) queries() map[string]string {
+	all := map[string]string{}
+	add := func(where, expr string) {
+		for n := 2; all[where] != ""; n++ {
+			where = fmt.Sprintf("%s (%d)", strings.TrimSuffix(where, fmt.Sprintf(" (%d)", n-1)), n)
+		}
+		all[where] = strings.NewReplacer("$__rate_interval", "1m", `"$scope"`, `".*"`, `"$instance"`, `".*"`, `"$database"`, `".*"`).Replace(expr)
+	}
+	for _, a := range d.Annotations.List {
+		add(a.Name, a.Expr)
+	}
+	for _, p := range d.Panels {
+		for _, target := range p.Targets {
+			add(p.Title, target.Expr)
+		}
+	}
+	for _, v := range d.Templating.List {
+		if m := regexp.MustCompile(`^label_values\((\w+), (\w+)\)$`).FindStringSubmatch(v.Query.Query); m != nil {
+			add("the variable "+v.Name, fmt.Sprintf("count by (%s) (%s)", m[2], m[1]))
+		}
+	}
+	return all
+}
+
+// dashboard is what is checked of one of Grafana's.
+type dashboard struct {
+	Title, UID  string
+	Annotations struct {
+		List []struct{ Name, Expr string }
+	}
+	Templating struct {
+		List []struct {
+			Name  string
+			Query variableQuery
+		}
+	}
+	Panels []struct {
+		ID      int
+		Type    string
+		Title   string
+		GridPos struct{ H, W, X, Y int }
+		Targets []struct{ Expr string }
+	}
+}
+
+// variableQuery is a variable's query: an object, or, for a data source, its kind.
+type variableQuery struct{ Query string }
+
+func (q *variableQuery) UnmarshalJSON(text []byte) error {
+	if kind := ""; json.Unmarshal(text, &kind) == nil {
+		return nil
+	}
+	var object struct{ Query string }
+	err := json.Unmarshal(text, &object)
+	q.Query = object.Query
+	return err
+}
+
+func readDashboard(t *testing.T, name string) (d dashboard) {
+	t.Helper()
+	must(t, json.Unmarshal(got(os.ReadFile(filepath.Join("../docs/monitoring", name)))(t), &d))
+	return d
 }
 
 // checkDashboard has promtool judge the expressions of a dashboard.
@@ -43,41 +140,22 @@ func checkDashboard(t *testing.T, name string, check func(dir string, args ...st
 		Record string `yaml:"record"`
 		Expr   string `yaml:"expr"`
 	}
-	var dashboard struct {
-		Annotations struct {
-			List []struct{ Name, Expr string }
-		}
-		Panels []struct {
-			ID      int
-			Type    string
-			Title   string
-			GridPos struct{ H, W, X, Y int }
-			Targets []struct{ Expr string }
-		}
-	}
-	must(t, json.Unmarshal(got(os.ReadFile(filepath.Join("../docs/monitoring", name)))(t), &dashboard))
+	d := readDashboard(t, name)
 	var rules []rule
-	add := func(where, expr string) {
+	for where, expr := range d.queries() {
 		if expr == "" {
 			t.Errorf("%s: %s has no expression", name, where)
 		}
-		expr = strings.NewReplacer("$__rate_interval", "1m", `"$scope"`, `".*"`, `"$instance"`, `".*"`, `"$database"`, `".*"`).Replace(expr)
 		rules = append(rules, rule{Record: "dashboard:expression", Expr: expr})
 	}
-	for _, a := range dashboard.Annotations.List {
-		add(a.Name, a.Expr)
-	}
 	ids := map[int]bool{}
-	for _, p := range dashboard.Panels {
+	for _, p := range d.Panels {
 		if ids[p.ID] || p.GridPos.W == 0 || p.GridPos.X+p.GridPos.W > 24 {
 			t.Errorf("%s: panel %q: id %d is not its own, or it is nowhere", name, p.Title, p.ID)
 		}
 		ids[p.ID] = true
 		if p.Type != "row" && len(p.Targets) == 0 {
 			t.Errorf("%s: panel %q shows nothing", name, p.Title)
-		}
-		for _, target := range p.Targets {
-			add(p.Title, target.Expr)
 		}
 	}
 	dir := t.TempDir()

@@ -626,7 +626,11 @@ func checkMetrics(t *testing.T, l *lab.Lab, members ...*lab.Member) {
 	named := regexp.MustCompile(`\b(?:lictor|patroni)_[a-z0-9_]+`)
 	suffix := regexp.MustCompile(`_(?:bucket|sum|count)$`)
 	documented := map[string]bool{}
-	for _, path := range []string{"../docs/metrics.md", "../docs/monitoring/grafana-lictor.json", "../docs/monitoring/alerts.yml"} {
+	paths := []string{"../docs/metrics.md", "../docs/monitoring/alerts.yml"}
+	for _, name := range dashboards(t) {
+		paths = append(paths, "../docs/monitoring/"+name)
+	}
+	for _, path := range paths {
 		for _, name := range named.FindAllString(string(got(os.ReadFile(path))(t)), -1) {
 			documented[name] = documented[name] || strings.HasSuffix(path, ".md")
 			if !have[name] && !have[suffix.ReplaceAllString(name, "")] {

@@ -125,6 +125,8 @@ func (s *ConsulServer) specs() ([]Spec, error) {
 		// On Loopback all hosts share one address.
 		"limits":               map[string]any{"http_max_conns_per_client": 2000, "rpc_max_conns_per_client": 2000},
 		"connect":              map[string]any{"enabled": false},
+		// As the Ansible role has it: without, there are no metrics for Prometheus.
+		"telemetry":            map[string]any{"prometheus_retention_time": "24h", "disable_hostname": true},
 		"disable_update_check": true,
 		"log_level":            "info",
 	}, "", "  ")
