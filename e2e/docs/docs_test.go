@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/lictor-ha/lictor/e2e/faults"
 )
 
@@ -338,6 +340,60 @@ func namedCommandsExist(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Each alert leads to the page that the runbooks' index names for it, or to the table of those that
+// need no page.
+func TestAlertsLeadToRunbooks(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs", "monitoring", "alerts.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rules struct {
+		Groups []struct {
+			Rules []struct {
+				Alert       string
+				Annotations struct {
+					Runbook string `yaml:"runbook_url"`
+				}
+			}
+		}
+	}
+	if err := yaml.Unmarshal(text, &rules); err != nil {
+		t.Fatal(err)
+	}
+	index, err := os.ReadFile(filepath.Join(root, "docs", "runbooks", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	withPages, others, found := strings.Cut(string(index), "\n## Other alerts\n")
+	if !found {
+		t.Fatal("docs/runbooks/README.md has no section Other alerts")
+	}
+	seen := 0
+	for _, group := range rules.Groups {
+		for _, rule := range group.Rules {
+			seen++
+			name, isOurs := strings.CutPrefix(rule.Annotations.Runbook, "https://github.com/lictor-ha/lictor/blob/main/docs/runbooks/")
+			alert := "`" + rule.Alert + "`"
+			row := func(line string) bool { return strings.Contains(line, "]("+name+")") && strings.Contains(line, alert) }
+			switch _, err := os.Stat(filepath.Join(root, "docs", "runbooks", name)); {
+			case !isOurs:
+				t.Errorf("%s leads to %q, which is no runbook", rule.Alert, rule.Annotations.Runbook)
+			case name == "README.md#other-alerts":
+				if !strings.Contains(others, "\n| "+alert) {
+					t.Errorf("docs/runbooks/README.md has no row for %s among the other alerts", rule.Alert)
+				}
+			case err != nil:
+				t.Errorf("%s: %v", rule.Alert, err)
+			case !slices.ContainsFunc(strings.Split(withPages, "\n"), row):
+				t.Errorf("docs/runbooks/README.md does not name %s for %s", name, rule.Alert)
+			}
+		}
+	}
+	if seen < 30 {
+		t.Errorf("%d alerts", seen)
 	}
 }
 

@@ -123,8 +123,8 @@ func (s *ConsulServer) specs() ([]Spec, error) {
 		// as long, longer than a short lease.
 		"performance": map[string]any{"raft_multiplier": 1},
 		// On Loopback all hosts share one address.
-		"limits":               map[string]any{"http_max_conns_per_client": 2000, "rpc_max_conns_per_client": 2000},
-		"connect":              map[string]any{"enabled": false},
+		"limits":  map[string]any{"http_max_conns_per_client": 2000, "rpc_max_conns_per_client": 2000},
+		"connect": map[string]any{"enabled": false},
 		// As the Ansible role has it: without, there are no metrics for Prometheus.
 		"telemetry":            map[string]any{"prometheus_retention_time": "24h", "disable_hostname": true},
 		"disable_update_check": true,
