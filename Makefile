@@ -141,6 +141,10 @@ test-upgrade: ## the check for a major upgrade: PostgreSQL 15 to 17, 13 to 15, 1
 packages: ## dist/: .deb and .rpm for linux amd64 and arm64, bills of materials, checksums
 	@GO=$(GO) packages/build.sh '$(VERSION)' dist
 
+.PHONY: images
+images: ## dist/: container images of agent and bouncer from a Debian root file system (as root; buildah, mmdebstrap)
+	@GO=$(GO) packages/images.sh '$(VERSION)' dist
+
 .PHONY: lint-lite
 lint-lite: ## gofmt and go vet
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go' 2>/dev/null | grep . || find . -name '*.go')); \

@@ -155,7 +155,9 @@ func TestFleetPageAccess(t *testing.T) {
 // A page that cannot be made takes nothing from anybody: the configuration before goes on.
 func TestFleetPageThatCannotBeMade(t *testing.T) {
 	w := newWorld(t, nil)
-	w.page = func(config.Config, httpserver.Access) (Page, error) { return nil, errors.New("its certificate is gone") }
+	w.page = func(config.Config, httpserver.Access) (Page, error) {
+		return nil, errors.New("its certificate is gone")
+	}
 	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
 	w.bouncer()
 	w.pgbouncer()

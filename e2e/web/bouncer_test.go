@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lictor-ha/lictor/agent/testkit"
 )
@@ -15,6 +16,9 @@ import (
 // mostOfBouncer is how many questions to Consul a bouncer has open for itself: routes, handovers,
 // shards of Patroni's, and what it says of itself.
 const mostOfBouncer = 4
+
+// longerThanRequests is longer than the bouncer lets a request of its API take.
+const longerThanRequests = 7 * time.Second
 
 // A bouncer with `web: true` serves the page of the command, from its own listener: live, read only,
 // with no more questions to Consul for many browsers than for one.
@@ -25,6 +29,7 @@ func TestBouncerServesThePage(t *testing.T) {
 	dir := t.TempDir()
 	s.startPage(ctx, "bouncer", "bouncer starts", fmt.Sprintf("listen: 127.0.0.1:%%d\nconsul: {host: %%q}\nweb: true\n"+
 		"pgbouncer: {config: %s, admin: %s}\nstate_file: %s\n", filepath.Join(dir, "pgbouncer.ini"), dir+":6432", filepath.Join(dir, "state")))
+	opened := time.Now()
 	var all []*browser
 	for range lookers {
 		all = append(all, s.browse(ctx))
@@ -38,6 +43,9 @@ func TestBouncerServesThePage(t *testing.T) {
 	}
 	if shard := get(ctx, t, s.url+"shards/s007"); !strings.Contains(shard, "s007-db1") {
 		t.Errorf("a shard: %.300s", shard)
+	}
+	for time.Since(opened) < longerThanRequests { // the limits of the API's requests end no stream
+		all[0].hear()
 	}
 	page, open := s.proxy.mostOpen()
 	t.Logf("%d questions of the page were open at the most, %d in all", page, open)
