@@ -77,8 +77,8 @@ func TestPowerlessFreeing(t *testing.T) {
 		if err != nil || kv == nil {
 			return fmt.Errorf("no key: %w", err)
 		}
-		if b, err := cluster.ParseBouncer("b1", kv.Value); err != nil || b.Frees != want {
-			return fmt.Errorf("%q %w", b.Frees, err)
+		if b, err := cluster.ParseBouncer("b1", kv.Value); err != nil || b.Frees != want || !b.Succession {
+			return fmt.Errorf("%q, knows announced identifiers: %v, %w", b.Frees, b.Succession, err)
 		}
 		return nil
 	})

@@ -328,7 +328,7 @@ func (c *reconciler) ready() (reasons []string) {
 func presenceOf(c config.Config, url string, version pgbouncer.Version) cluster.Bouncer {
 	b := cluster.Bouncer{
 		Name: c.Name, URL: url, Version: c.Version, All: c.ServesAll(),
-		Frees: string(c.Frees(version)),
+		Frees: string(c.Frees(version)), Succession: true,
 	}
 	if version != (pgbouncer.Version{}) {
 		b.PgBouncer = version.String()

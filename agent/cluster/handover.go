@@ -144,6 +144,9 @@ type Bouncer struct {
 	// Frees is how it frees the clients of a lost primary, one of the constants below;
 	// empty: a version of Lictor that does not tell.
 	Frees string `json:"frees,omitempty"`
+	// Succession: it takes a route of another system identifier that announces itself (Route.Succeeds).
+	// Versions of Lictor that do not tell refuse every such route.
+	Succession bool `json:"succession,omitempty"`
 	// PgBouncer is its PgBouncer's version, like 1.25.2; empty: it is not known.
 	PgBouncer string `json:"pgbouncer,omitempty"`
 	// All: it serves every shard, else those in Shards as NAMESPACE/SCOPE.

@@ -19,6 +19,9 @@ const RouteVersion = 1
 // host would look an address up, and its HAProxy check two servers a second, which is all shards' trouble.
 const MaxReplicas = 256
 
+// MaxSucceeds is how many identifiers a route may come after: one for each major upgrade of the shard.
+const MaxSucceeds = 32
+
 // RouteState says what a pooler should do with the clients of a shard.
 type RouteState string
 
@@ -40,12 +43,16 @@ const (
 type Route struct {
 	Version int `json:"version"`
 	// SystemIdentifier is PostgreSQL's, in decimal. A route with another one
-	// belongs to another cluster and is never overwritten or followed.
-	SystemIdentifier string        `json:"system_identifier"`
-	State            RouteState    `json:"state"`
-	Timeline         int           `json:"timeline"`
-	Leader           RouteMember   `json:"leader"`
-	Replicas         []RouteMember `json:"replicas"`
+	// belongs to another cluster and is never overwritten or followed, unless it
+	// Succeeds the one that is known.
+	SystemIdentifier string `json:"system_identifier"`
+	// Succeeds are the identifiers that the shard had before major upgrades, the newest first
+	// (design 5.31).
+	Succeeds []string      `json:"succeeds,omitempty"`
+	State    RouteState    `json:"state"`
+	Timeline int           `json:"timeline"`
+	Leader   RouteMember   `json:"leader"`
+	Replicas []RouteMember `json:"replicas"`
 	// Since is the wall-clock time at which this leader took the lock.
 	Since time.Time `json:"since"`
 }
@@ -82,6 +89,7 @@ func (r Route) Validate() error {
 	if !isSystemIdentifier(r.SystemIdentifier) {
 		errs = append(errs, fmt.Errorf("system_identifier: %s, must be a decimal number", printable.Quote(r.SystemIdentifier)))
 	}
+	errs = append(errs, r.validateSucceeds())
 	if r.Timeline < 1 {
 		errs = append(errs, fmt.Errorf("timeline: %d, must be 1 or more", r.Timeline))
 	}
@@ -101,6 +109,27 @@ func (r Route) Validate() error {
 	return errors.Join(errs...)
 }
 
+func (r Route) validateSucceeds() error {
+	if len(r.Succeeds) > MaxSucceeds {
+		return fmt.Errorf("succeeds: %d, must not be more than %d", len(r.Succeeds), MaxSucceeds)
+	}
+	for i, id := range r.Succeeds {
+		switch {
+		case !isSystemIdentifier(id):
+			return fmt.Errorf("succeeds[%d]: %s, must be a decimal number", i, printable.Quote(id))
+		case id == r.SystemIdentifier:
+			return fmt.Errorf("succeeds[%d]: %s is the route's own system_identifier", i, id)
+		case slices.Contains(r.Succeeds[:i], id):
+			return fmt.Errorf("succeeds[%d]: %s is there twice", i, id)
+		}
+	}
+	return nil
+}
+
+// Announces reports whether the route says that its cluster came after the one with that
+// system identifier, by a major upgrade.
+func (r Route) Announces(after string) bool { return slices.Contains(r.Succeeds, after) }
+
 func (m RouteMember) validate(field string) error {
 	if err := CheckName(m.Name); err != nil {
 		return fmt.Errorf("%s.name: %s, %w", field, printable.Quote(m.Name), err)
@@ -117,7 +146,7 @@ func (m RouteMember) validate(field string) error {
 // SameTopology reports whether two routes would be rendered alike, whatever their
 // times say.
 func (r Route) SameTopology(o Route) bool {
-	return r.Version == o.Version && r.SystemIdentifier == o.SystemIdentifier && r.State == o.State && r.Timeline == o.Timeline &&
+	return r.Version == o.Version && r.SystemIdentifier == o.SystemIdentifier && slices.Equal(r.Succeeds, o.Succeeds) && r.State == o.State && r.Timeline == o.Timeline &&
 		r.Leader.same(o.Leader) && slices.EqualFunc(r.Replicas, o.Replicas, RouteMember.same)
 }
 

@@ -27,6 +27,23 @@ func manyReplicas(n int) (list []RouteMember) {
 	return list
 }
 
+func manyIdentifiers(n int) (list []string) {
+	for i := range n {
+		list = append(list, strconv.Itoa(i+1))
+	}
+	return list
+}
+
+func TestRouteAnnounces(t *testing.T) {
+	r := goodRoute()
+	r.Succeeds = []string{"8", "7"}
+	for id, want := range map[string]bool{"8": true, "7": true, "9": false, "": false, r.SystemIdentifier: false} {
+		if r.Announces(id) != want {
+			t.Errorf("%q: %v", id, !want)
+		}
+	}
+}
+
 func TestRouteRoundTrip(t *testing.T) {
 	want := goodRoute()
 	got, err := ParseRoute([]byte(encode(t, want)))
@@ -35,6 +52,9 @@ func TestRouteRoundTrip(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	if strings.Contains(encode(t, want), "succeeds") {
+		t.Error("a shard that was never upgraded says that it succeeds something")
 	}
 	newer := strings.Replace(encode(t, want), `{"version":1`, `{"version":2,"what_a_later_version_adds":[1]`, 1)
 	if got, err := ParseRoute([]byte(newer)); err != nil || got.Leader.Name != "a" {
@@ -63,6 +83,13 @@ func TestRouteValidate(t *testing.T) {
 		"identifier in hex":    {func(r *Route) { r.SystemIdentifier = "0x12" }, "system_identifier"},
 		"negative identifier":  {func(r *Route) { r.SystemIdentifier = "-1" }, "system_identifier"},
 		"other digits":         {func(r *Route) { r.SystemIdentifier = "٧" }, "system_identifier"},
+		"succeeds two":         {func(r *Route) { r.Succeeds = []string{"8", "7"} }, ""},
+		"succeeds itself":      {func(r *Route) { r.Succeeds = []string{"8", r.SystemIdentifier} }, "succeeds[1]: 7300000000000000001 is the route's own"},
+		"succeeds one twice":   {func(r *Route) { r.Succeeds = []string{"8", "7", "8"} }, "succeeds[2]: 8 is there twice"},
+		"succeeds no number":   {func(r *Route) { r.Succeeds = []string{"8", ""} }, `succeeds[1]: ""`},
+		"succeeds a new line":  {func(r *Route) { r.Succeeds = []string{"8\n"} }, "succeeds[0]"},
+		"succeeds many":        {func(r *Route) { r.Succeeds = manyIdentifiers(MaxSucceeds) }, ""},
+		"succeeds too many":    {func(r *Route) { r.Succeeds = manyIdentifiers(MaxSucceeds + 1) }, "succeeds: 33, must not be more than 32"},
 		"no timeline":          {func(r *Route) { r.Timeline = 0 }, "timeline: 0"},
 		"no leader":            {func(r *Route) { r.Leader = RouteMember{} }, "leader.name"},
 		"no host":              {func(r *Route) { r.Leader.Host = "" }, "leader.host"},
@@ -126,6 +153,7 @@ func TestSameTopology(t *testing.T) {
 		"timeline": func(o *Route) { o.Timeline++ },
 		"version":  func(o *Route) { o.Version++ },
 		"cluster":  func(o *Route) { o.SystemIdentifier += "0" },
+		"past":     func(o *Route) { o.Succeeds = []string{"7"} },
 		"name":     func(o *Route) { o.Replicas[0].Name = "x" },
 		"host":     func(o *Route) { o.Replicas[0].Host = "x" },
 		"value":    func(o *Route) { o.Leader.Tags = map[string]any{"Zone": "y"} },
@@ -140,7 +168,7 @@ func TestSameTopology(t *testing.T) {
 
 // SameTopology compares field by field: it must know all of them.
 func TestSameTopologyKnowsAllFields(t *testing.T) {
-	if route, member := reflect.TypeFor[Route]().NumField(), reflect.TypeFor[RouteMember]().NumField(); route != 7 || member != 4 {
+	if route, member := reflect.TypeFor[Route]().NumField(), reflect.TypeFor[RouteMember]().NumField(); route != 8 || member != 4 {
 		t.Errorf("a route has %d fields and a member %d: does SameTopology compare the new ones?", route, member)
 	}
 	one, other := goodRoute(), goodRoute()

@@ -53,6 +53,7 @@ func (w *routeWriter) wanted() (cluster.Route, bool) {
 		Replicas: w.replicas(),
 	}
 	if known.OK() {
+		r.Succeeds = known.Value.Succeeds // for bouncers that were away
 		if r.Timeline == 0 {
 			r.Timeline = known.Value.Timeline
 		}

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,10 @@ func TestTheRouteOfAnotherCluster(t *testing.T) {
 	w.Snapshot.Route.Value.SystemIdentifier = systemA
 	if _, ok := w.route.wanted(); !ok || len(w.Logged()) != 0 {
 		t.Fatal("it is ours again")
+	}
+	w.Snapshot.Route.Value.Succeeds = []string{"7", "6"}
+	if r, _ := w.route.wanted(); !slices.Equal(r.Succeeds, []string{"7", "6"}) {
+		t.Fatalf("what the shard was before its upgrades is lost: %v", r.Succeeds)
 	}
 	w.Data.SystemIdentifier = ""
 	if _, ok := w.route.wanted(); ok {

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,7 +27,7 @@ type UpgradeOptions struct {
 const upgradeCheckLimit = 31 * time.Minute
 
 // Upgrade checks whether a shard can be upgraded to another major version (design 5.31): each
-// member tries it, one after another, the replicas first.
+// member tries it, one after another, the replicas first, and each bouncer must know announced identifiers.
 func Upgrade(ctx context.Context, c *Console, s *Shard, o UpgradeOptions) error {
 	switch {
 	case !o.Check:
@@ -50,6 +51,13 @@ func Upgrade(ctx context.Context, c *Console, s *Shard, o UpgradeOptions) error 
 	if leader == "" {
 		d.add(Wrong, s.Scope, "see lictor list", "nobody leads the shard")
 	}
+	if len(o.Members) == 0 {
+		bouncers, err := s.site.list(ctx, s.Keys.Bouncers())
+		if err != nil {
+			return err
+		}
+		d.judgeBouncers(s.Scope, s.site.Namespace, s.site.parseBouncers(bouncers, nil))
+	}
 	for _, m := range members {
 		if c.Format == Pretty {
 			c.Warn("%s tries it", m.Name)
@@ -62,6 +70,17 @@ func Upgrade(ctx context.Context, c *Console, s *Shard, o UpgradeOptions) error 
 		}
 	}
 	return report(c, d.findings, DoctorOptions{All: true})
+}
+
+// judgeBouncers tells which bouncers of a shard would refuse the route of the new cluster: their clients
+// would be led nowhere.
+func (d *diagnosis) judgeBouncers(scope, namespace string, bouncers []cluster.Bouncer) {
+	for _, b := range bouncers {
+		if b.Serves(namespace, scope) && !b.Succession {
+			d.add(Wrong, scope+"/"+b.Name, "upgrade Lictor on the bouncer's host, and check again",
+				"the bouncer is of version %s, which refuses a new system identifier also when an upgrade announces it", cmp.Or(b.Version, "?"))
+		}
+	}
 }
 
 // judgeUpgrade makes findings of what a member has answered.

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,5 +53,26 @@ func TestJudgeUpgrade(t *testing.T) {
 				t.Errorf("%s: %v, want %v", name, levels, test.want)
 			}
 		}
+	}
+}
+
+// A bouncer that would refuse the new cluster's route stands in the way, if it serves the shard.
+func TestJudgeBouncers(t *testing.T) {
+	d := diagnosis{area: "upgrade"}
+	d.judgeBouncers("orders", "service", []cluster.Bouncer{
+		{Name: "new", All: true, Succession: true},
+		{Name: "old", All: true, Version: "0.1.0"},
+		{Name: "other", Shards: []string{"service/stock", "elsewhere/orders"}},
+		{Name: "named", Shards: []string{"service/orders"}},
+	})
+	var subjects []string
+	for _, f := range d.findings {
+		if f.Level != Wrong || f.Do == "" {
+			t.Errorf("%+v", f)
+		}
+		subjects = append(subjects, f.Subject)
+	}
+	if want := []string{"orders/old", "orders/named"}; !slices.Equal(subjects, want) {
+		t.Errorf("%v, want %v", subjects, want)
 	}
 }

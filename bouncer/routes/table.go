@@ -107,8 +107,8 @@ func (k Known) served() int {
 
 // Table holds what is known of every shard. Its rules: an answer that Consul
 // gave without a leader changes nothing; a value that cannot be read changes
-// nothing; a route of another PostgreSQL cluster, or of an older timeline of the
-// same one, changes nothing; what is older
+// nothing; a route of another PostgreSQL cluster that does not say that it succeeds
+// the known one, or of an older timeline, changes nothing; what is older
 // than what is known, or has vanished, is believed only when a consistent read
 // says it too; and neither does a shard of the configuration vanish, nor do all
 // shards at once, unless that is allowed.
@@ -455,9 +455,15 @@ func (b *Table) refuses(id config.ShardID, old Known, have bool, read *parsed) e
 	if !have || old.Gone {
 		return nil
 	}
-	if route.SystemIdentifier != old.Route.SystemIdentifier {
+	switch known := old.Route.SystemIdentifier; {
+	case route.SystemIdentifier == known:
+	case route.Announces(known) && route.Timeline <= old.served():
+		// An upgrade goes on with the next timeline: this was put together by hand, or comes back.
+		return fmt.Errorf("route of shard %s announces system identifier %s after %s on timeline %d, known is %d: it %w and is refused; "+
+			"if the shard was made anew on purpose, delete the key first", id, route.SystemIdentifier, known, route.Timeline, old.served(), errOlder)
+	case !route.Announces(known):
 		return fmt.Errorf("route of shard %s has system identifier %s, known is %s: it %w and is refused; "+
-			"if the shard was made anew on purpose, delete the key first", id, route.SystemIdentifier, old.Route.SystemIdentifier, errForeign)
+			"if the shard was made anew on purpose, delete the key first", id, route.SystemIdentifier, known, errForeign)
 	}
 	if err := old.newerThan(route); err != nil {
 		return fmt.Errorf("route of shard %s %w and is refused; if the shard was set back on purpose, delete the key first", id, err)

@@ -48,6 +48,12 @@ func TestBook(t *testing.T) {
 	later.Timeline = 3
 	promoting := testRoute("d")
 	promoting.Timeline, promoting.State = 2, cluster.RoutePromoting
+	upgraded := func(host string, timeline int, state cluster.RouteState, succeeds ...string) Pair {
+		r := testRoute(host)
+		r.SystemIdentifier, r.Succeeds, r.Timeline, r.State = otherSystem, succeeds, timeline, state
+		return testPair(t, s1, 12+uint64(timeline), r)
+	}
+	known, older := testRoute("a").SystemIdentifier, "7000000000000000009"
 	start := []Pair{p(s1, 10, "a"), p(s2, 11, "b")}
 	watched := func(pairs ...Pair) Answer { return Answer{Pairs: pairs, KnownLeader: true} }
 	consistent := func(epoch uint64, pairs ...Pair) Answer {
@@ -82,6 +88,15 @@ func TestBook(t *testing.T) {
 		"control character in the key": {answers: []Answer{watched(start[0], start[1], p("lictor/routes/service/s3\nuser=x", 12, "e"))}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "must consist of letters"},
 		"foreign is refused":           {answers: []Answer{watched(testPair(t, s1, 12, foreign), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "another PostgreSQL cluster"},
 		"foreign after a deletion":     {answers: []Answer{consistent(1, start[1]), watched(testPair(t, s1, 12, foreign), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"announced":                    {answers: []Answer{watched(upgraded("c", 2, cluster.RouteDown, known), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"announced, then open":         {answers: []Answer{watched(upgraded("c", 2, cluster.RouteDown, known), start[1]), watched(upgraded("d", 3, cluster.RouteOpen, known), start[1])}, want: map[config.ShardID]string{"service/s1": "d", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"announced while it was away":  {answers: []Answer{watched(upgraded("c", 2, cluster.RouteOpen, older, known), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"another one's successor":      {answers: []Answer{watched(upgraded("c", 2, cluster.RouteOpen, older), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "another PostgreSQL cluster"},
+		"announced, same timeline":     {answers: []Answer{watched(upgraded("c", 1, cluster.RouteOpen, known), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "on timeline 1, known is 1"},
+		"announced, malformed":         {answers: []Answer{watched(upgraded("c", 2, cluster.RouteOpen, known, known), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "is there twice"},
+		"the old one comes back":       {answers: []Answer{watched(upgraded("c", 2, cluster.RouteDown, known), start[1]), watched(p(s1, 20, "a"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "another PostgreSQL cluster"},
+		"a snapshot from before it":    {answers: []Answer{watched(upgraded("c", 2, cluster.RouteOpen, known), start[1]), consistent(2, start...)}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "another PostgreSQL cluster"},
+		"announced by a stale answer":  {answers: []Answer{watched(p(s1, 30, "e"), start[1]), watched(upgraded("c", 2, cluster.RouteOpen, known), start[1])}, want: map[config.ShardID]string{"service/s1": "e", "service/s2": "b"}, doubt: true},
 		"older timeline":               {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(p(s1, 13, "a"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 1, known is 3"},
 		"a restored snapshot":          {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), consistent(2, start...)}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 1, known is 3"},
 		"and then written anew":        {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), consistent(2, start...), watched(testPair(t, s1, 11, later), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, doubt: true, problem: ""},
