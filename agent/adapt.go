@@ -65,7 +65,7 @@ func restoreOf(p *postgres.Instance) *ha.Discard {
 func peerOf(name string, s api.PeerStatus) ha.Peer {
 	return ha.Peer{
 		Name: name, Answered: true, State: s.State, Primary: s.Primary,
-		Timeline: s.Timeline, LSN: s.LSN, Tags: s.Tags,
+		Timeline: s.Timeline, LSN: s.LSN, Tags: s.Tags, SystemIdentifier: s.SystemIdentifier,
 		// A member of Patroni's does not say: its word has to do.
 		Replaying: s.Lictor != nil && s.Lictor.Replaying,
 		Restoring: s.Lictor != nil && s.Lictor.Restoring,

@@ -10,8 +10,8 @@ import (
 
 // A member of Patroni's does not say what it replays or restores.
 func TestPeersInTheirOwnWords(t *testing.T) {
-	said := api.PeerStatus{Lictor: &api.PeerLictor{Replaying: true, Restoring: true}}
-	if p := peerOf("b", said); !p.Replaying || !p.Restoring {
+	said := api.PeerStatus{SystemIdentifier: "77", Lictor: &api.PeerLictor{Replaying: true, Restoring: true}}
+	if p := peerOf("b", said); !p.Replaying || !p.Restoring || p.SystemIdentifier != "77" {
 		t.Errorf("%+v", p)
 	}
 	if p := peerOf("b", api.PeerStatus{}); p.Replaying || p.Restoring {

@@ -232,6 +232,8 @@ func (v View) unelectable() string {
 		return "another member makes the shard"
 	case v.failsafeForbids(v.Name) != "":
 		return v.failsafeForbids(v.Name)
+	case v.otherCluster(pg.SystemIdentifier) != "":
+		return "this member " + v.otherCluster(pg.SystemIdentifier)
 	case v.discarded(pg.Timeline) != "" && !v.undoes(): // its takeover takes that back
 		return "this member " + v.discarded(pg.Timeline)
 	case forced:
@@ -287,6 +289,8 @@ func (v View) electable(p Peer) string {
 		return v.failsafeForbids(p.Name)
 	case v.restoringForbids(p.Restoring) != "":
 		return v.restoringForbids(p.Restoring)
+	case v.otherCluster(p.SystemIdentifier) != "":
+		return v.otherCluster(p.SystemIdentifier)
 	case v.discarded(p.Timeline) != "":
 		return v.discarded(p.Timeline)
 	case p.Replaying:

@@ -159,6 +159,8 @@ func (v bid) attemptProblem() (problem, better string) {
 			!slices.ContainsFunc(v.Takeover.Answers[:i], func(q Peer) bool { return strings.EqualFold(q.Name, p.Name) })
 		switch {
 		case !counts:
+		case v.otherCluster(p.SystemIdentifier) != "":
+			further += "; " + p.Name + " " + v.otherCluster(p.SystemIdentifier)
 		case p.Restoring:
 			further += "; " + p.Name + ": " + v.restoringForbids(true)
 		case p.Replaying:

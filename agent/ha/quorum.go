@@ -74,7 +74,7 @@ func (v View) quorumSeen(ended cluster.Instant) bool {
 // commit, of which the key sync asks for a quorum: fewer of its leader and voters have
 // shown their position, or one is ahead. A member that does not say how far it is
 // (PostgreSQL down, timeline unknown, WAL left to be replayed), or whose data were
-// replaced since, does not count. Of this
+// replaced since, or are another cluster's, does not count. Of this
 // member's own position it is enough to know what it has at least.
 func (v View) quorumProblem() string {
 	key := v.Cluster.Sync
@@ -82,6 +82,10 @@ func (v View) quorumProblem() string {
 	for _, p := range v.Peers {
 		if !p.Answered || p.Primary || p.State != cluster.StateRunning || p.LSN <= 0 || p.Timeline <= 0 ||
 			strings.EqualFold(p.Name, v.Name) || !key.Value.Has(p.Name) {
+			continue
+		}
+		if why := v.otherCluster(p.SystemIdentifier); why != "" {
+			further += "; " + p.Name + " " + why
 			continue
 		}
 		if p.Restoring {

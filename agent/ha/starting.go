@@ -11,7 +11,7 @@ import (
 //
 //	data         key initialize       leader        decision
 //	foreign      any                  any           refuse, touch nothing
-//	other shard  has another id       any           refuse, touch nothing
+//	other shard  has another id       any           refuse, touch nothing (identifier.go)
 //	incomplete   any                  any           clear away what was ours; a clone stays where a
 //	                                                method goes on with it, and is cloned as if empty
 //	bootstrapped held by our session  none          register the shard, again and again
@@ -44,6 +44,9 @@ func starting(v View) (Decision, bool) {
 	if id := v.Cluster.Initialize.Value; id != "" && id != pg.SystemIdentifier {
 		return wait(fmt.Sprintf("the data directory is refused and left alone: its system identifier is %s, that of the shard %s; "+
 			"move it away, or correct scope or namespace", pg.SystemIdentifier, id)), true
+	}
+	if why := v.otherCluster(pg.SystemIdentifier); why != "" {
+		return wait("the data directory is refused and left alone: this member " + why), true
 	}
 	return Decision{}, false
 }

@@ -294,7 +294,9 @@ type Peer struct {
 	Replaying bool
 	// Restoring is as in Postgres.
 	Restoring bool
-	Tags      map[string]any
+	// SystemIdentifier is that of its data; empty: it did not say.
+	SystemIdentifier string
+	Tags             map[string]any
 	// Observed is when, at the earliest, the member has looked at its PostgreSQL
 	// for this answer, by our clock; zero: when it was asked.
 	Observed cluster.Instant

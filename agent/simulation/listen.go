@@ -141,7 +141,8 @@ func (a *agent) peerValue() ha.Peer {
 	return ha.Peer{
 		Name: a.host.name, Answered: true, State: a.StateName(), Primary: a.PG.Primary(),
 		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying, Restoring: a.Restoring(), Tags: a.TagsNow(),
-		Detached: detached, Attempts: overtaking(a).DetachedFor(),
+		SystemIdentifier: a.Data.SystemIdentifier,
+		Detached:         detached, Attempts: overtaking(a).DetachedFor(),
 	}
 }
 
