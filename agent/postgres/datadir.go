@@ -74,6 +74,12 @@ func (p *dataDirectory) DataDir(ctx context.Context) (DataDir, error) {
 	case aside:
 		return DataDir{State: SetAside}, nil
 	}
+	switch upgrade, err := p.UpgradeNote(); {
+	case err != nil:
+		return DataDir{State: Foreign, Problem: err.Error()}, nil //nolint:nilerr // that is what is wrong with it
+	case upgrade != nil: // of old and new cluster only one may ever be started
+		return DataDir{State: Foreign, Problem: fmt.Sprintf("a major upgrade to PostgreSQL %d has not ended, as %s says", upgrade.To, p.stateFile("upgrade"))}, nil
+	}
 	entries, err := p.disk.ReadDir(p.dataDir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):

@@ -86,6 +86,7 @@
 //	rewinder        data that have left their upstream's history: rewind.go
 //
 //	upgrader        whether the data could become those of a later major version: upgrade.go
+//	dataUpgrader    and how they do, beside themselves: upgrade_data.go
 //
 // words.go has the words of package pg, under the names that they have here; probe.go and
 // probe_child.go find out whether the data directory can be written.

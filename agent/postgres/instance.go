@@ -60,6 +60,7 @@ type Instance struct {
 	*restorer
 	*rewinder
 	*upgrader
+	*dataUpgrader
 }
 
 // assemble puts an instance together.
@@ -86,6 +87,7 @@ func assemble(i *installation, l Launcher) *Instance {
 	p.cloner = &cloner{i, p.confFiles, p.dataDirectory, p.upstreams, p.processes, p.customMethods}
 	p.restorer = &restorer{i, p.dataDirectory, p.walDir, p.processes, p.customMethods, p.bootstrapper}
 	p.upgrader = &upgrader{i, p.dataDirectory, p.confFiles, p.session}
+	p.dataUpgrader = &dataUpgrader{i, p.dataDirectory, p.processes, p.customMethods, p.upgrader}
 	p.rewinder = &rewinder{i, p.records, p.confFiles, p.dataDirectory, p.upstreams, p.processes}
 	return p
 }

@@ -118,6 +118,9 @@ func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 	if err := movable(dir); err != nil {
 		return err
 	}
+	if upgrade, err := p.UpgradeNote(); err != nil || upgrade != nil {
+		return errors.Join(err, errors.New("a major upgrade has not ended"))
+	}
 	note := RestoreNote{Discarded: r.Discarded, Before: r.Before, Aside: dir + beforeRestore + time.Now().UTC().Format("20060102T150405.000000")}
 	if note.ID, err = identity(dir); err != nil {
 		return err

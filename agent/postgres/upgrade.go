@@ -93,17 +93,24 @@ func (p *upgrader) CheckUpgrade(ctx context.Context, to int, said string) (found
 	if err != nil {
 		return found, fmt.Errorf("asking PostgreSQL what the new cluster must be like: %w", err)
 	}
-	if dir, err := p.realDataDir(); err != nil {
-		return found, fmt.Errorf("the data directory: %w", err)
-	} else if err := movable(dir); err != nil {
-		problem("%s", err)
+	obstacles, err := p.upgradeObstacles()
+	if err != nil {
+		return found, err
 	}
+	found.Problems = append(found.Problems, obstacles...)
 	if len(old.tablespaces) > 0 {
 		problem("tablespaces (%s): the replicas could not be made anew, as the old version's files are where the copies would have to go", strings.Join(old.tablespaces, ", "))
 	}
 	if len(old.logical) > 0 && p.major < replicatesSlotsSince {
 		found.Warnings = append(found.Warnings, fmt.Sprintf("logical slots (%s) are lost: pg_upgrade carries them over from PostgreSQL %d on; their readers must begin anew",
 			strings.Join(old.logical, ", "), replicatesSlotsSince))
+	}
+	lost, err := p.lostByUpgrade()
+	if err != nil {
+		return found, fmt.Errorf("what ALTER SYSTEM has set: %w", err)
+	}
+	if lost != "" {
+		found.Warnings = append(found.Warnings, lost)
 	}
 	found.Warnings = append(found.Warnings, p.refusedByNext(ctx, next)...)
 	problems, warnings, err := p.tryUpgrade(ctx, next, old)

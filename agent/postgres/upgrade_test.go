@@ -80,6 +80,11 @@ func TestUpgradeCheck(t *testing.T) {
 			t.Errorf("%s is missing in %q", want, found)
 		}
 	}
+	sql(ctx, t, a, "ALTER SYSTEM SET work_mem = '5MB'")
+	if found := check(a).Warnings; len(found) != 1 || !strings.Contains(found[0], "ALTER SYSTEM has set work_mem") {
+		t.Errorf("%q", found)
+	}
+	sql(ctx, t, a, "ALTER SYSTEM RESET work_mem")
 	sql(ctx, t, a, "DROP TABLE public.unfit")
 	sql(ctx, t, a, "DROP TABLESPACE elsewhere")
 	if found := check(a); len(found.Problems) > 0 {
@@ -131,6 +136,31 @@ func TestUpgradeCheckOfParameters(t *testing.T) {
 	}
 	if warnings := a.refusedByNext(ctx, programs); len(warnings) > 0 {
 		t.Errorf("%q", warnings)
+	}
+}
+
+// What about the data directory stands in the way is told.
+func TestUpgradeObstacles(t *testing.T) {
+	for name, test := range map[string]struct {
+		prepare func(t *testing.T, p *Instance, elsewhere string)
+		want    string
+	}{
+		"nothing":             {func(t *testing.T, p *Instance, _ string) { must(t, os.Mkdir(p.inData("pg_wal"), 0o700)) }, ""},
+		"WAL on another disk": {func(t *testing.T, p *Instance, elsewhere string) { must(t, os.Symlink(elsewhere, p.inData("pg_wal"))) }, "pg_wal is a link"},
+		"configuration elsewhere": {func(t *testing.T, p *Instance, elsewhere string) {
+			must(t, os.Mkdir(p.inData("pg_wal"), 0o700))
+			p.configDir = elsewhere
+		}, "postgresql.config_dir"},
+	} {
+		p := newInstance(t, settings(t, newDir(t), "a"))
+		must(t, os.Mkdir(p.dataDir, 0o700))
+		test.prepare(t, p, ownDir(t, p, "elsewhere"))
+		give(t, p, p.dataDir)
+		why, err := p.upgradeObstacles()
+		must(t, err)
+		if (len(why) > 0) != (test.want != "") || !strings.Contains(strings.Join(why, "\n"), test.want) {
+			t.Errorf("%s: %q, want %q", name, why, test.want)
+		}
 	}
 }
 
