@@ -27,6 +27,8 @@ import (
 //	PlaceUpgraded   the old directory moves aside, the new one takes its place
 //	UndoUpgrade     all of that is taken back, wherever it was cut short
 //	EndUpgrade      the note goes; the old directory stays where it is
+//
+// Where one of them fails, UndoUpgrade is to be called: it is what a later run of the agent does, too.
 
 const (
 	// beforeUpgrade and upgradedInfix stand between the data directory's name and the time.
@@ -475,7 +477,8 @@ func (p *dataUpgrader) keepUpgradeNames(dir string) error {
 }
 
 // UndoUpgrade takes back whatever an upgrade has done, wherever it was cut short. The new cluster must not have been
-// started but by pg_upgrade: both have the same files. It is moved aside as a bootstrap that failed is.
+// started but by pg_upgrade: both have the same files. (pg_upgrade's own documentation counts its starts as none: in its mode
+// for upgrades nothing writes to the tables.) It is moved aside as a bootstrap that failed is.
 func (p *dataUpgrader) UndoUpgrade(ctx context.Context) error {
 	note, err := p.UpgradeNote()
 	if err != nil || note == nil {
