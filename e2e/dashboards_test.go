@@ -25,9 +25,6 @@ import (
 	"github.com/lictor-ha/lictor/e2e/lab/labtest"
 )
 
-// exporterRole is how postgres_exporter logs in.
-const exporterRole, exporterPassword = "exporter", "exporter"
-
 // exporter is who answers the metrics whose names begin so.
 func exporter(metric string) string {
 	for prefix, job := range map[string]string{
@@ -71,10 +68,6 @@ func TestDashboardsHaveData(t *testing.T) {
 	must(t, s.Prepare(ctx))
 	must(t, l.AwaitServing(ctx))
 	must(t, l.AwaitPoolers(ctx))
-	// As docs/metrics.md has it.
-	conn := got(first.Connect(ctx, "postgres"))(t)
-	_, err = conn.Exec(ctx, "CREATE ROLE "+exporterRole+" LOGIN PASSWORD '"+exporterPassword+"' IN ROLE pg_monitor")
-	must(t, errors.Join(err, conn.Close(ctx)))
 	p := startPrometheus(ctx, t, strings.TrimSpace(string(programs)), l)
 
 	w := s.StartWorkload(ctx, lab.WorkloadOptions{})
@@ -202,7 +195,7 @@ func startPrometheus(ctx context.Context, t *testing.T, programs string, l *lab.
 	var agents, exporters []target
 	for i, m := range l.Members() {
 		address := fmt.Sprintf("127.0.0.1:%d", ports[i+1])
-		dsn := url.URL{Scheme: "postgresql", User: url.UserPassword(exporterRole, exporterPassword), Host: m.Postgres, Path: "/postgres", RawQuery: "sslmode=disable"}
+		dsn := url.URL{Scheme: "postgresql", User: url.UserPassword(lab.SuperuserRole, l.Secrets.Superuser), Host: m.Postgres, Path: "/postgres", RawQuery: "sslmode=disable"}
 		run("prometheus-postgres-exporter", []string{"DATA_SOURCE_NAME=" + dsn.String()}, "--web.listen-address="+address)
 		agents = append(agents, target{"targets": []string{m.REST}})
 		exporters = append(exporters, target{"targets": []string{address}, "labels": map[string]string{"scope": m.Shard.Name}})

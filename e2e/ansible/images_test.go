@@ -19,8 +19,8 @@ import (
 // TestImages builds the container images and runs what is in them, as the user that they name: the
 // bouncer with its PgBouncer, and an agent that makes a shard of one member.
 func TestImages(t *testing.T) {
-	if os.Getenv("LICTOR_TEST_ANSIBLE") == "" {
-		t.Skip("set LICTOR_TEST_ANSIBLE=1, or run make test-ansible: two root file systems are made")
+	if os.Getenv("LICTOR_TEST_IMAGES") == "" {
+		t.Skip("set LICTOR_TEST_IMAGES=1: two root file systems are made, for minutes")
 	}
 	for _, program := range []string{"buildah", "mmdebstrap"} {
 		if _, err := exec.LookPath(program); err != nil || os.Geteuid() != 0 {
