@@ -23,6 +23,9 @@ const (
 	turnEvery = 5 * time.Second
 	// advanceLimit bounds the reading of WAL by which a logical slot is moved.
 	advanceLimit = 10 * time.Minute
+	// helpEvery is how often a primary helps a failover slot on that replicas wait for, at first. Later it does
+	// when as much as a helpShare-th of the time has passed that they have waited: it may be in vain.
+	helpEvery, helpShare = 2 * time.Second, 4
 )
 
 // copies are the logical slots that this replica is to have, as far as the leader that it
@@ -74,6 +77,37 @@ func (k *slotKeeper) yields(slot string) bool {
 		return e.OK() && m.Name < k.Name && m.Name != k.Snapshot.LeaderName() && m.Lictor != nil && m.State == cluster.StateRunning &&
 			!cluster.NoFailover(m.Tags) && !cluster.NoStream(m.Tags) && !m.KeepsSynced(slot)
 	})
+}
+
+// awaited are the failover slots of this primary that are to be helped on now: somebody reads them, and a
+// replica has none yet, where PostgreSQL is to keep one. It cannot before the primary's needs no older rows of
+// the catalogs than the replica has kept, and on a busy primary that moves on seldom.
+func (k *slotKeeper) awaited() (names []string) {
+	o := &k.local.PG.Observed
+	if !o.InRecovery && k.postgres.SyncsSlots() {
+		for _, slot := range k.failoverSlots(o) {
+			if o.Slots[slotIndex(o, slot)].Active && slices.ContainsFunc(k.Snapshot.Members, func(e cluster.Entry[cluster.Member]) bool { return k.waitsFor(e, slot) }) {
+				names = append(names, slot)
+			}
+		}
+	}
+	switch {
+	case len(names) == 0:
+		k.awaitedSince = 0
+	case k.awaitedSince.IsZero():
+		k.awaitedSince = k.Now()
+	case k.Now().Sub(k.helped) < max(helpEvery, k.Now().Sub(k.awaitedSince)/helpShare):
+		return nil
+	}
+	return names
+}
+
+// waitsFor reports whether a member waits for PostgreSQL to keep a slot of this primary's there. PostgreSQL keeps
+// none where another replica is streamed from.
+func (k *slotKeeper) waitsFor(e cluster.Entry[cluster.Member], slot string) bool {
+	m := e.Value
+	return e.OK() && m.Name != k.Name && m.Lictor != nil && m.State == cluster.StateRunning && !m.KeepsSynced(slot) &&
+		!cluster.NoFailover(m.Tags) && !cluster.NoStream(m.Tags) && k.Snapshot.Upstream(m.Name, m.Tags, k.Name) == k.Name
 }
 
 // isHeard reports whether the leader hears which rows this replica needs: one that gets its WAL from the archive

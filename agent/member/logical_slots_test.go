@@ -217,6 +217,85 @@ func TestCopiesGiveWayOneAfterAnother(t *testing.T) {
 	}
 }
 
+// While a replica has none of this primary's failover slots yet, the primary helps those on that are read: often at
+// first, and ever more seldom, as it may be in vain.
+func TestAwaitedFailoverSlots(t *testing.T) {
+	waits := func(w *world) *world {
+		w.leading()
+		w.syncsSlots = true
+		w.PG.Observed.Slots = []pg.Slot{{Slot: logicalSlot, ConfirmedLSN: 5, Failover: true, Active: true}}
+		for i := range w.Snapshot.Members {
+			w.Snapshot.Members[i].Value.State = cluster.StateRunning
+			w.Snapshot.Members[i].Value.Lictor = &cluster.MemberLictor{}
+		}
+		return w
+	}
+	ordered := func(w *world) (awaited, ordered bool) {
+		t.Helper()
+		w.slots.keep()
+		c := w.find("Postgres.SyncSlots")
+		if c == nil {
+			return false, false
+		}
+		o := w.take("Postgres.SyncSlots")
+		o.answer()
+		return slices.ContainsFunc(o.args[1].(pg.SlotOrders).Wanted, func(s pg.WantedSlot) bool { return s.Name == "feed" && s.Awaited }), true
+	}
+	for name, c := range map[string]struct {
+		change func(*world)
+		want   bool
+	}{
+		"a replica has none": {func(*world) {}, true},
+		"all have it": {func(w *world) {
+			for i := range w.Snapshot.Members {
+				w.Snapshot.Members[i].Value.Lictor = &cluster.MemberLictor{SyncedSlots: "feed"}
+			}
+		}, false},
+		"nobody reads it":       {func(w *world) { w.PG.Observed.Slots[0].Active = false }, false},
+		"it is no failover one": {func(w *world) { w.PG.Observed.Slots[0].Failover = false }, false},
+		"PostgreSQL keeps none": {func(w *world) { w.syncsSlots = false }, false},
+		"they may not lead": {func(w *world) {
+			for i := range w.Snapshot.Members {
+				w.Snapshot.Members[i].Value.Tags = map[string]any{"nofailover": true}
+			}
+		}, false},
+		"they are down": {func(w *world) {
+			for i := range w.Snapshot.Members {
+				w.Snapshot.Members[i].Value.State = cluster.StateStopped
+			}
+		}, false},
+	} {
+		w := waits(feedWorld(t))
+		c.change(w)
+		if awaited, _ := ordered(w); awaited != c.want {
+			t.Errorf("%s: helped on: %v", name, awaited)
+		}
+	}
+
+	w := waits(feedWorld(t))
+	if awaited, _ := ordered(w); !awaited {
+		t.Fatal("not helped on")
+	}
+	times := 0
+	for range 600 {
+		w.pass(time.Second)
+		if awaited, _ := ordered(w); awaited {
+			times++
+		}
+	}
+	if times < 10 || times > 30 {
+		t.Errorf("helped on %d times in ten minutes", times)
+	}
+	for i := range w.Snapshot.Members {
+		w.Snapshot.Members[i].Value.Lictor = &cluster.MemberLictor{SyncedSlots: "feed"}
+	}
+	w.pass(time.Second)
+	w.slots.awaited()
+	if !w.slots.awaitedSince.IsZero() {
+		t.Error("the next one that waits is helped on as seldom")
+	}
+}
+
 // A copy is moved once a loop_wait to where its reader has come, and not beyond what is
 // replayed here.
 func TestAdvanceSlots(t *testing.T) {

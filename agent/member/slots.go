@@ -30,6 +30,9 @@ type slotKeeper struct {
 	lackedSince cluster.Instant            // since when one is lacking
 	advanced    cluster.Instant
 	advancing   bool
+
+	awaitedSince cluster.Instant // since when a replica waits for a failover slot of this primary
+	helped       cluster.Instant // when it was helped on last
 }
 
 // keep keeps the slots that this member is to have, so that a reader that is away for a
@@ -51,11 +54,18 @@ func (k *slotKeeper) keep() {
 		return a.Slot == b.Slot && a.Spare == b.Spare && a.Native == b.Native && a.Yields == b.Yields
 	})
 	behind := slices.ContainsFunc(wanted, func(w pg.WantedSlot) bool { return w.Spare && moves(o, w) })
+	awaited := k.awaited()
 	switch waited := k.Now().Sub(k.at); {
 	case k.failed && waited < d.LoopWait: // each answer brings the loop round
 		return
-	case same && !k.failed && waited < slotsEvery && (!behind || waited < d.LoopWait):
+	case same && !k.failed && len(awaited) == 0 && waited < slotsEvery && (!behind || waited < d.LoopWait):
 		return
+	}
+	if len(awaited) > 0 {
+		k.helped = k.Now()
+	}
+	for i := range wanted {
+		wanted[i].Awaited = slices.Contains(awaited, wanted[i].Name)
 	}
 	k.keeping = true
 	edge := k.local.edge

@@ -60,6 +60,8 @@ type WantedSlot struct {
 	Native bool
 	// Yields: a copy that this agent has made makes room for that one now.
 	Yields bool
+	// Awaited: a replica waits for the primary's to move on, so that PostgreSQL can begin to keep it there.
+	Awaited bool
 }
 
 // SlotFile is a logical slot, as it lies in PostgreSQL's data directory: its state, and the

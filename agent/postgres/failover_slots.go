@@ -1,6 +1,8 @@
 package postgres
 
 import (
+	"context"
+	"fmt"
 	"regexp"
 	"strings"
 
@@ -51,3 +53,23 @@ func (p *confFiles) standbySlots() string {
 
 // ownsStandbySlots reports whether the agent says which slots those are, and not the user's parameters.
 func (p *confFiles) ownsStandbySlots() bool { return p.ownsSyncNames() && p.syncsSlots() }
+
+// helpOn lets a primary's failover slot need newer rows of the catalogs only (catalog_xmin), so that PostgreSQL can
+// begin to keep it on a replica: that one has kept no rows which were dead when it began. While some transaction
+// runs at each moment, the slot's oldest row stays that of the snapshot by which they are decoded, and this
+// PostgreSQL makes anew only when a transaction has changed a catalog (SnapBuildCommitTxn in snapbuild.c): it
+// can be minutes until one does. So here is one, which leaves nothing, and what ran before it is noted in the WAL,
+// which PostgreSQL itself does every 15 seconds. A large object is made and removed as no event trigger hears of it.
+func (p *replication) helpOn(ctx context.Context, s cluster.Slot) error {
+	conn, err := p.connect(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, s.Database, agentName)
+	if err != nil {
+		return fmt.Errorf("helping the logical slot %s on: %w", s.Name, err)
+	}
+	defer hangUpOn(conn)
+	for _, sql := range []string{"SELECT pg_log_standby_snapshot()", "SELECT lo_unlink(lo_create(0))"} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("helping the logical slot %s on: %w", s.Name, err)
+		}
+	}
+	return nil
+}

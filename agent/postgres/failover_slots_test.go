@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/pg"
 	"github.com/lictor-ha/lictor/agent/testkit"
@@ -88,6 +90,74 @@ func TestFailoverSlots(t *testing.T) {
 	caughtUp(ctx, t, b, a)
 	must(t, syncSlots(ctx, a, feedWanted))
 	synced(a, b)
+}
+
+// A primary on which some transaction runs at each moment helps a failover slot on for which a replica waits: by
+// itself it needs the rows that it needed at first until a catalog is changed.
+func TestFailoverSlotIsHelpedOn(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	a := newInstance(t, settings(t, newDir(t), "a"))
+	if a.major < syncsSlotsSince {
+		t.Skip("sync_replication_slots is of 17")
+	}
+	applied(t, a, `{"slots":{"feed":{"type":"logical","database":"postgres","plugin":"test_decoding"}},
+		"postgresql":{"parameters":{"wal_level":"logical","sync_replication_slots":"on","autovacuum":"off"}}}`)
+	bootstrapped(ctx, t, a)
+	must(t, a.Start(ctx, StartAs{Role: Primary}))
+	sql(ctx, t, a, "CREATE TABLE public.t (row text)")
+	must(t, syncSlots(ctx, a, pg.WantedSlot{Slot: feed()}))
+	var open *pgx.Conn
+	t.Cleanup(func() {
+		if open != nil {
+			hangUpOn(open)
+		}
+	})
+	round := func(awaited bool) {
+		t.Helper()
+		next, err := a.dedicated(ctx)
+		must(t, err)
+		_, err = next.Exec(ctx, "BEGIN; INSERT INTO public.t VALUES ('open')")
+		must(t, err)
+		if open != nil {
+			_, err := open.Exec(ctx, "COMMIT")
+			must(t, errors.Join(err, open.Close(ctx)))
+		}
+		open = next
+		must(t, syncSlots(ctx, a, pg.WantedSlot{Slot: feed(), Awaited: awaited}))
+		sql(ctx, t, a, "SELECT pg_log_standby_snapshot()")
+		read(ctx, t, a)
+	}
+	oldest := func() (xmin string) {
+		t.Helper()
+		conn, err := a.dedicated(ctx)
+		must(t, err)
+		must(t, errors.Join(conn.QueryRow(ctx, "SELECT catalog_xmin::text FROM pg_replication_slots WHERE slot_name = 'feed'").Scan(&xmin), conn.Close(ctx)))
+		return xmin
+	}
+	round(false)
+	round(false)
+	before := oldest()
+	for range 5 {
+		round(false)
+	}
+	if now := oldest(); now != before {
+		t.Logf("PostgreSQL has moved it from %s to %s by itself", before, now)
+		before = now
+	}
+	for range 5 {
+		round(true)
+	}
+	if oldest() == before {
+		t.Errorf("it needs rows from %s on, as before", before)
+	}
+	var objects int
+	conn, err := a.dedicated(ctx)
+	must(t, err)
+	must(t, errors.Join(conn.QueryRow(ctx, "SELECT count(*) FROM pg_largeobject_metadata").Scan(&objects), conn.Close(ctx)))
+	if objects != 0 {
+		t.Errorf("%d large objects are left", objects)
+	}
 }
 
 // What becomes of a logical slot that is wanted.

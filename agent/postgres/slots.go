@@ -194,10 +194,15 @@ func (s *slotWork) renew(ctx context.Context, want pg.WantedSlot, why string) er
 // dropped where it is of no use, to be copied anew.
 func (s *slotWork) keepLogical(ctx context.Context, want pg.WantedSlot, found slotNow) error {
 	why, err := s.uselessLogical(want, found, s.SyncsSlots())
-	if err != nil || why == "" {
+	switch {
+	case err != nil:
 		return err
+	case why != "":
+		return s.drop(ctx, want.Name, why)
+	case want.Awaited && !s.replica:
+		return s.helpOn(ctx, want.Slot)
 	}
-	return s.drop(ctx, want.Name, why)
+	return nil
 }
 
 // uselessLogical says why a logical slot that is wanted is to be dropped, empty: it stays. An error says
