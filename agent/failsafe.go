@@ -39,18 +39,18 @@ func (n *node) Detach(ctx context.Context, p api.DetachRequest) error {
 	switch {
 	case p.Ask == api.AskMisses:
 		return n.ask(ctx, func() error {
-			if !(member.Overtaking{Member: n.m.Member}).HearMisses(p.Index) {
+			if !(member.TakeoverPeer{Member: n.m.Member}).HearMisses(p.Index) {
 				return fmt.Errorf("%w: the leader is not missed", api.ErrRefused)
 			}
 			return nil
 		})
 	case p.Ask == api.AskSucceed:
-		return n.ask(ctx, func() error { member.Overtaking{Member: n.m.Member}.HearSucceed(p.Index); return nil })
+		return n.ask(ctx, func() error { member.TakeoverPeer{Member: n.m.Member}.HearSucceed(p.Index); return nil })
 	case p.Ask != "":
 		return fmt.Errorf("%w: what is asked is not understood", api.ErrRefused)
 	case p.Attempt != "":
 		return n.hear(ctx, func(done func(error)) {
-			member.Overtaking{Member: n.m.Member}.HearDetachFor(p.Candidate, p.Index, p.Attempt, done)
+			member.TakeoverPeer{Member: n.m.Member}.HearDetachFor(p.Candidate, p.Index, p.Attempt, done)
 		})
 	}
 	if err := n.hear(ctx, func(done func(error)) { n.m.HearDetach(p.Candidate, p.Index, done) }); err != nil {

@@ -73,27 +73,27 @@ func (g *guardSupervisor) endHung(ctx context.Context) error {
 	return err
 }
 
-// overtake makes sure that no start comes up any more which was asked for before, and
+// cancelStarts makes sure that no start comes up any more which was asked for before, and
 // reports whether one may have since PostgreSQL was killed.
-func (g *guardSupervisor) overtake(ctx context.Context) (started bool, err error) {
-	held, err := g.client.Overtake(ctx)
+func (g *guardSupervisor) cancelStarts(ctx context.Context) (started bool, err error) {
+	held, err := g.client.CancelStarts(ctx)
 	if err == nil {
 		return held != 0, nil
 	}
 	if err := g.endHung(ctx); err != nil {
 		return true, err
 	}
-	_, err = g.client.Overtake(ctx)
+	_, err = g.client.CancelStarts(ctx)
 	return true, err
 }
 
 // killForGood kills PostgreSQL and makes sure that no start comes up which the guard was asked
 // for before.
-func killForGood(ctx context.Context, kill func(context.Context) error, overtake func(context.Context) (bool, error)) error {
+func killForGood(ctx context.Context, kill func(context.Context) error, cancelStarts func(context.Context) (bool, error)) error {
 	if err := kill(ctx); err != nil && !errors.Is(err, fence.ErrLingering) {
 		return err
 	}
-	started, err := overtake(ctx)
+	started, err := cancelStarts(ctx)
 	if err != nil || !started {
 		return err
 	}
@@ -162,15 +162,15 @@ func (g *guarded) Awake(w *member.Work, done func(error)) {
 	work(g.runner, w, awakeWithin, g.awake, done)
 }
 
-// overtakeWithin bounds it: a guard that hangs is ended for it.
-const overtakeWithin = 6 * time.Second
+// cancelStartsWithin bounds it: a guard that hangs is ended for it.
+const cancelStartsWithin = 6 * time.Second
 
-// Overtake goes on even when the agent is told to end meanwhile.
-func (g *guarded) Overtake(done func(bool, error)) {
+// CancelStarts goes on even when the agent is told to end meanwhile.
+func (g *guarded) CancelStarts(done func(bool, error)) {
 	g.goDo(func(context.Context) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(g.ctx), overtakeWithin)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(g.ctx), cancelStartsWithin)
 		defer cancel()
-		started, err := g.overtake(ctx)
+		started, err := g.cancelStarts(ctx)
 		g.post(func() { done(started, err) })
 	})
 }

@@ -87,11 +87,11 @@ func TestKillForGood(t *testing.T) {
 		want    []string
 		fails   bool
 	}{
-		{name: "nothing was started", want: []string{"kill", "overtake"}},
-		{name: "something was", started: true, want: []string{"kill", "overtake", "kill"}},
-		{name: "what lingers is the kernel's", killed: fmt.Errorf("killing: %w", fence.ErrLingering), want: []string{"kill", "overtake"}},
+		{name: "nothing was started", want: []string{"kill", "cancelStarts"}},
+		{name: "something was", started: true, want: []string{"kill", "cancelStarts", "kill"}},
+		{name: "what lingers is the kernel's", killed: fmt.Errorf("killing: %w", fence.ErrLingering), want: []string{"kill", "cancelStarts"}},
 		{name: "the kill fails", killed: broken, want: []string{"kill"}, fails: true},
-		{name: "the guard does not answer", started: true, unknown: broken, want: []string{"kill", "overtake"}, fails: true},
+		{name: "the guard does not answer", started: true, unknown: broken, want: []string{"kill", "cancelStarts"}, fails: true},
 	} {
 		var asked []string
 		err := killForGood(t.Context(), func(context.Context) error {
@@ -101,7 +101,7 @@ func TestKillForGood(t *testing.T) {
 			}
 			return nil
 		}, func(context.Context) (bool, error) {
-			asked = append(asked, "overtake")
+			asked = append(asked, "cancelStarts")
 			return c.started, c.unknown
 		})
 		if !slices.Equal(asked, c.want) || (err != nil) != c.fails {

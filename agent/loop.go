@@ -97,7 +97,7 @@ const lastLimit = 10 * time.Second
 func (a *Agent) lastKill() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), lastLimit)
 	defer cancel()
-	return killForGood(ctx, a.pg.Kill, a.guard.overtake)
+	return killForGood(ctx, a.pg.Kill, a.guard.cancelStarts)
 }
 
 // finishFence ends a fence that was under way when the loop ended, whose rest nobody would

@@ -68,7 +68,7 @@ func (a *Agent) show(reason string) {
 		},
 	}
 	state.Detached, state.ObservedDetached = a.m.Detaching()
-	state.Attempts = member.Overtaking{Member: a.m.Member}.DetachedFor()
+	state.Attempts = member.TakeoverPeer{Member: a.m.Member}.DetachedFor()
 	if at := a.m.PG.ObservedAt; !at.IsZero() {
 		state.ObservedAt = state.At.Add(-now.Sub(at))
 	}

@@ -325,8 +325,8 @@ func reap(ctx context.Context) {
 	}
 }
 
-// errOvertaken: the agent has given the request up, and asked for something else since.
-var errOvertaken = errors.New("a later request has overtaken this one")
+// errSuperseded: the agent has given the request up, and asked for something else since.
+var errSuperseded = errors.New("a later request has overtaken this one")
 
 // refuses says why a postmaster must not be started: the deadline has passed and no new
 // lease was granted since, or the agent has given other orders since it asked.
@@ -335,7 +335,7 @@ func (g *guard) refuses(l guardLaunch) error {
 	defer g.mu.Unlock()
 	switch {
 	case !l.asked.IsZero() && l.asked.Before(g.asked):
-		return errOvertaken
+		return errSuperseded
 	case l.start.Primary && g.deadline.Over(Now()):
 		return ErrDeadlinePassed
 	}
@@ -641,7 +641,7 @@ func (g *guard) change(r guardRequest, persisted json.RawMessage, move func(*Dea
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !r.Asked.IsZero() && r.Asked.Before(g.asked) {
-		return errOvertaken.Error()
+		return errSuperseded.Error()
 	}
 	g.asked = r.Asked
 	if err := move(&g.deadline); err != nil {

@@ -115,9 +115,9 @@ func (c *GuardClient) Remember(ctx context.Context, persisted json.RawMessage) e
 	return err
 }
 
-// Overtake makes sure that no start which was asked for before comes up any more, and
+// CancelStarts makes sure that no start which was asked for before comes up any more, and
 // returns the postmaster that the guard holds by now, zero: none.
-func (c *GuardClient) Overtake(ctx context.Context) (postmaster int, err error) {
+func (c *GuardClient) CancelStarts(ctx context.Context) (postmaster int, err error) {
 	answer, err := c.ask(ctx, guardRequest{Op: "remember"})
 	return answer.Postmaster, err
 }

@@ -291,7 +291,7 @@ func TestGuardHeedsTheLatestRequest(t *testing.T) {
 
 // A start that hangs with the disk of PostgreSQL's log does not come up once the agent
 // has given it up and killed PostgreSQL.
-func TestGuardRefusesAStartThatIsOvertaken(t *testing.T) {
+func TestGuardRefusesAStartThatIsSuperseded(t *testing.T) {
 	ctx, p := within(t), newInstance(t)
 	hangs := p.postgres()
 	hangs.LogFile = filepath.Join(p.dir, "pipe")
@@ -304,7 +304,7 @@ func TestGuardRefusesAStartThatIsOvertaken(t *testing.T) {
 	if pid, err := p.client.Start(limit, hangs); err == nil {
 		t.Fatalf("started as process %d, though its log cannot be opened", pid)
 	}
-	if pid, err := p.client.Overtake(ctx); pid != 0 || err != nil {
+	if pid, err := p.client.CancelStarts(ctx); pid != 0 || err != nil {
 		t.Fatalf("process %d runs, %v", pid, err)
 	}
 	reader, err := os.OpenFile(hangs.LogFile, os.O_RDONLY|unix.O_NONBLOCK, 0)

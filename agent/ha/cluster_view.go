@@ -7,7 +7,7 @@ import (
 )
 
 // ClusterView is what a member knows of its shard, and since when (design 5.2). Readings
-// come from a blocking query, which may be overtaken, and from consistent reads. Like a
+// come from a blocking query, which may be superseded, and from consistent reads. Like a
 // LeaseState it is told the time. The zero value is a member that never heard of its shard.
 type ClusterView struct {
 	// Snapshot is the shard as last read, or written by this member since.
@@ -29,8 +29,8 @@ type ClusterView struct {
 	Detached uint64
 	// Attempts are the attempts at a takeover by quorum for which it has, the latest last.
 	Attempts []string
-	// OvertookAt is when the status was first seen to be another owner's than before; zero: it was not.
-	OvertookAt cluster.Instant
+	// OwnerChangedAt is when the status was first seen to be another owner's than before; zero: it was not.
+	OwnerChangedAt cluster.Instant
 
 	floor uint64 // of the last reading, or of our own last write since: older readings are stale
 	stale int    // consistent readings in a row that were older
@@ -43,9 +43,9 @@ type Acceptance int
 const (
 	// Taken: it is the view of the cluster now.
 	Taken Acceptance = iota
-	// Overtaken: it is older than what is known, or may be since nothing is known; a
+	// Superseded: it is older than what is known, or may be since nothing is known; a
 	// consistent read must tell.
-	Overtaken
+	Superseded
 	// Stale: a consistent reading that began before our own last write.
 	Stale
 )
@@ -62,7 +62,7 @@ func (o *ClusterView) Accept(now cluster.Instant, s cluster.Snapshot, consistent
 	// A server that has just become Consul's leader answers by what it has applied of
 	// its log so far, which may be far behind (docs/facts.md, Consistency).
 	case !consistent && (o.Read.IsZero() || s.Index < o.floor):
-		return Overtaken
+		return Superseded
 	case s.Index < o.floor:
 		if o.stale++; o.stale < maxStaleReads {
 			return Stale
@@ -87,7 +87,7 @@ func (o *ClusterView) Accept(now cluster.Instant, s cluster.Snapshot, consistent
 		o.Confirmed = now
 	}
 	if was, is := ownerIn(o.Snapshot), ownerIn(s); was != "" && is != "" && was != is {
-		o.OvertookAt = now
+		o.OwnerChangedAt = now
 	}
 	if o.goesOn(s) {
 		o.Reattach()
@@ -163,7 +163,7 @@ func (o *ClusterView) Wrote(index uint64) { o.floor = max(o.floor, index) }
 // WroteStatus notes the status that this member has written at now.
 func (o *ClusterView) WroteStatus(now cluster.Instant, s cluster.Status, index uint64) {
 	if was := ownerIn(o.Snapshot); was != "" && s.Lictor != nil && was != s.Lictor.Owner {
-		o.OvertookAt = now
+		o.OwnerChangedAt = now
 	}
 	o.Snapshot.Status = cluster.Entry[cluster.Status]{Value: s, ModifyIndex: index}
 	o.StatusSeen = now

@@ -6,20 +6,20 @@ package ha
 // decides. Whatever must stop a primary comes before whatever might start one.
 func Decide(v View) Decision {
 	for _, situation := range []func(View) (Decision, bool){
-		fencing,    // the right to accept commits is gone or about to go
-		uncertain,  // a write to Consul has an unknown outcome
-		blind,      // Consul was never read
-		stopping,   // the agent was told to exit
-		giving,     // the lease was dropped for somebody else
-		paused,     // the operator said: hands off
-		leading,    // this member holds the lease
-		busy,       // a task runs: let it
-		shutDown,   // PostgreSQL was stopped from outside the agent, and does not end
-		undoing,    // a restore of its own has not ended
-		starting,   // there is no usable data directory
-		overtaking, // the leader is silent, and its standbys may stand in for its lease
-		detached,   // a candidate counts on this member's receiving nothing
-		following,  // somebody else leads
+		fencing,          // the right to accept commits is gone or about to go
+		uncertain,        // a write to Consul has an unknown outcome
+		blind,            // Consul was never read
+		stopping,         // the agent was told to exit
+		giving,           // the lease was dropped for somebody else
+		paused,           // the operator said: hands off
+		leading,          // this member holds the lease
+		busy,             // a task runs: let it
+		shutDown,         // PostgreSQL was stopped from outside the agent, and does not end
+		undoing,          // a restore of its own has not ended
+		starting,         // there is no usable data directory
+		takeoverByQuorum, // the leader is silent, and its standbys may stand in for its lease
+		detached,         // a candidate counts on this member's receiving nothing
+		following,        // somebody else leads
 	} {
 		if d, applies := situation(v); applies {
 			return failsafe(v, d).by(v.retakeEnds())

@@ -161,8 +161,8 @@ func TestDetachedUntilTheShardGoesOn(t *testing.T) {
 	}
 	o := ClusterView{Snapshot: at(45, 45), Read: 1}
 	o.Detach(45)
-	if o.Accept(2, at(30, 30), false) != Overtaken || o.Detached != 45 {
-		t.Error("a reading that was overtaken counts")
+	if o.Accept(2, at(30, 30), false) != Superseded || o.Detached != 45 {
+		t.Error("a reading that was superseded counts")
 	}
 	for range maxStaleReads {
 		o.Accept(3, at(30, 30), true)

@@ -15,7 +15,7 @@
 //	paused.go     the operator said: hands off
 //	shutdown.go   PostgreSQL was shut down from outside the agent
 //	starting.go   no usable data directory yet
-//	overtaking.go  the leader is silent, and its standbys may stand in for its lease
+//	quorum_takeover.go  the leader is silent, and its standbys may stand in for its lease
 //	detaching.go    a candidate counts on this member's receiving nothing
 //	following.go  somebody else leads
 //	electing.go   nobody leads

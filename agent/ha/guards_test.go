@@ -501,7 +501,7 @@ func TestDetachingNeedsEachCondition(t *testing.T) {
 	o := ClusterView{Read: 1, Snapshot: cluster.Snapshot{Index: 40}}
 	o.Detach(50)
 	o.Detach(45)
-	if got := o.Accept(2, cluster.Snapshot{Index: 48}, false); o.Detached != 50 || got != Overtaken {
+	if got := o.Accept(2, cluster.Snapshot{Index: 48}, false); o.Detached != 50 || got != Superseded {
 		t.Errorf("detached under %d, the reading was %v", o.Detached, got)
 	}
 	o = ClusterView{Detached: 50, Snapshot: view(leads("b", 0), quorumOfB).Cluster}

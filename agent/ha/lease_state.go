@@ -41,9 +41,9 @@ type LeaseState struct {
 	deposed uint64
 	// consented: a beat that consents to a takeover by quorum may stand in Consul.
 	consented bool
-	// overtaking is the status that a takeover by quorum which is under way would replace, late
+	// byQuorum is the status that a takeover by quorum which is under way would replace, late
 	// the one of such a takeover whose outcome is unknown: it may land as long as that stands.
-	overtaking, late uint64
+	byQuorum, late uint64
 }
 
 // Lease is how a decision sees the lease state.
@@ -114,7 +114,7 @@ func (t *LeaseState) TookOver(t0 cluster.Instant, ttl time.Duration) {
 	t.writing, t.takingOver, t.uncertain = false, false, false
 	t.renewed, t.shortest = t0, ttl
 	t.giving, t.promise, t.relying, t.asked, t.deposed = nil, nil, false, 0, 0
-	t.consented, t.overtaking, t.late = false, 0, 0
+	t.consented, t.byQuorum, t.late = false, 0, 0
 	t.lease.grant(t0, ttl)
 }
 
@@ -146,9 +146,9 @@ func (t *LeaseState) WriteFailed(o Outcome, again cluster.Instant, beatInterval 
 	t.failures++
 	t.notBefore = again
 	if o == Unknown {
-		t.late = max(t.late, t.overtaking)
+		t.late = max(t.late, t.byQuorum)
 	}
-	t.overtaking = 0
+	t.byQuorum = 0
 	if o != NoEffect {
 		t.uncertain = true
 		return

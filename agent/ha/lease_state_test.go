@@ -376,13 +376,13 @@ func TestClusterView(t *testing.T) {
 			t.Errorf("%s: %v, status seen at %s; want %v, %s", what, got, o.StatusSeen, want, seen)
 		}
 	}
-	expect("first, maybe of a Consul leader that is behind", o.Accept(at(1), status(7, 6), false), Overtaken, 0)
+	expect("first, maybe of a Consul leader that is behind", o.Accept(at(1), status(7, 6), false), Superseded, 0)
 	expect("first", o.Accept(at(1), status(10, 8), true), Taken, at(1))
 	expect("nothing new", o.Accept(at(2), status(10, 8), false), Taken, at(1))
-	expect("overtaken", o.Accept(at(3), status(9, 7), false), Overtaken, at(1))
+	expect("superseded", o.Accept(at(3), status(9, 7), false), Superseded, at(1))
 	expect("a beat", o.Accept(at(4), status(12, 12), false), Taken, at(4))
 	o.WroteStatus(at(5), cluster.Status{}, 20)
-	expect("older than our write", o.Accept(at(6), status(15, 12), false), Overtaken, at(5))
+	expect("older than our write", o.Accept(at(6), status(15, 12), false), Superseded, at(5))
 	expect("consistent, but older", o.Accept(at(7), status(15, 12), true), Stale, at(5))
 	expect("consistent", o.Accept(at(8), status(20, 20), true), Taken, at(5))
 	o.Wrote(30)

@@ -32,7 +32,7 @@ type View struct {
 	// the old leader; zero: it has not, or the shard has gone on since.
 	Detached uint64
 
-	// Takeover is what this member has found out for a takeover by quorum (overtaking.go).
+	// Takeover is what this member has found out for a takeover by quorum (quorum_takeover.go).
 	Takeover TakeoverView
 
 	// Adopted is when this agent found a primary that was already running;
@@ -95,8 +95,8 @@ type Shard struct {
 	// StatusSeen is when this agent first saw the status key at its present
 	// ModifyIndex (or first saw that there is none).
 	StatusSeen cluster.Instant
-	// Confirmed and OvertookAt are as in ClusterView.
-	Confirmed, OvertookAt cluster.Instant
+	// Confirmed and OwnerChangedAt are as in ClusterView.
+	Confirmed, OwnerChangedAt cluster.Instant
 	// GoneBack is as in ClusterView.
 	GoneBack cluster.Instant
 	// Session is this agent's own Consul session, empty while there is none.

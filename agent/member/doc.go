@@ -15,7 +15,7 @@
 //	keys.go     the leader's own keys
 //	failsafe.go what a leader without Consul asks of the others, and how a new one deposes it
 //	hear.go     what the others ask of this one
-//	overtaker.go the leader is probed, and a takeover by quorum carried out
+//	quorum_takeover.go the leader is probed, and a takeover by quorum carried out
 //	opening.go  when a primary that was started is led to, with takeover by quorum
 //	peers.go    how the others fare
 //	task.go     long tasks: one at a time, how they begin, are interrupted and end

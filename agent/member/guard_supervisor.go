@@ -129,7 +129,7 @@ func (g *GuardSupervisor) send(done func()) {
 	o := g.left
 	g.left = nil
 	switch {
-	case o == nil: // a disarm has overtaken it
+	case o == nil: // a disarm has superseded it
 		done()
 	case o.disarm:
 		g.port.StandDown(g.latest(o.persisted), func(err error) {
@@ -177,7 +177,7 @@ func (g *GuardSupervisor) next() {
 }
 
 // latest is the newest persisted state that anybody has passed on: m, or one by which the loop
-// has overtaken the task that passes on m.
+// has superseded the task that passes on m.
 func (g *GuardSupervisor) latest(m PersistedState) PersistedState {
 	if m.version > g.newest.version {
 		g.newest = m

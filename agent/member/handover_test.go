@@ -213,7 +213,7 @@ func TestASuccessorWithoutAKey(t *testing.T) {
 // A fence during a handover: nothing is given, whatever its steps say afterwards.
 func TestAFenceDuringAHandover(t *testing.T) {
 	w := handing(t, "b")
-	w.agree("Postgres.Checkpoint", "Bouncers.Hold", "Postgres.BeforeStop", "Postgres.Kill", "Guard.Overtake", "Guard.Disarm", "Guard.Unmark")
+	w.agree("Postgres.Checkpoint", "Bouncers.Hold", "Postgres.BeforeStop", "Postgres.Kill", "Guard.CancelStarts", "Guard.Disarm", "Guard.Unmark")
 	stop := w.take("Postgres.StopFor")
 	w.fenceNow()
 	stop.answer()

@@ -30,7 +30,7 @@ func (m *Member) HearFailsafe(r ha.FailsafeRequest) error {
 		m.Log.Warn().Str("leader", r.Leader).Msg("promised not to take the lock while the leader cannot reach Consul")
 	}
 	if err == nil {
-		m.overtaker.promised(r)
+		m.quorum.promised(r)
 	}
 	if err == nil && r.Slots != nil {
 		m.Snapshot.Status.Value.Slots = r.Slots
@@ -91,12 +91,12 @@ func (m *Member) detach(candidate string, index uint64, unread error) error {
 	return nil
 }
 
-// Overtaking is a member as others ask it for its part in a takeover by quorum.
-type Overtaking struct{ *Member }
+// TakeoverPeer is a member as others ask it for its part in a takeover by quorum.
+type TakeoverPeer struct{ *Member }
 
 // HearDetachFor is asked to detach for an attempt at a takeover by quorum. done hears when this member
 // has, and has noted it durably.
-func (m Overtaking) HearDetachFor(candidate string, index uint64, attempt string, done func(error)) {
+func (m TakeoverPeer) HearDetachFor(candidate string, index uint64, attempt string, done func(error)) {
 	m.confirm(index, func(unread error) {
 		if _, known := m.Snapshot.Member(candidate); !known || candidate == m.Name {
 			done(refused("%q is not another member of this shard", candidate))
@@ -106,27 +106,27 @@ func (m Overtaking) HearDetachFor(candidate string, index uint64, attempt string
 			done(refused("Consul does not answer: %v", unread))
 			return
 		}
-		if err := ha.MayDetachFor(m.View(), index, attempt, m.overtaker.free); err != nil {
+		if err := ha.MayDetachFor(m.View(), index, attempt, m.quorum.free); err != nil {
 			done(err)
 			return
 		}
-		m.overtaker.detachFor(pg.Detachment{Status: index, Attempt: attempt, Candidate: candidate}, done)
+		m.quorum.detachFor(pg.Detachment{Status: index, Attempt: attempt, Candidate: candidate}, done)
 	})
 }
 
 // HearMisses is asked whether this member misses the leader of the status at index.
-func (m Overtaking) HearMisses(index uint64) bool { return ha.Misses(m.View(), index) }
+func (m TakeoverPeer) HearMisses(index uint64) bool { return ha.Misses(m.View(), index) }
 
 // HearSucceed hears from a candidate that this member is ahead of it.
-func (m Overtaking) HearSucceed(index uint64) { m.overtaker.succeed(index) }
+func (m TakeoverPeer) HearSucceed(index uint64) { m.quorum.succeed(index) }
 
 // DetachedFor are the attempts for which this member has detached, if its PostgreSQL was looked
 // at since.
-func (m Overtaking) DetachedFor() []string {
-	if _, observed := m.Detaching(); observed == 0 || m.Detached != m.overtaker.noted.Status {
+func (m TakeoverPeer) DetachedFor() []string {
+	if _, observed := m.Detaching(); observed == 0 || m.Detached != m.quorum.noted.Status {
 		return nil
 	}
-	return m.overtaker.attempts
+	return m.quorum.attempts
 }
 
 // HearDeposed hears that another member has taken the lock, or, forced, that an operator

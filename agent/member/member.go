@@ -76,7 +76,7 @@ type Member struct {
 	poll       poll
 	failsafe   failsafe
 	deposer    deposer
-	overtaker  overtaker
+	quorum     quorumTakeover
 	opener     opener
 	bootstrap  bootstrapper
 	commits    commitWait
@@ -124,7 +124,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	m.poll = poll{Shard: shard, peers: p.Peers}
 	m.failsafe = failsafe{Shard: shard, lead: lead, keys: keys, peers: p.Peers}
 	m.deposer = deposer{Shard: shard, peers: p.Peers}
-	m.overtaker = overtaker{Shard: shard, lead: lead, local: local, work: work, peers: p.Peers, postgres: p.Postgres, watches: p.Watches}
+	m.quorum = quorumTakeover{Shard: shard, lead: lead, local: local, work: work, peers: p.Peers, postgres: p.Postgres, watches: p.Watches}
 	m.opener = opener{Shard: shard, lead: lead, local: local, commits: &m.commits}
 	m.bootstrap = bootstrapper{Shard: shard, work: work, local: local, leaseState: &lead.LeaseState, consul: p.Consul, postgres: p.Postgres, reread: m.Reread}
 	m.commits = commitWait{Shard: shard, local: local, postgres: p.Postgres, watches: p.Watches}
@@ -158,7 +158,7 @@ func (m *Member) Restoring() bool { return m.replacing() || m.Loss != nil }
 func (m *Member) Step() (ha.View, ha.Decision) {
 	m.otherSite.mind()
 	m.noteService(!m.LeaseState.Until().IsZero())
-	m.overtaker.mind()
+	m.quorum.mind()
 	m.opener.mind()
 	v := m.View()
 	d := ha.Decide(v)
@@ -197,11 +197,11 @@ func (m *Member) perform(action ha.Action) {
 	case ha.AskPeers:
 		m.poll.ask(act.Detach, m.PG.Observed.LSN())
 	case ha.BeginAttempt:
-		m.overtaker.begin(act.Index)
+		m.quorum.begin(act.Index)
 	case ha.DetachForAttempt:
-		m.overtaker.detach()
+		m.quorum.detach()
 	case ha.EndAttempt:
-		m.overtaker.end(act)
+		m.quorum.end(act)
 	case ha.WriteSync:
 		m.writeSync(act)
 	case ha.AskFailsafe:
@@ -263,7 +263,7 @@ func (m *Member) AdoptRunning(state pg.State, upstream string, guard Recalled) b
 // PostgreSQL runs in it. A note that this member has detached holds first.
 func (m *Member) Adopt(found Found, running bool) {
 	m.Local.Adopt(found, running)
-	m.overtaker.recall(found.Detachment)
+	m.quorum.recall(found.Detachment)
 }
 
 // DetachRequest is the status under which this member has detached from the old leader, and the

@@ -217,9 +217,9 @@ type GuardPort interface {
 	Remember(m PersistedState, done func(error))
 	// Awake ends a guard that does not answer, before PostgreSQL is started, if none runs.
 	Awake(w *Work, done func(error))
-	// Overtake makes sure that no start comes up any more which was asked for before, and
+	// CancelStarts makes sure that no start comes up any more which was asked for before, and
 	// reports whether one may have since PostgreSQL was killed.
-	Overtake(done func(started bool, err error))
+	CancelStarts(done func(started bool, err error))
 	// Recall is what guard and mark know of an agent's earlier run.
 	Recall(done func(Recalled))
 	// Mark says beside the data directory that this member may lead until then, or that it

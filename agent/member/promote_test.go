@@ -281,7 +281,7 @@ func TestALateAnswerOfTheKeySync(t *testing.T) {
 func interruptedPromotion(t *testing.T) (w *world, key *call) {
 	t.Helper()
 	w, p := elected(t)
-	w.agree("Guard.Arm", "Watchdog.Activate", "Postgres.PrePromote", "Guard.Disarm", "Guard.Unmark", "Postgres.Kill", "Guard.Overtake")
+	w.agree("Guard.Arm", "Watchdog.Activate", "Postgres.PrePromote", "Guard.Disarm", "Guard.Unmark", "Postgres.Kill", "Guard.CancelStarts")
 	w.begin(p)
 	promote := w.take("Postgres.Promote")
 	last(promote, func(error) { t.Error("PostgreSQL does not wait for that any more") })
@@ -354,7 +354,7 @@ func TestAPromotionThatIsBrokenOffArmsNothing(t *testing.T) {
 	w.fenceNow()
 	w.running = false
 	w.answer("Postgres.Kill")
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	w.pass(lingering)
 	w.wantTask(ha.TaskInterrupted)
 	mark.answer()

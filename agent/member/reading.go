@@ -108,7 +108,7 @@ func (r *reader) answered(snapshot cluster.Snapshot, first bool) {
 func (m *Member) Accept(snapshot cluster.Snapshot, consistent bool) bool {
 	first := m.Read.IsZero()
 	switch m.ClusterView.Accept(m.Now(), snapshot, consistent) {
-	case ha.Overtaken:
+	case ha.Superseded:
 		m.Reread()
 		return false
 	case ha.Stale:
@@ -121,7 +121,7 @@ func (m *Member) Accept(snapshot cluster.Snapshot, consistent bool) bool {
 	}
 	if first {
 		m.Resume(m.Name, m.Upstream != "")
-		m.overtaker.firstRead()
+		m.quorum.firstRead()
 	}
 	m.answered(snapshot, first)
 	m.LeaseState.ListKnown(snapshot.Failsafe.ModifyIndex, snapshot.Failsafe.Value)

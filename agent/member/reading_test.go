@@ -49,7 +49,7 @@ func TestTheFirstReadingIsAskedForUntilItComes(t *testing.T) {
 }
 
 // A reading that is older than what is known does not count, and is made again.
-func TestAnOvertakenReading(t *testing.T) {
+func TestASupersededReading(t *testing.T) {
 	w := newWorld(t)
 	w.Wrote(200)
 	if w.Accept(w.shard("c"), false) {
@@ -100,7 +100,7 @@ func TestSawRoute(t *testing.T) {
 	w.SawRoute(route(60))
 	w.none("Consul.Read")
 	w.SawRoute(route(59))
-	w.answer("Consul.Read", w.shard("b"), nil) // overtaken, or Consul has gone back
+	w.answer("Consul.Read", w.shard("b"), nil) // superseded, or Consul has gone back
 	if w.Snapshot.Route.Value.Leader.Name != "b" {
 		t.Fatal("an older route is taken")
 	}

@@ -51,7 +51,7 @@ func (s *stopper) kill(w *Work, limit time.Duration, done func(error)) {
 			return
 		}
 		lingers := err != nil
-		s.guard.Overtake(func(started bool, err error) {
+		s.guard.CancelStarts(func(started bool, err error) {
 			if err != nil || !started {
 				done(err)
 				return

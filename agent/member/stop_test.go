@@ -32,12 +32,12 @@ func TestFence(t *testing.T) {
 	if c := w.take("Postgres.Kill"); c.w != nil || c.args[0] != backoffMax {
 		t.Fatalf("%v: a kill is not broken off", c.args)
 	} else {
-		w.none("Guard.Overtake")
+		w.none("Guard.CancelStarts")
 		w.running = false
 		c.answer()
 	}
 	w.none("Guard.Disarm")
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	w.answer("Guard.Disarm")
 	w.none("Postgres.Look")
 	w.answer("Guard.Unmark")
@@ -50,7 +50,7 @@ func TestFence(t *testing.T) {
 	if w.fencing || w.PG.Running || !w.PGDown.IsZero() {
 		t.Fatal("the fence is not over")
 	}
-	w.wantAsked("Postgres Guard", "Postgres.Kill", "Guard.Overtake", "Guard.Disarm", "Guard.Unmark", "Postgres.Look")
+	w.wantAsked("Postgres Guard", "Postgres.Kill", "Guard.CancelStarts", "Guard.Disarm", "Guard.Unmark", "Postgres.Look")
 }
 
 // A kill that fails leaves the guard armed, is told of after a while, and is tried again.
@@ -58,9 +58,9 @@ func TestAKillThatFails(t *testing.T) {
 	w := newWorld(t).leading()
 	w.fenceNow()
 	w.deny("Postgres.Kill", errBoom)
-	w.none("Guard.Overtake", "Guard.Disarm", "Postgres.Look")
+	w.none("Guard.CancelStarts", "Guard.Disarm", "Postgres.Look")
 	w.pass(killAgainAfter)
-	w.none("Guard.Overtake", "Guard.Disarm")
+	w.none("Guard.CancelStarts", "Guard.Disarm")
 	w.looked()
 	if w.fencing || w.Attempt.Kind != ha.TaskDemote || !w.PG.Running || !w.PG.Primary() {
 		t.Fatalf("%+v, running %t", w.Attempt, w.PG.Running)
@@ -78,7 +78,7 @@ func TestAKillThatLingers(t *testing.T) {
 	w.agree("Guard.Disarm", "Guard.Unmark")
 	w.fenceNow()
 	w.deny("Postgres.Kill", fmt.Errorf("pid 7: %w", ErrLingering))
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	w.looked()
 	if w.fencing || w.Attempt.Failures != 0 {
 		t.Fatalf("%+v", w.Attempt)
@@ -100,7 +100,7 @@ func TestStartedMeanwhile(t *testing.T) {
 			w := newWorld(t).leading()
 			w.fenceNow()
 			w.answer("Postgres.Kill")
-			w.answer("Guard.Overtake", true, nil)
+			w.answer("Guard.CancelStarts", true, nil)
 			w.none("Guard.Disarm")
 			c := w.take("Postgres.Kill")
 			if c.w != nil || c.args[0] != lingering {
@@ -116,7 +116,7 @@ func TestStartedMeanwhile(t *testing.T) {
 	w := newWorld(t).leading()
 	w.fenceNow()
 	w.answer("Postgres.Kill")
-	w.deny("Guard.Overtake", errBoom)
+	w.deny("Guard.CancelStarts", errBoom)
 	w.none("Guard.Disarm", "Postgres.Kill")
 	w.looked()
 	if w.Attempt.Kind != ha.TaskDemote {
@@ -130,7 +130,7 @@ func TestAFenceWithoutTheGuard(t *testing.T) {
 	w.fenceNow()
 	w.running = false
 	w.answer("Postgres.Kill")
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	late := w.take("Guard.Disarm")
 	w.pass(lingering)
 	w.looked()
@@ -148,7 +148,7 @@ func TestLingeringIsWaitedForOnce(t *testing.T) {
 	w.agree("Guard.Disarm", "Guard.Unmark")
 	w.giveUp("c")
 	w.deny("Postgres.Kill", ErrLingering)
-	w.answer("Guard.Overtake", true, nil)
+	w.answer("Guard.CancelStarts", true, nil)
 	again := w.take("Postgres.Kill")
 	if again.args[0] != killAgainAfter {
 		t.Fatalf("%v", again.args)
@@ -167,7 +167,7 @@ func TestABeatThatWasNotSentKeepsNoLease(t *testing.T) {
 	w.giveUp("c")
 	w.running = false
 	w.answer("Postgres.Kill")
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	w.answer("Guard.Disarm")
 	mark := w.take("Guard.Unmark")
 	w.beat(false)
@@ -194,7 +194,7 @@ func TestAMarkThatHangsKeepsNoLease(t *testing.T) {
 	w.giveUp("c")
 	w.running = false
 	w.answer("Postgres.Kill")
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	w.pass(time.Millisecond)
 	disarm := w.take("Guard.Disarm")
 	w.pass(time.Millisecond) // the guard's answer
@@ -219,7 +219,7 @@ func TestAFenceDoesNotWaitForAHungDisk(t *testing.T) {
 	}
 	w.running = false
 	w.answer("Postgres.Kill")
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	w.none("Guard.Disarm", "Postgres.Look")
 	since := w.wall
 	w.pass(lingering)
@@ -258,7 +258,7 @@ func TestAnInterruptedTaskThatEnds(t *testing.T) {
 	w.wantTask(ha.TaskDemote)
 	w.running = false
 	w.answer("Postgres.Kill")
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	w.looked()
 	w.wantTask(ha.TaskNone)
 	w.pass(time.Minute)
@@ -272,7 +272,7 @@ func TestAnInterruptedTaskThatEnds(t *testing.T) {
 	w.agree("Guard.Disarm", "Guard.Unmark")
 	w.fenceNow()
 	w.answer("Postgres.Kill")
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	w.none("Guard.Disarm")
 	end(ErrBroken)
 	w.looked()
@@ -286,7 +286,7 @@ func TestAnInterruptedTaskThatEnds(t *testing.T) {
 	w, _, end = hung(t, ha.TaskRestart)
 	w.fenceNow()
 	w.answer("Postgres.Kill")
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	w.pass(lingering)
 	end(ErrBroken)
 	w.looked()
@@ -305,7 +305,7 @@ func TestAFenceUponADemotion(t *testing.T) {
 	stop := w.take("Postgres.Stop")
 	w.fenceNow()
 	w.answer("Postgres.Kill")
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	stop.fail(ErrBroken)
 	w.pass(lingering)
 	w.wantTask(ha.TaskInterrupted)
@@ -344,7 +344,7 @@ func TestDemote(t *testing.T) {
 	} else {
 		c.answer()
 	}
-	w.answer("Guard.Overtake", false, nil)
+	w.answer("Guard.CancelStarts", false, nil)
 	w.answer("Guard.Disarm")
 	w.answer("Guard.Unmark")
 	if !w.LeaseState.Held(w.clock) {
@@ -354,15 +354,15 @@ func TestDemote(t *testing.T) {
 	if w.LeaseState.Held(w.clock) || w.PG.Running || w.TaskKind() != ha.TaskNone {
 		t.Fatal("not demoted")
 	}
-	w.wantAsked("Postgres Guard", "Postgres.BeforeStop", "Postgres.Stop", "Postgres.Kill", "Guard.Overtake", "Guard.Disarm", "Guard.Unmark", "Postgres.Look")
+	w.wantAsked("Postgres Guard", "Postgres.BeforeStop", "Postgres.Stop", "Postgres.Kill", "Guard.CancelStarts", "Guard.Disarm", "Guard.Unmark", "Postgres.Look")
 }
 
 // A demotion that fails keeps the lease, and the guard armed.
 func TestADemotionThatFails(t *testing.T) {
-	for _, at := range []string{"Postgres.Stop", "Postgres.Kill", "Guard.Overtake", "Guard.Disarm"} {
+	for _, at := range []string{"Postgres.Stop", "Postgres.Kill", "Guard.CancelStarts", "Guard.Disarm"} {
 		t.Run(at, func(t *testing.T) {
 			w := newWorld(t).leading()
-			w.agree("Postgres.BeforeStop", "Postgres.Stop", "Postgres.Kill", "Guard.Overtake", "Guard.Disarm", "Guard.Unmark")
+			w.agree("Postgres.BeforeStop", "Postgres.Stop", "Postgres.Kill", "Guard.CancelStarts", "Guard.Disarm", "Guard.Unmark")
 			w.always[at] = no
 			w.demote()
 			w.settle()
@@ -381,10 +381,10 @@ func TestADemotionThatFails(t *testing.T) {
 func TestGiveUp(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		w := newWorld(t).leading()
-		w.agree("Guard.Overtake", "Guard.Disarm", "Guard.Unmark", "Postgres.Kill")
+		w.agree("Guard.CancelStarts", "Guard.Disarm", "Guard.Unmark", "Postgres.Kill")
 		w.Complete = true
 		if fails {
-			w.always["Guard.Overtake"] = no
+			w.always["Guard.CancelStarts"] = no
 		}
 		w.begin(ha.GiveUp{Successor: "b"})
 		w.looked()
@@ -403,7 +403,7 @@ func TestGiveUp(t *testing.T) {
 // A postmaster that hangs is killed, and the lease kept: it is started in place.
 func TestEndHung(t *testing.T) {
 	w := newWorld(t).leading()
-	w.agree("Guard.Overtake", "Postgres.Kill")
+	w.agree("Guard.CancelStarts", "Postgres.Kill")
 	w.begin(ha.EndHung{})
 	w.settle()
 	w.running = false

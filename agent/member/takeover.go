@@ -41,13 +41,13 @@ func sendTakeOver(m *Member, t ha.TakeOver, register, again bool) {
 	t0 := m.Now()
 	m.LeaseState.BeginTakeOver(t0, ttl)
 	if t.ByQuorum {
-		m.LeaseState.BeginOvertake(t.Status)
+		m.LeaseState.BeginTakeoverByQuorum(t.Status)
 	}
 	m.ArmGuard()
 	failed := func(err error) {
 		m.writeFailed("taking the lock", err)
 		if t.ByQuorum {
-			m.overtaker.failed()
+			m.quorum.failed()
 		}
 	}
 	m.whenTold(t0, ttl, m.Dynamic.RetryTimeout, func(left time.Duration) {

@@ -14,7 +14,7 @@ func (m *Member) View() ha.View {
 	v := ha.View{
 		Shard: ha.Shard{
 			Now: now, Name: m.Name, Config: m.Dynamic,
-			Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, GoneBack: m.GoneBack, Confirmed: m.Confirmed, OvertookAt: m.OvertookAt, Session: m.Session,
+			Cluster: m.Snapshot, Read: m.Read, FirstRead: m.FirstRead, StatusSeen: m.StatusSeen, GoneBack: m.GoneBack, Confirmed: m.Confirmed, OwnerChangedAt: m.OwnerChangedAt, Session: m.Session,
 			Promise: m.LeaseState.Promise(),
 		},
 		Wall: m.Wall(), Tags: m.TagsNow(), Fence: m.FenceMargins(),
@@ -26,7 +26,7 @@ func (m *Member) View() ha.View {
 		SyncWriting: m.writing[m.Keys.Sync()], SyncUncertain: m.SyncUncertain, SyncBefore: m.syncBefore,
 	}
 	v.Site = m.site
-	v.Takeover = m.overtaker.view()
+	v.Takeover = m.quorum.view()
 	v.WatchdogOK, v.WatchdogProblem = m.Watchdog.OK()
 	o := m.PG.Observed
 	v.Postgres = ha.Postgres{

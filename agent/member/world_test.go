@@ -579,7 +579,8 @@ func (p guardPort) Remember(m PersistedState, done func(error)) {
 	p.w.ask(nil, "Guard.Remember", done, m)
 }
 func (p guardPort) Awake(work *Work, done func(error)) { p.w.ask(work, "Guard.Awake", done) }
-func (p guardPort) Overtake(done func(bool, error))    { p.w.ask(nil, "Guard.Overtake", done) }
+func (p guardPort) CancelStarts(done func(bool, error)) { p.w.ask(nil, "Guard.CancelStarts", done) }
+
 func (p guardPort) Unmark(done func()) {
 	p.w.ask(nil, "Guard.Unmark", func(error) { done() })
 }

@@ -72,10 +72,10 @@ func (g *guard) arm(persisted member.PersistedState, newLease bool, done func(er
 	})
 }
 
-var errOvertaken = errors.New("a later request has overtaken this one")
+var errSuperseded = errors.New("a later request has overtaken this one")
 
-// overtake has starts refused that were asked for before.
-func (g *guard) overtake(done func()) {
+// cancelStarts has starts refused that were asked for before.
+func (g *guard) cancelStarts(done func()) {
 	asked := g.host.clock()
 	g.command(func() { g.asked = max(g.asked, asked) }, done)
 }
@@ -86,7 +86,7 @@ func (g *guard) start(primary bool, launch func(), refused func(error)) {
 	asked := g.host.clock()
 	g.command(func() {
 		if asked < g.asked && !g.host.w.mutant.LateStart {
-			refused(errOvertaken)
+			refused(errSuperseded)
 			return
 		}
 		if primary && g.deadline.Over(g.host.clock()) && !g.host.w.mutant.GuardOff && !g.host.w.mutant.OverdueStart {

@@ -155,7 +155,7 @@ func (j *judge) acknowledged(h *host, lsn int64) {
 		j.notBeside(h)
 	}
 	j.tally.Commits++
-	if n := j.newest; h.overtaken && n != nil && n != h && n.pg.at.upTo(b) < lsn {
+	if n := j.newest; h.takenOver && n != nil && n != h && n.pg.at.upTo(b) < lsn {
 		j.fail("I2", "%s has a commit acknowledged at %d of timeline %d, of which %s, which has taken over by quorum, has %d", h.name, lsn, b.timeline, n.name, n.pg.at.upTo(b))
 	}
 	if len(h.pg.waits.names) > 0 {
@@ -267,7 +267,7 @@ func (j *judge) committed(h *host, ops []op) {
 		switch {
 		case o.verb == lock && o.key == keyLeader:
 			j.tally.Takeovers++
-			j.overtakes(h, ops)
+			j.takenOverByQuorum(h, ops)
 			j.alone(h)
 			j.replaced = j.status
 			switch c := j.clean; {

@@ -142,7 +142,7 @@ func (a *agent) peerValue() ha.Peer {
 		Name: a.host.name, Answered: true, State: a.StateName(), Primary: a.PG.Primary(),
 		Timeline: o.Timeline, LSN: o.LSN(), Replaying: o.Replaying, Restoring: a.Restoring(), Tags: a.TagsNow(),
 		SystemIdentifier: a.Data.SystemIdentifier,
-		Detached:         detached, Attempts: overtaking(a).DetachedFor(),
+		Detached:         detached, Attempts: takeoverPeer(a).DetachedFor(),
 	}
 }
 

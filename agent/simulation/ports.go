@@ -218,9 +218,9 @@ func (g guarded) Awake(_ *member.Work, done func(error)) {
 	})
 }
 
-func (g guarded) Overtake(done func(bool, error)) {
+func (g guarded) CancelStarts(done func(bool, error)) {
 	guard := &g.host.guard
-	g.order(func(told func(error)) { guard.overtake(func() { told(nil) }) }, func(err error) {
+	g.order(func(told func(error)) { guard.cancelStarts(func() { told(nil) }) }, func(err error) {
 		if err != nil {
 			guard.die()
 		}
@@ -316,7 +316,7 @@ func (p toPeers) Probe(limit time.Duration, to cluster.Member, done func(bool)) 
 
 func (p toPeers) Misses(limit time.Duration, to cluster.Member, index uint64, done func(bool, error)) {
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(bool)) {
-		to.post(func() { answer(overtaking(to).HearMisses(index) || to.host.w.mutant.WitnessLies) })
+		to.post(func() { answer(takeoverPeer(to).HearMisses(index) || to.host.w.mutant.WitnessLies) })
 	}, func(misses, ok bool) {
 		if !ok {
 			done(false, errSilent)
@@ -329,14 +329,14 @@ func (p toPeers) Misses(limit time.Duration, to cluster.Member, index uint64, do
 func (p toPeers) DetachFor(limit time.Duration, to cluster.Member, index uint64, attempt string, done func(error)) {
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
 		to.post(func() {
-			overtaking(to).HearDetachFor(p.host.name, index, attempt, answer)
+			takeoverPeer(to).HearDetachFor(p.host.name, index, attempt, answer)
 		})
 	}, heard(done))
 }
 
 func (p toPeers) Succeed(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
-		to.post(func() { overtaking(to).HearSucceed(index); answer(nil) })
+		to.post(func() { takeoverPeer(to).HearSucceed(index); answer(nil) })
 	}, heard(done))
 }
 

@@ -104,9 +104,9 @@ func byQuorum(replaced cluster.Status) bool {
 	return replaced.Lictor != nil && replaced.Lictor.Consents()
 }
 
-// overtakes notes a takeover by quorum: of a replica that leaves the key sync to itself.
-func (j *judge) overtakes(h *host, ops []op) {
-	h.overtaken, j.newest, j.quorum = false, h, false
+// takenOverByQuorum notes a takeover by quorum: of a replica that leaves the key sync to itself.
+func (j *judge) takenOverByQuorum(h *host, ops []op) {
+	h.takenOver, j.newest, j.quorum = false, h, false
 	for _, o := range ops {
 		if key, is := o.value.(cluster.Sync); is && o.verb == set && o.key == keySync {
 			j.quorum = byQuorum(j.status) && key.Leader == h.name && !h.pg.primary
@@ -117,13 +117,13 @@ func (j *judge) overtakes(h *host, ops []op) {
 	}
 	j.tally.ByQuorum++
 	if old := j.w.hostNamed(j.status.Lictor.Owner); old != nil && old != h {
-		old.overtaken, old.overtakenUntil = true, j.w.now+time.Duration(float64(j.status.Lictor.Lease())*1.02)
+		old.takenOver, old.takenOverUntil = true, j.w.now+time.Duration(float64(j.status.Lictor.Lease())*1.02)
 	}
 }
 
 // overlaps reports whether local commits of a leader that was replaced before its lease was over may overlap with
 // its successor's.
-func (h *host) overlaps() bool { return h.overtaken && h.w.now < h.overtakenUntil }
+func (h *host) overlaps() bool { return h.takenOver && h.w.now < h.takenOverUntil }
 
 // hasWhatWasShown (design 5.30): who takes over by quorum has what clients were led to after a recovery.
 func (j *judge) hasWhatWasShown(h *host, from position) {
@@ -161,5 +161,5 @@ func ByQuorum(s Schedule) Schedule {
 	return s
 }
 
-// overtaking is a member as others ask it for its part in a takeover by quorum.
-func overtaking(a *agent) member.Overtaking { return member.Overtaking{Member: a.Member} }
+// takeoverPeer is a member as others ask it for its part in a takeover by quorum.
+func takeoverPeer(a *agent) member.TakeoverPeer { return member.TakeoverPeer{Member: a.Member} }

@@ -112,10 +112,10 @@ type host struct {
 	unaware bool
 	// outlived: it led in pause, and a standby leads without which it acknowledges nothing.
 	outlived bool
-	// overtaken: its lease was not over when another member took the lock by quorum. Until overtakenUntil its
+	// takenOver: its lease was not over when another member took the lock by quorum. Until takenOverUntil its
 	// local commits may overlap with that one's.
-	overtaken      bool
-	overtakenUntil instant
+	takenOver      bool
+	takenOverUntil instant
 	held           []func()
 	strands        instant // since when it needs WAL that is gone, as the operator sees it
 	covered        instant // when it last reached a primary that has what was acknowledged

@@ -41,7 +41,7 @@ type TakeoverView struct {
 	Sent bool
 }
 
-// overtaking: somebody else leads, and is silent.
+// takeoverByQuorum: somebody else leads, and is silent.
 //
 //	S, key sync, this member         attempt                                  decision
 //	S does not consent, or this
@@ -57,10 +57,10 @@ type TakeoverView struct {
 //	                                 this member and Q other voters have
 //	                                   detached, none of them ahead           read Consul; take the lock
 //	                                 all have answered, and too few detached  end it
-func overtaking(view View) (Decision, bool) {
+func takeoverByQuorum(view View) (Decision, bool) {
 	v := bid{view}
 	t := v.Takeover
-	if why := v.mayNotOvertake(); why != "" {
+	if why := v.mayNotTakeOver(); why != "" {
 		if t.Attempt == "" {
 			return Decision{}, false
 		}
@@ -89,7 +89,7 @@ func overtaking(view View) (Decision, bool) {
 	case t.Detached && problem == "" && v.Now.Sub(v.Confirmed) > readYoung:
 		return do(silent+"enough standbys have detached; reading Consul", Reread{}), true
 	case t.Detached && problem == "":
-		return do(silent+"enough standbys have detached, and this member has what they have", v.overtake()), true
+		return do(silent+"enough standbys have detached, and this member has what they have", v.takeOverByQuorum()), true
 	case further != "":
 		return do(silent+further+" is ahead", EndAttempt{Failed: true, Instead: further}).by(v.Now), true
 	case !t.Done || !t.Detached && v.Task != TaskNone:
@@ -101,8 +101,8 @@ func overtaking(view View) (Decision, bool) {
 // bid is what one member looks at when it would take over, or be taken over, by quorum.
 type bid struct{ View }
 
-// mayNotOvertake says why this member does not try to take over by quorum; empty: it may.
-func (v bid) mayNotOvertake() string {
+// mayNotTakeOver says why this member does not try to take over by quorum; empty: it may.
+func (v bid) mayNotTakeOver() string {
 	b, pg := v.beat(), v.Postgres
 	switch {
 	case v.Config.Takeover != cluster.TakeoverQuorum || b == nil || !b.Consents() || b.Owner == v.Name:
@@ -142,8 +142,8 @@ func (v Shard) isVoterOf(owner string) bool {
 // attemptNotBefore is when an attempt may begin.
 func (v bid) attemptNotBefore() cluster.Instant {
 	t := max(v.Takeover.NotBefore, v.Lease.NotBefore)
-	if !v.OvertookAt.IsZero() {
-		t = max(t, v.OvertookAt.Add(attemptRests*v.Config.TTL))
+	if !v.OwnerChangedAt.IsZero() {
+		t = max(t, v.OwnerChangedAt.Add(attemptRests*v.Config.TTL))
 	}
 	return t
 }
@@ -181,8 +181,8 @@ func (v bid) attemptProblem() (problem, better string) {
 		key.Quorum, voters, seen, further), better
 }
 
-// overtake is the takeover by quorum. Nobody but this member leads next.
-func (v bid) overtake() TakeOver {
+// takeOverByQuorum is the takeover by quorum. Nobody but this member leads next.
+func (v bid) takeOverByQuorum() TakeOver {
 	t := v.takeOver()
 	alone := cluster.NewSync(v.Name, nil)
 	t.Sync, t.ByQuorum = &alone, true
@@ -210,7 +210,7 @@ func MayDetachFor(v View, index uint64, attempt string, free cluster.Instant) er
 	case v.Now.Before(free.Add(2 * v.Config.BeatInterval())):
 		return fmt.Errorf("%w: it has detached for another attempt just before", ErrNotDetached)
 	}
-	if rests := v.OvertookAt; !rests.IsZero() && v.Now.Before(rests.Add(attemptRests*v.Config.TTL)) {
+	if rests := v.OwnerChangedAt; !rests.IsZero() && v.Now.Before(rests.Add(attemptRests*v.Config.TTL)) {
 		return fmt.Errorf("%w: the last takeover was just before", ErrNotDetached)
 	}
 	return nil
@@ -278,9 +278,9 @@ func (t *LeaseState) Withdrawn() { t.consented = false }
 // Consented reports whether a beat that consents may stand in Consul.
 func (t *LeaseState) Consented() bool { return t.consented }
 
-// BeginOvertake notes that the takeover which is about to be sent is one by quorum, and replaces
+// BeginTakeoverByQuorum notes that the takeover which is about to be sent is one by quorum, and replaces
 // the status at index.
-func (t *LeaseState) BeginOvertake(index uint64) { t.overtaking = index }
+func (t *LeaseState) BeginTakeoverByQuorum(index uint64) { t.byQuorum = index }
 
 // MayLandLate notes that a takeover by quorum of the agent's earlier run may have been sent.
 func (t *LeaseState) MayLandLate(index uint64) { t.late = max(t.late, index) }
@@ -288,7 +288,7 @@ func (t *LeaseState) MayLandLate(index uint64) { t.late = max(t.late, index) }
 // mayLand reports whether a takeover by quorum may still take effect while that status stands: no
 // reading that shows it settles that.
 func (t *LeaseState) mayLand(status uint64) bool {
-	landing := max(t.overtaking, t.late)
+	landing := max(t.byQuorum, t.late)
 	return landing != 0 && status <= landing
 }
 

@@ -36,7 +36,7 @@ func detachedFor(p Peer, attempts ...string) Peer {
 	return p
 }
 
-func TestOvertaking(t *testing.T) {
+func TestTakeoverByQuorum(t *testing.T) {
 	const take = "take over by quorum (status at 45)"
 	c := detachedFor(peer("c", 1, 5000), "one")
 	ahead, restoring := c, c
@@ -54,7 +54,7 @@ func TestOvertaking(t *testing.T) {
 		{"heard lately", view(silentLeader(900*time.Millisecond, 1)), "", "following b"},
 		{"silent", view(long), "begin to take over by quorum (status at 45)", "witness"},
 		{"too early", view(long, func(v *View) { v.Takeover.NotBefore = now.Add(1) }), "", "following b"},
-		{"just after a takeover", view(long, func(v *View) { v.OvertookAt = now.Add(1 - 3*ttl) }), "", "following b"},
+		{"just after a takeover", view(long, func(v *View) { v.OwnerChangedAt = now.Add(1 - 3*ttl) }), "", "following b"},
 		{"another status", with(func(v *View) { v.Takeover.Index = 44 }), "begin to take over by quorum (status at 45)", "witness"},
 		{"no witness yet", with(func(v *View) { v.Takeover.Witness, v.Takeover.WitnessesDone = "", false }), "", "waiting for a witness"},
 		ends("no other member says so", func(v *View) { v.Takeover.Witness = "" }),
@@ -108,7 +108,7 @@ func TestMayDetachFor(t *testing.T) {
 		{"fsync off", view(may, func(v *View) { v.Postgres.Durable.Fsync = false }), 45, 0, false},
 		{"free just before", view(may), 45, now.Add(-time.Second), false},
 		{"has already", view(may, func(v *View) { v.Detached = 45 }), 45, now.Add(-time.Second), true},
-		{"just after a takeover", view(may, func(v *View) { v.OvertookAt = now.Add(1 - 3*ttl) }), 45, 0, false},
+		{"just after a takeover", view(may, func(v *View) { v.OwnerChangedAt = now.Add(1 - 3*ttl) }), 45, 0, false},
 	} {
 		if err := MayDetachFor(tt.view, tt.index, "one", tt.free); (err == nil) != tt.want {
 			t.Errorf("%s: %v", tt.name, err)
@@ -170,7 +170,7 @@ func TestLateTakeoverByQuorum(t *testing.T) {
 	v := view(leads("b", time.Second))
 	var s LeaseState
 	s.BeginTakeOver(now, ttl)
-	s.BeginOvertake(45)
+	s.BeginTakeoverByQuorum(45)
 	s.WriteFailed(Unknown, now, time.Second)
 	s.Reread(s.Failures())
 	if s.Agree(v, asks) == nil {
@@ -182,7 +182,7 @@ func TestLateTakeoverByQuorum(t *testing.T) {
 	}
 	var refused LeaseState
 	refused.BeginTakeOver(now, ttl)
-	refused.BeginOvertake(45)
+	refused.BeginTakeoverByQuorum(45)
 	refused.WriteFailed(Refused, now, time.Second)
 	refused.Reread(refused.Failures())
 	if err := refused.Agree(view(leads("b", time.Second)), asks); err != nil {

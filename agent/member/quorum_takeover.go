@@ -1,0 +1,355 @@
+package member
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+const (
+	// probesIn is how many probes of a leader a time of suspect_after has.
+	probesIn = 4
+	// silentProbes is how many in a row must have failed before the leader is missed: one may be due to this
+	// host's own standing still.
+	silentProbes = 2
+	// witnessLimit and attemptLimit bound the questions of an attempt.
+	witnessLimit = 300 * time.Millisecond
+	attemptLimit = time.Second
+)
+
+// quorumTakeover finds out whether the leader is silent, and carries a takeover by quorum out (design 5.30).
+type quorumTakeover struct {
+	*Shard
+	lead     *leadership
+	local    *Local
+	work     *worker
+	peers    Peers
+	postgres Postgres
+	watches  Watches
+
+	// leader is who is probed; missed: that many probes in a row have failed, the first of them sent at since.
+	leader  string
+	missed  int
+	since   cluster.Instant
+	probing bool
+	next    cluster.Instant // probe
+
+	attempt   *attempt // nil: none is under way
+	rests     time.Duration
+	notBefore cluster.Instant
+
+	// noted is the note that this member has kept, attempts all those for which it has detached under
+	// that status. free is when it was over with the last of them.
+	noted    pg.Detachment
+	attempts []string
+	free     cluster.Instant
+	// round is the round of questions of a leader without Consul in which this member has promised since it
+	// has detached; empty: it has not.
+	round string
+	// unread: the note could not be read.
+	unread bool
+}
+
+// attempt is one of this member's own.
+type attempt struct {
+	id        string
+	index     uint64
+	began     cluster.Instant
+	witness   string
+	witnesses int // that have not answered yet
+	asked     bool
+	failed    bool // its own part
+	open      int  // of those asked to detach
+	answers   []ha.Peer
+	sent      bool
+}
+
+// on reports whether this member has to do with takeovers by quorum at all.
+func (q *quorumTakeover) on() bool { return q.Dynamic.Takeover == cluster.TakeoverQuorum }
+
+// mind keeps probing the leader, and forgets what is over.
+func (q *quorumTakeover) mind() {
+	if q.noted.Status != 0 && q.Detached != q.noted.Status {
+		q.free = q.Now()
+		q.postgres.DropDetachment(q.Dynamic.RetryTimeout, q.noted, func(err error) {
+			if err != nil {
+				q.Log.Warn().Err(err).Msg("the note that this member has detached could not be removed; it is void by now")
+			}
+		})
+		q.noted, q.attempts, q.round = pg.Detachment{}, nil, ""
+	}
+	if !q.on() {
+		q.leader, q.attempt = "", nil
+		return
+	}
+	leader := ""
+	if b := q.Snapshot.Status.Value.Lictor; q.Snapshot.Status.OK() && b != nil && !b.Released && b.Owner != q.Name {
+		leader = b.Owner
+	}
+	if leader != q.leader {
+		q.leader, q.missed, q.next, q.rests = leader, 0, 0, 0
+	}
+	if seen := q.local.PG.Observed; seen.MessageAge > 0 && q.local.Upstream == leader && q.local.PG.ObservedAt.Add(-seen.MessageAge) > q.since {
+		q.missed = 0
+	}
+	q.probe()
+}
+
+// probe asks the leader whether it is there, again and again.
+func (q *quorumTakeover) probe() {
+	to, found := q.Snapshot.Member(q.leader)
+	now := q.Now()
+	if q.leader == "" || q.probing || now.Before(q.next) {
+		return
+	}
+	every := q.Dynamic.SuspectAfter / probesIn
+	q.probing, q.next = true, now.Add(every)
+	leader := q.leader
+	answered := func(answered bool) {
+		q.probing = false
+		switch {
+		case leader != q.leader:
+		case answered:
+			q.missed = 0
+		default:
+			if q.missed == 0 {
+				q.since = now
+			}
+			q.missed++
+		}
+		q.wakeAfter(max(q.next.Sub(q.Now()), time.Millisecond))
+	}
+	if !found || !to.OK() { // its key has gone with its session: nobody knows where it is
+		q.After(every, func() { answered(false) })
+		return
+	}
+	q.peers.Probe(every, to.Value, answered)
+}
+
+func (q *quorumTakeover) view() ha.TakeoverView {
+	v := ha.TakeoverView{Heard: q.Now(), NotBefore: q.notBefore}
+	if q.missed >= silentProbes {
+		v.Heard = q.since
+	}
+	a := q.attempt
+	if a == nil {
+		return v
+	}
+	v.Attempt, v.Index, v.Witness, v.WitnessesDone, v.Asked, v.Answers, v.Sent = a.id, a.index, a.witness, a.witnesses == 0, a.asked, a.answers, a.sent
+	v.Detached = a.asked && q.noted.Status == a.index && q.Detached == a.index && slices.Contains(q.attempts, a.id) && q.alone()
+	late := !q.Now().Before(a.began.Add(attemptLimit))
+	v.Done = a.asked && (late || a.open == 0 && (a.failed || v.Detached))
+	return v
+}
+
+// alone reports whether this member follows nobody, and was looked at since.
+func (q *quorumTakeover) alone() bool {
+	return q.local.Upstream == "" && q.work.task == nil && !q.local.PG.Primary() && q.local.PG.SeenAlone()
+}
+
+// others are the members that are asked: all but this one and the leader.
+func (q *quorumTakeover) others() []cluster.Member {
+	var all []cluster.Member
+	for _, m := range q.Snapshot.Members {
+		if m.OK() && m.Value.Name != q.Name && m.Value.Name != q.leader {
+			all = append(all, m.Value)
+		}
+	}
+	return all
+}
+
+// begin begins an attempt: the others are asked whether they miss the leader, too. One on the leader's host, or on
+// this one, is no witness.
+func (q *quorumTakeover) begin(index uint64) {
+	a := &attempt{id: q.ID(), index: index, began: q.Now()}
+	q.attempt = a
+	q.After(attemptLimit, func() {})
+	leads, _ := q.Snapshot.Member(q.leader)
+	for _, other := range q.others() {
+		if host := hostOf(other); host == q.Host || host == hostOf(leads.Value) {
+			continue
+		}
+		a.witnesses++
+		q.peers.Misses(witnessLimit, other, index, func(misses bool, err error) {
+			a.witnesses--
+			if err == nil && misses && a.witness == "" {
+				a.witness = other.Name
+			}
+		})
+	}
+	q.Log.Warn().Str("leader", q.leader).Uint64("status", index).Str("attempt", a.id).Msg("leader is silent; asking for a witness")
+	if a.witnesses == 0 {
+		q.After(0, func() {})
+	}
+}
+
+func hostOf(m cluster.Member) string {
+	host, _, err := m.Address()
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
+// detach has this member detach for its attempt, and asks the others to.
+func (q *quorumTakeover) detach() {
+	a := q.attempt
+	if a == nil || a.asked {
+		return
+	}
+	a.asked, a.began = true, q.Now()
+	q.After(attemptLimit, func() {})
+	q.Log.Warn().Str("leader", q.leader).Str("witness", a.witness).Str("attempt", a.id).Msg("detaching from the silent leader, to take over")
+	q.detachFor(pg.Detachment{Status: a.index, Attempt: a.id, Candidate: q.Name}, func(err error) { a.failed = err != nil })
+	until := q.Now().Add(attemptLimit)
+	left := func() time.Duration { return max(until.Sub(q.Now()), time.Millisecond) }
+	for _, other := range q.others() {
+		a.open++
+		q.peers.DetachFor(left(), other, a.index, a.id, func(err error) {
+			if err != nil {
+				a.open--
+				q.Log.Info().Err(err).Str("member", other.Name).Msg("does not detach for a takeover by quorum")
+				return
+			}
+			q.peers.Observe(left(), other, func(seen Seen, err error) {
+				a.open--
+				if err != nil {
+					return
+				}
+				seen.Name = other.Name
+				if !seen.Lictor {
+					seen.Attempts = nil
+				}
+				a.answers = append(a.answers, seen.Peer)
+			})
+		})
+	}
+}
+
+// detachFor ends the WAL receiver, and notes durably why, before done hears of it.
+func (q *quorumTakeover) detachFor(d pg.Detachment, done func(error)) {
+	follows := q.local.Upstream != "" || q.local.PG.Observed.ReplicationState != ""
+	q.DetachFor(d.Status, d.Attempt)
+	d.Own = d.Candidate == q.Name || q.noted.Own && q.noted.Status == d.Status
+	q.round = "" // a promise that was given before counts for nothing
+	unfollow := func(w *Work, next func(error)) {
+		if !follows {
+			next(nil)
+			return
+		}
+		q.postgres.Unfollow(w, startLimit, func(err error) {
+			if err == nil {
+				q.local.follows("")
+				q.local.PG.Observed.ReplicationState = ""
+			}
+			next(err)
+		})
+	}
+	q.work.startTask(ha.TaskStart, inOrder(unfollow, func(w *Work, next func(error)) { q.postgres.KeepDetachment(w, d, next) }), func(err error) {
+		if err == nil && q.Detached == d.Status {
+			if q.noted.Status != d.Status {
+				q.attempts = nil
+			}
+			q.noted, q.attempts = d, append(q.attempts, d.Attempt)
+			q.watches.KickPostgres()
+		}
+		done(err)
+	})
+}
+
+// recall takes in the note that this member has detached in an earlier run.
+func (q *quorumTakeover) recall(d *pg.Detachment) {
+	if d == nil {
+		return
+	}
+	if d.Status == 0 {
+		q.unread = true
+		return
+	}
+	q.DetachFor(d.Status, d.Attempt)
+	q.noted, q.attempts = *d, []string{d.Attempt}
+	if d.Own { // its takeover may have been sent
+		q.lead.LeaseState.MayLandLate(d.Status)
+	}
+	q.Log.Warn().Uint64("status", d.Status).Str("candidate", d.Candidate).Msg("has detached from a leader in an earlier run, and follows nobody until there is a newer status")
+}
+
+// firstRead takes in the first reading: under its status a note holds that could not be read.
+func (q *quorumTakeover) firstRead() {
+	if index := q.Snapshot.Status.ModifyIndex; q.unread && index > 0 {
+		q.Detach(index)
+		q.lead.LeaseState.MayLandLate(index)
+		q.noted = pg.Detachment{Status: index, Own: true}
+	}
+}
+
+// promised hears that this member has given a promise to a leader without Consul: it drops its attempt, and all answers
+// to it. Where that leader shows that all have promised, this one since it detached, nobody counts on it.
+func (q *quorumTakeover) promised(r ha.FailsafeRequest) {
+	q.drop()
+	switch {
+	case q.Detached == 0:
+		q.round = ""
+	case r.Agreed != "" && r.Agreed == q.round:
+		q.Log.Info().Str("leader", r.Leader).Msg("nobody may take over, as all have promised: following again")
+		q.Reattach()
+	default:
+		q.round = r.Round
+	}
+}
+
+// drop ends an attempt, and with it all answers to it.
+func (q *quorumTakeover) drop() { q.attempt = nil }
+
+// failed notes that the takeover had no effect, or that this is not known.
+func (q *quorumTakeover) failed() {
+	if q.attempt != nil {
+		q.attempt.sent = true
+	}
+}
+
+// end ends an attempt. Each one that failed makes the pause before the next one longer.
+func (q *quorumTakeover) end(e ha.EndAttempt) {
+	a := q.attempt
+	if a == nil {
+		return
+	}
+	q.drop()
+	if e.Failed {
+		first := 2 * q.Dynamic.BeatInterval()
+		q.rests = min(max(first, 2*q.rests), 3*q.Dynamic.TTL)
+		q.notBefore = q.Now().Add(q.Jitter(q.rests/2+first/2, q.rests+1))
+		q.Log.Warn().Str("leader", q.leader).Str("why", e.String()).Msg("no takeover by quorum")
+	}
+	if to, found := q.Snapshot.Member(e.Instead); found && to.OK() {
+		q.peers.Succeed(witnessLimit, to.Value, a.index, func(error) {})
+	}
+}
+
+// succeed hears from a candidate that this member is ahead, and is to begin at once.
+func (q *quorumTakeover) succeed(index uint64) {
+	if q.on() && index == q.Snapshot.Status.ModifyIndex && q.Detached == index {
+		q.notBefore = 0
+	}
+}
+
+// startRace reports whether commits just after a start of this PostgreSQL may wait for nobody: mended in the minor releases of May 2025.
+func startRace(version int) bool {
+	mended := map[int]int{13: 21, 14: 18, 15: 13, 16: 9, 17: 5}
+	minor, known := mended[version/10000]
+	return version/10000 < 18 && (!known || version%10000 < minor)
+}
+
+// foreign reports whether a standby's connection comes from another address than the member's of that name.
+func foreign(m *Member, s pg.StandbyState) bool {
+	for _, other := range m.Snapshot.Members {
+		if other.OK() && strings.EqualFold(other.Value.Name, s.ApplicationName) {
+			return s.ClientAddr == "" || s.ClientAddr != hostOf(other.Value)
+		}
+	}
+	return true
+}
