@@ -18,10 +18,30 @@ type sqlFacts struct {
 	// Altered are the parameters that ALTER SYSTEM has set and that are in force.
 	Altered []string `json:"altered"`
 	// Clock is PostgreSQL's time in seconds since 1970.
-	Clock   float64       `json:"clock"`
-	Slots   []slotFact    `json:"slots"`
-	Senders []senderFact  `json:"senders"`
-	skew    time.Duration // its clock minus ours, as far as that can be known
+	Clock   float64      `json:"clock"`
+	Slots   []slotFact   `json:"slots"`
+	Senders []senderFact `json:"senders"`
+	// Unwaiting are roles and databases whose own synchronous_commit has commits wait for no standby's disk.
+	Unwaiting []ownCommit   `json:"unwaiting"`
+	skew      time.Duration // its clock minus ours, as far as that can be known
+}
+
+// ownCommit is a synchronous_commit of a role's, a database's, or of a role's in a database; empty: of all.
+type ownCommit struct {
+	Role     string `json:"role"`
+	Database string `json:"database"`
+	Value    string `json:"value"`
+}
+
+func (c ownCommit) String() string {
+	who := []string{}
+	if c.Role != "" {
+		who = append(who, "role "+c.Role)
+	}
+	if c.Database != "" {
+		who = append(who, "database "+c.Database)
+	}
+	return strings.Join(who, " in ") + ": " + c.Value
 }
 
 type slotFact struct {
@@ -54,6 +74,11 @@ SELECT json_build_object(
   'slots', COALESCE((SELECT json_agg(json_build_object('name', slot_name, 'active', active,
      'retained', COALESCE(pg_wal_lsn_diff(lsn, restart_lsn), 0)::bigint, 'status', COALESCE(to_jsonb(s) ->> 'wal_status', '')))
      FROM pg_replication_slots s WHERE NOT temporary), '[]'),
+  'unwaiting', COALESCE((SELECT json_agg(json_build_object('role', COALESCE(rolname, ''), 'database', COALESCE(datname, ''), 'value', own) ORDER BY rolname, datname)
+     FROM (SELECT r.rolname, d.datname, lower(split_part(setting, '=', 2)) AS own
+       FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) AS setting
+       WHERE setting LIKE 'synchronous_commit=%') AS owns
+     WHERE own NOT IN ('on', 'remote_apply', 'true', 'yes', '1')), '[]'),
   'senders', COALESCE((SELECT json_agg(json_build_object('name', application_name, 'state', state)) FROM pg_stat_replication), '[]'))::text
 FROM position`
 
@@ -152,6 +177,14 @@ func (d *diagnosis) settings(who string, m memberFacts) {
 		if why := cluster.Unkept("synchronous_commit", commit); why != "" {
 			d.add(Wrong, who, "set synchronous_commit: on", "synchronous_commit is %s: %s", commit, why)
 		}
+	}
+	if m.leads && m.shard.dynamic.SynchronousMode.On() && len(m.sql.Unwaiting) > 0 {
+		own := make([]string, len(m.sql.Unwaiting))
+		for i, c := range m.sql.Unwaiting {
+			own[i] = c.String()
+		}
+		d.add(Worth, who, "use ALTER ROLE or ALTER DATABASE ... RESET synchronous_commit, unless their commits may be lost in a failover",
+			"synchronous_mode does not cover who has a synchronous_commit of its own: %s", abridged(own, 5))
 	}
 	if set["wal_log_hints"] == "off" && set["data_checksums"] == "off" {
 		d.add(Worth, who, "set wal_log_hints: on, or enable checksums with pg_checksums", "neither wal_log_hints nor data checksums are on: pg_rewind cannot work, an old primary is cloned anew")

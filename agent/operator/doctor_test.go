@@ -161,6 +161,9 @@ func TestExaminePostgres(t *testing.T) {
 		{"in recovery", func(f *sqlFacts) { f.Recovering = true }, Wrong, "in recovery"},
 		{"fsync", func(f *sqlFacts) { f.Settings["fsync"] = "off" }, Wrong, "fsync is off"},
 		{"nobody is waited for", func(f *sqlFacts) { f.Settings["synchronous_commit"] = "local" }, Wrong, "synchronous_commit is local: commits wait for no standby"},
+		{"roles and databases that wait for nobody", func(f *sqlFacts) {
+			f.Unwaiting = []ownCommit{{Role: "loader", Value: "off"}, {Role: "app", Database: "logs", Value: "local"}, {Database: "cache", Value: "remote_write"}}
+		}, Worth, "a synchronous_commit of its own: role loader: off, role app in database logs: local, database cache: remote_write"},
 		{"rewind", func(f *sqlFacts) { f.Settings["wal_log_hints"] = "off" }, Worth, "pg_rewind cannot work"},
 		{"senders", func(f *sqlFacts) { f.Settings["max_wal_senders"] = "3" }, Wrong, "max_wal_senders is 3"},
 		{"slots", func(f *sqlFacts) { f.Settings["max_replication_slots"] = "2" }, Wrong, "max_replication_slots is 2"},
