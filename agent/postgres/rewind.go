@@ -7,11 +7,13 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/config"
+	"github.com/lictor-ha/lictor/agent/pg"
 )
 
 // rewinder makes a data directory that has left its upstream's history fit to follow again.
@@ -112,6 +114,10 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 			return "", recoveryFailed(ctx, err)
 		}
 	}
+	ended, err := p.control(ctx)
+	if err != nil {
+		return "", err
+	}
 	options := []string{"--progress", "--target-pgdata=" + p.dataDir, "--source-server=" + source}
 	said, err := p.runOnData(ctx, env, "pg_rewind", append(options, "--dry-run", "--debug")...)
 	if err != nil {
@@ -129,6 +135,7 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 	}
 	out, err := p.runOnData(ctx, env, "pg_rewind", options...)
 	if err == nil {
+		p.tellDiscarded(u, said, ended)
 		if err := p.makeStandby(); err != nil { // of a standby no signal file is there any more
 			return "", err
 		}
@@ -138,6 +145,19 @@ func (p *rewinder) Rewind(ctx context.Context, u Upstream, allowed bool) (Rewind
 		return "", fmt.Errorf("%w, and its rewind has broken off, so that it is half-written: clone it anew (reinit, or set remove_data_directory_on_rewind_failure): %w", ErrBeyondRewind, err)
 	}
 	return "", errors.Join(rewindFailed(ctx, out, err), p.forgetRewind())
+}
+
+// rewindForks is pg_rewind's word for the end of the WAL that both have (src/bin/pg_rewind/pg_rewind.c, main).
+var rewindForks = regexp.MustCompile(`servers diverged at WAL location ([0-9A-F]+/[0-9A-F]+) on timeline (\d+)`)
+
+// tellDiscarded logs which WAL a rewind has discarded: what was committed in it is gone.
+func (p *rewinder) tellDiscarded(u Upstream, said string, ended Control) {
+	from, timeline := "", ""
+	if m := rewindForks.FindStringSubmatch(said); m != nil {
+		from, timeline = m[1], m[2]
+	}
+	p.log.Warn().Str("upstream", u.Name).Str("timeline", timeline).Str("from", from).Str("to", pg.FormatLSN(ended.CheckpointLSN)).
+		Msg("rewound: WAL that the upstream does not have was discarded")
 }
 
 // rewindFailed is the error of a pg_rewind that has written nothing. Where it was broken off, or
