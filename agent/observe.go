@@ -67,6 +67,7 @@ func (a *Agent) show(reason string) {
 			PendingRestart: o.PendingRestart,
 		},
 	}
+	state.Opening = a.m.Opening()
 	state.Detached, state.ObservedDetached = a.m.Detaching()
 	state.Attempts = member.TakeoverPeer{Member: a.m.Member}.DetachedFor()
 	if at := a.m.PG.ObservedAt; !at.IsZero() {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -158,6 +159,10 @@ func (p toPeers) Succeed(limit time.Duration, to cluster.Member, index uint64, d
 	order(p.runner, limit, func(ctx context.Context) error {
 		return p.peers.AskOfSilence(ctx, api.PeerOf(to), api.DetachRequest{Candidate: p.name, Index: index, Ask: api.AskSucceed})
 	}, done)
+}
+
+func (p toPeers) LookUp(limit time.Duration, host string, done func([]string, error)) {
+	call(p.runner, limit, func(ctx context.Context) ([]string, error) { return net.DefaultResolver.LookupHost(ctx, host) }, done)
 }
 
 func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(member.Seen, error)) {

@@ -51,7 +51,7 @@ func judge(s State, now time.Time, maxLag int64) verdict {
 		quorum:  syncRole(s) == roleQuorumStandby,
 	}
 	v.leader = s.Leader && leaseHolds(s, now) || pausedLeader(s)
-	v.primary = v.leader && v.running && !pg.InRecovery
+	v.primary = v.leader && v.running && !pg.InRecovery && !s.Opening
 	v.standbyLeader = v.leader && v.running && pg.InRecovery && standbyCluster
 	v.replica = v.running && pg.InRecovery && !s.Leader &&
 		pg.Standstill == "" && !boolTag(s, "noloadbalance") && (maxLag < 0 || pg.within(maxLag, pg.ReplayedLSN))

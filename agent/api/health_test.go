@@ -40,6 +40,7 @@ func TestHealthChecks(t *testing.T) {
 		well  string // the paths that answer 200
 	}{
 		{"primary", primaryState(now()), nil, primaryPaths},
+		{"primary that was started, and nobody is led to yet", primaryState(now()), func(s *State) { s.Opening = true }, "/leader /health"},
 		{"primary, at the end of freshness", primaryState(now()), func(s *State) {
 			s.LoopAt, s.LeaseLeft = now().Add(-8*time.Second), time.Hour
 		}, primaryPaths},

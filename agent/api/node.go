@@ -155,6 +155,8 @@ type State struct {
 	Leader bool
 	// LeaseLeft is what is left of the lease, zero when none is held.
 	LeaseLeft time.Duration
+	// Opening: its primary was started, and nobody is to be led to it yet (design 5.30).
+	Opening bool
 	// Guard says whether the guard runs and until when it lets PostgreSQL live.
 	GuardRunning  bool
 	GuardArmedFor time.Duration

@@ -16,6 +16,8 @@ type PersistedState struct {
 	ha.PersistedState
 	// Config is the dynamic configuration in force: Consul may be away.
 	Config json.RawMessage `json:"config,omitempty"`
+	// Unopened: the primary was started, and nobody is led to it yet (opening.go).
+	Unopened bool `json:"unopened,omitempty"`
 
 	KillAt  cluster.Instant `json:"-"` // the deadline; zero: there is no lease
 	version uint64          // counts the persisted states: tasks may pass on theirs late

@@ -56,7 +56,7 @@ func (l *leadership) PersistedState() PersistedState {
 	g := &l.GuardSupervisor
 	g.persists++
 	persisted := PersistedState{PersistedState: l.LeaseState.PersistedState(l.Session, l.Snapshot.Status.ModifyIndex), KillAt: l.KillAt(), version: g.persists}
-	persisted.Paused = l.PauseInForce()
+	persisted.Paused, persisted.Unopened = l.PauseInForce(), l.local.unopened
 	if json.Valid(l.Snapshot.Config.Value) {
 		persisted.Config = l.Snapshot.Config.Value
 	}

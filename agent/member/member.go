@@ -125,6 +125,7 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 	m.failsafe = failsafe{Shard: shard, lead: lead, keys: keys, peers: p.Peers}
 	m.deposer = deposer{Shard: shard, peers: p.Peers}
 	m.quorum = quorumTakeover{Shard: shard, lead: lead, local: local, work: work, peers: p.Peers, postgres: p.Postgres, watches: p.Watches}
+	m.quorum.hosts = addressBook{Shard: shard, peers: p.Peers, known: map[string]*hostAddresses{}}
 	m.opener = opener{Shard: shard, lead: lead, local: local, commits: &m.commits}
 	m.bootstrap = bootstrapper{Shard: shard, work: work, local: local, leaseState: &lead.LeaseState, consul: p.Consul, postgres: p.Postgres, reread: m.Reread}
 	m.commits = commitWait{Shard: shard, local: local, postgres: p.Postgres, watches: p.Watches}
@@ -149,6 +150,9 @@ func New(s Settings, p Ports, shell Shell, dynamic cluster.Dynamic) *Member {
 func (m *Member) Idle() bool {
 	return m.task == nil && !m.LeaseState.Writing() && len(m.writing) == 0 && !m.commits.setting && m.GuardSupervisor.idle()
 }
+
+// Opening reports whether nobody is to be led to this primary yet, which was started.
+func (m *Member) Opening() bool { return m.opening != nil }
 
 // Restoring reports whether this member's data were replaced, or are just being, and may
 // not have again what they had acknowledged before (agent/ha/restoring.go).
@@ -254,6 +258,9 @@ func (m *Member) AdoptRunning(state pg.State, upstream string, guard Recalled) b
 	}
 	// It may have had a beat under way that consents to a takeover by quorum.
 	m.LeaseState.BeginConsent(m.Dynamic.Takeover == cluster.TakeoverQuorum)
+	if guard.PersistedState.Unopened {
+		m.opener.started()
+	}
 	// The earlier run may have had a write of the key sync under way.
 	m.SyncUncertain = m.SyncUncertain || !guard.Paused
 	return true

@@ -22,6 +22,10 @@ type opener struct {
 	commits *commitWait
 }
 
+// begins notes, before a primary is started, that nobody is led to it until it is opened: an agent that is restarted
+// meanwhile is to know that, too.
+func (o *opener) begins() { o.local.unopened = o.Dynamic.Takeover == cluster.TakeoverQuorum }
+
 // started notes that the primary was started, in place of one that has ended.
 func (o *opener) started() {
 	if o.Dynamic.Takeover != cluster.TakeoverQuorum {
@@ -38,10 +42,15 @@ func (o *opener) mind() {
 	switch {
 	case waits == nil:
 		return
-	case o.Dynamic.Takeover != cluster.TakeoverQuorum || !o.local.PG.Running || !o.local.PG.Primary():
+	case o.Dynamic.Takeover != cluster.TakeoverQuorum:
+		o.local.opening, o.local.unopened = nil, false
+		return
+	case o.local.PG.ObservedAt <= waits.since: // what is known is the PostgreSQL that has ended
+		return
+	case !o.local.PG.Running || !o.local.PG.Primary():
 		o.local.opening = nil
 		return
-	case !seen.Accepting || o.local.PG.ObservedAt <= waits.since:
+	case !seen.Accepting:
 		return
 	}
 	if waits.end == 0 {
@@ -50,7 +59,7 @@ func (o *opener) mind() {
 	if o.lead.LeaseState.Lease().Renewed <= waits.since || !o.flushed(waits.end) {
 		return
 	}
-	o.local.opening = nil
+	o.local.opening, o.local.unopened = nil, false
 	o.Log.Info().Msg("the primary that was started is led to: enough standbys have all that it has recovered")
 }
 

@@ -258,6 +258,8 @@ type Peers interface {
 	// Observe asks a member how it fares; it looks at its PostgreSQL before it answers, if
 	// there is time.
 	Observe(limit time.Duration, to cluster.Member, done func(Seen, error))
+	// LookUp looks up the addresses of a member's host that has a name.
+	LookUp(limit time.Duration, host string, done func([]string, error))
 	// Depose tells a member that this one has taken the lock, with the status at index.
 	Depose(limit time.Duration, to cluster.Member, index uint64, done func(error))
 }

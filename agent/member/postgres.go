@@ -92,7 +92,9 @@ type Local struct {
 	Stranded string
 	adopted  adoption
 	// opening: a primary that was started is not to be led to yet; nil: it is (opening.go).
-	opening   *opening
+	opening *opening
+	// unopened: such a primary was started, or is about to be, and was not opened since.
+	unopened  bool
 	edge      cluster.Instant // when a task has begun or ended last
 	crashes   []cluster.Instant
 	PGDown    cluster.Instant // since when it is down on its own

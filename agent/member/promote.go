@@ -155,7 +155,7 @@ func (p *promotion) ended(err error) {
 		return
 	}
 	p.local.sawState(p.seen)
-	p.local.Upstream = ""
+	p.local.Upstream, p.local.unopened = "", false
 	p.checkpoint.promotedTo = p.seen.Timeline
 	p.Log.Info().Int("timeline", p.seen.Timeline).Msg("promoted")
 }

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -16,9 +17,11 @@ const (
 	// silentProbes is how many in a row must have failed before the leader is missed: one may be due to this
 	// host's own standing still.
 	silentProbes = 2
-	// witnessLimit and attemptLimit bound the questions of an attempt.
+	// witnessLimit bounds a question, attemptLimit all those for a witness, and all those for the others to detach.
 	witnessLimit = 300 * time.Millisecond
 	attemptLimit = time.Second
+	// askAgain is when one that has refused is asked again: it may miss the leader a probe later.
+	askAgain = 100 * time.Millisecond
 )
 
 // quorumTakeover finds out whether the leader is silent, and carries a takeover by quorum out (design 5.30).
@@ -52,6 +55,7 @@ type quorumTakeover struct {
 	round string
 	// unread: the note could not be read.
 	unread bool
+	hosts  addressBook
 }
 
 // attempt is one of this member's own.
@@ -97,6 +101,9 @@ func (q *quorumTakeover) mind() {
 		q.missed = 0
 	}
 	q.probe()
+	if q.lead.LeaseState.Held(q.Now()) {
+		q.hosts.mind()
+	}
 }
 
 // probe asks the leader whether it is there, again and again.
@@ -174,17 +181,31 @@ func (q *quorumTakeover) begin(index uint64) {
 			continue
 		}
 		a.witnesses++
-		q.peers.Misses(witnessLimit, other, index, func(misses bool, err error) {
-			a.witnesses--
-			if err == nil && misses && a.witness == "" {
-				a.witness = other.Name
-			}
-		})
+		q.askWhetherItMisses(a, other)
 	}
 	q.Log.Warn().Str("leader", q.leader).Uint64("status", index).Str("attempt", a.id).Msg("leader is silent; asking for a witness")
 	if a.witnesses == 0 {
 		q.After(0, func() {})
 	}
+}
+
+func (q *quorumTakeover) askWhetherItMisses(a *attempt, other cluster.Member) {
+	q.peers.Misses(witnessLimit, other, a.index, func(misses bool, err error) {
+		switch {
+		case err == nil && misses && a.witness == "":
+			a.witnesses--
+			a.witness = other.Name
+		case q.mayAskAgain(a) && a.witness == "":
+			q.After(askAgain, func() { q.askWhetherItMisses(a, other) })
+		default:
+			a.witnesses--
+		}
+	})
+}
+
+// mayAskAgain reports whether one that has refused is asked again.
+func (q *quorumTakeover) mayAskAgain(a *attempt) bool {
+	return q.attempt == a && q.Now().Before(a.began.Add(attemptLimit-askAgain))
 }
 
 func hostOf(m cluster.Member) string {
@@ -205,29 +226,37 @@ func (q *quorumTakeover) detach() {
 	q.After(attemptLimit, func() {})
 	q.Log.Warn().Str("leader", q.leader).Str("witness", a.witness).Str("attempt", a.id).Msg("detaching from the silent leader, to take over")
 	q.detachFor(pg.Detachment{Status: a.index, Attempt: a.id, Candidate: q.Name}, func(err error) { a.failed = err != nil })
-	until := q.Now().Add(attemptLimit)
-	left := func() time.Duration { return max(until.Sub(q.Now()), time.Millisecond) }
 	for _, other := range q.others() {
 		a.open++
-		q.peers.DetachFor(left(), other, a.index, a.id, func(err error) {
+		q.askToDetach(a, other)
+	}
+}
+
+// askToDetach asks another member to detach for the attempt, and then where its PostgreSQL is.
+func (q *quorumTakeover) askToDetach(a *attempt, other cluster.Member) {
+	left := func() time.Duration { return max(a.began.Add(attemptLimit).Sub(q.Now()), time.Millisecond) }
+	q.peers.DetachFor(left(), other, a.index, a.id, func(err error) {
+		switch {
+		case err != nil && q.mayAskAgain(a):
+			q.After(askAgain, func() { q.askToDetach(a, other) })
+			return
+		case err != nil:
+			a.open--
+			q.Log.Info().Err(err).Str("member", other.Name).Msg("does not detach for a takeover by quorum")
+			return
+		}
+		q.peers.Observe(left(), other, func(seen Seen, err error) {
+			a.open--
 			if err != nil {
-				a.open--
-				q.Log.Info().Err(err).Str("member", other.Name).Msg("does not detach for a takeover by quorum")
 				return
 			}
-			q.peers.Observe(left(), other, func(seen Seen, err error) {
-				a.open--
-				if err != nil {
-					return
-				}
-				seen.Name = other.Name
-				if !seen.Lictor {
-					seen.Attempts = nil
-				}
-				a.answers = append(a.answers, seen.Peer)
-			})
+			seen.Name = other.Name
+			if !seen.Lictor {
+				seen.Attempts = nil
+			}
+			a.answers = append(a.answers, seen.Peer)
 		})
-	}
+	})
 }
 
 // detachFor ends the WAL receiver, and notes durably why, before done hears of it.
@@ -344,11 +373,67 @@ func startRace(version int) bool {
 	return version/10000 < 18 && (!known || version%10000 < minor)
 }
 
+// lookUpEvery is how often the names of members' hosts are looked up, lookUpLimit how long that may take.
+const (
+	lookUpEvery = 10 * time.Second
+	lookUpLimit = 2 * time.Second
+)
+
+// addressBook has the addresses of members' hosts that have names.
+type addressBook struct {
+	*Shard
+	peers Peers
+	known map[string]*hostAddresses
+}
+
+// hostAddresses are those that were found last; next is when the name is looked up again.
+type hostAddresses struct {
+	all    []string
+	asking bool
+	next   cluster.Instant
+}
+
+// mind looks names up that were not for a while.
+func (b *addressBook) mind() {
+	now := b.Now()
+	for _, m := range b.Snapshot.Members {
+		host := hostOf(m.Value)
+		if _, err := netip.ParseAddr(host); !m.OK() || host == "" || err == nil {
+			continue
+		}
+		if b.known[host] == nil {
+			b.known[host] = &hostAddresses{}
+		}
+		h := b.known[host]
+		if h.asking || now.Before(h.next) {
+			continue
+		}
+		h.asking, h.next = true, now.Add(lookUpEvery)
+		b.peers.LookUp(lookUpLimit, host, func(all []string, err error) {
+			h.asking = false
+			if err == nil {
+				h.all = all
+			}
+		})
+	}
+}
+
+// has reports whether an address is one of a host's.
+func (b *addressBook) has(host, addr string) bool {
+	same := func(one string) bool {
+		of, err1 := netip.ParseAddr(one)
+		is, err2 := netip.ParseAddr(addr)
+		return one == addr || err1 == nil && err2 == nil && of.Unmap() == is.Unmap()
+	}
+	h := b.known[host]
+	return addr != "" && (same(host) || h != nil && slices.ContainsFunc(h.all, same))
+}
+
 // foreign reports whether a standby's connection comes from another address than the member's of that name.
-func foreign(m *Member, s pg.StandbyState) bool {
-	for _, other := range m.Snapshot.Members {
+func (b *addressBook) foreign(s pg.StandbyState) bool {
+	for _, other := range b.Snapshot.Members {
 		if other.OK() && strings.EqualFold(other.Value.Name, s.ApplicationName) {
-			return s.ClientAddr == "" || s.ClientAddr != hostOf(other.Value)
+			return !b.has(hostOf(other.Value), s.ClientAddr)
 		}
 	}
 	return true

@@ -161,6 +161,7 @@ func (m *Member) primaryStart(waits *ha.SetSync) step {
 			return
 		}
 		m.commits.set = false // it is set anew
+		m.opener.begins()
 		next(nil)
 	}
 	arm := func(w *Work, next func(error)) {

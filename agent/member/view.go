@@ -56,7 +56,7 @@ func (m *Member) View() ha.View {
 		v.Postgres.Standbys = append(v.Postgres.Standbys, ha.Standby{
 			Name: s.ApplicationName, Streaming: s.State == pg.Streaming,
 			Sync:     s.SyncState == "sync" || s.SyncState == "quorum",
-			Foreign:  m.Dynamic.Takeover == cluster.TakeoverQuorum && foreign(m, s),
+			Foreign:  m.Dynamic.Takeover == cluster.TakeoverQuorum && m.quorum.hosts.foreign(s),
 			WriteLSN: s.WriteLSN, FlushLSN: s.FlushLSN, ReplayLSN: s.ReplayLSN,
 		})
 	}

@@ -578,7 +578,7 @@ func (p guardPort) StandDown(m PersistedState, done func(error)) {
 func (p guardPort) Remember(m PersistedState, done func(error)) {
 	p.w.ask(nil, "Guard.Remember", done, m)
 }
-func (p guardPort) Awake(work *Work, done func(error)) { p.w.ask(work, "Guard.Awake", done) }
+func (p guardPort) Awake(work *Work, done func(error))  { p.w.ask(work, "Guard.Awake", done) }
 func (p guardPort) CancelStarts(done func(bool, error)) { p.w.ask(nil, "Guard.CancelStarts", done) }
 
 func (p guardPort) Unmark(done func()) {
@@ -622,6 +622,10 @@ func (p peersPort) DetachFor(limit time.Duration, to cluster.Member, index uint6
 
 func (p peersPort) Succeed(limit time.Duration, to cluster.Member, index uint64, done func(error)) {
 	p.w.ask(nil, "Peers.Succeed", done, limit, to.Name, index)
+}
+
+func (p peersPort) LookUp(limit time.Duration, host string, done func([]string, error)) {
+	p.w.ask(nil, "Peers.LookUp", done, limit, host)
 }
 
 func (p peersPort) Observe(limit time.Duration, to cluster.Member, done func(Seen, error)) {

@@ -24,6 +24,7 @@ type agent struct {
 	configIndex  uint64
 	onFailsafe   bool
 	shown        ha.Peer // what other members are told
+	before       int64   // where its PostgreSQL was, as it was known when it was asked to detach (LookedBefore)
 }
 
 // startAgent begins a run of the agent's process.

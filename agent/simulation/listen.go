@@ -127,6 +127,7 @@ func (a *agent) seeDisk() {
 // look looks at PostgreSQL, and at the data directory when none runs.
 func (a *agent) look() member.Look {
 	look := member.Look{Began: a.host.clock(), State: a.host.pg.observe()}
+	a.host.w.mutant.looked(a, &look.State)
 	if !look.State.Running && a.host.pg.diskHangs == 0 {
 		found := a.host.pg.found()
 		look.Found = &found

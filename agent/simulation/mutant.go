@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -90,6 +91,8 @@ type Mutant struct {
 	ConsentKept       bool // what L consents by changes before a beat without consent is confirmed
 	DetachedForever   bool // a leader that goes on by all promises does not end the detachment
 	DetachedShort     bool // a promise to a leader ends it, whoever else has promised
+	LookedBefore      bool // a position counts that was looked at before its member has detached
+	OpenedEarly       bool // nobody waits for the standbys to flush the end of a started primary's recovery
 	// a member says that it misses a leader that it hears; nothing is lost by it, only needless takeovers
 	WitnessLies bool
 }
@@ -301,6 +304,16 @@ func (m *Mutant) agreed(err error) error {
 		return nil
 	}
 	return err
+}
+
+// looked changes what an agent sees of its PostgreSQL.
+func (m *Mutant) looked(a *agent, s *pg.State) {
+	if !m.OpenedEarly || !a.Opening() {
+		return
+	}
+	for i := range s.Standbys {
+		s.Standbys[i].FlushLSN = math.MaxInt64
+	}
 }
 
 // note changes which note is found.

@@ -329,6 +329,7 @@ func (p toPeers) Misses(limit time.Duration, to cluster.Member, index uint64, do
 func (p toPeers) DetachFor(limit time.Duration, to cluster.Member, index uint64, attempt string, done func(error)) {
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, func(to *agent, answer func(error)) {
 		to.post(func() {
+			to.before = to.shown.LSN
 			takeoverPeer(to).HearDetachFor(p.host.name, index, attempt, answer)
 		})
 	}, heard(done))
@@ -340,6 +341,11 @@ func (p toPeers) Succeed(limit time.Duration, to cluster.Member, index uint64, d
 	}, heard(done))
 }
 
+// LookUp finds that a host is called as its member is.
+func (p toPeers) LookUp(_ time.Duration, host string, done func([]string, error)) {
+	p.later(time.Millisecond, func() { done([]string{host}, nil) })
+}
+
 func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(member.Seen, error)) {
 	call(p.agent, p.host.w.hostNamed(to.Name), limit, serveObserve, func(seen member.Seen, ok bool) {
 		if !ok {
@@ -348,6 +354,9 @@ func (p toPeers) Observe(limit time.Duration, to cluster.Member, done func(membe
 		}
 		if p.host.w.mutant.VoterStays {
 			seen.Detached, seen.Attempts = 1<<62, []string{p.View().Takeover.Attempt}
+		}
+		if asked := p.host.w.hostNamed(to.Name).agent; p.host.w.mutant.LookedBefore && len(seen.Attempts) > 0 && asked != nil {
+			seen.LSN = asked.before
 		}
 		done(seen, nil)
 	})

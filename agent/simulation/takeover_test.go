@@ -59,6 +59,19 @@ func TestMutantReplayCountedByQuorum(t *testing.T) {
 	killed(t, Mutant{ReplayCounted: true}, quorumOf(55, ev(59.85, KillPostmaster, c), during(59.9, 40, HostLoss, a)), "I2")
 }
 
+// c, which is looked at every three seconds, has acknowledged since what b has not.
+func TestMutantLookedBefore(t *testing.T) {
+	s := quorumOf(59.9, during(60, 40, HostLoss, a))
+	s.Config["loop_wait"] = 10
+	killed(t, Mutant{LookedBefore: true}, s, "I2")
+}
+
+// a is started with commits that nobody has acknowledged, and is lost while its standbys catch up slowly.
+func TestMutantOpenedEarly(t *testing.T) {
+	killed(t, Mutant{OpenedEarly: true}, directed(3, byStandbys("quorum", 30), during(58, 60, LagReplica, b), during(58, 60, LagReplica, c),
+		ev(60, KillPostmaster, a), during(66, 40, HostLoss, a)), "I2")
+}
+
 // outOfTouch are the events by which a leader is cut off from Consul for long, and from the members for a moment, while b's
 // requests to Consul are slow: b's takeover is on its way for seconds.
 func outOfTouch(slow float64, more ...Event) []Event {

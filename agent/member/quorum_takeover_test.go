@@ -1,0 +1,96 @@
+package member
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/pg"
+)
+
+// A primary that was started is led to only after a look and a beat since, and when enough standbys have flushed what it has
+// recovered. An agent that begins anew meanwhile knows of it.
+func TestOpening(t *testing.T) {
+	w := newWorld(t).leading()
+	w.Dynamic.Takeover = cluster.TakeoverQuorum
+	w.commits.names, w.commits.any, w.commits.value, w.commits.set = []string{"b", "c"}, 1, `ANY 1 ("b","c")`, true
+	looks := func(flushed int64) {
+		w.pass(time.Millisecond)
+		w.Saw(Look{Began: w.clock, State: pg.State{
+			Running: true, Accepting: true, Timeline: 3, WriteLSN: 300 * mib, SyncNames: w.commits.value,
+			Standbys: []pg.StandbyState{{ApplicationName: "b", FlushLSN: flushed}, {ApplicationName: "b", FlushLSN: flushed}, {ApplicationName: "x", FlushLSN: 400 * mib}},
+		}})
+		w.opener.mind()
+	}
+	open := func(want bool) {
+		t.Helper()
+		if got := w.route.state() == cluster.RouteOpen; got != want || w.Opening() == want {
+			t.Fatalf("the route is %s, opening: %t", w.route.state(), w.Opening())
+		}
+	}
+	open(true)
+	w.opener.begins()
+	if !w.PersistedState().Unopened {
+		t.Fatal("an agent that begins anew would not know that nobody is to be led to it")
+	}
+	w.PG.Running = false
+	w.opener.started()
+	w.opener.mind() // nothing was looked at since
+	if !w.Opening() {
+		t.Fatal("the end of the PostgreSQL before counts")
+	}
+	w.PG.Running = true
+	looks(300 * mib)
+	open(false) // there was no beat since
+	w.LeaseState.BeginBeat(w.clock, 30*time.Second)
+	if err := w.LeaseState.BeatSucceeded(w.clock, w.clock, 30*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	looks(300*mib - 1)
+	open(false)
+	looks(300 * mib)
+	open(true)
+	if w.PersistedState().Unopened {
+		t.Fatal("it is open, and an agent that begins anew would not know")
+	}
+
+	persisted := w.PersistedState()
+	persisted.Unopened = true
+	state := w.PG.Observed
+	if !w.AdoptRunning(state, "", Recalled{PersistedState: &persisted, Until: w.clock.Add(20 * time.Second)}) || !w.Opening() {
+		t.Error("the agent that has begun anew leads to a primary that was not opened")
+	}
+}
+
+// A standby's connection must come from an address of its member's host, which may be a name.
+func TestForeign(t *testing.T) {
+	w := newWorld(t).leading()
+	w.Dynamic.Takeover = cluster.TakeoverQuorum
+	w.Snapshot.Members[2].Value.ConnURL = "postgres://[fd00::1]:5432/postgres"
+	foreign := func(name, addr string) bool {
+		return w.quorum.hosts.foreign(pg.StandbyState{ApplicationName: name, ClientAddr: addr})
+	}
+	if !foreign("b", "10.0.0.2") || foreign("c", "FD00::1") || !foreign("c", "") || !foreign("x", "10.0.0.2") {
+		t.Fatal("before names are looked up")
+	}
+	w.quorum.hosts.mind()
+	w.quorum.hosts.mind()
+	for range 2 { // of a and b, once each
+		if c := w.take("Peers.LookUp"); c.args[1] == "b" {
+			c.answer([]string{"10.0.0.2", "fd00::2"}, nil)
+		} else {
+			c.fail(errBoom)
+		}
+	}
+	w.none("Peers.LookUp")
+	if foreign("B", "10.0.0.2") || foreign("b", "FD00::2") || !foreign("b", "10.0.0.3") || !foreign("a", "10.0.0.2") {
+		t.Error("after names were looked up")
+	}
+	w.pass(lookUpEvery)
+	w.quorum.hosts.mind()
+	w.deny("Peers.LookUp", errBoom)
+	w.deny("Peers.LookUp", errBoom)
+	if foreign("b", "10.0.0.2") {
+		t.Error("a name server that does not answer makes a standby foreign")
+	}
+}
