@@ -145,7 +145,7 @@ func (j *judge) discards(c cut) {
 	j.w.say("what is beyond timeline %d at %d is discarded", c.after.branch.timeline, c.after.lsn)
 	j.cuts = append(j.cuts, c)
 	b := c.after.branch
-	b.acked, b.promised = min(b.acked, c.after.lsn), min(b.promised, c.after.lsn)
+	b.acked, b.promised, b.shown = min(b.acked, c.after.lsn), min(b.promised, c.after.lsn), min(b.shown, c.after.lsn)
 	j.replaced.OpTime = min(j.replaced.OpTime, c.after.lsn)
 	j.clean = nil
 }
