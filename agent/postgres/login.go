@@ -87,7 +87,7 @@ func sessionParams(applicationName string, major int) map[string]string {
 		// No statement succeeds on a standby in a serializable transaction.
 		"default_transaction_read_only": "off", "default_transaction_isolation": "read committed", "default_transaction_deferrable": "off",
 		// Our own statements must not wait for standbys.
-		"synchronous_commit": "local",
+		synchronousCommit: "local",
 		// Names and passwords are written into statements as these say, and times are read.
 		"standard_conforming_strings": "on", "client_encoding": "UTF8", "datestyle": "ISO", "intervalstyle": "postgres", "bytea_output": "hex", "extra_float_digits": "1",
 	}
@@ -104,13 +104,17 @@ const maxMessage = 64 << 20
 // connect opens a connection as the role says. A password that it does not have
 // comes from the passfile of the agent's user, as with Patroni.
 func (p *installation) connect(ctx context.Context, host string, port int, role config.PgUser, database, applicationName string) (*pgx.Conn, error) {
+	return p.connectAs(ctx, host, port, role, database, sessionParams(applicationName, p.major))
+}
+
+func (p *installation) connectAs(ctx context.Context, host string, port int, role config.PgUser, database string, params map[string]string) (*pgx.Conn, error) {
 	role.SSLMode = cmp.Or(role.SSLMode, "prefer")
 	c, err := LoginConfig(host, port, role, database)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to PostgreSQL at %s:%d: %w", host, port, err)
 	}
 	c.ConnectTimeout, c.MaxProtocolMessageBodyLen = 3*time.Second, maxMessage
-	c.RuntimeParams = sessionParams(applicationName, p.major)
+	c.RuntimeParams = params
 	if p.major >= 17 && role.Username == p.local.Load().Authentication.Superuser.Username {
 		c.RuntimeParams["event_triggers"] = "off" // those at login; only a superuser may
 	}

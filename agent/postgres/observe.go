@@ -62,7 +62,7 @@ SELECT r.rec,
   pg_postmaster_start_time(), pg_conf_load_time(),
   current_setting('server_version_num')::int,
   (SELECT system_identifier::text FROM pg_control_system()),
-  current_setting('synchronous_standby_names'), current_setting('synchronous_commit'), current_setting('fsync') = 'on',
+  current_setting('synchronous_standby_names'), (SELECT reset_val FROM pg_settings WHERE name = '` + synchronousCommit + `'), current_setting('fsync') = 'on',
   COALESCE((SELECT GREATEST(extract(epoch FROM clock_timestamp() - last_msg_receipt_time) * 1000, 1)::bigint FROM pg_stat_wal_receiver
      WHERE status = 'streaming' AND last_msg_receipt_time IS NOT NULL LIMIT 1), 0),
   current_setting('data_directory'),

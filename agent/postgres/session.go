@@ -43,13 +43,18 @@ func (p *session) take(ctx context.Context) (*pgx.Conn, error) {
 	if conn != nil && !conn.IsClosed() {
 		return conn, nil
 	}
-	conn, err := p.dedicated(ctx)
+	// What others are shown for synchronous_commit stays visible below a value that is set in the session, not at its start.
+	params := sessionParams(agentName, p.major)
+	commit := params[synchronousCommit]
+	delete(params, synchronousCommit)
+	conn, err := p.connectAs(ctx, p.address(), p.port, p.local.Load().Authentication.Superuser, p.database(), params)
 	if err != nil {
 		p.give(nil)
 		return nil, err
 	}
 	// PostgreSQL 14 and later may end sessions that are idle, which this one mostly is.
-	if _, err := conn.Exec(ctx, "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"); err != nil {
+	if _, err := conn.Exec(ctx, "SELECT set_config(name, CASE name WHEN $1 THEN $2 ELSE '0' END, false) FROM pg_settings WHERE name IN ($1, 'idle_session_timeout')",
+		synchronousCommit, commit); err != nil {
 		hangUpOn(conn)
 		p.give(nil)
 		return nil, fmt.Errorf("connecting to PostgreSQL: %w", err)

@@ -142,11 +142,14 @@ func (p *confFiles) syncNamesInFile() string {
 	return p.parameters()[syncNames]
 }
 
+// synchronousCommit is a parameter's name.
+const synchronousCommit = "synchronous_commit"
+
 // SynchronousCommit is the parameter synchronous_commit as it is configured.
 func (p *confFiles) SynchronousCommit() string {
 	p.settings.Lock()
 	defer p.settings.Unlock()
-	if value, set := p.parameters()["synchronous_commit"]; set {
+	if value, set := p.parameters()[synchronousCommit]; set {
 		return strings.ToLower(value)
 	}
 	return "on"
