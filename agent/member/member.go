@@ -151,9 +151,6 @@ func (m *Member) Idle() bool {
 	return m.task == nil && !m.LeaseState.Writing() && len(m.writing) == 0 && !m.commits.setting && m.GuardSupervisor.idle()
 }
 
-// Opening reports whether nobody is to be led to this primary yet, which was started.
-func (m *Member) Opening() bool { return m.opening != nil }
-
 // Restoring reports whether this member's data were replaced, or are just being, and may
 // not have again what they had acknowledged before (agent/ha/restoring.go).
 func (m *Member) Restoring() bool { return m.replacing() || m.Loss != nil }

@@ -13,6 +13,9 @@ type opening struct {
 	end   int64 // of its recovery; zero: it was not looked at since
 }
 
+// Opening reports whether nobody is to be led to this primary yet, which was started.
+func (l *Local) Opening() bool { return l.opening != nil }
+
 // opener opens a primary that was started (design 5.30). What was committed here and never acknowledged is
 // visible after a recovery: whoever leads next must have it.
 type opener struct {
