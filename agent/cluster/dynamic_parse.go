@@ -59,8 +59,6 @@ type Rules struct {
 	// lowers them as Patroni 4.1 does: for agents whose file says lictor.compat,
 	// and for programs that read what such an agent has taken.
 	LowerTiming bool
-	// TakeoverByQuorum takes takeover: quorum, which is not available yet: for the simulator.
-	TakeoverByQuorum bool
 }
 
 // ParseJSON is ParseDynamicJSON by these rules.
@@ -202,8 +200,6 @@ func (r *reader) takeover(mode SyncMode) TakeoverPolicy {
 		return p
 	case p != TakeoverQuorum:
 		r.fail("takeover", value, "must be lease or quorum")
-	case !r.rules.TakeoverByQuorum:
-		r.fail("takeover", value, "quorum is not available yet; leave it out, or write lease")
 	case !mode.On():
 		r.fail("takeover", value, "quorum needs synchronous_mode: only standbys that commits wait for can stand in for the lease")
 	default:

@@ -253,6 +253,28 @@ func TestPermanentSlotsWithAnUnknownKey(t *testing.T) {
 	}
 }
 
+// A takeover by quorum is an option, which needs standbys that commits wait for.
+func TestTakeover(t *testing.T) {
+	for _, c := range []struct {
+		raw   map[string]any
+		want  TakeoverPolicy
+		wrong string
+	}{
+		{map[string]any{"synchronous_mode": true}, TakeoverLease, ""},
+		{map[string]any{"synchronous_mode": true, "takeover": "Lease"}, TakeoverLease, ""},
+		{map[string]any{"synchronous_mode": true, "takeover": "quorum"}, TakeoverQuorum, ""},
+		{map[string]any{"synchronous_mode": "quorum", "takeover": " Quorum "}, TakeoverQuorum, ""},
+		{map[string]any{"takeover": "quorum"}, "", "needs synchronous_mode"},
+		{map[string]any{"synchronous_mode": true, "takeover": "now"}, "", "must be lease or quorum"},
+		{map[string]any{"synchronous_mode": true, "takeover": true}, "", "must be lease or quorum"},
+	} {
+		d, _, err := ParseDynamic(c.raw)
+		if d.Takeover != c.want || (err != nil) != (c.wrong != "") || err != nil && !strings.Contains(err.Error(), c.wrong) {
+			t.Errorf("%v: %q %v", c.raw, d.Takeover, err)
+		}
+	}
+}
+
 // Where commits are to wait for standbys, what makes them lost all the same is told.
 func TestSynchronousCommit(t *testing.T) {
 	for value, want := range map[string]string{

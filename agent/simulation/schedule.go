@@ -310,7 +310,7 @@ func (w *world) parse(e cluster.Entry[[]byte]) (cluster.Dynamic, error) {
 	if d, found := w.parsed[e.ModifyIndex]; found {
 		return d, nil
 	}
-	d, _, err := rules().ParseJSON(e.Value)
+	d, _, err := cluster.ParseDynamicJSON(e.Value)
 	if err != nil {
 		return d, err
 	}
@@ -318,12 +318,9 @@ func (w *world) parse(e cluster.Entry[[]byte]) (cluster.Dynamic, error) {
 	return d, nil
 }
 
-// rules take what is not available yet.
-func rules() cluster.Rules { return cluster.Rules{TakeoverByQuorum: true} }
-
 // remembered is the dynamic configuration that a guard remembers.
 func (w *world) remembered(m *member.PersistedState, otherwise cluster.Dynamic) cluster.Dynamic {
-	d, _, err := rules().ParseJSON(m.Config)
+	d, _, err := cluster.ParseDynamicJSON(m.Config)
 	if err != nil {
 		return otherwise
 	}
