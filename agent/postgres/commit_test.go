@@ -7,7 +7,7 @@ func TestCommitThatIsShown(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
 	a := serving(ctx, t)
-	observe(ctx, t, a, "on", func(s State) bool { return s.SynchronousCommit == "on" && s.Fsync })
+	observe(ctx, t, a, "on", func(s State) bool { return s.SynchronousCommit == "on" && !s.Fsync })
 	for _, value := range []string{"remote_write", "off", "on"} {
 		sql(ctx, t, a, "ALTER SYSTEM SET synchronous_commit = "+value)
 		sql(ctx, t, a, "SELECT pg_reload_conf()")
