@@ -1,7 +1,7 @@
 package member
 
 import (
-	"net/netip"
+	"net/netip" //nolint:depguard // addresses are compared, nobody is asked
 	"slices"
 	"strings"
 	"time"
