@@ -42,8 +42,8 @@ type Dynamic struct {
 	// SynchronousNodeCount is how many standbys must have each commit (a number).
 	SynchronousNodeCount int `mapstructure:"synchronous_node_count"`
 	// Takeover says what a leader that falls silent costs: lease (nobody takes its lock before its lease is over) or
-	// quorum (in a synchronous mode its standbys may stand in for the lease: design 5.30). Default: lease. quorum needs
-	// synchronous_mode, PostgreSQL 14 or later, and three members on hosts of their own.
+	// quorum (in a synchronous mode its standbys may stand in for the lease: design 5.30). Default: lease. quorum is an
+	// experiment (what it does not cover stands there), and needs synchronous_mode, PostgreSQL 14 or later, and three members on hosts of their own.
 	Takeover TakeoverPolicy `mapstructure:"takeover"`
 	// SuspectAfter is how long a leader must have answered nobody before a takeover by quorum begins, in
 	// seconds. Without effect with takeover lease.

@@ -255,8 +255,9 @@ func (m *Member) AdoptRunning(state pg.State, upstream string, guard Recalled) b
 	}
 	// It may have had a beat under way that consents to a takeover by quorum.
 	m.LeaseState.BeginConsent(m.Dynamic.Takeover == cluster.TakeoverQuorum)
-	if guard.PersistedState.Unopened {
-		m.opener.started()
+	if guard.PersistedState.Unopened { // whatever the configuration says that is known so far
+		m.opening, m.unopened = &opening{since: m.Now()}, true
+		m.LeaseState.BeatSoon()
 	}
 	// The earlier run may have had a write of the key sync under way.
 	m.SyncUncertain = m.SyncUncertain || !guard.Paused

@@ -13,8 +13,9 @@ type opening struct {
 	end   int64 // of its recovery; zero: it was not looked at since
 }
 
-// Opening reports whether nobody is to be led to this primary yet, which was started.
-func (l *Local) Opening() bool { return l.opening != nil }
+// Opening reports whether nobody is to be led to this primary yet, which was started, or is just being
+// started: it may be seen to accept before that is known to have come to its end.
+func (l *Local) Opening() bool { return l.opening != nil || l.unopened }
 
 // opener opens a primary that was started (design 5.30). What was committed here and never acknowledged is
 // visible after a recovery: whoever leads next must have it.
@@ -34,7 +35,7 @@ func (o *opener) started() {
 	if o.Dynamic.Takeover != cluster.TakeoverQuorum {
 		return
 	}
-	o.local.opening = &opening{since: o.Now()}
+	o.local.opening, o.local.unopened = &opening{since: o.Now()}, true
 	o.lead.LeaseState.BeatSoon()
 }
 
@@ -43,10 +44,13 @@ func (o *opener) started() {
 func (o *opener) mind() {
 	waits, seen := o.local.opening, &o.local.PG.Observed
 	switch {
-	case waits == nil:
-		return
 	case o.Dynamic.Takeover != cluster.TakeoverQuorum:
 		o.local.opening, o.local.unopened = nil, false
+		return
+	case waits == nil && o.local.unopened && o.local.PG.Running && o.local.PG.Primary(): // after one that was not seen to run
+		o.local.opening = &opening{since: o.Now()}
+		return
+	case waits == nil:
 		return
 	case o.local.PG.ObservedAt <= waits.since: // what is known is the PostgreSQL that has ended
 		return

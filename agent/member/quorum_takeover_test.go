@@ -33,6 +33,8 @@ func TestOpening(t *testing.T) {
 	if !w.PersistedState().Unopened {
 		t.Fatal("an agent that begins anew would not know that nobody is to be led to it")
 	}
+	looks(300 * mib)
+	open(false) // it accepts before its start is known to have ended
 	w.PG.Running = false
 	w.opener.started()
 	w.opener.mind() // nothing was looked at since
@@ -59,6 +61,9 @@ func TestOpening(t *testing.T) {
 	state := w.PG.Observed
 	if !w.AdoptRunning(state, "", Recalled{PersistedState: &persisted, Until: w.clock.Add(20 * time.Second)}) || !w.Opening() {
 		t.Error("the agent that has begun anew leads to a primary that was not opened")
+	}
+	if !w.PersistedState().Unopened {
+		t.Error("the next agent that begins anew would lead to it")
 	}
 }
 

@@ -72,7 +72,7 @@ func (w *routeWriter) state() cluster.RouteState {
 	switch {
 	case w.work.TaskKind() == ha.TaskHandover && w.work.Successor() != "" && w.handovers.holding:
 		return cluster.RouteHandover
-	case w.local.PG.Running && w.local.PG.Observed.Accepting && w.local.PG.Primary() && w.work.TaskKind() != ha.TaskDemote && w.work.TaskKind() != ha.TaskRestore && w.local.opening == nil:
+	case w.local.PG.Running && w.local.PG.Observed.Accepting && w.local.PG.Primary() && w.work.TaskKind() != ha.TaskDemote && w.work.TaskKind() != ha.TaskRestore && !w.local.Opening():
 		return cluster.RouteOpen
 	case w.local.PG.Running && !w.local.PG.Primary() && !w.local.standsBy():
 		return cluster.RoutePromoting

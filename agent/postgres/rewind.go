@@ -156,7 +156,7 @@ func (p *rewinder) tellDiscarded(u Upstream, said string, ended Control) {
 	if m := rewindForks.FindStringSubmatch(said); m != nil {
 		from, timeline = m[1], m[2]
 	}
-	p.log.Warn().Str("upstream", u.Name).Str("timeline", timeline).Str("from", from).Str("to", pg.FormatLSN(ended.CheckpointLSN)).
+	p.log.Warn().Str("upstream", u.Name).Str("timeline", timeline).Str("from", from).Str("to", pg.FormatLSN(max(ended.CheckpointLSN, ended.MinRecovery))).
 		Msg("rewound: WAL that the upstream does not have was discarded")
 }
 
