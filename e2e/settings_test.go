@@ -632,6 +632,9 @@ func checkMetrics(t *testing.T, l *lab.Lab, members ...*lab.Member) {
 	}
 	for _, path := range paths {
 		for _, name := range named.FindAllString(string(got(os.ReadFile(path))(t)), -1) {
+			if strings.HasPrefix(name, "lictor_monitoring_") { // a variable of the Ansible role
+				continue
+			}
 			documented[name] = documented[name] || strings.HasSuffix(path, ".md")
 			if !have[name] && !have[suffix.ReplaceAllString(name, "")] {
 				t.Errorf("%s names %s, which nobody answers", path, name)

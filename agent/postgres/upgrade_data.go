@@ -174,6 +174,10 @@ func (p *dataUpgrader) BeginUpgrade(ctx context.Context, to int, said string, ab
 	if why != "" {
 		return errors.New(why)
 	}
+	// While the shard is served: where this one fails too there is no time for it.
+	if err := p.removeAsides(""); err != nil {
+		p.log.Warn().Err(err).Msg("what an earlier attempt has left could not be removed")
+	}
 	conn, err := p.upgrader.dedicated(ctx)
 	if err != nil {
 		return err
