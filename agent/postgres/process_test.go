@@ -186,6 +186,13 @@ func TestAdoptAnotherName(t *testing.T) {
 	programs, err := filepath.Glob(filepath.Join(s.Postgres.BinDir, "*"))
 	must(t, err)
 	bin := filepath.Join(dir, "programs") // a directory "bin" would have its "lib" beside it
+	if root, version, found := strings.Cut(s.Postgres.BinDir, "/usr/lib/postgresql/"); found && root != "" {
+		// It was unpacked elsewhere than it was built for: such a server looks for its files by where its program is.
+		bin = filepath.Join(dir, "usr/lib/postgresql", version)
+		must(t, os.MkdirAll(filepath.Dir(bin), 0o755))
+		must(t, os.Symlink(filepath.Join(s.Postgres.BinDir, "../lib"), filepath.Join(bin, "../lib")))
+		must(t, os.Symlink(filepath.Join(root, "usr/share"), filepath.Join(dir, "usr/share")))
+	}
 	must(t, os.Mkdir(bin, 0o755))
 	for _, program := range programs {
 		must(t, os.Symlink(program, filepath.Join(bin, filepath.Base(program))))
