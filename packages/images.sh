@@ -39,6 +39,7 @@ image() { # NAME PACKAGES DATA PORT COMMAND...
 	rm "$root/lictor.deb"
 	chroot "$root" install -d -o postgres -g postgres -m 0750 "$data"
 	rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/log/*.log "$root"/var/log/apt "$root"/etc/machine-id "$root"/etc/hostname "$root"/etc/resolv.conf
+	rm -f "$root"/etc/ssl/private/ssl-cert-snakeoil.key "$root"/etc/ssl/certs/ssl-cert-snakeoil.pem # all copies would have one key
 	find "$root" -xdev -type f -perm /6000 -exec chmod ug-s {} + # nobody in it becomes root
 	# By its number, so that a runtime sees that it is not root's.
 	local user

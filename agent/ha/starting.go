@@ -46,7 +46,8 @@ func starting(v View) (Decision, bool) {
 			"move it away, or correct scope or namespace", pg.SystemIdentifier, id)), true
 	}
 	if why := v.otherCluster(pg.SystemIdentifier); why != "" {
-		return wait("the data directory is refused and left alone: this member " + why), true
+		return wait("the data directory is refused and left alone: this member " + why +
+			"; move it away, or, if the shard was set back to it on purpose, delete the shard's route in Consul"), true
 	}
 	return Decision{}, false
 }
