@@ -16,6 +16,8 @@ ONLY    ?=
 GOBUILD  = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X github.com/lictor-ha/lictor/cmd/lictor/commands.version=$(VERSION)'
 # agent/postgres runs, breaks and rewinds whole clusters of PostgreSQL.
 UNIT     = $(GO) list ./... | grep -v '/e2e\(/\|$$\)\|/agent/postgres$$\|/agent/simulation$$'
+# Tests are built without what nobody looks at: vet has a target (lint-lite), and a debugger is not used.
+QUICK    = -vet=off -ldflags=-w
 # What end-to-end tests run. (A plain `export X=$$(command)` would lose the command's exit status.)
 PROGRAMS = consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul LICTOR_BIN=$(CURDIR)/bin/lictor
 # Where tests keep their files. (GOTMPDIR would have t.TempDir elsewhere than os.TempDir.)
@@ -62,22 +64,23 @@ test: ## everything CI runs: format, vet, unit and end-to-end tests
 	@$(MAKE) test-e2e
 
 .PHONY: test-unit
-test-unit: ## tests of single packages with the race detector, without other programs; and the simulator
+test-unit: ## tests of single packages with the race detector, without other programs; and a part of the simulator's
 	@consul=$$(e2e/tools/consul.sh) && export CONSUL_BIN=$$consul && $(SCRATCH) && packages=$$($(UNIT)) && failed=; \
-		$(GO) test -timeout 15m ./agent/simulation & simulator=$$!; \
-		$(GO) test -race -short -timeout 15m $$packages || failed=1; \
+		$(GO) test $(QUICK) -short -timeout 15m ./agent/simulation & simulator=$$!; \
+		$(GO) test $(QUICK) -race -short -timeout 15m $$packages || failed=1; \
 		wait $$simulator || failed=1; \
 		[ -z "$$failed" ]
 
-# Guards and whole bouncers with the race detector, beside the rest without it. Two packages
+# Guards and whole bouncers with the race detector, then the whole simulator, beside the rest. Two packages
 # at a time of each, the longest first: they build whole clusters, and mostly wait
 # for what happens there. None of them says anything about how fast that is.
 .PHONY: test-e2e
 test-e2e: build ## tests with real Consul, PostgreSQL, PgBouncer and HAProxy
 	@$(PROGRAMS) && $(SCRATCH) && packages=$$($(GO) list ./e2e/... | grep -v '/e2e$$\|/e2e/vm\(/\|$$\)') && failed=; \
-		$(GO) test -race -timeout 15m ./bouncer/... ./agent/fence & race=$$!; \
-		$(GO) test -p 2 -timeout $(E2E_TIMEOUT) ./e2e ./agent/postgres $$packages || failed=1; \
-		wait $$race || failed=1; \
+		{ beside=0; $(GO) test $(QUICK) -race -timeout 15m ./bouncer/... ./agent/fence || beside=1; \
+			$(GO) test $(QUICK) -timeout 15m ./agent/simulation || beside=1; exit $$beside; } & beside=$$!; \
+		$(GO) test $(QUICK) -p 2 -timeout $(E2E_TIMEOUT) ./e2e ./agent/postgres $$packages || failed=1; \
+		wait $$beside || failed=1; \
 		[ -z "$$failed" ]
 
 .PHONY: test-watchdog

@@ -12,7 +12,7 @@ func survived(t *testing.T, s Schedule) {
 // survives runs a schedule with -sim.timings seeds.
 func survives(t *testing.T, s Schedule) {
 	t.Helper()
-	for seed := uint64(1); seed <= *simTimings; seed++ {
+	for seed := uint64(1); seed <= timings(); seed++ {
 		s.Seed = seed
 		if v := Run(s, Options{}).Violation; v != nil {
 			report(t, s, Options{})

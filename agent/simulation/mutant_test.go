@@ -41,8 +41,8 @@ func killed(t *testing.T, m Mutant, s Schedule, invariants ...string) {
 	t.Parallel()
 	survives(t, s)
 	const enough = 5
-	seeds, noticed, tried := max(60, *simTimings), 0, uint64(0)
-	for seed := uint64(1); seed <= seeds && noticed < enough && (seed <= *simTimings || noticed == 0) && !t.Failed(); seed++ {
+	seeds, noticed, tried := max(60, timings()), 0, uint64(0)
+	for seed := uint64(1); seed <= seeds && noticed < enough && (seed <= timings() || noticed == 0) && !t.Failed(); seed++ {
 		s.Seed = seed
 		tried++
 		v := Run(s, Options{Mutant: m}).Violation

@@ -14,13 +14,28 @@ import (
 )
 
 var (
-	simSeeds   = flag.Uint64("sim.seeds", 0, "how many random schedules to run; 0: 150, or 60 with the race detector or -short")
+	simSeeds   = flag.Uint64("sim.seeds", 0, "how many random schedules to run; 0: 150, or 40 with the race detector or -short")
 	simFirst   = flag.Uint64("sim.first", 1, "the seed of the first of them")
-	simTimings = flag.Uint64("sim.timings", 10, "how many seeds, each with other timings, a schedule is run with that is written by hand")
+	simTimings = flag.Uint64("sim.timings", 0, "how many seeds, each with other timings, a schedule is run with that is written by hand; 0: 10, or 3 with the race detector or -short")
 	simMutant  = flag.String("sim.mutant", "", "the rule to switch off, a field of Mutant: how easily do random schedules notice?")
 	simQuorum  = flag.Bool("sim.quorum", false, "random schedules are run with takeover: quorum")
 	simSeed    = flag.Uint64("sim.seed", 0, "run the schedule of this seed alone, and tell everything that happens")
 )
+
+// few reports whether a part of the runs must do: `make test-unit` is to be quick,
+// `make test` has all of them.
+func few() bool { return raceEnabled || testing.Short() }
+
+// timings is how many seeds a schedule is run with that is written by hand.
+func timings() uint64 {
+	switch {
+	case *simTimings > 0:
+		return *simTimings
+	case few():
+		return 3
+	}
+	return 10
+}
 
 // TestRandomSchedules runs random schedules of ten simulated minutes, on all cores.
 // A seed that fails is shrunk and printed.
@@ -33,8 +48,8 @@ func TestRandomSchedules(t *testing.T) {
 	seeds := *simSeeds
 	if seeds == 0 {
 		seeds = 150
-		if raceEnabled || testing.Short() {
-			seeds = 60
+		if few() {
+			seeds = 40
 		}
 	}
 	began := time.Now()

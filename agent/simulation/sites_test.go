@@ -67,7 +67,7 @@ func TestMutantSiteUnasked(t *testing.T) {
 // Faults by chance, while two sites hand over, and then one takes over.
 func TestSitesAtRandom(t *testing.T) {
 	t.Parallel()
-	for seed := uint64(1); seed <= *simTimings; seed++ {
+	for seed := uint64(1); seed <= timings(); seed++ {
 		s := Generate(seed)
 		s.Sites, s.Fresh, s.Patroni, s.NoStream, s.Keeps, s.Operator, s.Adopted, s.Cascade = true, false, nil, nil, 0, false, false, nil
 		s.Events = slices.DeleteFunc(s.Events, func(e Event) bool {

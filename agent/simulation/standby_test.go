@@ -74,7 +74,7 @@ func TestPrimaryShardIsDemoted(t *testing.T) {
 // Faults by chance, in a shard that is a standby for five minutes of ten.
 func TestStandbyShardAtRandom(t *testing.T) {
 	t.Parallel()
-	for seed := uint64(1); seed <= *simTimings; seed++ {
+	for seed := uint64(1); seed <= timings(); seed++ {
 		s := Generate(seed)
 		s.Standby, s.Patroni, s.NoStream, s.Keeps, s.Operator, s.Adopted, s.Cascade = true, nil, nil, 0, false, false, nil
 		s.Events = slices.DeleteFunc(s.Events, func(e Event) bool {

@@ -21,7 +21,7 @@ func TestTakeoverByQuorum(t *testing.T) {
 		for _, members := range []int{3, 5} {
 			t.Run(fmt.Sprint(name, members), func(t *testing.T) {
 				t.Parallel()
-				for seed := uint64(1); seed <= *simTimings; seed++ {
+				for seed := uint64(1); seed <= timings(); seed++ {
 					s := directed(members, byStandbys(mode, 30), during(60, 50, HostLoss, a))
 					s.Seed, s.Calm = seed, true
 					var took time.Duration
@@ -128,7 +128,7 @@ func TestMutantDetachedForever(t *testing.T) {
 // Wrong witnesses cost takeovers, and nothing else.
 func TestWrongWitnesses(t *testing.T) {
 	t.Parallel()
-	for seed := uint64(1); seed <= *simTimings; seed++ {
+	for seed := uint64(1); seed <= timings(); seed++ {
 		s := directed(4, byStandbys("quorum", 8), during(40, 3, CutBoth, a).to(b), during(60, 3, CutBoth, a).to(c), during(90, 2, CutFromMembers, a))
 		s.Seed = seed
 		if v := Run(s, Options{Mutant: Mutant{WitnessLies: true}}).Violation; v != nil {
