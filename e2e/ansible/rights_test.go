@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -63,8 +64,9 @@ func TestRights(t *testing.T) {
 			}{
 				"an agent": {
 					agent,
-					[][2]string{put("service/orders/leader"), put("lictor/routes/service/orders"), get("lictor/secrets/service/orders")},
+					[][2]string{put("service/orders/leader"), put("lictor/routes/service/orders"), get("lictor/secrets/service/orders"), put("lictor/rebuilds/service/" + addressOf("a", test.servers))},
 					[][2]string{
+						put("lictor/rebuilds/service/" + addressOf("c", nil)), put("lictor/rebuilds/service/" + addressOf("a", test.servers) + "0"),
 						put("service/users/leader"), put("service/orders2/leader"), put("lictor/routes/service/users"), put("lictor/routes/service/orders2"),
 						put("lictor/handovers/service/users"), put("lictor/events/service/users"), put("lictor/secrets/service/users"),
 						get("lictor/secrets/service/users"), get("service/users/config"), put("lictor/bouncers/a"),
@@ -208,6 +210,14 @@ func (c oneConsul) token(t *testing.T, description string) string {
 	return ""
 }
 
+// addressOf is a host's address in the inventory. Consul's servers are asked there.
+func addressOf(host string, servers []string) string {
+	if slices.Contains(servers, host) {
+		return "127.0.0.1"
+	}
+	return "10.9.9." + strconv.Itoa(int(host[0]))
+}
+
 // applyRights has the role's own tasks make policies and tokens for a site of two shards.
 func (c oneConsul) applyRights(t *testing.T, groups map[string][]string) {
 	t.Helper()
@@ -221,10 +231,11 @@ func (c oneConsul) applyRights(t *testing.T, groups map[string][]string) {
 	for group, names := range groups {
 		hosts := map[string]any{}
 		for _, n := range names {
-			hosts[n] = map[string]any{"ansible_host": "127.0.0.1"}
+			host := map[string]any{"ansible_host": "127.0.0.1", "lictor_address": addressOf(n, groups["consul_servers"])}
 			if n == "c" {
-				hosts[n] = map[string]any{"ansible_host": "127.0.0.1", "consul_agent_token": renewed}
+				host["consul_agent_token"] = renewed
 			}
+			hosts[n] = host
 		}
 		inventory[group] = map[string]any{"hosts": hosts}
 	}
