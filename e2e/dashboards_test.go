@@ -197,7 +197,7 @@ func startPrometheus(ctx context.Context, t *testing.T, programs string, l *lab.
 		address := fmt.Sprintf("127.0.0.1:%d", ports[i+1])
 		dsn := url.URL{Scheme: "postgresql", User: url.UserPassword(lab.SuperuserRole, l.Secrets.Superuser), Host: m.Postgres, Path: "/postgres", RawQuery: "sslmode=disable"}
 		run("prometheus-postgres-exporter", []string{"DATA_SOURCE_NAME=" + dsn.String()}, "--web.listen-address="+address)
-		agents = append(agents, target{"targets": []string{m.REST}})
+		agents = append(agents, target{"targets": []string{m.REST}, "labels": map[string]string{"scope": m.Shard.Name}})
 		exporters = append(exporters, target{"targets": []string{address}, "labels": map[string]string{"scope": m.Shard.Name}})
 	}
 	var bouncers []string
@@ -217,7 +217,7 @@ func startPrometheus(ctx context.Context, t *testing.T, programs string, l *lab.
 		"global":     map[string]any{"scrape_interval": "1s", "evaluation_interval": "1s"},
 		"rule_files": []string{"firing.yml"},
 		"scrape_configs": []any{
-			map[string]any{"job_name": "lictor-agent", "honor_labels": true, "static_configs": agents},
+			map[string]any{"job_name": "lictor-agent", "static_configs": agents},
 			map[string]any{"job_name": "lictor-bouncer", "static_configs": []target{{"targets": bouncers}}},
 			map[string]any{"job_name": "pgbouncer", "metrics_path": "/metrics/pgbouncer", "static_configs": []target{{"targets": bouncers}}},
 			map[string]any{
