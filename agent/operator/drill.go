@@ -46,6 +46,9 @@ type DrillOptions struct {
 	// Cut and Restore are commands that take a host or an agent away, and bring it back. Without one a
 	// person is asked to.
 	Cut, Restore string
+	// Hosts are those that Cut may take away; empty: any, once somebody has said yes to it. Which host a
+	// leader runs on stands in keys that its shard's token may write.
+	Hosts []string
 	// Limit bounds each wait: until the leader is gone, until another one leads, until the shard is
 	// well again.
 	Limit time.Duration
@@ -75,8 +78,8 @@ func (o DrillOptions) validate(now time.Time) (cut, restore drill.Command, when 
 		err = usagef("--shards: %d, must be 1 or more", o.Count)
 	case !slices.Contains(DrillKinds(), o.Kind):
 		err = usagef("--kind: %q, must be one of %s", o.Kind, strings.Join(DrillKinds(), ", "))
-	case !o.cuts() && (o.Cut != "" || o.Restore != ""):
-		err = usagef("--cut and --restore are for --kind host and kill-agent")
+	case !o.cuts() && (o.Cut != "" || o.Restore != "" || len(o.Hosts) > 0):
+		err = usagef("--cut, --restore and --hosts are for --kind host and kill-agent")
 	case o.ProbeTimeout <= 0 || o.Limit <= 0:
 		err = usagef("--probe-timeout and --limit: must be more than 0")
 	case o.MaxWait < 0:
@@ -102,7 +105,15 @@ func (o DrillOptions) validate(now time.Time) (cut, restore drill.Command, when 
 	if cut.Exists() && !restore.Exists() && o.Kind == DrillHost && o.Force {
 		return cut, restore, nil, usagef("--cut without --restore: somebody must bring the host back, so --yes is not enough: give --restore, or leave --yes out")
 	}
+	if cut.Exists() && o.Force && len(o.Hosts) == 0 {
+		return cut, restore, nil, usagef("--cut with --yes: which host is cut stands in Consul, where a shard's own token may write it: name those that may be, with --hosts")
+	}
 	return cut, restore, when, nil
+}
+
+// mayCut reports whether a host may be taken away.
+func (o DrillOptions) mayCut(host string) bool {
+	return !o.cuts() || len(o.Hosts) == 0 || slices.ContainsFunc(o.Hosts, func(one string) bool { return strings.EqualFold(one, host) })
 }
 
 // Drill tries on the real fleet what is promised: on one shard after another it has the leader hand

@@ -63,6 +63,9 @@ func (d *shardDrill) well(ctx context.Context) (drillTarget, error) {
 	if t.Member == "" || t.Host == "" || cluster.CheckName(t.Member) != nil || !isHost(t.Host) {
 		return t, surprise(ofTheUnwell, "nobody leads it on a host that can be named")
 	}
+	if !d.o.mayCut(t.Host) {
+		return t, refusedf("%s: its leader %s runs on %s, as its key says, and --hosts does not name that host", d.shard.Scope, t.Member, t.Host)
+	}
 	f.shards = slices.DeleteFunc(f.shards, func(s fleetShard) bool { return !d.concerned(s, t) })
 	for _, s := range f.shards {
 		if why := d.o.closed(s, time.Now()); why != "" {

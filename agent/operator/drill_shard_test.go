@@ -79,3 +79,22 @@ func TestDrillSeesAnAgentGo(t *testing.T) {
 		t.Errorf("one without a key: %v", err)
 	}
 }
+
+// A shard's token may write in its members' keys that they run on any host.
+func TestDrillCutsNoOtherHost(t *testing.T) {
+	for _, c := range []struct {
+		kind  string
+		hosts []string
+		may   bool
+	}{
+		{DrillHost, []string{"db1", "DB2"}, true},
+		{DrillHost, []string{"db1"}, false},
+		{DrillKillAgent, []string{"db1", "db22"}, false},
+		{DrillHost, nil, true}, // somebody is asked
+		{DrillSwitchover, nil, true},
+	} {
+		if got := (DrillOptions{Kind: c.kind, Hosts: c.hosts}).mayCut("db2"); got != c.may {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}

@@ -268,11 +268,15 @@ func TestDrillOptions(t *testing.T) {
 		{edit: func(o *DrillOptions) { o.Scopes, o.All = []string{"x"}, true }, want: "one of them"},
 		{edit: func(o *DrillOptions) { o.Count = -1 }, want: "--shards: -1"},
 		{edit: func(o *DrillOptions) { o.Kind = "meteor" }, want: `--kind: "meteor"`},
-		{edit: func(o *DrillOptions) { o.Cut = "ssh %h" }, want: "--cut and --restore are for"},
+		{edit: func(o *DrillOptions) { o.Cut = "ssh %h" }, want: "--cut, --restore and --hosts are for"},
 		{edit: func(o *DrillOptions) { o.Kind, o.Cut = DrillHost, "ssh '%h" }, want: "--cut: "},
 		{edit: func(o *DrillOptions) { o.Kind, o.Cut = DrillHost, "%h" }, want: "the program itself"},
 		{edit: func(o *DrillOptions) { o.Kind, o.Cut, o.Force = DrillHost, "ssh %h", true }, want: "--cut without --restore"},
-		{edit: func(o *DrillOptions) { o.Kind, o.Cut, o.Force = DrillKillAgent, "ssh %h", true }},
+		{edit: func(o *DrillOptions) { o.Kind, o.Cut, o.Force = DrillKillAgent, "ssh %h", true }, want: "--hosts"},
+		{edit: func(o *DrillOptions) {
+			o.Kind, o.Cut, o.Force, o.Hosts = DrillKillAgent, "ssh %h", true, []string{"db1"}
+		}},
+		{edit: func(o *DrillOptions) { o.Hosts = []string{"db1"} }, want: "--hosts are for"},
 		{edit: func(o *DrillOptions) { o.Kind, o.Cut, o.Schedule = DrillKillAgent, "ssh %h", "+1h" }, want: "nobody may be there"},
 		{edit: func(o *DrillOptions) { o.Kind, o.Cut, o.Restore = DrillHost, "off %h", "on %h" }},
 		{edit: func(o *DrillOptions) { o.Schedule = "2026-11-30T11:00Z" }, want: "in the past"},

@@ -110,6 +110,11 @@ func TestDrill(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked := hand(t, s)
+	var addresses []string
+	for _, m := range s.Members() {
+		addresses = append(addresses, m.Address)
+	}
+	hosts := strings.Join(addresses, ",")
 	host, port, err := net.SplitHostPort(l.Balancer().Listen)
 	if err != nil {
 		t.Fatal(err)
@@ -184,9 +189,14 @@ func TestDrill(t *testing.T) {
 		t.Errorf("a restart: %v", row)
 	}
 
+	// Its members' keys name hosts that the operator has not.
+	if _, said := drill(operator.ExitRefused, "--yes", "--hosts", "192.0.2.1", "--kind", "host", "--cut", self+" off %h", "--restore", self+" on %h"); !strings.Contains(said, "--hosts does not name") {
+		t.Errorf("another host: %s", said)
+	}
+
 	// An agent that is back within its lease: nobody notices.
 	well()
-	row, _ = drill(operator.ExitDone, "--yes", "--kind", "kill-agent", "--cut", self+" kill %h", "--restore", self+" start %h")
+	row, _ = drill(operator.ExitDone, "--yes", "--hosts", hosts, "--kind", "kill-agent", "--cut", self+" kill %h", "--restore", self+" start %h")
 	if row["to"] == row["from"] && row["errors"] != 0.0 {
 		t.Errorf("an agent: %v", row)
 	}
@@ -197,7 +207,7 @@ func TestDrill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row, _ = drill(operator.ExitDone, "--yes", "--kind", "host", "--cut", self+" off %h", "--restore", self+" on %h")
+	row, _ = drill(operator.ExitDone, "--yes", "--hosts", hosts, "--kind", "host", "--cut", self+" off %h", "--restore", self+" on %h")
 	passed(row, true)
 	if row["from"] != leader.Name || row["host"] != leader.Address {
 		t.Errorf("a host: %v", row)
@@ -211,7 +221,7 @@ func TestDrill(t *testing.T) {
 
 	// What is cut comes back, also after a surprise: here the command says that it has failed.
 	well()
-	row, said := drill(operator.ExitSurprise, "--yes", "--kind", "host", "--cut", self+" explode %h", "--restore", self+" on %h")
+	row, said := drill(operator.ExitSurprise, "--yes", "--hosts", hosts, "--kind", "host", "--cut", self+" explode %h", "--restore", self+" on %h")
 	if row["state"] != "surprise" || !strings.Contains(said, "--cut has failed") || (*asked)[len(*asked)-1][:3] != "on " {
 		t.Errorf("a command that fails: %v %s %q", row, said, *asked)
 	}

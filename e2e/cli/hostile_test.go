@@ -256,7 +256,7 @@ func TestNothingHostileReachesATerminal(t *testing.T) {
 		{"rebalance", "--force"},
 		{"rebalance"},
 		{"drill", "h", "--yes"},
-		{"drill", "--all", "--kind", "host", "--cut", "false " + evil, "--restore", "false %h", "--yes"},
+		{"drill", "--all", "--kind", "host", "--cut", "false " + evil, "--restore", "false %h", "--yes", "--hosts", "127.0.0.1," + evil},
 		{"drill", evil, "--probe", evil},
 		{"drill", "h", "--probe", "host=127.0.0.1 port=1 dbname=" + evil},
 		{"restore", "h", "--to", "2026-11-29T10:00:00+00:00", "--force"},

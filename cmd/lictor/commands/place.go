@@ -103,7 +103,8 @@ func drillCommand() *cobra.Command {
 			"  host        the leader's host is taken away by --cut, and brought back by --restore; no row is lost\n\n" +
 			"--cut and --restore are run without a shell: %h stands for the host, %m for the member, %s for the shard, and so do\n" +
 			"LICTOR_DRILL_HOST, _MEMBER and _SHARD in their environment. Without --cut somebody is asked to do it, and it waits\n" +
-			"until that shows; after --cut it always restores, also when it is interrupted.",
+			"until that shows; after --cut it always restores, also when it is interrupted. Members' keys in Consul say which host\n" +
+			"is meant, and a shard's token may write them: with --yes, --hosts must name those that may be cut.",
 		Example: "  lictor drill orders --probe 'host=lb port=6432 user=drill' --report drill.html\n" +
 			"  lictor drill --shards 3 --kind restart --probe 'postgresql://drill@lb:6432/%s' --schedule 2026-12-05T02:00+01:00\n" +
 			"  lictor drill orders --kind host --cut 'ipmitool -H %h-bmc power off' --restore 'ipmitool -H %h-bmc power on'",
@@ -125,6 +126,7 @@ func drillCommand() *cobra.Command {
 	f.DurationVar(&drill.MaxWait, "max-wait", 0, "a longer wait of the client is a surprise (default: none is)")
 	f.StringVar(&drill.Cut, "cut", "", "the command that takes the host or the agent away (default: somebody is asked to)")
 	f.StringVar(&drill.Restore, "restore", "", "the command that brings it back (default: somebody is asked to bring the host back)")
+	f.StringSliceVar(&drill.Hosts, "hosts", nil, "the hosts that --cut may take away, as fleet names them; --cut with --yes needs it")
 	f.DurationVar(&drill.Limit, "limit", limit, "how long may be waited for another leader, and until a shard is well again")
 	f.StringVar(&drill.Schedule, "schedule", "", "when it begins; it waits for that: now, +10m, or a time like 2026-11-21T22:00+01:00")
 	f.StringVar(&drill.Schedule, "scheduled", "", "the same as --schedule, other commands' word")
