@@ -8,10 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lictor-ha/lictor/agent/testkit"
 )
 
 // backupFiles is one way to have backups, and what the files for it must have.
@@ -146,7 +149,7 @@ func TestBackupFiles(t *testing.T) {
 	ways := map[string]backupFiles{
 		"the repository's host": {
 			host: "keep", has: []string{
-				"repo1-cipher-pass=", "repo1-retention-full=2", "pg1-host=db1", "pg3-host=db3", "pg3-path=/var/lib/postgresql/15/orders",
+				"[users]\nrepo1-cipher-pass=", "[orders]\nrepo1-cipher-pass=", "repo1-cipher-type=aes-256-cbc\n", "repo1-retention-full=2", "pg1-host=db1", "pg3-host=db3", "pg3-path=/var/lib/postgresql/15/orders",
 				"tls-server-auth=db2.lictor=orders\n", "tls-server-auth=db3.lictor=orders,users\n",
 			},
 			not: []string{"archive-async", "repo1-host"},
@@ -157,7 +160,7 @@ func TestBackupFiles(t *testing.T) {
 		},
 		"a mounted directory": {
 			host: "db2", vars: map[string]any{"lictor_backup_repository": "posix", "lictor_backup_options": map[string]any{"process-max": 7}},
-			has: []string{"repo1-cipher-pass=", "pg2-host=db1", "pg3-host=db3", "process-max=7\n", "[orders]", "tls-server-auth=db1.lictor=orders\n"}, not: []string{"[users]", "repo1-type", "tls-server-auth=keep"},
+			has: []string{"[orders]\nrepo1-cipher-pass=", "pg2-host=db1", "pg3-host=db3", "process-max=7\n", "[orders]", "tls-server-auth=db1.lictor=orders\n"}, not: []string{"[users]", "repo1-type", "tls-server-auth=keep"},
 		},
 		"SFTP": {
 			host: "db1", needs: "repo-sftp-host", vars: map[string]any{
@@ -181,6 +184,11 @@ func TestBackupFiles(t *testing.T) {
 			has: []string{"repo1-s3-key-type=auto"}, not: []string{"repo1-s3-key=", "cipher"},
 		},
 	}
+	older := t.TempDir()
+	testkit.Must(t, os.WriteFile(filepath.Join(older, "backup_cipher"), []byte("of-all-shards\n"), 0o600))
+	ways["a site that an earlier version set up"] = backupFiles{
+		host: "keep", vars: map[string]any{"lictor_secrets_dir": older}, has: []string{"repo1-cipher-pass=of-all-shards\n"},
+	}
 	dirs := renderBackups(t, ways)
 	for name, test := range ways {
 		t.Run(name, func(t *testing.T) {
@@ -198,6 +206,10 @@ func TestBackupFiles(t *testing.T) {
 				if strings.Contains(string(text), no) {
 					t.Errorf("%q is in\n%s", no, text)
 				}
+			}
+			passes := regexp.MustCompile(`(?m)^repo1-cipher-pass=.*$`).FindAllString(string(text), -1)
+			if slices.Sort(passes); len(slices.Compact(slices.Clone(passes))) != len(passes) {
+				t.Errorf("shards share a passphrase:\n%s", text)
 			}
 			if test.needs != "" {
 				if out, err := output(t.Context(), commandTimeout, program, "help", "info", test.needs); err != nil {
