@@ -174,7 +174,7 @@ soak: ## SEEDS (50000) simulated schedules on all cores, from the seed SEED on
 	@$(GO) test -count 1 -timeout 0 -v -run TestRandomSchedules ./agent/simulation -sim.seeds $(SEEDS) $(addprefix -sim.first ,$(SEED)) $(ARGS)
 
 .PHONY: mutants
-mutants: ## change agent/ha in one place after the other, and print which test notices; ONLY=regexp; ARGS="-seeds 300": the simulator, too, where the tables do not
+mutants: ## change agent/ha (ARGS="-core agent/member": that) in one place after the other, and print which test notices; ONLY=regexp; ARGS="-seeds 300": the simulator, too, where the tables do not
 	@$(GO) run ./e2e/mutants/cmd/mutants $(if $(ONLY),-only '$(ONLY)') $(ARGS)
 
 .PHONY: fuzz

@@ -93,7 +93,8 @@ type Mutant struct {
 	DetachedShort     bool // a promise to a leader ends it, whoever else has promised
 	LookedBefore      bool // a position counts that was looked at before its member has detached
 	OpenedEarly       bool // nobody waits for the standbys to flush the end of a started primary's recovery
-	// a member says that it misses a leader that it hears; nothing is lost by it, only needless takeovers
+	// a member says that it misses a leader that it hears; survives: nothing is lost by it, it costs
+	// needless takeovers (TestWrongWitnesses)
 	WitnessLies bool
 }
 

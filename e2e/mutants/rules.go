@@ -69,21 +69,29 @@ func Rules(root string) ([]Rule, error) {
 	return rules, nil
 }
 
-// noteTest notes which rules a test switches off.
+// noteTest notes which rules a test wants to be missed: those that it gives to a function that
+// judges what comes of it, as killed does. (One that runs a schedule without a rule, and wants it to
+// be survived, gives it to Run by Options.)
 func noteTest(rules []Rule, f *ast.FuncDecl) {
 	ast.Inspect(f, func(n ast.Node) bool {
-		literal, is := n.(*ast.CompositeLit)
+		call, is := n.(*ast.CallExpr)
 		if !is {
 			return true
 		}
-		if name, is := literal.Type.(*ast.Ident); !is || name.Name != "Mutant" {
-			return true
-		}
-		for _, e := range literal.Elts {
-			key := e.(*ast.KeyValueExpr).Key.(*ast.Ident).Name
-			i := slices.IndexFunc(rules, func(r Rule) bool { return r.Name == key })
-			if i >= 0 && !slices.Contains(rules[i].Tests, f.Name.Name) {
-				rules[i].Tests = append(rules[i].Tests, f.Name.Name)
+		for _, arg := range call.Args {
+			literal, is := arg.(*ast.CompositeLit)
+			if !is {
+				continue
+			}
+			if name, is := literal.Type.(*ast.Ident); !is || name.Name != "Mutant" {
+				continue
+			}
+			for _, e := range literal.Elts {
+				key := e.(*ast.KeyValueExpr).Key.(*ast.Ident).Name
+				i := slices.IndexFunc(rules, func(r Rule) bool { return r.Name == key })
+				if i >= 0 && !slices.Contains(rules[i].Tests, f.Name.Name) {
+					rules[i].Tests = append(rules[i].Tests, f.Name.Name)
+				}
 			}
 		}
 		return true

@@ -258,9 +258,23 @@ func (w *weaver) statement(s ast.Stmt) {
 		if s.Tok == token.DEFINE {
 			return
 		}
-	case *ast.ExprStmt, *ast.IncDecStmt:
+	case *ast.ExprStmt:
+		if logs(s) {
+			return
+		}
+	case *ast.IncDecStmt:
 	default:
 		return
 	}
 	w.around(s, fmt.Sprintf("if mutantOn != %d { ", w.add(s, Left)), " }")
+}
+
+// logs reports whether a statement writes to the log, which no test reads.
+func logs(s *ast.ExprStmt) bool {
+	call, is := s.X.(*ast.CallExpr)
+	if !is {
+		return false
+	}
+	f, is := call.Fun.(*ast.SelectorExpr)
+	return is && (f.Sel.Name == "Msg" || f.Sel.Name == "Msgf")
 }

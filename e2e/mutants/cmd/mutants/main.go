@@ -1,4 +1,4 @@
-// Command mutants changes the decision core in one place after the other and prints which
+// Command mutants changes the decision core, or the state machine, in one place after the other and prints which
 // test notices: `make mutants`. It fails when nothing notices a change that has no reason in
 // survivors.txt.
 package main
@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/lictor-ha/lictor/e2e/mutants"
@@ -21,17 +22,21 @@ func main() {
 	only := flag.String("only", "", "regular expression: only mutants whose names match")
 	seeds := flag.Int("seeds", 0, "random schedules that the simulator plays of those that the tables do not kill, beside the directed ones; 0: none")
 	parallel := flag.Int("parallel", runtime.NumCPU(), "how many run at a time")
+	core := flag.String("core", mutants.Cores()[0], "the package that is changed: "+strings.Join(mutants.Cores(), ", "))
 	list := flag.Bool("list", false, "only print the names")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
-	if err := run(ctx, *only, *seeds, *parallel, *list); err != nil {
+	if err := run(ctx, *core, *only, *seeds, *parallel, *list); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1) //nolint:gocritic // nothing to clean up that is deferred here
 	}
 }
 
-func run(ctx context.Context, only string, seeds, parallel int, list bool) error {
+func run(ctx context.Context, core, only string, seeds, parallel int, list bool) error {
+	if !slices.Contains(mutants.Cores(), core) {
+		return fmt.Errorf("-core: %q, must be one of %s", core, strings.Join(mutants.Cores(), ", "))
+	}
 	choose, err := regexp.Compile(only)
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
@@ -60,7 +65,7 @@ func run(ctx context.Context, only string, seeds, parallel int, list bool) error
 		return fmt.Errorf("scratch directory: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	suite, err := mutants.Build(ctx, ".", dir, seeds)
+	suite, err := mutants.Build(ctx, ".", dir, core, seeds)
 	if err != nil {
 		return err
 	}
