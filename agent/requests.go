@@ -180,6 +180,9 @@ func (n *node) ChangeConfig(ctx context.Context, change func(map[string]any) (ma
 		err = next.MaintenanceWindows.CheckZones()
 	}
 	if err == nil {
+		err = snapshot.CheckTakeover(old, next)
+	}
+	if err == nil {
 		err = n.conf.checkOwn(ctx, snapshot, old, next)
 	}
 	if err == nil {

@@ -106,6 +106,8 @@ type MemberLictor struct {
 	// SyncedSlots are the permanent logical slots that PostgreSQL itself keeps on this replica, and
 	// whose readers could go on here, with commas between them.
 	SyncedSlots string `json:"synced_slots,omitempty"`
+	// QuorumTakeover: it is of a version that knows the setting takeover (design 5.30).
+	QuorumTakeover bool `json:"quorum_takeover,omitempty"`
 }
 
 // KeepsSynced reports whether a member says that PostgreSQL itself keeps a logical slot there.

@@ -89,7 +89,7 @@ func EditConfig(ctx context.Context, c *Console, s *Shard, o EditOptions) error 
 	next, warnings, err := rules.Parse(after)
 	if err == nil { // where no member can be asked, who knows it by other names, too
 		old, _, _ := rules.Parse(before) // what is wrong with it keeps nobody from changing the rest
-		err = ownSites(snapshot, old, next)
+		err = errors.Join(ownSites(snapshot, old, next), snapshot.CheckTakeover(old, next))
 	}
 	if err == nil && !o.Unknown && !o.byHand() { // who edits by hand is shown them, and asked
 		err = unknownSettings(rules, before, warnings)
