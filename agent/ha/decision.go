@@ -45,12 +45,9 @@ type BeginAttempt struct{ Index uint64 }
 // DetachForAttempt has this member, and asks the others to, detach for the attempt.
 type DetachForAttempt struct{}
 
-// EndAttempt ends the attempt under way. Failed: the next one has to wait. Instead is a member that
+// EndAttempt ends the attempt under way; the next one has to wait. Instead is a member that
 // is ahead, and is to begin at once; empty: none.
-type EndAttempt struct {
-	Failed  bool
-	Instead string
-}
+type EndAttempt struct{ Instead string }
 
 // Release gives the lease up, for Successor or for anybody.
 type Release struct{ Successor string }

@@ -41,7 +41,7 @@ type TakeoverView struct {
 	Sent bool
 }
 
-// takeoverByQuorum: somebody else leads, and is silent.
+// takeoverByQuorum: somebody else leads, and is silent. However an attempt ends, the next one has to wait.
 //
 //	S, key sync, this member         attempt                                  decision
 //	S does not consent, or this
@@ -50,7 +50,8 @@ type TakeoverView struct {
 //	L was heard lately               none                                     (as without it)
 //	                                 under way                                end it
 //	L is silent                      none, and it is too early for one        (as without it)
-//	                                 none, or of another status               begin one: ask for a witness
+//	                                 none                                     begin one: ask for a witness
+//	                                 of another status                        end it
 //	                                 nobody else misses L                     end it
 //	                                 a witness                                detach, ask the others to
 //	                                 a voter that has detached is ahead       leave it to that one
@@ -71,16 +72,18 @@ func takeoverByQuorum(view View) (Decision, bool) {
 	switch {
 	case t.Attempt == "" && v.Now.Before(v.attemptNotBefore()):
 		return Decision{}, false
-	case t.Attempt == "", t.Index != index:
+	case t.Attempt == "":
 		return do(silent+"asking for a witness", BeginAttempt{Index: index}), true
 	case v.Lease.InFlight:
 		return wait(silent + "taking the lock"), true
+	case t.Index != index:
+		return do("no takeover by quorum: "+leader+" has beaten since", EndAttempt{}).by(v.Now), true
 	case t.Sent:
-		return do(silent+"the lock could not be taken", EndAttempt{Failed: true}).by(v.Now), true
+		return do(silent+"the lock could not be taken", EndAttempt{}).by(v.Now), true
 	case t.Witness == "" && !t.WitnessesDone:
 		return wait(silent + "waiting for a witness"), true
 	case t.Witness == "":
-		return do(silent+"no other member says so, and its lease is waited for", EndAttempt{Failed: true}).by(v.Now), true
+		return do(silent+"no other member says so, and its lease is waited for", EndAttempt{}).by(v.Now), true
 	case !t.Asked:
 		return do(silent+"detaching from it, with the others", DetachForAttempt{}), true
 	}
@@ -91,11 +94,11 @@ func takeoverByQuorum(view View) (Decision, bool) {
 	case t.Detached && problem == "":
 		return do(silent+"enough standbys have detached, and this member has what they have", v.takeOverByQuorum()), true
 	case further != "":
-		return do(silent+further+" is ahead", EndAttempt{Failed: true, Instead: further}).by(v.Now), true
+		return do(silent+further+" is ahead", EndAttempt{Instead: further}).by(v.Now), true
 	case !t.Done || !t.Detached && v.Task != TaskNone:
 		return wait(silent + "waiting for the standbys to detach"), true
 	}
-	return do(silent+problem, EndAttempt{Failed: true}).by(v.Now), true
+	return do(silent+problem, EndAttempt{}).by(v.Now), true
 }
 
 // bid is what one member looks at when it would take over, or be taken over, by quorum.

@@ -41,9 +41,10 @@ type quorumTakeover struct {
 	probing bool
 	next    cluster.Instant // probe
 
-	attempt   *attempt // nil: none is under way
-	rests     time.Duration
-	notBefore cluster.Instant
+	attempt *attempt // nil: none is under way
+	// rests is how long the pause after the last attempt was, until rested; notBefore is when the next one may begin.
+	rests             time.Duration
+	rested, notBefore cluster.Instant
 
 	// noted is the note that this member has kept, attempts all those for which it has detached under
 	// that status. free is when it was over with the last of them.
@@ -331,8 +332,21 @@ func (q *quorumTakeover) promised(r ha.FailsafeRequest) {
 	}
 }
 
-// drop ends an attempt, and with it all answers to it.
-func (q *quorumTakeover) drop() { q.attempt = nil }
+// drop ends an attempt, and with it all answers to it. However it has ended, there is a pause before the next one, and
+// each time a longer one, until there was none for some time.
+func (q *quorumTakeover) drop() {
+	if q.attempt == nil {
+		return
+	}
+	q.attempt = nil
+	first, longest, now := 2*q.Dynamic.BeatInterval(), 3*q.Dynamic.TTL, q.Now()
+	if now >= q.rested.Add(longest) {
+		q.rests = 0
+	}
+	q.rests = min(max(first, 2*q.rests), longest)
+	q.rested = now.Add(q.Jitter(q.rests/2+first/2, q.rests+1))
+	q.notBefore = q.rested
+}
 
 // failed notes that the takeover had no effect, or that this is not known.
 func (q *quorumTakeover) failed() {
@@ -341,19 +355,14 @@ func (q *quorumTakeover) failed() {
 	}
 }
 
-// end ends an attempt. Each one that failed makes the pause before the next one longer.
+// end ends an attempt, and leaves the takeover to another member if that is ahead.
 func (q *quorumTakeover) end(e ha.EndAttempt) {
 	a := q.attempt
 	if a == nil {
 		return
 	}
 	q.drop()
-	if e.Failed {
-		first := 2 * q.Dynamic.BeatInterval()
-		q.rests = min(max(first, 2*q.rests), 3*q.Dynamic.TTL)
-		q.notBefore = q.Now().Add(q.Jitter(q.rests/2+first/2, q.rests+1))
-		q.Log.Warn().Str("leader", q.leader).Str("why", e.String()).Msg("no takeover by quorum")
-	}
+	q.Log.Warn().Str("leader", q.leader).Str("why", e.String()).Msg("no takeover by quorum")
 	if to, found := q.Snapshot.Member(e.Instead); found && to.OK() {
 		q.peers.Succeed(witnessLimit, to.Value, a.index, func(error) {})
 	}

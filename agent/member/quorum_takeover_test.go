@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
+	"github.com/lictor-ha/lictor/agent/ha"
 	"github.com/lictor-ha/lictor/agent/pg"
 )
 
@@ -98,4 +99,34 @@ func TestForeign(t *testing.T) {
 	if foreign("b", "10.0.0.2") {
 		t.Error("a name server that does not answer makes a standby foreign")
 	}
+}
+
+// However an attempt has ended, the next one has to wait, longer each time, until there was none for some time.
+func TestEveryAttemptCounts(t *testing.T) {
+	w := newWorld(t)
+	w.Dynamic.Takeover, w.Dynamic.SuspectAfter = cluster.TakeoverQuorum, time.Second
+	w.quorum.mind()
+	waits := func(end func(), want time.Duration) {
+		t.Helper()
+		w.quorum.begin(90)
+		end()
+		v := w.quorum.view()
+		if v.Attempt != "" {
+			t.Fatal("it has not ended")
+		}
+		if got := v.NotBefore.Sub(w.clock); got != want {
+			t.Errorf("the next one has to wait for %s, want %s", got, want)
+		}
+	}
+	ends := func() { w.quorum.end(ha.EndAttempt{}) }
+	first := 2 * w.Dynamic.BeatInterval()
+	waits(ends, first)
+	waits(func() { w.quorum.promised(ha.FailsafeRequest{Leader: "b"}) }, first+first/2)
+	waits(ends, 2*first+first/2)
+	w.quorum.promised(ha.FailsafeRequest{Leader: "b"}) // without an attempt
+	if got := w.quorum.view().NotBefore.Sub(w.clock); got != 2*first+first/2 {
+		t.Errorf("a promise alone has it wait for %s", got)
+	}
+	w.clock = w.clock.Add(2*first + first/2 + 3*w.Dynamic.TTL)
+	waits(ends, first)
 }
