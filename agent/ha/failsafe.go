@@ -118,6 +118,7 @@ func (t *LeaseState) FailsafeAnswered(now, t0 cluster.Instant, lease time.Durati
 		return err
 	}
 	t.relying = t.relying || t.lease.until > before
+	t.agreed = t0
 	return nil
 }
 

@@ -36,6 +36,7 @@ type LeaseState struct {
 	lists   failsafeLists
 	asking  bool
 	asked   cluster.Instant // when the last failsafe round began
+	agreed  cluster.Instant // when the last one began in which all have promised
 	relying bool            // the lease was last prolonged by failsafe
 	promise *Promise
 	deposed uint64
@@ -50,7 +51,7 @@ type LeaseState struct {
 func (t *LeaseState) Lease() Lease {
 	return Lease{
 		Until: t.lease.until, Renewed: t.renewed, BeatSent: t.sent, InFlight: t.writing, Uncertain: t.uncertain, NotBefore: t.notBefore,
-		Length: t.Length(), Failsafe: t.lists.usable(), Asking: t.asking, Asked: t.asked, Deposed: t.deposed,
+		Length: t.Length(), Failsafe: t.lists.usable(), Asking: t.asking, Asked: t.asked, Agreed: t.agreed, Deposed: t.deposed,
 		Consented: t.consented,
 	}
 }

@@ -137,6 +137,8 @@ type Lease struct {
 	Failsafe bool
 	Asking   bool
 	Asked    cluster.Instant
+	// Agreed is when the last round of questions began in which all of them have promised; zero: none has.
+	Agreed cluster.Instant
 	// Consented: a beat that consents to a takeover by quorum may stand in Consul.
 	Consented bool
 	// Deposed is the index of the status with which another member says it has

@@ -39,8 +39,8 @@ func (o *opener) started() {
 	o.lead.LeaseState.BeatSoon()
 }
 
-// mind opens it after a beat that was sent since, and when enough standbys have flushed the end of
-// its recovery.
+// mind opens it after a beat that was sent since, or without Consul a round of questions in which all members have
+// promised, and when enough standbys have flushed the end of its recovery.
 func (o *opener) mind() {
 	waits, seen := o.local.opening, &o.local.PG.Observed
 	switch {
@@ -63,7 +63,7 @@ func (o *opener) mind() {
 	if waits.end == 0 {
 		waits.end = seen.WriteLSN
 	}
-	if o.lead.LeaseState.Lease().Renewed <= waits.since || !o.flushed(waits.end) {
+	if lease := o.lead.LeaseState.Lease(); max(lease.Renewed, lease.Agreed) <= waits.since || !o.flushed(waits.end) {
 		return
 	}
 	o.local.opening, o.local.unopened = nil, false
@@ -72,7 +72,7 @@ func (o *opener) mind() {
 
 // flushed reports whether a commit up to there would be acknowledged.
 func (o *opener) flushed(lsn int64) bool {
-	if o.commits.unsure() {
+	if !o.commits.shown() {
 		return false
 	}
 	names, num := o.commits.names, o.commits.any

@@ -14,7 +14,7 @@ import (
 func TestOpening(t *testing.T) {
 	w := newWorld(t).leading()
 	w.Dynamic.Takeover = cluster.TakeoverQuorum
-	w.commits.names, w.commits.any, w.commits.value, w.commits.set = []string{"b", "c"}, 1, `ANY 1 ("b","c")`, true
+	w.commits.names, w.commits.any, w.commits.value, w.commits.set, w.commits.ever = []string{"b", "c"}, 1, `ANY 1 ("b","c")`, true, true
 	looks := func(flushed int64) {
 		w.pass(time.Millisecond)
 		w.Saw(Look{Began: w.clock, State: pg.State{
@@ -98,6 +98,61 @@ func TestForeign(t *testing.T) {
 	w.deny("Peers.LookUp", errBoom)
 	if foreign("b", "10.0.0.2") {
 		t.Error("a name server that does not answer makes a standby foreign")
+	}
+}
+
+// Without Consul a primary that was started is led to when all members have promised since, which none does that has a takeover
+// under way, and when enough standbys have flushed what it has recovered.
+func TestOpeningWithoutConsul(t *testing.T) {
+	w := newWorld(t).leading()
+	w.Dynamic.Takeover = cluster.TakeoverQuorum
+	w.commits.names, w.commits.value, w.commits.ever = []string{"b"}, `"b"`, true // as it was set before the start
+	w.LeaseState.ListKnown(104, map[string]string{"a": "http://a", "b": "http://b", "c": "http://c"})
+	round := func() (answered func(bool)) {
+		t0 := w.clock
+		lease := w.LeaseState.BeginFailsafe(t0)
+		return func(agreed bool) {
+			if err := w.LeaseState.FailsafeAnswered(w.clock, t0, lease, agreed); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	look := func(names string, flushed int64) {
+		w.pass(time.Millisecond)
+		w.Saw(Look{Began: w.clock, State: pg.State{
+			Running: true, Accepting: true, Timeline: 3, WriteLSN: 300 * mib, SyncNames: names,
+			Standbys: []pg.StandbyState{{ApplicationName: "b", FlushLSN: flushed}},
+		}})
+		w.opener.mind()
+	}
+	stays := func(why string) {
+		t.Helper()
+		if !w.Opening() {
+			t.Fatal("it is led to: " + why)
+		}
+	}
+	before := round()
+	w.opener.begins()
+	w.pass(time.Millisecond)
+	w.opener.started()
+	before(true)
+	look(`"b"`, 300*mib)
+	stays("all have promised, in a round that began before the start")
+	round()(false)
+	look(`"b"`, 300*mib)
+	stays("not all have promised")
+	round()(true)
+	look(`"b"`, 300*mib-1)
+	stays("b has not flushed what was recovered")
+	look(`"c"`, 300*mib)
+	stays("commits wait for others than b")
+	w.commits.ever = false
+	look(`"b"`, 300*mib)
+	stays("an agent that has set nothing does not know for how many of them")
+	w.commits.ever = true
+	look(`"b"`, 300*mib)
+	if w.Opening() || w.route.state() != cluster.RouteOpen {
+		t.Fatalf("it is not led to, though all have promised and b has flushed: %s", w.route.state())
 	}
 }
 

@@ -23,6 +23,7 @@ type agent struct {
 	sessionTimer int
 	configIndex  uint64
 	onFailsafe   bool
+	holds        bool    // it does not weaken synchronous_commit for now
 	shown        ha.Peer // what other members are told
 	before       int64   // where its PostgreSQL was, as it was known when it was asked to detach (LookedBefore)
 }
@@ -122,6 +123,9 @@ func (a *agent) step() {
 		}
 	}
 	a.applyCommit()
+	if o := a.PG.Observed; o.Accepting && !o.InRecovery && !a.Opening() && a.LeaseState.Held(a.host.clock()) {
+		a.host.w.judge.leadsTo(a.host)
+	}
 	a.Publish()
 	a.shown = a.peerValue()
 	tick := a.Dynamic.LoopWait

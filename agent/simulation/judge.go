@@ -283,9 +283,8 @@ func (j *judge) committed(h *host, ops []op) {
 				}
 			}
 		case o.verb == set && o.key == keys().Route():
-			if r := o.value.(cluster.Route); r.State == cluster.RouteOpen && h.pg.recovered > 0 {
-				h.pg.at.branch.shown = max(h.pg.at.branch.shown, h.pg.recovered)
-				j.shown = append(j.shown, h.pg.at.branch)
+			if r := o.value.(cluster.Route); r.State == cluster.RouteOpen {
+				j.leadsTo(h)
 			}
 		case o.verb == set && o.key == keySync:
 			j.wentBack = false

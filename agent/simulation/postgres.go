@@ -179,7 +179,7 @@ func (p *postgres) start(primary bool, upstream string, sync *waits, done func(e
 			} else {
 				p.beginReplay()
 			}
-			done(nil)
+			p.host.answerStart(primary, done)
 		}, func() { done(errStopped) })
 	}, func() { done(errStopped) })
 }

@@ -241,6 +241,9 @@ func newWorld(s Schedule, o Options) *world {
 		random: rand.New(rand.NewPCG(s.Seed, 0x9e3779b97f4a7c15)),
 		parsed: map[uint64]cluster.Dynamic{}, timeline: 1, archived: map[*branch]int64{},
 	}
+	if s.Config["takeover"] == "quorum" {
+		w.starts = rand.New(rand.NewPCG(s.Seed, 4))
+	}
 	w.judge.w = w
 	w.consul = consul{w: w, keys: map[string]kv{}, index: 10}
 	nodes := s.Members + 2 // Consul, and the primary at another site

@@ -99,6 +99,22 @@ func (p inPostgres) DropDetachment(_ time.Duration, d pg.Detachment, done func(e
 	}, done)
 }
 
+// answerStart tells the agent that PostgreSQL has started. A primary may be seen to accept before that, where a takeover by quorum
+// makes a difference of it; what is drawn for that comes from numbers of their own.
+func (h *host) answerStart(primary bool, done func(error)) {
+	if !primary || h.w.starts == nil {
+		done(nil)
+		return
+	}
+	took := time.Duration(h.w.starts.Int64N(int64(300 * time.Millisecond)))
+	h.pg.later(took/2, func() {
+		if a := h.agent; a != nil {
+			a.do(a.lookAtPostgres)
+		}
+	}, func() {})
+	h.pg.later(took, func() { done(nil) }, func() { done(errStopped) })
+}
+
 // byQuorum reports whether the status that is replaced lets its standbys stand in for the lease.
 func byQuorum(replaced cluster.Status) bool {
 	return replaced.Lictor != nil && replaced.Lictor.Consents()
@@ -124,6 +140,14 @@ func (j *judge) takenOverByQuorum(h *host, ops []op) {
 // overlaps reports whether local commits of a leader that was replaced before its lease was over may overlap with
 // its successor's.
 func (h *host) overlaps() bool { return h.takenOver && h.w.now < h.takenOverUntil }
+
+// leadsTo notes that clients are led to a primary, by its route or its REST API, and see what it has recovered.
+func (j *judge) leadsTo(h *host) {
+	if b := h.pg.at.branch; h.pg.primary && h.pg.recovered > 0 && b.shown < h.pg.recovered {
+		b.shown = h.pg.recovered
+		j.shown = append(j.shown, b)
+	}
+}
 
 // hasWhatWasShown (design 5.30): who takes over by quorum has what clients were led to after a recovery.
 func (j *judge) hasWhatWasShown(h *host, from position) {

@@ -105,6 +105,41 @@ func TestMutantConsentKept(t *testing.T) {
 		ev(60, SetCommit, a).text("off"), during(60.2, 40, CutFromMembers, a)), "I2")
 }
 
+// Without Consul a primary that has crashed is led to again by the members' word, and what clients see of it then is not lost
+// when it is lost later.
+func TestOpenedWithoutConsul(t *testing.T) {
+	for how, away := range map[string]Event{"down": during(55, 40, ConsulDown, a), "cut off": during(55, 40, CutBoth, a).to(3)} {
+		for name, mode := range modes() {
+			t.Run(how+" "+name, func(t *testing.T) {
+				t.Parallel()
+				for seed := uint64(1); seed <= *simTimings; seed++ {
+					s := directed(3, byStandbys(mode, 8), away, ev(70, KillPostmaster, a), during(96, 30, HostLoss, a))
+					s.Seed, s.Calm = seed, true
+					opened, crashed := false, false
+					r := Run(s, Options{Trace: func(at time.Duration, line string) {
+						crashed = crashed || at > sec(70) && strings.Contains(line, "accepts commits")
+						opened = opened || crashed && at < sec(95) && strings.Contains(line, "is led to")
+					}})
+					if r.Violation != nil {
+						report(t, s, Options{})
+						return
+					}
+					if !opened {
+						t.Errorf("seed %d: it stays closed until Consul is back", seed)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A primary may be seen to accept before its start is known to have ended: nobody is led to it for that.
+func TestStartSeenBeforeItsAnswer(t *testing.T) {
+	s := directed(3, byStandbys("quorum", 30), during(58, 60, LagReplica, b), during(58, 60, LagReplica, c),
+		ev(60, KillPostmaster, a), during(63, 40, HostLoss, a))
+	survived(t, s)
+}
+
 // Consul goes away when the standbys have detached: the leader goes on by the members' word, and they by its.
 func TestMutantDetachedForever(t *testing.T) {
 	t.Parallel()

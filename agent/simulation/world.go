@@ -71,6 +71,7 @@ type world struct {
 	seq      uint64
 	events   queue
 	random   *rand.Rand
+	starts   *rand.Rand // how long primaries' starts take to be answered; nil: no time
 	consul   consul
 	net      network
 	hosts    []*host
