@@ -142,6 +142,7 @@ func (a *Agent) step() time.Duration {
 	a.eventLog.record(d.Reason, a.conf.index, a.m.watchersLost, a.m.archiver.Trouble(), a.m.backups.Problem())
 	a.show(d.Reason)
 	a.conf.cache()
+	a.conf.rewrite = a.conf.rewrite || a.m.PG.Running && a.pg.LetGo()
 	if a.conf.rewrite && a.m.TaskKind() == ha.TaskNone {
 		a.conf.write()
 	}

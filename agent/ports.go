@@ -300,6 +300,8 @@ func (p inPostgres) Upstream() string          { return p.pg.Upstream() }
 func (p inPostgres) ClonesWithoutLeader() bool { return p.pg.ClonesWithoutLeader() }
 func (p inPostgres) KeepsData() bool           { return p.pg.KeepsData() }
 func (p inPostgres) SynchronousCommit() string { return p.pg.SynchronousCommit() }
+func (p inPostgres) Fsync() bool               { return p.pg.Fsync() }
+func (p inPostgres) HoldCommits(hold bool)     { p.pg.HoldCommits(hold) }
 
 func (p inPostgres) StartedAs() (primary, known bool) {
 	role := p.pg.StartedAs()

@@ -242,6 +242,7 @@ func (l *leadership) beat(consent bool) {
 	}
 	l.LeaseState.BeginBeat(t0, ttl)
 	l.LeaseState.BeginConsent(consent)
+	l.holdCommits()
 	l.ArmGuard()
 	failed := func(err error) { l.writeFailed("beat", err) }
 	send := func(left time.Duration) {
@@ -253,6 +254,7 @@ func (l *leadership) beat(consent bool) {
 			l.WroteStatus(l.Now(), status, index)
 			if !consent {
 				l.LeaseState.Withdrawn()
+				l.holdCommits()
 			}
 			if err := l.LeaseState.BeatSucceeded(l.Now(), t0, ttl); err != nil {
 				l.Log.Error().Err(err).Msg("the beat succeeded too late")
@@ -276,6 +278,9 @@ func (l *leadership) beat(consent bool) {
 		func(left time.Duration) { told(func() { send(left) }) },
 		func(err error) { told(func() { failed(err) }) })
 }
+
+// holdCommits has what others may take over by not weakened as long as a status may stand that consents.
+func (l *leadership) holdCommits() { l.local.postgres.HoldCommits(l.LeaseState.Consented()) }
 
 // drop ends the lease here and now.
 func (l *leadership) drop() {

@@ -250,11 +250,13 @@ func (m *Member) AdoptRunning(state pg.State, upstream string, guard Recalled) b
 		return false
 	}
 	m.adopted = guard.adoption(m.Now())
+	// The earlier run may have had a beat under way that consents to a takeover by quorum, whatever the configuration says
+	// that is known so far. The first beat, or takeover, settles it.
+	m.LeaseState.BeginConsent(true)
+	m.holdCommits()
 	if !m.resume(guard) {
 		return false
 	}
-	// It may have had a beat under way that consents to a takeover by quorum.
-	m.LeaseState.BeginConsent(m.Dynamic.Takeover == cluster.TakeoverQuorum)
 	if guard.PersistedState.Unopened { // whatever the configuration says that is known so far
 		m.opening, m.unopened = &opening{since: m.Now()}, true
 		m.LeaseState.BeatSoon()

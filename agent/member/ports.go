@@ -86,8 +86,12 @@ type Postgres interface {
 	ClonesWithoutLeader() bool
 	// KeepsData reports whether a replica is made out of what is in the data directory.
 	KeepsData() bool
-	// SynchronousCommit is the parameter as it is configured.
+	// SynchronousCommit and Fsync are these parameters as they are configured.
 	SynchronousCommit() string
+	Fsync() bool
+	// HoldCommits has the configuration of a primary, until it is told otherwise, not weaken what another member's
+	// takeover by quorum would rest on (design 5.30).
+	HoldCommits(hold bool)
 
 	// Kill ends every process at once. ErrLingering: some wait for a disk that hangs; the
 	// kernel ends them.

@@ -185,3 +185,60 @@ func TestEveryAttemptCounts(t *testing.T) {
 	w.clock = w.clock.Add(2*first + first/2 + 3*w.Dynamic.TTL)
 	waits(ends, first)
 }
+
+// What L consents by is not weakened before a beat without consent is confirmed.
+func TestHoldCommits(t *testing.T) {
+	w := newWorld(t).leading()
+	w.agree("Guard.Arm", "Guard.Mark")
+	held := func(want bool, when string) {
+		t.Helper()
+		if w.held != want {
+			t.Fatalf("%s: held back: %t", when, w.held)
+		}
+	}
+	held(false, "nobody has consented")
+	w.beat(true)
+	w.settle()
+	held(true, "before it is known what becomes of a beat that consents")
+	w.answer("Consul.Beat", uint64(120), nil)
+	held(true, "a status stands that consents")
+	w.beat(false)
+	w.settle()
+	held(true, "a beat without consent is under way")
+	w.deny("Consul.Beat", cluster.ErrUncertain)
+	held(true, "its outcome is unknown")
+	w.beat(false)
+	w.answer("Consul.Beat", uint64(121), nil)
+	held(false, "it is confirmed")
+
+	w.beat(true)
+	w.answer("Consul.Beat", uint64(122), nil)
+	w.takeOver(ha.TakeOver{Status: 122, Leader: 102}, false)
+	w.settle()
+	held(true, "a takeover of its own is under way")
+	w.answer("Consul.TakeOver", cluster.Indexes{w.Keys.Status(): 130, w.Keys.Leader(): 131, w.Keys.Route(): 132}, nil)
+	held(false, "its own takeover consents to nothing")
+
+	anew := newWorld(t)
+	anew.startedPrimary, anew.startedKnown = true, true
+	primary := pg.State{Running: true, Accepting: true, Timeline: 3, WriteLSN: 100 * mib}
+	if anew.AdoptRunning(primary, "", Recalled{}); !anew.held || !anew.LeaseState.Consented() {
+		t.Fatal("an agent that begins anew with a primary weakens what the earlier one may have consented by")
+	}
+	replica := newWorld(t)
+	if replica.AdoptRunning(pg.State{Running: true, Accepting: true, InRecovery: true, Timeline: 3}, "b", Recalled{}); replica.held {
+		t.Fatal("a replica holds something back")
+	}
+}
+
+// What is configured will be shown.
+func TestConfiguredFsync(t *testing.T) {
+	w := newWorld(t).leading()
+	w.PG.Observed.Fsync = true
+	if !w.View().Postgres.Durable.Fsync {
+		t.Fatal("fsync is on")
+	}
+	if w.fsyncOff = true; w.View().Postgres.Durable.Fsync {
+		t.Error("it will be off, and counts as on")
+	}
+}

@@ -102,6 +102,7 @@ func (m *Member) tookOver(t0 cluster.Instant, ttl time.Duration, request cluster
 		m.Snapshot.Initialize = cluster.Entry[string]{Value: request.Initialize, ModifyIndex: written[m.Keys.Initialize()]}
 	}
 	m.LeaseState.TookOver(t0, ttl)
+	m.holdCommits()
 	m.history.forget() // replicas believe what was written under this lock
 	if m.Dynamic.Pause {
 		m.ArmGuard() // which is to remember the pause

@@ -42,7 +42,7 @@ func (m *Member) View() ha.View {
 		SyncUnsure:        m.commits.unsure(),
 		SynchronousCommit: m.Postgres.SynchronousCommit(),
 		DiskTrouble:       m.Disk, DiskSince: m.diskSince,
-		Durable: ha.Durability{SynchronousCommit: o.SynchronousCommit, Fsync: o.Fsync, StartRace: startRace(o.ServerVersion), ReplayPaused: o.ReplayPaused},
+		Durable: ha.Durability{SynchronousCommit: o.SynchronousCommit, Fsync: o.Fsync && m.Postgres.Fsync(), StartRace: startRace(o.ServerVersion), ReplayPaused: o.ReplayPaused},
 		Restore: m.Restore, Strayed: m.remote.diverged, LacksSlots: m.slots.lacking(), Stranded: m.Stranded, Turn: m.rebuilder.hasTurn(),
 	}
 	if m.PG.Primary() {

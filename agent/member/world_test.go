@@ -1,6 +1,7 @@
 package member
 
 import (
+	"cmp"
 	"errors"
 	"reflect"
 	"slices"
@@ -61,6 +62,8 @@ type world struct {
 	startedPrimary, startedKnown                         bool
 	pid                                                  int
 	upstream                                             string
+	commit                                               string // configured; empty: on
+	fsyncOff, held                                       bool
 	watchdogProblem                                      string
 	mayRewind                                            bool
 	mayRemove                                            string
@@ -401,7 +404,9 @@ func (p postgresPort) StartedAs() (bool, bool)   { return p.w.startedPrimary, p.
 func (p postgresPort) Upstream() string          { return p.w.upstream }
 func (p postgresPort) ClonesWithoutLeader() bool { return p.w.cloneAlone }
 func (p postgresPort) KeepsData() bool           { return p.w.keepsData }
-func (p postgresPort) SynchronousCommit() string { return "on" }
+func (p postgresPort) SynchronousCommit() string { return cmp.Or(p.w.commit, "on") }
+func (p postgresPort) Fsync() bool               { return !p.w.fsyncOff }
+func (p postgresPort) HoldCommits(hold bool)     { p.w.held = hold }
 func (p postgresPort) UseSlots() bool            { return p.w.useSlots }
 func (p postgresPort) SyncsSlots() bool          { return p.w.syncsSlots }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/lictor-ha/lictor/agent/cluster"
 )
 
@@ -22,7 +24,9 @@ type sqlFacts struct {
 	Slots   []slotFact   `json:"slots"`
 	Senders []senderFact `json:"senders"`
 	// Unwaiting are roles and databases whose own synchronous_commit has commits wait for no standby's disk.
-	Unwaiting []ownCommit   `json:"unwaiting"`
+	Unwaiting []ownCommit `json:"unwaiting"`
+	// OwnCommit: the session that asked has a synchronous_commit of its role's or database's, and does not show the server's.
+	OwnCommit bool          `json:"own_commit"`
 	skew      time.Duration // its clock minus ours, as far as that can be known
 }
 
@@ -70,6 +74,7 @@ SELECT json_build_object(
      'fsync', 'full_page_writes', 'wal_level', 'hot_standby', 'max_wal_senders', 'max_replication_slots', 'wal_log_hints', 'data_checksums',
      'synchronous_commit', 'restart_after_crash', 'server_version',
      'max_slot_wal_keep_size', 'password_encryption')),
+  'own_commit', (SELECT source IN ('global', 'database', 'user', 'database user') FROM pg_settings WHERE name = 'synchronous_commit'),
   'altered', COALESCE((SELECT json_agg(name ORDER BY name) FROM pg_settings WHERE sourcefile LIKE '%/postgresql.auto.conf'), '[]'),
   'slots', COALESCE((SELECT json_agg(json_build_object('name', slot_name, 'active', active,
      'retained', COALESCE(pg_wal_lsn_diff(lsn, restart_lsn), 0)::bigint, 'status', COALESCE(to_jsonb(s) ->> 'wal_status', '')))
@@ -101,8 +106,21 @@ func (s *Site) lookAtPostgres(ctx context.Context, m cluster.Member) (*sqlFacts,
 	if err := json.Unmarshal([]byte(out), f); err != nil {
 		return nil, fmt.Errorf("what PostgreSQL of %s says: %w", m.Name, err)
 	}
+	if f.OwnCommit {
+		f.Settings["synchronous_commit"] = serversCommit(ctx, conn)
+	}
 	f.skew = skew(time.UnixMicro(int64(f.Clock*1e6)), began, ended)
 	return f, nil
+}
+
+// serversCommit is the synchronous_commit of the server's files, and empty where these may not be read.
+func serversCommit(ctx context.Context, conn *pgx.Conn) string {
+	var commit string
+	if err := conn.QueryRow(ctx, `SELECT COALESCE((SELECT lower(setting) FROM pg_file_settings WHERE name = 'synchronous_commit' AND applied
+		ORDER BY seqno DESC LIMIT 1), 'on')`).Scan(&commit); err != nil {
+		return ""
+	}
+	return commit
 }
 
 // skew is how far another clock must be off that showed at some time between two

@@ -59,8 +59,8 @@ type State struct {
 	ServerVersion    int
 	SystemIdentifier string
 	SyncNames        string // synchronous_standby_names
-	// SynchronousCommit and Fsync are these parameters as a session of the agent's is shown them; empty, and
-	// false: not known.
+	// SynchronousCommit and Fsync are these parameters as a client's session begins with them, unless its own role or database has
+	// others; empty, and false: not known, or a statement that is at work may have a weaker one.
 	SynchronousCommit string
 	Fsync             bool
 	// MessageAge is how old the last message at the WAL receiver was; zero: there was none, or it

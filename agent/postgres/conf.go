@@ -29,6 +29,7 @@ type confFiles struct {
 	syncNames string // value of synchronous_standby_names
 	runs      as     // how PostgreSQL was started or adopted
 	judged    judged // which parameters it takes
+	held      held   // what of them would weaken what others rest on
 
 	files sync.Mutex // held while the configuration files are written
 }
@@ -171,6 +172,13 @@ func (p *confFiles) writeFiles(a as) error {
 	if err != nil {
 		return err
 	}
+	now, err := p.readConf(p.inConf("postgresql.conf"))
+	if err != nil {
+		return err
+	}
+	if len(now) == 0 {
+		now = base // as there is none of the agent's yet
+	}
 	auto, autoErr := p.readConf(p.inData("postgresql.auto.conf"))
 	if a.role == Replica {
 		if _, err := p.disk.Stat(p.stateFile(detachmentNote)); err == nil {
@@ -179,7 +187,11 @@ func (p *confFiles) writeFiles(a as) error {
 	}
 	p.settings.Lock() // which the loop takes: no file is touched under it
 	hba, ident := p.hbaFile(base), p.identFile(base)
-	conf := p.postgresqlConf(a, base, hba, ident)
+	parameters := p.parameters()
+	if names := p.held.replace(a.role, parameters, base, now); len(names) > 0 {
+		p.log.Warn().Strs("parameters", names).Msg("held back while another member may take over on the strength of them")
+	}
+	conf := p.postgresqlConf(a, parameters, base, hba, ident)
 	p.tellSettings()
 	if autoErr == nil { // else PostgreSQL itself tells what is wrong with it
 		p.tellOwn(base, auto)
@@ -422,7 +434,7 @@ func quote(value string) string {
 	return "'" + strings.NewReplacer("'", "''", `\`, `\\`, "\n", `\n`, "\r", `\r`).Replace(value) + "'"
 }
 
-func (p *confFiles) postgresqlConf(a as, included []confSetting, hba, ident accessFile) string {
+func (p *confFiles) postgresqlConf(a as, parameters map[string]string, included []confSetting, hba, ident accessFile) string {
 	var b strings.Builder
 	b.WriteString(confHead + "; changes here are lost. Change the dynamic configuration, or postgresql.parameters.\n")
 	base := "postgresql.base.conf" // beside this file, so that a copy of the directory is whole
@@ -431,7 +443,6 @@ func (p *confFiles) postgresqlConf(a as, included []confSetting, hba, ident acce
 	}
 	fmt.Fprintf(&b, "include %s\n\n", quote(base))
 	write := func(name, value string) { fmt.Fprintf(&b, "%s = %s\n", name, quote(value)) }
-	parameters := p.parameters()
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
 		if name != hba.parameter && name != ident.parameter {
 			write(name, parameters[name])

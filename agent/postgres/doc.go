@@ -36,6 +36,7 @@
 //	confFiles       postgresql.conf, pg_hba.conf, pgpass
 //	conf.go         how they are written
 //	confdir.go      where they are, if not beside the data
+//	held.go         what they do not weaken while others rest on it
 //	ownfiles.go     what the operator's own configuration files say
 //
 //	checker         what PostgreSQL takes

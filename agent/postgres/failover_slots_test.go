@@ -232,7 +232,7 @@ func TestStandbySlots(t *testing.T) {
 	}
 	p.setSyncNames(`"b"`)
 	line := func(role Role) string {
-		return p.postgresqlConf(as{role: role}, nil, accessFile{}, accessFile{})
+		return p.postgresqlConf(as{role: role}, p.parameters(), nil, accessFile{}, accessFile{})
 	}
 	applied(t, p, `{"synchronous_mode":true,"postgresql":{"parameters":{"synchronized_standby_slots":"mine"}}}`)
 	if got := line(Primary); !strings.Contains(got, "synchronized_standby_slots = 'mine'") {

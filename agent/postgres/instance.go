@@ -80,6 +80,7 @@ func assemble(i *installation, l Launcher) *Instance {
 	p.replication = &replication{i, p.confFiles, p.session, p.processes, p.server}
 	p.observer = &observer{
 		installation: i, credentials: p.credentials, confFiles: p.confFiles, walDir: p.walDir, session: p.session, processes: p.processes, replication: p.replication,
+		upstreams: p.upstreams,
 	}
 	p.scripts = &scripts{i}
 	p.customMethods = &customMethods{i, p.dataDirectory, p.scripts}

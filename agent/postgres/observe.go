@@ -24,6 +24,7 @@ type observer struct {
 	*session
 	*processes
 	*replication
+	*upstreams
 
 	// reached is the timeline that PostgreSQL, started then, was seen on.
 	reached struct {
@@ -32,6 +33,7 @@ type observer struct {
 	}
 	recovery recovery // of the replica that runs
 	receiver process  // the WAL receiver that was seen
+	weaker   weaker   // what sessions may still commit by
 	// settled are the settings of which none needed a restart.
 	settled struct {
 		start, loaded time.Time
@@ -63,6 +65,9 @@ SELECT r.rec,
   current_setting('server_version_num')::int,
   (SELECT system_identifier::text FROM pg_control_system()),
   current_setting('synchronous_standby_names'), (SELECT reset_val FROM pg_settings WHERE name = '` + synchronousCommit + `'), current_setting('fsync') = 'on',
+  COALESCE((SELECT split_part(one, '=', 2) FROM pg_db_role_setting, unnest(setconfig) AS one
+     WHERE setrole = 0 AND setdatabase = 0 AND one LIKE '` + synchronousCommit + `=%' LIMIT 1), ''),
+  clock_timestamp(), (SELECT min(query_start) FROM pg_stat_activity WHERE state = 'active' AND backend_type = 'client backend' AND pid <> pg_backend_pid()),
   COALESCE((SELECT GREATEST(extract(epoch FROM clock_timestamp() - last_msg_receipt_time) * 1000, 1)::bigint FROM pg_stat_wal_receiver
      WHERE status = 'streaming' AND last_msg_receipt_time IS NOT NULL LIMIT 1), 0),
   current_setting('data_directory'),
@@ -126,9 +131,12 @@ func (p *observer) look(ctx context.Context) (State, error) {
 		follows         bool
 		receiver        int
 		messageAge      int64 // milliseconds
+		everybodys      string
+		now             time.Time
+		oldest          *time.Time
 	)
 	err = conn.QueryRow(ctx, observeSQL).Scan(&s.InRecovery, &s.Timeline, &s.WriteLSN, &s.ReceivedLSN, &startup.ended, &startup.pid, &startup.began, &s.ReplayedLSN, &replayedAt,
-		&s.ReplayPaused, &s.ReplicationState, &applyDelay, &follows, &receiver, &s.StartTime, &loaded, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &s.SynchronousCommit, &s.Fsync, &messageAge, &dataDir, &standbys, &slots)
+		&s.ReplayPaused, &s.ReplicationState, &applyDelay, &follows, &receiver, &s.StartTime, &loaded, &s.ServerVersion, &s.SystemIdentifier, &s.SyncNames, &s.SynchronousCommit, &s.Fsync, &everybodys, &now, &oldest, &messageAge, &dataDir, &standbys, &slots)
 	if err == nil {
 		err = p.worksHere(dataDir)
 	}
@@ -161,6 +169,8 @@ func (p *observer) look(ctx context.Context) (State, error) {
 		// that has been received before.
 		s.ReceivedLSN = max(s.ReceivedLSN, s.ReplayedLSN)
 	}
+	s.SynchronousCommit = p.givenToClients(ctx, s.SynchronousCommit, everybodys)
+	s.SynchronousCommit = p.weaker.still(s, loaded, now, oldest)
 	s.MessageAge = time.Duration(messageAge) * time.Millisecond
 	if replayedAt != nil {
 		s.ReplayedAt = *replayedAt

@@ -24,6 +24,10 @@ type session struct {
 
 	// answered is when the postmaster last answered a new connection.
 	answered atomic.Int64
+
+	// ownCommit: the kept connection was given a synchronous_commit of its role's, its database's or of everybody's
+	// (ALTER ROLE, ALTER DATABASE), and does not show the server's. Who has it taken out may touch this.
+	ownCommit bool
 }
 
 // dedicated opens a connection of the superuser; the caller closes it.
@@ -52,9 +56,10 @@ func (p *session) take(ctx context.Context) (*pgx.Conn, error) {
 		p.give(nil)
 		return nil, err
 	}
-	// PostgreSQL 14 and later may end sessions that are idle, which this one mostly is.
-	if _, err := conn.Exec(ctx, "SELECT set_config(name, CASE name WHEN $1 THEN $2 ELSE '0' END, false) FROM pg_settings WHERE name IN ($1, 'idle_session_timeout')",
-		synchronousCommit, commit); err != nil {
+	// PostgreSQL 14 and later may end sessions that are idle, which this one mostly is. Where the values came from is read before.
+	if err := conn.QueryRow(ctx, `SELECT bool_or(name = $1 AND source IN ('global', 'database', 'user', 'database user'))
+		FROM (SELECT name, source, set_config(name, CASE name WHEN $1 THEN $2 ELSE '0' END, false) AS now FROM pg_settings WHERE name IN ($1, 'idle_session_timeout')) AS own
+		WHERE now IS NOT NULL`, synchronousCommit, commit).Scan(&p.ownCommit); err != nil {
 		hangUpOn(conn)
 		p.give(nil)
 		return nil, fmt.Errorf("connecting to PostgreSQL: %w", err)

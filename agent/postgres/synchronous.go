@@ -142,19 +142,6 @@ func (p *confFiles) syncNamesInFile() string {
 	return p.parameters()[syncNames]
 }
 
-// synchronousCommit is a parameter's name.
-const synchronousCommit = "synchronous_commit"
-
-// SynchronousCommit is the parameter synchronous_commit as it is configured.
-func (p *confFiles) SynchronousCommit() string {
-	p.settings.Lock()
-	defer p.settings.Unlock()
-	if value, set := p.parameters()[synchronousCommit]; set {
-		return strings.ToLower(value)
-	}
-	return "on"
-}
-
 // sessionThatKnows opens a session if a new one has the value of
 // synchronous_standby_names; otherwise it says what it has. That it is new and has
 // it proves that the postmaster is done with passing the signal on: it does one

@@ -112,7 +112,7 @@ func TestWhoseSynchronousStandbyNames(t *testing.T) {
 	dir := newDir(t)
 	file := dir + "/postgresql.conf"
 	written := func(p *Instance) string {
-		put(t, file, p.postgresqlConf(as{role: Primary}, nil, p.hbaFile(nil), p.identFile(nil)))
+		put(t, file, p.postgresqlConf(as{role: Primary}, p.parameters(), nil, p.hbaFile(nil), p.identFile(nil)))
 		p.dataDir, p.configDir = dir, dir
 		return p.readSyncNames()
 	}

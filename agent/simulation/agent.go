@@ -158,6 +158,10 @@ func (a *agent) adopt() {
 	if a.AdoptRunning(pg.observe(), pg.aim, guard) {
 		a.Session, a.Dynamic = guard.PersistedState.Session, a.host.w.remembered(guard.PersistedState, a.Dynamic)
 	}
+	if a.host.w.mutant.ConsentForgotten {
+		a.LeaseState.Withdrawn()
+		a.holds = false
+	}
 }
 
 // postmasterGone: the postmaster has ended.

@@ -93,6 +93,7 @@ type Mutant struct {
 	DetachedShort     bool // a promise to a leader ends it, whoever else has promised
 	LookedBefore      bool // a position counts that was looked at before its member has detached
 	OpenedEarly       bool // nobody waits for the standbys to flush the end of a started primary's recovery
+	ConsentForgotten  bool // an agent that begins anew does not know that the one before may have consented
 	// a member says that it misses a leader that it hears; survives: nothing is lost by it, it costs
 	// needless takeovers (TestWrongWitnesses)
 	WitnessLies bool

@@ -428,11 +428,11 @@ func (a *agent) applyConfig(s cluster.Snapshot) {
 	}
 }
 
-// applyCommit makes another synchronous_commit take effect, when nobody may take over by it any more.
+// applyCommit makes another synchronous_commit take effect, unless it is weaker and that is held back.
 func (a *agent) applyCommit() {
 	off := a.wantedCommit() == "off"
-	if pg := &a.host.pg; !off || !a.LeaseState.Consented() || a.host.w.mutant.ConsentKept {
-		pg.unsynchronous = off
+	if !off || !a.holds || a.host.w.mutant.ConsentKept {
+		a.host.pg.unsynchronous = off
 	}
 }
 

@@ -44,6 +44,8 @@ func (p inPostgres) Upstream() string          { return p.host.pg.aim }
 func (p inPostgres) ClonesWithoutLeader() bool { return false }
 func (p inPostgres) KeepsData() bool           { return p.host.w.schedule.KeepsClones }
 func (p inPostgres) SynchronousCommit() string { return p.wantedCommit() }
+func (p inPostgres) Fsync() bool               { return true }
+func (p inPostgres) HoldCommits(hold bool)     { p.agent.holds = hold }
 
 func (p inPostgres) PID() int {
 	if !p.Running() {

@@ -105,6 +105,12 @@ func TestMutantConsentKept(t *testing.T) {
 		ev(60, SetCommit, a).text("off"), during(60.2, 40, CutFromMembers, a)), "I2")
 }
 
+// The agent is killed when commits are to wait for nobody, before the beat that withdraws the consent has come to Consul.
+func TestMutantConsentForgotten(t *testing.T) {
+	killed(t, Mutant{ConsentForgotten: true}, directed(3, byStandbys(true, 30), during(59.9, 15, SlowOneWay, a).to(3).with(20000),
+		ev(60, SetCommit, a).text("off"), during(60.2, 40, CutFromMembers, a), during(60.3, 0.3, KillAgent, a)), "I2")
+}
+
 // Without Consul a primary that has crashed is led to again by the members' word, and what clients see of it then is not lost
 // when it is lost later.
 func TestOpenedWithoutConsul(t *testing.T) {
