@@ -28,11 +28,17 @@ type opener struct {
 
 // begins notes, before a primary is started, that nobody is led to it until it is opened: an agent that is restarted
 // meanwhile is to know that, too.
-func (o *opener) begins() { o.local.unopened = o.Dynamic.Takeover == cluster.TakeoverQuorum }
+func (o *opener) begins() { o.local.unopened = o.matters() }
+
+// matters reports whether another member may take over by quorum: as it is configured, or as a status may still stand that
+// consents to it.
+func (o *opener) matters() bool {
+	return o.Dynamic.Takeover == cluster.TakeoverQuorum || o.lead.LeaseState.Consented()
+}
 
 // started notes that the primary was started, in place of one that has ended.
 func (o *opener) started() {
-	if o.Dynamic.Takeover != cluster.TakeoverQuorum {
+	if !o.matters() {
 		return
 	}
 	o.local.opening, o.local.unopened = &opening{since: o.Now()}, true
@@ -44,7 +50,7 @@ func (o *opener) started() {
 func (o *opener) mind() {
 	waits, seen := o.local.opening, &o.local.PG.Observed
 	switch {
-	case o.Dynamic.Takeover != cluster.TakeoverQuorum:
+	case !o.matters():
 		o.local.opening, o.local.unopened = nil, false
 		return
 	case waits == nil && o.local.unopened && o.local.PG.Running && o.local.PG.Primary(): // after one that was not seen to run

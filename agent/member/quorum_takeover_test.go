@@ -156,6 +156,29 @@ func TestOpeningWithoutConsul(t *testing.T) {
 	}
 }
 
+// That takeovers by quorum are switched off opens a primary that was started when no status consents any more, and not before.
+func TestOpeningWhileConsentStands(t *testing.T) {
+	w := newWorld(t).leading()
+	w.agree("Guard.Arm", "Guard.Mark")
+	w.Dynamic.Takeover = cluster.TakeoverLease
+	w.LeaseState.BeginConsent(true)
+	w.opener.begins()
+	w.opener.started()
+	w.opener.mind()
+	if !w.Opening() {
+		t.Fatal("it is led to while a status may stand that consents to a takeover by quorum")
+	}
+	w.beat(false)
+	w.answer("Consul.Beat", uint64(120), nil)
+	if w.opener.mind(); w.Opening() {
+		t.Fatal("it is not led to, though nobody takes over by quorum any more")
+	}
+	w.opener.begins()
+	if w.opener.started(); w.Opening() {
+		t.Fatal("with the lease alone nobody waits for standbys after a start")
+	}
+}
+
 // However an attempt has ended, the next one has to wait, longer each time, until there was none for some time.
 func TestEveryAttemptCounts(t *testing.T) {
 	w := newWorld(t)

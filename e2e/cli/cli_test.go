@@ -524,6 +524,15 @@ func testFleetAndDoctor(o *operatorSeat) {
 		o.t.Errorf("doctor does not tell PgBouncer's version: %s", r.out)
 	}
 	o.must("doctor")
+
+	// What the agent's own role has says nothing of what commits wait for.
+	own := func(change string) { o.must("query", "--role", "leader", "--command", "ALTER ROLE CURRENT_USER "+change) }
+	own("SET synchronous_commit = 'local'")
+	out := o.run("", "doctor").out
+	own("RESET synchronous_commit")
+	if strings.Contains(out, "synchronous_commit is local") || !strings.Contains(out, "a synchronous_commit of its own: role ") {
+		o.t.Errorf("doctor takes its own session's synchronous_commit for the server's: %s", out)
+	}
 }
 
 func testFailover(o *operatorSeat) {
