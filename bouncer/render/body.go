@@ -3,7 +3,6 @@ package render
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"runtime"
 	"slices"
 	"strconv"
@@ -39,14 +38,9 @@ const keptCall = "kept_text"
 // body is one loop.
 type body struct {
 	template *template.Template
-	kept     map[*Shard]keptText
-	runs     int
-}
-
-// keptText is the text of a shard, and the last run that used it.
-type keptText struct {
-	text []byte
-	run  int
+	// shards are those of the last run, made the texts of each.
+	shards []*Shard
+	made   [][]byte
 }
 
 // findBodies takes a template apart. One that cannot be is run as a whole, which also tells
@@ -156,20 +150,27 @@ func onlyOf(node parse.Node, functions map[string]any) bool {
 // after the loss of a zone, every processor makes some.
 const atOnce = 64
 
-// texts are the loop's for all shards. What is not among them any more is forgotten.
+// texts are the loop's for all shards, in a list that is kept: whoever has them stand elsewhere, too,
+// may put those into it. What is not among them any more is forgotten.
 func (b *body) texts(shards []*TemplateShard) ([][]byte, error) {
 	texts := make([][]byte, len(shards))
 	var fresh []int
 	for i, s := range shards {
-		one, have := b.kept[s.of]
-		if !have {
-			fresh = append(fresh, i)
+		if i < len(b.shards) && b.shards[i] == s.of {
+			texts[i] = b.made[i]
 			continue
 		}
-		texts[i] = one.text
+		fresh = append(fresh, i)
 	}
-	if len(fresh) == 0 && len(b.kept) == len(shards) {
-		return texts, nil
+	if len(shards) != len(b.shards) && len(b.shards) > 0 { // one that has come or gone has moved others
+		made := make(map[*Shard][]byte, len(b.shards))
+		for i, s := range b.shards {
+			made[s] = b.made[i]
+		}
+		fresh = slices.DeleteFunc(fresh, func(i int) (have bool) {
+			texts[i], have = made[shards[i].of]
+			return have
+		})
 	}
 	var making errgroup.Group
 	making.SetLimit(runtime.GOMAXPROCS(0))
@@ -189,14 +190,10 @@ func (b *body) texts(shards []*TemplateShard) ([][]byte, error) {
 	if err := making.Wait(); err != nil {
 		return nil, err
 	}
-	if b.kept == nil {
-		b.kept = make(map[*Shard]keptText, len(shards))
-	}
-	b.runs++
+	b.shards, b.made = make([]*Shard, len(shards)), texts
 	for i, s := range shards {
-		b.kept[s.of] = keptText{texts[i], b.runs}
+		b.shards[i] = s.of
 	}
-	maps.DeleteFunc(b.kept, func(_ *Shard, t keptText) bool { return t.run != b.runs })
 	return texts, nil
 }
 
@@ -255,8 +252,10 @@ func (f *frame) fill(list []*body, shards []*TemplateShard) ([]byte, error) {
 	for i, part := range f.parts {
 		whole = append(whole, part...)
 		if i < len(all) {
-			for _, text := range all[i] {
+			for n, text := range all[i] {
+				from := len(whole)
 				whole = append(whole, text...)
+				all[i][n] = whole[from:len(whole):len(whole)] // what is kept is not there twice
 			}
 		}
 	}

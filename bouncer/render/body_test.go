@@ -161,7 +161,7 @@ func TestTextIsKept(t *testing.T) {
 	}
 	views = goldenViews(c)[1:]
 	render()
-	if kept := r.bodies.list[0].kept; len(kept) != 1 {
+	if kept := r.bodies.list[0].made; len(kept) != 1 {
 		t.Errorf("%d are kept of 1", len(kept))
 	}
 }

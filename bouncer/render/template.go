@@ -323,6 +323,13 @@ func shardFunctions(find func(any) (*Shard, error), version pgbouncer.Version) m
 			}
 			return v.readers, nil
 		},
+		"database_lines": func(s any) ([]string, error) {
+			v, err := find(s)
+			if err != nil {
+				return nil, err
+			}
+			return v.lines(version)
+		},
 		"options": func(s any, database string) (string, error) {
 			v, err := find(s)
 			if err != nil || v.options == nil {

@@ -383,6 +383,35 @@ func (v *Shard) Readers() (to string, elsewhere []string) {
 	return v.to, v.readers.elsewhere
 }
 
+// lines are those of its databases in pgbouncer.ini, those of its readers included. A template that
+// calls a function for each part of each line takes three times as long for a thousand shards.
+func (v *Shard) lines(version pgbouncer.Version) ([]string, error) {
+	list := make([]string, 0, 2*len(v.Databases))
+	add := func(name, to string, d config.Database) error {
+		quoted, err := pgbouncer.QuoteName(name, version)
+		if err == nil {
+			list = append(list, quoted+to+pgbouncer.QuoteValue(d.DBName)+pgbouncer.FormatOptions(v.options[name]))
+		}
+		return err
+	}
+	leads := func(host string, port int) string {
+		return " = host=" + pgbouncer.QuoteValue(host) + " port=" + strconv.Itoa(port) + " dbname="
+	}
+	primary, readers := leads(v.Route.Leader.Host, v.Route.Leader.Port), leads(v.readers.Host, v.readers.Port)
+	for _, d := range v.Databases {
+		if err := add(d.Name, primary, d); err != nil {
+			return nil, err
+		}
+		if v.readers.Host == "" {
+			continue
+		}
+		if err := add(d.ReadOnlyName(), readers, d); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
 // place is the hosts and their port.
 func (r Readers) place() string {
 	hosts := r.Host
