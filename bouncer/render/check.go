@@ -55,9 +55,10 @@ func (k *Checker) check(
 	if err != nil {
 		return pgbouncer.File{}, fmt.Errorf("the rendered file is not a pgbouncer.ini: %w", err)
 	}
+	found := finder{file, -1}
 	for _, v := range views {
 		for _, d := range v.Databases {
-			if err := checkDatabase(file, v, d); err != nil {
+			if err := checkDatabase(&found, v, d); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -104,11 +105,27 @@ func checkEntry(e pgbouncer.Entry, params map[string]string, version pgbouncer.V
 	return errors.Join(errs...)
 }
 
-func checkDatabase(file pgbouncer.File, v *Shard, d config.Database) error {
+// finder finds one database of a file after the other.
+type finder struct {
+	file pgbouncer.File
+	last int
+}
+
+// database is that of the name; nil: there is none.
+func (f *finder) database(name string) *pgbouncer.Entry {
+	at := f.file.Find(name, f.last)
+	if at < 0 {
+		return nil
+	}
+	f.last = at
+	return &f.file.Databases[at]
+}
+
+func checkDatabase(file *finder, v *Shard, d config.Database) error {
 	leader := v.Route.Leader
-	entry, found := file.Database(d.Name)
+	entry := file.database(d.Name)
 	switch {
-	case !found:
+	case entry == nil:
 		return fmt.Errorf("shard %s: database %q is missing", v.ID, d.Name)
 	case entry.Host() != leader.Host || entry.Port() != leader.Port:
 		return fmt.Errorf("shard %s: database %q leads to %q port %d, the primary is %s port %d",
@@ -118,8 +135,7 @@ func checkDatabase(file pgbouncer.File, v *Shard, d config.Database) error {
 		return nil // the name may be another's
 	}
 	// Whoever writes a template of their own may leave the readers out.
-	entry, found = file.Database(d.ReadOnlyName())
-	if !found {
+	if entry = file.database(d.ReadOnlyName()); entry == nil {
 		return nil
 	}
 	if v.readers.unserved {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"unicode"
@@ -66,6 +67,18 @@ func (f File) Database(name string) (Entry, bool) {
 	return Entry{}, false
 }
 
+// Find is the place of the database of that name in Databases. After says where it is looked for first:
+// whoever looks for thousands mostly does so in the order of the file. -1: there is none.
+func (f File) Find(name string, after int) int {
+	if next := after + 1; next < len(f.Databases) && f.Databases[next].Name == name {
+		return next
+	}
+	if i, found := f.byName[name]; found {
+		return i
+	}
+	return -1
+}
+
 // SyntaxError says where a file cannot be understood.
 type SyntaxError struct {
 	Line int
@@ -90,7 +103,11 @@ type Parser struct {
 
 	lines map[string]*databaseLine
 	runs  int
-	last  File
+	// last is what was made of text. Its databases stand from begin to end of it; end is 0 where
+	// they stand at several places, or Check has found something.
+	last       File
+	text       []byte
+	begin, end int
 }
 
 // databaseLine is what was made of one line, and in which run it was there last.
@@ -102,6 +119,9 @@ type databaseLine struct {
 
 // Parse reads a file as ParseFile does. wrong is what Check says of its databases.
 func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
+	if f, done := p.parseChanged(text); done {
+		return f, nil, nil
+	}
 	if !utf8.Valid(text) {
 		return File{}, nil, &SyntaxError{1, "the file is not UTF-8"}
 	}
@@ -111,8 +131,10 @@ func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
 	}
 	p.runs++
 	section, n, first := "", 0, map[[2]string]int{}
+	begin, end, at, next := -1, len(text), 0, 0 // begin and end of the databases, of the line
 	for part := range bytes.SplitSeq(text, []byte("\n")) {
 		n++
+		at, next = next, next+len(part)+1
 		if d := p.lines[string(part)]; d != nil && section == "databases" {
 			d.run, wrong = p.runs, f.add(d, n, wrong)
 			continue
@@ -127,13 +149,20 @@ func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
 			if section, err = f.begin(string(trimmed)); err != nil {
 				return File{}, nil, &SyntaxError{n, err.Error()}
 			}
+			switch {
+			case section != "databases":
+				end = min(end, max(at, begin))
+			case begin >= 0:
+				end = 0
+			default:
+				begin, end = next, len(text)
+			}
 			continue
 		case section == "":
 			return File{}, nil, &SyntaxError{n, "a setting before the first [section]"}
 		}
 		line := string(part)
-		setting := line[strings.Index(line, string(trimmed)):][:len(trimmed)] // in the same memory
-		key, value, err := splitSetting(setting, section == "databases")
+		key, value, err := splitSetting(within(line, trimmed), section == "databases")
 		if err != nil {
 			return File{}, nil, &SyntaxError{n, err.Error()}
 		}
@@ -159,9 +188,128 @@ func (p *Parser) Parse(text []byte) (f File, wrong []error, err error) {
 	if err := f.index(p.last); err != nil {
 		return File{}, nil, err
 	}
-	p.last = f
+	if begin < 0 || len(wrong) > 0 {
+		end = 0
+	}
+	p.last, p.text, p.begin, p.end = f, text, begin, end
 	maps.DeleteFunc(p.lines, func(_ string, d *databaseLine) bool { return d.run != p.runs })
 	return f, wrong, nil
+}
+
+// parseChanged reads a file that has the same databases as the last one at the same lines, some of which lead
+// elsewhere, and is the same otherwise: it looks at the lines from the first to the last of these. It
+// reports false, and has changed nothing, where that does not do.
+func (p *Parser) parseChanged(text []byte) (f File, done bool) {
+	if p.end == 0 || bytes.Equal(text, p.text) {
+		return p.last, p.end > 0
+	}
+	from := samePrefix(p.text, text)
+	from = bytes.LastIndexByte(text[:from], '\n') + 1
+	same := sameSuffix(p.text[from:], text[from:])
+	if i := bytes.IndexByte(text[len(text)-same:], '\n'); i >= 0 {
+		same -= i + 1
+	} else {
+		same = 0
+	}
+	before, now := p.text[from:len(p.text)-same], text[from:len(text)-same]
+	if from < p.begin || len(p.text)-same > p.end || !utf8.Valid(now) {
+		return File{}, false
+	}
+	f = p.last
+	f.Databases = slices.Clone(f.Databases)
+	n := bytes.Count(text[:from], []byte("\n"))
+	i := sort.Search(len(f.Databases), func(i int) bool { return f.Databases[i].Line > n })
+	type changed struct {
+		before, now string
+		line        *databaseLine
+	}
+	var all []changed
+	for len(before) > 0 || len(now) > 0 {
+		if len(before) == 0 || len(now) == 0 {
+			return File{}, false
+		}
+		var old, line []byte
+		old, before, _ = bytes.Cut(before, []byte("\n"))
+		line, now, _ = bytes.Cut(now, []byte("\n"))
+		n++
+		was := i < len(f.Databases) && f.Databases[i].Line == n
+		name := ""
+		if was {
+			name = f.Databases[i].Name
+		}
+		if !bytes.Equal(old, line) {
+			c := changed{before: string(old), now: string(line)}
+			if c.line, done = p.replace(c.now, was, name); !done {
+				return File{}, false
+			}
+			if was {
+				f.Databases[i] = c.line.entry
+				f.Databases[i].Line = n
+				all = append(all, c)
+			}
+		}
+		if was {
+			i++
+		}
+	}
+	for _, c := range all {
+		delete(p.lines, c.before) // a database stands there once
+		p.lines[c.now] = c.line
+	}
+	p.end += len(text) - len(p.text)
+	p.last, p.text = f, text
+	return f, true
+}
+
+// replace makes a database of a line that takes the place of another one, where that was one of this name (was)
+// or neither is any. It reports false where that does not do.
+func (p *Parser) replace(line string, was bool, name string) (d *databaseLine, done bool) {
+	trimmed, err := trimLine([]byte(line))
+	switch {
+	case err != nil:
+		return nil, false
+	case len(trimmed) == 0 || trimmed[0] == ';' || trimmed[0] == '#':
+		return nil, !was
+	case trimmed[0] == '[' || !was:
+		return nil, false
+	}
+	key, value, err := splitSetting(within(line, trimmed), true)
+	if err != nil || key != name {
+		return nil, false
+	}
+	d, err = p.read(key, value)
+	return d, err == nil && d.problem == nil
+}
+
+// within is a part of a line, in the same memory.
+func within(line string, part []byte) string {
+	return line[strings.Index(line, string(part)):][:len(part)]
+}
+
+// comparedAtOnce is how much of two texts is compared at once.
+const comparedAtOnce = 512
+
+// samePrefix is how many bytes two texts have in common at their beginnings, sameSuffix at their ends.
+func samePrefix(a, b []byte) (n int) {
+	most := min(len(a), len(b))
+	for n+comparedAtOnce <= most && bytes.Equal(a[n:n+comparedAtOnce], b[n:n+comparedAtOnce]) {
+		n += comparedAtOnce
+	}
+	for n < most && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
+func sameSuffix(a, b []byte) (n int) {
+	most := min(len(a), len(b))
+	for n+comparedAtOnce <= most && bytes.Equal(a[len(a)-n-comparedAtOnce:len(a)-n], b[len(b)-n-comparedAtOnce:len(b)-n]) {
+		n += comparedAtOnce
+	}
+	for n < most && a[len(a)-n-1] == b[len(b)-n-1] {
+		n++
+	}
+	return n
 }
 
 // read makes a database of its connection string.

@@ -1,6 +1,7 @@
 package pgbouncer
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -194,11 +195,70 @@ func TestParserKeepsLines(t *testing.T) {
 		"[databases]", "[pgbouncer]", "[users]", "a = host=h", "a = host=h port=5", "'a' = host=h bad=2", "b = host=h", " b = host=h", "b = host='x", "; c", "", "%include x", "x = 1", "x = 1\r", "* = host=h",
 	}
 	for range 5000 {
-		var text strings.Builder
-		text.WriteString("[databases]\n")
+		lines := []string{"[databases]"}
 		for range random.IntN(6) {
-			text.WriteString(pieces[random.IntN(len(pieces))] + "\n")
+			lines = append(lines, pieces[random.IntN(len(pieces))])
 		}
-		read(text.String())
+		end := []string{"", "\n"}[random.IntN(2)]
+		read(strings.Join(lines, "\n") + end)
+		for range random.IntN(4) { // a line changes
+			lines[random.IntN(len(lines))] = pieces[random.IntN(len(pieces))]
+			read(strings.Join(lines, "\n") + end)
+		}
+	}
+}
+
+// Of a file in which databases lead elsewhere the others are not looked at, and the next file is compared with
+// this one.
+func TestParserLooksAtChangedLines(t *testing.T) {
+	looks := 0
+	p := Parser{Check: func(Entry, map[string]string) error { looks++; return nil }}
+	const databases = 500
+	file := func(port func(i int) int, after string) []byte {
+		text := []byte("; first\n[pgbouncer]\nlisten_port = 6432\n[databases]\n")
+		for i := range databases {
+			text = fmt.Appendf(text, "; shard %d: %d\ns%d = host=10.0.0.%d port=%d\n", i, port(i), i, i%250, port(i))
+		}
+		return append(text, after...)
+	}
+	read := func(what string, text []byte, changed bool, want int) {
+		t.Helper()
+		looks = 0
+		runs := p.runs
+		f, wrong, err := p.Parse(text)
+		if whole := p.runs > runs; whole == changed {
+			t.Errorf("%s: the whole file was read: %v", what, whole)
+		}
+		whole, wantErr := ParseFile(text)
+		if err != nil || wantErr != nil || len(wrong) > 0 || !reflect.DeepEqual(f, whole) {
+			t.Fatalf("%s: %v %v %v", what, err, wantErr, wrong)
+		}
+		if looks != want {
+			t.Errorf("%s: %d databases were looked at, want %d", what, looks, want)
+		}
+	}
+	same := func(int) int { return 5432 }
+	read("the first", file(same, "[users]\n"), false, databases)
+	read("the same", file(same, "[users]\n"), true, 0)
+	for i, name := range map[int]string{0: "the first moves", 250: "one moves", databases - 1: "the last moves"} {
+		moved := func(n int) int {
+			if n == i {
+				return 5433
+			}
+			return 5432
+		}
+		read(name, file(moved, "[users]\n"), true, 1)
+		read(name+" back", file(same, "[users]\n"), true, 1)
+	}
+	read("to a longer port", file(func(i int) int { return 5432 + i%2*10000 }, "[users]\n"), true, databases/2)
+	read("all", file(func(i int) int { return 6000 + i }, "[users]\n"), true, databases)
+	read("a line more", file(func(i int) int { return 6000 + i }, "; more\n[users]\n"), false, 0)
+	read("one after that", file(func(i int) int { return 6000 + i + i/(databases-1) }, "; more\n[users]\n"), true, 1)
+	for _, bad := range []string{"s3 = host=a", "[x]", "s1 = host", "%include x", "\x00", "\xff"} {
+		text := bytes.Replace(file(same, ""), []byte("; shard 7: 5432"), []byte(bad), 1)
+		_, _, err := p.Parse(text)
+		if _, wantErr := ParseFile(text); fmt.Sprint(err) != fmt.Sprint(wantErr) {
+			t.Errorf("%q: %v, want %v", bad, err, wantErr)
+		}
 	}
 }
