@@ -231,6 +231,7 @@ func BenchmarkPass(b *testing.B) {
 				b.Fatal(errors.Join(co.err, errors.New("the configuration does not stand")))
 			}
 			b.ReportAllocs()
+			var used time.Duration
 			for i := 0; b.Loop(); i++ {
 				b.StopTimer()
 				var names []string
@@ -246,11 +247,14 @@ func BenchmarkPass(b *testing.B) {
 				one.table.Restore(known) // Merge follows no shard that changes so often
 				console.move(b, host, 5432, names...)
 				b.StartTimer()
+				begun := cpu(b)
 				co.pass(b.Context())
+				used += cpu(b) - begun
 				if co.err != nil {
 					b.Fatal(co.err)
 				}
 			}
+			reportCPU(b, used)
 			for id, s := range co.shards() {
 				if s.VerifiedAt == nil {
 					b.Fatalf("%s is not verified", id)

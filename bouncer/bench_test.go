@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -39,14 +42,38 @@ func benchPairs(b *testing.B, config config.Config) []routes.Pair {
 	return pairs
 }
 
-// One route of a thousand has changed.
+// cpu is the CPU time of all that this process has done: beside other work the time that has passed says little.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var used unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}
+
+// reportCPU reports how much CPU time a round took.
+func reportCPU(b *testing.B, used time.Duration) {
+	b.Helper()
+	b.ReportMetric(float64(used.Microseconds())/1000/float64(b.N), "cpu-ms/op")
+}
+
+// BenchmarkMerge takes in a list of which one route, and of which all have changed.
 func BenchmarkMerge(b *testing.B) {
-	config := benchConfig()
-	book, pairs := routes.NewTable(config), benchPairs(b, config)
-	book.Merge(routes.Answer{Pairs: pairs, KnownLeader: true})
-	for i := 0; b.Loop(); i++ {
-		pairs[i%benchShards].ModifyIndex = uint64(benchShards + 1 + i)
-		book.Merge(routes.Answer{Pairs: pairs, KnownLeader: true})
+	for name, changed := range map[string]int{"one": 1, "all": benchShards} {
+		b.Run(name, func(b *testing.B) {
+			config := benchConfig()
+			book, pairs := routes.NewTable(config), benchPairs(b, config)
+			book.Merge(routes.Answer{Pairs: pairs, KnownLeader: true})
+			begun := cpu(b)
+			for i := 0; b.Loop(); i++ {
+				for n := range changed {
+					pairs[(i+n)%benchShards].ModifyIndex = uint64(benchShards + 1 + i)
+				}
+				book.Merge(routes.Answer{Pairs: pairs, KnownLeader: true})
+			}
+			reportCPU(b, cpu(b)-begun)
+		})
 	}
 }
 
@@ -66,6 +93,7 @@ func BenchmarkRender(b *testing.B) {
 				b.Fatal(err)
 			}
 			viewer, checker := render.NewViewer(c), render.NewChecker(c)
+			begun := cpu(b)
 			for i := uint64(1); b.Loop(); i++ {
 				for n := range changed {
 					id := config.ShardID(fmt.Sprintf("service/shard%04d", n))
@@ -83,6 +111,7 @@ func BenchmarkRender(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
+			reportCPU(b, cpu(b)-begun)
 		})
 	}
 }
