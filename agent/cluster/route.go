@@ -93,14 +93,18 @@ func (r Route) Validate() error {
 	if r.Timeline < 1 {
 		errs = append(errs, fmt.Errorf("timeline: %d, must be 1 or more", r.Timeline))
 	}
-	errs = append(errs, r.Leader.validate("leader"))
+	if err := r.Leader.validate(); err != nil {
+		errs = append(errs, fmt.Errorf("leader.%w", err))
+	}
 	if len(r.Replicas) > MaxReplicas {
 		errs = append(errs, fmt.Errorf("replicas: %d, must not be more than %d", len(r.Replicas), MaxReplicas))
 		r.Replicas = nil // nobody reads as many lines
 	}
 	names := map[string]bool{r.Leader.Name: true}
 	for i, m := range r.Replicas {
-		errs = append(errs, m.validate(fmt.Sprintf("replicas[%d]", i)))
+		if err := m.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("replicas[%d].%w", i, err))
+		}
 		if names[m.Name] && m.Name != "" {
 			errs = append(errs, fmt.Errorf("replicas[%d].name: %s, is there twice", i, printable.Quote(m.Name)))
 		}
@@ -130,15 +134,16 @@ func (r Route) validateSucceeds() error {
 // system identifier, by a major upgrade.
 func (r Route) Announces(after string) bool { return slices.Contains(r.Succeeds, after) }
 
-func (m RouteMember) validate(field string) error {
+// validate names the field that is wrong first.
+func (m RouteMember) validate() error {
 	if err := CheckName(m.Name); err != nil {
-		return fmt.Errorf("%s.name: %s, %w", field, printable.Quote(m.Name), err)
+		return fmt.Errorf("name: %s, %w", printable.Quote(m.Name), err)
 	}
 	if err := CheckHost(m.Host); err != nil {
-		return fmt.Errorf("%s.host: %s, %w", field, printable.Quote(m.Host), err)
+		return fmt.Errorf("host: %s, %w", printable.Quote(m.Host), err)
 	}
 	if err := CheckPort(m.Port); err != nil {
-		return fmt.Errorf("%s.port: %d, %w", field, m.Port, err)
+		return fmt.Errorf("port: %d, %w", m.Port, err)
 	}
 	return nil
 }

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/bouncer/config"
@@ -192,7 +195,7 @@ func (w *Viewer) update(shards map[config.ShardID]ShardRoute) bool {
 	if w.kept == nil || len(shards) != len(w.kept) {
 		return false
 	}
-	fresh := map[*Shard]keptView{} // by the view whose place it takes
+	var changed []config.ShardID
 	for id, known := range shards {
 		old, have := w.kept[id]
 		switch {
@@ -203,22 +206,43 @@ func (w *Viewer) update(shards map[config.ShardID]ShardRoute) bool {
 		case !old.first.Equal(known.First) || old.createIndex != known.CreateIndex:
 			return false
 		}
-		one := w.make(id, known, old.label)
+		changed = append(changed, id)
+	}
+	fresh := w.makeAll(changed, shards)
+	for i, id := range changed {
+		one, old := fresh[i], w.kept[id]
 		if one.unfit != nil || old.unfit != nil || one.view.readers.unserved != old.view.readers.unserved {
 			return false
 		}
-		fresh[old.view] = one
 	}
 	views := slices.Clone(w.views)
-	for old, one := range fresh {
+	for _, one := range fresh {
 		w.kept[one.view.ID] = one
 		// One that is not offered, for its name's sake, is not there.
-		if at, offered := slices.BinarySearchFunc(views, old, byID); offered {
+		if at, offered := slices.BinarySearchFunc(views, one.view, byID); offered {
 			views[at] = one.view
 		}
 	}
 	w.views = views
 	return true
+}
+
+// makeAll makes the views of shards that keep their labels. When they are many, as after the loss of a zone,
+// every processor makes some.
+func (w *Viewer) makeAll(ids []config.ShardID, shards map[config.ShardID]ShardRoute) []keptView {
+	all := make([]keptView, len(ids))
+	var making errgroup.Group
+	making.SetLimit(runtime.GOMAXPROCS(0))
+	for from := 0; from < len(ids); from += atOnce {
+		making.Go(func() error {
+			for i := from; i < min(from+atOnce, len(ids)); i++ {
+				all[i] = w.make(ids[i], shards[ids[i]], w.kept[ids[i]].label)
+			}
+			return nil
+		})
+	}
+	_ = making.Wait() // each has its own error
+	return all
 }
 
 // make makes the view of one shard.
@@ -320,15 +344,23 @@ func chooseReaders(r cluster.Route, seed, mode string) Readers {
 	if mode == config.ReadersOff {
 		return Readers{unserved: true}
 	}
-	groups := map[int][]string{}
-	for _, m := range replicas(r) {
-		groups[m.Port] = append(groups[m.Port], m.Host)
-	}
-	if len(groups) == 0 && mode == config.ReadersStrict {
+	members := replicas(r)
+	switch {
+	case len(members) == 0 && mode == config.ReadersStrict:
 		return Readers{unserved: true}
-	}
-	if len(groups) == 0 {
+	case len(members) == 0:
 		return Readers{Host: r.Leader.Host, Port: r.Leader.Port, primary: true}
+	case !slices.ContainsFunc(members, func(m cluster.RouteMember) bool { return m.Port != members[0].Port }):
+		hosts := make([]string, len(members))
+		for i, m := range members {
+			hosts[i] = m.Host
+		}
+		slices.Sort(hosts)
+		return Readers{Host: strings.Join(hosts, ","), Port: members[0].Port}
+	}
+	groups := map[int][]string{}
+	for _, m := range members {
+		groups[m.Port] = append(groups[m.Port], m.Host)
 	}
 	largest := 0
 	for _, hosts := range groups {
@@ -341,7 +373,7 @@ func chooseReaders(r cluster.Route, seed, mode string) Readers {
 	port := ports[int(h.Sum32()%uint32(len(ports)))]
 	slices.Sort(groups[port])
 	to := Readers{Host: strings.Join(groups[port], ","), Port: port}
-	for _, m := range replicas(r) {
+	for _, m := range members {
 		if m.Port != port {
 			to.elsewhere = append(to.elsewhere, m.Name)
 		}
@@ -351,6 +383,7 @@ func chooseReaders(r cluster.Route, seed, mode string) Readers {
 
 // name notes the names of the shard's databases: they are asked for in each pass.
 func (v *Shard) name() {
+	v.written, v.offered = make([]string, 0, len(v.Databases)), make([]string, 0, 2*len(v.Databases))
 	for _, d := range v.Databases {
 		v.written, v.offered = append(v.written, d.Name), append(v.offered, d.Name)
 		if v.readers.unserved {
@@ -362,7 +395,7 @@ func (v *Shard) name() {
 			v.written = append(v.written, readers)
 		}
 	}
-	v.offered, v.written = slices.Clip(v.offered), slices.Clip(v.written)
+	v.offered, v.written = slices.Clip(v.offered), slices.Clip(v.written) // others append to them
 	v.to = v.readers.place()
 }
 
