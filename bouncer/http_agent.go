@@ -12,6 +12,7 @@ import (
 	"github.com/lictor-ha/lictor/agent/cluster"
 	"github.com/lictor-ha/lictor/agent/cluster/httpserver"
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/routes"
 )
 
 // What agents ask of a bouncer. Anybody who reaches the listener may ask: nothing
@@ -71,8 +72,12 @@ func (a *listenerAPI) poke(w http.ResponseWriter, r *http.Request) {
 		}
 	case a.table.Knows(id):
 		message = "reading the route"
-		a.routeReads.Ask(id, func(ctx context.Context) error {
-			err := a.watcher.ReadRoute(ctx, id)
+		index := p.Index
+		if index == 0 { // an agent that does not tell
+			index = routes.NoIndex
+		}
+		a.routeReads.Ask(id, index, func(ctx context.Context, index uint64) error {
+			err := a.watcher.ReadRoute(ctx, id, index)
 			if err != nil {
 				a.log.Debug().Err(err).Str("shard", string(id)).Msg("a poke could not be followed")
 			}

@@ -3,6 +3,7 @@ package routes
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -37,7 +38,12 @@ type shardReads struct {
 type sharedRead struct {
 	done chan struct{}
 	err  error
+	// least is the highest index that any of those who share it has heard of.
+	least uint64
 }
+
+// NoIndex asks for a consistent read.
+const NoIndex = math.MaxUint64
 
 // Rates of the reads that others cause, in a second.
 const (
@@ -65,8 +71,8 @@ func (s *SharedReads) Open() int {
 }
 
 // Ask has read called for a shard, from now on. The shards must be few: they are
-// remembered.
-func (s *SharedReads) Ask(id config.ShardID, read func(context.Context) error) *sharedRead {
+// remembered. read is given the index that what it reads must have reached, the highest that anybody asks for, or NoIndex.
+func (s *SharedReads) Ask(id config.ShardID, index uint64, read func(ctx context.Context, index uint64) error) *sharedRead {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	shard := s.shards[id]
@@ -79,13 +85,14 @@ func (s *SharedReads) Ask(id config.ShardID, read func(context.Context) error) *
 		shard.next = one
 		s.open++
 		s.work.Go(func() {
-			one.err = s.read(shard, read)
+			one.err = s.read(shard, one, read)
 			close(one.done)
 			s.mu.Lock()
 			s.open--
 			s.mu.Unlock()
 		})
 	}
+	shard.next.least = max(shard.next.least, index)
 	return shard.next
 }
 
@@ -94,7 +101,7 @@ func (s *SharedReads) Do(ctx context.Context, id config.ShardID, known func() bo
 	if known() {
 		return nil
 	}
-	one := s.Ask(id, read)
+	one := s.Ask(id, NoIndex, func(ctx context.Context, _ uint64) error { return read(ctx) })
 	look := time.NewTicker(knownPace)
 	defer look.Stop()
 	for {
@@ -112,7 +119,7 @@ func (s *SharedReads) Do(ctx context.Context, id config.ShardID, known func() bo
 }
 
 // read waits for its turn and reads.
-func (s *SharedReads) read(shard *shardReads, read func(context.Context) error) error {
+func (s *SharedReads) read(shard *shardReads, one *sharedRead, read func(context.Context, uint64) error) error {
 	wait, cancel := context.WithTimeout(s.life, readBound)
 	defer cancel()
 	err := shard.limit.Wait(wait)
@@ -129,9 +136,10 @@ func (s *SharedReads) read(shard *shardReads, read func(context.Context) error) 
 	}
 	s.mu.Lock()
 	shard.next = nil // what is asked from now on this read may not show
+	least := one.least
 	s.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("too many requests: %w", err)
 	}
-	return read(s.life)
+	return read(s.life, least)
 }

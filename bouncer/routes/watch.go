@@ -40,8 +40,8 @@ const (
 )
 
 // Watcher learns the routes and the handovers from Consul: by one blocking query
-// for each (hedgedWatch adds one at another address), by a consistent read of one route
-// when its agent pokes, and by consistent reads of all when the table is in doubt.
+// for each (hedgedWatch adds one at another address), by a read of one route when its agent pokes,
+// and by consistent reads of all when the table is in doubt.
 type Watcher struct {
 	log       zerolog.Logger
 	pool      *consul.Pool
@@ -325,7 +325,7 @@ func (w *Watcher) readEnded(ctx context.Context) bool {
 	}
 	for _, id := range ids {
 		begun := w.handovers.clock()
-		if err := w.ReadRoute(ctx, id); err != nil {
+		if err := w.ReadRoute(ctx, id, NoIndex); err != nil {
 			return ctx.Err() != nil
 		}
 		if w.handovers.refreshed(begun, id) {
@@ -387,15 +387,25 @@ func (w *Watcher) ReadHandover(ctx context.Context, id config.ShardID) error {
 	return err
 }
 
-// ReadRoute reads the route of one shard consistently.
-func (w *Watcher) ReadRoute(ctx context.Context, id config.ShardID) error {
+// ReadRoute reads the route of one shard. Consul is said to have had it at index; NoIndex has it read
+// consistently.
+func (w *Watcher) ReadRoute(ctx context.Context, id config.ShardID, index uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	key := w.table.keys.Routes() + string(id)
-	found, err := consul.Hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
-		pair, meta, err := c.KV().Get(key, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
-		return pair, consul.Led(meta, err)
-	})
+	read := func(consistent bool) (*api.KVPair, error) {
+		return consul.Hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
+			pair, meta, err := c.KV().Get(key, (&api.QueryOptions{RequireConsistent: consistent}).WithContext(ctx))
+			return pair, consul.Led(meta, err)
+		})
+	}
+	found, err := (*api.KVPair)(nil), error(nil)
+	if index != NoIndex { // what is known then or later is as new as what was said
+		found, err = read(false)
+	}
+	if found == nil || err != nil || found.ModifyIndex < index {
+		found, err = read(true)
+	}
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", key, err)
 	}
