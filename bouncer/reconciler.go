@@ -431,8 +431,11 @@ func (c *reconciler) stand(ctx context.Context, link pooler.LinkState, text []by
 	}
 	c.installed = &file
 	if written {
-		c.syncer.sync()
-		c.log.Info().Str("file", c.config.PgBouncer.Config).Int("shards", len(views)).Msg("configuration written")
+		// What takes as long as a RELOAD of a few databases comes after it.
+		defer func() {
+			c.syncer.sync()
+			c.log.Info().Str("file", c.config.PgBouncer.Config).Int("shards", len(views)).Msg("configuration written")
+		}()
 	}
 	if !link.Up || c.standing == nil {
 		return nil

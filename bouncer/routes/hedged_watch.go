@@ -20,6 +20,9 @@ const (
 	// hedgeListing is the same while it is reading a list, which takes its time when all have much
 	// to do: to have all read it, too, would make that longer.
 	hedgeListing = 250 * time.Millisecond
+	// hedgeRest is the pause before it asks again, which is to be out of the way of what is done about the
+	// answer (watchRest).
+	hedgeRest = 20 * time.Millisecond
 	// hedgePatience is how long the address in use may know less than another
 	// one before it is taken for one that hangs. A follower learns of a write one
 	// of Raft's heartbeats after the leader at the latest.
@@ -41,6 +44,7 @@ func (w *Watcher) hedgedWatch(ctx context.Context, prefix string) {
 		})
 		if err == nil && next >= index {
 			w.compare(ctx, prefix, next, inUse)
+			rest(ctx, hedgeRest)
 		}
 		return next, err
 	})

@@ -35,6 +35,10 @@ const (
 	// again as long as there is more.
 	manyChanges = 16
 	againMost   = 100 * time.Millisecond
+	// watchRest is the pause before the routes are watched further after news. The question has three
+	// processes work, on the host that is to bring PgBouncer to the news: a few milliseconds. What
+	// changes meanwhile waits for that anyway.
+	watchRest = 3 * time.Millisecond
 	// readHolding is how often the routes are read while clients are held.
 	readHolding = time.Second
 )
@@ -121,7 +125,18 @@ func (w *Watcher) list(ctx context.Context, prefix string, index, reached uint64
 		index = 0
 	}
 	w.act(outcomes...)
+	if slices.ContainsFunc(outcomes, outcome.isNews) {
+		rest(ctx, watchRest)
+	}
 	return next, err
+}
+
+// rest waits for so long.
+func rest(ctx context.Context, pause time.Duration) {
+	select {
+	case <-time.After(pause):
+	case <-ctx.Done():
+	}
 }
 
 // hasMore reports whether any route has changed since index, and at which one.
