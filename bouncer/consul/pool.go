@@ -161,7 +161,7 @@ func NewClients(c config.Config) ([]*api.Client, error) {
 	}
 	var clients []*api.Client
 	for _, config := range configs {
-		config.HttpClient.Transport = limits{config.HttpClient.Transport}
+		config.HttpClient.Transport = pairs{limits{config.HttpClient.Transport}}
 		client, err := api.NewClient(config)
 		if err != nil {
 			return nil, fmt.Errorf("consul %s: %w", config.Address, err)

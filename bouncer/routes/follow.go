@@ -25,27 +25,31 @@ const (
 // follow keeps one blocking query on prefix open until ctx is done, and hands
 // each answer and its index to take, each failure to failed.
 func (w *Watcher) follow(ctx context.Context, prefix string, failed func(error), take func(api.KVPairs, *api.QueryMeta)) {
-	consul.Blocking(ctx, watchRate, func(index uint64) (uint64, error) { return w.ask(ctx, prefix, index, 0, failed, take) })
+	var pairs api.KVPairs
+	consul.Blocking(ctx, watchRate, func(index uint64) (uint64, error) {
+		return w.ask(ctx, prefix, index, 0, failed, func(c *api.Client, options *api.QueryOptions) (meta *api.QueryMeta, err error) {
+			pairs, meta, err = c.KV().List(prefix, options)
+			return meta, err
+		}, func(meta *api.QueryMeta) { take(pairs, meta) })
+	})
 }
 
-// ask makes one query of follow. Where reached is not 0, a server that knows of that index may
+// ask makes one query for a list, and hands the answer to take. Where reached is not 0, a server that knows of that index may
 // answer by itself, which saves two of them the reading and writing of a long list.
 func (w *Watcher) ask(
-	ctx context.Context, prefix string, index, reached uint64, failed func(error), take func(api.KVPairs, *api.QueryMeta),
+	ctx context.Context, prefix string, index, reached uint64, failed func(error),
+	list func(*api.Client, *api.QueryOptions) (*api.QueryMeta, error), take func(*api.QueryMeta),
 ) (uint64, error) {
-	var (
-		pairs api.KVPairs
-		meta  *api.QueryMeta
-	)
+	var meta *api.QueryMeta
 	next, number, err := w.query(ctx, index, watchWait, func(inUse int, options *api.QueryOptions) (_ *api.QueryMeta, err error) {
 		if options.AllowStale = reached > 0; options.AllowStale {
-			pairs, meta, err = w.pool.Client(inUse).KV().List(prefix, options)
+			meta, err = list(w.pool.Client(inUse), options)
 			if err != nil || meta.LastIndex >= reached {
 				return meta, err
 			}
 			options.AllowStale = false
 		}
-		pairs, meta, err = w.pool.Client(inUse).KV().List(prefix, options)
+		meta, err = list(w.pool.Client(inUse), options)
 		return meta, err
 	})
 	var at uint64
@@ -54,7 +58,7 @@ func (w *Watcher) ask(
 	case err != nil:
 		w.lost(prefix, number, err, failed)
 	case next >= index:
-		take(pairs, meta)
+		take(meta)
 		at = next
 	}
 	w.reached.set(prefix, at)

@@ -51,6 +51,8 @@ type Answer struct {
 	// Consistent: read through a quorum, by somebody who noted Epoch before.
 	Consistent bool
 	Epoch      uint64
+	// read is what the values of Pairs say, as far as they were read.
+	read []*parsed
 }
 
 type Pair struct {
@@ -246,7 +248,13 @@ func (b *Table) Merge(a Answer) outcome {
 	if !a.KnownLeader {
 		return out
 	}
-	read := b.readNew(a.Pairs)
+	if a.read == nil {
+		all := b.gather()
+		for _, p := range a.Pairs {
+			all.add(p)
+		}
+		_, a.read = all.done()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	// An answer that began before the last merge may be older than it.
@@ -271,7 +279,7 @@ func (b *Table) Merge(a Answer) outcome {
 			continue
 		}
 		delete(b.ahead, id)
-		b.take(id, p, read[i], final, problems, &out)
+		b.take(id, p, a.read[i], final, problems, &out)
 	}
 	b.forget(present, final, a.Filtered, problems, &out)
 	out.News, out.Solved = b.report(problems)
@@ -366,24 +374,65 @@ type parsed struct {
 	err   error
 }
 
-// readNew reads the values that were changed, as far as their indexes tell. When they are many, as
-// after the loss of a zone, every processor reads some, and nobody waits for the table meanwhile:
-// the pass that brings PgBouncer to those before them asks for it, too.
-func (b *Table) readNew(pairs []Pair) []*parsed {
-	all := make([]*parsed, len(pairs))
-	var reading errgroup.Group
-	reading.SetLimit(runtime.GOMAXPROCS(0))
-	for some := range slices.Chunk(b.unread(pairs), readAtOnce) {
-		reading.Go(func() error {
-			for _, i := range some {
-				route, err := cluster.ParseRoute(pairs[i].Value)
-				all[i] = &parsed{route, err}
-			}
-			return nil
-		})
+// gathered are routes of a list that comes. The values that were changed, as far as their indexes tell, are read
+// meanwhile. When they are many, as after the loss of a zone, every processor reads some, and nobody
+// waits for the table: the pass that brings PgBouncer to those before them asks for it, too.
+type gathered struct {
+	table   *Table
+	some    []*someRoutes
+	reading errgroup.Group
+}
+
+// someRoutes are read one after the other.
+type someRoutes struct {
+	pairs []Pair
+	read  []*parsed
+}
+
+func (b *Table) gather() *gathered {
+	g := &gathered{table: b}
+	g.reading.SetLimit(runtime.GOMAXPROCS(0))
+	return g
+}
+
+// add adds a route.
+func (g *gathered) add(p Pair) {
+	if len(g.some) == 0 || len(g.some[len(g.some)-1].pairs) == readAtOnce {
+		g.begin()
+		g.some = append(g.some, &someRoutes{})
 	}
-	_ = reading.Wait() // each has its own error
-	return all
+	last := g.some[len(g.some)-1]
+	last.pairs = append(last.pairs, p)
+}
+
+// begin begins to read what was added last.
+func (g *gathered) begin() {
+	if len(g.some) == 0 {
+		return
+	}
+	last := g.some[len(g.some)-1]
+	last.read = make([]*parsed, len(last.pairs))
+	fresh := g.table.unread(last.pairs)
+	if len(fresh) == 0 {
+		return
+	}
+	g.reading.Go(func() error {
+		for _, i := range fresh {
+			route, err := cluster.ParseRoute(last.pairs[i].Value)
+			last.read[i] = &parsed{route, err}
+		}
+		return nil
+	})
+}
+
+// done is all that was added, and what was read of it.
+func (g *gathered) done() (pairs []Pair, read []*parsed) {
+	g.begin()
+	_ = g.reading.Wait() // each has its own error
+	for _, some := range g.some {
+		pairs, read = append(pairs, some.pairs...), append(read, some.read...)
+	}
+	return pairs, read
 }
 
 // unread are the places of values that are not those that are known.

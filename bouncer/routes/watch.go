@@ -113,8 +113,13 @@ func (w *Watcher) list(ctx context.Context, prefix string, index, reached uint64
 	var outcomes []outcome
 	for again := true; again; {
 		changed := 0
-		next, err = w.ask(ctx, prefix, index, reached, w.failed, func(pairs api.KVPairs, meta *api.QueryMeta) {
-			out := w.table.Merge(Answer{Pairs: convert(pairs), KnownLeader: true, Index: meta.LastIndex, Filtered: meta.ResultsFilteredByACLs})
+		var a Answer
+		next, err = w.ask(ctx, prefix, index, reached, w.failed, func(c *api.Client, options *api.QueryOptions) (meta *api.QueryMeta, err error) {
+			a, meta, err = w.readList(c, options)
+			return meta, err
+		}, func(meta *api.QueryMeta) {
+			a.KnownLeader, a.Index = true, meta.LastIndex
+			out := w.table.Merge(a)
 			w.works() // when it is known what Consul has answered
 			changed, outcomes = len(out.Changed), append(outcomes, out)
 		})
@@ -283,14 +288,6 @@ func (w *Watcher) say(out outcome) {
 
 func abridge(ids []config.ShardID) []config.ShardID { return ids[:min(len(ids), 20)] }
 
-func convert(pairs api.KVPairs) []Pair {
-	list := make([]Pair, len(pairs))
-	for i, p := range pairs {
-		list[i] = Pair{p.Key, p.Value, p.ModifyIndex, p.CreateIndex}
-	}
-	return list
-}
-
 // Poke asks for a consistent read; one that is asked for already will do.
 func (w *Watcher) Poke() {
 	select {
@@ -373,16 +370,31 @@ func (w *Watcher) ReadAll(ctx context.Context) (Answer, error) {
 	defer cancel()
 	epoch := w.table.now()
 	a, err := consul.Hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (Answer, error) {
-		pairs, meta, err := c.KV().List(w.table.keys.Routes(), (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+		a, meta, err := w.readList(c, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
 		if err := consul.Led(meta, err); err != nil {
 			return Answer{}, err
 		}
-		return Answer{Pairs: convert(pairs), KnownLeader: true, Consistent: true, Epoch: epoch, Filtered: meta.ResultsFilteredByACLs}, nil
+		a.KnownLeader, a.Consistent, a.Epoch = true, true, epoch
+		return a, nil
 	})
 	if err != nil {
 		return Answer{}, fmt.Errorf("reading %s: %w", w.table.keys.Routes(), err)
 	}
 	return a, nil
+}
+
+// readList reads the list of all routes, and those that are new while it comes.
+func (w *Watcher) readList(c *api.Client, options *api.QueryOptions) (Answer, *api.QueryMeta, error) {
+	routes := w.table.gather()
+	_, meta, err := c.KV().List(w.table.keys.Routes(), options.WithContext(consul.EachPair(options.Context(), func(p api.KVPair) {
+		routes.add(Pair{p.Key, p.Value, p.ModifyIndex, p.CreateIndex})
+	})))
+	var a Answer
+	a.Pairs, a.read = routes.done()
+	if err == nil {
+		a.Filtered = meta.ResultsFilteredByACLs
+	}
+	return a, meta, err
 }
 
 // ReadHandover reads the handover of one shard consistently.
