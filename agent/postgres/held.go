@@ -117,7 +117,7 @@ func (p *confFiles) Fsync() bool {
 // of its own: the server's, or a weaker one that ALTER ROLE ALL has set. The kept session shows another one where its own role
 // or database has. Then a WAL sender's is asked, which has neither; empty: it does not answer.
 func (p *observer) givenToClients(ctx context.Context, shown, everybodys string) string {
-	if p.session.ownCommit && p.takeoverByQuorum() {
+	if p.ownCommit && p.takeoverByQuorum() {
 		shown = p.shownToWALSender(ctx)
 	}
 	if everybodys != "" && keeps(synchronousCommit, shown) && !keeps(synchronousCommit, everybodys) {

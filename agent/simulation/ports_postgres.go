@@ -45,7 +45,7 @@ func (p inPostgres) ClonesWithoutLeader() bool { return false }
 func (p inPostgres) KeepsData() bool           { return p.host.w.schedule.KeepsClones }
 func (p inPostgres) SynchronousCommit() string { return p.wantedCommit() }
 func (p inPostgres) Fsync() bool               { return true }
-func (p inPostgres) HoldCommits(hold bool)     { p.agent.holds = hold }
+func (p inPostgres) HoldCommits(hold bool)     { p.holds = hold }
 
 func (p inPostgres) PID() int {
 	if !p.Running() {

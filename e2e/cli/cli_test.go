@@ -526,7 +526,9 @@ func testFleetAndDoctor(o *operatorSeat) {
 	o.must("doctor")
 
 	// What the agent's own role has says nothing of what commits wait for.
-	own := func(change string) { o.must("query", "--role", "leader", "--command", "ALTER ROLE CURRENT_USER "+change) }
+	own := func(change string) {
+		o.must("query", "--role", "leader", "--command", "ALTER ROLE CURRENT_USER "+change)
+	}
 	own("SET synchronous_commit = 'local'")
 	out := o.run("", "doctor").out
 	own("RESET synchronous_commit")
