@@ -65,6 +65,9 @@ func (c Consul) transport(a Address) (*http.Transport, error) {
 		MaxIdleConns:        consulIdleConns,
 		MaxIdleConnsPerHost: consulIdleConns,
 		IdleConnTimeout:     consulIdleLimit,
+		// Within a host compression takes longer than what it saves: half a megabyte of routes is compressed
+		// and read again in the time that all else of the answer takes.
+		DisableCompression: a.Scheme == "unix" || a.onLoopback(),
 	}
 	switch a.Scheme {
 	case "unix":

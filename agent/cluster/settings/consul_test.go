@@ -380,6 +380,18 @@ func TestClientSendsTheToken(t *testing.T) {
 	}
 }
 
+// What does not leave the host is not compressed.
+func TestCompressionIsForOtherHosts(t *testing.T) {
+	for host, want := range map[string]bool{
+		"127.0.0.1:8500": true, "localhost": true, "https://[::1]:8501": true, "unix:///run/consul.sock": true, "10.0.0.1:8500": false, "consul.example": false,
+	} {
+		configs, err := Consul{Host: host}.ClientConfigs()
+		if err != nil || configs[0].Transport.DisableCompression != want {
+			t.Errorf("%s: %v, without compression: %v", host, err, !want)
+		}
+	}
+}
+
 func TestClientPicksUpARotatedToken(t *testing.T) {
 	fake := &fakeConsul{}
 	server := httptest.NewServer(fake)
