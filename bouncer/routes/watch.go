@@ -127,6 +127,9 @@ func (w *Watcher) list(ctx context.Context, prefix string, index, reached uint64
 		if again {
 			reached, again = w.hasMore(ctx, prefix, next)
 		}
+		if again { // the rest of them is waited for, as for the first list
+			reached, _ = w.gather(ctx, prefix, reached, gatherQuiet)
+		}
 		index = 0
 	}
 	w.act(outcomes...)
@@ -182,17 +185,8 @@ func (w *Watcher) awaitChange(ctx context.Context, prefix string, index uint64) 
 // PgBouncer, if its agent has told of it and it was read by itself: the list may have more news,
 // but not of that one. It returns the index that was reached.
 func (w *Watcher) settle(ctx context.Context, prefix string, index uint64) (reached uint64) {
-	end, wait := time.Now().Add(gatherMost), pokePatience
-	for {
-		next, _, err := w.queryNames(ctx, prefix, index, wait)
-		if err != nil || next <= index {
-			break
-		}
-		if index, wait = next, gatherQuiet; time.Now().After(end) {
-			return index
-		}
-	}
-	if !w.poked.has(prefix, index) {
+	index, rested := w.gather(ctx, prefix, index, pokePatience)
+	if !rested || !w.poked.has(prefix, index) {
 		return index
 	}
 	select {
@@ -201,6 +195,20 @@ func (w *Watcher) settle(ctx context.Context, prefix string, index uint64) (reac
 	case <-ctx.Done():
 	}
 	return index
+}
+
+// gather waits until no route has changed since index for so long at first, then for gatherQuiet, or reports
+// false when gatherMost is over. It returns the index that was reached.
+func (w *Watcher) gather(ctx context.Context, prefix string, index uint64, wait time.Duration) (reached uint64, rested bool) {
+	for end := time.Now().Add(gatherMost); ; wait = gatherQuiet {
+		next, _, err := w.queryNames(ctx, prefix, index, wait)
+		if err != nil || next <= index {
+			return index, true
+		}
+		if index = next; time.Now().After(end) {
+			return index, false
+		}
+	}
 }
 
 // Hurry has the list of all routes put off no longer.
