@@ -372,6 +372,7 @@ type stateWriter struct {
 
 	// writing: one write after another.
 	writing sync.Mutex
+	file    *install.Config
 	// kept: the file has something, or may have, which must not stay in it.
 	kept bool
 
@@ -513,7 +514,10 @@ func (k *stateWriter) write() error {
 		return nil
 	}
 	k.kept = true
-	return s.save(k.config.StateFile)
+	if k.file == nil {
+		k.file = install.NewConfig(k.config.StateFile)
+	}
+	return s.save(k.file)
 }
 
 // keepConfig writes the bouncer's own file down once it is known to be good. It is tried once: where

@@ -85,6 +85,36 @@ func TestFullDiskStopsNoFailover(t *testing.T) {
 	w.awaitHealthy()
 }
 
+// dropStateSpare takes away what is kept for the state file on a full disk.
+func (w *world) dropStateSpare() {
+	w.t.Helper()
+	spare := w.config.StateFile + ".spare"
+	w.await("room for the state", func() error { _, err := os.Stat(spare); return err })
+	if err := os.Remove(spare); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// On a full disk the state of a restart is kept in the room that is at hand for it.
+func TestFullDiskKeepsState(t *testing.T) {
+	disk, fill, _ := smallDisk(t)
+	w := worldOnDisk(t, disk)
+	w.put(w.keys.Route(), w.route(0, cluster.RouteOpen))
+	w.bouncer()
+	w.pgbouncer()
+	w.awaitLeader(0)
+	w.await("room for the state", func() error { _, err := os.Stat(w.config.StateFile + ".spare"); return err })
+	fill()
+	for _, action := range []Pausing{Pause, Resume, Pause} {
+		if a := w.pausing(action, "s1"); a.Warning != "" {
+			t.Errorf("%s on a full disk warns %q", action, a.Warning)
+		}
+		if s, err := loadState(w.config.StateFile, w.config.RoutesPrefix); err != nil || (len(s.Pauses) > 0) != (action == Pause) || len(s.Routes) != 1 {
+			t.Errorf("%s: %v, the state is %+v", action, err, s)
+		}
+	}
+}
+
 // An operator can end a pause though nothing can be written; that is written down as soon as it
 // can be.
 func TestFullDiskKeepsNoPause(t *testing.T) {
@@ -98,6 +128,7 @@ func TestFullDiskKeepsNoPause(t *testing.T) {
 	if a := w.pausing(Pause, "s1"); a.Warning != "" {
 		t.Errorf("a pause that is kept has the warning %q", a.Warning)
 	}
+	w.dropStateSpare()
 	fill()
 	a := w.pausing(Resume, "s1")
 	if a.Paused != nil || !strings.Contains(a.Warning, "the pause has ended") || !strings.Contains(a.Warning, "no space left on device") {

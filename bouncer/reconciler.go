@@ -90,6 +90,10 @@ type reconciler struct {
 	viewer     *render.Viewer
 	checker    *render.Checker
 	known      map[config.ShardID]render.ShardRoute
+	// confirmed: Consul has confirmed all that was restored. kept is what was made of the
+	// others; undecided: PgBouncer could not be asked where it leads to.
+	confirmed, undecided bool
+	kept                 map[config.ShardID]keptRoute
 	last       *rendering
 	generation int // of the PgBouncer that has taken loaded
 	loaded     []byte
@@ -180,6 +184,15 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	c.soon = time.Time{}
 	link := c.link.Now()
 	version := c.version(ctx, link)
+	if link.Generation != c.generation {
+		c.reset(link)
+	}
+	if !link.Up { // it may wait for its clients to go, of which each connection is one
+		c.console.Close()
+		c.pauser.Forget()
+		c.connCloser.Forget()
+	}
+	c.observe(ctx, link)
 	known, pauses := c.views(version), c.operators.all()
 	views, all := make([]*shard, len(known.views)), make([]shard, len(known.views))
 	for i, v := range known.views {
@@ -191,15 +204,6 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 		views[i] = &all[i]
 	}
 	c.forgetHolds(views)
-	if link.Generation != c.generation {
-		c.reset(link)
-	}
-	if !link.Up { // it may wait for its clients to go, of which each connection is one
-		c.console.Close()
-		c.pauser.Forget()
-		c.connCloser.Forget()
-	}
-	c.observe(ctx, link)
 	c.letGo(views)
 	c.hold(ctx, link, views)
 	c.deadman.Set(c.deadlines(views))
@@ -242,11 +246,11 @@ func (c *reconciler) forgetHolds(views []*shard) {
 // regular look at PgBouncer must cost little at a thousand shards.
 func (c *reconciler) views(version pgbouncer.Version) *viewed {
 	seen, unknown := c.seen.Load(), c.config.UsersOfNoPassword(version)
-	if seen == nil || seen.changes != c.table.Version() || seen.version != version || !slices.Equal(seen.unknown, unknown) {
+	if seen == nil || seen.changes != c.table.Version() || seen.version != version || !slices.Equal(seen.unknown, unknown) || c.undecided && c.standing != nil {
 		number := c.viewed().number + 1
 		var changes uint64
 		c.known, changes = updateRoutes(c.known, c.table)
-		views, left := c.viewer.View(c.known, version)
+		views, left := c.viewer.View(c.keepUnconfirmed(), version)
 		left = slices.Clone(left)
 		for _, name := range unknown {
 			path := "pgbouncer.users." + name
@@ -372,7 +376,7 @@ func (c *reconciler) apply(ctx context.Context, link pooler.LinkState, known *vi
 		return nil
 	}
 	missing := c.missing()
-	if len(missing) > 0 && !link.Up && link.Err == nil {
+	if len(missing) > 0 && !link.Up && link.Err == nil || c.undecided && (link.Up || link.Err == nil) {
 		return nil // what PgBouncer has of them will be known in a moment
 	}
 	text, file, err := c.rendered(known)

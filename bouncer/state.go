@@ -125,14 +125,22 @@ func (s savedState) isEmpty() bool {
 	return len(s.Routes) == 0 && s.Session == "" && !s.Draining && len(s.Pauses) == 0 && len(s.Strangers) == 0 && len(s.Due) == 0
 }
 
-// save writes a state file that survives a crash of the host.
-func (s savedState) save(path string) error {
+// save writes a state file that survives a crash of the host, and has room at hand for the next one on
+// a full disk: an older one would be followed at a start.
+func (s savedState) save(file *install.Config) error {
 	var text bytes.Buffer
 	if err := json.NewEncoder(&text).Encode(s); err != nil {
 		return fmt.Errorf("state file: %w", err)
 	}
-	if _, err := install.File(path, text.Bytes()); err != nil {
+	written, err := file.Put(text.Bytes())
+	if err == nil && written {
+		err = file.Keep()
+	}
+	if err != nil {
 		return fmt.Errorf("state file: %w", err)
+	}
+	if written {
+		_ = file.KeepSpare(text.Bytes()) // where there is no room the next write tells, if it fails
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ func TestStateSurvives(t *testing.T) {
 	path := t.TempDir() + "/state.json"
 	b := routes.NewTable(config.Config{RoutesPrefix: "p"})
 	b.Merge(routes.Answer{KnownLeader: true, Pairs: []routes.Pair{somePair(t, "p/routes/service/s1", 7, someRoute("a"))}})
-	if err := (savedState{Version: stateVersion, RoutesPrefix: "p", Session: "x", Routes: knownIn(b)}).save(path); err != nil {
+	if err := (savedState{Version: stateVersion, RoutesPrefix: "p", Session: "x", Routes: knownIn(b)}).save(install.NewConfig(path)); err != nil {
 		t.Fatal(err)
 	}
 	s, err := loadState(path, "p")
@@ -86,7 +86,7 @@ func TestStateIsFound(t *testing.T) {
 		s := savedState{Version: stateVersion, RoutesPrefix: c.RoutesPrefix, Name: c.Name, Listen: c.Listen, Session: c.StateFile}
 		age -= time.Minute
 		at := time.Now().Add(-age)
-		if err := errors.Join(s.save(c.StateFile), os.Chtimes(c.StateFile, at, at)); err != nil {
+		if err := errors.Join(s.save(install.NewConfig(c.StateFile)), os.Chtimes(c.StateFile, at, at)); err != nil {
 			t.Fatal(err)
 		}
 		return c.StateFile

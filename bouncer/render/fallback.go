@@ -32,6 +32,7 @@ func WithRoutes(good []byte, views []*Shard, version pgbouncer.Version) ([]byte,
 		}
 		return err
 	}
+	remark(lines, views)
 	offered := map[string]bool{}
 	var added []string
 	add := func(v *Shard, d config.Database, name string, to Readers) error {
@@ -100,6 +101,19 @@ func WithRoutes(good []byte, views []*Shard, version pgbouncer.Version) ([]byte,
 		lines = append(lines, "")
 	}
 	return []byte(strings.Join(lines, "\n")), nil
+}
+
+// remark has the comments of shards say what their lines will.
+func remark(lines []string, views []*Shard) {
+	marks := make(map[config.ShardID]string, len(views))
+	for _, v := range views {
+		marks[v.ID] = v.template.Mark
+	}
+	for i, line := range lines {
+		if id, _, _, ok := parseMark(line); ok && marks[id] != "" {
+			lines[i] = markPrefix + string(id) + ": " + marks[id]
+		}
+	}
 }
 
 // moves says where primaries have gone, by where they were.

@@ -53,6 +53,8 @@ type TemplateShard struct {
 	PoolMode  string
 	State     cluster.RouteState
 	Timeline  int
+	// Mark is what the shard's comment says: its primary, and the timeline on which that serves.
+	Mark string
 
 	of *Shard
 }
@@ -82,6 +84,8 @@ type ShardRoute struct {
 	Confirmed bool
 	// Revision is the same as long as all of this is; 0: it is not known.
 	Revision uint64
+	// mark is what the shard's comment says in the place of what the route does; empty: nothing.
+	mark string
 }
 
 // LeftOut is a shard or a value that is not in what was rendered.
@@ -264,12 +268,13 @@ func (w *Viewer) make(id config.ShardID, known ShardRoute, label string) keptVie
 	v.template = TemplateShard{
 		Scope: s.Scope, Namespace: s.Namespace, Label: label, PoolSize: s.PoolSize, PoolMode: s.PoolMode,
 		State: v.Route.State, Timeline: v.Route.Timeline, Databases: databases, of: v,
+		Mark: cmp.Or(known.mark, shardMark(v.Route.Leader.Name, serves(v.Route))),
 	}
 	if unfit == nil {
 		unfit = v.fit(w.version)
 	}
 	if unfit == nil {
-		v.readers = chooseReaders(v.Route, w.config.Name+"/"+string(id), v.mode)
+		v.readers = w.readersOf(id, v.Route, v.mode)
 		v.name()
 		if w.config.HasDatabaseOptions(s) {
 			v.options = map[string][]pgbouncer.Option{}
@@ -334,6 +339,11 @@ func replicas(r cluster.Route) []cluster.RouteMember {
 	return slices.DeleteFunc(slices.Clone(r.Replicas), func(m cluster.RouteMember) bool {
 		return cluster.Member{Tags: m.Tags}.Tag("noloadbalance")
 	})
+}
+
+// readersOf chooses as this bouncer does.
+func (w *Viewer) readersOf(id config.ShardID, r cluster.Route, mode string) Readers {
+	return chooseReaders(r, w.config.Name+"/"+string(id), mode)
 }
 
 // chooseReaders picks the replicas for a shard's readers. PgBouncer takes turns
