@@ -279,6 +279,7 @@ func (b *bouncer) newProcess(i int, c config.Config, log zerolog.Logger, pool *c
 	co.healthProber = pooler.NewHealthProber(c, log, co.link)
 	co.healthProber.Primaries, co.healthProber.Changes = func() []pooler.Primary { return primariesOf(co.viewed()) }, func() uint64 { return co.viewed().number }
 	co.healthProber.Notify = co.notify
+	co.connCloser.Primaries = co.healthProber.Primaries
 	front := pooler.NewFront(c, co.link, co.served, co.listening)
 	return &process{config: c, link: co.link, reconciler: co, front: front}
 }
@@ -319,7 +320,7 @@ func primariesOf(known *viewed) []pooler.Primary {
 	list := make([]pooler.Primary, len(known.views))
 	for i, v := range known.views {
 		list[i] = pooler.Primary{
-			ID: v.ID, Leader: v.Route.Leader, DBName: v.Databases[0].DBName, Databases: v.Written(), Offered: v.Offered(), Fallback: v.Fallback,
+			ID: v.ID, Leader: v.Route.Leader, DBName: v.Databases[0].DBName, Databases: v.Written(), Offered: v.Offered(), Writers: v.Databases, Fallback: v.Fallback,
 		}
 	}
 	return list

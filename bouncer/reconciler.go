@@ -86,21 +86,21 @@ type reconciler struct {
 	restarted bool
 
 	// Of the goroutine alone:
-	holds      map[config.ShardID]*hold
-	viewer     *render.Viewer
-	checker    *render.Checker
-	known      map[config.ShardID]render.ShardRoute
+	holds   map[config.ShardID]*hold
+	viewer  *render.Viewer
+	checker *render.Checker
+	known   map[config.ShardID]render.ShardRoute
 	// confirmed: Consul has confirmed all that was restored. kept is what was made of the
 	// others; undecided: PgBouncer could not be asked where it leads to.
 	confirmed, undecided bool
 	kept                 map[config.ShardID]keptRoute
-	last       *rendering
-	generation int // of the PgBouncer that has taken loaded
-	loaded     []byte
-	standing   map[string]pgbouncer.Database
-	installed  *pgbouncer.File // what is in the file; nil: it was not looked at yet
-	readBack   time.Time       // when loaded was verified
-	published  time.Time       // when the status was made public
+	last                 *rendering
+	generation           int // of the PgBouncer that has taken loaded
+	loaded               []byte
+	standing             map[string]pgbouncer.Database
+	installed            *pgbouncer.File // what is in the file; nil: it was not looked at yet
+	readBack             time.Time       // when loaded was verified
+	published            time.Time       // when the status was made public
 	// ours are the databases that are paused, or may be, by PAUSE of this bouncer or of
 	// one before it, and must be resumed. The value is when a PAUSE was sent whose
 	// acceptance is not known, which may take effect late.
@@ -215,6 +215,9 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 		err = e
 	}
 	c.deadman.Set(c.deadlines(views))
+	if link.Up && len(c.loaded) > 0 {
+		c.connCloser.Look()
+	}
 	c.noteStrangers(link)
 	// Nobody waits for this: it is for the next failure.
 	if len(c.loaded) > 0 {

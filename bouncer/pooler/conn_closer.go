@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -56,6 +57,13 @@ type ConnCloser struct {
 	spared int
 	// letGo: PgBouncer waits for its console to be left.
 	letGo bool
+	// asked: a look at what PgBouncer is about to close is due. reloads counts those that were
+	// about to come, hosts are those that databases of such connections lead to.
+	asked   bool
+	reloads int
+	hosts   map[string]bool
+	// Primaries are those of all shards.
+	Primaries func() []Primary
 	// found are the addresses of targets' hosts, looking the hosts that are looked for.
 	found   map[string][]netip.Addr
 	looking map[string]bool
@@ -68,7 +76,7 @@ func NewConnCloser(c config.Config, log zerolog.Logger) *ConnCloser {
 	can, known := c.Closing()
 	return &ConnCloser{
 		config: c, log: log, wake: make(chan struct{}, 1), targets: map[target]time.Time{}, leads: map[string]pgbouncer.Address{}, close: closeSockets, resolve: addressesOf,
-		powerless: known && !can, found: map[string][]netip.Addr{}, looking: map[string]bool{},
+		powerless: known && !can, Primaries: func() []Primary { return nil }, found: map[string][]netip.Addr{}, looking: map[string]bool{},
 	}
 }
 
@@ -92,6 +100,7 @@ func (c *ConnCloser) Depose(list []Deposed) {
 func (c *ConnCloser) Spare(file pgbouncer.File) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.reloads++
 	before := len(c.targets)
 	maps.DeleteFunc(c.targets, func(t target, _ time.Time) bool {
 		to, found := file.Database(t.database)
@@ -126,8 +135,12 @@ func (c *ConnCloser) Run(ctx context.Context) {
 	defer c.lookups.Wait()
 	console := NewConsole(c.config)
 	defer console.Close()
-	var again <-chan time.Time
-	failed := false // and it was said
+	var (
+		again  <-chan time.Time
+		looked time.Time
+		more   bool // something is left behind
+		failed bool // and it was said
+	)
 	for {
 		select {
 		case <-ctx.Done():
@@ -137,23 +150,46 @@ func (c *ConnCloser) Run(ctx context.Context) {
 		}
 		again = nil
 		remain, letGo := c.remain()
-		if !remain || letGo {
-			console.Close()
-		}
-		if !remain {
-			failed = false
-			continue
-		}
 		if letGo {
-			again = time.After(lingerPace)
+			console.Close()
+			again, more = time.After(lingerPace), false
 			continue
 		}
-		if err := c.closeAll(ctx, console); err != nil && ctx.Err() == nil && !failed {
-			failed = true
-			c.log.Warn().Err(err).Msg("closing connections to a deposed primary failed; they end by TCP's timeouts")
+		var err error
+		if remain {
+			err = c.closeAll(ctx, console)
+			again = time.After(lingerPace)
 		}
-		again = time.After(lingerPace)
+		if due := c.takeAsked() || more; due {
+			if wait := lookWait(looked); wait > 0 {
+				more, again = true, time.After(wait)
+			} else {
+				var e error
+				more, e = c.closeBehind(ctx, console)
+				err, looked = errors.Join(err, e), time.Now()
+				if more {
+					again = time.After(lingerPace)
+				}
+			}
+		}
+		if err == nil {
+			failed = failed && (remain || more)
+			continue
+		}
+		if ctx.Err() == nil && !failed {
+			failed = true
+			c.log.Warn().Err(err).Msg("closing connections to a deposed primary failed; trying again, else they end by TCP's timeouts")
+		}
 	}
+}
+
+// takeAsked reports whether a look was asked for.
+func (c *ConnCloser) takeAsked() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	asked := c.asked
+	c.asked = false
+	return asked
 }
 
 // remain forgets the targets whose time is over, and reports whether there are others, and whether
@@ -184,9 +220,6 @@ func (c *ConnCloser) closeAll(ctx context.Context, console *Console) error {
 	if len(lost) == 0 {
 		return nil // nor is there an attempt to connect: these are among the servers, too
 	}
-	if c.powerless {
-		return c.killClients(ctx, conn, lost, gone)
-	}
 	// Asked for after the sockets were listed, it has all of those that are PgBouncer's.
 	own := sync.OnceValues(func() (map[uint32]bool, error) { return ownSockets(ctx, conn) })
 	var unseen error
@@ -195,14 +228,57 @@ func (c *ConnCloser) closeAll(ctx context.Context, console *Console) error {
 		unseen = err
 		return sockets[inode]
 	})
-	closed, err := c.close(ctx, func(s tcpSocket) bool { return is(s) && c.stands(gone) })
+	err = c.free(ctx, conn, lost, is, func() bool { return c.stands(gone) })
+	return errors.Join(err, unseen)
+}
+
+// errElsewhere says that PgBouncer's connections are not to be found here.
+var errElsewhere = errors.New("PgBouncer's connections are not among those of this network namespace: run the bouncer in PgBouncer's, or take PgBouncer 1.24")
+
+// free ends lost connections, of which is picks the sockets, as long as they are that (stands). What the kernel does
+// not have here, as PgBouncer runs in another network namespace, PgBouncer itself has to end.
+func (c *ConnCloser) free(ctx context.Context, conn *pgbouncer.Conn, lost []pgbouncer.Server, is func(tcpSocket) bool, stands func() bool) error {
+	if len(lost) == 0 {
+		return nil
+	}
+	if c.powerless {
+		return c.killClients(ctx, conn, lost, stands)
+	}
+	seen := map[connection]bool{}
+	closed, err := c.close(ctx, func(s tcpSocket) bool {
+		if !is(s) || !stands() {
+			return false
+		}
+		seen[connectionOf(s)] = true
+		return true
+	})
 	if closed > 0 {
 		c.log.Info().Int("connections", closed).Msg("closed connections to a deposed primary")
 	}
 	if err != nil {
-		err = errors.Join(err, c.killClients(ctx, conn, lost, gone))
+		return errors.Join(err, c.killClients(ctx, conn, lost, stands))
 	}
-	return errors.Join(err, unseen)
+	missed := map[connection]bool{}
+	for _, s := range lost {
+		if at, ok := connectionTo(s); ok && s.LocalPort > 0 && !seen[at] {
+			missed[at] = true
+		}
+	}
+	if len(missed) == 0 || !stands() {
+		return nil
+	}
+	servers, err := bounded(ctx, conn.Servers) // they may have ended
+	if err != nil {
+		return err
+	}
+	servers = slices.DeleteFunc(servers, func(s pgbouncer.Server) bool { at, ok := connectionTo(s); return !ok || !missed[at] })
+	if len(servers) == 0 {
+		return nil
+	}
+	if version, err := bounded(ctx, conn.Version); err == nil && !version.AtLeast(1, 24) {
+		return errElsewhere
+	}
+	return c.killClients(ctx, conn, servers, stands)
 }
 
 // stands reports whether all places are still those of targets.
@@ -282,6 +358,7 @@ func (c *ConnCloser) lookUp(ctx context.Context) {
 			hosts[host] = true
 		}
 	}
+	maps.Copy(hosts, c.hosts)
 	delete(hosts, "")
 	maps.DeleteFunc(c.found, func(host string, _ []netip.Addr) bool { return !hosts[host] })
 	for host := range hosts {
@@ -354,31 +431,23 @@ func (p places) servers(servers []pgbouncer.Server) (lost []pgbouncer.Server) {
 // local port. Attempts to connect have none yet in SHOW SERVERS: there the target decides, and
 // own, which reports whether a socket is PgBouncer's. Other programs knock there, too.
 func lostSockets(lost []pgbouncer.Server, gone places, own func(inode uint32) bool) func(tcpSocket) bool {
-	type connection struct {
-		remote netip.AddrPort
-		local  uint16
-	}
 	connections := make(map[connection]bool, len(lost))
 	for _, l := range lost {
-		if addr, err := netip.ParseAddr(l.Addr); err == nil {
-			connections[connection{netip.AddrPortFrom(addr.Unmap(), uint16(l.Port)), uint16(l.LocalPort)}] = true
+		if at, ok := connectionTo(l); ok {
+			connections[at] = true
 		}
 	}
 	return func(s tcpSocket) bool {
-		remote := netip.AddrPortFrom(s.remote.Addr().Unmap(), s.remote.Port())
 		if s.connecting() {
-			return gone.addresses[remote] && own(s.inode)
+			return gone.addresses[connectionOf(s).remote] && own(s.inode)
 		}
-		return connections[connection{remote, s.local.Port()}]
+		return connections[connectionOf(s)]
 	}
 }
 
 // killClients frees the clients of lost connections by PgBouncer's own command,
 // which 1.24 brought.
-func (c *ConnCloser) killClients(ctx context.Context, conn *pgbouncer.Conn, lost []pgbouncer.Server, gone places) error {
-	if len(lost) == 0 {
-		return nil
-	}
+func (c *ConnCloser) killClients(ctx context.Context, conn *pgbouncer.Conn, lost []pgbouncer.Server, stands func() bool) error {
 	version, err := bounded(ctx, conn.Version)
 	if err != nil || !version.AtLeast(1, 24) {
 		return err
@@ -395,7 +464,7 @@ func (c *ConnCloser) killClients(ctx context.Context, conn *pgbouncer.Conn, lost
 	}
 	var errs []error
 	for _, client := range clients {
-		if client.ID != "" && linked[client.Ptr] && c.stands(gone) {
+		if client.ID != "" && linked[client.Ptr] && stands() {
 			_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, conn.KillClient(ctx, client.ID) })
 			errs = append(errs, err)
 		}

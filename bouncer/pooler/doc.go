@@ -11,6 +11,7 @@
 //	hold.go      PAUSE
 //	deadman.go   RESUME when the loop that should do it hangs
 //	conn_closer.go       connections to a deposed primary are closed
+//	left_behind.go       so are those that nobody has closed when PgBouncer was led elsewhere
 //	sockets.go   the kernel lists and closes connections
 //	owner.go     which of them are PgBouncer's
 //	ended.go     the kernel tells of connections that end

@@ -136,6 +136,8 @@ type Primary struct {
 	// for the shard.
 	DBName             string
 	Databases, Offered []string
+	// Writers are the databases that always lead there.
+	Writers []config.Database
 	// Fallback: databases that are no shard's lead there.
 	Fallback bool
 }

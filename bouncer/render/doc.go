@@ -9,5 +9,6 @@
 //	check.go     is the text complete and does it say what is known? (pure)
 //	startable.go could PgBouncer start with it?
 //	missing.go   what PgBouncer has of shards whose route is not known (pure)
+//	unconfirmed.go which is newer, the state file or what is installed (pure)
 //	fallback.go  the last good settings and template with the newest routes (pure)
 package render
