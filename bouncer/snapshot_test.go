@@ -33,6 +33,10 @@ func TestRouteOfAnOlderTimelineIsRefused(t *testing.T) {
 	}
 	w.put(w.keys.Route(), old)
 	refused()
+	down := old
+	down.State = cluster.RouteDown
+	w.put(w.keys.Route(), down)
+	refused()
 	stop()
 	w.bouncer() // knows it from its state file
 	refused()

@@ -90,11 +90,20 @@ var (
 )
 
 // newerThan reports how a route is older than what is known of its shard: a timeline of
-// which clients were served never comes back. (A member that is about to be promoted is on
-// the one before, which may be that of a primary that nobody heard of the next one from.)
+// which clients were served never comes back, in whatever state its leader is. A member that is about
+// to be promoted is on the one before, which may be that of a primary that nobody heard of the next one
+// from; while it is, its PostgreSQL may go down there, too.
 func (k Known) newerThan(route cluster.Route) error {
-	if served := k.served(); route.State == cluster.RouteOpen && route.Timeline < served {
-		return fmt.Errorf("has timeline %d, known is %d: it %w", route.Timeline, served, errOlder)
+	least := k.served()
+	switch route.State {
+	case cluster.RouteOpen:
+	case cluster.RoutePromoting:
+		least--
+	default:
+		least = min(least, k.Route.Timeline)
+	}
+	if route.Timeline < least {
+		return fmt.Errorf("has timeline %d, known is %d: it %w", route.Timeline, k.served(), errOlder)
 	}
 	return nil
 }

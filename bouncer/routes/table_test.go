@@ -48,6 +48,11 @@ func TestBook(t *testing.T) {
 	later.Timeline = 3
 	promoting := testRoute("d")
 	promoting.Timeline, promoting.State = 2, cluster.RoutePromoting
+	inState := func(state cluster.RouteState, timeline int) Pair {
+		r := testRoute("e")
+		r.State, r.Timeline = state, timeline
+		return testPair(t, s1, 14, r)
+	}
 	upgraded := func(host string, timeline int, state cluster.RouteState, succeeds ...string) Pair {
 		r := testRoute(host)
 		r.SystemIdentifier, r.Succeeds, r.Timeline, r.State = otherSystem, succeeds, timeline, state
@@ -102,6 +107,14 @@ func TestBook(t *testing.T) {
 		"and then written anew":        {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), consistent(2, start...), watched(testPair(t, s1, 11, later), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, doubt: true, problem: ""},
 		"promotion after a loss":       {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(testPair(t, s1, 13, promoting), start[1])}, want: map[config.ShardID]string{"service/s1": "d", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
 		"older after a promotion":      {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(testPair(t, s1, 13, promoting), start[1]), watched(p(s1, 14, "a"), start[1])}, want: map[config.ShardID]string{"service/s1": "d", "service/s2": "b"}, problem: "timeline 1, known is 3"},
+		"older, down, of 1":            {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(inState(cluster.RouteDown, 1), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 1, known is 3"},
+		"older, down, of 2":            {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(inState(cluster.RouteDown, 2), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 2, known is 3"},
+		"older, handover, of 1":        {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(inState(cluster.RouteHandover, 1), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 1, known is 3"},
+		"older, handover, of 2":        {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(inState(cluster.RouteHandover, 2), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 2, known is 3"},
+		"older, promoting":             {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(inState(cluster.RoutePromoting, 1), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, problem: "timeline 1, known is 3"},
+		"down where it was promoted":   {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(testPair(t, s1, 13, promoting), start[1]), watched(inState(cluster.RouteDown, 2), start[1])}, want: map[config.ShardID]string{"service/s1": "e", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
+		"older than a promotion, down": {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(testPair(t, s1, 13, promoting), start[1]), watched(inState(cluster.RouteDown, 1), start[1])}, want: map[config.ShardID]string{"service/s1": "d", "service/s2": "b"}, problem: "timeline 1, known is 3"},
+		"down, the same timeline":      {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), watched(inState(cluster.RouteDown, 3), start[1])}, want: map[config.ShardID]string{"service/s1": "e", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
 		"older after a deletion":       {answers: []Answer{watched(testPair(t, s1, 12, later), start[1]), consistent(2, start[1]), watched(p(s1, 13, "a"), start[1])}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
 		"a key that is no route":       {answers: []Answer{watched(start[0], start[1], Pair{"lictor/routes/x", nil, 12, 0})}, want: map[config.ShardID]string{"service/s1": "a", "service/s2": "b"}, problem: "is not lictor/routes/NAMESPACE/SCOPE"},
 		"solved":                       {answers: []Answer{watched(Pair{s1, []byte("{"), 12, 0}, start[1]), watched(p(s1, 13, "c"), start[1])}, want: map[config.ShardID]string{"service/s1": "c", "service/s2": "b"}, changed: []config.ShardID{"service/s1"}},
