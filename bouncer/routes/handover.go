@@ -35,8 +35,11 @@ type Handovers struct {
 
 	mu  sync.Mutex
 	all map[config.ShardID]*handover
-	// listed: Consul has said which handovers there are.
+	// listed: Consul has said which handovers there are, as of index. eras counts how often that
+	// has gone back since: indexes of another era say nothing.
 	listed bool
+	index  uint64
+	eras   int
 	// answered is closed and made anew with each answer and each end.
 	answered chan struct{}
 	// wrong is what is wrong with keys of handovers.
@@ -50,6 +53,7 @@ type handover struct {
 	value cluster.Handover
 	// announced and index are the key's ModifyIndex, of the announcement and now.
 	announced, index uint64
+	era              int
 	seen             time.Time
 	// ended is when its end was heard of.
 	ended time.Time
@@ -71,13 +75,18 @@ func (h *Handovers) merge(pairs api.KVPairs, index uint64) (changed, ended bool,
 	defer h.mu.Unlock()
 	present, wrong := map[config.ShardID]bool{}, map[string]error{}
 	changed, h.listed = !h.listed, true
+	if index < h.index { // the newest key was deleted, or Consul was set back
+		h.eras++
+	}
+	h.index = index
 	for _, p := range pairs {
 		namespace, scope, err := h.keys.SplitHandover(p.Key)
 		if err == nil {
 			id := config.ShardID(namespace + "/" + scope)
 			present[id] = true
 			var c, e bool
-			c, e, err = h.take(id, p)
+			one := h.all[id]
+			c, e, err = h.take(id, p, one != nil && one.era != h.eras)
 			changed, ended = changed || c, ended || e
 		}
 		if err == nil {
@@ -105,12 +114,23 @@ func (h *Handovers) Trouble() map[string]error {
 	return h.wrong // replaced, never changed
 }
 
-// put takes in one key that was read consistently; nil: it is not there.
-func (h *Handovers) put(id config.ShardID, p *api.KVPair) (changed, ended bool, err error) {
+// indexOf is the index at which Consul had the handover of a shard, as far as is known.
+func (h *Handovers) indexOf(id config.ShardID) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if one := h.all[id]; one != nil {
+		return one.index
+	}
+	return 0
+}
+
+// put takes in one key that was read consistently, when indexOf was before; nil: it is not there.
+func (h *Handovers) put(id config.ShardID, p *api.KVPair, before uint64) (changed, ended bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if p != nil {
-		return h.take(id, p)
+		one := h.all[id]
+		return h.take(id, p, one != nil && one.index == before)
 	}
 	if one := h.all[id]; one != nil && h.end(one) {
 		return true, true, nil
@@ -118,12 +138,15 @@ func (h *Handovers) put(id config.ShardID, p *api.KVPair) (changed, ended bool, 
 	return false, false, nil
 }
 
-func (h *Handovers) take(id config.ShardID, p *api.KVPair) (changed, ended bool, err error) {
+// take takes one key in. final: it is newer than what is known, also where its index is lower, as in a Consul that
+// was set back.
+func (h *Handovers) take(id config.ShardID, p *api.KVPair, final bool) (changed, ended bool, err error) {
 	if !h.serves(id) {
 		return false, false, nil
 	}
 	old := h.all[id]
-	if old != nil && p.ModifyIndex <= old.index && (p.Session != "" || !old.ended.IsZero()) {
+	known := old != nil && p.ModifyIndex <= old.index && (p.Session != "" || !old.ended.IsZero())
+	if known && (!final || p.ModifyIndex == old.index) {
 		return false, false, nil
 	}
 	value, err := cluster.ParseHandover(p.Value)
@@ -133,7 +156,9 @@ func (h *Handovers) take(id config.ShardID, p *api.KVPair) (changed, ended bool,
 	// The loss of a session does not always change the key's index.
 	void := value.State != cluster.HandoverAnnounced || p.Session == ""
 	if old != nil && old.value.ID == value.ID {
-		old.index = max(old.index, p.ModifyIndex)
+		if old.index = max(old.index, p.ModifyIndex); final {
+			old.index, old.era = p.ModifyIndex, h.eras
+		}
 		if void {
 			e := h.end(old)
 			return e, e, nil
@@ -156,7 +181,7 @@ func (h *Handovers) take(id config.ShardID, p *api.KVPair) (changed, ended bool,
 		h.tell(old) // another one has taken its place
 	}
 	h.all[id] = &handover{
-		value: value, announced: p.ModifyIndex, index: p.ModifyIndex, seen: h.clock(), answered: make(chan struct{}),
+		value: value, announced: p.ModifyIndex, index: p.ModifyIndex, era: h.eras, seen: h.clock(), answered: make(chan struct{}),
 	}
 	return true, false, nil
 }

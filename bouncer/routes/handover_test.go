@@ -197,6 +197,60 @@ func TestHandoversCostTheSameHoweverManyThereAre(t *testing.T) {
 	}
 }
 
+// After Consul was set back, so that its indexes are lower, handovers are followed as ever; a read or a list
+// from before what is known is not.
+func TestHandoverAfterConsulWasSetBack(t *testing.T) {
+	const id = config.ShardID("service/s1")
+	pair := func(id string, index uint64) *api.KVPair {
+		return handoverPair(t, id, cluster.HandoverAnnounced, index, "session")
+	}
+	follows := func(c *handoverCase, what, want string) {
+		t.Helper()
+		if one, found, _ := c.h.Of(id); !found || one.Value.ID != want || one.Over {
+			t.Errorf("%s: followed is %+v, want %s", what, one, want)
+		}
+	}
+	read := func(c *handoverCase, p *api.KVPair, before uint64) {
+		t.Helper()
+		if _, _, err := c.h.put(id, p, before); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, ended := range []bool{true, false} {
+		start := func() *handoverCase {
+			c := newHandoverCase(t)
+			c.see(4990)
+			read(c, pair("one", 5000), 0)
+			c.see(5000, pair("one", 5000))
+			if ended {
+				c.see(5001)
+			}
+			return c
+		}
+		c := start()
+		read(c, pair("two", 70), c.h.indexOf(id))
+		follows(c, "by a read", "two")
+		c.see(60) // a list of before it
+		follows(c, "by a read, then an older list", "two")
+		read(c, pair("three", 65), 5000)
+		follows(c, "a read of before it", "two")
+
+		c = start()
+		c.see(80, pair("two", 70))
+		follows(c, "by a list", "two")
+
+		c = start()
+		c.see(60)
+		c.see(80, pair("two", 70))
+		follows(c, "by a list after another", "two")
+		c.see(90, pair("two", 70))
+		c.see(95)
+		if c.holds("db1", 1, cluster.RouteOpen, 0); len(c.h.ending()) != 1 {
+			t.Error("its end is not heard of")
+		}
+	}
+}
+
 // A shard whose leader announces one handover after the other is followed in ten of them, then in one a second; the
 // others are told, and hold nobody. Another shard's is followed as ever.
 func TestHandoversHaveAPace(t *testing.T) {
@@ -207,7 +261,7 @@ func TestHandoversHaveAPace(t *testing.T) {
 		index++
 		p := handoverPair(t, id, cluster.HandoverAnnounced, index, "session")
 		p.Key = "lictor/handovers/service/" + scope
-		if _, _, err := c.h.put(config.ShardID("service/"+scope), p); err != nil {
+		if _, _, err := c.h.put(config.ShardID("service/"+scope), p, 0); err != nil {
 			told++
 		}
 		one, found, _ := c.h.Of(config.ShardID("service/" + scope))

@@ -61,6 +61,8 @@ type Watcher struct {
 	// reached is how far the blocking queries have come, poked the reads of single routes.
 	reached, poked *progress
 	hurry          chan struct{}
+	// last is the index of the last list of all routes, of Watch's goroutine alone.
+	last uint64
 	// listing: the list of all routes is being read.
 	listing atomic.Bool
 	// Holding reports whether clients are held: then the routes are read again and
@@ -123,6 +125,12 @@ func (w *Watcher) list(ctx context.Context, prefix string, index, reached uint64
 			w.works() // when it is known what Consul has answered
 			changed, outcomes = len(out.Changed), append(outcomes, out)
 		})
+		if err == nil && next > 0 {
+			if next < w.last { // Consul may have been set back
+				w.poked.set(prefix, 0)
+			}
+			w.last = next
+		}
 		again = err == nil && changed >= manyChanges && time.Since(begun) < againMost
 		if again {
 			reached, again = w.hasMore(ctx, prefix, next)
@@ -409,7 +417,7 @@ func (w *Watcher) readList(c *api.Client, options *api.QueryOptions) (Answer, *a
 func (w *Watcher) ReadHandover(ctx context.Context, id config.ShardID) error {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
-	key := w.handovers.keys.Handovers() + string(id)
+	key, before := w.handovers.keys.Handovers()+string(id), w.handovers.indexOf(id)
 	pair, err := consul.Hedged(ctx, w.pool, func(ctx context.Context, c *api.Client) (*api.KVPair, error) {
 		pair, meta, err := c.KV().Get(key, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
 		return pair, consul.Led(meta, err)
@@ -417,7 +425,7 @@ func (w *Watcher) ReadHandover(ctx context.Context, id config.ShardID) error {
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", key, err)
 	}
-	changed, ended, err := w.handovers.put(id, pair)
+	changed, ended, err := w.handovers.put(id, pair, before)
 	w.heard(changed, ended)
 	return err
 }
