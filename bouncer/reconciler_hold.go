@@ -168,8 +168,8 @@ func (c *reconciler) judge(v *shard) *hold {
 		c.holds[v.ID] = h
 		c.log.Info().Str("shard", string(v.ID)).Str("state", string(v.Route.State)).Bool("answers", !v.unhealthy).Str("leader", h.leader).
 			Bool("planned", v.handover != nil).Dur("at_most", c.config.MaxHold()).Msg("holding clients")
-	case h.leader != v.Route.Leader.Name && !v.served():
-		h.leader, h.deadline, h.expired = v.Route.Leader.Name, now.Add(c.config.MaxHold()), false
+	case h.leader != v.Route.Leader.Name && !v.served() && !h.extended:
+		h.leader, h.deadline, h.expired, h.extended = v.Route.Leader.Name, now.Add(c.config.MaxHold()), false, true
 	case !h.expired && now.After(h.deadline):
 		h.expired = true
 		c.log.Warn().Str("shard", string(v.ID)).Str("state", string(v.Route.State)).Dur("held", now.Sub(h.since)).
@@ -463,8 +463,10 @@ func stands(v *render.Shard, standing map[string]pgbouncer.Database) bool {
 // hold says that the clients of a shard wait because it has no primary.
 type hold struct {
 	since, deadline time.Time
-	// leader is the one that is awaited; another one gets a deadline of its own.
-	leader string
+	// leader is the one that is awaited. Another one gets a deadline of its own, once (extended) until
+	// clients were served: two that take turns would hold them for ever.
+	leader   string
+	extended bool
 	// expired: the dead man's timer has released the clients.
 	expired bool
 	// paused is when PAUSE was last asked for without notice, when logins had
