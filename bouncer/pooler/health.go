@@ -35,13 +35,13 @@ const (
 	suspectWait = 500 * time.Millisecond
 	// unhealthyPace is how often a primary that does not answer is tried again.
 	unhealthyPace = 200 * time.Millisecond
-	// probeBound and sickBound are how long a primary may take to answer: a suspect,
+	// probeBound and unhealthyBound are how long a primary may take to answer: a suspect,
 	// and one that was found not to answer, which may be busy once it is back.
 	probeBound     = time.Second
 	unhealthyBound = 3 * time.Second
-	// probeAtOnce limits the probes that run together; those of hosts that are
-	// silent take their time.
-	probeAtOnce = 64
+	// probeAtOnce limits the probes that run together, of new suspects and of others; those of hosts
+	// that are silent take their time.
+	probeAtOnce = 512
 	// cannotConnectNow is PostgreSQL's answer while it starts, recovers or stops.
 	cannotConnectNow = "57P03"
 	// inHotStandby is reported at login from PostgreSQL 14 on.
@@ -235,9 +235,7 @@ func (s *HealthProber) Run(ctx context.Context) {
 			begun := time.Now()
 			list := s.suspects(ctx, console, known, working)
 			hurry.SetLimit(rate.Every(atOnce(time.Since(begun))))
-			for _, one := range list {
-				probes.start(ctx, one)
-			}
+			probes.start(ctx, list)
 		}
 		s.mu.Lock()
 		next := min(max(suspectLeast, time.Duration(len(working))*suspectPerPool), suspectMost)

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -24,16 +26,33 @@ import (
 // says nothing holds up no other shard.
 type prober struct {
 	*HealthProber
-	slots chan struct{}
+	// slots are for new suspects, retries for those that are known not to answer: they take their
+	// time, and many of them must not keep a new one from being found.
+	slots, retries chan struct{}
 	// back are primaries that were unhealthy and answer again.
 	back    chan finding
 	running sync.WaitGroup
-	// probing are the shards whose primary is being probed, guarded by mu.
-	probing map[config.ShardID]bool
+	// probing are the probes that run, guarded by mu.
+	probing map[probe]bool
+	// asked is when each began last; of the goroutine alone that starts them.
+	asked map[probe]time.Time
+	// try is knock.
+	try func(context.Context, suspect) (primary bool, err error)
+}
+
+// probe is one of an address: of a suspect, or of one that is known not to answer (again).
+type probe struct {
+	address string
+	again   bool
 }
 
 func newProber(s *HealthProber) *prober {
-	return &prober{HealthProber: s, slots: make(chan struct{}, probeAtOnce), back: make(chan finding), probing: map[config.ShardID]bool{}}
+	p := &prober{
+		HealthProber: s, slots: make(chan struct{}, probeAtOnce), retries: make(chan struct{}, probeAtOnce), back: make(chan finding),
+		probing: map[probe]bool{}, asked: map[probe]time.Time{},
+	}
+	p.try = p.knock
+	return p
 }
 
 // Where a primary is says Consul, so anybody may answer a probe: a word of PostgreSQL's has no more than
@@ -78,29 +97,55 @@ type finding struct {
 	is bool
 }
 
-// start probes a shard's primary, unless that is under way; when too many are, the
-// next look starts it.
-func (p *prober) start(ctx context.Context, one suspect) {
+// start probes the primaries of shards, each address once, unless that is under way. When too many
+// are, those that were asked longest ago come first, and the others with the next look.
+func (p *prober) start(ctx context.Context, list []suspect) {
+	of := map[probe][]suspect{}
+	for _, one := range list {
+		which := probe{one.address(), p.Unhealthy(one.ID, one.Leader)}
+		of[which] = append(of[which], one)
+	}
+	maps.DeleteFunc(p.asked, func(which probe, _ time.Time) bool { return of[which] == nil })
+	due := slices.SortedFunc(maps.Keys(of), func(a, b probe) int {
+		return cmp.Or(p.asked[a].Compare(p.asked[b]), strings.Compare(a.address, b.address))
+	})
+	for _, which := range due {
+		p.startOne(ctx, which, of[which])
+	}
+}
+
+// startOne probes the primary of shards that have one address.
+func (p *prober) startOne(ctx context.Context, which probe, shards []suspect) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.probing[one.ID] {
+	if p.probing[which] {
 		return
 	}
+	slots := p.slots
+	if which.again {
+		slots = p.retries
+	}
 	select {
-	case p.slots <- struct{}{}:
+	case slots <- struct{}{}:
 	default:
 		return
 	}
-	p.probing[one.ID] = true
+	p.probing[which], p.asked[which] = true, time.Now()
+	one := shards[0]
+	for _, other := range shards {
+		one.working = one.working && other.working
+	}
 	p.running.Go(func() {
-		primary, err := p.knock(ctx, one)
+		primary, err := p.try(ctx, one)
 		if ctx.Err() == nil {
-			p.found(ctx, one.Primary, primary, err)
+			for _, of := range shards {
+				p.found(ctx, of.Primary, primary, err)
+			}
 		}
 		p.mu.Lock()
-		delete(p.probing, one.ID)
+		delete(p.probing, which)
 		p.mu.Unlock()
-		<-p.slots
+		<-slots
 	})
 }
 
