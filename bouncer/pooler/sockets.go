@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-ha/lictor/bouncer/config"
+	"github.com/lictor-ha/lictor/bouncer/pooler/pgbouncer"
 )
 
 // What Linux's uapi headers (inet_diag.h, sock_diag.h, tcp_states.h) say and
@@ -279,5 +282,36 @@ func Probed(ctx context.Context, c config.Config) config.Config {
 	if _, known := c.Closing(); known {
 		return c
 	}
-	return c.WithClosing(c.IsBeside() && canCloseSockets(ctx))
+	return c.WithClosing(c.IsBeside() && canCloseSockets(ctx) && !hasOtherNetwork(ctx, c))
+}
+
+// networkBound bounds the look at PgBouncer's network.
+const networkBound = 500 * time.Millisecond
+
+// hasOtherNetwork reports whether a PgBouncer that runs is in another network namespace than this process, as
+// two containers that share its unix socket are: its connections are none of those that can be closed here.
+func hasOtherNetwork(ctx context.Context, c config.Config) bool {
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(c.Each(), func(one config.Config) bool {
+		options, err := one.Admin()
+		if err != nil || !options.Address.IsUnix() {
+			return false
+		}
+		ctx, cancel := context.WithTimeout(ctx, networkBound)
+		defer cancel()
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", socketPath(options.Address))
+		if err != nil {
+			return false // it is not there; what cannot be closed later is told then
+		}
+		defer conn.Close()
+		pid, known := pgbouncer.PeerPID(conn)
+		if !known {
+			return false // it is not to be seen, as in a pod, whose containers share one network
+		}
+		other, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+		return err == nil && other != own
+	})
 }

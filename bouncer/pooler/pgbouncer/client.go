@@ -195,8 +195,11 @@ func (c *Conn) Close() {
 func (c *Conn) Closed() bool { return c.pg.IsClosed() }
 
 // PID is that of the process at the other end of a unix socket, if it can be known.
-func (c *Conn) PID() (pid int, known bool) {
-	socket, is := c.pg.Conn().(*net.UnixConn)
+func (c *Conn) PID() (pid int, known bool) { return PeerPID(c.pg.Conn()) }
+
+// PeerPID is PID of any connection.
+func PeerPID(conn net.Conn) (pid int, known bool) {
+	socket, is := conn.(*net.UnixConn)
 	if !is {
 		return 0, false
 	}
