@@ -96,11 +96,16 @@ func (p *PatroniFollower) follow(ctx context.Context, s config.Shard) {
 	pause := patroniBackoff
 	// A query on a leader that is not there returns whenever anything changes.
 	restarts := rate.NewLimiter(patroniRate, patroniRate)
+	var begun uint64 // when the key initialize was made
 	for restarts.Wait(ctx) == nil {
-		snapshot, err := p.read(ctx, keys)
+		snapshot, made, err := p.read(ctx, keys)
 		open := false
 		if err == nil {
 			pause = patroniBackoff
+			if made == 0 || begun != 0 && made != begun {
+				p.table.forgotten(s.ID())
+			}
+			begun = made
 			open, err = p.take(s, snapshot)
 		}
 		p.note(ctx, s, err)
@@ -117,8 +122,8 @@ func (p *PatroniFollower) follow(ctx context.Context, s config.Shard) {
 	}
 }
 
-// read reads all keys of a shard consistently.
-func (p *PatroniFollower) read(ctx context.Context, keys cluster.Keys) (cluster.Snapshot, error) {
+// read reads all keys of a shard consistently, and tells the index at which the key initialize was made, 0: it is not there.
+func (p *PatroniFollower) read(ctx context.Context, keys cluster.Keys) (s cluster.Snapshot, made uint64, err error) {
 	ctx, cancel := context.WithTimeout(consul.Limited(ctx, patroniMost), patroniBound)
 	defer cancel()
 	type result struct {
@@ -133,13 +138,16 @@ func (p *PatroniFollower) read(ctx context.Context, keys cluster.Keys) (cluster.
 		return result{pairs, meta.LastIndex}, nil
 	})
 	if err != nil {
-		return cluster.Snapshot{}, fmt.Errorf("reading %s: %w", keys.Prefix(), err)
+		return cluster.Snapshot{}, 0, fmt.Errorf("reading %s: %w", keys.Prefix(), err)
 	}
 	kvs := make([]cluster.KV, len(r.pairs))
 	for i, pair := range r.pairs {
 		kvs[i] = cluster.KV{Key: pair.Key, Value: pair.Value, Session: pair.Session, ModifyIndex: pair.ModifyIndex}
+		if pair.Key == keys.Initialize() {
+			made = pair.CreateIndex
+		}
 	}
-	return cluster.ParseSnapshot(keys, kvs, r.index), nil
+	return cluster.ParseSnapshot(keys, kvs, r.index), made, nil
 }
 
 // take hands what was read to the table, and reports whether the leader serves.

@@ -33,7 +33,7 @@ func patroniRoute(s cluster.Snapshot, before *cluster.Route, maxLag int64, now t
 	if r.Leader, err = patroniMember(m.Value); err != nil {
 		return r, 0, err
 	}
-	if r.Timeline = max(m.Value.Timeline, 1); before != nil && before.Leader.Name == name {
+	if r.Timeline = max(m.Value.Timeline, 1); before != nil && before.Leader.Name == name && before.SystemIdentifier == r.SystemIdentifier {
 		r.Since = before.Since
 		r.Timeline = max(r.Timeline, before.Timeline) // a member that starts writes none
 	} else {

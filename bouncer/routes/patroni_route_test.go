@@ -140,3 +140,46 @@ func TestPatroniYieldsToRoute(t *testing.T) {
 		t.Fatalf("a foreign cluster: %v", err)
 	}
 }
+
+// A shard of Patroni's whose key initialize was not there, or was made anew, may be another cluster, or the
+// same one set back; one whose key stands may not.
+func TestPatroniShardMadeAnew(t *testing.T) {
+	const id = config.ShardID("service/s1")
+	c := config.Config{Shards: []config.Shard{{Namespace: "service", Scope: "s1", Patroni: true}}}
+	route := func(system string, timeline int, state cluster.RouteState) cluster.Route {
+		r := testRoute("a")
+		r.SystemIdentifier, r.Timeline, r.State = system, timeline, state
+		return r
+	}
+	for name, next := range map[string]cluster.Route{
+		"upgraded": route(otherSystem, 1, cluster.RouteOpen), "set back": route(ownSystem, 1, cluster.RouteOpen),
+	} {
+		b := NewTable(c)
+		follow := func(r cluster.Route) (bool, error) { return b.followed(id, r, 10) }
+		if _, err := follow(route(ownSystem, 5, cluster.RouteOpen)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := follow(next); err == nil || !strings.Contains(err.Error(), "delete its key initialize") {
+			t.Errorf("%s: %v", name, err)
+		}
+		b.forgotten(id)
+		if changed, err := follow(route(ownSystem, 5, cluster.RouteDown)); err != nil || !changed {
+			t.Errorf("%s, without a leader: %v %v", name, changed, err)
+		}
+		if changed, err := follow(route(ownSystem, 5, cluster.RouteDown)); err != nil || changed {
+			t.Errorf("%s, without a leader still: %v %v", name, changed, err)
+		}
+		if changed, err := follow(next); err != nil || !changed {
+			t.Errorf("%s, after the key was away: %v %v", name, changed, err)
+		}
+		if k, _ := b.Get(id); k.Gone || k.Route.SystemIdentifier != next.SystemIdentifier || k.served() != 1 {
+			t.Errorf("%s: known is %+v", name, k)
+		}
+	}
+	// The timeline of another cluster's leader of the same name says nothing.
+	before := route("7000000000000000009", 9, cluster.RouteOpen)
+	before.Leader.Name = "a"
+	if r, _, err := patroniRoute(patroniKVs(nil), &before, 1000, time.Unix(2000, 0)); err != nil || r.Timeline != 3 {
+		t.Errorf("%+v %v", r, err)
+	}
+}

@@ -37,13 +37,21 @@ func (b *Table) followed(id config.ShardID, route cluster.Route, index uint64) (
 		return false, nil
 	}
 	if have && !old.Gone && route.SystemIdentifier != old.Route.SystemIdentifier {
-		return false, fmt.Errorf("shard %s: Patroni's cluster has system identifier %s, known is %s: it %w and is refused",
+		return false, fmt.Errorf("shard %s: Patroni's cluster has system identifier %s, known is %s: it %w and is refused; "+
+			"if it was upgraded or made anew on purpose, delete its key initialize, which Patroni's leader writes again",
 			id, route.SystemIdentifier, old.Route.SystemIdentifier, errForeign)
 	}
 	now := Known{Route: route, ModifyIndex: index, First: b.first(id), Confirmed: true, Patroni: true}
+	if have && old.Gone && old.Patroni && route.State == cluster.RouteDown && route.SystemIdentifier == old.Route.SystemIdentifier {
+		now.Gone, now.Timeline = true, old.Timeline // without a leader it says what was known before
+		if old.Confirmed && route.SameTopology(old.Route) && route.Since.Equal(old.Route.Since) {
+			b.set(id, now)
+			return false, nil
+		}
+	}
 	if have && !old.Gone {
 		if err := old.newerThan(route); err != nil {
-			return false, fmt.Errorf("shard %s: Patroni's leader %w and is refused", id, err)
+			return false, fmt.Errorf("shard %s: Patroni's leader %w and is refused; if it was set back on purpose, delete its key initialize, which Patroni's leader writes again", id, err)
 		}
 		now.Timeline = old.served()
 	}
@@ -51,6 +59,18 @@ func (b *Table) followed(id config.ShardID, route cluster.Route, index uint64) (
 		b.changes++
 	}
 	return changed, nil
+}
+
+// forgotten says that the key initialize of a shard that Patroni runs is not there, or is another one: what comes
+// next may be another cluster, or the same one set back.
+func (b *Table) forgotten(id config.ShardID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if k, found := b.heard(id); found && k.Patroni && !k.Gone {
+		k.Gone = true
+		delete(b.pace.waiting, id)
+		b.set(id, k)
+	}
 }
 
 // foundWrong notes what is wrong with a shard that Patroni runs, nil: nothing. It
