@@ -2,6 +2,7 @@ package bouncer
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,6 +77,14 @@ func TestFullDiskStopsNoFailover(t *testing.T) {
 			t.Errorf("answered by member %d, want %d", got, leader)
 		}
 	}
+	w.await("a warning, and no more", func() error {
+		var h Health
+		code, err := w.http(http.MethodGet, "/health", &h)
+		if err == nil && (code != http.StatusOK || !strings.Contains(strings.Join(h.Warnings, " "), "not kept for a restart")) {
+			err = fmt.Errorf("%d %+v", code, h)
+		}
+		return err
+	})
 	if info, err := os.Stat(w.config.PgBouncer.Config); err != nil || info.Mode().Perm() != 0o640 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}

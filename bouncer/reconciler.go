@@ -137,6 +137,7 @@ type reconciler struct {
 	stray  []string          // databases that are paused without a hold
 	listen pooler.Listening  // where PgBouncer listens
 	err    error
+	unkept error // why what is in place may not last
 }
 
 // notify wakes the reconciler.
@@ -223,9 +224,7 @@ func (c *reconciler) pass(ctx context.Context) time.Duration {
 	if len(c.loaded) > 0 {
 		c.syncer.good(c.loaded)
 	}
-	if e := c.syncer.failure(); err == nil {
-		err = e
-	}
+	c.noteUnkept(c.syncer.failure())
 	c.scheduleRetry(err)
 	c.holding.Store(len(c.holds) > 0)
 	c.publish(views, known.left)
@@ -536,6 +535,21 @@ func (c *reconciler) reload(ctx context.Context, text []byte, file pgbouncer.Fil
 	}
 	c.log.Info().Dur("took", time.Since(begun)).Int("shards", len(views)).Msg("RELOAD done and read back")
 	return nil
+}
+
+// noteUnkept notes why what is in place may not be there after a restart; nil: it will be. Clients find
+// their primaries all the same.
+func (c *reconciler) noteUnkept(err error) {
+	c.mu.Lock()
+	before := c.unkept
+	c.unkept = err
+	c.mu.Unlock()
+	switch {
+	case err != nil && (before == nil || before.Error() != err.Error()):
+		c.log.Error().Err(err).Msg("the configuration is in place, but not kept for a restart; trying again")
+	case err == nil && before != nil:
+		c.log.Info().Msg("the configuration is kept for a restart again")
+	}
 }
 
 // scheduleRetry decides when a failure is tried again.

@@ -81,15 +81,15 @@ func (c *reconciler) problems() map[string]string {
 	open := c.openConsole()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err == nil && open == "" {
+	if c.err == nil && c.unkept == nil && open == "" {
 		return c.left // made anew by each pass
 	}
 	known := maps.Clone(c.left)
 	if known == nil {
 		known = map[string]string{}
 	}
-	if c.err != nil {
-		known[c.config.PgBouncer.Config] = c.err.Error()
+	if err := cmp.Or(c.err, c.unkept); err != nil {
+		known[c.config.PgBouncer.Config] = err.Error()
 	}
 	if open != "" {
 		known[c.config.Setting("auth_file")] = open
@@ -116,6 +116,9 @@ func (c *reconciler) warnings() (list []string) {
 	defer c.mu.Unlock()
 	if errors.Is(c.err, errStandIn) {
 		list = append(list, c.err.Error())
+	}
+	if c.unkept != nil {
+		list = append(list, fmt.Sprintf("what PgBouncer has is right, but not kept for a restart: %v", c.unkept))
 	}
 	if err := c.config.StandsFor(); err != nil {
 		list = append(list, err.Error())
