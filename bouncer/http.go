@@ -43,6 +43,7 @@ type listenerAPI struct {
 	// What others may have read of Consul.
 	routeReads, handoverReads *routes.SharedReads
 	listReads                 *rate.Limiter
+	waiting                   waitingReplies
 	// manyUntil is until when pokes leave the reading to the watch, in nanoseconds of Unix.
 	manyUntil atomic.Int64
 	// keep is told of draining, so that a restart does not end it.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/lictor-ha/lictor/agent/cluster"
@@ -135,11 +137,48 @@ func (a *listenerAPI) handover(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// mostWaiting is how many requests may wait for one shard's handover: its leader's, and the
+// same when it was sent again.
+const mostWaiting = 2
+
+// waitingReplies are the requests that wait for handovers, by shard. Any number may be sent
+// for one, which lasts for as long as its leader likes. The zero value is ready to be used.
+type waitingReplies struct {
+	mu  sync.Mutex
+	all map[config.ShardID][]chan struct{} // the oldest first
+}
+
+// enter takes a request in, for which the oldest of the shard's may have to answer: replaced is
+// closed when that is this one.
+func (w *waitingReplies) enter(id config.ShardID) (replaced <-chan struct{}, leave func()) {
+	own := make(chan struct{})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.all == nil {
+		w.all = map[config.ShardID][]chan struct{}{}
+	}
+	if waiting := w.all[id]; len(waiting) >= mostWaiting {
+		close(waiting[0])
+		w.all[id] = slices.Delete(waiting, 0, 1)
+	}
+	w.all[id] = append(w.all[id], own)
+	return own, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.all[id] = slices.DeleteFunc(w.all[id], func(c chan struct{}) bool { return c == own })
+		if len(w.all[id]) == 0 {
+			delete(w.all, id)
+		}
+	}
+}
+
 // awaitQuiet replies once nothing of the shard runs here, or when the time for
-// that is over.
+// that is over, or newer requests wait.
 func (a *listenerAPI) awaitQuiet(w http.ResponseWriter, r *http.Request, id config.ShardID, q cluster.HandoverRequest) {
 	// What it waits for only its leader and who may read Consul know the name of.
 	defer httpserver.Hold(r.Context())()
+	replaced, leave := a.waiting.enter(id)
+	defer leave()
 	wait := min(max(time.Duration(q.WaitMS)*time.Millisecond, 0), handoverWaitMost)
 	// The listener's own bounds are for short requests.
 	bound, control := time.Now().Add(wait+cluster.HandoverWaitLeast+httpBound), http.NewResponseController(w)
@@ -165,15 +204,22 @@ func (a *listenerAPI) awaitQuiet(w http.ResponseWriter, r *http.Request, id conf
 		case <-quiet.C: // what runs still is told at once, so that the leader hears it in time
 			late = true
 		case <-paused.C:
-			code := http.StatusOK
-			one.Answer.ID, one.Answer.Bouncer = q.ID, a.config.Name
-			if !one.Answer.Paused {
-				code = http.StatusServiceUnavailable
-			}
-			reply(w, code, one.Answer)
+			a.replyAsItStands(w, q.ID, one.Answer)
+			return
+		case <-replaced:
+			a.replyAsItStands(w, q.ID, one.Answer)
 			return
 		case <-r.Context().Done():
 			return
 		}
 	}
+}
+
+// replyAsItStands replies to who is not to wait any longer.
+func (a *listenerAPI) replyAsItStands(w http.ResponseWriter, id string, answer cluster.HandoverAnswer) {
+	code := http.StatusOK
+	if answer.ID, answer.Bouncer = id, a.config.Name; !answer.Paused {
+		code = http.StatusServiceUnavailable
+	}
+	reply(w, code, answer)
 }

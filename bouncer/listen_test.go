@@ -1,7 +1,9 @@
 package bouncer
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -202,6 +204,88 @@ func TestForgedRequestsCostConsulLittle(t *testing.T) {
 	}
 	// What is true is heard at once all the same.
 	w.announce("h1", 30*time.Second).held()
+}
+
+// A leader has announced a handover, and one client's transaction does not end: whoever knows of it may have
+// any number of replies wait, on every connection that there is. Two of them do, the newest, and no
+// health check is lost.
+func TestWaitingRepliesKeepNobodyOut(t *testing.T) {
+	w := serving(t, nil)
+	client := w.connect("s1")
+	w.exec(client, "BEGIN; SELECT 1")
+	a := w.announce("h1", 2*time.Minute)
+	a.held()
+	w.awaitHealthy()
+	body, err := json.Marshal(cluster.HandoverRequest{Namespace: "service", Scope: "s1", Handover: a.value, WaitMS: 30000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := fmt.Sprintf("POST /handover HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	const conns = 512
+	var replies, busy atomic.Int64
+	var reading sync.WaitGroup
+	var all []net.Conn
+	defer func() {
+		for _, conn := range all {
+			conn.Close()
+		}
+		reading.Wait()
+	}()
+	for i := range conns {
+		attacker := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i%4))}}
+		conn, err := attacker.DialContext(w.ctx, "tcp", w.config.Listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, conn)
+		if _, err := io.WriteString(conn, request); err != nil {
+			t.Fatal(i, err)
+		}
+		reading.Go(func() {
+			answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				return
+			}
+			defer answer.Body.Close()
+			var said cluster.HandoverAnswer
+			if err := json.NewDecoder(answer.Body).Decode(&said); err != nil || answer.StatusCode != http.StatusOK || !said.Paused || said.ID != "h1" {
+				t.Errorf("%d %+v %v", answer.StatusCode, said, err)
+			}
+			replies.Add(1)
+			busy.Add(int64(said.Busy))
+		})
+	}
+	// Each on a connection of its own, as a balancer asks.
+	checks := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for i := range 20 {
+		answer, err := checks.Get("http://" + w.config.Listen + "/health")
+		if err != nil {
+			t.Fatalf("health check %d: %v", i, err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
+			t.Fatalf("health check %d: %s", i, answer.Status)
+		}
+	}
+	w.await("all but two being replied to", func() error {
+		if n := replies.Load(); n < conns-mostWaiting {
+			return fmt.Errorf("%d are", n)
+		}
+		return nil
+	})
+	if n := replies.Load(); n != conns-mostWaiting || busy.Load() != n {
+		t.Errorf("%d replies, which tell of %d transactions", n, busy.Load())
+	}
+	w.exec(client, "COMMIT") // the newest wait for it
+	w.await("the others being replied to", func() error {
+		if n := replies.Load(); n < conns {
+			return fmt.Errorf("%d are", n)
+		}
+		return nil
+	})
+	if n := busy.Load(); n != conns-mostWaiting {
+		t.Errorf("who has waited is told of a transaction that has ended: %d", n)
+	}
 }
 
 // With a certificate the listener speaks https alone; agents and commands check it, and

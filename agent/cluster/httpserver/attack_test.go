@@ -227,6 +227,86 @@ func TestWhoKeepsAConnection(t *testing.T) {
 	}
 }
 
+// Operations that wait on every connection that there is keep nobody out: neither a balancer, known
+// or not, nor one that comes from an address of theirs.
+func TestHeldConnectionsKeepNobodyOut(t *testing.T) {
+	limits := unhurried()
+	limits.Conns, limits.PerSource = 40, 10
+	for name, c := range map[string]struct {
+		known bool
+		host  string
+	}{
+		"a balancer": {true, "127.0.0.1"}, "one that has never asked": {false, "127.0.0.1"}, "one of their own address": {false, "127.0.0.2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			waiting, finish := make(chan struct{}, limits.Conns), make(chan struct{})
+			s := served(t, limits, func(_ http.ResponseWriter, r *http.Request) {
+				defer Hold(r.Context())()
+				waiting <- struct{}{}
+				<-finish
+			})
+			defer close(finish)
+			check := func() {
+				once, cancel := context.WithCancel(t.Context())
+				cancel()
+				balancer(once, t, s, c.host)
+			}
+			if c.known {
+				check()
+			}
+			for i := range limits.Conns {
+				conn, err := from(t.Context(), fmt.Sprintf("127.0.0.%d", 2+i%4), s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				if _, err := io.WriteString(conn, "POST /operation HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"); err != nil {
+					t.Fatal(err)
+				}
+				<-waiting
+			}
+			check()
+			s.listener.mu.Lock()
+			defer s.listener.mu.Unlock()
+			if s.listener.held == 0 || s.listener.held > limits.Conns/4 {
+				t.Errorf("%d connections are kept for operations", s.listener.held)
+			}
+		})
+	}
+}
+
+// However connections end, those that are kept are counted right: else after a while none would be.
+func TestHeldConnectionsAreCounted(t *testing.T) {
+	l := newConnLimit(nil, 40, 10)
+	var conns []*limitedConn
+	for range 4 {
+		server, client := net.Pipe()
+		defer client.Close()
+		c := &limitedConn{Conn: server, limit: l, source: sourceOf(server)}
+		l.admit(c)
+		conns = append(conns, c)
+	}
+	released, twice, closed := conns[0].hold(), conns[1].hold(), conns[2].hold()
+	again := conns[1].hold()
+	if l.held != 3 {
+		t.Errorf("%d are kept, of three", l.held)
+	}
+	released()
+	twice()
+	conns[2].Close()
+	closed()
+	conns[3].Close()
+	conns[3].hold()()
+	if l.held != 1 {
+		t.Errorf("%d are kept, of one that another operation waits on", l.held)
+	}
+	again()
+	conns[0].hold()()
+	if l.held != 0 {
+		t.Errorf("%d are kept, of none", l.held)
+	}
+}
+
 // Friends are whom the routes in Consul name: whoever may write one shard's names as many as it
 // likes, and keeps nobody else out by that.
 func TestFriendsKeepNobodyOut(t *testing.T) {

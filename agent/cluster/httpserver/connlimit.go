@@ -12,7 +12,9 @@ import (
 // from one address. When one more comes, the oldest connection of the address that has
 // the most is closed in its favour, unless an operation waits on it: clients that send
 // or read slowly, or say nothing at all, can then never keep out a health check, which
-// comes from another address, nor for long one from their own.
+// comes from another address, nor for long one from their own. A quarter of all connections
+// at the most, and half of one address's, are kept for operations: whoever has many of them wait
+// leaves enough that may be closed.
 type connLimit struct {
 	net.Listener
 	max, perSource int
@@ -20,6 +22,7 @@ type connLimit struct {
 
 	mu    sync.Mutex
 	count int
+	held  int
 	taken uint64
 	open  map[source][]*limitedConn // oldest first
 }
@@ -35,8 +38,10 @@ type limitedConn struct {
 	source source
 	// number grows with each connection.
 	number uint64
-	// waiting counts the operations in progress; guarded by limit.mu.
+	// waiting counts the operations in progress for which it is kept; guarded by limit.mu.
 	waiting int
+	// gone: it is closed; guarded by limit.mu.
+	gone bool
 }
 
 // Accept waits for the next connection that there is room for.
@@ -120,6 +125,9 @@ func (c *limitedConn) Close() error {
 	l.mu.Lock()
 	if i := slices.Index(l.open[c.source], c); i >= 0 {
 		l.count--
+		if c.gone = true; c.waiting > 0 {
+			l.held--
+		}
 		if l.open[c.source] = slices.Delete(l.open[c.source], i, i+1); len(l.open[c.source]) == 0 {
 			delete(l.open, c.source)
 		}
@@ -129,15 +137,35 @@ func (c *limitedConn) Close() error {
 }
 
 // hold keeps the connection from being closed for a newer one until release is
-// called.
+// called, unless so many are kept already that it must take its chance.
 func (c *limitedConn) hold() (release func()) {
-	add := func(n int) {
-		c.limit.mu.Lock()
-		defer c.limit.mu.Unlock()
-		c.waiting += n
+	l := c.limit
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.waiting == 0 {
+		if c.gone || l.held >= l.max/4 || l.heldOf(c.source) >= l.perSource/2 {
+			return func() {}
+		}
+		l.held++
 	}
-	add(1)
-	return func() { add(-1) }
+	c.waiting++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if c.waiting--; c.waiting == 0 && !c.gone {
+			l.held--
+		}
+	}
+}
+
+// heldOf is how many connections of an address are kept for operations.
+func (l *connLimit) heldOf(from source) (n int) {
+	for _, c := range l.open[from] {
+		if c.waiting > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 type connKey struct{}
@@ -151,7 +179,8 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 }
 
 // Hold keeps the connection of a request until release is called, whoever else comes:
-// somebody who was let in waits for an operation to end.
+// somebody who was let in waits for an operation to end. Of too many who wait the last
+// ones are not kept.
 func Hold(ctx context.Context) (release func()) {
 	if c, ok := ctx.Value(connKey{}).(*limitedConn); ok {
 		return c.hold()
