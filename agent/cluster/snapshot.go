@@ -116,6 +116,16 @@ func ParseSnapshot(keys Keys, kvs []KV, index uint64) Snapshot {
 	return s
 }
 
+// ReadOfShard reports whether ParseSnapshot reads a key of a shard's, by what follows the shard's prefix.
+func ReadOfShard(rest string) bool {
+	switch rest {
+	case "initialize", "leader", "rebuild", "config", "status", "sync", "failover", "failsafe", "history":
+		return true
+	}
+	name, member := strings.CutPrefix(rest, "members/")
+	return member && name != "" && !strings.Contains(name, "/")
+}
+
 // Member returns the member of that name, if its key exists.
 func (s Snapshot) Member(name string) (Entry[Member], bool) {
 	for i := range s.Members { // a member's entry is too large to be copied for a look at its name

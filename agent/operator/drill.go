@@ -274,6 +274,9 @@ func (d *drillRun) prepare(ctx context.Context, f fleet, site *Site, when *time.
 		if !slices.Contains(d.scopes, s.scope) {
 			continue
 		}
+		if s.unread != nil {
+			return refusedf("nothing was done: shard %s: %w", s.scope, s.unread)
+		}
 		if why := d.o.closed(s, at); why != "" {
 			return refusedf("nothing was done: %s: that is %s (--outside-window does it all the same)", s.scope, why)
 		}

@@ -40,6 +40,7 @@ func Evacuate(ctx context.Context, c *Console, site *Site, o EvacuateOptions) er
 	if err != nil {
 		return err
 	}
+	f.warnUnread(c)
 	host, err := f.host(o.Host)
 	if err != nil && (o.Undo || o.Forget) { // its members may be gone
 		host, err = strings.ToLower(o.Host), nil

@@ -83,6 +83,7 @@ type fleetShard struct {
 	scope    string
 	snapshot cluster.Snapshot
 	dynamic  cluster.Dynamic
+	unread   error             // why its keys were not read; the rest is empty then
 	problem  error             // of the dynamic configuration
 	warnings []cluster.Warning // of it, too
 	leaderWords
@@ -120,6 +121,15 @@ func (f *fleet) only(scopes []string) (missing []string) {
 	return missing
 }
 
+// warnUnread tells of shards whose keys were not read: nothing is known of them.
+func (f fleet) warnUnread(c *Console) {
+	for _, s := range f.shards {
+		if s.unread != nil {
+			c.Warn("warning: shard %s: %v", s.scope, s.unread)
+		}
+	}
+}
+
 // lease is what a leader says is left of its lease.
 type lease struct {
 	asked, known bool
@@ -130,10 +140,15 @@ type lease struct {
 // for what they have applied.
 func (s *Site) readFleet(ctx context.Context) (fleet, error) {
 	common := s.keys("x")
-	var shards, routes, bouncers, applied consulapi.KVPairs
+	var shards answer
+	var routes, bouncers, applied consulapi.KVPairs
 	reading, until := errgroup.WithContext(ctx)
+	reading.Go(func() (err error) {
+		shards, err = s.shardsAfter(until, consistent, 0, answer{})
+		return err
+	})
 	for prefix, into := range map[string]*consulapi.KVPairs{
-		s.Namespace + "/": &shards, common.Routes() + s.Namespace + "/": &routes, common.Bouncers(): &bouncers,
+		common.Routes() + s.Namespace + "/": &routes, common.Bouncers(): &bouncers,
 		common.BouncersApplied(): &applied,
 	} {
 		reading.Go(func() (err error) {
@@ -166,10 +181,15 @@ func (s *Site) whyNone(ctx context.Context) error {
 
 var errNoShards = errors.New("there are no shards")
 
-func (s *Site) parseFleet(shards, routes, bouncers, applied consulapi.KVPairs) fleet {
+func (s *Site) parseFleet(shards answer, routes, bouncers, applied consulapi.KVPairs) fleet {
 	f := fleet{bouncers: s.parseBouncers(bouncers, applied)}
-	for scope, kvs := range s.byShard(shards, routes) {
+	for scope, kvs := range s.byShard(shards.pairs, routes) {
 		f.shards = append(f.shards, s.parseShard(scope, kvs, f.bouncers))
+	}
+	for scope, one := range shards.leftOut {
+		if one.isShard {
+			f.shards = append(f.shards, fleetShard{scope: scope, unread: one.why})
+		}
 	}
 	slices.SortFunc(f.shards, func(a, b fleetShard) int { return strings.Compare(a.scope, b.scope) })
 	return f

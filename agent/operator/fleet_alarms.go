@@ -44,6 +44,7 @@ const (
 
 const (
 	ofTheImpostor     = "see that its own agent has that port and knows the shard's secret, as its log says"
+	ofTheKeys         = "see what stands below its prefix in Consul, and whose token may write there; what no agent of its own wrote may be deleted"
 	ofTheRoute        = "see the leader's log; the key below lictor/routes/ is the leader's to write"
 	ofTheArchive      = "see PostgreSQL's log there: it says what archive_command met with (docs/runbooks/archive-fails.md)"
 	ofTheBackups      = "see what pgbackrest info says, and the log of the last backup (docs/runbooks/backups-missing.md)"
@@ -73,6 +74,10 @@ func (s fleetShard) alarms() []alarm {
 		if is {
 			alarms = append(alarms, alarm{fmt.Sprintf(format, args...), r, Wrong})
 		}
+	}
+	if s.unread != nil { // nothing is known of it
+		add(true, remedy{kind: "too many keys", do: ofTheKeys}, "%v", s.unread)
+		return alarms
 	}
 	snapshot, leaderName := s.snapshot, s.snapshot.LeaderName()
 	add(leaderName == "", remedy{

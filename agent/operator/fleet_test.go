@@ -216,7 +216,7 @@ func TestRefusedHBA(t *testing.T) {
 func TestBouncersNameIsItsKeys(t *testing.T) {
 	site := &Site{Settings: Settings{Namespace: "service"}}
 	value := []byte(`{"name":"pooler1","url":"http://10.0.0.1:8009","all":true}`)
-	f := site.parseFleet(nil, nil, consulapi.KVPairs{
+	f := site.parseFleet(answer{}, nil, consulapi.KVPairs{
 		{Key: "lictor/bouncers/evil", Session: "1", Value: value},
 		{Key: "lictor/bouncers/evil/pooler1", Session: "1", Value: value},
 		{Key: "lictor/bouncers/pooler1", Session: "2", Value: value},

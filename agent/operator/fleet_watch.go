@@ -189,7 +189,7 @@ func (w *FleetWatch) follow(ctx context.Context, prefix string) {
 		w.mu.Lock()
 		w.answers[prefix] = now
 		w.mu.Unlock()
-		if now.err == nil && now.index != before.index {
+		if now.err == nil && (now.index != before.index || len(now.leftOut) > 0) { // what is left out waits for no change
 			w.markDirty()
 		}
 		pause := shardsRest
@@ -207,18 +207,20 @@ func (w *FleetWatch) follow(ctx context.Context, prefix string) {
 // ask asks for what is newer than the answer before. Any server of Consul's may answer, so that
 // the leader is not kept from its work: it says how far it is behind.
 func (w *FleetWatch) ask(ctx context.Context, prefix string, before answer) (now answer) {
-	wait := watchWait
-	if prefix == w.prefixes()[0] {
+	wait, shards := watchWait, prefix == w.prefixes()[0]
+	if shards {
 		wait = shardsWait
 		if !w.take(ctx) {
 			return before
 		}
 		defer func() { <-w.turn }()
 	}
-	err := w.site.attempt(ctx, func(ctx context.Context, i int) (err error) {
-		now, err = listAfter(ctx, w.site.configs[i], prefix, wait, before)
-		return err
-	})
+	var err error
+	if shards {
+		now, err = w.site.shardsAfter(ctx, stale, wait, before)
+	} else {
+		now, err = w.site.listAfter(ctx, prefix, stale, wait, before, &budget{left: bytesOfAll})
+	}
 	if err != nil {
 		now = before
 	}
@@ -288,6 +290,12 @@ func (w *FleetWatch) rebuild() {
 			one.show(w.zoneTag)
 		}
 		built[scope] = one
+	}
+	for scope, one := range shards.leftOut {
+		if one.isShard {
+			built[scope] = &builtShard{shard: fleetShard{scope: scope, unread: one.why}}
+			built[scope].show(w.zoneTag)
+		}
 	}
 	view := fleetView(built, w.bouncers)
 	w.mu.Lock()

@@ -37,6 +37,7 @@ func List(ctx context.Context, c *Console, site *Site, scopes []string, o ListOp
 		c.Say("%s", time.Now().Format(time.RFC3339))
 	}
 	var all Table
+	fleet{shards: shards}.warnUnread(c)
 	for i, s := range shards {
 		t := listTable(s.scope, s.snapshot, o)
 		switch {

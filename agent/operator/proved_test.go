@@ -86,6 +86,7 @@ func TestNothingIsPlannedByUnprovedAnswers(t *testing.T) {
 				}
 			})
 			consul := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("X-Consul-Index", "1")
 				pairs := consulapi.KVPairs{}
 				if tt.readable && strings.HasPrefix(r.URL.Path, "/v1/kv/lictor/secrets/service/") {
 					pairs = append(pairs, &consulapi.KVPair{Key: "lictor/secrets/service/x", Value: secret.Encode(), ModifyIndex: 1})

@@ -30,6 +30,7 @@ func Rebalance(ctx context.Context, c *Console, site *Site, o RebalanceOptions) 
 	if err != nil {
 		return err
 	}
+	f.warnUnread(c)
 	for _, scope := range o.Scopes {
 		if !slices.ContainsFunc(f.shards, func(s fleetShard) bool { return s.scope == scope }) {
 			return noShard(scope, site.Namespace+"/"+scope+"/")

@@ -74,7 +74,7 @@ func (s *Site) attempt(ctx context.Context, f func(ctx context.Context, i int) e
 		done()
 		var status consulapi.StatusError
 		var own *failure
-		if err == nil || errors.As(err, &own) || errors.As(err, &status) && status.Code < 500 {
+		if err == nil || errors.As(err, &own) || errors.Is(err, errTooMuch) || errors.As(err, &status) && status.Code < 500 {
 			return err
 		}
 		errs = append(errs, err)
@@ -84,16 +84,8 @@ func (s *Site) attempt(ctx context.Context, f func(ctx context.Context, i int) e
 
 // list reads all keys below a prefix, with a quorum round trip.
 func (s *Site) list(ctx context.Context, prefix string) (consulapi.KVPairs, error) {
-	var pairs consulapi.KVPairs
-	err := s.query(ctx, func(ctx context.Context, c *consulapi.Client) error {
-		var err error
-		pairs, _, err = c.KV().List(prefix, (&consulapi.QueryOptions{RequireConsistent: true}).WithContext(ctx))
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", prefix, err)
-	}
-	return pairs, nil
+	all, err := s.listAfter(ctx, prefix, consistent, 0, answer{}, &budget{left: bytesOfAll})
+	return all.pairs, err
 }
 
 // Scopes names the shards below the namespace.

@@ -293,9 +293,9 @@ func TestHeldConnectionsAreCounted(t *testing.T) {
 	}
 	released()
 	twice()
-	conns[2].Close()
+	_ = conns[2].Close()
 	closed()
-	conns[3].Close()
+	_ = conns[3].Close()
 	conns[3].hold()()
 	if l.held != 1 {
 		t.Errorf("%d are kept, of one that another operation waits on", l.held)
