@@ -474,8 +474,11 @@ func (p inPostgres) RemoveForReinit(w *member.Work, allowed pg.Permission, done 
 	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.RemoveForReinit(ctx, allowed) }, done)
 }
 
+// beginRestoreLimit is how long the beginning of a restore may take: what earlier ones have left is removed.
+const beginRestoreLimit = 10 * time.Minute
+
 func (p inPostgres) BeginRestore(w *member.Work, r pg.Restore, done func(error)) {
-	work(p.runner, w, 0, func(context.Context) error { return p.pg.BeginRestore(r) }, done)
+	work(p.runner, w, beginRestoreLimit, func(ctx context.Context) error { return p.pg.BeginRestore(ctx, r) }, done)
 }
 
 func (p inPostgres) SetAside(w *member.Work, done func(error)) {
@@ -483,7 +486,14 @@ func (p inPostgres) SetAside(w *member.Work, done func(error)) {
 }
 
 func (p inPostgres) Restore(w *member.Work, r pg.Restore, done func(error)) {
-	work(p.runner, w, 0, func(ctx context.Context) error { return p.pg.Restore(ctx, p.backup, r) }, done)
+	limit := p.backup.RestoreLimit()
+	work(p.runner, w, limit, func(ctx context.Context) error {
+		err := p.pg.Restore(ctx, p.backup, r)
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = errors.Join(fmt.Errorf("the restore took longer than lictor.backup.max_restore, %s", limit), err)
+		}
+		return err
+	}, done)
 }
 
 func (p inPostgres) PutBack(w *member.Work, done func(error)) {

@@ -40,6 +40,7 @@ const (
 	DefaultBackupEvery          = 300 // seconds
 	DefaultBackupMaxAge         = 26  // hours
 	DefaultBackupMaxVerifiedAge = 360 // hours
+	DefaultBackupMaxRestore     = 24  // hours
 )
 
 // Load reads, layers, decodes and checks an agent's configuration. All problems

@@ -54,6 +54,7 @@ func schema() settings.Schema {
 			"lictor.backup.every":            someSeconds,
 			"lictor.backup.max_age":          someHours,
 			"lictor.backup.max_verified_age": someHours,
+			"lictor.backup.max_restore":      someHours,
 			"lictor.fence.demote_before":     settings.Seconds,
 			"lictor.fence.kill_before":       settings.Seconds,
 			"postgresql.pg_hba":              settings.Lines,
@@ -78,7 +79,7 @@ func schema() settings.Schema {
 		s.Unused["postgresql."+key] = strings.TrimPrefix(cluster.RoleKeysText, "has no effect so far: ")
 	}
 	// Lictor's own section needs no second LICTOR_.
-	for _, key := range []string{"routes_prefix", "state_dir", "os_user", "compat", "fence.demote_before", "fence.kill_before", "script_timeout", "pass_environment", "backup.stanza", "backup.command", "backup.every", "backup.max_age", "backup.max_verified_age"} {
+	for _, key := range []string{"routes_prefix", "state_dir", "os_user", "compat", "fence.demote_before", "fence.kill_before", "script_timeout", "pass_environment", "backup.stanza", "backup.command", "backup.every", "backup.max_age", "backup.max_verified_age", "backup.max_restore"} {
 		s.Variables[variable(key)] = "lictor." + key
 	}
 	return s

@@ -401,6 +401,14 @@ type Backup struct {
 	// told of by lictor fleet and lictor doctor; that there was none, when a backup is half as old.
 	// Default: 360.
 	MaxVerifiedAge int `mapstructure:"max_verified_age"`
+	// MaxRestore is how long a restore in place (lictor restore) may take, a number of hours: one that takes longer,
+	// or hangs, is undone, and the old data are put back. Default: 24.
+	MaxRestore int `mapstructure:"max_restore"`
+}
+
+// RestoreLimit is MaxRestore as a duration, with its default.
+func (b Backup) RestoreLimit() time.Duration {
+	return time.Duration(cmp.Or(b.MaxRestore, DefaultBackupMaxRestore)) * time.Hour
 }
 
 // Speaks is the version of Patroni whose words are used.
@@ -421,6 +429,7 @@ func (b Backup) InForce() Backup {
 	b.Every = cmp.Or(b.Every, DefaultBackupEvery)
 	b.MaxAge = cmp.Or(b.MaxAge, DefaultBackupMaxAge)
 	b.MaxVerifiedAge = cmp.Or(b.MaxVerifiedAge, DefaultBackupMaxVerifiedAge)
+	b.MaxRestore = cmp.Or(b.MaxRestore, DefaultBackupMaxRestore)
 	return b
 }
 

@@ -434,7 +434,7 @@ func (v *validation) backup(b Backup) {
 		v.fail("lictor.backup.every", strconv.Itoa(b.Every), "must be at least 1 s")
 	}
 	if b.Stanza == "" {
-		if b.Command != "" || b.Every != 0 || b.MaxAge != 0 || b.MaxVerifiedAge != 0 {
+		if b.Command != "" || b.Every != 0 || b.MaxAge != 0 || b.MaxVerifiedAge != 0 || b.MaxRestore != 0 {
 			v.fail("lictor.backup.stanza", "", "must be set: without it nothing is asked of backups")
 		}
 		return

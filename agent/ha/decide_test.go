@@ -319,6 +319,7 @@ func TestLeading(t *testing.T) {
 		{"a start has failed just now", view(holdsLease(7*time.Second), unserved(301*time.Second), failed, asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
 		{"a restart that does not end", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskRestart), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
 		{"a promotion that does not end", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskPromote), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
+		{"a restore that has told nobody yet does not end", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskRestore), asked(peer("b", 1, 5000))), "give the lease up to b", "served nobody"},
 		{"a demotion", view(holdsLease(7*time.Second), unserved(301*time.Second), doing(TaskDemote), asked(peer("b", 1, 5000))), "", "busy: demote"},
 		{"paused and in crash recovery for too long", view(holdsLease(7*time.Second), recovers, paused_, asked(peer("b", 1, 5000))), "", "paused"},
 	})

@@ -28,6 +28,10 @@ func TestDiscardedWAL(t *testing.T) {
 	own := leads("a", ttl+ttl/40+time.Second)
 	on2 := func(v *View) { v.Postgres.Timeline = 2 }
 	forced := request(cluster.Failover{Candidate: "a"})
+	restores := func(v *View) { // c would be one that could lead
+		*v = view(holdsLease(7*time.Second), discards(1), doingTask(TaskRestore), asked(peer("c", 2, 9000)))
+		v.Postgres.UnservedSince, v.Postgres.DiskTrouble, v.Postgres.DiskSince = now.Add(-time.Hour), "hangs", now.Add(-time.Hour)
+	}
 	runSituations(t, []situationTest{
 		{"a replica that has it does not lead", view(expired, discards(1), asked()), "", "is on timeline 1, and what was written up to timeline 1 was discarded by a restore"},
 		{"not even where the operator says so", view(expired, discards(1), forced, asked()), "", "discarded by a restore"},
@@ -48,9 +52,9 @@ func TestDiscardedWAL(t *testing.T) {
 		{"the note of one that was never told", view(leads("b", 0), noted(1)), "drop the note of the restore", "undone"},
 		{"then it is started", view(holdsLease(7*time.Second), discards(0), down, asked()), "start as primary", "started again"},
 
-		{"a restore may take its time", view(holdsLease(7*time.Second), discards(1), noted(1), setAside, doingTask(TaskRestore), asked(peer("c", 2, 9000)), func(v *View) {
-			v.Postgres.UnservedSince = now.Add(-time.Hour)
-		}), "", "busy: restore"},
+		{"a restore that replaces the data may take its time", view(restores, func(v *View) { v.Postgres.Replacing = true }), "", "busy: restore"},
+		{"so may one that puts the old ones back", view(restores, noted(1), setAside), "", "busy: restore"},
+		{"before it has told anybody it may not", view(restores), "give the lease up to c", "served nobody"},
 	})
 	v := view(holdsLease(7*time.Second), discards(1), on2, asked(peer("c", 1, 9000)))
 	if v.electable(peer("c", 1, 9000)) == "" || v.electable(peer("c", 2, 9000)) != "" {

@@ -20,7 +20,10 @@ const patrolEvery = 5 * time.Second
 //	PostgreSQL                              decision
 //	the required watchdog does not work     give the lease up, or demote
 //	its disk full, read-only or hung for
-//	  a lease, and another member can lead  give the lease up
+//	  a lease, whatever it does, and
+//	  another member can lead               give the lease up
+//	the same, or serving nobody, while a
+//	  restore replaces the data             wait for it: nobody else may lead
 //	not as it was, by a restore of its own
 //	  that has not ended                    put it back (see undoing)
 //	serving nobody for primary_start_timeout,
@@ -101,7 +104,11 @@ func duty(v View) Decision {
 		}
 		return giveUpOr(v, "PostgreSQL has served nobody for primary_start_timeout", duty(rest))
 	case v.Task != TaskNone:
-		return wait("the leader, busy: " + string(v.Task))
+		busy := wait("the leader, busy: " + string(v.Task))
+		if v.diskFails() && !v.ending() && !v.replacesData() {
+			return giveUpOr(v, diskFailed+pg.DiskTrouble, busy) // which it may wait for
+		}
+		return busy
 	case v.Postgres.Restore != nil || pg.Data == DataSetAside:
 		if d, applies := undoing(v); applies {
 			return d
@@ -109,10 +116,10 @@ func duty(v View) Decision {
 		return wait("the leader; a restore is undone")
 	case v.mustGiveBack() && !v.Config.Pause:
 		return v.giveBack()
-	case pg.DiskTrouble != "" && !v.Config.Pause && !v.Now.Before(pg.DiskSince.Add(v.Config.TTL)):
+	case v.diskFails():
 		sound := v
 		sound.Postgres.DiskTrouble = ""
-		return giveUpOr(v, "the data directory cannot be written: "+pg.DiskTrouble, duty(sound))
+		return giveUpOr(v, diskFailed+pg.DiskTrouble, duty(sound))
 	case !v.WatchdogOK && !v.Config.Pause && !v.Config.StandbyCluster.On() && (pg.Running && pg.Primary || v.Attempt.Failures > 0):
 		return unwatched(v)
 	case pg.Data == DataBootstrapped:
@@ -164,6 +171,28 @@ func duty(v View) Decision {
 	return Decision{Wake: wake}
 }
 
+const diskFailed = "the data directory cannot be written: "
+
+// diskFails reports whether the data directory could not be written for a lease.
+func (v View) diskFails() bool {
+	return v.Postgres.DiskTrouble != "" && !v.Config.Pause && !v.Now.Before(v.Postgres.DiskSince.Add(v.Config.TTL))
+}
+
+// ending reports whether what is under way ends this leadership by itself.
+func (v View) ending() bool {
+	switch v.Task {
+	case TaskDemote, TaskHandover, TaskInterrupted:
+		return true
+	}
+	return false
+}
+
+// replacesData reports whether a restore replaces the data, or puts the old ones back: nobody else may lead then,
+// whatever it waits for. Before that, and after it, a restore has the limits of any other task.
+func (v View) replacesData() bool {
+	return v.Task == TaskRestore && (v.Postgres.Replacing || v.Postgres.Data == DataSetAside)
+}
+
 // nextTimelineUntold reports whether the status does not say yet which timeline a promotion would begin,
 // as that of a standby leader has just changed: another member might take the same number.
 func (v Shard) nextTimelineUntold(timeline int) bool {
@@ -189,13 +218,13 @@ func UnservedLimit(c cluster.Dynamic) time.Duration { return max(c.PrimaryStartT
 // servesNobody reports whether this leader has served nobody for longer than it may,
 // whatever keeps it from that: a postmaster that hangs, a start, restart or promotion
 // that does not end, a look at PostgreSQL or its data that does not come back. A demotion
-// has the same limit itself, and a handover one of its own.
+// has the same limit itself, and a handover one of its own; a restore has none while nobody else may lead.
 func (v View) servesNobody() bool {
 	limit := UnservedLimit(v.Config)
 	if v.Task == TaskHandover {
 		limit += stopGrace
 	}
-	return v.Task != TaskDemote && v.Task != TaskRestore && v.unserved(limit)
+	return v.Task != TaskDemote && !v.replacesData() && v.unserved(limit)
 }
 
 func (v View) unserved(limit time.Duration) bool {
@@ -206,12 +235,8 @@ func (v View) unserved(limit time.Duration) bool {
 // overdue reports whether this leader should have come to an end, by now, of a leadership
 // that serves nobody, and has not. Nothing is left but to let the lease run out.
 func (v View) overdue(d Decision) bool {
-	ending := slices.ContainsFunc(d.Actions, func(a Action) bool { _, is := a.(GiveUp); return is })
-	switch v.Task {
-	case TaskDemote, TaskHandover, TaskInterrupted:
-		ending = true
-	}
-	return ending && v.unserved(UnservedLimit(v.Config)+stopGrace)
+	givesUp := slices.ContainsFunc(d.Actions, func(a Action) bool { _, is := a.(GiveUp); return is })
+	return (givesUp || v.ending()) && v.unserved(UnservedLimit(v.Config)+stopGrace)
 }
 
 func (v View) unlessOverdue(d, beat Decision) Decision {

@@ -493,7 +493,16 @@ func TestBadDisk(t *testing.T) {
 	}
 	lease := holdsLease(7 * time.Second)
 	other := asked(peer("b", 1, 5000))
+	replacing := func(v *View) { v.Postgres.Replacing = true }
 	runSituations(t, []situationTest{
+		{"while a restart waits for it", view(lease, other, full(ttl), doingTask(TaskRestart)), "give the lease up to b", "no space left"},
+		{"while a restore that has told nobody waits for it", view(lease, other, full(ttl), doingTask(TaskRestore)), "give the lease up to b", "no space left"},
+		{"while a restore replaces the data", view(lease, other, full(ttl), doingTask(TaskRestore), replacing), "", "busy: restore"},
+		{"while old data are put back", view(lease, other, full(ttl), doingTask(TaskRestore), setAside), "", "busy: restore"},
+		{"while a restart waits for it, for a moment", view(lease, other, full(ttl-time.Millisecond), doingTask(TaskRestart)), "", "busy: restart"},
+		{"while a restart waits for it, in pause", view(lease, other, full(ttl), doingTask(TaskRestart), paused_), "", "busy: restart"},
+		{"while a handover waits for it", view(lease, other, full(ttl), doingTask(TaskHandover)), "", "busy: handover"},
+		{"while it is given up already", view(lease, other, full(ttl), doingTask(TaskDemote)), "", "busy: demote"},
 		{"for a moment", view(lease, other, full(ttl-time.Millisecond)), "", "with the lock"},
 		{"for a lease, and another can lead", view(lease, other, full(ttl)), "give the lease up to b", "no space left"},
 		{"for a lease, and nobody can lead", view(lease, asked(), full(ttl)), "", "with the lock"},

@@ -198,6 +198,9 @@ type Postgres struct {
 	// Restore is what this member has noted of a restore that it began and that has not
 	// ended; nil: there is none (discarded.go).
 	Restore *Discard
+	// Replacing: a restore has told the shard what it discards, and has begun to move the data aside: nobody
+	// else may lead until it has ended, or has put them back.
+	Replacing bool
 	// ShutDown is since when PostgreSQL has been seen shut down from outside, with
 	// processes left that do not end; zero: it is not.
 	ShutDown cluster.Instant

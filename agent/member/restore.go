@@ -56,7 +56,9 @@ func (m *Member) RestoreTo(r pg.Restore, done func(error)) {
 			m.tellDiscarded(w, discard, next)
 		}, func(w *Work, next func(error)) {
 			m.stoppedOnPurpose()
-			m.PG.Observed, m.hidden = pg.State{}, true // where it was says nothing of where the shard will be
+			// Where it was says nothing of where the shard will be, nor what its history told of what there will be.
+			m.PG.Observed, m.hidden = pg.State{}, true
+			m.Data.Timeline, m.Data.Restores = 0, Restores{}
 			m.Postgres.SetAside(w, next)
 		}, func(w *Work, next func(error)) {
 			m.Postgres.Restore(w, r, next)

@@ -40,6 +40,9 @@ func TestRestore(t *testing.T) {
 	w.running = false
 	w.answer("Postgres.Stop")
 	w.none("Postgres.SetAside")
+	if w.View().Postgres.Replacing {
+		t.Error("it may wait for ever before anybody was told")
+	}
 	if timeline, _ := w.beatsDiscarded(120); timeline != 3 {
 		t.Fatalf("the beat says %d", timeline)
 	}
@@ -50,6 +53,9 @@ func TestRestore(t *testing.T) {
 		t.Errorf("the status says where the discarded WAL was: %d", at)
 	}
 	w.waiters.tell()
+	if !w.View().Postgres.Replacing {
+		t.Error("it would give its lease up while nobody else may lead")
+	}
 	w.answer("Postgres.SetAside")
 	w.Saw(Look{Began: w.clock + 1, State: pg.State{Running: true, Accepting: true, Timeline: 4, WriteLSN: 1}})
 	if w.PG.Running {
@@ -84,6 +90,7 @@ func TestRestore(t *testing.T) {
 
 func TestRestoreThatFails(t *testing.T) {
 	w := newWorld(t).leading()
+	w.Data = Data{State: ha.DataValid, SystemIdentifier: systemA, Timeline: 3, WasPrimary: true, Restores: RestoresIn(cluster.History{{Timeline: 1}, {Timeline: 2}}, 3)}
 	var ended error
 	w.RestoreTo(pg.Restore{Label: "F"}, func(err error) { ended = err })
 	w.answer("Postgres.BeginRestore")
@@ -96,6 +103,9 @@ func TestRestoreThatFails(t *testing.T) {
 	w.deny("Postgres.Restore", errBoom)
 	if !errors.Is(ended, errBoom) {
 		t.Fatal(ended)
+	}
+	if timeline, _ := w.beatsDiscarded(125); timeline != 3 || w.View().Postgres.Replacing {
+		t.Errorf("while its data are looked at a beat says %d", timeline)
 	}
 	note := &ha.Discard{Timeline: 3}
 	w.take("Postgres.Look").answer(Found{Data: Data{State: ha.DataSetAside}, Restore: note}, true)

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,7 +35,7 @@ type aside struct {
 // before. Of a link it is the target that is renamed, so that the next one is made on
 // the same disk. WAL and tablespaces outside of it are emptied if owns says that they
 // are its own: where they are the next one has to be.
-func (p *dataDirectory) moveAside(systemIdentifier string, owns func(path string) bool) (string, error) {
+func (p *dataDirectory) moveAside(ctx context.Context, systemIdentifier string, owns func(path string) bool) (string, error) {
 	dir, err := p.realDataDir()
 	if err != nil {
 		return "", fmt.Errorf("moving the data directory aside: %w", err)
@@ -48,7 +49,7 @@ func (p *dataDirectory) moveAside(systemIdentifier string, owns func(path string
 	if err != nil {
 		return "", err
 	}
-	if err := p.removeAsides(path); err != nil {
+	if err := p.removeAsides(ctx, path); err != nil {
 		return "", err
 	}
 	if err := p.emptyOutside(out); err != nil {
@@ -107,15 +108,15 @@ func (p *dataDirectory) renameAside(dir, tablespaces string, noted bool) (string
 	return now.Path, nil
 }
 
-// removeAsides removes what was moved aside, but for the one at the path.
-func (p *dataDirectory) removeAsides(but string) error {
+// removeAsides removes what was moved aside, but for the one at the path, and for what is left when ctx ends.
+func (p *dataDirectory) removeAsides(ctx context.Context, but string) error {
 	list, err := p.asides()
 	if err != nil {
 		return err
 	}
 	var kept []aside
 	for _, a := range list {
-		if a.Path == but {
+		if a.Path == but || ctx.Err() != nil {
 			kept = append(kept, a)
 		} else if err := p.removeAside(a); err != nil {
 			p.log.Warn().Err(err).Str("path", a.Path).Msg("an earlier bootstrap that failed could not be removed")

@@ -107,7 +107,7 @@ func TestDataDirThroughALink(t *testing.T) {
 		// A marker that says that it is unfinished work of ours, as the user can write one.
 		_ = p.writeMarker(markBootstrap, "")
 		_ = p.DiscardIncomplete(ctx)
-		_, _ = p.moveAside("", everything)
+		_, _ = p.moveAside(ctx, "", everything)
 		_ = p.empty("", everything)
 		_ = p.closeToOthers()
 		rootsUntouched(t, target, roots, "shadow", "empty", "full")
@@ -126,7 +126,7 @@ func TestAsideOfRoots(t *testing.T) {
 	must(t, err)
 	as("mkdir", "-p", p.dataDir)
 	must(t, p.noteAsides([]aside{{Path: dir, ID: id}}))
-	if moved, err := p.moveAside("", everything); err != nil {
+	if moved, err := p.moveAside(within(t), "", everything); err != nil {
 		t.Fatal(err)
 	} else if _, err := os.Stat(moved); err != nil {
 		t.Fatal(err)

@@ -370,7 +370,7 @@ func (p *Instance) DiscardIncomplete(ctx context.Context) error {
 		return fmt.Errorf("removing what initdb was given: %w", err)
 	}
 	if m.Kind != markClone || m.ID == "" { // nobody has seen who made that one
-		aside, err := p.moveAside(cmp.Or(m.SystemIdentifier, control.SystemIdentifier), m.owns)
+		aside, err := p.moveAside(ctx, cmp.Or(m.SystemIdentifier, control.SystemIdentifier), m.owns)
 		if err == nil {
 			p.log.Warn().Str("moved_to", aside).Msg("an unfinished data directory was moved aside; the next one that fails takes its place")
 			return p.unmark()

@@ -109,8 +109,9 @@ func (p *dataDirectory) RestoreDir() (string, error) {
 }
 
 // BeginRestore notes what a restore is about to do. What an earlier one that failed has left goes
-// now, while the shard is served: where this one fails too there is no time for it.
-func (p *dataDirectory) BeginRestore(r pg.Restore) error {
+// now, while the shard is served: where this one fails too there is no time for it. Once ctx has ended nothing
+// more is removed or noted.
+func (p *dataDirectory) BeginRestore(ctx context.Context, r pg.Restore) error {
 	dir, err := p.realDataDir()
 	if err != nil {
 		return fmt.Errorf("the data directory: %w", err)
@@ -125,8 +126,11 @@ func (p *dataDirectory) BeginRestore(r pg.Restore) error {
 	if note.ID, err = identity(dir); err != nil {
 		return err
 	}
-	if err := p.removeAsides(""); err != nil {
+	if err := p.removeAsides(ctx, ""); err != nil {
 		p.log.Warn().Err(err).Msg("what an earlier restore has left could not be removed")
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("the restore was not begun: %w", err)
 	}
 	return p.writeRestoreNote(note)
 }

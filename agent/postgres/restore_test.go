@@ -29,7 +29,9 @@ func wantState(ctx context.Context, t *testing.T, p *Instance, want DataState) {
 
 // Wherever a restore is cut short, the old data are put back, and nothing is removed.
 func TestPutBack(t *testing.T) {
-	begun := func(t *testing.T, p *Instance) { must(t, p.BeginRestore(pg.Restore{Discarded: 3, Before: 2})) }
+	begun := func(t *testing.T, p *Instance) {
+		must(t, p.BeginRestore(t.Context(), pg.Restore{Discarded: 3, Before: 2}))
+	}
 	aside := func(t *testing.T, p *Instance) {
 		begun(t, p)
 		must(t, p.SetAside())
@@ -110,7 +112,7 @@ func TestPutBackNothingElse(t *testing.T) {
 	ctx, dir := within(t), newDir(t)
 	p := newInstance(t, settings(t, dir, "a"))
 	put(t, p.inData("precious"), "x")
-	must(t, p.BeginRestore(pg.Restore{Discarded: 3}))
+	must(t, p.BeginRestore(t.Context(), pg.Restore{Discarded: 3}))
 	must(t, p.SetAside())
 	note, err := p.RestoreNote()
 	must(t, err)
@@ -182,7 +184,7 @@ func TestTablespacesOfUndoneRestores(t *testing.T) {
 			put(t, p.inData("precious"), "x")
 			undone := func() {
 				t.Helper()
-				must(t, p.BeginRestore(pg.Restore{Discarded: 3}))
+				must(t, p.BeginRestore(t.Context(), pg.Restore{Discarded: 3}))
 				must(t, p.SetAside())
 				must(t, p.mark(markCustom, ""))
 				put(t, p.inData("half"), "x")
@@ -228,7 +230,7 @@ func TestReinitLeavesARestoreAlone(t *testing.T) {
 	p := newInstance(t, settings(t, dir, "a"))
 	put(t, p.inData("precious"), "x")
 	give(t, p, dir)
-	must(t, p.BeginRestore(pg.Restore{Discarded: 3}))
+	must(t, p.BeginRestore(t.Context(), pg.Restore{Discarded: 3}))
 	must(t, p.SetAside())
 	put(t, p.inData("copied back by hand"), "x")
 	give(t, p, dir)
@@ -250,7 +252,7 @@ func TestWhatUndoneRestoresLeave(t *testing.T) {
 	give(t, p, dir)
 	begin := func() {
 		t.Helper()
-		must(t, p.BeginRestore(pg.Restore{Discarded: 3}))
+		must(t, p.BeginRestore(t.Context(), pg.Restore{Discarded: 3}))
 		must(t, p.SetAside())
 		must(t, p.mark(markCustom, ""))
 		put(t, p.inData("half"), "x")
@@ -296,7 +298,7 @@ func TestPutBackOnAFullDisk(t *testing.T) {
 	give(t, p, disk)
 	put(t, p.inData("precious"), "x")
 	give(t, p, p.dataDir)
-	must(t, p.BeginRestore(pg.Restore{Discarded: 3}))
+	must(t, p.BeginRestore(t.Context(), pg.Restore{Discarded: 3}))
 	must(t, p.SetAside())
 	must(t, p.mark(markCustom, ""))
 	err := os.WriteFile(p.inData("half"), make([]byte, 2<<20), 0o600)
@@ -335,7 +337,7 @@ func TestRestoreToAMoment(t *testing.T) {
 	if err := p.Restore(ctx, b, r); err == nil {
 		t.Fatal("it restores over the data")
 	}
-	must(t, p.BeginRestore(r))
+	must(t, p.BeginRestore(t.Context(), r))
 	must(t, p.SetAside())
 	late := r
 	late.Target = time.Now().Add(time.Hour)
@@ -346,7 +348,7 @@ func TestRestoreToAMoment(t *testing.T) {
 	must(t, p.PutBack(ctx))
 	wantState(ctx, t, p, Valid)
 	must(t, p.EndRestore())
-	must(t, p.BeginRestore(r))
+	must(t, p.BeginRestore(t.Context(), r))
 	must(t, p.SetAside())
 	must(t, p.Restore(ctx, b, r))
 	// It can still be undone: a standby that asked the archive would follow its timeline.
@@ -424,7 +426,7 @@ func TestRestoreToWhatARestoreHasDiscarded(t *testing.T) {
 	must(t, p.Stop(ctx, Fast))
 	restore := func(r pg.Restore) error {
 		t.Helper()
-		must(t, p.BeginRestore(r))
+		must(t, p.BeginRestore(t.Context(), r))
 		must(t, p.SetAside())
 		err := p.Restore(ctx, b, r)
 		if err != nil {
@@ -504,6 +506,53 @@ func made(ctx context.Context, p *Instance, options string, at time.Time, more s
 	return p.FinishBootstrap()
 }
 
+// A restore that is broken off while it begins has begun nothing: what earlier ones have left stays as well.
+func TestBeginRestoreIsBrokenOff(t *testing.T) {
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	put(t, p.inData("precious"), "x")
+	must(t, p.BeginRestore(t.Context(), pg.Restore{Discarded: 3}))
+	must(t, p.SetAside())
+	must(t, p.markAs(marker{Kind: markCustom}))
+	put(t, p.inData("half"), "x")
+	must(t, p.PutBack(within(t)))
+	must(t, p.EndRestore())
+	left := matches(t, filepath.Dir(p.dataDir), "*"+asideInfix+"*")
+	broken, breakOff := context.WithCancel(t.Context())
+	breakOff()
+	if err := p.BeginRestore(broken, pg.Restore{Discarded: 3}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a restore that was broken off has begun: %v", err)
+	}
+	if note, err := p.RestoreNote(); err != nil || note != nil {
+		t.Errorf("the note is %+v, %v", note, err)
+	}
+	if still := matches(t, filepath.Dir(p.dataDir), "*"+asideInfix+"*"); len(left) != 1 || !slices.Equal(still, left) {
+		t.Errorf("of %v there is %v", left, still)
+	}
+	must(t, p.BeginRestore(t.Context(), pg.Restore{Discarded: 3}))
+	if still := matches(t, filepath.Dir(p.dataDir), "*"+asideInfix+"*"); len(still) > 0 {
+		t.Errorf("%v is still there", still)
+	}
+}
+
+// A backup program that hangs is ended by the restore's limit, and the old data are put back.
+func TestRestoreThatHangs(t *testing.T) {
+	p := newInstance(t, settings(t, newDir(t), "a"))
+	put(t, p.inData("precious"), "x")
+	must(t, p.BeginRestore(t.Context(), pg.Restore{Discarded: 3}))
+	must(t, p.SetAside())
+	limit, over := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer over()
+	began := time.Now()
+	err := p.Restore(limit, config.Backup{Stanza: "main", Command: "sh -c 'sleep 600' hangs"}, pg.Restore{Target: time.Now(), Label: "F", Timeline: 1, Discarded: 3})
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > patience {
+		t.Errorf("it took %s: %v", time.Since(began), err)
+	}
+	must(t, p.PutBack(within(t)))
+	if _, err := os.Stat(p.inData("precious")); err != nil {
+		t.Error(err)
+	}
+}
+
 // A data directory that cannot be moved aside is refused before anything is noted.
 func TestMountPointsStay(t *testing.T) {
 	dir := newDir(t)
@@ -511,7 +560,7 @@ func TestMountPointsStay(t *testing.T) {
 	put(t, p.inData("precious"), "x")
 	must(t, os.RemoveAll(p.dataDir))
 	must(t, os.Symlink("/proc", p.dataDir))
-	if err := p.BeginRestore(pg.Restore{Discarded: 3}); err == nil || !strings.Contains(err.Error(), "is a mount point") {
+	if err := p.BeginRestore(t.Context(), pg.Restore{Discarded: 3}); err == nil || !strings.Contains(err.Error(), "is a mount point") {
 		t.Error(err)
 	}
 	must(t, os.Remove(p.dataDir))
@@ -521,7 +570,7 @@ func TestMountPointsStay(t *testing.T) {
 	} else if err != nil {
 		t.Fatal(err)
 	}
-	err := p.BeginRestore(pg.Restore{Discarded: 3})
+	err := p.BeginRestore(t.Context(), pg.Restore{Discarded: 3})
 	must(t, unix.Unmount(p.inData("pg_wal"), unix.MNT_DETACH))
 	if err == nil || !strings.Contains(err.Error(), "pg_wal is a mount point in") {
 		t.Errorf("one inside: %v", err)

@@ -47,7 +47,7 @@ func TestUndoneRestoreHasWhatItLeadsTo(t *testing.T) {
 		{name: "over what is there", more: " --link-all --delta"},
 	} {
 		must(t, p.Stop(ctx, Fast))
-		must(t, p.BeginRestore(r))
+		must(t, p.BeginRestore(t.Context(), r))
 		must(t, p.SetAside())
 		if err := p.Restore(ctx, config.Backup{Stanza: "main", Command: command + c.more}, r); err != nil {
 			t.Fatalf("%s: %v", c.name, err)

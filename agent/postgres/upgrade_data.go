@@ -175,7 +175,7 @@ func (p *dataUpgrader) BeginUpgrade(ctx context.Context, to int, said string, ab
 		return errors.New(why)
 	}
 	// While the shard is served: where this one fails too there is no time for it.
-	if err := p.removeAsides(""); err != nil {
+	if err := p.removeAsides(ctx, ""); err != nil {
 		p.log.Warn().Err(err).Msg("what an earlier attempt has left could not be removed")
 	}
 	conn, err := p.upgrader.dedicated(ctx)

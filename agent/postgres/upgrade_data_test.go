@@ -93,7 +93,7 @@ func TestUpgradeData(t *testing.T) {
 	started := observe(ctx, t, a, "answers", func(s State) bool { return s.Accepting }).StartTime
 	begun()
 	refused("twice", "has not ended", a.BeginUpgrade(ctx, next, bin, 4))
-	refused("a restore meanwhile", "has not ended", a.BeginRestore(pg.Restore{Discarded: 1}))
+	refused("a restore meanwhile", "has not ended", a.BeginRestore(t.Context(), pg.Restore{Discarded: 1}))
 	refused("while it runs", "only data that were shut down", a.UpgradeData(ctx))
 	refused("before it was made", "stays", a.PlaceUpgraded())
 	asBefore("begun")

@@ -24,6 +24,9 @@ func TestNoWedge(t *testing.T) {
 			s := directed(4, hangs(map[string]any{"ttl": 8, "synchronous_mode": mode}), during(29, 200, kind, a), ev(30, KillPostmaster, a))
 			t.Run("crash and "+string(kind), func(t *testing.T) { serves(t, s) })
 		}
+		// A restore hangs as it begins, and so nothing ends that has told nobody.
+		s := directed(4, hangs(map[string]any{"ttl": 8, "synchronous_mode": mode}), during(29, 200, HangDisk, a), ev(30, Restore, a).with(200), ev(31, KillPostmaster, a))
+		t.Run("crash and a restore that hangs", func(t *testing.T) { serves(t, s) })
 	}
 }
 
