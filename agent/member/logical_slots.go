@@ -1,6 +1,7 @@
 package member
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,11 +15,10 @@ import (
 // This file is about a replica's copies of the leader's logical slots (design 5.28).
 
 const (
-	// copyAgainAfter is when a slot is copied again that is not there, though it was copied:
-	// each copy is a restart. fetchAgainAfter is when it is fetched again where it could not be:
-	// PostgreSQL was not stopped for that.
-	copyAgainAfter  = time.Minute
-	fetchAgainAfter = 10 * time.Second
+	// copyAgainAfter is when a slot is copied again that is not there, though PostgreSQL was restarted for it. fetchAgainAfter
+	// is when it is tried again where PostgreSQL was not stopped. Both double, up to copyAgainMost and fetchAgainMost.
+	copyAgainAfter, copyAgainMost   = time.Minute, time.Hour
+	fetchAgainAfter, fetchAgainMost = 10 * time.Second, time.Minute
 	// turnEvery is how long a replica waits for each one before it.
 	turnEvery = 5 * time.Second
 	// advanceLimit bounds the reading of WAL by which a logical slot is moved.
@@ -27,6 +27,35 @@ const (
 	// when as much as a helpShare-th of the time has passed that they have waited: it may be in vain.
 	helpEvery, helpShare = 2 * time.Second, 4
 )
+
+// copyTries are the attempts to copy a logical slot.
+type copyTries struct {
+	restarts, fetches int
+	notUntil          cluster.Instant
+}
+
+// tried notes an attempt to copy slots, and whether PostgreSQL was stopped for it.
+func (k *slotKeeper) tried(slots []cluster.Slot, stopped bool) {
+	if k.copied == nil {
+		k.copied = map[string]copyTries{}
+	}
+	for _, slot := range slots {
+		t := k.copied[slot.Name]
+		if stopped {
+			t.restarts, t.fetches = t.restarts+1, 0
+			t.notUntil = k.Now().Add(doubled(copyAgainAfter, t.restarts, copyAgainMost))
+		} else {
+			t.fetches++
+			t.notUntil = k.Now().Add(doubled(fetchAgainAfter, t.fetches, fetchAgainMost))
+		}
+		k.copied[slot.Name] = t
+	}
+}
+
+// doubled is the time after the nth attempt.
+func doubled(first time.Duration, n int, most time.Duration) time.Duration {
+	return min(first<<min(n-1, 16), most)
+}
 
 // copies are the logical slots that this replica is to have, as far as the leader that it
 // follows has them. An old leader's word, or one of another timeline, is of other WAL.
@@ -122,8 +151,7 @@ func (k *slotKeeper) isHeard() bool {
 func (k *slotKeeper) lacking() []cluster.Slot {
 	var slots []cluster.Slot
 	for _, w := range k.copies() {
-		tried := k.copied[w.Name]
-		if slotIndex(&k.local.PG.Observed, w.Name) < 0 && (tried.IsZero() || k.Now().Sub(tried) >= copyAgainAfter) {
+		if slotIndex(&k.local.PG.Observed, w.Name) < 0 && !k.Now().Before(k.copied[w.Name].notUntil) {
 			slots = append(slots, w.Slot)
 		}
 	}
@@ -156,7 +184,11 @@ func (k *slotKeeper) advance() {
 	lacks := false
 	var behind []pg.WantedSlot
 	for _, w := range k.copies() {
-		lacks = lacks || slotIndex(o, w.Name) < 0
+		if slotIndex(o, w.Name) < 0 {
+			lacks = true
+		} else if !k.Now().Before(k.copied[w.Name].notUntil) { // it stays
+			delete(k.copied, w.Name)
+		}
 		if isBehind(o, w) {
 			behind = append(behind, w)
 		}
@@ -177,14 +209,8 @@ func (k *slotKeeper) advance() {
 }
 
 // copySlots restarts this replica with copies of the leader's logical slots. Nothing is stopped
-// before they are here.
+// before they are here, and what was stopped is started again, also without them.
 func (m *Member) copySlots(c ha.CopySlots) {
-	if m.slots.copied == nil {
-		m.slots.copied = map[string]cluster.Instant{}
-	}
-	for _, slot := range c.Slots {
-		m.slots.copied[slot.Name] = m.Now()
-	}
 	as, err := m.replica(c.Upstream)
 	from, unknown := m.upstreamOf(c.From)
 	if err == nil {
@@ -195,23 +221,42 @@ func (m *Member) copySlots(c ha.CopySlots) {
 		return
 	}
 	var files []pg.SlotFile
+	var lacking error // why there are no copies, which is no failure of the restart
+	stopped, started := false, false
 	fetch := func(w *Work, next func(error)) {
 		m.Postgres.FetchSlots(w, from, c.Slots, func(fetched []pg.SlotFile, err error) {
-			if files = fetched; err != nil {
-				for _, slot := range c.Slots {
-					m.slots.copied[slot.Name] = m.Now().Add(fetchAgainAfter - copyAgainAfter)
-				}
-			}
+			files = fetched
 			next(err)
 		})
 	}
-	place := func(w *Work, next func(error)) { m.Postgres.PlaceSlots(w, files, next) }
-	stop := inOrder(m.beforeStop(m.beforeStopLimit()), m.orderly(m.stopWithin(), false))
-	m.startTask(ha.TaskRestart, m.thenInSync(fetch, m.startsAgain, m.LeaveSync, stop, place, m.start(as)), func(err error) {
+	stop := inOrder(func(_ *Work, next func(error)) {
+		stopped = true
+		m.slots.tried(c.Slots, true)
+		next(nil)
+	}, m.beforeStop(m.beforeStopLimit()), m.orderly(m.stopWithin(), false))
+	place := func(w *Work, next func(error)) {
+		m.Postgres.PlaceSlots(w, files, func(err error) {
+			lacking = err
+			next(w.Broken())
+		})
+	}
+	restart := m.thenInSync(fetch, m.startsAgain, m.LeaveSync, stop, place, m.start(as), func(_ *Work, next func(error)) {
+		started = true
+		next(nil)
+	})
+	m.startTask(ha.TaskRestart, func(w *Work, next func(error)) {
+		restart(w, func(err error) {
+			if err != nil && !stopped && w.Broken() == nil {
+				lacking, err = err, nil
+				m.slots.tried(c.Slots, false)
+			}
+			next(err)
+		})
+	}, func(err error) {
 		if !errors.Is(err, ErrBroken) {
-			m.Failure("copies of slots", "logical slots are not copied", err)
+			m.Failure("copies of slots", "logical slots are not copied", cmp.Or(lacking, err))
 		}
-		if err == nil {
+		if started {
 			m.Upstream = c.Upstream
 		}
 	})

@@ -71,8 +71,14 @@ func TestLackingSlots(t *testing.T) {
 			w.leading()
 			w.Snapshot.Status.Value.Slots = map[string]int64{"feed": 1}
 		}, nil},
-		"tried a moment ago": {func(w *world) { w.slots.copied = map[string]cluster.Instant{"feed": w.clock.Add(1 - copyAgainAfter)} }, nil},
-		"tried before":       {func(w *world) { w.slots.copied = map[string]cluster.Instant{"feed": w.clock.Add(-copyAgainAfter)} }, lacks},
+		"tried a moment ago": {func(w *world) {
+			w.slots.tried([]cluster.Slot{logicalSlot}, true)
+			w.pass(copyAgainAfter - 1)
+		}, nil},
+		"tried before": {func(w *world) {
+			w.slots.tried([]cluster.Slot{logicalSlot}, true)
+			w.pass(copyAgainAfter)
+		}, lacks},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := feedWorld(t)
@@ -99,7 +105,7 @@ func TestCopySlots(t *testing.T) {
 	}
 	w.none("Postgres.TryStart", "Postgres.Stop")
 	w.looked()
-	if w.Attempt.Failures != 1 || len(w.Logged()) != 1 || !strings.Contains(w.Logged()[0], "boom") {
+	if w.Attempt.Failures != 0 || len(w.Logged()) != 1 || !strings.Contains(w.Logged()[0], "boom") { // told once, and PostgreSQL was not touched
 		t.Fatalf("%+v %q", w.Attempt, w.Logged())
 	}
 	if w.slots.lacking() != nil {
@@ -136,6 +142,87 @@ func TestCopySlots(t *testing.T) {
 	}
 	if len(w.Logged()) != 0 || w.LeavingSync {
 		t.Errorf("%q %v", w.Logged(), w.LeavingSync)
+	}
+}
+
+// copies plays one attempt at copies: fetched is how fetching ends, placed how placing does. It reports whether
+// PostgreSQL was stopped, and the start that followed was asked for.
+func (w *world) copies(fetched, placed error) (stopped, started bool) {
+	w.t.Helper()
+	action := ha.CopySlots{Upstream: "b", From: "b", Slots: w.slots.lacking()}
+	if action.Slots == nil {
+		w.t.Fatal("nothing is lacking")
+	}
+	w.begin(action)
+	w.take("Postgres.FetchSlots").answer([]pg.SlotFile{{Slot: logicalSlot}}, fetched)
+	if fetched == nil {
+		w.answer("Postgres.TryStart", "", nil)
+		w.answer("Postgres.Stop")
+		stopped = true
+		w.take("Postgres.PlaceSlots").answer(placed)
+		w.settle()
+		if started = w.find("Postgres.Start") != nil; started {
+			w.answer("Postgres.Start")
+		}
+	}
+	w.looked()
+	w.wantTask(ha.TaskNone)
+	return stopped, started
+}
+
+// A replica in which a copy cannot be placed is started again all the same, and is not restarted every minute for
+// it: the time doubles, and so does that between two attempts for which nothing is stopped. It is told once.
+func TestCopiesThatCannotBePlaced(t *testing.T) {
+	w := feedWorld(t)
+	w.agree("Guard.Awake", "Postgres.BeforeStop")
+	wait := func() (d time.Duration) {
+		t.Helper()
+		for ; w.slots.lacking() == nil; d += time.Second {
+			if w.pass(time.Second); d > 2*time.Hour {
+				t.Fatal("it is never tried again")
+			}
+		}
+		return d
+	}
+	for _, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+		if stopped, started := w.copies(nil, errBoom); !stopped || !started {
+			t.Fatalf("stopped %v, started %v", stopped, started)
+		}
+		if w.Upstream != "b" || len(w.Logged()) != 1 || !strings.Contains(w.Logged()[0], "boom") || w.Attempt.Failures != 0 {
+			t.Fatalf("%q %q %+v", w.Upstream, w.Logged(), w.Attempt)
+		}
+		if got := wait(); got != want*time.Minute {
+			t.Errorf("tried again after %v, want %v", got, want*time.Minute)
+		}
+	}
+	for _, want := range []time.Duration{10, 20, 40, 60, 60} {
+		if stopped, _ := w.copies(errBoom, nil); stopped {
+			t.Fatal("stopped for what is not there")
+		}
+		if got := wait(); got != want*time.Second {
+			t.Errorf("fetched again after %v, want %v", got, want*time.Second)
+		}
+	}
+	// One that was there for as long as it would have been waited for is forgotten.
+	w.copies(nil, nil)
+	at := func(slots ...pg.Slot) {
+		w.PG.Observed.Slots = slots
+		w.slots.advance()
+	}
+	at(pg.Slot{Slot: logicalSlot, ConfirmedLSN: 60 * mib})
+	at()
+	if got := wait(); got != copyAgainMost {
+		t.Errorf("it has gone at once, and is tried again after %v", got)
+	}
+	w.pass(copyAgainMost)
+	at(pg.Slot{Slot: logicalSlot, ConfirmedLSN: 60 * mib})
+	at()
+	if got := wait(); got != 0 {
+		t.Errorf("it was there, and is tried again after %v", got)
+	}
+	w.copies(nil, errBoom)
+	if got := wait(); got != copyAgainAfter {
+		t.Errorf("it was there, and is tried again the second time after %v", got)
 	}
 }
 

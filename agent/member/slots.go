@@ -26,8 +26,8 @@ type slotKeeper struct {
 	keeping bool
 	here    map[string]cluster.Instant // when the member of a slot was here last
 
-	copied      map[string]cluster.Instant // when a copy of a logical slot was tried
-	lackedSince cluster.Instant            // since when one is lacking
+	copied      map[string]copyTries // those of logical slots that were not seen here since for long enough
+	lackedSince cluster.Instant      // since when one is lacking
 	advanced    cluster.Instant
 	advancing   bool
 

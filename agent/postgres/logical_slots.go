@@ -90,9 +90,16 @@ func (p *replication) createLogical(ctx context.Context, s cluster.Slot) error {
 }
 
 // FetchSlots reads the state of logical slots on the primary, for a replica that runs. All of them are there, as
-// they are configured, and whole; and this replica has the WAL from which they are read, and
+// they are configured, and whole; and this replica has room for them, has the WAL from which they are read, and
 // has received what their readers have. Or there is an error.
 func (p *replication) FetchSlots(ctx context.Context, from Upstream, slots []cluster.Slot) ([]pg.SlotFile, error) {
+	d, err := p.server.DataDir(ctx)
+	if err == nil {
+		err = p.hasRoomFor(len(slots), d.Control)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("logical slots are not copied: %w", err)
+	}
 	role := p.local.Load().Authentication.Rewind
 	if role.Username == "" {
 		role = p.local.Load().Authentication.Superuser
@@ -290,8 +297,13 @@ func (p *replication) mayPlaceSlots(ctx context.Context, more int) error {
 	if d.State != Valid || !d.Standby || !slices.Contains([]string{"shut down in recovery", "in archive recovery"}, d.Control.State) {
 		return fmt.Errorf("the data are no replica's: %s, %s", d.State, d.Control.State)
 	}
+	return p.hasRoomFor(more, d.Control)
+}
+
+// hasRoomFor says why PostgreSQL would not start with as many more logical slots as there are.
+func (p *replication) hasRoomFor(more int, control Control) error {
 	p.settings.Lock()
-	values := p.commandLineValues(Replica, d.Control)
+	values := p.commandLineValues(Replica, control)
 	p.settings.Unlock()
 	if level := values["wal_level"]; level != "logical" {
 		return fmt.Errorf("wal_level is %s, and must be logical", level)

@@ -163,6 +163,30 @@ func TestCopiesThatAreRefused(t *testing.T) {
 	}
 }
 
+// A replica that has no room for a copy, or will not have when it is started the next time, is not restarted for it:
+// none is fetched.
+func TestCopiesNeedRoom(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	a, b := feedPair(ctx, t)
+	fetch := func(want string) {
+		t.Helper()
+		if _, err := b.FetchSlots(ctx, upstream(a), []cluster.Slot{feed()}); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	fetch("")
+	sql(ctx, t, b, "SELECT pg_create_physical_replication_slot('full' || n) FROM generate_series(1, current_setting('max_replication_slots')::int) AS n")
+	fetch("there are 10 slots already, and max_replication_slots is 10")
+	if running, err := b.Observe(ctx); err != nil || !running.Accepting {
+		t.Errorf("%+v %v", running, err)
+	}
+	sql(ctx, t, b, "SELECT pg_drop_replication_slot('full1')")
+	fetch("")
+	applied(t, b, `{"postgresql":{"parameters":{"wal_level":"replica"}}}`) // with the next start
+	fetch("wal_level is replica, and must be logical")
+}
+
 // A replica copies no slot that it could not read: the WAL from which it begins has to be here, and
 // what its reader has.
 func TestCopiesNeedWAL(t *testing.T) {
